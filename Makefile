@@ -1,0 +1,192 @@
+# Atoll's build. Everything goes below build/<variant>/; nothing is written into the source folders.
+#
+#   make                 the four programs: build/release/bin/{atoll-coordinator,atoll-node,atollctl,atoll-sim}
+#   make demo            four sites train one model on this machine, with crashes; summary in build/demo/summary.json
+#   make test            every test; closes with `N passed, N failed`        (TESTS='base_* fed_*' for some of them)
+#   make sim SEED=7      replay one simulated federation, with its trace     (SEEDS=1000 runs seeds 1..1000)
+#   make bench           speed and memory, never part of the tests           (bench/README.md)
+#   make trainer         the training engine alone: gcc and make are enough
+#   make check           layers, formatting                                  make clean    removes build/
+#
+# Variables: BUILD=release|debug|asan|tsan   CUDA=auto|0|1   CC=gcc|clang   V=1 shows the commands
+# Detected things are said in one line at the start; unknown values stop the build.
+
+BUILD ?= release
+CUDA  ?= auto
+V     ?= 0
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+
+ifeq ($(filter $(BUILD),release debug asan tsan),)
+$(error BUILD=$(BUILD) is none of release, debug, asan, tsan)
+endif
+ifeq ($(filter $(CUDA),auto 0 1),)
+$(error CUDA=$(CUDA) is none of auto, 0, 1)
+endif
+
+CC_NAME := $(if $(findstring clang,$(notdir $(CC))),-clang,)
+OUT := build/$(BUILD)$(CC_NAME)
+Q   := $(if $(filter 1,$(V)),,@)
+say  = $(if $(filter 1,$(V)),,@printf '  %-6s %s\n' $(1) $(2))
+
+# ---- what is here -------------------------------------------------------------------------------------------------------
+NVCC      := $(if $(filter 0,$(CUDA)),,$(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null))
+PROTOC_C  := $(shell command -v protoc-c)
+have_lib   = $(shell pkg-config --exists $(1) 2>/dev/null && echo 1)
+LIBS_FOUND := $(and $(call have_lib,grpc),$(call have_lib,libprotobuf-c),$(call have_lib,lmdb),$(call have_lib,openssl),$(call have_lib,yaml-0.1),$(PROTOC_C))
+ifeq ($(CUDA)$(NVCC),1)
+$(error CUDA=1 but there is no nvcc on PATH nor in /usr/local/cuda/bin)
+endif
+
+# ---- flags --------------------------------------------------------------------------------------------------------------
+# Text that is cut to fit is meant (messages are bounded), hence -Wno-format-truncation.
+WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wundef -Werror \
+            -Werror=implicit-function-declaration $(if $(CC_NAME),,-Wno-format-truncation)
+CPPFLAGS_ALL := -I. -I$(OUT)/generated -D_GNU_SOURCE -DTEST_ROOT='"$(CURDIR)"' $(CPPFLAGS)
+# -ffp-contract=off everywhere: the same bits from every compiler and level. Kernels that want FMA say so with intrinsics.
+CFLAGS_ALL := -std=c11 -g -pthread -fPIC -fno-omit-frame-pointer -ffp-contract=off -fstack-protector-strong $(WARNINGS) $(CFLAGS)
+LDFLAGS_ALL := -pthread -rdynamic -Wl,-z,relro,-z,now $(LDFLAGS)
+ifeq ($(BUILD),release)
+CFLAGS_ALL += -O2 -D_FORTIFY_SOURCE=2
+endif
+ifeq ($(BUILD),debug)
+CFLAGS_ALL += -O0
+endif
+ifeq ($(BUILD),asan)
+CFLAGS_ALL += -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined
+LDFLAGS_ALL += -fsanitize=address,undefined
+export ASAN_OPTIONS ?= detect_leaks=1:abort_on_error=0
+export UBSAN_OPTIONS ?= print_stacktrace=1:halt_on_error=1
+endif
+ifeq ($(BUILD),tsan)
+CFLAGS_ALL += -O1 -fsanitize=thread
+LDFLAGS_ALL += -fsanitize=thread
+export TSAN_OPTIONS ?= ignore_noninstrumented_modules=1:halt_on_error=1
+endif
+ifneq ($(filter asan tsan debug,$(BUILD)),)
+export ATOLL_TEST_SLOWDOWN ?= 10
+endif
+
+# ---- sources: every .c below a folder belongs to its library, but for the programs' own mains ----------------------------
+CORE_FOLDERS := base kernels codec model
+FOLDERS := $(CORE_FOLDERS) $(if $(LIBS_FOUND),config crypto storage rpc proto fed node coordinator sim)
+MAINS   := coordinator/main.c node/main.c sim/main.c model/trainer_main.c $(wildcard coordinator/atollctl/*.c)
+sources  = $(filter-out $(MAINS),$(sort $(wildcard $(1)/*.c $(1)/cpu/*.c)))
+objects  = $(patsubst %.c,$(OUT)/%.o,$(1))
+SOURCES := $(foreach folder,$(FOLDERS),$(call sources,$(folder)))
+LIBRARY  = $(OUT)/lib$(1).a
+CORE_LIBRARIES := $(foreach folder,$(CORE_FOLDERS),$(call LIBRARY,$(folder)))
+LIBRARIES := $(foreach folder,$(FOLDERS),$(call LIBRARY,$(folder)))
+SYSTEM_LIBS := -Wl,--as-needed -lgrpc -lgpr -lprotobuf-c -llmdb -lssl -lcrypto -lyaml -ldl -lm
+CORE_LIBS   := -Wl,--as-needed -ldl -lm
+
+PROGRAMS := $(addprefix $(OUT)/bin/,atoll-coordinator atoll-node atollctl atoll-sim)
+TEST_SOURCES := $(sort $(wildcard tests/*_test.c))
+TEST_PROGRAMS := $(patsubst tests/%.c,$(OUT)/tests/%,$(TEST_SOURCES))
+BENCH_SOURCES := $(sort $(wildcard bench/*.c))
+BENCH_PROGRAMS := $(patsubst bench/%.c,$(OUT)/bench/%,$(BENCH_SOURCES))
+PROTO_GENERATED := $(patsubst %.proto,$(OUT)/generated/%.pb-c,$(wildcard proto/*.proto))
+CUDA_BACKEND := $(if $(NVCC),$(OUT)/bin/atoll-kernels-cuda.so)
+
+.PHONY: all programs demo test sim bench trainer check clean deps-found generated tests-built coverage
+.DEFAULT_GOAL := all
+.SECONDARY:
+.DELETE_ON_ERROR:
+
+all: programs
+programs: deps-found $(PROGRAMS) $(CUDA_BACKEND)
+
+deps-found:
+	@echo "atoll: BUILD=$(BUILD) CC=$(CC) CUDA=$(if $(NVCC),$(NVCC),none) libraries=$(if $(LIBS_FOUND),found,missing)"
+ifeq ($(LIBS_FOUND),)
+	@echo "atoll: a library is missing; run scripts/install-deps" >&2; exit 1
+endif
+
+# ---- compiling ----------------------------------------------------------------------------------------------------------
+ISA_FLAGS = $(if $(filter %_avx2.c,$<),-mavx2 -mfma -mf16c)$(if $(filter %_avx512.c,$<),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma)$(if $(filter %_avx512bf16.c,$<),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma)$(if $(filter %_amx.c,$<),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma -mamx-tile -mamx-bf16)
+# The hot loops are few; they get -O3, and nothing else does.
+HOT_FLAGS = $(if $(and $(filter release,$(BUILD)),$(filter kernels/% codec/%,$<)),-O3)
+
+$(OUT)/%.o: %.c
+	$(call say,CC,$<)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(HOT_FLAGS) $(ISA_FLAGS) -MMD -MP -c -o $@ $<
+
+# protoc-c's output is not ours: no warnings, and without the three UBSan checks it breaks harmlessly.
+GENERATED_SOURCES := $(addsuffix .c,$(PROTO_GENERATED))
+GENERATED_HEADERS := $(addsuffix .h,$(PROTO_GENERATED))
+generated: $(GENERATED_HEADERS)
+$(OUT)/generated/%.pb-c.c $(OUT)/generated/%.pb-c.h &: %.proto
+	$(call say,PROTO,$<)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(PROTOC_C) --c_out=$(OUT)/generated $<
+$(OUT)/generated/%.o: $(OUT)/generated/%.c
+	$(Q)$(CC) $(CPPFLAGS_ALL) $(filter-out $(WARNINGS),$(CFLAGS_ALL)) -w $(if $(filter asan,$(BUILD)),-fno-sanitize=shift,pointer-overflow,nonnull-attribute) -c -o $@ $<
+$(filter $(OUT)/proto/%,$(call objects,$(SOURCES))): | $(GENERATED_HEADERS)
+
+define library_rule
+$(call LIBRARY,$(1)): $(call objects,$(call sources,$(1))) $(if $(filter proto,$(1)),$(GENERATED_SOURCES:.c=.o))
+	$$(Q)rm -f $$@ && ar rcs $$@ $$^
+endef
+$(foreach folder,$(FOLDERS),$(eval $(call library_rule,$(folder))))
+
+LINK = $(Q)mkdir -p $(@D); $(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group
+program_libraries = $(foreach folder,base kernels codec model config crypto storage rpc proto fed $(1),$(call LIBRARY,$(folder)))
+
+$(OUT)/bin/atoll-coordinator: $(OUT)/coordinator/main.o $(call program_libraries,coordinator)
+	$(call say,LINK,$@)
+	$(LINK) $(SYSTEM_LIBS)
+$(OUT)/bin/atollctl: $(call objects,$(wildcard coordinator/atollctl/*.c)) $(call program_libraries,coordinator)
+	$(call say,LINK,$@)
+	$(LINK) $(SYSTEM_LIBS)
+$(OUT)/bin/atoll-node: $(OUT)/node/main.o $(call program_libraries,node)
+	$(call say,LINK,$@)
+	$(LINK) $(SYSTEM_LIBS)
+$(OUT)/bin/atoll-sim: $(OUT)/sim/main.o $(call program_libraries,node coordinator sim)
+	$(call say,LINK,$@)
+	$(LINK) $(SYSTEM_LIBS)
+
+trainer: $(OUT)/bin/atoll-trainer
+$(OUT)/bin/atoll-trainer: $(OUT)/model/trainer_main.o $(CORE_LIBRARIES)
+	$(call say,LINK,$@)
+	$(LINK) $(CORE_LIBS)
+
+# ---- CUDA backend: a shared object that the programs open at start, so that they run where there is no driver ------------
+CUDA_TARGETS := -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 -gencode arch=compute_90,code=compute_90
+$(OUT)/bin/atoll-kernels-cuda.so: $(wildcard kernels/cuda/*.cu kernels/cuda/*.cuh kernels/*.h)
+	$(call say,NVCC,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(NVCC) -std=c++17 -O3 --fmad=false -I. $(CUDA_TARGETS) -Xcompiler -fPIC,-Wall,-Wextra --Werror all-warnings -shared -cudart static -o $@ $(filter %.cu,$^)
+
+# ---- tests --------------------------------------------------------------------------------------------------------------
+TESTS ?= *
+tests-built: deps-found $(TEST_PROGRAMS)
+$(OUT)/tests/%: $(OUT)/tests/%.o $(OUT)/tests/test.o $(LIBRARIES)
+	$(call say,LINK,$@)
+	$(LINK) $(SYSTEM_LIBS)
+test: programs tests-built
+	$(Q)scripts/run-tests $(OUT) '$(TESTS)'
+
+SEED  ?=
+SEEDS ?=
+sim: $(OUT)/bin/atoll-sim
+	$(Q)$(OUT)/bin/atoll-sim faults $(if $(SEED),--seed $(SEED) --trace,--seeds $(if $(SEEDS),$(SEEDS),200))
+
+demo: programs
+	$(Q)scripts/demo --programs $(OUT)/bin
+
+bench: programs $(BENCH_PROGRAMS)
+	$(Q)bench/run $(OUT)
+$(OUT)/bench/%: $(OUT)/bench/%.o $(LIBRARIES)
+	$(call say,LINK,$@)
+	$(LINK) $(SYSTEM_LIBS)
+
+check:
+	$(Q)scripts/check-layers
+	$(Q)scripts/check-format
+
+clean:
+	rm -rf build
+
+-include $(patsubst %.o,%.d,$(call objects,$(SOURCES) $(MAINS) $(TEST_SOURCES) tests/test.c $(BENCH_SOURCES)))

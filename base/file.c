@@ -1,0 +1,139 @@
+#include "base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/memory.h"
+
+static enum status from_errno(struct error *error, const char *doing, const char *path) {
+    enum status status = errno == ENOENT ? NOT_FOUND : errno == ENOSPC || errno == EDQUOT ? FULL : FAILED;
+    return error_set(error, status, "%s %s: %s", doing, path, strerror(errno));
+}
+
+char *file_join(const char *directory, const char *name) { return xformat("%s/%s", directory, name); }
+
+bool file_exists(const char *path) {
+    struct stat info;
+    return stat(path, &info) == 0;
+}
+
+enum status file_read(const char *path, size_t limit, struct buffer *out, struct error *error) {
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) return from_errno(error, "open", path);
+    enum status status = OK;
+    struct stat info;
+    if (fstat(descriptor, &info) != 0) {
+        status = from_errno(error, "stat", path);
+        goto out;
+    }
+    if (!S_ISREG(info.st_mode)) {
+        status = error_set(error, INVALID, "%s is not a regular file", path);
+        goto out;
+    }
+    if ((uint64_t)info.st_size > limit) {
+        status = error_set(error, INVALID, "%s has %lld bytes, more than the limit of %zu", path, (long long)info.st_size, limit);
+        goto out;
+    }
+    size_t start = out->size;
+    buffer_reserve(out, start + (size_t)info.st_size + 1);
+    for (;;) {
+        if (out->size - start > limit) {
+            status = error_set(error, INVALID, "%s grew past the limit of %zu bytes while it was read", path, limit);
+            break;
+        }
+        buffer_reserve(out, out->size + 1);
+        ssize_t got = read(descriptor, out->data + out->size, out->capacity - out->size);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) status = from_errno(error, "read", path);
+        if (got <= 0) break;
+        out->size += (size_t)got;
+    }
+    buffer_reserve(out, out->size + 1);
+    out->data[out->size] = 0;
+    if (status != OK) out->size = start;
+out:
+    close(descriptor);
+    return status;
+}
+
+enum status file_write_all(int descriptor, const void *data, size_t size, struct error *error) {
+    const char *at = data;
+    while (size > 0) {
+        ssize_t wrote = write(descriptor, at, size);
+        if (wrote < 0 && errno == EINTR) continue;
+        if (wrote < 0) {
+            return error_set(error, errno == ENOSPC || errno == EDQUOT ? FULL : FAILED, "write: %s", strerror(errno));
+        }
+        at += wrote;
+        size -= (size_t)wrote;
+    }
+    return OK;
+}
+
+enum status file_sync_directory(const char *path, struct error *error) {
+    int descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (descriptor < 0) return from_errno(error, "open directory", path);
+    enum status status = fsync(descriptor) == 0 ? OK : from_errno(error, "fsync directory", path);
+    close(descriptor);
+    return status;
+}
+
+static enum status sync_parent(const char *path, struct error *error) {
+    char *parent = xstrdup(path);
+    char *slash = strrchr(parent, '/');
+    if (slash && slash != parent) *slash = 0;
+    enum status status = file_sync_directory(slash ? (slash == parent ? "/" : parent) : ".", error);
+    free(parent);
+    return status;
+}
+
+enum status file_write(const char *path, struct bytes content, mode_t mode, struct error *error) {
+    char *temporary = xformat("%s.tmp.%ld", path, (long)getpid());
+    unlink(temporary);
+    int descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+    enum status status = OK;
+    if (descriptor < 0) {
+        status = from_errno(error, "create", temporary);
+        goto out;
+    }
+    status = file_write_all(descriptor, content.data, content.size, error);
+    if (status == OK && fdatasync(descriptor) != 0) status = from_errno(error, "fdatasync", temporary);
+    if (close(descriptor) != 0 && status == OK) status = from_errno(error, "close", temporary);
+    if (status == OK && rename(temporary, path) != 0) status = from_errno(error, "rename onto", path);
+    if (status != OK) {
+        unlink(temporary);
+        error_wrap(error, status, "write %s", path);
+        goto out;
+    }
+    status = sync_parent(path, error);
+out:
+    free(temporary);
+    return status;
+}
+
+enum status file_make_directory(const char *path, mode_t mode, struct error *error) {
+    char *partial = xstrdup(path);
+    enum status status = OK;
+    for (char *at = partial + 1;; at++) {
+        if (*at != '/' && *at != 0) continue;
+        bool last = *at == 0;
+        *at = 0;
+        if (mkdir(partial, mode) != 0 && errno != EEXIST) {
+            status = from_errno(error, "make directory", partial);
+            break;
+        }
+        if (last) break;
+        *at = '/';
+    }
+    struct stat info;
+    if (status == OK && (stat(path, &info) != 0 || !S_ISDIR(info.st_mode))) {
+        status = error_set(error, INVALID, "%s is in the way of a directory of that name", path);
+    }
+    free(partial);
+    return status;
+}

@@ -1,0 +1,27 @@
+/* Whole files: read with a limit, written so that a crash leaves the old one or the new one, never a half. */
+#ifndef BASE_FILE_H
+#define BASE_FILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/bytes.h"
+
+/* Appends the file's content to *out. NOT_FOUND; INVALID if it is larger than limit; FAILED for the rest, with the reason.
+ * A terminating zero byte lies behind the content (not counted), so text may be read as a string. */
+MUST_USE enum status file_read(const char *path, size_t limit, struct buffer *out, struct error *error);
+/* Write to a temporary beside it, fdatasync, rename over path, fsync the directory. FULL if the disk is. */
+MUST_USE enum status file_write(const char *path, struct bytes content, mode_t mode, struct error *error);
+/* All of `size` bytes, however many calls it takes. */
+MUST_USE enum status file_write_all(int descriptor, const void *data, size_t size, struct error *error);
+/* fsync on a directory: makes created, renamed and removed names in it durable. */
+MUST_USE enum status file_sync_directory(const char *path, struct error *error);
+/* Makes the directory and its missing parents. OK if it is there already; INVALID if a file is in the way. */
+MUST_USE enum status file_make_directory(const char *path, mode_t mode, struct error *error);
+bool file_exists(const char *path);
+/* directory + "/" + name, owned by the caller. */
+char *file_join(const char *directory, const char *name);
+
+#endif
