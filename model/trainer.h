@@ -1,0 +1,101 @@
+/* What a node uses to train: a model, its inner optimizer and their threads, on the CPU.
+ *
+ *     struct trainer_options options = TRAINER_DEFAULTS; options.model = ...;
+ *     trainer_create(&options, &trainer, &error);             memory is taken here, once: trainer_memory says how much
+ *     layout_initialise(trainer_layout(trainer), seed, trainer_parameters(trainer));
+ *     while (...) trainer_step(trainer, data, run_tokens, &result, &error);
+ *
+ * Between two steps the caller may read and write trainer_parameters (that is how a node snapshots and rebases): it is the
+ * fp32 master copy, a flat vector of trainer_layout()->count floats; nothing derived from it outlives a step. AdamW's state
+ * is kept across rebases.
+ *
+ * A step takes batch * accumulation sequences from the data, splits them into `shards` groups that do not depend on the number
+ * of threads, runs forward and backward on shards in parallel and sums their gradients in the order of shards: the same bits
+ * for any number of threads, on one machine and instruction set. Threads sleep between steps; they are the trainer's own.
+ *
+ * A trainer is used by one thread at a time, any thread. Trainers share nothing: a process may have many. A step is not
+ * interrupted; to cancel, stop calling. A trainer that is cut off by a crash continues from trainer_load bit for bit.
+ */
+#ifndef MODEL_TRAINER_H
+#define MODEL_TRAINER_H
+
+#include "base/bytes.h"
+#include "model/adamw.h"
+#include "model/config.h"
+#include "model/data.h"
+#include "model/layout.h"
+#include "model/schedule.h"
+
+struct trainer;
+
+struct trainer_options {
+    struct model_config model;
+    uint32_t sequences;    /* in a batch (per accumulation) */
+    uint32_t length;       /* of a sequence, <= model.context */
+    uint32_t accumulation; /* batches a step, 1.. */
+    uint32_t shards;       /* 0: 4, or fewer where the batch is smaller. More threads than shards do not help */
+    uint32_t threads;      /* 0: one a processor. Does not change results */
+    struct adamw_options adamw;
+    struct schedule schedule;
+};
+
+#define TRAINER_DEFAULTS                                                                                                         \
+    {                                                                                                                            \
+        .sequences = 8, .length = 128, .accumulation = 1, .adamw = ADAMW_DEFAULTS, .schedule = {                                 \
+            .shape = SCHEDULE_CONSTANT,                                                                                          \
+            .peak = 1e-3f                                                                                                        \
+        }                                                                                                                        \
+    }
+
+struct trainer_result {
+    double loss;          /* mean nats a token over the step's sequences, before the update */
+    double gradient_norm; /* global, before clipping */
+    float learning_rate;
+    uint64_t tokens; /* trained on in this step: sequences * length * accumulation */
+};
+
+struct trainer_counters { /* since the trainer was new, kept by save and load */
+    uint64_t steps, tokens;
+    struct data_position position;
+};
+
+/* INVALID names the option. */
+MUST_USE enum status trainer_check(const struct trainer_options *options, struct error *error);
+/* Bytes that trainer_create will take; the options must have passed trainer_check. */
+uint64_t trainer_memory(const struct trainer_options *options);
+/* Parameters start as zeroes, AdamW's state too. INVALID; FULL if there is no memory; UNAVAILABLE if there are no threads. */
+MUST_USE enum status trainer_create(const struct trainer_options *options, struct trainer **out, struct error *error);
+void trainer_destroy(struct trainer *trainer); /* joins its threads; NULL is a no-op */
+
+const struct layout *trainer_layout(const struct trainer *trainer); /* lent until trainer_destroy */
+float *trainer_parameters(struct trainer *trainer);                 /* [layout->count], lent until trainer_destroy */
+struct trainer_counters trainer_counters(const struct trainer *trainer);
+const char *trainer_kernels(const struct trainer *trainer); /* "avx512" and so on, for logs */
+
+/* One inner step at the learning rate of `run_tokens` (tokens the whole run has seen). Data errors pass through, with nothing
+ * changed. CORRUPT if the loss or gradient is not finite: parameters, optimizer state and step count are untouched, but the
+ * data position has moved on, so that the same bad batch is not met again. `result` may be NULL. */
+MUST_USE enum status trainer_step(struct trainer *trainer, const struct data *data, uint64_t run_tokens,
+                                  struct trainer_result *result, struct error *error);
+
+/* Mean nats a token of the current parameters over at most max_windows held-out windows (0: all), evenly spread.
+ * NOT_FOUND if the data hold none. */
+MUST_USE enum status trainer_evaluate(struct trainer *trainer, const struct data *data, uint64_t max_windows, double *nats,
+                                      struct error *error);
+/* The same over given sequences: [count][length + 1] tokens. INVALID if a token is beyond the vocabulary. */
+MUST_USE enum status trainer_evaluate_tokens(struct trainer *trainer, const uint16_t *tokens, uint64_t count, double *nats,
+                                             struct error *error);
+
+/* The whole state (layout, parameters, m, v, counters): canonical bytes, equal states give equal bytes, so the caller may
+ * digest and compare them. Carries no checksum: the caller stores a digest beside it. Appends to *out. */
+void trainer_save(const struct trainer *trainer, struct buffer *out);
+/* The optimizer's part alone (layout, m, v, counters), for a node that stores its parameters elsewhere. */
+void trainer_save_optimizer(const struct trainer *trainer, struct buffer *out);
+/* Takes back what either of the two wrote (the second leaves the parameters as they are). INVALID: another layout, naming the
+ * tensor; CORRUPT: bad structure or length; both leave the trainer unchanged. Batch, threads and schedule are not part of the
+ * state and may have changed. */
+MUST_USE enum status trainer_load(struct trainer *trainer, struct bytes state, struct error *error);
+/* Forgets AdamW's m and v and its step count (bias correction starts anew); tokens and data position stay. */
+void trainer_reset_optimizer(struct trainer *trainer);
+
+#endif
