@@ -1,0 +1,94 @@
+/* The entries of the ledger, and their one encoding.
+ *
+ * The ledger is the model: entry 0 holds the manifest, the rest are contributions, outer steps and the admin's decisions, in
+ * the order they took effect. An entry's index is its place; its bytes are hashed as a leaf of the RFC 6962 tree
+ * (fed/merkle.h). Encoding: kind u8, epoch u32, time u64, then the kind's fields, little-endian, fixed order, exact length.
+ */
+#ifndef FED_LEDGER_H
+#define FED_LEDGER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/bytes.h"
+#include "fed/contribution.h"
+#include "fed/manifest.h"
+
+enum ledger_kind {
+    LEDGER_GENESIS = 1,
+    LEDGER_SITE_INVITED = 2,
+    LEDGER_SITE_ADDED = 3,
+    LEDGER_SITE_REVOKED = 4,
+    LEDGER_CONTRIBUTION = 5,
+    LEDGER_STEP = 6,
+    LEDGER_PAUSED = 7,
+    LEDGER_RESUMED = 8,
+    LEDGER_STOPPED = 9,
+    LEDGER_EPOCH = 10, /* a coordinator took over; entries of an older epoch are not accepted after it */
+    LEDGER_INNER_STEPS = 11 /* H changed */
+};
+
+enum { STEP_CONTRIBUTIONS_LIMIT = 256, REASON_SIZE = 128, LEDGER_ENTRY_LIMIT = MANIFEST_LIMIT + 1024 };
+
+struct step_part {
+    uint64_t index; /* the ledger index of the contribution */
+    float scale;    /* clip and staleness weight together; fed/run_state.h says how it comes about */
+};
+
+struct ledger_entry {
+    enum ledger_kind kind;
+    uint32_t epoch;
+    uint64_t time_ms; /* the coordinator's wall clock; not trusted by any rule */
+    union {
+        struct {
+            uint8_t run_id[RUN_ID_SIZE];
+            uint8_t coordinator_key[PUBLIC_KEY_SIZE];
+            uint8_t layout_digest[DIGEST_SIZE];
+            uint64_t parameters; /* count */
+            uint8_t initial_root[DIGEST_SIZE];
+            struct bytes manifest; /* canonical form; borrowed */
+        } genesis;
+        struct {
+            char name[SITE_NAME_SIZE];
+            uint8_t secret_digest[DIGEST_SIZE]; /* SHA-256 of the one-time secret */
+            uint64_t expires_ms;
+        } invited;
+        struct {
+            uint32_t site; /* numbers are given in order, from 1, and never again */
+            char name[SITE_NAME_SIZE];
+            uint8_t public_key[PUBLIC_KEY_SIZE];
+            uint8_t secret_digest[DIGEST_SIZE]; /* the invitation it used up */
+        } added;
+        struct {
+            uint32_t site;
+            char reason[REASON_SIZE];
+        } revoked;
+        struct {
+            uint8_t header[CONTRIBUTION_HEADER_SIZE];
+            uint8_t signature[SIGNATURE_SIZE];
+        } contribution;
+        struct {
+            uint32_t fragment;
+            uint64_t version; /* after the step */
+            bool has_root;
+            uint8_t root[DIGEST_SIZE]; /* state root after the step; zero without */
+            uint16_t count;
+            struct step_part parts[STEP_CONTRIBUTIONS_LIMIT]; /* [count], indices increasing */
+        } step;
+        struct {
+            char reason[REASON_SIZE];
+        } note; /* PAUSED, RESUMED, STOPPED */
+        struct {
+            uint32_t inner_steps;
+        } inner_steps;
+    };
+};
+
+/* Appends the entry's bytes. */
+void ledger_entry_encode(const struct ledger_entry *entry, struct buffer *out);
+/* INVALID for anything that ledger_entry_encode would not have written. Borrowed fields point into `raw`. */
+MUST_USE enum status ledger_entry_decode(struct bytes raw, struct ledger_entry *out, struct error *error);
+/* "contribution", "step", ...; never NULL. */
+const char *ledger_kind_name(enum ledger_kind kind);
+
+#endif

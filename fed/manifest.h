@@ -1,0 +1,113 @@
+/* The run manifest: everything the sites of one run must agree on, written once by the admin.
+ *
+ * It is read from YAML (strict: an unknown key is an error that names the nearest known one), checked as a whole, written in
+ * one canonical form, and entered in the ledger as entry 0; its digest names the run's rules. Settings that are local to a
+ * site (data, device, batch that fits, bandwidth) are not here. One table in manifest.c drives reading, checking and
+ * writing, and `manifest_explain` prints the commented example from it.
+ *
+ * The sizes of the model are plain numbers here: the layout they give (and so the parameter count) is model/'s knowledge.
+ */
+#ifndef FED_MANIFEST_H
+#define FED_MANIFEST_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/bytes.h"
+#include "crypto/digest.h"
+
+enum {
+    RUN_NAME_SIZE = 33,          /* with its zero; [a-z0-9-], as are site names */
+    SITE_NAME_SIZE = 33,
+    MANIFEST_LIMIT = 64 * 1024,  /* bytes of YAML */
+    FRAGMENTS_LIMIT = 64,
+    SITES_LIMIT = 4096,
+    STALENESS_LIMIT = 4096
+};
+
+enum outer_mode { OUTER_DENSE = 0, OUTER_SPARSE = 1 };
+enum schedule_shape { SCHEDULE_CONSTANT = 0, SCHEDULE_LINEAR = 1, SCHEDULE_COSINE = 2 };
+enum staleness_weight { STALENESS_NONE = 0, STALENESS_POLYNOMIAL = 1 };
+enum tokenizer_kind { TOKENIZER_BYTE = 0, TOKENIZER_EXTERNAL = 1 /* shards are tokenised beforehand; vocabulary below */ };
+
+struct manifest {
+    char name[RUN_NAME_SIZE];
+
+    struct {
+        uint32_t vocabulary, hidden, layers, heads, kv_heads, ffn, context;
+        double rope_theta, norm_epsilon;
+        bool tied; /* the head shares the embedding's weights */
+    } model;
+
+    struct {
+        uint64_t seed;
+        uint8_t checkpoint_digest[DIGEST_SIZE]; /* of a safetensors file; all zero: initialise from the seed */
+    } initial;
+
+    enum tokenizer_kind tokenizer;
+
+    struct { /* the inner optimizer, AdamW; the schedule counts tokens of the whole run */
+        double learning_rate, beta1, beta2, epsilon, weight_decay, clip_norm;
+        enum schedule_shape schedule;
+        uint64_t warmup_tokens, decay_tokens; /* decay ends at decay_tokens; 0: at the token budget */
+        double floor;                         /* as a fraction of learning_rate */
+        uint32_t inner_steps;                 /* H */
+        bool dylu;                            /* H_w = floor(speed_w / fastest * H), at least 1 */
+    } inner;
+
+    struct {
+        enum outer_mode mode;
+        double learning_rate; /* dense: epsilon 0.7; sparse: the weight w, about 1 at 4 sites and 0.7 at 8 */
+        double momentum;      /* dense: beta 0.9; sparse: must be 0 */
+        uint32_t period;      /* dense: N of delayed Nesterov, K to 2K; sparse: ignored, 1 */
+    } outer;
+
+    struct {
+        uint16_t kind;  /* enum codec_kind of codec/codec.h */
+        double density; /* topk2: 1/64 or 1/32 */
+        double decay;   /* of the error feedback, 0.95 */
+    } codec;
+
+    uint32_t fragments;
+
+    struct {
+        uint32_t quorum;          /* an outer step starts once this many contributions wait ... */
+        uint64_t grace_ms;        /* ... or this long after the first of them came; UINT64_MAX: wait for the quorum */
+        uint32_t staleness_cap;   /* versions of the fragment; more is refused with REBASE */
+        uint32_t warmup_steps;    /* the first outer steps wait for every connected site (bounded by warmup_grace_ms) */
+        uint64_t warmup_grace_ms;
+        enum staleness_weight staleness_weight;
+        double staleness_exponent; /* polynomial: (1 + staleness)^-exponent; only 0.5 and 1 are there (sqrt and divide are exact) */
+    } merge;
+
+    struct {
+        double clip_factor;       /* norms above this times the running median are scaled down; 0: off */
+        uint32_t clip_window;     /* accepted norms the median is taken over */
+        uint32_t clip_minimum;    /* no clipping before this many were accepted */
+        uint64_t expiry_ms;       /* a header is refused this long after it was signed; 0: never */
+    } admission;
+
+    uint64_t token_budget;      /* the run stops by itself after so many tokens; 0: never */
+    uint32_t root_interval;     /* a state root in every n-th step entry */
+    uint32_t snapshot_interval; /* versions between snapshots */
+};
+
+/* Fills *out with the defaults of every optional key. */
+void manifest_defaults(struct manifest *out);
+/* Reads and checks YAML, starting from the defaults. INVALID, with the line and what to write instead, for an unknown key,
+ * a value out of bounds, or a combination that is refused (sparse with momentum, dense with error feedback, a head count
+ * that does not divide the width, ...). */
+MUST_USE enum status manifest_parse(struct bytes yaml, struct manifest *out, struct error *error);
+/* The checks alone. */
+MUST_USE enum status manifest_check(const struct manifest *manifest, struct error *error);
+/* Appends the canonical form: every key, in table order, one `key: value` a line. It parses back to the same manifest, and
+ * equal manifests have equal bytes. Floating point is written so that it reads back exactly. */
+void manifest_write(const struct manifest *manifest, struct buffer *out);
+/* SHA-256 of the canonical form. */
+void manifest_digest(const struct manifest *manifest, uint8_t out[static DIGEST_SIZE]);
+/* Appends a commented YAML file with every key, its default and its bounds. */
+void manifest_explain(struct buffer *out);
+/* OK if text is a valid run or site name: 1 to 32 of a-z, 0-9 and '-', starting with a letter. */
+MUST_USE enum status name_check(const char *text, struct error *error);
+
+#endif

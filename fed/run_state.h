@@ -1,0 +1,127 @@
+/* What the ledger says about a run, without its tensors: the control half of the state machine.
+ *
+ * Coordinator, sites, auditor and simulator feed the same entries in the same order to a run_state and so agree on who is
+ * enrolled, which sequences were used, which contributions wait to be merged, how stale each is and by how much each is
+ * scaled. run_state_apply refuses an entry that breaks a rule, so a coordinator cannot write a step that its own ledger does
+ * not justify, and a site notices one that tries.
+ *
+ * Scale of a part in a step, all in fp32/fp64 with explicit rounding, so that everybody computes the same bits:
+ *   clip    = factor * median / norm where factor > 0, at least clip_minimum norms were accepted and norm > factor * median,
+ *             else 1. The median is over the norms of the last clip_window contributions in the ledger before the STEP entry
+ *             (upper median of the sorted norms).
+ *   weight  = 1, or 1 / sqrt(1 + staleness) or 1 / (1 + staleness) as the manifest says
+ *   scale   = (float)(clip * weight)
+ * Staleness of a contribution = number of steps to its fragment with a version in (base_version, now].
+ *
+ * No I/O, no clock, no randomness; one owner.
+ */
+#ifndef FED_RUN_STATE_H
+#define FED_RUN_STATE_H
+
+#include "fed/ledger.h"
+#include "fed/merkle.h"
+#include "fed/receipt.h"
+
+struct run_site {
+    uint32_t site;
+    char name[SITE_NAME_SIZE];
+    uint8_t public_key[PUBLIC_KEY_SIZE];
+    bool revoked;
+    uint64_t revoked_at;                  /* ledger index */
+    uint64_t last_sequence;               /* 0: none yet */
+    uint64_t last_index;                  /* ledger index of the last contribution */
+    uint8_t last_digest[DIGEST_SIZE];     /* of its header; zero: none yet */
+    uint64_t contributions, tokens;       /* accepted */
+};
+
+struct run_invitation {
+    char name[SITE_NAME_SIZE];
+    uint8_t secret_digest[DIGEST_SIZE];
+    uint64_t expires_ms;
+    bool used;
+};
+
+struct run_pending { /* in the ledger, not yet in a step */
+    uint64_t index;
+    uint8_t header_digest[DIGEST_SIZE];
+    struct contribution contribution;
+};
+
+enum run_phase { RUN_ACTIVE = 0, RUN_PAUSED = 1, RUN_STOPPED = 2 };
+
+struct run_state;
+
+/* Starts empty: the first entry applied must be GENESIS. */
+struct run_state *run_state_create(void);
+void run_state_destroy(struct run_state *state);
+
+/* Checks the entry against every rule and applies it; `raw` is its encoding (hashed into the tree). On anything but OK the
+ * state is as before: INVALID names the rule and the entry's index. Contributions' signatures are verified here unless
+ * `trusted` (an own ledger that is read back, where the digests of the store vouch). */
+MUST_USE enum status run_state_apply(struct run_state *state, struct bytes raw, bool trusted, struct error *error);
+
+/* --- reading; what is lent is valid until the next apply --- */
+uint64_t run_state_size(const struct run_state *state); /* entries applied */
+const struct merkle *run_state_tree(const struct run_state *state);
+bool run_state_has_genesis(const struct run_state *state);
+const struct manifest *run_state_manifest(const struct run_state *state);
+const uint8_t *run_state_manifest_digest(const struct run_state *state);  /* [DIGEST_SIZE] */
+const uint8_t *run_state_layout_digest(const struct run_state *state);    /* [DIGEST_SIZE] */
+const uint8_t *run_state_run_id(const struct run_state *state);           /* [RUN_ID_SIZE] */
+const uint8_t *run_state_coordinator_key(const struct run_state *state);  /* [PUBLIC_KEY_SIZE] */
+const uint8_t *run_state_initial_root(const struct run_state *state);     /* [DIGEST_SIZE] */
+uint64_t run_state_parameters(const struct run_state *state);
+uint64_t run_state_version(const struct run_state *state);
+/* State root of the newest version whose step entry has one (version 0: the genesis root). */
+void run_state_root(const struct run_state *state, uint64_t *version, uint8_t out[static DIGEST_SIZE]);
+/* Root recorded for that version; false if it has none or lies further back than the staleness cap reaches. */
+bool run_state_root_at(const struct run_state *state, uint64_t version, uint8_t out[static DIGEST_SIZE]);
+uint32_t run_state_epoch(const struct run_state *state);
+enum run_phase run_state_phase(const struct run_state *state);
+const char *run_state_reason(const struct run_state *state); /* of the last pause or stop; "" */
+uint32_t run_state_inner_steps(const struct run_state *state); /* H now */
+uint64_t run_state_tokens(const struct run_state *state);      /* of all contributions in the ledger */
+uint32_t run_state_site_count(const struct run_state *state);  /* ever added */
+const struct run_site *run_state_site(const struct run_state *state, uint32_t site);          /* NULL: no such number */
+const struct run_site *run_state_site_named(const struct run_state *state, const char *name); /* the newest of that name */
+uint32_t run_state_active_sites(const struct run_state *state); /* enrolled and not revoked */
+/* The invitation with that secret digest, used or not; NULL if there is none. */
+const struct run_invitation *run_state_invitation(const struct run_state *state, const uint8_t digest[static DIGEST_SIZE]);
+uint32_t run_state_invitation_count(const struct run_state *state);
+const struct run_invitation *run_state_invitation_at(const struct run_state *state, uint32_t at);
+uint32_t run_state_pending_count(const struct run_state *state, uint32_t fragment);
+const struct run_pending *run_state_pending(const struct run_state *state, uint32_t fragment, uint32_t at); /* ledger order */
+/* Steps to the fragment since base; UINT64_MAX where base lies before what is remembered (beyond any cap). */
+uint64_t run_state_staleness(const struct run_state *state, uint32_t fragment, uint64_t base_version);
+/* Version of the fragment's last step; 0 if none. */
+uint64_t run_state_fragment_version(const struct run_state *state, uint32_t fragment);
+/* Running median of accepted norms; 0 while fewer than clip_minimum. */
+double run_state_median_norm(const struct run_state *state);
+/* (site, sequence) -> ledger index of that contribution; false if none. */
+bool run_state_find(const struct run_state *state, uint32_t site, uint64_t sequence, uint64_t *index);
+
+/* --- writing the next entries, for the coordinator --- */
+/* Fills a STEP entry (without root) that merges the fragment's first `count` pending contributions with the scales that the
+ * rules give. count <= run_state_pending_count. */
+void run_state_plan_step(const struct run_state *state, uint32_t fragment, uint16_t count, struct ledger_entry *out);
+
+/* --- admission, cheap to expensive (DESIGN.md, 8); none of these changes the state --- */
+struct admission_limits {
+    uint64_t now_ms; /* wall clock, for expiry */
+    uint64_t max_payload; /* bytes; the codec's bound for the fragment */
+};
+/* Everything that can be decided from the header before a byte of payload comes: identity, signature, run, layout, epoch,
+ * sequence, phase, base version and its root, staleness, sizes. `site` is the one whose certificate the call came with.
+ * ACCEPTED fills *out. `why` (may be NULL) gets a sentence for log and peer. */
+enum refusal admission_header(const struct run_state *state, uint32_t site, struct bytes header, struct bytes signature,
+                              const struct admission_limits *limits, struct contribution *out, struct error *why);
+/* The rest, from the payload, which is the caller's worker's job: size, digest, structure, finite, norm. `scratch` holds
+ * `count` floats (the fragment's parameters) and is overwritten. Thread-safe: touches only its arguments. */
+enum refusal admission_payload(const struct contribution *contribution, const struct manifest *manifest, struct bytes payload,
+                               uint64_t count, float *scratch, struct error *why);
+
+/* Fragment f of a vector of `parameters` floats in `fragments` pieces: [*start, *start + *count). Pieces are equal but for
+ * rounding to 4096 (the codec's chunk); the last takes the rest. */
+void fragment_range(uint64_t parameters, uint32_t fragments, uint32_t fragment, uint64_t *start, uint64_t *count);
+
+#endif
