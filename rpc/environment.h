@@ -1,0 +1,25 @@
+/* What a process that talks to peers does once, before its first server or channel.
+ *
+ * The library beneath keeps process-wide state: its own threads, a log, and the file-descriptor table that it shares with
+ * everything else. Opening the environment starts it (references are counted: servers and channels hold one each), turns its
+ * log into ours (its errors become `warn grpc_log`, the rest `debug grpc_log`), switches TLS 1.2 off, and ignores SIGPIPE.
+ * Never fork without exec once it is open.
+ */
+#ifndef RPC_ENVIRONMENT_H
+#define RPC_ENVIRONMENT_H
+
+#include <stdint.h>
+
+#include "base/status.h"
+
+void rpc_environment_open(void);
+/* The last one shuts the library down and waits until its threads are gone. */
+void rpc_environment_close(void);
+
+/* Raises the soft limit on open files to the hard one and says what it now is. A listener that runs out of descriptors
+ * inside accept never accepts again, so main calls this first. FAILED if the limit cannot be read. */
+MUST_USE enum status rpc_raise_descriptor_limit(uint64_t *out, struct error *error);
+/* Open descriptors of this process; 0 where the system does not say. */
+uint64_t rpc_descriptors_open(void);
+
+#endif
