@@ -7,8 +7,9 @@
  *
  * Scale of a part in a step, all in fp32/fp64 with explicit rounding, so that everybody computes the same bits:
  *   clip    = factor * median / norm where factor > 0, at least clip_minimum norms were accepted and norm > factor * median,
- *             else 1. The median is over the norms of the last clip_window contributions in the ledger before the STEP entry
- *             (upper median of the sorted norms).
+ *             else 1. The median is over the norms of the last clip_window contributions in the ledger before THIS
+ *             contribution's entry (upper median of the sorted norms), so it is known and fixed once the contribution is in
+ *             the ledger: contributions that arrive while a step is being computed do not change that step.
  *   weight  = 1, or 1 / sqrt(1 + staleness) or 1 / (1 + staleness) as the manifest says
  *   scale   = (float)(clip * weight)
  * Staleness of a contribution = number of steps to its fragment with a version in (base_version, now].
@@ -45,6 +46,7 @@ struct run_pending { /* in the ledger, not yet in a step */
     uint64_t index;
     uint8_t header_digest[DIGEST_SIZE];
     struct contribution contribution;
+    double clip; /* in (0, 1], fixed when the entry was applied */
 };
 
 enum run_phase { RUN_ACTIVE = 0, RUN_PAUSED = 1, RUN_STOPPED = 2 };
