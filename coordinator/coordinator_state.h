@@ -1,0 +1,164 @@
+/* The coordinator's brain: a pure state machine. Events and the time go in, actions come out; no I/O, no clock, no
+ * randomness, no threads. The shell (coordinator/server.h) and the simulator (sim/) both run it.
+ *
+ * A contribution's way:  SUBMIT_OPEN -> ADMIT (credit) -> UPLOADED -> CHECK -> CHECKED -> COMMIT(entry) -> COMMITTED -> RECEIPT
+ * A step's way:          enough pending -> APPLY -> APPLIED(root) -> COMMIT(entry) -> COMMITTED -> PUBLISH
+ *
+ * What it guarantees, if the shell does what each action says:
+ *   - a receipt is sent only after COMMITTED for its entry (I1), and only one entry per (site, sequence) is ever made (I2);
+ *   - entries are committed in the order of their indices, and each was accepted by run_state_apply first, so what a restart
+ *     reads back is always legal. The brain's run_state runs ahead of the disk by the commits under way; a commit that fails
+ *     is therefore the end (STOP): restart and replay;
+ *   - one APPLY is under way at a time, so versions are given in the order of the ledger;
+ *   - the memory it holds is bounded by the number of sites and `uploads_limit`.
+ *
+ * When an outer step starts: pending contributions of a fragment >= quorum, or the grace window since the first of them came
+ * has passed. During the first warmup_steps versions the quorum is the number of connected sites and the window
+ * warmup_grace_ms: a site that died cannot hold the run up for longer. After a restart windows start anew.
+ */
+#ifndef COORDINATOR_COORDINATOR_STATE_H
+#define COORDINATOR_COORDINATOR_STATE_H
+
+#include "fed/run_state.h"
+
+struct coordinator_state;
+
+struct moment {
+    uint64_t monotonic_ms; /* for intervals; starts anywhere, never goes back */
+    uint64_t wall_ms;      /* since 1970, for stamps; may jump */
+};
+
+struct coordinator_options {
+    const struct sign_key *key; /* borrowed; signs receipts and heads */
+    uint32_t uploads_limit;     /* admitted and not yet committed at once; more are BUSY */
+    uint64_t payload_limit;     /* bytes: the codec's bound of the largest fragment */
+    uint64_t presence_ms;       /* a site counts as connected this long after it was last heard */
+    uint64_t retry_ms;          /* base of retry_after with BUSY and PAUSED */
+};
+
+/* --- events ------------------------------------------------------------------------------------------------------------- */
+enum coordinator_event_kind {
+    COORDINATOR_TIMER = 1,   /* the time last asked for has come; spurious ones are harmless */
+    COORDINATOR_SUBMIT_OPEN, /* a site opened a Submit stream and sent its header */
+    COORDINATOR_UPLOADED,    /* the payload of an admitted call is durable in the blob store, or it failed: `code` */
+    COORDINATOR_CHECKED,     /* a worker ran admission_payload: `code` */
+    COORDINATOR_CALL_GONE,   /* the peer went away; its upload so far is kept */
+    COORDINATOR_COMMITTED,   /* a COMMIT is durable (status OK), or failed for good */
+    COORDINATOR_APPLIED,     /* an APPLY was computed: status, root */
+    COORDINATOR_JOIN,        /* an unauthenticated caller asks to join, its CSR's signature checked by the shell */
+    COORDINATOR_HEARTBEAT,   /* a site's report */
+    COORDINATOR_FOLLOWING,   /* a site opened or closed its Follow stream: counts as heard */
+    COORDINATOR_ADMIN        /* an admin's order */
+};
+
+enum admin_order { ORDER_PAUSE = 1, ORDER_RESUME, ORDER_STOP, ORDER_INVITE, ORDER_REVOKE, ORDER_INNER_STEPS };
+
+struct coordinator_event {
+    enum coordinator_event_kind kind;
+    uint64_t call; /* the shell's number for the call this is about; never reused within a process; 0: none */
+    union {
+        struct {
+            uint32_t site; /* from the certificate; 0: it names none */
+            uint8_t header[CONTRIBUTION_HEADER_SIZE];
+            uint8_t signature[SIGNATURE_SIZE];
+        } submit;
+        struct {
+            enum refusal code; /* ACCEPTED, or SIZE, DIGEST, BUSY */
+            const char *message; /* borrowed, may be NULL */
+        } uploaded, checked;
+        struct {
+            uint64_t commit; /* the number given by the action */
+            enum status status;
+        } committed;
+        struct {
+            enum status status;
+            uint64_t version;
+            uint8_t root[DIGEST_SIZE];
+            const char *message; /* borrowed, of a failure */
+        } applied;
+        struct {
+            char name[SITE_NAME_SIZE];
+            uint8_t secret_digest[DIGEST_SIZE];
+            uint8_t public_key[PUBLIC_KEY_SIZE];
+        } join;
+        struct {
+            uint32_t site;
+            double steps_per_second; /* inner steps; 0: not known yet */
+        } heartbeat;
+        struct {
+            uint32_t site;
+            bool open;
+        } following;
+        struct {
+            enum admin_order order;
+            char name[SITE_NAME_SIZE];    /* INVITE, REVOKE */
+            char reason[REASON_SIZE];     /* PAUSE, STOP, REVOKE */
+            uint8_t secret_digest[DIGEST_SIZE]; /* INVITE */
+            uint64_t expires_ms;          /* INVITE, wall clock */
+            uint32_t inner_steps;         /* INNER_STEPS */
+        } admin;
+    };
+};
+
+/* --- actions ------------------------------------------------------------------------------------------------------------ */
+enum coordinator_action_kind {
+    DO_ADMIT = 1,       /* open the upload, answer with credit from where it stands; then UPLOADED. If the blob is there: at once */
+    DO_REFUSE,          /* end the Submit call with this code */
+    DO_RECEIPT,         /* end the Submit call with this receipt */
+    DO_DROP,            /* end the call without an answer: another call of the same site took its place */
+    DO_CHECK,           /* run admission_payload on a worker; then CHECKED */
+    DO_COMMIT,          /* make these entries durable, in this order, after all earlier ones; then COMMITTED */
+    DO_PUBLISH,         /* entries below `size` are durable: send them to followers, with a head now and then */
+    DO_APPLY,           /* compute the step on the model with model_state_step; then APPLIED. One at a time */
+    DO_SNAPSHOT,        /* write a snapshot of the model as it is after that version, before any later APPLY */
+    DO_JOINED,          /* answer the Join: code 0 and the site's number, or a refusal */
+    DO_HEARTBEAT_REPLY, /* answer with this site's inner steps */
+    DO_ADMIN_REPLY,     /* answer the admin: code 0 done, else message */
+    DO_CUT,             /* a site was revoked: end all its calls and connections */
+    DO_TIMER,           /* send TIMER at this monotonic time; replaces the one asked for before */
+    DO_STOP             /* stop the process: something is broken that a restart may heal; message says what */
+};
+
+struct coordinator_action {
+    enum coordinator_action_kind kind;
+    uint64_t call;
+    enum refusal code;
+    uint64_t retry_after_ms, current_version; /* REFUSE */
+    char message[192];
+    struct contribution contribution; /* ADMIT, CHECK */
+    uint64_t commit, first_index, size; /* COMMIT: number, index of its first entry; PUBLISH: size */
+    struct buffer bytes;     /* COMMIT: entries, each u32 length || bytes; RECEIPT and REFUSE(DUPLICATE): receipt */
+    struct ledger_entry step; /* APPLY: without root; parts are pending in the run state */
+    uint64_t version;        /* SNAPSHOT */
+    uint32_t site;           /* JOINED, HEARTBEAT_REPLY, CUT */
+    uint32_t inner_steps;    /* HEARTBEAT_REPLY */
+    uint64_t at_ms;          /* TIMER */
+};
+
+struct coordinator_actions { /* in the order they are to be done; owned by the caller, who clears it after each step */
+    struct coordinator_action *items;
+    size_t count, capacity;
+};
+void coordinator_actions_clear(struct coordinator_actions *actions); /* frees what the items own */
+void coordinator_actions_deinit(struct coordinator_actions *actions);
+
+/* --- life --------------------------------------------------------------------------------------------------------------- */
+/* `run` has the whole ledger applied (at least its genesis); taken. */
+struct coordinator_state *coordinator_state_create(const struct coordinator_options *options, struct run_state *run);
+void coordinator_state_destroy(struct coordinator_state *state);
+/* Once, before the first event: takes up pending contributions that a crash left unmerged. */
+void coordinator_state_start(struct coordinator_state *state, struct moment now, struct coordinator_actions *out);
+void coordinator_state_step(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                            struct coordinator_actions *out);
+
+/* --- looking (valid until the next step) --- */
+const struct run_state *coordinator_state_run(const struct coordinator_state *state);
+uint64_t coordinator_state_committed(const struct coordinator_state *state); /* entries known durable */
+uint32_t coordinator_state_uploads(const struct coordinator_state *state);   /* calls under way */
+uint64_t coordinator_state_refused(const struct coordinator_state *state, enum refusal code); /* since start */
+bool coordinator_state_connected(const struct coordinator_state *state, uint32_t site, struct moment now);
+uint32_t coordinator_state_inner_steps(const struct coordinator_state *state, uint32_t site); /* H_w (DyLU) */
+/* Signs a head over the durable entries. */
+void coordinator_state_head(const struct coordinator_state *state, uint8_t out[static HEAD_SIZE]);
+
+#endif

@@ -1,0 +1,59 @@
+/* The tensors of a site that take part in the exchange, and the arithmetic of a round (DESIGN.md, 5.2). Pure: no I/O.
+ *
+ *     global    the replica: theta (and m, D in dense mode) as the ledger has it, moved by step entries only
+ *     base      theta_base: the global parameters that the fragment's running delta starts from
+ *     snapshot  theta_s: the local parameters when the fragment's last round ended
+ *     feedback  e: the part of past deltas that was not sent (sparse mode)
+ *
+ * Who may touch what, when: the worker owns `global` and `feedback`; `base` and `snapshot` of a fragment are handed back and
+ * forth by the brain's slot phases (the trainer writes snapshot in SNAPSHOT and reads both when it rebases; the worker reads
+ * both in ENCODING and writes `next` before a rebase), so no lock is needed. `local` below is the trainer's own vector.
+ *
+ * Rebase, each operation one fp32 rounding:  local = next + (local - snapshot);  base = next.
+ * After a refusal in sparse mode: feedback += decode(message), then the same. After one in dense mode: local = next + (local -
+ * base), so that all progress since the old base is kept and the next delta carries it.
+ *
+ * Mass: with q = decode(message), e_before, delta: 0.95*e_before + delta == q + e_after up to one rounding a coordinate, and a
+ * refusal makes it 0.95*e_before + delta == e_after. Nothing is ever in neither place.
+ */
+#ifndef NODE_REPLICA_H
+#define NODE_REPLICA_H
+
+#include "codec/codec.h"
+#include "fed/model_state.h"
+
+struct replica {
+    struct model_state global;
+    uint64_t parameters;
+    uint32_t fragments;
+    enum codec codec;
+    float *base;     /* [parameters] */
+    float *snapshot; /* [parameters] */
+    float *next;     /* [parameters]: the base a rebase goes to */
+    float *feedback; /* [parameters]; NULL in dense mode */
+    uint64_t base_version[FRAGMENTS_LIMIT];
+    uint64_t next_version[FRAGMENTS_LIMIT];
+    struct codec_encoder *encoder; /* for the largest fragment */
+};
+
+MUST_USE enum status replica_init(struct replica *replica, const struct manifest *manifest, uint64_t parameters,
+                                  struct error *error);
+void replica_deinit(struct replica *replica);
+uint64_t replica_memory(const struct manifest *manifest, uint64_t parameters); /* bytes */
+
+/* Trainer, or start-up: base = global for every fragment, local = global. */
+void replica_begin(struct replica *replica, float *local);
+/* Trainer: theta_s of the fragment. local is the whole vector. */
+void replica_snapshot(struct replica *replica, uint32_t fragment, const float *local);
+/* Worker: appends the fragment's message to *payload and moves the feedback. INVALID if the delta is not finite: nothing has
+ * changed then. *norm is the L2 norm that the header tells. */
+MUST_USE enum status replica_encode(struct replica *replica, uint32_t fragment, struct buffer *payload, double *norm,
+                                    struct error *error);
+/* Worker: next = global, for the fragment. */
+void replica_stage(struct replica *replica, uint32_t fragment);
+/* Worker: a message of ours was refused; sparse: its mass goes back into the feedback. Then replica_stage. */
+MUST_USE enum status replica_restore(struct replica *replica, uint32_t fragment, struct bytes payload, struct error *error);
+/* Trainer, between two steps. `refused` as explained above. */
+void replica_rebase(struct replica *replica, uint32_t fragment, float *local, bool refused);
+
+#endif
