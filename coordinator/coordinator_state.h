@@ -29,7 +29,7 @@ struct moment {
 };
 
 struct coordinator_options {
-    const struct sign_key *key; /* borrowed; signs receipts and heads */
+    const struct key_pair *key; /* borrowed; signs receipts and heads */
     uint32_t uploads_limit;     /* admitted and not yet committed at once; more are BUSY */
     uint64_t payload_limit;     /* bytes: the codec's bound of the largest fragment */
     uint64_t presence_ms;       /* a site counts as connected this long after it was last heard */

@@ -23,7 +23,6 @@ enum {
     PROTOCOL_VERSION = 1,
     PROTOCOL_OLDEST = 1,
     RUN_ID_SIZE = 16,
-    KEY_ID_SIZE = 8,
     CONTRIBUTION_HEADER_SIZE = 272 /* the sum of the fields below, in their order, without padding */
 };
 
@@ -60,7 +59,7 @@ void contribution_encode(const struct contribution *contribution, uint8_t out[st
 /* INVALID for a wrong size, a nonzero reserved field, or a non-finite or negative number; nothing about meaning is checked. */
 MUST_USE enum status contribution_decode(struct bytes header, struct contribution *out, struct error *error);
 
-void contribution_sign(const struct sign_key *key, const uint8_t header[static CONTRIBUTION_HEADER_SIZE],
+void contribution_sign(const struct key_pair *key, const uint8_t header[static CONTRIBUTION_HEADER_SIZE],
                        uint8_t signature[static SIGNATURE_SIZE]);
 bool contribution_verify(const uint8_t public_key[static PUBLIC_KEY_SIZE], const uint8_t header[static CONTRIBUTION_HEADER_SIZE],
                          const uint8_t signature[static SIGNATURE_SIZE]);

@@ -50,7 +50,7 @@ struct ledger_head {
     uint8_t root[DIGEST_SIZE];
 };
 enum { HEAD_SIZE = RUN_ID_SIZE + 4 + 8 + DIGEST_SIZE + SIGNATURE_SIZE };
-void ledger_head_sign(const struct ledger_head *head, const struct sign_key *key, uint8_t out[static HEAD_SIZE]);
+void ledger_head_sign(const struct ledger_head *head, const struct key_pair *key, uint8_t out[static HEAD_SIZE]);
 /* INVALID for a wrong size or signature. */
 MUST_USE enum status ledger_head_verify(struct bytes raw, const uint8_t public_key[static PUBLIC_KEY_SIZE],
                                         struct ledger_head *out, struct error *error);

@@ -71,7 +71,7 @@ void snapshot_write(const struct model_state *state, struct buffer *out);
  * unusable until the next successful read. */
 MUST_USE enum status snapshot_read(struct model_state *state, const struct snapshot_header *header, struct bytes content,
                                    struct error *error);
-void snapshot_header_sign(const struct snapshot_header *header, const struct sign_key *key,
+void snapshot_header_sign(const struct snapshot_header *header, const struct key_pair *key,
                           uint8_t out[static SNAPSHOT_HEADER_SIZE]);
 MUST_USE enum status snapshot_header_verify(struct bytes raw, const uint8_t public_key[static PUBLIC_KEY_SIZE],
                                             struct snapshot_header *out, struct error *error);

@@ -57,7 +57,7 @@ struct receipt {
 };
 enum { RECEIPT_LIMIT = 256 + PROOF_LIMIT * DIGEST_SIZE };
 
-void receipt_sign(const struct receipt *receipt, const struct sign_key *key, struct buffer *out);
+void receipt_sign(const struct receipt *receipt, const struct key_pair *key, struct buffer *out);
 /* INVALID for a wrong form, signature or inclusion proof. `header` and `signature` are the contribution's own bytes. */
 MUST_USE enum status receipt_verify(struct bytes raw, const uint8_t coordinator_key[static PUBLIC_KEY_SIZE],
                                     const uint8_t header[static CONTRIBUTION_HEADER_SIZE],
