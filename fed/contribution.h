@@ -28,7 +28,7 @@ enum {
 
 struct contribution {
     uint16_t protocol;
-    uint16_t codec;                       /* enum codec_kind */
+    uint16_t codec;                       /* enum codec of codec/codec.h */
     uint32_t epoch;                       /* of the coordinator the site speaks to */
     uint8_t run_id[RUN_ID_SIZE];
     uint32_t site;                        /* the number the ledger gave the site */
@@ -59,6 +59,7 @@ void contribution_encode(const struct contribution *contribution, uint8_t out[st
 /* INVALID for a wrong size, a nonzero reserved field, or a non-finite or negative number; nothing about meaning is checked. */
 MUST_USE enum status contribution_decode(struct bytes header, struct contribution *out, struct error *error);
 
+/* Aborts, as xmalloc does without memory, when OpenSSL cannot sign; so do the other *_sign of fed/. */
 void contribution_sign(const struct key_pair *key, const uint8_t header[static CONTRIBUTION_HEADER_SIZE],
                        uint8_t signature[static SIGNATURE_SIZE]);
 bool contribution_verify(const uint8_t public_key[static PUBLIC_KEY_SIZE], const uint8_t header[static CONTRIBUTION_HEADER_SIZE],

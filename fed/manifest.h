@@ -63,9 +63,8 @@ struct manifest {
     } outer;
 
     struct {
-        uint16_t kind;  /* enum codec_kind of codec/codec.h */
-        double density; /* topk2: 1/64 or 1/32 */
-        double decay;   /* of the error feedback, 0.95 */
+        uint16_t kind; /* enum codec of codec/codec.h; topk2's name says its density: topk2-64, topk2-128 */
+        double decay;  /* of the error feedback: 0.95, the only one codec/ has, in sparse mode; 0 in dense mode, which has none */
     } codec;
 
     uint32_t fragments;
