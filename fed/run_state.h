@@ -31,6 +31,8 @@ struct run_site {
     uint64_t revoked_at;                  /* ledger index */
     uint64_t last_sequence;               /* 0: none yet */
     uint64_t last_index;                  /* ledger index of the last contribution */
+    uint64_t last_time_ms;                /* of that entry, and its epoch: what a repeated receipt needs */
+    uint32_t last_epoch;
     uint8_t last_digest[DIGEST_SIZE];     /* of its header; zero: none yet */
     uint64_t contributions, tokens;       /* accepted */
 };
