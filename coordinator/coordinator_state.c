@@ -266,6 +266,17 @@ static void consider_step(struct coordinator_state *state, struct moment now, st
     }
 }
 
+/* Index of the oldest contribution that waits for a step; the ledger's size if none does. */
+static uint64_t oldest_pending(const struct coordinator_state *state) {
+    uint64_t oldest = run_state_size(state->run);
+    uint32_t fragments = run_state_manifest(state->run)->fragments;
+    for (uint32_t fragment = 0; fragment < fragments; fragment++) {
+        if (run_state_pending_count(state->run, fragment) == 0) continue;
+        oldest = MIN(oldest, run_state_pending(state->run, fragment, 0)->index);
+    }
+    return oldest;
+}
+
 static void step_applied(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
                          struct coordinator_actions *out) {
     if (!state->applying) return;
@@ -289,6 +300,7 @@ static void step_applied(struct coordinator_state *state, const struct coordinat
         struct coordinator_action *action = act(out, DO_SNAPSHOT, 0);
         action->version = entry.step.version;
         action->size = run_state_size(state->run);
+        action->first_index = oldest_pending(state);
     }
 }
 

@@ -126,7 +126,8 @@ struct coordinator_action {
     uint64_t retry_after_ms, current_version; /* REFUSE */
     char message[192];
     struct contribution contribution; /* ADMIT, CHECK */
-    uint64_t commit, first_index, size; /* COMMIT: number, index of its first entry; PUBLISH: size */
+    uint64_t commit, first_index, size; /* COMMIT: number, index of its first entry; PUBLISH: size; SNAPSHOT: first_index is the
+                                           header's payloads_from, size its ledger_size */
     struct buffer bytes;     /* COMMIT: entries, each u32 length || bytes; RECEIPT and REFUSE(DUPLICATE): receipt */
     struct ledger_entry step; /* APPLY: without root; parts are pending in the run state */
     uint64_t version;        /* SNAPSHOT */

@@ -58,11 +58,13 @@ struct snapshot_header { /* what a coordinator signs about a snapshot */
     uint32_t epoch;
     uint64_t version;
     uint64_t ledger_size;    /* entries that are in it: the step that made `version` is the last */
+    uint64_t payloads_from;  /* index of the oldest contribution still pending then; ledger_size if there was none: who starts
+                                from this snapshot needs the payloads of the contributions from here on */
     uint8_t root[DIGEST_SIZE];
     uint64_t content_size;
     uint8_t content_digest[DIGEST_SIZE]; /* SHA-256 of the content */
 };
-enum { SNAPSHOT_HEADER_SIZE = RUN_ID_SIZE + 4 + 8 + 8 + DIGEST_SIZE + 8 + DIGEST_SIZE + SIGNATURE_SIZE };
+enum { SNAPSHOT_HEADER_SIZE = RUN_ID_SIZE + 4 + 8 + 8 + 8 + DIGEST_SIZE + 8 + DIGEST_SIZE + SIGNATURE_SIZE };
 /* Bytes of the content for this shape: counts, then theta, then (dense) momentum and D, little-endian fp32. */
 uint64_t snapshot_size(const struct model_state *state);
 /* Appends the content. */
