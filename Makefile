@@ -122,7 +122,7 @@ $(OUT)/generated/%.pb-c.c $(OUT)/generated/%.pb-c.h &: %.proto
 	$(Q)mkdir -p $(@D)
 	$(Q)$(PROTOC_C) --c_out=$(OUT)/generated $<
 $(OUT)/generated/%.o: $(OUT)/generated/%.c
-	$(Q)$(CC) $(CPPFLAGS_ALL) $(filter-out $(WARNINGS),$(CFLAGS_ALL)) -w $(if $(filter asan,$(BUILD)),-fno-sanitize=shift,pointer-overflow,nonnull-attribute) -c -o $@ $<
+	$(Q)$(CC) $(CPPFLAGS_ALL) $(filter-out $(WARNINGS),$(CFLAGS_ALL)) -w $(if $(filter asan,$(BUILD)),-fno-sanitize=shift -fno-sanitize=pointer-overflow -fno-sanitize=nonnull-attribute) -c -o $@ $<
 $(filter $(OUT)/proto/%,$(call objects,$(SOURCES))): | $(GENERATED_HEADERS)
 
 define library_rule
