@@ -1,0 +1,307 @@
+#include "proto/wire.h"
+
+#include <stdlib.h>
+
+#include "base/memory.h"
+
+const char *admin_verb_name(uint32_t verb) {
+    static const char *const names[ADMIN_VERB_COUNT] = {
+        [0] = "unknown",
+        [ADMIN_STATUS] = "status",
+        [ADMIN_PAUSE] = "pause",
+        [ADMIN_RESUME] = "resume",
+        [ADMIN_STOP] = "stop",
+        [ADMIN_INVITE] = "invite",
+        [ADMIN_REVOKE] = "revoke",
+        [ADMIN_SITES] = "sites",
+        [ADMIN_SET_INNER_STEPS] = "set_inner_steps",
+        [ADMIN_SNAPSHOT] = "snapshot",
+    };
+    return verb < ADMIN_VERB_COUNT ? names[verb] : "unknown";
+}
+
+const char *admin_code_name(uint32_t code) {
+    static const char *const names[ADMIN_CODE_COUNT] = {
+        [ADMIN_OK] = "ok",           [ADMIN_DENIED] = "denied",     [ADMIN_NOT_FOUND] = "not_found",
+        [ADMIN_INVALID] = "invalid", [ADMIN_CONFLICT] = "conflict", [ADMIN_BUSY] = "busy",
+        [ADMIN_FAILED] = "failed",
+    };
+    return code < ADMIN_CODE_COUNT ? names[code] : "unknown";
+}
+
+/* --- request ----------------------------------------------------------------------------------------------------------- */
+
+static enum status request_check(const struct admin_request *request, struct error *error) {
+    TRY(wire_check_protocol(request->protocol, error));
+    TRY(wire_check_range((uint32_t)request->verb, 1, ADMIN_VERB_COUNT - 1, "verb", error));
+    TRY(wire_check_text(request->site_name, 0, WIRE_SITE_NAME_LIMIT, "site_name", error));
+    return wire_check_text(request->reason, 0, WIRE_REASON_LIMIT, "reason", error);
+}
+
+static enum status request_convert(const ProtobufCMessage *message, struct bytes payload, struct arena *arena, void *out,
+                                   struct error *error) {
+    (void)payload, (void)arena;
+    const Atoll__V1__AdminRequest *from = (const Atoll__V1__AdminRequest *)message;
+    struct admin_request request = {
+        .protocol = from->protocol,
+        .verb = (enum admin_verb)from->verb,
+        .site_name = from->site_name,
+        .reason = from->reason,
+        .value = from->value,
+        .expires_ms = from->expires_ms,
+        .first_site = from->first_site,
+    };
+    TRY(request_check(&request, error));
+    *(struct admin_request *)out = request;
+    return OK;
+}
+
+static const struct wire_type request_type = {&atoll__v1__admin_request__descriptor, 1024, 4 * 1024, false, request_convert};
+
+enum status admin_request_encode(const struct admin_request *request, struct buffer *out, struct error *error) {
+    char reason[WIRE_REASON_LIMIT + 1];
+    struct admin_request cleaned = *request;
+    cleaned.reason = wire_text_clean(request->reason, WIRE_REASON_LIMIT, reason);
+    TRY(request_check(&cleaned, error));
+    Atoll__V1__AdminRequest message = ATOLL__V1__ADMIN_REQUEST__INIT;
+    message.protocol = request->protocol;
+    message.verb = (uint32_t)request->verb;
+    message.site_name = wire_text(request->site_name);
+    message.reason = reason;
+    message.value = request->value;
+    message.expires_ms = request->expires_ms;
+    message.first_site = request->first_site;
+    return wire_encode(&request_type, &message.base, out, error);
+}
+
+enum status admin_request_decode(struct frame frame, struct arena *arena, struct admin_request *out, struct error *error) {
+    return wire_decode(&request_type, frame, arena, out, error);
+}
+
+/* --- the run, within the reply ------------------------------------------------------------------------------------------- */
+
+/* Both ways; free texts are checked on arrival only, being cut and cleaned when they leave. */
+static enum status run_check(const struct run_status *run, struct error *error) {
+    return wire_check_text(run->name, 0, WIRE_RUN_NAME_LIMIT, "run.name", error);
+}
+
+static enum status run_convert(const Atoll__V1__RunStatus *from, struct run_status *out, struct error *error) {
+    *out = (struct run_status){
+        .name = from->name,
+        .phase = from->phase,
+        .reason = from->reason,
+        .version = from->version,
+        .ledger_size = from->ledger_size,
+        .tokens = from->tokens,
+        .token_budget = from->token_budget,
+        .epoch = from->epoch,
+        .inner_steps = from->inner_steps,
+        .parameters = from->parameters,
+        .root_version = from->root_version,
+        .accepted = from->accepted,
+        .pending = from->pending,
+        .sites_active = from->sites_active,
+        .sites_connected = from->sites_connected,
+        .uptime_ms = from->uptime_ms,
+        .bytes_in = from->bytes_in,
+        .bytes_out = from->bytes_out,
+    };
+    TRY(run_check(out, error));
+    TRY(wire_check_text(out->reason, 0, WIRE_REASON_LIMIT, "run.reason", error));
+    TRY(wire_check_range(from->n_refused, 0, WIRE_CODES, "run.refused", error));
+    for (size_t i = 0; i < from->n_refused; i++) {
+        uint64_t count = from->refused[i]->count,
+                 *sum = &out->refused[from->refused[i]->code < WIRE_CODES ? from->refused[i]->code : 0];
+        *sum = count > UINT64_MAX - *sum ? UINT64_MAX : *sum + count;
+    }
+    TRY(wire_fixed(from->run_id, out->run_id, sizeof out->run_id, false, "run.run_id", error));
+    return wire_fixed(from->root, out->root, sizeof out->root, false, "run.root", error);
+}
+
+struct run_packing { /* what the message points to; not to be moved */
+    Atoll__V1__RunStatus message;
+    Atoll__V1__CodeCount refused[WIRE_CODES], *refused_items[WIRE_CODES];
+    char reason[WIRE_REASON_LIMIT + 1];
+};
+
+static void run_pack(const struct run_status *run, struct run_packing *out) {
+    Atoll__V1__RunStatus *message = &out->message;
+    atoll__v1__run_status__init(message);
+    message->run_id = wire_binary_fixed(run->run_id, sizeof run->run_id);
+    message->name = wire_text(run->name);
+    message->phase = run->phase;
+    message->reason = wire_text_clean(run->reason, WIRE_REASON_LIMIT, out->reason);
+    message->version = run->version;
+    message->ledger_size = run->ledger_size;
+    message->tokens = run->tokens;
+    message->token_budget = run->token_budget;
+    message->epoch = run->epoch;
+    message->inner_steps = run->inner_steps;
+    message->parameters = run->parameters;
+    message->root = wire_binary_fixed(run->root, sizeof run->root);
+    message->root_version = run->root_version;
+    message->accepted = run->accepted;
+    message->pending = run->pending;
+    message->sites_active = run->sites_active;
+    message->sites_connected = run->sites_connected;
+    message->uptime_ms = run->uptime_ms;
+    message->bytes_in = run->bytes_in;
+    message->bytes_out = run->bytes_out;
+    message->refused = out->refused_items;
+    for (uint32_t code = 0; code < WIRE_CODES; code++) {
+        if (run->refused[code] == 0) continue;
+        Atoll__V1__CodeCount *pair = &out->refused[message->n_refused];
+        atoll__v1__code_count__init(pair);
+        pair->code = code;
+        pair->count = run->refused[code];
+        out->refused_items[message->n_refused++] = pair;
+    }
+}
+
+/* --- a site, within the reply -------------------------------------------------------------------------------------------- */
+
+static enum status site_check(const struct site_status *site, struct error *error) {
+    TRY(wire_check_text(site->name, 1, WIRE_SITE_NAME_LIMIT, "sites.name", error));
+    return wire_check_rate(site->tokens_per_second, "sites.tokens_per_second", error);
+}
+
+static enum status site_convert(const Atoll__V1__SiteStatus *from, struct site_status *out, struct error *error) {
+    *out = (struct site_status){
+        .site = from->site,
+        .name = from->name,
+        .revoked = from->revoked,
+        .connected = from->connected,
+        .version = from->version,
+        .staleness = from->staleness,
+        .inner_steps = from->inner_steps,
+        .loss = wire_loss(from->loss),
+        .tokens = from->tokens,
+        .tokens_per_second = from->tokens_per_second,
+        .contributions = from->contributions,
+        .refused = from->refused,
+        .bytes_up = from->bytes_up,
+        .bytes_down = from->bytes_down,
+        .compute_ms = from->compute_ms,
+        .last_seen_ms_ago = from->last_seen_ms_ago,
+        .device = from->device,
+        .software = from->software,
+    };
+    TRY(site_check(out, error));
+    TRY(wire_check_text(out->device, 0, WIRE_DEVICE_LIMIT, "sites.device", error));
+    TRY(wire_check_text(out->software, 0, WIRE_SOFTWARE_LIMIT, "sites.software", error));
+    return lost_pairs_read(from->n_lost, from->lost, out->lost_ms, error);
+}
+
+struct site_packing { /* what the message points to; not to be moved */
+    Atoll__V1__SiteStatus message;
+    struct lost_pairs lost;
+    char device[WIRE_DEVICE_LIMIT + 1], software[WIRE_SOFTWARE_LIMIT + 1];
+};
+
+static void site_pack(const struct site_status *site, struct site_packing *out) {
+    Atoll__V1__SiteStatus *message = &out->message;
+    atoll__v1__site_status__init(message);
+    message->site = site->site;
+    message->name = wire_text(site->name);
+    message->revoked = site->revoked;
+    message->connected = site->connected;
+    message->version = site->version;
+    message->staleness = site->staleness;
+    message->inner_steps = site->inner_steps;
+    message->loss = wire_loss(site->loss);
+    message->tokens = site->tokens;
+    message->tokens_per_second = site->tokens_per_second;
+    message->contributions = site->contributions;
+    message->refused = site->refused;
+    message->bytes_up = site->bytes_up;
+    message->bytes_down = site->bytes_down;
+    message->compute_ms = site->compute_ms;
+    message->n_lost = lost_pairs_fill(&out->lost, site->lost_ms);
+    message->lost = out->lost.items;
+    message->last_seen_ms_ago = site->last_seen_ms_ago;
+    message->device = wire_text_clean(site->device, WIRE_DEVICE_LIMIT, out->device);
+    message->software = wire_text_clean(site->software, WIRE_SOFTWARE_LIMIT, out->software);
+}
+
+/* --- reply ------------------------------------------------------------------------------------------------------------- */
+
+static enum status secret_check(struct bytes secret, struct error *error) {
+    if (secret.size == 0) return OK;
+    return wire_check_size(secret, WIRE_SECRET_MIN, WIRE_SECRET_LIMIT, "invitation_secret", error);
+}
+
+static enum status reply_check(const struct admin_reply *reply, struct error *error) {
+    TRY(wire_check_range(reply->site_count, 0, WIRE_SITES_LIMIT, "sites", error));
+    uint32_t number = 0;
+    for (uint32_t i = 0; i < reply->site_count; i++) {
+        TRY(wire_check_range(reply->sites[i].site, (uint64_t)number + 1, UINT32_MAX, "sites.site", error));
+        number = reply->sites[i].site;
+    }
+    TRY(secret_check(reply->invitation_secret, error));
+    return wire_check_size(reply->head, 0, WIRE_HEAD_LIMIT, "head", error);
+}
+
+static enum status reply_convert(const ProtobufCMessage *message, struct bytes payload, struct arena *arena, void *out,
+                                 struct error *error) {
+    (void)payload;
+    const Atoll__V1__AdminReply *from = (const Atoll__V1__AdminReply *)message;
+    TRY(wire_check_range(from->n_sites, 0, WIRE_SITES_LIMIT, "sites", error));
+    struct site_status *sites = arena_take(arena, from->n_sites * sizeof *sites);
+    if (!sites) return error_set(error, INVALID, "takes too much memory");
+    for (size_t i = 0; i < from->n_sites; i++) TRY(site_convert(from->sites[i], &sites[i], error));
+    struct admin_reply reply = {
+        .code = from->code,
+        .message = from->message,
+        .has_run = from->run != NULL,
+        .site_count = (uint32_t)from->n_sites,
+        .sites = sites,
+        .next_site = from->next_site,
+        .invitation_secret = wire_bytes(from->invitation_secret),
+        .head = wire_bytes(from->head),
+        .value = from->value,
+    };
+    reply.run.name = reply.run.reason = "";
+    TRY(wire_check_text(reply.message, 0, WIRE_MESSAGE_LIMIT, "message", error));
+    if (from->run) TRY(run_convert(from->run, &reply.run, error));
+    TRY(reply_check(&reply, error));
+    *(struct admin_reply *)out = reply;
+    return OK;
+}
+
+static const struct wire_type reply_type = {&atoll__v1__admin_reply__descriptor, FRAME_HEADER_LIMIT, ARENA_SIZE, false,
+                                            reply_convert};
+
+enum status admin_reply_encode(const struct admin_reply *reply, struct buffer *out, struct error *error) {
+    TRY(reply_check(reply, error));
+    if (reply->has_run) TRY(run_check(&reply->run, error));
+    for (uint32_t i = 0; i < reply->site_count; i++) TRY(site_check(&reply->sites[i], error));
+    char text[WIRE_MESSAGE_LIMIT + 1];
+    struct run_packing run;
+    struct site_packing *sites = xcalloc(reply->site_count, sizeof *sites);
+    Atoll__V1__SiteStatus **items = xcalloc(reply->site_count, sizeof *items);
+    Atoll__V1__AdminReply message = ATOLL__V1__ADMIN_REPLY__INIT;
+    message.code = reply->code;
+    message.message = wire_text_clean(reply->message, WIRE_MESSAGE_LIMIT, text);
+    if (reply->has_run) {
+        run_pack(&reply->run, &run);
+        message.run = &run.message;
+    }
+    for (uint32_t i = 0; i < reply->site_count; i++) {
+        site_pack(&reply->sites[i], &sites[i]);
+        items[i] = &sites[i].message;
+    }
+    message.n_sites = reply->site_count;
+    message.sites = items;
+    message.next_site = reply->next_site;
+    message.invitation_secret = wire_binary(reply->invitation_secret);
+    message.head = wire_binary(reply->head);
+    message.value = reply->value;
+    enum status status = wire_encode(&reply_type, &message.base, out, error);
+    free(sites);
+    free(items);
+    return status;
+}
+
+enum status admin_reply_decode(struct frame frame, struct arena *arena, struct admin_reply *out, struct error *error) {
+    return wire_decode(&reply_type, frame, arena, out, error);
+}
