@@ -35,14 +35,14 @@ struct node_moment {
 };
 
 struct node_options {
-    uint32_t site;             /* our number */
-    uint64_t seed;             /* of the jitter */
-    bool overlap;              /* off: training waits from snapshot to rebase (the synchronous reference) */
-    uint64_t heartbeat_ms;     /* between heartbeats */
-    uint64_t backoff_ms;       /* first retry; doubles up to backoff_limit_ms; a random part of it is waited */
+    uint32_t site;         /* our number */
+    uint64_t seed;         /* of the jitter */
+    bool overlap;          /* off: training waits from snapshot to rebase (the synchronous reference) */
+    uint64_t heartbeat_ms; /* between heartbeats */
+    uint64_t backoff_ms;   /* first retry; doubles up to backoff_limit_ms; a random part of it is waited */
     uint64_t backoff_limit_ms;
-    uint32_t queue_limit;      /* entries waiting behind a step; at the limit the shell stops reading Follow */
-    uint64_t nominal_payload;  /* bytes of a usual contribution: what a missed step costs to replay */
+    uint32_t queue_limit;     /* entries waiting behind a step; at the limit the shell stops reading Follow */
+    uint64_t nominal_payload; /* bytes of a usual contribution: what a missed step costs to replay */
 };
 
 /* A message that was spooled and whose end is not known. */
@@ -56,22 +56,22 @@ struct node_spooled {
 /* --- events ------------------------------------------------------------------------------------------------------------- */
 enum node_event_kind {
     NODE_TIMER = 1,
-    NODE_PROGRESS,       /* the trainer finished an inner step */
-    NODE_SNAPSHOTTED,    /* SNAPSHOT done: theta_s holds the fragment */
-    NODE_ENCODED,        /* ENCODE done and durable: header and signature */
-    NODE_UPLOAD_RECEIPT, /* the coordinator's receipt (unverified bytes) */
-    NODE_UPLOAD_REFUSED, /* a coded refusal */
-    NODE_UPLOAD_BROKEN,  /* the stream ended without an answer, or no progress within the deadline */
-    NODE_LINK_UP,        /* CONNECT succeeded: Follow is open */
-    NODE_LINK_DOWN,      /* Follow ended or could not be opened: status, message */
-    NODE_OFFER,          /* the coordinator's newest snapshot header (verified), or none: version 0 */
-    NODE_SNAPSHOT_LOADED,/* FETCH done: the replica is at that version; or it failed: status */
-    NODE_ENTRY,          /* the next ledger entry, durable in our copy, its payload too if it has one */
-    NODE_HEAD,           /* a signed head (unverified bytes) */
-    NODE_APPLIED,        /* APPLY done: status, root */
-    NODE_REBASED,        /* REBASE or RESTORE done: the fragment's base is base_version */
-    NODE_HEARTBEAT_REPLY,/* inner steps for us; or it failed (then nothing) */
-    NODE_FAULT           /* the shell's worker, trainer or disk failed: status, message */
+    NODE_PROGRESS,        /* the trainer finished an inner step */
+    NODE_SNAPSHOTTED,     /* SNAPSHOT done: theta_s holds the fragment */
+    NODE_ENCODED,         /* ENCODE done and durable: header and signature */
+    NODE_UPLOAD_RECEIPT,  /* the coordinator's receipt (unverified bytes) */
+    NODE_UPLOAD_REFUSED,  /* a coded refusal */
+    NODE_UPLOAD_BROKEN,   /* the stream ended without an answer, or no progress within the deadline */
+    NODE_LINK_UP,         /* CONNECT succeeded: Follow is open */
+    NODE_LINK_DOWN,       /* Follow ended or could not be opened: status, message */
+    NODE_OFFER,           /* the coordinator's newest snapshot header (verified), or none: version 0 */
+    NODE_SNAPSHOT_LOADED, /* FETCH done: the replica is at that version; or it failed: status */
+    NODE_ENTRY,           /* the next ledger entry, durable in our copy, its payload too if it has one */
+    NODE_HEAD,            /* a signed head (unverified bytes) */
+    NODE_APPLIED,         /* APPLY done: status, root */
+    NODE_REBASED,         /* REBASE or RESTORE done: the fragment's base is base_version */
+    NODE_HEARTBEAT_REPLY, /* inner steps for us; or it failed (then nothing) */
+    NODE_FAULT            /* the shell's worker, trainer or disk failed: status, message */
 };
 
 struct node_event {
@@ -118,20 +118,20 @@ struct node_event {
 
 /* --- actions ------------------------------------------------------------------------------------------------------------ */
 enum node_action_kind {
-    NODE_DO_CONNECT = 1,  /* open the channel, ask for the snapshot offer if ask_offer, then Follow from `index` */
-    NODE_DO_FETCH,        /* fetch and load the offered snapshot (resumable), then SNAPSHOT_LOADED */
-    NODE_DO_FOLLOW,       /* (re)open Follow from `index`; payloads of contributions below payloads_from are not needed */
-    NODE_DO_SNAPSHOT,     /* the trainer copies theta_s of the fragment between two steps; then SNAPSHOTTED */
-    NODE_DO_ENCODE,       /* worker: replica_encode, sign `contribution` (payload fields, norm, loss filled by it), spool; ENCODED */
-    NODE_DO_UPLOAD,       /* send the spooled message of (fragment, sequence), in the background */
-    NODE_DO_APPLY,        /* worker: replay_step of this entry on the replica; then APPLIED */
-    NODE_DO_REBASE,       /* worker copies the newest base, trainer rebases between two steps; then REBASED. The spooled message is over */
-    NODE_DO_RESTORE,      /* the same after a refusal: replica_restore first; then REBASED. The spooled message is over */
-    NODE_DO_TRAIN,        /* training may go on (on) or must wait (off), with the cause to book the time under */
-    NODE_DO_HEARTBEAT,    /* send one; then HEARTBEAT_REPLY */
-    NODE_DO_TIMER,        /* send TIMER at this monotonic time; replaces the one asked for before */
-    NODE_DO_FINISH,       /* the run has stopped and everything of ours is merged or refused: save, export, exit 0 */
-    NODE_DO_HALT          /* stop with this message; exit code is not 0 */
+    NODE_DO_CONNECT = 1, /* open the channel, ask for the snapshot offer if ask_offer, then Follow from `index` */
+    NODE_DO_FETCH,       /* fetch and load the offered snapshot (resumable), then SNAPSHOT_LOADED */
+    NODE_DO_FOLLOW,      /* (re)open Follow from `index`; payloads of contributions below payloads_from are not needed */
+    NODE_DO_SNAPSHOT,    /* the trainer copies theta_s of the fragment between two steps; then SNAPSHOTTED */
+    NODE_DO_ENCODE, /* worker: replica_encode, sign `contribution` (payload fields, norm, loss filled by it), spool; ENCODED */
+    NODE_DO_UPLOAD, /* send the spooled message of (fragment, sequence), in the background */
+    NODE_DO_APPLY,  /* worker: replay_step of this entry on the replica; then APPLIED */
+    NODE_DO_REBASE, /* worker copies the newest base, trainer rebases between two steps; then REBASED. The spooled message is over */
+    NODE_DO_RESTORE,   /* the same after a refusal: replica_restore first; then REBASED. The spooled message is over */
+    NODE_DO_TRAIN,     /* training may go on (on) or must wait (off), with the cause to book the time under */
+    NODE_DO_HEARTBEAT, /* send one; then HEARTBEAT_REPLY */
+    NODE_DO_TIMER,     /* send TIMER at this monotonic time; replaces the one asked for before */
+    NODE_DO_FINISH,    /* the run has stopped and everything of ours is merged or refused: save, export, exit 0 */
+    NODE_DO_HALT       /* stop with this message; exit code is not 0 */
 };
 
 enum node_wait { NODE_WAIT_NONE = 0, NODE_WAIT_MERGE, NODE_WAIT_PAUSED, NODE_WAIT_START };
@@ -140,14 +140,14 @@ struct node_action {
     enum node_action_kind kind;
     uint32_t fragment;
     uint64_t sequence;
-    uint64_t index, payloads_from;     /* FOLLOW: ledger indices */
-    bool ask_offer;                    /* CONNECT */
-    bool train;                        /* TRAIN */
-    enum node_wait wait;               /* TRAIN: why not */
-    uint64_t at_ms;                    /* TIMER */
-    struct contribution contribution;  /* ENCODE: all but payload_size, payload_digest, norm, loss, compute_share, signed_at */
-    struct buffer bytes;               /* APPLY: the STEP entry */
-    char message[256];                 /* HALT */
+    uint64_t index, payloads_from;    /* FOLLOW: ledger indices */
+    bool ask_offer;                   /* CONNECT */
+    bool train;                       /* TRAIN */
+    enum node_wait wait;              /* TRAIN: why not */
+    uint64_t at_ms;                   /* TIMER */
+    struct contribution contribution; /* ENCODE: all but payload_size, payload_digest, norm, loss, compute_share, signed_at */
+    struct buffer bytes;              /* APPLY: the STEP entry */
+    char message[256];                /* HALT */
 };
 
 struct node_actions {
@@ -164,15 +164,24 @@ void node_state_destroy(struct node_state *state);
 /* Start-up, in this order: every stored entry from 0; then start with the replica's version and the spool. */
 MUST_USE enum status node_state_restore(struct node_state *state, struct bytes entry, struct error *error);
 /* replica_version: version the replica is at. Entries of steps beyond it must be applied to it by the shell (replay) before. */
-void node_state_start(struct node_state *state, uint64_t replica_version, const struct node_spooled *spooled, size_t spooled_count,
-                      struct node_moment now, struct node_actions *out);
+void node_state_start(struct node_state *state, uint64_t replica_version, const struct node_spooled *spooled,
+                      size_t spooled_count, struct node_moment now, struct node_actions *out);
 void node_state_step(struct node_state *state, const struct node_event *event, struct node_moment now, struct node_actions *out);
 
 /* --- looking (valid until the next step) --- */
-enum slot_phase { SLOT_TRAINING = 0, SLOT_SNAPSHOT, SLOT_ENCODING, SLOT_UPLOADING, SLOT_BACKOFF, SLOT_ACCEPTED, SLOT_MERGING, SLOT_RESTORING };
+enum slot_phase {
+    SLOT_TRAINING = 0,
+    SLOT_SNAPSHOT,
+    SLOT_ENCODING,
+    SLOT_UPLOADING,
+    SLOT_BACKOFF,
+    SLOT_ACCEPTED,
+    SLOT_MERGING,
+    SLOT_RESTORING
+};
 const struct run_state *node_state_run(const struct node_state *state);
 enum slot_phase node_state_slot(const struct node_state *state, uint32_t fragment);
-uint64_t node_state_backlog(const struct node_state *state); /* entries waiting behind a step */
+uint64_t node_state_backlog(const struct node_state *state);  /* entries waiting behind a step */
 uint64_t node_state_sequence(const struct node_state *state); /* the last one used */
 uint32_t node_state_inner_steps(const struct node_state *state);
 uint64_t node_state_refused(const struct node_state *state, enum refusal code);

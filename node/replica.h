@@ -33,7 +33,7 @@ struct replica {
     float *feedback; /* [parameters]; NULL in dense mode */
     uint64_t base_version[FRAGMENTS_LIMIT];
     uint64_t next_version[FRAGMENTS_LIMIT];
-    struct codec_encoder *encoder; /* for the largest fragment */
+    struct codec_encoder *encoders[FRAGMENTS_LIMIT]; /* [fragments]: the last fragment may be longer */
 };
 
 MUST_USE enum status replica_init(struct replica *replica, const struct manifest *manifest, uint64_t parameters,

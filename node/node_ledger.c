@@ -1,0 +1,168 @@
+/* What the ledger says: entries, steps and heads, in order, each believed only once it was checked.
+ *
+ * An entry that is not a step takes effect at once. A STEP waits for the worker to move the replica; entries that come meanwhile
+ * queue behind it, so the run state and the replica always speak of the same prefix. A head is compared with our own tree as
+ * soon as we have as many entries as it speaks of.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "node/node_state_core.h"
+
+static struct slot *slot_of_digest(struct node_state *state, const uint8_t digest[static DIGEST_SIZE]) {
+    for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
+        struct slot *slot = &state->slots[fragment];
+        if (slot->encoded && memcmp(slot->header_digest, digest, DIGEST_SIZE) == 0) return slot;
+    }
+    return NULL;
+}
+
+static void note_contribution(struct node_state *state, const struct ledger_entry *entry, uint64_t index) {
+    struct contribution contribution;
+    struct bytes header = bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE);
+    if (contribution_decode(header, &contribution, NULL) != OK || contribution.site != state->options.site) return;
+    uint8_t digest[DIGEST_SIZE];
+    contribution_digest(entry->contribution.header, digest);
+    state->sequence = MAX(state->sequence, contribution.sequence);
+    struct slot *slot = slot_of_digest(state, digest);
+    if (!slot) return; /* ours, from before a restore of an old backup: nothing of it is left here */
+    slot->in_ledger = true;
+    slot->index = index;
+}
+
+enum status node_ledger_take(struct node_state *state, struct bytes raw, bool trusted, struct error *error) {
+    struct ledger_entry entry;
+    TRY(ledger_entry_decode(raw, &entry, error));
+    uint64_t index = run_state_size(state->run);
+    TRY(run_state_apply(state->run, raw, trusted, error));
+    if (entry.kind == LEDGER_GENESIS) {
+        state->fragments = run_state_manifest(state->run)->fragments;
+    } else if (entry.kind == LEDGER_CONTRIBUTION) {
+        note_contribution(state, &entry, index);
+    }
+    return OK;
+}
+
+static void check_head(struct node_state *state, struct node_actions *out) {
+    if (state->head.size == 0 || state->head.size > run_state_size(state->run)) return;
+    uint8_t root[DIGEST_SIZE];
+    merkle_root(run_state_tree(state->run), state->head.size, root);
+    if (memcmp(root, state->head.root, DIGEST_SIZE) != 0) {
+        node_halt(state, out,
+                  "the coordinator signed another history: its head over %llu entries is not ours. Keep this "
+                  "directory as evidence and tell the admin",
+                  (unsigned long long)state->head.size);
+    }
+    state->head.size = 0;
+}
+
+void node_ledger_head(struct node_state *state, struct bytes raw, struct node_actions *out) {
+    struct ledger_head head;
+    struct error error = {0};
+    if (!run_state_has_genesis(state->run)) return;
+    if (ledger_head_verify(raw, run_state_coordinator_key(state->run), &head, &error) != OK) {
+        node_halt(state, out, "a ledger head does not verify: %.150s", error.message);
+        return;
+    }
+    if (memcmp(head.run_id, run_state_run_id(state->run), RUN_ID_SIZE) != 0) {
+        node_halt(state, out, "a ledger head is of another run");
+        return;
+    }
+    if (head.size > state->head.size) state->head = head;
+    check_head(state, out);
+}
+
+/* The rules' half of a step, once the replica has it; then what it means for our own contributions. */
+static void step_taken(struct node_state *state, struct bytes raw, const struct ledger_entry *entry, struct node_actions *out) {
+    struct error error = {0};
+    uint32_t fragment = entry->step.fragment;
+    struct slot *slot = fragment < state->fragments ? &state->slots[fragment] : NULL;
+    bool ours = false;
+    for (uint16_t i = 0; slot && slot->in_ledger && i < entry->step.count; i++) ours |= entry->step.parts[i].index == slot->index;
+    uint64_t staleness = ours ? run_state_staleness(state->run, fragment, slot->base_version) : 0;
+    if (node_ledger_take(state, raw, false, &error) != OK) {
+        node_halt(state, out, "the ledger breaks its rules: %.180s", error.message);
+        return;
+    }
+    state->replica_version = MAX(state->replica_version, entry->step.version);
+    if (ours) {
+        state->staleness = staleness;
+        node_slot_merged(state, fragment, out);
+    }
+}
+
+static void take(struct node_state *state, struct bytes raw, struct node_actions *out) {
+    struct error error = {0};
+    struct ledger_entry entry;
+    if (ledger_entry_decode(raw, &entry, &error) != OK) {
+        node_halt(state, out, "entry %llu: %.180s", (unsigned long long)run_state_size(state->run), error.message);
+        return;
+    }
+    if (entry.kind != LEDGER_STEP) {
+        if (node_ledger_take(state, raw, false, &error) != OK)
+            node_halt(state, out, "the ledger breaks its rules: %.180s", error.message);
+    } else if (entry.step.version <= state->replica_version) {
+        step_taken(state, raw, &entry, out); /* the snapshot we started from has it */
+    } else {
+        state->applying = true;
+        struct node_action *action = node_act(out, NODE_DO_APPLY);
+        buffer_append(&action->bytes, raw.data, raw.size);
+    }
+}
+
+static void queue_put(struct node_state *state, struct bytes raw) {
+    if (state->queue_count == state->queue_capacity) {
+        size_t capacity = state->queue_capacity ? state->queue_capacity * 2 : 64;
+        struct buffer *grown = xcalloc(capacity, sizeof *grown);
+        for (size_t i = 0; i < state->queue_count; i++) {
+            grown[i] = state->queue[(state->queue_head + i) % state->queue_capacity];
+        }
+        free(state->queue);
+        state->queue = grown;
+        state->queue_head = 0;
+        state->queue_capacity = capacity;
+    }
+    struct buffer copy = {0};
+    buffer_append(&copy, raw.data, raw.size);
+    state->queue[(state->queue_head + state->queue_count++) % state->queue_capacity] = copy;
+}
+
+static void drain(struct node_state *state, struct node_actions *out) {
+    while (state->queue_count > 0 && !state->applying && !state->halted) {
+        struct buffer *first = &state->queue[state->queue_head];
+        take(state, buffer_bytes(first), out);
+        if (state->applying) return; /* a step stays at the head until it is applied */
+        buffer_deinit(first);
+        state->queue_head = (state->queue_head + 1) % state->queue_capacity;
+        state->queue_count--;
+    }
+    if (!state->halted) check_head(state, out);
+}
+
+void node_ledger_entry(struct node_state *state, struct bytes raw, struct node_actions *out) {
+    queue_put(state, raw);
+    drain(state, out);
+}
+
+void node_ledger_applied(struct node_state *state, const struct node_event *event, struct node_actions *out) {
+    if (!state->applying || state->queue_count == 0) return;
+    struct buffer first = state->queue[state->queue_head];
+    state->queue_head = (state->queue_head + 1) % state->queue_capacity;
+    state->queue_count--;
+    state->applying = false;
+    struct ledger_entry entry;
+    struct error error = {0};
+    if (event->status != OK) {
+        node_halt(state, out, "a step cannot be applied: %.180s", event->message ? event->message : status_name(event->status));
+    } else if (ledger_entry_decode(buffer_bytes(&first), &entry, &error) != OK) {
+        node_halt(state, out, "%.200s", error.message);
+    } else if (entry.step.has_root && memcmp(entry.step.root, event->applied.root, DIGEST_SIZE) != 0) {
+        node_halt(state, out, "state root differs at version %llu: this site's replica is not the model that the ledger names",
+                  (unsigned long long)entry.step.version);
+    } else {
+        step_taken(state, buffer_bytes(&first), &entry, out);
+    }
+    buffer_deinit(&first);
+    drain(state, out);
+}

@@ -1,0 +1,76 @@
+/* The inside of the site's brain, shared by node_state.c (rounds, link, time) and node_ledger.c (what the ledger says). Nobody
+ * else includes it. */
+#ifndef NODE_NODE_STATE_CORE_H
+#define NODE_NODE_STATE_CORE_H
+
+#include "node/node_state.h"
+
+struct slot { /* a fragment's round */
+    enum slot_phase phase;
+    uint64_t sequence; /* of the message under way; 0: none */
+    uint8_t header[CONTRIBUTION_HEADER_SIZE];
+    uint8_t signature[SIGNATURE_SIZE];
+    uint8_t header_digest[DIGEST_SIZE];
+    bool encoded;   /* header, signature and digest are set, and the message is in the spool */
+    bool in_ledger; /* our entry is at `index` */
+    uint64_t index;
+    uint64_t base_version;
+    int64_t steps_mark; /* the trainer's count at the last snapshot (below 0 at first: staggered) */
+    uint64_t tokens_unsent, tokens_in_flight;
+    uint64_t steps_in_flight;
+    double loss_sum; /* over steps since the last snapshot */
+    uint64_t loss_count;
+    uint64_t retry_at; /* BACKOFF */
+    uint32_t attempts;
+    uint32_t rejected; /* refusals in a row that say our own message was bad */
+};
+
+enum link_phase { LINK_DOWN, LINK_CONNECTING, LINK_OFFERED, LINK_FETCHING, LINK_OPENING, LINK_UP };
+
+struct node_state {
+    struct node_options options;
+    struct random random;
+    struct run_state *run;
+    struct slot slots[FRAGMENTS_LIMIT];
+    uint32_t fragments;
+    bool started, halted, finishing;
+    uint64_t sequence; /* the last one used, by us or according to the ledger */
+    uint64_t replica_version;
+    uint64_t steps, tokens; /* the trainer's counts */
+    uint32_t inner_steps;   /* H_w as last told; 0: not told yet */
+    uint64_t staleness;
+    uint64_t refused[REFUSAL_COUNT];
+
+    enum link_phase link;
+    uint32_t link_attempts;
+    uint64_t link_retry_at;
+    uint64_t payloads_from;
+    struct snapshot_header offer;
+
+    bool heartbeat_open;
+    uint64_t heartbeat_at;
+    uint64_t timer; /* the one asked for; UINT64_MAX: none */
+
+    bool training;          /* as last told to the trainer */
+    enum node_wait waiting; /* likewise */
+
+    struct buffer *queue; /* entries behind a step, a ring [queue_capacity] */
+    size_t queue_head, queue_count, queue_capacity;
+    bool applying;
+    struct ledger_head head; /* the newest head not checked yet; size 0: none */
+};
+
+struct node_action *node_act(struct node_actions *out, enum node_action_kind kind);
+void node_halt(struct node_state *state, struct node_actions *out, const char *format, ...) PRINTF_LIKE(3, 4);
+
+/* node_ledger.c */
+void node_ledger_entry(struct node_state *state, struct bytes raw, struct node_actions *out);
+void node_ledger_applied(struct node_state *state, const struct node_event *event, struct node_actions *out);
+void node_ledger_head(struct node_state *state, struct bytes raw, struct node_actions *out);
+/* Takes an entry of ours or another's into the run state, and what it means for our slots. */
+enum status node_ledger_take(struct node_state *state, struct bytes raw, bool trusted, struct error *error);
+
+/* node_state.c: the slot's message has been merged by a step that is in the run state and the replica now. */
+void node_slot_merged(struct node_state *state, uint32_t fragment, struct node_actions *out);
+
+#endif

@@ -1,0 +1,111 @@
+#include "node/replica.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+
+uint64_t replica_memory(const struct manifest *manifest, uint64_t parameters) {
+    uint64_t vectors = manifest->outer.mode == OUTER_SPARSE ? 4 : 3;
+    return model_state_memory(manifest, parameters) + vectors * parameters * sizeof(float) + parameters / 4;
+}
+
+static enum status vector(uint64_t count, float **out, struct error *error) {
+    void *memory = NULL;
+    TRY(memory_try(count, sizeof(float), &memory, error));
+    *out = memory;
+    return OK;
+}
+
+enum status replica_init(struct replica *replica, const struct manifest *manifest, uint64_t parameters, struct error *error) {
+    *replica =
+        (struct replica){.parameters = parameters, .fragments = manifest->fragments, .codec = (enum codec)manifest->codec.kind};
+    enum status status = model_state_init(&replica->global, manifest, parameters, error);
+    if (status == OK) status = vector(parameters, &replica->base, error);
+    if (status == OK) status = vector(parameters, &replica->snapshot, error);
+    if (status == OK) status = vector(parameters, &replica->next, error);
+    if (status == OK && manifest->outer.mode == OUTER_SPARSE) status = vector(parameters, &replica->feedback, error);
+    for (uint32_t fragment = 0; status == OK && fragment < replica->fragments; fragment++) {
+        uint64_t start, count;
+        fragment_range(parameters, replica->fragments, fragment, &start, &count);
+        status = codec_encoder_create(replica->codec, count, &replica->encoders[fragment], error);
+    }
+    if (status != OK) replica_deinit(replica);
+    return status;
+}
+
+void replica_deinit(struct replica *replica) {
+    model_state_deinit(&replica->global);
+    free(replica->base);
+    free(replica->snapshot);
+    free(replica->next);
+    free(replica->feedback);
+    for (uint32_t fragment = 0; fragment < replica->fragments; fragment++) codec_encoder_destroy(replica->encoders[fragment]);
+    *replica = (struct replica){0};
+}
+
+struct range {
+    uint64_t start, count;
+    size_t size; /* bytes */
+};
+
+static struct range range_of(const struct replica *replica, uint32_t fragment) {
+    struct range range;
+    fragment_range(replica->parameters, replica->fragments, fragment, &range.start, &range.count);
+    range.size = range.count * sizeof(float);
+    return range;
+}
+
+void replica_begin(struct replica *replica, float *local) {
+    size_t size = replica->parameters * sizeof(float);
+    memcpy(replica->base, replica->global.theta, size);
+    memcpy(replica->snapshot, replica->global.theta, size);
+    memcpy(replica->next, replica->global.theta, size);
+    memcpy(local, replica->global.theta, size);
+    for (uint32_t fragment = 0; fragment < replica->fragments; fragment++) {
+        replica->base_version[fragment] = replica->next_version[fragment] = replica->global.version;
+    }
+}
+
+void replica_snapshot(struct replica *replica, uint32_t fragment, const float *local) {
+    struct range range = range_of(replica, fragment);
+    memcpy(replica->snapshot + range.start, local + range.start, range.size);
+}
+
+enum status replica_encode(struct replica *replica, uint32_t fragment, struct buffer *payload, double *norm,
+                           struct error *error) {
+    struct range range = range_of(replica, fragment);
+    float *feedback = replica->feedback ? replica->feedback + range.start : NULL;
+    size_t before = payload->size;
+    double squared = 0;
+    TRY(codec_encode(replica->encoders[fragment], replica->base + range.start, replica->snapshot + range.start, feedback, payload,
+                     error));
+    struct bytes message = bytes_of(payload->data + before, payload->size - before);
+    TRY(codec_norm_squared(replica->codec, message, range.count, &squared, error));
+    *norm = sqrt(squared); /* correctly rounded by IEEE 754, so the same everywhere */
+    return OK;
+}
+
+void replica_stage(struct replica *replica, uint32_t fragment) {
+    struct range range = range_of(replica, fragment);
+    memcpy(replica->next + range.start, replica->global.theta + range.start, range.size);
+    replica->next_version[fragment] = replica->global.version;
+}
+
+enum status replica_restore(struct replica *replica, uint32_t fragment, struct bytes payload, struct error *error) {
+    struct range range = range_of(replica, fragment);
+    if (replica->feedback) { TRY(codec_restore(replica->codec, payload, range.count, replica->feedback + range.start, error)); }
+    replica_stage(replica, fragment);
+    return OK;
+}
+
+void replica_rebase(struct replica *replica, uint32_t fragment, float *local, bool refused) {
+    struct range range = range_of(replica, fragment);
+    const float *next = replica->next + range.start;
+    float *base = replica->base + range.start, *mine = local + range.start;
+    const float *from = refused && !replica->feedback ? base : replica->snapshot + range.start;
+    for (uint64_t i = 0; i < range.count; i++) mine[i] = next[i] + (mine[i] - from[i]);
+    memcpy(base, next, range.size);
+    replica->base_version[fragment] = replica->next_version[fragment];
+}
