@@ -14,7 +14,7 @@
 
 enum { SAFETENSORS_HEADER_MAX = 16 << 20 };
 
-/* Appends the file's bytes to *out. `step`: a "version" in the metadata, or negative for none. */
+/* Appends the file's bytes to *out. `version` goes into the metadata; negative: none. */
 void safetensors_encode(const struct layout *layout, const float *parameters, int64_t version, struct buffer *out);
 /* Fills parameters [layout->count]. CORRUPT: not a safetensors file, or truncated; INVALID: another model, naming the tensor.
  * parameters is undefined after a failure. */

@@ -35,6 +35,7 @@ struct trainer_options {
     uint32_t accumulation; /* batches a step, 1.. */
     uint32_t shards;       /* 0: 4, or fewer where the batch is smaller. More threads than shards do not help */
     uint32_t threads;      /* 0: one a processor. Does not change results */
+    const char *kernels;   /* a table of kernels/kernels.h; NULL: the best here, or what ATOLL_KERNELS says */
     struct adamw_options adamw;
     struct schedule schedule;
 };

@@ -1,0 +1,45 @@
+#include "model/schedule.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/memory.h"
+
+static const char *const names[] = {[SCHEDULE_CONSTANT] = "constant", [SCHEDULE_COSINE] = "cosine", [SCHEDULE_LINEAR] = "linear"};
+
+enum status schedule_check(const struct schedule *schedule, struct error *error) {
+    if ((unsigned)schedule->shape >= COUNT_OF(names)) return error_set(error, INVALID, "schedule shape %d", (int)schedule->shape);
+    if (!(schedule->peak > 0.0f && schedule->peak <= 100.0f))
+        return error_set(error, INVALID, "schedule peak is %g; it must be above 0 and at most 100", (double)schedule->peak);
+    if (!(schedule->floor >= 0.0f && schedule->floor <= schedule->peak))
+        return error_set(error, INVALID, "schedule floor is %g; it must be in 0..peak (%g)", (double)schedule->floor,
+                         (double)schedule->peak);
+    if (schedule->shape != SCHEDULE_CONSTANT && schedule->total_tokens <= schedule->warmup_tokens)
+        return error_set(error, INVALID, "schedule total_tokens is %llu; it must be above warmup_tokens (%llu)",
+                         (unsigned long long)schedule->total_tokens, (unsigned long long)schedule->warmup_tokens);
+    return OK;
+}
+
+float schedule_at(const struct schedule *schedule, uint64_t tokens_seen) {
+    double peak = (double)schedule->peak, floor = (double)schedule->floor;
+    if (tokens_seen < schedule->warmup_tokens) {
+        double done = (double)tokens_seen / (double)schedule->warmup_tokens;
+        return (float)(peak * (0.001 + 0.999 * done));
+    }
+    if (schedule->shape == SCHEDULE_CONSTANT) return schedule->peak;
+    if (tokens_seen >= schedule->total_tokens) return schedule->floor;
+    double done = (double)(tokens_seen - schedule->warmup_tokens) / (double)(schedule->total_tokens - schedule->warmup_tokens);
+    double left = schedule->shape == SCHEDULE_COSINE ? 0.5 * (1.0 + cos(3.14159265358979323846 * done)) : 1.0 - done;
+    return (float)(floor + (peak - floor) * left);
+}
+
+enum status schedule_shape_parse(const char *text, enum schedule_shape *out, struct error *error) {
+    for (size_t i = 0; i < COUNT_OF(names); i++)
+        if (strcmp(text, names[i]) == 0) {
+            *out = (enum schedule_shape)i;
+            return OK;
+        }
+    return error_set(error, INVALID, "schedule \"%.40s\" is none of constant, cosine, linear", text);
+}
+
+const char *schedule_shape_name(enum schedule_shape shape) { return names[shape]; }

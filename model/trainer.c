@@ -1,0 +1,296 @@
+/* The trainer's step. Four rounds of jobs over the crew, each with one join:
+ *   pack      the matrices' two packed copies, from the master parameters (the caller may have changed them)
+ *   shards    forward and backward of each shard's sequences, into the shard's own gradient
+ *   sum       gradients summed in the order of shards, block by block, with each block's sum of squares
+ *   update    AdamW, block by block, once the norm of the whole is known
+ * Shards, micro-batches and blocks are cut by sizes in the options alone, and sums over them are taken in their order by one
+ * thread: hence the same bits for any number of threads.
+ */
+#include "model/trainer.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/thread.h"
+#include "model/trainer_internal.h"
+
+enum {
+    SHARDS_DEFAULT = 4,
+    MICRO_ROWS = 512, /* tokens that go through the model at once: enough for the matrix products, few enough for the cache */
+    BLOCK = 1 << 16,  /* floats a job of sum and update */
+    SEQUENCES_MAX = 1 << 16,
+};
+
+enum status trainer_check(const struct trainer_options *o, struct error *error) {
+    TRY(model_config_check(&o->model, error));
+    TRY(adamw_check(&o->adamw, error));
+    TRY(schedule_check(&o->schedule, error));
+    const struct kernels *kernels;
+    TRY(kernels_find(o->kernels, &kernels, error));
+    if (o->length < 1 || o->length > o->model.context)
+        return error_set(error, INVALID, "sequence length is %u; it must be in 1..%u, the context", o->length, o->model.context);
+    if (o->sequences < 1 || o->sequences > SEQUENCES_MAX)
+        return error_set(error, INVALID, "batch is %u sequences; it must be in 1..%d", o->sequences, SEQUENCES_MAX);
+    if (o->accumulation < 1 || o->accumulation > SEQUENCES_MAX)
+        return error_set(error, INVALID, "accumulation is %u; it must be in 1..%d", o->accumulation, SEQUENCES_MAX);
+    if (o->shards > o->sequences * (uint64_t)o->accumulation)
+        return error_set(error, INVALID, "shards is %u; there are only %llu sequences a step", o->shards,
+                         (unsigned long long)o->sequences * o->accumulation);
+    if (o->shards > 1024 || o->threads > 1024)
+        return error_set(error, INVALID, "shards is %u and threads %u; 1024 is the most", o->shards, o->threads);
+    return OK;
+}
+
+/* Takes everything model-sized from the arena: measured by trainer_memory, placed by trainer_create. */
+static void trainer_plan(struct trainer *t, struct arena *arena) {
+    const struct trainer_options *o = &t->options;
+    uint64_t count = t->layout.count;
+    t->total = o->sequences * (uint64_t)o->accumulation;
+    t->shards = o->shards ? o->shards : (uint32_t)MIN(t->total, (uint64_t)SHARDS_DEFAULT);
+    t->workers = MIN(o->threads ? o->threads : thread_processor_count(), t->shards);
+    uint64_t in_shard = (t->total + t->shards - 1) / t->shards;
+    t->micro = (uint32_t)MIN(in_shard, (uint64_t)MAX(MICRO_ROWS / o->length, 1u));
+    t->blocks = (count + BLOCK - 1) / BLOCK;
+    transformer_plan(&t->transformer, &t->layout, t->kernels, o->length, true, arena);
+    t->workspaces = arena_take(arena, t->workers, sizeof *t->workspaces);
+    for (uint32_t i = 0; i < t->workers; i++) {
+        struct workspace workspace;
+        workspace_plan(&workspace, &t->transformer, t->micro, arena);
+        if (t->workspaces) t->workspaces[i] = workspace;
+    }
+    t->parameters = arena_floats(arena, count);
+    t->m = arena_floats(arena, count);
+    t->v = arena_floats(arena, count);
+    t->gradients = arena_take(arena, t->shards, sizeof *t->gradients);
+    for (uint32_t i = 0; i < t->shards; i++) {
+        float *gradient = arena_floats(arena, count);
+        if (t->gradients) t->gradients[i] = gradient;
+    }
+    t->tokens = arena_take(arena, t->total * (o->length + 1), sizeof *t->tokens);
+    t->losses = arena_take(arena, MAX(t->total, t->blocks), sizeof *t->losses);
+}
+
+uint64_t trainer_memory(const struct trainer_options *options) {
+    struct trainer trainer = {.options = *options};
+    struct arena arena = {0};
+    if (kernels_find(options->kernels, &trainer.kernels, NULL) != OK) return 0;
+    if (layout_init(&options->model, &trainer.layout, NULL) != OK) return 0;
+    trainer_plan(&trainer, &arena);
+    layout_deinit(&trainer.layout);
+    return arena.used;
+}
+
+enum status trainer_create(const struct trainer_options *options, struct trainer **out, struct error *error) {
+    TRY(trainer_check(options, error));
+    struct trainer *t = xcalloc(1, sizeof *t);
+    t->options = *options;
+    struct arena arena = {0};
+    enum status status = kernels_find(options->kernels, &t->kernels, error);
+    if (status == OK) status = layout_init(&options->model, &t->layout, error);
+    if (status == OK) status = memory_try(trainer_memory(options), 1, &t->memory, error);
+    if (status != OK) goto out;
+    arena.base = t->memory;
+    trainer_plan(t, &arena);
+    status = crew_create(t->workers, &t->crew, error);
+out:
+    if (status != OK) {
+        trainer_destroy(t);
+        return status;
+    }
+    *out = t;
+    return OK;
+}
+
+void trainer_destroy(struct trainer *t) {
+    if (!t) return;
+    crew_destroy(t->crew);
+    layout_deinit(&t->layout);
+    free(t->memory);
+    free(t);
+}
+
+const struct layout *trainer_layout(const struct trainer *t) { return &t->layout; }
+float *trainer_parameters(struct trainer *t) { return t->parameters; }
+struct trainer_counters trainer_counters(const struct trainer *t) {
+    return t->counters;
+}
+const char *trainer_kernels(const struct trainer *t) { return t->kernels->name; }
+
+/* --- jobs ---------------------------------------------------------------------------------------------------------------- */
+
+static void job_pack(void *context, uint64_t job, uint32_t worker) {
+    struct trainer *t = context;
+    (void)worker;
+    transformer_pack(&t->transformer, t->parameters, (uint32_t)job);
+}
+
+static void job_shard(void *context, uint64_t shard, uint32_t worker) {
+    struct trainer *t = context;
+    uint32_t length = t->options.length;
+    uint64_t from = t->total * shard / t->shards, end = t->total * (shard + 1) / t->shards;
+    float scale = (float)(1.0 / (double)(t->total * length));
+    memset(t->gradients[shard], 0, t->layout.count * sizeof(float));
+    double loss = 0;
+    for (uint64_t at = from; at < end; at += t->micro)
+        loss += transformer_run(&t->transformer, &t->workspaces[worker], t->parameters, t->tokens + at * (length + 1),
+                                (uint32_t)MIN(end - at, (uint64_t)t->micro), length, scale, t->gradients[shard]);
+    t->losses[shard] = loss;
+}
+
+static void job_sum(void *context, uint64_t block, uint32_t worker) {
+    struct trainer *t = context;
+    (void)worker;
+    uint64_t from = block * BLOCK, count = MIN(t->layout.count - from, (uint64_t)BLOCK);
+    t->losses[block] =
+        t->kernels->gradient_sum(count, t->shards, (const float *const *)t->gradients, from, t->gradients[0] + from);
+}
+
+/* The tensor that holds float number `at`. */
+static const struct layout_tensor *tensor_at(const struct layout *layout, uint64_t at) {
+    uint32_t low = 0, high = layout->tensor_count;
+    while (high - low > 1) {
+        uint32_t middle = low + (high - low) / 2;
+        if (layout->tensors[middle].offset <= at)
+            low = middle;
+        else
+            high = middle;
+    }
+    return &layout->tensors[low];
+}
+
+static void job_update(void *context, uint64_t block, uint32_t worker) {
+    struct trainer *t = context;
+    (void)worker;
+    uint64_t at = block * BLOCK, end = MIN(at + BLOCK, t->layout.count);
+    for (const struct layout_tensor *tensor = tensor_at(&t->layout, at); at < end; tensor++) {
+        struct adamw_step step = t->update;
+        if (!tensor->decays) step.decay = 0.0f;
+        uint64_t count = MIN(end, tensor->offset + tensor->count) - at;
+        t->kernels->adamw(count, &step, t->gradients[0] + at, t->parameters + at, t->m + at, t->v + at);
+        at += count;
+    }
+}
+
+static double sum_in_order(const double *values, uint64_t count) {
+    double sum = 0;
+    for (uint64_t i = 0; i < count; i++) sum += values[i];
+    return sum;
+}
+
+/* --- a step -------------------------------------------------------------------------------------------------------------- */
+
+static struct adamw_step update_constants(const struct trainer *t, float rate, double norm) {
+    const struct adamw_options *o = &t->options.adamw;
+    double steps = (double)(t->optimizer_steps + 1);
+    double scale = o->clip > 0.0f ? fmin(1.0, (double)o->clip / (norm + 1e-6)) : 1.0;
+    return (struct adamw_step){.learning_rate = rate,
+                               .beta1 = o->beta1,
+                               .beta2 = o->beta2,
+                               .epsilon = o->epsilon,
+                               .decay = o->decay,
+                               .gradient_scale = (float)scale,
+                               .correction1 = (float)(1.0 / (1.0 - pow((double)o->beta1, steps))),
+                               .correction2 = (float)(1.0 / (1.0 - pow((double)o->beta2, steps)))};
+}
+
+enum status trainer_step(struct trainer *t, const struct data *data, uint64_t run_tokens, struct trainer_result *result,
+                         struct error *error) {
+    struct data_position position = t->counters.position;
+    for (uint64_t i = 0; i < t->total; i++)
+        TRY(data_next(data, &position, t->options.length, t->tokens + i * (t->options.length + 1), error));
+    for (uint64_t i = 0; i < t->total * (t->options.length + 1); i++)
+        if (t->tokens[i] >= t->options.model.vocabulary)
+            return error_set(error, INVALID, "token %u is beyond the model's vocabulary of %u: the data were opened for another",
+                             t->tokens[i], t->options.model.vocabulary);
+    t->counters.position = position;
+    crew_run(t->crew, transformer_pack_jobs(&t->transformer), job_pack, t);
+    crew_run(t->crew, t->shards, job_shard, t);
+    uint64_t tokens = t->total * t->options.length;
+    double loss = sum_in_order(t->losses, t->shards) / (double)tokens;
+    crew_run(t->crew, t->blocks, job_sum, t);
+    double norm = sqrt(sum_in_order(t->losses, t->blocks));
+    if (!isfinite(loss) || !isfinite(norm))
+        return error_set(error, CORRUPT, "step %llu is not finite (loss %g, gradient norm %g)",
+                         (unsigned long long)t->counters.steps + 1, loss, norm);
+    float rate = schedule_at(&t->options.schedule, run_tokens);
+    t->update = update_constants(t, rate, norm);
+    crew_run(t->crew, t->blocks, job_update, t);
+    t->optimizer_steps++;
+    t->counters.steps++;
+    t->counters.tokens += tokens;
+    if (result) *result = (struct trainer_result){loss, norm, rate, tokens};
+    return OK;
+}
+
+void trainer_reset_optimizer(struct trainer *t) {
+    memset(t->m, 0, t->layout.count * sizeof *t->m);
+    memset(t->v, 0, t->layout.count * sizeof *t->v);
+    t->optimizer_steps = 0;
+}
+
+/* --- evaluation ---------------------------------------------------------------------------------------------------------- */
+
+struct evaluation {
+    struct trainer *t;
+    const uint16_t *tokens;
+    uint64_t count;
+};
+
+static void job_evaluate(void *context, uint64_t job, uint32_t worker) {
+    const struct evaluation *e = context;
+    struct trainer *t = e->t;
+    uint64_t from = job * t->micro;
+    t->losses[job] =
+        transformer_run(&t->transformer, &t->workspaces[worker], t->parameters, e->tokens + from * (t->options.length + 1),
+                        (uint32_t)MIN(e->count - from, (uint64_t)t->micro), t->options.length, 0.0f, NULL);
+}
+
+/* Sum of losses of count sequences, at most t->total at a time; the matrices must be packed. */
+static double evaluate_sum(struct trainer *t, const uint16_t *tokens, uint64_t count) {
+    double sum = 0;
+    for (uint64_t from = 0; from < count; from += t->total) {
+        struct evaluation part = {t, tokens + from * (t->options.length + 1), MIN(count - from, t->total)};
+        uint64_t jobs = (part.count + t->micro - 1) / t->micro;
+        crew_run(t->crew, jobs, job_evaluate, &part);
+        sum += sum_in_order(t->losses, jobs);
+    }
+    return sum;
+}
+
+enum status trainer_evaluate_tokens(struct trainer *t, const uint16_t *tokens, uint64_t count, double *nats,
+                                    struct error *error) {
+    uint64_t length = t->options.length;
+    if (count == 0) return error_set(error, INVALID, "no sequences to evaluate");
+    for (uint64_t i = 0; i < count * (length + 1); i++)
+        if (tokens[i] >= t->options.model.vocabulary)
+            return error_set(error, INVALID, "token %u is beyond the vocabulary of %u", tokens[i], t->options.model.vocabulary);
+    crew_run(t->crew, transformer_pack_jobs(&t->transformer), job_pack, t);
+    *nats = evaluate_sum(t, tokens, count) / (double)(count * length);
+    return OK;
+}
+
+enum status trainer_evaluate(struct trainer *t, const struct data *data, uint64_t max_windows, double *nats,
+                             struct error *error) {
+    uint64_t length = t->options.length, there = data_heldout_count(data, t->options.length);
+    uint64_t count = max_windows ? MIN(max_windows, there) : there;
+    if (count == 0)
+        return error_set(error, NOT_FOUND, "the data hold out no window of %llu tokens", (unsigned long long)length + 1);
+    crew_run(t->crew, transformer_pack_jobs(&t->transformer), job_pack, t);
+    double sum = 0;
+    for (uint64_t from = 0; from < count; from += t->total) {
+        uint64_t here = MIN(count - from, t->total);
+        for (uint64_t i = 0; i < here; i++) {
+            uint64_t window = (uint64_t)((unsigned __int128)(from + i) * there / count);
+            TRY(data_heldout(data, window, t->options.length, t->tokens + i * (length + 1), error));
+        }
+        for (uint64_t i = 0; i < here * (length + 1); i++)
+            if (t->tokens[i] >= t->options.model.vocabulary)
+                return error_set(error, INVALID, "token %u is beyond the vocabulary of %u", t->tokens[i],
+                                 t->options.model.vocabulary);
+        sum += evaluate_sum(t, t->tokens, here);
+    }
+    *nats = sum / (double)(count * length);
+    return OK;
+}

@@ -1,0 +1,75 @@
+/* The trainer's state as bytes:
+ *     magic, u8 parts (bit 0: with parameters), u32 size and layout description, u64 steps, tokens, epoch, index, optimizer steps,
+ *     then [parameters,] m, v as little-endian fp32.
+ */
+#include <string.h>
+
+#include "base/memory.h"
+#include "model/trainer_internal.h"
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "arrays of floats are stored as they lie in memory, which must be little-endian"
+#endif
+
+static const char MAGIC[] = "atoll trainer 1\n";
+enum { WITH_PARAMETERS = 1 };
+
+static void save(const struct trainer *t, uint8_t parts, struct buffer *out) {
+    struct buffer description = {0};
+    layout_describe(&t->layout, &description);
+    size_t size = t->layout.count * sizeof(float);
+    buffer_reserve(out, out->size + sizeof MAGIC + description.size + 64 + 3 * size);
+    buffer_append(out, MAGIC, sizeof MAGIC - 1);
+    buffer_u8(out, parts);
+    buffer_u32(out, (uint32_t)description.size);
+    buffer_append(out, description.data, description.size);
+    buffer_deinit(&description);
+    buffer_u64(out, t->counters.steps);
+    buffer_u64(out, t->counters.tokens);
+    buffer_u64(out, t->counters.position.epoch);
+    buffer_u64(out, t->counters.position.index);
+    buffer_u64(out, t->optimizer_steps);
+    if (parts & WITH_PARAMETERS) buffer_append(out, t->parameters, size);
+    buffer_append(out, t->m, size);
+    buffer_append(out, t->v, size);
+}
+
+void trainer_save(const struct trainer *t, struct buffer *out) { save(t, WITH_PARAMETERS, out); }
+void trainer_save_optimizer(const struct trainer *t, struct buffer *out) { save(t, 0, out); }
+
+static enum status check_layout(const struct trainer *t, struct bytes description, struct error *error) {
+    struct layout layout = {0};
+    enum status status = layout_read(description, &layout, error);
+    if (status != OK) return error_set(error, CORRUPT, "trainer state does not begin with a layout");
+    status = layout_compare(&t->layout, &layout, error);
+    layout_deinit(&layout);
+    return status == OK ? OK : error_wrap(error, status, "trainer state is of another model");
+}
+
+enum status trainer_load(struct trainer *t, struct bytes state, struct error *error) {
+    struct reader reader = reader_of(state);
+    struct bytes magic = reader_take(&reader, sizeof MAGIC - 1);
+    if (reader.failed || memcmp(magic.data, MAGIC, sizeof MAGIC - 1) != 0)
+        return error_set(error, CORRUPT, "not a trainer state of version 1");
+    uint8_t parts = reader_u8(&reader);
+    struct bytes description = reader_take(&reader, reader_u32(&reader));
+    struct trainer_counters counters = {.steps = reader_u64(&reader), .tokens = reader_u64(&reader)};
+    counters.position.epoch = reader_u64(&reader);
+    counters.position.index = reader_u64(&reader);
+    uint64_t optimizer_steps = reader_u64(&reader);
+    if (reader.failed || parts > WITH_PARAMETERS) return error_set(error, CORRUPT, "trainer state is damaged or cut off");
+    TRY(check_layout(t, description, error));
+    size_t size = t->layout.count * sizeof(float);
+    struct bytes parameters = {0};
+    if (parts & WITH_PARAMETERS) parameters = reader_take(&reader, size);
+    struct bytes m = reader_take(&reader, size), v = reader_take(&reader, size);
+    if (reader.failed || reader_left(&reader) != 0)
+        return error_set(error, CORRUPT, "trainer state is %zu bytes, too %s for its model", state.size,
+                         reader.failed ? "few" : "many");
+    if (parts & WITH_PARAMETERS) memcpy(t->parameters, parameters.data, size);
+    memcpy(t->m, m.data, size);
+    memcpy(t->v, v.data, size);
+    t->counters = counters;
+    t->optimizer_steps = optimizer_steps;
+    return OK;
+}
