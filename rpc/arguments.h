@@ -1,0 +1,24 @@
+/* Inside rpc/ only: the settings that every server and channel has, as the library wants them. */
+#ifndef RPC_ARGUMENTS_H
+#define RPC_ARGUMENTS_H
+
+#include <grpc/grpc.h>
+
+enum { ARGUMENTS_MAX = 32 };
+
+struct arguments {
+    grpc_arg list[ARGUMENTS_MAX];
+    size_t count;
+};
+
+void arguments_integer(struct arguments *arguments, const char *key, uint64_t value); /* clipped to INT_MAX */
+void arguments_text(struct arguments *arguments, const char *key, const char *value); /* borrows value */
+void arguments_pointer(struct arguments *arguments, const char *key, void *value, const grpc_arg_pointer_vtable *vtable);
+/* What both sides need: message size, no compression, keepalive. */
+void arguments_common(struct arguments *arguments, uint32_t max_message_size, uint32_t keepalive_time_ms,
+                      uint32_t keepalive_timeout_ms);
+static inline grpc_channel_args arguments_core(struct arguments *arguments) {
+    return (grpc_channel_args){arguments->count, arguments->list};
+}
+
+#endif

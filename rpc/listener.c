@@ -1,0 +1,209 @@
+#include "rpc/listener.h"
+
+#include <grpc/grpc_security.h>
+#include <grpc/slice.h>
+#include <grpc/support/alloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "rpc/arguments.h"
+
+enum { REQUESTS_PER_QUEUE = 16 };
+
+struct fetcher { /* one per address: what its part of the library has been given last */
+    struct material *material;
+    uint64_t generation;
+};
+
+struct request { /* a standing request for the next call */
+    struct listener *listener;
+    struct engine_queue *queue;
+    struct tag tag;
+    grpc_call *core;
+    grpc_call_details details;
+    grpc_metadata_array metadata;
+};
+
+struct listener {
+    struct engine *engine;
+    grpc_server *core;
+    listener_accept *accept;
+    void *context;
+    struct fetcher *fetchers;
+    struct request *requests;
+    size_t request_count;
+    struct tag shut_tag;
+    bool shut, core_over;    /* under engine->lock */
+    size_t requests_pending; /* under engine->lock */
+};
+
+/* The library asks at each handshake, one at a time for one address. */
+static grpc_ssl_certificate_config_reload_status fetch(void *context, grpc_ssl_server_certificate_config **config) {
+    struct fetcher *fetcher = context;
+    struct material *material = fetcher->material;
+    pthread_mutex_lock(&material->lock);
+    bool news = fetcher->generation != material->generation;
+    if (news) {
+        grpc_ssl_pem_key_cert_pair pair = {material->private_key, material->chain};
+        *config = grpc_ssl_server_certificate_config_create(material->client_ca, &pair, 1);
+        fetcher->generation = material->generation;
+    }
+    pthread_mutex_unlock(&material->lock);
+    return news ? GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW : GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
+}
+
+static void request_next(struct request *request) {
+    grpc_call_details_init(&request->details);
+    grpc_metadata_array_init(&request->metadata);
+    request->core = NULL;
+    grpc_call_error result =
+        grpc_server_request_call(request->listener->core, &request->core, &request->details, &request->metadata,
+                                 request->queue->core, request->queue->core, &request->tag);
+    ASSERT(result == GRPC_CALL_OK);
+}
+
+static void request_clear(struct request *request) {
+    grpc_call_details_destroy(&request->details);
+    grpc_metadata_array_destroy(&request->metadata);
+}
+
+static void on_request_back(void *owner, bool ok) {
+    struct request *request = owner;
+    struct listener *listener = request->listener;
+    grpc_call *core = request->core;
+    char *path = ok ? grpc_slice_to_c_string(request->details.method) : NULL;
+    request_clear(request);
+    pthread_mutex_lock(&listener->engine->lock);
+    bool again = ok && !listener->shut;
+    if (!again && --listener->requests_pending == 0) pthread_cond_broadcast(&listener->engine->changed);
+    pthread_mutex_unlock(&listener->engine->lock);
+    /* If it is shut in between, the library hands this request back at once as failed. */
+    if (again) request_next(request);
+    if (ok) listener->accept(listener->context, request->queue, core, path);
+    gpr_free(path);
+}
+
+static void on_shut_back(void *owner, bool ok) {
+    (void)ok;
+    struct listener *listener = owner;
+    pthread_mutex_lock(&listener->engine->lock);
+    listener->core_over = true;
+    pthread_cond_broadcast(&listener->engine->changed);
+    pthread_mutex_unlock(&listener->engine->lock);
+}
+
+static grpc_server *create_core(const struct rpc_server_options *options) {
+    struct arguments arguments = {0};
+    arguments_common(&arguments, options->max_message_size, options->keepalive_time_ms, options->keepalive_timeout_ms);
+    arguments_integer(&arguments, GRPC_ARG_ALLOW_REUSEPORT, 0); /* else two servers share a port and nobody is told */
+    arguments_integer(&arguments, GRPC_ARG_MAX_CONCURRENT_STREAMS, options->max_calls_connection);
+    arguments_integer(&arguments, GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, options->handshake_timeout_ms);
+    /* Clients' keepalive is not an attack: without this they earn a GOAWAY "too_many_pings". */
+    arguments_integer(&arguments, GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
+    arguments_integer(&arguments, GRPC_ARG_MAX_METADATA_SIZE, 16 * 1024);
+    if (options->max_connection_age_ms > 0)
+        arguments_integer(&arguments, GRPC_ARG_MAX_CONNECTION_AGE_MS, options->max_connection_age_ms);
+    grpc_resource_quota *quota = grpc_resource_quota_create("atoll");
+    grpc_resource_quota_resize(quota, options->memory_quota);
+    arguments_pointer(&arguments, GRPC_ARG_RESOURCE_QUOTA, quota, grpc_resource_quota_arg_vtable());
+    grpc_channel_args core_arguments = arguments_core(&arguments);
+    grpc_server *core = grpc_server_create(&core_arguments, NULL);
+    grpc_resource_quota_unref(quota);
+    return core;
+}
+
+/* Puts `port` in the place of a port 0, so that a second listener comes back where the first one was. */
+static char *address_with(const char *address, uint16_t port) {
+    size_t length = strlen(address);
+    if (port == 0 || length < 2 || strcmp(address + length - 2, ":0") != 0) return xstrdup(address);
+    return xformat("%.*s:%u", (int)(length - 2), address, port);
+}
+
+static enum status bind_all(struct listener *listener, const struct rpc_server_options *options, struct material *material,
+                            uint16_t *port, struct error *error) {
+    for (size_t i = 0; i < options->address_count; i++) {
+        listener->fetchers[i].material = material;
+        grpc_server_credentials *credentials =
+            grpc_ssl_server_credentials_create_with_options(grpc_ssl_server_credentials_create_options_using_config_fetcher(
+                options->certificate.client_ca ? GRPC_SSL_REQUEST_CLIENT_CERTIFICATE_AND_VERIFY
+                                               : GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE,
+                fetch, &listener->fetchers[i]));
+        char *address = address_with(options->addresses[i], i == 0 ? *port : 0);
+        int bound = grpc_server_add_http2_port(listener->core, address, credentials);
+        grpc_server_credentials_release(credentials);
+        if (bound <= 0) {
+            enum status status = error_set(error, UNAVAILABLE,
+                                           "listen on %s: cannot bind; check that the address is this machine's, that nobody "
+                                           "else listens there, and that the port is allowed",
+                                           address);
+            free(address);
+            return status;
+        }
+        free(address);
+        if (i == 0) *port = (uint16_t)bound;
+    }
+    return OK;
+}
+
+enum status listener_open(struct engine *engine, const struct rpc_server_options *options, struct material *material,
+                          uint16_t *port, listener_accept *accept, void *context, struct listener **out, struct error *error) {
+    struct listener *listener = xcalloc(1, sizeof *listener);
+    listener->engine = engine;
+    listener->accept = accept;
+    listener->context = context;
+    listener->shut_tag = (struct tag){on_shut_back, listener};
+    listener->fetchers = xcalloc(options->address_count, sizeof *listener->fetchers);
+    listener->core = create_core(options);
+    for (uint32_t i = 0; i < engine->count; i++)
+        grpc_server_register_completion_queue(listener->core, engine->queues[i].core, NULL);
+    uint16_t bound = *port;
+    enum status status = bind_all(listener, options, material, &bound, error);
+    grpc_server_start(listener->core); /* after a failed bind too: the orderly way out is the same */
+    if (status != OK) {
+        listener_shut(listener);
+        pthread_mutex_lock(&engine->lock);
+        while (!listener->core_over) pthread_cond_wait(&engine->changed, &engine->lock);
+        pthread_mutex_unlock(&engine->lock);
+        listener_close(listener);
+        return status;
+    }
+    listener->request_count = (size_t)engine->count * REQUESTS_PER_QUEUE;
+    listener->requests_pending = listener->request_count;
+    listener->requests = xcalloc(listener->request_count, sizeof *listener->requests);
+    *port = bound;
+    *out = listener; /* before the first call can come */
+    for (size_t i = 0; i < listener->request_count; i++) {
+        struct request *request = &listener->requests[i];
+        request->listener = listener;
+        request->queue = &engine->queues[i % engine->count];
+        request->tag = (struct tag){on_request_back, request};
+        request_next(request);
+    }
+    return OK;
+}
+
+void listener_shut(struct listener *listener) {
+    pthread_mutex_lock(&listener->engine->lock);
+    bool first = !listener->shut;
+    listener->shut = true;
+    pthread_mutex_unlock(&listener->engine->lock);
+    if (first) grpc_server_shutdown_and_notify(listener->core, listener->engine->queues[0].core, &listener->shut_tag);
+}
+
+bool listener_is_over(struct listener *listener) {
+    pthread_mutex_lock(&listener->engine->lock);
+    bool over = listener->core_over && listener->requests_pending == 0;
+    pthread_mutex_unlock(&listener->engine->lock);
+    return over;
+}
+
+void listener_cancel_calls(struct listener *listener) { grpc_server_cancel_all_calls(listener->core); }
+
+void listener_close(struct listener *listener) {
+    grpc_server_destroy(listener->core);
+    free(listener->fetchers);
+    free(listener->requests);
+    free(listener);
+}
