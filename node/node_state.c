@@ -84,18 +84,45 @@ static bool run_takes_contributions(const struct node_state *state) {
     return state->started && !state->halted && run_state_has_genesis(state->run) && run_state_phase(state->run) == RUN_ACTIVE;
 }
 
+/* A message of ours that is not in the ledger yet: the next one must name it as its predecessor, so it waits. */
+static bool message_under_way(const struct node_state *state) {
+    for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
+        const struct slot *slot = &state->slots[fragment];
+        if (slot->phase == SLOT_SNAPSHOT || slot->phase == SLOT_ENCODING || (slot->encoded && !slot->in_ledger)) return true;
+    }
+    return false;
+}
+
+static void advance(struct node_state *state, uint32_t fragment, struct node_actions *out) {
+    state->slots[fragment].phase = SLOT_ADVANCING;
+    node_act(out, NODE_DO_ADVANCE)->fragment = fragment;
+}
+
 static void begin_rounds(struct node_state *state, struct node_actions *out) {
-    if (!run_takes_contributions(state)) return;
+    if (!run_takes_contributions(state) || state->catching_up) return;
+    uint32_t cap = run_state_manifest(state->run)->merge.staleness_cap;
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
         struct slot *slot = &state->slots[fragment];
         if (slot->phase != SLOT_TRAINING || (int64_t)state->steps - slot->steps_mark < (int64_t)inner_steps_now(state)) continue;
         if (slot->tokens_unsent == 0) continue; /* nothing was trained since: an empty delta helps nobody */
+        if (message_under_way(state)) return;
+        if (run_state_staleness(state->run, fragment, slot->base_version) > cap) {
+            advance(state, fragment, out);
+            continue;
+        }
         slot->phase = SLOT_SNAPSHOT;
         slot->sequence = ++state->sequence;
         struct node_action *action = node_act(out, NODE_DO_SNAPSHOT);
         action->fragment = fragment;
         action->sequence = slot->sequence;
     }
+}
+
+/* A site that is new starts from the newest parameters, not from those the run began with. */
+static void catch_up(struct node_state *state, struct node_actions *out) {
+    if (!state->catching_up || !run_state_has_genesis(state->run) || run_state_size(state->run) < state->caught_up_at) return;
+    state->catching_up = false;
+    for (uint32_t fragment = 0; fragment < state->fragments; fragment++) advance(state, fragment, out);
 }
 
 static void progress(struct node_state *state, const struct node_event *event) {
@@ -222,7 +249,7 @@ void node_slot_merged(struct node_state *state, uint32_t fragment, struct node_a
 static void rebased(struct node_state *state, const struct node_event *event) {
     if (event->fragment >= state->fragments) return;
     struct slot *slot = &state->slots[event->fragment];
-    if (slot->phase != SLOT_MERGING && slot->phase != SLOT_RESTORING) return;
+    if (slot->phase != SLOT_MERGING && slot->phase != SLOT_RESTORING && slot->phase != SLOT_ADVANCING) return;
     slot->phase = SLOT_TRAINING;
     slot->base_version = event->rebased.base_version;
     slot->sequence = 0;
@@ -370,29 +397,45 @@ static void snapshot_loaded(struct node_state *state, const struct node_event *e
 static void heartbeat_reply(struct node_state *state, const struct node_event *event, struct node_moment now) {
     state->heartbeat_open = false;
     state->heartbeat_at = now.monotonic_ms + state->options.heartbeat_ms;
-    if (event->status == OK && event->heartbeat.inner_steps > 0) state->inner_steps = event->heartbeat.inner_steps;
+    if (event->status != OK) return;
+    if (event->heartbeat.inner_steps > 0) state->inner_steps = event->heartbeat.inner_steps;
+    if (state->catching_up && state->caught_up_at == UINT64_MAX) state->caught_up_at = event->heartbeat.ledger_size;
 }
 
 /* ---- what follows from where things stand -------------------------------------------------------------------------------- */
 
+/* With overlap off a round is exactly H_w steps: the trainer stops there by itself and waits until it was merged. */
+static uint64_t round_end(const struct node_state *state) {
+    if (state->options.overlap) return UINT64_MAX;
+    int64_t end = INT64_MAX;
+    for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
+        end = MIN(end, state->slots[fragment].steps_mark + (int64_t)inner_steps_now(state));
+    }
+    return end > 0 ? (uint64_t)end : 0;
+}
+
 static void train_or_wait(struct node_state *state, struct node_actions *out) {
     enum node_wait wait = NODE_WAIT_NONE;
-    if (!run_state_has_genesis(state->run)) {
+    uint64_t until = UINT64_MAX;
+    if (!run_state_has_genesis(state->run) || state->catching_up) {
         wait = NODE_WAIT_START;
     } else if (run_state_phase(state->run) != RUN_ACTIVE) {
         wait = NODE_WAIT_PAUSED;
     } else if (!state->options.overlap) {
+        until = round_end(state);
         for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
             if (state->slots[fragment].phase > SLOT_SNAPSHOT) wait = NODE_WAIT_MERGE;
         }
     }
     bool train = wait == NODE_WAIT_NONE && !state->halted && !state->finishing;
-    if (train == state->training && wait == state->waiting) return;
+    if (train == state->training && wait == state->waiting && until == state->until_steps) return;
     state->training = train;
     state->waiting = wait;
+    state->until_steps = until;
     struct node_action *action = node_act(out, NODE_DO_TRAIN);
     action->train = train;
     action->wait = wait;
+    action->until_steps = until;
 }
 
 /* The run has been stopped, and what of ours is in the ledger has been merged: there is nothing left to do. A message that is
@@ -403,10 +446,7 @@ static void finish_if_over(struct node_state *state, struct node_actions *out) {
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
         const struct slot *slot = &state->slots[fragment];
         if (run_state_pending_count(state->run, fragment) > 0) return;
-        if (slot->phase == SLOT_SNAPSHOT || slot->phase == SLOT_ENCODING || slot->phase == SLOT_MERGING ||
-            slot->phase == SLOT_RESTORING) {
-            return;
-        }
+        if (slot->phase == SLOT_SNAPSHOT || slot->phase == SLOT_ENCODING || slot->phase >= SLOT_MERGING) { return; }
     }
     state->finishing = true;
     node_act(out, NODE_DO_FINISH);
@@ -423,6 +463,7 @@ static void settle(struct node_state *state, struct node_moment now, struct node
         state->heartbeat_open = true;
         node_act(out, NODE_DO_HEARTBEAT);
     }
+    catch_up(state, out);
     begin_rounds(state, out);
     finish_if_over(state, out);
     train_or_wait(state, out);
@@ -438,6 +479,7 @@ struct node_state *node_state_create(const struct node_options *options) {
     state->run = run_state_create();
     state->timer = UINT64_MAX;
     state->waiting = NODE_WAIT_START;
+    state->until_steps = UINT64_MAX;
     return state;
 }
 
@@ -487,6 +529,8 @@ void node_state_start(struct node_state *state, uint64_t replica_version, const 
     state->started = true;
     state->replica_version = replica_version;
     state->link_retry_at = now.monotonic_ms;
+    state->catching_up = run_state_size(state->run) == 0;
+    state->caught_up_at = UINT64_MAX;
     if (run_state_has_genesis(state->run)) {
         const struct run_site *own = run_state_site(state->run, state->options.site);
         if (own) state->sequence = MAX(state->sequence, own->last_sequence);

@@ -17,6 +17,10 @@
  * replica by the worker; entries behind it wait in a bounded queue. A root, rule, signature or head that does not agree ends
  * the node (HALT): it would rather stop than train on a model it cannot prove.
  *
+ * A site sends one contribution after the other: the next fragment's is made once the last one's entry is in the ledger, since
+ * each header names the header before it. A base that has fallen behind the staleness cap (a site that was away, or has just
+ * caught up) is moved forward before the round's snapshot, keeping all progress (ADVANCE).
+ *
  * After a crash the shell feeds back the stored entries (node_state_restore), the spooled messages and the replica's version;
  * what the ledger says about each spooled sequence decides how it goes on, so nothing is sent twice with different bytes.
  */
@@ -127,6 +131,7 @@ enum node_action_kind {
     NODE_DO_APPLY,  /* worker: replay_step of this entry on the replica; then APPLIED */
     NODE_DO_REBASE, /* worker copies the newest base, trainer rebases between two steps; then REBASED. The spooled message is over */
     NODE_DO_RESTORE,   /* the same after a refusal: replica_restore first; then REBASED. The spooled message is over */
+    NODE_DO_ADVANCE,   /* worker: replica_stage; trainer: replica_rebase keeping all progress; then REBASED. No message is over */
     NODE_DO_TRAIN,     /* training may go on (on) or must wait (off), with the cause to book the time under */
     NODE_DO_HEARTBEAT, /* send one; then HEARTBEAT_REPLY */
     NODE_DO_TIMER,     /* send TIMER at this monotonic time; replaces the one asked for before */
@@ -140,11 +145,12 @@ struct node_action {
     enum node_action_kind kind;
     uint32_t fragment;
     uint64_t sequence;
-    uint64_t index, payloads_from;    /* FOLLOW: ledger indices */
-    bool ask_offer;                   /* CONNECT */
-    bool train;                       /* TRAIN */
-    enum node_wait wait;              /* TRAIN: why not */
-    uint64_t at_ms;                   /* TIMER */
+    uint64_t index, payloads_from; /* FOLLOW: ledger indices */
+    bool ask_offer;                /* CONNECT */
+    bool train;                    /* TRAIN */
+    uint64_t until_steps;          /* TRAIN: wait for more orders at this count of inner steps (overlap off); UINT64_MAX: none */
+    enum node_wait wait;           /* TRAIN: why not */
+    uint64_t at_ms;                /* TIMER */
     struct contribution contribution; /* ENCODE: all but payload_size, payload_digest, norm, loss, compute_share, signed_at */
     struct buffer bytes;              /* APPLY: the STEP entry */
     char message[256];                /* HALT */
@@ -177,7 +183,8 @@ enum slot_phase {
     SLOT_BACKOFF,
     SLOT_ACCEPTED,
     SLOT_MERGING,
-    SLOT_RESTORING
+    SLOT_RESTORING,
+    SLOT_ADVANCING
 };
 const struct run_state *node_state_run(const struct node_state *state);
 enum slot_phase node_state_slot(const struct node_state *state, uint32_t fragment);

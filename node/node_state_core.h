@@ -34,7 +34,9 @@ struct node_state {
     struct slot slots[FRAGMENTS_LIMIT];
     uint32_t fragments;
     bool started, halted, finishing;
-    uint64_t sequence; /* the last one used, by us or according to the ledger */
+    bool catching_up;      /* new here: training waits until the ledger as it was at the first heartbeat has been replayed */
+    uint64_t caught_up_at; /* ledger size to reach; UINT64_MAX: not known yet */
+    uint64_t sequence;     /* the last one used, by us or according to the ledger */
     uint64_t replica_version;
     uint64_t steps, tokens; /* the trainer's counts */
     uint32_t inner_steps;   /* H_w as last told; 0: not told yet */
@@ -52,6 +54,7 @@ struct node_state {
     uint64_t timer; /* the one asked for; UINT64_MAX: none */
 
     bool training;          /* as last told to the trainer */
+    uint64_t until_steps;   /* likewise */
     enum node_wait waiting; /* likewise */
 
     struct buffer *queue; /* entries behind a step, a ring [queue_capacity] */

@@ -100,11 +100,13 @@ enum status replica_restore(struct replica *replica, uint32_t fragment, struct b
     return OK;
 }
 
-void replica_rebase(struct replica *replica, uint32_t fragment, float *local, bool refused) {
+enum rebase replica_refused(const struct replica *replica) { return replica->feedback ? REBASE_SENT : REBASE_KEEP; }
+
+void replica_rebase(struct replica *replica, uint32_t fragment, float *local, enum rebase what) {
     struct range range = range_of(replica, fragment);
     const float *next = replica->next + range.start;
     float *base = replica->base + range.start, *mine = local + range.start;
-    const float *from = refused && !replica->feedback ? base : replica->snapshot + range.start;
+    const float *from = what == REBASE_KEEP ? base : replica->snapshot + range.start;
     for (uint64_t i = 0; i < range.count; i++) mine[i] = next[i] + (mine[i] - from[i]);
     memcpy(base, next, range.size);
     replica->base_version[fragment] = replica->next_version[fragment];

@@ -53,7 +53,13 @@ MUST_USE enum status replica_encode(struct replica *replica, uint32_t fragment, 
 void replica_stage(struct replica *replica, uint32_t fragment);
 /* Worker: a message of ours was refused; sparse: its mass goes back into the feedback. Then replica_stage. */
 MUST_USE enum status replica_restore(struct replica *replica, uint32_t fragment, struct bytes payload, struct error *error);
-/* Trainer, between two steps. `refused` as explained above. */
-void replica_rebase(struct replica *replica, uint32_t fragment, float *local, bool refused);
+enum rebase {
+    REBASE_SENT, /* what was trained before the snapshot is in the message or the feedback: local - snapshot is kept */
+    REBASE_KEEP  /* nothing was sent: local - base is kept */
+};
+/* What a refusal asks for: REBASE_SENT in sparse mode, where replica_restore put the mass back; REBASE_KEEP in dense mode. */
+enum rebase replica_refused(const struct replica *replica);
+/* Trainer, between two steps, after replica_stage. */
+void replica_rebase(struct replica *replica, uint32_t fragment, float *local, enum rebase what);
 
 #endif
