@@ -1,0 +1,108 @@
+#include "storage/lmdb_env.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/statvfs.h>
+
+#include "base/memory.h"
+
+enum status lmdb_status(int code) {
+    switch (code) {
+    case MDB_SUCCESS: return OK;
+    case MDB_NOTFOUND: return NOT_FOUND;
+    case MDB_MAP_FULL:
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG: return FULL;
+    case MDB_PAGE_NOTFOUND:
+    case MDB_CORRUPTED:
+    case MDB_INVALID:
+    case MDB_VERSION_MISMATCH:
+    case MDB_INCOMPATIBLE: return CORRUPT;
+    case MDB_READERS_FULL:
+    case EAGAIN:
+    case EBUSY: return UNAVAILABLE;
+    case MDB_BAD_VALSIZE: return INVALID;
+    default: return FAILED;
+    }
+}
+
+enum status lmdb_failed(const struct store *store, struct error *error, int code, const char *doing) {
+    enum status status = lmdb_status(code);
+    if (status != FULL) return error_set(error, status, "store %s: %s: %s", store->directory, doing, mdb_strerror(code));
+    struct statvfs disk = {0};
+    MDB_envinfo info = {0};
+    if (store->env) mdb_env_info(store->env, &info);
+    statvfs(store->directory, &disk);
+    return error_set(error, FULL, "store %s: %s: %s (%llu MiB free on disk, map %zu of at most %zu MiB)", store->directory, doing,
+                     mdb_strerror(code), (unsigned long long)disk.f_bavail * disk.f_frsize >> 20, info.me_mapsize >> 20,
+                     store->options.map_limit >> 20);
+}
+
+void record_check(const struct store *store, unsigned table, struct bytes key, struct bytes value,
+                  uint8_t out[static RECORD_CHECK_SIZE]) {
+    const char *name = store->options.tables[table];
+    const uint8_t key_size[4] = {(uint8_t)key.size, (uint8_t)(key.size >> 8), 0, 0};
+    const struct bytes pieces[4] = {bytes_of(name, strlen(name) + 1), bytes_of(key_size, sizeof key_size), key, value};
+    uint8_t digest[STORAGE_DIGEST_SIZE];
+    store->options.digest->pieces(pieces, COUNT_OF(pieces), digest);
+    memcpy(out, digest, RECORD_CHECK_SIZE);
+}
+
+const char *key_text(struct bytes key, char out[static KEY_TEXT_SIZE]) {
+    bool text = key.size > 0 && key.size <= 80;
+    for (size_t i = 0; text && i < key.size; i++) text = key.data[i] > ' ' && key.data[i] < 0x7f;
+    if (text) {
+        memcpy(out, key.data, key.size);
+        out[key.size] = 0;
+        return out;
+    }
+    size_t shown = MIN(key.size, 40);
+    hex_encode(key.data, shown, out);
+    if (shown < key.size) snprintf(out + 2 * shown, KEY_TEXT_SIZE - 2 * shown, "...");
+    return out;
+}
+
+enum status record_open(const struct store *store, unsigned table, struct bytes key, struct bytes stored, struct bytes *value,
+                        struct error *error) {
+    char text[KEY_TEXT_SIZE];
+    const char *name = store->options.tables[table];
+    if (stored.size < RECORD_CHECK_SIZE || stored.size > RECORD_CHECK_SIZE + STORE_VALUE_SIZE_MAX) {
+        return error_set(error, CORRUPT, "store %s: table %s, key %s: a record of %zu bytes", store->directory, name,
+                         key_text(key, text), stored.size);
+    }
+    struct bytes body = bytes_of(stored.data + RECORD_CHECK_SIZE, stored.size - RECORD_CHECK_SIZE);
+    uint8_t check[RECORD_CHECK_SIZE];
+    record_check(store, table, key, body, check);
+    if (memcmp(check, stored.data, sizeof check) != 0) {
+        return error_set(error, CORRUPT, "store %s: table %s, key %s: the record disagrees with its digest", store->directory,
+                         name, key_text(key, text));
+    }
+    *value = body;
+    return OK;
+}
+
+enum status read_begin(struct store *store, MDB_txn **out, struct error *error) {
+    for (unsigned attempt = 0;; attempt++) {
+        pthread_rwlock_rdlock(&store->map_lock);
+        int code = mdb_txn_begin(store->env, NULL, MDB_RDONLY, out);
+        if (code == MDB_SUCCESS) return OK;
+        pthread_rwlock_unlock(&store->map_lock);
+        /* The writing process has grown the map: take over its size. It may do so again before we are back. */
+        if (code != MDB_MAP_RESIZED || attempt == 100) return lmdb_failed(store, error, code, "begin reading");
+        TRY(map_resize(store, 0, error));
+    }
+}
+
+void read_end(struct store *store, MDB_txn *txn) {
+    mdb_txn_abort(txn);
+    pthread_rwlock_unlock(&store->map_lock);
+}
+
+enum status map_resize(struct store *store, size_t size, struct error *error) {
+    pthread_rwlock_wrlock(&store->map_lock);
+    int code = mdb_env_set_mapsize(store->env, size);
+    pthread_rwlock_unlock(&store->map_lock);
+    return code == MDB_SUCCESS ? OK : lmdb_failed(store, error, code, "grow the map");
+}
