@@ -120,7 +120,7 @@ static void begin_rounds(struct node_state *state, struct node_actions *out) {
 
 /* A site that is new starts from the newest parameters, not from those the run began with. */
 static void catch_up(struct node_state *state, struct node_actions *out) {
-    if (!state->catching_up || !run_state_has_genesis(state->run) || run_state_size(state->run) < state->caught_up_at) return;
+    if (!state->catching_up || !run_state_has_genesis(state->run) || run_state_version(state->run) < state->caught_up_at) return;
     state->catching_up = false;
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) advance(state, fragment, out);
 }
@@ -399,7 +399,7 @@ static void heartbeat_reply(struct node_state *state, const struct node_event *e
     state->heartbeat_at = now.monotonic_ms + state->options.heartbeat_ms;
     if (event->status != OK) return;
     if (event->heartbeat.inner_steps > 0) state->inner_steps = event->heartbeat.inner_steps;
-    if (state->catching_up && state->caught_up_at == UINT64_MAX) state->caught_up_at = event->heartbeat.ledger_size;
+    if (state->catching_up && state->caught_up_at == UINT64_MAX) state->caught_up_at = event->heartbeat.version;
 }
 
 /* ---- what follows from where things stand -------------------------------------------------------------------------------- */

@@ -115,7 +115,7 @@ struct node_event {
         struct {
             uint32_t inner_steps;
             enum run_phase phase;
-            uint64_t ledger_size;
+            uint64_t version; /* the coordinator's */
         } heartbeat;
     };
 };

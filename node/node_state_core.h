@@ -34,8 +34,8 @@ struct node_state {
     struct slot slots[FRAGMENTS_LIMIT];
     uint32_t fragments;
     bool started, halted, finishing;
-    bool catching_up;      /* new here: training waits until the ledger as it was at the first heartbeat has been replayed */
-    uint64_t caught_up_at; /* ledger size to reach; UINT64_MAX: not known yet */
+    bool catching_up;      /* new here: training waits until the version of the first heartbeat's answer has been reached */
+    uint64_t caught_up_at; /* version to reach; UINT64_MAX: not known yet */
     uint64_t sequence;     /* the last one used, by us or according to the ledger */
     uint64_t replica_version;
     uint64_t steps, tokens; /* the trainer's counts */
