@@ -1,0 +1,272 @@
+#include "codec/codec.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "codec/format.h"
+#include "kernels/elementwise.h"
+
+struct codec_encoder {
+    enum codec codec;
+    size_t count;
+    struct topk2_encoder *topk2; /* NULL for dense codecs */
+};
+
+static const struct {
+    enum codec codec;
+    const char *name;
+} names[] = {{CODEC_FP32, "fp32"}, {CODEC_BF16, "bf16"},         {CODEC_INT8, "int8"},
+             {CODEC_FP4, "fp4"},   {CODEC_TOPK2_64, "topk2-64"}, {CODEC_TOPK2_128, "topk2-128"}};
+
+const char *codec_name(enum codec codec) {
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        if (names[i].codec == codec) return names[i].name;
+    }
+    return "unknown";
+}
+
+enum status codec_parse(const char *text, enum codec *out, struct error *error) {
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        if (strcmp(names[i].name, text) == 0) {
+            *out = names[i].codec;
+            return OK;
+        }
+    }
+    return error_set(error, INVALID, "codec '%.40s' is none of fp32, bf16, int8, fp4, topk2-64, topk2-128", text);
+}
+
+bool codec_is_known(int codec) { return codec >= CODEC_FP32 && codec <= CODEC_TOPK2_128; }
+bool codec_is_sparse(enum codec codec) { return codec == CODEC_TOPK2_64 || codec == CODEC_TOPK2_128; }
+
+size_t codec_bound(enum codec codec, size_t count) {
+    return CODEC_HEADER_SIZE + (codec_is_sparse(codec) ? topk2_payload_bound(codec, count) : dense_payload_size(codec, count));
+}
+
+/* --- encoding --- */
+
+enum status codec_encoder_create(enum codec codec, size_t count, struct codec_encoder **out, struct error *error) {
+    if (!codec_is_known((int)codec)) return error_set(error, INVALID, "there is no codec %d", (int)codec);
+    if (count > CODEC_COUNT_MAX) return error_set(error, INVALID, "%zu elements are more than a message may have", count);
+    struct topk2_encoder *topk2 = NULL;
+    if (codec_is_sparse(codec)) TRY(topk2_encoder_create(codec, count, &topk2, error));
+    struct codec_encoder *encoder = xmalloc(sizeof *encoder);
+    *encoder = (struct codec_encoder){codec, count, topk2};
+    *out = encoder;
+    return OK;
+}
+
+void codec_encoder_destroy(struct codec_encoder *encoder) {
+    if (!encoder) return;
+    topk2_encoder_destroy(encoder->topk2);
+    free(encoder);
+}
+
+/* x = what is to be encoded, for one chunk: the one place where it is computed, so that the check sees what the encoder will. */
+static void load_chunk(float *x, const float *base, const float *local, const float *e, size_t size) {
+    if (local) {
+        elementwise_subtract(x, base, local, size);
+    } else {
+        elementwise_copy(x, base, size);
+    }
+    if (e) {
+        for (size_t i = 0; i < size; i++) x[i] = CODEC_FEEDBACK_DECAY * e[i] + x[i];
+    }
+}
+
+static enum status check_input(const float *base, const float *local, const float *e, size_t count, struct error *error) {
+    float x[CODEC_CHUNK];
+    for (size_t at = 0; at < count; at += CODEC_CHUNK) {
+        size_t size = MIN((size_t)CODEC_CHUNK, count - at);
+        load_chunk(x, base + at, local ? local + at : NULL, e ? e + at : NULL, size);
+        if (elementwise_is_finite(x, size)) continue;
+        size_t i = 0;
+        while (bits_are_finite(float_bits(x[i]))) i++;
+        return error_set(error, INVALID, "element %zu of the delta is not finite", at + i);
+    }
+    return OK;
+}
+
+static void write_header(uint8_t *out, enum codec codec, size_t count) {
+    out[0] = (uint8_t)codec;
+    out[1] = FORMAT_VERSION;
+    out[2] = out[3] = 0;
+    for (unsigned byte = 0; byte < 8; byte++) out[4 + byte] = (uint8_t)((uint64_t)count >> 8 * byte);
+}
+
+/* Two passes: the first only reads and may refuse; the second is the fused one and cannot fail, so a refusal leaves e whole. */
+enum status codec_encode(struct codec_encoder *encoder, const float *base, const float *local, float *e, struct buffer *out,
+                         struct error *error) {
+    enum codec codec = encoder->codec;
+    size_t count = encoder->count;
+    TRY(check_input(base, local, e, count, error));
+
+    buffer_reserve(out, out->size + codec_bound(codec, count) + BIT_WRITER_SLACK);
+    write_header(out->data + out->size, codec, count);
+    uint8_t *payload = out->data + out->size + CODEC_HEADER_SIZE;
+    float x[CODEC_CHUNK], decoded[CODEC_CHUNK];
+    if (encoder->topk2) topk2_begin(encoder->topk2);
+    for (size_t at = 0; at < count; at += CODEC_CHUNK) {
+        size_t size = MIN((size_t)CODEC_CHUNK, count - at);
+        load_chunk(x, base + at, local ? local + at : NULL, e ? e + at : NULL, size);
+        if (encoder->topk2) {
+            topk2_select(encoder->topk2, x, size);
+            if (e) elementwise_copy(e + at, x, size);
+        } else {
+            dense_encode(codec, x, at, size, count, payload, decoded);
+            if (e) elementwise_subtract(e + at, x, decoded, size);
+        }
+    }
+    out->size += CODEC_HEADER_SIZE;
+    out->size += encoder->topk2 ? topk2_finish(encoder->topk2, payload, e) : dense_payload_size(codec, count);
+    return OK;
+}
+
+/* --- walking over a message --- */
+
+enum status message_begin(enum codec codec, struct bytes message, size_t count, struct cursor *out, struct error *error) {
+    if (!codec_is_known((int)codec)) return error_set(error, INVALID, "there is no codec %d", (int)codec);
+    const char *name = codec_name(codec);
+    if (count > CODEC_COUNT_MAX)
+        return error_set(error, INVALID, "%s message: %zu elements are more than one may have", name, count);
+    struct reader reader = reader_of(message);
+    unsigned has_codec = reader_u8(&reader), version = reader_u8(&reader), reserved = reader_u16(&reader);
+    uint64_t has_count = reader_u64(&reader);
+    if (reader.failed) return error_set(error, INVALID, "%s message: %zu bytes are less than a header", name, message.size);
+    if (has_codec != codec) return error_set(error, INVALID, "message is of codec %u, wanted %s", has_codec, name);
+    if (version != FORMAT_VERSION)
+        return error_set(error, INVALID, "%s message: format version %u is not %d", name, version, FORMAT_VERSION);
+    if (reserved != 0) return error_set(error, INVALID, "%s message: reserved header bytes are not zero", name);
+    if (has_count != count) {
+        return error_set(error, INVALID, "%s message: has %llu elements, wanted %zu", name, (unsigned long long)has_count, count);
+    }
+    size_t left = reader_left(&reader);
+    struct cursor cursor = {.codec = codec, .count = count, .payload = reader_take(&reader, left)};
+    if (codec_is_sparse(codec)) {
+        TRY(topk2_begin_decoding(&cursor, error));
+    } else if (left != dense_payload_size(codec, count)) {
+        return error_set(error, INVALID, "%s message: payload is %zu bytes, wanted %zu", name, left,
+                         dense_payload_size(codec, count));
+    }
+    *out = cursor;
+    return OK;
+}
+
+enum status message_next(struct cursor *cursor, struct piece *out, struct error *error) {
+    out->first = cursor->at;
+    out->size = MIN((size_t)CODEC_CHUNK, cursor->count - cursor->at);
+    TRY(codec_is_sparse(cursor->codec) ? topk2_next(cursor, out, error) : dense_next(cursor, out, error));
+    cursor->at += out->size;
+    return OK;
+}
+
+enum status message_end(const struct cursor *cursor, struct error *error) {
+    return codec_is_sparse(cursor->codec) ? topk2_end(cursor, error) : OK;
+}
+
+typedef void piece_user(void *context, const struct piece *piece);
+
+static enum status walk(enum codec codec, struct bytes message, size_t count, piece_user *use, void *context,
+                        struct error *error) {
+    struct cursor cursor;
+    struct piece piece;
+    TRY(message_begin(codec, message, count, &cursor, error));
+    while (cursor.at < cursor.count) {
+        TRY(message_next(&cursor, &piece, error));
+        if (use) use(context, &piece);
+    }
+    return message_end(&cursor, error);
+}
+
+enum status codec_check(enum codec codec, struct bytes message, size_t count, struct error *error) {
+    return walk(codec, message, count, NULL, NULL, error);
+}
+
+/* Everything that follows checks the whole message before it gives away the first element. */
+static enum status check_and_walk(enum codec codec, struct bytes message, size_t count, piece_user *use, void *context,
+                                  struct error *error) {
+    TRY(walk(codec, message, count, NULL, NULL, error));
+    return walk(codec, message, count, use, context, error);
+}
+
+/* --- uses --- */
+
+static void spread(const struct piece *piece, float *out) {
+    if (piece->sent == piece->size) {
+        elementwise_copy(out, piece->value, piece->size);
+        return;
+    }
+    memset(out, 0, piece->size * sizeof *out);
+    for (size_t j = 0; j < piece->sent; j++) out[piece->index[j]] = piece->value[j];
+}
+
+static void use_decode(void *context, const struct piece *piece) { spread(piece, (float *)context + piece->first); }
+
+enum status codec_decode(enum codec codec, struct bytes message, size_t count, float *out, struct error *error) {
+    return check_and_walk(codec, message, count, use_decode, out, error);
+}
+
+struct accumulation {
+    float scale, *sum;
+    uint16_t *senders;
+};
+
+static void use_accumulate(void *context, const struct piece *piece) {
+    struct accumulation *into = context;
+    float *sum = into->sum + piece->first;
+    uint16_t *senders = into->senders ? into->senders + piece->first : NULL;
+    if (piece->sent == piece->size) { /* index is not filled in */
+        elementwise_add_scaled(sum, piece->value, into->scale, piece->size);
+        for (size_t i = 0; senders && i < piece->size; i++) senders[i] = (uint16_t)(senders[i] + 1);
+        return;
+    }
+    for (size_t j = 0; j < piece->sent; j++) {
+        size_t i = piece->index[j];
+        sum[i] = sum[i] + into->scale * piece->value[j];
+        if (senders) senders[i] = (uint16_t)(senders[i] + 1);
+    }
+}
+
+enum status codec_accumulate(enum codec codec, struct bytes message, size_t count, float scale, float *sum, uint16_t *senders,
+                             struct error *error) {
+    struct accumulation into = {scale, sum, senders};
+    return check_and_walk(codec, message, count, use_accumulate, &into, error);
+}
+
+enum status codec_restore(enum codec codec, struct bytes message, size_t count, float *e, struct error *error) {
+    return codec_accumulate(codec, message, count, 1.0f, e, NULL, error);
+}
+
+/* A piece is one of elementwise_norm_squared's blocks, so block by block from the left is its tree. */
+_Static_assert((int)CODEC_CHUNK == (int)ELEMENTWISE_BLOCK, "a chunk is a block of the reduction tree");
+
+static void use_norm(void *context, const struct piece *piece) {
+    float dense[CODEC_CHUNK];
+    spread(piece, dense);
+    *(double *)context += elementwise_norm_squared(dense, piece->size);
+}
+
+enum status codec_norm_squared(enum codec codec, struct bytes message, size_t count, double *out, struct error *error) {
+    double sum = 0;
+    TRY(walk(codec, message, count, use_norm, &sum, error));
+    *out = sum;
+    return OK;
+}
+
+struct visit {
+    codec_visitor *visitor;
+    void *context;
+};
+
+static void use_visit(void *context, const struct piece *piece) {
+    struct visit *visit = context;
+    uint64_t index[CODEC_CHUNK];
+    for (size_t j = 0; j < piece->sent; j++) index[j] = piece->first + (piece->sent == piece->size ? j : piece->index[j]);
+    if (piece->sent > 0) visit->visitor(visit->context, index, piece->value, piece->sent);
+}
+
+enum status codec_visit(enum codec codec, struct bytes message, size_t count, codec_visitor *visitor, void *context,
+                        struct error *error) {
+    struct visit visit = {visitor, context};
+    return check_and_walk(codec, message, count, use_visit, &visit, error);
+}

@@ -1,0 +1,106 @@
+/* Loops that any compiler may vectorise without changing a bit: no operation depends on another element's, and the norm's
+ * lanes are written out, so that the vector form adds in the very order of the scalar form. -ffp-contract=off (Makefile) keeps
+ * a·b + c at two roundings. */
+#include "kernels/elementwise.h"
+
+#include <string.h>
+
+void elementwise_copy(float *out, const float *a, size_t count) {
+    if (count > 0 && out != a) memcpy(out, a, count * sizeof *out);
+}
+
+void elementwise_add(float *out, const float *a, const float *b, size_t count) {
+    for (size_t i = 0; i < count; i++) out[i] = a[i] + b[i];
+}
+
+void elementwise_subtract(float *out, const float *a, const float *b, size_t count) {
+    for (size_t i = 0; i < count; i++) out[i] = a[i] - b[i];
+}
+
+void elementwise_scale(float *out, const float *a, float scale, size_t count) {
+    for (size_t i = 0; i < count; i++) out[i] = scale * a[i];
+}
+
+void elementwise_add_scaled(float *out, const float *a, float scale, size_t count) {
+    for (size_t i = 0; i < count; i++) out[i] = out[i] + scale * a[i];
+}
+
+void elementwise_feedback(float *e, const float *delta, float decay, size_t count) {
+    for (size_t i = 0; i < count; i++) e[i] = decay * e[i] + delta[i];
+}
+
+void elementwise_rebase(float *local, const float *fresh, const float *origin, size_t count) {
+    for (size_t i = 0; i < count; i++) local[i] = fresh[i] + (local[i] - origin[i]);
+}
+
+void elementwise_nesterov_between(float *theta, float *sum, const float *g, float rate, float period, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        sum[i] = sum[i] + g[i];
+        theta[i] = theta[i] - rate * (g[i] / period);
+    }
+}
+
+void elementwise_nesterov_end(float *theta, float *momentum, float *sum, const float *g, float rate, float beta, float period,
+                              size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        float total = sum[i] + g[i];
+        float m = beta * momentum[i] + total / period;
+        theta[i] = theta[i] - rate * (beta * m + g[i] / period);
+        momentum[i] = m;
+        sum[i] = 0.0f;
+    }
+}
+
+void elementwise_sgd(float *theta, const float *q, float weight, size_t count) {
+    for (size_t i = 0; i < count; i++) theta[i] = theta[i] - weight * q[i];
+}
+
+void elementwise_sgd_mean(float *theta, const float *sum, const uint16_t *senders, float weight, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        /* Division by one where there is no sender keeps the loop free of branches and of 0/0. */
+        float divisor = senders[i] > 0 ? (float)senders[i] : 1.0f;
+        float stepped = theta[i] - weight * (sum[i] / divisor);
+        theta[i] = senders[i] > 0 ? stepped : theta[i];
+    }
+}
+
+void elementwise_scatter_add(float *sum, uint16_t *senders, const uint32_t *index, const float *value, float scale,
+                             size_t count) {
+    for (size_t j = 0; j < count; j++) {
+        sum[index[j]] = sum[index[j]] + scale * value[j];
+        if (senders) senders[index[j]] = (uint16_t)(senders[index[j]] + 1);
+    }
+}
+
+/* On bit patterns rather than with isfinite: no compiler option can turn an integer comparison into a constant. */
+bool elementwise_is_finite(const float *a, size_t count) {
+    uint32_t bad = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &a[i], sizeof bits);
+        bad |= (bits & 0x7F800000u) == 0x7F800000u;
+    }
+    return bad == 0;
+}
+
+static double block_norm_squared(const float *a, size_t count) {
+    double lane[ELEMENTWISE_LANES] = {0};
+    size_t rows = count / ELEMENTWISE_LANES, rest = count % ELEMENTWISE_LANES;
+    for (size_t row = 0; row < rows; row++, a += ELEMENTWISE_LANES) {
+        for (size_t j = 0; j < ELEMENTWISE_LANES; j++) lane[j] += (double)a[j] * (double)a[j];
+    }
+    for (size_t j = 0; j < rest; j++) lane[j] += (double)a[j] * (double)a[j];
+    for (size_t width = ELEMENTWISE_LANES / 2; width > 0; width /= 2) {
+        for (size_t j = 0; j < width; j++) lane[j] += lane[j + width];
+    }
+    return lane[0];
+}
+
+double elementwise_norm_squared(const float *a, size_t count) {
+    double sum = 0;
+    for (size_t at = 0; at < count; at += ELEMENTWISE_BLOCK) {
+        size_t left = count - at;
+        sum += block_norm_squared(a + at, left < ELEMENTWISE_BLOCK ? left : ELEMENTWISE_BLOCK);
+    }
+    return sum;
+}
