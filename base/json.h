@@ -45,7 +45,7 @@ struct json_limits {
 
 struct json;
 
-/* INVALID with line and column; FULL if memory is out (at most about 40 bytes are used per byte of text). The text is not kept.
+/* INVALID with line and column; FULL if memory is out (at most about 50 bytes are used per byte of text). The text is not kept.
  * *out is closed with json_close. */
 MUST_USE enum status json_parse(struct bytes text, const struct json_limits *limits, struct json **out, struct error *error);
 void json_close(struct json *json); /* NULL is a no-op */

@@ -1,0 +1,556 @@
+/* Reading: arguments choose the command and set flags; then environment and file fill in what no flag gave. A state an option
+ * remembers the strongest source so far, so the order of reading does not matter; the weaker value is still checked. */
+#include "base/options.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/memory.h"
+#include "base/options_internal.h"
+#include "base/suggest.h"
+
+/* Variables with our prefix that are read in other places than an option table. */
+static const char *const always_known[] = {"ATOLL_LOG", "ATOLL_KERNELS", "ATOLL_ROOT", "ATOLL_BIN", "ATOLL_TEST_*", NULL};
+/* Flags that every program has; tables may not use these names. */
+static const char *const built_in[] = {"help", "version", "print-config", "example-config", "config"};
+
+char *option_flag(const char *name, char out[static FLAG_SIZE]) {
+    snprintf(out, FLAG_SIZE, "--%s", name);
+    for (char *c = out; *c; c++) {
+        if (*c == '.') *c = '-';
+    }
+    return out;
+}
+
+char *option_variable(const char *name, char out[static FLAG_SIZE]) {
+    snprintf(out, FLAG_SIZE, "ATOLL_%s", name);
+    for (char *c = out; *c; c++) {
+        if (*c == '.' || *c == '-') *c = '_';
+        if (*c >= 'a' && *c <= 'z') *c = (char)(*c - 'a' + 'A');
+    }
+    return out;
+}
+
+const void *option_field(const struct options *options, const struct option *option) {
+    return (const char *)options->values + option->offset;
+}
+
+/* --- the tables --- */
+
+static size_t field_size(enum option_type type) {
+    switch (type) {
+    case OPTION_BOOL: return sizeof(bool);
+    case OPTION_U64:
+    case OPTION_SIZE:
+    case OPTION_DURATION: return sizeof(uint64_t);
+    case OPTION_F64: return sizeof(double);
+    case OPTION_TEXT:
+    case OPTION_PATH: return sizeof(const char *);
+    case OPTION_ENUM: return sizeof(int);
+    case OPTION_LIST: return sizeof(struct option_list);
+    }
+    return 0;
+}
+
+static void check_option(const struct option *option) {
+    ASSERT(option->name[0] >= 'a' && option->name[0] <= 'z' && strlen(option->name) < FLAG_SIZE - 8);
+    ASSERT(strspn(option->name, "abcdefghijklmnopqrstuvwxyz0123456789-.") == strlen(option->name));
+    ASSERT(strncmp(option->name, "no-", 3) != 0); /* --no-x unsets x */
+    ASSERT(option->size == field_size(option->type) && option->help);
+    ASSERT((option->type == OPTION_ENUM) == (option->choices != NULL));
+    ASSERT(!(option->type == OPTION_LIST && option->fallback));
+    for (size_t i = 0; i < COUNT_OF(built_in); i++) ASSERT(strcmp(option->name, built_in[i]) != 0);
+    struct error error = {0};
+    char room[16];
+    /* Bounds pass through the same parser, so a bad one asserts there. */
+    if (option->fallback && option_parse(option, option->fallback, room, &error) != OK) {
+        fprintf(stderr, "option %s: default %s\n", option->name, error.message);
+        assert_failed("the default of an option is valid", __FILE__, __LINE__);
+    }
+}
+
+static void check_command(const struct command *command, size_t depth) {
+    ASSERT(command->name && command->summary && depth < COMMAND_DEPTH);
+    for (const struct option *option = command->options; option && option->name; option++) {
+        check_option(option);
+        ASSERT(!((option->flags & OPTION_POSITIONAL) && command->children));
+    }
+    for (size_t i = 0; command->children && command->children[i]; i++) check_command(command->children[i], depth + 1);
+}
+
+static struct option_state *find_state(const struct options *options, const char *name) {
+    for (size_t i = 0; i < options->state_count; i++) {
+        if (strcmp(options->states[i].option->name, name) == 0) return &options->states[i];
+    }
+    return NULL;
+}
+
+static void store(struct options *options, const struct option *option, const void *value) {
+    memcpy((char *)options->values + option->offset, value, option->size);
+}
+
+static void add_command(struct options *options, const struct command *command) {
+    ASSERT(options->depth < COMMAND_DEPTH);
+    options->chain[options->depth++] = command;
+    for (const struct option *option = command->options; option && option->name; option++) {
+        ASSERT(!find_state(options, option->name));
+        options->states = xrealloc(options->states, (options->state_count + 1) * sizeof *options->states);
+        options->states[options->state_count++] = (struct option_state){.option = option};
+        unsigned char value[sizeof(struct option_list)] = {0};
+        if (option->fallback) ASSERT(option_parse(option, option->fallback, value, NULL) == OK);
+        store(options, option, value);
+    }
+}
+
+struct options *options_create(const struct command *program, void *values) {
+    check_command(program, 0);
+    struct options *options = xcalloc(1, sizeof *options);
+    options->program = program;
+    options->values = values;
+    add_command(options, program);
+    return options;
+}
+
+static void free_items(char **items, size_t count) {
+    for (size_t i = 0; i < count; i++) free(items[i]);
+    free(items);
+}
+
+void options_destroy(struct options *options) {
+    if (!options) return;
+    for (size_t i = 0; i < options->state_count; i++) {
+        struct option_state *state = &options->states[i];
+        bool secret = state->text && (state->option->flags & OPTION_SECRET);
+        if (secret) clear(state->text, strlen(state->text));
+        free(state->text);
+        free(state->where);
+        free_items(state->items, state->item_count);
+    }
+    free(options->states);
+    free(options->config_path);
+    free(options);
+}
+
+/* --- one value from one source --- */
+
+static void remember(struct option_state *state, enum option_source source, const char *where) {
+    state->source = source;
+    free(state->where);
+    state->where = xstrdup(where);
+}
+
+static void append_item(struct options *options, struct option_state *state, const char *text) {
+    state->items = xrealloc(state->items, (state->item_count + 1) * sizeof *state->items);
+    state->items[state->item_count++] = xstrdup(text);
+    struct option_list list = {(const char *const *)state->items, state->item_count};
+    store(options, state->option, &list);
+}
+
+static void clear_items(struct options *options, struct option_state *state) {
+    free_items(state->items, state->item_count);
+    state->items = NULL;
+    state->item_count = 0;
+    store(options, state->option, &(struct option_list){0});
+}
+
+/* A stronger source replaces a list as a whole; the same source goes on with it. */
+static void add_to_list(struct options *options, struct option_state *state, enum option_source source, const char *text,
+                        const char *where) {
+    if (source < state->source) return;
+    if (source > state->source) {
+        clear_items(options, state);
+        remember(state, source, where);
+    }
+    if (text) append_item(options, state, text);
+}
+
+static enum status set_value(struct options *options, struct option_state *state, enum option_source source, const char *text,
+                             const char *where, struct error *error) {
+    const struct option *option = state->option;
+    if (option->type == OPTION_LIST) {
+        add_to_list(options, state, source, text, where);
+        return OK;
+    }
+    unsigned char value[sizeof(struct option_list)] = {0};
+    enum status status = option_parse(option, text, value, error);
+    if (status != OK) return error_wrap(error, status, "%s", where);
+    if (source < state->source) return OK;
+    if (option->type == OPTION_TEXT || option->type == OPTION_PATH) {
+        char *copy = xstrdup(text);
+        free(state->text);
+        state->text = copy;
+        store(options, option, &copy);
+    } else {
+        store(options, option, value);
+    }
+    remember(state, source, where);
+    return OK;
+}
+
+/* --- arguments --- */
+
+struct arguments {
+    int count, at;
+    char **texts;
+    struct option_state *positional; /* the LIST that takes all that are left, once reached */
+    size_t positionals;              /* how many have been given */
+};
+
+static const char *program_words(const struct options *options, char *out, size_t size) {
+    size_t used = 0;
+    out[0] = 0;
+    for (size_t i = 0; i < options->depth && used < size; i++) {
+        used += (size_t)snprintf(out + used, size - used, "%s%s", i ? " " : "", options->chain[i]->name);
+    }
+    return out;
+}
+
+static enum status unknown_flag(const struct options *options, const char *flag, struct error *error) {
+    struct suggestion near;
+    char(*flags)[FLAG_SIZE] = xcalloc(options->state_count + COUNT_OF(built_in), FLAG_SIZE);
+    size_t count = 0;
+    suggest_init(&near, flag);
+    for (size_t i = 0; i < options->state_count; i++) {
+        if (options->states[i].option->flags & (OPTION_POSITIONAL | OPTION_HIDDEN)) continue;
+        suggest_offer(&near, option_flag(options->states[i].option->name, flags[count++]));
+    }
+    for (size_t i = 0; i < COUNT_OF(built_in); i++) suggest_offer(&near, option_flag(built_in[i], flags[count++]));
+    char words[128];
+    program_words(options, words, sizeof words);
+    enum status status =
+        near.best ? error_set(error, INVALID, "unknown flag %s; did you mean %s? See '%s --help'", flag, near.best, words)
+                  : error_set(error, INVALID, "unknown flag %s; see '%s --help'", flag, words);
+    free(flags);
+    return status;
+}
+
+static struct option_state *find_flag(const struct options *options, const char *flag) {
+    char text[FLAG_SIZE];
+    for (size_t i = 0; i < options->state_count; i++) {
+        const struct option *option = options->states[i].option;
+        if (option->flags & OPTION_POSITIONAL) continue;
+        if (strcmp(option_flag(option->name, text), flag) == 0) return &options->states[i];
+    }
+    return NULL;
+}
+
+/* The value behind '=', or else the next argument. */
+static enum status take_value(struct arguments *arguments, const char *flag, const char *inline_value, const char **out,
+                              struct error *error) {
+    if (inline_value) {
+        *out = inline_value;
+        return OK;
+    }
+    if (arguments->at >= arguments->count) return error_set(error, INVALID, "%s needs a value behind it", flag);
+    *out = arguments->texts[arguments->at++];
+    return OK;
+}
+
+static enum status read_built_in(struct options *options, struct arguments *arguments, const char *flag, const char *inline_value,
+                                 bool *taken, struct error *error) {
+    *taken = true;
+    if (strcmp(flag, "--help") == 0 || strcmp(flag, "-h") == 0)
+        options->wants_help = true;
+    else if (strcmp(flag, "--version") == 0 && options->program->version)
+        options->wants_version = true;
+    else if (strcmp(flag, "--print-config") == 0)
+        options->wants_print = true;
+    else if (strcmp(flag, "--example-config") == 0)
+        options->wants_example = true;
+    else if (strcmp(flag, "--config") == 0 && options->has_file) {
+        const char *path = NULL;
+        TRY(take_value(arguments, flag, inline_value, &path, error));
+        free(options->config_path);
+        options->config_path = xstrdup(path);
+        options->config_source = OPTION_FROM_FLAG;
+        return OK;
+    } else
+        *taken = false;
+    if (*taken && inline_value) return error_set(error, INVALID, "%s takes no value", flag);
+    return OK;
+}
+
+static enum status read_flag(struct options *options, struct arguments *arguments, const char *text, struct error *error) {
+    char flag[FLAG_SIZE];
+    const char *equals = strchr(text, '=');
+    size_t size = equals ? (size_t)(equals - text) : strlen(text);
+    if (size >= sizeof flag) return error_set(error, INVALID, "unknown flag %.40s...", text);
+    memcpy(flag, text, size);
+    flag[size] = 0;
+    const char *inline_value = equals ? equals + 1 : NULL;
+    bool taken = false;
+    TRY(read_built_in(options, arguments, flag, inline_value, &taken, error));
+    if (taken) return OK;
+    struct option_state *state = find_flag(options, flag);
+    if (!state && strncmp(flag, "--no-", 5) == 0) {
+        char positive[FLAG_SIZE];
+        snprintf(positive, sizeof positive, "--%s", flag + 5);
+        state = find_flag(options, positive);
+        if (state && state->option->type == OPTION_BOOL) {
+            if (inline_value) return error_set(error, INVALID, "%s takes no value", flag);
+            return set_value(options, state, OPTION_FROM_FLAG, "false", flag, error);
+        }
+        state = NULL;
+    }
+    if (!state) return unknown_flag(options, flag, error);
+    if (state->option->type == OPTION_BOOL) {
+        return set_value(options, state, OPTION_FROM_FLAG, inline_value ? inline_value : "true", flag, error);
+    }
+    const char *value = NULL;
+    TRY(take_value(arguments, flag, inline_value, &value, error));
+    return set_value(options, state, OPTION_FROM_FLAG, value, flag, error);
+}
+
+static enum status choose_child(struct options *options, const char *word, struct error *error) {
+    const struct command *command = options->chain[options->depth - 1];
+    struct suggestion near;
+    suggest_init(&near, word);
+    for (size_t i = 0; command->children[i]; i++) {
+        if (strcmp(command->children[i]->name, word) == 0) {
+            add_command(options, command->children[i]);
+            return OK;
+        }
+        suggest_offer(&near, command->children[i]->name);
+    }
+    char words[128];
+    program_words(options, words, sizeof words);
+    if (near.best)
+        return error_set(error, INVALID, "unknown command '%s %s'; did you mean '%s %s'?", words, word, words, near.best);
+    return error_set(error, INVALID, "unknown command '%s %s'; see '%s --help'", words, word, words);
+}
+
+static enum status read_positional(struct options *options, struct arguments *arguments, const char *text, struct error *error) {
+    struct option_state *state = arguments->positional;
+    size_t index = 0;
+    for (size_t i = 0; !state && i < options->state_count; i++) {
+        if (!(options->states[i].option->flags & OPTION_POSITIONAL)) continue;
+        if (index++ == arguments->positionals) state = &options->states[i];
+    }
+    if (!state) {
+        char words[128];
+        return error_set(error, INVALID, "unexpected argument '%s'; see '%s --help'", text,
+                         program_words(options, words, sizeof words));
+    }
+    if (state->option->type == OPTION_LIST) arguments->positional = state;
+    arguments->positionals++;
+    return set_value(options, state, OPTION_FROM_FLAG, text, state->option->name, error);
+}
+
+enum status options_read_arguments(struct options *options, int argc, char **argv, struct error *error) {
+    struct arguments arguments = {.count = argc, .at = 1, .texts = argv};
+    bool only_positionals = false;
+    while (arguments.at < argc) {
+        const char *text = argv[arguments.at++];
+        bool has_children = options->chain[options->depth - 1]->children != NULL;
+        if (!only_positionals && strcmp(text, "--") == 0)
+            only_positionals = true;
+        else if (!only_positionals && text[0] == '-' && text[1])
+            TRY(read_flag(options, &arguments, text, error));
+        else if (has_children)
+            TRY(choose_child(options, text, error));
+        else
+            TRY(read_positional(options, &arguments, text, error));
+    }
+    return OK;
+}
+
+/* --- environment --- */
+
+/* Whether some command of the program has the option that `matches` says; it may belong to another command than the chosen. */
+static bool known_anywhere(const struct command *command, const char *name, char *(*spell)(const char *, char[static FLAG_SIZE]),
+                           struct suggestion *near, char (*names)[FLAG_SIZE], size_t *used, size_t limit) {
+    for (const struct option *option = command->options; option && option->name; option++) {
+        if ((option->flags & (OPTION_POSITIONAL | OPTION_FLAG_ONLY)) || *used >= limit) continue;
+        char *spelt = spell(option->name, names[(*used)++]);
+        if (strcmp(spelt, name) == 0) return true;
+        if (!(option->flags & OPTION_HIDDEN)) suggest_offer(near, spelt);
+    }
+    for (size_t i = 0; command->children && command->children[i]; i++) {
+        if (known_anywhere(command->children[i], name, spell, near, names, used, limit)) return true;
+    }
+    return false;
+}
+
+static char *spell_key(const char *name, char out[static FLAG_SIZE]) {
+    snprintf(out, FLAG_SIZE, "%s", name);
+    return out;
+}
+
+enum { NAMES_MAX = 1024 };
+
+/* OK if another command of the program knows it, else INVALID with the nearest. */
+static enum status refuse_unknown(const struct options *options, const char *what, const char *name,
+                                  char *(*spell)(const char *, char[static FLAG_SIZE]), const char *const *more,
+                                  struct error *error) {
+    struct suggestion near;
+    suggest_init(&near, name);
+    char(*names)[FLAG_SIZE] = xcalloc(NAMES_MAX, FLAG_SIZE);
+    size_t used = 0;
+    enum status status = OK;
+    if (!known_anywhere(options->program, name, spell, &near, names, &used, NAMES_MAX)) {
+        for (size_t i = 0; more && more[i]; i++) suggest_offer(&near, more[i]);
+        status = near.best ? error_set(error, INVALID, "unknown %s %s; did you mean %s?", what, name, near.best)
+                           : error_set(error, INVALID, "unknown %s %s; see '%s --help' for those there are", what, name,
+                                       options->program->name);
+    }
+    free(names);
+    return status;
+}
+
+static bool is_listed(const char *name, const char *const *list) {
+    for (size_t i = 0; list && list[i]; i++) {
+        size_t size = strlen(list[i]);
+        bool prefix = size > 0 && list[i][size - 1] == '*';
+        if (prefix ? strncmp(name, list[i], size - 1) == 0 : strcmp(name, list[i]) == 0) return true;
+    }
+    return false;
+}
+
+static enum status set_from_environment(struct options *options, struct option_state *state, const char *name, const char *value,
+                                        struct error *error) {
+    if (state->option->type != OPTION_LIST) return set_value(options, state, OPTION_FROM_ENVIRONMENT, value, name, error);
+    add_to_list(options, state, OPTION_FROM_ENVIRONMENT, NULL, name);
+    while (*value) {
+        size_t size = strcspn(value, ",");
+        char *item = xformat("%.*s", (int)size, value);
+        if (size > 0) add_to_list(options, state, OPTION_FROM_ENVIRONMENT, item, name);
+        free(item);
+        value += size + (value[size] == ',');
+    }
+    return OK;
+}
+
+static enum status read_variable(struct options *options, const char *name, const char *value, const char *const *known_variables,
+                                 struct error *error) {
+    if (is_listed(name, always_known) || is_listed(name, known_variables)) return OK;
+    if (options->has_file && strcmp(name, "ATOLL_CONFIG") == 0) {
+        if (options->config_path) return OK;
+        options->config_path = xstrdup(value);
+        options->config_source = OPTION_FROM_ENVIRONMENT;
+        return OK;
+    }
+    char spelt[FLAG_SIZE];
+    for (size_t i = 0; i < options->state_count; i++) {
+        const struct option *option = options->states[i].option;
+        if (option->flags & (OPTION_POSITIONAL | OPTION_FLAG_ONLY)) continue;
+        if (strcmp(option_variable(option->name, spelt), name) == 0) {
+            return set_from_environment(options, &options->states[i], name, value, error);
+        }
+    }
+    return refuse_unknown(options, "environment variable", name, option_variable, always_known, error);
+}
+
+enum status options_read_environment(struct options *options, char **environment, const char *const *known_variables,
+                                     struct error *error) {
+    for (char **entry = environment; entry && *entry; entry++) {
+        const char *equals = strchr(*entry, '=');
+        if (!equals || strncmp(*entry, "ATOLL_", 6) != 0) continue;
+        char *name = xformat("%.*s", (int)(equals - *entry), *entry);
+        enum status status = read_variable(options, name, equals + 1, known_variables, error);
+        free(name);
+        if (status != OK) return status;
+    }
+    return OK;
+}
+
+/* --- file --- */
+
+enum status options_set_from_file(struct options *options, const char *key, const char *text, const char *where,
+                                  struct error *error) {
+    char name[FLAG_SIZE];
+    const char *bracket = strchr(key, '[');
+    size_t size = bracket ? (size_t)(bracket - key) : strlen(key);
+    snprintf(name, sizeof name, "%.*s", (int)MIN(size, sizeof name - 1), key);
+    struct option_state *state = size < sizeof name ? find_state(options, name) : NULL;
+    if (!state || (state->option->flags & (OPTION_POSITIONAL | OPTION_FLAG_ONLY))) {
+        enum status status = refuse_unknown(options, "key", size < sizeof name ? name : key, spell_key, NULL, error);
+        return status == OK ? OK : error_wrap(error, status, "%s", where);
+    }
+    if (state->option->type == OPTION_LIST) {
+        add_to_list(options, state, OPTION_FROM_FILE, text, where);
+        return OK;
+    }
+    if (bracket || !text) return error_set(error, INVALID, "%s: %s takes one value, not a list", where, name);
+    char *place = xformat("%s: %s", where, name);
+    enum status status = set_value(options, state, OPTION_FROM_FILE, text, place, error);
+    free(place);
+    if (status == OK && state->source == OPTION_FROM_FILE) remember(state, OPTION_FROM_FILE, where);
+    return status;
+}
+
+/* --- all of it --- */
+
+enum status options_finish(struct options *options, struct error *error) {
+    const struct command *command = options->chain[options->depth - 1];
+    char words[128], flag[FLAG_SIZE], variable[FLAG_SIZE];
+    program_words(options, words, sizeof words);
+    if (command->children) return error_set(error, INVALID, "'%s' needs a command behind it; see '%s --help'", words, words);
+    for (size_t i = 0; i < options->state_count; i++) {
+        const struct option *option = options->states[i].option;
+        if (!(option->flags & OPTION_REQUIRED) || options->states[i].source != OPTION_FROM_DEFAULT) continue;
+        if (option->flags & OPTION_POSITIONAL) {
+            return error_set(error, INVALID, "the argument %s is missing; see '%s --help'", option->name, words);
+        }
+        if (option->flags & OPTION_FLAG_ONLY) return error_set(error, INVALID, "%s is required", option_flag(option->name, flag));
+        return error_set(error, INVALID, "%s is required: give %s, %s%s%s%s", option->name, option_flag(option->name, flag),
+                         option_variable(option->name, variable), options->has_file ? " or '" : "",
+                         options->has_file ? option->name : "", options->has_file ? ":' in the config file" : "");
+    }
+    return OK;
+}
+
+static void answer(struct options *options, struct buffer *out) {
+    if (options->wants_help)
+        options_help(options, out);
+    else if (options->wants_version)
+        buffer_append_text(out, "%s %s\n", options->program->name, options->program->version);
+    else if (options->wants_example)
+        options_example(options, out);
+    else
+        options_print(options, out);
+}
+
+enum status options_read(struct options *options, const struct options_setup *setup, struct buffer *out, bool *answered,
+                         struct error *error) {
+    *answered = false;
+    options->has_file = setup->load_file != NULL;
+    TRY(options_read_arguments(options, setup->argc, setup->argv, error));
+    /* Help must come also where the environment or the file is what is broken. */
+    bool early = options->wants_help || options->wants_version || options->wants_example;
+    if (!early) {
+        TRY(options_read_environment(options, setup->environment, setup->known_variables, error));
+        if (options->config_path && setup->load_file) TRY(setup->load_file(options, options->config_path, error));
+        /* --print-config shows also an unfinished configuration: that is when it is needed. */
+        if (!options->wants_print) return options_finish(options, error);
+    }
+    answer(options, out);
+    *answered = true;
+    return OK;
+}
+
+int options_start(struct options *options, const struct options_setup *setup) {
+    struct error error = {0};
+    struct buffer out = {0};
+    bool answered = false;
+    int code = OPTIONS_GO_ON;
+    if (options_read(options, setup, &out, &answered, &error) != OK) {
+        fprintf(stderr, "%s: %s\n", options->program->name, error.message);
+        code = OPTIONS_EXIT_USAGE;
+    } else if (answered) {
+        fwrite(out.data, 1, out.size, stdout);
+        fflush(stdout);
+        code = OPTIONS_EXIT_DONE;
+    }
+    buffer_deinit(&out);
+    return code;
+}
+
+const struct command *options_command(const struct options *options) { return options->chain[options->depth - 1]; }
+
+enum option_source options_source(const struct options *options, const char *name, const char **where) {
+    const struct option_state *state = find_state(options, name);
+    ASSERT(state);
+    if (where) *where = state->where ? state->where : "default";
+    return state->source;
+}

@@ -1,0 +1,22 @@
+/* One UTF-8 sequence at a time (RFC 3629: no overlong forms, no surrogates, nothing past U+10FFFF). */
+#ifndef BASE_UTF8_H
+#define BASE_UTF8_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* The bytes of the sequence that begins at text, of which `left` >= 1 may be read; 0 if it is none. */
+static inline size_t utf8_length(const uint8_t *text, size_t left) {
+    uint8_t c = text[0];
+    if (c < 0x80) return 1;
+    size_t length = c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : 2;
+    if (c < 0xc2 || c > 0xf4 || length > left) return 0;
+    for (size_t i = 1; i < length; i++) {
+        if ((text[i] & 0xc0) != 0x80) return 0;
+    }
+    if ((c == 0xe0 && text[1] < 0xa0) || (c == 0xed && text[1] > 0x9f)) return 0;
+    if ((c == 0xf0 && text[1] < 0x90) || (c == 0xf4 && text[1] > 0x8f)) return 0;
+    return length;
+}
+
+#endif
