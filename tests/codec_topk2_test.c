@@ -86,7 +86,7 @@ struct tape {
 
 static unsigned tape_bit(struct tape *tape) {
     if (tape->at >= tape->bits) return 1; /* so that unary parts end; the comparison of bytes then fails */
-    unsigned bit = tape->data[tape->at / 8] >> tape->at % 8 & 1u;
+    unsigned bit = (unsigned)tape->data[tape->at / 8] >> tape->at % 8 & 1u;
     tape->at++;
     return bit;
 }
