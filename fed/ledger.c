@@ -78,7 +78,7 @@ void ledger_entry_encode(const struct ledger_entry *entry, struct buffer *out) {
     case LEDGER_EPOCH: return;
     case LEDGER_INNER_STEPS: buffer_u32(out, entry->inner_steps.inner_steps); return;
     }
-    ASSERT(!"a ledger kind that does not exist");
+    assert_failed("a ledger kind that exists", __FILE__, __LINE__);
 }
 
 static enum status decode_genesis(struct reader *reader, struct ledger_entry *out, struct error *error) {

@@ -1,0 +1,257 @@
+#include "fed/manifest.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/suggest.h"
+#include "codec/codec.h"
+#include "config/yaml.h"
+#include "fed/manifest_table.h"
+
+enum status name_check(const char *text, struct error *error) {
+    size_t length = strlen(text);
+    bool good = length >= 1 && length < SITE_NAME_SIZE && text[0] >= 'a' && text[0] <= 'z';
+    for (size_t i = 0; good && i < length; i++)
+        good = (text[i] >= 'a' && text[i] <= 'z') || (text[i] >= '0' && text[i] <= '9') || text[i] == '-';
+    if (good) return OK;
+    return error_set(error, INVALID, "the name \"%.40s\" will not do: write 1 to 32 of a-z, 0-9 and '-', a letter first", text);
+}
+
+/* The text a key has where the file does not give it; NULL where it must. */
+static const char *fallback_of(const struct setting *setting, enum outer_mode mode) {
+    if (mode != OUTER_DENSE || !setting->dense) return setting->fallback;
+    return setting->dense[0] ? setting->dense : NULL;
+}
+
+static void fill_defaults(enum outer_mode mode, struct manifest *out) {
+    *out = (struct manifest){.outer.mode = mode};
+    for (size_t i = 0; i < manifest_setting_count; i++) {
+        const struct setting *setting = &manifest_settings[i];
+        const char *text = strcmp(setting->key, "outer.mode") == 0 ? NULL : fallback_of(setting, mode);
+        if (text) ASSERT(setting_read(setting, text, out, NULL) == OK);
+    }
+}
+
+void manifest_defaults(struct manifest *out) { fill_defaults(OUTER_SPARSE, out); }
+
+/* --- checks that look at several keys; each says which one to change ----------------------------------------------------- */
+#define REFUSE(key_, ...)                                                                                                        \
+    do {                                                                                                                         \
+        *key = (key_);                                                                                                           \
+        return error_set(error, INVALID, __VA_ARGS__);                                                                           \
+    } while (0)
+
+static enum status check_model(const struct manifest *m, const char **key, struct error *error) {
+    if (m->model.hidden % m->model.heads != 0)
+        REFUSE("model.heads", "%u heads do not divide model.hidden %u: write a divisor of it", m->model.heads, m->model.hidden);
+    uint32_t head = m->model.hidden / m->model.heads;
+    if (head % 2 != 0 || head > 1024)
+        REFUSE("model.heads", "%u heads of %u make a head %u wide: it must be even, for rotary positions, and at most 1024",
+               m->model.heads, m->model.hidden, head);
+    if (m->model.kv_heads > m->model.heads || m->model.heads % m->model.kv_heads != 0)
+        REFUSE("model.kv_heads", "%u does not divide model.heads %u: write a divisor of it", m->model.kv_heads, m->model.heads);
+    if (m->tokenizer == TOKENIZER_BYTE && m->model.vocabulary < 256)
+        REFUSE("model.vocabulary", "%u is too small for the byte tokenizer: write 256 or more", m->model.vocabulary);
+    return OK;
+}
+
+static enum status check_schedule(const struct manifest *m, const char **key, struct error *error) {
+    if (m->inner.schedule == SCHEDULE_CONSTANT) {
+        if (m->inner.decay_tokens != 0)
+            REFUSE("inner.decay_tokens", "a constant schedule does not decay: write 0, or choose linear or cosine");
+        return OK;
+    }
+    uint64_t end = m->inner.decay_tokens ? m->inner.decay_tokens : m->token_budget;
+    if (end == 0) REFUSE("inner.decay_tokens", "a schedule that decays needs an end: write it here, or set token_budget");
+    if (end <= m->inner.warmup_tokens)
+        REFUSE("inner.warmup_tokens", "%llu tokens of warmup reach beyond the end of the decay at %llu: write less",
+               (unsigned long long)m->inner.warmup_tokens, (unsigned long long)end);
+    return OK;
+}
+
+static enum status check_outer(const struct manifest *m, const char **key, struct error *error) {
+    const char *codec = codec_name(m->codec.kind);
+    bool sparse_codec = codec_is_sparse(m->codec.kind);
+    if (m->outer.mode == OUTER_SPARSE) {
+        if (m->outer.momentum != 0)
+            REFUSE("outer.momentum", "%g with sparse mode diverges, for error feedback is a momentum already: write 0",
+                   m->outer.momentum);
+        if (m->outer.period != 1) REFUSE("outer.period", "%u means nothing in sparse mode: write 1", m->outer.period);
+        if (!sparse_codec) REFUSE("codec.kind", "%s is for dense mode: write topk2-64 or topk2-128, or outer.mode: dense", codec);
+        if ((float)m->codec.decay != CODEC_FEEDBACK_DECAY || m->codec.decay != 0.95)
+            REFUSE("codec.decay", "%g: the error feedback of sparse mode decays by 0.95; write that", m->codec.decay);
+        return OK;
+    }
+    if (sparse_codec) REFUSE("codec.kind", "%s is for sparse mode: write int8, fp4, bf16 or fp32, or outer.mode: sparse", codec);
+    if (m->codec.decay != 0)
+        REFUSE("codec.decay", "%g: dense mode has no error feedback, which diverges under its momentum; write 0", m->codec.decay);
+    return OK;
+}
+
+static enum status check_merge(const struct manifest *m, const char **key, struct error *error) {
+    if (m->merge.staleness_exponent != 0.5 && m->merge.staleness_exponent != 1)
+        REFUSE("merge.staleness_exponent", "%g: write 0.5 or 1, the ones that are exact everywhere", m->merge.staleness_exponent);
+    if (m->admission.clip_factor != 0 && m->admission.clip_factor < 1)
+        REFUSE("admission.clip_factor", "%g would scale down half of all contributions: write 0 (off) or 1 and more",
+               m->admission.clip_factor);
+    if (m->admission.clip_minimum > m->admission.clip_window)
+        REFUSE("admission.clip_minimum", "%u is more than admission.clip_window %u holds: write no more than that",
+               m->admission.clip_minimum, m->admission.clip_window);
+    return OK;
+}
+
+/* *key is the one that the error is about. */
+static enum status check_all(const struct manifest *m, const char **key, struct error *error) {
+    for (size_t i = 0; i < manifest_setting_count; i++) {
+        *key = manifest_settings[i].key;
+        TRY(setting_check(&manifest_settings[i], m, error));
+    }
+    TRY(check_model(m, key, error));
+    TRY(check_schedule(m, key, error));
+    TRY(check_outer(m, key, error));
+    return check_merge(m, key, error);
+}
+
+enum status manifest_check(const struct manifest *manifest, struct error *error) {
+    const char *key = "";
+    enum status status = check_all(manifest, &key, error);
+    return status == OK ? OK : error_wrap(error, status, "manifest: %s", key);
+}
+
+/* --- reading ------------------------------------------------------------------------------------------------------------- */
+static const struct setting *setting_named(const char *key) {
+    for (size_t i = 0; i < manifest_setting_count; i++)
+        if (strcmp(manifest_settings[i].key, key) == 0) return &manifest_settings[i];
+    return NULL;
+}
+
+static const char *leaf_of(const char *key) {
+    const char *dot = strrchr(key, '.');
+    return dot ? dot + 1 : key;
+}
+
+static bool is_section(const char *key) {
+    size_t length = strlen(key);
+    for (size_t i = 0; i < manifest_setting_count; i++)
+        if (strncmp(manifest_settings[i].key, key, length) == 0 && manifest_settings[i].key[length] == '.') return true;
+    return false;
+}
+
+/* The nearest key by spelling; failing that, the one of the same last name in another section. */
+static const char *nearest_key(const char *key) {
+    struct suggestion suggestion;
+    suggest_init(&suggestion, key);
+    for (size_t i = 0; i < manifest_setting_count; i++) suggest_offer(&suggestion, manifest_settings[i].key);
+    if (suggestion.best) return suggestion.best;
+    struct suggestion leaf;
+    suggest_init(&leaf, leaf_of(key));
+    const char *best = NULL;
+    for (size_t i = 0; i < manifest_setting_count; i++) {
+        const char *before = leaf.best;
+        suggest_offer(&leaf, leaf_of(manifest_settings[i].key));
+        if (leaf.best != before) best = manifest_settings[i].key;
+    }
+    return best;
+}
+
+static enum status unknown_key(const struct yaml_entry *entry, struct error *error) {
+    if (is_section(entry->key))
+        return error_set(error, INVALID, "manifest:%u: %s: a section needs keys below it: write some, or remove it", entry->line,
+                         entry->key);
+    const char *nearest = nearest_key(entry->key);
+    if (nearest)
+        return error_set(error, INVALID, "manifest:%u: %s: there is no such key; did you mean %s?", entry->line, entry->key,
+                         nearest);
+    return error_set(error, INVALID, "manifest:%u: %s: there is no such key; docs/manifest.example.yaml lists all of them",
+                     entry->line, entry->key);
+}
+
+static enum status read_entry(const struct yaml_entry *entry, struct manifest *out, struct error *error) {
+    const struct setting *setting = setting_named(entry->key);
+    if (!setting) return unknown_key(entry, error);
+    enum status status = entry->kind == YAML_TEXT ? setting_read(setting, entry->text, out, error)
+                                                  : error_set(error, INVALID, "a list or section will not do: write one value");
+    return status == OK ? OK : error_wrap(error, status, "manifest:%u: %s", entry->line, entry->key);
+}
+
+static enum status read_document(const struct yaml *yaml, struct manifest *out, struct error *error) {
+    /* The mode decides what the other keys default to, so it is read first. */
+    struct manifest mode = {.outer.mode = OUTER_SPARSE};
+    const struct yaml_entry *entry = yaml_find(yaml, "outer.mode");
+    if (entry) TRY(read_entry(entry, &mode, error));
+    fill_defaults(mode.outer.mode, out);
+    for (size_t i = 0; i < yaml_count(yaml); i++) TRY(read_entry(yaml_entry_at(yaml, i), out, error));
+    for (size_t i = 0; i < manifest_setting_count; i++) {
+        const struct setting *setting = &manifest_settings[i];
+        if (fallback_of(setting, out->outer.mode) || yaml_find(yaml, setting->key)) continue;
+        struct buffer range = {0};
+        setting_range(setting, &range);
+        enum status status = error_set(error, INVALID, "manifest: %s: must be given%s: write %.*s", setting->key,
+                                       setting->dense ? " in dense mode" : "", (int)range.size, (const char *)range.data);
+        buffer_deinit(&range);
+        return status;
+    }
+    const char *key = "";
+    enum status status = check_all(out, &key, error);
+    if (status == OK) return OK;
+    entry = yaml_find(yaml, key);
+    if (entry) return error_wrap(error, status, "manifest:%u: %s", entry->line, key);
+    return error_wrap(error, status, "manifest: %s (by default)", key);
+}
+
+enum status manifest_parse(struct bytes yaml, struct manifest *out, struct error *error) {
+    struct yaml *document = NULL;
+    const struct yaml_limits limits = {.size = MANIFEST_LIMIT, .entries = 256, .depth = 4};
+    TRY(yaml_read(yaml, "manifest", &limits, &document, error));
+    struct manifest read;
+    enum status status = read_document(document, &read, error);
+    if (status == OK) *out = read;
+    yaml_close(document);
+    return status;
+}
+
+/* --- writing ------------------------------------------------------------------------------------------------------------- */
+void manifest_write(const struct manifest *manifest, struct buffer *out) {
+    for (size_t i = 0; i < manifest_setting_count; i++) {
+        buffer_append_text(out, "%s: ", manifest_settings[i].key);
+        setting_write(&manifest_settings[i], manifest, out);
+        buffer_u8(out, '\n');
+    }
+}
+
+void manifest_digest(const struct manifest *manifest, uint8_t out[static DIGEST_SIZE]) {
+    struct buffer text = {0};
+    manifest_write(manifest, &text);
+    digest_sha256(text.data, text.size, out);
+    buffer_deinit(&text);
+}
+
+/* Opens a section when the key's first part changes; returns the spaces the key stands behind. */
+static const char *explain_section(const struct setting *setting, const struct setting *before, struct buffer *out) {
+    const char *dot = strchr(setting->key, '.');
+    size_t length = dot ? (size_t)(dot - setting->key) + 1 : 0;
+    if (before && dot && strncmp(before->key, setting->key, length) == 0) return "  ";
+    buffer_u8(out, '\n');
+    if (!dot) return "";
+    buffer_append_text(out, "%.*s\n", (int)length, setting->key);
+    out->data[out->size - 2] = ':'; /* in the dot's place */
+    return "  ";
+}
+
+void manifest_explain(struct buffer *out) {
+    buffer_append_text(
+        out, "# The manifest of a run: what all its sites must agree on. Every key is here with its default; only `name`\n"
+             "# must be given (and outer.period in dense mode). Unknown keys are refused. Durations carry units.\n");
+    for (size_t i = 0; i < manifest_setting_count; i++) {
+        const struct setting *setting = &manifest_settings[i];
+        const char *indent = explain_section(setting, i ? setting - 1 : NULL, out);
+        buffer_append_text(out, "%s# %s\n%s# ", indent, setting->help, indent);
+        setting_range(setting, out);
+        if (setting->dense && setting->dense[0]) buffer_append_text(out, "; in dense mode %s by default", setting->dense);
+        if (setting->dense && !setting->dense[0]) buffer_append_text(out, "; no default in dense mode");
+        buffer_append_text(out, "\n%s%s: %s\n", indent,
+                           setting->key[0] && strchr(setting->key, '.') ? leaf_of(setting->key) : setting->key,
+                           setting->fallback ? setting->fallback : "my-run");
+    }
+}

@@ -1,0 +1,298 @@
+/* The rules by which an entry may follow a ledger, and what it then changes.
+ *
+ * Every entry goes through run_check, which only reads, and then run_commit, which cannot fail: so a refused entry leaves
+ * no trace. What is allowed when:
+ *
+ *                   ACTIVE   PAUSED   STOPPED
+ *   SITE_INVITED      x        x
+ *   SITE_ADDED        x        x
+ *   SITE_REVOKED      x        x         x
+ *   CONTRIBUTION      x                            and none once the token budget is spent
+ *   STEP              x        x         x         what was acknowledged is merged, whatever happens
+ *   PAUSED            x
+ *   RESUMED                    x
+ *   STOPPED           x        x                   for good
+ *   EPOCH             x        x         x         a coordinator that serves an ended run restarts too
+ *   INNER_STEPS       x        x
+ *
+ * Epochs: entry 0 begins with any; an EPOCH entry carries a higher one than the ledger's, every other entry exactly the
+ * ledger's. Contributions name the epoch of the coordinator that they were made for, and it must be the ledger's.
+ *
+ * Revocation: contributions of the site that wait are dropped: they stay in the ledger and are never merged, for the key's
+ * holder may be who wrote them. What was merged stays merged (excision is a replay of its own). A key is enrolled once:
+ * neither a revoked key nor a second site can come back with it. Times are not looked at: the expiry of invitations is the
+ * coordinator's to enforce.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "codec/codec.h"
+#include "fed/run_internal.h"
+
+/* --- genesis -------------------------------------------------------------------------------------------------------------- */
+static enum status check_genesis(const struct ledger_entry *entry, struct error *error) {
+    struct manifest manifest;
+    TRY(manifest_parse(entry->genesis.manifest, &manifest, error));
+    struct buffer canonical = {0};
+    manifest_write(&manifest, &canonical);
+    bool same = bytes_equal(buffer_bytes(&canonical), entry->genesis.manifest);
+    buffer_deinit(&canonical);
+    if (!same) return error_set(error, INVALID, "the manifest is not in its canonical form");
+    TRY(public_key_check(entry->genesis.coordinator_key, error));
+    uint64_t least = manifest.fragments == 1 ? 1 : (uint64_t)manifest.fragments * CODEC_CHUNK;
+    if (entry->genesis.parameters < least || entry->genesis.parameters > CODEC_COUNT_MAX)
+        return error_set(error, INVALID, "%llu parameters, where %u fragments need at least %llu",
+                         (unsigned long long)entry->genesis.parameters, manifest.fragments, (unsigned long long)least);
+    return OK;
+}
+
+static void commit_genesis(struct run_state *state, const struct ledger_entry *entry) {
+    ASSERT(manifest_parse(entry->genesis.manifest, &state->manifest, NULL) == OK);
+    state->has_genesis = true;
+    digest_sha256(entry->genesis.manifest.data, entry->genesis.manifest.size, state->manifest_digest);
+    memcpy(state->run_id, entry->genesis.run_id, RUN_ID_SIZE);
+    memcpy(state->coordinator_key, entry->genesis.coordinator_key, PUBLIC_KEY_SIZE);
+    memcpy(state->layout_digest, entry->genesis.layout_digest, DIGEST_SIZE);
+    memcpy(state->initial_root, entry->genesis.initial_root, DIGEST_SIZE);
+    state->parameters = entry->genesis.parameters;
+    state->epoch = entry->epoch;
+    state->inner_steps = state->manifest.inner.inner_steps;
+    state->remembered = state->manifest.merge.staleness_cap + 1;
+    for (uint32_t f = 0; f < state->manifest.fragments; f++)
+        state->fragments[f].versions = xcalloc(state->remembered, sizeof(uint64_t));
+    /* A base may be as old as the cap of every fragment in turn. */
+    state->root_reach = (uint64_t)state->remembered * state->manifest.fragments;
+    state->root_capacity = state->root_reach / state->manifest.root_interval + 2;
+    state->roots = xcalloc((size_t)state->root_capacity, sizeof *state->roots);
+    state->roots[0].known = true;
+    memcpy(state->roots[0].root, entry->genesis.initial_root, DIGEST_SIZE);
+    state->norms = xcalloc(state->manifest.admission.clip_window, sizeof *state->norms);
+    state->sorted = xcalloc(state->manifest.admission.clip_window, sizeof *state->sorted);
+}
+
+/* --- sites ---------------------------------------------------------------------------------------------------------------- */
+static bool name_is_active(const struct run_state *state, const char *name) {
+    for (uint32_t i = 0; i < state->site_count; i++)
+        if (!state->sites[i].site.revoked && strcmp(state->sites[i].site.name, name) == 0) return true;
+    return false;
+}
+
+static enum status check_invited(const struct run_state *state, const struct ledger_entry *entry, struct error *error) {
+    TRY(name_check(entry->invited.name, error));
+    if (name_is_active(state, entry->invited.name))
+        return error_set(error, INVALID, "there is a site %s already", entry->invited.name);
+    if (run_state_invitation(state, entry->invited.secret_digest))
+        return error_set(error, INVALID, "the secret of %s was used for another invitation", entry->invited.name);
+    if (state->invitation_count >= INVITATIONS_LIMIT)
+        return error_set(error, INVALID, "%d invitations are the limit of a run", INVITATIONS_LIMIT);
+    return OK;
+}
+
+static enum status check_added(const struct run_state *state, const struct ledger_entry *entry, struct error *error) {
+    if (entry->added.site != state->site_count + 1)
+        return error_set(error, INVALID, "site number %u where %u follows", entry->added.site, state->site_count + 1);
+    if (state->site_count >= SITES_LIMIT) return error_set(error, INVALID, "%d sites are the limit of a run", SITES_LIMIT);
+    const struct run_invitation *invitation = run_state_invitation(state, entry->added.secret_digest);
+    if (!invitation) return error_set(error, INVALID, "site %s comes without an invitation", entry->added.name);
+    if (invitation->used) return error_set(error, INVALID, "the invitation of %s was used before", entry->added.name);
+    if (strcmp(invitation->name, entry->added.name) != 0)
+        return error_set(error, INVALID, "site %s comes with the invitation of %s", entry->added.name, invitation->name);
+    if (name_is_active(state, entry->added.name))
+        return error_set(error, INVALID, "there is a site %s already", entry->added.name);
+    for (uint32_t i = 0; i < state->site_count; i++)
+        if (memcmp(state->sites[i].site.public_key, entry->added.public_key, PUBLIC_KEY_SIZE) == 0)
+            return error_set(error, INVALID, "the key of %s was enrolled for site %u before: a site needs one of its own",
+                             entry->added.name, i + 1);
+    return public_key_check(entry->added.public_key, error);
+}
+
+static enum status check_revoked(const struct run_state *state, const struct ledger_entry *entry, struct error *error) {
+    const struct run_site *site = run_state_site(state, entry->revoked.site);
+    if (!site) return error_set(error, INVALID, "there is no site %u", entry->revoked.site);
+    if (site->revoked) return error_set(error, INVALID, "site %u was revoked before", entry->revoked.site);
+    return OK;
+}
+
+static void commit_invited(struct run_state *state, const struct ledger_entry *entry) {
+    if (state->invitation_count == state->invitation_capacity) {
+        state->invitation_capacity = state->invitation_capacity ? state->invitation_capacity * 2 : 8;
+        state->invitations = xrealloc(state->invitations, state->invitation_capacity * sizeof *state->invitations);
+    }
+    struct run_invitation *invitation = &state->invitations[state->invitation_count++];
+    *invitation = (struct run_invitation){.expires_ms = entry->invited.expires_ms};
+    memcpy(invitation->name, entry->invited.name, SITE_NAME_SIZE);
+    memcpy(invitation->secret_digest, entry->invited.secret_digest, DIGEST_SIZE);
+}
+
+static void commit_added(struct run_state *state, const struct ledger_entry *entry) {
+    if (state->site_count == state->site_capacity) {
+        state->site_capacity = state->site_capacity ? state->site_capacity * 2 : 8;
+        state->sites = xrealloc(state->sites, state->site_capacity * sizeof *state->sites);
+    }
+    struct site_slot *slot = &state->sites[state->site_count++];
+    *slot = (struct site_slot){.site.site = entry->added.site};
+    memcpy(slot->site.name, entry->added.name, SITE_NAME_SIZE);
+    memcpy(slot->site.public_key, entry->added.public_key, PUBLIC_KEY_SIZE);
+    state->active_sites++;
+    for (uint32_t i = 0; i < state->invitation_count; i++)
+        if (digest_equal(state->invitations[i].secret_digest, entry->added.secret_digest)) state->invitations[i].used = true;
+}
+
+static void commit_revoked(struct run_state *state, const struct ledger_entry *entry) {
+    struct site_slot *site = &state->sites[entry->revoked.site - 1];
+    site->site.revoked = true;
+    site->site.revoked_at = state->size;
+    site->pending = 0;
+    state->active_sites--;
+    for (uint32_t f = 0; f < state->manifest.fragments; f++) {
+        struct fragment_slot *slot = &state->fragments[f];
+        uint32_t kept = 0;
+        for (uint32_t i = 0; i < slot->count; i++)
+            if (slot->pending[i].pending.contribution.site != entry->revoked.site) slot->pending[kept++] = slot->pending[i];
+        slot->count = kept;
+    }
+}
+
+/* --- contributions -------------------------------------------------------------------------------------------------------- */
+static enum status check_contribution(const struct run_state *state, const struct ledger_entry *entry, bool trusted,
+                                      struct contribution *decoded, struct error *error) {
+    const uint8_t *header = entry->contribution.header;
+    TRY(contribution_decode(bytes_of(header, CONTRIBUTION_HEADER_SIZE), decoded, error));
+    const struct site_slot *site = run_site_slot(state, decoded->site);
+    if (!site) return error_set(error, INVALID, "there is no site %u", decoded->site);
+    if (site->site.revoked)
+        return error_set(error, INVALID, "site %u was revoked by entry %llu", decoded->site,
+                         (unsigned long long)site->site.revoked_at);
+    if (!trusted && !contribution_verify(site->site.public_key, header, entry->contribution.signature))
+        return error_set(error, INVALID, "the signature is not site %u's", decoded->site);
+    uint8_t digest[DIGEST_SIZE];
+    contribution_digest(header, digest);
+    enum refusal refusal = contribution_rules(state, site, decoded, digest, error);
+    return refusal == ACCEPTED ? OK : error_restate(error, INVALID, refusal_name(refusal));
+}
+
+static void push_record(struct site_slot *site, const struct sequence_record *record) {
+    if (site->count == site->capacity) {
+        site->capacity = site->capacity ? site->capacity * 2 : 4;
+        site->records = xrealloc(site->records, (size_t)site->capacity * sizeof *site->records);
+    }
+    site->records[site->count++] = *record;
+}
+
+static void push_pending(struct run_state *state, const struct contribution *c, const uint8_t digest[static DIGEST_SIZE]) {
+    struct fragment_slot *slot = &state->fragments[c->fragment];
+    if (slot->count == slot->capacity) {
+        slot->capacity = slot->capacity ? slot->capacity * 2 : 4;
+        slot->pending = xrealloc(slot->pending, slot->capacity * sizeof *slot->pending);
+    }
+    struct pending_slot *pending = &slot->pending[slot->count++];
+    *pending = (struct pending_slot){
+        .pending = {.index = state->size, .contribution = *c, .clip = run_clip(state, c->norm)},
+        .staleness = run_state_staleness(state, c->fragment, c->base_version),
+        .steps = slot->steps,
+    };
+    memcpy(pending->pending.header_digest, digest, DIGEST_SIZE);
+}
+
+static uint64_t add_saturated(uint64_t a, uint64_t b) { return a > UINT64_MAX - b ? UINT64_MAX : a + b; }
+
+static void commit_contribution(struct run_state *state, const struct ledger_entry *entry, const struct contribution *c) {
+    uint8_t digest[DIGEST_SIZE];
+    contribution_digest(entry->contribution.header, digest);
+    struct site_slot *site = &state->sites[c->site - 1];
+    push_pending(state, c, digest);
+    run_norm_push(state, c->norm); /* after the clip: a contribution is measured by those before it */
+    push_record(site, &(struct sequence_record){c->sequence, state->size, digest_prefix(digest)});
+    site->pending |= UINT64_C(1) << c->fragment;
+    site->site.last_sequence = c->sequence;
+    site->site.last_index = state->size;
+    memcpy(site->site.last_digest, digest, DIGEST_SIZE);
+    site->site.contributions++;
+    site->site.tokens = add_saturated(site->site.tokens, c->tokens);
+    state->tokens = add_saturated(state->tokens, c->tokens);
+}
+
+/* --- the whole ------------------------------------------------------------------------------------------------------------ */
+static const char *const phase_names[] = {[RUN_ACTIVE] = "active", [RUN_PAUSED] = "paused", [RUN_STOPPED] = "stopped"};
+
+static bool phase_allows(enum run_phase phase, enum ledger_kind kind) {
+    switch (kind) {
+    case LEDGER_SITE_REVOKED:
+    case LEDGER_STEP:
+    case LEDGER_EPOCH: return true;
+    case LEDGER_CONTRIBUTION: return true; /* contribution_rules says it with its own code */
+    case LEDGER_PAUSED: return phase == RUN_ACTIVE;
+    case LEDGER_RESUMED: return phase == RUN_PAUSED;
+    default: return phase != RUN_STOPPED;
+    }
+}
+
+static enum status check_kind(const struct run_state *state, const struct ledger_entry *entry, bool trusted,
+                              struct contribution *decoded, struct error *error) {
+    switch (entry->kind) {
+    case LEDGER_GENESIS: return check_genesis(entry, error);
+    case LEDGER_SITE_INVITED: return check_invited(state, entry, error);
+    case LEDGER_SITE_ADDED: return check_added(state, entry, error);
+    case LEDGER_SITE_REVOKED: return check_revoked(state, entry, error);
+    case LEDGER_CONTRIBUTION: return check_contribution(state, entry, trusted, decoded, error);
+    case LEDGER_STEP: return run_check_step(state, entry, error);
+    case LEDGER_INNER_STEPS:
+        if (entry->inner_steps.inner_steps >= 1 && entry->inner_steps.inner_steps <= 1000000) return OK;
+        return error_set(error, INVALID, "%u inner steps: 1 to 1000000", entry->inner_steps.inner_steps);
+    case LEDGER_PAUSED:
+    case LEDGER_RESUMED:
+    case LEDGER_STOPPED:
+    case LEDGER_EPOCH: return OK;
+    }
+    return error_set(error, INVALID, "kind %d is unknown", (int)entry->kind);
+}
+
+static enum status check_order(const struct run_state *state, const struct ledger_entry *entry, struct error *error) {
+    if (state->has_genesis == (entry->kind == LEDGER_GENESIS))
+        return error_set(error, INVALID, "a ledger begins with its one genesis entry");
+    if (!state->has_genesis) return OK;
+    if (entry->kind == LEDGER_EPOCH ? entry->epoch <= state->epoch : entry->epoch != state->epoch)
+        return error_set(error, INVALID, "epoch %u in a ledger of epoch %u", entry->epoch, state->epoch);
+    if (!phase_allows(state->phase, entry->kind)) return error_set(error, INVALID, "the run is %s", phase_names[state->phase]);
+    return OK;
+}
+
+enum status run_check(const struct run_state *state, const struct ledger_entry *entry, bool trusted, struct contribution *decoded,
+                      struct error *error) {
+    enum status status = check_order(state, entry, error);
+    if (status == OK) status = check_kind(state, entry, trusted, decoded, error);
+    if (status == OK) return OK;
+    return error_wrap(error, status, "ledger entry %llu (%s)", (unsigned long long)state->size, ledger_kind_name(entry->kind));
+}
+
+void run_commit(struct run_state *state, const struct ledger_entry *entry, const struct contribution *decoded, struct bytes raw) {
+    switch (entry->kind) {
+    case LEDGER_GENESIS: commit_genesis(state, entry); break;
+    case LEDGER_SITE_INVITED: commit_invited(state, entry); break;
+    case LEDGER_SITE_ADDED: commit_added(state, entry); break;
+    case LEDGER_SITE_REVOKED: commit_revoked(state, entry); break;
+    case LEDGER_CONTRIBUTION: commit_contribution(state, entry, decoded); break;
+    case LEDGER_STEP: run_commit_step(state, entry); break;
+    case LEDGER_PAUSED: state->phase = RUN_PAUSED; break;
+    case LEDGER_RESUMED: state->phase = RUN_ACTIVE; break;
+    case LEDGER_STOPPED: state->phase = RUN_STOPPED; break;
+    case LEDGER_EPOCH: state->epoch = entry->epoch; break;
+    case LEDGER_INNER_STEPS: state->inner_steps = entry->inner_steps.inner_steps; break;
+    }
+    if (entry->kind == LEDGER_PAUSED || entry->kind == LEDGER_STOPPED) memcpy(state->reason, entry->note.reason, REASON_SIZE);
+    uint8_t leaf[DIGEST_SIZE];
+    merkle_leaf(raw, leaf);
+    merkle_append(state->tree, leaf);
+    state->size++;
+}
+
+enum status run_state_apply(struct run_state *state, struct bytes raw, bool trusted, struct error *error) {
+    struct ledger_entry entry;
+    struct contribution decoded = {0};
+    enum status status = ledger_entry_decode(raw, &entry, error);
+    if (status != OK) return error_wrap(error, status, "ledger entry %llu", (unsigned long long)state->size);
+    TRY(run_check(state, &entry, trusted, &decoded, error));
+    run_commit(state, &entry, &decoded, raw);
+    return OK;
+}

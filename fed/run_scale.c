@@ -1,0 +1,154 @@
+/* Staleness, clipping and the scales of a step. All of it is integer arithmetic but for four operations in double (factor *
+ * median, / norm, * weight, and sqrt, which IEEE-754 rounds exactly), so everybody gets the same bits. */
+#include <math.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "fed/run_internal.h"
+
+static uint64_t remembered_steps(const struct run_state *state, const struct fragment_slot *slot) {
+    return MIN(slot->steps, (uint64_t)state->remembered);
+}
+
+/* The number of steps with a version above base; versions increase, so it is a search from the newest back. */
+uint64_t run_state_staleness(const struct run_state *state, uint32_t fragment, uint64_t base_version) {
+    if (fragment >= FRAGMENTS_LIMIT || !state->has_genesis) return 0;
+    const struct fragment_slot *slot = &state->fragments[fragment];
+    uint64_t low = 0, high = remembered_steps(state, slot); /* how many newest steps are above base */
+    while (low < high) {
+        uint64_t middle = low + (high - low) / 2;
+        uint64_t step = slot->steps - 1 - middle;
+        if (slot->versions[step % state->remembered] > base_version)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low == state->remembered && slot->steps > low ? UINT64_MAX : low;
+}
+
+static uint64_t norms_held(const struct run_state *state) {
+    return MIN(state->contributions, (uint64_t)state->manifest.admission.clip_window);
+}
+
+double run_state_median_norm(const struct run_state *state) {
+    if (!state->has_genesis || state->contributions < state->manifest.admission.clip_minimum) return 0;
+    return state->sorted[norms_held(state) / 2];
+}
+
+/* A median of zero clips nothing: else the first sites to send zeroes could hold everybody at zero. */
+double run_clip(const struct run_state *state, double norm) {
+    double factor = state->manifest.admission.clip_factor, median = run_state_median_norm(state);
+    if (!(factor > 0) || !(median > 0)) return 1;
+    double limit = factor * median;
+    if (!(norm > limit)) return 1;
+    double clip = limit / norm;
+    return clip > 0 ? clip : 0x1p-1022; /* an underflow stays above zero: clip is in (0, 1] */
+}
+
+void run_norm_push(struct run_state *state, double norm) {
+    uint32_t window = state->manifest.admission.clip_window;
+    uint64_t held = norms_held(state), slot = state->contributions % window;
+    if (held == window) { /* the oldest leaves the order; equal values are alike */
+        uint64_t at = 0;
+        while (state->sorted[at] != state->norms[slot]) at++;
+        memmove(&state->sorted[at], &state->sorted[at + 1], (size_t)(held - at - 1) * sizeof *state->sorted);
+        held--;
+    }
+    uint64_t at = held;
+    while (at > 0 && state->sorted[at - 1] > norm) {
+        state->sorted[at] = state->sorted[at - 1];
+        at--;
+    }
+    state->sorted[at] = norm;
+    state->norms[slot] = norm;
+    state->contributions++;
+}
+
+static double staleness_weight(const struct manifest *manifest, uint64_t staleness) {
+    if (manifest->merge.staleness_weight == STALENESS_NONE) return 1;
+    double base = 1 + (double)staleness;
+    return manifest->merge.staleness_exponent == 1 ? 1 / base : 1 / sqrt(base);
+}
+
+float run_scale_of(const struct run_state *state, uint32_t fragment, const struct pending_slot *slot) {
+    uint64_t staleness = slot->staleness + (state->fragments[fragment].steps - slot->steps);
+    return (float)(slot->pending.clip * staleness_weight(&state->manifest, staleness));
+}
+
+int64_t run_pending_at(const struct run_state *state, uint32_t fragment, uint64_t index) {
+    const struct fragment_slot *slot = &state->fragments[fragment];
+    int64_t low = 0, high = slot->count;
+    while (low < high) {
+        int64_t middle = low + (high - low) / 2;
+        if (slot->pending[middle].pending.index < index)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < slot->count && slot->pending[low].pending.index == index ? low : -1;
+}
+
+static bool root_is_due(const struct run_state *state, uint64_t version) { return version % state->manifest.root_interval == 0; }
+
+enum status run_check_step(const struct run_state *state, const struct ledger_entry *entry, struct error *error) {
+    uint32_t fragment = entry->step.fragment;
+    if (fragment >= state->manifest.fragments)
+        return error_set(error, INVALID, "fragment %u of %u", fragment, state->manifest.fragments);
+    if (entry->step.version != state->version + 1)
+        return error_set(error, INVALID, "version %llu after %llu", (unsigned long long)entry->step.version,
+                         (unsigned long long)state->version);
+    if (entry->step.has_root != root_is_due(state, entry->step.version))
+        return error_set(error, INVALID, "version %llu %s a state root, one in %u has one",
+                         (unsigned long long)entry->step.version, entry->step.has_root ? "has" : "lacks",
+                         state->manifest.root_interval);
+    if (entry->step.count < 1 || entry->step.count > STEP_CONTRIBUTIONS_LIMIT)
+        return error_set(error, INVALID, "%u contributions", entry->step.count);
+    for (uint16_t i = 0; i < entry->step.count; i++) {
+        const struct step_part *part = &entry->step.parts[i];
+        int64_t at = run_pending_at(state, fragment, part->index);
+        if (at < 0 || (i > 0 && part->index <= part[-1].index))
+            return error_set(error, INVALID, "part %u: entry %llu is no waiting contribution of fragment %u, or out of order", i,
+                             (unsigned long long)part->index, fragment);
+        float scale = run_scale_of(state, fragment, &state->fragments[fragment].pending[at]);
+        if (memcmp(&scale, &part->scale, sizeof scale) != 0)
+            return error_set(error, INVALID, "part %u: scale %.9g, the rules give %.9g", i, (double)part->scale, (double)scale);
+    }
+    return OK;
+}
+
+void run_commit_step(struct run_state *state, const struct ledger_entry *entry) {
+    uint32_t fragment = entry->step.fragment;
+    struct fragment_slot *slot = &state->fragments[fragment];
+    uint32_t kept = 0, part = 0;
+    for (uint32_t i = 0; i < slot->count; i++) {
+        const struct run_pending *pending = &slot->pending[i].pending;
+        if (part < entry->step.count && pending->index == entry->step.parts[part].index) {
+            state->sites[pending->contribution.site - 1].pending &= ~(UINT64_C(1) << fragment);
+            part++;
+        } else {
+            slot->pending[kept++] = slot->pending[i];
+        }
+    }
+    slot->count = kept;
+    slot->versions[slot->steps++ % state->remembered] = entry->step.version;
+    slot->version = state->version = entry->step.version;
+    if (!entry->step.has_root) return;
+    struct root_slot *root = &state->roots[(state->version / state->manifest.root_interval) % state->root_capacity];
+    root->known = true;
+    root->version = state->root_version = state->version;
+    memcpy(root->root, entry->step.root, DIGEST_SIZE);
+}
+
+void run_state_plan_step(const struct run_state *state, uint32_t fragment, uint16_t count, struct ledger_entry *out) {
+    ASSERT(count >= 1 && count <= STEP_CONTRIBUTIONS_LIMIT && count <= run_state_pending_count(state, fragment));
+    memset(out, 0, sizeof *out);
+    out->kind = LEDGER_STEP;
+    out->epoch = state->epoch;
+    out->step.fragment = fragment;
+    out->step.version = state->version + 1;
+    out->step.count = count;
+    for (uint16_t i = 0; i < count; i++) {
+        const struct pending_slot *slot = &state->fragments[fragment].pending[i];
+        out->step.parts[i] = (struct step_part){slot->pending.index, run_scale_of(state, fragment, slot)};
+    }
+}
