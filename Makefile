@@ -123,7 +123,7 @@ $(OUT)/generated/%.pb-c.c $(OUT)/generated/%.pb-c.h &: %.proto
 	$(Q)$(PROTOC_C) --c_out=$(OUT)/generated $<
 $(OUT)/generated/%.o: $(OUT)/generated/%.c
 	$(Q)$(CC) $(CPPFLAGS_ALL) $(filter-out $(WARNINGS),$(CFLAGS_ALL)) -w $(if $(filter asan,$(BUILD)),-fno-sanitize=shift -fno-sanitize=pointer-overflow -fno-sanitize=nonnull-attribute) -c -o $@ $<
-$(filter $(OUT)/proto/%,$(call objects,$(SOURCES))): | $(GENERATED_HEADERS)
+$(filter $(OUT)/proto/% $(OUT)/tests/proto_%,$(call objects,$(SOURCES) $(TEST_SOURCES))): | $(GENERATED_HEADERS)
 
 define library_rule
 $(call LIBRARY,$(1)): $(call objects,$(call sources,$(1))) $(if $(filter proto,$(1)),$(GENERATED_SOURCES:.c=.o))
