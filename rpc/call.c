@@ -156,6 +156,7 @@ void call_expire(struct rpc_call *call) {
 /* ---- starting batches -------------------------------------------------------------------------------------------------- */
 
 static void start(struct rpc_call *call, const grpc_op *ops, size_t count, struct tag *tag) {
+    queue_posts(call->queue);
     grpc_call_error result = grpc_call_start_batch(call->core, ops, count, tag, NULL);
     /* Nothing a peer does makes this fail: only a batch that breaks the library's rules. */
     ASSERT(result == GRPC_CALL_OK);

@@ -49,6 +49,7 @@ static void queue_body(void *context) {
         grpc_event event = grpc_completion_queue_next(queue->core, until, NULL);
         if (event.type == GRPC_QUEUE_SHUTDOWN) return;
         if (event.type == GRPC_QUEUE_TIMEOUT) continue;
+        (void)atomic_load(&queue->posted); /* pairs with queue_posts */
         struct tag *tag = event.tag;
         tag->run(tag->owner, event.success != 0);
     }

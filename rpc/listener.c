@@ -58,6 +58,7 @@ static void request_next(struct request *request) {
     grpc_call_details_init(&request->details);
     grpc_metadata_array_init(&request->metadata);
     request->core = NULL;
+    queue_posts(request->queue);
     grpc_call_error result =
         grpc_server_request_call(request->listener->core, &request->core, &request->details, &request->metadata,
                                  request->queue->core, request->queue->core, &request->tag);
@@ -189,7 +190,9 @@ void listener_shut(struct listener *listener) {
     bool first = !listener->shut;
     listener->shut = true;
     pthread_mutex_unlock(&listener->engine->lock);
-    if (first) grpc_server_shutdown_and_notify(listener->core, listener->engine->queues[0].core, &listener->shut_tag);
+    if (!first) return;
+    queue_posts(&listener->engine->queues[0]);
+    grpc_server_shutdown_and_notify(listener->core, listener->engine->queues[0].core, &listener->shut_tag);
 }
 
 bool listener_is_over(struct listener *listener) {

@@ -256,13 +256,14 @@ TEST(a_side_that_does_not_stream_may_write_once) {
 /* ---- ends ---------------------------------------------------------------------------------------------------------------- */
 
 static void refuse(struct rpc_call *call, void *user) {
-    rpc_call_finish(call, *(enum rpc_code *)user, "revoked at entry 7");
+    rpc_call_finish(call, (enum rpc_code) * (atomic_int *)user, "revoked at entry 7");
     rpc_call_finish(call, RPC_OK, "only the first one counts");
 }
 static const struct rpc_handler refusing_handler = {.on_open = refuse};
 
 TEST(a_refusal_reaches_the_client_with_its_code_and_words) {
-    enum rpc_code code = RPC_PERMISSION_DENIED, got = RPC_OK;
+    atomic_int code = RPC_PERMISSION_DENIED;
+    enum rpc_code got = RPC_OK;
     const struct rpc_server_method methods[] = {{.method = echo_method, .handler = &refusing_handler, .user = &code}};
     struct pair pair = pair_open(methods, 1);
     struct error error = {0};
