@@ -63,7 +63,7 @@ struct coordinator_event {
             uint8_t signature[SIGNATURE_SIZE];
         } submit;
         struct {
-            enum refusal code; /* ACCEPTED, or SIZE, DIGEST, BUSY */
+            enum refusal code;   /* ACCEPTED, or SIZE, DIGEST, BUSY */
             const char *message; /* borrowed, may be NULL */
         } uploaded, checked;
         struct {
@@ -91,27 +91,27 @@ struct coordinator_event {
         } following;
         struct {
             enum admin_order order;
-            char name[SITE_NAME_SIZE];    /* INVITE, REVOKE */
-            char reason[REASON_SIZE];     /* PAUSE, STOP, REVOKE */
+            char name[SITE_NAME_SIZE];          /* INVITE, REVOKE */
+            char reason[REASON_SIZE];           /* PAUSE, STOP, REVOKE */
             uint8_t secret_digest[DIGEST_SIZE]; /* INVITE */
-            uint64_t expires_ms;          /* INVITE, wall clock */
-            uint32_t inner_steps;         /* INNER_STEPS */
+            uint64_t expires_ms;                /* INVITE, wall clock */
+            uint32_t inner_steps;               /* INNER_STEPS */
         } admin;
     };
 };
 
 /* --- actions ------------------------------------------------------------------------------------------------------------ */
 enum coordinator_action_kind {
-    DO_ADMIT = 1,       /* open the upload, answer with credit from where it stands; then UPLOADED. If the blob is there: at once */
-    DO_REFUSE,          /* end the Submit call with this code */
-    DO_RECEIPT,         /* end the Submit call with this receipt */
-    DO_DROP,            /* end the call without an answer: another call of the same site took its place */
-    DO_CHECK,           /* run admission_payload on a worker; then CHECKED */
-    DO_COMMIT,          /* make these entries durable, in this order, after all earlier ones; then COMMITTED */
-    DO_PUBLISH,         /* entries below `size` are durable: send them to followers, with a head now and then */
-    DO_APPLY,           /* compute the step on the model with model_state_step; then APPLIED. One at a time */
-    DO_SNAPSHOT,        /* write a snapshot of the model as it is after that version, before any later APPLY */
-    DO_JOINED,          /* answer the Join: code 0 and the site's number, or a refusal */
+    DO_ADMIT = 1, /* open the upload, answer with credit from where it stands; then UPLOADED. If the blob is there: at once */
+    DO_REFUSE,    /* end the Submit call with this code */
+    DO_RECEIPT,   /* end the Submit call with this receipt */
+    DO_DROP,      /* end the call without an answer: another call of the same site took its place */
+    DO_CHECK,     /* run admission_payload on a worker; then CHECKED */
+    DO_COMMIT,    /* make these entries durable, in this order, after all earlier ones; then COMMITTED */
+    DO_PUBLISH,   /* entries below `size` are durable: send them to followers, with a head now and then */
+    DO_APPLY,     /* compute the step on the model with model_state_step; then APPLIED. One at a time */
+    DO_SNAPSHOT,  /* write a snapshot of the model as it is after that version, before any later APPLY */
+    DO_JOINED,    /* answer the Join: code 0 and the site's number, or a refusal */
     DO_HEARTBEAT_REPLY, /* answer with this site's inner steps */
     DO_ADMIN_REPLY,     /* answer the admin: code 0 done, else message */
     DO_CUT,             /* a site was revoked: end all its calls and connections */
@@ -125,15 +125,15 @@ struct coordinator_action {
     enum refusal code;
     uint64_t retry_after_ms, current_version; /* REFUSE */
     char message[192];
-    struct contribution contribution; /* ADMIT, CHECK */
+    struct contribution contribution;   /* ADMIT, CHECK */
     uint64_t commit, first_index, size; /* COMMIT: number, index of its first entry; PUBLISH: size; SNAPSHOT: first_index is the
                                            header's payloads_from, size its ledger_size */
-    struct buffer bytes;     /* COMMIT: entries, each u32 length || bytes; RECEIPT and REFUSE(DUPLICATE): receipt */
-    struct ledger_entry step; /* APPLY: without root; parts are pending in the run state */
-    uint64_t version;        /* SNAPSHOT */
-    uint32_t site;           /* JOINED, HEARTBEAT_REPLY, CUT */
-    uint32_t inner_steps;    /* HEARTBEAT_REPLY */
-    uint64_t at_ms;          /* TIMER */
+    struct buffer bytes;                /* COMMIT: entries, each u32 length || bytes; RECEIPT and REFUSE(DUPLICATE): receipt */
+    struct ledger_entry step;           /* APPLY: without root; parts are pending in the run state */
+    uint64_t version;                   /* SNAPSHOT */
+    uint32_t site;                      /* JOINED, HEARTBEAT_REPLY, CUT */
+    uint32_t inner_steps;               /* HEARTBEAT_REPLY */
+    uint64_t at_ms;                     /* TIMER */
 };
 
 struct coordinator_actions { /* in the order they are to be done; owned by the caller, who clears it after each step */
@@ -154,8 +154,8 @@ void coordinator_state_step(struct coordinator_state *state, const struct coordi
 
 /* --- looking (valid until the next step) --- */
 const struct run_state *coordinator_state_run(const struct coordinator_state *state);
-uint64_t coordinator_state_committed(const struct coordinator_state *state); /* entries known durable */
-uint32_t coordinator_state_uploads(const struct coordinator_state *state);   /* calls under way */
+uint64_t coordinator_state_committed(const struct coordinator_state *state);                  /* entries known durable */
+uint32_t coordinator_state_uploads(const struct coordinator_state *state);                    /* calls under way */
 uint64_t coordinator_state_refused(const struct coordinator_state *state, enum refusal code); /* since start */
 bool coordinator_state_connected(const struct coordinator_state *state, uint32_t site, struct moment now);
 uint32_t coordinator_state_inner_steps(const struct coordinator_state *state, uint32_t site); /* H_w (DyLU) */

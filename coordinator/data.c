@@ -1,0 +1,257 @@
+#include "coordinator/data.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "crypto/digest.h"
+#include "crypto/key_file.h"
+
+static const char *const table_names[TABLE_COUNT] = {"ledger", "snapshots"};
+static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init, digest_update, digest_final};
+
+enum status data_open(const char *directory, bool read_only, void (*on_fatal)(void *context, const struct error *error),
+                      void *context, struct data *out, struct error *error) {
+    struct data data = {0};
+    char *store_directory = file_join(directory, "store");
+    struct store_options options = {.directory = store_directory,
+                                    .tables = table_names,
+                                    .table_count = TABLE_COUNT,
+                                    .digest = &sha256,
+                                    .read_only = read_only,
+                                    .on_fatal = on_fatal,
+                                    .fatal_context = context};
+    enum status status = OK;
+    if (!file_exists(store_directory)) {
+        status = error_set(error, NOT_FOUND, "%s holds no run: make one with `atollctl run create %s`", directory, directory);
+    }
+    if (status == OK) status = store_open(&options, &data.store, error);
+    if (status == OK) status = blob_store_open(directory, &sha256, &data.blobs, error);
+    free(store_directory);
+    if (status != OK) {
+        store_close(data.store);
+        return status;
+    }
+    data.directory = xstrdup(directory);
+    *out = data;
+    return OK;
+}
+
+void data_close(struct data *data) {
+    store_close(data->store);
+    blob_store_close(data->blobs);
+    free(data->directory);
+    *data = (struct data){0};
+}
+
+/* ---- keys --------------------------------------------------------------------------------------------------------------- */
+
+static enum status read_text(const char *directory, const char *name, struct buffer *out, struct error *error) {
+    char *path = xformat("%s/keys/%s", directory, name);
+    enum status status = file_read(path, 64 * 1024, out, error);
+    free(path);
+    return status;
+}
+
+static enum status load_key(const char *directory, const char *name, struct key_pair **out, struct error *error) {
+    char *path = xformat("%s/keys/%s", directory, name);
+    enum status status = key_file_load(path, out, error);
+    free(path);
+    return status;
+}
+
+enum status data_keys_open(const char *directory, struct data_keys *out, struct error *error) {
+    struct data_keys keys = {0};
+    enum status status = load_key(directory, "ca.key", &keys.authority, error);
+    if (status == OK) status = load_key(directory, "coordinator.key", &keys.coordinator, error);
+    if (status == OK) status = read_text(directory, "ca.pem", &keys.authority_pem, error);
+    if (status == OK) status = read_text(directory, "coordinator.pem", &keys.coordinator_pem, error);
+    if (status == OK) status = read_text(directory, "coordinator.key", &keys.coordinator_key_pem, error);
+    if (status != OK) {
+        data_keys_close(&keys);
+        return status;
+    }
+    *out = keys;
+    return OK;
+}
+
+void data_keys_close(struct data_keys *keys) {
+    key_pair_destroy(keys->authority);
+    key_pair_destroy(keys->coordinator);
+    buffer_deinit(&keys->authority_pem);
+    buffer_deinit(&keys->coordinator_pem);
+    free_clearing(keys->coordinator_key_pem.data, keys->coordinator_key_pem.capacity);
+    *keys = (struct data_keys){0};
+}
+
+/* ---- the ledger as replay wants it --------------------------------------------------------------------------------------- */
+
+static enum status source_entry(void *context, uint64_t index, struct buffer *out, struct error *error) {
+    struct data *data = context;
+    uint8_t key[STORE_KEY_U64_SIZE];
+    struct buffer value = {0};
+    store_key_u64(index, key);
+    enum status status = store_get(data->store, TABLE_LEDGER, bytes_of(key, sizeof key), &value, error);
+    if (status == OK) buffer_append(out, value.data, value.size);
+    buffer_deinit(&value);
+    return status;
+}
+
+static enum status source_payload(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size, struct buffer *out,
+                                  struct error *error) {
+    struct data *data = context;
+    struct buffer value = {0};
+    enum status status = blob_read(data->blobs, digest, size, &value, error);
+    if (status == OK) buffer_append(out, value.data, value.size);
+    buffer_deinit(&value);
+    return status;
+}
+
+struct ledger_source data_source(struct data *data) {
+    return (struct ledger_source){.entry = source_entry, .payload = source_payload, .context = data};
+}
+
+/* ---- the model's shape --------------------------------------------------------------------------------------------------- */
+
+enum status data_layout(const struct manifest *manifest, struct layout *out, uint8_t digest[static DIGEST_SIZE],
+                        struct error *error) {
+    struct model_config config = {.vocabulary = manifest->model.vocabulary,
+                                  .hidden = manifest->model.hidden,
+                                  .layers = manifest->model.layers,
+                                  .heads = manifest->model.heads,
+                                  .kv_heads = manifest->model.kv_heads,
+                                  .ffn = manifest->model.ffn,
+                                  .context = manifest->model.context,
+                                  .rope_theta = (float)manifest->model.rope_theta,
+                                  .norm_eps = (float)manifest->model.norm_epsilon,
+                                  .tied = manifest->model.tied};
+    struct buffer description = {0};
+    TRY(layout_init(&config, out, error));
+    layout_describe(out, &description);
+    digest_sha256(description.data, description.size, digest);
+    buffer_deinit(&description);
+    return OK;
+}
+
+/* ---- snapshots ---------------------------------------------------------------------------------------------------------- */
+
+enum status data_snapshot_header(struct data *data, uint64_t version, const uint8_t key[static PUBLIC_KEY_SIZE],
+                                 uint8_t raw[static SNAPSHOT_HEADER_SIZE], struct snapshot_header *out, struct error *error) {
+    uint8_t end[STORE_KEY_U64_SIZE];
+    store_key_u64(version == UINT64_MAX ? version : version + 1, end);
+    struct store_scan *scan =
+        store_scan_open(data->store, TABLE_SNAPSHOTS, bytes_of(NULL, 0), bytes_of(end, sizeof end), STORE_DESCENDING);
+    struct bytes found_key, value;
+    enum status status = store_scan_next(scan, &found_key, &value, error);
+    if (status == OK) status = snapshot_header_verify(value, key, out, error);
+    if (status == OK) memcpy(raw, value.data, SNAPSHOT_HEADER_SIZE);
+    store_scan_close(scan);
+    return status;
+}
+
+/* Deletes what is older than the newest `keep`: first the name, then the content, so that no name is without content. */
+static enum status prune_snapshots(struct data *data, const uint8_t key[static PUBLIC_KEY_SIZE], unsigned keep,
+                                   struct error *error) {
+    struct store_scan *scan =
+        store_scan_open(data->store, TABLE_SNAPSHOTS, bytes_of(NULL, 0), bytes_of(NULL, 0), STORE_DESCENDING);
+    struct bytes found_key, value;
+    enum status status;
+    for (unsigned seen = 0; (status = store_scan_next(scan, &found_key, &value, error)) == OK; seen++) {
+        struct snapshot_header header;
+        if (seen < keep || snapshot_header_verify(value, key, &header, NULL) != OK) continue;
+        struct store_batch *batch = store_batch_create(data->store);
+        store_batch_delete(batch, TABLE_SNAPSHOTS, found_key);
+        if ((status = store_commit_wait(data->store, batch, error)) != OK) break;
+        status = blob_delete(data->blobs, header.content_digest, error);
+        if (status != OK && status != NOT_FOUND) break;
+    }
+    store_scan_close(scan);
+    return status == NOT_FOUND ? OK : status;
+}
+
+enum status data_snapshot_write(struct data *data, const struct model_state *model, const struct snapshot_header *partial,
+                                const struct key_pair *key, unsigned keep, struct error *error) {
+    struct snapshot_header header = *partial;
+    struct buffer content = {0};
+    uint8_t raw[SNAPSHOT_HEADER_SIZE], name[STORE_KEY_U64_SIZE];
+    header.version = model->version;
+    state_root(model->theta, model->parameters, header.root);
+    snapshot_write(model, &content);
+    header.content_size = content.size;
+    enum status status = blob_write(data->blobs, buffer_bytes(&content), header.content_digest, error);
+    buffer_deinit(&content);
+    TRY(status);
+    snapshot_header_sign(&header, key, raw);
+    store_key_u64(header.version, name);
+    struct store_batch *batch = store_batch_create(data->store);
+    store_batch_put(batch, TABLE_SNAPSHOTS, bytes_of(name, sizeof name), bytes_of(raw, sizeof raw));
+    TRY(store_commit_wait(data->store, batch, error));
+    return prune_snapshots(data, key_pair_public(key), keep, error);
+}
+
+/* ---- restoring ---------------------------------------------------------------------------------------------------------- */
+
+static enum status read_snapshot(struct data *data, const struct snapshot_header *header, struct model_state *model,
+                                 struct error *error) {
+    struct buffer content = {0};
+    enum status status = blob_read(data->blobs, header->content_digest, header->content_size, &content, error);
+    if (status == OK) status = snapshot_read(model, header, buffer_bytes(&content), error);
+    buffer_deinit(&content);
+    return status;
+}
+
+/* The newest snapshot that reads back whole; a damaged one is passed over for the one before it, with a warning. */
+static enum status newest_good_snapshot(struct data *data, const uint8_t key[static PUBLIC_KEY_SIZE], struct model_state *model,
+                                        struct error *error) {
+    uint64_t limit = UINT64_MAX;
+    for (;;) {
+        struct snapshot_header header;
+        uint8_t raw[SNAPSHOT_HEADER_SIZE];
+        TRY(data_snapshot_header(data, limit, key, raw, &header, error));
+        enum status status = read_snapshot(data, &header, model, error);
+        if (status == OK) return OK;
+        log_warn("snapshot_damaged", "version=%llu reason=\"%s\"", (unsigned long long)header.version,
+                 error ? error->message : "");
+        if (header.version == 0) return status;
+        limit = header.version - 1;
+    }
+}
+
+static enum status read_genesis(struct data *data, struct buffer *raw, struct ledger_entry *genesis, struct manifest *manifest,
+                                struct error *error) {
+    struct ledger_source source = data_source(data);
+    TRY(source.entry(source.context, 0, raw, error));
+    TRY(ledger_entry_decode(buffer_bytes(raw), genesis, error));
+    if (genesis->kind != LEDGER_GENESIS) return error_set(error, CORRUPT, "entry 0 of the ledger is not a genesis entry");
+    return manifest_parse(genesis->genesis.manifest, manifest, error);
+}
+
+enum status data_restore(struct data *data, struct run_state **run, struct model_state *model, struct replay_report *report,
+                         struct error *error) {
+    struct buffer raw = {0};
+    struct ledger_entry genesis;
+    struct manifest manifest;
+    struct run_state *fresh = NULL;
+    *model = (struct model_state){0};
+    enum status status = read_genesis(data, &raw, &genesis, &manifest, error);
+    if (status != OK) goto out;
+    status = model_state_init(model, &manifest, genesis.genesis.parameters, error);
+    if (status != OK) goto out;
+    status = newest_good_snapshot(data, genesis.genesis.coordinator_key, model, error);
+    if (status != OK) goto out;
+    fresh = run_state_create();
+    struct ledger_source source = data_source(data);
+    struct replay_options options = {.trusted = true, .until = UINT64_MAX, .tensors_from = model->version};
+    status = replay_run(&source, &options, fresh, model, report, error);
+out:
+    buffer_deinit(&raw);
+    if (status != OK) {
+        run_state_destroy(fresh);
+        model_state_deinit(model);
+        return status;
+    }
+    *run = fresh;
+    return OK;
+}
