@@ -1,0 +1,42 @@
+#include "tests/kernels_reference.h"
+
+TEST(portable_kernels_run_everywhere) {
+    CHECK(kernels_at(0) != NULL);
+    CHECK_TEXT(kernels_at(0)->name, "portable");
+    CHECK(kernels_at(1000) == NULL);
+}
+
+TEST(the_environment_chooses_a_table_by_name) {
+    const struct kernels *k, *got;
+    struct error error = {0};
+    FOR_ALL_TABLES(k) {
+        setenv("ATOLL_KERNELS", k->name, 1);
+        CHECK_OK(kernels_default(&got, &error));
+        CHECK(got == k);
+        CHECK_OK(kernels_find(NULL, &got, &error));
+        CHECK(got == k);
+    }
+}
+
+TEST(an_unknown_table_is_refused_and_told_what_there_is) {
+    const struct kernels *got;
+    struct error error = {0};
+    setenv("ATOLL_KERNELS", "avx9000", 1);
+    CHECK_STATUS(kernels_default(&got, &error), INVALID);
+    CHECK_CONTAINS(error.message, "ATOLL_KERNELS");
+    CHECK_CONTAINS(error.message, "avx9000");
+    CHECK_CONTAINS(error.message, "portable");
+    CHECK_STATUS(kernels_find("", &got, &error), INVALID);
+}
+
+TEST(without_a_wish_the_fastest_table_is_taken) {
+    const struct kernels *k, *last = NULL, *got;
+    struct error error = {0};
+    unsetenv("ATOLL_KERNELS");
+    FOR_ALL_TABLES(k) last = k;
+    CHECK_OK(kernels_default(&got, &error));
+    CHECK(got == last);
+    setenv("ATOLL_KERNELS", "", 1);
+    CHECK_OK(kernels_default(&got, &error));
+    CHECK(got == last);
+}
