@@ -238,7 +238,17 @@ enum status store_check(struct store *store, uint64_t *records, struct error *er
         struct bytes none = bytes_of(NULL, 0), key, value;
         struct store_scan *scan = store_scan_open(store, table, none, none, STORE_ASCENDING);
         enum status status;
-        while ((status = store_scan_next(scan, &key, &value, error)) == OK) seen++;
+        while ((status = store_scan_next(scan, &key, &value, error)) == OK) {
+            seen++;
+            /* A damaged branch page may lead a walk right and a look-up wrong. */
+            status = store_has(store, table, key, error);
+            if (status == NOT_FOUND && last_transaction(store) == before) {
+                char text[KEY_TEXT_SIZE];
+                status = error_set(error, CORRUPT, "store %s: table %s, key %s: it is there but cannot be looked up",
+                                   store->directory, store->options.tables[table], key_text(key, text));
+            }
+            if (status != OK && status != NOT_FOUND) break;
+        }
         store_scan_close(scan);
         if (status != NOT_FOUND) return status;
         /* Records that a damaged page no longer leads to; only sure while nobody wrote. */
