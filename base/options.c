@@ -468,6 +468,9 @@ enum status options_set_from_file(struct options *options, const char *key, cons
         return status == OK ? OK : error_wrap(error, status, "%s", where);
     }
     if (state->option->type == OPTION_LIST) {
+        if (bracket && bracket[1 + strspn(bracket + 1, "0123456789")] != ']') bracket = NULL;
+        bool is_item = bracket && strcmp(strchr(bracket, ']'), "]") == 0;
+        if (strchr(key, '[') && !is_item) return error_set(error, INVALID, "%s: %s takes a list of plain texts", where, name);
         add_to_list(options, state, OPTION_FROM_FILE, text, where);
         return OK;
     }
