@@ -1,0 +1,264 @@
+/* The loader, which must be right where there is no CUDA; and parity with the CPU, bit for bit, where there is.
+ *
+ * Parity runs against bin/atoll-kernels-cuda.so beside the tests' folder, or what ATOLL_TEST_CUDA_LIBRARY names (docs/gpu.md: a
+ * build that emulates a device, for machines without one). Where neither opens, those tests say so and pass. */
+#include "kernels/cuda_backend.h"
+
+#include <limits.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "base/random.h"
+#include "codec/codec.h"
+#include "codec/select.h"
+#include "kernels/elementwise.h"
+#include "tests/test.h"
+
+static const size_t sizes[] = {0, 1, 31, 32, 33, 1023, 1025, 4095, 4096, 4097, 50003};
+
+TEST(a_missing_library_is_unavailable_in_one_line) {
+    struct error error = {0};
+    struct cuda_backend backend = {0};
+    CHECK_STATUS(cuda_backend_open("/nonexistent/atoll-kernels-cuda.so", &backend, &error), UNAVAILABLE);
+    CHECK_CONTAINS(error.message, "no CUDA, using the CPU: there is no /nonexistent/atoll-kernels-cuda.so");
+    CHECK(!strchr(error.message, '\n') && !backend.library);
+    CHECK_STATUS(cuda_backend_open(NULL, &backend, &error), UNAVAILABLE); /* beside this test there is none */
+    CHECK_CONTAINS(error.message, "/tests/atoll-kernels-cuda.so");
+    cuda_backend_close(&backend);
+    cuda_backend_close(NULL);
+}
+
+TEST(a_file_that_is_no_library_or_another_library_is_invalid) {
+    struct error error = {0};
+    struct cuda_backend backend = {0};
+    char *path = file_join(test_directory(), "atoll-kernels-cuda.so");
+    CHECK_OK(file_write(path, bytes_of("not a library", 13), 0600, &error));
+    CHECK_STATUS(cuda_backend_open(path, &backend, &error), INVALID);
+    CHECK_CONTAINS(error.message, "no CUDA, using the CPU");
+    free(path);
+    const char *libc = "/lib/x86_64-linux-gnu/libm.so.6";
+    if (file_exists(libc)) {
+        CHECK_STATUS(cuda_backend_open(libc, &backend, &error), INVALID);
+        CHECK_CONTAINS(error.message, "has no atoll_cuda_operations");
+    }
+}
+
+TEST(an_answer_becomes_a_status_with_its_context) {
+    struct error error = {0};
+    CHECK_OK(cuda_backend_status(NULL, "upload", &error));
+    CHECK_STATUS(cuda_backend_status("out of memory", "upload", &error), FAILED);
+    CHECK_TEXT(error.message, "upload: out of memory");
+}
+
+/* --- parity --- */
+
+static bool find_backend(struct cuda_backend *out) {
+    struct error error = {0};
+    char path[PATH_MAX + 64], program[PATH_MAX] = {0};
+    const char *named = getenv("ATOLL_TEST_CUDA_LIBRARY");
+    CHECK(readlink("/proc/self/exe", program, sizeof program - 1) > 0);
+    *strrchr(program, '/') = 0;
+    snprintf(path, sizeof path, "%s/../bin/atoll-kernels-cuda.so", program);
+    if (cuda_backend_open(named ? named : path, out, &error) == OK) return true;
+    CHECK(!named); /* who names one wants it used */
+    CHECK_CONTAINS(error.message, "no CUDA, using the CPU: ");
+    printf("  not compared with a GPU: %s\n", error.message);
+    return false;
+}
+
+static void must(const char *answer) {
+    if (answer) test_failed(__FILE__, __LINE__, "the device says %s", answer);
+}
+
+static float *randoms(size_t count, uint64_t seed) {
+    struct random random;
+    random_init(&random, seed);
+    float *x = xmalloc((count + 1) * sizeof *x);
+    for (size_t i = 0; i < count; i++) x[i] = (float)(random_unit(&random) * 4 - 2) * (random_below(&random, 9) ? 1.0f : 1e-39f);
+    return x;
+}
+
+struct pair { /* the same array on both sides */
+    float *host;
+    struct device_memory device;
+};
+
+static struct pair pair_create(const struct cuda_operations *cuda, size_t count, uint64_t seed) {
+    struct pair pair = {.host = randoms(count, seed)};
+    must(cuda->allocate(count * sizeof(float), &pair.device));
+    must(cuda->upload(pair.device, 0, pair.host, count * sizeof(float)));
+    return pair;
+}
+
+static void pair_check(const struct cuda_operations *cuda, const struct pair *pair, size_t count, const char *what) {
+    float *got = xmalloc((count + 1) * sizeof *got);
+    must(cuda->download(got, pair->device, 0, count * sizeof *got));
+    for (size_t i = 0; i < count; i++) {
+        if (memcmp(&got[i], &pair->host[i], sizeof *got) != 0) {
+            test_failed(__FILE__, __LINE__, "%s of %zu: element %zu is %a, wanted %a", what, count, i, (double)got[i],
+                        (double)pair->host[i]);
+        }
+    }
+    free(got);
+}
+
+static void pair_destroy(const struct cuda_operations *cuda, struct pair *pair) {
+    cuda->release(pair->device);
+    free(pair->host);
+}
+
+static void compare_all(const struct cuda_operations *cuda, size_t count) {
+    struct pair p[4];
+    for (uint64_t i = 0; i < 4; i++) p[i] = pair_create(cuda, count, i);
+    float *a = p[0].host, *b = p[1].host, *c = p[2].host, *d = p[3].host;
+    uint16_t *senders = xcalloc(count + 1, sizeof *senders);
+    for (size_t i = 0; i < count; i++) senders[i] = (uint16_t)(i % 5);
+    struct device_memory counts;
+    must(cuda->allocate(count * sizeof *senders, &counts));
+    must(cuda->upload(counts, 0, senders, count * sizeof *senders));
+#define COMPARE(name, index) pair_check(cuda, &p[index], count, name)
+    elementwise_add(a, b, c, count);
+    must(cuda->add(p[0].device, p[1].device, p[2].device, count));
+    COMPARE("add", 0);
+    elementwise_subtract(a, a, d, count);
+    must(cuda->subtract(p[0].device, p[0].device, p[3].device, count));
+    COMPARE("subtract", 0);
+    elementwise_scale(b, b, 0.3f, count);
+    must(cuda->scale(p[1].device, p[1].device, 0.3f, count));
+    COMPARE("scale", 1);
+    elementwise_add_scaled(a, b, 0.7f, count);
+    must(cuda->add_scaled(p[0].device, p[1].device, 0.7f, count));
+    COMPARE("add_scaled", 0);
+    elementwise_feedback(c, a, 0.95f, count);
+    must(cuda->feedback(p[2].device, p[0].device, 0.95f, count));
+    COMPARE("feedback", 2);
+    elementwise_rebase(d, a, b, count);
+    must(cuda->rebase(p[3].device, p[0].device, p[1].device, count));
+    COMPARE("rebase", 3);
+    elementwise_nesterov_between(a, b, c, 0.7f, 3, count);
+    must(cuda->nesterov_between(p[0].device, p[1].device, p[2].device, 0.7f, 3, count));
+    COMPARE("nesterov_between", 0);
+    COMPARE("nesterov_between's sum", 1);
+    elementwise_nesterov_end(a, d, b, c, 0.7f, 0.9f, 3, count);
+    must(cuda->nesterov_end(p[0].device, p[3].device, p[1].device, p[2].device, 0.7f, 0.9f, 3, count));
+    COMPARE("nesterov_end", 0);
+    COMPARE("nesterov_end's momentum", 3);
+    COMPARE("nesterov_end's sum", 1);
+    elementwise_sgd(a, c, 0.7f, count);
+    must(cuda->sgd(p[0].device, p[2].device, 0.7f, count));
+    COMPARE("sgd", 0);
+    elementwise_sgd_mean(a, c, senders, 0.7f, count);
+    must(cuda->sgd_mean(p[0].device, p[2].device, counts, 0.7f, count));
+    COMPARE("sgd_mean", 0);
+#undef COMPARE
+    double norm = -1;
+    int finite = -1;
+    must(cuda->norm_squared(p[0].device, count, &norm));
+    CHECK(norm == elementwise_norm_squared(a, count));
+    must(cuda->is_finite(p[0].device, count, &finite));
+    CHECK_EQUAL(finite, 1);
+    if (count > 0) {
+        const float bad = NAN;
+        must(cuda->upload(p[0].device, (count - 1) * sizeof bad, &bad, sizeof bad));
+        must(cuda->is_finite(p[0].device, count, &finite));
+        CHECK_EQUAL(finite, 0);
+    }
+    must(cuda->synchronize());
+    cuda->release(counts);
+    free(senders);
+    for (size_t i = 0; i < 4; i++) pair_destroy(cuda, &p[i]);
+}
+
+TEST(every_operation_has_the_cpus_bits) {
+    struct cuda_backend backend;
+    if (!find_backend(&backend)) return;
+    printf("  compared with %s\n", backend.found);
+    for (size_t s = 0; s < COUNT_OF(sizes); s++) compare_all(backend.operations, sizes[s]);
+    cuda_backend_close(&backend);
+}
+
+static void compare_selection(const struct cuda_operations *cuda, size_t count, uint32_t keep, uint64_t seed) {
+    struct pair e = pair_create(cuda, count, seed), base = pair_create(cuda, count, seed + 1),
+                local = pair_create(cuda, count, seed + 2);
+    struct random random;
+    random_init(&random, seed);
+    if (seed % 3 == 0) { /* ties and zeroes */
+        for (size_t i = 0; i < count; i++) {
+            e.host[i] = 0;
+            local.host[i] = 0;
+            base.host[i] = seed % 2 ? (float)random_below(&random, 3) - 1 : (random_below(&random, 200) ? -0.0f : 7.0f);
+        }
+        must(cuda->upload(e.device, 0, e.host, count * sizeof(float)));
+        must(cuda->upload(local.device, 0, local.host, count * sizeof(float)));
+        must(cuda->upload(base.device, 0, base.host, count * sizeof(float)));
+    }
+    size_t chunks = (count + CODEC_CHUNK - 1) / CODEC_CHUNK;
+    struct device_memory sent_there, index_there, value_there;
+    must(cuda->allocate(chunks * sizeof(uint32_t), &sent_there));
+    must(cuda->allocate(chunks * keep * sizeof(uint16_t), &index_there));
+    must(cuda->allocate(chunks * keep * sizeof(float), &value_there));
+    must(cuda->select(e.device, base.device, local.device, 0.95f, count, keep, sent_there, index_there, value_there));
+    elementwise_subtract(base.host, base.host, local.host, count);
+    elementwise_feedback(e.host, base.host, 0.95f, count);
+    pair_check(cuda, &e, count, "select's feedback");
+    uint32_t hint = 0;
+    for (size_t c = 0; c < chunks; c++) {
+        uint16_t index[CUDA_SELECT_MAX], index_got[CUDA_SELECT_MAX];
+        float value_got[CUDA_SELECT_MAX];
+        uint32_t sent_got = 0;
+        size_t first = c * CODEC_CHUNK, size = MIN((size_t)CODEC_CHUNK, count - first);
+        size_t sent = select_largest(e.host + first, size, (size * keep + CODEC_CHUNK - 1) / CODEC_CHUNK, &hint, index);
+        must(cuda->download(&sent_got, sent_there, c * sizeof sent_got, sizeof sent_got));
+        CHECK_EQUAL(sent_got, sent);
+        must(cuda->download(index_got, index_there, c * keep * sizeof *index, sent * sizeof *index));
+        must(cuda->download(value_got, value_there, c * keep * sizeof *value_got, sent * sizeof *value_got));
+        CHECK_MEMORY(index_got, index, sent * sizeof *index);
+        for (size_t j = 0; j < sent; j++) CHECK_MEMORY(&value_got[j], &e.host[first + index[j]], sizeof(float));
+    }
+    cuda->release(sent_there);
+    cuda->release(index_there);
+    cuda->release(value_there);
+    pair_destroy(cuda, &e);
+    pair_destroy(cuda, &base);
+    pair_destroy(cuda, &local);
+}
+
+TEST(selection_makes_the_cpus_choice_to_the_last_tie) {
+    struct cuda_backend backend;
+    if (!find_backend(&backend)) return;
+    for (size_t s = 1; s < COUNT_OF(sizes); s++) {
+        for (uint64_t seed = 0; seed < 6; seed++) compare_selection(backend.operations, sizes[s], seed % 2 ? 64 : 128, seed + 10);
+    }
+    CHECK(backend.operations->select((struct device_memory){0}, (struct device_memory){0}, (struct device_memory){0}, 0.95f, 1,
+                                     129, (struct device_memory){0}, (struct device_memory){0},
+                                     (struct device_memory){0}) != NULL);
+    cuda_backend_close(&backend);
+}
+
+TEST(scattering_has_the_cpus_bits) {
+    struct cuda_backend backend;
+    if (!find_backend(&backend)) return;
+    const struct cuda_operations *cuda = backend.operations;
+    enum { COUNT = 10000, SENT = 500 };
+    struct pair sum = pair_create(cuda, COUNT, 1), value = pair_create(cuda, SENT, 2);
+    uint32_t index[SENT];
+    uint16_t senders[COUNT] = {0}, senders_got[COUNT];
+    for (uint32_t j = 0; j < SENT; j++) index[j] = j * 19 + j % 7;
+    struct device_memory index_there, senders_there;
+    must(cuda->allocate(sizeof index, &index_there));
+    must(cuda->allocate(sizeof senders, &senders_there));
+    must(cuda->upload(index_there, 0, index, sizeof index));
+    must(cuda->scatter_add(sum.device, senders_there, index_there, value.device, 0.7f, SENT));
+    must(cuda->scatter_add(sum.device, (struct device_memory){0}, index_there, value.device, 0.7f, SENT));
+    elementwise_scatter_add(sum.host, senders, index, value.host, 0.7f, SENT);
+    elementwise_scatter_add(sum.host, NULL, index, value.host, 0.7f, SENT);
+    pair_check(cuda, &sum, COUNT, "scatter_add");
+    must(cuda->download(senders_got, senders_there, 0, sizeof senders));
+    CHECK_MEMORY(senders_got, senders, sizeof senders);
+    cuda->release(index_there);
+    cuda->release(senders_there);
+    pair_destroy(cuda, &sum);
+    pair_destroy(cuda, &value);
+    cuda_backend_close(&backend);
+}
