@@ -57,6 +57,7 @@ struct coordinator_state {
     size_t presence_count;
     uint64_t next_commit, committed;
     bool applying, stopping;
+    bool snapshot_wanted;                   /* by the admin, once the step being applied is in the ledger */
     struct ledger_entry step;               /* the one being applied */
     uint64_t window_start[FRAGMENTS_LIMIT]; /* when its first pending contribution came */
     bool window_open[FRAGMENTS_LIMIT];
@@ -277,6 +278,15 @@ static uint64_t oldest_pending(const struct coordinator_state *state) {
     return oldest;
 }
 
+/* Of the model as it is after the newest step; only while none is being applied. */
+static void snapshot(struct coordinator_state *state, struct coordinator_actions *out) {
+    struct coordinator_action *action = act(out, DO_SNAPSHOT, 0);
+    action->version = run_state_version(state->run);
+    action->size = run_state_size(state->run);
+    action->first_index = oldest_pending(state);
+    state->snapshot_wanted = false;
+}
+
 static void step_applied(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
                          struct coordinator_actions *out) {
     if (!state->applying) return;
@@ -296,12 +306,7 @@ static void step_applied(struct coordinator_state *state, const struct coordinat
     else
         memset(entry.step.root, 0, DIGEST_SIZE);
     if (!append(state, &entry, ANSWER_NOBODY, 0, out)) return;
-    if (entry.step.version % manifest->snapshot_interval == 0) {
-        struct coordinator_action *action = act(out, DO_SNAPSHOT, 0);
-        action->version = entry.step.version;
-        action->size = run_state_size(state->run);
-        action->first_index = oldest_pending(state);
-    }
+    if (entry.step.version % manifest->snapshot_interval == 0 || state->snapshot_wanted) snapshot(state, out);
 }
 
 /* ---- contributions ------------------------------------------------------------------------------------------------------ */
@@ -613,6 +618,14 @@ static void cut_site(struct coordinator_state *state, uint32_t site, struct coor
 static void admin(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
                   struct coordinator_actions *out) {
     struct ledger_entry entry;
+    if (event->admin.order == ORDER_SNAPSHOT) {
+        if (state->applying)
+            state->snapshot_wanted = true;
+        else
+            snapshot(state, out);
+        snprintf(act(out, DO_ADMIN_REPLY, event->call)->message, 64, "a snapshot is being written");
+        return;
+    }
     const char *problem = order_entry(state, event, now, &entry);
     if (problem) {
         struct coordinator_action *action = act(out, DO_ADMIN_REPLY, event->call);

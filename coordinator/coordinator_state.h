@@ -51,7 +51,7 @@ enum coordinator_event_kind {
     COORDINATOR_ADMIN        /* an admin's order */
 };
 
-enum admin_order { ORDER_PAUSE = 1, ORDER_RESUME, ORDER_STOP, ORDER_INVITE, ORDER_REVOKE, ORDER_INNER_STEPS };
+enum admin_order { ORDER_PAUSE = 1, ORDER_RESUME, ORDER_STOP, ORDER_INVITE, ORDER_REVOKE, ORDER_INNER_STEPS, ORDER_SNAPSHOT };
 
 struct coordinator_event {
     enum coordinator_event_kind kind;

@@ -1,0 +1,171 @@
+/* atoll-coordinator: serves one run from its data directory. */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/options.h"
+#include "base/thread.h"
+#include "config/config.h"
+#include "coordinator/server.h"
+#include "rpc/environment.h"
+
+enum { EXIT_BROKEN = 3 };
+
+struct settings {
+    const char *directory, *port_file;
+    struct option_list listen;
+    uint64_t uploads, presence_ms, retry_ms, chunk, head_interval, snapshots, threads, connections;
+};
+
+static const struct option table[] = {
+    {.name = "dir",
+     .type = OPTION_PATH,
+     OPTION_FIELD(struct settings, directory),
+     .value_name = "DIR",
+     .flags = OPTION_REQUIRED,
+     .help = "the run's data directory, made by `atollctl run create`"},
+    {.name = "listen",
+     .type = OPTION_LIST,
+     OPTION_FIELD(struct settings, listen),
+     .value_name = "ADDRESS",
+     .help = "where to listen, as HOST:PORT; port 0 picks one; 0.0.0.0:7400 if not given"},
+    {.name = "port-file",
+     .type = OPTION_PATH,
+     OPTION_FIELD(struct settings, port_file),
+     .value_name = "FILE",
+     .help = "write the port that was bound into this file once the coordinator is ready"},
+    {.name = "uploads",
+     .type = OPTION_U64,
+     OPTION_FIELD(struct settings, uploads),
+     .fallback = "64",
+     .min = "1",
+     .max = "4096",
+     .help = "contributions received at once; more are told to come back"},
+    {.name = "presence",
+     .type = OPTION_DURATION,
+     OPTION_FIELD(struct settings, presence_ms),
+     .fallback = "30s",
+     .min = "1s",
+     .max = "1h",
+     .help = "a site counts as connected this long after it was last heard"},
+    {.name = "retry",
+     .type = OPTION_DURATION,
+     OPTION_FIELD(struct settings, retry_ms),
+     .fallback = "500ms",
+     .min = "10ms",
+     .max = "10m",
+     .help = "how long a site that is refused for the moment is asked to wait"},
+    {.name = "chunk",
+     .type = OPTION_SIZE,
+     OPTION_FIELD(struct settings, chunk),
+     .fallback = "256KiB",
+     .min = "1KiB",
+     .max = "1MiB",
+     .help = "payload bytes in a message; smaller ones move the progress deadline along on slow links"},
+    {.name = "head-interval",
+     .type = OPTION_U64,
+     OPTION_FIELD(struct settings, head_interval),
+     .fallback = "64",
+     .min = "1",
+     .max = "65536",
+     .help = "ledger entries between the signed heads that followers get"},
+    {.name = "snapshots",
+     .type = OPTION_U64,
+     OPTION_FIELD(struct settings, snapshots),
+     .fallback = "3",
+     .min = "1",
+     .max = "1000",
+     .help = "snapshots kept; older ones are deleted"},
+    {.name = "threads",
+     .type = OPTION_U64,
+     OPTION_FIELD(struct settings, threads),
+     .fallback = "2",
+     .min = "1",
+     .max = "64",
+     .help = "network threads"},
+    {.name = "connections",
+     .type = OPTION_U64,
+     OPTION_FIELD(struct settings, connections),
+     .fallback = "0",
+     .max = "100000",
+     .help = "connections at most; 0: half the descriptor limit"},
+    {0}};
+
+static const struct command program = {
+    .name = "atoll-coordinator",
+    .summary = "serves one training run: takes contributions, makes outer steps, keeps the ledger",
+    .description =
+        "Restores the run from its data directory (newest snapshot, then replay), then listens. It can be killed at any "
+        "time: what it acknowledged is durable. Exit codes: 0 stopped by a signal, 1 could not start, 2 wrong usage, "
+        "3 something broke that a restart may heal.",
+    .examples = "atollctl run create /var/lib/atoll/run --manifest run.yaml\n"
+                "atoll-coordinator --dir /var/lib/atoll/run --listen 0.0.0.0:7400",
+    .options = table,
+    .version = "0.1.0"};
+
+static struct server *running; /* for the signal handler alone */
+
+static void on_signal(int number) {
+    (void)number;
+    server_stop(running);
+}
+
+static enum status tell_port(const struct settings *settings, uint16_t port, struct error *error) {
+    if (!settings->port_file) return OK;
+    char *text = xformat("%u\n", port);
+    enum status status = file_write(settings->port_file, bytes_of(text, strlen(text)), 0644, error);
+    free(text);
+    return status;
+}
+
+static int run(const struct settings *settings) {
+    static const char *const everywhere[] = {"0.0.0.0:7400"};
+    struct error error = {0};
+    uint64_t descriptors = 0;
+    struct server_options options = {.directory = settings->directory,
+                                     .addresses = settings->listen.count ? settings->listen.items : everywhere,
+                                     .address_count = settings->listen.count ? settings->listen.count : 1,
+                                     .uploads_limit = (uint32_t)settings->uploads,
+                                     .presence_ms = settings->presence_ms,
+                                     .retry_ms = settings->retry_ms,
+                                     .chunk_limit = (uint32_t)settings->chunk,
+                                     .head_interval = (uint32_t)settings->head_interval,
+                                     .snapshots_kept = (uint32_t)settings->snapshots,
+                                     .rpc_threads = (uint32_t)settings->threads,
+                                     .max_connections = (uint32_t)settings->connections};
+    if (rpc_raise_descriptor_limit(&descriptors, &error) != OK) log_warn("descriptor_limit", "reason=\"%s\"", error.message);
+    rpc_environment_open();
+    int code = EXIT_SUCCESS;
+    if (server_start(&options, &running, &error) != OK) {
+        log_error("start_failed", "reason=\"%s\"", error.message);
+        rpc_environment_close();
+        return EXIT_FAILURE;
+    }
+    struct sigaction action = {.sa_handler = on_signal};
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    log_info("listening", "port=%u descriptors=%llu", server_port(running), (unsigned long long)descriptors);
+    if (tell_port(settings, server_port(running), &error) != OK || server_wait(running, &error) != OK) {
+        log_error("stopping", "reason=\"%s\"", error.message);
+        code = EXIT_BROKEN;
+    }
+    server_destroy(running);
+    rpc_environment_close();
+    log_info("stopped", "code=%d", code);
+    return code;
+}
+
+int main(int argc, char **argv) {
+    struct settings settings = {0};
+    struct options *options = options_create(&program, &settings);
+    struct options_setup setup = {.argc = argc, .argv = argv, .environment = environ, .load_file = config_load};
+    int code = options_start(options, &setup);
+    if (code == OPTIONS_GO_ON) code = run(&settings);
+    options_destroy(options);
+    return code;
+}

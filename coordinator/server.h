@@ -1,0 +1,47 @@
+/* The coordinator as a process: the brain's shell. It owns the sockets, the disk and the model, and does what the brain says.
+ *
+ * Threads, each the only one to touch what it owns; they speak by messages through bounded queues:
+ *
+ *   rpc       (several, rpc/'s own) decode and bound what peers send, authenticate it against its certificate, and pass it on
+ *   brain     owns coordinator_state, the sites' last reports, the call numbers that wait for an answer. Never blocks on disk
+ *   intake    owns uploads: opens, appends, finishes and checks payloads (server_intake.c)
+ *   model     owns the model_state: applies steps, writes snapshots (server_model.c)
+ *   publisher owns the Follow and Snapshot streams: reads ledger and blobs, fills frames (server_publish.c)
+ *   writer    storage's: group commits, then tells the brain
+ *
+ * What a peer can queue is bounded: each call has at most one message in the server's hands, and reads the next only when that
+ * one is dealt with. Stop order is the reverse of the start order: rpc first, so that nothing new comes; then the brain, which
+ * has nobody left to answer; intake, publisher, model; the store last, which commits what it was given.
+ */
+#ifndef COORDINATOR_SERVER_H
+#define COORDINATOR_SERVER_H
+
+#include "coordinator/coordinator_state.h"
+#include "coordinator/data.h"
+
+struct server;
+
+struct server_options {
+    const char *directory;
+    const char *const *addresses; /* "0.0.0.0:7400" */
+    size_t address_count;
+    uint32_t uploads_limit;
+    uint64_t presence_ms, retry_ms;
+    uint32_t chunk_limit;   /* bytes in a chunk of payload, both ways */
+    uint32_t head_interval; /* entries between signed heads on Follow */
+    uint32_t snapshots_kept;
+    uint32_t rpc_threads;
+    uint32_t max_connections; /* 0: rpc/'s default */
+};
+
+/* Restores the run, then listens. Statuses and messages for the operator. */
+MUST_USE enum status server_start(const struct server_options *options, struct server **out, struct error *error);
+uint16_t server_port(const struct server *server);
+/* Waits until server_stop was called (OK) or something broke that a restart may heal (FAILED, with the reason). */
+MUST_USE enum status server_wait(struct server *server, struct error *error);
+/* From any thread, and async-signal-safe: asks server_wait to return. */
+void server_stop(struct server *server);
+/* Everything durable, all threads joined. NULL is a no-op. */
+void server_destroy(struct server *server);
+
+#endif

@@ -1,0 +1,343 @@
+/* The brain's thread: one event after the other into coordinator_state, then what it says is to be done. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/random.h"
+#include "coordinator/server_core.h"
+#include "crypto/certificate.h"
+#include "fed/invitation.h"
+
+enum { CERTIFICATE_S = 5 * 31557600 };
+
+void server_break(struct server *server, const char *format, ...) {
+    if (atomic_exchange(&server->stopping, true)) return;
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(server->reason, sizeof server->reason, format, arguments);
+    va_end(arguments);
+    atomic_store(&server->broken, true);
+    sem_post(&server->ended);
+}
+
+struct brain_item *brain_item_create(enum brain_item_kind kind, struct call *call) {
+    struct brain_item *item = xcalloc(1, sizeof *item);
+    item->kind = kind;
+    item->call = call_retain(call);
+    return item;
+}
+
+static void brain_item_destroy(struct brain_item *item) {
+    call_release(item->call);
+    free(item);
+}
+
+void brain_push(struct server *server, struct brain_item *item) {
+    if (queue_push_wait(server->brain_queue, item) != OK) brain_item_destroy(item);
+}
+
+void brain_tell(struct server *server, enum coordinator_event_kind kind, uint64_t call, enum refusal code, const char *message) {
+    struct brain_item *item = brain_item_create(BRAIN_EVENT, NULL);
+    item->event.kind = kind;
+    item->event.call = call;
+    if (message) snprintf(item->message, sizeof item->message, "%s", message);
+    if (kind == COORDINATOR_UPLOADED || kind == COORDINATOR_CHECKED) {
+        item->event.uploaded.code = code;
+        item->event.uploaded.message = item->message;
+    }
+    brain_push(server, item);
+}
+
+static struct moment now_here(void) { return (struct moment){clock_monotonic_ms(), clock_wall_ms()}; }
+
+/* ---- doing what it says --------------------------------------------------------------------------------------------------- */
+
+struct committing { /* carried through the store's writer */
+    struct server *server;
+    uint64_t number;
+};
+
+static void on_durable(void *context, enum status status, const struct error *error) {
+    struct committing *committing = context;
+    if (status != OK) log_error("commit_failed", "reason=\"%s\"", error ? error->message : status_name(status));
+    struct brain_item *item = brain_item_create(BRAIN_EVENT, NULL);
+    item->event.kind = COORDINATOR_COMMITTED;
+    item->event.committed.commit = committing->number;
+    item->event.committed.status = status;
+    brain_push(committing->server, item);
+    free(committing);
+}
+
+static void do_commit(struct server *server, const struct coordinator_action *action) {
+    struct store_batch *batch = store_batch_create(server->data.store);
+    struct reader reader = reader_of(buffer_bytes(&action->bytes));
+    for (uint64_t index = action->first_index; reader_left(&reader) > 0; index++) {
+        uint8_t key[STORE_KEY_U64_SIZE];
+        uint32_t size = reader_u32(&reader);
+        store_key_u64(index, key);
+        store_batch_put(batch, TABLE_LEDGER, bytes_of(key, sizeof key), reader_take(&reader, size));
+    }
+    struct committing *committing = xmalloc(sizeof *committing);
+    *committing = (struct committing){server, action->commit};
+    struct error error = {0};
+    if (store_commit(server->data.store, batch, on_durable, committing, &error) == OK) return;
+    free(committing);
+    store_batch_destroy(batch);
+    server_break(server, "the ledger cannot be written: %s", error.message);
+}
+
+static void send_submit_reply(struct server *server, uint64_t number, const struct submit_reply *reply) {
+    struct call *call = call_find(server, number);
+    if (!call) return;
+    struct buffer head = {0};
+    struct error error = {0};
+    if (submit_reply_encode(reply, &head, &error) != OK)
+        rpc_call_finish(call->rpc, RPC_INTERNAL, error.message);
+    else
+        call_answer(call, &head);
+    call_release(call);
+}
+
+static void do_refuse(struct server *server, const struct coordinator_action *action) {
+    struct submit_reply reply = {.kind = SUBMIT_REFUSAL};
+    reply.refusal.code = action->code;
+    reply.refusal.message = action->message;
+    reply.refusal.retry_after_ms = action->retry_after_ms;
+    reply.refusal.current_version = action->current_version;
+    reply.refusal.receipt = buffer_bytes(&action->bytes);
+    char quoted[256];
+    struct call *call = call_find(server, action->call);
+    log_info("contribution_refused", "site=%u code=%s reason=%s", call ? call->site : 0, refusal_name(action->code),
+             log_quote(action->message, quoted, sizeof quoted));
+    call_release(call);
+    send_submit_reply(server, action->call, &reply);
+}
+
+static void do_receipt(struct server *server, const struct coordinator_action *action) {
+    struct submit_reply reply = {.kind = SUBMIT_RECEIPT};
+    reply.receipt = buffer_bytes(&action->bytes);
+    send_submit_reply(server, action->call, &reply);
+}
+
+static void do_publish(struct server *server, uint64_t size) {
+    atomic_store(&server->published, size);
+    bool due = server->head_size == 0 || size - server->head_size >= server->options.head_interval;
+    uint8_t head[HEAD_SIZE];
+    if (due) {
+        server->head_size = coordinator_state_committed(server->state);
+        coordinator_state_head(server->state, head);
+    }
+    publish_grown(server, size, due ? head : NULL, server->head_size);
+}
+
+static enum status issue(struct server *server, uint32_t site, const char *name, struct bytes request, struct buffer *out,
+                         struct error *error) {
+    struct identity identity = {.role = IDENTITY_SITE, .site = site};
+    char uri[IDENTITY_URI_SIZE];
+    memcpy(identity.run_id, server->run_id, RUN_ID_SIZE);
+    identity_write(&identity, uri);
+    uint64_t now_s = clock_wall_ms() / 1000;
+    struct certificate_terms terms = {
+        .common_name = name, .uri = uri, .client = true, .not_before_s = now_s - 3600, .not_after_s = now_s + CERTIFICATE_S};
+    return certificate_issue(buffer_bytes(&server->keys.authority_pem), server->keys.authority, request, &terms, CERTIFICATE_PEM,
+                             out, error);
+}
+
+static enum join_code join_code_of(enum refusal code) {
+    switch (code) {
+    case ACCEPTED: return JOIN_OK;
+    case REFUSED_EXPIRED: return JOIN_EXPIRED;
+    case REFUSED_STOPPED: return JOIN_STOPPED;
+    case REFUSED_BUSY: return JOIN_BUSY;
+    default: return JOIN_SECRET;
+    }
+}
+
+static void do_joined(struct server *server, const struct coordinator_action *action) {
+    struct call *call = call_find(server, action->call);
+    if (!call) return;
+    struct join_reply reply = {.code = join_code_of(action->code), .message = action->message, .server_time_ms = clock_wall_ms()};
+    struct buffer certificate = {0}, manifest = {0}, head = {0};
+    struct error error = {0};
+    enum status status = OK;
+    if (action->code == ACCEPTED) {
+        const struct run_site *site = run_state_site(coordinator_state_run(server->state), action->site);
+        status = issue(server, action->site, site->name, buffer_bytes(&call->request_der), &certificate, &error);
+        manifest_write(&server->manifest, &manifest);
+        reply.protocol = call->protocol;
+        memcpy(reply.run_id, server->run_id, RUN_ID_SIZE);
+        reply.site = action->site;
+        reply.certificate_pem = buffer_bytes(&certificate);
+        reply.ca_pem = buffer_bytes(&server->keys.authority_pem);
+        memcpy(reply.coordinator_key, key_pair_public(server->keys.coordinator), PUBLIC_KEY_SIZE);
+        reply.manifest = buffer_bytes(&manifest);
+        log_info("site_joined", "site=%u name=%s", action->site, site->name);
+    } else {
+        char quoted[256];
+        log_warn("join_refused", "code=%s reason=%s", join_code_name(reply.code),
+                 log_quote(action->message, quoted, sizeof quoted));
+    }
+    if (status == OK) status = join_reply_encode(&reply, &head, &error);
+    if (status == OK)
+        call_answer(call, &head);
+    else
+        rpc_call_finish(call->rpc, RPC_INTERNAL, error.message);
+    buffer_deinit(&certificate);
+    buffer_deinit(&manifest);
+    call_release(call);
+}
+
+static void do_heartbeat_reply(struct server *server, const struct coordinator_action *action) {
+    struct call *call = call_find(server, action->call);
+    if (!call) return;
+    const struct run_state *run = coordinator_state_run(server->state);
+    struct heartbeat_reply reply = {.inner_steps = action->inner_steps,
+                                    .epoch = run_state_epoch(run),
+                                    .version = run_state_version(run),
+                                    .phase = run_state_phase(run),
+                                    .server_time_ms = clock_wall_ms()};
+    struct buffer head = {0};
+    struct error error = {0};
+    if (heartbeat_reply_encode(&reply, &head, &error) == OK)
+        call_answer(call, &head);
+    else
+        rpc_call_finish(call->rpc, RPC_INTERNAL, error.message);
+    call_release(call);
+}
+
+static void do_admit(struct server *server, const struct coordinator_action *action) {
+    struct call *call = call_find(server, action->call);
+    if (!call) return;
+    intake_admit(server, call, &action->contribution);
+    call_release(call);
+}
+
+static void do_drop(struct server *server, const struct coordinator_action *action) {
+    struct call *call = call_find(server, action->call);
+    if (!call) return;
+    intake_close(server, call);
+    rpc_call_finish(call->rpc, RPC_ABORTED, "the site submits over a newer call");
+    call_release(call);
+}
+
+static void perform(struct server *server, const struct coordinator_action *action, const struct brain_item *item) {
+    const struct run_state *run = coordinator_state_run(server->state);
+    switch (action->kind) {
+    case DO_ADMIT: do_admit(server, action); break;
+    case DO_REFUSE: do_refuse(server, action); break;
+    case DO_RECEIPT: do_receipt(server, action); break;
+    case DO_DROP: do_drop(server, action); break;
+    case DO_CHECK: intake_check(server, action->call, &action->contribution); break;
+    case DO_COMMIT: do_commit(server, action); break;
+    case DO_PUBLISH: do_publish(server, action->size); break;
+    case DO_APPLY: model_apply(server, &action->step, run); break;
+    case DO_SNAPSHOT: model_snapshot(server, action->version, action->size, action->first_index, run_state_epoch(run)); break;
+    case DO_JOINED: do_joined(server, action); break;
+    case DO_HEARTBEAT_REPLY: do_heartbeat_reply(server, action); break;
+    case DO_ADMIN_REPLY: {
+        struct call *call = call_find(server, action->call);
+        if (!call) break;
+        admin_answer(call, action->code == ACCEPTED ? ADMIN_OK : ADMIN_CONFLICT, action->message,
+                     buffer_bytes(&call->request_der));
+        call_release(call);
+        break;
+    }
+    case DO_CUT: calls_cut(server, action->site); break;
+    case DO_TIMER: server->timer_ms = action->at_ms; break;
+    case DO_STOP: server_break(server, "%s", action->message); break;
+    }
+    (void)item;
+}
+
+static void log_entry(const struct server *server, const struct coordinator_action *action) {
+    struct reader reader = reader_of(buffer_bytes(&action->bytes));
+    struct ledger_entry entry;
+    struct contribution contribution;
+    if (ledger_entry_decode(reader_take(&reader, reader_u32(&reader)), &entry, NULL) != OK) return;
+    if (entry.kind == LEDGER_STEP) {
+        log_info("outer_step", "version=%llu fragment=%u contributions=%u", (unsigned long long)entry.step.version,
+                 entry.step.fragment, entry.step.count);
+    } else if (entry.kind == LEDGER_CONTRIBUTION) {
+        if (contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE), &contribution, NULL) != OK) return;
+        log_info("contribution_accepted", "site=%u sequence=%llu fragment=%u base=%llu loss=%.4f size=%llu", contribution.site,
+                 (unsigned long long)contribution.sequence, contribution.fragment, (unsigned long long)contribution.base_version,
+                 (double)contribution.loss, (unsigned long long)contribution.payload_size);
+    } else {
+        log_info("ledger_entry", "kind=%s index=%llu", ledger_kind_name(entry.kind), (unsigned long long)action->first_index);
+    }
+    (void)server;
+}
+
+static void perform_all(struct server *server, struct coordinator_actions *actions, const struct brain_item *item) {
+    for (size_t i = 0; i < actions->count; i++) {
+        if (actions->items[i].kind == DO_COMMIT) log_entry(server, &actions->items[i]);
+        perform(server, &actions->items[i], item);
+    }
+    coordinator_actions_clear(actions);
+}
+
+/* ---- what it is given ------------------------------------------------------------------------------------------------------ */
+
+static void take_report(struct server *server, const struct brain_item *item) {
+    uint32_t site = item->event.heartbeat.site;
+    if (site == 0 || site > SITES_LIMIT) return;
+    struct site_report *report = &server->reports[site];
+    report->heard = true;
+    report->heard_ms = clock_monotonic_ms();
+    report->last = item->report;
+    memcpy(report->device, item->device, sizeof report->device);
+    memcpy(report->software, item->software, sizeof report->software);
+}
+
+/* An invitation's secret is made here, by the only side that knows randomness; the brain and the ledger see its digest. It waits
+ * in the call until the entry is durable. */
+static void make_secret(struct brain_item *item) {
+    uint8_t secret[SECRET_SIZE];
+    random_system(secret, sizeof secret);
+    digest_sha256(secret, sizeof secret, item->event.admin.secret_digest);
+    buffer_append(&item->call->request_der, secret, sizeof secret);
+    clear(secret, sizeof secret);
+}
+
+static void take_item(struct server *server, struct brain_item *item, struct coordinator_actions *actions) {
+    if (item->kind == BRAIN_ADMIN_LOOK) {
+        admin_look(server, item);
+        return;
+    }
+    if (item->kind == BRAIN_REPORT) take_report(server, item);
+    if (item->event.kind == COORDINATOR_ADMIN && item->event.admin.order == ORDER_INVITE) make_secret(item);
+    coordinator_state_step(server->state, &item->event, now_here(), actions);
+    perform_all(server, actions, item);
+}
+
+void brain_run(void *context) {
+    struct server *server = context;
+    struct coordinator_actions actions = {0};
+    bool ended = false;
+    coordinator_state_start(server->state, now_here(), &actions);
+    perform_all(server, &actions, NULL);
+    do_publish(server, coordinator_state_committed(server->state));
+    while (!ended) {
+        void *popped = NULL;
+        uint64_t now = clock_monotonic_ms();
+        uint64_t wait = server->timer_ms == UINT64_MAX ? UINT64_MAX : server->timer_ms > now ? server->timer_ms - now : 0;
+        enum status status = queue_pop(server->brain_queue, wait, &popped);
+        if (status == CANCELLED) break;
+        if (status == TIMEOUT) {
+            server->timer_ms = UINT64_MAX;
+            struct coordinator_event timer = {.kind = COORDINATOR_TIMER};
+            coordinator_state_step(server->state, &timer, now_here(), &actions);
+            perform_all(server, &actions, NULL);
+            continue;
+        }
+        struct brain_item *item = popped;
+        ended = item->kind == BRAIN_END;
+        if (!ended) take_item(server, item, &actions);
+        brain_item_destroy(item);
+    }
+    coordinator_actions_deinit(&actions);
+}

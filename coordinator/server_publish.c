@@ -1,0 +1,361 @@
+/* The publisher thread: everything that goes down to sites as a stream.
+ *
+ * A stream is a cursor into immutable things: the ledger and its payloads, or a snapshot's blob. It is pumped while its call
+ * takes messages; when the call is full it waits for on_writable, when it has sent all there is for the ledger to grow. So a
+ * slow site costs a cursor and a few frames, and never holds up another.
+ *
+ * Entries are packed: small ones share a frame; a contribution's entry travels in the frame of its payload's first piece. A
+ * contribution of the receiver's own comes as a stub without payload if it asked for that: it has both.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "coordinator/server_core.h"
+
+enum { PACK_ENTRIES = 64, PACK_BYTES = 64 * 1024 };
+
+struct stream {
+    struct stream *next;
+    struct call *call; /* a reference */
+    bool full;         /* waits for on_writable */
+    bool is_snapshot;
+
+    /* Follow */
+    struct follow_request request;
+    uint64_t cursor;    /* next entry to send */
+    bool begun;         /* a frame with places went out */
+    uint64_t head_sent; /* size of the last head sent */
+
+    /* the blob being sent: a payload (of entry `payload_index`) or a snapshot */
+    struct blob_reader *blob;
+    uint64_t blob_offset, blob_size, payload_index;
+    struct buffer descriptor; /* Snapshot: until the first frame has gone */
+};
+
+void publish_run(void *context) {
+    struct server *server = context;
+    jobs_run(server, server->publish_queue);
+}
+
+static void stream_destroy(struct server *server, struct stream *stream) {
+    for (struct stream **link = &server->streams; *link; link = &(*link)->next) {
+        if (*link != stream) continue;
+        *link = stream->next;
+        break;
+    }
+    blob_reader_close(stream->blob);
+    buffer_deinit(&stream->descriptor);
+    stream->call->stream = NULL;
+    call_release(stream->call);
+    free(stream);
+}
+
+static void following(struct server *server, uint32_t site, bool open) {
+    struct brain_item *item = brain_item_create(BRAIN_EVENT, NULL);
+    item->event.kind = COORDINATOR_FOLLOWING;
+    item->event.following.site = site;
+    item->event.following.open = open;
+    brain_push(server, item);
+}
+
+static void fail(struct stream *stream, enum status status, const struct error *error) {
+    log_warn("stream_failed", "site=%u reason=\"%s\"", stream->call->site, error->message);
+    rpc_call_finish(stream->call->rpc, rpc_code_of(status), error->message);
+    stream->full = true; /* nothing more; on_closed will follow */
+}
+
+/* ---- one frame ---------------------------------------------------------------------------------------------------------- */
+
+struct packing {       /* the places of the frame being made */
+    struct buffer raw; /* entries one behind the other */
+    size_t offsets[PACK_ENTRIES];
+    struct bytes entries[PACK_ENTRIES];
+    struct follow_own own[PACK_ENTRIES];
+    uint32_t entry_count, own_count;
+    uint64_t next; /* cursor after it */
+    uint8_t payload_digest[DIGEST_SIZE];
+    uint64_t payload_size, payload_index; /* of the last place; size 0: it has none to send */
+};
+
+static void pack_own(struct packing *packing, const struct ledger_entry *entry, uint64_t sequence) {
+    packing->own[packing->own_count++] = (struct follow_own){.place = packing->entry_count + packing->own_count,
+                                                             .sequence = sequence,
+                                                             .time_ms = entry->time_ms,
+                                                             .epoch = entry->epoch};
+}
+
+/* Adds entry `index`, which lies at the end of packing->raw from `offset` on. */
+static enum status pack_entry(struct stream *stream, struct packing *packing, uint64_t index, size_t offset,
+                              struct error *error) {
+    struct ledger_entry entry;
+    struct contribution contribution;
+    struct bytes raw = bytes_of(packing->raw.data + offset, packing->raw.size - offset);
+    TRY(ledger_entry_decode(raw, &entry, error));
+    packing->next = index + 1;
+    if (entry.kind == LEDGER_CONTRIBUTION) {
+        TRY(contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE), &contribution, error));
+        if (contribution.site == stream->call->site && stream->request.omit_own) {
+            packing->raw.size = offset;
+            pack_own(packing, &entry, contribution.sequence);
+            return OK;
+        }
+        if (index >= stream->request.payloads_from_index) {
+            packing->payload_size = contribution.payload_size;
+            packing->payload_index = index;
+            memcpy(packing->payload_digest, contribution.payload_digest, DIGEST_SIZE);
+        }
+    }
+    packing->offsets[packing->entry_count++] = offset;
+    return OK;
+}
+
+static enum status pack(struct server *server, struct stream *stream, uint64_t end, struct packing *packing,
+                        struct error *error) {
+    struct ledger_source source = data_source(&server->data);
+    packing->next = stream->cursor;
+    while (packing->next < end && packing->entry_count + packing->own_count < PACK_ENTRIES && packing->raw.size < PACK_BYTES &&
+           packing->payload_size == 0) {
+        size_t offset = packing->raw.size;
+        TRY(source.entry(source.context, packing->next, &packing->raw, error));
+        TRY(pack_entry(stream, packing, packing->next, offset, error));
+    }
+    for (uint32_t i = 0; i < packing->entry_count; i++) { /* only now: the buffer may have moved while it grew */
+        size_t stop = i + 1 < packing->entry_count ? packing->offsets[i + 1] : packing->raw.size;
+        packing->entries[i] = bytes_of(packing->raw.data + packing->offsets[i], stop - packing->offsets[i]);
+    }
+    return OK;
+}
+
+static enum status open_blob(struct server *server, struct stream *stream, const uint8_t *digest, struct error *error) {
+    TRY(blob_reader_open_unchecked(server->data.blobs, digest, &stream->blob, error));
+    stream->blob_offset = 0;
+    stream->blob_size = blob_reader_size(stream->blob);
+    return OK;
+}
+
+/* The next piece of the blob into *out; closes it after the last. */
+static enum status next_piece(struct server *server, struct stream *stream, uint32_t limit, struct buffer *out,
+                              struct error *error) {
+    uint64_t left = stream->blob_size - stream->blob_offset;
+    size_t size = (size_t)MIN(left, (uint64_t)MIN(limit, server->options.chunk_limit));
+    buffer_reserve(out, size);
+    TRY(blob_reader_read(stream->blob, stream->blob_offset, out->data, size, error));
+    out->size = size;
+    stream->blob_offset += size;
+    if (stream->blob_offset == stream->blob_size) {
+        blob_reader_close(stream->blob);
+        stream->blob = NULL;
+    }
+    return OK;
+}
+
+/* Sends one frame of the ledger. NOT_FOUND when there is nothing to send; FULL when the call takes no more: what was made is
+ * then kept by not moving the cursor. */
+static enum status follow_frame_send(struct server *server, struct stream *stream, struct error *error) {
+    uint64_t end = atomic_load(&server->published);
+    struct packing *packing = xcalloc(1, sizeof *packing);
+    struct follow_frame frame = {0};
+    struct buffer head = {0}, piece = {0};
+    enum status status = OK;
+    packing->next = stream->cursor;
+    uint64_t offset_before = stream->blob_offset;
+    if (!stream->blob) {
+        status = pack(server, stream, end, packing, error);
+        if (status == OK && packing->payload_size > 0) {
+            stream->payload_index = packing->payload_index;
+            status = open_blob(server, stream, packing->payload_digest, error);
+            offset_before = 0;
+        }
+        if (status != OK) goto out;
+    }
+    bool head_due = server->head_of > stream->head_sent && server->head_of <= packing->next && !stream->blob;
+    if (packing->next == stream->cursor && !stream->blob && !head_due) {
+        status = NOT_FOUND;
+        goto out;
+    }
+    frame.has_first_index = packing->next > stream->cursor && !stream->begun;
+    frame.first_index = stream->cursor;
+    frame.entry_count = packing->entry_count;
+    frame.entries = packing->entries;
+    frame.own_count = packing->own_count;
+    frame.own = packing->own;
+    if (head_due) frame.head = bytes_of(server->head, HEAD_SIZE);
+    if (stream->blob) {
+        uint32_t limit = stream->request.chunk_limit ? stream->request.chunk_limit : server->options.chunk_limit;
+        frame.payload_total = stream->blob_size;
+        frame.payload_index = stream->payload_index;
+        frame.payload_offset = offset_before;
+        status = next_piece(server, stream, limit, &piece, error);
+        frame.payload = buffer_bytes(&piece);
+    }
+    if (status == OK) status = follow_frame_encode(&frame, &head, error);
+    if (status == OK) {
+        status = call_send(stream->call, &head, buffer_bytes(&piece));
+        if (status != OK) error_set(error, status, "the call takes no more");
+    }
+    if (status == OK) {
+        stream->begun |= packing->next > stream->cursor;
+        stream->cursor = packing->next;
+        if (head_due) stream->head_sent = server->head_of;
+    }
+out:
+    buffer_deinit(&piece);
+    buffer_deinit(&head);
+    buffer_deinit(&packing->raw);
+    free(packing);
+    return status;
+}
+
+static enum status snapshot_frame_send(struct server *server, struct stream *stream, struct error *error) {
+    if (!stream->blob) {
+        rpc_call_finish(stream->call->rpc, RPC_OK, NULL);
+        stream->full = true;
+        return NOT_FOUND;
+    }
+    struct snapshot_frame frame = {
+        .descriptor = buffer_bytes(&stream->descriptor), .offset = stream->blob_offset, .total = stream->blob_size};
+    struct buffer head = {0}, piece = {0};
+    enum status status = next_piece(server, stream, server->options.chunk_limit, &piece, error);
+    frame.payload = buffer_bytes(&piece);
+    if (status == OK) status = snapshot_frame_encode(&frame, &head, error);
+    if (status == OK) status = call_send(stream->call, &head, buffer_bytes(&piece));
+    stream->descriptor.size = 0;
+    buffer_deinit(&head);
+    buffer_deinit(&piece);
+    return status;
+}
+
+/* Room is asked for before a frame is made, so a frame that was made is always taken: a call of ours has a write queue of
+ * several messages, and `pump` sends while the last one was told to be writable. */
+static void pump(struct server *server, struct stream *stream) {
+    while (!stream->full && !atomic_load(&stream->call->closed)) {
+        struct error error = {0};
+        enum status status =
+            stream->is_snapshot ? snapshot_frame_send(server, stream, &error) : follow_frame_send(server, stream, &error);
+        if (status == NOT_FOUND && !error.message[0]) return; /* all sent */
+        if (status == CANCELLED) return;
+        stream->full = true; /* one at a time: the next when this one has gone */
+        if (status != OK) fail(stream, status, &error);
+    }
+}
+
+/* ---- jobs --------------------------------------------------------------------------------------------------------------- */
+
+static struct stream *stream_create(struct server *server, struct call *call) {
+    struct stream *stream = xcalloc(1, sizeof *stream);
+    stream->call = call_retain(call);
+    stream->next = server->streams;
+    server->streams = stream;
+    call->stream = stream;
+    return stream;
+}
+
+static void run_open_follow(struct server *server, struct job *job) {
+    struct error error = {0};
+    if (atomic_load(&job->call->closed) || job->call->stream) return;
+    struct reader reader = reader_of(buffer_bytes(&job->bytes));
+    struct follow_request request = {.from_index = reader_u64(&reader), .payloads_from_index = reader_u64(&reader)};
+    request.chunk_limit = reader_u32(&reader);
+    request.omit_own = reader_u8(&reader) != 0;
+    uint64_t published = atomic_load(&server->published);
+    if (request.from_index > published) { /* it knows more than we do: one of us was restored from an old copy */
+        error_set(&error, REFUSED,
+                  "you ask for entry %llu, the ledger has %llu: this coordinator was set back, or it is another run",
+                  (unsigned long long)request.from_index, (unsigned long long)published);
+        rpc_call_finish(job->call->rpc, RPC_FAILED_PRECONDITION, error.message);
+        return;
+    }
+    struct stream *stream = stream_create(server, job->call);
+    stream->request = request;
+    stream->cursor = request.from_index;
+    following(server, job->call->site, true);
+    pump(server, stream);
+}
+
+void publish_open_follow(struct server *server, struct call *call, const struct follow_request *request) {
+    struct job *job = job_create(run_open_follow, call);
+    rpc_call_set_progress_timeout(call->rpc, 0); /* a ledger may rest for hours; keepalive finds the dead */
+    buffer_u64(&job->bytes, request->from_index);
+    buffer_u64(&job->bytes, request->payloads_from_index);
+    buffer_u32(&job->bytes, request->chunk_limit);
+    buffer_u8(&job->bytes, request->omit_own);
+    job_push(server, server->publish_queue, job);
+}
+
+static void run_open_snapshot(struct server *server, struct job *job) {
+    struct snapshot_header header;
+    uint8_t raw[SNAPSHOT_HEADER_SIZE];
+    struct error error = {0};
+    if (atomic_load(&job->call->closed) || job->call->stream) return;
+    uint64_t version = job->number ? job->number : UINT64_MAX;
+    enum status status =
+        data_snapshot_header(&server->data, version, key_pair_public(server->keys.coordinator), raw, &header, &error);
+    if (status == OK && job->number && header.version != job->number) {
+        status = error_set(&error, NOT_FOUND, "there is no snapshot of version %llu any more", (unsigned long long)job->number);
+    }
+    if (status == OK && job->offset > header.content_size) {
+        status = error_set(&error, INVALID, "offset %llu is past the snapshot's end", (unsigned long long)job->offset);
+    }
+    if (status != OK) {
+        rpc_call_finish(job->call->rpc, rpc_code_of(status), error.message);
+        return;
+    }
+    struct stream *stream = stream_create(server, job->call);
+    stream->is_snapshot = true;
+    if ((status = open_blob(server, stream, header.content_digest, &error)) != OK) {
+        fail(stream, status, &error);
+        return;
+    }
+    stream->blob_offset = job->offset;
+    buffer_append(&stream->descriptor, raw, sizeof raw);
+    pump(server, stream);
+}
+
+void publish_open_snapshot(struct server *server, struct call *call, const struct snapshot_request *request) {
+    struct job *job = job_create(run_open_snapshot, call);
+    job->number = request->version;
+    job->offset = request->offset;
+    job_push(server, server->publish_queue, job);
+}
+
+static void run_writable(struct server *server, struct job *job) {
+    struct stream *stream = job->call->stream;
+    if (!stream) return;
+    stream->full = false;
+    pump(server, stream);
+}
+
+void publish_writable(struct server *server, struct call *call) {
+    job_push(server, server->publish_queue, job_create(run_writable, call));
+}
+
+static void run_closed(struct server *server, struct job *job) {
+    struct stream *stream = job->call->stream;
+    if (!stream) return;
+    if (!stream->is_snapshot) following(server, job->call->site, false);
+    stream_destroy(server, stream);
+}
+
+void publish_closed(struct server *server, struct call *call) {
+    job_push(server, server->publish_queue, job_create(run_closed, call));
+}
+
+static void run_grown(struct server *server, struct job *job) {
+    if (job->bytes.size == HEAD_SIZE) {
+        memcpy(server->head, job->bytes.data, HEAD_SIZE);
+        server->head_of = job->number;
+    }
+    for (struct stream *stream = server->streams; stream; stream = stream->next) {
+        if (!stream->is_snapshot) pump(server, stream);
+    }
+}
+
+void publish_grown(struct server *server, uint64_t size, const uint8_t *head, uint64_t head_size) {
+    struct job *job = job_create(run_grown, NULL);
+    (void)size;
+    if (head) buffer_append(&job->bytes, head, HEAD_SIZE);
+    job->number = head_size;
+    job_push(server, server->publish_queue, job);
+}
