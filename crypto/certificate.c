@@ -73,22 +73,26 @@ static int add_extended_key_usage(X509 *certificate, bool server, bool client) {
 /* The first 20 bytes of SHA-256(public key), as RFC 7093 section 2 allows. */
 enum { KEY_IDENTIFIER_SIZE = 20 };
 
-static int add_subject_key_identifier(X509 *certificate, const uint8_t public_key[static PUBLIC_KEY_SIZE]) {
+static ASN1_OCTET_STRING *key_identifier(const uint8_t public_key[static PUBLIC_KEY_SIZE]) {
     uint8_t digest[DIGEST_SIZE];
     digest_sha256(public_key, PUBLIC_KEY_SIZE, digest);
     ASN1_OCTET_STRING *identifier = ASN1_OCTET_STRING_new();
-    int ok = identifier && ASN1_OCTET_STRING_set(identifier, digest, KEY_IDENTIFIER_SIZE) &&
-             X509_add1_ext_i2d(certificate, NID_subject_key_identifier, identifier, 0, X509V3_ADD_DEFAULT) == 1;
+    if (identifier && ASN1_OCTET_STRING_set(identifier, digest, KEY_IDENTIFIER_SIZE)) return identifier;
     ASN1_OCTET_STRING_free(identifier);
-    return ok;
+    return NULL;
 }
 
-static int add_authority_key_identifier(X509 *certificate, X509 *authority) {
-    const ASN1_OCTET_STRING *subject = X509_get0_subject_key_id(authority);
-    AUTHORITY_KEYID *identifier = AUTHORITY_KEYID_new();
-    int ok = subject && identifier && (identifier->keyid = ASN1_OCTET_STRING_dup(subject)) != NULL &&
-             X509_add1_ext_i2d(certificate, NID_authority_key_identifier, identifier, 0, X509V3_ADD_DEFAULT) == 1;
-    AUTHORITY_KEYID_free(identifier);
+/* `issuer` is the issuing certificate, NULL for one that signs itself (asking an unfinished certificate would make OpenSSL
+ * remember it as broken). */
+static int add_key_identifiers(X509 *certificate, const uint8_t public_key[static PUBLIC_KEY_SIZE], X509 *issuer) {
+    ASN1_OCTET_STRING *subject = key_identifier(public_key);
+    const ASN1_OCTET_STRING *by = issuer ? X509_get0_subject_key_id(issuer) : subject;
+    AUTHORITY_KEYID *authority = AUTHORITY_KEYID_new();
+    int ok = subject && by && authority && (authority->keyid = ASN1_OCTET_STRING_dup(by)) != NULL &&
+             X509_add1_ext_i2d(certificate, NID_subject_key_identifier, subject, 0, X509V3_ADD_DEFAULT) == 1 &&
+             X509_add1_ext_i2d(certificate, NID_authority_key_identifier, authority, 0, X509V3_ADD_DEFAULT) == 1;
+    ASN1_OCTET_STRING_free(subject);
+    AUTHORITY_KEYID_free(authority);
     return ok;
 }
 
@@ -175,8 +179,8 @@ enum status certificate_create_authority(const struct key_pair *key, const char 
     if (!root || !X509_set_version(root, X509_VERSION_3) || !set_serial(root, random_serial) ||
         !set_dates(root, not_before_s, not_after_s) || !set_name(X509_get_subject_name(root), common_name) ||
         !X509_set_issuer_name(root, X509_get_subject_name(root)) || !X509_set_pubkey(root, key->pkey) ||
-        !add_basic_constraints(root, true) || !add_key_usage(root, true) || !add_subject_key_identifier(root, key->public_key) ||
-        !add_authority_key_identifier(root, root) || X509_sign(root, key->pkey, NULL) <= 0) {
+        !add_basic_constraints(root, true) || !add_key_usage(root, true) || !add_key_identifiers(root, key->public_key, NULL) ||
+        X509_sign(root, key->pkey, NULL) <= 0) {
         status = openssl_failed(error, FAILED, "make an authority's certificate");
     }
     if (status == OK) status = certificate_write(root, form, out, error);
@@ -245,8 +249,7 @@ enum status certificate_issue(struct bytes authority, const struct key_pair *aut
         !X509_set_issuer_name(issued, X509_get_subject_name(root)) || !X509_set_pubkey(issued, X509_REQ_get0_pubkey(parsed)) ||
         !add_basic_constraints(issued, false) || !add_key_usage(issued, false) ||
         !add_extended_key_usage(issued, terms->server, terms->client) || !add_alternative_names(issued, terms) ||
-        !add_subject_key_identifier(issued, public_key) || !add_authority_key_identifier(issued, root) ||
-        X509_sign(issued, authority_key->pkey, NULL) <= 0) {
+        !add_key_identifiers(issued, public_key, root) || X509_sign(issued, authority_key->pkey, NULL) <= 0) {
         status = openssl_failed(error, FAILED, "make a certificate");
         goto out;
     }
