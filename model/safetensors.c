@@ -146,6 +146,12 @@ static enum status read_entry(const struct json_value *entry, const struct layou
     return OK;
 }
 
+/* Keeps the story and changes its kind. */
+static enum status fail_as(struct error *error, enum status status) {
+    if (error) error->status = status;
+    return status;
+}
+
 static int by_begin(const void *a, const void *b) {
     const struct stored *x = a, *y = b;
     return x->begin < y->begin ? -1 : x->begin > y->begin;
@@ -166,7 +172,10 @@ static enum status read_members(const struct layout *layout, const struct json_v
         struct stored *s = &stored[(*count)++];
         *s = (struct stored){.name = entry->key, .tensor = tensor};
         enum status status = read_entry(entry, shape_of, data_size, s, error);
-        if (status != OK) return error_wrap(error, status, "tensor \"%.100s\"", entry->key);
+        if (status != OK) {
+            error_wrap(error, status, "tensor \"%.100s\"", entry->key);
+            return fail_as(error, status == NOT_FOUND ? CORRUPT : status); /* a member that should be there is not */
+        }
     }
     return OK;
 }
@@ -219,9 +228,7 @@ enum status safetensors_decode(const struct layout *layout, struct bytes file, f
     enum status status = json_parse(header, &limits, &json, error);
     if (status != OK) {
         error_wrap(error, status, "safetensors header");
-        status = status == FULL ? FULL : CORRUPT; /* a file's bad JSON is a bad file */
-        if (error) error->status = status;
-        return status;
+        return fail_as(error, status == FULL ? FULL : CORRUPT); /* a file's bad JSON is a bad file */
     }
     stored = xcalloc(layout->tensor_count + 1, sizeof *stored);
     status = read_members(layout, json_root(json), data_size, stored, &count, error);

@@ -1,0 +1,201 @@
+#include "model/data.h"
+
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "tests/test.h"
+
+static const char *put(const char *name, const void *content, size_t size) {
+    struct error error = {0};
+    static char *paths[16]; /* they live as long as the test's process */
+    static size_t count;
+    CHECK(count < 16);
+    char *path = paths[count++] = file_join(test_directory(), name);
+    CHECK_OK(file_write(path, bytes_of(content, size), 0600, &error));
+    return path;
+}
+
+static struct data *open_with(const char *const *paths, size_t count, struct data_options options) {
+    struct error error = {0};
+    struct data *data;
+    CHECK_OK(data_open(paths, count, &options, &data, &error));
+    return data;
+}
+
+static const char *put_bytes(const char *name, size_t size, unsigned first) {
+    uint8_t *bytes = xmalloc(size + 1);
+    for (size_t i = 0; i < size; i++) bytes[i] = (uint8_t)(first + i);
+    const char *path = put(name, bytes, size);
+    free(bytes);
+    return path;
+}
+
+static void refused(const char *path, uint32_t vocabulary, enum status wanted, const char *word) {
+    struct error error = {0};
+    struct data *data = NULL;
+    const struct data_options options = {.vocabulary = vocabulary};
+    CHECK_STATUS(data_open(&path, 1, &options, &data, &error), wanted);
+    CHECK_CONTAINS(error.message, word);
+    if (path) CHECK_CONTAINS(error.message, path);
+    CHECK(data == NULL);
+}
+
+static void put_llmc(struct buffer *file, uint32_t magic, uint32_t version, uint32_t tokens) {
+    buffer_u32(file, magic);
+    buffer_u32(file, version);
+    buffer_u32(file, tokens);
+    while (file->size < 1024) buffer_u8(file, 0);
+}
+
+TEST(files_that_cannot_be_trained_on_are_refused_by_name) {
+    refused("/nonexistent/a.txt", 256, NOT_FOUND, "open");
+    refused(test_directory(), 256, INVALID, "regular");
+    refused(put("empty.txt", "", 0), 256, INVALID, "empty");
+    refused(put("empty.bin", "", 0), 256, INVALID, "empty");
+    refused(put("odd.bin", "abc", 3), 65536, INVALID, "odd");
+    refused(put("ascii.txt", "ab\xff", 3), 255, INVALID, "255 at 2 is beyond");
+    refused(put("wide.bin", "\1\0\0\1", 4), 256, INVALID, "256 at 1 is beyond");
+    struct buffer file = {0};
+    put_llmc(&file, 20240520, 1, 3);
+    buffer_append(&file, "\1\0\2\0", 4);
+    refused(put("short.bin", file.data, file.size), 256, INVALID, "promises 3");
+    file.size = 0;
+    put_llmc(&file, 20240520, 2, 3);
+    refused(put("version.bin", file.data, file.size), 65536, INVALID, "version 2");
+    file.size = 0;
+    put_llmc(&file, 20240520, 1, 0);
+    refused(put("none.bin", file.data, file.size), 65536, INVALID, "no tokens");
+    buffer_deinit(&file);
+    struct error error = {0};
+    struct data *data;
+    const struct data_options good = {.vocabulary = 256}, bad = {.vocabulary = 256, .heldout = NAN};
+    CHECK_STATUS(data_open(NULL, 0, &good, &data, &error), INVALID);
+    const char *path = put("a.txt", "a", 1);
+    CHECK_STATUS(data_open(&path, 1, &bad, &data, &error), INVALID);
+}
+
+TEST(both_bin_layouts_and_text_give_their_tokens) {
+    struct error error = {0};
+    uint16_t tokens[4];
+    struct buffer llmc = {0}, raw = {0};
+    put_llmc(&llmc, 20240520, 1, 4);
+    for (uint16_t i = 0; i < 4; i++) buffer_u16(&llmc, (uint16_t)(1000 + i)), buffer_u16(&raw, (uint16_t)(1000 + i));
+    const char *paths[] = {put("llmc.bin", llmc.data, llmc.size), put("raw.bin", raw.data, raw.size),
+                           put("text", "\xe8\xe9\xea\xeb", 4)};
+    for (size_t i = 0; i < 3; i++) {
+        struct data *data = open_with(&paths[i], 1, (struct data_options){.vocabulary = 2000});
+        struct data_position position = {0};
+        CHECK_EQUAL(data_training_tokens(data), 4);
+        CHECK_OK(data_next(data, &position, 3, tokens, &error));
+        for (uint16_t j = 0; j < 4; j++) CHECK_EQUAL(tokens[j], (i == 2 ? 232 : 1000) + j);
+        data_close(data);
+    }
+    buffer_deinit(&llmc);
+    buffer_deinit(&raw);
+}
+
+/* Files whose tokens tell their own place: byte i of a file of up to 256 is first + i. */
+TEST(an_epoch_visits_every_window_once_and_never_what_is_held_out) {
+    struct error error = {0};
+    const char *paths[] = {put_bytes("a", 100, 0), put_bytes("b", 57, 128), put_bytes("tiny", 3, 250)};
+    struct data *data = open_with(paths, 3, (struct data_options){.vocabulary = 256, .heldout = 0.2, .seed = 5});
+    CHECK_EQUAL(data_training_tokens(data), 80 + 46 + 3);
+    CHECK_EQUAL(data_heldout_tokens(data), 20 + 11);
+    struct data_position position = {0};
+    uint16_t tokens[8];
+    for (uint64_t epoch = 0; epoch < 4; epoch++) {
+        int seen[256] = {0}, windows = 0;
+        do {
+            CHECK_OK(data_next(data, &position, 7, tokens, &error));
+            CHECK_EQUAL(position.epoch, epoch);
+            for (int i = 0; i < 8; i++) {
+                CHECK(tokens[i] < 80 || (tokens[i] >= 128 && tokens[i] < 128 + 46));
+                CHECK_EQUAL(tokens[i], tokens[0] + i);
+                if (i < 7) CHECK_EQUAL(seen[tokens[i]]++, 0); /* no input twice in an epoch */
+            }
+            windows++;
+            struct data_position next = position;
+            uint16_t ignored[8];
+            CHECK_OK(data_next(data, &next, 7, ignored, &error));
+            if (next.epoch != epoch) break;
+        } while (windows < 100);
+        CHECK(windows >= 10 + 5 && windows <= 11 + 6);
+    }
+    data_close(data);
+}
+
+TEST(a_saved_position_goes_on_where_it_stood_and_a_seed_gives_an_order) {
+    struct error error = {0};
+    const char *path = put_bytes("a", 250, 0);
+    uint16_t tokens[40][6], again[6];
+    struct data *data = open_with(&path, 1, (struct data_options){.vocabulary = 256, .seed = 1});
+    struct data_position positions[41] = {0};
+    for (int i = 0; i < 40; i++) {
+        positions[i + 1] = positions[i];
+        CHECK_OK(data_next(data, &positions[i + 1], 5, tokens[i], &error));
+    }
+    data_close(data);
+    data = open_with(&path, 1, (struct data_options){.vocabulary = 256, .seed = 1});
+    for (int i = 39; i >= 0; i--) {
+        CHECK_OK(data_next(data, &positions[i], 5, again, &error));
+        CHECK_MEMORY(again, tokens[i], sizeof again);
+    }
+    data_close(data);
+    data = open_with(&path, 1, (struct data_options){.vocabulary = 256, .seed = 2});
+    struct data_position other = {0};
+    int same = 0;
+    for (int i = 0; i < 40; i++) {
+        CHECK_OK(data_next(data, &other, 5, again, &error));
+        same += memcmp(again, tokens[i], sizeof again) == 0;
+    }
+    CHECK(same < 10);
+    data_close(data);
+}
+
+TEST(too_little_text_for_one_sequence_is_said) {
+    struct error error = {0};
+    const char *path = put_bytes("a", 10, 0);
+    struct data *data = open_with(&path, 1, (struct data_options){.vocabulary = 256});
+    struct data_position position = {0};
+    uint16_t tokens[12];
+    CHECK_OK(data_next(data, &position, 9, tokens, &error));
+    CHECK_STATUS(data_next(data, &position, 10, tokens, &error), INVALID);
+    CHECK_CONTAINS(error.message, "11 training tokens");
+    CHECK_EQUAL(position.index, 1);
+    data_close(data);
+}
+
+TEST(held_out_windows_lie_in_the_last_part_of_each_file) {
+    struct error error = {0};
+    const char *paths[] = {put_bytes("a", 100, 0), put_bytes("b", 50, 128)};
+    struct data *data = open_with(paths, 2, (struct data_options){.vocabulary = 256, .heldout = 0.3});
+    uint16_t tokens[8];
+    CHECK_EQUAL(data_heldout_count(data, 7), 4 + 2);
+    for (uint64_t i = 0; i < 6; i++) {
+        CHECK_OK(data_heldout(data, i, 7, tokens, &error));
+        CHECK_EQUAL(tokens[0], i < 4 ? 70 + i * 7 : 128 + 35 + (i - 4) * 7);
+        CHECK_EQUAL(tokens[7], tokens[0] + 7);
+    }
+    CHECK_STATUS(data_heldout(data, 6, 7, tokens, &error), NOT_FOUND);
+    data_close(data);
+}
+
+TEST(a_file_that_shrinks_or_changes_under_us_is_an_error_not_a_crash) {
+    struct error error = {0};
+    uint16_t values[100];
+    for (size_t i = 0; i < 100; i++) values[i] = (uint16_t)i;
+    const char *path = put("a.bin", values, sizeof values);
+    struct data *data = open_with(&path, 1, (struct data_options){.vocabulary = 100});
+    struct data_position position = {0};
+    uint16_t tokens[100];
+    FILE *file = fopen(path, "r+b");
+    fputs("\xff\xff", file);
+    fclose(file);
+    CHECK_STATUS(data_next(data, &position, 99, tokens, &error), INVALID);
+    CHECK_CONTAINS(error.message, "65535");
+    CHECK_EQUAL(truncate(path, 50), 0);
+    CHECK_STATUS(data_next(data, &position, 99, tokens, &error), CORRUPT);
+    CHECK_EQUAL(position.index, 0);
+    data_close(data);
+}
