@@ -48,6 +48,7 @@ static const struct {
     "the other side closed the connection: if it does so at once, check that the server's client CA issued this side's "         \
     "certificate and that this one is not expired or revoked"
 #define ADVICE_ADDRESS "check the address, that the server is running there, and the firewalls between"
+    {"empty address list", "TLS could not be set up: check that the root certificate is complete PEM"},
     {"andshake", ADVICE_TLS},
     {"SSL", ADVICE_TLS},
     {"Peer name", ADVICE_TLS},

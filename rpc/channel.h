@@ -42,7 +42,8 @@ struct rpc_call_options {
     uint32_t connection;          /* 0: the next in turn; 1..connections: this one */
 };
 
-/* Connects to nothing yet. INVALID: an option or a PEM text is wrong. */
+/* Connects to nothing yet. INVALID: an option or a PEM text is wrong. (A damaged root certificate without a certificate of
+ * one's own is found only by the first call.) */
 MUST_USE enum status rpc_channel_open(const struct rpc_channel_options *options, struct rpc_channel **out, struct error *error);
 
 /* Starts a call and gives the caller a reference to it (rpc_call_release). Callbacks may come before this returns. options may

@@ -19,8 +19,8 @@ struct material {
     uint64_t generation;                   /* under lock; counts from 1 */
 };
 
-/* INVALID if the library would not take this certificate. Nothing is changed. */
-MUST_USE enum status material_check(const struct rpc_server_certificate *certificate, struct error *error);
+/* INVALID if the library would not take this certificate, which messages call `whose` ("server's"). Nothing is changed. */
+MUST_USE enum status material_check(const struct rpc_server_certificate *certificate, const char *whose, struct error *error);
 void material_init(struct material *material, const struct rpc_server_certificate *certificate);
 void material_set(struct material *material, const struct rpc_server_certificate *certificate);
 void material_deinit(struct material *material);

@@ -13,11 +13,11 @@ static grpc_ssl_server_certificate_config *config_of(const struct rpc_server_cer
 static bool is_pem(const char *text) { return text && strstr(text, "-----BEGIN"); }
 
 /* The library finds fault with a certificate only when a port is opened with it; so one is, on loopback, without listening. */
-enum status material_check(const struct rpc_server_certificate *certificate, struct error *error) {
-    if (!is_pem(certificate->chain)) return error_set(error, INVALID, "the server's certificate chain is not PEM");
-    if (!is_pem(certificate->private_key)) return error_set(error, INVALID, "the server's private key is not PEM");
+enum status material_check(const struct rpc_server_certificate *certificate, const char *whose, struct error *error) {
+    if (!is_pem(certificate->chain)) return error_set(error, INVALID, "the %s certificate chain is not PEM", whose);
+    if (!is_pem(certificate->private_key)) return error_set(error, INVALID, "the %s private key is not PEM", whose);
     if (certificate->client_ca && !is_pem(certificate->client_ca))
-        return error_set(error, INVALID, "the client CA certificate is not PEM");
+        return error_set(error, INVALID, "the CA certificate is not PEM");
     grpc_completion_queue *queue = grpc_completion_queue_create_for_next(NULL);
     grpc_server *core = grpc_server_create(NULL, NULL);
     grpc_server_register_completion_queue(core, queue, NULL);
@@ -34,8 +34,9 @@ enum status material_check(const struct rpc_server_certificate *certificate, str
     grpc_completion_queue_destroy(queue);
     if (port > 0) return OK;
     return error_set(error, INVALID,
-                     "TLS cannot use the server's certificate: check that chain, private key and client CA are complete PEM "
-                     "and that the key belongs to the first certificate of the chain");
+                     "TLS cannot use the %s certificate: check that chain, private key and CA are complete PEM and that the key "
+                     "belongs to the first certificate of the chain",
+                     whose);
 }
 
 static void wipe(struct material *material) {

@@ -220,7 +220,7 @@ enum status rpc_server_create(const struct rpc_server_options *given, struct rpc
     struct rpc_server_options options = *given;
     TRY(fill_in(&options, error));
     rpc_environment_open();
-    enum status status = material_check(&options.certificate, error);
+    enum status status = material_check(&options.certificate, "server's", error);
     if (status != OK) {
         rpc_environment_close();
         return status;
@@ -256,7 +256,7 @@ enum status rpc_server_set_certificate(struct rpc_server *server, const struct r
                                        struct error *error) {
     if (!certificate->client_ca != !server->options.certificate.client_ca)
         return error_set(error, INVALID, "whether client certificates are asked for is fixed when the server is created");
-    TRY(material_check(certificate, error));
+    TRY(material_check(certificate, "server's", error));
     material_set(&server->material, certificate);
     return OK;
 }

@@ -91,6 +91,11 @@ TEST(options_that_cannot_work_are_refused_when_the_channel_is_opened) {
     options.root_ca = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     CHECK_STATUS(rpc_channel_open(&options, &channel, &error), INVALID);
     CHECK(!channel);
+    options.chain = options.private_key = NULL; /* then it is found at the first call */
+    CHECK_OK(rpc_channel_open(&options, &channel, &error));
+    CHECK_STATUS(call_once(channel, &error), UNAVAILABLE);
+    CHECK_CONTAINS(error.message, "root certificate");
+    rpc_channel_close(channel);
     pki_deinit(&pki);
 }
 

@@ -326,7 +326,8 @@ static void send_bomb(const struct pki *pki, uint16_t port) {
     grpc_byte_buffer *message = grpc_raw_byte_buffer_create(&zeros, 1);
     grpc_metadata metadata = {.key = grpc_slice_from_static_string("grpc-internal-encoding-request"),
                               .value = grpc_slice_from_static_string("gzip")};
-    grpc_metadata_array trailing;
+    grpc_metadata_array initial, trailing;
+    grpc_metadata_array_init(&initial);
     grpc_metadata_array_init(&trailing);
     grpc_status_code code = GRPC_STATUS_OK;
     grpc_slice details;
@@ -338,7 +339,9 @@ static void send_bomb(const struct pki *pki, uint16_t port) {
     ops[1].op = GRPC_OP_SEND_MESSAGE;
     ops[1].data.send_message.send_message = message;
     ops[2].op = GRPC_OP_SEND_CLOSE_FROM_CLIENT;
-    CHECK(grpc_call_start_batch(call, ops, 3, ops, NULL) == GRPC_CALL_OK);
+    ops[3].op = GRPC_OP_RECV_INITIAL_METADATA;
+    ops[3].data.recv_initial_metadata.recv_initial_metadata = &initial;
+    CHECK(grpc_call_start_batch(call, ops, 4, ops, NULL) == GRPC_CALL_OK);
     memset(ops, 0, sizeof ops);
     ops[0].op = GRPC_OP_RECV_STATUS_ON_CLIENT;
     ops[0].data.recv_status_on_client.trailing_metadata = &trailing;
