@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "codec/codec.h"
 #include "coordinator/server_core.h"
 #include "rpc/environment.h"
 
