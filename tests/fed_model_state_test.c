@@ -1,0 +1,381 @@
+#include "tests/fed_fixture.h"
+
+/* --- references, written straight from the papers' formulas, one rounding an operation --- */
+#define DENSE "outer: {mode: dense, period: %u, learning_rate: 0.7, momentum: 0.9}\ncodec.kind: %s\nadmission.clip_factor: 0\n"
+
+struct reference {
+    float *theta, *momentum, *sum;
+    uint64_t t;
+};
+
+static float rounded(float x) {
+    volatile float stored = x;
+    return stored;
+}
+
+/* arXiv 2401.09135, algorithm 3 with c = 0. */
+static void reference_dense(struct reference *r, const float *g, uint64_t count, uint32_t period, float rate, float beta) {
+    for (uint64_t i = 0; i < count; i++) {
+        float share = rounded(g[i] / (float)period);
+        r->sum[i] = rounded(r->sum[i] + g[i]);
+        if ((r->t + 1) % period == 0) {
+            r->momentum[i] = rounded(rounded(beta * r->momentum[i]) + rounded(r->sum[i] / (float)period));
+            float move = rounded(rounded(beta * r->momentum[i]) + share);
+            r->theta[i] = rounded(r->theta[i] - rounded(rate * move));
+            r->sum[i] = 0;
+        } else {
+            r->theta[i] = rounded(r->theta[i] - rounded(rate * share));
+        }
+    }
+    r->t++;
+}
+
+static struct reference reference_of(const struct fixture *f) {
+    struct reference r = {xcalloc(f->parameters, 4), xcalloc(f->parameters, 4), xcalloc(f->parameters, 4), 0};
+    memcpy(r.theta, f->model.theta, f->parameters * 4);
+    return r;
+}
+
+static void reference_free(struct reference *r) {
+    free(r->theta);
+    free(r->momentum);
+    free(r->sum);
+}
+
+static char *dense_yaml(uint32_t period, const char *codec) { return xformat(DENSE, period, codec); }
+
+static struct fixture *dense_run(uint32_t period, const char *codec, uint64_t parameters) {
+    char *yaml = dense_yaml(period, codec);
+    struct fixture *f = fixture_open(yaml, parameters);
+    free(yaml);
+    return f;
+}
+
+TEST(delayed_nesterov_is_the_papers_algorithm_bit_for_bit) {
+    for (uint32_t period = 1; period <= 4; period++) {
+        struct fixture *f = dense_run(period, "fp32", 777);
+        struct reference r = reference_of(f);
+        fixture_sites(f, 3);
+        for (int round = 0; round < 9; round++) {
+            float *deltas[3];
+            uint16_t arrivals = (uint16_t)(1 + round % 3);
+            for (uint32_t s = 0; s < arrivals; s++) {
+                deltas[s] = fixture_delta(f, 0, 0.1f);
+                fixture_contribute_delta(f, s + 1, 0, run_state_version(f->run), deltas[s]);
+            }
+            fixture_step(f, 0, arrivals);
+            for (uint32_t s = 0; s < arrivals; s++) {
+                reference_dense(&r, deltas[s], f->parameters, period, 0.7f, 0.9f);
+                free(deltas[s]);
+            }
+            CHECK_MEMORY(f->model.theta, r.theta, f->parameters * 4);
+            CHECK_MEMORY(f->model.momentum, r.momentum, f->parameters * 4);
+            CHECK_MEMORY(f->model.accumulated, r.sum, f->parameters * 4);
+            CHECK_EQUAL(f->model.counts[0], r.t);
+        }
+        reference_free(&r);
+        fixture_close(f);
+    }
+}
+
+TEST(with_a_quorum_of_all_it_is_synchronous_diloco) {
+    enum { K = 4, COUNT = 500 };
+    struct fixture *f = dense_run(K, "fp32", COUNT);
+    double theta[COUNT], momentum[COUNT] = {0};
+    for (size_t i = 0; i < COUNT; i++) theta[i] = (double)f->model.theta[i];
+    fixture_sites(f, K);
+    for (int round = 0; round < 12; round++) {
+        double mean[COUNT] = {0};
+        for (uint32_t s = 1; s <= K; s++) {
+            float *delta = fixture_delta(f, 0, 0.1f);
+            for (size_t i = 0; i < COUNT; i++) mean[i] += (double)delta[i] / K;
+            fixture_contribute_delta(f, s, 0, run_state_version(f->run), delta);
+            free(delta);
+        }
+        fixture_step(f, 0, K);
+        for (size_t i = 0; i < COUNT; i++) { /* Nesterov on the averaged pseudo-gradient (arXiv 2311.08105, algorithm 1) */
+            momentum[i] = 0.9 * momentum[i] + mean[i];
+            theta[i] -= 0.7 * (0.9 * momentum[i] + mean[i]);
+        }
+    }
+    for (size_t i = 0; i < COUNT; i++) CHECK_NEAR(f->model.theta[i], theta[i], 2e-6);
+    fixture_close(f);
+}
+
+TEST(one_contribution_a_step_or_all_in_one_move_a_dense_model_alike) {
+    struct fixture *one = dense_run(3, "int8", 4500), *all = dense_run(3, "int8", 4500);
+    fixture_sites(one, 3);
+    fixture_sites(all, 3);
+    for (uint32_t s = 1; s <= 3; s++) {
+        fixture_contribute(one, s, 0, 0, 0.1f);
+        fixture_contribute(all, s, 0, 0, 0.1f);
+    }
+    for (int i = 0; i < 3; i++) fixture_step(one, 0, 1);
+    fixture_step(all, 0, 3);
+    CHECK_MEMORY(one->model.theta, all->model.theta, 4500 * 4);
+    fixture_close(one);
+    fixture_close(all);
+}
+
+/* --- sparse --- */
+struct sent {
+    float *value;
+    bool *is_sent;
+};
+
+static void note_sent(void *context, const uint64_t *index, const float *value, size_t count) {
+    struct sent *sent = context;
+    for (size_t i = 0; i < count; i++) {
+        sent->value[index[i]] = value[i];
+        sent->is_sent[index[i]] = true;
+    }
+}
+
+TEST(sparse_steps_average_each_coordinate_over_the_sites_that_sent_it) {
+    enum { COUNT = 10000, SITES = 4 };
+    struct fixture *f =
+        fixture_open("outer.learning_rate: 0.8\nmerge: {staleness_weight: polynomial}\nadmission.clip_minimum: 1\n"
+                     "admission.clip_factor: 1\n",
+                     COUNT);
+    struct error error = {0};
+    fixture_sites(f, SITES);
+    struct sent sent = {xcalloc(COUNT, sizeof(float)), xcalloc(COUNT, sizeof(bool))};
+    size_t several = 0, none = 0;
+    for (int round = 0; round < 4; round++) {
+        float wanted[COUNT], sum[COUNT] = {0};
+        unsigned senders[COUNT] = {0};
+        memcpy(wanted, f->model.theta, sizeof wanted);
+        for (uint32_t s = 1; s <= SITES; s++)
+            fixture_contribute(f, s, 0, s == 2 && round > 0 ? run_state_version(f->run) - 1 : run_state_version(f->run),
+                               0.1f * (float)s);
+        struct ledger_entry planned;
+        run_state_plan_step(f->run, 0, SITES, &planned);
+        for (uint32_t s = 0; s < SITES; s++) {
+            memset(sent.is_sent, 0, COUNT);
+            struct bytes payload = buffer_bytes(&f->payloads[f->payload_count - SITES + s].bytes);
+            CHECK_OK(codec_visit(f->manifest.codec.kind, payload, COUNT, note_sent, &sent, &error));
+            for (size_t i = 0; i < COUNT; i++) {
+                if (!sent.is_sent[i]) continue;
+                sum[i] = rounded(sum[i] + rounded(planned.step.parts[s].scale * sent.value[i]));
+                senders[i]++;
+            }
+        }
+        for (size_t i = 0; i < COUNT; i++) {
+            several += senders[i] > 1;
+            none += senders[i] == 0;
+            if (senders[i]) wanted[i] = rounded(wanted[i] - rounded(0.8f * rounded(sum[i] / (float)senders[i])));
+        }
+        fixture_step(f, 0, SITES);
+        CHECK_MEMORY(f->model.theta, wanted, sizeof wanted);
+    }
+    CHECK(several > 5 && none > 1000);
+    free(sent.value);
+    free(sent.is_sent);
+    fixture_close(f);
+}
+
+TEST(a_step_moves_its_own_fragment_only) {
+    struct fixture *f = fixture_open("fragments: 3\n", 3 * 4096 + 100);
+    fixture_sites(f, 1);
+    float *before = xcalloc(f->parameters, 4);
+    memcpy(before, f->model.theta, f->parameters * 4);
+    for (uint32_t g = 0; g < 3; g++) {
+        uint64_t start, count;
+        fragment_range(f->parameters, 3, g, &start, &count);
+        fixture_contribute(f, 1, g, 0, 0.1f);
+        fixture_step(f, g, 1);
+        CHECK_MEMORY(f->model.theta, before, start * 4);
+        for (uint64_t i = 0, moved = 0; i < f->parameters; i++) {
+            bool inside = i >= start && i < start + count;
+            moved += f->model.theta[i] != before[i];
+            if (!inside) CHECK(f->model.theta[i] == before[i]);
+            if (i + 1 == f->parameters) CHECK(moved > 10);
+        }
+        memcpy(before, f->model.theta, f->parameters * 4);
+        CHECK_EQUAL(f->model.counts[g], 1);
+    }
+    free(before);
+    fixture_close(f);
+}
+
+/* --- refusals leave everything as it was --- */
+struct copy {
+    struct buffer content;
+    uint64_t version;
+};
+
+static struct copy copy_of(const struct model_state *model) {
+    struct copy copy = {.version = model->version};
+    snapshot_write(model, &copy.content);
+    return copy;
+}
+
+static void check_unchanged(const struct model_state *model, struct copy *copy) {
+    struct buffer now = {0};
+    snapshot_write(model, &now);
+    CHECK(bytes_equal(buffer_bytes(&now), buffer_bytes(&copy->content)));
+    CHECK_EQUAL(model->version, copy->version);
+    buffer_deinit(&now);
+    buffer_deinit(&copy->content);
+}
+
+static struct step_input input_of(struct fixture *f, const float *delta, float scale) {
+    struct bytes payload = fixture_payload_of(f, 0, delta);
+    return (struct step_input){payload, payload.size, f->payloads[f->payload_count - 1].digest, scale};
+}
+
+static void check_step_refused(struct fixture *f, uint32_t fragment, uint64_t version, uint32_t count,
+                               const struct step_input *inputs, enum status wanted, const char *part) {
+    struct copy copy = copy_of(&f->model);
+    struct error error = {0};
+    uint8_t root[DIGEST_SIZE];
+    CHECK_STATUS(model_state_step(&f->model, fragment, version, count, inputs, root, &error), wanted);
+    CHECK_EQUAL(error.status, wanted);
+    CHECK_CONTAINS(error.message, part);
+    check_unchanged(&f->model, &copy);
+}
+
+static void refusals_of(const char *yaml) {
+    struct fixture *f = fixture_open(yaml, 5000);
+    float *delta = fixture_delta(f, 0, 0.1f);
+    const struct step_input good = input_of(f, delta, 1), other = input_of(f, delta, 0.5f);
+    struct step_input pair[2] = {good, other};
+    check_step_refused(f, 0, 0, 1, pair, INVALID, "version 0");
+    check_step_refused(f, 0, 2, 1, pair, INVALID, "version 2");
+    check_step_refused(f, 1, 1, 1, pair, INVALID, "fragment 1");
+    check_step_refused(f, 0, 1, 0, pair, INVALID, "0 contributions");
+    check_step_refused(f, 0, 1, STEP_CONTRIBUTIONS_LIMIT + 1, pair, INVALID, "contributions");
+    pair[1].payload.size--;
+    check_step_refused(f, 0, 1, 2, pair, CORRUPT, "part 1");
+    pair[1].payload_size--;
+    check_step_refused(f, 0, 1, 2, pair, CORRUPT, "part 1: the payload is not");
+    uint8_t digest[DIGEST_SIZE];
+    digest_sha256(pair[1].payload.data, pair[1].payload.size, digest);
+    pair[1].payload_digest = digest;
+    check_step_refused(f, 0, 1, 2, pair, CORRUPT, "part 1"); /* cut short, digest and all */
+    const float scales[] = {NAN, INFINITY, -1, -INFINITY};
+    for (size_t i = 0; i < COUNT_OF(scales); i++) {
+        pair[1] = other;
+        pair[1].scale = scales[i];
+        check_step_refused(f, 0, 1, 2, pair, CORRUPT, "part 1: its scale");
+    }
+    struct error error = {0};
+    CHECK_OK(model_state_step(&f->model, 0, 1, 1, &good, NULL, &error));
+    free(delta);
+    fixture_close(f);
+}
+
+TEST(payloads_that_are_cut_altered_or_badly_scaled_change_nothing) {
+    refusals_of("");
+    refusals_of("outer: {mode: dense, period: 2}\n");
+    refusals_of("outer: {mode: dense, period: 2}\ncodec.kind: fp32\n");
+}
+
+TEST(one_flipped_byte_of_a_payload_is_found) {
+    struct fixture *f = fixture_open("", 5000);
+    float *delta = fixture_delta(f, 0, 0.1f);
+    struct step_input input = input_of(f, delta, 1);
+    uint8_t *copy = xmalloc(input.payload.size);
+    memcpy(copy, input.payload.data, input.payload.size);
+    input.payload.data = copy;
+    for (size_t i = 0; i < input.payload.size; i++) {
+        copy[i] ^= 1;
+        CHECK_STATUS(model_state_step(&f->model, 0, 1, 1, &input, NULL, NULL), CORRUPT);
+        copy[i] ^= 1;
+    }
+    struct error error = {0};
+    CHECK_OK(model_state_step(&f->model, 0, 1, 1, &input, NULL, &error));
+    free(copy);
+    free(delta);
+    fixture_close(f);
+}
+
+TEST(values_that_would_grow_beyond_the_finite_change_nothing) {
+    const char *const yamls[] = {"outer: {mode: dense, period: 2}\ncodec.kind: fp32\n", "outer: {mode: dense, period: 2}\n", ""};
+    for (size_t y = 0; y < COUNT_OF(yamls); y++) {
+        struct fixture *f = fixture_open(yamls[y], 5000);
+        float *delta = xcalloc(5000, sizeof *delta);
+        delta[17] = 3e38f;
+        struct step_input huge = input_of(f, delta, 1), both[2] = {huge, huge};
+        delta[17] = 1;
+        both[0] = input_of(f, delta, 1);
+        check_step_refused(f, 0, 1, 2, both, CORRUPT, "part 1: values could grow");
+        f->model.theta[4000] = INFINITY; /* a model that is broken already is not stepped further */
+        check_step_refused(f, 0, 1, 1, both, CORRUPT, "part 0: values could grow");
+        f->model.theta[4000] = NAN;
+        check_step_refused(f, 0, 1, 1, both, CORRUPT, "part 0: values could grow");
+        free(delta);
+        fixture_close(f);
+    }
+}
+
+TEST(sums_that_overflow_only_together_are_refused_too) {
+    struct fixture *f = fixture_open("outer: {mode: dense, period: 8}\ncodec.kind: fp32\n", 16);
+    float delta[16];
+    for (size_t i = 0; i < 16; i++) delta[i] = 0x1p117f; /* one: norm 2^119 */
+    struct step_input input = input_of(f, delta, 1);
+    struct error error = {0};
+    CHECK_OK(model_state_step(&f->model, 0, 1, 1, &input, NULL, &error));
+    check_step_refused(f, 0, 2, 1, &(struct step_input){input.payload, input.payload_size, input.payload_digest, 2}, CORRUPT,
+                       "grow");
+    CHECK(elementwise_is_finite(f->model.accumulated, 16));
+    fixture_close(f);
+}
+
+TEST(memory_is_what_the_formula_says_and_too_much_of_it_fails_with_a_status) {
+    struct manifest m;
+    struct error error = {0};
+    manifest_defaults(&m);
+    CHECK_EQUAL(model_state_memory(&m, 1000), 4000 + 6000);
+    m.fragments = 2;
+    CHECK_EQUAL(model_state_memory(&m, 8192), 8192 * 4 + 4096 * 6);
+    m.fragments = 1;
+    m.outer.mode = OUTER_DENSE;
+    CHECK_EQUAL(model_state_memory(&m, 1000), 16000);
+    struct model_state model;
+    CHECK_STATUS(model_state_init(&model, &m, 0, &error), INVALID);
+    CHECK_STATUS(model_state_init(&model, &m, UINT64_MAX, &error), INVALID);
+}
+
+/* --- golden values: what every machine, compiler and level must make of the same ledger --- */
+static void golden_scenario(const char *yaml, const char *wanted_root, const char *wanted_tree) {
+    struct fixture *f = fixture_open(yaml, 3 * 4096 + 1234);
+    fixture_sites(f, 5);
+    uint64_t base[6] = {0};
+    for (uint64_t round = 0; round < 12; round++) {
+        uint32_t fragment = (uint32_t)(round % f->manifest.fragments);
+        uint16_t arrivals = (uint16_t)(1 + round % 4);
+        for (uint32_t s = 0; s < arrivals; s++) {
+            uint32_t site = (uint32_t)(1 + (round + s) % 5);
+            fixture_contribute(f, site, fragment, base[site], round % 5 == 3 ? 2.0f : 0.05f);
+        }
+        fixture_step(f, fragment, arrivals);
+        base[1 + round % 5] = run_state_version(f->run);
+    }
+    uint8_t root[DIGEST_SIZE];
+    char hex[HEX32_SIZE];
+    state_root(f->model.theta, f->parameters, root);
+    CHECK_TEXT(hex_encode(root, DIGEST_SIZE, hex), wanted_root);
+    merkle_root(run_state_tree(f->run), run_state_size(f->run), root);
+    CHECK_TEXT(hex_encode(root, DIGEST_SIZE, hex), wanted_tree);
+    fixture_close(f);
+}
+
+#define GOLDEN_CLIP                                                                                                              \
+    "admission: {clip_minimum: 3, clip_window: 5}\nmerge: {staleness_weight: polynomial, staleness_exponent: 0.5}\n"
+
+TEST(the_golden_sparse_run_has_its_committed_root) {
+    golden_scenario("fragments: 2\nouter.learning_rate: 0.7\n" GOLDEN_CLIP,
+                    "11bb54ce3c569d2018b788ff9b452135b804ac5edfb8c49a1f86f23ad0c225ab",
+                    "1caee1e0b1cac4a1615b5f1857b731268783b4bb29b605ecf502ada74390fb6b");
+}
+TEST(the_golden_dense_int8_run_has_its_committed_root) {
+    golden_scenario("outer: {mode: dense, period: 3}\n" GOLDEN_CLIP,
+                    "00e01c22fed77c8445d6fa0c4aca10d984bd8e302819632594c8b763bc40565f",
+                    "2529a919e013b55f3d6a7a025b6ae1e550e36a9f1ae64fef3527515832bcea4c");
+}
+TEST(the_golden_dense_fp4_run_has_its_committed_root) {
+    golden_scenario("outer: {mode: dense, period: 3}\ncodec.kind: fp4\nfragments: 3\n" GOLDEN_CLIP,
+                    "e52ddb8b5c8a20ef2ae49c1c1a71fec3df7ea6c128f5a22ac17d49102cfc3744",
+                    "9bc2bd7d071b66c300b69dfbf98386b0b438140d4613b41c34192b58b1e7bb5a");
+}
