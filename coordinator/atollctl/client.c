@@ -1,0 +1,75 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "coordinator/atollctl/atollctl.h"
+#include "proto/service.h"
+#include "rpc/channel.h"
+#include "rpc/environment.h"
+
+struct credentials {
+    struct buffer ca, certificate, key; /* zero-terminated */
+};
+
+static enum status read_one(const char *directory, const char *name, struct buffer *out, struct error *error) {
+    char *path = file_join(directory, name);
+    enum status status = file_read(path, 64 * 1024, out, error);
+    free(path);
+    return status;
+}
+
+static enum status credentials_read(const struct settings *settings, struct credentials *out, struct error *error) {
+    if (!settings->keys) return error_set(error, INVALID, "say where the admin's keys are: --keys RUN/keys (or ATOLL_KEYS)");
+    TRY(read_one(settings->keys, "ca.pem", &out->ca, error));
+    TRY(read_one(settings->keys, "admin.pem", &out->certificate, error));
+    return read_one(settings->keys, "admin.key", &out->key, error);
+}
+
+static void credentials_clear(struct credentials *credentials) {
+    buffer_deinit(&credentials->ca);
+    buffer_deinit(&credentials->certificate);
+    free_clearing(credentials->key.data, credentials->key.capacity);
+}
+
+static enum status exchange(const struct settings *settings, const struct credentials *credentials, struct bytes request,
+                            struct buffer *reply, struct error *error) {
+    struct rpc_channel *channel = NULL;
+    struct rpc_channel_options options = {.address = settings->server,
+                                          .root_ca = (const char *)credentials->ca.data,
+                                          .chain = (const char *)credentials->certificate.data,
+                                          .private_key = (const char *)credentials->key.data,
+                                          .server_name = "atoll-coordinator",
+                                          .max_message_size = FRAME_LIMIT};
+    struct rpc_call_options call = {.progress_timeout_ms = (uint32_t)settings->timeout_ms};
+    rpc_environment_open();
+    enum status status = rpc_channel_open(&options, &channel, error);
+    if (status == OK) status = rpc_channel_unary_wait(channel, service_path(METHOD_ADMIN), &call, request, reply, NULL, error);
+    rpc_channel_close(channel);
+    rpc_environment_close();
+    return status;
+}
+
+static enum status decode(const struct buffer *raw, struct arena *arena, struct admin_reply *out, struct error *error) {
+    struct frame frame;
+    TRY(frame_split(buffer_bytes(raw), &frame, error));
+    TRY(admin_reply_decode(frame, arena, out, error));
+    if (out->code == ADMIN_OK) return OK;
+    return error_set(error, REFUSED, "the coordinator says no (%s): %s", admin_code_name(out->code), out->message);
+}
+
+enum status client_ask(const struct settings *settings, const struct admin_request *request, struct arena *arena,
+                       struct admin_reply *out, struct error *error) {
+    struct credentials credentials = {0};
+    struct buffer raw = {0}, reply = {0};
+    arena_create(arena, ARENA_SIZE);
+    enum status status = admin_request_encode(request, &raw, error);
+    if (status == OK) status = credentials_read(settings, &credentials, error);
+    if (status == OK) status = exchange(settings, &credentials, buffer_bytes(&raw), &reply, error);
+    /* strings are copied into the arena, but a reply's payload would be borrowed: admin replies have none */
+    if (status == OK) status = decode(&reply, arena, out, error);
+    credentials_clear(&credentials);
+    buffer_deinit(&raw);
+    buffer_deinit(&reply);
+    return status;
+}

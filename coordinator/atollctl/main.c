@@ -1,0 +1,65 @@
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "config/config.h"
+#include "coordinator/atollctl/atollctl.h"
+
+static const char *const formats[] = {"text", "json", NULL};
+
+static const struct option table[] = {
+    {.name = "format",
+     .type = OPTION_ENUM,
+     OPTION_FIELD(struct settings, format),
+     .fallback = "text",
+     .choices = formats,
+     .help = "how results are written: text for people, json for programs (nothing else goes to stdout then)"},
+    {.name = "keys",
+     .type = OPTION_PATH,
+     OPTION_FIELD(struct settings, keys),
+     .value_name = "DIR",
+     .help = "directory with ca.pem, admin.pem and admin.key; `atollctl run create` puts them in RUN/keys"},
+    {.name = "server",
+     .type = OPTION_TEXT,
+     OPTION_FIELD(struct settings, server),
+     .fallback = "127.0.0.1:7400",
+     .value_name = "HOST:PORT",
+     .help = "the coordinator"},
+    {.name = "timeout",
+     .type = OPTION_DURATION,
+     OPTION_FIELD(struct settings, timeout_ms),
+     .fallback = "10s",
+     .min = "100ms",
+     .max = "10m",
+     .help = "how long to wait for the coordinator"},
+    {0}};
+
+static const struct command *const nouns[] = {&run_command, &site_command, &model_command, &ledger_command, NULL};
+
+static const struct command program = {
+    .name = "atollctl",
+    .summary = "the admin's tool: makes runs, invites sites, watches, exports, audits",
+    .description =
+        "A run lives in a data directory that a coordinator serves. Make one with `run create`, start atoll-coordinator on it, "
+        "invite each site with `site invite` and paste the line it prints at the site.",
+    .examples = "atollctl run example > run.yaml\n"
+                "atollctl run create /srv/atoll/demo --manifest run.yaml\n"
+                "atoll-coordinator --dir /srv/atoll/demo --listen 0.0.0.0:7400 &\n"
+                "atollctl --keys /srv/atoll/demo/keys site invite --name eu-north --address coordinator.example:7400\n"
+                "atollctl --keys /srv/atoll/demo/keys run status --watch 2s\n"
+                "atollctl model export --dir /srv/atoll/demo --output ./model\n"
+                "atollctl ledger verify --dir ./copy-of-demo",
+    .options = table,
+    .children = nouns,
+    .version = "0.1.0"};
+
+int main(int argc, char **argv) {
+    struct settings settings = {0};
+    struct options *options = options_create(&program, &settings);
+    struct options_setup setup = {.argc = argc, .argv = argv, .environment = environ, .load_file = config_load};
+    int code = options_start(options, &setup);
+    if (code == OPTIONS_GO_ON) code = options_command(options)->run(options, &settings);
+    options_destroy(options);
+    if (fflush(stdout) != 0) return EXIT_FAILED;
+    return code;
+}

@@ -1,0 +1,58 @@
+/* atollctl model ...: the model as files. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "coordinator/atollctl/atollctl.h"
+#include "coordinator/data.h"
+#include "model/export.h"
+
+static int model_export(struct options *options, void *values) {
+    const struct settings *settings = values;
+    struct data data = {0};
+    struct run_state *run = NULL;
+    struct model_state model = {0};
+    struct replay_report report = {0};
+    struct layout layout = {0};
+    uint8_t digest[DIGEST_SIZE];
+    struct error error = {0};
+    (void)options;
+    enum status status = data_open(settings->directory, true, NULL, NULL, &data, &error);
+    if (status != OK) return report_failure(&error);
+    status = data_restore(&data, &run, &model, &report, &error);
+    if (status == OK) status = data_layout(run_state_manifest(run), &layout, digest, &error);
+    if (status == OK) {
+        bool bytes = run_state_manifest(run)->tokenizer == TOKENIZER_BYTE;
+        status = export_model(settings->output, &layout, model.theta, (int64_t)model.version, bytes, &error);
+    }
+    uint64_t version = model.version;
+    layout_deinit(&layout);
+    model_state_deinit(&model);
+    run_state_destroy(run);
+    data_close(&data);
+    if (status != OK) return report_failure(&error);
+    char detail[64];
+    snprintf(detail, sizeof detail, "version %llu", (unsigned long long)version);
+    print_done(settings, "exported", detail);
+    return EXIT_DONE;
+}
+
+static const struct option export_options[] = {{.name = "dir",
+                                                .type = OPTION_PATH,
+                                                OPTION_FIELD(struct settings, directory),
+                                                .value_name = "DIR",
+                                                .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
+                                                .help = "the run's data directory; the coordinator may be running on it"},
+                                               {.name = "output",
+                                                .type = OPTION_PATH,
+                                                OPTION_FIELD(struct settings, output),
+                                                .value_name = "DIR",
+                                                .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
+                                                .help = "where model.safetensors, config.json and the tokenizer go"},
+                                               {0}};
+static const struct command export_command = {.name = "export",
+                                              .summary = "write the newest version as transformers reads it",
+                                              .options = export_options,
+                                              .run = model_export,
+                                              .examples = "atollctl model export --dir /srv/atoll/demo --output ./model"};
+static const struct command *const verbs[] = {&export_command, NULL};
+const struct command model_command = {.name = "model", .summary = "the model as files", .children = verbs};

@@ -1,0 +1,292 @@
+/* atollctl run ...: a run's life. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/memory.h"
+#include "coordinator/atollctl/atollctl.h"
+#include "coordinator/data.h"
+#include "fed/receipt.h"
+
+/* ---- create and example -------------------------------------------------------------------------------------------------- */
+
+static enum status read_manifest(const char *path, struct manifest *out, struct error *error) {
+    struct buffer text = {0};
+    enum status status = file_read(path, MANIFEST_LIMIT, &text, error);
+    if (status == OK) status = manifest_parse(buffer_bytes(&text), out, error);
+    buffer_deinit(&text);
+    if (status != OK) error_wrap(error, status, "manifest %s", path);
+    return status;
+}
+
+static void print_created(const struct settings *settings, const struct manifest *manifest, uint64_t parameters) {
+    char count[HUMAN_SIZE], memory[HUMAN_SIZE];
+    uint64_t bytes = model_state_memory(manifest, parameters);
+    if (settings->format == FORMAT_TEXT) {
+        printf("run \"%s\" %s in %s: %s parameters, the coordinator will take %s for the model\n", manifest->name,
+               settings->dry_run ? "would be made" : "made", settings->directory, human_count((double)parameters, count),
+               human_bytes(bytes, memory));
+        if (!settings->dry_run) printf("next: atoll-coordinator --dir %s --listen 0.0.0.0:7400\n", settings->directory);
+        return;
+    }
+    struct buffer out = {0};
+    struct json_writer writer = json_writer_of(&out, true);
+    json_begin_object(&writer);
+    json_key(&writer, "run");
+    json_text(&writer, manifest->name);
+    json_key(&writer, "directory");
+    json_text(&writer, settings->directory);
+    json_key(&writer, "parameters");
+    json_u64(&writer, parameters);
+    json_key(&writer, "memory_bytes");
+    json_u64(&writer, bytes);
+    json_key(&writer, "created");
+    json_bool(&writer, !settings->dry_run);
+    json_end_object(&writer);
+    print_buffer(&out);
+    buffer_deinit(&out);
+}
+
+static int run_create(struct options *options, void *values) {
+    const struct settings *settings = values;
+    struct manifest manifest;
+    struct layout layout = {0};
+    uint8_t digest[DIGEST_SIZE];
+    struct error error = {0};
+    (void)options;
+    if (read_manifest(settings->manifest, &manifest, &error) != OK || data_layout(&manifest, &layout, digest, &error) != OK) {
+        return report_failure(&error);
+    }
+    uint64_t parameters = layout.count;
+    layout_deinit(&layout);
+    if (!settings->dry_run && data_create(settings->directory, &manifest, settings->checkpoint, &error) != OK) {
+        return report_failure(&error);
+    }
+    print_created(settings, &manifest, parameters);
+    return EXIT_DONE;
+}
+
+static int run_example(struct options *options, void *values) {
+    struct buffer out = {0};
+    (void)options, (void)values;
+    manifest_explain(&out);
+    print_buffer(&out);
+    buffer_deinit(&out);
+    return EXIT_DONE;
+}
+
+/* ---- status -------------------------------------------------------------------------------------------------------------- */
+
+static const char *phase_name(uint32_t phase) {
+    static const char *const names[] = {"active", "paused", "stopped"};
+    return phase < COUNT_OF(names) ? names[phase] : "unknown";
+}
+
+static void status_json(const struct run_status *run, struct json_writer *writer) {
+    char hex[HEX32_SIZE];
+    json_key(writer, "run_id");
+    json_text(writer, hex_encode(run->run_id, WIRE_RUN_ID_SIZE, hex));
+    json_key(writer, "name");
+    json_text(writer, run->name);
+    json_key(writer, "phase");
+    json_text(writer, phase_name(run->phase));
+    json_key(writer, "reason");
+    json_text(writer, run->reason);
+    json_key(writer, "version");
+    json_u64(writer, run->version);
+    json_key(writer, "ledger_size");
+    json_u64(writer, run->ledger_size);
+    json_key(writer, "state_root");
+    json_text(writer, hex_encode(run->root, WIRE_DIGEST_SIZE, hex));
+    json_key(writer, "state_root_version");
+    json_u64(writer, run->root_version);
+    json_key(writer, "parameters");
+    json_u64(writer, run->parameters);
+    json_key(writer, "tokens");
+    json_u64(writer, run->tokens);
+    json_key(writer, "token_budget");
+    json_u64(writer, run->token_budget);
+    json_key(writer, "inner_steps");
+    json_u64(writer, run->inner_steps);
+    json_key(writer, "accepted");
+    json_u64(writer, run->accepted);
+    json_key(writer, "pending");
+    json_u64(writer, run->pending);
+    json_key(writer, "sites_active");
+    json_u64(writer, run->sites_active);
+    json_key(writer, "sites_connected");
+    json_u64(writer, run->sites_connected);
+    json_key(writer, "uptime_ms");
+    json_u64(writer, run->uptime_ms);
+    json_key(writer, "bytes_in");
+    json_u64(writer, run->bytes_in);
+    json_key(writer, "bytes_out");
+    json_u64(writer, run->bytes_out);
+    json_key(writer, "refused");
+    json_begin_object(writer);
+    for (unsigned code = 1; code < REFUSAL_COUNT; code++) {
+        if (run->refused[code] == 0) continue;
+        json_key(writer, refusal_name(code));
+        json_u64(writer, run->refused[code]);
+    }
+    json_end_object(writer);
+}
+
+static void status_text(const struct run_status *run) {
+    char hex[HEX32_SIZE], up[HUMAN_SIZE], tokens[HUMAN_SIZE], in[HUMAN_SIZE], out[HUMAN_SIZE];
+    printf("run        %s (%s)%s%s\n", run->name, phase_name(run->phase), *run->reason ? ": " : "", run->reason);
+    printf("version    %llu, ledger of %llu entries, H %u\n", (unsigned long long)run->version,
+           (unsigned long long)run->ledger_size, run->inner_steps);
+    printf("root       %.16s... at version %llu\n", hex_encode(run->root, WIRE_DIGEST_SIZE, hex),
+           (unsigned long long)run->root_version);
+    printf("sites      %u connected of %u\n", run->sites_connected, run->sites_active);
+    printf("accepted   %llu, %u pending; refused:", (unsigned long long)run->accepted, run->pending);
+    bool any = false;
+    for (unsigned code = 1; code < REFUSAL_COUNT; code++) {
+        if (run->refused[code]) printf(" %s %llu", refusal_name(code), (unsigned long long)run->refused[code]);
+        any |= run->refused[code] != 0;
+    }
+    printf("%s\n", any ? "" : " none");
+    printf("tokens     %s\n", human_count((double)run->tokens, tokens));
+    printf("traffic    %s in, %s out in %s\n", human_bytes(run->bytes_in, in), human_bytes(run->bytes_out, out),
+           human_duration(run->uptime_ms, up));
+}
+
+static enum status show_status(const struct settings *settings, struct error *error) {
+    struct admin_request request = {.protocol = WIRE_PROTOCOL_NEWEST, .verb = ADMIN_STATUS};
+    struct admin_reply reply;
+    struct arena arena = {0};
+    enum status status = client_ask(settings, &request, &arena, &reply, error);
+    if (status == OK && settings->format == FORMAT_TEXT) {
+        status_text(&reply.run);
+    } else if (status == OK) {
+        struct buffer out = {0};
+        struct json_writer writer = json_writer_of(&out, true);
+        json_begin_object(&writer);
+        status_json(&reply.run, &writer);
+        json_end_object(&writer);
+        print_buffer(&out);
+        buffer_deinit(&out);
+    }
+    arena_deinit(&arena);
+    return status;
+}
+
+static int run_status_command(struct options *options, void *values) {
+    const struct settings *settings = values;
+    struct error error = {0};
+    (void)options;
+    for (;;) {
+        if (show_status(settings, &error) != OK) return report_failure(&error);
+        if (settings->watch_ms == 0) return EXIT_DONE;
+        fflush(stdout);
+        clock_sleep_ms(settings->watch_ms);
+        if (isatty(STDOUT_FILENO)) printf("\033[H\033[J");
+    }
+}
+
+/* ---- orders -------------------------------------------------------------------------------------------------------------- */
+
+static int order(const struct settings *settings, enum admin_verb verb, const char *done) {
+    struct admin_request request = {.protocol = WIRE_PROTOCOL_NEWEST,
+                                    .verb = verb,
+                                    .reason = settings->reason ? settings->reason : "",
+                                    .value = settings->inner_steps};
+    struct admin_reply reply;
+    struct arena arena = {0};
+    struct error error = {0};
+    enum status status = client_ask(settings, &request, &arena, &reply, &error);
+    arena_deinit(&arena);
+    if (status != OK) return report_failure(&error);
+    print_done(settings, done, settings->reason ? settings->reason : "");
+    return EXIT_DONE;
+}
+
+static int run_pause(struct options *options, void *values) { return (void)options, order(values, ADMIN_PAUSE, "paused"); }
+static int run_resume(struct options *options, void *values) { return (void)options, order(values, ADMIN_RESUME, "resumed"); }
+static int run_stop(struct options *options, void *values) { return (void)options, order(values, ADMIN_STOP, "stopped"); }
+static int run_snapshot(struct options *options, void *values) {
+    return (void)options, order(values, ADMIN_SNAPSHOT, "snapshot ordered");
+}
+static int run_inner_steps(struct options *options, void *values) {
+    return (void)options, order(values, ADMIN_SET_INNER_STEPS, "inner steps set");
+}
+
+/* ---- the tree ------------------------------------------------------------------------------------------------------------ */
+
+static const struct option create_options[] = {
+    {.name = "directory",
+     .type = OPTION_PATH,
+     OPTION_FIELD(struct settings, directory),
+     .value_name = "DIR",
+     .flags = OPTION_REQUIRED | OPTION_POSITIONAL,
+     .help = "where the run is to live; must not hold one yet"},
+    {.name = "manifest",
+     .type = OPTION_PATH,
+     OPTION_FIELD(struct settings, manifest),
+     .value_name = "FILE",
+     .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
+     .help = "the run's manifest; see `atollctl run example`"},
+    {.name = "checkpoint",
+     .type = OPTION_PATH,
+     OPTION_FIELD(struct settings, checkpoint),
+     .value_name = "FILE",
+     .flags = OPTION_FLAG_ONLY,
+     .help = "the safetensors file to start from, if the manifest names one by digest"},
+    {.name = "dry-run",
+     .type = OPTION_BOOL,
+     OPTION_FIELD(struct settings, dry_run),
+     .flags = OPTION_FLAG_ONLY,
+     .help = "check everything and say what would be made"},
+    {0}};
+static const struct option reason_options[] = {{.name = "reason",
+                                                .type = OPTION_TEXT,
+                                                OPTION_FIELD(struct settings, reason),
+                                                .max = "127",
+                                                .flags = OPTION_FLAG_ONLY,
+                                                .help = "for the ledger and the sites' operators"},
+                                               {0}};
+static const struct option status_options[] = {{.name = "watch",
+                                                .type = OPTION_DURATION,
+                                                OPTION_FIELD(struct settings, watch_ms),
+                                                .flags = OPTION_FLAG_ONLY,
+                                                .help = "show it again and again, this far apart"},
+                                               {0}};
+static const struct option steps_options[] = {{.name = "inner-steps",
+                                               .type = OPTION_U64,
+                                               OPTION_FIELD(struct settings, inner_steps),
+                                               .min = "1",
+                                               .max = "1000000",
+                                               .flags = OPTION_REQUIRED | OPTION_POSITIONAL,
+                                               .help = "H: inner steps a round at the fastest site"},
+                                              {0}};
+
+static const struct command create_command = {.name = "create",
+                                              .summary = "make a run: keys, certificates, ledger, version 0",
+                                              .options = create_options,
+                                              .run = run_create,
+                                              .examples = "atollctl run create /srv/atoll/demo --manifest run.yaml"};
+static const struct command example_command = {
+    .name = "example", .summary = "print a commented manifest with every key and its default", .run = run_example};
+static const struct command status_command = {
+    .name = "status", .summary = "where the run stands", .options = status_options, .run = run_status_command};
+static const struct command pause_command = {.name = "pause",
+                                             .summary = "take no contributions until resumed; sites stop training",
+                                             .options = reason_options,
+                                             .run = run_pause};
+static const struct command resume_command = {
+    .name = "resume", .summary = "go on after a pause", .options = reason_options, .run = run_resume};
+static const struct command stop_command = {.name = "stop",
+                                            .summary = "end the run for good: sites merge what is pending and exit",
+                                            .options = reason_options,
+                                            .run = run_stop};
+static const struct command steps_command = {
+    .name = "set-inner-steps", .summary = "change H from here on", .options = steps_options, .run = run_inner_steps};
+static const struct command snapshot_command = {.name = "snapshot", .summary = "write a snapshot now", .run = run_snapshot};
+static const struct command *const verbs[] = {&create_command, &example_command,  &status_command,
+                                              &pause_command,  &resume_command,   &stop_command,
+                                              &steps_command,  &snapshot_command, NULL};
+const struct command run_command = {.name = "run", .summary = "make, watch, pause and end a run", .children = verbs};

@@ -1,0 +1,258 @@
+/* atollctl site ...: who takes part. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/memory.h"
+#include "coordinator/atollctl/atollctl.h"
+#include "crypto/certificate.h"
+#include "fed/invitation.h"
+
+/* ---- invite -------------------------------------------------------------------------------------------------------------- */
+
+static enum status read_authority(const struct settings *settings, struct invitation *out, struct error *error) {
+    char *path = file_join(settings->keys, "ca.pem");
+    struct buffer pem = {0}, der = {0};
+    enum status status = file_read(path, CERTIFICATE_SIZE_MAX, &pem, error);
+    if (status == OK) status = certificate_convert(buffer_bytes(&pem), CERTIFICATE_DER, &der, error);
+    if (status == OK && der.size > CA_DER_LIMIT) status = error_set(error, INVALID, "%s is too large for a token", path);
+    if (status == OK) {
+        memcpy(out->ca_der, der.data, der.size);
+        out->ca_size = der.size;
+    }
+    buffer_deinit(&pem);
+    buffer_deinit(&der);
+    free(path);
+    return status;
+}
+
+static enum status make_token(const struct settings *settings, struct bytes secret, char **out, struct error *error) {
+    struct invitation invitation = {0};
+    if (secret.size != SECRET_SIZE) return error_set(error, FAILED, "the coordinator sent no invitation secret");
+    strncpy(invitation.name, settings->name, SITE_NAME_SIZE - 1);
+    memcpy(invitation.secret, secret.data, SECRET_SIZE);
+    enum status status = read_authority(settings, &invitation, error);
+    if (status == OK) *out = invitation_write(&invitation);
+    clear(&invitation, sizeof invitation);
+    return status;
+}
+
+static void print_invitation(const struct settings *settings, const char *token) {
+    const char *address = settings->address ? settings->address : settings->server;
+    if (settings->format == FORMAT_TEXT) {
+        printf("atoll-node join %s --token %s\n", address, token);
+        return;
+    }
+    struct buffer out = {0};
+    struct json_writer writer = json_writer_of(&out, true);
+    json_begin_object(&writer);
+    json_key(&writer, "site");
+    json_text(&writer, settings->name);
+    json_key(&writer, "address");
+    json_text(&writer, address);
+    json_key(&writer, "token");
+    json_text(&writer, token);
+    json_end_object(&writer);
+    print_buffer(&out);
+    buffer_deinit(&out);
+}
+
+static int site_invite(struct options *options, void *values) {
+    const struct settings *settings = values;
+    struct admin_request request = {.protocol = WIRE_PROTOCOL_NEWEST,
+                                    .verb = ADMIN_INVITE,
+                                    .site_name = settings->name,
+                                    .expires_ms = settings->expires_ms ? clock_wall_ms() + settings->expires_ms : 0};
+    struct admin_reply reply;
+    struct arena arena = {0};
+    struct error error = {0};
+    char *token = NULL;
+    (void)options;
+    enum status status = name_check(settings->name, &error);
+    if (status == OK) status = client_ask(settings, &request, &arena, &reply, &error);
+    if (status == OK) status = make_token(settings, reply.invitation_secret, &token, &error);
+    if (status == OK) print_invitation(settings, token);
+    arena_deinit(&arena);
+    if (token) free_clearing(token, strlen(token));
+    return status == OK ? EXIT_DONE : report_failure(&error);
+}
+
+/* ---- list ---------------------------------------------------------------------------------------------------------------- */
+
+static double busy_share(const struct site_status *site) {
+    uint64_t lost = 0;
+    for (unsigned cause = 0; cause < LOST_CAUSE_COUNT; cause++) lost += site->lost_ms[cause];
+    return site->compute_ms + lost ? (double)site->compute_ms / (double)(site->compute_ms + lost) : 0;
+}
+
+static void site_text(const struct site_status *site) {
+    char up[HUMAN_SIZE], down[HUMAN_SIZE], rate[HUMAN_SIZE], loss[16] = "-";
+    if (!isnan(site->loss)) snprintf(loss, sizeof loss, "%.3f", (double)site->loss);
+    printf("%4u  %-16s %-9s %7llu %5u %7s %9s %6llu %9s %9s %5.1f%%  %s\n", site->site, site->name,
+           site->revoked     ? "revoked"
+           : site->connected ? "connected"
+                             : "away",
+           (unsigned long long)site->version, site->staleness, loss, human_count(site->tokens_per_second, rate),
+           (unsigned long long)site->contributions, human_bytes(site->bytes_up, up), human_bytes(site->bytes_down, down),
+           100 * busy_share(site), site->device);
+}
+
+static void site_json(const struct site_status *site, struct json_writer *writer) {
+    json_begin_object(writer);
+    json_key(writer, "site");
+    json_u64(writer, site->site);
+    json_key(writer, "name");
+    json_text(writer, site->name);
+    json_key(writer, "revoked");
+    json_bool(writer, site->revoked);
+    json_key(writer, "connected");
+    json_bool(writer, site->connected);
+    json_key(writer, "version");
+    json_u64(writer, site->version);
+    json_key(writer, "staleness");
+    json_u64(writer, site->staleness);
+    json_key(writer, "inner_steps");
+    json_u64(writer, site->inner_steps);
+    json_key(writer, "loss");
+    json_f64(writer, (double)site->loss);
+    json_key(writer, "tokens");
+    json_u64(writer, site->tokens);
+    json_key(writer, "tokens_per_second");
+    json_f64(writer, site->tokens_per_second);
+    json_key(writer, "contributions");
+    json_u64(writer, site->contributions);
+    json_key(writer, "refused");
+    json_u64(writer, site->refused);
+    json_key(writer, "bytes_up");
+    json_u64(writer, site->bytes_up);
+    json_key(writer, "bytes_down");
+    json_u64(writer, site->bytes_down);
+    json_key(writer, "busy_share");
+    json_f64(writer, busy_share(site));
+    json_key(writer, "lost_ms");
+    json_begin_object(writer);
+    for (unsigned cause = 0; cause < LOST_CAUSE_COUNT; cause++) {
+        json_key(writer, lost_cause_name(cause));
+        json_u64(writer, site->lost_ms[cause]);
+    }
+    json_end_object(writer);
+    json_key(writer, "last_seen_ms_ago");
+    if (site->last_seen_ms_ago == UINT64_MAX)
+        json_null(writer);
+    else
+        json_u64(writer, site->last_seen_ms_ago);
+    json_key(writer, "device");
+    json_text(writer, site->device);
+    json_key(writer, "software");
+    json_text(writer, site->software);
+    json_end_object(writer);
+}
+
+static enum status list_page(const struct settings *settings, uint32_t *first, struct json_writer *writer, struct error *error) {
+    struct admin_request request = {.protocol = WIRE_PROTOCOL_NEWEST, .verb = ADMIN_SITES, .first_site = *first};
+    struct admin_reply reply;
+    struct arena arena = {0};
+    enum status status = client_ask(settings, &request, &arena, &reply, error);
+    for (uint32_t i = 0; status == OK && i < reply.site_count; i++) {
+        if (writer)
+            site_json(&reply.sites[i], writer);
+        else
+            site_text(&reply.sites[i]);
+    }
+    if (status == OK) *first = reply.next_site;
+    arena_deinit(&arena);
+    return status;
+}
+
+static int site_list(struct options *options, void *values) {
+    const struct settings *settings = values;
+    struct buffer out = {0};
+    struct json_writer writer = json_writer_of(&out, true);
+    struct error error = {0};
+    bool json = settings->format == FORMAT_JSON;
+    uint32_t first = 1;
+    enum status status = OK;
+    (void)options;
+    if (json)
+        json_begin_array(&writer);
+    else
+        printf("site  %-16s %-9s %7s %5s %7s %9s %6s %9s %9s %6s  %s\n", "name", "state", "version", "stale", "loss", "tokens/s",
+               "sent", "up", "down", "busy", "device");
+    while (status == OK && first != 0) status = list_page(settings, &first, json ? &writer : NULL, &error);
+    if (status == OK && json) {
+        json_end_array(&writer);
+        print_buffer(&out);
+    }
+    buffer_deinit(&out);
+    return status == OK ? EXIT_DONE : report_failure(&error);
+}
+
+/* ---- revoke -------------------------------------------------------------------------------------------------------------- */
+
+static int site_revoke(struct options *options, void *values) {
+    const struct settings *settings = values;
+    struct admin_request request = {.protocol = WIRE_PROTOCOL_NEWEST,
+                                    .verb = ADMIN_REVOKE,
+                                    .site_name = settings->name,
+                                    .reason = settings->reason ? settings->reason : ""};
+    struct admin_reply reply;
+    struct arena arena = {0};
+    struct error error = {0};
+    (void)options;
+    enum status status = client_ask(settings, &request, &arena, &reply, &error);
+    arena_deinit(&arena);
+    if (status != OK) return report_failure(&error);
+    print_done(settings, "revoked", settings->name);
+    return EXIT_DONE;
+}
+
+/* ---- the tree ------------------------------------------------------------------------------------------------------------ */
+
+static const struct option invite_options[] = {{.name = "name",
+                                                .type = OPTION_TEXT,
+                                                OPTION_FIELD(struct settings, name),
+                                                .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
+                                                .help = "the site's name: 1 to 32 of a-z, 0-9 and '-', a letter first"},
+                                               {.name = "address",
+                                                .type = OPTION_TEXT,
+                                                OPTION_FIELD(struct settings, address),
+                                                .value_name = "HOST:PORT",
+                                                .flags = OPTION_FLAG_ONLY,
+                                                .help = "where the site reaches the coordinator; --server's if not given"},
+                                               {.name = "expires",
+                                                .type = OPTION_DURATION,
+                                                OPTION_FIELD(struct settings, expires_ms),
+                                                .fallback = "7d",
+                                                .flags = OPTION_FLAG_ONLY,
+                                                .help = "how long the invitation holds; 0: for ever"},
+                                               {0}};
+static const struct option revoke_options[] = {{.name = "name",
+                                                .type = OPTION_TEXT,
+                                                OPTION_FIELD(struct settings, name),
+                                                .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
+                                                .help = "the site's name"},
+                                               {.name = "reason",
+                                                .type = OPTION_TEXT,
+                                                OPTION_FIELD(struct settings, reason),
+                                                .max = "127",
+                                                .flags = OPTION_FLAG_ONLY,
+                                                .help = "for the ledger and the site's operator"},
+                                               {0}};
+static const struct command invite_command = {
+    .name = "invite",
+    .summary = "let a site in: prints the one line to paste there",
+    .options = invite_options,
+    .run = site_invite,
+    .description =
+        "The token in the line can be used once. It carries the federation's root certificate, so the site knows whom to trust.",
+    .examples = "atollctl --keys RUN/keys site invite --name eu-north --address coordinator.example:7400"};
+static const struct command list_command = {.name = "list", .summary = "every site and how it is doing", .run = site_list};
+static const struct command revoke_command = {.name = "revoke",
+                                              .summary = "take nothing from a site any more, and cut its connections",
+                                              .options = revoke_options,
+                                              .run = site_revoke};
+static const struct command *const verbs[] = {&invite_command, &list_command, &revoke_command, NULL};
+const struct command site_command = {.name = "site", .summary = "invite, watch and revoke sites", .children = verbs};
