@@ -63,6 +63,7 @@ void snapshot_header_sign(const struct snapshot_header *header, const struct key
     buffer_u32(&message, header->epoch);
     buffer_u64(&message, header->version);
     buffer_u64(&message, header->ledger_size);
+    buffer_u64(&message, header->payloads_from);
     buffer_append(&message, header->root, DIGEST_SIZE);
     buffer_u64(&message, header->content_size);
     buffer_append(&message, header->content_digest, DIGEST_SIZE);
@@ -84,6 +85,7 @@ enum status snapshot_header_verify(struct bytes raw, const uint8_t public_key[st
     out->epoch = reader_u32(&reader);
     out->version = reader_u64(&reader);
     out->ledger_size = reader_u64(&reader);
+    out->payloads_from = reader_u64(&reader);
     reader_copy(&reader, out->root, DIGEST_SIZE);
     out->content_size = reader_u64(&reader);
     reader_copy(&reader, out->content_digest, DIGEST_SIZE);
