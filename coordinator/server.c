@@ -38,7 +38,7 @@ static enum status restore(struct server *server, struct error *error) {
     struct run_state *run = NULL;
     struct replay_report report = {0};
     uint64_t start = clock_monotonic_ms();
-    TRY(data_restore(&server->data, &run, &server->model, &report, error));
+    TRY(directory_restore(&server->data, &run, &server->model, &report, error));
     enum status status = check_identity(server, run, error);
     if (status != OK) {
         run_state_destroy(run);
@@ -106,8 +106,8 @@ enum status server_start(const struct server_options *options, struct server **o
     server->intake_queue = queue_create(JOBS_LIMIT);
     server->model_queue = queue_create(JOBS_LIMIT);
     server->publish_queue = queue_create(JOBS_LIMIT);
-    enum status status = data_open(options->directory, false, on_store_fatal, server, &server->data, error);
-    if (status == OK) status = data_keys_open(options->directory, &server->keys, error);
+    enum status status = directory_open(options->directory, false, on_store_fatal, server, &server->data, error);
+    if (status == OK) status = directory_keys_open(options->directory, &server->keys, error);
     if (status == OK) status = restore(server, error);
     if (status == OK) status = start_threads(server, error);
     if (status == OK) status = listen_here(server, error);
@@ -150,14 +150,14 @@ void server_destroy(struct server *server) {
     end_queue(server->intake_queue, server->intake_thread);
     end_queue(server->publish_queue, server->publish_thread);
     end_queue(server->model_queue, server->model_thread);
-    data_close(&server->data); /* commits what it has; its callbacks find the brain's queue closed */
+    directory_close(&server->data); /* commits what it has; its callbacks find the brain's queue closed */
     void *item;
     while (queue_pop(server->brain_queue, 0, &item) == OK) {
         call_release(((struct brain_item *)item)->call);
         free(item);
     }
     queue_destroy(server->brain_queue);
-    data_keys_close(&server->keys);
+    directory_keys_close(&server->keys);
     coordinator_state_destroy(server->state);
     model_state_deinit(&server->model);
     free(server->scratch);

@@ -17,7 +17,7 @@
 #define COORDINATOR_SERVER_H
 
 #include "coordinator/coordinator_state.h"
-#include "coordinator/data.h"
+#include "coordinator/directory.h"
 
 struct server;
 

@@ -9,7 +9,7 @@
 #include "base/queue.h"
 #include "base/thread.h"
 #include "coordinator/coordinator_state.h"
-#include "coordinator/data.h"
+#include "coordinator/directory.h"
 #include "coordinator/server.h"
 #include "proto/messages.h"
 #include "proto/service.h"
@@ -75,8 +75,8 @@ struct site_report { /* what a site said last; brain thread */
 
 struct server {
     struct server_options options;
-    struct data data;
-    struct data_keys keys;
+    struct directory data;
+    struct directory_keys keys;
     uint8_t run_id[RUN_ID_SIZE];
     struct rpc_server *rpc;
     struct queue *brain_queue, *intake_queue, *model_queue, *publish_queue;

@@ -91,8 +91,8 @@ static void run_snapshot(struct server *server, struct job *job) {
     struct error error = {0};
     uint64_t start = clock_monotonic_ms();
     ASSERT(version == server->model.version);
-    if (data_snapshot_write(&server->data, &server->model, &header, server->keys.coordinator, server->options.snapshots_kept,
-                            &error) != OK) {
+    if (directory_snapshot_write(&server->data, &server->model, &header, server->keys.coordinator, server->options.snapshots_kept,
+                                 &error) != OK) {
         log_error("snapshot_failed", "version=%llu reason=\"%s\"", (unsigned long long)version, error.message);
         return;
     }

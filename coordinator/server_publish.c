@@ -113,7 +113,7 @@ static enum status pack_entry(struct stream *stream, struct packing *packing, ui
 
 static enum status pack(struct server *server, struct stream *stream, uint64_t end, struct packing *packing,
                         struct error *error) {
-    struct ledger_source source = data_source(&server->data);
+    struct ledger_source source = directory_source(&server->data);
     packing->next = stream->cursor;
     while (packing->next < end && packing->entry_count + packing->own_count < PACK_ENTRIES && packing->raw.size < PACK_BYTES &&
            packing->payload_size == 0) {
@@ -291,7 +291,7 @@ static void run_open_snapshot(struct server *server, struct job *job) {
     if (atomic_load(&job->call->closed) || job->call->stream) return;
     uint64_t version = job->number ? job->number : UINT64_MAX;
     enum status status =
-        data_snapshot_header(&server->data, version, key_pair_public(server->keys.coordinator), raw, &header, &error);
+        directory_snapshot_header(&server->data, version, key_pair_public(server->keys.coordinator), raw, &header, &error);
     if (status == OK && job->number && header.version != job->number) {
         status = error_set(&error, NOT_FOUND, "there is no snapshot of version %llu any more", (unsigned long long)job->number);
     }

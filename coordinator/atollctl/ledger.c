@@ -5,12 +5,12 @@
 
 #include "base/clock.h"
 #include "coordinator/atollctl/atollctl.h"
-#include "coordinator/data.h"
+#include "coordinator/directory.h"
 #include "crypto/digest.h"
 #include "model/safetensors.h"
 
 struct audit {
-    struct data data;
+    struct directory data;
     struct run_state *run;
     struct model_state model;
     struct replay_report report;
@@ -19,7 +19,7 @@ struct audit {
 /* Version 0 is derived, not read: from the seed in entry 0, or from the checkpoint the auditor has. replay_run compares its root
  * with the genesis entry's. */
 static enum status initial_state(const struct settings *settings, struct audit *audit, struct error *error) {
-    struct ledger_source source = data_source(&audit->data);
+    struct ledger_source source = directory_source(&audit->data);
     struct buffer raw = {0};
     struct ledger_entry genesis;
     struct manifest manifest;
@@ -30,7 +30,7 @@ static enum status initial_state(const struct settings *settings, struct audit *
     if (status == OK) status = ledger_entry_decode(buffer_bytes(&raw), &genesis, error);
     if (status == OK && genesis.kind != LEDGER_GENESIS) status = error_set(error, CORRUPT, "it is not a genesis entry");
     if (status == OK) status = manifest_parse(genesis.genesis.manifest, &manifest, error);
-    if (status == OK) status = data_layout(&manifest, &layout, digest, error);
+    if (status == OK) status = directory_layout(&manifest, &layout, digest, error);
     if (status == OK && !digest_equal(digest, genesis.genesis.layout_digest)) {
         status = error_set(error, CORRUPT, "the layout that the manifest gives is not the one that was recorded");
     }
@@ -68,11 +68,11 @@ static enum status check_snapshots(struct audit *audit, struct error *error) {
 }
 
 static enum status verify(const struct settings *settings, struct audit *audit, struct error *error) {
-    TRY(data_open(settings->directory, true, NULL, NULL, &audit->data, error));
+    TRY(directory_open(settings->directory, true, NULL, NULL, &audit->data, error));
     TRY(initial_state(settings, audit, error));
     audit->run = run_state_create();
     audit->report.failed_entry = UINT64_MAX;
-    struct ledger_source source = data_source(&audit->data);
+    struct ledger_source source = directory_source(&audit->data);
     struct replay_options options = {.until = UINT64_MAX, .every_payload = true};
     TRY(replay_run(&source, &options, audit->run, &audit->model, &audit->report, error));
     return check_snapshots(audit, error);
@@ -140,7 +140,7 @@ static int ledger_verify(struct options *options, void *values) {
     uint64_t failed = audit.report.failed_entry;
     run_state_destroy(audit.run);
     model_state_deinit(&audit.model);
-    if (audit.data.store) data_close(&audit.data);
+    if (audit.data.store) directory_close(&audit.data);
     if (status == OK) return EXIT_DONE;
     if (failed != UINT64_MAX) error_wrap(&error, status, "entry %llu", (unsigned long long)failed);
     report_failure(&error);

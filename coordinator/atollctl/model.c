@@ -3,12 +3,12 @@
 #include <stdlib.h>
 
 #include "coordinator/atollctl/atollctl.h"
-#include "coordinator/data.h"
+#include "coordinator/directory.h"
 #include "model/export.h"
 
 static int model_export(struct options *options, void *values) {
     const struct settings *settings = values;
-    struct data data = {0};
+    struct directory data = {0};
     struct run_state *run = NULL;
     struct model_state model = {0};
     struct replay_report report = {0};
@@ -16,10 +16,10 @@ static int model_export(struct options *options, void *values) {
     uint8_t digest[DIGEST_SIZE];
     struct error error = {0};
     (void)options;
-    enum status status = data_open(settings->directory, true, NULL, NULL, &data, &error);
+    enum status status = directory_open(settings->directory, true, NULL, NULL, &data, &error);
     if (status != OK) return report_failure(&error);
-    status = data_restore(&data, &run, &model, &report, &error);
-    if (status == OK) status = data_layout(run_state_manifest(run), &layout, digest, &error);
+    status = directory_restore(&data, &run, &model, &report, &error);
+    if (status == OK) status = directory_layout(run_state_manifest(run), &layout, digest, &error);
     if (status == OK) {
         bool bytes = run_state_manifest(run)->tokenizer == TOKENIZER_BYTE;
         status = export_model(settings->output, &layout, model.theta, (int64_t)model.version, bytes, &error);
@@ -28,7 +28,7 @@ static int model_export(struct options *options, void *values) {
     layout_deinit(&layout);
     model_state_deinit(&model);
     run_state_destroy(run);
-    data_close(&data);
+    directory_close(&data);
     if (status != OK) return report_failure(&error);
     char detail[64];
     snprintf(detail, sizeof detail, "version %llu", (unsigned long long)version);

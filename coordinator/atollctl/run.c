@@ -8,7 +8,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "coordinator/atollctl/atollctl.h"
-#include "coordinator/data.h"
+#include "coordinator/directory.h"
 #include "fed/receipt.h"
 
 /* ---- create and example -------------------------------------------------------------------------------------------------- */
@@ -57,12 +57,13 @@ static int run_create(struct options *options, void *values) {
     uint8_t digest[DIGEST_SIZE];
     struct error error = {0};
     (void)options;
-    if (read_manifest(settings->manifest, &manifest, &error) != OK || data_layout(&manifest, &layout, digest, &error) != OK) {
+    if (read_manifest(settings->manifest, &manifest, &error) != OK ||
+        directory_layout(&manifest, &layout, digest, &error) != OK) {
         return report_failure(&error);
     }
     uint64_t parameters = layout.count;
     layout_deinit(&layout);
-    if (!settings->dry_run && data_create(settings->directory, &manifest, settings->checkpoint, &error) != OK) {
+    if (!settings->dry_run && directory_create(settings->directory, &manifest, settings->checkpoint, &error) != OK) {
         return report_failure(&error);
     }
     print_created(settings, &manifest, parameters);

@@ -7,7 +7,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/random.h"
-#include "coordinator/data.h"
+#include "coordinator/directory.h"
 #include "crypto/certificate.h"
 #include "crypto/key_file.h"
 #include "fed/invitation.h"
@@ -101,14 +101,14 @@ static enum status initial_parameters(const struct manifest *manifest, const str
     return safetensors_read(checkpoint, layout, theta, error);
 }
 
-static enum status write_genesis(struct making *making, struct data *data, const struct manifest *manifest,
+static enum status write_genesis(struct making *making, struct directory *data, const struct manifest *manifest,
                                  const char *checkpoint, struct error *error) {
     struct layout layout = {0};
     struct model_state model = {0};
     struct buffer canonical = {0}, raw = {0};
     struct ledger_entry entry = {.kind = LEDGER_GENESIS, .epoch = 1, .time_ms = clock_wall_ms()};
     uint8_t key[STORE_KEY_U64_SIZE];
-    enum status status = data_layout(manifest, &layout, entry.genesis.layout_digest, error);
+    enum status status = directory_layout(manifest, &layout, entry.genesis.layout_digest, error);
     if (status != OK) return status;
     status = model_state_init(&model, manifest, layout.count, error);
     if (status == OK) status = initial_parameters(manifest, &layout, checkpoint, model.theta, error);
@@ -122,7 +122,7 @@ static enum status write_genesis(struct making *making, struct data *data, const
     ledger_entry_encode(&entry, &raw);
     struct snapshot_header header = {.epoch = 1, .ledger_size = 1, .payloads_from = 1};
     memcpy(header.run_id, making->run_id, RUN_ID_SIZE);
-    status = data_snapshot_write(data, &model, &header, making->coordinator, 1, error);
+    status = directory_snapshot_write(data, &model, &header, making->coordinator, 1, error);
     if (status != OK) goto out;
     store_key_u64(0, key);
     struct store_batch *batch = store_batch_create(data->store);
@@ -137,9 +137,10 @@ out:
     return status;
 }
 
-enum status data_create(const char *directory, const struct manifest *manifest, const char *checkpoint, struct error *error) {
+enum status directory_create(const char *directory, const struct manifest *manifest, const char *checkpoint,
+                             struct error *error) {
     struct making making = {.directory = directory, .now_s = clock_wall_ms() / 1000};
-    struct data data = {0};
+    struct directory data = {0};
     char *keys = file_join(directory, "keys"), *store = file_join(directory, "store");
     enum status status = OK;
     random_system(making.run_id, sizeof making.run_id);
@@ -149,10 +150,10 @@ enum status data_create(const char *directory, const struct manifest *manifest, 
     if (status == OK) status = file_make_directory(keys, 0700, error);
     if (status == OK) status = file_make_directory(store, 0700, error);
     if (status == OK) status = make_identities(&making, error);
-    if (status == OK) status = data_open(directory, false, NULL, NULL, &data, error);
+    if (status == OK) status = directory_open(directory, false, NULL, NULL, &data, error);
     if (status == OK) {
         status = write_genesis(&making, &data, manifest, checkpoint, error);
-        data_close(&data);
+        directory_close(&data);
     }
     key_pair_destroy(making.authority);
     key_pair_destroy(making.coordinator);

@@ -1,4 +1,4 @@
-#include "coordinator/data.h"
+#include "coordinator/directory.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -12,9 +12,9 @@
 static const char *const table_names[TABLE_COUNT] = {"ledger", "snapshots"};
 static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init, digest_update, digest_final};
 
-enum status data_open(const char *directory, bool read_only, void (*on_fatal)(void *context, const struct error *error),
-                      void *context, struct data *out, struct error *error) {
-    struct data data = {0};
+enum status directory_open(const char *directory, bool read_only, void (*on_fatal)(void *context, const struct error *error),
+                           void *context, struct directory *out, struct error *error) {
+    struct directory data = {0};
     char *store_directory = file_join(directory, "store");
     struct store_options options = {.directory = store_directory,
                                     .tables = table_names,
@@ -39,11 +39,11 @@ enum status data_open(const char *directory, bool read_only, void (*on_fatal)(vo
     return OK;
 }
 
-void data_close(struct data *data) {
+void directory_close(struct directory *data) {
     store_close(data->store);
     blob_store_close(data->blobs);
     free(data->directory);
-    *data = (struct data){0};
+    *data = (struct directory){0};
 }
 
 /* ---- keys --------------------------------------------------------------------------------------------------------------- */
@@ -62,34 +62,34 @@ static enum status load_key(const char *directory, const char *name, struct key_
     return status;
 }
 
-enum status data_keys_open(const char *directory, struct data_keys *out, struct error *error) {
-    struct data_keys keys = {0};
+enum status directory_keys_open(const char *directory, struct directory_keys *out, struct error *error) {
+    struct directory_keys keys = {0};
     enum status status = load_key(directory, "ca.key", &keys.authority, error);
     if (status == OK) status = load_key(directory, "coordinator.key", &keys.coordinator, error);
     if (status == OK) status = read_text(directory, "ca.pem", &keys.authority_pem, error);
     if (status == OK) status = read_text(directory, "coordinator.pem", &keys.coordinator_pem, error);
     if (status == OK) status = read_text(directory, "coordinator.key", &keys.coordinator_key_pem, error);
     if (status != OK) {
-        data_keys_close(&keys);
+        directory_keys_close(&keys);
         return status;
     }
     *out = keys;
     return OK;
 }
 
-void data_keys_close(struct data_keys *keys) {
+void directory_keys_close(struct directory_keys *keys) {
     key_pair_destroy(keys->authority);
     key_pair_destroy(keys->coordinator);
     buffer_deinit(&keys->authority_pem);
     buffer_deinit(&keys->coordinator_pem);
     free_clearing(keys->coordinator_key_pem.data, keys->coordinator_key_pem.capacity);
-    *keys = (struct data_keys){0};
+    *keys = (struct directory_keys){0};
 }
 
 /* ---- the ledger as replay wants it --------------------------------------------------------------------------------------- */
 
 static enum status source_entry(void *context, uint64_t index, struct buffer *out, struct error *error) {
-    struct data *data = context;
+    struct directory *data = context;
     uint8_t key[STORE_KEY_U64_SIZE];
     struct buffer value = {0};
     store_key_u64(index, key);
@@ -101,7 +101,7 @@ static enum status source_entry(void *context, uint64_t index, struct buffer *ou
 
 static enum status source_payload(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size, struct buffer *out,
                                   struct error *error) {
-    struct data *data = context;
+    struct directory *data = context;
     struct buffer value = {0};
     enum status status = blob_read(data->blobs, digest, size, &value, error);
     if (status == OK) buffer_append(out, value.data, value.size);
@@ -109,14 +109,14 @@ static enum status source_payload(void *context, const uint8_t digest[DIGEST_SIZ
     return status;
 }
 
-struct ledger_source data_source(struct data *data) {
+struct ledger_source directory_source(struct directory *data) {
     return (struct ledger_source){.entry = source_entry, .payload = source_payload, .context = data};
 }
 
 /* ---- the model's shape --------------------------------------------------------------------------------------------------- */
 
-enum status data_layout(const struct manifest *manifest, struct layout *out, uint8_t digest[static DIGEST_SIZE],
-                        struct error *error) {
+enum status directory_layout(const struct manifest *manifest, struct layout *out, uint8_t digest[static DIGEST_SIZE],
+                             struct error *error) {
     struct model_config config = {.vocabulary = manifest->model.vocabulary,
                                   .hidden = manifest->model.hidden,
                                   .layers = manifest->model.layers,
@@ -137,8 +137,9 @@ enum status data_layout(const struct manifest *manifest, struct layout *out, uin
 
 /* ---- snapshots ---------------------------------------------------------------------------------------------------------- */
 
-enum status data_snapshot_header(struct data *data, uint64_t version, const uint8_t key[static PUBLIC_KEY_SIZE],
-                                 uint8_t raw[static SNAPSHOT_HEADER_SIZE], struct snapshot_header *out, struct error *error) {
+enum status directory_snapshot_header(struct directory *data, uint64_t version, const uint8_t key[static PUBLIC_KEY_SIZE],
+                                      uint8_t raw[static SNAPSHOT_HEADER_SIZE], struct snapshot_header *out,
+                                      struct error *error) {
     uint8_t end[STORE_KEY_U64_SIZE];
     store_key_u64(version == UINT64_MAX ? version : version + 1, end);
     struct store_scan *scan =
@@ -152,7 +153,7 @@ enum status data_snapshot_header(struct data *data, uint64_t version, const uint
 }
 
 /* Deletes what is older than the newest `keep`: first the name, then the content, so that no name is without content. */
-static enum status prune_snapshots(struct data *data, const uint8_t key[static PUBLIC_KEY_SIZE], unsigned keep,
+static enum status prune_snapshots(struct directory *data, const uint8_t key[static PUBLIC_KEY_SIZE], unsigned keep,
                                    struct error *error) {
     struct store_scan *scan =
         store_scan_open(data->store, TABLE_SNAPSHOTS, bytes_of(NULL, 0), bytes_of(NULL, 0), STORE_DESCENDING);
@@ -171,8 +172,9 @@ static enum status prune_snapshots(struct data *data, const uint8_t key[static P
     return status == NOT_FOUND ? OK : status;
 }
 
-enum status data_snapshot_write(struct data *data, const struct model_state *model, const struct snapshot_header *partial,
-                                const struct key_pair *key, unsigned keep, struct error *error) {
+enum status directory_snapshot_write(struct directory *data, const struct model_state *model,
+                                     const struct snapshot_header *partial, const struct key_pair *key, unsigned keep,
+                                     struct error *error) {
     struct snapshot_header header = *partial;
     struct buffer content = {0};
     uint8_t raw[SNAPSHOT_HEADER_SIZE], name[STORE_KEY_U64_SIZE];
@@ -193,7 +195,7 @@ enum status data_snapshot_write(struct data *data, const struct model_state *mod
 
 /* ---- restoring ---------------------------------------------------------------------------------------------------------- */
 
-static enum status read_snapshot(struct data *data, const struct snapshot_header *header, struct model_state *model,
+static enum status read_snapshot(struct directory *data, const struct snapshot_header *header, struct model_state *model,
                                  struct error *error) {
     struct buffer content = {0};
     enum status status = blob_read(data->blobs, header->content_digest, header->content_size, &content, error);
@@ -203,13 +205,13 @@ static enum status read_snapshot(struct data *data, const struct snapshot_header
 }
 
 /* The newest snapshot that reads back whole; a damaged one is passed over for the one before it, with a warning. */
-static enum status newest_good_snapshot(struct data *data, const uint8_t key[static PUBLIC_KEY_SIZE], struct model_state *model,
-                                        struct error *error) {
+static enum status newest_good_snapshot(struct directory *data, const uint8_t key[static PUBLIC_KEY_SIZE],
+                                        struct model_state *model, struct error *error) {
     uint64_t limit = UINT64_MAX;
     for (;;) {
         struct snapshot_header header;
         uint8_t raw[SNAPSHOT_HEADER_SIZE];
-        TRY(data_snapshot_header(data, limit, key, raw, &header, error));
+        TRY(directory_snapshot_header(data, limit, key, raw, &header, error));
         enum status status = read_snapshot(data, &header, model, error);
         if (status == OK) return OK;
         log_warn("snapshot_damaged", "version=%llu reason=\"%s\"", (unsigned long long)header.version,
@@ -219,17 +221,17 @@ static enum status newest_good_snapshot(struct data *data, const uint8_t key[sta
     }
 }
 
-static enum status read_genesis(struct data *data, struct buffer *raw, struct ledger_entry *genesis, struct manifest *manifest,
-                                struct error *error) {
-    struct ledger_source source = data_source(data);
+static enum status read_genesis(struct directory *data, struct buffer *raw, struct ledger_entry *genesis,
+                                struct manifest *manifest, struct error *error) {
+    struct ledger_source source = directory_source(data);
     TRY(source.entry(source.context, 0, raw, error));
     TRY(ledger_entry_decode(buffer_bytes(raw), genesis, error));
     if (genesis->kind != LEDGER_GENESIS) return error_set(error, CORRUPT, "entry 0 of the ledger is not a genesis entry");
     return manifest_parse(genesis->genesis.manifest, manifest, error);
 }
 
-enum status data_restore(struct data *data, struct run_state **run, struct model_state *model, struct replay_report *report,
-                         struct error *error) {
+enum status directory_restore(struct directory *data, struct run_state **run, struct model_state *model,
+                              struct replay_report *report, struct error *error) {
     struct buffer raw = {0};
     struct ledger_entry genesis;
     struct manifest manifest;
@@ -242,7 +244,7 @@ enum status data_restore(struct data *data, struct run_state **run, struct model
     status = newest_good_snapshot(data, genesis.genesis.coordinator_key, model, error);
     if (status != OK) goto out;
     fresh = run_state_create();
-    struct ledger_source source = data_source(data);
+    struct ledger_source source = directory_source(data);
     struct replay_options options = {.trusted = true, .until = UINT64_MAX, .tensors_from = model->version};
     status = replay_run(&source, &options, fresh, model, report, error);
 out:

@@ -10,8 +10,8 @@
  * Nothing else is needed to restore, audit or move a run: copy the directory while the coordinator is stopped, or copy it
  * running, blobs last, and the ledger's prefix is good.
  */
-#ifndef COORDINATOR_DATA_H
-#define COORDINATOR_DATA_H
+#ifndef COORDINATOR_DIRECTORY_H
+#define COORDINATOR_DIRECTORY_H
 
 #include "crypto/sign.h"
 #include "fed/replay.h"
@@ -19,49 +19,51 @@
 #include "storage/blob.h"
 #include "storage/store.h"
 
-enum data_table { TABLE_LEDGER = 0, TABLE_SNAPSHOTS = 1, TABLE_COUNT = 2 };
+enum directory_table { TABLE_LEDGER = 0, TABLE_SNAPSHOTS = 1, TABLE_COUNT = 2 };
 
-struct data {
+struct directory {
     char *directory;
     struct store *store;
     struct blob_store *blobs;
 };
 
-struct data_keys {
+struct directory_keys {
     struct key_pair *authority, *coordinator;
     struct buffer authority_pem, coordinator_pem, coordinator_key_pem; /* zero-terminated behind the size */
 };
 
 /* Lays a new run out: directory (which must not hold a run yet), keys, certificates, genesis entry, snapshot of version 0.
  * INVALID if something is there. `host_names` are DNS names or addresses for people who check certificates; may be NULL. */
-MUST_USE enum status data_create(const char *directory, const struct manifest *manifest, const char *checkpoint,
-                                 struct error *error);
+MUST_USE enum status directory_create(const char *directory, const struct manifest *manifest, const char *checkpoint,
+                                      struct error *error);
 
 /* on_fatal as in storage/store.h. UNAVAILABLE while another process has it open; read_only looks beside it. */
-MUST_USE enum status data_open(const char *directory, bool read_only, void (*on_fatal)(void *context, const struct error *error),
-                               void *context, struct data *out, struct error *error);
-void data_close(struct data *data);
-MUST_USE enum status data_keys_open(const char *directory, struct data_keys *out, struct error *error);
-void data_keys_close(struct data_keys *keys);
+MUST_USE enum status directory_open(const char *directory, bool read_only,
+                                    void (*on_fatal)(void *context, const struct error *error), void *context,
+                                    struct directory *out, struct error *error);
+void directory_close(struct directory *data);
+MUST_USE enum status directory_keys_open(const char *directory, struct directory_keys *out, struct error *error);
+void directory_keys_close(struct directory_keys *keys);
 
 /* The ledger and payloads as replay wants them; borrows data. */
-struct ledger_source data_source(struct data *data);
+struct ledger_source directory_source(struct directory *data);
 
 /* The newest snapshot at or below `version`. NOT_FOUND if there is none. */
-MUST_USE enum status data_snapshot_header(struct data *data, uint64_t version, const uint8_t key[static PUBLIC_KEY_SIZE],
-                                          uint8_t raw[static SNAPSHOT_HEADER_SIZE], struct snapshot_header *out,
-                                          struct error *error);
+MUST_USE enum status directory_snapshot_header(struct directory *data, uint64_t version,
+                                               const uint8_t key[static PUBLIC_KEY_SIZE],
+                                               uint8_t raw[static SNAPSHOT_HEADER_SIZE], struct snapshot_header *out,
+                                               struct error *error);
 /* Writes a snapshot of the model, names it durably and deletes all but the newest `keep`. */
-MUST_USE enum status data_snapshot_write(struct data *data, const struct model_state *model,
-                                         const struct snapshot_header *partial, const struct key_pair *key, unsigned keep,
-                                         struct error *error);
+MUST_USE enum status directory_snapshot_write(struct directory *data, const struct model_state *model,
+                                              const struct snapshot_header *partial, const struct key_pair *key, unsigned keep,
+                                              struct error *error);
 
 /* The layout that a manifest's sizes give, and its digest. */
-MUST_USE enum status data_layout(const struct manifest *manifest, struct layout *out, uint8_t digest[static DIGEST_SIZE],
-                                 struct error *error);
+MUST_USE enum status directory_layout(const struct manifest *manifest, struct layout *out, uint8_t digest[static DIGEST_SIZE],
+                                      struct error *error);
 /* Everything a start needs: run state from all entries, the model from the newest good snapshot and the steps after it, each
  * state root compared. *run and *model are the caller's. */
-MUST_USE enum status data_restore(struct data *data, struct run_state **run, struct model_state *model,
-                                  struct replay_report *report, struct error *error);
+MUST_USE enum status directory_restore(struct directory *data, struct run_state **run, struct model_state *model,
+                                       struct replay_report *report, struct error *error);
 
 #endif
