@@ -1,8 +1,6 @@
 #include "rpc/call.h"
 
-#include <grpc/grpc_security.h>
 #include <grpc/slice.h>
-#include <grpc/support/alloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,119 +8,9 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "rpc/call_core.h"
-#include "rpc/call_outcome.h"
 #include "rpc/message.h"
 
 static void pump(struct rpc_call *call);
-static void on_send_back(void *owner, bool ok);
-static void on_read_back(void *owner, bool ok);
-static void on_headers_back(void *owner, bool ok);
-static void on_end_back(void *owner, bool ok);
-
-/* ---- life -------------------------------------------------------------------------------------------------------------- */
-
-struct rpc_call *call_create(const struct call_setup *setup) {
-    struct rpc_call *call = xcalloc(1, sizeof *call);
-    call->queue = setup->queue;
-    call->handler = setup->handler;
-    call->path = xstrdup(setup->method.path);
-    call->method = setup->method;
-    call->method.path = call->path;
-    call->address = setup->address ? xstrdup(setup->address) : NULL;
-    call->server = setup->server;
-    call->wait_for_connection = setup->wait_for_connection;
-    call->max_message_size = setup->max_message_size;
-    call->write_queue = setup->write_queue;
-    call->timeout_ms = setup->timeout_ms;
-    call->after_closed = setup->after_closed;
-    call->after_closed_context = setup->after_closed_context;
-    call->user = setup->user;
-    call->references = 1;
-    call->core = setup->core;
-    call->inside = 1;
-    call->last = &call->first;
-    pthread_mutex_init(&call->lock, NULL);
-    grpc_metadata_array_init(&call->initial_metadata);
-    grpc_metadata_array_init(&call->trailing_metadata);
-    call->status_details = grpc_empty_slice();
-    call->send_tag = (struct tag){on_send_back, call};
-    call->read_tag = (struct tag){on_read_back, call};
-    call->end_tag = (struct tag){on_end_back, call};
-    call->headers_tag = (struct tag){on_headers_back, call};
-    if (call->server) call_find_peer(call);
-    engine_call_added(call->queue, call);
-    return call;
-}
-
-struct rpc_call *rpc_call_retain(struct rpc_call *call) {
-    atomic_fetch_add(&call->references, 1);
-    return call;
-}
-
-void rpc_call_release(struct rpc_call *call) {
-    if (!call || atomic_fetch_sub(&call->references, 1) != 1) return;
-    pthread_mutex_destroy(&call->lock);
-    for (size_t i = 0; i < COUNT_OF(call->peer_texts); i++) free(call->peer_texts[i]);
-    free(call->path);
-    free(call->address);
-    free(call->finish_message);
-    free(call);
-}
-
-static void drop_messages(struct outgoing *list) {
-    while (list) {
-        struct outgoing *next = list->next;
-        grpc_byte_buffer_destroy(list->message);
-        free(list);
-        list = next;
-    }
-}
-
-/* Under lock. */
-static struct outgoing *detach_messages(struct rpc_call *call) {
-    struct outgoing *list = call->first;
-    for (struct outgoing *one = list; one; one = one->next) call->queued--;
-    call->first = NULL;
-    call->last = &call->first;
-    return list;
-}
-
-/* A thread leaves the library; the last one takes the core with it. */
-static void leave(struct rpc_call *call) {
-    grpc_call *core = NULL;
-    pthread_mutex_lock(&call->lock);
-    if (--call->inside == 0) {
-        core = call->core;
-        call->core = NULL;
-    }
-    pthread_mutex_unlock(&call->lock);
-    if (!core) return;
-    grpc_call_unref(core);
-    engine_call_gone(call->queue, call);
-    rpc_call_release(call);
-}
-
-/* On the queue's thread, after each tag: delivers the end once nothing is under way any more. */
-static void close_if_over(struct rpc_call *call) {
-    pthread_mutex_lock(&call->lock);
-    bool over = call->ended && call->outstanding == 0 && !call->closed;
-    struct outgoing *left = NULL;
-    if (over) {
-        call->closed = true;
-        call->deadline_ms = 0;
-        left = detach_messages(call);
-    }
-    pthread_mutex_unlock(&call->lock);
-    if (!over) return;
-    drop_messages(left);
-    call_deliver_outcome(call);
-    if (call->after_closed) call->after_closed(call->after_closed_context);
-    grpc_metadata_array_destroy(&call->initial_metadata);
-    grpc_metadata_array_destroy(&call->trailing_metadata);
-    grpc_slice_unref(call->status_details);
-    buffer_deinit(&call->message);
-    leave(call);
-}
 
 /* ---- progress ---------------------------------------------------------------------------------------------------------- */
 
@@ -192,7 +80,7 @@ void call_start_client(struct rpc_call *call) {
     op.data.recv_status_on_client.status_details = &call->status_details;
     start(call, &op, 1, &call->end_tag);
     if (!call->method.server_streaming) rpc_call_read(call);
-    leave(call);
+    call_leave(call);
 }
 
 /* Under lock: fills ops with what can be sent now; returns how many, and the message among them. */
@@ -255,12 +143,12 @@ static void pump(struct rpc_call *call) {
         grpc_byte_buffer_destroy(message->message);
         free(message);
     }
-    leave(call);
+    call_leave(call);
 }
 
 /* ---- tags that come back, on the queue's thread ------------------------------------------------------------------------ */
 
-static void on_send_back(void *owner, bool ok) {
+void call_send_back(void *owner, bool ok) {
     struct rpc_call *call = owner;
     pthread_mutex_lock(&call->lock);
     call->sending = false;
@@ -269,20 +157,20 @@ static void on_send_back(void *owner, bool ok) {
     struct outgoing *lost = NULL;
     if (!ok) {
         call->write_failed = true;
-        lost = detach_messages(call);
+        lost = call_detach_messages(call);
     }
     set_clock(call, ok);
     pthread_mutex_unlock(&call->lock);
-    drop_messages(lost);
+    call_drop_messages(lost);
     pump(call);
     pthread_mutex_lock(&call->lock);
     bool tell = wrote && !call->finish_wanted && !call->cancelled && !call->ended;
     pthread_mutex_unlock(&call->lock);
     if (tell && call->handler->on_writable) call->handler->on_writable(call, call->user);
-    close_if_over(call);
+    call_close_if_over(call);
 }
 
-static void on_read_back(void *owner, bool ok) {
+void call_read_back(void *owner, bool ok) {
     (void)ok; /* a missing message says it */
     struct rpc_call *call = owner;
     grpc_byte_buffer *incoming = call->incoming;
@@ -310,29 +198,29 @@ static void on_read_back(void *owner, bool ok) {
         else if (call->handler->on_half_close)
             call->handler->on_half_close(call, call->user);
     }
-    close_if_over(call);
+    call_close_if_over(call);
 }
 
-static void on_headers_back(void *owner, bool ok) {
+void call_headers_back(void *owner, bool ok) {
     (void)ok;
     struct rpc_call *call = owner;
     pthread_mutex_lock(&call->lock);
     call->outstanding--;
     pthread_mutex_unlock(&call->lock);
-    close_if_over(call);
+    call_close_if_over(call);
 }
 
-static void on_end_back(void *owner, bool ok) {
+void call_end_back(void *owner, bool ok) {
     (void)ok; /* always true for these two */
     struct rpc_call *call = owner;
     pthread_mutex_lock(&call->lock);
     call->outstanding--;
     call->ended = true;
     set_clock(call, false);
-    struct outgoing *lost = detach_messages(call);
+    struct outgoing *lost = call_detach_messages(call);
     pthread_mutex_unlock(&call->lock);
-    drop_messages(lost);
-    close_if_over(call);
+    call_drop_messages(lost);
+    call_close_if_over(call);
 }
 
 /* ---- what users do, on any thread -------------------------------------------------------------------------------------- */
@@ -367,7 +255,7 @@ static enum status queue_message(struct rpc_call *call, const struct rpc_piece *
         if (!streams && !call->server) call->finish_wanted = true;
     }
     pthread_mutex_unlock(&call->lock);
-    if (lost) drop_messages(one);
+    if (lost) call_drop_messages(one);
     return OK;
 }
 
@@ -425,7 +313,7 @@ void rpc_call_read(struct rpc_call *call) {
     op.op = GRPC_OP_RECV_MESSAGE;
     op.data.recv_message.recv_message = &call->incoming;
     start(call, &op, 1, &call->read_tag);
-    leave(call);
+    call_leave(call);
 }
 
 void rpc_call_cancel(struct rpc_call *call, enum rpc_code code, const char *reason) {
@@ -437,14 +325,14 @@ void rpc_call_cancel(struct rpc_call *call, enum rpc_code code, const char *reas
         call->cancel_code = code == RPC_OK ? RPC_CANCELLED : code;
         snprintf(call->cancel_reason, sizeof call->cancel_reason, "%s", reason ? reason : "cancelled");
         call->deadline_ms = 0;
-        lost = detach_messages(call);
+        lost = call_detach_messages(call);
         call->inside++;
     }
     pthread_mutex_unlock(&call->lock);
     if (!may) return;
-    drop_messages(lost);
+    call_drop_messages(lost);
     grpc_call_cancel_with_status(call->core, (grpc_status_code)call->cancel_code, call->cancel_reason, NULL);
-    leave(call);
+    call_leave(call);
 }
 
 void rpc_call_set_user(struct rpc_call *call, void *user) { call->user = user; }

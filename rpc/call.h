@@ -16,7 +16,7 @@
  *
  * Deadlines are about progress. The clock of a call runs while it waits for its peer, that is while a read is asked for or a
  * write is under way, and starts anew with each message that arrived and each write that was accepted by the peer's flow
- * control. When it runs out the call ends with RPC_DEADLINE_EXCEEDED. A call may so last for months. A message is the unit of
+ * control. When it runs out the call ends with RPC_DEADLINE_EXCEEDED, up to a quarter of a second late. A call may so last for months. A message is the unit of
  * progress: choose messages and timeouts so that a slow link moves one in time.
  */
 #ifndef RPC_CALL_H

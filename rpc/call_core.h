@@ -96,6 +96,18 @@ struct rpc_call *call_create(const struct call_setup *setup);
 void call_start_server(struct rpc_call *call);
 /* Client: sends headers and whatever was queued before. Any thread; callbacks may come before it returns. */
 void call_start_client(struct rpc_call *call);
+/* A thread leaves the library (`inside`); the last one takes the core with it. */
+void call_leave(struct rpc_call *call);
+/* On the queue's thread, after each tag: delivers the end once nothing is under way any more. */
+void call_close_if_over(struct rpc_call *call);
+/* Under lock: takes all that waits to be sent. */
+struct outgoing *call_detach_messages(struct rpc_call *call);
+void call_drop_messages(struct outgoing *list);
+/* The tags that come back. */
+void call_send_back(void *owner, bool ok);
+void call_read_back(void *owner, bool ok);
+void call_headers_back(void *owner, bool ok);
+void call_end_back(void *owner, bool ok);
 /* The progress timeout has run out. */
 void call_expire(struct rpc_call *call);
 

@@ -20,7 +20,8 @@ static struct rpc_call *take_expired(struct engine_queue *queue, uint64_t now_ms
         uint64_t deadline_ms = call->deadline_ms;
         if (deadline_ms == 0) continue;
         if (deadline_ms <= now_ms) {
-            call->deadline_ms = 0;
+            /* Not if it was set anew a moment ago. */
+            if (!atomic_compare_exchange_strong(&call->deadline_ms, &deadline_ms, 0)) continue;
             expired = rpc_call_retain(call);
             break;
         }

@@ -26,7 +26,7 @@ struct rpc_server {
     struct rpc_server_method *methods;
     struct engine *engine;
     struct material material;
-    uint16_t port;
+    uint16_t port; /* fixed once the first listener is open */
 
     struct thread *watch;
     pthread_mutex_t lock;
@@ -110,8 +110,9 @@ static void watch_listener(struct rpc_server *server) {
     if (!server->listening) {
         struct error error = {0};
         struct listener *listener;
-        if (listener_open(server->engine, &server->options, &server->material, &server->port, accept_call, server, &listener,
-                          &error) == OK) {
+        uint16_t port = server->port;
+        if (listener_open(server->engine, &server->options, &server->material, &port, accept_call, server, &listener, &error) ==
+            OK) {
             server->listeners[server->listener_count++] = listener;
             server->listening = true;
             log_info("listener_restored", "port=%u", server->port);

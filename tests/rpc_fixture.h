@@ -45,6 +45,15 @@ static void extend(X509 *certificate, X509 *issuer, int what, const char *value)
     X509_EXTENSION_free(extension);
 }
 
+/* Signs, again after a change, and writes the PEM. */
+static void identity_sign(struct identity *identity, const struct identity *issuer) {
+    CHECK(X509_sign(identity->certificate, issuer ? issuer->key : identity->key, NULL));
+    BIO *bio = BIO_new(BIO_s_mem());
+    CHECK(PEM_write_bio_X509(bio, identity->certificate));
+    free(identity->chain);
+    identity->chain = text_of(bio);
+}
+
 /* Ed25519; issuer NULL makes a CA. names: "DNS:…", "URI:…" or NULL. */
 static struct identity identity_make(const char *common_name, const char *names, const struct identity *issuer) {
     static long serial = 1;
@@ -61,11 +70,8 @@ static struct identity identity_make(const char *common_name, const char *names,
     X509_set_issuer_name(made.certificate, X509_get_subject_name(above));
     extend(made.certificate, above, NID_basic_constraints, issuer ? "critical,CA:FALSE" : "critical,CA:TRUE");
     if (names) extend(made.certificate, above, NID_subject_alt_name, names);
-    CHECK(X509_sign(made.certificate, issuer ? issuer->key : made.key, NULL));
+    identity_sign(&made, issuer);
     BIO *bio = BIO_new(BIO_s_mem());
-    CHECK(PEM_write_bio_X509(bio, made.certificate));
-    made.chain = text_of(bio);
-    bio = BIO_new(BIO_s_mem());
     CHECK(PEM_write_bio_PrivateKey(bio, made.key, NULL, NULL, 0, NULL, NULL));
     made.private_key = text_of(bio);
     return made;

@@ -4,6 +4,7 @@
 #include <grpc/grpc.h>
 #include <grpc/grpc_security.h>
 #include <grpc/slice.h>
+#include <openssl/ssl.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -232,6 +233,50 @@ TEST(garbage_on_the_port_and_storms_of_resets_do_not_hurt_the_server) {
     CHECK(clock_monotonic_ms() - start_ms < 5000);
     close(silent);
     pair.server = NULL;
+    pair_close(&pair);
+}
+
+/* A handshake by OpenSSL itself; true if it succeeds with this version of TLS. */
+static bool shake_hands(uint16_t port, int version) {
+    int descriptor = connect_raw(port);
+    CHECK(descriptor >= 0);
+    SSL_CTX *context = SSL_CTX_new(TLS_client_method());
+    SSL_CTX_set_min_proto_version(context, version);
+    SSL_CTX_set_max_proto_version(context, version);
+    SSL_CTX_set_alpn_protos(context, (const unsigned char *)"\x02h2", 3);
+    SSL *session = SSL_new(context);
+    SSL_set_fd(session, descriptor);
+    bool shaken = SSL_connect(session) == 1;
+    SSL_free(session);
+    SSL_CTX_free(context);
+    close(descriptor);
+    return shaken;
+}
+
+TEST(tls_1_3_is_spoken_and_tls_1_2_is_not) {
+    struct pair pair = standard_pair();
+    signal(SIGPIPE, SIG_IGN);
+    CHECK(shake_hands(rpc_server_port(pair.server), TLS1_3_VERSION));
+    CHECK(!shake_hands(rpc_server_port(pair.server), TLS1_2_VERSION));
+    pair_close(&pair);
+}
+
+TEST(an_expired_client_certificate_is_refused) {
+    struct pair pair = standard_pair();
+    struct error error = {0};
+    struct identity old = identity_make("eu-1", "URI:atoll://demo/site/eu-1", &pair.pki.ca);
+    X509_gmtime_adj(X509_getm_notBefore(old.certificate), -7200);
+    X509_gmtime_adj(X509_getm_notAfter(old.certificate), -3600);
+    identity_sign(&old, &pair.pki.ca);
+    struct rpc_channel_options options = channel_options(&pair.pki, rpc_server_port(pair.server));
+    options.chain = old.chain;
+    options.private_key = old.private_key;
+    struct rpc_channel *channel;
+    CHECK_OK(rpc_channel_open(&options, &channel, &error));
+    CHECK_STATUS(call_once(channel, &error), UNAVAILABLE);
+    CHECK_CONTAINS(error.message, "expired");
+    rpc_channel_close(channel);
+    identity_deinit(&old);
     pair_close(&pair);
 }
 
