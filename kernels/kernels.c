@@ -15,6 +15,7 @@ static bool has_avx512(void) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
+static bool has_avx512bf16(void) { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 
 /* Slowest first. */
@@ -26,6 +27,7 @@ static const struct {
 #ifdef __x86_64__
     {&kernels_avx2, has_avx2},
     {&kernels_avx512, has_avx512},
+    {&kernels_avx512bf16, has_avx512bf16},
 #endif
 };
 enum { TABLE_COUNT = sizeof tables / sizeof tables[0] };

@@ -78,7 +78,7 @@ TEST(a_token_at_a_time_gives_the_golden_logits_on_every_table) {
                 for (uint32_t i = 0; i < g.length; i++) {
                     const float *logits, *wanted = g.logits + ((size_t)s * g.length + i) * g.config.vocabulary;
                     CHECK_OK(generator_read(generator, g.tokens[s * (g.length + 1) + i], &logits, &error));
-                    for (uint32_t j = 0; j < g.config.vocabulary; j++) CHECK_NEAR(logits[j], wanted[j], loosened(k, 2e-5));
+                    for (uint32_t j = 0; j < g.config.vocabulary; j++) CHECK_NEAR(logits[j], wanted[j], loosened(k, 4e-5));
                 }
                 generator_destroy(generator);
             }

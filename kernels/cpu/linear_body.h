@@ -173,30 +173,34 @@ static void product(size_t rows, size_t columns, size_t depth, struct left left,
     }
 }
 
-static size_t linear_forward_size(size_t out, size_t in) { return panels_size(in, out); }
-static size_t linear_backward_size(size_t out, size_t in) { return panels_size(out, in); }
-static size_t linear_scratch_size(size_t rows, size_t out, size_t in) {
+static inline size_t linear_forward_size(size_t out, size_t in) { return panels_size(in, out); }
+static inline size_t linear_backward_size(size_t out, size_t in) { return panels_size(out, in); }
+static inline size_t linear_scratch_size(size_t rows, size_t out, size_t in) {
     (void)out;
     return panels_size(MIN(rows, (size_t)LINEAR_WEIGHT_ROWS), in);
 }
-static void linear_pack_forward(size_t out, size_t in, const float *w, void *packed) { pack_transposed(in, out, w, in, packed); }
-static void linear_pack_backward(size_t out, size_t in, const float *w, void *packed) { pack_straight(out, in, w, in, packed); }
+static inline void linear_pack_forward(size_t out, size_t in, const float *w, void *packed) {
+    pack_transposed(in, out, w, in, packed);
+}
+static inline void linear_pack_backward(size_t out, size_t in, const float *w, void *packed) {
+    pack_straight(out, in, w, in, packed);
+}
 
-static void linear_forward(size_t rows, size_t out, size_t in, const float *x, size_t x_stride, const void *packed,
-                           const float *add, float *y, size_t y_stride, void *scratch) {
+static inline void linear_forward(size_t rows, size_t out, size_t in, const float *x, size_t x_stride, const void *packed,
+                                  const float *add, float *y, size_t y_stride, void *scratch) {
     (void)scratch;
     product(rows, out, in, (struct left){x, x_stride, 1}, packed, add, y, y_stride);
 }
 
-static void linear_backward_input(size_t rows, size_t out, size_t in, const float *dy, size_t dy_stride, const void *packed,
-                                  float *dx, size_t dx_stride, void *scratch) {
+static inline void linear_backward_input(size_t rows, size_t out, size_t in, const float *dy, size_t dy_stride,
+                                         const void *packed, float *dx, size_t dx_stride, void *scratch) {
     (void)scratch;
     product(rows, in, out, (struct left){dy, dy_stride, 1}, packed, NULL, dx, dx_stride);
 }
 
 /* Here the depth is the rows of the batch; a group of dy's columns is read from the first cache while all panels of x pass. */
-static void linear_backward_weight(size_t rows, size_t out, size_t in, const float *dy, size_t dy_stride, const float *x,
-                                   size_t x_stride, float *dw, void *scratch) {
+static inline void linear_backward_weight(size_t rows, size_t out, size_t in, const float *dy, size_t dy_stride, const float *x,
+                                          size_t x_stride, float *dw, void *scratch) {
     float *panels = scratch;
     for (size_t from = 0; from < rows; from += LINEAR_WEIGHT_ROWS) {
         size_t depth = MIN(rows - from, (size_t)LINEAR_WEIGHT_ROWS);
