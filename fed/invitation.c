@@ -92,6 +92,7 @@ enum status invitation_parse(const char *token, struct invitation *out, struct e
     struct invitation parsed = {0};
     enum status status = base64url_decode(token, strlen(token), TOKEN_LIMIT, &raw, NULL);
     if (status != OK) {
+        free_clearing(raw.data, raw.capacity); /* reserved, though nothing of it was kept */
         return error_set(error, INVALID, "the invitation token is damaged: paste it whole, without spaces or line breaks");
     }
     status = read_token(buffer_bytes(&raw), &parsed, error);
