@@ -248,11 +248,13 @@ TEST(cut_extended_oversized_and_wrong_kinds_of_input_are_refused) {
     buffer_u8(&der, 0);
     CHECK_STATUS(certificate_parse(buffer_bytes(&der), &info, &error), INVALID);
     CHECK_CONTAINS(error.message, "something follows");
-    size_t one = pem.size;
-    buffer_append(&pem, pem.data, one);
-    CHECK_STATUS(certificate_parse(buffer_bytes(&pem), &info, &error), INVALID); /* two certificates */
+    struct buffer two = {0};
+    buffer_append(&two, pem.data, pem.size);
+    buffer_append(&two, pem.data, pem.size);
+    CHECK_STATUS(certificate_parse(buffer_bytes(&two), &info, &error), INVALID);
+    buffer_deinit(&two);
     CHECK_STATUS(certificate_parse(buffer_bytes(&world.request), &info, &error), INVALID);
-    CHECK_STATUS(certificate_request_key(bytes_of(pem.data, one), key, &error), INVALID);
+    CHECK_STATUS(certificate_request_key(buffer_bytes(&pem), key, &error), INVALID);
     struct buffer key_pem = {0};
     CHECK_OK(key_pair_to_pem(world.node_key, &key_pem, &error));
     CHECK_STATUS(certificate_parse(buffer_bytes(&key_pem), &info, &error), INVALID);
@@ -438,7 +440,9 @@ TEST(foreign_certificates_with_two_identities_or_forged_names_are_refused) {
                       names[i]);
         CHECK_OK(file_read(path, CERTIFICATE_SIZE_MAX, &pem, &error));
         CHECK_STATUS(certificate_parse(buffer_bytes(&pem), &info, &error), INVALID);
-        CHECK_OK(certificate_convert(buffer_bytes(&pem), CERTIFICATE_PEM, &(struct buffer){0}, &error));
+        struct buffer same = {0};
+        CHECK_OK(certificate_convert(buffer_bytes(&pem), CERTIFICATE_PEM, &same, &error));
+        buffer_deinit(&same);
         buffer_deinit(&pem);
     }
     free(path);

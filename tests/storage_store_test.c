@@ -18,9 +18,17 @@ static const struct storage_digest sha256 = {sizeof(struct digest), digest_piece
 enum { LEDGER, SITES };
 static const char *const tables[] = {"ledger", "sites"};
 
+/* Paths live as long as the test's process. */
+static char *keep(char *path) {
+    static char *kept[64];
+    static size_t count;
+    CHECK(count < COUNT_OF(kept));
+    return kept[count++] = path;
+}
+
 static struct store_options options_of(const char *name) {
     return (struct store_options){
-        .directory = file_join(test_directory(), name), .tables = tables, .table_count = 2, .digest = &sha256};
+        .directory = keep(file_join(test_directory(), name)), .tables = tables, .table_count = 2, .digest = &sha256};
 }
 
 static struct store *open_with(const struct store_options *options) {
@@ -471,6 +479,7 @@ TEST(a_scan_lives_on_while_records_come_and_go) {
     }
     CHECK_EQUAL(status, NOT_FOUND);
     CHECK(seen >= 990 && last == 999);
+    store_scan_close(scan);
     store_close(store);
 }
 
