@@ -9,8 +9,8 @@
  *   fp32, bf16     the reference; 32 and 16 bit per parameter
  *   int8           blocks of 128 with a power-of-two scale, nearest even; 8.07
  *   fp4            E3M0: sign and 0 or one of seven powers of two, blocks of 128; 4.07
- *   topk2-64, -128 of every 4096 elements the 64 (128) largest by magnitude; Rice-coded gaps, 2-bit values against a table of
- *                  four means, a power-of-two scale a chunk; at most 0.150 (0.270) bit per parameter for large counts
+ *   topk2-64, -128 of every 4096 elements the 64 (128) largest by magnitude; Rice-coded gaps, a sign and one of two magnitudes
+ *                  from a table of means, a power-of-two scale a chunk; 0.136 to 0.142 (0.238 to 0.251) bit per parameter
  *
  * Everything here is bitwise deterministic, on every machine (no libm, no fused multiply-add; comparisons on bit patterns).
  * Denormals must not be flushed in the calling thread. Any thread, but one encoder serves one call at a time. No I/O.
@@ -54,14 +54,14 @@ bool codec_is_known(int codec);
 /* True for the topk2 codecs: a message touches some coordinates only, and error feedback is required. */
 bool codec_is_sparse(enum codec codec);
 /* The largest message for count elements, in bytes, header included: exact for all but topk2, where it is the worst case
- * (about twice what is usual). A coordinator refuses a longer payload before it receives it. count <= CODEC_COUNT_MAX. */
+ * (a quarter above what is usual). A coordinator refuses a longer payload before it receives it. count <= CODEC_COUNT_MAX. */
 size_t codec_bound(enum codec codec, size_t count);
 
 /* --- encoding (the site) --- */
 
 struct codec_encoder; /* scratch memory for one codec and count */
 
-/* topk2 needs about count/8 bytes (count/4 with k=128), the others next to nothing. INVALID if count > CODEC_COUNT_MAX. */
+/* topk2 needs about count/9 bytes (count/4.5 with k=128), the others next to nothing. INVALID if count > CODEC_COUNT_MAX. */
 MUST_USE enum status codec_encoder_create(enum codec codec, size_t count, struct codec_encoder **out, struct error *error);
 void codec_encoder_destroy(struct codec_encoder *encoder); /* NULL is a no-op */
 

@@ -9,7 +9,7 @@
 #include "codec/bits.h"
 #include "codec/codec.h"
 
-enum { FORMAT_VERSION = 1, TABLE_COUNT = 4, TABLE_SIZE = 16, RICE_MAX = 12, SHIFT_MAX = 126 };
+enum { FORMAT_VERSION = 1, TABLE_COUNT = 4, RICE_MAX = 12, RUN_RICE_MAX = 7, SHIFT_MAX = 126 };
 
 /* --- floats as integers --- */
 static inline uint32_t float_bits(float value) {
@@ -46,9 +46,11 @@ struct cursor {
     /* topk2 */
     struct bit_reader bits;
     uint32_t table[TABLE_COUNT]; /* bit patterns */
-    unsigned codes_used;         /* a bit for each code seen so far */
-    bool shift_known;            /* a chunk that is not empty has been seen */
-    int shift, largest_shift;    /* of the last such chunk; of all */
+    unsigned run_rice;
+    uint64_t run_cost[RUN_RICE_MAX + 1]; /* in bits, of all runs so far, had each parameter been chosen */
+    unsigned codes_used;                 /* a bit for each code seen so far */
+    bool shift_known;                    /* a chunk that is not empty has been seen */
+    int shift, largest_shift;            /* of the last such chunk; of all */
 };
 
 /* Checks the header and the payload's length as far as it follows from the header. The message must stay. */

@@ -1,22 +1,25 @@
 /* topk2: the few largest elements of every chunk, their places Rice-coded, their values in two bits.
  *
- * Payload: the table, four fp32, then one stream of bits (codec/bits.h), padded with zeroes to a byte. A chunk of n elements
- * sends at most k' = ceil(n · k / 4096) of them, zeroes never, and is written as
+ * Payload: the table, four fp32; a byte, the runs' Rice parameter; one stream of bits (codec/bits.h), padded with zeroes to a
+ * byte. A chunk of n elements sends at most k' = ceil(n · k / 4096) of them, zeroes never, and is written as
  *
  *     1                               k' elements follow, gaps with the usual Rice parameter   | whichever is shorter,
  *     0  rice:4  sent:7 (8 if k=128)  any number, any parameter                                | the first on a tie
  *     shift       Elias gamma of 1 + zigzag(difference to the last chunk's), absent in the first chunk that is not empty
- *     sent times  gap >> rice in unary (zeroes, then a one) · the gap's low `rice` bits · code:2
+ *     sent times  gap >> rice in unary (zeroes, then a one) · the gap's low `rice` bits · negative:1
+ *     runs        of elements that are not large, Rice-coded: one before each large element and one to the end of those sent
  *
- * and an element's value is table[code] · 2^shift. A gap counts the elements skipped. code = negative << 1 | large; an element
- * is large if its magnitude, divided by its chunk's 2^shift, is at least LARGE standard deviations of all those sent: with 1.5
- * that is a four-level uniform quantiser over six sigma. The table holds the mean of each of the four bins.
+ * where shift and runs are absent if none is sent. A gap counts the elements skipped. An element's value is table[code] · 2^shift
+ * with code = negative << 1 | large; it is large if its magnitude, divided by its chunk's 2^shift, is at least LARGE standard
+ * deviations of all those sent: with 1.5 that is a four-level uniform quantiser over six sigma. The table holds the mean of each
+ * of the four bins. Few elements are large, so that runs take about half of the bit that a flag would; with parameter 0 they are
+ * such flags.
  *
- * The shift makes one table serve a fragment of many tensors: each chunk's mean magnitude over the fragment's, to the nearest
- * power of two, counted from the first chunk's, whose scale goes into the table. Where all chunks are alike it costs a bit each.
+ * The shift makes one table serve a fragment of many tensors: a chunk's mean magnitude over the fragment's, to the nearest power
+ * of two, counted from the first chunk's, whose scale goes into the table. Where all chunks are alike it costs a bit each.
  *
- * Rice's parameter is the cheapest for the chunk's gaps, the smallest on a tie. A decoder knows the gaps, so it can demand
- * that. All sums are in double: within a chunk by increasing index, then over the chunks from left to right.
+ * Rice's parameter is the cheapest for the chunk's gaps, or the message's runs, the smallest on a tie. A decoder learns the gaps
+ * and runs, so it can demand that. All sums are in double: within a chunk by increasing index, then over the chunks from left to right.
  */
 #include <float.h>
 #include <stdlib.h>
@@ -29,7 +32,7 @@
 static const double LARGE_SQUARED = 1.5 * 1.5;
 static const double SQRT_2 = 1.41421356237309504880;
 
-enum { RICE_BITS = 4, GAMMA_BITS_MAX = 17 };
+enum { RICE_BITS = 4, GAMMA_BITS_MAX = 17, KEEP_MAX = 128, TABLE_SIZE = 4 * TABLE_COUNT, PREFIX_SIZE = TABLE_SIZE + 1 };
 
 struct shape {
     unsigned keep; /* of a whole chunk */
@@ -49,12 +52,12 @@ static size_t entry_count(struct shape shape, size_t count) {
 static size_t chunk_count(size_t count) { return count / CODEC_CHUNK + (count % CODEC_CHUNK != 0); }
 
 /* The gaps of a chunk add up to less than 4096, so the unary parts have at most 4096 >> rice zeroes; a chunk that takes the
- * long form is no longer than it would be with the usual parameter. */
+ * long form is no longer than it would be with the usual parameter. Runs take no more than a bit an element and one to end with. */
 size_t topk2_payload_bound(enum codec codec, size_t count) {
     struct shape shape = shape_of(codec);
-    size_t a_chunk = 1 + RICE_BITS + shape.sent_bits + GAMMA_BITS_MAX + (CODEC_CHUNK >> shape.usual_rice);
+    size_t a_chunk = 1 + 1 + RICE_BITS + shape.sent_bits + GAMMA_BITS_MAX + (CODEC_CHUNK >> shape.usual_rice);
     size_t bits = chunk_count(count) * a_chunk + entry_count(shape, count) * (1 + shape.usual_rice + 2);
-    return TABLE_SIZE + (bits + 7) / 8;
+    return PREFIX_SIZE + (bits + 7) / 8;
 }
 
 /* --- what encoder and decoder both work out --- */
@@ -83,6 +86,22 @@ static struct form best_form(struct shape shape, const uint16_t *index, size_t s
     return best;
 }
 
+/* Adds what a chunk's runs would cost with each parameter. */
+static void add_run_costs(const uint8_t *code, size_t sent, uint64_t *cost) {
+    size_t run = 0;
+    for (size_t j = 0; j <= sent && sent > 0; j++, run++) {
+        if (j < sent && !(code[j] & 1)) continue;
+        for (unsigned rice = 0; rice <= RUN_RICE_MAX; rice++) cost[rice] += 1 + rice + (run >> rice);
+        run = SIZE_MAX; /* so that the loop's increment makes it 0 */
+    }
+}
+
+static unsigned cheapest(const uint64_t *cost) {
+    unsigned best = 0;
+    for (unsigned rice = 1; rice <= RUN_RICE_MAX; rice++) best = cost[rice] < cost[best] ? rice : best;
+    return best;
+}
+
 /* --- encoding --- */
 
 struct chunk {
@@ -100,6 +119,7 @@ struct topk2_encoder {
     struct chunk *chunk; /* [chunk_count] */
     uint16_t *index;     /* [entry_count], within the chunk */
     float *value;        /* [entry_count] */
+    uint8_t *code;       /* [entry_count] */
 };
 
 enum status topk2_encoder_create(enum codec codec, size_t count, struct topk2_encoder **out, struct error *error) {
@@ -108,13 +128,15 @@ enum status topk2_encoder_create(enum codec codec, size_t count, struct topk2_en
     encoder->codec = codec;
     encoder->count = count;
     size_t entries = entry_count(encoder->shape, count);
-    void *chunk = NULL, *index = NULL, *value = NULL;
+    void *chunk = NULL, *index = NULL, *value = NULL, *code = NULL;
     enum status status = memory_try(MAX(chunk_count(count), 1u), sizeof *encoder->chunk, &chunk, error);
     if (status == OK) status = memory_try(MAX(entries, 1u), sizeof *encoder->index, &index, error);
     if (status == OK) status = memory_try(MAX(entries, 1u), sizeof *encoder->value, &value, error);
+    if (status == OK) status = memory_try(MAX(entries, 1u), sizeof *encoder->code, &code, error);
     encoder->chunk = chunk;
     encoder->index = index;
     encoder->value = value;
+    encoder->code = code;
     if (status != OK) {
         topk2_encoder_destroy(encoder);
         return error_wrap(error, status, "%s encoder for %zu elements", codec_name(codec), count);
@@ -128,6 +150,7 @@ void topk2_encoder_destroy(struct topk2_encoder *encoder) {
     free(encoder->chunk);
     free(encoder->index);
     free(encoder->value);
+    free(encoder->code);
     free(encoder);
 }
 
@@ -182,10 +205,11 @@ static double normalised(float value, int shift) { return (double)value * (doubl
 struct quantiser {
     double entries, squares; /* how many; Σ normalised² */
     uint32_t table[TABLE_COUNT];
+    unsigned run_rice;
 };
 
-static unsigned code_of(const struct quantiser *quantiser, double x) {
-    return (unsigned)(x < 0) << 1 | (unsigned)(x * x * quantiser->entries >= LARGE_SQUARED * quantiser->squares);
+static uint8_t code_of(const struct quantiser *quantiser, double x) {
+    return (uint8_t)((x < 0) << 1 | (x * x * quantiser->entries >= LARGE_SQUARED * quantiser->squares));
 }
 
 static void sum_squares(const struct topk2_encoder *encoder, size_t chunks, struct quantiser *out) {
@@ -201,21 +225,25 @@ static void sum_squares(const struct topk2_encoder *encoder, size_t chunks, stru
     }
 }
 
-/* The mean of each bin; 0 for one that no element is in. Magnitudes are held within what makes every value finite and no mean
+/* Codes, what their runs ask for, and the table: the mean of each bin; 0 for one that no element is in. Magnitudes are held within what makes every value finite and no mean
  * zero, which matters to values at the very ends of fp32 only. */
-static void average_bins(const struct topk2_encoder *encoder, size_t chunks, int largest_shift, struct quantiser *quantiser) {
+static void fill_bins(struct topk2_encoder *encoder, size_t chunks, int largest_shift, struct quantiser *quantiser) {
     const float *value = encoder->value;
+    uint8_t *code_at = encoder->code;
+    uint64_t run_cost[RUN_RICE_MAX + 1] = {0};
     double sum[TABLE_COUNT] = {0}, members[TABLE_COUNT] = {0};
-    for (size_t c = 0; c < chunks; value += encoder->chunk[c].sent, c++) {
+    for (size_t c = 0; c < chunks; value += encoder->chunk[c].sent, code_at += encoder->chunk[c].sent, c++) {
         double part[TABLE_COUNT] = {0};
         for (size_t j = 0; j < encoder->chunk[c].sent; j++) {
             double x = normalised(value[j], encoder->chunk[c].shift);
-            unsigned code = code_of(quantiser, x);
+            unsigned code = code_at[j] = code_of(quantiser, x);
             part[code] += x < 0 ? -x : x;
             members[code] += 1;
         }
         for (unsigned code = 0; code < TABLE_COUNT; code++) sum[code] += part[code];
+        add_run_costs(code_at, encoder->chunk[c].sent, run_cost);
     }
+    quantiser->run_rice = cheapest(run_cost);
     double most = (double)FLT_MAX * (double)power_of_two(-largest_shift), least = FLT_MIN;
     for (unsigned code = 0; code < TABLE_COUNT; code++) {
         if (members[code] <= 0) continue;
@@ -240,16 +268,28 @@ static void put_head(struct bit_writer *bits, struct shape shape, struct form fo
 
 /* Writes a chunk's elements and takes what they will be decoded to from its part of e. */
 static void put_elements(struct bit_writer *bits, const struct quantiser *quantiser, unsigned rice, const struct chunk *chunk,
-                         const uint16_t *index, const float *value, float *e) {
+                         const uint16_t *index, const uint8_t *code, float *e) {
     float scale = power_of_two(chunk->shift);
     uint32_t next = 0;
     for (size_t j = 0; j < chunk->sent; j++) {
         uint32_t gap = index[j] - next;
-        unsigned code = code_of(quantiser, normalised(value[j], chunk->shift));
         bits_put_unary(bits, gap >> rice);
-        bits_put(bits, (gap & ((1u << rice) - 1)) | code << rice, rice + 2);
-        if (e) e[index[j]] = e[index[j]] - float_of(quantiser->table[code]) * scale;
+        bits_put(bits, (gap & ((1u << rice) - 1)) | (uint32_t)code[j] >> 1 << rice, rice + 1);
+        if (e) e[index[j]] = e[index[j]] - float_of(quantiser->table[code[j]]) * scale;
         next = index[j] + 1u;
+    }
+}
+
+static void put_runs(struct bit_writer *bits, unsigned rice, const uint8_t *code, size_t sent) {
+    uint32_t run = 0;
+    for (size_t j = 0; j <= sent; j++) {
+        if (j < sent && !(code[j] & 1)) {
+            run++;
+            continue;
+        }
+        bits_put_unary(bits, run >> rice);
+        bits_put(bits, run & ((1u << rice) - 1), rice);
+        run = 0;
     }
 }
 
@@ -259,12 +299,13 @@ size_t topk2_finish(struct topk2_encoder *encoder, uint8_t *payload, float *e) {
     int largest_shift = choose_shifts(encoder->chunk, chunks, encoder->entries);
     struct quantiser quantiser;
     sum_squares(encoder, chunks, &quantiser);
-    average_bins(encoder, chunks, largest_shift, &quantiser);
+    fill_bins(encoder, chunks, largest_shift, &quantiser);
     for (unsigned byte = 0; byte < TABLE_SIZE; byte++) payload[byte] = (uint8_t)(quantiser.table[byte / 4] >> 8 * (byte % 4));
+    payload[TABLE_SIZE] = (uint8_t)quantiser.run_rice;
 
-    struct bit_writer bits = {.out = payload + TABLE_SIZE};
+    struct bit_writer bits = {.out = payload + PREFIX_SIZE};
     const uint16_t *index = encoder->index;
-    const float *value = encoder->value;
+    const uint8_t *code = encoder->code;
     bool shift_known = false;
     int shift = 0;
     for (size_t c = 0; c < chunks; c++) {
@@ -276,11 +317,12 @@ size_t topk2_finish(struct topk2_encoder *encoder, uint8_t *payload, float *e) {
         if (shift_known) put_shift(&bits, chunk->shift - shift);
         shift = chunk->shift;
         shift_known = true;
-        put_elements(&bits, &quantiser, form.rice, chunk, index, value, e ? e + first : NULL);
+        put_elements(&bits, &quantiser, form.rice, chunk, index, code, e ? e + first : NULL);
+        put_runs(&bits, quantiser.run_rice, code, chunk->sent);
         index += chunk->sent;
-        value += chunk->sent;
+        code += chunk->sent;
     }
-    return TABLE_SIZE + bits_finish(&bits);
+    return PREFIX_SIZE + bits_finish(&bits);
 }
 
 /* --- decoding --- */
@@ -289,7 +331,10 @@ enum status topk2_begin_decoding(struct cursor *cursor, struct error *error) {
     const char *name = codec_name(cursor->codec);
     struct reader reader = reader_of(cursor->payload);
     for (unsigned code = 0; code < TABLE_COUNT; code++) cursor->table[code] = reader_u32(&reader);
+    cursor->run_rice = reader_u8(&reader);
     if (reader.failed) return error_set(error, INVALID, "%s message: truncated in its table", name);
+    if (cursor->run_rice > RUN_RICE_MAX)
+        return error_set(error, INVALID, "%s message: the runs' Rice parameter is out of range", name);
     size_t most = topk2_payload_bound(cursor->codec, cursor->count);
     if (cursor->payload.size > most) {
         return error_set(error, INVALID, "%s message: payload is %zu bytes, at most %zu are possible", name, cursor->payload.size,
@@ -340,29 +385,54 @@ static enum status get_shift(struct cursor *cursor, struct error *error) {
     return OK;
 }
 
-enum status topk2_next(struct cursor *cursor, struct piece *out, struct error *error) {
-    struct shape shape = shape_of(cursor->codec);
-    struct form form;
-    size_t keep = keep_of(shape, out->size), sent;
-    TRY(get_head(cursor, shape, keep, &form, &sent, error));
-    if (sent > 0) TRY(get_shift(cursor, error));
-    float value[TABLE_COUNT];
-    for (unsigned code = 0; code < TABLE_COUNT; code++) value[code] = float_of(cursor->table[code]) * power_of_two(cursor->shift);
-
+static enum status get_elements(struct cursor *cursor, unsigned rice, size_t sent, struct piece *out, uint8_t *code,
+                                struct error *error) {
     uint32_t next = 0, size = (uint32_t)out->size;
     for (size_t j = 0; j < sent; j++) {
-        uint32_t gap = bits_get_unary(&cursor->bits, size >> form.rice) << form.rice;
-        uint32_t rest = bits_get(&cursor->bits, form.rice + 2);
-        gap |= rest & ((1u << form.rice) - 1);
+        uint32_t gap = bits_get_unary(&cursor->bits, size >> rice) << rice;
+        uint32_t rest = bits_get(&cursor->bits, rice + 1);
+        gap |= rest & ((1u << rice) - 1);
         if (cursor->bits.failed) return chunk_invalid(cursor, "truncated, or a gap is longer than the chunk", error);
         if (gap >= size - next) return chunk_invalid(cursor, "an index is beyond its end", error);
         out->index[j] = (uint16_t)(next + gap);
-        out->value[j] = value[rest >> form.rice];
-        cursor->codes_used |= 1u << (rest >> form.rice);
+        code[j] = (uint8_t)(rest >> rice << 1);
         next += gap + 1;
+    }
+    return OK;
+}
+
+static enum status get_runs(struct cursor *cursor, size_t sent, uint8_t *code, struct error *error) {
+    unsigned rice = cursor->run_rice;
+    for (size_t at = 0;; at++) {
+        size_t run = (size_t)bits_get_unary(&cursor->bits, KEEP_MAX) << rice;
+        run |= bits_get(&cursor->bits, rice);
+        if (cursor->bits.failed || run > sent - at) return chunk_invalid(cursor, "truncated, or a run is too long", error);
+        at += run;
+        if (at == sent) return OK;
+        code[at] |= 1;
+    }
+}
+
+enum status topk2_next(struct cursor *cursor, struct piece *out, struct error *error) {
+    struct shape shape = shape_of(cursor->codec);
+    struct form form;
+    uint8_t code[KEEP_MAX];
+    size_t keep = keep_of(shape, out->size), sent;
+    out->sent = 0;
+    TRY(get_head(cursor, shape, keep, &form, &sent, error));
+    if (sent > 0) {
+        TRY(get_shift(cursor, error));
+        TRY(get_elements(cursor, form.rice, sent, out, code, error));
+        TRY(get_runs(cursor, sent, code, error));
     }
     struct form best = best_form(shape, out->index, sent, keep);
     if (best.usual != form.usual || best.rice != form.rice) return chunk_invalid(cursor, "is not in its shortest form", error);
+    add_run_costs(code, sent, cursor->run_cost);
+    float scale = power_of_two(cursor->shift);
+    for (size_t j = 0; j < sent; j++) {
+        out->value[j] = float_of(cursor->table[code[j]]) * scale;
+        cursor->codes_used |= 1u << code[j];
+    }
     out->sent = sent;
     return OK;
 }
@@ -371,6 +441,9 @@ enum status topk2_end(const struct cursor *cursor, struct error *error) {
     const char *name = codec_name(cursor->codec);
     if (!bits_at_end(&cursor->bits)) {
         return error_set(error, INVALID, "%s message: bytes or nonzero padding behind the last chunk", name);
+    }
+    if (cheapest(cursor->run_cost) != cursor->run_rice) {
+        return error_set(error, INVALID, "%s message: the runs' Rice parameter is not the cheapest", name);
     }
     for (unsigned code = 0; code < TABLE_COUNT; code++) {
         bool used = cursor->codes_used >> code & 1;

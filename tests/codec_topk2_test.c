@@ -117,8 +117,8 @@ static unsigned sent_width(enum codec codec) { return codec == CODEC_TOPK2_64 ? 
 
 /* Trusts the message: only for those that the codec has accepted. */
 static void parse(enum codec codec, struct bytes message, size_t count, struct content *out) {
-    struct tape tape = {(uint8_t *)xmalloc(message.size), (message.size - 28) * 8, 0};
-    memcpy(tape.data, message.data + 28, message.size - 28);
+    struct tape tape = {(uint8_t *)xmalloc(message.size), (message.size - 29) * 8, 0};
+    memcpy(tape.data, message.data + 29, message.size - 29);
     memcpy(out->table, message.data + 12, 16);
     out->count = count;
     out->entries = 0;
@@ -140,8 +140,14 @@ static void parse(enum codec codec, struct bytes message, size_t count, struct c
             unsigned gap = tape_unary(&tape) << rice;
             gap |= tape_number(&tape, rice);
             out->index[out->entries] = next + gap;
-            out->code[out->entries++] = tape_number(&tape, 2);
+            out->code[out->entries++] = tape_bit(&tape) << 1;
             next += gap + 1;
+        }
+        for (unsigned at = 0, run_rice = message.data[28]; sent > 0; at++) {
+            at += tape_unary(&tape) << run_rice;
+            at += tape_number(&tape, run_rice);
+            if (at >= sent) break;
+            out->code[out->entries - sent + at] |= 1;
         }
     }
     free(tape.data);
@@ -153,12 +159,47 @@ static size_t gaps_cost(const uint32_t *index, unsigned sent, uint32_t first, un
     return cost;
 }
 
+/* The lengths of the runs of small elements in one chunk, one before each large element and the one at the end. */
+static unsigned runs_of(const unsigned *code, unsigned sent, unsigned *run) {
+    unsigned runs = 0, length = 0;
+    for (unsigned j = 0; j < sent; j++) {
+        if (code[j] & 1) {
+            run[runs++] = length;
+            length = 0;
+        } else {
+            length++;
+        }
+    }
+    run[runs++] = length;
+    return runs;
+}
+
+static unsigned cheapest_for_runs(enum codec codec, const struct content *content) {
+    size_t cost[8] = {0};
+    const unsigned *code = content->code;
+    for (size_t c = 0; c * CHUNK < content->count; code += content->chunk[c++].sent) {
+        unsigned run[129], runs = runs_of(code, content->chunk[c].sent, run);
+        CHECK(content->chunk[c].sent <= keep_whole(codec));
+        if (content->chunk[c].sent == 0) continue;
+        for (unsigned r = 0; r < 8; r++) {
+            for (unsigned j = 0; j < runs; j++) cost[r] += (run[j] >> r) + 1 + r;
+        }
+    }
+    unsigned best = 0;
+    for (unsigned r = 1; r < 8; r++) {
+        if (cost[r] < cost[best]) best = r;
+    }
+    return best;
+}
+
 static size_t write_again(enum codec codec, const struct content *content, uint8_t *out) {
     uint8_t header[12] = {(uint8_t)codec, 1};
     for (unsigned byte = 0; byte < 8; byte++) header[4 + byte] = (uint8_t)((uint64_t)content->count >> 8 * byte);
     memcpy(out, header, 12);
     memcpy(out + 12, content->table, 16);
-    struct tape tape = {out + 28, 0, 0};
+    unsigned run_rice = cheapest_for_runs(codec, content);
+    out[28] = (uint8_t)run_rice;
+    struct tape tape = {out + 29, 0, 0};
     const uint32_t *index = content->index;
     const unsigned *code = content->code;
     int shift = 0;
@@ -193,12 +234,18 @@ static size_t write_again(enum codec codec, const struct content *content, uint8
             for (unsigned zero = 0; zero < gap >> rice; zero++) tape_write(&tape, 0, 1);
             tape_write(&tape, 1, 1);
             tape_write(&tape, gap, rice);
-            tape_write(&tape, code[j], 2);
+            tape_write(&tape, code[j] >> 1, 1);
+        }
+        unsigned run[129], runs = sent > 0 ? runs_of(code, sent, run) : 0;
+        for (unsigned j = 0; j < runs; j++) {
+            tape_write(&tape, 0, run[j] >> run_rice);
+            tape_write(&tape, 1, 1);
+            tape_write(&tape, run[j], run_rice);
         }
         index += sent;
         code += sent;
     }
-    return 28 + (tape.at + 7) / 8;
+    return 29 + (tape.at + 7) / 8;
 }
 
 /* The codec accepted it, so the second implementation reads the same values out of it and writes the same bytes. */
@@ -231,8 +278,9 @@ static const enum codec both[] = {CODEC_TOPK2_64, CODEC_TOPK2_128};
 TEST(a_message_for_one_element_is_the_bytes_worked_out_by_hand) {
     const float two = 2.0f;
     struct buffer message = encoded(CODEC_TOPK2_64, &two, NULL, 1);
-    /* header: codec 5, version 1, 0, count 1; table: 2.0 0 0 0; bits: 1 (usual form), 1 (gap 0), 00000, 00 (small, positive) */
-    const uint8_t wanted[] = {5, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x40, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0};
+    /* header: codec 5, version 1, 0, count 1; table: 2.0 0 0 0; runs' Rice parameter 0;
+     * bits: 1 (usual form), 1 (gap 0), 00000, 0 (positive), 01 (a run of one, to the end) */
+    const uint8_t wanted[] = {5, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x40, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 2};
     CHECK_EQUAL(message.size, sizeof wanted);
     CHECK_MEMORY(message.data, wanted, sizeof wanted);
     buffer_deinit(&message);
@@ -286,8 +334,8 @@ static double bits_a_parameter(enum codec codec, const float *x, size_t count) {
 TEST(evenly_spread_deltas_meet_the_target_of_bits_a_parameter) {
     const size_t count = 1300000;
     float *x = normals(count, 1, 1e-3f);
-    CHECK(bits_a_parameter(CODEC_TOPK2_64, x, count) <= 0.150);
-    CHECK(bits_a_parameter(CODEC_TOPK2_128, x, count) <= 0.270);
+    CHECK(bits_a_parameter(CODEC_TOPK2_64, x, count) <= 0.137);
+    CHECK(bits_a_parameter(CODEC_TOPK2_128, x, count) <= 0.240);
     free(x);
 }
 
@@ -296,8 +344,8 @@ TEST(clustered_deltas_of_many_scales_meet_it_too) {
     const size_t count = 1300000;
     float *x = normals(count, 2, 1e-3f), *row = normals(count / 128 + 1, 3, 1.0f);
     for (size_t i = 0; i < count; i++) x[i] *= row[i / 128] * row[i / 128] * (float)(1 + i / 300000 * 7);
-    CHECK(bits_a_parameter(CODEC_TOPK2_64, x, count) <= 0.150);
-    CHECK(bits_a_parameter(CODEC_TOPK2_128, x, count) <= 0.270);
+    CHECK(bits_a_parameter(CODEC_TOPK2_64, x, count) <= 0.145);
+    CHECK(bits_a_parameter(CODEC_TOPK2_128, x, count) <= 0.255);
     for (size_t i = 0; i < count; i++) x[i] = i / 128 % 16 ? x[i] * 1e-3f : x[i]; /* one row in sixteen has it all */
     CHECK(bits_a_parameter(CODEC_TOPK2_64, x, count) <= 0.130);
     free(x);
@@ -389,7 +437,7 @@ TEST_WITHIN(a_hundred_thousand_mutated_messages_are_refused_or_canonical, 120000
             memcpy(copy, message.data, message.size);
             size_t size = message.size;
             for (size_t edits = 1 + random_below(&random, 4); edits > 0; edits--) {
-                size_t from = random_below(&random, 4) ? 28 : 0, at = from + random_below(&random, message.size - from);
+                size_t from = random_below(&random, 4) ? 29 : 0, at = from + random_below(&random, message.size - from);
                 copy[at] = (uint8_t)random_u64(&random);
             }
             if (random_below(&random, 4) == 0) size = random_below(&random, size + 8);
@@ -424,44 +472,53 @@ static void check_refused(const uint8_t *payload, size_t size, size_t count, con
 }
 
 TEST(each_broken_rule_is_named) {
-    uint8_t payload[40] = {0};
+    enum { RUNS = 16, BITS = 17, SIZE = 19 };
     const uint8_t two[4] = {0, 0, 0, 0x40}, four[4] = {0, 0, 0x80, 0x40}, infinite[4] = {0, 0, 0x80, 0x7F};
-    const uint8_t minus_zero[4] = {0, 0, 0, 0x80};
-    check_refused(payload, 15, 1, "truncated in its table");
-    check_refused(payload, 16, 1, "chunk 0: truncated");
+    uint8_t payload[40] = {0}; /* as for one element of 2.0: 1, 1, 00000, 0, 01 */
+    check_refused(payload, 16, 1, "truncated in its table");
+    check_refused(payload, 17, 1, "chunk 0: truncated");
     memcpy(payload, two, 4);
-    payload[16] = 3;
-    check_refused(payload, 19, 1, "behind the last chunk");
-    payload[17] = 2; /* a padding bit */
-    check_refused(payload, 18, 1, "padding");
-    payload[17] = 1; /* code 2, whose table entry is zero */
-    check_refused(payload, 18, 1, "table entry 0 is not zero but unused");
-    payload[17] = 0;
+    payload[BITS] = 3;
+    payload[BITS + 1] = 2;
+    check_refused(payload, SIZE - 1, 1, "truncated, or a run");
+    check_refused(payload, SIZE + 1, 1, "behind the last chunk");
+    payload[BITS + 1] = 2 | 4; /* a padding bit */
+    check_refused(payload, SIZE, 1, "padding");
+    payload[BITS + 1] = 4; /* a run of two */
+    check_refused(payload, SIZE, 1, "a run is too long");
+    payload[BITS + 1] = 1 | 2; /* a run of none, a large element, a run of none */
+    check_refused(payload, SIZE, 1, "table entry 0 is not zero but unused");
+    payload[BITS + 1] = 2;
+    payload[RUNS] = 8;
+    check_refused(payload, SIZE, 1, "Rice parameter is out of range");
+    payload[RUNS] = 1; /* a run of one is 1, 1 */
+    payload[BITS + 1] = 3;
+    check_refused(payload, SIZE, 1, "not the cheapest");
+    payload[RUNS] = 0;
+    payload[BITS + 1] = 2;
     memcpy(payload + 4, four, 4);
-    check_refused(payload, 18, 1, "table entry 1 is not zero but unused");
-    memcpy(payload + 4, minus_zero, 4);
-    check_refused(payload, 18, 1, "wrong sign");
+    check_refused(payload, SIZE, 1, "table entry 1 is not zero but unused");
     memset(payload + 4, 0, 4);
     memcpy(payload, infinite, 4);
-    check_refused(payload, 18, 1, "table entry 0 is not finite");
+    check_refused(payload, SIZE, 1, "table entry 0 is not finite");
     memset(payload, 0, 4);
-    check_refused(payload, 18, 1, "table entry 0 is zero but used");
+    check_refused(payload, SIZE, 1, "table entry 0 is zero but used");
     memcpy(payload + 8, two, 4);
-    check_refused(payload, 18, 1, "table entry 2 has the wrong sign");
+    check_refused(payload, SIZE, 1, "table entry 2 has the wrong sign");
     memset(payload, 0, sizeof payload);
     memcpy(payload, two, 4);
-    payload[16] = 1 | 1 << 1 | 1 << 2; /* gap 1 in a chunk of one element */
-    check_refused(payload, 18, 1, "an index is beyond its end");
-    payload[16] = 0 | 15 << 1; /* Rice 15 */
-    check_refused(payload, 18, 1, "Rice parameter");
-    payload[16] = 0 | 0 << 1 | 2 << 5; /* sends two of one */
-    check_refused(payload, 18, 1, "more elements than it may");
-    payload[16] = 0 | 0 << 1 | 1 << 5; /* the long form of the usual: rice 0, sent 1 (bits 5 to 11), gap "1", code 00 */
-    payload[17] = 1 << 4;
-    check_refused(payload, 18, 1, "not in its shortest form");
-    payload[16] = 0 | 1 << 1; /* nothing sent, but a Rice parameter */
-    payload[17] = 0;
-    check_refused(payload, 18, 1, "not in its shortest form");
+    payload[BITS] = 1 | 1 << 1 | 1 << 2; /* gap 1 in a chunk of one element */
+    check_refused(payload, SIZE, 1, "an index is beyond its end");
+    payload[BITS] = 0 | 15 << 1; /* Rice 15 */
+    check_refused(payload, SIZE, 1, "Rice parameter");
+    payload[BITS] = 0 | 0 << 1 | 2 << 5; /* sends two of one */
+    check_refused(payload, SIZE, 1, "more elements than it may");
+    payload[BITS] = 0 | 0 << 1 | 1 << 5; /* the long form of the usual: rice 0, sent 1 (bits 5 to 11), gap "1", 0, 01 */
+    payload[BITS + 1] = 1 << 4 | 1 << 7;
+    check_refused(payload, SIZE, 1, "not in its shortest form");
+    payload[BITS] = 0 | 1 << 1; /* nothing sent, but a Rice parameter */
+    payload[BITS + 1] = 0;
+    check_refused(payload, SIZE, 1, "not in its shortest form");
 }
 
 TEST(a_delta_of_nothing_and_a_message_of_no_elements_round_trip) {
@@ -469,11 +526,77 @@ TEST(a_delta_of_nothing_and_a_message_of_no_elements_round_trip) {
     for (size_t count = 0; count < 3 * CHUNK; count += CHUNK) {
         float *x = xcalloc(count + 1, sizeof *x), *out = xcalloc(count + 1, sizeof *out);
         struct buffer message = encoded(CODEC_TOPK2_64, x, NULL, count);
-        CHECK(message.size <= 28 + 3);
+        CHECK(message.size <= 29 + 3);
         CHECK_OK(codec_decode(CODEC_TOPK2_64, buffer_bytes(&message), count, out, &error));
         CHECK_MEMORY(out, x, count * sizeof *x);
         buffer_deinit(&message);
         free(x);
         free(out);
     }
+}
+
+/* Messages that only the second writer can make: take a good one apart, break one thing, put it together again. */
+static void check_rewritten(const struct content *content, const char *why) {
+    struct error error = {0};
+    uint8_t *bytes = xcalloc(1, codec_bound(CODEC_TOPK2_64, content->count) + 64);
+    size_t size = write_again(CODEC_TOPK2_64, content, bytes);
+    enum status status = codec_check(CODEC_TOPK2_64, bytes_of(bytes, size), content->count, &error);
+    if (why) {
+        CHECK_EQUAL(status, INVALID);
+        CHECK_CONTAINS(error.message, why);
+    } else {
+        CHECK_EQUAL(status, OK);
+    }
+    free(bytes);
+}
+
+TEST(shifts_and_tables_out_of_range_are_refused) {
+    enum { COUNT = 2 * CHUNK };
+    float *x = xcalloc(COUNT, sizeof *x);
+    for (size_t i = 0; i < 20; i++) x[i] = x[CHUNK + i] = i == 7 ? 10.0f : 1.0f;
+    struct buffer message = encoded(CODEC_TOPK2_64, x, NULL, COUNT);
+    struct content *content = xcalloc(1, sizeof *content);
+    parse(CODEC_TOPK2_64, buffer_bytes(&message), COUNT, content);
+    CHECK(content->entries == 40 && content->code[0] == 0 && content->code[7] == 1 && content->chunk[1].shift == 0);
+    check_rewritten(content, NULL);
+    for (int shift = 124; shift <= 129; shift++) {
+        content->chunk[1].shift = -shift;
+        check_rewritten(content, shift <= 126 ? NULL : "chunk 1: shift is out of range");
+        content->chunk[1].shift = shift; /* the table has 1 and 10, and 10 · 2^124 is still finite */
+        check_rewritten(content, shift <= 124   ? NULL
+                                 : shift <= 126 ? "table entry 1 is not finite once shifted"
+                                                : "shift is out of range");
+    }
+    content->chunk[1].shift = 0;
+    uint8_t small[4];
+    memcpy(small, content->table, 4);
+    memcpy(content->table, content->table + 4, 4);
+    check_rewritten(content, NULL); /* equal is allowed */
+    memcpy(content->table + 4, small, 4);
+    check_rewritten(content, "table entry 0 is larger than entry 1");
+    memcpy(content->table, small, 4);
+    const uint8_t minus_zero[4] = {0, 0, 0, 0x80};
+    memcpy(content->table + 8, minus_zero, 4);
+    content->code[3] = 2;
+    check_rewritten(content, "table entry 2 has the wrong sign");
+    buffer_deinit(&message);
+    free(content);
+    free(x);
+}
+
+TEST(an_index_that_repeats_or_goes_back_cannot_be_written) {
+    struct error error = {0};
+    float *x = normals(CHUNK, 9, 1);
+    struct buffer message = encoded(CODEC_TOPK2_64, x, NULL, CHUNK);
+    struct content *content = xcalloc(1, sizeof *content);
+    parse(CODEC_TOPK2_64, buffer_bytes(&message), CHUNK, content);
+    content->index[63] = CHUNK; /* the one way to leave the chunk: past its end */
+    uint8_t *bytes = xcalloc(1, codec_bound(CODEC_TOPK2_64, CHUNK) + 64);
+    size_t size = write_again(CODEC_TOPK2_64, content, bytes);
+    CHECK_STATUS(codec_check(CODEC_TOPK2_64, bytes_of(bytes, size), CHUNK, &error), INVALID);
+    CHECK_CONTAINS(error.message, "beyond its end");
+    buffer_deinit(&message);
+    free(bytes);
+    free(content);
+    free(x);
 }
