@@ -1,10 +1,9 @@
-/* Reading: arguments choose the command and set flags; then environment and file fill in what no flag gave. A state an option
+/* Reading: arguments (options_arguments.c) choose the command and set flags; then environment and file fill in what no flag gave. A state an option
  * remembers the strongest source so far, so the order of reading does not matter; the weaker value is still checked. */
 #include "base/options.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/memory.h"
 #include "base/options_internal.h"
@@ -12,8 +11,6 @@
 
 /* Variables with our prefix that are read in other places than an option table. */
 static const char *const always_known[] = {"ATOLL_LOG", "ATOLL_KERNELS", "ATOLL_ROOT", "ATOLL_BIN", "ATOLL_TEST_*", NULL};
-/* Flags that every program has; tables may not use these names. */
-static const char *const built_in[] = {"help", "version", "print-config", "example-config", "config"};
 
 char *option_flag(const char *name, char out[static FLAG_SIZE]) {
     snprintf(out, FLAG_SIZE, "--%s", name);
@@ -60,7 +57,7 @@ static void check_option(const struct option *option) {
     ASSERT(option->size == field_size(option->type) && option->help);
     ASSERT((option->type == OPTION_ENUM) == (option->choices != NULL));
     ASSERT(!(option->type == OPTION_LIST && option->fallback));
-    for (size_t i = 0; i < COUNT_OF(built_in); i++) ASSERT(strcmp(option->name, built_in[i]) != 0);
+    for (size_t i = 0; option_built_in[i]; i++) ASSERT(strcmp(option->name, option_built_in[i]) != 0);
     struct error error = {0};
     char room[16];
     /* Bounds pass through the same parser, so a bad one asserts there. */
@@ -90,7 +87,7 @@ static void store(struct options *options, const struct option *option, const vo
     memcpy((char *)options->values + option->offset, value, option->size);
 }
 
-static void add_command(struct options *options, const struct command *command) {
+void option_add_command(struct options *options, const struct command *command) {
     ASSERT(options->depth < COMMAND_DEPTH);
     options->chain[options->depth++] = command;
     for (const struct option *option = command->options; option && option->name; option++) {
@@ -108,7 +105,7 @@ struct options *options_create(const struct command *program, void *values) {
     struct options *options = xcalloc(1, sizeof *options);
     options->program = program;
     options->values = values;
-    add_command(options, program);
+    option_add_command(options, program);
     return options;
 }
 
@@ -165,8 +162,8 @@ static void add_to_list(struct options *options, struct option_state *state, enu
     if (text) append_item(options, state, text);
 }
 
-static enum status set_value(struct options *options, struct option_state *state, enum option_source source, const char *text,
-                             const char *where, struct error *error) {
+enum status option_set(struct options *options, struct option_state *state, enum option_source source, const char *text,
+                       const char *where, struct error *error) {
     const struct option *option = state->option;
     if (option->type == OPTION_LIST) {
         add_to_list(options, state, source, text, where);
@@ -188,171 +185,13 @@ static enum status set_value(struct options *options, struct option_state *state
     return OK;
 }
 
-/* --- arguments --- */
-
-struct arguments {
-    int count, at;
-    char **texts;
-    struct option_state *positional; /* the LIST that takes all that are left, once reached */
-    size_t positionals;              /* how many have been given */
-};
-
-static const char *program_words(const struct options *options, char *out, size_t size) {
+const char *option_command_words(const struct options *options, char *out, size_t size) {
     size_t used = 0;
     out[0] = 0;
     for (size_t i = 0; i < options->depth && used < size; i++) {
         used += (size_t)snprintf(out + used, size - used, "%s%s", i ? " " : "", options->chain[i]->name);
     }
     return out;
-}
-
-static enum status unknown_flag(const struct options *options, const char *flag, struct error *error) {
-    struct suggestion near;
-    char(*flags)[FLAG_SIZE] = xcalloc(options->state_count + COUNT_OF(built_in), FLAG_SIZE);
-    size_t count = 0;
-    suggest_init(&near, flag);
-    for (size_t i = 0; i < options->state_count; i++) {
-        if (options->states[i].option->flags & (OPTION_POSITIONAL | OPTION_HIDDEN)) continue;
-        suggest_offer(&near, option_flag(options->states[i].option->name, flags[count++]));
-    }
-    for (size_t i = 0; i < COUNT_OF(built_in); i++) suggest_offer(&near, option_flag(built_in[i], flags[count++]));
-    char words[128];
-    program_words(options, words, sizeof words);
-    enum status status =
-        near.best ? error_set(error, INVALID, "unknown flag %s; did you mean %s? See '%s --help'", flag, near.best, words)
-                  : error_set(error, INVALID, "unknown flag %s; see '%s --help'", flag, words);
-    free(flags);
-    return status;
-}
-
-static struct option_state *find_flag(const struct options *options, const char *flag) {
-    char text[FLAG_SIZE];
-    for (size_t i = 0; i < options->state_count; i++) {
-        const struct option *option = options->states[i].option;
-        if (option->flags & OPTION_POSITIONAL) continue;
-        if (strcmp(option_flag(option->name, text), flag) == 0) return &options->states[i];
-    }
-    return NULL;
-}
-
-/* The value behind '=', or else the next argument. */
-static enum status take_value(struct arguments *arguments, const char *flag, const char *inline_value, const char **out,
-                              struct error *error) {
-    if (inline_value) {
-        *out = inline_value;
-        return OK;
-    }
-    if (arguments->at >= arguments->count) return error_set(error, INVALID, "%s needs a value behind it", flag);
-    *out = arguments->texts[arguments->at++];
-    return OK;
-}
-
-static enum status read_built_in(struct options *options, struct arguments *arguments, const char *flag, const char *inline_value,
-                                 bool *taken, struct error *error) {
-    *taken = true;
-    if (strcmp(flag, "--help") == 0 || strcmp(flag, "-h") == 0)
-        options->wants_help = true;
-    else if (strcmp(flag, "--version") == 0 && options->program->version)
-        options->wants_version = true;
-    else if (strcmp(flag, "--print-config") == 0)
-        options->wants_print = true;
-    else if (strcmp(flag, "--example-config") == 0)
-        options->wants_example = true;
-    else if (strcmp(flag, "--config") == 0 && options->has_file) {
-        const char *path = NULL;
-        TRY(take_value(arguments, flag, inline_value, &path, error));
-        free(options->config_path);
-        options->config_path = xstrdup(path);
-        options->config_source = OPTION_FROM_FLAG;
-        return OK;
-    } else
-        *taken = false;
-    if (*taken && inline_value) return error_set(error, INVALID, "%s takes no value", flag);
-    return OK;
-}
-
-static enum status read_flag(struct options *options, struct arguments *arguments, const char *text, struct error *error) {
-    char flag[FLAG_SIZE];
-    const char *equals = strchr(text, '=');
-    size_t size = equals ? (size_t)(equals - text) : strlen(text);
-    if (size >= sizeof flag) return error_set(error, INVALID, "unknown flag %.40s...", text);
-    memcpy(flag, text, size);
-    flag[size] = 0;
-    const char *inline_value = equals ? equals + 1 : NULL;
-    bool taken = false;
-    TRY(read_built_in(options, arguments, flag, inline_value, &taken, error));
-    if (taken) return OK;
-    struct option_state *state = find_flag(options, flag);
-    if (!state && strncmp(flag, "--no-", 5) == 0) {
-        char positive[FLAG_SIZE];
-        snprintf(positive, sizeof positive, "--%s", flag + 5);
-        state = find_flag(options, positive);
-        if (state && state->option->type == OPTION_BOOL) {
-            if (inline_value) return error_set(error, INVALID, "%s takes no value", flag);
-            return set_value(options, state, OPTION_FROM_FLAG, "false", flag, error);
-        }
-        state = NULL;
-    }
-    if (!state) return unknown_flag(options, flag, error);
-    if (state->option->type == OPTION_BOOL) {
-        return set_value(options, state, OPTION_FROM_FLAG, inline_value ? inline_value : "true", flag, error);
-    }
-    const char *value = NULL;
-    TRY(take_value(arguments, flag, inline_value, &value, error));
-    return set_value(options, state, OPTION_FROM_FLAG, value, flag, error);
-}
-
-static enum status choose_child(struct options *options, const char *word, struct error *error) {
-    const struct command *command = options->chain[options->depth - 1];
-    struct suggestion near;
-    suggest_init(&near, word);
-    for (size_t i = 0; command->children[i]; i++) {
-        if (strcmp(command->children[i]->name, word) == 0) {
-            add_command(options, command->children[i]);
-            return OK;
-        }
-        suggest_offer(&near, command->children[i]->name);
-    }
-    char words[128];
-    program_words(options, words, sizeof words);
-    if (near.best)
-        return error_set(error, INVALID, "unknown command '%s %s'; did you mean '%s %s'?", words, word, words, near.best);
-    return error_set(error, INVALID, "unknown command '%s %s'; see '%s --help'", words, word, words);
-}
-
-static enum status read_positional(struct options *options, struct arguments *arguments, const char *text, struct error *error) {
-    struct option_state *state = arguments->positional;
-    size_t index = 0;
-    for (size_t i = 0; !state && i < options->state_count; i++) {
-        if (!(options->states[i].option->flags & OPTION_POSITIONAL)) continue;
-        if (index++ == arguments->positionals) state = &options->states[i];
-    }
-    if (!state) {
-        char words[128];
-        return error_set(error, INVALID, "unexpected argument '%s'; see '%s --help'", text,
-                         program_words(options, words, sizeof words));
-    }
-    if (state->option->type == OPTION_LIST) arguments->positional = state;
-    arguments->positionals++;
-    return set_value(options, state, OPTION_FROM_FLAG, text, state->option->name, error);
-}
-
-enum status options_read_arguments(struct options *options, int argc, char **argv, struct error *error) {
-    struct arguments arguments = {.count = argc, .at = 1, .texts = argv};
-    bool only_positionals = false;
-    while (arguments.at < argc) {
-        const char *text = argv[arguments.at++];
-        bool has_children = options->chain[options->depth - 1]->children != NULL;
-        if (!only_positionals && strcmp(text, "--") == 0)
-            only_positionals = true;
-        else if (!only_positionals && text[0] == '-' && text[1])
-            TRY(read_flag(options, &arguments, text, error));
-        else if (has_children)
-            TRY(choose_child(options, text, error));
-        else
-            TRY(read_positional(options, &arguments, text, error));
-    }
-    return OK;
 }
 
 /* --- environment --- */
@@ -409,7 +248,7 @@ static bool is_listed(const char *name, const char *const *list) {
 
 static enum status set_from_environment(struct options *options, struct option_state *state, const char *name, const char *value,
                                         struct error *error) {
-    if (state->option->type != OPTION_LIST) return set_value(options, state, OPTION_FROM_ENVIRONMENT, value, name, error);
+    if (state->option->type != OPTION_LIST) return option_set(options, state, OPTION_FROM_ENVIRONMENT, value, name, error);
     add_to_list(options, state, OPTION_FROM_ENVIRONMENT, NULL, name);
     while (*value) {
         size_t size = strcspn(value, ",");
@@ -476,7 +315,7 @@ enum status options_set_from_file(struct options *options, const char *key, cons
     }
     if (bracket || !text) return error_set(error, INVALID, "%s: %s takes one value, not a list", where, name);
     char *place = xformat("%s: %s", where, name);
-    enum status status = set_value(options, state, OPTION_FROM_FILE, text, place, error);
+    enum status status = option_set(options, state, OPTION_FROM_FILE, text, place, error);
     free(place);
     if (status == OK && state->source == OPTION_FROM_FILE) remember(state, OPTION_FROM_FILE, where);
     return status;
@@ -487,7 +326,7 @@ enum status options_set_from_file(struct options *options, const char *key, cons
 enum status options_finish(struct options *options, struct error *error) {
     const struct command *command = options->chain[options->depth - 1];
     char words[128], flag[FLAG_SIZE], variable[FLAG_SIZE];
-    program_words(options, words, sizeof words);
+    option_command_words(options, words, sizeof words);
     if (command->children) return error_set(error, INVALID, "'%s' needs a command behind it; see '%s --help'", words, words);
     for (size_t i = 0; i < options->state_count; i++) {
         const struct option *option = options->states[i].option;
