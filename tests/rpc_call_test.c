@@ -444,7 +444,10 @@ TEST(a_slow_peer_that_keeps_moving_trips_nothing) {
     struct error error = {0};
     struct trace client = {.read_on = true};
     struct rpc_call *call;
-    CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &trace_handler, &client, &call, &error));
+    /* The client has asked for a message that never comes; what it can send is its progress. */
+    struct rpc_call_options options = {.progress_timeout_ms = 1000};
+    CHECK_OK(rpc_channel_call(pair.channel, &stream_method, &options, &trace_handler, &client, &call, &error));
+    rpc_call_read(call);
     for (int i = 0; i < 8; i++) { /* 2.4 s in all, never a second without a message */
         clock_sleep_ms(300);
         struct rpc_piece piece = rpc_piece_of(bytes_of("tick", 4));
@@ -452,8 +455,9 @@ TEST(a_slow_peer_that_keeps_moving_trips_nothing) {
     }
     WAIT_FOR(server.messages == 8);
     CHECK_EQUAL(server.closed, 0);
+    CHECK_EQUAL(client.closed, 0);
     rpc_call_cancel(call, RPC_CANCELLED, NULL);
-    WAIT_FOR(server.closed);
+    WAIT_FOR(server.closed && client.closed);
     rpc_call_release(call);
     pair_close(&pair);
 }
