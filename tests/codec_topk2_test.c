@@ -106,7 +106,7 @@ static unsigned tape_unary(struct tape *tape) {
 static void tape_write(struct tape *tape, unsigned value, unsigned width) {
     for (unsigned i = 0; i < width; i++, tape->at++) {
         if (tape->at % 8 == 0) tape->data[tape->at / 8] = 0;
-        tape->data[tape->at / 8] = (uint8_t)(tape->data[tape->at / 8] | (value >> i & 1u) << tape->at % 8);
+        tape->data[tape->at / 8] = (uint8_t)(tape->data[tape->at / 8] | (i < 32 ? value >> i & 1u : 0) << tape->at % 8);
     }
 }
 
