@@ -186,7 +186,8 @@ TEST(quoted_texts_read_back_exactly) {
                                         "\xf0\x9f\x98\x80",
                                         "\xc2\x85",
                                         "\xe2\x80\xa8",
-                                        "\xef\xbb\xbf", "\xef\xbf\xbf"};
+                                        "\xef\xbb\xbf",
+                                        "\xef\xbf\xbf"};
     for (size_t i = 0; i < COUNT_OF(texts); i++) {
         struct buffer line = {0};
         struct yaml *yaml = NULL;
