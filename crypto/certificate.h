@@ -2,9 +2,9 @@
  *
  * A node makes its key locally and sends a request (CSR), which proves that it holds the key and says nothing else: whoever
  * issues decides every name, purpose and date (`struct certificate_terms`), and the request's subject and extensions are
- * not even looked at. A peer is known by the one URI in its subjectAltName, such as `atoll:site:<32 hex>` or `atoll:admin:<name>`; a
- * server by a DNS name, such as `atoll-coordinator`. Profile: RFC 5280, Ed25519 per RFC 8410; roots have pathlen 0, so nothing
- * issued can issue. Works under TLS 1.3 with gRPC and with `openssl verify`.
+ * not even looked at. A peer is known by the one URI in its subjectAltName, such as `atoll:site:<32 hex>` or
+ * `atoll:admin:<name>`; a server by a DNS name, such as `atoll-coordinator`. Profile: RFC 5280, Ed25519 per RFC 8410; roots
+ * have pathlen 0, so nothing issued can issue. Works under TLS 1.3 with gRPC and with `openssl verify`.
  *
  * Certificates and requests travel as bytes, PEM or DER: what goes in may be either (recognised by its first bytes), what
  * comes out is as asked. PEM input holds exactly one object of the right kind. Inputs above CERTIFICATE_SIZE_MAX are refused
@@ -71,8 +71,8 @@ MUST_USE enum status certificate_issue(struct bytes authority, const struct key_
 /* INVALID: not one well-formed v3 certificate with an Ed25519 key, more than one URI, names with characters from outside the
  * sets above, or bytes left over. Says nothing about trust. */
 MUST_USE enum status certificate_parse(struct bytes certificate, struct certificate_info *out, struct error *error);
-/* As certificate_parse, and REFUSED unless `authority` signed it, it is an end certificate with the purposes it shows, and now_s lies within
- * its dates and the authority's. out may be NULL. */
+/* As certificate_parse, and REFUSED unless `authority` signed it, it is an end certificate with the purposes it shows, and
+ * now_s lies within its dates and the authority's. out may be NULL. */
 MUST_USE enum status certificate_verify(struct bytes certificate, struct bytes authority, uint64_t now_s,
                                         struct certificate_info *out, struct error *error);
 /* From either form to the one asked for; INVALID as certificate_parse, but for keys of any kind. Appends to *out. */

@@ -14,7 +14,8 @@ static bool looks_like_pem(struct bytes bytes) {
     return bytes.size > 0 && bytes.data[0] != 0x30;
 }
 
-/* PEM: exactly one object named `name`; text around it is refused, since nobody would see it after the conversion. The DER is owned by the caller. */
+/* PEM: exactly one object named `name`; text around it is refused, since nobody would see it after the conversion. The DER
+ * is owned by the caller. */
 static enum status pem_to_der(struct bytes pem, const char *name, unsigned char **der, long *size, struct error *error) {
     BIO *bio = BIO_new_mem_buf(pem.data, (int)pem.size);
     if (!bio) return openssl_failed(error, FAILED, "read PEM");
@@ -133,7 +134,8 @@ enum status certificate_raw_key(EVP_PKEY *pkey, uint8_t out[static PUBLIC_KEY_SI
     return OK;
 }
 
-/* Copies a string of the certificate where it consists of the expected characters only: no zero byte, nothing that could forge a log line. */
+/* Copies a string of the certificate where it consists of the expected characters only: no zero byte, nothing that could
+ * forge a log line. */
 static enum status copy_name(const ASN1_STRING *string, const char *also, char *out, size_t size, struct error *error) {
     const char *text = (const char *)ASN1_STRING_get0_data(string);
     int length = ASN1_STRING_length(string);
@@ -261,7 +263,8 @@ static enum status check_purpose(X509 *certificate, const struct certificate_inf
     return OK;
 }
 
-/* OpenSSL's own chain building, so that this agrees with what the TLS library does: signature, names, path length, usages, dates. */
+/* OpenSSL's own chain building, so that this agrees with what the TLS library does: signature, names, path length, usages,
+ * dates. */
 static enum status check_chain(X509 *certificate, X509 *authority, uint64_t now_s, struct error *error) {
     X509_STORE *store = X509_STORE_new();
     X509_STORE_CTX *context = X509_STORE_CTX_new();

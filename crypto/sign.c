@@ -130,8 +130,8 @@ enum status sign_message(const struct key_pair *key, const char *tag, struct byt
     return status;
 }
 
-/* The y coordinates of the eight points of small order, and the encodings of those that are not reduced modulo p = 2^255 - 19, little-endian,
- * without the sign bit: y = 0 (order 4), 1 (order 1), -1 (order 2), two of order 8, and p, p + 1. */
+/* The y coordinates of the eight points of small order, and the encodings of those that are not reduced modulo
+ * p = 2^255 - 19, little-endian, without the sign bit: y = 0 (order 4), 1 (order 1), -1 (order 2), two of order 8, and p, p + 1. */
 static const uint8_t small_order[7][PUBLIC_KEY_SIZE] = {
     {0x00},
     {0x01},

@@ -5,8 +5,8 @@
  * SIGN_TAG_MAX characters; a longer or empty one is a broken program, not an error. An empty message is fine.
  *
  * Verification takes whatever a peer sent: a signature of any length, a key that is no point on the curve, a non-canonical
- * S; all of these are INVALID. Public keys of small order, under which one signature fits nearly every message, are refused too.
- * Key pairs do not change once made: any number of threads may sign with one.
+ * S; all of these are INVALID. Public keys of small order, under which one signature fits nearly every message, are refused
+ * too. Key pairs do not change once made: any number of threads may sign with one.
  */
 #ifndef CRYPTO_SIGN_H
 #define CRYPTO_SIGN_H

@@ -4,13 +4,14 @@
  *     DIRECTORY/uploads/NAME        an upload in progress: its size is where the sender goes on
  *     DIRECTORY/uploads/.tmp-*      a write in progress
  *
- * A blob appears under its name only when its bytes are on disk: write, fdatasync, rename, fsync of the folder. When a call that makes a
- * blob returns OK, it is durable. Everything read through blob_read and blob_reader_open is compared with the digest first:
- * CORRUPT names it. A blob that is written again replaces the file, which heals a damaged one.
+ * A blob appears under its name only when its bytes are on disk: write, fdatasync, rename, fsync of the folder. When a call
+ * that makes a blob returns OK, it is durable. Everything read through blob_read and blob_reader_open is compared with the
+ * digest first: CORRUPT names it. A blob that is written again replaces the file, which heals a damaged one.
  *
- * FULL: the disk is, with figures; nothing is left behind but uploads, which go on once there is room. FAILED from a sync: stop the program,
- * what the disk holds is unknown. Paths are made from digests and checked names only, never from a peer's text.
- * The struct is fixed once open: any thread, also several processes. Batches, uploads and readers belong to one thread at a time.
+ * FULL: the disk is, with figures; nothing is left behind but uploads, which go on once there is room. FAILED from a sync:
+ * stop the program, what the disk holds is unknown. Paths are made from digests and checked names only, never from a peer's
+ * text. The struct is fixed once open: any thread, also several processes. Batches, uploads and readers belong to one
+ * thread at a time.
  */
 #ifndef STORAGE_BLOB_H
 #define STORAGE_BLOB_H
@@ -82,8 +83,8 @@ void blob_reader_close(struct blob_reader *reader); /* NULL is a no-op */
 
 /* --- uploads that survive a restart --- */
 
-/* Opens the upload of that name or begins it. name: 1 to BLOB_UPLOAD_NAME_MAX of [A-Za-z0-9_.-], not beginning with a dot; INVALID if not.
- * limit: bytes it may grow to. UNAVAILABLE while somebody else has it open. */
+/* Opens the upload of that name or begins it. name: 1 to BLOB_UPLOAD_NAME_MAX of [A-Za-z0-9_.-], not beginning with a dot;
+ * INVALID if not. limit: bytes it may grow to. UNAVAILABLE while somebody else has it open. */
 MUST_USE enum status blob_upload_open(struct blob_store *store, const char *name, uint64_t limit, struct blob_upload **out,
                                       struct error *error);
 uint64_t blob_upload_size(const struct blob_upload *upload); /* the offset to go on from */

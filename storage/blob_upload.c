@@ -1,9 +1,9 @@
 /* Uploads: a file under uploads/ that grows at its end, and becomes a blob when its bytes have the promised digest.
  *
- * The digest runs along while the upload was begun and is continued by the same handle. One that was taken up again after
- * a restart is read once more at its end; that costs one pass and needs no state on disk that could disagree with the file.
- * After a loss of power the file may hold fewer bytes than were acknowledged, or (on some file systems) zeroes: the size says the
- * first, the digest at the end the second. flock keeps two handles from writing to one upload.
+ * The digest runs along while the upload was begun and is continued by the same handle. One that was taken up again after a
+ * restart is read once more at its end; that costs one pass and needs no state on disk that could disagree with the file.
+ * After a loss of power the file may hold fewer bytes than were acknowledged, or (on some file systems) zeroes: the size
+ * says the first, the digest at the end the second. flock keeps two handles from writing to one upload.
  */
 #include <dirent.h>
 #include <errno.h>

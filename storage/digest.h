@@ -3,7 +3,8 @@
  * `struct digest` is declared, not defined, here: storage only passes on pointers to `state_size` bytes of it, aligned for
  * anything. The functions have the types of crypto/digest.h, so a program writes
  *
- *     static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init, digest_update, digest_final};
+ *     static const struct storage_digest sha256 = {
+ *         sizeof(struct digest), digest_pieces, digest_init, digest_update, digest_final};
  *
  * Called from any thread, also at once. The struct is borrowed for as long as what was opened with it is open.
  */

@@ -1,16 +1,18 @@
 /* Durable key/value tables (LMDB): small records that name things. Large things are blobs (storage/blob.h).
  *
- * One store a directory, one writing process a directory, one writer thread a store. Any thread fills a `struct store_batch` with
- * puts and deletes and hands it over; the writer takes all batches that wait, applies them in the order they came, commits
- * them as one transaction with one sync (group commit), and then calls each batch's callback. A batch is durable as a whole or
- * not at all, and never without all that were accepted before it. Tables are named by their index in the list given at open.
+ * One store a directory, one writing process a directory, one writer thread a store. Any thread fills a `struct
+ * store_batch` with puts and deletes and hands it over; the writer takes all batches that wait, applies them in the order
+ * they came, commits them as one transaction with one sync (group commit), and then calls each batch's callback. A batch is
+ * durable as a whole or not at all, and never without all that were accepted before it. Tables are named by their index in
+ * the list given at open.
  *
  * LMDB has no checksums, so each record carries 16 bytes of SHA-256 over its table, key and value, checked at every read:
  * CORRUPT names the table and the key. A table's or page's structure is LMDB's; damage there is CORRUPT where LMDB sees it.
  *
- * When the disk or the map limit is full, the batches concerned fail with FULL, nothing of them is stored, and from then on *every* commit
- * is FULL until store_resume: nothing can slip in behind a batch that was lost. Any other failure of a commit (a failed sync first of all) is fatal:
- * what is on disk is then unknown, `on_fatal` is called and the program must stop, restart and read back.
+ * When the disk or the map limit is full, the batches concerned fail with FULL, nothing of them is stored, and from then on
+ * *every* commit is FULL until store_resume: nothing can slip in behind a batch that was lost. Any other failure of a
+ * commit (a failed sync first of all) is fatal: what is on disk is then unknown, `on_fatal` is called and the program must
+ * stop, restart and read back.
  *
  * Reads copy out and hold a reader for as long as one copy takes; they never wait for the writer but while the map grows.
  * The process must not fork and go on using a store in the child.
@@ -52,10 +54,11 @@ struct store_options {         /* zeroes mean the default */
     void *fatal_context;
 };
 
-/* UNAVAILABLE if another process (or this one) has the directory open for writing: the message names its pid. CORRUPT if the files
- * are damaged or cut; INVALID for wrong options, NOT_FOUND when read_only and there is no store or table. */
+/* UNAVAILABLE if another process (or this one) has the directory open for writing: the message names its pid. CORRUPT if
+ * the files are damaged or cut; INVALID for wrong options, NOT_FOUND when read_only and there is no store or table. */
 MUST_USE enum status store_open(const struct store_options *options, struct store **out, struct error *error);
-/* Commits what waits, calls the callbacks, ends the thread, lets go of the directory. Nobody else may be in a call. NULL is a no-op. */
+/* Commits what waits, calls the callbacks, ends the thread, lets go of the directory. Nobody else may be in a call. NULL is
+ * a no-op. */
 void store_close(struct store *store);
 
 /* --- writing --- */
@@ -71,11 +74,13 @@ size_t store_batch_count(const struct store_batch *batch); /* puts and deletes *
 size_t store_batch_size(const struct store_batch *batch);  /* bytes it holds */
 
 /* On the writer thread, in the order of the commits, after all of the batch is durable (OK) or known not to be stored
- * (FULL), or when nothing is known (FAILED and whatever else). error lives during the call, NULL when OK. Must be brief, must not wait for a commit. */
+ * (FULL), or when nothing is known (FAILED and whatever else). error lives during the call, NULL when OK. Must be brief,
+ * must not wait for a commit. */
 typedef void store_done(void *context, enum status status, const struct error *error);
 
-/* Hands the batch over. OK: the store takes it and will call done (which may be NULL) exactly once. On any failure the caller still owns it:
- * FULL when the queue or the disk is (the message says which, with figures), INVALID if a put was wrong, else what made the store fail. */
+/* Hands the batch over. OK: the store takes it and will call done (which may be NULL) exactly once. On any failure the
+ * caller still owns it: FULL when the queue is (try again) or the disk is (store_figures says full; see store_resume),
+ * INVALID if a put was wrong, else what made the store fail. */
 MUST_USE enum status store_commit(struct store *store, struct store_batch *batch, store_done *done, void *context,
                                   struct error *error);
 /* Waits for room in the queue and then until durable. Takes the batch in any case. Not from a callback. */
@@ -89,13 +94,15 @@ void store_resume(struct store *store);
 MUST_USE enum status store_get(struct store *store, unsigned table, struct bytes key, struct buffer *out, struct error *error);
 /* OK or NOT_FOUND; checks no digest. */
 MUST_USE enum status store_has(struct store *store, unsigned table, struct bytes key, struct error *error);
-/* The record with the greatest key; NOT_FOUND if the table is empty. Replaces the content of *key and *value; value may be NULL. */
+/* The record with the greatest key; NOT_FOUND if the table is empty. Replaces the content of *key and *value; value may be
+ * NULL. */
 MUST_USE enum status store_last(struct store *store, unsigned table, struct buffer *key, struct buffer *value,
                                 struct error *error);
 MUST_USE enum status store_count(struct store *store, unsigned table, uint64_t *out, struct error *error);
 
 /* A walk over from <= key < to in key order (unsigned bytes, as memcmp). It copies up to 256 records or 1 MiB at a time and
- * keeps no reader between: every such portion is consistent in itself, the whole walk is not one snapshot. One thread at a time. */
+ * keeps no reader between: every such portion is consistent in itself, the whole walk is not one snapshot. One thread at a
+ * time. */
 struct store_scan;
 enum store_order { STORE_ASCENDING, STORE_DESCENDING };
 /* from and to are copied; size 0 means without bound. */

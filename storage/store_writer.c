@@ -5,9 +5,10 @@
  * much as fits into one group, applies it in that order in one transaction and commits, which costs one sync for all. While it
  * syncs, the next group gathers: under load the groups grow by themselves and nobody ever waits for a timer.
  *
- * What is promised about order: callbacks come in the order of the commits, and a batch becomes durable only together with or after
- * all batches before it. So when a group is lost (disk full), everything behind it is lost with it: the state changes to `full`
- * under the mutex at the same moment as the queue is emptied, and no later commit is accepted until somebody resumes.
+ * What is promised about order: callbacks come in the order of the commits, and a batch becomes durable only together with
+ * or after all batches before it. So when a group is lost (disk full), everything behind it is lost with it: the state
+ * changes to `full` under the mutex at the same moment as the queue is emptied, and no later commit is accepted until
+ * somebody resumes.
  *
  * Disk full is met before LMDB sees it: blocks for the group are reserved in the data file with fallocate. Where a file
  * system cannot do that, the write itself fails, LMDB gives the transaction up (its pages are copies: nothing that is

@@ -1,7 +1,7 @@
 /* What the store does when the world breaks: killed processes, damaged files, full disks, failed syncs.
  *
- * fdatasync, pwrite, writev and fallocate are defined here, and so called by LMDB too (the program's symbols come first): a test can make
- * the n-th call fail. */
+ * fdatasync, pwrite, writev and fallocate are defined here, and so called by LMDB too (the program's symbols come first): a
+ * test can make the n-th call fail. */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
