@@ -22,7 +22,7 @@ struct settings {
     uint64_t timeout_ms;
     /* of single commands */
     const char *directory, *manifest, *checkpoint, *name, *address, *reason, *output;
-    uint64_t expires_ms, inner_steps, watch_ms;
+    uint64_t expires_ms, inner_steps, watch_ms, from;
     bool dry_run;
 };
 

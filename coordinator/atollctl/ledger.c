@@ -147,6 +147,133 @@ static int ledger_verify(struct options *options, void *values) {
     return failed != UINT64_MAX || status == CORRUPT || status == INVALID ? EXIT_DAMAGED : EXIT_FAILED;
 }
 
+/* ---- list ---------------------------------------------------------------------------------------------------------------- */
+
+static void entry_json(uint64_t index, const struct ledger_entry *entry, const struct contribution *contribution,
+                       struct json_writer *writer) {
+    char hex[HEX32_SIZE];
+    json_begin_object(writer);
+    json_key(writer, "index");
+    json_u64(writer, index);
+    json_key(writer, "kind");
+    json_text(writer, ledger_kind_name(entry->kind));
+    json_key(writer, "epoch");
+    json_u64(writer, entry->epoch);
+    json_key(writer, "time_ms");
+    json_u64(writer, entry->time_ms);
+    if (contribution) {
+        json_key(writer, "site");
+        json_u64(writer, contribution->site);
+        json_key(writer, "sequence");
+        json_u64(writer, contribution->sequence);
+        json_key(writer, "fragment");
+        json_u64(writer, contribution->fragment);
+        json_key(writer, "base_version");
+        json_u64(writer, contribution->base_version);
+        json_key(writer, "inner_steps");
+        json_u64(writer, contribution->inner_steps);
+        json_key(writer, "tokens");
+        json_u64(writer, contribution->tokens);
+        json_key(writer, "loss");
+        json_f64(writer, (double)contribution->loss);
+        json_key(writer, "norm");
+        json_f64(writer, contribution->norm);
+        json_key(writer, "payload_size");
+        json_u64(writer, contribution->payload_size);
+        json_key(writer, "payload");
+        json_text(writer, hex_encode(contribution->payload_digest, DIGEST_SIZE, hex));
+    } else if (entry->kind == LEDGER_STEP) {
+        json_key(writer, "version");
+        json_u64(writer, entry->step.version);
+        json_key(writer, "fragment");
+        json_u64(writer, entry->step.fragment);
+        json_key(writer, "state_root");
+        json_text(writer, entry->step.has_root ? hex_encode(entry->step.root, DIGEST_SIZE, hex) : NULL);
+        json_key(writer, "parts");
+        json_begin_array(writer);
+        for (uint16_t i = 0; i < entry->step.count; i++) {
+            json_begin_object(writer);
+            json_key(writer, "index");
+            json_u64(writer, entry->step.parts[i].index);
+            json_key(writer, "scale");
+            json_f64(writer, (double)entry->step.parts[i].scale);
+            json_end_object(writer);
+        }
+        json_end_array(writer);
+    } else if (entry->kind == LEDGER_SITE_ADDED) {
+        json_key(writer, "site");
+        json_u64(writer, entry->added.site);
+        json_key(writer, "name");
+        json_text(writer, entry->added.name);
+    } else if (entry->kind == LEDGER_SITE_REVOKED) {
+        json_key(writer, "site");
+        json_u64(writer, entry->revoked.site);
+        json_key(writer, "reason");
+        json_text(writer, entry->revoked.reason);
+    }
+    json_end_object(writer);
+}
+
+static void entry_text(uint64_t index, const struct ledger_entry *entry, const struct contribution *contribution) {
+    printf("%8llu  %-14s", (unsigned long long)index, ledger_kind_name(entry->kind));
+    if (contribution) {
+        printf(" site %u sequence %llu fragment %u base %llu loss %.4f, %llu bytes", contribution->site,
+               (unsigned long long)contribution->sequence, contribution->fragment, (unsigned long long)contribution->base_version,
+               (double)contribution->loss, (unsigned long long)contribution->payload_size);
+    } else if (entry->kind == LEDGER_STEP) {
+        printf(" version %llu fragment %u merges", (unsigned long long)entry->step.version, entry->step.fragment);
+        for (uint16_t i = 0; i < entry->step.count; i++) printf(" %llu", (unsigned long long)entry->step.parts[i].index);
+    } else if (entry->kind == LEDGER_SITE_ADDED) {
+        printf(" %u %s", entry->added.site, entry->added.name);
+    } else if (entry->kind == LEDGER_SITE_REVOKED) {
+        printf(" %u %s", entry->revoked.site, entry->revoked.reason);
+    }
+    putchar('\n');
+}
+
+static enum status list_entry(const struct ledger_source *source, uint64_t index, struct json_writer *writer,
+                              struct error *error) {
+    struct buffer raw = {0};
+    struct ledger_entry entry;
+    struct contribution contribution;
+    bool is_contribution = false;
+    enum status status = source->entry(source->context, index, &raw, error);
+    if (status == OK) status = ledger_entry_decode(buffer_bytes(&raw), &entry, error);
+    if (status == OK && entry.kind == LEDGER_CONTRIBUTION) {
+        is_contribution = true;
+        status = contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE), &contribution, error);
+    }
+    if (status == OK && writer)
+        entry_json(index, &entry, is_contribution ? &contribution : NULL, writer);
+    else if (status == OK)
+        entry_text(index, &entry, is_contribution ? &contribution : NULL);
+    buffer_deinit(&raw);
+    return status;
+}
+
+static int ledger_list(struct options *options, void *values) {
+    const struct settings *settings = values;
+    struct directory data = {0};
+    struct buffer out = {0};
+    struct json_writer writer = json_writer_of(&out, true);
+    struct error error = {0};
+    bool json = settings->format == FORMAT_JSON;
+    (void)options;
+    enum status status = directory_open(settings->directory, true, NULL, NULL, &data, &error);
+    if (status != OK) return report_failure(&error);
+    struct ledger_source source = directory_source(&data);
+    if (json) json_begin_array(&writer);
+    for (uint64_t index = settings->from; status == OK; index++)
+        status = list_entry(&source, index, json ? &writer : NULL, &error);
+    if (json && status == NOT_FOUND) {
+        json_end_array(&writer);
+        print_buffer(&out);
+    }
+    buffer_deinit(&out);
+    directory_close(&data);
+    return status == NOT_FOUND ? EXIT_DONE : report_failure(&error);
+}
+
 static const struct option verify_options[] = {{.name = "dir",
                                                 .type = OPTION_PATH,
                                                 OPTION_FIELD(struct settings, directory),
@@ -170,5 +297,16 @@ static const struct command verify_command = {
         "final parameters are computed anew. Needs no coordinator and no keys. The first disagreement is reported by its entry. "
         "Exit codes: 0 all of it holds, 4 it does not, 1 it could not be read.",
     .examples = "cp -a /srv/atoll/demo /tmp/copy && atollctl ledger verify --dir /tmp/copy"};
-static const struct command *const verbs[] = {&verify_command, NULL};
+static const struct option list_options[] = {
+    {.name = "dir",
+     .type = OPTION_PATH,
+     OPTION_FIELD(struct settings, directory),
+     .value_name = "DIR",
+     .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
+     .help = "a run's data directory, in use or copied"},
+    {.name = "from", .type = OPTION_U64, OPTION_FIELD(struct settings, from), .flags = OPTION_FLAG_ONLY, .help = "first entry"},
+    {0}};
+static const struct command list_command = {
+    .name = "list", .summary = "print the entries, as they are recorded", .options = list_options, .run = ledger_list};
+static const struct command *const verbs[] = {&verify_command, &list_command, NULL};
 const struct command ledger_command = {.name = "ledger", .summary = "prove what was trained", .children = verbs};
