@@ -70,7 +70,7 @@ void model_state_deinit(struct model_state *state) {
 /* --- a step ---------------------------------------------------------------------------------------------------------------
  * Nothing is touched before everything is known to be good. Structure and digests are checked message by message. That no
  * value will leave the finite numbers follows from norms, which bound every element: the largest magnitude that any
- * intermediate can reach is bounded below in double, with the same recurrences as the step itself, and refused above VALUE_LIMIT, which
+ * intermediate can reach is bounded in double, with the same recurrences as the step itself, and refused above VALUE_LIMIT, which
  * leaves a factor of 256 to the largest float for the roundings that the bound ignores. The bound is deterministic, so all
  * agree on what is refused. No honest model is within thirty orders of magnitude of it. */
 #define VALUE_LIMIT 0x1p120
@@ -122,16 +122,15 @@ struct bounds {
 static double bounds_advance(struct bounds *b, const struct rules *rules, bool ends, double g) {
     double rate = (double)rules->rate, beta = (double)rules->momentum, period = (double)rules->period;
     b->accumulated += g;
-    double largest = MAX(g, b->accumulated), update = g / period;
+    double reached = g + b->accumulated, update = g / period;
     if (ends) {
         b->momentum = beta * b->momentum + b->accumulated / period;
-        largest = MAX(largest, b->momentum);
+        reached += b->momentum;
         update += beta * b->momentum;
         b->accumulated = 0;
     }
     b->theta += rate * update;
-    largest = MAX(MAX(largest, update), b->theta);
-    return b->theta == b->theta ? largest : b->theta; /* MAX drops a NaN */
+    return reached + update + b->theta; /* a sum, where the largest would do, because a sum keeps a NaN */
 }
 
 static enum status check_dense(const struct model_state *state, uint32_t fragment, uint64_t start, uint64_t count, uint32_t parts,

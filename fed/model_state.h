@@ -8,8 +8,8 @@
  * g and q are multiplied by the part's scale first. Every operation is fp32, rounded one by one, in index order of the parts,
  * so that any machine gets the same bits; `state_root` of merkle.h names them.
  *
- * Memory: theta (4 bytes a parameter), dense: m and D too (12 in all), and a scratch of one fragment: 4 bytes (dense) or 8 + 2
- * (sparse, sum, value and counts) a parameter of the largest fragment. Allocated once. One owner.
+ * Memory: theta (4 bytes a parameter), dense: m and D too (12 in all), and a scratch of one fragment: 4 bytes (dense) or 4 + 2
+ * (sparse, sum and counts) a parameter of the largest fragment. Allocated once. One owner.
  */
 #ifndef FED_MODEL_STATE_H
 #define FED_MODEL_STATE_H
@@ -27,7 +27,7 @@ struct model_state {
     uint64_t counts[FRAGMENTS_LIMIT]; /* t of each fragment */
     /* private */
     struct manifest manifest;
-    float *scratch;      /* [largest fragment] decoded part */
+    float *scratch;      /* [largest fragment], dense only: decoded part */
     float *sum;          /* [largest fragment], sparse only */
     uint16_t *senders;   /* [largest fragment], sparse only */
 };
@@ -46,7 +46,8 @@ struct step_input { /* one part of the step, in the entry's order */
     float scale;
 };
 /* Applies a step to `fragment`, making `version`, which must be the next one. CORRUPT (naming the part) if a payload is not
- * the one its header names or does not decode, or a value would become non-finite; the state is then as before. `root`
+ * the one its header names or does not decode, or values could grow beyond 2^120 (a bound from norms, computed before anything
+ * is touched, so the same everywhere); the state is then as before. INVALID for another fragment or version than may come. `root`
  * (may be NULL) gets the new state root. */
 MUST_USE enum status model_state_step(struct model_state *state, uint32_t fragment, uint64_t version, uint32_t count,
                                       const struct step_input inputs[], uint8_t *root, struct error *error);

@@ -41,7 +41,10 @@ MUST_USE enum status replay_run(const struct ledger_source *source, const struct
                                 struct error *error);
 
 /* Gathers what model_state_step needs for one STEP entry and applies it; used by replay_run and by live followers.
- * find(index) must be answerable from `run` BEFORE the step entry is applied to it (its parts are still pending). */
+ * find(index) must be answerable from `run` BEFORE the step entry is applied to it (its parts are still pending). The step is
+ * checked against the run's rules and its payloads against their headers' digests and norms before a tensor is touched. *root
+ * is the new state root where the manifest wants one for this version, else zero. An entry that is being planned may lack its
+ * root; one that has another is CORRUPT, and the model is then unusable. */
 MUST_USE enum status replay_step(const struct ledger_source *source, const struct run_state *run,
                                  const struct ledger_entry *step, struct model_state *model, uint8_t root[static DIGEST_SIZE],
                                  struct error *error);

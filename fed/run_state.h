@@ -6,13 +6,17 @@
  * not justify, and a site notices one that tries.
  *
  * Scale of a part in a step, all in fp32/fp64 with explicit rounding, so that everybody computes the same bits:
- *   clip    = factor * median / norm where factor > 0, at least clip_minimum norms were accepted and norm > factor * median,
- *             else 1. The median is over the norms of the last clip_window contributions in the ledger before THIS
+ *   clip    = factor * median / norm where factor > 0, at least clip_minimum norms were accepted, the median is above 0
+ *             and norm > factor * median, else 1. The median is over the norms of the last clip_window contributions in the ledger before THIS
  *             contribution's entry (upper median of the sorted norms), so it is known and fixed once the contribution is in
  *             the ledger: contributions that arrive while a step is being computed do not change that step.
  *   weight  = 1, or 1 / sqrt(1 + staleness) or 1 / (1 + staleness) as the manifest says
  *   scale   = (float)(clip * weight)
  * Staleness of a contribution = number of steps to its fragment with a version in (base_version, now].
+ *
+ * A site has at most one contribution a fragment waiting. A pause or the end of the run refuses new contributions; what waits
+ * may still be merged. Revoking a site drops what waits from it: it stays in the ledger and is never merged. run_apply.c has
+ * the table of what is allowed when.
  *
  * No I/O, no clock, no randomness; one owner.
  */
@@ -116,11 +120,11 @@ struct admission_limits {
 };
 /* Everything that can be decided from the header before a byte of payload comes: identity, signature, run, layout, epoch,
  * sequence, phase, base version and its root, staleness, sizes. `site` is the one whose certificate the call came with.
- * ACCEPTED fills *out. `why` (may be NULL) gets a sentence for log and peer. */
+ * ACCEPTED fills *out, and so does DUPLICATE, for the old receipt. `why` (may be NULL) gets a sentence for log and peer. */
 enum refusal admission_header(const struct run_state *state, uint32_t site, struct bytes header, struct bytes signature,
                               const struct admission_limits *limits, struct contribution *out, struct error *why);
 /* The rest, from the payload, which is the caller's worker's job: size, digest, structure, finite, norm. `scratch` holds
- * `count` floats (the fragment's parameters) and is overwritten. Thread-safe: touches only its arguments. */
+ * `count` floats (the fragment's parameters) and holds the decoded delta afterwards if ACCEPTED. Thread-safe: touches only its arguments. */
 enum refusal admission_payload(const struct contribution *contribution, const struct manifest *manifest, struct bytes payload,
                                uint64_t count, float *scratch, struct error *why);
 

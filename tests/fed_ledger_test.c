@@ -178,6 +178,11 @@ TEST(steps_with_unordered_parts_bad_scales_or_counts_are_refused) {
     ledger_entry_encode(&entry, &raw);
     raw.data[flag_at] = 2;
     check_refused(&raw);
+    entry = sample(LEDGER_STEP);
+    entry.step.has_root = false;
+    ledger_entry_encode(&entry, &raw);
+    raw.data[flag_at] = 2; /* neither with a root nor without */
+    check_refused(&raw);
     buffer_deinit(&raw);
 }
 

@@ -168,6 +168,8 @@ static void consistency_of(const struct merkle *tree, size_t old_size, size_t si
         if (wrong != old_size) CHECK(!merkle_check_consistency(old_size, wrong_root, size, root, &proof));
         if (wrong != size && old_size != 0) CHECK(!merkle_check_consistency(old_size, old_root, size, wrong_root, &proof));
     }
+    if (old_size > 0)
+        CHECK(!merkle_check_consistency(old_size, old_root, size + 64, root, &proof)); /* a higher tree's path is longer */
     for (uint32_t i = 0; i < proof.count; i++) {
         proof.hashes[i][31] ^= 0x80;
         CHECK(!merkle_check_consistency(old_size, old_root, size, root, &proof));
