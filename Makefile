@@ -89,7 +89,7 @@ BENCH_PROGRAMS := $(patsubst bench/%.c,$(OUT)/bench/%,$(BENCH_SOURCES))
 PROTO_GENERATED := $(patsubst %.proto,$(OUT)/generated/%.pb-c,$(wildcard proto/*.proto))
 CUDA_BACKEND := $(if $(NVCC),$(OUT)/bin/atoll-kernels-cuda.so)
 
-.PHONY: all programs demo test sim bench trainer check clean deps-found generated tests-built coverage
+.PHONY: all programs demo test test-run sim bench trainer check clean deps-found generated tests-built coverage
 .DEFAULT_GOAL := all
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -165,16 +165,24 @@ tests-built: deps-found $(TEST_PROGRAMS)
 $(OUT)/tests/%: $(OUT)/tests/%.o $(OUT)/tests/test.o $(LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
-test: programs tests-built
+test-run: programs tests-built
 	$(Q)scripts/run-tests $(OUT) '$(TESTS)'
+# The two commands of the README work on a machine that has nothing but make: they install, then start make anew, because what
+# is found is found when make starts.
+test:
+	$(Q)scripts/install-deps
+	$(Q)$(MAKE) --no-print-directory -j$(shell nproc) test-run
 
 SEED  ?=
 SEEDS ?=
 sim: $(OUT)/bin/atoll-sim
 	$(Q)$(OUT)/bin/atoll-sim faults $(if $(SEED),--seed $(SEED) --trace,--seeds $(if $(SEEDS),$(SEEDS),200))
 
-demo: programs
-	$(Q)scripts/demo --programs $(OUT)/bin
+demo:
+	$(Q)scripts/install-deps
+	$(Q)$(MAKE) --no-print-directory -j$(shell nproc) programs trainer
+	$(Q)scripts/demo-data build/data
+	$(Q)scripts/demo --programs $(OUT)/bin --data build/data --output build/demo
 
 bench: programs $(BENCH_PROGRAMS)
 	$(Q)bench/run $(OUT)
