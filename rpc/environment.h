@@ -2,7 +2,8 @@
  *
  * The library beneath keeps process-wide state: its own threads, a log, and the file-descriptor table that it shares with
  * everything else. Opening the environment starts it (references are counted: servers and channels hold one each), turns its
- * log into ours (its errors become `warn grpc_log`, the rest `debug grpc_log`), switches TLS 1.2 off, and ignores SIGPIPE.
+ * log into ours (its errors become `warn grpc_log`, the rest `debug grpc_log`), switches TLS 1.2 off
+ * (for Ed25519 and EC certificates; the library has no such setting for RSA), and ignores SIGPIPE.
  * Never fork without exec once it is open.
  */
 #ifndef RPC_ENVIRONMENT_H
