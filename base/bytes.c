@@ -85,8 +85,10 @@ struct bytes reader_take(struct reader *reader, size_t size) {
 void reader_copy(struct reader *reader, void *out, size_t size) {
     struct bytes taken = reader_take(reader, size);
     if (size == 0) return;
-    if (taken.data) memcpy(out, taken.data, size);
-    else memset(out, 0, size);
+    if (taken.data)
+        memcpy(out, taken.data, size);
+    else
+        memset(out, 0, size);
 }
 
 static uint64_t reader_integer(struct reader *reader, size_t size) {
@@ -149,8 +151,6 @@ enum status hex_decode(const char *text, void *out, size_t size, struct error *e
     for (size_t i = 0; i < 2 * size; i++) {
         if (hex_digit(text[i]) < 0) return error_set(error, INVALID, "'%c' is not a hexadecimal digit", text[i]);
     }
-    for (size_t i = 0; i < size; i++) {
-        bytes[i] = (uint8_t)(hex_digit(text[2 * i]) << 4 | hex_digit(text[2 * i + 1]));
-    }
+    for (size_t i = 0; i < size; i++) { bytes[i] = (uint8_t)(hex_digit(text[2 * i]) << 4 | hex_digit(text[2 * i + 1])); }
     return OK;
 }

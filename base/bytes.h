@@ -13,7 +13,7 @@
 
 #include "base/status.h"
 
-struct bytes {         /* borrowed: says nothing about who owns what it points to */
+struct bytes { /* borrowed: says nothing about who owns what it points to */
     const uint8_t *data;
     size_t size;
 };

@@ -29,10 +29,10 @@ MUST_USE enum status log_level_parse(const char *text, enum log_level *out, stru
 void log_set_context(const char *pairs);
 void log_write(struct log_site *site, enum log_level level, const char *event, const char *format, ...) PRINTF_LIKE(4, 5);
 
-#define log_at(level, event, ...)                                             \
-    do {                                                                      \
-        static struct log_site log_site_;                                     \
-        if (log_is_on(level)) log_write(&log_site_, (level), (event), __VA_ARGS__); \
+#define log_at(level, event, ...)                                                                                                \
+    do {                                                                                                                         \
+        static struct log_site log_site_;                                                                                        \
+        if (log_is_on(level)) log_write(&log_site_, (level), (event), __VA_ARGS__);                                              \
     } while (0)
 
 /* The format may be "" where the event says it all. */

@@ -47,9 +47,12 @@ static void put(struct queue *queue, void *item) {
 enum status queue_push(struct queue *queue, void *item) {
     enum status status = OK;
     pthread_mutex_lock(&queue->lock);
-    if (queue->closed) status = CANCELLED;
-    else if (queue->size == queue->capacity) status = FULL;
-    else put(queue, item);
+    if (queue->closed)
+        status = CANCELLED;
+    else if (queue->size == queue->capacity)
+        status = FULL;
+    else
+        put(queue, item);
     pthread_mutex_unlock(&queue->lock);
     return status;
 }
@@ -58,8 +61,10 @@ enum status queue_push_wait(struct queue *queue, void *item) {
     enum status status = OK;
     pthread_mutex_lock(&queue->lock);
     while (!queue->closed && queue->size == queue->capacity) pthread_cond_wait(&queue->not_full, &queue->lock);
-    if (queue->closed) status = CANCELLED;
-    else put(queue, item);
+    if (queue->closed)
+        status = CANCELLED;
+    else
+        put(queue, item);
     pthread_mutex_unlock(&queue->lock);
     return status;
 }

@@ -41,9 +41,7 @@ enum status error_wrap(struct error *error, enum status status, const char *form
     int wrote = vsnprintf(context, sizeof context, format, arguments);
     va_end(arguments);
     size_t used = wrote < 0 ? 0 : (size_t)wrote;
-    if (used + 3 < sizeof context) {
-        snprintf(context + used, sizeof context - used, ": %s", error->message);
-    }
+    if (used + 3 < sizeof context) { snprintf(context + used, sizeof context - used, ": %s", error->message); }
     memcpy(error->message, context, sizeof context);
     error->message[sizeof error->message - 1] = 0;
     if (error->status == OK) error->status = status;

@@ -50,10 +50,10 @@ enum status error_set_at(struct error *error, enum status status, const char *fi
 enum status error_wrap(struct error *error, enum status status, const char *format, ...) PRINTF_LIKE(3, 4);
 
 /* Leaves the function on failure. Only while nothing is held; with resources, `goto out`. */
-#define TRY(expr)                                    \
-    do {                                             \
-        enum status try_status_ = (expr);            \
-        if (try_status_ != OK) return try_status_;   \
+#define TRY(expr)                                                                                                                \
+    do {                                                                                                                         \
+        enum status try_status_ = (expr);                                                                                        \
+        if (try_status_ != OK) return try_status_;                                                                               \
     } while (0)
 
 /* For a broken program, never for broken input: stays on in release. A peer's bytes must never reach one. */

@@ -53,7 +53,9 @@ TEST(hexadecimal_goes_both_ways_and_refuses_the_rest) {
 }
 
 TEST_EXPECTED_TO(CRASH, a_crash_is_caught) { abort(); }
-TEST_EXPECTED_TO(HANG, a_hang_is_caught) { for (;;) __asm__ volatile(""); }
+TEST_EXPECTED_TO(HANG, a_hang_is_caught) {
+    for (;;) __asm__ volatile("");
+}
 TEST_EXPECTED_TO(FAIL, a_failed_check_is_caught) { CHECK_EQUAL(1 + 1, 3); }
 TEST_EXPECTED_TO(LEAK, a_leak_is_caught_where_a_sanitizer_looks) {
     void *volatile lost = malloc(100);

@@ -136,9 +136,12 @@ static void describe(const struct test *test, const struct outcome *outcome, boo
         return;
     }
     char why[80];
-    if (outcome->timed_out) snprintf(why, sizeof why, "no end within its deadline");
-    else if (WIFSIGNALED(outcome->status)) snprintf(why, sizeof why, "killed by signal %d", WTERMSIG(outcome->status));
-    else snprintf(why, sizeof why, "exit code %d", WEXITSTATUS(outcome->status));
+    if (outcome->timed_out)
+        snprintf(why, sizeof why, "no end within its deadline");
+    else if (WIFSIGNALED(outcome->status))
+        snprintf(why, sizeof why, "killed by signal %d", WTERMSIG(outcome->status));
+    else
+        snprintf(why, sizeof why, "exit code %d", WEXITSTATUS(outcome->status));
     printf("FAIL %-6llums %s: %s\n", (unsigned long long)outcome->took_ms, test->name, why);
 }
 
@@ -166,8 +169,10 @@ int main(int count, char **arguments) {
         struct outcome outcome = run_in_child(test, "/proc/self/exe", slowdown ? slowdown : 1);
         bool good = as_expected(test, &outcome);
         describe(test, &outcome, good);
-        if (good) passed++;
-        else failed++;
+        if (good)
+            passed++;
+        else
+            failed++;
     }
     printf("%u passed, %u failed\n", passed, failed);
     return failed ? 1 : 0;
