@@ -1,0 +1,373 @@
+#include "node/daemon.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/random.h"
+#include "model/export.h"
+#include "node/daemon_core.h"
+#include "node/model_trainer.h"
+#include "node/run_model.h"
+#include "rpc/environment.h"
+
+enum { STATUS_INTERVAL_MS = 1000, SIGNAL_POLL_MS = 200 };
+
+/* ---- what the threads tell ---------------------------------------------------------------------------------------------------- */
+
+static void on_progress(void *context, uint64_t steps, uint64_t tokens, double loss) {
+    struct node_event event = {.kind = NODE_PROGRESS};
+    event.progress.steps = steps;
+    event.progress.tokens = tokens;
+    event.progress.loss = loss;
+    daemon_tell(context, &event);
+}
+
+static void on_snapshotted(void *context, uint32_t fragment, uint64_t sequence, uint64_t steps, uint64_t tokens,
+                           uint64_t trainer_steps, struct buffer *optimizer) {
+    struct daemon *daemon = context;
+    worker_snapshotted(daemon->worker, fragment, sequence, trainer_steps, optimizer);
+    struct node_event event = {.kind = NODE_SNAPSHOTTED, .fragment = fragment, .sequence = sequence};
+    event.snapshotted.steps = steps;
+    event.snapshotted.tokens = tokens;
+    daemon_tell(daemon, &event);
+}
+
+static void on_rebased(void *context, uint32_t fragment, uint64_t sequence, enum training_move why) {
+    struct daemon *daemon = context;
+    worker_rebased(daemon->worker, fragment, sequence, why);
+}
+
+static void on_captured(void *context, struct training_capture *capture) {
+    struct daemon *daemon = context;
+    worker_captured(daemon->worker, capture);
+}
+
+static void on_failed(void *context, enum status status, const char *message) {
+    char text[256];
+    snprintf(text, sizeof text, "training stopped: %.200s", message);
+    daemon_tell(context, &(struct node_event){.kind = NODE_FAULT, .status = status, .message = text});
+}
+
+static void on_step_applied(void *context, const struct ledger_entry *entry, const uint8_t root[DIGEST_SIZE], uint64_t spent_ms) {
+    struct daemon *daemon = context;
+    char hex[HEX32_SIZE];
+    report_add_root(daemon->report, entry->step.version, root);
+    log_info("step_applied", "version=%llu fragment=%u parts=%u root_ok=%s root=%.16s ms=%llu",
+             (unsigned long long)entry->step.version, entry->step.fragment, entry->step.count,
+             entry->step.has_root ? "true" : "unknown", hex_encode(root, DIGEST_SIZE, hex), (unsigned long long)spent_ms);
+}
+
+static float compute_share(void *context) {
+    struct daemon *daemon = context;
+    return report_compute_share(daemon->report, daemon->training);
+}
+
+static uint64_t backlog(void *context) {
+    struct daemon *daemon = context;
+    return atomic_load(&daemon->backlog);
+}
+
+static void heartbeat(void *context, struct buffer *request) {
+    struct daemon *daemon = context;
+    report_heartbeat(daemon->report, daemon->training, request);
+}
+
+static void load(void *context, const struct snapshot_header *header) {
+    struct daemon *daemon = context;
+    worker_load(daemon->worker, header);
+}
+
+/* ---- the first entry ------------------------------------------------------------------------------------------------------------ */
+
+static enum status compare_genesis(struct daemon *daemon, const struct ledger_entry *entry, struct error *error) {
+    const struct site *site = daemon->site;
+    struct manifest manifest;
+    uint8_t digest[DIGEST_SIZE];
+    if (entry->kind != LEDGER_GENESIS) return error_set(error, INVALID, "the ledger does not begin with its genesis entry");
+    if (memcmp(entry->genesis.run_id, site->run_id, RUN_ID_SIZE) != 0)
+        return error_set(error, INVALID, "the ledger is of another run than we joined");
+    if (memcmp(entry->genesis.coordinator_key, site->coordinator_key, PUBLIC_KEY_SIZE) != 0)
+        return error_set(error, INVALID, "the ledger names another coordinator's key than the join did");
+    TRY(manifest_parse(entry->genesis.manifest, &manifest, error));
+    manifest_digest(&manifest, digest);
+    if (memcmp(digest, site->manifest_digest, DIGEST_SIZE) != 0)
+        return error_set(error, INVALID, "the ledger has another manifest than the join gave");
+    if (entry->genesis.parameters != daemon->layout.count)
+        return error_set(error, INVALID,
+                         "the run's model has %llu parameters, the manifest's has %llu here: another build's layout",
+                         (unsigned long long)entry->genesis.parameters, (unsigned long long)daemon->layout.count);
+    if (memcmp(entry->genesis.layout_digest, daemon->layout_digest, DIGEST_SIZE) != 0)
+        return error_set(error, INVALID,
+                         "the run's parameter layout differs from the one this build makes of the manifest, from tensor %s on",
+                         daemon->layout.tensors[0].name);
+    if (daemon->from_initial && memcmp(entry->genesis.initial_root, daemon->initial_root, DIGEST_SIZE) != 0)
+        return error_set(error, INVALID, "the run starts from other parameters than the manifest gives here");
+    return OK;
+}
+
+static enum status check_genesis(void *context, const struct ledger_entry *entry, struct error *error) {
+    struct daemon *daemon = context;
+    enum status status = compare_genesis(daemon, entry, error);
+    if (status != OK) daemon_tell(daemon, &(struct node_event){.kind = NODE_FAULT, .status = status, .message = error->message});
+    return status;
+}
+
+/* ---- start ------------------------------------------------------------------------------------------------------------------------ */
+
+static enum status open_model(struct daemon *daemon, struct error *error) {
+    const struct settings *settings = daemon->settings;
+    const struct manifest *manifest = &daemon->site->manifest;
+    struct run_model_local local = {.sequences = (uint32_t)settings->sequences,
+                                    .accumulation = (uint32_t)settings->accumulation,
+                                    .threads = (uint32_t)settings->threads};
+    struct data_options data = {.vocabulary = manifest->model.vocabulary,
+                                .heldout = settings->heldout,
+                                .seed = random_hash(manifest->initial.seed, daemon->site->number)};
+    if (settings->data.count == 0)
+        return error_set(error, INVALID, "no training data: give --data FILE, or `data:` in node.yaml");
+    TRY(run_model_layout(manifest, &daemon->layout, error));
+    run_model_layout_digest(&daemon->layout, daemon->layout_digest);
+    TRY(data_open(settings->data.items, settings->data.count, &data, &daemon->data, error));
+    TRY(run_model_trainer(manifest, &local, &daemon->trainer, error));
+    snprintf(daemon->device, sizeof daemon->device, "cpu %s x%u", trainer_kernels(daemon->trainer),
+             settings->threads ? (unsigned)settings->threads : thread_processor_count());
+    return replica_init(&daemon->replica, manifest, daemon->layout.count, error);
+}
+
+static enum status open_journal(struct daemon *daemon, struct error *error) {
+    const struct manifest *manifest = &daemon->site->manifest;
+    TRY(journal_open(daemon->site->directory, manifest->fragments, &daemon->journal, error));
+    struct restore_input input = {.journal = daemon->journal,
+                                  .manifest = manifest,
+                                  .layout = &daemon->layout,
+                                  .initial = daemon->settings->initial,
+                                  .replica = &daemon->replica,
+                                  .trainer = daemon->trainer};
+    TRY(restore_site(&input, &daemon->restored, error));
+    daemon->from_initial = !daemon->restored.from_checkpoint && journal_size(daemon->journal) == 0;
+    if (daemon->from_initial) state_root(daemon->replica.global.theta, daemon->layout.count, daemon->initial_root);
+    log_info("restored", "version=%llu entries=%llu replayed=%llu checkpoint=%s in_flight=%zu trainer_steps=%llu",
+             (unsigned long long)daemon->replica.global.version, (unsigned long long)journal_size(daemon->journal),
+             (unsigned long long)daemon->restored.replayed, daemon->restored.from_checkpoint ? "true" : "false",
+             daemon->restored.spooled_count, (unsigned long long)trainer_counters(daemon->trainer).steps);
+    return OK;
+}
+
+static enum status open_channel(struct daemon *daemon, struct error *error) {
+    const struct site *site = daemon->site;
+    if (!daemon->settings->address)
+        return error_set(error, INVALID, "no coordinator's address: give --address, or `address:` in node.yaml");
+    struct rpc_channel_options options = {.address = daemon->settings->address,
+                                          .root_ca = (const char *)site->ca_pem.data,
+                                          .chain = (const char *)site->certificate_pem.data,
+                                          .private_key = (const char *)site->key_pem.data,
+                                          .server_name = COORDINATOR_NAME,
+                                          .connections = (uint32_t)daemon->settings->connections};
+    return rpc_channel_open(&options, &daemon->channel, error);
+}
+
+static enum status start_training(struct daemon *daemon, struct error *error) {
+    struct training_options options = {.trainer = daemon->trainer,
+                                       .data = daemon->data,
+                                       .replica = &daemon->replica,
+                                       .throttle = daemon->settings->throttle,
+                                       .keep_optimizer = daemon->replica.fragments == 1,
+                                       .checkpoint_ms = daemon->settings->checkpoint_ms,
+                                       .handler = {.context = daemon,
+                                                   .progress = on_progress,
+                                                   .snapshotted = on_snapshotted,
+                                                   .rebased = on_rebased,
+                                                   .captured = on_captured,
+                                                   .failed = on_failed}};
+    for (uint32_t i = 0; i < daemon->replica.fragments; i++) {
+        options.fragment[i].in_flight = daemon->restored.fragment[i].in_flight;
+        options.fragment[i].over = daemon->restored.fragment[i].over;
+    }
+    TRY(training_start(&options, &daemon->training, error));
+    worker_set_training(daemon->worker, daemon->training);
+    return OK;
+}
+
+static enum status start_links(struct daemon *daemon, struct error *error) {
+    uint64_t largest = 0;
+    for (uint32_t i = 0; i < daemon->replica.fragments; i++) {
+        uint64_t start, count;
+        fragment_range(daemon->layout.count, daemon->replica.fragments, i, &start, &count);
+        largest = MAX(largest, count);
+    }
+    struct uplink_options up = {.journal = daemon->journal,
+                                .traffic = &daemon->traffic,
+                                .bandwidth = daemon->settings->bandwidth,
+                                .timeout_ms = (uint32_t)daemon->settings->timeout_ms,
+                                .tell = daemon_tell,
+                                .context = daemon};
+    TRY(uplink_start(&up, &daemon->uplink, error));
+    struct downlink_options down = {.site = daemon->site,
+                                    .journal = daemon->journal,
+                                    .traffic = &daemon->traffic,
+                                    .channel = daemon->channel,
+                                    .timeout_ms = (uint32_t)daemon->settings->timeout_ms,
+                                    .payload_limit = codec_bound(daemon->replica.codec, (size_t)largest),
+                                    .backlog_limit = BACKLOG_LIMIT,
+                                    .backlog = backlog,
+                                    .heartbeat = heartbeat,
+                                    .check_genesis = check_genesis,
+                                    .load = load,
+                                    .tell = daemon_tell,
+                                    .context = daemon};
+    return downlink_start(&down, &daemon->downlink, error);
+}
+
+static enum status start(struct daemon *daemon, struct error *error) {
+    TRY(open_model(daemon, error));
+    TRY(open_journal(daemon, error));
+    TRY(open_channel(daemon, error));
+    struct report_options report = {.site = daemon->site,
+                                    .traffic = &daemon->traffic,
+                                    .device = daemon->device,
+                                    .metrics_file = daemon->settings->metrics_file,
+                                    .trainer_steps = trainer_counters(daemon->trainer).steps};
+    daemon->report = report_create(&report);
+    report_write(daemon->report, NULL, "starting", NULL);
+    TRY(daemon_brain_restore(daemon, error));
+    struct worker_options worker = {.site = daemon->site,
+                                    .replica = &daemon->replica,
+                                    .journal = daemon->journal,
+                                    .tell = daemon_tell,
+                                    .step_applied = on_step_applied,
+                                    .compute_share = compute_share,
+                                    .context = daemon};
+    TRY(worker_start(&worker, &daemon->worker, error));
+    TRY(start_training(daemon, error));
+    TRY(start_links(daemon, error));
+    return thread_start("brain", daemon_brain_run, daemon, &daemon->brain, error);
+}
+
+/* ---- stop --------------------------------------------------------------------------------------------------------------------------- */
+
+static void drop_event(struct envelope *envelope) {
+    buffer_deinit(&envelope->bytes);
+    free(envelope);
+}
+
+static void stop(struct daemon *daemon, bool capture) {
+    downlink_destroy(daemon->downlink);
+    uplink_destroy(daemon->uplink);
+    daemon->downlink = NULL;
+    daemon->uplink = NULL;
+    if (daemon->training) training_stop(daemon->training, capture);
+    if (daemon->worker) worker_stop(daemon->worker);
+    rpc_channel_close(daemon->channel); /* heartbeats under way are answered before the brain goes */
+    daemon->channel = NULL;
+    if (daemon->events) queue_close(daemon->events);
+    (void)!thread_join(daemon->brain, UINT64_MAX);
+    void *left;
+    while (daemon->events && queue_pop(daemon->events, 0, &left) == OK) drop_event(left);
+    queue_destroy(daemon->events);
+    daemon->events = NULL;
+}
+
+static void close_all(struct daemon *daemon) {
+    worker_destroy(daemon->worker);
+    training_destroy(daemon->training);
+    node_state_destroy(daemon->state);
+    report_destroy(daemon->report);
+    journal_close(daemon->journal);
+    replica_deinit(&daemon->replica);
+    trainer_destroy(daemon->trainer);
+    data_close(daemon->data);
+    layout_deinit(&daemon->layout);
+    pthread_mutex_destroy(&daemon->lock);
+    rpc_environment_close();
+}
+
+static enum status export_result(struct daemon *daemon, struct error *error) {
+    const struct settings *settings = daemon->settings;
+    char *path = settings->export_directory ? xstrdup(settings->export_directory) : site_path(daemon->site, "export");
+    const struct model_state *global = &daemon->replica.global;
+    enum status status = export_model(path, &daemon->layout, global->theta, (int64_t)global->version,
+                                      daemon->site->manifest.tokenizer == TOKENIZER_BYTE, error);
+    if (status == OK) log_info("exported", "version=%llu path=\"%s\"", (unsigned long long)global->version, path);
+    free(path);
+    return status;
+}
+
+/* ---- the main thread ------------------------------------------------------------------------------------------------------------------ */
+
+static bool has_ended(struct daemon *daemon) {
+    pthread_mutex_lock(&daemon->lock);
+    bool ended = daemon->ended;
+    pthread_mutex_unlock(&daemon->lock);
+    return ended;
+}
+
+static void block_signals(sigset_t *set) {
+    sigemptyset(set);
+    sigaddset(set, SIGTERM);
+    sigaddset(set, SIGINT);
+    pthread_sigmask(SIG_BLOCK, set, NULL);
+}
+
+/* Until the brain has ended it, or a signal comes. */
+static void watch(struct daemon *daemon, const sigset_t *set) {
+    uint64_t next_status = 0;
+    while (!has_ended(daemon)) {
+        struct timespec poll = {0, SIGNAL_POLL_MS * 1000000L};
+        int got = sigtimedwait(set, NULL, &poll);
+        if (got == SIGTERM || got == SIGINT) {
+            log_info("stopping", "signal=%s", got == SIGTERM ? "TERM" : "INT");
+            return;
+        }
+        uint64_t now = clock_monotonic_ms();
+        if (now < next_status) continue;
+        next_status = now + STATUS_INTERVAL_MS;
+        report_write(daemon->report, daemon->training, NULL, NULL);
+    }
+}
+
+static enum status finish(struct daemon *daemon, enum daemon_end *how, struct error *error) {
+    static const char *const states[] = {
+        [DAEMON_STOPPED] = "stopped", [DAEMON_FINISHED] = "finished", [DAEMON_HALTED] = "halted"};
+    bool ended = has_ended(daemon);
+    enum daemon_end first = ended ? daemon->end : DAEMON_STOPPED;
+    stop(daemon, first != DAEMON_HALTED);
+    *how = daemon->ended ? daemon->end : DAEMON_STOPPED; /* the last checkpoint may have failed */
+    enum status status = OK;
+    if (*how == DAEMON_FINISHED) status = export_result(daemon, error);
+    if (status == OK && daemon->ended && error) *error = daemon->why;
+    report_write(daemon->report, daemon->training, states[*how], daemon->ended ? daemon->why.message : NULL);
+    return status;
+}
+
+enum status daemon_run(const struct settings *settings, const struct site *site, enum daemon_end *how, struct error *error) {
+    struct daemon *daemon = xcalloc(1, sizeof *daemon);
+    sigset_t set;
+    block_signals(&set);
+    daemon->settings = settings;
+    daemon->site = site;
+    pthread_mutex_init(&daemon->lock, NULL);
+    daemon->events = queue_create(EVENTS_LIMIT);
+    rpc_environment_open();
+    /* The brain's first actions need all threads, and the threads' first events its queue: so it starts last. */
+    enum status status = start(daemon, error);
+    if (status == OK) {
+        log_info("started", "site=%u name=%s parameters=%llu device=\"%s\"", site->number, site->name,
+                 (unsigned long long)daemon->layout.count, daemon->device);
+        watch(daemon, &set);
+        status = finish(daemon, how, error);
+    } else {
+        if (daemon->report) report_write(daemon->report, NULL, "halted", error ? error->message : NULL);
+        stop(daemon, false);
+    }
+    close_all(daemon);
+    free(daemon);
+    return status;
+}

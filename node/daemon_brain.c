@@ -1,0 +1,245 @@
+/* The brain's thread: events in, actions out. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/random.h"
+#include "node/daemon_core.h"
+
+enum { HEARTBEAT_TIMEOUT_MS = 30000 };
+
+struct node_moment daemon_now(void) {
+    return (struct node_moment){.monotonic_ms = clock_monotonic_ms(), .wall_ms = clock_wall_ms()};
+}
+
+static struct envelope *envelope_create(const struct node_event *event) {
+    struct envelope *envelope = xcalloc(1, sizeof *envelope);
+    envelope->event = *event;
+    if (event->bytes.size > 0) buffer_append(&envelope->bytes, event->bytes.data, event->bytes.size);
+    envelope->event.bytes = buffer_bytes(&envelope->bytes);
+    if (event->message) {
+        size_t size = MIN(strlen(event->message), sizeof envelope->message - 1);
+        memcpy(envelope->message, event->message, size);
+        envelope->event.message = envelope->message;
+    }
+    return envelope;
+}
+
+static void envelope_destroy(struct envelope *envelope) {
+    buffer_deinit(&envelope->bytes);
+    free(envelope);
+}
+
+void daemon_tell(void *context, const struct node_event *event) {
+    struct daemon *daemon = context;
+    struct envelope *envelope = envelope_create(event);
+    if (queue_push_wait(daemon->events, envelope) != OK) envelope_destroy(envelope);
+}
+
+/* ---- heartbeats: a call of their own, answered on rpc/'s thread ---------------------------------------------------------- */
+
+static enum status decode_reply(struct buffer *raw, struct heartbeat_reply *out, struct arena *arena, struct error *error) {
+    struct frame frame;
+    TRY(frame_split(buffer_bytes(raw), &frame, error));
+    return heartbeat_reply_decode(frame, arena, out, error);
+}
+
+static void on_heartbeat_reply(void *user, const struct rpc_outcome *outcome, struct buffer *raw) {
+    struct daemon *daemon = user;
+    struct node_event event = {.kind = NODE_HEARTBEAT_REPLY, .status = outcome->status};
+    struct error error = {0};
+    struct arena arena = {0};
+    arena_create(&arena, ARENA_SIZE);
+    if (outcome->status == OK) {
+        struct heartbeat_reply reply;
+        traffic_down(&daemon->traffic, raw->size);
+        event.status = decode_reply(raw, &reply, &arena, &error);
+        if (event.status == OK) {
+            event.heartbeat.inner_steps = reply.inner_steps;
+            event.heartbeat.phase = (enum run_phase)reply.phase;
+            event.heartbeat.version = reply.version;
+            if (reply.code) log_warn("heartbeat_refused", "code=%s", refusal_name(reply.code));
+        }
+    }
+    arena_deinit(&arena);
+    struct envelope *envelope = envelope_create(&event);
+    if (queue_push(daemon->events, envelope) != OK) { /* this thread may not wait */
+        envelope_destroy(envelope);
+        atomic_store(&daemon->heartbeat_lost, true);
+    }
+}
+
+static void send_heartbeat(struct daemon *daemon) {
+    struct buffer request = {0};
+    struct error error = {0};
+    report_heartbeat(daemon->report, daemon->training, &request);
+    struct rpc_piece piece = rpc_piece_of(buffer_bytes(&request));
+    struct rpc_call_options options = {.progress_timeout_ms = HEARTBEAT_TIMEOUT_MS};
+    enum status status = rpc_channel_unary(daemon->channel, service_path(METHOD_HEARTBEAT), &options, &piece, 1,
+                                           on_heartbeat_reply, daemon, &error);
+    if (status == OK)
+        traffic_up(&daemon->traffic, request.size);
+    else
+        atomic_store(&daemon->heartbeat_lost, true);
+    buffer_deinit(&request);
+}
+
+/* ---- actions -------------------------------------------------------------------------------------------------------------- */
+
+static void end(struct daemon *daemon, enum daemon_end how, const char *message) {
+    pthread_mutex_lock(&daemon->lock);
+    if (!daemon->ended) {
+        daemon->ended = true;
+        daemon->end = how;
+        error_set(&daemon->why, FAILED, "%s", message);
+    }
+    pthread_mutex_unlock(&daemon->lock);
+}
+
+static void log_merged(struct daemon *daemon, const struct node_action *action) {
+    log_info("merged", "fragment=%u sequence=%llu staleness=%llu version=%llu", action->fragment,
+             (unsigned long long)action->sequence, (unsigned long long)node_state_staleness(daemon->state),
+             (unsigned long long)run_state_version(node_state_run(daemon->state)));
+}
+
+static void carry_out(struct daemon *daemon, struct node_action *action) {
+    switch (action->kind) {
+    case NODE_DO_CONNECT: downlink_connect(daemon->downlink, action->ask_offer, action->index, action->payloads_from); break;
+    case NODE_DO_FETCH: downlink_fetch(daemon->downlink); break;
+    case NODE_DO_FOLLOW: downlink_follow(daemon->downlink, action->index, action->payloads_from); break;
+    case NODE_DO_SNAPSHOT: training_snapshot(daemon->training, action->fragment, action->sequence); break;
+    case NODE_DO_ENCODE: worker_encode(daemon->worker, &action->contribution); break;
+    case NODE_DO_UPLOAD: uplink_send(daemon->uplink, daemon->channel, action->fragment, action->sequence); break;
+    case NODE_DO_APPLY: worker_apply(daemon->worker, node_state_run(daemon->state), buffer_bytes(&action->bytes)); break;
+    case NODE_DO_REBASE:
+        log_merged(daemon, action);
+        worker_rebase(daemon->worker, action->fragment, action->sequence);
+        break;
+    case NODE_DO_RESTORE: worker_restore(daemon->worker, action->fragment, action->sequence); break;
+    case NODE_DO_ADVANCE: worker_advance(daemon->worker, action->fragment); break;
+    case NODE_DO_TRAIN: training_train(daemon->training, action->train, action->wait, action->until_steps); break;
+    case NODE_DO_HEARTBEAT: send_heartbeat(daemon); break;
+    case NODE_DO_TIMER: daemon->timer_at = action->at_ms; break;
+    case NODE_DO_FINISH:
+        log_info("run_over", "reason=\"%s\"", run_state_reason(node_state_run(daemon->state)));
+        end(daemon, DAEMON_FINISHED, "the run is over");
+        break;
+    case NODE_DO_HALT:
+        log_error("halted", "message=\"%s\"", action->message);
+        end(daemon, DAEMON_HALTED, action->message);
+        break;
+    }
+}
+
+/* What others may see of the brain, and what the trainer's schedule goes by. */
+static void publish(struct daemon *daemon) {
+    const struct node_state *state = daemon->state;
+    const struct run_state *run = node_state_run(state);
+    atomic_store(&daemon->backlog, node_state_backlog(state));
+    struct report_view view = {.linked = node_state_linked(state),
+                               .has_run = run_state_has_genesis(run),
+                               .ledger_size = run_state_size(run),
+                               .sequence = node_state_sequence(state),
+                               .staleness = node_state_staleness(state)};
+    for (unsigned code = 1; code < REFUSAL_COUNT; code++) view.refused[code] = node_state_refused(state, (enum refusal)code);
+    if (view.has_run) {
+        const struct run_site *own = run_state_site(run, daemon->site->number);
+        view.version = run_state_version(run);
+        view.run_tokens = run_state_tokens(run);
+        view.epoch = run_state_epoch(run);
+        view.phase = run_state_phase(run);
+        view.active_sites = run_state_active_sites(run);
+        view.inner_steps = node_state_inner_steps(state);
+        view.fragments = run_state_manifest(run)->fragments;
+        for (uint32_t i = 0; i < view.fragments; i++) view.slots[i] = node_state_slot(state, i);
+        view.accepted = own ? own->contributions : 0;
+        view.own_tokens = own ? own->tokens : 0;
+    }
+    report_set_view(daemon->report, &view);
+    if (!view.has_run || view.ledger_size == daemon->told_ledger_size || !daemon->training) return;
+    daemon->told_ledger_size = view.ledger_size;
+    training_tell_run(daemon->training, view.run_tokens, view.own_tokens, view.active_sites);
+}
+
+static void settle(struct daemon *daemon, struct node_actions *actions) {
+    publish(daemon);
+    for (size_t i = 0; i < actions->count; i++) carry_out(daemon, &actions->items[i]);
+    node_actions_clear(actions);
+}
+
+static void step(struct daemon *daemon, const struct node_event *event, struct node_actions *actions) {
+    node_state_step(daemon->state, event, daemon_now(), actions);
+    settle(daemon, actions);
+}
+
+static uint64_t time_left(uint64_t at_ms) {
+    if (at_ms == UINT64_MAX) return UINT64_MAX;
+    uint64_t now = clock_monotonic_ms();
+    return at_ms > now ? at_ms - now : 0;
+}
+
+void daemon_brain_run(void *context) {
+    struct daemon *daemon = context;
+    struct node_actions actions = {0};
+    void *item = NULL;
+    enum status status;
+    const struct restored *restored = &daemon->restored;
+    node_state_start(daemon->state, daemon->replica.global.version, restored->spooled, restored->spooled_count, daemon_now(),
+                     &actions);
+    settle(daemon, &actions);
+    while ((status = queue_pop(daemon->events, MIN(time_left(daemon->timer_at), 1000u), &item)) != CANCELLED) {
+        if (status == OK) {
+            struct envelope *envelope = item;
+            step(daemon, &envelope->event, &actions);
+            envelope_destroy(envelope);
+        }
+        if (atomic_exchange(&daemon->heartbeat_lost, false))
+            step(daemon, &(struct node_event){.kind = NODE_HEARTBEAT_REPLY, .status = UNAVAILABLE}, &actions);
+        if (time_left(daemon->timer_at) > 0) continue;
+        daemon->timer_at = UINT64_MAX;
+        step(daemon, &(struct node_event){.kind = NODE_TIMER}, &actions);
+    }
+    node_actions_deinit(&actions);
+}
+
+/* ---- start ------------------------------------------------------------------------------------------------------------------ */
+
+/* Bytes that one outer step brings down: what a late joiner weighs against a snapshot. */
+static uint64_t nominal_payload(const struct manifest *manifest, uint64_t parameters) {
+    double bits = 32;
+    switch ((enum codec)manifest->codec.kind) {
+    case CODEC_FP32: bits = 32; break;
+    case CODEC_BF16: bits = 16; break;
+    case CODEC_INT8: bits = 8.1; break;
+    case CODEC_FP4: bits = 4.1; break;
+    case CODEC_TOPK2_64: bits = 0.15; break;
+    case CODEC_TOPK2_128: bits = 0.27; break;
+    }
+    return (uint64_t)(bits / 8 * (double)parameters / manifest->fragments * manifest->merge.quorum) + 1;
+}
+
+enum status daemon_brain_restore(struct daemon *daemon, struct error *error) {
+    const struct settings *settings = daemon->settings;
+    struct node_options options = {.site = daemon->site->number,
+                                   .overlap = settings->overlap,
+                                   .heartbeat_ms = settings->heartbeat_ms,
+                                   .backoff_ms = settings->backoff_ms,
+                                   .backoff_limit_ms = settings->backoff_limit_ms,
+                                   .queue_limit = BACKLOG_LIMIT,
+                                   .nominal_payload = nominal_payload(&daemon->site->manifest, daemon->layout.count)};
+    random_system(&options.seed, sizeof options.seed);
+    daemon->timer_at = UINT64_MAX;
+    daemon->state = node_state_create(&options);
+    struct ledger_source source = journal_source(daemon->journal);
+    struct buffer raw = {0};
+    enum status status = OK;
+    for (uint64_t index = 0; status == OK && index < journal_size(daemon->journal); index++) {
+        raw.size = 0;
+        status = source.entry(source.context, index, &raw, error);
+        if (status == OK) status = node_state_restore(daemon->state, buffer_bytes(&raw), error);
+    }
+    buffer_deinit(&raw);
+    return status;
+}

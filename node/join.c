@@ -1,0 +1,134 @@
+#include "node/join.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "crypto/certificate.h"
+#include "node/site.h"
+#include "proto/messages.h"
+#include "proto/service.h"
+#include "rpc/channel.h"
+
+enum { JOIN_TIMEOUT_MS = 30000, CLOCK_APART_MS = 5 * 60 * 1000 };
+
+static const char *advice(uint32_t code) {
+    switch (code) {
+    case JOIN_SECRET: return "the token is of no invitation of this run: ask the admin for another";
+    case JOIN_EXPIRED: return "the invitation has run out: ask the admin for another";
+    case JOIN_USED: return "the invitation was used by another key: if that was not you, tell the admin at once";
+    case JOIN_NAME: return "the invitation is for another name";
+    case JOIN_CSR: return "the coordinator does not take this key: delete node.key and try again";
+    case JOIN_PROTOCOL: return "this build and the coordinator have no protocol in common: update";
+    case JOIN_STOPPED: return "the run has ended";
+    case JOIN_BUSY: return "the coordinator is busy: try again";
+    default: return "";
+    }
+}
+
+static enum status call(const char *address, const struct invitation *invitation, const struct key_pair *key, struct arena *arena,
+                        struct buffer *raw, struct join_reply *reply, struct error *error) {
+    struct rpc_channel *channel = NULL;
+    struct buffer ca_pem = {0}, csr = {0}, request = {0};
+    enum status status = certificate_convert(bytes_of(invitation->ca_der, invitation->ca_size), CERTIFICATE_PEM, &ca_pem, error);
+    buffer_u8(&ca_pem, 0);
+    if (status == OK) status = certificate_request_create(key, CERTIFICATE_DER, &csr, error);
+    struct join_request message = {.protocol_min = PROTOCOL_OLDEST,
+                                   .protocol_max = PROTOCOL_VERSION,
+                                   .site_name = invitation->name,
+                                   .invitation_secret = bytes_of(invitation->secret, SECRET_SIZE),
+                                   .csr_der = buffer_bytes(&csr),
+                                   .software = NODE_SOFTWARE};
+    if (status == OK) status = join_request_encode(&message, &request, error);
+    struct rpc_channel_options options = {
+        .address = address, .root_ca = (const char *)ca_pem.data, .server_name = COORDINATOR_NAME};
+    if (status == OK) status = rpc_channel_open(&options, &channel, error);
+    struct rpc_call_options how = {.progress_timeout_ms = JOIN_TIMEOUT_MS, .wait_for_connection = true};
+    if (status == OK)
+        status = rpc_channel_unary_wait(channel, service_path(METHOD_JOIN), &how, buffer_bytes(&request), raw, NULL, error);
+    rpc_channel_close(channel);
+    struct frame frame;
+    if (status == OK) status = frame_split(buffer_bytes(raw), &frame, error);
+    if (status == OK) status = join_reply_decode(frame, arena, reply, error);
+    buffer_deinit(&ca_pem);
+    buffer_deinit(&csr);
+    free_clearing(request.data, request.capacity);
+    return status;
+}
+
+/* The reply must come from whom the token names, and be about our own key. */
+static enum status check(const struct invitation *invitation, const struct key_pair *key, const struct join_reply *reply,
+                         struct error *error) {
+    struct certificate_info info, authority, wanted;
+    uint64_t now_s = clock_wall_ms() / 1000;
+    uint64_t apart =
+        reply->server_time_ms > now_s * 1000 ? reply->server_time_ms - now_s * 1000 : now_s * 1000 - reply->server_time_ms;
+    if (apart > CLOCK_APART_MS) log_warn("clock_differs", "from=coordinator by_ms=%llu", (unsigned long long)apart);
+    TRY(certificate_parse(bytes_of(invitation->ca_der, invitation->ca_size), &wanted, error));
+    TRY(certificate_parse(reply->ca_pem, &authority, error));
+    if (memcmp(wanted.fingerprint, authority.fingerprint, DIGEST_SIZE) != 0)
+        return error_set(error, INVALID, "the reply names another CA than the token");
+    TRY(certificate_verify(reply->certificate_pem, reply->ca_pem, reply->server_time_ms / 1000, &info, error));
+    if (memcmp(info.public_key, key_pair_public(key), PUBLIC_KEY_SIZE) != 0)
+        return error_set(error, INVALID, "the certificate that came is for another key");
+    return public_key_check(reply->coordinator_key, error);
+}
+
+static void append_terminated(struct buffer *out, struct bytes text) {
+    buffer_append(out, text.data, text.size);
+    buffer_u8(out, 0);
+    out->size--;
+}
+
+static enum status store(struct site *site, const struct invitation *invitation, const struct join_reply *reply,
+                         struct error *error) {
+    site->number = reply->site;
+    memcpy(site->name, invitation->name, sizeof site->name);
+    memcpy(site->run_id, reply->run_id, RUN_ID_SIZE);
+    memcpy(site->coordinator_key, reply->coordinator_key, PUBLIC_KEY_SIZE);
+    append_terminated(&site->certificate_pem, reply->certificate_pem);
+    append_terminated(&site->ca_pem, reply->ca_pem);
+    TRY(manifest_parse(reply->manifest, &site->manifest, error));
+    return site_save(site, error);
+}
+
+static enum status join_with(const char *address, const struct invitation *invitation, struct site *site, struct error *error) {
+    struct buffer raw = {0};
+    struct arena arena = {0};
+    struct join_reply reply;
+    arena_create(&arena, ARENA_SIZE);
+    enum status status = call(address, invitation, site->key, &arena, &raw, &reply, error);
+    if (status == OK && reply.code != JOIN_OK) {
+        char quoted[256];
+        status = error_set(error, reply.code == JOIN_BUSY ? UNAVAILABLE : REFUSED, "join refused (%s): %s. It says: %s",
+                           join_code_name(reply.code), advice(reply.code), log_quote(reply.message, quoted, sizeof quoted));
+    }
+    if (status == OK) status = check(invitation, site->key, &reply, error);
+    if (status == OK) status = store(site, invitation, &reply, error);
+    arena_deinit(&arena);
+    buffer_deinit(&raw);
+    return status;
+}
+
+enum status join_run(const char *address, const char *token, const char *directory, bool *already, struct error *error) {
+    struct invitation invitation = {0};
+    struct site site = {0};
+    bool done = site_exists(directory), created = false;
+    if (already) *already = done;
+    if (done) return OK;
+    TRY(invitation_parse(token, &invitation, error));
+    enum status status = file_make_directory(directory, 0700, error);
+    if (status == OK) site.directory = realpath(directory, NULL);
+    if (status == OK && !site.directory) status = error_set(error, FAILED, "%s cannot be resolved", directory);
+    char *key_path = site.directory ? site_path(&site, "node.key") : NULL;
+    if (status == OK) status = key_file_open(key_path, &site.key, &created, error);
+    if (status == OK) status = join_with(address, &invitation, &site, error);
+    if (status == OK) log_info("joined", "site=%u name=%s run=%s", site.number, site.name, site.manifest.name);
+    free(key_path);
+    clear(&invitation, sizeof invitation);
+    site_deinit(&site);
+    return status;
+}

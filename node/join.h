@@ -1,0 +1,16 @@
+/* From an invitation to a site's directory: one Join call over TLS that the token's CA authenticates.
+ *
+ * The key is made first and kept: a join that lost its reply, or a process that died in between, is repeated with the same key, and
+ * the coordinator answers again. A directory that is complete is left as it is. */
+#ifndef NODE_JOIN_H
+#define NODE_JOIN_H
+
+#include <stdbool.h>
+
+#include "base/status.h"
+
+/* REFUSED with the coordinator's reason and what to do about it; INVALID: the token, or a reply that does not fit it;
+ * UNAVAILABLE, TIMEOUT: try again. *already (may be NULL): there was nothing to do. */
+MUST_USE enum status join_run(const char *address, const char *token, const char *directory, bool *already, struct error *error);
+
+#endif

@@ -1,0 +1,487 @@
+#include "node/journal.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "node/journal_record.h"
+#include "storage/store.h"
+
+enum table { ENTRIES, ROUNDS, SENT, STATE };
+static const char *const tables[] = {[ENTRIES] = "entries", [ROUNDS] = "rounds", [SENT] = "sent", [STATE] = "state"};
+enum { UPLOADS_KEPT_MS = 24 * 3600 * 1000 /* a snapshot of the run that was half fetched goes on where it stood */ };
+static const char checkpoint_key[] = "checkpoint";
+static const char pruned_key[] = "pruned";
+
+static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init, digest_update, digest_final};
+
+struct journal {
+    struct store *store;
+    struct blob_store *payloads, *state;
+    uint32_t fragments;
+    atomic_uint_fast64_t size;
+    struct journal_round rounds[FRAGMENTS_LIMIT];
+    bool has_round[FRAGMENTS_LIMIT];
+    struct journal_checkpoint checkpoint;
+    bool has_checkpoint;
+    uint64_t pruned; /* entries below it: payloads of the steps among them are gone */
+};
+
+static struct bytes text_key(const char *text) { return bytes_of(text, strlen(text)); }
+
+/* ---- which blobs of DIR/state are still named by a record ------------------------------------------------------------ */
+
+static bool names(const struct journal_blob *blob, const uint8_t *digest) {
+    return blob->size > 0 && memcmp(blob->digest, digest, DIGEST_SIZE) == 0;
+}
+
+static bool is_named(const struct journal *journal, const uint8_t *digest) {
+    for (uint32_t i = 0; i < FRAGMENTS_LIMIT; i++) {
+        const struct journal_round *round = &journal->rounds[i];
+        if (journal->has_round[i] &&
+            (names(&round->feedback, digest) || names(&round->snapshot, digest) || names(&round->optimizer, digest)))
+            return true;
+    }
+    const struct journal_checkpoint *checkpoint = &journal->checkpoint;
+    return journal->has_checkpoint && (names(&checkpoint->global, digest) || names(&checkpoint->trainer, digest) ||
+                                       names(&checkpoint->base, digest) || names(&checkpoint->snapshot, digest));
+}
+
+/* Two records may name equal contents, so a blob goes only when none does. What a crash leaves behind goes at the next start. */
+static void release(struct journal *journal, const struct journal_blob *blob) {
+    if (blob->size == 0 || is_named(journal, blob->digest)) return;
+    struct error error = {0};
+    enum status status = blob_delete(journal->state, blob->digest, &error);
+    if (status != OK && status != NOT_FOUND) log_warn("journal_delete_failed", "message=\"%s\"", error.message);
+}
+
+static enum status sweep_state(void *context, const uint8_t *digest, uint64_t size, struct error *error) {
+    struct journal *journal = context;
+    (void)size;
+    if (is_named(journal, digest)) return OK;
+    enum status status = blob_delete(journal->state, digest, error);
+    return status == NOT_FOUND ? OK : status;
+}
+
+static bool is_in_flight(const struct journal *journal, const uint8_t *payload_digest) {
+    for (uint32_t i = 0; i < FRAGMENTS_LIMIT; i++) {
+        if (journal->has_round[i] && journal->rounds[i].in_flight &&
+            memcmp(journal->rounds[i].payload_digest, payload_digest, DIGEST_SIZE) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Payloads are wanted while their contribution is in no step that the checkpoint has; others are left over from a crash
+ * between a checkpoint and its pruning, or from a round that was refused. */
+struct wanted {
+    uint64_t index;
+    uint8_t digest[DIGEST_SIZE];
+    bool merged;
+};
+struct wanted_list {
+    struct journal *journal;
+    struct wanted *items; /* by index */
+    size_t count, capacity;
+};
+
+static struct wanted *wanted_at(struct wanted_list *list, uint64_t index) {
+    size_t low = 0, high = list->count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (list->items[middle].index < index)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < list->count && list->items[low].index == index ? &list->items[low] : NULL;
+}
+
+static enum status note_wanted(struct wanted_list *list, uint64_t index, struct bytes raw, struct ledger_entry *entry,
+                               struct error *error) {
+    TRY(ledger_entry_decode(raw, entry, error));
+    const struct journal *journal = list->journal;
+    if (entry->kind == LEDGER_STEP && journal->has_checkpoint && entry->step.version <= journal->checkpoint.version) {
+        for (uint16_t i = 0; i < entry->step.count; i++) {
+            struct wanted *merged = wanted_at(list, entry->step.parts[i].index);
+            if (merged) merged->merged = true;
+        }
+    }
+    if (entry->kind != LEDGER_CONTRIBUTION) return OK;
+    struct contribution contribution;
+    TRY(contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &contribution, error));
+    if (list->count == list->capacity) {
+        list->capacity = list->capacity ? list->capacity * 2 : 256;
+        list->items = xrealloc(list->items, list->capacity * sizeof list->items[0]);
+    }
+    struct wanted *wanted = &list->items[list->count++];
+    wanted->index = index;
+    wanted->merged = false;
+    memcpy(wanted->digest, contribution.payload_digest, DIGEST_SIZE);
+    return OK;
+}
+
+static int by_digest(const void *a, const void *b) {
+    return memcmp(((const struct wanted *)a)->digest, ((const struct wanted *)b)->digest, DIGEST_SIZE);
+}
+
+static enum status sweep_payload(void *context, const uint8_t *digest, uint64_t size, struct error *error) {
+    struct wanted_list *list = context;
+    (void)size;
+    struct wanted key;
+    memcpy(key.digest, digest, DIGEST_SIZE);
+    bool keep = list->count > 0 && bsearch(&key, list->items, list->count, sizeof key, by_digest);
+    if (keep || is_in_flight(list->journal, digest)) return OK;
+    enum status status = blob_delete(list->journal->payloads, digest, error);
+    return status == NOT_FOUND ? OK : status;
+}
+
+static enum status sweep_payloads(struct journal *journal, struct error *error) {
+    struct wanted_list list = {.journal = journal};
+    struct ledger_entry *entry = xmalloc(sizeof *entry);
+    struct store_scan *scan = store_scan_open(journal->store, ENTRIES, (struct bytes){0}, (struct bytes){0}, STORE_ASCENDING);
+    struct bytes key, value;
+    enum status status;
+    uint64_t index = 0;
+    while ((status = store_scan_next(scan, &key, &value, error)) == OK) {
+        status = note_wanted(&list, index++, value, entry, error);
+        if (status != OK) break;
+    }
+    store_scan_close(scan);
+    free(entry);
+    if (status == NOT_FOUND) status = OK;
+    size_t kept = 0;
+    for (size_t i = 0; i < list.count; i++) {
+        if (!list.items[i].merged) list.items[kept++] = list.items[i];
+    }
+    list.count = kept;
+    if (kept > 0) qsort(list.items, kept, sizeof list.items[0], by_digest);
+    if (status == OK) status = blob_each(journal->payloads, sweep_payload, &list, error);
+    free(list.items);
+    return status;
+}
+
+/* ---- opening ---------------------------------------------------------------------------------------------------------- */
+
+static enum status read_records(struct journal *journal, struct error *error) {
+    struct buffer key = {0}, value = {0};
+    uint64_t last = 0;
+    enum status status = store_last(journal->store, ENTRIES, &key, NULL, error);
+    if (status == OK) status = store_key_u64_read(buffer_bytes(&key), &last, error);
+    if (status == OK) atomic_store(&journal->size, last + 1);
+    if (status == NOT_FOUND) status = OK;
+
+    struct store_scan *scan = store_scan_open(journal->store, ROUNDS, (struct bytes){0}, (struct bytes){0}, STORE_ASCENDING);
+    struct bytes scan_key, scan_value;
+    while (status == OK && (status = store_scan_next(scan, &scan_key, &scan_value, error)) == OK) {
+        struct journal_round round;
+        status = journal_round_decode(scan_value, &round, error);
+        if (status != OK) break;
+        journal->rounds[round.fragment] = round;
+        journal->has_round[round.fragment] = true;
+    }
+    store_scan_close(scan);
+    if (status == NOT_FOUND) status = OK;
+
+    if (status == OK) status = store_get(journal->store, STATE, text_key(checkpoint_key), &value, error);
+    if (status == OK) {
+        status = journal_checkpoint_decode(buffer_bytes(&value), &journal->checkpoint, error);
+        journal->has_checkpoint = status == OK;
+    }
+    if (status == NOT_FOUND) status = OK;
+    if (status == OK) status = store_get(journal->store, STATE, text_key(pruned_key), &value, error);
+    if (status == OK) status = store_key_u64_read(buffer_bytes(&value), &journal->pruned, error);
+    if (status == NOT_FOUND) status = OK;
+    if (status == OK && journal->has_checkpoint && journal->checkpoint.fragments != journal->fragments)
+        status = error_set(error, INVALID, "the journal is of a run with %u fragments, this one has %u",
+                           journal->checkpoint.fragments, journal->fragments);
+    buffer_deinit(&key);
+    buffer_deinit(&value);
+    return status;
+}
+
+static void on_fatal(void *context, const struct error *error) {
+    (void)context;
+    log_error("journal_failed", "message=\"%s\"", error->message);
+}
+
+static enum status open_with(const char *directory, uint32_t fragments, bool reading, struct journal **out, struct error *error) {
+    struct journal *journal = xcalloc(1, sizeof *journal);
+    journal->fragments = fragments;
+    char *store = file_join(directory, "journal"), *payloads = file_join(directory, "payloads"),
+         *state = file_join(directory, "state");
+    struct store_options options = {.directory = store,
+                                    .tables = tables,
+                                    .table_count = COUNT_OF(tables),
+                                    .digest = &sha256,
+                                    .read_only = reading,
+                                    .on_fatal = on_fatal};
+    enum status status = store_open(&options, &journal->store, error);
+    if (status == OK) status = blob_store_open(payloads, &sha256, &journal->payloads, error);
+    if (status == OK) status = blob_store_open(state, &sha256, &journal->state, error);
+    if (status == OK) status = read_records(journal, error);
+    if (status == OK && !reading) status = blob_upload_clean(journal->payloads, UPLOADS_KEPT_MS, NULL, error);
+    if (status == OK && !reading) status = blob_upload_clean(journal->state, 0, NULL, error);
+    if (status == OK && !reading) status = blob_each(journal->state, sweep_state, journal, error);
+    if (status == OK && !reading) status = sweep_payloads(journal, error);
+    free(store);
+    free(payloads);
+    free(state);
+    if (status == OK)
+        *out = journal;
+    else
+        journal_close(journal);
+    return status;
+}
+
+enum status journal_open(const char *directory, uint32_t fragments, struct journal **out, struct error *error) {
+    return open_with(directory, fragments, false, out, error);
+}
+
+enum status journal_open_reading(const char *directory, uint32_t fragments, struct journal **out, struct error *error) {
+    return open_with(directory, fragments, true, out, error);
+}
+
+void journal_close(struct journal *journal) {
+    if (!journal) return;
+    store_close(journal->store);
+    blob_store_close(journal->payloads);
+    blob_store_close(journal->state);
+    free(journal);
+}
+
+/* ---- the ledger's copy -------------------------------------------------------------------------------------------------- */
+
+uint64_t journal_size(const struct journal *journal) { return atomic_load(&journal->size); }
+
+enum status journal_append(struct journal *journal, const struct bytes *entries, size_t count, struct error *error) {
+    uint64_t size = journal_size(journal);
+    struct store_batch *batch = store_batch_create(journal->store);
+    for (size_t i = 0; i < count; i++) {
+        uint8_t key[STORE_KEY_U64_SIZE];
+        store_key_u64(size + i, key);
+        store_batch_put(batch, ENTRIES, bytes_of(key, sizeof key), entries[i]);
+    }
+    TRY(store_commit_wait(journal->store, batch, error));
+    atomic_store(&journal->size, size + count);
+    return OK;
+}
+
+static enum status source_entry(void *context, uint64_t index, struct buffer *out, struct error *error) {
+    struct journal *journal = context;
+    uint8_t key[STORE_KEY_U64_SIZE];
+    store_key_u64(index, key);
+    struct buffer value = {0};
+    enum status status = store_get(journal->store, ENTRIES, bytes_of(key, sizeof key), &value, error);
+    if (status == OK) buffer_append(out, value.data, value.size);
+    buffer_deinit(&value);
+    return status;
+}
+
+static enum status source_payload(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size, struct buffer *out,
+                                  struct error *error) {
+    struct journal *journal = context;
+    struct buffer value = {0};
+    enum status status = blob_read(journal->payloads, digest, size, &value, error);
+    if (status == OK) buffer_append(out, value.data, value.size);
+    buffer_deinit(&value);
+    return status;
+}
+
+struct ledger_source journal_source(struct journal *journal) {
+    return (struct ledger_source){.entry = source_entry, .payload = source_payload, .context = journal};
+}
+
+enum status journal_sent(struct journal *journal, uint64_t sequence, uint8_t header[static CONTRIBUTION_HEADER_SIZE],
+                         uint8_t signature[static SIGNATURE_SIZE], struct error *error) {
+    uint8_t key[STORE_KEY_U64_SIZE];
+    store_key_u64(sequence, key);
+    struct buffer value = {0};
+    enum status status = store_get(journal->store, SENT, bytes_of(key, sizeof key), &value, error);
+    if (status == OK && value.size != CONTRIBUTION_HEADER_SIZE + SIGNATURE_SIZE)
+        status = error_set(error, CORRUPT, "journal: sent %llu has %zu bytes", (unsigned long long)sequence, value.size);
+    if (status == OK) {
+        memcpy(header, value.data, CONTRIBUTION_HEADER_SIZE);
+        memcpy(signature, value.data + CONTRIBUTION_HEADER_SIZE, SIGNATURE_SIZE);
+    }
+    buffer_deinit(&value);
+    return status;
+}
+
+struct blob_store *journal_payloads(struct journal *journal) {
+    return journal->payloads;
+}
+
+/* ---- rounds ------------------------------------------------------------------------------------------------------------- */
+
+const struct journal_round *journal_round(const struct journal *journal, uint32_t fragment) {
+    return fragment < FRAGMENTS_LIMIT && journal->has_round[fragment] ? &journal->rounds[fragment] : NULL;
+}
+
+static enum status add_blob(struct blob_batch *batch, struct bytes content, struct journal_blob *out, struct error *error) {
+    *out = (struct journal_blob){.size = content.size};
+    return content.size == 0 ? OK : blob_batch_add(batch, content, out->digest, error);
+}
+
+static enum status put_round(struct journal *journal, const struct journal_round *round, bool with_sent, struct error *error) {
+    struct store_batch *batch = store_batch_create(journal->store);
+    struct buffer record = {0}, sent = {0};
+    uint8_t key[STORE_KEY_U64_SIZE];
+    journal_round_encode(round, &record);
+    store_key_u64(round->fragment, key);
+    store_batch_put(batch, ROUNDS, bytes_of(key, sizeof key), buffer_bytes(&record));
+    store_key_u64(round->sequence, key);
+    if (with_sent) {
+        buffer_append(&sent, round->header, CONTRIBUTION_HEADER_SIZE);
+        buffer_append(&sent, round->signature, SIGNATURE_SIZE);
+        store_batch_put(batch, SENT, bytes_of(key, sizeof key), buffer_bytes(&sent));
+    } else {
+        store_batch_delete(batch, SENT, bytes_of(key, sizeof key));
+    }
+    enum status status = store_commit_wait(journal->store, batch, error);
+    buffer_deinit(&record);
+    buffer_deinit(&sent);
+    return status;
+}
+
+/* Makes `round` the fragment's record, in memory as on disk, and lets go of what only the old one named. */
+static enum status replace_round(struct journal *journal, const struct journal_round *round, bool with_sent,
+                                 struct error *error) {
+    struct journal_round old = journal->rounds[round->fragment];
+    bool had = journal->has_round[round->fragment];
+    TRY(put_round(journal, round, with_sent, error));
+    journal->rounds[round->fragment] = *round;
+    journal->has_round[round->fragment] = true;
+    if (had) {
+        release(journal, &old.feedback);
+        release(journal, &old.snapshot);
+        release(journal, &old.optimizer);
+    }
+    return OK;
+}
+
+enum status journal_round_begin(struct journal *journal, const struct journal_round *round,
+                                const struct journal_round_contents *contents, struct error *error) {
+    struct journal_round taken = *round;
+    taken.in_flight = true;
+    taken.refused = false;
+    struct blob_batch *batch = blob_batch_create(journal->state);
+    uint8_t digest[DIGEST_SIZE];
+    enum status status = add_blob(batch, contents->feedback, &taken.feedback, error);
+    if (status == OK) status = add_blob(batch, contents->snapshot, &taken.snapshot, error);
+    if (status == OK) status = add_blob(batch, contents->optimizer, &taken.optimizer, error);
+    if (status == OK) status = blob_batch_sync(batch, error);
+    blob_batch_destroy(batch);
+    if (status == OK) status = blob_write(journal->payloads, contents->payload, digest, error);
+    if (status == OK) status = replace_round(journal, &taken, true, error);
+    return status;
+}
+
+enum status journal_round_end(struct journal *journal, uint32_t fragment, uint64_t base_version, bool refused,
+                              struct bytes feedback, struct error *error) {
+    const struct journal_round *current = journal_round(journal, fragment);
+    if (!current || !current->in_flight) return OK; /* ended before a crash */
+    struct journal_round round = *current;
+    round.in_flight = false;
+    round.refused = refused;
+    round.base_version = base_version;
+    round.snapshot = (struct journal_blob){0};
+    if (feedback.size > 0) {
+        round.feedback.size = feedback.size;
+        TRY(blob_write(journal->state, feedback, round.feedback.digest, error));
+    }
+    TRY(replace_round(journal, &round, false, error));
+    if (!refused) return OK; /* replay may still need the payload: pruning sees to it */
+    enum status status = blob_delete(journal->payloads, round.payload_digest, error);
+    return status == NOT_FOUND ? OK : status;
+}
+
+/* ---- checkpoints -------------------------------------------------------------------------------------------------------- */
+
+const struct journal_checkpoint *journal_checkpoint(const struct journal *journal) {
+    return journal->has_checkpoint ? &journal->checkpoint : NULL;
+}
+
+static enum status delete_part(struct journal *journal, uint64_t index, struct buffer *scratch, struct error *error) {
+    struct ledger_entry entry;
+    struct contribution contribution;
+    scratch->size = 0;
+    TRY(source_entry(journal, index, scratch, error));
+    TRY(ledger_entry_decode(buffer_bytes(scratch), &entry, error));
+    if (entry.kind != LEDGER_CONTRIBUTION)
+        return error_set(error, CORRUPT, "journal: entry %llu is no contribution", (unsigned long long)index);
+    TRY(contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE), &contribution, error));
+    if (is_in_flight(journal, contribution.payload_digest)) return OK;
+    enum status status = blob_delete(journal->payloads, contribution.payload_digest, error);
+    return status == NOT_FOUND ? OK : status;
+}
+
+/* Deletes the payloads that steps up to `version` have merged: no replay starts before the checkpoint any more. Repeatable. */
+static enum status prune(struct journal *journal, uint64_t version, struct error *error) {
+    struct buffer raw = {0}, scratch = {0};
+    struct ledger_entry *entry = xmalloc(sizeof *entry);
+    uint64_t index = journal->pruned, size = journal_size(journal);
+    enum status status = OK;
+    for (; index < size && status == OK; index++) {
+        raw.size = 0;
+        status = source_entry(journal, index, &raw, error);
+        if (status == OK) status = ledger_entry_decode(buffer_bytes(&raw), entry, error);
+        if (status != OK || entry->kind != LEDGER_STEP) continue;
+        if (entry->step.version > version) break;
+        for (uint16_t i = 0; i < entry->step.count && status == OK; i++)
+            status = delete_part(journal, entry->step.parts[i].index, &scratch, error);
+    }
+    if (status == OK && index > journal->pruned) {
+        uint8_t value[STORE_KEY_U64_SIZE];
+        store_key_u64(index, value);
+        struct store_batch *batch = store_batch_create(journal->store);
+        store_batch_put(batch, STATE, text_key(pruned_key), bytes_of(value, sizeof value));
+        status = store_commit_wait(journal->store, batch, error);
+        if (status == OK) journal->pruned = index;
+    }
+    free(entry);
+    buffer_deinit(&raw);
+    buffer_deinit(&scratch);
+    return status;
+}
+
+static enum status put_checkpoint(struct journal *journal, const struct journal_checkpoint *checkpoint, struct error *error) {
+    struct buffer record = {0};
+    journal_checkpoint_encode(checkpoint, &record);
+    struct store_batch *batch = store_batch_create(journal->store);
+    store_batch_put(batch, STATE, text_key(checkpoint_key), buffer_bytes(&record));
+    buffer_deinit(&record);
+    return store_commit_wait(journal->store, batch, error);
+}
+
+enum status journal_checkpoint_write(struct journal *journal, const struct journal_checkpoint *checkpoint,
+                                     const struct journal_checkpoint_contents *contents, struct error *error) {
+    struct journal_checkpoint taken = *checkpoint, old = journal->checkpoint;
+    bool had = journal->has_checkpoint;
+    struct blob_batch *batch = blob_batch_create(journal->state);
+    enum status status = add_blob(batch, contents->global, &taken.global, error);
+    if (status == OK) status = add_blob(batch, contents->trainer, &taken.trainer, error);
+    if (status == OK) status = add_blob(batch, contents->base, &taken.base, error);
+    if (status == OK) status = add_blob(batch, contents->snapshot, &taken.snapshot, error);
+    if (status == OK) status = blob_batch_sync(batch, error);
+    blob_batch_destroy(batch);
+    TRY(status);
+    TRY(put_checkpoint(journal, &taken, error));
+    journal->checkpoint = taken;
+    journal->has_checkpoint = true;
+    if (had) {
+        release(journal, &old.global);
+        release(journal, &old.trainer);
+        release(journal, &old.base);
+        release(journal, &old.snapshot);
+    }
+    return prune(journal, taken.version, error);
+}
+
+enum status journal_blob_read(struct journal *journal, const struct journal_blob *blob, struct buffer *out, struct error *error) {
+    if (blob->size == 0) return error_set(error, INVALID, "the record names no such blob");
+    return blob_read(journal->state, blob->digest, blob->size, out, error);
+}

@@ -1,0 +1,110 @@
+/* What a site keeps on disk, and what of it comes back after kill -9.
+ *
+ *     DIR/journal/    LMDB: entries (index -> ledger entry), rounds (fragment -> record), sent (sequence -> header and
+ *                     signature), state (the checkpoint's record, how far payloads were pruned)
+ *     DIR/payloads/   blobs: contributions' payloads, our own and others', until every checkpoint has passed their step
+ *     DIR/state/      blobs that records name: replica, trainer, bases, snapshots, error feedback
+ *
+ * A checkpoint holds the replica at a version, the trainer (parameters, optimizer, data position), and each fragment's base and,
+ * where a message is in flight, its snapshot: all as they were between two inner steps. A round's record is written BEFORE its upload starts
+ * and holds what the message changed: header and signature, payload, the error feedback after it, theta_s and (with one fragment) the
+ * optimizer and data position of that moment. When the round is over, the record says so, with the feedback as it is then.
+ *
+ * After a crash (node/restore.h does it):
+ *     replica      checkpoint + replay of the stored entries: exact, always
+ *     feedback e   from the rounds' records: exact. A message is in its record or was never sent; nothing is in neither place
+ *     in flight    the recorded bytes are sent again; theta_local goes on from the checkpoint, if it is younger than the record,
+ *                  else from theta_s: what was trained between theta_s and the crash is lost
+ *     not in flight  theta_local = replica + what the checkpoint had that no message has carried since; nothing if it is older
+ *                  than the last merge
+ *     data         the position belongs to the trainer state that was taken: what was trained and survived is not met again
+ *                  (with several fragments: but for the steps between the checkpoint and a later round of one of them)
+ * So a crash costs inner progress since the last checkpoint or round, whichever is later, and never mass.
+ *
+ * Entries are synced before they take effect. What a power cut could lose of the payloads is found by replay, by digest.
+ * Threads: the worker owns rounds and checkpoints; entries, sent and payloads may be read and appended by the downlink beside it.
+ * FULL: the disk is. CORRUPT names the record or blob. FAILED from a sync: stop the process.
+ */
+#ifndef NODE_JOURNAL_H
+#define NODE_JOURNAL_H
+
+#include "fed/replay.h"
+#include "storage/blob.h"
+
+struct journal;
+
+struct journal_blob { /* of DIR/state; size 0: none */
+    uint64_t size;
+    uint8_t digest[DIGEST_SIZE];
+};
+
+struct journal_round {
+    uint32_t fragment;
+    bool in_flight; /* else it is over: merged, or refused */
+    bool refused;   /* how it ended */
+    uint64_t sequence;
+    uint64_t base_version;  /* in flight: of the message; over: the base it was rebased to */
+    uint64_t trainer_steps; /* trainer_counters().steps at the snapshot */
+    uint8_t header[CONTRIBUTION_HEADER_SIZE];
+    uint8_t signature[SIGNATURE_SIZE];
+    uint64_t payload_size;
+    uint8_t payload_digest[DIGEST_SIZE];
+    struct journal_blob feedback, snapshot, optimizer;
+};
+
+struct journal_checkpoint {
+    uint64_t version;          /* of the replica */
+    uint8_t root[DIGEST_SIZE]; /* state root of the replica */
+    uint64_t trainer_steps;
+    uint32_t fragments;
+    struct {
+        uint64_t base_version;
+        uint64_t in_flight; /* sequence whose snapshot is in `snapshot`; 0: none */
+        uint64_t over;      /* the last sequence that was over; 0: none */
+    } fragment[FRAGMENTS_LIMIT];
+    struct journal_blob global, trainer, base, snapshot;
+};
+
+/* Makes what is missing. UNAVAILABLE: another process has it. Left-over blobs that no record names are deleted. */
+MUST_USE enum status journal_open(const char *directory, uint32_t fragments, struct journal **out, struct error *error);
+/* For looking at it beside a running node: nothing is changed or locked. */
+MUST_USE enum status journal_open_reading(const char *directory, uint32_t fragments, struct journal **out, struct error *error);
+void journal_close(struct journal *journal); /* NULL is a no-op */
+
+/* --- the ledger's copy: any thread reads, one appends --- */
+uint64_t journal_size(const struct journal *journal); /* entries */
+/* Entries journal_size, +1, ...: durable when it returns. */
+MUST_USE enum status journal_append(struct journal *journal, const struct bytes *entries, size_t count, struct error *error);
+/* Entries and payloads, for fed/replay.h. Lent as long as the journal is open. */
+struct ledger_source journal_source(struct journal *journal);
+/* Header and signature of a contribution of ours whose round is not over: to send it, and to expand its stub. NOT_FOUND. */
+MUST_USE enum status journal_sent(struct journal *journal, uint64_t sequence, uint8_t header[static CONTRIBUTION_HEADER_SIZE],
+                                  uint8_t signature[static SIGNATURE_SIZE], struct error *error);
+struct blob_store *journal_payloads(struct journal *journal);
+
+/* --- rounds: the worker --- */
+/* The fragment's last round; NULL: none yet. Lent until the next change. */
+const struct journal_round *journal_round(const struct journal *journal, uint32_t fragment);
+struct journal_round_contents { /* empty where there is none */
+    struct bytes payload, feedback, snapshot, optimizer;
+};
+/* Takes the round as in flight. Payload size and digest in `round` are the caller's; blobs' are filled in here. */
+MUST_USE enum status journal_round_begin(struct journal *journal, const struct journal_round *round,
+                                         const struct journal_round_contents *contents, struct error *error);
+/* It is over. `feedback` is empty where it has not changed since. */
+MUST_USE enum status journal_round_end(struct journal *journal, uint32_t fragment, uint64_t base_version, bool refused,
+                                       struct bytes feedback, struct error *error);
+
+/* --- checkpoints: the worker --- */
+const struct journal_checkpoint *journal_checkpoint(const struct journal *journal); /* NULL: none yet */
+struct journal_checkpoint_contents {
+    struct bytes global, trainer, base, snapshot; /* snapshot empty where nothing is in flight */
+};
+/* Replaces the last one; then payloads of steps at or before its version are deleted. */
+MUST_USE enum status journal_checkpoint_write(struct journal *journal, const struct journal_checkpoint *checkpoint,
+                                              const struct journal_checkpoint_contents *contents, struct error *error);
+/* Replaces *out's content. INVALID for a blob of size 0. */
+MUST_USE enum status journal_blob_read(struct journal *journal, const struct journal_blob *blob, struct buffer *out,
+                                       struct error *error);
+
+#endif

@@ -1,0 +1,13 @@
+/* atoll-node: a site of a run. Options and verbs are node/settings.c's, the daemon is node/daemon.h. */
+#include <unistd.h>
+
+#include "node/verbs.h"
+
+int main(int argc, char **argv) {
+    struct settings settings = {0};
+    struct options *options = options_create(&node_command, &settings);
+    int code = settings_read(options, argc, argv, environ);
+    if (code == OPTIONS_GO_ON) code = options_command(options)->run(options, &settings);
+    options_destroy(options);
+    return code;
+}

@@ -1,0 +1,196 @@
+#include "node/restore.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "node/model_trainer.h"
+#include "node/run_model.h"
+
+/* ---- the replica ---------------------------------------------------------------------------------------------------------- */
+
+static enum status load_global(const struct restore_input *input, struct error *error) {
+    const struct journal_checkpoint *checkpoint = journal_checkpoint(input->journal);
+    struct model_state *global = &input->replica->global;
+    if (!checkpoint) return run_model_initialise(input->manifest, input->layout, input->initial, global->theta, error);
+    struct buffer content = {0};
+    struct snapshot_header header = {.version = checkpoint->version, .content_size = checkpoint->global.size};
+    memcpy(header.root, checkpoint->root, DIGEST_SIZE);
+    memcpy(header.content_digest, checkpoint->global.digest, DIGEST_SIZE);
+    enum status status = journal_blob_read(input->journal, &checkpoint->global, &content, error);
+    if (status == OK) status = snapshot_read(global, &header, buffer_bytes(&content), error);
+    buffer_deinit(&content);
+    return status == OK ? OK : error_wrap(error, status, "the checkpoint's replica");
+}
+
+static enum status replay(const struct restore_input *input, uint64_t *steps, struct error *error) {
+    *steps = 0;
+    if (journal_size(input->journal) == 0) return OK;
+    struct ledger_source source = journal_source(input->journal);
+    struct replay_options options = {.trusted = true, .until = UINT64_MAX, .tensors_from = input->replica->global.version};
+    struct replay_report report = {0};
+    struct run_state *run = run_state_create();
+    enum status status = replay_run(&source, &options, run, &input->replica->global, &report, error);
+    if (status == OK && report.version > options.tensors_from) *steps = report.version - options.tensors_from;
+    run_state_destroy(run);
+    return status == OK ? OK : error_wrap(error, status, "replay of the stored ledger");
+}
+
+/* ---- a fragment ------------------------------------------------------------------------------------------------------------ */
+
+struct restoring {
+    const struct restore_input *input;
+    const struct journal_checkpoint *checkpoint; /* NULL: none */
+    struct buffer base, snapshot;                /* of the checkpoint */
+    float *local;                                /* theta_local: at first the checkpoint's */
+};
+
+struct piece { /* of a vector */
+    uint64_t start, count;
+    size_t size;
+};
+
+static struct piece piece_of(const struct restore_input *input, uint32_t fragment) {
+    struct piece piece;
+    fragment_range(input->replica->parameters, input->replica->fragments, fragment, &piece.start, &piece.count);
+    piece.size = (size_t)piece.count * sizeof(float);
+    return piece;
+}
+
+static const float *floats_of(const struct buffer *buffer, struct piece piece) {
+    return (const float *)(const void *)buffer->data + piece.start;
+}
+
+/* A blob that holds one fragment's vector, into its place. */
+static enum status read_vector(struct restoring *r, const struct journal_blob *blob, struct piece piece, float *vector,
+                               const char *what, struct error *error) {
+    struct buffer content = {0};
+    enum status status = journal_blob_read(r->input->journal, blob, &content, error);
+    if (status == OK && content.size != piece.size)
+        status = error_set(error, CORRUPT, "%zu bytes, not %zu", content.size, piece.size);
+    if (status == OK) memcpy(vector + piece.start, content.data, piece.size);
+    buffer_deinit(&content);
+    return status == OK ? OK : error_wrap(error, status, "the round's %s", what);
+}
+
+/* base = theta_s + decode(message), where the checkpoint does not have the base. */
+static enum status rebuild_base(struct restoring *r, const struct journal_round *round, struct piece piece, struct error *error) {
+    struct replica *replica = r->input->replica;
+    if (replica->feedback) return OK; /* sparse mode never asks for it */
+    struct buffer payload = {0};
+    float *base = replica->base + piece.start;
+    const float *snapshot = replica->snapshot + piece.start;
+    enum status status =
+        blob_read(journal_payloads(r->input->journal), round->payload_digest, (size_t)round->payload_size, &payload, error);
+    if (status == OK) status = codec_decode(replica->codec, buffer_bytes(&payload), (size_t)piece.count, base, error);
+    for (uint64_t i = 0; status == OK && i < piece.count; i++) base[i] = snapshot[i] + base[i];
+    buffer_deinit(&payload);
+    return status;
+}
+
+static enum status restore_in_flight(struct restoring *r, const struct journal_round *round, struct piece piece,
+                                     struct error *error) {
+    struct replica *replica = r->input->replica;
+    uint32_t fragment = round->fragment;
+    replica->base_version[fragment] = round->base_version;
+    if (r->checkpoint && r->checkpoint->fragment[fragment].in_flight == round->sequence && r->snapshot.size > 0) {
+        memcpy(replica->base + piece.start, floats_of(&r->base, piece), piece.size);
+        memcpy(replica->snapshot + piece.start, floats_of(&r->snapshot, piece), piece.size);
+        return OK;
+    }
+    TRY(read_vector(r, &round->snapshot, piece, replica->snapshot, "theta_s", error));
+    memcpy(r->local + piece.start, replica->snapshot + piece.start, piece.size);
+    return rebuild_base(r, round, piece, error);
+}
+
+/* What of the checkpoint's theta_local no message has carried: local - *from. NULL: nothing. */
+static const float *uncarried_from(struct restoring *r, uint32_t fragment, struct piece piece) {
+    const struct journal_round *round = journal_round(r->input->journal, fragment);
+    uint64_t over = round ? round->sequence : 0;
+    if (!r->checkpoint) return NULL;
+    if (r->checkpoint->fragment[fragment].over == over) return floats_of(&r->base, piece);
+    if (r->checkpoint->fragment[fragment].in_flight != over || r->snapshot.size == 0) return NULL;
+    bool kept = round->refused && !r->input->replica->feedback;
+    return floats_of(kept ? &r->base : &r->snapshot, piece);
+}
+
+static void restore_idle(struct restoring *r, uint32_t fragment, struct piece piece) {
+    const float *global = r->input->replica->global.theta + piece.start;
+    const float *from = uncarried_from(r, fragment, piece);
+    float *local = r->local + piece.start;
+    if (!from) {
+        memcpy(local, global, piece.size);
+    } else if (memcmp(from, global, piece.size) != 0) {
+        for (uint64_t i = 0; i < piece.count; i++) local[i] = global[i] + (local[i] - from[i]);
+    } /* else it is where it was, bit for bit */
+}
+
+static enum status restore_fragment(struct restoring *r, uint32_t fragment, struct restored *out, struct error *error) {
+    struct piece piece = piece_of(r->input, fragment);
+    struct replica *replica = r->input->replica;
+    const struct journal_round *round = journal_round(r->input->journal, fragment);
+    if (round && round->feedback.size > 0 && replica->feedback)
+        TRY(read_vector(r, &round->feedback, piece, replica->feedback, "error feedback", error));
+    if (!round || !round->in_flight) {
+        out->fragment[fragment].over = round ? round->sequence : 0;
+        restore_idle(r, fragment, piece);
+        return OK;
+    }
+    out->fragment[fragment].in_flight = round->sequence;
+    struct node_spooled *spooled = &out->spooled[out->spooled_count++];
+    spooled->fragment = fragment;
+    spooled->sequence = round->sequence;
+    memcpy(spooled->header, round->header, CONTRIBUTION_HEADER_SIZE);
+    memcpy(spooled->signature, round->signature, SIGNATURE_SIZE);
+    return restore_in_flight(r, round, piece, error);
+}
+
+/* ---- the trainer ------------------------------------------------------------------------------------------------------------ */
+
+static enum status load_trainer(struct restoring *r, struct error *error) {
+    const struct restore_input *input = r->input;
+    replica_begin(input->replica, r->local);
+    if (!r->checkpoint) return OK;
+    struct buffer state = {0};
+    size_t size = (size_t)input->replica->parameters * sizeof(float);
+    enum status status = journal_blob_read(input->journal, &r->checkpoint->trainer, &state, error);
+    if (status == OK) status = trainer_load(input->trainer, buffer_bytes(&state), error);
+    if (status == OK) status = journal_blob_read(input->journal, &r->checkpoint->base, &r->base, error);
+    if (status == OK && r->checkpoint->snapshot.size > 0)
+        status = journal_blob_read(input->journal, &r->checkpoint->snapshot, &r->snapshot, error);
+    if (status == OK && (r->base.size != size || (r->snapshot.size != 0 && r->snapshot.size != size)))
+        status = error_set(error, CORRUPT, "its vectors have another size than the model");
+    buffer_deinit(&state);
+    return status == OK ? OK : error_wrap(error, status, "the checkpoint's trainer");
+}
+
+/* Optimizer and data position of the youngest round, where they are younger than the checkpoint's. */
+static enum status load_optimizer(struct restoring *r, struct error *error) {
+    const struct journal_round *youngest = NULL;
+    for (uint32_t i = 0; i < r->input->replica->fragments; i++) {
+        const struct journal_round *round = journal_round(r->input->journal, i);
+        if (!round || round->optimizer.size == 0) continue;
+        if (!youngest || round->trainer_steps > youngest->trainer_steps) youngest = round;
+    }
+    if (!youngest || (r->checkpoint && youngest->trainer_steps <= r->checkpoint->trainer_steps)) return OK;
+    struct buffer state = {0};
+    enum status status = journal_blob_read(r->input->journal, &youngest->optimizer, &state, error);
+    if (status == OK) status = trainer_load(r->input->trainer, buffer_bytes(&state), error);
+    buffer_deinit(&state);
+    return status == OK ? OK : error_wrap(error, status, "the last round's optimizer");
+}
+
+enum status restore_site(const struct restore_input *input, struct restored *out, struct error *error) {
+    *out = (struct restored){.from_checkpoint = journal_checkpoint(input->journal) != NULL};
+    TRY(load_global(input, error));
+    TRY(replay(input, &out->replayed, error));
+    if (!input->trainer) return OK;
+    struct restoring r = {
+        .input = input, .checkpoint = journal_checkpoint(input->journal), .local = trainer_parameters(input->trainer)};
+    enum status status = load_trainer(&r, error);
+    for (uint32_t i = 0; status == OK && i < input->replica->fragments; i++) status = restore_fragment(&r, i, out, error);
+    if (status == OK) status = load_optimizer(&r, error);
+    buffer_deinit(&r.base);
+    buffer_deinit(&r.snapshot);
+    return status;
+}

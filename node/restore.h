@@ -1,0 +1,49 @@
+/* From the journal to a site that goes on where it was: node/journal.h says what comes back from where, this does it.
+ *
+ * Into the replica: `global` from the checkpoint (or the run's initial parameters) plus replay of the stored entries; feedback
+ * from the rounds' records; base and snapshot of fragments with a message in flight. Into the trainer: theta_local, optimizer, data
+ * position. For a fragment f with record r and checkpoint c (sequences tell how old the one is to the other):
+ *
+ *     r in flight, c taken after its snapshot     local, snapshot and base as in c
+ *     r in flight, c older or none                local = snapshot = theta_s of the record
+ *     r over (or none), nothing over since c      local = global + (local_c - base_c), and local_c itself where base_c == global
+ *     r over, and it was in flight in c           local = global + (local_c - snapshot_c); refused in dense mode: - base_c
+ *     r over, c older                             local = global
+ *
+ * base = global for all that are not in flight, as node_state_start expects. Where the base of a message in flight is not in
+ * c it matters only after a refusal in dense mode, and is then theta_s + decode(message): the base but for rounding.
+ */
+#ifndef NODE_RESTORE_H
+#define NODE_RESTORE_H
+
+#include "node/journal.h"
+#include "node/node_state.h"
+#include "node/replica.h"
+
+struct layout;
+struct trainer;
+
+struct restore_input { /* all borrowed */
+    struct journal *journal;
+    const struct manifest *manifest;
+    const struct layout *layout;
+    const char *initial;     /* file of the run's initial checkpoint; NULL: none */
+    struct replica *replica; /* initialised, otherwise untouched */
+    struct trainer *trainer; /* NULL: the replica's global part alone, for who only reads */
+};
+
+struct restored {
+    bool from_checkpoint;
+    uint64_t replayed; /* steps */
+    struct node_spooled spooled[FRAGMENTS_LIMIT];
+    size_t spooled_count;
+    struct {
+        uint64_t in_flight, over; /* for training_options */
+    } fragment[FRAGMENTS_LIMIT];
+};
+
+/* CORRUPT, NOT_FOUND: a piece is damaged or missing; the message says which. The directory is then beyond what a restart can mend: its
+ * ledger, payloads and state may be deleted and fetched again, its key must be kept. INVALID: of another run. */
+MUST_USE enum status restore_site(const struct restore_input *input, struct restored *out, struct error *error);
+
+#endif

@@ -1,0 +1,89 @@
+#include "node/run_model.h"
+
+#include "base/file.h"
+#include "fed/manifest.h"
+#include "model/safetensors.h"
+#include "node/model_trainer.h"
+
+enum { CHECKPOINT_OVERHEAD = 1 << 24 /* bytes of a safetensors file beyond its data */ };
+
+static struct model_config config_of(const struct manifest *manifest) {
+    return (struct model_config){.vocabulary = manifest->model.vocabulary,
+                                 .hidden = manifest->model.hidden,
+                                 .layers = manifest->model.layers,
+                                 .heads = manifest->model.heads,
+                                 .kv_heads = manifest->model.kv_heads,
+                                 .ffn = manifest->model.ffn,
+                                 .context = manifest->model.context,
+                                 .rope_theta = (float)manifest->model.rope_theta,
+                                 .norm_eps = (float)manifest->model.norm_epsilon,
+                                 .tied = manifest->model.tied};
+}
+
+enum status run_model_layout(const struct manifest *manifest, struct layout *out, struct error *error) {
+    struct model_config config = config_of(manifest);
+    enum status status = layout_init(&config, out, error);
+    return status == OK ? OK : error_wrap(error, status, "the manifest's model");
+}
+
+void run_model_layout_digest(const struct layout *layout, uint8_t out[static DIGEST_SIZE]) {
+    struct buffer description = {0};
+    layout_describe(layout, &description);
+    digest_sha256(description.data, description.size, out);
+    buffer_deinit(&description);
+}
+
+static struct schedule schedule_of(const struct manifest *manifest) {
+    uint64_t decay = manifest->inner.decay_tokens ? manifest->inner.decay_tokens : manifest->token_budget;
+    struct schedule schedule = {.peak = (float)manifest->inner.learning_rate,
+                                .floor = (float)(manifest->inner.floor * manifest->inner.learning_rate),
+                                .warmup_tokens = manifest->inner.warmup_tokens,
+                                .total_tokens = decay,
+                                .shape = MODEL_SCHEDULE_CONSTANT};
+    if (manifest->inner.schedule == SCHEDULE_LINEAR) schedule.shape = MODEL_SCHEDULE_LINEAR;
+    if (manifest->inner.schedule == SCHEDULE_COSINE) schedule.shape = MODEL_SCHEDULE_COSINE;
+    return schedule;
+}
+
+enum status run_model_trainer(const struct manifest *manifest, const struct run_model_local *local, struct trainer **out,
+                              struct error *error) {
+    struct trainer_options options = {.model = config_of(manifest),
+                                      .sequences = local->sequences ? local->sequences : 8,
+                                      .length = manifest->model.context,
+                                      .accumulation = local->accumulation ? local->accumulation : 1,
+                                      .threads = local->threads,
+                                      .adamw = {.beta1 = (float)manifest->inner.beta1,
+                                                .beta2 = (float)manifest->inner.beta2,
+                                                .epsilon = (float)manifest->inner.epsilon,
+                                                .decay = (float)manifest->inner.weight_decay,
+                                                .clip = (float)manifest->inner.clip_norm},
+                                      .schedule = schedule_of(manifest)};
+    return trainer_create(&options, out, error);
+}
+
+enum status run_model_initialise(const struct manifest *manifest, const struct layout *layout, const char *checkpoint,
+                                 float *parameters, struct error *error) {
+    static const uint8_t none[DIGEST_SIZE];
+    if (digest_equal(manifest->initial.checkpoint_digest, none)) {
+        layout_initialise(layout, manifest->initial.seed, parameters);
+        return OK;
+    }
+    char wanted[HEX32_SIZE];
+    hex_encode(manifest->initial.checkpoint_digest, DIGEST_SIZE, wanted);
+    if (!checkpoint)
+        return error_set(error, INVALID, "the run starts from the checkpoint with SHA-256 %s: give its file with --initial",
+                         wanted);
+    struct buffer file = {0};
+    uint8_t digest[DIGEST_SIZE];
+    enum status status = file_read(checkpoint, layout->count * sizeof(float) + CHECKPOINT_OVERHEAD, &file, error);
+    if (status != OK) goto out;
+    digest_sha256(file.data, file.size, digest);
+    if (!digest_equal(digest, manifest->initial.checkpoint_digest)) {
+        status = error_set(error, INVALID, "%s is not the run's initial checkpoint: its SHA-256 is not %s", checkpoint, wanted);
+        goto out;
+    }
+    status = safetensors_decode(layout, buffer_bytes(&file), parameters, error);
+out:
+    buffer_deinit(&file);
+    return status;
+}

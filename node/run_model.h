@@ -1,0 +1,36 @@
+/* From the run's manifest to what trains: the one place where the words of fed/ become those of model/.
+ *
+ * fed/ may not include model/ and the other way round, so neither can do it. The shape of the model, the parameter layout and
+ * its digest, and the initial parameters are group-wide: every site and the coordinator must come to the same bits from the
+ * same manifest. Batch, accumulation and threads are the site's own and are not touched here. Pure but for
+ * run_model_initialise, which may read the checkpoint file that the manifest names by digest.
+ */
+#ifndef NODE_RUN_MODEL_H
+#define NODE_RUN_MODEL_H
+
+#include <stdint.h>
+
+#include "base/status.h"
+#include "crypto/digest.h"
+
+struct layout;
+struct manifest;
+struct trainer;
+
+struct run_model_local { /* the site's own part of what the trainer is told; zero: its default */
+    uint32_t sequences, accumulation, threads;
+};
+
+/* The layout of the manifest's model; ends with layout_deinit. INVALID. */
+MUST_USE enum status run_model_layout(const struct manifest *manifest, struct layout *out, struct error *error);
+/* SHA-256 of layout_describe: the layout digest of the genesis entry and of every contribution. */
+void run_model_layout_digest(const struct layout *layout, uint8_t out[static DIGEST_SIZE]);
+/* Model, sequence length, inner optimizer and schedule from the manifest. Statuses of trainer_create. */
+MUST_USE enum status run_model_trainer(const struct manifest *manifest, const struct run_model_local *local, struct trainer **out,
+                                       struct error *error);
+/* The parameters of version 0, [layout->count]: from the manifest's seed, or from `checkpoint`, a safetensors file whose SHA-256
+ * the manifest has. INVALID if the manifest wants a checkpoint and there is none, or another one. */
+MUST_USE enum status run_model_initialise(const struct manifest *manifest, const struct layout *layout, const char *checkpoint,
+                                          float *parameters, struct error *error);
+
+#endif

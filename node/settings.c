@@ -1,0 +1,188 @@
+#include "node/settings.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "config/config.h"
+#include "node/verbs.h"
+
+static const struct option common[] = {
+    {"dir", OPTION_PATH, OPTION_FIELD(struct settings, directory), .fallback = "atoll-site", .value_name = "DIR",
+     .help = "the site's directory: key, certificate, ledger, checkpoints", .flags = 0},
+    {"address", OPTION_TEXT, OPTION_FIELD(struct settings, address), .value_name = "HOST:PORT",
+     .help = "the coordinator's address"},
+    {"data", OPTION_LIST, OPTION_FIELD(struct settings, data), .value_name = "FILE",
+     .help = "training data: plain text (byte tokenizer), or .bin shards of 16-bit tokens. May be repeated"},
+    {"heldout", OPTION_F64, OPTION_FIELD(struct settings, heldout), .fallback = "0.02", .min = "0", .max = "0.5",
+     .help = "fraction of each file's end that is never trained on"},
+    {"threads", OPTION_U64, OPTION_FIELD(struct settings, threads), .fallback = "0", .max = "4096",
+     .help = "threads that train; 0: one a processor. Does not change results"},
+    {"batch.sequences", OPTION_U64, OPTION_FIELD(struct settings, sequences), .fallback = "8", .min = "1", .max = "65536",
+     .help = "sequences in a batch, each as long as the model's context"},
+    {"batch.accumulation", OPTION_U64, OPTION_FIELD(struct settings, accumulation), .fallback = "1", .min = "1", .max = "65536",
+     .help = "batches in an inner step"},
+    {"overlap", OPTION_BOOL, OPTION_FIELD(struct settings, overlap), .fallback = "true",
+     .help = "train on while a contribution is under way; off: wait for its merge (the synchronous reference)"},
+    {"throttle", OPTION_F64, OPTION_FIELD(struct settings, throttle), .fallback = "1", .min = "1", .max = "1000",
+     .help = "play a slower device: steps take this many times as long"},
+    {"checkpoint-interval", OPTION_DURATION, OPTION_FIELD(struct settings, checkpoint_ms), .fallback = "5m", .min = "1s",
+     .max = "7d", .help = "between checkpoints: what a crash may cost of inner progress"},
+    {"upload.bandwidth", OPTION_SIZE, OPTION_FIELD(struct settings, bandwidth), .fallback = "0",
+     .help = "most bytes a second that contributions may use; 0: no cap"},
+    {"connections", OPTION_U64, OPTION_FIELD(struct settings, connections), .fallback = "1", .min = "1", .max = "16",
+     .help = "TCP connections to the coordinator, for long fat links"},
+    {"heartbeat-interval", OPTION_DURATION, OPTION_FIELD(struct settings, heartbeat_ms), .fallback = "20s", .min = "100ms",
+     .max = "1h", .help = "between reports to the coordinator"},
+    {"retry.first", OPTION_DURATION, OPTION_FIELD(struct settings, backoff_ms), .fallback = "1s", .min = "10ms", .max = "10m",
+     .help = "bound of the first random wait after a failure; doubles"},
+    {"retry.limit", OPTION_DURATION, OPTION_FIELD(struct settings, backoff_limit_ms), .fallback = "60s", .min = "10ms",
+     .max = "1h", .help = "largest bound of a random wait after a failure"},
+    {"progress-timeout", OPTION_DURATION, OPTION_FIELD(struct settings, timeout_ms), .fallback = "60s", .min = "1s", .max = "1h",
+     .help = "a transfer that has not moved for so long is given up, and taken up again later"},
+    {"export", OPTION_PATH, OPTION_FIELD(struct settings, export_directory), .value_name = "DIR",
+     .help = "where the model goes when the run ends; unset: export/ in the site's directory"},
+    {"initial", OPTION_PATH, OPTION_FIELD(struct settings, initial), .value_name = "FILE",
+     .help = "the safetensors file that the run starts from, where the manifest names one by its digest"},
+    {"metrics-file", OPTION_PATH, OPTION_FIELD(struct settings, metrics_file), .value_name = "FILE",
+     .help = "rewritten every second with Prometheus text, for a textfile collector"},
+    {0}};
+
+static const struct option join_options[] = {{"coordinator", OPTION_TEXT, OPTION_FIELD(struct settings, join_address),
+                                              .value_name = "HOST:PORT", .help = "the coordinator's address, from the invitation",
+                                              .flags = OPTION_POSITIONAL | OPTION_REQUIRED},
+                                             {"token", OPTION_TEXT, OPTION_FIELD(struct settings, token),
+                                              .help = "the invitation's token", .flags = OPTION_SECRET | OPTION_REQUIRED},
+                                             {"run", OPTION_BOOL, OPTION_FIELD(struct settings, run_after), .fallback = "true",
+                                              .help = "start training once joined", .flags = OPTION_FLAG_ONLY},
+                                             {0}};
+
+static const struct option eval_options[] = {{"windows", OPTION_U64, OPTION_FIELD(struct settings, windows), .fallback = "0",
+                                              .help = "held-out windows at most, evenly spread; 0: all",
+                                              .flags = OPTION_FLAG_ONLY},
+                                             {0}};
+
+static const struct option generate_options[] = {
+    {"prompt", OPTION_TEXT, OPTION_FIELD(struct settings, prompt), .fallback = "The ", .help = "text to continue, as bytes",
+     .flags = OPTION_FLAG_ONLY},
+    {"count", OPTION_U64, OPTION_FIELD(struct settings, count), .fallback = "200", .min = "1", .max = "1000000",
+     .help = "tokens to write", .flags = OPTION_FLAG_ONLY},
+    {"temperature", OPTION_F64, OPTION_FIELD(struct settings, temperature), .fallback = "0.8", .min = "0", .max = "10",
+     .help = "0: the most likely token", .flags = OPTION_FLAG_ONLY},
+    {"top-k", OPTION_U64, OPTION_FIELD(struct settings, top_k), .fallback = "0", .max = "65536", .help = "0: no limit",
+     .flags = OPTION_FLAG_ONLY},
+    {"top-p", OPTION_F64, OPTION_FIELD(struct settings, top_p), .fallback = "1", .min = "0.001", .max = "1",
+     .help = "1: no limit", .flags = OPTION_FLAG_ONLY},
+    {"seed", OPTION_U64, OPTION_FIELD(struct settings, seed), .fallback = "1", .help = "of the sampling",
+     .flags = OPTION_FLAG_ONLY},
+    {0}};
+
+static const struct command join_command = {
+    .name = "join",
+    .summary = "takes an invitation, then trains",
+    .description = "Makes a key in DIR, gets a certificate for it, stores what the run demands. "
+                   "Repeating it is harmless.",
+    .examples = "atoll-node join coordinator.example:7400 --token atoll... --dir site --data text.txt",
+    .options = join_options,
+    .run = verb_join};
+static const struct command run_command = {.name = "run",
+                                           .summary = "trains, for as long as the run lasts",
+                                           .description =
+                                               "Exit codes: 0 stopped or the run has ended, 1 a failure that a restart may heal, "
+                                               "2 wrong usage, 3 halted: a person must look.",
+                                           .run = verb_run};
+static const struct command status_command = {.name = "status", .summary = "prints DIR/status.json", .run = verb_status};
+static const struct command evaluate_command = {
+    .name = "eval", .summary = "loss of the run's newest model on held-out data", .options = eval_options, .run = verb_eval};
+static const struct command generate_command = {
+    .name = "generate", .summary = "lets the run's newest model write", .options = generate_options, .run = verb_generate};
+static const struct command export_command = {
+    .name = "export", .summary = "writes the run's newest model as safetensors", .run = verb_export};
+static const struct command validate_command = {
+    .name = "validate", .summary = "checks settings, directory and data, changes nothing", .run = verb_validate};
+
+const struct command node_command = {.name = "atoll-node",
+                                     .summary = "trains at a site, and exchanges what it learned",
+                                     .options = common,
+                                     .children = (const struct command *const[]){&join_command, &run_command, &status_command,
+                                                                                 &evaluate_command, &generate_command,
+                                                                                 &export_command, &validate_command, NULL},
+                                     .version = "0.1.0"};
+
+/* ---- reading ---------------------------------------------------------------------------------------------------------------- */
+
+static const char *argument_of(int argc, char **argv, const char *flag) {
+    size_t length = strlen(flag);
+    for (int i = 1; i < argc; i++) {
+        if (strncmp(argv[i], flag, length) != 0) continue;
+        if (argv[i][length] == '=') return argv[i] + length + 1;
+        if (argv[i][length] == 0 && i + 1 < argc) return argv[i + 1];
+    }
+    return NULL;
+}
+
+static const char *variable_of(char **environment, const char *name) {
+    size_t length = strlen(name);
+    for (char **at = environment; at && *at; at++) {
+        if (strncmp(*at, name, length) == 0 && (*at)[length] == '=') return *at + length + 1;
+    }
+    return NULL;
+}
+
+/* The file is found by the directory, so the directory must be known before the file is read. */
+int settings_read(struct options *options, int argc, char **argv, char **environment) {
+    const char *directory = argument_of(argc, argv, "--dir");
+    if (!directory) directory = variable_of(environment, "ATOLL_DIR");
+    char *path = file_join(directory && *directory ? directory : "atoll-site", "node.yaml");
+    char **arguments = xcalloc((size_t)argc + 3, sizeof *arguments);
+    memcpy(arguments, argv, (size_t)argc * sizeof *arguments);
+    char flag[] = "--config";
+    bool named = argument_of(argc, argv, "--config") || variable_of(environment, "ATOLL_CONFIG");
+    if (!named && file_exists(path)) {
+        arguments[argc++] = flag;
+        arguments[argc++] = path;
+    }
+    int code = options_start(
+        options, &(struct options_setup){.argc = argc, .argv = arguments, .environment = environment, .load_file = config_load});
+    free(arguments);
+    free(path);
+    return code;
+}
+
+/* ---- writing ---------------------------------------------------------------------------------------------------------------- */
+
+static void write_list(struct buffer *out, const char *name, const struct option_list *list) {
+    buffer_append_text(out, "%s:\n", name);
+    for (size_t i = 0; i < list->count; i++) { /* whoever restarts us may stand in another directory */
+        char *absolute = realpath(list->items[i], NULL);
+        buffer_append_text(out, "  - ");
+        config_quote(absolute ? absolute : list->items[i], out);
+        buffer_append_text(out, "\n");
+        free(absolute);
+    }
+}
+
+enum status settings_save(const struct options *options, const struct settings *settings, struct error *error) {
+    char *path = file_join(settings->directory, "node.yaml");
+    struct buffer text = {0};
+    buffer_append_text(&text, "# Settings of this site. `atoll-node run --example-config` explains them all.\naddress: ");
+    config_quote(settings->join_address, &text);
+    buffer_append_text(&text, "\n");
+    for (const struct option *option = common; option->name; option++) {
+        if (strcmp(option->name, "dir") == 0 || strcmp(option->name, "address") == 0) continue;
+        if (options_source(options, option->name, NULL) == OPTION_FROM_DEFAULT) continue;
+        const void *field = (const char *)settings + option->offset;
+        if (option->type == OPTION_LIST) {
+            write_list(&text, option->name, field);
+            continue;
+        }
+        buffer_append_text(&text, "%s: ", option->name);
+        option_format(option, field, &text);
+        buffer_append_text(&text, "\n");
+    }
+    enum status status = file_exists(path) ? OK : file_write(path, buffer_bytes(&text), 0644, error);
+    buffer_deinit(&text);
+    free(path);
+    return status;
+}

@@ -1,0 +1,38 @@
+/* What a site decides for itself: one table of options, for every verb. What the group decides is in the run's manifest. */
+#ifndef NODE_SETTINGS_H
+#define NODE_SETTINGS_H
+
+#include "base/options.h"
+
+struct settings {
+    const char *directory;
+    const char *address;     /* of the coordinator */
+    struct option_list data; /* files of text or .bin */
+    double heldout;
+    uint64_t threads, sequences, accumulation; /* 0: the trainer's default */
+    bool overlap;
+    double throttle;
+    uint64_t checkpoint_ms, heartbeat_ms, backoff_ms, backoff_limit_ms, timeout_ms;
+    uint64_t bandwidth, connections;
+    const char *export_directory; /* NULL: DIR/export */
+    const char *initial;          /* NULL: none */
+    const char *metrics_file;     /* NULL: none */
+
+    /* join */
+    const char *join_address, *token;
+    bool run_after;
+    /* eval, generate */
+    uint64_t windows;
+    const char *prompt;
+    uint64_t count, top_k, seed;
+    double temperature, top_p;
+};
+
+extern const struct command node_command;
+
+/* The command line, environment and DIR/node.yaml, where there is one. OPTIONS_GO_ON or an exit code, as options_start. */
+int settings_read(struct options *options, int argc, char **argv, char **environment);
+/* Writes DIR/node.yaml after a join: the address, and what was said on the command line. Nothing if there is one already. */
+MUST_USE enum status settings_save(const struct options *options, const struct settings *settings, struct error *error);
+
+#endif

@@ -1,0 +1,357 @@
+#include "node/training.h"
+
+#include <errno.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/thread.h"
+#include "node/model_trainer.h"
+
+enum { REQUESTS_LIMIT = 4 * FRAGMENTS_LIMIT, BAD_STEPS_LIMIT = 10, RATE_WINDOW_MS = 10000 };
+
+enum request_kind { REQUEST_SNAPSHOT, REQUEST_REBASE, REQUEST_CAPTURE };
+struct request {
+    enum request_kind kind;
+    uint32_t fragment;
+    uint64_t sequence;
+    enum training_move why;
+};
+
+struct training {
+    struct training_options options;
+    struct thread *thread;
+    pthread_mutex_t lock; /* of everything down to the blank line */
+    pthread_cond_t changed;
+    struct request requests[REQUESTS_LIMIT]; /* a ring */
+    size_t request_head, request_count;
+    bool train, stopping, capture_last;
+    enum node_wait wait;
+    uint64_t until_steps;
+    uint64_t run_tokens, run_own_tokens, run_own_tokens_first;
+    uint32_t run_sites;
+    bool run_told;
+    struct training_figures figures;
+
+    /* the thread's own */
+    uint64_t booked_ns; /* time is accounted for up to here */
+    uint64_t capture_at_ms;
+    uint64_t lr_tokens; /* never goes back */
+    uint32_t bad_steps;
+    uint64_t rate_from_ms, rate_tokens;
+};
+
+void training_capture_destroy(struct training_capture *capture) {
+    if (!capture) return;
+    buffer_deinit(&capture->trainer);
+    buffer_deinit(&capture->base);
+    buffer_deinit(&capture->snapshot);
+    free(capture);
+}
+
+/* ---- time --------------------------------------------------------------------------------------------------------------- */
+
+/* The time since the last call goes to compute, or to a cause. With the lock. */
+static void book(struct training *training, bool compute, enum lost_cause cause) {
+    uint64_t now = clock_monotonic_ns(), spent = now - training->booked_ns;
+    training->booked_ns = now;
+    if (compute)
+        training->figures.compute_ns += spent;
+    else
+        training->figures.lost_ns[cause] += spent;
+}
+
+static void book_unlocked(struct training *training, enum lost_cause cause) {
+    pthread_mutex_lock(&training->lock);
+    book(training, false, cause);
+    pthread_mutex_unlock(&training->lock);
+}
+
+static enum lost_cause cause_of(enum node_wait wait) {
+    switch (wait) {
+    case NODE_WAIT_MERGE: return LOST_WAIT_QUORUM;
+    case NODE_WAIT_PAUSED: return LOST_PAUSED;
+    case NODE_WAIT_START: return LOST_RESTART;
+    case NODE_WAIT_NONE: break;
+    }
+    return LOST_OTHER;
+}
+
+/* With the lock: waits for a change, at most until the monotonic time. */
+static void wait_until_ns(struct training *training, uint64_t at_ns) {
+    struct timespec at = {(time_t)(at_ns / 1000000000u), (long)(at_ns % 1000000000u)};
+    pthread_cond_timedwait(&training->changed, &training->lock, &at);
+}
+
+/* ---- requests ----------------------------------------------------------------------------------------------------------- */
+
+static void ask(struct training *training, struct request request) {
+    pthread_mutex_lock(&training->lock);
+    ASSERT(training->request_count < REQUESTS_LIMIT); /* the brain has at most one a fragment under way */
+    training->requests[(training->request_head + training->request_count++) % REQUESTS_LIMIT] = request;
+    pthread_cond_broadcast(&training->changed);
+    pthread_mutex_unlock(&training->lock);
+}
+
+void training_snapshot(struct training *training, uint32_t fragment, uint64_t sequence) {
+    ask(training, (struct request){.kind = REQUEST_SNAPSHOT, .fragment = fragment, .sequence = sequence});
+}
+
+void training_rebase(struct training *training, uint32_t fragment, uint64_t sequence, enum training_move why) {
+    ask(training, (struct request){.kind = REQUEST_REBASE, .fragment = fragment, .sequence = sequence, .why = why});
+}
+
+void training_capture(struct training *training) { ask(training, (struct request){.kind = REQUEST_CAPTURE}); }
+
+static void do_snapshot(struct training *training, const struct request *request) {
+    struct trainer *trainer = training->options.trainer;
+    replica_snapshot(training->options.replica, request->fragment, trainer_parameters(trainer));
+    training->options.fragment[request->fragment].in_flight = request->sequence;
+    struct buffer optimizer = {0};
+    if (training->options.keep_optimizer) trainer_save_optimizer(trainer, &optimizer);
+    book_unlocked(training, LOST_ENCODE);
+    training->options.handler.snapshotted(training->options.handler.context, request->fragment, request->sequence,
+                                          training->figures.steps, training->figures.tokens, trainer_counters(trainer).steps,
+                                          &optimizer);
+    buffer_deinit(&optimizer);
+}
+
+static void do_rebase(struct training *training, const struct request *request) {
+    struct replica *replica = training->options.replica;
+    enum rebase what = request->why == MOVE_MERGED    ? REBASE_SENT
+                       : request->why == MOVE_REFUSED ? replica_refused(replica)
+                                                      : REBASE_KEEP;
+    replica_rebase(replica, request->fragment, trainer_parameters(training->options.trainer), what);
+    if (request->why == MOVE_MERGED || request->why == MOVE_REFUSED) {
+        training->options.fragment[request->fragment].in_flight = 0;
+        training->options.fragment[request->fragment].over = request->sequence;
+    }
+    book_unlocked(training, LOST_REBASE);
+    training->options.handler.rebased(training->options.handler.context, request->fragment, request->sequence, request->why);
+}
+
+static void do_capture(struct training *training) {
+    const struct replica *replica = training->options.replica;
+    struct training_capture *capture = xcalloc(1, sizeof *capture);
+    bool in_flight = false;
+    for (uint32_t i = 0; i < replica->fragments; i++) {
+        capture->fragment[i].base_version = replica->base_version[i];
+        capture->fragment[i].in_flight = training->options.fragment[i].in_flight;
+        capture->fragment[i].over = training->options.fragment[i].over;
+        in_flight |= capture->fragment[i].in_flight != 0;
+    }
+    capture->trainer_steps = trainer_counters(training->options.trainer).steps;
+    trainer_save(training->options.trainer, &capture->trainer);
+    buffer_append(&capture->base, replica->base, replica->parameters * sizeof(float));
+    if (in_flight) buffer_append(&capture->snapshot, replica->snapshot, replica->parameters * sizeof(float));
+    training->capture_at_ms = clock_monotonic_ms() + training->options.checkpoint_ms;
+    book_unlocked(training, LOST_OTHER);
+    training->options.handler.captured(training->options.handler.context, capture);
+}
+
+static void do_request(struct training *training, const struct request *request) {
+    switch (request->kind) {
+    case REQUEST_SNAPSHOT: do_snapshot(training, request); break;
+    case REQUEST_REBASE: do_rebase(training, request); break;
+    case REQUEST_CAPTURE: do_capture(training); break;
+    }
+}
+
+/* ---- steps -------------------------------------------------------------------------------------------------------------- */
+
+/* Tokens the whole run has seen, by the ledger and by what we and, presumably, the others have trained since our last
+ * contribution that is in it. With the lock. */
+static uint64_t tokens_for_schedule(struct training *training) {
+    uint64_t told = training->run_own_tokens - training->run_own_tokens_first;
+    uint64_t pending = training->figures.tokens > told ? training->figures.tokens - told : 0;
+    uint64_t estimate = training->run_tokens + pending * MAX(training->run_sites, 1u);
+    training->lr_tokens = MAX(training->lr_tokens, estimate);
+    return training->lr_tokens;
+}
+
+static void note_rates(struct training *training, double step_s, uint64_t tokens) {
+    struct training_figures *figures = &training->figures;
+    double rate = step_s > 0 ? 1.0 / step_s : 0;
+    figures->steps_per_second = figures->steps_per_second > 0 ? 0.9 * figures->steps_per_second + 0.1 * rate : rate;
+    uint64_t now = clock_monotonic_ms();
+    training->rate_tokens += tokens;
+    uint64_t window = now - training->rate_from_ms;
+    if (window >= RATE_WINDOW_MS || (figures->tokens_per_second <= 0 && window >= 1000)) {
+        figures->tokens_per_second = (double)training->rate_tokens * 1000.0 / (double)window;
+        training->rate_from_ms = now;
+        training->rate_tokens = 0;
+    }
+}
+
+/* Plays a slower device: the rest of the step's time is slept, but a stop ends it. */
+static void throttle(struct training *training, uint64_t step_ns) {
+    if (!(training->options.throttle > 1.0)) return;
+    uint64_t until = clock_monotonic_ns() + (uint64_t)((double)step_ns * (training->options.throttle - 1.0));
+    pthread_mutex_lock(&training->lock);
+    while (!training->stopping && clock_monotonic_ns() < until) wait_until_ns(training, until);
+    pthread_mutex_unlock(&training->lock);
+}
+
+static void fail(struct training *training, enum status status, const char *message) {
+    training->options.handler.failed(training->options.handler.context, status, message);
+    pthread_mutex_lock(&training->lock);
+    training->train = false;
+    training->wait = NODE_WAIT_NONE;
+    pthread_mutex_unlock(&training->lock);
+}
+
+static void one_step(struct training *training) {
+    struct error error = {0};
+    struct trainer_result result = {0};
+    pthread_mutex_lock(&training->lock);
+    uint64_t run_tokens = tokens_for_schedule(training);
+    pthread_mutex_unlock(&training->lock);
+    uint64_t from = clock_monotonic_ns();
+    enum status status = trainer_step(training->options.trainer, training->options.data, run_tokens, &result, &error);
+    if (status == CORRUPT && ++training->bad_steps < BAD_STEPS_LIMIT) {
+        log_warn("step_not_finite", "in_a_row=%u message=\"%s\"", training->bad_steps, error.message);
+        book_unlocked(training, LOST_OTHER);
+        return;
+    }
+    if (status != OK) {
+        fail(training, status, error.message);
+        return;
+    }
+    training->bad_steps = 0;
+    throttle(training, clock_monotonic_ns() - from);
+
+    struct trainer_counters counters = trainer_counters(training->options.trainer);
+    pthread_mutex_lock(&training->lock);
+    struct training_figures *figures = &training->figures;
+    book(training, true, LOST_OTHER);
+    figures->steps++;
+    figures->tokens += result.tokens;
+    figures->trainer_steps = counters.steps;
+    figures->trainer_tokens = counters.tokens;
+    figures->loss = isnan(figures->loss) ? result.loss : 0.95 * figures->loss + 0.05 * result.loss;
+    figures->learning_rate = result.learning_rate;
+    note_rates(training, (double)(clock_monotonic_ns() - from) * 1e-9, result.tokens);
+    uint64_t steps = figures->steps, tokens = figures->tokens;
+    pthread_mutex_unlock(&training->lock);
+
+    training->options.handler.progress(training->options.handler.context, steps, tokens, result.loss);
+}
+
+/* The next thing to do. False: stop. */
+static bool next(struct training *training, struct request *request, bool *has_request) {
+    *has_request = false;
+    pthread_mutex_lock(&training->lock);
+    for (;;) {
+        if (training->stopping) break;
+        if (training->request_count > 0) {
+            *request = training->requests[training->request_head];
+            training->request_head = (training->request_head + 1) % REQUESTS_LIMIT;
+            training->request_count--;
+            *has_request = true;
+            break;
+        }
+        bool due = training->options.checkpoint_ms > 0 && clock_monotonic_ms() >= training->capture_at_ms;
+        bool train = training->train && training->figures.steps < training->until_steps;
+        if (due && train) {
+            *request = (struct request){.kind = REQUEST_CAPTURE};
+            *has_request = true;
+            break;
+        }
+        if (train) break;
+        enum lost_cause cause = cause_of(training->train ? NODE_WAIT_MERGE : training->wait);
+        wait_until_ns(training, clock_monotonic_ns() + 200000000u); /* wakes to keep the books current */
+        book(training, false, cause);
+    }
+    bool go_on = !training->stopping;
+    pthread_mutex_unlock(&training->lock);
+    return go_on;
+}
+
+static void body(void *context) {
+    struct training *training = context;
+    struct request request;
+    bool has_request;
+    while (next(training, &request, &has_request)) {
+        if (has_request)
+            do_request(training, &request);
+        else
+            one_step(training);
+    }
+    if (training->capture_last) do_capture(training);
+}
+
+/* ---- life --------------------------------------------------------------------------------------------------------------- */
+
+enum status training_start(const struct training_options *options, struct training **out, struct error *error) {
+    struct training *training = xcalloc(1, sizeof *training);
+    training->options = *options;
+    training->wait = NODE_WAIT_START;
+    training->figures.loss = (double)NAN;
+    struct trainer_counters counters = trainer_counters(options->trainer);
+    training->figures.trainer_steps = counters.steps;
+    training->figures.trainer_tokens = counters.tokens;
+    training->booked_ns = clock_monotonic_ns();
+    training->rate_from_ms = clock_monotonic_ms();
+    training->capture_at_ms = clock_monotonic_ms() + options->checkpoint_ms;
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_mutex_init(&training->lock, NULL);
+    pthread_cond_init(&training->changed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    enum status status = thread_start("trainer", body, training, &training->thread, error);
+    if (status == OK)
+        *out = training;
+    else
+        training_destroy(training);
+    return status;
+}
+
+void training_train(struct training *training, bool train, enum node_wait wait, uint64_t until_steps) {
+    pthread_mutex_lock(&training->lock);
+    training->train = train;
+    training->wait = wait;
+    training->until_steps = until_steps;
+    pthread_cond_broadcast(&training->changed);
+    pthread_mutex_unlock(&training->lock);
+}
+
+void training_tell_run(struct training *training, uint64_t tokens, uint64_t own_tokens, uint32_t active_sites) {
+    pthread_mutex_lock(&training->lock);
+    if (!training->run_told) training->run_own_tokens_first = own_tokens;
+    training->run_told = true;
+    training->run_tokens = tokens;
+    training->run_own_tokens = own_tokens;
+    training->run_sites = active_sites;
+    pthread_mutex_unlock(&training->lock);
+}
+
+void training_figures(struct training *training, struct training_figures *out) {
+    pthread_mutex_lock(&training->lock);
+    *out = training->figures;
+    out->training = training->train;
+    pthread_mutex_unlock(&training->lock);
+}
+
+void training_stop(struct training *training, bool capture) {
+    pthread_mutex_lock(&training->lock);
+    training->stopping = true;
+    training->capture_last = capture;
+    pthread_cond_broadcast(&training->changed);
+    pthread_mutex_unlock(&training->lock);
+    (void)!thread_join(training->thread, UINT64_MAX);
+    training->thread = NULL;
+}
+
+void training_destroy(struct training *training) {
+    if (!training) return;
+    if (training->thread) training_stop(training, false);
+    pthread_cond_destroy(&training->changed);
+    pthread_mutex_destroy(&training->lock);
+    free(training);
+}

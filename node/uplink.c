@@ -1,0 +1,251 @@
+#include "node/uplink.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/queue.h"
+#include "base/thread.h"
+#include "proto/messages.h"
+
+enum { QUEUE_LIMIT = 2 * FRAGMENTS_LIMIT, CHUNK_LEAST = 4096 };
+
+struct upload {
+    struct rpc_channel *channel;
+    uint32_t fragment;
+    uint64_t sequence, payload_size;
+    uint8_t payload_digest[DIGEST_SIZE];
+};
+
+struct uplink {
+    struct uplink_options options;
+    struct queue *queue;
+    struct thread *thread;
+    pthread_mutex_t lock; /* of stream and stopping */
+    pthread_cond_t changed;
+    struct stream *stream; /* under way; NULL: none */
+    bool stopping;
+    uint64_t paid_until_ns; /* the bandwidth cap: what has been sent is paid for up to then */
+    struct arena arena;
+};
+
+static bool is_stopping(struct uplink *uplink) {
+    pthread_mutex_lock(&uplink->lock);
+    bool stopping = uplink->stopping;
+    pthread_mutex_unlock(&uplink->lock);
+    return stopping;
+}
+
+/* Waits until the cap allows `size` more bytes. A quarter of a second may be saved up. */
+static void pay(struct uplink *uplink, size_t size) {
+    if (uplink->options.bandwidth == 0) return;
+    uint64_t now = clock_monotonic_ns();
+    uint64_t from = now > 250000000u ? now - 250000000u : 0;
+    uplink->paid_until_ns = MAX(uplink->paid_until_ns, from);
+    uplink->paid_until_ns += (uint64_t)((double)size * 1e9 / (double)uplink->options.bandwidth);
+    pthread_mutex_lock(&uplink->lock);
+    while (!uplink->stopping && clock_monotonic_ns() < uplink->paid_until_ns) {
+        struct timespec at = {(time_t)(uplink->paid_until_ns / 1000000000u), (long)(uplink->paid_until_ns % 1000000000u)};
+        pthread_cond_timedwait(&uplink->changed, &uplink->lock, &at);
+    }
+    pthread_mutex_unlock(&uplink->lock);
+}
+
+static enum status send_frame(struct uplink *uplink, struct stream *stream, const struct submit_frame *frame,
+                              struct error *error) {
+    struct buffer head = {0};
+    enum status status = submit_frame_encode(frame, &head, error);
+    if (status == OK) {
+        pay(uplink, head.size + frame->payload.size + MESSAGE_OVERHEAD);
+        status = stream_write(stream, buffer_bytes(&head), frame->payload, error);
+    }
+    buffer_deinit(&head);
+    return status;
+}
+
+static enum status send_open(struct uplink *uplink, struct stream *stream, struct upload *upload, struct error *error) {
+    struct submit_frame frame = {.kind = SUBMIT_OPEN, .open = {.protocol = PROTOCOL_VERSION}};
+    struct contribution contribution;
+    TRY(journal_sent(uplink->options.journal, upload->sequence, frame.open.header, frame.open.signature, error));
+    TRY(contribution_decode(bytes_of(frame.open.header, sizeof frame.open.header), &contribution, error));
+    upload->payload_size = contribution.payload_size;
+    memcpy(upload->payload_digest, contribution.payload_digest, DIGEST_SIZE);
+    return send_frame(uplink, stream, &frame, error);
+}
+
+/* Reads the next reply; `message` keeps what it lends. */
+static enum status read_reply(struct uplink *uplink, struct stream *stream, uint64_t wait_ms, struct buffer *message,
+                              struct submit_reply *out, struct error *error) {
+    struct frame frame;
+    TRY(stream_read(stream, wait_ms, message, error));
+    arena_reset(&uplink->arena);
+    TRY(frame_split(buffer_bytes(message), &frame, error));
+    return submit_reply_decode(frame, &uplink->arena, out, error);
+}
+
+/* OK with a reply that came early (the coordinator has all, or does not want it), NOT_FOUND when all is sent and none has come. */
+static enum status send_payload(struct uplink *uplink, struct stream *stream, const struct upload *upload, uint64_t offset,
+                                uint32_t chunk_limit, struct buffer *message, struct submit_reply *reply, struct error *error) {
+    struct blob_reader *reader = NULL;
+    size_t limit = MIN((size_t)chunk_limit, (size_t)FRAME_PAYLOAD_LIMIT);
+    if (uplink->options.bandwidth) limit = MIN(limit, (size_t)MAX(uplink->options.bandwidth, (uint64_t)CHUNK_LEAST));
+    uint8_t *chunk = xmalloc(limit);
+    enum status status =
+        blob_reader_open_unchecked(journal_payloads(uplink->options.journal), upload->payload_digest, &reader, error);
+    if (status == OK && blob_reader_size(reader) != upload->payload_size)
+        status = error_set(error, CORRUPT, "the spooled payload has another size than its header says");
+    while (status == OK && offset < upload->payload_size && !is_stopping(uplink)) {
+        size_t size = (size_t)MIN((uint64_t)limit, upload->payload_size - offset);
+        status = blob_reader_read(reader, offset, chunk, size, error);
+        if (status != OK) break;
+        struct submit_frame frame = {.kind = SUBMIT_CHUNK, .chunk = {.offset = offset}, .payload = bytes_of(chunk, size)};
+        status = send_frame(uplink, stream, &frame, error);
+        offset += size;
+        struct error early = {0};
+        if (status == OK && offset < upload->payload_size && read_reply(uplink, stream, 0, message, reply, &early) == OK)
+            goto out;
+    }
+    if (status == OK) status = NOT_FOUND;
+    /* A call that ended under us may have left its reason behind as a last message. */
+    if (status != NOT_FOUND && read_reply(uplink, stream, 0, message, reply, NULL) == OK) status = OK;
+out:
+    blob_reader_close(reader);
+    free(chunk);
+    return status;
+}
+
+/* One whole Submit call. OK: *reply is a receipt or a refusal. */
+static enum status talk(struct uplink *uplink, struct stream *stream, struct upload *upload, struct buffer *message,
+                        struct submit_reply *reply, struct error *error) {
+    TRY(send_open(uplink, stream, upload, error));
+    TRY(read_reply(uplink, stream, UINT64_MAX, message, reply, error));
+    if (reply->kind != SUBMIT_CREDIT) return OK;
+    if (reply->credit.resume_offset > upload->payload_size)
+        return error_set(error, INVALID, "the coordinator gave credit from byte %llu of %llu",
+                         (unsigned long long)reply->credit.resume_offset, (unsigned long long)upload->payload_size);
+    enum status status =
+        send_payload(uplink, stream, upload, reply->credit.resume_offset, reply->credit.chunk_limit, message, reply, error);
+    if (status == NOT_FOUND) {
+        stream_half_close(stream);
+        status = read_reply(uplink, stream, UINT64_MAX, message, reply, error);
+    }
+    if (status == OK && reply->kind == SUBMIT_CREDIT) return error_set(error, INVALID, "a second credit");
+    return status == NOT_FOUND ? error_set(error, UNAVAILABLE, "the coordinator ended the call without an answer") : status;
+}
+
+static void answer(struct uplink *uplink, const struct upload *upload, const struct submit_reply *reply) {
+    struct node_event event = {.fragment = upload->fragment, .sequence = upload->sequence};
+    if (reply->kind == SUBMIT_RECEIPT) {
+        event.kind = NODE_UPLOAD_RECEIPT;
+        event.bytes = reply->receipt;
+        log_info("contribution_accepted", "fragment=%u sequence=%llu bytes=%llu", upload->fragment,
+                 (unsigned long long)upload->sequence, (unsigned long long)upload->payload_size);
+    } else {
+        event.kind = NODE_UPLOAD_REFUSED;
+        event.message = reply->refusal.message;
+        event.bytes = reply->refusal.receipt;
+        event.refused.code = (enum refusal)reply->refusal.code;
+        event.refused.retry_after_ms = reply->refusal.retry_after_ms;
+        event.refused.current_version = reply->refusal.current_version;
+        char quoted[256];
+        log_warn("contribution_refused", "fragment=%u sequence=%llu code=%s retry_after_ms=%llu current=%llu message=%s",
+                 upload->fragment, (unsigned long long)upload->sequence, refusal_name(reply->refusal.code),
+                 (unsigned long long)reply->refusal.retry_after_ms, (unsigned long long)reply->refusal.current_version,
+                 log_quote(reply->refusal.message, quoted, sizeof quoted));
+    }
+    uplink->options.tell(uplink->options.context, &event);
+}
+
+static void send(struct uplink *uplink, struct upload *upload) {
+    struct error error = {0};
+    struct buffer message = {0};
+    struct submit_reply reply;
+    struct stream *stream = NULL;
+    enum status status =
+        stream_open(upload->channel, METHOD_SUBMIT, uplink->options.timeout_ms, uplink->options.traffic, &stream, &error);
+    if (status == OK) {
+        pthread_mutex_lock(&uplink->lock);
+        uplink->stream = stream;
+        bool stopping = uplink->stopping;
+        pthread_mutex_unlock(&uplink->lock);
+        if (stopping) stream_cancel(stream);
+        status = talk(uplink, stream, upload, &message, &reply, &error);
+    }
+    if (status == OK) {
+        answer(uplink, upload, &reply);
+    } else if (!is_stopping(uplink)) {
+        char quoted[256];
+        log_warn("upload_broken", "fragment=%u sequence=%llu reason=%s message=%s", upload->fragment,
+                 (unsigned long long)upload->sequence, status_name(status), log_quote(error.message, quoted, sizeof quoted));
+        struct node_event event = {.kind = NODE_UPLOAD_BROKEN,
+                                   .fragment = upload->fragment,
+                                   .sequence = upload->sequence,
+                                   .status = status,
+                                   .message = error.message};
+        uplink->options.tell(uplink->options.context, &event);
+    }
+    pthread_mutex_lock(&uplink->lock);
+    uplink->stream = NULL;
+    pthread_mutex_unlock(&uplink->lock);
+    stream_close(stream);
+    buffer_deinit(&message);
+}
+
+static void body(void *context) {
+    struct uplink *uplink = context;
+    void *item;
+    while (queue_pop(uplink->queue, UINT64_MAX, &item) == OK) {
+        if (!is_stopping(uplink)) send(uplink, item);
+        free(item);
+    }
+}
+
+enum status uplink_start(const struct uplink_options *options, struct uplink **out, struct error *error) {
+    struct uplink *uplink = xcalloc(1, sizeof *uplink);
+    uplink->options = *options;
+    uplink->queue = queue_create(QUEUE_LIMIT);
+    arena_create(&uplink->arena, ARENA_SIZE);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_mutex_init(&uplink->lock, NULL);
+    pthread_cond_init(&uplink->changed, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+    enum status status = thread_start("uplink", body, uplink, &uplink->thread, error);
+    if (status == OK)
+        *out = uplink;
+    else
+        uplink_destroy(uplink);
+    return status;
+}
+
+void uplink_send(struct uplink *uplink, struct rpc_channel *channel, uint32_t fragment, uint64_t sequence) {
+    struct upload *upload = xmalloc(sizeof *upload);
+    *upload = (struct upload){.channel = channel, .fragment = fragment, .sequence = sequence};
+    if (queue_push(uplink->queue, upload) != OK) free(upload); /* stopping: a fragment has one upload at most */
+}
+
+void uplink_stop(struct uplink *uplink) {
+    pthread_mutex_lock(&uplink->lock);
+    uplink->stopping = true;
+    if (uplink->stream) stream_cancel(uplink->stream);
+    pthread_cond_broadcast(&uplink->changed);
+    pthread_mutex_unlock(&uplink->lock);
+    queue_close(uplink->queue);
+    (void)!thread_join(uplink->thread, UINT64_MAX);
+    uplink->thread = NULL;
+}
+
+void uplink_destroy(struct uplink *uplink) {
+    if (!uplink) return;
+    if (uplink->thread) uplink_stop(uplink);
+    queue_destroy(uplink->queue);
+    arena_deinit(&uplink->arena);
+    pthread_cond_destroy(&uplink->changed);
+    pthread_mutex_destroy(&uplink->lock);
+    free(uplink);
+}

@@ -1,0 +1,221 @@
+#include "node/verbs.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/random.h"
+#include "model/export.h"
+#include "model/generate.h"
+#include "node/daemon.h"
+#include "node/join.h"
+#include "node/model_trainer.h"
+#include "node/restore.h"
+#include "node/run_model.h"
+#include "rpc/environment.h"
+
+enum { STATUS_LIMIT = 256 * 1024 };
+
+static int failed(const char *doing, enum status status, const struct error *error) {
+    fprintf(stderr, "atoll-node: %s: %s\n", doing, error->message);
+    return status == REFUSED ? EXIT_HALTED : EXIT_FAILED;
+}
+
+/* ---- join, run ------------------------------------------------------------------------------------------------------------------ */
+
+static int run_site(struct settings *settings) {
+    struct error error = {0};
+    struct site site = {0};
+    enum daemon_end end;
+    uint64_t descriptors;
+    enum status status = site_load(settings->directory, &site, &error);
+    if (status != OK) return failed("start", status, &error);
+    char context[RUN_NAME_SIZE + SITE_NAME_SIZE + 16];
+    snprintf(context, sizeof context, "run=%s site=%s", site.manifest.name, site.name);
+    log_set_context(context);
+    if (rpc_raise_descriptor_limit(&descriptors, &error) != OK) log_warn("descriptor_limit", "message=\"%s\"", error.message);
+    status = daemon_run(settings, &site, &end, &error);
+    site_deinit(&site);
+    if (status != OK) return failed("run", status, &error);
+    if (end != DAEMON_HALTED) return EXIT_DONE;
+    fprintf(stderr, "atoll-node: halted: %s\n", error.message);
+    return EXIT_HALTED;
+}
+
+int verb_run(struct options *options, void *values) {
+    (void)options;
+    return run_site(values);
+}
+
+int verb_join(struct options *options, void *values) {
+    struct settings *settings = values;
+    struct error error = {0};
+    bool already = false;
+    enum status status = join_run(settings->join_address, settings->token, settings->directory, &already, &error);
+    if (status == OK) status = settings_save(options, settings, &error);
+    if (status != OK) return failed("join", status, &error);
+    if (already) log_info("joined_before", "dir=\"%s\"", settings->directory);
+    if (!settings->run_after) return EXIT_DONE;
+    if (!settings->address) settings->address = settings->join_address;
+    return run_site(settings);
+}
+
+int verb_status(struct options *options, void *values) {
+    (void)options;
+    const struct settings *settings = values;
+    struct error error = {0};
+    struct buffer text = {0};
+    char *path = file_join(settings->directory, "status.json");
+    enum status status = file_read(path, STATUS_LIMIT, &text, &error);
+    free(path);
+    if (status == OK) fwrite(text.data, 1, text.size, stdout);
+    buffer_deinit(&text);
+    return status == OK ? EXIT_DONE : failed("status", status, &error);
+}
+
+/* ---- the run's newest model, from what is in the directory ---------------------------------------------------------------------- */
+
+struct model {
+    struct site site;
+    struct layout layout;
+    struct journal *journal;
+    struct replica replica;
+};
+
+static void model_close(struct model *model) {
+    replica_deinit(&model->replica);
+    journal_close(model->journal);
+    layout_deinit(&model->layout);
+    site_deinit(&model->site);
+}
+
+static enum status model_open(const struct settings *settings, struct model *out, struct error *error) {
+    struct model model = {0};
+    struct restored restored;
+    enum status status = site_load(settings->directory, &model.site, error);
+    const struct manifest *manifest = &model.site.manifest;
+    if (status == OK) status = run_model_layout(manifest, &model.layout, error);
+    if (status == OK) status = journal_open_reading(settings->directory, manifest->fragments, &model.journal, error);
+    if (status == OK) status = replica_init(&model.replica, manifest, model.layout.count, error);
+    struct restore_input input = {.journal = model.journal,
+                                  .manifest = manifest,
+                                  .layout = &model.layout,
+                                  .initial = settings->initial,
+                                  .replica = &model.replica};
+    if (status == OK) status = restore_site(&input, &restored, error);
+    if (status == OK)
+        *out = model;
+    else
+        model_close(&model);
+    return status;
+}
+
+static enum status evaluate(const struct settings *settings, struct model *model, double *nats, struct error *error) {
+    struct data *data = NULL;
+    struct trainer *trainer = NULL;
+    struct data_options options = {.vocabulary = model->site.manifest.model.vocabulary, .heldout = settings->heldout};
+    struct run_model_local local = {.sequences = (uint32_t)settings->sequences, .threads = (uint32_t)settings->threads};
+    enum status status = data_open(settings->data.items, settings->data.count, &options, &data, error);
+    if (status == OK) status = run_model_trainer(&model->site.manifest, &local, &trainer, error);
+    if (status == OK) {
+        memcpy(trainer_parameters(trainer), model->replica.global.theta, (size_t)model->layout.count * sizeof(float));
+        status = trainer_evaluate(trainer, data, settings->windows, nats, error);
+    }
+    trainer_destroy(trainer);
+    data_close(data);
+    return status;
+}
+
+int verb_eval(struct options *options, void *values) {
+    (void)options;
+    const struct settings *settings = values;
+    struct error error = {0};
+    struct model model = {0};
+    double nats = 0;
+    enum status status = model_open(settings, &model, &error);
+    if (status == OK) status = evaluate(settings, &model, &nats, &error);
+    if (status == OK) printf("version %llu loss %.6f\n", (unsigned long long)model.replica.global.version, nats);
+    model_close(&model);
+    return status == OK ? EXIT_DONE : failed("eval", status, &error);
+}
+
+static enum status write_text(const struct settings *settings, const struct model *model, struct error *error) {
+    const struct manifest *manifest = &model->site.manifest;
+    if (manifest->tokenizer != TOKENIZER_BYTE)
+        return error_set(error, INVALID, "this run's tokens are not bytes: export the model and use its tokenizer");
+    size_t prompt_size = settings->prompt ? strlen(settings->prompt) : 0;
+    if (prompt_size == 0) return error_set(error, INVALID, "the prompt is empty");
+    if (prompt_size + settings->count > manifest->model.context)
+        return error_set(error, INVALID, "prompt and count are %llu tokens, the model's context is %u",
+                         (unsigned long long)(prompt_size + settings->count), manifest->model.context);
+    uint16_t *tokens = xcalloc(prompt_size + (size_t)settings->count, sizeof *tokens);
+    for (size_t i = 0; i < prompt_size; i++) tokens[i] = (uint8_t)settings->prompt[i];
+    struct generate_options how = {.temperature = (float)settings->temperature,
+                                   .top_k = (uint32_t)settings->top_k,
+                                   .top_p = (float)settings->top_p,
+                                   .seed = settings->seed};
+    uint16_t *out = tokens + prompt_size;
+    enum status status = generate(&model->layout, model->replica.global.theta, &how, tokens, (uint32_t)prompt_size, out,
+                                  (uint32_t)settings->count, error);
+    if (status == OK) {
+        fputs(settings->prompt, stdout);
+        for (uint64_t i = 0; i < settings->count; i++) putchar(out[i] < 256 ? out[i] : '?');
+        putchar('\n');
+    }
+    free(tokens);
+    return status;
+}
+
+int verb_generate(struct options *options, void *values) {
+    (void)options;
+    const struct settings *settings = values;
+    struct error error = {0};
+    struct model model = {0};
+    enum status status = model_open(settings, &model, &error);
+    if (status == OK) status = write_text(settings, &model, &error);
+    model_close(&model);
+    return status == OK ? EXIT_DONE : failed("generate", status, &error);
+}
+
+int verb_export(struct options *options, void *values) {
+    (void)options;
+    const struct settings *settings = values;
+    struct error error = {0};
+    struct model model = {0};
+    enum status status = model_open(settings, &model, &error);
+    if (status == OK) {
+        char *path = settings->export_directory ? xstrdup(settings->export_directory) : site_path(&model.site, "export");
+        const struct model_state *global = &model.replica.global;
+        status = export_model(path, &model.layout, global->theta, (int64_t)global->version,
+                              model.site.manifest.tokenizer == TOKENIZER_BYTE, &error);
+        if (status == OK) printf("%s version %llu\n", path, (unsigned long long)global->version);
+        free(path);
+    }
+    model_close(&model);
+    return status == OK ? EXIT_DONE : failed("export", status, &error);
+}
+
+int verb_validate(struct options *options, void *values) {
+    (void)options;
+    const struct settings *settings = values;
+    struct error error = {0};
+    struct site site = {0};
+    struct layout layout = {0};
+    struct data *data = NULL;
+    enum status status = site_load(settings->directory, &site, &error);
+    if (status == OK) status = run_model_layout(&site.manifest, &layout, &error);
+    if (status == OK && !settings->address) status = error_set(&error, INVALID, "no coordinator's address");
+    struct data_options wanted = {.vocabulary = site.manifest.model.vocabulary, .heldout = settings->heldout};
+    if (status == OK) status = data_open(settings->data.items, settings->data.count, &wanted, &data, &error);
+    if (status == OK)
+        printf("run %s, site %s (number %u), coordinator %s\n%llu parameters, %llu tokens to train on, %llu held out\n",
+               site.manifest.name, site.name, site.number, settings->address, (unsigned long long)layout.count,
+               (unsigned long long)data_training_tokens(data), (unsigned long long)data_heldout_tokens(data));
+    data_close(data);
+    layout_deinit(&layout);
+    site_deinit(&site);
+    return status == OK ? EXIT_DONE : failed("validate", status, &error);
+}

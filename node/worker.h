@@ -1,0 +1,59 @@
+/* The worker's thread: everything that moves the replica or the journal, in the order it was asked for.
+ *
+ * One queue, first in, first out, because order is what makes recovery simple: a round's record is durable before its message
+ * is told to the brain (and so before its upload); the record that a round is over is written before any checkpoint that was
+ * taken after it; a step is applied before the base is staged from it. It owns the replica's `global` and `feedback`, and the
+ * journal's rounds and checkpoints.
+ *
+ * The brain's thread asks (encode, apply, rebase, restore, advance); the trainer's thread tells (snapshotted, rebased, captured). What
+ * was done is told to the brain as an event, through `tell`, on this thread. A failing disk is a NODE_FAULT, but for an
+ * encoding that fails: that is the brain's to judge.
+ * Stops when the queue is empty, so that a last checkpoint is written.
+ */
+#ifndef NODE_WORKER_H
+#define NODE_WORKER_H
+
+#include "node/journal.h"
+#include "node/site.h"
+#include "node/training.h"
+
+struct worker;
+
+struct worker_options {
+    const struct site *site; /* borrowed, all of them */
+    struct replica *replica;
+    struct journal *journal;
+    struct training *training; /* set with worker_set_training */
+    /* Any event it makes; takes nothing: copies what it keeps. */
+    void (*tell)(void *context, const struct node_event *event);
+    void (*step_applied)(void *context, const struct ledger_entry *step, const uint8_t root[DIGEST_SIZE], uint64_t spent_ms);
+    float (*compute_share)(void *context);
+    void *context;
+};
+
+MUST_USE enum status worker_start(const struct worker_options *options, struct worker **out, struct error *error);
+void worker_set_training(struct worker *worker, struct training *training); /* before anything else is asked */
+
+/* --- from the brain's thread --- */
+void worker_encode(struct worker *worker, const struct contribution *contribution);
+/* `run` must not change until NODE_APPLIED: the brain holds entries behind a step back. */
+void worker_apply(struct worker *worker, const struct run_state *run, struct bytes entry);
+void worker_rebase(struct worker *worker, uint32_t fragment, uint64_t sequence);
+void worker_restore(struct worker *worker, uint32_t fragment, uint64_t sequence);
+void worker_advance(struct worker *worker, uint32_t fragment);
+
+/* --- from the trainer's thread --- */
+/* Before SNAPSHOTTED is told to the brain, so that the encoding finds it. Takes *optimizer. */
+void worker_snapshotted(struct worker *worker, uint32_t fragment, uint64_t sequence, uint64_t trainer_steps,
+                        struct buffer *optimizer);
+void worker_rebased(struct worker *worker, uint32_t fragment, uint64_t sequence, enum training_move why);
+void worker_captured(struct worker *worker, struct training_capture *capture); /* takes it */
+
+/* --- from whoever fetched a snapshot of the run; NODE_SNAPSHOT_LOADED follows. The content is a blob of journal_payloads --- */
+void worker_load(struct worker *worker, const struct snapshot_header *header);
+
+/* Does what is in the queue and ends. */
+void worker_stop(struct worker *worker);
+void worker_destroy(struct worker *worker); /* stopped; NULL is a no-op */
+
+#endif
