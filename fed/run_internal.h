@@ -11,7 +11,9 @@
 
 #include "fed/run_state.h"
 
-enum { INVITATIONS_LIMIT = 16 * SITES_LIMIT };
+enum {
+    INVITATIONS_LIMIT = 4 * SITES_LIMIT
+}; /* ever made: those that expired are told apart by clocks, which rule nothing here */
 
 struct sequence_record { /* one contribution in the ledger */
     uint64_t sequence;

@@ -83,7 +83,7 @@ const struct run_site *run_state_site_named(const struct run_state *state, const
 
 const struct run_invitation *run_state_invitation(const struct run_state *state, const uint8_t digest[static DIGEST_SIZE]) {
     for (uint32_t i = 0; i < state->invitation_count; i++)
-        if (digest_equal(state->invitations[i].secret_digest, digest)) return &state->invitations[i];
+        if (memcmp(state->invitations[i].secret_digest, digest, DIGEST_SIZE) == 0) return &state->invitations[i];
     return NULL;
 }
 

@@ -650,3 +650,44 @@ TEST(fragments_cover_all_parameters_once_and_begin_at_chunks) {
             if (sizes[s] >= n * UINT64_C(4096)) CHECK(least > 0 && most - least < 2 * 4096);
         }
 }
+
+/* --- limits --- */
+static enum status apply_raw(struct fixture *f, const struct ledger_entry *entry, struct error *error) {
+    struct buffer raw = {0};
+    ledger_entry_encode(entry, &raw);
+    enum status status = run_state_apply(f->run, buffer_bytes(&raw), true, error);
+    buffer_deinit(&raw);
+    return status;
+}
+
+TEST(sites_and_invitations_have_a_limit_and_a_ledger_beyond_it_is_refused) {
+    struct fixture *f = fixture_open("", 5000);
+    struct error error = {0};
+    struct ledger_entry entry;
+    for (uint32_t i = 1; i <= 4 * SITES_LIMIT; i++) {
+        char name[SITE_NAME_SIZE];
+        snprintf(name, sizeof name, "s%u", i);
+        entry = fixture_invited(f, name, 0);
+        memcpy(entry.invited.secret_digest, &i, sizeof i);
+        CHECK_OK(apply_raw(f, &entry, &error));
+        if (i > SITES_LIMIT + 1) continue;
+        uint8_t seed[KEY_SEED_SIZE] = {0};
+        memcpy(seed, &i, sizeof i);
+        struct key_pair *key = NULL;
+        CHECK_OK(key_pair_from_seed(seed, &key, &error));
+        entry = fixture_entry(f, LEDGER_SITE_ADDED);
+        entry.added.site = i;
+        memcpy(entry.added.name, name, sizeof name);
+        memcpy(entry.added.public_key, key_pair_public(key), PUBLIC_KEY_SIZE);
+        memcpy(entry.added.secret_digest, &i, sizeof i);
+        CHECK_EQUAL(apply_raw(f, &entry, &error), i <= SITES_LIMIT ? OK : INVALID);
+        key_pair_destroy(key);
+    }
+    CHECK_CONTAINS(error.message, "4096 sites are the limit");
+    CHECK_EQUAL(run_state_site_count(f->run), SITES_LIMIT);
+    entry = fixture_invited(f, "one-more", 0xFF);
+    CHECK_STATUS(apply_raw(f, &entry, &error), INVALID);
+    CHECK_CONTAINS(error.message, "invitations are the limit");
+    CHECK_EQUAL(run_state_invitation_count(f->run), 4 * SITES_LIMIT);
+    fixture_close(f);
+}
