@@ -80,10 +80,12 @@ struct packing {       /* the places of the frame being made */
 };
 
 static void pack_own(struct packing *packing, const struct ledger_entry *entry, uint64_t sequence) {
-    packing->own[packing->own_count++] = (struct follow_own){.place = packing->entry_count + packing->own_count,
-                                                             .sequence = sequence,
-                                                             .time_ms = entry->time_ms,
-                                                             .epoch = entry->epoch};
+    struct follow_own *own = &packing->own[packing->own_count];
+    *own = (struct follow_own){.place = packing->entry_count + packing->own_count,
+                               .sequence = sequence,
+                               .time_ms = entry->time_ms,
+                               .epoch = entry->epoch};
+    packing->own_count++;
 }
 
 /* Adds entry `index`, which lies at the end of packing->raw from `offset` on. */
@@ -176,7 +178,7 @@ static enum status follow_frame_send(struct server *server, struct stream *strea
         goto out;
     }
     frame.has_first_index = packing->next > stream->cursor && !stream->begun;
-    frame.first_index = stream->cursor;
+    frame.first_index = frame.has_first_index ? stream->cursor : 0;
     frame.entry_count = packing->entry_count;
     frame.entries = packing->entries;
     frame.own_count = packing->own_count;
