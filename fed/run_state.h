@@ -7,9 +7,10 @@
  *
  * Scale of a part in a step, all in fp32/fp64 with explicit rounding, so that everybody computes the same bits:
  *   clip    = factor * median / norm where factor > 0, at least clip_minimum norms were accepted, the median is above 0
- *             and norm > factor * median, else 1. The median is over the norms of the last clip_window contributions in the ledger before THIS
- *             contribution's entry (upper median of the sorted norms), so it is known and fixed once the contribution is in
- *             the ledger: contributions that arrive while a step is being computed do not change that step.
+ *             and norm > factor * median, else 1. The median is over the norms of the last clip_window contributions in the
+ *             ledger before THIS contribution's entry (upper median of the sorted norms), so it is known and fixed once the
+ *             contribution is in the ledger: contributions that arrive while a step is being computed do not change that
+ *             step.
  *   weight  = 1, or 1 / sqrt(1 + staleness) or 1 / (1 + staleness) as the manifest says
  *   scale   = (float)(clip * weight)
  * Staleness of a contribution = number of steps to its fragment with a version in (base_version, now].
@@ -124,7 +125,8 @@ struct admission_limits {
 enum refusal admission_header(const struct run_state *state, uint32_t site, struct bytes header, struct bytes signature,
                               const struct admission_limits *limits, struct contribution *out, struct error *why);
 /* The rest, from the payload, which is the caller's worker's job: size, digest, structure, finite, norm. `scratch` holds
- * `count` floats (the fragment's parameters) and holds the decoded delta afterwards if ACCEPTED. Thread-safe: touches only its arguments. */
+ * `count` floats (the fragment's parameters) and holds the decoded delta afterwards if ACCEPTED. Thread-safe: touches
+ * only its arguments. */
 enum refusal admission_payload(const struct contribution *contribution, const struct manifest *manifest, struct bytes payload,
                                uint64_t count, float *scratch, struct error *why);
 

@@ -291,4 +291,54 @@ FIXTURE void fixture_step(struct fixture *f, uint32_t fragment, uint16_t count) 
     fixture_append(f, &entry);
 }
 
+/* The state as text: equal texts before and after a refused entry are the proof that nothing changed. */
+FIXTURE char *fixture_describe(const struct run_state *run, const struct manifest *manifest) {
+    struct buffer text = {0};
+    char hex[HEX32_SIZE];
+    uint8_t root[DIGEST_SIZE];
+    uint64_t version;
+    merkle_root(run_state_tree(run), run_state_size(run), root);
+    buffer_append_text(&text, "size %llu tree %s\n", (unsigned long long)run_state_size(run), hex_encode(root, DIGEST_SIZE, hex));
+    if (!run_state_has_genesis(run)) goto out;
+    run_state_root(run, &version, root);
+    buffer_append_text(&text, "version %llu root %llu %s epoch %u phase %d reason %s H %u tokens %llu median %.17g\n",
+                       (unsigned long long)run_state_version(run), (unsigned long long)version,
+                       hex_encode(root, DIGEST_SIZE, hex), run_state_epoch(run), (int)run_state_phase(run), run_state_reason(run),
+                       run_state_inner_steps(run), (unsigned long long)run_state_tokens(run), run_state_median_norm(run));
+    for (uint32_t i = 1; i <= run_state_site_count(run); i++) {
+        const struct run_site *site = run_state_site(run, i);
+        buffer_append_text(&text, "site %u %s revoked %d at %llu last %llu %llu %s count %llu tokens %llu\n", site->site,
+                           site->name, site->revoked, (unsigned long long)site->revoked_at,
+                           (unsigned long long)site->last_sequence, (unsigned long long)site->last_index,
+                           hex_encode(site->last_digest, DIGEST_SIZE, hex), (unsigned long long)site->contributions,
+                           (unsigned long long)site->tokens);
+    }
+    for (uint32_t i = 0; i < run_state_invitation_count(run); i++)
+        buffer_append_text(&text, "invitation %s %d\n", run_state_invitation_at(run, i)->name,
+                           run_state_invitation_at(run, i)->used);
+    for (uint32_t f = 0; f < manifest->fragments; f++)
+        for (uint32_t i = 0; i < run_state_pending_count(run, f); i++) {
+            const struct run_pending *p = run_state_pending(run, f, i);
+            buffer_append_text(&text, "pending %u %llu clip %.17g\n", f, (unsigned long long)p->index, p->clip);
+        }
+out:
+    buffer_u8(&text, 0);
+    return (char *)text.data;
+}
+
+FIXTURE void fixture_refused(struct fixture *f, const struct ledger_entry *entry, const char *part) {
+    struct error error = {0};
+    char *before = fixture_describe(f->run, &f->manifest);
+    if (fixture_apply(f, entry, &error) != INVALID)
+        test_failed(__FILE__, __LINE__, "not refused as \"%s\": %s", part, error.message);
+    CHECK_CONTAINS(error.message, part);
+    char number[32];
+    snprintf(number, sizeof number, "ledger entry %llu", (unsigned long long)f->entry_count);
+    CHECK_CONTAINS(error.message, number);
+    char *after = fixture_describe(f->run, &f->manifest);
+    CHECK_TEXT(after, before);
+    free(before);
+    free(after);
+}
+
 #endif

@@ -1,55 +1,5 @@
 #include "tests/fed_fixture.h"
 
-/* The state as text: equal texts before and after a refused entry are the proof that nothing changed. */
-static char *describe(const struct run_state *run, const struct manifest *manifest) {
-    struct buffer text = {0};
-    char hex[HEX32_SIZE];
-    uint8_t root[DIGEST_SIZE];
-    uint64_t version;
-    merkle_root(run_state_tree(run), run_state_size(run), root);
-    buffer_append_text(&text, "size %llu tree %s\n", (unsigned long long)run_state_size(run), hex_encode(root, DIGEST_SIZE, hex));
-    if (!run_state_has_genesis(run)) goto out;
-    run_state_root(run, &version, root);
-    buffer_append_text(&text, "version %llu root %llu %s epoch %u phase %d reason %s H %u tokens %llu median %.17g\n",
-                       (unsigned long long)run_state_version(run), (unsigned long long)version,
-                       hex_encode(root, DIGEST_SIZE, hex), run_state_epoch(run), (int)run_state_phase(run), run_state_reason(run),
-                       run_state_inner_steps(run), (unsigned long long)run_state_tokens(run), run_state_median_norm(run));
-    for (uint32_t i = 1; i <= run_state_site_count(run); i++) {
-        const struct run_site *site = run_state_site(run, i);
-        buffer_append_text(&text, "site %u %s revoked %d at %llu last %llu %llu %s count %llu tokens %llu\n", site->site,
-                           site->name, site->revoked, (unsigned long long)site->revoked_at,
-                           (unsigned long long)site->last_sequence, (unsigned long long)site->last_index,
-                           hex_encode(site->last_digest, DIGEST_SIZE, hex), (unsigned long long)site->contributions,
-                           (unsigned long long)site->tokens);
-    }
-    for (uint32_t i = 0; i < run_state_invitation_count(run); i++)
-        buffer_append_text(&text, "invitation %s %d\n", run_state_invitation_at(run, i)->name,
-                           run_state_invitation_at(run, i)->used);
-    for (uint32_t f = 0; f < manifest->fragments; f++)
-        for (uint32_t i = 0; i < run_state_pending_count(run, f); i++) {
-            const struct run_pending *p = run_state_pending(run, f, i);
-            buffer_append_text(&text, "pending %u %llu clip %.17g\n", f, (unsigned long long)p->index, p->clip);
-        }
-out:
-    buffer_u8(&text, 0);
-    return (char *)text.data;
-}
-
-static void check_refused(struct fixture *f, const struct ledger_entry *entry, const char *part) {
-    struct error error = {0};
-    char *before = describe(f->run, &f->manifest);
-    if (fixture_apply(f, entry, &error) != INVALID)
-        test_failed(__FILE__, __LINE__, "not refused as \"%s\": %s", part, error.message);
-    CHECK_CONTAINS(error.message, part);
-    char number[32];
-    snprintf(number, sizeof number, "ledger entry %llu", (unsigned long long)f->entry_count);
-    CHECK_CONTAINS(error.message, number);
-    char *after = describe(f->run, &f->manifest);
-    CHECK_TEXT(after, before);
-    free(before);
-    free(after);
-}
-
 /* --- genesis --- */
 TEST(a_ledger_begins_with_genesis_and_has_one) {
     struct fixture *f = fixture_open("", 5000);
@@ -68,7 +18,7 @@ TEST(a_ledger_begins_with_genesis_and_has_one) {
     CHECK_MEMORY(run_state_initial_root(f->run), digest, DIGEST_SIZE);
     struct buffer manifest = {0};
     struct ledger_entry entry = fixture_genesis(f, &manifest);
-    check_refused(f, &entry, "one genesis entry");
+    fixture_refused(f, &entry, "one genesis entry");
     buffer_deinit(&manifest);
     fixture_close(f);
 }
@@ -137,12 +87,12 @@ TEST(a_model_too_small_for_its_fragments_is_refused) {
 TEST(a_site_is_added_once_with_its_own_invitation_and_key) {
     struct fixture *f = fixture_open("", 5000);
     struct ledger_entry entry = fixture_added(f, 1, "berlin", 1);
-    check_refused(f, &entry, "without an invitation");
+    fixture_refused(f, &entry, "without an invitation");
     entry = fixture_invited(f, "Berlin!", 1);
-    check_refused(f, &entry, "name");
+    fixture_refused(f, &entry, "name");
     entry = fixture_invited(f, "berlin", 1);
     fixture_append(f, &entry);
-    check_refused(f, &entry, "used for another invitation");
+    fixture_refused(f, &entry, "used for another invitation");
     CHECK_EQUAL(run_state_invitation_count(f->run), 1);
     uint8_t digest[DIGEST_SIZE];
     memset(digest, 1, sizeof digest);
@@ -151,12 +101,12 @@ TEST(a_site_is_added_once_with_its_own_invitation_and_key) {
     CHECK(!run_state_invitation(f->run, digest));
 
     entry = fixture_added(f, 1, "paris", 1);
-    check_refused(f, &entry, "invitation of berlin");
+    fixture_refused(f, &entry, "invitation of berlin");
     entry = fixture_added(f, 2, "berlin", 1);
-    check_refused(f, &entry, "number 2 where 1 follows");
+    fixture_refused(f, &entry, "number 2 where 1 follows");
     entry = fixture_added(f, 1, "berlin", 1);
     memset(entry.added.public_key, 0, PUBLIC_KEY_SIZE);
-    check_refused(f, &entry, "key");
+    fixture_refused(f, &entry, "key");
     entry = fixture_added(f, 1, "berlin", 1);
     fixture_append(f, &entry);
     CHECK_EQUAL(run_state_active_sites(f->run), 1);
@@ -166,14 +116,14 @@ TEST(a_site_is_added_once_with_its_own_invitation_and_key) {
     CHECK(!run_state_site_named(f->run, "paris"));
 
     entry = fixture_added(f, 2, "berlin", 1);
-    check_refused(f, &entry, "used before");
+    fixture_refused(f, &entry, "used before");
     entry = fixture_invited(f, "berlin", 3);
-    check_refused(f, &entry, "a site berlin already");
+    fixture_refused(f, &entry, "a site berlin already");
     entry = fixture_invited(f, "paris", 3);
     fixture_append(f, &entry);
     entry = fixture_added(f, 2, "paris", 3);
     memcpy(entry.added.public_key, key_pair_public(f->keys[1]), PUBLIC_KEY_SIZE);
-    check_refused(f, &entry, "enrolled for site 1 before");
+    fixture_refused(f, &entry, "enrolled for site 1 before");
     fixture_close(f);
 }
 
@@ -186,7 +136,7 @@ TEST(two_invitations_of_one_name_make_one_site) {
     entry = fixture_added(f, 1, "oslo", 2);
     fixture_append(f, &entry);
     entry = fixture_added(f, 2, "oslo", 1);
-    check_refused(f, &entry, "a site oslo already");
+    fixture_refused(f, &entry, "a site oslo already");
     fixture_close(f);
 }
 
@@ -195,18 +145,18 @@ TEST(a_revoked_site_can_come_back_as_another_but_never_with_its_key) {
     fixture_sites(f, 1);
     struct ledger_entry entry = fixture_entry(f, LEDGER_SITE_REVOKED);
     entry.revoked.site = 2;
-    check_refused(f, &entry, "no site 2");
+    fixture_refused(f, &entry, "no site 2");
     fixture_revoke(f, 1);
     CHECK(run_state_site(f->run, 1)->revoked);
     CHECK_EQUAL(run_state_site(f->run, 1)->revoked_at, f->entry_count - 1);
     CHECK_EQUAL(run_state_active_sites(f->run), 0);
     entry.revoked.site = 1;
-    check_refused(f, &entry, "revoked before");
+    fixture_refused(f, &entry, "revoked before");
     entry = fixture_invited(f, "site-1", 9);
     fixture_append(f, &entry);
     entry = fixture_added(f, 2, "site-1", 9);
     memcpy(entry.added.public_key, key_pair_public(f->keys[1]), PUBLIC_KEY_SIZE);
-    check_refused(f, &entry, "enrolled for site 1 before");
+    fixture_refused(f, &entry, "enrolled for site 1 before");
     entry = fixture_added(f, 2, "site-1", 9);
     fixture_append(f, &entry);
     CHECK_EQUAL(run_state_site_named(f->run, "site-1")->site, 2);
@@ -253,21 +203,21 @@ TEST(sequences_may_skip_but_not_repeat_or_go_back) {
     entry = fixture_signed(f, &c, f->keys[1]);
     fixture_append(f, &entry);
     fixture_step(f, 0, 1);
-    check_refused(f, &entry, "duplicate");
+    fixture_refused(f, &entry, "duplicate");
     next_of(f, 1, 0, 1, &c);
     c.sequence = 7;
     entry = fixture_signed(f, &c, f->keys[1]);
-    check_refused(f, &entry, "sequence 7 after 7");
+    fixture_refused(f, &entry, "sequence 7 after 7");
     c.sequence = 3;
     entry = fixture_signed(f, &c, f->keys[1]);
-    check_refused(f, &entry, "sequence 3 after 7");
+    fixture_refused(f, &entry, "sequence 3 after 7");
     c.sequence = 0;
     entry = fixture_signed(f, &c, f->keys[1]);
-    check_refused(f, &entry, "begin at 1");
+    fixture_refused(f, &entry, "begin at 1");
     c.sequence = 8;
     memset(c.previous, 0, DIGEST_SIZE);
     entry = fixture_signed(f, &c, f->keys[1]);
-    check_refused(f, &entry, "does not follow");
+    fixture_refused(f, &entry, "does not follow");
     entry = next_of(f, 1, 0, 1, &c);
     fixture_append(f, &entry);
     CHECK(run_state_find(f->run, 1, 7, &at) && run_state_find(f->run, 1, 8, &at) && !run_state_find(f->run, 1, 3, &at));
@@ -280,11 +230,11 @@ TEST(a_site_has_one_pending_contribution_a_fragment) {
     fixture_sites(f, 1);
     fixture_contribute(f, 1, 0, 0, 0.1f);
     struct ledger_entry entry = next_of(f, 1, 0, 0, &c);
-    check_refused(f, &entry, "busy");
+    fixture_refused(f, &entry, "busy");
     fixture_contribute(f, 1, 1, 0, 0.1f);
     fixture_step(f, 0, 1);
     entry = next_of(f, 1, 1, 0, &c);
-    check_refused(f, &entry, "busy");
+    fixture_refused(f, &entry, "busy");
     fixture_contribute(f, 1, 0, 1, 0.1f);
     fixture_close(f);
 }
@@ -295,7 +245,7 @@ TEST(signatures_are_verified_unless_the_ledger_is_our_own) {
     fixture_sites(f, 2);
     next_of(f, 1, 0, 0, &c);
     struct ledger_entry entry = fixture_signed(f, &c, f->keys[2]);
-    check_refused(f, &entry, "signature is not site 1's");
+    fixture_refused(f, &entry, "signature is not site 1's");
     struct buffer raw = {0};
     struct error error = {0};
     ledger_entry_encode(&entry, &raw);
@@ -318,8 +268,8 @@ TEST(nothing_by_a_revoked_site_is_entered_or_merged) {
     CHECK_EQUAL(run_state_pending_count(f->run, 0), 1);
     CHECK_EQUAL(run_state_pending_count(f->run, 1), 0);
     CHECK_EQUAL(run_state_pending(f->run, 0, 0)->contribution.site, 2);
-    check_refused(f, &entry, "revoked by entry");
-    check_refused(f, &planned, "no waiting contribution");
+    fixture_refused(f, &entry, "revoked by entry");
+    fixture_refused(f, &planned, "no waiting contribution");
     fixture_step(f, 0, 1);
     fixture_close(f);
 }
@@ -334,14 +284,14 @@ TEST(a_paused_run_takes_nothing_but_merges_what_it_has) {
     CHECK_EQUAL(run_state_phase(f->run), RUN_PAUSED);
     CHECK_TEXT(run_state_reason(f->run), "maintenance");
     struct ledger_entry entry = next_of(f, 2, 0, 0, &c);
-    check_refused(f, &entry, "paused");
+    fixture_refused(f, &entry, "paused");
     struct ledger_entry again = fixture_entry(f, LEDGER_PAUSED);
-    check_refused(f, &again, "the run is paused");
+    fixture_refused(f, &again, "the run is paused");
     fixture_step(f, 0, 1);
     fixture_sites(f, 1);
     fixture_note(f, LEDGER_RESUMED);
     again = fixture_entry(f, LEDGER_RESUMED);
-    check_refused(f, &again, "the run is active");
+    fixture_refused(f, &again, "the run is active");
     fixture_append(f, &entry);
     fixture_close(f);
 }
@@ -353,17 +303,17 @@ TEST(a_stopped_run_stays_stopped_but_drains) {
     fixture_contribute(f, 1, 0, 0, 0.1f);
     fixture_note(f, LEDGER_STOPPED);
     struct ledger_entry entry = next_of(f, 2, 0, 0, &c);
-    check_refused(f, &entry, "stopped");
+    fixture_refused(f, &entry, "stopped");
     const enum ledger_kind over[] = {LEDGER_PAUSED, LEDGER_RESUMED, LEDGER_STOPPED};
     for (size_t i = 0; i < COUNT_OF(over); i++) {
         entry = fixture_entry(f, over[i]);
-        check_refused(f, &entry, "the run is stopped");
+        fixture_refused(f, &entry, "the run is stopped");
     }
     entry = fixture_invited(f, "late", 77);
-    check_refused(f, &entry, "the run is stopped");
+    fixture_refused(f, &entry, "the run is stopped");
     entry = fixture_entry(f, LEDGER_INNER_STEPS);
     entry.inner_steps.inner_steps = 9;
-    check_refused(f, &entry, "the run is stopped");
+    fixture_refused(f, &entry, "the run is stopped");
     fixture_step(f, 0, 1);
     fixture_note(f, LEDGER_EPOCH);
     fixture_revoke(f, 2);
@@ -377,7 +327,7 @@ TEST(a_spent_token_budget_takes_no_more) {
     fixture_contribute(f, 1, 0, 0, 0.1f);
     fixture_contribute(f, 2, 0, 0, 0.1f);
     struct ledger_entry entry = next_of(f, 3, 0, 0, &c);
-    check_refused(f, &entry, "2000 tokens are spent");
+    fixture_refused(f, &entry, "2000 tokens are spent");
     fixture_step(f, 0, 2);
     fixture_close(f);
 }
@@ -387,21 +337,21 @@ TEST(epochs_only_rise_and_bind_every_entry) {
     struct contribution c;
     fixture_sites(f, 1);
     struct ledger_entry entry = fixture_entry(f, LEDGER_EPOCH);
-    check_refused(f, &entry, "epoch 1 in a ledger of epoch 1");
+    fixture_refused(f, &entry, "epoch 1 in a ledger of epoch 1");
     struct ledger_entry old = next_of(f, 1, 0, 0, &c), old_note = fixture_entry(f, LEDGER_PAUSED);
     entry.epoch = 9;
     fixture_append(f, &entry);
     CHECK_EQUAL(run_state_epoch(f->run), 9);
-    check_refused(f, &old_note, "epoch 1 in a ledger of epoch 9");
-    check_refused(f, &old, "epoch 1");
+    fixture_refused(f, &old_note, "epoch 1 in a ledger of epoch 9");
+    fixture_refused(f, &old, "epoch 1");
     old.epoch = 9; /* a new entry around a header for the old coordinator */
-    check_refused(f, &old, "made for the coordinator of epoch 1");
+    fixture_refused(f, &old, "made for the coordinator of epoch 1");
     entry = fixture_entry(f, LEDGER_PAUSED);
     entry.epoch = 10;
-    check_refused(f, &entry, "epoch 10");
+    fixture_refused(f, &entry, "epoch 10");
     entry = fixture_entry(f, LEDGER_EPOCH);
     entry.epoch = 8;
-    check_refused(f, &entry, "epoch 8");
+    fixture_refused(f, &entry, "epoch 8");
     fixture_contribute(f, 1, 0, 0, 0.1f);
     fixture_close(f);
 }
@@ -409,246 +359,14 @@ TEST(epochs_only_rise_and_bind_every_entry) {
 TEST(the_inner_steps_change_within_bounds) {
     struct fixture *f = fixture_open("", 5000);
     struct ledger_entry entry = fixture_entry(f, LEDGER_INNER_STEPS);
-    check_refused(f, &entry, "inner steps");
+    fixture_refused(f, &entry, "inner steps");
     entry.inner_steps.inner_steps = 1000001;
-    check_refused(f, &entry, "inner steps");
+    fixture_refused(f, &entry, "inner steps");
     CHECK_EQUAL(run_state_inner_steps(f->run), 30);
     entry.inner_steps.inner_steps = 77;
     fixture_append(f, &entry);
     CHECK_EQUAL(run_state_inner_steps(f->run), 77);
     fixture_close(f);
-}
-
-/* --- steps --- */
-static struct ledger_entry planned_step(struct fixture *f, uint32_t fragment, uint16_t count) {
-    struct ledger_entry entry;
-    run_state_plan_step(f->run, fragment, count, &entry);
-    entry.step.has_root = entry.step.version % f->manifest.root_interval == 0;
-    return entry;
-}
-
-TEST(a_step_that_the_ledger_does_not_justify_is_refused) {
-    struct fixture *f = fixture_open("fragments: 2\n", 9000);
-    fixture_sites(f, 3);
-    for (uint32_t site = 1; site <= 3; site++) fixture_contribute(f, site, 0, 0, 0.1f);
-    uint64_t other = fixture_contribute(f, 1, 1, 0, 0.1f);
-    struct ledger_entry entry = planned_step(f, 0, 3);
-    entry.step.version = 2;
-    check_refused(f, &entry, "version 2 after 0");
-    entry = planned_step(f, 0, 3);
-    entry.step.has_root = false;
-    check_refused(f, &entry, "lacks a state root");
-    entry = planned_step(f, 0, 3);
-    entry.step.fragment = 2;
-    check_refused(f, &entry, "fragment 2 of 2");
-    entry = planned_step(f, 0, 3);
-    entry.step.fragment = 1;
-    check_refused(f, &entry, "no waiting contribution of fragment 1");
-    entry = planned_step(f, 0, 3);
-    entry.step.parts[2].index = other;
-    check_refused(f, &entry, "no waiting contribution of fragment 0");
-    entry = planned_step(f, 0, 3);
-    entry.step.parts[0].index = 0;
-    check_refused(f, &entry, "no waiting contribution");
-    entry = planned_step(f, 0, 3);
-    entry.step.parts[1].scale = nextafterf(1, 0);
-    check_refused(f, &entry, "the rules give 1");
-    entry = planned_step(f, 0, 3);
-    entry.step.parts[1].scale = 0;
-    check_refused(f, &entry, "the rules give 1");
-    fixture_step(f, 0, 3);
-    entry.step.version = 2;
-    entry.step.parts[1].scale = 1;
-    check_refused(f, &entry, "no waiting contribution");
-    fixture_close(f);
-}
-
-TEST(a_step_may_take_some_and_leave_others) {
-    struct fixture *f = fixture_open("", 5000);
-    fixture_sites(f, 4);
-    uint64_t at[5];
-    for (uint32_t site = 1; site <= 4; site++) at[site] = fixture_contribute(f, site, 0, 0, 0.1f);
-    struct ledger_entry entry = planned_step(f, 0, 4);
-    entry.step.count = 2;
-    entry.step.parts[0] = entry.step.parts[1];
-    entry.step.parts[1] = entry.step.parts[3];
-    fixture_append(f, &entry);
-    CHECK_EQUAL(run_state_pending_count(f->run, 0), 2);
-    CHECK_EQUAL(run_state_pending(f->run, 0, 0)->index, at[1]);
-    CHECK_EQUAL(run_state_pending(f->run, 0, 1)->index, at[3]);
-    fixture_contribute(f, 2, 0, 1, 0.1f);
-    fixture_close(f);
-}
-
-TEST(roots_stand_where_the_interval_says_and_are_remembered_as_far_as_the_cap_reaches) {
-    struct fixture *f = fixture_open("root_interval: 3\nmerge.staleness_cap: 4\n", 5000);
-    fixture_sites(f, 1);
-    uint8_t roots[21][DIGEST_SIZE], root[DIGEST_SIZE];
-    uint64_t version = 99;
-    for (uint64_t v = 1; v <= 20; v++) {
-        fixture_contribute(f, 1, 0, v - 1, 0.1f);
-        fixture_step(f, 0, 1);
-        state_root(f->model.theta, f->parameters, roots[v]);
-    }
-    run_state_root(f->run, &version, root);
-    CHECK_EQUAL(version, 18);
-    CHECK_MEMORY(root, roots[18], DIGEST_SIZE);
-    for (uint64_t v = 0; v <= 25; v++) {
-        bool there = v <= 20 && v % 3 == 0 && v >= 15;
-        CHECK_EQUAL(run_state_root_at(f->run, v, root), there);
-        if (there) CHECK_MEMORY(root, roots[v], DIGEST_SIZE);
-    }
-    fixture_close(f);
-}
-
-/* --- staleness --- */
-TEST(staleness_counts_the_steps_of_the_fragment_alone) {
-    struct fixture *f = fixture_open("fragments: 2\nmerge.staleness_cap: 3\n", 9000);
-    fixture_sites(f, 1);
-    CHECK_EQUAL(run_state_staleness(f->run, 0, 0), 0);
-    const uint32_t order[] = {0, 1, 1, 0, 0, 1, 0, 0, 0, 1, 0};
-    uint64_t made[2][16] = {{0}}, steps[2] = {0};
-    for (size_t i = 0; i < COUNT_OF(order); i++) {
-        uint32_t fragment = order[i];
-        fixture_contribute(f, 1, fragment, run_state_fragment_version(f->run, fragment), 0.1f);
-        fixture_step(f, fragment, 1);
-        made[fragment][steps[fragment]++] = i + 1;
-        for (uint32_t g = 0; g < 2; g++)
-            for (uint64_t base = 0; base <= i + 1; base++) {
-                uint64_t wanted = 0;
-                for (uint64_t s = 0; s < steps[g]; s++) wanted += made[g][s] > base;
-                uint64_t got = run_state_staleness(f->run, g, base);
-                if (wanted <= 3)
-                    CHECK_EQUAL(got, wanted);
-                else
-                    CHECK(got > 3); /* beyond the cap it need not be counted */
-            }
-    }
-    CHECK(run_state_staleness(f->run, 0, 0) == UINT64_MAX);
-    CHECK_EQUAL(run_state_fragment_version(f->run, 0), 11);
-    CHECK_EQUAL(run_state_fragment_version(f->run, 1), 10);
-    fixture_close(f);
-}
-
-TEST(a_contribution_at_the_cap_is_taken_and_one_beyond_is_not) {
-    struct fixture *f = fixture_open("merge.staleness_cap: 2\n", 5000);
-    struct contribution c;
-    fixture_sites(f, 2);
-    for (uint64_t v = 0; v < 3; v++) {
-        fixture_contribute(f, 1, 0, v, 0.1f);
-        fixture_step(f, 0, 1);
-    }
-    struct ledger_entry entry = next_of(f, 2, 0, 0, &c);
-    check_refused(f, &entry, "rebase");
-    entry = next_of(f, 2, 0, 1, &c);
-    fixture_append(f, &entry);
-    fixture_close(f);
-}
-
-TEST(polynomial_weights_are_the_exact_roots_and_quotients) {
-    const char *const exponents[] = {"0.5", "1"};
-    for (size_t e = 0; e < 2; e++) {
-        char *yaml =
-            xformat("merge: {staleness_weight: polynomial, staleness_exponent: %s}\nadmission.clip_factor: 0\n", exponents[e]);
-        struct fixture *f = fixture_open(yaml, 5000);
-        fixture_sites(f, 4);
-        for (uint64_t v = 0; v < 3; v++) {
-            fixture_contribute(f, 1, 0, v, 0.1f);
-            fixture_step(f, 0, 1);
-        }
-        fixture_contribute(f, 2, 0, 0, 0.1f); /* staleness 3 */
-        fixture_contribute(f, 3, 0, 2, 0.1f); /* 1 */
-        fixture_contribute(f, 4, 0, 3, 0.1f); /* 0 */
-        struct ledger_entry entry = planned_step(f, 0, 3);
-        CHECK_NEAR(entry.step.parts[0].scale, e ? 0.25f : 0.5f, 0);
-        CHECK_NEAR(entry.step.parts[1].scale, e ? 0.5f : (float)(1 / sqrt(2)), 0);
-        CHECK_NEAR(entry.step.parts[2].scale, 1, 0);
-        fixture_step(f, 0, 1);
-        entry = planned_step(f, 0, 2); /* those that were left are one staler now */
-        CHECK_NEAR(entry.step.parts[0].scale, e ? (float)(1.0 / 3) : (float)(1 / sqrt(3)), 0);
-        CHECK_NEAR(entry.step.parts[1].scale, e ? 0.5f : (float)(1 / sqrt(2)), 0);
-        fixture_append(f, &entry);
-        free(yaml);
-        fixture_close(f);
-    }
-}
-
-/* --- clipping --- */
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-TEST(the_median_is_the_upper_one_of_the_last_window_and_clips_those_that_come_after) {
-    struct fixture *f = fixture_open("admission: {clip_window: 7, clip_minimum: 4, clip_factor: 1.5}\n", 5000);
-    fixture_sites(f, 1);
-    double norms[64];
-    size_t count = 0, clipped = 0;
-    for (uint64_t v = 0; v < 40; v++) {
-        double wanted = 0;
-        if (count >= 4) {
-            double sorted[7];
-            size_t held = MIN(count, 7);
-            memcpy(sorted, norms + count - held, held * sizeof *sorted);
-            qsort(sorted, held, sizeof *sorted, by_value);
-            wanted = sorted[held / 2];
-        }
-        CHECK(run_state_median_norm(f->run) == wanted);
-        fixture_contribute(f, 1, 0, v, (float)(0.01 + random_unit(&f->random) * (v % 9 == 5 ? 3 : 0.2)));
-        const struct run_pending *p = run_state_pending(f->run, 0, 0);
-        double norm = norms[count++] = p->contribution.norm;
-        double clip = wanted > 0 && norm > 1.5 * wanted ? 1.5 * wanted / norm : 1;
-        CHECK(p->clip == clip);
-        clipped += clip < 1;
-        struct ledger_entry entry = planned_step(f, 0, 1);
-        CHECK(entry.step.parts[0].scale == (float)clip);
-        fixture_step(f, 0, 1);
-    }
-    CHECK(clipped >= 3);
-    fixture_close(f);
-}
-
-TEST(what_comes_while_a_step_is_planned_does_not_change_its_scales) {
-    struct fixture *f = fixture_open("admission: {clip_window: 4, clip_minimum: 1, clip_factor: 1}\n", 5000);
-    fixture_sites(f, 6);
-    fixture_contribute(f, 1, 0, 0, 0.1f);
-    fixture_contribute(f, 2, 0, 0, 1.0f); /* clipped */
-    struct ledger_entry entry = planned_step(f, 0, 2);
-    CHECK(entry.step.parts[1].scale < 0.5f);
-    for (uint32_t site = 3; site <= 6; site++) fixture_contribute(f, site, 0, 0, 5.0f);
-    fixture_append(f, &entry);
-    fixture_close(f);
-}
-
-TEST(a_median_of_zero_clips_nobody) {
-    struct fixture *f = fixture_open("admission: {clip_window: 4, clip_minimum: 1, clip_factor: 2}\n", 5000);
-    fixture_sites(f, 4);
-    float *zero = xcalloc(5000, sizeof *zero);
-    for (uint32_t site = 1; site <= 3; site++) fixture_contribute_delta(f, site, 0, 0, zero);
-    fixture_contribute(f, 4, 0, 0, 0.5f);
-    CHECK(run_state_pending(f->run, 0, 3)->clip == 1);
-    free(zero);
-    fixture_close(f);
-}
-
-/* --- fragments --- */
-TEST(fragments_cover_all_parameters_once_and_begin_at_chunks) {
-    const uint64_t sizes[] = {1, 4095, 4096, 4097, 8192, 100000, 123457, 1000003, UINT64_C(7000000001)};
-    for (size_t s = 0; s < COUNT_OF(sizes); s++)
-        for (uint32_t n = 1; n <= FRAGMENTS_LIMIT; n++) {
-            uint64_t at = 0, least = UINT64_MAX, most = 0;
-            for (uint32_t i = 0; i < n; i++) {
-                uint64_t start, count;
-                fragment_range(sizes[s], n, i, &start, &count);
-                CHECK_EQUAL(start, at);
-                CHECK_EQUAL(start % 4096, 0);
-                at += count;
-                least = MIN(least, count);
-                most = MAX(most, count);
-            }
-            CHECK_EQUAL(at, sizes[s]);
-            if (sizes[s] >= n * UINT64_C(4096)) CHECK(least > 0 && most - least < 2 * 4096);
-        }
 }
 
 /* --- limits --- */
