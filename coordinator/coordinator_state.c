@@ -63,6 +63,8 @@ struct coordinator_state {
     bool window_open[FRAGMENTS_LIMIT];
     uint64_t timer_ms; /* the one asked for; UINT64_MAX: none */
     uint64_t refused[REFUSAL_COUNT];
+    struct coordinator_event *deferred; /* revocations that came while a step was being applied */
+    size_t deferred_count;
 };
 
 static struct coordinator_action *act(struct coordinator_actions *out, enum coordinator_action_kind kind, uint64_t call) {
@@ -618,6 +620,12 @@ static void cut_site(struct coordinator_state *state, uint32_t site, struct coor
 static void admin(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
                   struct coordinator_actions *out) {
     struct ledger_entry entry;
+    if (event->admin.order == ORDER_REVOKE && state->applying) {
+        /* A revocation drops the site's waiting contributions, and one of them may be in the step under way. */
+        state->deferred = xrealloc(state->deferred, (state->deferred_count + 1) * sizeof *event);
+        state->deferred[state->deferred_count++] = *event;
+        return;
+    }
     if (event->admin.order == ORDER_SNAPSHOT) {
         if (state->applying)
             state->snapshot_wanted = true;
@@ -637,6 +645,12 @@ static void admin(struct coordinator_state *state, const struct coordinator_even
     if (!commit) return;
     snprintf(commit->message, sizeof commit->message, "%s", ledger_kind_name(entry.kind));
     if (entry.kind == LEDGER_SITE_REVOKED) cut_site(state, entry.revoked.site, out);
+}
+
+static void take_deferred(struct coordinator_state *state, struct moment now, struct coordinator_actions *out) {
+    size_t count = state->deferred_count;
+    state->deferred_count = 0;
+    for (size_t i = 0; i < count && !state->stopping; i++) admin(state, &state->deferred[i], now, out);
 }
 
 static void heartbeat(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
@@ -680,6 +694,7 @@ void coordinator_state_destroy(struct coordinator_state *state) {
     free(state->uploads);
     free(state->commits);
     free(state->presence);
+    free(state->deferred);
     free(state);
 }
 
@@ -697,7 +712,10 @@ void coordinator_state_step(struct coordinator_state *state, const struct coordi
     case COORDINATOR_CHECKED: checked(state, event, now, out); break;
     case COORDINATOR_CALL_GONE: call_gone(state, event->call); break;
     case COORDINATOR_COMMITTED: committed(state, event, out); break;
-    case COORDINATOR_APPLIED: step_applied(state, event, now, out); break;
+    case COORDINATOR_APPLIED:
+        step_applied(state, event, now, out);
+        take_deferred(state, now, out);
+        break;
     case COORDINATOR_JOIN: join(state, event, now, out); break;
     case COORDINATOR_HEARTBEAT: heartbeat(state, event, now, out); break;
     case COORDINATOR_FOLLOWING: following(state, event, now); break;
