@@ -17,12 +17,14 @@ static inline float sample(uint64_t seed, uint64_t index, float scale) {
 }
 
 enum { GUARD = 64 };
-static const float guard_value = 12345.0f;
+/* A NaN: what reads beyond an array and lets it count is found too. */
+static const uint32_t guard_bits = 0x7fc12345;
+static inline bool is_guard(const float *value) { return memcmp(value, &guard_bits, sizeof guard_bits) == 0; }
 
 /* `count` floats with a guard behind them that guarded_free checks; starts one float off alignment, as tensors do. */
 static inline float *guarded(size_t count) {
     float *memory = xmalloc((count + GUARD + 1) * sizeof *memory);
-    for (size_t i = 0; i < count + GUARD + 1; i++) memory[i] = guard_value;
+    for (size_t i = 0; i < count + GUARD + 1; i++) memcpy(&memory[i], &guard_bits, sizeof guard_bits);
     return memory + 1;
 }
 static inline float *guarded_samples(size_t count, uint64_t seed, float scale) {
@@ -31,8 +33,8 @@ static inline float *guarded_samples(size_t count, uint64_t seed, float scale) {
     return values;
 }
 static inline void guarded_free(float *values, size_t count) {
-    CHECK(values[-1] == guard_value);
-    for (size_t i = 0; i < GUARD; i++) CHECK(values[count + i] == guard_value);
+    CHECK(is_guard(values - 1));
+    for (size_t i = 0; i < GUARD; i++) CHECK(is_guard(values + count + i));
     free(values - 1);
 }
 

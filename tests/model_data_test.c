@@ -96,32 +96,35 @@ TEST(both_bin_layouts_and_text_give_their_tokens) {
 }
 
 /* Files whose tokens tell their own place: byte i of a file of up to 256 is first + i. */
-TEST(an_epoch_visits_every_window_once_and_never_what_is_held_out) {
+static void check_epochs(const struct data *data, uint32_t length) {
     struct error error = {0};
+    struct data_position position = {0}, next;
+    uint16_t tokens[32];
+    for (uint64_t epoch = 0; epoch < 5; epoch++) {
+        int seen[256] = {0}, windows = 0;
+        do {
+            CHECK_OK(data_next(data, &position, length, tokens, &error));
+            CHECK_EQUAL(position.epoch, epoch);
+            for (uint32_t i = 0; i <= length; i++) {
+                CHECK(tokens[i] < 80 || (tokens[i] >= 128 && tokens[i] < 128 + 46));
+                CHECK_EQUAL(tokens[i], tokens[0] + i);
+                if (i < length) CHECK_EQUAL(seen[tokens[i]]++, 0); /* no input twice in an epoch */
+            }
+            windows++;
+            next = position;
+            CHECK_OK(data_next(data, &next, length, tokens, &error));
+        } while (next.epoch == epoch);
+        int most = (int)(79 / length + 45 / length);
+        CHECK(windows >= most - 2 && windows <= most);
+    }
+}
+
+TEST(an_epoch_visits_every_window_once_and_never_what_is_held_out) {
     const char *paths[] = {put_bytes("a", 100, 0), put_bytes("b", 57, 128), put_bytes("tiny", 3, 250)};
     struct data *data = open_with(paths, 3, (struct data_options){.vocabulary = 256, .heldout = 0.2, .seed = 5});
     CHECK_EQUAL(data_training_tokens(data), 80 + 46 + 3);
     CHECK_EQUAL(data_heldout_tokens(data), 20 + 11);
-    struct data_position position = {0};
-    uint16_t tokens[8];
-    for (uint64_t epoch = 0; epoch < 4; epoch++) {
-        int seen[256] = {0}, windows = 0;
-        do {
-            CHECK_OK(data_next(data, &position, 7, tokens, &error));
-            CHECK_EQUAL(position.epoch, epoch);
-            for (int i = 0; i < 8; i++) {
-                CHECK(tokens[i] < 80 || (tokens[i] >= 128 && tokens[i] < 128 + 46));
-                CHECK_EQUAL(tokens[i], tokens[0] + i);
-                if (i < 7) CHECK_EQUAL(seen[tokens[i]]++, 0); /* no input twice in an epoch */
-            }
-            windows++;
-            struct data_position next = position;
-            uint16_t ignored[8];
-            CHECK_OK(data_next(data, &next, 7, ignored, &error));
-            if (next.epoch != epoch) break;
-        } while (windows < 100);
-        CHECK(windows >= 10 + 5 && windows <= 11 + 6);
-    }
+    for (uint32_t length = 3; length <= 20; length++) check_epochs(data, length);
     data_close(data);
 }
 

@@ -26,7 +26,11 @@ static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline vf vf_sqrt(vf a) { return _mm512_sqrt_ps(a); }
 static inline float vf_sum(vf a) { return _mm512_reduce_add_ps(a); }
 static inline float vf_top(vf a) { return _mm512_reduce_max_ps(a); }
-static inline vf vf_round(vf x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+/* |x| < 2^22. (gcc's roundscale is a macro that does not pass -Wconversion at -O0.) */
+static inline vf vf_round(vf x) {
+    const vf magic = vf_set(12582912.0f); /* 1.5 * 2^23: adding it drops the fraction */
+    return (x + magic) - magic;
+}
 static inline vf vf_scale(vf x, vf n) { return _mm512_scalef_ps(x, n); }
 static inline void vf_transpose(vf r[static LANES]) {
     vf t[LANES], q[LANES];

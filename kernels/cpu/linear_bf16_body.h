@@ -107,19 +107,24 @@ static ALWAYS_INLINE void bf16_tile_rows(size_t rows, size_t pairs, const pair *
 }
 
 #define BF16_CASE(n)                                                                                                             \
-    case n:                                                                                                                      \
-        bf16_tile_rows(n, pairs, a, row, step, panel, add, c, stride, columns);                                                  \
-        break;
-#define BF16_CASES                                                                                                               \
-    BF16_CASE(1)                                                                                                                 \
-    BF16_CASE(2) BF16_CASE(3) BF16_CASE(4) BF16_CASE(5) BF16_CASE(6) BF16_CASE(7) BF16_CASE(8) BF16_CASE(9) BF16_CASE(10)        \
-        BF16_CASE(11) BF16_CASE(12)
+    case n: bf16_tile_rows(n, pairs, a, row, step, panel, add, c, stride, columns); break;
 
 static __attribute__((noinline)) void bf16_tile_by_rows(size_t rows, size_t pairs, const pair *a, size_t row, const pair *panel,
                                                         const float *add, float *c, size_t stride, size_t columns) {
     const size_t step = 1;
     switch (rows) {
-        BF16_CASES
+        BF16_CASE(1)
+        BF16_CASE(2)
+        BF16_CASE(3)
+        BF16_CASE(4)
+        BF16_CASE(5)
+        BF16_CASE(6)
+        BF16_CASE(7)
+        BF16_CASE(8)
+        BF16_CASE(9)
+        BF16_CASE(10)
+        BF16_CASE(11)
+        BF16_CASE(12)
     default: break;
     }
 }
@@ -128,7 +133,18 @@ static __attribute__((noinline)) void bf16_tile_by_columns(size_t rows, size_t p
                                                            const float *add, float *c, size_t stride, size_t columns) {
     const size_t row = 1, step = TILE_ROWS;
     switch (rows) {
-        BF16_CASES
+        BF16_CASE(1)
+        BF16_CASE(2)
+        BF16_CASE(3)
+        BF16_CASE(4)
+        BF16_CASE(5)
+        BF16_CASE(6)
+        BF16_CASE(7)
+        BF16_CASE(8)
+        BF16_CASE(9)
+        BF16_CASE(10)
+        BF16_CASE(11)
+        BF16_CASE(12)
     default: break;
     }
 }
