@@ -216,6 +216,8 @@ static enum status start_links(struct daemon *daemon, struct error *error) {
                                     .channel = daemon->channel,
                                     .timeout_ms = (uint32_t)daemon->settings->timeout_ms,
                                     .payload_limit = codec_bound(daemon->replica.codec, (size_t)largest),
+                                    .nominal_payload = daemon_nominal_payload(daemon),
+                                    .snapshot_size = snapshot_size(&daemon->replica.global),
                                     .backlog_limit = BACKLOG_LIMIT,
                                     .backlog = backlog,
                                     .heartbeat = heartbeat,

@@ -206,8 +206,9 @@ void daemon_brain_run(void *context) {
 
 /* ---- start ------------------------------------------------------------------------------------------------------------------ */
 
-/* Bytes that one outer step brings down: what a late joiner weighs against a snapshot. */
-static uint64_t nominal_payload(const struct manifest *manifest, uint64_t parameters) {
+uint64_t daemon_nominal_payload(const struct daemon *daemon) {
+    const struct manifest *manifest = &daemon->site->manifest;
+    uint64_t parameters = daemon->layout.count;
     double bits = 32;
     switch ((enum codec)manifest->codec.kind) {
     case CODEC_FP32: bits = 32; break;
@@ -228,7 +229,7 @@ enum status daemon_brain_restore(struct daemon *daemon, struct error *error) {
                                    .backoff_ms = settings->backoff_ms,
                                    .backoff_limit_ms = settings->backoff_limit_ms,
                                    .queue_limit = BACKLOG_LIMIT,
-                                   .nominal_payload = nominal_payload(&daemon->site->manifest, daemon->layout.count)};
+                                   .nominal_payload = daemon_nominal_payload(daemon)};
     random_system(&options.seed, sizeof options.seed);
     daemon->timer_at = UINT64_MAX;
     daemon->state = node_state_create(&options);

@@ -65,5 +65,7 @@ void daemon_tell(void *context, const struct node_event *event);
 /* The brain's first step, with what was restored; on the starting thread, before any other. */
 MUST_USE enum status daemon_brain_restore(struct daemon *daemon, struct error *error);
 void daemon_brain_run(void *context);
+/* Bytes that one outer step brings down, about: what a late joiner weighs against a snapshot. */
+uint64_t daemon_nominal_payload(const struct daemon *daemon);
 
 #endif

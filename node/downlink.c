@@ -61,16 +61,22 @@ static void link_down(struct downlink *downlink, enum status status, const struc
 /* ---- connecting ----------------------------------------------------------------------------------------------------------- */
 
 /* A heartbeat is the cheapest thing that shows that there is somebody at the other end who knows us. */
-static enum status knock(struct downlink *downlink, struct error *error) {
-    struct buffer request = {0}, reply = {0};
+static enum status knock(struct downlink *downlink, uint64_t *version, struct error *error) {
+    struct buffer request = {0}, raw = {0};
+    struct frame frame;
+    struct heartbeat_reply reply;
     struct stream *stream = NULL;
     downlink->options.heartbeat(downlink->options.context, &request);
     enum status status =
         downlink_open(downlink, METHOD_HEARTBEAT, downlink->options.timeout_ms, buffer_bytes(&request), &stream, error);
-    if (status == OK) status = stream_read(stream, UINT64_MAX, &reply, error);
+    if (status == OK) status = stream_read(stream, UINT64_MAX, &raw, error);
+    arena_reset(&downlink->arena);
+    if (status == OK) status = frame_split(buffer_bytes(&raw), &frame, error);
+    if (status == OK) status = heartbeat_reply_decode(frame, &downlink->arena, &reply, error);
+    if (status == OK) *version = reply.version;
     downlink_close(downlink, stream);
     buffer_deinit(&request);
-    buffer_deinit(&reply);
+    buffer_deinit(&raw);
     return status == NOT_FOUND ? UNAVAILABLE : status;
 }
 
@@ -110,10 +116,13 @@ static enum status ask_offer(struct downlink *downlink, struct snapshot_header *
 }
 
 static enum status do_connect(struct downlink *downlink, const struct order *order, struct error *error) {
-    TRY(knock(downlink, error));
+    uint64_t version = 0;
+    TRY(knock(downlink, &version, error));
     if (!order->ask_offer) return downlink_run_follow(downlink, order->index, order->payloads_from, error);
     struct node_event event = {.kind = NODE_OFFER};
-    enum status status = ask_offer(downlink, &event.offer.header, error);
+    /* The offer comes with a chunk of content, so it is not asked for where replay is sure to be cheaper. */
+    bool worth_it = (double)version * (double)downlink->options.nominal_payload > (double)downlink->options.snapshot_size;
+    enum status status = worth_it ? ask_offer(downlink, &event.offer.header, error) : NOT_FOUND;
     if (status != OK && status != NOT_FOUND) return status;
     event.offer.exists = status == OK;
     downlink->offer = event.offer.header;
