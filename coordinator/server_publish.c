@@ -297,9 +297,6 @@ static void run_open_snapshot(struct server *server, struct job *job) {
     if (status == OK && job->number && header.version != job->number) {
         status = error_set(&error, NOT_FOUND, "there is no snapshot of version %llu any more", (unsigned long long)job->number);
     }
-    if (status == OK && job->offset > header.content_size) {
-        status = error_set(&error, INVALID, "offset %llu is past the snapshot's end", (unsigned long long)job->offset);
-    }
     if (status != OK) {
         rpc_call_finish(job->call->rpc, rpc_code_of(status), error.message);
         return;
@@ -310,7 +307,7 @@ static void run_open_snapshot(struct server *server, struct job *job) {
         fail(stream, status, &error);
         return;
     }
-    stream->blob_offset = job->offset;
+    stream->blob_offset = MIN(job->offset, stream->blob_size); /* from beyond the end: the descriptor alone */
     buffer_append(&stream->descriptor, raw, sizeof raw);
     pump(server, stream);
 }

@@ -100,12 +100,12 @@ static enum status read_snapshot_frame(struct downlink *downlink, struct stream 
     return snapshot_frame_decode(frame, &downlink->arena, out, error);
 }
 
-/* The descriptor comes in the first frame; the rest is left unread. NOT_FOUND: the run has no snapshot yet. */
+/* Asked for from beyond its end, a snapshot is its descriptor alone. NOT_FOUND: the run has none yet. */
 static enum status ask_offer(struct downlink *downlink, struct snapshot_header *out, struct error *error) {
     struct buffer message = {0};
     struct stream *stream = NULL;
     struct snapshot_frame frame;
-    TRY(open_snapshot(downlink, 0, 0, &stream, error));
+    TRY(open_snapshot(downlink, 0, WIRE_PAYLOAD_TOTAL_LIMIT, &stream, error));
     enum status status = read_snapshot_frame(downlink, stream, &message, &frame, error);
     if (status == OK) status = snapshot_header_verify(frame.descriptor, downlink->options.site->coordinator_key, out, error);
     if (status == OK && memcmp(out->run_id, downlink->options.site->run_id, RUN_ID_SIZE) != 0)

@@ -202,7 +202,7 @@ bool follow_next(const struct follow_frame *frame, struct follow_cursor *cursor,
 struct snapshot_request {
     uint32_t protocol; /* 1 to 65535 */
     uint64_t version;  /* 0: the newest there is */
-    uint64_t offset;   /* first byte wanted */
+    uint64_t offset;   /* first byte wanted; at or past the end: the descriptor alone comes */
 };
 MUST_USE enum status snapshot_request_encode(const struct snapshot_request *request, struct buffer *out, struct error *error);
 MUST_USE enum status snapshot_request_decode(struct frame frame, struct arena *arena, struct snapshot_request *out,
