@@ -10,9 +10,14 @@
 #ifndef KERNELS_CPU_LINEAR_BODY_H
 #define KERNELS_CPU_LINEAR_BODY_H
 
+#include <string.h>
+
 #include "kernels/cpu/lanes.h"
 
-enum { LINEAR_DEPTH = 1024, LINEAR_WEIGHT_ROWS = 256 };
+enum { LINEAR_DEPTH = 1024, LINEAR_WEIGHT_ROWS = 256, LINEAR_APART_ROWS = 8 * TILE_ROWS };
+
+/* Rows this far apart fall into a few sets of the first cache, where they drive each other out: such a left-hand side is copied. */
+static inline bool rows_collide(size_t stride) { return stride % 512 == 0; }
 
 /* How the left-hand side of a product is read: element (i, k) is at data[i * row + k * step]. */
 struct left {
@@ -176,8 +181,24 @@ static void product(size_t rows, size_t columns, size_t depth, struct left left,
 static inline size_t linear_forward_size(size_t out, size_t in) { return panels_size(in, out); }
 static inline size_t linear_backward_size(size_t out, size_t in) { return panels_size(out, in); }
 static inline size_t linear_scratch_size(size_t rows, size_t out, size_t in) {
-    (void)out;
-    return panels_size(MIN(rows, (size_t)LINEAR_WEIGHT_ROWS), in);
+    size_t apart = MIN(rows, (size_t)LINEAR_APART_ROWS) * (MAX(in, out) + LANES) * sizeof(float);
+    return MAX(panels_size(MIN(rows, (size_t)LINEAR_WEIGHT_ROWS), in), apart);
+}
+
+/* product of [rows][depth] in x, copied a block at a time where its rows collide. */
+static inline void product_of_rows(size_t rows, size_t columns, size_t depth, const float *x, size_t x_stride,
+                                   const float *panels, const float *add, float *c, size_t stride, float *scratch) {
+    if (!rows_collide(x_stride)) {
+        product(rows, columns, depth, (struct left){x, x_stride, 1}, panels, add, c, stride);
+        return;
+    }
+    size_t apart = depth + LANES;
+    for (size_t from = 0; from < rows; from += LINEAR_APART_ROWS) {
+        size_t here = MIN(rows - from, (size_t)LINEAR_APART_ROWS);
+        for (size_t i = 0; i < here; i++) memcpy(scratch + i * apart, x + (from + i) * x_stride, depth * sizeof(float));
+        product(here, columns, depth, (struct left){scratch, apart, 1}, panels, add ? add + from * stride : NULL,
+                c + from * stride, stride);
+    }
 }
 static inline void linear_pack_forward(size_t out, size_t in, const float *w, void *packed) {
     pack_transposed(in, out, w, in, packed);
@@ -188,27 +209,32 @@ static inline void linear_pack_backward(size_t out, size_t in, const float *w, v
 
 static inline void linear_forward(size_t rows, size_t out, size_t in, const float *x, size_t x_stride, const void *packed,
                                   const float *add, float *y, size_t y_stride, void *scratch) {
-    (void)scratch;
-    product(rows, out, in, (struct left){x, x_stride, 1}, packed, add, y, y_stride);
+    product_of_rows(rows, out, in, x, x_stride, packed, add, y, y_stride, scratch);
 }
 
 static inline void linear_backward_input(size_t rows, size_t out, size_t in, const float *dy, size_t dy_stride,
                                          const void *packed, float *dx, size_t dx_stride, void *scratch) {
-    (void)scratch;
-    product(rows, in, out, (struct left){dy, dy_stride, 1}, packed, NULL, dx, dx_stride);
+    product_of_rows(rows, in, out, dy, dy_stride, packed, NULL, dx, dx_stride, scratch);
 }
 
 /* Here the depth is the rows of the batch; a group of dy's columns is read from the first cache while all panels of x pass. */
 static inline void linear_backward_weight(size_t rows, size_t out, size_t in, const float *dy, size_t dy_stride, const float *x,
                                           size_t x_stride, float *dw, void *scratch) {
-    float *panels = scratch;
+    float *panels = scratch, apart[LINEAR_WEIGHT_ROWS * TILE_ROWS];
     for (size_t from = 0; from < rows; from += LINEAR_WEIGHT_ROWS) {
         size_t depth = MIN(rows - from, (size_t)LINEAR_WEIGHT_ROWS);
         pack_straight(depth, in, x + from * x_stride, x_stride, panels);
-        for (size_t i = 0; i < out; i += TILE_ROWS)
+        for (size_t i = 0; i < out; i += TILE_ROWS) {
+            size_t tile = MIN(out - i, (size_t)TILE_ROWS), step = dy_stride;
+            const float *left = dy + from * dy_stride + i;
+            if (rows_collide(dy_stride)) {
+                for (size_t k = 0; k < depth; k++) memcpy(apart + k * TILE_ROWS, left + k * dy_stride, tile * sizeof(float));
+                left = apart, step = TILE_ROWS;
+            }
             for (size_t j = 0; j < in; j += TILE_COLUMNS)
-                tile_by_columns(MIN(out - i, (size_t)TILE_ROWS), depth, dy + from * dy_stride + i, dy_stride, panels + j * depth,
-                                dw + i * in + j, dw + i * in + j, in, MIN(in - j, (size_t)TILE_COLUMNS));
+                tile_by_columns(tile, depth, left, step, panels + j * depth, dw + i * in + j, dw + i * in + j, in,
+                                MIN(in - j, (size_t)TILE_COLUMNS));
+        }
     }
 }
 
