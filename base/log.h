@@ -3,8 +3,8 @@
  *     info 2026-01-01T00:00:00.123Z update_applied run=demo site=eu-1 staleness=2
  *
  * error = a person must act; warn = degraded; info = a change of state; debug = the rest. A call site that repeats is
- * limited to 20 lines in 10 s; what was dropped is counted and said at the next line. Any thread; one write(2) a line.
- * Never log a secret or a model value. Values with spaces, quotes or '=' are quoted when written with log_quote.
+ * limited to 20 lines in 10 s; what was dropped is counted and said at the next line; at level debug nothing is dropped. Any
+ * thread; one write(2) a line. Never log a secret or a model value. Values with spaces, quotes or '=' are quoted when written with log_quote.
  */
 #ifndef BASE_LOG_H
 #define BASE_LOG_H

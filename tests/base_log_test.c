@@ -79,6 +79,16 @@ TEST(a_call_site_that_repeats_is_limited_and_others_are_not) {
     free(text);
 }
 
+TEST(at_level_debug_no_line_is_dropped) {
+    capture();
+    log_set_level(LOG_DEBUG);
+    for (int i = 0; i < 100; i++) log_info("storm", "i=%d", i);
+    log_set_level(LOG_INFO);
+    char *text = captured();
+    CHECK_EQUAL(lines_of(text), 100);
+    free(text);
+}
+
 TEST(what_a_peer_sent_cannot_forge_a_line) {
     char out[64];
     CHECK_TEXT(log_quote("plain", out, sizeof out), "plain");
