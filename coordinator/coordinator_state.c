@@ -149,17 +149,14 @@ static struct ledger_entry entry_of(const struct coordinator_state *state, enum 
     return entry;
 }
 
-/* Makes the entry the ledger's next. The rules were checked by whoever calls, so a refusal here means this program is wrong:
- * it stops rather than write what no site would accept. NULL then. The result is valid until the next append. */
-static struct commit *append(struct coordinator_state *state, const struct ledger_entry *entry, enum answer answer, uint64_t call,
-                             struct coordinator_actions *out) {
+/* Makes the entry the ledger's next, if the rules of the ledger allow it; else NULL, with the rule in *error, and nothing has
+ * changed. The result is valid until the next append. */
+static struct commit *append_if_legal(struct coordinator_state *state, const struct ledger_entry *entry, enum answer answer,
+                                      uint64_t call, struct coordinator_actions *out, struct error *error) {
     struct buffer raw = {0};
-    struct error error = {0};
     ledger_entry_encode(entry, &raw);
     uint64_t index = run_state_size(state->run);
-    if (run_state_apply(state->run, buffer_bytes(&raw), true, &error) != OK) {
-        stop(state, out, "own entry %llu (%s) breaks a rule: %.100s", (unsigned long long)index, ledger_kind_name(entry->kind),
-             error.message);
+    if (run_state_apply(state->run, buffer_bytes(&raw), true, error) != OK) {
         buffer_deinit(&raw);
         return NULL;
     }
@@ -181,6 +178,16 @@ static struct commit *append(struct coordinator_state *state, const struct ledge
     commit->answer = answer;
     commit->call = call;
     commit->entry_time_ms = entry->time_ms;
+    return commit;
+}
+
+/* The same for what this program decided by itself or has checked: a refusal means that it is wrong, and it stops rather than
+ * go on from there. NULL then. */
+static struct commit *append(struct coordinator_state *state, const struct ledger_entry *entry, enum answer answer, uint64_t call,
+                             struct coordinator_actions *out) {
+    struct error error = {0};
+    struct commit *commit = append_if_legal(state, entry, answer, call, out, &error);
+    if (!commit) stop(state, out, "an own %s entry breaks a rule: %.120s", ledger_kind_name(entry->kind), error.message);
     return commit;
 }
 
@@ -246,7 +253,10 @@ static void consider_step(struct coordinator_state *state, struct moment now, st
     uint32_t fragments = run_state_manifest(state->run)->fragments;
     for (uint32_t fragment = 0; fragment < fragments; fragment++) {
         uint32_t pending = run_state_pending_count(state->run, fragment);
-        if (pending == 0) continue;
+        if (pending == 0) {
+            state->window_open[fragment] = false; /* a revocation may have dropped what it was opened for */
+            continue;
+        }
         if (!state->window_open[fragment]) {
             state->window_open[fragment] = true;
             state->window_start[fragment] = now.monotonic_ms;
@@ -380,6 +390,21 @@ static bool submit_supersedes(struct coordinator_state *state, uint64_t call, co
     return false;
 }
 
+/* Why there is no room for another contribution of the site; NULL if there is. What waits for the disk counts too, so a disk
+ * that stands still stops the intake; and one site, which may send all fragments at once, gets a quarter of the places. */
+static const char *no_room(const struct coordinator_state *state, uint32_t site) {
+    uint32_t all = 0, own = 0;
+    for (size_t i = 0; i < state->upload_count; i++, all++) own += state->uploads[i].site == site;
+    for (size_t i = 0; i < state->commit_count; i++) {
+        if (state->commits[i].answer != ANSWER_RECEIPT) continue;
+        all++;
+        own += state->commits[i].site == site;
+    }
+    if (all >= state->options.uploads_limit) return "as many uploads as the coordinator takes at once are under way";
+    if (own >= MAX(state->options.uploads_limit / 4, 1)) return "as many uploads as one site may have at once are under way";
+    return NULL;
+}
+
 static enum refusal admit(const struct coordinator_state *state, uint32_t site, const uint8_t *header, const uint8_t *signature,
                           struct moment now, struct contribution *out, struct error *why) {
     struct admission_limits limits = {now.wall_ms, state->options.payload_limit};
@@ -408,8 +433,9 @@ static void submit_open(struct coordinator_state *state, const struct coordinato
     }
     hear(state, fresh.site, now);
     if (submit_supersedes(state, event->call, &fresh, out)) return;
-    if (state->upload_count == state->options.uploads_limit) {
-        refuse(state, event->call, REFUSED_BUSY, "as many uploads as the coordinator takes at once are under way", out);
+    const char *full = no_room(state, fresh.site);
+    if (full) {
+        refuse(state, event->call, REFUSED_BUSY, full, out);
         return;
     }
     state->uploads[state->upload_count++] = fresh;
@@ -524,6 +550,22 @@ static void refuse_join(uint64_t call, enum refusal code, const char *message, s
     snprintf(action->message, sizeof action->message, "%s", message);
 }
 
+/* The invitation was used. By the same key: the answer was lost on the way and is said again, but not before the entry is
+ * durable, for until then nobody is a member. */
+static void join_again(struct coordinator_state *state, const struct coordinator_event *event, const struct run_site *named,
+                       struct coordinator_actions *out) {
+    if (!named || named->revoked || memcmp(named->public_key, event->join.public_key, PUBLIC_KEY_SIZE) != 0) {
+        refuse_join(event->call, REFUSED_DUPLICATE, "the invitation was used already, with another key", out);
+        return;
+    }
+    for (size_t i = 0; i < state->commit_count; i++) {
+        if (state->commits[i].answer != ANSWER_JOINED || state->commits[i].site != named->site) continue;
+        refuse_join(event->call, REFUSED_BUSY, "the site is being enrolled: ask again in a moment", out);
+        return;
+    }
+    act(out, DO_JOINED, event->call)->site = named->site;
+}
+
 static void join(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
                  struct coordinator_actions *out) {
     const struct run_invitation *invitation = run_state_invitation(state->run, event->join.secret_digest);
@@ -534,11 +576,11 @@ static void join(struct coordinator_state *state, const struct coordinator_event
         return;
     }
     if (invitation->used) {
-        bool same = named && !named->revoked && memcmp(named->public_key, event->join.public_key, PUBLIC_KEY_SIZE) == 0;
-        if (same)
-            act(out, DO_JOINED, event->call)->site = named->site; /* the answer was lost on the way: say it again */
-        else
-            refuse_join(event->call, REFUSED_UNKNOWN_SITE, "the invitation was used already, with another key", out);
+        join_again(state, event, named, out);
+        return;
+    }
+    if (run_state_phase(state->run) == RUN_STOPPED) {
+        refuse_join(event->call, REFUSED_STOPPED, refusal_advice(REFUSED_STOPPED), out);
         return;
     }
     if (invitation->expires_ms && now.wall_ms > invitation->expires_ms) {
@@ -554,8 +596,14 @@ static void join(struct coordinator_state *state, const struct coordinator_event
     memcpy(entry.added.name, event->join.name, SITE_NAME_SIZE);
     memcpy(entry.added.public_key, event->join.public_key, PUBLIC_KEY_SIZE);
     memcpy(entry.added.secret_digest, event->join.secret_digest, DIGEST_SIZE);
-    struct commit *commit = append(state, &entry, ANSWER_JOINED, event->call, out);
-    if (commit) commit->site = entry.added.site;
+    /* What is left are rules about what the peer chose: a key that was enrolled before, a run that is full. */
+    struct error error = {0};
+    struct commit *commit = append_if_legal(state, &entry, ANSWER_JOINED, event->call, out, &error);
+    if (!commit) {
+        refuse_join(event->call, REFUSED_MALFORMED, error.message, out);
+        return;
+    }
+    commit->site = entry.added.site;
     hear(state, entry.added.site, now);
 }
 
@@ -634,15 +682,16 @@ static void admin(struct coordinator_state *state, const struct coordinator_even
         snprintf(act(out, DO_ADMIN_REPLY, event->call)->message, 64, "a snapshot is being written");
         return;
     }
+    struct error error = {0};
+    struct commit *commit = NULL;
     const char *problem = order_entry(state, event, now, &entry);
-    if (problem) {
+    if (!problem) commit = append_if_legal(state, &entry, ANSWER_ADMIN, event->call, out, &error);
+    if (!commit) {
         struct coordinator_action *action = act(out, DO_ADMIN_REPLY, event->call);
         action->code = REFUSED_MALFORMED;
-        snprintf(action->message, sizeof action->message, "%s", problem);
+        snprintf(action->message, sizeof action->message, "%s", problem ? problem : error.message);
         return;
     }
-    struct commit *commit = append(state, &entry, ANSWER_ADMIN, event->call, out);
-    if (!commit) return;
     snprintf(commit->message, sizeof commit->message, "%s", ledger_kind_name(entry.kind));
     if (entry.kind == LEDGER_SITE_REVOKED) cut_site(state, entry.revoked.site, out);
 }
