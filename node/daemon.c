@@ -261,10 +261,9 @@ static void drop_event(struct envelope *envelope) {
 }
 
 static void stop(struct daemon *daemon, bool capture) {
-    downlink_destroy(daemon->downlink);
-    uplink_destroy(daemon->uplink);
-    daemon->downlink = NULL;
-    daemon->uplink = NULL;
+    /* Stopped, not destroyed: the brain goes on until the end, and what it still asks of them is dropped. */
+    if (daemon->downlink) downlink_stop(daemon->downlink);
+    if (daemon->uplink) uplink_stop(daemon->uplink);
     if (daemon->training) training_stop(daemon->training, capture);
     if (daemon->worker) worker_stop(daemon->worker);
     rpc_channel_close(daemon->channel); /* heartbeats under way are answered before the brain goes */
@@ -278,6 +277,8 @@ static void stop(struct daemon *daemon, bool capture) {
 }
 
 static void close_all(struct daemon *daemon) {
+    downlink_destroy(daemon->downlink);
+    uplink_destroy(daemon->uplink);
     worker_destroy(daemon->worker);
     training_destroy(daemon->training);
     node_state_destroy(daemon->state);
