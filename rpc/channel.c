@@ -58,8 +58,8 @@ static grpc_channel *create_core(const struct rpc_channel_options *options) {
     arguments_integer(&arguments, GRPC_ARG_ENABLE_RETRIES, 0);
     arguments_integer(&arguments, GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1);
     arguments_integer(&arguments, GRPC_ARG_ENABLE_HTTP_PROXY, options->use_proxy);
-    arguments_integer(&arguments, GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 1000);
-    arguments_integer(&arguments, GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 30000);
+    arguments_integer(&arguments, GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+    arguments_integer(&arguments, GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
     arguments_integer(&arguments, GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS, 1000);
     if (options->server_name) arguments_text(&arguments, GRPC_SSL_TARGET_NAME_OVERRIDE_ARG, options->server_name);
     grpc_channel_args core_arguments = arguments_core(&arguments);

@@ -1,6 +1,6 @@
 /* The calling side: connections to one server, and calls on them.
  *
- * A channel connects when first used and reconnects by itself, with exponential backoff and jitter (1 s to 30 s). A call made
+ * A channel connects when first used and reconnects when used again, after at most a second: how often to try is for the callers, who back off. A call made
  * while there is no connection fails UNAVAILABLE at once, saying what to check, unless it was told to wait; calls are never
  * repeated by this layer. With `connections` > 1 calls are spread over that many TCP connections, for long fat links.
  *
