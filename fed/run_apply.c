@@ -207,6 +207,8 @@ static void commit_contribution(struct run_state *state, const struct ledger_ent
     site->pending |= UINT64_C(1) << c->fragment;
     site->site.last_sequence = c->sequence;
     site->site.last_index = state->size;
+    site->site.last_time_ms = entry->time_ms;
+    site->site.last_epoch = entry->epoch;
     memcpy(site->site.last_digest, digest, DIGEST_SIZE);
     site->site.contributions++;
     site->site.tokens = add_saturated(site->site.tokens, c->tokens);

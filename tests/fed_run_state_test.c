@@ -185,6 +185,8 @@ TEST(a_contribution_is_entered_found_and_pending) {
     CHECK(!run_state_find(f->run, 0, 1, &at));
     CHECK_EQUAL(run_state_site(f->run, 1)->contributions, 1);
     CHECK_EQUAL(run_state_site(f->run, 1)->last_index, first);
+    CHECK_EQUAL(run_state_site(f->run, 1)->last_time_ms, FIXTURE_NOW + first); /* a repeated receipt is made of these */
+    CHECK_EQUAL(run_state_site(f->run, 1)->last_epoch, run_state_epoch(f->run));
     CHECK_EQUAL(run_state_tokens(f->run), 2000);
     fixture_step(f, 0, 2);
     CHECK_EQUAL(run_state_pending_count(f->run, 0), 0);
