@@ -266,10 +266,10 @@ static void stop(struct daemon *daemon, bool capture) {
     if (daemon->uplink) uplink_stop(daemon->uplink);
     if (daemon->training) training_stop(daemon->training, capture);
     if (daemon->worker) worker_stop(daemon->worker);
-    rpc_channel_close(daemon->channel); /* heartbeats under way are answered before the brain goes */
-    daemon->channel = NULL;
     if (daemon->events) queue_close(daemon->events);
     (void)!thread_join(daemon->brain, UINT64_MAX);
+    rpc_channel_close(daemon->channel); /* the brain made calls on it until now; what comes back finds the queue closed */
+    daemon->channel = NULL;
     void *left;
     while (daemon->events && queue_pop(daemon->events, 0, &left) == OK) drop_event(left);
     queue_destroy(daemon->events);
