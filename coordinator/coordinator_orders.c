@@ -1,0 +1,169 @@
+/* Joining, and the admin's orders: what changes who takes part, and whether the run goes on. */
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "coordinator/coordinator_state_core.h"
+
+/* ---- joining ------------------------------------------------------------------------------------------------------------ */
+
+static void refuse_join(uint64_t call, enum refusal code, const char *message, struct coordinator_actions *out) {
+    struct coordinator_action *action = brain_act(out, DO_JOINED, call);
+    action->code = code;
+    snprintf(action->message, sizeof action->message, "%s", message);
+}
+
+/* The invitation was used. By the same key: the answer was lost on the way and is said again, but not before the entry is
+ * durable, for until then nobody is a member. */
+static void join_again(struct coordinator_state *state, const struct coordinator_event *event, const struct run_site *named,
+                       struct coordinator_actions *out) {
+    if (!named || named->revoked || memcmp(named->public_key, event->join.public_key, PUBLIC_KEY_SIZE) != 0) {
+        refuse_join(event->call, REFUSED_DUPLICATE, "the invitation was used already, with another key", out);
+        return;
+    }
+    for (size_t i = 0; i < state->commit_count; i++) {
+        if (state->commits[i].answer != ANSWER_JOINED || state->commits[i].site != named->site) continue;
+        refuse_join(event->call, REFUSED_BUSY, "the site is being enrolled: ask again in a moment", out);
+        return;
+    }
+    brain_act(out, DO_JOINED, event->call)->site = named->site;
+}
+
+void brain_join(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                struct coordinator_actions *out) {
+    const struct run_invitation *invitation = run_state_invitation(state->run, event->join.secret_digest);
+    const struct run_site *named = run_state_site_named(state->run, event->join.name);
+    if (!invitation || strcmp(invitation->name, event->join.name) != 0) {
+        refuse_join(event->call, REFUSED_UNKNOWN_SITE, "no such invitation: ask the admin for a new one (atollctl site invite)",
+                    out);
+        return;
+    }
+    if (invitation->used) {
+        join_again(state, event, named, out);
+        return;
+    }
+    if (run_state_phase(state->run) == RUN_STOPPED) {
+        refuse_join(event->call, REFUSED_STOPPED, refusal_advice(REFUSED_STOPPED), out);
+        return;
+    }
+    if (invitation->expires_ms && now.wall_ms > invitation->expires_ms) {
+        refuse_join(event->call, REFUSED_EXPIRED, "the invitation has expired: ask the admin for a new one", out);
+        return;
+    }
+    if (named && !named->revoked) {
+        refuse_join(event->call, REFUSED_UNKNOWN_SITE, "a site of that name is enrolled: the admin must revoke it first", out);
+        return;
+    }
+    struct ledger_entry entry = brain_entry(state, LEDGER_SITE_ADDED, now);
+    entry.added.site = run_state_site_count(state->run) + 1;
+    memcpy(entry.added.name, event->join.name, SITE_NAME_SIZE);
+    memcpy(entry.added.public_key, event->join.public_key, PUBLIC_KEY_SIZE);
+    memcpy(entry.added.secret_digest, event->join.secret_digest, DIGEST_SIZE);
+    /* What is left are rules about what the peer chose: a key that was enrolled before, a run that is full. */
+    struct error error = {0};
+    struct commit *commit = brain_append_if_legal(state, &entry, ANSWER_JOINED, event->call, out, &error);
+    if (!commit) {
+        refuse_join(event->call, REFUSED_MALFORMED, error.message, out);
+        return;
+    }
+    commit->site = entry.added.site;
+    brain_hear(state, entry.added.site, now);
+}
+
+/* ---- the admin's orders ------------------------------------------------------------------------------------------------- */
+
+/* The entry for an order, or the reason why there is none. */
+static const char *order_entry(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                               struct ledger_entry *entry) {
+    enum run_phase phase = run_state_phase(state->run);
+    const struct run_site *site = run_state_site_named(state->run, event->admin.name);
+    switch (event->admin.order) {
+    case ORDER_PAUSE:
+        if (phase != RUN_ACTIVE) return phase == RUN_PAUSED ? "the run is paused already" : "the run has been stopped";
+        *entry = brain_entry(state, LEDGER_PAUSED, now);
+        break;
+    case ORDER_RESUME:
+        if (phase != RUN_PAUSED) return phase == RUN_ACTIVE ? "the run is not paused" : "the run has been stopped";
+        *entry = brain_entry(state, LEDGER_RESUMED, now);
+        break;
+    case ORDER_STOP:
+        if (phase == RUN_STOPPED) return "the run has been stopped already";
+        *entry = brain_entry(state, LEDGER_STOPPED, now);
+        break;
+    case ORDER_INVITE:
+        if (name_check(event->admin.name, NULL) != OK) return "a site's name is 1 to 32 of a-z, 0-9 and '-', a letter first";
+        if (site && !site->revoked) return "a site of that name is enrolled: revoke it first";
+        if (phase == RUN_STOPPED) return "the run has been stopped";
+        if (run_state_site_count(state->run) >= SITES_LIMIT) return "the run has as many sites as there can be";
+        *entry = brain_entry(state, LEDGER_SITE_INVITED, now);
+        memcpy(entry->invited.name, event->admin.name, SITE_NAME_SIZE);
+        memcpy(entry->invited.secret_digest, event->admin.secret_digest, DIGEST_SIZE);
+        entry->invited.expires_ms = event->admin.expires_ms;
+        return NULL;
+    case ORDER_REVOKE:
+        if (!site) return "no site of that name was ever enrolled";
+        if (site->revoked) return "the site is revoked already";
+        *entry = brain_entry(state, LEDGER_SITE_REVOKED, now);
+        entry->revoked.site = site->site;
+        memcpy(entry->revoked.reason, event->admin.reason, REASON_SIZE);
+        return NULL;
+    case ORDER_INNER_STEPS:
+        if (event->admin.inner_steps == 0) return "the number of inner steps is at least 1";
+        *entry = brain_entry(state, LEDGER_INNER_STEPS, now);
+        entry->inner_steps.inner_steps = event->admin.inner_steps;
+        return NULL;
+    default: return "there is no such order";
+    }
+    memcpy(entry->note.reason, event->admin.reason, REASON_SIZE);
+    return NULL;
+}
+
+static void cut_site(struct coordinator_state *state, uint32_t site, struct coordinator_actions *out) {
+    for (size_t i = state->upload_count; i-- > 0;) {
+        struct upload *upload = &state->uploads[i];
+        if (upload->site != site) continue;
+        brain_refuse(state, upload->call, REFUSED_REVOKED, NULL, out);
+        brain_upload_remove(state, upload);
+    }
+    brain_act(out, DO_CUT, 0)->site = site;
+}
+
+void brain_admin(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                 struct coordinator_actions *out) {
+    struct ledger_entry entry;
+    if (event->admin.order == ORDER_REVOKE && state->applying) {
+        /* A revocation drops the site's waiting contributions, and one of them may be in the step under way. */
+        state->deferred = xrealloc(state->deferred, (state->deferred_count + 1) * sizeof *event);
+        state->deferred[state->deferred_count++] = *event;
+        return;
+    }
+    if (event->admin.order == ORDER_SNAPSHOT) {
+        if (state->applying)
+            state->snapshot_wanted = true;
+        else
+            brain_snapshot(state, out);
+        snprintf(brain_act(out, DO_ADMIN_REPLY, event->call)->message, 64, "a snapshot is being written");
+        return;
+    }
+    struct error error = {0};
+    struct commit *commit = NULL;
+    const char *problem = order_entry(state, event, now, &entry);
+    if (!problem) commit = brain_append_if_legal(state, &entry, ANSWER_ADMIN, event->call, out, &error);
+    if (!commit) {
+        struct coordinator_action *action = brain_act(out, DO_ADMIN_REPLY, event->call);
+        action->code = REFUSED_MALFORMED;
+        snprintf(action->message, sizeof action->message, "%s", problem ? problem : error.message);
+        return;
+    }
+    snprintf(commit->message, sizeof commit->message, "%s", ledger_kind_name(entry.kind));
+    if (entry.kind == LEDGER_SITE_REVOKED) cut_site(state, entry.revoked.site, out);
+}
+
+void brain_take_deferred(struct coordinator_state *state, struct moment now, struct coordinator_actions *out) {
+    size_t count = state->deferred_count;
+    state->deferred_count = 0;
+    for (size_t i = 0; i < count && !state->stopping; i++) brain_admin(state, &state->deferred[i], now, out);
+}

@@ -1,0 +1,106 @@
+/* The inside of the coordinator's brain, shared by its four files, each of which is one subject:
+ *
+ *     coordinator_state.c    who is there, the ledger's next entry, what is said once it is durable, and the order of it all
+ *     coordinator_uploads.c  a contribution's way from its header to its entry
+ *     coordinator_steps.c    when an outer step starts, and what becomes of it
+ *     coordinator_orders.c   joining, and the admin's orders
+ *
+ * Two tables hold what is under way. `uploads` has an item for each admitted contribution until its entry is made: by `id`, the
+ * call it was admitted with, which worker and blob store answer to; and `call`, the one that gets the answer, which changes when
+ * a site comes back over a new connection while its contribution is being checked or committed. `commits` has an item for each
+ * COMMIT that is not durable yet, with what to say to whom once it is. Nobody else includes this.
+ */
+#ifndef COORDINATOR_COORDINATOR_STATE_CORE_H
+#define COORDINATOR_COORDINATOR_STATE_CORE_H
+
+#include "coordinator/coordinator_state.h"
+
+enum upload_phase { UPLOAD_RECEIVING, UPLOAD_CHECKING };
+
+struct upload {
+    uint64_t id, call; /* call 0: nobody waits any more */
+    enum upload_phase phase;
+    uint32_t site;
+    uint8_t header[CONTRIBUTION_HEADER_SIZE];
+    uint8_t signature[SIGNATURE_SIZE];
+    struct contribution contribution;
+};
+
+enum answer { ANSWER_NOBODY, ANSWER_RECEIPT, ANSWER_JOINED, ANSWER_ADMIN };
+
+struct commit {
+    uint64_t number, end; /* end: ledger size once it is durable */
+    enum answer answer;
+    uint64_t call;
+    uint32_t site;     /* JOINED; RECEIPT */
+    uint64_t sequence; /* RECEIPT */
+    uint64_t entry_time_ms;
+    uint8_t header_digest[DIGEST_SIZE]; /* RECEIPT */
+    char message[64];                   /* ADMIN */
+};
+
+struct presence { /* of site number i + 1 */
+    uint64_t heard_ms;
+    bool heard;
+    uint32_t following; /* open Follow streams */
+    double steps_per_second;
+};
+
+struct coordinator_state {
+    struct coordinator_options options;
+    struct run_state *run;
+    struct upload *uploads; /* [uploads_limit] */
+    size_t upload_count;
+    struct commit *commits; /* grows to the commits under way, which uploads and admins bound */
+    size_t commit_count, commit_capacity;
+    struct presence *presence; /* [presence_count] */
+    size_t presence_count;
+    uint64_t next_commit, committed;
+    bool applying, stopping;
+    bool snapshot_wanted;                   /* by the admin, once the step being applied is in the ledger */
+    struct ledger_entry step;               /* the one being applied */
+    uint64_t window_start[FRAGMENTS_LIMIT]; /* when its first pending contribution came */
+    bool window_open[FRAGMENTS_LIMIT];
+    uint64_t timer_ms; /* the one asked for; UINT64_MAX: none */
+    uint64_t refused[REFUSAL_COUNT];
+    struct coordinator_event *deferred; /* revocations that came while a step was being applied */
+    size_t deferred_count;
+};
+
+/* coordinator_state.c */
+struct coordinator_action *brain_act(struct coordinator_actions *out, enum coordinator_action_kind kind, uint64_t call);
+void brain_stop(struct coordinator_state *state, struct coordinator_actions *out, const char *format, ...) PRINTF_LIKE(3, 4);
+void brain_hear(struct coordinator_state *state, uint32_t site, struct moment now);
+uint32_t brain_connected(const struct coordinator_state *state, struct moment now); /* sites */
+struct ledger_entry brain_entry(const struct coordinator_state *state, enum ledger_kind kind, struct moment now);
+struct commit *brain_append_if_legal(struct coordinator_state *state, const struct ledger_entry *entry, enum answer answer,
+                                     uint64_t call, struct coordinator_actions *out, struct error *error);
+struct commit *brain_append(struct coordinator_state *state, const struct ledger_entry *entry, enum answer answer, uint64_t call,
+                            struct coordinator_actions *out);
+void brain_sign_receipt(const struct coordinator_state *state, const struct run_site *site, uint64_t size, struct buffer *out);
+
+/* coordinator_steps.c */
+void brain_consider_step(struct coordinator_state *state, struct moment now, struct coordinator_actions *out);
+void brain_step_applied(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                        struct coordinator_actions *out);
+void brain_snapshot(struct coordinator_state *state, struct coordinator_actions *out);
+
+/* coordinator_uploads.c */
+struct coordinator_action *brain_refuse(struct coordinator_state *state, uint64_t call, enum refusal code, const char *message,
+                                        struct coordinator_actions *out);
+void brain_submit_open(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                       struct coordinator_actions *out);
+void brain_upload_remove(struct coordinator_state *state, struct upload *upload);
+void brain_uploaded(struct coordinator_state *state, const struct coordinator_event *event, struct coordinator_actions *out);
+void brain_checked(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                   struct coordinator_actions *out);
+void brain_call_gone(struct coordinator_state *state, uint64_t call);
+
+/* coordinator_orders.c */
+void brain_join(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                struct coordinator_actions *out);
+void brain_admin(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                 struct coordinator_actions *out);
+void brain_take_deferred(struct coordinator_state *state, struct moment now, struct coordinator_actions *out);
+
+#endif

@@ -1,0 +1,191 @@
+/* A contribution's way: header, payload, verdict, entry. */
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "coordinator/coordinator_state_core.h"
+
+/* ---- contributions ------------------------------------------------------------------------------------------------------ */
+
+static struct upload *upload_by_id(struct coordinator_state *state, uint64_t id) {
+    for (size_t i = 0; i < state->upload_count; i++) {
+        if (state->uploads[i].id == id) return &state->uploads[i];
+    }
+    return NULL;
+}
+
+void brain_upload_remove(struct coordinator_state *state, struct upload *upload) {
+    *upload = state->uploads[--state->upload_count];
+}
+
+struct coordinator_action *brain_refuse(struct coordinator_state *state, uint64_t call, enum refusal code, const char *message,
+                                        struct coordinator_actions *out) {
+    state->refused[code]++;
+    if (call == 0) return NULL;
+    struct coordinator_action *action = brain_act(out, DO_REFUSE, call);
+    action->code = code;
+    action->current_version = run_state_version(state->run);
+    if (refusal_is_temporary(code)) action->retry_after_ms = state->options.retry_ms;
+    snprintf(action->message, sizeof action->message, "%s", message && *message ? message : refusal_advice(code));
+    return action;
+}
+
+/* A contribution that is in the ledger already. While its commit is under way the new call takes the place of the one that
+ * waits for the receipt; afterwards the receipt is signed again. */
+static void submit_again(struct coordinator_state *state, uint64_t call, const struct contribution *contribution,
+                         struct coordinator_actions *out) {
+    for (size_t i = 0; i < state->commit_count; i++) {
+        struct commit *commit = &state->commits[i];
+        if (commit->answer == ANSWER_RECEIPT && commit->site == contribution->site &&
+            commit->sequence == contribution->sequence) {
+            if (commit->call) brain_act(out, DO_DROP, commit->call);
+            commit->call = call;
+            return;
+        }
+    }
+    struct coordinator_action *action = brain_refuse(state, call, REFUSED_DUPLICATE, NULL, out);
+    const struct run_site *site = run_state_site(state->run, contribution->site);
+    if (action && site->last_sequence == contribution->sequence && site->last_index < state->committed) {
+        brain_sign_receipt(state, site, state->committed, &action->bytes);
+    }
+}
+
+/* True if the new call has been dealt with, because the same contribution is already being checked. An older transfer by the
+ * same site for the same fragment gives way: its connection is gone, or soon will be. */
+static bool submit_supersedes(struct coordinator_state *state, uint64_t call, const struct upload *fresh,
+                              struct coordinator_actions *out) {
+    for (size_t i = 0; i < state->upload_count; i++) {
+        struct upload *old = &state->uploads[i];
+        if (old->site != fresh->site || old->contribution.fragment != fresh->contribution.fragment) continue;
+        bool same = memcmp(old->header, fresh->header, sizeof old->header) == 0;
+        if (old->phase == UPLOAD_RECEIVING) {
+            if (old->call) brain_act(out, DO_DROP, old->call);
+            brain_upload_remove(state, old);
+            return false;
+        }
+        if (same) {
+            if (old->call) brain_act(out, DO_DROP, old->call);
+            old->call = call;
+        } else {
+            brain_refuse(state, call, REFUSED_BUSY, "an earlier contribution of this site is being checked", out);
+        }
+        return true;
+    }
+    return false;
+}
+
+/* Why there is no room for another contribution of the site; NULL if there is. What waits for the disk counts too, so a disk
+ * that stands still stops the intake; and one site, which may send all fragments at once, gets a quarter of the places. */
+static const char *no_room(const struct coordinator_state *state, uint32_t site) {
+    uint32_t all = 0, own = 0;
+    for (size_t i = 0; i < state->upload_count; i++, all++) own += state->uploads[i].site == site;
+    for (size_t i = 0; i < state->commit_count; i++) {
+        if (state->commits[i].answer != ANSWER_RECEIPT) continue;
+        all++;
+        own += state->commits[i].site == site;
+    }
+    if (all >= state->options.uploads_limit) return "as many uploads as the coordinator takes at once are under way";
+    if (own >= MAX(state->options.uploads_limit / 4, 1)) return "as many uploads as one site may have at once are under way";
+    return NULL;
+}
+
+static enum refusal admit(const struct coordinator_state *state, uint32_t site, const uint8_t *header, const uint8_t *signature,
+                          struct moment now, struct contribution *out, struct error *why) {
+    struct admission_limits limits = {now.wall_ms, state->options.payload_limit};
+    return admission_header(state->run, site, bytes_of(header, CONTRIBUTION_HEADER_SIZE), bytes_of(signature, SIGNATURE_SIZE),
+                            &limits, out, why);
+}
+
+void brain_submit_open(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                       struct coordinator_actions *out) {
+    struct upload fresh = {.id = event->call, .call = event->call, .site = event->submit.site};
+    struct error why = {0};
+    memcpy(fresh.header, event->submit.header, sizeof fresh.header);
+    memcpy(fresh.signature, event->submit.signature, sizeof fresh.signature);
+    enum refusal code = admit(state, fresh.site, fresh.header, fresh.signature, now, &fresh.contribution, &why);
+    if (code == REFUSED_DUPLICATE) {
+        brain_hear(state, fresh.site, now);
+        if (contribution_decode(bytes_of(fresh.header, sizeof fresh.header), &fresh.contribution, &why) == OK) {
+            submit_again(state, event->call, &fresh.contribution, out);
+            return;
+        }
+        code = REFUSED_MALFORMED;
+    }
+    if (code != ACCEPTED) {
+        brain_refuse(state, event->call, code, why.message, out);
+        return;
+    }
+    brain_hear(state, fresh.site, now);
+    if (submit_supersedes(state, event->call, &fresh, out)) return;
+    const char *full = no_room(state, fresh.site);
+    if (full) {
+        brain_refuse(state, event->call, REFUSED_BUSY, full, out);
+        return;
+    }
+    state->uploads[state->upload_count++] = fresh;
+    brain_act(out, DO_ADMIT, event->call)->contribution = fresh.contribution;
+}
+
+void brain_uploaded(struct coordinator_state *state, const struct coordinator_event *event, struct coordinator_actions *out) {
+    struct upload *upload = upload_by_id(state, event->call);
+    if (!upload || upload->phase != UPLOAD_RECEIVING) return;
+    if (event->uploaded.code != ACCEPTED) {
+        brain_refuse(state, upload->call, event->uploaded.code, event->uploaded.message, out);
+        brain_upload_remove(state, upload);
+        return;
+    }
+    upload->phase = UPLOAD_CHECKING;
+    brain_act(out, DO_CHECK, upload->id)->contribution = upload->contribution;
+}
+
+/* The world may have moved while the payload came and was checked, so the header's rules are asked again. */
+void brain_checked(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                   struct coordinator_actions *out) {
+    struct upload *found = upload_by_id(state, event->call);
+    if (!found || found->phase != UPLOAD_CHECKING) return;
+    struct upload upload = *found;
+    brain_upload_remove(state, found);
+    struct error why = {0};
+    enum refusal code = event->checked.code;
+    const char *message = event->checked.message;
+    if (code == ACCEPTED) {
+        code = admit(state, upload.site, upload.header, upload.signature, now, &upload.contribution, &why);
+        message = why.message;
+    }
+    if (code != ACCEPTED) {
+        brain_refuse(state, upload.call, code, message, out);
+        return;
+    }
+    struct ledger_entry entry = brain_entry(state, LEDGER_CONTRIBUTION, now);
+    memcpy(entry.contribution.header, upload.header, sizeof upload.header);
+    memcpy(entry.contribution.signature, upload.signature, sizeof upload.signature);
+    struct commit *commit = brain_append(state, &entry, ANSWER_RECEIPT, upload.call, out);
+    if (!commit) return;
+    commit->site = upload.site;
+    commit->sequence = upload.contribution.sequence;
+    contribution_digest(upload.header, commit->header_digest);
+    uint64_t budget = run_state_manifest(state->run)->token_budget;
+    if (budget && run_state_tokens(state->run) >= budget && run_state_phase(state->run) == RUN_ACTIVE) {
+        struct ledger_entry end = brain_entry(state, LEDGER_STOPPED, now);
+        snprintf(end.note.reason, sizeof end.note.reason, "token budget reached");
+        brain_append(state, &end, ANSWER_NOBODY, 0, out);
+    }
+}
+
+void brain_call_gone(struct coordinator_state *state, uint64_t call) {
+    for (size_t i = 0; i < state->upload_count; i++) {
+        struct upload *upload = &state->uploads[i];
+        if (upload->call != call) continue;
+        if (upload->phase == UPLOAD_RECEIVING)
+            brain_upload_remove(state, upload);
+        else
+            upload->call = 0; /* the check goes on: the site will ask again and find its receipt */
+        return;
+    }
+    for (size_t i = 0; i < state->commit_count; i++) {
+        if (state->commits[i].call == call) state->commits[i].call = 0;
+    }
+}
