@@ -1,0 +1,292 @@
+/* What a crash leaves behind, case by case: checkpoints and records are written as the worker writes them, into a journal
+ * whose ledger is empty, so that the replica is the checkpoint's and every other array can be told from it. */
+#include "node/restore.h"
+
+#include "tests/node_fixture.h"
+
+struct crashed {
+    struct fixture site;
+    struct journal *journal;
+    float *base, *snapshot, *local, *theta_s, *feedback; /* what the records hold; [count] */
+    struct trainer_counters counters;
+};
+
+static float *vector(struct crashed *crashed, uint64_t seed) {
+    float *values = xcalloc(crashed->site.count, sizeof *values);
+    fixture_fill(values, crashed->site.count, seed);
+    return values;
+}
+
+static void begin(struct crashed *crashed, enum outer_mode mode) {
+    struct error error = {0};
+    fixture_init(&crashed->site, mode, 1);
+    CHECK_OK(journal_open(test_directory(), 1, &crashed->journal, &error));
+    crashed->base = vector(crashed, 11);
+    crashed->snapshot = vector(crashed, 12);
+    crashed->theta_s = vector(crashed, 13);
+    crashed->feedback = vector(crashed, 14);
+    crashed->local = xcalloc(crashed->site.count, sizeof(float));
+}
+
+static struct bytes floats(const struct crashed *crashed, const float *values) {
+    return bytes_of(values, crashed->site.count * sizeof *values);
+}
+
+/* A checkpoint after `steps` inner steps more, of version 0. */
+static void checkpoint(struct crashed *crashed, unsigned steps, uint64_t over, uint64_t in_flight) {
+    struct error error = {0};
+    struct buffer global = {0}, trainer = {0};
+    fixture_train(&crashed->site, steps);
+    crashed->counters = trainer_counters(crashed->site.trainer);
+    memcpy(crashed->local, trainer_parameters(crashed->site.trainer), crashed->site.count * sizeof(float));
+    snapshot_write(&crashed->site.replica.global, &global);
+    trainer_save(crashed->site.trainer, &trainer);
+    struct journal_checkpoint record = {.trainer_steps = crashed->counters.steps, .fragments = 1};
+    state_root(crashed->site.replica.global.theta, crashed->site.count, record.root);
+    record.fragment[0].over = over;
+    record.fragment[0].in_flight = in_flight;
+    struct journal_checkpoint_contents contents = {
+        .global = buffer_bytes(&global), .trainer = buffer_bytes(&trainer), .base = floats(crashed, crashed->base)};
+    if (in_flight) contents.snapshot = floats(crashed, crashed->snapshot);
+    CHECK_OK(journal_checkpoint_write(crashed->journal, &record, &contents, &error));
+    buffer_deinit(&global);
+    buffer_deinit(&trainer);
+}
+
+/* A round's record after `steps` inner steps more. Its payload is the delta `base - theta_s`, encoded. */
+static void record_round(struct crashed *crashed, unsigned steps, uint64_t sequence) {
+    struct error error = {0};
+    struct buffer payload = {0}, optimizer = {0};
+    fixture_train(&crashed->site, steps);
+    crashed->counters = trainer_counters(crashed->site.trainer);
+    trainer_save_optimizer(crashed->site.trainer, &optimizer);
+    struct replica *replica = &crashed->site.replica;
+    float *feedback = replica->feedback ? xcalloc(crashed->site.count, sizeof(float)) : NULL;
+    CHECK_OK(codec_encode(replica->encoders[0], crashed->base, crashed->theta_s, feedback, &payload, &error));
+    free(feedback);
+    struct journal_round round = {.sequence = sequence, .base_version = 5, .trainer_steps = crashed->counters.steps};
+    round.payload_size = payload.size;
+    digest_sha256(payload.data, payload.size, round.payload_digest);
+    memset(round.header, 1, sizeof round.header);
+    struct journal_round_contents contents = {
+        .payload = buffer_bytes(&payload), .snapshot = floats(crashed, crashed->theta_s), .optimizer = buffer_bytes(&optimizer)};
+    if (replica->feedback) contents.feedback = floats(crashed, crashed->feedback);
+    CHECK_OK(journal_round_begin(crashed->journal, &round, &contents, &error));
+    buffer_deinit(&payload);
+    buffer_deinit(&optimizer);
+}
+
+/* Everything in memory is gone; a new process restores. */
+static struct restored restart(struct crashed *crashed) {
+    struct restored restored;
+    struct error error = {0};
+    enum outer_mode mode = crashed->site.manifest.outer.mode;
+    journal_close(crashed->journal);
+    fixture_deinit(&crashed->site);
+    fixture_init(&crashed->site, mode, 1);
+    struct replica *replica = &crashed->site.replica;
+    memset(replica->global.theta, 0x55, crashed->site.count * sizeof(float));
+    CHECK_OK(journal_open(test_directory(), 1, &crashed->journal, &error));
+    struct restore_input input = {.journal = crashed->journal,
+                                  .manifest = &crashed->site.manifest,
+                                  .layout = &crashed->site.layout,
+                                  .replica = replica,
+                                  .trainer = crashed->site.trainer};
+    CHECK_OK(restore_site(&input, &restored, &error));
+    struct trainer_counters counters = trainer_counters(crashed->site.trainer);
+    CHECK_EQUAL(counters.steps, crashed->counters.steps);
+    CHECK_EQUAL(counters.position.index, crashed->counters.position.index);
+    return restored;
+}
+
+static void end(struct crashed *crashed) {
+    journal_close(crashed->journal);
+    fixture_deinit(&crashed->site);
+    free(crashed->base);
+    free(crashed->snapshot);
+    free(crashed->theta_s);
+    free(crashed->feedback);
+    free(crashed->local);
+}
+
+static const float *local_of(struct crashed *crashed) { return trainer_parameters(crashed->site.trainer); }
+
+static void check_same(struct crashed *crashed, const float *got, const float *wanted) {
+    CHECK_MEMORY(got, wanted, crashed->site.count * sizeof *got);
+}
+
+/* global + (local - from), in fp32. */
+static void check_moved(struct crashed *crashed, const float *from) {
+    const float *global = crashed->site.replica.global.theta, *local = local_of(crashed);
+    for (size_t i = 0; i < crashed->site.count; i++) CHECK(local[i] == global[i] + (crashed->local[i] - from[i]));
+}
+
+TEST(a_fresh_site_starts_from_the_runs_initial_parameters) {
+    struct crashed crashed;
+    begin(&crashed, OUTER_SPARSE);
+    crashed.counters = trainer_counters(crashed.site.trainer);
+    float *initial = xcalloc(crashed.site.count, sizeof *initial);
+    memcpy(initial, local_of(&crashed), crashed.site.count * sizeof *initial);
+    struct restored restored = restart(&crashed);
+    CHECK(!restored.from_checkpoint);
+    CHECK_EQUAL(restored.spooled_count, 0);
+    check_same(&crashed, crashed.site.replica.global.theta, initial);
+    check_same(&crashed, crashed.site.replica.base, initial);
+    check_same(&crashed, local_of(&crashed), initial);
+    free(initial);
+    end(&crashed);
+}
+
+TEST(a_checkpoint_whose_base_is_still_the_newest_goes_on_bit_for_bit) {
+    struct crashed crashed;
+    begin(&crashed, OUTER_SPARSE);
+    memcpy(crashed.base, crashed.site.replica.global.theta, crashed.site.count * sizeof(float));
+    checkpoint(&crashed, 3, 0, 0);
+    fixture_train(&crashed.site, 2);
+    float *further = xcalloc(crashed.site.count, sizeof *further);
+    memcpy(further, local_of(&crashed), crashed.site.count * sizeof *further);
+    struct restored restored = restart(&crashed);
+    CHECK(restored.from_checkpoint);
+    check_same(&crashed, local_of(&crashed), crashed.local);
+    fixture_train(&crashed.site, 2); /* the same two steps again: data and optimizer are where they were */
+    check_same(&crashed, local_of(&crashed), further);
+    free(further);
+    end(&crashed);
+}
+
+TEST(progress_that_no_message_carried_moves_onto_the_newest_parameters) {
+    struct crashed crashed;
+    begin(&crashed, OUTER_SPARSE);
+    checkpoint(&crashed, 3, 0, 0);
+    restart(&crashed);
+    check_moved(&crashed, crashed.base);
+    check_same(&crashed, crashed.site.replica.base, crashed.site.replica.global.theta);
+    end(&crashed);
+}
+
+TEST(a_message_in_flight_older_than_the_checkpoint_goes_on_from_the_checkpoint) {
+    struct crashed crashed;
+    begin(&crashed, OUTER_DENSE);
+    record_round(&crashed, 2, 4);
+    checkpoint(&crashed, 2, 3, 4);
+    struct restored restored = restart(&crashed);
+    CHECK_EQUAL(restored.spooled_count, 1);
+    CHECK_EQUAL(restored.spooled[0].sequence, 4);
+    CHECK_EQUAL(restored.spooled[0].header[7], 1);
+    CHECK_EQUAL(restored.fragment[0].in_flight, 4);
+    check_same(&crashed, local_of(&crashed), crashed.local);
+    check_same(&crashed, crashed.site.replica.snapshot, crashed.snapshot);
+    check_same(&crashed, crashed.site.replica.base, crashed.base);
+    CHECK_EQUAL(crashed.site.replica.base_version[0], 5);
+    end(&crashed);
+}
+
+TEST(a_message_in_flight_younger_than_the_checkpoint_goes_on_from_theta_s) {
+    struct crashed crashed;
+    begin(&crashed, OUTER_SPARSE);
+    checkpoint(&crashed, 2, 3, 0);
+    record_round(&crashed, 2, 4);
+    struct restored restored = restart(&crashed); /* also checks that optimizer and position are the round's */
+    CHECK_EQUAL(restored.fragment[0].in_flight, 4);
+    check_same(&crashed, local_of(&crashed), crashed.theta_s);
+    check_same(&crashed, crashed.site.replica.snapshot, crashed.theta_s);
+    check_same(&crashed, crashed.site.replica.feedback, crashed.feedback);
+    end(&crashed);
+}
+
+TEST(in_dense_mode_the_base_of_such_a_message_is_rebuilt_from_its_payload) {
+    struct crashed crashed;
+    begin(&crashed, OUTER_DENSE);
+    record_round(&crashed, 2, 1); /* and no checkpoint at all */
+    restart(&crashed);
+    check_same(&crashed, crashed.site.replica.snapshot, crashed.theta_s);
+    for (size_t i = 0; i < crashed.site.count; i++) CHECK_NEAR(crashed.site.replica.base[i], crashed.base[i], 1e-6);
+    end(&crashed);
+}
+
+TEST(after_a_merge_only_what_was_trained_since_the_snapshot_is_kept) {
+    struct crashed crashed;
+    struct error error = {0};
+    begin(&crashed, OUTER_SPARSE);
+    record_round(&crashed, 1, 4);
+    checkpoint(&crashed, 2, 3, 4);
+    CHECK_OK(journal_round_end(crashed.journal, 0, 6, false, (struct bytes){0}, &error));
+    struct restored restored = restart(&crashed);
+    CHECK_EQUAL(restored.spooled_count, 0);
+    CHECK_EQUAL(restored.fragment[0].over, 4);
+    check_moved(&crashed, crashed.snapshot);
+    check_same(&crashed, crashed.site.replica.feedback, crashed.feedback);
+    end(&crashed);
+}
+
+TEST(after_a_refusal_in_dense_mode_all_progress_since_the_base_is_kept) {
+    struct crashed crashed;
+    struct error error = {0};
+    begin(&crashed, OUTER_DENSE);
+    record_round(&crashed, 1, 4);
+    checkpoint(&crashed, 2, 3, 4);
+    CHECK_OK(journal_round_end(crashed.journal, 0, 6, true, (struct bytes){0}, &error));
+    restart(&crashed);
+    check_moved(&crashed, crashed.base);
+    end(&crashed);
+}
+
+TEST(after_a_refusal_in_sparse_mode_the_mass_is_in_the_feedback_and_not_in_theta_local_too) {
+    struct crashed crashed;
+    struct error error = {0};
+    begin(&crashed, OUTER_SPARSE);
+    record_round(&crashed, 1, 4);
+    checkpoint(&crashed, 2, 3, 4);
+    float *restored_feedback = vector(&crashed, 99);
+    CHECK_OK(journal_round_end(crashed.journal, 0, 6, true, floats(&crashed, restored_feedback), &error));
+    restart(&crashed);
+    check_moved(&crashed, crashed.snapshot);
+    check_same(&crashed, crashed.site.replica.feedback, restored_feedback);
+    free(restored_feedback);
+    end(&crashed);
+}
+
+TEST(a_checkpoint_from_before_the_last_round_adds_nothing_twice) {
+    struct crashed crashed;
+    struct error error = {0};
+    begin(&crashed, OUTER_SPARSE);
+    checkpoint(&crashed, 2, 3, 0);
+    record_round(&crashed, 2, 4); /* it carried what the checkpoint has */
+    CHECK_OK(journal_round_end(crashed.journal, 0, 6, false, (struct bytes){0}, &error));
+    restart(&crashed);
+    check_same(&crashed, local_of(&crashed), crashed.site.replica.global.theta);
+    end(&crashed);
+}
+
+TEST(a_snapshot_that_was_never_recorded_left_its_progress_where_it_was) {
+    struct crashed crashed;
+    struct error error = {0};
+    begin(&crashed, OUTER_SPARSE);
+    record_round(&crashed, 1, 4);
+    CHECK_OK(journal_round_end(crashed.journal, 0, 6, false, (struct bytes){0}, &error));
+    checkpoint(&crashed, 2, 4, 5); /* 5 was being encoded */
+    struct restored restored = restart(&crashed);
+    CHECK_EQUAL(restored.spooled_count, 0);
+    check_moved(&crashed, crashed.base);
+    end(&crashed);
+}
+
+TEST(a_damaged_checkpoint_is_told_by_name) {
+    struct crashed crashed;
+    struct restored restored;
+    struct error error = {0};
+    begin(&crashed, OUTER_SPARSE);
+    checkpoint(&crashed, 1, 0, 0);
+    char hex[HEX32_SIZE], path[512];
+    hex_encode(journal_checkpoint(crashed.journal)->global.digest, DIGEST_SIZE, hex);
+    snprintf(path, sizeof path, "%s/state/blobs/%.2s/%s", test_directory(), hex, hex + 2);
+    CHECK(remove(path) == 0);
+    struct restore_input input = {.journal = crashed.journal,
+                                  .manifest = &crashed.site.manifest,
+                                  .layout = &crashed.site.layout,
+                                  .replica = &crashed.site.replica,
+                                  .trainer = crashed.site.trainer};
+    CHECK_STATUS(restore_site(&input, &restored, &error), NOT_FOUND);
+    CHECK_CONTAINS(error.message, "checkpoint's replica");
+    end(&crashed);
+}
