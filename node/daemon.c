@@ -128,23 +128,36 @@ static enum status open_model(struct daemon *daemon, struct error *error) {
     struct run_model_local local = {.sequences = (uint32_t)settings->sequences,
                                     .accumulation = (uint32_t)settings->accumulation,
                                     .threads = (uint32_t)settings->threads};
-    struct data_options data = {.vocabulary = manifest->model.vocabulary,
-                                .heldout = settings->heldout,
-                                .seed = random_hash(manifest->initial.seed, daemon->site->number)};
+    uint64_t seed = random_hash(manifest->initial.seed, daemon->site->number);
     if (settings->data.count == 0)
         return error_set(error, INVALID, "no training data: give --data FILE, or `data:` in node.yaml");
     TRY(run_model_layout(manifest, &daemon->layout, error));
     run_model_layout_digest(&daemon->layout, daemon->layout_digest);
-    TRY(data_open(settings->data.items, settings->data.count, &data, &daemon->data, error));
+    TRY(run_model_data(manifest, settings->data.items, settings->data.count, settings->heldout, seed, &daemon->data, error));
     TRY(run_model_trainer(manifest, &local, &daemon->trainer, error));
     snprintf(daemon->device, sizeof daemon->device, "cpu %s x%u", trainer_kernels(daemon->trainer),
              settings->threads ? (unsigned)settings->threads : thread_processor_count());
     return replica_init(&daemon->replica, manifest, daemon->layout.count, error);
 }
 
+/* The manifest is a file that people can edit, the ledger is not. */
+static enum status check_stored_genesis(struct daemon *daemon, struct error *error) {
+    if (journal_size(daemon->journal) == 0) return OK;
+    struct ledger_source source = journal_source(daemon->journal);
+    struct ledger_entry *entry = xmalloc(sizeof *entry);
+    struct buffer raw = {0};
+    enum status status = source.entry(source.context, 0, &raw, error);
+    if (status == OK) status = ledger_entry_decode(buffer_bytes(&raw), entry, error);
+    if (status == OK) status = compare_genesis(daemon, entry, error);
+    free(entry);
+    buffer_deinit(&raw);
+    return status == OK ? OK : error_wrap(error, status, "%s", daemon->site->directory);
+}
+
 static enum status open_journal(struct daemon *daemon, struct error *error) {
     const struct manifest *manifest = &daemon->site->manifest;
     TRY(journal_open(daemon->site->directory, manifest->fragments, &daemon->journal, error));
+    TRY(check_stored_genesis(daemon, error));
     struct restore_input input = {.journal = daemon->journal,
                                   .manifest = manifest,
                                   .layout = &daemon->layout,

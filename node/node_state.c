@@ -72,16 +72,20 @@ static uint32_t inner_steps_now(const struct node_state *state) {
     return state->inner_steps ? MIN(state->inner_steps, group) : group;
 }
 
-/* Rounds of several fragments end one after another, not all at once: fragment f is due (f + 1) / F of a round in. */
+/* Rounds of several fragments end one after another, not all at once: fragment f is due (f + 1) / F of a round in, rounded up:
+ * due at once it would have nothing to send, and with overlap off the trainer would never get to its first step. */
 static void stagger(struct node_state *state) {
     int64_t round = inner_steps_now(state), count = state->fragments;
     for (int64_t fragment = 0; fragment < count; fragment++) {
-        state->slots[fragment].steps_mark = (int64_t)state->steps + round * (fragment + 1) / count - round;
+        state->slots[fragment].steps_mark = (int64_t)state->steps + (round * (fragment + 1) + count - 1) / count - round;
     }
 }
 
+/* Also, our own entry must have come: a restart in the middle of the first catch-up has less than that, and a header could name
+ * neither our key nor our last contribution. */
 static bool run_takes_contributions(const struct node_state *state) {
-    return state->started && !state->halted && run_state_has_genesis(state->run) && run_state_phase(state->run) == RUN_ACTIVE;
+    return state->started && !state->halted && run_state_has_genesis(state->run) && run_state_phase(state->run) == RUN_ACTIVE &&
+           run_state_site(state->run, state->options.site);
 }
 
 /* A message of ours that is not in the ledger yet: the next one must name it as its predecessor, so it waits. */

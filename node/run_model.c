@@ -1,6 +1,9 @@
 #include "node/run_model.h"
 
+#include <stdlib.h>
+
 #include "base/file.h"
+#include "base/memory.h"
 #include "fed/manifest.h"
 #include "model/safetensors.h"
 #include "node/model_trainer.h"
@@ -59,6 +62,23 @@ enum status run_model_trainer(const struct manifest *manifest, const struct run_
                                                 .clip = (float)manifest->inner.clip_norm},
                                       .schedule = schedule_of(manifest)};
     return trainer_create(&options, out, error);
+}
+
+enum status run_model_data(const struct manifest *manifest, const char *const *paths, size_t count, double heldout, uint64_t seed,
+                           struct data **out, struct error *error) {
+    struct data_options options = {.vocabulary = manifest->model.vocabulary, .heldout = heldout, .seed = seed};
+    struct data_position start = {0};
+    struct data *data = NULL;
+    TRY(data_open(paths, count, &options, &data, error));
+    uint16_t *tokens = xcalloc((size_t)manifest->model.context + 1, sizeof *tokens);
+    enum status status = data_next(data, &start, manifest->model.context, tokens, error);
+    free(tokens);
+    if (status != OK) {
+        data_close(data);
+        return error_wrap(error, status, "%s%s", paths[0], count > 1 ? " and the others" : "");
+    }
+    *out = data;
+    return OK;
 }
 
 enum status run_model_initialise(const struct manifest *manifest, const struct layout *layout, const char *checkpoint,

@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "crypto/digest.h"
 
+struct data;
 struct layout;
 struct manifest;
 struct trainer;
@@ -28,6 +29,10 @@ void run_model_layout_digest(const struct layout *layout, uint8_t out[static DIG
 /* Model, sequence length, inner optimizer and schedule from the manifest. Statuses of trainer_create. */
 MUST_USE enum status run_model_trainer(const struct manifest *manifest, const struct run_model_local *local, struct trainer **out,
                                        struct error *error);
+/* Opens the site's data and draws a first sequence from it, so that data which cannot train the run's model is refused before
+ * anything starts. `seed` is of the order. Statuses of data_open; INVALID too where no file holds one sequence. */
+MUST_USE enum status run_model_data(const struct manifest *manifest, const char *const *paths, size_t count, double heldout,
+                                    uint64_t seed, struct data **out, struct error *error);
 /* The parameters of version 0, [layout->count]: from the manifest's seed, or from `checkpoint`, a safetensors file whose SHA-256
  * the manifest has. INVALID if the manifest wants a checkpoint and there is none, or another one. */
 MUST_USE enum status run_model_initialise(const struct manifest *manifest, const struct layout *layout, const char *checkpoint,

@@ -208,8 +208,8 @@ int verb_validate(struct options *options, void *values) {
     enum status status = site_load(settings->directory, &site, &error);
     if (status == OK) status = run_model_layout(&site.manifest, &layout, &error);
     if (status == OK && !settings->address) status = error_set(&error, INVALID, "no coordinator's address");
-    struct data_options wanted = {.vocabulary = site.manifest.model.vocabulary, .heldout = settings->heldout};
-    if (status == OK) status = data_open(settings->data.items, settings->data.count, &wanted, &data, &error);
+    if (status == OK)
+        status = run_model_data(&site.manifest, settings->data.items, settings->data.count, settings->heldout, 0, &data, &error);
     if (status == OK)
         printf("run %s, site %s (number %u), coordinator %s\n%llu parameters, %llu tokens to train on, %llu held out\n",
                site.manifest.name, site.name, site.number, settings->address, (unsigned long long)layout.count,
