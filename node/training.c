@@ -211,9 +211,12 @@ static void one_step(struct training *training) {
     pthread_mutex_lock(&training->lock);
     uint64_t run_tokens = tokens_for_schedule(training);
     pthread_mutex_unlock(&training->lock);
+    struct data_position before = trainer_counters(training->options.trainer).position;
     uint64_t from = clock_monotonic_ns();
     enum status status = trainer_step(training->options.trainer, training->options.data, run_tokens, &result, &error);
-    if (status == CORRUPT && ++training->bad_steps < BAD_STEPS_LIMIT) {
+    struct data_position after = trainer_counters(training->options.trainer).position;
+    bool moved = after.epoch != before.epoch || after.index != before.index; /* else it is the data that failed */
+    if (status == CORRUPT && moved && ++training->bad_steps < BAD_STEPS_LIMIT) {
         log_warn("step_not_finite", "in_a_row=%u message=\"%s\"", training->bad_steps, error.message);
         book_unlocked(training, LOST_OTHER);
         return;
