@@ -161,6 +161,7 @@ void server_destroy(struct server *server) {
     coordinator_state_destroy(server->state);
     model_state_deinit(&server->model);
     free(server->scratch);
+    free(server->transfers);
     free(server->reports);
     free(server->revoked);
     free(server->calls);

@@ -255,7 +255,7 @@ static void perform(struct server *server, const struct coordinator_action *acti
     (void)item;
 }
 
-static void log_entry(const struct server *server, const struct coordinator_action *action) {
+static void tell_entry(struct server *server, const struct coordinator_action *action) {
     struct reader reader = reader_of(buffer_bytes(&action->bytes));
     struct ledger_entry entry;
     struct contribution contribution;
@@ -265,18 +265,18 @@ static void log_entry(const struct server *server, const struct coordinator_acti
                  entry.step.fragment, entry.step.count);
     } else if (entry.kind == LEDGER_CONTRIBUTION) {
         if (contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE), &contribution, NULL) != OK) return;
+        intake_keep(server, contribution.payload_digest);
         log_info("contribution_accepted", "site=%u sequence=%llu fragment=%u base=%llu loss=%.4f size=%llu", contribution.site,
                  (unsigned long long)contribution.sequence, contribution.fragment, (unsigned long long)contribution.base_version,
                  (double)contribution.loss, (unsigned long long)contribution.payload_size);
     } else {
         log_info("ledger_entry", "kind=%s index=%llu", ledger_kind_name(entry.kind), (unsigned long long)action->first_index);
     }
-    (void)server;
 }
 
 static void perform_all(struct server *server, struct coordinator_actions *actions, const struct brain_item *item) {
     for (size_t i = 0; i < actions->count; i++) {
-        if (actions->items[i].kind == DO_COMMIT) log_entry(server, &actions->items[i]);
+        if (actions->items[i].kind == DO_COMMIT) tell_entry(server, &actions->items[i]);
         perform(server, &actions->items[i], item);
     }
     coordinator_actions_clear(actions);

@@ -23,7 +23,7 @@ struct call *call_retain(struct call *call) {
 void call_release(struct call *call) {
     if (!call || atomic_fetch_sub(&call->references, 1) != 1) return;
     rpc_call_release(call->rpc);
-    buffer_deinit(&call->request_der);
+    free_clearing(call->request_der.data, call->request_der.capacity); /* an invitation's secret, if nobody waited for it */
     free(call);
 }
 
@@ -158,8 +158,8 @@ static void on_closed(struct rpc_call *rpc, void *user, const struct rpc_outcome
     atomic_store(&call->closed, true);
     struct server *server = call->server;
     if (call->method == METHOD_SUBMIT) {
+        intake_close(server, call); /* before the brain can let a newer call have the same upload */
         brain_tell(server, COORDINATOR_CALL_GONE, call->number, ACCEPTED, NULL);
-        intake_close(server, call);
     } else if (call->method == METHOD_FOLLOW || call->method == METHOD_SNAPSHOT) {
         publish_closed(server, call);
     }
@@ -224,6 +224,14 @@ static void submit_message(struct rpc_call *rpc, void *user, struct buffer *mess
         intake_chunk(call->server, call, frame.chunk.offset, message, head); /* takes the message */
     }
     end_decode(arena);
+}
+
+static void submit_half_closed(struct rpc_call *rpc, void *user) {
+    struct call *call = user;
+    if (call->opened)
+        intake_half_close(call->server, call);
+    else
+        rpc_call_finish(rpc, RPC_INVALID_ARGUMENT, "the header is missing");
 }
 
 static void follow_message(struct rpc_call *rpc, void *user, struct buffer *message) {
@@ -375,7 +383,10 @@ static void admin_message(struct rpc_call *rpc, void *user, struct buffer *messa
 void server_methods(struct server *server, struct rpc_server_method methods[static METHOD_COUNT]) {
     static const struct rpc_handler handlers[METHOD_COUNT] = {
         [METHOD_JOIN] = {.on_open = open_join, .on_message = join_message, .on_closed = on_closed},
-        [METHOD_SUBMIT] = {.on_open = open_submit, .on_message = submit_message, .on_closed = on_closed},
+        [METHOD_SUBMIT] = {.on_open = open_submit,
+                           .on_message = submit_message,
+                           .on_half_close = submit_half_closed,
+                           .on_closed = on_closed},
         [METHOD_FOLLOW] = {.on_open = open_follow,
                            .on_message = follow_message,
                            .on_writable = stream_writable,

@@ -39,6 +39,7 @@ struct call {
     /* intake thread: Submit */
     struct blob_upload *upload;
     struct contribution contribution;
+    bool resumed; /* the upload had bytes of an earlier stream */
 
     /* publisher thread: Follow and Snapshot */
     struct stream *stream;
@@ -65,6 +66,8 @@ struct brain_item {
     struct heartbeat_request report;
     char device[WIRE_DEVICE_LIMIT + 1], software[WIRE_SOFTWARE_LIMIT + 1];
 };
+
+struct transfer; /* server_intake.c */
 
 struct site_report { /* what a site said last; brain thread */
     bool heard;
@@ -95,8 +98,10 @@ struct server {
     uint64_t timer_ms;               /* brain */
     uint64_t head_size;              /* brain: size of the head last handed to the publisher */
 
-    struct model_state model; /* model thread */
-    float *scratch;           /* intake thread, [largest fragment] */
+    struct model_state model;   /* model thread */
+    float *scratch;             /* intake thread, [largest fragment] */
+    struct transfer *transfers; /* intake thread, [transfer_count] */
+    size_t transfer_count, transfer_capacity;
     struct manifest manifest; /* fixed */
     uint8_t manifest_digest[DIGEST_SIZE];
     uint64_t parameters;
@@ -148,6 +153,10 @@ void intake_admit(struct server *server, struct call *call, const struct contrib
 void intake_chunk(struct server *server, struct call *call, uint64_t offset, struct buffer *message, size_t head_size);
 void intake_check(struct server *server, uint64_t number, const struct contribution *contribution);
 void intake_close(struct server *server, struct call *call);
+/* The site has said all; a payload that is not whole by now never will be. */
+void intake_half_close(struct server *server, struct call *call);
+/* The ledger names that payload: it is never deleted again. */
+void intake_keep(struct server *server, const uint8_t digest[static DIGEST_SIZE]);
 
 /* --- server_model.c --- */
 void model_run(void *server);

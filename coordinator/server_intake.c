@@ -3,6 +3,12 @@
  * An upload's name holds site, fragment, sequence and the payload's digest, so a transfer that broke is found again by whoever
  * sends the same bytes, and never by anybody else. A call has at most one chunk here at a time: its next read is asked for only
  * when this one is in the file, so memory is bounded by the number of calls.
+ *
+ * The disk is bounded by the table of transfers: the last one of each site and fragment. What it left, a part of an upload or a
+ * whole payload that the ledger does not name, is deleted when the next one begins. A payload is `fresh` while nobody else can
+ * have a claim to it: this process put it there, and no entry names it. Only such a one is ever deleted, for whoever follows the
+ * ledger knows the digests of other sites' payloads and may name them in a header that is refused. What lies there from an
+ * earlier start of the process is nobody's transfer and stays.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,17 +61,100 @@ static enum refusal refusal_of(enum status status) {
     return status == FULL || status == UNAVAILABLE ? REFUSED_BUSY : REFUSED_DIGEST;
 }
 
+struct transfer {
+    uint32_t site, fragment;
+    uint64_t sequence;
+    uint8_t digest[DIGEST_SIZE];
+    bool fresh;
+};
+
+static struct transfer *transfer_of(struct server *server, uint32_t site, uint32_t fragment) {
+    for (size_t i = 0; i < server->transfer_count; i++) {
+        struct transfer *transfer = &server->transfers[i];
+        if (transfer->site == site && transfer->fragment == fragment) return transfer;
+    }
+    return NULL;
+}
+
+static void upload_name(const struct transfer *transfer, char out[static BLOB_UPLOAD_NAME_MAX]) {
+    char digest[HEX32_SIZE];
+    snprintf(out, BLOB_UPLOAD_NAME_MAX, "s%u-f%u-%llu-%s", transfer->site, transfer->fragment,
+             (unsigned long long)transfer->sequence, hex_encode(transfer->digest, 16, digest));
+}
+
+/* Deletes a whole payload that nothing names; leaves it to another transfer of the same bytes, if there is one. */
+static void drop_payload(struct server *server, struct transfer *transfer) {
+    struct error error = {0};
+    if (!transfer->fresh) return;
+    transfer->fresh = false;
+    for (size_t i = 0; i < server->transfer_count; i++) {
+        struct transfer *other = &server->transfers[i];
+        if (other == transfer || !digest_equal(other->digest, transfer->digest)) continue;
+        other->fresh = true;
+        return;
+    }
+    enum status status = blob_delete(server->data.blobs, transfer->digest, &error);
+    if (status != OK && status != NOT_FOUND) log_warn("blob_left_behind", "reason=\"%s\"", error.message);
+}
+
+static void drop_upload(struct server *server, const struct transfer *transfer) {
+    char name[BLOB_UPLOAD_NAME_MAX];
+    struct blob_upload *upload = NULL;
+    upload_name(transfer, name);
+    if (blob_upload_open(server->data.blobs, name, WIRE_PAYLOAD_TOTAL_LIMIT, &upload, NULL) == OK) blob_upload_discard(upload);
+}
+
+/* The transfer that begins, in place of the last one of its site and fragment. */
+static struct transfer *transfer_begin(struct server *server, const struct contribution *contribution) {
+    struct transfer *transfer = transfer_of(server, contribution->site, contribution->fragment);
+    if (transfer && transfer->sequence == contribution->sequence && digest_equal(transfer->digest, contribution->payload_digest))
+        return transfer;
+    if (transfer) {
+        drop_upload(server, transfer);
+        drop_payload(server, transfer);
+    } else {
+        if (server->transfer_count == server->transfer_capacity) {
+            server->transfer_capacity = server->transfer_capacity ? server->transfer_capacity * 2 : 16;
+            server->transfers = xrealloc(server->transfers, server->transfer_capacity * sizeof *transfer);
+        }
+        transfer = &server->transfers[server->transfer_count++];
+    }
+    *transfer =
+        (struct transfer){.site = contribution->site, .fragment = contribution->fragment, .sequence = contribution->sequence};
+    memcpy(transfer->digest, contribution->payload_digest, DIGEST_SIZE);
+    return transfer;
+}
+
+static void run_keep(struct server *server, struct job *job) {
+    for (size_t i = 0; i < server->transfer_count; i++) {
+        if (digest_equal(server->transfers[i].digest, job->contribution.payload_digest)) server->transfers[i].fresh = false;
+    }
+}
+
+void intake_keep(struct server *server, const uint8_t digest[static DIGEST_SIZE]) {
+    struct job *job = job_create(run_keep, NULL);
+    memcpy(job->contribution.payload_digest, digest, DIGEST_SIZE);
+    job_push(server, server->intake_queue, job);
+}
+
 static void finish_upload(struct call *call) {
     struct error error = {0};
+    struct server *server = call->server;
+    bool was_there = blob_exists(server->data.blobs, call->contribution.payload_digest);
     enum status status = blob_upload_finish(call->upload, call->contribution.payload_digest, &error);
     blob_upload_close(call->upload);
     call->upload = NULL;
     if (status == FAILED)
         server_break(call->server, "a payload cannot be made durable: %.150s", error.message);
+    else if (status == CORRUPT && call->resumed) /* the damage may be ours, of a crash: the upload is empty now */
+        tell(call, REFUSED_BUSY, "the parts do not fit together: send it again from the start");
     else if (status != OK)
         tell(call, refusal_of(status), error.message);
     else
         tell(call, ACCEPTED, NULL);
+    struct transfer *transfer = transfer_of(server, call->contribution.site, call->contribution.fragment);
+    if (status == OK && transfer && digest_equal(transfer->digest, call->contribution.payload_digest) && !was_there)
+        transfer->fresh = true;
 }
 
 static void send_credit(struct call *call) {
@@ -84,22 +173,22 @@ static void send_credit(struct call *call) {
 static void run_admit(struct server *server, struct job *job) {
     struct call *call = job->call;
     const struct contribution *contribution = &job->contribution;
-    char name[BLOB_UPLOAD_NAME_MAX], digest[HEX32_SIZE];
+    char name[BLOB_UPLOAD_NAME_MAX];
     struct error error = {0};
     if (atomic_load(&call->closed)) return;
     call->contribution = *contribution;
+    const struct transfer *transfer = transfer_begin(server, contribution);
     if (blob_exists(server->data.blobs, contribution->payload_digest)) { /* an earlier stream brought all of it */
         tell(call, ACCEPTED, NULL);
         return;
     }
-    hex_encode(contribution->payload_digest, 16, digest);
-    snprintf(name, sizeof name, "s%u-f%u-%llu-%s", contribution->site, contribution->fragment,
-             (unsigned long long)contribution->sequence, digest);
+    upload_name(transfer, name);
     enum status status = blob_upload_open(server->data.blobs, name, contribution->payload_size, &call->upload, &error);
     if (status != OK) {
-        tell(call, REFUSED_BUSY, error.message);
+        tell(call, status == INVALID ? REFUSED_SIZE : REFUSED_BUSY, error.message); /* INVALID: more than that is there */
         return;
     }
+    call->resumed = blob_upload_size(call->upload) > 0;
     if (blob_upload_size(call->upload) == contribution->payload_size)
         finish_upload(call);
     else
@@ -152,6 +241,16 @@ void intake_close(struct server *server, struct call *call) {
     job_push(server, server->intake_queue, job_create(run_close, call));
 }
 
+static void run_half_close(struct server *server, struct job *job) {
+    if (!job->call->upload) return; /* whole, or over already */
+    run_close(server, job);
+    tell(job->call, REFUSED_SIZE, "fewer bytes came than the header announced");
+}
+
+void intake_half_close(struct server *server, struct call *call) {
+    job_push(server, server->intake_queue, job_create(run_half_close, call));
+}
+
 /* ---- the verdict -------------------------------------------------------------------------------------------------------- */
 
 static void run_check(struct server *server, struct job *job) {
@@ -164,13 +263,9 @@ static void run_check(struct server *server, struct job *job) {
     if (blob_read(server->data.blobs, contribution->payload_digest, contribution->payload_size, &payload, &why) == OK) {
         code = admission_payload(contribution, &server->manifest, buffer_bytes(&payload), count, server->scratch, &why);
     }
-    /* A refused payload is nobody's: content that another entry names has the same digest and was accepted, so it is not here. */
-    if (code != ACCEPTED) {
-        struct error ignored = {0};
-        if (blob_delete(server->data.blobs, contribution->payload_digest, &ignored) == FAILED) {
-            log_warn("blob_left_behind", "reason=\"%s\"", ignored.message);
-        }
-    }
+    struct transfer *transfer = transfer_of(server, contribution->site, contribution->fragment);
+    if (code != ACCEPTED && transfer && digest_equal(transfer->digest, contribution->payload_digest))
+        drop_payload(server, transfer);
     brain_tell(server, COORDINATOR_CHECKED, job->number, code, why.message);
     buffer_deinit(&payload);
 }
