@@ -479,6 +479,7 @@ static void settle(struct node_state *state, struct node_moment now, struct node
 struct node_state *node_state_create(const struct node_options *options) {
     struct node_state *state = xcalloc(1, sizeof *state);
     state->options = *options;
+    state->sequence = options->last_sequence;
     random_init(&state->random, options->seed);
     state->run = run_state_create();
     state->timer = UINT64_MAX;

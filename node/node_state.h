@@ -39,11 +39,12 @@ struct node_moment {
 };
 
 struct node_options {
-    uint32_t site;         /* our number */
-    uint64_t seed;         /* of the jitter */
-    bool overlap;          /* off: training waits from snapshot to rebase (the synchronous reference) */
-    uint64_t heartbeat_ms; /* between heartbeats */
-    uint64_t backoff_ms;   /* first retry; doubles up to backoff_limit_ms; a random part of it is waited */
+    uint32_t site;          /* our number */
+    uint64_t seed;          /* of the jitter */
+    uint64_t last_sequence; /* of any round in our records, in flight or over: a refused one's is not in the ledger; 0: none */
+    bool overlap;           /* off: training waits from snapshot to rebase (the synchronous reference) */
+    uint64_t heartbeat_ms;  /* between heartbeats */
+    uint64_t backoff_ms;    /* first retry; doubles up to backoff_limit_ms; a random part of it is waited */
     uint64_t backoff_limit_ms;
     uint32_t queue_limit;     /* entries waiting behind a step; at the limit the shell stops reading Follow */
     uint64_t nominal_payload; /* bytes of a usual contribution: what a missed step costs to replay */
