@@ -174,6 +174,15 @@ static enum status open_journal(struct daemon *daemon, struct error *error) {
     return OK;
 }
 
+/* Damage is not mended by a restart: what can be fetched again may go, and it is a person who says so. */
+static enum status tell_damage(const struct daemon *daemon, enum status status, struct error *error) {
+    if (status != CORRUPT && status != NOT_FOUND) return status;
+    (void)!error_wrap(error, CORRUPT,
+                      "%s is damaged; journal, payloads and state in it may be deleted, they are fetched again (keep node.key)",
+                      daemon->site->directory);
+    return CORRUPT;
+}
+
 static enum status open_channel(struct daemon *daemon, struct error *error) {
     const struct site *site = daemon->site;
     if (!daemon->settings->address)
@@ -243,7 +252,7 @@ static enum status start_links(struct daemon *daemon, struct error *error) {
 
 static enum status start(struct daemon *daemon, struct error *error) {
     TRY(open_model(daemon, error));
-    TRY(open_journal(daemon, error));
+    TRY(tell_damage(daemon, open_journal(daemon, error), error));
     TRY(open_channel(daemon, error));
     struct report_options report = {.site = daemon->site,
                                     .traffic = &daemon->traffic,
@@ -252,7 +261,7 @@ static enum status start(struct daemon *daemon, struct error *error) {
                                     .trainer_steps = trainer_counters(daemon->trainer).steps};
     daemon->report = report_create(&report);
     report_write(daemon->report, NULL, "starting", NULL);
-    TRY(daemon_brain_restore(daemon, error));
+    TRY(tell_damage(daemon, daemon_brain_restore(daemon, error), error));
     struct worker_options worker = {.site = daemon->site,
                                     .replica = &daemon->replica,
                                     .journal = daemon->journal,

@@ -34,6 +34,7 @@ static enum status call(const char *address, const struct invitation *invitation
     struct rpc_channel *channel = NULL;
     struct buffer ca_pem = {0}, csr = {0}, request = {0};
     enum status status = certificate_convert(bytes_of(invitation->ca_der, invitation->ca_size), CERTIFICATE_PEM, &ca_pem, error);
+    if (status != OK) error_wrap(error, status, "the token is damaged, copy all of it: its certificate");
     buffer_u8(&ca_pem, 0);
     if (status == OK) status = certificate_request_create(key, CERTIFICATE_DER, &csr, error);
     struct join_request message = {.protocol_min = PROTOCOL_OLDEST,

@@ -21,7 +21,7 @@ enum { STATUS_LIMIT = 256 * 1024 };
 
 static int failed(const char *doing, enum status status, const struct error *error) {
     fprintf(stderr, "atoll-node: %s: %s\n", doing, error->message);
-    return status == REFUSED ? EXIT_HALTED : EXIT_FAILED;
+    return status == REFUSED || status == CORRUPT ? EXIT_HALTED : EXIT_FAILED;
 }
 
 /* ---- join, run ------------------------------------------------------------------------------------------------------------------ */

@@ -1,0 +1,477 @@
+#!/usr/bin/env python3
+"""End-to-end tests of the product: real processes, loopback, tiny models, faults of every kind.
+
+    ATOLL_BIN=build/release/bin tests/federation_test.sh [PATTERN ...]
+
+Each test is a function whose name is a sentence; it runs in a process of its own, under a deadline, three at a time.
+"""
+import fnmatch
+import glob
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from federation_harness import ROOT, Failure, Federation, Process, Site, manifest  # noqa: E402
+
+PROGRAMS = os.environ.get("ATOLL_BIN") or os.path.join(ROOT, "build", "release", "bin")
+SLOWDOWN = float(os.environ.get("ATOLL_TEST_SLOWDOWN") or 1)
+DEADLINE = 60 * SLOWDOWN
+FAST, SLOW = ["--throttle", "8", "--checkpoint-interval", "1s"], ["--throttle", "40", "--checkpoint-interval", "1s"]
+TESTS = {}
+
+
+def test(function):
+    TESTS[function.__name__] = function
+    return function
+
+
+def check(condition, *what):
+    if not condition:
+        raise Failure(" ".join(str(w) for w in what) or "it does not hold")
+
+
+def equal(got, wanted, what=""):
+    check(got == wanted, f"{what}: got {got!r}, not {wanted!r}")
+
+
+def contains(text, part):
+    check(part in text, f"{part!r} is not in: {text[-600:]}")
+
+
+def prove(federation, **how):
+    """Stops the run; everything must hold."""
+    codes = federation.stop_run()
+    equal({name: code for name, code in codes.items() if code != 0}, {}, "exit codes")
+    wrong = federation.audit(**how)
+    check(not wrong, "; ".join(wrong))
+
+
+def start(directory, sites=2, settings=FAST, **manifest_keys):
+    federation = Federation(PROGRAMS, directory, manifest(**manifest_keys))
+    federation.start_coordinator()
+    for name in ("one", "two", "three")[:sites]:
+        federation.add_site(name, *settings)
+    return federation
+
+
+def trains(federation, versions=5, seconds=20):
+    aim = federation.version() + versions
+    federation.until(f"version {aim}", lambda: federation.version() >= aim, seconds * SLOWDOWN)
+
+
+# ---- the good days ------------------------------------------------------------------------------------------------------------
+
+
+@test
+def two_sites_train_and_agree(directory):
+    federation = start(directory)
+    federation.until("receipts of both", lambda: all(len(s.receipts) >= 5 for s in federation.sites.values()), 20 * SLOWDOWN)
+    prove(federation)
+    equal({e["site"] for e in federation.contributions}, {1, 2}, "sites in the ledger")
+    for site in federation.sites.values():
+        equal(site.status()["state"], "finished", "state")
+        check(os.path.exists(os.path.join(site.directory, "export", "model.safetensors")), "no export")
+    check(federation.receipts >= 10, "receipts", federation.receipts)
+
+
+@test
+def a_site_that_joins_late_replays_and_contributes(directory):
+    federation = start(directory, sites=1)
+    trains(federation, 21)
+    late = federation.add_site("late", *FAST)
+    federation.until("receipts of the late one", lambda: len(late.receipts) >= 3, 20 * SLOWDOWN)
+    prove(federation)
+    first = min(e["base_version"] for e in federation.contributions if e["site"] == 2)
+    check(first >= 20, "the late site started from version", first)
+
+
+@test
+def a_late_site_fetches_a_snapshot_where_that_is_fewer_bytes(directory):
+    federation = Federation(PROGRAMS, directory, manifest(mode="dense", sites=2, codec__kind="fp32", snapshot_interval=5))
+    federation.start_coordinator()
+    federation.add_site("one", *FAST)
+    trains(federation, 30)
+    federation.until("a snapshot", lambda: " snapshot_written " in federation.coordinator.text(), 10 * SLOWDOWN)
+    late = federation.add_site("late", *FAST)
+    federation.until("receipts of the late one", lambda: len(late.receipts) >= 3, 20 * SLOWDOWN)
+    contains(late.text(), " snapshot_loaded ")
+    late.kill()  # what a snapshot skipped must not be missed by a restart either
+    late.start()
+    had = len(late.receipts)
+    federation.until("receipts after the restart", lambda: len(late.receipts) >= had + 2, 20 * SLOWDOWN)
+    prove(federation)
+
+
+@test
+def with_overlap_off_and_quorum_k_every_step_has_k_contributions(directory):
+    text = manifest(mode="dense", sites=3, codec__kind="fp32", merge__quorum=3, merge__grace="forever")
+    federation = Federation(PROGRAMS, directory, text)
+    federation.start_coordinator()
+    for name in ("one", "two", "three"):
+        federation.add_site(name, "--overlap=false", *FAST, start=False)
+    for site in federation.sites.values():
+        site.start()
+    trains(federation, 8)
+    federation.ctl("run", "pause")
+    federation.until("stillness", lambda: all(s.status().get("phase") == "paused" for s in federation.sites.values()), 10 * SLOWDOWN)
+    equal({site.end(10 * SLOWDOWN) for site in federation.sites.values()}, {0}, "exit codes")
+    equal(federation.coordinator.end(10 * SLOWDOWN), 0, "the coordinator's exit code")
+    entries = federation.ledger()
+    steps = [e for e in entries if e["kind"] == "step"]
+    equal({len(e["parts"]) for e in steps}, {3}, "contributions in a step")
+    base = {e["index"]: (e["base_version"], e["site"]) for e in entries if e["kind"] == "contribution"}
+    for step in steps:  # nobody is stale, and everybody is there
+        equal(sorted(base[p["index"]] for p in step["parts"]), [(step["version"] - 1, site) for site in (1, 2, 3)], "parts")
+    check(federation.verify()["verified"], "the ledger does not verify")
+
+
+# ---- the admin ------------------------------------------------------------------------------------------------------------------
+
+
+@test
+def a_pause_stops_training_until_the_run_is_resumed(directory):
+    federation = start(directory)
+    trains(federation)
+    federation.ctl("run", "pause", "--reason", "lunch")
+    federation.until("stillness", lambda: all(s.status().get("phase") == "paused" for s in federation.sites.values()), 10 * SLOWDOWN)
+    time.sleep(1.5)
+    before, steps = federation.status(), [s.status()["trainer_steps"] for s in federation.sites.values()]
+    time.sleep(2)
+    equal(federation.status()["version"], before["version"], "version")
+    equal([s.status()["trainer_steps"] for s in federation.sites.values()], steps, "inner steps in a pause")
+    equal(before["phase"], "paused", "phase")
+    federation.coordinator.kill()  # a pause outlives the process
+    federation.start_coordinator()
+    equal(federation.status()["phase"], "paused", "phase after a restart")
+    federation.ctl("run", "resume")
+    trains(federation)
+    prove(federation)
+
+
+@test
+def a_revoked_site_halts_and_the_others_go_on(directory):
+    federation = start(directory)
+    trains(federation)
+    federation.ctl("site", "revoke", "--name", "two", "--reason", "the lease is over")
+    two = federation.sites["two"]
+    federation.until("the end of site two", lambda: not two.alive(), 15 * SLOWDOWN, alive=False)
+    equal(two.handle.returncode, 3, "exit code")
+    contains(two.text(), "revoked")
+    equal(two.status()["state"], "halted", "state")
+    two.start()  # it does not come back
+    equal(two.wait(15 * SLOWDOWN), 3, "exit code of a second start")
+    contains(two.tail(3), "revoked")
+    del federation.sites["two"]
+    trains(federation)
+    prove(federation)
+    revoked = next(e["index"] for e in federation.entries if e["kind"] == "site_revoked")
+    check(not [e for e in federation.contributions if e["site"] == 2 and e["index"] > revoked], "taken after the revocation")
+
+
+@test
+def tokens_that_are_wrong_used_or_expired_are_refused(directory):
+    federation = start(directory, sites=0)
+
+    def join(where, token, name="atoll-node"):
+        return federation.call(name, "join", f"127.0.0.1:{federation.port}", "--token", token, "--run=false", "--dir",
+                               federation.path("sites", where), "--data", federation.path("text.txt"), check=False)
+
+    token = federation.invite("one")["token"]
+    equal(join("a", token).returncode, 0, "a good token's exit code")
+    equal(join("a", token).returncode, 0, "once more with the same key")
+    used = join("b", token)
+    equal(used.returncode, 3, "a used token's exit code")
+    contains(used.stderr, "used by another key")
+    expired = federation.invite("two", "--expires", "1ms")["token"]
+    time.sleep(0.05)
+    late = join("c", expired)
+    equal(late.returncode, 3, "an expired token's exit code")
+    contains(late.stderr, "has run out")
+    unknown = join("d", expired[:14] + ("A" if expired[14] != "A" else "B") + expired[15:])  # another secret
+    equal(unknown.returncode, 3, "an unknown token's exit code")
+    contains(unknown.stderr, "of no invitation")
+    cut = join("d", token[:40])
+    check(cut.returncode in (1, 2, 3), "a cut token's exit code", cut.returncode)
+    contains(cut.stderr, "token")
+    check(not os.path.exists(federation.path("sites", "b", "site.json")), "a refused site has an identity")
+
+
+@test
+def a_token_of_another_run_is_not_taken(directory):
+    federation = start(directory, sites=0)
+    other = Federation(PROGRAMS, os.path.join(directory, "other"), manifest(name="other"))
+    other.start_coordinator()
+    foreign = other.invite("three")["token"]
+    other.close()
+    wrong = federation.call("atoll-node", "join", f"127.0.0.1:{federation.port}", "--token", foreign, "--run=false", "--dir",
+                            federation.path("sites", "e"), check=False, seconds=45 * SLOWDOWN)
+    check(wrong.returncode in (1, 3), "exit code", wrong.returncode)
+    contains(wrong.stderr, "certificate")
+    check(not os.path.exists(federation.path("sites", "e", "site.json")), "it has an identity")
+
+
+# ---- what is refused before anything starts ---------------------------------------------------------------------------------------
+
+
+def refused(site, code, *parts, seconds=20):
+    """Started, it ends by itself with that code, says why, and has trained nothing."""
+    site.read()
+    site.lines = []
+    site.start()
+    got = site.wait(seconds * SLOWDOWN)
+    text = site.text()
+    check(got in (code if isinstance(code, tuple) else (code,)), f"exit code {got}, not {code}: {text[-400:]}")
+    for part in parts:
+        contains(text, part)
+    return text
+
+
+@test
+def a_site_with_bad_data_key_or_manifest_does_not_start(directory):
+    federation = start(directory, sites=0)
+    site = federation.add_site("one", *FAST, start=False)
+    yaml = os.path.join(site.directory, "node.yaml")
+    key, plan = os.path.join(site.directory, "node.key"), os.path.join(site.directory, "manifest.yaml")
+    with open(yaml) as file:
+        settings = file.read()
+    for path, content, word in ((federation.path("gone.txt"), None, "gone.txt"), (federation.path("tiny.txt"), b"ab", "tiny.txt"),
+                                (federation.path("bad.bin"), b"abc" * 1000, "bad.bin")):
+        if content is not None:
+            with open(path, "wb") as file:
+                file.write(content)
+        with open(yaml, "w") as file:
+            file.write(settings.replace(federation.path("text.txt"), path))
+        refused(site, (1, 2, 3), word)
+    with open(yaml, "w") as file:
+        file.write(settings)
+    os.chmod(key, 0o644)
+    refused(site, (1, 2, 3), "node.key")
+    os.chmod(key, 0o600)
+    with open(plan) as file:
+        good = file.read()
+    with open(plan, "w") as file:
+        file.write(good.replace("learning_rate: 0.001", "learning_rate: 0.002"))
+    check(open(plan).read() != good, "the manifest's text has changed; the test must too")
+    refused(site, (1, 3), "manifest")
+    with open(plan, "w") as file:
+        file.write(good)
+    site.start()
+    federation.until("receipts", lambda: len(site.receipts) >= 2, 20 * SLOWDOWN)
+    equal(site.end(10 * SLOWDOWN), 0, "exit code")
+    with open(plan, "w") as file:  # and once it has a ledger
+        file.write(good.replace("learning_rate: 0.001", "learning_rate: 0.002"))
+    refused(site, (1, 3), "manifest")
+    with open(plan, "w") as file:
+        file.write(good)
+    site.start()
+    trains(federation)
+    prove(federation)
+
+
+@test
+def what_is_in_use_or_missing_is_refused_clearly(directory):
+    federation = start(directory, sites=1)
+    trains(federation, 2)
+
+    def coordinator(where, port):
+        return federation.call("atoll-coordinator", "--dir", where, "--listen", f"127.0.0.1:{port}", check=False, seconds=20)
+
+    second = coordinator(federation.run, 0)
+    equal(second.returncode, 1, "a second coordinator's exit code")
+    contains(second.stderr, "only one may write")
+    missing = coordinator(federation.path("nothing"), 0)
+    equal(missing.returncode, 1, "exit code without a directory")
+    contains(missing.stderr, "nothing")
+    other = Federation(PROGRAMS, os.path.join(directory, "other"), manifest(name="other"))
+    taken = coordinator(other.run, federation.port)
+    equal(taken.returncode, 1, "exit code of a taken port")
+    contains(taken.stderr, str(federation.port))
+    again = federation.call("atollctl", "run", "create", federation.run, "--manifest", federation.path("manifest.yaml"), check=False)
+    check(again.returncode != 0, "a run was made over another")
+    one = federation.sites["one"]
+    beside = federation.call("atoll-node", "run", "--dir", one.directory, check=False)
+    check(beside.returncode != 0, "two nodes run from one directory")
+    contains(beside.stderr, "only one may write")
+    nowhere = federation.call("atoll-node", "run", "--dir", federation.path("nothing"), check=False)
+    equal(nowhere.returncode, 1, "exit code without a site's directory")
+    contains(nowhere.stderr, "atoll-node join")
+    trains(federation, 3)  # nobody was disturbed
+    prove(federation)
+
+
+# ---- the bad days -----------------------------------------------------------------------------------------------------------------
+
+
+@test
+def sigterm_ends_everybody_quickly_and_a_restart_goes_on(directory):
+    federation = start(directory)
+    trains(federation)
+    began = time.monotonic()
+    equal([s.end(5 * SLOWDOWN) for s in federation.sites.values()], [0, 0], "exit codes")
+    equal(federation.coordinator.end(5 * SLOWDOWN), 0, "the coordinator's exit code")
+    check(time.monotonic() - began < 5 * SLOWDOWN, "it took", time.monotonic() - began, "s")
+    steps = {name: s.status()["trainer_steps"] for name, s in federation.sites.items()}
+    version = federation.version()
+    federation.start_coordinator()
+    for site in federation.sites.values():
+        site.start()
+    trains(federation)
+    for name, site in federation.sites.items():
+        check(f"trainer_steps={steps[name]}" in site.text(), f"{name} did not go on from its {steps[name]} inner steps")
+    check(federation.version() > version)
+    prove(federation)
+
+
+@test
+def while_the_coordinator_is_away_sites_train_on(directory):
+    federation = start(directory)
+    trains(federation)
+    equal(federation.coordinator.end(10 * SLOWDOWN), 0, "exit code")
+    time.sleep(1.5)
+    before = {name: s.status() for name, s in federation.sites.items()}
+    time.sleep(3)
+    federation.check_alive(federation.sites.values())
+    for name, site in federation.sites.items():
+        check(site.status()["trainer_steps"] > before[name]["trainer_steps"], name, "does not train")
+        check(not site.status()["linked"], name, "says that it is linked")
+    version = federation.version()
+    federation.start_coordinator()
+    took = federation.until("new versions", lambda: federation.version() >= version + 3, 10 * SLOWDOWN)
+    check(took < 5 * SLOWDOWN, "it took", took, "s")
+    prove(federation)
+
+
+def crash_rounds(directory, *options):
+    done = subprocess.run([os.path.join(ROOT, "scripts", "crash-rounds"), "--programs", PROGRAMS, "--output", directory, "--rounds", "5",
+                           "--limit", str(5 * SLOWDOWN), "--give-up", str(20 * SLOWDOWN), *options], capture_output=True, text=True)
+    check(done.returncode == 0, done.stdout[-2000:], done.stderr[-500:])
+
+
+@test
+def kill_9_loses_and_doubles_nothing_in_sparse_mode(directory):
+    crash_rounds(directory, "--seed", "5", "--fragments", "3")
+
+
+@test
+def kill_9_loses_and_doubles_nothing_in_dense_mode(directory):
+    crash_rounds(directory, "--seed", "6", "--mode", "dense")
+
+
+def flip(path, count=3):
+    """Some bytes of a file are other ones."""
+    with open(path, "r+b") as file:
+        size = os.path.getsize(path)
+        for at in [size * (2 * i + 1) // (2 * count) for i in range(count)]:
+            file.seek(at)
+            byte = file.read(1)
+            file.seek(at)
+            file.write(bytes([byte[0] ^ 0x55]))
+
+
+def damaged(directory, damage, mode="sparse", crash=False):
+    """A site is killed, damaged and started: it recovers, or it stops, says so, and comes back once its copies are deleted."""
+    federation = start(directory, settings=FAST, mode=mode)
+    one = federation.sites["one"]
+    federation.until("a checkpoint", lambda: " checkpoint_written " in one.text(), 20 * SLOWDOWN)
+    trains(federation, 5)
+    one.kill()
+    one.read()
+    one.lines = []
+    damage(one.directory)
+    one.start()
+    had = len(one.receipts)
+    others = [federation.coordinator, federation.sites["two"]]
+    federation.until("a word from the damaged site", lambda: not one.alive() or len(one.receipts) >= had + 3, 20 * SLOWDOWN, alive=False)
+    federation.check_alive(others)
+    if not one.alive():
+        equal(len(one.receipts), had, "contributions of a damaged site")
+        if not (crash and one.handle.returncode in (-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT)):
+            equal(one.handle.returncode, 3, "exit code: " + one.tail(4))
+            contains(one.tail(2), one.directory)
+            contains(one.tail(2), "may be deleted")
+        for folder in ("journal", "payloads", "state"):
+            shutil.rmtree(os.path.join(one.directory, folder))
+        one.start()
+    federation.until("receipts after that", lambda: len(one.receipts) >= had + 3, 20 * SLOWDOWN)
+    prove(federation)
+
+
+def each(directory, folder, action, largest=False):
+    paths = sorted((p for p in glob.glob(os.path.join(directory, folder, "**"), recursive=True) if os.path.isfile(p)), key=os.path.getsize)
+    check(paths, "nothing in", folder)
+    for path in paths[-1:] if largest else paths:
+        action(path)
+
+
+@test
+def a_site_whose_state_is_damaged_stops_or_recovers(directory):
+    damaged(directory, lambda site: each(site, "state", flip))
+
+
+@test
+def a_site_whose_checkpoint_is_gone_stops_or_recovers(directory):
+    damaged(directory, lambda site: each(site, "state", os.unlink, largest=True), mode="dense")
+
+
+@test
+def a_site_whose_payloads_are_damaged_stops_or_recovers(directory):
+    damaged(directory, lambda site: each(site, "payloads", flip))
+
+
+@test
+def a_site_whose_ledger_is_damaged_stops_or_recovers(directory):
+    # LMDB has no checksums: ours catch damaged records, but pages of its own that point anywhere can crash it
+    damaged(directory, lambda site: each(site, "journal", lambda path: flip(path, 400) if path.endswith("data.mdb") else None), crash=True)
+
+
+# ---- running them -------------------------------------------------------------------------------------------------------------------
+
+
+def run_one(name):
+    """In a process of its own, whose whole group ends with it."""
+    began = time.monotonic()
+    directory = tempfile.mkdtemp(prefix="atoll-federation-")
+    child = subprocess.Popen([sys.executable, os.path.abspath(__file__), "--one", name, directory], stdin=subprocess.DEVNULL,
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True)
+    try:
+        text, _ = child.communicate(timeout=DEADLINE)
+    except subprocess.TimeoutExpired:
+        text = f"not over after {DEADLINE:.0f} s"
+        child.returncode = 124
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    if child.returncode == 0 or not os.environ.get("ATOLL_TEST_KEEP"):
+        shutil.rmtree(directory, ignore_errors=True)
+    return name, child.returncode == 0, text.strip(), time.monotonic() - began
+
+
+def main():
+    if sys.argv[1:2] == ["--one"]:
+        try:
+            TESTS[sys.argv[2]](sys.argv[3])
+        except Failure as failure:
+            print(failure)
+            return 1
+        return 0
+    names = [n for n in TESTS if not sys.argv[1:] or any(fnmatch.fnmatch(n, p) for p in sys.argv[1:])]
+    passed = 0
+    with ThreadPoolExecutor(3) as pool:
+        for name, held, text, seconds in pool.map(run_one, names):
+            passed += held
+            print(f"{'ok  ' if held else 'FAIL'} {1000 * seconds:6.0f} ms {name}" + (f": {text}" if text else ""), flush=True)
+    print(f"{passed} passed, {len(names) - passed} failed")
+    return passed != len(names)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
