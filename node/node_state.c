@@ -413,7 +413,11 @@ static uint64_t round_end(const struct node_state *state) {
     if (state->options.overlap) return UINT64_MAX;
     int64_t end = INT64_MAX;
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
-        end = MIN(end, state->slots[fragment].steps_mark + (int64_t)inner_steps_now(state));
+        const struct slot *slot = &state->slots[fragment];
+        int64_t due = slot->steps_mark + (int64_t)inner_steps_now(state);
+        /* H was lowered: overdue, and yet nothing to send. Only a step more can end the round. */
+        if (slot->tokens_unsent == 0) due = MAX(due, (int64_t)state->steps + 1);
+        end = MIN(end, due);
     }
     return end > 0 ? (uint64_t)end : 0;
 }
