@@ -1,0 +1,245 @@
+#include "sim/check.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "kernels/elementwise.h"
+#include "sim/check_core.h"
+
+static unsigned long long llu(uint64_t value) { return (unsigned long long)value; }
+
+static void note_version(struct check *check) {
+    uint64_t version = check->model.version;
+    check->versions = xrealloc(check->versions, (size_t)(version + 1) * sizeof check->versions[0]);
+    struct check_version *truth = &check->versions[version];
+    state_root(check->model.theta, check->model.parameters, truth->root);
+    for (uint32_t f = 0; f < check->model.fragments; f++) {
+        uint64_t start, count;
+        fragment_range(check->model.parameters, check->model.fragments, f, &start, &count);
+        digest_sha256(check->model.theta + start, (size_t)count * sizeof(float), truth->fragments[f]);
+    }
+    if (!elementwise_is_finite(check->model.theta, (size_t)check->model.parameters))
+        world_fail(check->world, "I7", "theta of version %llu is not finite", llu(version));
+}
+
+struct check *check_create(struct world *world, const struct scenario *scenario, struct disk *disk, const float *initial) {
+    struct check *check = xcalloc(1, sizeof *check);
+    check->world = world;
+    check->scenario = scenario;
+    check->disk = disk;
+    check->initial = initial;
+    check->run = run_state_create();
+    size_t size = (size_t)scenario->parameters * sizeof(float);
+    ASSERT(model_state_init(&check->model, &scenario->manifest, scenario->parameters, NULL) == OK);
+    memcpy(check->model.theta, initial, size);
+    check->scratch = xcalloc(1, size);
+    for (uint32_t i = 0; i < PROCESS_LIMIT; i++) {
+        check->mass[i].feedback = xcalloc(1, size);
+        check->mass[i].target = xcalloc(1, size);
+    }
+    note_version(check);
+    return check;
+}
+
+void check_destroy(struct check *check) {
+    if (!check) return;
+    run_state_destroy(check->run);
+    model_state_deinit(&check->model);
+    for (uint32_t i = 0; i < PROCESS_LIMIT; i++) {
+        free(check->mass[i].feedback);
+        free(check->mass[i].target);
+        free(check->mass[i].sent);
+        for (uint32_t f = 0; f < FRAGMENTS_LIMIT; f++) buffer_deinit(&check->mass[i].message[f]);
+    }
+    free(check->versions);
+    free(check->entries);
+    free(check->norms);
+    free(check->malformed);
+    free(check->acknowledged);
+    free(check->scratch);
+    free(check);
+}
+
+const struct run_state *check_run(const struct check *check) { return check->run; }
+uint64_t check_merged(const struct check *check, uint32_t site) { return site < CHECK_SITES ? check->merged[site] : 0; }
+
+/* ---- entries ---------------------------------------------------------------------------------------------------------------- */
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* The plainest way to the running median, for comparison with run_state's. */
+static double norm_limit(const struct check *check) {
+    const struct manifest *manifest = &check->scenario->manifest;
+    size_t held = MIN(check->norm_count, (size_t)manifest->admission.clip_window);
+    if (!(manifest->admission.clip_factor > 0) || check->norm_count < manifest->admission.clip_minimum || held == 0)
+        return (double)INFINITY;
+    double sorted[4096];
+    memcpy(sorted, check->norms + check->norm_count - held, held * sizeof sorted[0]);
+    qsort(sorted, held, sizeof sorted[0], by_value);
+    return sorted[held / 2] > 0 ? manifest->admission.clip_factor * sorted[held / 2] : (double)INFINITY;
+}
+
+static bool is_malformed(const struct check *check, const uint8_t digest[static DIGEST_SIZE]) {
+    for (size_t i = 0; i < check->malformed_count; i++) {
+        if (memcmp(check->malformed[i], digest, DIGEST_SIZE) == 0) return true;
+    }
+    return false;
+}
+
+static void take_contribution(struct check *check, const struct ledger_entry *entry, struct check_contribution *record) {
+    struct world *world = check->world;
+    struct contribution c;
+    uint8_t digest[DIGEST_SIZE];
+    if (contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c, NULL) != OK || c.site == 0 ||
+        c.site >= CHECK_SITES) {
+        world_fail(world, "ledger", "entry %llu holds no contribution's header", llu(check->size));
+        return;
+    }
+    contribution_digest(entry->contribution.header, digest);
+    if (check->revoked[c.site])
+        world_fail(world, "I5", "entry %llu is by site %u, which was revoked before", llu(check->size), c.site);
+    if (c.sequence <= check->last_sequence[c.site])
+        world_fail(world, "I2", "entry %llu has sequence %llu of site %u, which has used %llu", llu(check->size), llu(c.sequence),
+                   c.site, llu(check->last_sequence[c.site]));
+    if (is_malformed(check, digest))
+        world_fail(world, "admission", "entry %llu is a contribution that was malformed on purpose", llu(check->size));
+    if (!disk_blob_find(check->disk, c.payload_digest))
+        world_fail(world, "I1", "entry %llu is durable and its payload is not", llu(check->size));
+    check->last_sequence[c.site] = c.sequence;
+    *record = (struct check_contribution){
+        .site = c.site, .fragment = c.fragment, .sequence = c.sequence, .norm = c.norm, .limit = norm_limit(check)};
+    check->norms = xrealloc(check->norms, (check->norm_count + 1) * sizeof check->norms[0]);
+    check->norms[check->norm_count++] = c.norm;
+    world->tally.contributions++;
+}
+
+static void take_part(struct check *check, const struct ledger_entry *entry, const struct step_part *part) {
+    struct world *world = check->world;
+    struct check_contribution *merged = part->index < check->size ? &check->entries[part->index] : NULL;
+    if (!merged || merged->site == 0 || merged->fragment != entry->step.fragment) {
+        world_fail(world, "ledger", "step %llu merges entry %llu, which is no such contribution", llu(entry->step.version),
+                   llu(part->index));
+        return;
+    }
+    if (merged->merged)
+        world_fail(world, "I2", "step %llu merges entry %llu for the second time", llu(entry->step.version), llu(part->index));
+    if (merged->dropped)
+        world_fail(world, "I5", "step %llu merges entry %llu of a revoked site", llu(entry->step.version), llu(part->index));
+    if (!((double)part->scale * merged->norm <= merged->limit * (1 + 1e-6)))
+        world_fail(world, "I7", "step %llu adds a norm of %g, the limit is %g", llu(entry->step.version),
+                   (double)part->scale * merged->norm, merged->limit);
+    merged->merged = true;
+    check->merged[merged->site]++;
+}
+
+static void take_step(struct check *check, const struct ledger_entry *entry) {
+    struct error error = {0};
+    struct ledger_source source = disk_source(check->disk);
+    uint8_t root[DIGEST_SIZE];
+    for (uint16_t i = 0; i < entry->step.count; i++) take_part(check, entry, &entry->step.parts[i]);
+    if (check->world->failed) return;
+    if (replay_step(&source, check->run, entry, &check->model, root, &error) != OK) {
+        world_fail(check->world, "I3", "entry %llu: %s", llu(check->size), error.message);
+        return;
+    }
+    note_version(check);
+    if (entry->step.has_root && memcmp(entry->step.root, check->versions[entry->step.version].root, DIGEST_SIZE) != 0)
+        world_fail(check->world, "I3", "the ledger's root of version %llu is not replay's", llu(entry->step.version));
+    check->world->tally.steps++;
+}
+
+static void take_entry(struct check *check, struct bytes raw) {
+    struct ledger_entry *entry = xmalloc(sizeof *entry);
+    struct error error = {0};
+    if (check->size == check->entry_capacity) {
+        check->entry_capacity = check->entry_capacity ? check->entry_capacity * 2 : 256;
+        check->entries = xrealloc(check->entries, check->entry_capacity * sizeof check->entries[0]);
+    }
+    struct check_contribution *record = &check->entries[check->size];
+    *record = (struct check_contribution){0};
+    if (ledger_entry_decode(raw, entry, &error) != OK) {
+        world_fail(check->world, "ledger", "entry %llu: %s", llu(check->size), error.message);
+    } else if (entry->kind == LEDGER_CONTRIBUTION) {
+        take_contribution(check, entry, record);
+    } else if (entry->kind == LEDGER_STEP) {
+        take_step(check, entry);
+    } else if (entry->kind == LEDGER_SITE_REVOKED && entry->revoked.site < CHECK_SITES) {
+        check->revoked[entry->revoked.site] = true;
+        for (uint64_t i = 0; i < check->size; i++)
+            check->entries[i].dropped |= check->entries[i].site == entry->revoked.site && !check->entries[i].merged;
+    }
+    if (!check->world->failed && run_state_apply(check->run, raw, true, &error) != OK)
+        world_fail(check->world, "ledger", "%s", error.message);
+    free(entry);
+    check->size++;
+}
+
+void check_ledger_grew(struct check *check) {
+    while (check->size < check->disk->entry_count && !check->world->failed)
+        take_entry(check, buffer_bytes(&check->disk->entries[check->size]));
+}
+
+void check_coordinator_restarted(struct check *check) {
+    if (check->disk->entry_count < check->size)
+        world_fail(check->world, "I4", "the ledger had %llu entries before the restart, now %llu", llu(check->size),
+                   llu(check->disk->entry_count));
+    for (size_t i = 0; i < check->acknowledged_count; i++) {
+        const struct check_acknowledged *kept = &check->acknowledged[i];
+        uint8_t leaf[DIGEST_SIZE];
+        if (kept->index < check->disk->entry_count) {
+            merkle_leaf(buffer_bytes(&check->disk->entries[kept->index]), leaf);
+            if (memcmp(leaf, kept->leaf, DIGEST_SIZE) == 0) continue;
+        }
+        world_fail(check->world, "I1", "entry %llu was acknowledged and is not in the ledger", llu(kept->index));
+    }
+}
+
+void check_root(struct check *check, const char *who, uint64_t version, const uint8_t root[static DIGEST_SIZE]) {
+    if (version > check->model.version || memcmp(check->versions[version].root, root, DIGEST_SIZE) == 0) return;
+    world_fail(check->world, "I3", "%s has another root of version %llu than the ledger gives", who, llu(version));
+}
+
+void check_prefix(struct check *check, const char *who, const struct run_state *run) {
+    uint64_t size = run_state_size(run);
+    uint8_t own[DIGEST_SIZE], truth[DIGEST_SIZE];
+    if (size > check->size) {
+        world_fail(check->world, "I4", "%s holds %llu entries, %llu are durable at the coordinator", who, llu(size),
+                   llu(check->size));
+        return;
+    }
+    merkle_root(run_state_tree(run), size, own);
+    merkle_root(run_state_tree(check->run), size, truth);
+    if (memcmp(own, truth, DIGEST_SIZE) != 0)
+        world_fail(check->world, "I4", "%s holds another prefix of %llu entries", who, llu(size));
+}
+
+/* ---- the end ---------------------------------------------------------------------------------------------------------------- */
+
+void check_end(struct check *check) {
+    struct error error = {0};
+    struct ledger_source source = disk_source(check->disk);
+    struct replay_options options = {.trusted = false, .until = UINT64_MAX};
+    struct replay_report report = {0};
+    struct run_state *run = run_state_create();
+    struct model_state model = {0};
+    check_coordinator_restarted(check);
+    ASSERT(model_state_init(&model, &check->scenario->manifest, check->scenario->parameters, NULL) == OK);
+    memcpy(model.theta, check->initial, (size_t)check->scenario->parameters * sizeof(float));
+    if (replay_run(&source, &options, run, &model, &report, &error) != OK) {
+        world_fail(check->world, "I3", "the audit: %s", error.message);
+    } else {
+        uint8_t root[DIGEST_SIZE];
+        state_root(model.theta, model.parameters, root);
+        check_root(check, "the audit", model.version, root);
+        if (model.version != check->model.version)
+            world_fail(check->world, "I3", "the audit ends at version %llu, not %llu", llu(model.version),
+                       llu(check->model.version));
+    }
+    run_state_destroy(run);
+    model_state_deinit(&model);
+}

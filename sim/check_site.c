@@ -1,0 +1,141 @@
+/* What the checker knows of a site: what it was acknowledged, what it sent, and where the mass of its deltas is. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "codec/codec.h"
+#include "sim/check_core.h"
+
+static unsigned long long llu(uint64_t value) { return (unsigned long long)value; }
+
+void check_receipt(struct check *check, uint32_t site, const uint8_t header[static CONTRIBUTION_HEADER_SIZE],
+                   const uint8_t signature[static SIGNATURE_SIZE], struct bytes raw) {
+    struct receipt receipt;
+    struct error error = {0};
+    if (receipt_verify(raw, run_state_coordinator_key(check->run), header, signature, &receipt, &error) != OK) {
+        world_fail(check->world, "receipt", "a receipt for site %u does not verify: %s", site, error.message);
+        return;
+    }
+    check->world->tally.receipts++;
+    struct ledger_entry *entry = xmalloc(sizeof *entry);
+    bool there = receipt.index < check->disk->entry_count &&
+                 ledger_entry_decode(buffer_bytes(&check->disk->entries[receipt.index]), entry, NULL) == OK &&
+                 entry->kind == LEDGER_CONTRIBUTION && memcmp(entry->contribution.header, header, CONTRIBUTION_HEADER_SIZE) == 0;
+    free(entry);
+    if (!there) {
+        world_fail(check->world, "I1", "site %u has a receipt for entry %llu, which is not durable", site, llu(receipt.index));
+        return;
+    }
+    check->acknowledged = xrealloc(check->acknowledged, (check->acknowledged_count + 1) * sizeof check->acknowledged[0]);
+    struct check_acknowledged *kept = &check->acknowledged[check->acknowledged_count++];
+    kept->index = receipt.index;
+    merkle_leaf(buffer_bytes(&check->disk->entries[receipt.index]), kept->leaf);
+}
+
+void check_sent(struct check *check, uint32_t process, uint64_t sequence, const uint8_t header[static CONTRIBUTION_HEADER_SIZE]) {
+    struct check_mass *mass = &check->mass[process];
+    uint8_t digest[DIGEST_SIZE];
+    contribution_digest(header, digest);
+    for (size_t i = 0; i < mass->sent_count; i++) {
+        if (mass->sent[i].sequence != sequence) continue;
+        if (memcmp(mass->sent[i].digest, digest, DIGEST_SIZE) != 0)
+            world_fail(check->world, "I2", "%s sent two different messages with sequence %llu",
+                       check->world->processes[process].name, llu(sequence));
+        return;
+    }
+    mass->sent = xrealloc(mass->sent, (mass->sent_count + 1) * sizeof mass->sent[0]);
+    mass->sent[mass->sent_count].sequence = sequence;
+    memcpy(mass->sent[mass->sent_count++].digest, digest, DIGEST_SIZE);
+}
+
+void check_malformed(struct check *check, const uint8_t header[static CONTRIBUTION_HEADER_SIZE]) {
+    check->malformed = xrealloc(check->malformed, (check->malformed_count + 1) * sizeof check->malformed[0]);
+    contribution_digest(header, check->malformed[check->malformed_count++]);
+}
+
+void check_waits(struct check *check, const char *who, bool overlap, bool waits_for_merge) {
+    if (overlap && waits_for_merge) world_fail(check->world, "I9", "%s waits for a merge while overlap is on", who);
+}
+
+/* ---- mass ------------------------------------------------------------------------------------------------------------------- */
+
+struct piece {
+    uint64_t start, count;
+};
+
+static struct piece piece_of(const struct check *check, uint32_t fragment) {
+    struct piece piece;
+    fragment_range(check->scenario->parameters, check->scenario->manifest.fragments, fragment, &piece.start, &piece.count);
+    return piece;
+}
+
+static bool is_sparse(const struct check *check) { return check->scenario->manifest.outer.mode == OUTER_SPARSE; }
+
+static void compare(struct check *check, uint32_t process, const float *got, const float *wanted, struct piece piece,
+                    const char *what) {
+    for (uint64_t i = piece.start; i < piece.start + piece.count; i++) {
+        if (got[i] == wanted[i]) continue;
+        world_fail(check->world, "mass", "%s, coordinate %llu: %s is %.9g, the books say %.9g",
+                   check->world->processes[process].name, llu(i), what, (double)got[i], (double)wanted[i]);
+        return;
+    }
+}
+
+void check_before_encode(struct check *check, uint32_t process, const struct replica *replica, uint32_t fragment,
+                         const struct contribution *contribution) {
+    struct check_mass *mass = &check->mass[process];
+    struct piece piece = piece_of(check, fragment);
+    uint8_t digest[DIGEST_SIZE];
+    digest_sha256(replica->base + piece.start, (size_t)piece.count * sizeof(float), digest);
+    uint64_t base = contribution->base_version;
+    if (base > check->model.version || memcmp(digest, check->versions[base].fragments[fragment], DIGEST_SIZE) != 0)
+        world_fail(check->world, "base", "%s: its delta of fragment %u does not start at version %llu, as its header says",
+                   check->world->processes[process].name, fragment, llu(base));
+    if (is_sparse(check)) compare(check, process, replica->feedback, mass->feedback, piece, "the error feedback before encoding");
+    for (uint64_t i = piece.start; i < piece.start + piece.count; i++) {
+        float delta = replica->base[i] - replica->snapshot[i];
+        float kept = CODEC_FEEDBACK_DECAY * mass->feedback[i];
+        mass->target[i] = is_sparse(check) ? kept + delta : delta;
+    }
+}
+
+void check_after_encode(struct check *check, uint32_t process, const struct replica *replica, uint32_t fragment,
+                        struct bytes payload) {
+    struct check_mass *mass = &check->mass[process];
+    struct piece piece = piece_of(check, fragment);
+    struct error error = {0};
+    float *sent = check->scratch + piece.start;
+    if (codec_decode(replica->codec, payload, (size_t)piece.count, sent, &error) != OK) {
+        world_fail(check->world, "codec", "an own message does not decode: %s", error.message);
+        return;
+    }
+    if (replica->codec == CODEC_FP32) compare(check, process, check->scratch, mass->target, piece, "what was sent");
+    if (!is_sparse(check)) return;
+    for (uint64_t i = piece.start; i < piece.start + piece.count; i++) mass->target[i] -= check->scratch[i];
+    compare(check, process, replica->feedback, mass->target, piece, "the error feedback after encoding");
+    check->world->tally.residual_checks++;
+}
+
+void check_spooled(struct check *check, uint32_t process, uint32_t fragment, struct bytes payload) {
+    struct check_mass *mass = &check->mass[process];
+    struct piece piece = piece_of(check, fragment);
+    if (is_sparse(check)) memcpy(mass->feedback + piece.start, mass->target + piece.start, (size_t)piece.count * sizeof(float));
+    mass->message[fragment].size = 0;
+    buffer_append(&mass->message[fragment], payload.data, payload.size);
+}
+
+void check_round_over(struct check *check, uint32_t process, uint32_t fragment, bool refused) {
+    struct check_mass *mass = &check->mass[process];
+    struct piece piece = piece_of(check, fragment);
+    if (!refused || !is_sparse(check)) return;
+    float *sent = check->scratch + piece.start;
+    struct bytes message = buffer_bytes(&mass->message[fragment]);
+    if (codec_decode((enum codec)check->scenario->manifest.codec.kind, message, (size_t)piece.count, sent, NULL) != OK) return;
+    for (uint64_t i = 0; i < piece.count; i++) mass->feedback[piece.start + i] += sent[i];
+}
+
+void check_feedback(struct check *check, uint32_t process, const struct replica *replica) {
+    if (!is_sparse(check)) return;
+    struct piece all = {0, check->scenario->parameters};
+    compare(check, process, replica->feedback, check->mass[process].feedback, all, "the error feedback after a restart");
+}

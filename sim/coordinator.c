@@ -1,0 +1,272 @@
+#include "sim/coordinator.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "codec/codec.h"
+#include "sim/coordinator_core.h"
+
+struct moment coordinator_now(const struct coordinator *coordinator) {
+    return (struct moment){process_monotonic_ms(coordinator->world, COORDINATOR),
+                           process_wall_ms(coordinator->world, COORDINATOR)};
+}
+
+struct disk *coordinator_disk(struct coordinator *coordinator) {
+    return &coordinator->disk;
+}
+void coordinator_set_check(struct coordinator *coordinator, struct check *check) { coordinator->check = check; }
+
+const struct run_state *coordinator_run(const struct coordinator *coordinator) {
+    return coordinator->state ? coordinator_state_run(coordinator->state) : NULL;
+}
+
+/* ---- laying out --------------------------------------------------------------------------------------------------------------- */
+
+static void write_genesis(struct coordinator *coordinator) {
+    const struct scenario *scenario = coordinator->setup.scenario;
+    struct ledger_entry *entry = xcalloc(1, sizeof *entry);
+    struct buffer manifest = {0}, raw = {0}, record = {0};
+    entry->kind = LEDGER_GENESIS;
+    entry->epoch = 1;
+    entry->time_ms = process_wall_ms(coordinator->world, COORDINATOR);
+    for (size_t i = 0; i < RUN_ID_SIZE; i++) entry->genesis.run_id[i] = (uint8_t)world_below(coordinator->world, 256);
+    memcpy(entry->genesis.coordinator_key, key_pair_public(coordinator->setup.key), PUBLIC_KEY_SIZE);
+    memset(entry->genesis.layout_digest, 0x1a, DIGEST_SIZE);
+    entry->genesis.parameters = scenario->parameters;
+    state_root(coordinator->setup.initial, scenario->parameters, entry->genesis.initial_root);
+    manifest_write(&scenario->manifest, &manifest);
+    entry->genesis.manifest = buffer_bytes(&manifest);
+    ledger_entry_encode(entry, &raw);
+    buffer_u32(&record, (uint32_t)raw.size);
+    buffer_append(&record, raw.data, raw.size);
+    ASSERT(disk_append(&coordinator->disk, buffer_bytes(&record)));
+    struct snapshot_header header = {.epoch = 1, .ledger_size = 1, .payloads_from = 1};
+    memcpy(header.run_id, entry->genesis.run_id, RUN_ID_SIZE);
+    memcpy(header.root, entry->genesis.initial_root, DIGEST_SIZE);
+    struct model_state model = {0};
+    ASSERT(model_state_init(&model, &scenario->manifest, scenario->parameters, NULL) == OK);
+    memcpy(model.theta, coordinator->setup.initial, (size_t)scenario->parameters * sizeof(float));
+    struct buffer content = {0};
+    snapshot_write(&model, &content);
+    model_state_deinit(&model);
+    coordinator_keep_snapshot(coordinator, &header, &content);
+    buffer_deinit(&manifest);
+    buffer_deinit(&raw);
+    buffer_deinit(&record);
+    free(entry);
+}
+
+struct coordinator *coordinator_create(const struct coordinator_setup *setup) {
+    struct coordinator *coordinator = xcalloc(1, sizeof *coordinator);
+    coordinator->setup = *setup;
+    coordinator->world = setup->world;
+    disk_init(&coordinator->disk, setup->world, COORDINATOR);
+    process_start(setup->world, COORDINATOR);
+    write_genesis(coordinator);
+    process_stop(setup->world, COORDINATOR);
+    return coordinator;
+}
+
+/* ---- life ------------------------------------------------------------------------------------------------------------------- */
+
+static void forget(struct coordinator *coordinator) {
+    coordinator_state_destroy(coordinator->state);
+    coordinator->state = NULL;
+    coordinator_actions_clear(&coordinator->actions);
+    coordinator_model_clear(coordinator);
+    free(coordinator->scratch);
+    coordinator->scratch = NULL;
+    coordinator->call_count = 0;
+}
+
+void coordinator_die(struct coordinator *coordinator) {
+    forget(coordinator);
+    for (size_t i = 0; i < coordinator->partial_count; i++) {
+        struct partial *partial = &coordinator->partials[i];
+        size_t lost = partial->bytes.size - partial->synced;
+        if (lost) partial->bytes.size -= (size_t)world_below(coordinator->world, lost + 1);
+        partial->call = 0;
+    }
+}
+
+void coordinator_destroy(struct coordinator *coordinator) {
+    if (!coordinator) return;
+    forget(coordinator);
+    coordinator_actions_deinit(&coordinator->actions);
+    for (size_t i = 0; i < coordinator->partial_count; i++) buffer_deinit(&coordinator->partials[i].bytes);
+    for (size_t i = 0; i < coordinator->snapshot_count; i++) buffer_deinit(&coordinator->snapshots[i].content);
+    free(coordinator->partials);
+    free(coordinator->calls);
+    disk_deinit(&coordinator->disk);
+    free(coordinator);
+}
+
+/* ---- actions ---------------------------------------------------------------------------------------------------------------- */
+
+static void on_timer(void *context, struct event *event) {
+    struct coordinator *coordinator = context;
+    if (event->number != coordinator->timer_round) return; /* another was asked for since */
+    coordinator_step(coordinator, &(struct coordinator_event){.kind = COORDINATOR_TIMER});
+}
+
+static void set_timer(struct coordinator *coordinator, uint64_t at_ms) {
+    uint64_t delay = process_delay_until(coordinator->world, COORDINATOR, at_ms);
+    world_post(coordinator->world, delay, COORDINATOR, on_timer, coordinator, NULL)->number = ++coordinator->timer_round;
+}
+
+/* PLANT_SKIP_SEQUENCE_CHECK, PLANT_LOSE_REVOCATION: the entry is written although the brain refused it. */
+static void enter_anyway(struct coordinator *coordinator, uint64_t number) {
+    struct call *call = coordinator_call(coordinator, number);
+    if (!call || call->kind != MESSAGE_SUBMIT) return;
+    struct ledger_entry *entry = xcalloc(1, sizeof *entry);
+    struct buffer raw = {0}, record = {0};
+    entry->kind = LEDGER_CONTRIBUTION;
+    entry->epoch = 1;
+    memcpy(entry->contribution.header, call->header, CONTRIBUTION_HEADER_SIZE);
+    memcpy(entry->contribution.signature, call->signature, SIGNATURE_SIZE);
+    ledger_entry_encode(entry, &raw);
+    buffer_u32(&record, (uint32_t)raw.size);
+    buffer_append(&record, raw.data, raw.size);
+    if (disk_append(&coordinator->disk, buffer_bytes(&record))) check_ledger_grew(coordinator->check);
+    buffer_deinit(&raw);
+    buffer_deinit(&record);
+    free(entry);
+}
+
+static void do_refuse(struct coordinator *coordinator, const struct coordinator_action *action) {
+    enum plant plant = coordinator->setup.scenario->plant;
+    if ((plant == PLANT_SKIP_SEQUENCE_CHECK && action->code == REFUSED_DUPLICATE) ||
+        (plant == PLANT_LOSE_REVOCATION && action->code == REFUSED_REVOKED))
+        enter_anyway(coordinator, action->call);
+    struct message message = {
+        .kind = MESSAGE_REFUSAL, .a = action->code, .b = action->retry_after_ms, .c = action->current_version};
+    buffer_append(&message.bytes, action->bytes.data, action->bytes.size);
+    if ((unsigned)action->code < COUNT_OF(coordinator->world->tally.refusals)) coordinator->world->tally.refusals[action->code]++;
+    coordinator_answer(coordinator, action->call, &message);
+}
+
+static void do_cut(struct coordinator *coordinator, uint32_t site) {
+    for (size_t i = coordinator->call_count; i-- > 0;) {
+        if (i >= coordinator->call_count) continue;
+        struct call *call = &coordinator->calls[i];
+        if (call->site != site) continue;
+        struct message denied = {.kind = MESSAGE_DENIED};
+        coordinator_answer(coordinator, call->number, &denied);
+    }
+}
+
+static const char *const action_names[] = {
+    [DO_ADMIT] = "admit",     [DO_REFUSE] = "refuse",         [DO_RECEIPT] = "receipt",
+    [DO_DROP] = "drop",       [DO_CHECK] = "check",           [DO_COMMIT] = "commit",
+    [DO_PUBLISH] = "publish", [DO_APPLY] = "apply",           [DO_SNAPSHOT] = "snapshot",
+    [DO_JOINED] = "joined",   [DO_HEARTBEAT_REPLY] = "pulse", [DO_ADMIN_REPLY] = "admin reply",
+    [DO_CUT] = "cut",         [DO_TIMER] = "timer",           [DO_STOP] = "stop"};
+
+static void perform(struct coordinator *coordinator, const struct coordinator_action *action) {
+    struct message reply = {0};
+    if (action->kind != DO_TIMER && action->kind != DO_HEARTBEAT_REPLY && action->kind != DO_PUBLISH)
+        world_trace(
+            coordinator->world, "coordinator  %s call=%llu site=%u code=%s commit=%llu v=%llu %.60s", action_names[action->kind],
+            (unsigned long long)action->call, action->kind == DO_ADMIT ? action->contribution.site : action->site,
+            refusal_name(action->code), (unsigned long long)action->commit,
+            (unsigned long long)(action->kind == DO_APPLY ? action->step.step.version : action->version), action->message);
+    switch (action->kind) {
+    case DO_ADMIT: coordinator_admit(coordinator, action); break;
+    case DO_REFUSE: do_refuse(coordinator, action); break;
+    case DO_RECEIPT:
+        reply.kind = MESSAGE_RECEIPT;
+        buffer_append(&reply.bytes, action->bytes.data, action->bytes.size);
+        coordinator_answer(coordinator, action->call, &reply);
+        break;
+    case DO_DROP: {
+        struct call *call = coordinator_call(coordinator, action->call);
+        if (!call) break;
+        network_close(coordinator->setup.network, call->stream, false);
+        coordinator_call_end(coordinator, call);
+        break;
+    }
+    case DO_CHECK: coordinator_check(coordinator, action); break;
+    case DO_COMMIT: coordinator_commit(coordinator, action); break;
+    case DO_PUBLISH: coordinator_publish(coordinator, action->size); break;
+    case DO_APPLY: coordinator_apply(coordinator, action); break;
+    case DO_SNAPSHOT: coordinator_snapshot(coordinator, action); break;
+    case DO_JOINED:
+        reply = (struct message){.kind = MESSAGE_JOINED, .a = action->code, .b = action->site};
+        coordinator_answer(coordinator, action->call, &reply);
+        break;
+    case DO_HEARTBEAT_REPLY: {
+        const struct run_state *run = coordinator_state_run(coordinator->state);
+        reply = (struct message){.kind = MESSAGE_HEARTBEAT_REPLY,
+                                 .a = action->inner_steps,
+                                 .b = (uint64_t)run_state_phase(run),
+                                 .c = run_state_version(run)};
+        coordinator_answer(coordinator, action->call, &reply);
+        break;
+    }
+    case DO_ADMIN_REPLY: break; /* the admin looks at the ledger */
+    case DO_CUT: do_cut(coordinator, action->site); break;
+    case DO_TIMER: set_timer(coordinator, action->at_ms); break;
+    case DO_STOP: coordinator->setup.stopped(coordinator->setup.context, action->message); break;
+    }
+}
+
+static void perform_all(struct coordinator *coordinator) {
+    struct coordinator_actions actions = coordinator->actions; /* what is done may bring more, never while this runs */
+    coordinator->actions = (struct coordinator_actions){0};
+    for (size_t i = 0; i < actions.count && !process_is_doomed(coordinator->world, COORDINATOR); i++)
+        perform(coordinator, &actions.items[i]);
+    coordinator_actions_deinit(&actions);
+}
+
+void coordinator_step(struct coordinator *coordinator, const struct coordinator_event *event) {
+    if (!coordinator->state || process_is_doomed(coordinator->world, COORDINATOR)) return;
+    coordinator_state_step(coordinator->state, event, coordinator_now(coordinator), &coordinator->actions);
+    perform_all(coordinator);
+}
+
+static void on_code(void *context, struct event *event) { coordinator_step(context, event->payload); }
+
+void coordinator_tell_code(struct coordinator *coordinator, enum coordinator_event_kind kind, uint64_t call, enum refusal code,
+                           uint64_t delay) {
+    struct coordinator_event *event = xcalloc(1, sizeof *event);
+    event->kind = kind;
+    event->call = call;
+    event->uploaded.code = code;
+    world_post(coordinator->world, delay, COORDINATOR, on_code, coordinator, event);
+}
+
+void coordinator_boot(struct coordinator *coordinator) {
+    const struct scenario *scenario = coordinator->setup.scenario;
+    process_start(coordinator->world, COORDINATOR);
+    check_coordinator_restarted(coordinator->check);
+    struct run_state *run = coordinator_restore(coordinator);
+    if (!run) return;
+    uint64_t largest = 0;
+    for (uint32_t f = 0; f < scenario->manifest.fragments; f++) {
+        uint64_t start, count;
+        fragment_range(scenario->parameters, scenario->manifest.fragments, f, &start, &count);
+        largest = MAX(largest, count);
+    }
+    coordinator->scratch = xcalloc((size_t)largest, sizeof(float));
+    struct coordinator_options options = {.key = coordinator->setup.key,
+                                          .uploads_limit = scenario->uploads_limit,
+                                          .payload_limit =
+                                              codec_bound((enum codec)scenario->manifest.codec.kind, (size_t)largest),
+                                          .presence_ms = scenario->presence_ms,
+                                          .retry_ms = 200};
+    coordinator->published = run_state_size(run);
+    coordinator->state = coordinator_state_create(&options, run);
+    world_trace(coordinator->world, "coordinator  up with %llu entries, version %llu", (unsigned long long)run_state_size(run),
+                (unsigned long long)run_state_version(run));
+    coordinator_state_start(coordinator->state, coordinator_now(coordinator), &coordinator->actions);
+    perform_all(coordinator);
+}
+
+void coordinator_order(struct coordinator *coordinator, struct coordinator_event *event) {
+    if (!coordinator->state) return;
+    event->kind = COORDINATOR_ADMIN;
+    event->call = ++coordinator->next_call;
+    coordinator->world->tally.orders++;
+    coordinator_step(coordinator, event);
+}

@@ -1,0 +1,47 @@
+/* The coordinator's simulated shell: it runs coordinator_state and does what it says, as coordinator/server.h does.
+ *
+ * Commits queue; a sync makes all that are queued durable together, after a while, and COMMITTED is told later still. Payloads
+ * come in chunks into partials that survive a crash, minus what was not synced. The model thread does APPLY and SNAPSHOT one after the other;
+ * a snapshot becomes durable behind the commits before it, as in the store. Followers get entries and payloads over the network
+ * from what is durable. A restart reads the newest snapshot and the durable entries, as the directory's does.
+ */
+#ifndef SIM_COORDINATOR_H
+#define SIM_COORDINATOR_H
+
+#include "coordinator/coordinator_state.h"
+#include "sim/check.h"
+#include "sim/disk.h"
+#include "sim/network.h"
+#include "sim/scenario.h"
+
+struct coordinator;
+
+struct coordinator_setup { /* borrowed, all of it */
+    struct world *world;
+    const struct scenario *scenario;
+    struct network *network;
+    const struct key_pair *key;
+    const float *initial;                                /* [parameters] */
+    void (*stopped)(void *context, const char *message); /* it stopped itself; the federation starts it again */
+    void *context;
+};
+
+/* Lays the run out on its disk: genesis and a snapshot of version 0. Not running yet. */
+struct coordinator *coordinator_create(const struct coordinator_setup *setup);
+void coordinator_destroy(struct coordinator *coordinator);
+struct disk *coordinator_disk(struct coordinator *coordinator);
+void coordinator_set_check(struct coordinator *coordinator, struct check *check);
+const struct run_state *coordinator_run(const struct coordinator *coordinator); /* NULL: it is down */
+
+void coordinator_boot(struct coordinator *coordinator);
+/* Everything that is not on the disk is gone; of a partial some bytes may be, too. */
+void coordinator_die(struct coordinator *coordinator);
+/* An admin's order: `event.admin` is filled. */
+void coordinator_order(struct coordinator *coordinator, struct coordinator_event *event);
+
+/* --- from the network --- */
+void coordinator_message(struct coordinator *coordinator, uint32_t stream, uint32_t site_process, uint32_t certificate,
+                         const struct message *message);
+void coordinator_closed(struct coordinator *coordinator, uint32_t stream);
+
+#endif

@@ -1,0 +1,331 @@
+/* The coordinator's calls: Submit from header to verdict, Follow, and the short ones. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "sim/coordinator_core.h"
+
+struct call *coordinator_call(struct coordinator *coordinator, uint64_t number) {
+    for (size_t i = 0; i < coordinator->call_count; i++) {
+        if (coordinator->calls[i].number == number) return &coordinator->calls[i];
+    }
+    return NULL;
+}
+
+static struct call *call_on(struct coordinator *coordinator, uint32_t stream) {
+    for (size_t i = 0; i < coordinator->call_count; i++) {
+        if (coordinator->calls[i].stream == stream) return &coordinator->calls[i];
+    }
+    return NULL;
+}
+
+void coordinator_call_end(struct coordinator *coordinator, struct call *call) {
+    for (size_t i = 0; i < coordinator->partial_count; i++) {
+        if (coordinator->partials[i].call == call->number) coordinator->partials[i].call = 0;
+    }
+    size_t at = (size_t)(call - coordinator->calls);
+    memmove(call, call + 1, (coordinator->call_count - at - 1) * sizeof *call);
+    coordinator->call_count--;
+}
+
+/* The last message of a call; takes its bytes. */
+void coordinator_answer(struct coordinator *coordinator, uint64_t number, struct message *message) {
+    struct call *call = coordinator_call(coordinator, number);
+    if (!call) {
+        buffer_deinit(&message->bytes);
+        return;
+    }
+    uint32_t stream = call->stream;
+    bool follow = call->kind == MESSAGE_FOLLOW;
+    uint32_t site = call->site;
+    network_send(coordinator->setup.network, stream, false, message);
+    network_close(coordinator->setup.network, stream, false);
+    coordinator_call_end(coordinator, call);
+    if (!follow) return;
+    struct coordinator_event event = {.kind = COORDINATOR_FOLLOWING};
+    event.following.site = site;
+    coordinator_step(coordinator, &event);
+}
+
+static struct call *call_begin(struct coordinator *coordinator, uint32_t stream, uint32_t site, enum message_kind kind) {
+    if (coordinator->call_count == coordinator->call_capacity) {
+        coordinator->call_capacity = coordinator->call_capacity ? coordinator->call_capacity * 2 : 32;
+        coordinator->calls = xrealloc(coordinator->calls, coordinator->call_capacity * sizeof coordinator->calls[0]);
+    }
+    struct call *call = &coordinator->calls[coordinator->call_count++];
+    *call = (struct call){.number = ++coordinator->next_call, .stream = stream, .site = site, .kind = kind};
+    return call;
+}
+
+/* ---- Submit ----------------------------------------------------------------------------------------------------------------- */
+
+static struct partial *partial_of(struct coordinator *coordinator, const struct contribution *c) {
+    for (size_t i = 0; i < coordinator->partial_count; i++) {
+        struct partial *partial = &coordinator->partials[i];
+        if (partial->site == c->site && partial->fragment == c->fragment && partial->sequence == c->sequence &&
+            memcmp(partial->digest, c->payload_digest, DIGEST_SIZE) == 0)
+            return partial;
+    }
+    coordinator->partials = xrealloc(coordinator->partials, (coordinator->partial_count + 1) * sizeof coordinator->partials[0]);
+    struct partial *partial = &coordinator->partials[coordinator->partial_count++];
+    *partial = (struct partial){.site = c->site, .fragment = c->fragment, .sequence = c->sequence};
+    memcpy(partial->digest, c->payload_digest, DIGEST_SIZE);
+    return partial;
+}
+
+static void partial_remove(struct coordinator *coordinator, struct partial *partial) {
+    buffer_deinit(&partial->bytes);
+    *partial = coordinator->partials[--coordinator->partial_count];
+}
+
+static void finish_upload(struct coordinator *coordinator, struct call *call, struct partial *partial) {
+    uint8_t digest[DIGEST_SIZE];
+    uint64_t number = call->number;
+    enum refusal code = ACCEPTED;
+    call->receiving = false;
+    digest_sha256(partial->bytes.data, partial->bytes.size, digest);
+    if (memcmp(digest, partial->digest, DIGEST_SIZE) != 0) code = REFUSED_DIGEST;
+    if (code == ACCEPTED && !disk_blob_write(&coordinator->disk, buffer_bytes(&partial->bytes), digest)) return;
+    partial_remove(coordinator, partial);
+    coordinator_tell_code(coordinator, COORDINATOR_UPLOADED, number, code,
+                          world_heavy_tail(coordinator->world, coordinator->setup.scenario->commit_us / 2));
+}
+
+void coordinator_admit(struct coordinator *coordinator, const struct coordinator_action *action) {
+    struct call *call = coordinator_call(coordinator, action->call);
+    if (!call) return;
+    call->contribution = action->contribution;
+    if (disk_blob_find(&coordinator->disk, action->contribution.payload_digest)) {
+        coordinator_tell_code(coordinator, COORDINATOR_UPLOADED, call->number, ACCEPTED, MS);
+        return;
+    }
+    struct partial *partial = partial_of(coordinator, &action->contribution);
+    if (partial->call && coordinator_call(coordinator, partial->call)) { /* another call writes to it */
+        coordinator_tell_code(coordinator, COORDINATOR_UPLOADED, call->number, REFUSED_BUSY, MS);
+        return;
+    }
+    partial->call = call->number;
+    call->receiving = true;
+    if (partial->bytes.size == action->contribution.payload_size) {
+        finish_upload(coordinator, call, partial);
+        return;
+    }
+    struct message credit = {.kind = MESSAGE_CREDIT, .a = partial->bytes.size, .b = coordinator->setup.scenario->chunk_limit};
+    network_send(coordinator->setup.network, call->stream, false, &credit);
+}
+
+static void take_chunk(struct coordinator *coordinator, struct call *call, const struct message *message) {
+    if (!call->receiving) return;
+    struct partial *partial = partial_of(coordinator, &call->contribution);
+    if (partial->call != call->number) return;
+    if (message->a != partial->bytes.size || partial->bytes.size + message->bytes.size > call->contribution.payload_size) {
+        call->receiving = false;
+        coordinator_tell_code(coordinator, COORDINATOR_UPLOADED, call->number, REFUSED_SIZE, MS);
+        return;
+    }
+    buffer_append(&partial->bytes, message->bytes.data, message->bytes.size);
+    if (world_chance(coordinator->world, 0.3)) partial->synced = partial->bytes.size;
+    if (partial->bytes.size == call->contribution.payload_size) finish_upload(coordinator, call, partial);
+}
+
+/* True where an entry of the ledger, or one being checked or committed, names the payload. */
+static bool is_named(struct coordinator *coordinator, const uint8_t *digest) {
+    for (uint64_t i = 0; i < coordinator->disk.entry_count; i++) {
+        struct ledger_entry entry;
+        struct contribution c;
+        if (coordinator->disk.entries[i].data[0] != LEDGER_CONTRIBUTION) continue;
+        if (ledger_entry_decode(buffer_bytes(&coordinator->disk.entries[i]), &entry, NULL) != OK) continue;
+        if (contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE), &c, NULL) != OK) continue;
+        if (memcmp(c.payload_digest, digest, DIGEST_SIZE) == 0) return true;
+    }
+    return coordinator->commit_count > 0 || coordinator_state_uploads(coordinator->state) > 1;
+}
+
+void coordinator_check(struct coordinator *coordinator, const struct coordinator_action *action) {
+    const struct scenario *scenario = coordinator->setup.scenario;
+    const struct contribution *c = &action->contribution;
+    uint64_t start, count;
+    struct error why = {0};
+    enum refusal code = REFUSED_DIGEST;
+    fragment_range(scenario->parameters, scenario->manifest.fragments, c->fragment, &start, &count);
+    const struct buffer *payload = disk_blob_find(&coordinator->disk, c->payload_digest);
+    if (payload) code = admission_payload(c, &scenario->manifest, buffer_bytes(payload), count, coordinator->scratch, &why);
+    bool delete = scenario->plant == PLANT_DELETE_SHARED_PAYLOAD || !is_named(coordinator, c->payload_digest);
+    if (code != ACCEPTED && payload && delete) disk_blob_delete(&coordinator->disk, c->payload_digest);
+    coordinator_tell_code(coordinator, COORDINATOR_CHECKED, action->call, code,
+                          world_heavy_tail(coordinator->world, scenario->check_us));
+}
+
+static void open_submit(struct coordinator *coordinator, struct call *call, const struct message *message) {
+    struct coordinator_event event = {.kind = COORDINATOR_SUBMIT_OPEN, .call = call->number};
+    event.submit.site = call->site;
+    memcpy(call->header, message->bytes.data, CONTRIBUTION_HEADER_SIZE);
+    memcpy(call->signature, message->bytes.data + CONTRIBUTION_HEADER_SIZE, SIGNATURE_SIZE);
+    memcpy(event.submit.header, call->header, CONTRIBUTION_HEADER_SIZE);
+    memcpy(event.submit.signature, call->signature, SIGNATURE_SIZE);
+    coordinator_step(coordinator, &event);
+}
+
+/* ---- Follow ----------------------------------------------------------------------------------------------------------------- */
+
+static void put_piece(struct buffer *out, struct bytes piece) {
+    buffer_u32(out, (uint32_t)piece.size);
+    buffer_append(out, piece.data, piece.size);
+}
+
+static void put_entry(struct coordinator *coordinator, const struct call *call, uint64_t index, struct buffer *out) {
+    struct bytes raw = buffer_bytes(&coordinator->disk.entries[index]), payload = {0};
+    struct ledger_entry *entry = xmalloc(sizeof *entry);
+    struct contribution c = {0};
+    bool own = false;
+    if (raw.data[0] == LEDGER_CONTRIBUTION && ledger_entry_decode(raw, entry, NULL) == OK &&
+        contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c, NULL) == OK) {
+        own = c.site == call->site && call->omit_own;
+        const struct buffer *blob = disk_blob_find(&coordinator->disk, c.payload_digest);
+        if (blob && !own && index >= call->payloads_from) payload = buffer_bytes(blob);
+    }
+    buffer_u8(out, own);
+    if (own) {
+        struct buffer stub = {0};
+        buffer_u32(&stub, entry->epoch);
+        buffer_u64(&stub, entry->time_ms);
+        buffer_u64(&stub, c.sequence);
+        put_piece(out, buffer_bytes(&stub));
+        buffer_deinit(&stub);
+    } else {
+        put_piece(out, raw);
+    }
+    put_piece(out, payload);
+    free(entry);
+}
+
+enum { BATCH = 6, HEAD_EVERY = 5 };
+
+static void pump(struct coordinator *coordinator, struct call *call) {
+    while (call->next < coordinator->published) {
+        struct message message = {.kind = MESSAGE_ENTRIES, .a = call->next};
+        for (; message.b < BATCH && call->next < coordinator->published; message.b++)
+            put_entry(coordinator, call, call->next++, &message.bytes);
+        network_send(coordinator->setup.network, call->stream, false, &message);
+    }
+    uint64_t size = coordinator_state_committed(coordinator->state);
+    if (size < call->head_size + HEAD_EVERY) return;
+    uint8_t head[HEAD_SIZE];
+    struct message message = {.kind = MESSAGE_HEAD};
+    coordinator_state_head(coordinator->state, head);
+    buffer_append(&message.bytes, head, sizeof head);
+    call->head_size = size;
+    network_send(coordinator->setup.network, call->stream, false, &message);
+}
+
+void coordinator_publish(struct coordinator *coordinator, uint64_t size) {
+    coordinator->published = MAX(coordinator->published, MIN(size, coordinator->disk.entry_count));
+    for (size_t i = 0; i < coordinator->call_count; i++) {
+        if (coordinator->calls[i].kind == MESSAGE_FOLLOW) pump(coordinator, &coordinator->calls[i]);
+    }
+}
+
+static void open_follow(struct coordinator *coordinator, struct call *call, const struct message *message) {
+    struct coordinator_event event = {.kind = COORDINATOR_FOLLOWING, .call = call->number};
+    call->next = call->head_size = message->a;
+    call->payloads_from = message->b;
+    call->omit_own = message->c != 0;
+    event.following.site = call->site;
+    event.following.open = true;
+    if (call->next > coordinator->disk.entry_count)
+        world_fail(coordinator->world, "I4", "site %u follows from entry %llu, there are %llu", call->site,
+                   (unsigned long long)call->next, (unsigned long long)coordinator->disk.entry_count);
+    pump(coordinator, call);
+    coordinator_step(coordinator, &event);
+}
+
+/* ---- the short ones --------------------------------------------------------------------------------------------------------- */
+
+static void open_fetch(struct coordinator *coordinator, struct call *call, const struct message *message) {
+    const struct kept_snapshot *kept = NULL;
+    for (size_t i = 0; i < coordinator->snapshot_count; i++) {
+        if (message->a == 0 || coordinator->snapshots[i].header.version == message->a) kept = &coordinator->snapshots[i];
+    }
+    struct message reply = {.kind = MESSAGE_SNAPSHOT, .a = kept != NULL, .b = message->b};
+    uint64_t number = call->number;
+    if (!kept) {
+        coordinator_answer(coordinator, number, &reply);
+        return;
+    }
+    reply.c = kept->content.size;
+    if (message->c) { /* the offer alone */
+        buffer_append(&reply.bytes, kept->raw, SNAPSHOT_HEADER_SIZE);
+        coordinator_answer(coordinator, number, &reply);
+        return;
+    }
+    const size_t piece = 16384;
+    for (size_t at = MIN((size_t)message->b, kept->content.size); at < kept->content.size; at += piece) {
+        struct message part = {.kind = MESSAGE_SNAPSHOT, .a = 1, .b = at, .c = kept->content.size};
+        buffer_append(&part.bytes, kept->raw, SNAPSHOT_HEADER_SIZE);
+        buffer_append(&part.bytes, kept->content.data + at, MIN(piece, kept->content.size - at));
+        network_send(coordinator->setup.network, call->stream, false, &part);
+    }
+    network_close(coordinator->setup.network, call->stream, false);
+    coordinator_call_end(coordinator, call);
+}
+
+static void open_join(struct coordinator *coordinator, const struct call *call, const struct message *message) {
+    struct coordinator_event event = {.kind = COORDINATOR_JOIN, .call = call->number};
+    struct reader reader = reader_of(buffer_bytes(&message->bytes));
+    reader_copy(&reader, event.join.secret_digest, DIGEST_SIZE);
+    reader_copy(&reader, event.join.public_key, PUBLIC_KEY_SIZE);
+    reader_copy(&reader, event.join.name, SITE_NAME_SIZE);
+    coordinator_step(coordinator, &event);
+}
+
+static bool is_revoked(const struct coordinator *coordinator, uint32_t site) {
+    const struct run_site *found = run_state_site(coordinator_state_run(coordinator->state), site);
+    return !found || found->revoked;
+}
+
+void coordinator_message(struct coordinator *coordinator, uint32_t stream, uint32_t site_process, uint32_t certificate,
+                         const struct message *message) {
+    (void)site_process;
+    if (!coordinator->state || process_is_doomed(coordinator->world, COORDINATOR)) return;
+    struct call *call = call_on(coordinator, stream);
+    if (message->kind == MESSAGE_CHUNK) {
+        if (call) take_chunk(coordinator, call, message);
+        return;
+    }
+    if (call) return; /* nothing else follows an opening */
+    call = call_begin(coordinator, stream, certificate, message->kind);
+    /* A Submit by a revoked site goes to the brain, which must refuse it without help. */
+    if (message->kind != MESSAGE_JOIN && message->kind != MESSAGE_SUBMIT && is_revoked(coordinator, certificate)) {
+        struct message denied = {.kind = MESSAGE_DENIED};
+        call->kind = MESSAGE_DENIED;
+        coordinator_answer(coordinator, call->number, &denied);
+        return;
+    }
+    switch (message->kind) {
+    case MESSAGE_SUBMIT: open_submit(coordinator, call, message); break;
+    case MESSAGE_FOLLOW: open_follow(coordinator, call, message); break;
+    case MESSAGE_FETCH: open_fetch(coordinator, call, message); break;
+    case MESSAGE_JOIN: open_join(coordinator, call, message); break;
+    case MESSAGE_HEARTBEAT: {
+        struct coordinator_event event = {.kind = COORDINATOR_HEARTBEAT, .call = call->number};
+        event.heartbeat.site = certificate;
+        event.heartbeat.steps_per_second = message->real;
+        coordinator_step(coordinator, &event);
+        break;
+    }
+    default: break;
+    }
+}
+
+void coordinator_closed(struct coordinator *coordinator, uint32_t stream) {
+    if (!coordinator->state || process_is_doomed(coordinator->world, COORDINATOR)) return;
+    struct call *call = call_on(coordinator, stream);
+    if (!call) return;
+    struct coordinator_event event = {.kind = COORDINATOR_CALL_GONE, .call = call->number};
+    if (call->kind == MESSAGE_FOLLOW) {
+        event = (struct coordinator_event){.kind = COORDINATOR_FOLLOWING, .call = call->number};
+        event.following.site = call->site;
+    }
+    coordinator_call_end(coordinator, call);
+    coordinator_step(coordinator, &event);
+}

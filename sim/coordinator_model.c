@@ -1,0 +1,222 @@
+/* What the coordinator makes durable, and the model: commits in groups, steps and snapshots one after the other. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "sim/coordinator_core.h"
+
+/* ---- commits ---------------------------------------------------------------------------------------------------------------- */
+
+static void begin_sync(struct coordinator *coordinator);
+
+static void on_told(void *context, struct event *event) {
+    struct coordinator_event committed = {.kind = COORDINATOR_COMMITTED};
+    committed.committed.commit = event->number;
+    committed.committed.status = OK;
+    coordinator_step(context, &committed);
+}
+
+static void tell_committed(struct coordinator *coordinator, uint64_t number, uint64_t delay) {
+    world_post(coordinator->world, delay, COORDINATOR, on_told, coordinator, NULL)->number = number;
+}
+
+void coordinator_keep_snapshot(struct coordinator *coordinator, const struct snapshot_header *header, struct buffer *content) {
+    struct kept_snapshot *kept = &coordinator->snapshots[coordinator->snapshot_count++];
+    kept->header = *header;
+    kept->content = *content;
+    *content = (struct buffer){0};
+    kept->header.content_size = kept->content.size;
+    digest_sha256(kept->content.data, kept->content.size, kept->header.content_digest);
+    snapshot_header_sign(&kept->header, coordinator->setup.key, kept->raw);
+    if (coordinator->snapshot_count <= SNAPSHOTS_KEPT) return;
+    buffer_deinit(&coordinator->snapshots[0].content);
+    memmove(&coordinator->snapshots[0], &coordinator->snapshots[1], SNAPSHOTS_KEPT * sizeof *kept);
+    coordinator->snapshot_count--;
+}
+
+static void on_synced(void *context, struct event *event) {
+    struct coordinator *coordinator = context;
+    struct buffer all = {0};
+    (void)event;
+    for (size_t i = 0; i < coordinator->syncing_count; i++) {
+        if (coordinator->commits[i].number)
+            buffer_append(&all, coordinator->commits[i].bytes.data, coordinator->commits[i].bytes.size);
+    }
+    bool durable = disk_append(&coordinator->disk, buffer_bytes(&all));
+    buffer_deinit(&all);
+    coordinator->world->tally.commits++;
+    if (durable) check_ledger_grew(coordinator->check);
+    for (size_t i = 0; i < coordinator->syncing_count; i++) {
+        struct queued_commit *commit = &coordinator->commits[i];
+        if (!commit->number && process_write(coordinator->world, COORDINATOR))
+            coordinator_keep_snapshot(coordinator, &commit->header, &commit->content);
+        bool told = commit->number == 0 || coordinator->setup.scenario->plant == PLANT_ACK_BEFORE_DURABLE;
+        if (!told) tell_committed(coordinator, commit->number, (i + 1) * MS + world_below(coordinator->world, MS));
+        buffer_deinit(&commit->bytes);
+        buffer_deinit(&commit->content);
+    }
+    coordinator->commit_count -= coordinator->syncing_count;
+    memmove(coordinator->commits, coordinator->commits + coordinator->syncing_count,
+            coordinator->commit_count * sizeof coordinator->commits[0]);
+    coordinator->syncing = false;
+    if (coordinator->commit_count > 0) begin_sync(coordinator);
+}
+
+static void begin_sync(struct coordinator *coordinator) {
+    coordinator->syncing = true;
+    coordinator->syncing_count = coordinator->commit_count;
+    world_post(coordinator->world, world_heavy_tail(coordinator->world, coordinator->setup.scenario->commit_us), COORDINATOR,
+               on_synced, coordinator, NULL);
+}
+
+static struct queued_commit *queue_commit(struct coordinator *coordinator) {
+    coordinator->commits = xrealloc(coordinator->commits, (coordinator->commit_count + 1) * sizeof coordinator->commits[0]);
+    struct queued_commit *commit = &coordinator->commits[coordinator->commit_count++];
+    *commit = (struct queued_commit){0};
+    return commit;
+}
+
+void coordinator_commit(struct coordinator *coordinator, const struct coordinator_action *action) {
+    struct queued_commit *commit = queue_commit(coordinator);
+    commit->number = action->commit;
+    buffer_append(&commit->bytes, action->bytes.data, action->bytes.size);
+    if (coordinator->setup.scenario->plant == PLANT_ACK_BEFORE_DURABLE) tell_committed(coordinator, action->commit, 0);
+    if (!coordinator->syncing) begin_sync(coordinator);
+}
+
+/* ---- the model -------------------------------------------------------------------------------------------------------------- */
+
+static void run_jobs(struct coordinator *coordinator);
+
+static void job_deinit(struct model_job *job) { free(job->parts); }
+
+static enum status step_inputs(struct coordinator *coordinator, const struct model_job *job, struct step_input *inputs,
+                               struct error *error) {
+    for (uint16_t i = 0; i < job->step.step.count; i++) {
+        const struct contribution *c = &job->parts[i].contribution;
+        const struct buffer *payload = disk_blob_find(&coordinator->disk, c->payload_digest);
+        if (!payload)
+            return error_set(error, NOT_FOUND, "the payload of entry %llu is not there", (unsigned long long)job->parts[i].index);
+        inputs[i] = (struct step_input){.payload = buffer_bytes(payload),
+                                        .payload_size = c->payload_size,
+                                        .payload_digest = c->payload_digest,
+                                        .scale = job->step.step.parts[i].scale};
+    }
+    return OK;
+}
+
+static void run_step(struct coordinator *coordinator, const struct model_job *job) {
+    struct coordinator_event applied = {.kind = COORDINATOR_APPLIED};
+    struct error error = {0};
+    struct step_input *inputs = xcalloc(job->step.step.count, sizeof *inputs);
+    applied.applied.version = job->step.step.version;
+    applied.applied.status = step_inputs(coordinator, job, inputs, &error);
+    if (applied.applied.status == OK)
+        applied.applied.status = model_state_step(&coordinator->model, job->step.step.fragment, job->step.step.version,
+                                                  job->step.step.count, inputs, applied.applied.root, &error);
+    applied.applied.message = error.message;
+    free(inputs);
+    coordinator_step(coordinator, &applied);
+}
+
+static void run_snapshot(struct coordinator *coordinator, struct model_job *job) {
+    struct queued_commit *commit = queue_commit(coordinator);
+    commit->header = job->header;
+    if (coordinator->model.version != job->header.version)
+        world_fail(coordinator->world, "shell", "a snapshot of version %llu was asked for while the model is at %llu",
+                   (unsigned long long)job->header.version, (unsigned long long)coordinator->model.version);
+    memcpy(commit->header.run_id, run_state_run_id(coordinator_state_run(coordinator->state)), RUN_ID_SIZE);
+    state_root(coordinator->model.theta, coordinator->model.parameters, commit->header.root);
+    snapshot_write(&coordinator->model, &commit->content);
+    if (!coordinator->syncing) begin_sync(coordinator);
+}
+
+static void on_job(void *context, struct event *event) {
+    struct coordinator *coordinator = context;
+    struct model_job job = coordinator->jobs[0];
+    (void)event;
+    memmove(coordinator->jobs, coordinator->jobs + 1, --coordinator->job_count * sizeof job);
+    coordinator->job_running = false;
+    if (job.snapshot)
+        run_snapshot(coordinator, &job);
+    else
+        run_step(coordinator, &job);
+    job_deinit(&job);
+    run_jobs(coordinator);
+}
+
+static void run_jobs(struct coordinator *coordinator) {
+    if (coordinator->job_running || coordinator->job_count == 0 || process_is_doomed(coordinator->world, COORDINATOR)) return;
+    coordinator->job_running = true;
+    world_post(coordinator->world, world_heavy_tail(coordinator->world, coordinator->setup.scenario->apply_us), COORDINATOR,
+               on_job, coordinator, NULL);
+}
+
+static struct model_job *queue_job(struct coordinator *coordinator) {
+    coordinator->jobs = xrealloc(coordinator->jobs, (coordinator->job_count + 1) * sizeof coordinator->jobs[0]);
+    struct model_job *job = &coordinator->jobs[coordinator->job_count++];
+    *job = (struct model_job){0};
+    return job;
+}
+
+void coordinator_apply(struct coordinator *coordinator, const struct coordinator_action *action) {
+    const struct run_state *run = coordinator_state_run(coordinator->state);
+    uint32_t fragment = action->step.step.fragment, pending = run_state_pending_count(run, fragment);
+    struct model_job *job = queue_job(coordinator);
+    job->step = action->step;
+    job->parts = xcalloc(action->step.step.count, sizeof *job->parts);
+    for (uint16_t i = 0; i < action->step.step.count; i++) {
+        for (uint32_t at = 0; at < pending; at++) {
+            const struct run_pending *found = run_state_pending(run, fragment, at);
+            if (found->index == action->step.step.parts[i].index) job->parts[i] = *found;
+        }
+    }
+    run_jobs(coordinator);
+}
+
+void coordinator_snapshot(struct coordinator *coordinator, const struct coordinator_action *action) {
+    struct model_job *job = queue_job(coordinator);
+    job->snapshot = true;
+    job->header = (struct snapshot_header){.epoch = run_state_epoch(coordinator_state_run(coordinator->state)),
+                                           .version = action->version,
+                                           .ledger_size = action->size,
+                                           .payloads_from = action->first_index};
+    run_jobs(coordinator);
+}
+
+void coordinator_model_clear(struct coordinator *coordinator) {
+    for (size_t i = 0; i < coordinator->commit_count; i++) {
+        buffer_deinit(&coordinator->commits[i].bytes);
+        buffer_deinit(&coordinator->commits[i].content);
+    }
+    for (size_t i = 0; i < coordinator->job_count; i++) job_deinit(&coordinator->jobs[i]);
+    free(coordinator->commits);
+    free(coordinator->jobs);
+    coordinator->commits = NULL;
+    coordinator->jobs = NULL;
+    coordinator->commit_count = coordinator->job_count = 0;
+    coordinator->syncing = coordinator->job_running = false;
+    model_state_deinit(&coordinator->model);
+}
+
+struct run_state *coordinator_restore(struct coordinator *coordinator) {
+    const struct scenario *scenario = coordinator->setup.scenario;
+    const struct kept_snapshot *newest = &coordinator->snapshots[coordinator->snapshot_count - 1];
+    struct error error = {0};
+    struct ledger_source source = disk_source(&coordinator->disk);
+    struct replay_report report = {0};
+    struct run_state *run = run_state_create();
+    enum status status = model_state_init(&coordinator->model, &scenario->manifest, scenario->parameters, &error);
+    if (status == OK) status = snapshot_read(&coordinator->model, &newest->header, buffer_bytes(&newest->content), &error);
+    struct replay_options options = {.trusted = true, .until = UINT64_MAX, .tensors_from = coordinator->model.version};
+    if (status == OK) status = replay_run(&source, &options, run, &coordinator->model, &report, &error);
+    if (status == OK) {
+        uint8_t root[DIGEST_SIZE];
+        state_root(coordinator->model.theta, coordinator->model.parameters, root);
+        check_root(coordinator->check, "the restarted coordinator", coordinator->model.version, root);
+        return run;
+    }
+    world_fail(coordinator->world, "I3", "the coordinator cannot restart: %s", error.message);
+    run_state_destroy(run);
+    return NULL;
+}

@@ -1,0 +1,93 @@
+#include "sim/disk.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+
+void disk_init(struct disk *disk, struct world *world, uint32_t process) {
+    *disk = (struct disk){.world = world, .process = process};
+}
+
+void disk_deinit(struct disk *disk) {
+    for (uint64_t i = 0; i < disk->entry_count; i++) buffer_deinit(&disk->entries[i]);
+    for (size_t i = 0; i < disk->blob_count; i++) buffer_deinit(&disk->blobs[i].bytes);
+    free(disk->entries);
+    free(disk->blobs);
+    *disk = (struct disk){0};
+}
+
+static void push_entry(struct disk *disk, struct bytes entry) {
+    if (disk->entry_count == disk->entry_capacity) {
+        disk->entry_capacity = disk->entry_capacity ? disk->entry_capacity * 2 : 64;
+        disk->entries = xrealloc(disk->entries, (size_t)disk->entry_capacity * sizeof disk->entries[0]);
+    }
+    struct buffer copy = {0};
+    buffer_append(&copy, entry.data, entry.size);
+    disk->entries[disk->entry_count++] = copy;
+}
+
+bool disk_append(struct disk *disk, struct bytes raw) {
+    if (!process_write(disk->world, disk->process)) return false;
+    struct reader reader = reader_of(raw);
+    while (reader_left(&reader) > 0) {
+        uint32_t size = reader_u32(&reader);
+        push_entry(disk, reader_take(&reader, size));
+    }
+    return true;
+}
+
+static struct disk_blob *find(const struct disk *disk, const uint8_t digest[static DIGEST_SIZE]) {
+    for (size_t i = 0; i < disk->blob_count; i++) {
+        if (memcmp(disk->blobs[i].digest, digest, DIGEST_SIZE) == 0) return &disk->blobs[i];
+    }
+    return NULL;
+}
+
+bool disk_blob_write(struct disk *disk, struct bytes content, const uint8_t digest[static DIGEST_SIZE]) {
+    if (!process_write(disk->world, disk->process)) return false;
+    if (find(disk, digest)) return true;
+    if (disk->blob_count == disk->blob_capacity) {
+        disk->blob_capacity = disk->blob_capacity ? disk->blob_capacity * 2 : 64;
+        disk->blobs = xrealloc(disk->blobs, disk->blob_capacity * sizeof disk->blobs[0]);
+    }
+    struct disk_blob *blob = &disk->blobs[disk->blob_count++];
+    *blob = (struct disk_blob){0};
+    memcpy(blob->digest, digest, DIGEST_SIZE);
+    buffer_append(&blob->bytes, content.data, content.size);
+    return true;
+}
+
+const struct buffer *disk_blob_find(const struct disk *disk, const uint8_t digest[static DIGEST_SIZE]) {
+    const struct disk_blob *blob = find(disk, digest);
+    return blob ? &blob->bytes : NULL;
+}
+
+void disk_blob_delete(struct disk *disk, const uint8_t digest[static DIGEST_SIZE]) {
+    struct disk_blob *blob = find(disk, digest);
+    if (!blob || process_is_doomed(disk->world, disk->process)) return;
+    buffer_deinit(&blob->bytes);
+    *blob = disk->blobs[--disk->blob_count];
+}
+
+static enum status source_entry(void *context, uint64_t index, struct buffer *out, struct error *error) {
+    const struct disk *disk = context;
+    if (index >= disk->entry_count) return error_set(error, NOT_FOUND, "no entry %llu", (unsigned long long)index);
+    buffer_append(out, disk->entries[index].data, disk->entries[index].size);
+    return OK;
+}
+
+static enum status source_payload(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size, struct buffer *out,
+                                  struct error *error) {
+    const struct disk *disk = context;
+    const struct disk_blob *blob = find(disk, digest);
+    char hex[HEX32_SIZE];
+    (void)size;
+    if (!blob) return error_set(error, NOT_FOUND, "payload %.16s is not there", hex_encode(digest, DIGEST_SIZE, hex));
+    buffer_append(out, blob->bytes.data, blob->bytes.size);
+    return OK;
+}
+
+struct ledger_source disk_source(struct disk *disk) {
+    return (struct ledger_source){source_entry, source_payload, disk};
+}

@@ -1,0 +1,236 @@
+#include "sim/site.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "sim/site_core.h"
+
+struct node_moment site_now(const struct site *site) {
+    return (struct node_moment){process_monotonic_ms(site->world, site->setup.process),
+                                process_wall_ms(site->world, site->setup.process)};
+}
+
+const char *site_name(const struct site *site) { return site->name; }
+uint32_t site_number(const struct site *site) { return site->number; }
+bool site_is_finished(const struct site *site) { return site->finished; }
+const struct node_state *site_brain(const struct site *site) { return site->running ? site->state : NULL; }
+const struct replica *site_replica(const struct site *site) { return site->running ? &site->replica : NULL; }
+
+struct site *site_create(const struct site_setup *setup) {
+    struct site *site = xcalloc(1, sizeof *site);
+    site->setup = *setup;
+    site->world = setup->world;
+    snprintf(site->name, sizeof site->name, "site-%u", setup->process);
+    snprintf(site->world->processes[setup->process].name, sizeof site->world->processes[0].name, "%s", site->name);
+    disk_init(&site->disk, setup->world, setup->process);
+    return site;
+}
+
+static void forget(struct site *site) {
+    if (site->running) {
+        node_state_destroy(site->state);
+        replica_deinit(&site->replica);
+        free(site->local);
+    }
+    site->state = NULL;
+    site->local = NULL;
+    site->running = false;
+    node_actions_clear(&site->actions);
+    site_worker_clear(site);
+    site_link_clear(site);
+    memset(site->told_until, 0, sizeof site->told_until);
+}
+
+void site_die(struct site *site) { forget(site); }
+
+void site_destroy(struct site *site) {
+    if (!site) return;
+    forget(site);
+    node_actions_deinit(&site->actions);
+    for (uint32_t f = 0; f < FRAGMENTS_LIMIT; f++) {
+        buffer_deinit(&site->rounds[f].feedback);
+        buffer_deinit(&site->rounds[f].snapshot);
+    }
+    buffer_deinit(&site->checkpoint.global);
+    capture_deinit(&site->checkpoint.trainer);
+    buffer_deinit(&site->download);
+    disk_deinit(&site->disk);
+    free(site);
+}
+
+/* ---- actions ---------------------------------------------------------------------------------------------------------------- */
+
+static void step(struct site *site, const struct node_event *event);
+
+static void on_timer(void *context, struct event *event) {
+    struct site *site = context;
+    if (event->number == site->timer_round) step(site, &(struct node_event){.kind = NODE_TIMER});
+}
+
+static void set_timer(struct site *site, uint64_t at_ms) {
+    uint64_t delay = process_delay_until(site->world, site->setup.process, at_ms);
+    world_post(site->world, delay, site->setup.process, on_timer, site, NULL)->number = ++site->timer_round;
+}
+
+static const char *const names[] = {
+    [NODE_DO_CONNECT] = "connect", [NODE_DO_FETCH] = "fetch",     [NODE_DO_FOLLOW] = "follow", [NODE_DO_SNAPSHOT] = "snapshot",
+    [NODE_DO_ENCODE] = "encode",   [NODE_DO_UPLOAD] = "upload",   [NODE_DO_APPLY] = "apply",   [NODE_DO_REBASE] = "rebase",
+    [NODE_DO_RESTORE] = "restore", [NODE_DO_ADVANCE] = "advance", [NODE_DO_TRAIN] = "train",   [NODE_DO_HEARTBEAT] = "pulse",
+    [NODE_DO_TIMER] = "timer",     [NODE_DO_FINISH] = "finish",   [NODE_DO_HALT] = "halt"};
+
+static void apply(struct site *site, const struct node_action *action) {
+    struct job job = {.kind = JOB_APPLY};
+    buffer_append(&job.bytes, action->bytes.data, action->bytes.size);
+    site_job(site, job);
+}
+
+static void perform(struct site *site, const struct node_action *action) {
+    const struct scenario *scenario = site->setup.scenario;
+    if (action->kind != NODE_DO_TIMER && action->kind != NODE_DO_HEARTBEAT)
+        world_trace(site->world, "%-12s %s fragment=%u sequence=%llu index=%llu train=%d/%d %.60s", site->name,
+                    names[action->kind], action->fragment, (unsigned long long)action->sequence,
+                    (unsigned long long)action->index, action->train, (int)action->wait, action->message);
+    switch (action->kind) {
+    case NODE_DO_CONNECT: site_connect(site, action); break;
+    case NODE_DO_FETCH: site_fetch(site); break;
+    case NODE_DO_FOLLOW: site_follow(site, action); break;
+    case NODE_DO_SNAPSHOT: site_request(site, (struct request){REQUEST_SNAPSHOT, action->fragment, action->sequence, 0}); break;
+    case NODE_DO_ENCODE:
+        site_job(site, (struct job){.kind = JOB_ENCODE,
+                                    .fragment = action->fragment,
+                                    .sequence = action->sequence,
+                                    .contribution = action->contribution});
+        break;
+    case NODE_DO_UPLOAD: site_upload(site, action->fragment, action->sequence); break;
+    case NODE_DO_APPLY: apply(site, action); break;
+    case NODE_DO_REBASE:
+        site_job(site, (struct job){.kind = JOB_REBASE, .fragment = action->fragment, .sequence = action->sequence});
+        break;
+    case NODE_DO_RESTORE:
+        site->world->tally.restores++;
+        site_job(site, (struct job){.kind = JOB_RESTORE, .fragment = action->fragment, .sequence = action->sequence});
+        break;
+    case NODE_DO_ADVANCE:
+        site->world->tally.advances++;
+        site_job(site, (struct job){.kind = JOB_ADVANCE, .fragment = action->fragment});
+        break;
+    case NODE_DO_TRAIN:
+        check_waits(site->setup.check, site->name, scenario->overlap, !action->train && action->wait == NODE_WAIT_MERGE);
+        site_train(site, action->train, action->until_steps);
+        break;
+    case NODE_DO_HEARTBEAT: site_pulse(site); break;
+    case NODE_DO_TIMER: set_timer(site, action->at_ms); break;
+    case NODE_DO_FINISH:
+        site->finished = true;
+        site_train(site, false, UINT64_MAX);
+        break;
+    case NODE_DO_HALT:
+        site->halted = true;
+        site_train(site, false, UINT64_MAX);
+        site->setup.halted(site->setup.context, site->setup.process, action->message);
+        break;
+    }
+}
+
+static void perform_all(struct site *site) {
+    struct node_actions actions = site->actions;
+    site->actions = (struct node_actions){0};
+    for (size_t i = 0; i < actions.count && !process_is_doomed(site->world, site->setup.process); i++)
+        perform(site, &actions.items[i]);
+    node_actions_deinit(&actions);
+}
+
+static const char *const slot_names[] = {"training", "snapshot", "encoding",  "uploading", "backoff",
+                                         "accepted", "merging",  "restoring", "advancing"};
+
+static void step(struct site *site, const struct node_event *event) {
+    if (!site->running || process_is_doomed(site->world, site->setup.process)) return;
+    uint64_t size = run_state_size(node_state_run(site->state));
+    if (event->kind != NODE_PROGRESS && event->kind != NODE_TIMER)
+        world_trace(site->world, "%-12s event %d fragment=%u (%s) sequence=%llu status=%s", site->name, (int)event->kind,
+                    event->fragment, slot_names[node_state_slot(site->state, MIN(event->fragment, FRAGMENTS_LIMIT - 1u))],
+                    (unsigned long long)event->sequence, status_name(event->status));
+    node_state_step(site->state, event, site_now(site), &site->actions);
+    const struct run_state *run = node_state_run(site->state);
+    if (run_state_size(run) != size) check_prefix(site->setup.check, site->name, run);
+    perform_all(site);
+}
+
+/* ---- what the brain is told ------------------------------------------------------------------------------------------------- */
+
+struct told {
+    struct node_event event;
+    struct buffer bytes;
+    char message[160];
+};
+
+static void told_release(void *pointer) {
+    struct told *told = pointer;
+    buffer_deinit(&told->bytes);
+    free(told);
+}
+
+static void on_told(void *context, struct event *event) {
+    struct told *told = event->payload;
+    told->event.bytes = buffer_bytes(&told->bytes);
+    told->event.message = told->message;
+    step(context, &told->event);
+}
+
+void site_tell(struct site *site, enum source source, const struct node_event *event) {
+    struct world *world = site->world;
+    if (process_is_doomed(world, site->setup.process)) return;
+    struct told *told = xcalloc(1, sizeof *told);
+    told->event = *event;
+    buffer_append(&told->bytes, event->bytes.data, event->bytes.size);
+    if (event->message) snprintf(told->message, sizeof told->message, "%s", event->message);
+    uint64_t at = world->now + world_below(world, 2 * MS);
+    at = MAX(at, site->told_until[source]);
+    site->told_until[source] = at;
+    world_post(world, at - world->now, site->setup.process, on_told, site, told)->release = told_release;
+}
+
+/* ---- life ------------------------------------------------------------------------------------------------------------------- */
+
+void site_enter(struct site *site) {
+    const struct scenario *scenario = site->setup.scenario;
+    struct node_options options = {.site = site->number,
+                                   .seed = random_hash(site->world->seed, site->world->now),
+                                   .overlap = scenario->overlap,
+                                   .heartbeat_ms = scenario->heartbeat_ms,
+                                   .backoff_ms = 100,
+                                   .backoff_limit_ms = 3000,
+                                   .queue_limit = 1024,
+                                   .nominal_payload = 600};
+    for (uint32_t f = 0; f < scenario->manifest.fragments; f++)
+        if (site->rounds[f].exists) options.last_sequence = MAX(options.last_sequence, site->rounds[f].sequence);
+    struct error error = {0};
+    struct node_spooled spooled[FRAGMENTS_LIMIT];
+    size_t count = 0;
+    site->state = node_state_create(&options);
+    site->local = xcalloc((size_t)scenario->parameters, sizeof(float));
+    site->running = true;
+    ASSERT(replica_init(&site->replica, &scenario->manifest, scenario->parameters, NULL) == OK);
+    for (uint64_t i = 0; i < site->disk.entry_count; i++) {
+        if (node_state_restore(site->state, buffer_bytes(&site->disk.entries[i]), &error) == OK) continue;
+        world_fail(site->world, "restart", "%s: %s", site->name, error.message);
+        return;
+    }
+    if (!site_restore(site, spooled, &count)) return;
+    check_feedback(site->setup.check, site->setup.process, &site->replica);
+    world_trace(site->world, "%-12s up with %llu entries, version %llu, %zu messages in flight", site->name,
+                (unsigned long long)site->disk.entry_count, (unsigned long long)site->replica.global.version, count);
+    site->capture_at = site->world->now + scenario->checkpoint_us;
+    node_state_start(site->state, site->replica.global.version, spooled, count, site_now(site), &site->actions);
+    perform_all(site);
+}
+
+void site_boot(struct site *site) {
+    process_start(site->world, site->setup.process);
+    site->finished = site->halted = false;
+    if (site->number)
+        site_enter(site);
+    else
+        site_join(site);
+}

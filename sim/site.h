@@ -1,0 +1,52 @@
+/* A site's simulated shell: it runs node_state and a real replica, and does what the brain says, as the daemon in node/ does.
+ *
+ * Three threads of the daemon are queues here, each working off its jobs in order and taking time for each: the trainer (inner
+ * steps, and between two of them snapshots and rebases), the worker (everything that moves replica and records), and the links
+ * (Follow, uploads, heartbeats). What each of them tells the brain comes in the order in which it was done.
+ *
+ * The disk holds what node/journal.h describes: the ledger's copy, payloads, a record for each fragment's round (header, signature,
+ * payload, error feedback, theta_s), a checkpoint now and then. A restart follows the table in node/restore.h. The trainer is a toy:
+ * each inner step pulls some coordinates towards the site's own optimum; no bit of it depends on anything but the step's number.
+ */
+#ifndef SIM_SITE_H
+#define SIM_SITE_H
+
+#include "crypto/sign.h"
+#include "node/node_state.h"
+#include "sim/check.h"
+#include "sim/network.h"
+#include "sim/scenario.h"
+
+struct site;
+
+struct site_setup { /* borrowed, all of it */
+    struct world *world;
+    const struct scenario *scenario;
+    struct network *network;
+    struct check *check;
+    const struct key_pair *key;
+    const float *initial;
+    uint32_t process;
+    uint8_t secret_digest[DIGEST_SIZE]; /* of its invitation */
+    /* The brain gave up, or its disk does not bring it back. */
+    void (*halted)(void *context, uint32_t process, const char *message);
+    void *context;
+};
+
+struct site *site_create(const struct site_setup *setup);
+void site_destroy(struct site *site);
+const char *site_name(const struct site *site);
+uint32_t site_number(const struct site *site); /* in the ledger; 0: not joined yet */
+bool site_is_finished(const struct site *site);
+const struct node_state *site_brain(const struct site *site); /* NULL: it is down, or not joined */
+const struct replica *site_replica(const struct site *site);  /* likewise */
+
+void site_boot(struct site *site);
+void site_die(struct site *site);
+void site_message(struct site *site, uint32_t stream, const struct message *message);
+void site_closed(struct site *site, uint32_t stream);
+/* A faulty site sends one contribution more, broken in a way drawn from the world's randomness. `victim`: a header and signature of
+ * somebody else that is in the ledger, for the taking; NULL: none. */
+void site_misbehave(struct site *site, const struct run_state *run, const struct ledger_entry *victim);
+
+#endif

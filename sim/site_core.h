@@ -1,0 +1,137 @@
+/* The inside of the simulated site: site.c (life, the brain's events and actions), site_worker.c (trainer and worker), site_restore.c
+ * (from the disk), site_link.c (the network), site_faulty.c (bad manners). */
+#ifndef SIM_SITE_CORE_H
+#define SIM_SITE_CORE_H
+
+#include "sim/disk.h"
+#include "sim/site.h"
+
+enum move { MOVE_MERGED = 1, MOVE_REFUSED, MOVE_ADVANCED, MOVE_LOADED };
+
+struct round { /* a record on disk, as struct journal_round */
+    bool exists, in_flight, refused;
+    uint64_t sequence, base_version, trainer_steps;
+    uint8_t header[CONTRIBUTION_HEADER_SIZE], signature[SIGNATURE_SIZE];
+    uint8_t payload_digest[DIGEST_SIZE];
+    struct buffer feedback, snapshot; /* of the fragment */
+};
+
+struct fragment_marks { /* as the trainer knows them */
+    uint64_t base_version, in_flight, over;
+};
+
+struct capture { /* the trainer between two steps */
+    uint64_t trainer_steps;
+    struct buffer local, base, snapshot;
+    struct fragment_marks fragment[FRAGMENTS_LIMIT];
+};
+
+struct checkpoint { /* on disk */
+    bool exists;
+    uint64_t version;
+    uint8_t root[DIGEST_SIZE];
+    struct buffer global;
+    struct capture trainer;
+};
+
+enum request_kind { REQUEST_SNAPSHOT, REQUEST_REBASE, REQUEST_CAPTURE };
+struct request { /* to the trainer */
+    enum request_kind kind;
+    uint32_t fragment;
+    uint64_t sequence;
+    enum move why;
+};
+
+enum job_kind { JOB_ENCODE, JOB_APPLY, JOB_REBASE, JOB_RESTORE, JOB_ADVANCE, JOB_REBASED, JOB_CAPTURED, JOB_LOAD };
+struct job { /* for the worker */
+    enum job_kind kind;
+    uint32_t fragment;
+    uint64_t sequence;
+    enum move why;
+    struct contribution contribution;
+    struct buffer bytes; /* APPLY */
+    struct capture *capture;
+    struct snapshot_header header;
+};
+
+enum source { FROM_TRAINER, FROM_WORKER, FROM_DOWNLINK, FROM_UPLINK, FROM_PULSE, SOURCE_COUNT };
+
+struct upload_order {
+    uint32_t fragment;
+    uint64_t sequence;
+};
+
+enum downlink_phase { DOWN_IDLE, DOWN_KNOCKING, DOWN_ASKING, DOWN_FETCHING, DOWN_FOLLOWING };
+
+struct site {
+    struct site_setup setup;
+    struct world *world;
+    char name[SITE_NAME_SIZE];
+
+    /* on disk */
+    struct disk disk;
+    uint32_t number; /* 0: not joined */
+    struct round rounds[FRAGMENTS_LIMIT];
+    struct checkpoint checkpoint;
+    struct buffer download; /* of a snapshot, as far as it came */
+    uint8_t download_digest[DIGEST_SIZE];
+
+    /* in memory */
+    bool running; /* the brain is there */
+    bool finished, halted;
+    struct node_state *state;
+    struct node_actions actions;
+    struct replica replica;
+    float *local;
+    uint64_t timer_round;
+    uint64_t told_until[SOURCE_COUNT]; /* world time of the last thing told */
+
+    bool train, stepping;
+    uint64_t until_steps, steps, tokens, trainer_steps;
+    struct request requests[4 * FRAGMENTS_LIMIT];
+    size_t request_count;
+    struct fragment_marks marks[FRAGMENTS_LIMIT];
+    uint64_t capture_at;
+
+    struct job *jobs; /* [job_count] */
+    size_t job_count;
+    bool working, loaded;
+    uint32_t loading;
+
+    enum downlink_phase down;
+    uint32_t down_stream;
+    bool ask_offer, omit_own;
+    uint64_t from, payloads_from, next;
+    struct snapshot_header offer;
+    uint32_t pulse_stream;
+    uint32_t join_stream;
+    struct upload_order uploads[2 * FRAGMENTS_LIMIT];
+    size_t upload_count;
+    uint32_t upload_stream; /* 0: none under way */
+};
+
+struct node_moment site_now(const struct site *site);
+/* Copies event, its bytes and message. */
+void site_tell(struct site *site, enum source source, const struct node_event *event);
+
+/* site_worker.c */
+void site_train(struct site *site, bool train, uint64_t until_steps);
+void site_request(struct site *site, struct request request);
+void site_job(struct site *site, struct job job); /* takes job.bytes and job.capture */
+void site_worker_clear(struct site *site);
+void capture_deinit(struct capture *capture);
+
+/* site_restore.c: spooled has room for FRAGMENTS_LIMIT. False: the disk does not bring it back. */
+bool site_restore(struct site *site, struct node_spooled *spooled, size_t *count);
+
+/* site_link.c */
+void site_connect(struct site *site, const struct node_action *action);
+void site_follow(struct site *site, const struct node_action *action);
+void site_fetch(struct site *site);
+void site_upload(struct site *site, uint32_t fragment, uint64_t sequence);
+void site_pulse(struct site *site);
+void site_join(struct site *site);
+void site_enter(struct site *site); /* joined: the brain starts (site.c) */
+void site_link_clear(struct site *site);
+
+#endif

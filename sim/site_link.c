@@ -1,0 +1,378 @@
+/* The site's network: joining, the downlink (knock, offer, snapshot, Follow), uploads one after another, heartbeats. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "sim/site_core.h"
+
+static uint32_t open_call(struct site *site, struct message *message) {
+    uint32_t stream = network_open(site->setup.network, site->setup.process, site->number);
+    network_send(site->setup.network, stream, true, message);
+    return stream;
+}
+
+static void close_call(struct site *site, uint32_t *stream) {
+    uint32_t number = *stream;
+    *stream = 0;
+    if (number) network_close(site->setup.network, number, true);
+}
+
+/* ---- joining ------------------------------------------------------------------------------------------------------------------ */
+
+static void on_join_again(void *context, struct event *event) {
+    struct site *site = context;
+    (void)event;
+    if (!site->number && !site->join_stream) site_join(site);
+}
+
+void site_join(struct site *site) {
+    struct message message = {.kind = MESSAGE_JOIN};
+    char name[SITE_NAME_SIZE] = {0};
+    memcpy(name, site->name, strlen(site->name));
+    buffer_append(&message.bytes, site->setup.secret_digest, DIGEST_SIZE);
+    buffer_append(&message.bytes, key_pair_public(site->setup.key), PUBLIC_KEY_SIZE);
+    buffer_append(&message.bytes, name, sizeof name);
+    site->join_stream = open_call(site, &message);
+}
+
+static void join_again(struct site *site) {
+    close_call(site, &site->join_stream);
+    world_post(site->world, world_between(site->world, 300 * MS, 1500 * MS), site->setup.process, on_join_again, site, NULL);
+}
+
+static void joined(struct site *site, const struct message *message) {
+    if (message->a != ACCEPTED) {
+        join_again(site);
+        return;
+    }
+    close_call(site, &site->join_stream);
+    if (!process_write(site->world, site->setup.process)) return;
+    site->number = (uint32_t)message->b;
+    site->world->tally.joins++;
+    if (!process_is_doomed(site->world, site->setup.process)) site_enter(site);
+}
+
+/* ---- the downlink ------------------------------------------------------------------------------------------------------------- */
+
+static void link_down(struct site *site) {
+    close_call(site, &site->down_stream);
+    site->down = DOWN_IDLE;
+    site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_LINK_DOWN, .status = UNAVAILABLE});
+}
+
+static void run_follow(struct site *site) {
+    struct message message = {.kind = MESSAGE_FOLLOW, .b = site->payloads_from, .c = site->omit_own};
+    site->next = message.a = MAX(site->from, site->disk.entry_count);
+    site->down = DOWN_FOLLOWING;
+    site->down_stream = open_call(site, &message);
+    site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_LINK_UP});
+}
+
+static uint32_t knock(struct site *site) {
+    struct message message = {.kind = MESSAGE_HEARTBEAT,
+                              .real = 1e6 / (double)site->setup.scenario->site[site->setup.process].step_us};
+    return open_call(site, &message);
+}
+
+void site_connect(struct site *site, const struct node_action *action) {
+    close_call(site, &site->down_stream);
+    site->ask_offer = action->ask_offer;
+    site->from = action->index;
+    site->payloads_from = action->payloads_from;
+    site->omit_own = true;
+    site->down = DOWN_KNOCKING;
+    site->down_stream = knock(site);
+}
+
+void site_follow(struct site *site, const struct node_action *action) {
+    close_call(site, &site->down_stream);
+    site->from = action->index;
+    site->payloads_from = action->payloads_from;
+    site->omit_own = true;
+    run_follow(site);
+}
+
+static void fetch_from(struct site *site, uint64_t version, bool offer_alone) {
+    struct message message = {.kind = MESSAGE_FETCH, .a = version, .c = offer_alone};
+    if (!offer_alone) message.b = site->download.size;
+    site->down = offer_alone ? DOWN_ASKING : DOWN_FETCHING;
+    site->down_stream = open_call(site, &message);
+}
+
+void site_fetch(struct site *site) {
+    if (memcmp(site->download_digest, site->offer.content_digest, DIGEST_SIZE) != 0) site->download.size = 0;
+    memcpy(site->download_digest, site->offer.content_digest, DIGEST_SIZE);
+    fetch_from(site, site->offer.version, false);
+}
+
+static void fetch_failed(struct site *site) {
+    close_call(site, &site->down_stream);
+    site->down = DOWN_IDLE;
+    site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_SNAPSHOT_LOADED, .status = UNAVAILABLE});
+}
+
+static void take_offer(struct site *site, const struct message *message) {
+    struct node_event event = {.kind = NODE_OFFER};
+    struct error error = {0};
+    close_call(site, &site->down_stream);
+    site->down = DOWN_IDLE;
+    event.offer.exists = message->a != 0;
+    if (event.offer.exists &&
+        snapshot_header_verify(bytes_of(message->bytes.data, SNAPSHOT_HEADER_SIZE),
+                               run_state_coordinator_key(check_run(site->setup.check)), &event.offer.header, &error) != OK)
+        world_fail(site->world, "snapshot", "an offer does not verify: %s", error.message);
+    site->offer = event.offer.header;
+    site_tell(site, FROM_DOWNLINK, &event);
+}
+
+static void take_snapshot_piece(struct site *site, const struct message *message) {
+    if (!message->a || message->c != site->offer.content_size || message->b != site->download.size) {
+        if (!message->a) site->download.size = 0; /* that one is gone: ask for an offer again */
+        fetch_failed(site);
+        return;
+    }
+    buffer_append(&site->download, message->bytes.data + SNAPSHOT_HEADER_SIZE, message->bytes.size - SNAPSHOT_HEADER_SIZE);
+    if (site->download.size < site->offer.content_size) return;
+    close_call(site, &site->down_stream);
+    site->down = DOWN_IDLE;
+    site_job(site, (struct job){.kind = JOB_LOAD, .header = site->offer});
+}
+
+/* An entry of ours came as a stub: it is in a round's record, or must be asked for in full. */
+static bool expand_stub(struct site *site, struct bytes stub, struct buffer *raw) {
+    struct reader reader = reader_of(stub);
+    struct ledger_entry *entry = xcalloc(1, sizeof *entry);
+    entry->kind = LEDGER_CONTRIBUTION;
+    entry->epoch = reader_u32(&reader);
+    entry->time_ms = reader_u64(&reader);
+    uint64_t sequence = reader_u64(&reader);
+    bool found = false;
+    for (uint32_t f = 0; f < site->replica.fragments && !found; f++) {
+        const struct round *round = &site->rounds[f];
+        if (!round->in_flight || round->sequence != sequence) continue;
+        if (!disk_blob_find(&site->disk, round->payload_digest)) break;
+        memcpy(entry->contribution.header, round->header, CONTRIBUTION_HEADER_SIZE);
+        memcpy(entry->contribution.signature, round->signature, SIGNATURE_SIZE);
+        ledger_entry_encode(entry, raw);
+        found = true;
+    }
+    free(entry);
+    return found;
+}
+
+static void put_record(struct buffer *out, struct bytes raw) {
+    buffer_u32(out, (uint32_t)raw.size);
+    buffer_append(out, raw.data, raw.size);
+}
+
+/* Payloads first, then the entries in one write; then the brain is told. False: a stub could not be made whole. */
+static bool take_entries(struct site *site, const struct message *message) {
+    struct reader reader = reader_of(buffer_bytes(&message->bytes));
+    struct buffer records = {0};
+    bool whole = true;
+    for (uint64_t i = 0; i < message->b && whole; i++) {
+        bool own = reader_u8(&reader) != 0;
+        struct bytes raw = reader_take(&reader, reader_u32(&reader));
+        struct bytes payload = reader_take(&reader, reader_u32(&reader));
+        struct buffer expanded = {0};
+        if (own) whole = expand_stub(site, raw, &expanded);
+        if (whole) put_record(&records, own ? buffer_bytes(&expanded) : raw);
+        buffer_deinit(&expanded);
+        if (whole && payload.size > 0) {
+            uint8_t digest[DIGEST_SIZE];
+            digest_sha256(payload.data, payload.size, digest);
+            if (!disk_blob_write(&site->disk, payload, digest)) break;
+        }
+    }
+    if (whole && disk_append(&site->disk, buffer_bytes(&records))) {
+        struct reader again = reader_of(buffer_bytes(&records));
+        while (reader_left(&again) > 0) {
+            struct bytes raw = reader_take(&again, reader_u32(&again));
+            site->next++;
+            site->world->tally.entries++;
+            site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_ENTRY, .bytes = raw});
+        }
+    }
+    buffer_deinit(&records);
+    return whole;
+}
+
+static void follow_message(struct site *site, const struct message *message) {
+    if (message->kind == MESSAGE_HEAD) {
+        site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_HEAD, .bytes = buffer_bytes(&message->bytes)});
+        return;
+    }
+    if (message->kind != MESSAGE_ENTRIES) return;
+    if (message->a != site->next) {
+        link_down(site);
+    } else if (!take_entries(site, message)) { /* once more, in full; the link stays up for the brain */
+        struct message again = {.kind = MESSAGE_FOLLOW, .a = site->disk.entry_count, .b = site->payloads_from};
+        close_call(site, &site->down_stream);
+        site->omit_own = false;
+        site->next = again.a;
+        site->down_stream = open_call(site, &again);
+    }
+}
+
+static void denied(struct site *site) {
+    char message[96];
+    snprintf(message, sizeof message, "the coordinator refuses this site");
+    site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_FAULT, .status = REFUSED, .message = message});
+}
+
+static void down_message(struct site *site, const struct message *message) {
+    if (message->kind == MESSAGE_DENIED) {
+        denied(site);
+        return;
+    }
+    switch (site->down) {
+    case DOWN_KNOCKING:
+        close_call(site, &site->down_stream);
+        if (site->ask_offer)
+            fetch_from(site, 0, true);
+        else
+            run_follow(site);
+        break;
+    case DOWN_ASKING: take_offer(site, message); break;
+    case DOWN_FETCHING: take_snapshot_piece(site, message); break;
+    case DOWN_FOLLOWING: follow_message(site, message); break;
+    case DOWN_IDLE: break;
+    }
+}
+
+/* ---- uploads and heartbeats --------------------------------------------------------------------------------------------------- */
+
+static const struct round *round_of(const struct site *site, const struct upload_order *order) {
+    const struct round *round = &site->rounds[order->fragment];
+    return round->in_flight && round->sequence == order->sequence ? round : NULL;
+}
+
+static void upload_over(struct site *site, struct node_event *event);
+
+static void upload_next(struct site *site) {
+    if (site->upload_stream || site->upload_count == 0) return;
+    const struct upload_order *order = &site->uploads[0];
+    const struct round *round = round_of(site, order);
+    if (!round) { /* it was merged while it waited behind another: the journal does not have it any more */
+        upload_over(site, &(struct node_event){.kind = NODE_UPLOAD_BROKEN, .status = NOT_FOUND});
+        return;
+    }
+    struct message message = {.kind = MESSAGE_SUBMIT};
+    buffer_append(&message.bytes, round->header, CONTRIBUTION_HEADER_SIZE);
+    buffer_append(&message.bytes, round->signature, SIGNATURE_SIZE);
+    check_sent(site->setup.check, site->setup.process, order->sequence, round->header);
+    site->upload_stream = open_call(site, &message);
+}
+
+void site_upload(struct site *site, uint32_t fragment, uint64_t sequence) {
+    ASSERT(site->upload_count < COUNT_OF(site->uploads));
+    site->uploads[site->upload_count++] = (struct upload_order){fragment, sequence};
+    upload_next(site);
+}
+
+static void upload_over(struct site *site, struct node_event *event) {
+    event->fragment = site->uploads[0].fragment;
+    event->sequence = site->uploads[0].sequence;
+    memmove(site->uploads, site->uploads + 1, --site->upload_count * sizeof site->uploads[0]);
+    bool forgotten = event->kind == NODE_UPLOAD_BROKEN && site->setup.scenario->plant == PLANT_FORGET_RESUME;
+    if (!forgotten) site_tell(site, FROM_UPLINK, event);
+    close_call(site, &site->upload_stream);
+    upload_next(site);
+}
+
+static void send_chunks(struct site *site, const struct message *credit) {
+    const struct round *round = round_of(site, &site->uploads[0]);
+    const struct buffer *payload = round ? disk_blob_find(&site->disk, round->payload_digest) : NULL;
+    if (!payload) {
+        world_fail(site->world, "shell", "%s has lost the payload of a message under way", site->name);
+        return;
+    }
+    size_t limit = MAX((size_t)credit->b, 1);
+    for (size_t at = (size_t)credit->a; at < payload->size; at += limit) {
+        struct message chunk = {.kind = MESSAGE_CHUNK, .a = at};
+        buffer_append(&chunk.bytes, payload->data + at, MIN(limit, payload->size - at));
+        network_send(site->setup.network, site->upload_stream, true, &chunk);
+    }
+}
+
+static void upload_message(struct site *site, const struct message *message) {
+    struct node_event event = {.bytes = buffer_bytes(&message->bytes)};
+    const struct round *round = round_of(site, &site->uploads[0]);
+    switch (message->kind) {
+    case MESSAGE_CREDIT: send_chunks(site, message); return;
+    case MESSAGE_RECEIPT: event.kind = NODE_UPLOAD_RECEIPT; break;
+    case MESSAGE_REFUSAL:
+        event.kind = NODE_UPLOAD_REFUSED;
+        event.refused.code = (enum refusal)message->a;
+        event.refused.retry_after_ms = message->b;
+        event.refused.current_version = message->c;
+        break;
+    default:
+        event.kind = NODE_UPLOAD_BROKEN;
+        event.bytes = (struct bytes){0};
+        break;
+    }
+    if (event.bytes.size > 0 && round)
+        check_receipt(site->setup.check, site->number, round->header, round->signature, event.bytes);
+    upload_over(site, &event);
+}
+
+void site_pulse(struct site *site) {
+    close_call(site, &site->pulse_stream);
+    site->pulse_stream = knock(site);
+}
+
+static void pulse_message(struct site *site, const struct message *message) {
+    struct node_event event = {.kind = NODE_HEARTBEAT_REPLY};
+    close_call(site, &site->pulse_stream);
+    if (message->kind == MESSAGE_DENIED) {
+        denied(site);
+        return;
+    }
+    event.heartbeat.inner_steps = (uint32_t)message->a;
+    event.heartbeat.phase = (enum run_phase)message->b;
+    event.heartbeat.version = message->c;
+    site_tell(site, FROM_PULSE, &event);
+}
+
+/* ---- from the network --------------------------------------------------------------------------------------------------------- */
+
+void site_message(struct site *site, uint32_t stream, const struct message *message) {
+    if (process_is_doomed(site->world, site->setup.process) || stream == 0) return;
+    if (stream == site->join_stream) {
+        joined(site, message);
+    } else if (!site->running) {
+        return;
+    } else if (stream == site->down_stream) {
+        down_message(site, message);
+    } else if (stream == site->upload_stream) {
+        upload_message(site, message);
+    } else if (stream == site->pulse_stream) {
+        pulse_message(site, message);
+    }
+}
+
+void site_closed(struct site *site, uint32_t stream) {
+    if (process_is_doomed(site->world, site->setup.process) || stream == 0) return;
+    if (stream == site->join_stream) {
+        join_again(site);
+    } else if (!site->running) {
+        return;
+    } else if (stream == site->down_stream) {
+        if (site->down == DOWN_FETCHING)
+            fetch_failed(site);
+        else
+            link_down(site);
+    } else if (stream == site->upload_stream) {
+        upload_over(site, &(struct node_event){.kind = NODE_UPLOAD_BROKEN, .status = UNAVAILABLE});
+    } else if (stream == site->pulse_stream) {
+        site->pulse_stream = 0;
+        site_tell(site, FROM_PULSE, &(struct node_event){.kind = NODE_HEARTBEAT_REPLY, .status = UNAVAILABLE});
+    }
+}
+
+void site_link_clear(struct site *site) {
+    site->down = DOWN_IDLE;
+    site->down_stream = site->pulse_stream = site->join_stream = site->upload_stream = 0;
+    site->upload_count = 0;
+}

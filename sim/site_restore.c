@@ -1,0 +1,135 @@
+/* From a site's disk to a site that goes on where it was: the table in node/restore.h, for the simulated records. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "codec/codec.h"
+#include "sim/site_core.h"
+
+struct piece {
+    uint64_t start, count;
+    size_t size;
+};
+
+static struct piece piece_of(const struct site *site, uint32_t fragment) {
+    struct piece piece;
+    fragment_range(site->replica.parameters, site->replica.fragments, fragment, &piece.start, &piece.count);
+    piece.size = (size_t)piece.count * sizeof(float);
+    return piece;
+}
+
+static const float *floats_of(const struct buffer *buffer, struct piece piece) {
+    return (const float *)(const void *)buffer->data + piece.start;
+}
+
+static enum status load_global(struct site *site, struct error *error) {
+    const struct checkpoint *checkpoint = &site->checkpoint;
+    struct model_state *global = &site->replica.global;
+    if (!checkpoint->exists) {
+        memcpy(global->theta, site->setup.initial, (size_t)site->replica.parameters * sizeof(float));
+        return OK;
+    }
+    struct snapshot_header header = {.version = checkpoint->version, .content_size = checkpoint->global.size};
+    memcpy(header.root, checkpoint->root, DIGEST_SIZE);
+    digest_sha256(checkpoint->global.data, checkpoint->global.size, header.content_digest);
+    return snapshot_read(global, &header, buffer_bytes(&checkpoint->global), error);
+}
+
+/* Steps beyond the checkpoint. The ledger's copy may also be behind it, where a snapshot of the run was loaded. */
+static enum status replay(struct site *site, struct error *error) {
+    struct ledger_source source = disk_source(&site->disk);
+    struct model_state *global = &site->replica.global;
+    struct replay_options options = {.trusted = true, .until = UINT64_MAX, .tensors_from = global->version};
+    struct replay_report report = {0};
+    if (site->disk.entry_count == 0) return OK;
+    bool behind = run_state_version(node_state_run(site->state)) < global->version;
+    struct run_state *run = run_state_create();
+    enum status status = replay_run(&source, &options, run, behind ? NULL : global, &report, error);
+    run_state_destroy(run);
+    if (status != OK) return status;
+    uint8_t root[DIGEST_SIZE];
+    state_root(global->theta, global->parameters, root);
+    check_root(site->setup.check, site->name, global->version, root);
+    return OK;
+}
+
+static enum status restore_in_flight(struct site *site, const struct round *round, uint32_t fragment, struct piece piece,
+                                     struct error *error) {
+    struct replica *replica = &site->replica;
+    const struct capture *capture = &site->checkpoint.trainer;
+    replica->base_version[fragment] = round->base_version;
+    if (site->checkpoint.exists && capture->fragment[fragment].in_flight == round->sequence && capture->snapshot.size > 0) {
+        memcpy(replica->base + piece.start, floats_of(&capture->base, piece), piece.size);
+        memcpy(replica->snapshot + piece.start, floats_of(&capture->snapshot, piece), piece.size);
+        return OK;
+    }
+    memcpy(replica->snapshot + piece.start, round->snapshot.data, piece.size);
+    memcpy(site->local + piece.start, round->snapshot.data, piece.size);
+    if (replica->feedback) return OK;
+    const struct buffer *payload = disk_blob_find(&site->disk, round->payload_digest);
+    if (!payload) return error_set(error, CORRUPT, "the payload of sequence %llu is gone", (unsigned long long)round->sequence);
+    float *base = replica->base + piece.start;
+    TRY(codec_decode(replica->codec, buffer_bytes(payload), (size_t)piece.count, base, error));
+    for (uint64_t i = 0; i < piece.count; i++) base[i] = replica->snapshot[piece.start + i] + base[i];
+    return OK;
+}
+
+/* What of the checkpoint's theta_local no message has carried: local - *from. NULL: nothing. */
+static const float *uncarried_from(const struct site *site, uint32_t fragment, struct piece piece) {
+    const struct round *round = &site->rounds[fragment];
+    const struct capture *capture = &site->checkpoint.trainer;
+    uint64_t over = round->exists ? round->sequence : 0;
+    if (!site->checkpoint.exists) return NULL;
+    if (capture->fragment[fragment].over == over) return floats_of(&capture->base, piece);
+    if (capture->fragment[fragment].in_flight != over || capture->snapshot.size == 0) return NULL;
+    bool kept = round->refused && !site->replica.feedback;
+    return floats_of(kept ? &capture->base : &capture->snapshot, piece);
+}
+
+static void restore_idle(struct site *site, uint32_t fragment, struct piece piece) {
+    const float *global = site->replica.global.theta + piece.start, *from = uncarried_from(site, fragment, piece);
+    float *local = site->local + piece.start;
+    if (!from) {
+        memcpy(local, global, piece.size);
+    } else if (memcmp(from, global, piece.size) != 0) {
+        for (uint64_t i = 0; i < piece.count; i++) local[i] = global[i] + (local[i] - from[i]);
+    }
+}
+
+static enum status restore_fragment(struct site *site, uint32_t fragment, struct node_spooled *spooled, size_t *count,
+                                    struct error *error) {
+    struct piece piece = piece_of(site, fragment);
+    const struct round *round = &site->rounds[fragment];
+    if (site->replica.feedback && round->feedback.size == piece.size)
+        memcpy(site->replica.feedback + piece.start, round->feedback.data, piece.size);
+    if (!round->in_flight) {
+        site->marks[fragment].over = round->exists ? round->sequence : 0;
+        restore_idle(site, fragment, piece);
+        return OK;
+    }
+    site->marks[fragment].in_flight = round->sequence;
+    struct node_spooled *out = &spooled[(*count)++];
+    out->fragment = fragment;
+    out->sequence = round->sequence;
+    memcpy(out->header, round->header, CONTRIBUTION_HEADER_SIZE);
+    memcpy(out->signature, round->signature, SIGNATURE_SIZE);
+    return restore_in_flight(site, round, fragment, piece, error);
+}
+
+bool site_restore(struct site *site, struct node_spooled *spooled, size_t *count) {
+    struct error error = {0};
+    *count = 0;
+    enum status status = load_global(site, &error);
+    if (status == OK) status = replay(site, &error);
+    if (status == OK) {
+        replica_begin(&site->replica, site->local);
+        if (site->checkpoint.exists) {
+            memcpy(site->local, site->checkpoint.trainer.local.data, site->checkpoint.trainer.local.size);
+            site->trainer_steps = site->checkpoint.trainer.trainer_steps;
+        }
+    }
+    for (uint32_t f = 0; status == OK && f < site->replica.fragments; f++)
+        status = restore_fragment(site, f, spooled, count, &error);
+    if (status != OK) world_fail(site->world, "restart", "%s does not come back: %s", site->name, error.message);
+    return status == OK;
+}

@@ -1,0 +1,103 @@
+/* The simulated world: one clock, one heap of events, one stream of randomness, and the processes that live in it.
+ *
+ * Everything a run does comes from its seed: events happen in the order (time, order of posting), nothing reads a real clock or
+ * the system's randomness, there is one thread. So a seed names a run, and its trace hash (over every line that the trace
+ * would have) says whether two runs were the same.
+ *
+ * A process is the coordinator or a site's daemon. It has its own clocks (a monotonic one that starts anywhere at each start,
+ * a wall clock that is wrong by a bit) and dies with everything that is not on its disk: an event posted to a process is
+ * dropped when that incarnation of it is gone. A process may be told to die at its n-th durable write from now; it is then
+ * `doomed`: whatever its code still does in that event reaches neither disk nor network, and it is gone when the event ends.
+ */
+#ifndef SIM_WORLD_H
+#define SIM_WORLD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/random.h"
+#include "base/status.h"
+
+enum { PROCESS_LIMIT = 16, NO_PROCESS = PROCESS_LIMIT, TRACE_LINES = 40, TRACE_LINE_SIZE = 160 };
+#define MS UINT64_C(1000) /* the world counts microseconds */
+#define SECOND (1000 * MS)
+
+struct event;
+typedef void event_handler(void *context, struct event *event);
+
+struct event {
+    uint64_t at, order;
+    uint32_t process, incarnation; /* NO_PROCESS: always happens */
+    event_handler *run;
+    void *context;
+    void *payload;           /* owned; freed with `release` after the handler, unless it set payload to NULL */
+    void (*release)(void *); /* may be NULL: free */
+    uint64_t number;
+};
+
+struct process {
+    char name[16];
+    uint32_t incarnation;
+    bool alive, doomed;
+    uint64_t born_at;        /* world time of the start */
+    uint64_t monotonic_from; /* ms its monotonic clock showed then */
+    int64_t wall_skew_ms;
+    uint64_t writes;        /* durable ones, ever */
+    uint64_t dies_at_write; /* `writes` to die at; 0: none */
+};
+
+/* What happened, for the line that closes a run. */
+struct tally {
+    uint64_t events, messages, messages_lost, messages_doubled, messages_late, resets, partitions, crashes, write_crashes,
+        malformed, commits, contributions, steps, receipts, entries, joins, orders, refusals[32], restores, advances,
+        snapshots_loaded, residual_checks, simulated_ms;
+};
+
+struct world {
+    uint64_t seed, now, order;
+    struct random random;
+    struct event *heap; /* [count], by (at, order) */
+    size_t count, capacity;
+    struct process processes[PROCESS_LIMIT];
+    struct tally tally;
+    bool print_trace;
+    uint64_t trace_hash;
+    char lines[TRACE_LINES][TRACE_LINE_SIZE]; /* a ring of the last ones */
+    uint64_t line_count;
+    bool failed;
+    char invariant[32], failure[512];
+};
+
+void world_init(struct world *world, uint64_t seed);
+void world_deinit(struct world *world);
+
+/* Takes payload. `process` must be alive when the event comes, in the incarnation it is in now. */
+struct event *world_post(struct world *world, uint64_t delay, uint32_t process, event_handler *run, void *context, void *payload);
+/* Runs the next event; false where there is none, or something has failed, or the next lies behind `until`. */
+bool world_step(struct world *world, uint64_t until);
+
+void process_start(struct world *world, uint32_t process);
+void process_stop(struct world *world, uint32_t process);
+uint64_t process_monotonic_ms(const struct world *world, uint32_t process);
+uint64_t process_wall_ms(const struct world *world, uint32_t process);
+/* Delay until the process's monotonic clock shows `at_ms`. */
+uint64_t process_delay_until(const struct world *world, uint32_t process, uint64_t at_ms);
+/* A durable write is about to be done: false where the process is doomed and it never happens. The write that dooms it happens. */
+bool process_write(struct world *world, uint32_t process);
+bool process_is_doomed(const struct world *world, uint32_t process);
+
+/* --- randomness, each draw from the run's one stream --- */
+uint64_t world_below(struct world *world, uint64_t limit);
+uint64_t world_between(struct world *world, uint64_t low, uint64_t high); /* inclusive */
+bool world_chance(struct world *world, double probability);
+/* Around `mean`, now and then fifty times as long: what queues and retransmissions do. */
+uint64_t world_heavy_tail(struct world *world, uint64_t mean);
+
+/* --- what is seen --- */
+void world_trace(struct world *world, const char *format, ...) PRINTF_LIKE(2, 3);
+/* The first failure of a run is kept and ends it. */
+void world_fail(struct world *world, const char *invariant, const char *format, ...) PRINTF_LIKE(3, 4);
+void world_print_last(const struct world *world, FILE *out);
+
+#endif
