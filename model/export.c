@@ -1,10 +1,14 @@
 #include "model/export.h"
 
+#include <errno.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/json.h"
-#include "model/safetensors.h"
+#include "base/memory.h"
+#include "model/config_file.h"
 
 static enum status write_text(const char *directory, const char *name, struct buffer *text, struct error *error) {
     char *path = file_join(directory, name);
@@ -30,37 +34,11 @@ static void member_bool(struct json_writer *writer, const char *key, bool value)
     json_bool(writer, value);
 }
 
-static enum status write_config(const char *directory, const struct model_config *c, struct error *error) {
+static enum status write_config(const char *directory, const struct model_config *config, enum tensor_dtype dtype,
+                                struct error *error) {
+    static const char *const names[] = {[DTYPE_F32] = "float32", [DTYPE_BF16] = "bfloat16", [DTYPE_F16] = "float16"};
     struct buffer text = {0};
-    struct json_writer w = json_writer_of(&text, true);
-    json_begin_object(&w);
-    json_key(&w, "architectures");
-    json_begin_array(&w);
-    json_text(&w, "LlamaForCausalLM");
-    json_end_array(&w);
-    member_text(&w, "model_type", "llama");
-    member_u64(&w, "vocab_size", c->vocabulary);
-    member_u64(&w, "hidden_size", c->hidden);
-    member_u64(&w, "num_hidden_layers", c->layers);
-    member_u64(&w, "num_attention_heads", c->heads);
-    member_u64(&w, "num_key_value_heads", c->kv_heads);
-    member_u64(&w, "head_dim", model_head_size(c));
-    member_u64(&w, "intermediate_size", c->ffn);
-    member_u64(&w, "max_position_embeddings", c->context);
-    json_key(&w, "rope_theta");
-    json_f64(&w, (double)c->rope_theta);
-    json_key(&w, "rms_norm_eps");
-    json_f64(&w, (double)c->norm_eps);
-    member_bool(&w, "tie_word_embeddings", c->tied);
-    member_text(&w, "hidden_act", "silu");
-    member_bool(&w, "attention_bias", false);
-    member_bool(&w, "mlp_bias", false);
-    member_text(&w, "torch_dtype", "float32");
-    json_key(&w, "bos_token_id");
-    json_null(&w);
-    json_key(&w, "eos_token_id");
-    json_null(&w);
-    json_end_object(&w);
+    config_file_encode(config, names[dtype], &text);
     return write_text(directory, "config.json", &text, error);
 }
 
@@ -139,16 +117,108 @@ static enum status write_generation(const char *directory, struct error *error) 
     return write_text(directory, "generation_config.json", &text, error);
 }
 
-enum status export_model(const char *directory, const struct layout *layout, const float *parameters, int64_t version,
-                         bool byte_tokenizer, struct error *error) {
-    if (byte_tokenizer && layout->config.vocabulary < 256)
+/* --- the tensors, in one file or several ---------------------------------------------------------------------------------------- */
+
+static enum status remove_file(const char *directory, const char *name, struct error *error) {
+    char *path = file_join(directory, name);
+    enum status status = OK;
+    if (unlink(path) != 0 && errno != ENOENT) status = error_set(error, FAILED, "remove %s: %s", path, strerror(errno));
+    free(path);
+    return status;
+}
+
+/* How many tensors from the first-th on go into one file. */
+static uint32_t tensors_in_shard(const struct layout *layout, uint32_t first, const struct export_options *o) {
+    uint64_t limit = o->shard_size ? o->shard_size : EXPORT_SHARD_SIZE, size = 0;
+    uint32_t count = 0;
+    for (; first + count < layout->tensor_count; count++) {
+        size += layout->tensors[first + count].count * tensor_dtype_size(o->dtype);
+        if (count > 0 && size > limit) break;
+    }
+    return count;
+}
+
+static char *shard_name(uint32_t number, uint32_t shards) {
+    return xformat("model-%05u-of-%05u.safetensors", number + 1, shards);
+}
+
+static enum status write_index(const char *directory, const struct layout *layout, const struct export_options *o,
+                               uint32_t shards, struct error *error) {
+    struct buffer text = {0};
+    struct json_writer w = json_writer_of(&text, true);
+    json_begin_object(&w);
+    json_key(&w, "metadata");
+    json_begin_object(&w);
+    member_u64(&w, "total_size", layout->count * tensor_dtype_size(o->dtype));
+    json_end_object(&w);
+    json_key(&w, "weight_map");
+    json_begin_object(&w);
+    for (uint32_t first = 0, shard = 0; first < layout->tensor_count; shard++) {
+        char *name = shard_name(shard, shards);
+        for (uint32_t count = tensors_in_shard(layout, first, o); count > 0; count--)
+            member_text(&w, layout->tensors[first++].name, name);
+        free(name);
+    }
+    json_end_object(&w);
+    json_end_object(&w);
+    return write_text(directory, "model.safetensors.index.json", &text, error);
+}
+
+static enum status write_tensors(const char *directory, const struct layout *layout, const float *parameters,
+                                 const struct export_options *o, struct error *error) {
+    uint32_t shards = 0;
+    for (uint32_t first = 0; first < layout->tensor_count; shards++) first += tensors_in_shard(layout, first, o);
+    for (uint32_t first = 0, shard = 0; first < layout->tensor_count; shard++) {
+        uint32_t count = tensors_in_shard(layout, first, o);
+        char *name = shards == 1 ? xstrdup("model.safetensors") : shard_name(shard, shards), *path = file_join(directory, name);
+        enum status status = safetensors_write_part(path, layout, parameters, first, count, o->dtype, o->version, error);
+        free(path);
+        free(name);
+        TRY(status);
+        first += count;
+    }
+    /* Of an older export in this directory, nothing may be left that a reader would prefer. */
+    if (shards == 1) return remove_file(directory, "model.safetensors.index.json", error);
+    TRY(remove_file(directory, "model.safetensors", error));
+    return write_index(directory, layout, o, shards, error);
+}
+
+/* --- a tokenizer that came with the model ------------------------------------------------------------------------------------------- */
+
+static enum status copy_tokenizer(const char *from, const char *to, struct error *error) {
+    static const char *const names[] = {"tokenizer.json",    "tokenizer_config.json", "special_tokens_map.json",
+                                        "added_tokens.json", "tokenizer.model",       "vocab.json",
+                                        "merges.txt",        "chat_template.jinja"};
+    enum { TOKENIZER_MAX = 256 << 20 };
+    uint32_t copied = 0;
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        char *source = file_join(from, names[i]), *target = file_join(to, names[i]);
+        struct buffer content = {0};
+        enum status status = file_read(source, TOKENIZER_MAX, &content, error);
+        if (status == OK) status = file_write(target, buffer_bytes(&content), 0644, error), copied++;
+        buffer_deinit(&content);
+        free(source);
+        free(target);
+        if (status != OK && status != NOT_FOUND) return status;
+    }
+    return copied ? OK : error_set(error, NOT_FOUND, "%s has no tokenizer", from);
+}
+
+enum status export_model_as(const char *directory, const struct layout *layout, const float *parameters,
+                            const struct export_options *options, struct error *error) {
+    if (options->byte_tokenizer && layout->config.vocabulary < 256)
         return error_set(error, INVALID, "a vocabulary of %u has no byte tokenizer", layout->config.vocabulary);
     TRY(file_make_directory(directory, 0755, error));
-    char *path = file_join(directory, "model.safetensors");
-    enum status status = safetensors_write(path, layout, parameters, version, error);
-    free(path);
-    TRY(status);
-    if (byte_tokenizer) TRY(write_tokenizer(directory, &layout->config, error));
+    TRY(remove_file(directory, "config.json", error)); /* until all is written, this is no export */
+    TRY(write_tensors(directory, layout, parameters, options, error));
+    if (options->byte_tokenizer) TRY(write_tokenizer(directory, &layout->config, error));
+    if (options->tokenizer_of) TRY(copy_tokenizer(options->tokenizer_of, directory, error));
     TRY(write_generation(directory, error));
-    return write_config(directory, &layout->config, error);
+    return write_config(directory, &layout->config, options->dtype, error);
+}
+
+enum status export_model(const char *directory, const struct layout *layout, const float *parameters, int64_t version,
+                         bool byte_tokenizer, struct error *error) {
+    const struct export_options options = {.version = version, .byte_tokenizer = byte_tokenizer};
+    return export_model_as(directory, layout, parameters, &options, error);
 }

@@ -1,0 +1,250 @@
+#include "model/config_file.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/memory.h"
+
+enum { CONFIG_FILE_MAX = 1 << 20 };
+
+/* Whole numbers of the shape: config.json's name, and where it lands. */
+static const struct {
+    const char *name;
+    size_t offset;
+    bool required;
+} numbers[] = {
+    {"vocab_size", offsetof(struct model_config, vocabulary), true},
+    {"hidden_size", offsetof(struct model_config, hidden), true},
+    {"num_hidden_layers", offsetof(struct model_config, layers), true},
+    {"num_attention_heads", offsetof(struct model_config, heads), true},
+    {"num_key_value_heads", offsetof(struct model_config, kv_heads), false},
+    {"intermediate_size", offsetof(struct model_config, ffn), true},
+    {"max_position_embeddings", offsetof(struct model_config, context), true},
+};
+
+static uint32_t *number_of(struct model_config *config, size_t index) {
+    return (uint32_t *)(void *)((char *)config + numbers[index].offset);
+}
+
+/* No say in what a forward and backward pass compute. */
+static const char *const passed_over[] = {"architectures", "bos_token_id",         "eos_token_id",   "pad_token_id",
+                                          "dtype",         "torch_dtype",          "use_cache",      "initializer_range",
+                                          "name_or_path",  "transformers_version", "pretraining_tp", NULL};
+
+static bool is_listed(const char *const *list, const char *name) {
+    for (; *list; list++)
+        if (strcmp(*list, name) == 0) return true;
+    return false;
+}
+
+/* A member's value as a person wrote it, short enough for a message. */
+static const char *value_text(const struct json_value *value, char out[static 64]) {
+    static const char *const kinds[] = {[JSON_NULL] = "null", [JSON_ARRAY] = "a list", [JSON_OBJECT] = "an object"};
+    if (value->type == JSON_BOOL) return value->boolean ? "true" : "false";
+    if (value->type == JSON_NUMBER) {
+        if (value->is_u64)
+            snprintf(out, 64, "%llu", (unsigned long long)value->integer);
+        else
+            f64_format(value->number, out);
+        return out;
+    }
+    if (value->type == JSON_STRING) {
+        snprintf(out, 64, "\"%.50s\"", value->text);
+        return out;
+    }
+    return kinds[value->type];
+}
+
+static enum status refuse(const struct json_value *value, const char *wanted, struct error *error) {
+    char text[64];
+    return error_set(error, INVALID, "field \"%.60s\" is %s; it must be %s", value->key, value_text(value, text), wanted);
+}
+
+static double number_value(const struct json_value *value) { return value->is_u64 ? (double)value->integer : value->number; }
+
+static enum status read_theta(const struct json_value *value, float *theta, struct error *error) {
+    if (value->type != JSON_NUMBER) return refuse(value, "a number", error);
+    float read = (float)number_value(value);
+    if (*theta != 0.0f && *theta != read)
+        return error_set(error, INVALID, "field \"rope_theta\" is said twice, as %g and %g", (double)*theta, (double)read);
+    *theta = read;
+    return OK;
+}
+
+/* rope_scaling and rope_parameters: plain rotation or nothing. */
+static enum status read_rope(const struct json_value *value, float *theta, struct error *error) {
+    if (value->type == JSON_NULL) return OK;
+    if (value->type != JSON_OBJECT) return refuse(value, "an object or null", error);
+    for (size_t i = 0; i < value->count; i++) {
+        const struct json_value *member = &value->items[i];
+        if (strcmp(member->key, "rope_theta") == 0)
+            TRY(read_theta(member, theta, error));
+        else if (strcmp(member->key, "rope_type") == 0 || strcmp(member->key, "type") == 0) {
+            if (member->type != JSON_STRING || strcmp(member->text, "default") != 0) return refuse(member, "\"default\"", error);
+        } else if (member->type != JSON_NULL)
+            return error_set(error, INVALID, "field \"%s.%.60s\" asks for rotary positions of another kind than \"default\"",
+                             value->key, member->key);
+    }
+    return OK;
+}
+
+struct parts { /* what is read before it is known whether it fits together */
+    struct model_config config;
+    uint64_t head_size; /* 0: not said */
+    bool is_llama;
+};
+
+static enum status read_member(const struct json_value *value, struct parts *parts, struct error *error) {
+    const char *name = value->key;
+    for (size_t i = 0; i < COUNT_OF(numbers); i++)
+        if (strcmp(name, numbers[i].name) == 0) {
+            if (value->type == JSON_NULL && !numbers[i].required) return OK;
+            if (value->type != JSON_NUMBER || !value->is_u64 || value->integer > UINT32_MAX)
+                return refuse(value, "a whole number", error);
+            if (value->integer == 0) return refuse(value, "above 0", error);
+            *number_of(&parts->config, i) = (uint32_t)value->integer;
+            return OK;
+        }
+    if (strcmp(name, "model_type") == 0) {
+        if (value->type != JSON_STRING || strcmp(value->text, "llama") != 0) return refuse(value, "\"llama\"", error);
+        parts->is_llama = true;
+        return OK;
+    }
+    if (strcmp(name, "hidden_act") == 0)
+        return value->type == JSON_STRING && strcmp(value->text, "silu") == 0 ? OK : refuse(value, "\"silu\"", error);
+    if (strcmp(name, "attention_dropout") == 0)
+        return value->type == JSON_NUMBER && number_value(value) == 0 ? OK : refuse(value, "0: there is no dropout", error);
+    if (strcmp(name, "tie_word_embeddings") == 0) {
+        if (value->type != JSON_BOOL) return refuse(value, "true or false", error);
+        parts->config.tied = value->boolean;
+        return OK;
+    }
+    if (strcmp(name, "rms_norm_eps") == 0) {
+        if (value->type != JSON_NUMBER) return refuse(value, "a number", error);
+        parts->config.norm_eps = (float)number_value(value);
+        return OK;
+    }
+    if (strcmp(name, "head_dim") == 0) {
+        if (value->type == JSON_NULL) return OK;
+        if (value->type != JSON_NUMBER || !value->is_u64) return refuse(value, "a whole number", error);
+        parts->head_size = value->integer;
+        return value->integer > 0 ? OK : refuse(value, "above 0", error);
+    }
+    if (strcmp(name, "rope_theta") == 0) return read_theta(value, &parts->config.rope_theta, error);
+    if (strcmp(name, "rope_scaling") == 0 || strcmp(name, "rope_parameters") == 0)
+        return read_rope(value, &parts->config.rope_theta, error);
+    if (name[0] == '_' || is_listed(passed_over, name)) return OK;
+    if (value->type == JSON_NULL || (value->type == JSON_BOOL && !value->boolean)) return OK;
+    return refuse(value, "absent, null or false: this engine does not know it", error);
+}
+
+static enum status check_parts(const struct parts *parts, struct error *error) {
+    const struct model_config *c = &parts->config;
+    if (!parts->is_llama) return error_set(error, INVALID, "field \"model_type\" is missing; it must be \"llama\"");
+    TRY(model_config_check(c, error));
+    if (parts->head_size && parts->head_size != model_head_size(c))
+        return error_set(error, INVALID, "field \"head_dim\" is %llu; it must be hidden_size / num_attention_heads, %u",
+                         (unsigned long long)parts->head_size, model_head_size(c));
+    return OK;
+}
+
+enum status config_file_decode(struct bytes text, struct model_config *out, struct error *error) {
+    struct json *json = NULL;
+    const struct json_limits limits = {.size = CONFIG_FILE_MAX, .depth = 16};
+    enum status status = json_parse(text, &limits, &json, error);
+    if (status != OK) return status;
+    const struct json_value *root = json_root(json);
+    struct parts parts = {.config = {.norm_eps = 1e-6f}};
+    if (root->type != JSON_OBJECT) status = error_set(error, INVALID, "it holds no object");
+    for (size_t i = 0; status == OK && i < root->count; i++) status = read_member(&root->items[i], &parts, error);
+    for (size_t i = 0; status == OK && i < COUNT_OF(numbers); i++)
+        if (numbers[i].required && !json_object_get(root, numbers[i].name))
+            status = error_set(error, INVALID, "field \"%s\" is missing", numbers[i].name);
+    json_close(json);
+    if (status != OK) return status;
+    if (parts.config.kv_heads == 0) parts.config.kv_heads = parts.config.heads;
+    if (parts.config.rope_theta == 0.0f) parts.config.rope_theta = 10000.0f;
+    TRY(check_parts(&parts, error));
+    *out = parts.config;
+    return OK;
+}
+
+/* --- writing ----------------------------------------------------------------------------------------------------------------- */
+
+/* The double whose shortest decimal is also the float's: 1e-5, not 9.99999974737875e-06. */
+static double plain_double(float value) {
+    char text[32];
+    for (int digits = 1; digits <= 9; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, (double)value);
+        if (strtof(text, NULL) == value) break;
+    }
+    return strtod(text, NULL);
+}
+
+static void member_text(struct json_writer *writer, const char *key, const char *value) {
+    json_key(writer, key);
+    json_text(writer, value);
+}
+
+static void member_bool(struct json_writer *writer, const char *key, bool value) {
+    json_key(writer, key);
+    json_bool(writer, value);
+}
+
+static void member_f64(struct json_writer *writer, const char *key, double value) {
+    json_key(writer, key);
+    json_f64(writer, value);
+}
+
+void config_file_encode(const struct model_config *config, const char *dtype, struct buffer *out) {
+    struct model_config c = *config;
+    struct json_writer w = json_writer_of(out, true);
+    json_begin_object(&w);
+    json_key(&w, "architectures");
+    json_begin_array(&w);
+    json_text(&w, "LlamaForCausalLM");
+    json_end_array(&w);
+    member_text(&w, "model_type", "llama");
+    for (size_t i = 0; i < COUNT_OF(numbers); i++) {
+        json_key(&w, numbers[i].name);
+        json_u64(&w, *number_of(&c, i));
+    }
+    json_key(&w, "head_dim");
+    json_u64(&w, model_head_size(config));
+    double theta = plain_double(config->rope_theta);
+    member_f64(&w, "rope_theta", theta);
+    json_key(&w, "rope_parameters");
+    json_begin_object(&w);
+    member_text(&w, "rope_type", "default");
+    member_f64(&w, "rope_theta", theta);
+    json_end_object(&w);
+    member_f64(&w, "rms_norm_eps", plain_double(config->norm_eps));
+    member_bool(&w, "tie_word_embeddings", config->tied);
+    member_text(&w, "hidden_act", "silu");
+    member_bool(&w, "attention_bias", false);
+    member_bool(&w, "mlp_bias", false);
+    member_text(&w, "torch_dtype", dtype);
+    json_key(&w, "bos_token_id");
+    json_null(&w);
+    json_key(&w, "eos_token_id");
+    json_null(&w);
+    json_end_object(&w);
+}
+
+enum status model_config_compare(const struct model_config *wanted, const struct model_config *got, struct error *error) {
+    struct model_config a = *wanted, b = *got;
+    for (size_t i = 0; i < COUNT_OF(numbers); i++)
+        if (*number_of(&a, i) != *number_of(&b, i))
+            return error_set(error, INVALID, "field \"%s\" is %u; it must be %u", numbers[i].name, *number_of(&b, i),
+                             *number_of(&a, i));
+    if (a.rope_theta != b.rope_theta)
+        return error_set(error, INVALID, "field \"rope_theta\" is %g; it must be %g", (double)b.rope_theta, (double)a.rope_theta);
+    if (a.norm_eps != b.norm_eps)
+        return error_set(error, INVALID, "field \"rms_norm_eps\" is %g; it must be %g", (double)b.norm_eps, (double)a.norm_eps);
+    if (a.tied != b.tied)
+        return error_set(error, INVALID, "field \"tie_word_embeddings\" is %s; it must be %s", b.tied ? "true" : "false",
+                         a.tied ? "true" : "false");
+    return OK;
+}

@@ -1,0 +1,23 @@
+/* config.json as Hugging Face's LlamaConfig writes it, read strictly.
+ *
+ * A field decides one of three things. It is part of the shape and lands in struct model_config; or it says how the model
+ * computes (hidden_act, attention_bias, rope_scaling, ...), and then it must say what we compute; or it has no say in training
+ * (use_cache, dtype, token ids, names that begin with '_') and is passed over. A field of none of these kinds is refused by
+ * name unless it is null or false: a model computed otherwise than its maker meant is worse than none. What is absent takes
+ * LlamaConfig's default. Both spellings of rotary settings are read (rope_theta, and rope_parameters of transformers 5) and
+ * written, and must agree where both are there.
+ */
+#ifndef MODEL_CONFIG_FILE_H
+#define MODEL_CONFIG_FILE_H
+
+#include "base/bytes.h"
+#include "model/config.h"
+
+/* INVALID names the field, what it is and what it must be. The bytes may come from a stranger. */
+MUST_USE enum status config_file_decode(struct bytes text, struct model_config *out, struct error *error);
+/* Appends the file; `dtype` is what the tensors beside it are stored in: "float32", "bfloat16", "float16". */
+void config_file_encode(const struct model_config *config, const char *dtype, struct buffer *out);
+/* INVALID names the first field, in config.json's words, in which `got` differs from `wanted`. */
+MUST_USE enum status model_config_compare(const struct model_config *wanted, const struct model_config *got, struct error *error);
+
+#endif

@@ -1,0 +1,284 @@
+#include "model/checkpoint.h"
+
+#include <unistd.h>
+
+#include "model/config_file.h"
+#include "model/export.h"
+#include "model/generate.h"
+#include "tests/model_golden.h"
+
+static const struct model_config shape = {.vocabulary = 12,
+                                          .hidden = 8,
+                                          .layers = 2,
+                                          .heads = 4,
+                                          .kv_heads = 2,
+                                          .ffn = 10,
+                                          .context = 16,
+                                          .rope_theta = 500.0f,
+                                          .norm_eps = 1e-5f,
+                                          .tied = true};
+
+static char *place(const char *name) { return file_join(test_directory(), name); }
+
+static void write_file(const char *directory, const char *name, const char *text) {
+    struct error error = {0};
+    char *path = file_join(directory, name);
+    CHECK_OK(file_write(path, bytes_of(text, strlen(text)), 0644, &error));
+    free(path);
+}
+
+static struct buffer read_file(const char *directory, const char *name) {
+    struct error error = {0};
+    struct buffer out = {0};
+    char *path = file_join(directory, name);
+    CHECK_OK(file_read(path, 1 << 20, &out, &error));
+    free(path);
+    return out;
+}
+
+TEST(sharded_and_whole_exports_come_back_as_the_same_tensors_and_bytes) {
+    struct error error = {0};
+    for (int tied = 0; tied < 2; tied++)
+        for (uint64_t shard_size = 0; shard_size <= 600; shard_size += 300)
+            for (int dtype = DTYPE_F32; dtype <= DTYPE_F16; dtype++) {
+                struct model_config config = shape;
+                config.tied = tied;
+                struct layout layout, back;
+                CHECK_OK(layout_init(&config, &layout, &error));
+                float *values = xmalloc(layout.count * sizeof *values), *first, *second;
+                layout_initialise(&layout, 3, values);
+                const struct export_options options = {.version = 4, .dtype = (enum tensor_dtype)dtype, .shard_size = shard_size};
+                char *once = place("once"), *twice = place("twice");
+                CHECK_OK(export_model_as(once, &layout, values, &options, &error));
+                CHECK_OK(checkpoint_load(once, &back, &first, &error));
+                CHECK_OK(layout_compare(&layout, &back, &error));
+                if (dtype == DTYPE_F32) CHECK_MEMORY(values, first, layout.count * sizeof *values);
+                for (uint64_t i = 0; i < layout.count; i++)
+                    CHECK_NEAR(first[i], values[i], fabsf(values[i]) * (dtype == DTYPE_F32 ? 0 : 0.00391f) + 1e-7f);
+                layout_deinit(&back);
+                CHECK_OK(export_model_as(twice, &layout, first, &options, &error));
+                CHECK_OK(checkpoint_load(twice, &back, &second, &error));
+                CHECK_MEMORY(first, second, layout.count * sizeof *first);
+                const char *name = shard_size ? "model.safetensors.index.json" : "model.safetensors";
+                struct buffer a = read_file(once, name), b = read_file(twice, name);
+                CHECK(bytes_equal(buffer_bytes(&a), buffer_bytes(&b)));
+                buffer_deinit(&a);
+                buffer_deinit(&b);
+                free(once);
+                free(twice);
+                free(values);
+                free(first);
+                free(second);
+                layout_deinit(&back);
+                layout_deinit(&layout);
+            }
+}
+
+TEST(exported_logits_are_those_of_transformers_within_1e_4) {
+    struct error error = {0};
+    for (size_t n = 0; n < COUNT_OF(golden_names); n++) {
+        struct golden g = golden_read(golden_names[n]);
+        struct layout layout, back;
+        float *parameters;
+        char *directory = place("golden");
+        CHECK_OK(layout_init(&g.config, &layout, &error));
+        const struct export_options options = {.version = -1, .shard_size = 1000};
+        CHECK_OK(export_model_as(directory, &layout, g.parameters, &options, &error));
+        CHECK_OK(checkpoint_load(directory, &back, &parameters, &error));
+        for (uint32_t s = 0; s < g.sequences; s++) {
+            struct generator *generator;
+            CHECK_OK(generator_create(&back, parameters, g.length, "portable", &generator, &error));
+            for (uint32_t i = 0; i < g.length; i++) {
+                const float *logits;
+                CHECK_OK(generator_read(generator, g.tokens[s * (g.length + 1) + i], &logits, &error));
+                for (uint32_t v = 0; v < g.config.vocabulary; v++)
+                    CHECK_NEAR(logits[v], g.logits[((uint64_t)s * g.length + i) * g.config.vocabulary + v], 1e-4);
+            }
+            generator_destroy(generator);
+        }
+        free(parameters);
+        free(directory);
+        layout_deinit(&layout);
+        layout_deinit(&back);
+        golden_free(&g);
+    }
+}
+
+TEST(values_round_to_nearest_even_and_what_does_not_fit_is_refused) {
+    struct error error = {0};
+    struct layout layout;
+    CHECK_OK(layout_init(&shape, &layout, &error));
+    float *values = xcalloc(layout.count, sizeof *values), *back = xcalloc(layout.count, sizeof *back);
+    const struct {
+        enum tensor_dtype dtype;
+        float in[6], out[6];
+    } cases[] = {
+        {DTYPE_BF16,
+         {1.00390625f, 1.01171875f, -3.39e38f, 1e-40f, 0.1f, -0.0f},
+         {1.0f, 1.015625f, -3.389531e38f, 9.18355e-41f, 0.10009765625f, -0.0f}},
+        {DTYPE_F16,
+         {1.00048828125f, 1.00146484375f, 65519.0f, 0x1p-25f, 0x1.8p-24f, 0x1.ffep-15f},
+         {1.0f, 1.001953125f, 65504.0f, 0.0f, 0x1p-23f, 0x1p-14f}},
+    };
+    char *path = place("rounded.safetensors");
+    for (size_t c = 0; c < COUNT_OF(cases); c++) {
+        memcpy(values, cases[c].in, sizeof cases[c].in);
+        uint32_t *held = xcalloc(layout.tensor_count + 1, sizeof *held);
+        CHECK_OK(safetensors_write_part(path, &layout, values, 0, layout.tensor_count, cases[c].dtype, -1, &error));
+        CHECK_OK(safetensors_read_part(path, &layout, back, 1, held, &error));
+        for (int i = 0; i < 6; i++) CHECK_NEAR(back[i], cases[c].out[i], fabsf(cases[c].out[i]) * 1e-6f);
+        free(held);
+        values[0] = c == 0 ? 3.4e38f : 65520.0f; /* one more rounds to infinity */
+        if (c == 0) values[0] = 3.4028234e38f;
+        CHECK_STATUS(safetensors_write_part(path, &layout, values, 0, layout.tensor_count, cases[c].dtype, -1, &error), INVALID);
+        CHECK_CONTAINS(error.message, "does not fit");
+        CHECK_CONTAINS(error.message, "model.embed_tokens.weight");
+    }
+    free(path);
+    free(values);
+    free(back);
+    layout_deinit(&layout);
+}
+
+/* --- config.json ------------------------------------------------------------------------------------------------------------------- */
+
+static const char plain[] = "\"model_type\":\"llama\",\"vocab_size\":12,\"hidden_size\":8,\"num_hidden_layers\":2,"
+                            "\"num_attention_heads\":4,\"intermediate_size\":10,\"max_position_embeddings\":16";
+
+static enum status decode(const char *more, struct model_config *out, struct error *error) {
+    char *text = xformat("{%s%s}", plain, more);
+    enum status status = config_file_decode(bytes_of(text, strlen(text)), out, error);
+    free(text);
+    return status;
+}
+
+TEST(a_config_takes_llamas_defaults_and_both_spellings_of_rotary_settings) {
+    struct error error = {0};
+    struct model_config c;
+    CHECK_OK(decode("", &c, &error));
+    CHECK_EQUAL(c.kv_heads, 4);
+    CHECK(c.rope_theta == 10000.0f && c.norm_eps == 1e-6f && !c.tied);
+    CHECK_OK(decode(",\"rope_theta\":500.0,\"rope_scaling\":null,\"head_dim\":2,\"use_cache\":true,\"_odd\":7,\"new\":null", &c,
+                    &error));
+    CHECK(c.rope_theta == 500.0f);
+    CHECK_OK(
+        decode(",\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":500.0},\"num_key_value_heads\":2", &c, &error));
+    CHECK(c.rope_theta == 500.0f);
+    CHECK_EQUAL(c.kv_heads, 2);
+    struct buffer text = {0};
+    config_file_encode(&shape, "float32", &text);
+    CHECK_OK(config_file_decode(buffer_bytes(&text), &c, &error));
+    CHECK_OK(model_config_compare(&shape, &c, &error));
+    buffer_u8(&text, 0);
+    CHECK_CONTAINS((char *)text.data, "\"rms_norm_eps\": 1e-05");
+    buffer_deinit(&text);
+}
+
+TEST(a_config_of_another_kind_of_model_is_refused_by_its_field) {
+    static const struct {
+        const char *more, *word;
+    } cases[] = {
+        {",\"hidden_act\":\"gelu\"", "\"hidden_act\" is \"gelu\""},
+        {",\"attention_bias\":true", "\"attention_bias\" is true"},
+        {",\"mlp_bias\":true", "mlp_bias"},
+        {",\"attention_dropout\":0.1", "attention_dropout"},
+        {",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8.0}", "rope_type"},
+        {",\"rope_scaling\":{\"factor\":8.0}", "rope_scaling.factor"},
+        {",\"rope_theta\":1,\"rope_parameters\":{\"rope_theta\":2}", "said twice"},
+        {",\"head_dim\":3", "\"head_dim\" is 3"},
+        {",\"num_key_value_heads\":3", "kv_heads"},
+        {",\"num_key_value_heads\":0", "num_key_value_heads"},
+        {",\"sliding_window\":4096", "sliding_window"},
+        {",\"quantization_config\":{}", "quantization_config"},
+        {",\"tie_word_embeddings\":1", "tie_word_embeddings"},
+        {",\"rms_norm_eps\":\"small\"", "rms_norm_eps"},
+        {",\"rms_norm_eps\":-1", "norm_eps"},
+    };
+    struct model_config c;
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        struct error error = {0};
+        CHECK_STATUS(decode(cases[i].more, &c, &error), INVALID);
+        CHECK_CONTAINS(error.message, cases[i].word);
+    }
+    static const char *const missing[] = {"model_type", "vocab_size", "hidden_size", "max_position_embeddings"};
+    for (size_t i = 0; i < COUNT_OF(missing); i++) {
+        struct error error = {0};
+        char *text = xformat("{%s}", plain), *at = strstr(text, missing[i]);
+        *at = '_';
+        CHECK_STATUS(config_file_decode(bytes_of(text, strlen(text)), &c, &error), INVALID);
+        CHECK_CONTAINS(error.message, missing[i]);
+        free(text);
+    }
+    struct error error = {0};
+    struct model_config other = shape;
+    other.ffn = 11;
+    CHECK_STATUS(model_config_compare(&shape, &other, &error), INVALID);
+    CHECK_CONTAINS(error.message, "\"intermediate_size\" is 11; it must be 10");
+}
+
+/* --- an index that lies ------------------------------------------------------------------------------------------------------------- */
+
+static void refused(const char *find, const char *replacement, const char *word) {
+    struct error error = {0};
+    struct layout layout;
+    CHECK_OK(layout_init(&shape, &layout, &error));
+    float *values = xcalloc(layout.count, sizeof *values);
+    char *directory = place("lying");
+    const struct export_options options = {.version = -1, .shard_size = 600};
+    CHECK_OK(export_model_as(directory, &layout, values, &options, &error));
+    struct buffer text = read_file(directory, "model.safetensors.index.json");
+    buffer_u8(&text, 0);
+    char *at = strstr((char *)text.data, find);
+    CHECK(at);
+    char *lie = xformat("%.*s%s%s", (int)(at - (char *)text.data), (char *)text.data, replacement, at + strlen(find));
+    write_file(directory, "model.safetensors.index.json", lie);
+    enum status status = checkpoint_read(directory, &layout, values, &error);
+    CHECK(status == INVALID || status == NOT_FOUND);
+    CHECK_CONTAINS(error.message, word);
+    free(lie);
+    buffer_deinit(&text);
+    free(directory);
+    free(values);
+    layout_deinit(&layout);
+}
+
+TEST(an_index_that_lies_is_refused_by_tensor_or_file) {
+    refused("\"model.norm.weight\": \"model-00011", "\"model.norm.weight\": \"model-00010",
+            "\"model.norm.weight\" is not in the file that the index names");
+    refused("\"model.norm.weight\": \"model-00", "\"model.norm.weight\": \"/etc/model-00", "no name of a .safetensors file");
+    refused("\"model.norm.weight\": \"model-00", "\"model.norm.weight\": \"..model-00", "no name of a .safetensors file");
+    refused("model.norm.weight", "model.norm.weights", "model.norm.weights\" is not in this model");
+    refused("\"weight_map\"", "\"weights\"", "weight_map");
+    refused("\"model.embed_tokens.weight\": \"model-00001", "\"model.embed_tokens.weight\": \"model-00009", "model-00009");
+}
+
+TEST(a_directory_without_config_or_tensors_says_which) {
+    struct error error = {0};
+    struct model_config c;
+    struct layout layout;
+    CHECK_OK(layout_init(&shape, &layout, &error));
+    float *values = xcalloc(layout.count, sizeof *values);
+    CHECK_STATUS(checkpoint_config(test_directory(), &c, &error), NOT_FOUND);
+    CHECK_CONTAINS(error.message, "config.json");
+    CHECK_STATUS(checkpoint_read(test_directory(), &layout, values, &error), NOT_FOUND);
+    CHECK_CONTAINS(error.message, "neither");
+    /* An export over a sharded one leaves no index behind, and the other way round. */
+    char *directory = place("both"), *index = file_join(directory, "model.safetensors.index.json");
+    struct export_options options = {.version = -1, .shard_size = 600};
+    CHECK_OK(export_model_as(directory, &layout, values, &options, &error));
+    CHECK(file_exists(index));
+    CHECK_OK(export_model(directory, &layout, values, -1, false, &error));
+    CHECK(!file_exists(index));
+    /* A tokenizer that came with the model goes with it. */
+    options.tokenizer_of = test_directory();
+    CHECK_STATUS(export_model_as(directory, &layout, values, &options, &error), NOT_FOUND);
+    write_file(test_directory(), "tokenizer.json", "{}");
+    CHECK_OK(export_model_as(directory, &layout, values, &options, &error));
+    struct buffer copied = read_file(directory, "tokenizer.json");
+    CHECK(bytes_equal(buffer_bytes(&copied), bytes_of("{}", 2)));
+    buffer_deinit(&copied);
+    free(directory);
+    free(index);
+    free(values);
+    layout_deinit(&layout);
+}
