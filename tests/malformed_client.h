@@ -4,6 +4,8 @@
 #define TESTS_MALFORMED_CLIENT_H
 
 #include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -152,6 +154,35 @@ CLIENT void world_destroy(struct world *w) {
     buffer_deinit(&w->ca_pem);
     free(w->directory);
     rpc_environment_close();
+}
+
+/* A program of this build: beside the tests, or where ATOLL_BIN says. Owned by the caller. */
+CLIENT char *program_path(const char *name) {
+    const char *bin = getenv("ATOLL_BIN");
+    if (bin) return file_join(bin, name);
+    char here[512];
+    ssize_t size = readlink("/proc/self/exe", here, sizeof here - 1);
+    CHECK(size > 0);
+    here[size] = 0;
+    for (int up = 0; up < 2; up++) *strrchr(here, '/') = 0;
+    return xformat("%s/bin/%s", here, name);
+}
+
+/* Runs `program arguments` in a shell; what it wrote to stdout (and stderr, if `errors`) into *out, terminated. The exit code;
+ * 128 and more: a signal. */
+CLIENT int run_program(const char *name, const char *arguments, bool errors, struct buffer *out) {
+    char *path = program_path(name), piece[4096];
+    char *line = xformat("'%s' %s 2>%s", path, arguments, errors ? "&1" : "/dev/null");
+    FILE *pipe = popen(line, "r");
+    CHECK(pipe);
+    out->size = 0;
+    for (size_t got; (got = fread(piece, 1, sizeof piece, pipe)) > 0;) buffer_append(out, piece, got);
+    int status = pclose(pipe);
+    buffer_u8(out, 0);
+    out->size--;
+    free(line);
+    free(path);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 /* ---- unary calls -------------------------------------------------------------------------------------------------------------- */
@@ -359,6 +390,9 @@ CLIENT void stream_on_closed(struct rpc_call *call, void *user, const struct rpc
     pthread_mutex_unlock(&stream->lock);
 }
 
+/* Whether calls wait for a connection that is not there, or fail at once. */
+CLIENT bool stream_waits = true;
+
 CLIENT struct stream *stream_open(struct rpc_channel *channel, enum service_method method) {
     static const struct rpc_handler handler = {.on_message = stream_on_message, .on_closed = stream_on_closed};
     struct error error = {0};
@@ -366,7 +400,7 @@ CLIENT struct stream *stream_open(struct rpc_channel *channel, enum service_meth
     pthread_mutex_init(&stream->lock, NULL);
     pthread_cond_init(&stream->changed, NULL);
     struct rpc_method description = {service_path(method), service_client_streams(method), service_server_streams(method)};
-    struct rpc_call_options options = {.progress_timeout_ms = PATIENCE_MS, .wait_for_connection = true};
+    struct rpc_call_options options = {.progress_timeout_ms = PATIENCE_MS, .wait_for_connection = stream_waits};
     CHECK_OK(rpc_channel_call(channel, &description, &options, &handler, stream, &stream->call, &error));
     rpc_call_read(stream->call);
     return stream;
