@@ -186,8 +186,6 @@ static enum status flush(struct downlink *downlink, struct follow *follow, struc
     return OK;
 }
 
-static bool is_ours_to_report(enum status status) { return status == FAILED || status == FULL || status == CORRUPT; }
-
 static enum status take_frame(struct downlink *downlink, struct follow *follow, struct bytes message, struct error *error) {
     struct frame frame;
     struct follow_frame got;
@@ -226,8 +224,10 @@ static enum status read_frames(struct downlink *downlink, struct follow *follow,
         wait_for_brain(downlink);
         status = stream_read(stream, UINT64_MAX, &message, error);
         if (status == NOT_FOUND) status = error_set(error, UNAVAILABLE, "the coordinator ended the stream");
-        if (status == OK) status = take_frame(downlink, follow, buffer_bytes(&message), error);
-        if (is_ours_to_report(status) && !follow->ask_again) log_error("follow_failed", "message=\"%s\"", error->message);
+        if (status != OK) break;
+        status = take_frame(downlink, follow, buffer_bytes(&message), error);
+        if (status == FULL || status == FAILED) /* our own disk: no other link will do better */
+            downlink_tell(downlink, &(struct node_event){.kind = NODE_FAULT, .status = status, .message = error->message});
     }
     buffer_deinit(&message);
     return status;

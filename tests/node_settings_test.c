@@ -1,0 +1,137 @@
+#include "node/settings.h"
+
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "node/verbs.h"
+#include "tests/test.h"
+
+/* The command line below, with --dir the test's directory, through the same reading as main's. */
+static int read_settings(struct settings *settings, struct options **options, char **environment, int argc,
+                         const char *const *argv) {
+    char *arguments[24] = {0};
+    int count = 0;
+    arguments[count++] = xstrdup("atoll-node");
+    for (int i = 0; i < argc; i++) arguments[count++] = xstrdup(argv[i]);
+    arguments[count++] = xstrdup("--dir");
+    arguments[count++] = xstrdup(test_directory());
+    *settings = (struct settings){0};
+    *options = options_create(&node_command, settings);
+    int code = settings_read(*options, count, arguments, environment);
+    for (int i = 0; i < count; i++) free(arguments[i]);
+    return code;
+}
+
+static void write_file(const char *text) {
+    struct error error = {0};
+    char *path = file_join(test_directory(), "node.yaml");
+    CHECK_OK(file_write(path, bytes_of(text, strlen(text)), 0644, &error));
+    free(path);
+}
+
+TEST(the_file_in_the_sites_directory_is_found_by_itself) {
+    struct settings settings;
+    struct options *options;
+    write_file("address: example:7400\nthreads: 3\noverlap: no\nupload:\n  bandwidth: 64KiB\ndata: [a.txt, b.bin]\n");
+    CHECK_EQUAL(read_settings(&settings, &options, NULL, 1, (const char *[]){"run"}), OPTIONS_GO_ON);
+    CHECK_TEXT(settings.address, "example:7400");
+    CHECK_EQUAL(settings.threads, 3);
+    CHECK(!settings.overlap);
+    CHECK_EQUAL(settings.bandwidth, 65536);
+    CHECK_EQUAL(settings.data.count, 2);
+    CHECK_TEXT(settings.data.items[1], "b.bin");
+    CHECK_EQUAL(settings.checkpoint_ms, 300000); /* the default */
+    options_destroy(options);
+}
+
+TEST(a_flag_outranks_the_environment_and_that_the_file) {
+    struct settings settings;
+    struct options *options;
+    char sequences[] = "ATOLL_BATCH_SEQUENCES=5", threads[] = "ATOLL_THREADS=4";
+    char *environment[] = {sequences, threads, NULL};
+    write_file("threads: 3\nbatch.sequences: 2\nthrottle: 1.5\n");
+    const char *flags[] = {"run", "--threads", "7", "--throttle=2"};
+    CHECK_EQUAL(read_settings(&settings, &options, environment, 4, flags), OPTIONS_GO_ON);
+    CHECK_EQUAL(settings.threads, 7);
+    CHECK_EQUAL(settings.sequences, 5);
+    CHECK_NEAR(settings.throttle, 2, 0);
+    options_destroy(options);
+}
+
+TEST(a_misspelt_key_in_the_file_refuses_the_start) {
+    struct settings settings;
+    struct options *options;
+    write_file("thread: 3\n");
+    CHECK_EQUAL(read_settings(&settings, &options, NULL, 1, (const char *[]){"run"}), OPTIONS_EXIT_USAGE);
+    options_destroy(options);
+}
+
+TEST(a_join_needs_an_address_and_a_token) {
+    struct settings settings;
+    struct options *options;
+    CHECK_EQUAL(read_settings(&settings, &options, NULL, 2, (const char *[]){"join", "example:7400"}), OPTIONS_EXIT_USAGE);
+    options_destroy(options);
+    CHECK_EQUAL(read_settings(&settings, &options, NULL, 3, (const char *[]){"join", "--token", "t"}), OPTIONS_EXIT_USAGE);
+    options_destroy(options);
+    const char *flags[] = {"join", "example:7400", "--token", "t", "--no-run"};
+    CHECK_EQUAL(read_settings(&settings, &options, NULL, 5, flags), OPTIONS_GO_ON);
+    CHECK(!settings.run_after);
+    CHECK(options_command(options)->run == verb_join);
+    options_destroy(options);
+}
+
+TEST(what_was_said_at_the_join_is_there_at_the_next_run) {
+    struct settings settings;
+    struct options *options;
+    struct error error = {0};
+    CHECK(chdir(test_directory()) == 0);
+    FILE *text = fopen("my text.txt", "w");
+    CHECK(text);
+    fclose(text);
+    const char *flags[] = {"join",
+                           "[::1]:7400",
+                           "--token",
+                           "secret",
+                           "--data",
+                           "my text.txt",
+                           "--throttle",
+                           "2.5",
+                           "--upload-bandwidth",
+                           "1MiB",
+                           "--checkpoint-interval",
+                           "90s",
+                           "--no-overlap"};
+    CHECK_EQUAL(read_settings(&settings, &options, NULL, 13, flags), OPTIONS_GO_ON);
+    CHECK_OK(settings_save(options, &settings, &error));
+    options_destroy(options);
+    CHECK_EQUAL(read_settings(&settings, &options, NULL, 1, (const char *[]){"run"}), OPTIONS_GO_ON);
+    CHECK_TEXT(settings.address, "[::1]:7400");
+    CHECK_EQUAL(settings.data.count, 1);
+    char *wanted = realpath("my text.txt", NULL); /* whoever restarts it may stand elsewhere */
+    CHECK_TEXT(settings.data.items[0], wanted);
+    CHECK_NEAR(settings.throttle, 2.5, 0);
+    CHECK_EQUAL(settings.bandwidth, 1 << 20);
+    CHECK_EQUAL(settings.checkpoint_ms, 90000);
+    CHECK(!settings.overlap);
+    free(wanted);
+    options_destroy(options);
+    struct buffer saved = {0};
+    CHECK_OK(file_read("node.yaml", 4096, &saved, &error));
+    CHECK(!strstr((const char *)saved.data, "secret"));
+    buffer_deinit(&saved);
+}
+
+TEST(a_settings_file_that_is_there_is_not_overwritten) {
+    struct settings settings;
+    struct options *options;
+    struct error error = {0};
+    write_file("threads: 3\n");
+    const char *flags[] = {"join", "example:7400", "--token", "t", "--threads", "5"};
+    CHECK_EQUAL(read_settings(&settings, &options, NULL, 6, flags), OPTIONS_GO_ON);
+    CHECK_OK(settings_save(options, &settings, &error));
+    options_destroy(options);
+    CHECK_EQUAL(read_settings(&settings, &options, NULL, 1, (const char *[]){"run"}), OPTIONS_GO_ON);
+    CHECK_EQUAL(settings.threads, 3);
+    options_destroy(options);
+}
