@@ -152,8 +152,8 @@ TEST(entries_are_durable_before_they_are_told_and_come_in_order) {
     check_entry(node, 2, "two");
     CHECK_EQUAL(journal_size(node->journal), 2);
     CHECK_EQUAL(atomic_load(&node->fake->heartbeats), 1);
-    CHECK_EQUAL(node->fake->follows[0].from_index, 0);
-    CHECK(node->fake->follows[0].omit_own);
+    CHECK_EQUAL(fake_follow(node->fake, 0)->from_index, 0);
+    CHECK(fake_follow(node->fake, 0)->omit_own);
     end(node);
 }
 
@@ -197,7 +197,7 @@ TEST(payloads_that_a_snapshot_covers_are_not_waited_for) {
     script_entry(node, 0, 0, &raw);
     downlink_connect(node->downlink, false, 0, 1);
     CHECK_EQUAL(told_wait(&node->told, 1)->kind, NODE_ENTRY);
-    CHECK_EQUAL(node->fake->follows[0].payloads_from_index, 1);
+    CHECK_EQUAL(fake_follow(node->fake, 0)->payloads_from_index, 1);
     end(node);
 }
 
@@ -246,8 +246,8 @@ TEST(a_stub_that_we_cannot_expand_is_asked_for_in_full) {
     downlink_connect(node->downlink, false, 0, 0);
     CHECK_EQUAL(told_wait(&node->told, 0)->kind, NODE_LINK_UP);
     CHECK_EQUAL(told_wait(&node->told, 1)->kind, NODE_ENTRY); /* and no link that went down between */
-    CHECK(node->fake->follows[0].omit_own);
-    CHECK(!node->fake->follows[1].omit_own);
+    CHECK(fake_follow(node->fake, 0)->omit_own);
+    CHECK(!fake_follow(node->fake, 1)->omit_own);
     buffer_deinit(&payload);
     end(node);
 }
@@ -334,7 +334,7 @@ TEST(after_a_break_it_goes_on_behind_what_is_durable) {
     downlink_connect(node->downlink, false, 1, 0);
     CHECK_EQUAL(told_wait(&node->told, 3)->kind, NODE_LINK_UP);
     CHECK_EQUAL(told_wait(&node->told, 4)->kind, NODE_ENTRY);
-    CHECK_EQUAL(node->fake->follows[1].from_index, 1);
+    CHECK_EQUAL(fake_follow(node->fake, 1)->from_index, 1);
     CHECK_EQUAL(journal_size(node->journal), 2);
     buffer_deinit(&payload);
     end(node);
@@ -426,9 +426,9 @@ TEST(an_offered_snapshot_is_fetched_over_a_break_and_handed_on) {
     CHECK_EQUAL(atomic_load(&node->loads), 0);
     downlink_fetch(node->downlink);
     WAIT_FOR(atomic_load(&node->loads) == 1);
-    CHECK_EQUAL(node->fake->snapshots[1].version, 30);
-    CHECK_EQUAL(node->fake->snapshots[1].offset, 0);
-    CHECK_EQUAL(node->fake->snapshots[2].offset, 3000);
+    CHECK_EQUAL(fake_snapshot(node->fake, 1)->version, 30);
+    CHECK_EQUAL(fake_snapshot(node->fake, 1)->offset, 0);
+    CHECK_EQUAL(fake_snapshot(node->fake, 2)->offset, 3000);
     CHECK_EQUAL(node->loaded.version, 30);
     CHECK(blob_exists(journal_payloads(node->journal), node->loaded.content_digest));
     buffer_deinit(&content);

@@ -135,6 +135,16 @@ static inline void fake_request(struct rpc_call *call, void *user, struct buffer
     fake_pump(call, stream);
 }
 
+/* What the n-th Follow or Snapshot call asked for. */
+static inline const struct follow_request *fake_follow(struct fake *fake, size_t n) {
+    WAIT_FOR(atomic_load(&fake->calls) > n);
+    return &fake->follows[n];
+}
+static inline const struct snapshot_request *fake_snapshot(struct fake *fake, size_t n) {
+    WAIT_FOR(atomic_load(&fake->calls) > n);
+    return &fake->snapshots[n];
+}
+
 static inline void fake_writable(struct rpc_call *call, void *user) { fake_pump(call, user); }
 
 static inline void fake_closed(struct rpc_call *call, void *user, const struct rpc_outcome *outcome) {
