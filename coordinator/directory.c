@@ -113,6 +113,18 @@ struct ledger_source directory_source(struct directory *data) {
     return (struct ledger_source){.entry = source_entry, .payload = source_payload, .context = data};
 }
 
+enum status directory_check_end(struct directory *data, uint64_t size, struct error *error) {
+    uint64_t count;
+    uint8_t key[STORE_KEY_U64_SIZE];
+    TRY(store_count(data->store, TABLE_LEDGER, &count, error));
+    store_key_u64(size, key);
+    if (count <= size) return OK;
+    enum status status = store_has(data->store, TABLE_LEDGER, bytes_of(key, sizeof key), error);
+    if (status != NOT_FOUND) return status; /* it was written a moment ago, by a coordinator that runs */
+    return error_set(error, CORRUPT, "entry %llu is missing, though the store counts %llu of them", (unsigned long long)size,
+                     (unsigned long long)count);
+}
+
 /* ---- the model's shape --------------------------------------------------------------------------------------------------- */
 
 enum status directory_layout(const struct manifest *manifest, struct layout *out, uint8_t digest[static DIGEST_SIZE],
@@ -247,6 +259,7 @@ enum status directory_restore(struct directory *data, struct run_state **run, st
     struct ledger_source source = directory_source(data);
     struct replay_options options = {.trusted = true, .until = UINT64_MAX, .tensors_from = model->version};
     status = replay_run(&source, &options, fresh, model, report, error);
+    if (status == OK) status = directory_check_end(data, run_state_size(fresh), error);
 out:
     buffer_deinit(&raw);
     if (status != OK) {

@@ -47,6 +47,9 @@ void directory_keys_close(struct directory_keys *keys);
 
 /* The ledger and payloads as replay wants them; borrows data. */
 struct ledger_source directory_source(struct directory *data);
+/* After a replay of `size` entries: CORRUPT if that was not the end, that is if entry `size` is missing while the store counts
+ * more. A gap would otherwise look like a shorter ledger, which is right in itself. */
+MUST_USE enum status directory_check_end(struct directory *data, uint64_t size, struct error *error);
 
 /* The newest snapshot at or below `version`. NOT_FOUND if there is none. */
 MUST_USE enum status directory_snapshot_header(struct directory *data, uint64_t version,

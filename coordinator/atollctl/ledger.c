@@ -54,6 +54,10 @@ static enum status check_snapshots(struct audit *audit, struct error *error) {
         uint8_t root[DIGEST_SIZE];
         status = snapshot_header_verify(value, run_state_coordinator_key(audit->run), &header, error);
         if (status == OK) status = blob_check(audit->data.blobs, header.content_digest, error);
+        if (status == OK && header.version > run_state_version(audit->run)) {
+            status = error_set(error, CORRUPT, "the ledger ends before it, at version %llu",
+                               (unsigned long long)run_state_version(audit->run));
+        }
         if (status == OK && run_state_root_at(audit->run, header.version, root) && !digest_equal(root, header.root)) {
             status = error_set(error, CORRUPT, "its state root is not the ledger's");
         }
@@ -75,6 +79,9 @@ static enum status verify(const struct settings *settings, struct audit *audit, 
     struct ledger_source source = directory_source(&audit->data);
     struct replay_options options = {.until = UINT64_MAX, .every_payload = true};
     TRY(replay_run(&source, &options, audit->run, &audit->model, &audit->report, error));
+    enum status status = directory_check_end(&audit->data, run_state_size(audit->run), error);
+    if (status == CORRUPT) audit->report.failed_entry = run_state_size(audit->run);
+    TRY(status);
     return check_snapshots(audit, error);
 }
 
