@@ -190,6 +190,7 @@ static enum status fill(struct store_scan *scan, MDB_cursor *cursor, struct erro
         code = mdb_cursor_get(cursor, &key, &stored, scan->order == STORE_ASCENDING ? MDB_NEXT : MDB_PREV);
     }
     scan->ended = true;
+    if (code == MDB_BAD_TXN) code = MDB_CORRUPTED; /* what LMDB says of a transaction in which it has met a damaged page */
     return code == MDB_SUCCESS || code == MDB_NOTFOUND ? OK : lmdb_failed(scan->store, error, code, "read on");
 }
 

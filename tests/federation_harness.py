@@ -153,7 +153,8 @@ class Site(Process):
 
 
 class Federation:
-    def __init__(self, programs, output, manifest_text):
+    def __init__(self, programs, output, manifest_text, disks=None, mount=None):
+        """disks: megabytes by folder below output, each mounted by mount(path, megabytes)."""
         self.programs, self.output = os.path.abspath(programs), os.path.abspath(output)
         self.run = self.path("run")
         self.sites = {}
@@ -162,6 +163,8 @@ class Federation:
         shutil.rmtree(self.output, ignore_errors=True)
         os.makedirs(self.path("logs"))
         os.makedirs(self.path("sites"))
+        for folder, megabytes in (disks or {}).items():
+            mount(self.path(folder), megabytes)
         with open(self.path("manifest.yaml"), "w") as file:
             file.write(manifest_text)
         write_text(self.path("text.txt"))

@@ -7,7 +7,6 @@ Each test is a function whose name is a sentence; it runs in a process of its ow
 """
 import fnmatch
 import glob
-import json
 import os
 import shutil
 import signal
@@ -19,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from federation_harness import ROOT, Failure, Federation, Process, Site, manifest  # noqa: E402
+from federation_harness import ROOT, Failure, Federation, manifest  # noqa: E402
 
 PROGRAMS = os.environ.get("ATOLL_BIN") or os.path.join(ROOT, "build", "release", "bin")
 SLOWDOWN = float(os.environ.get("ATOLL_TEST_SLOWDOWN") or 1)
@@ -80,6 +79,8 @@ def two_sites_train_and_agree(directory):
         equal(site.status()["state"], "finished", "state")
         check(os.path.exists(os.path.join(site.directory, "export", "model.safetensors")), "no export")
     check(federation.receipts >= 10, "receipts", federation.receipts)
+    federation.sites["one"].receipts.append((0, 10**6))  # and the audit can fail
+    check("not in the ledger" in str(federation.audit()), "the audit does not miss a contribution")
 
 
 @test
@@ -332,15 +333,15 @@ def sigterm_ends_everybody_quickly_and_a_restart_goes_on(directory):
 
 @test
 def while_the_coordinator_is_away_sites_train_on(directory):
-    federation = start(directory)
-    trains(federation)
+    federation = start(directory)  # a site that has not caught up yet would wait for that
+    federation.until("receipts of both", lambda: all(len(s.receipts) >= 2 for s in federation.sites.values()), 20 * SLOWDOWN)
     equal(federation.coordinator.end(10 * SLOWDOWN), 0, "exit code")
     time.sleep(1.5)
     before = {name: s.status() for name, s in federation.sites.items()}
     time.sleep(3)
     federation.check_alive(federation.sites.values())
     for name, site in federation.sites.items():
-        check(site.status()["trainer_steps"] > before[name]["trainer_steps"], name, "does not train")
+        check(site.status()["trainer_steps"] > before[name]["trainer_steps"], name, "does not train:", before[name], site.status(), site.tail())
         check(not site.status()["linked"], name, "says that it is linked")
     version = federation.version()
     federation.start_coordinator()
@@ -432,14 +433,83 @@ def a_site_whose_ledger_is_damaged_stops_or_recovers(directory):
     damaged(directory, lambda site: each(site, "journal", lambda path: flip(path, 400) if path.endswith("data.mdb") else None), crash=True)
 
 
+def small_disk(path, megabytes):
+    """A disk of its own below path, in this process's own mount namespace (see run_one)."""
+    os.makedirs(path, exist_ok=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", path], capture_output=True)
+    if done.returncode != 0:
+        print("no disk of its own could be mounted here: left out")
+        sys.exit(0)
+
+
+def fill(path):
+    """Takes all the space there is; returns the file to delete."""
+    filler = os.path.join(path, "filler")
+    with open(filler, "wb", buffering=0) as file:
+        for size in (1 << 20, 4096):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                pass
+    return filler
+
+
+def full_disk(directory, which):
+    """One disk fills up under a site or the coordinator; space comes back later, and everything goes on and holds."""
+    federation = Federation(PROGRAMS, directory, manifest(fragments=2, snapshot_interval=10), disks={which: 24}, mount=small_disk)
+    federation.start_coordinator()
+    for name in ("one", "two"):
+        federation.add_site(name, *FAST)
+    trains(federation, 5)
+    victim = federation.coordinator if which == "run" else federation.sites["one"]
+    place = federation.run if which == "run" else victim.directory
+    filler = fill(place)
+    limit = time.monotonic() + 6 * SLOWDOWN
+    while victim.alive() and time.monotonic() < limit:
+        time.sleep(0.05)
+    victim.read()
+    if not victim.alive():
+        check(victim.handle.returncode in (1, 3), "exit code", victim.handle.returncode, victim.tail())
+        contains(victim.tail(15), "No space left")
+    else:
+        check("No space left" in victim.text(), victim.name, "says nothing of its disk:", victim.tail())
+    federation.check_alive([p for p in federation.processes() if p is not victim])
+    os.unlink(filler)
+    if not victim.alive():
+        if which == "run":
+            federation.start_coordinator()
+        else:
+            victim.start()
+    had = [len(s.receipts) for s in federation.sites.values()]
+    federation.until("receipts of all", lambda: all(len(s.receipts) >= n + 3 for s, n in zip(federation.sites.values(), had)),
+                     20 * SLOWDOWN)
+    prove(federation)
+
+
+@test
+def a_full_disk_at_a_site_costs_nothing_once_there_is_space(directory):
+    full_disk(directory, "sites/one")
+
+
+@test
+def a_full_disk_at_the_coordinator_costs_nothing_once_there_is_space(directory):
+    full_disk(directory, "run")
+
+
 # ---- running them -------------------------------------------------------------------------------------------------------------------
+
+
+def can_unshare():
+    return shutil.which("unshare") and subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode == 0
 
 
 def run_one(name):
     """In a process of its own, whose whole group ends with it."""
     began = time.monotonic()
     directory = tempfile.mkdtemp(prefix="atoll-federation-")
-    child = subprocess.Popen([sys.executable, os.path.abspath(__file__), "--one", name, directory], stdin=subprocess.DEVNULL,
+    own_mounts = ["unshare", "-rm"] if "full_disk" in name and can_unshare() else []
+    child = subprocess.Popen(own_mounts + [sys.executable, os.path.abspath(__file__), "--one", name, directory], stdin=subprocess.DEVNULL,
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True)
     try:
         text, _ = child.communicate(timeout=DEADLINE)
