@@ -313,12 +313,13 @@ TEST(a_damaged_blob_is_corrupt_not_believed) {
 /* One writer that is killed anywhere: what it said to be durable is there afterwards, and the journal opens. */
 static void write_until_killed(int tell) {
     struct journal *journal = open_journal();
-    for (uint64_t i = journal_size(journal) + 1;; i++) {
+    uint64_t first = journal_size(journal) + 1;
+    for (uint64_t i = first;; i++) {
         char payload[32];
         snprintf(payload, sizeof payload, "payload %llu", (unsigned long long)i);
         begin_round(journal, i, payload, payload, payload);
         append_contribution(journal, i, payload);
-        if (i % 3 == 0) write_checkpoint(journal, i, payload, payload);
+        if (i == first || i % 3 == 0) write_checkpoint(journal, i, payload, payload);
         CHECK(journal_round_end(journal, 1, i, i % 4 == 0, i % 4 == 0 ? text("restored") : (struct bytes){0}, NULL) == OK);
         CHECK(write(tell, &i, sizeof i) == sizeof i);
     }
@@ -357,7 +358,7 @@ TEST(whatever_was_durable_survives_a_kill_at_any_moment) {
                 CHECK_OK(blob_read(journal_payloads(journal), round->payload_digest, 64, &got, &error));
             }
             const struct journal_checkpoint *checkpoint = journal_checkpoint(journal);
-            if (expected >= 3) {
+            if (expected > 0) {
                 CHECK(checkpoint);
                 CHECK(checkpoint->version + 3 > expected);
                 CHECK_OK(journal_blob_read(journal, &checkpoint->global, &got, &error));
