@@ -59,6 +59,7 @@ static void on_synced(void *context, struct event *event) {
     memmove(coordinator->commits, coordinator->commits + coordinator->syncing_count,
             coordinator->commit_count * sizeof coordinator->commits[0]);
     coordinator->syncing = false;
+    if (coordinator->setup.scenario->plant == PLANT_ACK_BEFORE_DURABLE) coordinator_publish(coordinator, UINT64_MAX);
     if (coordinator->commit_count > 0) begin_sync(coordinator);
 }
 

@@ -47,7 +47,7 @@ void faults_run(const struct faults_options *options, FILE *out, struct faults_s
         if (!out) break;
         fprintf(out, "seed %llu broke %s: %s\n    %s\n    replay: atoll-sim faults --seed %llu --trace", llu(seed),
                 result.invariant, result.failure, result.scenario, llu(seed));
-        if (options->plant) fprintf(out, " --plant %s", plant_name(options->plant));
+        if (options->plant) fprintf(out, " --plant %s", plant_names[options->plant]);
         fprintf(out, "\n");
         break;
     }

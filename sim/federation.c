@@ -223,9 +223,9 @@ static void on_order(void *context, struct event *event) {
         plain_order(f, ORDER_RESUME, "resume");
     else if (kind < 7)
         plain_order(f, ORDER_INNER_STEPS, "inner steps");
-    else if (kind < 9)
+    else if (kind < 8)
         plain_order(f, ORDER_SNAPSHOT, "snapshot");
-    else if (revoked == 0 && f->scenario.sites >= 3 && f->world.now > 10 * SECOND)
+    else if (revoked == 0 && f->scenario.sites >= 3 && f->world.now > 8 * SECOND)
         f->revoking[process] = true; /* the admin sees to it */
     world_post(&f->world, around(f, f->scenario.order_every_us), NO_PROCESS, on_order, f, NULL);
 }

@@ -12,27 +12,13 @@ struct settings {
     int plant;
 };
 
-static const char *const plants[] = {"none",
-                                     "ack_before_durable",
-                                     "apply_twice",
-                                     "skip_sequence_check",
-                                     "drop_residual_on_refusal",
-                                     "forget_rebase",
-                                     "stale_off_by_one",
-                                     "upload_before_spool",
-                                     "old_feedback",
-                                     "lose_revocation",
-                                     "delete_shared_payload",
-                                     "forget_resume",
-                                     NULL};
-
 static const struct option table[] = {
     {"seed", OPTION_U64, OPTION_FIELD(struct settings, seed), .help = "Run this seed alone."},
     {"seeds", OPTION_U64, OPTION_FIELD(struct settings, seeds), .fallback = "200", .min = "1", .help = "Run so many seeds."},
     {"first", OPTION_U64, OPTION_FIELD(struct settings, first), .fallback = "1", .min = "1", .help = "The first of them."},
     {"trace", OPTION_BOOL, OPTION_FIELD(struct settings, trace), .help = "Print every event."},
     {"hashes", OPTION_BOOL, OPTION_FIELD(struct settings, hashes), .help = "Print the hash of each seed's trace."},
-    {"plant", OPTION_ENUM, OPTION_FIELD(struct settings, plant), .fallback = "none", .choices = plants,
+    {"plant", OPTION_ENUM, OPTION_FIELD(struct settings, plant), .fallback = "none", .choices = plant_names,
      .help = "Plant a bug in the simulated shells, to see it found."},
     {0}};
 

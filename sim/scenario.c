@@ -6,20 +6,18 @@
 #include "base/memory.h"
 #include "codec/codec.h"
 
-static const char *const plants[PLANT_COUNT] = {[PLANT_NONE] = "none",
-                                                [PLANT_ACK_BEFORE_DURABLE] = "ack_before_durable",
-                                                [PLANT_APPLY_TWICE] = "apply_twice",
-                                                [PLANT_SKIP_SEQUENCE_CHECK] = "skip_sequence_check",
-                                                [PLANT_DROP_RESIDUAL] = "drop_residual_on_refusal",
-                                                [PLANT_FORGET_REBASE] = "forget_rebase",
-                                                [PLANT_STALE_OFF_BY_ONE] = "stale_off_by_one",
-                                                [PLANT_UPLOAD_BEFORE_SPOOL] = "upload_before_spool",
-                                                [PLANT_OLD_FEEDBACK] = "old_feedback",
-                                                [PLANT_LOSE_REVOCATION] = "lose_revocation",
-                                                [PLANT_DELETE_SHARED_PAYLOAD] = "delete_shared_payload",
-                                                [PLANT_FORGET_RESUME] = "forget_resume"};
-
-const char *plant_name(unsigned plant) { return plant < PLANT_COUNT ? plants[plant] : NULL; }
+const char *const plant_names[PLANT_COUNT + 1] = {[PLANT_NONE] = "none",
+                                                  [PLANT_ACK_BEFORE_DURABLE] = "ack_before_durable",
+                                                  [PLANT_APPLY_TWICE] = "apply_twice",
+                                                  [PLANT_SKIP_SEQUENCE_CHECK] = "skip_sequence_check",
+                                                  [PLANT_DROP_RESIDUAL] = "drop_residual_on_refusal",
+                                                  [PLANT_FORGET_REBASE] = "forget_rebase",
+                                                  [PLANT_STALE_OFF_BY_ONE] = "stale_off_by_one",
+                                                  [PLANT_UPLOAD_BEFORE_SPOOL] = "upload_before_spool",
+                                                  [PLANT_OLD_FEEDBACK] = "old_feedback",
+                                                  [PLANT_LOSE_REVOCATION] = "lose_revocation",
+                                                  [PLANT_DELETE_SHARED_PAYLOAD] = "delete_shared_payload",
+                                                  [PLANT_FORGET_RESUME] = "forget_resume"};
 
 static void draw_manifest(struct scenario *s, struct world *world) {
     static const char *const dense[] = {"int8", "int8", "fp32", "bf16", "fp4"};
@@ -46,9 +44,10 @@ static void draw_manifest(struct scenario *s, struct world *world) {
                        (unsigned)world_between(world, 2, 3 * s->sites), (unsigned)world_below(world, 4),
                        (unsigned)world_between(world, 500, 4000), world_chance(world, 0.3) ? "polynomial" : "none");
     uint32_t window = (uint32_t)world_between(world, 4, 32);
+    static const char *const expiries[] = {"0", "1d", "10s"}; /* clocks are up to 6 s apart */
     buffer_append_text(&yaml, "admission:\n  clip_factor: %u\n  clip_window: %u\n  clip_minimum: %u\n  expiry: %s\n",
                        (unsigned)world_below(world, 4), window, (unsigned)world_between(world, 1, window),
-                       world_chance(world, 0.5) ? "1d" : "0");
+                       expiries[world_below(world, COUNT_OF(expiries))]);
     buffer_append_text(&yaml, "root_interval: %u\nsnapshot_interval: %u\n",
                        world_chance(world, 0.7) ? 1u : (unsigned)world_between(world, 2, 4),
                        (unsigned)world_between(world, 2, 12));
@@ -83,11 +82,11 @@ void scenario_draw(struct scenario *s, struct world *world, enum plant plant) {
     memset(s, 0, sizeof *s);
     s->plant = plant;
     s->sites = (uint32_t)world_between(world, 1, 5);
-    s->spares = (uint32_t)world_below(world, SPARE_SITES + 1);
+    s->spares = world_chance(world, 0.3) ? 0 : (uint32_t)world_between(world, 1, SPARE_SITES);
     s->overlap = world_chance(world, 0.75);
     draw_manifest(s, world);
     draw_network(s, world);
-    uint64_t step = world_between(world, 40, 250) * MS;
+    uint64_t step = world_between(world, 60, 250) * MS;
     for (uint32_t i = 1; i <= s->sites + s->spares; i++) s->site[i].step_us = step * world_between(world, 70, 200) / 100;
     if (s->sites >= 2 && s->manifest.merge.grace_ms != UINT64_MAX && world_chance(world, 0.5)) {
         s->site[s->sites].faulty = true;
@@ -97,7 +96,7 @@ void scenario_draw(struct scenario *s, struct world *world, enum plant plant) {
     s->apply_us = world_between(world, 1, 150) * MS;
     s->check_us = world_between(world, 1, 60) * MS;
     s->worker_us = world_between(world, 1, 40) * MS;
-    s->storm_us = world_between(world, 25, 50) * SECOND;
+    s->storm_us = world_between(world, 12, 36) * SECOND;
     s->crash_every_us = now_and_then(world, 0.75, 3000 * MS, 15000 * MS);
     s->crash_at_write = random_unit(&world->random);
     s->partition_every_us = now_and_then(world, 0.6, 4000 * MS, 20000 * MS);
@@ -107,6 +106,7 @@ void scenario_draw(struct scenario *s, struct world *world, enum plant plant) {
     s->presence_ms = 3 * s->heartbeat_ms;
     s->uploads_limit = (uint32_t)(world_chance(world, 0.2) ? 1 : world_between(world, 2, 16));
     s->chunk_limit = (uint32_t)world_between(world, 64, 8192);
+    s->nominal_payload = s->parameters * sizeof(float) / world_between(world, 1, 12);
     s->stop_at_end = world_chance(world, 0.3);
 }
 

@@ -24,8 +24,7 @@ enum plant {
     PLANT_FORGET_RESUME,         /* an upload that broke is never resumed: its event is lost */
     PLANT_COUNT
 };
-/* "ack_before_durable", ...; NULL beyond. */
-const char *plant_name(unsigned plant);
+extern const char *const plant_names[PLANT_COUNT + 1]; /* "none", "ack_before_durable", ...; NULL at the end */
 
 struct site_scenario {
     bool faulty;
@@ -38,7 +37,7 @@ struct scenario {
     uint64_t parameters;
     uint32_t sites, spares;                                  /* of the spares the admin invites one now and then */
     struct site_scenario site[SITES_MOST + SPARE_SITES + 1]; /* by process number */
-    bool overlap, keep_payloads_short;
+    bool overlap;
     uint64_t commit_us, apply_us, check_us, worker_us; /* means */
     struct network_faults storm, calm;
     uint64_t storm_us;                                               /* faults stop after so long */
@@ -47,6 +46,7 @@ struct scenario {
     uint64_t partition_every_us, order_every_us, malformed_every_us; /* means; 0: none */
     uint64_t checkpoint_us, heartbeat_ms, presence_ms;
     uint32_t uploads_limit, chunk_limit;
+    uint64_t nominal_payload; /* what sites take a missed step to cost: small ones load snapshots seldom */
     bool stop_at_end;
 };
 

@@ -202,7 +202,7 @@ void site_enter(struct site *site) {
                                    .backoff_ms = 100,
                                    .backoff_limit_ms = 3000,
                                    .queue_limit = 1024,
-                                   .nominal_payload = 600};
+                                   .nominal_payload = scenario->nominal_payload};
     for (uint32_t f = 0; f < scenario->manifest.fragments; f++)
         if (site->rounds[f].exists) options.last_sequence = MAX(options.last_sequence, site->rounds[f].sequence);
     struct error error = {0};

@@ -113,7 +113,7 @@ void process_start(struct world *world, uint32_t number) {
     process->incarnation++;
     process->born_at = world->now;
     process->monotonic_from = world_below(world, 1000000);
-    process->wall_skew_ms = (int64_t)world_below(world, 20001) - 10000;
+    process->wall_skew_ms = (int64_t)world_below(world, 6001) - 3000;
     process->dies_at_write = 0;
 }
 
