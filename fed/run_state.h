@@ -114,7 +114,7 @@ bool run_state_find(const struct run_state *state, uint32_t site, uint64_t seque
  * rules give. count <= run_state_pending_count. */
 void run_state_plan_step(const struct run_state *state, uint32_t fragment, uint16_t count, struct ledger_entry *out);
 
-/* --- admission, cheap to expensive (DESIGN.md, 8); none of these changes the state --- */
+/* --- admission, cheap to expensive; none of these changes the state --- */
 struct admission_limits {
     uint64_t now_ms; /* wall clock, for expiry */
     uint64_t max_payload; /* bytes; the codec's bound for the fragment */

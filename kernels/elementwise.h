@@ -26,13 +26,13 @@ void elementwise_scale(float *out, const float *a, float scale, size_t count);  
 void elementwise_add_scaled(float *out, const float *a, float scale, size_t count);  /* out = out + (scale · a) */
 
 /* --- the site --- */
-/* e = (decay · e) + delta: error feedback (DESIGN §6, decay 0.95). */
+/* e = (decay · e) + delta: error feedback (decay 0.95). */
 void elementwise_feedback(float *e, const float *delta, float decay, size_t count);
 /* local = fresh + (local − origin): a site goes on from the new global parameters and keeps its progress since `origin`,
  * which is the snapshot (its delta was merged) or the old base (its delta was refused, dense mode). */
 void elementwise_rebase(float *local, const float *fresh, const float *origin, size_t count);
 
-/* --- outer optimizers (DESIGN §5.3) --- */
+/* --- outer optimizers (fed/model_state.h has the formulas) --- */
 /* Delayed Nesterov (arXiv 2401.09135, algorithm 3, c = 0), a contribution g that does not end a period:
  *     sum = sum + g;   theta = theta − rate · (g / period)                                                             */
 void elementwise_nesterov_between(float *theta, float *sum, const float *g, float rate, float period, size_t count);

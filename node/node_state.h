@@ -5,7 +5,7 @@
  * replica takes their steps; when to connect, retry and give up. The tensors are node/replica.h's, moved by the shell's
  * worker and trainer when an action says so.
  *
- * A fragment's way, one slot each (DESIGN.md, 5.2); training goes on through all of it while overlap is on:
+ * A fragment's way, one slot each; training goes on through all of it while overlap is on:
  *
  *     TRAINING --H_w steps since the last snapshot--> SNAPSHOT (trainer copies theta_s, between two steps)
  *       -> ENCODING (worker: delta, error feedback, encode, sign, durable spool) -> UPLOADING -> receipt -> ACCEPTED

@@ -1,4 +1,4 @@
-/* The tensors of a site that take part in the exchange, and the arithmetic of a round (DESIGN.md, 5.2). Pure: no I/O.
+/* The tensors of a site that take part in the exchange, and the arithmetic of a round. Pure: no I/O.
  *
  *     global    the replica: theta (and m, D in dense mode) as the ledger has it, moved by step entries only
  *     base      theta_base: the global parameters that the fragment's running delta starts from

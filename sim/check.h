@@ -1,4 +1,4 @@
-/* The invariants of DESIGN.md, section 10, held against what the simulated processes do.
+/* The invariants I1 to I9 of docs/architecture.md, held against what the simulated processes do.
  *
  * The checker is told of every durable growth of the coordinator's ledger and follows it with a run state and a model of its own,
  * never crashed, so it knows the truth at every version: root, and a digest of each fragment. Beside the rules that fed/ enforces
