@@ -57,7 +57,7 @@ static enum status check_model(const struct manifest *m, const char **key, struc
 }
 
 static enum status check_schedule(const struct manifest *m, const char **key, struct error *error) {
-    if (m->inner.schedule == SCHEDULE_CONSTANT) {
+    if (m->inner.schedule == INNER_CONSTANT) {
         if (m->inner.decay_tokens != 0)
             REFUSE("inner.decay_tokens", "a constant schedule does not decay: write 0, or choose linear or cosine");
         return OK;

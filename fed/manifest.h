@@ -17,16 +17,16 @@
 #include "crypto/digest.h"
 
 enum {
-    RUN_NAME_SIZE = 33,          /* with its zero; [a-z0-9-], as are site names */
+    RUN_NAME_SIZE = 33, /* with its zero; [a-z0-9-], as are site names */
     SITE_NAME_SIZE = 33,
-    MANIFEST_LIMIT = 64 * 1024,  /* bytes of YAML */
+    MANIFEST_LIMIT = 64 * 1024, /* bytes of YAML */
     FRAGMENTS_LIMIT = 64,
     SITES_LIMIT = 4096,
     STALENESS_LIMIT = 4096
 };
 
 enum outer_mode { OUTER_DENSE = 0, OUTER_SPARSE = 1 };
-enum schedule_shape { SCHEDULE_CONSTANT = 0, SCHEDULE_LINEAR = 1, SCHEDULE_COSINE = 2 };
+enum inner_schedule { INNER_CONSTANT = 0, INNER_LINEAR = 1, INNER_COSINE = 2 };
 enum staleness_weight { STALENESS_NONE = 0, STALENESS_POLYNOMIAL = 1 };
 enum tokenizer_kind { TOKENIZER_BYTE = 0, TOKENIZER_EXTERNAL = 1 /* shards are tokenised beforehand; vocabulary below */ };
 
@@ -48,7 +48,7 @@ struct manifest {
 
     struct { /* the inner optimizer, AdamW; the schedule counts tokens of the whole run */
         double learning_rate, beta1, beta2, epsilon, weight_decay, clip_norm;
-        enum schedule_shape schedule;
+        enum inner_schedule schedule;
         uint64_t warmup_tokens, decay_tokens; /* decay ends at decay_tokens; 0: at the token budget */
         double floor;                         /* as a fraction of learning_rate */
         uint32_t inner_steps;                 /* H */
@@ -70,20 +70,21 @@ struct manifest {
     uint32_t fragments;
 
     struct {
-        uint32_t quorum;          /* an outer step starts once this many contributions wait ... */
-        uint64_t grace_ms;        /* ... or this long after the first of them came; UINT64_MAX: wait for the quorum */
-        uint32_t staleness_cap;   /* versions of the fragment; more is refused with REBASE */
-        uint32_t warmup_steps;    /* the first outer steps wait for every connected site (bounded by warmup_grace_ms) */
+        uint32_t quorum;        /* an outer step starts once this many contributions wait ... */
+        uint64_t grace_ms;      /* ... or this long after the first of them came; UINT64_MAX: wait for the quorum */
+        uint32_t staleness_cap; /* versions of the fragment; more is refused with REBASE */
+        uint32_t warmup_steps;  /* the first outer steps wait for every connected site (bounded by warmup_grace_ms) */
         uint64_t warmup_grace_ms;
         enum staleness_weight staleness_weight;
-        double staleness_exponent; /* polynomial: (1 + staleness)^-exponent; only 0.5 and 1 are there (sqrt and divide are exact) */
+        double
+            staleness_exponent; /* polynomial: (1 + staleness)^-exponent; only 0.5 and 1 are there (sqrt and divide are exact) */
     } merge;
 
     struct {
-        double clip_factor;       /* norms above this times the running median are scaled down; 0: off */
-        uint32_t clip_window;     /* accepted norms the median is taken over */
-        uint32_t clip_minimum;    /* no clipping before this many were accepted */
-        uint64_t expiry_ms;       /* a header is refused this long after it was signed; 0: never */
+        double clip_factor;    /* norms above this times the running median are scaled down; 0: off */
+        uint32_t clip_window;  /* accepted norms the median is taken over */
+        uint32_t clip_minimum; /* no clipping before this many were accepted */
+        uint64_t expiry_ms;    /* a header is refused this long after it was signed; 0: never */
     } admission;
 
     uint64_t token_budget;      /* the run stops by itself after so many tokens; 0: never */

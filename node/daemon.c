@@ -13,8 +13,8 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "model/export.h"
+#include "model/trainer.h"
 #include "node/daemon_core.h"
-#include "node/model_trainer.h"
 #include "node/run_model.h"
 #include "rpc/environment.h"
 

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "node/model_trainer.h"
+#include "model/trainer.h"
 #include "node/run_model.h"
 
 /* ---- the replica ---------------------------------------------------------------------------------------------------------- */

@@ -6,7 +6,7 @@
 #include "base/memory.h"
 #include "fed/manifest.h"
 #include "model/safetensors.h"
-#include "node/model_trainer.h"
+#include "model/trainer.h"
 
 enum { CHECKPOINT_OVERHEAD = 1 << 24 /* bytes of a safetensors file beyond its data */ };
 
@@ -42,9 +42,9 @@ static struct schedule schedule_of(const struct manifest *manifest) {
                                 .floor = (float)(manifest->inner.floor * manifest->inner.learning_rate),
                                 .warmup_tokens = manifest->inner.warmup_tokens,
                                 .total_tokens = decay,
-                                .shape = MODEL_SCHEDULE_CONSTANT};
-    if (manifest->inner.schedule == SCHEDULE_LINEAR) schedule.shape = MODEL_SCHEDULE_LINEAR;
-    if (manifest->inner.schedule == SCHEDULE_COSINE) schedule.shape = MODEL_SCHEDULE_COSINE;
+                                .shape = SCHEDULE_CONSTANT};
+    if (manifest->inner.schedule == INNER_LINEAR) schedule.shape = SCHEDULE_LINEAR;
+    if (manifest->inner.schedule == INNER_COSINE) schedule.shape = SCHEDULE_COSINE;
     return schedule;
 }
 

@@ -319,9 +319,9 @@ TEST(checking_finds_what_a_program_put_in_wrongly) {
     CHECK_STATUS(manifest_check(&m, &error), INVALID);
     CHECK_CONTAINS(error.message, "codec.kind");
     m.codec.kind = CODEC_TOPK2_64;
-    m.inner.schedule = (enum schedule_shape)3;
+    m.inner.schedule = (enum inner_schedule)3;
     CHECK_STATUS(manifest_check(&m, &error), INVALID);
-    m.inner.schedule = (enum schedule_shape) - 1;
+    m.inner.schedule = (enum inner_schedule) - 1;
     CHECK_STATUS(manifest_check(&m, &error), INVALID);
 }
 

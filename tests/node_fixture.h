@@ -8,7 +8,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "model/data.h"
-#include "node/model_trainer.h"
+#include "model/trainer.h"
 #include "node/replica.h"
 #include "node/run_model.h"
 #include "tests/test.h"
