@@ -19,50 +19,51 @@ const char *const plant_names[PLANT_COUNT + 1] = {[PLANT_NONE] = "none",
                                                   [PLANT_DELETE_SHARED_PAYLOAD] = "delete_shared_payload",
                                                   [PLANT_FORGET_RESUME] = "forget_resume"};
 
+/* Every draw is a statement of its own: the order in which a call's arguments are evaluated is the compiler's choice. */
 static void draw_manifest(struct scenario *s, struct world *world) {
     static const char *const dense[] = {"int8", "int8", "fp32", "bf16", "fp4"};
+    static const char *const expiries[] = {"0", "1d", "10s"}; /* clocks are up to 6 s apart */
     bool sparse = world_chance(world, 0.55);
-    uint32_t fragments = world_chance(world, 0.5) ? 1 : (uint32_t)world_between(world, 2, 4);
+    uint64_t fragments = world_chance(world, 0.5) ? 1 : world_between(world, 2, 4);
     /* With several fragments and no overlap an endless window can never end: sites that joined at different times wait for each
      * other on different fragments (docs/simulation.md). */
     bool forever = !s->overlap && fragments == 1 && world_chance(world, 0.4);
-    uint32_t quorum = forever ? s->sites : (uint32_t)world_between(world, 1, s->sites);
+    uint64_t quorum = forever ? s->sites : world_between(world, 1, s->sites);
     struct buffer yaml = {0};
-    buffer_append_text(&yaml, "name: storm\nfragments: %u\ninner:\n  inner_steps: %u\n  dylu: %s\n", fragments,
-                       (unsigned)world_between(world, 3, 10), world_chance(world, 0.5) ? "true" : "false");
+    buffer_append_text(&yaml, "name: storm\nfragments: %u\nmerge:\n  quorum: %u\n", (unsigned)fragments, (unsigned)quorum);
+    if (forever)
+        buffer_append_text(&yaml, "  grace: forever\n");
+    else
+        buffer_append_text(&yaml, "  grace: %ums\n", (unsigned)world_between(world, 0, 2000));
+    buffer_append_text(&yaml, "  staleness_cap: %u\n", (unsigned)world_between(world, 2, 3 * s->sites));
+    buffer_append_text(&yaml, "  warmup_steps: %u\n", (unsigned)world_below(world, 4));
+    buffer_append_text(&yaml, "  warmup_grace: %ums\n", (unsigned)world_between(world, 500, 4000));
+    buffer_append_text(&yaml, "  staleness_weight: %s\n", world_chance(world, 0.3) ? "polynomial" : "none");
+    buffer_append_text(&yaml, "inner:\n  inner_steps: %u\n", (unsigned)world_between(world, 3, 10));
+    buffer_append_text(&yaml, "  dylu: %s\n", world_chance(world, 0.5) ? "true" : "false");
     buffer_append_text(&yaml, "outer:\n  mode: %s\n", sparse ? "sparse" : "dense");
     if (!sparse) buffer_append_text(&yaml, "  period: %u\n", (unsigned)world_between(world, 1, 2 * s->sites));
-    buffer_append_text(&yaml, "codec:\n  kind: %s\n",
-                       sparse ? (world_chance(world, 0.5) ? "topk2-64" : "topk2-128")
-                              : dense[world_below(world, COUNT_OF(dense))]);
-    buffer_append_text(&yaml, "merge:\n  quorum: %u\n  grace: ", quorum);
-    if (forever)
-        buffer_append_text(&yaml, "forever\n");
-    else
-        buffer_append_text(&yaml, "%ums\n", (unsigned)world_between(world, 0, 2000));
-    buffer_append_text(&yaml, "  staleness_cap: %u\n  warmup_steps: %u\n  warmup_grace: %ums\n  staleness_weight: %s\n",
-                       (unsigned)world_between(world, 2, 3 * s->sites), (unsigned)world_below(world, 4),
-                       (unsigned)world_between(world, 500, 4000), world_chance(world, 0.3) ? "polynomial" : "none");
-    uint32_t window = (uint32_t)world_between(world, 4, 32);
-    static const char *const expiries[] = {"0", "1d", "10s"}; /* clocks are up to 6 s apart */
-    buffer_append_text(&yaml, "admission:\n  clip_factor: %u\n  clip_window: %u\n  clip_minimum: %u\n  expiry: %s\n",
-                       (unsigned)world_below(world, 4), window, (unsigned)world_between(world, 1, window),
-                       expiries[world_below(world, COUNT_OF(expiries))]);
-    buffer_append_text(&yaml, "root_interval: %u\nsnapshot_interval: %u\n",
-                       world_chance(world, 0.7) ? 1u : (unsigned)world_between(world, 2, 4),
-                       (unsigned)world_between(world, 2, 12));
+    const char *codec =
+        sparse ? (world_chance(world, 0.5) ? "topk2-64" : "topk2-128") : dense[world_below(world, COUNT_OF(dense))];
+    buffer_append_text(&yaml, "codec:\n  kind: %s\n", codec);
+    uint64_t window = world_between(world, 4, 32);
+    buffer_append_text(&yaml, "admission:\n  clip_window: %u\n", (unsigned)window);
+    buffer_append_text(&yaml, "  clip_minimum: %u\n", (unsigned)world_between(world, 1, window));
+    buffer_append_text(&yaml, "  clip_factor: %u\n", (unsigned)world_below(world, 4));
+    buffer_append_text(&yaml, "  expiry: %s\n", expiries[world_below(world, COUNT_OF(expiries))]);
+    buffer_append_text(&yaml, "root_interval: %u\n", world_chance(world, 0.7) ? 1u : (unsigned)world_between(world, 2, 4));
+    buffer_append_text(&yaml, "snapshot_interval: %u\n", (unsigned)world_between(world, 2, 12));
     struct error error = {0};
-    if (manifest_parse(buffer_bytes(&yaml), &s->manifest, &error) != OK) {
-        fprintf(stderr, "%.*s\n%s\n", (int)yaml.size, (const char *)yaml.data, error.message);
-        ASSERT(!"the scenario's manifest is in order");
-    }
+    enum status status = manifest_parse(buffer_bytes(&yaml), &s->manifest, &error);
+    if (status != OK) fprintf(stderr, "%.*s\n%s\n", (int)yaml.size, (const char *)yaml.data, error.message);
+    ASSERT(status == OK);
     buffer_deinit(&yaml);
     s->parameters = fragments == 1 ? world_between(world, 64, 9000) : fragments * CODEC_CHUNK + world_below(world, 3000);
 }
 
 static void draw_network(struct scenario *s, struct world *world) {
-    s->calm = (struct network_faults){
-        .latency = world_between(world, 2, 60) * MS, .bytes_per_second = 20000000, .keepalive = 3 * SECOND};
+    uint64_t latency = world_between(world, 2, 60) * MS;
+    s->calm = (struct network_faults){.latency = latency, .bytes_per_second = 20000000, .keepalive = 3 * SECOND};
     s->storm = s->calm;
     double weight = world_chance(world, 0.15) ? 0 : random_unit(&world->random);
     s->storm.lost = 0.04 * weight * random_unit(&world->random);

@@ -33,13 +33,13 @@ struct lie {
 static void honest_header(struct site *site, const struct run_state *run, struct contribution *c, struct buffer *payload) {
     const struct scenario *scenario = site->setup.scenario;
     const struct run_site *own = run_state_site(run, site->number);
-    uint64_t start, count;
+    uint64_t start, count, skipped = world_below(site->world, 2);
     *c = (struct contribution){.protocol = PROTOCOL_VERSION,
                                .codec = scenario->manifest.codec.kind,
                                .epoch = run_state_epoch(run),
                                .site = site->number,
                                .fragment = (uint32_t)world_below(site->world, scenario->manifest.fragments),
-                               .sequence = own->last_sequence + 1 + world_below(site->world, 2),
+                               .sequence = own->last_sequence + 1 + skipped,
                                .base_version = run_state_version(run),
                                .inner_steps = 3,
                                .tokens = 10,
