@@ -23,16 +23,32 @@ static enum status load_global(const struct restore_input *input, struct error *
     return status == OK ? OK : error_wrap(error, status, "the checkpoint's replica");
 }
 
-static enum status replay(const struct restore_input *input, uint64_t *steps, struct error *error) {
-    *steps = 0;
-    if (journal_size(input->journal) == 0) return OK;
-    struct ledger_source source = journal_source(input->journal);
-    struct replay_options options = {.trusted = true, .until = UINT64_MAX, .tensors_from = input->replica->global.version};
+/* The version that the stored entries reach. */
+static enum status stored_version(const struct ledger_source *source, uint64_t *out, struct error *error) {
+    struct replay_options options = {.trusted = true, .until = UINT64_MAX};
     struct replay_report report = {0};
     struct run_state *run = run_state_create();
-    enum status status = replay_run(&source, &options, run, &input->replica->global, &report, error);
-    if (status == OK && report.version > options.tensors_from) *steps = report.version - options.tensors_from;
+    enum status status = replay_run(source, &options, run, NULL, &report, error);
     run_state_destroy(run);
+    *out = report.version;
+    return status;
+}
+
+/* The steps beyond the checkpoint. After a snapshot of the run was loaded the stored ledger may still be on its way to it: then
+ * there are none, and the entries that come are control only until they have reached the replica. */
+static enum status replay(const struct restore_input *input, uint64_t *steps, struct error *error) {
+    struct ledger_source source = journal_source(input->journal);
+    struct replay_options options = {.trusted = true, .until = UINT64_MAX, .tensors_from = input->replica->global.version};
+    uint64_t version = 0;
+    *steps = 0;
+    if (journal_size(input->journal) == 0) return OK;
+    enum status status = stored_version(&source, &version, error);
+    if (status == OK && version >= options.tensors_from) {
+        struct run_state *run = run_state_create();
+        status = replay_run(&source, &options, run, &input->replica->global, NULL, error);
+        run_state_destroy(run);
+        *steps = version - options.tensors_from;
+    }
     return status == OK ? OK : error_wrap(error, status, "replay of the stored ledger");
 }
 

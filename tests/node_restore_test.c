@@ -4,6 +4,11 @@
 
 #include "tests/node_fixture.h"
 
+/* RFC 8032's first public key: any that is on the curve will do. */
+static const uint8_t test_public_key[PUBLIC_KEY_SIZE] = {0xd7, 0x5a, 0x98, 0x01, 0x82, 0xb1, 0x0a, 0xb7, 0xd5, 0x4b, 0xfe,
+                                                         0xd3, 0xc9, 0x64, 0x07, 0x3a, 0x0e, 0xe1, 0x72, 0xf3, 0xda, 0xa6,
+                                                         0x23, 0x25, 0xaf, 0x02, 0x1a, 0x68, 0xf7, 0x07, 0x51, 0x1a};
+
 struct crashed {
     struct fixture site;
     struct journal *journal;
@@ -41,7 +46,8 @@ static void checkpoint(struct crashed *crashed, unsigned steps, uint64_t over, u
     memcpy(crashed->local, trainer_parameters(crashed->site.trainer), crashed->site.count * sizeof(float));
     snapshot_write(&crashed->site.replica.global, &global);
     trainer_save(crashed->site.trainer, &trainer);
-    struct journal_checkpoint record = {.trainer_steps = crashed->counters.steps, .fragments = 1};
+    struct journal_checkpoint record = {
+        .version = crashed->site.replica.global.version, .trainer_steps = crashed->counters.steps, .fragments = 1};
     state_root(crashed->site.replica.global.theta, crashed->site.count, record.root);
     record.fragment[0].over = over;
     record.fragment[0].in_flight = in_flight;
@@ -268,6 +274,36 @@ TEST(a_snapshot_that_was_never_recorded_left_its_progress_where_it_was) {
     struct restored restored = restart(&crashed);
     CHECK_EQUAL(restored.spooled_count, 0);
     check_moved(&crashed, crashed.base);
+    end(&crashed);
+}
+
+/* Entry 0 of the fixture's run, as Follow would have stored it. */
+static void store_genesis(struct crashed *crashed) {
+    struct error error = {0};
+    struct buffer manifest = {0}, raw = {0};
+    struct ledger_entry genesis = {.kind = LEDGER_GENESIS, .epoch = 1};
+    manifest_write(&crashed->site.manifest, &manifest);
+    genesis.genesis.manifest = buffer_bytes(&manifest);
+    genesis.genesis.parameters = crashed->site.count;
+    memset(genesis.genesis.run_id, 1, RUN_ID_SIZE);
+    memcpy(genesis.genesis.coordinator_key, test_public_key, PUBLIC_KEY_SIZE);
+    run_model_layout_digest(&crashed->site.layout, genesis.genesis.layout_digest);
+    ledger_entry_encode(&genesis, &raw);
+    struct bytes entry = buffer_bytes(&raw);
+    CHECK_OK(journal_append(crashed->journal, &entry, 1, &error));
+    buffer_deinit(&manifest);
+    buffer_deinit(&raw);
+}
+
+TEST(a_stored_ledger_that_has_not_reached_the_loaded_snapshot_is_no_damage) {
+    struct crashed crashed;
+    begin(&crashed, OUTER_SPARSE);
+    crashed.site.replica.global.version = 5; /* a snapshot of the run was loaded; of its ledger only the first entry has come */
+    checkpoint(&crashed, 3, 0, 0);
+    store_genesis(&crashed);
+    struct restored restored = restart(&crashed);
+    CHECK(restored.from_checkpoint);
+    CHECK_EQUAL(crashed.site.replica.global.version, 5);
     end(&crashed);
 }
 
