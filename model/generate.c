@@ -24,7 +24,7 @@ struct generator {
 
 static void generator_plan(struct generator *g, struct arena *arena) {
     const struct model_config *c = &g->layout->config;
-    transformer_plan(&g->transformer, g->layout, g->kernels, g->limit, false, arena);
+    transformer_plan(&g->transformer, g->layout, g->kernels, g->limit, false, false, arena);
     uint64_t cache = (uint64_t)c->layers * g->limit * c->kv_heads * model_head_size(c);
     g->keys = arena_floats(arena, cache);
     g->values = arena_floats(arena, cache);

@@ -17,7 +17,11 @@
 #include "model/trainer_internal.h"
 
 enum {
-    SHARDS_DEFAULT = 4,
+    SHARDS_LEAST = 4,
+    SHARDS_MOST = 64,
+    SHARD_TOKENS = 1024,
+    SHARDS_GRADIENTS = 1 << 28, /* floats */
+    UPDATE_PIECE = 2048,        /* moments that are widened at a time */
     MICRO_ROWS = 512, /* tokens that go through the model at once: enough for the matrix products, few enough for the cache */
     BLOCK = 1 << 16,  /* floats a job of sum and update */
     SEQUENCES_MAX = 1 << 16,
@@ -43,17 +47,32 @@ enum status trainer_check(const struct trainer_options *o, struct error *error) 
     return OK;
 }
 
+static uint32_t shards_of(const struct trainer_options *o, uint64_t parameter_count) {
+    uint64_t total = o->sequences * (uint64_t)o->accumulation;
+    uint64_t shards = MAX(MIN(total * o->length / SHARD_TOKENS, (uint64_t)SHARDS_MOST), (uint64_t)SHARDS_LEAST);
+    while (shards > SHARDS_LEAST && shards * parameter_count > SHARDS_GRADIENTS) shards = MAX(shards / 2, (uint64_t)SHARDS_LEAST);
+    return o->shards ? o->shards : (uint32_t)MIN(shards, total);
+}
+
+uint32_t trainer_shards(const struct trainer_options *options) {
+    struct layout layout;
+    if (layout_init(&options->model, &layout, NULL) != OK) return 0;
+    uint32_t shards = shards_of(options, layout.count);
+    layout_deinit(&layout);
+    return shards;
+}
+
 /* Takes everything model-sized from the arena: measured by trainer_memory, placed by trainer_create. */
 static void trainer_plan(struct trainer *t, struct arena *arena) {
     const struct trainer_options *o = &t->options;
     uint64_t count = t->layout.count;
     t->total = o->sequences * (uint64_t)o->accumulation;
-    t->shards = o->shards ? o->shards : (uint32_t)MIN(t->total, (uint64_t)SHARDS_DEFAULT);
+    t->shards = shards_of(o, count);
     t->workers = MIN(o->threads ? o->threads : thread_processor_count(), t->shards);
     uint64_t in_shard = (t->total + t->shards - 1) / t->shards;
     t->micro = (uint32_t)MIN(in_shard, (uint64_t)MAX(MICRO_ROWS / o->length, 1u));
     t->blocks = (count + BLOCK - 1) / BLOCK;
-    transformer_plan(&t->transformer, &t->layout, t->kernels, o->length, true, arena);
+    transformer_plan(&t->transformer, &t->layout, t->kernels, o->length, true, o->recompute, arena);
     t->workspaces = arena_take(arena, t->workers, sizeof *t->workspaces);
     for (uint32_t i = 0; i < t->workers; i++) {
         struct workspace workspace;
@@ -61,8 +80,8 @@ static void trainer_plan(struct trainer *t, struct arena *arena) {
         if (t->workspaces) t->workspaces[i] = workspace;
     }
     t->parameters = arena_floats(arena, count);
-    t->m = arena_floats(arena, count);
-    t->v = arena_floats(arena, count);
+    moments_plan(&t->m, count, o->bf16_moments, arena);
+    moments_plan(&t->v, count, o->bf16_moments, arena);
     t->gradients = arena_take(arena, t->shards, sizeof *t->gradients);
     for (uint32_t i = 0; i < t->shards; i++) {
         float *gradient = arena_floats(arena, count);
@@ -160,6 +179,19 @@ static const struct layout_tensor *tensor_at(const struct layout *layout, uint64
     return &layout->tensors[low];
 }
 
+/* Moments in bfloat16, a piece at a time through the kernel's fp32. */
+static void update_narrow(struct trainer *t, const struct adamw_step *step, uint64_t at, uint64_t count) {
+    float m[UPDATE_PIECE], v[UPDATE_PIECE];
+    for (uint64_t end = at + count; at < end; at += UPDATE_PIECE) {
+        uint64_t here = MIN(end - at, (uint64_t)UPDATE_PIECE);
+        moments_read(&t->m, at, here, m);
+        moments_read(&t->v, at, here, v);
+        t->kernels->adamw(here, step, t->gradients[0] + at, t->parameters + at, m, v);
+        moments_write(&t->m, at, here, m, 2 * t->optimizer_steps);
+        moments_write(&t->v, at, here, v, 2 * t->optimizer_steps + 1);
+    }
+}
+
 static void job_update(void *context, uint64_t block, uint32_t worker) {
     struct trainer *t = context;
     (void)worker;
@@ -168,7 +200,10 @@ static void job_update(void *context, uint64_t block, uint32_t worker) {
         struct adamw_step step = t->update;
         if (!tensor->decays) step.decay = 0.0f;
         uint64_t count = MIN(end, tensor->offset + tensor->count) - at;
-        t->kernels->adamw(count, &step, t->gradients[0] + at, t->parameters + at, t->m + at, t->v + at);
+        if (t->options.bf16_moments)
+            update_narrow(t, &step, at, count);
+        else
+            t->kernels->adamw(count, &step, t->gradients[0] + at, t->parameters + at, t->m.wide + at, t->v.wide + at);
         at += count;
     }
 }
@@ -225,8 +260,8 @@ enum status trainer_step(struct trainer *t, const struct data *data, uint64_t ru
 }
 
 void trainer_reset_optimizer(struct trainer *t) {
-    memset(t->m, 0, t->layout.count * sizeof *t->m);
-    memset(t->v, 0, t->layout.count * sizeof *t->v);
+    moments_clear(&t->m);
+    moments_clear(&t->v);
     t->optimizer_steps = 0;
 }
 

@@ -33,11 +33,13 @@ struct trainer_options {
     uint32_t sequences;    /* in a batch (per accumulation) */
     uint32_t length;       /* of a sequence, <= model.context */
     uint32_t accumulation; /* batches a step, 1.. */
-    uint32_t shards;       /* 0: 4, or fewer where the batch is smaller. More threads than shards do not help */
+    uint32_t shards;       /* 0: one for 1024 tokens of a step, see trainer_shards. More threads than shards do not help */
     uint32_t threads;      /* 0: one a processor. Does not change results */
     const char *kernels;   /* a table of kernels/kernels.h; NULL: the best here, or what ATOLL_KERNELS says */
     struct adamw_options adamw;
     struct schedule schedule;
+    bool recompute;    /* keep only each layer's input for the backward pass: less memory, a third more work, the same bits */
+    bool bf16_moments; /* keep AdamW's m and v in bfloat16, rounded by chance (see model/moments.h): 4 bytes a parameter less */
 };
 
 #define TRAINER_DEFAULTS                                                                                                         \
@@ -64,6 +66,10 @@ struct trainer_counters { /* since the trainer was new, kept by save and load */
 MUST_USE enum status trainer_check(const struct trainer_options *options, struct error *error);
 /* Bytes that trainer_create will take; the options must have passed trainer_check. */
 uint64_t trainer_memory(const struct trainer_options *options);
+/* The shards there will be; 0 in the options stands for one for every 1024 tokens of a step (adding up a shard's gradient then costs a
+ * few hundredths of computing it), but at least 4, at most 64 and the sequences there are, and half as many (not below 4)
+ * until their gradients take at most 1 GiB. It depends on batch and model alone, never on the machine: so do the results. */
+uint32_t trainer_shards(const struct trainer_options *options);
 /* Parameters start as zeroes, AdamW's state too. INVALID; FULL if there is no memory; UNAVAILABLE if there are no threads. */
 MUST_USE enum status trainer_create(const struct trainer_options *options, struct trainer **out, struct error *error);
 void trainer_destroy(struct trainer *trainer); /* joins its threads; NULL is a no-op */

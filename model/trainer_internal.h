@@ -3,6 +3,7 @@
 #define MODEL_TRAINER_INTERNAL_H
 
 #include "model/crew.h"
+#include "model/moments.h"
 #include "model/trainer.h"
 #include "model/transformer.h"
 
@@ -18,7 +19,8 @@ struct trainer {
     uint64_t blocks;
     struct transformer transformer;
     struct workspace *workspaces; /* [workers] */
-    float *parameters, *m, *v;    /* [layout.count] */
+    float *parameters;            /* [layout.count] */
+    struct moments m, v;          /* [layout.count] */
     float **gradients;            /* [shards][layout.count]; the sum ends in the first */
     uint16_t *tokens;             /* [total][length + 1] */
     double *losses;               /* [max(total, blocks)]: by shard, micro-batch or block */

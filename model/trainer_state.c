@@ -30,8 +30,8 @@ static void save(const struct trainer *t, uint8_t parts, struct buffer *out) {
     buffer_u64(out, t->counters.position.index);
     buffer_u64(out, t->optimizer_steps);
     if (parts & WITH_PARAMETERS) buffer_append(out, t->parameters, size);
-    buffer_append(out, t->m, size);
-    buffer_append(out, t->v, size);
+    moments_save(&t->m, out);
+    moments_save(&t->v, out);
 }
 
 void trainer_save(const struct trainer *t, struct buffer *out) { save(t, WITH_PARAMETERS, out); }
@@ -67,8 +67,8 @@ enum status trainer_load(struct trainer *t, struct bytes state, struct error *er
         return error_set(error, CORRUPT, "trainer state is %zu bytes, too %s for its model", state.size,
                          reader.failed ? "few" : "many");
     if (parts & WITH_PARAMETERS) memcpy(t->parameters, parameters.data, size);
-    memcpy(t->m, m.data, size);
-    memcpy(t->v, v.data, size);
+    moments_load(&t->m, m.data);
+    moments_load(&t->v, v.data);
     t->counters = counters;
     t->optimizer_steps = optimizer_steps;
     return OK;

@@ -25,9 +25,9 @@ static void fill_rope(struct transformer *t) {
 }
 
 void transformer_plan(struct transformer *t, const struct layout *layout, const struct kernels *kernels, uint32_t length,
-                      bool trains, struct arena *arena) {
+                      bool trains, bool recompute, struct arena *arena) {
     const struct model_config *c = &layout->config;
-    *t = (struct transformer){.layout = layout, .kernels = kernels, .length = length, .trains = trains};
+    *t = (struct transformer){.layout = layout, .kernels = kernels, .length = length, .trains = trains, .recompute = recompute};
     t->layers = arena_take(arena, c->layers, sizeof *t->layers);
     t->cos = arena_floats(arena, (uint64_t)length * model_head_size(c) / 2);
     t->sin = arena_floats(arena, (uint64_t)length * model_head_size(c) / 2);
@@ -77,7 +77,10 @@ void workspace_plan(struct workspace *w, const struct transformer *t, uint32_t s
     w->layers = arena_take(arena, c->layers, sizeof *w->layers);
     struct workspace_layer layer = {0};
     for (uint32_t i = 0; i < c->layers; i++) {
-        if (i == 0 || t->trains) layer = workspace_layer_plan(t, sequences, arena);
+        if (i == 0 || (t->trains && !t->recompute))
+            layer = workspace_layer_plan(t, sequences, arena);
+        else if (t->trains)
+            layer.x = arena_floats(arena, rows * c->hidden); /* the rest is shared, and made again when it is wanted */
         if (w->layers) w->layers[i] = layer;
     }
     w->x = arena_floats(arena, rows * c->hidden);
@@ -162,7 +165,7 @@ static void embed_backward(const struct run *r, const float *d_x) {
         }
 }
 
-/* out may be the layer's own input where nothing is kept. */
+/* out may be the layer's own input where nothing is kept; NULL: only what backward needs is wanted. */
 static void layer_forward(const struct run *r, const struct transformer_layer *layer, const struct workspace_layer *kept,
                           float *out) {
     struct workspace *w = r->w;
@@ -176,6 +179,7 @@ static void layer_forward(const struct run *r, const struct transformer_layer *l
     linear(r, &layer->o, kept->attention, kept->x, kept->middle);
     r->k->norm_forward(r->rows, c->hidden, c->norm_eps, kept->middle, r->parameters + layer->norm2, w->normed, kept->rstd2);
     linear(r, &layer->gate_up, w->normed, NULL, kept->gate_up);
+    if (!out) return;
     r->k->swiglu_forward(r->rows, c->ffn, kept->gate_up, w->h);
     linear(r, &layer->down, w->h, kept->middle, out);
 }
@@ -256,7 +260,10 @@ double transformer_run(const struct transformer *t, struct workspace *w, const f
     if (!gradient) return loss;
     memset(w->d_x, 0, run.rows * c->hidden * sizeof *w->d_x);
     run.k->norm_backward(run.rows, c->hidden, w->d_normed, w->x, parameters + t->norm, w->rstd, w->d_x, gradient + t->norm);
-    for (uint32_t i = c->layers; i-- > 0;) layer_backward(&run, &t->layers[i], &w->layers[i]);
+    for (uint32_t i = c->layers; i-- > 0;) {
+        if (t->recompute && i + 1 < c->layers) layer_forward(&run, &t->layers[i], &w->layers[i], NULL);
+        layer_backward(&run, &t->layers[i], &w->layers[i]);
+    }
     embed_backward(&run, w->d_x);
     return loss;
 }

@@ -8,7 +8,9 @@
  *
  * A struct transformer holds what all threads share: the packed copies of the matrices, refreshed by transformer_pack whenever
  * the parameters have changed. A struct workspace holds what one thread needs for `sequences` sequences. Neither allocates: both
- * are planned over a caller's arena. What the backward pass can recompute cheaply (norms, h) is not kept.
+ * are planned over a caller's arena. What the backward pass can recompute cheaply (norms, h) is not kept; with `recompute`, of a
+ * layer only its input is kept and the backward pass runs the layer forward again: a third more arithmetic, the same bits, and
+ * memory that hardly grows with the number of layers.
  * Results are a function of (table, shapes, parameters, tokens): the same bits each time, on any thread.
  */
 #ifndef MODEL_TRANSFORMER_H
@@ -37,7 +39,7 @@ struct transformer {
     const struct layout *layout; /* borrowed */
     const struct kernels *kernels;
     uint32_t length; /* longest sequence */
-    bool trains;
+    bool trains, recompute;
     struct transformer_layer *layers; /* [config.layers] */
     struct matrix head;
     uint64_t embedding, norm; /* offsets */
@@ -65,7 +67,7 @@ struct workspace {
 
 /* Takes its arrays from the arena, and fills in what never changes if there is memory behind it. Borrows layout. */
 void transformer_plan(struct transformer *transformer, const struct layout *layout, const struct kernels *kernels,
-                      uint32_t length, bool trains, struct arena *arena);
+                      uint32_t length, bool trains, bool recompute, struct arena *arena);
 void workspace_plan(struct workspace *workspace, const struct transformer *transformer, uint32_t sequences, struct arena *arena);
 
 /* Packing is transformer_pack_jobs independent jobs, any thread each. */

@@ -249,7 +249,7 @@ TEST(an_index_that_lies_is_refused_by_tensor_or_file) {
     refused("\"model.norm.weight\": \"model-00", "\"model.norm.weight\": \"..model-00", "no name of a .safetensors file");
     refused("model.norm.weight", "model.norm.weights", "model.norm.weights\" is not in this model");
     refused("\"weight_map\"", "\"weights\"", "weight_map");
-    refused("\"model.embed_tokens.weight\": \"model-00001", "\"model.embed_tokens.weight\": \"model-00009", "model-00009");
+    refused("\"model.embed_tokens.weight\": \"model-00001", "\"model.embed_tokens.weight\": \"model-00099", "model-00099");
 }
 
 TEST(a_directory_without_config_or_tensors_says_which) {

@@ -25,7 +25,7 @@ static void model_make(struct model *m, const struct model_config *config, const
     for (int pass = 0; pass < 2; pass++) {
         if (pass) CHECK_OK(memory_try(arena.used, 1, &m->memory, &error));
         arena = (struct arena){.base = m->memory};
-        transformer_plan(&m->transformer, &m->layout, k, length, true, &arena);
+        transformer_plan(&m->transformer, &m->layout, k, length, true, false, &arena);
         workspace_plan(&m->workspace, &m->transformer, sequences, &arena);
     }
     for (uint32_t job = 0; job < transformer_pack_jobs(&m->transformer); job++)

@@ -1,0 +1,113 @@
+#include "model/fit.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "model/presets.h"
+
+/* The whole number at the start of a small file, or UINT64_MAX. */
+static uint64_t number_in(const char *path) {
+    FILE *file = fopen(path, "re");
+    if (!file) return UINT64_MAX;
+    unsigned long long value = UINT64_MAX;
+    if (fscanf(file, "%llu", &value) != 1) value = UINT64_MAX;
+    fclose(file);
+    return value;
+}
+
+static uint64_t machine_available(void) {
+    FILE *file = fopen("/proc/meminfo", "re");
+    if (!file) return UINT64_MAX;
+    char line[128];
+    unsigned long long kib;
+    uint64_t available = UINT64_MAX;
+    while (fgets(line, sizeof line, file))
+        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) available = kib * 1024;
+    fclose(file);
+    return available;
+}
+
+static uint64_t left_of(uint64_t limit, uint64_t used) {
+    return limit == UINT64_MAX || used == UINT64_MAX ? UINT64_MAX : limit > used ? limit - used : 0;
+}
+
+uint64_t memory_available(void) {
+    uint64_t available = machine_available();
+    available = MIN(available, left_of(number_in("/sys/fs/cgroup/memory.max"), number_in("/sys/fs/cgroup/memory.current")));
+    available = MIN(available, left_of(number_in("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+                                       number_in("/sys/fs/cgroup/memory/memory.usage_in_bytes")));
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+        available = MIN(available, (uint64_t)limit.rlim_cur);
+    return available;
+}
+
+const char *size_text(uint64_t size, char out[static SIZE_TEXT_SIZE]) {
+    static const char *const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
+    double value = (double)size;
+    size_t unit = 0;
+    for (; value >= 1024 && unit + 1 < COUNT_OF(units); unit++) value /= 1024;
+    snprintf(out, SIZE_TEXT_SIZE, unit ? "%.1f %s" : "%.0f %s", value, units[unit]);
+    return out;
+}
+
+/* What may be changed to make it smaller, the least painful first; false where there is nothing left of this kind. */
+static bool with_recompute(struct trainer_options *o) { return !o->recompute && (o->recompute = true); }
+static bool with_bf16_moments(struct trainer_options *o) { return !o->bf16_moments && (o->bf16_moments = true); }
+static bool with_two_shards(struct trainer_options *o) {
+    if (trainer_shards(o) <= 2) return false;
+    o->shards = 2;
+    return true;
+}
+static bool with_one_shard(struct trainer_options *o) {
+    if (trainer_shards(o) <= 1) return false;
+    o->shards = 1;
+    return true;
+}
+
+static const struct {
+    const char *name;
+    bool (*change)(struct trainer_options *options);
+} changes[] = {{"recompute", with_recompute},
+               {"bf16 moments", with_bf16_moments},
+               {"2 shards", with_two_shards},
+               {"1 shard", with_one_shard}};
+
+static const char *largest_preset(const struct trainer_options *options, uint64_t also, uint64_t available) {
+    const char *name = NULL;
+    const struct preset *preset;
+    for (size_t i = 0; (preset = preset_at(i)); i++) {
+        struct trainer_options o = *options;
+        o.model = preset->config;
+        o.length = MIN(o.length, o.model.context);
+        uint64_t wanted = trainer_memory(&o);
+        if (wanted <= available && also <= available - wanted) name = preset->name;
+    }
+    return name;
+}
+
+enum status trainer_fit(const struct trainer_options *options, uint64_t also, uint64_t available, struct error *error) {
+    struct trainer_options smaller = *options;
+    uint64_t wanted = trainer_memory(options) + also;
+    if (wanted <= available) return OK;
+    char a[SIZE_TEXT_SIZE], b[SIZE_TEXT_SIZE], c[SIZE_TEXT_SIZE], advice[128] = "";
+    for (size_t i = 0; i < COUNT_OF(changes); i++) {
+        if (!changes[i].change(&smaller)) continue;
+        size_t used = strlen(advice);
+        const char *shards = strstr(advice, " and 2 shards"); /* one shard is instead of two */
+        if (shards && i + 1 == COUNT_OF(changes)) used = (size_t)(shards - advice);
+        snprintf(advice + used, sizeof advice - used, "%s%s", used ? " and " : "", changes[i].name);
+        uint64_t then = trainer_memory(&smaller) + also;
+        if (then <= available)
+            return error_set(error, FULL, "training takes %s and %s are free; with %s it takes %s and fits", size_text(wanted, a),
+                             size_text(available, b), advice, size_text(then, c));
+    }
+    const char *preset = largest_preset(options, also, available);
+    return error_set(error, FULL, "training takes %s and %s are free; %s%s%s", size_text(wanted, a), size_text(available, b),
+                     preset ? "the largest preset that fits is \"" : "no preset fits: make the batch or the length smaller",
+                     preset ? preset : "", preset ? "\"" : "");
+}
