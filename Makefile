@@ -70,7 +70,7 @@ endif
 
 # ---- sources: every .c below a folder belongs to its library, but for the programs' own mains ----------------------------
 CORE_FOLDERS := base kernels codec model
-FOLDERS := $(CORE_FOLDERS) $(if $(LIBS_FOUND),config crypto storage rpc proto fed node coordinator sim)
+FOLDERS := $(CORE_FOLDERS) $(if $(LIBS_FOUND),config crypto storage rpc proto fed run node coordinator sim)
 MAINS   := coordinator/main.c node/main.c sim/main.c model/trainer_main.c $(wildcard coordinator/atollctl/*.c)
 sources  = $(filter-out $(MAINS),$(sort $(wildcard $(1)/*.c $(1)/cpu/*.c)))
 objects  = $(patsubst %.c,$(OUT)/%.o,$(1))
@@ -132,7 +132,7 @@ endef
 $(foreach folder,$(FOLDERS),$(eval $(call library_rule,$(folder))))
 
 LINK = $(Q)mkdir -p $(@D); $(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group
-program_libraries = $(foreach folder,base kernels codec model config crypto storage rpc proto fed $(1),$(call LIBRARY,$(folder)))
+program_libraries = $(foreach folder,base kernels codec model config crypto storage rpc proto fed run $(1),$(call LIBRARY,$(folder)))
 
 $(OUT)/bin/atoll-coordinator: $(OUT)/coordinator/main.o $(call program_libraries,coordinator)
 	$(call say,LINK,$@)

@@ -125,28 +125,6 @@ enum status directory_check_end(struct directory *data, uint64_t size, struct er
                      (unsigned long long)count);
 }
 
-/* ---- the model's shape --------------------------------------------------------------------------------------------------- */
-
-enum status directory_layout(const struct manifest *manifest, struct layout *out, uint8_t digest[static DIGEST_SIZE],
-                             struct error *error) {
-    struct model_config config = {.vocabulary = manifest->model.vocabulary,
-                                  .hidden = manifest->model.hidden,
-                                  .layers = manifest->model.layers,
-                                  .heads = manifest->model.heads,
-                                  .kv_heads = manifest->model.kv_heads,
-                                  .ffn = manifest->model.ffn,
-                                  .context = manifest->model.context,
-                                  .rope_theta = (float)manifest->model.rope_theta,
-                                  .norm_eps = (float)manifest->model.norm_epsilon,
-                                  .tied = manifest->model.tied};
-    struct buffer description = {0};
-    TRY(layout_init(&config, out, error));
-    layout_describe(out, &description);
-    digest_sha256(description.data, description.size, digest);
-    buffer_deinit(&description);
-    return OK;
-}
-
 /* ---- snapshots ---------------------------------------------------------------------------------------------------------- */
 
 enum status directory_snapshot_header(struct directory *data, uint64_t version, const uint8_t key[static PUBLIC_KEY_SIZE],

@@ -61,9 +61,6 @@ MUST_USE enum status directory_snapshot_write(struct directory *data, const stru
                                               const struct snapshot_header *partial, const struct key_pair *key, unsigned keep,
                                               struct error *error);
 
-/* The layout that a manifest's sizes give, and its digest. */
-MUST_USE enum status directory_layout(const struct manifest *manifest, struct layout *out, uint8_t digest[static DIGEST_SIZE],
-                                      struct error *error);
 /* Everything a start needs: run state from all entries, the model from the newest good snapshot and the steps after it, each
  * state root compared. *run and *model are the caller's. */
 MUST_USE enum status directory_restore(struct directory *data, struct run_state **run, struct model_state *model,

@@ -11,7 +11,7 @@
 #include "crypto/certificate.h"
 #include "crypto/key_file.h"
 #include "fed/invitation.h"
-#include "model/safetensors.h"
+#include "run/run_model.h"
 
 enum { YEAR_S = 31557600, AUTHORITY_YEARS = 20, CERTIFICATE_YEARS = 10 };
 
@@ -76,29 +76,14 @@ static enum status make_identities(struct making *making, struct error *error) {
     return make_certificate(making, "keys/admin.pem", making->admin, &admin, error);
 }
 
-/* Version 0: from the seed, or from the checkpoint file whose digest the manifest names. */
-static enum status initial_parameters(const struct manifest *manifest, const struct layout *layout, const char *checkpoint,
-                                      float *theta, struct error *error) {
+/* Asked before anything is made. */
+static enum status check_checkpoint(const struct manifest *manifest, const char *checkpoint, struct error *error) {
     static const uint8_t none[DIGEST_SIZE];
-    bool wanted = memcmp(manifest->initial.checkpoint_digest, none, DIGEST_SIZE) != 0;
-    if (wanted != (checkpoint != NULL)) {
-        return error_set(error, INVALID,
-                         wanted ? "the manifest names a checkpoint by digest: give its file with --checkpoint"
-                                : "--checkpoint is given, but the manifest has no initial.checkpoint_digest");
-    }
-    if (!checkpoint) {
-        layout_initialise(layout, manifest->initial.seed, theta);
-        return OK;
-    }
-    struct buffer content = {0};
-    uint8_t digest[DIGEST_SIZE];
-    TRY(file_read(checkpoint, (size_t)1 << 40, &content, error));
-    digest_sha256(content.data, content.size, digest);
-    buffer_deinit(&content);
-    if (!digest_equal(digest, manifest->initial.checkpoint_digest)) {
-        return error_set(error, INVALID, "%s is not the checkpoint that the manifest names: its SHA-256 differs", checkpoint);
-    }
-    return safetensors_read(checkpoint, layout, theta, error);
+    bool wanted = !digest_equal(manifest->initial.checkpoint_digest, none);
+    if (wanted == (checkpoint != NULL)) return OK;
+    return error_set(error, INVALID,
+                     wanted ? "the manifest names a checkpoint by digest: give its file with --checkpoint"
+                            : "--checkpoint is given, but the manifest has no initial.checkpoint_digest");
 }
 
 static enum status write_genesis(struct making *making, struct directory *data, const struct manifest *manifest,
@@ -108,10 +93,11 @@ static enum status write_genesis(struct making *making, struct directory *data, 
     struct buffer canonical = {0}, raw = {0};
     struct ledger_entry entry = {.kind = LEDGER_GENESIS, .epoch = 1, .time_ms = clock_wall_ms()};
     uint8_t key[STORE_KEY_U64_SIZE];
-    enum status status = directory_layout(manifest, &layout, entry.genesis.layout_digest, error);
+    enum status status = run_model_layout(manifest, &layout, error);
     if (status != OK) return status;
+    run_model_layout_digest(&layout, entry.genesis.layout_digest);
     status = model_state_init(&model, manifest, layout.count, error);
-    if (status == OK) status = initial_parameters(manifest, &layout, checkpoint, model.theta, error);
+    if (status == OK) status = run_model_initialise(manifest, &layout, checkpoint, model.theta, error);
     if (status != OK) goto out;
     manifest_write(manifest, &canonical);
     memcpy(entry.genesis.run_id, making->run_id, RUN_ID_SIZE);
@@ -147,6 +133,7 @@ enum status directory_create(const char *directory, const struct manifest *manif
     if (file_exists(keys) || file_exists(store)) {
         status = error_set(error, INVALID, "%s holds a run already: choose another directory", directory);
     }
+    if (status == OK) status = check_checkpoint(manifest, checkpoint, error);
     if (status == OK) status = file_make_directory(keys, 0700, error);
     if (status == OK) status = file_make_directory(store, 0700, error);
     if (status == OK) status = make_identities(&making, error);

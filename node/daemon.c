@@ -15,7 +15,7 @@
 #include "model/export.h"
 #include "model/trainer.h"
 #include "node/daemon_core.h"
-#include "node/run_model.h"
+#include "run/run_model.h"
 #include "rpc/environment.h"
 
 enum { STATUS_INTERVAL_MS = 1000, SIGNAL_POLL_MS = 200 };

@@ -5,7 +5,7 @@
 
 #include "base/memory.h"
 #include "model/trainer.h"
-#include "node/run_model.h"
+#include "run/run_model.h"
 
 /* ---- the replica ---------------------------------------------------------------------------------------------------------- */
 

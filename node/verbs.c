@@ -14,7 +14,7 @@
 #include "node/daemon.h"
 #include "node/join.h"
 #include "node/restore.h"
-#include "node/run_model.h"
+#include "run/run_model.h"
 #include "rpc/environment.h"
 
 enum { STATUS_LIMIT = 256 * 1024 };

@@ -10,7 +10,7 @@
 #include "model/data.h"
 #include "model/trainer.h"
 #include "node/replica.h"
-#include "node/run_model.h"
+#include "run/run_model.h"
 #include "tests/test.h"
 
 struct fixture {

@@ -16,7 +16,7 @@ cat "$copy/out"
 plant() { # NAME FILE INCLUDE WORDS-IN-THE-COMPLAINT
     mkdir -p "$copy/tree/scripts"
     cp "$root/scripts/check-layers" "$copy/tree/scripts/"
-    for folder in base kernels config crypto storage rpc proto codec model fed node coordinator sim; do mkdir -p "$copy/tree/$folder"; done
+    for folder in base kernels config crypto storage rpc proto codec model fed run node coordinator sim; do mkdir -p "$copy/tree/$folder"; done
     printf '#include %s\n' "$3" >"$copy/tree/$2"
     "$copy/tree/scripts/check-layers" "$copy/tree" >"$copy/out" 2>&1
     local code=$?

@@ -7,7 +7,7 @@
 #include "coordinator/atollctl/atollctl.h"
 #include "coordinator/directory.h"
 #include "crypto/digest.h"
-#include "model/safetensors.h"
+#include "run/run_model.h"
 
 struct audit {
     struct directory data;
@@ -30,15 +30,13 @@ static enum status initial_state(const struct settings *settings, struct audit *
     if (status == OK) status = ledger_entry_decode(buffer_bytes(&raw), &genesis, error);
     if (status == OK && genesis.kind != LEDGER_GENESIS) status = error_set(error, CORRUPT, "it is not a genesis entry");
     if (status == OK) status = manifest_parse(genesis.genesis.manifest, &manifest, error);
-    if (status == OK) status = directory_layout(&manifest, &layout, digest, error);
+    if (status == OK) status = run_model_layout(&manifest, &layout, error);
+    if (status == OK) run_model_layout_digest(&layout, digest);
     if (status == OK && !digest_equal(digest, genesis.genesis.layout_digest)) {
         status = error_set(error, CORRUPT, "the layout that the manifest gives is not the one that was recorded");
     }
     if (status == OK) status = model_state_init(&audit->model, &manifest, layout.count, error);
-    if (status == OK && settings->checkpoint)
-        status = safetensors_read(settings->checkpoint, &layout, audit->model.theta, error);
-    else if (status == OK)
-        layout_initialise(&layout, manifest.initial.seed, audit->model.theta);
+    if (status == OK) status = run_model_initialise(&manifest, &layout, settings->checkpoint, audit->model.theta, error);
     layout_deinit(&layout);
     buffer_deinit(&raw);
     return status;

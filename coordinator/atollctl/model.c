@@ -5,6 +5,7 @@
 #include "coordinator/atollctl/atollctl.h"
 #include "coordinator/directory.h"
 #include "model/export.h"
+#include "run/run_model.h"
 
 static int model_export(struct options *options, void *values) {
     const struct settings *settings = values;
@@ -13,13 +14,12 @@ static int model_export(struct options *options, void *values) {
     struct model_state model = {0};
     struct replay_report report = {0};
     struct layout layout = {0};
-    uint8_t digest[DIGEST_SIZE];
     struct error error = {0};
     (void)options;
     enum status status = directory_open(settings->directory, true, NULL, NULL, &data, &error);
     if (status != OK) return report_failure(&error);
     status = directory_restore(&data, &run, &model, &report, &error);
-    if (status == OK) status = directory_layout(run_state_manifest(run), &layout, digest, &error);
+    if (status == OK) status = run_model_layout(run_state_manifest(run), &layout, &error);
     if (status == OK) {
         bool bytes = run_state_manifest(run)->tokenizer == TOKENIZER_BYTE;
         status = export_model(settings->output, &layout, model.theta, (int64_t)model.version, bytes, &error);

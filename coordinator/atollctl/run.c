@@ -10,6 +10,7 @@
 #include "coordinator/atollctl/atollctl.h"
 #include "coordinator/directory.h"
 #include "fed/receipt.h"
+#include "run/run_model.h"
 
 /* ---- create and example -------------------------------------------------------------------------------------------------- */
 
@@ -54,11 +55,9 @@ static int run_create(struct options *options, void *values) {
     const struct settings *settings = values;
     struct manifest manifest;
     struct layout layout = {0};
-    uint8_t digest[DIGEST_SIZE];
     struct error error = {0};
     (void)options;
-    if (read_manifest(settings->manifest, &manifest, &error) != OK ||
-        directory_layout(&manifest, &layout, digest, &error) != OK) {
+    if (read_manifest(settings->manifest, &manifest, &error) != OK || run_model_layout(&manifest, &layout, &error) != OK) {
         return report_failure(&error);
     }
     uint64_t parameters = layout.count;

@@ -1,4 +1,4 @@
-#include "node/run_model.h"
+#include "run/run_model.h"
 
 #include <stdlib.h>
 
@@ -91,8 +91,7 @@ enum status run_model_initialise(const struct manifest *manifest, const struct l
     char wanted[HEX32_SIZE];
     hex_encode(manifest->initial.checkpoint_digest, DIGEST_SIZE, wanted);
     if (!checkpoint)
-        return error_set(error, INVALID, "the run starts from the checkpoint with SHA-256 %s: give its file with --initial",
-                         wanted);
+        return error_set(error, INVALID, "the run starts from the checkpoint with SHA-256 %s, and its file is needed", wanted);
     struct buffer file = {0};
     uint8_t digest[DIGEST_SIZE];
     enum status status = file_read(checkpoint, layout->count * sizeof(float) + CHECKPOINT_OVERHEAD, &file, error);

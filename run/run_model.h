@@ -5,8 +5,8 @@
  * same manifest. Batch, accumulation and threads are the site's own and are not touched here. Pure but for
  * run_model_initialise, which may read the checkpoint file that the manifest names by digest.
  */
-#ifndef NODE_RUN_MODEL_H
-#define NODE_RUN_MODEL_H
+#ifndef RUN_RUN_MODEL_H
+#define RUN_RUN_MODEL_H
 
 #include <stdint.h>
 
