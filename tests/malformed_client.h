@@ -20,6 +20,7 @@
 #include "proto/service.h"
 #include "rpc/channel.h"
 #include "rpc/environment.h"
+#include "run/run_model.h"
 #include "tests/test.h"
 
 #define CLIENT __attribute__((unused)) static
@@ -69,7 +70,8 @@ CLIENT void world_create(struct world *w, const char *name, const char *more) {
     free(yaml);
     CHECK_OK(file_make_directory(w->directory, 0700, &error));
     CHECK_OK(directory_create(w->directory, &w->manifest, NULL, &error));
-    CHECK_OK(directory_layout(&w->manifest, &layout, w->layout_digest, &error));
+    CHECK_OK(run_model_layout(&w->manifest, &layout, &error));
+    run_model_layout_digest(&layout, w->layout_digest);
     w->parameters = layout.count;
     layout_deinit(&layout);
     manifest_digest(&w->manifest, w->manifest_digest);
