@@ -5,6 +5,7 @@
 #   make test            every test; closes with `N passed, N failed`        (TESTS='base_* fed_*' for some of them)
 #   make sim SEED=7      replay one simulated federation, with its trace     (SEEDS=1000 runs seeds 1..1000)
 #   make bench           speed and memory, never part of the tests           (bench/README.md)
+#   make bench-train     the CPU trainer beside PyTorch (PYTHON=V/bin/python: one with torch); build/bench/train.json
 #   make trainer         the training engine alone: gcc and make are enough
 #   make check           layers, formatting                                  make clean    removes build/
 #
@@ -89,7 +90,7 @@ BENCH_PROGRAMS := $(patsubst bench/%.c,$(OUT)/bench/%,$(BENCH_SOURCES))
 PROTO_GENERATED := $(patsubst %.proto,$(OUT)/generated/%.pb-c,$(wildcard proto/*.proto))
 CUDA_BACKEND := $(if $(NVCC),$(OUT)/bin/atoll-kernels-cuda.so)
 
-.PHONY: all programs demo test test-run sim bench trainer check clean deps-found generated tests-built coverage
+.PHONY: all programs demo test test-run sim bench bench-train trainer check clean deps-found generated tests-built coverage
 .DEFAULT_GOAL := all
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -165,7 +166,7 @@ tests-built: deps-found $(TEST_PROGRAMS)
 $(OUT)/tests/%: $(OUT)/tests/%.o $(OUT)/tests/test.o $(LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
-test-run: programs tests-built
+test-run: programs trainer tests-built
 	$(Q)scripts/run-tests $(OUT) '$(TESTS)'
 # The two commands of the README work on a machine that has nothing but make: they install, then start make anew, because what
 # is found is found when make starts.
@@ -186,6 +187,9 @@ demo:
 
 bench: programs $(BENCH_PROGRAMS)
 	$(Q)bench/run $(OUT)
+PYTHON ?= python3
+bench-train: $(OUT)/bench/train
+	$(Q)$(PYTHON) bench/train_vs_pytorch.py --program $(OUT)/bench/train $(ARGUMENTS)
 $(OUT)/bench/%: $(OUT)/bench/%.o $(LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)

@@ -379,6 +379,7 @@ static int run_train(struct options *options, void *values) {
     signal(SIGTERM, stop);
     enum status status = model_of(options, s, &model, &error);
     if (status != OK) return exit_code(status, &error);
+    if (options_source(options, "length", NULL) == OPTION_FROM_DEFAULT) s->length = MIN(s->length, (uint64_t)model.context);
     const struct data_options data_options = {.vocabulary = model.vocabulary, .heldout = s->heldout, .seed = s->seed};
     const struct trainer_options trainer_options = trainer_options_of(s, &model);
     status = data_open(s->data.items, s->data.count, &data_options, &data, &error);
