@@ -163,7 +163,7 @@ void options_help(const struct options *options, struct buffer *out) {
         append_lines(out, command->examples);
     }
     buffer_append_text(out,
-                       "\nEvery setting may also come from the environment (--state-dir is ATOLL_STATE_DIR)%s.\n"
+                       "\nEvery setting may also come from the environment (--some-name is ATOLL_SOME_NAME)%s.\n"
                        "A flag outranks the environment, which outranks the file, which outranks the default.\n",
                        options->has_file ? " or from the config file" : "");
 }

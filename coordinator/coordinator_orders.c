@@ -121,14 +121,16 @@ static const char *order_entry(struct coordinator_state *state, const struct coo
     return NULL;
 }
 
-static void cut_site(struct coordinator_state *state, uint32_t site, struct coordinator_actions *out) {
+static void cut_site(struct coordinator_state *state, uint32_t site, const char *reason, struct coordinator_actions *out) {
     for (size_t i = state->upload_count; i-- > 0;) {
         struct upload *upload = &state->uploads[i];
         if (upload->site != site) continue;
         brain_refuse(state, upload->call, REFUSED_REVOKED, NULL, out);
         brain_upload_remove(state, upload);
     }
-    brain_act(out, DO_CUT, 0)->site = site;
+    struct coordinator_action *action = brain_act(out, DO_CUT, 0);
+    action->site = site;
+    snprintf(action->message, sizeof action->message, "%s", reason);
 }
 
 void brain_admin(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
@@ -159,7 +161,7 @@ void brain_admin(struct coordinator_state *state, const struct coordinator_event
         return;
     }
     snprintf(commit->message, sizeof commit->message, "%s", ledger_kind_name(entry.kind));
-    if (entry.kind == LEDGER_SITE_REVOKED) cut_site(state, entry.revoked.site, out);
+    if (entry.kind == LEDGER_SITE_REVOKED) cut_site(state, entry.revoked.site, entry.revoked.reason, out);
 }
 
 void brain_take_deferred(struct coordinator_state *state, struct moment now, struct coordinator_actions *out) {

@@ -114,7 +114,7 @@ enum coordinator_action_kind {
     DO_JOINED,    /* answer the Join: code 0 and the site's number, or a refusal */
     DO_HEARTBEAT_REPLY, /* answer with this site's inner steps */
     DO_ADMIN_REPLY,     /* answer the admin: code 0 done, else message */
-    DO_CUT,             /* a site was revoked: end all its calls and connections */
+    DO_CUT,             /* a site was revoked: end all its calls and connections; message is the reason */
     DO_TIMER,           /* send TIMER at this monotonic time; replaces the one asked for before */
     DO_STOP             /* stop the process: something is broken that a restart may heal; message says what */
 };

@@ -248,7 +248,7 @@ static void perform(struct server *server, const struct coordinator_action *acti
         call_release(call);
         break;
     }
-    case DO_CUT: calls_cut(server, action->site); break;
+    case DO_CUT: calls_cut(server, action->site, action->message); break;
     case DO_TIMER: server->timer_ms = action->at_ms; break;
     case DO_STOP: server_break(server, "%s", action->message); break;
     }

@@ -3,6 +3,7 @@
  * Nothing here waits for disk or brain. A call's identity comes from its certificate alone; whether that site is still welcome
  * is in the `revoked` bits, which the brain sets before it cuts a site's calls, so no call slips in between.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -66,14 +67,15 @@ struct call *call_find(struct server *server, uint64_t number) {
     return found;
 }
 
-void calls_cut(struct server *server, uint32_t site) {
+void calls_cut(struct server *server, uint32_t site, const char *reason) {
+    char message[64 + REASON_SIZE];
+    snprintf(message, sizeof message, "this site was revoked%s%s", *reason ? ": " : "", reason);
     pthread_mutex_lock(&server->calls_lock);
     server->revoked[site / 8] |= (uint8_t)(1u << site % 8);
     for (size_t i = 0; i < server->call_count; i++) {
         struct call *call = server->calls[i];
         /* a Submit is being answered with its refusal, which says more than a cut */
-        if (call->site == site && call->method != METHOD_SUBMIT)
-            rpc_call_finish(call->rpc, RPC_PERMISSION_DENIED, "this site was revoked");
+        if (call->site == site && call->method != METHOD_SUBMIT) rpc_call_finish(call->rpc, RPC_PERMISSION_DENIED, message);
     }
     pthread_mutex_unlock(&server->calls_lock);
 }
@@ -192,6 +194,14 @@ static void refuse_bytes(struct call *call, const struct error *error) {
     rpc_call_finish(call->rpc, RPC_INVALID_ARGUMENT, error->message);
 }
 
+/* False, with the call ended, for a peer of another age. */
+static bool speaks(struct call *call, uint32_t protocol) {
+    if (protocol >= WIRE_PROTOCOL_OLDEST && protocol <= WIRE_PROTOCOL_NEWEST) return true;
+    rpc_call_finish(call->rpc, RPC_INVALID_ARGUMENT,
+                    "this coordinator does not speak that protocol version: update the older side");
+    return false;
+}
+
 static void submit_opened(struct call *call, const struct submit_frame *frame) {
     struct brain_item *item = brain_item_create(BRAIN_EVENT, NULL);
     item->event.kind = COORDINATOR_SUBMIT_OPEN;
@@ -213,12 +223,11 @@ static void submit_message(struct rpc_call *rpc, void *user, struct buffer *mess
         refuse_bytes(call, &error);
     } else if ((frame.kind == SUBMIT_OPEN) == call->opened) {
         rpc_call_finish(rpc, RPC_INVALID_ARGUMENT, call->opened ? "a second header on one stream" : "a chunk before the header");
-    } else if (frame.kind == SUBMIT_OPEN &&
-               (frame.open.protocol < WIRE_PROTOCOL_OLDEST || frame.open.protocol > WIRE_PROTOCOL_NEWEST)) {
-        rpc_call_finish(rpc, RPC_FAILED_PRECONDITION, "this coordinator does not speak that protocol version: update one side");
     } else if (frame.kind == SUBMIT_OPEN) {
-        call->opened = true;
-        submit_opened(call, &frame);
+        if (speaks(call, frame.open.protocol)) {
+            call->opened = true;
+            submit_opened(call, &frame);
+        }
     } else {
         size_t head = message->size - frame.payload.size;
         intake_chunk(call->server, call, frame.chunk.offset, message, head); /* takes the message */
@@ -244,7 +253,7 @@ static void follow_message(struct rpc_call *rpc, void *user, struct buffer *mess
     struct arena *arena = begin_decode();
     if (follow_request_decode(frame, arena, &request, &error) != OK)
         refuse_bytes(call, &error);
-    else
+    else if (speaks(call, request.protocol))
         publish_open_follow(call->server, call, &request);
     end_decode(arena);
 }
@@ -259,7 +268,7 @@ static void snapshot_message(struct rpc_call *rpc, void *user, struct buffer *me
     struct arena *arena = begin_decode();
     if (snapshot_request_decode(frame, arena, &request, &error) != OK)
         refuse_bytes(call, &error);
-    else
+    else if (speaks(call, request.protocol))
         publish_open_snapshot(call->server, call, &request);
     end_decode(arena);
 }
@@ -280,7 +289,7 @@ static void heartbeat_message(struct rpc_call *rpc, void *user, struct buffer *m
     struct arena *arena = begin_decode();
     if (heartbeat_request_decode(frame, arena, &request, &error) != OK) {
         refuse_bytes(call, &error);
-    } else {
+    } else if (speaks(call, request.protocol)) {
         struct brain_item *item = brain_item_create(BRAIN_REPORT, call);
         item->report = request;
         strncpy(item->device, request.device, WIRE_DEVICE_LIMIT);
@@ -369,7 +378,7 @@ static void admin_message(struct rpc_call *rpc, void *user, struct buffer *messa
     struct arena *arena = begin_decode();
     if (admin_request_decode(frame, arena, &request, &error) != OK) {
         refuse_bytes(call, &error);
-    } else {
+    } else if (speaks(call, request.protocol)) {
         struct brain_item *item = brain_item_create(BRAIN_ADMIN_LOOK, call);
         if (admin_order(&request, &item->event)) item->kind = BRAIN_EVENT;
         item->event.call = call->number;

@@ -121,8 +121,8 @@ struct call *call_retain(struct call *call);
 void call_release(struct call *call);
 /* A reference to the open call of that number, or NULL. */
 struct call *call_find(struct server *server, uint64_t number);
-/* Ends all calls of the site, now and to come. */
-void calls_cut(struct server *server, uint32_t site);
+/* Ends all calls of the site, now and to come; those that are open are told the reason. */
+void calls_cut(struct server *server, uint32_t site, const char *reason);
 /* Sends head (a frame's encoding, taken and freed) and what lies behind it, and counts the bytes. */
 enum status call_send(struct call *call, struct buffer *head, struct bytes payload);
 /* The same as the last message of a server-side unary or Submit call. */

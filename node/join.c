@@ -102,6 +102,11 @@ static enum status join_with(const char *address, const struct invitation *invit
     struct join_reply reply;
     arena_create(&arena, ARENA_SIZE);
     enum status status = call(address, invitation, site->key, &arena, &raw, &reply, error);
+    if (status == TIMEOUT)
+        error_wrap(error, status,
+                   "the coordinator at %s does not answer: check the address, that it is running, the firewalls between, "
+                   "and that the invitation is its own",
+                   address);
     if (status == OK && reply.code != JOIN_OK) {
         char quoted[256];
         status = error_set(error, reply.code == JOIN_BUSY ? UNAVAILABLE : REFUSED, "join refused (%s): %s. It says: %s",

@@ -38,7 +38,7 @@ static const struct command *const nouns[] = {&run_command, &site_command, &mode
 
 static const struct command program = {
     .name = "atollctl",
-    .summary = "the admin's tool: makes runs, invites sites, watches, exports, audits",
+    .summary = "makes runs, invites sites, watches them, exports and audits the model",
     .description =
         "A run lives in a data directory that a coordinator serves. Make one with `run create`, start atoll-coordinator on it, "
         "invite each site with `site invite` and paste the line it prints at the site.",
