@@ -38,8 +38,8 @@ const char *test_directory(void) {
     if (!*directory) {
         const char *base = getenv("TMPDIR");
         snprintf(directory, sizeof directory, "%s/atoll-test-%ld", base ? base : "/tmp", (long)getpid());
-        char command[300];
-        snprintf(command, sizeof command, "mkdir -p '%s'", directory);
+        char command[600]; /* process numbers come round again: what a killed test left must not be found */
+        snprintf(command, sizeof command, "rm -rf '%s' && mkdir -p '%s'", directory, directory);
         if (system(command) != 0) test_failed(__FILE__, __LINE__, "cannot make %s", directory);
     }
     return directory;
