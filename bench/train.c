@@ -1,13 +1,14 @@
 /* Speed of the CPU trainer, on random tokens.
  *
  *     train                                              a table: every set of kernels, one thread and all
- *     train serve HIDDEN LAYERS HEADS FFN LENGTH SEQUENCES THREADS KERNELS
+ *     train serve HIDDEN LAYERS HEADS FFN LENGTH SEQUENCES VOCABULARY THREADS KERNELS
  *         for bench/train_vs_pytorch.py: at each line with a number of seconds on stdin, trains for that long and prints one
- *         line of JSON: tokens a second (of the median step) and the last loss
+ *         line of JSON: tokens a second (of the median step), the last loss and the peak memory
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -19,7 +20,7 @@
 #include "model/trainer.h"
 
 struct setup {
-    uint32_t hidden, layers, heads, ffn, length, sequences, threads;
+    uint32_t hidden, layers, heads, ffn, length, sequences, vocabulary, threads;
     const char *kernels;
 };
 
@@ -38,7 +39,7 @@ static enum status write_tokens(const char *path, struct error *error) {
 
 static enum status session_open(struct session *session, const struct setup *s, struct error *error) {
     struct trainer_options options = TRAINER_DEFAULTS;
-    options.model = (struct model_config){.vocabulary = 256,
+    options.model = (struct model_config){.vocabulary = s->vocabulary,
                                           .hidden = s->hidden,
                                           .layers = s->layers,
                                           .heads = s->heads,
@@ -101,16 +102,19 @@ static int failed(const struct error *error) {
 static int serve(char **arguments) {
     struct error error = {0};
     struct session session = {0};
-    uint32_t numbers[7];
-    for (int i = 0; i < 7; i++) numbers[i] = (uint32_t)strtoul(arguments[i], NULL, 10);
-    const struct setup setup = {numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6], arguments[7]};
+    uint32_t numbers[8];
+    for (int i = 0; i < 8; i++) numbers[i] = (uint32_t)strtoul(arguments[i], NULL, 10);
+    const struct setup setup = {numbers[0], numbers[1], numbers[2], numbers[3],  numbers[4],
+                                numbers[5], numbers[6], numbers[7], arguments[8]};
     if (session_open(&session, &setup, &error) != OK) return failed(&error);
     char line[64];
     while (fgets(line, sizeof line, stdin)) {
         double speed, loss;
         if (session_run(&session, strtod(line, NULL), &speed, &loss, &error) != OK) return failed(&error);
-        printf("{\"tokens_per_second\": %.1f, \"loss\": %.4f, \"parameters\": %llu}\n", speed, loss,
-               (unsigned long long)trainer_layout(session.trainer)->count);
+        struct rusage usage;
+        getrusage(RUSAGE_SELF, &usage);
+        printf("{\"tokens_per_second\": %.1f, \"loss\": %.4f, \"parameters\": %llu, \"peak_kib\": %ld}\n", speed, loss,
+               (unsigned long long)trainer_layout(session.trainer)->count, usage.ru_maxrss);
         fflush(stdout);
     }
     session_close(&session);
@@ -124,7 +128,7 @@ static int print_table(void) {
     for (size_t i = 0; (kernels = kernels_at(i)); i++)
         for (uint32_t threads = 1; threads <= MIN(thread_processor_count(), 4u); threads *= 2) {
             struct session session = {0};
-            const struct setup setup = {160, 4, 5, 448, 128, 16, threads, kernels->name};
+            const struct setup setup = {160, 4, 5, 448, 128, 16, 256, threads, kernels->name};
             double speed, loss;
             if (session_open(&session, &setup, &error) != OK) return failed(&error);
             if (session_run(&session, 1.0, &speed, &loss, &error) != OK) return failed(&error);
@@ -137,8 +141,8 @@ static int print_table(void) {
 }
 
 int main(int argc, char **argv) {
-    if (argc == 10 && strcmp(argv[1], "serve") == 0) return serve(argv + 2);
+    if (argc == 11 && strcmp(argv[1], "serve") == 0) return serve(argv + 2);
     if (argc == 1) return print_table();
-    fprintf(stderr, "usage: train | train serve HIDDEN LAYERS HEADS FFN LENGTH SEQUENCES THREADS KERNELS\n");
+    fprintf(stderr, "usage: train | train serve HIDDEN LAYERS HEADS FFN LENGTH SEQUENCES VOCABULARY THREADS KERNELS\n");
     return 2;
 }

@@ -1,36 +1,44 @@
 #!/usr/bin/env python3
 """The CPU trainer beside PyTorch: same shape, same optimizer, same threads, taking turns.
 
-    make build/release/bench/train                      our side
+    make bench-train [PYTHON=V/bin/python] [ARGUMENTS="--shape 12m --threads 2 --rounds 5 --seconds 2 --avx2 --busy"]
     python3 -m venv V && V/bin/pip install torch        PyTorch's current release from PyPI is the fair opponent
-    V/bin/python bench/train_vs_pytorch.py [--shape small|medium] [--threads 1 2] [--rounds 5] [--seconds 2]
 
-All contestants of a thread count are started, warmed up (torch.compile compiles then) and left asleep; in each round each
-trains alone for --seconds, in an order that rotates. A round's figure is tokens a second of the median step; the table has the
-median of rounds and the ratio to PyTorch fp32 eager in the same rounds. Result: build/bench/train.json.
+PyTorch runs in fp32 and under bf16 autocast, eager and compiled, with scaled_dot_product_attention and fused AdamW, with OMP_NUM_THREADS
+set and, where it is found, jemalloc or tcmalloc preloaded; all of which is printed. All contestants of a thread count are started,
+warmed up (torch.compile compiles then) and left asleep; in each round each trains alone for --seconds, in an order that rotates. A
+round's figure is tokens a second of the median step; the table has the median of rounds, and the ratio to PyTorch's best in the
+same rounds. --avx2 forces AVX2 on both sides (ours against PyTorch's best in fp32 or bf16 under ATEN_CPU_CAPABILITY=avx2 and
+ONEDNN_MAX_CPU_ISA=AVX2). --busy adds rounds with another process loading every core. Peak memory is each process's own.
 """
 import argparse
 import json
 import os
 import statistics
 import subprocess
+import resource
+import glob
 import sys
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-SHAPES = {  # hidden, layers, heads, ffn, length, sequences
-    "small": (160, 4, 5, 448, 128, 16),
-    "narrow": (128, 6, 4, 352, 64, 8),
-    "medium": (320, 8, 10, 896, 256, 8),
+SHAPES = {  # hidden, layers, heads, ffn, length, sequences, vocabulary
+    "1m": (160, 4, 5, 448, 128, 16, 256),
+    "12m": (320, 8, 10, 960, 128, 8, 4096),
+    "50m": (640, 9, 10, 1728, 128, 8, 8192),
 }
-TORCH = ["torch-fp32", "torch-fp32-compiled", "torch-bf16"]
+TORCH = ["torch-fp32", "torch-fp32-compiled", "torch-bf16", "torch-bf16-compiled"]
+
+
+def peak_kib():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def torch_child(shape, threads, mode):
     import torch
     import torch.nn.functional as F
-    hidden, layers, heads, ffn, length, sequences = SHAPES[shape]
-    vocabulary, size = 256, hidden // heads
+    hidden, layers, heads, ffn, length, sequences, vocabulary = SHAPES[shape]
+    size = hidden // heads
     torch.set_num_threads(threads)
     torch.manual_seed(1)
 
@@ -96,16 +104,27 @@ def torch_child(shape, threads, mode):
             loss = step()
             times.append(time.perf_counter() - before)
         print(json.dumps({"tokens_per_second": sequences * length / statistics.median(times), "loss": loss,
-                          "parameters": sum(p.numel() for p in model.parameters()), "version": torch.__version__}), flush=True)
+                          "parameters": sum(p.numel() for p in model.parameters()), "version": torch.__version__, "peak_kib": peak_kib()}), flush=True)
 
 
-def start(name, shape, threads):
+def allocator():
+    for name in ("libjemalloc.so.2", "libtcmalloc_minimal.so.4", "libtcmalloc.so.4"):
+        found = glob.glob(f"/usr/lib/*/{name}") + glob.glob(f"/usr/lib/{name}")
+        if found:
+            return found[0]
+    return None
+
+
+def start(name, options, threads):
     environment = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
     if name.startswith("torch"):
-        command = [sys.executable, os.path.abspath(__file__), "--child", name, "--shape", shape, "--threads", str(threads)]
+        if options.avx2:
+            environment.update(ATEN_CPU_CAPABILITY="avx2", ONEDNN_MAX_CPU_ISA="AVX2", MKL_ENABLE_INSTRUCTIONS="AVX2")
+        if allocator():
+            environment["LD_PRELOAD"] = allocator()
+        command = [sys.executable, os.path.abspath(__file__), "--child", name, "--shape", options.shape, "--threads", str(threads)]
     else:
-        numbers = [str(n) for n in SHAPES[shape]] + [str(threads), name]
-        command = [os.path.join(ROOT, "build/release/bench/train"), "serve"] + numbers
+        command = [options.program, "serve"] + [str(n) for n in SHAPES[options.shape]] + [str(threads), name]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
 
 
@@ -115,48 +134,83 @@ def turn(process, seconds):
     return json.loads(process.stdout.readline())
 
 
+def compete(names, processes, options, busy):
+    """Every contestant's rounds, and what each said last. `busy` loads every core with another process for the time."""
+    rounds, last = {name: [] for name in names}, {}
+    load = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() if busy else 0)]
+    try:
+        for number in range(options.rounds):
+            shift = number % len(names)
+            for name in names[shift:] + names[:shift]:
+                last[name] = turn(processes[name], options.seconds)
+                rounds[name].append(last[name]["tokens_per_second"])
+    finally:
+        for process in load:
+            process.kill()
+            process.wait()
+    return rounds, last
+
+
+def table(rounds, last, threads, busy, idle):
+    """Prints and returns a row a contestant."""
+    best = max((n for n in rounds if n.startswith("torch")), key=lambda n: statistics.median(rounds[n]), default=None)
+    rows = []
+    for name in rounds:
+        speed = statistics.median(rounds[name])
+        row = {"name": name, "threads": threads, "busy": busy, "tokens_per_second": speed, "rounds": rounds[name],
+               "ratio_to_best_torch": statistics.median(a / b for a, b in zip(rounds[name], rounds[best])) if best else None,
+               "best_torch": best, "share_of_idle": speed / idle[name] if name in idle else None, "loss": last[name]["loss"],
+               "parameters": last[name]["parameters"], "peak_kib": last[name]["peak_kib"], "torch": last[name].get("version")}
+        rows.append(row)
+        ratio = f"{row['ratio_to_best_torch']:6.2f} x {best}" if best else ""
+        share = f"  keeps {row['share_of_idle']:.2f} of its idle speed" if row["share_of_idle"] else ""
+        print(f"{name:20} threads={threads}{' busy' if busy else ''} {speed:9.0f} tokens/s {ratio}  {row['peak_kib'] / 1024:6.0f} MiB"
+              f"{share}", flush=True)
+    return rows
+
+
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--shape", choices=SHAPES, default="small")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", default=os.path.join(ROOT, "build/release/bench/train"))
+    parser.add_argument("--shape", choices=SHAPES, default="1m")
+    parser.add_argument("--threads", type=int, nargs="+", default=[2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2)
-    parser.add_argument("--kernels", nargs="+", default=["avx2", "avx512", "avx512bf16"])
+    parser.add_argument("--kernels", nargs="+")
+    parser.add_argument("--torch", nargs="*", default=TORCH)
+    parser.add_argument("--avx2", action="store_true")
+    parser.add_argument("--busy", action="store_true")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         return torch_child(options.shape, options.threads[0], options.child)
+    kernels = options.kernels or (["avx2"] if options.avx2 else ["avx2", "avx512", "avx512bf16", "amx"])
+    with open("/proc/cpuinfo") as file:
+        cpu = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "?")
+    settings = {"shape": options.shape, "hidden_layers_heads_ffn_length_sequences_vocabulary": SHAPES[options.shape],
+                "rounds": options.rounds, "seconds": options.seconds, "cpu": cpu, "processors": os.cpu_count(),
+                "load_average": os.getloadavg(), "torch_environment": {"OMP_NUM_THREADS": "as threads", "LD_PRELOAD": allocator(),
+                "ATEN_CPU_CAPABILITY": "avx2" if options.avx2 else "best"}, "attention": "scaled_dot_product_attention",
+                "optimizer": "AdamW(fused)"}
+    print("settings:", json.dumps(settings))
     results = []
     for threads in options.threads:
-        names = options.kernels + TORCH
-        processes = {name: start(name, options.shape, threads) for name in names}
-        rounds = {name: [] for name in names}
-        last = {}
+        names = kernels + options.torch
+        processes = {name: start(name, options, threads) for name in names}
         for name in list(names):
             try:
                 turn(processes[name], 0.1)  # warm-up
             except (ValueError, BrokenPipeError):
                 print(f"{name} does not run here", file=sys.stderr)
                 names.remove(name)
-        for number in range(options.rounds):
-            for name in names[number % len(names):] + names[:number % len(names)]:
-                last[name] = turn(processes[name], options.seconds)
-                rounds[name].append(last[name]["tokens_per_second"])
+        rounds, last = compete(names, processes, options, False)
+        results += table(rounds, last, threads, False, {})
+        if options.busy:
+            idle = {name: statistics.median(rounds[name]) for name in names}
+            results += table(*compete(names, processes, options, True), threads, True, idle)
         for process in processes.values():
             process.stdin.close()
             process.wait()
-        for name in names:
-            ratio = statistics.median(a / b for a, b in zip(rounds[name], rounds[TORCH[0]]))
-            results.append({"name": name, "threads": threads, "tokens_per_second": statistics.median(rounds[name]),
-                            "rounds": rounds[name], "ratio_to_torch_fp32": ratio, "loss": last[name]["loss"],
-                            "parameters": last[name]["parameters"], "torch": last[name].get("version")})
-            print(f"{name:20} threads={threads} {statistics.median(rounds[name]):9.0f} tokens/s  "
-                  f"{ratio:5.2f} x torch-fp32   loss {last[name]['loss']:.3f}")
-    with open("/proc/cpuinfo") as file:
-        cpu = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "?")
-    settings = {"shape": options.shape, "hidden_layers_heads_ffn_length_sequences": SHAPES[options.shape], "rounds": options.rounds,
-                "seconds": options.seconds, "cpu": cpu, "processors": os.cpu_count(), "load_average": os.getloadavg()}
-    print("settings:", json.dumps(settings))
     os.makedirs(os.path.join(ROOT, "build/bench"), exist_ok=True)
     with open(os.path.join(ROOT, "build/bench/train.json"), "w") as file:
         json.dump({"settings": settings, "results": results}, file, indent=1)
