@@ -28,28 +28,28 @@ enum {
 
 struct contribution {
     uint16_t protocol;
-    uint16_t codec;                       /* enum codec of codec/codec.h */
-    uint32_t epoch;                       /* of the coordinator the site speaks to */
+    uint16_t codec; /* enum codec of codec/codec.h */
+    uint32_t epoch; /* of the coordinator the site speaks to */
     uint8_t run_id[RUN_ID_SIZE];
-    uint32_t site;                        /* the number the ledger gave the site */
+    uint32_t site; /* the number the ledger gave the site */
     uint32_t fragment;
-    uint8_t key_id[KEY_ID_SIZE];          /* first bytes of the SHA-256 of the signing key */
-    uint64_t sequence;                    /* from 1 */
+    uint8_t key_id[KEY_ID_SIZE]; /* first bytes of the SHA-256 of the signing key */
+    uint64_t sequence;           /* from 1 */
     uint64_t base_version;
-    uint8_t base_root[DIGEST_SIZE];       /* state root of base_version as the site computed it; zero where it kept none */
+    uint8_t base_root[DIGEST_SIZE]; /* state root of base_version as the site computed it; zero where it kept none */
     uint32_t inner_steps;
-    uint32_t reserved;                    /* zero */
-    uint64_t tokens;                      /* trained on since the last contribution of this fragment; at most TOKENS_LIMIT */
-    float loss;                           /* mean over those, nats per token; finite */
-    float compute_share;                  /* of the site's time since its start, 0 to 1: told, not trusted */
-    double norm;                          /* L2 norm of the decoded payload by codec/'s fixed reduction; finite, >= 0 */
+    uint32_t reserved;   /* zero */
+    uint64_t tokens;     /* trained on since the last contribution of this fragment; at most TOKENS_LIMIT */
+    float loss;          /* mean over those, nats per token; finite */
+    float compute_share; /* of the site's time since its start, 0 to 1: told, not trusted */
+    double norm;         /* L2 norm of the decoded payload by codec/'s fixed reduction; finite, >= 0 */
     uint8_t layout_digest[DIGEST_SIZE];
     uint64_t payload_size;
     uint8_t payload_digest[DIGEST_SIZE];
     uint8_t previous[DIGEST_SIZE];
-    uint64_t signed_at_ms;                /* wall clock of the site, for expiry and for people */
+    uint64_t signed_at_ms; /* wall clock of the site, for expiry and for people */
     uint8_t manifest_digest[DIGEST_SIZE];
-    uint64_t reserved2;                   /* zero */
+    uint64_t reserved2; /* zero */
 };
 
 #define TOKENS_LIMIT (UINT64_C(1) << 50)

@@ -24,7 +24,7 @@ enum ledger_kind {
     LEDGER_PAUSED = 7,
     LEDGER_RESUMED = 8,
     LEDGER_STOPPED = 9,
-    LEDGER_EPOCH = 10, /* a coordinator took over; entries of an older epoch are not accepted after it */
+    LEDGER_EPOCH = 10,      /* a coordinator took over; entries of an older epoch are not accepted after it */
     LEDGER_INNER_STEPS = 11 /* H changed */
 };
 

@@ -21,15 +21,15 @@ struct model_state {
     uint32_t fragments;
     enum outer_mode mode;
     uint64_t version;
-    float *theta;        /* [parameters] */
-    float *momentum;     /* [parameters], dense only, else NULL */
-    float *accumulated;  /* [parameters], dense only, else NULL: D */
+    float *theta;                     /* [parameters] */
+    float *momentum;                  /* [parameters], dense only, else NULL */
+    float *accumulated;               /* [parameters], dense only, else NULL: D */
     uint64_t counts[FRAGMENTS_LIMIT]; /* t of each fragment */
     /* private */
     struct manifest manifest;
-    float *scratch;      /* [largest fragment], dense only: decoded part */
-    float *sum;          /* [largest fragment], sparse only */
-    uint16_t *senders;   /* [largest fragment], sparse only */
+    float *scratch;    /* [largest fragment], dense only: decoded part */
+    float *sum;        /* [largest fragment], sparse only */
+    uint16_t *senders; /* [largest fragment], sparse only */
 };
 
 /* All zero at version 0: fill theta next. FULL if there is not that much memory. */
@@ -58,8 +58,8 @@ struct snapshot_header { /* what a coordinator signs about a snapshot */
     uint8_t run_id[RUN_ID_SIZE];
     uint32_t epoch;
     uint64_t version;
-    uint64_t ledger_size;    /* entries that are in it: the step that made `version` is the last */
-    uint64_t payloads_from;  /* index of the oldest contribution still pending then; ledger_size if there was none: who starts
+    uint64_t ledger_size;   /* entries that are in it: the step that made `version` is the last */
+    uint64_t payloads_from; /* index of the oldest contribution still pending then; ledger_size if there was none: who starts
                                 from this snapshot needs the payloads of the contributions from here on */
     uint8_t root[DIGEST_SIZE];
     uint64_t content_size;

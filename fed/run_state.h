@@ -33,13 +33,13 @@ struct run_site {
     char name[SITE_NAME_SIZE];
     uint8_t public_key[PUBLIC_KEY_SIZE];
     bool revoked;
-    uint64_t revoked_at;                  /* ledger index */
-    uint64_t last_sequence;               /* 0: none yet */
-    uint64_t last_index;                  /* ledger index of the last contribution */
-    uint64_t last_time_ms;                /* of that entry, and its epoch: what a repeated receipt needs */
+    uint64_t revoked_at;    /* ledger index */
+    uint64_t last_sequence; /* 0: none yet */
+    uint64_t last_index;    /* ledger index of the last contribution */
+    uint64_t last_time_ms;  /* of that entry, and its epoch: what a repeated receipt needs */
     uint32_t last_epoch;
-    uint8_t last_digest[DIGEST_SIZE];     /* of its header; zero: none yet */
-    uint64_t contributions, tokens;       /* accepted */
+    uint8_t last_digest[DIGEST_SIZE]; /* of its header; zero: none yet */
+    uint64_t contributions, tokens;   /* accepted */
 };
 
 struct run_invitation {
@@ -74,11 +74,11 @@ uint64_t run_state_size(const struct run_state *state); /* entries applied */
 const struct merkle *run_state_tree(const struct run_state *state);
 bool run_state_has_genesis(const struct run_state *state);
 const struct manifest *run_state_manifest(const struct run_state *state);
-const uint8_t *run_state_manifest_digest(const struct run_state *state);  /* [DIGEST_SIZE] */
-const uint8_t *run_state_layout_digest(const struct run_state *state);    /* [DIGEST_SIZE] */
-const uint8_t *run_state_run_id(const struct run_state *state);           /* [RUN_ID_SIZE] */
-const uint8_t *run_state_coordinator_key(const struct run_state *state);  /* [PUBLIC_KEY_SIZE] */
-const uint8_t *run_state_initial_root(const struct run_state *state);     /* [DIGEST_SIZE] */
+const uint8_t *run_state_manifest_digest(const struct run_state *state); /* [DIGEST_SIZE] */
+const uint8_t *run_state_layout_digest(const struct run_state *state);   /* [DIGEST_SIZE] */
+const uint8_t *run_state_run_id(const struct run_state *state);          /* [RUN_ID_SIZE] */
+const uint8_t *run_state_coordinator_key(const struct run_state *state); /* [PUBLIC_KEY_SIZE] */
+const uint8_t *run_state_initial_root(const struct run_state *state);    /* [DIGEST_SIZE] */
 uint64_t run_state_parameters(const struct run_state *state);
 uint64_t run_state_version(const struct run_state *state);
 /* State root of the newest version whose step entry has one (version 0: the genesis root). */
@@ -87,13 +87,13 @@ void run_state_root(const struct run_state *state, uint64_t *version, uint8_t ou
 bool run_state_root_at(const struct run_state *state, uint64_t version, uint8_t out[static DIGEST_SIZE]);
 uint32_t run_state_epoch(const struct run_state *state);
 enum run_phase run_state_phase(const struct run_state *state);
-const char *run_state_reason(const struct run_state *state); /* of the last pause or stop; "" */
-uint32_t run_state_inner_steps(const struct run_state *state); /* H now */
-uint64_t run_state_tokens(const struct run_state *state);      /* of all contributions in the ledger */
-uint32_t run_state_site_count(const struct run_state *state);  /* ever added */
-const struct run_site *run_state_site(const struct run_state *state, uint32_t site);          /* NULL: no such number */
+const char *run_state_reason(const struct run_state *state);                         /* of the last pause or stop; "" */
+uint32_t run_state_inner_steps(const struct run_state *state);                       /* H now */
+uint64_t run_state_tokens(const struct run_state *state);                            /* of all contributions in the ledger */
+uint32_t run_state_site_count(const struct run_state *state);                        /* ever added */
+const struct run_site *run_state_site(const struct run_state *state, uint32_t site); /* NULL: no such number */
 const struct run_site *run_state_site_named(const struct run_state *state, const char *name); /* the newest of that name */
-uint32_t run_state_active_sites(const struct run_state *state); /* enrolled and not revoked */
+uint32_t run_state_active_sites(const struct run_state *state);                               /* enrolled and not revoked */
 /* The invitation with that secret digest, used or not; NULL if there is none. */
 const struct run_invitation *run_state_invitation(const struct run_state *state, const uint8_t digest[static DIGEST_SIZE]);
 uint32_t run_state_invitation_count(const struct run_state *state);
@@ -116,7 +116,7 @@ void run_state_plan_step(const struct run_state *state, uint32_t fragment, uint1
 
 /* --- admission, cheap to expensive; none of these changes the state --- */
 struct admission_limits {
-    uint64_t now_ms; /* wall clock, for expiry */
+    uint64_t now_ms;      /* wall clock, for expiry */
     uint64_t max_payload; /* bytes; the codec's bound for the fragment */
 };
 /* Everything that can be decided from the header before a byte of payload comes: identity, signature, run, layout, epoch,

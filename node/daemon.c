@@ -15,8 +15,8 @@
 #include "model/export.h"
 #include "model/trainer.h"
 #include "node/daemon_core.h"
-#include "run/run_model.h"
 #include "rpc/environment.h"
+#include "run/run_model.h"
 
 enum { STATUS_INTERVAL_MS = 1000, SIGNAL_POLL_MS = 200 };
 

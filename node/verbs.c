@@ -14,8 +14,8 @@
 #include "node/daemon.h"
 #include "node/join.h"
 #include "node/restore.h"
-#include "run/run_model.h"
 #include "rpc/environment.h"
+#include "run/run_model.h"
 
 enum { STATUS_LIMIT = 256 * 1024 };
 
