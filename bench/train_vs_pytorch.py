@@ -30,6 +30,10 @@ SHAPES = {  # hidden, layers, heads, ffn, length, sequences, vocabulary
 TORCH = ["torch-fp32", "torch-fp32-compiled", "torch-bf16", "torch-bf16-compiled"]
 
 
+# Ends with its parent, however that ends.
+LOAD = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(100000))"
+
+
 def peak_kib():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -137,7 +141,7 @@ def turn(process, seconds):
 def compete(names, processes, options, busy):
     """Every contestant's rounds, and what each said last. `busy` loads every core with another process for the time."""
     rounds, last = {name: [] for name in names}, {}
-    load = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() if busy else 0)]
+    load = [subprocess.Popen([sys.executable, "-c", LOAD]) for _ in range(os.cpu_count() if busy else 0)]
     try:
         for number in range(options.rounds):
             shift = number % len(names)
