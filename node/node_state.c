@@ -213,7 +213,7 @@ static void encoded(struct node_state *state, const struct node_event *event, st
     if (event->fragment >= state->fragments) return;
     struct slot *slot = &state->slots[event->fragment];
     if (slot->phase != SLOT_ENCODING || slot->sequence != event->sequence) return;
-    if (event->status != OK) { /* the delta was not finite, or the disk is full: training goes on, the next round tries again */
+    if (event->status != OK) { /* the delta was not finite: training goes on, the next round tries again */
         slot->phase = SLOT_TRAINING;
         slot->tokens_unsent += slot->tokens_in_flight;
         slot->tokens_in_flight = 0;
