@@ -154,15 +154,36 @@ $(OUT)/bin/atoll-trainer: $(OUT)/model/trainer_main.o $(CORE_LIBRARIES)
 	$(LINK) $(CORE_LIBS)
 
 # ---- CUDA backend: a shared object that the programs open at start, so that they run where there is no driver ------------
-CUDA_TARGETS := -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 -gencode arch=compute_90,code=compute_90
-$(OUT)/bin/atoll-kernels-cuda.so: $(wildcard kernels/cuda/*.cu kernels/cuda/*.cuh kernels/*.h)
-	$(call say,NVCC,$@)
+# Machine code for what this nvcc knows of 8.0, 9.0 and 10.0, and PTX for later ones. --fmad=false: the CPU's bits.
+CUDA_KNOWN := $(if $(NVCC),$(shell $(NVCC) --list-gpu-code))
+cuda_target = -gencode arch=compute_$(1),code=sm_$(1)
+CUDA_TARGETS := $(foreach n,80 90 100,$(if $(filter sm_$(n),$(CUDA_KNOWN)),$(call cuda_target,$(n)))) -gencode arch=compute_90,code=compute_90
+CUDA_SOURCES := $(sort $(wildcard kernels/cuda/*.cu))
+CUDA_HEADERS := $(wildcard kernels/cuda/*.cuh kernels/*.h codec/*.h)
+$(OUT)/cuda/%.o: %.cu $(CUDA_HEADERS)
+	$(call say,NVCC,$<)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(NVCC) -std=c++17 -O3 --fmad=false -I. $(CUDA_TARGETS) -Xcompiler -fPIC,-Wall,-Wextra --Werror all-warnings -shared -cudart static -o $@ $(filter %.cu,$^)
+	$(Q)$(NVCC) -std=c++17 -O3 --fmad=false -I. $(CUDA_TARGETS) -Xcompiler -fPIC,-Wall,-Wextra --Werror all-warnings $(if $(filter 1,$(V)),-Xptxas -v) -c -o $@ $<
+$(OUT)/bin/atoll-kernels-cuda.so: $(patsubst %.cu,$(OUT)/cuda/%.o,$(CUDA_SOURCES))
+	$(call say,NVLINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(NVCC) $(CUDA_TARGETS) -shared -cudart static -o $@ $^
+# The same source as C++, on the CPU: what the tests compare where there is no GPU.
+CUDA_EMULATED := $(addprefix kernels/cuda/,backend.cu elementwise.cu select.cu)
+CXX_FOUND := $(shell command -v $(CXX))
+CUDA_EMULATION := $(if $(CXX_FOUND),$(OUT)/tests/atoll-kernels-emulated.so)
+$(OUT)/emulated/%.o: %.cu $(CUDA_HEADERS) $(wildcard tests/cuda_emulation/*.h)
+	$(call say,CXX,$<)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CXX) -std=c++17 -g -O2 -ffp-contract=off -fPIC -Wall -Wextra -Werror -Itests/cuda_emulation -I. -x c++ -c -o $@ $<
+$(OUT)/tests/atoll-kernels-emulated.so: $(patsubst %.cu,$(OUT)/emulated/%.o,$(CUDA_EMULATED))
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CXX) -shared -pthread -o $@ $^
 
 # ---- tests --------------------------------------------------------------------------------------------------------------
 TESTS ?= *
-tests-built: deps-found $(TEST_PROGRAMS)
+tests-built: deps-found $(TEST_PROGRAMS) $(CUDA_EMULATION)
 $(OUT)/tests/%: $(OUT)/tests/%.o $(OUT)/tests/test.o $(LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/memory.h"
+
 static const char library_name[] = "atoll-kernels-cuda.so";
 
 /* Beside the program and nowhere else: a search path would let a stranger's library in. */
@@ -46,11 +48,14 @@ enum status cuda_backend_open(const char *path, struct cuda_backend *out, struct
     if (!backend.library) return error_set(error, INVALID, "no CUDA, using the CPU: %s", dlerror());
     enum status status = take_operations(backend.library, path, &backend.operations, error);
     if (status != OK) goto out;
-    const char *why = backend.operations->open(backend.found, sizeof backend.found);
+    const char *why = backend.operations->open(&backend.device);
     if (why) {
         status = error_set(error, UNAVAILABLE, "no CUDA, using the CPU: %s: %s", path, why);
         goto out;
     }
+    const struct cuda_device *d = &backend.device;
+    snprintf(backend.found, sizeof backend.found, "%s, %llu GiB, compute %d.%d, driver for CUDA %d.%d", d->name,
+             (unsigned long long)(d->memory >> 30), d->major, d->minor, d->driver / 1000, d->driver % 1000 / 10);
     *out = backend;
     return OK;
 out:
@@ -64,7 +69,37 @@ void cuda_backend_close(struct cuda_backend *backend) {
     *backend = (struct cuda_backend){0};
 }
 
-enum status cuda_backend_status(const char *answer, const char *what, struct error *error) {
+const char *const cuda_wish_names[] = {"auto", "cpu", "cuda", NULL};
+
+enum status cuda_backend_find(enum cuda_wish wish, const char *path, struct cuda_backend *out, char line[ERROR_MESSAGE_SIZE],
+                              struct error *error) {
+    struct error why = {0};
+    struct cuda_backend backend = {0};
+    if (wish == CUDA_WISH_CPU) {
+        snprintf(line, ERROR_MESSAGE_SIZE, "the CPU, as asked");
+    } else if (cuda_backend_open(path, &backend, &why) == OK) {
+        snprintf(line, ERROR_MESSAGE_SIZE, "%s", backend.found);
+    } else if (wish == CUDA_WISH_CUDA) {
+        static const char cpu[] = ", using the CPU"; /* which is just what was not wanted */
+        const char *at = strstr(why.message, cpu);
+        return error_set(error, why.status,
+                         "device is set to cuda, and there is %.*s%.300s; set it to auto or cpu to go on without",
+                         at ? (int)(at - why.message) : 0, why.message, at ? at + sizeof cpu - 1 : why.message);
+    } else {
+        snprintf(line, ERROR_MESSAGE_SIZE, "%s", why.message);
+    }
+    *out = backend;
+    return OK;
+}
+
+enum status cuda_backend_status(const struct cuda_operations *operations, const char *answer, const char *what,
+                                struct error *error) {
     if (!answer) return OK;
-    return error_set(error, FAILED, "%s: %s", what, answer);
+    static const enum status statuses[] = {[CUDA_FAILURE_NONE] = FAILED,
+                                           [CUDA_FAILURE_OTHER] = FAILED,
+                                           [CUDA_FAILURE_MEMORY] = FULL,
+                                           [CUDA_FAILURE_LOST] = UNAVAILABLE,
+                                           [CUDA_FAILURE_INPUT] = INVALID};
+    unsigned kind = (unsigned)operations->failure();
+    return error_set(error, kind < COUNT_OF(statuses) ? statuses[kind] : FAILED, "%s: %s", what, answer);
 }

@@ -2,10 +2,15 @@
  *
  * Both sides include this file and nothing else of each other's. The shared object exports one symbol, which returns the
  * struct; version and struct_size tell a loader whether it was built from this very text. No CUDA type crosses the border:
- * device memory is a struct of its own, so that it cannot be dereferenced here by mistake.
+ * device memory and streams are structs of their own, so that they cannot be mistaken for anything here.
  *
- * Every function returns NULL, or a text that says what failed (static storage, or the driver's). Work is queued on one
- * stream, in order; upload, download, is_finite, norm_squared and synchronize wait for it. One thread at a time.
+ * Every function that can fail returns NULL, or a text that says which call failed and why, the calling thread's until its next
+ * failure; `failure` then says what kind it was (kernels/cuda_backend.h makes a status of both). A failed operation may have
+ * done a part of its work; after CUDA_FAILURE_LOST no call succeeds, in any thread, until the process ends.
+ *
+ * Any thread may call, but one buffer or object is one thread's at a time. Work goes, in order, to the stream that the calling
+ * thread uses; nothing orders the streams of two threads but synchronize. upload, download, is_finite, norm_squared and
+ * synchronize wait for the thread's stream; a failure of queued work shows in the next call that waits.
  *
  * The arithmetic is kernels/elementwise.h's, operation by operation and bit by bit; [count] floats each unless it says so.
  */
@@ -15,24 +20,59 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CUDA_OPERATIONS_VERSION = 1, CUDA_SELECT_CHUNK = 4096, CUDA_SELECT_MAX = 128 };
+enum { CUDA_OPERATIONS_VERSION = 2, CUDA_SELECT_CHUNK = 4096, CUDA_SELECT_MAX = 128, CUDA_FAILURE_SIZE = 256 };
 #define CUDA_OPERATIONS_SYMBOL "atoll_cuda_operations"
+
+enum cuda_failure {
+    CUDA_FAILURE_NONE = 0,
+    CUDA_FAILURE_OTHER,  /* a person must look */
+    CUDA_FAILURE_MEMORY, /* not enough device memory: the text has the figures */
+    CUDA_FAILURE_LOST,   /* the device is gone, or its context: save what is on the host and end */
+    CUDA_FAILURE_INPUT   /* the arguments: nothing was done */
+};
 
 struct device_memory { /* an address on the device; 0 is none */
     uint64_t address;
+};
+struct device_stream { /* {0}: the device's default stream, which waits for all others that were not made by stream_create */
+    uint64_t handle;
+};
+
+struct cuda_device {
+    char name[256]; /* terminated */
+    uint64_t memory;
+    int major, minor; /* compute capability */
+    int driver;       /* the CUDA version it knows: 13000 is 13.0 */
+    int multiprocessors;
 };
 
 struct cuda_operations {
     uint32_t version, struct_size;
 
-    /* --- device and memory --- */
-    /* Uses the first device there is and describes it, terminated: "NVIDIA H100, 79 GiB, compute 9.0". */
-    const char *(*open)(char *description, size_t description_size);
+    /* --- device --- */
+    /* Uses the first device that CUDA_VISIBLE_DEVICES lets through. */
+    const char *(*open)(struct cuda_device *out);
+    enum cuda_failure (*failure)(void); /* of this thread's last failure; LOST once the device is */
+
+    /* --- memory --- */
+    const char *(*memory)(size_t *available, size_t *total);
     const char *(*allocate)(size_t size, struct device_memory *out); /* zeroed */
     void (*release)(struct device_memory memory);
+    const char *(*allocate_host)(size_t size, void **out); /* pinned: for the *_later copies. Zeroed */
+    void (*release_host)(void *memory);                    /* NULL is a no-op */
     const char *(*upload)(struct device_memory to, size_t offset, const void *from, size_t size);
     const char *(*download)(void *to, struct device_memory from, size_t offset, size_t size);
-    const char *(*synchronize)(void);
+    /* Queued: host memory from allocate_host, left alone until the next synchronize. */
+    const char *(*upload_later)(struct device_memory to, size_t offset, const void *from, size_t size);
+    const char *(*download_later)(void *to, struct device_memory from, size_t offset, size_t size);
+    const char *(*copy)(struct device_memory to, size_t to_offset, struct device_memory from, size_t from_offset, size_t size);
+    const char *(*clear)(struct device_memory memory, size_t offset, size_t size); /* zero bytes */
+
+    /* --- streams --- */
+    const char *(*stream_create)(struct device_stream *out);
+    void (*stream_destroy)(struct device_stream stream); /* synchronized before; {0} is a no-op */
+    void (*stream_use)(struct device_stream stream);     /* by this thread, from now on */
+    const char *(*synchronize)(void);                    /* waits for this thread's stream */
 
     /* --- as in kernels/elementwise.h --- */
     const char *(*add)(struct device_memory out, struct device_memory a, struct device_memory b, size_t count);

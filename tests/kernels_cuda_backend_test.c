@@ -1,7 +1,7 @@
-/* The loader, which must be right where there is no CUDA; and parity with the CPU, bit for bit, where there is.
+/* The loader, which must be right where there is no CUDA; failures of a device; and parity with the CPU, bit for bit.
  *
- * Parity runs against bin/atoll-kernels-cuda.so beside the tests' folder, or what ATOLL_TEST_CUDA_LIBRARY names (docs/gpu.md: a
- * build that emulates a device, for machines without one). Where neither opens, those tests say so and pass. */
+ * Parity runs against what ATOLL_TEST_CUDA_LIBRARY names, which must open; else bin/atoll-kernels-cuda.so beside the tests' folder
+ * where there is a device; else the same source built for the CPU (tests/cuda_emulation). Each test says which it was. */
 #include "kernels/cuda_backend.h"
 
 #include <limits.h>
@@ -44,32 +44,171 @@ TEST(a_file_that_is_no_library_or_another_library_is_invalid) {
     }
 }
 
+static enum cuda_failure pretended;
+static enum cuda_failure pretend(void) { return pretended; }
+
 TEST(an_answer_becomes_a_status_with_its_context) {
+    const struct cuda_operations operations = {.failure = pretend};
+    static const struct {
+        enum cuda_failure kind;
+        enum status status;
+    } cases[] = {{CUDA_FAILURE_OTHER, FAILED},
+                 {CUDA_FAILURE_MEMORY, FULL},
+                 {CUDA_FAILURE_LOST, UNAVAILABLE},
+                 {CUDA_FAILURE_INPUT, INVALID},
+                 {(enum cuda_failure)77, FAILED}};
     struct error error = {0};
-    CHECK_OK(cuda_backend_status(NULL, "upload", &error));
-    CHECK_STATUS(cuda_backend_status("out of memory", "upload", &error), FAILED);
-    CHECK_TEXT(error.message, "upload: out of memory");
+    CHECK_OK(cuda_backend_status(&operations, NULL, "upload", &error));
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        pretended = cases[i].kind;
+        CHECK_STATUS(cuda_backend_status(&operations, "cudaMemcpyAsync: why", "upload", &error), cases[i].status);
+        CHECK_TEXT(error.message, "upload: cudaMemcpyAsync: why");
+    }
 }
 
-/* --- parity --- */
+TEST(a_wish_is_granted_or_refused_with_the_reason) {
+    struct error error = {0};
+    struct cuda_backend backend;
+    char line[ERROR_MESSAGE_SIZE];
+    CHECK_OK(cuda_backend_find(CUDA_WISH_CPU, "/nonexistent", &backend, line, &error));
+    CHECK(!backend.operations);
+    CHECK_TEXT(line, "the CPU, as asked");
+    CHECK_OK(cuda_backend_find(CUDA_WISH_AUTO, "/nonexistent", &backend, line, &error));
+    CHECK(!backend.operations);
+    CHECK_TEXT(line, "no CUDA, using the CPU: there is no /nonexistent");
+    CHECK_STATUS(cuda_backend_find(CUDA_WISH_CUDA, "/nonexistent", &backend, line, &error), UNAVAILABLE);
+    CHECK_TEXT(error.message,
+               "device is set to cuda, and there is no CUDA: there is no /nonexistent; set it to auto or cpu to go on "
+               "without");
+}
+
+/* --- a device --- */
+
+static char *beside_the_test(const char *name) {
+    char program[PATH_MAX] = {0};
+    CHECK(readlink("/proc/self/exe", program, sizeof program - 1) > 0);
+    *strrchr(program, '/') = 0;
+    return file_join(program, name);
+}
+
+static bool open_emulation(struct cuda_backend *out) {
+    struct error error = {0};
+    char *path = beside_the_test("atoll-kernels-emulated.so");
+    bool there = file_exists(path);
+    if (there) {
+        CHECK_OK(cuda_backend_open(path, out, &error));
+    } else {
+        printf("  nothing compared: no C++ compiler made %s\n", path);
+    }
+    free(path);
+    return there;
+}
 
 static bool find_backend(struct cuda_backend *out) {
     struct error error = {0};
-    char path[PATH_MAX + 64], program[PATH_MAX] = {0};
     const char *named = getenv("ATOLL_TEST_CUDA_LIBRARY");
-    CHECK(readlink("/proc/self/exe", program, sizeof program - 1) > 0);
-    *strrchr(program, '/') = 0;
-    snprintf(path, sizeof path, "%s/../bin/atoll-kernels-cuda.so", program);
-    if (cuda_backend_open(named ? named : path, out, &error) == OK) return true;
-    CHECK(!named); /* who names one wants it used */
-    CHECK_CONTAINS(error.message, "no CUDA, using the CPU: ");
-    printf("  not compared with a GPU: %s\n", error.message);
-    return false;
+    char *beside = beside_the_test("../bin/atoll-kernels-cuda.so");
+    bool found = cuda_backend_open(named ? named : beside, out, &error) == OK;
+    free(beside);
+    if (!found && named) test_failed(__FILE__, __LINE__, "%s", error.message); /* who names one wants it used */
+    if (!found) CHECK_CONTAINS(error.message, "no CUDA, using the CPU: ");
+    if (!found) found = open_emulation(out);
+    if (found) printf("  compared with %s\n", out->found);
+    return found;
 }
 
 static void must(const char *answer) {
     if (answer) test_failed(__FILE__, __LINE__, "the device says %s", answer);
 }
+
+TEST(what_does_not_fit_is_refused_with_the_figures) {
+    struct error error = {0};
+    struct cuda_backend backend;
+    setenv("ATOLL_EMULATED_MEMORY", "134217728", 1);
+    if (!open_emulation(&backend)) return;
+    const struct cuda_operations *cuda = backend.operations;
+    struct device_memory first, second = {0};
+    size_t available, total;
+    must(cuda->allocate((size_t)32 << 20, &first));
+    CHECK_STATUS(cuda_backend_status(cuda, cuda->allocate((size_t)112 << 20, &second), "the model", &error), FULL);
+    CHECK_TEXT(error.message, "the model: out of device memory: asked for 0.109 GiB, 0.094 GiB of 0.125 GiB are free");
+    CHECK(second.address == 0);
+    must(cuda->memory(&available, &total)); /* and nothing is broken by it */
+    CHECK_EQUAL(available, (size_t)96 << 20);
+    cuda->release(first);
+    must(cuda->allocate((size_t)112 << 20, &second));
+    cuda->release(second);
+    cuda_backend_close(&backend);
+}
+
+TEST(a_lost_device_is_unavailable_for_good) {
+    struct error error = {0};
+    struct cuda_backend backend;
+    setenv("ATOLL_EMULATED_LOSS", "3", 1);
+    if (!open_emulation(&backend)) return;
+    const struct cuda_operations *cuda = backend.operations;
+    struct device_memory a;
+    float value = 1;
+    must(cuda->allocate(sizeof value, &a));
+    must(cuda->upload(a, 0, &value, sizeof value));
+    must(cuda->add(a, a, a, 1));
+    must(cuda->add(a, a, a, 1));
+    CHECK_STATUS(cuda_backend_status(cuda, cuda->add(a, a, a, 1), "add", &error), UNAVAILABLE);
+    CHECK_CONTAINS(error.message, "add: for_each_element");
+    CHECK_CONTAINS(error.message, "the device is lost: an illegal memory access");
+    CHECK_STATUS(cuda_backend_status(cuda, cuda->download(&value, a, 0, sizeof value), "download", &error), UNAVAILABLE);
+    CHECK_TEXT(error.message, "download: cudaMemcpyAsync: the device is lost: an illegal memory access was encountered");
+    CHECK_STATUS(cuda_backend_status(cuda, cuda->synchronize(), "wait", &error), UNAVAILABLE);
+    CHECK_STATUS(cuda_backend_status(cuda, cuda->select(a, a, a, 1, 1, 0, a, a, a), "select", &error), UNAVAILABLE);
+    cuda->release(a);
+    cuda_backend_close(&backend);
+}
+
+TEST(no_visible_device_is_said_with_the_variables_value) {
+    struct error error = {0};
+    struct cuda_backend backend;
+    char *path = beside_the_test("atoll-kernels-emulated.so");
+    setenv("ATOLL_EMULATED_DEVICES", "0", 1);
+    setenv("CUDA_VISIBLE_DEVICES", "-1", 1);
+    if (file_exists(path)) {
+        CHECK_STATUS(cuda_backend_open(path, &backend, &error), UNAVAILABLE);
+        CHECK_CONTAINS(error.message, "no CUDA device (CUDA_VISIBLE_DEVICES is \"-1\")");
+    }
+    free(path);
+}
+
+TEST(streams_and_pinned_memory_carry_copies) {
+    struct cuda_backend backend;
+    if (!find_backend(&backend)) return;
+    const struct cuda_operations *cuda = backend.operations;
+    struct device_stream stream;
+    struct device_memory a, b;
+    void *pinned;
+    must(cuda->stream_create(&stream));
+    cuda->stream_use(stream);
+    must(cuda->allocate_host(4 * sizeof(float), &pinned));
+    must(cuda->allocate(4 * sizeof(float), &a));
+    must(cuda->allocate(4 * sizeof(float), &b));
+    float *values = pinned;
+    for (int i = 0; i < 4; i++) {
+        CHECK(values[i] == 0);
+        values[i] = (float)i;
+    }
+    must(cuda->upload_later(a, 0, values, 4 * sizeof *values));
+    must(cuda->copy(b, 4, a, 8, 8));
+    must(cuda->clear(a, 12, 4));
+    must(cuda->add(a, a, b, 4));
+    must(cuda->download_later(values, a, 0, 4 * sizeof *values));
+    must(cuda->synchronize());
+    CHECK(values[0] == 0 && values[1] == 3 && values[2] == 5 && values[3] == 0);
+    cuda->release(a);
+    cuda->release(b);
+    cuda->release_host(pinned);
+    cuda->stream_destroy(stream);
+    cuda_backend_close(&backend);
+}
+
+/* --- parity --- */
 
 static float *randoms(size_t count, uint64_t seed) {
     struct random random;
@@ -173,7 +312,6 @@ static void compare_all(const struct cuda_operations *cuda, size_t count) {
 TEST(every_operation_has_the_cpus_bits) {
     struct cuda_backend backend;
     if (!find_backend(&backend)) return;
-    printf("  compared with %s\n", backend.found);
     for (size_t s = 0; s < COUNT_OF(sizes); s++) compare_all(backend.operations, sizes[s]);
     cuda_backend_close(&backend);
 }

@@ -14,8 +14,7 @@ template <class Operation> __global__ void for_each_element(Operation operation,
 
 template <class Operation> const char *run(Operation operation, size_t count) {
     if (count == 0) return nullptr;
-    LAUNCH(for_each_element<Operation>, blocks_for(count), BLOCK_THREADS, operation, count);
-    return launched();
+    return LAUNCH(for_each_element<Operation>, blocks_for(count), BLOCK_THREADS, operation, count);
 }
 
 struct add_operation {
@@ -168,8 +167,8 @@ const char *rebase(struct device_memory local, struct device_memory fresh, struc
     return run(rebase_operation{floats(local), floats(fresh), floats(origin)}, count);
 }
 
-const char *nesterov_between(struct device_memory theta, struct device_memory sum, struct device_memory g, float rate, float period,
-                             size_t count) {
+const char *nesterov_between(struct device_memory theta, struct device_memory sum, struct device_memory g, float rate,
+                             float period, size_t count) {
     return run(nesterov_between_operation{floats(theta), floats(sum), floats(g), rate, period}, count);
 }
 
@@ -182,45 +181,62 @@ const char *sgd(struct device_memory theta, struct device_memory q, float weight
     return run(sgd_operation{floats(theta), floats(q), weight}, count);
 }
 
-const char *sgd_mean(struct device_memory theta, struct device_memory sum, struct device_memory senders, float weight, size_t count) {
+const char *sgd_mean(struct device_memory theta, struct device_memory sum, struct device_memory senders, float weight,
+                     size_t count) {
     return run(sgd_mean_operation{floats(theta), floats(sum), device_pointer<uint16_t>(senders), weight}, count);
 }
 
 const char *scatter_add(struct device_memory sum, struct device_memory senders, struct device_memory index,
                         struct device_memory value, float by, size_t count) {
-    return run(scatter_add_operation{floats(sum), device_pointer<uint16_t>(senders), device_pointer<uint32_t>(index), floats(value), by},
-               count);
+    return run(
+        scatter_add_operation{floats(sum), device_pointer<uint16_t>(senders), device_pointer<uint32_t>(index), floats(value), by},
+        count);
+}
+
+const char *find_bad(const float *a, size_t count, int *bad, int *found) {
+    TRY_CUDA(cudaMemsetAsync(bad, 0, sizeof *bad, current_stream()));
+    TRY_CUDA(run(find_bad_operation{a, bad}, count));
+    TRY_CUDA(cudaMemcpyAsync(found, bad, sizeof *found, cudaMemcpyDeviceToHost, current_stream()));
+    TRY_CUDA(cudaStreamSynchronize(current_stream()));
+    return nullptr;
 }
 
 const char *is_finite(struct device_memory a, size_t count, int *out) {
-    int *bad = nullptr, found = 0;
-    cudaError_t code = cudaMalloc(reinterpret_cast<void **>(&bad), sizeof *bad);
-    if (code != cudaSuccess) return text_of(code);
-    const char *why = text_of(cudaMemset(bad, 0, sizeof *bad));
-    if (!why) why = run(find_bad_operation{floats(a), bad}, count);
-    if (!why) why = text_of(cudaMemcpy(&found, bad, sizeof found, cudaMemcpyDeviceToHost));
-    cudaFree(bad);
+    void *bad = nullptr;
+    int found = 0;
+    TRY_CUDA(device_allocate(&bad, sizeof found));
+    const char *why = find_bad(floats(a), count, static_cast<int *>(bad), &found);
+    (void)cudaFree(bad);
     if (!why) *out = !found;
     return why;
+}
+
+const char *block_sums(const float *a, size_t count, double *sums, double *host, size_t blocks) {
+    TRY_CUDA(LAUNCH(sum_squares, static_cast<unsigned>((blocks + TREES - 1) / TREES), BLOCK_THREADS, a, count, sums, blocks));
+    TRY_CUDA(cudaMemcpyAsync(host, sums, blocks * sizeof *sums, cudaMemcpyDeviceToHost, current_stream()));
+    TRY_CUDA(cudaStreamSynchronize(current_stream()));
+    return nullptr;
 }
 
 // The blocks' sums are added on the host, from left to right.
 const char *norm_squared(struct device_memory a, size_t count, double *out) {
     size_t blocks = (count + TREE_SIZE - 1) / TREE_SIZE;
-    *out = 0;
-    if (blocks == 0) return nullptr;
-    double *sums = nullptr, *host = static_cast<double *>(malloc(blocks * sizeof *host));
-    if (!host) return "out of host memory";
-    const char *why = text_of(cudaMalloc(reinterpret_cast<void **>(&sums), blocks * sizeof *sums));
-    if (!why) {
-        LAUNCH(sum_squares, static_cast<unsigned>((blocks + TREES - 1) / TREES), BLOCK_THREADS, floats(a), count, sums, blocks);
-        why = launched();
+    double sum = 0;
+    if (blocks > 0) {
+        double *host = static_cast<double *>(malloc(blocks * sizeof *host));
+        if (!host) return fail(CUDA_FAILURE_MEMORY, "out of host memory for a norm");
+        void *sums = nullptr;
+        const char *why = device_allocate(&sums, blocks * sizeof *host);
+        if (!why) {
+            why = block_sums(floats(a), count, static_cast<double *>(sums), host, blocks);
+            (void)cudaFree(sums);
+        }
+        for (size_t block = 0; !why && block < blocks; block++) sum += host[block];
+        free(host);
+        if (why) return why;
     }
-    if (!why) why = text_of(cudaMemcpy(host, sums, blocks * sizeof *sums, cudaMemcpyDeviceToHost));
-    for (size_t block = 0; !why && block < blocks; block++) *out += host[block];
-    cudaFree(sums);
-    free(host);
-    return why;
+    *out = sum;
+    return nullptr;
 }
 
 } // namespace

@@ -94,13 +94,13 @@ __global__ void select_chunk(float *e, const float *base, const float *local, fl
 
 } // namespace
 
-const char *select_launch(struct device_memory e, struct device_memory base, struct device_memory local, float decay, size_t count,
-                          uint32_t keep, struct device_memory sent, struct device_memory index, struct device_memory value) {
-    if (keep == 0 || keep > CUDA_SELECT_MAX) return "keep is out of range";
+const char *select_launch(struct device_memory e, struct device_memory base, struct device_memory local, float decay,
+                          size_t count, uint32_t keep, struct device_memory sent, struct device_memory index,
+                          struct device_memory value) {
+    if (keep == 0 || keep > CUDA_SELECT_MAX) return fail(CUDA_FAILURE_INPUT, "keep is %u, wanted 1 to %d", keep, CUDA_SELECT_MAX);
     size_t chunks = (count + CHUNK - 1) / CHUNK;
     if (chunks == 0) return nullptr;
-    if (chunks > 0x7FFFFFFF) return "too many elements for one launch";
-    LAUNCH(select_chunk, static_cast<unsigned>(chunks), BLOCK_THREADS, floats(e), floats(base), floats(local), decay, count, keep,
-           device_pointer<uint32_t>(sent), device_pointer<uint16_t>(index), floats(value));
-    return launched();
+    if (chunks > 0x7FFFFFFF) return fail(CUDA_FAILURE_INPUT, "%zu elements are too many for one launch", count);
+    return LAUNCH(select_chunk, static_cast<unsigned>(chunks), BLOCK_THREADS, floats(e), floats(base), floats(local), decay,
+                  count, keep, device_pointer<uint32_t>(sent), device_pointer<uint16_t>(index), floats(value));
 }
