@@ -19,7 +19,12 @@ enum status lmdb_status(int code) {
     case MDB_CORRUPTED:
     case MDB_INVALID:
     case MDB_VERSION_MISMATCH:
-    case MDB_INCOMPATIBLE: return CORRUPT;
+    case MDB_INCOMPATIBLE:
+    /* Only pages that lie give these: nobody else writes, nor changes the map, and keys are far from a page's size. */
+    case MDB_MAP_RESIZED:
+    case MDB_PAGE_FULL:
+    case MDB_CURSOR_FULL:
+    case MDB_BAD_DBI: return CORRUPT;
     case MDB_READERS_FULL:
     case EAGAIN:
     case EBUSY: return UNAVAILABLE;

@@ -89,11 +89,28 @@ static enum status open_environment(struct store *store, struct error *error) {
     if (code != MDB_SUCCESS) return lmdb_failed(store, error, code, "prepare the environment");
     code = mdb_env_open(store->env, store->directory, MDB_NOTLS | (options->read_only ? MDB_RDONLY : 0), 0600);
     if (code == ENOENT) return error_set(error, NOT_FOUND, "there is no store in %s", store->directory);
+    if (code == ENOMEM || code == EINVAL) { /* mmap's: the size that its first pages ask for */
+        return error_set(error, CORRUPT,
+                         "store %s: the map that data.mdb asks for cannot be made (%s): it is damaged, unless the address space "
+                         "is limited (ulimit -v)",
+                         store->directory, strerror(code));
+    }
     if (code != MDB_SUCCESS) return lmdb_failed(store, error, code, "open the environment");
     TRY(check_length(store, error));
     int dead = 0;
     code = mdb_reader_check(store->env, &dead); /* readers of processes that were killed would keep old pages for good */
     return code == MDB_SUCCESS ? OK : lmdb_failed(store, error, code, "check for dead readers");
+}
+
+/* "atoll store " and a decimal number. Only a whole other number is another version's; anything else is damage. */
+static enum status check_format_text(const struct store *store, struct bytes text, struct error *error) {
+    const size_t head = sizeof FORMAT_TEXT - 2;
+    if (text.size == sizeof FORMAT_TEXT - 1 && memcmp(text.data, FORMAT_TEXT, text.size) == 0) return OK;
+    bool numbered = text.size > head && text.size <= head + 9 && memcmp(text.data, FORMAT_TEXT, head) == 0;
+    for (size_t i = head; numbered && i < text.size; i++) numbered = text.data[i] >= '0' && text.data[i] <= '9';
+    if (!numbered) return error_set(error, CORRUPT, "store %s: its format record is damaged", store->directory);
+    return error_set(error, INVALID, "store %s has format \"%.*s\", not \"%s\": it was made by another version", store->directory,
+                     (int)text.size, (const char *)text.data, FORMAT_TEXT);
 }
 
 static enum status check_format(struct store *store, MDB_txn *txn, struct error *error) {
@@ -114,11 +131,7 @@ static enum status check_format(struct store *store, MDB_txn *txn, struct error 
         if (code == MDB_SUCCESS) code = mdb_put(txn, table, &key, &value, 0);
     }
     if (code != MDB_SUCCESS) return lmdb_failed(store, error, code, "find out the format");
-    if (value.mv_size != strlen(FORMAT_TEXT) || memcmp(value.mv_data, FORMAT_TEXT, value.mv_size) != 0) {
-        return error_set(error, INVALID, "store %s has another format than \"%s\": made by another version?", store->directory,
-                         FORMAT_TEXT);
-    }
-    return OK;
+    return check_format_text(store, bytes_of(value.mv_data, value.mv_size), error);
 }
 
 static enum status open_tables_in(struct store *store, MDB_txn *txn, struct error *error) {
