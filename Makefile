@@ -72,7 +72,7 @@ endif
 # ---- sources: every .c below a folder belongs to its library, but for the programs' own mains ----------------------------
 CORE_FOLDERS := base kernels codec model
 FOLDERS := $(CORE_FOLDERS) $(if $(LIBS_FOUND),config crypto storage rpc proto fed run node coordinator sim)
-MAINS   := coordinator/main.c node/main.c sim/main.c model/trainer_main.c $(wildcard coordinator/atollctl/*.c)
+MAINS   := coordinator/main.c node/main.c sim/main.c sim/wan_proxy_main.c model/trainer_main.c $(wildcard coordinator/atollctl/*.c)
 sources  = $(filter-out $(MAINS),$(sort $(wildcard $(1)/*.c $(1)/cpu/*.c)))
 objects  = $(patsubst %.c,$(OUT)/%.o,$(1))
 SOURCES := $(foreach folder,$(FOLDERS),$(call sources,$(folder)))
@@ -82,7 +82,7 @@ LIBRARIES := $(foreach folder,$(FOLDERS),$(call LIBRARY,$(folder)))
 SYSTEM_LIBS := -Wl,--as-needed -lgrpc -lgpr -lprotobuf-c -llmdb -lssl -lcrypto -lyaml -ldl -lm
 CORE_LIBS   := -Wl,--as-needed -ldl -lm
 
-PROGRAMS := $(addprefix $(OUT)/bin/,atoll-coordinator atoll-node atollctl atoll-sim)
+PROGRAMS := $(addprefix $(OUT)/bin/,atoll-coordinator atoll-node atollctl atoll-sim atoll-wan-proxy)
 TEST_SOURCES := $(sort $(wildcard tests/*_test.c))
 TEST_PROGRAMS := $(patsubst tests/%.c,$(OUT)/tests/%,$(TEST_SOURCES))
 BENCH_SOURCES := $(sort $(wildcard bench/*.c))
@@ -113,6 +113,8 @@ $(OUT)/%.o: %.c
 	$(call say,CC,$<)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(HOT_FLAGS) $(ISA_FLAGS) -MMD -MP -c -o $@ $<
+
+$(OUT)/sim/topology_presets.o: $(wildcard sim/presets/*.yaml)
 
 # protoc-c's output is not ours: no warnings, and without the three UBSan checks it breaks harmlessly.
 GENERATED_SOURCES := $(addsuffix .c,$(PROTO_GENERATED))
@@ -145,6 +147,10 @@ $(OUT)/bin/atoll-node: $(OUT)/node/main.o $(call program_libraries,node)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
 $(OUT)/bin/atoll-sim: $(OUT)/sim/main.o $(call program_libraries,node coordinator sim)
+	$(call say,LINK,$@)
+	$(LINK) $(SYSTEM_LIBS)
+
+$(OUT)/bin/atoll-wan-proxy: $(call objects,$(wildcard sim/wan_*.c)) $(call program_libraries,)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
 
@@ -191,8 +197,10 @@ test-run: programs trainer tests-built
 	$(Q)scripts/run-tests $(OUT) '$(TESTS)'
 # The two commands of the README work on a machine that has nothing but make: they install, then start make anew, because what
 # is found is found when make starts.
+# Without the Python the tests run all the same, but for those that compare with PyTorch and transformers: these say SKIPPED, and why.
 test:
 	$(Q)scripts/install-deps
+	$(Q)scripts/install-deps --python build/python || true
 	$(Q)$(MAKE) --no-print-directory -j$(shell nproc) test-run
 
 SEED  ?=
