@@ -239,6 +239,11 @@ void coordinator_state_destroy(struct coordinator_state *state) {
 }
 
 void coordinator_state_start(struct coordinator_state *state, struct moment now, struct coordinator_actions *out) {
+    if (state->options.new_epoch) {
+        struct ledger_entry entry = brain_entry(state, LEDGER_EPOCH, now);
+        entry.epoch++;
+        if (!brain_append(state, &entry, ANSWER_NOBODY, 0, out)) return;
+    }
     brain_consider_step(state, now, out);
 }
 

@@ -34,6 +34,8 @@ struct coordinator_options {
     uint64_t payload_limit;     /* bytes: the codec's bound of the largest fragment */
     uint64_t presence_ms;       /* a site counts as connected this long after it was last heard */
     uint64_t retry_ms;          /* base of retry_after with BUSY and PAUSED */
+    bool new_epoch;             /* it takes over from another coordinator, which may still run: an EPOCH entry comes first, and
+                                   from then on neither that one's receipts nor what was made for it count (I6) */
 };
 
 /* --- events ------------------------------------------------------------------------------------------------------------- */

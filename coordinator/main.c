@@ -20,6 +20,7 @@ struct settings {
     const char *directory, *port_file;
     struct option_list listen;
     uint64_t uploads, presence_ms, retry_ms, chunk, head_interval, snapshots, threads, connections;
+    bool new_epoch;
 };
 
 static const struct option table[] = {
@@ -94,6 +95,11 @@ static const struct option table[] = {
      .fallback = "0",
      .max = "100000",
      .help = "connections at most; 0: half the descriptor limit"},
+    {.name = "new-epoch",
+     .type = OPTION_BOOL,
+     OPTION_FIELD(struct settings, new_epoch),
+     .flags = OPTION_FLAG_ONLY,
+     .help = "take over: this directory is a copy, and the coordinator it was copied from may still run; give it once"},
     {0}};
 
 static const struct command program = {
@@ -137,7 +143,8 @@ static int run(const struct settings *settings) {
                                      .head_interval = (uint32_t)settings->head_interval,
                                      .snapshots_kept = (uint32_t)settings->snapshots,
                                      .rpc_threads = (uint32_t)settings->threads,
-                                     .max_connections = (uint32_t)settings->connections};
+                                     .max_connections = (uint32_t)settings->connections,
+                                     .new_epoch = settings->new_epoch};
     if (rpc_raise_descriptor_limit(&descriptors, &error) != OK) log_warn("descriptor_limit", "reason=\"%s\"", error.message);
     rpc_environment_open();
     int code = EXIT_SUCCESS;

@@ -56,7 +56,8 @@ static enum status restore(struct server *server, struct error *error) {
                                           .uploads_limit = server->options.uploads_limit,
                                           .payload_limit = codec_bound((enum codec)server->manifest.codec.kind, largest),
                                           .presence_ms = server->options.presence_ms,
-                                          .retry_ms = server->options.retry_ms};
+                                          .retry_ms = server->options.retry_ms,
+                                          .new_epoch = server->options.new_epoch};
     server->state = coordinator_state_create(&options, run); /* takes run */
     void *scratch = NULL;
     TRY(memory_try(largest, sizeof(float), &scratch, error));

@@ -32,6 +32,7 @@ struct server_options {
     uint32_t snapshots_kept;
     uint32_t rpc_threads;
     uint32_t max_connections; /* 0: rpc/'s default */
+    bool new_epoch;           /* takes over from another coordinator: coordinator_state.h */
 };
 
 /* Restores the run, then listens. Statuses and messages for the operator. */

@@ -712,6 +712,42 @@ TEST(a_restart_at_the_quorum_steps_at_once) {
     brain_close(b);
 }
 
+TEST(a_coordinator_that_takes_over_begins_an_epoch_and_takes_nothing_made_for_the_last_one) {
+    struct brain *b = brain_open_unstarted(ALONE, 2);
+    struct ledger_entry before = brain_header(b, 1, 0);
+    uint32_t epoch = run_state_epoch(b->f->run);
+    b->options.new_epoch = true;
+    brain_start(b, b->f->run);
+    CHECK_EQUAL(b->commit_count, 1); /* the EPOCH entry goes first, and like any other it is durable before it is told */
+    CHECK(!brain_find(b, DO_PUBLISH));
+    brain_settle(b);
+    CHECK_EQUAL(run_state_epoch(b->durable), epoch + 1);
+    uint64_t call = brain_submit(b, 1, &before);
+    EXPECT_REFUSAL(b, call, REFUSED_EPOCH);
+    struct ledger_entry header = brain_header(b, 1, 0);
+    brain_contribute(b, 1, 0);
+    brain_durable(b);
+    struct receipt read;
+    check_receipt(b, &brain_find(b, DO_RECEIPT)->bytes, &header, &read);
+    CHECK_EQUAL(read.epoch, epoch + 1);
+    brain_settle(b);
+    CHECK_EQUAL(run_state_version(b->durable), 1);
+    brain_close(b);
+}
+
+TEST(a_coordinator_that_takes_over_merges_what_the_last_one_acknowledged) {
+    struct brain *b = brain_open_unstarted(ALONE, 2);
+    fixture_contribute(b->f, 1, 0, 0, 1);
+    CHECK(run_state_apply(b->durable, buffer_bytes(&b->f->entries[b->f->entry_count - 1]), false, NULL) == OK);
+    uint32_t epoch = run_state_epoch(b->f->run);
+    b->options.new_epoch = true;
+    brain_start(b, b->f->run);
+    brain_settle(b);
+    CHECK_EQUAL(run_state_version(b->durable), 1);
+    CHECK_EQUAL(run_state_epoch(b->durable), epoch + 1);
+    brain_close(b);
+}
+
 /* ---- snapshots ------------------------------------------------------------------------------------------------------------------ */
 
 TEST(snapshots_come_every_nth_version_and_name_the_oldest_payload_they_need) {

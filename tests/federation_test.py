@@ -350,6 +350,38 @@ def while_the_coordinator_is_away_sites_train_on(directory):
     prove(federation)
 
 
+@test
+def a_copy_of_the_run_takes_over_with_a_new_epoch(directory):
+    """The coordinator's directory is copied to another machine, whose coordinator goes on; the first one is no longer believed."""
+    federation = start(directory)
+    federation.until("receipts of both", lambda: all(len(s.receipts) >= 3 for s in federation.sites.values()), 20 * SLOWDOWN)
+    equal(federation.coordinator.end(10 * SLOWDOWN), 0, "exit code")
+    moved = federation.path("moved")
+    shutil.copytree(federation.run, moved)
+    first, federation.run = federation.run, moved
+    federation.start_coordinator("--new-epoch")
+    had = [len(s.receipts) for s in federation.sites.values()]
+    federation.until("receipts by the successor", lambda: all(len(s.receipts) >= n + 3 for s, n in zip(federation.sites.values(), had)),
+                     20 * SLOWDOWN)
+    # a coordinator of the old epoch comes back in its place: it has less than the sites have seen, and nobody trains for it
+    federation.coordinator.options.remove("--new-epoch")
+    equal(federation.coordinator.end(10 * SLOWDOWN), 0, "exit code")
+    size = len(federation.ledger())
+    federation.run = first
+    federation.start_coordinator()
+    federation.until("the sites' word", lambda: not any(s.alive() for s in federation.sites.values()), 30 * SLOWDOWN, alive=False)
+    equal({s.handle.returncode for s in federation.sites.values()}, {3}, "exit codes of sites that saw a shorter ledger")
+    equal(federation.coordinator.end(10 * SLOWDOWN), 0, "exit code")
+    federation.run = moved
+    federation.start_coordinator()
+    for site in federation.sites.values():
+        site.start()
+    trains(federation)
+    prove(federation)
+    check(len(federation.entries) > size, "entries", size, len(federation.entries))
+    equal([e["epoch"] for e in federation.entries if e["kind"] == "epoch"], [2], "epochs begun")
+
+
 def crash_rounds(directory, *options):
     done = subprocess.run([os.path.join(ROOT, "scripts", "crash-rounds"), "--programs", PROGRAMS, "--output", directory, "--rounds", "5",
                            "--limit", str(5 * SLOWDOWN), "--give-up", str(20 * SLOWDOWN), *options], capture_output=True, text=True)
@@ -377,16 +409,21 @@ def flip(path, count=3):
             file.write(bytes([byte[0] ^ 0x55]))
 
 
-def damaged(directory, damage, mode="sparse", crash=False):
-    """A site is killed, damaged and started: it recovers, or it stops, says so, and comes back once its copies are deleted."""
+def damaged(directory, folder, damage, mode="sparse", crash=False):
+    """A site is killed, files of a folder of it are damaged, and it is started: it recovers, or it stops, says so, and comes back
+    once its copies are deleted."""
     federation = start(directory, settings=FAST, mode=mode)
     one = federation.sites["one"]
     federation.until("a checkpoint", lambda: " checkpoint_written " in one.text(), 20 * SLOWDOWN)
     trains(federation, 5)
     one.kill()
+    while not files_in(one.directory, folder):  # payloads go as soon as a checkpoint covers them
+        one.start()
+        trains(federation, 1)
+        one.kill()
     one.read()
     one.lines = []
-    damage(one.directory)
+    damage(files_in(one.directory, folder))
     one.start()
     had = len(one.receipts)
     others = [federation.coordinator, federation.sites["two"]]
@@ -406,32 +443,36 @@ def damaged(directory, damage, mode="sparse", crash=False):
     prove(federation)
 
 
-def each(directory, folder, action, largest=False):
-    paths = sorted((p for p in glob.glob(os.path.join(directory, folder, "**"), recursive=True) if os.path.isfile(p)), key=os.path.getsize)
-    check(paths, "nothing in", folder)
-    for path in paths[-1:] if largest else paths:
-        action(path)
+def files_in(directory, folder):
+    """Smallest first."""
+    found = glob.glob(os.path.join(directory, folder, "**"), recursive=True)
+    return sorted((path for path in found if os.path.isfile(path)), key=os.path.getsize)
+
+
+def flip_each(paths):
+    for path in paths:
+        flip(path)
 
 
 @test
 def a_site_whose_state_is_damaged_stops_or_recovers(directory):
-    damaged(directory, lambda site: each(site, "state", flip))
+    damaged(directory, "state", flip_each)
 
 
 @test
 def a_site_whose_checkpoint_is_gone_stops_or_recovers(directory):
-    damaged(directory, lambda site: each(site, "state", os.unlink, largest=True), mode="dense")
+    damaged(directory, "state", lambda paths: os.unlink(paths[-1]), mode="dense")
 
 
 @test
 def a_site_whose_payloads_are_damaged_stops_or_recovers(directory):
-    damaged(directory, lambda site: each(site, "payloads", flip))
+    damaged(directory, "payloads", flip_each)
 
 
 @test
 def a_site_whose_ledger_is_damaged_stops_or_recovers(directory):
     # LMDB has no checksums: ours catch damaged records, but pages of its own that point anywhere can crash it
-    damaged(directory, lambda site: each(site, "journal", lambda path: flip(path, 400) if path.endswith("data.mdb") else None), crash=True)
+    damaged(directory, "journal", lambda paths: [flip(path, 400) for path in paths if path.endswith("data.mdb")], crash=True)
 
 
 def small_disk(path, megabytes):
