@@ -81,7 +81,7 @@ struct kernels {
 
     /* --- softmax cross-entropy: returns the sum over rows of -log p[target] ----------------------------------------------- */
     /* With scale != 0 logits become scale * (p - onehot(target)), in place; with 0 they are undefined afterwards. */
-    double (*cross_entropy)(size_t rows, size_t vocabulary, float *logits, const uint16_t *targets, float scale);
+    double (*cross_entropy)(size_t rows, size_t vocabulary, float *logits, const uint32_t *targets, float scale);
 
     /* --- over flat vectors -------------------------------------------------------------------------------------------------- */
     /* out = parts[0] + parts[1] + ... in this order (out may be parts[0]); returns the sum of squares of out. */

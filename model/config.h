@@ -14,7 +14,7 @@
 #include "base/status.h"
 
 enum {
-    MODEL_VOCABULARY_MAX = 65536, /* tokens are 16-bit */
+    MODEL_VOCABULARY_MAX = 1 << 20, /* tokens are 32-bit in memory; in a .bin file 16 or 32 */
     MODEL_HIDDEN_MAX = 65536,
     MODEL_LAYERS_MAX = 1024,
     MODEL_CONTEXT_MAX = 1 << 20,

@@ -11,7 +11,13 @@
 #include "base/memory.h"
 #include "base/random.h"
 
-enum { LLMC_MAGIC = 20240520, LLMC_HEADER_SIZE = 1024, SCAN_SIZE = 1 << 16 };
+enum { LLMC_HEADER_SIZE = 1024, SCAN_SIZE = 1 << 16 };
+
+/* llm.c's two layouts: GPT-2's shards and Llama 3's (dev/data/data_common.py there). */
+static const struct bin_layout {
+    uint32_t magic, version;
+    unsigned token_size;
+} bin_layouts[] = {{20240520, 1, 2}, {20240801, 7, 4}};
 
 struct data_file {
     char *path;
@@ -19,7 +25,8 @@ struct data_file {
     uint64_t start;  /* of the tokens, in bytes */
     uint64_t tokens; /* in all */
     uint64_t training;
-    unsigned token_size; /* 1 or 2 */
+    unsigned token_size;    /* 1, 2 or 4 */
+    const uint32_t *memory; /* of tokens that are in no file: borrowed; else NULL */
 };
 
 struct data {
@@ -53,44 +60,54 @@ static enum status check_token(const struct data *data, const struct data_file *
                      (unsigned long long)index, data->options.vocabulary);
 }
 
-static enum status read_tokens(const struct data *data, const struct data_file *file, uint64_t at, size_t count, uint16_t *tokens,
+static enum status read_tokens(const struct data *data, const struct data_file *file, uint64_t at, size_t count, uint32_t *tokens,
                                struct error *error) {
+    if (file->memory) {
+        memcpy(tokens, file->memory + at, count * sizeof *tokens);
+        return OK; /* checked when they came */
+    }
     TRY(file_read_at(file, file->start + at * file->token_size, tokens, count * file->token_size, error));
-    uint8_t *raw = (uint8_t *)tokens;
-    if (file->token_size == 1)
-        for (size_t i = count; i-- > 0;) tokens[i] = raw[i]; /* from the end, so that nothing is overwritten before it is read */
-    else
-        for (size_t i = 0; i < count; i++) tokens[i] = (uint16_t)little_endian(raw + 2 * i, 2);
+    const uint8_t *raw = (const uint8_t *)tokens; /* widened from the end, so that nothing is overwritten before it is read */
+    for (size_t i = count; i-- > 0;) tokens[i] = (uint32_t)little_endian(raw + i * file->token_size, file->token_size);
     for (size_t i = 0; i < count; i++) TRY(check_token(data, file, at + i, tokens[i], error));
     return OK;
+}
+
+static const struct bin_layout *bin_layout_of(uint64_t magic) {
+    for (size_t i = 0; i < COUNT_OF(bin_layouts); i++)
+        if (bin_layouts[i].magic == magic) return &bin_layouts[i];
+    return NULL;
 }
 
 /* llm.c's header if it is there; *tokens from it, or from the file's size. */
 static enum status read_bin_header(struct data_file *file, uint64_t size, struct error *error) {
     uint8_t header[12];
     if (size >= LLMC_HEADER_SIZE) TRY(file_read_at(file, 0, header, sizeof header, error));
-    if (size >= LLMC_HEADER_SIZE && little_endian(header, 4) == LLMC_MAGIC) {
-        if (little_endian(header + 4, 4) != 1)
-            return error_set(error, INVALID, "%s: version %llu of llm.c's layout; 1 is supported", file->path,
-                             (unsigned long long)little_endian(header + 4, 4));
-        file->start = LLMC_HEADER_SIZE;
-        file->tokens = little_endian(header + 8, 4);
-        uint64_t wanted = LLMC_HEADER_SIZE + 2 * file->tokens;
-        if (size != wanted)
-            return error_set(error, INVALID, "%s is %llu bytes; its header promises %llu tokens, which take %llu", file->path,
-                             (unsigned long long)size, (unsigned long long)file->tokens, (unsigned long long)wanted);
-    } else {
+    const struct bin_layout *layout = size >= LLMC_HEADER_SIZE ? bin_layout_of(little_endian(header, 4)) : NULL;
+    if (!layout) {
+        file->token_size = 2;
         if (size % 2 != 0)
             return error_set(error, INVALID, "%s is %llu bytes, an odd number, for 16-bit tokens", file->path,
                              (unsigned long long)size);
         file->tokens = size / 2;
+        return OK;
     }
+    if (little_endian(header + 4, 4) != layout->version)
+        return error_set(error, INVALID, "%s: version %llu of llm.c's layout; %u is supported", file->path,
+                         (unsigned long long)little_endian(header + 4, 4), layout->version);
+    file->token_size = layout->token_size;
+    file->start = LLMC_HEADER_SIZE;
+    file->tokens = little_endian(header + 8, 4);
+    uint64_t wanted = LLMC_HEADER_SIZE + layout->token_size * file->tokens;
+    if (size != wanted)
+        return error_set(error, INVALID, "%s is %llu bytes; its header promises %llu tokens, which take %llu", file->path,
+                         (unsigned long long)size, (unsigned long long)file->tokens, (unsigned long long)wanted);
     return OK;
 }
 
 static enum status scan_file(const struct data *data, const struct data_file *file, struct error *error) {
-    if (data->options.vocabulary >= (file->token_size == 1 ? 256u : 65536u)) return OK; /* no token can be beyond it */
-    uint16_t *tokens = xmalloc(SCAN_SIZE * sizeof *tokens);
+    if (data->options.vocabulary >= UINT64_C(1) << 8 * file->token_size) return OK; /* no token can be beyond it */
+    uint32_t *tokens = xmalloc(SCAN_SIZE * sizeof *tokens);
     enum status status = OK;
     for (uint64_t at = 0; at < file->tokens && status == OK; at += SCAN_SIZE)
         status = read_tokens(data, file, at, MIN(file->tokens - at, (uint64_t)SCAN_SIZE), tokens, error);
@@ -109,7 +126,6 @@ static enum status open_file(struct data *data, const char *path, struct data_fi
     uint64_t size = (uint64_t)stat.st_size;
     if (size == 0) return error_set(error, INVALID, "%s is empty", path);
     if (length >= 4 && strcmp(path + length - 4, ".bin") == 0) {
-        file->token_size = 2;
         TRY(read_bin_header(file, size, error));
         if (file->tokens == 0) return error_set(error, INVALID, "%s holds no tokens", path);
     } else {
@@ -122,8 +138,8 @@ static enum status open_file(struct data *data, const char *path, struct data_fi
 enum status data_open(const char *const *paths, size_t path_count, const struct data_options *options, struct data **out,
                       struct error *error) {
     if (path_count == 0) return error_set(error, INVALID, "no data files are given");
-    if (!(options->heldout >= 0.0 && options->heldout <= 0.5))
-        return error_set(error, INVALID, "held-out fraction is %g; it must be in 0..0.5", options->heldout);
+    if (!(options->heldout >= 0.0 && options->heldout <= 1.0))
+        return error_set(error, INVALID, "held-out fraction is %g; it must be in 0..1", options->heldout);
     if (options->vocabulary == 0) return error_set(error, INVALID, "vocabulary is 0");
     struct data *data = xcalloc(1, sizeof *data);
     data->options = *options;
@@ -138,6 +154,21 @@ enum status data_open(const char *const *paths, size_t path_count, const struct 
     }
     *out = data;
     return OK;
+}
+
+enum status data_open_tokens(const char *name, const uint32_t *tokens, uint64_t count, const struct data_options *options,
+                             struct data **out, struct error *error) {
+    if (count == 0) return error_set(error, INVALID, "%s holds no tokens", name);
+    struct data *data = xcalloc(1, sizeof *data);
+    *data = (struct data){.options = *options, .files = xcalloc(1, sizeof *data->files), .file_count = 1};
+    data->files[0] = (struct data_file){.path = xstrdup(name), .descriptor = -1, .tokens = count, .memory = tokens};
+    enum status status = OK;
+    for (uint64_t i = 0; i < count && status == OK; i++) status = check_token(data, &data->files[0], i, tokens[i], error);
+    if (status == OK)
+        *out = data;
+    else
+        data_close(data);
+    return status;
 }
 
 void data_close(struct data *data) {
@@ -191,7 +222,7 @@ static uint64_t permute(uint64_t index, uint64_t count, uint64_t key) {
     return index;
 }
 
-enum status data_next(const struct data *data, struct data_position *position, uint32_t length, uint16_t *tokens,
+enum status data_next(const struct data *data, struct data_position *position, uint32_t length, uint32_t *tokens,
                       struct error *error) {
     ASSERT(length > 0);
     struct data_position at = *position;
@@ -228,7 +259,7 @@ uint64_t data_heldout_count(const struct data *data, uint32_t length) {
     return windows;
 }
 
-enum status data_heldout(const struct data *data, uint64_t index, uint32_t length, uint16_t *tokens, struct error *error) {
+enum status data_heldout(const struct data *data, uint64_t index, uint32_t length, uint32_t *tokens, struct error *error) {
     for (size_t i = 0; i < data->file_count; i++) {
         const struct data_file *file = &data->files[i];
         uint64_t here = windows_in(file->tokens - file->training, 0, length);

@@ -1,9 +1,10 @@
 /* Training data: a list of files, sampled in a random but reproducible order, with a part held out.
  *
- * A file is plain text (byte tokenizer: a token is a byte, vocabulary >= 256) or, if its name ends in .bin, 16-bit
- * little-endian tokens: llm.c's layout (256 int32 header: magic 20240520, version 1, token count) if it begins with that magic,
- * else nanoGPT's raw one. Files are scanned once at opening, so that a bad token is found before training, then read with
- * pread a sequence at a time: memory does not grow with the data, and a file that shrinks later is an error, not a crash.
+ * A file is plain text (byte tokenizer: a token is a byte, vocabulary >= 256) or, if its name ends in .bin, little-endian
+ * tokens: llm.c's layouts (256 int32 of header: magic, version, token count) if it begins with one of their magics, 20240520 version 1
+ * for 16-bit tokens or 20240801 version 7 for 32-bit ones (Llama 3's vocabulary), else nanoGPT's raw 16-bit one. Files are scanned
+ * once at opening, so that a bad token is found before training, then read with pread a sequence at a time: memory does not
+ * grow with the data, and a file that shrinks later is an error, not a crash.
  *
  * An epoch cuts the training part of every file into windows of `length` tokens (plus the next token as last target) from an
  * offset that changes by epoch, and visits every window once in an order given by (seed, epoch). The whole state is a
@@ -23,7 +24,7 @@ struct data;
 
 struct data_options {
     uint32_t vocabulary; /* a token at or above it is INVALID, named with its file and place */
-    double heldout;      /* fraction in [0, 0.5] of each file's end that is never trained on */
+    double heldout;      /* fraction in [0, 1] of each file's end that is never trained on */
     uint64_t seed;       /* of the order of sampling */
 };
 
@@ -35,18 +36,21 @@ struct data_position { /* where sampling stands; {0, 0} is the start */
  * the vocabulary. Messages name the file. */
 MUST_USE enum status data_open(const char *const *paths, size_t path_count, const struct data_options *options, struct data **out,
                                struct error *error);
+/* The same over tokens in memory, for reading and not for training: all are held out. Borrows `tokens`; `name` is for messages. */
+MUST_USE enum status data_open_tokens(const char *name, const uint32_t *tokens, uint64_t count,
+                                      const struct data_options *options, struct data **out, struct error *error);
 void data_close(struct data *data);
 uint64_t data_training_tokens(const struct data *data); /* outside the held-out part */
 uint64_t data_heldout_tokens(const struct data *data);
 
 /* The next sequence: length + 1 tokens to `tokens`, and *position moves on. INVALID if no file has length + 1 training tokens;
  * FAILED or CORRUPT if a file changed under us. *position is unchanged on failure. */
-MUST_USE enum status data_next(const struct data *data, struct data_position *position, uint32_t length, uint16_t *tokens,
+MUST_USE enum status data_next(const struct data *data, struct data_position *position, uint32_t length, uint32_t *tokens,
                                struct error *error);
 
 /* Held-out windows in file order, without overlap: how many there are, and the index-th (length + 1 tokens). */
 uint64_t data_heldout_count(const struct data *data, uint32_t length);
-MUST_USE enum status data_heldout(const struct data *data, uint64_t index, uint32_t length, uint16_t *tokens,
+MUST_USE enum status data_heldout(const struct data *data, uint64_t index, uint32_t length, uint32_t *tokens,
                                   struct error *error);
 
 #endif

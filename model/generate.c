@@ -122,7 +122,7 @@ static void read_layer(struct generator *g, uint32_t index) {
     linear(g, &layer->down, g->h, g->middle, g->x);
 }
 
-enum status generator_read(struct generator *g, uint16_t token, const float **logits, struct error *error) {
+enum status generator_read(struct generator *g, uint32_t token, const float **logits, struct error *error) {
     const struct model_config *c = &g->layout->config;
     if (token >= c->vocabulary) return error_set(error, INVALID, "token %u is beyond the vocabulary of %u", token, c->vocabulary);
     if (g->at >= g->limit) return error_set(error, INVALID, "the limit of %u tokens is reached", g->limit);
@@ -149,12 +149,12 @@ static int heavier_first(const void *a, const void *b) {
     return x->token < y->token ? -1 : 1;
 }
 
-static uint16_t pick(const struct generate_options *o, const float *logits, uint32_t count, struct candidate *candidates,
+static uint32_t pick(const struct generate_options *o, const float *logits, uint32_t count, struct candidate *candidates,
                      struct random *random) {
     uint32_t best = 0;
     for (uint32_t i = 1; i < count; i++)
         if (logits[i] > logits[best]) best = i;
-    if (o->temperature == 0.0f) return (uint16_t)best;
+    if (o->temperature == 0.0f) return (uint32_t)best;
     for (uint32_t i = 0; i < count; i++) candidates[i] = (struct candidate){expf((logits[i] - logits[best]) / o->temperature), i};
     if (o->top_k || o->top_p < 1.0f) qsort(candidates, count, sizeof *candidates, heavier_first);
     if (o->top_k) count = MIN(count, o->top_k);
@@ -169,12 +169,12 @@ static uint16_t pick(const struct generate_options *o, const float *logits, uint
     }
     double left = random_unit(random) * sum;
     for (uint32_t i = 0; i + 1 < count; i++)
-        if ((left -= (double)candidates[i].weight) < 0) return (uint16_t)candidates[i].token;
-    return (uint16_t)candidates[count - 1].token;
+        if ((left -= (double)candidates[i].weight) < 0) return (uint32_t)candidates[i].token;
+    return (uint32_t)candidates[count - 1].token;
 }
 
 enum status generate(const struct layout *layout, const float *parameters, const struct generate_options *options,
-                     const uint16_t *prompt, uint32_t prompt_count, uint16_t *out, uint32_t count, struct error *error) {
+                     const uint32_t *prompt, uint32_t prompt_count, uint32_t *out, uint32_t count, struct error *error) {
     if (!(options->temperature >= 0.0f && options->temperature <= 100.0f))
         return error_set(error, INVALID, "temperature is %g; it must be in 0..100", (double)options->temperature);
     if (!(options->top_p > 0.0f && options->top_p <= 1.0f))

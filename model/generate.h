@@ -21,7 +21,7 @@ struct generate_options {
 /* Continues `prompt` (at least one token) by `count` tokens, written to `out`. prompt_count + count may not exceed the context.
  * INVALID names what is wrong; FULL if there is no memory; CORRUPT if the logits are not finite. */
 MUST_USE enum status generate(const struct layout *layout, const float *parameters, const struct generate_options *options,
-                              const uint16_t *prompt, uint32_t prompt_count, uint16_t *out, uint32_t count, struct error *error);
+                              const uint32_t *prompt, uint32_t prompt_count, uint32_t *out, uint32_t count, struct error *error);
 
 /* The same a token at a time: a model that has read some tokens, `limit` (<= context) at most. Borrows layout and parameters;
  * the matrices are copied when it is made, so parameters must not change meanwhile. `kernels` as in trainer_options. */
@@ -32,6 +32,6 @@ MUST_USE enum status generator_create(const struct layout *layout, const float *
 void generator_destroy(struct generator *generator); /* NULL is a no-op */
 /* Reads one token. *logits, [vocabulary], tell the next; lent until the next call. INVALID: a token beyond the vocabulary, or
  * one more than the limit. */
-MUST_USE enum status generator_read(struct generator *generator, uint16_t token, const float **logits, struct error *error);
+MUST_USE enum status generator_read(struct generator *generator, uint32_t token, const float **logits, struct error *error);
 
 #endif

@@ -19,7 +19,7 @@ static const struct preset presets[] = {
     {"350m", SHAPE(32000, 1024, 28, 16, 8, 2752, 2048, 10000.0f, true)},
     {"1b", SHAPE(32000, 2048, 22, 32, 4, 5632, 2048, 10000.0f, false)},
     {"3b", SHAPE(32000, 3072, 28, 24, 8, 8192, 4096, 500000.0f, false)},
-    {"8b", SHAPE(65536, 4096, 34, 32, 8, 14336, 8192, 500000.0f, false)},
+    {"8b", SHAPE(128256, 4096, 32, 32, 8, 14336, 8192, 500000.0f, false)},
 };
 enum { PRESET_COUNT = sizeof presets / sizeof presets[0] };
 

@@ -269,7 +269,7 @@ void trainer_reset_optimizer(struct trainer *t) {
 
 struct evaluation {
     struct trainer *t;
-    const uint16_t *tokens;
+    const uint32_t *tokens;
     uint64_t count;
 };
 
@@ -283,7 +283,7 @@ static void job_evaluate(void *context, uint64_t job, uint32_t worker) {
 }
 
 /* Sum of losses of count sequences, at most t->total at a time; the matrices must be packed. */
-static double evaluate_sum(struct trainer *t, const uint16_t *tokens, uint64_t count) {
+static double evaluate_sum(struct trainer *t, const uint32_t *tokens, uint64_t count) {
     double sum = 0;
     for (uint64_t from = 0; from < count; from += t->total) {
         struct evaluation part = {t, tokens + from * (t->options.length + 1), MIN(count - from, t->total)};
@@ -294,7 +294,7 @@ static double evaluate_sum(struct trainer *t, const uint16_t *tokens, uint64_t c
     return sum;
 }
 
-enum status trainer_evaluate_tokens(struct trainer *t, const uint16_t *tokens, uint64_t count, double *nats,
+enum status trainer_evaluate_tokens(struct trainer *t, const uint32_t *tokens, uint64_t count, double *nats,
                                     struct error *error) {
     uint64_t length = t->options.length;
     if (count == 0) return error_set(error, INVALID, "no sequences to evaluate");

@@ -90,7 +90,7 @@ MUST_USE enum status trainer_step(struct trainer *trainer, const struct data *da
 MUST_USE enum status trainer_evaluate(struct trainer *trainer, const struct data *data, uint64_t max_windows, double *nats,
                                       struct error *error);
 /* The same over given sequences: [count][length + 1] tokens. INVALID if a token is beyond the vocabulary. */
-MUST_USE enum status trainer_evaluate_tokens(struct trainer *trainer, const uint16_t *tokens, uint64_t count, double *nats,
+MUST_USE enum status trainer_evaluate_tokens(struct trainer *trainer, const uint32_t *tokens, uint64_t count, double *nats,
                                              struct error *error);
 
 /* The whole state (layout, parameters, m, v, counters): canonical bytes, equal states give equal bytes, so the caller may

@@ -22,7 +22,7 @@ struct trainer {
     float *parameters;            /* [layout.count] */
     struct moments m, v;          /* [layout.count] */
     float **gradients;            /* [shards][layout.count]; the sum ends in the first */
-    uint16_t *tokens;             /* [total][length + 1] */
+    uint32_t *tokens;             /* [total][length + 1] */
     double *losses;               /* [max(total, blocks)]: by shard, micro-batch or block */
     struct adamw_step update;
 

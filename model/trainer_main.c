@@ -305,12 +305,12 @@ static enum status sample(struct trainer *trainer, const struct settings *s, str
     if (layout->config.vocabulary < 256) return error_set(error, INVALID, "this vocabulary is not of bytes: no prompt");
     if (length == 0 || length >= context) return error_set(error, INVALID, "the prompt must have 1 to %zu bytes", context - 1);
     uint32_t count = (uint32_t)MIN(s->sample, (uint64_t)(context - length));
-    uint16_t *tokens = xcalloc(length + count, sizeof *tokens);
+    uint32_t *tokens = xcalloc(length + count, sizeof *tokens);
     for (size_t i = 0; i < length; i++) tokens[i] = (uint8_t)s->prompt[i];
     const struct generate_options options = GENERATE_DEFAULTS;
     enum status status =
         generate(layout, trainer_parameters(trainer), &options, tokens, (uint32_t)length, tokens + length, count, error);
-    for (size_t i = 0; status == OK && i < length + count; i++) putchar(tokens[i] < 256 ? tokens[i] : '?');
+    for (size_t i = 0; status == OK && i < length + count; i++) putchar(tokens[i] < 256 ? (int)tokens[i] : '?');
     if (status == OK) putchar('\n');
     free(tokens);
     return status;
@@ -429,9 +429,9 @@ static enum status parse_tokens(const char *text, struct buffer *out, struct err
     while (*text) {
         char *end;
         unsigned long token = strtoul(text, &end, 10);
-        if (end == text || *text == '-' || token > UINT16_MAX)
-            return error_set(error, INVALID, "\"%.20s\" is no token: a number up to 65535", text);
-        buffer_u16(out, (uint16_t)token);
+        if (end == text || *text == '-' || token >= MODEL_VOCABULARY_MAX)
+            return error_set(error, INVALID, "\"%.20s\" is no token: a number below %d", text, MODEL_VOCABULARY_MAX);
+        buffer_u32(out, (uint32_t)token);
         text = end + strspn(end, " ,");
     }
     return out->size ? OK : error_set(error, INVALID, "there are no tokens");
@@ -445,17 +445,17 @@ static enum status write_continuation(const struct settings *s, const struct lay
         status = parse_tokens(s->tokens, &prompt, error);
     else if (!s->prompt || layout->config.vocabulary != 256)
         status = error_set(error, INVALID, "give --prompt where the vocabulary is 256 bytes, else --tokens");
-    for (const char *c = s->tokens ? "" : s->prompt; status == OK && c && *c; c++) buffer_u16(&prompt, (uint8_t)*c);
-    size_t length = prompt.size / 2, context = layout->config.context;
+    for (const char *c = s->tokens ? "" : s->prompt; status == OK && c && *c; c++) buffer_u32(&prompt, (uint8_t)*c);
+    size_t length = prompt.size / 4, context = layout->config.context;
     if (status == OK && length >= context)
         status = error_set(error, INVALID, "the prompt has %zu tokens; the model's context is %zu", length, context);
     uint32_t count = (uint32_t)MIN(s->sample, (uint64_t)(context - MIN(length, context)));
-    uint16_t *tokens = xcalloc(length + count + 1, sizeof *tokens);
+    uint32_t *tokens = xcalloc(length + count + 1, sizeof *tokens);
     const struct generate_options how = {(float)s->temperature, (uint32_t)s->top_k, (float)s->top_p, s->seed};
     if (status == OK && length) memcpy(tokens, prompt.data, prompt.size);
     if (status == OK) status = generate(layout, parameters, &how, tokens, (uint32_t)length, tokens + length, count, error);
     for (size_t i = 0; status == OK && i < length + count; i++)
-        s->tokens ? printf(i ? " %u" : "%u", tokens[i]) : putchar(tokens[i]);
+        s->tokens ? printf(i ? " %u" : "%u", tokens[i]) : putchar((int)tokens[i]);
     if (status == OK) putchar('\n');
     free(tokens);
     buffer_deinit(&prompt);
@@ -469,13 +469,13 @@ static enum status write_logits(const struct settings *s, const struct layout *l
     const float *logits;
     enum status status = parse_tokens(s->tokens, &tokens, error);
     if (status == OK)
-        status = generator_create(layout, parameters, (uint32_t)MIN(tokens.size / 2, (size_t)UINT32_MAX), s->kernels, &generator,
+        status = generator_create(layout, parameters, (uint32_t)MIN(tokens.size / 4, (size_t)UINT32_MAX), s->kernels, &generator,
                                   error);
     struct json_writer w = json_writer_of(&text, false);
     json_begin_array(&w);
-    for (size_t i = 0; status == OK && i < tokens.size / 2; i++) {
-        uint16_t token;
-        memcpy(&token, tokens.data + 2 * i, sizeof token);
+    for (size_t i = 0; status == OK && i < tokens.size / 4; i++) {
+        uint32_t token;
+        memcpy(&token, tokens.data + 4 * i, sizeof token);
         status = generator_read(generator, token, &logits, error);
         json_begin_array(&w);
         for (uint32_t v = 0; status == OK && v < layout->config.vocabulary; v++) json_f64(&w, (double)logits[v]);

@@ -123,7 +123,7 @@ struct run { /* the arguments of transformer_run, for its parts */
     const struct model_config *c;
     struct workspace *w;
     const float *parameters;
-    const uint16_t *tokens;
+    const uint32_t *tokens;
     uint32_t sequences, length;
     size_t rows;
     float scale;
@@ -151,7 +151,7 @@ static void rotate(const struct run *r, float *qkv, float sign) {
 static void embed(const struct run *r, float *x) {
     for (uint32_t s = 0; s < r->sequences; s++)
         for (uint32_t i = 0; i < r->length; i++, x += r->c->hidden) {
-            uint16_t token = r->tokens[(size_t)s * (r->length + 1) + i];
+            uint32_t token = r->tokens[(size_t)s * (r->length + 1) + i];
             memcpy(x, r->parameters + r->t->embedding + (uint64_t)token * r->c->hidden, r->c->hidden * sizeof *x);
         }
 }
@@ -159,7 +159,7 @@ static void embed(const struct run *r, float *x) {
 static void embed_backward(const struct run *r, const float *d_x) {
     for (uint32_t s = 0; s < r->sequences; s++)
         for (uint32_t i = 0; i < r->length; i++, d_x += r->c->hidden) {
-            uint16_t token = r->tokens[(size_t)s * (r->length + 1) + i];
+            uint32_t token = r->tokens[(size_t)s * (r->length + 1) + i];
             float *row = r->gradient + r->t->embedding + (uint64_t)token * r->c->hidden;
             for (uint32_t j = 0; j < r->c->hidden; j++) row[j] += d_x[j];
         }
@@ -234,7 +234,7 @@ static double head_run(const struct run *r) {
     return loss;
 }
 
-double transformer_run(const struct transformer *t, struct workspace *w, const float *parameters, const uint16_t *tokens,
+double transformer_run(const struct transformer *t, struct workspace *w, const float *parameters, const uint32_t *tokens,
                        uint32_t sequences, uint32_t length, float scale, float *gradient) {
     const struct model_config *c = &t->layout->config;
     ASSERT(sequences <= w->sequences && length <= t->length && (t->trains || !gradient));

@@ -61,7 +61,7 @@ struct workspace {
     float *x, *normed, *rstd, *h;   /* [rows][hidden], same, [rows], [rows][ffn] */
     float *d_x, *d_normed, *d_wide; /* [rows][hidden] twice, [rows][max(qkv width, ffn)] */
     float *logits;                  /* [LOSS_ROWS][vocabulary] */
-    uint16_t *targets;              /* [LOSS_ROWS] */
+    uint32_t *targets;              /* [LOSS_ROWS] */
     void *scratch;                  /* what the kernels ask for */
 };
 
@@ -77,6 +77,6 @@ void transformer_pack(struct transformer *transformer, const float *parameters, 
 /* Sum over all tokens of -log p (nats) of `sequences` (<= workspace's) sequences: tokens is [sequences][length + 1], all below
  * the vocabulary. With a gradient ([layout->count]), adds to it the gradient of scale * that sum; NULL: the loss alone. */
 double transformer_run(const struct transformer *transformer, struct workspace *workspace, const float *parameters,
-                       const uint16_t *tokens, uint32_t sequences, uint32_t length, float scale, float *gradient);
+                       const uint32_t *tokens, uint32_t sequences, uint32_t length, float scale, float *gradient);
 
 #endif

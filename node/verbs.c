@@ -151,18 +151,18 @@ static enum status write_text(const struct settings *settings, const struct mode
     if (prompt_size + settings->count > manifest->model.context)
         return error_set(error, INVALID, "prompt and count are %llu tokens, the model's context is %u",
                          (unsigned long long)(prompt_size + settings->count), manifest->model.context);
-    uint16_t *tokens = xcalloc(prompt_size + (size_t)settings->count, sizeof *tokens);
+    uint32_t *tokens = xcalloc(prompt_size + (size_t)settings->count, sizeof *tokens);
     for (size_t i = 0; i < prompt_size; i++) tokens[i] = (uint8_t)settings->prompt[i];
     struct generate_options how = {.temperature = (float)settings->temperature,
                                    .top_k = (uint32_t)settings->top_k,
                                    .top_p = (float)settings->top_p,
                                    .seed = settings->seed};
-    uint16_t *out = tokens + prompt_size;
+    uint32_t *out = tokens + prompt_size;
     enum status status = generate(&model->layout, model->replica.global.theta, &how, tokens, (uint32_t)prompt_size, out,
                                   (uint32_t)settings->count, error);
     if (status == OK) {
         fputs(settings->prompt, stdout);
-        for (uint64_t i = 0; i < settings->count; i++) putchar(out[i] < 256 ? out[i] : '?');
+        for (uint64_t i = 0; i < settings->count; i++) putchar(out[i] < 256 ? (int)out[i] : '?');
         putchar('\n');
     }
     free(tokens);

@@ -70,7 +70,7 @@ enum status run_model_data(const struct manifest *manifest, const char *const *p
     struct data_position start = {0};
     struct data *data = NULL;
     TRY(data_open(paths, count, &options, &data, error));
-    uint16_t *tokens = xcalloc((size_t)manifest->model.context + 1, sizeof *tokens);
+    uint32_t *tokens = xcalloc((size_t)manifest->model.context + 1, sizeof *tokens);
     enum status status = data_next(data, &start, manifest->model.context, tokens, error);
     free(tokens);
     if (status != OK) {

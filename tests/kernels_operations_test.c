@@ -94,7 +94,7 @@ TEST(cross_entropy_and_its_gradient_match_the_definition) {
     for (size_t t = 0; t < COUNT_OF(widths); t++) FOR_ALL_TABLES(k) {
             size_t n = widths[t];
             float *logits = guarded_samples(rows * n, 1, 20.0f);
-            uint16_t targets[4] = {0, (uint16_t)(n - 1), (uint16_t)(n / 2), 0};
+            uint32_t targets[4] = {0, (uint32_t)(n - 1), (uint32_t)(n / 2), 0};
             double loss = k->cross_entropy(rows, n, logits, targets, 0.25f), wanted = 0;
             for (size_t i = 0; i < rows; i++) {
                 double sum = 0, top = -INFINITY;
@@ -122,7 +122,7 @@ TEST(a_logit_that_is_not_finite_makes_the_loss_not_finite) {
             float logits[40];
             for (size_t i = 0; i < 40; i++) logits[i] = sample(1, i, 1.0f);
             logits[place] = bad[b];
-            uint16_t target = 3;
+            uint32_t target = 3;
             CHECK(!isfinite(k->cross_entropy(1, 40, logits, &target, 1.0f)));
         }
 }

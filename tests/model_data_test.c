@@ -66,6 +66,18 @@ TEST(files_that_cannot_be_trained_on_are_refused_by_name) {
     file.size = 0;
     put_llmc(&file, 20240520, 1, 0);
     refused(put("none.bin", file.data, file.size), 65536, INVALID, "no tokens");
+    file.size = 0;
+    put_llmc(&file, 20240801, 1, 1);
+    buffer_u32(&file, 1);
+    refused(put("version32.bin", file.data, file.size), 65536, INVALID, "version 1 of llm.c's layout; 7 is supported");
+    file.size = 0;
+    put_llmc(&file, 20240801, 7, 2);
+    buffer_u32(&file, 128255);
+    buffer_append(&file, "\0\0\0", 3);
+    refused(put("short32.bin", file.data, file.size), 128256, INVALID, "promises 2 tokens, which take 1032");
+    buffer_u8(&file, 0x80);
+    refused(put("wide32.bin", file.data, file.size), 128256, INVALID, "token 2147483648 at 1 is beyond the vocabulary of 128256");
+    refused(put("wide16.bin", file.data, file.size), 128255, INVALID, "token 128255 at 0 is beyond");
     buffer_deinit(&file);
     struct error error = {0};
     struct data *data;
@@ -77,7 +89,7 @@ TEST(files_that_cannot_be_trained_on_are_refused_by_name) {
 
 TEST(both_bin_layouts_and_text_give_their_tokens) {
     struct error error = {0};
-    uint16_t tokens[4];
+    uint32_t tokens[4];
     struct buffer llmc = {0}, raw = {0};
     put_llmc(&llmc, 20240520, 1, 4);
     for (uint16_t i = 0; i < 4; i++) buffer_u16(&llmc, (uint16_t)(1000 + i)), buffer_u16(&raw, (uint16_t)(1000 + i));
@@ -95,11 +107,46 @@ TEST(both_bin_layouts_and_text_give_their_tokens) {
     buffer_deinit(&raw);
 }
 
+TEST(llama_3_shards_have_32_bit_tokens) {
+    struct error error = {0};
+    uint32_t tokens[4];
+    struct buffer file = {0};
+    put_llmc(&file, 20240801, 7, 8);
+    for (uint32_t i = 0; i < 8; i++) buffer_u32(&file, 128248 + i);
+    const char *path = put("llama.bin", file.data, file.size);
+    struct data *data = open_with(&path, 1, (struct data_options){.vocabulary = 128256, .heldout = 0.5});
+    CHECK_EQUAL(data_training_tokens(data), 4);
+    CHECK_OK(data_next(data, &(struct data_position){0}, 3, tokens, &error));
+    for (uint32_t j = 0; j < 4; j++) CHECK_EQUAL(tokens[j], 128248 + j);
+    CHECK_OK(data_heldout(data, 0, 3, tokens, &error));
+    for (uint32_t j = 0; j < 4; j++) CHECK_EQUAL(tokens[j], 128252 + j);
+    data_close(data);
+    buffer_deinit(&file);
+}
+
+TEST(tokens_in_memory_are_all_held_out_and_checked_as_a_file_is) {
+    struct error error = {0};
+    const uint32_t memory[] = {7, 70000, 3, 4, 5};
+    uint32_t tokens[3];
+    const struct data_options wide = {.vocabulary = 70001}, narrow = {.vocabulary = 70000};
+    struct data *data = NULL;
+    CHECK_STATUS(data_open_tokens("story", memory, 5, &narrow, &data, &error), INVALID);
+    CHECK_CONTAINS(error.message, "story: token 70000 at 1 is beyond the vocabulary of 70000");
+    CHECK_STATUS(data_open_tokens("story", memory, 0, &wide, &data, &error), INVALID);
+    CHECK_OK(data_open_tokens("story", memory, 5, &wide, &data, &error));
+    CHECK_EQUAL(data_training_tokens(data), 0);
+    CHECK_EQUAL(data_heldout_count(data, 2), 2);
+    CHECK_OK(data_heldout(data, 1, 2, tokens, &error));
+    CHECK_MEMORY(tokens, memory + 2, sizeof tokens);
+    CHECK_STATUS(data_next(data, &(struct data_position){0}, 2, tokens, &error), INVALID);
+    data_close(data);
+}
+
 /* Files whose tokens tell their own place: byte i of a file of up to 256 is first + i. */
 static void check_epochs(const struct data *data, uint32_t length) {
     struct error error = {0};
     struct data_position position = {0}, next;
-    uint16_t tokens[32];
+    uint32_t tokens[32];
     for (uint64_t epoch = 0; epoch < 5; epoch++) {
         int seen[256] = {0}, windows = 0;
         do {
@@ -131,7 +178,7 @@ TEST(an_epoch_visits_every_window_once_and_never_what_is_held_out) {
 TEST(a_saved_position_goes_on_where_it_stood_and_a_seed_gives_an_order) {
     struct error error = {0};
     const char *path = put_bytes("a", 250, 0);
-    uint16_t tokens[40][6], again[6];
+    uint32_t tokens[40][6], again[6];
     struct data *data = open_with(&path, 1, (struct data_options){.vocabulary = 256, .seed = 1});
     struct data_position positions[41] = {0};
     for (int i = 0; i < 40; i++) {
@@ -161,7 +208,7 @@ TEST(too_little_text_for_one_sequence_is_said) {
     const char *path = put_bytes("a", 10, 0);
     struct data *data = open_with(&path, 1, (struct data_options){.vocabulary = 256});
     struct data_position position = {0};
-    uint16_t tokens[12];
+    uint32_t tokens[12];
     CHECK_OK(data_next(data, &position, 9, tokens, &error));
     CHECK_STATUS(data_next(data, &position, 10, tokens, &error), INVALID);
     CHECK_CONTAINS(error.message, "11 training tokens");
@@ -173,7 +220,7 @@ TEST(held_out_windows_lie_in_the_last_part_of_each_file) {
     struct error error = {0};
     const char *paths[] = {put_bytes("a", 100, 0), put_bytes("b", 50, 128)};
     struct data *data = open_with(paths, 2, (struct data_options){.vocabulary = 256, .heldout = 0.3});
-    uint16_t tokens[8];
+    uint32_t tokens[8];
     CHECK_EQUAL(data_heldout_count(data, 7), 4 + 2);
     for (uint64_t i = 0; i < 6; i++) {
         CHECK_OK(data_heldout(data, i, 7, tokens, &error));
@@ -191,7 +238,7 @@ TEST(a_file_that_shrinks_or_changes_under_us_is_an_error_not_a_crash) {
     const char *path = put("a.bin", values, sizeof values);
     struct data *data = open_with(&path, 1, (struct data_options){.vocabulary = 100});
     struct data_position position = {0};
-    uint16_t tokens[100];
+    uint32_t tokens[100];
     FILE *file = fopen(path, "r+b");
     fputs("\xff\xff", file);
     fclose(file);

@@ -161,7 +161,7 @@ TEST_WITHIN(damaged_shards_of_tokens_are_refused_by_name, 240000) {
         enum status status = data_open((const char *const[]){path}, 1, &options, &data, &error);
         if (!judge(status, &error)) {
             struct data_position position = {0};
-            uint16_t tokens[17];
+            uint32_t tokens[17];
             judge(data_next(data, &position, 16, tokens, &error), &error);
         } else
             refusals++;

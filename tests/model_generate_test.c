@@ -17,7 +17,7 @@ static void teardown(void) {
     layout_deinit(&layout);
 }
 
-static void sample(struct generate_options options, uint16_t out[static 20]) {
+static void sample(struct generate_options options, uint32_t out[static 20]) {
     struct error error = {0};
     CHECK_OK(generate(&layout, golden.parameters, &options, golden.tokens, 5, out, 20, &error));
     for (int i = 0; i < 20; i++) CHECK(out[i] < golden.config.vocabulary);
@@ -25,11 +25,11 @@ static void sample(struct generate_options options, uint16_t out[static 20]) {
 
 TEST(greedy_generation_takes_the_most_likely_golden_token) {
     setup();
-    uint16_t out[20];
+    uint32_t out[20];
     sample((struct generate_options){.temperature = 0, .top_p = 1}, out);
     const float *logits = golden.logits + 4 * golden.config.vocabulary;
     for (uint32_t j = 0; j < golden.config.vocabulary; j++) CHECK(logits[j] <= logits[out[0]]);
-    uint16_t again[20];
+    uint32_t again[20];
     sample((struct generate_options){.temperature = 5, .top_k = 1, .top_p = 1, .seed = 3}, again);
     CHECK_MEMORY(out, again, sizeof out);
     sample((struct generate_options){.temperature = 1, .top_p = 1e-9f, .seed = 3}, again);
@@ -39,7 +39,7 @@ TEST(greedy_generation_takes_the_most_likely_golden_token) {
 
 TEST(a_seed_gives_the_same_tokens_and_another_seed_others) {
     setup();
-    uint16_t one[20], two[20];
+    uint32_t one[20], two[20];
     struct generate_options options = {.temperature = 1, .top_p = 1, .seed = 1};
     sample(options, one);
     sample(options, two);
@@ -56,7 +56,7 @@ TEST(sampled_frequencies_follow_the_golden_softmax) {
     struct error error = {0};
     int counts[64] = {0};
     for (uint64_t seed = 0; seed < ROUNDS; seed++) {
-        uint16_t out;
+        uint32_t out;
         CHECK_OK(generate(&layout, golden.parameters, &(struct generate_options){.temperature = 1, .top_p = 1, .seed = seed},
                           golden.tokens, 5, &out, 1, &error));
         counts[out]++;
@@ -74,7 +74,7 @@ TEST(sampled_frequencies_follow_the_golden_softmax) {
 TEST(impossible_requests_are_refused) {
     setup();
     struct error error = {0};
-    uint16_t out[40], bad = 19;
+    uint32_t out[40], bad = 19;
     struct generate_options options = GENERATE_DEFAULTS;
     CHECK_STATUS(generate(&layout, golden.parameters, &options, golden.tokens, 0, out, 1, &error), INVALID);
     CHECK_STATUS(generate(&layout, golden.parameters, &options, golden.tokens, 5, out, 28, &error), INVALID);

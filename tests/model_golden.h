@@ -12,7 +12,7 @@ static const char *const golden_names[] = {"tied_gqa", "untied", "long"};
 struct golden {
     struct model_config config;
     uint32_t sequences, length;
-    uint16_t *tokens; /* [sequences][length + 1] */
+    uint32_t *tokens; /* [sequences][length + 1] */
     uint64_t count;
     float *parameters, *logits, *gradient, *stepped;
     double loss, norm;

@@ -100,7 +100,10 @@ TEST(one_step_matches_the_golden_adamw_step) {
     struct error error = {0};
     struct golden g = golden_read("long"); /* one sequence: the order of sampling cannot matter */
     char *path = xformat("%s/golden.bin", test_directory());
-    CHECK_OK(file_write(path, bytes_of(g.tokens, (g.length + 1) * 2), 0600, &error));
+    struct buffer file = {0};
+    for (uint32_t i = 0; i <= g.length; i++) buffer_u16(&file, (uint16_t)g.tokens[i]);
+    CHECK_OK(file_write(path, buffer_bytes(&file), 0600, &error));
+    buffer_deinit(&file);
     const struct data_options data_options = {.vocabulary = g.config.vocabulary, .seed = 1};
     struct data *data;
     CHECK_OK(data_open((const char *const[]){path}, 1, &data_options, &data, &error));
@@ -299,7 +302,7 @@ TEST(evaluation_changes_nothing_and_ignores_the_batch_size) {
     CHECK_OK(trainer_evaluate(trainer, data, 10, &some, &error));
     CHECK_NEAR(all, some, 0.3);
     uint64_t count = data_heldout_count(data, 40);
-    uint16_t *tokens = xmalloc(count * 41 * sizeof *tokens);
+    uint32_t *tokens = xmalloc(count * 41 * sizeof *tokens);
     for (uint64_t i = 0; i < count; i++) CHECK_OK(data_heldout(data, i, 40, tokens + i * 41, &error));
     CHECK_OK(trainer_evaluate_tokens(trainer, tokens, count, &tokens_nats, &error));
     CHECK_NEAR(tokens_nats, all, 1e-9);
@@ -338,7 +341,7 @@ TEST(options_out_of_range_are_refused_by_name) {
     REFUSED(options.model.heads = 5, "heads");
     REFUSED(options.model.kv_heads = 3, "kv_heads");
     REFUSED(options.model.norm_eps = NAN, "norm_eps");
-    REFUSED(options.model.vocabulary = 65537, "vocabulary");
+    REFUSED(options.model.vocabulary = MODEL_VOCABULARY_MAX + 1, "vocabulary");
     REFUSED(options.adamw.beta2 = 1.0f, "beta2");
     REFUSED(options.adamw.clip = NAN, "clip");
     REFUSED(options.schedule.peak = NAN, "peak");

@@ -108,7 +108,7 @@ TEST(the_gradient_is_that_of_the_loss_for_a_larger_shape) {
     float *moved = xmalloc(layout.count * sizeof *moved);
     layout_initialise(&layout, 5, parameters);
     for (uint64_t i = 0; i < layout.count; i++) parameters[i] *= 4;
-    uint16_t tokens[SEQUENCES * (LENGTH + 1)];
+    uint32_t tokens[SEQUENCES * (LENGTH + 1)];
     for (size_t i = 0; i < COUNT_OF(tokens); i++) tokens[i] = (uint16_t)(random_hash(1, i) % 300);
     for (size_t t = 0; (k = kernels_at(t)); t++) {
         if (strstr(k->name, "bf16")) continue; /* too coarse for differences */

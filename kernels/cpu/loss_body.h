@@ -32,7 +32,7 @@ static float row_exp(size_t count, float *x, float top) {
     return vf_sum(sum) + rest;
 }
 
-static double cross_entropy(size_t rows, size_t vocabulary, float *logits, const uint16_t *targets, float scale) {
+static double cross_entropy(size_t rows, size_t vocabulary, float *logits, const uint32_t *targets, float scale) {
     double loss = 0;
     for (size_t i = 0; i < rows; i++, logits += vocabulary) {
         float wanted = logits[targets[i]], top = row_top(vocabulary, logits);
