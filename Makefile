@@ -1,6 +1,6 @@
 # Atoll's build. Everything goes below build/<variant>/; nothing is written into the source folders.
 #
-#   make                 the four programs: build/release/bin/{atoll-coordinator,atoll-node,atollctl,atoll-sim}
+#   make                 the programs: build/release/bin/{atoll-coordinator,atoll-node,atollctl,atoll-sim,atoll-wan-proxy}
 #   make demo            four sites train one model on this machine, with crashes; summary in build/demo/summary.json
 #   make test            every test; closes with `N passed, N failed`        (TESTS='base_* fed_*' for some of them)
 #   make sim SEED=7      replay one simulated federation, with its trace     (SEEDS=1000 runs seeds 1..1000)
@@ -175,13 +175,13 @@ $(OUT)/bin/atoll-kernels-cuda.so: $(patsubst %.cu,$(OUT)/cuda/%.o,$(CUDA_SOURCES
 	$(Q)mkdir -p $(@D)
 	$(Q)$(NVCC) $(CUDA_TARGETS) -shared -cudart static -o $@ $^
 # The same source as C++, on the CPU: what the tests compare where there is no GPU.
-CUDA_EMULATED := $(addprefix kernels/cuda/,backend.cu elementwise.cu select.cu)
+CUDA_EMULATED := $(addprefix kernels/cuda/,backend.cu codec.cu elementwise.cu select.cu topk2.cu)
 CXX_FOUND := $(shell command -v $(CXX))
 CUDA_EMULATION := $(if $(CXX_FOUND),$(OUT)/tests/atoll-kernels-emulated.so)
 $(OUT)/emulated/%.o: %.cu $(CUDA_HEADERS) $(wildcard tests/cuda_emulation/*.h)
 	$(call say,CXX,$<)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CXX) -std=c++17 -g -O2 -ffp-contract=off -fPIC -Wall -Wextra -Werror -Itests/cuda_emulation -I. -x c++ -c -o $@ $<
+	$(Q)$(CXX) -std=c++17 -g -O2 -ffp-contract=off -fPIC -Wall -Wextra -Wno-unknown-pragmas -Werror -Itests/cuda_emulation -I. -x c++ -c -o $@ $<
 $(OUT)/tests/atoll-kernels-emulated.so: $(patsubst %.cu,$(OUT)/emulated/%.o,$(CUDA_EMULATED))
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
