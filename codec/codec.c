@@ -5,6 +5,7 @@
 
 #include "base/memory.h"
 #include "codec/format.h"
+#include "kernels/cuda_operations.h"
 #include "kernels/elementwise.h"
 
 struct codec_encoder {
@@ -251,6 +252,21 @@ enum status codec_norm_squared(enum codec codec, struct bytes message, size_t co
     TRY(walk(codec, message, count, use_norm, &sum, error));
     *out = sum;
     return OK;
+}
+
+enum status codec_places(enum codec codec, struct bytes message, size_t count, uint64_t *places, struct error *error) {
+    struct cursor cursor;
+    struct piece piece;
+    if (!codec_is_sparse(codec)) return error_set(error, INVALID, "%s has no places", codec_name(codec));
+    TRY(message_begin(codec, message, count, &cursor, error));
+    for (size_t c = 0; cursor.at < cursor.count; c++) {
+        uint64_t at = 8 * cursor.bits.at - cursor.bits.count;
+        bool has_shift = cursor.shift_known;
+        TRY(message_next(&cursor, &piece, error));
+        places[c] = at | (uint64_t)(cursor.shift + CUDA_PLACE_SHIFT_ZERO) << CUDA_PLACE_SHIFT_AT |
+                    (uint64_t)has_shift << CUDA_PLACE_HAS_SHIFT_AT;
+    }
+    return message_end(&cursor, error);
 }
 
 struct visit {

@@ -92,6 +92,11 @@ MUST_USE enum status codec_restore(enum codec codec, struct bytes message, size_
 /* Σ value² over the message as elementwise_norm_squared gives for codec_decode's output, the same bits, without the memory. */
 MUST_USE enum status codec_norm_squared(enum codec codec, struct bytes message, size_t count, double *out, struct error *error);
 
+/* Checks a topk2 message, and says where each chunk begins: what a decoder needs that does many at a time (codec/device.h).
+ * places is [chunks]; for each: the bit in the stream, from 48 on the chunk's shift counted from -256, in bit 63 whether the
+ * stream says it. INVALID for other codecs. */
+MUST_USE enum status codec_places(enum codec codec, struct bytes message, size_t count, uint64_t *places, struct error *error);
+
 /* Calls visit for runs of coordinates sent, in increasing order: indices and their values, at most CODEC_CHUNK at a time.
  * index counts from the start of the message's elements. The arrays are lent for the call. For tools and statistics. */
 typedef void codec_visitor(void *context, const uint64_t *index, const float *value, size_t count);

@@ -20,7 +20,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CUDA_OPERATIONS_VERSION = 2, CUDA_SELECT_CHUNK = 4096, CUDA_SELECT_MAX = 128, CUDA_FAILURE_SIZE = 256 };
+enum {
+    CUDA_OPERATIONS_VERSION = 3,
+    CUDA_CODEC_CHUNK = 4096,
+    CUDA_CODEC_KEEP_MAX = 128,
+    CUDA_PARTS_MAX = 256,
+    CUDA_FAILURE_SIZE = 256
+};
 #define CUDA_OPERATIONS_SYMBOL "atoll_cuda_operations"
 
 enum cuda_failure {
@@ -45,6 +51,47 @@ struct cuda_device {
     int driver;       /* the CUDA version it knows: 13000 is 13.0 */
     int multiprocessors;
 };
+
+/* --- the codec's arguments --- */
+struct cuda_codec_sizes {
+    size_t message; /* bytes of a message's buffer: the longest possible, and what is written beside it */
+    size_t scratch;
+};
+struct cuda_encoding { /* of base − local, or of base, with e as codec_encode of codec/codec.h has it; [count] floats each */
+    uint32_t codec;
+    uint64_t count;
+    float decay;
+    struct device_memory base, local; /* local: may be none */
+    struct device_memory e, e_out; /* topk2, may be none: the feedback before and after, in different memory, so that input that
+                                         is refused leaves the one whole. Dense codecs have none */
+    struct device_memory message, scratch; /* of codec_sizes; message aligned to 16 bytes */
+};
+struct cuda_encoded {
+    uint64_t bad;  /* the first element of what was to be encoded that is not finite; count where all are */
+    uint64_t size; /* of the message */
+};
+struct cuda_part {                /* a message on the device, with 16 bytes behind it that may be read */
+    struct device_memory message; /* aligned to 16 bytes */
+    struct device_memory places;  /* topk2: uint64_t a chunk, as codec_places of codec/codec.h gives them; else none */
+    uint64_t size;                /* of the message */
+    float scale;
+};
+enum { /* a place: the bit of the stream at which a chunk begins, its shift counted from this, and whether the stream says it */
+       CUDA_PLACE_SHIFT_AT = 48,
+       CUDA_PLACE_SHIFT_ZERO = 256,
+       CUDA_PLACE_HAS_SHIFT_AT = 63
+};
+struct cuda_nesterov {
+    struct device_memory theta, momentum, sum; /* [count] floats each */
+    float rate, beta, period;
+    uint32_t ends; /* the period: only then momentum is touched */
+};
+
+/* Memory so many bytes further on. */
+static inline struct device_memory device_memory_at(struct device_memory memory, size_t offset) {
+    struct device_memory at = {memory.address + offset};
+    return at;
+}
 
 struct cuda_operations {
     uint32_t version, struct_size;
@@ -94,13 +141,19 @@ struct cuda_operations {
     const char *(*is_finite)(struct device_memory a, size_t count, int *out);
     const char *(*norm_squared)(struct device_memory a, size_t count, double *out);
 
-    /* --- topk2's selection --- */
-    /* e = (decay · e) + (base − local), and of each CUDA_SELECT_CHUNK elements of it the ceil(n · keep / 4096) largest, as
-     * codec/select.h chooses them. With c the chunk: sent[c] says how many; index[c · keep …] (uint16_t, within the chunk,
-     * increasing) and value[c · keep …] which. keep <= CUDA_SELECT_MAX. */
-    const char *(*select)(struct device_memory e, struct device_memory base, struct device_memory local, float decay,
-                          size_t count, uint32_t keep, struct device_memory sent, struct device_memory index,
-                          struct device_memory value);
+    /* --- codec/codec.h's messages; `codec` is its number on the wire --- */
+    void (*codec_sizes)(uint32_t codec, uint64_t count, struct cuda_codec_sizes *out);
+    /* Waits. Where out->bad < count nothing else is true: e_out and the message are garbage, e is as it was. */
+    const char *(*codec_encode)(const struct cuda_encoding *encoding, struct cuda_encoded *out);
+    /* Messages below were checked on the host; wrong ones are read wrongly, but within their bounds. */
+    /* Sparse: target = target + (scale · value) for each coordinate sent. */
+    const char *(*codec_add)(uint32_t codec, uint64_t count, const struct cuda_part *part, struct device_memory target);
+    /* Sparse SGD over parts in this order, as elementwise_sgd_mean over codec_accumulate. part_count <= CUDA_PARTS_MAX. */
+    const char *(*codec_step_sparse)(uint32_t codec, uint64_t count, const struct cuda_part *parts, uint32_t part_count,
+                                     float rate, struct device_memory theta);
+    /* Delayed Nesterov for one part of a dense codec: as elementwise_scale by its scale, then nesterov_between or _end. */
+    const char *(*codec_step_dense)(uint32_t codec, uint64_t count, const struct cuda_part *part,
+                                    const struct cuda_nesterov *step);
 };
 
 #endif

@@ -1,18 +1,11 @@
-/* The loader, which must be right where there is no CUDA; failures of a device; and parity with the CPU, bit for bit.
- *
- * Parity runs against what ATOLL_TEST_CUDA_LIBRARY names, which must open; else bin/atoll-kernels-cuda.so beside the tests' folder
- * where there is a device; else the same source built for the CPU (tests/cuda_emulation). Each test says which it was. */
+/* The loader, which must be right where there is no CUDA; failures of a device; and parity with the CPU, bit for bit. */
 #include "kernels/cuda_backend.h"
-
-#include <limits.h>
-#include <unistd.h>
 
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/random.h"
-#include "codec/codec.h"
-#include "codec/select.h"
 #include "kernels/elementwise.h"
+#include "tests/cuda_fixture.h"
 #include "tests/test.h"
 
 static const size_t sizes[] = {0, 1, 31, 32, 33, 1023, 1025, 4095, 4096, 4097, 50003};
@@ -84,43 +77,6 @@ TEST(a_wish_is_granted_or_refused_with_the_reason) {
 
 /* --- a device --- */
 
-static char *beside_the_test(const char *name) {
-    char program[PATH_MAX] = {0};
-    CHECK(readlink("/proc/self/exe", program, sizeof program - 1) > 0);
-    *strrchr(program, '/') = 0;
-    return file_join(program, name);
-}
-
-static bool open_emulation(struct cuda_backend *out) {
-    struct error error = {0};
-    char *path = beside_the_test("atoll-kernels-emulated.so");
-    bool there = file_exists(path);
-    if (there) {
-        CHECK_OK(cuda_backend_open(path, out, &error));
-    } else {
-        printf("  nothing compared: no C++ compiler made %s\n", path);
-    }
-    free(path);
-    return there;
-}
-
-static bool find_backend(struct cuda_backend *out) {
-    struct error error = {0};
-    const char *named = getenv("ATOLL_TEST_CUDA_LIBRARY");
-    char *beside = beside_the_test("../bin/atoll-kernels-cuda.so");
-    bool found = cuda_backend_open(named ? named : beside, out, &error) == OK;
-    free(beside);
-    if (!found && named) test_failed(__FILE__, __LINE__, "%s", error.message); /* who names one wants it used */
-    if (!found) CHECK_CONTAINS(error.message, "no CUDA, using the CPU: ");
-    if (!found) found = open_emulation(out);
-    if (found) printf("  compared with %s\n", out->found);
-    return found;
-}
-
-static void must(const char *answer) {
-    if (answer) test_failed(__FILE__, __LINE__, "the device says %s", answer);
-}
-
 TEST(what_does_not_fit_is_refused_with_the_figures) {
     struct error error = {0};
     struct cuda_backend backend;
@@ -159,7 +115,6 @@ TEST(a_lost_device_is_unavailable_for_good) {
     CHECK_STATUS(cuda_backend_status(cuda, cuda->download(&value, a, 0, sizeof value), "download", &error), UNAVAILABLE);
     CHECK_TEXT(error.message, "download: cudaMemcpyAsync: the device is lost: an illegal memory access was encountered");
     CHECK_STATUS(cuda_backend_status(cuda, cuda->synchronize(), "wait", &error), UNAVAILABLE);
-    CHECK_STATUS(cuda_backend_status(cuda, cuda->select(a, a, a, 1, 1, 0, a, a, a), "select", &error), UNAVAILABLE);
     cuda->release(a);
     cuda_backend_close(&backend);
 }
@@ -313,64 +268,6 @@ TEST(every_operation_has_the_cpus_bits) {
     struct cuda_backend backend;
     if (!find_backend(&backend)) return;
     for (size_t s = 0; s < COUNT_OF(sizes); s++) compare_all(backend.operations, sizes[s]);
-    cuda_backend_close(&backend);
-}
-
-static void compare_selection(const struct cuda_operations *cuda, size_t count, uint32_t keep, uint64_t seed) {
-    struct pair e = pair_create(cuda, count, seed), base = pair_create(cuda, count, seed + 1),
-                local = pair_create(cuda, count, seed + 2);
-    struct random random;
-    random_init(&random, seed);
-    if (seed % 3 == 0) { /* ties and zeroes */
-        for (size_t i = 0; i < count; i++) {
-            e.host[i] = 0;
-            local.host[i] = 0;
-            base.host[i] = seed % 2 ? (float)random_below(&random, 3) - 1 : (random_below(&random, 200) ? -0.0f : 7.0f);
-        }
-        must(cuda->upload(e.device, 0, e.host, count * sizeof(float)));
-        must(cuda->upload(local.device, 0, local.host, count * sizeof(float)));
-        must(cuda->upload(base.device, 0, base.host, count * sizeof(float)));
-    }
-    size_t chunks = (count + CODEC_CHUNK - 1) / CODEC_CHUNK;
-    struct device_memory sent_there, index_there, value_there;
-    must(cuda->allocate(chunks * sizeof(uint32_t), &sent_there));
-    must(cuda->allocate(chunks * keep * sizeof(uint16_t), &index_there));
-    must(cuda->allocate(chunks * keep * sizeof(float), &value_there));
-    must(cuda->select(e.device, base.device, local.device, 0.95f, count, keep, sent_there, index_there, value_there));
-    elementwise_subtract(base.host, base.host, local.host, count);
-    elementwise_feedback(e.host, base.host, 0.95f, count);
-    pair_check(cuda, &e, count, "select's feedback");
-    uint32_t hint = 0;
-    for (size_t c = 0; c < chunks; c++) {
-        uint16_t index[CUDA_SELECT_MAX], index_got[CUDA_SELECT_MAX];
-        float value_got[CUDA_SELECT_MAX];
-        uint32_t sent_got = 0;
-        size_t first = c * CODEC_CHUNK, size = MIN((size_t)CODEC_CHUNK, count - first);
-        size_t sent = select_largest(e.host + first, size, (size * keep + CODEC_CHUNK - 1) / CODEC_CHUNK, &hint, index);
-        must(cuda->download(&sent_got, sent_there, c * sizeof sent_got, sizeof sent_got));
-        CHECK_EQUAL(sent_got, sent);
-        must(cuda->download(index_got, index_there, c * keep * sizeof *index, sent * sizeof *index));
-        must(cuda->download(value_got, value_there, c * keep * sizeof *value_got, sent * sizeof *value_got));
-        CHECK_MEMORY(index_got, index, sent * sizeof *index);
-        for (size_t j = 0; j < sent; j++) CHECK_MEMORY(&value_got[j], &e.host[first + index[j]], sizeof(float));
-    }
-    cuda->release(sent_there);
-    cuda->release(index_there);
-    cuda->release(value_there);
-    pair_destroy(cuda, &e);
-    pair_destroy(cuda, &base);
-    pair_destroy(cuda, &local);
-}
-
-TEST(selection_makes_the_cpus_choice_to_the_last_tie) {
-    struct cuda_backend backend;
-    if (!find_backend(&backend)) return;
-    for (size_t s = 1; s < COUNT_OF(sizes); s++) {
-        for (uint64_t seed = 0; seed < 6; seed++) compare_selection(backend.operations, sizes[s], seed % 2 ? 64 : 128, seed + 10);
-    }
-    CHECK(backend.operations->select((struct device_memory){0}, (struct device_memory){0}, (struct device_memory){0}, 0.95f, 1,
-                                     129, (struct device_memory){0}, (struct device_memory){0},
-                                     (struct device_memory){0}) != NULL);
     cuda_backend_close(&backend);
 }
 

@@ -227,7 +227,7 @@ extern "C" const struct cuda_operations *atoll_cuda_operations(void) {
     operations.stream_destroy = stream_destroy;
     operations.stream_use = stream_use;
     operations.synchronize = synchronize;
-    operations.select = select_launch;
     elementwise_install(&operations);
+    codec_install(&operations);
     return &operations;
 }

@@ -59,8 +59,6 @@ inline float *floats(struct device_memory memory) { return device_pointer<float>
 
 // --- what each file adds to the table ---
 INTERNAL void elementwise_install(struct cuda_operations *operations); // elementwise.cu
-INTERNAL const char *select_launch(struct device_memory e, struct device_memory base, struct device_memory local, float decay,
-                                   size_t count, uint32_t keep, struct device_memory sent, struct device_memory index,
-                                   struct device_memory value); // select.cu
+INTERNAL void codec_install(struct cuda_operations *operations);       // codec.cu
 
 #endif

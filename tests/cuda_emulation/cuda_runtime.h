@@ -14,6 +14,7 @@
 #include <cstring>
 #include <functional>
 #include <mutex>
+#include <tuple>
 #include <ucontext.h>
 #include <vector>
 
@@ -155,6 +156,11 @@ alignas(128) inline unsigned char dynamic_shared[SHARED_MOST];
 inline bool recording;
 inline std::vector<std::function<void()>> recorded;
 
+// A kernel and its arguments, which are of the time of the launch even where it is recorded.
+template <class Kernel, class... Arguments> std::function<void()> bound(Kernel kernel, Arguments... arguments) {
+    return [kernel, all = std::make_tuple(arguments...)] { std::apply(kernel, all); };
+}
+
 inline const char *launch(unsigned blocks, unsigned threads, size_t shared, const std::function<void()> &kernel) {
     std::lock_guard<std::recursive_mutex> guard(mutex);
     if (recording) {
@@ -203,7 +209,10 @@ inline const char *launch(unsigned blocks, unsigned threads, size_t shared, cons
 
 // blocks, threads: numbers.
 #define LAUNCH_ON(stream, kernel, blocks, threads, shared, ...)                                                                  \
-    (emulation::launch((blocks), (threads), (shared), [=] { kernel(__VA_ARGS__); }), launched(#kernel))
+    ((void)(stream),                                                                                                             \
+     emulation::launch((blocks), (threads), (shared),                                                                            \
+                       emulation::bound([=](auto... argument) { kernel(argument...); }, __VA_ARGS__)),                           \
+     launched(#kernel))
 inline void __syncthreads() { emulation::yield(emulation::BLOCK_BARRIER); }
 inline void __syncwarp(unsigned = 0xFFFFFFFFu) { emulation::yield(emulation::WARP_BARRIER); }
 
@@ -268,6 +277,8 @@ inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline double __dadd_rn(double a, double b) { return a + b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
+
+#include "intrinsics.h"
 
 // --- the runtime's calls ---
 inline const char *cudaGetErrorString(cudaError_t code) {
