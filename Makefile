@@ -128,8 +128,19 @@ $(OUT)/generated/%.o: $(OUT)/generated/%.c
 	$(Q)$(CC) $(CPPFLAGS_ALL) $(filter-out $(WARNINGS),$(CFLAGS_ALL)) -w $(if $(filter asan,$(BUILD)),-fno-sanitize=shift -fno-sanitize=pointer-overflow -fno-sanitize=nonnull-attribute) -c -o $@ $<
 $(filter $(OUT)/proto/% $(OUT)/tests/proto_%,$(call objects,$(SOURCES) $(TEST_SOURCES))): | $(GENERATED_HEADERS)
 
+# The simulator runs copies of the pure cores of its own, with coverage marks (base/mark.h) and remembered signatures
+# (sim/signatures.h); sim/plants.c says what atoll-sim-planted has besides.
+SIM_CORES := $(wildcard coordinator/coordinator_*.c) coordinator/actions.c node/node_state.c node/node_ledger.c node/replica.c \
+             $(wildcard fed/*.c) $(filter-out codec/device.c,$(wildcard codec/*.c))
+SIM_FLAGS := -DATOLL_SIMULATED -include sim/signatures.h
+SIM_CORE_OBJECTS := $(patsubst %.c,$(OUT)/sim/core/%.o,$(SIM_CORES))
+$(OUT)/sim/core/%.o: %.c
+	$(call say,CC,$< for the simulator)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(HOT_FLAGS) $(ISA_FLAGS) $(SIM_FLAGS) -MMD -MP -c -o $@ $<
+
 define library_rule
-$(call LIBRARY,$(1)): $(call objects,$(call sources,$(1))) $(if $(filter proto,$(1)),$(GENERATED_SOURCES:.c=.o))
+$(call LIBRARY,$(1)): $(call objects,$(call sources,$(1))) $(if $(filter sim,$(1)),$(SIM_CORE_OBJECTS)) $(if $(filter proto,$(1)),$(GENERATED_SOURCES:.c=.o))
 	$$(Q)rm -f $$@ && ar rcs $$@ $$^
 endef
 $(foreach folder,$(FOLDERS),$(eval $(call library_rule,$(folder))))
@@ -150,7 +161,7 @@ $(OUT)/bin/atoll-sim: $(OUT)/sim/main.o $(call program_libraries,node coordinato
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
 
-$(OUT)/bin/atoll-wan-proxy: $(call objects,$(wildcard sim/wan_*.c)) $(call program_libraries,)
+$(OUT)/bin/atoll-wan-proxy: $(call objects,$(wildcard sim/wan_*.c sim/topology*.c)) $(call program_libraries,)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
 
@@ -230,4 +241,4 @@ check:
 clean:
 	rm -rf build
 
--include $(patsubst %.o,%.d,$(call objects,$(SOURCES) $(MAINS) $(TEST_SOURCES) tests/test.c $(BENCH_SOURCES)))
+-include $(patsubst %.o,%.d,$(SIM_CORE_OBJECTS) $(call objects,$(SOURCES) $(MAINS) $(TEST_SOURCES) tests/test.c $(BENCH_SOURCES)))

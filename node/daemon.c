@@ -201,6 +201,7 @@ static enum status start_training(struct daemon *daemon, struct error *error) {
                                        .data = daemon->data,
                                        .replica = &daemon->replica,
                                        .throttle = daemon->settings->throttle,
+                                       .pace_ns = daemon->settings->pace_ms * 1000000,
                                        .keep_optimizer = daemon->replica.fragments == 1,
                                        .checkpoint_ms = daemon->settings->checkpoint_ms,
                                        .handler = {.context = daemon,

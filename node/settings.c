@@ -27,6 +27,8 @@ static const struct option common[] = {
      .help = "train on while a contribution is under way; off: wait for its merge (the synchronous reference)"},
     {"throttle", OPTION_F64, OPTION_FIELD(struct settings, throttle), .fallback = "1", .min = "1", .max = "1000",
      .help = "play a slower device: steps take this many times as long"},
+    {"pace", OPTION_DURATION, OPTION_FIELD(struct settings, pace_ms), .fallback = "0", .max = "1h",
+     .help = "play a slower device: a step takes at least so long, however busy this machine is"},
     {"checkpoint-interval", OPTION_DURATION, OPTION_FIELD(struct settings, checkpoint_ms), .fallback = "5m", .min = "1s",
      .max = "7d", .help = "between checkpoints: what a crash may cost of inner progress"},
     {"upload.bandwidth", OPTION_SIZE, OPTION_FIELD(struct settings, bandwidth), .fallback = "0",

@@ -12,6 +12,7 @@ struct settings {
     uint64_t threads, sequences, accumulation; /* 0: the trainer's default */
     bool overlap;
     double throttle;
+    uint64_t pace_ms;
     uint64_t checkpoint_ms, heartbeat_ms, backoff_ms, backoff_limit_ms, timeout_ms;
     uint64_t bandwidth, connections;
     const char *export_directory; /* NULL: DIR/export */

@@ -189,9 +189,11 @@ static void note_rates(struct training *training, double step_s, uint64_t tokens
 }
 
 /* Plays a slower device: the rest of the step's time is slept, but a stop ends it. */
-static void throttle(struct training *training, uint64_t step_ns) {
-    if (!(training->options.throttle > 1.0)) return;
-    uint64_t until = clock_monotonic_ns() + (uint64_t)((double)step_ns * (training->options.throttle - 1.0));
+static void throttle(struct training *training, uint64_t from_ns) {
+    uint64_t now = clock_monotonic_ns(), until = from_ns + training->options.pace_ns;
+    uint64_t slower = now + (uint64_t)((double)(now - from_ns) * (training->options.throttle - 1.0));
+    if (training->options.throttle > 1.0) until = MAX(until, slower);
+    if (until <= now) return;
     pthread_mutex_lock(&training->lock);
     while (!training->stopping && clock_monotonic_ns() < until) wait_until_ns(training, until);
     pthread_mutex_unlock(&training->lock);
@@ -226,7 +228,7 @@ static void one_step(struct training *training) {
         return;
     }
     training->bad_steps = 0;
-    throttle(training, clock_monotonic_ns() - from);
+    throttle(training, from);
 
     struct trainer_counters counters = trainer_counters(training->options.trainer);
     pthread_mutex_lock(&training->lock);

@@ -58,6 +58,7 @@ struct training_options {
     const struct data *data; /* borrowed */
     struct replica *replica; /* borrowed */
     double throttle;         /* a step takes this many times as long; >= 1 */
+    uint64_t pace_ns;        /* and at least so long */
     bool keep_optimizer;     /* with each snapshot */
     uint64_t checkpoint_ms;  /* a capture so often; 0: only when asked for */
     struct {

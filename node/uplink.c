@@ -18,6 +18,7 @@ struct upload {
     struct rpc_channel *channel;
     uint32_t fragment;
     uint64_t sequence, payload_size;
+    uint64_t sent; /* of the payload, in this try */
     uint8_t payload_digest[DIGEST_SIZE];
 };
 
@@ -88,7 +89,7 @@ static enum status read_reply(struct uplink *uplink, struct stream *stream, uint
 }
 
 /* OK with a reply that came early (the coordinator has all, or does not want it), NOT_FOUND when all is sent and none has come. */
-static enum status send_payload(struct uplink *uplink, struct stream *stream, const struct upload *upload, uint64_t offset,
+static enum status send_payload(struct uplink *uplink, struct stream *stream, struct upload *upload, uint64_t offset,
                                 uint32_t chunk_limit, struct buffer *message, struct submit_reply *reply, struct error *error) {
     struct blob_reader *reader = NULL;
     size_t limit = MIN((size_t)chunk_limit, (size_t)FRAME_PAYLOAD_LIMIT);
@@ -105,6 +106,7 @@ static enum status send_payload(struct uplink *uplink, struct stream *stream, co
         struct submit_frame frame = {.kind = SUBMIT_CHUNK, .chunk = {.offset = offset}, .payload = bytes_of(chunk, size)};
         status = send_frame(uplink, stream, &frame, error);
         offset += size;
+        if (status == OK) upload->sent += size;
         struct error early = {0};
         if (status == OK && offset < upload->payload_size && read_reply(uplink, stream, 0, message, reply, &early) == OK)
             goto out;
@@ -142,8 +144,9 @@ static void answer(struct uplink *uplink, const struct upload *upload, const str
     if (reply->kind == SUBMIT_RECEIPT) {
         event.kind = NODE_UPLOAD_RECEIPT;
         event.bytes = reply->receipt;
-        log_info("contribution_accepted", "fragment=%u sequence=%llu bytes=%llu", upload->fragment,
-                 (unsigned long long)upload->sequence, (unsigned long long)upload->payload_size);
+        log_info("contribution_accepted", "fragment=%u sequence=%llu bytes=%llu sent=%llu", upload->fragment,
+                 (unsigned long long)upload->sequence, (unsigned long long)upload->payload_size,
+                 (unsigned long long)upload->sent);
     } else {
         event.kind = NODE_UPLOAD_REFUSED;
         event.message = reply->refusal.message;
@@ -152,8 +155,9 @@ static void answer(struct uplink *uplink, const struct upload *upload, const str
         event.refused.retry_after_ms = reply->refusal.retry_after_ms;
         event.refused.current_version = reply->refusal.current_version;
         char quoted[256];
-        log_warn("contribution_refused", "fragment=%u sequence=%llu code=%s retry_after_ms=%llu current=%llu message=%s",
-                 upload->fragment, (unsigned long long)upload->sequence, refusal_name(reply->refusal.code),
+        log_warn("contribution_refused",
+                 "fragment=%u sequence=%llu code=%s sent=%llu retry_after_ms=%llu current=%llu message=%s", upload->fragment,
+                 (unsigned long long)upload->sequence, refusal_name(reply->refusal.code), (unsigned long long)upload->sent,
                  (unsigned long long)reply->refusal.retry_after_ms, (unsigned long long)reply->refusal.current_version,
                  log_quote(reply->refusal.message, quoted, sizeof quoted));
     }
@@ -179,8 +183,9 @@ static void send(struct uplink *uplink, struct upload *upload) {
         answer(uplink, upload, &reply);
     } else if (!is_stopping(uplink)) {
         char quoted[256];
-        log_warn("upload_broken", "fragment=%u sequence=%llu reason=%s message=%s", upload->fragment,
-                 (unsigned long long)upload->sequence, status_name(status), log_quote(error.message, quoted, sizeof quoted));
+        log_warn("upload_broken", "fragment=%u sequence=%llu sent=%llu reason=%s message=%s", upload->fragment,
+                 (unsigned long long)upload->sequence, (unsigned long long)upload->sent, status_name(status),
+                 log_quote(error.message, quoted, sizeof quoted));
         struct node_event event = {.kind = NODE_UPLOAD_BROKEN,
                                    .fragment = upload->fragment,
                                    .sequence = upload->sequence,

@@ -251,6 +251,23 @@ TEST(a_stop_does_not_wait_for_a_throttled_step) {
     end(seen);
 }
 
+TEST(a_paced_step_takes_at_least_its_time_which_is_device_time) {
+    struct seen *seen = begin_with(OUTER_SPARSE);
+    struct error error = {0};
+    struct training_options options = options_of(seen);
+    options.pace_ns = 40000000;
+    CHECK_OK(training_start(&options, &seen->training, &error));
+    uint64_t from = clock_monotonic_ns();
+    training_train(seen->training, true, NODE_WAIT_NONE, UINT64_MAX);
+    wait_for(&seen->steps, 5);
+    CHECK(clock_monotonic_ns() - from >= 5 * options.pace_ns);
+    training_stop(seen->training, false);
+    struct training_figures figures;
+    training_figures(seen->training, &figures);
+    CHECK(figures.compute_ns >= 5 * options.pace_ns);
+    end(seen);
+}
+
 TEST(a_throttled_step_counts_as_device_time) {
     struct seen *seen = begin_with(OUTER_SPARSE);
     struct error error = {0};
