@@ -265,4 +265,13 @@ FIXTURE void brain_expect_refusal(const struct brain *b, uint64_t call, enum ref
 }
 #define EXPECT_REFUSAL(b, call, code) brain_expect_refusal(b, call, code, __FILE__, __LINE__)
 
+/* ---- receipts ---- */
+
+FIXTURE void brain_check_receipt(const struct brain *b, const struct buffer *bytes, const struct ledger_entry *header,
+                                 struct receipt *out) {
+    struct error error = {0};
+    CHECK_OK(receipt_verify(buffer_bytes(bytes), key_pair_public(b->f->coordinator), header->contribution.header,
+                            header->contribution.signature, out, &error));
+}
+
 #endif
