@@ -44,6 +44,7 @@ static enum refusal rules_of_form(const struct run_state *state, const struct co
     if (c->sequence == 0) REFUSE(REFUSED_MALFORMED, "sequence 0: they begin at 1");
     if (c->inner_steps == 0) REFUSE(REFUSED_MALFORMED, "no inner steps");
     if (c->tokens > TOKENS_LIMIT) REFUSE(REFUSED_MALFORMED, "%llu tokens", (unsigned long long)c->tokens);
+    if (!(c->norm <= NORM_LIMIT)) REFUSE(REFUSED_NONFINITE, "a norm of %g: training has diverged", c->norm);
     if (!(c->compute_share <= 1)) REFUSE(REFUSED_MALFORMED, "a compute share of %g", (double)c->compute_share);
     return ACCEPTED;
 }

@@ -53,6 +53,9 @@ struct contribution {
 };
 
 #define TOKENS_LIMIT (UINT64_C(1) << 50)
+/* Of a contribution's norm. A step refuses values that could grow past 2^120 (fed/model_state.c), and a step that cannot be computed
+ * is the end of a run; so nothing enters the ledger that could bring it there in fewer than 2^50 contributions. */
+#define NORM_LIMIT 0x1p64
 
 /* Writes exactly CONTRIBUTION_HEADER_SIZE bytes. */
 void contribution_encode(const struct contribution *contribution, uint8_t out[static CONTRIBUTION_HEADER_SIZE]);

@@ -82,6 +82,19 @@ TEST(a_revoked_site_is_told_so_whatever_it_sends) {
     fixture_close(f);
 }
 
+/* Such values are finite, and yet no step could be computed with them: the run would stand still for ever. */
+TEST(a_norm_that_a_step_could_not_bear_is_refused_as_divergence) {
+    struct fixture *f = small_run();
+    struct contribution c = next_of(f, 1, 0, 0);
+    c.norm = NORM_LIMIT;
+    CHECK_REFUSAL(ask(f, 1, &c, 1), ACCEPTED); /* until its payload is read */
+    c.norm = nextafter(NORM_LIMIT, INFINITY);
+    CHECK_REFUSAL(ask(f, 1, &c, 1), REFUSED_NONFINITE);
+    c.norm = 2.67e39;
+    CHECK_REFUSAL(ask(f, 1, &c, 1), REFUSED_NONFINITE);
+    fixture_close(f);
+}
+
 TEST(another_run_manifest_protocol_or_layout_is_refused) {
     struct fixture *f = small_run();
     struct contribution good = next_of(f, 1, 0, 0), c = good;
