@@ -186,10 +186,10 @@ $(OUT)/bin/atoll-kernels-cuda.so: $(patsubst %.cu,$(OUT)/cuda/%.o,$(CUDA_SOURCES
 	$(Q)mkdir -p $(@D)
 	$(Q)$(NVCC) $(CUDA_TARGETS) -shared -cudart static -o $@ $^
 # The same source as C++, on the CPU: what the tests compare where there is no GPU.
-CUDA_EMULATED := $(addprefix kernels/cuda/,backend.cu codec.cu elementwise.cu select.cu topk2.cu)
+CUDA_EMULATED := $(CUDA_SOURCES)
 CXX_FOUND := $(shell command -v $(CXX))
 CUDA_EMULATION := $(if $(CXX_FOUND),$(OUT)/tests/atoll-kernels-emulated.so)
-$(OUT)/emulated/%.o: %.cu $(CUDA_HEADERS) $(wildcard tests/cuda_emulation/*.h)
+$(OUT)/emulated/%.o: %.cu $(CUDA_HEADERS) $(wildcard tests/cuda_emulation/*.h tests/cuda_emulation/kernels/cuda/*.cuh)
 	$(call say,CXX,$<)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CXX) -std=c++17 -g -O2 -ffp-contract=off -fPIC -Wall -Wextra -Wno-unknown-pragmas -Werror -Itests/cuda_emulation -I. -x c++ -c -o $@ $<
