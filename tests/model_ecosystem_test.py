@@ -1,51 +1,16 @@
-"""What tests/model_ecosystem_test.sh runs: the trainer's program, scripts/prepare-data, and transformers beside them."""
+"""What tests/model_ecosystem_test.sh runs: the trainer's program, and transformers' checkpoints and logits beside its own.
+
+Tolerances of logits. fp32: 1e-4; both sides sum the same products in other orders. bf16 kernels round the two inputs of every product
+to 8 bits and keep sums and residual in fp32; transformers in bf16 rounds those too, so our logits must lie no further from its fp32
+ones than its own bf16 logits do, whatever the weights; and those of a model that was trained within 0.05 as well."""
 import json
 import os
 import struct
-import subprocess
 import sys
-import tempfile
 
-ROOT = os.environ.get("ATOLL_ROOT") or os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-TRAINER = os.path.join(os.environ.get("ATOLL_BIN") or os.path.join(ROOT, "build/release/bin"), "atoll-trainer")
-PREPARE = os.path.join(ROOT, "scripts/prepare-data")
-SMALL = "--vocabulary 256 --hidden 32 --layers 2 --heads 4 --kv-heads 2 --ffn 48 --context 64 --sequences 8 --length 32".split()
+from script_test import SMALL, main, need, read, text, trainer, write
 
-
-class Skip(Exception):
-    pass
-
-
-def run(*arguments, code=0):
-    done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True, errors="replace", timeout=120)
-    assert done.returncode == code, f"exit {done.returncode}, wanted {code}: {' '.join(map(str, arguments))}\n{done.stderr}"
-    return done.stdout if code == 0 else done.stderr
-
-
-def trainer(*arguments, code=0):
-    return run(TRAINER, *arguments, code=code)
-
-
-def need(package):
-    try:
-        return __import__(package)
-    except ImportError:
-        raise Skip(f"{package} is not installed")
-
-
-def write(name, content):
-    with open(name, "wb") as file:
-        file.write(content if isinstance(content, bytes) else content.encode())
-    return name
-
-
-def read(name):
-    with open(name, "rb") as file:
-        return file.read()
-
-
-def text():
-    return write("text", "".join(f"the {i % 13} small waves reach ring {i * i % 31} of the atoll.\n" for i in range(900)))
+BF16_LARGEST = 0.05
 
 
 def test_training_resumed_from_its_state_equals_training_without_a_stop():
@@ -115,47 +80,10 @@ def test_what_is_wrong_is_said_before_the_first_step():
     assert "memory: training takes" in said and "fits" in said, said
 
 
-def test_prepare_data_writes_shards_that_the_trainer_reads():
-    write("a.txt", "hello " * 300)
-    write("b.jsonl", "".join(json.dumps({"text": f"line {i} of ünïcode. "}) + "\n" for i in range(100)))
-    told = json.loads(run(PREPARE, "--output", "bytes", "--end", 10, "--shard-tokens", 2000, "a.txt", "b.jsonl"))
-    whole = b"hello " * 300 + b"\n" + b"".join(f"line {i} of ünïcode. \n".encode() for i in range(100))
-    got = b"".join(bytes(read(f)[1024::2]) for f in told["files"])
-    assert got == whole and told["tokens"] == len(whole) and told["documents"] == 101 and len(told["files"]) > 1
-    trainer("train", *told["files"], *SMALL, "--steps", 2)
-    for arguments, words in [((write("bad.jsonl", '{"text":"x"}\n{"tex":1}\n'),), ["bad.jsonl:2", "--field"]),
-                             ((write("cut.jsonl", '{"text":"x"'),), ["cut.jsonl:1"]), (("absent",), ["absent"]),
-                             ((write("latin.txt", b"\xff\xfe\xfd"),), ["latin.txt", "UTF-8"]),
-                             ((write("void.txt", b""),), ["no text"]), (("a.txt", "--end", 256), ["beyond the vocabulary"])]:
-        said = run(PREPARE, "--output", "refused", *arguments, code=2)
-        assert all(word in said for word in words), said
-
-
-def test_prepare_data_names_the_package_that_it_lacks():
-    write("sitecustomize.py", "import sys\nfor n in ('tokenizers', 'pyarrow'): sys.modules[n] = None\n")
-    os.environ["PYTHONPATH"] = os.getcwd()
-    try:
-        said = run(sys.executable, PREPARE, "--output", "x", "--tokenizer", "t.json", write("t.txt", "text"), code=2)
-        assert "pip install tokenizers" in said, said
-        said = run(sys.executable, PREPARE, "--output", "x", write("t.parquet", b"PAR1"), code=2)
-        assert "pip install pyarrow" in said, said
-    finally:
-        del os.environ["PYTHONPATH"]
-
-
-def test_prepare_data_uses_a_hugging_face_tokenizer():
-    tokenizers = need("tokenizers")
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=None))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.train([text()], tokenizers.trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<end>"], initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
-    tokenizer.save("tokenizer.json")
-    told = json.loads(run(sys.executable, PREPARE, "--output", "tokens", "--tokenizer", ".", "--end", "<end>", "text"))
-    assert told["vocabulary"] == tokenizer.get_vocab_size(), told
-    ids = tokenizer.encode(read("text").decode()).ids + [tokenizer.token_to_id("<end>")]
-    assert read(told["files"][0])[1024:] == struct.pack(f"<{len(ids)}H", *ids)
-    said = trainer("train", *told["files"], *SMALL, "--steps", 2, code=2)
-    assert "beyond the vocabulary of 256" in said or max(ids) < 256, said
+def libraries():
+    torch, transformers = need("torch"), need("transformers")
+    transformers.utils.logging.disable_progress_bar()
+    return torch, transformers
 
 
 def config_of(transformers, **changes):
@@ -165,14 +93,42 @@ def config_of(transformers, **changes):
         eos_token_id=None), **changes})
 
 
-def logits_agree(torch, model, directory, tolerance, kernels):
-    tokens = torch.randint(0, 256, (40,), generator=torch.Generator().manual_seed(3)).tolist()
-    ours = torch.tensor(json.loads(trainer("logits", directory, "--kernels", kernels, "--tokens", " ".join(map(str, tokens)))))
+def opened(directory, dtype="float32"):
+    """transformers' model of a directory. Version 5 says dtype where version 4 said torch_dtype."""
+    torch, transformers = libraries()
+    word = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
+    model, told = transformers.LlamaForCausalLM.from_pretrained(
+        directory, attn_implementation="eager", output_loading_info=True, **{word: getattr(torch, dtype)})
+    assert not any(told[k] for k in ("missing_keys", "unexpected_keys", "mismatched_keys")), told
+    return model.eval()
+
+
+def theirs(model, tokens):
+    torch = need("torch")
     with torch.no_grad():
-        theirs = model(input_ids=torch.tensor([tokens])).logits[0].float()
-    worst = (ours - theirs).abs().max().item()
-    assert worst <= tolerance, f"logits differ by {worst}"
-    assert theirs.std() > 0.1, "too flat to tell"
+        return model(input_ids=torch.tensor([tokens])).logits[0].float()
+
+
+def ours(directory, tokens, kernels):
+    return need("torch").tensor(json.loads(trainer("logits", directory, "--kernels", kernels, "--tokens", " ".join(map(str, tokens)))))
+
+
+def all_kernels(directory):
+    return trainer("logits", directory, "--tokens", "1", "--kernels", "?", code=2).split("it can run ")[1].strip().split(", ")
+
+
+def check_logits(directory, bf16_largest=float("inf")):
+    torch = need("torch")
+    tokens = torch.randint(0, 256, (40,), generator=torch.Generator().manual_seed(3)).tolist()
+    wanted = theirs(opened(directory), tokens)
+    assert wanted.std() > 0.1, "too flat to tell"
+    their_bf16 = (theirs(opened(directory, "bfloat16"), tokens) - wanted).abs().max().item()
+    for kernels in all_kernels(directory):
+        bf16 = "bf16" in kernels or "amx" in kernels
+        tolerance = min(bf16_largest, their_bf16) if bf16 else 1e-4
+        worst = (ours(directory, tokens, kernels) - wanted).abs().max().item()
+        assert worst <= tolerance, f"logits of {kernels} differ by {worst}; {tolerance} is allowed"  # NaN fails
+        print(f"     {directory}: {kernels} logits within {worst:.2g}", f"of fp32 (transformers in bf16: {their_bf16:.2g})" if bf16 else "")
 
 
 def scrambled(torch, model):
@@ -183,67 +139,89 @@ def scrambled(torch, model):
     return model
 
 
+def tensors(directory):
+    """Every tensor of a checkpoint, by the format's own description: name -> (dtype, shape, bytes)."""
+    found = {}
+    for name in sorted(os.listdir(directory)):
+        if not name.endswith(".safetensors"):
+            continue
+        file = read(f"{directory}/{name}")
+        size, = struct.unpack("<Q", file[:8])
+        for tensor, told in json.loads(file[8:8 + size]).items():
+            if tensor != "__metadata__":
+                assert tensor not in found, tensor
+                start, end = told["data_offsets"]
+                found[tensor] = told["dtype"], told["shape"], file[8 + size + start:8 + size + end]
+    return found
+
+
+def same_tensors(a, b):
+    a, b = tensors(a), tensors(b)
+    assert a and set(a) == set(b), set(a) ^ set(b)
+    differ = [name for name in a if a[name] != b[name]]
+    assert not differ, differ
+
+
 def test_transformers_opens_the_export_and_gives_the_same_logits():
-    torch, transformers = need("torch"), need("transformers")
+    libraries()
     data = text()
-    for tied in ("--tied", "--no-tied"):
-        trainer("train", data, *SMALL, tied, "--steps", 40, "--learning-rate", 0.01, "--export", "model", "--shard-size", "12KiB")
-        model = transformers.LlamaForCausalLM.from_pretrained("model", dtype=torch.float32, attn_implementation="eager")
-        logits_agree(torch, model, "model", 1e-4, "portable")
-        tokenizer = transformers.AutoTokenizer.from_pretrained("model")
-        assert tokenizer("atoll ü")["input_ids"] == list("atoll ü".encode())
-        assert tokenizer.decode(list("atoll ü".encode())) == "atoll ü"
-        kernels = trainer("eval", "model", data).split("kernels=")[1].split()[0]
-        logits_agree(torch, model, "model", 1e-4 if "bf16" not in kernels else 0.05, kernels)  # 8 bits of each product's inputs
+    for tied in ("tied", "no-tied"):
+        for size in ("5GiB", "12KiB"):
+            name = f"{tied}-{size}"
+            trainer("train", data, *SMALL, f"--{tied}", "--steps", 40, "--learning-rate", 0.01, "--export", name, "--shard-size", size)
+            assert os.path.exists(f"{name}/model.safetensors.index.json") == (size == "12KiB")
+            check_logits(name, BF16_LARGEST)
+        same_tensors(f"{tied}-5GiB", f"{tied}-12KiB")
+
+
+def test_attention_heads_may_be_grouped_in_any_way():
+    torch, transformers = libraries()
+    for heads, kv_heads in ((4, 4), (4, 1), (6, 3), (1, 1)):
+        name = f"heads-{heads}-{kv_heads}"
+        scrambled(torch, transformers.LlamaForCausalLM(config_of(
+            transformers, hidden_size=heads * 8, num_attention_heads=heads, num_key_value_heads=kv_heads))).save_pretrained(name)
+        check_logits(name)
+
+
+def test_the_exported_tokenizer_is_the_byte_tokenizer():
+    _, transformers = libraries()
+    trainer("train", text(), *SMALL, "--steps", 1, "--export", "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained("model")
+    for words in ("atoll \u00fc", " two  spaces\n\ttab", "\u65e5\u672c \U0001f3dd", "it's 1999, don't", ""):
+        assert tokenizer(words)["input_ids"] == list(words.encode()), words
+        assert tokenizer.decode(list(words.encode()), clean_up_tokenization_spaces=False) == words, words
+    assert len(tokenizer) == 256
 
 
 def test_a_checkpoint_that_transformers_wrote_imports_and_returns_unchanged():
-    torch, transformers = need("torch"), need("transformers")
-    from safetensors.torch import load_file
+    torch, transformers = libraries()
+    data = text()
     for tied in (False, True):
-        for dtype, name in ((torch.float32, "f32"), (torch.bfloat16, "bf16"), (torch.float16, "f16")):
-            model = scrambled(torch, transformers.LlamaForCausalLM(config_of(transformers, tie_word_embeddings=tied))).to(dtype)
-            shards = "20KB" if name == "f32" else "5GB"
-            directory = f"theirs-{name}-{tied}"
-            model.save_pretrained(directory, max_shard_size=shards)
-            wide = transformers.LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager")
-            logits_agree(torch, wide, directory, 1e-4, "portable")
-            back = f"ours-{name}-{tied}"
-            trainer("train", text(), "--start", directory, "--steps", 0, "--length", 16, "--export", back, "--dtype", name)
-            got = load_file(f"{back}/model.safetensors")
-            wanted = {}
-            for file in os.listdir(directory):
-                if file.endswith(".safetensors"):
-                    wanted.update(load_file(f"{directory}/{file}"))
-            assert set(got) == set(wanted), set(got) ^ set(wanted)
-            assert all(got[k].dtype == wanted[k].dtype and torch.equal(got[k], wanted[k]) for k in got)
-    config_of(transformers, attention_bias=True).save_pretrained("theirs-f32-True")
-    assert "attention_bias" in trainer("logits", "theirs-f32-True", "--tokens", "1", code=2)
+        for dtype, name in (("float32", "f32"), ("bfloat16", "bf16"), ("float16", "f16")):
+            for size in ("5GB", "20KB"):
+                directory = f"theirs-{name}-{'tied' if tied else 'own-head'}-{size}"
+                model = scrambled(torch, transformers.LlamaForCausalLM(config_of(transformers, tie_word_embeddings=tied)))
+                model.to(getattr(torch, dtype)).save_pretrained(directory, max_shard_size=size)
+                assert os.path.exists(f"{directory}/model.safetensors.index.json") == (size == "20KB")
+                if size == "20KB":
+                    check_logits(directory)
+                back = directory.replace("theirs", "ours")
+                trainer("train", data, "--start", directory, "--steps", 0, "--length", 16, "--export", back, "--dtype", name)
+                same_tensors(directory, back)
+                reopened = opened(back, dtype).state_dict()
+                assert all(torch.equal(v, reopened[k]) for k, v in model.state_dict().items())
 
 
-def main():
-    if not os.path.exists(TRAINER):
-        subprocess.run(["make", "-s", "-C", ROOT, "trainer"], check=True)
-    passed = failed = 0
-    chosen = sys.argv[1:]
-    for name, body in list(globals().items()):
-        if not name.startswith("test_") or (chosen and name[5:] not in chosen):
-            continue
-        with tempfile.TemporaryDirectory() as directory:
-            os.chdir(directory)
-            try:
-                body()
-                print("ok  ", name[5:])
-                passed += 1
-            except Skip as skip:
-                print("SKIP", name[5:], "-", skip)
-            except Exception as error:
-                print("FAIL", name[5:], "-", type(error).__name__, error)
-                failed += 1
-            os.chdir("/")
-    print(f"{passed} passed, {failed} failed")
-    return failed > 0
+def test_what_transformers_wrote_and_we_do_not_compute_is_refused_by_name():
+    _, transformers = libraries()
+    for changes, word in ((dict(attention_bias=True), "attention_bias"), (dict(mlp_bias=True), "mlp_bias"),
+                          (dict(hidden_act="gelu"), "hidden_act"), (dict(head_dim=16), "head_dim"),
+                          (dict(attention_dropout=0.5), "attention_dropout")):
+        model = transformers.LlamaForCausalLM(config_of(transformers, **changes))
+        model.save_pretrained(word)
+        said = trainer("logits", word, "--tokens", "1", code=2)
+        assert word in said and "config.json" in said, said
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(globals()))
