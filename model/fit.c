@@ -77,6 +77,25 @@ static const struct {
                {"2 shards", with_two_shards},
                {"1 shard", with_one_shard}};
 
+/* A loss alone: fewer threads, then shorter sequences, are all that there is to save. */
+static enum status forward_fit(const struct trainer_options *options, uint64_t also, uint64_t available, struct error *error) {
+    struct trainer_options smaller = *options;
+    uint64_t wanted = trainer_memory(options) + also;
+    char a[SIZE_TEXT_SIZE], b[SIZE_TEXT_SIZE], c[SIZE_TEXT_SIZE];
+    smaller.threads = 1;
+    for (bool shorter = false; smaller.length >= 1; smaller.length /= 2, shorter = true) {
+        uint64_t then = trainer_memory(&smaller) + also;
+        if (then > available) continue;
+        char length[48] = "";
+        if (shorter) snprintf(length, sizeof length, " and length %u", smaller.length);
+        return error_set(error, FULL, "evaluation takes %s and %s are free; with 1 thread%s it takes %s and fits",
+                         size_text(wanted, a), size_text(available, b), length, size_text(then, c));
+    }
+    smaller.length = 1;
+    return error_set(error, FULL, "evaluation takes %s and %s are free; this model needs %s at least", size_text(wanted, a),
+                     size_text(available, b), size_text(trainer_memory(&smaller) + also, c));
+}
+
 static const char *largest_preset(const struct trainer_options *options, uint64_t also, uint64_t available) {
     const char *name = NULL;
     const struct preset *preset;
@@ -94,6 +113,7 @@ enum status trainer_fit(const struct trainer_options *options, uint64_t also, ui
     struct trainer_options smaller = *options;
     uint64_t wanted = trainer_memory(options) + also;
     if (wanted <= available) return OK;
+    if (options->forward_only) return forward_fit(options, also, available, error);
     char a[SIZE_TEXT_SIZE], b[SIZE_TEXT_SIZE], c[SIZE_TEXT_SIZE], advice[128] = "";
     for (size_t i = 0; i < COUNT_OF(changes); i++) {
         if (!changes[i].change(&smaller)) continue;

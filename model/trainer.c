@@ -11,6 +11,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/memory.h"
 #include "base/thread.h"
@@ -72,7 +73,7 @@ static void trainer_plan(struct trainer *t, struct arena *arena) {
     uint64_t in_shard = (t->total + t->shards - 1) / t->shards;
     t->micro = (uint32_t)MIN(in_shard, (uint64_t)MAX(MICRO_ROWS / o->length, 1u));
     t->blocks = (count + BLOCK - 1) / BLOCK;
-    transformer_plan(&t->transformer, &t->layout, t->kernels, o->length, true, o->recompute, arena);
+    transformer_plan(&t->transformer, &t->layout, t->kernels, o->length, !o->forward_only, o->recompute, arena);
     t->workspaces = arena_take(arena, t->workers, sizeof *t->workspaces);
     for (uint32_t i = 0; i < t->workers; i++) {
         struct workspace workspace;
@@ -80,6 +81,9 @@ static void trainer_plan(struct trainer *t, struct arena *arena) {
         if (t->workspaces) t->workspaces[i] = workspace;
     }
     t->parameters = arena_floats(arena, count);
+    t->tokens = arena_take(arena, t->total * (o->length + 1), sizeof *t->tokens);
+    t->losses = arena_take(arena, MAX(t->total, t->blocks), sizeof *t->losses);
+    if (o->forward_only) return;
     moments_plan(&t->m, count, o->bf16_moments, arena);
     moments_plan(&t->v, count, o->bf16_moments, arena);
     t->gradients = arena_take(arena, t->shards, sizeof *t->gradients);
@@ -87,8 +91,6 @@ static void trainer_plan(struct trainer *t, struct arena *arena) {
         float *gradient = arena_floats(arena, count);
         if (t->gradients) t->gradients[i] = gradient;
     }
-    t->tokens = arena_take(arena, t->total * (o->length + 1), sizeof *t->tokens);
-    t->losses = arena_take(arena, MAX(t->total, t->blocks), sizeof *t->losses);
 }
 
 uint64_t trainer_memory(const struct trainer_options *options) {
@@ -101,6 +103,20 @@ uint64_t trainer_memory(const struct trainer_options *options) {
     return arena.used;
 }
 
+/* All of a trainer's memory, zeroed; freed with free(). It begins at, and asks for, large pages: a matrix product walks more rows
+ * at once than a processor has entries for small pages, and in a virtual machine each miss is dear. The wish costs nothing where
+ * it is not granted. FULL. */
+static enum status memory_take(uint64_t size, void **out, struct error *error) {
+    const uint64_t large = 2 << 20;
+    if (size < large) return memory_try(size, 1, out, error);
+    void *memory = size <= SIZE_MAX - large ? aligned_alloc(large, (size + large - 1) / large * large) : NULL;
+    if (!memory) return error_set(error, FULL, "%llu bytes of memory are not to be had", (unsigned long long)size);
+    madvise(memory, size / large * large, MADV_HUGEPAGE);
+    memset(memory, 0, size);
+    *out = memory;
+    return OK;
+}
+
 enum status trainer_create(const struct trainer_options *options, struct trainer **out, struct error *error) {
     TRY(trainer_check(options, error));
     struct trainer *t = xcalloc(1, sizeof *t);
@@ -108,7 +124,7 @@ enum status trainer_create(const struct trainer_options *options, struct trainer
     struct arena arena = {0};
     enum status status = kernels_find(options->kernels, &t->kernels, error);
     if (status == OK) status = layout_init(&options->model, &t->layout, error);
-    if (status == OK) status = memory_try(trainer_memory(options), 1, &t->memory, error);
+    if (status == OK) status = memory_take(trainer_memory(options), &t->memory, error);
     if (status != OK) goto out;
     arena.base = t->memory;
     trainer_plan(t, &arena);
@@ -232,6 +248,7 @@ static struct adamw_step update_constants(const struct trainer *t, float rate, d
 
 enum status trainer_step(struct trainer *t, const struct data *data, uint64_t run_tokens, struct trainer_result *result,
                          struct error *error) {
+    ASSERT(!t->options.forward_only);
     struct data_position position = t->counters.position;
     for (uint64_t i = 0; i < t->total; i++)
         TRY(data_next(data, &position, t->options.length, t->tokens + i * (t->options.length + 1), error));

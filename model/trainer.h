@@ -38,7 +38,9 @@ struct trainer_options {
     const char *kernels;   /* a table of kernels/kernels.h; NULL: the best here, or what ATOLL_KERNELS says */
     struct adamw_options adamw;
     struct schedule schedule;
-    bool recompute;    /* keep only each layer's input for the backward pass: less memory, a third more work, the same bits */
+    bool recompute; /* keep only each layer's input for the backward pass: less memory, a third more work, the same bits */
+    bool
+        forward_only; /* for trainer_evaluate alone: no gradients, no moments; trainer_step, _save and _load are not to be called */
     bool bf16_moments; /* keep AdamW's m and v in bfloat16, rounded by chance (see model/moments.h): 4 bytes a parameter less */
 };
 

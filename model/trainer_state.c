@@ -15,6 +15,7 @@ static const char MAGIC[] = "atoll trainer 1\n";
 enum { WITH_PARAMETERS = 1 };
 
 static void save(const struct trainer *t, uint8_t parts, struct buffer *out) {
+    ASSERT(!t->options.forward_only);
     struct buffer description = {0};
     layout_describe(&t->layout, &description);
     size_t size = t->layout.count * sizeof(float);
@@ -47,6 +48,7 @@ static enum status check_layout(const struct trainer *t, struct bytes descriptio
 }
 
 enum status trainer_load(struct trainer *t, struct bytes state, struct error *error) {
+    ASSERT(!t->options.forward_only);
     struct reader reader = reader_of(state);
     struct bytes magic = reader_take(&reader, sizeof MAGIC - 1);
     if (reader.failed || memcmp(magic.data, MAGIC, sizeof MAGIC - 1) != 0)

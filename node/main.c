@@ -1,11 +1,14 @@
-/* atoll-node: a site of a run. Options and verbs are node/settings.c's, the daemon is node/daemon.h. */
+/* atoll-node: a site of a run. Options and verbs are node/settings.c's, the daemon is node/daemon.h; what it
+ * does without a coordinator is node/alone.h's. */
 #include <unistd.h>
 
+#include "node/alone.h"
 #include "node/verbs.h"
 
 int main(int argc, char **argv) {
+    if (alone_is_meant(argc, argv)) return alone_main(argc, argv);
     struct settings settings = {0};
-    struct options *options = options_create(&node_command, &settings);
+    struct options *options = options_create(alone_extend(&node_command), &settings);
     int code = settings_read(options, argc, argv, environ);
     if (code == OPTIONS_GO_ON) code = options_command(options)->run(options, &settings);
     options_destroy(options);

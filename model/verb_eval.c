@@ -1,0 +1,52 @@
+#include <math.h>
+#include <stdio.h>
+
+#include "base/memory.h"
+#include "model/checkpoint.h"
+#include "model/verbs.h"
+
+static const struct option eval_options[] = {
+    VERB_MODEL,
+    {"data", OPTION_LIST, VERB_FIELD(data), .flags = OPTION_POSITIONAL, .value_name = "FILE",
+     .help = "Text (a token is a byte) or .bin files of tokens."},
+    {"length", OPTION_U64, VERB_FIELD(length), .fallback = "128", .min = "1", .max = "1048576", .help = "Tokens in a sequence."},
+    {"heldout", OPTION_F64, VERB_FIELD(heldout), .fallback = "0.05", .min = "0", .max = "1",
+     .help = "Part of each file, its end, that is read; 1: all of it."},
+    {"evaluate-windows", OPTION_U64, VERB_FIELD(evaluate_windows), .fallback = "64", .help = "Sequences to read; 0: all."},
+    VERB_THREADS,
+    VERB_KERNELS,
+    {0}};
+
+static int run_eval(struct options *options, void *values) {
+    const struct verb_settings *s = values;
+    struct error error = {0};
+    struct trainer *trainer = NULL;
+    struct data *data = NULL;
+    struct trainer_options trainer_options = TRAINER_DEFAULTS;
+    trainer_options.forward_only = true;
+    double nats;
+    enum status status = checkpoint_config(s->model, &trainer_options.model, &error);
+    trainer_options.length = (uint32_t)MIN(s->length, (uint64_t)trainer_options.model.context);
+    trainer_options.threads = (uint32_t)s->threads;
+    trainer_options.kernels = s->kernels;
+    const struct data_options data_options = {.vocabulary = trainer_options.model.vocabulary, .heldout = s->heldout};
+    if (status == OK) status = data_open(s->data.items, s->data.count, &data_options, &data, &error);
+    if (status == OK) status = trainer_check(&trainer_options, &error);
+    if (status == OK) status = verb_check_memory(&trainer_options, 0, &error);
+    if (status == OK) status = trainer_create(&trainer_options, &trainer, &error);
+    if (status == OK) status = checkpoint_read(s->model, trainer_layout(trainer), trainer_parameters(trainer), &error);
+    if (status == OK) status = trainer_evaluate(trainer, data, s->evaluate_windows, &nats, &error);
+    if (status == OK)
+        printf("parameters=%llu kernels=%s heldout_nats=%.6f perplexity=%.4f\n",
+               (unsigned long long)trainer_layout(trainer)->count, trainer_kernels(trainer), nats, exp(nats));
+    trainer_destroy(trainer);
+    data_close(data);
+    return verb_exit_code(options, status, &error);
+}
+
+const struct command verb_eval_command = {.name = "eval",
+                                          .summary = "the loss of a model over files",
+                                          .description = VERB_EXIT_CODES,
+                                          .examples = "eval model text.txt --heldout 1",
+                                          .options = eval_options,
+                                          .run = run_eval};

@@ -1,0 +1,59 @@
+#include "model/verbs.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/memory.h"
+#include "model/checkpoint.h"
+#include "model/fit.h"
+
+const struct command *const verb_commands[] = {&verb_train_command, &verb_eval_command, &verb_generate_command,
+                                               &verb_logits_command, NULL};
+
+int verbs_main(const struct command *program, int argc, char **argv, const char *const *known_variables) {
+    struct verb_settings settings = {0};
+    struct options *options = options_create(program, &settings);
+    const struct options_setup setup = {.argc = argc, .argv = argv, .environment = environ, .known_variables = known_variables};
+    int code = options_start(options, &setup);
+    if (code == OPTIONS_GO_ON) code = options_command(options)->run(options, &settings);
+    options_destroy(options);
+    return code;
+}
+
+int verb_exit_code(const struct options *options, enum status status, const struct error *error) {
+    if (status != OK) fprintf(stderr, "%s: %s\n", options_command(options)->name, error->message);
+    return status == OK ? VERB_DONE : status == INVALID || status == NOT_FOUND ? VERB_USAGE : VERB_FAILED;
+}
+
+enum status verb_check_memory(const struct trainer_options *options, uint64_t also, struct error *error) {
+    char wanted[SIZE_TEXT_SIZE], there[SIZE_TEXT_SIZE];
+    uint64_t available = memory_available();
+    fprintf(stderr, "memory: %s takes %s of the %s that are free\n", options->forward_only ? "evaluation" : "training",
+            size_text(trainer_memory(options) + also, wanted), size_text(available, there));
+    return trainer_fit(options, also, available, error);
+}
+
+enum status verb_parse_tokens(const char *text, struct buffer *out, struct error *error) {
+    while (*text) {
+        char *end;
+        unsigned long token = strtoul(text, &end, 10);
+        if (end == text || *text == '-' || token >= MODEL_VOCABULARY_MAX)
+            return error_set(error, INVALID, "\"%.20s\" is no token: a number below %d", text, MODEL_VOCABULARY_MAX);
+        buffer_u32(out, (uint32_t)token);
+        text = end + strspn(end, " ,");
+    }
+    return out->size ? OK : error_set(error, INVALID, "there are no tokens");
+}
+
+int verb_with_model(const struct options *options, const struct verb_settings *s, verb_body *body) {
+    struct error error = {0};
+    struct layout layout = {0};
+    float *parameters = NULL;
+    enum status status = checkpoint_load(s->model, &layout, &parameters, &error);
+    if (status == OK) status = body(s, &layout, parameters, &error);
+    free(parameters);
+    layout_deinit(&layout);
+    return verb_exit_code(options, status, &error);
+}
