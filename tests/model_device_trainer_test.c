@@ -1,0 +1,389 @@
+/* A step on the device against the CPU's, over whole models: loss, gradient and update; what is refused; what a lost device does.
+ *
+ * On the GPU where there is one, else on the emulated device (docs/gpu.md). Bounds: activations have 8 bits, so a loss within 0.5 %
+ * and, of the gradient as a vector, a distance within 3 % of its length; AdamW and its sums are fp32 and held to 1e-5. */
+#include "model/device_trainer.h"
+
+#include <limits.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "base/random.h"
+#include "model/transformer.h"
+#include "tests/test.h"
+
+static const char *library(bool emulated) {
+    static char path[PATH_MAX + 64];
+    char program[PATH_MAX] = {0};
+    CHECK(readlink("/proc/self/exe", program, sizeof program - 1) > 0);
+    *strrchr(program, '/') = 0;
+    snprintf(path, sizeof path, emulated ? "%s/atoll-kernels-emulated.so" : "%s/../bin/atoll-kernels-cuda.so", program);
+    return path;
+}
+
+/* A GPU, else the emulation; false where there is neither (no C++ compiler). */
+static bool find_backend(struct cuda_backend *out) {
+    struct error error = {0};
+    const char *named = getenv("ATOLL_TEST_CUDA_LIBRARY");
+    if (named) {
+        CHECK_OK(cuda_backend_open(named, out, &error));
+        return true;
+    }
+    if (cuda_backend_open(library(false), out, &error) == OK) return true;
+    if (!file_exists(library(true))) {
+        printf("  not compared: %s, and no emulation was built\n", error.message);
+        return false;
+    }
+    CHECK_OK(cuda_backend_open(library(true), out, &error));
+    return true;
+}
+
+static struct model_config config_of(uint32_t heads, uint32_t kv_heads, uint32_t head_size, bool tied) {
+    return (struct model_config){.vocabulary = 131,
+                                 .hidden = heads * head_size,
+                                 .layers = 2,
+                                 .heads = heads,
+                                 .kv_heads = kv_heads,
+                                 .ffn = 88,
+                                 .context = 128,
+                                 .rope_theta = 10000,
+                                 .norm_eps = 1e-5f,
+                                 .tied = tied};
+}
+
+struct both { /* a model on both sides */
+    struct layout layout;
+    struct device_trainer_options options;
+    float *parameters, *gradient; /* CPU */
+    uint32_t *tokens;             /* of a step */
+    uint64_t sequences;           /* of a step */
+    struct transformer transformer;
+    struct workspace workspace;
+    void *memory;
+    struct device_trainer *device;
+};
+
+static void plan(struct both *b, struct arena *arena) {
+    const struct kernels *kernels = kernels_at(0);
+    transformer_plan(&b->transformer, &b->layout, kernels, b->options.length, true, false, arena);
+    workspace_plan(&b->workspace, &b->transformer, (uint32_t)b->sequences, arena);
+}
+
+static void fill_tokens(struct both *b, uint64_t seed) {
+    struct random random;
+    random_init(&random, seed);
+    for (uint64_t i = 0; i < b->sequences * (b->options.length + 1); i++) {
+        uint32_t before = i ? b->tokens[i - 1] : 1;
+        b->tokens[i] = random_below(&random, 4) ? (before * 5 + 3) % b->layout.config.vocabulary
+                                                : (uint32_t)random_below(&random, b->layout.config.vocabulary);
+    }
+}
+
+static void make(struct both *b, const struct cuda_backend *backend, struct model_config config, uint32_t sequences,
+                 uint32_t length, uint32_t accumulation) {
+    struct error error = {0};
+    *b = (struct both){.sequences = (uint64_t)sequences * accumulation};
+    CHECK_OK(layout_init(&config, &b->layout, &error));
+    b->options = (struct device_trainer_options){.layout = &b->layout,
+                                                 .backend = backend,
+                                                 .sequences = sequences,
+                                                 .length = length,
+                                                 .accumulation = accumulation,
+                                                 .adamw = ADAMW_DEFAULTS};
+    b->parameters = xcalloc(b->layout.count, sizeof(float));
+    b->gradient = xcalloc(b->layout.count, sizeof(float));
+    b->tokens = xcalloc(b->sequences * (length + 1), sizeof *b->tokens);
+    layout_initialise(&b->layout, 5, b->parameters);
+    fill_tokens(b, 9);
+    struct arena arena = {0};
+    plan(b, &arena);
+    CHECK_OK(memory_try(arena.used, 1, &b->memory, &error));
+    arena = (struct arena){.base = b->memory};
+    plan(b, &arena);
+}
+
+static void make_device(struct both *b) {
+    struct error error = {0};
+    CHECK_OK(device_trainer_create(&b->options, &b->device, &error));
+    CHECK_OK(device_trainer_upload(b->device, b->parameters, NULL, NULL, &error));
+}
+
+static void end(struct both *b) {
+    device_trainer_destroy(b->device);
+    layout_deinit(&b->layout);
+    free(b->parameters);
+    free(b->gradient);
+    free(b->tokens);
+    free(b->memory);
+}
+
+/* The CPU's loss and, in b->gradient, gradient. */
+static double cpu_loss(struct both *b) {
+    uint64_t count = b->sequences * b->options.length;
+    memset(b->gradient, 0, b->layout.count * sizeof(float));
+    for (uint32_t job = 0; job < transformer_pack_jobs(&b->transformer); job++)
+        transformer_pack(&b->transformer, b->parameters, job);
+    return transformer_run(&b->transformer, &b->workspace, b->parameters, b->tokens, (uint32_t)b->sequences, b->options.length,
+                           (float)(1.0 / (double)count), b->gradient) /
+           (double)count;
+}
+
+static struct cuda_outcome device_step(struct both *b, float rate, uint32_t step) {
+    struct error error = {0};
+    struct cuda_outcome outcome = {0};
+    const struct cuda_update update = {.learning_rate = rate,
+                                       .correction1 = (float)(1 / (1 - pow(0.9f, step))),
+                                       .correction2 = (float)(1 / (1 - pow(0.95f, step)))};
+    CHECK_OK(device_trainer_stage(b->device, b->tokens, &error));
+    CHECK_OK(device_trainer_begin(b->device, &update, &error));
+    CHECK_OK(device_trainer_end(b->device, &outcome, &error));
+    return outcome;
+}
+
+static double length_of(const float *x, uint64_t count) {
+    double sum = 0;
+    for (uint64_t i = 0; i < count; i++) sum += (double)x[i] * (double)x[i];
+    return sqrt(sum);
+}
+
+/* Tensor by tensor, so that a wrong small one does not hide behind large ones. */
+static void compare_gradients(const struct both *b, const float *got) {
+    for (uint32_t t = 0; t < b->layout.tensor_count; t++) {
+        const struct layout_tensor *tensor = &b->layout.tensors[t];
+        float *difference = xmalloc(tensor->count * sizeof *difference);
+        for (uint64_t i = 0; i < tensor->count; i++) difference[i] = got[tensor->offset + i] - b->gradient[tensor->offset + i];
+        double far = length_of(difference, tensor->count), whole = length_of(b->gradient + tensor->offset, tensor->count);
+        if (!(far <= 0.03 * whole + 1e-7))
+            test_failed(__FILE__, __LINE__, "%s: gradient is %g away of a length of %g", tensor->name, far, whole);
+        free(difference);
+    }
+}
+
+static void compare_model(const struct cuda_backend *backend, struct model_config config, uint32_t sequences, uint32_t length,
+                          uint32_t accumulation, bool recompute) {
+    struct error error = {0};
+    struct both b;
+    make(&b, backend, config, sequences, length, accumulation);
+    b.options.recompute = recompute;
+    make_device(&b);
+    for (uint32_t step = 1; step <= 2; step++) { /* the second finds what the first has left behind */
+        double loss = cpu_loss(&b);
+        struct cuda_outcome outcome = device_step(&b, 0.0f, step);
+        CHECK_EQUAL(outcome.finite, 1);
+        CHECK_NEAR(outcome.loss / (double)(b.sequences * length), loss, 0.005 * loss);
+        CHECK_NEAR(outcome.norm, length_of(b.gradient, b.layout.count), 0.02 * outcome.norm);
+        float *gradient = xmalloc(b.layout.count * sizeof *gradient);
+        CHECK_OK(device_trainer_gradient(b.device, gradient, &error));
+        CHECK_NEAR(outcome.norm, length_of(gradient, b.layout.count), 1e-5 * outcome.norm);
+        compare_gradients(&b, gradient);
+        free(gradient);
+        fill_tokens(&b, 10 + step);
+    }
+    end(&b);
+}
+
+TEST(a_step_has_the_cpus_loss_and_gradient) {
+    struct cuda_backend backend;
+    if (!find_backend(&backend)) return;
+    printf("  compared with %s\n", backend.found);
+    compare_model(&backend, config_of(2, 1, 32, true), 3, 37, 1, false);
+    compare_model(&backend, config_of(2, 2, 64, false), 1, 65, 3, false);
+    compare_model(&backend, config_of(3, 1, 48, false), 2, 70, 2, true);
+    cuda_backend_close(&backend);
+}
+
+/* Twenty steps, both sides from the same weights and batches; the CPU's by its own AdamW. */
+TEST(the_loss_curve_is_the_cpus_within_half_a_percent) {
+    struct cuda_backend backend;
+    if (!find_backend(&backend)) return;
+    struct both b;
+    make(&b, &backend, config_of(2, 1, 32, true), 4, 32, 1);
+    make_device(&b);
+    float *m = xcalloc(b.layout.count, sizeof *m), *v = xcalloc(b.layout.count, sizeof *v);
+    double first = 0, loss = 0;
+    for (uint32_t step = 1; step <= 20; step++) {
+        fill_tokens(&b, 100 + step);
+        loss = cpu_loss(&b);
+        if (step == 1) first = loss;
+        double norm = length_of(b.gradient, b.layout.count);
+        struct cuda_outcome outcome = device_step(&b, 3e-3f, step);
+        CHECK_NEAR(outcome.loss / (double)(b.sequences * b.options.length), loss, 0.005 * loss);
+        for (uint32_t t = 0; t < b.layout.tensor_count; t++) {
+            const struct layout_tensor *tensor = &b.layout.tensors[t];
+            const struct adamw_options *o = &b.options.adamw;
+            const struct adamw_step update = {.learning_rate = 3e-3f,
+                                              .beta1 = o->beta1,
+                                              .beta2 = o->beta2,
+                                              .epsilon = o->epsilon,
+                                              .decay = tensor->decays ? o->decay : 0.0f,
+                                              .gradient_scale = (float)fmin(1, 1 / (norm + 1e-6)),
+                                              .correction1 = (float)(1 / (1 - pow(0.9f, step))),
+                                              .correction2 = (float)(1 / (1 - pow(0.95f, step)))};
+            uint64_t at = tensor->offset;
+            kernels_at(0)->adamw(tensor->count, &update, b.gradient + at, b.parameters + at, m + at, v + at);
+        }
+    }
+    CHECK(loss < 0.9 * first); /* something was learnt */
+    free(m);
+    free(v);
+    end(&b);
+    cuda_backend_close(&backend);
+}
+
+TEST(a_step_repeats_bit_for_bit) {
+    struct cuda_backend backend;
+    if (!find_backend(&backend)) return;
+    struct error error = {0};
+    float *got[2];
+    for (int i = 0; i < 2; i++) {
+        struct both b;
+        make(&b, &backend, config_of(2, 1, 32, true), 2, 33, 2);
+        make_device(&b);
+        for (uint32_t step = 1; step <= 2; step++) device_step(&b, 1e-3f, step);
+        got[i] = xmalloc(b.layout.count * sizeof(float));
+        CHECK_OK(device_trainer_download(b.device, got[i], NULL, NULL, &error));
+        if (i == 1) CHECK_MEMORY(got[0], got[1], b.layout.count * sizeof(float));
+        end(&b);
+    }
+    free(got[0]);
+    free(got[1]);
+    cuda_backend_close(&backend);
+}
+
+TEST(a_gradient_that_is_not_finite_changes_nothing) {
+    struct cuda_backend backend;
+    if (!find_backend(&backend)) return;
+    struct error error = {0};
+    struct both b;
+    make(&b, &backend, config_of(2, 1, 32, true), 2, 33, 1);
+    b.parameters[b.tokens[0] * b.layout.config.hidden] = NAN;
+    make_device(&b);
+    CHECK_EQUAL(device_step(&b, 1e-3f, 1).finite, 0);
+    float *after = xmalloc(b.layout.count * sizeof *after);
+    CHECK_OK(device_trainer_download(b.device, after, NULL, NULL, &error));
+    CHECK_MEMORY(after, b.parameters, b.layout.count * sizeof *after);
+    free(after);
+    end(&b);
+    cuda_backend_close(&backend);
+}
+
+TEST(evaluation_has_the_cpus_loss_for_any_number_of_sequences) {
+    struct cuda_backend backend;
+    if (!find_backend(&backend)) return;
+    struct error error = {0};
+    struct both b;
+    make(&b, &backend, config_of(2, 1, 32, false), 2, 40, 3);
+    make_device(&b);
+    for (uint64_t count = 1; count <= 5; count += 2) {
+        uint64_t rows = count * b.options.length;
+        double got = 0, wanted = 0;
+        CHECK_OK(device_trainer_loss(b.device, b.tokens, count, &got, &error));
+        for (uint32_t job = 0; job < transformer_pack_jobs(&b.transformer); job++)
+            transformer_pack(&b.transformer, b.parameters, job);
+        wanted =
+            transformer_run(&b.transformer, &b.workspace, b.parameters, b.tokens, (uint32_t)count, b.options.length, 0, NULL);
+        CHECK_NEAR(got / (double)rows, wanted / (double)rows, 0.005 * wanted / (double)rows);
+    }
+    end(&b);
+    cuda_backend_close(&backend);
+}
+
+TEST(what_the_kernels_cannot_do_is_invalid_and_named) {
+    struct cuda_backend backend;
+    if (!find_backend(&backend)) return;
+    struct error error = {0};
+    struct both b;
+    make(&b, &backend, config_of(2, 1, 20, true), 1, 16, 1);
+    CHECK_STATUS(device_trainer_create(&b.options, &b.device, &error), INVALID);
+    CHECK_CONTAINS(error.message, "head size is 20");
+    end(&b);
+    struct model_config odd = config_of(2, 1, 32, true);
+    odd.ffn = 90;
+    make(&b, &backend, odd, 1, 16, 1);
+    CHECK_STATUS(device_trainer_create(&b.options, &b.device, &error), INVALID);
+    CHECK_CONTAINS(error.message, "ffn size is 90");
+    end(&b);
+    cuda_backend_close(&backend);
+}
+
+static bool find_emulation(struct cuda_backend *out) {
+    struct error error = {0};
+    if (!file_exists(library(true))) return false;
+    CHECK_OK(cuda_backend_open(library(true), out, &error));
+    return true;
+}
+
+TEST(too_little_memory_is_refused_with_both_figures) {
+    struct cuda_backend backend;
+    setenv("ATOLL_EMULATED_MEMORY", "1000000", 1);
+    if (!find_emulation(&backend)) return;
+    struct error error = {0};
+    struct both b;
+    make(&b, &backend, config_of(2, 1, 32, true), 1, 16, 1);
+    CHECK(device_trainer_memory(&b.options) > 32 << 20);
+    CHECK_STATUS(device_trainer_create(&b.options, &b.device, &error), FULL);
+    CHECK_CONTAINS(error.message, "needs 0.03 GiB of device memory for a batch of 1 x 16; 0.00 GiB");
+    end(&b);
+    cuda_backend_close(&backend);
+}
+
+TEST(a_lost_device_is_unavailable) {
+    struct cuda_backend backend;
+    setenv("ATOLL_EMULATED_LOSS", "400", 1);
+    if (!find_emulation(&backend)) return;
+    struct error error = {0};
+    struct both b;
+    make(&b, &backend, config_of(2, 1, 32, true), 1, 16, 1);
+    make_device(&b);
+    enum status status = OK;
+    for (int i = 0; i < 20 && status == OK; i++) {
+        struct cuda_outcome outcome;
+        status = device_trainer_stage(b.device, b.tokens, &error);
+        if (status == OK) status = device_trainer_begin(b.device, &(struct cuda_update){0}, &error);
+        if (status == OK) status = device_trainer_end(b.device, &outcome, &error);
+    }
+    CHECK_EQUAL(status, UNAVAILABLE);
+    CHECK_CONTAINS(error.message, "lost");
+    CHECK_STATUS(device_trainer_download(b.device, b.parameters, NULL, NULL, &error), UNAVAILABLE);
+    end(&b);
+}
+
+static size_t lines_of(const char *path, struct buffer *out) {
+    struct error error = {0};
+    size_t lines = 0;
+    out->size = 0;
+    CHECK_OK(file_read(path, 1 << 20, out, &error));
+    for (size_t i = 0; i < out->size; i++) lines += out->data[i] == '\n';
+    return lines;
+}
+
+/* The file's lines may come in another order after a repair; a whole one is left as it is. */
+TEST(matrix_algorithms_are_kept_and_a_damaged_file_is_written_anew) {
+    struct cuda_backend backend;
+    if (!find_backend(&backend)) return;
+    struct error error = {0};
+    struct both b;
+    struct buffer whole = {0}, again = {0};
+    char *path = file_join(test_directory(), "matmul");
+    for (int i = 0; i < 4; i++) {
+        make(&b, &backend, config_of(2, 1, 32, true), 1, 16, 1);
+        b.options.cache = path;
+        make_device(&b);
+        size_t lines = lines_of(path, i ? &again : &whole);
+        CHECK_EQUAL(lines, 1 + 15); /* four layers' products three ways, and the head's */
+        if (i == 1) CHECK_MEMORY(again.data, whole.data, whole.size);
+        CHECK_EQUAL(device_step(&b, 0, 1).finite, 1);
+        end(&b);
+        if (i == 1) { /* a digit of an algorithm is turned over */
+            char *at = strstr((char *)again.data, "\n") + 40;
+            *at = *at == '0' ? '1' : '0';
+            CHECK_OK(file_write(path, buffer_bytes(&again), 0600, &error));
+        }
+        if (i == 2) CHECK_OK(file_write(path, bytes_of("\0garbage\n1 2 3", 14), 0600, &error));
+    }
+    buffer_deinit(&whole);
+    buffer_deinit(&again);
+    free(path);
+    cuda_backend_close(&backend);
+}
