@@ -80,11 +80,15 @@ struct packing {       /* the places of the frame being made */
 };
 
 static void pack_own(struct packing *packing, const struct ledger_entry *entry, uint64_t sequence) {
+    uint8_t digest[DIGEST_SIZE];
+    contribution_digest(entry->contribution.header, digest);
+    struct reader reader = reader_of(bytes_of(digest, sizeof digest));
     struct follow_own *own = &packing->own[packing->own_count];
     *own = (struct follow_own){.place = packing->entry_count + packing->own_count,
                                .sequence = sequence,
                                .time_ms = entry->time_ms,
-                               .epoch = entry->epoch};
+                               .epoch = entry->epoch,
+                               .header = reader_u32(&reader)};
     packing->own_count++;
 }
 

@@ -97,6 +97,16 @@ static enum status take_piece(struct downlink *downlink, struct follow *follow, 
 
 /* ---- places --------------------------------------------------------------------------------------------------------------- */
 
+/* After a restore of an old backup we may have made another contribution of that number than the ledger has. */
+static enum status check_stub(const struct follow_own *own, const struct ledger_entry *entry, struct error *error) {
+    uint8_t digest[DIGEST_SIZE];
+    contribution_digest(entry->contribution.header, digest);
+    struct reader reader = reader_of(bytes_of(digest, sizeof digest));
+    if (own->header == 0 || own->header == reader_u32(&reader)) return OK;
+    return error_set(error, NOT_FOUND, "sequence %llu in the ledger is another than the journal's",
+                     (unsigned long long)own->sequence);
+}
+
 static enum status expand_stub(struct downlink *downlink, const struct follow_own *own, struct buffer *raw, struct error *error) {
     struct ledger_entry *entry = xcalloc(1, sizeof *entry);
     entry->kind = LEDGER_CONTRIBUTION;
@@ -104,6 +114,7 @@ static enum status expand_stub(struct downlink *downlink, const struct follow_ow
     entry->time_ms = own->time_ms;
     enum status status =
         journal_sent(downlink->options.journal, own->sequence, entry->contribution.header, entry->contribution.signature, error);
+    if (status == OK) status = check_stub(own, entry, error);
     if (status == OK) ledger_entry_encode(entry, raw);
     free(entry);
     return status;

@@ -84,7 +84,8 @@ static enum status frame_convert(const ProtobufCMessage *raw, struct bytes paylo
     if (!entries || !own) return error_set(error, INVALID, "takes too much memory");
     for (size_t i = 0; i < from->n_entries; i++) entries[i] = wire_bytes(from->entries[i]);
     for (size_t i = 0; i < from->n_own; i++)
-        own[i] = (struct follow_own){from->own[i]->place, from->own[i]->sequence, from->own[i]->time_ms, from->own[i]->epoch};
+        own[i] = (struct follow_own){from->own[i]->place, from->own[i]->sequence, from->own[i]->time_ms, from->own[i]->epoch,
+                                     from->own[i]->header};
     struct follow_frame message = {
         .has_first_index = from->first_index_plus_1 > 0,
         .first_index = from->first_index_plus_1 > 0 ? from->first_index_plus_1 - 1 : 0,
@@ -127,6 +128,7 @@ enum status follow_frame_encode(const struct follow_frame *message, struct buffe
         own[i].sequence = message->own[i].sequence;
         own[i].time_ms = message->own[i].time_ms;
         own[i].epoch = message->own[i].epoch;
+        own[i].header = message->own[i].header;
     }
     frame.first_index_plus_1 = message->has_first_index ? message->first_index + 1 : 0;
     frame.n_entries = message->entry_count;

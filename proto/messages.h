@@ -159,12 +159,14 @@ MUST_USE enum status follow_request_decode(struct frame frame, struct arena *are
                                            struct error *error);
 
 /* Stands for the ledger entry of one of the receiver's own contributions: it has header and signature itself, and makes the
- * entry's bytes from them and these. About 14 bytes instead of 350. */
+ * entry's bytes from them and these. About 19 bytes instead of 350. */
 struct follow_own {
     uint32_t place;    /* in its frame, from 0: ledger index = the frame's first index + place */
     uint64_t sequence; /* of the contribution, from 1 */
     uint64_t time_ms;  /* the entry's */
     uint32_t epoch;    /* the entry's */
+    uint32_t header;   /* first bytes of its header's SHA-256, little-endian: whether the receiver's own of that sequence is the
+                          one that was taken, for after a restore of an old backup it may have made another; 0: not told */
 };
 
 /* Entries and stubs fill the frame's places in order: stubs stand at theirs, entries at the others; follow_next walks them. A

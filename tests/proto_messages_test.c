@@ -425,7 +425,7 @@ TEST(own_stubs_stand_only_where_there_is_a_place) {
     buffer_deinit(&out);
 }
 
-TEST(a_step_alone_costs_six_bytes_of_framing_and_an_own_stub_under_twenty) {
+TEST(a_step_alone_costs_six_bytes_of_framing_and_an_own_stub_under_twenty_four) {
     struct error error = {0};
     struct buffer out = {0};
     uint8_t raw[70] = {6};
@@ -434,10 +434,10 @@ TEST(a_step_alone_costs_six_bytes_of_framing_and_an_own_stub_under_twenty) {
     CHECK_OK(follow_frame_encode(&frame, &out, &error));
     CHECK_EQUAL(out.size, 70 + 6);
     out.size = 0;
-    const struct follow_own own = {.sequence = 1000, .time_ms = 1767225600125, .epoch = 1};
+    const struct follow_own own = {.sequence = 1000, .time_ms = 1767225600125, .epoch = 1, .header = 0xfedcba98};
     frame = (struct follow_frame){.own_count = 1, .own = &own};
     CHECK_OK(follow_frame_encode(&frame, &out, &error));
-    CHECK(out.size < 20);
+    CHECK(out.size < 24);
     buffer_deinit(&out);
 }
 
@@ -505,13 +505,15 @@ TEST(the_largest_follow_frames_fit_their_budget) {
     CHECK_EQUAL(got.first_index, INT64_MAX);
     CHECK_EQUAL(got.entry_count, WIRE_ENTRIES_LIMIT);
     arena_reset(&arena);
-    for (uint32_t i = 0; i < WIRE_ENTRIES_LIMIT; i++) own[i] = (struct follow_own){i, UINT64_MAX, UINT64_MAX, UINT32_MAX};
+    for (uint32_t i = 0; i < WIRE_ENTRIES_LIMIT; i++)
+        own[i] = (struct follow_own){i, UINT64_MAX, UINT64_MAX, UINT32_MAX, UINT32_MAX};
     frame.entry_count = 0;
     frame.own_count = WIRE_ENTRIES_LIMIT;
     frame.own = own;
     THERE(follow_frame, &frame, &got);
     CHECK_EQUAL(got.own_count, WIRE_ENTRIES_LIMIT);
     CHECK_EQUAL(got.own[255].place, 255);
+    CHECK_EQUAL(got.own[255].header, UINT32_MAX);
     arena_deinit(&arena);
 }
 
