@@ -15,7 +15,7 @@
 #include "kernels/cpu/linear_body.h"
 #include "kernels/cpu/loss_body.h"
 
-enum { ATTENTION_ROWS = 24 }; /* a multiple of every TILE_ROWS */
+enum { ATTENTION_ROWS = 48 }; /* a multiple of every TILE_ROWS */
 
 struct attention_scratch {
     float *keys_t, *values_t;   /* panels [ceil(length/columns)][head_size][columns] */
@@ -44,6 +44,49 @@ static struct attention_scratch attention_scratch_of(const struct attention_shap
     return s;
 }
 
+/* scores[rows][..] = left keys, for the keys that a tile's rows may see; what lies beyond is left as it is. */
+static void attention_scores(const struct attention_scratch *s, size_t rows, size_t from, size_t size, const float *left,
+                             size_t stride, const float *keys_t, float *scores) {
+    for (size_t j = 0; j < from + rows; j += TILE_COLUMNS)
+        for (size_t i = j > from ? (j - from) / TILE_ROWS * TILE_ROWS : 0; i < rows; i += TILE_ROWS)
+            tile_by_rows(MIN(rows - i, (size_t)TILE_ROWS), size, left + i * stride, stride, keys_t + j * size, NULL,
+                         scores + i * s->width + j, s->width, TILE_COLUMNS);
+}
+
+/* c[rows][size] = weights values, over the keys that a tile's rows may see. */
+static void attention_gather(const struct attention_scratch *s, size_t rows, size_t from, size_t size, size_t length,
+                             const float *weights, const float *values, float *c, size_t stride) {
+    for (size_t j = 0; j < size; j += TILE_COLUMNS)
+        for (size_t i = 0; i < rows; i += TILE_ROWS) {
+            size_t here = MIN(rows - i, (size_t)TILE_ROWS);
+            tile_by_rows(here, from + i + here, weights + i * s->width, s->width, values + j * length, NULL, c + i * stride + j,
+                         stride, MIN(size - j, (size_t)TILE_COLUMNS));
+        }
+}
+
+/* A tile reads up to TILE_ROWS - 1 weights beyond the last key that a row sees: they are zero. */
+static inline void attention_close(float *row, size_t count, size_t seen) {
+    for (size_t j = count; j < MIN(seen, count + TILE_ROWS); j++) row[j] = 0.0f;
+}
+
+/* x = e^(scale x - shift); returns the sum, in row_exp's order. */
+static float attention_exp(size_t count, float *x, float scale, float shift) {
+    vf sum = vf_set(0.0f), factor = vf_set(scale), less = vf_set(-shift);
+    size_t at = 0;
+    for (; at + LANES <= count; at += LANES) {
+        vf e = vf_exp(vf_fma(vf_load(x + at), factor, less));
+        vf_store(x + at, e);
+        sum = sum + e;
+    }
+    float rest = 0.0f;
+    if (at < count) {
+        float last[LANES];
+        vf_store(last, vf_exp(vf_fma(vf_load_some(x + at, count - at, 0.0f), factor, less)));
+        for (size_t i = 0; i < count - at; i++) rest += x[at + i] = last[i];
+    }
+    return vf_sum(sum) + rest;
+}
+
 static void attention_forward(const struct attention_shape *shape, const float *qkv, float *out, float *lse, void *scratch) {
     struct attention_scratch s = attention_scratch_of(shape, scratch);
     size_t stride = attention_qkv_width(shape), out_stride = shape->heads * shape->head_size, size = shape->head_size;
@@ -56,25 +99,19 @@ static void attention_forward(const struct attention_shape *shape, const float *
             pack_straight(shape->length, size, v, stride, s.values);
         }
         for (size_t from = 0; from < shape->length; from += ATTENTION_ROWS) {
-            size_t rows = MIN(shape->length - from, (size_t)ATTENTION_ROWS), seen = from + rows;
-            product(rows, round_up(seen, TILE_COLUMNS), size, (struct left){q + from * stride, stride, 1}, s.keys_t, NULL,
-                    s.weights, s.width);
+            size_t rows = MIN(shape->length - from, (size_t)ATTENTION_ROWS);
+            attention_scores(&s, rows, from, size, q + from * stride, stride, s.keys_t, s.weights);
             float inverse[ATTENTION_ROWS];
             for (size_t i = 0; i < rows; i++) {
                 float *row = s.weights + i * s.width;
                 size_t count = from + i + 1;
-                for (size_t j = 0; j < count; j += LANES) vf_put(row, j, count, vf_get(row, j, count) * vf_set(scale));
-                float top = row_top(count, row), sum = row_exp(count, row, top);
-                for (size_t j = count; j < seen; j++) row[j] = 0.0f;
+                float top = row_top(count, row) * scale, sum = attention_exp(count, row, scale, top);
+                attention_close(row, count, from + rows);
                 inverse[i] = 1.0f / sum;
                 lse[head * shape->length + from + i] = top + logf(sum);
             }
             float *o = out + from * out_stride + head * size;
-            for (size_t j = 0; j < size; j += TILE_COLUMNS)
-                for (size_t i = 0; i < rows; i += TILE_ROWS)
-                    tile_by_rows(MIN(rows - i, (size_t)TILE_ROWS), seen, s.weights + i * s.width, s.width,
-                                 s.values + j * shape->length, NULL, o + i * out_stride + j, out_stride,
-                                 MIN(size - j, (size_t)TILE_COLUMNS));
+            attention_gather(&s, rows, from, size, shape->length, s.weights, s.values, o, out_stride);
             for (size_t i = 0; i < rows; i++)
                 FOR_LANES(j, size) vf_put(o + i * out_stride, j, size, vf_get(o + i * out_stride, j, size) * vf_set(inverse[i]));
         }
@@ -95,17 +132,20 @@ static void attention_weights(const struct attention_scratch *s, size_t rows, si
             vf_put(p, j, count, weight);
             vf_put(d, j, count, weight * (vf_get(d, j, count) - row_dot) * factor);
         }
-        for (size_t j = count; j < from + rows; j++) p[j] = d[j] = 0.0f;
+        attention_close(p, count, from + rows);
+        attention_close(d, count, from + rows);
     }
 }
 
-/* c[seen][size] += a^T panels, where a is [rows][seen]. */
-static void attention_add_transposed(size_t rows, size_t seen, size_t size, const float *a, size_t width, const float *panels,
-                                     float *c, size_t stride) {
-    for (size_t i = 0; i < seen; i += TILE_ROWS)
+/* c[keys][size] += a^T panels, where a is [rows][keys] from row `from`: of each tile's keys, over the rows that see one. */
+static void attention_scatter(size_t rows, size_t from, size_t size, const float *a, size_t width, const float *panels, float *c,
+                              size_t stride) {
+    for (size_t i = 0; i < from + rows; i += TILE_ROWS) {
+        size_t first = i > from ? i - from : 0, here = MIN(from + rows - i, (size_t)TILE_ROWS);
         for (size_t j = 0; j < size; j += TILE_COLUMNS)
-            tile_by_columns(MIN(seen - i, (size_t)TILE_ROWS), rows, a + i, width, panels + j * rows, c + i * stride + j,
-                            c + i * stride + j, stride, MIN(size - j, (size_t)TILE_COLUMNS));
+            tile_by_columns(here, rows - first, a + first * width + i, width, panels + j * rows + first * TILE_COLUMNS,
+                            c + i * stride + j, c + i * stride + j, stride, MIN(size - j, (size_t)TILE_COLUMNS));
+    }
 }
 
 static void attention_backward(const struct attention_shape *shape, const float *qkv, const float *out, const float *lse,
@@ -125,23 +165,18 @@ static void attention_backward(const struct attention_shape *shape, const float 
             pack_straight(shape->length, size, qkv + k_at, stride, s.keys);
         }
         for (size_t from = 0; from < shape->length; from += ATTENTION_ROWS) {
-            size_t rows = MIN(shape->length - from, (size_t)ATTENTION_ROWS), seen = from + rows;
+            size_t rows = MIN(shape->length - from, (size_t)ATTENTION_ROWS);
             const float *q_rows = q + from * stride, *do_rows = d_out + from * out_stride + head * size;
-            size_t columns = round_up(seen, TILE_COLUMNS);
-            product(rows, columns, size, (struct left){q_rows, stride, 1}, s.keys_t, NULL, s.weights, s.width);
-            product(rows, columns, size, (struct left){do_rows, out_stride, 1}, s.values_t, NULL, s.d_weights, s.width);
+            attention_scores(&s, rows, from, size, q_rows, stride, s.keys_t, s.weights);
+            attention_scores(&s, rows, from, size, do_rows, out_stride, s.values_t, s.d_weights);
             attention_weights(&s, rows, from, size, out_stride, out + from * out_stride + head * size, do_rows,
                               lse + head * shape->length + from, scale);
-            float *dq = d_qkv + from * stride + head * size;
-            for (size_t j = 0; j < size; j += TILE_COLUMNS)
-                for (size_t i = 0; i < rows; i += TILE_ROWS)
-                    tile_by_rows(MIN(rows - i, (size_t)TILE_ROWS), seen, s.d_weights + i * s.width, s.width,
-                                 s.keys + j * shape->length, NULL, dq + i * stride + j, stride,
-                                 MIN(size - j, (size_t)TILE_COLUMNS));
+            attention_gather(&s, rows, from, size, shape->length, s.d_weights, s.keys, d_qkv + from * stride + head * size,
+                             stride);
             pack_straight(rows, size, q_rows, stride, s.queries);
-            attention_add_transposed(rows, seen, size, s.d_weights, s.width, s.queries, d_qkv + k_at, stride);
+            attention_scatter(rows, from, size, s.d_weights, s.width, s.queries, d_qkv + k_at, stride);
             pack_straight(rows, size, do_rows, out_stride, s.d_out);
-            attention_add_transposed(rows, seen, size, s.weights, s.width, s.d_out, d_qkv + v_at, stride);
+            attention_scatter(rows, from, size, s.weights, s.width, s.d_out, d_qkv + v_at, stride);
         }
     }
 }

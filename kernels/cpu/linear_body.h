@@ -29,6 +29,7 @@ struct left {
 static ALWAYS_INLINE void tile_rows(size_t rows, size_t depth, const float *a, size_t row, size_t step, const float *panel,
                                     const float *add, float *c, size_t stride, size_t columns) {
     vf sum[TILE_ROWS][TILE_VECTORS];
+    if (add) { UNROLL for (size_t i = 0; i < rows; i++) __builtin_prefetch(add + i * stride, 1); }
     UNROLL for (size_t i = 0; i < rows; i++) { UNROLL for (size_t v = 0; v < TILE_VECTORS; v++) sum[i][v] = vf_set(0.0f); }
     for (size_t k = 0; k < depth; k++) {
         vf right[TILE_VECTORS];
@@ -217,22 +218,27 @@ static inline void linear_backward_input(size_t rows, size_t out, size_t in, con
     product_of_rows(rows, in, out, dy, dy_stride, packed, NULL, dx, dx_stride, scratch);
 }
 
+/* `tile` columns of dy, side by side: [depth][TILE_ROWS]. Whole vectors are stored, each over the tail of the one before, so
+ * `apart` has room for one vector more. */
+static inline void pack_left(size_t depth, size_t tile, const float *dy, size_t stride, float *apart) {
+    if (tile == TILE_ROWS && TILE_ROWS <= LANES)
+        for (size_t k = 0; k < depth; k++, dy += stride, apart += TILE_ROWS) vf_store(apart, vf_load_some(dy, TILE_ROWS, 0.0f));
+    else
+        for (size_t k = 0; k < depth; k++, dy += stride, apart += TILE_ROWS) memcpy(apart, dy, tile * sizeof(float));
+}
+
 /* Here the depth is the rows of the batch; a group of dy's columns is read from the first cache while all panels of x pass. */
 static inline void linear_backward_weight(size_t rows, size_t out, size_t in, const float *dy, size_t dy_stride, const float *x,
                                           size_t x_stride, float *dw, void *scratch) {
-    float *panels = scratch, apart[LINEAR_WEIGHT_ROWS * TILE_ROWS];
+    float *panels = scratch, apart[LINEAR_WEIGHT_ROWS * TILE_ROWS + LANES];
     for (size_t from = 0; from < rows; from += LINEAR_WEIGHT_ROWS) {
         size_t depth = MIN(rows - from, (size_t)LINEAR_WEIGHT_ROWS);
         pack_straight(depth, in, x + from * x_stride, x_stride, panels);
         for (size_t i = 0; i < out; i += TILE_ROWS) {
-            size_t tile = MIN(out - i, (size_t)TILE_ROWS), step = dy_stride;
-            const float *left = dy + from * dy_stride + i;
-            if (rows_collide(dy_stride)) {
-                for (size_t k = 0; k < depth; k++) memcpy(apart + k * TILE_ROWS, left + k * dy_stride, tile * sizeof(float));
-                left = apart, step = TILE_ROWS;
-            }
+            size_t tile = MIN(out - i, (size_t)TILE_ROWS);
+            pack_left(depth, tile, dy + from * dy_stride + i, dy_stride, apart);
             for (size_t j = 0; j < in; j += TILE_COLUMNS)
-                tile_by_columns(tile, depth, left, step, panels + j * depth, dw + i * in + j, dw + i * in + j, in,
+                tile_by_columns(tile, depth, apart, TILE_ROWS, panels + j * depth, dw + i * in + j, dw + i * in + j, in,
                                 MIN(in - j, (size_t)TILE_COLUMNS));
         }
     }
