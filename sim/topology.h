@@ -93,6 +93,7 @@ struct topology_coordinator {
 struct topology_run { /* as in the run's manifest, and with its defaults */
     enum outer_mode mode;
     enum codec codec;
+    double bits;        /* a parameter of a message, where measured; NAN: the codec's usual */
     double inner_steps; /* H */
     double fragments, quorum, grace, staleness_cap, warmup_steps, warmup_grace;
     double snapshot_interval, root_interval;

@@ -44,6 +44,7 @@ const struct field topology_fields[] = {
 
     {"run.mode", FIELD_CHOICE, AT(run.mode), NULL, .choices = modes, .help = "Follows from the codec where it is not given."},
     {"run.codec", FIELD_CODEC, AT(run.codec), "topk2-64", .help = "fp32, bf16, int8, fp4, topk2-64, topk2-128."},
+    {"run.bits", FIELD_COUNT, AT(run.bits), NULL, 0.001, 64, .help = "Bits a parameter of a message, where measured; else the codec's usual."},
     {"run.inner_steps", FIELD_COUNT, AT(run.inner_steps), "30", 1, 1e6, .whole = true, .help = "H: inner steps a round at the fastest site."},
     {"run.fragments", FIELD_COUNT, AT(run.fragments), "1", 1, FRAGMENTS_LIMIT, .whole = true, .help = "Pieces of the model that are exchanged one by one."},
     {"run.quorum", FIELD_COUNT, AT(run.quorum), "1", 1, 256, .whole = true, .help = "An outer step starts once so many contributions wait ..."},
