@@ -122,6 +122,20 @@ static enum status check_genesis(void *context, const struct ledger_entry *entry
 
 /* ---- start ------------------------------------------------------------------------------------------------------------------------ */
 
+/* One line says what was found, or why not. */
+static enum status open_device(struct daemon *daemon, struct error *error) {
+    const struct settings *settings = daemon->settings;
+    char line[ERROR_MESSAGE_SIZE];
+    struct error why = {0};
+    TRY(cuda_backend_find(settings->device, settings->cuda_library, &daemon->cuda, line, error));
+    log_info("device", "encoding=\"%s\" training=\"%s\"", line, daemon->device);
+    if (!daemon->cuda.operations) return OK;
+    enum status status = replica_use_device(&daemon->replica, daemon->cuda.operations, &why);
+    if (status != OK && settings->device == CUDA_WISH_CUDA) return error_set(error, status, "%s", why.message);
+    if (status != OK) log_warn("device_unused", "message=\"%s\"", why.message);
+    return OK;
+}
+
 static enum status open_model(struct daemon *daemon, struct error *error) {
     const struct settings *settings = daemon->settings;
     const struct manifest *manifest = &daemon->site->manifest;
@@ -137,7 +151,8 @@ static enum status open_model(struct daemon *daemon, struct error *error) {
     TRY(run_model_trainer(manifest, &local, &daemon->trainer, error));
     snprintf(daemon->device, sizeof daemon->device, "cpu %s x%u", trainer_kernels(daemon->trainer),
              settings->threads ? (unsigned)settings->threads : thread_processor_count());
-    return replica_init(&daemon->replica, manifest, daemon->layout.count, error);
+    TRY(replica_init(&daemon->replica, manifest, daemon->layout.count, error));
+    return open_device(daemon, error);
 }
 
 /* The manifest is a file that people can edit, the ledger is not. */
@@ -308,6 +323,7 @@ static void close_all(struct daemon *daemon) {
     report_destroy(daemon->report);
     journal_close(daemon->journal);
     replica_deinit(&daemon->replica);
+    cuda_backend_close(&daemon->cuda);
     trainer_destroy(daemon->trainer);
     data_close(daemon->data);
     layout_deinit(&daemon->layout);

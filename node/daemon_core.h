@@ -37,6 +37,7 @@ struct daemon {
     struct restored restored;
     struct report *report;
     char device[64];
+    struct cuda_backend cuda; /* no operations: the CPU does all */
     struct traffic traffic;
     struct rpc_channel *channel;
     struct training *training;

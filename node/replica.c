@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "codec/device.h"
 
 uint64_t replica_memory(const struct manifest *manifest, uint64_t parameters) {
     uint64_t vectors = manifest->outer.mode == OUTER_SPARSE ? 4 : 3;
@@ -35,7 +36,15 @@ enum status replica_init(struct replica *replica, const struct manifest *manifes
     return status;
 }
 
+static void leave_device(struct replica *replica) {
+    for (uint32_t fragment = 0; fragment < replica->fragments; fragment++) {
+        device_encoder_destroy(replica->device[fragment]);
+        replica->device[fragment] = NULL;
+    }
+}
+
 void replica_deinit(struct replica *replica) {
+    leave_device(replica);
     model_state_deinit(&replica->global);
     free(replica->base);
     free(replica->snapshot);
@@ -55,6 +64,32 @@ static struct range range_of(const struct replica *replica, uint32_t fragment) {
     fragment_range(replica->parameters, replica->fragments, fragment, &range.start, &range.count);
     range.size = range.count * sizeof(float);
     return range;
+}
+
+enum status replica_use_device(struct replica *replica, const struct cuda_operations *cuda, struct error *error) {
+    enum status status = OK;
+    for (uint32_t fragment = 0; status == OK && fragment < replica->fragments; fragment++) {
+        status = device_encoder_create(cuda, replica->codec, range_of(replica, fragment).count, replica->feedback != NULL,
+                                       &replica->device[fragment], error);
+    }
+    if (status != OK) leave_device(replica);
+    return status;
+}
+
+/* On the device, where there is one. It changes nothing when it fails, so the CPU can do it then. */
+static enum status encode_range(struct replica *replica, uint32_t fragment, const struct range *range, float *feedback,
+                                struct buffer *payload, struct error *error) {
+    const float *base = replica->base + range->start, *snapshot = replica->snapshot + range->start;
+    struct device_encoder *device = replica->device[fragment];
+    if (device) {
+        struct error why = {0};
+        enum status status = device_encode_from_host(device, base, snapshot, feedback, payload, &why);
+        if (status == OK) return OK;
+        if (status == INVALID) return error_set(error, INVALID, "%s", why.message);
+        replica->device_error = why;
+        leave_device(replica);
+    }
+    return codec_encode(replica->encoders[fragment], base, snapshot, feedback, payload, error);
 }
 
 void replica_begin(struct replica *replica, float *local) {
@@ -79,8 +114,7 @@ enum status replica_encode(struct replica *replica, uint32_t fragment, struct bu
     float *feedback = replica->feedback ? replica->feedback + range.start : NULL;
     size_t before = payload->size;
     double squared = 0;
-    TRY(codec_encode(replica->encoders[fragment], replica->base + range.start, replica->snapshot + range.start, feedback, payload,
-                     error));
+    TRY(encode_range(replica, fragment, &range, feedback, payload, error));
     struct bytes message = bytes_of(payload->data + before, payload->size - before);
     TRY(codec_norm_squared(replica->codec, message, range.count, &squared, error));
     *norm = sqrt(squared); /* correctly rounded by IEEE 754, so the same everywhere */

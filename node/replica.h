@@ -13,6 +13,10 @@
  * After a refusal in sparse mode: feedback += decode(message), then the same. After one in dense mode: local = next + (local -
  * base), so that all progress since the old base is kept and the next delta carries it.
  *
+ * Where there is a CUDA device (replica_use_device) messages are made there, with the same bits: base, snapshot and feedback go to it
+ * and the feedback comes back. The replica itself stays here. A device that fails is given up and the message made on the CPU, so
+ * that a lost device costs neither mass nor the round.
+ *
  * Mass: with q = decode(message), e_before, delta: 0.95*e_before + delta == q + e_after up to one rounding a coordinate, and a
  * refusal makes it 0.95*e_before + delta == e_after. Nothing is ever in neither place.
  */
@@ -21,6 +25,9 @@
 
 #include "codec/codec.h"
 #include "fed/model_state.h"
+
+struct cuda_operations;
+struct device_encoder;
 
 struct replica {
     struct model_state global;
@@ -34,11 +41,15 @@ struct replica {
     uint64_t base_version[FRAGMENTS_LIMIT];
     uint64_t next_version[FRAGMENTS_LIMIT];
     struct codec_encoder *encoders[FRAGMENTS_LIMIT]; /* [fragments]: the last fragment may be longer */
+    struct device_encoder *device[FRAGMENTS_LIMIT];  /* NULL: the CPU encodes */
+    struct error device_error;                       /* why the device was given up; OK: it was not */
 };
 
 MUST_USE enum status replica_init(struct replica *replica, const struct manifest *manifest, uint64_t parameters,
                                   struct error *error);
 void replica_deinit(struct replica *replica);
+/* Encodes on the device from now on, until it fails. cuda is borrowed until replica_deinit. FULL, UNAVAILABLE: the CPU goes on. */
+MUST_USE enum status replica_use_device(struct replica *replica, const struct cuda_operations *cuda, struct error *error);
 uint64_t replica_memory(const struct manifest *manifest, uint64_t parameters); /* bytes */
 
 /* Trainer, or start-up: base = global for every fragment, local = global. */

@@ -3,6 +3,7 @@
 #define NODE_SETTINGS_H
 
 #include "base/options.h"
+#include "kernels/cuda_backend.h"
 
 struct settings {
     const char *directory;
@@ -11,6 +12,8 @@ struct settings {
     double heldout;
     uint64_t threads, sequences, accumulation; /* 0: the trainer's default */
     bool overlap;
+    enum cuda_wish device;
+    const char *cuda_library; /* NULL: beside the program */
     double throttle;
     uint64_t pace_ms;
     uint64_t checkpoint_ms, heartbeat_ms, backoff_ms, backoff_limit_ms, timeout_ms;

@@ -112,7 +112,11 @@ static void do_encode(struct worker *worker, struct job *job) {
     struct journal_round round = {0};
     double norm = 0;
     uint64_t from = clock_monotonic_ms();
+    enum status device_before = replica->device_error.status;
     event.status = replica_encode(replica, job->fragment, &payload, &norm, &error);
+    if (replica->device_error.status != device_before)
+        log_error("device_lost", "fragment=%u message=\"%s\" instead=\"the CPU, with the same results\"", job->fragment,
+                  replica->device_error.message);
     if (event.status == OK) {
         event.status = seal(worker, job, buffer_bytes(&payload), norm, &round, &error);
         if (event.status != OK) { /* the message will never be sent: its mass goes back to where the delta can carry it again */

@@ -9,6 +9,7 @@
 #include "base/random.h"
 #include "kernels/elementwise.h"
 #include "tests/cuda_fixture.h"
+#include "tests/device_record.h"
 #include "tests/test.h"
 
 static const enum codec codecs[] = {CODEC_FP32, CODEC_BF16, CODEC_INT8, CODEC_FP4, CODEC_TOPK2_64, CODEC_TOPK2_128};
@@ -360,6 +361,21 @@ TEST(dense_steps_have_the_cpus_bits) {
         }
         free(g);
     }
+    cuda_backend_close(&backend);
+}
+
+/* For tests/fed_device_test.c, which replays it on a machine with the whole program. */
+TEST(a_federation_on_the_device_is_recorded) {
+    const char *path = getenv("ATOLL_TEST_RECORD_TO");
+    struct cuda_backend backend;
+    if (!find_backend(&backend)) return;
+    const struct record_shape shape = {path ? CODEC_TOPK2_64 : CODEC_TOPK2_128, path ? 1000003 : 20000, 2, path ? 12 : 2, 6};
+    struct error error = {0};
+    struct buffer record = {0};
+    record_federation(&backend, &shape, &record);
+    CHECK(record.size > shape.count * sizeof(float));
+    if (path) CHECK_OK(file_write(path, buffer_bytes(&record), 0644, &error));
+    buffer_deinit(&record);
     cuda_backend_close(&backend);
 }
 
