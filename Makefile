@@ -6,6 +6,8 @@
 #   make sim SEED=7      replay one simulated federation, with its trace     (SEEDS=1000 runs seeds 1..1000)
 #   make bench           speed and memory, never part of the tests           (bench/README.md)
 #   make bench-train     the CPU trainer beside PyTorch (PYTHON=V/bin/python: one with torch); build/bench/train.json
+#   make gpu-test        the CUDA kernels beside the CPU, on a GPU; gcc, make and nvcc are enough      (docs/gpu.md)
+#   make gpu-bench       the CUDA trainer beside torch.compile, and the codec's times; build/bench/gpu.json
 #   make trainer         the training engine alone: gcc and make are enough
 #   make check           layers, formatting                                  make clean    removes build/
 #
@@ -230,6 +232,26 @@ bench: programs $(BENCH_PROGRAMS)
 PYTHON ?= python3
 bench-train: $(OUT)/bench/train
 	$(Q)$(PYTHON) bench/train_vs_pytorch.py --program $(OUT)/bench/train $(ARGUMENTS)
+
+# ---- on a machine with a GPU: these fail where there is none -------------------------------------------------------------
+# Their programs need the core libraries only, whatever else is here or is not.
+GPU_TESTS := kernels_cuda_backend_test codec_device_test $(patsubst tests/%.c,%,$(wildcard tests/model_device*_test.c tests/kernels_cuda_training*_test.c))
+GPU_PROGRAMS := $(addprefix $(OUT)/gpu/,$(GPU_TESTS) train gpu_codec)
+.PHONY: gpu-built gpu-test gpu-bench
+$(OUT)/gpu/%_test: $(OUT)/tests/%_test.o $(OUT)/tests/test.o $(CORE_LIBRARIES)
+	$(call say,LINK,$@)
+	$(LINK) $(CORE_LIBS)
+$(OUT)/gpu/%: $(OUT)/bench/%.o $(CORE_LIBRARIES)
+	$(call say,LINK,$@)
+	$(LINK) $(CORE_LIBS)
+gpu-built: $(GPU_PROGRAMS) $(CUDA_BACKEND)
+	$(Q)test -n "$(CUDA_BACKEND)" || { echo "there is no nvcc on PATH nor in /usr/local/cuda/bin" >&2; exit 1; }
+gpu-test: gpu-built
+	$(Q)failed=0; for t in $(GPU_TESTS); do ATOLL_TEST_CUDA_LIBRARY=$(abspath $(CUDA_BACKEND)) $(OUT)/gpu/$$t || failed=1; done; exit $$failed
+gpu-bench: gpu-built
+	$(Q)mkdir -p $(OUT)/gpu
+	$(Q)$(PYTHON) bench/gpu_vs_pytorch.py --program $(OUT)/gpu/train --codec $(OUT)/gpu/gpu_codec $(ARGUMENTS)
+
 $(OUT)/bench/%: $(OUT)/bench/%.o $(LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)

@@ -38,12 +38,14 @@ def peak_kib():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def torch_child(shape, threads, mode):
+def torch_child(shape, threads, mode, device="cpu"):
+    """Trains for as many seconds as each line on stdin says; bench/gpu_vs_pytorch.py has it on a GPU."""
     import torch
     import torch.nn.functional as F
-    hidden, layers, heads, ffn, length, sequences, vocabulary = SHAPES[shape]
+    hidden, layers, heads, ffn, length, sequences, vocabulary = SHAPES[shape] if isinstance(shape, str) else shape
     size = hidden // heads
-    torch.set_num_threads(threads)
+    if threads:
+        torch.set_num_threads(threads)
     torch.manual_seed(1)
 
     class Layer(torch.nn.Module):
@@ -85,15 +87,15 @@ def torch_child(shape, threads, mode):
             logits = F.linear(self.norm(x), self.embedding.weight)
             return F.cross_entropy(logits.view(-1, vocabulary).float(), targets.reshape(-1))
 
-    model = Model()
+    model = Model().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    run = torch.compile(model) if mode.endswith("compiled") else model
+    run = torch.compile(model) if mode.endswith("compiled") else torch.compile(model, mode="max-autotune") if mode.endswith("autotuned") else model
     source = torch.randint(0, vocabulary, (1 << 18,))
 
     def step():
         at = torch.randint(0, len(source) - length - 1, (sequences,)).tolist()
-        batch = torch.stack([source[i:i + length + 1] for i in at])
-        with torch.autocast("cpu", torch.bfloat16, enabled="bf16" in mode):
+        batch = torch.stack([source[i:i + length + 1] for i in at]).to(device, non_blocking=True)
+        with torch.autocast(device, torch.bfloat16, enabled="bf16" in mode):
             loss = run(batch[:, :-1], batch[:, 1:])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""The CUDA trainer beside torch.compile on one GPU: same model, same batch, one run, taking turns; and the codec's times.
+
+    make gpu-bench [PYTHON=V/bin/python] [ARGUMENTS="--shapes 124m 350m 1.3b --rounds 5 --seconds 5"]
+
+PyTorch: bf16 autocast, scaled_dot_product_attention (flash), fused AdamW, TF32 allowed where fp32 is left, torch.compile in its default mode
+and in max-autotune, which has CUDA graphs; the better of the two counts. Each contestant has its own process, is warmed up until it has
+compiled, and the two never run at once. A round's figure is tokens a second of the median step. build/bench/gpu.json has it all. Ends
+with 1 where there is no GPU, no torch or one of ours does not run: nothing is compared with nothing.
+"""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+
+import train_vs_pytorch
+
+ROOT = train_vs_pytorch.ROOT
+SHAPES = {  # hidden, layers, heads, ffn, length, sequences, vocabulary
+    "124m": (768, 12, 12, 2048, 1024, 32, 50304),
+    "350m": (1024, 24, 16, 2736, 1024, 16, 50304),
+    "1.3b": (2048, 24, 16, 5464, 1024, 8, 50304),
+}
+TORCH = ["torch-bf16-compiled", "torch-bf16-autotuned"]
+BARS = {"124m": 1.15, "350m": 1.1, "1.3b": 1.1}
+PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}  # dense bf16, by the maker's data sheets
+
+
+def child(name, shape):
+    import torch
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    train_vs_pytorch.torch_child(SHAPES[shape], 0, name, "cuda")
+
+
+def start(name, shape, program):
+    if name.startswith("torch"):
+        command = [sys.executable, os.path.abspath(__file__), "--child", name, "--shapes", shape]
+    else:
+        command = [program, "serve"] + [str(n) for n in SHAPES[shape]] + ["0", "cuda"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def flops_per_token(shape, parameters):
+    hidden, layers, _, _, length, _, _ = SHAPES[shape]
+    return 6 * parameters + 6 * layers * hidden * length  # causal attention: half of 12 L H T
+
+
+def compare(shape, options, peak):
+    """One contestant after the other is alive: two do not fit beside each other at the larger shapes."""
+    figures, last = {}, {}
+    for name in ["atoll"] + TORCH:
+        process = start(name, shape, options.program)
+        try:
+            train_vs_pytorch.turn(process, 1)  # compiles, tunes, warms up
+            train_vs_pytorch.turn(process, 1)
+            rounds = []
+            for _ in range(options.rounds):
+                last[name] = train_vs_pytorch.turn(process, options.seconds)
+                rounds.append(last[name]["tokens_per_second"])
+            figures[name] = rounds
+        except (ValueError, BrokenPipeError):
+            print(f"{shape}: {name} does not run here", file=sys.stderr)
+        process.stdin.close()
+        process.wait()
+    speeds = {name: statistics.median(rounds) for name, rounds in figures.items()}
+    best = max((speeds[name] for name in TORCH if name in speeds), default=None)
+    ours = speeds.get("atoll")
+    row = {"shape": shape, "batch": SHAPES[shape][5], "length": SHAPES[shape][4], "tokens_per_second": speeds, "rounds": figures,
+           "ratio": ours / best if ours and best else None, "bar": BARS[shape], "last": last}
+    for name, speed in speeds.items():
+        used = speed * flops_per_token(shape, last[name]["parameters"])
+        row.setdefault("mfu", {})[name] = used / peak if peak else None
+        print(f"{shape} {name:22} {speed:10.0f} tokens/s  {f'{used / peak:.1%} of the peak' if peak else f'{used / 1e12:.0f} TFLOP/s'}", flush=True)
+    if row["ratio"]:
+        print(f"{shape} ratio {row['ratio']:.3f}, wanted {BARS[shape]}", flush=True)
+    return row
+
+
+def codec(options):
+    found = subprocess.run([options.codec], stdout=subprocess.PIPE, text=True)
+    return json.loads(found.stdout) if found.returncode == 0 else None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", default=os.path.join(ROOT, "build/release/bench/train"))
+    parser.add_argument("--codec", default=os.path.join(ROOT, "build/release/bench/gpu_codec"))
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        return child(options.child, options.shapes[0])
+    times = codec(options)
+    if not times:
+        print("gpu-bench: there is no CUDA device here; nothing was measured", file=sys.stderr)
+        return 1
+    print(json.dumps(times), flush=True)
+    peak = next((value for name, value in PEAKS.items() if name in times["device"]), None)
+    settings = {"device": times["device"], "rounds": options.rounds, "seconds": options.seconds, "peak": peak,
+                "torch": {"dtype": "bf16 autocast", "attention": "scaled_dot_product_attention", "optimizer": "AdamW(fused)",
+                          "tf32": True, "modes": ["default", "max-autotune (CUDA graphs)"]}}
+    print("settings:", json.dumps(settings), flush=True)
+    rows = [compare(shape, options, peak) for shape in options.shapes]
+    os.makedirs(os.path.join(ROOT, "build/bench"), exist_ok=True)
+    with open(os.path.join(ROOT, "build/bench/gpu.json"), "w") as file:
+        json.dump({"settings": settings, "codec": times, "training": rows}, file, indent=1)
+    return 0 if all(row["ratio"] for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
