@@ -40,12 +40,14 @@ static inline uint32_t chance(uint32_t position, uint32_t salt) {
     return x >> 16;
 }
 
+uint32_t moments_salt(uint64_t salt) { return (uint32_t)((salt + 1) * UINT64_C(0x9e3779b97f4a7c15) >> 32); }
+
 void moments_write(struct moments *moments, uint64_t at, uint64_t count, const float *values, uint64_t salt) {
     if (!moments->narrow) {
         memcpy(moments->wide + at, values, count * sizeof *values);
         return;
     }
-    uint32_t mixed = (uint32_t)((salt + 1) * UINT64_C(0x9e3779b97f4a7c15) >> 32) ^ (uint32_t)(at >> 32);
+    uint32_t mixed = moments_salt(salt) ^ (uint32_t)(at >> 32);
     for (uint64_t i = 0; i < count; i++) {
         uint32_t bits;
         memcpy(&bits, &values[i], sizeof bits);

@@ -24,6 +24,8 @@ void moments_clear(struct moments *moments);
 /* [at, at + count) as fp32, and back. Any thread, for ranges that do not overlap. */
 void moments_read(const struct moments *moments, uint64_t at, uint64_t count, float *out);
 void moments_write(struct moments *moments, uint64_t at, uint64_t count, const float *values, uint64_t salt);
+/* What of the salt goes into the chance: for who rounds elsewhere (kernels/cuda/optimizer.cu). */
+uint32_t moments_salt(uint64_t salt);
 /* All of it as little-endian fp32. */
 void moments_save(const struct moments *moments, struct buffer *out);
 void moments_load(struct moments *moments, const uint8_t *data);

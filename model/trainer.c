@@ -73,9 +73,10 @@ static void trainer_plan(struct trainer *t, struct arena *arena) {
     uint64_t in_shard = (t->total + t->shards - 1) / t->shards;
     t->micro = (uint32_t)MIN(in_shard, (uint64_t)MAX(MICRO_ROWS / o->length, 1u));
     t->blocks = (count + BLOCK - 1) / BLOCK;
-    transformer_plan(&t->transformer, &t->layout, t->kernels, o->length, !o->forward_only, o->recompute, arena);
+    if (t->device) t->workers = 1;
+    if (!t->device) transformer_plan(&t->transformer, &t->layout, t->kernels, o->length, !o->forward_only, o->recompute, arena);
     t->workspaces = arena_take(arena, t->workers, sizeof *t->workspaces);
-    for (uint32_t i = 0; i < t->workers; i++) {
+    for (uint32_t i = 0; i < t->workers && !t->device; i++) {
         struct workspace workspace;
         workspace_plan(&workspace, &t->transformer, t->micro, arena);
         if (t->workspaces) t->workspaces[i] = workspace;
@@ -86,6 +87,7 @@ static void trainer_plan(struct trainer *t, struct arena *arena) {
     if (o->forward_only) return;
     moments_plan(&t->m, count, o->bf16_moments, arena);
     moments_plan(&t->v, count, o->bf16_moments, arena);
+    if (t->device) return;
     t->gradients = arena_take(arena, t->shards, sizeof *t->gradients);
     for (uint32_t i = 0; i < t->shards; i++) {
         float *gradient = arena_floats(arena, count);
@@ -124,9 +126,11 @@ enum status trainer_create(const struct trainer_options *options, struct trainer
     struct arena arena = {0};
     enum status status = kernels_find(options->kernels, &t->kernels, error);
     if (status == OK) status = layout_init(&options->model, &t->layout, error);
-    if (status == OK) status = memory_take(trainer_memory(options), &t->memory, error);
+    if (status == OK) status = trainer_device_start(t, error);
+    if (status == OK) trainer_plan(t, &arena);
+    if (status == OK) status = memory_take(arena.used, &t->memory, error);
     if (status != OK) goto out;
-    arena.base = t->memory;
+    arena = (struct arena){.base = t->memory};
     trainer_plan(t, &arena);
     status = crew_create(t->workers, &t->crew, error);
 out:
@@ -141,17 +145,22 @@ out:
 void trainer_destroy(struct trainer *t) {
     if (!t) return;
     crew_destroy(t->crew);
+    trainer_device_stop(t);
     layout_deinit(&t->layout);
     free(t->memory);
     free(t);
 }
 
 const struct layout *trainer_layout(const struct trainer *t) { return &t->layout; }
-float *trainer_parameters(struct trainer *t) { return t->parameters; }
+float *trainer_parameters(struct trainer *t) {
+    trainer_device_pull(t);
+    trainer_device_changed(t);
+    return t->parameters;
+}
 struct trainer_counters trainer_counters(const struct trainer *t) {
     return t->counters;
 }
-const char *trainer_kernels(const struct trainer *t) { return t->kernels->name; }
+const char *trainer_kernels(const struct trainer *t) { return t->device ? "cuda" : t->kernels->name; }
 
 /* --- jobs ---------------------------------------------------------------------------------------------------------------- */
 
@@ -159,6 +168,10 @@ static void job_pack(void *context, uint64_t job, uint32_t worker) {
     struct trainer *t = context;
     (void)worker;
     transformer_pack(&t->transformer, t->parameters, (uint32_t)job);
+}
+
+static void pack_all(struct trainer *t) {
+    if (!t->device) crew_run(t->crew, transformer_pack_jobs(&t->transformer), job_pack, t);
 }
 
 static void job_shard(void *context, uint64_t shard, uint32_t worker) {
@@ -246,29 +259,45 @@ static struct adamw_step update_constants(const struct trainer *t, float rate, d
                                .correction2 = (float)(1.0 / (1.0 - pow((double)o->beta2, steps)))};
 }
 
-enum status trainer_step(struct trainer *t, const struct data *data, uint64_t run_tokens, struct trainer_result *result,
-                         struct error *error) {
-    ASSERT(!t->options.forward_only);
-    struct data_position position = t->counters.position;
+enum status trainer_gather(struct trainer *t, const struct data *data, struct data_position *position, struct error *error) {
     for (uint64_t i = 0; i < t->total; i++)
-        TRY(data_next(data, &position, t->options.length, t->tokens + i * (t->options.length + 1), error));
+        TRY(data_next(data, position, t->options.length, t->tokens + i * (t->options.length + 1), error));
     for (uint64_t i = 0; i < t->total * (t->options.length + 1); i++)
         if (t->tokens[i] >= t->options.model.vocabulary)
             return error_set(error, INVALID, "token %u is beyond the model's vocabulary of %u: the data were opened for another",
                              t->tokens[i], t->options.model.vocabulary);
+    return OK;
+}
+
+/* Mean loss of a step's sequences and the norm of its gradient, which is left for the update. */
+static enum status crew_step(struct trainer *t, const struct data *data, double *loss, double *norm, struct error *error) {
+    struct data_position position = t->counters.position;
+    TRY(trainer_gather(t, data, &position, error));
     t->counters.position = position;
-    crew_run(t->crew, transformer_pack_jobs(&t->transformer), job_pack, t);
+    pack_all(t);
     crew_run(t->crew, t->shards, job_shard, t);
-    uint64_t tokens = t->total * t->options.length;
-    double loss = sum_in_order(t->losses, t->shards) / (double)tokens;
+    *loss = sum_in_order(t->losses, t->shards) / (double)(t->total * t->options.length);
     crew_run(t->crew, t->blocks, job_sum, t);
-    double norm = sqrt(sum_in_order(t->losses, t->blocks));
+    *norm = sqrt(sum_in_order(t->losses, t->blocks));
+    return OK;
+}
+
+enum status trainer_step(struct trainer *t, const struct data *data, uint64_t run_tokens, struct trainer_result *result,
+                         struct error *error) {
+    ASSERT(!t->options.forward_only);
+    uint64_t tokens = t->total * t->options.length;
+    float rate = schedule_at(&t->options.schedule, run_tokens);
+    double loss = 0, norm = 0;
+    t->update = update_constants(t, rate, 0.0);
+    if (t->device)
+        TRY(trainer_device_step(t, data, &t->update, &loss, &norm, error));
+    else
+        TRY(crew_step(t, data, &loss, &norm, error));
     if (!isfinite(loss) || !isfinite(norm))
         return error_set(error, CORRUPT, "step %llu is not finite (loss %g, gradient norm %g)",
                          (unsigned long long)t->counters.steps + 1, loss, norm);
-    float rate = schedule_at(&t->options.schedule, run_tokens);
     t->update = update_constants(t, rate, norm);
-    crew_run(t->crew, t->blocks, job_update, t);
+    if (!t->device) crew_run(t->crew, t->blocks, job_update, t);
     t->optimizer_steps++;
     t->counters.steps++;
     t->counters.tokens += tokens;
@@ -277,9 +306,11 @@ enum status trainer_step(struct trainer *t, const struct data *data, uint64_t ru
 }
 
 void trainer_reset_optimizer(struct trainer *t) {
+    trainer_device_pull(t);
     moments_clear(&t->m);
     moments_clear(&t->v);
     t->optimizer_steps = 0;
+    trainer_device_changed(t);
 }
 
 /* --- evaluation ---------------------------------------------------------------------------------------------------------- */
@@ -300,15 +331,17 @@ static void job_evaluate(void *context, uint64_t job, uint32_t worker) {
 }
 
 /* Sum of losses of count sequences, at most t->total at a time; the matrices must be packed. */
-static double evaluate_sum(struct trainer *t, const uint32_t *tokens, uint64_t count) {
+static enum status evaluate_sum(struct trainer *t, const uint32_t *tokens, uint64_t count, double *out, struct error *error) {
     double sum = 0;
+    if (t->device) return trainer_device_evaluate(t, tokens, count, out, error);
     for (uint64_t from = 0; from < count; from += t->total) {
         struct evaluation part = {t, tokens + from * (t->options.length + 1), MIN(count - from, t->total)};
         uint64_t jobs = (part.count + t->micro - 1) / t->micro;
         crew_run(t->crew, jobs, job_evaluate, &part);
         sum += sum_in_order(t->losses, jobs);
     }
-    return sum;
+    *out = sum;
+    return OK;
 }
 
 enum status trainer_evaluate_tokens(struct trainer *t, const uint32_t *tokens, uint64_t count, double *nats,
@@ -318,8 +351,10 @@ enum status trainer_evaluate_tokens(struct trainer *t, const uint32_t *tokens, u
     for (uint64_t i = 0; i < count * (length + 1); i++)
         if (tokens[i] >= t->options.model.vocabulary)
             return error_set(error, INVALID, "token %u is beyond the vocabulary of %u", tokens[i], t->options.model.vocabulary);
-    crew_run(t->crew, transformer_pack_jobs(&t->transformer), job_pack, t);
-    *nats = evaluate_sum(t, tokens, count) / (double)(count * length);
+    double sum = 0;
+    pack_all(t);
+    TRY(evaluate_sum(t, tokens, count, &sum, error));
+    *nats = sum / (double)(count * length);
     return OK;
 }
 
@@ -329,8 +364,8 @@ enum status trainer_evaluate(struct trainer *t, const struct data *data, uint64_
     uint64_t count = max_windows ? MIN(max_windows, there) : there;
     if (count == 0)
         return error_set(error, NOT_FOUND, "the data hold out no window of %llu tokens", (unsigned long long)length + 1);
-    crew_run(t->crew, transformer_pack_jobs(&t->transformer), job_pack, t);
-    double sum = 0;
+    pack_all(t);
+    double sum = 0, part = 0;
     for (uint64_t from = 0; from < count; from += t->total) {
         uint64_t here = MIN(count - from, t->total);
         for (uint64_t i = 0; i < here; i++) {
@@ -341,7 +376,8 @@ enum status trainer_evaluate(struct trainer *t, const struct data *data, uint64_
             if (t->tokens[i] >= t->options.model.vocabulary)
                 return error_set(error, INVALID, "token %u is beyond the vocabulary of %u", t->tokens[i],
                                  t->options.model.vocabulary);
-        sum += evaluate_sum(t, t->tokens, here);
+        TRY(evaluate_sum(t, t->tokens, here, &part, error));
+        sum += part;
     }
     *nats = sum / (double)(count * length);
     return OK;

@@ -28,6 +28,10 @@
 
 struct trainer;
 
+/* Where steps run. AUTO: on CUDA where there is a device that can, else on the CPU; trainer_device_line says which and why. On CUDA
+ * forward and backward are in bfloat16 and the results are another machine's; shards and threads mean nothing. */
+enum trainer_device { TRAINER_CPU, TRAINER_CUDA, TRAINER_AUTO };
+
 struct trainer_options {
     struct model_config model;
     uint32_t sequences;    /* in a batch (per accumulation) */
@@ -36,6 +40,8 @@ struct trainer_options {
     uint32_t shards;       /* 0: one for 1024 tokens of a step, see trainer_shards. More threads than shards do not help */
     uint32_t threads;      /* 0: one a processor. Does not change results */
     const char *kernels;   /* a table of kernels/kernels.h; NULL: the best here, or what ATOLL_KERNELS says */
+    enum trainer_device device;
+    const char *cuda_library; /* the backend; NULL: beside the program. See kernels/cuda_backend.h */
     struct adamw_options adamw;
     struct schedule schedule;
     bool recompute; /* keep only each layer's input for the backward pass: less memory, a third more work, the same bits */
@@ -72,18 +78,24 @@ uint64_t trainer_memory(const struct trainer_options *options);
  * few hundredths of computing it), but at least 4, at most 64 and the sequences there are, and half as many (not below 4)
  * until their gradients take at most 1 GiB. It depends on batch and model alone, never on the machine: so do the results. */
 uint32_t trainer_shards(const struct trainer_options *options);
-/* Parameters start as zeroes, AdamW's state too. INVALID; FULL if there is no memory; UNAVAILABLE if there are no threads. */
+/* Parameters start as zeroes, AdamW's state too. INVALID; FULL if there is no memory, on the host or on the device; UNAVAILABLE if there
+ * are no threads, or with TRAINER_CUDA no device. */
 MUST_USE enum status trainer_create(const struct trainer_options *options, struct trainer **out, struct error *error);
 void trainer_destroy(struct trainer *trainer); /* joins its threads; NULL is a no-op */
 
 const struct layout *trainer_layout(const struct trainer *trainer); /* lent until trainer_destroy */
-float *trainer_parameters(struct trainer *trainer);                 /* [layout->count], lent until trainer_destroy */
+/* [layout->count], lent until trainer_destroy. On a device: what it holds now is copied here, and what is written here counts, until the
+ * next step; call again after it. */
+float *trainer_parameters(struct trainer *trainer);
 struct trainer_counters trainer_counters(const struct trainer *trainer);
-const char *trainer_kernels(const struct trainer *trainer); /* "avx512" and so on, for logs */
+const char *trainer_kernels(const struct trainer *trainer); /* "avx512" and so on, "cuda" on a device, for logs */
+/* One line for the log: what was found, or why the CPU does the work. */
+const char *trainer_device_line(const struct trainer *trainer);
 
 /* One inner step at the learning rate of `run_tokens` (tokens the whole run has seen). Data errors pass through, with nothing
  * changed. CORRUPT if the loss or gradient is not finite: parameters, optimizer state and step count are untouched, but the
- * data position has moved on, so that the same bad batch is not met again. `result` may be NULL. */
+ * data position has moved on, so that the same bad batch is not met again. UNAVAILABLE if the device is lost: the trainer then holds
+ * the whole state (counters too) of when it was last looked at, which may be saved; no later step succeeds. `result` may be NULL. */
 MUST_USE enum status trainer_step(struct trainer *trainer, const struct data *data, uint64_t run_tokens,
                                   struct trainer_result *result, struct error *error);
 
@@ -97,9 +109,9 @@ MUST_USE enum status trainer_evaluate_tokens(struct trainer *trainer, const uint
 
 /* The whole state (layout, parameters, m, v, counters): canonical bytes, equal states give equal bytes, so the caller may
  * digest and compare them. Carries no checksum: the caller stores a digest beside it. Appends to *out. */
-void trainer_save(const struct trainer *trainer, struct buffer *out);
+void trainer_save(struct trainer *trainer, struct buffer *out);
 /* The optimizer's part alone (layout, m, v, counters), for a node that stores its parameters elsewhere. */
-void trainer_save_optimizer(const struct trainer *trainer, struct buffer *out);
+void trainer_save_optimizer(struct trainer *trainer, struct buffer *out);
 /* Takes back what either of the two wrote (the second leaves the parameters as they are). INVALID: another layout, naming the
  * tensor; CORRUPT: bad structure or length; both leave the trainer unchanged. Batch, threads and schedule are not part of the
  * state and may have changed. */

@@ -35,8 +35,14 @@ static void save(const struct trainer *t, uint8_t parts, struct buffer *out) {
     moments_save(&t->v, out);
 }
 
-void trainer_save(const struct trainer *t, struct buffer *out) { save(t, WITH_PARAMETERS, out); }
-void trainer_save_optimizer(const struct trainer *t, struct buffer *out) { save(t, 0, out); }
+void trainer_save(struct trainer *t, struct buffer *out) {
+    trainer_device_pull(t);
+    save(t, WITH_PARAMETERS, out);
+}
+void trainer_save_optimizer(struct trainer *t, struct buffer *out) {
+    trainer_device_pull(t);
+    save(t, 0, out);
+}
 
 static enum status check_layout(const struct trainer *t, struct bytes description, struct error *error) {
     struct layout layout = {0};
@@ -68,10 +74,13 @@ enum status trainer_load(struct trainer *t, struct bytes state, struct error *er
     if (reader.failed || reader_left(&reader) != 0)
         return error_set(error, CORRUPT, "trainer state is %zu bytes, too %s for its model", state.size,
                          reader.failed ? "few" : "many");
+    if (!(parts & WITH_PARAMETERS)) trainer_device_pull(t);
     if (parts & WITH_PARAMETERS) memcpy(t->parameters, parameters.data, size);
     moments_load(&t->m, m.data);
     moments_load(&t->v, v.data);
     t->counters = counters;
     t->optimizer_steps = optimizer_steps;
+    t->behind = false;
+    trainer_device_changed(t);
     return OK;
 }

@@ -173,7 +173,7 @@ static enum status evaluate(struct trainer *trainer, const struct data *data, co
     return status;
 }
 
-static enum status save_state(const struct trainer *trainer, const char *path, struct error *error) {
+static enum status save_state(struct trainer *trainer, const char *path, struct error *error) {
     struct buffer state = {0};
     trainer_save(trainer, &state);
     enum status status = file_write(path, buffer_bytes(&state), 0644, error);

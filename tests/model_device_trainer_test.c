@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/random.h"
+#include "model/trainer.h"
 #include "model/transformer.h"
 #include "tests/test.h"
 
@@ -386,4 +387,165 @@ TEST(matrix_algorithms_are_kept_and_a_damaged_file_is_written_anew) {
     buffer_deinit(&again);
     free(path);
     cuda_backend_close(&backend);
+}
+
+/* --- the trainer on a device --- */
+
+static struct data *text_data(void) {
+    struct error error = {0};
+    struct buffer text = {0};
+    struct random random;
+    random_init(&random, 3);
+    while (text.size < 20000)
+        buffer_append_text(&text, "the %s sat on the %s. ", (const char *[]){"cat", "dog", "owl"}[random_below(&random, 3)],
+                           (const char *[]){"mat", "hill", "moon"}[random_below(&random, 3)]);
+    char *path = file_join(test_directory(), "train.txt");
+    CHECK_OK(file_write(path, buffer_bytes(&text), 0600, &error));
+    const struct data_options options = {.vocabulary = 256, .heldout = 0.1, .seed = 11};
+    struct data *data;
+    CHECK_OK(data_open((const char *const[]){path}, 1, &options, &data, &error));
+    free(path);
+    buffer_deinit(&text);
+    return data;
+}
+
+static struct trainer_options trainer_options_of(enum trainer_device device) {
+    struct trainer_options options = TRAINER_DEFAULTS;
+    options.model = config_of(2, 1, 32, true);
+    options.model.vocabulary = 256;
+    options.sequences = 2;
+    options.length = 24;
+    options.accumulation = 2;
+    options.threads = 1;
+    options.device = device;
+    options.cuda_library = getenv("ATOLL_TEST_CUDA_LIBRARY");
+    if (!options.cuda_library) options.cuda_library = library(!file_exists(library(false)) || !getenv("ATOLL_TEST_GPU"));
+    return options;
+}
+
+static struct trainer *trainer_of(const struct trainer_options *options) {
+    struct error error = {0};
+    struct trainer *trainer;
+    setenv("XDG_CACHE_HOME", test_directory(), 1);
+    CHECK_OK(trainer_create(options, &trainer, &error));
+    layout_initialise(trainer_layout(trainer), 7, trainer_parameters(trainer));
+    return trainer;
+}
+
+static double step_of(struct trainer *trainer, const struct data *data) {
+    struct error error = {0};
+    struct trainer_result result = {0};
+    CHECK_OK(trainer_step(trainer, data, trainer_counters(trainer).tokens, &result, &error));
+    return result.loss;
+}
+
+static struct buffer state_of(struct trainer *trainer) {
+    struct buffer state = {0};
+    trainer_save(trainer, &state);
+    return state;
+}
+
+TEST(a_trainer_on_the_device_follows_the_cpus_and_its_state_moves_between_them) {
+    struct trainer_options there = trainer_options_of(TRAINER_CUDA), here = trainer_options_of(TRAINER_CPU);
+    if (!file_exists(there.cuda_library)) return;
+    struct error error = {0};
+    struct data *data = text_data();
+    struct trainer *device = trainer_of(&there), *cpu = trainer_of(&here);
+    CHECK_TEXT(trainer_kernels(device), "cuda");
+    CHECK(strlen(trainer_device_line(device)) > 0);
+    CHECK_TEXT(trainer_device_line(cpu), "the CPU, as asked");
+    for (int i = 0; i < 6; i++) {
+        double loss = step_of(cpu, data);
+        CHECK_NEAR(step_of(device, data), loss, 0.005 * loss);
+    }
+    CHECK_EQUAL(trainer_counters(device).position.index, trainer_counters(cpu).position.index);
+    struct buffer state = state_of(device);
+    CHECK_OK(trainer_load(cpu, buffer_bytes(&state), &error));
+    double nats_there, nats_here;
+    CHECK_OK(trainer_evaluate(device, data, 5, &nats_there, &error));
+    CHECK_OK(trainer_evaluate(cpu, data, 5, &nats_here, &error));
+    CHECK_NEAR(nats_there, nats_here, 0.005 * nats_here);
+    double loss = step_of(cpu, data);
+    CHECK_NEAR(step_of(device, data), loss, 0.005 * loss);
+    buffer_deinit(&state);
+    trainer_destroy(device);
+    trainer_destroy(cpu);
+    data_close(data);
+}
+
+/* Looking at the state, moving the parameters and loading between steps is what a node does. */
+TEST(a_trainer_on_the_device_continues_from_its_state_bit_for_bit) {
+    for (int narrow = 0; narrow < 2; narrow++) {
+        struct trainer_options options = trainer_options_of(TRAINER_CUDA);
+        options.bf16_moments = narrow;
+        if (!file_exists(options.cuda_library)) return;
+        struct error error = {0};
+        struct data *data = text_data();
+        struct trainer *whole = trainer_of(&options), *first = trainer_of(&options), *second = trainer_of(&options);
+        for (int i = 0; i < 3; i++) step_of(whole, data);
+        trainer_parameters(whole)[70] += 0.25f;
+        step_of(whole, data);
+        step_of(whole, data);
+        for (int i = 0; i < 3; i++) step_of(first, data);
+        step_of(second, data); /* what was staged for it is not what comes next */
+        struct buffer state = state_of(first);
+        CHECK_OK(trainer_load(second, buffer_bytes(&state), &error));
+        trainer_parameters(second)[70] += 0.25f;
+        step_of(second, data);
+        step_of(second, data);
+        struct buffer a = state_of(whole), b = state_of(second);
+        CHECK_EQUAL(a.size, b.size);
+        CHECK_MEMORY(a.data, b.data, a.size);
+        buffer_deinit(&state);
+        buffer_deinit(&a);
+        buffer_deinit(&b);
+        trainer_destroy(whole);
+        trainer_destroy(first);
+        trainer_destroy(second);
+        data_close(data);
+    }
+}
+
+TEST(a_trainer_whose_device_is_lost_keeps_the_last_state_that_was_seen) {
+    struct trainer_options options = trainer_options_of(TRAINER_CUDA);
+    options.cuda_library = library(true);
+    if (!file_exists(options.cuda_library)) return;
+    setenv("ATOLL_EMULATED_LOSS", "700", 1);
+    struct error error = {0};
+    struct data *data = text_data();
+    struct trainer *trainer = trainer_of(&options);
+    step_of(trainer, data);
+    struct buffer seen = state_of(trainer), left = {0};
+    enum status status = OK;
+    for (int i = 0; i < 50 && status == OK; i++) status = trainer_step(trainer, data, 0, NULL, &error);
+    CHECK_EQUAL(status, UNAVAILABLE);
+    CHECK_STATUS(trainer_step(trainer, data, 0, NULL, &error), UNAVAILABLE);
+    CHECK_CONTAINS(error.message, "the trainer holds the state of step 1");
+    left = state_of(trainer);
+    CHECK_EQUAL(left.size, seen.size);
+    CHECK_MEMORY(left.data, seen.data, seen.size);
+    buffer_deinit(&seen);
+    buffer_deinit(&left);
+    trainer_destroy(trainer);
+    data_close(data);
+}
+
+TEST(auto_uses_the_cpu_and_says_why_where_the_device_cannot) {
+    struct trainer_options options = trainer_options_of(TRAINER_AUTO);
+    struct error error = {0};
+    struct trainer *trainer;
+    options.cuda_library = "/nonexistent.so";
+    CHECK_OK(trainer_create(&options, &trainer, &error));
+    CHECK_CONTAINS(trainer_device_line(trainer), "no CUDA, using the CPU: there is no /nonexistent.so");
+    CHECK(strcmp(trainer_kernels(trainer), "cuda") != 0);
+    trainer_destroy(trainer);
+    options.device = TRAINER_CUDA;
+    CHECK(trainer_create(&options, &trainer, &error) != OK);
+    options.cuda_library = library(true);
+    if (!file_exists(options.cuda_library)) return;
+    setenv("ATOLL_EMULATED_BLAS", "0", 1);
+    options.device = TRAINER_AUTO;
+    CHECK_OK(trainer_create(&options, &trainer, &error));
+    CHECK_CONTAINS(trainer_device_line(trainer), "no CUDA, using the CPU: CUDA: training on CUDA wants cuBLASLt");
+    trainer_destroy(trainer);
 }

@@ -60,13 +60,13 @@ static double run_steps(struct trainer *trainer, const struct data *data, int co
     return result.loss;
 }
 
-static struct buffer state_of(const struct trainer *trainer) {
+static struct buffer state_of(struct trainer *trainer) {
     struct buffer state = {0};
     trainer_save(trainer, &state);
     return state;
 }
 
-static void check_same_state(const struct trainer *a, const struct trainer *b) {
+static void check_same_state(struct trainer *a, struct trainer *b) {
     struct buffer one = state_of(a), two = state_of(b);
     CHECK(bytes_equal(buffer_bytes(&one), buffer_bytes(&two)));
     buffer_deinit(&one);

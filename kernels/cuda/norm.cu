@@ -4,7 +4,7 @@
 
 namespace {
 
-constexpr unsigned NORM_WARPS = 8, NORM_SHARED = 64 * 1024;
+constexpr unsigned NORM_WARPS = 8, GROUPS = CUDA_NORM_GROUPS, NORM_SHARED = 64 * 1024;
 
 __global__ void normalise(unsigned rows, unsigned width, float eps, const bf16 *x, const float *w, bf16 *y, float *rstd) {
     unsigned row = blockIdx.x * NORM_WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
@@ -68,13 +68,12 @@ __global__ void normalise_gradient(unsigned rows, unsigned width, const bf16 *dy
 }
 
 // A block has 32 columns; thread (slice, column) adds up every eighth group, then the first slice the eight slices.
-__global__ void sum_groups(unsigned width, const float *partials, float *dw, bool accumulate) {
+__global__ void sum_groups(unsigned groups, unsigned width, const float *partials, float *dw, bool accumulate) {
     __shared__ float slices[NORM_WARPS][WARP];
     unsigned slice = threadIdx.x / WARP, lane = threadIdx.x % WARP, column = blockIdx.x * WARP + lane;
     float sum = 0;
     if (column < width)
-        for (unsigned group = slice; group < CUDA_NORM_GROUPS; group += NORM_WARPS)
-            sum += partials[size_t{group} * width + column];
+        for (unsigned group = slice; group < groups; group += NORM_WARPS) sum += partials[size_t{group} * width + column];
     slices[slice][lane] = sum;
     __syncthreads();
     if (slice != 0 || column >= width) return;
@@ -91,11 +90,12 @@ const char *norm_backward(cuda_session *session, const struct cuda_norm *n) {
     if (n->width > CUDA_WIDTH_MAX) return fail(CUDA_FAILURE_INPUT, "a norm is %u wide; %d is the most", n->width, CUDA_WIDTH_MAX);
     unsigned warps = NORM_WARPS;
     while (warps > 1 && warps * n->width * sizeof(float) > NORM_SHARED) warps /= 2;
+    unsigned wanted = (n->rows + warps - 1) / warps, groups = wanted < GROUPS ? wanted : GROUPS;
     TRY_CUDA(cudaFuncSetAttribute(normalise_gradient, cudaFuncAttributeMaxDynamicSharedMemorySize, NORM_SHARED));
-    TRY_CUDA(LAUNCH_ON(session->stream, normalise_gradient, CUDA_NORM_GROUPS, warps * WARP, warps * n->width * sizeof(float),
-                       n->rows, n->width, halves(n->dy), halves(n->x), floats(n->w), floats(n->rstd), halves(n->dx), n->add != 0,
+    TRY_CUDA(LAUNCH_ON(session->stream, normalise_gradient, groups, warps * WARP, warps * n->width * sizeof(float), n->rows,
+                       n->width, halves(n->dy), halves(n->x), floats(n->w), floats(n->rstd), halves(n->dx), n->add != 0,
                        floats(n->partials)));
-    return LAUNCH_ON(session->stream, sum_groups, (n->width + WARP - 1) / WARP, NORM_WARPS * WARP, 0, n->width,
+    return LAUNCH_ON(session->stream, sum_groups, (n->width + WARP - 1) / WARP, NORM_WARPS * WARP, 0, groups, n->width,
                      floats(n->partials), floats(n->dw), n->accumulate != 0);
 }
 

@@ -43,10 +43,10 @@ __global__ void gradient_squares(const float *gradient, size_t count, double *pa
     if (threadIdx.x == 0) partials[blockIdx.x] = all;
 }
 
-__global__ void judge_gradient(const double *partials, float clip, cuda_outcome *outcome) {
+__global__ void judge_gradient(const double *partials, unsigned count, float clip, cuda_outcome *outcome) {
     __shared__ double lane[SUM_THREADS];
     static_assert(CUDA_SUM_BLOCKS == SUM_THREADS, "a thread a partial sum");
-    double squares = block_sum(partials[threadIdx.x], lane);
+    double squares = block_sum(threadIdx.x < count ? partials[threadIdx.x] : 0.0, lane);
     if (threadIdx.x != 0) return;
     double norm = sqrt(squares);
     outcome->norm = norm;
@@ -110,9 +110,11 @@ const char *loss_sum(cuda_session *session, struct device_memory losses, uint32_
 
 const char *judge(cuda_session *session, uint64_t count, struct device_memory gradient, struct device_memory partials, float clip,
                   struct device_memory outcome) {
-    TRY_CUDA(LAUNCH_ON(session->stream, gradient_squares, CUDA_SUM_BLOCKS, BLOCK_THREADS, 0, floats(gradient), count,
+    size_t wanted = (count / 4 + BLOCK_THREADS - 1) / BLOCK_THREADS + 1;
+    unsigned blocks = static_cast<unsigned>(wanted < SUM_THREADS ? wanted : SUM_THREADS);
+    TRY_CUDA(LAUNCH_ON(session->stream, gradient_squares, blocks, BLOCK_THREADS, 0, floats(gradient), count,
                        device_pointer<double>(partials)));
-    return LAUNCH_ON(session->stream, judge_gradient, 1, SUM_THREADS, 0, device_pointer<double>(partials), clip,
+    return LAUNCH_ON(session->stream, judge_gradient, 1, SUM_THREADS, 0, device_pointer<double>(partials), blocks, clip,
                      device_pointer<cuda_outcome>(outcome));
 }
 
