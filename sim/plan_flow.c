@@ -278,6 +278,7 @@ void stream_tick(struct plan *plan) {
         next = fmin(next, (site->prefix + bytes_between(site, site->position, limit)) / site->rate);
     }
     if (plan->quantum > 0) {
+        for (uint32_t group = 0; group < topology->group_count; group++) any |= plan->seen[group] < plan->log_count;
         if (any) ask_tick(plan, plan->now + plan->quantum);
     } else if (isfinite(next)) {
         ask_tick(plan, plan->now + fmax(next, 1e-9));

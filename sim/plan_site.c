@@ -395,6 +395,7 @@ static void fails(struct plan *plan, struct site_now *site, double length) {
             slot->sequence++;
         }
     }
+    book(plan, site, PLAN_REPAIR); /* cutting its connections has told it otherwise */
     plan_post(plan, plan->now + length, EV_REPAIRED, number_of(plan, site), 0, site->life, 0);
 }
 
