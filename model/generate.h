@@ -13,6 +13,8 @@ struct generate_options {
     uint32_t top_k;    /* 0: no limit */
     float top_p;       /* 1: no limit; in (0, 1] */
     uint64_t seed;
+    void (*each)(void *context, uint32_t token); /* told each token as it is drawn; NULL: nobody */
+    void *context;
 };
 
 #define GENERATE_DEFAULTS                                                                                                        \

@@ -1,14 +1,20 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "base/file.h"
 #include "base/memory.h"
 #include "model/checkpoint.h"
+#include "model/tokenizer.h"
 #include "model/verbs.h"
+
+enum { TEXT_MAX = 1 << 30 };
 
 static const struct option eval_options[] = {
     VERB_MODEL,
     {"data", OPTION_LIST, VERB_FIELD(data), .flags = OPTION_POSITIONAL, .value_name = "FILE",
      .help = "Text (a token is a byte) or .bin files of tokens."},
+    {"text", OPTION_PATH, VERB_FIELD(text), .value_name = "FILE",
+     .help = "UTF-8 text to read whole, by the tokenizer.json beside the model, instead of files of tokens."},
     {"length", OPTION_U64, VERB_FIELD(length), .fallback = "128", .min = "1", .max = "1048576", .help = "Tokens in a sequence."},
     {"heldout", OPTION_F64, VERB_FIELD(heldout), .fallback = "0.05", .min = "0", .max = "1",
      .help = "Part of each file, its end, that is read; 1: all of it."},
@@ -16,6 +22,24 @@ static const struct option eval_options[] = {
     VERB_THREADS,
     VERB_KERNELS,
     {0}};
+
+/* The data that were named. *tokens holds those of a text, and must live as long as *out. */
+static enum status open_data(const struct verb_settings *s, const struct model_config *model, struct buffer *tokens,
+                             struct data **out, struct error *error) {
+    const struct data_options options = {.vocabulary = model->vocabulary, .heldout = s->heldout};
+    if ((s->text != NULL) == (s->data.count > 0)) return error_set(error, INVALID, "give files of tokens, or one --text FILE");
+    if (!s->text) return data_open(s->data.items, s->data.count, &options, out, error);
+    struct tokenizer *tokenizer = NULL;
+    struct buffer text = {0};
+    enum status status = tokenizer_open(s->model, &tokenizer, error);
+    if (status == OK) status = file_read(s->text, TEXT_MAX, &text, error);
+    if (status == OK) status = tokenizer_encode(tokenizer, buffer_bytes(&text), false, tokens, error);
+    tokenizer_close(tokenizer);
+    buffer_deinit(&text);
+    if (status == OK && tokens->size == 0) status = error_set(error, INVALID, "%s is empty", s->text);
+    if (status != OK) return error_wrap(error, status, "--text %s", s->text);
+    return data_open_tokens(s->text, (const uint32_t *)(const void *)tokens->data, tokens->size / 4, &options, out, error);
+}
 
 static int run_eval(struct options *options, void *values) {
     const struct verb_settings *s = values;
@@ -29,8 +53,8 @@ static int run_eval(struct options *options, void *values) {
     trainer_options.length = (uint32_t)MIN(s->length, (uint64_t)trainer_options.model.context);
     trainer_options.threads = (uint32_t)s->threads;
     trainer_options.kernels = s->kernels;
-    const struct data_options data_options = {.vocabulary = trainer_options.model.vocabulary, .heldout = s->heldout};
-    if (status == OK) status = data_open(s->data.items, s->data.count, &data_options, &data, &error);
+    struct buffer tokens = {0};
+    if (status == OK) status = open_data(s, &trainer_options.model, &tokens, &data, &error);
     if (status == OK) status = trainer_check(&trainer_options, &error);
     if (status == OK) status = verb_check_memory(&trainer_options, 0, &error);
     if (status == OK) status = trainer_create(&trainer_options, &trainer, &error);
@@ -41,6 +65,7 @@ static int run_eval(struct options *options, void *values) {
                (unsigned long long)trainer_layout(trainer)->count, trainer_kernels(trainer), nats, exp(nats));
     trainer_destroy(trainer);
     data_close(data);
+    buffer_deinit(&tokens);
     return verb_exit_code(options, status, &error);
 }
 

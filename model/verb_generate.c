@@ -4,11 +4,12 @@
 
 #include "base/memory.h"
 #include "model/generate.h"
+#include "model/tokenizer.h"
 #include "model/verbs.h"
 
 static const struct option generate_options_table[] = {
     VERB_MODEL,
-    {"prompt", OPTION_TEXT, VERB_FIELD(prompt), .help = "Bytes to continue, where the vocabulary is bytes."},
+    {"prompt", OPTION_TEXT, VERB_FIELD(prompt), .help = "Text to continue, by the tokenizer.json beside the model."},
     {"tokens", OPTION_TEXT, VERB_FIELD(tokens), .help = "Tokens to continue, as numbers: \"12 7 3\"; tokens are printed too."},
     {"sample", OPTION_U64, VERB_FIELD(sample), .fallback = "200", .min = "1", .max = "1048576",
      .help = "Tokens to write after the prompt."},
@@ -20,28 +21,85 @@ static const struct option generate_options_table[] = {
     {"seed", OPTION_U64, VERB_FIELD(seed), .fallback = "1", .help = "Of the drawing."},
     {0}};
 
+struct writer {                        /* prints tokens as they come */
+    const struct tokenizer *tokenizer; /* NULL: as numbers, or with `bytes` as bytes */
+    bool bytes, first;
+    struct utf8_stream stream;
+    struct buffer text, ready;
+};
+
+static void write_ready(struct writer *w) {
+    fwrite(w->ready.data, 1, w->ready.size, stdout);
+    fflush(stdout);
+    w->ready.size = w->text.size = 0;
+}
+
+static void write_token(void *context, uint32_t token) {
+    struct writer *w = context;
+    if (w->tokenizer) {
+        tokenizer_decode(w->tokenizer, token, &w->text);
+    } else if (w->bytes) {
+        buffer_u8(&w->text, (uint8_t)token);
+    } else {
+        printf(w->first ? "%u" : " %u", token);
+        w->first = false;
+        return;
+    }
+    utf8_stream_push(&w->stream, buffer_bytes(&w->text), &w->ready);
+    write_ready(w);
+}
+
+/* The prompt's tokens. *tokenizer stays NULL where tokens are given, or are bytes. */
+static enum status read_prompt(const struct verb_settings *s, const struct layout *layout, struct tokenizer **tokenizer,
+                               struct buffer *tokens, struct error *error) {
+    if (s->tokens) return verb_parse_tokens(s->tokens, tokens, error);
+    if (!s->prompt || !*s->prompt) return error_set(error, INVALID, "give a --prompt, or --tokens");
+    enum status status = tokenizer_open(s->model, tokenizer, error);
+    if (status == NOT_FOUND && layout->config.vocabulary == 256) {
+        for (const char *c = s->prompt; *c; c++) buffer_u32(tokens, (uint8_t)*c);
+        return OK;
+    }
+    if (status == NOT_FOUND)
+        return error_set(error, INVALID, "%s has no tokenizer.json to read the prompt with: give --tokens", s->model);
+    TRY(status);
+    return tokenizer_encode(*tokenizer, bytes_of(s->prompt, strlen(s->prompt)), true, tokens, error);
+}
+
 static enum status write_continuation(const struct verb_settings *s, const struct layout *layout, const float *parameters,
                                       struct error *error) {
     struct buffer prompt = {0};
-    enum status status = OK;
-    if (s->tokens)
-        status = verb_parse_tokens(s->tokens, &prompt, error);
-    else if (!s->prompt || layout->config.vocabulary != 256)
-        status = error_set(error, INVALID, "give --prompt where the vocabulary is 256 bytes, else --tokens");
-    for (const char *c = s->tokens ? "" : s->prompt; status == OK && c && *c; c++) buffer_u32(&prompt, (uint8_t)*c);
+    struct tokenizer *tokenizer = NULL;
+    enum status status = read_prompt(s, layout, &tokenizer, &prompt, error);
     size_t length = prompt.size / 4, context = layout->config.context;
     if (status == OK && length >= context)
         status = error_set(error, INVALID, "the prompt has %zu tokens; the model's context is %zu", length, context);
     uint32_t count = (uint32_t)MIN(s->sample, (uint64_t)(context - MIN(length, context)));
     uint32_t *tokens = xcalloc(length + count + 1, sizeof *tokens);
-    const struct generate_options how = {(float)s->temperature, (uint32_t)s->top_k, (float)s->top_p, s->seed};
+    struct writer writer = {.tokenizer = tokenizer, .bytes = !s->tokens, .first = true};
+    const struct generate_options how = {.temperature = (float)s->temperature,
+                                         .top_k = (uint32_t)s->top_k,
+                                         .top_p = (float)s->top_p,
+                                         .seed = s->seed,
+                                         .each = write_token,
+                                         .context = &writer};
     if (status == OK && length) memcpy(tokens, prompt.data, prompt.size);
+    for (size_t i = 0; status == OK && i < length; i++) {
+        if (tokens[i] >= layout->config.vocabulary)
+            status = error_set(error, INVALID, "token %u is beyond the model's vocabulary of %u", tokens[i],
+                               layout->config.vocabulary);
+        else if (s->tokens)
+            write_token(&writer, tokens[i]);
+    }
+    if (status == OK && !s->tokens) fputs(s->prompt, stdout);
     if (status == OK) status = generate(layout, parameters, &how, tokens, (uint32_t)length, tokens + length, count, error);
-    for (size_t i = 0; status == OK && i < length + count; i++)
-        s->tokens ? printf(i ? " %u" : "%u", tokens[i]) : putchar((int)tokens[i]);
+    utf8_stream_end(&writer.stream, &writer.ready);
+    write_ready(&writer);
     if (status == OK) putchar('\n');
     free(tokens);
     buffer_deinit(&prompt);
+    buffer_deinit(&writer.text);
+    buffer_deinit(&writer.ready);
+    tokenizer_close(tokenizer);
     return status;
 }
 
