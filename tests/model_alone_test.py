@@ -1,0 +1,155 @@
+"""What tests/model_alone_test.sh runs: atoll-node where there is no coordinator, as its user meets it."""
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.dom.minidom
+
+ROOT = os.environ.get("ATOLL_ROOT") or os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+NODE = os.path.join(os.environ.get("ATOLL_BIN") or os.path.join(ROOT, "build/release/bin"), "atoll-node")
+SMALL = ("--vocabulary 256 --hidden 32 --layers 2 --heads 4 --kv-heads 2 --ffn 48 --context 64 --sequences 8 --length 32 "
+         "--kernels portable --log-every 5 --schedule constant").split()
+
+
+def node(*arguments, code=0, **more):
+    done = subprocess.run([NODE, *map(str, arguments)], capture_output=True, timeout=120, **more)
+    said = done.stdout.decode(errors="replace") if code == 0 else done.stderr.decode(errors="replace")
+    assert done.returncode == code, f"exit {done.returncode}, wanted {code}: {arguments}\n{done.stderr.decode(errors='replace')}"
+    return said
+
+
+def read(name):
+    with open(name, "rb") as file:
+        return file.read()
+
+
+def text():
+    with open("text", "w") as file:
+        file.write("".join(f"the {i % 13} small waves reach ring {i * i % 31} of the atoll.\n" for i in range(900)))
+    return "text"
+
+
+def train(*arguments, **more):
+    return node("train", "--standalone", text(), *SMALL, *arguments, **more)
+
+
+def cut_off(number, state):
+    """Begins a long training, and ends it with a signal once its state was written at least once."""
+    process = subprocess.Popen([NODE, "train", "--standalone", text(), *SMALL, "--steps", "100000", "--save-every", "3", "--state", state],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for _ in range(6000):
+        if os.path.exists(state) or process.poll() is not None:
+            break
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, said = process.communicate(timeout=60)
+    return process.returncode, out.decode(), said.decode()
+
+
+def steps_of(state):
+    data = read(state)
+    size = int.from_bytes(data[17:21], "little")
+    return int.from_bytes(data[21 + size:29 + size], "little")
+
+
+def resumed_equals_whole(state):
+    done = steps_of(state)
+    assert done > 0
+    train("--steps", done + 7, "--state", state)
+    train("--steps", done + 7, "--state", "whole")
+    assert read(state) == read("whole"), f"the state differs after {done} + 7 steps"
+
+
+def test_killed_and_resumed_equals_uninterrupted():
+    code, _, _ = cut_off(signal.SIGKILL, "killed")
+    assert code == -signal.SIGKILL
+    resumed_equals_whole("killed")
+
+
+def test_a_signal_ends_it_in_order_with_its_state_written():
+    for number in (signal.SIGTERM, signal.SIGINT):
+        code, out, said = cut_off(number, f"state{number}")
+        assert code == 0 and "stopped=true" in out and "the same command goes on" in said, (code, out, said)
+        assert f"steps={steps_of(f'state{number}')} " in out, out
+    resumed_equals_whole(f"state{signal.SIGTERM}")
+
+
+def test_log_plot_and_progress_are_written():
+    said = subprocess.run([NODE, "train", "--standalone", text(), *SMALL, "--steps", "10", "--log", "log.csv", "--plot", "p.svg"],
+                          capture_output=True, text=True)
+    assert "memory: training takes" in said.stderr and "trained step=10 loss=" in said.stderr and "tokens_per_second=" in said.stderr
+    assert len(read("log.csv").splitlines()) == 3
+    xml.dom.minidom.parse("p.svg")
+    train("--steps", 10, "--log", "log.jsonl")
+    assert [json.loads(line)["step"] for line in read("log.jsonl").splitlines()] == [5, 10]
+
+
+def test_eval_and_generate_work_on_an_exported_directory():
+    train("--steps", 30, "--learning-rate", 0.01, "--export", "model")
+    by_file = node("eval", "model", "text", "--heldout", 1, "--length", 32, "--evaluate-windows", 0, "--kernels", "portable")
+    by_text = node("eval", "model", "--text", "text", "--length", 32, "--evaluate-windows", 0, "--kernels", "portable")
+    assert by_file == by_text and 0 < float(by_file.split("heldout_nats=")[1].split()[0]) < 5, (by_file, by_text)
+    one = node("generate", "model", "--prompt", "the ", "--sample", 20, "--seed", 7)
+    assert one.startswith("the ") and one == node("generate", "model", "--prompt", "the ", "--sample", 20, "--seed", 7)
+    assert len(node("generate", "model", "--tokens", "1 2", "--sample", 3).split()) == 5
+    os.remove("model/tokenizer.json")
+    assert node("generate", "model", "--prompt", "the ", "--sample", 20, "--seed", 7) == one
+    shutil.copy(os.path.join(ROOT, "tests/golden/tokenizer_gpt2.json"), "model/tokenizer.json")
+    assert "beyond the model's vocabulary" in node("generate", "model", "--prompt", "<|end|> theory of other", "--sample", 1, code=2)
+
+
+def test_a_model_with_a_tokenizer_of_its_own_reads_and_writes_text():
+    shape = "--vocabulary 420 --hidden 32 --layers 1 --heads 4 --kv-heads 2 --ffn 48 --context 64 --sequences 8 --length 32".split()
+    node("train", "--standalone", text(), *shape, "--steps", 2, "--export", "model")
+    assert "no tokenizer.json" in node("generate", "model", "--prompt", "x", code=2)
+    shutil.copy(os.path.join(ROOT, "tests/golden/tokenizer_llama3.json"), "model/tokenizer.json")
+    assert node("generate", "model", "--prompt", "the théory", "--sample", 30).startswith("the théory")
+    assert "heldout_nats=" in node("eval", "model", "--text", "text", "--length", 32)
+
+
+def test_what_is_wrong_is_said_with_what_to_do():
+    assert "atoll-node train --standalone FILE" in node("train", text(), code=2)
+    for verb in ("train", "eval", "generate"):
+        arguments = [verb, "model", "--help"] if verb != "train" else [verb, "--help"]
+        assert "Exit codes: 0 done" in node(*arguments)
+
+
+def test_what_does_not_fit_is_refused_with_what_would():
+    if "asan" in NODE or "tsan" in NODE:
+        return  # a sanitizer's shadow memory does not fit below any limit
+
+    def little():
+        resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))
+
+    said = node("train", "--standalone", text(), "--preset", "12m", "--kernels", "portable", code=1, preexec_fn=little)
+    assert "memory: training takes" in said and "and fits" in said, said
+    said = node("train", "--standalone", text(), "--preset", "8b", code=1, preexec_fn=little)
+    assert 'the largest preset that fits is "' in said, said
+
+
+def main():
+    passed = failed = 0
+    for name, body in list(globals().items()):
+        if not name.startswith("test_") or (sys.argv[1:] and name[5:] not in sys.argv[1:]):
+            continue
+        with tempfile.TemporaryDirectory() as directory:
+            os.chdir(directory)
+            try:
+                body()
+                print("ok  ", name[5:])
+                passed += 1
+            except Exception as error:
+                print("FAIL", name[5:], "-", type(error).__name__, error)
+                failed += 1
+            os.chdir("/")
+    print(f"{passed} passed, {failed} failed")
+    return failed > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
