@@ -3,6 +3,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __x86_64__
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "kernels/cpu/tables.h"
 
@@ -16,6 +21,25 @@ static bool has_avx512(void) {
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 static bool has_avx512bf16(void) { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+
+/* The processor's tiles and their bfloat16 product (cpuid leaf 7), the system's willingness to save tiles (xcr0), and its leave to
+ * use them, which a process asks for once and its later threads inherit. */
+static bool has_amx(void) {
+    enum {
+        OSXSAVE = 1 << 27,
+        AMX_BF16 = 1 << 22,
+        AMX_TILE = 1 << 24,
+        XCR0_TILES = 3 << 17,
+        REQUEST_PERMISSION = 0x1023,
+        TILE_DATA = 18
+    };
+    unsigned a, b, c, d, low, high;
+    if (!has_avx512() || !__get_cpuid(1, &a, &b, &c, &d) || !(c & OSXSAVE)) return false;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & AMX_BF16) || !(d & AMX_TILE)) return false;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low & XCR0_TILES) != XCR0_TILES) return false;
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
 #endif
 
 /* Slowest first. */
@@ -25,9 +49,7 @@ static const struct {
 } tables[] = {
     {&kernels_portable, always},
 #ifdef __x86_64__
-    {&kernels_avx2, has_avx2},
-    {&kernels_avx512, has_avx512},
-    {&kernels_avx512bf16, has_avx512bf16},
+    {&kernels_avx2, has_avx2},   {&kernels_avx512, has_avx512}, {&kernels_avx512bf16, has_avx512bf16}, {&kernels_amx, has_amx},
 #endif
 };
 enum { TABLE_COUNT = sizeof tables / sizeof tables[0] };

@@ -1,7 +1,7 @@
 /* The numeric operations of training, behind one table, chosen once for the processor at hand.
  *
- * Each instruction set has a table of its own: portable (any machine), avx2, avx512, avx512bf16. All tables compute the same
- * functions; their last bits differ (order of sums, fused multiply-add), and avx512bf16 rounds the inputs of matrix products to
+ * Each instruction set has a table of its own: portable (any machine), avx2, avx512, avx512bf16, amx. All tables compute the same
+ * functions; their last bits differ (order of sums, fused multiply-add), and avx512bf16 and amx round the inputs of matrix products to
  * bfloat16, with sums in fp32. Every operation is deterministic: same table, same shapes, same inputs, same bits, whatever the
  * thread and the alignment. Nothing is allocated: the caller gives scratch memory of the size that the *_size functions say.
  *

@@ -1,3 +1,5 @@
+#include "tests/kernels_amx_emulated.h"
+
 #include "tests/kernels_reference.h"
 
 static const struct attention_shape shapes[] = {
@@ -75,14 +77,14 @@ static void check_attention(const struct kernels *k, const struct attention_shap
 
 TEST(attention_and_its_gradient_match_the_definition_on_every_table) {
     const struct kernels *k;
-    for (size_t i = 0; i < COUNT_OF(shapes); i++) FOR_ALL_TABLES(k) check_attention(k, &shapes[i]);
+    for (size_t i = 0; i < COUNT_OF(shapes); i++) FOR_EVERY_TABLE(k) check_attention(k, &shapes[i]);
 }
 
 TEST(no_row_sees_a_later_one) {
     const struct kernels *k;
     const struct attention_shape s = {50, 2, 1, 8};
     size_t stride = attention_qkv_width(&s), width = s.heads * s.head_size;
-    FOR_ALL_TABLES(k) {
+    FOR_EVERY_TABLE(k) {
         float *qkv = guarded_samples(s.length * stride, 1, 1.0f), *one = guarded(s.length * width),
               *two = guarded(s.length * width);
         float *lse = guarded(s.length * s.heads);
@@ -103,7 +105,7 @@ TEST(no_row_sees_a_later_one) {
 TEST(large_scores_do_not_overflow) {
     const struct kernels *k;
     const struct attention_shape s = {40, 1, 1, 8};
-    FOR_ALL_TABLES(k) {
+    FOR_EVERY_TABLE(k) {
         float *qkv = guarded_samples(s.length * 24, 1, 200.0f), *out = guarded(s.length * 8), *lse = guarded(s.length);
         float *d_qkv = guarded(s.length * 24);
         void *scratch = xmalloc(k->attention_scratch_size(&s));

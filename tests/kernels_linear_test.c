@@ -1,3 +1,5 @@
+#include "tests/kernels_amx_emulated.h"
+
 #include "tests/kernels_reference.h"
 
 static const size_t shapes[][3] = {
@@ -108,7 +110,7 @@ TEST(linear_forward_is_x_times_w_transposed_on_every_table) {
     const struct kernels *k;
     for (size_t s = 0; s < COUNT_OF(shapes); s++) {
         struct linear_case c = case_of(shapes[s]);
-        FOR_ALL_TABLES(k) {
+        FOR_EVERY_TABLE(k) {
             check_forward(k, &c, false);
             check_forward(k, &c, true);
         }
@@ -120,7 +122,7 @@ TEST(linear_input_gradient_is_dy_times_w_on_every_table) {
     const struct kernels *k;
     for (size_t s = 0; s < COUNT_OF(shapes); s++) {
         struct linear_case c = case_of(shapes[s]);
-        FOR_ALL_TABLES(k) check_backward_input(k, &c);
+        FOR_EVERY_TABLE(k) check_backward_input(k, &c);
         case_free(&c);
     }
 }
@@ -129,7 +131,7 @@ TEST(linear_weight_gradient_adds_dy_transposed_times_x_on_every_table) {
     const struct kernels *k;
     for (size_t s = 0; s < COUNT_OF(shapes); s++) {
         struct linear_case c = case_of(shapes[s]);
-        FOR_ALL_TABLES(k) check_backward_weight(k, &c);
+        FOR_EVERY_TABLE(k) check_backward_weight(k, &c);
         case_free(&c);
     }
 }
@@ -138,7 +140,7 @@ TEST(values_that_bfloat16_holds_are_multiplied_exactly_on_every_table) {
     const struct kernels *k;
     for (size_t s = 0; s < COUNT_OF(shapes); s++) {
         struct linear_case c = coarse_case_of(shapes[s]);
-        FOR_ALL_TABLES(k) {
+        FOR_EVERY_TABLE(k) {
             check_forward(k, &c, true);
             check_backward_input(k, &c);
             check_backward_weight(k, &c);
@@ -149,7 +151,7 @@ TEST(values_that_bfloat16_holds_are_multiplied_exactly_on_every_table) {
 
 TEST(linear_of_no_rows_touches_nothing) {
     const struct kernels *k;
-    FOR_ALL_TABLES(k) {
+    FOR_EVERY_TABLE(k) {
         float w[6] = {1, 2, 3, 4, 5, 6}, dw[6] = {1, 2, 3, 4, 5, 6}, *y = guarded(0);
         void *packed = xmalloc(k->linear_forward_size(2, 3)), *scratch = xmalloc(k->linear_scratch_size(1, 2, 3) + 64);
         k->linear_pack_forward(2, 3, w, packed);
@@ -164,7 +166,7 @@ TEST(linear_of_no_rows_touches_nothing) {
 
 TEST(one_not_a_number_reaches_its_whole_row_and_no_other) {
     const struct kernels *k;
-    FOR_ALL_TABLES(k) {
+    FOR_EVERY_TABLE(k) {
         size_t rows = 14, out = 37, in = 21;
         float *x = guarded_samples(rows * in, 1, 1.0f), *w = guarded_samples(out * in, 2, 1.0f), *y = guarded(rows * out);
         x[5 * in + 20] = NAN;

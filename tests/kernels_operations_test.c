@@ -1,3 +1,5 @@
+#include "tests/kernels_amx_emulated.h"
+
 #include "tests/kernels_reference.h"
 
 static const size_t widths[] = {1, 2, 3, 4, 15, 16, 17, 31, 32, 33, 100, 1023, 1025};
@@ -6,7 +8,7 @@ TEST(norm_and_its_gradient_match_the_definition) {
     const struct kernels *k;
     const size_t rows = 5;
     const float eps = 1e-5f;
-    for (size_t t = 0; t < COUNT_OF(widths); t++) FOR_ALL_TABLES(k) {
+    for (size_t t = 0; t < COUNT_OF(widths); t++) FOR_EVERY_TABLE(k) {
             size_t n = widths[t];
             float *x = guarded_samples(rows * n, 1, 3.0f), *w = guarded_samples(n, 2, 2.0f),
                   *dy = guarded_samples(rows * n, 3, 1.0f);
@@ -42,7 +44,7 @@ TEST(norm_and_its_gradient_match_the_definition) {
 TEST(rope_turns_halves_of_each_head_and_its_inverse_turns_them_back) {
     const struct kernels *k;
     const size_t rows = 3, heads = 2, sizes[] = {2, 6, 16, 32, 34, 64};
-    for (size_t t = 0; t < COUNT_OF(sizes); t++) FOR_ALL_TABLES(k) {
+    for (size_t t = 0; t < COUNT_OF(sizes); t++) FOR_EVERY_TABLE(k) {
             size_t size = sizes[t], half = size / 2, stride = heads * size + 5;
             float *x = guarded_samples(rows * stride, 1, 1.0f), *cosines = guarded(rows * half), *sines = guarded(rows * half);
             for (size_t i = 0; i < rows * half; i++) cosines[i] = cosf((float)i), sines[i] = sinf((float)i);
@@ -68,7 +70,7 @@ TEST(rope_turns_halves_of_each_head_and_its_inverse_turns_them_back) {
 TEST(swiglu_and_its_gradient_match_the_definition) {
     const struct kernels *k;
     const size_t rows = 3;
-    for (size_t t = 0; t < COUNT_OF(widths); t++) FOR_ALL_TABLES(k) {
+    for (size_t t = 0; t < COUNT_OF(widths); t++) FOR_EVERY_TABLE(k) {
             size_t n = widths[t];
             float *gu = guarded_samples(rows * 2 * n, 1, 30.0f), *dh = guarded_samples(rows * n, 2, 1.0f);
             float *h = guarded(rows * n), *again = guarded(rows * n);
@@ -91,7 +93,7 @@ TEST(swiglu_and_its_gradient_match_the_definition) {
 TEST(cross_entropy_and_its_gradient_match_the_definition) {
     const struct kernels *k;
     const size_t rows = 4;
-    for (size_t t = 0; t < COUNT_OF(widths); t++) FOR_ALL_TABLES(k) {
+    for (size_t t = 0; t < COUNT_OF(widths); t++) FOR_EVERY_TABLE(k) {
             size_t n = widths[t];
             float *logits = guarded_samples(rows * n, 1, 20.0f);
             uint32_t targets[4] = {0, (uint32_t)(n - 1), (uint32_t)(n / 2), 0};
@@ -116,7 +118,7 @@ TEST(cross_entropy_and_its_gradient_match_the_definition) {
 TEST(a_logit_that_is_not_finite_makes_the_loss_not_finite) {
     const struct kernels *k;
     const float bad[] = {NAN, INFINITY};
-    FOR_ALL_TABLES(k)
+    FOR_EVERY_TABLE(k)
     for (size_t b = 0; b < 2; b++)
         for (size_t place = 0; place < 40; place++) {
             float logits[40];
@@ -130,7 +132,7 @@ TEST(a_logit_that_is_not_finite_makes_the_loss_not_finite) {
 TEST(gradients_are_summed_in_order_with_their_squares) {
     const struct kernels *k;
     const size_t sizes[] = {0, 1, 31, 32, 33, 1023, 4096, 4097, 10001};
-    for (size_t t = 0; t < COUNT_OF(sizes); t++) FOR_ALL_TABLES(k) {
+    for (size_t t = 0; t < COUNT_OF(sizes); t++) FOR_EVERY_TABLE(k) {
             size_t n = sizes[t], offset = 7;
             float *a = guarded_samples(n + offset, 1, 1.0f), *b = guarded_samples(n + offset, 2, 1e-4f),
                   *c = guarded_samples(n + offset, 3, 100.0f);
@@ -163,7 +165,7 @@ TEST(adamw_matches_the_definition) {
                                     .correction1 = 1.0f / 0.19f,
                                     .correction2 = 1.0f / 0.0975f};
     const size_t sizes[] = {0, 1, 31, 32, 33, 1025};
-    for (size_t t = 0; t < COUNT_OF(sizes); t++) FOR_ALL_TABLES(k) {
+    for (size_t t = 0; t < COUNT_OF(sizes); t++) FOR_EVERY_TABLE(k) {
             size_t n = sizes[t];
             float *g = guarded_samples(n, 1, 1.0f), *p = guarded_samples(n, 2, 1.0f), *m = guarded_samples(n, 3, 0.1f),
                   *v = guarded(n);

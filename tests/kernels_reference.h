@@ -46,6 +46,8 @@ static inline void check_close(const char *table, const char *what, size_t index
 }
 
 /* bfloat16 inputs have 8 bits of fraction: their products are 2^15 times as far off as fp32's. */
-static inline double product_ulps(const struct kernels *k, double ulps) { return strstr(k->name, "bf16") ? ulps + 0x1p17 : ulps; }
+static inline double product_ulps(const struct kernels *k, double ulps) {
+    return strstr(k->name, "bf16") || strstr(k->name, "amx") ? ulps + 0x1p17 : ulps;
+}
 
 #endif

@@ -40,3 +40,18 @@ TEST(without_a_wish_the_fastest_table_is_taken) {
     CHECK_OK(kernels_default(&got, &error));
     CHECK(got == last);
 }
+
+TEST(a_table_that_this_processor_cannot_run_is_refused_by_name) {
+    const struct kernels *k, *got;
+    struct error error = {0};
+    bool here = false;
+    FOR_ALL_TABLES(k) here |= strcmp(k->name, "amx") == 0;
+    setenv("ATOLL_KERNELS", "amx", 1);
+    if (here) {
+        CHECK_OK(kernels_default(&got, &error));
+        return;
+    }
+    CHECK_STATUS(kernels_default(&got, &error), INVALID);
+    CHECK_CONTAINS(error.message, "this processor cannot run kernels \"amx\"");
+    CHECK_CONTAINS(error.message, "portable");
+}
