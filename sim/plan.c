@@ -220,8 +220,10 @@ static void name_binding(struct plan *plan) {
     const char *what = words[most];
     if (out->model_busy > 0.95 * plan->end) what = "the coordinator's model thread: outer steps one by one";
     if (out->intake_busy > 0.95 * plan->end) what = "the coordinator's intake thread";
-    if (out->peak_out > 0.99 * plan->topology->coordinator.up) what = "the coordinator's uplink, shared by all downlinks";
-    if (merged > 0 && out->effective_inner_steps <= 1.1 * out->wanted_inner_steps) what = "nothing: rounds return within H steps";
+    if (out->down_bytes > 0.9 * plan->topology->coordinator.up * plan->end)
+        what = "the coordinator's uplink, shared by all downlinks";
+    if (plan->topology->run.overlap && merged > 0 && out->effective_inner_steps <= 1.1 * out->wanted_inner_steps)
+        what = "nothing: rounds return within H steps";
     snprintf(out->binding, sizeof out->binding, "%s", what);
 }
 
