@@ -52,7 +52,9 @@ static enum status session_open(struct session *session, const struct setup *s, 
     options.sequences = s->sequences;
     options.length = s->length;
     options.threads = s->threads;
-    options.kernels = s->kernels;
+    bool cuda = s->kernels && strcmp(s->kernels, "cuda") == 0;
+    options.kernels = cuda ? NULL : s->kernels;
+    options.device = cuda ? TRAINER_CUDA : TRAINER_CPU;
     char *path = xformat("/tmp/atoll-bench-%ld.txt", (long)getpid());
     const struct data_options data_options = {.vocabulary = 256, .seed = 1};
     enum status status = write_tokens(path, error);
