@@ -74,7 +74,7 @@ endif
 # ---- sources: every .c below a folder belongs to its library, but for the programs' own mains ----------------------------
 CORE_FOLDERS := base kernels codec model
 FOLDERS := $(CORE_FOLDERS) $(if $(LIBS_FOUND),config crypto storage rpc proto fed run node coordinator sim)
-MAINS   := coordinator/main.c node/main.c sim/main.c sim/wan_proxy_main.c model/trainer_main.c $(wildcard coordinator/atollctl/*.c)
+MAINS   := coordinator/main.c node/main.c sim/main.c sim/wan_proxy_main.c sim/plant_main.c model/trainer_main.c $(wildcard coordinator/atollctl/*.c)
 sources  = $(filter-out $(MAINS),$(sort $(wildcard $(1)/*.c $(1)/cpu/*.c)))
 objects  = $(patsubst %.c,$(OUT)/%.o,$(1))
 SOURCES := $(foreach folder,$(FOLDERS),$(call sources,$(folder)))
@@ -92,7 +92,7 @@ BENCH_PROGRAMS := $(patsubst bench/%.c,$(OUT)/bench/%,$(BENCH_SOURCES))
 PROTO_GENERATED := $(patsubst %.proto,$(OUT)/generated/%.pb-c,$(wildcard proto/*.proto))
 CUDA_BACKEND := $(if $(NVCC),$(OUT)/bin/atoll-kernels-cuda.so)
 
-.PHONY: all programs demo test test-run sim bench bench-train trainer check clean deps-found generated tests-built coverage
+.PHONY: all programs demo test test-run sim sim-plants sim-coverage bench bench-train trainer check clean deps-found generated tests-built coverage
 .DEFAULT_GOAL := all
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -141,6 +141,17 @@ $(OUT)/sim/core/%.o: %.c
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(HOT_FLAGS) $(ISA_FLAGS) $(SIM_FLAGS) -MMD -MP -c -o $@ $<
 
+# atoll-sim with the planted bugs, one of which is chosen at its start: for `make sim-plants` and the tests alone.
+SIM_PLANTED := $(sort $(shell grep -o '"[a-z]*/[a-z_0-9]*\.c"' sim/plants.c | tr -d '"'))
+SIM_PLANTED_OBJECTS := $(patsubst %.c,$(OUT)/sim/planted/%.o,$(SIM_PLANTED))
+$(OUT)/bin/plant: $(OUT)/sim/plant_main.o $(OUT)/sim/plants.o $(OUT)/libbase.a
+	$(LINK) $(CORE_LIBS)
+$(OUT)/sim/planted/%.c: %.c $(OUT)/bin/plant
+	$(Q)mkdir -p $(@D)
+	$(Q)$(OUT)/bin/plant $< <$< >$@
+$(OUT)/sim/planted/%.o: $(OUT)/sim/planted/%.c
+	$(call say,CC,$* with planted bugs)
+	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(SIM_FLAGS) -MMD -MP -c -o $@ $<
 define library_rule
 $(call LIBRARY,$(1)): $(call objects,$(call sources,$(1))) $(if $(filter sim,$(1)),$(SIM_CORE_OBJECTS)) $(if $(filter proto,$(1)),$(GENERATED_SOURCES:.c=.o))
 	$$(Q)rm -f $$@ && ar rcs $$@ $$^
@@ -157,6 +168,10 @@ $(OUT)/bin/atollctl: $(call objects,$(wildcard coordinator/atollctl/*.c)) $(call
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
 $(OUT)/bin/atoll-node: $(OUT)/node/main.o $(call program_libraries,node)
+	$(call say,LINK,$@)
+	$(LINK) $(SYSTEM_LIBS)
+# The planted copies stand before the library, so that nothing of theirs is taken from it.
+$(OUT)/bin/atoll-sim-planted: $(OUT)/sim/main.o $(SIM_PLANTED_OBJECTS) $(call program_libraries,node coordinator sim)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
 $(OUT)/bin/atoll-sim: $(OUT)/sim/main.o $(call program_libraries,node coordinator sim)
@@ -206,7 +221,7 @@ tests-built: deps-found $(TEST_PROGRAMS) $(CUDA_EMULATION)
 $(OUT)/tests/%: $(OUT)/tests/%.o $(OUT)/tests/test.o $(LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
-test-run: programs trainer tests-built
+test-run: programs trainer tests-built $(if $(LIBS_FOUND),$(OUT)/bin/atoll-sim-planted)
 	$(Q)scripts/run-tests $(OUT) '$(TESTS)'
 # The two commands of the README work on a machine that has nothing but make: they install, then start make anew, because what
 # is found is found when make starts.
@@ -219,7 +234,9 @@ test:
 SEED  ?=
 SEEDS ?=
 sim: $(OUT)/bin/atoll-sim
-	$(Q)$(OUT)/bin/atoll-sim faults $(if $(SEED),--seed $(SEED) --trace,--seeds $(if $(SEEDS),$(SEEDS),200))
+	$(Q)$(OUT)/bin/atoll-sim faults $(if $(SEED),--seed $(SEED) --trace,--coverage --seeds $(if $(SEEDS),$(SEEDS),500))
+sim-plants: $(OUT)/bin/atoll-sim-planted
+	$(Q)scripts/sim-plants $(OUT)/bin/atoll-sim-planted
 
 demo:
 	$(Q)scripts/install-deps

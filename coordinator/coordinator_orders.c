@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/mark.h"
 #include "base/memory.h"
 #include "coordinator/coordinator_state_core.h"
 
@@ -21,14 +22,17 @@ static void refuse_join(uint64_t call, enum refusal code, const char *message, s
 static void join_again(struct coordinator_state *state, const struct coordinator_event *event, const struct run_site *named,
                        struct coordinator_actions *out) {
     if (!named || named->revoked || memcmp(named->public_key, event->join.public_key, PUBLIC_KEY_SIZE) != 0) {
+        MARK("join: with another key");
         refuse_join(event->call, REFUSED_DUPLICATE, "the invitation was used already, with another key", out);
         return;
     }
     for (size_t i = 0; i < state->commit_count; i++) {
         if (state->commits[i].answer != ANSWER_JOINED || state->commits[i].site != named->site) continue;
+        MARK("join: again, before the entry is durable");
         refuse_join(event->call, REFUSED_BUSY, "the site is being enrolled: ask again in a moment", out);
         return;
     }
+    MARK("join: again, the answer was lost");
     brain_act(out, DO_JOINED, event->call)->site = named->site;
 }
 
@@ -46,10 +50,12 @@ void brain_join(struct coordinator_state *state, const struct coordinator_event 
         return;
     }
     if (run_state_phase(state->run) == RUN_STOPPED) {
+        MARK("join: the run is over");
         refuse_join(event->call, REFUSED_STOPPED, refusal_advice(REFUSED_STOPPED), out);
         return;
     }
     if (invitation->expires_ms && now.wall_ms > invitation->expires_ms) {
+        MARK("join: the invitation has expired");
         refuse_join(event->call, REFUSED_EXPIRED, "the invitation has expired: ask the admin for a new one", out);
         return;
     }
@@ -138,11 +144,13 @@ void brain_admin(struct coordinator_state *state, const struct coordinator_event
     struct ledger_entry entry;
     if (event->admin.order == ORDER_REVOKE && state->applying) {
         /* A revocation drops the site's waiting contributions, and one of them may be in the step under way. */
+        MARK("revocation: deferred behind a step");
         state->deferred = xrealloc(state->deferred, (state->deferred_count + 1) * sizeof *event);
         state->deferred[state->deferred_count++] = *event;
         return;
     }
     if (event->admin.order == ORDER_SNAPSHOT) {
+        if (state->applying) MARK("order: a snapshot behind a step");
         if (state->applying)
             state->snapshot_wanted = true;
         else

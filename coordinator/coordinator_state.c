@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/mark.h"
 #include "base/memory.h"
 #include "coordinator/coordinator_state_core.h"
 
@@ -178,6 +179,7 @@ static void answer(struct coordinator_state *state, const struct commit *commit,
 
 static void committed(struct coordinator_state *state, const struct coordinator_event *event, struct coordinator_actions *out) {
     if (event->committed.status != OK) {
+        MARK("commit: failed");
         brain_stop(state, out, "the ledger cannot be written (%s); restart once the cause is gone",
                    status_name(event->committed.status));
         return;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/mark.h"
 #include "base/memory.h"
 #include "coordinator/coordinator_state_core.h"
 
@@ -15,8 +16,10 @@ static uint32_t quorum_now(const struct coordinator_state *state, struct moment 
     *grace_ms = manifest->merge.grace_ms;
     uint32_t wanted = manifest->merge.quorum;
     if (run_state_phase(state->run) == RUN_STOPPED) {
+        MARK("step: the run is over, what waits is merged");
         wanted = 1; /* nobody else will come: merge what is there */
     } else if (run_state_version(state->run) < manifest->merge.warmup_steps) {
+        MARK("step: warm-up");
         wanted = brain_connected(state, now);
         *grace_ms = manifest->merge.warmup_grace_ms;
     } else {
@@ -33,6 +36,8 @@ static uint64_t window_end(const struct coordinator_state *state, uint32_t fragm
 static void begin_step(struct coordinator_state *state, uint32_t fragment, uint32_t pending, struct coordinator_actions *out) {
     uint16_t count = (uint16_t)MIN(pending, (uint32_t)STEP_CONTRIBUTIONS_LIMIT);
     run_state_plan_step(state->run, fragment, count, &state->step);
+    MARK("step: begins");
+    if (pending > 1) MARK("step: of several contributions");
     state->applying = true;
     state->window_open[fragment] = false;
     brain_act(out, DO_APPLY, 0)->step = state->step;
@@ -57,6 +62,7 @@ void brain_consider_step(struct coordinator_state *state, struct moment now, str
         }
         uint64_t end = window_end(state, fragment, grace_ms);
         if (pending < quorum && now.monotonic_ms < end) {
+            MARK("step: a grace window");
             wake = MIN(wake, end);
             continue;
         }
@@ -90,6 +96,7 @@ void brain_snapshot(struct coordinator_state *state, struct coordinator_actions 
     action->version = run_state_version(state->run);
     action->size = run_state_size(state->run);
     action->first_index = oldest_pending(state);
+    MARK("step: snapshot");
     state->snapshot_wanted = false;
 }
 

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/mark.h"
 #include "base/memory.h"
 #include "coordinator/coordinator_state_core.h"
 
@@ -41,6 +42,7 @@ static void submit_again(struct coordinator_state *state, uint64_t call, const s
         struct commit *commit = &state->commits[i];
         if (commit->answer == ANSWER_RECEIPT && commit->site == contribution->site &&
             commit->sequence == contribution->sequence) {
+            MARK("upload: asked for again while it is being committed");
             if (commit->call) brain_act(out, DO_DROP, commit->call);
             commit->call = call;
             return;
@@ -49,6 +51,7 @@ static void submit_again(struct coordinator_state *state, uint64_t call, const s
     struct coordinator_action *action = brain_refuse(state, call, REFUSED_DUPLICATE, NULL, out);
     const struct run_site *site = run_state_site(state->run, contribution->site);
     if (action && site->last_sequence == contribution->sequence && site->last_index < state->committed) {
+        MARK("upload: a receipt is signed again");
         brain_sign_receipt(state, site, state->committed, &action->bytes);
     }
 }
@@ -62,14 +65,17 @@ static bool submit_supersedes(struct coordinator_state *state, uint64_t call, co
         if (old->site != fresh->site || old->contribution.fragment != fresh->contribution.fragment) continue;
         bool same = memcmp(old->header, fresh->header, sizeof old->header) == 0;
         if (old->phase == UPLOAD_RECEIVING) {
+            MARK("upload: a transfer gives way to a newer one");
             if (old->call) brain_act(out, DO_DROP, old->call);
             brain_upload_remove(state, old);
             return false;
         }
         if (same) {
+            MARK("upload: asked for again while it is being checked");
             if (old->call) brain_act(out, DO_DROP, old->call);
             old->call = call;
         } else {
+            MARK("upload: another one is being checked");
             brain_refuse(state, call, REFUSED_BUSY, "an earlier contribution of this site is being checked", out);
         }
         return true;
@@ -87,6 +93,7 @@ static const char *no_room(const struct coordinator_state *state, uint32_t site)
         all++;
         own += state->commits[i].site == site;
     }
+    if (all >= state->options.uploads_limit) MARK("upload: all places are taken");
     if (all >= state->options.uploads_limit) return "as many uploads as the coordinator takes at once are under way";
     if (own >= MAX(state->options.uploads_limit / 4, 1)) return "as many uploads as one site may have at once are under way";
     return NULL;
@@ -137,6 +144,7 @@ void brain_uploaded(struct coordinator_state *state, const struct coordinator_ev
         brain_upload_remove(state, upload);
         return;
     }
+    MARK("upload: checking");
     upload->phase = UPLOAD_CHECKING;
     brain_act(out, DO_CHECK, upload->id)->contribution = upload->contribution;
 }
@@ -154,6 +162,7 @@ void brain_checked(struct coordinator_state *state, const struct coordinator_eve
     if (code == ACCEPTED) {
         code = admit(state, upload.site, upload.header, upload.signature, now, &upload.contribution, &why);
         message = why.message;
+        if (code != ACCEPTED) MARK("upload: the world has moved while it was checked");
     }
     if (code != ACCEPTED) {
         brain_refuse(state, upload.call, code, message, out);
@@ -169,6 +178,7 @@ void brain_checked(struct coordinator_state *state, const struct coordinator_eve
     contribution_digest(upload.header, commit->header_digest);
     uint64_t budget = run_state_manifest(state->run)->token_budget;
     if (budget && run_state_tokens(state->run) >= budget && run_state_phase(state->run) == RUN_ACTIVE) {
+        MARK("run: its token budget is spent");
         struct ledger_entry end = brain_entry(state, LEDGER_STOPPED, now);
         snprintf(end.note.reason, sizeof end.note.reason, "token budget reached");
         brain_append(state, &end, ANSWER_NOBODY, 0, out);
@@ -179,6 +189,7 @@ void brain_call_gone(struct coordinator_state *state, uint64_t call) {
     for (size_t i = 0; i < state->upload_count; i++) {
         struct upload *upload = &state->uploads[i];
         if (upload->call != call) continue;
+        MARK("upload: its caller has gone");
         if (upload->phase == UPLOAD_RECEIVING)
             brain_upload_remove(state, upload);
         else

@@ -26,6 +26,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/mark.h"
 #include "base/memory.h"
 #include "codec/codec.h"
 #include "fed/run_internal.h"
@@ -276,10 +277,22 @@ void run_commit(struct run_state *state, const struct ledger_entry *entry, const
     case LEDGER_SITE_REVOKED: commit_revoked(state, entry); break;
     case LEDGER_CONTRIBUTION: commit_contribution(state, entry, decoded); break;
     case LEDGER_STEP: run_commit_step(state, entry); break;
-    case LEDGER_PAUSED: state->phase = RUN_PAUSED; break;
-    case LEDGER_RESUMED: state->phase = RUN_ACTIVE; break;
-    case LEDGER_STOPPED: state->phase = RUN_STOPPED; break;
-    case LEDGER_EPOCH: state->epoch = entry->epoch; break;
+    case LEDGER_PAUSED:
+        MARK("run: paused");
+        state->phase = RUN_PAUSED;
+        break;
+    case LEDGER_RESUMED:
+        MARK("run: resumed");
+        state->phase = RUN_ACTIVE;
+        break;
+    case LEDGER_STOPPED:
+        MARK("run: stopped");
+        state->phase = RUN_STOPPED;
+        break;
+    case LEDGER_EPOCH:
+        MARK("run: another epoch");
+        state->epoch = entry->epoch;
+        break;
     case LEDGER_INNER_STEPS: state->inner_steps = entry->inner_steps.inner_steps; break;
     }
     if (entry->kind == LEDGER_PAUSED || entry->kind == LEDGER_STOPPED) memcpy(state->reason, entry->note.reason, REASON_SIZE);

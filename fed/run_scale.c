@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/mark.h"
 #include "base/memory.h"
 #include "fed/run_internal.h"
 
@@ -23,6 +24,7 @@ uint64_t run_state_staleness(const struct run_state *state, uint32_t fragment, u
         else
             high = middle;
     }
+    if (low == state->remembered && slot->steps > low) MARK("staleness: beyond what is remembered");
     return low == state->remembered && slot->steps > low ? UINT64_MAX : low;
 }
 
@@ -41,6 +43,7 @@ double run_clip(const struct run_state *state, double norm) {
     if (!(factor > 0) || !(median > 0)) return 1;
     double limit = factor * median;
     if (!(norm > limit)) return 1;
+    MARK("norm: clipped");
     double clip = limit / norm;
     return clip > 0 ? clip : 0x1p-1022; /* an underflow stays above zero: clip is in (0, 1] */
 }

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/mark.h"
 #include "base/memory.h"
 #include "node/node_state_core.h"
 
@@ -26,6 +27,7 @@ static void note_contribution(struct node_state *state, const struct ledger_entr
     contribution_digest(entry->contribution.header, digest);
     state->sequence = MAX(state->sequence, contribution.sequence);
     struct slot *slot = slot_of_digest(state, digest);
+    if (!slot) MARK("ledger: ours, from before our disk was set back");
     if (!slot) return; /* ours, from before a restore of an old backup: nothing of it is left here */
     slot->in_ledger = true;
     slot->index = index;
@@ -103,6 +105,7 @@ static void take(struct node_state *state, struct bytes raw, struct node_actions
         if (node_ledger_take(state, raw, false, &error) != OK)
             node_halt(state, out, "the ledger breaks its rules: %.180s", error.message);
     } else if (entry.step.version <= state->replica_version) {
+        MARK("ledger: a step that the snapshot has");
         step_taken(state, raw, &entry, out); /* the snapshot we started from has it */
     } else {
         state->applying = true;
@@ -112,6 +115,7 @@ static void take(struct node_state *state, struct bytes raw, struct node_actions
 }
 
 static void queue_put(struct node_state *state, struct bytes raw) {
+    if (state->applying) MARK("ledger: an entry waits behind a step");
     if (state->queue_count == state->queue_capacity) {
         size_t capacity = state->queue_capacity ? state->queue_capacity * 2 : 64;
         struct buffer *grown = xcalloc(capacity, sizeof *grown);

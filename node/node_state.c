@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/mark.h"
 #include "base/memory.h"
 #include "node/node_state_core.h"
 
@@ -98,6 +99,7 @@ static bool message_under_way(const struct node_state *state) {
 }
 
 static void advance(struct node_state *state, uint32_t fragment, struct node_actions *out) {
+    MARK("slot: advancing");
     state->slots[fragment].phase = SLOT_ADVANCING;
     node_act(out, NODE_DO_ADVANCE)->fragment = fragment;
 }
@@ -114,6 +116,7 @@ static void begin_rounds(struct node_state *state, struct node_actions *out) {
             advance(state, fragment, out);
             continue;
         }
+        MARK("slot: snapshot");
         slot->phase = SLOT_SNAPSHOT;
         slot->sequence = ++state->sequence;
         struct node_action *action = node_act(out, NODE_DO_SNAPSHOT);
@@ -178,6 +181,7 @@ static void snapshotted(struct node_state *state, const struct node_event *event
     slot->steps_mark = (int64_t)steps;
     slot->tokens_in_flight = slot->tokens_unsent;
     slot->tokens_unsent = 0;
+    MARK("slot: encoding");
     slot->phase = SLOT_ENCODING;
     struct node_action *action = node_act(out, NODE_DO_ENCODE);
     action->fragment = event->fragment;
@@ -190,10 +194,12 @@ static void snapshotted(struct node_state *state, const struct node_event *event
 static void upload(struct node_state *state, uint32_t fragment, struct node_moment now, struct node_actions *out) {
     struct slot *slot = &state->slots[fragment];
     if (state->link != LINK_UP || run_state_phase(state->run) != RUN_ACTIVE) { /* tried again when either changes */
+        MARK("slot: backoff, the link is down or the run is paused");
         slot->phase = SLOT_BACKOFF;
         slot->retry_at = now.monotonic_ms + backoff(state, slot->attempts);
         return;
     }
+    MARK("slot: uploading");
     slot->phase = SLOT_UPLOADING;
     struct node_action *action = node_act(out, NODE_DO_UPLOAD);
     action->fragment = fragment;
@@ -230,6 +236,7 @@ static void encoded(struct node_state *state, const struct node_event *event, st
 
 static void restore(struct node_state *state, uint32_t fragment, struct node_actions *out) {
     struct slot *slot = &state->slots[fragment];
+    MARK("slot: restoring");
     slot->phase = SLOT_RESTORING;
     slot->tokens_unsent += slot->tokens_in_flight;
     slot->tokens_in_flight = 0;
@@ -240,6 +247,7 @@ static void restore(struct node_state *state, uint32_t fragment, struct node_act
 
 void node_slot_merged(struct node_state *state, uint32_t fragment, struct node_actions *out) {
     struct slot *slot = &state->slots[fragment];
+    MARK("slot: merging");
     slot->phase = SLOT_MERGING;
     slot->tokens_in_flight = 0;
     slot->rejected = 0;
@@ -254,6 +262,7 @@ static void rebased(struct node_state *state, const struct node_event *event) {
     if (event->fragment >= state->fragments) return;
     struct slot *slot = &state->slots[event->fragment];
     if (slot->phase != SLOT_MERGING && slot->phase != SLOT_RESTORING && slot->phase != SLOT_ADVANCING) return;
+    MARK("slot: training again");
     slot->phase = SLOT_TRAINING;
     slot->base_version = event->rebased.base_version;
     slot->sequence = 0;
@@ -270,6 +279,7 @@ static struct slot *uploading(struct node_state *state, const struct node_event 
 }
 
 static void wait_and_retry(struct node_state *state, struct slot *slot, uint64_t at_least_ms, struct node_moment now) {
+    MARK("slot: backoff after an answer or none");
     slot->phase = SLOT_BACKOFF;
     slot->attempts++;
     slot->retry_at = now.monotonic_ms + at_least_ms + backoff(state, slot->attempts);
@@ -286,9 +296,11 @@ static void receipt(struct node_state *state, const struct node_event *event, st
         return;
     }
     if (got.epoch < run_state_epoch(state->run)) { /* from a coordinator that has been superseded: it counts for nothing */
+        MARK("receipt: of an epoch that is over");
         wait_and_retry(state, slot, 0, now);
         return;
     }
+    MARK("slot: accepted, by a receipt");
     slot->phase = SLOT_ACCEPTED;
     slot->attempts = 0;
     if (got.size > state->head.size) { /* a receipt is a head too: our own ledger must come to agree with it */
@@ -325,7 +337,8 @@ static void refused(struct node_state *state, const struct node_event *event, st
         if (event->bytes.size > 0)
             receipt(state, event, now, out);
         else
-            slot->phase = SLOT_ACCEPTED; /* it is in the ledger: Follow brings it */
+            MARK("slot: accepted, a duplicate without a receipt");
+        slot->phase = SLOT_ACCEPTED; /* it is in the ledger: Follow brings it */
         return;
     }
     if (refusal_is_temporary(code)) {
@@ -333,6 +346,7 @@ static void refused(struct node_state *state, const struct node_event *event, st
         return;
     }
     if (refusal_ends_us(code)) {
+        MARK("refusal: ends the site");
         node_halt(state, out, "the coordinator refused this site (%s): %.140s", refusal_name(code),
                   event->message && *event->message ? event->message : refusal_advice(code));
         return;
@@ -363,6 +377,7 @@ static void follow(struct node_state *state, struct node_actions *out) {
 }
 
 static void link_down(struct node_state *state, struct node_moment now) {
+    MARK("link: down");
     state->link = LINK_DOWN;
     state->heartbeat_open = false;
     state->link_retry_at = now.monotonic_ms + backoff(state, state->link_attempts);
@@ -376,6 +391,7 @@ static void offer(struct node_state *state, const struct node_event *event, stru
     uint64_t missed =
         event->offer.exists && header->version > state->replica_version ? header->version - state->replica_version : 0;
     if (missed > 0 && missed * MAX(state->options.nominal_payload, 1) > header->content_size) {
+        MARK("link: fetching a snapshot");
         state->offer = *header;
         state->link = LINK_FETCHING;
         node_act(out, NODE_DO_FETCH);
@@ -388,6 +404,7 @@ static void snapshot_loaded(struct node_state *state, const struct node_event *e
                             struct node_actions *out) {
     if (state->link != LINK_FETCHING) return;
     if (event->status != OK) {
+        MARK("link: a fetch that failed");
         link_down(state, now);
         return;
     }
@@ -416,6 +433,7 @@ static uint64_t round_end(const struct node_state *state) {
         const struct slot *slot = &state->slots[fragment];
         int64_t due = slot->steps_mark + (int64_t)inner_steps_now(state);
         /* H was lowered: overdue, and yet nothing to send. Only a step more can end the round. */
+        if (slot->tokens_unsent == 0) MARK("round: overdue with nothing to send");
         if (slot->tokens_unsent == 0) due = MAX(due, (int64_t)state->steps + 1);
         end = MIN(end, due);
     }
@@ -428,12 +446,14 @@ static void train_or_wait(struct node_state *state, struct node_actions *out) {
     if (!run_state_has_genesis(state->run) || state->catching_up) {
         wait = NODE_WAIT_START;
     } else if (run_state_phase(state->run) != RUN_ACTIVE) {
+        MARK("training: waits, paused");
         wait = NODE_WAIT_PAUSED;
     } else if (!state->options.overlap) {
         until = round_end(state);
         for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
             if (state->slots[fragment].phase > SLOT_SNAPSHOT) wait = NODE_WAIT_MERGE;
         }
+        if (wait == NODE_WAIT_MERGE) MARK("training: waits for a merge, overlap is off");
     }
     bool train = wait == NODE_WAIT_NONE && !state->halted && !state->finishing;
     if (train == state->training && wait == state->waiting && until == state->until_steps) return;
@@ -456,6 +476,7 @@ static void finish_if_over(struct node_state *state, struct node_actions *out) {
         if (run_state_pending_count(state->run, fragment) > 0) return;
         if (slot->phase == SLOT_SNAPSHOT || slot->phase == SLOT_ENCODING || slot->phase >= SLOT_MERGING) { return; }
     }
+    MARK("site: finishes");
     state->finishing = true;
     node_act(out, NODE_DO_FINISH);
 }
@@ -519,6 +540,7 @@ static void take_up(struct node_state *state, const struct node_spooled *spooled
     state->sequence = MAX(state->sequence, spooled->sequence);
     uint64_t index;
     if (!run_state_find(state->run, state->options.site, spooled->sequence, &index)) {
+        MARK("restart: a message that is not in the ledger");
         upload(state, spooled->fragment, now, out);
         return;
     }
@@ -527,9 +549,11 @@ static void take_up(struct node_state *state, const struct node_spooled *spooled
         if (run_state_pending(state->run, spooled->fragment, at)->index != index) continue;
         slot->in_ledger = true;
         slot->index = index;
+        MARK("restart: a message that waits for its merge");
         slot->phase = SLOT_ACCEPTED;
         return;
     }
+    MARK("restart: a message that was merged");
     node_slot_merged(state, spooled->fragment, out);
 }
 
@@ -566,6 +590,7 @@ void node_state_step(struct node_state *state, const struct node_event *event, s
         break;
     }
     case NODE_LINK_UP:
+        MARK("link: up");
         state->link = LINK_UP;
         state->link_attempts = 0;
         state->heartbeat_at = now.monotonic_ms;

@@ -38,6 +38,7 @@ struct check *check_create(struct world *world, const struct scenario *scenario,
     for (uint32_t i = 0; i < PROCESS_LIMIT; i++) {
         check->mass[i].feedback = xcalloc(1, size);
         check->mass[i].target = xcalloc(1, size);
+        check->mass[i].copied_feedback = xcalloc(1, size);
     }
     note_version(check);
     return check;
@@ -50,8 +51,12 @@ void check_destroy(struct check *check) {
     for (uint32_t i = 0; i < PROCESS_LIMIT; i++) {
         free(check->mass[i].feedback);
         free(check->mass[i].target);
+        free(check->mass[i].copied_feedback);
         free(check->mass[i].sent);
-        for (uint32_t f = 0; f < FRAGMENTS_LIMIT; f++) buffer_deinit(&check->mass[i].message[f]);
+        for (uint32_t f = 0; f < FRAGMENTS_LIMIT; f++) {
+            buffer_deinit(&check->mass[i].message[f]);
+            buffer_deinit(&check->mass[i].copied_message[f]);
+        }
     }
     free(check->versions);
     free(check->entries);
@@ -139,7 +144,7 @@ static void take_part(struct check *check, const struct ledger_entry *entry, con
 
 static void take_step(struct check *check, const struct ledger_entry *entry) {
     struct error error = {0};
-    struct ledger_source source = disk_source(check->disk);
+    struct ledger_source source = disk_truth(check->disk);
     uint8_t root[DIGEST_SIZE];
     for (uint16_t i = 0; i < entry->step.count; i++) take_part(check, entry, &entry->step.parts[i]);
     if (check->world->failed) return;
@@ -222,7 +227,7 @@ void check_prefix(struct check *check, const char *who, const struct run_state *
 
 void check_end(struct check *check) {
     struct error error = {0};
-    struct ledger_source source = disk_source(check->disk);
+    struct ledger_source source = disk_truth(check->disk);
     struct replay_options options = {.trusted = false, .until = UINT64_MAX};
     struct replay_report report = {0};
     struct run_state *run = run_state_create();

@@ -10,6 +10,7 @@
  *   I3  every root that anybody computes is that of the same version here; a full replay with all signatures ends at it too
  *   I4  every prefix that a site holds has the tree root of that prefix here; the coordinator's ledger only grows
  *   I5  no contribution behind its site's revocation
+ *   I6  no site takes a receipt of an epoch that is over (sim/site.c)
  *   I7  all values are finite; what a part adds is at most clip_factor times the running median
  *   I8  once faults have stopped, every honest site has another contribution merged within a bounded time (sim/federation.c)
  *   I9  training waits for no merge while overlap is on
@@ -53,6 +54,10 @@ void check_spooled(struct check *check, uint32_t process, uint32_t fragment, str
 void check_round_over(struct check *check, uint32_t process, uint32_t fragment, bool refused);
 /* The site's feedback, as restored from its disk. */
 void check_feedback(struct check *check, uint32_t process, const struct replica *replica);
+/* The books of a site whose disk is copied, put back from that copy, or lost. After the last two it may use a number again. */
+void check_backed_up(struct check *check, uint32_t process);
+void check_put_back(struct check *check, uint32_t process);
+void check_wiped(struct check *check, uint32_t process);
 void check_waits(struct check *check, const char *who, bool overlap, bool waits_for_merge);
 
 /* --- looking --- */

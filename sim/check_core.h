@@ -25,6 +25,9 @@ struct check_mass {                         /* a site's books, by process */
     float *feedback;                        /* [parameters]: as the durable records have it */
     float *target;                          /* [parameters]: 0.95 e + delta of the encoding under way; afterwards the new e */
     struct buffer message[FRAGMENTS_LIMIT]; /* spooled last */
+    float *copied_feedback;                 /* [parameters], and */
+    struct buffer copied_message[FRAGMENTS_LIMIT];
+    bool set_back; /* it may send another message with a number that it does not know it has used */
     struct check_sent_message {
         uint64_t sequence;
         uint8_t digest[DIGEST_SIZE];

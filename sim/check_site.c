@@ -38,7 +38,7 @@ void check_sent(struct check *check, uint32_t process, uint64_t sequence, const 
     contribution_digest(header, digest);
     for (size_t i = 0; i < mass->sent_count; i++) {
         if (mass->sent[i].sequence != sequence) continue;
-        if (memcmp(mass->sent[i].digest, digest, DIGEST_SIZE) != 0)
+        if (memcmp(mass->sent[i].digest, digest, DIGEST_SIZE) != 0 && !mass->set_back)
             world_fail(check->world, "I2", "%s sent two different messages with sequence %llu",
                        check->world->processes[process].name, llu(sequence));
         return;
@@ -132,6 +132,32 @@ void check_round_over(struct check *check, uint32_t process, uint32_t fragment, 
     struct bytes message = buffer_bytes(&mass->message[fragment]);
     if (codec_decode((enum codec)check->scenario->manifest.codec.kind, message, (size_t)piece.count, sent, NULL) != OK) return;
     for (uint64_t i = 0; i < piece.count; i++) mass->feedback[piece.start + i] += sent[i];
+}
+
+void check_backed_up(struct check *check, uint32_t process) {
+    struct check_mass *mass = &check->mass[process];
+    memcpy(mass->copied_feedback, mass->feedback, (size_t)check->scenario->parameters * sizeof(float));
+    for (uint32_t f = 0; f < FRAGMENTS_LIMIT; f++) {
+        mass->copied_message[f].size = 0;
+        buffer_append(&mass->copied_message[f], mass->message[f].data, mass->message[f].size);
+    }
+}
+
+void check_put_back(struct check *check, uint32_t process) {
+    struct check_mass *mass = &check->mass[process];
+    memcpy(mass->feedback, mass->copied_feedback, (size_t)check->scenario->parameters * sizeof(float));
+    for (uint32_t f = 0; f < FRAGMENTS_LIMIT; f++) {
+        mass->message[f].size = 0;
+        buffer_append(&mass->message[f], mass->copied_message[f].data, mass->copied_message[f].size);
+    }
+    mass->set_back = true;
+}
+
+void check_wiped(struct check *check, uint32_t process) {
+    struct check_mass *mass = &check->mass[process];
+    memset(mass->feedback, 0, (size_t)check->scenario->parameters * sizeof(float));
+    for (uint32_t f = 0; f < FRAGMENTS_LIMIT; f++) mass->message[f].size = 0;
+    mass->set_back = true;
 }
 
 void check_feedback(struct check *check, uint32_t process, const struct replica *replica) {

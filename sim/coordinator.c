@@ -40,7 +40,7 @@ static void write_genesis(struct coordinator *coordinator) {
     ledger_entry_encode(entry, &raw);
     buffer_u32(&record, (uint32_t)raw.size);
     buffer_append(&record, raw.data, raw.size);
-    ASSERT(disk_append(&coordinator->disk, buffer_bytes(&record)));
+    ASSERT(disk_append(&coordinator->disk, buffer_bytes(&record)) == OK);
     struct snapshot_header header = {.epoch = 1, .ledger_size = 1, .payloads_from = 1};
     memcpy(header.run_id, entry->genesis.run_id, RUN_ID_SIZE);
     memcpy(header.root, entry->genesis.initial_root, DIGEST_SIZE);
@@ -80,14 +80,57 @@ static void forget(struct coordinator *coordinator) {
     coordinator->call_count = 0;
 }
 
+/* What was not synced: gone, or the file's end is garbage. */
+static void lose(struct coordinator *coordinator, struct partial *partial) {
+    struct world *world = coordinator->world;
+    size_t unsynced = partial->bytes.size - partial->synced;
+    if (unsynced == 0) return;
+    size_t lost = 1 + (size_t)world_luck_below(world, unsynced), torn = MIN(unsynced, (size_t)SECTOR);
+    bool tear = world_luck(world, 0.4);
+    if (tear && world_fault(world, FAULT_TORN_SECTOR, COORDINATOR)) {
+        for (size_t i = 0; i < torn; i++) partial->bytes.data[partial->bytes.size - 1 - i] ^= 0x5a;
+    } else if (!tear && world_fault(world, FAULT_LOST_WRITES, COORDINATOR)) {
+        partial->bytes.size -= lost;
+    }
+    partial->synced = partial->bytes.size;
+}
+
 void coordinator_die(struct coordinator *coordinator) {
     forget(coordinator);
     for (size_t i = 0; i < coordinator->partial_count; i++) {
-        struct partial *partial = &coordinator->partials[i];
-        size_t lost = partial->bytes.size - partial->synced;
-        if (lost) partial->bytes.size -= (size_t)world_below(coordinator->world, lost + 1);
-        partial->call = 0;
+        lose(coordinator, &coordinator->partials[i]);
+        coordinator->partials[i].call = 0;
     }
+}
+
+void coordinator_replace(struct coordinator *coordinator) { coordinator->takeover = true; }
+
+void coordinator_break(struct coordinator *coordinator, const char *message) {
+    if (process_is_doomed(coordinator->world, COORDINATOR)) return;
+    coordinator->setup.stopped(coordinator->setup.context, message);
+}
+
+static void keep_receipt(struct coordinator *coordinator, const struct coordinator_action *action) {
+    const struct call *call = coordinator_call(coordinator, action->call);
+    struct sent_receipt *kept = &coordinator->receipts[coordinator->receipt_count++ % RECEIPTS_KEPT];
+    struct contribution c;
+    if (!call || contribution_decode(bytes_of(call->header, sizeof call->header), &c, NULL) != OK) return;
+    kept->site = c.site;
+    kept->sequence = c.sequence;
+    kept->epoch = run_state_epoch(coordinator_state_run(coordinator->state));
+    kept->bytes.size = 0;
+    buffer_append(&kept->bytes, action->bytes.data, action->bytes.size);
+}
+
+bool coordinator_old_receipt(const struct coordinator *coordinator, uint32_t site, uint64_t sequence, uint32_t epoch,
+                             struct bytes *out) {
+    for (size_t i = 0; i < RECEIPTS_KEPT; i++) {
+        const struct sent_receipt *kept = &coordinator->receipts[i];
+        if (kept->bytes.size == 0 || kept->site != site || kept->sequence != sequence || kept->epoch >= epoch) continue;
+        *out = buffer_bytes(&kept->bytes);
+        return true;
+    }
+    return false;
 }
 
 void coordinator_destroy(struct coordinator *coordinator) {
@@ -96,6 +139,7 @@ void coordinator_destroy(struct coordinator *coordinator) {
     coordinator_actions_deinit(&coordinator->actions);
     for (size_t i = 0; i < coordinator->partial_count; i++) buffer_deinit(&coordinator->partials[i].bytes);
     for (size_t i = 0; i < coordinator->snapshot_count; i++) buffer_deinit(&coordinator->snapshots[i].content);
+    for (size_t i = 0; i < RECEIPTS_KEPT; i++) buffer_deinit(&coordinator->receipts[i].bytes);
     free(coordinator->partials);
     free(coordinator->calls);
     disk_deinit(&coordinator->disk);
@@ -115,30 +159,7 @@ static void set_timer(struct coordinator *coordinator, uint64_t at_ms) {
     world_post(coordinator->world, delay, COORDINATOR, on_timer, coordinator, NULL)->number = ++coordinator->timer_round;
 }
 
-/* PLANT_SKIP_SEQUENCE_CHECK, PLANT_LOSE_REVOCATION: the entry is written although the brain refused it. */
-static void enter_anyway(struct coordinator *coordinator, uint64_t number) {
-    struct call *call = coordinator_call(coordinator, number);
-    if (!call || call->kind != MESSAGE_SUBMIT) return;
-    struct ledger_entry *entry = xcalloc(1, sizeof *entry);
-    struct buffer raw = {0}, record = {0};
-    entry->kind = LEDGER_CONTRIBUTION;
-    entry->epoch = 1;
-    memcpy(entry->contribution.header, call->header, CONTRIBUTION_HEADER_SIZE);
-    memcpy(entry->contribution.signature, call->signature, SIGNATURE_SIZE);
-    ledger_entry_encode(entry, &raw);
-    buffer_u32(&record, (uint32_t)raw.size);
-    buffer_append(&record, raw.data, raw.size);
-    if (disk_append(&coordinator->disk, buffer_bytes(&record))) check_ledger_grew(coordinator->check);
-    buffer_deinit(&raw);
-    buffer_deinit(&record);
-    free(entry);
-}
-
 static void do_refuse(struct coordinator *coordinator, const struct coordinator_action *action) {
-    enum plant plant = coordinator->setup.scenario->plant;
-    if ((plant == PLANT_SKIP_SEQUENCE_CHECK && action->code == REFUSED_DUPLICATE) ||
-        (plant == PLANT_LOSE_REVOCATION && action->code == REFUSED_REVOKED))
-        enter_anyway(coordinator, action->call);
     struct message message = {
         .kind = MESSAGE_REFUSAL, .a = action->code, .b = action->retry_after_ms, .c = action->current_version};
     buffer_append(&message.bytes, action->bytes.data, action->bytes.size);
@@ -175,6 +196,7 @@ static void perform(struct coordinator *coordinator, const struct coordinator_ac
     case DO_ADMIT: coordinator_admit(coordinator, action); break;
     case DO_REFUSE: do_refuse(coordinator, action); break;
     case DO_RECEIPT:
+        keep_receipt(coordinator, action);
         reply.kind = MESSAGE_RECEIPT;
         buffer_append(&reply.bytes, action->bytes.data, action->bytes.size);
         coordinator_answer(coordinator, action->call, &reply);
@@ -207,7 +229,7 @@ static void perform(struct coordinator *coordinator, const struct coordinator_ac
     case DO_ADMIN_REPLY: break; /* the admin looks at the ledger */
     case DO_CUT: do_cut(coordinator, action->site); break;
     case DO_TIMER: set_timer(coordinator, action->at_ms); break;
-    case DO_STOP: coordinator->setup.stopped(coordinator->setup.context, action->message); break;
+    case DO_STOP: coordinator_break(coordinator, action->message); break;
     }
 }
 
@@ -236,12 +258,40 @@ void coordinator_tell_code(struct coordinator *coordinator, enum coordinator_eve
     world_post(coordinator->world, delay, COORDINATOR, on_code, coordinator, event);
 }
 
+/* A new epoch begins with an entry of its own; nothing of the old one is accepted behind it. */
+static bool take_over(struct coordinator *coordinator, struct run_state *run) {
+    struct ledger_entry *entry = xcalloc(1, sizeof *entry);
+    struct buffer raw = {0}, record = {0};
+    struct error error = {0};
+    entry->kind = LEDGER_EPOCH;
+    entry->epoch = run_state_epoch(run) + 1;
+    entry->time_ms = process_wall_ms(coordinator->world, COORDINATOR);
+    ledger_entry_encode(entry, &raw);
+    buffer_u32(&record, (uint32_t)raw.size);
+    buffer_append(&record, raw.data, raw.size);
+    bool done = disk_append(&coordinator->disk, buffer_bytes(&record)) == OK;
+    check_ledger_grew(coordinator->check);
+    if (done && run_state_apply(run, buffer_bytes(&raw), true, &error) != OK)
+        world_fail(coordinator->world, "I6", "a new epoch is refused: %s", error.message);
+    coordinator->takeover = !done;
+    buffer_deinit(&raw);
+    buffer_deinit(&record);
+    free(entry);
+    return done;
+}
+
 void coordinator_boot(struct coordinator *coordinator) {
     const struct scenario *scenario = coordinator->setup.scenario;
     process_start(coordinator->world, COORDINATOR);
     check_coordinator_restarted(coordinator->check);
     struct run_state *run = coordinator_restore(coordinator);
     if (!run) return;
+    if (coordinator->takeover && !take_over(coordinator, run)) {
+        run_state_destroy(run);
+        coordinator_model_clear(coordinator);
+        coordinator_break(coordinator, "the epoch cannot be written");
+        return;
+    }
     uint64_t largest = 0;
     for (uint32_t f = 0; f < scenario->manifest.fragments; f++) {
         uint64_t start, count;
@@ -267,6 +317,6 @@ void coordinator_order(struct coordinator *coordinator, struct coordinator_event
     if (!coordinator->state) return;
     event->kind = COORDINATOR_ADMIN;
     event->call = ++coordinator->next_call;
-    coordinator->world->tally.orders++;
+    coordinator->world->tally.orders[event->admin.order]++;
     coordinator_step(coordinator, event);
 }

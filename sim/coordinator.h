@@ -36,6 +36,11 @@ const struct run_state *coordinator_run(const struct coordinator *coordinator); 
 void coordinator_boot(struct coordinator *coordinator);
 /* Everything that is not on the disk is gone; of a partial some bytes may be, too. */
 void coordinator_die(struct coordinator *coordinator);
+/* The next start is that of another coordinator, which takes over with the next epoch. */
+void coordinator_replace(struct coordinator *coordinator);
+/* The receipt of an older epoch that was sent for that contribution; false: none is known. Lent. */
+bool coordinator_old_receipt(const struct coordinator *coordinator, uint32_t site, uint64_t sequence, uint32_t epoch,
+                             struct bytes *out);
 /* An admin's order: `event.admin` is filled. */
 void coordinator_order(struct coordinator *coordinator, struct coordinator_event *event);
 

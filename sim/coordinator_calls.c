@@ -84,9 +84,15 @@ static void finish_upload(struct coordinator *coordinator, struct call *call, st
     enum refusal code = ACCEPTED;
     call->receiving = false;
     digest_sha256(partial->bytes.data, partial->bytes.size, digest);
-    if (memcmp(digest, partial->digest, DIGEST_SIZE) != 0) code = REFUSED_DIGEST;
-    if (code == ACCEPTED && !disk_blob_write(&coordinator->disk, buffer_bytes(&partial->bytes), digest)) return;
-    partial_remove(coordinator, partial);
+    if (memcmp(digest, partial->digest, DIGEST_SIZE) != 0) code = call->resumed ? REFUSED_BUSY : REFUSED_DIGEST;
+    enum status status = OK;
+    if (code == ACCEPTED) status = disk_blob_write(&coordinator->disk, buffer_bytes(&partial->bytes), digest);
+    if (status == FAILED) coordinator_break(coordinator, "a payload cannot be made durable");
+    if (status == FAILED || status == CANCELLED) return;
+    if (status == FULL)
+        code = REFUSED_BUSY; /* it is sent again once there is room */
+    else
+        partial_remove(coordinator, partial);
     coordinator_tell_code(coordinator, COORDINATOR_UPLOADED, number, code,
                           world_heavy_tail(coordinator->world, coordinator->setup.scenario->commit_us / 2));
 }
@@ -106,6 +112,7 @@ void coordinator_admit(struct coordinator *coordinator, const struct coordinator
     }
     partial->call = call->number;
     call->receiving = true;
+    call->resumed = partial->bytes.size > 0;
     if (partial->bytes.size == action->contribution.payload_size) {
         finish_upload(coordinator, call, partial);
         return;
@@ -124,7 +131,7 @@ static void take_chunk(struct coordinator *coordinator, struct call *call, const
         return;
     }
     buffer_append(&partial->bytes, message->bytes.data, message->bytes.size);
-    if (world_chance(coordinator->world, 0.3)) partial->synced = partial->bytes.size;
+    if (world_chance(coordinator->world, 0.2)) partial->synced = partial->bytes.size;
     if (partial->bytes.size == call->contribution.payload_size) finish_upload(coordinator, call, partial);
 }
 
@@ -150,8 +157,8 @@ void coordinator_check(struct coordinator *coordinator, const struct coordinator
     fragment_range(scenario->parameters, scenario->manifest.fragments, c->fragment, &start, &count);
     const struct buffer *payload = disk_blob_find(&coordinator->disk, c->payload_digest);
     if (payload) code = admission_payload(c, &scenario->manifest, buffer_bytes(payload), count, coordinator->scratch, &why);
-    bool delete = scenario->plant == PLANT_DELETE_SHARED_PAYLOAD || !is_named(coordinator, c->payload_digest);
-    if (code != ACCEPTED && payload && delete) disk_blob_delete(&coordinator->disk, c->payload_digest);
+    if (code != ACCEPTED && payload && !is_named(coordinator, c->payload_digest))
+        disk_blob_delete(&coordinator->disk, c->payload_digest);
     coordinator_tell_code(coordinator, COORDINATOR_CHECKED, action->call, code,
                           world_heavy_tail(coordinator->world, scenario->check_us));
 }
@@ -190,6 +197,9 @@ static void put_entry(struct coordinator *coordinator, const struct call *call, 
         buffer_u32(&stub, entry->epoch);
         buffer_u64(&stub, entry->time_ms);
         buffer_u64(&stub, c.sequence);
+        uint8_t digest[DIGEST_SIZE];
+        contribution_digest(entry->contribution.header, digest);
+        buffer_append(&stub, digest, sizeof(uint32_t));
         put_piece(out, buffer_bytes(&stub));
         buffer_deinit(&stub);
     } else {
@@ -202,6 +212,10 @@ static void put_entry(struct coordinator *coordinator, const struct call *call, 
 enum { BATCH = 6, HEAD_EVERY = 5 };
 
 static void pump(struct coordinator *coordinator, struct call *call) {
+    if (coordinator->disk.damaged_entry >= call->next && coordinator->disk.damaged_entry < coordinator->published) {
+        coordinator_break(coordinator, "an entry of the ledger is damaged");
+        return;
+    }
     while (call->next < coordinator->published) {
         struct message message = {.kind = MESSAGE_ENTRIES, .a = call->next};
         for (; message.b < BATCH && call->next < coordinator->published; message.b++)

@@ -18,7 +18,7 @@ struct call {
     uint64_t number;
     uint32_t stream, site;
     enum message_kind kind; /* that opened it */
-    bool receiving;
+    bool receiving, resumed;
     struct contribution contribution;
     uint8_t header[CONTRIBUTION_HEADER_SIZE], signature[SIGNATURE_SIZE];
     /* Follow */
@@ -46,7 +46,13 @@ struct kept_snapshot { /* on disk */
     struct buffer content;
 };
 
-enum { SNAPSHOTS_KEPT = 2, PARTIALS_LIMIT = 256 };
+enum { SNAPSHOTS_KEPT = 2, PARTIALS_LIMIT = 256, RECEIPTS_KEPT = 64, SECTOR = 512 };
+
+struct sent_receipt { /* what a network that delivers late may still hold */
+    uint32_t site, epoch;
+    uint64_t sequence;
+    struct buffer bytes;
+};
 
 struct coordinator {
     struct coordinator_setup setup;
@@ -59,6 +65,9 @@ struct coordinator {
     size_t partial_count;
     struct kept_snapshot snapshots[SNAPSHOTS_KEPT + 1]; /* oldest first */
     size_t snapshot_count;
+    bool takeover;                               /* the next start is another coordinator's */
+    struct sent_receipt receipts[RECEIPTS_KEPT]; /* a ring; not this process's */
+    uint64_t receipt_count;
 
     /* in memory */
     struct coordinator_state *state; /* NULL: down */
@@ -83,6 +92,8 @@ void coordinator_step(struct coordinator *coordinator, const struct coordinator_
 /* An event of kind UPLOADED or CHECKED for the call, after a while. */
 void coordinator_tell_code(struct coordinator *coordinator, enum coordinator_event_kind kind, uint64_t call, enum refusal code,
                            uint64_t delay);
+/* It cannot go on and stops itself, as server_break does. */
+void coordinator_break(struct coordinator *coordinator, const char *message);
 struct call *coordinator_call(struct coordinator *coordinator, uint64_t number);
 void coordinator_call_end(struct coordinator *coordinator, struct call *call);
 

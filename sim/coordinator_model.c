@@ -12,12 +12,13 @@ static void begin_sync(struct coordinator *coordinator);
 static void on_told(void *context, struct event *event) {
     struct coordinator_event committed = {.kind = COORDINATOR_COMMITTED};
     committed.committed.commit = event->number;
-    committed.committed.status = OK;
+    committed.committed.status = event->payload ? FAILED : OK;
     coordinator_step(context, &committed);
 }
 
-static void tell_committed(struct coordinator *coordinator, uint64_t number, uint64_t delay) {
-    world_post(coordinator->world, delay, COORDINATOR, on_told, coordinator, NULL)->number = number;
+static void tell_committed(struct coordinator *coordinator, uint64_t number, uint64_t delay, bool durable) {
+    void *failed = durable ? NULL : xcalloc(1, 1);
+    world_post(coordinator->world, delay, COORDINATOR, on_told, coordinator, failed)->number = number;
 }
 
 void coordinator_keep_snapshot(struct coordinator *coordinator, const struct snapshot_header *header, struct buffer *content) {
@@ -42,16 +43,17 @@ static void on_synced(void *context, struct event *event) {
         if (coordinator->commits[i].number)
             buffer_append(&all, coordinator->commits[i].bytes.data, coordinator->commits[i].bytes.size);
     }
-    bool durable = disk_append(&coordinator->disk, buffer_bytes(&all));
+    enum status written = disk_append(&coordinator->disk, buffer_bytes(&all));
     buffer_deinit(&all);
+    if (written == CANCELLED) return;
     coordinator->world->tally.commits++;
-    if (durable) check_ledger_grew(coordinator->check);
+    check_ledger_grew(coordinator->check);
     for (size_t i = 0; i < coordinator->syncing_count; i++) {
         struct queued_commit *commit = &coordinator->commits[i];
-        if (!commit->number && process_write(coordinator->world, COORDINATOR))
-            coordinator_keep_snapshot(coordinator, &commit->header, &commit->content);
-        bool told = commit->number == 0 || coordinator->setup.scenario->plant == PLANT_ACK_BEFORE_DURABLE;
-        if (!told) tell_committed(coordinator, commit->number, (i + 1) * MS + world_below(coordinator->world, MS));
+        if (!commit->number && written == OK && process_write(coordinator->world, COORDINATOR) == OK)
+            coordinator_keep_snapshot(coordinator, &commit->header, &commit->content); /* else there are the older ones */
+        uint64_t delay = (i + 1) * MS + world_below(coordinator->world, MS);
+        if (commit->number) tell_committed(coordinator, commit->number, delay, written == OK);
         buffer_deinit(&commit->bytes);
         buffer_deinit(&commit->content);
     }
@@ -59,7 +61,6 @@ static void on_synced(void *context, struct event *event) {
     memmove(coordinator->commits, coordinator->commits + coordinator->syncing_count,
             coordinator->commit_count * sizeof coordinator->commits[0]);
     coordinator->syncing = false;
-    if (coordinator->setup.scenario->plant == PLANT_ACK_BEFORE_DURABLE) coordinator_publish(coordinator, UINT64_MAX);
     if (coordinator->commit_count > 0) begin_sync(coordinator);
 }
 
@@ -81,7 +82,6 @@ void coordinator_commit(struct coordinator *coordinator, const struct coordinato
     struct queued_commit *commit = queue_commit(coordinator);
     commit->number = action->commit;
     buffer_append(&commit->bytes, action->bytes.data, action->bytes.size);
-    if (coordinator->setup.scenario->plant == PLANT_ACK_BEFORE_DURABLE) tell_committed(coordinator, action->commit, 0);
     if (!coordinator->syncing) begin_sync(coordinator);
 }
 
@@ -200,24 +200,33 @@ void coordinator_model_clear(struct coordinator *coordinator) {
     model_state_deinit(&coordinator->model);
 }
 
-struct run_state *coordinator_restore(struct coordinator *coordinator) {
+static enum status restore_once(struct coordinator *coordinator, struct run_state *run, struct error *error) {
     const struct scenario *scenario = coordinator->setup.scenario;
     const struct kept_snapshot *newest = &coordinator->snapshots[coordinator->snapshot_count - 1];
-    struct error error = {0};
     struct ledger_source source = disk_source(&coordinator->disk);
     struct replay_report report = {0};
-    struct run_state *run = run_state_create();
-    enum status status = model_state_init(&coordinator->model, &scenario->manifest, scenario->parameters, &error);
-    if (status == OK) status = snapshot_read(&coordinator->model, &newest->header, buffer_bytes(&newest->content), &error);
+    TRY(model_state_init(&coordinator->model, &scenario->manifest, scenario->parameters, error));
+    TRY(snapshot_read(&coordinator->model, &newest->header, buffer_bytes(&newest->content), error));
     struct replay_options options = {.trusted = true, .until = UINT64_MAX, .tensors_from = coordinator->model.version};
-    if (status == OK) status = replay_run(&source, &options, run, &coordinator->model, &report, &error);
-    if (status == OK) {
-        uint8_t root[DIGEST_SIZE];
-        state_root(coordinator->model.theta, coordinator->model.parameters, root);
-        check_root(coordinator->check, "the restarted coordinator", coordinator->model.version, root);
-        return run;
+    TRY(replay_run(&source, &options, run, &coordinator->model, &report, error));
+    uint8_t root[DIGEST_SIZE];
+    state_root(coordinator->model.theta, coordinator->model.parameters, root);
+    check_root(coordinator->check, "the restarted coordinator", coordinator->model.version, root);
+    return OK;
+}
+
+struct run_state *coordinator_restore(struct coordinator *coordinator) {
+    struct error error = {0};
+    for (;;) {
+        struct run_state *run = run_state_create();
+        if (restore_once(coordinator, run, &error) == OK) return run;
+        run_state_destroy(run);
+        model_state_deinit(&coordinator->model);
+        if (!disk_is_damaged(&coordinator->disk)) break;
+        world_trace(coordinator->world, "coordinator  does not start, its disk is repaired: %.80s", error.message);
+        coordinator->world->tally.stops++;
+        disk_repair(&coordinator->disk);
     }
     world_fail(coordinator->world, "I3", "the coordinator cannot restart: %s", error.message);
-    run_state_destroy(run);
     return NULL;
 }

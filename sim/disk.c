@@ -6,7 +6,7 @@
 #include "base/memory.h"
 
 void disk_init(struct disk *disk, struct world *world, uint32_t process) {
-    *disk = (struct disk){.world = world, .process = process};
+    *disk = (struct disk){.world = world, .process = process, .damaged_entry = UINT64_MAX};
 }
 
 void disk_deinit(struct disk *disk) {
@@ -14,7 +14,7 @@ void disk_deinit(struct disk *disk) {
     for (size_t i = 0; i < disk->blob_count; i++) buffer_deinit(&disk->blobs[i].bytes);
     free(disk->entries);
     free(disk->blobs);
-    *disk = (struct disk){0};
+    disk_init(disk, disk->world, disk->process);
 }
 
 static void push_entry(struct disk *disk, struct bytes entry) {
@@ -27,14 +27,16 @@ static void push_entry(struct disk *disk, struct bytes entry) {
     disk->entries[disk->entry_count++] = copy;
 }
 
-bool disk_append(struct disk *disk, struct bytes raw) {
-    if (!process_write(disk->world, disk->process)) return false;
+enum status disk_append(struct disk *disk, struct bytes raw) {
+    enum status status = process_write(disk->world, disk->process);
+    if (status == CANCELLED || status == FULL) return status;
+    if (status == FAILED && world_luck(disk->world, 0.5)) return status; /* else it is there, but nobody may count on it */
     struct reader reader = reader_of(raw);
     while (reader_left(&reader) > 0) {
         uint32_t size = reader_u32(&reader);
         push_entry(disk, reader_take(&reader, size));
     }
-    return true;
+    return status;
 }
 
 static struct disk_blob *find(const struct disk *disk, const uint8_t digest[static DIGEST_SIZE]) {
@@ -44,9 +46,7 @@ static struct disk_blob *find(const struct disk *disk, const uint8_t digest[stat
     return NULL;
 }
 
-bool disk_blob_write(struct disk *disk, struct bytes content, const uint8_t digest[static DIGEST_SIZE]) {
-    if (!process_write(disk->world, disk->process)) return false;
-    if (find(disk, digest)) return true;
+static void push_blob(struct disk *disk, struct bytes content, const uint8_t digest[static DIGEST_SIZE]) {
     if (disk->blob_count == disk->blob_capacity) {
         disk->blob_capacity = disk->blob_capacity ? disk->blob_capacity * 2 : 64;
         disk->blobs = xrealloc(disk->blobs, disk->blob_capacity * sizeof disk->blobs[0]);
@@ -55,7 +55,18 @@ bool disk_blob_write(struct disk *disk, struct bytes content, const uint8_t dige
     *blob = (struct disk_blob){0};
     memcpy(blob->digest, digest, DIGEST_SIZE);
     buffer_append(&blob->bytes, content.data, content.size);
-    return true;
+}
+
+enum status disk_blob_write(struct disk *disk, struct bytes content, const uint8_t digest[static DIGEST_SIZE]) {
+    enum status status = process_write(disk->world, disk->process);
+    if (status == OK && !find(disk, digest)) push_blob(disk, content, digest);
+    return status;
+}
+
+void disk_copy(struct disk *to, const struct disk *from) {
+    disk_deinit(to);
+    for (uint64_t i = 0; i < from->entry_count; i++) push_entry(to, buffer_bytes(&from->entries[i]));
+    for (size_t i = 0; i < from->blob_count; i++) push_blob(to, buffer_bytes(&from->blobs[i].bytes), from->blobs[i].digest);
 }
 
 const struct buffer *disk_blob_find(const struct disk *disk, const uint8_t digest[static DIGEST_SIZE]) {
@@ -73,6 +84,8 @@ void disk_blob_delete(struct disk *disk, const uint8_t digest[static DIGEST_SIZE
 static enum status source_entry(void *context, uint64_t index, struct buffer *out, struct error *error) {
     const struct disk *disk = context;
     if (index >= disk->entry_count) return error_set(error, NOT_FOUND, "no entry %llu", (unsigned long long)index);
+    if (index == disk->damaged_entry)
+        return error_set(error, CORRUPT, "the record of entry %llu is damaged", (unsigned long long)index);
     buffer_append(out, disk->entries[index].data, disk->entries[index].size);
     return OK;
 }
@@ -90,4 +103,50 @@ static enum status source_payload(void *context, const uint8_t digest[DIGEST_SIZ
 
 struct ledger_source disk_source(struct disk *disk) {
     return (struct ledger_source){source_entry, source_payload, disk};
+}
+
+static enum status truth_entry(void *context, uint64_t index, struct buffer *out, struct error *error) {
+    const struct disk *disk = context;
+    if (index >= disk->entry_count) return error_set(error, NOT_FOUND, "no entry %llu", (unsigned long long)index);
+    buffer_append(out, disk->entries[index].data, disk->entries[index].size);
+    return OK;
+}
+
+static enum status truth_payload(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size, struct buffer *out,
+                                 struct error *error) {
+    const struct disk_blob *blob = find(context, digest);
+    size_t before = out->size;
+    TRY(source_payload(context, digest, size, out, error));
+    out->data[before + blob->flipped_at] ^= blob->flipped;
+    return OK;
+}
+
+struct ledger_source disk_truth(struct disk *disk) {
+    return (struct ledger_source){truth_entry, truth_payload, disk};
+}
+
+bool disk_flip(struct disk *disk, const uint8_t digest[static DIGEST_SIZE]) {
+    struct disk_blob *blob = find(disk, digest);
+    if (!blob || blob->flipped || blob->bytes.size == 0) return false;
+    blob->flipped_at = (size_t)world_luck_below(disk->world, blob->bytes.size);
+    blob->flipped = (uint8_t)(1u << world_luck_below(disk->world, 8));
+    blob->bytes.data[blob->flipped_at] ^= blob->flipped;
+    return true;
+}
+
+bool disk_is_damaged(const struct disk *disk) {
+    if (disk->damaged_entry != UINT64_MAX) return true;
+    for (size_t i = 0; i < disk->blob_count; i++) {
+        if (disk->blobs[i].flipped) return true;
+    }
+    return false;
+}
+
+void disk_repair(struct disk *disk) {
+    disk->damaged_entry = UINT64_MAX;
+    for (size_t i = 0; i < disk->blob_count; i++) {
+        struct disk_blob *blob = &disk->blobs[i];
+        if (blob->flipped) blob->bytes.data[blob->flipped_at] ^= blob->flipped;
+        blob->flipped = 0;
+    }
 }

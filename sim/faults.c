@@ -1,9 +1,17 @@
 #include "sim/faults.h"
 
+#include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/memory.h"
+#include "coordinator/coordinator_state.h"
 #include "fed/receipt.h"
+#include "sim/falsehood.h"
+#include "sim/lies.h"
+#include "sim/marks.h"
+#include "sim/shrink.h"
 
 static unsigned long long llu(uint64_t value) { return (unsigned long long)value; }
 
@@ -14,42 +22,163 @@ static void add(struct tally *sum, const struct tally *more) {
     for (size_t i = 0; i < sizeof *sum / sizeof *to; i++) to[i] += from[i];
 }
 
+bool faults_list_parse(const char *text, struct buffer *out) {
+    uint64_t last = 0;
+    while (*text) {
+        char *end;
+        uint64_t low = strtoull(text, &end, 10), high = low;
+        if (end == text || low <= last) return false;
+        if (*end == '-') {
+            text = end + 1;
+            high = strtoull(text, &end, 10);
+            if (end == text || high < low || high - low > 1000000) return false;
+        }
+        for (last = low; last <= high; last++) buffer_append(out, &last, sizeof last);
+        last = high;
+        if (*end && *end != ',') return false;
+        text = *end ? end + 1 : end;
+    }
+    return true;
+}
+
+/* ---- what a run put to the test ------------------------------------------------------------------------------------------------ */
+
+static void print_named(FILE *out, const char *what, const char *name, uint64_t count, uint64_t *missing) {
+    if (count == 0) ++*missing;
+    if (out) fprintf(out, "%-10s %-40s %llu%s\n", what, name, llu(count), count ? "" : "   <- never");
+}
+
+static uint64_t print_coverage(const struct tally *t, FILE *out) {
+    static const char *const orders[] = {
+        [ORDER_PAUSE] = "pause",   [ORDER_RESUME] = "resume",           [ORDER_STOP] = "stop",        [ORDER_INVITE] = "invite",
+        [ORDER_REVOKE] = "revoke", [ORDER_INNER_STEPS] = "inner_steps", [ORDER_SNAPSHOT] = "snapshot"};
+    uint64_t missing = 0;
+    struct mark_count mark;
+    for (unsigned i = 0; i < FAULT_KIND_COUNT; i++) print_named(out, "fault", fault_names[i], t->faults[i], &missing);
+    for (unsigned i = 0; i < LIE_COUNT; i++) print_named(out, "lie", lie_names[i], t->lies[i], &missing);
+    for (unsigned i = 0; i < FALSEHOOD_COUNT; i++) print_named(out, "falsehood", falsehood_names[i], t->probes[i], &missing);
+    for (unsigned i = 1; i < REFUSAL_COUNT; i++) print_named(out, "refusal", refusal_name(i), t->refusals[i], &missing);
+    for (unsigned i = ORDER_PAUSE; i <= ORDER_SNAPSHOT; i++) print_named(out, "order", orders[i], t->orders[i], &missing);
+    for (uint64_t i = 0; marks_at(i, &mark); i++) print_named(out, "mark", mark.name, mark.count, &missing);
+    return missing;
+}
+
+static uint64_t count_missing(const struct tally *t) { return print_coverage(t, NULL); }
+
 static void print_summary(const struct faults_summary *s, FILE *out) {
     const struct tally *t = &s->tally;
-    fprintf(
-        out,
-        "seeds=%llu failures=%llu simulated_s=%llu events=%llu messages=%llu lost=%llu resets=%llu doubled=%llu held_back=%llu "
-        "partitions=%llu crashes=%llu crashes_behind_a_write=%llu malformed=%llu orders=%llu joins=%llu contributions=%llu "
-        "versions=%llu receipts=%llu entries_followed=%llu restores=%llu advances=%llu snapshots_loaded=%llu "
-        "residual_checks=%llu refused:",
-        llu(s->seeds), llu(s->failures), llu(t->simulated_ms / 1000), llu(t->events), llu(t->messages), llu(t->messages_lost),
-        llu(t->resets), llu(t->messages_doubled), llu(t->messages_late), llu(t->partitions), llu(t->crashes),
-        llu(t->write_crashes), llu(t->malformed), llu(t->orders), llu(t->joins), llu(t->contributions), llu(t->steps),
-        llu(t->receipts), llu(t->entries), llu(t->restores), llu(t->advances), llu(t->snapshots_loaded), llu(t->residual_checks));
-    for (unsigned code = 1; code < REFUSAL_COUNT; code++) {
-        if (t->refusals[code]) fprintf(out, " %s=%llu", refusal_name(code), llu(t->refusals[code]));
+    uint64_t faults = 0, lies = 0;
+    for (unsigned i = 0; i < FAULT_KIND_COUNT; i++) faults += t->faults[i];
+    for (unsigned i = 0; i < LIE_COUNT; i++) lies += t->lies[i];
+    fprintf(out,
+            "seeds=%llu failures=%llu simulated_days=%.2f events=%llu messages=%llu faults=%llu lies=%llu "
+            "acknowledged=%llu contributions=%llu versions=%llu entries_followed=%llu joins=%llu restores=%llu advances=%llu "
+            "snapshots_loaded=%llu residual_checks=%llu restarts_of_sites=%llu restarts_of_the_coordinator=%llu\n",
+            llu(s->seeds), llu(s->failures), (double)t->simulated_ms / 86400e3, llu(t->events), llu(t->messages), llu(faults),
+            llu(lies), llu(t->receipts), llu(t->contributions), llu(t->steps), llu(t->entries), llu(t->joins), llu(t->restores),
+            llu(t->advances), llu(t->snapshots_loaded), llu(t->residual_checks), llu(t->halts), llu(t->stops));
+    fprintf(out, "faults:");
+    for (unsigned i = 0; i < FAULT_KIND_COUNT; i++) fprintf(out, " %s=%llu", fault_names[i], llu(t->faults[i]));
+    fprintf(out, "\nrefused:");
+    for (unsigned i = 1; i < REFUSAL_COUNT; i++) fprintf(out, " %s=%llu", refusal_name(i), llu(t->refusals[i]));
+    fprintf(out, "\nhash=%016llx\n", llu(s->hash));
+}
+
+/* ---- a seed that fails ------------------------------------------------------------------------------------------------------- */
+
+static void print_list(FILE *out, const uint64_t *numbers, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        size_t last = i;
+        while (last + 1 < count && numbers[last + 1] == numbers[last] + 1) last++;
+        fprintf(out, "%s%llu", i ? "," : "", llu(numbers[i]));
+        if (last > i) fprintf(out, "-%llu", llu(numbers[last]));
+        i = last;
     }
-    fprintf(out, " hash=%016llx\n", llu(s->hash));
+    if (count == 0) fprintf(out, "0");
+}
+
+static void print_replay(const struct faults_options *options, const struct federation_options *run, const struct shrunk *shrunk,
+                         FILE *out) {
+    fprintf(out, "    replay: atoll-sim faults --seed %llu --trace", llu(run->seed));
+    if (options->sites) fprintf(out, " --sites %u", options->sites);
+    if (options->plant) fprintf(out, " --plant %s", options->plant);
+    if (shrunk) {
+        fprintf(out, " --keep ");
+        print_list(out, (const uint64_t *)(const void *)shrunk->kept.data, shrunk->kept.size / sizeof(uint64_t));
+        uint64_t absent[32];
+        size_t count = 0;
+        for (uint32_t site = 1; site < 32; site++) {
+            if (shrunk->absent >> site & 1) absent[count++] = site;
+        }
+        if (count > 0) fprintf(out, " --absent ");
+        if (count > 0) print_list(out, absent, count);
+    }
+    fprintf(out, "\n");
+}
+
+static void print_failure(const struct faults_options *options, const struct federation_options *run,
+                          const struct federation_result *failed, FILE *out) {
+    struct shrunk shrunk;
+    struct federation_options smaller = *run;
+    struct federation_result result;
+    fprintf(out, "seed %llu broke %s: %s\n    %s\n", llu(run->seed), failed->invariant, failed->failure, failed->scenario);
+    print_replay(options, run, NULL, out);
+    if (!options->shrink) return;
+    shrink(run, failed, &shrunk);
+    uint64_t none = 0;
+    struct world_filter filter = {shrunk.kept.size ? (const uint64_t *)(const void *)shrunk.kept.data : &none,
+                                  shrunk.kept.size / sizeof(uint64_t), shrunk.absent};
+    smaller.filter = &filter;
+    smaller.report = out;
+    fprintf(out, "    %zu of its %zu faults break it alike (%u tries); the end of that run:\n", filter.kept_count,
+            failed->injected_count, shrunk.tries);
+    federation_run(&smaller, &result);
+    for (size_t i = 0; i < result.injected_count; i++) {
+        const struct fault_record *fault = &result.injected[i];
+        fprintf(out, "    fault %llu: %s at %.6f s, process %u\n", llu(fault->number), fault_names[fault->kind],
+                (double)fault->at * 1e-6, fault->process);
+    }
+    print_replay(options, run, &shrunk, out);
+    federation_result_deinit(&result);
+    shrunk_deinit(&shrunk);
+}
+
+/* ---- many seeds ----------------------------------------------------------------------------------------------------------------- */
+
+static void run_seed(const struct faults_options *options, uint64_t seed, FILE *out, struct faults_summary *summary) {
+    struct federation_options run = {.seed = seed, .sites = options->sites, .filter = options->filter, .trace = options->trace};
+    struct federation_result result;
+    federation_run(&run, &result);
+    summary->seeds++;
+    summary->hash = random_hash(summary->hash, result.trace_hash);
+    add(&summary->tally, &result.tally);
+    if (out && options->hashes) fprintf(out, "seed=%llu hash=%016llx\n", llu(seed), llu(result.trace_hash));
+    if (result.failed) {
+        summary->failures++;
+        summary->first_failure = seed;
+        snprintf(summary->invariant, sizeof summary->invariant, "%s", result.invariant);
+        if (out) print_failure(options, &run, &result, out);
+    }
+    federation_result_deinit(&result);
+}
+
+static double cpu_seconds(void) {
+    struct timespec spent;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &spent);
+    return (double)spent.tv_sec + (double)spent.tv_nsec * 1e-9;
 }
 
 void faults_run(const struct faults_options *options, FILE *out, struct faults_summary *summary) {
+    double start = cpu_seconds();
     memset(summary, 0, sizeof *summary);
-    for (uint64_t seed = options->first; seed < options->first + options->count; seed++) {
-        struct federation_result result;
-        federation_run(seed, options->plant, options->trace, options->trace ? NULL : out, &result);
-        summary->seeds++;
-        summary->hash = random_hash(summary->hash, result.trace_hash);
-        add(&summary->tally, &result.tally);
-        if (out && options->hashes) fprintf(out, "seed=%llu hash=%016llx\n", llu(seed), llu(result.trace_hash));
-        if (!result.failed) continue;
-        summary->failures++;
-        summary->first_failure = seed;
-        if (!out) break;
-        fprintf(out, "seed %llu broke %s: %s\n    %s\n    replay: atoll-sim faults --seed %llu --trace", llu(seed),
-                result.invariant, result.failure, result.scenario, llu(seed));
-        if (options->plant) fprintf(out, " --plant %s", plant_names[options->plant]);
-        fprintf(out, "\n");
-        break;
-    }
-    if (out) print_summary(summary, out);
+    marks_clear();
+    for (uint64_t seed = options->first; seed < options->first + options->count && summary->failures == 0; seed++)
+        run_seed(options, seed, out, summary);
+    summary->missing = count_missing(&summary->tally);
+    if (!out) return;
+    if (options->coverage) (void)print_coverage(&summary->tally, out);
+    print_summary(summary, out);
+    double spent = cpu_seconds() - start;
+    fprintf(out, "cpu_s=%.1f simulated_s_per_cpu_s=%.0f\n", spent, (double)summary->tally.simulated_ms / 1e3 / (spent + 1e-9));
+    if (options->coverage && summary->missing) fprintf(out, "%llu marks were never passed\n", llu(summary->missing));
 }

@@ -11,16 +11,27 @@
 #include "sim/scenario.h"
 #include "sim/world.h"
 
-enum { LIVENESS_SECONDS = 240, FINISH_SECONDS = 120 };
+enum { LIVENESS_SECONDS = 240, FINISH_SECONDS = 120 }; /* at pace 1 */
+
+struct federation_options {
+    uint64_t seed;
+    uint32_t sites;                    /* 0: drawn */
+    const struct world_filter *filter; /* what is left out; may be NULL */
+    bool trace;                        /* print every line of it on stdout */
+    FILE *report;                      /* gets the last lines of the trace where it failed; may be NULL */
+};
 
 struct federation_result {
     bool failed;
     char invariant[32], failure[512], scenario[256];
     uint64_t trace_hash;
+    uint32_t sites; /* processes 1 .. sites */
     struct tally tally;
+    struct fault_record *injected; /* [injected_count], owned */
+    size_t injected_count;
 };
 
-/* `report` (may be NULL) gets the last lines of the trace where it failed; `trace` prints all of it on stdout. */
-void federation_run(uint64_t seed, enum plant plant, bool trace, FILE *report, struct federation_result *out);
+void federation_run(const struct federation_options *options, struct federation_result *out);
+void federation_result_deinit(struct federation_result *result);
 
 #endif

@@ -21,7 +21,10 @@ struct network {
     struct stream *streams; /* number n at n - 1 */
     uint32_t count, capacity;
     uint64_t blocked_up[PROCESS_LIMIT], blocked_down[PROCESS_LIMIT]; /* until */
+    uint32_t flips[PROCESS_LIMIT];                                   /* so far; a site whose messages are all damaged gives up */
 };
+
+enum { FLIPS_MOST = 2 };
 
 struct parcel {
     uint32_t stream;
@@ -45,8 +48,9 @@ void network_destroy(struct network *network) {
 void network_set_faults(struct network *network, const struct network_faults *faults) { network->faults = *faults; }
 
 void network_partition(struct network *network, uint32_t site, bool up, bool down, uint64_t duration) {
-    if (up) network->blocked_up[site] = network->world->now + duration;
-    if (down) network->blocked_down[site] = network->world->now + duration;
+    uint64_t until = network->world->now + duration;
+    if (up) network->blocked_up[site] = MAX(network->blocked_up[site], until);
+    if (down) network->blocked_down[site] = MAX(network->blocked_down[site], until);
 }
 
 void network_heal(struct network *network) {
@@ -109,13 +113,19 @@ static void end_at_site(void *context, struct event *event) {
     if (there) network->ends.closed_at_site(network->ends.context, stream->site_process, number);
 }
 
+static void post_end(struct network *network, uint64_t delay, uint32_t number, event_handler *run, uint32_t whose) {
+    struct event *event = world_post(network->world, delay, NO_PROCESS, run, network, NULL);
+    event->number = number;
+    event->gate = whose;
+}
+
 /* Both ends are told, each in its time. */
 static void break_stream(struct network *network, uint32_t number, uint64_t within) {
     struct world *world = network->world;
     struct stream *stream = stream_of(network, number);
     stream->lost_up = stream->lost_down = true;
-    world_post(world, 1 + world_below(world, within), NO_PROCESS, end_at_coordinator, network, NULL)->number = number;
-    world_post(world, 1 + world_below(world, within), NO_PROCESS, end_at_site, network, NULL)->number = number;
+    post_end(network, 1 + world_below(world, within), number, end_at_coordinator, COORDINATOR);
+    post_end(network, 1 + world_below(world, within), number, end_at_site, stream->site_process);
 }
 
 void network_process_died(struct network *network, uint32_t process) {
@@ -168,11 +178,16 @@ static uint64_t arrival(struct network *network, struct stream *stream, bool up,
     uint64_t from = world->now,
              blocked = up ? network->blocked_up[stream->site_process] : network->blocked_down[stream->site_process];
     if (blocked > from) {
-        if (blocked - from > network->faults.keepalive || world_chance(world, 0.3)) return UINT64_MAX;
+        if (blocked - from > network->faults.keepalive || world_luck(world, 0.3)) return UINT64_MAX;
         world->tally.messages_late++;
         from = blocked;
     }
-    uint64_t at = from + world_heavy_tail(world, network->faults.latency) + size * SECOND / network->faults.bytes_per_second;
+    const struct network_faults *faults = &network->faults;
+    uint64_t delay = faults->latency / 2 + world_below(world, faults->latency + 1);
+    uint64_t tail = delay * (5 + world_luck_below(world, 46)), held = faults->latency * (2 + world_luck_below(world, 30));
+    if (world_luck(world, faults->slow) && world_fault(world, FAULT_SLOW, stream->site_process)) delay = tail;
+    if (world_luck(world, faults->reordered) && world_fault(world, FAULT_REORDER, stream->site_process)) delay += held;
+    uint64_t at = from + delay + size * SECOND / faults->bytes_per_second;
     uint64_t *last = up ? &stream->last_up : &stream->last_down;
     at = MAX(at, *last);
     *last = at;
@@ -180,7 +195,10 @@ static uint64_t arrival(struct network *network, struct stream *stream, bool up,
 }
 
 static void post_parcel(struct network *network, uint64_t at, struct parcel *parcel) {
-    world_post(network->world, at - network->world->now, NO_PROCESS, arrive, network, parcel)->release = parcel_release;
+    uint64_t delay = at > network->world->now ? at - network->world->now : 0;
+    struct event *event = world_post(network->world, delay, NO_PROCESS, arrive, network, parcel);
+    event->release = parcel_release;
+    event->gate = parcel->up ? COORDINATOR : stream_of(network, parcel->stream)->site_process;
 }
 
 /* The same opening once more, later, as another call whose caller does not listen. */
@@ -197,13 +215,30 @@ static void send_double(struct network *network, uint32_t number, const struct m
     buffer_append(&parcel->message.bytes, message->bytes.data, message->bytes.size);
     uint64_t delay = world_heavy_tail(world, 4 * network->faults.latency);
     post_parcel(network, world->now + delay, parcel);
-    world->tally.messages_doubled++;
-    world_post(world, delay + 1 + world_below(world, network->faults.keepalive), NO_PROCESS, end_at_coordinator, network, NULL)
-        ->number = ghost;
+    post_end(network, delay + 1 + world_below(world, network->faults.keepalive), ghost, end_at_coordinator, COORDINATOR);
 }
 
 static bool opens_a_call(enum message_kind kind) {
     return kind == MESSAGE_SUBMIT || kind == MESSAGE_HEARTBEAT || kind == MESSAGE_JOIN;
+}
+
+static bool is_reset(struct network *network, const struct stream *stream, enum message_kind kind) {
+    struct world *world = network->world;
+    bool transfer = kind == MESSAGE_CHUNK || kind == MESSAGE_SNAPSHOT;
+    if (!world_luck(world, transfer ? network->faults.reset_transfer : network->faults.reset)) return false;
+    return world_fault(world, transfer ? FAULT_RESET_TRANSFER : FAULT_RESET, stream->site_process);
+}
+
+/* What a broken memory does between two checks. */
+static void flip(struct network *network, const struct stream *stream, struct buffer *bytes) {
+    struct world *world = network->world;
+    if (bytes->size == 0 || !world_luck(world, network->faults.flipped)) return;
+    size_t at = (size_t)world_luck_below(world, bytes->size);
+    uint8_t bit = (uint8_t)(1u << world_luck_below(world, 8));
+    if (network->flips[stream->site_process] >= FLIPS_MOST) return;
+    if (!world_fault(world, FAULT_FLIPPED_PAYLOAD, stream->site_process)) return;
+    network->flips[stream->site_process]++;
+    bytes->data[at] ^= bit;
 }
 
 void network_send(struct network *network, uint32_t number, bool up, struct message *message) {
@@ -224,19 +259,20 @@ void network_send(struct network *network, uint32_t number, bool up, struct mess
     *parcel = (struct parcel){.stream = number, .up = up, .message = *message};
     parcel->message.bytes = bytes;
     bool lost = up ? stream->lost_up : stream->lost_down;
-    bool reset = !lost && world_chance(world, network->faults.reset);
+    bool reset = !lost && is_reset(network, stream, message->kind);
     uint64_t at = lost ? UINT64_MAX : arrival(network, stream, up, bytes.size);
-    if (at == UINT64_MAX || reset || world_chance(world, network->faults.lost)) {
-        if (reset)
-            world->tally.resets++;
-        else
-            world->tally.messages_lost++;
+    if (at != UINT64_MAX && !reset && world_luck(world, network->faults.lost) &&
+        world_fault(world, FAULT_DROP, stream->site_process))
+        at = UINT64_MAX;
+    if (at == UINT64_MAX || reset) {
         parcel_release(parcel);
         if (!lost) break_stream(network, number, reset ? 100 * MS : network->faults.keepalive);
         return;
     }
+    if (message->kind == MESSAGE_CHUNK) flip(network, stream, &parcel->message.bytes);
     post_parcel(network, at, parcel);
-    if (first && opens_a_call(message->kind) && world_chance(world, network->faults.doubled))
+    if (first && opens_a_call(message->kind) && world_luck(world, network->faults.doubled) &&
+        world_fault(world, FAULT_DUPLICATE, stream->site_process))
         send_double(network, number, &parcel->message);
 }
 

@@ -4,6 +4,7 @@
  * not wait for each other, so a receipt may come before or behind the entry it is about. A lost message takes all later ones of
  * its stream and direction with it, and some time later both ends are told that the stream is over, each at its own time, as keepalives
  * do; a reset does the same at once. A partition (perhaps in one direction only) holds a site's messages back, or loses them.
+ * A message may be held back while those of other streams overtake it, and a bit of a payload may be flipped on its way.
  * A call's opening message may be doubled: the coordinator then sees a second call with the same bytes, whose answers go to
  * nobody. When a process dies its ends are gone, and the other ends learn of it later.
  */
@@ -43,7 +44,7 @@ struct message {
 struct network;
 
 struct network_faults { /* probabilities a message, or a call */
-    double lost, reset, doubled;
+    double lost, reset, reset_transfer, doubled, reordered, slow, flipped;
     uint64_t latency; /* mean, us */
     uint64_t bytes_per_second;
     uint64_t keepalive;

@@ -6,19 +6,6 @@
 #include "base/memory.h"
 #include "codec/codec.h"
 
-const char *const plant_names[PLANT_COUNT + 1] = {[PLANT_NONE] = "none",
-                                                  [PLANT_ACK_BEFORE_DURABLE] = "ack_before_durable",
-                                                  [PLANT_APPLY_TWICE] = "apply_twice",
-                                                  [PLANT_SKIP_SEQUENCE_CHECK] = "skip_sequence_check",
-                                                  [PLANT_DROP_RESIDUAL] = "drop_residual_on_refusal",
-                                                  [PLANT_FORGET_REBASE] = "forget_rebase",
-                                                  [PLANT_STALE_OFF_BY_ONE] = "stale_off_by_one",
-                                                  [PLANT_UPLOAD_BEFORE_SPOOL] = "upload_before_spool",
-                                                  [PLANT_OLD_FEEDBACK] = "old_feedback",
-                                                  [PLANT_LOSE_REVOCATION] = "lose_revocation",
-                                                  [PLANT_DELETE_SHARED_PAYLOAD] = "delete_shared_payload",
-                                                  [PLANT_FORGET_RESUME] = "forget_resume"};
-
 /* Every draw is a statement of its own: the order in which a call's arguments are evaluated is the compiler's choice. */
 static void draw_manifest(struct scenario *s, struct world *world) {
     static const char *const dense[] = {"int8", "int8", "fp32", "bf16", "fp4"};
@@ -34,11 +21,12 @@ static void draw_manifest(struct scenario *s, struct world *world) {
     if (forever)
         buffer_append_text(&yaml, "  grace: forever\n");
     else
-        buffer_append_text(&yaml, "  grace: %ums\n", (unsigned)world_between(world, 0, 2000));
+        buffer_append_text(&yaml, "  grace: %ums\n", (unsigned)(world_between(world, 0, 2000) * s->pace));
     buffer_append_text(&yaml, "  staleness_cap: %u\n", (unsigned)world_between(world, 2, 3 * s->sites));
     buffer_append_text(&yaml, "  warmup_steps: %u\n", (unsigned)world_below(world, 4));
-    buffer_append_text(&yaml, "  warmup_grace: %ums\n", (unsigned)world_between(world, 500, 4000));
+    buffer_append_text(&yaml, "  warmup_grace: %ums\n", (unsigned)(world_between(world, 500, 4000) * s->pace));
     buffer_append_text(&yaml, "  staleness_weight: %s\n", world_chance(world, 0.3) ? "polynomial" : "none");
+    buffer_append_text(&yaml, "  staleness_exponent: %s\n", world_chance(world, 0.5) ? "0.5" : "1");
     buffer_append_text(&yaml, "inner:\n  inner_steps: %u\n", (unsigned)world_between(world, 3, 10));
     buffer_append_text(&yaml, "  dylu: %s\n", world_chance(world, 0.5) ? "true" : "false");
     buffer_append_text(&yaml, "outer:\n  mode: %s\n", sparse ? "sparse" : "dense");
@@ -51,6 +39,9 @@ static void draw_manifest(struct scenario *s, struct world *world) {
     buffer_append_text(&yaml, "  clip_minimum: %u\n", (unsigned)world_between(world, 1, window));
     buffer_append_text(&yaml, "  clip_factor: %u\n", (unsigned)world_below(world, 4));
     buffer_append_text(&yaml, "  expiry: %s\n", expiries[world_below(world, COUNT_OF(expiries))]);
+    bool budget = world_chance(world, 0.08);
+    unsigned tokens = (unsigned)world_between(world, 4000, 60000);
+    if (budget) buffer_append_text(&yaml, "token_budget: %u\n", tokens);
     buffer_append_text(&yaml, "root_interval: %u\n", world_chance(world, 0.7) ? 1u : (unsigned)world_between(world, 2, 4));
     buffer_append_text(&yaml, "snapshot_interval: %u\n", (unsigned)world_between(world, 2, 12));
     struct error error = {0};
@@ -61,49 +52,82 @@ static void draw_manifest(struct scenario *s, struct world *world) {
     s->parameters = fragments == 1 ? world_between(world, 64, 9000) : fragments * CODEC_CHUNK + world_below(world, 3000);
 }
 
+/* Most storms are moderate, some are as bad as can be: nothing that is under way gets through. */
+static double some(struct world *world, double most) {
+    double weight = random_unit(&world->random);
+    return world_chance(world, 0.25) ? 0 : most * weight * weight * weight;
+}
+
 static void draw_network(struct scenario *s, struct world *world) {
     uint64_t latency = world_between(world, 2, 60) * MS;
     s->calm = (struct network_faults){.latency = latency, .bytes_per_second = 20000000, .keepalive = 3 * SECOND};
     s->storm = s->calm;
-    double weight = world_chance(world, 0.15) ? 0 : random_unit(&world->random);
-    s->storm.lost = 0.04 * weight * random_unit(&world->random);
-    s->storm.reset = 0.04 * weight * random_unit(&world->random);
-    s->storm.doubled = 0.4 * weight * random_unit(&world->random);
+    s->storm.lost = some(world, 0.3);
+    s->storm.reset = some(world, 0.1);
+    s->storm.reset_transfer = some(world, 0.2);
+    s->storm.doubled = some(world, 0.5);
+    s->storm.reordered = some(world, 0.3);
+    s->storm.slow = some(world, 0.1);
+    s->storm.flipped = some(world, 0.01);
     s->storm.latency = world_between(world, 1, 200) * MS;
     s->storm.bytes_per_second = world_between(world, 20000, 2000000);
+    s->write_failures = world_chance(world, 0.3) ? some(world, 0.03) : 0;
 }
 
-static uint64_t now_and_then(struct world *world, double share, uint64_t low, uint64_t high) {
+/* In such a share of the runs, every so many seconds at pace 1. */
+static uint64_t now_and_then(const struct scenario *s, struct world *world, double share, uint64_t low, uint64_t high) {
     bool on = world_chance(world, share);
-    uint64_t every = world_between(world, low, high);
+    uint64_t every = world_between(world, low * 10, high * 10) * 100 * MS * s->pace;
     return on ? every : 0;
 }
 
-void scenario_draw(struct scenario *s, struct world *world, enum plant plant) {
-    memset(s, 0, sizeof *s);
-    s->plant = plant;
-    s->sites = (uint32_t)world_between(world, 1, 5);
-    s->spares = world_chance(world, 0.3) ? 0 : (uint32_t)world_between(world, 1, SPARE_SITES);
-    s->overlap = world_chance(world, 0.75);
-    draw_manifest(s, world);
-    draw_network(s, world);
-    uint64_t step = world_between(world, 60, 250) * MS;
-    for (uint32_t i = 1; i <= s->sites + s->spares; i++) s->site[i].step_us = step * world_between(world, 70, 200) / 100;
+static void draw_faults(struct scenario *s, struct world *world) {
+    s->every.crash = now_and_then(s, world, 0.7, 3, 15);
+    s->crash_at_write = random_unit(&world->random);
+    s->every.partition = now_and_then(s, world, 0.5, 4, 20);
+    s->every.clog = now_and_then(s, world, 0.25, 8, 30);
+    s->every.pause = now_and_then(s, world, 0.3, 5, 20);
+    s->every.clock = now_and_then(s, world, 0.35, 3, 15);
+    s->every.flip = now_and_then(s, world, 0.2, 4, 16);
+    s->every.backup = now_and_then(s, world, 0.25, 4, 14);
+    s->every.takeover = now_and_then(s, world, 0.2, 6, 20);
+    s->every.order = now_and_then(s, world, 0.7, 2, 10);
+    s->every.falsehood = now_and_then(s, world, 0.5, 4, 16);
     if (s->sites >= 2 && s->manifest.merge.grace_ms != UINT64_MAX && world_chance(world, 0.5)) {
         s->site[s->sites].faulty = true;
-        s->malformed_every_us = world_between(world, 500, 4000) * MS;
+        s->every.lie = now_and_then(s, world, 1, 0, 2) + 100 * MS;
     }
+}
+
+static uint64_t draw_pace(struct world *world) {
+    static const uint64_t paces[] = {1, 1, 1, 1, 4, 4, 16, 64};
+    return paces[world_below(world, COUNT_OF(paces))];
+}
+
+static uint32_t draw_sites(struct world *world) {
+    uint64_t many = world_between(world, 2, 16), few = world_between(world, 2, 5);
+    return (uint32_t)(world_chance(world, 0.2) ? many : few);
+}
+
+void scenario_draw(struct scenario *s, struct world *world, uint32_t sites) {
+    memset(s, 0, sizeof *s);
+    uint32_t drawn = draw_sites(world);
+    s->sites = sites ? MIN(sites, (uint32_t)SITES_MOST) : drawn;
+    s->spares = world_chance(world, 0.3) ? 0 : (uint32_t)world_between(world, 1, SPARE_SITES);
+    s->overlap = world_chance(world, 0.75);
+    s->pace = draw_pace(world);
+    draw_manifest(s, world);
+    draw_network(s, world);
+    uint64_t step = world_between(world, 60, 250) * MS * s->pace;
+    for (uint32_t i = 1; i <= s->sites + s->spares; i++) s->site[i].step_us = step * world_between(world, 70, 200) / 100;
+    draw_faults(s, world);
     s->commit_us = world_between(world, 1, 40) * MS;
     s->apply_us = world_between(world, 1, 150) * MS;
     s->check_us = world_between(world, 1, 60) * MS;
     s->worker_us = world_between(world, 1, 40) * MS;
-    s->storm_us = world_between(world, 12, 36) * SECOND;
-    s->crash_every_us = now_and_then(world, 0.75, 3000 * MS, 15000 * MS);
-    s->crash_at_write = random_unit(&world->random);
-    s->partition_every_us = now_and_then(world, 0.6, 4000 * MS, 20000 * MS);
-    s->order_every_us = now_and_then(world, 0.7, 3000 * MS, 12000 * MS);
-    s->checkpoint_us = world_between(world, 2, 20) * SECOND;
-    s->heartbeat_ms = world_between(world, 1000, 5000);
+    s->storm_us = world_between(world, 12, 30) * SECOND * s->pace;
+    s->checkpoint_us = world_between(world, 2, 20) * SECOND * s->pace;
+    s->heartbeat_ms = world_between(world, 1000, 5000) * s->pace;
     s->presence_ms = 3 * s->heartbeat_ms;
     s->uploads_limit = (uint32_t)(world_chance(world, 0.2) ? 1 : world_between(world, 2, 16));
     s->chunk_limit = (uint32_t)world_between(world, 64, 8192);
@@ -113,9 +137,10 @@ void scenario_draw(struct scenario *s, struct world *world, enum plant plant) {
 
 void scenario_describe(const struct scenario *s, char *out, size_t size) {
     const struct manifest *m = &s->manifest;
-    snprintf(out, size,
-             "%u sites%s, %s %s, %u fragments of %llu, quorum %u, cap %u, overlap %s, crashes %s, loss %.3f, resets %.3f",
-             s->sites, s->malformed_every_us ? " (one faulty)" : "", m->outer.mode == OUTER_SPARSE ? "sparse" : "dense",
-             codec_name((enum codec)m->codec.kind), m->fragments, (unsigned long long)s->parameters, m->merge.quorum,
-             m->merge.staleness_cap, s->overlap ? "on" : "off", s->crash_every_us ? "on" : "off", s->storm.lost, s->storm.reset);
+    snprintf(
+        out, size,
+        "%u sites%s at pace %u, %s %s, %u fragments of %llu, quorum %u, cap %u, overlap %s, drop %.3f, reset %.3f, double %.2f",
+        s->sites, s->every.lie ? " (one faulty)" : "", (unsigned)s->pace, m->outer.mode == OUTER_SPARSE ? "sparse" : "dense",
+        codec_name((enum codec)m->codec.kind), m->fragments, (unsigned long long)s->parameters, m->merge.quorum,
+        m->merge.staleness_cap, s->overlap ? "on" : "off", s->storm.lost, s->storm.reset, s->storm.doubled);
 }

@@ -48,14 +48,7 @@ void site_destroy(struct site *site) {
     if (!site) return;
     forget(site);
     node_actions_deinit(&site->actions);
-    for (uint32_t f = 0; f < FRAGMENTS_LIMIT; f++) {
-        buffer_deinit(&site->rounds[f].feedback);
-        buffer_deinit(&site->rounds[f].snapshot);
-    }
-    buffer_deinit(&site->checkpoint.global);
-    capture_deinit(&site->checkpoint.trainer);
-    buffer_deinit(&site->download);
-    disk_deinit(&site->disk);
+    site_disk_deinit(site);
     free(site);
 }
 
@@ -141,6 +134,14 @@ static void perform_all(struct site *site) {
     node_actions_deinit(&actions);
 }
 
+static bool site_receipt_is_late(const struct site *site, struct bytes receipt) {
+    struct reader reader = reader_of(receipt);
+    reader_take(&reader, RUN_ID_SIZE);
+    uint32_t epoch = reader_u32(&reader);
+    return !reader.failed && run_state_has_genesis(node_state_run(site->state)) &&
+           epoch < run_state_epoch(node_state_run(site->state));
+}
+
 static const char *const slot_names[] = {"training", "snapshot", "encoding",  "uploading", "backoff",
                                          "accepted", "merging",  "restoring", "advancing"};
 
@@ -151,7 +152,10 @@ static void step(struct site *site, const struct node_event *event) {
         world_trace(site->world, "%-12s event %d fragment=%u (%s) sequence=%llu status=%s", site->name, (int)event->kind,
                     event->fragment, slot_names[node_state_slot(site->state, MIN(event->fragment, FRAGMENTS_LIMIT - 1u))],
                     (unsigned long long)event->sequence, status_name(event->status));
+    bool late = event->kind == NODE_UPLOAD_RECEIPT && site_receipt_is_late(site, event->bytes);
     node_state_step(site->state, event, site_now(site), &site->actions);
+    if (late && node_state_slot(site->state, event->fragment) == SLOT_ACCEPTED)
+        world_fail(site->world, "I6", "%s takes a receipt of an epoch that is over", site->name);
     const struct run_state *run = node_state_run(site->state);
     if (run_state_size(run) != size) check_prefix(site->setup.check, site->name, run);
     perform_all(site);
@@ -200,7 +204,7 @@ void site_enter(struct site *site) {
                                    .overlap = scenario->overlap,
                                    .heartbeat_ms = scenario->heartbeat_ms,
                                    .backoff_ms = 100,
-                                   .backoff_limit_ms = 3000,
+                                   .backoff_limit_ms = 3000 * MIN(scenario->pace, 8u),
                                    .queue_limit = 1024,
                                    .nominal_payload = scenario->nominal_payload};
     for (uint32_t f = 0; f < scenario->manifest.fragments; f++)
@@ -212,12 +216,16 @@ void site_enter(struct site *site) {
     site->local = xcalloc((size_t)scenario->parameters, sizeof(float));
     site->running = true;
     ASSERT(replica_init(&site->replica, &scenario->manifest, scenario->parameters, NULL) == OK);
-    for (uint64_t i = 0; i < site->disk.entry_count; i++) {
-        if (node_state_restore(site->state, buffer_bytes(&site->disk.entries[i]), &error) == OK) continue;
-        world_fail(site->world, "restart", "%s: %s", site->name, error.message);
+    enum status status = OK;
+    for (uint64_t i = 0; status == OK && i < site->disk.entry_count; i++) {
+        if (i == site->disk.damaged_entry) status = error_set(&error, CORRUPT, "a record of the ledger's copy is damaged");
+        if (status == OK) status = node_state_restore(site->state, buffer_bytes(&site->disk.entries[i]), &error);
+    }
+    if (status == OK) status = site_restore(site, spooled, &count, &error);
+    if (status != OK) {
+        site->setup.halted(site->setup.context, site->setup.process, error.message);
         return;
     }
-    if (!site_restore(site, spooled, &count)) return;
     check_feedback(site->setup.check, site->setup.process, &site->replica);
     world_trace(site->world, "%-12s up with %llu entries, version %llu, %zu messages in flight", site->name,
                 (unsigned long long)site->disk.entry_count, (unsigned long long)site->replica.global.version, count);

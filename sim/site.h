@@ -14,16 +14,19 @@
 #include "crypto/sign.h"
 #include "node/node_state.h"
 #include "sim/check.h"
+#include "sim/disk.h"
 #include "sim/network.h"
 #include "sim/scenario.h"
 
 struct site;
+struct coordinator;
 
 struct site_setup { /* borrowed, all of it */
     struct world *world;
     const struct scenario *scenario;
     struct network *network;
     struct check *check;
+    const struct coordinator *coordinator; /* for receipts that come late */
     const struct key_pair *key;
     const float *initial;
     uint32_t process;
@@ -40,6 +43,15 @@ uint32_t site_number(const struct site *site); /* in the ledger; 0: not joined y
 bool site_is_finished(const struct site *site);
 const struct node_state *site_brain(const struct site *site); /* NULL: it is down, or not joined */
 const struct replica *site_replica(const struct site *site);  /* likewise */
+
+/* --- its disk, while it is down or up --- */
+void site_back_up(struct site *site);                  /* keeps a copy of the disk as it is */
+bool site_put_back(struct site *site);                 /* the copy again, while it is down; false: there is none */
+void site_wipe(struct site *site);                     /* while it is down: everything but its number and key */
+bool site_flip(struct site *site, bool record);        /* damages something at rest; false: nothing is there to damage */
+const struct disk *site_disk(const struct site *site); /* lent; entries may be damaged where site_is_damaged */
+bool site_is_damaged(const struct site *site);
+bool site_has_disk(const struct site *site); /* it was running once */
 
 void site_boot(struct site *site);
 void site_die(struct site *site);

@@ -34,6 +34,16 @@ struct checkpoint { /* on disk */
     struct capture trainer;
 };
 
+/* A copy of what a site has on its disk. */
+struct site_copy {
+    bool exists;
+    struct disk disk;
+    struct round rounds[FRAGMENTS_LIMIT];
+    struct checkpoint checkpoint;
+};
+
+enum damage { DAMAGE_NONE, DAMAGE_ROUND, DAMAGE_CHECKPOINT };
+
 enum request_kind { REQUEST_SNAPSHOT, REQUEST_REBASE, REQUEST_CAPTURE };
 struct request { /* to the trainer */
     enum request_kind kind;
@@ -75,6 +85,8 @@ struct site {
     struct checkpoint checkpoint;
     struct buffer download; /* of a snapshot, as far as it came */
     uint8_t download_digest[DIGEST_SIZE];
+    enum damage damaged; /* a record that cannot be read */
+    struct site_copy copy;
 
     /* in memory */
     bool running; /* the brain is there */
@@ -121,8 +133,13 @@ void site_job(struct site *site, struct job job); /* takes job.bytes and job.cap
 void site_worker_clear(struct site *site);
 void capture_deinit(struct capture *capture);
 
-/* site_restore.c: spooled has room for FRAGMENTS_LIMIT. False: the disk does not bring it back. */
-bool site_restore(struct site *site, struct node_spooled *spooled, size_t *count);
+/* site_restore.c: spooled has room for FRAGMENTS_LIMIT. Not OK: the disk does not bring it back. */
+MUST_USE enum status site_restore(struct site *site, struct node_spooled *spooled, size_t *count, struct error *error);
+
+/* site_disk.c */
+void site_disk_deinit(struct site *site);
+/* The payload with that digest, compared with it, as a blob store's reader does. */
+MUST_USE enum status site_payload(const struct site *site, const uint8_t *digest, struct bytes *out, struct error *error);
 
 /* site_link.c */
 void site_connect(struct site *site, const struct node_action *action);

@@ -5,22 +5,54 @@
 
 #include "base/memory.h"
 #include "codec/codec.h"
+#include "sim/lies.h"
 #include "sim/site_core.h"
 
-enum trick {
-    TRICK_SIGNATURE,
-    TRICK_DIGEST,
-    TRICK_TRUNCATED,
-    TRICK_NORM,
-    TRICK_NONFINITE_NORM,
-    TRICK_REPLAYED,
-    TRICK_FUTURE_BASE,
-    TRICK_LAYOUT,
-    TRICK_OTHER_SITE,
-    TRICK_OLD_SEQUENCE,
-    TRICK_STOLEN_PAYLOAD,
-    TRICK_GARBAGE,
-    TRICK_COUNT
+const char *const lie_names[LIE_COUNT] = {
+    [LIE_SIGNATURE] = "signature",
+    [LIE_DIGEST] = "digest",
+    [LIE_TRUNCATED] = "truncated",
+    [LIE_LONGER] = "longer",
+    [LIE_NORM] = "norm",
+    [LIE_NONFINITE_NORM] = "nonfinite_norm",
+    [LIE_NONFINITE_LOSS] = "nonfinite_loss",
+    [LIE_NONFINITE_SHARE] = "nonfinite_share",
+    [LIE_NEGATIVE_ZERO] = "negative_zero",
+    [LIE_REPLAYED] = "replayed",
+    [LIE_FUTURE_BASE] = "future_base",
+    [LIE_OTHER_ROOT] = "other_root",
+    [LIE_LAYOUT] = "layout",
+    [LIE_MANIFEST] = "manifest",
+    [LIE_RUN] = "run",
+    [LIE_PROTOCOL] = "protocol",
+    [LIE_EPOCH] = "epoch",
+    [LIE_OTHER_SITE] = "other_site",
+    [LIE_NO_SITE] = "no_site",
+    [LIE_OTHER_KEY] = "other_key",
+    [LIE_OLD_SEQUENCE] = "old_sequence",
+    [LIE_ZERO_SEQUENCE] = "zero_sequence",
+    [LIE_BROKEN_CHAIN] = "broken_chain",
+    [LIE_CODEC] = "codec",
+    [LIE_FRAGMENT] = "fragment",
+    [LIE_NO_STEPS] = "no_steps",
+    [LIE_TOKENS] = "tokens",
+    [LIE_SHARE] = "share",
+    [LIE_RESERVED] = "reserved",
+    [LIE_NO_PAYLOAD] = "no_payload",
+    [LIE_HUGE_PAYLOAD] = "huge_payload",
+    [LIE_ANNOUNCED_SHORTER] = "announced_shorter",
+    [LIE_EXPIRED] = "expired",
+    [LIE_STOLEN_PAYLOAD] = "stolen_payload",
+    [LIE_GARBAGE] = "garbage",
+    [LIE_FLIPPED] = "flipped",
+    [LIE_NONFINITE_VALUES] = "nonfinite_values",
+    [LIE_HEADER_OF_PAYLOAD] = "header_of_payload",
+    [LIE_PADDING] = "padding",
+    [LIE_ODD_HUGE] = "odd_huge",
+    [LIE_ODD_ZERO] = "odd_zero",
+    [LIE_ODD_TINY] = "odd_tiny",
+    [LIE_ODD_ONE] = "odd_one",
+    [LIE_ODD_STALE] = "odd_stale",
 };
 
 struct lie {
@@ -29,23 +61,35 @@ struct lie {
     struct buffer payload;
 };
 
+/* Numbers as an honest site's, or as odd as fp32 has them. */
+static void fill_delta(struct world *world, enum lie_kind kind, float *delta, uint64_t count) {
+    for (uint64_t i = 0; i < count; i++) {
+        float value = (float)(random_unit(&world->luck) - 0.5);
+        if (kind == LIE_ODD_HUGE) value *= 0x1.8p127f;
+        if (kind == LIE_ODD_TINY) value *= 0x1p-140f;
+        if (kind == LIE_ODD_ZERO || (kind == LIE_ODD_ONE && i != count / 2)) value = 0;
+        delta[i] = value;
+    }
+}
+
 /* A header that would be in order, with a payload of its own. */
-static void honest_header(struct site *site, const struct run_state *run, struct contribution *c, struct buffer *payload) {
+static void honest_header(struct site *site, enum lie_kind kind, const struct run_state *run, struct contribution *c,
+                          struct buffer *payload) {
     const struct scenario *scenario = site->setup.scenario;
     const struct run_site *own = run_state_site(run, site->number);
-    uint64_t start, count, skipped = world_below(site->world, 2);
+    uint64_t start, count, skipped = world_luck_below(site->world, 2);
     *c = (struct contribution){.protocol = PROTOCOL_VERSION,
                                .codec = scenario->manifest.codec.kind,
                                .epoch = run_state_epoch(run),
                                .site = site->number,
-                               .fragment = (uint32_t)world_below(site->world, scenario->manifest.fragments),
+                               .fragment = (uint32_t)world_luck_below(site->world, scenario->manifest.fragments),
                                .sequence = own->last_sequence + 1 + skipped,
                                .base_version = run_state_version(run),
                                .inner_steps = 3,
                                .tokens = 10,
                                .loss = 2,
                                .compute_share = 0.5f,
-                               .signed_at_ms = process_wall_ms(site->world, site->setup.process)};
+                               .signed_at_ms = process_wall_ms(site->world, COORDINATOR)};
     memcpy(c->run_id, run_state_run_id(run), RUN_ID_SIZE);
     memcpy(c->layout_digest, run_state_layout_digest(run), DIGEST_SIZE);
     memcpy(c->manifest_digest, run_state_manifest_digest(run), DIGEST_SIZE);
@@ -53,7 +97,7 @@ static void honest_header(struct site *site, const struct run_state *run, struct
     key_id(own->public_key, c->key_id);
     fragment_range(scenario->parameters, scenario->manifest.fragments, c->fragment, &start, &count);
     float *delta = xcalloc((size_t)count, sizeof *delta), *feedback = xcalloc((size_t)count, sizeof *feedback);
-    for (uint64_t i = 0; i < count; i++) delta[i] = (float)(random_unit(&site->world->random) - 0.5);
+    fill_delta(site->world, kind, delta, count);
     struct codec_encoder *encoder = NULL;
     double squared = 0;
     ASSERT(codec_encoder_create((enum codec)c->codec, (size_t)count, &encoder, NULL) == OK);
@@ -70,41 +114,98 @@ static void seal_payload(struct contribution *c, const struct buffer *payload) {
     digest_sha256(payload->data, payload->size, c->payload_digest);
 }
 
-/* Breaks one thing. False: this trick cannot be played now. */
-static bool play(struct site *site, enum trick trick, const struct run_state *run, const struct ledger_entry *victim,
-                 struct contribution *c, struct buffer *payload) {
-    struct contribution theirs;
-    bool has_victim =
-        victim && contribution_decode(bytes_of(victim->contribution.header, CONTRIBUTION_HEADER_SIZE), &theirs, NULL) == OK;
-    switch (trick) {
-    case TRICK_DIGEST: c->payload_digest[world_below(site->world, DIGEST_SIZE)] ^= 1; return true;
-    case TRICK_TRUNCATED: /* signed as it is sent: a whole message of a codec that ends too early */
-        payload->size -= 1 + (size_t)world_below(site->world, payload->size - 1);
-        seal_payload(c, payload);
+/* Something else in the header. False: this lie cannot be told now. */
+static bool bend_header(struct site *site, enum lie_kind kind, const struct run_state *run, struct contribution *c) {
+    struct world *world = site->world;
+    switch (kind) {
+    case LIE_DIGEST: c->payload_digest[world_luck_below(world, DIGEST_SIZE)] ^= 1; return true;
+    case LIE_NORM: c->norm = c->norm * 1.5 + 1; return true;
+    case LIE_NONFINITE_NORM: c->norm = (double)NAN; return true;
+    case LIE_NONFINITE_LOSS: c->loss = INFINITY; return true;
+    case LIE_NONFINITE_SHARE: c->compute_share = NAN; return true;
+    case LIE_NEGATIVE_ZERO: c->loss = -0.0f; return true;
+    case LIE_FUTURE_BASE: c->base_version += 1 + world_luck_below(world, 5) + run_state_size(run); return true;
+    case LIE_OTHER_ROOT: {
+        uint64_t version;
+        run_state_root(run, &version, c->base_root);
+        c->base_root[5] ^= 1;
+        c->base_version = version;
         return true;
-    case TRICK_NORM: c->norm = c->norm * 1.5 + 1; return true;
-    case TRICK_NONFINITE_NORM: c->norm = (double)NAN; return true;
-    case TRICK_FUTURE_BASE: c->base_version += 1 + world_below(site->world, 5) + run_state_size(run); return true;
-    case TRICK_LAYOUT: c->layout_digest[3] ^= 0x80; return true;
-    case TRICK_OTHER_SITE: c->site = site->number > 1 ? site->number - 1 : site->number + 1; return true;
-    case TRICK_OLD_SEQUENCE: c->sequence = run_state_site(run, site->number)->last_sequence; return c->sequence > 0;
-    case TRICK_STOLEN_PAYLOAD: {
-        if (!has_victim) return false;
-        const struct buffer *blob = disk_blob_find(&site->disk, theirs.payload_digest);
+    }
+    case LIE_LAYOUT: c->layout_digest[3] ^= 0x80; return true;
+    case LIE_MANIFEST: c->manifest_digest[3] ^= 0x80; return true;
+    case LIE_RUN: c->run_id[0] ^= 1; return true;
+    case LIE_PROTOCOL: c->protocol = (uint16_t)(world_luck(world, 0.5) ? PROTOCOL_OLDEST - 1 : PROTOCOL_VERSION + 1); return true;
+    case LIE_EPOCH: c->epoch += world_luck(world, 0.5) ? 1 : UINT32_MAX; return true;
+    case LIE_OTHER_SITE: c->site = site->number > 1 ? site->number - 1 : site->number + 1; return true;
+    case LIE_OTHER_KEY: c->key_id[1] ^= 2; return true;
+    case LIE_OLD_SEQUENCE: c->sequence = run_state_site(run, site->number)->last_sequence; return c->sequence > 0;
+    case LIE_ZERO_SEQUENCE: c->sequence = 0; return true;
+    case LIE_BROKEN_CHAIN: c->previous[9] ^= 8; return true;
+    case LIE_CODEC: c->codec = (uint16_t)(c->codec + 1); return true;
+    case LIE_FRAGMENT: c->fragment = site->setup.scenario->manifest.fragments; return true;
+    case LIE_NO_STEPS: c->inner_steps = 0; return true;
+    case LIE_TOKENS: c->tokens = TOKENS_LIMIT + 1; return true;
+    case LIE_SHARE: c->compute_share = 1.5f; return true;
+    case LIE_RESERVED:
+        if (world_luck(world, 0.5))
+            c->reserved = 1;
+        else
+            c->reserved2 = 1;
+        return true;
+    case LIE_NO_PAYLOAD: c->payload_size = 0; return true;
+    case LIE_HUGE_PAYLOAD: c->payload_size = UINT64_MAX >> world_luck_below(world, 60); return c->payload_size > 1000000;
+    case LIE_ANNOUNCED_SHORTER: c->payload_size--; return true;
+    case LIE_EXPIRED:
+        c->signed_at_ms = world_luck(world, 0.5) ? 1 : UINT64_MAX / 2;
+        return site->setup.scenario->manifest.admission.expiry_ms != 0;
+    case LIE_ODD_STALE: c->base_version = 0; return true;
+    default: return true;
+    }
+}
+
+/* A payload that is signed as it is sent. False: this lie cannot be told now. */
+static bool bend_payload(struct site *site, enum lie_kind kind, const struct ledger_entry *victim, struct contribution *c,
+                         struct buffer *payload) {
+    struct world *world = site->world;
+    struct contribution theirs;
+    enum codec codec = (enum codec)c->codec;
+    size_t some = (size_t)world_luck_below(world, payload->size);
+    switch (kind) {
+    case LIE_TRUNCATED: payload->size -= MIN(payload->size - 1, some + 1); break;
+    case LIE_LONGER: buffer_u8(payload, 0); break;
+    case LIE_GARBAGE:
+        for (size_t i = CODEC_HEADER_SIZE; i < payload->size; i++) payload->data[i] = (uint8_t)world_luck_below(world, 256);
+        break;
+    case LIE_FLIPPED: /* one bit, more often near the start, where tables and scales are */
+        if (world_luck(world, 0.5)) some = (size_t)world_luck_below(world, MIN(payload->size, (size_t)64));
+        payload->data[some] ^= (uint8_t)(1u << world_luck_below(world, 8));
+        break;
+    case LIE_HEADER_OF_PAYLOAD: payload->data[world_luck_below(world, CODEC_HEADER_SIZE)] ^= 0x11; break;
+    case LIE_PADDING: payload->data[payload->size - 1] ^= 0x80; break;
+    case LIE_NONFINITE_VALUES:
+        if (codec != CODEC_FP32 && codec != CODEC_BF16) { /* tables and scales are where others could hide one */
+            for (size_t i = 0; i < 4 && CODEC_HEADER_SIZE + i < payload->size; i++) payload->data[CODEC_HEADER_SIZE + i] = 0xff;
+            break;
+        }
+        memset(payload->data + payload->size - (codec == CODEC_FP32 ? 4 : 2), 0x7f, codec == CODEC_FP32 ? 4 : 2);
+        payload->data[payload->size - 2] = 0x80;
+        break;
+    case LIE_STOLEN_PAYLOAD: {
+        bool has =
+            victim && contribution_decode(bytes_of(victim->contribution.header, CONTRIBUTION_HEADER_SIZE), &theirs, NULL) == OK;
+        const struct buffer *blob = has ? disk_blob_find(&site->disk, theirs.payload_digest) : NULL;
         if (!blob || theirs.site == site->number) return false;
         payload->size = 0;
         buffer_append(payload, blob->data, blob->size);
         c->fragment = theirs.fragment;
         c->norm = theirs.norm + 1;
-        seal_payload(c, payload);
-        return true;
+        break;
     }
-    case TRICK_GARBAGE:
-        for (size_t i = 0; i < payload->size; i++) payload->data[i] = (uint8_t)world_below(site->world, 256);
-        seal_payload(c, payload);
-        return true;
     default: return true;
     }
+    seal_payload(c, payload);
+    return true;
 }
 
 static void lie_release(void *pointer) {
@@ -125,35 +226,41 @@ static void on_chunks(void *context, struct event *event) {
     }
 }
 
+static void submit(struct site *site, struct lie *lie, uint32_t certificate, const uint8_t *header, const uint8_t *signature) {
+    struct message open = {.kind = MESSAGE_SUBMIT};
+    buffer_append(&open.bytes, header, CONTRIBUTION_HEADER_SIZE);
+    buffer_append(&open.bytes, signature, SIGNATURE_SIZE);
+    lie->site = site;
+    lie->stream = network_open(site->setup.network, site->setup.process, certificate);
+    network_send(site->setup.network, lie->stream, true, &open);
+    uint64_t delay = 4 * site->setup.scenario->storm.latency;
+    world_post(site->world, delay, site->setup.process, on_chunks, site, lie)->release = lie_release;
+}
+
 void site_misbehave(struct site *site, const struct run_state *run, const struct ledger_entry *victim) {
     if (!site->running || !site->number || site->number > run_state_site_count(run)) return;
     struct contribution c;
-    struct lie *lie = xcalloc(1, sizeof *lie);
     uint8_t header[CONTRIBUTION_HEADER_SIZE], signature[SIGNATURE_SIZE];
-    enum trick trick = (enum trick)world_below(site->world, TRICK_COUNT);
-    honest_header(site, run, &c, &lie->payload);
+    enum lie_kind kind = (enum lie_kind)world_luck_below(site->world, LIE_COUNT);
+    struct lie *lie = xcalloc(1, sizeof *lie);
+    honest_header(site, kind, run, &c, &lie->payload);
     seal_payload(&c, &lie->payload);
-    if (!play(site, trick, run, victim, &c, &lie->payload) || (trick == TRICK_REPLAYED && !victim)) {
+    bool told = bend_header(site, kind, run, &c) && bend_payload(site, kind, victim, &c, &lie->payload) &&
+                (kind != LIE_REPLAYED || victim);
+    if (!told || !world_fault(site->world, FAULT_LIE, site->setup.process)) {
         lie_release(lie);
         return;
     }
     contribution_encode(&c, header);
     contribution_sign(site->setup.key, header, signature);
-    if (trick == TRICK_SIGNATURE) signature[world_below(site->world, SIGNATURE_SIZE)] ^= 4;
-    if (trick == TRICK_REPLAYED) {
+    if (kind == LIE_SIGNATURE) signature[world_luck_below(site->world, SIGNATURE_SIZE)] ^= 4;
+    if (kind == LIE_REPLAYED) {
         memcpy(header, victim->contribution.header, sizeof header);
         memcpy(signature, victim->contribution.signature, sizeof signature);
-    } else {
+    } else if (kind <= LIE_LAST_FALSE && kind != LIE_NO_SITE) {
         check_malformed(site->setup.check, header);
     }
-    site->world->tally.malformed++;
-    world_trace(site->world, "%-12s misbehaves: trick %d sequence=%llu", site->name, (int)trick, (unsigned long long)c.sequence);
-    struct message open = {.kind = MESSAGE_SUBMIT};
-    buffer_append(&open.bytes, header, sizeof header);
-    buffer_append(&open.bytes, signature, sizeof signature);
-    lie->site = site;
-    lie->stream = network_open(site->setup.network, site->setup.process, site->number);
-    network_send(site->setup.network, lie->stream, true, &open);
-    world_post(site->world, 4 * site->setup.scenario->storm.latency, site->setup.process, on_chunks, site, lie)->release =
-        lie_release;
+    site->world->tally.lies[kind]++;
+    world_trace(site->world, "%-12s lies: %s, sequence %llu", site->name, lie_names[kind], (unsigned long long)c.sequence);
+    submit(site, lie, kind == LIE_NO_SITE ? 99 * (uint32_t)world_luck_below(site->world, 2) : site->number, header, signature);
 }

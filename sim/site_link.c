@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "sim/coordinator.h"
 #include "sim/site_core.h"
 
 static uint32_t open_call(struct site *site, struct message *message) {
@@ -46,7 +47,10 @@ static void joined(struct site *site, const struct message *message) {
         return;
     }
     close_call(site, &site->join_stream);
-    if (!process_write(site->world, site->setup.process)) return;
+    if (process_write(site->world, site->setup.process) != OK) {
+        site->setup.halted(site->setup.context, site->setup.process, "the certificate cannot be written");
+        return;
+    }
     site->number = (uint32_t)message->b;
     site->world->tally.joins++;
     if (!process_is_doomed(site->world, site->setup.process)) site_enter(site);
@@ -133,6 +137,13 @@ static void take_snapshot_piece(struct site *site, const struct message *message
     }
     buffer_append(&site->download, message->bytes.data + SNAPSHOT_HEADER_SIZE, message->bytes.size - SNAPSHOT_HEADER_SIZE);
     if (site->download.size < site->offer.content_size) return;
+    uint8_t digest[DIGEST_SIZE];
+    digest_sha256(site->download.data, site->download.size, digest);
+    if (memcmp(digest, site->offer.content_digest, DIGEST_SIZE) != 0) { /* a piece of it was torn by a crash */
+        site->download.size = 0;
+        fetch_failed(site);
+        return;
+    }
     close_call(site, &site->down_stream);
     site->down = DOWN_IDLE;
     site_job(site, (struct job){.kind = JOB_LOAD, .header = site->offer});
@@ -146,10 +157,13 @@ static bool expand_stub(struct site *site, struct bytes stub, struct buffer *raw
     entry->epoch = reader_u32(&reader);
     entry->time_ms = reader_u64(&reader);
     uint64_t sequence = reader_u64(&reader);
+    uint32_t prefix = reader_u32(&reader);
     bool found = false;
     for (uint32_t f = 0; f < site->replica.fragments && !found; f++) {
         const struct round *round = &site->rounds[f];
-        if (!round->in_flight || round->sequence != sequence) continue;
+        uint8_t digest[DIGEST_SIZE];
+        contribution_digest(round->header, digest);
+        if (!round->in_flight || round->sequence != sequence || memcmp(digest, &prefix, sizeof prefix) != 0) continue;
         if (!disk_blob_find(&site->disk, round->payload_digest)) break;
         memcpy(entry->contribution.header, round->header, CONTRIBUTION_HEADER_SIZE);
         memcpy(entry->contribution.signature, round->signature, SIGNATURE_SIZE);
@@ -165,36 +179,51 @@ static void put_record(struct buffer *out, struct bytes raw) {
     buffer_append(out, raw.data, raw.size);
 }
 
-/* Payloads first, then the entries in one write; then the brain is told. False: a stub could not be made whole. */
-static bool take_entries(struct site *site, const struct message *message) {
+/* The payload that an entry needs is stored, or there already. CORRUPT: what came is another. */
+static enum status take_payload(struct site *site, uint64_t index, struct bytes raw, struct bytes payload) {
+    struct ledger_entry *entry = xmalloc(sizeof *entry);
+    struct contribution c;
+    uint8_t digest[DIGEST_SIZE];
+    bool needed = index >= site->payloads_from && ledger_entry_decode(raw, entry, NULL) == OK &&
+                  entry->kind == LEDGER_CONTRIBUTION &&
+                  contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c, NULL) == OK;
+    free(entry);
+    if (!needed || disk_blob_find(&site->disk, c.payload_digest)) return OK;
+    digest_sha256(payload.data, payload.size, digest);
+    if (memcmp(digest, c.payload_digest, DIGEST_SIZE) != 0) return CORRUPT;
+    return disk_blob_write(&site->disk, payload, digest);
+}
+
+static void tell_entries(struct site *site, struct bytes records) {
+    struct reader reader = reader_of(records);
+    while (reader_left(&reader) > 0) {
+        struct bytes raw = reader_take(&reader, reader_u32(&reader));
+        site->next++;
+        site->world->tally.entries++;
+        site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_ENTRY, .bytes = raw});
+    }
+}
+
+/* Payloads first, then the entries in one write; then the brain is told. NOT_FOUND: a stub could not be made whole. */
+static enum status take_entries(struct site *site, const struct message *message) {
     struct reader reader = reader_of(buffer_bytes(&message->bytes));
     struct buffer records = {0};
-    bool whole = true;
-    for (uint64_t i = 0; i < message->b && whole; i++) {
+    enum status status = OK;
+    for (uint64_t i = 0; i < message->b && status == OK; i++) {
         bool own = reader_u8(&reader) != 0;
         struct bytes raw = reader_take(&reader, reader_u32(&reader));
         struct bytes payload = reader_take(&reader, reader_u32(&reader));
         struct buffer expanded = {0};
-        if (own) whole = expand_stub(site, raw, &expanded);
-        if (whole) put_record(&records, own ? buffer_bytes(&expanded) : raw);
+        if (own && !expand_stub(site, raw, &expanded)) status = NOT_FOUND;
+        if (own) raw = buffer_bytes(&expanded);
+        if (status == OK) status = take_payload(site, message->a + i, raw, payload);
+        if (status == OK) put_record(&records, raw);
         buffer_deinit(&expanded);
-        if (whole && payload.size > 0) {
-            uint8_t digest[DIGEST_SIZE];
-            digest_sha256(payload.data, payload.size, digest);
-            if (!disk_blob_write(&site->disk, payload, digest)) break;
-        }
     }
-    if (whole && disk_append(&site->disk, buffer_bytes(&records))) {
-        struct reader again = reader_of(buffer_bytes(&records));
-        while (reader_left(&again) > 0) {
-            struct bytes raw = reader_take(&again, reader_u32(&again));
-            site->next++;
-            site->world->tally.entries++;
-            site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_ENTRY, .bytes = raw});
-        }
-    }
+    if (status == OK) status = disk_append(&site->disk, buffer_bytes(&records));
+    if (status == OK) tell_entries(site, buffer_bytes(&records));
     buffer_deinit(&records);
-    return whole;
+    return status;
 }
 
 static void follow_message(struct site *site, const struct message *message) {
@@ -203,9 +232,12 @@ static void follow_message(struct site *site, const struct message *message) {
         return;
     }
     if (message->kind != MESSAGE_ENTRIES) return;
-    if (message->a != site->next) {
+    enum status status = message->a == site->next ? take_entries(site, message) : INVALID;
+    if (status == FULL || status == FAILED) {
+        site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_FAULT, .status = status, .message = "the disk"});
+    } else if (status == INVALID || status == CORRUPT) {
         link_down(site);
-    } else if (!take_entries(site, message)) { /* once more, in full; the link stays up for the brain */
+    } else if (status == NOT_FOUND) { /* once more, in full; the link stays up for the brain */
         struct message again = {.kind = MESSAGE_FOLLOW, .a = site->disk.entry_count, .b = site->payloads_from};
         close_call(site, &site->down_stream);
         site->omit_own = false;
@@ -249,6 +281,25 @@ static const struct round *round_of(const struct site *site, const struct upload
 
 static void upload_over(struct site *site, struct node_event *event);
 
+static void on_old_receipt(void *context, struct event *event) {
+    struct site *site = context;
+    struct node_event receipt = {.kind = NODE_UPLOAD_RECEIPT};
+    struct bytes bytes;
+    if (!site->upload_stream || site->upload_count == 0 || site->uploads[0].sequence != event->number) return;
+    uint32_t epoch = run_state_epoch(node_state_run(site->state));
+    if (!coordinator_old_receipt(site->setup.coordinator, site->number, event->number, epoch, &bytes)) return;
+    if (!world_fault(site->world, FAULT_LATE_RECEIPT, site->setup.process)) return;
+    receipt.bytes = bytes;
+    upload_over(site, &receipt);
+}
+
+/* The answer to an earlier call for the same contribution, given by a coordinator that has been superseded, comes at last. */
+static void bring_old_receipt(struct site *site, const struct upload_order *order) {
+    uint64_t delay = world_luck_below(site->world, 2 * SECOND);
+    if (!world_luck(site->world, 0.5)) return;
+    world_post(site->world, delay, site->setup.process, on_old_receipt, site, NULL)->number = order->sequence;
+}
+
 static void upload_next(struct site *site) {
     if (site->upload_stream || site->upload_count == 0) return;
     const struct upload_order *order = &site->uploads[0];
@@ -262,6 +313,7 @@ static void upload_next(struct site *site) {
     buffer_append(&message.bytes, round->signature, SIGNATURE_SIZE);
     check_sent(site->setup.check, site->setup.process, order->sequence, round->header);
     site->upload_stream = open_call(site, &message);
+    bring_old_receipt(site, order);
 }
 
 void site_upload(struct site *site, uint32_t fragment, uint64_t sequence) {
@@ -274,8 +326,7 @@ static void upload_over(struct site *site, struct node_event *event) {
     event->fragment = site->uploads[0].fragment;
     event->sequence = site->uploads[0].sequence;
     memmove(site->uploads, site->uploads + 1, --site->upload_count * sizeof site->uploads[0]);
-    bool forgotten = event->kind == NODE_UPLOAD_BROKEN && site->setup.scenario->plant == PLANT_FORGET_RESUME;
-    if (!forgotten) site_tell(site, FROM_UPLINK, event);
+    site_tell(site, FROM_UPLINK, event);
     close_call(site, &site->upload_stream);
     upload_next(site);
 }

@@ -66,10 +66,10 @@ static enum status restore_in_flight(struct site *site, const struct round *roun
     memcpy(replica->snapshot + piece.start, round->snapshot.data, piece.size);
     memcpy(site->local + piece.start, round->snapshot.data, piece.size);
     if (replica->feedback) return OK;
-    const struct buffer *payload = disk_blob_find(&site->disk, round->payload_digest);
-    if (!payload) return error_set(error, CORRUPT, "the payload of sequence %llu is gone", (unsigned long long)round->sequence);
+    struct bytes payload;
+    TRY(site_payload(site, round->payload_digest, &payload, error));
     float *base = replica->base + piece.start;
-    TRY(codec_decode(replica->codec, buffer_bytes(payload), (size_t)piece.count, base, error));
+    TRY(codec_decode(replica->codec, payload, (size_t)piece.count, base, error));
     for (uint64_t i = 0; i < piece.count; i++) base[i] = replica->snapshot[piece.start + i] + base[i];
     return OK;
 }
@@ -116,20 +116,16 @@ static enum status restore_fragment(struct site *site, uint32_t fragment, struct
     return restore_in_flight(site, round, fragment, piece, error);
 }
 
-bool site_restore(struct site *site, struct node_spooled *spooled, size_t *count) {
-    struct error error = {0};
+enum status site_restore(struct site *site, struct node_spooled *spooled, size_t *count, struct error *error) {
     *count = 0;
-    enum status status = load_global(site, &error);
-    if (status == OK) status = replay(site, &error);
-    if (status == OK) {
-        replica_begin(&site->replica, site->local);
-        if (site->checkpoint.exists) {
-            memcpy(site->local, site->checkpoint.trainer.local.data, site->checkpoint.trainer.local.size);
-            site->trainer_steps = site->checkpoint.trainer.trainer_steps;
-        }
+    if (site->damaged != DAMAGE_NONE) return error_set(error, CORRUPT, "a record of the journal is damaged");
+    TRY(load_global(site, error));
+    TRY(replay(site, error));
+    replica_begin(&site->replica, site->local);
+    if (site->checkpoint.exists) {
+        memcpy(site->local, site->checkpoint.trainer.local.data, site->checkpoint.trainer.local.size);
+        site->trainer_steps = site->checkpoint.trainer.trainer_steps;
     }
-    for (uint32_t f = 0; status == OK && f < site->replica.fragments; f++)
-        status = restore_fragment(site, f, spooled, count, &error);
-    if (status != OK) world_fail(site->world, "restart", "%s does not come back: %s", site->name, error.message);
-    return status == OK;
+    for (uint32_t f = 0; f < site->replica.fragments; f++) TRY(restore_fragment(site, f, spooled, count, error));
+    return OK;
 }

@@ -8,8 +8,6 @@
 
 enum { TOKENS_A_STEP = 64 };
 
-static enum plant plant_of(const struct site *site) { return site->setup.scenario->plant; }
-
 /* ---- the trainer -------------------------------------------------------------------------------------------------------------- */
 
 static void trainer_go(struct site *site);
@@ -57,8 +55,7 @@ static void rebase_now(struct site *site, const struct request *request) {
     enum rebase what = request->why == MOVE_MERGED    ? REBASE_SENT
                        : request->why == MOVE_REFUSED ? replica_refused(replica)
                                                       : REBASE_KEEP;
-    if (plant_of(site) != PLANT_FORGET_REBASE || request->why != MOVE_MERGED)
-        replica_rebase(replica, request->fragment, site->local, what);
+    replica_rebase(replica, request->fragment, site->local, what);
     if (request->why == MOVE_MERGED || request->why == MOVE_REFUSED) {
         site->marks[request->fragment].in_flight = 0;
         site->marks[request->fragment].over = request->sequence;
@@ -129,14 +126,14 @@ static void put_fragment(const struct site *site, const float *vector, uint32_t 
     buffer_append(out, vector + start, (size_t)count * sizeof(float));
 }
 
-/* The record of a message under way. False: the process died before it was durable. */
-static bool spool(struct site *site, const struct contribution *c, struct bytes payload, const struct buffer *feedback_before) {
+/* The record of a message under way: durable when OK. */
+static enum status spool(struct site *site, const struct contribution *c, struct bytes payload, struct error *error) {
     struct round *round = &site->rounds[c->fragment];
     uint8_t header[CONTRIBUTION_HEADER_SIZE];
     contribution_encode(c, header);
-    if (!disk_blob_write(&site->disk, payload, c->payload_digest)) return false;
-    if (process_is_doomed(site->world, site->setup.process)) return false;
-    if (!process_write(site->world, site->setup.process)) return false;
+    enum status status = disk_blob_write(&site->disk, payload, c->payload_digest);
+    if (status == OK) status = process_write(site->world, site->setup.process);
+    if (status != OK) return error_set(error, status, "the disk: %s", status_name(status));
     round->exists = round->in_flight = true;
     round->refused = false;
     round->sequence = c->sequence;
@@ -147,12 +144,8 @@ static bool spool(struct site *site, const struct contribution *c, struct bytes 
     memcpy(round->payload_digest, c->payload_digest, DIGEST_SIZE);
     put_fragment(site, site->replica.feedback, c->fragment, &round->feedback);
     put_fragment(site, site->replica.snapshot, c->fragment, &round->snapshot);
-    if (plant_of(site) == PLANT_OLD_FEEDBACK) {
-        round->feedback.size = 0;
-        buffer_append(&round->feedback, feedback_before->data, feedback_before->size);
-    }
     check_spooled(site->setup.check, site->setup.process, c->fragment, payload);
-    return true;
+    return OK;
 }
 
 static void do_encode(struct site *site, struct job *job) {
@@ -160,11 +153,8 @@ static void do_encode(struct site *site, struct job *job) {
     struct contribution *c = &job->contribution;
     struct node_event event = {.kind = NODE_ENCODED, .fragment = job->fragment, .sequence = job->sequence};
     struct error error = {0};
-    struct buffer payload = {0}, feedback_before = {0};
-    if (plant_of(site) == PLANT_STALE_OFF_BY_ONE && c->base_version < run_state_version(node_state_run(site->state)))
-        c->base_version++;
+    struct buffer payload = {0};
     check_before_encode(site->setup.check, site->setup.process, replica, job->fragment, c);
-    put_fragment(site, replica->feedback, job->fragment, &feedback_before);
     event.status = replica_encode(replica, job->fragment, &payload, &c->norm, &error);
     event.message = error.message;
     if (event.status == OK) {
@@ -173,32 +163,25 @@ static void do_encode(struct site *site, struct job *job) {
         digest_sha256(payload.data, payload.size, c->payload_digest);
         c->compute_share = 0.9f;
         c->signed_at_ms = process_wall_ms(site->world, site->setup.process);
-        if (plant_of(site) == PLANT_UPLOAD_BEFORE_SPOOL) {
-            uint8_t header[CONTRIBUTION_HEADER_SIZE];
-            contribution_encode(c, header);
-            check_sent(site->setup.check, site->setup.process, c->sequence, header);
-        }
-        if (spool(site, c, buffer_bytes(&payload), &feedback_before)) {
-            memcpy(event.encoded.header, site->rounds[job->fragment].header, CONTRIBUTION_HEADER_SIZE);
-            memcpy(event.encoded.signature, site->rounds[job->fragment].signature, SIGNATURE_SIZE);
-        }
+        enum status status = spool(site, c, buffer_bytes(&payload), &error);
+        memcpy(event.encoded.header, site->rounds[job->fragment].header, CONTRIBUTION_HEADER_SIZE);
+        memcpy(event.encoded.signature, site->rounds[job->fragment].signature, SIGNATURE_SIZE);
+        if (status != OK) fault(site, "spool a contribution", status, &error);
+        if (status != OK) event.kind = NODE_TIMER;
     }
     site_tell(site, FROM_WORKER, &event);
     buffer_deinit(&payload);
-    buffer_deinit(&feedback_before);
 }
 
 static void do_restore(struct site *site, const struct job *job) {
     struct error error = {0};
     const struct round *round = &site->rounds[job->fragment];
+    struct bytes payload = {0};
     enum status status = OK;
-    const struct buffer *payload = disk_blob_find(&site->disk, round->payload_digest);
-    if (!round->in_flight || round->sequence != job->sequence || !payload)
+    if (!round->in_flight || round->sequence != job->sequence)
         status = error_set(&error, FAILED, "no record of sequence %llu", (unsigned long long)job->sequence);
-    else if (plant_of(site) == PLANT_DROP_RESIDUAL)
-        replica_stage(&site->replica, job->fragment);
-    else
-        status = replica_restore(&site->replica, job->fragment, buffer_bytes(payload), &error);
+    if (status == OK) status = site_payload(site, round->payload_digest, &payload, &error);
+    if (status == OK) status = replica_restore(&site->replica, job->fragment, payload, &error);
     if (status != OK)
         fault(site, "take back a refused contribution", status, &error);
     else
@@ -208,8 +191,14 @@ static void do_restore(struct site *site, const struct job *job) {
 static void end_round(struct site *site, const struct job *job, uint64_t version) {
     struct round *round = &site->rounds[job->fragment];
     bool refused = job->why == MOVE_REFUSED;
+    struct error error = {0};
     if (!round->in_flight) return; /* ended before a crash */
-    if (!process_write(site->world, site->setup.process)) return;
+    enum status status = process_write(site->world, site->setup.process);
+    if (status != OK) {
+        (void)error_set(&error, status, "the disk: %s", status_name(status));
+        fault(site, "record the end of a round", status, &error);
+        return;
+    }
     round->in_flight = false;
     round->refused = refused;
     round->base_version = version;
@@ -246,7 +235,10 @@ static void do_apply(struct site *site, const struct job *job) {
     event.message = error.message;
     if (event.status == OK) { /* at every version, also where the manifest wants no root */
         uint8_t root[DIGEST_SIZE];
-        state_root(site->replica.global.theta, site->replica.parameters, root);
+        if (entry->step.has_root)
+            memcpy(root, event.applied.root, DIGEST_SIZE);
+        else
+            state_root(site->replica.global.theta, site->replica.parameters, root);
         check_root(site->setup.check, site->name, event.applied.version, root);
     }
     free(entry);
@@ -291,17 +283,22 @@ static void prune(struct site *site) {
 static void do_captured(struct site *site, struct job *job) {
     struct checkpoint *checkpoint = &site->checkpoint;
     struct replica *replica = &site->replica;
-    if (!process_write(site->world, site->setup.process)) return;
+    struct error error = {0};
+    enum status status = process_write(site->world, site->setup.process);
+    if (status != OK) {
+        (void)error_set(&error, status, "the disk: %s", status_name(status));
+        fault(site, "write a checkpoint", status, &error);
+        return;
+    }
     checkpoint->exists = true;
     checkpoint->version = replica->global.version;
     state_root(replica->global.theta, replica->parameters, checkpoint->root);
     checkpoint->global.size = 0;
     snapshot_write(&replica->global, &checkpoint->global);
-    if (plant_of(site) == PLANT_APPLY_TWICE && checkpoint->version > 0) checkpoint->version--;
     capture_deinit(&checkpoint->trainer);
     checkpoint->trainer = *job->capture;
     *job->capture = (struct capture){0};
-    if (plant_of(site) != PLANT_APPLY_TWICE) prune(site);
+    prune(site);
     if (!site->loaded || site->loading > 0) return;
     site->loaded = false;
     site_tell(site, FROM_WORKER, &(struct node_event){.kind = NODE_SNAPSHOT_LOADED, .status = OK});

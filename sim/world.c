@@ -16,6 +16,8 @@ void world_init(struct world *world, uint64_t seed) {
     world->now = SECOND;
     world->trace_hash = FNV_OFFSET;
     random_init(&world->random, random_hash(seed, UINT64_C(0x5eed)));
+    random_init(&world->luck, random_hash(seed, UINT64_C(0x10c7)));
+    random_init(&world->plan, random_hash(seed, UINT64_C(0x97a7)));
 }
 
 static void event_release(struct event *event) {
@@ -29,6 +31,8 @@ static void event_release(struct event *event) {
 void world_deinit(struct world *world) {
     for (size_t i = 0; i < world->count; i++) event_release(&world->heap[i]);
     free(world->heap);
+    free(world->injected);
+    world->injected = NULL;
     world->heap = NULL;
     world->count = world->capacity = 0;
 }
@@ -74,6 +78,7 @@ struct event *world_post(struct world *world, uint64_t delay, uint32_t process, 
                             .order = world->order++,
                             .process = process,
                             .incarnation = process < PROCESS_LIMIT ? world->processes[process].incarnation : 0,
+                            .gate = process,
                             .run = run,
                             .context = context,
                             .payload = payload};
@@ -85,12 +90,22 @@ struct event *world_post(struct world *world, uint64_t delay, uint32_t process, 
     return NULL;
 }
 
+/* A process that stands still gets its events when it goes on, in their order. */
+static bool wait_at_gate(struct world *world) {
+    struct event *first = &world->heap[0];
+    if (first->gate >= PROCESS_LIMIT || !process_is_frozen(world, first->gate)) return false;
+    first->at = world->processes[first->gate].frozen_until;
+    sift_down(world);
+    return true;
+}
+
 bool world_step(struct world *world, uint64_t until) {
     if (world->failed || world->count == 0 || world->heap[0].at > until) return false;
+    world->now = world->heap[0].at;
+    if (wait_at_gate(world)) return true;
     struct event event = world->heap[0];
     world->heap[0] = world->heap[--world->count];
     sift_down(world);
-    world->now = event.at;
     bool there = true;
     if (event.process < PROCESS_LIMIT) {
         const struct process *process = &world->processes[event.process];
@@ -109,51 +124,113 @@ bool world_step(struct world *world, uint64_t until) {
 void process_start(struct world *world, uint32_t number) {
     struct process *process = &world->processes[number];
     process->alive = true;
-    process->doomed = false;
+    process->doomed = process->failed_write = process->may_stop = false;
     process->incarnation++;
-    process->born_at = world->now;
-    process->monotonic_from = world_below(world, 1000000);
+    process->clock_at = world->now;
+    process->monotonic_from = world_below(world, 1000000) * MS;
     process->wall_skew_ms = (int64_t)world_below(world, 6001) - 3000;
     process->dies_at_write = 0;
+    process->frozen_until = 0;
 }
 
 void process_stop(struct world *world, uint32_t number) {
     struct process *process = &world->processes[number];
     process->alive = process->doomed = false;
+    process->frozen_until = 0;
     process->incarnation++;
 }
 
-uint64_t process_monotonic_ms(const struct world *world, uint32_t number) {
-    const struct process *process = &world->processes[number];
-    return process->monotonic_from + (world->now - process->born_at) / MS;
+/* Of its own microseconds in `elapsed` of the world's. */
+static uint64_t drifted(const struct process *process, uint64_t elapsed) {
+    int64_t extra = (int64_t)(elapsed / 1000000) * process->drift_ppm;
+    return (uint64_t)((int64_t)elapsed + extra);
 }
 
+static uint64_t monotonic_us(const struct world *world, uint32_t number) {
+    const struct process *process = &world->processes[number];
+    return process->monotonic_from + drifted(process, world->now - process->clock_at);
+}
+
+uint64_t process_monotonic_ms(const struct world *world, uint32_t number) { return monotonic_us(world, number) / MS; }
+
 uint64_t process_wall_ms(const struct world *world, uint32_t number) {
-    return (uint64_t)((int64_t)(WALL_EPOCH_MS + world->now / MS) + world->processes[number].wall_skew_ms);
+    const struct process *process = &world->processes[number];
+    int64_t gained = (int64_t)drifted(process, world->now - process->clock_at) - (int64_t)(world->now - process->clock_at);
+    return (uint64_t)((int64_t)(WALL_EPOCH_MS + world->now / MS) + process->wall_skew_ms + gained / (int64_t)MS);
+}
+
+void process_set_clock(struct world *world, uint32_t number, int64_t drift_ppm, int64_t skew_ms) {
+    struct process *process = &world->processes[number];
+    process->monotonic_from = monotonic_us(world, number);
+    process->clock_at = world->now;
+    process->drift_ppm = drift_ppm;
+    process->wall_skew_ms = skew_ms;
 }
 
 uint64_t process_delay_until(const struct world *world, uint32_t number, uint64_t at_ms) {
-    const struct process *process = &world->processes[number];
-    uint64_t since = at_ms > process->monotonic_from ? at_ms - process->monotonic_from : 0;
-    if (since > UINT64_MAX / 2 / MS) return UINT64_MAX / 4; /* practically never */
-    uint64_t at = process->born_at + since * MS;
-    return at > world->now ? at - world->now : 0;
+    uint64_t now = monotonic_us(world, number);
+    if (at_ms > UINT64_MAX / 4 / MS) return UINT64_MAX / 8; /* practically never */
+    uint64_t wanted = at_ms * MS;
+    if (wanted <= now) return 0;
+    /* A clock that runs fast gets there sooner; rounded up, for a timer must not fire early. */
+    uint64_t ppm = (uint64_t)(1000000 + world->processes[number].drift_ppm);
+    return (wanted - now) * 1000 / (ppm / 1000) + 2 * MS;
 }
 
-bool process_write(struct world *world, uint32_t number) {
+enum status process_write(struct world *world, uint32_t number) {
     struct process *process = &world->processes[number];
-    if (!process->alive || process->doomed) return false;
+    if (!process->alive || process->doomed) return CANCELLED;
     process->writes++;
     if (process->dies_at_write && process->writes >= process->dies_at_write) {
         process->doomed = true;
         process->dies_at_write = 0;
     }
-    return true;
+    if (!world_luck(world, world->write_failures)) return OK;
+    static const enum fault_kind kinds[] = {FAULT_FSYNC, FAULT_NO_SPACE, FAULT_SHORT_WRITE};
+    enum fault_kind kind = kinds[world_luck_below(world, 3)];
+    if (process->doomed || !world_fault(world, kind, number)) return OK;
+    process->failed_write = true;
+    return kind == FAULT_FSYNC ? FAILED : FULL;
 }
 
 bool process_is_doomed(const struct world *world, uint32_t number) {
     return !world->processes[number].alive || world->processes[number].doomed;
 }
+
+bool process_is_frozen(const struct world *world, uint32_t number) { return world->processes[number].frozen_until > world->now; }
+
+/* ---- faults ----------------------------------------------------------------------------------------------------------------- */
+
+static bool is_kept(const struct world_filter *filter, uint64_t number) {
+    if (!filter || !filter->kept) return true;
+    size_t low = 0, high = filter->kept_count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (filter->kept[middle] < number)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < filter->kept_count && filter->kept[low] == number;
+}
+
+bool world_fault(struct world *world, enum fault_kind kind, uint32_t process) {
+    uint64_t number = ++world->drawn;
+    if (!is_kept(world->filter, number)) return false;
+    if (world->injected_count == world->injected_capacity) {
+        world->injected_capacity = world->injected_capacity ? world->injected_capacity * 2 : 128;
+        world->injected = xrealloc(world->injected, world->injected_capacity * sizeof world->injected[0]);
+    }
+    world->injected[world->injected_count++] = (struct fault_record){number, world->now, kind, process};
+    world->tally.faults[kind]++;
+    world_trace(world, "FAULT %llu    %s %s", (unsigned long long)number, fault_names[kind],
+                process < PROCESS_LIMIT ? world->processes[process].name : "");
+    return true;
+}
+
+bool world_luck(struct world *world, double probability) { return random_unit(&world->luck) < probability; }
+uint64_t world_luck_below(struct world *world, uint64_t limit) { return random_below(&world->luck, limit); }
+uint64_t world_plan(struct world *world, uint64_t low, uint64_t high) { return low + random_below(&world->plan, high - low + 1); }
 
 /* ---- randomness ------------------------------------------------------------------------------------------------------------- */
 
@@ -165,10 +242,7 @@ bool world_chance(struct world *world, double probability) { return random_unit(
 
 uint64_t world_heavy_tail(struct world *world, uint64_t mean) {
     uint64_t delay = mean / 2 + world_below(world, mean + 1);
-    uint64_t kind = world_below(world, 100);
-    if (kind < 8) delay *= 5;
-    if (kind < 1) delay *= 10;
-    return delay;
+    return world_below(world, 100) < 5 ? delay * 10 : delay;
 }
 
 /* ---- what is seen ----------------------------------------------------------------------------------------------------------- */

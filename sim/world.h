@@ -18,8 +18,9 @@
 
 #include "base/random.h"
 #include "base/status.h"
+#include "sim/fault_kind.h"
 
-enum { PROCESS_LIMIT = 16, NO_PROCESS = PROCESS_LIMIT, TRACE_LINES = 40, TRACE_LINE_SIZE = 160 };
+enum { PROCESS_LIMIT = 20, NO_PROCESS = PROCESS_LIMIT, TRACE_LINES = 40, TRACE_LINE_SIZE = 160 };
 #define MS UINT64_C(1000) /* the world counts microseconds */
 #define SECOND (1000 * MS)
 
@@ -29,6 +30,7 @@ typedef void event_handler(void *context, struct event *event);
 struct event {
     uint64_t at, order;
     uint32_t process, incarnation; /* NO_PROCESS: always happens */
+    uint32_t gate;                 /* happens only once this process does not stand still; NO_PROCESS: none */
     event_handler *run;
     void *context;
     void *payload;           /* owned; freed with `release` after the handler, unless it set payload to NULL */
@@ -40,27 +42,53 @@ struct process {
     char name[16];
     uint32_t incarnation;
     bool alive, doomed;
-    uint64_t born_at;        /* world time of the start */
-    uint64_t monotonic_from; /* ms its monotonic clock showed then */
+    uint64_t clock_at;       /* world time from which its clocks are counted: its start, or the last change of drift */
+    uint64_t monotonic_from; /* us that its monotonic clock showed then */
     int64_t wall_skew_ms;
+    int64_t drift_ppm;      /* of both clocks; the machine's, so it outlives the process */
+    uint64_t frozen_until;  /* stands still till then */
+    bool failed_write;      /* in this incarnation: it may stop because of it */
+    bool may_stop;          /* likewise, because of damage that was done to its disk */
     uint64_t writes;        /* durable ones, ever */
     uint64_t dies_at_write; /* `writes` to die at; 0: none */
 };
 
-/* What happened, for the line that closes a run. */
+enum { LIE_KINDS = 48, PROBE_KINDS = 48, REFUSALS = 32 };
+
+/* What happened, for the lines that close a run. Every field is a count. */
 struct tally {
-    uint64_t events, messages, messages_lost, messages_doubled, messages_late, resets, partitions, crashes, write_crashes,
-        malformed, commits, contributions, steps, receipts, entries, joins, orders, refusals[32], restores, advances,
-        snapshots_loaded, residual_checks, simulated_ms;
+    uint64_t events, messages, messages_late, commits, contributions, steps, receipts, entries, joins, orders[12],
+        refusals[REFUSALS], restores, advances, snapshots_loaded, residual_checks, simulated_ms, halts, stops;
+    uint64_t faults[FAULT_KIND_COUNT], lies[LIE_KINDS], probes[PROBE_KINDS];
+};
+
+struct fault_record {    /* one that was injected */
+    uint64_t number, at; /* number: among all that were drawn */
+    enum fault_kind kind;
+    uint32_t process;
+};
+
+/* What is left out of a run: nothing, where it is NULL. */
+struct world_filter {
+    const uint64_t *kept; /* [kept_count], rising: the only faults that are injected; NULL: all */
+    size_t kept_count;
+    uint32_t absent; /* bit n: site process n never appears */
 };
 
 struct world {
     uint64_t seed, now, order;
-    struct random random;
-    struct event *heap; /* [count], by (at, order) */
+    struct random random; /* what happens anyway: delays, speeds */
+    struct random luck;   /* faults that befall a message, a write, a crash */
+    struct random plan;   /* faults that come at times of their own, and the scenario */
+    struct event *heap;   /* [count], by (at, order) */
     size_t count, capacity;
     struct process processes[PROCESS_LIMIT];
     struct tally tally;
+    const struct world_filter *filter; /* borrowed; may be NULL */
+    uint64_t drawn;                    /* faults, injected or left out */
+    struct fault_record *injected;     /* [injected_count] */
+    size_t injected_count, injected_capacity;
+    double write_failures; /* chance that a durable write fails */
     bool print_trace;
     uint64_t trace_hash;
     char lines[TRACE_LINES][TRACE_LINE_SIZE]; /* a ring of the last ones */
@@ -83,15 +111,27 @@ uint64_t process_monotonic_ms(const struct world *world, uint32_t process);
 uint64_t process_wall_ms(const struct world *world, uint32_t process);
 /* Delay until the process's monotonic clock shows `at_ms`. */
 uint64_t process_delay_until(const struct world *world, uint32_t process, uint64_t at_ms);
-/* A durable write is about to be done: false where the process is doomed and it never happens. The write that dooms it happens. */
-bool process_write(struct world *world, uint32_t process);
+/* A durable write is about to be done. CANCELLED: the process is doomed and it never happens; the write that dooms it happens.
+ * FULL: there was no room for all of it, nothing is there. FAILED: its sync failed; the caller may ask world_luck whether it is
+ * there all the same. */
+MUST_USE enum status process_write(struct world *world, uint32_t process);
 bool process_is_doomed(const struct world *world, uint32_t process);
+bool process_is_frozen(const struct world *world, uint32_t process);
+/* From now on its clocks run so much fast or slow, and the wall clock is off by skew_ms. */
+void process_set_clock(struct world *world, uint32_t process, int64_t drift_ppm, int64_t skew_ms);
 
-/* --- randomness, each draw from the run's one stream --- */
+/* --- faults --- */
+/* A fault is due: true where it is to be injected, and then it has been counted. `process` is whom it befalls. */
+bool world_fault(struct world *world, enum fault_kind kind, uint32_t process);
+bool world_luck(struct world *world, double probability);              /* from the stream of luck */
+uint64_t world_plan(struct world *world, uint64_t low, uint64_t high); /* from the plan's; inclusive */
+uint64_t world_luck_below(struct world *world, uint64_t limit);
+
+/* --- randomness of what happens anyway --- */
 uint64_t world_below(struct world *world, uint64_t limit);
 uint64_t world_between(struct world *world, uint64_t low, uint64_t high); /* inclusive */
 bool world_chance(struct world *world, double probability);
-/* Around `mean`, now and then fifty times as long: what queues and retransmissions do. */
+/* Around `mean`, now and then ten times as long: what queues do. */
 uint64_t world_heavy_tail(struct world *world, uint64_t mean);
 
 /* --- what is seen --- */

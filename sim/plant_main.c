@@ -1,0 +1,45 @@
+/* Writes, for the build, the copy of a source file in which the planted bugs of sim/plants.c can be chosen:
+ *     plant FILE < FILE > COPY
+ * A plant whose text is not in the file just once is left out and named on stderr; the tests notice that it is never reached. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "sim/plants.h"
+
+static void read_all(FILE *in, struct buffer *out) {
+    char piece[4096];
+    size_t size;
+    while ((size = fread(piece, 1, sizeof piece, in)) > 0) buffer_append(out, piece, size);
+    buffer_u8(out, 0);
+}
+
+static void replace(struct buffer *text, const struct plant *plant) {
+    const char *all = (const char *)text->data, *at = strstr(all, plant->old);
+    if (!at || strstr(at + 1, plant->old)) {
+        fprintf(stderr, "plant %s: its text is %s in %s\n", plant->name, at ? "more than once" : "not", plant->file);
+        return;
+    }
+    struct buffer copy = {0};
+    buffer_append(&copy, all, (size_t)(at - all));
+    buffer_append(&copy, plant->new, strlen(plant->new));
+    buffer_append(&copy, at + strlen(plant->old), strlen(at + strlen(plant->old)) + 1);
+    buffer_deinit(text);
+    *text = copy;
+}
+
+int main(int argc, char **argv) {
+    struct buffer text = {0};
+    if (argc != 2) {
+        fprintf(stderr, "usage: plant FILE < FILE > COPY\n");
+        return 2;
+    }
+    read_all(stdin, &text);
+    for (size_t i = 0; i < plant_count; i++) {
+        if (strcmp(plants[i].file, argv[1]) == 0) replace(&text, &plants[i]);
+    }
+    printf("#include \"sim/plants.h\"\n#line 1 \"%s\"\n%s", argv[1], (const char *)text.data);
+    buffer_deinit(&text);
+    return 0;
+}

@@ -1,0 +1,127 @@
+#include "sim/plants.h"
+
+#include <string.h>
+
+/* clang-format off */
+const struct plant plants[] = {
+    /* --- the coordinator --- */
+    {"ack_before_durable", "a commit is told durable before it is", "sim/coordinator_model.c",
+     "    if (!coordinator->syncing) begin_sync(coordinator);\n}\n\n/* ---- the model",
+     "    if (PLANTED(\"ack_before_durable\")) tell_committed(coordinator, action->commit, 0, true);\n"
+     "    if (!coordinator->syncing) begin_sync(coordinator);\n}\n\n/* ---- the model"},
+    {"sync_error_ignored", "a failed sync counts as one that worked", "sim/coordinator_model.c",
+     "delay, written == OK)", "delay, written == OK || PLANTED(\"sync_error_ignored\"))"},
+    {"shared_payload_deleted", "a refused payload is deleted although the ledger names it", "sim/coordinator_calls.c",
+     "payload && !is_named(coordinator, c->payload_digest)",
+     "payload && (PLANTED(\"shared_payload_deleted\") || !is_named(coordinator, c->payload_digest))"},
+    {"receipt_before_commit", "a contribution's receipt is signed when its entry is made", "coordinator/coordinator_uploads.c",
+     "    contribution_digest(upload.header, commit->header_digest);\n",
+     "    contribution_digest(upload.header, commit->header_digest);\n"
+     "    if (PLANTED(\"receipt_before_commit\") && upload.call)\n"
+     "        brain_sign_receipt(state, run_state_site(state->run, upload.site), run_state_size(state->run),\n"
+     "                           &brain_act(out, DO_RECEIPT, upload.call)->bytes);\n"},
+    {"check_not_repeated", "the header's rules are not asked again once the payload was checked", "coordinator/coordinator_uploads.c",
+     "    if (code == ACCEPTED) {\n        code = admit(", "    if (code == ACCEPTED && !PLANTED(\"check_not_repeated\")) {\n        code = admit("},
+    {"revocation_not_deferred", "a site is revoked while its contribution is being merged", "coordinator/coordinator_orders.c",
+     "event->admin.order == ORDER_REVOKE && state->applying", "event->admin.order == ORDER_REVOKE && state->applying && !PLANTED(\"revocation_not_deferred\")"},
+    {"snapshot_too_early", "a snapshot says that no payload before its ledger's end is needed", "coordinator/coordinator_steps.c",
+     "action->first_index = oldest_pending(state);",
+     "action->first_index = PLANTED(\"snapshot_too_early\") ? run_state_size(state->run) + 1 : oldest_pending(state);"},
+    {"grace_never_ends", "the timer of a grace window is not asked for", "coordinator/coordinator_steps.c",
+     "wake != state->timer_ms && wake != UINT64_MAX", "wake != state->timer_ms && wake != UINT64_MAX && !PLANTED(\"grace_never_ends\")"},
+    {"snapshot_of_another_version", "a snapshot names the version before its content's", "sim/coordinator_model.c",
+     "    commit->header = job->header;\n",
+     "    commit->header = job->header;\n    if (PLANTED(\"snapshot_of_another_version\") && commit->header.version > 0) commit->header.version--;\n"},
+    /* --- the rules --- */
+    {"sequence_unchecked", "a number that was used is taken again", "fed/admission.c",
+     "    if (c->sequence <= site->site.last_sequence)", "    if (c->sequence <= site->site.last_sequence && !PLANTED(\"sequence_unchecked\"))"},
+    {"duplicate_unnoticed", "a repetition is taken for something new", "fed/admission.c",
+     "    PASS(rules_of_sequence(site, c, header_digest, why));", "    if (!PLANTED(\"duplicate_unnoticed\")) PASS(rules_of_sequence(site, c, header_digest, why));"},
+    {"epoch_unchecked", "a contribution of a superseded epoch is taken", "fed/admission.c",
+     "    if (c->epoch != state->epoch)", "    if (c->epoch != state->epoch && !PLANTED(\"epoch_unchecked\"))"},
+    {"chain_unchecked", "a contribution need not name the one before it", "fed/admission.c",
+     "    if (memcmp(c->previous, site->site.last_digest, DIGEST_SIZE) != 0)",
+     "    if (!PLANTED(\"chain_unchecked\") && memcmp(c->previous, site->site.last_digest, DIGEST_SIZE) != 0)"},
+    {"base_unchecked", "a contribution may start from a version that does not exist", "fed/admission.c",
+     "    if (c->base_version > state->version)", "    if (c->base_version > state->version && !PLANTED(\"base_unchecked\"))"},
+    {"payload_digest_unchecked", "a payload is not compared with what was signed", "sim/coordinator_calls.c",
+     "if (memcmp(digest, partial->digest, DIGEST_SIZE) != 0) code", "if (memcmp(digest, partial->digest, DIGEST_SIZE) != 0 && !PLANTED(\"payload_digest_unchecked\")) code"},
+    {"norm_unchecked", "the norm in a header is believed", "fed/admission.c",
+     "    if (!(norm == contribution->norm))", "    if (!(norm == contribution->norm) && !PLANTED(\"norm_unchecked\"))"},
+    {"revoked_admitted", "a revoked site is let in", "fed/admission.c",
+     "    if (slot->site.revoked) REFUSE", "    if (slot->site.revoked && !PLANTED(\"revoked_admitted\")) REFUSE"},
+    {"revoked_not_dropped", "what waits from a revoked site is merged", "fed/run_apply.c",
+     "if (slot->pending[i].pending.contribution.site != entry->revoked.site) slot",
+     "if (PLANTED(\"revoked_not_dropped\") || slot->pending[i].pending.contribution.site != entry->revoked.site) slot"},
+    {"clip_dropped", "norms are not clipped", "fed/run_scale.c",
+     "    if (!(norm > limit)) return 1;", "    if (!(norm > limit) || PLANTED(\"clip_dropped\")) return 1;"},
+    {"median_of_others", "the median is over a norm too many", "fed/run_scale.c",
+     "    return state->sorted[norms_held(state) / 2];", "    return state->sorted[PLANTED(\"median_of_others\") ? norms_held(state) - 1 : norms_held(state) / 2];"},
+    {"norm_limit_forgotten", "a norm that no step can bear is taken", "fed/admission.c",
+     "    if (!(c->norm <= NORM_LIMIT)) REFUSE", "    if (!(c->norm <= NORM_LIMIT) && !PLANTED(\"norm_limit_forgotten\")) REFUSE"},
+    /* --- the site --- */
+    {"rebase_forgotten", "a merge is told without having been done", "sim/site_worker.c",
+     "    replica_rebase(replica, request->fragment, site->local, what);",
+     "    if (!PLANTED(\"rebase_forgotten\") || request->why != MOVE_MERGED) replica_rebase(replica, request->fragment, site->local, what);"},
+    {"residual_dropped", "a refused message's mass does not go back", "node/replica.c",
+     "    if (replica->feedback) { TRY(codec_restore(", "    if (replica->feedback && !PLANTED(\"residual_dropped\")) { TRY(codec_restore("},
+    {"late_receipt_taken", "a receipt of an epoch that is over counts", "node/node_state.c",
+     "    if (got.epoch < run_state_epoch(state->run)) {", "    if (got.epoch < run_state_epoch(state->run) && !PLANTED(\"late_receipt_taken\")) {"},
+    {"upload_forgotten", "an upload that broke is never resumed", "node/node_state.c",
+     "        if (slot) wait_and_retry(state, slot, 0, now);", "        if (slot && !PLANTED(\"upload_forgotten\")) wait_and_retry(state, slot, 0, now);"},
+    {"busy_is_final", "a refusal for now is taken for one for good, and forgotten", "node/node_state.c",
+     "    if (refusal_is_temporary(code)) {", "    if (PLANTED(\"busy_is_final\") && refusal_is_temporary(code)) return;\n    if (refusal_is_temporary(code)) {"},
+    {"two_under_way", "the next message does not wait for the last one's entry", "node/node_state.c",
+     "        if (message_under_way(state)) return;", "        if (message_under_way(state) && !PLANTED(\"two_under_way\")) return;"},
+    {"base_too_young", "a header names the newest version as its base", "node/node_state.c",
+     "                                 .base_version = slot->base_version,", "                                 .base_version = PLANTED(\"base_too_young\") ? run_state_version(state->run) : slot->base_version,"},
+    {"waits_for_merge", "training waits although overlap is on", "node/node_state.c",
+     "    } else if (!state->options.overlap) {\n        until", "    } else if (!state->options.overlap || PLANTED(\"waits_for_merge\")) {\n        until"},
+    {"sequence_forgotten", "a restart forgets which numbers were used", "node/node_state.c",
+     "    state->sequence = options->last_sequence;", "    state->sequence = PLANTED(\"sequence_forgotten\") ? 0 : options->last_sequence;"},
+    {"spool_after_send", "a message is sent before its record is durable", "sim/site_worker.c",
+     "        enum status status = spool(site, c, buffer_bytes(&payload), &error);",
+     "        if (PLANTED(\"spool_after_send\")) {\n            uint8_t early[CONTRIBUTION_HEADER_SIZE];\n            contribution_encode(c, early);\n"
+     "            check_sent(site->setup.check, site->setup.process, c->sequence, early);\n        }\n"
+     "        enum status status = spool(site, c, buffer_bytes(&payload), &error);"},
+    {"applied_twice", "a checkpoint names the version before its content's", "sim/site_worker.c",
+     "    prune(site);\n", "    if (PLANTED(\"applied_twice\") && checkpoint->version > 0)\n        checkpoint->version--;\n    else\n        prune(site);\n"},
+    {"old_feedback", "a record holds no feedback but the last one's", "sim/site_worker.c",
+     "    put_fragment(site, site->replica.feedback, c->fragment, &round->feedback);\n    put_fragment(site, site->replica.snapshot",
+     "    if (!PLANTED(\"old_feedback\")) put_fragment(site, site->replica.feedback, c->fragment, &round->feedback);\n    put_fragment(site, site->replica.snapshot"},
+    {"stub_unchecked", "a stub is taken for whatever of that number is here", "sim/site_link.c",
+     " || memcmp(digest, &prefix, sizeof prefix) != 0) continue;", " || (memcmp(digest, &prefix, sizeof prefix) != 0 && !PLANTED(\"stub_unchecked\"))) continue;"},
+    {"entry_without_payload", "an entry is believed without the payload that it names", "sim/site_link.c",
+     "    if (memcmp(digest, c.payload_digest, DIGEST_SIZE) != 0) return CORRUPT;", "    if (memcmp(digest, c.payload_digest, DIGEST_SIZE) != 0 && !PLANTED(\"entry_without_payload\")) return CORRUPT;"},
+    /* --- the codec and the model --- */
+    {"decay_forgotten", "old feedback is not decayed", "codec/codec.c",
+     "x[i] = CODEC_FEEDBACK_DECAY * e[i] + x[i];", "x[i] = (PLANTED(\"decay_forgotten\") ? 1.0f : CODEC_FEEDBACK_DECAY) * e[i] + x[i];"},
+    {"replay_off_by_one", "a replay applies the snapshot's own step again", "fed/replay.c",
+     "    if (version > replay->options->tensors_from) {", "    if (version > replay->options->tensors_from || (PLANTED(\"replay_off_by_one\") && version == replay->options->tensors_from)) {"},
+    {"count_of_parts", "an outer step counts as one contribution, however many it merged", "fed/snapshot.c",
+     "buffer_u64(out, state->counts[f]);", "buffer_u64(out, PLANTED(\"count_of_parts\") ? state->counts[f] / 2 : state->counts[f]);"},
+};
+/* clang-format on */
+const size_t plant_count = sizeof plants / sizeof plants[0];
+
+static const char *active;
+static bool reached;
+
+bool plant_choose(const char *name, FILE *out) {
+    for (size_t i = 0; i < plant_count; i++) {
+        if (strcmp(plants[i].name, name) == 0) active = plants[i].name;
+        if (strcmp(name, "list") == 0) fprintf(out, "%s\n", plants[i].name);
+    }
+    if (!active && strcmp(name, "list") != 0) fprintf(out, "there is no plant \"%s\"\n", name);
+    reached = false;
+    return active != NULL;
+}
+
+const char *plant_active(void) { return active; }
+bool plant_was_reached(void) { return reached; }
+
+bool plant_is(const char *name) {
+    if (!active || strcmp(active, name) != 0) return false;
+    reached = true;
+    return true;
+}

@@ -1,0 +1,75 @@
+#include <stdio.h>
+
+#include "base/bytes.h"
+#include "base/memory.h"
+#include "sim/faults.h"
+#include "sim/plants.h"
+#include "sim/verbs.h"
+
+#define FIELD(field_) OPTION_FIELD(struct verb_settings, faults.field_)
+
+static const struct option table[] = {
+    {"seed", OPTION_U64, FIELD(seed), .help = "Run this seed alone."},
+    {"seeds", OPTION_U64, FIELD(seeds), .fallback = "200", .min = "1", .help = "Run so many seeds."},
+    {"first", OPTION_U64, FIELD(first), .fallback = "1", .min = "1", .help = "The first of them."},
+    {"sites", OPTION_U64, FIELD(sites), .fallback = "0", .max = "16", .help = "So many sites; 0: each seed draws them."},
+    {"trace", OPTION_BOOL, FIELD(trace), .help = "Print every event."},
+    {"hashes", OPTION_BOOL, FIELD(hashes), .help = "Print the hash of each seed's trace."},
+    {"coverage", OPTION_BOOL, FIELD(coverage), .help = "Print every mark with its count; one at zero is a failure."},
+    {"shrink", OPTION_BOOL, FIELD(shrink), .fallback = "true", .help = "Leave out of a seed that fails what it fails without."},
+    {"keep", OPTION_TEXT, FIELD(keep), .value_name = "LIST", .help = "The only faults to inject, as 3,7-9; 0: none."},
+    {"absent", OPTION_TEXT, FIELD(absent), .value_name = "LIST", .help = "Sites that never appear."},
+    {"plant", OPTION_TEXT, FIELD(plant), .value_name = "NAME",
+     .help = "The bug that is active in atoll-sim-planted; list names them all."},
+    {0}};
+
+static bool read_list(const char *text, const char *option, struct buffer *out) {
+    bool none = text && text[0] == '0' && !text[1];
+    if (!text || none || faults_list_parse(text, out)) return true;
+    fprintf(stderr, "--%s: \"%s\" is no rising list such as 3,7-9\n", option, text);
+    return false;
+}
+
+static int run_them(const struct verb_settings *values, struct buffer *kept, struct buffer *absent) {
+    uint64_t none = 0;
+    struct world_filter filter = {0};
+    if (values->faults.keep) filter.kept = kept->size ? (const uint64_t *)(const void *)kept->data : &none;
+    filter.kept_count = kept->size / sizeof(uint64_t);
+    for (size_t i = 0; i < absent->size / sizeof(uint64_t); i++) {
+        uint64_t site = ((const uint64_t *)(const void *)absent->data)[i];
+        if (site < 32) filter.absent |= 1u << site;
+    }
+    struct faults_options wanted = {.first = values->faults.seed ? values->faults.seed : values->faults.first,
+                                    .count = values->faults.seed ? 1 : values->faults.seeds,
+                                    .sites = (uint32_t)values->faults.sites,
+                                    .filter = &filter,
+                                    .plant = values->faults.plant,
+                                    .trace = values->faults.trace,
+                                    .hashes = values->faults.hashes,
+                                    .shrink = values->faults.shrink && !values->faults.trace,
+                                    .coverage = values->faults.coverage};
+    struct faults_summary summary;
+    faults_run(&wanted, stdout, &summary);
+    return summary.failures || (wanted.coverage && summary.missing) ? 1 : 0;
+}
+
+static int run(struct options *options, void *context) {
+    const struct verb_settings *values = context;
+    struct buffer kept = {0}, absent = {0};
+    int code = 2;
+    (void)options;
+    if (values->faults.plant && !plant_choose(values->faults.plant, stderr)) return 2;
+    if (read_list(values->faults.keep, "keep", &kept) && read_list(values->faults.absent, "absent", &absent))
+        code = run_them(values, &kept, &absent);
+    buffer_deinit(&kept);
+    buffer_deinit(&absent);
+    return code;
+}
+
+const struct command verb_faults = {
+    .name = "faults",
+    .summary = "federations under crashes, partitions, losses and lies, checked against the invariants",
+    .examples =
+        "atoll-sim faults --seeds 1000\natoll-sim faults --seed 7 --trace\natoll-sim faults --seed 7 --keep 3,12 --absent 2",
+    .options = table,
+    .run = run};

@@ -1,0 +1,32 @@
+/* The verbs of atoll-sim. Their settings lie side by side in one struct, which the option tables of all of them fill. */
+#ifndef SIM_VERBS_H
+#define SIM_VERBS_H
+
+#include "base/options.h"
+
+struct verb_settings {
+    struct {
+        uint64_t seed, seeds, first, sites;
+        bool trace, hashes, coverage, shrink;
+        const char *keep, *absent, *plant;
+    } faults;
+    struct {
+        const char *file, *preset, *plot;
+        uint64_t seed;
+        int format;
+        bool advice, explain;
+    } plan;
+    struct {
+        const char *file, *manifest, *preset, *csv, *svg;
+        struct option_list data;
+        uint64_t inner_steps, sites, sequences, threads, seed, duration_ms, evaluate_ms, windows;
+        double heldout, learning_rate, outer_learning_rate;
+        int mode, codec; /* 0: as the file says */
+    } train;
+};
+
+extern const struct command verb_faults;
+extern const struct command verb_plan;
+extern const struct command verb_train;
+
+#endif
