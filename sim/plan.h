@@ -4,7 +4,8 @@
  *   - rules: rounds, one message at a time a site, spool, backoff with full jitter, BUSY, quorum, grace window, warm-up, staleness cap,
  *     group commit, one outer step at a time, stubs for own contributions: the decisions of node_state and coordinator_state, on
  *     sizes instead of bytes. Running those brains themselves costs a signature check for each entry at each site, which a
- *     thousand sites for a day (10^8 of them) do not allow; docs/planning.md lists what is simplified;
+ *     thousand sites for a day (10^8 of them) do not allow. tests/sim_plan_cores_test.c runs both on small cases and demands the same counts;
+ *     docs/planning.md lists what is simplified;
  *   - links: max-min fair shares of the coordinator's link in both directions, each flow bounded by its own link and by what
  *     TCP makes of round trip, window and losses (topology_rate_up); one-way delays, jitter, outages, resets;
  *   - downlinks of up to PLAN_EXACT_SITES sites change rate at every event; of more, every `quantum` (10^8 updates a run), and
