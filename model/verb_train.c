@@ -19,6 +19,7 @@
 
 static const char *const schedules[] = {"constant", "cosine", "linear", NULL};
 static const char *const dtypes[] = {"f32", "bf16", "f16", NULL};
+static const char *const devices[] = {"cpu", "cuda", "auto", NULL}; /* enum trainer_device */
 static const struct option train_options[] = {
     {"standalone", OPTION_BOOL, VERB_FIELD(standalone), .fallback = "false", .flags = OPTION_FLAG_ONLY,
      .help = "There is no coordinator: one site trains alone."},
@@ -47,6 +48,9 @@ static const struct option train_options[] = {
     VERB_THREADS,
     {"steps", OPTION_U64, VERB_FIELD(steps), .fallback = "1000",
      .help = "Steps to train in all, those of a loaded state included."},
+    {"device", OPTION_ENUM, VERB_FIELD(device), .fallback = "auto", .choices = devices,
+     .help = "Where steps run: cuda (bfloat16, on the first device that CUDA_VISIBLE_DEVICES shows), cpu, or cuda where there is "
+             "one."},
     {"schedule", OPTION_ENUM, VERB_FIELD(schedule), .fallback = "cosine", .choices = schedules, .help = "Of the learning rate."},
     {"learning-rate", OPTION_F64, VERB_FIELD(rate), .fallback = "0.002", .help = "Learning rate after warm-up."},
     {"floor", OPTION_F64, VERB_FIELD(floor), .fallback = "0.0002", .help = "Learning rate at the end."},
@@ -143,6 +147,7 @@ static struct trainer_options trainer_options_of(const struct verb_settings *s, 
         .shards = (uint32_t)s->shards,
         .threads = (uint32_t)s->threads,
         .kernels = s->kernels,
+        .device = (enum trainer_device)s->device,
         .adamw = {.beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f, .decay = (float)s->decay, .clip = (float)s->clip},
         .schedule = {.shape = (enum schedule_shape)s->schedule,
                      .peak = (float)s->rate,
@@ -320,6 +325,7 @@ static int run_train(struct options *options, void *values) {
     if (status == OK) status = verb_check_memory(&trainer_options, state_size(s, &trainer_options), &error);
     if (status == OK) status = history_open(s->log, &history, &error);
     if (status == OK) status = trainer_create(&trainer_options, &trainer, &error);
+    if (status == OK && s->device != TRAINER_CPU) log_info("device", "line=\"%s\"", trainer_device_line(trainer));
     if (status == OK) status = begin(trainer, s, &error);
     if (status == OK) status = train(trainer, data, s, history, &speed, &error);
     if (status == OK && s->plot) status = write_plot(history, s->plot, &error);

@@ -30,7 +30,7 @@ struct verb_settings {
     uint64_t sample, save_every, top_k, shard_size;
     double temperature, top_p;
     bool recompute, bf16_moments;
-    int dtype;
+    int dtype, device;
 };
 
 extern const struct command verb_train_command, verb_eval_command, verb_generate_command, verb_logits_command;
