@@ -3,7 +3,7 @@
 #include "base/options.h"
 #include "sim/verbs.h"
 
-static const struct command *const verbs[] = {&verb_faults, &verb_plan, NULL};
+static const struct command *const verbs[] = {&verb_faults, &verb_plan, &verb_train, NULL};
 static const struct command program = {
     .name = "atoll-sim", .summary = "simulates federations on one machine", .children = verbs, .version = "1"};
 

@@ -1,0 +1,194 @@
+/* atoll-sim train: a federation file, a model and texts; curves on the way, figures at the end. */
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "model/presets.h"
+#include "sim/train.h"
+#include "sim/verbs.h"
+
+static const char *const modes[] = {"file", "dense", "sparse", NULL};
+static const char *const codecs[] = {"file", "fp32", "bf16", "int8", "fp4", "topk2-64", "topk2-128", NULL};
+
+#define FIELD(field_) OPTION_FIELD(struct verb_settings, train.field_)
+static const struct option table[] = {
+    {"file", OPTION_PATH, FIELD(file), .flags = OPTION_POSITIONAL | OPTION_REQUIRED,
+     .help = "The federation: sites, links, failures."},
+    {"data", OPTION_LIST, FIELD(data), .value_name = "FILE",
+     .help = "Text, or .bin shards; site i trains on the i-th, in turn. May be repeated."},
+    {"manifest", OPTION_PATH, FIELD(manifest), .value_name = "FILE",
+     .help = "Model, inner optimizer and admission; the file's run: is put over it. Without it, --preset and defaults."},
+    {"preset", OPTION_TEXT, FIELD(preset), .fallback = "300k", .help = "Shape of the model: 300k, 1m, 4m, ..."},
+    {"learning-rate", OPTION_F64, FIELD(learning_rate), .fallback = "0", .help = "Of AdamW; 0: the manifest's, or 2e-3."},
+    {"outer-learning-rate", OPTION_F64, FIELD(outer_learning_rate), .fallback = "0",
+     .help = "0: the manifest's, or the mode's default."},
+    {"mode", OPTION_ENUM, FIELD(mode), .fallback = "file", .choices = modes, .help = "Outer optimizer."},
+    {"codec", OPTION_ENUM, FIELD(codec), .fallback = "file", .choices = codecs,
+     .help = "Chooses the mode too, unless that is given."},
+    {"inner-steps", OPTION_U64, FIELD(inner_steps), .max = "1000000", .help = "H; 0: the file's."},
+    {"sites", OPTION_U64, FIELD(sites), .help = "Of the file's only group, so many; 0: the file's."},
+    {"sequences", OPTION_U64, FIELD(sequences), .fallback = "8", .min = "1", .max = "4096", .help = "In a batch."},
+    {"threads", OPTION_U64, FIELD(threads), .max = "64", .help = "0: one a processor. Does not change results."},
+    {"seed", OPTION_U64, FIELD(seed), .help = "Of parameters, data order, speeds, links and failures; 0: the manifest's."},
+    {"duration", OPTION_DURATION, FIELD(duration_ms), .help = "Virtual; 0: the file's."},
+    {"evaluate", OPTION_DURATION, FIELD(evaluate_ms), .fallback = "0",
+     .help = "Virtual time between evaluations; 0: a twentieth."},
+    {"windows", OPTION_U64, FIELD(windows), .fallback = "96", .help = "Held-out windows a file; 0: all."},
+    {"heldout", OPTION_F64, FIELD(heldout), .fallback = "0.02", .min = "0.0001", .max = "0.5", .help = "Of each file's end."},
+    {"csv", OPTION_PATH, FIELD(csv), .value_name = "FILE",
+     .help = "time_s,site,version,tokens,loss,heldout: every round, every evaluation."},
+    {"svg", OPTION_PATH, FIELD(svg), .value_name = "FILE", .help = "Loss over tokens, training and held-out."},
+    {0}};
+
+static enum status manifest_read(const struct verb_settings *settings, struct manifest *out, struct error *error) {
+    struct buffer text = {0};
+    struct model_config config;
+    enum status status;
+    manifest_defaults(out);
+    if (settings->train.manifest) {
+        status = file_read(settings->train.manifest, MANIFEST_LIMIT, &text, error);
+        if (status == OK) status = manifest_parse(buffer_bytes(&text), out, error);
+        buffer_deinit(&text);
+        return status;
+    }
+    TRY(preset_find(settings->train.preset, &config, error));
+    strcpy(out->name, "train");
+    out->model.vocabulary = config.vocabulary;
+    out->model.hidden = config.hidden;
+    out->model.layers = config.layers;
+    out->model.heads = config.heads;
+    out->model.kv_heads = config.kv_heads;
+    out->model.ffn = config.ffn;
+    out->model.context = config.context;
+    out->model.tied = config.tied;
+    out->inner.learning_rate = 2e-3;
+    return OK;
+}
+
+/* The file's `run:` and the command line over the manifest. */
+static enum status manifest_settle(const struct verb_settings *settings, const struct topology *topology, struct manifest *out,
+                                   struct error *error) {
+    const struct topology_run *run = &topology->run;
+    enum codec codec = settings->train.codec ? (enum codec)settings->train.codec : run->codec;
+    bool dense = settings->train.mode ? settings->train.mode == 1 : !codec_is_sparse(codec);
+    bool defaults = !settings->train.manifest || dense != (out->outer.mode == OUTER_DENSE);
+    out->outer.mode = dense ? OUTER_DENSE : OUTER_SPARSE;
+    out->codec.kind = (uint16_t)codec;
+    out->codec.decay = dense ? 0 : 0.95;
+    if (defaults) {
+        out->outer.learning_rate = dense ? 0.7 : 1;
+        out->outer.momentum = dense ? 0.9 : 0;
+        out->outer.period = dense ? (uint32_t)MIN(topology->site_count, 256u) : 1;
+    }
+    if (settings->train.outer_learning_rate > 0) out->outer.learning_rate = settings->train.outer_learning_rate;
+    if (settings->train.learning_rate > 0) out->inner.learning_rate = settings->train.learning_rate;
+    if (settings->train.seed) out->initial.seed = settings->train.seed;
+    out->inner.inner_steps = (uint32_t)(settings->train.inner_steps ? settings->train.inner_steps : (uint64_t)run->inner_steps);
+    out->inner.dylu = run->dylu != 0;
+    out->fragments = (uint32_t)run->fragments;
+    out->merge.quorum = (uint32_t)run->quorum;
+    out->merge.grace_ms = isinf(run->grace) ? UINT64_MAX : (uint64_t)(1000 * run->grace);
+    out->merge.staleness_cap = (uint32_t)run->staleness_cap;
+    out->merge.warmup_steps = (uint32_t)run->warmup_steps;
+    out->merge.warmup_grace_ms = isinf(run->warmup_grace) ? UINT64_MAX : (uint64_t)(1000 * run->warmup_grace);
+    return manifest_check(out, error);
+}
+
+static enum status sites_settle(const struct verb_settings *settings, struct topology *topology, struct error *error) {
+    if (!settings->train.sites) return OK;
+    if (topology->group_count != 1)
+        return error_set(error, INVALID, "--sites wants a file with one group of sites; this one has %u", topology->group_count);
+    if (settings->train.sites > TOPOLOGY_SITES_LIMIT)
+        return error_set(error, INVALID, "more than %d sites", TOPOLOGY_SITES_LIMIT);
+    topology->groups[0].count = (double)settings->train.sites;
+    topology->site_count = (uint32_t)settings->train.sites;
+    return OK;
+}
+
+static enum status plot_write(const struct verb_settings *settings, const struct history *history, struct error *error) {
+    struct buffer svg = {0};
+    history_plot(history, settings->train.file, &svg);
+    enum status status = file_write(settings->train.svg, buffer_bytes(&svg), 0644, error);
+    buffer_deinit(&svg);
+    return status;
+}
+
+static void print_result(const struct train_result *r) {
+    char root[HEX32_SIZE];
+    printf("held-out %.4f  loss %.4f  %llu tokens in %llu steps, busy %.2f %%\n"
+           "%llu versions of %llu contributions, staleness %.2f, %llu refused, %llu steps lost to crashes, %.3f MB up\n"
+           "at most %llu distinct versions held; state root %s\n",
+           r->heldout, r->loss, (unsigned long long)r->tokens, (unsigned long long)r->steps, 100 * r->busy,
+           (unsigned long long)r->versions, (unsigned long long)r->contributions, r->staleness, (unsigned long long)r->refused,
+           (unsigned long long)r->lost_steps, (double)r->bytes_up / 1e6, (unsigned long long)r->distinct_versions_most,
+           hex_encode(r->root, DIGEST_SIZE, root));
+}
+
+static enum status train(const struct verb_settings *settings, struct error *error) {
+    struct topology *topology = NULL;
+    struct manifest manifest;
+    struct history *history = NULL;
+    struct train_result result;
+    uint64_t memory;
+    FILE *csv = NULL;
+    enum status status = topology_load(settings->train.file, &topology, error);
+    if (status == OK) status = sites_settle(settings, topology, error);
+    if (status == OK) status = manifest_read(settings, &manifest, error);
+    if (status == OK) status = manifest_settle(settings, topology, &manifest, error);
+    if (status == OK) status = history_open(NULL, &history, error);
+    if (status == OK && settings->train.csv && !(csv = fopen(settings->train.csv, "w")))
+        status = error_set(error, FAILED, "open %s: %s", settings->train.csv, strerror(errno));
+    if (status != OK) goto out;
+    double duration = settings->train.duration_ms ? (double)settings->train.duration_ms / 1000 : topology->duration;
+    struct train_options options = {.topology = topology,
+                                    .manifest = &manifest,
+                                    .data = settings->train.data.items,
+                                    .data_count = settings->train.data.count,
+                                    .heldout = settings->train.heldout,
+                                    .windows = settings->train.windows,
+                                    .sequences = (uint32_t)settings->train.sequences,
+                                    .threads = (uint32_t)settings->train.threads,
+                                    .seed = settings->train.seed ? settings->train.seed : manifest.initial.seed,
+                                    .duration = duration,
+                                    .evaluate_every =
+                                        settings->train.evaluate_ms ? (double)settings->train.evaluate_ms / 1000 : duration / 20,
+                                    .csv = csv,
+                                    .progress = stdout,
+                                    .history = history};
+    status = train_memory(&options, &memory, error);
+    if (status != OK) goto out;
+    printf("%u sites; memory at most %.1f MB: K*(12 P%s + 4 P) + (K+2)*4 P + model + threads*trainer\n", topology->site_count,
+           (double)memory / 1e6, manifest.outer.mode == OUTER_SPARSE ? " + 4 P" : "");
+    fflush(stdout);
+    status = train_run(&options, &result, error);
+    if (status == OK) print_result(&result);
+    if (status == OK && settings->train.svg) status = plot_write(settings, history, error);
+out:
+    if (csv && fclose(csv) != 0 && status == OK)
+        status = error_set(error, FAILED, "%s: %s", settings->train.csv, strerror(errno));
+    history_close(history);
+    topology_destroy(topology);
+    return status;
+}
+
+static int run(struct options *options, void *values) {
+    struct error error = {0};
+    (void)options;
+    if (train(values, &error) == OK) return 0;
+    fprintf(stderr, "atoll-sim train: %s\n", error.message);
+    return 1;
+}
+
+const struct command verb_train = {
+    .name = "train",
+    .summary = "virtual sites train a real small model in virtual time",
+    .description =
+        "Real trainer, codec and outer optimizer; time, links and failures are simulated. One seed gives one result, for any "
+        "number of threads.",
+    .examples = "atoll-sim train federation.yaml --data a.txt --data b.txt --csv curve.csv --svg curve.svg\n"
+                "atoll-sim train federation.yaml --data a.txt --codec int8 --inner-steps 30 --seed 3",
+    .options = table,
+    .run = run};
