@@ -12,7 +12,7 @@
 const struct setting manifest_settings[] = {
     {"name", SETTING_NAME, AT(name), NULL, .help = "The run's name, for people, logs and metrics."},
 
-    {"model.vocabulary", SETTING_U32, AT(model.vocabulary), "256", .min = 2, .max = 65536, .help = "Tokens there are; the byte tokenizer needs 256."},
+    {"model.vocabulary", SETTING_U32, AT(model.vocabulary), "256", .min = 2, .max = 1048576, .help = "Tokens there are; the byte tokenizer needs 256."},
     {"model.hidden", SETTING_U32, AT(model.hidden), "128", .min = 2, .max = 65536, .help = "Width of the residual stream; a multiple of heads, with an even width a head."},
     {"model.layers", SETTING_U32, AT(model.layers), "4", .min = 1, .max = 1024, .help = "Transformer blocks."},
     {"model.heads", SETTING_U32, AT(model.heads), "4", .min = 1, .max = 32768, .help = "Query heads."},

@@ -7,8 +7,6 @@
 #include "base/json.h"
 #include "base/memory.h"
 
-enum { CONFIG_FILE_MAX = 1 << 20 };
-
 /* Whole numbers of the shape: config.json's name, and where it lands. */
 static const struct {
     const char *name;
@@ -169,6 +167,33 @@ enum status config_file_decode(struct bytes text, struct model_config *out, stru
     TRY(check_parts(&parts, error));
     *out = parts.config;
     return OK;
+}
+
+static enum status read_end_token(const struct json_value *value, uint32_t *out, struct error *error) {
+    if (value->type != JSON_NUMBER || !value->is_u64 || value->integer > UINT32_MAX)
+        return error_set(error, INVALID, "field \"eos_token_id\" holds something that is no token");
+    *out = (uint32_t)value->integer;
+    return OK;
+}
+
+enum status config_file_end_tokens(struct bytes text, uint32_t out[static CONFIG_END_TOKENS], size_t *count,
+                                   struct error *error) {
+    struct json *json = NULL;
+    const struct json_limits limits = {.size = CONFIG_FILE_MAX, .depth = 16};
+    *count = 0;
+    TRY(json_parse(text, &limits, &json, error));
+    const struct json_value *value = json_object_get(json_root(json), "eos_token_id");
+    enum status status = OK;
+    if (value && value->type == JSON_ARRAY) {
+        if (value->count > CONFIG_END_TOKENS)
+            status = error_set(error, INVALID, "field \"eos_token_id\" lists %zu tokens", value->count);
+        for (size_t i = 0; status == OK && i < value->count; i++)
+            status = read_end_token(&value->items[i], &out[(*count)++], error);
+    } else if (value && value->type != JSON_NULL) {
+        status = read_end_token(value, &out[(*count)++], error);
+    }
+    json_close(json);
+    return status;
 }
 
 /* --- writing ----------------------------------------------------------------------------------------------------------------- */

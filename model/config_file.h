@@ -15,6 +15,10 @@
 
 /* INVALID names the field, what it is and what it must be. The bytes may come from a stranger. */
 MUST_USE enum status config_file_decode(struct bytes text, struct model_config *out, struct error *error);
+/* The tokens that end a text, "eos_token_id": a number, a list of them, null or absent. At most CONFIG_END_TOKENS. */
+enum { CONFIG_FILE_MAX = 1 << 20, CONFIG_END_TOKENS = 16 }; /* bytes of the file at most, and */
+MUST_USE enum status config_file_end_tokens(struct bytes text, uint32_t out[static CONFIG_END_TOKENS], size_t *count,
+                                            struct error *error);
 /* Appends the file; `dtype` is what the tensors beside it are stored in: "float32", "bfloat16", "float16". */
 void config_file_encode(const struct model_config *config, const char *dtype, struct buffer *out);
 /* INVALID names the first field, in config.json's words, in which `got` differs from `wanted`. */

@@ -196,7 +196,7 @@ enum status generate(const struct layout *layout, const float *parameters, const
             if (!isfinite(logits[j])) status = error_set(error, CORRUPT, "logit %u is not finite", j);
         if (status != OK) break;
         out[i] = pick(options, logits, layout->config.vocabulary, candidates, &random);
-        if (options->each) options->each(options->context, out[i]);
+        if (options->each && !options->each(options->context, out[i])) break;
         if (i + 1 < count) status = generator_read(generator, out[i], &logits, error);
     }
     free(candidates);

@@ -13,14 +13,14 @@ struct generate_options {
     uint32_t top_k;    /* 0: no limit */
     float top_p;       /* 1: no limit; in (0, 1] */
     uint64_t seed;
-    void (*each)(void *context, uint32_t token); /* told each token as it is drawn; NULL: nobody */
+    bool (*each)(void *context, uint32_t token); /* told each token as it is drawn; false: that was the last. NULL: nobody */
     void *context;
 };
 
 #define GENERATE_DEFAULTS                                                                                                        \
     { .temperature = 0.8f, .top_k = 0, .top_p = 1.0f, .seed = 1 }
 
-/* Continues `prompt` (at least one token) by `count` tokens, written to `out`. prompt_count + count may not exceed the context.
+/* Continues `prompt` (at least one token) by `count` tokens or until `each` ends it, written to `out`. prompt_count + count may not exceed the context.
  * INVALID names what is wrong; FULL if there is no memory; CORRUPT if the logits are not finite. */
 MUST_USE enum status generate(const struct layout *layout, const float *parameters, const struct generate_options *options,
                               const uint32_t *prompt, uint32_t prompt_count, uint32_t *out, uint32_t count, struct error *error);

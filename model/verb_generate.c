@@ -2,7 +2,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/memory.h"
+#include "model/config_file.h"
 #include "model/generate.h"
 #include "model/tokenizer.h"
 #include "model/verbs.h"
@@ -18,12 +20,16 @@ static const struct option generate_options_table[] = {
     {"top-k", OPTION_U64, VERB_FIELD(top_k), .fallback = "0", .max = "1048576", .help = "Draw from the k likeliest; 0: all."},
     {"top-p", OPTION_F64, VERB_FIELD(top_p), .fallback = "1", .max = "1",
      .help = "Draw from the likeliest that make up this share."},
+    {"ignore-eos", OPTION_BOOL, VERB_FIELD(ignore_eos),
+     .help = "Go on behind the token that ends a text (eos_token_id of config.json)."},
     {"seed", OPTION_U64, VERB_FIELD(seed), .fallback = "1", .help = "Of the drawing."},
     {0}};
 
 struct writer {                        /* prints tokens as they come */
     const struct tokenizer *tokenizer; /* NULL: as numbers, or with `bytes` as bytes */
     bool bytes, first;
+    uint32_t ends[CONFIG_END_TOKENS];
+    size_t end_count;
     struct utf8_stream stream;
     struct buffer text, ready;
 };
@@ -34,8 +40,7 @@ static void write_ready(struct writer *w) {
     w->ready.size = w->text.size = 0;
 }
 
-static void write_token(void *context, uint32_t token) {
-    struct writer *w = context;
+static void write_token(struct writer *w, uint32_t token) {
     if (w->tokenizer) {
         tokenizer_decode(w->tokenizer, token, &w->text);
     } else if (w->bytes) {
@@ -47,6 +52,26 @@ static void write_token(void *context, uint32_t token) {
     }
     utf8_stream_push(&w->stream, buffer_bytes(&w->text), &w->ready);
     write_ready(w);
+}
+
+static bool write_drawn(void *context, uint32_t token) {
+    struct writer *w = context;
+    for (size_t i = 0; i < w->end_count; i++)
+        if (w->ends[i] == token) return false;
+    write_token(w, token);
+    return true;
+}
+
+static enum status read_ends(const struct verb_settings *s, struct writer *writer, struct error *error) {
+    if (s->ignore_eos) return OK;
+    char *path = file_join(s->model, "config.json");
+    struct buffer text = {0};
+    enum status status = file_read(path, CONFIG_FILE_MAX, &text, error);
+    if (status == OK) status = config_file_end_tokens(buffer_bytes(&text), writer->ends, &writer->end_count, error);
+    if (status != OK) status = error_wrap(error, status, "%s", path);
+    buffer_deinit(&text);
+    free(path);
+    return status;
 }
 
 /* The prompt's tokens. *tokenizer stays NULL where tokens are given, or are bytes. */
@@ -80,8 +105,9 @@ static enum status write_continuation(const struct verb_settings *s, const struc
                                          .top_k = (uint32_t)s->top_k,
                                          .top_p = (float)s->top_p,
                                          .seed = s->seed,
-                                         .each = write_token,
+                                         .each = write_drawn,
                                          .context = &writer};
+    if (status == OK) status = read_ends(s, &writer, error);
     if (status == OK && length) memcpy(tokens, prompt.data, prompt.size);
     for (size_t i = 0; status == OK && i < length; i++) {
         if (tokens[i] >= layout->config.vocabulary)

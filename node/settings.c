@@ -14,7 +14,7 @@ static const struct option common[] = {
     {"address", OPTION_TEXT, OPTION_FIELD(struct settings, address), .value_name = "HOST:PORT",
      .help = "the coordinator's address"},
     {"data", OPTION_LIST, OPTION_FIELD(struct settings, data), .value_name = "FILE",
-     .help = "training data: plain text (byte tokenizer), or .bin shards of 16-bit tokens. May be repeated"},
+     .help = "training data: plain text (byte tokenizer), or .bin shards of 16- or 32-bit tokens. May be repeated"},
     {"heldout", OPTION_F64, OPTION_FIELD(struct settings, heldout), .fallback = "0.02", .min = "0", .max = "0.5",
      .help = "fraction of each file's end that is never trained on"},
     {"threads", OPTION_U64, OPTION_FIELD(struct settings, threads), .fallback = "0", .max = "4096",

@@ -136,7 +136,7 @@ struct bound {
 TEST(every_number_has_bounds_and_both_ends_hold) {
     /* good: just inside where that goes alone; bad: just outside */
     static const struct bound bounds[] = {{"model.vocabulary", "256", "1"},
-                                          {"model.vocabulary", "65536", "65537"},
+                                          {"model.vocabulary", "1048576", "1048577"},
                                           {"model.hidden", "8", "1"},
                                           {"model.hidden", "4096", "65537"},
                                           {"model.layers", "1", "0"},

@@ -103,6 +103,20 @@ def test_eval_and_generate_work_on_an_exported_directory():
     assert "beyond the model's vocabulary" in node("generate", "model", "--prompt", "<|end|> theory of other", "--sample", 1, code=2)
 
 
+def test_generate_ends_at_the_token_that_ends_a_text():
+    train("--steps", 5, "--export", "model")
+    words = node("generate", "model", "--tokens", "1 2", "--sample", 8, "--seed", 7).split()
+    path = os.path.join("model", "config.json")
+    with open(path) as file:
+        config = json.load(file)
+    config["eos_token_id"] = [int(words[6])]  # one that will be drawn
+    with open(path, "w") as file:
+        json.dump(config, file)
+    until = words[2:].index(words[6]) + 2
+    assert node("generate", "model", "--tokens", "1 2", "--sample", 8, "--seed", 7).split() == words[:until]
+    assert node("generate", "model", "--tokens", "1 2", "--sample", 8, "--seed", 7, "--ignore-eos").split() == words
+
+
 def test_a_model_with_a_tokenizer_of_its_own_reads_and_writes_text():
     shape = "--vocabulary 420 --hidden 32 --layers 1 --heads 4 --kv-heads 2 --ffn 48 --context 64 --sequences 8 --length 32".split()
     node("train", "--standalone", text(), *shape, "--steps", 2, "--export", "model")

@@ -174,6 +174,38 @@ TEST(a_config_takes_llamas_defaults_and_both_spellings_of_rotary_settings) {
     buffer_deinit(&text);
 }
 
+TEST(the_tokens_that_end_a_text_are_read_from_the_config) {
+    static const struct {
+        const char *text;
+        enum status status;
+        size_t count;
+        uint32_t first;
+    } cases[] = {{"{}", OK, 0, 0},
+                 {"{\"eos_token_id\": null}", OK, 0, 0},
+                 {"{\"eos_token_id\": 2}", OK, 1, 2},
+                 {"{\"eos_token_id\": [128001, 128009]}", OK, 2, 128001},
+                 {"{\"eos_token_id\": []}", OK, 0, 0},
+                 {"{\"eos_token_id\": -1}", INVALID, 0, 0},
+                 {"{\"eos_token_id\": 1.5}", INVALID, 0, 0},
+                 {"{\"eos_token_id\": \"</s>\"}", INVALID, 0, 0},
+                 {"{\"eos_token_id\": 4294967296}", INVALID, 0, 0},
+                 {"{\"eos_token_id\": [1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17]}", INVALID, 0, 0},
+                 {"{\"eos_token_id\": [[1]]}", INVALID, 0, 0}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        uint32_t tokens[CONFIG_END_TOKENS] = {0};
+        size_t count = 0;
+        struct error error = {0};
+        CHECK_STATUS(config_file_end_tokens(bytes_of(cases[i].text, strlen(cases[i].text)), tokens, &count, &error),
+                     cases[i].status);
+        if (cases[i].status != OK) {
+            CHECK_CONTAINS(error.message, "eos_token_id");
+            continue;
+        }
+        CHECK_EQUAL(count, cases[i].count);
+        CHECK_EQUAL(tokens[0], cases[i].first);
+    }
+}
+
 TEST(a_config_of_another_kind_of_model_is_refused_by_its_field) {
     static const struct {
         const char *more, *word;
