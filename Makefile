@@ -92,7 +92,7 @@ BENCH_PROGRAMS := $(patsubst bench/%.c,$(OUT)/bench/%,$(BENCH_SOURCES))
 PROTO_GENERATED := $(patsubst %.proto,$(OUT)/generated/%.pb-c,$(wildcard proto/*.proto))
 CUDA_BACKEND := $(if $(NVCC),$(OUT)/bin/atoll-kernels-cuda.so)
 
-.PHONY: all programs demo test test-run sim sim-plants sim-coverage bench bench-train trainer check clean deps-found generated tests-built coverage
+.PHONY: all programs demo test test-run sim sim-plants bench bench-train trainer check clean deps-found generated tests-built coverage
 .DEFAULT_GOAL := all
 .SECONDARY:
 .DELETE_ON_ERROR:

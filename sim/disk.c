@@ -66,7 +66,11 @@ enum status disk_blob_write(struct disk *disk, struct bytes content, const uint8
 void disk_copy(struct disk *to, const struct disk *from) {
     disk_deinit(to);
     for (uint64_t i = 0; i < from->entry_count; i++) push_entry(to, buffer_bytes(&from->entries[i]));
-    for (size_t i = 0; i < from->blob_count; i++) push_blob(to, buffer_bytes(&from->blobs[i].bytes), from->blobs[i].digest);
+    for (size_t i = 0; i < from->blob_count; i++) { /* damage and all */
+        push_blob(to, buffer_bytes(&from->blobs[i].bytes), from->blobs[i].digest);
+        to->blobs[i].flipped = from->blobs[i].flipped;
+        to->blobs[i].flipped_at = from->blobs[i].flipped_at;
+    }
 }
 
 const struct buffer *disk_blob_find(const struct disk *disk, const uint8_t digest[static DIGEST_SIZE]) {

@@ -26,6 +26,7 @@ bool faults_list_parse(const char *text, struct buffer *out) {
     uint64_t last = 0;
     while (*text) {
         char *end;
+        if (*text < '0' || *text > '9') return false;
         uint64_t low = strtoull(text, &end, 10), high = low;
         if (end == text || low <= last) return false;
         if (*end == '-') {

@@ -409,6 +409,7 @@ static void knock(struct federation *f, uint64_t kind, uint32_t process) {
     uint8_t secret[DIGEST_SIZE] = {7};
     const struct key_pair *key = f->keys[kind == 1 ? COORDINATOR : process];
     if (!f->world.processes[process].alive || f->halted[process]) return;
+    if (kind == 0) wrong_order(f, 5, process);
     if (kind != 0) {
         memset(name, 0, sizeof name);
         snprintf(name, sizeof name, "%s", site_name(f->sites[process]));
@@ -589,6 +590,7 @@ static void wait_for_merges(struct federation *f) {
 
 static uint32_t unfinished(const struct federation *f) {
     for (uint32_t process = 1; process <= f->site_count; process++) {
+        if (site_number(f->sites[process]) == 0) continue; /* the run was over before it came */
         if (is_honest(f, process) && !site_is_finished(f->sites[process])) return process;
     }
     return 0;

@@ -90,7 +90,7 @@ static void draw_faults(struct scenario *s, struct world *world) {
     s->every.clock = now_and_then(s, world, 0.35, 3, 15);
     s->every.flip = now_and_then(s, world, 0.2, 4, 16);
     s->every.backup = now_and_then(s, world, 0.25, 4, 14);
-    s->every.takeover = now_and_then(s, world, 0.2, 6, 20);
+    s->every.takeover = now_and_then(s, world, 0.3, 4, 16);
     s->every.order = now_and_then(s, world, 0.7, 2, 10);
     s->every.falsehood = now_and_then(s, world, 0.5, 4, 16);
     if (s->sites >= 2 && s->manifest.merge.grace_ms != UINT64_MAX && world_chance(world, 0.5)) {

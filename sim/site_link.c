@@ -295,8 +295,7 @@ static void on_old_receipt(void *context, struct event *event) {
 
 /* The answer to an earlier call for the same contribution, given by a coordinator that has been superseded, comes at last. */
 static void bring_old_receipt(struct site *site, const struct upload_order *order) {
-    uint64_t delay = world_luck_below(site->world, 2 * SECOND);
-    if (!world_luck(site->world, 0.5)) return;
+    uint64_t delay = world_luck_below(site->world, 400 * MS);
     world_post(site->world, delay, site->setup.process, on_old_receipt, site, NULL)->number = order->sequence;
 }
 
