@@ -111,7 +111,7 @@ static void check_found(const char *plant, const char *invariant) {
     if (!strstr(out, wanted)) test_failed(__FILE__, __LINE__, "%s: no \"%s\" in:\n%.300s", plant, wanted, out);
 }
 
-TEST(a_receipt_before_the_entry_is_durable_is_found) { check_found("ack_before_durable", "I1"); }
+TEST(a_receipt_before_the_entry_is_durable_is_found) { check_found("receipt_before_commit", "I1"); }
 TEST(a_rebase_that_was_not_done_is_found) { check_found("rebase_forgotten", "base"); }
 TEST(a_refused_messages_mass_that_is_lost_is_found) { check_found("residual_dropped", "mass"); }
 TEST(an_epoch_that_nobody_checks_is_found) { check_found("epoch_unchecked", "admission"); }
