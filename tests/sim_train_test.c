@@ -86,6 +86,14 @@ TEST(four_sites_learn_in_dense_mode) {
     CHECK(result.versions > 10);
 }
 
+/* Sites that cannot fail are trained in parallel; those that can, when their steps are safe. */
+TEST(sites_that_train_side_by_side_give_the_same_bits_for_any_number_of_threads) {
+    struct train_result one = run_with(FOUR, "merge: {warmup_steps: 0}\n", 1);
+    struct train_result three = run_with(FOUR, "merge: {warmup_steps: 0}\n", 3);
+    CHECK_MEMORY(one.root, three.root, DIGEST_SIZE);
+    CHECK_NEAR(one.heldout, three.heldout, 0);
+}
+
 /* The root is of every parameter of the last version. */
 TEST(any_number_of_threads_gives_the_same_bits) {
     static const char sites[] =
@@ -108,7 +116,8 @@ TEST(a_far_site_behind_the_cap_is_refused_and_goes_on) {
 }
 
 TEST(an_absent_coordinator_costs_merges_and_no_training) {
-    struct train_result away = run_with("coordinator: {outages: {at: 10s, at_lasts: 45s}}\n" FOUR, "merge: {warmup_steps: 0}\n", 2);
+    struct train_result away =
+        run_with("coordinator: {outages: {at: 10s, at_lasts: 45s}}\n" FOUR, "merge: {warmup_steps: 0}\n", 2);
     CHECK(away.busy > 0.98);
     CHECK(away.contributions < 50 && away.contributions > 20);
 }
