@@ -113,7 +113,8 @@ void trainer_save(struct trainer *trainer, struct buffer *out);
 /* The optimizer's part alone (layout, m, v, counters), for a node that stores its parameters elsewhere. */
 void trainer_save_optimizer(struct trainer *trainer, struct buffer *out);
 /* Takes back what either of the two wrote (the second leaves the parameters as they are). INVALID: another layout, naming the
- * tensor; CORRUPT: bad structure or length; both leave the trainer unchanged. Batch, threads and schedule are not part of the
+ * tensor; CORRUPT: bad structure or length, a value that no step leaves (not finite, a negative second moment); both leave the trainer
+ * unchanged. Batch, threads and schedule are not part of the
  * state and may have changed. */
 MUST_USE enum status trainer_load(struct trainer *trainer, struct bytes state, struct error *error);
 /* Forgets AdamW's m and v and its step count (bias correction starts anew); tokens and data position stay. */

@@ -2,6 +2,7 @@
  *     magic, u8 parts (bit 0: with parameters), u32 size and layout description, u64 steps, tokens, epoch, index, optimizer steps,
  *     then [parameters,] m, v as little-endian fp32.
  */
+#include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -53,6 +54,17 @@ static enum status check_layout(const struct trainer *t, struct bytes descriptio
     return status == OK ? OK : error_wrap(error, status, "trainer state is of another model");
 }
 
+/* No step leaves such values behind, and one that began with them would not be finite, nor would any after it. */
+static enum status check_values(struct bytes values, const char *what, float least, struct error *error) {
+    for (size_t at = 0; at < values.size; at += sizeof(float)) {
+        float value;
+        memcpy(&value, values.data + at, sizeof value);
+        if (!(isfinite(value) && value >= least))
+            return error_set(error, CORRUPT, "trainer state is damaged: %s %zu is %g", what, at / sizeof value, (double)value);
+    }
+    return OK;
+}
+
 enum status trainer_load(struct trainer *t, struct bytes state, struct error *error) {
     ASSERT(!t->options.forward_only);
     struct reader reader = reader_of(state);
@@ -74,6 +86,9 @@ enum status trainer_load(struct trainer *t, struct bytes state, struct error *er
     if (reader.failed || reader_left(&reader) != 0)
         return error_set(error, CORRUPT, "trainer state is %zu bytes, too %s for its model", state.size,
                          reader.failed ? "few" : "many");
+    TRY(check_values(parameters, "parameter", -INFINITY, error));
+    TRY(check_values(m, "first moment", -INFINITY, error));
+    TRY(check_values(v, "second moment", 0.0f, error));
     if (!(parts & WITH_PARAMETERS)) trainer_device_pull(t);
     if (parts & WITH_PARAMETERS) memcpy(t->parameters, parameters.data, size);
     moments_load(&t->m, m.data);

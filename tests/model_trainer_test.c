@@ -236,6 +236,40 @@ TEST(a_damaged_state_is_refused_and_changes_nothing) {
     data_close(data);
 }
 
+TEST(a_state_with_values_that_no_step_leaves_is_refused_by_place) {
+    struct error error = {0};
+    struct data *data = text_data(0);
+    struct trainer_options options = small_options();
+    struct trainer *trainer = make(&options);
+    run_steps(trainer, data, 1);
+    struct buffer state = state_of(trainer);
+    size_t size = trainer_layout(trainer)->count * sizeof(float), front = state.size - 3 * size;
+    const struct {
+        size_t at;
+        float value;
+        const char *words;
+    } bad[] = {{front, NAN, "parameter 0 is"},
+               {front + size - 4, INFINITY, "is inf"},
+               {front + size + 8, -INFINITY, "first moment 2 is"},
+               {front + 2 * size, -1e-30f, "second moment 0 is"},
+               {state.size - 4, NAN, "second moment"}};
+    for (size_t i = 0; i < COUNT_OF(bad); i++) {
+        float good;
+        memcpy(&good, state.data + bad[i].at, sizeof good);
+        memcpy(state.data + bad[i].at, &bad[i].value, sizeof good);
+        CHECK_STATUS(trainer_load(trainer, buffer_bytes(&state), &error), CORRUPT);
+        CHECK_CONTAINS(error.message, bad[i].words);
+        memcpy(state.data + bad[i].at, &good, sizeof good);
+        struct buffer after = state_of(trainer);
+        CHECK(bytes_equal(buffer_bytes(&after), buffer_bytes(&state)));
+        buffer_deinit(&after);
+    }
+    CHECK_OK(trainer_load(trainer, buffer_bytes(&state), &error));
+    buffer_deinit(&state);
+    trainer_destroy(trainer);
+    data_close(data);
+}
+
 TEST(a_rebase_between_steps_is_what_the_next_step_starts_from) {
     struct data *data = text_data(0);
     struct trainer_options options = small_options();

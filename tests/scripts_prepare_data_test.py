@@ -98,15 +98,35 @@ def test_a_kill_leaves_no_directory_and_the_same_command_begins_anew():
     assert "not empty" in said and os.stat("out/shard-00000.bin").st_mtime_ns == before, said
 
 
-def test_a_vocabulary_above_65536_makes_32_bit_shards():
+def wide_tokenizer():
     tokenizers = need("tokenizers")
     words = {f"w{i}": i for i in range(70000)}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.save("tokenizer.json")
+
+
+def test_a_vocabulary_above_65536_makes_32_bit_shards():
+    wide_tokenizer()
     told = json.loads(run(sys.executable, PREPARE, "--output", "out", "--tokenizer", ".", "--end", "w2", write("t.txt", "w69999 w1 w65536")))
     assert told["vocabulary"] == 70000, told
     assert read(told["files"][0]) == struct.pack("<256i4I", 20240801, 7, 4, *[0] * 253, 69999, 1, 65536, 2)
+
+
+def test_32_bit_shards_are_read_by_the_trainer_token_by_token():
+    wide_tokenizer()
+    words = [i * 7 % 65000 for i in range(200)]
+    words[150] = 69999  # the only one beyond 16 bits: read in halves it would be 4463 and 1
+    told = json.loads(run(sys.executable, PREPARE, "--output", "out", "--tokenizer", ".", write("t.txt", " ".join(f"w{i}" for i in words))))
+    shape = "--hidden 8 --layers 1 --heads 2 --kv-heads 1 --ffn 8 --context 16 --sequences 4 --length 16 --steps 1".split()
+    trainer("train", *told["files"], *shape, "--vocabulary", 70000)
+    said = trainer("train", *told["files"], *shape, "--vocabulary", 69999, code=2)
+    assert "token 69999 at 150 is beyond the vocabulary of 69999" in said, said
+    whole = read(told["files"][0])
+    said = trainer("train", write("cut.bin", whole[:-4]), *shape, "--vocabulary", 70000, code=2)
+    assert "promises 200 tokens" in said, said
+    said = trainer("train", write("changed.bin", whole[:1027] + b"\x01" + whole[1028:]), *shape, "--vocabulary", 70000, code=2)
+    assert f"token {words[0] + (1 << 24)} at 0" in said, said
 
 
 def test_parquet_columns_are_documents():
