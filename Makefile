@@ -4,6 +4,7 @@
 #   make demo            four sites train one model on this machine, with crashes; summary in build/demo/summary.json
 #   make test            every test; closes with `N passed, N failed`        (TESTS='base_* fed_*' for some of them)
 #   make sim SEED=7      replay one simulated federation, with its trace     (SEEDS=1000 runs seeds 1..1000)
+#   make sim-coverage    which lines and branches of the pure cores the seeds reach
 #   make bench           speed and memory, never part of the tests           (bench/README.md)
 #   make bench-train     the CPU trainer beside PyTorch (PYTHON=V/bin/python: one with torch); build/bench/train.json
 #   make gpu-test        the CUDA kernels beside the CPU, on a GPU; gcc, make and nvcc are enough      (docs/gpu.md)
@@ -92,7 +93,7 @@ BENCH_PROGRAMS := $(patsubst bench/%.c,$(OUT)/bench/%,$(BENCH_SOURCES))
 PROTO_GENERATED := $(patsubst %.proto,$(OUT)/generated/%.pb-c,$(wildcard proto/*.proto))
 CUDA_BACKEND := $(if $(NVCC),$(OUT)/bin/atoll-kernels-cuda.so)
 
-.PHONY: all programs demo test test-run sim sim-plants bench bench-train trainer check clean deps-found generated tests-built coverage
+.PHONY: all programs demo test test-run sim sim-plants sim-coverage bench bench-train trainer check clean deps-found generated tests-built coverage
 .DEFAULT_GOAL := all
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -152,6 +153,12 @@ $(OUT)/sim/planted/%.c: %.c $(OUT)/bin/plant
 $(OUT)/sim/planted/%.o: $(OUT)/sim/planted/%.c
 	$(call say,CC,$* with planted bugs)
 	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(SIM_FLAGS) -MMD -MP -c -o $@ $<
+# And with the compiler's own counters in the pure cores, for `make sim-coverage`. -O1: a line stays a line.
+SIM_COVERED_OBJECTS := $(patsubst %.c,$(OUT)/sim/covered/%.o,$(SIM_CORES))
+$(OUT)/sim/covered/%.o: %.c
+	$(call say,CC,$< with counters)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -O1 --coverage $(ISA_FLAGS) $(SIM_FLAGS) -MMD -MP -c -o $@ $<
 define library_rule
 $(call LIBRARY,$(1)): $(call objects,$(call sources,$(1))) $(if $(filter sim,$(1)),$(SIM_CORE_OBJECTS)) $(if $(filter proto,$(1)),$(GENERATED_SOURCES:.c=.o))
 	$$(Q)rm -f $$@ && ar rcs $$@ $$^
@@ -174,6 +181,9 @@ $(OUT)/bin/atoll-node: $(OUT)/node/main.o $(call program_libraries,node)
 $(OUT)/bin/atoll-sim-planted: $(OUT)/sim/main.o $(SIM_PLANTED_OBJECTS) $(call program_libraries,node coordinator sim)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
+$(OUT)/bin/atoll-sim-covered: $(OUT)/sim/main.o $(SIM_COVERED_OBJECTS) $(call program_libraries,node coordinator sim)
+	$(call say,LINK,$@)
+	$(LINK) --coverage $(SYSTEM_LIBS)
 $(OUT)/bin/atoll-sim: $(OUT)/sim/main.o $(call program_libraries,node coordinator sim)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
@@ -237,6 +247,8 @@ sim: $(OUT)/bin/atoll-sim
 	$(Q)$(OUT)/bin/atoll-sim faults $(if $(SEED),--seed $(SEED) --trace,--coverage --seeds $(if $(SEEDS),$(SEEDS),500))
 sim-plants: $(OUT)/bin/atoll-sim-planted
 	$(Q)scripts/sim-plants $(OUT)/bin/atoll-sim-planted
+sim-coverage: $(OUT)/bin/atoll-sim-covered
+	$(Q)scripts/sim-coverage $< $(OUT)/sim/covered $(if $(SEEDS),$(SEEDS),500)
 
 demo:
 	$(Q)scripts/install-deps
@@ -280,4 +292,4 @@ check:
 clean:
 	rm -rf build
 
--include $(patsubst %.o,%.d,$(SIM_CORE_OBJECTS) $(call objects,$(SOURCES) $(MAINS) $(TEST_SOURCES) tests/test.c $(BENCH_SOURCES)))
+-include $(patsubst %.o,%.d,$(SIM_CORE_OBJECTS) $(SIM_COVERED_OBJECTS) $(call objects,$(SOURCES) $(MAINS) $(TEST_SOURCES) tests/test.c $(BENCH_SOURCES)))
