@@ -115,6 +115,21 @@ TEST(cross_entropy_and_its_gradient_match_the_definition) {
         }
 }
 
+/* The loss does not change with a shift of all logits, however far from 0 it takes them. */
+TEST(cross_entropy_of_logits_far_below_zero_is_that_of_their_differences) {
+    const struct kernels *k;
+    for (size_t t = 0; t < COUNT_OF(widths); t++) FOR_EVERY_TABLE(k) {
+            size_t n = widths[t];
+            float *logits = guarded(n);
+            for (size_t j = 0; j < n; j++) logits[j] = -1000.0f;
+            const uint32_t target = (uint32_t)(n - 1);
+            check_close(k->name, "loss", n, k->cross_entropy(1, n, logits, &target, 1.0f), log((double)n), 100, 16);
+            for (size_t j = 0; j < n; j++)
+                check_close(k->name, "d", j, (double)logits[j], 1.0 / (double)n - (j == target), 1, 32);
+            guarded_free(logits, n);
+        }
+}
+
 TEST(a_logit_that_is_not_finite_makes_the_loss_not_finite) {
     const struct kernels *k;
     const float bad[] = {NAN, INFINITY};
@@ -159,7 +174,7 @@ TEST(adamw_matches_the_definition) {
     const struct adamw_step step = {.learning_rate = 0.01f,
                                     .beta1 = 0.9f,
                                     .beta2 = 0.95f,
-                                    .epsilon = 1e-8f,
+                                    .epsilon = 0.01f, /* large enough that it shows where it is added */
                                     .decay = 0.1f,
                                     .gradient_scale = 0.5f,
                                     .correction1 = 1.0f / 0.19f,

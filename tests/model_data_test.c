@@ -8,9 +8,9 @@
 
 static const char *put(const char *name, const void *content, size_t size) {
     struct error error = {0};
-    static char *paths[16]; /* they live as long as the test's process */
+    static char *paths[20]; /* they live as long as the test's process */
     static size_t count;
-    CHECK(count < 16);
+    CHECK(count < 20);
     char *path = paths[count++] = file_join(test_directory(), name);
     CHECK_OK(file_write(path, bytes_of(content, size), 0600, &error));
     return path;
@@ -60,6 +60,8 @@ TEST(files_that_cannot_be_trained_on_are_refused_by_name) {
     put_llmc(&file, 20240520, 1, 3);
     buffer_append(&file, "\1\0\2\0", 4);
     refused(put("short.bin", file.data, file.size), 256, INVALID, "promises 3");
+    buffer_append(&file, "\3\0\4\0", 4);
+    refused(put("long.bin", file.data, file.size), 256, INVALID, "promises 3");
     file.size = 0;
     put_llmc(&file, 20240520, 2, 3);
     refused(put("version.bin", file.data, file.size), 65536, INVALID, "version 2");

@@ -264,6 +264,11 @@ TEST(a_state_with_values_that_no_step_leaves_is_refused_by_place) {
         CHECK(bytes_equal(buffer_bytes(&after), buffer_bytes(&state)));
         buffer_deinit(&after);
     }
+    for (uint8_t parts = 2; parts != 0; parts++) { /* behind the magic: only "with parameters" and "without" are known */
+        state.data[16] = parts;
+        CHECK_STATUS(trainer_load(trainer, buffer_bytes(&state), &error), CORRUPT);
+    }
+    state.data[16] = 1;
     CHECK_OK(trainer_load(trainer, buffer_bytes(&state), &error));
     buffer_deinit(&state);
     trainer_destroy(trainer);
@@ -381,4 +386,117 @@ TEST(options_out_of_range_are_refused_by_name) {
     REFUSED(options.schedule.peak = NAN, "peak");
     REFUSED(options.schedule.floor = 1.0f, "floor");
     REFUSED(options.schedule.warmup_tokens = 200000, "warmup");
+}
+
+/* Without warm-up the first step's m is (1 - beta1) times the gradient that AdamW saw. */
+static double norm_of_first_moment(struct trainer *trainer) {
+    struct buffer state = {0};
+    trainer_save_optimizer(trainer, &state);
+    size_t count = trainer_layout(trainer)->count;
+    double squares = 0;
+    for (size_t i = 0; i < count; i++) {
+        float m;
+        memcpy(&m, state.data + state.size - (2 * count - i) * sizeof m, sizeof m);
+        squares += (double)m * (double)m;
+    }
+    buffer_deinit(&state);
+    return sqrt(squares);
+}
+
+TEST(a_gradient_is_scaled_down_to_the_clip_and_no_further) {
+    struct error error = {0};
+    struct data *data = text_data(0);
+    const float clips[] = {0.0f, 0.25f, 1.0f, 1e6f}; /* 0: never */
+    for (size_t i = 0; i < COUNT_OF(clips); i++) {
+        struct trainer_options options = small_options();
+        options.adamw.clip = clips[i];
+        struct trainer *trainer = make(&options);
+        struct trainer_result result;
+        CHECK_OK(trainer_step(trainer, data, 0, &result, &error));
+        CHECK(result.gradient_norm > 1.1);
+        double wanted = clips[i] > 0 ? fmin((double)clips[i], result.gradient_norm) : result.gradient_norm;
+        CHECK_NEAR(norm_of_first_moment(trainer) / (1 - (double)options.adamw.beta1), wanted, wanted * 1e-4);
+        trainer_destroy(trainer);
+    }
+    data_close(data);
+}
+
+TEST(sequences_that_do_not_divide_by_the_shards_all_count) {
+    struct error error = {0};
+    struct data *data = text_data(0);
+    struct trainer_result one, other;
+    for (uint32_t shards = 1; shards <= 7; shards++) {
+        struct trainer_options options = small_options();
+        options.sequences = 7;
+        options.shards = shards;
+        struct trainer *trainer = make(&options);
+        CHECK_OK(trainer_step(trainer, data, 0, shards == 1 ? &one : &other, &error));
+        if (shards > 1) CHECK_NEAR(other.loss, one.loss, 1e-6 * one.loss);
+        if (shards > 1) CHECK_NEAR(other.gradient_norm, one.gradient_norm, 1e-5 * one.gradient_norm);
+        trainer_destroy(trainer);
+    }
+    data_close(data);
+}
+
+TEST(forgetting_the_optimizer_leaves_nothing_of_it_but_the_counters) {
+    struct data *data = text_data(0);
+    struct trainer_options options = small_options();
+    for (int narrow = 0; narrow < 2; narrow++) {
+        options.bf16_moments = narrow;
+        struct trainer *trainer = make(&options);
+        run_steps(trainer, data, 3);
+        struct trainer_counters before = trainer_counters(trainer);
+        trainer_reset_optimizer(trainer);
+        struct trainer_counters after = trainer_counters(trainer);
+        CHECK_EQUAL(after.steps, before.steps);
+        CHECK_EQUAL(after.tokens, before.tokens);
+        CHECK_EQUAL(after.position.index, before.position.index);
+        struct buffer state = {0};
+        trainer_save_optimizer(trainer, &state);
+        /* at the end: the optimizer's own steps as u64, m and v */
+        for (size_t at = state.size - 8 - 8 * trainer_layout(trainer)->count; at < state.size; at++) CHECK(state.data[at] == 0);
+        buffer_deinit(&state);
+        trainer_destroy(trainer);
+    }
+    data_close(data);
+}
+
+TEST(a_finite_loss_with_a_gradient_that_is_not_is_refused_too) {
+    struct error error = {0};
+    struct data *data = text_data(0);
+    struct trainer_options options = small_options();
+    options.model.tied = false;
+    struct trainer *trainer = make(&options);
+    const struct layout_tensor *head = layout_find(trainer_layout(trainer), "lm_head.weight");
+    for (uint64_t i = 0; i < head->count; i++) trainer_parameters(trainer)[head->offset + i] *= 1e25f; /* squares do not fit */
+    struct buffer before = state_of(trainer);
+    CHECK_STATUS(trainer_step(trainer, data, 0, NULL, &error), CORRUPT);
+    CHECK(!strstr(error.message, "(loss inf") && !strstr(error.message, "nan"));
+    CHECK_CONTAINS(error.message, "gradient norm inf");
+    struct buffer after = state_of(trainer);
+    size_t size = trainer_layout(trainer)->count * sizeof(float);
+    CHECK_MEMORY(after.data + after.size - 3 * size, before.data + before.size - 3 * size, 3 * size);
+    buffer_deinit(&before);
+    buffer_deinit(&after);
+    trainer_destroy(trainer);
+    data_close(data);
+}
+
+TEST(data_opened_for_a_larger_vocabulary_are_refused_at_the_first_token_beyond) {
+    struct error error = {0};
+    char *path = xformat("%s/larger.txt", test_directory());
+    uint8_t bytes[300];
+    memset(bytes, 100, sizeof bytes); /* as many as the model has tokens: the least that is beyond */
+    CHECK_OK(file_write(path, bytes_of(bytes, sizeof bytes), 0600, &error));
+    const struct data_options data_options = {.vocabulary = 256, .seed = 1};
+    struct data *data;
+    CHECK_OK(data_open((const char *const[]){path}, 1, &data_options, &data, &error));
+    struct trainer_options options = small_options();
+    options.model.vocabulary = 100;
+    struct trainer *trainer = make(&options);
+    CHECK_STATUS(trainer_step(trainer, data, 0, NULL, &error), INVALID);
+    CHECK_CONTAINS(error.message, "token 100 is beyond the model's vocabulary of 100");
+    trainer_destroy(trainer);
+    data_close(data);
+    free(path);
 }
