@@ -127,6 +127,9 @@ TEST(of_tokens_that_are_equally_likely_no_more_are_kept_than_top_p_and_top_k_all
         options = (struct generate_options){.temperature = 1, .top_p = 1, .top_k = 3, .seed = seed};
         CHECK_OK(generate(&layout, zeroes, &options, golden.tokens, 1, &out, 1, &error));
         CHECK(out < 3);
+        options = (struct generate_options){.temperature = 1, .top_p = 0.5f, .top_k = 4, .seed = seed};
+        CHECK_OK(generate(&layout, zeroes, &options, golden.tokens, 1, &out, 1, &error));
+        CHECK(out < 2); /* two of four are half of the chance: a third is not needed */
     }
     CHECK(seen + 1 >= half); /* and none of them is left out */
     free(zeroes);
