@@ -7,6 +7,7 @@
 #   make sim-coverage    which lines and branches of the pure cores the seeds reach
 #   make bench           speed and memory, never part of the tests           (bench/README.md)
 #   make bench-train     the CPU trainer beside PyTorch (PYTHON=V/bin/python: one with torch); build/bench/train.json
+#   make bench-plan      how long plans of 1,000 and 10,000 sites take; exit code 1 where a bar is missed
 #   make gpu-test        the CUDA kernels beside the CPU, on a GPU; gcc, make and nvcc are enough      (docs/gpu.md)
 #   make gpu-bench       the CUDA trainer beside torch.compile, and the codec's times; build/bench/gpu.json
 #   make trainer         the training engine alone: gcc and make are enough
@@ -258,6 +259,9 @@ demo:
 
 bench: programs $(BENCH_PROGRAMS)
 	$(Q)bench/run $(OUT)
+.PHONY: bench-plan
+bench-plan: $(OUT)/bench/plan
+	$(Q)$(OUT)/bench/plan
 PYTHON ?= python3
 bench-train: $(OUT)/bench/train
 	$(Q)$(PYTHON) bench/train_vs_pytorch.py --program $(OUT)/bench/train $(ARGUMENTS)

@@ -125,7 +125,7 @@ static void set_up_site(struct plan *plan, uint32_t number, uint64_t seed) {
     plan_post(plan, site->group->leaves, EV_LEAVE, number, 0, 0, 0);
 }
 
-static void set_up(struct plan *plan, const struct topology *topology, uint64_t seed, struct plan_result *out) {
+static void set_up(struct plan *plan, const struct topology *topology, uint64_t seed, double quantum, struct plan_result *out) {
     const struct topology_coordinator *machine = &topology->coordinator;
     plan->topology = topology;
     plan->out = out;
@@ -141,7 +141,7 @@ static void set_up(struct plan *plan, const struct topology *topology, uint64_t 
     plan->level = INFINITY;
     plan->tick_at = plan->window_at = INFINITY;
     plan->site_count = topology->site_count;
-    plan->quantum = plan->site_count <= PLAN_EXACT_SITES ? 0 : plan->end * plan->site_count / 1e8;
+    plan->quantum = fmax(plan->site_count <= PLAN_EXACT_SITES ? 0 : plan->end * plan->site_count / 1e8, quantum);
     plan->peak_width = fmax(plan->end / PEAK_BUCKETS, fmin(10, plan->end));
     plan->bucket_width = plan->end / PLAN_BUCKETS;
     plan->peak_in = xcalloc(PEAK_BUCKETS, sizeof *plan->peak_in);
@@ -204,6 +204,31 @@ static void sum_site(struct plan *plan, struct site_now *site) {
     out->goodput_tokens += own->tokens;
 }
 
+/* A message that takes longer from its base to its entry than `cap` steps of its fragment is refused, and so is the next one. */
+static void name_starved(struct plan *plan) {
+    struct plan_result *out = plan->out;
+    const char *first = NULL;
+    uint64_t refused = 0, merged = 0;
+    for (uint32_t i = 0; i < out->site_count; i++) {
+        struct plan_site *site = &out->sites[i];
+        site->starved = site->refused_stale >= 3 && site->refused_stale > site->merged;
+        if (!site->starved) continue;
+        if (!first) first = site->place.name;
+        out->starved_sites++;
+        out->cap_wanted = MAX(out->cap_wanted, site->refused_most);
+        refused += site->refused_stale;
+        merged += site->merged;
+    }
+    if (!first) return;
+    snprintf(out->binding, sizeof out->binding,
+             "the staleness cap of %.0f against upload time: %u site%s (%s%s) had %llu messages refused and %llu merged, for "
+             "they take "
+             "up to %llu steps to come",
+             plan->topology->run.staleness_cap, out->starved_sites, out->starved_sites > 1 ? "s" : "", first,
+             out->starved_sites > 1 ? ", ..." : "", (unsigned long long)refused, (unsigned long long)merged,
+             (unsigned long long)out->cap_wanted);
+}
+
 static void name_binding(struct plan *plan) {
     struct plan_result *out = plan->out;
     double phase[PLAN_PHASES] = {0}, merged = 0;
@@ -263,6 +288,7 @@ static void sum_up(struct plan *plan) {
         out->series_out[i] /= plan->bucket_width;
     }
     name_binding(plan);
+    name_starved(plan);
     /* TLS 1.06 GB/s and SHA-256 1.4 GB/s a core, Ed25519 100 us to verify and 40 to sign: measured (docs/planning.md). */
     double crypto = (out->up_bytes + out->down_bytes) / 1.06e9 + out->up_bytes / 1.4e9 + (double)out->contributions * 140e-6;
     out->cpu_cores = (crypto + out->intake_busy + out->model_busy) / plan->end;
@@ -278,9 +304,13 @@ static void sum_up(struct plan *plan) {
 }
 
 void plan_run(const struct topology *topology, uint64_t seed, struct plan_result *out) {
+    plan_run_coarse(topology, seed, 0, out);
+}
+
+void plan_run_coarse(const struct topology *topology, uint64_t seed, double quantum, struct plan_result *out) {
     struct plan *plan = xcalloc(1, sizeof *plan);
     memset(out, 0, sizeof *out);
-    set_up(plan, topology, seed, out);
+    set_up(plan, topology, seed, quantum, out);
     while (plan->heap_count) {
         struct plan_event event = pop(plan);
         plan->now = event.at;

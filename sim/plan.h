@@ -53,6 +53,8 @@ struct plan_site {
     double busy;               /* useful / time it was there */
     double phase[PLAN_PHASES]; /* seconds, of all its merged rounds */
     uint64_t rounds, merged, refused_stale, busy_answers, crashes, resets;
+    uint64_t refused_most;  /* staleness of the most stale of those refused */
+    bool starved;           /* refused for staleness at least three times, and more often than merged */
     double steps_sent;      /* inner steps in merged contributions */
     double sent, sent_lost; /* bytes up; of them: lost and sent again */
     double received, received_lost;
@@ -78,7 +80,9 @@ struct plan_result {
     double effective_inner_steps, wanted_inner_steps; /* mean, of merged contributions */
     double uplink_bits;                               /* a parameter and contribution, everything counted */
     double step_apply;                                /* seconds an outer step of one contribution takes */
-    char binding[96];                                 /* what limits, in words */
+    uint32_t starved_sites;                           /* sites whose work the staleness cap keeps out (docs/planning.md) */
+    uint64_t cap_wanted;                              /* smallest staleness cap that would have taken theirs; 0: none starved */
+    char binding[256];                                /* what limits, in words */
     double series_busy[PLAN_BUCKETS], series_in[PLAN_BUCKETS], series_out[PLAN_BUCKETS]; /* shares; bytes a second */
     double quantum;                                                                      /* seconds; 0: exact */
     uint64_t events;
@@ -98,7 +102,8 @@ struct plan_candidate {
     enum codec codec;
     double busy, stretch; /* stretch: effective over wanted inner steps */
     double up_bytes, down_bytes, staleness_p99;
-    bool reaches; /* busy >= 99 % (of what failures leave), stretch <= 1.1 */
+    uint32_t starved_sites;
+    bool reaches; /* busy >= 99 % (of what failures leave), stretch <= 1.1, no site starved */
 };
 enum { PLAN_CANDIDATES = 24 };
 struct plan_advice {

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "sim/plan.h"
+#include "sim/plan_core.h"
 
 enum { ROUNDS_WANTED = 40 };
 
@@ -15,16 +15,16 @@ static double possible(const struct plan_result *result) {
 }
 
 static bool reaches(const struct plan_result *result, double most, double stretch) {
-    return result->busy >= 0.99 * most && stretch <= 1.1 && result->versions > 0;
+    return result->busy >= 0.99 * most && stretch <= 1.1 && result->versions > 0 && result->starved_sites == 0;
 }
 
 static double stretch_of(const struct plan_result *result) {
     return result->effective_inner_steps > 0 ? result->effective_inner_steps / result->wanted_inner_steps : INFINITY;
 }
 
-/* cycle: inner steps that a round takes as things are. */
+/* `own`: the plan as things are. */
 static void try_one(const struct topology *topology, uint64_t seed, enum codec codec, double inner_steps, double fragments,
-                    double cycle, struct plan_advice *out) {
+                    const struct plan_result *own, struct plan_advice *out) {
     struct topology *other = topology_copy(topology);
     double slowest = 0;
     for (uint32_t i = 0; i < other->group_count; i++) slowest = fmax(slowest, other->groups[i].step);
@@ -35,9 +35,9 @@ static void try_one(const struct topology *topology, uint64_t seed, enum codec c
     other->run.fragments = fragments;
     /* Long enough for rounds to settle, short enough to try two dozen; many sites get fewer rounds. */
     double rounds = other->site_count > 200 ? 8 : ROUNDS_WANTED;
-    other->duration = fmin(topology->duration, fmax(rounds * fmax(inner_steps, cycle / 2) * slowest, 600));
+    other->duration = fmin(topology->duration, fmax(rounds * fmax(inner_steps, own->effective_inner_steps / 2) * slowest, 600));
     struct plan_result result;
-    plan_run(other, seed, &result);
+    plan_run_coarse(other, seed, own->quantum, &result);
     struct plan_candidate *candidate = &out->candidates[out->count++];
     double scale = topology->duration / other->duration;
     *candidate = (struct plan_candidate){.inner_steps = inner_steps,
@@ -48,6 +48,7 @@ static void try_one(const struct topology *topology, uint64_t seed, enum codec c
                                          .up_bytes = result.up_bytes * scale,
                                          .down_bytes = result.down_bytes * scale,
                                          .staleness_p99 = (double)plan_staleness(&result, 0.99)};
+    candidate->starved_sites = result.starved_sites;
     candidate->reaches = reaches(&result, possible(&result), candidate->stretch);
     plan_result_deinit(&result);
     topology_destroy(other);
@@ -62,10 +63,9 @@ void plan_advise(const struct topology *topology, uint64_t seed, const struct pl
     for (size_t codec = 0; codec < 2; codec++) {
         for (size_t i = 0; i < COUNT_OF(factors); i++) {
             double inner_steps = fmax(1, round(topology->run.inner_steps * factors[i]));
-            try_one(topology, seed, codec ? other : own, inner_steps, topology->run.fragments, result->effective_inner_steps,
-                    out);
+            try_one(topology, seed, codec ? other : own, inner_steps, topology->run.fragments, result, out);
             if (topology->run.fragments < 4 && factors[i] >= 1 && factors[i] <= 5)
-                try_one(topology, seed, codec ? other : own, inner_steps, 4, result->effective_inner_steps, out);
+                try_one(topology, seed, codec ? other : own, inner_steps, 4, result, out);
         }
     }
     for (size_t i = 0; i < out->count; i++) { /* short rounds learn better; then fewer bytes */

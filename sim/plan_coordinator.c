@@ -22,8 +22,16 @@ uint64_t plan_staleness_of(const struct plan *plan, uint32_t fragment, uint64_t 
     return count;
 }
 
-static bool too_stale(const struct plan *plan, uint32_t fragment, uint64_t base) {
-    return (double)plan_staleness_of(plan, fragment, base, plan->version) > plan->topology->run.staleness_cap;
+/* Older than the cap; and if so, counts it. */
+static bool refused_as_stale(struct plan *plan, const struct plan_event *event) {
+    struct plan_site *out = plan->sites[event->site].out;
+    uint64_t base = plan->sites[event->site].slots[event->fragment].base;
+    uint64_t staleness = plan_staleness_of(plan, event->fragment, base, plan->version);
+    if ((double)staleness <= plan->topology->run.staleness_cap) return false;
+    plan->out->refused_stale++;
+    out->refused_stale++;
+    out->refused_most = MAX(out->refused_most, staleness);
+    return true;
 }
 
 /* ---- intake -------------------------------------------------------------------------------------------------------------- */
@@ -44,9 +52,7 @@ static void opened(struct plan *plan, const struct plan_event *event) {
     site->out->sent += WIRE_SUBMIT;
     if (slot->entered) {
         answer(plan, EV_RECEIPT, event);
-    } else if (too_stale(plan, event->fragment, slot->base)) {
-        plan->out->refused_stale++;
-        site->out->refused_stale++;
+    } else if (refused_as_stale(plan, event)) {
         answer(plan, EV_REFUSED, event);
     } else if (plan->uploads + plan->waiting_commits >= plan->topology->coordinator.uploads) {
         plan->out->busy_answers++;
@@ -107,9 +113,7 @@ static void checked(struct plan *plan, const struct plan_event *event) {
     struct plan_slot *slot = &site->slots[event->fragment];
     plan->uploads--;
     if (slot->sequence != event->number || slot->entered) return;
-    if (too_stale(plan, event->fragment, slot->base)) {
-        plan->out->refused_stale++;
-        site->out->refused_stale++;
+    if (refused_as_stale(plan, event)) {
         answer(plan, EV_REFUSED, event);
         return;
     }

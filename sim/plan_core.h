@@ -183,6 +183,9 @@ struct plan {
 };
 
 /* plan.c */
+/* plan_run, with downlinks moved every `quantum` seconds at least. A candidate of the advice covers a part of the duration and takes
+ * the plan's own quantum: else it would cost as many updates as the whole. */
+void plan_run_coarse(const struct topology *topology, uint64_t seed, double quantum, struct plan_result *out);
 void plan_post(struct plan *plan, double at, enum plan_event_kind kind, uint32_t site, uint32_t fragment, uint64_t number,
                int64_t steps);
 double plan_draw(struct random *random, double mean); /* exponential */

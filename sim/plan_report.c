@@ -74,7 +74,7 @@ static void text_rounds(const struct topology *topology, const struct plan_resul
         (unsigned long long)result->refused_stale, topology->run.staleness_cap, (unsigned long long)result->busy_answers);
 }
 
-static void text_advice(const struct plan_advice *advice, struct buffer *out) {
+static void text_advice(const struct plan_result *result, const struct plan_advice *advice, struct buffer *out) {
     char a[32], b[32];
     buffer_append_text(
         out, "\nadvice      failures and joining leave %.2f %%; wanted: 99 %% of that busy, and rounds of at most 1.1 H\n",
@@ -92,6 +92,13 @@ static void text_advice(const struct plan_advice *advice, struct buffer *out) {
                            candidate->stretch, scaled(candidate->up_bytes, "B", a), scaled(candidate->down_bytes, "B", b),
                            candidate->staleness_p99);
     }
+    if (result->starved_sites > 0)
+        buffer_append_text(
+            out,
+            "            of %u site%s most messages come too late: a staleness_cap of %llu or more, fewer bytes (codec), "
+            "a larger H\n            for all or a faster uplink lets them in; nothing is lost meanwhile, and nothing of it "
+            "merged\n",
+            result->starved_sites, result->starved_sites > 1 ? "s" : "", (unsigned long long)result->cap_wanted);
     if (advice->best >= 0)
         buffer_append_text(out, "            *: the shortest rounds that get there, with the fewest bytes; +: gets there too\n");
     else
@@ -145,7 +152,7 @@ void plan_text(const struct topology *topology, const struct plan_result *result
         result->ram > topology->coordinator.ram || result->disk > topology->coordinator.disk ? ": TOO LITTLE" : "");
     buffer_append_text(out, "binds       %s\n", result->binding);
     text_sites(result, out);
-    if (advice) text_advice(advice, out);
+    if (advice) text_advice(result, advice, out);
 }
 
 /* ---- JSON ---------------------------------------------------------------------------------------------------------------- */
@@ -203,6 +210,8 @@ static void json_totals(struct json_writer *json, const struct topology *topolog
     number(json, "inner_steps_effective", result->effective_inner_steps);
     number(json, "inner_steps_wanted", result->wanted_inner_steps);
     count(json, "refused_stale", result->refused_stale);
+    count(json, "starved_sites", result->starved_sites);
+    count(json, "staleness_cap_wanted", result->cap_wanted);
     count(json, "busy_answers", result->busy_answers);
     number(json, "contribution_bytes", result->round_bytes);
     number(json, "uplink_bits_per_parameter", result->uplink_bits);

@@ -40,6 +40,7 @@ struct shell {
     uint64_t now, order, calls, published, committed_at, staleness[64], merged, forgotten;
     struct buffer *ledger; /* [ledger_count] */
     uint64_t ledger_count, apply_ms;
+    uint64_t upload_ms[SITES_OF_TEST + 1]; /* of a payload, behind the opening */
     uint32_t sites;
 };
 
@@ -158,7 +159,7 @@ static void coordinator_acts(struct shell *s, const struct coordinator_action *a
     const struct run_state *run = coordinator_state_run(s->coordinator);
     switch (action->kind) {
     case DO_ADMIT:
-        h = later(s, 2 * ONE_WAY, 0);
+        h = later(s, 2 * ONE_WAY + s->upload_ms[s->upload_site[action->call]], 0);
         h->coordinator.kind = COORDINATOR_UPLOADED;
         h->coordinator.call = action->call;
         break;
@@ -275,6 +276,16 @@ static void run_until(struct shell *s, uint64_t end) {
     }
 }
 
+static void close_shell(struct shell *s) {
+    for (uint32_t site = 1; site <= s->sites; site++) node_state_destroy(s->nodes[site]);
+    coordinator_state_destroy(s->coordinator);
+    for (uint64_t i = 0; i < s->ledger_count; i++) buffer_deinit(&s->ledger[i]);
+    for (size_t i = 0; i < s->count; i++) buffer_deinit(&s->queue[i].bytes);
+    free(s->ledger);
+    fixture_close(s->f);
+    free(s);
+}
+
 static double mean_staleness(const uint64_t *counts, size_t size) {
     double sum = 0, all = 0;
     for (size_t i = 0; i < size; i++) {
@@ -328,16 +339,38 @@ static void compare(uint32_t quorum, uint32_t grace_s, uint32_t cap, uint32_t fr
     CHECK(near((double)plan.refused_stale, stale_refusals, 0.1, 3));
     plan_result_deinit(&plan);
     topology_destroy(topology);
-    for (uint32_t site = 1; site <= 4; site++) node_state_destroy(s->nodes[site]);
-    coordinator_state_destroy(s->coordinator);
-    for (uint64_t i = 0; i < s->ledger_count; i++) buffer_deinit(&s->ledger[i]);
-    for (size_t i = 0; i < s->count; i++) buffer_deinit(&s->queue[i].bytes);
-    free(s->ledger);
-    fixture_close(s->f);
-    free(s);
+    close_shell(s);
 }
 
 TEST(a_quorum_of_one_gives_the_brains_counts) { compare(1, 10, 16, 1, 0.5); }
 TEST(a_quorum_with_a_grace_window_gives_the_brains_counts) { compare(3, 7, 16, 1, 0.5); }
 TEST(fragments_take_turns_as_the_brains_let_them) { compare(1, 10, 16, 3, 0.2); }
 TEST(a_tight_staleness_cap_refuses_as_the_brains_do) { compare(1, 10, 1, 1, 2); }
+
+/* Three sites make a step every 8 s or so; a payload of the fourth takes 60 s. docs/planning.md has the limit. */
+static void slow_upload(uint32_t cap, uint64_t *merged, uint64_t *refused) {
+    static const uint64_t step_ms[] = {1000, 1130, 1370, 1000};
+    char more[256];
+    snprintf(more, sizeof more,
+             "inner: {inner_steps: 20, dylu: false}\nadmission: {clip_factor: 0}\n"
+             "merge: {quorum: 1, grace: 10s, staleness_cap: %u, warmup_steps: 0}\n",
+             cap);
+    struct shell *s = xcalloc(1, sizeof *s);
+    s->apply_ms = 100;
+    s->upload_ms[4] = 60000;
+    open_shell(s, more, 4, step_ms);
+    run_until(s, 3600 * 1000);
+    *merged = run_state_site(coordinator_state_run(s->coordinator), 4)->contributions;
+    *refused = coordinator_state_refused(s->coordinator, REFUSED_REBASE);
+    close_shell(s);
+}
+
+TEST(an_upload_that_outlasts_the_cap_is_refused_by_the_brains_too_and_so_is_every_one_after_it) {
+    uint64_t merged, refused;
+    slow_upload(4, &merged, &refused);
+    CHECK_EQUAL(merged, 0);
+    CHECK(refused > 40);
+    slow_upload(16, &merged, &refused);
+    CHECK(merged > 40);
+    CHECK_EQUAL(refused, 0);
+}

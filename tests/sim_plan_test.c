@@ -175,6 +175,40 @@ TEST(contributions_older_than_the_cap_are_refused) {
     plan_result_deinit(&result);
 }
 
+/* 300 M parameters in 5 MB at 0.125 MB/s: 41 s, in which six sites make some 12 steps. */
+#define SLOW_UPLINK(cap)                                                                                                         \
+    "duration: 6h\nmodel: {parameters: 300M}\nrun: {inner_steps: 20, staleness_cap: " cap ", dylu: false}\n"                     \
+    "sites:\n  - {name: fast, count: 6, step: 1s, spread: 20%}\n  - {name: slow, step: 1s, link: {up: 1Mbit/s}}\n"
+
+TEST(a_site_whose_uploads_outlast_the_cap_is_named_and_the_cap_that_would_do_suffices) {
+    struct topology *topology = read_plan(SLOW_UPLINK("4"));
+    struct plan_result result;
+    struct plan_advice advice;
+    struct buffer text = {0};
+    char again[32];
+    plan_run(topology, 1, &result);
+    CHECK(result.sites[6].merged < 10); /* in the warm-up, which waits for it */
+    CHECK(result.sites[6].starved && !result.sites[0].starved);
+    CHECK_EQUAL(result.starved_sites, 1);
+    CHECK(result.cap_wanted > 4);
+    CHECK_CONTAINS(result.binding, "the staleness cap of 4 against upload time: 1 site (slow)");
+    plan_advise(topology, 1, &result, &advice);
+    CHECK(!advice.fine);
+    plan_text(topology, &result, &advice, &text);
+    buffer_append(&text, "", 1);
+    snprintf(again, sizeof again, "a staleness_cap of %llu", (unsigned long long)result.cap_wanted);
+    CHECK_CONTAINS((const char *)text.data, again);
+    topology->run.staleness_cap = (double)result.cap_wanted;
+    plan_result_deinit(&result);
+    plan_run(topology, 1, &result);
+    CHECK_EQUAL(result.starved_sites, 0);
+    CHECK(result.sites[6].merged > 100);
+    CHECK(strstr(result.binding, "staleness") == NULL);
+    plan_result_deinit(&result);
+    topology_destroy(topology);
+    buffer_deinit(&text);
+}
+
 TEST(many_sites_are_planned_in_quanta_and_come_out_alike) {
     struct plan_result few = planned("duration: 12h\nmodel: {parameters: 100M}\nrun: {inner_steps: 300, quorum: 16, grace: 1m}\n"
                                      "sites:\n  - {count: 64, step: 1s, spread: 20%}\n");
