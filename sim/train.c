@@ -113,7 +113,7 @@ static enum status round_end(struct train *train, uint32_t index, struct error *
 
 static enum status on_step(struct train *train, const struct train_event *event, struct error *error) {
     struct train_site *site = &train->sites[event->site];
-    if (event->generation != site->generation) return OK;
+    if (event->generation != site->generation || train->now >= site->group->leaves) return OK;
     site_step_due(train, site);
     site->since_snapshot++;
     site->busy += site->step;
@@ -130,6 +130,7 @@ static enum status on_step(struct train *train, const struct train_event *event,
 
 static void on_fail(struct train *train, const struct train_event *event) {
     struct train_site *site = &train->sites[event->site];
+    if (train->now >= site->group->leaves) return;
     site->generation++;
     site->up = false;
     /* What was trained since the last checkpoint or round was on no disk. */
@@ -143,8 +144,26 @@ static void on_fail(struct train *train, const struct train_event *event) {
     event_push(train, event_at(site->failure.until + site->group->restart, EVENT_REPAIR, event->site));
 }
 
+/* It takes what it trained to the end with it, but for a message that is on its way. */
+static void on_leave(struct train_site *site) {
+    site->generation++;
+    site->up = false;
+    site->left = true;
+}
+
+/* A site that comes late starts from the newest version, as a node does that has caught up. */
+static void stand_on_newest(struct train *train, struct train_site *site) {
+    version_release(train, site->base);
+    site->base = version_hold(train->newest);
+    memcpy(site->theta, site->base->theta, train->layout.count * sizeof(float));
+    site->known_tokens = train->ledger_tokens;
+}
+
 static void on_repair(struct train *train, const struct train_event *event) {
     struct train_site *site = &train->sites[event->site];
+    if (site->left) return;
+    if (!site->came && site->group->joins > 0) stand_on_newest(train, site);
+    site->came = true;
     site->up = true;
     site->checkpointed = train->now;
     if (!site->waits) site_go_on(train, event->site);
@@ -237,6 +256,13 @@ static uint32_t sites_up(const struct train *train) {
     return count;
 }
 
+/* A site that left is taken for revoked: a quorum does not wait for it. */
+static uint32_t sites_there(const struct train *train) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < train->site_count; i++) count += !train->sites[i].left && train->now >= train->sites[i].group->joins;
+    return MAX(count, 1u);
+}
+
 static enum status on_arrive(struct train *train, const struct train_event *event, struct error *error) {
     const struct manifest *manifest = train->options->manifest;
     struct train_site *site = &train->sites[event->site];
@@ -258,7 +284,7 @@ static enum status on_arrive(struct train *train, const struct train_event *even
     train->result.contributions++;
     train->ledger_tokens += site->round_tokens - site->own_known_tokens;
     bool warm = train->model.version >= manifest->merge.warmup_steps;
-    uint32_t quorum = warm ? MIN(manifest->merge.quorum, train->site_count) : sites_up(train);
+    uint32_t quorum = warm ? MIN(manifest->merge.quorum, sites_there(train)) : sites_up(train);
     uint64_t grace_ms = warm ? manifest->merge.grace_ms : manifest->merge.warmup_grace_ms;
     if (train->pending_count >= quorum) return outer_step(train, error);
     if (train->pending_count == 1 && grace_ms != UINT64_MAX) {
@@ -273,6 +299,10 @@ static enum status on_arrive(struct train *train, const struct train_event *even
 static enum status on_deliver(struct train *train, const struct train_event *event, struct error *error) {
     struct train_site *site = &train->sites[event->site];
     bool sparse = site->feedback != NULL;
+    if (site->left) {
+        version_release(train, event->version);
+        return OK;
+    }
     if (!site->up) { /* it hears of it when it is back */
         struct train_event later = *event;
         later.at = site->failure.until + site->group->restart + site->group->link.rtt;
@@ -299,7 +329,7 @@ static enum status on_evaluate(struct train *train, struct error *error) {
     TRY(train_evaluate(train, &train->result.heldout, error));
     for (uint32_t i = 0; i < train->site_count; i++) {
         tokens += train->sites[i].tokens;
-        if (isnan(train->sites[i].loss)) continue;
+        if (isnan(train->sites[i].loss) || train->sites[i].left) continue;
         sum += train->sites[i].loss;
         known++;
     }
@@ -334,6 +364,7 @@ static enum status handle(struct train *train, const struct train_event *event, 
     case EVENT_EVALUATE: return on_evaluate(train, error);
     case EVENT_FAIL: on_fail(train, event); return OK;
     case EVENT_REPAIR: on_repair(train, event); return OK;
+    case EVENT_LEAVE: on_leave(&train->sites[event->site]); return OK;
     case EVENT_GRACE: return event->generation == train->grace_generation && train->pending_count ? outer_step(train, error) : OK;
     }
     return OK;
@@ -386,6 +417,7 @@ static enum status sites_open(struct train *train, struct error *error) {
         if (options->manifest->inner.dylu) steps = floor(steps * fastest / site->step + 1e-9);
         site->inner_steps = (uint32_t)MAX(steps, 1.0);
         site->up = true;
+        if (isfinite(site->group->leaves)) event_push(train, event_at(site->group->leaves, EVENT_LEAVE, i));
         train->now = site->group->joins;
         if (train->now > 0) site->up = false;
         if (site->up) {
@@ -445,13 +477,15 @@ static void train_close(struct train *train) {
 }
 
 static void finish(struct train *train, struct train_result *out) {
-    double busy = 0;
+    double busy = 0, there = 0;
     train->result.tokens = 0;
     for (uint32_t i = 0; i < train->site_count; i++) {
+        const struct topology_site *group = train->sites[i].group;
+        there += MAX(MIN(group->leaves, train->options->duration) - group->joins, 0.0);
         busy += train->sites[i].busy;
         train->result.tokens += train->sites[i].tokens;
     }
-    train->result.busy = busy / (train->options->duration * train->site_count);
+    train->result.busy = there > 0 ? busy / there : 0;
     train->result.versions = train->model.version;
     train->result.parameters = train->layout.count;
     train->result.distinct_versions_most = train->versions_most;

@@ -15,6 +15,8 @@
  *     model_state_memory + W * trainer_memory
  * A site that crashes loses what it trained since its last round or checkpoint, by never training it.
  *
+ * A site that joins late stands on the newest version, one that leaves takes what it has not sent.
+ *
  * Left out: fragments beyond one, the admission checks of a hostile site, what a coordinator's restart costs beyond its absence, and
  * sites' downlink as a queue (a step is delivered after its own transfer). One thread calls; no clock.
  */
@@ -48,7 +50,7 @@ struct train_result {
     uint64_t versions, tokens, steps, contributions, refused, lost_steps, bytes_up;
     uint64_t parameters, distinct_versions_most;
     double loss, heldout; /* mean of the sites' last rounds; of the global model, mean over the files */
-    double busy;          /* training / (sites * duration) */
+    double busy;          /* training / time that sites were there */
     double staleness;     /* mean */
     uint8_t root[DIGEST_SIZE];
 };

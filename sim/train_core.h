@@ -29,8 +29,9 @@ struct train_site {
     const struct data *data;
     /* time */
     uint64_t generation; /* of its STEP events: a crash makes those under way void */
-    bool up, waits;      /* waits: overlap is off, for the merge */
-    double up_until;     /* next failure */
+    bool came, left;
+    bool up, waits;  /* waits: overlap is off, for the merge */
+    double up_until; /* next failure */
     double busy, checkpointed;
     uint64_t since_snapshot; /* steps */
     /* tensors */
@@ -56,7 +57,16 @@ struct train_pending { /* at the coordinator */
     double clip;
 };
 
-enum train_event_kind { EVENT_STEP, EVENT_ARRIVE, EVENT_GRACE, EVENT_DELIVER, EVENT_FAIL, EVENT_REPAIR, EVENT_EVALUATE };
+enum train_event_kind {
+    EVENT_STEP,
+    EVENT_ARRIVE,
+    EVENT_GRACE,
+    EVENT_DELIVER,
+    EVENT_FAIL,
+    EVENT_REPAIR,
+    EVENT_LEAVE,
+    EVENT_EVALUATE
+};
 
 struct train_event {
     double at;

@@ -122,6 +122,24 @@ TEST(an_absent_coordinator_costs_merges_and_no_training) {
     CHECK(away.contributions < 50 && away.contributions > 20);
 }
 
+TEST(a_site_that_leaves_trains_no_more_and_one_that_comes_late_starts_from_the_newest_version) {
+    struct train_result result = run_with("sites:\n  - {name: a, step: 250ms}\n  - {name: b, step: 250ms, leaves: 20s}\n"
+                                          "  - {name: c, step: 250ms, joins: 40s}\n",
+                                          "merge: {warmup_steps: 0, staleness_cap: 3}\n", 2);
+    CHECK(result.steps >= 236 + 76 + 76 && result.steps <= 240 + 80 + 80);
+    CHECK(result.busy > 0.97 && result.busy <= 1.0);
+    CHECK_EQUAL(result.refused, 0); /* version 0 would be far beyond the cap */
+    CHECK(result.heldout < 3.5);
+}
+
+/* A quorum of three where one of three is gone: two are enough. */
+TEST(a_quorum_does_not_wait_for_who_has_left) {
+    struct train_result result =
+        run_with("sites:\n  - {name: a, count: 2, step: 250ms}\n  - {name: b, step: 250ms, leaves: 10s}\n",
+                 "merge: {warmup_steps: 0, quorum: 3, grace: 1h}\n", 2);
+    CHECK(result.versions > 15);
+}
+
 TEST(more_than_one_fragment_and_no_data_are_refused) {
     struct topology *topology = topology_of(FOUR);
     struct manifest manifest = manifest_of("fragments: 2\n");
