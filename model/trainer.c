@@ -73,10 +73,11 @@ static void trainer_plan(struct trainer *t, struct arena *arena) {
     uint64_t in_shard = (t->total + t->shards - 1) / t->shards;
     t->micro = (uint32_t)MIN(in_shard, (uint64_t)MAX(MICRO_ROWS / o->length, 1u));
     t->blocks = (count + BLOCK - 1) / BLOCK;
-    if (t->device) t->workers = 1;
-    if (!t->device) transformer_plan(&t->transformer, &t->layout, t->kernels, o->length, !o->forward_only, o->recompute, arena);
+    bool device = t->device || o->device == TRAINER_CUDA; /* which is not made yet where memory is only measured */
+    if (device) t->workers = 1;
+    if (!device) transformer_plan(&t->transformer, &t->layout, t->kernels, o->length, !o->forward_only, o->recompute, arena);
     t->workspaces = arena_take(arena, t->workers, sizeof *t->workspaces);
-    for (uint32_t i = 0; i < t->workers && !t->device; i++) {
+    for (uint32_t i = 0; i < t->workers && !device; i++) {
         struct workspace workspace;
         workspace_plan(&workspace, &t->transformer, t->micro, arena);
         if (t->workspaces) t->workspaces[i] = workspace;
@@ -87,7 +88,13 @@ static void trainer_plan(struct trainer *t, struct arena *arena) {
     if (o->forward_only) return;
     moments_plan(&t->m, count, o->bf16_moments, arena);
     moments_plan(&t->v, count, o->bf16_moments, arena);
-    if (t->device) return;
+    if (device) {
+        t->other_parameters = arena_floats(arena, count);
+        moments_plan(&t->other_m, count, o->bf16_moments, arena);
+        moments_plan(&t->other_v, count, o->bf16_moments, arena);
+        t->ahead_tokens = arena_take(arena, t->total * (o->length + 1), sizeof *t->ahead_tokens);
+        return;
+    }
     t->gradients = arena_take(arena, t->shards, sizeof *t->gradients);
     for (uint32_t i = 0; i < t->shards; i++) {
         float *gradient = arena_floats(arena, count);
@@ -133,6 +140,7 @@ enum status trainer_create(const struct trainer_options *options, struct trainer
     arena = (struct arena){.base = t->memory};
     trainer_plan(t, &arena);
     status = crew_create(t->workers, &t->crew, error);
+    if (status == OK) status = trainer_device_read_ahead(t, error);
 out:
     if (status != OK) {
         trainer_destroy(t);
@@ -259,20 +267,21 @@ static struct adamw_step update_constants(const struct trainer *t, float rate, d
                                .correction2 = (float)(1.0 / (1.0 - pow((double)o->beta2, steps)))};
 }
 
-enum status trainer_gather(struct trainer *t, const struct data *data, struct data_position *position, struct error *error) {
+enum status trainer_gather(const struct trainer *t, const struct data *data, struct data_position *position, uint32_t *tokens,
+                           struct error *error) {
     for (uint64_t i = 0; i < t->total; i++)
-        TRY(data_next(data, position, t->options.length, t->tokens + i * (t->options.length + 1), error));
+        TRY(data_next(data, position, t->options.length, tokens + i * (t->options.length + 1), error));
     for (uint64_t i = 0; i < t->total * (t->options.length + 1); i++)
-        if (t->tokens[i] >= t->options.model.vocabulary)
+        if (tokens[i] >= t->options.model.vocabulary)
             return error_set(error, INVALID, "token %u is beyond the model's vocabulary of %u: the data were opened for another",
-                             t->tokens[i], t->options.model.vocabulary);
+                             tokens[i], t->options.model.vocabulary);
     return OK;
 }
 
 /* Mean loss of a step's sequences and the norm of its gradient, which is left for the update. */
 static enum status crew_step(struct trainer *t, const struct data *data, double *loss, double *norm, struct error *error) {
     struct data_position position = t->counters.position;
-    TRY(trainer_gather(t, data, &position, error));
+    TRY(trainer_gather(t, data, &position, t->tokens, error));
     t->counters.position = position;
     pack_all(t);
     crew_run(t->crew, t->shards, job_shard, t);

@@ -72,8 +72,10 @@ struct trainer_counters { /* since the trainer was new, kept by save and load */
 
 /* INVALID names the option. */
 MUST_USE enum status trainer_check(const struct trainer_options *options, struct error *error);
-/* Bytes that trainer_create will take; the options must have passed trainer_check. */
+/* Bytes that trainer_create will take; the options must have passed trainer_check. With TRAINER_AUTO, as if there were no device. */
 uint64_t trainer_memory(const struct trainer_options *options);
+/* And of the device's memory, its libraries' own aside: with TRAINER_AUTO, if there is one. 0 where nothing wants one. */
+uint64_t trainer_device_memory(const struct trainer_options *options);
 /* The shards there will be; 0 in the options stands for one for every 1024 tokens of a step (adding up a shard's gradient then costs a
  * few hundredths of computing it), but at least 4, at most 64 and the sequences there are, and half as many (not below 4)
  * until their gradients take at most 1 GiB. It depends on batch and model alone, never on the machine: so do the results. */
@@ -84,20 +86,27 @@ MUST_USE enum status trainer_create(const struct trainer_options *options, struc
 void trainer_destroy(struct trainer *trainer); /* joins its threads; NULL is a no-op */
 
 const struct layout *trainer_layout(const struct trainer *trainer); /* lent until trainer_destroy */
-/* [layout->count], lent until trainer_destroy. On a device: what it holds now is copied here, and what is written here counts, until the
- * next step; call again after it. */
+/* [layout->count], lent until trainer_destroy; on a device until the next step: what it holds now is copied here, and what is written
+ * here counts. Call again after a step, the place may be another. */
 float *trainer_parameters(struct trainer *trainer);
 struct trainer_counters trainer_counters(const struct trainer *trainer);
 const char *trainer_kernels(const struct trainer *trainer); /* "avx512" and so on, "cuda" on a device, for logs */
 /* One line for the log: what was found, or why the CPU does the work. */
 const char *trainer_device_line(const struct trainer *trainer);
+/* The device was lost: what the trainer holds, counters too, is of when it was last looked at, and no step will succeed. */
+bool trainer_is_lost(const struct trainer *trainer);
 
 /* One inner step at the learning rate of `run_tokens` (tokens the whole run has seen). Data errors pass through, with nothing
  * changed. CORRUPT if the loss or gradient is not finite: parameters, optimizer state and step count are untouched, but the
  * data position has moved on, so that the same bad batch is not met again. UNAVAILABLE if the device is lost: the trainer then holds
- * the whole state (counters too) of when it was last looked at, which may be saved; no later step succeeds. `result` may be NULL. */
+ * the whole state (counters too) of when it was last looked at, which may be saved; no later step succeeds. `result` may be NULL.
+ * On a device the next step's sequences are read ahead by a thread: `data` stay in use until trainer_release_data or
+ * trainer_destroy. */
 MUST_USE enum status trainer_step(struct trainer *trainer, const struct data *data, uint64_t run_tokens,
                                   struct trainer_result *result, struct error *error);
+
+/* Waits until nothing reads the data of the last step any more, so that they may be closed. */
+void trainer_release_data(struct trainer *trainer);
 
 /* Mean nats a token of the current parameters over at most max_windows held-out windows (0: all), evenly spread.
  * NOT_FOUND if the data hold none. */

@@ -5,8 +5,10 @@
  * The counters in `mirrored` are those of the mirror. If the device is lost, the trainer falls back to them: what is then saved is the
  * whole state of an earlier moment, which a restart continues from bit for bit, and every later step is UNAVAILABLE.
  *
- * While a step runs, this thread reads the next one's tokens and sends them beside it; the device is never waited for but at a
- * step's end.
+ * A download goes beside the mirror and the two change places once it is whole: a device that is lost in the middle of one tears
+ * nothing. While a step runs, and after it, a thread reads the next one's tokens and sends them beside it (trainer_ahead.c); the
+ * device is never waited for but at a step's end. Where sampling stands is counted when a step takes what was read, so what is saved
+ * does not depend on how far ahead the thread is.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,7 +57,13 @@ enum status trainer_device_start(struct trainer *t, struct error *error) {
     return OK;
 }
 
+enum status trainer_device_read_ahead(struct trainer *t, struct error *error) {
+    return t->device ? ahead_create(t, &t->reading, error) : OK;
+}
+
 void trainer_device_stop(struct trainer *t) {
+    ahead_destroy(t->reading);
+    t->reading = NULL;
     device_trainer_destroy(t->device);
     cuda_backend_close(&t->backend);
     t->device = NULL;
@@ -63,13 +71,29 @@ void trainer_device_stop(struct trainer *t) {
 }
 
 const char *trainer_device_line(const struct trainer *t) { return t->device_line; }
+bool trainer_is_lost(const struct trainer *t) { return t->lost; }
+void trainer_release_data(struct trainer *t) { ahead_forget(t->reading); }
+
+uint64_t trainer_device_memory(const struct trainer_options *o) {
+    struct layout layout;
+    if (o->device == TRAINER_CPU || o->forward_only || layout_init(&o->model, &layout, NULL) != OK) return 0;
+    const struct device_trainer_options options = {.layout = &layout,
+                                                   .sequences = o->sequences,
+                                                   .length = o->length,
+                                                   .accumulation = o->accumulation,
+                                                   .recompute = o->recompute,
+                                                   .bf16_moments = o->bf16_moments};
+    uint64_t size = device_trainer_memory(&options);
+    layout_deinit(&layout);
+    return size;
+}
 
 static void *moments_at(struct moments *moments) { return moments->narrow ? (void *)moments->narrow : (void *)moments->wide; }
 
 /* The device is of no more use: back to the mirror, which is whole. Returns the status in hand. */
 static enum status fall_back(struct trainer *t, enum status status) {
     t->lost = true;
-    t->behind = t->staged = false;
+    t->behind = false;
     t->counters = t->mirrored;
     t->optimizer_steps = t->mirrored_steps;
     return status;
@@ -78,11 +102,16 @@ static enum status fall_back(struct trainer *t, enum status status) {
 void trainer_device_pull(struct trainer *t) {
     if (!t->device || !t->behind) return;
     struct error ignored; /* the next step says it */
-    enum status status = device_trainer_download(t->device, t->parameters, moments_at(&t->m), moments_at(&t->v), &ignored);
+    enum status status =
+        device_trainer_download(t->device, t->other_parameters, moments_at(&t->other_m), moments_at(&t->other_v), &ignored);
     if (status != OK) {
         fall_back(t, status);
         return;
     }
+    float *parameters = t->parameters;
+    struct moments m = t->m, v = t->v;
+    t->parameters = t->other_parameters, t->m = t->other_m, t->v = t->other_v;
+    t->other_parameters = parameters, t->other_m = m, t->other_v = v;
     t->behind = false;
     t->mirrored = t->counters;
     t->mirrored_steps = t->optimizer_steps;
@@ -105,39 +134,26 @@ static enum status push(struct trainer *t, struct error *error) {
     return OK;
 }
 
-static enum status stage(struct trainer *t, const struct data *data, struct error *error) {
-    struct data_position position = t->counters.position;
-    t->staged = false;
-    TRY(trainer_gather(t, data, &position, error));
-    TRY(device_trainer_stage(t->device, t->tokens, error));
-    t->staged = true;
-    t->staged_from = t->counters.position;
-    t->staged_to = position;
-    return OK;
-}
-
-/* Whether what was staged is what this step wants: other data may have been opened, or a state loaded. */
-static bool is_staged(const struct trainer *t, const struct data *data) {
-    struct data_position position = t->counters.position;
-    if (!t->staged || position.epoch != t->staged_from.epoch || position.index != t->staged_from.index) return false;
-    uint32_t *first = xmalloc((t->options.length + 1) * sizeof *first);
-    bool same = data_next(data, &position, t->options.length, first, NULL) == OK &&
-                memcmp(first, t->tokens, (t->options.length + 1) * sizeof *first) == 0;
-    free(first);
-    return same;
+/* What was read ahead, if it is what this step wants: else (other data, a state that was loaded, a failure) it is read now. */
+static enum status stage(struct trainer *t, const struct data *data, struct data_position *to, struct error *error) {
+    if (ahead_take(t->reading, data, t->counters.position, to, NULL) == OK) return OK;
+    ahead_begin(t->reading, data, t->counters.position);
+    return ahead_take(t->reading, data, t->counters.position, to, error);
 }
 
 enum status trainer_device_step(struct trainer *t, const struct data *data, const struct adamw_step *step, double *loss,
                                 double *norm, struct error *error) {
     struct cuda_outcome outcome;
     TRY(push(t, error));
-    if (!is_staged(t, data)) TRY(stage(t, data, error));
-    t->counters.position = t->staged_to;
+    struct data_position position;
+    enum status status = stage(t, data, &position, error);
+    if (status == UNAVAILABLE) return fall_back(t, status);
+    if (status != OK) return status;
+    t->counters.position = position;
     const struct cuda_update update = {step->learning_rate, step->correction1, step->correction2,
                                        moments_salt(2 * t->optimizer_steps), moments_salt(2 * t->optimizer_steps + 1)};
-    enum status status = device_trainer_begin(t->device, &update, error);
-    struct error later; /* said by the next step, which needs it */
-    if (status == OK) (void)!stage(t, data, &later);
+    status = device_trainer_begin(t->device, &update, error);
+    if (status == OK) ahead_begin(t->reading, data, position);
     if (status == OK) status = device_trainer_end(t->device, &outcome, error);
     if (status != OK) return fall_back(t, status);
     *loss = outcome.loss / (double)(t->total * t->options.length);
@@ -148,7 +164,7 @@ enum status trainer_device_step(struct trainer *t, const struct data *data, cons
 
 enum status trainer_device_evaluate(struct trainer *t, const uint32_t *tokens, uint64_t count, double *sum, struct error *error) {
     TRY(push(t, error));
-    t->staged = false;
+    ahead_forget(t->reading);
     enum status status = device_trainer_loss(t->device, tokens, count, sum, error);
     return status == OK ? OK : fall_back(t, status);
 }

@@ -1,4 +1,5 @@
 #include "model/verbs.h"
+#include "kernels/cuda_backend.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -6,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/memory.h"
+#include "kernels/cuda_backend.h"
 #include "model/checkpoint.h"
 #include "model/fit.h"
 
@@ -27,12 +29,23 @@ int verb_exit_code(const struct options *options, enum status status, const stru
     return status == OK ? VERB_DONE : status == INVALID || status == NOT_FOUND ? VERB_USAGE : VERB_FAILED;
 }
 
+/* Whether `auto` will find one; a device that cannot do the model is then the trainer's to say. */
+static bool finds_device(const struct trainer_options *options) {
+    struct cuda_backend backend = {0};
+    bool found = !options->forward_only && cuda_backend_open(options->cuda_library, &backend, NULL) == OK;
+    cuda_backend_close(&backend);
+    return found;
+}
+
 enum status verb_check_memory(const struct trainer_options *options, uint64_t also, struct error *error) {
-    char wanted[SIZE_TEXT_SIZE], there[SIZE_TEXT_SIZE];
-    uint64_t available = memory_available();
-    fprintf(stderr, "memory: %s takes %s of the %s that are free\n", options->forward_only ? "evaluation" : "training",
-            size_text(trainer_memory(options) + also, wanted), size_text(available, there));
-    return trainer_fit(options, also, available, error);
+    char wanted[SIZE_TEXT_SIZE], there[SIZE_TEXT_SIZE], device[SIZE_TEXT_SIZE], beside[SIZE_TEXT_SIZE + 32] = "";
+    struct trainer_options settled = *options;
+    if (options->device == TRAINER_AUTO) settled.device = finds_device(options) ? TRAINER_CUDA : TRAINER_CPU;
+    uint64_t available = memory_available(), there_too = trainer_device_memory(&settled);
+    if (there_too) snprintf(beside, sizeof beside, ", and %s of the device's", size_text(there_too, device));
+    fprintf(stderr, "memory: %s takes %s of the %s that are free%s\n", options->forward_only ? "evaluation" : "training",
+            size_text(trainer_memory(&settled) + also, wanted), size_text(available, there), beside);
+    return trainer_fit(&settled, also, available, error);
 }
 
 enum status verb_parse_tokens(const char *text, struct buffer *out, struct error *error) {

@@ -50,8 +50,15 @@ static void on_captured(void *context, struct training_capture *capture) {
     worker_captured(daemon->worker, capture);
 }
 
+/* A lost device needs no person: another process may find it again, or do without. So the daemon ends as for a signal, with its state
+ * saved, and says with its exit code that it is to be started anew. */
 static void on_failed(void *context, enum status status, const char *message) {
     char text[256];
+    if (status == UNAVAILABLE) {
+        snprintf(text, sizeof text, "the device that trains was lost: %.180s", message);
+        if (daemon_end(context, DAEMON_BROKEN, text)) log_error("training_device_lost", "message=\"%s\"", text);
+        return;
+    }
     snprintf(text, sizeof text, "training stopped: %.200s", message);
     daemon_tell(context, &(struct node_event){.kind = NODE_FAULT, .status = status, .message = text});
 }
@@ -128,7 +135,7 @@ static enum status open_device(struct daemon *daemon, struct error *error) {
     char line[ERROR_MESSAGE_SIZE];
     struct error why = {0};
     TRY(cuda_backend_find(settings->device, settings->cuda_library, &daemon->cuda, line, error));
-    log_info("device", "encoding=\"%s\" training=\"%s\"", line, daemon->device);
+    log_info("device", "training=\"%s\" on=\"%s\" encoding=\"%s\"", daemon->device, trainer_device_line(daemon->trainer), line);
     if (!daemon->cuda.operations) return OK;
     enum status status = replica_use_device(&daemon->replica, daemon->cuda.operations, &why);
     if (status != OK && settings->device == CUDA_WISH_CUDA) return error_set(error, status, "%s", why.message);
@@ -139,9 +146,13 @@ static enum status open_device(struct daemon *daemon, struct error *error) {
 static enum status open_model(struct daemon *daemon, struct error *error) {
     const struct settings *settings = daemon->settings;
     const struct manifest *manifest = &daemon->site->manifest;
+    static const enum trainer_device devices[] = {
+        [CUDA_WISH_AUTO] = TRAINER_AUTO, [CUDA_WISH_CPU] = TRAINER_CPU, [CUDA_WISH_CUDA] = TRAINER_CUDA};
     struct run_model_local local = {.sequences = (uint32_t)settings->sequences,
                                     .accumulation = (uint32_t)settings->accumulation,
-                                    .threads = (uint32_t)settings->threads};
+                                    .threads = (uint32_t)settings->threads,
+                                    .device = devices[settings->device],
+                                    .cuda_library = settings->cuda_library};
     uint64_t seed = random_hash(manifest->initial.seed, daemon->site->number);
     if (settings->data.count == 0)
         return error_set(error, INVALID, "no training data: give --data FILE, or `data:` in node.yaml");
@@ -149,8 +160,11 @@ static enum status open_model(struct daemon *daemon, struct error *error) {
     run_model_layout_digest(&daemon->layout, daemon->layout_digest);
     TRY(run_model_data(manifest, settings->data.items, settings->data.count, settings->heldout, seed, &daemon->data, error));
     TRY(run_model_trainer(manifest, &local, &daemon->trainer, error));
-    snprintf(daemon->device, sizeof daemon->device, "cpu %s x%u", trainer_kernels(daemon->trainer),
-             settings->threads ? (unsigned)settings->threads : thread_processor_count());
+    if (strcmp(trainer_kernels(daemon->trainer), "cuda") == 0)
+        snprintf(daemon->device, sizeof daemon->device, "cuda");
+    else
+        snprintf(daemon->device, sizeof daemon->device, "cpu %s x%u", trainer_kernels(daemon->trainer),
+                 settings->threads ? (unsigned)settings->threads : thread_processor_count());
     TRY(replica_init(&daemon->replica, manifest, daemon->layout.count, error));
     return open_device(daemon, error);
 }
@@ -377,7 +391,7 @@ static void watch(struct daemon *daemon, const sigset_t *set) {
 
 static enum status finish(struct daemon *daemon, enum daemon_end *how, struct error *error) {
     static const char *const states[] = {
-        [DAEMON_STOPPED] = "stopped", [DAEMON_FINISHED] = "finished", [DAEMON_HALTED] = "halted"};
+        [DAEMON_STOPPED] = "stopped", [DAEMON_FINISHED] = "finished", [DAEMON_HALTED] = "halted", [DAEMON_BROKEN] = "broken"};
     bool ended = has_ended(daemon);
     enum daemon_end first = ended ? daemon->end : DAEMON_STOPPED;
     stop(daemon, first != DAEMON_HALTED);
@@ -385,6 +399,7 @@ static enum status finish(struct daemon *daemon, enum daemon_end *how, struct er
     enum status status = OK;
     if (*how == DAEMON_FINISHED) status = export_result(daemon, error);
     if (status == OK && daemon->ended && error) *error = daemon->why;
+    if (*how == DAEMON_BROKEN) status = UNAVAILABLE;
     report_write(daemon->report, daemon->training, states[*how], daemon->ended ? daemon->why.message : NULL);
     return status;
 }

@@ -18,10 +18,11 @@
 #include "node/settings.h"
 #include "node/site.h"
 
-enum daemon_end { DAEMON_STOPPED, DAEMON_FINISHED, DAEMON_HALTED };
+enum daemon_end { DAEMON_STOPPED, DAEMON_FINISHED, DAEMON_HALTED, DAEMON_BROKEN };
 
 /* Blocks SIGTERM and SIGINT for the process, and runs until one of them comes, the run is over, or the brain halts. *end is set
- * on OK. What went wrong at the start, or why the brain halted, is in *error (the status is OK then). */
+ * on OK. What went wrong at the start, or why the brain halted, is in *error (the status is OK then). UNAVAILABLE too if the device
+ * that trains was lost: what there was has been saved, and a restart goes on from it. */
 MUST_USE enum status daemon_run(const struct settings *settings, const struct site *site, enum daemon_end *end,
                                 struct error *error);
 

@@ -88,14 +88,16 @@ static void send_heartbeat(struct daemon *daemon) {
 
 /* ---- actions -------------------------------------------------------------------------------------------------------------- */
 
-static void end(struct daemon *daemon, enum daemon_end how, const char *message) {
+bool daemon_end(struct daemon *daemon, enum daemon_end how, const char *message) {
     pthread_mutex_lock(&daemon->lock);
-    if (!daemon->ended) {
+    bool first = !daemon->ended;
+    if (first) {
         daemon->ended = true;
         daemon->end = how;
         error_set(&daemon->why, FAILED, "%s", message);
     }
     pthread_mutex_unlock(&daemon->lock);
+    return first;
 }
 
 static void log_merged(struct daemon *daemon, const struct node_action *action) {
@@ -124,11 +126,11 @@ static void carry_out(struct daemon *daemon, struct node_action *action) {
     case NODE_DO_TIMER: daemon->timer_at = action->at_ms; break;
     case NODE_DO_FINISH:
         log_info("run_over", "reason=\"%s\"", run_state_reason(node_state_run(daemon->state)));
-        end(daemon, DAEMON_FINISHED, "the run is over");
+        (void)daemon_end(daemon, DAEMON_FINISHED, "the run is over");
         break;
     case NODE_DO_HALT:
         log_error("halted", "message=\"%s\"", action->message);
-        end(daemon, DAEMON_HALTED, action->message);
+        (void)daemon_end(daemon, DAEMON_HALTED, action->message);
         break;
     }
 }

@@ -61,6 +61,8 @@ struct daemon {
 };
 
 struct node_moment daemon_now(void);
+/* The first end counts; whether this is it. Any thread. */
+bool daemon_end(struct daemon *daemon, enum daemon_end how, const char *message);
 /* Copies the event; waits for room. Any thread but rpc/'s. */
 void daemon_tell(void *context, const struct node_event *event);
 /* The brain's first step, with what was restored; on the starting thread, before any other. */

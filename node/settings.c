@@ -26,9 +26,8 @@ static const struct option common[] = {
     {"overlap", OPTION_BOOL, OPTION_FIELD(struct settings, overlap), .fallback = "true",
      .help = "train on while a contribution is under way; off: wait for its merge (the synchronous reference)"},
     {"device", OPTION_ENUM, OPTION_FIELD(struct settings, device), .fallback = "auto", .choices = cuda_wish_names,
-     .help = "cuda: make contributions on a CUDA device (CUDA_VISIBLE_DEVICES is honoured), and do not start without one; auto: "
-             "where "
-             "there is one; cpu: never. Does not change results"},
+     .help = "cuda: train (in bfloat16) and make contributions on a CUDA device (CUDA_VISIBLE_DEVICES is honoured), and do not "
+             "start without one; auto: where there is one; cpu: never"},
     {"cuda-library", OPTION_PATH, OPTION_FIELD(struct settings, cuda_library), .value_name = "FILE", .flags = OPTION_HIDDEN,
      .help = "the CUDA backend; unset: atoll-kernels-cuda.so beside the program"},
     {"throttle", OPTION_F64, OPTION_FIELD(struct settings, throttle), .fallback = "1", .min = "1", .max = "1000",

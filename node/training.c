@@ -108,9 +108,22 @@ void training_rebase(struct training *training, uint32_t fragment, uint64_t sequ
 
 void training_capture(struct training *training) { ask(training, (struct request){.kind = REQUEST_CAPTURE}); }
 
+static void fail(struct training *training, enum status status, const char *message) {
+    training->options.handler.failed(training->options.handler.context, status, message);
+    pthread_mutex_lock(&training->lock);
+    training->train = false;
+    training->wait = NODE_WAIT_NONE;
+    pthread_mutex_unlock(&training->lock);
+}
+
 static void do_snapshot(struct training *training, const struct request *request) {
     struct trainer *trainer = training->options.trainer;
-    replica_snapshot(training->options.replica, request->fragment, trainer_parameters(trainer));
+    float *local = trainer_parameters(trainer);
+    if (trainer_is_lost(trainer)) { /* what is left is older than what the message would say of its steps */
+        fail(training, UNAVAILABLE, "before a contribution was made");
+        return;
+    }
+    replica_snapshot(training->options.replica, request->fragment, local);
     training->options.fragment[request->fragment].in_flight = request->sequence;
     struct buffer optimizer = {0};
     if (training->options.keep_optimizer) trainer_save_optimizer(trainer, &optimizer);
@@ -145,8 +158,8 @@ static void do_capture(struct training *training) {
         capture->fragment[i].over = training->options.fragment[i].over;
         in_flight |= capture->fragment[i].in_flight != 0;
     }
-    capture->trainer_steps = trainer_counters(training->options.trainer).steps;
     trainer_save(training->options.trainer, &capture->trainer);
+    capture->trainer_steps = trainer_counters(training->options.trainer).steps; /* saving may find the device lost, and go back */
     buffer_append(&capture->base, replica->base, replica->parameters * sizeof(float));
     if (in_flight) buffer_append(&capture->snapshot, replica->snapshot, replica->parameters * sizeof(float));
     training->capture_at_ms = clock_monotonic_ms() + training->options.checkpoint_ms;
@@ -196,14 +209,6 @@ static void throttle(struct training *training, uint64_t from_ns) {
     if (until <= now) return;
     pthread_mutex_lock(&training->lock);
     while (!training->stopping && clock_monotonic_ns() < until) wait_until_ns(training, until);
-    pthread_mutex_unlock(&training->lock);
-}
-
-static void fail(struct training *training, enum status status, const char *message) {
-    training->options.handler.failed(training->options.handler.context, status, message);
-    pthread_mutex_lock(&training->lock);
-    training->train = false;
-    training->wait = NODE_WAIT_NONE;
     pthread_mutex_unlock(&training->lock);
 }
 

@@ -50,6 +50,7 @@ struct training_handler { /* called on the trainer's thread */
                         uint64_t trainer_steps, struct buffer *optimizer);
     void (*rebased)(void *context, uint32_t fragment, uint64_t sequence, enum training_move why);
     void (*captured)(void *context, struct training_capture *capture); /* takes it */
+    /* Training is off. UNAVAILABLE: the device that trains was lost, and captures hold the state of when it was last looked at. */
     void (*failed)(void *context, enum status status, const char *message);
 };
 

@@ -55,6 +55,8 @@ enum status run_model_trainer(const struct manifest *manifest, const struct run_
                                       .length = manifest->model.context,
                                       .accumulation = local->accumulation ? local->accumulation : 1,
                                       .threads = local->threads,
+                                      .device = local->device,
+                                      .cuda_library = local->cuda_library,
                                       .adamw = {.beta1 = (float)manifest->inner.beta1,
                                                 .beta2 = (float)manifest->inner.beta2,
                                                 .epsilon = (float)manifest->inner.epsilon,

@@ -12,14 +12,14 @@
 
 #include "base/status.h"
 #include "crypto/digest.h"
+#include "model/trainer.h"
 
-struct data;
-struct layout;
 struct manifest;
-struct trainer;
 
-struct run_model_local { /* the site's own part of what the trainer is told; zero: its default */
+struct run_model_local { /* the site's own part of what the trainer is told; zero: its default, on the CPU */
     uint32_t sequences, accumulation, threads;
+    enum trainer_device device;
+    const char *cuda_library; /* as in struct trainer_options */
 };
 
 /* The layout of the manifest's model; ends with layout_deinit. INVALID. */

@@ -422,7 +422,7 @@ TEST(a_device_that_is_lost_leaves_the_feedback_whole) {
     CHECK_OK(device_encode_from_host(encoder, base, NULL, e, &out, &error)); /* nine launches */
     memcpy(e, e_before, COUNT * sizeof *e);
     size_t size = out.size;
-    setenv("ATOLL_EMULATED_LOSS", "14", 1); /* in the middle of the second */
+    setenv("EMULATED_LOSS", "14", 1); /* in the middle of the second */
     CHECK_STATUS(device_encode_from_host(encoder, base, NULL, e, &out, &error), UNAVAILABLE);
     CHECK_CONTAINS(error.message, "the device is lost");
     CHECK_EQUAL(out.size, size);
@@ -439,7 +439,7 @@ TEST(a_device_that_is_lost_leaves_the_feedback_whole) {
 TEST(an_encoder_that_does_not_fit_is_refused_with_the_figures) {
     struct error error = {0};
     struct cuda_backend backend;
-    setenv("ATOLL_EMULATED_MEMORY", "4194304", 1);
+    setenv("EMULATED_MEMORY", "4194304", 1);
     if (!open_emulation(&backend)) return;
     struct device_encoder *encoder = NULL;
     CHECK_STATUS(device_encoder_create(backend.operations, CODEC_TOPK2_64, 1 << 20, true, &encoder, &error), FULL);

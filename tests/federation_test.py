@@ -8,6 +8,7 @@ Each test is a function whose name is a sentence; it runs in a process of its ow
 import fnmatch
 import glob
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -328,6 +329,41 @@ def sigterm_ends_everybody_quickly_and_a_restart_goes_on(directory):
     for name, site in federation.sites.items():
         check(f"trainer_steps={steps[name]}" in site.text(), f"{name} did not go on from its {steps[name]} inner steps")
     check(federation.version() > version)
+    prove(federation)
+
+
+@test
+def a_site_whose_device_is_lost_saves_its_state_and_ends_to_be_restarted(directory):
+    """The device is tests/cuda_emulation, which can be told to fail."""
+    library = os.path.join(os.path.dirname(os.path.abspath(PROGRAMS)), "tests", "atoll-kernels-emulated.so")
+    if not os.path.exists(library):
+        return print(f"  nothing was lost: there is no {library}")
+    federation = Federation(PROGRAMS, directory, manifest().replace("hidden: 32", "hidden: 64"))
+    federation.start_coordinator()
+    federation.add_site("one", "--device", "cpu", *FAST)
+    site = federation.add_site("two", "--checkpoint-interval", "1h", "--device", "cuda", "--cuda-library", library, start=False)
+
+    def ends_with(name, value, *parts):
+        os.environ[name] = str(value)
+        site.start()
+        del os.environ[name]
+        equal(site.wait(40 * SLOWDOWN), 1, "exit code with " + name)
+        for part in parts:
+            contains(site.text(), part)
+
+    ends_with("EMULATED_MEMORY", 10**6, "GiB of device memory for a batch of 2 x 32")
+    lost = [" training_device_lost ", "run: the device that trains was lost: "]
+    ends_with("EMULATED_LOSS", 2000, 'training="cuda" on="emulated on the CPU', *lost)
+    equal(site.status()["state"], "broken", "state")
+    receipts = len(site.receipts)
+    check(receipts, "nothing was done before the device was lost")
+    ends_with("EMULATED_TEAR", 65536, *lost)  # in the download of a contribution's parameters
+    site.start()
+    federation.until("receipts after the restart", lambda: len(site.receipts) > receipts + 2, 20 * SLOWDOWN)
+    restored = [int(n) for n in re.findall(r" restored .*trainer_steps=(\d+)", site.text())]
+    equal(restored[0], 0, "inner steps at the first start")
+    check(restored[1] > 0, "the state was not saved as the device was lost")
+    equal(restored[2], restored[1], "inner steps that the second loss has left")
     prove(federation)
 
 

@@ -80,7 +80,7 @@ TEST(a_wish_is_granted_or_refused_with_the_reason) {
 TEST(what_does_not_fit_is_refused_with_the_figures) {
     struct error error = {0};
     struct cuda_backend backend;
-    setenv("ATOLL_EMULATED_MEMORY", "134217728", 1);
+    setenv("EMULATED_MEMORY", "134217728", 1);
     if (!open_emulation(&backend)) return;
     const struct cuda_operations *cuda = backend.operations;
     struct device_memory first, second = {0};
@@ -100,7 +100,7 @@ TEST(what_does_not_fit_is_refused_with_the_figures) {
 TEST(a_lost_device_is_unavailable_for_good) {
     struct error error = {0};
     struct cuda_backend backend;
-    setenv("ATOLL_EMULATED_LOSS", "3", 1);
+    setenv("EMULATED_LOSS", "3", 1);
     if (!open_emulation(&backend)) return;
     const struct cuda_operations *cuda = backend.operations;
     struct device_memory a;
@@ -123,7 +123,7 @@ TEST(no_visible_device_is_said_with_the_variables_value) {
     struct error error = {0};
     struct cuda_backend backend;
     char *path = beside_the_test("atoll-kernels-emulated.so");
-    setenv("ATOLL_EMULATED_DEVICES", "0", 1);
+    setenv("EMULATED_DEVICES", "0", 1);
     setenv("CUDA_VISIBLE_DEVICES", "-1", 1);
     if (file_exists(path)) {
         CHECK_STATUS(cuda_backend_open(path, &backend, &error), UNAVAILABLE);

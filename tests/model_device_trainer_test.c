@@ -317,7 +317,7 @@ static bool find_emulation(struct cuda_backend *out) {
 
 TEST(too_little_memory_is_refused_with_both_figures) {
     struct cuda_backend backend;
-    setenv("ATOLL_EMULATED_MEMORY", "1000000", 1);
+    setenv("EMULATED_MEMORY", "1000000", 1);
     if (!find_emulation(&backend)) return;
     struct error error = {0};
     struct both b;
@@ -331,7 +331,7 @@ TEST(too_little_memory_is_refused_with_both_figures) {
 
 TEST(a_lost_device_is_unavailable) {
     struct cuda_backend backend;
-    setenv("ATOLL_EMULATED_LOSS", "400", 1);
+    setenv("EMULATED_LOSS", "400", 1);
     if (!find_emulation(&backend)) return;
     struct error error = {0};
     struct both b;
@@ -510,7 +510,7 @@ TEST(a_trainer_whose_device_is_lost_keeps_the_last_state_that_was_seen) {
     struct trainer_options options = trainer_options_of(TRAINER_CUDA);
     options.cuda_library = library(true);
     if (!file_exists(options.cuda_library)) return;
-    setenv("ATOLL_EMULATED_LOSS", "700", 1);
+    setenv("EMULATED_LOSS", "700", 1);
     struct error error = {0};
     struct data *data = text_data();
     struct trainer *trainer = trainer_of(&options);
@@ -530,6 +530,106 @@ TEST(a_trainer_whose_device_is_lost_keeps_the_last_state_that_was_seen) {
     data_close(data);
 }
 
+/* Half of the parameters came down, and nothing of the moments. */
+TEST(a_device_that_is_lost_in_a_download_leaves_the_last_state_whole) {
+    struct trainer_options options = trainer_options_of(TRAINER_CUDA);
+    options.cuda_library = library(true);
+    if (!file_exists(options.cuda_library)) return;
+    struct error error = {0};
+    struct data *data = text_data();
+    struct trainer *trainer = trainer_of(&options);
+    step_of(trainer, data);
+    step_of(trainer, data);
+    struct buffer seen = state_of(trainer);
+    step_of(trainer, data);
+    trainer_release_data(trainer); /* no other thread while the environment changes */
+    setenv("EMULATED_TEAR", "4096", 1);
+    CHECK(!trainer_is_lost(trainer));
+    CHECK_EQUAL(trainer_counters(trainer).steps, 3);
+    struct buffer left = state_of(trainer);
+    CHECK(trainer_is_lost(trainer));
+    CHECK_EQUAL(trainer_counters(trainer).steps, 2);
+    CHECK_EQUAL(left.size, seen.size);
+    CHECK_MEMORY(left.data, seen.data, seen.size);
+    CHECK_STATUS(trainer_step(trainer, data, 0, NULL, &error), UNAVAILABLE);
+    buffer_deinit(&seen);
+    buffer_deinit(&left);
+    trainer_destroy(trainer);
+    data_close(data);
+}
+
+/* What was read ahead of the old data is not what the new ones have at that place. */
+TEST(data_may_be_closed_once_they_are_released_and_others_opened) {
+    struct trainer_options options = trainer_options_of(TRAINER_CUDA);
+    if (!file_exists(options.cuda_library)) return;
+    struct data *data = text_data();
+    struct trainer *one = trainer_of(&options), *other = trainer_of(&options);
+    step_of(one, data);
+    trainer_release_data(one);
+    trainer_release_data(one);
+    step_of(other, data);
+    trainer_release_data(other);
+    data_close(data);
+    char *path = file_join(test_directory(), "other.txt");
+    struct error error = {0};
+    struct buffer text = {0};
+    for (unsigned i = 0; i < 9000; i++) buffer_u8(&text, (uint8_t)('a' + random_hash(3, i / 3) % 26));
+    CHECK_OK(file_write(path, buffer_bytes(&text), 0600, &error));
+    const struct data_options data_options = {.vocabulary = 256, .seed = 2};
+    CHECK_OK(data_open((const char *const[]){path}, 1, &data_options, &data, &error));
+    double nats;
+    CHECK_STATUS(trainer_evaluate(other, data, 1, &nats, &error), NOT_FOUND); /* these hold nothing out */
+    for (int i = 0; i < 2; i++) CHECK(step_of(one, data) == step_of(other, data));
+    struct buffer a = state_of(one), b = state_of(other);
+    CHECK_EQUAL(a.size, b.size);
+    CHECK_MEMORY(a.data, b.data, a.size);
+    CHECK_EQUAL(trainer_counters(one).position.index, 3 * 4);
+    buffer_deinit(&a);
+    buffer_deinit(&b);
+    buffer_deinit(&text);
+    free(path);
+    trainer_destroy(one);
+    trainer_destroy(other);
+    data_close(data);
+}
+
+TEST(data_that_fail_are_said_by_the_step_that_needs_them) {
+    struct trainer_options options = trainer_options_of(TRAINER_CUDA);
+    if (!file_exists(options.cuda_library)) return;
+    struct error error = {0};
+    struct data *data = text_data();
+    struct trainer *trainer = trainer_of(&options);
+    step_of(trainer, data);
+    step_of(trainer, data);
+    trainer_release_data(trainer);
+    char *path = file_join(test_directory(), "train.txt");
+    CHECK_EQUAL(truncate(path, 0), 0);
+    struct data_position before = trainer_counters(trainer).position;
+    CHECK(trainer_step(trainer, data, 0, NULL, &error) != OK);
+    CHECK_CONTAINS(error.message, "train.txt");
+    CHECK_EQUAL(trainer_counters(trainer).position.index, before.index);
+    CHECK_EQUAL(trainer_counters(trainer).steps, 2);
+    CHECK(!trainer_is_lost(trainer));
+    free(path);
+    trainer_destroy(trainer);
+    data_close(data);
+}
+
+TEST(memory_is_reckoned_for_the_host_and_for_the_device) {
+    struct trainer_options there = trainer_options_of(TRAINER_CUDA), here = trainer_options_of(TRAINER_CPU);
+    there.sequences = here.sequences = 64;
+    struct layout layout;
+    struct error error = {0};
+    CHECK_OK(layout_init(&there.model, &layout, &error));
+    CHECK_EQUAL(trainer_device_memory(&here), 0);
+    CHECK(trainer_device_memory(&there) > 18 * layout.count);
+    CHECK(trainer_memory(&there) >= 24 * layout.count); /* the mirror, and where the next one comes down */
+    CHECK(trainer_memory(&there) < trainer_memory(&here));
+    there.device = TRAINER_AUTO;
+    CHECK_EQUAL(trainer_memory(&there), trainer_memory(&here));
+    layout_deinit(&layout);
+}
+
 TEST(auto_uses_the_cpu_and_says_why_where_the_device_cannot) {
     struct trainer_options options = trainer_options_of(TRAINER_AUTO);
     struct error error = {0};
@@ -543,7 +643,7 @@ TEST(auto_uses_the_cpu_and_says_why_where_the_device_cannot) {
     CHECK(trainer_create(&options, &trainer, &error) != OK);
     options.cuda_library = library(true);
     if (!file_exists(options.cuda_library)) return;
-    setenv("ATOLL_EMULATED_BLAS", "0", 1);
+    setenv("EMULATED_BLAS", "0", 1);
     options.device = TRAINER_AUTO;
     CHECK_OK(trainer_create(&options, &trainer, &error));
     CHECK_CONTAINS(trainer_device_line(trainer), "no CUDA, using the CPU: CUDA: training on CUDA wants cuBLASLt");

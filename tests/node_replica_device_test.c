@@ -48,7 +48,7 @@ TEST(a_dense_site_with_a_device_sends_the_same) { compare(OUTER_DENSE, 1); }
 TEST(a_site_whose_device_is_lost_sends_the_same_without_it) {
     struct cuda_backend backend;
     struct error error = {0};
-    setenv("ATOLL_EMULATED_LOSS", "15", 1); /* in the second message */
+    setenv("EMULATED_LOSS", "15", 1); /* in the second message */
     if (!open_emulation(&backend)) return;
     struct fixture with, without;
     fixture_init(&with, OUTER_SPARSE, 1);
@@ -66,7 +66,7 @@ TEST(a_site_whose_device_is_lost_sends_the_same_without_it) {
 TEST(a_device_without_room_is_refused_and_the_site_goes_on) {
     struct cuda_backend backend;
     struct error error = {0};
-    setenv("ATOLL_EMULATED_MEMORY", "20000", 1);
+    setenv("EMULATED_MEMORY", "20000", 1);
     if (!open_emulation(&backend)) return;
     struct fixture with, without;
     fixture_init(&with, OUTER_SPARSE, 1);

@@ -1,9 +1,19 @@
-// cuBLASLt, found when a session is opened: it is half a gigabyte, and the rest of the backend works without it. Its header must be
-// there where the backend is built. The emulation has a file of this name.
+// cuBLASLt, found when a session is opened: it is half a gigabyte, and the rest of the backend works without it. Where its header is
+// not there either (nvcc alone is installed without it), blas_declarations.cuh has the little that is used. The emulation has a file
+// of this name.
 #ifndef KERNELS_CUDA_BLAS_LIBRARY_CUH
 #define KERNELS_CUDA_BLAS_LIBRARY_CUH
 
+#if __has_include(<cublasLt.h>) && !defined(ATOLL_NO_CUBLASLT_HEADER)
 #include <cublasLt.h>
+// What blas_declarations.cuh says of it.
+static_assert(CUBLAS_STATUS_SUCCESS == 0 && CUBLAS_OP_N == 0 && CUBLAS_OP_T == 1 && CUBLAS_COMPUTE_32F == 68, "");
+static_assert(CUBLASLT_MATMUL_DESC_TRANSA == 3 && CUBLASLT_MATMUL_DESC_TRANSB == 4, "");
+static_assert(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES == 1 && sizeof(cublasLtMatmulAlgo_t) == 64, "");
+static_assert(sizeof(cublasLtMatmulHeuristicResult_t) == 96 && offsetof(cublasLtMatmulHeuristicResult_t, state) == 72, "");
+#else
+#include "kernels/cuda/blas_declarations.cuh"
+#endif
 #include <dlfcn.h>
 
 #include "kernels/cuda/device.cuh"
@@ -39,6 +49,9 @@ inline void blas_library_close(struct blas_library *blas) {
 inline const char *blas_library_open(struct blas_library *out) {
 #define BLAS_TEXT(x) BLAS_TEXT_OF(x)
 #define BLAS_TEXT_OF(x) #x
+#ifndef CUBLAS_VER_MAJOR // without its header the library has the runtime's version
+#define CUBLAS_VER_MAJOR __CUDACC_VER_MAJOR__
+#endif
     const char *names[] = {"libcublasLt.so." BLAS_TEXT(CUBLAS_VER_MAJOR),
                            "/usr/local/cuda/lib64/libcublasLt.so." BLAS_TEXT(CUBLAS_VER_MAJOR)};
     struct blas_library blas = {};

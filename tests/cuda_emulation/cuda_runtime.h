@@ -67,14 +67,15 @@ struct cudaDeviceProp {
 
 namespace emulation {
 
-// Faults on demand, by the environment: ATOLL_EMULATED_MEMORY, bytes that can be allocated; ATOLL_EMULATED_LOSS=n, the n-th
-// launch (from 1) finds an illegal address, after which every call fails; ATOLL_EMULATED_DEVICES=0, none.
+// Faults on demand, by the environment: EMULATED_MEMORY, bytes that can be allocated; EMULATED_LOSS=n, the n-th
+// launch (from 1) finds an illegal address, after which every call fails; EMULATED_TEAR=n, so does a copy to the host of n bytes
+// or more, in its middle; EMULATED_DEVICES=0, none.
 inline size_t number_of(const char *name, size_t otherwise) {
     const char *text = getenv(name);
     return text && *text ? strtoull(text, nullptr, 10) : otherwise;
 }
 inline size_t allocated;
-inline size_t total() { return number_of("ATOLL_EMULATED_MEMORY", size_t{1} << 32); }
+inline size_t total() { return number_of("EMULATED_MEMORY", size_t{1} << 32); }
 inline size_t launches;
 inline bool lost;
 inline cudaError_t last = cudaSuccess;
@@ -167,7 +168,7 @@ inline const char *launch(unsigned blocks, unsigned threads, size_t shared, cons
         recorded.push_back([=] { launch(blocks, threads, shared, kernel); });
         return nullptr;
     }
-    if (lost || ++launches == number_of("ATOLL_EMULATED_LOSS", 0)) {
+    if (lost || ++launches == number_of("EMULATED_LOSS", 0)) {
         lost = true;
         last = cudaErrorIllegalAddress;
         return nullptr;
@@ -296,7 +297,7 @@ inline cudaError_t cudaGetLastError() {
     return emulation::told(code);
 }
 inline cudaError_t cudaGetDeviceCount(int *count) {
-    *count = static_cast<int>(emulation::number_of("ATOLL_EMULATED_DEVICES", 1));
+    *count = static_cast<int>(emulation::number_of("EMULATED_DEVICES", 1));
     return *count ? cudaSuccess : cudaErrorNoDevice;
 }
 inline cudaError_t cudaSetDevice(int) { return emulation::told(cudaSuccess); }
@@ -348,8 +349,13 @@ inline cudaError_t cudaMemsetAsync(void *to, int value, size_t size, cudaStream_
     emulation::recorded.push_back([=] { cudaMemset(to, value, size); });
     return cudaSuccess;
 }
-inline cudaError_t cudaMemcpy(void *to, const void *from, size_t size, cudaMemcpyKind) {
+inline cudaError_t cudaMemcpy(void *to, const void *from, size_t size, cudaMemcpyKind kind) {
     if (emulation::lost) return cudaErrorIllegalAddress;
+    if (kind == cudaMemcpyDeviceToHost && size >= emulation::number_of("EMULATED_TEAR", SIZE_MAX)) {
+        memmove(to, from, size / 2);
+        emulation::lost = true;
+        return cudaErrorIllegalAddress;
+    }
     return memmove(to, from, size), cudaSuccess;
 }
 inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, cudaMemcpyKind kind, cudaStream_t) {

@@ -24,9 +24,9 @@ struct blas_library {
     decltype(&emulation::lt_multiply) multiply = emulation::lt_multiply;
 };
 
-// ATOLL_EMULATED_BLAS=0: there is none.
+// EMULATED_BLAS=0: there is none.
 inline const char *blas_library_open(struct blas_library *) {
-    if (emulation::number_of("ATOLL_EMULATED_BLAS", 1) == 0)
+    if (emulation::number_of("EMULATED_BLAS", 1) == 0)
         return fail(CUDA_FAILURE_OTHER, "training on CUDA wants cuBLASLt, and there is no libcublasLt.so.13");
     return nullptr;
 }
