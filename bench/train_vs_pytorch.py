@@ -138,12 +138,18 @@ def bury(name, threads, process):
         pass
     process.kill()
     with open(complaints_path(name, threads)) as file:
-        words = file.read().strip().splitlines()[-4:]
+        lines = file.read().strip().splitlines()
+    fatal = next((i for i, line in enumerate(lines) if line.startswith("Fatal Python error")), None)
+    if fatal is None:
+        words = lines[-4:]
+    else:  # faulthandler's report goes on for pages: what killed it, and where the thread it killed was
+        current = next((i for i, line in enumerate(lines) if line.startswith("Current thread")), fatal)
+        words = lines[max(0, fatal - 1):fatal + 1] + lines[current + 1:current + 4]
     print(f"{name} threads={threads} ended with status {process.wait()}:", *(words or ["(no word on stderr)"]), sep="\n    ", file=sys.stderr, flush=True)
 
 
 def start(name, options, threads):
-    environment = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
+    environment = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), PYTHONFAULTHANDLER="1")
     if name.startswith("torch"):
         if options.avx2:
             environment.update(ATEN_CPU_CAPABILITY="avx2", ONEDNN_MAX_CPU_ISA="AVX2", MKL_ENABLE_INSTRUCTIONS="AVX2")
