@@ -30,4 +30,5 @@ const char *const fault_names[FAULT_KIND_COUNT] = {[FAULT_DROP] = "drop",
                                                    [FAULT_LATE_RECEIPT] = "late_receipt",
                                                    [FAULT_LIE] = "lie",
                                                    [FAULT_FALSE_COORDINATOR] = "false_coordinator",
+                                                   [FAULT_MALFORMED] = "malformed",
                                                    [FAULT_ORDER] = "order"};

@@ -10,6 +10,7 @@
 #include "fed/receipt.h"
 #include "sim/falsehood.h"
 #include "sim/lies.h"
+#include "sim/malformed.h"
 #include "sim/marks.h"
 #include "sim/shrink.h"
 
@@ -58,6 +59,8 @@ static uint64_t print_coverage(const struct tally *t, FILE *out) {
     for (unsigned i = 0; i < FAULT_KIND_COUNT; i++) print_named(out, "fault", fault_names[i], t->faults[i], &missing);
     for (unsigned i = 0; i < LIE_COUNT; i++) print_named(out, "lie", lie_names[i], t->lies[i], &missing);
     for (unsigned i = 0; i < FALSEHOOD_COUNT; i++) print_named(out, "falsehood", falsehood_names[i], t->probes[i], &missing);
+    for (unsigned i = 0; i < MALFORMED_COUNT; i++)
+        print_named(out, "malformed", malformed_name((enum malformed)i), t->malformed[i], &missing);
     for (unsigned i = 1; i < REFUSAL_COUNT; i++) print_named(out, "refusal", refusal_name(i), t->refusals[i], &missing);
     for (unsigned i = ORDER_PAUSE; i <= ORDER_SNAPSHOT; i++) print_named(out, "order", orders[i], t->orders[i], &missing);
     for (uint64_t i = 0; marks_at(i, &mark); i++) print_named(out, "mark", mark.name, mark.count, &missing);

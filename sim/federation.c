@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "sim/coordinator.h"
 #include "sim/falsehood.h"
+#include "sim/malformed.h"
 #include "sim/site.h"
 
 struct federation {
@@ -280,6 +281,24 @@ static void on_falsehood(void *context, struct event *event) {
     if (!falsehood_tell(&input, kind, &error)) world_fail(&f->world, "trust", "%s", error.message);
 }
 
+static void on_malformed(void *context, struct event *event) {
+    struct federation *f = context;
+    struct error error = {0};
+    (void)event;
+    if (!again(f, f->scenario.every.malformed, on_malformed)) return;
+    uint32_t process = planned_site(f);
+    enum malformed kind = (enum malformed)world_plan(&f->world, 0, MALFORMED_COUNT - 1);
+    struct malformed_input input = {.world = &f->world,
+                                    .scenario = &f->scenario,
+                                    .ledger = coordinator_disk(f->coordinator),
+                                    .key = f->keys[COORDINATOR],
+                                    .stranger = f->keys[process],
+                                    .initial = f->initial};
+    if (!world_fault(&f->world, FAULT_MALFORMED, process)) return;
+    f->world.tally.malformed[kind]++;
+    if (!malformed_offer(&input, kind, &error)) world_fail(&f->world, "malformed", "%s: %s", malformed_name(kind), error.message);
+}
+
 static void on_takeover(void *context, struct event *event) {
     struct federation *f = context;
     (void)event;
@@ -527,7 +546,7 @@ static void begin_storm(struct federation *f) {
     } const faults[] = {{s->every.crash, on_crash},   {s->every.partition, on_partition}, {s->every.clog, on_clog},
                         {s->every.pause, on_pause},   {s->every.clock, on_clock},         {s->every.flip, on_flip},
                         {s->every.backup, on_backup}, {s->every.takeover, on_takeover},   {s->every.order, on_order},
-                        {s->every.lie, on_misbehave}, {s->every.falsehood, on_falsehood}};
+                        {s->every.lie, on_misbehave}, {s->every.falsehood, on_falsehood}, {s->every.malformed, on_malformed}};
     f->world.write_failures = s->write_failures;
     for (size_t i = 0; i < COUNT_OF(faults); i++) {
         if (faults[i].every) (void)again(f, faults[i].every, faults[i].run);

@@ -94,6 +94,16 @@ const struct plant plants[] = {
      "    if (version > replay->options->tensors_from) {", "    if (version > replay->options->tensors_from || (PLANTED(\"replay_off_by_one\") && version == replay->options->tensors_from)) {"},
     {"count_of_parts", "an outer step counts as one contribution, however many it merged", "fed/snapshot.c",
      "buffer_u64(out, state->counts[f]);", "buffer_u64(out, PLANTED(\"count_of_parts\") ? state->counts[f] / 2 : state->counts[f]);"},
+    /* --- what strangers offer --- */
+    {"inclusion_unchecked", "a receipt's proof is believed", "fed/receipt.c",
+     "    if (!merkle_check_inclusion(leaf, read.index, read.size, &read.proof, read.root))",
+     "    if (!merkle_check_inclusion(leaf, read.index, read.size, &read.proof, read.root) && !PLANTED(\"inclusion_unchecked\"))"},
+    {"snapshot_digest_unchecked", "a snapshot's content need not be the one that its header names", "fed/snapshot.c",
+     "    if (memcmp(digest, header->content_digest, DIGEST_SIZE) != 0)",
+     "    if (memcmp(digest, header->content_digest, DIGEST_SIZE) != 0 && !PLANTED(\"snapshot_digest_unchecked\"))"},
+    {"old_history_unchecked", "a proof of consistency need not lead to the old root", "fed/merkle.c",
+     "digest_equal(old_hash, old_root) && digest_equal(hash, root);",
+     "(digest_equal(old_hash, old_root) || PLANTED(\"old_history_unchecked\")) && digest_equal(hash, root);"},
 };
 /* clang-format on */
 const size_t plant_count = sizeof plants / sizeof plants[0];

@@ -93,6 +93,7 @@ static void draw_faults(struct scenario *s, struct world *world) {
     s->every.takeover = now_and_then(s, world, 0.3, 4, 16);
     s->every.order = now_and_then(s, world, 0.7, 2, 10);
     s->every.falsehood = now_and_then(s, world, 0.5, 4, 16);
+    s->every.malformed = now_and_then(s, world, 0.6, 5, 12);
     if (s->sites >= 2 && s->manifest.merge.grace_ms != UINT64_MAX && world_chance(world, 0.5)) {
         s->site[s->sites].faulty = true;
         s->every.lie = now_and_then(s, world, 1, 0, 2) + 100 * MS;

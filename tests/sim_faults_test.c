@@ -27,7 +27,7 @@ TEST_WITHIN(no_invariant_breaks_in_five_hundred_federations_and_every_mark_is_pa
     CHECK(summary.tally.residual_checks > 5000);
 }
 
-TEST(the_same_seed_is_the_same_run) {
+TEST_WITHIN(the_same_seed_is_the_same_run, 200000) {
     struct faults_summary once = run(1, 8, NULL, NULL), again = run(1, 8, NULL, NULL);
     CHECK_EQUAL(once.failures, 0);
     CHECK(once.hash == again.hash);
@@ -35,9 +35,9 @@ TEST(the_same_seed_is_the_same_run) {
     CHECK_EQUAL(once.tally.messages, again.tally.messages);
 }
 
-TEST(another_seed_is_another_run) { CHECK(run(1, 1, NULL, NULL).hash != run(2, 1, NULL, NULL).hash); }
+TEST_WITHIN(another_seed_is_another_run, 200000) { CHECK(run(1, 1, NULL, NULL).hash != run(2, 1, NULL, NULL).hash); }
 
-TEST(what_is_left_out_of_a_run_does_not_happen) {
+TEST_WITHIN(what_is_left_out_of_a_run_does_not_happen, 200000) {
     static const uint64_t none[1];
     struct world_filter calm = {.kept = none, .kept_count = 0};
     struct federation_options options = {.seed = 3, .filter = &calm};
@@ -59,7 +59,7 @@ TEST(what_is_left_out_of_a_run_does_not_happen) {
     federation_result_deinit(&result);
 }
 
-TEST(a_site_that_is_absent_never_joins) {
+TEST_WITHIN(a_site_that_is_absent_never_joins, 200000) {
     struct federation_options options = {.seed = 3, .sites = 4};
     struct federation_result all, some;
     struct world_filter filter = {.absent = 1u << 1};
@@ -111,12 +111,12 @@ static void check_found(const char *plant, const char *invariant) {
     if (!strstr(out, wanted)) test_failed(__FILE__, __LINE__, "%s: no \"%s\" in:\n%.300s", plant, wanted, out);
 }
 
-TEST(a_receipt_before_the_entry_is_durable_is_found) { check_found("receipt_before_commit", "I1"); }
-TEST(a_rebase_that_was_not_done_is_found) { check_found("rebase_forgotten", "base"); }
-TEST(a_refused_messages_mass_that_is_lost_is_found) { check_found("residual_dropped", "mass"); }
-TEST(an_epoch_that_nobody_checks_is_found) { check_found("epoch_unchecked", "admission"); }
+TEST_WITHIN(a_receipt_before_the_entry_is_durable_is_found, 200000) { check_found("receipt_before_commit", "I1"); }
+TEST_WITHIN(a_rebase_that_was_not_done_is_found, 200000) { check_found("rebase_forgotten", "base"); }
+TEST_WITHIN(a_refused_messages_mass_that_is_lost_is_found, 200000) { check_found("residual_dropped", "mass"); }
+TEST_WITHIN(an_epoch_that_nobody_checks_is_found, 200000) { check_found("epoch_unchecked", "admission"); }
 
-TEST(a_run_that_fails_is_told_with_the_few_faults_that_it_takes) {
+TEST_WITHIN(a_run_that_fails_is_told_with_the_few_faults_that_it_takes, 200000) {
     static char out[65536];
     find("residual_dropped", "--seeds 1000", out, sizeof out);
     CHECK(strstr(out, "break it alike"));
