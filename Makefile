@@ -246,6 +246,9 @@ SEED  ?=
 SEEDS ?=
 sim: $(OUT)/bin/atoll-sim
 	$(Q)$(OUT)/bin/atoll-sim faults $(if $(SEED),--seed $(SEED) --trace,--coverage --seeds $(if $(SEEDS),$(SEEDS),500))
+ifeq ($(SEED),)
+	$(Q)printf '8 sites, 50 seeds: ' && $(OUT)/bin/atoll-sim faults --sites 8 --seeds 50 | tail -n 1
+endif
 sim-plants: $(OUT)/bin/atoll-sim-planted
 	$(Q)scripts/sim-plants $(OUT)/bin/atoll-sim-planted
 sim-coverage: $(OUT)/bin/atoll-sim-covered
