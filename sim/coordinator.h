@@ -29,6 +29,9 @@ struct coordinator_setup { /* borrowed, all of it */
 /* Lays the run out on its disk: genesis and a snapshot of version 0. Not running yet. */
 struct coordinator *coordinator_create(const struct coordinator_setup *setup);
 void coordinator_destroy(struct coordinator *coordinator);
+/* Flips a bit of the newest snapshot at rest; false: there is no other one. And puts it right. */
+bool coordinator_flip_snapshot(struct coordinator *coordinator);
+void coordinator_repair_snapshots(struct coordinator *coordinator);
 struct disk *coordinator_disk(struct coordinator *coordinator);
 void coordinator_set_check(struct coordinator *coordinator, struct check *check);
 const struct run_state *coordinator_run(const struct coordinator *coordinator); /* NULL: it is down */

@@ -44,6 +44,8 @@ struct kept_snapshot { /* on disk */
     struct snapshot_header header;
     uint8_t raw[SNAPSHOT_HEADER_SIZE];
     struct buffer content;
+    size_t flipped_at; /* the byte whose `flipped` bits are wrong */
+    uint8_t flipped;   /* 0: none are */
 };
 
 enum { SNAPSHOTS_KEPT = 2, PARTIALS_LIMIT = 256, RECEIPTS_KEPT = 64, SECTOR = 512 };

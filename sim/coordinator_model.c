@@ -24,6 +24,7 @@ static void tell_committed(struct coordinator *coordinator, uint64_t number, uin
 void coordinator_keep_snapshot(struct coordinator *coordinator, const struct snapshot_header *header, struct buffer *content) {
     struct kept_snapshot *kept = &coordinator->snapshots[coordinator->snapshot_count++];
     kept->header = *header;
+    kept->flipped = 0;
     kept->content = *content;
     *content = (struct buffer){0};
     kept->header.content_size = kept->content.size;
@@ -33,6 +34,23 @@ void coordinator_keep_snapshot(struct coordinator *coordinator, const struct sna
     buffer_deinit(&coordinator->snapshots[0].content);
     memmove(&coordinator->snapshots[0], &coordinator->snapshots[1], SNAPSHOTS_KEPT * sizeof *kept);
     coordinator->snapshot_count--;
+}
+
+bool coordinator_flip_snapshot(struct coordinator *coordinator) {
+    struct kept_snapshot *kept = &coordinator->snapshots[coordinator->snapshot_count - 1];
+    if (coordinator->snapshot_count < 2 || kept->flipped) return false;
+    kept->flipped_at = (size_t)world_luck_below(coordinator->world, kept->content.size);
+    kept->flipped = (uint8_t)(1u << world_luck_below(coordinator->world, 8));
+    kept->content.data[kept->flipped_at] ^= kept->flipped;
+    return true;
+}
+
+void coordinator_repair_snapshots(struct coordinator *coordinator) {
+    for (size_t i = 0; i < coordinator->snapshot_count; i++) {
+        struct kept_snapshot *kept = &coordinator->snapshots[i];
+        if (kept->flipped) kept->content.data[kept->flipped_at] ^= kept->flipped;
+        kept->flipped = 0;
+    }
 }
 
 static void on_synced(void *context, struct event *event) {
@@ -200,13 +218,25 @@ void coordinator_model_clear(struct coordinator *coordinator) {
     model_state_deinit(&coordinator->model);
 }
 
+/* The newest snapshot that reads back whole; a damaged one is passed over, as newest_good_snapshot does. */
+static enum status read_snapshot(struct coordinator *coordinator, struct error *error) {
+    enum status status = NOT_FOUND;
+    for (size_t i = coordinator->snapshot_count; i-- > 0 && status != OK;) {
+        const struct kept_snapshot *kept = &coordinator->snapshots[i];
+        status = snapshot_read(&coordinator->model, &kept->header, buffer_bytes(&kept->content), error);
+        if ((status == OK) == (kept->flipped != 0))
+            world_fail(coordinator->world, "I3", "a flipped bit in a snapshot is not seen, or a whole one is refused");
+        if (kept->flipped) coordinator->world->tally.snapshots_passed_over++;
+    }
+    return status;
+}
+
 static enum status restore_once(struct coordinator *coordinator, struct run_state *run, struct error *error) {
     const struct scenario *scenario = coordinator->setup.scenario;
-    const struct kept_snapshot *newest = &coordinator->snapshots[coordinator->snapshot_count - 1];
     struct ledger_source source = disk_source(&coordinator->disk);
     struct replay_report report = {0};
     TRY(model_state_init(&coordinator->model, &scenario->manifest, scenario->parameters, error));
-    TRY(snapshot_read(&coordinator->model, &newest->header, buffer_bytes(&newest->content), error));
+    TRY(read_snapshot(coordinator, error));
     struct replay_options options = {.trusted = true, .until = UINT64_MAX, .tensors_from = coordinator->model.version};
     TRY(replay_run(&source, &options, run, &coordinator->model, &report, error));
     uint8_t root[DIGEST_SIZE];

@@ -59,6 +59,7 @@ static uint64_t print_coverage(const struct tally *t, FILE *out) {
     for (unsigned i = 0; i < FAULT_KIND_COUNT; i++) print_named(out, "fault", fault_names[i], t->faults[i], &missing);
     for (unsigned i = 0; i < LIE_COUNT; i++) print_named(out, "lie", lie_names[i], t->lies[i], &missing);
     for (unsigned i = 0; i < FALSEHOOD_COUNT; i++) print_named(out, "falsehood", falsehood_names[i], t->probes[i], &missing);
+    print_named(out, "restart", "behind a damaged snapshot", t->snapshots_passed_over, &missing);
     for (unsigned i = 0; i < MALFORMED_COUNT; i++)
         print_named(out, "malformed", malformed_name((enum malformed)i), t->malformed[i], &missing);
     for (unsigned i = 1; i < REFUSAL_COUNT; i++) print_named(out, "refusal", refusal_name(i), t->refusals[i], &missing);

@@ -227,6 +227,7 @@ static bool flip_at_coordinator(struct federation *f, bool record) {
         disk->damaged_entry = world_luck_below(&f->world, disk->entry_count);
         return true;
     }
+    if (world_luck(&f->world, 0.5) && coordinator_flip_snapshot(f->coordinator)) return true;
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     bool found = pick_victim(f, entry) &&
                  contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c, NULL) == OK &&
@@ -560,6 +561,7 @@ static void calm(struct federation *f) {
     network_heal(f->network);
     f->world.write_failures = 0;
     disk_repair(coordinator_disk(f->coordinator));
+    coordinator_repair_snapshots(f->coordinator);
     for (uint32_t process = 0; process <= f->site_count; process++) {
         f->world.processes[process].dies_at_write = f->world.processes[process].frozen_until = 0;
         process_set_clock(&f->world, process, 0, (int64_t)world_between(&f->world, 0, 6000) - 3000);
