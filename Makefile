@@ -204,6 +204,9 @@ CUDA_KNOWN := $(if $(NVCC),$(shell $(NVCC) --list-gpu-code))
 cuda_target = -gencode arch=compute_$(1),code=sm_$(1)
 CUDA_TARGETS := $(foreach n,80 90 100,$(if $(filter sm_$(n),$(CUDA_KNOWN)),$(call cuda_target,$(n)))) -gencode arch=compute_90,code=compute_90
 CUDA_SOURCES := $(sort $(wildcard kernels/cuda/*.cu))
+# Hopper's own instructions are in no other target.
+HOPPER_TARGET := -gencode arch=compute_90a,code=sm_90a
+$(OUT)/cuda/%_hopper.o: CUDA_TARGETS := $(HOPPER_TARGET)
 CUDA_HEADERS := $(wildcard kernels/cuda/*.cuh kernels/*.h codec/*.h)
 $(OUT)/cuda/%.o: %.cu $(CUDA_HEADERS)
 	$(call say,NVCC,$<)
@@ -212,7 +215,7 @@ $(OUT)/cuda/%.o: %.cu $(CUDA_HEADERS)
 $(OUT)/bin/atoll-kernels-cuda.so: $(patsubst %.cu,$(OUT)/cuda/%.o,$(CUDA_SOURCES))
 	$(call say,NVLINK,$@)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(NVCC) $(CUDA_TARGETS) -shared -cudart static -o $@ $^
+	$(Q)$(NVCC) $(CUDA_TARGETS) $(HOPPER_TARGET) -shared -cudart static -o $@ $^
 # The same source as C++, on the CPU: what the tests compare where there is no GPU.
 CUDA_EMULATED := $(CUDA_SOURCES)
 CXX_FOUND := $(shell command -v $(CXX))
@@ -220,7 +223,7 @@ CUDA_EMULATION := $(if $(CXX_FOUND),$(OUT)/tests/atoll-kernels-emulated.so)
 $(OUT)/emulated/%.o: %.cu $(CUDA_HEADERS) $(wildcard tests/cuda_emulation/*.h tests/cuda_emulation/kernels/cuda/*.cuh)
 	$(call say,CXX,$<)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CXX) -std=c++17 -g -O2 -ffp-contract=off -fPIC -Wall -Wextra -Wno-unknown-pragmas -Werror -Itests/cuda_emulation -I. -x c++ -c -o $@ $<
+	$(Q)$(CXX) -std=c++17 -g -O2 -ffp-contract=off -fPIC -Wall -Wextra -Wno-unknown-pragmas -Wno-psabi -Werror -Itests/cuda_emulation -I. -x c++ -c -o $@ $<
 $(OUT)/tests/atoll-kernels-emulated.so: $(patsubst %.cu,$(OUT)/emulated/%.o,$(CUDA_EMULATED))
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)

@@ -20,6 +20,24 @@ static const struct cuda_training *training;
 static struct cuda_session *session;
 static const struct kernels *cpu;
 
+/* Freed when a test's process ends. */
+static struct {
+    void *host[1024];
+    struct device_memory there[1024];
+    size_t host_count, there_count;
+} kept;
+
+static void *take(size_t size) {
+    ASSERT(kept.host_count < COUNT_OF(kept.host));
+    return kept.host[kept.host_count++] = xmalloc(size);
+}
+
+static void end(void) {
+    training->close(session);
+    for (size_t i = 0; i < kept.there_count; i++) cuda->release(kept.there[i]);
+    for (size_t i = 0; i < kept.host_count; i++) free(kept.host[i]);
+}
+
 static void must(const char *answer) {
     if (answer) test_failed(__FILE__, __LINE__, "the device says %s", answer);
 }
@@ -45,6 +63,7 @@ static bool start(void) {
     cpu = kernels_at(0);
     CHECK_OK(cuda_training_find(&backend, &training, &error));
     must(training->open(NULL, &session));
+    atexit(end);
     return true;
 }
 
@@ -60,11 +79,11 @@ static float from_bf16(uint16_t half) {
     return value;
 }
 
-/* Random numbers that are bfloat16. Leaks, as all of a test's process does. */
+/* Random numbers that are bfloat16. */
 static float *randoms(size_t count, uint64_t seed, float scale) {
     struct random random;
     random_init(&random, seed);
-    float *x = xmalloc(count * sizeof *x);
+    float *x = take(count * sizeof *x);
     for (size_t i = 0; i < count; i++) x[i] = from_bf16(to_bf16(scale * (float)(random_unit(&random) * 2 - 1)));
     return x;
 }
@@ -73,12 +92,14 @@ static struct device_memory bytes_there(const void *from, size_t size) {
     struct device_memory out = {0};
     must(cuda->allocate(size, &out));
     must(cuda->synchronize());
+    ASSERT(kept.there_count < COUNT_OF(kept.there));
+    kept.there[kept.there_count++] = out;
     if (from) must(training->upload(session, out, from, size));
     return out;
 }
 static struct device_memory floats_there(const float *x, size_t count) { return bytes_there(x, count * sizeof *x); }
 static struct device_memory halves_there(const float *x, size_t count) {
-    uint16_t *half = xmalloc(count * sizeof *half);
+    uint16_t *half = take(count * sizeof *half);
     for (size_t i = 0; x && i < count; i++) half[i] = to_bf16(x[i]);
     return bytes_there(x ? half : NULL, count * sizeof *half);
 }
@@ -93,13 +114,13 @@ static void check_distance(const char *what, const float *got, const float *want
         test_failed(__FILE__, __LINE__, "%s: %g away of a length of %g", what, sqrt(far), sqrt(whole));
 }
 static void check_floats(const char *what, struct device_memory there, const float *wanted, size_t count, double bound) {
-    float *got = xmalloc(count * sizeof *got);
+    float *got = take(count * sizeof *got);
     must(training->download(session, got, there, count * sizeof *got));
     check_distance(what, got, wanted, count, bound);
 }
 static void check_halves(const char *what, struct device_memory there, const float *wanted, size_t count, double bound) {
-    uint16_t *half = xmalloc(count * sizeof *half);
-    float *got = xmalloc(count * sizeof *got);
+    uint16_t *half = take(count * sizeof *half);
+    float *got = take(count * sizeof *got);
     must(training->download(session, half, there, count * sizeof *half));
     for (size_t i = 0; i < count; i++) got[i] = from_bf16(half[i]);
     check_distance(what, got, wanted, count, bound);
@@ -109,14 +130,14 @@ static void compare_attention(uint32_t sequences, uint32_t length, uint32_t head
     struct attention_shape shape = {length, heads, kv_heads, size};
     size_t width = attention_qkv_width(&shape), rows = (size_t)sequences * length, half = size / 2;
     float *qkv = randoms(rows * width, size + length, 2), *d_out = randoms(rows * heads * size, 3, 1),
-          *rotated = xmalloc(rows * width * 4);
-    float *out = xmalloc(rows * heads * size * 4), *lse = xmalloc(rows * heads * 4), *d_qkv = xmalloc(rows * width * 4);
-    float *cosines = xmalloc(length * half * 4), *sines = xmalloc(length * half * 4);
+          *rotated = take(rows * width * 4);
+    float *out = take(rows * heads * size * 4), *lse = take(rows * heads * 4), *d_qkv = take(rows * width * 4);
+    float *cosines = take(length * half * 4), *sines = take(length * half * 4);
     for (size_t i = 0; i < length * half; i++) {
         double angle = (double)(i / half) * pow(10000, -2.0 * (double)(i % half) / size);
         cosines[i] = (float)cos(angle), sines[i] = (float)sin(angle);
     }
-    void *scratch = xmalloc(cpu->attention_scratch_size(&shape));
+    void *scratch = take(cpu->attention_scratch_size(&shape));
     memcpy(rotated, qkv, rows * width * 4);
     for (size_t s = 0; s < sequences; s++) {
         size_t at = s * length * width, row = s * length * heads * size;
@@ -150,11 +171,23 @@ TEST(attention_is_the_cpus_for_every_head_size_and_odd_lengths) {
     CHECK_CONTAINS(training->attention_forward(session, &odd), "head size is 40");
 }
 
+/* Compute 9.0's own instructions: on a GPU that has them, or emulated. A length of 400 goes round the rings of parts. */
+TEST(attention_by_hoppers_instructions_is_the_cpus_for_odd_lengths_and_groups) {
+    setenv("ATOLL_ATTENTION", "wgmma", 1);
+    setenv("EMULATED_TENSOR_MAPS", "1", 1);
+    if (!start()) return;
+    const uint32_t shapes[][5] = {{1, 1, 1, 1, 64},    {2, 63, 2, 1, 64},  {1, 64, 3, 3, 64},  {3, 65, 4, 1, 128},
+                                  {1, 128, 2, 2, 128}, {1, 129, 2, 1, 64}, {2, 200, 4, 2, 64}, {1, 300, 1, 1, 128},
+                                  {1, 257, 2, 1, 128}, {1, 400, 2, 1, 64}};
+    for (size_t i = 0; i < COUNT_OF(shapes); i++)
+        compare_attention(shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], shapes[i][4]);
+}
+
 static void compare_norm(uint32_t rows, uint32_t width) {
     size_t count = (size_t)rows * width;
     float *x = randoms(count, 1, 3), *w = randoms(width, 2, 1), *dy = randoms(count, 3, 1), *dx = randoms(count, 4, 1),
           *dw = randoms(width, 5, 1);
-    float *y = xmalloc(count * 4), *rstd = xmalloc(rows * 4);
+    float *y = take(count * 4), *rstd = take(rows * 4);
     struct cuda_norm n = {.rows = rows, .width = width, .eps = 1e-5f, .add = 1, .accumulate = 1};
     n.x = halves_there(x, count), n.w = floats_there(w, width), n.y = halves_there(NULL, count),
     n.rstd = floats_there(NULL, rows);
@@ -182,7 +215,7 @@ TEST(swiglu_is_the_cpus_also_in_place) {
     for (size_t i = 0; i < COUNT_OF(shapes); i++) {
         uint32_t rows = shapes[i][0], width = shapes[i][1];
         size_t count = (size_t)rows * width;
-        float *gate_up = randoms(2 * count, 1, 4), *dh = randoms(count, 2, 1), *h = xmalloc(count * 4);
+        float *gate_up = randoms(2 * count, 1, 4), *dh = randoms(count, 2, 1), *h = take(count * 4);
         struct device_memory there = halves_there(gate_up, 2 * count), h_there = halves_there(NULL, count),
                              again = halves_there(NULL, count);
         must(training->swiglu_forward(session, rows, width, there, h_there));
@@ -198,7 +231,7 @@ TEST(swiglu_is_the_cpus_also_in_place) {
 static void compare_loss(uint32_t from, uint32_t rows, uint32_t vocabulary) {
     enum { LENGTH = 5, SEQUENCES = 4 };
     uint32_t stride = (vocabulary + 7) / 8 * 8, tokens[SEQUENCES * (LENGTH + 1)], targets[SEQUENCES * LENGTH];
-    float *logits = randoms((size_t)rows * vocabulary, vocabulary, 8), *padded = xmalloc((size_t)rows * stride * 4);
+    float *logits = randoms((size_t)rows * vocabulary, vocabulary, 8), *padded = take((size_t)rows * stride * 4);
     for (size_t i = 0; i < COUNT_OF(tokens); i++) tokens[i] = (uint32_t)(i * 7919) % vocabulary;
     for (uint32_t i = 0; i < rows; i++) targets[i] = tokens[(from + i) / LENGTH * (LENGTH + 1) + (from + i) % LENGTH + 1];
     for (size_t i = 0; i < (size_t)rows * stride; i++)
@@ -228,7 +261,6 @@ TEST(cross_entropy_is_the_cpus_for_rows_of_a_batch_and_odd_vocabularies) {
 static void multiply(struct cuda_matmul m) {
     m.workspace = bytes_there(NULL, CUDA_MATMUL_WORKSPACE);
     must(training->matmul(session, &m));
-    cuda->release(m.workspace);
 }
 
 TEST(products_are_rows_times_weights_with_their_residual_and_sums) {

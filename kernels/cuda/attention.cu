@@ -13,25 +13,15 @@
 //     queries a block a tile of queries, as in forward: S and dP again, dQ += dS K
 // The second kernel computes S and dP once more (7 products instead of 5): the price of determinism without waiting.
 // Rows beyond the sequence's end are zeroes when loaded and not stored.
-#include "kernels/cuda/training.cuh"
+#include "kernels/cuda/attention.cuh"
 
 namespace {
 
 constexpr unsigned TILE = 64, ATTENTION_WARPS = 4, ATTENTION_THREADS = ATTENTION_WARPS * WARP;
-constexpr float LOG2_E = 1.44269504f, LN_2 = 0.69314718f;
 
 // A tile in shared memory: rows of D elements and 16 bytes, so that eight rows at one column lie in different banks.
 template <int D> constexpr int PITCH = D + 8;
 template <int D> constexpr int TILE_SIZE = static_cast<int>(TILE) * PITCH<D>;
-
-struct attention_arguments {
-    unsigned sequences, length, heads, kv_heads, tiles;
-    const bf16 *qkv, *out, *d_out;
-    const float *lse, *cos, *sin, *delta;
-    bf16 *out_to, *d_qkv;
-    float *lse_to, *delta_to;
-    __device__ size_t width(unsigned size) const { return size_t{heads + 2 * kv_heads} * size; }
-};
 
 // `rows` rows from `from`, each D elements at `source` + row * stride; rows at and beyond `end` are zeroes.
 template <int D>
@@ -108,38 +98,6 @@ __device__ __forceinline__ void add_product(float sum[D / 8][4], const float w[N
             multiply_add(sum[d / 8], a, b[0], b[1]);
             multiply_add(sum[d / 8 + 1], a, b[2], b[3]);
         }
-    }
-}
-
-// Four lanes hold a row between them.
-__device__ __forceinline__ float row_sum(float x) {
-    x += __shfl_xor_sync(ALL_LANES, x, 1);
-    return x + __shfl_xor_sync(ALL_LANES, x, 2);
-}
-__device__ __forceinline__ float row_top(float x) {
-    x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 1));
-    return fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 2));
-}
-
-// Rows row and row + 8 of sums, times factors, to rows of `to`; with cos, rotated back first.
-template <int D>
-__device__ __forceinline__ void store_rows(float sum[D / 8][4], float factor0, float factor1, bf16 *to, size_t stride,
-                                           unsigned row, unsigned end, const float *cos, const float *sin) {
-    unsigned t = threadIdx.x % 4;
-    UNROLL for (int half = 0; half < 2; half++) {
-        unsigned here = row + 8 * half;
-        if (here >= end) continue;
-        float factor = half ? factor1 : factor0;
-        if (cos) {
-            const float *c = cos + size_t{here} * (D / 2) + 2 * t, *s = sin + size_t{here} * (D / 2) + 2 * t;
-            UNROLL for (int n = 0; n < D / 16; n++) for (int i = 0; i < 2; i++) {
-                float a = sum[n][2 * half + i], b = sum[n + D / 16][2 * half + i];
-                sum[n][2 * half + i] = a * c[8 * n + i] + b * s[8 * n + i];
-                sum[n + D / 16][2 * half + i] = b * c[8 * n + i] - a * s[8 * n + i];
-            }
-        }
-        UNROLL for (int n = 0; n < D / 8; n++) * reinterpret_cast<uint32_t *>(to + here * stride + 8 * n + 2 * t) =
-            pack_bf16(sum[n][2 * half] * factor, sum[n][2 * half + 1] * factor);
     }
 }
 
@@ -352,7 +310,7 @@ attention_arguments arguments_of(const struct cuda_attention *a) {
     out.tiles = (a->length + TILE - 1) / TILE;
     out.qkv = halves(a->qkv), out.out = halves(a->out), out.d_out = halves(a->d_out);
     out.lse = floats(a->lse), out.cos = floats(a->cos), out.sin = floats(a->sin), out.delta = floats(a->delta);
-    out.out_to = halves(a->out), out.d_qkv = halves(a->d_qkv);
+    out.out_to = halves(a->out), out.d_qkv = halves(a->d_qkv), out.qkv_to = halves(a->qkv);
     out.lse_to = floats(a->lse), out.delta_to = floats(a->delta);
     return out;
 }
@@ -366,9 +324,7 @@ template <int D> const char *run_forward(cuda_session *session, const attention_
 template <int D> const char *run_backward(cuda_session *session, const attention_arguments &a) {
     constexpr int N = D > 64 ? 32 : 64, PART = N * PITCH<D>;
     constexpr int KEYS_SHARED = (2 * TILE_SIZE<D> + 4 * PART) * 2 + 2 * N * 4, QUERIES_SHARED = (2 * TILE_SIZE<D> + 4 * PART) * 2;
-    size_t items = size_t{a.sequences} * a.length * a.heads;
-    TRY_CUDA(LAUNCH_ON(session->stream, find_delta, static_cast<unsigned>((items + ATTENTION_WARPS - 1) / ATTENTION_WARPS),
-                       ATTENTION_THREADS, 0, a, unsigned{D}));
+    TRY_CUDA(attention_delta(session, a, D));
     auto by_keys = find_key_gradients<D, N>;
     auto by_queries = find_query_gradients<D, N>;
     TRY_CUDA(cudaFuncSetAttribute(by_keys, cudaFuncAttributeMaxDynamicSharedMemorySize, KEYS_SHARED));
@@ -383,6 +339,10 @@ template <int D> const char *run(cuda_session *session, const attention_argument
 
 const char *dispatch(cuda_session *session, const struct cuda_attention *a, bool forward) {
     attention_arguments arguments = arguments_of(a);
+    const hopper_attention *hopper = session->hopper;
+    if (hopper_attention_can(hopper, a->head_size))
+        return forward ? hopper_attention_forward(session, hopper, arguments, a->head_size)
+                       : hopper_attention_backward(session, hopper, arguments, a->head_size);
     switch (a->head_size) {
     case 32: return run<32>(session, arguments, forward);
     case 48: return run<48>(session, arguments, forward);
@@ -399,6 +359,12 @@ const char *attention_forward(cuda_session *session, const struct cuda_attention
 const char *attention_backward(cuda_session *session, const struct cuda_attention *a) { return dispatch(session, a, false); }
 
 } // namespace
+
+const char *attention_delta(cuda_session *session, const attention_arguments &a, unsigned size) {
+    size_t items = size_t{a.sequences} * a.length * a.heads;
+    return LAUNCH_ON(session->stream, find_delta, static_cast<unsigned>((items + ATTENTION_WARPS - 1) / ATTENTION_WARPS),
+                     ATTENTION_THREADS, 0, a, size);
+}
 
 void attention_install(struct cuda_training *training) {
     training->attention_forward = attention_forward;

@@ -1,13 +1,15 @@
 // The second exported function, and what has to do with streams, memory and the recorded step rather than with arithmetic.
 #include <cstdlib>
+#include <cstring>
 
-#include "kernels/cuda/training.cuh"
+#include "kernels/cuda/attention.cuh"
 
 namespace {
 
 void close_session(cuda_session *session) {
     if (!session) return;
     matmul_close(session->matmuls);
+    hopper_attention_close(session->hopper);
     if (session->step) (void)cudaGraphExecDestroy(session->step);
     if (session->arrived) (void)cudaEventDestroy(session->arrived);
     if (session->taken) (void)cudaEventDestroy(session->taken);
@@ -21,6 +23,8 @@ const char *fill_session(const char *cache, cuda_session *session) {
     TRY_CUDA(cudaStreamCreateWithFlags(&session->copies, cudaStreamNonBlocking));
     TRY_CUDA(cudaEventCreateWithFlags(&session->arrived, cudaEventDisableTiming));
     TRY_CUDA(cudaEventCreateWithFlags(&session->taken, cudaEventDisableTiming));
+    const char *wish = getenv("ATOLL_ATTENTION");
+    if (wish && strcmp(wish, "wgmma") == 0) TRY_CUDA(hopper_attention_open(&session->hopper));
     return matmul_open(cache, &session->matmuls);
 }
 

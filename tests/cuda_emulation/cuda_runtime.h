@@ -30,6 +30,7 @@ inline emulated_index threadIdx, blockIdx, gridDim, blockDim;
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __restrict__
 
 // --- the runtime's types ---
@@ -84,7 +85,7 @@ inline std::recursive_mutex mutex; // one launch at a time: the fibers are few, 
 
 enum { STACK = 64 * 1024, THREADS = 1024 };
 inline unsigned exchanges[THREADS];
-enum waiting { NOTHING, WARP_BARRIER, BLOCK_BARRIER };
+enum waiting { NOTHING, WARP_BARRIER, WARPGROUP_BARRIER, BLOCK_BARRIER, LOOKING_AGAIN }; // the last: until the next turn
 struct fiber {
     jmp_buf at;
     bool started, done;
@@ -133,21 +134,37 @@ inline bool all_wait(unsigned from, unsigned end, waiting what) {
     return some;
 }
 
-// Opens the barriers that all have reached; false where none is.
-inline bool open_barriers(unsigned threads) {
+// Opens those barriers of `size` threads that all have reached; false where none is.
+inline bool open_barriers(unsigned threads, unsigned size, waiting what) {
     bool opened = false;
-    for (unsigned from = 0; from < threads; from += 32) {
-        unsigned end = from + 32 < threads ? from + 32 : threads;
-        if (!all_wait(from, end, WARP_BARRIER)) continue;
+    for (unsigned from = 0; from < threads; from += size) {
+        unsigned end = from + size < threads ? from + size : threads;
+        if (!all_wait(from, end, what)) continue;
         for (unsigned t = from; t < end; t++) fibers[t].waits = NOTHING;
-        opened = true;
-    }
-    if (all_wait(0, threads, BLOCK_BARRIER)) {
-        for (unsigned t = 0; t < threads; t++) fibers[t].waits = NOTHING;
         opened = true;
     }
     return opened;
 }
+inline bool open_barriers(unsigned threads) {
+    bool opened = open_barriers(threads, 32, WARP_BARRIER);
+    opened = open_barriers(threads, 128, WARPGROUP_BARRIER) || opened;
+    opened = open_barriers(threads, threads, BLOCK_BARRIER) || opened;
+    for (unsigned t = 0; t < threads; t++) {
+        if (fibers[t].waits != LOOKING_AGAIN) continue;
+        fibers[t].waits = NOTHING;
+        opened = true;
+    }
+    return opened;
+}
+
+// A trap: the launch ends at once and the device is lost.
+inline bool trapped;
+inline void trap() {
+    trapped = true;
+    _longjmp(scheduler, 1);
+}
+// What a block may not leave behind; set by who has something.
+inline void (*block_end)();
 
 // What a launch asks for; filled with what no kernel may rely on.
 enum { SHARED_MOST = 227 * 1024 };
@@ -196,6 +213,12 @@ inline const char *launch(unsigned blocks, unsigned threads, size_t shared, cons
                 if (fibers[t].done || fibers[t].waits != NOTHING) continue;
                 threadIdx.x = t;
                 turn_of(t);
+                if (trapped) {
+                    trapped = false;
+                    lost = true;
+                    last = cudaErrorLaunchFailure;
+                    return nullptr;
+                }
             }
             for (unsigned t = 0; t < threads; t++) running = running || !fibers[t].done;
             if (running && !open_barriers(threads)) {
@@ -203,6 +226,7 @@ inline const char *launch(unsigned blocks, unsigned threads, size_t shared, cons
                 abort();
             }
         }
+        if (block_end) block_end();
     }
     return nullptr;
 }
@@ -305,6 +329,15 @@ inline cudaError_t cudaDriverGetVersion(int *version) { return *version = 13000,
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp *out, int) {
     *out = cudaDeviceProp{"emulated on the CPU", emulation::total(), 9, 0, 2};
     return cudaSuccess;
+}
+enum cudaDeviceAttr {
+    cudaDevAttrMultiProcessorCount = 16,
+    cudaDevAttrComputeCapabilityMajor = 75,
+    cudaDevAttrComputeCapabilityMinor = 76
+};
+inline cudaError_t cudaDeviceGetAttribute(int *out, cudaDeviceAttr attribute, int) {
+    *out = attribute == cudaDevAttrMultiProcessorCount ? 2 : attribute == cudaDevAttrComputeCapabilityMajor ? 9 : 0;
+    return emulation::told(cudaSuccess);
 }
 inline cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
     *total = emulation::total();
