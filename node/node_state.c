@@ -104,19 +104,41 @@ static void advance(struct node_state *state, uint32_t fragment, struct node_act
     node_act(out, NODE_DO_ADVANCE)->fragment = fragment;
 }
 
+/* An empty delta helps nobody. */
+static bool has_something(const struct slot *slot) { return slot->steps_unsent > 0 && slot->tokens_unsent > 0; }
+
+static bool waits_for_merge(const struct node_state *state) {
+    if (state->options.overlap) return false;
+    for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
+        if (state->slots[fragment].phase > SLOT_SNAPSHOT) return true;
+    }
+    return false;
+}
+
+/* With overlap off, sites that joined at different times are due on different fragments, and where a step takes every site they
+ * would wait for each other for ever. So a site that waits gives what it has of each fragment that another one waits for. Of the
+ * fragments waited for, take the one merged longest ago: whoever waits has trained since then, so all can give, and it merges. */
+static bool fragment_due(const struct node_state *state, uint32_t fragment) {
+    const struct slot *slot = &state->slots[fragment];
+    if (slot->phase != SLOT_TRAINING || !has_something(slot)) return false;
+    if ((int64_t)state->steps - slot->steps_mark >= (int64_t)inner_steps_now(state)) return true;
+    return waits_for_merge(state) && run_state_pending_count(state->run, fragment) > 0;
+}
+
 static void begin_rounds(struct node_state *state, struct node_actions *out) {
     if (!run_takes_contributions(state) || state->catching_up) return;
     uint32_t cap = run_state_manifest(state->run)->merge.staleness_cap;
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
         struct slot *slot = &state->slots[fragment];
-        if (slot->phase != SLOT_TRAINING || (int64_t)state->steps - slot->steps_mark < (int64_t)inner_steps_now(state)) continue;
-        if (slot->tokens_unsent == 0) continue; /* nothing was trained since: an empty delta helps nobody */
+        if (!fragment_due(state, fragment)) continue;
         if (message_under_way(state)) return;
         if (run_state_staleness(state->run, fragment, slot->base_version) > cap) {
             advance(state, fragment, out);
             continue;
         }
         MARK("slot: snapshot");
+        if ((int64_t)state->steps - slot->steps_mark < (int64_t)inner_steps_now(state))
+            MARK("slot: snapshot early, others wait for the fragment");
         slot->phase = SLOT_SNAPSHOT;
         slot->sequence = ++state->sequence;
         struct node_action *action = node_act(out, NODE_DO_SNAPSHOT);
@@ -133,14 +155,14 @@ static void catch_up(struct node_state *state, struct node_actions *out) {
 }
 
 static void progress(struct node_state *state, const struct node_event *event) {
-    uint64_t tokens = event->progress.tokens - state->tokens;
-    bool stepped = event->progress.steps > state->steps;
+    uint64_t tokens = event->progress.tokens - state->tokens, steps = event->progress.steps - state->steps;
     state->steps = event->progress.steps;
     state->tokens = event->progress.tokens;
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
         struct slot *slot = &state->slots[fragment];
         slot->tokens_unsent += tokens;
-        if (stepped && isfinite(event->progress.loss)) {
+        slot->steps_unsent += steps;
+        if (steps > 0 && isfinite(event->progress.loss)) {
             slot->loss_sum += event->progress.loss;
             slot->loss_count++;
         }
@@ -176,10 +198,10 @@ static void snapshotted(struct node_state *state, const struct node_event *event
     if (event->fragment >= state->fragments) return;
     struct slot *slot = &state->slots[event->fragment];
     if (slot->phase != SLOT_SNAPSHOT || slot->sequence != event->sequence) return;
-    uint64_t steps = event->snapshotted.steps;
-    slot->steps_in_flight = (int64_t)steps > slot->steps_mark ? (uint64_t)((int64_t)steps - slot->steps_mark) : 0;
-    slot->steps_mark = (int64_t)steps;
+    slot->steps_mark = (int64_t)event->snapshotted.steps;
+    slot->steps_in_flight = slot->steps_unsent;
     slot->tokens_in_flight = slot->tokens_unsent;
+    slot->steps_unsent = 0;
     slot->tokens_unsent = 0;
     MARK("slot: encoding");
     slot->phase = SLOT_ENCODING;
@@ -215,14 +237,21 @@ static void take_message(struct slot *slot, const uint8_t *header, const uint8_t
     slot->attempts = 0;
 }
 
+/* What was to be sent stays in the residual: the next contribution carries it, and counts it. */
+static void give_back(struct slot *slot) {
+    slot->steps_unsent += slot->steps_in_flight;
+    slot->tokens_unsent += slot->tokens_in_flight;
+    slot->steps_in_flight = 0;
+    slot->tokens_in_flight = 0;
+}
+
 static void encoded(struct node_state *state, const struct node_event *event, struct node_moment now, struct node_actions *out) {
     if (event->fragment >= state->fragments) return;
     struct slot *slot = &state->slots[event->fragment];
     if (slot->phase != SLOT_ENCODING || slot->sequence != event->sequence) return;
     if (event->status != OK) { /* the delta was not finite: training goes on, the next round tries again */
         slot->phase = SLOT_TRAINING;
-        slot->tokens_unsent += slot->tokens_in_flight;
-        slot->tokens_in_flight = 0;
+        give_back(slot);
         slot->sequence = 0;
         if (++slot->rejected >= REJECTED_IN_A_ROW_LIMIT) {
             node_halt(state, out, "no contribution can be made: %.180s",
@@ -238,8 +267,7 @@ static void restore(struct node_state *state, uint32_t fragment, struct node_act
     struct slot *slot = &state->slots[fragment];
     MARK("slot: restoring");
     slot->phase = SLOT_RESTORING;
-    slot->tokens_unsent += slot->tokens_in_flight;
-    slot->tokens_in_flight = 0;
+    give_back(slot);
     struct node_action *action = node_act(out, NODE_DO_RESTORE);
     action->fragment = fragment;
     action->sequence = slot->sequence;
@@ -249,6 +277,7 @@ void node_slot_merged(struct node_state *state, uint32_t fragment, struct node_a
     struct slot *slot = &state->slots[fragment];
     MARK("slot: merging");
     slot->phase = SLOT_MERGING;
+    slot->steps_in_flight = 0;
     slot->tokens_in_flight = 0;
     slot->rejected = 0;
     slot->encoded = false;
@@ -433,8 +462,8 @@ static uint64_t round_end(const struct node_state *state) {
         const struct slot *slot = &state->slots[fragment];
         int64_t due = slot->steps_mark + (int64_t)inner_steps_now(state);
         /* H was lowered: overdue, and yet nothing to send. Only a step more can end the round. */
-        if (slot->tokens_unsent == 0) MARK("round: overdue with nothing to send");
-        if (slot->tokens_unsent == 0) due = MAX(due, (int64_t)state->steps + 1);
+        if (!has_something(slot)) MARK("round: overdue with nothing to send");
+        if (!has_something(slot)) due = MAX(due, (int64_t)state->steps + 1);
         end = MIN(end, due);
     }
     return end > 0 ? (uint64_t)end : 0;
@@ -450,10 +479,10 @@ static void train_or_wait(struct node_state *state, struct node_actions *out) {
         wait = NODE_WAIT_PAUSED;
     } else if (!state->options.overlap) {
         until = round_end(state);
-        for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
-            if (state->slots[fragment].phase > SLOT_SNAPSHOT) wait = NODE_WAIT_MERGE;
+        if (waits_for_merge(state)) {
+            MARK("training: waits for a merge, overlap is off");
+            wait = NODE_WAIT_MERGE;
         }
-        if (wait == NODE_WAIT_MERGE) MARK("training: waits for a merge, overlap is off");
     }
     bool train = wait == NODE_WAIT_NONE && !state->halted && !state->finishing;
     if (train == state->training && wait == state->waiting && until == state->until_steps) return;
@@ -535,6 +564,7 @@ static void take_up(struct node_state *state, const struct node_spooled *spooled
     take_message(slot, spooled->header, spooled->signature);
     struct contribution contribution;
     if (contribution_decode(bytes_of(spooled->header, CONTRIBUTION_HEADER_SIZE), &contribution, NULL) == OK) {
+        slot->steps_in_flight = contribution.inner_steps;
         slot->tokens_in_flight = contribution.tokens * state->fragments;
     }
     state->sequence = MAX(state->sequence, spooled->sequence);

@@ -16,8 +16,8 @@ struct slot { /* a fragment's round */
     uint64_t index;
     uint64_t base_version;
     int64_t steps_mark; /* the trainer's count at the last snapshot (below 0 at first: staggered) */
-    uint64_t tokens_unsent, tokens_in_flight;
-    uint64_t steps_in_flight;
+    uint64_t tokens_unsent, tokens_in_flight; /* trained since what was sent last, and in what is under way */
+    uint64_t steps_unsent, steps_in_flight;
     double loss_sum; /* over steps since the last snapshot */
     uint64_t loss_count;
     uint64_t retry_at; /* BACKOFF */
