@@ -86,7 +86,7 @@ static void lose(struct coordinator *coordinator, struct partial *partial) {
     size_t unsynced = partial->bytes.size - partial->synced;
     if (unsynced == 0) return;
     size_t lost = 1 + (size_t)world_luck_below(world, unsynced), torn = MIN(unsynced, (size_t)SECTOR);
-    bool tear = world_luck(world, 0.4);
+    bool tear = world_luck(world, 0.5);
     if (tear && world_fault(world, FAULT_TORN_SECTOR, COORDINATOR)) {
         for (size_t i = 0; i < torn; i++) partial->bytes.data[partial->bytes.size - 1 - i] ^= 0x5a;
     } else if (!tear && world_fault(world, FAULT_LOST_WRITES, COORDINATOR)) {
@@ -103,7 +103,31 @@ void coordinator_die(struct coordinator *coordinator) {
     }
 }
 
-void coordinator_replace(struct coordinator *coordinator) { coordinator->takeover = true; }
+void coordinator_replace(struct coordinator *coordinator, bool behind_a_receipt) {
+    if (behind_a_receipt)
+        coordinator->ends_at_receipt = true;
+    else
+        coordinator->takeover = true;
+}
+
+bool coordinator_is_stepping(const struct coordinator *coordinator) {
+    return coordinator->state && coordinator->job_count > 0 && !coordinator->jobs[0].snapshot;
+}
+
+bool coordinator_is_receiving(const struct coordinator *coordinator) {
+    for (size_t i = 0; i < coordinator->partial_count && coordinator->state; i++) {
+        const struct partial *partial = &coordinator->partials[i];
+        if (partial->call && partial->bytes.size > partial->synced) return true;
+    }
+    return false;
+}
+
+bool coordinator_is_called(const struct coordinator *coordinator, uint32_t site) {
+    for (size_t i = 0; i < coordinator->call_count; i++) {
+        if (coordinator->calls[i].kind == MESSAGE_SUBMIT && coordinator->calls[i].site == site) return true;
+    }
+    return false;
+}
 
 void coordinator_break(struct coordinator *coordinator, const char *message) {
     if (process_is_doomed(coordinator->world, COORDINATOR)) return;
@@ -171,7 +195,7 @@ static void do_cut(struct coordinator *coordinator, uint32_t site) {
     for (size_t i = coordinator->call_count; i-- > 0;) {
         if (i >= coordinator->call_count) continue;
         struct call *call = &coordinator->calls[i];
-        if (call->site != site) continue;
+        if (call->site != site || call->kind == MESSAGE_SUBMIT) continue; /* a Submit is answered with its refusal */
         struct message denied = {.kind = MESSAGE_DENIED};
         coordinator_answer(coordinator, call->number, &denied);
     }
@@ -197,6 +221,11 @@ static void perform(struct coordinator *coordinator, const struct coordinator_ac
     case DO_REFUSE: do_refuse(coordinator, action); break;
     case DO_RECEIPT:
         keep_receipt(coordinator, action);
+        if (coordinator->ends_at_receipt) {
+            coordinator->ends_at_receipt = false;
+            coordinator->takeover = coordinator->world->processes[COORDINATOR].doomed = true;
+            break;
+        }
         reply.kind = MESSAGE_RECEIPT;
         buffer_append(&reply.bytes, action->bytes.data, action->bytes.size);
         coordinator_answer(coordinator, action->call, &reply);

@@ -29,9 +29,10 @@ struct coordinator_setup { /* borrowed, all of it */
 /* Lays the run out on its disk: genesis and a snapshot of version 0. Not running yet. */
 struct coordinator *coordinator_create(const struct coordinator_setup *setup);
 void coordinator_destroy(struct coordinator *coordinator);
-/* Flips a bit of the newest snapshot at rest; false: there is no other one. And puts it right. */
+/* Flips a bit of the newest snapshot at rest, where there is another one and none is damaged. Mend: puts it right, and nobody takes over. */
+bool coordinator_has_snapshots(const struct coordinator *coordinator);
 bool coordinator_flip_snapshot(struct coordinator *coordinator);
-void coordinator_repair_snapshots(struct coordinator *coordinator);
+void coordinator_mend(struct coordinator *coordinator);
 struct disk *coordinator_disk(struct coordinator *coordinator);
 void coordinator_set_check(struct coordinator *coordinator, struct check *check);
 const struct run_state *coordinator_run(const struct coordinator *coordinator); /* NULL: it is down */
@@ -39,8 +40,13 @@ const struct run_state *coordinator_run(const struct coordinator *coordinator); 
 void coordinator_boot(struct coordinator *coordinator);
 /* Everything that is not on the disk is gone; of a partial some bytes may be, too. */
 void coordinator_die(struct coordinator *coordinator);
-/* The next start is that of another coordinator, which takes over with the next epoch. */
-void coordinator_replace(struct coordinator *coordinator);
+/* The next start is that of another coordinator, which takes over with the next epoch. Behind a receipt: this one is gone as soon as
+ * it has made its next one, which nobody hears in time; else whoever calls sees to its end. */
+void coordinator_replace(struct coordinator *coordinator, bool behind_a_receipt);
+/* What it is at: moments at which a fault hurts most. */
+bool coordinator_is_stepping(const struct coordinator *coordinator);
+bool coordinator_is_receiving(const struct coordinator *coordinator);             /* and not all of it is synced */
+bool coordinator_is_called(const struct coordinator *coordinator, uint32_t site); /* a Submit of that site is open */
 /* The receipt of an older epoch that was sent for that contribution; false: none is known. Lent. */
 bool coordinator_old_receipt(const struct coordinator *coordinator, uint32_t site, uint64_t sequence, uint32_t epoch,
                              struct bytes *out);

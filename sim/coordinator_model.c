@@ -36,16 +36,24 @@ void coordinator_keep_snapshot(struct coordinator *coordinator, const struct sna
     coordinator->snapshot_count--;
 }
 
+bool coordinator_has_snapshots(const struct coordinator *coordinator) {
+    for (size_t i = 0; i < coordinator->snapshot_count; i++) {
+        if (coordinator->snapshots[i].flipped) return false;
+    }
+    return coordinator->snapshot_count > 1;
+}
+
 bool coordinator_flip_snapshot(struct coordinator *coordinator) {
+    if (!coordinator_has_snapshots(coordinator)) return false;
     struct kept_snapshot *kept = &coordinator->snapshots[coordinator->snapshot_count - 1];
-    if (coordinator->snapshot_count < 2 || kept->flipped) return false;
     kept->flipped_at = (size_t)world_luck_below(coordinator->world, kept->content.size);
     kept->flipped = (uint8_t)(1u << world_luck_below(coordinator->world, 8));
     kept->content.data[kept->flipped_at] ^= kept->flipped;
     return true;
 }
 
-void coordinator_repair_snapshots(struct coordinator *coordinator) {
+void coordinator_mend(struct coordinator *coordinator) {
+    coordinator->ends_at_receipt = false;
     for (size_t i = 0; i < coordinator->snapshot_count; i++) {
         struct kept_snapshot *kept = &coordinator->snapshots[i];
         if (kept->flipped) kept->content.data[kept->flipped_at] ^= kept->flipped;

@@ -45,30 +45,51 @@ bool faults_list_parse(const char *text, struct buffer *out) {
 
 /* ---- what a run put to the test ------------------------------------------------------------------------------------------------ */
 
-static void print_named(FILE *out, const char *what, const char *name, uint64_t count, uint64_t *missing) {
-    if (count == 0) ++*missing;
-    if (out) fprintf(out, "%-10s %-40s %llu%s\n", what, name, llu(count), count ? "" : "   <- never");
+/* In how many seeds each count was above zero: one that is so in few of them is at zero as soon as draws change. */
+struct seen {
+    struct tally seeds;
+    uint64_t *mark_seeds, *mark_counts; /* [marks_total()]; counts: up to the last seed */
+};
+
+static void see(struct seen *seen, const struct tally *tally) {
+    uint64_t *to = (uint64_t *)(void *)&seen->seeds;
+    const uint64_t *from = (const uint64_t *)(const void *)tally;
+    struct mark_count mark;
+    for (size_t i = 0; i < sizeof *tally / sizeof *to; i++) to[i] += from[i] > 0;
+    for (uint64_t i = 0; marks_at(i, &mark); i++) {
+        seen->mark_seeds[i] += mark.count > seen->mark_counts[i];
+        seen->mark_counts[i] = mark.count;
+    }
 }
 
-static uint64_t print_coverage(const struct tally *t, FILE *out) {
+static void print_named(FILE *out, const char *what, const char *name, uint64_t count, uint64_t seeds, uint64_t *missing) {
+    if (count == 0) ++*missing;
+    if (out)
+        fprintf(out, "%-10s %-44s %10llu in %5llu seeds%s\n", what, name, llu(count), llu(seeds), count ? "" : "   <- never");
+}
+
+static uint64_t print_coverage(const struct tally *t, const struct seen *seen, FILE *out) {
+    const struct tally *s = &seen->seeds;
     static const char *const orders[] = {
         [ORDER_PAUSE] = "pause",   [ORDER_RESUME] = "resume",           [ORDER_STOP] = "stop",        [ORDER_INVITE] = "invite",
         [ORDER_REVOKE] = "revoke", [ORDER_INNER_STEPS] = "inner_steps", [ORDER_SNAPSHOT] = "snapshot"};
     uint64_t missing = 0;
     struct mark_count mark;
-    for (unsigned i = 0; i < FAULT_KIND_COUNT; i++) print_named(out, "fault", fault_names[i], t->faults[i], &missing);
-    for (unsigned i = 0; i < LIE_COUNT; i++) print_named(out, "lie", lie_names[i], t->lies[i], &missing);
-    for (unsigned i = 0; i < FALSEHOOD_COUNT; i++) print_named(out, "falsehood", falsehood_names[i], t->probes[i], &missing);
-    print_named(out, "restart", "behind a damaged snapshot", t->snapshots_passed_over, &missing);
+    for (unsigned i = 0; i < FAULT_KIND_COUNT; i++)
+        print_named(out, "fault", fault_names[i], t->faults[i], s->faults[i], &missing);
+    for (unsigned i = 0; i < LIE_COUNT; i++) print_named(out, "lie", lie_names[i], t->lies[i], s->lies[i], &missing);
+    for (unsigned i = 0; i < FALSEHOOD_COUNT; i++)
+        print_named(out, "falsehood", falsehood_names[i], t->probes[i], s->probes[i], &missing);
+    print_named(out, "restart", "behind a damaged snapshot", t->snapshots_passed_over, s->snapshots_passed_over, &missing);
     for (unsigned i = 0; i < MALFORMED_COUNT; i++)
-        print_named(out, "malformed", malformed_name((enum malformed)i), t->malformed[i], &missing);
-    for (unsigned i = 1; i < REFUSAL_COUNT; i++) print_named(out, "refusal", refusal_name(i), t->refusals[i], &missing);
-    for (unsigned i = ORDER_PAUSE; i <= ORDER_SNAPSHOT; i++) print_named(out, "order", orders[i], t->orders[i], &missing);
-    for (uint64_t i = 0; marks_at(i, &mark); i++) print_named(out, "mark", mark.name, mark.count, &missing);
+        print_named(out, "malformed", malformed_name((enum malformed)i), t->malformed[i], s->malformed[i], &missing);
+    for (unsigned i = 1; i < REFUSAL_COUNT; i++)
+        print_named(out, "refusal", refusal_name(i), t->refusals[i], s->refusals[i], &missing);
+    for (unsigned i = ORDER_PAUSE; i <= ORDER_SNAPSHOT; i++)
+        print_named(out, "order", orders[i], t->orders[i], s->orders[i], &missing);
+    for (uint64_t i = 0; marks_at(i, &mark); i++) print_named(out, "mark", mark.name, mark.count, seen->mark_seeds[i], &missing);
     return missing;
 }
-
-static uint64_t count_missing(const struct tally *t) { return print_coverage(t, NULL); }
 
 static void print_summary(const struct faults_summary *s, FILE *out) {
     const struct tally *t = &s->tally;
@@ -150,13 +171,15 @@ static void print_failure(const struct faults_options *options, const struct fed
 
 /* ---- many seeds ----------------------------------------------------------------------------------------------------------------- */
 
-static void run_seed(const struct faults_options *options, uint64_t seed, FILE *out, struct faults_summary *summary) {
+static void run_seed(const struct faults_options *options, uint64_t seed, FILE *out, struct faults_summary *summary,
+                     struct seen *seen) {
     struct federation_options run = {.seed = seed, .sites = options->sites, .filter = options->filter, .trace = options->trace};
     struct federation_result result;
     federation_run(&run, &result);
     summary->seeds++;
     summary->hash = random_hash(summary->hash, result.trace_hash);
     add(&summary->tally, &result.tally);
+    see(seen, &result.tally);
     if (out && options->hashes) fprintf(out, "seed=%llu hash=%016llx\n", llu(seed), llu(result.trace_hash));
     if (result.failed) {
         summary->failures++;
@@ -175,13 +198,16 @@ static double cpu_seconds(void) {
 
 void faults_run(const struct faults_options *options, FILE *out, struct faults_summary *summary) {
     double start = cpu_seconds();
+    struct seen seen = {.mark_seeds = xcalloc(marks_total() + 1, sizeof(uint64_t)),
+                        .mark_counts = xcalloc(marks_total() + 1, sizeof(uint64_t))};
     memset(summary, 0, sizeof *summary);
     marks_clear();
     for (uint64_t seed = options->first; seed < options->first + options->count && summary->failures == 0; seed++)
-        run_seed(options, seed, out, summary);
-    summary->missing = count_missing(&summary->tally);
+        run_seed(options, seed, out, summary, &seen);
+    summary->missing = print_coverage(&summary->tally, &seen, options->coverage ? out : NULL);
+    free(seen.mark_seeds);
+    free(seen.mark_counts);
     if (!out) return;
-    if (options->coverage) (void)print_coverage(&summary->tally, out);
     print_summary(summary, out);
     double spent = cpu_seconds() - start;
     fprintf(out, "cpu_s=%.1f simulated_s_per_cpu_s=%.0f\n", spent, (double)summary->tally.simulated_ms / 1e3 / (spent + 1e-9));

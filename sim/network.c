@@ -202,7 +202,7 @@ static void post_parcel(struct network *network, uint64_t at, struct parcel *par
 }
 
 /* The same opening once more, later, as another call whose caller does not listen. */
-static void send_double(struct network *network, uint32_t number, const struct message *message) {
+static void send_double(struct network *network, uint32_t number, const struct message *message, uint64_t first_at) {
     struct world *world = network->world;
     struct stream *original = stream_of(network, number);
     uint32_t ghost = stream_create(network, original->site_process, original->certificate);
@@ -214,6 +214,9 @@ static void send_double(struct network *network, uint32_t number, const struct m
     parcel->message.bytes = (struct buffer){0};
     buffer_append(&parcel->message.bytes, message->bytes.data, message->bytes.size);
     uint64_t delay = world_heavy_tail(world, 4 * network->faults.latency);
+    /* Somebody who types a command twice: the second finds the first one's commit under way. */
+    bool close = message->kind == MESSAGE_JOIN && world_luck(world, 0.5);
+    if (close) delay = first_at - MIN(first_at, world->now) + world_luck_below(world, 10 * MS);
     post_parcel(network, world->now + delay, parcel);
     post_end(network, delay + 1 + world_below(world, network->faults.keepalive), ghost, end_at_coordinator, COORDINATOR);
 }
@@ -273,7 +276,7 @@ void network_send(struct network *network, uint32_t number, bool up, struct mess
     post_parcel(network, at, parcel);
     if (first && opens_a_call(message->kind) && world_luck(world, network->faults.doubled) &&
         world_fault(world, FAULT_DUPLICATE, stream->site_process))
-        send_double(network, number, &parcel->message);
+        send_double(network, number, &parcel->message, at);
 }
 
 void network_close(struct network *network, uint32_t number, bool by_site) {

@@ -37,8 +37,8 @@ static void draw_manifest(struct scenario *s, struct world *world) {
     buffer_append_text(&yaml, "  clip_minimum: %u\n", (unsigned)world_between(world, 1, window));
     buffer_append_text(&yaml, "  clip_factor: %u\n", (unsigned)world_below(world, 4));
     buffer_append_text(&yaml, "  expiry: %s\n", expiries[world_below(world, COUNT_OF(expiries))]);
-    bool budget = world_chance(world, 0.08);
-    unsigned tokens = (unsigned)world_between(world, 4000, 60000);
+    bool budget = world_chance(world, 0.1);
+    unsigned tokens = (unsigned)world_between(world, 2000, 20000);
     if (budget) buffer_append_text(&yaml, "token_budget: %u\n", tokens);
     buffer_append_text(&yaml, "root_interval: %u\n", world_chance(world, 0.7) ? 1u : (unsigned)world_between(world, 2, 4));
     buffer_append_text(&yaml, "snapshot_interval: %u\n", (unsigned)world_between(world, 2, 12));
@@ -86,12 +86,12 @@ static void draw_faults(struct scenario *s, struct world *world) {
     s->every.clog = now_and_then(s, world, 0.25, 8, 30);
     s->every.pause = now_and_then(s, world, 0.3, 5, 20);
     s->every.clock = now_and_then(s, world, 0.35, 3, 15);
-    s->every.flip = now_and_then(s, world, 0.2, 4, 16);
+    s->every.flip = now_and_then(s, world, 0.4, 3, 10);
     s->every.backup = now_and_then(s, world, 0.25, 4, 14);
     s->every.takeover = now_and_then(s, world, 0.3, 4, 16);
     s->every.order = now_and_then(s, world, 0.7, 2, 10);
-    s->every.falsehood = now_and_then(s, world, 0.5, 4, 16);
-    s->every.malformed = now_and_then(s, world, 0.6, 5, 12);
+    s->every.falsehood = now_and_then(s, world, 0.6, 3, 14);
+    s->every.malformed = now_and_then(s, world, 0.6, 4, 12);
     if (s->sites >= 2 && s->manifest.merge.grace_ms != UINT64_MAX && world_chance(world, 0.5)) {
         s->site[s->sites].faulty = true;
         s->every.lie = now_and_then(s, world, 1, 0, 2) + 100 * MS;

@@ -281,17 +281,19 @@ static const struct round *round_of(const struct site *site, const struct upload
 
 static void upload_over(struct site *site, struct node_event *event);
 
-static void on_old_receipt(void *context, struct event *event) {
-    struct site *site = context;
+static bool take_old_receipt(struct site *site, uint64_t sequence) {
     struct node_event receipt = {.kind = NODE_UPLOAD_RECEIPT};
     struct bytes bytes;
-    if (!site->upload_stream || site->upload_count == 0 || site->uploads[0].sequence != event->number) return;
+    if (!site->upload_stream || site->upload_count == 0 || site->uploads[0].sequence != sequence) return false;
     uint32_t epoch = run_state_epoch(node_state_run(site->state));
-    if (!coordinator_old_receipt(site->setup.coordinator, site->number, event->number, epoch, &bytes)) return;
-    if (!world_fault(site->world, FAULT_LATE_RECEIPT, site->setup.process)) return;
+    if (!coordinator_old_receipt(site->setup.coordinator, site->number, sequence, epoch, &bytes)) return false;
+    if (!world_fault(site->world, FAULT_LATE_RECEIPT, site->setup.process)) return false;
     receipt.bytes = bytes;
     upload_over(site, &receipt);
+    return true;
 }
+
+static void on_old_receipt(void *context, struct event *event) { (void)take_old_receipt(context, event->number); }
 
 /* The answer to an earlier call for the same contribution, given by a coordinator that has been superseded, comes at last. */
 static void bring_old_receipt(struct site *site, const struct upload_order *order) {
@@ -348,6 +350,8 @@ static void send_chunks(struct site *site, const struct message *credit) {
 static void upload_message(struct site *site, const struct message *message) {
     struct node_event event = {.bytes = buffer_bytes(&message->bytes)};
     const struct round *round = round_of(site, &site->uploads[0]);
+    /* It overtakes the answer of who has taken over. */
+    if (message->kind != MESSAGE_CREDIT && take_old_receipt(site, site->uploads[0].sequence)) return;
     switch (message->kind) {
     case MESSAGE_CREDIT: send_chunks(site, message); return;
     case MESSAGE_RECEIPT: event.kind = NODE_UPLOAD_RECEIPT; break;

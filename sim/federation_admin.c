@@ -1,0 +1,167 @@
+/* The admin: aims that are looked after, orders at random moments, half of them wrong; and strangers who knock. */
+#include <string.h>
+
+#include "base/memory.h"
+#include "sim/federation_core.h"
+
+/* ---- the admin ---------------------------------------------------------------------------------------------------------------- */
+
+static void order(struct federation *f, struct coordinator_event *event, const char *what) {
+    world_trace(&f->world, "admin        %s %s", what, event->admin.name);
+    coordinator_order(f->coordinator, event);
+}
+
+static void plain_order(struct federation *f, enum admin_order kind, const char *what) {
+    struct coordinator_event event = {0};
+    event.admin.order = kind;
+    event.admin.inner_steps = (uint32_t)world_between(&f->world, 2, 10);
+    snprintf(event.admin.reason, sizeof event.admin.reason, "because");
+    order(f, &event, what);
+}
+
+static void invite(struct federation *f, uint32_t process) {
+    struct coordinator_event event = {0};
+    event.admin.order = ORDER_INVITE;
+    snprintf(event.admin.name, sizeof event.admin.name, "%s", site_name(f->sites[process]));
+    memcpy(event.admin.secret_digest, f->secrets[process], DIGEST_SIZE);
+    order(f, &event, "invite");
+}
+
+static void revoke(struct federation *f, uint32_t process) {
+    struct coordinator_event event = {0};
+    event.admin.order = ORDER_REVOKE;
+    snprintf(event.admin.name, sizeof event.admin.name, "%s", site_name(f->sites[process]));
+    order(f, &event, "revoke");
+}
+
+/* The admin's aims, looked after until the durable ledger shows them. */
+void federation_on_admin(void *context, struct event *event) {
+    struct federation *f = context;
+    const struct run_state *run = check_run(f->check);
+    const struct run_state *now = coordinator_run(f->coordinator);
+    (void)event;
+    for (uint32_t process = 1; now && process <= f->site_count; process++) {
+        const struct run_site *site = run_state_site_named(now, site_name(f->sites[process]));
+        if (federation_is_absent(f, process)) continue;
+        bool wanted = f->world.now >= f->invited_from[process] && !f->revoking[process];
+        if (wanted && !site && !run_state_invitation(now, f->secrets[process])) invite(f, process);
+        now = coordinator_run(f->coordinator);
+        if (!now) break;
+        site = run_state_site_named(now, site_name(f->sites[process]));
+        if (f->revoking[process] && site && !site->revoked) revoke(f, process);
+        now = coordinator_run(f->coordinator);
+    }
+    if (now && !f->storm && run_state_phase(now) == RUN_PAUSED) plain_order(f, ORDER_RESUME, "resume");
+    now = coordinator_run(f->coordinator);
+    if (now && f->stop_wanted && run_state_phase(now) != RUN_STOPPED) plain_order(f, ORDER_STOP, "stop");
+    (void)run;
+    world_post(&f->world, 400 * MS * f->scenario.pace, NO_PROCESS, federation_on_admin, f, NULL);
+}
+
+/* Half of what an admin types is wrong, or too late. */
+static void wrong_order(struct federation *f, uint64_t kind, uint32_t process) {
+    struct coordinator_event event = {0};
+    const struct run_state *run = coordinator_run(f->coordinator);
+    snprintf(event.admin.name, sizeof event.admin.name, "%s", site_name(f->sites[process]));
+    switch (kind) {
+    case 0: event.admin.order = ORDER_INNER_STEPS; break; /* none at all */
+    case 1:
+        event.admin.order = ORDER_INNER_STEPS;
+        event.admin.inner_steps = 1000001;
+        break;
+    case 2: /* whoever is enrolled is not invited again, whoever is not cannot be revoked */
+        event.admin.order = run && run_state_site_named(run, event.admin.name) ? ORDER_INVITE : ORDER_REVOKE;
+        break;
+    case 3:
+        event.admin.order = ORDER_INVITE;
+        snprintf(event.admin.name, sizeof event.admin.name, "No Name");
+        break;
+    case 4: /* the same secret for another */
+        if (!run || !run_state_invitation(run, f->secrets[process])) return;
+        event.admin.order = ORDER_INVITE;
+        snprintf(event.admin.name, sizeof event.admin.name, "somebody");
+        memcpy(event.admin.secret_digest, f->secrets[process], DIGEST_SIZE);
+        break;
+    case 5: /* one that will have expired */
+        event.admin.order = ORDER_INVITE;
+        snprintf(event.admin.name, sizeof event.admin.name, "late");
+        event.admin.secret_digest[0] = 7;
+        event.admin.expires_ms = 1;
+        break;
+    default: event.admin.order = (enum admin_order)11; break; /* of a program that is newer */
+    }
+    order(f, &event, "wrongly orders");
+}
+
+/* Somebody knocks with an invitation that is not theirs, or not good any more. */
+static void knock(struct federation *f, uint64_t kind, uint32_t process) {
+    struct message message = {.kind = MESSAGE_JOIN};
+    char name[SITE_NAME_SIZE] = "late";
+    uint8_t secret[DIGEST_SIZE] = {7};
+    const struct key_pair *key = f->keys[kind == 1 ? COORDINATOR : process];
+    if (!f->world.processes[process].alive || f->halted[process]) return;
+    if (kind == 0) wrong_order(f, 5, process);
+    if (kind != 0) {
+        memset(name, 0, sizeof name);
+        snprintf(name, sizeof name, "%s", site_name(f->sites[process]));
+        memcpy(secret, f->secrets[process], DIGEST_SIZE);
+    }
+    buffer_append(&message.bytes, secret, sizeof secret);
+    buffer_append(&message.bytes, key_pair_public(key), PUBLIC_KEY_SIZE);
+    buffer_append(&message.bytes, name, sizeof name);
+    network_send(f->network, network_open(f->network, process, 0), true, &message);
+}
+
+static void order_snapshot(struct federation *f, uint32_t process) {
+    (void)process;
+    plain_order(f, ORDER_SNAPSHOT, "snapshot");
+}
+
+static void order_revocation(struct federation *f, uint32_t process) {
+    f->revoking[process] = true; /* the admin sees to it */
+    revoke(f, process);
+}
+
+void federation_on_order(void *context, struct event *event) {
+    struct federation *f = context;
+    (void)event;
+    if (!federation_again(f, f->scenario.every.order, federation_on_order)) return;
+    uint64_t kind = world_plan(&f->world, 0, 17), wrong = world_plan(&f->world, 0, 6);
+    bool in_step = world_plan(&f->world, 0, 1) == 1;
+    uint32_t process = federation_planned_site(f);
+    uint32_t revoked = 0;
+    for (uint32_t i = 1; i <= f->site_count; i++) revoked += f->revoking[i];
+    if (!world_fault(&f->world, FAULT_ORDER, process)) return;
+    if (kind < 2)
+        plain_order(f, ORDER_PAUSE, "pause");
+    else if (kind < 5)
+        plain_order(f, ORDER_RESUME, "resume");
+    else if (kind < 7)
+        plain_order(f, ORDER_INNER_STEPS, "inner steps");
+    else if (kind < 9)
+        federation_at_moment(f, federation_is_stepping, order_snapshot, process);
+    else if (kind < 12)
+        wrong_order(f, wrong, process);
+    else if (kind < 14)
+        knock(f, wrong % 3, process);
+    else if (revoked == 0 && f->scenario.sites >= 3 && f->world.now > f->scenario.storm_us / 3)
+        federation_at_moment(f, in_step ? federation_is_stepping : federation_is_submitting, order_revocation, process);
+}
+
+void federation_invite_latecomer(struct federation *f) {
+    struct coordinator_event event = {0};
+    event.admin.order = ORDER_INVITE;
+    snprintf(event.admin.name, sizeof event.admin.name, "latecomer");
+    event.admin.secret_digest[0] = 9;
+    order(f, &event, "invites");
+}
+
+void federation_latecomer_knocks(struct federation *f) {
+    struct message message = {.kind = MESSAGE_JOIN};
+    static const char name[SITE_NAME_SIZE] = "latecomer";
+    static const uint8_t secret[DIGEST_SIZE] = {9};
+    buffer_append(&message.bytes, secret, sizeof secret);
+    buffer_append(&message.bytes, key_pair_public(f->keys[COORDINATOR]), PUBLIC_KEY_SIZE);
+    buffer_append(&message.bytes, name, sizeof name);
+    network_send(f->network, network_open(f->network, 1, 0), true, &message);
+}

@@ -1,0 +1,298 @@
+/* The storm: faults that come at times of their own, each kind in its own rhythm, until calm. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "sim/falsehood.h"
+#include "sim/federation_core.h"
+#include "sim/malformed.h"
+
+/* ---- faults ------------------------------------------------------------------------------------------------------------------- */
+
+static uint64_t planned_around(struct federation *f, uint64_t mean) { return world_plan(&f->world, mean / 4, mean * 7 / 4); }
+uint32_t federation_planned_site(struct federation *f) { return (uint32_t)world_plan(&f->world, 1, f->site_count); }
+
+/* The next of a kind of fault; false: the storm is over. */
+bool federation_again(struct federation *f, uint64_t mean, event_handler *run) {
+    if (!f->storm) return false;
+    world_post(&f->world, planned_around(f, mean), NO_PROCESS, run, f, NULL);
+    return true;
+}
+
+struct moment_awaited {
+    federation_is *is;
+    federation_act *act;
+    uint32_t process;
+    unsigned tries;
+};
+
+static void on_moment(void *context, struct event *event) {
+    struct federation *f = context;
+    struct moment_awaited *moment = event->payload;
+    if (!f->storm) return;
+    if (moment->is(f, moment->process) || moment->tries-- == 0) {
+        moment->act(f, moment->process);
+        return;
+    }
+    event->payload = NULL;
+    world_post(&f->world, 5 * MS, NO_PROCESS, on_moment, f, moment);
+}
+
+void federation_at_moment(struct federation *f, federation_is *is, federation_act *act, uint32_t process) {
+    struct moment_awaited *moment = xcalloc(1, sizeof *moment);
+    *moment = (struct moment_awaited){is, act, process, 2000};
+    world_post(&f->world, 0, NO_PROCESS, on_moment, f, moment);
+}
+
+bool federation_is_stepping(const struct federation *f, uint32_t process) {
+    (void)process;
+    return coordinator_is_stepping(f->coordinator);
+}
+
+bool federation_is_receiving(const struct federation *f, uint32_t process) {
+    (void)process;
+    return coordinator_is_receiving(f->coordinator);
+}
+
+bool federation_is_submitting(const struct federation *f, uint32_t process) {
+    return coordinator_is_called(f->coordinator, site_number(f->sites[process]));
+}
+
+static void crash(struct federation *f, uint32_t process) { federation_go_down(f, process, "crash"); }
+
+static void on_crash(void *context, struct event *event) {
+    struct federation *f = context;
+    (void)event;
+    if (!federation_again(f, f->scenario.every.crash, on_crash)) return;
+    bool coordinator = world_plan(&f->world, 1, 10) <= 4;
+    uint32_t process = federation_planned_site(f);
+    if (coordinator) process = COORDINATOR;
+    struct process *victim = &f->world.processes[process];
+    bool at_write = (double)world_plan(&f->world, 0, 99) < f->scenario.crash_at_write * 100;
+    uint64_t writes = world_plan(&f->world, 1, 6);
+    bool in_transfer = world_plan(&f->world, 0, 1) == 1;
+    if (!victim->alive) return;
+    if (at_write) {
+        if (world_fault(&f->world, FAULT_CRASH_AT_WRITE, process)) victim->dies_at_write = victim->writes + writes;
+    } else if (world_fault(&f->world, coordinator ? FAULT_COORDINATOR_CRASH : FAULT_SITE_CRASH, process)) {
+        if (coordinator && in_transfer)
+            federation_at_moment(f, federation_is_receiving, crash, process);
+        else
+            crash(f, process);
+    }
+}
+
+static void on_partition(void *context, struct event *event) {
+    struct federation *f = context;
+    (void)event;
+    if (!federation_again(f, f->scenario.every.partition, on_partition)) return;
+    static const enum fault_kind kinds[] = {FAULT_PARTITION, FAULT_PARTITION_DOWN, FAULT_PARTITION_UP};
+    uint32_t site = federation_planned_site(f);
+    uint64_t kind = world_plan(&f->world, 0, 2);
+    uint64_t duration = world_plan(&f->world, 200 * MS, 2 * SECOND) * (world_plan(&f->world, 1, 10) == 1 ? 10 : 1);
+    if (!world_fault(&f->world, kinds[kind], site)) return;
+    network_partition(f->network, site, kind != 1, kind != 2, duration);
+}
+
+struct clog {
+    uint32_t site;
+    bool up;
+    uint64_t duration;
+};
+
+static void on_clogged(void *context, struct event *event) {
+    struct federation *f = context;
+    const struct clog *clog = event->payload;
+    if (!f->storm || !world_fault(&f->world, FAULT_CLOG, clog->site)) return;
+    network_partition(f->network, clog->site, clog->up, !clog->up, clog->duration);
+}
+
+/* One link after the other stops, and they come back each in its own time. */
+static void on_clog(void *context, struct event *event) {
+    struct federation *f = context;
+    (void)event;
+    if (!federation_again(f, f->scenario.every.clog, on_clog)) return;
+    uint64_t links = world_plan(&f->world, 2, 2 * f->site_count), delay = 0;
+    for (uint64_t i = 0; i < links; i++) {
+        struct clog *clog = xcalloc(1, sizeof *clog);
+        clog->site = federation_planned_site(f);
+        clog->up = world_plan(&f->world, 0, 1) == 1;
+        clog->duration = world_plan(&f->world, 500 * MS, 8 * SECOND);
+        delay += world_plan(&f->world, 10 * MS, 600 * MS);
+        world_post(&f->world, delay, NO_PROCESS, on_clogged, f, clog);
+    }
+}
+
+static void on_pause(void *context, struct event *event) {
+    struct federation *f = context;
+    (void)event;
+    if (!federation_again(f, f->scenario.every.pause, on_pause)) return;
+    uint32_t process = (uint32_t)world_plan(&f->world, 0, f->site_count);
+    uint64_t longer = f->scenario.presence_ms * MS;
+    uint64_t duration = world_plan(&f->world, longer / 4, 2 * longer);
+    if (!f->world.processes[process].alive || process_is_frozen(&f->world, process)) return;
+    if (world_fault(&f->world, FAULT_PAUSE, process)) f->world.processes[process].frozen_until = f->world.now + duration;
+}
+
+static void on_clock(void *context, struct event *event) {
+    struct federation *f = context;
+    enum { HOUR_MS = 3600000 };
+    (void)event;
+    if (!federation_again(f, f->scenario.every.clock, on_clock)) return;
+    uint32_t process = (uint32_t)world_plan(&f->world, 0, f->site_count);
+    bool jump = world_plan(&f->world, 0, 1) == 1;
+    int64_t skew = (int64_t)world_plan(&f->world, 0, 2 * HOUR_MS) - HOUR_MS;
+    int64_t drift = ((int64_t)world_plan(&f->world, 0, 40) - 20) * 1000;
+    const struct process *victim = &f->world.processes[process];
+    if (!world_fault(&f->world, jump ? FAULT_CLOCK_JUMP : FAULT_CLOCK_DRIFT, process)) return;
+    process_set_clock(&f->world, process, jump ? victim->drift_ppm : drift, jump ? skew : victim->wall_skew_ms);
+}
+
+static bool pick_victim(struct federation *f, struct ledger_entry *out);
+
+static bool has_snapshots(const struct federation *f, uint32_t process) {
+    (void)process;
+    return coordinator_has_snapshots(f->coordinator);
+}
+
+/* A machine whose disk goes bad does not stay up for long. */
+static void flip_snapshot(struct federation *f, uint32_t process) {
+    bool falls = world_luck(&f->world, 0.75);
+    if (!coordinator_flip_snapshot(f->coordinator) || !falls) return;
+    if (world_fault(&f->world, FAULT_COORDINATOR_CRASH, process)) crash(f, process);
+}
+
+static bool flip_at_coordinator(struct federation *f, bool record) {
+    struct disk *disk = coordinator_disk(f->coordinator);
+    struct contribution c;
+    if (record) {
+        disk->damaged_entry = world_luck_below(&f->world, disk->entry_count);
+        return true;
+    }
+    if (world_luck(&f->world, 0.75)) {
+        federation_at_moment(f, has_snapshots, flip_snapshot, COORDINATOR);
+        return true;
+    }
+    struct ledger_entry *entry = xmalloc(sizeof *entry);
+    bool found = pick_victim(f, entry) &&
+                 contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c, NULL) == OK &&
+                 disk_flip(disk, c.payload_digest);
+    free(entry);
+    return found;
+}
+
+static void on_flip(void *context, struct event *event) {
+    struct federation *f = context;
+    (void)event;
+    if (!federation_again(f, f->scenario.every.flip, on_flip)) return;
+    uint32_t process = federation_planned_site(f);
+    if (world_plan(&f->world, 0, 1) == 0) process = COORDINATOR;
+    bool record = world_plan(&f->world, 0, 1) == 1;
+    if (process != COORDINATOR && !site_has_disk(f->sites[process])) return;
+    if (!world_fault(&f->world, record ? FAULT_FLIPPED_RECORD : FAULT_FLIPPED_BLOB, process)) return;
+    if (process == COORDINATOR)
+        (void)flip_at_coordinator(f, record);
+    else
+        (void)site_flip(f->sites[process], record);
+}
+
+static void on_backup(void *context, struct event *event) {
+    struct federation *f = context;
+    (void)event;
+    if (!federation_again(f, f->scenario.every.backup, on_backup)) return;
+    uint32_t process = federation_planned_site(f);
+    uint64_t what = world_plan(&f->world, 0, 4);
+    struct site *site = f->sites[process];
+    if (!site_has_disk(site)) return;
+    if (what <= 1) {
+        site_back_up(site);
+    } else if (world_fault(&f->world, what == 4 ? FAULT_WIPED : FAULT_OLD_BACKUP, process)) {
+        f->wipe[process] = what == 4;
+        f->put_back[process] = what != 4;
+        federation_go_down(f, process, "its disk is changed");
+    }
+}
+
+static void on_falsehood(void *context, struct event *event) {
+    struct federation *f = context;
+    struct error error = {0};
+    (void)event;
+    if (!federation_again(f, f->scenario.every.falsehood, on_falsehood)) return;
+    uint32_t process = federation_planned_site(f);
+    enum falsehood kind = (enum falsehood)world_plan(&f->world, 0, FALSEHOOD_COUNT - 1);
+    struct falsehood_input input = {site_disk(f->sites[process]), site_number(f->sites[process]), f->keys[COORDINATOR],
+                                    f->keys[process]};
+    if (!federation_is_honest(f, process) || input.site == 0 || !world_fault(&f->world, FAULT_FALSE_COORDINATOR, process)) return;
+    f->world.tally.probes[kind]++;
+    if (!falsehood_tell(&input, kind, &error)) world_fail(&f->world, "trust", "%s", error.message);
+}
+
+static void on_malformed(void *context, struct event *event) {
+    struct federation *f = context;
+    struct error error = {0};
+    (void)event;
+    if (!federation_again(f, f->scenario.every.malformed, on_malformed)) return;
+    uint32_t process = federation_planned_site(f);
+    enum malformed kind = (enum malformed)world_plan(&f->world, 0, MALFORMED_COUNT - 1);
+    struct malformed_input input = {.world = &f->world,
+                                    .scenario = &f->scenario,
+                                    .ledger = coordinator_disk(f->coordinator),
+                                    .key = f->keys[COORDINATOR],
+                                    .stranger = f->keys[process],
+                                    .initial = f->initial};
+    if (!world_fault(&f->world, FAULT_MALFORMED, process)) return;
+    f->world.tally.malformed[kind]++;
+    if (!malformed_offer(&input, kind, &error)) world_fail(&f->world, "malformed", "%s: %s", malformed_name(kind), error.message);
+}
+
+static void on_takeover(void *context, struct event *event) {
+    struct federation *f = context;
+    (void)event;
+    if (!federation_again(f, f->scenario.every.takeover, on_takeover)) return;
+    bool behind_a_receipt = world_plan(&f->world, 0, 1) == 1;
+    if (!world_fault(&f->world, FAULT_TAKEOVER, COORDINATOR)) return;
+    coordinator_replace(f->coordinator, behind_a_receipt);
+    if (!behind_a_receipt) federation_go_down(f, COORDINATOR, "another takes over");
+}
+
+/* A contribution in the durable ledger, drawn at random; false: there is none. */
+static bool pick_victim(struct federation *f, struct ledger_entry *out) {
+    const struct disk *disk = coordinator_disk(f->coordinator);
+    for (int tries = 0; tries < 20; tries++) {
+        uint64_t index = world_luck_below(&f->world, disk->entry_count);
+        if (ledger_entry_decode(buffer_bytes(&disk->entries[index]), out, NULL) == OK && out->kind == LEDGER_CONTRIBUTION)
+            return true;
+    }
+    return false;
+}
+
+static void on_misbehave(void *context, struct event *event) {
+    struct federation *f = context;
+    (void)event;
+    if (!federation_again(f, f->scenario.every.lie, on_misbehave)) return;
+    struct ledger_entry *victim = xmalloc(sizeof *victim);
+    for (uint32_t site = 1; site <= f->site_count; site++) {
+        if (!f->scenario.site[site].faulty || !f->world.processes[site].alive || f->halted[site]) continue;
+        bool found = pick_victim(f, victim);
+        site_misbehave(f->sites[site], check_run(f->check), found ? victim : NULL);
+    }
+    free(victim);
+}
+
+void federation_begin_storm(struct federation *f) {
+    const struct scenario *s = &f->scenario;
+    f->storm = true;
+    federation_start_later(f, COORDINATOR, 0);
+    world_post(&f->world, 10 * MS, NO_PROCESS, federation_on_admin, f, NULL);
+    struct {
+        uint64_t every;
+        event_handler *run;
+    } const faults[] = {{s->every.crash, on_crash},   {s->every.partition, on_partition}, {s->every.clog, on_clog},
+                        {s->every.pause, on_pause},   {s->every.clock, on_clock},         {s->every.flip, on_flip},
+                        {s->every.backup, on_backup}, {s->every.takeover, on_takeover},   {s->every.order, federation_on_order},
+                        {s->every.lie, on_misbehave}, {s->every.falsehood, on_falsehood}, {s->every.malformed, on_malformed}};
+    f->world.write_failures = s->write_failures;
+    for (size_t i = 0; i < COUNT_OF(faults); i++) {
+        if (faults[i].every) (void)federation_again(f, faults[i].every, faults[i].run);
+    }
+}
