@@ -117,7 +117,7 @@ MUST_USE enum status trainer_evaluate_tokens(struct trainer *trainer, const uint
                                              struct error *error);
 
 /* The whole state (layout, parameters, m, v, counters): canonical bytes, equal states give equal bytes, so the caller may
- * digest and compare them. Carries no checksum: the caller stores a digest beside it. Appends to *out. */
+ * digest and compare them. Carries no checksum: the caller stores a digest beside it, or base/checksum.h's. Appends to *out. */
 void trainer_save(struct trainer *trainer, struct buffer *out);
 /* The optimizer's part alone (layout, m, v, counters), for a node that stores its parameters elsewhere. */
 void trainer_save_optimizer(struct trainer *trainer, struct buffer *out);

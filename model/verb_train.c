@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/checksum.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -160,10 +161,12 @@ static struct trainer_options trainer_options_of(const struct verb_settings *s, 
 static enum status begin(struct trainer *trainer, const struct verb_settings *s, struct error *error) {
     if (s->state && file_exists(s->state)) {
         struct buffer state = {0};
-        enum status status = file_read(s->state, SIZE_MAX / 2, &state, error);
-        if (status == OK) status = trainer_load(trainer, buffer_bytes(&state), error);
+        TRY(file_read(s->state, SIZE_MAX / 2, &state, error));
+        struct bytes content;
+        enum status status = checksum_open(buffer_bytes(&state), &content, error);
+        if (status == OK) status = trainer_load(trainer, content, error);
         buffer_deinit(&state);
-        return status;
+        return status == OK ? OK : error_wrap(error, status, "the training state %s", s->state);
     }
     if (s->start) return checkpoint_read(s->start, trainer_layout(trainer), trainer_parameters(trainer), error);
     layout_initialise(trainer_layout(trainer), s->seed, trainer_parameters(trainer));
@@ -181,6 +184,7 @@ static enum status evaluate(struct trainer *trainer, const struct data *data, co
 static enum status save_state(struct trainer *trainer, const char *path, struct error *error) {
     struct buffer state = {0};
     trainer_save(trainer, &state);
+    checksum_seal(&state);
     enum status status = file_write(path, buffer_bytes(&state), 0644, error);
     buffer_deinit(&state);
     return status;

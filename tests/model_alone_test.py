@@ -79,6 +79,17 @@ def test_a_signal_ends_it_in_order_with_its_state_written():
     resumed_equals_whole(f"state{signal.SIGTERM}")
 
 
+def test_one_flipped_bit_of_a_state_is_noticed():
+    train("--steps", 3, "--state", "state")
+    good = read("state")
+    for place in (0, len(good) // 3, len(good) - 1):  # the first line, a parameter, the checksum
+        with open("state", "wb") as file:
+            file.write(good[:place] + bytes([good[place] ^ 1]) + good[place + 1:])
+        said = node("train", "--standalone", text(), *SMALL, "--steps", 6, "--state", "state", code=1)
+        assert "training state" in said and "damaged" in said, said
+        assert len(read("state")) == len(good) and read("state") != good  # kept for whoever wants to look
+
+
 def test_log_plot_and_progress_are_written():
     said = subprocess.run([NODE, "train", "--standalone", text(), *SMALL, "--steps", "10", "--log", "log.csv", "--plot", "p.svg"],
                           capture_output=True, text=True)
