@@ -76,6 +76,20 @@ template <int N> __device__ __forceinline__ void pack(uint32_t (&to)[N / 16][4],
     }
 }
 
+// Keys after the row's own are not seen. s is of keys from `first` on.
+template <int N> __device__ __forceinline__ void hide_future(float (&s)[N / 8][4], unsigned row, unsigned first) {
+    unsigned column = first + 2 * (threadIdx.x % 4);
+    UNROLL for (unsigned n = 0; n < N / 8; n++) for (unsigned i = 0; i < 4; i++) if (column + 8 * n + i % 2 > row + 8 * (i / 2))
+        s[n][i] = -INFINITY;
+}
+
+// The same where s is transposed: keys from `key` on, queries from `first` on.
+template <int N> __device__ __forceinline__ void hide_past(float (&s)[N / 8][4], unsigned key, unsigned first) {
+    unsigned column = first + 2 * (threadIdx.x % 4);
+    UNROLL for (unsigned n = 0; n < N / 8; n++) for (unsigned i = 0; i < 4; i++) if (key + 8 * (i / 2) > column + 8 * n + i % 2)
+        s[n][i] = -INFINITY;
+}
+
 // --- barriers ---
 
 enum place_of_wait { STAY_FULL = 1, STAY_EMPTY, PART_FULL, PART_EMPTY, VALUES_FULL, VALUES_EMPTY };
@@ -176,13 +190,6 @@ template <int D, int N> struct forward_layout {
     static constexpr unsigned STAY = tile_bytes(ROWS, D), PART = tile_bytes(N, D), KEYS = STAY, VALUES = KEYS + STAGES * PART,
                               GATES = VALUES + STAGES * PART, ALL = GATES + (1 + 2 * STAGES) * sizeof(gate) + ALIGNMENT;
 };
-
-// Keys after the row's own are not seen. s is of keys from `first` on.
-template <int N> __device__ __forceinline__ void hide_future(float (&s)[N / 8][4], unsigned row, unsigned first) {
-    unsigned column = first + 2 * (threadIdx.x % 4);
-    UNROLL for (unsigned n = 0; n < N / 8; n++) for (unsigned i = 0; i < 4; i++) if (column + 8 * n + i % 2 > row + 8 * (i / 2))
-        s[n][i] = -INFINITY;
-}
 
 // Scores become weights; top and total are a row's so far, shrink what earlier ones are to be multiplied with.
 template <int N>
@@ -304,6 +311,7 @@ __global__ void __launch_bounds__(HOPPER_THREADS, 1)
     unsigned char *shared = aligned(unaligned);
     gate *stay = reinterpret_cast<gate *>(shared + forward_layout<D, N>::GATES), *keys = stay + 1, *values = keys + STAGES;
     if (threadIdx.x == 0) {
+        map_fetch(&qkv);
         gate_init(stay, 1);
         for (unsigned i = 0; i < STAGES; i++) gate_init(keys + i, 1), gate_init(values + i, 1);
         barriers_made();
@@ -412,16 +420,20 @@ __device__ __forceinline__ void key_work(const attention_arguments &a, unsigned 
                 products_commit();
                 products_wait<1>();
                 settle(s);
-                UNROLL for (unsigned n = 0; n < N / 8; n++) for (unsigned i = 0; i < 4; i++) {
-                    unsigned query = 8 * n + column + i % 2;
-                    bool seen = key + 8 * (i / 2) <= start + query;
-                    s[n][i] = seen ? power_of_two(fmaf(s[n][i], power_scale, -lse[query])) : 0.0f;
+                if (start < first + 64) // the diagonal: the rest is seen by all
+                    hide_past<N>(s, key, start);
+                UNROLL for (unsigned n = 0; n < N / 8; n++) {
+                    float2 two = *reinterpret_cast<const float2 *>(lse + 8 * n + column);
+                    UNROLL for (unsigned i = 0; i < 4; i++) s[n][i] =
+                        power_of_two(fmaf(s[n][i], power_scale, -(i % 2 ? two.y : two.x)));
                 }
                 pack<N>(p, s);
                 products_wait<0>();
                 settle(dp);
-                UNROLL for (unsigned n = 0; n < N / 8; n++) for (unsigned i = 0; i < 4; i++) s[n][i] *=
-                    dp[n][i] - delta[8 * n + column + i % 2];
+                UNROLL for (unsigned n = 0; n < N / 8; n++) {
+                    float2 two = *reinterpret_cast<const float2 *>(delta + 8 * n + column);
+                    UNROLL for (unsigned i = 0; i < 4; i++) s[n][i] *= dp[n][i] - (i % 2 ? two.y : two.x);
+                }
                 pack<N>(ds, s);
                 settle(p);
                 settle(ds);
@@ -452,6 +464,8 @@ __global__ void __launch_bounds__(HOPPER_THREADS, 1)
     unsigned char *shared = aligned(unaligned);
     gate *stay = reinterpret_cast<gate *>(shared + backward_layout<D, N>::GATES), *parts = stay + 1;
     if (threadIdx.x == 0) {
+        map_fetch(&qkv);
+        map_fetch(&d_out);
         gate_init(stay, 1);
         for (unsigned i = 0; i < STAGES; i++) gate_init(parts + i, WARP);
         barriers_made();
@@ -500,7 +514,7 @@ template <int D, int N>
 __device__ __forceinline__ void query_work(const attention_arguments &a, uint32_t shared, gate *stay, gate *parts,
                                            unsigned worker, volatile uint64_t *complaint) {
     using layout = backward_layout<D, N>;
-    unsigned lane = threadIdx.x % WARP, inside = threadIdx.x % WARPGROUP / WARP * 16 + lane / 4, column = 2 * (lane % 4);
+    unsigned lane = threadIdx.x % WARP, inside = threadIdx.x % WARPGROUP / WARP * 16 + lane / 4;
     float scale = 1.0f / sqrtf(static_cast<float>(D)), power_scale = scale * LOG2_E;
     turn<1> kept;
     turn<STAGES> part;
@@ -527,10 +541,9 @@ __device__ __forceinline__ void query_work(const attention_arguments &a, uint32_
             products_commit();
             products_wait<1>();
             settle(s);
-            UNROLL for (unsigned n = 0; n < N / 8; n++) for (unsigned i = 0; i < 4; i++) {
-                bool seen = j * N + 8 * n + column + i % 2 <= row + 8 * (i / 2);
-                s[n][i] = seen ? power_of_two(fmaf(s[n][i], power_scale, -values[i / 2].lse)) : 0.0f;
-            }
+            if ((j + 1) * N > first) hide_future<N>(s, row, j * N);
+            UNROLL for (int n = 0; n < N / 8; n++) for (int i = 0; i < 4; i++) s[n][i] =
+                power_of_two(fmaf(s[n][i], power_scale, -values[i / 2].lse));
             products_wait<0>();
             settle(dp);
             UNROLL for (int n = 0; n < N / 8; n++) for (int i = 0; i < 4; i++) s[n][i] *= dp[n][i] - values[i / 2].delta;
@@ -558,6 +571,8 @@ __global__ void __launch_bounds__(HOPPER_THREADS, 1)
     unsigned char *shared = aligned(unaligned);
     gate *stay = reinterpret_cast<gate *>(shared + backward_layout<D, N>::GATES), *parts = stay + 1;
     if (threadIdx.x == 0) {
+        map_fetch(&qkv);
+        map_fetch(&d_out);
         gate_init(stay, 1);
         for (unsigned i = 0; i < STAGES; i++) gate_init(parts + i, 1);
         barriers_made();

@@ -282,6 +282,9 @@ inline unsigned atomicAdd(unsigned *at, unsigned value) {
     return old;
 }
 
+struct float2 {
+    float x, y;
+};
 struct uint4 {
     unsigned x, y, z, w;
 };
