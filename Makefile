@@ -76,7 +76,7 @@ endif
 # ---- sources: every .c below a folder belongs to its library, but for the programs' own mains ----------------------------
 CORE_FOLDERS := base kernels codec model
 FOLDERS := $(CORE_FOLDERS) $(if $(LIBS_FOUND),config crypto storage rpc proto fed run node coordinator sim)
-MAINS   := coordinator/main.c node/main.c sim/main.c sim/wan_proxy_main.c sim/plant_main.c model/trainer_main.c $(wildcard coordinator/atollctl/*.c)
+MAINS   := coordinator/main.c node/main.c sim/main.c sim/wan_proxy_main.c sim/plant_main.c model/trainer_main.c kernels/cuda_probe_main.c $(wildcard coordinator/atollctl/*.c)
 sources  = $(filter-out $(MAINS),$(sort $(wildcard $(1)/*.c $(1)/cpu/*.c)))
 objects  = $(patsubst %.c,$(OUT)/%.o,$(1))
 SOURCES := $(foreach folder,$(FOLDERS),$(call sources,$(folder)))
@@ -93,6 +93,7 @@ BENCH_SOURCES := $(sort $(wildcard bench/*.c))
 BENCH_PROGRAMS := $(patsubst bench/%.c,$(OUT)/bench/%,$(BENCH_SOURCES))
 PROTO_GENERATED := $(patsubst %.proto,$(OUT)/generated/%.pb-c,$(wildcard proto/*.proto))
 CUDA_BACKEND := $(if $(NVCC),$(OUT)/bin/atoll-kernels-cuda.so)
+CUDA_PROBE := $(OUT)/bin/atoll-cuda-probe
 
 .PHONY: all programs demo test test-run sim sim-plants sim-coverage bench bench-train trainer check clean deps-found generated tests-built coverage
 .DEFAULT_GOAL := all
@@ -100,7 +101,7 @@ CUDA_BACKEND := $(if $(NVCC),$(OUT)/bin/atoll-kernels-cuda.so)
 .DELETE_ON_ERROR:
 
 all: programs
-programs: deps-found $(PROGRAMS) $(CUDA_BACKEND)
+programs: deps-found $(PROGRAMS) $(CUDA_BACKEND) $(if $(NVCC),$(CUDA_PROBE))
 
 deps-found:
 	@echo "atoll: BUILD=$(BUILD) CC=$(CC) CUDA=$(if $(NVCC),$(NVCC),none) libraries=$(if $(LIBS_FOUND),found,missing)"
@@ -198,15 +199,22 @@ $(OUT)/bin/atoll-trainer: $(OUT)/model/trainer_main.o $(CORE_LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) $(CORE_LIBS)
 
+# What the backend runs to try kernels that may end their process; it belongs beside it.
+$(CUDA_PROBE): $(OUT)/kernels/cuda_probe_main.o $(call LIBRARY,kernels) $(call LIBRARY,base)
+	$(call say,LINK,$@)
+	$(LINK) $(CORE_LIBS)
+
 # ---- CUDA backend: a shared object that the programs open at start, so that they run where there is no driver ------------
 # Machine code for what this nvcc knows of 8.0, 9.0 and 10.0, and PTX for later ones. --fmad=false: the CPU's bits.
 CUDA_KNOWN := $(if $(NVCC),$(shell $(NVCC) --list-gpu-code))
 cuda_target = -gencode arch=compute_$(1),code=sm_$(1)
 CUDA_TARGETS := $(foreach n,80 90 100,$(if $(filter sm_$(n),$(CUDA_KNOWN)),$(call cuda_target,$(n)))) -gencode arch=compute_90,code=compute_90
-CUDA_SOURCES := $(sort $(wildcard kernels/cuda/*.cu))
-# Hopper's own instructions are in no other target.
+# Hopper's own instructions are in a target of their own, which nvcc knows from 12 on; without it, a file that says there are none.
 HOPPER_TARGET := -gencode arch=compute_90a,code=sm_90a
-$(OUT)/cuda/%_hopper.o: CUDA_TARGETS := $(HOPPER_TARGET)
+HOPPER_KNOWN := $(if $(NVCC),$(shell $(NVCC) $(HOPPER_TARGET) --dryrun -x cu -c /dev/null >/dev/null 2>&1 && echo 1))
+CUDA_ALL := $(sort $(wildcard kernels/cuda/*.cu))
+CUDA_SOURCES := $(filter-out kernels/cuda/attention_$(if $(HOPPER_KNOWN),without_hopper,hopper).cu,$(CUDA_ALL))
+$(OUT)/cuda/kernels/cuda/attention_hopper.o: CUDA_TARGETS := $(HOPPER_TARGET)
 CUDA_HEADERS := $(wildcard kernels/cuda/*.cuh kernels/*.h codec/*.h)
 $(OUT)/cuda/%.o: %.cu $(CUDA_HEADERS)
 	$(call say,NVCC,$<)
@@ -215,9 +223,9 @@ $(OUT)/cuda/%.o: %.cu $(CUDA_HEADERS)
 $(OUT)/bin/atoll-kernels-cuda.so: $(patsubst %.cu,$(OUT)/cuda/%.o,$(CUDA_SOURCES))
 	$(call say,NVLINK,$@)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(NVCC) $(CUDA_TARGETS) $(HOPPER_TARGET) -shared -cudart static -o $@ $^
+	$(Q)$(NVCC) $(CUDA_TARGETS) $(if $(HOPPER_KNOWN),$(HOPPER_TARGET)) -shared -cudart static -o $@ $^
 # The same source as C++, on the CPU: what the tests compare where there is no GPU.
-CUDA_EMULATED := $(CUDA_SOURCES)
+CUDA_EMULATED := $(filter-out kernels/cuda/attention_without_hopper.cu,$(CUDA_ALL))
 CXX_FOUND := $(shell command -v $(CXX))
 CUDA_EMULATION := $(if $(CXX_FOUND),$(OUT)/tests/atoll-kernels-emulated.so)
 $(OUT)/emulated/%.o: %.cu $(CUDA_HEADERS) $(wildcard tests/cuda_emulation/*.h tests/cuda_emulation/kernels/cuda/*.cuh)
@@ -231,7 +239,7 @@ $(OUT)/tests/atoll-kernels-emulated.so: $(patsubst %.cu,$(OUT)/emulated/%.o,$(CU
 
 # ---- tests --------------------------------------------------------------------------------------------------------------
 TESTS ?= *
-tests-built: deps-found $(TEST_PROGRAMS) $(CUDA_EMULATION)
+tests-built: deps-found $(TEST_PROGRAMS) $(CUDA_EMULATION) $(if $(CUDA_EMULATION),$(CUDA_PROBE))
 $(OUT)/tests/%: $(OUT)/tests/%.o $(OUT)/tests/test.o $(LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
@@ -283,7 +291,7 @@ $(OUT)/gpu/%_test: $(OUT)/tests/%_test.o $(OUT)/tests/test.o $(CORE_LIBRARIES)
 $(OUT)/gpu/%: $(OUT)/bench/%.o $(CORE_LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) $(CORE_LIBS)
-gpu-built: $(GPU_PROGRAMS) $(CUDA_BACKEND)
+gpu-built: $(GPU_PROGRAMS) $(CUDA_BACKEND) $(CUDA_PROBE)
 	$(Q)test -n "$(CUDA_BACKEND)" || { echo "there is no nvcc on PATH nor in /usr/local/cuda/bin" >&2; exit 1; }
 gpu-test: gpu-built
 	$(Q)failed=0; for t in $(GPU_TESTS); do ATOLL_TEST_CUDA_LIBRARY=$(abspath $(CUDA_BACKEND)) $(OUT)/gpu/$$t || failed=1; done; exit $$failed

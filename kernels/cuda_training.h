@@ -20,7 +20,7 @@
 #include "kernels/cuda_operations.h"
 
 enum {
-    CUDA_TRAINING_VERSION = 1,
+    CUDA_TRAINING_VERSION = 2,
     CUDA_NORM_GROUPS = 256, /* partial sums of a norm's weight gradient */
     CUDA_SUM_BLOCKS = 1024, /* partial sums of the gradient's squares */
     CUDA_PIECE = 8192,      /* most elements of one struct cuda_piece */
@@ -56,13 +56,20 @@ struct cuda_norm { /* y = x * rstd * w */
     uint32_t add, accumulate;           /* to dx; to dw */
 };
 
-struct cuda_attention { /* one call does `sequences` sequences; rotary positions are applied to q and k as they are loaded */
+/* One call does `sequences` sequences. Rotary positions are applied to q and k: forward takes what is not rotated, and may leave it rotated,
+ * as backward then wants it. So qkv is made anew before each forward, and nobody else reads it after. */
+struct cuda_attention {
     uint32_t sequences, length, heads, kv_heads, head_size;
-    struct device_memory qkv, out;     /* bf16 [rows][qkv width], not rotated; [rows][heads * head size] */
+    struct device_memory qkv, out;     /* bf16 [rows][qkv width]; [rows][heads * head size] */
     struct device_memory lse;          /* fp32 [sequences][heads][length] */
     struct device_memory cos, sin;     /* fp32 [length][head size / 2] */
     struct device_memory d_out, d_qkv; /* bf16; d_qkv is the gradient of what was not rotated */
     struct device_memory delta;        /* fp32 [sequences][heads][length]: scratch of backward */
+};
+
+struct cuda_attention_measure { /* of forward and backward together */
+    float mma_ms, wgmma_ms;
+    double distance; /* of one way's results from the other's, as a part of their length: the largest of all */
 };
 
 struct cuda_loss { /* rows [from, from + rows) of a batch; logits hold those rows alone */
@@ -128,6 +135,14 @@ struct cuda_training {
                                   struct device_memory first, struct device_memory dx, struct device_memory d_table);
     const char *(*norm_forward)(struct cuda_session *session, const struct cuda_norm *n);
     const char *(*norm_backward)(struct cuda_session *session, const struct cuda_norm *n);
+    /* Chooses between the ways that the device has for this shape (docs/gpu.md): the faster one, if both give the same. Measured once, by
+     * a process of its own, kept in a file beside `cache`. Before memory is taken; what was not prepared goes by mma.sync. */
+    const char *(*attention_prepare)(struct cuda_session *session, const struct cuda_attention *shape);
+    /* What the last prepare chose and why, one line; the session's. */
+    const char *(*attention_line)(const struct cuda_session *session);
+    /* Both ways over random numbers, in this process: a mistake may lose the device. INPUT where there is but one. */
+    const char *(*attention_measure)(struct cuda_session *session, const struct cuda_attention *shape,
+                                     struct cuda_attention_measure *out);
     const char *(*attention_forward)(struct cuda_session *session, const struct cuda_attention *a);
     const char *(*attention_backward)(struct cuda_session *session, const struct cuda_attention *a);
     /* h[rows][width] of gate_up[rows][2 width]; backward also writes h again, unless it is none, and d_gate_up may be gate_up. */

@@ -476,6 +476,8 @@ enum status device_trainer_create(const struct device_trainer_options *options, 
     plan_sizes(d);
     enum status status = cuda_training_find(options->backend, &d->training, error);
     if (status == OK) status = status_of(d, d->training->open(options->cache, &d->session), "CUDA", error);
+    const struct cuda_attention attention = attention_of(d, &(struct kept){0});
+    if (status == OK) status = status_of(d, d->training->attention_prepare(d->session, &attention), "attention", error);
     if (status == OK) status = allocate_all(d, error);
     if (status == OK) status = status_of(d, fill_rope(d), "rotary positions", error);
     if (status == OK) status = status_of(d, fill_pieces(d), "parameters", error);
@@ -487,6 +489,8 @@ enum status device_trainer_create(const struct device_trainer_options *options, 
     *out = d;
     return OK;
 }
+
+const char *device_trainer_line(const struct device_trainer *d) { return d->training->attention_line(d->session); }
 
 void device_trainer_destroy(struct device_trainer *d) {
     if (!d) return;

@@ -41,6 +41,8 @@ uint64_t device_trainer_memory(const struct device_trainer_options *options);
 MUST_USE enum status device_trainer_create(const struct device_trainer_options *options, struct device_trainer **out,
                                            struct error *error);
 void device_trainer_destroy(struct device_trainer *d); /* NULL is a no-op */
+/* Which kernels were chosen and why, one line for the log; the trainer's. */
+const char *device_trainer_line(const struct device_trainer *d);
 
 /* All of the state, or the part that is not NULL. m and v are floats, or with bf16_moments 16-bit. */
 MUST_USE enum status device_trainer_upload(struct device_trainer *d, const float *parameters, const void *m, const void *v,

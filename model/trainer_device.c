@@ -49,7 +49,11 @@ enum status trainer_device_start(struct trainer *t, struct error *error) {
     if (!t->backend.operations) return OK;
     enum status status = o->forward_only ? error_set(&why, INVALID, "it only trains, and this only evaluates") : make(t, &why);
     t->ahead = true;
-    if (status == OK) return OK;
+    if (status == OK) {
+        size_t used = strlen(t->device_line);
+        snprintf(t->device_line + used, sizeof t->device_line - used, "; %s", device_trainer_line(t->device));
+        return OK;
+    }
     trainer_device_stop(t);
     /* Too little memory is for a person to judge: the CPU would take a hundred times as long, unasked. */
     if (o->device == TRAINER_CUDA || status == FULL) return error_set(error, status, "%s", why.message);

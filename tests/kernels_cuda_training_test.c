@@ -15,6 +15,7 @@
 #include "kernels/kernels.h"
 #include "tests/test.h"
 
+static struct cuda_backend backend;
 static const struct cuda_operations *cuda;
 static const struct cuda_training *training;
 static struct cuda_session *session;
@@ -43,7 +44,6 @@ static void must(const char *answer) {
 }
 
 static bool start(void) {
-    static struct cuda_backend backend;
     struct error error = {0};
     char program[PATH_MAX] = {0}, path[PATH_MAX + 64];
     const char *named = getenv("ATOLL_TEST_CUDA_LIBRARY");
@@ -57,6 +57,11 @@ static bool start(void) {
             return false;
         }
         CHECK_OK(cuda_backend_open(named ? named : path, &backend, &error));
+    }
+    const char *wish = getenv("ATOLL_ATTENTION");
+    if (wish && strcmp(wish, "wgmma") == 0 && (backend.device.major != 9 || backend.device.minor != 0)) {
+        printf("  not compared: %s has no wgmma\n", backend.found);
+        return false;
     }
     printf("  compared with %s\n", backend.found);
     cuda = backend.operations;
@@ -181,6 +186,19 @@ TEST(attention_by_hoppers_instructions_is_the_cpus_for_odd_lengths_and_groups) {
                                   {1, 257, 2, 1, 128}, {1, 400, 2, 1, 64}};
     for (size_t i = 0; i < COUNT_OF(shapes); i++)
         compare_attention(shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], shapes[i][4]);
+}
+
+TEST(attention_goes_the_way_that_was_measured) {
+    if (!start()) return;
+    const struct cuda_attention shapes[] = {{.sequences = 32, .length = 1024, .heads = 12, .kv_heads = 12, .head_size = 64},
+                                            {.sequences = 8, .length = 1024, .heads = 16, .kv_heads = 16, .head_size = 128},
+                                            {.sequences = 2, .length = 193, .heads = 4, .kv_heads = 2, .head_size = 64}};
+    for (size_t i = 0; i < COUNT_OF(shapes); i++) {
+        must(training->attention_prepare(session, &shapes[i]));
+        printf("  %u x %u, %u heads of %u: %s\n", shapes[i].sequences, shapes[i].length, shapes[i].heads, shapes[i].head_size,
+               training->attention_line(session));
+    }
+    compare_attention(2, 193, 4, 2, 64);
 }
 
 static void compare_norm(uint32_t rows, uint32_t width) {

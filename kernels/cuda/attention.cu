@@ -337,12 +337,19 @@ template <int D> const char *run(cuda_session *session, const attention_argument
     return forward ? run_forward<D>(session, a) : run_backward<D>(session, a);
 }
 
-const char *dispatch(cuda_session *session, const struct cuda_attention *a, bool forward) {
+const char *attention_forward(cuda_session *session, const struct cuda_attention *a) {
+    return attention_run(session, attention_chosen(session->attention, a), a, true);
+}
+const char *attention_backward(cuda_session *session, const struct cuda_attention *a) {
+    return attention_run(session, attention_chosen(session->attention, a), a, false);
+}
+
+} // namespace
+
+const char *attention_run(cuda_session *session, const hopper_attention *hopper, const struct cuda_attention *a, bool forward) {
     attention_arguments arguments = arguments_of(a);
-    const hopper_attention *hopper = session->hopper;
-    if (hopper_attention_can(hopper, a->head_size))
-        return forward ? hopper_attention_forward(session, hopper, arguments, a->head_size)
-                       : hopper_attention_backward(session, hopper, arguments, a->head_size);
+    if (hopper && forward) return hopper_attention_forward(session, hopper, arguments, a->head_size);
+    if (hopper) return hopper_attention_backward(session, hopper, arguments, a->head_size);
     switch (a->head_size) {
     case 32: return run<32>(session, arguments, forward);
     case 48: return run<48>(session, arguments, forward);
@@ -354,11 +361,6 @@ const char *dispatch(cuda_session *session, const struct cuda_attention *a, bool
     default: return fail(CUDA_FAILURE_INPUT, "head size is %u; it must be a multiple of 16 in 32..128", a->head_size);
     }
 }
-
-const char *attention_forward(cuda_session *session, const struct cuda_attention *a) { return dispatch(session, a, true); }
-const char *attention_backward(cuda_session *session, const struct cuda_attention *a) { return dispatch(session, a, false); }
-
-} // namespace
 
 const char *attention_delta(cuda_session *session, const attention_arguments &a, unsigned size) {
     size_t items = size_t{a.sequences} * a.length * a.heads;

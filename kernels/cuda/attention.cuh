@@ -47,19 +47,38 @@ static __device__ __forceinline__ void store_rows(float sum[D / 8][4], float fac
     }
 }
 
-// attention.cu: delta_to = rowsum(dO * O).
+// --- attention.cu ---
+struct hopper_attention;
+// One pass, by attention_hopper.cu where hopper is given.
+INTERNAL const char *attention_run(cuda_session *session, const hopper_attention *hopper, const struct cuda_attention *a,
+                                   bool forward);
+// delta_to = rowsum(dO * O).
 INTERNAL const char *attention_delta(cuda_session *session, const attention_arguments &a, unsigned size);
 
 // --- attention_hopper.cu ---
 // NULL in *out, and no error, where the device is another or the driver knows no tensor maps.
-struct hopper_attention;
 INTERNAL const char *hopper_attention_open(hopper_attention **out);
 INTERNAL void hopper_attention_close(hopper_attention *hopper);
 INTERNAL bool hopper_attention_can(const hopper_attention *hopper, unsigned size);
+// `why`, with what a kernel said before it gave up, if one did.
+INTERNAL const char *hopper_attention_explain(const hopper_attention *hopper, const char *why);
 // Forward leaves q and k rotated in qkv, and backward takes them so.
 INTERNAL const char *hopper_attention_forward(cuda_session *session, const hopper_attention *hopper, const attention_arguments &a,
                                               unsigned size);
 INTERNAL const char *hopper_attention_backward(cuda_session *session, const hopper_attention *hopper,
                                                const attention_arguments &a, unsigned size);
+
+// --- attention_measure.cu: both ways over one problem of this shape and a small odd one. Not while a session has work. ---
+INTERNAL const char *attention_measure(cuda_session *session, const struct cuda_attention *shape,
+                                       struct cuda_attention_measure *out);
+
+// --- attention_choice.cu ---
+struct attention_choices;
+INTERNAL const char *attention_choices_open(const char *cache, attention_choices **out);
+INTERNAL void attention_choices_close(attention_choices *choices);
+// What attention_hopper.cu needs, where the device can; and where it is also what this shape uses.
+INTERNAL const hopper_attention *attention_hopper(const attention_choices *choices);
+INTERNAL const hopper_attention *attention_chosen(const attention_choices *choices, const struct cuda_attention *a);
+INTERNAL void attention_choice_install(struct cuda_training *training);
 
 #endif

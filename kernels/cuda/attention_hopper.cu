@@ -23,6 +23,7 @@
 // those at work at one time share keys and values in the cache, and so do the heads of a group.
 //
 // A wait has an end: after WAIT_MOST clocks the kernel says which barrier it was and where, and traps.
+#include <cstdio>
 #include <cstdlib>
 
 #include "kernels/cuda/attention.cuh"
@@ -658,6 +659,19 @@ const char *hopper_attention_backward(cuda_session *session, const hopper_attent
     return size == 64 ? backward<64>(session, hopper, in_tiles(a)) : backward<128>(session, hopper, in_tiles(a));
 }
 
+const char *hopper_attention_explain(const hopper_attention *hopper, const char *why) {
+    static const char *const names[] = {"nothing",     "the tile that stays", "its readers",        "a part",
+                                        "its readers", "a part's values",     "the values' readers"};
+    uint64_t complaint = hopper ? *hopper->complaint : 0;
+    if (!complaint) return why;
+    char copy[CUDA_FAILURE_SIZE];
+    snprintf(copy, sizeof copy, "%.120s", why);
+    unsigned what = complaint % 256 < sizeof names / sizeof *names ? static_cast<unsigned>(complaint % 256) : 0;
+    return fail(CUDA_FAILURE_LOST, "%s; attention by wgmma waited too long for %s (barrier %u, warp %u, block %u)", copy,
+                names[what], static_cast<unsigned>(complaint % 256), static_cast<unsigned>(complaint >> 8 & 0xFF),
+                static_cast<unsigned>(complaint >> 16));
+}
+
 static const char *fill(hopper_attention *hopper) {
     int multiprocessors = 0;
     void *complaint = nullptr;
@@ -677,7 +691,11 @@ const char *hopper_attention_open(hopper_attention **out) {
     TRY_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
     TRY_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0));
     if (major != 9 || minor != 0) return nullptr;
+#if CUDART_VERSION >= 12050
     cudaError_t code = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode, 12000, cudaEnableDefault, &found);
+#else
+    cudaError_t code = cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &encode, cudaEnableDefault, &found);
+#endif
     if (code != cudaSuccess || found != cudaDriverEntryPointSuccess || !encode) return (void)cudaGetLastError(), nullptr;
     hopper_attention *hopper = static_cast<hopper_attention *>(calloc(1, sizeof *hopper));
     if (!hopper) return fail(CUDA_FAILURE_MEMORY, "out of host memory");

@@ -12,10 +12,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
-#include <string>
-#include <unistd.h>
 
 #include "kernels/cuda/blas_library.cuh"
+#include "kernels/cuda/cache_file.cuh"
 #include "kernels/cuda/training.cuh"
 
 namespace {
@@ -43,7 +42,7 @@ struct product { // all that a call needs, made anew for each: they are small, a
 struct matmul_state {
     blas_library blas;
     cublasLtHandle_t handle;
-    std::string cache, owner; // the file, or empty; its first line
+    cache_file cache;
     choice choices[CHOICES_MAX];
     unsigned choice_count;
 };
@@ -71,22 +70,15 @@ void keep_choice(matmul_state *state, const choice &made) {
     if (state->choice_count < CHOICES_MAX && !find_choice(state, made.of)) state->choices[state->choice_count++] = made;
 }
 
-// --- the file ---
+// --- the file: six numbers of the shape and eight words of the algorithm ---
 
-// FNV-1a: against damage, not against malice; an algorithm is checked by the library before it is used.
-uint64_t checksum(const char *text, size_t size) {
-    uint64_t hash = 0xcbf29ce484222325u;
-    for (size_t i = 0; i < size; i++) hash = (hash ^ static_cast<unsigned char>(text[i])) * 0x100000001b3u;
-    return hash;
-}
-
-// "shape of six numbers, eight words of the algorithm" and the sum of what is before it.
-void write_line(char line[512], const choice &c) {
-    int size =
-        snprintf(line, 512, "%u %u %u %u %u %u", c.of.kind, c.of.rows, c.of.out, c.of.in, c.of.out_stride, c.of.accumulate);
+std::string line_of(const choice &c) {
+    char line[512];
+    int size = snprintf(line, sizeof line, "%u %u %u %u %u %u", c.of.kind, c.of.rows, c.of.out, c.of.in, c.of.out_stride,
+                        c.of.accumulate);
     for (uint64_t word : c.algorithm.data)
-        size += snprintf(line + size, 512 - size, " %016llx", static_cast<unsigned long long>(word));
-    snprintf(line + size, 512 - size, " %016llx\n", static_cast<unsigned long long>(checksum(line, size)));
+        size += snprintf(line + size, sizeof line - static_cast<size_t>(size), " %016llx", static_cast<unsigned long long>(word));
+    return line;
 }
 
 bool read_line(const char *line, choice *out) {
@@ -102,39 +94,20 @@ bool read_line(const char *line, choice *out) {
         word = value;
         at += more;
     }
-    char again[512];
-    write_line(again, c);
-    if (strcmp(again, line) != 0) return false;
     *out = c;
-    return true;
+    return line_of(c) == line;
 }
 
 void read_cache(matmul_state *state) {
-    if (state->cache.empty()) return;
-    FILE *file = fopen(state->cache.c_str(), "r");
-    if (!file) return;
-    char line[512];
     choice c;
-    if (fgets(line, sizeof line, file) && state->owner == line)
-        while (fgets(line, sizeof line, file))
-            if (read_line(line, &c)) keep_choice(state, c);
-    fclose(file);
+    for (const std::string &line : cache_read(state->cache))
+        if (read_line(line.c_str(), &c)) keep_choice(state, c);
 }
 
-// Beside it, then over it: another process sees the old one or the new one. A cache that cannot be written is none.
 void write_cache(const matmul_state *state) {
-    if (state->cache.empty()) return;
-    std::string beside = state->cache + "." + std::to_string(getpid());
-    FILE *file = fopen(beside.c_str(), "w");
-    if (!file) return;
-    bool good = fputs(state->owner.c_str(), file) >= 0;
-    for (unsigned i = 0; i < state->choice_count; i++) {
-        char line[512];
-        write_line(line, state->choices[i]);
-        good = fputs(line, file) >= 0 && good;
-    }
-    good = fclose(file) == 0 && good;
-    if (!good || rename(beside.c_str(), state->cache.c_str()) != 0) unlink(beside.c_str());
+    std::vector<std::string> lines;
+    for (unsigned i = 0; i < state->choice_count; i++) lines.push_back(line_of(state->choices[i]));
+    cache_write(state->cache, lines);
 }
 
 // --- products ---
@@ -283,9 +256,8 @@ const char *fill_state(matmul_state *state) {
     TRY_CUDA(cudaGetDeviceProperties(&properties, 0));
     TRY_CUDA(cudaDriverGetVersion(&driver));
     char owner[512];
-    snprintf(owner, sizeof owner, "atoll matmul 1, %s, driver %d, cuBLASLt %zu\n", properties.name, driver,
-             state->blas.version());
-    state->owner = owner;
+    snprintf(owner, sizeof owner, "atoll matmul 1, %s, driver %d, cuBLASLt %zu", properties.name, driver, state->blas.version());
+    state->cache.owner = owner;
     read_cache(state);
     return nullptr;
 }
@@ -295,7 +267,7 @@ const char *fill_state(matmul_state *state) {
 const char *matmul_open(const char *cache, matmul_state **out) {
     matmul_state *state = new (std::nothrow) matmul_state();
     if (!state) return fail(CUDA_FAILURE_MEMORY, "out of host memory");
-    if (cache) state->cache = cache;
+    if (cache) state->cache.path = cache;
     const char *why = fill_state(state);
     if (why) {
         matmul_close(state);

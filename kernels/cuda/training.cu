@@ -1,6 +1,5 @@
 // The second exported function, and what has to do with streams, memory and the recorded step rather than with arithmetic.
 #include <cstdlib>
-#include <cstring>
 
 #include "kernels/cuda/attention.cuh"
 
@@ -9,7 +8,7 @@ namespace {
 void close_session(cuda_session *session) {
     if (!session) return;
     matmul_close(session->matmuls);
-    hopper_attention_close(session->hopper);
+    attention_choices_close(session->attention);
     if (session->step) (void)cudaGraphExecDestroy(session->step);
     if (session->arrived) (void)cudaEventDestroy(session->arrived);
     if (session->taken) (void)cudaEventDestroy(session->taken);
@@ -23,8 +22,7 @@ const char *fill_session(const char *cache, cuda_session *session) {
     TRY_CUDA(cudaStreamCreateWithFlags(&session->copies, cudaStreamNonBlocking));
     TRY_CUDA(cudaEventCreateWithFlags(&session->arrived, cudaEventDisableTiming));
     TRY_CUDA(cudaEventCreateWithFlags(&session->taken, cudaEventDisableTiming));
-    const char *wish = getenv("ATOLL_ATTENTION");
-    if (wish && strcmp(wish, "wgmma") == 0) TRY_CUDA(hopper_attention_open(&session->hopper));
+    TRY_CUDA(attention_choices_open(cache, &session->attention));
     return matmul_open(cache, &session->matmuls);
 }
 
@@ -41,8 +39,8 @@ const char *open_session(const char *cache, cuda_session **out) {
 }
 
 const char *wait(cuda_session *session) {
-    TRY_CUDA(cudaStreamSynchronize(session->stream));
-    return nullptr;
+    const char *why = answer_of(cudaStreamSynchronize(session->stream), "cudaStreamSynchronize");
+    return why ? hopper_attention_explain(attention_hopper(session->attention), why) : nullptr;
 }
 
 const char *upload(cuda_session *session, struct device_memory to, const void *from, size_t size) {
@@ -122,6 +120,7 @@ extern "C" const struct cuda_training *atoll_cuda_training(void) {
     training.capture_end = capture_end;
     training.replay = replay;
     attention_install(&training);
+    attention_choice_install(&training);
     norm_install(&training);
     layers_install(&training);
     optimizer_install(&training);

@@ -6,15 +6,15 @@
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda_training.h"
 
-struct matmul_state;     // matmul.cu
-struct hopper_attention; // attention_hopper.cu
+struct matmul_state;      // matmul.cu
+struct attention_choices; // attention_choice.cu
 
 struct cuda_session {
     cudaStream_t stream, copies;
     cudaEvent_t arrived, taken;
     cudaGraphExec_t step; // of capture_end
     matmul_state *matmuls;
-    hopper_attention *hopper; // none: attention.cu does all
+    attention_choices *attention;
 };
 
 constexpr unsigned WARP = 32, ALL_LANES = 0xFFFFFFFFu;

@@ -5,6 +5,7 @@
 
 #include <cuda_runtime.h>
 
+#define CUDART_VERSION 13000
 typedef uint32_t cuuint32_t;
 typedef uint64_t cuuint64_t;
 enum CUresult { CUDA_SUCCESS = 0, CUDA_ERROR_INVALID_VALUE = 1 };

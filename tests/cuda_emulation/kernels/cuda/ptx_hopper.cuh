@@ -4,7 +4,7 @@
 // What runs beside the threads does so here too. A copy is made after some looks at its barrier, in no fixed order, so never for who does
 // not look; products are made when they are waited for. Their operands are looked at both when they are asked for and then: what changed in
 // between, because it had not arrived yet or was given away too early, ends the program, and so does a product after registers were
-// touched without products_begin.
+// touched without products_begin. EMULATED_WRONG_PRODUCTS=1: products are wrong.
 #ifndef KERNELS_CUDA_PTX_HOPPER_CUH
 #define KERNELS_CUDA_PTX_HOPPER_CUH
 
@@ -156,6 +156,7 @@ inline void decode(shared_product *s, const product &p, size_t group, size_t ind
         broken("shared memory of a product changed while it ran");
     for (unsigned k = 0; k < 16; k++)
         for (unsigned n = 0; n < 128; n++) s->right_values[k][n] = widened(right.value[k][n]);
+    s->right_values[0][0] += static_cast<float>(number_of("EMULATED_WRONG_PRODUCTS", 0));
     unsigned first = threadIdx.x / 128 * 128;
     for (unsigned row = 0; row < 64; row++)
         for (unsigned k = 0; k < 16; k++) {
