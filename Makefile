@@ -297,7 +297,7 @@ gpu-test: gpu-built
 	$(Q)failed=0; for t in $(GPU_TESTS); do ATOLL_TEST_CUDA_LIBRARY=$(abspath $(CUDA_BACKEND)) $(OUT)/gpu/$$t || failed=1; done; exit $$failed
 gpu-bench: gpu-built
 	$(Q)mkdir -p $(OUT)/gpu
-	$(Q)$(PYTHON) bench/gpu_vs_pytorch.py --program $(OUT)/gpu/train --codec $(OUT)/gpu/gpu_codec $(ARGUMENTS)
+	$(Q)$(PYTHON) bench/gpu_vs_pytorch.py --program $(OUT)/gpu/train --codec $(OUT)/gpu/gpu_codec --probe $(abspath $(CUDA_PROBE)) --library $(abspath $(CUDA_BACKEND)) $(ARGUMENTS)
 
 $(OUT)/bench/%: $(OUT)/bench/%.o $(LIBRARIES)
 	$(call say,LINK,$@)

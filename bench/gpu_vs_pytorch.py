@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The CUDA trainer beside torch.compile on one GPU: same model, same batch, one run, taking turns; and the codec's times.
+"""The CUDA trainer beside torch.compile on one GPU: same model, same batch, one run, taking turns; and the codec's and attention's times.
 
     make gpu-bench [PYTHON=V/bin/python] [ARGUMENTS="--shapes 124m 350m 1.3b --rounds 5 --seconds 5"]
 
@@ -79,6 +79,35 @@ def compare(shape, options, peak):
     return row
 
 
+def attention(options, peak):
+    """Both ways of attention by itself, forward and backward: flops as they are usually counted (causal: half; backward 2.5 times forward)."""
+    rows = []
+    for shape in options.shapes:
+        hidden, _, heads, _, length, sequences, _ = SHAPES[shape]
+        command = [options.probe, options.library] + [str(n) for n in (sequences, length, heads, heads, hidden // heads)]
+        found = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if found.returncode != 0:
+            print(f"{shape}: attention is not measured: {found.stdout.strip()}", flush=True)
+            rows.append({"shape": shape, "error": found.stdout.strip()})
+            continue
+        *times, distance, timed = (float(word) for word in found.stdout.split())
+        flops = 2 * timed * hidden * length * length
+        row = {"shape": shape, "sequences": int(timed), "length": length, "distance": distance, "ways": {}}
+        for way, forward, backward in (("mma.sync", *times[:2]), ("wgmma", *times[2:4])):
+            if not forward:
+                continue
+            row["ways"][way] = {"forward_ms": forward, "backward_ms": backward, "forward_tflops": flops / forward / 1e9,
+                                "backward_tflops": 2.5 * flops / backward / 1e9}
+            print(f"{shape} attention by {way:8} forward {forward:.3f} ms, {flops / forward / 1e9:.0f} TFLOP/s; backward {backward:.3f} ms, "
+                  f"{2.5 * flops / backward / 1e9:.0f} TFLOP/s", flush=True)
+        if peak:
+            row["floor_ms"] = {"forward": flops / peak * 1e3, "backward": 2.5 * flops / peak * 1e3}
+            print(f"{shape} attention's floor: forward {row['floor_ms']['forward']:.3f} ms, backward {row['floor_ms']['backward']:.3f} ms "
+                  f"at {peak / 1e12:.0f} TFLOP/s", flush=True)
+        rows.append(row)
+    return rows
+
+
 def codec(options):
     found = subprocess.run([options.codec], stdout=subprocess.PIPE, text=True)
     return json.loads(found.stdout) if found.returncode == 0 else None
@@ -88,6 +117,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default=os.path.join(ROOT, "build/release/bench/train"))
     parser.add_argument("--codec", default=os.path.join(ROOT, "build/release/bench/gpu_codec"))
+    parser.add_argument("--probe", default=os.path.join(ROOT, "build/release/bin/atoll-cuda-probe"))
+    parser.add_argument("--library", default=os.path.join(ROOT, "build/release/bin/atoll-kernels-cuda.so"))
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5)
@@ -105,10 +136,11 @@ def main():
                 "torch": {"dtype": "bf16 autocast", "attention": "scaled_dot_product_attention", "optimizer": "AdamW(fused)",
                           "tf32": True, "modes": ["default", "max-autotune (CUDA graphs)"]}}
     print("settings:", json.dumps(settings), flush=True)
+    alone = attention(options, peak)
     rows = [compare(shape, options, peak) for shape in options.shapes]
     os.makedirs(os.path.join(ROOT, "build/bench"), exist_ok=True)
     with open(os.path.join(ROOT, "build/bench/gpu.json"), "w") as file:
-        json.dump({"settings": settings, "codec": times, "training": rows}, file, indent=1)
+        json.dump({"settings": settings, "codec": times, "attention": alone, "training": rows}, file, indent=1)
     return 0 if all(row["ratio"] for row in rows) else 1
 
 

@@ -1,7 +1,8 @@
 /* What the CUDA backend runs to measure kernels that may end their process (kernels/cuda/attention_choice.cu):
  *     atoll-cuda-probe LIBRARY SEQUENCES LENGTH HEADS KV_HEADS HEAD_SIZE
- * One line: milliseconds by mma.sync, by wgmma, and the distance of their results. Else a line that says why not, and 3 where the device was
- * lost meanwhile, which another try would repeat; 1 for all other reasons. */
+ * One line: milliseconds of forward and backward by mma.sync, of both by wgmma (0 where the device has none), the distance of their results,
+ * and how many sequences that was. Else a line that says why not, and 3 where the device was lost meanwhile, which another try would
+ * repeat; 1 for all other reasons. bench/gpu_vs_pytorch.py reads it too. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -24,7 +25,8 @@ static int measure(const struct cuda_backend *backend, const struct cuda_attenti
     if (why) return say(why, 1);
     why = training->attention_measure(session, shape, &found);
     if (why) return say(why, backend->operations->failure() == CUDA_FAILURE_LOST ? LOST : 1); /* all goes with the process */
-    printf("%.6f %.6f %.6g\n", (double)found.mma_ms, (double)found.wgmma_ms, found.distance);
+    printf("%.6f %.6f %.6f %.6f %.6g %u\n", (double)found.mma_ms[0], (double)found.mma_ms[1], (double)found.wgmma_ms[0],
+           (double)found.wgmma_ms[1], found.distance, found.sequences);
     training->close(session);
     return 0;
 }

@@ -67,9 +67,10 @@ struct cuda_attention {
     struct device_memory delta;        /* fp32 [sequences][heads][length]: scratch of backward */
 };
 
-struct cuda_attention_measure { /* of forward and backward together */
-    float mma_ms, wgmma_ms;
-    double distance; /* of one way's results from the other's, as a part of their length: the largest of all */
+struct cuda_attention_measure { /* milliseconds of forward and backward; wgmma's are 0 where the device has none */
+    float mma_ms[2], wgmma_ms[2];
+    uint32_t sequences; /* that were timed: as many as asked for, or what a moment's memory allows */
+    double distance;    /* of one way's results from the other's, as a part of their length: the largest of all */
 };
 
 struct cuda_loss { /* rows [from, from + rows) of a batch; logits hold those rows alone */
@@ -140,7 +141,7 @@ struct cuda_training {
     const char *(*attention_prepare)(struct cuda_session *session, const struct cuda_attention *shape);
     /* What the last prepare chose and why, one line; the session's. */
     const char *(*attention_line)(const struct cuda_session *session);
-    /* Both ways over random numbers, in this process: a mistake may lose the device. INPUT where there is but one. */
+    /* Both ways over random numbers, in this process: a mistake may lose the device. */
     const char *(*attention_measure)(struct cuda_session *session, const struct cuda_attention *shape,
                                      struct cuda_attention_measure *out);
     const char *(*attention_forward)(struct cuda_session *session, const struct cuda_attention *a);

@@ -162,7 +162,7 @@ std::string one_line(const std::string &text) {
 // What became of it, in *out; whether that is worth keeping.
 bool judge(int status, const std::string &said, choice *out) {
     char text[256];
-    float mma = 0, wgmma = 0;
+    float ms[4];
     double distance = 0;
     if (status == -1) {
         out->why = "wgmma was not measured within " + std::to_string(PROBE_SECONDS) + " s";
@@ -173,7 +173,7 @@ bool judge(int status, const std::string &said, choice *out) {
                    (said.empty() ? "the probe ended with status " + std::to_string(status) : one_line(said));
         return WIFEXITED(status) && WEXITSTATUS(status) == PROBE_LOST;
     }
-    if (sscanf(said.c_str(), "%f %f %lf", &mma, &wgmma, &distance) != 3) {
+    if (sscanf(said.c_str(), "%f %f %f %f %lf", &ms[0], &ms[1], &ms[2], &ms[3], &distance) != 5) {
         out->why = "wgmma was not measured: the probe says " + one_line(said);
         return false;
     }
@@ -181,6 +181,7 @@ bool judge(int status, const std::string &said, choice *out) {
         snprintf(text, sizeof text, "wgmma has other results, %.3g of their length away (%.3g is the most)", distance,
                  DISTANCE_MOST);
     } else {
+        float mma = ms[0] + ms[1], wgmma = ms[2] + ms[3];
         out->by_wgmma = wgmma < mma;
         snprintf(text, sizeof text, "mma.sync takes %.3f ms, wgmma %.3f ms, %.2g apart", static_cast<double>(mma),
                  static_cast<double>(wgmma), distance);
