@@ -13,7 +13,7 @@
 #include "proto/service.h"
 #include "rpc/channel.h"
 
-enum { JOIN_TIMEOUT_MS = 30000, CLOCK_APART_MS = 5 * 60 * 1000 };
+enum { JOIN_TIMEOUT_MS = 30000, JOIN_RETRY_MS = 500, CLOCK_APART_MS = 5 * 60 * 1000 };
 
 static const char *advice(uint32_t code) {
     switch (code) {
@@ -26,6 +26,22 @@ static const char *advice(uint32_t code) {
     case JOIN_STOPPED: return "the run has ended";
     case JOIN_BUSY: return "the coordinator is busy: try again";
     default: return "";
+    }
+}
+
+/* Asks until somebody answers: the coordinator may be starting, or coming back. Who answers with another certificate than the
+ * token names will do so again. */
+static enum status ask(struct rpc_channel *channel, struct bytes request, struct buffer *raw, struct error *error) {
+    uint64_t end = clock_monotonic_ms() + JOIN_TIMEOUT_MS;
+    for (;;) {
+        struct rpc_call_options how = {.progress_timeout_ms = JOIN_TIMEOUT_MS};
+        enum status status = rpc_channel_unary_wait(channel, service_path(METHOD_JOIN), &how, request, raw, NULL, error);
+        if (status != UNAVAILABLE) return status;
+        if (rpc_is_distrust(error->message))
+            return error_wrap(error, REFUSED,
+                              "the invitation is not of the coordinator at this address, or was not copied whole");
+        if (clock_monotonic_ms() + JOIN_RETRY_MS > end) return error_wrap(error, TIMEOUT, "after %d s", JOIN_TIMEOUT_MS / 1000);
+        clock_sleep_ms(JOIN_RETRY_MS);
     }
 }
 
@@ -47,9 +63,7 @@ static enum status call(const char *address, const struct invitation *invitation
     struct rpc_channel_options options = {
         .address = address, .root_ca = (const char *)ca_pem.data, .server_name = COORDINATOR_NAME};
     if (status == OK) status = rpc_channel_open(&options, &channel, error);
-    struct rpc_call_options how = {.progress_timeout_ms = JOIN_TIMEOUT_MS, .wait_for_connection = true};
-    if (status == OK)
-        status = rpc_channel_unary_wait(channel, service_path(METHOD_JOIN), &how, buffer_bytes(&request), raw, NULL, error);
+    if (status == OK) status = ask(channel, buffer_bytes(&request), raw, error);
     rpc_channel_close(channel);
     struct frame frame;
     if (status == OK) status = frame_split(buffer_bytes(raw), &frame, error);
@@ -104,8 +118,7 @@ static enum status join_with(const char *address, const struct invitation *invit
     enum status status = call(address, invitation, site->key, &arena, &raw, &reply, error);
     if (status == TIMEOUT)
         error_wrap(error, status,
-                   "the coordinator at %s does not answer: check the address, that it is running, the firewalls between, "
-                   "and that the invitation is its own",
+                   "the coordinator at %s does not answer: check the address, that it is running, and the firewalls between",
                    address);
     if (status == OK && reply.code != JOIN_OK) {
         char quoted[256];

@@ -39,6 +39,10 @@ enum status rpc_status_of(enum rpc_code code, const char *message, bool local) {
     return FAILED; /* a number that no version of the protocol has given a meaning */
 }
 
+bool rpc_is_distrust(const char *message) {
+    return says(message, "certificate verify failed") || says(message, "CERTIFICATE_VERIFY_FAILED") || says(message, "Peer name");
+}
+
 enum rpc_code rpc_code_of(enum status status) {
     switch (status) {
     case OK: return RPC_OK;

@@ -49,6 +49,9 @@ const char *rpc_code_name(enum rpc_code code);
  * `message` (may be NULL) tells apart what gRPC folds into one code: a message over the size limit is INVALID, not FULL; a
  * stream reset by the transport is UNAVAILABLE, not FAILED. */
 enum status rpc_status_of(enum rpc_code code, const char *message, bool local);
+/* Whether `message` of an outcome that is UNAVAILABLE says that the server's certificate is not the expected one: another try
+ * will not heal it, as long as the root certificate stays what it is. */
+bool rpc_is_distrust(const char *message);
 /* The other way, for servers that refuse: rpc_call_finish(call, rpc_code_of(error.status), error.message). */
 enum rpc_code rpc_code_of(enum status status);
 
