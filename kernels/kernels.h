@@ -7,7 +7,7 @@
  *
  * Matrices are row-major with a stride in floats. "Linear" is y = x W^T with W [out][in], as stored in checkpoints. Its
  * forward and its input gradient read W from packed copies (panels as wide as the register tile), made by linear_pack once per
- * change of W and shared by all threads. Gradients with respect to weights are added to what is there.
+ * change of W and shared by all threads. Gradients with respect to a norm's weights are added to what is there.
  * Pointers to distinct arrays must not overlap unless a comment says so.
  */
 #ifndef KERNELS_KERNELS_H
@@ -51,9 +51,9 @@ struct kernels {
     /* dx[rows][in] = dy[rows][out] W */
     void (*linear_backward_input)(size_t rows, size_t out, size_t in, const float *dy, size_t dy_stride, const void *packed,
                                   float *dx, size_t dx_stride, void *scratch);
-    /* dw[out][in] += dy[rows][out]^T x[rows][in] */
+    /* dw[out][in] = dy[rows][out]^T x[rows][in], plus add[out][in] unless it is NULL; add may be dw. */
     void (*linear_backward_weight)(size_t rows, size_t out, size_t in, const float *dy, size_t dy_stride, const float *x,
-                                   size_t x_stride, float *dw, void *scratch);
+                                   size_t x_stride, const float *add, float *dw, void *scratch);
 
     /* --- RMSNorm: y = x * rstd * w, rstd = 1/sqrt(mean(x^2) + eps); arrays are [rows][width], dense ---------------------- */
     void (*norm_forward)(size_t rows, size_t width, float eps, const float *x, const float *w, float *y, float *rstd);

@@ -187,11 +187,10 @@ static void job_shard(void *context, uint64_t shard, uint32_t worker) {
     uint32_t length = t->options.length;
     uint64_t from = t->total * shard / t->shards, end = t->total * (shard + 1) / t->shards;
     float scale = (float)(1.0 / (double)(t->total * length));
-    memset(t->gradients[shard], 0, t->layout.count * sizeof(float));
     double loss = 0;
     for (uint64_t at = from; at < end; at += t->micro)
         loss += transformer_run(&t->transformer, &t->workspaces[worker], t->parameters, t->tokens + at * (length + 1),
-                                (uint32_t)MIN(end - at, (uint64_t)t->micro), length, scale, t->gradients[shard]);
+                                (uint32_t)MIN(end - at, (uint64_t)t->micro), length, scale, t->gradients[shard], at == from);
     t->losses[shard] = loss;
 }
 
@@ -336,7 +335,7 @@ static void job_evaluate(void *context, uint64_t job, uint32_t worker) {
     uint64_t from = job * t->micro;
     t->losses[job] =
         transformer_run(&t->transformer, &t->workspaces[worker], t->parameters, e->tokens + from * (t->options.length + 1),
-                        (uint32_t)MIN(e->count - from, (uint64_t)t->micro), t->options.length, 0.0f, NULL);
+                        (uint32_t)MIN(e->count - from, (uint64_t)t->micro), t->options.length, 0.0f, NULL, false);
 }
 
 /* Sum of losses of count sequences, at most t->total at a time; the matrices must be packed. */

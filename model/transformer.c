@@ -128,6 +128,7 @@ struct run { /* the arguments of transformer_run, for its parts */
     size_t rows;
     float scale;
     float *gradient;
+    bool fresh;
     struct attention_shape shape;
 };
 
@@ -135,9 +136,15 @@ static void linear(const struct run *r, const struct matrix *m, const float *x, 
     r->k->linear_forward(r->rows, m->out, m->in, x, m->in, m->forward, add, y, m->out, r->w->scratch);
 }
 
-/* Gradients of y = x W^T: dx from dy, and W's own added up. */
+static void weight_gradient(const struct run *r, const struct matrix *m, size_t rows, const float *x, const float *dy,
+                            bool fresh) {
+    float *dw = r->gradient + m->offset;
+    r->k->linear_backward_weight(rows, m->out, m->in, dy, m->out, x, m->in, fresh ? NULL : dw, dw, r->w->scratch);
+}
+
+/* Gradients of y = x W^T: dx from dy, and W's own. */
 static void linear_backward(const struct run *r, const struct matrix *m, const float *x, const float *dy, float *dx) {
-    r->k->linear_backward_weight(r->rows, m->out, m->in, dy, m->out, x, m->in, r->gradient + m->offset, r->w->scratch);
+    weight_gradient(r, m, r->rows, x, dy, r->fresh);
     r->k->linear_backward_input(r->rows, m->out, m->in, dy, m->out, m->backward, dx, m->in, r->w->scratch);
 }
 
@@ -192,8 +199,7 @@ static void layer_backward(const struct run *r, const struct transformer_layer *
     r->k->linear_backward_input(r->rows, c->hidden, c->ffn, w->d_x, c->hidden, layer->down.backward, w->d_wide, c->ffn,
                                 w->scratch);
     r->k->swiglu_backward(r->rows, c->ffn, kept->gate_up, w->d_wide, w->h, kept->gate_up);
-    r->k->linear_backward_weight(r->rows, c->hidden, c->ffn, w->d_x, c->hidden, w->h, c->ffn, r->gradient + layer->down.offset,
-                                 w->scratch);
+    weight_gradient(r, &layer->down, r->rows, w->h, w->d_x, r->fresh);
     r->k->norm_forward(r->rows, c->hidden, c->norm_eps, kept->middle, r->parameters + layer->norm2, w->normed, kept->rstd2);
     linear_backward(r, &layer->gate_up, w->normed, kept->gate_up, w->d_normed);
     r->k->norm_backward(r->rows, c->hidden, w->d_normed, kept->middle, r->parameters + layer->norm2, kept->rstd2, w->d_x,
@@ -227,15 +233,25 @@ static double head_run(const struct run *r) {
         r->k->linear_forward(rows, m->out, m->in, x, m->in, m->forward, NULL, w->logits, m->out, w->scratch);
         loss += r->k->cross_entropy(rows, m->out, w->logits, w->targets, r->gradient ? r->scale : 0.0f);
         if (!r->gradient) continue;
-        r->k->linear_backward_weight(rows, m->out, m->in, w->logits, m->out, x, m->in, r->gradient + m->offset, w->scratch);
+        weight_gradient(r, m, rows, x, w->logits, r->fresh && from == 0);
         r->k->linear_backward_input(rows, m->out, m->in, w->logits, m->out, m->backward, w->d_normed + from * m->in, m->in,
                                     w->scratch);
     }
     return loss;
 }
 
+/* Products of matrices write over a fresh gradient; all else adds to it. */
+static void clear_added(const struct run *r) {
+    const struct layout *layout = r->t->layout;
+    for (uint32_t i = 0; i < layout->tensor_count; i++) {
+        const struct layout_tensor *tensor = &layout->tensors[i];
+        bool product = tensor->dimensions == 2 && (tensor->offset != r->t->embedding || r->c->tied);
+        if (!product) memset(r->gradient + tensor->offset, 0, tensor->count * sizeof *r->gradient);
+    }
+}
+
 double transformer_run(const struct transformer *t, struct workspace *w, const float *parameters, const uint32_t *tokens,
-                       uint32_t sequences, uint32_t length, float scale, float *gradient) {
+                       uint32_t sequences, uint32_t length, float scale, float *gradient, bool fresh) {
     const struct model_config *c = &t->layout->config;
     ASSERT(sequences <= w->sequences && length <= t->length && (t->trains || !gradient));
     const struct run run = {.t = t,
@@ -249,6 +265,7 @@ double transformer_run(const struct transformer *t, struct workspace *w, const f
                             .rows = (size_t)sequences * length,
                             .scale = scale,
                             .gradient = gradient,
+                            .fresh = fresh,
                             .shape = {length, c->heads, c->kv_heads, model_head_size(c)}};
     embed(&run, w->layers[0].x);
     for (uint32_t i = 0; i < c->layers; i++) {
@@ -256,6 +273,7 @@ double transformer_run(const struct transformer *t, struct workspace *w, const f
         layer_forward(&run, &t->layers[i], &w->layers[i], out);
     }
     run.k->norm_forward(run.rows, c->hidden, c->norm_eps, w->x, parameters + t->norm, w->normed, w->rstd);
+    if (gradient && fresh) clear_added(&run);
     double loss = head_run(&run);
     if (!gradient) return loss;
     memset(w->d_x, 0, run.rows * c->hidden * sizeof *w->d_x);

@@ -75,8 +75,9 @@ uint32_t transformer_pack_jobs(const struct transformer *transformer);
 void transformer_pack(struct transformer *transformer, const float *parameters, uint32_t job);
 
 /* Sum over all tokens of -log p (nats) of `sequences` (<= workspace's) sequences: tokens is [sequences][length + 1], all below
- * the vocabulary. With a gradient ([layout->count]), adds to it the gradient of scale * that sum; NULL: the loss alone. */
+ * the vocabulary. With a gradient ([layout->count]), adds to it the gradient of scale * that sum, or with `fresh` writes it over what is
+ * there; NULL: the loss alone. */
 double transformer_run(const struct transformer *transformer, struct workspace *workspace, const float *parameters,
-                       const uint32_t *tokens, uint32_t sequences, uint32_t length, float scale, float *gradient);
+                       const uint32_t *tokens, uint32_t sequences, uint32_t length, float scale, float *gradient, bool fresh);
 
 #endif

@@ -88,13 +88,13 @@ static void check_backward_input(const struct kernels *k, const struct linear_ca
     guarded_free(dx, c->rows * c->in);
 }
 
-static void check_backward_weight(const struct kernels *k, const struct linear_case *c) {
+static void check_backward_weight(const struct kernels *k, const struct linear_case *c, bool with_add) {
     float *dw = guarded_samples(c->out * c->in, 5, 1.0f);
     void *scratch = xmalloc(k->linear_scratch_size(c->rows, c->out, c->in));
-    k->linear_backward_weight(c->rows, c->out, c->in, c->dy, c->out, c->x, c->in, dw, scratch);
+    k->linear_backward_weight(c->rows, c->out, c->in, c->dy, c->out, c->x, c->in, with_add ? dw : NULL, dw, scratch);
     for (size_t j = 0; j < c->out; j++)
         for (size_t n = 0; n < c->in; n++) {
-            double sum = (double)sample(5, j * c->in + n, 1.0f), weight = fabs(sum);
+            double sum = with_add ? (double)sample(5, j * c->in + n, 1.0f) : 0, weight = fabs(sum);
             for (size_t i = 0; i < c->rows; i++) {
                 double term = (double)c->dy[i * c->out + j] * (double)c->x[i * c->in + n];
                 sum += term;
@@ -127,11 +127,14 @@ TEST(linear_input_gradient_is_dy_times_w_on_every_table) {
     }
 }
 
-TEST(linear_weight_gradient_adds_dy_transposed_times_x_on_every_table) {
+TEST(linear_weight_gradient_is_dy_transposed_times_x_on_every_table) {
     const struct kernels *k;
     for (size_t s = 0; s < COUNT_OF(shapes); s++) {
         struct linear_case c = case_of(shapes[s]);
-        FOR_EVERY_TABLE(k) check_backward_weight(k, &c);
+        FOR_EVERY_TABLE(k) {
+            check_backward_weight(k, &c, false);
+            check_backward_weight(k, &c, true);
+        }
         case_free(&c);
     }
 }
@@ -143,21 +146,23 @@ TEST(values_that_bfloat16_holds_are_multiplied_exactly_on_every_table) {
         FOR_EVERY_TABLE(k) {
             check_forward(k, &c, true);
             check_backward_input(k, &c);
-            check_backward_weight(k, &c);
+            check_backward_weight(k, &c, true);
         }
         case_free(&c);
     }
 }
 
-TEST(linear_of_no_rows_touches_nothing) {
+TEST(linear_of_no_rows_adds_nothing) {
     const struct kernels *k;
     FOR_EVERY_TABLE(k) {
         float w[6] = {1, 2, 3, 4, 5, 6}, dw[6] = {1, 2, 3, 4, 5, 6}, *y = guarded(0);
         void *packed = xmalloc(k->linear_forward_size(2, 3)), *scratch = xmalloc(k->linear_scratch_size(1, 2, 3) + 64);
         k->linear_pack_forward(2, 3, w, packed);
         k->linear_forward(0, 2, 3, w, 3, packed, NULL, y, 2, scratch);
-        k->linear_backward_weight(0, 2, 3, w, 2, w, 3, dw, scratch);
+        k->linear_backward_weight(0, 2, 3, w, 2, w, 3, dw, dw, scratch);
         CHECK_MEMORY(dw, w, sizeof w);
+        k->linear_backward_weight(0, 2, 3, w, 2, w, 3, NULL, dw, scratch);
+        for (size_t i = 0; i < COUNT_OF(dw); i++) CHECK(dw[i] == 0.0f);
         guarded_free(y, 0);
         free(packed);
         free(scratch);

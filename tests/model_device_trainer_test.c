@@ -126,7 +126,7 @@ static double cpu_loss(struct both *b) {
     for (uint32_t job = 0; job < transformer_pack_jobs(&b->transformer); job++)
         transformer_pack(&b->transformer, b->parameters, job);
     return transformer_run(&b->transformer, &b->workspace, b->parameters, b->tokens, (uint32_t)b->sequences, b->options.length,
-                           (float)(1.0 / (double)count), b->gradient) /
+                           (float)(1.0 / (double)count), b->gradient, false) /
            (double)count;
 }
 
@@ -301,8 +301,8 @@ TEST(evaluation_has_the_cpus_loss_for_any_number_of_sequences) {
         CHECK_OK(device_trainer_loss(b.device, b.tokens, count, &got, &error));
         for (uint32_t job = 0; job < transformer_pack_jobs(&b.transformer); job++)
             transformer_pack(&b.transformer, b.parameters, job);
-        wanted =
-            transformer_run(&b.transformer, &b.workspace, b.parameters, b.tokens, (uint32_t)count, b.options.length, 0, NULL);
+        wanted = transformer_run(&b.transformer, &b.workspace, b.parameters, b.tokens, (uint32_t)count, b.options.length, 0, NULL,
+                                 false);
         CHECK_NEAR(got / (double)rows, wanted / (double)rows, 0.005 * wanted / (double)rows);
     }
     end(&b);

@@ -48,7 +48,7 @@ TEST(loss_and_gradient_match_the_golden_vectors_on_every_table) {
             float *gradient = xcalloc(g.count, sizeof *gradient);
             double tokens = (double)g.sequences * g.length;
             double loss = transformer_run(&m.transformer, &m.workspace, g.parameters, g.tokens, g.sequences, g.length,
-                                          (float)(1 / tokens), gradient);
+                                          (float)(1 / tokens), gradient, false);
             CHECK_NEAR(loss / tokens, g.loss, loosened(k, 2e-6));
             double off = 0;
             for (uint64_t i = 0; i < g.count; i++) {
@@ -56,7 +56,14 @@ TEST(loss_and_gradient_match_the_golden_vectors_on_every_table) {
                 CHECK_NEAR(gradient[i], g.gradient[i], loosened(k, 3e-6));
             }
             CHECK(sqrt(off) <= loosened(k, 4e-6) * g.norm);
-            CHECK(transformer_run(&m.transformer, &m.workspace, g.parameters, g.tokens, g.sequences, g.length, 0, NULL) == loss);
+            CHECK(transformer_run(&m.transformer, &m.workspace, g.parameters, g.tokens, g.sequences, g.length, 0, NULL, false) ==
+                  loss);
+            float *fresh = xmalloc(g.count * sizeof *fresh);
+            for (uint64_t i = 0; i < g.count; i++) fresh[i] = NAN;
+            CHECK(transformer_run(&m.transformer, &m.workspace, g.parameters, g.tokens, g.sequences, g.length,
+                                  (float)(1 / tokens), fresh, true) == loss);
+            for (uint64_t i = 0; i < g.count; i++) CHECK(fresh[i] == gradient[i]);
+            free(fresh);
             free(gradient);
             model_free(&m);
         }
@@ -115,7 +122,7 @@ TEST(the_gradient_is_that_of_the_loss_for_a_larger_shape) {
         struct model m;
         model_make(&m, &config, k, SEQUENCES, LENGTH, parameters);
         memset(gradient, 0, layout.count * sizeof *gradient);
-        double loss = transformer_run(&m.transformer, &m.workspace, parameters, tokens, SEQUENCES, LENGTH, 1, gradient);
+        double loss = transformer_run(&m.transformer, &m.workspace, parameters, tokens, SEQUENCES, LENGTH, 1, gradient, false);
         CHECK(isfinite(loss));
         for (uint32_t tensor = 0; tensor < layout.tensor_count; tensor++) {
             /* Move one tensor along its own gradient: the loss must change by |gradient|^2 * step. */
@@ -131,7 +138,7 @@ TEST(the_gradient_is_that_of_the_loss_for_a_larger_shape) {
                     moved[i] += (float)((side ? step : -step) * (double)gradient[i]);
                 for (uint32_t job = 0; job < transformer_pack_jobs(&m.transformer); job++)
                     transformer_pack(&m.transformer, moved, job);
-                change[side] = transformer_run(&m.transformer, &m.workspace, moved, tokens, SEQUENCES, LENGTH, 0, NULL);
+                change[side] = transformer_run(&m.transformer, &m.workspace, moved, tokens, SEQUENCES, LENGTH, 0, NULL, false);
             }
             double slope = (change[1] - change[0]) / (2 * step * square);
             if (!(fabs(slope - 1) < 0.02)) test_failed(__FILE__, __LINE__, "%s: %s has slope %g", k->name, moving->name, slope);

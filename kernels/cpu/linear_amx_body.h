@@ -17,7 +17,7 @@
 
 #include <string.h>
 
-#include "kernels/cpu/lanes.h"
+#include "kernels/cpu/linear_body.h"
 
 enum {
     AMX_SIDE = 16,        /* rows of a tile, and its columns in 32 bits */
@@ -171,10 +171,11 @@ static void amx_linear_backward_input(size_t rows, size_t out, size_t in, const 
 }
 
 static void amx_linear_backward_weight(size_t rows, size_t out, size_t in, const float *dy, size_t dy_stride, const float *x,
-                                       size_t x_stride, float *dw, void *scratch) {
+                                       size_t x_stride, const float *add, float *dw, void *scratch) {
     amx_pair *panels = scratch, left[AMX_BLOCK * AMX_WEIGHT_ROWS / 2];
+    if (!rows) linear_copy(out * in, add, dw);
     TILE_BEGIN();
-    for (size_t from = 0; from < rows; from += AMX_WEIGHT_ROWS) {
+    for (size_t from = 0; from < rows; from += AMX_WEIGHT_ROWS, add = dw) {
         size_t depth = MIN(rows - from, (size_t)AMX_WEIGHT_ROWS), pairs = amx_pairs(depth);
         amx_pack(depth, in, x + from * x_stride, x_stride, 1, panels);
         for (size_t i = 0; i < out; i += AMX_BLOCK) {
@@ -182,7 +183,7 @@ static void amx_linear_backward_weight(size_t rows, size_t out, size_t in, const
             amx_pack_left(depth, here, dy + from * dy_stride + i, dy_stride, left);
             struct amx_left tiles = {left, AMX_SIDE, AMX_SIDE * AMX_SIDE, AMX_SIDE * AMX_BLOCK};
             for (size_t j = 0; j < in; j += AMX_BLOCK)
-                amx_block(here, MIN(in - j, (size_t)AMX_BLOCK), pairs, tiles, panels + j * pairs, dw + i * in + j,
+                amx_block(here, MIN(in - j, (size_t)AMX_BLOCK), pairs, tiles, panels + j * pairs, add ? add + i * in + j : NULL,
                           dw + i * in + j, in);
         }
     }

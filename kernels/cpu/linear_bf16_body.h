@@ -10,7 +10,7 @@
 #ifndef KERNELS_CPU_LINEAR_BF16_BODY_H
 #define KERNELS_CPU_LINEAR_BF16_BODY_H
 
-#include "kernels/cpu/lanes.h"
+#include "kernels/cpu/linear_body.h"
 
 enum {
     BF16_ROWS = 10 * TILE_ROWS, /* of activations rounded at a time */
@@ -213,16 +213,17 @@ static void bf16_pack_left(size_t depth, size_t columns, const float *dy, size_t
 }
 
 static void bf16_linear_backward_weight(size_t rows, size_t out, size_t in, const float *dy, size_t dy_stride, const float *x,
-                                        size_t x_stride, float *dw, void *scratch) {
+                                        size_t x_stride, const float *add, float *dw, void *scratch) {
     pair *panels = scratch, left[BF16_WEIGHT_PAIRS * TILE_ROWS + LANES];
-    for (size_t from = 0; from < rows; from += 2 * BF16_WEIGHT_PAIRS) {
+    if (!rows) linear_copy(out * in, add, dw);
+    for (size_t from = 0; from < rows; from += 2 * BF16_WEIGHT_PAIRS, add = dw) {
         size_t depth = MIN(rows - from, (size_t)2 * BF16_WEIGHT_PAIRS), pairs = pairs_of(depth);
         bf16_pack_straight(depth, in, x + from * x_stride, x_stride, panels);
         for (size_t i = 0; i < out; i += TILE_ROWS) {
             size_t tile = MIN(out - i, (size_t)TILE_ROWS);
             bf16_pack_left(depth, tile, dy + from * dy_stride + i, dy_stride, left);
             for (size_t j = 0; j < in; j += TILE_COLUMNS)
-                bf16_tile_by_columns(tile, pairs, left, panels + j * pairs, dw + i * in + j, dw + i * in + j, in,
+                bf16_tile_by_columns(tile, pairs, left, panels + j * pairs, add ? add + i * in + j : NULL, dw + i * in + j, in,
                                      MIN(in - j, (size_t)TILE_COLUMNS));
         }
     }

@@ -218,6 +218,11 @@ static inline void linear_backward_input(size_t rows, size_t out, size_t in, con
     product_of_rows(rows, in, out, dy, dy_stride, packed, NULL, dx, dx_stride, scratch);
 }
 
+/* A weight gradient over no rows. */
+static inline void linear_copy(size_t count, const float *add, float *dw) {
+    for (size_t i = 0; i < count; i++) dw[i] = add ? add[i] : 0.0f;
+}
+
 /* `tile` columns of dy, side by side: [depth][TILE_ROWS]. Whole vectors are stored, each over the tail of the one before, so
  * `apart` has room for one vector more. */
 static inline void pack_left(size_t depth, size_t tile, const float *dy, size_t stride, float *apart) {
@@ -229,17 +234,18 @@ static inline void pack_left(size_t depth, size_t tile, const float *dy, size_t 
 
 /* Here the depth is the rows of the batch; a group of dy's columns is read from the first cache while all panels of x pass. */
 static inline void linear_backward_weight(size_t rows, size_t out, size_t in, const float *dy, size_t dy_stride, const float *x,
-                                          size_t x_stride, float *dw, void *scratch) {
+                                          size_t x_stride, const float *add, float *dw, void *scratch) {
     float *panels = scratch, apart[LINEAR_WEIGHT_ROWS * TILE_ROWS + LANES];
-    for (size_t from = 0; from < rows; from += LINEAR_WEIGHT_ROWS) {
+    if (!rows) linear_copy(out * in, add, dw);
+    for (size_t from = 0; from < rows; from += LINEAR_WEIGHT_ROWS, add = dw) {
         size_t depth = MIN(rows - from, (size_t)LINEAR_WEIGHT_ROWS);
         pack_straight(depth, in, x + from * x_stride, x_stride, panels);
         for (size_t i = 0; i < out; i += TILE_ROWS) {
             size_t tile = MIN(out - i, (size_t)TILE_ROWS);
             pack_left(depth, tile, dy + from * dy_stride + i, dy_stride, apart);
             for (size_t j = 0; j < in; j += TILE_COLUMNS)
-                tile_by_columns(tile, depth, apart, TILE_ROWS, panels + j * depth, dw + i * in + j, dw + i * in + j, in,
-                                MIN(in - j, (size_t)TILE_COLUMNS));
+                tile_by_columns(tile, depth, apart, TILE_ROWS, panels + j * depth, add ? add + i * in + j : NULL, dw + i * in + j,
+                                in, MIN(in - j, (size_t)TILE_COLUMNS));
         }
     }
 }
