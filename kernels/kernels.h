@@ -57,6 +57,8 @@ struct kernels {
 
     /* --- RMSNorm: y = x * rstd * w, rstd = 1/sqrt(mean(x^2) + eps); arrays are [rows][width], dense ---------------------- */
     void (*norm_forward)(size_t rows, size_t width, float eps, const float *x, const float *w, float *y, float *rstd);
+    /* y once more, the same bits, from the rstd that the forward pass left. */
+    void (*norm_again)(size_t rows, size_t width, const float *x, const float *w, const float *rstd, float *y);
     /* dx += gradient, dw += gradient */
     void (*norm_backward)(size_t rows, size_t width, const float *dy, const float *x, const float *w, const float *rstd,
                           float *dx, float *dw);

@@ -200,7 +200,7 @@ static void layer_backward(const struct run *r, const struct transformer_layer *
                                 w->scratch);
     r->k->swiglu_backward(r->rows, c->ffn, kept->gate_up, w->d_wide, w->h, kept->gate_up);
     weight_gradient(r, &layer->down, r->rows, w->h, w->d_x, r->fresh);
-    r->k->norm_forward(r->rows, c->hidden, c->norm_eps, kept->middle, r->parameters + layer->norm2, w->normed, kept->rstd2);
+    r->k->norm_again(r->rows, c->hidden, kept->middle, r->parameters + layer->norm2, kept->rstd2, w->normed);
     linear_backward(r, &layer->gate_up, w->normed, kept->gate_up, w->d_normed);
     r->k->norm_backward(r->rows, c->hidden, w->d_normed, kept->middle, r->parameters + layer->norm2, kept->rstd2, w->d_x,
                         r->gradient + layer->norm2);
@@ -212,7 +212,7 @@ static void layer_backward(const struct run *r, const struct transformer_layer *
                                  w->d_normed + row, w->d_wide + at, w->scratch);
     }
     rotate(r, w->d_wide, -1.0f);
-    r->k->norm_forward(r->rows, c->hidden, c->norm_eps, kept->x, r->parameters + layer->norm1, w->normed, kept->rstd1);
+    r->k->norm_again(r->rows, c->hidden, kept->x, r->parameters + layer->norm1, kept->rstd1, w->normed);
     linear_backward(r, &layer->qkv, w->normed, w->d_wide, w->d_normed);
     r->k->norm_backward(r->rows, c->hidden, w->d_normed, kept->x, r->parameters + layer->norm1, kept->rstd1, w->d_x,
                         r->gradient + layer->norm1);

@@ -64,27 +64,30 @@ static void attention_gather(const struct attention_scratch *s, size_t rows, siz
         }
 }
 
-/* A tile reads up to TILE_ROWS - 1 weights beyond the last key that a row sees: they are zero. */
-static inline void attention_close(float *row, size_t count, size_t seen) {
-    for (size_t j = count; j < MIN(seen, count + TILE_ROWS); j++) row[j] = 0.0f;
+/* A row's last vector may reach beyond the `count` keys that it sees, and a tile reads up to TILE_ROWS - 1 weights beyond: there, they
+ * are zero. What was there were scores of keys further on. */
+static inline void attention_close(float *row, size_t count, size_t width) {
+    size_t whole = count / LANES * LANES, end = round_up(count, LANES);
+    if (whole < count) vf_store(row + whole, vf_keep(vf_load(row + whole), count - whole));
+    if (end < width) vf_store(row + end, vf_set(0.0f));
 }
 
-/* x = e^(scale x - shift); returns the sum, in row_exp's order. */
-static float attention_exp(size_t count, float *x, float scale, float shift) {
+/* The row's scores x become weights e^(scale x - shift), zero behind `count`; returns their sum. */
+static float attention_exp(size_t count, size_t width, float *x, float scale, float shift) {
     vf sum = vf_set(0.0f), factor = vf_set(scale), less = vf_set(-shift);
-    size_t at = 0;
-    for (; at + LANES <= count; at += LANES) {
+    size_t whole = count / LANES * LANES;
+    for (size_t at = 0; at < whole; at += LANES) {
         vf e = vf_exp(vf_fma(vf_load(x + at), factor, less));
         vf_store(x + at, e);
         sum = sum + e;
     }
-    float rest = 0.0f;
-    if (at < count) {
-        float last[LANES];
-        vf_store(last, vf_exp(vf_fma(vf_load_some(x + at, count - at, 0.0f), factor, less)));
-        for (size_t i = 0; i < count - at; i++) rest += x[at + i] = last[i];
+    if (whole < count) {
+        vf e = vf_keep(vf_exp(vf_fma(vf_load(x + whole), factor, less)), count - whole);
+        vf_store(x + whole, e);
+        sum = sum + e;
     }
-    return vf_sum(sum) + rest;
+    attention_close(x, round_up(count, LANES), width);
+    return vf_sum(sum);
 }
 
 static void attention_forward(const struct attention_shape *shape, const float *qkv, float *out, float *lse, void *scratch) {
@@ -105,8 +108,7 @@ static void attention_forward(const struct attention_shape *shape, const float *
             for (size_t i = 0; i < rows; i++) {
                 float *row = s.weights + i * s.width;
                 size_t count = from + i + 1;
-                float top = row_top(count, row) * scale, sum = attention_exp(count, row, scale, top);
-                attention_close(row, count, from + rows);
+                float top = row_top(count, row) * scale, sum = attention_exp(count, s.width, row, scale, top);
                 inverse[i] = 1.0f / sum;
                 lse[head * shape->length + from + i] = top + logf(sum);
             }
@@ -125,15 +127,15 @@ static void attention_weights(const struct attention_scratch *s, size_t rows, si
         float *p = s->weights + i * s->width, *d = s->d_weights + i * s->width;
         vf dot = vf_set(0.0f);
         FOR_LANES(j, size) dot = vf_fma(vf_get(out + i * out_stride, j, size), vf_get(d_out + i * out_stride, j, size), dot);
-        vf row_dot = vf_set(vf_sum(dot)), shift = vf_set(lse[i]), factor = vf_set(scale);
+        vf row_dot = vf_set(vf_sum(dot)), less = vf_set(-lse[i]), factor = vf_set(scale);
         size_t count = from + i + 1;
-        FOR_LANES(j, count) {
-            vf weight = vf_exp(vf_fma(vf_get(p, j, count), factor, vf_set(0.0f) - shift));
-            vf_put(p, j, count, weight);
-            vf_put(d, j, count, weight * (vf_get(d, j, count) - row_dot) * factor);
+        FOR_LANES(j, count) { /* whole vectors: what lies behind is closed below */
+            vf weight = vf_exp(vf_fma(vf_load(p + j), factor, less));
+            vf_store(p + j, weight);
+            vf_store(d + j, weight * (vf_load(d + j) - row_dot) * factor);
         }
-        attention_close(p, count, from + rows);
-        attention_close(d, count, from + rows);
+        attention_close(p, count, s->width);
+        attention_close(d, count, s->width);
     }
 }
 

@@ -2,7 +2,7 @@
  * instruction set gives these in a file of its own (lanes_<set>.h, included first) and compiles the bodies with them:
  *
  *     LANES, TILE_ROWS, TILE_VECTORS        floats a vector; the register tile of matrix products is ROWS x (VECTORS * LANES)
- *     vf, vf_set, vf_load, vf_store, vf_load_some, vf_store_some, vf_fma, vf_max, vf_min, vf_sqrt, vf_sum, vf_top,
+ *     vf, vf_set, vf_load, vf_store, vf_load_some, vf_store_some, vf_keep, vf_fma, vf_max, vf_min, vf_sqrt, vf_sum, vf_top,
  *     vf_round, vf_scale, vf_transpose      and the operators + - * / on vf
  *
  * A body is compiled several times with different flags, so everything in it is static.
@@ -37,13 +37,13 @@ static inline vf vf_exp(vf x) {
     vf n = vf_round(x * vf_set(1.44269504088896341f));
     vf r = vf_fma(n, vf_set(-0.693359375f), x);
     r = vf_fma(n, vf_set(2.12194440e-4f), r);
-    vf p = vf_set(1.9875691500e-4f);
-    p = vf_fma(p, r, vf_set(1.3981999507e-3f));
-    p = vf_fma(p, r, vf_set(8.3334519073e-3f));
-    p = vf_fma(p, r, vf_set(4.1665795894e-2f));
-    p = vf_fma(p, r, vf_set(1.6666665459e-1f));
-    p = vf_fma(p, r, vf_set(5.0000001201e-1f));
-    p = vf_fma(p, r * r, r) + vf_set(1.0f);
+    /* In pairs (Estrin): what limits a loop over vf_exp is how long a value's chain of operations is. */
+    vf square = r * r;
+    vf high = vf_fma(vf_set(1.9875691500e-4f), r, vf_set(1.3981999507e-3f));
+    vf middle = vf_fma(vf_set(8.3334519073e-3f), r, vf_set(4.1665795894e-2f));
+    vf low = vf_fma(vf_set(1.6666665459e-1f), r, vf_set(5.0000001201e-1f));
+    vf p = vf_fma(vf_fma(high, square, middle), square, low);
+    p = vf_fma(p, square, r) + vf_set(1.0f);
     return vf_scale(p, n);
 }
 

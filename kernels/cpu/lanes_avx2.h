@@ -22,6 +22,7 @@ static inline vf vf_load_some(const float *p, size_t count, float fill) {
     __m256i mask = vf_some(count);
     return _mm256_blendv_ps(vf_set(fill), _mm256_maskload_ps(p, mask), _mm256_castsi256_ps(mask));
 }
+static inline vf vf_keep(vf v, size_t count) { return _mm256_and_ps(v, _mm256_castsi256_ps(vf_some(count))); }
 static inline void vf_store_some(float *p, size_t count, vf v) { _mm256_maskstore_ps(p, vf_some(count), v); }
 static inline vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 static inline vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); } /* b where either is NaN */

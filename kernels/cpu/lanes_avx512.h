@@ -19,6 +19,7 @@ static inline __mmask16 vf_some(size_t count) { return (__mmask16)((1u << count)
 static inline vf vf_load_some(const float *p, size_t count, float fill) {
     return _mm512_mask_loadu_ps(vf_set(fill), vf_some(count), p);
 }
+static inline vf vf_keep(vf v, size_t count) { return _mm512_maskz_mov_ps(vf_some(count), v); }
 static inline void vf_store_some(float *p, size_t count, vf v) { _mm512_mask_storeu_ps(p, vf_some(count), v); }
 static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); } /* b where either is NaN */

@@ -26,6 +26,11 @@ static inline vf vf_load_some(const float *p, size_t count, float fill) {
     for (size_t i = 0; i < count; i++) v[i] = p[i];
     return v;
 }
+static inline vf vf_keep(vf v, size_t count) {
+    vf kept = vf_set(0.0f);
+    for (size_t i = 0; i < count; i++) kept[i] = v[i];
+    return kept;
+}
 static inline void vf_store_some(float *p, size_t count, vf v) {
     for (size_t i = 0; i < count; i++) p[i] = v[i];
 }

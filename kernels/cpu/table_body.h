@@ -23,6 +23,7 @@ const struct kernels KERNELS_TABLE = {
     .linear_backward_input = LINEAR(linear_backward_input),
     .linear_backward_weight = LINEAR(linear_backward_weight),
     .norm_forward = norm_forward,
+    .norm_again = norm_again,
     .norm_backward = norm_backward,
     .rope = rope,
     .swiglu_forward = swiglu_forward,
