@@ -23,7 +23,7 @@ enum {
     SHARD_TOKENS = 1024,
     SHARDS_GRADIENTS = 1 << 28, /* floats */
     UPDATE_PIECE = 2048,        /* moments that are widened at a time */
-    MICRO_ROWS = 512, /* tokens that go through the model at once: enough for the matrix products, few enough for the cache */
+    MICRO_ROWS = 256, /* tokens that go through the model at once: enough for the matrix products, few enough for the cache */
     BLOCK = 1 << 16,  /* floats a job of sum and update */
     SEQUENCES_MAX = 1 << 16,
 };
