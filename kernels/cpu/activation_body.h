@@ -31,6 +31,8 @@ static void swiglu_forward(size_t rows, size_t width, const float *gate_up, floa
 
 static void swiglu_backward(size_t rows, size_t width, const float *gate_up, const float *dh, float *h, float *d_gate_up) {
     for (size_t i = 0; i < rows; i++, gate_up += 2 * width, d_gate_up += 2 * width, h += width, dh += width) FOR_LANES(j, width) {
+            __builtin_prefetch(gate_up + 2 * width + j); /* the next row */
+            __builtin_prefetch(gate_up + 3 * width + j);
             vf g = vf_get(gate_up, j, width), u = vf_get(gate_up + width, j, width), d = vf_get(dh, j, width);
             vf s = sigmoid(g), silu = g * s;
             vf_put(h, j, width, silu * u);
