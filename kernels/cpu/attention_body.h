@@ -150,6 +150,12 @@ static void attention_scatter(size_t rows, size_t from, size_t size, const float
     }
 }
 
+/* Asks for rows of one head, which lie too far apart for the processor to foresee. */
+static inline void attention_ask(size_t rows, size_t size, const float *x, size_t stride) {
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < size; j += LINE) __builtin_prefetch(x + i * stride + j, 0, 2);
+}
+
 static void attention_backward(const struct attention_shape *shape, const float *qkv, const float *out, const float *lse,
                                const float *d_out, float *d_qkv, void *scratch) {
     struct attention_scratch s = attention_scratch_of(shape, scratch);
@@ -169,6 +175,14 @@ static void attention_backward(const struct attention_shape *shape, const float 
         for (size_t from = 0; from < shape->length; from += ATTENTION_ROWS) {
             size_t rows = MIN(shape->length - from, (size_t)ATTENTION_ROWS);
             const float *q_rows = q + from * stride, *do_rows = d_out + from * out_stride + head * size;
+            if (head + 1 < shape->heads) {
+                attention_ask(rows, size, q_rows + size, stride);
+                attention_ask(rows, size, out + from * out_stride + (head + 1) * size, out_stride);
+                if ((head + 1) % group == 0) {
+                    attention_ask(rows, size, qkv + from * stride + k_at + size, stride);
+                    attention_ask(rows, size, qkv + from * stride + v_at + size, stride);
+                }
+            }
             attention_scores(&s, rows, from, size, q_rows, stride, s.keys_t, s.weights);
             attention_scores(&s, rows, from, size, do_rows, out_stride, s.values_t, s.d_weights);
             attention_weights(&s, rows, from, size, out_stride, out + from * out_stride + head * size, do_rows,

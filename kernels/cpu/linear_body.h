@@ -16,6 +16,8 @@
 
 enum { LINEAR_DEPTH = 1024, LINEAR_WEIGHT_ROWS = 256, LINEAR_APART_ROWS = 8 * TILE_ROWS };
 
+enum { LINE = 64 / sizeof(float) }; /* floats a line of the caches */
+
 /* Rows this far apart fall into a few sets of the first cache, where they drive each other out: such a left-hand side is copied. */
 static inline bool rows_collide(size_t stride) { return stride % 512 == 0; }
 
@@ -29,7 +31,7 @@ struct left {
 static ALWAYS_INLINE void tile_rows(size_t rows, size_t depth, const float *a, size_t row, size_t step, const float *panel,
                                     const float *add, float *c, size_t stride, size_t columns) {
     vf sum[TILE_ROWS][TILE_VECTORS];
-    if (add) { UNROLL for (size_t i = 0; i < rows; i++) __builtin_prefetch(add + i * stride, 1); }
+    UNROLL for (size_t i = 0; i < rows; i++) __builtin_prefetch(c + i * stride, 1);
     UNROLL for (size_t i = 0; i < rows; i++) { UNROLL for (size_t v = 0; v < TILE_VECTORS; v++) sum[i][v] = vf_set(0.0f); }
     for (size_t k = 0; k < depth; k++) {
         vf right[TILE_VECTORS];
@@ -157,8 +159,6 @@ static void pack_transposed(size_t depth, size_t columns, const float *source, s
         for (size_t k = 0; k < depth; k++) vf_store(panel + k * TILE_COLUMNS, vf_set(0.0f));
     }
 }
-
-enum { LINE = 64 / sizeof(float) }; /* floats a line of the caches */
 
 /* Asks for `share` of `shares` of what will be read next: a panel comes from far away, and no prefetcher foresees where the next
  * one begins. */
