@@ -9,6 +9,8 @@
 #include "base/memory.h"
 #include "coordinator/coordinator_state_core.h"
 
+enum { DEFERRED_LIMIT = 64 };
+
 /* ---- joining ------------------------------------------------------------------------------------------------------------ */
 
 static void refuse_join(uint64_t call, enum refusal code, const char *message, struct coordinator_actions *out) {
@@ -81,50 +83,58 @@ void brain_join(struct coordinator_state *state, const struct coordinator_event 
 
 /* ---- the admin's orders ------------------------------------------------------------------------------------------------- */
 
-/* The entry for an order, or the reason why there is none. */
-static const char *order_entry(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
-                               struct ledger_entry *entry) {
+/* What the admin is told where an order changes nothing. */
+struct objection {
+    enum order_outcome outcome;
+    const char *reason; /* NULL: there is none */
+};
+
+static struct objection conflict(const char *reason) { return (struct objection){ORDER_CONFLICT, reason}; }
+
+static struct objection order_entry(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                                    struct ledger_entry *entry) {
     enum run_phase phase = run_state_phase(state->run);
     const struct run_site *site = run_state_site_named(state->run, event->admin.name);
     switch (event->admin.order) {
     case ORDER_PAUSE:
-        if (phase != RUN_ACTIVE) return phase == RUN_PAUSED ? "the run is paused already" : "the run has been stopped";
+        if (phase != RUN_ACTIVE) return conflict(phase == RUN_PAUSED ? "the run is paused already" : "the run has been stopped");
         *entry = brain_entry(state, LEDGER_PAUSED, now);
         break;
     case ORDER_RESUME:
-        if (phase != RUN_PAUSED) return phase == RUN_ACTIVE ? "the run is not paused" : "the run has been stopped";
+        if (phase != RUN_PAUSED) return conflict(phase == RUN_ACTIVE ? "the run is not paused" : "the run has been stopped");
         *entry = brain_entry(state, LEDGER_RESUMED, now);
         break;
     case ORDER_STOP:
-        if (phase == RUN_STOPPED) return "the run has been stopped already";
+        if (phase == RUN_STOPPED) return conflict("the run has been stopped already");
         *entry = brain_entry(state, LEDGER_STOPPED, now);
         break;
     case ORDER_INVITE:
-        if (name_check(event->admin.name, NULL) != OK) return "a site's name is 1 to 32 of a-z, 0-9 and '-', a letter first";
-        if (site && !site->revoked) return "a site of that name is enrolled: revoke it first";
-        if (phase == RUN_STOPPED) return "the run has been stopped";
-        if (run_state_site_count(state->run) >= SITES_LIMIT) return "the run has as many sites as there can be";
+        if (name_check(event->admin.name, NULL) != OK)
+            return (struct objection){ORDER_BAD_VALUE, "a site's name is 1 to 32 of a-z, 0-9 and '-', a letter first"};
+        if (site && !site->revoked) return conflict("a site of that name is enrolled: revoke it first");
+        if (phase == RUN_STOPPED) return conflict("the run has been stopped");
+        if (run_state_site_count(state->run) >= SITES_LIMIT) return conflict("the run has as many sites as there can be");
         *entry = brain_entry(state, LEDGER_SITE_INVITED, now);
         memcpy(entry->invited.name, event->admin.name, SITE_NAME_SIZE);
         memcpy(entry->invited.secret_digest, event->admin.secret_digest, DIGEST_SIZE);
         entry->invited.expires_ms = event->admin.expires_ms;
-        return NULL;
+        return (struct objection){0};
     case ORDER_REVOKE:
-        if (!site) return "no site of that name was ever enrolled";
-        if (site->revoked) return "the site is revoked already";
+        if (!site) return (struct objection){ORDER_NO_SUCH_SITE, "no site of that name was ever enrolled"};
+        if (site->revoked) return conflict("the site is revoked already");
         *entry = brain_entry(state, LEDGER_SITE_REVOKED, now);
         entry->revoked.site = site->site;
         memcpy(entry->revoked.reason, event->admin.reason, REASON_SIZE);
-        return NULL;
+        return (struct objection){0};
     case ORDER_INNER_STEPS:
-        if (event->admin.inner_steps == 0) return "the number of inner steps is at least 1";
+        if (event->admin.inner_steps == 0) return (struct objection){ORDER_BAD_VALUE, "the number of inner steps is at least 1"};
         *entry = brain_entry(state, LEDGER_INNER_STEPS, now);
         entry->inner_steps.inner_steps = event->admin.inner_steps;
-        return NULL;
-    default: return "there is no such order";
+        return (struct objection){0};
+    default: return (struct objection){ORDER_BAD_VALUE, "there is no such order"};
     }
     memcpy(entry->note.reason, event->admin.reason, REASON_SIZE);
-    return NULL;
+    return (struct objection){0};
 }
 
 static void cut_site(struct coordinator_state *state, uint32_t site, const char *reason, struct coordinator_actions *out) {
@@ -139,33 +149,57 @@ static void cut_site(struct coordinator_state *state, uint32_t site, const char 
     snprintf(action->message, sizeof action->message, "%s", reason);
 }
 
+static struct coordinator_action *reply(struct coordinator_actions *out, uint64_t call, enum order_outcome outcome,
+                                        const char *message) {
+    struct coordinator_action *action = brain_act(out, DO_ADMIN_REPLY, call);
+    action->outcome = outcome;
+    snprintf(action->message, sizeof action->message, "%s", message);
+    return action;
+}
+
+/* A revocation drops the site's waiting contributions, and one of them may be in the step under way. */
+static void defer_revocation(struct coordinator_state *state, const struct coordinator_event *event,
+                             struct coordinator_actions *out) {
+    if (state->deferred_count == DEFERRED_LIMIT) {
+        reply(out, event->call, ORDER_BUSY, "too many revocations wait for the outer step under way: try again in a moment");
+        return;
+    }
+    MARK("revocation: deferred behind a step");
+    state->deferred = xrealloc(state->deferred, (state->deferred_count + 1) * sizeof *event);
+    state->deferred[state->deferred_count++] = *event;
+}
+
+static void order_snapshot(struct coordinator_state *state, const struct coordinator_event *event,
+                           struct coordinator_actions *out) {
+    uint64_t version = state->applying ? state->step.step.version : run_state_version(state->run);
+    if (state->applying) MARK("order: a snapshot behind a step");
+    if (state->applying)
+        state->snapshot_wanted = true;
+    else
+        brain_snapshot(state, out);
+    reply(out, event->call, ORDER_DONE, "a snapshot is being written")->version = version;
+}
+
 void brain_admin(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
                  struct coordinator_actions *out) {
-    struct ledger_entry entry;
     if (event->admin.order == ORDER_REVOKE && state->applying) {
-        /* A revocation drops the site's waiting contributions, and one of them may be in the step under way. */
-        MARK("revocation: deferred behind a step");
-        state->deferred = xrealloc(state->deferred, (state->deferred_count + 1) * sizeof *event);
-        state->deferred[state->deferred_count++] = *event;
+        defer_revocation(state, event, out);
         return;
     }
     if (event->admin.order == ORDER_SNAPSHOT) {
-        if (state->applying) MARK("order: a snapshot behind a step");
-        if (state->applying)
-            state->snapshot_wanted = true;
-        else
-            brain_snapshot(state, out);
-        snprintf(brain_act(out, DO_ADMIN_REPLY, event->call)->message, 64, "a snapshot is being written");
+        order_snapshot(state, event, out);
         return;
     }
+    struct ledger_entry entry;
     struct error error = {0};
     struct commit *commit = NULL;
-    const char *problem = order_entry(state, event, now, &entry);
-    if (!problem) commit = brain_append_if_legal(state, &entry, ANSWER_ADMIN, event->call, out, &error);
+    struct objection objection = order_entry(state, event, now, &entry);
+    if (!objection.reason) {
+        commit = brain_append_if_legal(state, &entry, ANSWER_ADMIN, event->call, out, &error);
+        if (!commit) objection = (struct objection){ORDER_BAD_VALUE, error.message}; /* by a rule of the ledger */
+    }
     if (!commit) {
-        struct coordinator_action *action = brain_act(out, DO_ADMIN_REPLY, event->call);
-        action->code = REFUSED_MALFORMED;
-        snprintf(action->message, sizeof action->message, "%s", problem ? problem : error.message);
+        reply(out, event->call, objection.outcome, objection.reason);
         return;
     }
     snprintf(commit->message, sizeof commit->message, "%s", ledger_kind_name(entry.kind));

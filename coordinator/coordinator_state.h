@@ -55,6 +55,15 @@ enum coordinator_event_kind {
 
 enum admin_order { ORDER_PAUSE = 1, ORDER_RESUME, ORDER_STOP, ORDER_INVITE, ORDER_REVOKE, ORDER_INNER_STEPS, ORDER_SNAPSHOT };
 
+/* What became of an order. NOTHING of one that is not DONE is in the ledger. */
+enum order_outcome {
+    ORDER_DONE,
+    ORDER_NO_SUCH_SITE,
+    ORDER_BAD_VALUE, /* an argument is out of its bounds */
+    ORDER_CONFLICT,  /* not in this phase, or taken already */
+    ORDER_BUSY       /* too much waits: again in a moment */
+};
+
 struct coordinator_event {
     enum coordinator_event_kind kind;
     uint64_t call; /* the shell's number for the call this is about; never reused within a process; 0: none */
@@ -115,7 +124,7 @@ enum coordinator_action_kind {
     DO_SNAPSHOT,  /* write a snapshot of the model as it is after that version, before any later APPLY */
     DO_JOINED,    /* answer the Join: code 0 and the site's number, or a refusal */
     DO_HEARTBEAT_REPLY, /* answer with this site's inner steps */
-    DO_ADMIN_REPLY,     /* answer the admin: code 0 done, else message */
+    DO_ADMIN_REPLY,     /* answer the admin: outcome, message, of a snapshot its version */
     DO_CUT,             /* a site was revoked: end all its calls and connections; message is the reason */
     DO_TIMER,           /* send TIMER at this monotonic time; replaces the one asked for before */
     DO_STOP             /* stop the process: something is broken that a restart may heal; message says what */
@@ -125,6 +134,7 @@ struct coordinator_action {
     enum coordinator_action_kind kind;
     uint64_t call;
     enum refusal code;
+    enum order_outcome outcome;               /* ADMIN_REPLY */
     uint64_t retry_after_ms, current_version; /* REFUSE */
     char message[192];
     struct contribution contribution;   /* ADMIT, CHECK */
@@ -132,7 +142,7 @@ struct coordinator_action {
                                            header's payloads_from, size its ledger_size */
     struct buffer bytes;                /* COMMIT: entries, each u32 length || bytes; RECEIPT and REFUSE(DUPLICATE): receipt */
     struct ledger_entry step;           /* APPLY: without root; parts are pending in the run state */
-    uint64_t version;                   /* SNAPSHOT */
+    uint64_t version;                   /* SNAPSHOT; ADMIN_REPLY to an order for one: the version it will be of */
     uint32_t site;                      /* JOINED, HEARTBEAT_REPLY, CUT */
     uint32_t inner_steps;               /* HEARTBEAT_REPLY */
     uint64_t at_ms;                     /* TIMER */

@@ -16,14 +16,6 @@ static void send_reply(struct call *call, const struct admin_reply *reply) {
         rpc_call_finish(call->rpc, RPC_INTERNAL, error.message);
 }
 
-void admin_answer(struct call *call, uint32_t code, const char *message, struct bytes secret) {
-    struct admin_reply reply = {.code = code, .message = message};
-    if (code == ADMIN_OK) reply.invitation_secret = secret;
-    send_reply(call, &reply);
-    clear(call->request_der.data, call->request_der.size);
-    call->request_der.size = 0;
-}
-
 static struct moment now_here(void) { return (struct moment){clock_monotonic_ms(), clock_wall_ms()}; }
 
 static void describe_run(struct server *server, struct run_status *out) {
@@ -107,10 +99,36 @@ static void answer_status(struct server *server, struct call *call) {
     send_reply(call, &reply);
 }
 
+void admin_refuse(struct call *call, uint32_t code, const char *message) {
+    send_reply(call, &(struct admin_reply){.code = code, .message = message});
+}
+
+/* The brain carried an order out, or said why not. An invitation's secret waited in the call for this. */
+void admin_done(struct server *server, const struct coordinator_action *action) {
+    static const uint32_t codes[] = {[ORDER_DONE] = ADMIN_OK,
+                                     [ORDER_NO_SUCH_SITE] = ADMIN_NOT_FOUND,
+                                     [ORDER_BAD_VALUE] = ADMIN_INVALID,
+                                     [ORDER_CONFLICT] = ADMIN_CONFLICT,
+                                     [ORDER_BUSY] = ADMIN_BUSY};
+    struct call *call = call_find(server, action->call);
+    if (!call) return;
+    struct admin_reply reply = {.code = codes[action->outcome], .message = action->message};
+    if (reply.code == ADMIN_OK) {
+        reply.invitation_secret = buffer_bytes(&call->request_der);
+        reply.value = action->version;
+        reply.has_run = true;
+        describe_run(server, &reply.run);
+    }
+    send_reply(call, &reply);
+    clear(call->request_der.data, call->request_der.size);
+    call->request_der.size = 0;
+    call_release(call);
+}
+
 void admin_look(struct server *server, const struct brain_item *item) {
     switch (item->admin.verb) {
     case ADMIN_STATUS: answer_status(server, item->call); break;
     case ADMIN_SITES: answer_sites(server, item->call, item->admin.first_site); break;
-    default: admin_answer(item->call, ADMIN_INVALID, "this coordinator does not know that verb", bytes_of(NULL, 0)); break;
+    default: admin_refuse(item->call, ADMIN_INVALID, "this coordinator does not know that verb"); break;
     }
 }

@@ -226,7 +226,7 @@ static void do_drop(struct server *server, const struct coordinator_action *acti
     call_release(call);
 }
 
-static void perform(struct server *server, const struct coordinator_action *action, const struct brain_item *item) {
+static void perform(struct server *server, const struct coordinator_action *action) {
     const struct run_state *run = coordinator_state_run(server->state);
     switch (action->kind) {
     case DO_ADMIT: do_admit(server, action); break;
@@ -240,19 +240,11 @@ static void perform(struct server *server, const struct coordinator_action *acti
     case DO_SNAPSHOT: model_snapshot(server, action->version, action->size, action->first_index, run_state_epoch(run)); break;
     case DO_JOINED: do_joined(server, action); break;
     case DO_HEARTBEAT_REPLY: do_heartbeat_reply(server, action); break;
-    case DO_ADMIN_REPLY: {
-        struct call *call = call_find(server, action->call);
-        if (!call) break;
-        admin_answer(call, action->code == ACCEPTED ? ADMIN_OK : ADMIN_CONFLICT, action->message,
-                     buffer_bytes(&call->request_der));
-        call_release(call);
-        break;
-    }
+    case DO_ADMIN_REPLY: admin_done(server, action); break;
     case DO_CUT: calls_cut(server, action->site, action->message); break;
     case DO_TIMER: server->timer_ms = action->at_ms; break;
     case DO_STOP: server_break(server, "%s", action->message); break;
     }
-    (void)item;
 }
 
 static void tell_entry(struct server *server, const struct coordinator_action *action) {
@@ -274,10 +266,10 @@ static void tell_entry(struct server *server, const struct coordinator_action *a
     }
 }
 
-static void perform_all(struct server *server, struct coordinator_actions *actions, const struct brain_item *item) {
+static void perform_all(struct server *server, struct coordinator_actions *actions) {
     for (size_t i = 0; i < actions->count; i++) {
         if (actions->items[i].kind == DO_COMMIT) tell_entry(server, &actions->items[i]);
-        perform(server, &actions->items[i], item);
+        perform(server, &actions->items[i]);
     }
     coordinator_actions_clear(actions);
 }
@@ -313,7 +305,7 @@ static void take_item(struct server *server, struct brain_item *item, struct coo
     if (item->kind == BRAIN_REPORT) take_report(server, item);
     if (item->event.kind == COORDINATOR_ADMIN && item->event.admin.order == ORDER_INVITE) make_secret(item);
     coordinator_state_step(server->state, &item->event, now_here(), actions);
-    perform_all(server, actions, item);
+    perform_all(server, actions);
 }
 
 void brain_run(void *context) {
@@ -321,7 +313,7 @@ void brain_run(void *context) {
     struct coordinator_actions actions = {0};
     bool ended = false;
     coordinator_state_start(server->state, now_here(), &actions);
-    perform_all(server, &actions, NULL);
+    perform_all(server, &actions);
     do_publish(server, coordinator_state_committed(server->state));
     while (!ended) {
         void *popped = NULL;
@@ -333,7 +325,7 @@ void brain_run(void *context) {
             server->timer_ms = UINT64_MAX;
             struct coordinator_event timer = {.kind = COORDINATOR_TIMER};
             coordinator_state_step(server->state, &timer, now_here(), &actions);
-            perform_all(server, &actions, NULL);
+            perform_all(server, &actions);
             continue;
         }
         struct brain_item *item = popped;

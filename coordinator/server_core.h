@@ -140,7 +140,8 @@ void server_break(struct server *server, const char *format, ...) PRINTF_LIKE(2,
 
 /* --- server_admin.c: questions, on the brain's thread --- */
 void admin_look(struct server *server, const struct brain_item *item);
-void admin_answer(struct call *call, uint32_t code, const char *message, struct bytes secret);
+void admin_refuse(struct call *call, uint32_t code, const char *message);
+void admin_done(struct server *server, const struct coordinator_action *action);
 
 /* --- jobs --- */
 struct job *job_create(void (*run)(struct server *server, struct job *job), struct call *call);

@@ -12,7 +12,7 @@ static void invite(struct brain *b, const char *name, uint64_t expires_ms, uint8
     brain_step(b, &event);
     CHECK(!brain_find(b, DO_ADMIN_REPLY)); /* not before it is durable */
     brain_durable(b);
-    CHECK_EQUAL(brain_find(b, DO_ADMIN_REPLY)->code, ACCEPTED);
+    CHECK_EQUAL(brain_find(b, DO_ADMIN_REPLY)->outcome, ORDER_DONE);
 }
 
 static enum refusal join(struct brain *b, const char *name, const uint8_t *secret, const struct key_pair *key) {
@@ -109,11 +109,11 @@ TEST(nobody_joins_a_run_that_has_ended) {
 
 /* ---- the admin -------------------------------------------------------------------------------------------------------------------- */
 
-static void order_refused(struct brain *b, enum admin_order order, const char *name) {
+static void order_refused(struct brain *b, enum admin_order order, const char *name, enum order_outcome outcome) {
     uint64_t size = run_state_size(brain_run(b));
     uint64_t call = brain_admin(b, order, name);
     const struct coordinator_action *reply = brain_find(b, DO_ADMIN_REPLY);
-    CHECK(reply && reply->call == call && reply->code != ACCEPTED && *reply->message);
+    CHECK(reply && reply->call == call && reply->outcome == outcome && *reply->message);
     CHECK_EQUAL(run_state_size(brain_run(b)), size);
     CHECK(!b->stopped);
 }
@@ -123,29 +123,29 @@ static void order_done(struct brain *b, enum admin_order order, const char *name
     CHECK(!brain_find(b, DO_ADMIN_REPLY));
     while (b->commit_count > 0) brain_durable(b);
     const struct coordinator_action *reply = brain_find(b, DO_ADMIN_REPLY);
-    CHECK(reply && reply->call == call && reply->code == ACCEPTED);
+    CHECK(reply && reply->call == call && reply->outcome == ORDER_DONE);
 }
 
 TEST(orders_that_do_not_fit_the_phase_are_refused_and_stop_nothing) {
     struct brain *b = brain_open(ALONE, 2);
-    order_refused(b, ORDER_RESUME, "");
+    order_refused(b, ORDER_RESUME, "", ORDER_CONFLICT);
     order_done(b, ORDER_PAUSE, "");
-    order_refused(b, ORDER_PAUSE, "");
+    order_refused(b, ORDER_PAUSE, "", ORDER_CONFLICT);
     order_done(b, ORDER_RESUME, "");
-    order_refused(b, ORDER_INVITE, "site-1");
-    order_refused(b, ORDER_INVITE, "Not A Name");
-    order_refused(b, ORDER_INVITE, "");
-    order_refused(b, ORDER_REVOKE, "nobody");
-    order_refused(b, ORDER_REVOKE, "");
-    order_refused(b, (enum admin_order)99, "");
+    order_refused(b, ORDER_INVITE, "site-1", ORDER_CONFLICT);
+    order_refused(b, ORDER_INVITE, "Not A Name", ORDER_BAD_VALUE);
+    order_refused(b, ORDER_INVITE, "", ORDER_BAD_VALUE);
+    order_refused(b, ORDER_REVOKE, "nobody", ORDER_NO_SUCH_SITE);
+    order_refused(b, ORDER_REVOKE, "", ORDER_NO_SUCH_SITE);
+    order_refused(b, (enum admin_order)99, "", ORDER_BAD_VALUE);
     order_done(b, ORDER_REVOKE, "site-2");
-    order_refused(b, ORDER_REVOKE, "site-2");
+    order_refused(b, ORDER_REVOKE, "site-2", ORDER_CONFLICT);
     order_done(b, ORDER_INVITE, "site-2");
     order_done(b, ORDER_STOP, "");
-    order_refused(b, ORDER_STOP, "");
-    order_refused(b, ORDER_PAUSE, "");
-    order_refused(b, ORDER_RESUME, "");
-    order_refused(b, ORDER_INVITE, "late");
+    order_refused(b, ORDER_STOP, "", ORDER_CONFLICT);
+    order_refused(b, ORDER_PAUSE, "", ORDER_CONFLICT);
+    order_refused(b, ORDER_RESUME, "", ORDER_CONFLICT);
+    order_refused(b, ORDER_INVITE, "late", ORDER_CONFLICT);
     order_done(b, ORDER_REVOKE, "site-1"); /* this is always possible */
     brain_close(b);
 }
@@ -158,7 +158,7 @@ TEST(inner_steps_out_of_their_bounds_are_refused_and_stop_nothing) {
         event = brain_order(b, ORDER_INNER_STEPS, "");
         event.admin.inner_steps = wrong[i];
         brain_step(b, &event);
-        CHECK(brain_find(b, DO_ADMIN_REPLY) && brain_find(b, DO_ADMIN_REPLY)->code != ACCEPTED);
+        CHECK(brain_find(b, DO_ADMIN_REPLY) && brain_find(b, DO_ADMIN_REPLY)->outcome == ORDER_BAD_VALUE);
         CHECK(!b->stopped);
     }
     order_done(b, ORDER_STOP, "");
@@ -166,7 +166,7 @@ TEST(inner_steps_out_of_their_bounds_are_refused_and_stop_nothing) {
     event.admin.inner_steps = 5;
     brain_step(b, &event);
     CHECK(!b->stopped);
-    CHECK(brain_find(b, DO_ADMIN_REPLY)->code != ACCEPTED);
+    CHECK(brain_find(b, DO_ADMIN_REPLY)->outcome == ORDER_BAD_VALUE);
     brain_close(b);
 }
 
@@ -178,7 +178,22 @@ TEST(a_secret_that_was_used_before_is_refused_and_stops_nothing) {
     snprintf(event.admin.name, SITE_NAME_SIZE, "two");
     brain_step(b, &event);
     CHECK(!b->stopped);
-    CHECK(brain_find(b, DO_ADMIN_REPLY)->code != ACCEPTED);
+    CHECK(brain_find(b, DO_ADMIN_REPLY)->outcome == ORDER_BAD_VALUE);
+    brain_close(b);
+}
+
+TEST(revocations_behind_a_step_are_bounded_and_one_too_many_is_told_to_come_again) {
+    struct brain *b = brain_open(ALONE, 2);
+    brain_contribute(b, 1, 0);
+    CHECK(b->applying);
+    int deferred = 0;
+    while (brain_admin(b, ORDER_REVOKE, "site-2"), !brain_find(b, DO_ADMIN_REPLY) && deferred < 1000) deferred++;
+    CHECK_EQUAL(deferred, 64);
+    CHECK_EQUAL(brain_find(b, DO_ADMIN_REPLY)->outcome, ORDER_BUSY);
+    brain_applied(b);
+    brain_settle(b);
+    CHECK(run_state_site(b->durable, 2)->revoked);
+    CHECK(!b->stopped);
     brain_close(b);
 }
 
@@ -219,7 +234,7 @@ TEST(revoking_a_site_while_its_contribution_is_merged_lets_the_step_end_first) {
     while (b->commit_count > 0) {
         brain_durable(b);
         const struct coordinator_action *reply = brain_find(b, DO_ADMIN_REPLY);
-        answered |= reply && reply->call == call && reply->code == ACCEPTED;
+        answered |= reply && reply->call == call && reply->outcome == ORDER_DONE;
     }
     CHECK(answered);
     CHECK_EQUAL(run_state_version(b->durable), 1);

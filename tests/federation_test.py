@@ -150,6 +150,10 @@ def a_pause_stops_training_until_the_run_is_resumed(directory):
     equal(federation.status()["version"], before["version"], "version")
     equal([s.status()["trainer_steps"] for s in federation.sites.values()], steps, "inner steps in a pause")
     equal(before["phase"], "paused", "phase")
+    for words, code in ((("run", "pause"), "conflict"), (("site", "revoke", "--name", "nobody"), "not_found")):
+        no = federation.ctl(*words, check=False)
+        check(no.returncode != 0 and f"({code})" in no.stderr, words, "is answered", no.stderr)
+    contains(federation.ctl("run", "snapshot").stdout, f"version {before['version']}")
     federation.coordinator.kill()  # a pause outlives the process
     federation.start_coordinator()
     equal(federation.status()["phase"], "paused", "phase after a restart")

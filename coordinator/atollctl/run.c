@@ -195,13 +195,15 @@ static int order(const struct settings *settings, enum admin_verb verb, const ch
                                     .verb = verb,
                                     .reason = settings->reason ? settings->reason : "",
                                     .value = settings->inner_steps};
-    struct admin_reply reply;
+    struct admin_reply reply = {0};
     struct arena arena = {0};
     struct error error = {0};
     enum status status = client_ask(settings, &request, &arena, &reply, &error);
+    char version[32];
+    snprintf(version, sizeof version, "version %llu", (unsigned long long)reply.value);
     arena_deinit(&arena);
     if (status != OK) return report_failure(&error);
-    print_done(settings, done, settings->reason ? settings->reason : "");
+    print_done(settings, done, verb == ADMIN_SNAPSHOT ? version : settings->reason ? settings->reason : "");
     return EXIT_DONE;
 }
 
