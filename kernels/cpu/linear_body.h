@@ -160,27 +160,24 @@ static void pack_transposed(size_t depth, size_t columns, const float *source, s
     }
 }
 
-/* Asks for `share` of `shares` of what will be read next: a panel comes from far away, and no prefetcher foresees where the next
- * one begins. */
-static inline void ask_for(const float *next, size_t count, size_t share, size_t shares) {
-    size_t lines = (count + LINE - 1) / LINE, each = (lines + shares - 1) / shares;
-    for (size_t i = share * each; i < MIN(lines, (share + 1) * each); i++) __builtin_prefetch(next + i * LINE, 0, 2);
-}
-
-/* c[rows][columns] = add + left panels */
+/* c[rows][columns] = add + left panels. While a panel's tiles are computed, the next one is asked for, a piece a tile: it comes from far
+ * away, and no prefetcher foresees where it begins. */
 static void product(size_t rows, size_t columns, size_t depth, struct left left, const float *panels, const float *add, float *c,
                     size_t stride) {
+    if (!rows) return;
     if (!depth)
         for (size_t i = 0; i < rows; i++)
             for (size_t j = 0; j < columns; j++) c[i * stride + j] = add ? add[i * stride + j] : 0.0f;
     for (size_t from = 0; from < depth; from += LINEAR_DEPTH) {
         size_t slice = MIN(depth - from, (size_t)LINEAR_DEPTH);
         struct left part = {left.data + from * left.step, left.row, left.step};
+        size_t piece = round_up(slice * TILE_COLUMNS * TILE_ROWS / rows + 1, LINE);
         for (size_t j = 0; j < columns; j += TILE_COLUMNS) {
-            const float *panel = panels + j * depth + from * TILE_COLUMNS;
-            size_t next = j + TILE_COLUMNS < columns ? slice * TILE_COLUMNS : 0, tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+            const float *panel = panels + j * depth + from * TILE_COLUMNS, *next = panel, *end = panel;
+            if (j + TILE_COLUMNS < columns) next = panel + TILE_COLUMNS * depth, end = next + slice * TILE_COLUMNS;
             for (size_t i = 0; i < rows; i += TILE_ROWS) {
-                ask_for(panel + TILE_COLUMNS * depth, next, i / TILE_ROWS, tiles);
+                for (const float *stop = next + MIN((size_t)(end - next), piece); next < stop; next += LINE)
+                    __builtin_prefetch(next, 0, 2);
                 struct left here = {part.data + i * part.row, part.row, part.step};
                 tile(MIN(rows - i, (size_t)TILE_ROWS), slice, here, panel, add ? add + i * stride + j : NULL, c + i * stride + j,
                      stride, MIN(columns - j, (size_t)TILE_COLUMNS));
