@@ -5,7 +5,7 @@
 // next while this one is used. A block has four warps, each with 16 rows of the tile that stays.
 //
 // forward     a block a tile of queries; over the tiles of keys up to the diagonal: S = Q K^T, running largest and sum, O += P V
-// delta       D = rowsum(dO * O), a warp a row and head
+// delta       D = rowsum(dO * O)
 // backward    two kernels, so that no sum is shared between blocks and nothing is atomic:
 //     keys    a block a tile of keys; over the group's heads and the tiles of queries from the diagonal on, all transposed so that
 //             what one product gives in registers is what the next one takes: S^T = K Q^T, dP^T = V dO^T,
@@ -172,19 +172,21 @@ template <int D> __global__ void __launch_bounds__(ATTENTION_THREADS) attend(att
 
 // --- backward ---
 
+// Eight lanes a row and head, or sixteen where it has more than 64 elements; eight elements each.
 __global__ void find_delta(attention_arguments a, unsigned size) {
-    size_t item = size_t{blockIdx.x} * ATTENTION_WARPS + threadIdx.x / WARP; // a row and head
-    unsigned lane = threadIdx.x % WARP, head = static_cast<unsigned>(item % a.heads);
-    size_t row = item / a.heads;
-    if (row >= size_t{a.sequences} * a.length) return;
-    const bf16 *o = a.out + (row * a.heads + head) * size, *d = a.d_out + (row * a.heads + head) * size;
-    float dot = 0;
-    for (unsigned i = 2 * lane; i < size; i += 2 * WARP) {
-        uint32_t x = *reinterpret_cast<const uint32_t *>(o + i), y = *reinterpret_cast<const uint32_t *>(d + i);
-        dot = fmaf(high_half(x), high_half(y), fmaf(low_half(x), low_half(y), dot));
+    unsigned lanes = size > 64 ? 16 : 8, lane = threadIdx.x % lanes;
+    size_t item = (size_t{blockIdx.x} * ATTENTION_THREADS + threadIdx.x) / lanes, row = item / a.heads;
+    unsigned head = static_cast<unsigned>(item % a.heads);
+    bool there = row < size_t{a.sequences} * a.length;
+    float dot = 0, x[8], y[8];
+    if (there && 8 * lane < size) {
+        size_t at = (row * a.heads + head) * size + 8 * lane;
+        widen(load_octet(a.out + at), x);
+        widen(load_octet(a.d_out + at), y);
+        UNROLL for (int i = 0; i < 8; i++) dot = fmaf(x[i], y[i], dot);
     }
-    dot = warp_sum(dot);
-    if (lane == 0) a.delta_to[(row / a.length * a.heads + head) * a.length + row % a.length] = dot;
+    for (unsigned reach = lanes / 2; reach > 0; reach /= 2) dot += __shfl_xor_sync(ALL_LANES, dot, reach);
+    if (there && lane == 0) a.delta_to[(row / a.length * a.heads + head) * a.length + row % a.length] = dot;
 }
 
 // What stays in registers is dK and dV of 16 keys a warp; N queries are looked at together.
@@ -363,8 +365,8 @@ const char *attention_run(cuda_session *session, const hopper_attention *hopper,
 }
 
 const char *attention_delta(cuda_session *session, const attention_arguments &a, unsigned size) {
-    size_t items = size_t{a.sequences} * a.length * a.heads;
-    return LAUNCH_ON(session->stream, find_delta, static_cast<unsigned>((items + ATTENTION_WARPS - 1) / ATTENTION_WARPS),
+    size_t threads = size_t{a.sequences} * a.length * a.heads * (size > 64 ? 16 : 8);
+    return LAUNCH_ON(session->stream, find_delta, static_cast<unsigned>((threads + ATTENTION_THREADS - 1) / ATTENTION_THREADS),
                      ATTENTION_THREADS, 0, a, size);
 }
 

@@ -5,7 +5,7 @@
 // bandwidth that the softmax wants, once for every block that sees a key. So a pass of its own rotates q and k once, in place,
 // 4 bytes an element, and backward finds them rotated. It rounds where attention.cu rounds.
 //
-// A block has three warpgroups. One warp of the first tells the copy engine what to bring, up to STAGES parts ahead; the two others
+// A block has three warpgroups. One warp of the first tells the copy engine what to bring, two to four parts ahead; the two others
 // multiply, each for 64 of the ROWS rows of the tile that stays. Registers are moved from the first to the others at the start.
 //     stays       in shared memory while its parts come by: queries; keys and values; queries and gradients
 //     parts       of what comes by, in a ring: keys, then values; queries with gradients; keys with values
@@ -38,13 +38,18 @@ struct hopper_attention {
 namespace {
 
 constexpr unsigned WARPGROUP = 128, WORKERS = 2, HOPPER_THREADS = (1 + WORKERS) * WARPGROUP;
-constexpr unsigned ROWS = 64 * WORKERS, BOX_ROWS = 64, PANEL = 64, ROW_BYTES = 128, STAGES = 2, ALIGNMENT = 1024;
+constexpr unsigned ROWS = 64 * WORKERS, BOX_ROWS = 64, PANEL = 64, ROW_BYTES = 128, ALIGNMENT = 1024, SHARED_MOST = 227 * 1024;
 constexpr long long WAIT_MOST = 1LL << 34; // clocks: some 9 seconds
 constexpr int REGISTERS_LEFT = 24, REGISTERS_TAKEN = 240;
 
 // --- tiles: panels of 64 columns, each of rows of 128 bytes, swizzled as the copy engine does and the products undo ---
 
 constexpr unsigned tile_bytes(unsigned rows, unsigned size) { return rows * size * 2; }
+
+// As many parts as there is room for beside what stays, four at the most.
+constexpr unsigned stages_for(unsigned stay, unsigned part) {
+    return (SHARED_MOST - ALIGNMENT - 512 - stay) / part < 4 ? (SHARED_MOST - ALIGNMENT - 512 - stay) / part : 4;
+}
 
 // Rows that are contracted along themselves, from `row` on, at columns k to k + 15.
 __device__ __forceinline__ uint64_t along(uint32_t tile, unsigned rows, unsigned row, unsigned k) {
@@ -188,8 +193,9 @@ __global__ void rotate_positions(attention_arguments a, unsigned size) {
 // --- forward ---
 
 template <int D, int N> struct forward_layout {
-    static constexpr unsigned STAY = tile_bytes(ROWS, D), PART = tile_bytes(N, D), KEYS = STAY, VALUES = KEYS + STAGES * PART,
-                              GATES = VALUES + STAGES * PART, ALL = GATES + (1 + 2 * STAGES) * sizeof(gate) + ALIGNMENT;
+    static constexpr unsigned STAY = tile_bytes(ROWS, D), PART = tile_bytes(N, D), STAGES = stages_for(STAY, 2 * PART),
+                              KEYS = STAY, VALUES = KEYS + STAGES * PART, GATES = VALUES + STAGES * PART,
+                              ALL = GATES + (1 + 2 * STAGES) * sizeof(gate) + ALIGNMENT;
 };
 
 // Scores become weights; top and total are a row's so far, shrink what earlier ones are to be multiplied with.
@@ -215,7 +221,7 @@ __device__ __forceinline__ void forward_orders(const attention_arguments &a, con
                                                gate *keys, gate *values, volatile uint64_t *complaint) {
     using layout = forward_layout<D, N>;
     turn<1> q;
-    turn<STAGES> part;
+    turn<layout::STAGES> part;
     for (walk at(a.tiles, a.heads, a.sequences); at.next(); q.next()) {
         unsigned key_head = a.heads + at.head / (a.heads / a.kv_heads), value_head = key_head + a.kv_heads;
         wait_for(&stay->empty, q.phase ^ 1, STAY_EMPTY, complaint);
@@ -238,8 +244,9 @@ __device__ __forceinline__ void forward_work(const attention_arguments &a, uint3
                                              unsigned worker, volatile uint64_t *complaint) {
     using layout = forward_layout<D, N>;
     static_assert(N == int{ROWS}, "one part is on the diagonal");
+    static_assert(layout::STAGES >= 2 && layout::ALL <= SHARED_MOST, "");
     turn<1> q;
-    turn<STAGES> k, v;
+    turn<layout::STAGES> k, v;
     unsigned lane = threadIdx.x % WARP, inside = 64 * worker + threadIdx.x % WARPGROUP / WARP * 16 + lane / 4;
     float scale = LOG2_E / sqrtf(static_cast<float>(D));
     for (walk at(a.tiles, a.heads, a.sequences); at.next(); q.next()) {
@@ -310,11 +317,12 @@ __global__ void __launch_bounds__(HOPPER_THREADS, 1)
     attend_hopper(attention_arguments a, const __grid_constant__ tensor_map qkv, volatile uint64_t *complaint) {
     DYNAMIC_SHARED(unaligned);
     unsigned char *shared = aligned(unaligned);
-    gate *stay = reinterpret_cast<gate *>(shared + forward_layout<D, N>::GATES), *keys = stay + 1, *values = keys + STAGES;
+    using layout = forward_layout<D, N>;
+    gate *stay = reinterpret_cast<gate *>(shared + layout::GATES), *keys = stay + 1, *values = keys + layout::STAGES;
     if (threadIdx.x == 0) {
         map_fetch(&qkv);
         gate_init(stay, 1);
-        for (unsigned i = 0; i < STAGES; i++) gate_init(keys + i, 1), gate_init(values + i, 1);
+        for (unsigned i = 0; i < layout::STAGES; i++) gate_init(keys + i, 1), gate_init(values + i, 1);
         barriers_made();
     }
     __syncthreads();
@@ -332,10 +340,11 @@ __global__ void __launch_bounds__(HOPPER_THREADS, 1)
 
 // Two tiles stay; a part is a pair of tiles of N rows.
 template <int D, int N> struct backward_layout {
-    static constexpr unsigned STAY = tile_bytes(ROWS, D), PART = tile_bytes(N, D), SECOND = STAY, PARTS = 2 * STAY,
+    static constexpr unsigned STAY = tile_bytes(ROWS, D), PART = tile_bytes(N, D),
+                              STAGES = stages_for(2 * STAY, 2 * PART + 2 * N * 4), SECOND = STAY, PARTS = 2 * STAY,
                               ROW_VALUES = PARTS + STAGES * 2 * PART, // [STAGES][2][N] floats: lse, delta
         GATES = ROW_VALUES + STAGES * 2 * N * 4, ALL = GATES + (1 + STAGES) * sizeof(gate) + ALIGNMENT;
-    static_assert(GATES % 8 == 0, "");
+    static_assert(STAGES >= 2 && GATES % 8 == 0 && ALL <= SHARED_MOST, "");
 };
 
 // Of one query, in powers of two; none of it where there is no such query.
@@ -355,7 +364,7 @@ __device__ __forceinline__ void key_orders(const attention_arguments &a, const t
     uint32_t shared = shared_address(memory);
     unsigned lane = threadIdx.x % WARP, group = a.heads / a.kv_heads;
     turn<1> kept;
-    turn<STAGES> part;
+    turn<layout::STAGES> part;
     for (walk at(a.tiles, a.kv_heads, a.sequences); at.next(); kept.next()) {
         wait_for(&stay->empty, kept.phase ^ 1, STAY_EMPTY, complaint);
         if (lane == 0) {
@@ -395,7 +404,7 @@ __device__ __forceinline__ void key_work(const attention_arguments &a, unsigned 
     unsigned group = a.heads / a.kv_heads;
     float scale = 1.0f / sqrtf(static_cast<float>(D)), power_scale = scale * LOG2_E;
     turn<1> kept;
-    turn<STAGES> part;
+    turn<layout::STAGES> part;
     for (walk at(a.tiles, a.kv_heads, a.sequences); at.next(); kept.next()) {
         unsigned first = at.tile * ROWS + 64 * worker, key = first + inside;
         float dk[D / 8][4], dv[D / 8][4];
@@ -429,19 +438,21 @@ __device__ __forceinline__ void key_work(const attention_arguments &a, unsigned 
                         power_of_two(fmaf(s[n][i], power_scale, -(i % 2 ? two.y : two.x)));
                 }
                 pack<N>(p, s);
-                products_wait<0>();
+                settle(p);
+                settle(dv);
+                products_begin();
+                add_product<D, N>(dv, p, d);
+                products_commit();
+                products_wait<1>();
                 settle(dp);
                 UNROLL for (unsigned n = 0; n < N / 8; n++) {
                     float2 two = *reinterpret_cast<const float2 *>(delta + 8 * n + column);
                     UNROLL for (unsigned i = 0; i < 4; i++) s[n][i] *= dp[n][i] - (i % 2 ? two.y : two.x);
                 }
                 pack<N>(ds, s);
-                settle(p);
                 settle(ds);
                 settle(dk);
-                settle(dv);
                 products_begin();
-                add_product<D, N>(dv, p, d);
                 add_product<D, N>(dk, ds, q);
                 products_commit();
                 products_wait<0>();
@@ -463,12 +474,13 @@ __global__ void __launch_bounds__(HOPPER_THREADS, 1)
                               const __grid_constant__ tensor_map d_out, volatile uint64_t *complaint) {
     DYNAMIC_SHARED(unaligned);
     unsigned char *shared = aligned(unaligned);
-    gate *stay = reinterpret_cast<gate *>(shared + backward_layout<D, N>::GATES), *parts = stay + 1;
+    using layout = backward_layout<D, N>;
+    gate *stay = reinterpret_cast<gate *>(shared + layout::GATES), *parts = stay + 1;
     if (threadIdx.x == 0) {
         map_fetch(&qkv);
         map_fetch(&d_out);
         gate_init(stay, 1);
-        for (unsigned i = 0; i < STAGES; i++) gate_init(parts + i, WARP);
+        for (unsigned i = 0; i < layout::STAGES; i++) gate_init(parts + i, WARP);
         barriers_made();
     }
     __syncthreads();
@@ -493,7 +505,7 @@ __device__ __forceinline__ void query_orders(const attention_arguments &a, const
                                              uint32_t shared, gate *stay, gate *parts, volatile uint64_t *complaint) {
     using layout = backward_layout<D, N>;
     turn<1> kept;
-    turn<STAGES> part;
+    turn<layout::STAGES> part;
     for (walk at(a.tiles, a.heads, a.sequences); at.next(); kept.next()) {
         unsigned key_head = a.heads + at.head / (a.heads / a.kv_heads), end = parts_seen<N>(a, at.tile);
         wait_for(&stay->empty, kept.phase ^ 1, STAY_EMPTY, complaint);
@@ -518,7 +530,7 @@ __device__ __forceinline__ void query_work(const attention_arguments &a, uint32_
     unsigned lane = threadIdx.x % WARP, inside = threadIdx.x % WARPGROUP / WARP * 16 + lane / 4;
     float scale = 1.0f / sqrtf(static_cast<float>(D)), power_scale = scale * LOG2_E;
     turn<1> kept;
-    turn<STAGES> part;
+    turn<layout::STAGES> part;
     for (walk at(a.tiles, a.heads, a.sequences); at.next(); kept.next()) {
         unsigned first = at.tile * ROWS + 64 * worker, row = first + inside, end = parts_seen<N>(a, at.tile);
         row_value values[2] = {row_value_of(a, at.sequence, at.head, row), row_value_of(a, at.sequence, at.head, row + 8)};
@@ -570,12 +582,13 @@ __global__ void __launch_bounds__(HOPPER_THREADS, 1)
                                 const __grid_constant__ tensor_map d_out, volatile uint64_t *complaint) {
     DYNAMIC_SHARED(unaligned);
     unsigned char *shared = aligned(unaligned);
-    gate *stay = reinterpret_cast<gate *>(shared + backward_layout<D, N>::GATES), *parts = stay + 1;
+    using layout = backward_layout<D, N>;
+    gate *stay = reinterpret_cast<gate *>(shared + layout::GATES), *parts = stay + 1;
     if (threadIdx.x == 0) {
         map_fetch(&qkv);
         map_fetch(&d_out);
         gate_init(stay, 1);
-        for (unsigned i = 0; i < STAGES; i++) gate_init(parts + i, 1);
+        for (unsigned i = 0; i < layout::STAGES; i++) gate_init(parts + i, 1);
         barriers_made();
     }
     __syncthreads();
@@ -623,7 +636,7 @@ template <int D> const char *forward(cuda_session *session, const hopper_attenti
 }
 
 template <int D> const char *backward(cuda_session *session, const hopper_attention *hopper, const attention_arguments &a) {
-    constexpr int QUERIES = 64, KEYS = D > 64 ? 64 : 128;
+    constexpr int QUERIES = 64, KEYS = 128;
     constexpr unsigned KEYS_SHARED = backward_layout<D, QUERIES>::ALL, QUERIES_SHARED = backward_layout<D, KEYS>::ALL;
     tensor_map qkv, d_out;
     TRY_CUDA(make_map(hopper, &qkv, a.qkv, a, a.heads + 2 * a.kv_heads, D));
