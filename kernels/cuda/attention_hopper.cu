@@ -266,8 +266,8 @@ __device__ __forceinline__ void forward_work(const attention_arguments &a, uint3
         hide_future<N>(s, row, at.tile * N);
         weigh<N>(s, scale, top, total, shrink);
         pack<N>(p, s);
+        if (at.tile > 0) wait_for(&keys[k.stage].full, k.phase, PART_FULL, complaint);
         for (unsigned j = at.tile; j-- > 0;) {
-            wait_for(&keys[k.stage].full, k.phase, PART_FULL, complaint);
             settle(p);
             settle(sum);
             products_begin();
@@ -282,6 +282,9 @@ __device__ __forceinline__ void forward_work(const attention_arguments &a, uint3
             leave(keys + k.stage);
             k.next();
             weigh<N>(s, scale, top, total, shrink);
+            settle(s);
+            // Here, because the assembler does not carry the next wait over it, away from beside the product.
+            if (j > 0) wait_for(&keys[k.stage].full, k.phase, PART_FULL, complaint);
             products_wait<0>();
             settle(sum);
             settle(p);
@@ -533,18 +536,15 @@ __device__ __forceinline__ void query_work(const attention_arguments &a, uint32_
     turn<layout::STAGES> part;
     for (walk at(a.tiles, a.heads, a.sequences); at.next(); kept.next()) {
         unsigned first = at.tile * ROWS + 64 * worker, row = first + inside, end = parts_seen<N>(a, at.tile);
+        unsigned mine = (first + 64 + N - 1) / N < end ? (first + 64 + N - 1) / N : end;
         row_value values[2] = {row_value_of(a, at.sequence, at.head, row), row_value_of(a, at.sequence, at.head, row + 8)};
         float dq[D / 8][4];
         UNROLL for (int n = 0; n < D / 8; n++) for (int i = 0; i < 4; i++) dq[n][i] = 0;
         wait_for(&stay->full, kept.phase, STAY_FULL, complaint);
-        for (unsigned j = 0; j < end; j++, part.next()) {
+        wait_for(&parts[part.stage].full, part.phase, PART_FULL, complaint);
+        for (unsigned j = 0; j < mine; j++) {
             gate *here = parts + part.stage;
             uint32_t k = shared + layout::PARTS + part.stage * 2 * layout::PART, v = k + layout::PART;
-            wait_for(&here->full, part.phase, PART_FULL, complaint);
-            if (j * N >= first + 64) { // no query of this half sees a key here
-                leave(here);
-                continue;
-            }
             float s[N / 8][4], dp[N / 8][4];
             uint32_t ds[N / 16][4];
             products_begin();
@@ -557,6 +557,9 @@ __device__ __forceinline__ void query_work(const attention_arguments &a, uint32_
             if ((j + 1) * N > first) hide_future<N>(s, row, j * N);
             UNROLL for (int n = 0; n < N / 8; n++) for (int i = 0; i < 4; i++) s[n][i] =
                 power_of_two(fmaf(s[n][i], power_scale, -values[i / 2].lse));
+            settle(s);
+            part.next(); // waited for here for the same reason as in forward
+            if (j + 1 < mine) wait_for(&parts[part.stage].full, part.phase, PART_FULL, complaint);
             products_wait<0>();
             settle(dp);
             UNROLL for (int n = 0; n < N / 8; n++) for (int i = 0; i < 4; i++) s[n][i] *= dp[n][i] - values[i / 2].delta;
@@ -571,6 +574,10 @@ __device__ __forceinline__ void query_work(const attention_arguments &a, uint32_
             leave(here);
         }
         leave(stay);
+        for (unsigned j = mine; j < end; j++, part.next()) { // of these the other half alone sees keys
+            wait_for(&parts[part.stage].full, part.phase, PART_FULL, complaint);
+            leave(parts + part.stage);
+        }
         bf16 *to = a.d_qkv + size_t{at.sequence} * a.length * a.width(D) + size_t{at.head} * D;
         store_rows<D>(dq, scale, scale, to, a.width(D), row, a.length, a.cos, a.sin);
     }
