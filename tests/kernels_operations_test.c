@@ -15,6 +15,10 @@ TEST(norm_and_its_gradient_match_the_definition) {
             float *y = guarded(rows * n), *rstd = guarded(rows), *dx = guarded_samples(rows * n, 4, 1.0f),
                   *dw = guarded_samples(n, 5, 1.0f);
             k->norm_forward(rows, n, eps, x, w, y, rstd);
+            float *again = guarded(rows * n);
+            k->norm_again(rows, n, x, w, rstd, again);
+            CHECK_MEMORY(again, y, rows * n * sizeof *y);
+            guarded_free(again, rows * n);
             k->norm_backward(rows, n, dy, x, w, rstd, dx, dw);
             double *wanted_dw = xcalloc(n, sizeof *wanted_dw);
             for (size_t j = 0; j < n; j++) wanted_dw[j] = (double)sample(5, j, 1.0f);
