@@ -118,6 +118,11 @@ int start_probe(const std::string &program, const std::string &library, const st
     code = posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDONLY, 0);
     if (!code) code = posix_spawn_file_actions_adddup2(&files, output, 1);
     if (!code) code = posix_spawn_file_actions_addopen(&files, 2, "/dev/null", O_WRONLY, 0);
+#ifdef __GLIBC_PREREQ
+#if __GLIBC_PREREQ(2, 34) // locks and sockets of the program are not to live longer than it
+    if (!code) code = posix_spawn_file_actions_addclosefrom_np(&files, 3);
+#endif
+#endif
     if (!code) code = posix_spawn(out, program.c_str(), &files, nullptr, arguments.data(), environ);
     (void)posix_spawn_file_actions_destroy(&files);
     return code;
@@ -147,7 +152,7 @@ int hear_probe(pid_t probe, int input, std::string *said) {
     if (over) (void)kill(probe, SIGKILL);
     int status = 0;
     while (waitpid(probe, &status, 0) < 0)
-        if (errno != EINTR) return -1;
+        if (errno != EINTR) break; // a program that ignores its children's ends: what was said counts
     return over ? -1 : status;
 }
 
