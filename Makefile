@@ -135,7 +135,7 @@ $(filter $(OUT)/proto/% $(OUT)/tests/proto_%,$(call objects,$(SOURCES) $(TEST_SO
 
 # The simulator runs copies of the pure cores of its own, with coverage marks (base/mark.h) and remembered signatures
 # (sim/signatures.h); sim/plants.c says what atoll-sim-planted has besides.
-SIM_CORES := $(wildcard coordinator/coordinator_*.c) coordinator/actions.c node/node_state.c node/node_ledger.c node/replica.c \
+SIM_CORES := $(wildcard coordinator/coordinator_*.c) coordinator/actions.c $(wildcard node/node_*.c) node/replica.c \
              $(wildcard fed/*.c) $(filter-out codec/device.c,$(wildcard codec/*.c))
 SIM_FLAGS := -DATOLL_SIMULATED -include sim/signatures.h
 SIM_CORE_OBJECTS := $(patsubst %.c,$(OUT)/sim/core/%.o,$(SIM_CORES))

@@ -1,5 +1,5 @@
-/* The inside of the site's brain, shared by node_state.c (rounds, link, time) and node_ledger.c (what the ledger says). Nobody
- * else includes it. */
+/* The inside of the site's brain, shared by node_state.c (events, and what follows from them), node_rounds.c (slots),
+ * node_link.c (the connection) and node_ledger.c (what the ledger says). Nobody else includes it. */
 #ifndef NODE_NODE_STATE_CORE_H
 #define NODE_NODE_STATE_CORE_H
 
@@ -15,7 +15,7 @@ struct slot { /* a fragment's round */
     bool in_ledger; /* our entry is at `index` */
     uint64_t index;
     uint64_t base_version;
-    int64_t steps_mark; /* the trainer's count at the last snapshot (below 0 at first: staggered) */
+    int64_t steps_mark;                       /* the trainer's count at the last snapshot (below 0 at first: staggered) */
     uint64_t tokens_unsent, tokens_in_flight; /* trained since what was sent last, and in what is under way */
     uint64_t steps_unsent, steps_in_flight;
     double loss_sum; /* over steps since the last snapshot */
@@ -73,7 +73,36 @@ void node_ledger_head(struct node_state *state, struct bytes raw, struct node_ac
 /* Takes an entry of ours or another's into the run state, and what it means for our slots. */
 enum status node_ledger_take(struct node_state *state, struct bytes raw, bool trusted, struct error *error);
 
-/* node_state.c: the slot's message has been merged by a step that is in the run state and the replica now. */
+/* node_rounds.c: what a slot does at an event ... */
+void node_progress(struct node_state *state, const struct node_event *event);
+void node_snapshotted(struct node_state *state, const struct node_event *event, struct node_actions *out);
+void node_encoded(struct node_state *state, const struct node_event *event, struct node_moment now, struct node_actions *out);
+void node_receipt(struct node_state *state, const struct node_event *event, struct node_moment now, struct node_actions *out);
+void node_refused(struct node_state *state, const struct node_event *event, struct node_moment now, struct node_actions *out);
+void node_upload_broken(struct node_state *state, const struct node_event *event, struct node_moment now);
+void node_rebased(struct node_state *state, const struct node_event *event);
+/* (its message has been merged by a step that is in the run state and the replica now) */
 void node_slot_merged(struct node_state *state, uint32_t fragment, struct node_actions *out);
+/* ... when the run begins, the link is up, a message was found in the spool at a start ... */
+void node_rounds_stagger(struct node_state *state);
+void node_rounds_link_up(struct node_state *state, struct node_moment now);
+void node_rounds_take_up(struct node_state *state, const struct node_spooled *spooled, struct node_moment now,
+                         struct node_actions *out);
+/* ... and after every event, in this order. */
+void node_rounds_retry(struct node_state *state, struct node_moment now, struct node_actions *out);
+void node_rounds_catch_up(struct node_state *state, struct node_actions *out);
+void node_rounds_begin(struct node_state *state, struct node_actions *out);
+void node_train_or_wait(struct node_state *state, struct node_actions *out);
+uint32_t node_inner_steps_now(const struct node_state *state);
+
+/* node_link.c */
+uint64_t node_backoff(struct node_state *state, uint32_t attempts);
+void node_link_down(struct node_state *state, struct node_moment now);
+void node_offer(struct node_state *state, const struct node_event *event, struct node_actions *out);
+void node_snapshot_loaded(struct node_state *state, const struct node_event *event, struct node_moment now,
+                          struct node_actions *out);
+void node_heartbeat_reply(struct node_state *state, const struct node_event *event, struct node_moment now);
+void node_link_up(struct node_state *state, struct node_moment now);
+void node_link_settle(struct node_state *state, struct node_moment now, struct node_actions *out);
 
 #endif

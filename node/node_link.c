@@ -1,0 +1,88 @@
+/* The site's link to the coordinator: connecting, a snapshot to start from, following, heartbeats. */
+#include "base/mark.h"
+#include "base/memory.h"
+#include "node/node_state_core.h"
+
+/* Full jitter: a uniform part of base * 2^attempts, at most the limit. Spreads a thousand sites that lost one coordinator. */
+uint64_t node_backoff(struct node_state *state, uint32_t attempts) {
+    uint64_t ceiling = state->options.backoff_ms << MIN(attempts, 20u);
+    ceiling = MAX(MIN(ceiling, state->options.backoff_limit_ms), 1);
+    return 1 + random_below(&state->random, ceiling);
+}
+
+static void connect_now(struct node_state *state, struct node_actions *out) {
+    struct node_action *action = node_act(out, NODE_DO_CONNECT);
+    action->ask_offer = run_state_size(state->run) == 0 && state->queue_count == 0 && state->replica_version == 0;
+    action->index = run_state_size(state->run) + state->queue_count;
+    action->payloads_from = state->payloads_from;
+    state->link = action->ask_offer ? LINK_CONNECTING : LINK_OPENING;
+}
+
+static void follow(struct node_state *state, struct node_actions *out) {
+    struct node_action *action = node_act(out, NODE_DO_FOLLOW);
+    action->index = run_state_size(state->run) + state->queue_count;
+    action->payloads_from = state->payloads_from;
+    state->link = LINK_OPENING;
+}
+
+void node_link_down(struct node_state *state, struct node_moment now) {
+    MARK("link: down");
+    state->link = LINK_DOWN;
+    state->heartbeat_open = false;
+    state->link_retry_at = now.monotonic_ms + node_backoff(state, state->link_attempts);
+    state->link_attempts++;
+}
+
+/* A snapshot is worth fetching where it is fewer bytes than the steps it saves. */
+void node_offer(struct node_state *state, const struct node_event *event, struct node_actions *out) {
+    if (state->link != LINK_CONNECTING) return;
+    const struct snapshot_header *header = &event->offer.header;
+    uint64_t missed =
+        event->offer.exists && header->version > state->replica_version ? header->version - state->replica_version : 0;
+    if (missed > 0 && missed * MAX(state->options.nominal_payload, 1) > header->content_size) {
+        MARK("link: fetching a snapshot");
+        state->offer = *header;
+        state->link = LINK_FETCHING;
+        node_act(out, NODE_DO_FETCH);
+    } else {
+        follow(state, out);
+    }
+}
+
+void node_snapshot_loaded(struct node_state *state, const struct node_event *event, struct node_moment now,
+                          struct node_actions *out) {
+    if (state->link != LINK_FETCHING) return;
+    if (event->status != OK) {
+        MARK("link: a fetch that failed");
+        node_link_down(state, now);
+        return;
+    }
+    state->replica_version = state->offer.version;
+    state->payloads_from = state->offer.payloads_from;
+    for (uint32_t fragment = 0; fragment < FRAGMENTS_LIMIT; fragment++)
+        state->slots[fragment].base_version = state->offer.version;
+    follow(state, out);
+}
+
+void node_heartbeat_reply(struct node_state *state, const struct node_event *event, struct node_moment now) {
+    state->heartbeat_open = false;
+    state->heartbeat_at = now.monotonic_ms + state->options.heartbeat_ms;
+    if (event->status != OK) return;
+    if (event->heartbeat.inner_steps > 0) state->inner_steps = event->heartbeat.inner_steps;
+    if (state->catching_up && state->caught_up_at == UINT64_MAX) state->caught_up_at = event->heartbeat.version;
+}
+
+void node_link_up(struct node_state *state, struct node_moment now) {
+    MARK("link: up");
+    state->link = LINK_UP;
+    state->link_attempts = 0;
+    state->heartbeat_at = now.monotonic_ms;
+}
+
+void node_link_settle(struct node_state *state, struct node_moment now, struct node_actions *out) {
+    if (state->link == LINK_DOWN && now.monotonic_ms >= state->link_retry_at) connect_now(state, out);
+    if (state->link == LINK_UP && !state->heartbeat_open && now.monotonic_ms >= state->heartbeat_at) {
+        state->heartbeat_open = true;
+        node_act(out, NODE_DO_HEARTBEAT);
+    }
+}
