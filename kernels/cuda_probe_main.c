@@ -12,6 +12,7 @@ enum { LOST = 3 };
 
 static int say(const char *why, int code) {
     printf("%s\n", why);
+    fflush(stdout);
     return code;
 }
 
@@ -24,11 +25,13 @@ static int measure(const struct cuda_backend *backend, const struct cuda_attenti
     const char *why = training->open(NULL, &session);
     if (why) return say(why, 1);
     why = training->attention_measure(session, shape, &found);
-    if (why) return say(why, backend->operations->failure() == CUDA_FAILURE_LOST ? LOST : 1); /* all goes with the process */
-    printf("%.6f %.6f %.6f %.6f %.6g %u\n", (double)found.mma_ms[0], (double)found.mma_ms[1], (double)found.wgmma_ms[0],
-           (double)found.wgmma_ms[1], found.distance, found.sequences);
-    training->close(session);
-    return 0;
+    int code = 0;
+    if (why) code = say(why, backend->operations->failure() == CUDA_FAILURE_LOST ? LOST : 1);
+    training->close(session); /* of a lost device too: it says no more */
+    if (!why)
+        printf("%.6f %.6f %.6f %.6f %.6g %u\n", (double)found.mma_ms[0], (double)found.mma_ms[1], (double)found.wgmma_ms[0],
+               (double)found.wgmma_ms[1], found.distance, found.sequences);
+    return code;
 }
 
 int main(int argc, char **argv) {
@@ -47,5 +50,7 @@ int main(int argc, char **argv) {
     if (cuda_backend_open(argv[1], &backend, &error) != OK) return say(error.message, 1);
     const struct cuda_attention shape = {
         .sequences = numbers[0], .length = numbers[1], .heads = numbers[2], .kv_heads = numbers[3], .head_size = numbers[4]};
-    return measure(&backend, &shape);
+    int code = measure(&backend, &shape);
+    cuda_backend_close(&backend);
+    return code;
 }
