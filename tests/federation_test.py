@@ -542,8 +542,8 @@ def full_disk(directory, which):
     """One disk fills up under a site or the coordinator; space comes back later, and everything goes on and holds."""
     federation = Federation(PROGRAMS, directory, manifest(fragments=2, snapshot_interval=10), disks={which: 24}, mount=small_disk)
     federation.start_coordinator()
-    for name in ("one", "two"):
-        federation.add_site(name, *FAST)
+    for name in ("one", "two"):  # a full coordinator is busy: by default a site would wait up to a minute before it asks again
+        federation.add_site(name, *FAST, "--retry-limit", "2s")
     trains(federation, 5)
     victim = federation.coordinator if which == "run" else federation.sites["one"]
     place = federation.run if which == "run" else victim.directory
