@@ -39,8 +39,8 @@ namespace {
 
 constexpr unsigned WARPGROUP = 128, WORKERS = 2, HOPPER_THREADS = (1 + WORKERS) * WARPGROUP;
 constexpr unsigned ROWS = 64 * WORKERS, BOX_ROWS = 64, PANEL = 64, ROW_BYTES = 128, ALIGNMENT = 1024, SHARED_MOST = 227 * 1024;
-constexpr long long WAIT_MOST = 1LL << 34; // clocks: some 9 seconds
-constexpr int REGISTERS_LEFT = 24, REGISTERS_TAKEN = 240;
+constexpr long long WAIT_MOST = 1LL << 34;                // clocks: some 9 seconds
+constexpr int REGISTERS_LEFT = 32, REGISTERS_TAKEN = 232; // of 168 each: 32 + 2 * 232 <= 3 * 168
 
 // --- tiles: panels of 64 columns, each of rows of 128 bytes, swizzled as the copy engine does and the products undo ---
 
@@ -350,13 +350,13 @@ template <int D, int N> struct backward_layout {
     static_assert(STAGES >= 2 && GATES % 8 == 0 && ALL <= SHARED_MOST, "");
 };
 
-// Of one query, in powers of two; none of it where there is no such query.
+// Of one query; no weight to one that is not there.
 struct row_value {
     float lse, delta;
 };
 __device__ __forceinline__ row_value row_value_of(const attention_arguments &a, unsigned sequence, unsigned head, unsigned row) {
     size_t at = (size_t{sequence} * a.heads + head) * a.length + row;
-    return row < a.length ? row_value{a.lse[at] * LOG2_E, a.delta[at]} : row_value{INFINITY, 0.0f};
+    return row < a.length ? row_value{a.lse[at], a.delta[at]} : row_value{INFINITY, 0.0f};
 }
 
 // The keys' parts are the queries of all heads of the group, from the diagonal on.
@@ -381,19 +381,20 @@ __device__ __forceinline__ void key_orders(const attention_arguments &a, const t
                 gate *here = parts + part.stage;
                 uint32_t to = shared + layout::PARTS + part.stage * 2 * layout::PART;
                 float *values = reinterpret_cast<float *>(memory + layout::ROW_VALUES) + part.stage * 2 * N;
+                row_value mine[N / WARP]; // on their way while others are waited for
+                UNROLL for (unsigned i = 0; i < N / WARP; i++) mine[i] =
+                    row_value_of(a, at.sequence, head, start + i * WARP + lane);
                 wait_for(&here->empty, part.phase ^ 1, PART_EMPTY, complaint);
-                for (unsigned i = lane; i < N; i += WARP) {
-                    row_value value = row_value_of(a, at.sequence, head, start + i);
-                    values[i] = value.lse;
-                    values[N + i] = value.delta;
+                if (lane == 0) {
+                    barrier_arrive_expecting(&here->full, 2 * layout::PART);
+                    order_tile<D>(to, qkv, head, start, N, at.sequence, &here->full);
+                    order_tile<D>(to + layout::PART, d_out, head, start, N, at.sequence, &here->full);
                 }
-                if (lane != 0) {
-                    barrier_arrive(&here->full); // its values are there
-                    continue;
+                UNROLL for (unsigned i = 0; i < N / WARP; i++) {
+                    values[i * WARP + lane] = mine[i].lse * LOG2_E; // here: above it would wait for memory
+                    values[N + i * WARP + lane] = mine[i].delta;
                 }
-                barrier_arrive_expecting(&here->full, 2 * layout::PART);
-                order_tile<D>(to, qkv, head, start, N, at.sequence, &here->full);
-                order_tile<D>(to + layout::PART, d_out, head, start, N, at.sequence, &here->full);
+                barrier_arrive(&here->full);
             }
     }
 }
@@ -483,7 +484,7 @@ __global__ void __launch_bounds__(HOPPER_THREADS, 1)
         map_fetch(&qkv);
         map_fetch(&d_out);
         gate_init(stay, 1);
-        for (unsigned i = 0; i < layout::STAGES; i++) gate_init(parts + i, WARP);
+        for (unsigned i = 0; i < layout::STAGES; i++) gate_init(parts + i, 1 + WARP);
         barriers_made();
     }
     __syncthreads();
@@ -538,6 +539,7 @@ __device__ __forceinline__ void query_work(const attention_arguments &a, uint32_
         unsigned first = at.tile * ROWS + 64 * worker, row = first + inside, end = parts_seen<N>(a, at.tile);
         unsigned mine = (first + 64 + N - 1) / N < end ? (first + 64 + N - 1) / N : end;
         row_value values[2] = {row_value_of(a, at.sequence, at.head, row), row_value_of(a, at.sequence, at.head, row + 8)};
+        float shift[2] = {values[0].lse * LOG2_E, values[1].lse * LOG2_E};
         float dq[D / 8][4];
         UNROLL for (int n = 0; n < D / 8; n++) for (int i = 0; i < 4; i++) dq[n][i] = 0;
         wait_for(&stay->full, kept.phase, STAY_FULL, complaint);
@@ -556,7 +558,7 @@ __device__ __forceinline__ void query_work(const attention_arguments &a, uint32_
             settle(s);
             if ((j + 1) * N > first) hide_future<N>(s, row, j * N);
             UNROLL for (int n = 0; n < N / 8; n++) for (int i = 0; i < 4; i++) s[n][i] =
-                power_of_two(fmaf(s[n][i], power_scale, -values[i / 2].lse));
+                power_of_two(fmaf(s[n][i], power_scale, -shift[i / 2]));
             settle(s);
             part.next(); // waited for here for the same reason as in forward
             if (j + 1 < mine) wait_for(&parts[part.stage].full, part.phase, PART_FULL, complaint);
