@@ -213,8 +213,9 @@ CUDA_TARGETS := $(foreach n,80 90 100,$(if $(filter sm_$(n),$(CUDA_KNOWN)),$(cal
 HOPPER_TARGET := -gencode arch=compute_90a,code=sm_90a
 HOPPER_KNOWN := $(if $(NVCC),$(shell $(NVCC) $(HOPPER_TARGET) --dryrun -x cu -c /dev/null >/dev/null 2>&1 && echo 1))
 CUDA_ALL := $(sort $(wildcard kernels/cuda/*.cu))
-CUDA_SOURCES := $(filter-out kernels/cuda/attention_$(if $(HOPPER_KNOWN),without_hopper,hopper).cu,$(CUDA_ALL))
-$(OUT)/cuda/kernels/cuda/attention_hopper.o: CUDA_TARGETS := $(HOPPER_TARGET)
+CUDA_HOPPER := $(wildcard kernels/cuda/attention_hopper*.cu)
+CUDA_SOURCES := $(filter-out $(if $(HOPPER_KNOWN),kernels/cuda/attention_without_hopper.cu,$(CUDA_HOPPER)),$(CUDA_ALL))
+$(CUDA_HOPPER:%.cu=$(OUT)/cuda/%.o): CUDA_TARGETS := $(HOPPER_TARGET)
 CUDA_HEADERS := $(wildcard kernels/cuda/*.cuh kernels/*.h codec/*.h)
 $(OUT)/cuda/%.o: %.cu $(CUDA_HEADERS)
 	$(call say,NVCC,$<)

@@ -1,4 +1,4 @@
-// What the two ways of attention share: attention.cu for any device, attention_hopper.cu for compute 9.0.
+// What the two ways of attention share: attention.cu for any device, attention_hopper*.cu for compute 9.0.
 #ifndef KERNELS_CUDA_ATTENTION_CUH
 #define KERNELS_CUDA_ATTENTION_CUH
 
@@ -49,13 +49,13 @@ static __device__ __forceinline__ void store_rows(float sum[D / 8][4], float fac
 
 // --- attention.cu ---
 struct hopper_attention;
-// One pass, by attention_hopper.cu where hopper is given.
+// One pass, by attention_hopper*.cu where hopper is given.
 INTERNAL const char *attention_run(cuda_session *session, const hopper_attention *hopper, const struct cuda_attention *a,
                                    bool forward);
 // delta_to = rowsum(dO * O).
 INTERNAL const char *attention_delta(cuda_session *session, const attention_arguments &a, unsigned size);
 
-// --- attention_hopper.cu ---
+// --- attention_hopper*.cu ---
 // NULL in *out, and no error, where the device is another or the driver knows no tensor maps.
 INTERNAL const char *hopper_attention_open(hopper_attention **out);
 INTERNAL void hopper_attention_close(hopper_attention *hopper);
@@ -76,7 +76,7 @@ INTERNAL const char *attention_measure(cuda_session *session, const struct cuda_
 struct attention_choices;
 INTERNAL const char *attention_choices_open(const char *cache, attention_choices **out);
 INTERNAL void attention_choices_close(attention_choices *choices);
-// What attention_hopper.cu needs, where the device can; and where it is also what this shape uses.
+// What attention_hopper*.cu needs, where the device can; and where it is also what this shape uses.
 INTERNAL const hopper_attention *attention_hopper(const attention_choices *choices);
 INTERNAL const hopper_attention *attention_chosen(const attention_choices *choices, const struct cuda_attention *a);
 INTERNAL void attention_choice_install(struct cuda_training *training);

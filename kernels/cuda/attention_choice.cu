@@ -1,4 +1,4 @@
-// Whether a shape's attention goes by mma.sync (attention.cu, everywhere) or by wgmma (attention_hopper.cu, compute 9.0).
+// Whether a shape's attention goes by mma.sync (attention.cu, everywhere) or by wgmma (attention_hopper*.cu, compute 9.0).
 //
 // The faster one, if the two agree, found by measuring both once. A mistake in kernels that wait for barriers and copies may be a
 // trap, which no later call of its process survives; so it is a process of its own that measures, atoll-cuda-probe beside this

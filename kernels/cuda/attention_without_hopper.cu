@@ -1,4 +1,4 @@
-// In attention_hopper.cu's place where nvcc does not know compute 9.0's own instructions: there is nothing to choose.
+// In attention_hopper*.cu's place where nvcc does not know compute 9.0's own instructions: there is nothing to choose.
 #include "kernels/cuda/attention.cuh"
 
 static const char *refuse() { return fail(CUDA_FAILURE_INPUT, "this library was built without wgmma"); }

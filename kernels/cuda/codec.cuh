@@ -27,7 +27,7 @@ struct selection {
 };
 INTERNAL const char *select_launch(const struct selection &selection); // select.cu; count > 0
 
-// topk2.cu, for codecs 5 and 6
+// topk2_encode.cu and topk2_decode.cu, for codecs 5 and 6
 INTERNAL void topk2_sizes(uint32_t codec, size_t count, struct cuda_codec_sizes *out);
 INTERNAL const char *topk2_encode(const struct cuda_encoding *encoding, struct cuda_encoded *out);
 INTERNAL const char *topk2_step(uint32_t codec, size_t count, const struct cuda_part *parts, uint32_t part_count, float rate,

@@ -1,34 +1,23 @@
-// topk2 behind its selection, and its messages' way back. After select.cu there is one element in 64 (32) left, so that here a
-// thread takes a whole chunk and does what codec/topk2.c does, in its order: every sum in double has the CPU's bits.
+// topk2 behind its selection. After select.cu there is one element in 64 (32) left, so that here a thread takes a whole chunk and does
+// what codec/topk2.c does, in its order: every sum in double has the CPU's bits.
 //
-// Encoding is a row of short launches, because each needs sums over all chunks of the one before:
+// It is a row of short launches, because each needs sums over all chunks of the one before:
 //     magnitudes of the chunks -> their sum -> shifts -> sum of squares -> codes -> table -> lengths in bits -> places -> bits
 // The sums over chunks go from left to right, one addition after the other: that is their contract. One thread does them out of
 // shared memory while its block loads what comes next; at 124 M parameters that is 30,000 additions, three times.
-//
-// Decoding takes the places of the chunks in the stream from the host, whose check of the message has walked it anyway.
 #include <cfloat>
 #include <cstdint>
 
-#include "kernels/cuda/codec.cuh"
+#include "kernels/cuda/topk2.cuh"
 #include "kernels/cuda/warp.cuh"
 
 namespace {
 
-constexpr unsigned THREADS = 128, FOLD_THREADS = 256, FOLD_TILE = 1024, SCAN_THREADS = 1024;
-constexpr unsigned TABLE = 4, RICE_MAX = 12, RUN_RICE_MAX = 7, RICE_BITS = 4, CODE_WORDS = KEEP_MAX / 32;
-constexpr int SHIFT_MAX = 126;
-constexpr size_t HEADER_SIZE = 12, PREFIX_SIZE = 4 * TABLE + 1, STREAM_AT = 8 * (HEADER_SIZE + PREFIX_SIZE); // in bits
+constexpr unsigned FOLD_THREADS = 256, FOLD_TILE = 1024, SCAN_THREADS = 1024;
+constexpr unsigned RICE_MAX = 12, RUN_RICE_MAX = 7, CODE_WORDS = KEEP_MAX / 32;
 constexpr double LARGE_SQUARED = 1.5 * 1.5, SQRT_2 = 1.41421356237309504880;
-constexpr unsigned PARTS_AT_ONCE = 16;
 
-struct shape {
-    unsigned keep, usual_rice, sent_bits;
-};
-
-__host__ __device__ inline shape shape_of(uint32_t codec) { return codec == 5 ? shape{64, 5, 7} : shape{128, 4, 8}; }
-size_t chunks_of(size_t count) { return (count + CHUNK - 1) / CHUNK; }
-unsigned blocks_of(size_t chunks) { return static_cast<unsigned>((chunks + THREADS - 1) / THREADS); }
+unsigned blocks_of(size_t chunks) { return static_cast<unsigned>((chunks + CHUNK_THREADS - 1) / CHUNK_THREADS); }
 
 struct summary { // of one encoding; zeroed but for bad and first_sent
     unsigned long long bad, entries, first_sent, run_cost[RUN_RICE_MAX + 1], members[TABLE], bits;
@@ -101,7 +90,7 @@ __global__ void __launch_bounds__(FOLD_THREADS) fold_squares(struct plan p) {
 
 // --- a chunk's sums ---
 
-__global__ void __launch_bounds__(THREADS) sum_magnitudes(struct plan p) {
+__global__ void __launch_bounds__(CHUNK_THREADS) sum_magnitudes(struct plan p) {
     __shared__ unsigned entries;
     if (threadIdx.x == 0) entries = 0;
     __syncthreads();
@@ -138,7 +127,7 @@ __device__ __forceinline__ double normalised(float value, float down) {
     return __dmul_rn(static_cast<double>(value), static_cast<double>(down));
 }
 
-__global__ void __launch_bounds__(THREADS) choose_shifts(struct plan p) {
+__global__ void __launch_bounds__(CHUNK_THREADS) choose_shifts(struct plan p) {
     size_t c = chunk_of_thread();
     if (c >= p.chunks) return;
     unsigned sent = p.sent[c];
@@ -175,7 +164,7 @@ template <class Use> __device__ __forceinline__ void for_each_run(const uint32_t
     use(sent - from);
 }
 
-__global__ void __launch_bounds__(THREADS) choose_codes(struct plan p) {
+__global__ void __launch_bounds__(CHUNK_THREADS) choose_codes(struct plan p) {
     __shared__ unsigned cost[RUN_RICE_MAX + 1], members[TABLE]; // of a block's chunks: far below 2^32
     if (threadIdx.x <= RUN_RICE_MAX) cost[threadIdx.x] = 0;
     if (threadIdx.x < TABLE) members[threadIdx.x] = 0;
@@ -281,7 +270,7 @@ __device__ __forceinline__ unsigned gamma_width(unsigned gamma) {
 
 constexpr unsigned USUAL = 16;
 
-__global__ void __launch_bounds__(THREADS) measure(struct plan p) {
+__global__ void __launch_bounds__(CHUNK_THREADS) measure(struct plan p) {
     size_t c = chunk_of_thread();
     if (c >= p.chunks) return;
     unsigned sent = p.sent[c], length = 1 + RICE_BITS + p.form.sent_bits, form = 0;
@@ -376,7 +365,7 @@ struct packer {
 };
 
 // Writes a chunk's bits, and takes what they will be decoded to from e.
-__global__ void __launch_bounds__(THREADS) pack(struct plan p) {
+__global__ void __launch_bounds__(CHUNK_THREADS) pack(struct plan p) {
     size_t c = chunk_of_thread();
     if (c >= p.chunks) return;
     unsigned sent = p.sent[c], form = p.form_of[c], rice = form == USUAL ? p.form.usual_rice : form;
@@ -495,17 +484,17 @@ const char *topk2_encode(const struct cuda_encoding *encoding, struct cuda_encod
     unsigned blocks = blocks_of(p.chunks);
     if (p.chunks > 0) {
         TRY_CUDA(select_launch(selection));
-        TRY_CUDA(LAUNCH(sum_magnitudes, blocks, THREADS, p));
+        TRY_CUDA(LAUNCH(sum_magnitudes, blocks, CHUNK_THREADS, p));
         TRY_CUDA(LAUNCH(fold_magnitudes, 1, FOLD_THREADS, p));
-        TRY_CUDA(LAUNCH(choose_shifts, blocks, THREADS, p));
+        TRY_CUDA(LAUNCH(choose_shifts, blocks, CHUNK_THREADS, p));
         TRY_CUDA(LAUNCH(fold_squares, 1, FOLD_THREADS, p));
-        TRY_CUDA(LAUNCH(choose_codes, blocks, THREADS, p));
+        TRY_CUDA(LAUNCH(choose_codes, blocks, CHUNK_THREADS, p));
     }
     TRY_CUDA(LAUNCH(make_table, 1, FOLD_THREADS, p));
     if (p.chunks > 0) {
-        TRY_CUDA(LAUNCH(measure, blocks, THREADS, p));
+        TRY_CUDA(LAUNCH(measure, blocks, CHUNK_THREADS, p));
         TRY_CUDA(LAUNCH(find_places, 1, SCAN_THREADS, p));
-        TRY_CUDA(LAUNCH(pack, blocks, THREADS, p));
+        TRY_CUDA(LAUNCH(pack, blocks, CHUNK_THREADS, p));
     }
     summary end;
     TRY_CUDA(cudaMemcpyAsync(&end, p.sum, sizeof end, cudaMemcpyDeviceToHost, stream));
@@ -513,157 +502,4 @@ const char *topk2_encode(const struct cuda_encoding *encoding, struct cuda_encod
     out->bad = end.bad;
     out->size = HEADER_SIZE + PREFIX_SIZE + (end.bits + 7) / 8;
     return nullptr;
-}
-
-// --- decoding ---
-
-namespace {
-
-struct stream_reader {
-    const uint32_t *word;
-    size_t at, end; // bits
-
-    // The next 32 bits; zeroes beyond the end, so that garbage ends.
-    __device__ uint32_t peek() const {
-        if (at >= end) return 0;
-        uint64_t pair = word[at / 32] | uint64_t{word[at / 32 + 1]} << 32;
-        return static_cast<uint32_t>(pair >> at % 32);
-    }
-    __device__ uint32_t get(unsigned bits) { // bits < 32
-        uint32_t value = peek() & ((1u << bits) - 1);
-        at += bits;
-        return value;
-    }
-    __device__ unsigned get_unary() {
-        unsigned zeroes = 0;
-        for (uint32_t next = peek(); at < end; next = peek()) {
-            if (next) {
-                unsigned run = static_cast<unsigned>(__ffs(static_cast<int>(next))) - 1;
-                at += run + 1;
-                return zeroes + run;
-            }
-            zeroes += 32;
-            at += 32;
-        }
-        return zeroes;
-    }
-};
-
-struct part {
-    const uint32_t *message;
-    const unsigned long long *places;
-    size_t end; // of the message, in bits
-    float scale;
-};
-
-// The elements of a chunk, its place known: index [KEEP_MAX], value [KEEP_MAX]. Returns how many. Whatever the bits are, indices stay
-// within `size`.
-__device__ unsigned decode_chunk(const struct part &part, shape form, size_t c, unsigned size, uint16_t *index, float *value) {
-    unsigned long long place = part.places[c];
-    stream_reader in = {part.message, STREAM_AT + (place & 0xFFFFFFFFFFFFull), part.end};
-    unsigned keep = (size * form.keep + CHUNK - 1) / CHUNK, rice = form.usual_rice, sent = keep;
-    if (!in.get(1)) {
-        rice = in.get(RICE_BITS);
-        sent = in.get(form.sent_bits);
-        sent = sent < keep ? sent : keep;
-        if (sent == 0) return 0;
-    }
-    if (place >> 63) { // there is a shift
-        unsigned width = in.get_unary();
-        in.at += width;
-    }
-    int shift = static_cast<int>(place >> 48 & 0x7FFF) - CUDA_PLACE_SHIFT_ZERO;
-    float scale = power_of_two(shift < -SHIFT_MAX ? -SHIFT_MAX : shift > SHIFT_MAX ? SHIFT_MAX : shift);
-    unsigned next = 0;
-    for (unsigned j = 0; j < sent; j++) {
-        unsigned gap = in.get_unary() << rice;
-        uint32_t rest = in.get(rice + 1);
-        gap |= rest & ((1u << rice) - 1);
-        if (gap >= size - next) return j; // never in a message that was checked
-        index[j] = static_cast<uint16_t>(next + gap);
-        value[j] = (rest >> rice & 1) ? -1.0f : 1.0f; // the sign, until the runs are read
-        next += gap + 1;
-    }
-    uint8_t run_rice = reinterpret_cast<const uint8_t *>(part.message)[HEADER_SIZE + 4 * TABLE] & 15;
-    const uint32_t *table = part.message + HEADER_SIZE / 4;
-    for (unsigned at = 0;;) {
-        unsigned run = in.get_unary() << run_rice;
-        run |= in.get(run_rice);
-        unsigned stop = run < sent - at ? at + run : sent;
-        for (; at < stop; at++) value[at] = __fmul_rn(__uint_as_float(table[value[at] < 0 ? 2 : 0]), scale);
-        if (at >= sent) return sent;
-        value[at] = __fmul_rn(__uint_as_float(table[value[at] < 0 ? 3 : 1]), scale);
-        at++;
-    }
-}
-
-struct part_list {
-    unsigned count;
-    struct part part[CUDA_PARTS_MAX];
-};
-
-// A block takes a chunk: its messages are decoded side by side, a thread each, and added in their order.
-__global__ void __launch_bounds__(THREADS) step_chunk(struct part_list list, shape form, size_t count, float rate, float *theta) {
-    __shared__ float sum[CHUNK], value[PARTS_AT_ONCE][KEEP_MAX];
-    __shared__ uint16_t senders[CHUNK], index[PARTS_AT_ONCE][KEEP_MAX];
-    __shared__ unsigned sent[PARTS_AT_ONCE];
-    size_t c = blockIdx.x, first = c * CHUNK;
-    unsigned size = static_cast<unsigned>(count - first < CHUNK ? count - first : CHUNK);
-    for (unsigned i = threadIdx.x; i < CHUNK; i += THREADS) sum[i] = 0, senders[i] = 0;
-    for (unsigned from = 0; from < list.count; from += PARTS_AT_ONCE) {
-        unsigned parts = list.count - from < PARTS_AT_ONCE ? list.count - from : PARTS_AT_ONCE;
-        unsigned k = threadIdx.x / (THREADS / PARTS_AT_ONCE);
-        if (threadIdx.x % (THREADS / PARTS_AT_ONCE) == 0 && k < parts)
-            sent[k] = decode_chunk(list.part[from + k], form, c, size, index[k], value[k]);
-        __syncthreads();
-        for (k = 0; k < parts; k++) {
-            if (threadIdx.x < sent[k]) {
-                unsigned i = index[k][threadIdx.x];
-                sum[i] = __fadd_rn(sum[i], __fmul_rn(list.part[from + k].scale, value[k][threadIdx.x]));
-                senders[i] = static_cast<uint16_t>(senders[i] + 1);
-            }
-            __syncthreads();
-        }
-    }
-    for (unsigned i = threadIdx.x; i < size; i += THREADS) {
-        if (senders[i] == 0) continue;
-        float mean = __fdiv_rn(sum[i], static_cast<float>(senders[i]));
-        theta[first + i] = __fsub_rn(theta[first + i], __fmul_rn(rate, mean));
-    }
-}
-
-__global__ void __launch_bounds__(THREADS) add_chunk(struct part part, shape form, size_t count, float *target) {
-    __shared__ float value[KEEP_MAX];
-    __shared__ uint16_t index[KEEP_MAX];
-    __shared__ unsigned sent;
-    size_t c = blockIdx.x, first = c * CHUNK;
-    unsigned size = static_cast<unsigned>(count - first < CHUNK ? count - first : CHUNK);
-    if (threadIdx.x == 0) sent = decode_chunk(part, form, c, size, index, value);
-    __syncthreads();
-    if (threadIdx.x >= sent) return;
-    float *at = target + first + index[threadIdx.x];
-    *at = __fadd_rn(*at, __fmul_rn(part.scale, value[threadIdx.x]));
-}
-
-struct part part_of(const struct cuda_part *part) {
-    return {device_pointer<uint32_t>(part->message), device_pointer<unsigned long long>(part->places), 8 * part->size,
-            part->scale};
-}
-
-} // namespace
-
-const char *topk2_step(uint32_t codec, size_t count, const struct cuda_part *parts, uint32_t part_count, float rate,
-                       float *theta) {
-    if (part_count > CUDA_PARTS_MAX)
-        return fail(CUDA_FAILURE_INPUT, "%u parts of a step, at most %d", part_count, CUDA_PARTS_MAX);
-    if (count == 0 || part_count == 0) return nullptr;
-    struct part_list list = {};
-    list.count = part_count;
-    for (uint32_t i = 0; i < part_count; i++) list.part[i] = part_of(&parts[i]);
-    return LAUNCH(step_chunk, static_cast<unsigned>(chunks_of(count)), THREADS, list, shape_of(codec), count, rate, theta);
-}
-
-const char *topk2_add(uint32_t codec, size_t count, const struct cuda_part *part, float *target) {
-    if (count == 0) return nullptr;
-    return LAUNCH(add_chunk, static_cast<unsigned>(chunks_of(count)), THREADS, part_of(part), shape_of(codec), count, target);
 }
