@@ -49,7 +49,11 @@ void offer_bend(struct offer *offer, struct buffer *bytes) {
         return;
     }
     size_t at = (size_t)offer_below(offer, how < 6 ? MIN(bytes->size, (size_t)48) : bytes->size);
-    uint8_t value = how & 1 ? odd[offer_below(offer, sizeof odd)] : (uint8_t)(bytes->data[at] ^ 1u << offer_below(offer, 8));
+    uint8_t value;
+    if (how & 1)
+        value = odd[offer_below(offer, sizeof odd)];
+    else
+        value = (uint8_t)(bytes->data[at] ^ 1u << offer_below(offer, 8));
     bytes->data[at] = value == bytes->data[at] ? (uint8_t)(value ^ 1) : value;
 }
 
