@@ -48,7 +48,7 @@ endif
 # Text that is cut to fit is meant (messages are bounded), hence -Wno-format-truncation.
 WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wundef -Werror \
             -Werror=implicit-function-declaration $(if $(CC_NAME),,-Wno-format-truncation)
-CPPFLAGS_ALL := -I. -I$(OUT)/generated -D_GNU_SOURCE -DTEST_ROOT='"$(CURDIR)"' $(CPPFLAGS)
+CPPFLAGS_ALL := -I. -I$(OUT)/generated -D_GNU_SOURCE $(CPPFLAGS)
 # -ffp-contract=off everywhere: the same bits from every compiler and level. Kernels that want FMA say so with intrinsics.
 CFLAGS_ALL := -std=c11 -g -pthread -fPIC -fno-omit-frame-pointer -ffp-contract=off -fstack-protector-strong $(WARNINGS) $(CFLAGS)
 LDFLAGS_ALL := -pthread -rdynamic -Wl,-z,relro,-z,now $(LDFLAGS)
@@ -240,6 +240,7 @@ $(OUT)/tests/atoll-kernels-emulated.so: $(patsubst %.cu,$(OUT)/emulated/%.o,$(CU
 
 # ---- tests --------------------------------------------------------------------------------------------------------------
 TESTS ?= *
+$(OUT)/tests/test.o: CPPFLAGS_ALL += -DTEST_ROOT='"$(CURDIR)"'
 tests-built: deps-found $(TEST_PROGRAMS) $(CUDA_EMULATION) $(if $(CUDA_EMULATION),$(CUDA_PROBE))
 $(OUT)/tests/%: $(OUT)/tests/%.o $(OUT)/tests/test.o $(LIBRARIES)
 	$(call say,LINK,$@)
