@@ -8,7 +8,7 @@
 #include "base/random.h"
 #include "node/daemon_core.h"
 
-enum { HEARTBEAT_TIMEOUT_MS = 30000 };
+enum { HEARTBEAT_TIMEOUT_MS = 30000, INCLUSION_MS = 30000 };
 
 struct node_moment daemon_now(void) {
     return (struct node_moment){.monotonic_ms = clock_monotonic_ms(), .wall_ms = clock_wall_ms()};
@@ -230,6 +230,7 @@ enum status daemon_brain_restore(struct daemon *daemon, struct error *error) {
                                    .heartbeat_ms = settings->heartbeat_ms,
                                    .backoff_ms = settings->backoff_ms,
                                    .backoff_limit_ms = settings->backoff_limit_ms,
+                                   .inclusion_ms = INCLUSION_MS,
                                    .queue_limit = BACKLOG_LIMIT,
                                    .nominal_payload = daemon_nominal_payload(daemon)};
     random_system(&options.seed, sizeof options.seed);

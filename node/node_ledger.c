@@ -33,6 +33,12 @@ static void note_contribution(struct node_state *state, const struct ledger_entr
     slot->index = index;
 }
 
+/* What a superseded coordinator signed beyond the takeover is no evidence against its successor. */
+static void epoch_begins(struct node_state *state, uint64_t index) {
+    if (state->head.epoch < run_state_epoch(state->run) && state->head.size > index) state->head.size = 0;
+    node_rounds_epoch_begins(state);
+}
+
 enum status node_ledger_take(struct node_state *state, struct bytes raw, bool trusted, struct error *error) {
     struct ledger_entry entry;
     TRY(ledger_entry_decode(raw, &entry, error));
@@ -42,6 +48,8 @@ enum status node_ledger_take(struct node_state *state, struct bytes raw, bool tr
         state->fragments = run_state_manifest(state->run)->fragments;
     } else if (entry.kind == LEDGER_CONTRIBUTION) {
         note_contribution(state, &entry, index);
+    } else if (entry.kind == LEDGER_EPOCH) {
+        epoch_begins(state, index);
     }
     return OK;
 }
@@ -69,6 +77,10 @@ void node_ledger_head(struct node_state *state, struct bytes raw, struct node_ac
     }
     if (memcmp(head.run_id, run_state_run_id(state->run), RUN_ID_SIZE) != 0) {
         node_halt(state, out, "a ledger head is of another run");
+        return;
+    }
+    if (head.epoch < run_state_epoch(state->run)) { /* of a coordinator that has been superseded: as with its receipts */
+        MARK("head: of an epoch that is over");
         return;
     }
     if (head.size > state->head.size) state->head = head;

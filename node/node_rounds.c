@@ -254,12 +254,19 @@ static void wait_and_retry(struct node_state *state, struct slot *slot, uint64_t
     slot->retry_at = now.monotonic_ms + at_least_ms + node_backoff(state, slot->attempts);
 }
 
-void node_receipt(struct node_state *state, const struct node_event *event, struct node_moment now, struct node_actions *out) {
-    struct slot *slot = uploading(state, event);
-    if (!slot) return;
+/* The coordinator says that it has it. Its entry must come by Follow; where it does not, the coordinator is asked again. */
+static void accept(struct node_state *state, struct slot *slot, struct node_moment now) {
+    slot->phase = SLOT_ACCEPTED;
+    slot->attempts = 0;
+    slot->retry_at = now.monotonic_ms + state->options.inclusion_ms;
+}
+
+/* A receipt decides by itself what the slot does next: accepted, sent again, or the end of this site. */
+static void take_receipt(struct node_state *state, struct slot *slot, struct bytes receipt, struct node_moment now,
+                         struct node_actions *out) {
     struct receipt got;
     struct error error = {0};
-    if (receipt_verify(event->bytes, run_state_coordinator_key(state->run), slot->header, slot->signature, &got, &error) != OK ||
+    if (receipt_verify(receipt, run_state_coordinator_key(state->run), slot->header, slot->signature, &got, &error) != OK ||
         memcmp(got.run_id, run_state_run_id(state->run), RUN_ID_SIZE) != 0) {
         node_halt(state, out, "a receipt does not verify: %.180s", *error.message ? error.message : "it is of another run");
         return;
@@ -270,13 +277,28 @@ void node_receipt(struct node_state *state, const struct node_event *event, stru
         return;
     }
     MARK("slot: accepted, by a receipt");
-    slot->phase = SLOT_ACCEPTED;
-    slot->attempts = 0;
+    accept(state, slot, now);
     if (got.size > state->head.size) { /* a receipt is a head too: our own ledger must come to agree with it */
         state->head.epoch = got.epoch;
         state->head.size = got.size;
         memcpy(state->head.root, got.root, DIGEST_SIZE);
     }
+}
+
+void node_receipt(struct node_state *state, const struct node_event *event, struct node_moment now, struct node_actions *out) {
+    struct slot *slot = uploading(state, event);
+    if (slot) take_receipt(state, slot, event->bytes, now, out);
+}
+
+/* It is in the ledger already, says the coordinator. With the old receipt, that is what is judged. */
+static void take_duplicate(struct node_state *state, struct slot *slot, struct bytes receipt, struct node_moment now,
+                           struct node_actions *out) {
+    if (receipt.size > 0) {
+        take_receipt(state, slot, receipt, now, out);
+        return;
+    }
+    MARK("slot: accepted, a duplicate without a receipt");
+    accept(state, slot, now);
 }
 
 /* True where the refusal means that this site as it is must not go on. */
@@ -303,11 +325,7 @@ void node_refused(struct node_state *state, const struct node_event *event, stru
     enum refusal code = event->refused.code;
     if ((unsigned)code < REFUSAL_COUNT) state->refused[code]++;
     if (code == REFUSED_DUPLICATE) {
-        if (event->bytes.size > 0)
-            node_receipt(state, event, now, out);
-        else
-            MARK("slot: accepted, a duplicate without a receipt");
-        slot->phase = SLOT_ACCEPTED; /* it is in the ledger: Follow brings it */
+        take_duplicate(state, slot, event->bytes, now, out);
         return;
     }
     if (refusal_is_temporary(code)) {
@@ -339,10 +357,35 @@ void node_rounds_link_up(struct node_state *state, struct node_moment now) {
     }
 }
 
+static bool inclusion_is_due(const struct node_state *state, const struct slot *slot) {
+    return slot->phase == SLOT_ACCEPTED && !slot->in_ledger && state->link == LINK_UP;
+}
+
+uint64_t node_rounds_wake(const struct node_state *state) {
+    uint64_t wake = UINT64_MAX;
+    for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
+        const struct slot *slot = &state->slots[fragment];
+        if (slot->phase == SLOT_BACKOFF || inclusion_is_due(state, slot)) wake = MIN(wake, slot->retry_at);
+    }
+    return wake;
+}
+
+/* What the superseded coordinator accepted is in the ledger before the new epoch's entry, or nowhere: ask the new one. */
+void node_rounds_epoch_begins(struct node_state *state) {
+    for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
+        struct slot *slot = &state->slots[fragment];
+        if (slot->phase == SLOT_ACCEPTED && !slot->in_ledger) slot->retry_at = 0;
+    }
+}
+
 void node_rounds_retry(struct node_state *state, struct node_moment now, struct node_actions *out) {
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
         const struct slot *slot = &state->slots[fragment];
         if (slot->phase == SLOT_BACKOFF && now.monotonic_ms >= slot->retry_at) upload(state, fragment, now, out);
+        if (inclusion_is_due(state, slot) && now.monotonic_ms >= slot->retry_at) {
+            MARK("slot: an inclusion that does not come is asked for");
+            upload(state, fragment, now, out);
+        }
     }
 }
 

@@ -49,9 +49,7 @@ static void set_timer(struct node_state *state, struct node_actions *out) {
     uint64_t wake = UINT64_MAX;
     if (state->link == LINK_DOWN) wake = MIN(wake, state->link_retry_at);
     if (state->link == LINK_UP && !state->heartbeat_open) wake = MIN(wake, state->heartbeat_at);
-    for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
-        if (state->slots[fragment].phase == SLOT_BACKOFF) wake = MIN(wake, state->slots[fragment].retry_at);
-    }
+    wake = MIN(wake, node_rounds_wake(state));
     if (wake == state->timer || wake == UINT64_MAX) return;
     state->timer = wake;
     node_act(out, NODE_DO_TIMER)->at_ms = wake;

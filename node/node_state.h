@@ -9,6 +9,7 @@
  *
  *     TRAINING --H_w steps since the last snapshot--> SNAPSHOT (trainer copies theta_s, between two steps)
  *       -> ENCODING (worker: delta, error feedback, encode, sign, durable spool) -> UPLOADING -> receipt -> ACCEPTED
+ *       -> its entry does not come within inclusion_ms, or a new epoch begins before it -> UPLOADING again, the same bytes
  *       -> its STEP arrives by replay -> MERGING (worker copies the new base, trainer rebases between two steps) -> TRAINING
  *     refused for good -> RESTORING (mass back into e, or progress kept: replica.h) -> TRAINING with a new sequence
  *     refused for now, or the link broke -> UPLOADING again after a backoff with full jitter
@@ -46,6 +47,7 @@ struct node_options {
     uint64_t heartbeat_ms;  /* between heartbeats */
     uint64_t backoff_ms;    /* first retry; doubles up to backoff_limit_ms; a random part of it is waited */
     uint64_t backoff_limit_ms;
+    uint64_t inclusion_ms;    /* an accepted contribution whose entry has not come after this long is asked for again */
     uint32_t queue_limit;     /* entries waiting behind a step; at the limit the shell stops reading Follow */
     uint64_t nominal_payload; /* bytes of a usual contribution: what a missed step costs to replay */
 };

@@ -20,7 +20,7 @@ struct slot { /* a fragment's round */
     uint64_t steps_unsent, steps_in_flight;
     double loss_sum; /* over steps since the last snapshot */
     uint64_t loss_count;
-    uint64_t retry_at; /* BACKOFF */
+    uint64_t retry_at; /* BACKOFF: when it is sent again; ACCEPTED and not in the ledger: when it is asked for again */
     uint32_t attempts;
     uint32_t rejected; /* refusals in a row that say our own message was bad */
 };
@@ -88,6 +88,9 @@ void node_rounds_stagger(struct node_state *state);
 void node_rounds_link_up(struct node_state *state, struct node_moment now);
 void node_rounds_take_up(struct node_state *state, const struct node_spooled *spooled, struct node_moment now,
                          struct node_actions *out);
+void node_rounds_epoch_begins(struct node_state *state);
+/* When node_rounds_retry has something to do; UINT64_MAX: nothing. */
+uint64_t node_rounds_wake(const struct node_state *state);
 /* ... and after every event, in this order. */
 void node_rounds_retry(struct node_state *state, struct node_moment now, struct node_actions *out);
 void node_rounds_catch_up(struct node_state *state, struct node_actions *out);

@@ -157,6 +157,26 @@ bool coordinator_old_receipt(const struct coordinator *coordinator, uint32_t sit
     return false;
 }
 
+bool coordinator_stray_head(const struct coordinator *coordinator, uint8_t out[static HEAD_SIZE]) {
+    const struct disk *disk = &coordinator->disk;
+    struct ledger_entry *entry = xmalloc(sizeof *entry);
+    uint64_t at = disk->entry_count;
+    bool found = false;
+    while (at > 0 && !found) {
+        at--;
+        found =
+            disk->entries[at].data[0] == LEDGER_EPOCH && ledger_entry_decode(buffer_bytes(&disk->entries[at]), entry, NULL) == OK;
+    }
+    if (found) {
+        struct ledger_head head = {.epoch = entry->epoch - 1, .size = at + 1 + world_luck_below(coordinator->world, 8)};
+        memcpy(head.run_id, run_state_run_id(check_run(coordinator->check)), RUN_ID_SIZE);
+        head.root[0] = 1;
+        ledger_head_sign(&head, coordinator->setup.key, out);
+    }
+    free(entry);
+    return found;
+}
+
 void coordinator_destroy(struct coordinator *coordinator) {
     if (!coordinator) return;
     forget(coordinator);

@@ -50,6 +50,8 @@ bool coordinator_is_called(const struct coordinator *coordinator, uint32_t site)
 /* The receipt of an older epoch that was sent for that contribution; false: none is known. Lent. */
 bool coordinator_old_receipt(const struct coordinator *coordinator, uint32_t site, uint64_t sequence, uint32_t epoch,
                              struct bytes *out);
+/* A head that a superseded coordinator signs over a ledger of its own, where it went on after the takeover; false: there is none. */
+bool coordinator_stray_head(const struct coordinator *coordinator, uint8_t out[static HEAD_SIZE]);
 /* An admin's order: `event.admin` is filled. */
 void coordinator_order(struct coordinator *coordinator, struct coordinator_event *event);
 

@@ -124,6 +124,7 @@ bool falsehood_tell(const struct falsehood_input *input, enum falsehood kind, st
                                    .heartbeat_ms = 1000,
                                    .backoff_ms = 100,
                                    .backoff_limit_ms = 1000,
+                                   .inclusion_ms = 1000,
                                    .queue_limit = 16,
                                    .nominal_payload = 1};
     struct node_state *state = node_state_create(&options);

@@ -32,6 +32,7 @@ enum fault_kind {
     FAULT_WIPED,             /* a site loses its disk, but for its key */
     FAULT_TAKEOVER,          /* another coordinator takes over, with the next epoch */
     FAULT_LATE_RECEIPT,      /* a receipt of an epoch that has been superseded arrives */
+    FAULT_STRAY_ANSWER,      /* a coordinator that has been superseded goes on: it answers from a ledger of its own */
     FAULT_LIE,               /* a site sends what must be refused */
     FAULT_FALSE_COORDINATOR, /* somebody answers a site with what no honest coordinator says */
     FAULT_MALFORMED,         /* a stranger offers bytes to whoever reads them */

@@ -16,6 +16,7 @@ static struct node_state *site_of(struct offer *offer, uint32_t site) {
                                    .heartbeat_ms = 1000,
                                    .backoff_ms = 100,
                                    .backoff_limit_ms = 1000,
+                                   .inclusion_ms = 1000,
                                    .queue_limit = 16,
                                    .nominal_payload = 1};
     struct node_state *state = node_state_create(&options);

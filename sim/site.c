@@ -152,7 +152,8 @@ static void step(struct site *site, const struct node_event *event) {
         world_trace(site->world, "%-12s event %d fragment=%u (%s) sequence=%llu status=%s", site->name, (int)event->kind,
                     event->fragment, slot_names[node_state_slot(site->state, MIN(event->fragment, FRAGMENTS_LIMIT - 1u))],
                     (unsigned long long)event->sequence, status_name(event->status));
-    bool late = event->kind == NODE_UPLOAD_RECEIPT && site_receipt_is_late(site, event->bytes);
+    bool late = (event->kind == NODE_UPLOAD_RECEIPT || event->kind == NODE_UPLOAD_REFUSED) && event->bytes.size > 0 &&
+                site_receipt_is_late(site, event->bytes);
     node_state_step(site->state, event, site_now(site), &site->actions);
     if (late && node_state_slot(site->state, event->fragment) == SLOT_ACCEPTED)
         world_fail(site->world, "I6", "%s takes a receipt of an epoch that is over", site->name);
@@ -205,6 +206,7 @@ void site_enter(struct site *site) {
                                    .heartbeat_ms = scenario->heartbeat_ms,
                                    .backoff_ms = 100,
                                    .backoff_limit_ms = 3000 * MIN(scenario->pace, 8u),
+                                   .inclusion_ms = 2000 * MIN(scenario->pace, 8u),
                                    .queue_limit = 1024,
                                    .nominal_payload = scenario->nominal_payload};
     for (uint32_t f = 0; f < scenario->manifest.fragments; f++)

@@ -287,13 +287,35 @@ static bool take_old_receipt(struct site *site, uint64_t sequence) {
     if (!site->upload_stream || site->upload_count == 0 || site->uploads[0].sequence != sequence) return false;
     uint32_t epoch = run_state_epoch(node_state_run(site->state));
     if (!coordinator_old_receipt(site->setup.coordinator, site->number, sequence, epoch, &bytes)) return false;
+    bool repeated = world_luck(site->world, 0.5);
     if (!world_fault(site->world, FAULT_LATE_RECEIPT, site->setup.process)) return false;
     receipt.bytes = bytes;
+    if (repeated) { /* the site had asked that one again */
+        receipt.kind = NODE_UPLOAD_REFUSED;
+        receipt.refused.code = REFUSED_DUPLICATE;
+    }
     upload_over(site, &receipt);
     return true;
 }
 
-static void on_old_receipt(void *context, struct event *event) { (void)take_old_receipt(context, event->number); }
+/* A coordinator that was superseded and does not know it went on with a ledger of its own: it signs heads over that, and says of
+ * what it has taken there that it is in the ledger. */
+static void take_stray_answer(struct site *site, uint64_t sequence) {
+    uint8_t head[HEAD_SIZE];
+    bool is_head = world_luck(site->world, 0.5);
+    if (!world_luck(site->world, 0.05) || !coordinator_stray_head(site->setup.coordinator, head)) return;
+    if (!world_fault(site->world, FAULT_STRAY_ANSWER, site->setup.process)) return;
+    if (is_head)
+        site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_HEAD, .bytes = bytes_of(head, sizeof head)});
+    else if (site->upload_stream && site->upload_count > 0 && site->uploads[0].sequence == sequence)
+        upload_over(site, &(struct node_event){.kind = NODE_UPLOAD_REFUSED, .refused.code = REFUSED_DUPLICATE});
+}
+
+static void on_old_receipt(void *context, struct event *event) {
+    struct site *site = context;
+    if (take_old_receipt(site, event->number) || site->world->now >= site->setup.scenario->storm_us) return;
+    take_stray_answer(site, event->number);
+}
 
 /* The answer to an earlier call for the same contribution, given by a coordinator that has been superseded, comes at last. */
 static void bring_old_receipt(struct site *site, const struct upload_order *order) {

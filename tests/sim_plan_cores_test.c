@@ -239,6 +239,7 @@ static void open_shell(struct shell *s, const char *manifest, uint32_t sites, co
                                     .heartbeat_ms = 20000,
                                     .backoff_ms = 1000,
                                     .backoff_limit_ms = 60000,
+                                    .inclusion_ms = 600000,
                                     .queue_limit = 1024,
                                     .nominal_payload = 1000};
         struct error error = {0};
