@@ -28,7 +28,10 @@ enum status directory_open(const char *directory, bool read_only, void (*on_fata
         status = error_set(error, NOT_FOUND, "%s holds no run: make one with `atollctl run create %s`", directory, directory);
     }
     if (status == OK) status = store_open(&options, &data.store, error);
-    if (status == OK) status = blob_store_open(directory, &sha256, &data.blobs, error);
+    if (status == OK) {
+        status = read_only ? blob_store_open_reading(directory, &sha256, &data.blobs, error)
+                           : blob_store_open(directory, &sha256, &data.blobs, error);
+    }
     free(store_directory);
     if (status != OK) {
         store_close(data.store);

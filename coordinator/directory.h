@@ -37,7 +37,8 @@ struct directory_keys {
 MUST_USE enum status directory_create(const char *directory, const struct manifest *manifest, const char *checkpoint,
                                       struct error *error);
 
-/* on_fatal as in storage/store.h. UNAVAILABLE while another process has it open; read_only looks beside it. */
+/* on_fatal as in storage/store.h. UNAVAILABLE while another process has it open; read_only looks beside it,
+ * makes and changes nothing, and needs no write access. */
 MUST_USE enum status directory_open(const char *directory, bool read_only,
                                     void (*on_fatal)(void *context, const struct error *error), void *context,
                                     struct directory *out, struct error *error);

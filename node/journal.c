@@ -104,9 +104,11 @@ static enum status open_with(const char *directory, uint32_t fragments, bool rea
                                     .digest = &sha256,
                                     .read_only = reading,
                                     .on_fatal = on_fatal};
+    enum status (*open_blobs)(const char *, const struct storage_digest *, struct blob_store **, struct error *) =
+        reading ? blob_store_open_reading : blob_store_open;
     enum status status = store_open(&options, &journal->store, error);
-    if (status == OK) status = blob_store_open(payloads, &sha256, &journal->payloads, error);
-    if (status == OK) status = blob_store_open(state, &sha256, &journal->state, error);
+    if (status == OK) status = open_blobs(payloads, &sha256, &journal->payloads, error);
+    if (status == OK) status = open_blobs(state, &sha256, &journal->state, error);
     if (status == OK) status = read_records(journal, error);
     if (status == OK && !reading) status = blob_upload_clean(journal->payloads, UPLOADS_KEPT_MS, NULL, error);
     if (status == OK && !reading) status = blob_upload_clean(journal->state, 0, NULL, error);

@@ -54,7 +54,7 @@ static enum status check_certificate(const struct site *site, struct error *erro
     struct identity identity;
     TRY(certificate_parse(buffer_bytes(&site->certificate_pem), &info, error));
     TRY(identity_parse(info.uri, &identity, error));
-    if (memcmp(info.public_key, key_pair_public(site->key), PUBLIC_KEY_SIZE) != 0)
+    if (site->key && memcmp(info.public_key, key_pair_public(site->key), PUBLIC_KEY_SIZE) != 0)
         return error_set(error, INVALID, "node.pem is not for the key in node.key");
     if (identity.role != IDENTITY_SITE || identity.site != site->number ||
         memcmp(identity.run_id, site->run_id, RUN_ID_SIZE) != 0)
@@ -62,7 +62,7 @@ static enum status check_certificate(const struct site *site, struct error *erro
     return OK;
 }
 
-enum status site_load(const char *directory, struct site *out, struct error *error) {
+static enum status load(const char *directory, bool with_key, struct site *out, struct error *error) {
     struct site site = {0};
     struct buffer text = {0}, manifest = {0};
     site.directory = realpath(directory, NULL);
@@ -72,9 +72,9 @@ enum status site_load(const char *directory, struct site *out, struct error *err
     if (status == NOT_FOUND)
         error_set(error, NOT_FOUND, "%s is not a site's directory yet: run `atoll-node join` first", directory);
     if (status == OK) status = parse_identity(&site, buffer_bytes(&text), error);
-    if (status == OK) status = key_file_load(key_path, &site.key, error);
-    if (status == OK) status = key_pair_to_pem(site.key, &site.key_pem, error);
-    if (status == OK) buffer_u8(&site.key_pem, 0);
+    if (status == OK && with_key) status = key_file_load(key_path, &site.key, error);
+    if (status == OK && with_key) status = key_pair_to_pem(site.key, &site.key_pem, error);
+    if (status == OK && with_key) buffer_u8(&site.key_pem, 0);
     if (status == OK) status = read_piece(&site, "node.pem", &site.certificate_pem, error);
     if (status == OK) status = read_piece(&site, "ca.pem", &site.ca_pem, error);
     if (status == OK) status = check_certificate(&site, error);
@@ -89,6 +89,12 @@ enum status site_load(const char *directory, struct site *out, struct error *err
     else
         site_deinit(&site);
     return status == OK || status == NOT_FOUND ? status : error_wrap(error, status, "%s", directory);
+}
+
+enum status site_load(const char *directory, struct site *out, struct error *error) { return load(directory, true, out, error); }
+
+enum status site_load_reading(const char *directory, struct site *out, struct error *error) {
+    return load(directory, false, out, error);
 }
 
 void site_deinit(struct site *site) {

@@ -95,7 +95,7 @@ static void model_close(struct model *model) {
 static enum status model_open(const struct settings *settings, struct model *out, struct error *error) {
     struct model model = {0};
     struct restored restored;
-    enum status status = site_load(settings->directory, &model.site, error);
+    enum status status = site_load_reading(settings->directory, &model.site, error);
     const struct manifest *manifest = &model.site.manifest;
     if (status == OK) status = run_model_layout(manifest, &model.layout, error);
     if (status == OK) status = journal_open_reading(settings->directory, manifest->fragments, &model.journal, error);

@@ -54,6 +54,22 @@ enum status blob_store_open(const char *directory, const struct storage_digest *
     return status;
 }
 
+enum status blob_store_open_reading(const char *directory, const struct storage_digest *digest, struct blob_store **out,
+                                    struct error *error) {
+    char *path = file_join(directory, "blobs");
+    int blobs = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    enum status status = blobs >= 0 || errno == ENOENT ? OK : error_set(error, FAILED, "open %s: %s", path, strerror(errno));
+    free(path);
+    TRY(status);
+    struct blob_store *store = xcalloc(1, sizeof *store);
+    store->directory = xstrdup(directory);
+    store->digest = digest;
+    store->blobs = blobs;
+    store->uploads = -1;
+    *out = store;
+    return OK;
+}
+
 void blob_store_close(struct blob_store *store) {
     if (!store) return;
     if (store->blobs >= 0) close(store->blobs);

@@ -34,6 +34,9 @@ struct blob_upload;
 /* Makes the folders where missing. digest is borrowed while open. */
 MUST_USE enum status blob_store_open(const char *directory, const struct storage_digest *digest, struct blob_store **out,
                                      struct error *error);
+/* For reading alone: makes nothing, needs no write access. In a folder that is missing there are no blobs. */
+MUST_USE enum status blob_store_open_reading(const char *directory, const struct storage_digest *digest, struct blob_store **out,
+                                             struct error *error);
 void blob_store_close(struct blob_store *store); /* NULL is a no-op */
 
 /* --- whole blobs --- */

@@ -22,6 +22,7 @@ const char *blob_name(const uint8_t digest[static BLOB_DIGEST_SIZE], char out[st
 }
 
 enum status blob_failed(const struct blob_store *store, struct error *error, int code, const char *doing, const char *name) {
+    if (code == EBADF && store->blobs < 0) code = ENOENT; /* opened for reading where there is no folder */
     if (code == ENOENT) return error_set(error, NOT_FOUND, "blobs in %s: %s %s: there is none", store->directory, doing, name);
     if (code != ENOSPC && code != EDQUOT && code != EFBIG) {
         return error_set(error, FAILED, "blobs in %s: %s %s: %s", store->directory, doing, name, strerror(code));

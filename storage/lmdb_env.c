@@ -7,6 +7,8 @@
 
 #include "base/memory.h"
 
+enum { ATTEMPTS = 1000 }; /* of a reader that a writer overtakes: it takes two commits within one reading to do so */
+
 enum status lmdb_status(int code) {
     switch (code) {
     case MDB_SUCCESS: return OK;
@@ -100,9 +102,28 @@ enum status read_begin(struct store *store, MDB_txn **out, struct error *error) 
     }
 }
 
-void read_end(struct store *store, MDB_txn *txn) {
+bool read_is_whole(struct store *store, MDB_txn *txn) {
+    if (!store->unlisted) return true;
+    MDB_envinfo info;
+    /* The map is another process's to change: neither the compiler nor the processor may ask it before all has been read. */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    mdb_env_info(store->env, &info);
+    return info.me_last_txnid <= mdb_txn_id(txn) + 1;
+}
+
+bool read_end(struct store *store, MDB_txn *txn) {
+    bool whole = read_is_whole(store, txn);
     mdb_txn_abort(txn);
     pthread_rwlock_unlock(&store->map_lock);
+    return whole;
+}
+
+enum status read_again(const struct store *store, unsigned attempts, struct error *error) {
+    if (attempts < ATTEMPTS) return OK;
+    return error_set(error, UNAVAILABLE,
+                     "store %s changes faster than it can be read without write access to its lock.mdb: try again, read a copy, "
+                     "or read as its owner",
+                     store->directory);
 }
 
 enum status map_resize(struct store *store, size_t size, struct error *error) {

@@ -19,6 +19,7 @@ struct store {
     char *directory;
     int lock; /* descriptor of DIRECTORY/writer.lock, held with flock; -1 when read_only */
     MDB_env *env;
+    bool unlisted; /* reads without a place in LMDB's table of readers: see store.h */
     MDB_dbi tables[STORE_TABLES_MAX];
     /* Readers hold it shared while a read transaction lives; it is held exclusively while the map is replaced, since LMDB
      * moves it under everybody's feet. */
@@ -42,7 +43,13 @@ const char *key_text(struct bytes key, char out[static KEY_TEXT_SIZE]);
 
 /* Begins a read transaction under the shared map lock; end it with read_end. Follows a map that another process has grown. */
 MUST_USE enum status read_begin(struct store *store, MDB_txn **out, struct error *error);
-void read_end(struct store *store, MDB_txn *txn);
+/* True if what was read between, a failure too, is of one version of the store. Else a writer may have reused its pages: take
+ * nothing of it and read again. Always true for a reader in LMDB's table. */
+MUST_USE bool read_end(struct store *store, MDB_txn *txn);
+/* The same question before the end. */
+bool read_is_whole(struct store *store, MDB_txn *txn);
+/* UNAVAILABLE once `attempts` readings in a row were overtaken. */
+MUST_USE enum status read_again(const struct store *store, unsigned attempts, struct error *error);
 
 /* Replaces the map by one of `size` bytes. Waits for readers. Not inside a transaction. */
 MUST_USE enum status map_resize(struct store *store, size_t size, struct error *error);

@@ -80,14 +80,38 @@ static enum status check_length(struct store *store, struct error *error) {
     return OK;
 }
 
-static enum status open_environment(struct store *store, struct error *error) {
+/* A reader that may write LMDB's lock file is entered in it; any other reads without (store.h). On a read-only mount LMDB would
+ * leave the lock file out as well, but would not say so. */
+static bool may_be_listed(const struct store *store) {
+    char *path = file_join(store->directory, "lock.mdb");
+    bool may = faccessat(AT_FDCWD, path, R_OK | W_OK, AT_EACCESS) == 0;
+    free(path);
+    return may;
+}
+
+/* LMDB's code. A failed open leaves an environment that can only be closed. */
+static int open_once(struct store *store, bool *prepared) {
     const struct store_options *options = &store->options;
+    unsigned flags = MDB_NOTLS | (options->read_only ? MDB_RDONLY : 0u) | (store->unlisted ? MDB_NOLOCK : 0u);
     int code = mdb_env_create(&store->env);
     if (code == MDB_SUCCESS) code = mdb_env_set_maxreaders(store->env, STORE_READERS);
     if (code == MDB_SUCCESS) code = mdb_env_set_maxdbs(store->env, (MDB_dbi)options->table_count + 1);
     if (code == MDB_SUCCESS) code = mdb_env_set_mapsize(store->env, options->map_size);
-    if (code != MDB_SUCCESS) return lmdb_failed(store, error, code, "prepare the environment");
-    code = mdb_env_open(store->env, store->directory, MDB_NOTLS | (options->read_only ? MDB_RDONLY : 0), 0600);
+    *prepared = code == MDB_SUCCESS;
+    return *prepared ? mdb_env_open(store->env, store->directory, flags, 0600) : code;
+}
+
+static enum status open_environment(struct store *store, struct error *error) {
+    bool prepared;
+    store->unlisted = store->options.read_only && !may_be_listed(store);
+    int code = open_once(store, &prepared);
+    bool refused = code == EACCES || code == EPERM || code == EROFS;
+    if (prepared && refused && store->options.read_only && !store->unlisted) { /* such as a file that is immutable */
+        mdb_env_close(store->env);
+        store->unlisted = true;
+        code = open_once(store, &prepared);
+    }
+    if (!prepared) return lmdb_failed(store, error, code, "prepare the environment");
     if (code == ENOENT) return error_set(error, NOT_FOUND, "there is no store in %s", store->directory);
     if (code == ENOMEM || code == EINVAL) { /* mmap's: the size that its first pages ask for */
         return error_set(error, CORRUPT,
@@ -149,12 +173,15 @@ static enum status open_tables_in(struct store *store, MDB_txn *txn, struct erro
 static enum status open_tables(struct store *store, struct error *error) {
     MDB_txn *txn = NULL;
     int code;
-    if (store->options.read_only) {
+    for (unsigned attempts = 0; store->options.read_only; attempts++) {
+        TRY(read_again(store, attempts, error));
         TRY(read_begin(store, &txn, error));
         enum status status = open_tables_in(store, txn, error);
+        bool whole = read_is_whole(store, txn);
         /* Handles opened in a transaction live on only if it commits. */
-        code = status == OK ? mdb_txn_commit(txn) : (mdb_txn_abort(txn), MDB_SUCCESS);
+        code = whole && status == OK ? mdb_txn_commit(txn) : (mdb_txn_abort(txn), MDB_SUCCESS);
         pthread_rwlock_unlock(&store->map_lock);
+        if (!whole) continue;
         return status != OK ? status : code == MDB_SUCCESS ? OK : lmdb_failed(store, error, code, "open the tables");
     }
     code = mdb_txn_begin(store->env, NULL, 0, &txn);

@@ -16,6 +16,15 @@
  *
  * Reads copy out and hold a reader for as long as one copy takes; they never wait for the writer but while the map grows.
  * The process must not fork and go on using a store in the child.
+ *
+ * Reading needs no write access. Where LMDB's lock.mdb may be written, a reader is entered in its table, and the writer keeps
+ * the pages that the reader sees. Where it may not (a read-only mount, another user's directory, a copy without the file,
+ * which a reader never makes: it would belong to the wrong user), a reader is in no table, and a writer may reuse its pages.
+ * LMDB keeps the pages of the last two committed versions: a writer that works on version n + 2 touches none of n's, and it
+ * can begin on n + 3 only when n + 2 is committed. So what was read in version n counts only if, afterwards, the newest
+ * committed version is still n or n + 1; else it is read again. A record's digest is compared besides. One danger is left: a
+ * reader that was stopped in the middle of a look-up and goes on later may follow an overwritten page beyond the file's end,
+ * and dies by SIGBUS. It has changed nothing, and may be started again.
  */
 #ifndef STORAGE_STORE_H
 #define STORAGE_STORE_H
@@ -44,11 +53,11 @@ struct store_options {         /* zeroes mean the default */
     const char *const *tables; /* [table_count]; made where missing. Borrowed while the store is open */
     size_t table_count;
     const struct storage_digest *digest; /* borrowed while the store is open */
-    bool read_only;                      /* looks beside a running writer: no lock, no writer thread, commits are INVALID */
-    size_t map_size;                     /* bytes to begin with; default 64 MiB, doubled when full */
-    size_t map_limit;                    /* bytes it may grow to; default 256 GiB (address space, not memory) */
-    size_t queue_batches;                /* waiting at most; default 1024 */
-    size_t queue_bytes;                  /* of waiting batches at most, and so of one batch; default 64 MiB */
+    bool read_only;       /* looks beside a running writer: makes and changes nothing, commits are INVALID; see below */
+    size_t map_size;      /* bytes to begin with; default 64 MiB, doubled when full */
+    size_t map_limit;     /* bytes it may grow to; default 256 GiB (address space, not memory) */
+    size_t queue_batches; /* waiting at most; default 1024 */
+    size_t queue_bytes;   /* of waiting batches at most, and so of one batch; default 64 MiB */
     /* Called once, on the writer thread, before the failed batches' callbacks. Must not call into the store. */
     void (*on_fatal)(void *context, const struct error *error);
     void *fatal_context;

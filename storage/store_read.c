@@ -24,10 +24,8 @@ static enum status not_found(const struct store *store, unsigned table, struct b
                      key_text(key, text));
 }
 
-enum status store_get(struct store *store, unsigned table, struct bytes key, struct buffer *out, struct error *error) {
-    TRY(check_key(store, table, key, error));
-    MDB_txn *txn = NULL;
-    TRY(read_begin(store, &txn, error));
+static enum status get_in(struct store *store, MDB_txn *txn, unsigned table, struct bytes key, struct buffer *out,
+                          struct error *error) {
     MDB_val wanted = value_of(key), found;
     int code = mdb_get(txn, store->tables[table], &wanted, &found);
     enum status status;
@@ -40,28 +38,52 @@ enum status store_get(struct store *store, unsigned table, struct bytes key, str
         status = record_open(store, table, key, bytes_of_value(found), &value, error);
         if (status == OK) replace(out, value);
     }
-    read_end(store, txn);
     return status;
+}
+
+enum status store_get(struct store *store, unsigned table, struct bytes key, struct buffer *out, struct error *error) {
+    TRY(check_key(store, table, key, error));
+    for (unsigned attempts = 0;; attempts++) {
+        MDB_txn *txn = NULL;
+        struct buffer found = {0};
+        TRY(read_again(store, attempts, error));
+        TRY(read_begin(store, &txn, error));
+        enum status status = get_in(store, txn, table, key, &found, error);
+        bool whole = read_end(store, txn);
+        if (whole && status == OK) replace(out, buffer_bytes(&found));
+        buffer_deinit(&found);
+        if (whole) return status;
+    }
 }
 
 enum status store_has(struct store *store, unsigned table, struct bytes key, struct error *error) {
     TRY(check_key(store, table, key, error));
-    MDB_txn *txn = NULL;
-    TRY(read_begin(store, &txn, error));
-    MDB_val wanted = value_of(key), found;
-    int code = mdb_get(txn, store->tables[table], &wanted, &found);
-    read_end(store, txn);
+    int code = MDB_SUCCESS;
+    bool whole = false;
+    for (unsigned attempts = 0; !whole; attempts++) {
+        MDB_txn *txn = NULL;
+        TRY(read_again(store, attempts, error));
+        TRY(read_begin(store, &txn, error));
+        MDB_val wanted = value_of(key), found;
+        code = mdb_get(txn, store->tables[table], &wanted, &found);
+        whole = read_end(store, txn);
+    }
     if (code == MDB_NOTFOUND) return not_found(store, table, key, error);
     return code == MDB_SUCCESS ? OK : lmdb_failed(store, error, code, "look for a record");
 }
 
 enum status store_count(struct store *store, unsigned table, uint64_t *out, struct error *error) {
     ASSERT(table < store->options.table_count);
-    MDB_txn *txn = NULL;
-    TRY(read_begin(store, &txn, error));
-    MDB_stat stat;
-    int code = mdb_stat(txn, store->tables[table], &stat);
-    read_end(store, txn);
+    MDB_stat stat = {0};
+    int code = MDB_SUCCESS;
+    bool whole = false;
+    for (unsigned attempts = 0; !whole; attempts++) {
+        MDB_txn *txn = NULL;
+        TRY(read_again(store, attempts, error));
+        TRY(read_begin(store, &txn, error));
+        code = mdb_stat(txn, store->tables[table], &stat);
+        whole = read_end(store, txn);
+    }
     if (code != MDB_SUCCESS) return lmdb_failed(store, error, code, "count a table");
     *out = stat.ms_entries;
     return OK;
@@ -195,14 +217,28 @@ static enum status fill(struct store_scan *scan, MDB_cursor *cursor, struct erro
 }
 
 static enum status refill(struct store_scan *scan, struct error *error) {
-    scan->portion.size = scan->at = 0;
-    MDB_txn *txn = NULL;
-    MDB_cursor *cursor = NULL;
-    TRY(read_begin(scan->store, &txn, error));
-    int code = mdb_cursor_open(txn, scan->store->tables[scan->table], &cursor);
-    enum status status = code == MDB_SUCCESS ? fill(scan, cursor, error) : lmdb_failed(scan->store, error, code, "open a cursor");
-    if (cursor) mdb_cursor_close(cursor);
-    read_end(scan->store, txn);
+    struct buffer last = {0}; /* where to begin again if a writer overtakes us */
+    bool whole = false;
+    enum status status = OK;
+    buffer_append(&last, scan->last.data, scan->last.size);
+    for (unsigned attempts = 0; status == OK && !whole; attempts++) {
+        MDB_txn *txn = NULL;
+        MDB_cursor *cursor = NULL;
+        scan->portion.size = scan->at = 0;
+        status = read_again(scan->store, attempts, error);
+        if (status == OK) status = read_begin(scan->store, &txn, error);
+        if (status != OK) break;
+        int code = mdb_cursor_open(txn, scan->store->tables[scan->table], &cursor);
+        status = code == MDB_SUCCESS ? fill(scan, cursor, error) : lmdb_failed(scan->store, error, code, "open a cursor");
+        if (cursor) mdb_cursor_close(cursor);
+        whole = read_end(scan->store, txn);
+        if (whole) break;
+        status = OK;
+        scan->ended = false;
+        scan->portion_records = 1 + scan->portion_records / 2; /* less at a time is read in less time */
+        replace(&scan->last, buffer_bytes(&last));
+    }
+    buffer_deinit(&last);
     scan->portion_records = MIN(scan->portion_records * 8, PORTION_RECORDS);
     return status;
 }

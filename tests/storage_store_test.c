@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <grp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -11,7 +12,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "crypto/digest.h"
-#include "storage/store.h"
+#include "storage/lmdb_env.h"
 #include "tests/test.h"
 
 static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init, digest_update, digest_final};
@@ -543,4 +544,150 @@ TEST(looking_at_a_store_that_is_not_there_is_not_found) {
     struct store *store = NULL;
     CHECK_STATUS(store_open(&options, &store, NULL), NOT_FOUND);
     CHECK(!file_exists(options.directory));
+}
+
+/* ---- reading without write access ---------------------------------------------------------------------------------------------- */
+
+/* Files as an auditor finds them: readable, and not this process's to write. A child that calls it is nobody where it was root. */
+static void become_an_auditor(const char *directory) {
+    static const char *const names[] = {"", "/data.mdb", "/lock.mdb", "/writer.lock"};
+    CHECK(chmod(test_directory(), 0755) == 0);
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        char *path = xformat("%s%s", directory, names[i]);
+        CHECK(chmod(path, i == 0 ? 0555 : 0444) == 0);
+        free(path);
+    }
+    if (geteuid() == 0) CHECK(setgroups(0, NULL) == 0 && setgid(65534) == 0 && setuid(65534) == 0);
+}
+
+static void check_child(pid_t child) {
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK_EQUAL(status, 0);
+}
+
+TEST(a_store_that_may_not_be_written_can_be_read) {
+    struct store_options options = options_of("store");
+    struct store *store = open_with(&options);
+    put_numbers(store, 0, 1000, 100);
+    put_now(store, SITES, "k", "v");
+    store_close(store);
+    pid_t child = fork();
+    if (child == 0) {
+        become_an_auditor(options.directory);
+        options.read_only = true;
+        struct error error = {0};
+        uint64_t records = 0;
+        store = open_with(&options);
+        CHECK(store->unlisted);
+        check_value(store, SITES, "k", "v");
+        check_scan(store, 0, 1000, STORE_ASCENDING);
+        CHECK_OK(store_check(store, &records, &error));
+        CHECK_EQUAL(records, 1001);
+        store_close(store);
+        _exit(0);
+    }
+    check_child(child);
+}
+
+TEST(looking_at_a_store_makes_no_file) {
+    struct store_options options = options_of("store");
+    struct store *store = open_with(&options);
+    put_now(store, SITES, "k", "v");
+    store_close(store);
+    char *lock = keep(file_join(options.directory, "lock.mdb")), *writer = keep(file_join(options.directory, "writer.lock"));
+    CHECK(unlink(lock) == 0 && unlink(writer) == 0); /* a copy of what counts */
+    options.read_only = true;
+    store = open_with(&options);
+    check_value(store, SITES, "k", "v");
+    store_close(store);
+    CHECK(!file_exists(lock) && !file_exists(writer)); /* root's would keep the owner out */
+}
+
+/* What a reader read in one version is dropped once a writer may have reused that version's pages, and not before. */
+TEST(an_unlisted_reader_that_was_overtaken_knows_it) {
+    struct store_options options = options_of("store");
+    struct store *store = open_with(&options);
+    put_now(store, SITES, "k", "0");
+    int go[2], ready[2];
+    CHECK(pipe(go) == 0 && pipe(ready) == 0);
+    pid_t child = fork();
+    if (child == 0) {
+        struct store_options look = options;
+        struct error error = {0};
+        MDB_txn *txn = NULL;
+        char byte = 0;
+        close(go[1]), close(ready[0]);
+        become_an_auditor(options.directory);
+        look.read_only = true;
+        struct store *reader = open_with(&look);
+        CHECK_OK(read_begin(reader, &txn, &error));
+        for (int commits = 0; commits <= 3; commits++) {
+            CHECK_EQUAL(read_is_whole(reader, txn), commits <= 1);
+            CHECK(write(ready[1], &byte, 1) == 1);
+            CHECK(read(go[0], &byte, 1) == 1);
+        }
+        CHECK(!read_end(reader, txn));
+        check_value(reader, SITES, "k", "4");
+        store_close(reader);
+        _exit(0);
+    }
+    close(go[0]), close(ready[1]); /* a child that fails ends the wait */
+    for (int i = 1; i <= 4; i++) {
+        char byte = 0, text[8];
+        CHECK(read(ready[0], &byte, 1) == 1);
+        snprintf(text, sizeof text, "%d", i);
+        put_now(store, SITES, "k", text);
+        CHECK(write(go[1], &byte, 1) == 1);
+    }
+    check_child(child);
+    store_close(store);
+}
+
+/* Every commit rewrites all records with one number: whatever is read must have a right digest, and never go back. */
+TEST(an_unlisted_reader_beside_a_busy_writer_reads_only_what_was_committed) {
+    struct store_options options = options_of("store");
+    struct store *store = open_with(&options);
+    enum { RECORDS = 200, READINGS = 1500 };
+    uint8_t value[600] = {0};
+    pid_t child = 0;
+    int ended = -1;
+    for (uint64_t round = 0; child == 0 || waitpid(child, &ended, WNOHANG) == 0; round++) {
+        struct error error = {0};
+        struct store_batch *batch = store_batch_create(store);
+        memcpy(value, &round, sizeof round);
+        for (uint64_t i = 0; i < RECORDS; i++) {
+            uint8_t key[STORE_KEY_U64_SIZE];
+            store_key_u64(i, key);
+            store_batch_put(batch, LEDGER, bytes_of(key, sizeof key), bytes_of(value, sizeof value));
+        }
+        CHECK_OK(store_commit_wait(store, batch, &error));
+        if (round > 0) continue;
+        child = fork();
+        if (child == 0) {
+            become_an_auditor(options.directory);
+            options.read_only = true;
+            struct store *reader = open_with(&options);
+            uint64_t newest = 0;
+            for (int reading = 0; reading < READINGS; reading++) {
+                struct store_scan *scan = store_scan_open(reader, LEDGER, bytes_of(NULL, 0), bytes_of(NULL, 0), STORE_ASCENDING);
+                struct bytes key, found;
+                for (int i = 0; i < RECORDS; i++) {
+                    uint64_t number;
+                    CHECK_OK(store_scan_next(scan, &key, &found, &error));
+                    CHECK_EQUAL(found.size, sizeof value);
+                    memcpy(&number, found.data, sizeof number);
+                    CHECK(number >= newest);
+                    newest = number;
+                }
+                CHECK_STATUS(store_scan_next(scan, &key, &found, &error), NOT_FOUND);
+                store_scan_close(scan);
+            }
+            CHECK(newest > 0);
+            store_close(reader);
+            _exit(0);
+        }
+    }
+    CHECK_EQUAL(ended, 0);
+    store_close(store);
 }
