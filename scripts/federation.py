@@ -10,13 +10,25 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from outputs import OutputFault, claim_directory  # noqa: E402
 
 ROOT = os.environ.get("ATOLL_ROOT") or os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 class Failure(Exception):
     pass
+
+
+def own_directory(path):
+    """Ours, empty, and nobody else's while this process lives. Failure where it holds what no federation wrote."""
+    try:
+        return claim_directory(path, ".atoll-federation")
+    except (OutputFault, OSError) as fault:
+        raise Failure(f"--output: {fault}")
 
 
 def read_json(path):
@@ -118,7 +130,7 @@ class Federation:
         self.sites = {}
         self.coordinator = None
         self.port = 0
-        shutil.rmtree(self.output, ignore_errors=True)
+        self.mark = own_directory(self.output)
         os.makedirs(self.path("logs"))
         os.makedirs(self.path("sites"))
         for folder, megabytes in (disks or {}).items():
@@ -224,6 +236,7 @@ class Federation:
         for process in self.processes():
             if process.alive():
                 process.kill()
+        self.mark.release()
 
     # ---- the audit ----
     def ledger(self):
