@@ -10,6 +10,7 @@
 #   make bench-plan      how long plans of 1,000 and 10,000 sites take; exit code 1 where a bar is missed
 #   make gpu-test        the CUDA kernels beside the CPU, on a GPU; gcc, make and nvcc are enough      (docs/gpu.md)
 #   make gpu-bench       the CUDA trainer beside torch.compile, and the codec's times; build/bench/gpu.json
+#   make gpu-kit         what scripts/gpu-check --quick carries to a machine with a GPU; needs nvcc, no GPU; build/gpu-kit
 #   make trainer         the training engine alone: gcc and make are enough
 #   make check           layers, formatting                                  make clean    removes build/
 #
@@ -241,7 +242,7 @@ $(OUT)/tests/atoll-kernels-emulated.so: $(patsubst %.cu,$(OUT)/emulated/%.o,$(CU
 # ---- tests --------------------------------------------------------------------------------------------------------------
 TESTS ?= *
 $(OUT)/tests/test.o: CPPFLAGS_ALL += -DTEST_ROOT='"$(CURDIR)"'
-tests-built: deps-found $(TEST_PROGRAMS) $(CUDA_EMULATION) $(if $(CUDA_EMULATION),$(CUDA_PROBE))
+tests-built: deps-found $(TEST_PROGRAMS) $(if $(CUDA_EMULATION),$(CUDA_EMULATION) $(CUDA_PROBE) $(OUT)/bench/train $(OUT)/bench/gpu_codec)
 $(OUT)/tests/%: $(OUT)/tests/%.o $(OUT)/tests/test.o $(LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
@@ -297,6 +298,21 @@ gpu-built: $(GPU_PROGRAMS) $(CUDA_BACKEND) $(CUDA_PROBE)
 	$(Q)test -n "$(CUDA_BACKEND)" || { echo "there is no nvcc on PATH nor in /usr/local/cuda/bin" >&2; exit 1; }
 gpu-test: gpu-built
 	$(Q)failed=0; for t in $(GPU_TESTS); do ATOLL_TEST_CUDA_LIBRARY=$(abspath $(CUDA_BACKEND)) $(OUT)/gpu/$$t || failed=1; done; exit $$failed
+# What a machine with a GPU needs, made where there is none: nothing is compiled there (scripts/gpu-check --quick). Two libraries:
+# for compute 9.0 alone, and for all. Without symbols for debuggers; kit.json says what it was made of.
+GPU_KIT := build/gpu-kit
+GPU_KIT_LIBRARY := $(OUT)/gpu/atoll-kernels-cuda-sm_90a.so
+.PHONY: gpu-kit
+$(OUT)/cuda-sm_90a/%.o: %.cu $(CUDA_HEADERS)
+	$(call say,NVCC,'$< for 9.0a')
+	$(Q)mkdir -p $(@D)
+	$(Q)$(NVCC) -std=c++17 -O3 --fmad=false -I. $(HOPPER_TARGET) -Xcompiler -fPIC,-Wall,-Wextra --Werror all-warnings -c -o $@ $<
+$(GPU_KIT_LIBRARY): $(patsubst %.cu,$(OUT)/cuda-sm_90a/%.o,$(CUDA_SOURCES))
+	$(call say,NVLINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(NVCC) $(HOPPER_TARGET) -shared -cudart static -o $@ $^
+gpu-kit: gpu-built $(if $(HOPPER_KNOWN),$(GPU_KIT_LIBRARY))
+	$(Q)scripts/gpu-kit $(GPU_KIT) $(NVCC) $(GPU_PROGRAMS) $(CUDA_PROBE) $(CUDA_BACKEND) $(if $(HOPPER_KNOWN),$(GPU_KIT_LIBRARY))
 gpu-bench: gpu-built
 	$(Q)mkdir -p $(OUT)/gpu
 	$(Q)$(PYTHON) bench/gpu_vs_pytorch.py --program $(OUT)/gpu/train --codec $(OUT)/gpu/gpu_codec --probe $(abspath $(CUDA_PROBE)) --library $(abspath $(CUDA_BACKEND)) $(ARGUMENTS)

@@ -14,6 +14,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 
 import train_vs_pytorch
 
@@ -22,14 +23,42 @@ SHAPES = {  # hidden, layers, heads, ffn, length, sequences, vocabulary
     "124m": (768, 12, 12, 2048, 1024, 32, 50304),
     "350m": (1024, 24, 16, 2736, 1024, 16, 50304),
     "1.3b": (2048, 24, 16, 5464, 1024, 8, 50304),
+    "tiny": (64, 1, 2, 176, 32, 2, 256),  # for the emulation
 }
 TORCH = ["torch-bf16-compiled", "torch-bf16-autotuned"]
 BARS = {"124m": 1.15, "350m": 1.1, "1.3b": 1.1}
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}  # dense bf16, by the maker's data sheets
 
 
+def peak_of(device):
+    return next((value for name, value in PEAKS.items() if name in device), None)
+
+
+def ceilings(torch):
+    """Bytes a second (read and written) of a large copy and flops a second of a large bf16 product; medians."""
+    def seconds(work, count):
+        times = []
+        for _ in range(count + 3):
+            torch.cuda.synchronize()
+            before = time.perf_counter()
+            work()
+            torch.cuda.synchronize()
+            times.append(time.perf_counter() - before)
+        return statistics.median(times[3:])
+    source = torch.empty(1 << 30, dtype=torch.float32, device="cuda")
+    target = torch.empty_like(source)
+    copied = 2 * 4 * source.numel() / seconds(lambda: target.copy_(source), 20)
+    del source, target
+    size = 8192
+    a, b = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    flops = 2 * size ** 3 / seconds(lambda: a @ b, 20)
+    print(json.dumps({"bytes_per_second": copied, "flops_per_second": flops, "torch": torch.__version__}))
+
+
 def child(name, shape):
     import torch
+    if name == "ceilings":
+        return ceilings(torch)
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
     train_vs_pytorch.torch_child(SHAPES[shape], 0, name, "cuda")
@@ -119,7 +148,7 @@ def main():
     parser.add_argument("--codec", default=os.path.join(ROOT, "build/release/bench/gpu_codec"))
     parser.add_argument("--probe", default=os.path.join(ROOT, "build/release/bin/atoll-cuda-probe"))
     parser.add_argument("--library", default=os.path.join(ROOT, "build/release/bin/atoll-kernels-cuda.so"))
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(BARS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -131,7 +160,7 @@ def main():
         print("gpu-bench: there is no CUDA device here; nothing was measured", file=sys.stderr)
         return 1
     print(json.dumps(times), flush=True)
-    peak = next((value for name, value in PEAKS.items() if name in times["device"]), None)
+    peak = peak_of(times["device"])
     settings = {"device": times["device"], "rounds": options.rounds, "seconds": options.seconds, "peak": peak,
                 "torch": {"dtype": "bf16 autocast", "attention": "scaled_dot_product_attention", "optimizer": "AdamW(fused)",
                           "tf32": True, "modes": ["default", "max-autotune (CUDA graphs)"]}}

@@ -3,7 +3,8 @@
  *     train                                              a table: every set of kernels, one thread and all
  *     train serve HIDDEN LAYERS HEADS FFN LENGTH SEQUENCES VOCABULARY THREADS KERNELS
  *         for bench/train_vs_pytorch.py: at each line with a number of seconds on stdin, trains for that long and prints one
- *         line of JSON: tokens a second (of the median step), the last loss and the peak memory
+ *         line of JSON: tokens a second (of the median step), the last loss and the peak memory. KERNELS cuda: a CUDA device,
+ *         by the library that ATOLL_TEST_CUDA_LIBRARY names
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,6 +56,7 @@ static enum status session_open(struct session *session, const struct setup *s, 
     bool cuda = s->kernels && strcmp(s->kernels, "cuda") == 0;
     options.kernels = cuda ? NULL : s->kernels;
     options.device = cuda ? TRAINER_CUDA : TRAINER_CPU;
+    options.cuda_library = getenv("ATOLL_TEST_CUDA_LIBRARY"); /* NULL: beside this program */
     char *path = xformat("/tmp/atoll-bench-%ld.txt", (long)getpid());
     const struct data_options data_options = {.vocabulary = 256, .seed = 1};
     enum status status = write_tokens(path, error);

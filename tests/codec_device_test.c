@@ -369,7 +369,13 @@ TEST(a_federation_on_the_device_is_recorded) {
     const char *path = getenv("ATOLL_TEST_RECORD_TO");
     struct cuda_backend backend;
     if (!find_backend(&backend)) return;
-    const struct record_shape shape = {path ? CODEC_TOPK2_64 : CODEC_TOPK2_128, path ? 1000003 : 20000, 2, path ? 12 : 2, 6};
+    const char *elements = getenv("ATOLL_TEST_RECORD_ELEMENTS");
+    bool large = path && !elements;
+    const struct record_shape shape = {path ? CODEC_TOPK2_64 : CODEC_TOPK2_128,
+                                       elements ? strtoull(elements, NULL, 10)
+                                       : large  ? 1000003
+                                                : 20000,
+                                       2, large ? 12 : 2, 6};
     struct error error = {0};
     struct buffer record = {0};
     record_federation(&backend, &shape, &record);

@@ -214,6 +214,7 @@ TEST(a_step_with_hoppers_attention_has_the_cpus_loss_and_gradient) {
 TEST(the_loss_curve_is_the_cpus_within_half_a_percent) {
     struct cuda_backend backend;
     if (!find_backend(&backend)) return;
+    printf("  compared with %s\n", backend.found);
     struct both b;
     make(&b, &backend, config_of(2, 1, 32, true), 4, 32, 1);
     make_device(&b);
