@@ -161,7 +161,11 @@ static enum status do_fetch(struct downlink *downlink, struct error *error) {
     log_info("snapshot_fetching", "version=%llu bytes=%llu from=%llu", (unsigned long long)wanted->version,
              (unsigned long long)wanted->content_size, (unsigned long long)blob_upload_size(upload));
     enum status status = receive_snapshot(downlink, upload, error);
-    if (status == OK) status = blob_upload_finish(upload, wanted->content_digest, error);
+    if (status == OK) journal_payload_hold(downlink->options.journal, wanted->content_digest); /* until the worker has read it */
+    if (status == OK) {
+        status = blob_upload_finish(upload, wanted->content_digest, error);
+        if (status != OK) journal_payload_unhold(downlink->options.journal, wanted->content_digest);
+    }
     blob_upload_close(upload);
     return status;
 }

@@ -15,6 +15,7 @@ struct waiting_entry { /* received, not durable yet */
     struct buffer raw;
     uint64_t index;
     bool needs_payload;
+    bool held; /* the payload: journal_payload_hold */
     uint64_t payload_size;
     uint8_t payload_digest[DIGEST_SIZE];
 };

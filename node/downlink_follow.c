@@ -132,11 +132,18 @@ static enum status find_payload(struct downlink *downlink, const struct follow *
         if (status == OK) {
             waiting->payload_size = contribution.payload_size;
             memcpy(waiting->payload_digest, contribution.payload_digest, DIGEST_SIZE);
+            journal_payload_hold(downlink->options.journal, waiting->payload_digest); /* first, so that it stays if it is there */
+            waiting->held = true;
             waiting->needs_payload = !blob_exists(journal_payloads(downlink->options.journal), contribution.payload_digest);
         }
     }
     free(entry);
     return status;
+}
+
+static void waiting_deinit(struct downlink *downlink, struct waiting_entry *waiting) {
+    if (waiting->held) journal_payload_unhold(downlink->options.journal, waiting->payload_digest);
+    buffer_deinit(&waiting->raw);
 }
 
 static enum status take_place(struct downlink *downlink, struct follow *follow, const struct follow_item *item,
@@ -157,7 +164,7 @@ static enum status take_place(struct downlink *downlink, struct follow *follow, 
                            (unsigned long long)item->own->sequence);
     }
     if (status != OK) {
-        buffer_deinit(&waiting.raw);
+        waiting_deinit(downlink, &waiting);
         return status;
     }
     follow->waiting[follow->waiting_count++] = waiting;
@@ -191,7 +198,7 @@ static enum status flush(struct downlink *downlink, struct follow *follow, struc
         downlink_tell(downlink, &(struct node_event){.kind = NODE_ENTRY, .bytes = entries[i]});
     free(entries);
     if (status != OK) return status;
-    for (size_t i = 0; i < count; i++) buffer_deinit(&follow->waiting[i].raw);
+    for (size_t i = 0; i < count; i++) waiting_deinit(downlink, &follow->waiting[i]);
     follow->waiting_count -= count;
     memmove(follow->waiting, follow->waiting + count, follow->waiting_count * sizeof follow->waiting[0]);
     return OK;
@@ -244,8 +251,8 @@ static enum status read_frames(struct downlink *downlink, struct follow *follow,
     return status;
 }
 
-static void follow_deinit(struct follow *follow) {
-    for (size_t i = 0; i < follow->waiting_count; i++) buffer_deinit(&follow->waiting[i].raw);
+static void follow_deinit(struct downlink *downlink, struct follow *follow) {
+    for (size_t i = 0; i < follow->waiting_count; i++) waiting_deinit(downlink, &follow->waiting[i]);
     for (size_t i = 0; i < PARTIAL_LIMIT; i++) drop_partial(&follow->partials[i]);
     free(follow->waiting);
 }
@@ -269,7 +276,7 @@ enum status downlink_run_follow(struct downlink *downlink, uint64_t from, uint64
             downlink_close(downlink, stream);
         }
         omit_own = !follow.ask_again;
-        follow_deinit(&follow);
+        follow_deinit(downlink, &follow);
     } while (!omit_own && status == NOT_FOUND && !downlink_is_stopping(downlink));
     return status;
 }

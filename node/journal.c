@@ -77,9 +77,6 @@ static enum status read_records(struct journal *journal, struct error *error) {
         journal->has_checkpoint = status == OK;
     }
     if (status == NOT_FOUND) status = OK;
-    if (status == OK) status = store_get(journal->store, STATE, journal_text_key(JOURNAL_PRUNED_KEY), &value, error);
-    if (status == OK) status = store_key_u64_read(buffer_bytes(&value), &journal->pruned, error);
-    if (status == NOT_FOUND) status = OK;
     if (status == OK && journal->has_checkpoint && journal->checkpoint.fragments != journal->fragments)
         status = error_set(error, INVALID, "the journal is of a run with %u fragments, this one has %u",
                            journal->checkpoint.fragments, journal->fragments);
@@ -96,6 +93,7 @@ static void on_fatal(void *context, const struct error *error) {
 static enum status open_with(const char *directory, uint32_t fragments, bool reading, struct journal **out, struct error *error) {
     struct journal *journal = xcalloc(1, sizeof *journal);
     journal->fragments = fragments;
+    pthread_mutex_init(&journal->names_lock, NULL);
     char *store = file_join(directory, "journal"), *payloads = file_join(directory, "payloads"),
          *state = file_join(directory, "state");
     struct store_options options = {.directory = store,
@@ -113,7 +111,7 @@ static enum status open_with(const char *directory, uint32_t fragments, bool rea
     if (status == OK && !reading) status = blob_upload_clean(journal->payloads, UPLOADS_KEPT_MS, NULL, error);
     if (status == OK && !reading) status = blob_upload_clean(journal->state, 0, NULL, error);
     if (status == OK && !reading) status = blob_each(journal->state, sweep_state, journal, error);
-    if (status == OK && !reading) status = journal_sweep_payloads(journal, error);
+    if (status == OK && !reading) status = journal_names_read(journal, true, error);
     free(store);
     free(payloads);
     free(state);
@@ -137,6 +135,8 @@ void journal_close(struct journal *journal) {
     store_close(journal->store);
     blob_store_close(journal->payloads);
     blob_store_close(journal->state);
+    journal_names_deinit(journal);
+    pthread_mutex_destroy(&journal->names_lock);
     free(journal);
 }
 
@@ -153,6 +153,7 @@ enum status journal_append(struct journal *journal, const struct bytes *entries,
         store_batch_put(batch, ENTRIES, bytes_of(key, sizeof key), entries[i]);
     }
     TRY(store_commit_wait(journal->store, batch, error));
+    TRY(journal_names_add(journal, size, entries, count, error)); /* before any step among them can be pruned */
     atomic_store(&journal->size, size + count);
     return OK;
 }
@@ -281,9 +282,7 @@ enum status journal_round_end(struct journal *journal, uint32_t fragment, uint64
         TRY(blob_write(journal->state, feedback, round.feedback.digest, error));
     }
     TRY(replace_round(journal, &round, false, error));
-    if (!refused) return OK; /* replay may still need the payload: pruning sees to it */
-    enum status status = blob_delete(journal->payloads, round.payload_digest, error);
-    return status == NOT_FOUND ? OK : status;
+    return journal_payload_drop(journal, round.payload_digest, error);
 }
 
 /* ---- checkpoints -------------------------------------------------------------------------------------------------------- */

@@ -1,8 +1,8 @@
 /* What a site keeps on disk, and what of it comes back after kill -9.
  *
  *     DIR/journal/    LMDB: entries (index -> ledger entry), rounds (fragment -> record), sent (sequence -> header and
- *                     signature), state (the checkpoint's record, how far payloads were pruned)
- *     DIR/payloads/   blobs: contributions' payloads, our own and others', until every checkpoint has passed their step
+ *                     signature), state (the checkpoint's record)
+ *     DIR/payloads/   blobs: contributions' payloads, our own and others', until nobody has a claim (node/journal_prune.c)
  *     DIR/state/      blobs that records name: replica, trainer, bases, snapshots, error feedback
  *
  * A checkpoint holds the replica at a version, the trainer (parameters, optimizer, data position), and each fragment's base and,
@@ -81,6 +81,12 @@ struct ledger_source journal_source(struct journal *journal);
 MUST_USE enum status journal_sent(struct journal *journal, uint64_t sequence, uint8_t header[static CONTRIBUTION_HEADER_SIZE],
                                   uint8_t signature[static SIGNATURE_SIZE], struct error *error);
 struct blob_store *journal_payloads(struct journal *journal);
+/* A claim to the payload beside those of the ledger's copy and of the rounds (node/journal_prune.c), for as long as an entry is
+ * on its way there: taken before one looks whether the file is there, ended once the entry is in our copy. Claims count. */
+void journal_payload_hold(struct journal *journal, const uint8_t digest[static DIGEST_SIZE]);
+void journal_payload_unhold(struct journal *journal, const uint8_t digest[static DIGEST_SIZE]);
+/* Deletes it unless somebody has a claim to it. The worker's. */
+MUST_USE enum status journal_payload_drop(struct journal *journal, const uint8_t digest[static DIGEST_SIZE], struct error *error);
 
 /* --- rounds: the worker --- */
 /* The fragment's last round; NULL: none yet. Lent until the next change. */
@@ -100,7 +106,7 @@ const struct journal_checkpoint *journal_checkpoint(const struct journal *journa
 struct journal_checkpoint_contents {
     struct bytes global, trainer, base, snapshot; /* snapshot empty where nothing is in flight */
 };
-/* Replaces the last one; then payloads of steps at or before its version are deleted. */
+/* Replaces the last one; then payloads that only steps at or before its version read are deleted. */
 MUST_USE enum status journal_checkpoint_write(struct journal *journal, const struct journal_checkpoint *checkpoint,
                                               const struct journal_checkpoint_contents *contents, struct error *error);
 /* Replaces *out's content. INVALID for a blob of size 0. */

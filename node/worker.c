@@ -245,7 +245,8 @@ static void do_load(struct worker *worker, struct job *job) {
     enum status status = blob_read(blobs, job->snapshot.content_digest, job->snapshot.content_size, &content, &error);
     if (status == OK) status = snapshot_read(&replica->global, &job->snapshot, buffer_bytes(&content), &error);
     buffer_deinit(&content);
-    (void)!blob_delete(blobs, job->snapshot.content_digest, NULL);
+    journal_payload_unhold(worker->options.journal, job->snapshot.content_digest);
+    (void)!journal_payload_drop(worker->options.journal, job->snapshot.content_digest, NULL);
     if (status != OK) {
         /* The replica is unusable now: only a restart, which begins from the journal, can mend it. */
         fault(worker, "load the run's snapshot", status, &error);

@@ -44,12 +44,13 @@ class Process:
 
     def __init__(self, name, arguments, log):
         self.name, self.arguments, self.log, self.handle = name, arguments, log, None
+        self.environment = {}  # beside our own
         self.offset = 0
         self.part = ""
         self.lines = []
 
     def start(self, arguments=None, preexec=None):
-        environment = dict(os.environ, ATOLL_LOG="debug")
+        environment = dict(os.environ, ATOLL_LOG="debug", **self.environment)
         with open(self.log, "ab") as log:
             self.handle = subprocess.Popen(arguments or self.arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
                                            preexec_fn=preexec)

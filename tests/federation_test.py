@@ -592,7 +592,7 @@ def run_one(name):
     began = time.monotonic()
     directory = tempfile.mkdtemp(prefix="atoll-federation-")
     own_mounts = ["unshare", "-rm"] if "full_disk" in name and can_unshare() else []
-    child = subprocess.Popen(own_mounts + [sys.executable, os.path.abspath(__file__), "--one", name, directory], stdin=subprocess.DEVNULL,
+    child = subprocess.Popen(own_mounts + [sys.executable, os.path.abspath(sys.argv[0]), "--one", name, directory], stdin=subprocess.DEVNULL,
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True)
     try:
         text, _ = child.communicate(timeout=DEADLINE)

@@ -227,9 +227,79 @@ TEST(a_payload_in_flight_is_not_pruned) {
     CHECK(has_payload(journal, "mine"));
     struct error error = {0};
     CHECK_OK(journal_round_end(journal, 1, 1, false, (struct bytes){0}, &error));
-    journal_close(journal);
-    journal = open_journal(); /* the start sweeps what pruning had to leave */
     CHECK(!has_payload(journal, "mine"));
+    journal_close(journal);
+}
+
+/* Equal deltas of honest sites, or a site that sends another's bytes as its own: one file, two contributions. */
+TEST(a_payload_that_two_contributions_name_outlives_the_first_of_them) {
+    struct journal *journal = open_journal();
+    uint8_t digest[DIGEST_SIZE];
+    append_contribution(journal, 1, "the same"); /* entry 0 */
+    append_contribution(journal, 2, "the same"); /* entry 1 */
+    append_step(journal, 1, 0);
+    put_payload(journal, "the same", digest);
+    write_checkpoint(journal, 1, "global", "s");
+    CHECK(has_payload(journal, "the same")); /* entry 1 waits for its step */
+    journal_close(journal);
+    journal = open_journal();
+    CHECK(has_payload(journal, "the same"));
+    append_step(journal, 2, 1);
+    write_checkpoint(journal, 2, "global", "s");
+    CHECK(!has_payload(journal, "the same"));
+    journal_close(journal);
+}
+
+TEST(a_refused_round_leaves_a_payload_that_the_ledger_names) {
+    struct journal *journal = open_journal();
+    struct error error = {0};
+    begin_round(journal, 3, "the same", "feedback", "theta_s");
+    append_contribution(journal, 9, "the same"); /* another one's, and it waits */
+    CHECK_OK(journal_round_end(journal, 1, 7, true, text("restored"), &error));
+    CHECK(has_payload(journal, "the same"));
+    append_step(journal, 1, 0);
+    write_checkpoint(journal, 1, "global", "s");
+    CHECK(!has_payload(journal, "the same"));
+    journal_close(journal);
+}
+
+TEST(a_payload_that_an_entry_on_its_way_names_is_not_pruned) {
+    struct journal *journal = open_journal();
+    struct error error = {0};
+    uint8_t digest[DIGEST_SIZE];
+    append_contribution(journal, 1, "the same");
+    append_step(journal, 1, 0);
+    put_payload(journal, "the same", digest);
+    journal_payload_hold(journal, digest); /* received, seen to need no payload, not in our copy yet */
+    journal_payload_hold(journal, digest);
+    write_checkpoint(journal, 1, "global", "s");
+    CHECK(has_payload(journal, "the same"));
+    append_contribution(journal, 2, "the same");
+    journal_payload_unhold(journal, digest);
+    CHECK_OK(journal_payload_drop(journal, digest, &error));
+    CHECK(has_payload(journal, "the same")); /* held once more, and named by entry 2 */
+    journal_payload_unhold(journal, digest);
+    CHECK_OK(journal_payload_drop(journal, digest, &error));
+    CHECK(has_payload(journal, "the same"));
+    append_step(journal, 2, 2);
+    write_checkpoint(journal, 2, "global", "s");
+    CHECK(!has_payload(journal, "the same"));
+    journal_close(journal);
+}
+
+TEST(what_a_revocation_dropped_is_pruned_with_it) {
+    struct journal *journal = open_journal();
+    uint8_t digest[DIGEST_SIZE];
+    append_contribution(journal, 1, "dropped"); /* of site 0, as entry 1 is */
+    append_contribution(journal, 2, "merged");
+    append_step(journal, 1, 1);
+    struct ledger_entry revoked = {.kind = LEDGER_SITE_REVOKED, .epoch = 1};
+    append(journal, &revoked);
+    put_payload(journal, "dropped", digest);
+    put_payload(journal, "merged", digest);
+    write_checkpoint(journal, 1, "global", "s");
+    CHECK(!has_payload(journal, "merged"));
+    CHECK(!has_payload(journal, "dropped"));
     journal_close(journal);
 }
 

@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""What a site keeps on its disk and in memory, with real processes: shared payloads, slow and full disks, restarts, clocks.
+
+    ATOLL_BIN=build/release/bin tests/site_durability_test.sh [PATTERN ...]
+
+Tests run as those of tests/federation_test.py do.
+"""
+import os
+import subprocess
+import sys
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import federation_test  # noqa: E402
+from federation_test import FAST, PROGRAMS, SLOWDOWN, check, equal, main, prove, test  # noqa: E402
+from federation_harness import ROOT, Federation, manifest  # noqa: E402
+
+federation_test.TESTS.clear()
+
+
+def slow_disk(directory, ms):
+    """The environment of a program whose disk takes that long for each sync; the figure is in a file and may change."""
+    library, figure = os.path.join(directory, "slow_disk.so"), os.path.join(directory, "slow_disk_ms")
+    if not os.path.exists(library):
+        source = os.path.join(ROOT, "tests", "slow_disk.c")
+        subprocess.run([os.environ.get("CC", "cc"), "-O1", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    with open(figure, "w") as file:
+        file.write(str(ms))
+    return {"LD_PRELOAD": library, "SLOW_DISK_FILE": figure}
+
+
+# ---- one payload, several contributions ---------------------------------------------------------------------------------------
+
+
+@test
+def sites_whose_deltas_are_all_equal_go_on_and_nothing_is_lost(directory):
+    """The learning rate reaches 0, so all deltas are the same bytes. The disk is slow, so that again and again a checkpoint ends,
+    and with it the need for a step's payload, while a contribution with the same payload waits."""
+    text = manifest(mode="dense", sites=3, inner_steps=2)
+    text = text.replace("  learning_rate: 1e-3\n", "  learning_rate: 1e-3\n  schedule: linear\n  decay_tokens: 1500\n  floor: 0\n")
+    federation = Federation(PROGRAMS, directory, text)
+    federation.start_coordinator()
+    sites = [federation.add_site(name, *FAST, start=False) for name in ("one", "two", "three")]
+    for site in sites:
+        site.environment = slow_disk(directory, 80)
+        site.start()
+    federation.until("a learning rate of 0", lambda: all(s.status().get("learning_rate") == 0 for s in sites), 20 * SLOWDOWN)
+    had, checkpoints = [len(s.receipts) for s in sites], [s.text().count(" checkpoint_written ") for s in sites]
+    federation.until("rounds and checkpoints after it", lambda: all(
+        len(s.receipts) >= r + 20 and s.text().count(" checkpoint_written ") >= c + 12 for s, r, c in zip(sites, had, checkpoints)),
+        60 * SLOWDOWN)
+    for site in sites:  # what a restart needs is there as well
+        site.kill()
+        site.start()
+    had = [len(s.receipts) for s in sites]
+    federation.until("receipts after a restart", lambda: all(len(s.receipts) >= n + 3 for s, n in zip(sites, had)), 20 * SLOWDOWN)
+    prove(federation)
+    equal_ones = len(federation.contributions) - len({e["payload"] for e in federation.contributions})
+    check(equal_ones >= 60, "contributions with the same payload:", equal_ones)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
