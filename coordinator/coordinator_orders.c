@@ -65,6 +65,10 @@ void brain_join(struct coordinator_state *state, const struct coordinator_event 
         refuse_join(event->call, REFUSED_UNKNOWN_SITE, "a site of that name is enrolled: the admin must revoke it first", out);
         return;
     }
+    if (state->commit_count >= COMMITS_LIMIT) {
+        refuse_join(event->call, REFUSED_BUSY, "more waits for the coordinator's disk than it takes: ask again in a moment", out);
+        return;
+    }
     struct ledger_entry entry = brain_entry(state, LEDGER_SITE_ADDED, now);
     entry.added.site = run_state_site_count(state->run) + 1;
     memcpy(entry.added.name, event->join.name, SITE_NAME_SIZE);
@@ -188,6 +192,10 @@ void brain_admin(struct coordinator_state *state, const struct coordinator_event
     }
     if (event->admin.order == ORDER_SNAPSHOT) {
         order_snapshot(state, event, out);
+        return;
+    }
+    if (state->commit_count >= COMMITS_LIMIT + (event->admin.order == ORDER_INVITE ? 0 : COMMITS_RESERVED)) {
+        reply(out, event->call, ORDER_BUSY, "more waits for the coordinator's disk than it takes: ask again in a moment");
         return;
     }
     struct ledger_entry entry;

@@ -184,15 +184,15 @@ static void committed(struct coordinator_state *state, const struct coordinator_
                    status_name(event->committed.status));
         return;
     }
-    size_t at = 0;
+    size_t at = 0; /* they are in order, of their numbers as of their entries */
     while (at < state->commit_count && state->commits[at].number != event->committed.commit) at++;
     if (at == state->commit_count) return;
-    struct commit commit = state->commits[at];
-    memmove(&state->commits[at], &state->commits[at + 1], (state->commit_count - at - 1) * sizeof commit);
-    state->commit_count--;
-    state->committed = MAX(state->committed, commit.end);
+    size_t count = at + 1;
+    state->committed = state->commits[count - 1].end;
     brain_act(out, DO_PUBLISH, 0)->size = state->committed;
-    answer(state, &commit, out);
+    for (size_t i = 0; i < count; i++) answer(state, &state->commits[i], out);
+    state->commit_count -= count;
+    memmove(state->commits, state->commits + count, state->commit_count * sizeof state->commits[0]);
 }
 
 static void heartbeat(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,

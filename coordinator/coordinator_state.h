@@ -23,6 +23,10 @@
 
 struct coordinator_state;
 
+/* Entries that wait for the disk at once. Beyond it invitations and joins are BUSY, a little later every order: what stops or
+ * saves a run comes through when the rest does not. */
+enum { COMMITS_LIMIT = 4096, COMMITS_RESERVED = 64 };
+
 struct moment {
     uint64_t monotonic_ms; /* for intervals; starts anywhere, never goes back */
     uint64_t wall_ms;      /* since 1970, for stamps; may jump */
@@ -45,7 +49,7 @@ enum coordinator_event_kind {
     COORDINATOR_UPLOADED,    /* the payload of an admitted call is durable in the blob store, or it failed: `code` */
     COORDINATOR_CHECKED,     /* a worker ran admission_payload: `code` */
     COORDINATOR_CALL_GONE,   /* the peer went away; its upload so far is kept */
-    COORDINATOR_COMMITTED,   /* a COMMIT is durable (status OK), or failed for good */
+    COORDINATOR_COMMITTED,   /* a COMMIT is durable (status OK), and all before it; or failed for good */
     COORDINATOR_APPLIED,     /* an APPLY was computed: status, root */
     COORDINATOR_JOIN,        /* an unauthenticated caller asks to join, its CSR's signature checked by the shell */
     COORDINATOR_HEARTBEAT,   /* a site's report */
@@ -78,7 +82,7 @@ struct coordinator_event {
             const char *message; /* borrowed, may be NULL */
         } uploaded, checked;
         struct {
-            uint64_t commit; /* the number given by the action */
+            uint64_t commit; /* the number given by the action: it and all before it */
             enum status status;
         } committed;
         struct {

@@ -63,6 +63,7 @@ static enum status restore(struct server *server, struct error *error) {
     TRY(memory_try(largest, sizeof(float), &scratch, error));
     server->scratch = scratch;
     atomic_store(&server->published, run_state_size(run));
+    ledger_open(server, run_state_size(run));
     char id[2 * RUN_ID_SIZE + 1];
     log_info("run_restored", "run=%s name=%s version=%llu entries=%llu steps_replayed=%llu parameters=%llu took_ms=%llu",
              hex_encode(server->run_id, RUN_ID_SIZE, id), server->manifest.name, (unsigned long long)run_state_version(run),
@@ -161,6 +162,7 @@ void server_destroy(struct server *server) {
     directory_keys_close(&server->keys);
     coordinator_state_destroy(server->state);
     model_state_deinit(&server->model);
+    ledger_close(server);
     free(server->scratch);
     free(server->transfers);
     free(server->reports);

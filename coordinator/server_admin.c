@@ -21,6 +21,7 @@ static struct moment now_here(void) { return (struct moment){clock_monotonic_ms(
 static void describe_run(struct server *server, struct run_status *out) {
     const struct run_state *run = coordinator_state_run(server->state);
     memset(out, 0, sizeof *out);
+    out->waits = disk_waiting(server, server->waits, sizeof server->waits) ? server->waits : "";
     memcpy(out->run_id, server->run_id, RUN_ID_SIZE);
     out->name = server->manifest.name;
     out->phase = run_state_phase(run);

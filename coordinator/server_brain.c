@@ -12,7 +12,7 @@
 #include "crypto/certificate.h"
 #include "fed/invitation.h"
 
-enum { CERTIFICATE_S = 5 * 31557600 };
+enum { CERTIFICATE_S = 5 * 31557600, WAKE_ITEMS = 1024 };
 
 void server_break(struct server *server, const char *format, ...) {
     if (atomic_exchange(&server->stopping, true)) return;
@@ -55,40 +55,6 @@ void brain_tell(struct server *server, enum coordinator_event_kind kind, uint64_
 static struct moment now_here(void) { return (struct moment){clock_monotonic_ms(), clock_wall_ms()}; }
 
 /* ---- doing what it says --------------------------------------------------------------------------------------------------- */
-
-struct committing { /* carried through the store's writer */
-    struct server *server;
-    uint64_t number;
-};
-
-static void on_durable(void *context, enum status status, const struct error *error) {
-    struct committing *committing = context;
-    if (status != OK) log_error("commit_failed", "reason=\"%s\"", error ? error->message : status_name(status));
-    struct brain_item *item = brain_item_create(BRAIN_EVENT, NULL);
-    item->event.kind = COORDINATOR_COMMITTED;
-    item->event.committed.commit = committing->number;
-    item->event.committed.status = status;
-    brain_push(committing->server, item);
-    free(committing);
-}
-
-static void do_commit(struct server *server, const struct coordinator_action *action) {
-    struct store_batch *batch = store_batch_create(server->data.store);
-    struct reader reader = reader_of(buffer_bytes(&action->bytes));
-    for (uint64_t index = action->first_index; reader_left(&reader) > 0; index++) {
-        uint8_t key[STORE_KEY_U64_SIZE];
-        uint32_t size = reader_u32(&reader);
-        store_key_u64(index, key);
-        store_batch_put(batch, TABLE_LEDGER, bytes_of(key, sizeof key), reader_take(&reader, size));
-    }
-    struct committing *committing = xmalloc(sizeof *committing);
-    *committing = (struct committing){server, action->commit};
-    struct error error = {0};
-    if (store_commit(server->data.store, batch, on_durable, committing, &error) == OK) return;
-    free(committing);
-    store_batch_destroy(batch);
-    server_break(server, "the ledger cannot be written: %s", error.message);
-}
 
 static void send_submit_reply(struct server *server, uint64_t number, const struct submit_reply *reply) {
     struct call *call = call_find(server, number);
@@ -234,7 +200,7 @@ static void perform(struct server *server, const struct coordinator_action *acti
     case DO_RECEIPT: do_receipt(server, action); break;
     case DO_DROP: do_drop(server, action); break;
     case DO_CHECK: intake_check(server, action->call, &action->contribution); break;
-    case DO_COMMIT: do_commit(server, action); break;
+    case DO_COMMIT: ledger_add(server, action); break;
     case DO_PUBLISH: do_publish(server, action->size); break;
     case DO_APPLY: model_apply(server, &action->step, run); break;
     case DO_SNAPSHOT: model_snapshot(server, action->version, action->size, action->first_index, run_state_epoch(run)); break;
@@ -297,41 +263,78 @@ static void make_secret(struct brain_item *item) {
     clear(secret, sizeof secret);
 }
 
+static void step(struct server *server, const struct coordinator_event *event, struct coordinator_actions *actions) {
+    coordinator_state_step(server->state, event, now_here(), actions);
+    perform_all(server, actions);
+}
+
+static void take_durable(struct server *server, const struct brain_item *item, struct coordinator_actions *actions) {
+    struct coordinator_event event = {.kind = COORDINATOR_COMMITTED};
+    event.committed.commit = ledger_taken(server, item->status, item->message);
+    event.committed.status = item->status;
+    if (event.committed.commit == 0) return; /* the disk is full: it is tried again */
+    if (item->status != OK) log_error("commit_failed", "reason=\"%s\"", item->message);
+    step(server, &event, actions);
+}
+
 static void take_item(struct server *server, struct brain_item *item, struct coordinator_actions *actions) {
     if (item->kind == BRAIN_ADMIN_LOOK) {
         admin_look(server, item);
         return;
     }
+    if (item->kind == BRAIN_DURABLE) {
+        take_durable(server, item, actions);
+        return;
+    }
     if (item->kind == BRAIN_REPORT) take_report(server, item);
     if (item->event.kind == COORDINATOR_ADMIN && item->event.admin.order == ORDER_INVITE) make_secret(item);
-    coordinator_state_step(server->state, &item->event, now_here(), actions);
-    perform_all(server, actions);
+    step(server, &item->event, actions);
+}
+
+/* What is due by now. */
+static void take_time(struct server *server, struct coordinator_actions *actions) {
+    uint64_t now = clock_monotonic_ms();
+    if (server->timer_ms <= now) {
+        server->timer_ms = UINT64_MAX;
+        step(server, &(struct coordinator_event){.kind = COORDINATOR_TIMER}, actions);
+    }
+    if (ledger_retry_at(server) <= now) ledger_retry(server);
+}
+
+static uint64_t time_left(const struct server *server) {
+    uint64_t now = clock_monotonic_ms(), at = MIN(server->timer_ms, ledger_retry_at(server));
+    return at == UINT64_MAX ? UINT64_MAX : at > now ? at - now : 0;
+}
+
+/* A wake-up takes what is in the queue by then, and the entries that came of it go to the disk together. False: the end. */
+static bool wake(struct server *server, void *popped, struct coordinator_actions *actions) {
+    bool ended = false;
+    enum status status = OK;
+    for (int taken = 0; status == OK && !ended; taken++) {
+        struct brain_item *item = popped;
+        ended = item->kind == BRAIN_END;
+        if (!ended) take_item(server, item, actions);
+        brain_item_destroy(item);
+        if (taken == WAKE_ITEMS) break; /* the clock is looked at now and then */
+        status = queue_pop(server->brain_queue, 0, &popped);
+    }
+    return !ended && status != CANCELLED;
 }
 
 void brain_run(void *context) {
     struct server *server = context;
     struct coordinator_actions actions = {0};
-    bool ended = false;
+    enum status status = OK;
     coordinator_state_start(server->state, now_here(), &actions);
     perform_all(server, &actions);
     do_publish(server, coordinator_state_committed(server->state));
-    while (!ended) {
+    while (status != CANCELLED) {
         void *popped = NULL;
-        uint64_t now = clock_monotonic_ms();
-        uint64_t wait = server->timer_ms == UINT64_MAX ? UINT64_MAX : server->timer_ms > now ? server->timer_ms - now : 0;
-        enum status status = queue_pop(server->brain_queue, wait, &popped);
-        if (status == CANCELLED) break;
-        if (status == TIMEOUT) {
-            server->timer_ms = UINT64_MAX;
-            struct coordinator_event timer = {.kind = COORDINATOR_TIMER};
-            coordinator_state_step(server->state, &timer, now_here(), &actions);
-            perform_all(server, &actions);
-            continue;
-        }
-        struct brain_item *item = popped;
-        ended = item->kind == BRAIN_END;
-        if (!ended) take_item(server, item, &actions);
-        brain_item_destroy(item);
+        ledger_flush(server);
+        status = queue_pop(server->brain_queue, time_left(server), &popped);
+        if (status == OK && !wake(server, popped, &actions)) break;
+        take_time(server, &actions);
     }
+    ledger_end(server);
     coordinator_actions_deinit(&actions);
 }

@@ -56,18 +56,20 @@ struct job {
 };
 
 /* What the brain is given: an event of its state machine, or a question that only its thread can answer. */
-enum brain_item_kind { BRAIN_EVENT, BRAIN_ADMIN_LOOK, BRAIN_REPORT, BRAIN_END };
+enum brain_item_kind { BRAIN_EVENT, BRAIN_ADMIN_LOOK, BRAIN_REPORT, BRAIN_DURABLE, BRAIN_END };
 struct brain_item {
     enum brain_item_kind kind;
     struct call *call; /* a reference, or NULL */
     struct coordinator_event event;
-    char message[128]; /* event's borrowed message, where it has one */
+    enum status status; /* DURABLE */
+    char message[192];  /* event's borrowed message, where it has one */
     struct admin_request admin;
     struct heartbeat_request report;
     char device[WIRE_DEVICE_LIMIT + 1], software[WIRE_SOFTWARE_LIMIT + 1];
 };
 
-struct transfer; /* server_intake.c */
+struct transfer;     /* server_intake.c */
+struct ledger_queue; /* server_ledger.c */
 
 struct site_report { /* what a site said last; brain thread */
     bool heard;
@@ -93,9 +95,11 @@ struct server {
     uint64_t next_call;
     uint8_t *revoked; /* a bit a site number, [SITES_LIMIT / 8 + 1] */
 
+    struct ledger_queue *ledger;
     struct coordinator_state *state; /* brain */
     struct site_report *reports;     /* brain, [SITES_LIMIT + 1] */
     uint64_t timer_ms;               /* brain */
+    char waits[256];                 /* brain: the sentence of the last status */
     uint64_t head_size;              /* brain: size of the head last handed to the publisher */
 
     struct model_state model;   /* model thread */
@@ -137,6 +141,29 @@ struct brain_item *brain_item_create(enum brain_item_kind kind, struct call *cal
 /* An event about a call, with a code and perhaps a message. */
 void brain_tell(struct server *server, enum coordinator_event_kind kind, uint64_t call, enum refusal code, const char *message);
 void server_break(struct server *server, const char *format, ...) PRINTF_LIKE(2, 3);
+
+/* --- server_ledger.c: the brain's thread, unless said otherwise --- */
+void ledger_open(struct server *server, uint64_t durable); /* entries that are */
+void ledger_close(struct server *server);
+void ledger_add(struct server *server, const struct coordinator_action *action);
+/* At the end of a wake-up: what has gathered goes to the store. */
+void ledger_flush(struct server *server);
+/* When a full disk is to be tried again; UINT64_MAX: it is not full. */
+uint64_t ledger_retry_at(const struct server *server);
+void ledger_retry(struct server *server);
+/* The store has taken a batch, or not. Returns the number of its last COMMIT; 0: it is tried again. */
+uint64_t ledger_taken(struct server *server, enum status status, const char *message);
+/* The brain ends: the rest goes to the store, and nobody waits any more. */
+void ledger_end(struct server *server);
+/* Any other thread: waits until the ledger on disk has `size` entries; false: not now, for want of room. */
+bool ledger_await(struct server *server, uint64_t size);
+
+/* Who found the disk full, from any thread. It is said at once, once a minute while it lasts, and when it is over. */
+enum disk_user { DISK_LEDGER, DISK_PAYLOADS, DISK_SNAPSHOTS, DISK_USER_COUNT };
+void disk_waits(struct server *server, enum disk_user user, const char *message);
+void disk_has_room(struct server *server, enum disk_user user);
+/* True while anybody waits for room, with a sentence for people. */
+bool disk_waiting(struct server *server, char *out, size_t size);
 
 /* --- server_admin.c: questions, on the brain's thread --- */
 void admin_look(struct server *server, const struct brain_item *item);

@@ -57,7 +57,9 @@ static void tell(struct call *call, enum refusal code, const char *message) {
     brain_tell(call->server, COORDINATOR_UPLOADED, call->number, code, message);
 }
 
-static enum refusal refusal_of(enum status status) {
+/* What a failing disk means for who sends; a full one is said. */
+static enum refusal refusal_of(struct server *server, enum status status, const struct error *error) {
+    if (status == FULL) disk_waits(server, DISK_PAYLOADS, error->message);
     return status == FULL || status == UNAVAILABLE ? REFUSED_BUSY : REFUSED_DIGEST;
 }
 
@@ -144,12 +146,13 @@ static void finish_upload(struct call *call) {
     enum status status = blob_upload_finish(call->upload, call->contribution.payload_digest, &error);
     blob_upload_close(call->upload);
     call->upload = NULL;
+    if (status == OK) disk_has_room(server, DISK_PAYLOADS);
     if (status == FAILED)
         server_break(call->server, "a payload cannot be made durable: %.150s", error.message);
     else if (status == CORRUPT && call->resumed) /* the damage may be ours, of a crash: the upload is empty now */
         tell(call, REFUSED_BUSY, "the parts do not fit together: send it again from the start");
     else if (status != OK)
-        tell(call, refusal_of(status), error.message);
+        tell(call, refusal_of(server, status, &error), error.message);
     else
         tell(call, ACCEPTED, NULL);
     struct transfer *transfer = transfer_of(server, call->contribution.site, call->contribution.fragment);
@@ -185,6 +188,7 @@ static void run_admit(struct server *server, struct job *job) {
     upload_name(transfer, name);
     enum status status = blob_upload_open(server->data.blobs, name, contribution->payload_size, &call->upload, &error);
     if (status != OK) {
+        if (status == FULL) disk_waits(server, DISK_PAYLOADS, error.message);
         tell(call, status == INVALID ? REFUSED_SIZE : REFUSED_BUSY, error.message); /* INVALID: more than that is there */
         return;
     }
@@ -204,7 +208,6 @@ void intake_admit(struct server *server, struct call *call, const struct contrib
 static void run_chunk(struct server *server, struct job *job) {
     struct call *call = job->call;
     struct error error = {0};
-    (void)server;
     if (!call->upload) { /* nobody gave it credit, or the upload is over */
         rpc_call_finish(call->rpc, RPC_INVALID_ARGUMENT, "a chunk that was not asked for");
         return;
@@ -214,6 +217,7 @@ static void run_chunk(struct server *server, struct job *job) {
     if (status != OK) {
         blob_upload_close(call->upload);
         call->upload = NULL;
+        if (status == FULL) disk_waits(server, DISK_PAYLOADS, error.message);
         tell(call, status == INVALID ? REFUSED_SIZE : REFUSED_BUSY, error.message);
     } else if (blob_upload_size(call->upload) == call->contribution.payload_size) {
         finish_upload(call);

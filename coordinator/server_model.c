@@ -91,8 +91,16 @@ static void run_snapshot(struct server *server, struct job *job) {
     struct error error = {0};
     uint64_t start = clock_monotonic_ms();
     ASSERT(version == server->model.version);
-    if (directory_snapshot_write(&server->data, &server->model, &header, server->keys.coordinator, server->options.snapshots_kept,
-                                 &error) != OK) {
+    if (!ledger_await(server, header.ledger_size)) { /* it may never speak of entries that are not on disk */
+        log_warn("snapshot_skipped", "version=%llu reason=\"the ledger waits for room on the disk, or the coordinator ends\"",
+                 (unsigned long long)version);
+        return;
+    }
+    enum status status = directory_snapshot_write(&server->data, &server->model, &header, server->keys.coordinator,
+                                                  server->options.snapshots_kept, &error);
+    if (status == FULL) disk_waits(server, DISK_SNAPSHOTS, error.message);
+    if (status == OK) disk_has_room(server, DISK_SNAPSHOTS);
+    if (status != OK) {
         log_error("snapshot_failed", "version=%llu reason=\"%s\"", (unsigned long long)version, error.message);
         return;
     }

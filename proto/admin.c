@@ -105,9 +105,11 @@ static enum status run_convert(const Atoll__V1__RunStatus *from, struct run_stat
         .uptime_ms = from->uptime_ms,
         .bytes_in = from->bytes_in,
         .bytes_out = from->bytes_out,
+        .waits = from->waits,
     };
     TRY(run_check(out, error));
     TRY(wire_check_text(out->reason, 0, WIRE_REASON_LIMIT, "run.reason", error));
+    TRY(wire_check_text(out->waits, 0, WIRE_MESSAGE_LIMIT, "run.waits", error));
     TRY(wire_check_range(from->n_refused, 0, WIRE_CODES, "run.refused", error));
     for (size_t i = 0; i < from->n_refused; i++) {
         uint64_t count = from->refused[i]->count,
@@ -121,7 +123,7 @@ static enum status run_convert(const Atoll__V1__RunStatus *from, struct run_stat
 struct run_packing { /* what the message points to; not to be moved */
     Atoll__V1__RunStatus message;
     Atoll__V1__CodeCount refused[WIRE_CODES], *refused_items[WIRE_CODES];
-    char reason[WIRE_REASON_LIMIT + 1];
+    char reason[WIRE_REASON_LIMIT + 1], waits[WIRE_MESSAGE_LIMIT + 1];
 };
 
 static void run_pack(const struct run_status *run, struct run_packing *out) {
@@ -147,6 +149,7 @@ static void run_pack(const struct run_status *run, struct run_packing *out) {
     message->uptime_ms = run->uptime_ms;
     message->bytes_in = run->bytes_in;
     message->bytes_out = run->bytes_out;
+    message->waits = wire_text_clean(run->waits, WIRE_MESSAGE_LIMIT, out->waits);
     message->refused = out->refused_items;
     for (uint32_t code = 0; code < WIRE_CODES; code++) {
         if (run->refused[code] == 0) continue;

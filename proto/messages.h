@@ -336,6 +336,7 @@ struct run_status {
     uint32_t sites_connected;
     uint64_t uptime_ms;
     uint64_t bytes_in, bytes_out; /* of payloads and frames, since the coordinator started */
+    const char *waits;            /* what the coordinator waits for, for people, at most WIRE_MESSAGE_LIMIT; "": nothing */
 };
 
 struct site_status {

@@ -6,7 +6,7 @@
 #include "coordinator/coordinator_state.h"
 #include "tests/fed_fixture.h"
 
-enum { BRAIN_COMMITS = 4096 };
+enum { BRAIN_COMMITS = COMMITS_LIMIT + 2 * COMMITS_RESERVED };
 
 struct brain_commit { /* asked for, not durable yet */
     uint64_t number, first_index;

@@ -197,6 +197,48 @@ TEST(revocations_behind_a_step_are_bounded_and_one_too_many_is_told_to_come_agai
     brain_close(b);
 }
 
+TEST(more_orders_than_the_disk_takes_are_told_to_come_again_and_stop_nothing) {
+    struct brain *b = brain_open(ALONE, 1);
+    for (int i = 0; i < COMMITS_LIMIT; i++) {
+        brain_admin(b, ORDER_INVITE, "more");
+        CHECK(brain_find(b, DO_COMMIT));
+    }
+    brain_admin(b, ORDER_INVITE, "more");
+    CHECK(!brain_find(b, DO_COMMIT) && brain_find(b, DO_ADMIN_REPLY)->outcome == ORDER_BUSY);
+    const struct run_invitation *invitation = run_state_invitation_at(brain_run(b), run_state_invitation_count(brain_run(b)) - 1);
+    struct key_pair *key = fixture_key(200);
+    struct coordinator_event event = brain_join_event(b, invitation->name, invitation->secret_digest, key);
+    brain_step(b, &event);
+    CHECK(brain_find(b, DO_JOINED) && brain_find(b, DO_JOINED)->code == REFUSED_BUSY);
+    brain_admin(b, ORDER_PAUSE, ""); /* what saves a run comes through ... */
+    CHECK(brain_find(b, DO_COMMIT));
+    for (int i = 1; i < COMMITS_RESERVED; i++) brain_admin(b, i % 2 ? ORDER_RESUME : ORDER_PAUSE, "");
+    brain_admin(b, ORDER_PAUSE, ""); /* ... up to a bound */
+    CHECK(brain_find(b, DO_ADMIN_REPLY)->outcome == ORDER_BUSY);
+    CHECK(!b->stopped);
+    brain_durable(b);
+    brain_settle(b);
+    brain_step(b, &event);
+    CHECK(brain_find(b, DO_COMMIT)); /* the invitation was not spent */
+    key_pair_destroy(key);
+    brain_close(b);
+}
+
+TEST(one_commit_that_is_durable_answers_for_all_before_it) {
+    struct brain *b = brain_open(ALONE, 1);
+    for (int i = 0; i < 3; i++) brain_admin(b, ORDER_INVITE, "more");
+    struct coordinator_event event = {.kind = COORDINATOR_COMMITTED};
+    event.committed.commit = b->commits[1].number;
+    brain_step(b, &event);
+    CHECK_EQUAL(brain_count(b, DO_ADMIN_REPLY), 2);
+    CHECK_EQUAL(brain_count(b, DO_PUBLISH), 1);
+    CHECK_EQUAL(brain_find(b, DO_PUBLISH)->size, b->commits[1].first_index + 1);
+    event.committed.commit = b->commits[2].number;
+    brain_step(b, &event);
+    CHECK_EQUAL(brain_count(b, DO_ADMIN_REPLY), 1);
+    brain_close(b);
+}
+
 TEST(revoking_cuts_the_site_and_drops_what_waits_from_it) {
     struct brain *b = brain_open("fragments: 2\nmerge: {quorum: 3, grace: 10s, warmup_steps: 0}\n", 3);
     brain_contribute(b, 1, 0);

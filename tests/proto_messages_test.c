@@ -296,6 +296,7 @@ TEST(an_admin_reply_arrives_whole) {
     CHECK_EQUAL(run->sites_active, 4);
     CHECK_EQUAL(run->sites_connected, 3);
     CHECK_EQUAL(run->uptime_ms, 3600000);
+    CHECK_TEXT(run->waits, "the disk is full");
     CHECK_EQUAL(run->bytes_in, 15151515);
     CHECK_EQUAL(run->bytes_out, 16161616);
     CHECK_EQUAL(message.next_site, 5);
@@ -534,7 +535,7 @@ TEST(the_largest_admin_reply_fits_its_budget) {
     uint8_t raw[WIRE_HEAD_LIMIT] = {1};
     struct admin_reply reply = {.code = UINT32_MAX, .message = message, .has_run = true}, got;
     memset(&reply.run, 0xFF, sizeof reply.run);
-    reply.run.name = text, reply.run.reason = message;
+    reply.run.name = text, reply.run.reason = reply.run.waits = message;
     reply.site_count = WIRE_SITES_LIMIT;
     reply.sites = sites;
     reply.invitation_secret = bytes_of(raw, WIRE_SECRET_LIMIT);

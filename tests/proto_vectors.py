@@ -62,7 +62,7 @@ vectors = {
                          parameters=1330000, root=pattern(22, 32), root_version=30, accepted=140,
                          refused=[pb.CodeCount(code=1, count=9), pb.CodeCount(code=7, count=11)], pending=2, uptime_ms=3600000,
                          bytes_in=15151515, bytes_out=16161616, inner_steps=50, sites_active=4, reason='lunch',
-                         token_budget=10**12, sites_connected=3),
+                         token_budget=10**12, sites_connected=3, waits='the disk is full'),
         sites=[pb.SiteStatus(site=1, name='eu-1', revoked=True, connected=True, version=34, staleness=1, loss=2.25, tokens=808,
                              tokens_per_second=9.5, contributions=10, refused=11, bytes_up=12, bytes_down=13, compute_ms=14,
                              lost=lost((2, 15)), last_seen_ms_ago=16, device='cpu', software='atoll-node 0.1.0', inner_steps=19),

@@ -95,6 +95,8 @@ static void status_json(const struct run_status *run, struct json_writer *writer
     json_text(writer, phase_name(run->phase));
     json_key(writer, "reason");
     json_text(writer, run->reason);
+    json_key(writer, "waits");
+    json_text(writer, run->waits);
     json_key(writer, "version");
     json_u64(writer, run->version);
     json_key(writer, "ledger_size");
@@ -138,6 +140,7 @@ static void status_json(const struct run_status *run, struct json_writer *writer
 static void status_text(const struct run_status *run) {
     char hex[HEX32_SIZE], up[HUMAN_SIZE], tokens[HUMAN_SIZE], in[HUMAN_SIZE], out[HUMAN_SIZE];
     printf("run        %s (%s)%s%s\n", run->name, phase_name(run->phase), *run->reason ? ": " : "", run->reason);
+    if (*run->waits) printf("WAITS      %s\n", run->waits);
     printf("version    %llu, ledger of %llu entries, H %u\n", (unsigned long long)run->version,
            (unsigned long long)run->ledger_size, run->inner_steps);
     printf("root       %.16s... at version %llu\n", hex_encode(run->root, WIRE_DIGEST_SIZE, hex),
