@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -114,6 +115,17 @@ enum status file_write(const char *path, struct bytes content, mode_t mode, stru
 out:
     free(temporary);
     return status;
+}
+
+static int remove_one(const char *path, const struct stat *info, int kind, struct FTW *where) {
+    (void)info, (void)kind, (void)where;
+    return remove(path);
+}
+
+enum status file_remove_tree(const char *path, struct error *error) {
+    struct stat info;
+    if (lstat(path, &info) != 0) return errno == ENOENT ? OK : from_errno(error, "look for", path);
+    return nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) == 0 ? OK : from_errno(error, "remove all of", path);
 }
 
 enum status file_make_directory(const char *path, mode_t mode, struct error *error) {

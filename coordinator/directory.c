@@ -12,8 +12,8 @@
 static const char *const table_names[TABLE_COUNT] = {"ledger", "snapshots"};
 static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init, digest_update, digest_final};
 
-enum status directory_open(const char *directory, bool read_only, void (*on_fatal)(void *context, const struct error *error),
-                           void *context, struct directory *out, struct error *error) {
+static enum status open_pieces(const char *directory, bool read_only, void (*on_fatal)(void *context, const struct error *error),
+                               void *context, struct directory *out, struct error *error) {
     struct directory data = {0};
     char *store_directory = file_join(directory, "store");
     struct store_options options = {.directory = store_directory,
@@ -40,6 +40,22 @@ enum status directory_open(const char *directory, bool read_only, void (*on_fata
     data.directory = xstrdup(directory);
     *out = data;
     return OK;
+}
+
+enum status directory_open(const char *directory, bool read_only, void (*on_fatal)(void *context, const struct error *error),
+                           void *context, struct directory *out, struct error *error) {
+    char *mark = file_join(directory, DIRECTORY_UNFINISHED);
+    bool unfinished = file_exists(mark);
+    free(mark);
+    if (unfinished)
+        return error_set(error, NOT_FOUND,
+                         "%s holds no whole run: making it was cut off, or is not over; `atollctl run create %s` begins it anew",
+                         directory, directory);
+    return open_pieces(directory, read_only, on_fatal, context, out, error);
+}
+
+enum status directory_open_unfinished(const char *directory, struct directory *out, struct error *error) {
+    return open_pieces(directory, false, NULL, NULL, out, error);
 }
 
 void directory_close(struct directory *data) {

@@ -5,6 +5,7 @@
  *     DIR/keys/coordinator.key, coordinator.pem  signs receipts, heads and snapshots; also the server's TLS identity
  *     DIR/keys/admin.key, admin.pem              the first admin's client certificate: copy it (with ca.pem) to where atollctl runs
  *     DIR/store/             LMDB: `ledger` (index -> entry), `snapshots` (version -> signed header)
+ *     DIR/unfinished         only while the run is being made, or when that was cut off
  *     DIR/blobs/, uploads/   payloads and snapshots by digest; transfers under way
  *
  * Nothing else is needed to restore, audit or move a run: copy the directory while the coordinator is stopped, or copy it
@@ -19,6 +20,8 @@
 #include "storage/blob.h"
 #include "storage/store.h"
 
+#define DIRECTORY_UNFINISHED "unfinished"
+
 enum directory_table { TABLE_LEDGER = 0, TABLE_SNAPSHOTS = 1, TABLE_COUNT = 2 };
 
 struct directory {
@@ -32,16 +35,34 @@ struct directory_keys {
     struct buffer authority_pem, coordinator_pem, coordinator_key_pem; /* zero-terminated behind the size */
 };
 
-/* Lays a new run out: directory (which must not hold a run yet), keys, certificates, genesis entry, snapshot of version 0.
- * INVALID if something is there. `host_names` are DNS names or addresses for people who check certificates; may be NULL. */
+/* What a run of this manifest takes, and what there is. */
+struct directory_needs {
+    uint64_t parameters;
+    uint64_t model_memory;  /* bytes that the coordinator holds for the model as long as it runs */
+    uint64_t memory;        /* the same, and the copy of which a snapshot is written */
+    uint64_t disk;          /* two snapshots: one kept, one being written; payloads come on top of it */
+    uint64_t snapshot_size; /* bytes of one */
+    uint64_t memory_free, disk_free;
+};
+
+/* All that directory_create would refuse, found without making anything: what is in the way, memory, disk, the checkpoint (which
+ * is read). *needs (may be NULL) is filled as far as it got. */
+MUST_USE enum status directory_create_check(const char *directory, const struct manifest *manifest, const char *checkpoint,
+                                            struct directory_needs *needs, struct error *error);
+/* Lays a new run out: directory, keys, certificates, genesis entry, snapshot of version 0. All of it or nothing: a failure
+ * removes what was made. While it is at work, and after it was killed, DIR/unfinished stands there; such a directory is no run
+ * to anybody, and the next directory_create begins it anew. INVALID if something is in the way, FULL if it does not fit,
+ * UNAVAILABLE while another process makes a run there. */
 MUST_USE enum status directory_create(const char *directory, const struct manifest *manifest, const char *checkpoint,
-                                      struct error *error);
+                                      struct directory_needs *needs, struct error *error);
 
 /* on_fatal as in storage/store.h. UNAVAILABLE while another process has it open; read_only looks beside it,
  * makes and changes nothing, and needs no write access. */
 MUST_USE enum status directory_open(const char *directory, bool read_only,
                                     void (*on_fatal)(void *context, const struct error *error), void *context,
                                     struct directory *out, struct error *error);
+/* For directory_create: the same while DIR/unfinished is there. */
+MUST_USE enum status directory_open_unfinished(const char *directory, struct directory *out, struct error *error);
 void directory_close(struct directory *data);
 MUST_USE enum status directory_keys_open(const char *directory, struct directory_keys *out, struct error *error);
 void directory_keys_close(struct directory_keys *keys);

@@ -68,6 +68,7 @@ struct snapshot_header { /* what a coordinator signs about a snapshot */
 enum { SNAPSHOT_HEADER_SIZE = RUN_ID_SIZE + 4 + 8 + 8 + 8 + DIGEST_SIZE + 8 + DIGEST_SIZE + SIGNATURE_SIZE };
 /* Bytes of the content for this shape: counts, then theta, then (dense) momentum and D, little-endian fp32. */
 uint64_t snapshot_size(const struct model_state *state);
+uint64_t snapshot_size_of(const struct manifest *manifest, uint64_t parameters); /* the same, before there is a state */
 /* Appends the content. */
 void snapshot_write(const struct model_state *state, struct buffer *out);
 /* CORRUPT unless the content has exactly the right size, is finite, and theta has the header's root; the state is then

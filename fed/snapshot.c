@@ -8,10 +8,15 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "snapshots hold parameters as they lie in memory: little-endian");
 
 static uint64_t array_size(const struct model_state *state) { return state->parameters * sizeof(float); }
-static uint64_t array_count(const struct model_state *state) { return state->mode == OUTER_DENSE ? 3 : 1; }
 
-uint64_t snapshot_size(const struct model_state *state) {
-    return state->fragments * sizeof(uint64_t) + array_count(state) * array_size(state);
+static uint64_t size_of(uint32_t fragments, enum outer_mode mode, uint64_t parameters) {
+    return fragments * sizeof(uint64_t) + (mode == OUTER_DENSE ? 3 : 1) * parameters * sizeof(float);
+}
+
+uint64_t snapshot_size(const struct model_state *state) { return size_of(state->fragments, state->mode, state->parameters); }
+
+uint64_t snapshot_size_of(const struct manifest *manifest, uint64_t parameters) {
+    return size_of(manifest->fragments, manifest->outer.mode, parameters);
 }
 
 void snapshot_write(const struct model_state *state, struct buffer *out) {

@@ -23,13 +23,16 @@ static enum status read_manifest(const char *path, struct manifest *out, struct 
     return status;
 }
 
-static void print_created(const struct settings *settings, const struct manifest *manifest, uint64_t parameters) {
-    char count[HUMAN_SIZE], memory[HUMAN_SIZE];
-    uint64_t bytes = model_state_memory(manifest, parameters);
+static void print_created(const struct settings *settings, const struct manifest *manifest, const struct directory_needs *needs) {
+    char count[HUMAN_SIZE], model[HUMAN_SIZE], memory[HUMAN_SIZE], disk[HUMAN_SIZE], snapshot[HUMAN_SIZE];
     if (settings->format == FORMAT_TEXT) {
-        printf("run \"%s\" %s in %s: %s parameters, the coordinator will take %s for the model\n", manifest->name,
-               settings->dry_run ? "would be made" : "made", settings->directory, human_count((double)parameters, count),
-               human_bytes(bytes, memory));
+        printf("run \"%s\" %s in %s: %s parameters, the coordinator will take %s for the model (%s are free here)\n",
+               manifest->name, settings->dry_run ? "would be made" : "made", settings->directory,
+               human_count((double)needs->parameters, count), human_bytes(needs->model_memory, model),
+               human_bytes(needs->memory_free, memory));
+        printf("disk: %s a snapshot, of which 3 are kept unless atoll-coordinator is told otherwise, and every payload; %s are "
+               "free\n",
+               human_bytes(needs->snapshot_size, snapshot), human_bytes(needs->disk_free, disk));
         if (!settings->dry_run) printf("next: atoll-coordinator --dir %s --listen 0.0.0.0:7400\n", settings->directory);
         return;
     }
@@ -41,9 +44,15 @@ static void print_created(const struct settings *settings, const struct manifest
     json_key(&writer, "directory");
     json_text(&writer, settings->directory);
     json_key(&writer, "parameters");
-    json_u64(&writer, parameters);
+    json_u64(&writer, needs->parameters);
     json_key(&writer, "memory_bytes");
-    json_u64(&writer, bytes);
+    json_u64(&writer, needs->model_memory);
+    json_key(&writer, "memory_free_bytes");
+    json_u64(&writer, needs->memory_free);
+    json_key(&writer, "snapshot_bytes");
+    json_u64(&writer, needs->snapshot_size);
+    json_key(&writer, "disk_free_bytes");
+    json_u64(&writer, needs->disk_free);
     json_key(&writer, "created");
     json_bool(&writer, !settings->dry_run);
     json_end_object(&writer);
@@ -54,18 +63,15 @@ static void print_created(const struct settings *settings, const struct manifest
 static int run_create(struct options *options, void *values) {
     const struct settings *settings = values;
     struct manifest manifest;
-    struct layout layout = {0};
+    struct directory_needs needs;
     struct error error = {0};
     (void)options;
-    if (read_manifest(settings->manifest, &manifest, &error) != OK || run_model_layout(&manifest, &layout, &error) != OK) {
-        return report_failure(&error);
-    }
-    uint64_t parameters = layout.count;
-    layout_deinit(&layout);
-    if (!settings->dry_run && directory_create(settings->directory, &manifest, settings->checkpoint, &error) != OK) {
-        return report_failure(&error);
-    }
-    print_created(settings, &manifest, parameters);
+    if (read_manifest(settings->manifest, &manifest, &error) != OK) return report_failure(&error);
+    enum status status = settings->dry_run
+                             ? directory_create_check(settings->directory, &manifest, settings->checkpoint, &needs, &error)
+                             : directory_create(settings->directory, &manifest, settings->checkpoint, &needs, &error);
+    if (status != OK) return report_failure(&error);
+    print_created(settings, &manifest, &needs);
     return EXIT_DONE;
 }
 
