@@ -11,6 +11,7 @@
 #   make gpu-test        the CUDA kernels beside the CPU, on a GPU; gcc, make and nvcc are enough      (docs/gpu.md)
 #   make gpu-bench       the CUDA trainer beside torch.compile, and the codec's times; build/bench/gpu.json
 #   make gpu-kit         what scripts/gpu-check --quick carries to a machine with a GPU; needs nvcc, no GPU; build/gpu-kit
+#   make install         below PREFIX (/usr/local), with DESTDIR before it; make uninstall removes what it put there
 #   make trainer         the training engine alone: gcc and make are enough
 #   make check           layers, formatting                                  make clean    removes build/
 #
@@ -31,6 +32,7 @@ ifeq ($(filter $(CUDA),auto 0 1),)
 $(error CUDA=$(CUDA) is none of auto, 0, 1)
 endif
 
+VERSION := $(shell cat VERSION)
 CC_NAME := $(if $(findstring clang,$(notdir $(CC))),-clang,)
 OUT := build/$(BUILD)$(CC_NAME)
 Q   := $(if $(filter 1,$(V)),,@)
@@ -121,6 +123,8 @@ $(OUT)/%.o: %.c
 	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(HOT_FLAGS) $(ISA_FLAGS) -MMD -MP -c -o $@ $<
 
 $(OUT)/sim/topology_presets.o: $(wildcard sim/presets/*.yaml)
+$(OUT)/base/version.o $(OUT)/node/site.o: CPPFLAGS_ALL += -DATOLL_VERSION='"$(VERSION)"'
+$(OUT)/base/version.o $(OUT)/node/site.o: VERSION
 
 # protoc-c's output is not ours: no warnings, and without the three UBSan checks it breaks harmlessly.
 GENERATED_SOURCES := $(addsuffix .c,$(PROTO_GENERATED))
@@ -320,6 +324,16 @@ gpu-bench: gpu-built
 $(OUT)/bench/%: $(OUT)/bench/%.o $(LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
+
+# ---- installing: programs, manual pages and completion made of their option tables, systemd units, documents --------------
+PREFIX  ?= /usr/local
+DESTDIR ?=
+INSTALLED := $(PROGRAMS) $(OUT)/bin/atoll-trainer
+.PHONY: install uninstall
+install: programs trainer
+	$(Q)scripts/install-files '$(DESTDIR)' '$(PREFIX)' $(INSTALLED) $(CUDA_BACKEND) $(if $(NVCC),$(CUDA_PROBE))
+uninstall:
+	$(Q)scripts/install-files --remove '$(DESTDIR)' '$(PREFIX)'
 
 check:
 	$(Q)scripts/check-layers

@@ -350,6 +350,10 @@ static void answer(struct options *options, struct buffer *out) {
         buffer_append_text(out, "%s %s\n", options->program->name, options->program->version);
     else if (options->wants_example)
         options_example(options, out);
+    else if (options->wants_manual)
+        options_manual(options, out);
+    else if (options->wants_completion)
+        options_completion(options, out);
     else
         options_print(options, out);
 }
@@ -360,7 +364,8 @@ enum status options_read(struct options *options, const struct options_setup *se
     options->has_file = setup->load_file != NULL;
     TRY(options_read_arguments(options, setup->argc, setup->argv, error));
     /* Help must come also where the environment or the file is what is broken. */
-    bool early = options->wants_help || options->wants_version || options->wants_example;
+    bool early = options->wants_help || options->wants_version || options->wants_example || options->wants_manual ||
+                 options->wants_completion;
     if (!early) {
         TRY(options_read_environment(options, setup->environment, setup->known_variables, error));
         if (options->config_path && setup->load_file) TRY(setup->load_file(options, options->config_path, error));

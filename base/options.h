@@ -145,6 +145,10 @@ void options_help(const struct options *options, struct buffer *out);
 void options_print(const struct options *options, struct buffer *out);
 /* A file with every option commented out at its default, under its help and bounds. */
 void options_example(const struct options *options, struct buffer *out);
+/* The whole program, all its commands, as a manual page in man(7)'s macros, and as a script for bash's completion. --man-page and
+ * --completion print them; `make install` puts them where they belong. */
+void options_manual(const struct options *options, struct buffer *out);
+void options_completion(const struct options *options, struct buffer *out);
 /* One value of one type, without a table: what options_read accepts, for files of other kinds. *out is the field of `option`'s type
  * (not LIST; TEXT and PATH lend `text` itself). The message names no place: wrap it. */
 MUST_USE enum status option_parse(const struct option *option, const char *text, void *out, struct error *error);

@@ -8,7 +8,8 @@
 #include "base/suggest.h"
 
 /* Flags that every program has; tables may not use these names. */
-const char *const option_built_in[OPTION_BUILT_INS + 1] = {"help", "version", "print-config", "example-config", "config", NULL};
+const char *const option_built_in[OPTION_BUILT_INS + 1] = {"help",   "version",  "print-config", "example-config",
+                                                           "config", "man-page", "completion",   NULL};
 
 struct arguments {
     int count, at;
@@ -69,6 +70,10 @@ static enum status read_built_in(struct options *options, struct arguments *argu
         options->wants_print = true;
     else if (strcmp(flag, "--example-config") == 0)
         options->wants_example = true;
+    else if (strcmp(flag, "--man-page") == 0)
+        options->wants_manual = true;
+    else if (strcmp(flag, "--completion") == 0)
+        options->wants_completion = true;
     else if (strcmp(flag, "--config") == 0 && options->has_file) {
         const char *path = NULL;
         TRY(take_value(arguments, flag, inline_value, &path, error));

@@ -1,10 +1,10 @@
-/* What options.c and options_arguments.c (reading) and options_text.c (printing) share; nobody else includes this. */
+/* What options.c and options_arguments.c (reading) and options_text.c and options_manual.c (printing) share; nobody else includes this. */
 #ifndef BASE_OPTIONS_INTERNAL_H
 #define BASE_OPTIONS_INTERNAL_H
 
 #include "base/options.h"
 
-enum { COMMAND_DEPTH = 6, FLAG_SIZE = 96, OPTION_BUILT_INS = 5 };
+enum { COMMAND_DEPTH = 6, FLAG_SIZE = 96, OPTION_BUILT_INS = 7 };
 
 struct option_state { /* one an option of the chosen chain of commands */
     const struct option *option;
@@ -25,7 +25,7 @@ struct options {
     char *config_path; /* owned: from --config or ATOLL_CONFIG */
     enum option_source config_source;
     bool has_file; /* --config exists */
-    bool wants_help, wants_version, wants_print, wants_example;
+    bool wants_help, wants_version, wants_print, wants_example, wants_manual, wants_completion;
 };
 
 /* "--upload-rate-limit" and "ATOLL_UPLOAD_RATE_LIMIT" of "upload.rate-limit". Return out. */
@@ -39,6 +39,12 @@ MUST_USE enum status option_set(struct options *options, struct option_state *st
 /* "atollctl site invite". Returns out. */
 const char *option_command_words(const struct options *options, char *out, size_t size);
 extern const char *const option_built_in[OPTION_BUILT_INS + 1];
+/* "FILE", "COUNT": what --help writes after the flag; "" for a BOOL. Lent. */
+const char *option_value_name(const struct option *option);
+/* "default 30s; 1s to 10m; one of a, b": whatever of it there is; the caller frees it. */
+char *option_facts(const struct option *option);
+/* A BOOL that is true unless something is said: its flag is shown as --no-name. */
+bool option_is_on_by_default(const struct option *option);
 const void *option_field(const struct options *options, const struct option *option);
 
 #endif

@@ -33,7 +33,7 @@ static void append_lines(struct buffer *out, const char *text) {
     }
 }
 
-static const char *value_name(const struct option *option) {
+const char *option_value_name(const struct option *option) {
     if (option->value_name) return option->value_name;
     switch (option->type) {
     case OPTION_BOOL: return "";
@@ -82,7 +82,12 @@ static void append_facts(struct buffer *out, const struct option *option) {
         buffer_append_text(out, "%smay be repeated", between);
 }
 
-static char *facts_of(const struct option *option) {
+bool option_is_on_by_default(const struct option *option) {
+    return option->type == OPTION_BOOL && option->fallback && strcmp(option->fallback, "false") != 0 &&
+           strcmp(option->fallback, "no") != 0;
+}
+
+char *option_facts(const struct option *option) {
     struct buffer facts = {0};
     append_facts(&facts, option);
     buffer_u8(&facts, 0);
@@ -94,14 +99,13 @@ static void help_option(struct buffer *out, const struct option *option) {
     if (option->flags & OPTION_POSITIONAL) {
         buffer_append_text(out, "  %s%s\n", option->name, option->type == OPTION_LIST ? " ..." : "");
     } else if (option->type == OPTION_BOOL) {
-        bool on = option->fallback && strcmp(option->fallback, "false") != 0 && strcmp(option->fallback, "no") != 0;
         option_flag(option->name, flag);
-        buffer_append_text(out, "  %s%s\n", on ? "--no-" : "--", flag + 2);
+        buffer_append_text(out, "  %s%s\n", option_is_on_by_default(option) ? "--no-" : "--", flag + 2);
     } else {
-        buffer_append_text(out, "  %s %s\n", option_flag(option->name, flag), value_name(option));
+        buffer_append_text(out, "  %s %s\n", option_flag(option->name, flag), option_value_name(option));
     }
     append_wrapped(out, "      ", option->help);
-    char *facts = facts_of(option);
+    char *facts = option_facts(option);
     if (*facts) buffer_append_text(out, "      [%s]\n", facts);
     free(facts);
 }
@@ -201,7 +205,7 @@ void options_example(const struct options *options, struct buffer *out) {
         if (!belongs_in_file(option) || (option->flags & OPTION_HIDDEN)) continue;
         buffer_append_text(out, "\n");
         append_wrapped(out, "# ", option->help);
-        char *facts = facts_of(option);
+        char *facts = option_facts(option);
         if (*facts) buffer_append_text(out, "# [%s]\n", facts);
         free(facts);
         buffer_append_text(out, "#%s: ", option->name);

@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "base/options.h"
 #include "base/thread.h"
+#include "base/version.h"
 #include "config/config.h"
 #include "coordinator/server.h"
 #include "rpc/environment.h"
@@ -112,7 +113,7 @@ static const struct command program = {
     .examples = "atollctl run create /var/lib/atoll/run --manifest run.yaml\n"
                 "atoll-coordinator --dir /var/lib/atoll/run --listen 0.0.0.0:7400",
     .options = table,
-    .version = "0.1.0"};
+    .version = atoll_version};
 
 static struct server *running; /* for the signal handler alone */
 

@@ -10,15 +10,22 @@
 
 static const char library_name[] = "atoll-kernels-cuda.so";
 
-/* Beside the program and nowhere else: a search path would let a stranger's library in. */
-static enum status beside_the_program(char *out, size_t size, struct error *error) {
+/* Beside the program, or where `make install` puts it (../lib/atoll), and nowhere else: a search path would let a stranger's
+ * library in. Where it is in neither, the first of the two, to be named. */
+static enum status find_library(char *out, size_t size, struct error *error) {
+    static const char *const folders[] = {"", "../lib/atoll/"};
     char program[PATH_MAX];
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
     if (length < 0) return error_set(error, UNAVAILABLE, "no CUDA, using the CPU: cannot tell where this program is");
     program[length] = 0;
     char *slash = strrchr(program, '/');
-    int written = snprintf(out, size, "%.*s/%s", slash ? (int)(slash - program) : 1, slash ? program : ".", library_name);
-    if (written < 0 || (size_t)written >= size) return error_set(error, UNAVAILABLE, "no CUDA, using the CPU: path is too long");
+    for (size_t i = COUNT_OF(folders); i-- > 0;) { /* the last that is written is the one beside the program */
+        int written =
+            snprintf(out, size, "%.*s/%s%s", slash ? (int)(slash - program) : 1, slash ? program : ".", folders[i], library_name);
+        if (written < 0 || (size_t)written >= size)
+            return error_set(error, UNAVAILABLE, "no CUDA, using the CPU: path is too long");
+        if (access(out, R_OK) == 0) break;
+    }
     return OK;
 }
 
@@ -40,7 +47,7 @@ static enum status take_operations(void *library, const char *path, const struct
 enum status cuda_backend_open(const char *path, struct cuda_backend *out, struct error *error) {
     char beside[PATH_MAX];
     if (!path) {
-        TRY(beside_the_program(beside, sizeof beside, error));
+        TRY(find_library(beside, sizeof beside, error));
         path = beside;
     }
     if (access(path, R_OK) != 0) return error_set(error, UNAVAILABLE, "no CUDA, using the CPU: there is no %s", path);

@@ -1,6 +1,6 @@
 /* Finds the CUDA backend at start, if there is one: programs are built and run without CUDA, and use it where it is.
  *
- * The backend is a shared object beside the program (bin/atoll-kernels-cuda.so), opened with dlopen. Whatever is missing (the
+ * The backend is a shared object beside the program (bin/atoll-kernels-cuda.so) or in ../lib/atoll, opened with dlopen. Whatever is missing (the
  * file, the driver, a device) is not an error of the program: cuda_backend_open says so in one line and the CPU does the work.
  */
 #ifndef KERNELS_CUDA_BACKEND_H
@@ -18,7 +18,7 @@ struct cuda_backend {
     void *library;
 };
 
-/* path NULL: atoll-kernels-cuda.so in the directory of the running program. UNAVAILABLE where there is no such file, no driver
+/* path NULL: atoll-kernels-cuda.so in the directory of the running program, else in ../lib/atoll of it. UNAVAILABLE where there is no such file, no driver
  * or no device; INVALID where the file is something else or from another build. The error is one line made to be logged, such
  * as "no CUDA, using the CPU: …/atoll-kernels-cuda.so: CUDA driver version is insufficient". */
 MUST_USE enum status cuda_backend_open(const char *path, struct cuda_backend *out, struct error *error);

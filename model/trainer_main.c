@@ -3,12 +3,13 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/version.h"
 #include "model/verbs.h"
 
 static const struct command program = {.name = "atoll-trainer",
                                        .summary = "trains a Llama-style model on one machine's processors",
                                        .children = verb_commands,
-                                       .version = "1"};
+                                       .version = atoll_version};
 
 /* Whether the first argument stands where a verb does. Training needs none. */
 static bool has_verb(int argc, char **argv) {

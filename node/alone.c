@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/version.h"
 #include "model/verbs.h"
 #include "node/verbs.h"
 
@@ -12,7 +13,7 @@ static const char *const known_variables[] = {"ATOLL_*", NULL};
 static const struct command program = {.name = "atoll-node",
                                        .summary = "trains and reads models alone, without a coordinator",
                                        .children = verb_commands,
-                                       .version = "0.1.0"};
+                                       .version = atoll_version};
 
 static bool is_given(int argc, char **argv, const char *flag) {
     for (int i = 2; i < argc; i++)

@@ -58,7 +58,7 @@ static enum status call(const char *address, const struct invitation *invitation
                                    .site_name = invitation->name,
                                    .invitation_secret = bytes_of(invitation->secret, SECRET_SIZE),
                                    .csr_der = buffer_bytes(&csr),
-                                   .software = NODE_SOFTWARE};
+                                   .software = site_software};
     if (status == OK) status = join_request_encode(&message, &request, error);
     struct rpc_channel_options options = {
         .address = address, .root_ca = (const char *)ca_pem.data, .server_name = COORDINATOR_NAME};

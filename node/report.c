@@ -212,7 +212,7 @@ static void put_site(struct json_writer *writer, const struct report *report, co
     put_u64(writer, "site", site->number);
     put_text(writer, "name", site->name);
     put_u64(writer, "pid", (uint64_t)getpid());
-    put_text(writer, "software", NODE_SOFTWARE);
+    put_text(writer, "software", site_software);
     put_text(writer, "device", report->options.device);
     put_u64(writer, "starts", told->totals.starts);
     put_u64(writer, "started_ms", report->started_ms);
@@ -374,7 +374,7 @@ void report_heartbeat(struct report *report, struct training *training, struct b
                                         .rounds = told->view.accepted + told->refused,
                                         .refused = told->refused,
                                         .device = report->options.device,
-                                        .software = NODE_SOFTWARE};
+                                        .software = site_software};
     memcpy(request.lost_ms, told->totals.lost_ms, sizeof request.lost_ms);
     if (told->root_count && told->roots[told->root_count - 1].version == told->view.version)
         memcpy(request.last_root, told->roots[told->root_count - 1].root, DIGEST_SIZE);

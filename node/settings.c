@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/version.h"
 #include "config/config.h"
 #include "node/verbs.h"
 
@@ -115,7 +116,7 @@ const struct command node_command = {.name = "atoll-node",
                                      .children = (const struct command *const[]){&join_command, &run_command, &status_command,
                                                                                  &evaluate_command, &generate_command,
                                                                                  &export_command, &validate_command, NULL},
-                                     .version = "0.1.0"};
+                                     .version = atoll_version};
 
 /* ---- reading ---------------------------------------------------------------------------------------------------------------- */
 

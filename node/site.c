@@ -8,6 +8,8 @@
 #include "base/memory.h"
 #include "crypto/certificate.h"
 
+const char site_software[] = "atoll-node " ATOLL_VERSION; /* the Makefile gives this file the content of VERSION, too */
+
 enum { SMALL_FILE_LIMIT = 128 * 1024 };
 
 char *site_path(const struct site *site, const char *name) { return file_join(site->directory, name); }

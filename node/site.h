@@ -13,8 +13,9 @@
 #include "fed/invitation.h"
 #include "fed/manifest.h"
 
-#define NODE_SOFTWARE "atoll-node 0.1.0"
 #define COORDINATOR_NAME "atoll-coordinator" /* the DNS name in the coordinator's certificate */
+
+extern const char site_software[]; /* "atoll-node 0.1.0": what a site calls itself to the coordinator */
 
 struct site {
     char *directory; /* absolute */

@@ -1,11 +1,12 @@
 /* atoll-sim: many sites on one machine, on simulated clocks, networks and disks, with the real state machines. Each verb is a file of
  * its own (sim/verb_*.c). */
 #include "base/options.h"
+#include "base/version.h"
 #include "sim/verbs.h"
 
 static const struct command *const verbs[] = {&verb_faults, &verb_plan, &verb_train, NULL};
 static const struct command program = {
-    .name = "atoll-sim", .summary = "simulates federations on one machine", .children = verbs, .version = "1"};
+    .name = "atoll-sim", .summary = "simulates federations on one machine", .children = verbs, .version = atoll_version};
 
 int main(int argc, char **argv) {
     struct verb_settings settings = {0};

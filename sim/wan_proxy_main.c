@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "base/options.h"
+#include "base/version.h"
 #include "sim/wan_proxy.h"
 #include "sim/wan_topology.h"
 
@@ -34,7 +35,7 @@ static const struct command program = {
     .examples = "printf 'link a from 127.0.0.1:0 to 127.0.0.1:7000\\nset a rtt 200ms up.rate 20mbit\\n' | cat - /dev/tty | "
                 "atoll-wan-proxy",
     .options = table,
-    .version = "1"};
+    .version = atoll_version};
 
 static enum status add_links(struct wan_proxy *proxy, const struct topology *topology, const struct settings *settings,
                              struct error *error) {

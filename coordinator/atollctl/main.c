@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/version.h"
 #include "config/config.h"
 #include "coordinator/atollctl/atollctl.h"
 
@@ -51,7 +52,7 @@ static const struct command program = {
                 "atollctl ledger verify --dir ./copy-of-demo",
     .options = table,
     .children = nouns,
-    .version = "0.1.0"};
+    .version = atoll_version};
 
 int main(int argc, char **argv) {
     struct settings settings = {0};
