@@ -58,7 +58,7 @@ static enum status session_open(struct session *session, const struct setup *s, 
     options.device = cuda ? TRAINER_CUDA : TRAINER_CPU;
     options.cuda_library = getenv("ATOLL_TEST_CUDA_LIBRARY"); /* NULL: beside this program */
     char *path = xformat("/tmp/atoll-bench-%ld.txt", (long)getpid());
-    const struct data_options data_options = {.vocabulary = 256, .seed = 1};
+    const struct data_options data_options = {.vocabulary = 256, .seed = 1, .format = DATA_BYTES};
     enum status status = write_tokens(path, error);
     if (status == OK) status = data_open((const char *const[]){path}, 1, &data_options, &session->data, error);
     unlink(path); /* it stays open */

@@ -8,16 +8,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/memory.h"
 #include "base/random.h"
 
-enum { LLMC_HEADER_SIZE = 1024, SCAN_SIZE = 1 << 16 };
-
-/* llm.c's two layouts: GPT-2's shards and Llama 3's (dev/data/data_common.py there). */
-static const struct bin_layout {
-    uint32_t magic, version;
-    unsigned token_size;
-} bin_layouts[] = {{20240520, 1, 2}, {20240801, 7, 4}};
+enum { SCAN_SIZE = 1 << 16 };
 
 struct data_file {
     char *path;
@@ -26,6 +21,7 @@ struct data_file {
     uint64_t tokens; /* in all */
     uint64_t training;
     unsigned token_size;    /* 1, 2 or 4 */
+    uint32_t limit;         /* no token is at or above it */
     const uint32_t *memory; /* of tokens that are in no file: borrowed; else NULL */
 };
 
@@ -53,15 +49,13 @@ static enum status file_read_at(const struct data_file *file, uint64_t at, void 
     return OK;
 }
 
-static enum status check_token(const struct data *data, const struct data_file *file, uint64_t index, uint32_t token,
-                               struct error *error) {
-    if (token < data->options.vocabulary) return OK;
+static enum status check_token(const struct data_file *file, uint64_t index, uint32_t token, struct error *error) {
+    if (token < file->limit) return OK;
     return error_set(error, INVALID, "%s: token %u at %llu is beyond the vocabulary of %u", file->path, token,
-                     (unsigned long long)index, data->options.vocabulary);
+                     (unsigned long long)index, file->limit);
 }
 
-static enum status read_tokens(const struct data *data, const struct data_file *file, uint64_t at, size_t count, uint32_t *tokens,
-                               struct error *error) {
+static enum status read_tokens(const struct data_file *file, uint64_t at, size_t count, uint32_t *tokens, struct error *error) {
     if (file->memory) {
         memcpy(tokens, file->memory + at, count * sizeof *tokens);
         return OK; /* checked when they came */
@@ -69,50 +63,36 @@ static enum status read_tokens(const struct data *data, const struct data_file *
     TRY(file_read_at(file, file->start + at * file->token_size, tokens, count * file->token_size, error));
     const uint8_t *raw = (const uint8_t *)tokens; /* widened from the end, so that nothing is overwritten before it is read */
     for (size_t i = count; i-- > 0;) tokens[i] = (uint32_t)little_endian(raw + i * file->token_size, file->token_size);
-    for (size_t i = 0; i < count; i++) TRY(check_token(data, file, at + i, tokens[i], error));
+    for (size_t i = 0; i < count; i++) TRY(check_token(file, at + i, tokens[i], error));
     return OK;
 }
 
-static const struct bin_layout *bin_layout_of(uint64_t magic) {
-    for (size_t i = 0; i < COUNT_OF(bin_layouts); i++)
-        if (bin_layouts[i].magic == magic) return &bin_layouts[i];
-    return NULL;
-}
-
-/* llm.c's header if it is there; *tokens from it, or from the file's size. */
-static enum status read_bin_header(struct data_file *file, uint64_t size, struct error *error) {
-    uint8_t header[12];
-    if (size >= LLMC_HEADER_SIZE) TRY(file_read_at(file, 0, header, sizeof header, error));
-    const struct bin_layout *layout = size >= LLMC_HEADER_SIZE ? bin_layout_of(little_endian(header, 4)) : NULL;
-    if (!layout) {
-        file->token_size = 2;
-        if (size % 2 != 0)
-            return error_set(error, INVALID, "%s is %llu bytes, an odd number, for 16-bit tokens", file->path,
-                             (unsigned long long)size);
-        file->tokens = size / 2;
-        return OK;
-    }
-    if (little_endian(header + 4, 4) != layout->version)
-        return error_set(error, INVALID, "%s: version %llu of llm.c's layout; %u is supported", file->path,
-                         (unsigned long long)little_endian(header + 4, 4), layout->version);
-    file->token_size = layout->token_size;
-    file->start = LLMC_HEADER_SIZE;
-    file->tokens = little_endian(header + 8, 4);
-    uint64_t wanted = LLMC_HEADER_SIZE + layout->token_size * file->tokens;
-    if (size != wanted)
-        return error_set(error, INVALID, "%s is %llu bytes; its header promises %llu tokens, which take %llu", file->path,
-                         (unsigned long long)size, (unsigned long long)file->tokens, (unsigned long long)wanted);
-    return OK;
-}
-
-static enum status scan_file(const struct data *data, const struct data_file *file, struct error *error) {
-    if (data->options.vocabulary >= UINT64_C(1) << 8 * file->token_size) return OK; /* no token can be beyond it */
+static enum status scan_file(const struct data_file *file, struct error *error) {
+    if (file->limit >= UINT64_C(1) << 8 * file->token_size) return OK; /* no token can be beyond it */
     uint32_t *tokens = xmalloc(SCAN_SIZE * sizeof *tokens);
     enum status status = OK;
     for (uint64_t at = 0; at < file->tokens && status == OK; at += SCAN_SIZE)
-        status = read_tokens(data, file, at, MIN(file->tokens - at, (uint64_t)SCAN_SIZE), tokens, error);
+        status = read_tokens(file, at, MIN(file->tokens - at, (uint64_t)SCAN_SIZE), tokens, error);
     free(tokens);
     return status;
+}
+
+static enum status read_source(void *context, uint64_t at, void *out, size_t size, struct error *error) {
+    return file_read_at(context, at, out, size, error);
+}
+
+/* What the file is; see model/data_format.h. */
+static enum status tell_format(const struct data_options *options, uint64_t size, struct data_file *file, struct error *error) {
+    const struct data_source source = {.read = read_source, .context = file, .name = file->path, .size = size};
+    const struct data_demand demand = {options->format, options->tokens, options->vocabulary};
+    struct data_shape shape;
+    TRY(data_format_detect(&source, &demand, &shape, error));
+    file->start = shape.start;
+    file->tokens = shape.tokens;
+    file->token_size = shape.token_size;
+    file->limit = shape.limit;
+    if (shape.advice) log_warn("data_looks_odd", "file=\"%s\" message=\"%s\"", file->path, shape.advice);
+    return file->tokens ? OK : error_set(error, INVALID, "%s holds no tokens", file->path);
 }
 
 static enum status open_file(struct data *data, const char *path, struct data_file *file, struct error *error) {
@@ -122,17 +102,11 @@ static enum status open_file(struct data *data, const char *path, struct data_fi
     struct stat stat;
     if (fstat(file->descriptor, &stat) != 0) return error_set(error, FAILED, "stat %s: %s", path, strerror(errno));
     if (!S_ISREG(stat.st_mode)) return error_set(error, INVALID, "%s is not a regular file", path);
-    size_t length = strlen(path);
     uint64_t size = (uint64_t)stat.st_size;
     if (size == 0) return error_set(error, INVALID, "%s is empty", path);
-    if (length >= 4 && strcmp(path + length - 4, ".bin") == 0) {
-        TRY(read_bin_header(file, size, error));
-        if (file->tokens == 0) return error_set(error, INVALID, "%s holds no tokens", path);
-    } else {
-        file->tokens = size;
-    }
+    TRY(tell_format(&data->options, size, file, error));
     file->training = file->tokens - (uint64_t)((double)file->tokens * data->options.heldout);
-    return scan_file(data, file, error);
+    return scan_file(file, error);
 }
 
 enum status data_open(const char *const *paths, size_t path_count, const struct data_options *options, struct data **out,
@@ -161,9 +135,10 @@ enum status data_open_tokens(const char *name, const uint32_t *tokens, uint64_t 
     if (count == 0) return error_set(error, INVALID, "%s holds no tokens", name);
     struct data *data = xcalloc(1, sizeof *data);
     *data = (struct data){.options = *options, .files = xcalloc(1, sizeof *data->files), .file_count = 1};
-    data->files[0] = (struct data_file){.path = xstrdup(name), .descriptor = -1, .tokens = count, .memory = tokens};
+    data->files[0] = (struct data_file){
+        .path = xstrdup(name), .descriptor = -1, .tokens = count, .limit = options->vocabulary, .memory = tokens};
     enum status status = OK;
-    for (uint64_t i = 0; i < count && status == OK; i++) status = check_token(data, &data->files[0], i, tokens[i], error);
+    for (uint64_t i = 0; i < count && status == OK; i++) status = check_token(&data->files[0], i, tokens[i], error);
     if (status == OK)
         *out = data;
     else
@@ -244,7 +219,7 @@ enum status data_next(const struct data *data, struct data_position *position, u
                 window -= here;
                 continue;
             }
-            TRY(read_tokens(data, &data->files[i], offset + window * length, (size_t)length + 1, tokens, error));
+            TRY(read_tokens(&data->files[i], offset + window * length, (size_t)length + 1, tokens, error));
             break;
         }
         *position = (struct data_position){at.epoch, at.index + 1};
@@ -263,7 +238,7 @@ enum status data_heldout(const struct data *data, uint64_t index, uint32_t lengt
     for (size_t i = 0; i < data->file_count; i++) {
         const struct data_file *file = &data->files[i];
         uint64_t here = windows_in(file->tokens - file->training, 0, length);
-        if (index < here) return read_tokens(data, file, file->training + index * length, (size_t)length + 1, tokens, error);
+        if (index < here) return read_tokens(file, file->training + index * length, (size_t)length + 1, tokens, error);
         index -= here;
     }
     return error_set(error, NOT_FOUND, "no such held-out window");

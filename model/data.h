@@ -1,8 +1,7 @@
 /* Training data: a list of files, sampled in a random but reproducible order, with a part held out.
  *
- * A file is plain text (byte tokenizer: a token is a byte, vocabulary >= 256) or, if its name ends in .bin, little-endian
- * tokens: llm.c's layouts (256 int32 of header: magic, version, token count) if it begins with one of their magics, 20240520 version 1
- * for 16-bit tokens or 20240801 version 7 for 32-bit ones (Llama 3's vocabulary), else nanoGPT's raw 16-bit one. Files are scanned
+ * A file is text, whose bytes are tokens (vocabulary >= 256), or tokens of 16 or 32 bits, with llm.c's header or nanoGPT's without
+ * one. Which it is, its content says, not its name (model/data_format.h); what does not fit the model is refused. Files are scanned
  * once at opening, so that a bad token is found before training, then read with pread a sequence at a time: memory does not
  * grow with the data, and a file that shrinks later is an error, not a crash.
  *
@@ -19,21 +18,24 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "model/data_format.h"
 
 struct data;
 
 struct data_options {
-    uint32_t vocabulary; /* a token at or above it is INVALID, named with its file and place */
-    double heldout;      /* fraction in [0, 1] of each file's end that is never trained on */
-    uint64_t seed;       /* of the order of sampling */
+    uint32_t vocabulary;     /* a token at or above it is INVALID, named with its file and place */
+    double heldout;          /* fraction in [0, 1] of each file's end that is never trained on */
+    uint64_t seed;           /* of the order of sampling */
+    enum data_format format; /* what the files are, where somebody insists */
+    enum data_tokens tokens; /* whose numbers they hold */
 };
 
 struct data_position { /* where sampling stands; {0, 0} is the start */
     uint64_t epoch, index;
 };
 
-/* NOT_FOUND or FAILED: a file cannot be opened; INVALID: none given, empty, truncated, an odd number of bytes, a token beyond
- * the vocabulary. Messages name the file. */
+/* NOT_FOUND or FAILED: a file cannot be opened; INVALID: none given, empty, truncated, of another kind, a
+ * token beyond the vocabulary. Messages name the file. */
 MUST_USE enum status data_open(const char *const *paths, size_t path_count, const struct data_options *options, struct data **out,
                                struct error *error);
 /* The same over tokens in memory, for reading and not for training: all are held out. Borrows `tokens`; `name` is for messages. */

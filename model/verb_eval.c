@@ -12,7 +12,8 @@ enum { TEXT_MAX = 1 << 30 };
 static const struct option eval_options[] = {
     VERB_MODEL,
     {"data", OPTION_LIST, VERB_FIELD(data), .flags = OPTION_POSITIONAL, .value_name = "FILE",
-     .help = "Text (a token is a byte) or .bin files of tokens."},
+     .help = "Text (a token is a byte) or shards of tokens."},
+    VERB_DATA_FORMAT,
     {"text", OPTION_PATH, VERB_FIELD(text), .value_name = "FILE",
      .help = "UTF-8 text to read whole, by the tokenizer.json beside the model, instead of files of tokens."},
     {"length", OPTION_U64, VERB_FIELD(length), .fallback = "128", .min = "1", .max = "1048576", .help = "Tokens in a sequence."},
@@ -26,7 +27,8 @@ static const struct option eval_options[] = {
 /* The data that were named. *tokens holds those of a text, and must live as long as *out. */
 static enum status open_data(const struct verb_settings *s, const struct model_config *model, struct buffer *tokens,
                              struct data **out, struct error *error) {
-    const struct data_options options = {.vocabulary = model->vocabulary, .heldout = s->heldout};
+    const struct data_options options = {
+        .vocabulary = model->vocabulary, .heldout = s->heldout, .format = s->data_format, .tokens = verb_tokens_of(s->model)};
     if ((s->text != NULL) == (s->data.count > 0)) return error_set(error, INVALID, "give files of tokens, or one --text FILE");
     if (!s->text) return data_open(s->data.items, s->data.count, &options, out, error);
     struct tokenizer *tokenizer = NULL;

@@ -25,7 +25,8 @@ static const struct option train_options[] = {
     {"standalone", OPTION_BOOL, VERB_FIELD(standalone), .fallback = "false", .flags = OPTION_FLAG_ONLY,
      .help = "There is no coordinator: one site trains alone."},
     {"data", OPTION_LIST, VERB_FIELD(data), .flags = OPTION_POSITIONAL | OPTION_REQUIRED, .value_name = "FILE",
-     .help = "Text (a token is a byte) or .bin files of tokens (llm.c's layouts of 16 and 32 bits, or nanoGPT's)."},
+     .help = "Text (a token is a byte) or shards of tokens (llm.c's layouts of 16 and 32 bits, or nanoGPT's)."},
+    VERB_DATA_FORMAT,
     {"preset", OPTION_TEXT, VERB_FIELD(preset), .fallback = "1m",
      .help = "Shape of the model: 300k, 1m, 4m, 12m, 50m, 125m, 350m, 1b, 3b, 8b; what follows changes a part of it."},
     {"vocabulary", OPTION_U64, VERB_FIELD(vocabulary), .fallback = "256", .min = "1", .max = "1048576",
@@ -322,7 +323,11 @@ static int run_train(struct options *options, void *values) {
     enum status status = model_of(options, s, &model, &error);
     if (status != OK) return verb_exit_code(options, status, &error);
     if (options_source(options, "length", NULL) == OPTION_FROM_DEFAULT) s->length = MIN(s->length, (uint64_t)model.context);
-    const struct data_options data_options = {.vocabulary = model.vocabulary, .heldout = s->heldout, .seed = s->seed};
+    const struct data_options data_options = {.vocabulary = model.vocabulary,
+                                              .heldout = s->heldout,
+                                              .seed = s->seed,
+                                              .format = s->data_format,
+                                              .tokens = verb_tokens_of(s->start)};
     const struct trainer_options trainer_options = trainer_options_of(s, &model);
     status = data_open(s->data.items, s->data.count, &data_options, &data, &error);
     if (status == OK) status = trainer_check(&trainer_options, &error);

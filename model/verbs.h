@@ -13,6 +13,7 @@
 #define MODEL_VERBS_H
 
 #include "base/options.h"
+#include "model/data_format.h"
 #include "model/trainer.h"
 
 enum { VERB_DONE = 0, VERB_FAILED = 1, VERB_USAGE = 2 };
@@ -20,6 +21,7 @@ enum { VERB_DONE = 0, VERB_FAILED = 1, VERB_USAGE = 2 };
 struct verb_settings {
     bool standalone; /* of train: that there is no coordinator was said */
     struct option_list data;
+    enum data_format data_format;
     uint64_t vocabulary, hidden, layers, heads, kv_heads, ffn, context;
     bool tied;
     uint64_t sequences, length, accumulation, shards, threads, steps, warmup, seed;
@@ -44,6 +46,14 @@ int verbs_main(const struct command *program, int argc, char **argv, const char 
 #define VERB_FIELD(name) OPTION_FIELD(struct verb_settings, name)
 #define VERB_THREADS                                                                                                             \
     { "threads", OPTION_U64, VERB_FIELD(threads), .fallback = "0", .max = "1024", .help = "Threads; 0: one a processor." }
+#define VERB_DATA_FORMAT                                                                                                         \
+    {                                                                                                                            \
+        "data-format", OPTION_ENUM, VERB_FIELD(data_format), .fallback = "auto", .choices = data_format_names,                   \
+                                                             .help = "What the files are. auto: told from their content, and "   \
+                                                                     "refused where they do not fit the model; to insist: "      \
+                                                                     "bytes (each a token), llmc (tokens after llm.c's "         \
+                                                                     "header), u16 or u32 (tokens without a header)."            \
+    }
 #define VERB_KERNELS                                                                                                             \
     { "kernels", OPTION_TEXT, VERB_FIELD(kernels), .help = "Kernels to use instead of the best for this processor." }
 #define VERB_MODEL                                                                                                               \
@@ -58,6 +68,9 @@ int verbs_main(const struct command *program, int argc, char **argv, const char 
 int verb_exit_code(const struct options *options, enum status status, const struct error *error);
 /* Says on stderr what `doing` takes; FULL, with what would fit, where there is not that much. `also` is taken beside the trainer. */
 MUST_USE enum status verb_check_memory(const struct trainer_options *options, uint64_t also, struct error *error);
+/* Whose numbers a model directory's tokens are, by the tokenizer in it: bytes where it turns text into its bytes; not said where there
+ * is none. `path` may also be a file of the directory, or NULL. */
+enum data_tokens verb_tokens_of(const char *path);
 /* Numbers with blanks or commas between them, as u32 to *out. */
 MUST_USE enum status verb_parse_tokens(const char *text, struct buffer *out, struct error *error);
 /* Loads s->model, lends it to `body`, and gives the exit code. */

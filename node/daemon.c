@@ -158,7 +158,9 @@ static enum status open_model(struct daemon *daemon, struct error *error) {
         return error_set(error, INVALID, "no training data: give --data FILE, or `data:` in node.yaml");
     TRY(run_model_layout(manifest, &daemon->layout, error));
     run_model_layout_digest(&daemon->layout, daemon->layout_digest);
-    TRY(run_model_data(manifest, settings->data.items, settings->data.count, settings->heldout, seed, &daemon->data, error));
+    struct run_model_files files = settings_files(settings);
+    files.seed = seed;
+    TRY(run_model_data(manifest, &files, &daemon->data, error));
     TRY(run_model_trainer(manifest, &local, &daemon->trainer, error));
     if (strcmp(trainer_kernels(daemon->trainer), "cuda") == 0)
         snprintf(daemon->device, sizeof daemon->device, "cuda");

@@ -15,7 +15,11 @@ static const struct option common[] = {
     {"address", OPTION_TEXT, OPTION_FIELD(struct settings, address), .value_name = "HOST:PORT",
      .help = "the coordinator's address"},
     {"data", OPTION_LIST, OPTION_FIELD(struct settings, data), .value_name = "FILE",
-     .help = "training data: plain text (byte tokenizer), or .bin shards of 16- or 32-bit tokens. May be repeated"},
+     .help = "training data: plain text (byte tokenizer), or shards of 16- or 32-bit tokens. May be repeated"},
+    {"data-format", OPTION_ENUM, OPTION_FIELD(struct settings, data_format), .fallback = "auto", .choices = data_format_names,
+     .help =
+         "what the data files are. auto: told from their content, and refused where they do not fit the run; to insist: bytes "
+         "(each a token), llmc (tokens after llm.c's header), u16 or u32 (tokens without a header)"},
     {"heldout", OPTION_F64, OPTION_FIELD(struct settings, heldout), .fallback = "0.02", .min = "0", .max = "0.5",
      .help = "fraction of each file's end that is never trained on"},
     {"threads", OPTION_U64, OPTION_FIELD(struct settings, threads), .fallback = "0", .max = "4096",
@@ -156,6 +160,13 @@ int settings_read(struct options *options, int argc, char **argv, char **environ
     free(arguments);
     free(path);
     return code;
+}
+
+struct run_model_files settings_files(const struct settings *settings) {
+    return (struct run_model_files){.paths = settings->data.items,
+                                    .count = settings->data.count,
+                                    .format = settings->data_format,
+                                    .heldout = settings->heldout};
 }
 
 /* ---- writing ---------------------------------------------------------------------------------------------------------------- */

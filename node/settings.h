@@ -4,11 +4,13 @@
 
 #include "base/options.h"
 #include "kernels/cuda_backend.h"
+#include "run/run_model.h"
 
 struct settings {
     const char *directory;
     const char *address;     /* of the coordinator */
-    struct option_list data; /* files of text or .bin */
+    struct option_list data; /* files of text or tokens */
+    enum data_format data_format;
     double heldout;
     uint64_t threads, sequences, accumulation; /* 0: the trainer's default */
     bool overlap;
@@ -36,6 +38,8 @@ extern const struct command node_command;
 
 /* The command line, environment and DIR/node.yaml, where there is one. OPTIONS_GO_ON or an exit code, as options_start. */
 int settings_read(struct options *options, int argc, char **argv, char **environment);
+/* The data they name, as run_model_data takes them. */
+struct run_model_files settings_files(const struct settings *settings);
 /* Writes DIR/node.yaml after a join: the address, and what was said on the command line. Nothing if there is one already. */
 MUST_USE enum status settings_save(const struct options *options, const struct settings *settings, struct error *error);
 

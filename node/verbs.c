@@ -50,12 +50,30 @@ int verb_run(struct options *options, void *values) {
     return run_site(values);
 }
 
+/* A site that only joins hears about its data now, and not at its first start. */
+static enum status check_data(const struct settings *settings, struct error *error) {
+    struct site site = {0};
+    struct data *data = NULL;
+    const struct run_model_files files = settings_files(settings);
+    enum status status = site_load(settings->directory, &site, error);
+    if (status == OK) status = run_model_data(&site.manifest, &files, &data, error);
+    data_close(data);
+    site_deinit(&site);
+    return status == OK
+               ? OK
+               : error_wrap(
+                     error, status,
+                     "the site has joined, and its data cannot be used; `atoll-node validate --dir %s --data FILE` tries others",
+                     settings->directory);
+}
+
 int verb_join(struct options *options, void *values) {
     struct settings *settings = values;
     struct error error = {0};
     bool already = false;
     enum status status = join_run(settings->join_address, settings->token, settings->directory, &already, &error);
     if (status == OK) status = settings_save(options, settings, &error);
+    if (status == OK && settings->data.count && !settings->run_after) status = check_data(settings, &error);
     if (status != OK) return failed("join", status, &error);
     if (already) log_info("joined_before", "dir=\"%s\"", settings->directory);
     if (!settings->run_after) return EXIT_DONE;
@@ -116,9 +134,10 @@ static enum status model_open(const struct settings *settings, struct model *out
 static enum status evaluate(const struct settings *settings, struct model *model, double *nats, struct error *error) {
     struct data *data = NULL;
     struct trainer *trainer = NULL;
-    struct data_options options = {.vocabulary = model->site.manifest.model.vocabulary, .heldout = settings->heldout};
+    struct run_model_files files = settings_files(settings);
+    files.heldout_only = true;
     struct run_model_local local = {.sequences = (uint32_t)settings->sequences, .threads = (uint32_t)settings->threads};
-    enum status status = data_open(settings->data.items, settings->data.count, &options, &data, error);
+    enum status status = run_model_data(&model->site.manifest, &files, &data, error);
     if (status == OK) status = run_model_trainer(&model->site.manifest, &local, &trainer, error);
     if (status == OK) {
         memcpy(trainer_parameters(trainer), model->replica.global.theta, (size_t)model->layout.count * sizeof(float));
@@ -208,8 +227,8 @@ int verb_validate(struct options *options, void *values) {
     enum status status = site_load(settings->directory, &site, &error);
     if (status == OK) status = run_model_layout(&site.manifest, &layout, &error);
     if (status == OK && !settings->address) status = error_set(&error, INVALID, "no coordinator's address");
-    if (status == OK)
-        status = run_model_data(&site.manifest, settings->data.items, settings->data.count, settings->heldout, 0, &data, &error);
+    const struct run_model_files files = settings_files(settings);
+    if (status == OK) status = run_model_data(&site.manifest, &files, &data, &error);
     if (status == OK)
         printf("run %s, site %s (number %u), coordinator %s\n%llu parameters, %llu tokens to train on, %llu held out\n",
                site.manifest.name, site.name, site.number, settings->address, (unsigned long long)layout.count,

@@ -66,18 +66,22 @@ enum status run_model_trainer(const struct manifest *manifest, const struct run_
     return trainer_create(&options, out, error);
 }
 
-enum status run_model_data(const struct manifest *manifest, const char *const *paths, size_t count, double heldout, uint64_t seed,
-                           struct data **out, struct error *error) {
-    struct data_options options = {.vocabulary = manifest->model.vocabulary, .heldout = heldout, .seed = seed};
+enum status run_model_data(const struct manifest *manifest, const struct run_model_files *files, struct data **out,
+                           struct error *error) {
+    struct data_options options = {.vocabulary = manifest->model.vocabulary,
+                                   .heldout = files->heldout,
+                                   .seed = files->seed,
+                                   .format = files->format,
+                                   .tokens = manifest->tokenizer == TOKENIZER_BYTE ? DATA_TOKENS_BYTE : DATA_TOKENS_EXTERNAL};
     struct data_position start = {0};
     struct data *data = NULL;
-    TRY(data_open(paths, count, &options, &data, error));
+    TRY(data_open(files->paths, files->count, &options, &data, error));
     uint32_t *tokens = xcalloc((size_t)manifest->model.context + 1, sizeof *tokens);
-    enum status status = data_next(data, &start, manifest->model.context, tokens, error);
+    enum status status = files->heldout_only ? OK : data_next(data, &start, manifest->model.context, tokens, error);
     free(tokens);
     if (status != OK) {
         data_close(data);
-        return error_wrap(error, status, "%s%s", paths[0], count > 1 ? " and the others" : "");
+        return error_wrap(error, status, "%s%s", files->paths[0], files->count > 1 ? " and the others" : "");
     }
     *out = data;
     return OK;

@@ -8,10 +8,12 @@
 #ifndef RUN_RUN_MODEL_H
 #define RUN_RUN_MODEL_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/status.h"
 #include "crypto/digest.h"
+#include "model/data.h"
 #include "model/trainer.h"
 
 struct manifest;
@@ -29,10 +31,18 @@ void run_model_layout_digest(const struct layout *layout, uint8_t out[static DIG
 /* Model, sequence length, inner optimizer and schedule from the manifest. Statuses of trainer_create. */
 MUST_USE enum status run_model_trainer(const struct manifest *manifest, const struct run_model_local *local, struct trainer **out,
                                        struct error *error);
-/* Opens the site's data and draws a first sequence from it, so that data which cannot train the run's model is refused before
- * anything starts. `seed` is of the order. Statuses of data_open; INVALID too where no file holds one sequence. */
-MUST_USE enum status run_model_data(const struct manifest *manifest, const char *const *paths, size_t count, double heldout,
-                                    uint64_t seed, struct data **out, struct error *error);
+struct run_model_files { /* the site's data */
+    const char *const *paths;
+    size_t count;
+    enum data_format format;
+    double heldout;
+    uint64_t seed;     /* of the order */
+    bool heldout_only; /* for reading the held-out part: what is left may be too short to train on */
+};
+/* Opens the site's data and draws a first sequence from it, so that data which cannot train the run's model, or is of another kind
+ * than the run's tokenizer, is refused before anything starts. Statuses of data_open; INVALID too where no file holds one sequence. */
+MUST_USE enum status run_model_data(const struct manifest *manifest, const struct run_model_files *files, struct data **out,
+                                    struct error *error);
 /* The parameters of version 0, [layout->count]: from the manifest's seed, or from `checkpoint`, a safetensors file whose SHA-256
  * the manifest has. INVALID if the manifest wants a checkpoint and there is none, or another one. */
 MUST_USE enum status run_model_initialise(const struct manifest *manifest, const struct layout *layout, const char *checkpoint,

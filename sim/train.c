@@ -406,8 +406,12 @@ static enum status sites_open(struct train *train, struct error *error) {
         faults_init(&site->failure, &site->group->failure, options->seed, 2 * (uint64_t)i + 100);
         faults_init(&site->outage, &site->group->link.outage, options->seed, 2 * (uint64_t)i + 101);
         /* As a node does: the order of sampling is of the run and the site's number. */
-        TRY(run_model_data(options->manifest, &options->data[i % options->data_count], 1, options->heldout,
-                           random_hash(options->manifest->initial.seed, i + 1), &train->data[i], error));
+        const struct run_model_files files = {.paths = &options->data[i % options->data_count],
+                                              .count = 1,
+                                              .format = options->data_format,
+                                              .heldout = options->heldout,
+                                              .seed = random_hash(options->manifest->initial.seed, i + 1)};
+        TRY(run_model_data(options->manifest, &files, &train->data[i], error));
         site->data = train->data[i];
         TRY(site_init(train, i, error));
     }
@@ -437,7 +441,7 @@ static enum status train_open(struct train *train, struct error *error) {
     struct run_model_local local = {.sequences = options->sequences, .threads = 1};
     if (manifest->fragments != 1) return error_set(error, INVALID, "train knows one fragment, not %u", manifest->fragments);
     if (!options->data_count)
-        return error_set(error, INVALID, "no data: name a text or .bin file for each site, or some that they share");
+        return error_set(error, INVALID, "no data: name a file of text or tokens for each site, or some that they share");
     TRY(run_model_layout(manifest, &train->layout, error));
     TRY(model_state_init(&train->model, manifest, train->layout.count, error));
     TRY(run_model_initialise(manifest, &train->layout, NULL, train->model.theta, error));

@@ -26,6 +26,7 @@
 #include <stdio.h>
 
 #include "fed/manifest.h"
+#include "model/data_format.h"
 #include "model/history.h"
 #include "sim/topology.h"
 
@@ -34,6 +35,7 @@ struct train_options {
     const struct manifest *manifest; /* borrowed: model, inner optimizer, outer rules; one fragment */
     const char *const *data;         /* [data_count]: site i trains on data[i % data_count] */
     size_t data_count;
+    enum data_format data_format;
     double heldout;          /* of each file's end */
     uint64_t windows;        /* held-out windows a file and evaluation; 0: all */
     uint32_t sequences;      /* a batch */

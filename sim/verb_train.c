@@ -18,7 +18,9 @@ static const struct option table[] = {
     {"file", OPTION_PATH, FIELD(file), .flags = OPTION_POSITIONAL | OPTION_REQUIRED,
      .help = "The federation: sites, links, failures."},
     {"data", OPTION_LIST, FIELD(data), .value_name = "FILE",
-     .help = "Text, or .bin shards; site i trains on the i-th, in turn. May be repeated."},
+     .help = "Text, or shards of tokens; site i trains on the i-th, in turn. May be repeated."},
+    {"data-format", OPTION_ENUM, FIELD(data_format), .fallback = "auto", .choices = data_format_names,
+     .help = "Of all data files; auto: told from their content, and refused where they do not fit the model."},
     {"manifest", OPTION_PATH, FIELD(manifest), .value_name = "FILE",
      .help = "Model, inner optimizer and admission; the file's run: is put over it. Without it, --preset and defaults."},
     {"preset", OPTION_TEXT, FIELD(preset), .fallback = "300k", .help = "Shape of the model: 300k, 1m, 4m, ..."},
@@ -63,7 +65,10 @@ static enum status manifest_read(const struct verb_settings *settings, struct ma
     out->model.kv_heads = config.kv_heads;
     out->model.ffn = config.ffn;
     out->model.context = config.context;
+    out->model.rope_theta = (double)config.rope_theta;
+    out->model.norm_epsilon = config.norm_eps == 1e-5f ? 1e-5 : (double)config.norm_eps; /* the shortest decimal */
     out->model.tied = config.tied;
+    out->tokenizer = config.vocabulary > 256 ? TOKENIZER_EXTERNAL : TOKENIZER_BYTE;
     out->inner.learning_rate = 2e-3;
     return OK;
 }
@@ -147,6 +152,7 @@ static enum status train(const struct verb_settings *settings, struct error *err
                                     .manifest = &manifest,
                                     .data = settings->train.data.items,
                                     .data_count = settings->train.data.count,
+                                    .data_format = settings->train.data_format,
                                     .heldout = settings->train.heldout,
                                     .windows = settings->train.windows,
                                     .sequences = (uint32_t)settings->train.sequences,

@@ -3,6 +3,7 @@
 #define SIM_VERBS_H
 
 #include "base/options.h"
+#include "model/data_format.h"
 
 struct verb_settings {
     struct {
@@ -19,6 +20,7 @@ struct verb_settings {
     struct {
         const char *file, *manifest, *preset, *csv, *svg;
         struct option_list data;
+        enum data_format data_format;
         uint64_t inner_steps, sites, sequences, threads, seed, duration_ms, evaluate_ms, windows;
         double heldout, learning_rate, outer_learning_rate;
         int mode, codec; /* 0: as the file says */

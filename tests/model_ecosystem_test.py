@@ -76,7 +76,7 @@ def test_what_is_wrong_is_said_before_the_first_step():
     refused("config.json", "hidden_act", arguments=[data, "--start", "model"])
     write("model/config.json", config.replace('"intermediate_size": 48', '"intermediate_size": 50'))
     refused("mlp.gate_proj", "shape", arguments=[data, "--start", "model"])
-    said = trainer("train", data, "--preset", "8b", "--sequences", 4, "--length", 4096, code=1)
+    said = trainer("train", data, "--data-format", "bytes", "--preset", "8b", "--sequences", 4, "--length", 4096, code=1)
     assert "memory: training takes" in said and "fits" in said, said
 
 

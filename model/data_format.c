@@ -1,0 +1,496 @@
+/* What a data file is, by its content. First the header and magic numbers, then the statistics of a sample. */
+#include "model/data_format.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/utf8.h"
+
+enum {
+    LLMC_HEADER_SIZE = 1024,
+    HEAD_SIZE = 4096,
+    SAMPLE_HEAD = 1 << 20, /* bytes from the beginning */
+    SAMPLE_PIECE = 1 << 16,
+    SAMPLE_PIECES = 16, /* spread over the rest */
+    TEXT_LEAST = 16,    /* bytes that can be called text */
+    JUDGED_LEAST = 256, /* bytes from which on shares mean something */
+    NARROW_LIMIT = 65536
+};
+
+const char *const data_format_names[] = {"auto", "bytes", "llmc", "u16", "u32", NULL};
+
+/* llm.c's two layouts: GPT-2's shards and Llama 3's (dev/data/data_common.py there). */
+static const struct layout_known {
+    uint32_t magic, version;
+    unsigned token_size;
+} layouts[] = {{20240520, 1, 2}, {20240801, 7, 4}};
+
+static uint64_t little_endian(const uint8_t *p, unsigned size) {
+    uint64_t value = 0;
+    for (unsigned i = 0; i < size; i++) value |= (uint64_t)p[i] << 8 * i;
+    return value;
+}
+
+/* ---- other formats ---------------------------------------------------------------------------------------------------------- */
+
+struct magic {
+    const char *name;
+    size_t at, size;
+    const char *bytes;
+    const char *advice;
+};
+#define UNPACK "unpack it first"
+#define TABLE "`scripts/prepare-data` makes shards of it"
+#define WRONG "it holds no training data that this program reads"
+static const struct magic magics[] = {
+    {"gzip", 0, 3, "\x1f\x8b\x08", UNPACK},
+    {"zstd", 0, 4, "\x28\xb5\x2f\xfd", UNPACK},
+    {"xz", 0, 6, "\xfd\x37zXZ\0", UNPACK},
+    {"bzip2", 4, 6, "1AY&SY", UNPACK},
+    {"lz4", 0, 4, "\x04\x22\x4d\x18", UNPACK},
+    {"lzip", 0, 5, "LZIP\1", UNPACK},
+    {"snappy", 0, 10, "\xff\x06\0\0sNaPpY", UNPACK},
+    {"7z", 0, 6, "7z\xbc\xaf\x27\x1c", UNPACK},
+    {"rar", 0, 6, "Rar!\x1a\x07", UNPACK},
+    {"zip", 0, 4, "PK\x03\x04", UNPACK},
+    {"zip", 0, 4, "PK\x05\x06", UNPACK},
+    {"tar", 257, 5, "ustar", UNPACK},
+    {"Parquet", 0, 5, "PAR1\x15", TABLE},
+    {"Arrow", 0, 8, "ARROW1\0\0", TABLE},
+    {"Feather", 0, 4, "FEA1", TABLE},
+    {"Avro", 0, 4, "Obj\1", WRONG},
+    {"NumPy", 0, 6, "\x93NUMPY", "write its numbers alone, with `array.astype('<u2').tofile(path)`"},
+    {"SQLite", 0, 16, "SQLite format 3\0", WRONG},
+    {"LMDB", 16, 4, "\xde\xc0\xef\xbe", WRONG},
+    {"HDF5", 0, 8, "\x89HDF\r\n\x1a\n", WRONG},
+    {"ELF", 0, 4,
+     "\x7f"
+     "ELF",
+     WRONG},
+    {"PyTorch", 0, 6, "\x80\x02\x8a\x0a\x6c\xfc", WRONG},
+    {"pickle", 0, 4, "\x80\x02}q", WRONG},
+    {"pickle", 0, 4, "\x80\x02]q", WRONG},
+    {"pickle", 0, 4, "\x80\x03}q", WRONG},
+    {"pickle", 0, 4, "\x80\x03]q", WRONG},
+    {"Megatron index", 0, 9, "MMIDIDX\0\0", "its tokens are in the .bin file beside it"},
+    {"PNG", 0, 8, "\x89PNG\r\n\x1a\n", WRONG},
+    {"JPEG", 0, 3, "\xff\xd8\xff", WRONG},
+    {"PDF", 0, 5, "%PDF-", WRONG},
+    {"Git LFS pointer", 0, 35, "version https://git-lfs.github.com/", "`git lfs pull` fetches the file itself"},
+    {"UTF-32 text", 0, 4, "\xff\xfe\0\0", "convert it: iconv -f UTF-32 -t UTF-8"},
+    {"UTF-32 text", 0, 4, "\0\0\xfe\xff", "convert it: iconv -f UTF-32 -t UTF-8"},
+    {"UTF-16 text", 0, 2, "\xff\xfe", "convert it: iconv -f UTF-16 -t UTF-8"},
+    {"UTF-16 text", 0, 2, "\xfe\xff", "convert it: iconv -f UTF-16 -t UTF-8"},
+};
+
+static const struct magic safetensors = {"safetensors", 0, 0, "", "it holds a model's parameters, not its data"},
+                          pickle = {"pickle", 0, 0, "", WRONG}, gguf = {"GGUF", 0, 0, "", WRONG},
+                          arrow = {"Arrow", 0, 0, "", TABLE};
+
+/* Those that are told by a number besides a constant. */
+static const struct magic *foreign_by_number(const uint8_t *head, size_t size, uint64_t total) {
+    if (size < 16) return NULL;
+    uint64_t length = little_endian(head, 8);
+    if (head[8] == '{' && (head[9] == '"' || head[9] == ' ' || head[9] == '}') && length >= 2 && length <= total - 8 &&
+        length < UINT64_C(1) << 27)
+        return &safetensors;
+    if (head[0] == 0x80 && (head[1] == 4 || head[1] == 5) && head[2] == 0x95 && total >= 11 &&
+        little_endian(head + 3, 8) <= total - 11)
+        return &pickle;
+    if (memcmp(head, "GGUF", 4) == 0 && little_endian(head + 4, 4) < 256) return &gguf;
+    uint64_t metadata = little_endian(head + 4, 4);
+    if (memcmp(head, "\xff\xff\xff\xff", 4) == 0 && metadata > 0 && metadata % 8 == 0 && metadata < total) return &arrow;
+    return NULL;
+}
+
+static const struct magic *find_foreign(const uint8_t *head, size_t size, uint64_t total) {
+    for (size_t i = 0; i < COUNT_OF(magics); i++)
+        if (magics[i].at + magics[i].size <= size && memcmp(head + magics[i].at, magics[i].bytes, magics[i].size) == 0)
+            return &magics[i];
+    return foreign_by_number(head, size, total);
+}
+
+const char *data_format_foreign(const uint8_t *head, size_t size, uint64_t total) {
+    const struct magic *found = find_foreign(head, size, total);
+    return found ? found->name : NULL;
+}
+
+/* ---- llm.c's header --------------------------------------------------------------------------------------------------------- */
+
+/* Relatives of llm.c write the same header with a date of their own as magic; size and count then tell the width beyond doubt. */
+static bool is_date(uint64_t magic) {
+    uint64_t month = magic / 100 % 100, day = magic % 100;
+    return magic >= 20200101 && magic <= 20991231 && month >= 1 && month <= 12 && day >= 1 && day <= 31;
+}
+
+/* *shape from the header if there is one; *found says so. */
+static enum status read_header(const struct data_source *source, const uint8_t *head, struct data_shape *shape, bool *found,
+                               struct error *error) {
+    *found = false;
+    if (source->size < 12) return OK;
+    uint64_t magic = little_endian(head, 4), version = little_endian(head + 4, 4), count = little_endian(head + 8, 4);
+    const struct layout_known *known = NULL;
+    for (size_t i = 0; i < COUNT_OF(layouts); i++)
+        if (layouts[i].magic == magic) known = &layouts[i];
+    unsigned token_size = 0;
+    if (known) {
+        if (version != known->version)
+            return error_set(error, INVALID, "%s: version %llu of llm.c's layout; %u is supported", source->name,
+                             (unsigned long long)version, known->version);
+        token_size = known->token_size;
+        uint64_t wanted = LLMC_HEADER_SIZE + token_size * count;
+        if (source->size < LLMC_HEADER_SIZE || source->size != wanted)
+            return error_set(error, INVALID, "%s is %llu bytes; its header promises %llu tokens, which take %llu", source->name,
+                             (unsigned long long)source->size, (unsigned long long)count, (unsigned long long)wanted);
+    } else if (is_date(magic) && count > 0) {
+        for (unsigned size = 2; size <= 4; size += 2)
+            if (source->size == LLMC_HEADER_SIZE + size * count) token_size = size;
+    }
+    if (!token_size) return OK;
+    *found = true;
+    *shape = (struct data_shape){.start = LLMC_HEADER_SIZE, .tokens = count, .token_size = token_size};
+    return OK;
+}
+
+/* ---- the sample and its statistics ------------------------------------------------------------------------------------------ */
+
+struct sample {
+    uint8_t *bytes;
+    size_t size;
+    size_t pieces[SAMPLE_PIECES + 2]; /* where each begins; the last entry is the size */
+    size_t piece_count;
+    bool whole; /* the file has nothing else */
+};
+
+/* From `start` on; pieces begin at multiples of 8 behind it. */
+static enum status take_sample(const struct data_source *source, uint64_t start, struct sample *out, struct error *error) {
+    uint64_t left = source->size - start;
+    out->whole = left <= 2 * SAMPLE_HEAD;
+    out->bytes = xmalloc(MIN(left, (uint64_t)(SAMPLE_HEAD + SAMPLE_PIECES * SAMPLE_PIECE) + SAMPLE_HEAD));
+    size_t head = out->whole ? (size_t)left : SAMPLE_HEAD;
+    TRY(source->read(source->context, start, out->bytes, head, error));
+    out->pieces[out->piece_count++] = 0;
+    out->size = head;
+    for (unsigned i = 1; !out->whole && i <= SAMPLE_PIECES; i++) {
+        uint64_t last = left - SAMPLE_PIECE, at = SAMPLE_HEAD + (last - SAMPLE_HEAD) / SAMPLE_PIECES * i;
+        at -= at % 8;
+        TRY(source->read(source->context, start + at, out->bytes + out->size, SAMPLE_PIECE, error));
+        out->pieces[out->piece_count++] = out->size;
+        out->size += SAMPLE_PIECE;
+    }
+    out->pieces[out->piece_count] = out->size;
+    return OK;
+}
+
+struct text_facts {
+    uint64_t bytes, controls, broken; /* control characters; places that are no UTF-8 */
+    size_t first_broken;              /* in the sample */
+};
+
+/* As file(1) has it: what no text in any ASCII-compatible encoding uses. Back space, escape and line ends are text's. */
+static bool is_control(uint8_t c) { return c < 7 || (c > 13 && c < 32 && c != 27) || c == 127; }
+
+static void count_text(const uint8_t *bytes, size_t size, bool begins, bool ends, struct text_facts *facts, size_t offset) {
+    size_t at = 0;
+    while (!begins && at < size && at < 3 && (bytes[at] & 0xc0) == 0x80) at++; /* the rest of a character that was cut */
+    while (at < size) {
+        size_t length = utf8_length(bytes + at, size - at);
+        if (length == 0 && !ends && size - at < 4 && bytes[at] >= 0xc0) break; /* cut by the sample's end */
+        if (length == 0) {
+            if (facts->broken++ == 0) facts->first_broken = offset + at;
+            length = 1;
+        }
+        at += length;
+    }
+    for (size_t i = 0; i < size; i++) facts->controls += is_control(bytes[i]);
+    facts->bytes += size;
+}
+
+static struct text_facts text_facts_of(const struct sample *sample) {
+    struct text_facts facts = {0};
+    for (size_t i = 0; i < sample->piece_count; i++)
+        count_text(sample->bytes + sample->pieces[i], sample->pieces[i + 1] - sample->pieces[i], i == 0, false, &facts,
+                   sample->pieces[i]);
+    return facts;
+}
+
+struct token_facts {
+    uint64_t count, below_256, distinct;
+    uint32_t smallest, largest;
+};
+
+static uint32_t token_at(const struct sample *sample, unsigned size, size_t index) {
+    return (uint32_t)little_endian(sample->bytes + index * size, size);
+}
+
+static struct token_facts token_facts_of(const struct sample *sample, unsigned size, uint32_t vocabulary) {
+    struct token_facts facts = {.count = sample->size / size, .smallest = UINT32_MAX};
+    uint8_t *seen = xcalloc(vocabulary, 1);
+    for (size_t i = 0; i < facts.count; i++) {
+        uint32_t token = token_at(sample, size, i);
+        facts.below_256 += token < 256;
+        facts.smallest = MIN(facts.smallest, token);
+        facts.largest = MAX(facts.largest, token);
+        if (token < vocabulary && !seen[token]) facts.distinct += seen[token] = 1;
+    }
+    free(seen);
+    return facts;
+}
+
+/* ---- what the statistics say ------------------------------------------------------------------------------------------------ */
+
+/* Any encoding that extends ASCII. 16-bit tokens have control characters in every tenth byte, whatever their vocabulary; a few
+ * tokens by chance may not, hence UTF-8 where there is little to go by. */
+static bool looks_like_text(const struct text_facts *facts) {
+    if (facts->bytes < TEXT_LEAST || facts->controls * 100 >= facts->bytes) return false;
+    return facts->broken == 0 || facts->bytes >= JUDGED_LEAST;
+}
+
+/* Read as numbers of `width` bytes, all lie below the vocabulary, though read as 16-bit tokens most of them would be 0. */
+static bool is_wider(const struct sample *sample, unsigned width, bool big, uint32_t vocabulary) {
+    size_t count = sample->size / width;
+    bool any = false;
+    if (count < 32) return false;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t value = 0;
+        const uint8_t *p = sample->bytes + i * width;
+        for (unsigned b = 0; b < width; b++) value |= (uint64_t)p[b] << 8 * (big ? width - 1 - b : b);
+        if (value >= vocabulary) return false;
+        any |= value != 0;
+    }
+    return any;
+}
+
+/* Bytes, or text of one: first and second bytes of the pairs have the same distribution, and not that of noise. A token's two
+ * bytes have nothing in common. */
+static bool is_of_single_bytes(const struct sample *sample) {
+    uint64_t even[256] = {0}, odd[256] = {0}, apart = 0, squares = 0, pairs = sample->size / 2;
+    if (pairs < 8192) return false;
+    for (size_t i = 0; i < pairs; i++) even[sample->bytes[2 * i]]++, odd[sample->bytes[2 * i + 1]]++;
+    for (unsigned i = 0; i < 256; i++) {
+        apart += even[i] > odd[i] ? even[i] - odd[i] : odd[i] - even[i];
+        squares += even[i] * even[i] / pairs;
+    }
+    bool noise = squares < pairs / 100; /* the chance that two bytes agree: 1/256 for noise, about 1/15 for text */
+    return apart * 10 < pairs && !noise;
+}
+
+static bool is_big_endian(const struct sample *sample, uint32_t vocabulary) {
+    size_t count = sample->size / 2;
+    bool beyond = false;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t token = token_at(sample, 2, i), swapped = (token & 0xff) << 8 | token >> 8;
+        if (swapped >= vocabulary) return false;
+        beyond |= token >= vocabulary;
+    }
+    return beyond && count >= 32;
+}
+
+/* Tokens as bytes. Those that are none count as control characters. */
+static struct text_facts text_of_tokens(const struct sample *sample, unsigned size) {
+    struct text_facts facts = {0};
+    size_t count = sample->size / size;
+    uint8_t *bytes = xmalloc(count + 1);
+    for (size_t i = 0; i < count; i++) {
+        uint32_t token = token_at(sample, size, i);
+        bytes[i] = token < 256 ? (uint8_t)token : 127;
+    }
+    count_text(bytes, count, true, false, &facts, 0);
+    free(bytes);
+    return facts;
+}
+
+/* Ends a message about what only seems to be. */
+#define INSIST "; to use it all the same, give --data-format bytes, llmc, u16 or u32"
+
+/* The tokens of a file whose width is known, against a tokenizer's vocabulary. */
+static enum status judge_tokens(const struct data_source *source, const struct data_demand *demand, const struct sample *sample,
+                                unsigned size, struct error *error) {
+    struct token_facts facts = token_facts_of(sample, size, demand->vocabulary);
+    if (facts.count >= 64 && facts.smallest == facts.largest)
+        return error_set(error, INVALID, "%s holds nothing but token %u: it was never filled" INSIST, source->name,
+                         facts.largest);
+    if (demand->tokens != DATA_TOKENS_EXTERNAL) return OK; /* nobody says that there is a tokenizer */
+    if (size == 2 && demand->vocabulary > NARROW_LIMIT)
+        return error_set(error, INVALID,
+                         "%s has 16-bit tokens, and a vocabulary of %u needs 32 bits: it was made with another tokenizer" INSIST,
+                         source->name, demand->vocabulary);
+    if (demand->vocabulary < 512 || facts.largest >= demand->vocabulary) return OK;
+    struct text_facts text = text_of_tokens(sample, size);
+    if (facts.count >= JUDGED_LEAST && facts.largest < 256 && looks_like_text(&text))
+        return error_set(
+            error, INVALID,
+            "the tokens of %s are bytes of text, and this model's are a tokenizer's (vocabulary %u): make shards with "
+            "`scripts/prepare-data --tokenizer`" INSIST,
+            source->name, demand->vocabulary);
+    if (facts.count >= 20000 && facts.largest < demand->vocabulary / 4 && facts.distinct * 2 > facts.largest)
+        return error_set(error, INVALID,
+                         "%s uses %llu tokens, all below %u, of a vocabulary of %u: it was made with another tokenizer" INSIST,
+                         source->name, (unsigned long long)facts.distinct, facts.largest + 1, demand->vocabulary);
+    return OK;
+}
+
+/* ---- the three demands ------------------------------------------------------------------------------------------------------ */
+
+static enum status refuse_text(const struct data_source *source, const struct data_demand *demand, struct error *error) {
+    return error_set(error, INVALID,
+                     "%s is text, and this model's tokens are a tokenizer's (vocabulary %u): make shards with "
+                     "`scripts/prepare-data --tokenizer`" INSIST,
+                     source->name, demand->vocabulary);
+}
+
+/* Headerless tokens of a tokenizer. */
+static enum status detect_tokens(const struct data_source *source, const struct data_demand *demand, const struct sample *sample,
+                                 struct data_shape *out, struct error *error) {
+    struct text_facts text = text_facts_of(sample);
+    if (looks_like_text(&text)) return refuse_text(source, demand, error);
+    if (is_wider(sample, 8, false, demand->vocabulary))
+        return error_set(error, INVALID,
+                         "%s seems to hold 64-bit tokens, and without a header 16 bits are expected: write 16 or 32 bits" INSIST,
+                         source->name);
+    if (is_wider(sample, 4, false, demand->vocabulary))
+        return error_set(error, INVALID,
+                         "%s seems to hold 32-bit tokens, and without a header 16 bits are expected: --data-format u32 reads it",
+                         source->name);
+    if (is_wider(sample, 4, true, demand->vocabulary) || is_big_endian(sample, demand->vocabulary))
+        return error_set(error, INVALID, "%s seems to hold big-endian tokens: write them little-endian" INSIST, source->name);
+    if (source->size % 2 != 0)
+        return error_set(error, INVALID, "%s is %llu bytes, an odd number, for 16-bit tokens", source->name,
+                         (unsigned long long)source->size);
+    if (is_of_single_bytes(sample))
+        return error_set(error, INVALID, "%s seems to hold single bytes, not 16-bit tokens" INSIST, source->name);
+    *out = (struct data_shape){.tokens = source->size / 2, .token_size = 2, .limit = demand->vocabulary};
+    return judge_tokens(source, demand, sample, 2, error);
+}
+
+static bool is_text(const struct sample *sample) {
+    struct text_facts text = text_facts_of(sample);
+    return looks_like_text(&text) && text.broken * 1000 <= text.bytes;
+}
+
+static const char *advice_of(const struct sample *sample, const struct text_facts *facts, uint32_t vocabulary) {
+    size_t end = 0, at = 0;
+    while (at < sample->size && (sample->bytes[at] == ' ' || sample->bytes[at] == '\n')) at++;
+    for (end = at; end < sample->size && sample->bytes[end] != '\n';) end++;
+    while (end > at && (sample->bytes[end - 1] == '\r' || sample->bytes[end - 1] == ' ')) end--;
+    if (end > at + 4 && sample->bytes[at] == '{' && sample->bytes[end - 1] == '}' && memchr(sample->bytes + at, ':', end - at))
+        return "it looks like JSON lines and is trained on as it is: scripts/prepare-data takes the text out of them";
+    if (facts->broken) return "some of its bytes are not UTF-8";
+    return vocabulary > 256 ? "its bytes are trained on as tokens, and the vocabulary has more than bytes need" : NULL;
+}
+
+/* A shard in a run of bytes: its tokens are to be bytes, and of text. */
+static enum status judge_byte_shard(const struct data_source *source, const struct sample *sample, unsigned size,
+                                    struct error *error) {
+    struct token_facts facts = token_facts_of(sample, size, 256);
+    if (facts.largest >= 256)
+        return error_set(error, INVALID,
+                         "%s: token %u is not a byte, and this run's tokens are bytes: its tokenizer is another" INSIST,
+                         source->name, facts.largest);
+    struct text_facts text = text_of_tokens(sample, size);
+    if (text.bytes >= JUDGED_LEAST && text.controls * 20 > text.bytes)
+        return error_set(
+            error, INVALID,
+            "%s: %llu of %llu tokens are control characters, and this run's tokens are bytes of text: its tokenizer is "
+            "another" INSIST,
+            source->name, (unsigned long long)text.controls, (unsigned long long)text.bytes);
+    return OK;
+}
+
+static enum status refuse_neither(const struct data_source *source, const struct text_facts *text, uint32_t limit,
+                                  uint32_t largest, struct error *error) {
+    char why[64];
+    if (source->size % 2 != 0)
+        snprintf(why, sizeof why, "%llu bytes, an odd number", (unsigned long long)source->size);
+    else
+        snprintf(why, sizeof why, "there is a %u", largest);
+    return error_set(error, INVALID,
+                     "%s is neither text (%llu of %llu bytes are control characters) nor 16-bit tokens below %u (%s)" INSIST,
+                     source->name, (unsigned long long)text->controls, (unsigned long long)text->bytes, limit, why);
+}
+
+/* Bytes, in themselves or as 16-bit tokens below `limit`. */
+static enum status detect_bytes(const struct data_source *source, const struct data_demand *demand, uint32_t limit,
+                                const struct sample *sample, struct data_shape *out, struct error *error) {
+    struct text_facts text = text_facts_of(sample);
+    bool clean = text.controls * 20 <= text.bytes, utf8 = text.broken * 1000 <= text.bytes;
+    struct token_facts pairs = token_facts_of(sample, 2, 256);
+    if (sample->size >= 128 && pairs.largest == 0)
+        return error_set(error, INVALID, "%s holds nothing but zero bytes: it was never filled" INSIST, source->name);
+    if (sample->size >= 2 && source->size % 2 == 0 && pairs.largest < limit && !(clean && utf8)) {
+        *out = (struct data_shape){.tokens = source->size / 2, .token_size = 2, .limit = limit};
+        return demand->tokens == DATA_TOKENS_BYTE ? judge_byte_shard(source, sample, 2, error) : OK;
+    }
+    if (!clean) return refuse_neither(source, &text, limit, pairs.largest, error);
+    if (!utf8)
+        return error_set(error, INVALID,
+                         "%s is not UTF-8 in %llu places of %llu bytes%s: convert it, as with `iconv -f LATIN1 -t UTF-8`" INSIST,
+                         source->name, (unsigned long long)text.broken, (unsigned long long)text.bytes,
+                         text.first_broken < SAMPLE_HEAD ? "" : ", late in the file");
+    *out =
+        (struct data_shape){.tokens = source->size, .token_size = 1, .limit = limit, .advice = advice_of(sample, &text, limit)};
+    return OK;
+}
+
+static enum status detect(const struct data_source *source, const struct data_demand *demand, const uint8_t *head,
+                          struct sample *sample, struct data_shape *out, struct error *error) {
+    bool header, bytes = demand->tokens == DATA_TOKENS_BYTE || (demand->tokens == DATA_TOKENS_ANY && demand->vocabulary <= 256);
+    uint32_t limit = demand->tokens == DATA_TOKENS_BYTE ? MIN(demand->vocabulary, 256u) : demand->vocabulary;
+    TRY(read_header(source, head, out, &header, error));
+    out->limit = limit;
+    if (header) {
+        if (out->tokens == 0) return OK;
+        TRY(take_sample(source, out->start, sample, error));
+        if (demand->tokens == DATA_TOKENS_BYTE) return judge_byte_shard(source, sample, out->token_size, error);
+        return judge_tokens(source, demand, sample, out->token_size, error);
+    }
+    const struct magic *foreign = find_foreign(head, MIN(source->size, (uint64_t)HEAD_SIZE), source->size);
+    if (foreign)
+        return error_set(error, INVALID, "%s is %s, not %s: %s" INSIST, source->name, foreign->name,
+                         bytes ? "plain text" : "a shard of tokens", foreign->advice);
+    TRY(take_sample(source, 0, sample, error));
+    if (demand->tokens == DATA_TOKENS_ANY) /* any model may be trained on bytes, unless it has a tokenizer */
+        bytes = bytes || is_text(sample);
+    return bytes ? detect_bytes(source, demand, limit, sample, out, error) : detect_tokens(source, demand, sample, out, error);
+}
+
+/* ---- a format that was insisted on ------------------------------------------------------------------------------------------ */
+
+static enum status insisted(const struct data_source *source, const struct data_demand *demand, const uint8_t *head,
+                            struct data_shape *out, struct error *error) {
+    static const unsigned widths[] = {[DATA_BYTES] = 1, [DATA_U16] = 2, [DATA_U32] = 4};
+    bool header = false;
+    struct data_shape shape = {0};
+    if (demand->format != DATA_BYTES) TRY(read_header(source, head, &shape, &header, error));
+    if (demand->format == DATA_LLMC && !header)
+        return error_set(error, INVALID, "%s has no header of llm.c's layout, which --data-format llmc asks for", source->name);
+    if (demand->format != DATA_LLMC) {
+        if (header)
+            return error_set(error, INVALID,
+                             "%s begins with a header of llm.c's layout, which --data-format %s denies: llmc reads it",
+                             source->name, data_format_names[demand->format]);
+        unsigned width = widths[demand->format];
+        if (source->size % width != 0)
+            return error_set(error, INVALID, "%s is %llu bytes, no multiple of %u, for %u-bit tokens", source->name,
+                             (unsigned long long)source->size, width, 8 * width);
+        shape = (struct data_shape){.tokens = source->size / width, .token_size = width};
+    }
+    shape.limit = demand->vocabulary;
+    *out = shape;
+    return OK;
+}
+
+enum status data_format_detect(const struct data_source *source, const struct data_demand *demand, struct data_shape *out,
+                               struct error *error) {
+    uint8_t head[HEAD_SIZE] = {0};
+    struct data_shape shape = {0};
+    TRY(source->read(source->context, 0, head, (size_t)MIN(source->size, (uint64_t)sizeof head), error));
+    if (demand->format != DATA_AUTO) return insisted(source, demand, head, out, error);
+    struct sample sample = {0};
+    enum status status = detect(source, demand, head, &sample, &shape, error);
+    free(sample.bytes);
+    if (status == OK) *out = shape;
+    return status;
+}

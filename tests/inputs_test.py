@@ -1,0 +1,122 @@
+"""What tests/inputs_test.sh runs: what users give to the programs is taken for what it is, or refused with the reason."""
+import contextlib
+import gzip
+import json
+import os
+import random
+import re
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+from script_test import PREPARE, SMALL, TRAINER, main, need, read, run, text, trainer, write  # noqa: F401
+
+PROGRAMS = os.path.dirname(TRAINER)
+NODE, CTL, COORDINATOR, SIM = (os.path.join(PROGRAMS, name) for name in ("atoll-node", "atollctl", "atoll-coordinator", "atoll-sim"))
+SLOWDOWN = int(os.environ.get("ATOLL_TEST_SLOWDOWN") or 1)
+SHAPE = {"vocabulary": 256, "hidden": 32, "layers": 2, "heads": 4, "kv_heads": 2, "ffn": 48, "context": 32}
+
+
+def manifest(tokenizer="byte", **model):
+    lines = ["name: inputs", f"tokenizer: {tokenizer}", "model:"] + [f"  {k}: {v}" for k, v in {**SHAPE, **model}.items()]
+    return write("run.yaml", "\n".join(lines) + "\n")
+
+
+@contextlib.contextmanager
+def coordinator(*arguments):
+    """A run made of run.yaml, and its coordinator. Gives what invites: a function from a site's name to `join`'s arguments."""
+    run(CTL, "run", "create", "run", "--manifest", "run.yaml", *arguments)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    process = subprocess.Popen([COORDINATOR, "--dir", "run", "--listen", address], stderr=subprocess.DEVNULL)
+
+    def invite(name):
+        end = time.monotonic() + 30 * SLOWDOWN
+        while True:
+            try:
+                said = run(CTL, "--keys", "run/keys", "--server", address, "site", "invite", "--name", name)
+                return ["join", address, "--token", re.search(r"--token (\S+)", said)[1]]
+            except AssertionError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+
+    try:
+        yield invite
+    finally:
+        process.terminate()
+        process.wait(30 * SLOWDOWN)
+
+
+def tokens(name, count=4000, vocabulary=50304, code="H", header=None):
+    """Frequent tokens have low numbers, as a tokenizer's do."""
+    draw = random.Random(7)
+    values = [min(int(vocabulary ** draw.random()) + draw.randrange(30), vocabulary - 1) for _ in range(count)]
+    head = struct.pack("<256i", *header, count, *[0] * 253) if header else b""
+    return write(name, head + struct.pack(f"<{count}{code}", *values))
+
+
+def test_a_site_takes_only_files_of_the_kind_that_its_run_trains_on():
+    manifest("external", vocabulary=50304)
+    good = [tokens("raw"), tokens("llmc", header=(20240520, 1)), tokens("wide", code="I", header=(20240801, 7))]
+    plain = text()
+    packed = write("packed", gzip.compress(read(plain)))
+    bad = [(plain, "is text"), (packed, "gzip"), (tokens("u32", code="I"), "32-bit tokens"), (tokens("u64", code="Q"), "64-bit tokens"),
+           (write("book.bin", read(plain)), "is text"), (write("big", b"".join(read("raw")[i:i + 2][::-1] for i in range(0, 8000, 2))),
+                                                         "big-endian")]
+    with coordinator() as invite:
+        run(NODE, *invite("one"), "--dir", "site", "--data", good[0], "--no-run")
+        for path in good:
+            assert "tokens to train on" in run(NODE, "validate", "--dir", "site", "--data", path)
+        for path, words in bad:
+            for verb in ("validate", "run"):
+                said = run(NODE, verb, "--dir", "site", "--data", path, code=1)
+                assert path in said and words in said, said
+        said = run(NODE, *invite("two"), "--dir", "other", "--data", plain, "--no-run", code=1)
+        assert "is text" in said and "validate" in said, said
+        write("site/node.yaml", read("site/node.yaml") + b"data-format: u32\n")
+        assert "tokens to train on" in run(NODE, "validate", "--dir", "site", "--data", "u32")
+
+
+def test_a_run_of_bytes_takes_text_and_shards_of_bytes_only():
+    manifest(vocabulary=50304)  # rounded up, as for speed: still bytes
+    plain = text()
+    run(sys.executable, PREPARE, "--output", "shards", plain)
+    with coordinator() as invite:
+        run(NODE, *invite("one"), "--dir", "site", "--data", plain, "--no-run")
+        for path in (plain, "shards/shard-00000.bin", write("renamed.bin", read(plain)), write("shard", read("shards/shard-00000.bin"))):
+            assert "tokens to train on" in run(NODE, "validate", "--dir", "site", "--data", path), path
+        for path, words in ((tokens("a.bin"), "neither text"), (tokens("b.bin", header=(20240520, 1)), "not a byte"),
+                            (write("c", gzip.compress(read(plain))), "gzip"), (write("d", "Gr\xfc\xdfe ".encode("latin-1") * 99), "UTF-8")):
+            said = run(NODE, "validate", "--dir", "site", "--data", path, code=1)
+            assert path in said and words in said, said
+            run(NODE, "validate", "--dir", "site", "--data", path, "--data-format", "bytes")
+
+
+def test_the_trainer_and_the_simulator_look_at_files_too():
+    plain = text()
+    write("federation.yaml", "duration: 20s\nmodel: {parameters: 300k}\nsites:\n  - {name: a, count: 2, step: 1s}\n")
+    for path, words in ((write("t.gz", gzip.compress(read(plain))), "gzip"), (tokens("u32.bin", code="I"), "32-bit tokens")):
+        said = trainer("train", path, *SMALL[2:], "--vocabulary", 50304, "--steps", 1, code=2)
+        assert path in said and words in said, said
+        if words == "gzip":
+            said = run(SIM, "train", "federation.yaml", "--data", path, code=1)
+            assert path in said and words in said, said
+    trainer("train", "u32.bin", "--data-format", "u32", *SMALL[2:], "--vocabulary", 50304, "--steps", 1)
+    # a model that has a tokenizer does not read text as bytes; one with the byte tokenizer, or none, does
+    trainer("train", plain, *SMALL, "--steps", 1, "--export", "model")
+    trainer("train", plain, "--start", "model", "--steps", 1)
+    trainer("eval", "model", plain)
+    told = json.loads(read("model/tokenizer.json"))
+    told["model"]["vocab"] = {token: 255 - number for token, number in told["model"]["vocab"].items()}
+    write("model/tokenizer.json", json.dumps(told))
+    for arguments in (("train", plain, "--start", "model", "--steps", 1), ("eval", "model", plain)):
+        assert "--tokenizer" in trainer(*arguments, code=2)
+        trainer(*arguments, "--data-format", "bytes")
+
+
+if __name__ == "__main__":
+    sys.exit(main(globals()))
