@@ -101,6 +101,7 @@ enum status server_start(const struct server_options *options, struct server **o
     server->started_ms = clock_monotonic_ms();
     server->timer_ms = UINT64_MAX;
     pthread_mutex_init(&server->calls_lock, NULL);
+    pthread_mutex_init(&server->grown_lock, NULL);
     sem_init(&server->ended, 0, 0);
     server->revoked = xcalloc(SITES_LIMIT / 8 + 1, 1);
     server->reports = xcalloc(SITES_LIMIT + 1, sizeof server->reports[0]);
@@ -170,5 +171,6 @@ void server_destroy(struct server *server) {
     free(server->calls);
     sem_destroy(&server->ended);
     pthread_mutex_destroy(&server->calls_lock);
+    pthread_mutex_destroy(&server->grown_lock);
     free(server);
 }

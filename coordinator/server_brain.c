@@ -97,7 +97,7 @@ static void do_publish(struct server *server, uint64_t size) {
         server->head_size = coordinator_state_committed(server->state);
         coordinator_state_head(server->state, head);
     }
-    publish_grown(server, size, due ? head : NULL, server->head_size);
+    publish_grown(server, due ? head : NULL, server->head_size);
 }
 
 static enum status issue(struct server *server, uint32_t site, const char *name, struct bytes request, struct buffer *out,

@@ -115,6 +115,11 @@ struct server {
     uint8_t head[HEAD_SIZE];    /* publisher */
     uint64_t head_of;           /* publisher: the size `head` speaks of; 0: none yet */
 
+    pthread_mutex_t grown_lock; /* of what the brain tells the publisher: the newest head, and that there is something to see */
+    uint8_t grown_head[HEAD_SIZE];
+    uint64_t grown_head_of;
+    bool grown_told; /* and the publisher has not looked yet */
+
     sem_t ended;
     atomic_bool stopping, broken;
     char reason[256]; /* written once, before `broken` */
@@ -197,6 +202,6 @@ void publish_open_follow(struct server *server, struct call *call, const struct 
 void publish_open_snapshot(struct server *server, struct call *call, const struct snapshot_request *request);
 void publish_writable(struct server *server, struct call *call);
 void publish_closed(struct server *server, struct call *call);
-void publish_grown(struct server *server, uint64_t size, const uint8_t *head, uint64_t head_size);
+void publish_grown(struct server *server, const uint8_t *head, uint64_t head_size);
 
 #endif

@@ -346,19 +346,26 @@ void publish_closed(struct server *server, struct call *call) {
 }
 
 static void run_grown(struct server *server, struct job *job) {
-    if (job->bytes.size == HEAD_SIZE) {
-        memcpy(server->head, job->bytes.data, HEAD_SIZE);
-        server->head_of = job->number;
-    }
+    (void)job;
+    pthread_mutex_lock(&server->grown_lock);
+    server->grown_told = false; /* what is published from here on asks for another look */
+    memcpy(server->head, server->grown_head, HEAD_SIZE);
+    server->head_of = server->grown_head_of;
+    pthread_mutex_unlock(&server->grown_lock);
     for (struct stream *stream = server->streams; stream; stream = stream->next) {
         if (!stream->is_snapshot) pump(server, stream);
     }
 }
 
-void publish_grown(struct server *server, uint64_t size, const uint8_t *head, uint64_t head_size) {
-    struct job *job = job_create(run_grown, NULL);
-    (void)size;
-    if (head) buffer_append(&job->bytes, head, HEAD_SIZE);
-    job->number = head_size;
-    job_push(server, server->publish_queue, job);
+/* Entries come at the pace of commits and go at that of reading them back for each follower, so that one look waits at most. */
+void publish_grown(struct server *server, const uint8_t *head, uint64_t head_size) {
+    pthread_mutex_lock(&server->grown_lock);
+    if (head) {
+        memcpy(server->grown_head, head, HEAD_SIZE);
+        server->grown_head_of = head_size;
+    }
+    bool told = server->grown_told;
+    server->grown_told = true;
+    pthread_mutex_unlock(&server->grown_lock);
+    if (!told) job_push(server, server->publish_queue, job_create(run_grown, NULL));
 }

@@ -15,7 +15,7 @@
 
 enum { REQUESTS_LIMIT = 4 * FRAGMENTS_LIMIT, BAD_STEPS_LIMIT = 10, RATE_WINDOW_MS = 10000 };
 
-enum request_kind { REQUEST_SNAPSHOT, REQUEST_REBASE, REQUEST_CAPTURE };
+enum request_kind { REQUEST_SNAPSHOT, REQUEST_REBASE };
 struct request {
     enum request_kind kind;
     uint32_t fragment;
@@ -31,6 +31,9 @@ struct training {
     struct request requests[REQUESTS_LIMIT]; /* a ring */
     size_t request_head, request_count;
     bool train, stopping, capture_last;
+    bool capture_out;    /* one was handed out and is not freed */
+    bool capture_wanted; /* another one, as soon as there is none */
+    uint64_t capture_at_ms;
     enum node_wait wait;
     uint64_t until_steps;
     uint64_t run_tokens, run_own_tokens, run_own_tokens_first;
@@ -40,18 +43,27 @@ struct training {
 
     /* the thread's own */
     uint64_t booked_ns; /* time is accounted for up to here */
-    uint64_t capture_at_ms;
     uint64_t lr_tokens; /* never goes back */
     uint32_t bad_steps;
     uint64_t rate_from_ms, rate_tokens;
 };
 
+static void capture_freed(struct training *training) {
+    pthread_mutex_lock(&training->lock);
+    training->capture_out = false;
+    training->capture_at_ms = clock_monotonic_ms() + training->options.checkpoint_ms;
+    pthread_cond_broadcast(&training->changed);
+    pthread_mutex_unlock(&training->lock);
+}
+
 void training_capture_destroy(struct training_capture *capture) {
     if (!capture) return;
+    struct training *owner = capture->owner;
     buffer_deinit(&capture->trainer);
     buffer_deinit(&capture->base);
     buffer_deinit(&capture->snapshot);
     free(capture);
+    if (owner) capture_freed(owner);
 }
 
 /* ---- time --------------------------------------------------------------------------------------------------------------- */
@@ -106,7 +118,12 @@ void training_rebase(struct training *training, uint32_t fragment, uint64_t sequ
     ask(training, (struct request){.kind = REQUEST_REBASE, .fragment = fragment, .sequence = sequence, .why = why});
 }
 
-void training_capture(struct training *training) { ask(training, (struct request){.kind = REQUEST_CAPTURE}); }
+void training_capture(struct training *training) {
+    pthread_mutex_lock(&training->lock);
+    training->capture_wanted = true;
+    pthread_cond_broadcast(&training->changed);
+    pthread_mutex_unlock(&training->lock);
+}
 
 static void fail(struct training *training, enum status status, const char *message) {
     training->options.handler.failed(training->options.handler.context, status, message);
@@ -151,6 +168,7 @@ static void do_rebase(struct training *training, const struct request *request) 
 static void do_capture(struct training *training) {
     const struct replica *replica = training->options.replica;
     struct training_capture *capture = xcalloc(1, sizeof *capture);
+    capture->owner = training;
     bool in_flight = false;
     for (uint32_t i = 0; i < replica->fragments; i++) {
         capture->fragment[i].base_version = replica->base_version[i];
@@ -162,17 +180,8 @@ static void do_capture(struct training *training) {
     capture->trainer_steps = trainer_counters(training->options.trainer).steps; /* saving may find the device lost, and go back */
     buffer_append(&capture->base, replica->base, replica->parameters * sizeof(float));
     if (in_flight) buffer_append(&capture->snapshot, replica->snapshot, replica->parameters * sizeof(float));
-    training->capture_at_ms = clock_monotonic_ms() + training->options.checkpoint_ms;
     book_unlocked(training, LOST_OTHER);
     training->options.handler.captured(training->options.handler.context, capture);
-}
-
-static void do_request(struct training *training, const struct request *request) {
-    switch (request->kind) {
-    case REQUEST_SNAPSHOT: do_snapshot(training, request); break;
-    case REQUEST_REBASE: do_rebase(training, request); break;
-    case REQUEST_CAPTURE: do_capture(training); break;
-    }
 }
 
 /* ---- steps -------------------------------------------------------------------------------------------------------------- */
@@ -252,47 +261,71 @@ static void one_step(struct training *training) {
     training->options.handler.progress(training->options.handler.context, steps, tokens, result.loss);
 }
 
-/* The next thing to do. False: stop. */
-static bool next(struct training *training, struct request *request, bool *has_request) {
-    *has_request = false;
+enum todo { TODO_STOP, TODO_REQUEST, TODO_CAPTURE, TODO_STEP };
+
+/* With the lock: a capture may be made now, and is wanted or due. Marks it as handed out. */
+static bool take_capture(struct training *training, bool train) {
+    bool due = train && training->options.checkpoint_ms > 0 && clock_monotonic_ms() >= training->capture_at_ms;
+    if (training->capture_out || !(due || training->capture_wanted)) return false;
+    training->capture_out = true;
+    training->capture_wanted = false;
+    return true;
+}
+
+/* The next thing to do. */
+static enum todo next(struct training *training, struct request *request) {
+    enum todo todo = TODO_STOP;
     pthread_mutex_lock(&training->lock);
-    for (;;) {
-        if (training->stopping) break;
+    while (!training->stopping) {
         if (training->request_count > 0) {
             *request = training->requests[training->request_head];
             training->request_head = (training->request_head + 1) % REQUESTS_LIMIT;
             training->request_count--;
-            *has_request = true;
+            todo = TODO_REQUEST;
             break;
         }
-        bool due = training->options.checkpoint_ms > 0 && clock_monotonic_ms() >= training->capture_at_ms;
         bool train = training->train && training->figures.steps < training->until_steps;
-        if (due && train) {
-            *request = (struct request){.kind = REQUEST_CAPTURE};
-            *has_request = true;
+        if (take_capture(training, train)) {
+            todo = TODO_CAPTURE;
             break;
         }
-        if (train) break;
+        if (train) {
+            todo = TODO_STEP;
+            break;
+        }
         enum lost_cause cause = cause_of(training->train ? NODE_WAIT_MERGE : training->wait);
         wait_until_ns(training, clock_monotonic_ns() + 200000000u); /* wakes to keep the books current */
         book(training, false, cause);
     }
-    bool go_on = !training->stopping;
+    if (training->stopping) todo = TODO_STOP; /* what is pending is dropped */
     pthread_mutex_unlock(&training->lock);
-    return go_on;
+    return todo;
+}
+
+/* The one there is holds an older state: its memory first, then the last one. */
+static void capture_at_end(struct training *training) {
+    pthread_mutex_lock(&training->lock);
+    while (training->capture_out) pthread_cond_wait(&training->changed, &training->lock);
+    training->capture_out = true;
+    pthread_mutex_unlock(&training->lock);
+    do_capture(training);
 }
 
 static void body(void *context) {
     struct training *training = context;
     struct request request;
-    bool has_request;
-    while (next(training, &request, &has_request)) {
-        if (has_request)
-            do_request(training, &request);
-        else
+    enum todo todo;
+    while ((todo = next(training, &request)) != TODO_STOP) {
+        if (todo == TODO_STEP)
             one_step(training);
+        else if (todo == TODO_CAPTURE)
+            do_capture(training);
+        else if (request.kind == REQUEST_SNAPSHOT)
+            do_snapshot(training, &request);
+        else
+            do_rebase(training, &request);
     }
-    if (training->capture_last) do_capture(training);
+    if (training->capture_last) capture_at_end(training);
 }
 
 /* ---- life --------------------------------------------------------------------------------------------------------------- */

@@ -23,8 +23,11 @@
 struct trainer;
 struct training;
 
-/* The trainer as it was between two steps, for a checkpoint. Freed with training_capture_destroy. */
+/* The trainer as it was between two steps, for a checkpoint. Freed with training_capture_destroy.
+ * Of a trainer there is never more than one: captures come by the clock and go at the pace of a disk, and each is several times as
+ * large as the model. While there is one, what is asked for and what falls due is made up for by one taken after it is freed. */
 struct training_capture {
+    struct training *owner; /* told when it is freed; NULL: nobody */
     uint64_t trainer_steps; /* trainer_counters().steps */
     struct buffer trainer;  /* trainer_save */
     struct buffer base;     /* [parameters] floats */
@@ -61,7 +64,7 @@ struct training_options {
     double throttle;         /* a step takes this many times as long; >= 1 */
     uint64_t pace_ns;        /* and at least so long */
     bool keep_optimizer;     /* with each snapshot */
-    uint64_t checkpoint_ms;  /* a capture so often; 0: only when asked for */
+    uint64_t checkpoint_ms;  /* a capture so long after the last one was freed; 0: only when asked for */
     struct {
         uint64_t in_flight, over;
     } fragment[FRAGMENTS_LIMIT]; /* as restored */
@@ -75,6 +78,7 @@ void training_train(struct training *training, bool train, enum node_wait wait, 
 void training_snapshot(struct training *training, uint32_t fragment, uint64_t sequence);
 /* The replica's `next` is staged for the fragment. sequence 0: no message was under way. */
 void training_rebase(struct training *training, uint32_t fragment, uint64_t sequence, enum training_move why);
+/* One more capture, taken after what was asked for before this call. */
 void training_capture(struct training *training);
 /* What the run has seen, for the learning rate: tokens in the ledger, of these ours, and the sites at work. */
 void training_tell_run(struct training *training, uint64_t tokens, uint64_t own_tokens, uint32_t active_sites);
@@ -91,7 +95,8 @@ struct training_figures { /* since the thread started */
 };
 void training_figures(struct training *training, struct training_figures *out); /* any thread */
 
-/* After the current step: one last capture (if `capture`), then the thread ends. Pending requests are dropped. */
+/* After the current step: one last capture (if `capture`), once the one there is has been freed; then the thread ends. Pending
+ * requests are dropped. */
 void training_stop(struct training *training, bool capture);
 void training_destroy(struct training *training); /* stopped; NULL is a no-op */
 

@@ -104,6 +104,7 @@ struct site {
     size_t request_count;
     struct fragment_marks marks[FRAGMENTS_LIMIT];
     uint64_t capture_at;
+    bool capture_out, capture_wanted; /* one is not on the disk yet; another one after it */
 
     struct job *jobs; /* [job_count] */
     size_t job_count;

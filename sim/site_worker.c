@@ -37,7 +37,8 @@ static void capture_now(struct site *site) {
     buffer_append(&capture->local, site->local, size);
     buffer_append(&capture->base, site->replica.base, size);
     if (in_flight) buffer_append(&capture->snapshot, site->replica.snapshot, size);
-    site->capture_at = site->world->now + site->setup.scenario->checkpoint_us;
+    site->capture_out = true;
+    site->capture_wanted = false;
     site_job(site, (struct job){.kind = JOB_CAPTURED, .capture = capture});
 }
 
@@ -88,11 +89,12 @@ static void trainer_go(struct site *site) {
         switch (request.kind) {
         case REQUEST_SNAPSHOT: snapshot_now(site, &request); break;
         case REQUEST_REBASE: rebase_now(site, &request); break;
-        case REQUEST_CAPTURE: capture_now(site); break;
+        case REQUEST_CAPTURE: site->capture_wanted = true; break;
         }
     }
-    if (!site->train || site->steps >= site->until_steps) return;
-    if (site->world->now >= site->capture_at) capture_now(site);
+    bool train = site->train && site->steps < site->until_steps, due = train && site->world->now >= site->capture_at;
+    if ((due || site->capture_wanted) && !site->capture_out) capture_now(site);
+    if (!train) return;
     site->stepping = true;
     uint64_t step = site->setup.scenario->site[site->setup.process].step_us;
     world_post(site->world, step * 9 / 10 + world_below(site->world, step / 5), site->setup.process, on_inner_step, site, NULL);
@@ -366,10 +368,15 @@ static void on_job(void *context, struct event *event) {
     struct job job = site->jobs[0];
     (void)event;
     memmove(site->jobs, site->jobs + 1, --site->job_count * sizeof job);
+    bool captured = job.kind == JOB_CAPTURED;
     do_job(site, &job);
     job_deinit(&job);
     site->working = false;
     work(site);
+    if (!captured) return;
+    site->capture_out = false;
+    site->capture_at = site->world->now + site->setup.scenario->checkpoint_us;
+    trainer_go(site);
 }
 
 static void work(struct site *site) {
@@ -390,7 +397,7 @@ void site_worker_clear(struct site *site) {
     free(site->jobs);
     site->jobs = NULL;
     site->job_count = 0;
-    site->working = site->loaded = site->train = site->stepping = false;
+    site->working = site->loaded = site->train = site->stepping = site->capture_out = site->capture_wanted = false;
     site->loading = 0;
     site->steps = site->tokens = 0;
     site->request_count = 0;

@@ -14,6 +14,8 @@ struct seen {
     float *at_snapshot; /* theta_local when `snapshotted` came */
     float *at_rebase;
     struct training_capture *capture; /* the last */
+    bool keep;                        /* captures are not freed, as by a disk that stands still */
+    struct training_capture *kept;
     bool optimizer_came;
 };
 
@@ -48,8 +50,17 @@ static void on_rebased(void *context, uint32_t fragment, uint64_t sequence, enum
 
 static void on_captured(void *context, struct training_capture *capture) {
     struct seen *seen = context;
-    training_capture_destroy(seen->capture);
-    seen->capture = capture;
+    if (seen->keep) {
+        CHECK(!seen->kept); /* there is never a second one */
+        seen->kept = capture;
+    } else {
+        training_capture_destroy(seen->capture);
+        seen->capture = xcalloc(1, sizeof *capture);
+        *seen->capture = *capture; /* what is in it; the capture itself is given back */
+        seen->capture->owner = NULL;
+        capture->trainer = capture->base = capture->snapshot = (struct buffer){0};
+        training_capture_destroy(capture);
+    }
     atomic_fetch_add(&seen->captures, 1);
 }
 
@@ -217,6 +228,36 @@ TEST(captures_say_what_is_in_flight_and_what_is_over) {
     wait_for(&seen->captures, 3);
     CHECK_EQUAL(seen->capture->fragment[0].in_flight, 0);
     CHECK_EQUAL(seen->capture->fragment[0].over, 7);
+    end(seen);
+}
+
+/* A producer by the clock and a consumer by the disk: what is not written yet is one capture, however many fall due or are asked for. */
+TEST(while_one_capture_waits_no_other_is_made_and_one_makes_up_for_all) {
+    struct seen *seen = begin_with(OUTER_DENSE);
+    struct error error = {0};
+    struct training_options options = options_of(seen);
+    options.checkpoint_ms = 1;
+    seen->keep = true;
+    CHECK_OK(training_start(&options, &seen->training, &error));
+    training_train(seen->training, true, NODE_WAIT_NONE, UINT64_MAX);
+    wait_for(&seen->captures, 1);
+    uint64_t steps = atomic_load(&seen->steps);
+    for (unsigned i = 0; i < 300; i++) training_capture(seen->training); /* more than the queue of requests holds */
+    wait_for(&seen->steps, steps + 50);
+    CHECK_EQUAL(atomic_load(&seen->captures), 1);
+    training_train(seen->training, false, NODE_WAIT_PAUSED, UINT64_MAX); /* nothing falls due any more */
+    training_capture(seen->training);
+    struct training_capture *first = seen->kept;
+    seen->kept = NULL;
+    training_capture_destroy(first);
+    wait_for(&seen->captures, 2);
+    clock_sleep_ms(300);
+    CHECK_EQUAL(atomic_load(&seen->captures), 2);
+    CHECK(seen->kept->trainer_steps >= steps + 50);
+    struct training_capture *second = seen->kept;
+    seen->kept = NULL;
+    training_capture_destroy(second);
+    training_stop(seen->training, false);
     end(seen);
 }
 

@@ -6,13 +6,15 @@
 Tests run as those of tests/federation_test.py do.
 """
 import os
+import re
 import subprocess
 import sys
+import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import federation_test  # noqa: E402
-from federation_test import FAST, PROGRAMS, SLOWDOWN, check, equal, main, prove, test  # noqa: E402
+from federation_test import FAST, PROGRAMS, SLOWDOWN, check, main, prove, test  # noqa: E402
 from federation_harness import ROOT, Federation, manifest  # noqa: E402
 
 federation_test.TESTS.clear()
@@ -57,6 +59,40 @@ def sites_whose_deltas_are_all_equal_go_on_and_nothing_is_lost(directory):
     prove(federation)
     equal_ones = len(federation.contributions) - len({e["payload"] for e in federation.contributions})
     check(equal_ones >= 60, "contributions with the same payload:", equal_ones)
+
+
+# ---- a producer by the clock, a consumer by the disk --------------------------------------------------------------------------
+
+
+def peak_memory(site):
+    with open(f"/proc/{site.handle.pid}/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
+
+
+@test
+def checkpoints_do_not_pile_up_in_front_of_a_slow_disk(directory):
+    """A checkpoint falls due each second; writing one takes several. What is not written yet is one capture, so memory stays where
+    it was after the first."""
+    text = manifest(mode="dense", sites=1, inner_steps=1000)
+    for key, value in (("hidden", 128), ("layers", 4), ("ffn", 384)):
+        text = re.sub(rf"(?m)^  {key}: .*$", f"  {key}: {value}", text)
+    federation = Federation(PROGRAMS, directory, text)
+    federation.start_coordinator()
+    site = federation.add_site("one", "--checkpoint-interval", "1s", start=False)
+    site.environment = slow_disk(directory, 0)
+    site.start()
+    written = lambda: site.text().count(" checkpoint_written ")  # noqa: E731
+    federation.until("two checkpoints", lambda: written() >= 2, 20 * SLOWDOWN)
+    parameters = int(re.search(r" parameters=(\d+)", site.text()).group(1))
+    before, had = peak_memory(site), written()
+    slow_disk(directory, 900)
+    federation.until("two slow ones", lambda: written() >= had + 2, 60 * SLOWDOWN)
+    waited = time.monotonic()
+    federation.until("a longer while", lambda: time.monotonic() - waited > 8, 20)
+    grown, capture = peak_memory(site) - before, 20 * parameters
+    check(grown < 2 * capture, "memory grew by", grown, "bytes, a capture has about", capture)
+    slow_disk(directory, 0)
+    prove(federation)
 
 
 if __name__ == "__main__":
