@@ -23,25 +23,50 @@ bool file_exists(const char *path) {
     return stat(path, &info) == 0;
 }
 
-enum status file_read(const char *path, size_t limit, struct buffer *out, struct error *error) {
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
-    if (descriptor < 0) return from_errno(error, "open", path);
-    enum status status = OK;
+static enum status kind_of(const char *path, const struct stat *info, struct error *error) {
+    if (S_ISREG(info->st_mode)) return OK;
+    const char *what = S_ISDIR(info->st_mode)    ? "a directory"
+                       : S_ISFIFO(info->st_mode) ? "a pipe (FIFO)"
+                       : S_ISSOCK(info->st_mode) ? "a socket"
+                                                 : "a device";
+    return error_set(error, INVALID, "%s is not a regular file, it is %s", path, what);
+}
+
+enum status file_check_kind(const char *path, struct error *error) {
     struct stat info;
-    if (fstat(descriptor, &info) != 0) {
-        status = from_errno(error, "stat", path);
-        goto out;
+    return stat(path, &info) == 0 ? kind_of(path, &info, error) : OK;
+}
+
+/* The kind is looked at before opening, because opening a device may have effects, and again after it, because a name may be of
+ * something else by then; O_NONBLOCK, which means nothing to a regular file, is for that moment. */
+enum status file_open(const char *path, int *out, uint64_t *size, struct error *error) {
+    struct stat info;
+    if (stat(path, &info) != 0) return from_errno(error, "open", path);
+    TRY(kind_of(path, &info, error));
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (descriptor < 0) return from_errno(error, "open", path);
+    enum status status = fstat(descriptor, &info) == 0 ? kind_of(path, &info, error) : from_errno(error, "stat", path);
+    if (status != OK) {
+        close(descriptor);
+        return status;
     }
-    if (!S_ISREG(info.st_mode)) {
-        status = error_set(error, INVALID, "%s is not a regular file", path);
-        goto out;
-    }
-    if ((uint64_t)info.st_size > limit) {
-        status = error_set(error, INVALID, "%s has %lld bytes, more than the limit of %zu", path, (long long)info.st_size, limit);
+    *out = descriptor;
+    if (size) *size = (uint64_t)info.st_size;
+    return OK;
+}
+
+enum status file_read(const char *path, size_t limit, struct buffer *out, struct error *error) {
+    int descriptor = -1;
+    uint64_t size = 0;
+    TRY(file_open(path, &descriptor, &size, error));
+    enum status status = OK;
+    if (size > limit) {
+        status =
+            error_set(error, INVALID, "%s has %llu bytes, more than the limit of %zu", path, (unsigned long long)size, limit);
         goto out;
     }
     size_t start = out->size;
-    buffer_reserve(out, start + (size_t)info.st_size + 1);
+    buffer_reserve(out, start + (size_t)size + 1);
     for (;;) {
         if (out->size - start > limit) {
             status = error_set(error, INVALID, "%s grew past the limit of %zu bytes while it was read", path, limit);
@@ -94,6 +119,7 @@ static enum status sync_parent(const char *path, struct error *error) {
 }
 
 enum status file_write(const char *path, struct bytes content, mode_t mode, struct error *error) {
+    TRY(file_check_kind(path, error));
     char *temporary = xformat("%s.tmp.%ld", path, (long)getpid());
     unlink(temporary);
     int descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);

@@ -9,10 +9,17 @@
 
 #include "base/bytes.h"
 
+/* Opens a regular file for reading. Nothing else is ever opened, so that this cannot hang: a FIFO waits for a writer, a device may do
+ * anything. NOT_FOUND; INVALID says what the path is instead; FAILED. *size may be NULL. */
+MUST_USE enum status file_open(const char *path, int *out, uint64_t *size, struct error *error);
+/* INVALID if there is something at the path that is not a regular file, and says what: it is not to be opened nor written over. */
+MUST_USE enum status file_check_kind(const char *path, struct error *error);
+
 /* Appends the file's content to *out. NOT_FOUND; INVALID if it is larger than limit; FAILED for the rest, with the reason.
  * A terminating zero byte lies behind the content (not counted), so text may be read as a string. */
 MUST_USE enum status file_read(const char *path, size_t limit, struct buffer *out, struct error *error);
-/* Write to a temporary beside it, fdatasync, rename over path, fsync the directory. FULL if the disk is. */
+/* Write to a temporary beside it, fdatasync, rename over path, fsync the directory. FULL if the disk is; INVALID if the path is of
+ * something that is not a regular file, which stays. */
 MUST_USE enum status file_write(const char *path, struct bytes content, mode_t mode, struct error *error);
 /* All of `size` bytes, however many calls it takes. */
 MUST_USE enum status file_write_all(int descriptor, const void *data, size_t size, struct error *error);

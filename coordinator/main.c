@@ -1,10 +1,10 @@
 /* atoll-coordinator: serves one run from its data directory. */
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/ending.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -15,7 +15,7 @@
 #include "coordinator/server.h"
 #include "rpc/environment.h"
 
-enum { EXIT_BROKEN = 3 };
+enum { EXIT_BROKEN = 3, STOP_LIMIT_S = 30 };
 
 struct settings {
     const char *directory, *port_file;
@@ -115,12 +115,9 @@ static const struct command program = {
     .options = table,
     .version = atoll_version};
 
-static struct server *running; /* for the signal handler alone */
+static struct server *running; /* for the signal's handler alone */
 
-static void on_signal(int number) {
-    (void)number;
-    server_stop(running);
-}
+static void on_signal(void) { server_stop(running); }
 
 static enum status tell_port(const struct settings *settings, uint16_t port, struct error *error) {
     if (!settings->port_file) return OK;
@@ -147,28 +144,33 @@ static int run(const struct settings *settings) {
                                      .max_connections = (uint32_t)settings->connections,
                                      .new_epoch = settings->new_epoch};
     if (rpc_raise_descriptor_limit(&descriptors, &error) != OK) log_warn("descriptor_limit", "reason=\"%s\"", error.message);
-    rpc_environment_open();
+    if (rpc_environment_open(&error) != OK) {
+        log_error("start_failed", "reason=\"%s\"", error.message);
+        return EXIT_FAILURE;
+    }
     int code = EXIT_SUCCESS;
     if (server_start(&options, &running, &error) != OK) {
         log_error("start_failed", "reason=\"%s\"", error.message);
+        ending_limit(STOP_LIMIT_S, EXIT_FAILURE, "closing the network");
         rpc_environment_close();
         return EXIT_FAILURE;
     }
-    struct sigaction action = {.sa_handler = on_signal};
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGINT, &action, NULL);
+    ending_in_order(on_signal);
     log_info("listening", "port=%u descriptors=%llu", server_port(running), (unsigned long long)descriptors);
     if (tell_port(settings, server_port(running), &error) != OK || server_wait(running, &error) != OK) {
         log_error("stopping", "reason=\"%s\"", error.message);
         code = EXIT_BROKEN;
     }
     server_destroy(running);
+    ending_limit(STOP_LIMIT_S, EXIT_BROKEN, "closing the network");
     rpc_environment_close();
+    ending_limit(0, 0, NULL);
     log_info("stopped", "code=%d", code);
     return code;
 }
 
 int main(int argc, char **argv) {
+    ending_begin(EXIT_SUCCESS); /* until it serves, nothing is unsaved */
     struct settings settings = {0};
     struct options *options = options_create(&program, &settings);
     struct options_setup setup = {.argc = argc, .argv = argv, .environment = environ, .load_file = config_load};

@@ -6,13 +6,14 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/ending.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "codec/codec.h"
 #include "coordinator/server_core.h"
 #include "rpc/environment.h"
 
-enum { STOP_GRACE_MS = 1500, UPLOAD_AGE_MS = 24 * 3600 * 1000 };
+enum { CLOSE_LIMIT_S = 60, SAVE_LIMIT_S = 600, STOP_GRACE_MS = 1500, UPLOAD_AGE_MS = 24 * 3600 * 1000 };
 
 static void on_store_fatal(void *context, const struct error *error) {
     server_break(context, "the store failed: %.200s", error->message);
@@ -146,7 +147,9 @@ static void end_queue(struct queue *queue, struct thread *thread) {
 void server_destroy(struct server *server) {
     if (!server) return;
     atomic_store(&server->stopping, true);
+    ending_limit(CLOSE_LIMIT_S, EXIT_FAILURE, "closing the network");
     rpc_server_close(server->rpc, STOP_GRACE_MS);
+    ending_limit(SAVE_LIMIT_S, EXIT_FAILURE, "finishing what was under way, and writing it");
     if (server->brain_thread) brain_push(server, brain_item_create(BRAIN_END, NULL));
     if (thread_join(server->brain_thread, UINT64_MAX) != OK) log_error("thread_stuck", "%s", "");
     queue_close(server->brain_queue);
@@ -160,6 +163,7 @@ void server_destroy(struct server *server) {
         free(item);
     }
     queue_destroy(server->brain_queue);
+    ending_limit(0, 0, NULL);
     directory_keys_close(&server->keys);
     coordinator_state_destroy(server->state);
     model_state_deinit(&server->model);

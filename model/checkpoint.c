@@ -115,7 +115,7 @@ static enum status read_index(const char *directory, const char *path, const str
 
 enum status checkpoint_read(const char *path, const struct layout *layout, float *parameters, struct error *error) {
     struct stat info;
-    if (stat(path, &info) == 0 && S_ISREG(info.st_mode)) return safetensors_read(path, layout, parameters, error);
+    if (stat(path, &info) == 0 && !S_ISDIR(info.st_mode)) return safetensors_read(path, layout, parameters, error);
     char *whole = file_join(path, "model.safetensors"), *index = file_join(path, "model.safetensors.index.json");
     enum status status;
     if (file_exists(whole))

@@ -1,18 +1,20 @@
 #include "model/data.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/random.h"
+#include "model/data_seen.h"
 
-enum { SCAN_SIZE = 1 << 16 };
+enum { SCAN_SIZE = 1 << 20, TELL_MS = 5000 };
 
 struct data_file {
     char *path;
@@ -29,6 +31,8 @@ struct data {
     struct data_options options;
     struct data_file *files;
     size_t file_count;
+    struct data_seen *seen;                     /* while opening */
+    uint64_t scanned, to_scan, told_ms, old_ms; /* while opening: bytes; when progress was told last, when it began */
 };
 
 static uint64_t little_endian(const uint8_t *p, unsigned size) {
@@ -67,13 +71,73 @@ static enum status read_tokens(const struct data_file *file, uint64_t at, size_t
     return OK;
 }
 
-static enum status scan_file(const struct data_file *file, struct error *error) {
-    if (file->limit >= UINT64_C(1) << 8 * file->token_size) return OK; /* no token can be beyond it */
-    uint32_t *tokens = xmalloc(SCAN_SIZE * sizeof *tokens);
+/* Long reads say how far they are: silence for minutes looks like a program that hangs. */
+static void tell_progress(struct data *data, const struct data_file *file) {
+    uint64_t now_ms = clock_monotonic_ms();
+    if (now_ms - data->told_ms < TELL_MS) return;
+    data->told_ms = now_ms;
+    double part = data->to_scan ? (double)data->scanned / (double)data->to_scan : 0,
+           spent = (double)(now_ms - data->old_ms) / 1000;
+    log_info("checking_data", "file=\"%s\" read_mb=%llu of_mb=%llu percent=%.0f seconds_left=%.0f", file->path,
+             (unsigned long long)(data->scanned >> 20), (unsigned long long)(data->to_scan >> 20), 100 * part,
+             part > 0 ? spent / part - spent : 0.0);
+}
+
+static bool is_scanned(const struct data_file *file) {
+    return file->limit < UINT64_C(1) << 8 * file->token_size; /* else no token can be beyond it */
+}
+
+/* The largest token of a piece is enough to know that none is beyond the vocabulary; which it is, the slow way says. */
+static uint64_t largest_token(const uint8_t *raw, size_t count, unsigned size) {
+    uint64_t largest = 0;
+    for (size_t i = 0; i < count; i++) largest = MAX(largest, little_endian(raw + i * size, size));
+    return largest;
+}
+
+static enum status scan_tokens(struct data *data, const struct data_file *file, struct error *error) {
+    uint8_t *raw = xmalloc(SCAN_SIZE);
+    uint32_t *tokens = NULL;
+    uint64_t piece = SCAN_SIZE / file->token_size;
     enum status status = OK;
-    for (uint64_t at = 0; at < file->tokens && status == OK; at += SCAN_SIZE)
-        status = read_tokens(file, at, MIN(file->tokens - at, (uint64_t)SCAN_SIZE), tokens, error);
+    for (uint64_t at = 0; at < file->tokens && status == OK; at += piece) {
+        size_t count = (size_t)MIN(file->tokens - at, piece);
+        status = file_read_at(file, file->start + at * file->token_size, raw, count * file->token_size, error);
+        if (status == OK && largest_token(raw, count, file->token_size) >= file->limit) {
+            if (!tokens) tokens = xmalloc((size_t)piece * sizeof *tokens);
+            status = read_tokens(file, at, count, tokens, error);
+        }
+        data->scanned += count * file->token_size;
+        tell_progress(data, file);
+    }
     free(tokens);
+    free(raw);
+    return status;
+}
+
+/* Once per file, if what was found is kept. What was written to while it was read is not kept. */
+static enum status scan_file(struct data *data, const struct data_file *file, struct error *error) {
+    struct data_fingerprint before, after;
+    char question[96];
+    if (!is_scanned(file)) return OK;
+    snprintf(question, sizeof question, "tokens-%u-bytes-from-%llu-below-%u", file->token_size, (unsigned long long)file->start,
+             file->limit);
+    TRY(data_fingerprint(file->descriptor, &before, error));
+    if (data_seen_has(data->seen, &before, question)) return OK;
+    TRY(scan_tokens(data, file, error));
+    TRY(data_fingerprint(file->descriptor, &after, error));
+    if (data_fingerprint_equal(&before, &after)) data_seen_add(data->seen, &after, question, file->path);
+    return OK;
+}
+
+static enum status scan_files(struct data *data, struct error *error) {
+    data->told_ms = data->old_ms = clock_monotonic_ms();
+    data->seen = data_seen_open(data->options.seen);
+    for (size_t i = 0; i < data->file_count; i++)
+        if (is_scanned(&data->files[i])) data->to_scan += data->files[i].tokens * data->files[i].token_size;
+    enum status status = OK;
+    for (size_t i = 0; i < data->file_count && status == OK; i++) status = scan_file(data, &data->files[i], error);
+    data_seen_close(data->seen);
+    data->seen = NULL;
     return status;
 }
 
@@ -96,17 +160,13 @@ static enum status tell_format(const struct data_options *options, uint64_t size
 }
 
 static enum status open_file(struct data *data, const char *path, struct data_file *file, struct error *error) {
-    *file = (struct data_file){.path = xstrdup(path), .token_size = 1};
-    file->descriptor = open(path, O_RDONLY | O_CLOEXEC);
-    if (file->descriptor < 0) return error_set(error, errno == ENOENT ? NOT_FOUND : FAILED, "open %s: %s", path, strerror(errno));
-    struct stat stat;
-    if (fstat(file->descriptor, &stat) != 0) return error_set(error, FAILED, "stat %s: %s", path, strerror(errno));
-    if (!S_ISREG(stat.st_mode)) return error_set(error, INVALID, "%s is not a regular file", path);
-    uint64_t size = (uint64_t)stat.st_size;
+    *file = (struct data_file){.path = xstrdup(path), .token_size = 1, .descriptor = -1};
+    uint64_t size = 0;
+    TRY(file_open(path, &file->descriptor, &size, error));
     if (size == 0) return error_set(error, INVALID, "%s is empty", path);
     TRY(tell_format(&data->options, size, file, error));
     file->training = file->tokens - (uint64_t)((double)file->tokens * data->options.heldout);
-    return scan_file(file, error);
+    return OK;
 }
 
 enum status data_open(const char *const *paths, size_t path_count, const struct data_options *options, struct data **out,
@@ -125,6 +185,11 @@ enum status data_open(const char *const *paths, size_t path_count, const struct 
             data_close(data);
             return status;
         }
+    }
+    enum status scanned = scan_files(data, error);
+    if (scanned != OK) {
+        data_close(data);
+        return scanned;
     }
     *out = data;
     return OK;

@@ -1,9 +1,10 @@
 /* Training data: a list of files, sampled in a random but reproducible order, with a part held out.
  *
  * A file is text, whose bytes are tokens (vocabulary >= 256), or tokens of 16 or 32 bits, with llm.c's header or nanoGPT's without
- * one. Which it is, its content says, not its name (model/data_format.h); what does not fit the model is refused. Files are scanned
- * once at opening, so that a bad token is found before training, then read with pread a sequence at a time: memory does not
- * grow with the data, and a file that shrinks later is an error, not a crash.
+ * one. Which it is, its content says, not its name (model/data_format.h); what does not fit the model is refused. Files are read
+ * whole at opening, so that a bad token is found before training; with `seen`, once per file and not once per start. A read that takes
+ * long says every few seconds how far it is. Then they are read with pread a sequence at a time: memory does not grow with the data,
+ * and a file that shrinks later, or has a bad token after all, is an error and not a crash.
  *
  * An epoch cuts the training part of every file into windows of `length` tokens (plus the next token as last target) from an
  * offset that changes by epoch, and visits every window once in an order given by (seed, epoch). The whole state is a
@@ -28,6 +29,7 @@ struct data_options {
     uint64_t seed;           /* of the order of sampling */
     enum data_format format; /* what the files are, where somebody insists */
     enum data_tokens tokens; /* whose numbers they hold */
+    const char *seen; /* file in which it is kept which files were read whole and found good (model/data_seen.h); NULL: none */
 };
 
 struct data_position { /* where sampling stands; {0, 0} is the start */

@@ -21,6 +21,16 @@ struct history {
     size_t count, capacity;
 };
 
+/* Appended to, so not a file_write; O_NONBLOCK is for a pipe that came in between. */
+static enum status open_log(const char *path, int *out, uint64_t *size, struct error *error) {
+    struct stat info;
+    TRY(file_check_kind(path, error));
+    *out = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0644);
+    if (*out < 0 || fstat(*out, &info) != 0) return error_set(error, FAILED, "open %s: %s", path, strerror(errno));
+    *size = (uint64_t)info.st_size;
+    return OK;
+}
+
 static const char head[] = "step,tokens,loss,heldout_loss,gradient_norm,learning_rate,tokens_per_second,seconds\n";
 
 enum status history_open(const char *path, struct history **out, struct error *error) {
@@ -30,11 +40,9 @@ enum status history_open(const char *path, struct history **out, struct error *e
     if (path) {
         size_t size = strlen(path);
         history->json = size > 6 && strcmp(path + size - 6, ".jsonl") == 0;
-        history->descriptor = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-        struct stat info;
-        if (history->descriptor < 0 || fstat(history->descriptor, &info) != 0)
-            status = error_set(error, FAILED, "open %s: %s", path, strerror(errno));
-        else if (!history->json && info.st_size == 0)
+        uint64_t written = 0;
+        status = open_log(path, &history->descriptor, &written, error);
+        if (status == OK && !history->json && written == 0)
             status = file_write_all(history->descriptor, head, sizeof head - 1, error);
     }
     if (status != OK) {

@@ -124,9 +124,11 @@ enum status safetensors_write_part(const char *path, const struct layout *layout
     write_header(layout, first, count, dtype, version, &header);
     char *temporary = xformat("%s.%ld.tmp", path, (long)getpid()), *directory = xstrdup(path), *slash = strrchr(directory, '/');
     if (slash) slash[slash == directory] = 0;
-    enum status status = OK;
-    int descriptor = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (descriptor < 0) status = error_set(error, FAILED, "create %s: %s", temporary, strerror(errno));
+    enum status status = file_check_kind(path, error);
+    int descriptor = -1;
+    unlink(temporary); /* never opened: whatever is there is not ours */
+    if (status == OK) descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    if (status == OK && descriptor < 0) status = error_set(error, FAILED, "create %s: %s", temporary, strerror(errno));
     if (status == OK) status = file_write_all(descriptor, header.data, header.size, error);
     for (uint32_t i = first; i < first + count && status == OK; i++) {
         const struct layout_tensor *tensor = &layout->tensors[i];
@@ -392,18 +394,10 @@ enum status safetensors_decode(const struct layout *layout, struct bytes file, f
 
 static enum status decode_file(const char *path, const struct layout *layout, float *parameters, uint32_t mark, uint32_t *held,
                                struct error *error) {
-    struct source source = {.descriptor = open(path, O_RDONLY | O_CLOEXEC)};
-    if (source.descriptor < 0)
-        return error_set(error, errno == ENOENT ? NOT_FOUND : FAILED, "open %s: %s", path, strerror(errno));
-    struct stat info;
-    enum status status = OK;
-    if (fstat(source.descriptor, &info) != 0 || !S_ISREG(info.st_mode))
-        status = error_set(error, INVALID, "%s is not a regular file", path);
-    if (status == OK) {
-        source.size = (uint64_t)info.st_size;
-        status = decode(&source, layout, parameters, mark, held, error);
-        if (status != OK) status = error_wrap(error, status, "%s", path);
-    }
+    struct source source = {0};
+    TRY(file_open(path, &source.descriptor, &source.size, error));
+    enum status status = decode(&source, layout, parameters, mark, held, error);
+    if (status != OK) status = error_wrap(error, status, "%s", path);
     close(source.descriptor);
     return status;
 }

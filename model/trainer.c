@@ -375,6 +375,7 @@ enum status trainer_evaluate(struct trainer *t, const struct data *data, uint64_
     pack_all(t);
     double sum = 0, part = 0;
     for (uint64_t from = 0; from < count; from += t->total) {
+        if (t->options.cancelled && t->options.cancelled()) return error_set(error, CANCELLED, "evaluation was ended");
         uint64_t here = MIN(count - from, t->total);
         for (uint64_t i = 0; i < here; i++) {
             uint64_t window = (uint64_t)((unsigned __int128)(from + i) * there / count);

@@ -47,6 +47,7 @@ struct trainer_options {
     bool recompute; /* keep only each layer's input for the backward pass: less memory, a third more work, the same bits */
     bool
         forward_only; /* for trainer_evaluate alone: no gradients, no moments; trainer_step, _save and _load are not to be called */
+    bool (*cancelled)(void); /* asked between the batches of an evaluation, which may be long; NULL: never */
     bool bf16_moments; /* keep AdamW's m and v in bfloat16, rounded by chance (see model/moments.h): 4 bytes a parameter less */
 };
 
@@ -109,7 +110,7 @@ MUST_USE enum status trainer_step(struct trainer *trainer, const struct data *da
 void trainer_release_data(struct trainer *trainer);
 
 /* Mean nats a token of the current parameters over at most max_windows held-out windows (0: all), evenly spread.
- * NOT_FOUND if the data hold none. */
+ * NOT_FOUND if the data hold none; CANCELLED if options.cancelled said so. */
 MUST_USE enum status trainer_evaluate(struct trainer *trainer, const struct data *data, uint64_t max_windows, double *nats,
                                       struct error *error);
 /* The same over given sequences: [count][length + 1] tokens. INVALID if a token is beyond the vocabulary. */

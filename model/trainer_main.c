@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/ending.h"
 #include "base/memory.h"
 #include "base/version.h"
 #include "model/verbs.h"
@@ -21,6 +22,7 @@ static bool has_verb(int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
+    ending_begin(ENDING_BY_SIGNAL);
     char **arguments = xcalloc((size_t)argc + 2, sizeof *arguments), verb[] = "train";
     int count = argc > 0 ? 1 : 0, skip = count;
     if (count) arguments[0] = argv[0];

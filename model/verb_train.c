@@ -1,5 +1,4 @@
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +6,7 @@
 
 #include "base/checksum.h"
 #include "base/clock.h"
+#include "base/ending.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -89,20 +89,6 @@ static const struct option train_options[] = {
     {"sample", OPTION_U64, VERB_FIELD(sample), .fallback = "200", .help = "Bytes to write after the prompt."},
     {0}};
 
-/* The first signal ends training after the step that is under way; the second ends the process. */
-static volatile sig_atomic_t stopping;
-static void stop(int number) {
-    (void)number;
-    stopping = 1;
-}
-
-static void stop_on_signals(void) {
-    struct sigaction action = {.sa_handler = stop, .sa_flags = (int)SA_RESETHAND};
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-}
-
 /* The shape: of the checkpoint, or of the preset with what was said beside it. A checkpoint admits no changes. */
 static enum status model_of(const struct options *options, const struct verb_settings *s, struct model_config *out,
                             struct error *error) {
@@ -149,6 +135,7 @@ static struct trainer_options trainer_options_of(const struct verb_settings *s, 
         .shards = (uint32_t)s->shards,
         .threads = (uint32_t)s->threads,
         .kernels = s->kernels,
+        .cancelled = ending_is_asked,
         .device = (enum trainer_device)s->device,
         .adamw = {.beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f, .decay = (float)s->decay, .clip = (float)s->clip},
         .schedule = {.shape = (enum schedule_shape)s->schedule,
@@ -212,7 +199,7 @@ static enum status train(struct trainer *trainer, const struct data *data, const
                          double *speed, struct error *error) {
     uint64_t start = clock_monotonic_ns(), mark = start, tokens = 0, marked = 0;
     enum status status = OK;
-    while (status == OK && !stopping && trainer_counters(trainer).steps < s->steps) {
+    while (status == OK && !ending_is_asked() && trainer_counters(trainer).steps < s->steps) {
         struct trainer_result result;
         status = trainer_step(trainer, data, trainer_counters(trainer).tokens, &result, error);
         if (status != OK) break;
@@ -220,6 +207,7 @@ static enum status train(struct trainer *trainer, const struct data *data, const
         struct trainer_counters counters = trainer_counters(trainer);
         double heldout = NAN;
         if (s->evaluate_every && counters.steps % s->evaluate_every == 0) status = evaluate(trainer, data, s, &heldout, error);
+        if (status == CANCELLED) status = OK; /* the loop ends, with the state written */
         if (status == OK && (counters.steps % s->log_every == 0 || isfinite(heldout))) {
             uint64_t now = clock_monotonic_ns();
             const struct history_point point = {.step = counters.steps,
@@ -278,7 +266,7 @@ static enum status finish(struct trainer *trainer, const struct data *data, cons
            (unsigned long long)trainer_layout(trainer)->count, trainer_kernels(trainer), (unsigned long long)counters.steps,
            (unsigned long long)counters.tokens, speed);
     double nats;
-    if (stopping) {
+    if (ending_is_asked()) {
         printf(" stopped=true\n");
         fprintf(stderr,
                 s->state ? "stopped at step %llu of %llu: the same command goes on from there\n"
@@ -287,8 +275,9 @@ static enum status finish(struct trainer *trainer, const struct data *data, cons
         return OK;
     }
     if (data_heldout_count(data, (uint32_t)s->length) > 0) {
-        TRY(evaluate(trainer, data, s, &nats, error));
-        printf(" heldout_nats=%.4f", nats);
+        enum status status = evaluate(trainer, data, s, &nats, error);
+        if (status != OK && status != CANCELLED) return status;
+        if (status == OK) printf(" heldout_nats=%.4f", nats);
     }
     printf("\n");
     return s->prompt ? sample(trainer, s, error) : OK;
@@ -319,7 +308,7 @@ static int run_train(struct options *options, void *values) {
     struct history *history = NULL;
     struct model_config model;
     double speed = 0;
-    stop_on_signals();
+    ending_begin(VERB_DONE); /* until it trains, nothing is unsaved */
     enum status status = model_of(options, s, &model, &error);
     if (status != OK) return verb_exit_code(options, status, &error);
     if (options_source(options, "length", NULL) == OPTION_FROM_DEFAULT) s->length = MIN(s->length, (uint64_t)model.context);
@@ -336,6 +325,7 @@ static int run_train(struct options *options, void *values) {
     if (status == OK) status = trainer_create(&trainer_options, &trainer, &error);
     if (status == OK && s->device != TRAINER_CPU) log_info("device", "line=\"%s\"", trainer_device_line(trainer));
     if (status == OK) status = begin(trainer, s, &error);
+    ending_in_order(NULL); /* the first signal ends training after the step that is under way; a later one ends the process */
     if (status == OK) status = train(trainer, data, s, history, &speed, &error);
     if (status == OK && s->plot) status = write_plot(history, s->plot, &error);
     if (status == OK) status = finish(trainer, data, s, speed, &error);

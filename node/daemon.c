@@ -1,13 +1,12 @@
 #include "node/daemon.h"
 
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/clock.h"
+#include "base/ending.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -15,10 +14,11 @@
 #include "model/export.h"
 #include "model/trainer.h"
 #include "node/daemon_core.h"
+#include "node/verbs.h"
 #include "rpc/environment.h"
 #include "run/run_model.h"
 
-enum { STATUS_INTERVAL_MS = 1000, SIGNAL_POLL_MS = 200 };
+enum { STATUS_INTERVAL_MS = 1000, SIGNAL_POLL_MS = 200, CLOSE_LIMIT_S = 60, SAVE_LIMIT_S = 600, OWN_THREADS = 8 };
 
 /* ---- what the threads tell ---------------------------------------------------------------------------------------------------- */
 
@@ -159,8 +159,12 @@ static enum status open_model(struct daemon *daemon, struct error *error) {
     TRY(run_model_layout(manifest, &daemon->layout, error));
     run_model_layout_digest(&daemon->layout, daemon->layout_digest);
     struct run_model_files files = settings_files(settings);
+    char *seen = site_path(daemon->site, "data.seen");
     files.seed = seed;
-    TRY(run_model_data(manifest, &files, &daemon->data, error));
+    files.seen = seen;
+    enum status status = run_model_data(manifest, &files, &daemon->data, error);
+    free(seen);
+    TRY(status);
     TRY(run_model_trainer(manifest, &local, &daemon->trainer, error));
     if (strcmp(trainer_kernels(daemon->trainer), "cuda") == 0)
         snprintf(daemon->device, sizeof daemon->device, "cuda");
@@ -285,6 +289,7 @@ static enum status start_links(struct daemon *daemon, struct error *error) {
 static enum status start(struct daemon *daemon, struct error *error) {
     TRY(open_model(daemon, error));
     TRY(tell_damage(daemon, open_journal(daemon, error), error));
+    TRY(rpc_threads_there(OWN_THREADS, error)); /* all that come from here on */
     TRY(open_channel(daemon, error));
     struct report_options report = {.site = daemon->site,
                                     .traffic = &daemon->traffic,
@@ -316,18 +321,22 @@ static void drop_event(struct envelope *envelope) {
 
 static void stop(struct daemon *daemon, bool capture) {
     /* Stopped, not destroyed: the brain goes on until the end, and what it still asks of them is dropped. */
+    ending_limit(CLOSE_LIMIT_S, EXIT_FAILED, "closing the streams");
     if (daemon->downlink) downlink_stop(daemon->downlink);
     if (daemon->uplink) uplink_stop(daemon->uplink);
+    ending_limit(SAVE_LIMIT_S, EXIT_FAILED, "the step under way and the checkpoint");
     if (daemon->training) training_stop(daemon->training, capture);
     if (daemon->worker) worker_stop(daemon->worker);
     if (daemon->events) queue_close(daemon->events);
     (void)!thread_join(daemon->brain, UINT64_MAX);
+    ending_limit(CLOSE_LIMIT_S, EXIT_FAILED, "closing the network");
     rpc_channel_close(daemon->channel); /* the brain made calls on it until now; what comes back finds the queue closed */
     daemon->channel = NULL;
     void *left;
     while (daemon->events && queue_pop(daemon->events, 0, &left) == OK) drop_event(left);
     queue_destroy(daemon->events);
     daemon->events = NULL;
+    ending_limit(0, 0, NULL); /* what follows may be an export */
 }
 
 static void close_all(struct daemon *daemon) {
@@ -344,7 +353,9 @@ static void close_all(struct daemon *daemon) {
     data_close(daemon->data);
     layout_deinit(&daemon->layout);
     pthread_mutex_destroy(&daemon->lock);
+    ending_limit(CLOSE_LIMIT_S, EXIT_FAILED, "closing the network");
     rpc_environment_close();
+    ending_limit(0, 0, NULL);
 }
 
 static enum status export_result(struct daemon *daemon, struct error *error) {
@@ -367,21 +378,12 @@ static bool has_ended(struct daemon *daemon) {
     return ended;
 }
 
-static void block_signals(sigset_t *set) {
-    sigemptyset(set);
-    sigaddset(set, SIGTERM);
-    sigaddset(set, SIGINT);
-    pthread_sigmask(SIG_BLOCK, set, NULL);
-}
-
 /* Until the brain has ended it, or a signal comes. */
-static void watch(struct daemon *daemon, const sigset_t *set) {
+static void watch(struct daemon *daemon) {
     uint64_t next_status = 0;
     while (!has_ended(daemon)) {
-        struct timespec poll = {0, SIGNAL_POLL_MS * 1000000L};
-        int got = sigtimedwait(set, NULL, &poll);
-        if (got == SIGTERM || got == SIGINT) {
-            log_info("stopping", "signal=%s", got == SIGTERM ? "TERM" : "INT");
+        if (ending_wait(SIGNAL_POLL_MS)) {
+            log_info("stopping", "signal=%s", ending_signal_name(ending_asked()));
             return;
         }
         uint64_t now = clock_monotonic_ms();
@@ -408,19 +410,25 @@ static enum status finish(struct daemon *daemon, enum daemon_end *how, struct er
 
 enum status daemon_run(const struct settings *settings, const struct site *site, enum daemon_end *how, struct error *error) {
     struct daemon *daemon = xcalloc(1, sizeof *daemon);
-    sigset_t set;
-    block_signals(&set);
     daemon->settings = settings;
     daemon->site = site;
     pthread_mutex_init(&daemon->lock, NULL);
     daemon->events = queue_create(EVENTS_LIMIT);
-    rpc_environment_open();
+    ending_begin(EXIT_DONE); /* until it trains, nothing is unsaved: a signal ends a check of data or a replay at once */
+    enum status status = rpc_environment_open(error);
+    if (status != OK) {
+        queue_destroy(daemon->events);
+        pthread_mutex_destroy(&daemon->lock);
+        free(daemon);
+        return status;
+    }
     /* The brain's first actions need all threads, and the threads' first events its queue: so it starts last. */
-    enum status status = start(daemon, error);
+    status = start(daemon, error);
+    ending_in_order(NULL);
     if (status == OK) {
         log_info("started", "site=%u name=%s parameters=%llu device=\"%s\"", site->number, site->name,
                  (unsigned long long)daemon->layout.count, daemon->device);
-        watch(daemon, &set);
+        watch(daemon);
         status = finish(daemon, how, error);
     } else {
         if (daemon->report) report_write(daemon->report, NULL, "halted", error ? error->message : NULL);

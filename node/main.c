@@ -2,10 +2,12 @@
  * does without a coordinator is node/alone.h's. */
 #include <unistd.h>
 
+#include "base/ending.h"
 #include "node/alone.h"
 #include "node/verbs.h"
 
 int main(int argc, char **argv) {
+    ending_begin(ENDING_BY_SIGNAL);
     if (alone_is_meant(argc, argv)) return alone_main(argc, argv);
     struct settings settings = {0};
     struct options *options = options_create(alone_extend(&node_command), &settings);

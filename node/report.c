@@ -282,11 +282,12 @@ static void put_roots(struct json_writer *writer, const struct told *told) {
 /* Whole or not at all for readers, but not synced: a file a second is not worth a disk's time. */
 static enum status replace(const char *path, struct bytes content, struct error *error) {
     char *temporary = xformat("%s.new", path);
-    enum status status = OK;
-    int file = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (file < 0) {
-        status = error_set(error, FAILED, "open %s: %s", temporary, strerror(errno));
-    } else {
+    enum status status = file_check_kind(path, error);
+    int file = -1;
+    unlink(temporary); /* never opened: whatever is there is not ours */
+    if (status == OK) file = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    if (status == OK && file < 0) status = error_set(error, FAILED, "open %s: %s", temporary, strerror(errno));
+    if (status == OK) {
         status = file_write_all(file, content.data, content.size, error);
         close(file);
         if (status == OK && rename(temporary, path) != 0)

@@ -135,7 +135,9 @@ static enum status evaluate(const struct settings *settings, struct model *model
     struct data *data = NULL;
     struct trainer *trainer = NULL;
     struct run_model_files files = settings_files(settings);
+    char *seen = site_path(&model->site, "data.seen");
     files.heldout_only = true;
+    files.seen = seen;
     struct run_model_local local = {.sequences = (uint32_t)settings->sequences, .threads = (uint32_t)settings->threads};
     enum status status = run_model_data(&model->site.manifest, &files, &data, error);
     if (status == OK) status = run_model_trainer(&model->site.manifest, &local, &trainer, error);
@@ -145,6 +147,7 @@ static enum status evaluate(const struct settings *settings, struct model *model
     }
     trainer_destroy(trainer);
     data_close(data);
+    free(seen);
     return status;
 }
 
@@ -227,8 +230,11 @@ int verb_validate(struct options *options, void *values) {
     enum status status = site_load(settings->directory, &site, &error);
     if (status == OK) status = run_model_layout(&site.manifest, &layout, &error);
     if (status == OK && !settings->address) status = error_set(&error, INVALID, "no coordinator's address");
-    const struct run_model_files files = settings_files(settings);
+    struct run_model_files files = settings_files(settings);
+    char *seen = status == OK ? site_path(&site, "data.seen") : NULL;
+    files.seen = seen;
     if (status == OK) status = run_model_data(&site.manifest, &files, &data, &error);
+    free(seen);
     if (status == OK)
         printf("run %s, site %s (number %u), coordinator %s\n%llu parameters, %llu tokens to train on, %llu held out\n",
                site.manifest.name, site.name, site.number, settings->address, (unsigned long long)layout.count,

@@ -82,7 +82,7 @@ static void free_channel(struct rpc_channel *channel) {
 
 enum status rpc_channel_open(const struct rpc_channel_options *options, struct rpc_channel **out, struct error *error) {
     TRY(check(options, error));
-    rpc_environment_open();
+    TRY(rpc_environment_open(error));
     if (options->chain) {
         /* Asked of the server's side, which says at once what a channel would only say at its first call. */
         struct rpc_server_certificate own = {options->chain, options->private_key, options->root_ca};
@@ -92,12 +92,18 @@ enum status rpc_channel_open(const struct rpc_channel_options *options, struct r
             return usable;
         }
     }
+    uint32_t threads = options->threads ? options->threads : 1;
+    enum status there = rpc_threads_there(threads, error);
+    if (there != OK) {
+        rpc_environment_close();
+        return there;
+    }
     struct rpc_channel *channel = xcalloc(1, sizeof *channel);
     pthread_mutex_init(&channel->lock, NULL);
     channel->address = xstrdup(options->address);
     channel->max_message_size = options->max_message_size ? options->max_message_size : 5u << 20;
     channel->write_queue = options->write_queue ? options->write_queue : 4;
-    enum status status = engine_create(options->threads ? options->threads : 1, "rpc-channel", &channel->engine, error);
+    enum status status = engine_create(threads, "rpc-channel", &channel->engine, error);
     for (uint32_t i = 0; status == OK && i < MAX(options->connections, 1u); i++) {
         grpc_channel *core = create_core(options);
         if (core)

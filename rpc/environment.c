@@ -10,8 +10,11 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/log.h"
+#include "base/memory.h"
+#include "base/thread.h"
 #include "rpc/environment_core.h"
 
 /* Process-wide because the library beneath is. */
@@ -47,11 +50,64 @@ static void prepare_once(void) {
     signal(SIGPIPE, SIG_IGN);
 }
 
-void rpc_environment_open(void) {
+/* ---- threads ------------------------------------------------------------------------------------------------------------ */
+
+struct trial {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool over; /* under lock */
+};
+
+static void trial_body(void *context) {
+    struct trial *trial = context;
+    pthread_mutex_lock(&trial->lock);
+    while (!trial->over) pthread_cond_wait(&trial->changed, &trial->lock);
+    pthread_mutex_unlock(&trial->lock);
+}
+
+/* What it starts by itself: a pool as large as the machine (2 to 16), two executors, timers, and one in reserve. */
+static uint32_t library_threads(void) {
+    long processors = sysconf(_SC_NPROCESSORS_CONF);
+    return (uint32_t)(processors < 2 ? 2 : processors > 16 ? 16 : processors) + 4;
+}
+
+/* All at once, because all will be there at once. */
+enum status rpc_threads_there(uint32_t own, struct error *error) {
+    struct trial trial = {.over = false};
+    uint32_t wanted = own + library_threads(), started = 0;
+    struct thread **threads = xcalloc(wanted, sizeof *threads);
+    enum status status = OK;
+    pthread_mutex_init(&trial.lock, NULL);
+    pthread_cond_init(&trial.changed, NULL);
+    while (started < wanted && status == OK) {
+        status = thread_start("trial", trial_body, &trial, &threads[started], error);
+        if (status == OK) started++;
+    }
+    pthread_mutex_lock(&trial.lock);
+    trial.over = true;
+    pthread_cond_broadcast(&trial.changed);
+    pthread_mutex_unlock(&trial.lock);
+    for (uint32_t i = 0; i < started; i++) (void)!thread_join(threads[i], UINT64_MAX);
+    pthread_cond_destroy(&trial.changed);
+    pthread_mutex_destroy(&trial.lock);
+    free(threads);
+    if (status == OK) return OK;
+    return error_wrap(error, status,
+                      "the system gives %u more threads, the network needs %u: raise the limit of processes (ulimit -u, or "
+                      "pids.max of the cgroup)",
+                      started, wanted);
+}
+
+/* ---- open and close ------------------------------------------------------------------------------------------------------ */
+
+enum status rpc_environment_open(struct error *error) {
+    enum status status = OK;
     pthread_mutex_lock(&environment_lock);
     prepare_once();
-    if (environment_references++ == 0) grpc_init();
+    if (environment_references == 0) status = rpc_threads_there(0, error);
+    if (status == OK && environment_references++ == 0) grpc_init();
     pthread_mutex_unlock(&environment_lock);
+    return status;
 }
 
 void rpc_environment_close(void) {

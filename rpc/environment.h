@@ -13,9 +13,13 @@
 
 #include "base/status.h"
 
-void rpc_environment_open(void);
-/* The last one shuts the library down and waits until its threads are gone. */
+/* UNAVAILABLE if the system does not give the threads that the library needs. It is asked first, because the library takes a thread
+ * that could not be started for one that runs, and waits for it: at its start, or at its end for ever. */
+MUST_USE enum status rpc_environment_open(struct error *error);
+/* The last one shuts the library down and waits until its threads are gone, within a limit: see base/ending.h. */
 void rpc_environment_close(void);
+/* The same question, before a server or channel with so many threads of its own: the library starts some of its threads with it. */
+MUST_USE enum status rpc_threads_there(uint32_t own, struct error *error);
 
 /* Raises the soft limit on open files to the hard one and says what it now is. A listener that runs out of descriptors
  * inside accept never accepts again, so main calls this first. FAILED if the limit cannot be read. */

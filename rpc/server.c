@@ -220,8 +220,9 @@ static struct rpc_server *allocate(const struct rpc_server_options *options) {
 enum status rpc_server_create(const struct rpc_server_options *given, struct rpc_server **out, struct error *error) {
     struct rpc_server_options options = *given;
     TRY(fill_in(&options, error));
-    rpc_environment_open();
-    enum status status = material_check(&options.certificate, "server's", error);
+    TRY(rpc_environment_open(error));
+    enum status status = rpc_threads_there(options.threads + 1, error); /* and the watch */
+    if (status == OK) status = material_check(&options.certificate, "server's", error);
     if (status != OK) {
         rpc_environment_close();
         return status;

@@ -72,6 +72,7 @@ enum status run_model_data(const struct manifest *manifest, const struct run_mod
                                    .heldout = files->heldout,
                                    .seed = files->seed,
                                    .format = files->format,
+                                   .seen = files->seen,
                                    .tokens = manifest->tokenizer == TOKENIZER_BYTE ? DATA_TOKENS_BYTE : DATA_TOKENS_EXTERNAL};
     struct data_position start = {0};
     struct data *data = NULL;

@@ -1,5 +1,6 @@
 /* atoll-sim: many sites on one machine, on simulated clocks, networks and disks, with the real state machines. Each verb is a file of
  * its own (sim/verb_*.c). */
+#include "base/ending.h"
 #include "base/options.h"
 #include "base/version.h"
 #include "sim/verbs.h"
@@ -9,6 +10,7 @@ static const struct command program = {
     .name = "atoll-sim", .summary = "simulates federations on one machine", .children = verbs, .version = atoll_version};
 
 int main(int argc, char **argv) {
+    ending_begin(ENDING_BY_SIGNAL);
     struct verb_settings settings = {0};
     struct options *options = options_create(&program, &settings);
     int code = options_start(options, &(struct options_setup){.argc = argc, .argv = argv});

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "base/ending.h"
 #include "base/options.h"
 #include "base/version.h"
 #include "sim/wan_proxy.h"
@@ -84,6 +85,7 @@ static int run(const struct settings *settings) {
 }
 
 int main(int argc, char **argv) {
+    ending_begin(ENDING_BY_SIGNAL);
     struct settings settings = {0};
     struct options *options = options_create(&program, &settings);
     int code = options_start(options, &(struct options_setup){.argc = argc, .argv = argv});

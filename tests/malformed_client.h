@@ -75,7 +75,7 @@ CLIENT void world_create(struct world *w, const char *name, const char *more) {
     w->parameters = layout.count;
     layout_deinit(&layout);
     manifest_digest(&w->manifest, w->manifest_digest);
-    rpc_environment_open();
+    CHECK_OK(rpc_environment_open(&error));
 }
 
 CLIENT void read_pem(const struct world *w, const char *name, struct buffer *out) {

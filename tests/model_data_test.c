@@ -1,9 +1,12 @@
 #include "model/data.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "model/data_seen.h"
 #include "tests/test.h"
 
 static const char *put(const char *name, const void *content, size_t size) {
@@ -51,6 +54,10 @@ static void put_llmc(struct buffer *file, uint32_t magic, uint32_t version, uint
 TEST(files_that_cannot_be_trained_on_are_refused_by_name) {
     refused("/nonexistent/a.txt", 256, NOT_FOUND, "open");
     refused(test_directory(), 256, INVALID, "regular");
+    char *fifo = file_join(test_directory(), "fifo");
+    CHECK(mkfifo(fifo, 0600) == 0);
+    refused(fifo, 256, INVALID, "a pipe");
+    free(fifo);
     refused(put("empty.txt", "", 0), 256, INVALID, "empty");
     refused(put("empty.bin", "", 0), 256, INVALID, "empty");
     refused(put("odd.bin", "\1\2\3", 3), 65536, INVALID, "odd");
@@ -252,4 +259,96 @@ TEST(a_file_that_shrinks_or_changes_under_us_is_an_error_not_a_crash) {
     CHECK_STATUS(data_next(data, &position, 99, tokens, &error), CORRUPT);
     CHECK_EQUAL(position.index, 0);
     data_close(data);
+}
+
+/* ---- what was read whole is remembered ----------------------------------------------------------------------------------------- */
+
+static char *read_text(const char *path) {
+    struct error error = {0};
+    struct buffer text = {0};
+    CHECK_OK(file_read(path, 1 << 20, &text, &error));
+    return (char *)text.data;
+}
+
+static enum status open_seen(const char *path, uint32_t vocabulary, const char *seen) {
+    struct error error = {0};
+    struct data *data = NULL;
+    const struct data_options options = {.vocabulary = vocabulary, .seen = seen};
+    enum status status = data_open(&path, 1, &options, &data, &error);
+    data_close(data);
+    return status;
+}
+
+/* Writes without changing size and time of modification: what only a whole read, or the time of change, can find. */
+static void overwrite_in_secret(const char *path, size_t at, uint16_t token) {
+    struct stat info;
+    int file = open(path, O_WRONLY | O_CLOEXEC);
+    CHECK(file >= 0 && fstat(file, &info) == 0);
+    CHECK(pwrite(file, &token, 2, (off_t)at) == 2);
+    const struct timespec times[2] = {info.st_atim, info.st_mtim};
+    CHECK(futimens(file, times) == 0);
+    close(file);
+}
+
+TEST(a_file_that_was_read_whole_is_not_read_again_until_it_changes) {
+    enum { TOKENS = 1000000, ODD = TOKENS / 2 + 1000 }; /* where no sample of a few pieces looks */
+    uint16_t *tokens = xcalloc(TOKENS, sizeof *tokens);
+    for (size_t i = 0; i < TOKENS; i++) tokens[i] = (uint16_t)(i % 200);
+    tokens[ODD] = 250;
+    const char *path = put("seen.bin", tokens, TOKENS * sizeof *tokens);
+    char *seen = file_join(test_directory(), "data.seen");
+    CHECK_EQUAL(open_seen(path, 300, seen), OK);
+    char *first = read_text(seen);
+    CHECK_CONTAINS(first, "below-300");
+    CHECK_CONTAINS(first, path);
+    /* It is believed: an answer about this very file, whatever is in it. */
+    struct data_fingerprint print;
+    struct error error = {0};
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    CHECK_OK(data_fingerprint(file, &print, &error));
+    CHECK_EQUAL(open_seen(path, 200, seen), INVALID); /* another question */
+    struct data_seen *known = data_seen_open(seen);
+    CHECK(data_seen_has(known, &print, "tokens-2-bytes-from-0-below-300"));
+    CHECK(!data_seen_has(known, &print, "tokens-2-bytes-from-0-below-200"));
+    data_seen_add(known, &print, "tokens-2-bytes-from-0-below-200", path);
+    data_seen_close(known);
+    CHECK_EQUAL(open_seen(path, 200, seen), OK);
+    CHECK_EQUAL(open_seen(path, 200, NULL), INVALID);
+    /* A token in the middle is changed behind the clock's back. */
+    overwrite_in_secret(path, 2 * ODD, 299);
+    CHECK_EQUAL(open_seen(path, 200, seen), INVALID);
+    CHECK_EQUAL(open_seen(path, 300, seen), OK);
+    overwrite_in_secret(path, 2 * ODD, 300);
+    CHECK_EQUAL(open_seen(path, 300, seen), INVALID);
+    close(file);
+    free(first), free(seen), free(tokens);
+}
+
+TEST(a_memory_of_files_that_is_damaged_or_cannot_be_written_costs_time_and_nothing_else) {
+    static const uint16_t tokens[] = {1, 2, 299, 4, 5};
+    const char *path = put("few.bin", tokens, sizeof tokens);
+    char *seen = file_join(test_directory(), "data.seen"), *text = NULL;
+    CHECK_EQUAL(open_seen(path, 300, seen), OK);
+    text = read_text(seen);
+    size_t size = strlen(text);
+    struct error error = {0};
+    for (size_t i = 0; i < size; i++) { /* any damage: as if the line were not there */
+        char *bad = xstrdup(text);
+        bad[i] ^= 4;
+        CHECK_OK(file_write(seen, bytes_of(bad, size), 0600, &error));
+        struct data_seen *known = data_seen_open(seen);
+        struct data_fingerprint print;
+        int file = open(path, O_RDONLY | O_CLOEXEC);
+        CHECK_OK(data_fingerprint(file, &print, &error));
+        close(file);
+        CHECK(!data_seen_has(known, &print, "tokens-2-bytes-from-0-below-300"));
+        data_seen_close(known);
+        free(bad);
+    }
+    CHECK_OK(file_write(seen, bytes_of("\0\xff\n\n", 4), 0600, &error));
+    CHECK_EQUAL(open_seen(path, 300, seen), OK);
+    CHECK_EQUAL(open_seen(path, 300, "/nonexistent/data.seen"), OK);
+    CHECK_EQUAL(open_seen(path, 299, "/nonexistent/data.seen"), INVALID);
+    CHECK_EQUAL(open_seen(path, 300, "/dev/null"), OK);
+    free(text), free(seen);
 }

@@ -245,7 +245,7 @@ static inline struct fake *fake_start(void) {
     struct fake *fake = xcalloc(1, sizeof *fake);
     struct error error = {0};
     uint64_t now_s = clock_wall_ms() / 1000;
-    rpc_environment_open();
+    CHECK_OK(rpc_environment_open(&error));
     CHECK_OK(key_pair_create(&fake->ca_key, &error));
     CHECK_OK(key_pair_create(&fake->server_key, &error));
     CHECK_OK(key_pair_create(&fake->site_key_pair, &error));

@@ -1,12 +1,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/ending.h"
 #include "base/file.h"
 #include "base/memory.h"
 #include "coordinator/atollctl/atollctl.h"
 #include "proto/service.h"
 #include "rpc/channel.h"
 #include "rpc/environment.h"
+
+enum { STOP_LIMIT_S = 30 };
 
 struct credentials {
     struct buffer ca, certificate, key; /* zero-terminated */
@@ -42,11 +45,13 @@ static enum status exchange(const struct settings *settings, const struct creden
                                           .server_name = "atoll-coordinator",
                                           .max_message_size = FRAME_LIMIT};
     struct rpc_call_options call = {.progress_timeout_ms = (uint32_t)settings->timeout_ms};
-    rpc_environment_open();
+    TRY(rpc_environment_open(error));
     enum status status = rpc_channel_open(&options, &channel, error);
     if (status == OK) status = rpc_channel_unary_wait(channel, service_path(METHOD_ADMIN), &call, request, reply, NULL, error);
+    ending_limit(STOP_LIMIT_S, EXIT_FAILED, "closing the network");
     rpc_channel_close(channel);
     rpc_environment_close();
+    ending_limit(0, 0, NULL);
     return status;
 }
 

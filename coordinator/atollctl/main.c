@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/ending.h"
 #include "base/version.h"
 #include "config/config.h"
 #include "coordinator/atollctl/atollctl.h"
@@ -55,6 +56,7 @@ static const struct command program = {
     .version = atoll_version};
 
 int main(int argc, char **argv) {
+    ending_begin(ENDING_BY_SIGNAL);
     struct settings settings = {0};
     struct options *options = options_create(&program, &settings);
     struct options_setup setup = {.argc = argc, .argv = argv, .environment = environ, .load_file = config_load};
