@@ -119,7 +119,8 @@ static enum status sync_parent(const char *path, struct error *error) {
 }
 
 enum status file_write(const char *path, struct bytes content, mode_t mode, struct error *error) {
-    TRY(file_check_kind(path, error));
+    enum status kind = file_check_kind(path, error);
+    if (kind != OK) return error_wrap(error, kind, "write");
     char *temporary = xformat("%s.tmp.%ld", path, (long)getpid());
     unlink(temporary);
     int descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);

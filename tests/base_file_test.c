@@ -70,7 +70,8 @@ TEST(a_write_that_fails_leaves_the_old_file_and_no_litter) {
     CHECK_OK(file_make_directory(taken, 0700, &error));
     CHECK_OK(file_write(inside, bytes_of("x", 1), 0600, &error));
     CHECK_STATUS(file_write(taken, bytes_of("y", 1), 0600, &error), INVALID); /* a directory is in the way of the rename */
-    CHECK_CONTAINS(error.message, "write ");
+    CHECK_CONTAINS(error.message, "write: ");
+    CHECK_CONTAINS(error.message, "a directory");
     check_content(inside, "x");
     unsigned names = 0;
     DIR *listing = opendir(directory);
