@@ -120,9 +120,9 @@ def test_a_check_of_all_data_says_how_far_it_is_and_ends_at_a_signal():
     Large()
     run = federation()
     site = run.add_site_stopped()
-    for number, arguments in ((signal.SIGTERM, [program("atoll-node"), "run", "--dir", site, "--data", "large.bin"]),
-                              (signal.SIGINT, [program("atoll-node"), "validate", "--dir", site, "--data", "large.bin"]),
-                              (signal.SIGHUP, [program("atoll-trainer"), *SHAPE, "--vocabulary", "300", "--steps", "1", "large.bin"])):
+    for number, arguments in ((signal.SIGTERM, [program("atoll-node"), "run", "--dir", site, "--data", "large.bin", "--data-format", "u16"]),
+                              (signal.SIGINT, [program("atoll-node"), "validate", "--dir", site, "--data", "large.bin", "--data-format", "u16"]),
+                              (signal.SIGHUP, [program("atoll-trainer"), *SHAPE, "--vocabulary", "300", "--steps", "1", "--data-format", "u16", "large.bin"])):
         process = start("log", *arguments)
         said = wait_for(process, "log", "checking_data")
         assert "large.bin" in said and "seconds_left=" in said, said

@@ -293,33 +293,33 @@ static void overwrite_in_secret(const char *path, size_t at, uint16_t token) {
 TEST(a_file_that_was_read_whole_is_not_read_again_until_it_changes) {
     enum { TOKENS = 1000000, ODD = TOKENS / 2 + 1000 }; /* where no sample of a few pieces looks */
     uint16_t *tokens = xcalloc(TOKENS, sizeof *tokens);
-    for (size_t i = 0; i < TOKENS; i++) tokens[i] = (uint16_t)(i % 200);
-    tokens[ODD] = 250;
+    for (size_t i = 0; i < TOKENS; i++) tokens[i] = (uint16_t)(i % 400);
+    tokens[ODD] = 450;
     const char *path = put("seen.bin", tokens, TOKENS * sizeof *tokens);
     char *seen = file_join(test_directory(), "data.seen");
-    CHECK_EQUAL(open_seen(path, 300, seen), OK);
+    CHECK_EQUAL(open_seen(path, 600, seen), OK);
     char *first = read_text(seen);
-    CHECK_CONTAINS(first, "below-300");
+    CHECK_CONTAINS(first, "below-600");
     CHECK_CONTAINS(first, path);
     /* It is believed: an answer about this very file, whatever is in it. */
     struct data_fingerprint print;
     struct error error = {0};
     int file = open(path, O_RDONLY | O_CLOEXEC);
     CHECK_OK(data_fingerprint(file, &print, &error));
-    CHECK_EQUAL(open_seen(path, 200, seen), INVALID); /* another question */
+    CHECK_EQUAL(open_seen(path, 400, seen), INVALID); /* another question */
     struct data_seen *known = data_seen_open(seen);
-    CHECK(data_seen_has(known, &print, "tokens-2-bytes-from-0-below-300"));
-    CHECK(!data_seen_has(known, &print, "tokens-2-bytes-from-0-below-200"));
-    data_seen_add(known, &print, "tokens-2-bytes-from-0-below-200", path);
+    CHECK(data_seen_has(known, &print, "tokens-2-bytes-from-0-below-600"));
+    CHECK(!data_seen_has(known, &print, "tokens-2-bytes-from-0-below-400"));
+    data_seen_add(known, &print, "tokens-2-bytes-from-0-below-400", path);
     data_seen_close(known);
-    CHECK_EQUAL(open_seen(path, 200, seen), OK);
-    CHECK_EQUAL(open_seen(path, 200, NULL), INVALID);
+    CHECK_EQUAL(open_seen(path, 400, seen), OK);
+    CHECK_EQUAL(open_seen(path, 400, NULL), INVALID);
     /* A token in the middle is changed behind the clock's back. */
-    overwrite_in_secret(path, 2 * ODD, 299);
-    CHECK_EQUAL(open_seen(path, 200, seen), INVALID);
-    CHECK_EQUAL(open_seen(path, 300, seen), OK);
-    overwrite_in_secret(path, 2 * ODD, 300);
-    CHECK_EQUAL(open_seen(path, 300, seen), INVALID);
+    overwrite_in_secret(path, 2 * ODD, 599);
+    CHECK_EQUAL(open_seen(path, 400, seen), INVALID);
+    CHECK_EQUAL(open_seen(path, 600, seen), OK);
+    overwrite_in_secret(path, 2 * ODD, 600);
+    CHECK_EQUAL(open_seen(path, 600, seen), INVALID);
     close(file);
     free(first), free(seen), free(tokens);
 }
