@@ -109,7 +109,7 @@ static void compare_encoding(const struct cuda_operations *cuda, enum codec code
 
 TEST(a_hundred_random_tensors_have_the_cpus_bytes) {
     struct cuda_backend backend;
-    if (!find_backend(&backend)) return;
+    find_backend(&backend);
     static const size_t sizes[] = {1, 31, 33, 127, 129, 1023, 4095, 4096, 4097, 8192, 12289, 20001};
     for (uint64_t seed = 1; seed <= 100; seed++) {
         size_t count = sizes[seed % COUNT_OF(sizes)];
@@ -128,7 +128,7 @@ TEST(a_hundred_random_tensors_have_the_cpus_bytes) {
 
 TEST(every_kind_of_tensor_has_the_cpus_bytes_in_every_codec) {
     struct cuda_backend backend;
-    if (!find_backend(&backend)) return;
+    find_backend(&backend);
     enum { COUNT = 3 * CODEC_CHUNK + 77 };
     for (int kind = 0; kind < KINDS; kind++) {
         float *base = tensor(COUNT, (enum kind)kind, (uint64_t)kind), *e = tensor(COUNT, (enum kind)kind, (uint64_t)kind + 50);
@@ -145,7 +145,7 @@ TEST(every_kind_of_tensor_has_the_cpus_bytes_in_every_codec) {
 /* Values at which something switches: of a tie, of a scale, of a rounding. */
 TEST(special_values_have_the_cpus_bytes) {
     struct cuda_backend backend;
-    if (!find_backend(&backend)) return;
+    find_backend(&backend);
     static const float values[] = {0.0f,      -0.0f,     FLT_MIN,     -FLT_MIN,   FLT_TRUE_MIN, -FLT_TRUE_MIN, FLT_MAX,
                                    -FLT_MAX,  1.0f,      -1.0f,       1.9921875f, 1.984375f,    0.5f,          1.5f,
                                    0x1p-127f, 0x1p-126f, 0x1.8p-127f, 0x1p127f,   0x1.8p-1f,    3.0f};
@@ -167,7 +167,7 @@ TEST(special_values_have_the_cpus_bytes) {
 
 TEST(a_value_that_is_not_finite_is_refused_by_its_place_and_changes_nothing) {
     struct cuda_backend backend;
-    if (!find_backend(&backend)) return;
+    find_backend(&backend);
     const struct cuda_operations *cuda = backend.operations;
     enum { COUNT = 2 * CODEC_CHUNK + 5 };
     static const float bad[] = {NAN, INFINITY, -INFINITY};
@@ -193,7 +193,7 @@ TEST(a_value_that_is_not_finite_is_refused_by_its_place_and_changes_nothing) {
 
 TEST(an_empty_delta_is_a_header) {
     struct cuda_backend backend;
-    if (!find_backend(&backend)) return;
+    find_backend(&backend);
     const float none = 0;
     for (size_t c = 0; c < COUNT_OF(codecs); c++)
         compare_encoding(backend.operations, codecs[c], 0, &none, NULL, NULL, 1, "nothing");
@@ -203,7 +203,7 @@ TEST(an_empty_delta_is_a_header) {
 /* A fragment of an allocation begins anywhere: then loads are one by one. */
 TEST(fragments_that_begin_anywhere_have_the_cpus_bytes) {
     struct cuda_backend backend;
-    if (!find_backend(&backend)) return;
+    find_backend(&backend);
     const struct cuda_operations *cuda = backend.operations;
     enum { COUNT = 2 * CODEC_CHUNK + 100 };
     struct error error = {0};
@@ -241,7 +241,7 @@ TEST(fragments_that_begin_anywhere_have_the_cpus_bytes) {
 /* More chunks than a block takes at a time where sums run over all of them, and empty chunks in between. */
 TEST(a_large_tensor_has_the_cpus_bytes) {
     struct cuda_backend backend;
-    if (!find_backend(&backend)) return;
+    find_backend(&backend);
     enum { COUNT = 1100 * CODEC_CHUNK + 1234 };
     float *base = tensor(COUNT, SCALED_CHUNKS, 5);
     for (size_t c = 3; c < 1100; c += 1 + c % 9) memset(base + c * CODEC_CHUNK, 0, (c % 3) * CODEC_CHUNK * sizeof *base);
@@ -313,7 +313,7 @@ static void compare_sparse_step(const struct cuda_operations *cuda, enum codec c
 
 TEST(sparse_steps_have_the_cpus_bits) {
     struct cuda_backend backend;
-    if (!find_backend(&backend)) return;
+    find_backend(&backend);
     static const size_t sizes[] = {1, 33, 4095, 4096, 4097, 12300};
     for (uint64_t seed = 0; seed < 12; seed++) {
         compare_sparse_step(backend.operations, seed % 2 ? CODEC_TOPK2_64 : CODEC_TOPK2_128, sizes[seed % COUNT_OF(sizes)],
@@ -324,7 +324,7 @@ TEST(sparse_steps_have_the_cpus_bits) {
 
 TEST(dense_steps_have_the_cpus_bits) {
     struct cuda_backend backend;
-    if (!find_backend(&backend)) return;
+    find_backend(&backend);
     const struct cuda_operations *cuda = backend.operations;
     struct error error = {0};
     enum { COUNT = 10007, PERIOD = 3 };
@@ -368,7 +368,7 @@ TEST(dense_steps_have_the_cpus_bits) {
 TEST(a_federation_on_the_device_is_recorded) {
     const char *path = getenv("ATOLL_TEST_RECORD_TO");
     struct cuda_backend backend;
-    if (!find_backend(&backend)) return;
+    find_backend(&backend);
     const char *elements = getenv("ATOLL_TEST_RECORD_ELEMENTS");
     bool large = path && !elements;
     const struct record_shape shape = {path ? CODEC_TOPK2_64 : CODEC_TOPK2_128,
@@ -389,7 +389,7 @@ TEST(a_federation_on_the_device_is_recorded) {
 
 TEST(a_message_that_breaks_its_format_never_reaches_the_device) {
     struct cuda_backend backend;
-    if (!find_backend(&backend)) return;
+    find_backend(&backend);
     const struct cuda_operations *cuda = backend.operations;
     struct error error = {0};
     struct cuda_part part;
@@ -421,7 +421,7 @@ TEST(a_device_that_is_lost_leaves_the_feedback_whole) {
     float *base = tensor(COUNT, NORMAL, 1), *e = tensor(COUNT, NORMAL, 2), *e_before = tensor(COUNT, NORMAL, 2);
     struct error error = {0};
     struct cuda_backend backend;
-    if (!open_emulation(&backend)) return;
+    open_emulation(&backend);
     struct device_encoder *encoder = NULL;
     CHECK_OK(device_encoder_create(backend.operations, CODEC_TOPK2_64, COUNT, true, &encoder, &error));
     struct buffer out = {0};
@@ -446,7 +446,7 @@ TEST(an_encoder_that_does_not_fit_is_refused_with_the_figures) {
     struct error error = {0};
     struct cuda_backend backend;
     setenv("EMULATED_MEMORY", "4194304", 1);
-    if (!open_emulation(&backend)) return;
+    open_emulation(&backend);
     struct device_encoder *encoder = NULL;
     CHECK_STATUS(device_encoder_create(backend.operations, CODEC_TOPK2_64, 1 << 20, true, &encoder, &error), FULL);
     CHECK_CONTAINS(error.message,

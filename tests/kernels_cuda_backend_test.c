@@ -83,7 +83,7 @@ TEST(what_does_not_fit_is_refused_with_the_figures) {
     struct error error = {0};
     struct cuda_backend backend;
     setenv("EMULATED_MEMORY", "134217728", 1);
-    if (!open_emulation(&backend)) return;
+    open_emulation(&backend);
     const struct cuda_operations *cuda = backend.operations;
     struct device_memory first, second = {0};
     size_t available, total;
@@ -103,7 +103,7 @@ TEST(a_lost_device_is_unavailable_for_good) {
     struct error error = {0};
     struct cuda_backend backend;
     setenv("EMULATED_LOSS", "3", 1);
-    if (!open_emulation(&backend)) return;
+    open_emulation(&backend);
     const struct cuda_operations *cuda = backend.operations;
     struct device_memory a;
     float value = 1;
@@ -136,7 +136,7 @@ TEST(no_visible_device_is_said_with_the_variables_value) {
 
 TEST(streams_and_pinned_memory_carry_copies) {
     struct cuda_backend backend;
-    if (!find_backend(&backend)) return;
+    find_backend(&backend);
     const struct cuda_operations *cuda = backend.operations;
     struct device_stream stream;
     struct device_memory a, b;
@@ -268,14 +268,14 @@ static void compare_all(const struct cuda_operations *cuda, size_t count) {
 
 TEST(every_operation_has_the_cpus_bits) {
     struct cuda_backend backend;
-    if (!find_backend(&backend)) return;
+    find_backend(&backend);
     for (size_t s = 0; s < COUNT_OF(sizes); s++) compare_all(backend.operations, sizes[s]);
     cuda_backend_close(&backend);
 }
 
 TEST(scattering_has_the_cpus_bits) {
     struct cuda_backend backend;
-    if (!find_backend(&backend)) return;
+    find_backend(&backend);
     const struct cuda_operations *cuda = backend.operations;
     enum { COUNT = 10000, SENT = 500 };
     struct pair sum = pair_create(cuda, COUNT, 1), value = pair_create(cuda, SENT, 2);

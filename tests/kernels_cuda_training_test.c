@@ -43,7 +43,7 @@ static void must(const char *answer) {
     if (answer) test_failed(__FILE__, __LINE__, "the device says %s", answer);
 }
 
-static bool start(void) {
+static void start(void) {
     struct error error = {0};
     char program[PATH_MAX] = {0}, path[PATH_MAX + 64];
     const char *named = getenv("ATOLL_TEST_CUDA_LIBRARY");
@@ -52,16 +52,12 @@ static bool start(void) {
     snprintf(path, sizeof path, "%s/../bin/atoll-kernels-cuda.so", program);
     if (named || cuda_backend_open(path, &backend, &error) != OK) {
         snprintf(path, sizeof path, "%s/atoll-kernels-emulated.so", program);
-        if (!named && !file_exists(path)) {
-            printf("  not compared: %s, and no emulation was built\n", error.message);
-            return false;
-        }
+        if (!named && !file_exists(path)) { TEST_SKIP("%s, and no emulation was built", error.message); }
         CHECK_OK(cuda_backend_open(named ? named : path, &backend, &error));
     }
     const char *wish = getenv("ATOLL_ATTENTION");
     if (wish && strcmp(wish, "wgmma") == 0 && (backend.device.major != 9 || backend.device.minor != 0)) {
-        printf("  not compared: %s has no wgmma\n", backend.found);
-        return false;
+        TEST_SKIP("%s has no wgmma", backend.found);
     }
     printf("  compared with %s\n", backend.found);
     cuda = backend.operations;
@@ -69,7 +65,6 @@ static bool start(void) {
     CHECK_OK(cuda_training_find(&backend, &training, &error));
     must(training->open(NULL, &session));
     atexit(end);
-    return true;
 }
 
 static uint16_t to_bf16(float value) {
@@ -165,7 +160,7 @@ static void compare_attention(uint32_t sequences, uint32_t length, uint32_t head
 }
 
 TEST(attention_is_the_cpus_for_every_head_size_and_odd_lengths) {
-    if (!start()) return;
+    start();
     for (uint32_t size = 32; size <= 128; size += 16) compare_attention(1, 67 + size / 16, 2, 1, size);
     compare_attention(2, 1, 1, 1, 32);
     compare_attention(1, 63, 4, 2, 32);
@@ -180,7 +175,7 @@ TEST(attention_is_the_cpus_for_every_head_size_and_odd_lengths) {
 TEST(attention_by_hoppers_instructions_is_the_cpus_for_odd_lengths_and_groups) {
     setenv("ATOLL_ATTENTION", "wgmma", 1);
     setenv("EMULATED_TENSOR_MAPS", "1", 1);
-    if (!start()) return;
+    start();
     const uint32_t shapes[][5] = {{1, 1, 1, 1, 64},    {2, 63, 2, 1, 64},  {1, 64, 3, 3, 64},  {3, 65, 4, 1, 128},
                                   {1, 128, 2, 2, 128}, {1, 129, 2, 1, 64}, {2, 200, 4, 2, 64}, {1, 300, 1, 1, 128},
                                   {1, 257, 2, 1, 128}, {1, 650, 1, 1, 64}};
@@ -189,7 +184,7 @@ TEST(attention_by_hoppers_instructions_is_the_cpus_for_odd_lengths_and_groups) {
 }
 
 TEST(attention_goes_the_way_that_was_measured) {
-    if (!start()) return;
+    start();
     const struct cuda_attention shapes[] = {{.sequences = 32, .length = 1024, .heads = 12, .kv_heads = 12, .head_size = 64},
                                             {.sequences = 8, .length = 1024, .heads = 16, .kv_heads = 16, .head_size = 128},
                                             {.sequences = 2, .length = 193, .heads = 4, .kv_heads = 2, .head_size = 64}};
@@ -222,13 +217,13 @@ static void compare_norm(uint32_t rows, uint32_t width) {
 }
 
 TEST(norms_are_the_cpus_and_their_gradients_are_added) {
-    if (!start()) return;
+    start();
     const uint32_t shapes[][2] = {{1, 8}, {7, 24}, {33, 256}, {2100, 40}, {5, 4104}};
     for (size_t i = 0; i < COUNT_OF(shapes); i++) compare_norm(shapes[i][0], shapes[i][1]);
 }
 
 TEST(swiglu_is_the_cpus_also_in_place) {
-    if (!start()) return;
+    start();
     const uint32_t shapes[][2] = {{1, 8}, {3, 88}, {257, 104}};
     for (size_t i = 0; i < COUNT_OF(shapes); i++) {
         uint32_t rows = shapes[i][0], width = shapes[i][1];
@@ -271,7 +266,7 @@ static void compare_loss(uint32_t from, uint32_t rows, uint32_t vocabulary) {
 }
 
 TEST(cross_entropy_is_the_cpus_for_rows_of_a_batch_and_odd_vocabularies) {
-    if (!start()) return;
+    start();
     const uint32_t shapes[][3] = {{0, 20, 256}, {3, 9, 131}, {7, 1, 1}, {2, 6, 4097}, {0, 3, 20011}};
     for (size_t i = 0; i < COUNT_OF(shapes); i++) compare_loss(shapes[i][0], shapes[i][1], shapes[i][2]);
 }
@@ -282,7 +277,7 @@ static void multiply(struct cuda_matmul m) {
 }
 
 TEST(products_are_rows_times_weights_with_their_residual_and_sums) {
-    if (!start()) return;
+    start();
     enum { ROWS = 19, OUT = 24, IN = 40, STRIDE = 32 };
     float *x = randoms(ROWS * IN, 1, 1), *w = randoms(OUT * IN, 2, 1), *dy = randoms(ROWS * STRIDE, 3, 1),
           *add = randoms(ROWS * STRIDE, 4, 1);
@@ -312,7 +307,7 @@ TEST(products_are_rows_times_weights_with_their_residual_and_sums) {
 }
 
 TEST(adamw_and_the_judgement_before_it_are_the_cpus) {
-    if (!start()) return;
+    start();
     enum { COUNT = 20005 };
     float *g = randoms(COUNT, 1, 1), *p = randoms(COUNT, 2, 1), *m = randoms(COUNT, 3, 0.1f), *v = randoms(COUNT, 4, 0.1f);
     for (size_t i = 0; i < COUNT; i++) v[i] = fabsf(v[i]);

@@ -23,21 +23,17 @@ static const char *library(bool emulated) {
     return path;
 }
 
-/* A GPU, else the emulation; false where there is neither (no C++ compiler). */
-static bool find_backend(struct cuda_backend *out) {
+/* A GPU, else the emulation; skips the test where there is neither (no C++ compiler). */
+static void find_backend(struct cuda_backend *out) {
     struct error error = {0};
     const char *named = getenv("ATOLL_TEST_CUDA_LIBRARY");
     if (named) {
         CHECK_OK(cuda_backend_open(named, out, &error));
-        return true;
+        return;
     }
-    if (cuda_backend_open(library(false), out, &error) == OK) return true;
-    if (!file_exists(library(true))) {
-        printf("  not compared: %s, and no emulation was built\n", error.message);
-        return false;
-    }
+    if (cuda_backend_open(library(false), out, &error) == OK) return;
+    if (!file_exists(library(true))) TEST_SKIP("%s, and no emulation was built", error.message);
     CHECK_OK(cuda_backend_open(library(true), out, &error));
-    return true;
 }
 
 static struct model_config config_of(uint32_t heads, uint32_t kv_heads, uint32_t head_size, bool tied) {
@@ -186,7 +182,7 @@ static void compare_model(const struct cuda_backend *backend, struct model_confi
 
 TEST(a_step_has_the_cpus_loss_and_gradient) {
     struct cuda_backend backend;
-    if (!find_backend(&backend)) return;
+    find_backend(&backend);
     printf("  compared with %s\n", backend.found);
     compare_model(&backend, config_of(2, 1, 32, true), 3, 37, 1, false);
     compare_model(&backend, config_of(2, 2, 64, false), 1, 65, 3, false);
@@ -199,13 +195,10 @@ TEST(a_step_with_hoppers_attention_has_the_cpus_loss_and_gradient) {
     struct cuda_backend backend;
     setenv("ATOLL_ATTENTION", "wgmma", 1);
     setenv("EMULATED_TENSOR_MAPS", "1", 1);
-    if (!find_backend(&backend)) return;
-    if (backend.device.major == 9 && backend.device.minor == 0) {
-        printf("  compared with %s\n", backend.found);
-        compare_model(&backend, config_of(2, 1, 64, true), 1, 33, 2, true);
-    } else {
-        printf("  not compared: %s has no wgmma\n", backend.found);
-    }
+    find_backend(&backend);
+    if (backend.device.major != 9 || backend.device.minor != 0) TEST_SKIP("%s has no wgmma", backend.found);
+    printf("  compared with %s\n", backend.found);
+    compare_model(&backend, config_of(2, 1, 64, true), 1, 33, 2, true);
     cuda_backend_close(&backend);
 }
 
@@ -213,7 +206,7 @@ TEST(a_step_with_hoppers_attention_has_the_cpus_loss_and_gradient) {
  * ATOLL_TEST_CURVE_STEPS says. */
 TEST(the_loss_curve_is_the_cpus_within_half_a_percent) {
     struct cuda_backend backend;
-    if (!find_backend(&backend)) return;
+    find_backend(&backend);
     printf("  compared with %s\n", backend.found);
     struct both b;
     make(&b, &backend, config_of(2, 1, 32, true), 4, 32, 1);
@@ -254,7 +247,7 @@ TEST(the_loss_curve_is_the_cpus_within_half_a_percent) {
 
 TEST(a_step_repeats_bit_for_bit) {
     struct cuda_backend backend;
-    if (!find_backend(&backend)) return;
+    find_backend(&backend);
     struct error error = {0};
     float *got[2];
     for (int i = 0; i < 2; i++) {
@@ -274,7 +267,7 @@ TEST(a_step_repeats_bit_for_bit) {
 
 TEST(a_gradient_that_is_not_finite_changes_nothing) {
     struct cuda_backend backend;
-    if (!find_backend(&backend)) return;
+    find_backend(&backend);
     struct error error = {0};
     struct both b;
     make(&b, &backend, config_of(2, 1, 32, true), 2, 33, 1);
@@ -291,7 +284,7 @@ TEST(a_gradient_that_is_not_finite_changes_nothing) {
 
 TEST(evaluation_has_the_cpus_loss_for_any_number_of_sequences) {
     struct cuda_backend backend;
-    if (!find_backend(&backend)) return;
+    find_backend(&backend);
     struct error error = {0};
     struct both b;
     make(&b, &backend, config_of(2, 1, 32, false), 2, 40, 3);
@@ -312,7 +305,7 @@ TEST(evaluation_has_the_cpus_loss_for_any_number_of_sequences) {
 
 TEST(what_the_kernels_cannot_do_is_invalid_and_named) {
     struct cuda_backend backend;
-    if (!find_backend(&backend)) return;
+    find_backend(&backend);
     struct error error = {0};
     struct both b;
     make(&b, &backend, config_of(2, 1, 20, true), 1, 16, 1);
@@ -328,17 +321,20 @@ TEST(what_the_kernels_cannot_do_is_invalid_and_named) {
     cuda_backend_close(&backend);
 }
 
-static bool find_emulation(struct cuda_backend *out) {
+static void need_library(const char *path) {
+    if (!file_exists(path)) TEST_SKIP("there is no %s", path);
+}
+
+static void find_emulation(struct cuda_backend *out) {
     struct error error = {0};
-    if (!file_exists(library(true))) return false;
+    need_library(library(true));
     CHECK_OK(cuda_backend_open(library(true), out, &error));
-    return true;
 }
 
 TEST(too_little_memory_is_refused_with_both_figures) {
     struct cuda_backend backend;
     setenv("EMULATED_MEMORY", "1000000", 1);
-    if (!find_emulation(&backend)) return;
+    find_emulation(&backend);
     struct error error = {0};
     struct both b;
     make(&b, &backend, config_of(2, 1, 32, true), 1, 16, 1);
@@ -352,7 +348,7 @@ TEST(too_little_memory_is_refused_with_both_figures) {
 TEST(a_lost_device_is_unavailable) {
     struct cuda_backend backend;
     setenv("EMULATED_LOSS", "400", 1);
-    if (!find_emulation(&backend)) return;
+    find_emulation(&backend);
     struct error error = {0};
     struct both b;
     make(&b, &backend, config_of(2, 1, 32, true), 1, 16, 1);
@@ -382,7 +378,7 @@ static size_t lines_of(const char *path, struct buffer *out) {
 /* The file's lines may come in another order after a repair; a whole one is left as it is. */
 TEST(matrix_algorithms_are_kept_and_a_damaged_file_is_written_anew) {
     struct cuda_backend backend;
-    if (!find_backend(&backend)) return;
+    find_backend(&backend);
     struct error error = {0};
     struct both b;
     struct buffer whole = {0}, again = {0};
@@ -467,7 +463,7 @@ static struct buffer state_of(struct trainer *trainer) {
 
 TEST(a_trainer_on_the_device_follows_the_cpus_and_its_state_moves_between_them) {
     struct trainer_options there = trainer_options_of(TRAINER_CUDA), here = trainer_options_of(TRAINER_CPU);
-    if (!file_exists(there.cuda_library)) return;
+    need_library(there.cuda_library);
     struct error error = {0};
     struct data *data = text_data();
     struct trainer *device = trainer_of(&there), *cpu = trainer_of(&here);
@@ -498,7 +494,7 @@ TEST(a_trainer_on_the_device_continues_from_its_state_bit_for_bit) {
     for (int narrow = 0; narrow < 2; narrow++) {
         struct trainer_options options = trainer_options_of(TRAINER_CUDA);
         options.bf16_moments = narrow;
-        if (!file_exists(options.cuda_library)) return;
+        need_library(options.cuda_library);
         struct error error = {0};
         struct data *data = text_data();
         struct trainer *whole = trainer_of(&options), *first = trainer_of(&options), *second = trainer_of(&options);
@@ -529,7 +525,7 @@ TEST(a_trainer_on_the_device_continues_from_its_state_bit_for_bit) {
 TEST(a_trainer_whose_device_is_lost_keeps_the_last_state_that_was_seen) {
     struct trainer_options options = trainer_options_of(TRAINER_CUDA);
     options.cuda_library = library(true);
-    if (!file_exists(options.cuda_library)) return;
+    need_library(options.cuda_library);
     setenv("EMULATED_LOSS", "700", 1);
     struct error error = {0};
     struct data *data = text_data();
@@ -554,7 +550,7 @@ TEST(a_trainer_whose_device_is_lost_keeps_the_last_state_that_was_seen) {
 TEST(a_device_that_is_lost_in_a_download_leaves_the_last_state_whole) {
     struct trainer_options options = trainer_options_of(TRAINER_CUDA);
     options.cuda_library = library(true);
-    if (!file_exists(options.cuda_library)) return;
+    need_library(options.cuda_library);
     struct error error = {0};
     struct data *data = text_data();
     struct trainer *trainer = trainer_of(&options);
@@ -581,7 +577,7 @@ TEST(a_device_that_is_lost_in_a_download_leaves_the_last_state_whole) {
 /* What was read ahead of the old data is not what the new ones have at that place. */
 TEST(data_may_be_closed_once_they_are_released_and_others_opened) {
     struct trainer_options options = trainer_options_of(TRAINER_CUDA);
-    if (!file_exists(options.cuda_library)) return;
+    need_library(options.cuda_library);
     struct data *data = text_data();
     struct trainer *one = trainer_of(&options), *other = trainer_of(&options);
     step_of(one, data);
@@ -615,7 +611,7 @@ TEST(data_may_be_closed_once_they_are_released_and_others_opened) {
 
 TEST(data_that_fail_are_said_by_the_step_that_needs_them) {
     struct trainer_options options = trainer_options_of(TRAINER_CUDA);
-    if (!file_exists(options.cuda_library)) return;
+    need_library(options.cuda_library);
     struct error error = {0};
     struct data *data = text_data();
     struct trainer *trainer = trainer_of(&options);
@@ -662,7 +658,7 @@ TEST(auto_uses_the_cpu_and_says_why_where_the_device_cannot) {
     options.device = TRAINER_CUDA;
     CHECK(trainer_create(&options, &trainer, &error) != OK);
     options.cuda_library = library(true);
-    if (!file_exists(options.cuda_library)) return;
+    need_library(options.cuda_library);
     setenv("EMULATED_BLAS", "0", 1);
     options.device = TRAINER_AUTO;
     CHECK_OK(trainer_create(&options, &trainer, &error));

@@ -11,11 +11,12 @@
 
 #include "base/clock.h"
 
-enum { EXIT_TEST_FAILED = 97 };
+enum { EXIT_TEST_FAILED = 97, EXIT_TEST_SKIPPED = 96 };
 
 static struct test *first_test;
 static struct test **last_link = &first_test;
 static char directory[256];
+static const char *running; /* the test of this process */
 
 void test_register(struct test *test) {
     *last_link = test;
@@ -32,6 +33,17 @@ void test_failed(const char *file, int line, const char *format, ...) {
     fflush(stderr);
     fflush(stdout);
     _exit(EXIT_TEST_FAILED);
+}
+
+void test_skipped(const char *format, ...) {
+    printf("SKIPPED %s - ", running);
+    va_list arguments;
+    va_start(arguments, format);
+    vprintf(format, arguments);
+    va_end(arguments);
+    putchar('\n');
+    fflush(stdout);
+    _exit(EXIT_TEST_SKIPPED);
 }
 
 const char *test_directory(void) {
@@ -63,6 +75,7 @@ static void remove_directory_of(pid_t pid) {
 }
 
 static void run_here(const struct test *test) {
+    running = test->name;
     test->body();
     fflush(stdout);
     exit(0); /* exit, not _exit: LeakSanitizer looks at exit */
@@ -116,6 +129,10 @@ static bool leaks_are_seen(void) {
 #endif
 }
 
+static bool was_skipped(const struct outcome *outcome) {
+    return !outcome->timed_out && WIFEXITED(outcome->status) && WEXITSTATUS(outcome->status) == EXIT_TEST_SKIPPED;
+}
+
 static bool as_expected(const struct test *test, const struct outcome *outcome) {
     bool exited = WIFEXITED(outcome->status) && !outcome->timed_out;
     int code = exited ? WEXITSTATUS(outcome->status) : -1;
@@ -163,10 +180,14 @@ int main(int count, char **arguments) {
     }
     const char *slowdown_text = getenv("ATOLL_TEST_SLOWDOWN");
     unsigned slowdown = slowdown_text ? (unsigned)atoi(slowdown_text) : 1;
-    unsigned passed = 0, failed = 0;
+    unsigned passed = 0, failed = 0, skipped = 0;
     for (struct test *test = first_test; test; test = test->next) {
         fflush(stdout);
         struct outcome outcome = run_in_child(test, "/proc/self/exe", slowdown ? slowdown : 1);
+        if (was_skipped(&outcome)) {
+            skipped++; /* it said so itself */
+            continue;
+        }
         bool good = as_expected(test, &outcome);
         describe(test, &outcome, good);
         if (good)
@@ -174,6 +195,8 @@ int main(int count, char **arguments) {
         else
             failed++;
     }
-    printf("%u passed, %u failed\n", passed, failed);
+    printf("%u passed, %u failed", passed, failed);
+    if (skipped) printf(", %u skipped", skipped);
+    putchar('\n');
     return failed ? 1 : 0;
 }

@@ -7,9 +7,10 @@
  *
  * A test file has no main and no list: TEST registers itself, and the file links with tests/test.c. The program runs every
  * test in a child process of its own (`PROGRAM` runs all, `PROGRAM --list` names them, `PROGRAM --only NAME` runs one in this
- * process, for a debugger), prints a line a test and closes with `N passed, N failed`. A child that crashes, hangs past its
+ * process, for a debugger), prints a line a test and closes with `N passed, N failed`, and how many were skipped. A child that crashes, hangs past its
  * deadline or exits by itself has failed. TEST_EXPECTED_TO(CRASH | HANG | FAIL | LEAK, name) is a canary: it passes only if
- * the runner catches it.
+ * the runner catches it. A test that cannot run where it is says TEST_SKIP("reason"): it counts as skipped, neither passed nor
+ * failed, and the closing line says how many did.
  */
 #ifndef TESTS_TEST_H
 #define TESTS_TEST_H
@@ -36,6 +37,8 @@ struct test {
 
 void test_register(struct test *test);
 __attribute__((noreturn)) void test_failed(const char *file, int line, const char *format, ...) PRINTF_LIKE(3, 4);
+__attribute__((noreturn)) void test_skipped(const char *format, ...) PRINTF_LIKE(1, 2);
+#define TEST_SKIP(...) test_skipped(__VA_ARGS__)
 /* A fresh directory below $TMPDIR, removed when the test's process ends; static storage, the same at every call. */
 const char *test_directory(void);
 /* The repository root, for golden vectors and data: from ATOLL_ROOT or the compiled-in source path. */
