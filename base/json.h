@@ -103,6 +103,7 @@ void json_i64(struct json_writer *writer, int64_t value);
 void json_f64(struct json_writer *writer, double value); /* the shortest that reads back as the same double */
 void json_bool(struct json_writer *writer, bool value);
 void json_null(struct json_writer *writer);
+void json_copy(struct json_writer *writer, const struct json_value *value); /* what was read, with all below it */
 /* Every begin has had its end, and something was written. */
 bool json_is_complete(const struct json_writer *writer);
 

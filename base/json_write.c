@@ -138,3 +138,30 @@ char *f64_format(double value, char out[static F64_TEXT_SIZE]) {
     }
     return out;
 }
+
+void json_copy(struct json_writer *writer, const struct json_value *value) {
+    switch ((enum json_type)value->type) {
+    case JSON_NULL: json_null(writer); return;
+    case JSON_BOOL: json_bool(writer, value->boolean); return;
+    case JSON_NUMBER:
+        if (value->is_u64)
+            json_u64(writer, value->integer);
+        else
+            json_f64(writer, value->number);
+        return;
+    case JSON_STRING: json_text_sized(writer, value->text, value->size); return;
+    case JSON_ARRAY:
+        json_begin_array(writer);
+        for (size_t i = 0; i < value->count; i++) json_copy(writer, &value->items[i]);
+        json_end_array(writer);
+        return;
+    case JSON_OBJECT:
+        json_begin_object(writer);
+        for (size_t i = 0; i < value->count; i++) {
+            json_key(writer, value->items[i].key);
+            json_copy(writer, &value->items[i]);
+        }
+        json_end_object(writer);
+        return;
+    }
+}

@@ -5,6 +5,7 @@
  *     DIR/keys/coordinator.key, coordinator.pem  signs receipts, heads and snapshots; also the server's TLS identity
  *     DIR/keys/admin.key, admin.pem              the first admin's client certificate: copy it (with ca.pem) to where atollctl runs
  *     DIR/store/             LMDB: `ledger` (index -> entry), `snapshots` (version -> signed header)
+ *     DIR/checkpoint/        what came beside the initial checkpoint (model/beside.h), for exports; not where there was none
  *     DIR/unfinished         only while the run is being made, or when that was cut off
  *     DIR/blobs/, uploads/   payloads and snapshots by digest; transfers under way
  *
@@ -21,6 +22,7 @@
 #include "storage/store.h"
 
 #define DIRECTORY_UNFINISHED "unfinished"
+#define DIRECTORY_CHECKPOINT "checkpoint"
 
 enum directory_table { TABLE_LEDGER = 0, TABLE_SNAPSHOTS = 1, TABLE_COUNT = 2 };
 

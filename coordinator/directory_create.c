@@ -21,12 +21,14 @@
 #include "crypto/certificate.h"
 #include "crypto/key_file.h"
 #include "fed/invitation.h"
+#include "model/beside.h"
 #include "model/fit.h"
+#include "run/run_checkpoint.h"
 #include "run/run_model.h"
 
 enum { YEAR_S = 31557600, AUTHORITY_YEARS = 20, CERTIFICATE_YEARS = 10, SMALL_THINGS = 2 << 20 };
 
-static const char *const pieces[] = {"store", "keys", "blobs", "uploads", "manifest.yaml"};
+static const char *const pieces[] = {"store", "keys", "blobs", "uploads", DIRECTORY_CHECKPOINT, "manifest.yaml"};
 
 struct making {
     const char *directory;
@@ -180,6 +182,7 @@ static enum status prepare(const char *directory, const struct manifest *manifes
     struct model_state made = {0};
     TRY(check_place(directory, error));
     TRY(check_checkpoint(manifest, checkpoint, error));
+    if (checkpoint) TRY(run_checkpoint_check(manifest, checkpoint, error));
     TRY(run_model_layout(manifest, &layout, error));
     run_model_layout_digest(&layout, layout_digest);
     enum status status = check_fits(directory, manifest, layout.count, needs, error);
@@ -302,7 +305,18 @@ out:
     return status;
 }
 
-static enum status make_all(struct making *making, const struct manifest *manifest, struct error *error) {
+/* What came beside the checkpoint, for exports: token ids, tokenizer and the like. */
+static enum status keep_beside(const struct making *making, const char *checkpoint, struct error *error) {
+    bool tokenizer;
+    if (!checkpoint) return OK;
+    char *path = file_join(making->directory, DIRECTORY_CHECKPOINT);
+    enum status status = file_make_directory(path, 0755, error);
+    if (status == OK) status = beside_copy(checkpoint, path, true, &tokenizer, error);
+    free(path);
+    return status;
+}
+
+static enum status make_all(struct making *making, const struct manifest *manifest, const char *checkpoint, struct error *error) {
     struct directory data = {0};
     char *keys = file_join(making->directory, "keys"), *store = file_join(making->directory, "store");
     enum status status = file_make_directory(keys, 0700, error);
@@ -313,6 +327,7 @@ static enum status make_all(struct making *making, const struct manifest *manife
         status = write_genesis(making, &data, manifest, error);
         directory_close(&data);
     }
+    if (status == OK) status = keep_beside(making, checkpoint, error);
     free(keys);
     free(store);
     return status;
@@ -325,7 +340,7 @@ enum status directory_create(const char *directory, const struct manifest *manif
     random_system(making.run_id, sizeof making.run_id);
     TRY(prepare(directory, manifest, checkpoint, needs ? needs : &own, &making.model, making.layout_digest, error));
     enum status status = take_mark(&making, error);
-    if (status == OK) status = make_all(&making, manifest, error);
+    if (status == OK) status = make_all(&making, manifest, checkpoint, error);
     status = drop_mark(&making, status, error);
     model_state_deinit(&making.model);
     key_pair_destroy(making.authority);

@@ -80,7 +80,10 @@ static enum status read_rope(const struct json_value *value, float *theta, struc
         if (strcmp(member->key, "rope_theta") == 0)
             TRY(read_theta(member, theta, error));
         else if (strcmp(member->key, "rope_type") == 0 || strcmp(member->key, "type") == 0) {
-            if (member->type != JSON_STRING || strcmp(member->text, "default") != 0) return refuse(member, "\"default\"", error);
+            char text[64];
+            if (member->type != JSON_STRING || strcmp(member->text, "default") != 0)
+                return error_set(error, INVALID, "field \"%s.%.60s\" is %s; it must be \"default\"", value->key, member->key,
+                                 value_text(member, text));
         } else if (member->type != JSON_NULL)
             return error_set(error, INVALID, "field \"%s.%.60s\" asks for rotary positions of another kind than \"default\"",
                              value->key, member->key);
@@ -223,7 +226,17 @@ static void member_f64(struct json_writer *writer, const char *key, double value
     json_f64(writer, value);
 }
 
-void config_file_encode(const struct model_config *config, const char *dtype, struct buffer *out) {
+/* What says how the model computes, or how it is stored, is ours to write. */
+static bool is_written_here(const char *name) {
+    static const char *const own[] = {"architectures",       "model_type", "head_dim",     "rope_theta", "rope_parameters",
+                                      "rope_scaling",        "dtype",      "rms_norm_eps", "hidden_act", "attention_bias",
+                                      "tie_word_embeddings", "mlp_bias",   "torch_dtype",  NULL};
+    for (size_t i = 0; i < COUNT_OF(numbers); i++)
+        if (strcmp(name, numbers[i].name) == 0) return true;
+    return is_listed(own, name) || name[0] == '_';
+}
+
+static void encode(const struct model_config *config, const char *dtype, const struct json_value *other, struct buffer *out) {
     struct model_config c = *config;
     struct json_writer w = json_writer_of(out, true);
     json_begin_object(&w);
@@ -251,11 +264,33 @@ void config_file_encode(const struct model_config *config, const char *dtype, st
     member_bool(&w, "attention_bias", false);
     member_bool(&w, "mlp_bias", false);
     member_text(&w, "torch_dtype", dtype);
-    json_key(&w, "bos_token_id");
-    json_null(&w);
-    json_key(&w, "eos_token_id");
-    json_null(&w);
+    static const char *const ends[] = {"bos_token_id", "eos_token_id"};
+    for (size_t i = 0; i < COUNT_OF(ends); i++) {
+        if (other && json_object_get(other, ends[i])) continue;
+        json_key(&w, ends[i]);
+        json_null(&w);
+    }
+    for (size_t i = 0; other && i < other->count; i++) {
+        if (is_written_here(other->items[i].key)) continue;
+        json_key(&w, other->items[i].key);
+        json_copy(&w, &other->items[i]);
+    }
     json_end_object(&w);
+}
+
+void config_file_encode(const struct model_config *config, const char *dtype, struct buffer *out) {
+    encode(config, dtype, NULL, out);
+}
+
+enum status config_file_encode_onto(const struct model_config *config, const char *dtype, struct bytes other, struct buffer *out,
+                                    struct error *error) {
+    struct json *json = NULL;
+    const struct json_limits limits = {.size = CONFIG_FILE_MAX, .depth = 16};
+    if (other.size) TRY(json_parse(other, &limits, &json, error));
+    const struct json_value *root = json ? json_root(json) : NULL;
+    encode(config, dtype, root && root->type == JSON_OBJECT ? root : NULL, out);
+    json_close(json);
+    return OK;
 }
 
 enum status model_config_compare(const struct model_config *wanted, const struct model_config *got, struct error *error) {

@@ -24,6 +24,7 @@ struct data_file {
     uint64_t training;
     unsigned token_size;    /* 1, 2 or 4 */
     uint32_t limit;         /* no token is at or above it */
+    bool bytes;             /* the tokens are bytes of text */
     const uint32_t *memory; /* of tokens that are in no file: borrowed; else NULL */
 };
 
@@ -155,6 +156,7 @@ static enum status tell_format(const struct data_options *options, uint64_t size
     file->tokens = shape.tokens;
     file->token_size = shape.token_size;
     file->limit = shape.limit;
+    file->bytes = shape.bytes;
     if (shape.advice) log_warn("data_looks_odd", "file=\"%s\" message=\"%s\"", file->path, shape.advice);
     return file->tokens ? OK : error_set(error, INVALID, "%s holds no tokens", file->path);
 }
@@ -231,6 +233,12 @@ uint64_t data_heldout_tokens(const struct data *data) {
     uint64_t tokens = 0;
     for (size_t i = 0; i < data->file_count; i++) tokens += data->files[i].tokens - data->files[i].training;
     return tokens;
+}
+
+bool data_is_bytes(const struct data *data) {
+    for (size_t i = 0; i < data->file_count; i++)
+        if (!data->files[i].bytes) return false;
+    return true;
 }
 
 static uint64_t windows_in(uint64_t tokens, uint64_t offset, uint32_t length) {

@@ -15,6 +15,7 @@
 #ifndef MODEL_DATA_H
 #define MODEL_DATA_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -46,6 +47,7 @@ MUST_USE enum status data_open_tokens(const char *name, const uint32_t *tokens, 
 void data_close(struct data *data);
 uint64_t data_training_tokens(const struct data *data); /* outside the held-out part */
 uint64_t data_heldout_tokens(const struct data *data);
+bool data_is_bytes(const struct data *data); /* the tokens are bytes of text, as far as can be told */
 
 /* The next sequence: length + 1 tokens to `tokens`, and *position moves on. INVALID if no file has length + 1 training tokens;
  * FAILED or CORRUPT if a file changed under us. *position is unchanged on failure. */

@@ -475,7 +475,7 @@ static enum status insisted(const struct data_source *source, const struct data_
         if (source->size % width != 0)
             return error_set(error, INVALID, "%s is %llu bytes, no multiple of %u, for %u-bit tokens", source->name,
                              (unsigned long long)source->size, width, 8 * width);
-        shape = (struct data_shape){.tokens = source->size / width, .token_size = width};
+        shape = (struct data_shape){.tokens = source->size / width, .token_size = width, .bytes = width == 1};
     }
     shape.limit = demand->vocabulary;
     *out = shape;
@@ -490,7 +490,11 @@ enum status data_format_detect(const struct data_source *source, const struct da
     if (demand->format != DATA_AUTO) return insisted(source, demand, head, out, error);
     struct sample sample = {0};
     enum status status = detect(source, demand, head, &sample, &shape, error);
+    if (status == OK) {
+        struct text_facts text = text_of_tokens(&sample, shape.token_size);
+        shape.bytes = shape.token_size == 1 || (sample.size && text.controls * 20 <= text.bytes);
+        *out = shape;
+    }
     free(sample.bytes);
-    if (status == OK) *out = shape;
     return status;
 }

@@ -57,6 +57,7 @@ struct data_shape {
     uint64_t tokens;     /* may be 0 */
     unsigned token_size; /* 1, 2 or 4 */
     uint32_t limit;      /* a token at or above it is INVALID: the vocabulary, or 256 */
+    bool bytes;          /* the tokens are bytes of text, stored in whatever width */
     const char *advice;  /* what a person might want to hear though the file is taken; static, or NULL */
 };
 

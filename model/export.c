@@ -7,7 +7,9 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/memory.h"
+#include "model/beside.h"
 #include "model/config_file.h"
 
 static enum status write_text(const char *directory, const char *name, struct buffer *text, struct error *error) {
@@ -34,11 +36,20 @@ static void member_bool(struct json_writer *writer, const char *key, bool value)
     json_bool(writer, value);
 }
 
+/* config.json of the checkpoint that the model comes from, to *out; nothing where there is none. */
+static enum status read_origin(const struct export_options *options, struct buffer *out, struct error *error) {
+    if (!options->beside) return OK;
+    char *path = beside_path(options->beside, "config.json");
+    enum status status = file_read(path, CONFIG_FILE_MAX, out, error);
+    free(path);
+    return status == NOT_FOUND ? OK : status;
+}
+
 static enum status write_config(const char *directory, const struct model_config *config, enum tensor_dtype dtype,
-                                struct error *error) {
+                                const struct buffer *origin, struct error *error) {
     static const char *const names[] = {[DTYPE_F32] = "float32", [DTYPE_BF16] = "bfloat16", [DTYPE_F16] = "float16"};
     struct buffer text = {0};
-    config_file_encode(config, names[dtype], &text);
+    TRY(config_file_encode_onto(config, names[dtype], buffer_bytes(origin), &text, error));
     return write_text(directory, "config.json", &text, error);
 }
 
@@ -108,12 +119,24 @@ static enum status write_tokenizer(const char *directory, const struct model_con
     return write_text(directory, "tokenizer_config.json", &text, error);
 }
 
-static enum status write_generation(const char *directory, struct error *error) {
+/* transformers looks here, and only here, for the tokens that end a text: those of config.json stand here too. */
+static enum status write_generation(const char *directory, const struct buffer *origin, struct error *error) {
+    static const char *const ids[] = {"bos_token_id", "eos_token_id", "pad_token_id"};
     struct buffer text = {0};
+    struct json *json = NULL;
+    const struct json_limits limits = {.size = CONFIG_FILE_MAX, .depth = 16};
+    if (origin->size) TRY(json_parse(buffer_bytes(origin), &limits, &json, error));
     struct json_writer w = json_writer_of(&text, true);
     json_begin_object(&w);
     member_bool(&w, "do_sample", true);
+    for (size_t i = 0; json && i < COUNT_OF(ids); i++) {
+        const struct json_value *value = json_object_get(json_root(json), ids[i]);
+        if (!value || value->type == JSON_NULL) continue;
+        json_key(&w, ids[i]);
+        json_copy(&w, value);
+    }
     json_end_object(&w);
+    json_close(json);
     return write_text(directory, "generation_config.json", &text, error);
 }
 
@@ -183,38 +206,43 @@ static enum status write_tensors(const char *directory, const struct layout *lay
     return write_index(directory, layout, o, shards, error);
 }
 
-/* --- a tokenizer that came with the model ------------------------------------------------------------------------------------------- */
+/* --- the small files ---------------------------------------------------------------------------------------------------- */
 
-static enum status copy_tokenizer(const char *from, const char *to, struct error *error) {
-    static const char *const names[] = {"tokenizer.json",    "tokenizer_config.json", "special_tokens_map.json",
-                                        "added_tokens.json", "tokenizer.model",       "vocab.json",
-                                        "merges.txt",        "chat_template.jinja"};
-    enum { TOKENIZER_MAX = 256 << 20 };
-    uint32_t copied = 0;
-    for (size_t i = 0; i < COUNT_OF(names); i++) {
-        char *source = file_join(from, names[i]), *target = file_join(to, names[i]);
-        struct buffer content = {0};
-        enum status status = file_read(source, TOKENIZER_MAX, &content, error);
-        if (status == OK) status = file_write(target, buffer_bytes(&content), 0644, error), copied++;
-        buffer_deinit(&content);
-        free(source);
-        free(target);
-        if (status != OK && status != NOT_FOUND) return status;
+static bool exists_beside(const char *checkpoint, const char *name) {
+    char *path = checkpoint ? beside_path(checkpoint, name) : NULL;
+    bool there = path && file_exists(path);
+    free(path);
+    return there;
+}
+
+/* The checkpoint's own small files; where it has no tokenizer, the byte tokenizer's, unless somebody's own stands there. */
+static enum status write_small_files(const char *directory, const struct layout *layout, const struct export_options *options,
+                                     const struct buffer *origin, struct error *error) {
+    bool tokenizer = false;
+    if (options->beside) TRY(beside_copy(options->beside, directory, false, &tokenizer, error));
+    if (!tokenizer && options->byte_tokenizer) {
+        if (beside_tokens(directory) == DATA_TOKENS_EXTERNAL)
+            log_warn("tokenizer_kept", "dir=\"%s\" message=\"its tokenizer is not of bytes, as this model's is\"", directory);
+        else
+            TRY(write_tokenizer(directory, &layout->config, error));
     }
-    return copied ? OK : error_set(error, NOT_FOUND, "%s has no tokenizer", from);
+    if (!origin->size || !exists_beside(options->beside, "generation_config.json"))
+        TRY(write_generation(directory, origin, error));
+    return write_config(directory, &layout->config, options->dtype, origin, error);
 }
 
 enum status export_model_as(const char *directory, const struct layout *layout, const float *parameters,
                             const struct export_options *options, struct error *error) {
     if (options->byte_tokenizer && layout->config.vocabulary < 256)
         return error_set(error, INVALID, "a vocabulary of %u has no byte tokenizer", layout->config.vocabulary);
-    TRY(file_make_directory(directory, 0755, error));
-    TRY(remove_file(directory, "config.json", error)); /* until all is written, this is no export */
-    TRY(write_tensors(directory, layout, parameters, options, error));
-    if (options->byte_tokenizer) TRY(write_tokenizer(directory, &layout->config, error));
-    if (options->tokenizer_of) TRY(copy_tokenizer(options->tokenizer_of, directory, error));
-    TRY(write_generation(directory, error));
-    return write_config(directory, &layout->config, options->dtype, error);
+    struct buffer origin = {0};
+    enum status status = read_origin(options, &origin, error); /* first: it may be the one that is replaced */
+    if (status == OK) status = file_make_directory(directory, 0755, error);
+    if (status == OK) status = remove_file(directory, "config.json", error); /* until all is written, this is no export */
+    if (status == OK) status = write_tensors(directory, layout, parameters, options, error);
+    if (status == OK) status = write_small_files(directory, layout, options, &origin, error);
+    buffer_deinit(&origin);
+    return status;
 }
 
 enum status export_model(const char *directory, const struct layout *layout, const float *parameters, int64_t version,

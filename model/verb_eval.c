@@ -3,6 +3,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "model/beside.h"
 #include "model/checkpoint.h"
 #include "model/tokenizer.h"
 #include "model/verbs.h"
@@ -28,7 +29,7 @@ static const struct option eval_options[] = {
 static enum status open_data(const struct verb_settings *s, const struct model_config *model, struct buffer *tokens,
                              struct data **out, struct error *error) {
     const struct data_options options = {
-        .vocabulary = model->vocabulary, .heldout = s->heldout, .format = s->data_format, .tokens = verb_tokens_of(s->model)};
+        .vocabulary = model->vocabulary, .heldout = s->heldout, .format = s->data_format, .tokens = beside_tokens(s->model)};
     if ((s->text != NULL) == (s->data.count > 0)) return error_set(error, INVALID, "give files of tokens, or one --text FILE");
     if (!s->text) return data_open(s->data.items, s->data.count, &options, out, error);
     struct tokenizer *tokenizer = NULL;

@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "model/beside.h"
 #include "model/checkpoint.h"
 #include "model/config_file.h"
 #include "model/export.h"
@@ -93,13 +94,17 @@ static const struct option train_options[] = {
 static enum status model_of(const struct options *options, const struct verb_settings *s, struct model_config *out,
                             struct error *error) {
     struct model_config given;
-    char *config = s->start ? file_join(s->start, "config.json") : NULL;
+    char *config = s->start ? beside_path(s->start, "config.json") : NULL;
     bool fixed = config && file_exists(config);
     free(config);
-    if (fixed)
-        TRY(checkpoint_config(s->start, &given, error));
-    else
-        TRY(preset_find(s->preset, &given, error));
+    TRY(preset_find(s->preset, &given, error));
+    if (fixed) {
+        struct model_config preset = given;
+        TRY(beside_config(s->start, &given, error));
+        if (options_source(options, "preset", NULL) != OPTION_FROM_DEFAULT && model_config_compare(&preset, &given, error) != OK)
+            return error_wrap(error, INVALID, "--preset %s and config.json beside --start %s differ: leave the preset out",
+                              s->preset, s->start);
+    }
     const struct {
         const char *name;
         uint64_t value;
@@ -117,7 +122,7 @@ static enum status model_of(const struct options *options, const struct verb_set
     if (options_source(options, "tied", NULL) != OPTION_FROM_DEFAULT) given.tied = s->tied;
     if (fixed) {
         enum status status = model_config_compare(&given, &before, error);
-        if (status != OK) return error_wrap(error, status, "%s/config.json, against the flags", s->start);
+        if (status != OK) return error_wrap(error, status, "config.json of --start %s, against the flags", s->start);
     }
     *out = given;
     return OK;
@@ -251,16 +256,13 @@ static enum status finish(struct trainer *trainer, const struct data *data, cons
     if (s->state) TRY(save_state(trainer, s->state, error));
     struct trainer_counters counters = trainer_counters(trainer);
     if (s->export_to) {
-        bool bytes = trainer_layout(trainer)->config.vocabulary == 256;
-        char *tokenizer = s->start ? file_join(s->start, "tokenizer.json") : NULL;
         const struct export_options how = {.version = (int64_t)counters.steps,
-                                           .byte_tokenizer = bytes,
-                                           .tokenizer_of = !bytes && tokenizer && file_exists(tokenizer) ? s->start : NULL,
+                                           .byte_tokenizer =
+                                               trainer_layout(trainer)->config.vocabulary == 256 && data_is_bytes(data),
+                                           .beside = s->start,
                                            .dtype = (enum tensor_dtype)s->dtype,
                                            .shard_size = s->shard_size};
-        enum status status = export_model_as(s->export_to, trainer_layout(trainer), trainer_parameters(trainer), &how, error);
-        free(tokenizer);
-        TRY(status);
+        TRY(export_model_as(s->export_to, trainer_layout(trainer), trainer_parameters(trainer), &how, error));
     }
     printf("parameters=%llu kernels=%s steps=%llu tokens=%llu tokens_per_second=%.0f",
            (unsigned long long)trainer_layout(trainer)->count, trainer_kernels(trainer), (unsigned long long)counters.steps,
@@ -316,7 +318,7 @@ static int run_train(struct options *options, void *values) {
                                               .heldout = s->heldout,
                                               .seed = s->seed,
                                               .format = s->data_format,
-                                              .tokens = verb_tokens_of(s->start)};
+                                              .tokens = beside_tokens(s->start)};
     const struct trainer_options trainer_options = trainer_options_of(s, &model);
     status = data_open(s->data.items, s->data.count, &data_options, &data, &error);
     if (status == OK) status = trainer_check(&trainer_options, &error);

@@ -4,15 +4,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/file.h"
 #include "base/memory.h"
 #include "kernels/cuda_backend.h"
 #include "model/checkpoint.h"
 #include "model/fit.h"
-#include "model/tokenizer.h"
 
 const struct command *const verb_commands[] = {&verb_train_command, &verb_eval_command, &verb_generate_command,
                                                &verb_logits_command, NULL};
@@ -49,42 +46,6 @@ enum status verb_check_memory(const struct trainer_options *options, uint64_t al
     fprintf(stderr, "memory: %s takes %s of the %s that are free%s\n", options->forward_only ? "evaluation" : "training",
             size_text(trainer_memory(&settled) + also, wanted), size_text(available, there), beside);
     return trainer_fit(&settled, also, available, error);
-}
-
-static bool is_byte_tokenizer(const struct tokenizer *tokenizer) {
-    static const char text[] = "The quick brown fox, 0123456789!\n\tJ\xc3\xbcrgen ~{}  \xe4\xba\xba";
-    struct buffer tokens = {0};
-    bool same = tokenizer_encode(tokenizer, bytes_of(text, sizeof text - 1), false, &tokens, NULL) == OK &&
-                tokens.size == 4 * (sizeof text - 1);
-    for (size_t i = 0; same && i < sizeof text - 1; i++) {
-        uint32_t token;
-        memcpy(&token, tokens.data + 4 * i, sizeof token);
-        same = token == (uint8_t)text[i];
-    }
-    buffer_deinit(&tokens);
-    return same;
-}
-
-enum data_tokens verb_tokens_of(const char *path) {
-    struct tokenizer *tokenizer = NULL;
-    struct stat info;
-    if (!path) return DATA_TOKENS_ANY;
-    char *directory = xstrdup(path), *slash = strrchr(directory, '/');
-    if (stat(path, &info) == 0 && S_ISREG(info.st_mode)) {
-        if (slash)
-            slash[slash == directory] = 0;
-        else
-            strcpy(directory, ".");
-    }
-    char *sentencepiece = file_join(directory, "tokenizer.model");
-    enum data_tokens tokens = DATA_TOKENS_EXTERNAL; /* one that this program cannot read is not of bytes */
-    enum status status = tokenizer_open(directory, &tokenizer, NULL);
-    if (status == NOT_FOUND && !file_exists(sentencepiece)) tokens = DATA_TOKENS_ANY;
-    if (status == OK && is_byte_tokenizer(tokenizer)) tokens = DATA_TOKENS_BYTE;
-    tokenizer_close(tokenizer);
-    free(sentencepiece);
-    free(directory);
-    return tokens;
 }
 
 enum status verb_parse_tokens(const char *text, struct buffer *out, struct error *error) {

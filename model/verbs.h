@@ -68,9 +68,6 @@ int verbs_main(const struct command *program, int argc, char **argv, const char 
 int verb_exit_code(const struct options *options, enum status status, const struct error *error);
 /* Says on stderr what `doing` takes; FULL, with what would fit, where there is not that much. `also` is taken beside the trainer. */
 MUST_USE enum status verb_check_memory(const struct trainer_options *options, uint64_t also, struct error *error);
-/* Whose numbers a model directory's tokens are, by the tokenizer in it: bytes where it turns text into its bytes; not said where there
- * is none. `path` may also be a file of the directory, or NULL. */
-enum data_tokens verb_tokens_of(const char *path);
 /* Numbers with blanks or commas between them, as u32 to *out. */
 MUST_USE enum status verb_parse_tokens(const char *text, struct buffer *out, struct error *error);
 /* Loads s->model, lends it to `body`, and gives the exit code. */

@@ -362,8 +362,10 @@ static enum status export_result(struct daemon *daemon, struct error *error) {
     const struct settings *settings = daemon->settings;
     char *path = settings->export_directory ? xstrdup(settings->export_directory) : site_path(daemon->site, "export");
     const struct model_state *global = &daemon->replica.global;
-    enum status status = export_model(path, &daemon->layout, global->theta, (int64_t)global->version,
-                                      daemon->site->manifest.tokenizer == TOKENIZER_BYTE, error);
+    const struct export_options how = {.version = (int64_t)global->version,
+                                       .byte_tokenizer = daemon->site->manifest.tokenizer == TOKENIZER_BYTE,
+                                       .beside = settings->initial};
+    enum status status = export_model_as(path, &daemon->layout, global->theta, &how, error);
     if (status == OK) log_info("exported", "version=%llu path=\"%s\"", (unsigned long long)global->version, path);
     free(path);
     return status;

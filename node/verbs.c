@@ -211,8 +211,10 @@ int verb_export(struct options *options, void *values) {
     if (status == OK) {
         char *path = settings->export_directory ? xstrdup(settings->export_directory) : site_path(&model.site, "export");
         const struct model_state *global = &model.replica.global;
-        status = export_model(path, &model.layout, global->theta, (int64_t)global->version,
-                              model.site.manifest.tokenizer == TOKENIZER_BYTE, &error);
+        const struct export_options how = {.version = (int64_t)global->version,
+                                           .byte_tokenizer = model.site.manifest.tokenizer == TOKENIZER_BYTE,
+                                           .beside = settings->initial};
+        status = export_model_as(path, &model.layout, global->theta, &how, &error);
         if (status == OK) printf("%s version %llu\n", path, (unsigned long long)global->version);
         free(path);
     }

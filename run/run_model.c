@@ -5,12 +5,13 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "fed/manifest.h"
+#include "model/beside.h"
 #include "model/safetensors.h"
 #include "model/trainer.h"
 
 enum { CHECKPOINT_OVERHEAD = 1 << 24 /* bytes of a safetensors file beyond its data */ };
 
-static struct model_config config_of(const struct manifest *manifest) {
+struct model_config run_model_config(const struct manifest *manifest) {
     return (struct model_config){.vocabulary = manifest->model.vocabulary,
                                  .hidden = manifest->model.hidden,
                                  .layers = manifest->model.layers,
@@ -24,7 +25,7 @@ static struct model_config config_of(const struct manifest *manifest) {
 }
 
 enum status run_model_layout(const struct manifest *manifest, struct layout *out, struct error *error) {
-    struct model_config config = config_of(manifest);
+    struct model_config config = run_model_config(manifest);
     enum status status = layout_init(&config, out, error);
     return status == OK ? OK : error_wrap(error, status, "the manifest's model");
 }
@@ -50,7 +51,7 @@ static struct schedule schedule_of(const struct manifest *manifest) {
 
 enum status run_model_trainer(const struct manifest *manifest, const struct run_model_local *local, struct trainer **out,
                               struct error *error) {
-    struct trainer_options options = {.model = config_of(manifest),
+    struct trainer_options options = {.model = run_model_config(manifest),
                                       .sequences = local->sequences ? local->sequences : 8,
                                       .length = manifest->model.context,
                                       .accumulation = local->accumulation ? local->accumulation : 1,
@@ -101,15 +102,17 @@ enum status run_model_initialise(const struct manifest *manifest, const struct l
         return error_set(error, INVALID, "the run starts from the checkpoint with SHA-256 %s, and its file is needed", wanted);
     struct buffer file = {0};
     uint8_t digest[DIGEST_SIZE];
-    enum status status = file_read(checkpoint, layout->count * sizeof(float) + CHECKPOINT_OVERHEAD, &file, error);
+    char *path = beside_tensors(checkpoint);
+    enum status status = file_read(path, layout->count * sizeof(float) + CHECKPOINT_OVERHEAD, &file, error);
     if (status != OK) goto out;
     digest_sha256(file.data, file.size, digest);
     if (!digest_equal(digest, manifest->initial.checkpoint_digest)) {
-        status = error_set(error, INVALID, "%s is not the run's initial checkpoint: its SHA-256 is not %s", checkpoint, wanted);
+        status = error_set(error, INVALID, "%s is not the run's initial checkpoint: its SHA-256 is not %s", path, wanted);
         goto out;
     }
     status = safetensors_decode(layout, buffer_bytes(&file), parameters, error);
 out:
+    free(path);
     buffer_deinit(&file);
     return status;
 }

@@ -24,6 +24,7 @@ struct run_model_local { /* the site's own part of what the trainer is told; zer
     const char *cuda_library; /* as in struct trainer_options */
 };
 
+struct model_config run_model_config(const struct manifest *manifest);
 /* The layout of the manifest's model; ends with layout_deinit. INVALID. */
 MUST_USE enum status run_model_layout(const struct manifest *manifest, struct layout *out, struct error *error);
 /* SHA-256 of layout_describe: the layout digest of the genesis entry and of every contribution. */
@@ -45,7 +46,7 @@ struct run_model_files { /* the site's data */
 MUST_USE enum status run_model_data(const struct manifest *manifest, const struct run_model_files *files, struct data **out,
                                     struct error *error);
 /* The parameters of version 0, [layout->count]: from the manifest's seed, or from `checkpoint`, a safetensors file whose SHA-256
- * the manifest has. INVALID if the manifest wants a checkpoint and there is none, or another one. */
+ * the manifest has, or the directory of its model.safetensors. INVALID if the manifest wants a checkpoint and there is none, or another one. */
 MUST_USE enum status run_model_initialise(const struct manifest *manifest, const struct layout *layout, const char *checkpoint,
                                           float *parameters, struct error *error);
 

@@ -1,6 +1,7 @@
 """What tests/inputs_test.sh runs: what users give to the programs is taken for what it is, or refused with the reason."""
 import contextlib
 import gzip
+import hashlib
 import json
 import os
 import random
@@ -116,6 +117,93 @@ def test_the_trainer_and_the_simulator_look_at_files_too():
     for arguments in (("train", plain, "--start", "model", "--steps", 1), ("eval", "model", plain)):
         assert "--tokenizer" in trainer(*arguments, code=2)
         trainer(*arguments, "--data-format", "bytes")
+
+
+def checkpoint(directory):
+    """A small model with a tokenizer of its own, as somebody else's program leaves it; and the model: of a manifest that fits."""
+    trainer("train", text(), *SMALL, "--no-tied", "--steps", 1, "--export", directory)
+    config = json.loads(read(f"{directory}/config.json"))
+    config.update(rope_theta=500.0, rms_norm_eps=1e-6, bos_token_id=1, eos_token_id=[2, 5], pad_token_id=0, use_cache=True,
+                  transformers_version="4.46.3", rope_scaling=None)
+    del config["rope_parameters"]
+    write(f"{directory}/config.json", json.dumps(config))
+    told = json.loads(read(f"{directory}/tokenizer.json"))
+    told["model"]["vocab"] = {token: 255 - number for token, number in told["model"]["vocab"].items()}
+    write(f"{directory}/tokenizer.json", json.dumps(told))
+    write(f"{directory}/generation_config.json", '{"do_sample": false, "eos_token_id": [2, 5], "temperature": 0.7}')
+    for name in ("special_tokens_map.json", "tokenizer.model", "chat_template.jinja", "LICENSE"):
+        write(f"{directory}/{name}", f"what {name} says\n")
+    digest = hashlib.sha256(read(f"{directory}/model.safetensors")).hexdigest()
+    return config, dict(context=64, rope_theta=500, norm_epsilon="1e-6", tied="false", digest=digest)
+
+
+def create(directory, tokenizer="external", code=0, source="base", digest=None, **model):
+    path = manifest(tokenizer, **model)
+    write(path, read(path) + f"initial:\n  checkpoint_digest: {digest}\n".encode())
+    return run(CTL, "run", "create", directory, "--manifest", path, "--checkpoint", source, code=code)
+
+
+def test_a_checkpoint_that_computes_otherwise_than_its_manifest_is_refused_with_both_values():
+    config, fits = checkpoint("base")
+    wrong = {"rope_theta": ("rope_theta is 500", "10000"), "norm_epsilon": ("rms_norm_eps is 1e-06", "1e-05"),
+             "heads": ("num_attention_heads is 4", "2"), "kv_heads": ("num_key_value_heads is 2", "4"), "context": ("max_position_embeddings is 64", "32"),
+             "vocabulary": ("vocab_size is 256", "300"), "tied": ("tie_word_embeddings is false", "true"), "ffn": ("intermediate_size is 48", "50")}
+    for source in ("base", "base/model.safetensors"):
+        for key, (there, here) in wrong.items():
+            said = create("run", code=1, source=source, **{**fits, key: here})
+            assert there in said and f"is {here}" in said and "config.json" in said, said
+            assert not os.path.exists("run"), "it was made"
+    for field, value in (("hidden_act", "gelu"), ("rope_scaling", {"type": "linear", "factor": 2.0}), ("head_dim", 4)):
+        write("base/config.json", json.dumps({**config, field: value}))
+        said = create("run", code=1, **fits)
+        assert field in said and "config.json" in said, said
+    os.rename("base/config.json", "base/model_config.json")  # several checkpoints of one directory
+    write("base/model_config.json", json.dumps(config))
+    assert "rope_theta is 500" in create("run", code=1, source="base/model.safetensors", **{**fits, "rope_theta": 10000})
+    os.rename("base/model_config.json", "base/config.json")
+    assert "tokenizer of its own" in create("run", tokenizer="byte", code=1, **fits)
+    said = run(CTL, "run", "create", "run", "--manifest", "run.yaml", "--checkpoint", "base", "--dry-run", code=1)
+    assert "tokenizer of its own" in said, said
+    create("run", **fits)
+
+
+def same_but_tensors(directory, origin, config):
+    exported = json.loads(read(f"{directory}/config.json"))
+    for key, value in config.items():
+        assert key in ("rope_scaling",) or exported[key] == value, (key, value, exported[key])
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "tokenizer.model",
+                 "chat_template.jinja", "LICENSE"):
+        assert read(f"{directory}/{name}") == read(f"{origin}/{name}"), name
+
+
+def test_what_came_beside_a_checkpoint_comes_out_of_every_export():
+    config, fits = checkpoint("base")
+    create("made", **fits)
+    run(CTL, "model", "export", "--dir", "made", "--output", "from-run")
+    same_but_tensors("from-run", "base", config)
+    trainer("train", "text", "--data-format", "bytes", "--start", "base", "--steps", 1, "--export", "trained")
+    same_but_tensors("trained", "base", config)
+    trainer("train", "text", "--data-format", "bytes", "--start", "base/model.safetensors", "--steps", 1, "--export", "again")
+    same_but_tensors("again", "base", config)
+    trainer("train", "text", "--data-format", "bytes", "--start", "trained", "--steps", 1, "--export", "trained")
+    same_but_tensors("trained", "base", config)
+    os.remove("base/generation_config.json")  # the ends of text must be there all the same
+    trainer("train", "text", "--data-format", "bytes", "--start", "base", "--steps", 1, "--export", "more")
+    assert json.loads(read("more/generation_config.json"))["eos_token_id"] == [2, 5]
+
+
+def test_an_export_leaves_a_tokenizer_of_256_tokens_alone():
+    checkpoint("base")
+    own = read("base/tokenizer.json")
+    os.makedirs("out")
+    write("out/tokenizer.json", own)
+    said = subprocess.run([TRAINER, "train", text(), *SMALL, "--steps", "1", "--export", "out"], capture_output=True, text=True)
+    assert said.returncode == 0 and "tokenizer_kept" in said.stderr, said.stderr
+    assert read("out/tokenizer.json") == own
+    trainer("train", tokens("shard", vocabulary=256), *SMALL, "--steps", 1, "--export", "none")
+    assert not os.path.exists("none/tokenizer.json"), "tokens of a tokenizer are not bytes"
+    trainer("train", text(), *SMALL, "--steps", 1, "--export", "bytes")
+    assert json.loads(read("bytes/tokenizer.json"))["model"]["vocab"]["a"] == 97
 
 
 if __name__ == "__main__":

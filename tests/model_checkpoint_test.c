@@ -302,8 +302,7 @@ TEST(a_directory_without_config_or_tensors_says_which) {
     CHECK_OK(export_model(directory, &layout, values, -1, false, &error));
     CHECK(!file_exists(index));
     /* A tokenizer that came with the model goes with it. */
-    options.tokenizer_of = test_directory();
-    CHECK_STATUS(export_model_as(directory, &layout, values, &options, &error), NOT_FOUND);
+    options.beside = test_directory();
     write_file(test_directory(), "tokenizer.json", "{}");
     CHECK_OK(export_model_as(directory, &layout, values, &options, &error));
     struct buffer copied = read_file(directory, "tokenizer.json");

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/file.h"
 #include "coordinator/atollctl/atollctl.h"
 #include "coordinator/directory.h"
 #include "model/export.h"
@@ -21,8 +22,12 @@ static int model_export(struct options *options, void *values) {
     status = directory_restore(&data, &run, &model, &report, &error);
     if (status == OK) status = run_model_layout(run_state_manifest(run), &layout, &error);
     if (status == OK) {
-        bool bytes = run_state_manifest(run)->tokenizer == TOKENIZER_BYTE;
-        status = export_model(settings->output, &layout, model.theta, (int64_t)model.version, bytes, &error);
+        char *beside = file_join(settings->directory, DIRECTORY_CHECKPOINT);
+        const struct export_options how = {.version = (int64_t)model.version,
+                                           .byte_tokenizer = run_state_manifest(run)->tokenizer == TOKENIZER_BYTE,
+                                           .beside = file_exists(beside) ? beside : NULL};
+        status = export_model_as(settings->output, &layout, model.theta, &how, &error);
+        free(beside);
     }
     uint64_t version = model.version;
     layout_deinit(&layout);
