@@ -162,7 +162,7 @@ class Federation:
         return json.loads(self.ctl("run", "status").stdout)
 
     # ---- life ----
-    def start_coordinator(self, *options, seconds=15):
+    def start_coordinator(self, *options, seconds=60):
         """On the port it had before, if it had one. Options hold for this start and all later ones."""
         port_file = self.path("port")
         if os.path.exists(port_file):
@@ -230,7 +230,7 @@ class Federation:
         self.ctl("run", "stop", "--reason", "the test is over")
         codes = {name: site.wait(seconds) for name, site in self.sites.items() if site.handle}
         self.final = self.status()
-        codes["coordinator"] = self.coordinator.end(10)
+        codes["coordinator"] = self.coordinator.end(60)
         return codes
 
     def close(self):

@@ -49,7 +49,7 @@ def test_a_pipe_in_the_place_of_a_file_is_refused_by_every_program():
                        (".", "a directory")):
         refuses(what, trainer, *SHAPE, "--steps", "1", data)
         refuses(what, node, "train", "--standalone", *SHAPE, "--steps", "1", data)
-    refuses("FIFO", trainer, *SHAPE, "--steps", "1", "--start", "pipe.safetensors", "text")
+    refuses("FIFO", trainer, *SHAPE, "--steps", "1", "--start", "pipe.safetensors", "--data-format", "bytes", "text")
     refuses("FIFO", trainer, *SHAPE, "--steps", "1", "--state", "pipe", "text")
     refuses("FIFO", trainer, *SHAPE, "--steps", "1", "--log", "model.jsonl", "text")
     refuses("FIFO", trainer, *SHAPE, "--steps", "1", "--log", "pipe", "text")

@@ -1,5 +1,4 @@
 /* What a stranger may send: nothing of it crashes, takes more than its budget, or passes as something it is not. */
-#include "base/clock.h"
 #include "base/random.h"
 #include "tests/proto_samples.h"
 
@@ -544,11 +543,10 @@ TEST(nothing_that_is_refused_touches_the_result) {
     arena_deinit(&own);
 }
 
-TEST(the_worst_frame_is_refused_quickly) {
+/* At a quarter of a second each, the test's deadline would end it. */
+TEST(the_worst_frame_costs_little) {
     struct buffer raw = {0};
     bomb(&raw, 1000, FRAME_HEADER_LIMIT);
-    uint64_t start = clock_monotonic_ms();
-    for (unsigned i = 0; i < 20; i++) refused("AdminReply", buffer_bytes(&raw), nothing, "too much memory");
-    CHECK(clock_monotonic_ms() - start < 20 * 250);
+    for (unsigned i = 0; i < 300; i++) refused("AdminReply", buffer_bytes(&raw), nothing, "too much memory");
     buffer_deinit(&raw);
 }

