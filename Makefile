@@ -3,7 +3,7 @@
 #   make                 the programs: build/release/bin/{atoll-coordinator,atoll-node,atollctl,atoll-sim,atoll-wan-proxy}
 #   make demo            four sites train one model on this machine, with crashes; summary in build/demo/summary.json
 #   make test            every test; closes with `N passed, N failed`        (TESTS='base_* fed_*' for some of them)
-#   make sim SEED=7      replay one simulated federation, with its trace     (SEEDS=1000 runs seeds 1..1000)
+#   make sim SEED=7      replay one simulated federation, with its trace     (SEEDS=1000 runs so many, from FIRST or at random)
 #   make sim-coverage    which lines and branches of the pure cores the seeds reach
 #   make bench           speed and memory, never part of the tests           (bench/README.md)
 #   make bench-train     the CPU trainer beside PyTorch (PYTHON=V/bin/python: one with torch); build/bench/train.json
@@ -260,12 +260,14 @@ test:
 	$(Q)scripts/install-deps --python build/python || true
 	$(Q)$(MAKE) --no-print-directory -j$(shell nproc) test-run
 
+# The first seed is drawn at random, and printed, unless SEED or FIRST names it.
 SEED  ?=
 SEEDS ?=
+FIRST ?=
 sim: $(OUT)/bin/atoll-sim
-	$(Q)$(OUT)/bin/atoll-sim faults $(if $(SEED),--seed $(SEED) --trace,--coverage --seeds $(if $(SEEDS),$(SEEDS),500))
+	$(Q)$(OUT)/bin/atoll-sim faults $(if $(SEED),--seed $(SEED) --trace,--coverage $(if $(FIRST),--first $(FIRST)) --seeds $(if $(SEEDS),$(SEEDS),500))
 ifeq ($(SEED),)
-	$(Q)printf '8 sites, 50 seeds: ' && $(OUT)/bin/atoll-sim faults --sites 8 --seeds 50 | tail -n 1
+	$(Q)$(OUT)/bin/atoll-sim faults --sites 8 $(if $(FIRST),--first $(FIRST)) --seeds 50
 endif
 sim-plants: $(OUT)/bin/atoll-sim-planted
 	$(Q)scripts/sim-plants $(OUT)/bin/atoll-sim-planted

@@ -216,6 +216,24 @@ static void following(struct coordinator_state *state, const struct coordinator_
         presence->following--;
 }
 
+/* The run is over once its tokens are spent. It is asked of the ledger after every event and at a start, not told by the
+ * contribution that spends the last of them: a crash between that entry and this one would leave a run that goes on, in which
+ * every contribution is refused. */
+static void end_if_spent(struct coordinator_state *state, struct moment now, struct coordinator_actions *out) {
+    uint64_t budget = run_state_manifest(state->run)->token_budget;
+    if (!budget || run_state_tokens(state->run) < budget || run_state_phase(state->run) != RUN_ACTIVE || state->stopping) return;
+    MARK("run: its token budget is spent");
+    struct ledger_entry end = brain_entry(state, LEDGER_STOPPED, now);
+    snprintf(end.note.reason, sizeof end.note.reason, "token budget reached");
+    brain_append(state, &end, ANSWER_NOBODY, 0, out);
+}
+
+/* What follows from where things stand. */
+static void settle(struct coordinator_state *state, struct moment now, struct coordinator_actions *out) {
+    end_if_spent(state, now, out);
+    brain_consider_step(state, now, out);
+}
+
 /* ---- life --------------------------------------------------------------------------------------------------------------- */
 
 struct coordinator_state *coordinator_state_create(const struct coordinator_options *options, struct run_state *run) {
@@ -246,7 +264,7 @@ void coordinator_state_start(struct coordinator_state *state, struct moment now,
         entry.epoch++;
         if (!brain_append(state, &entry, ANSWER_NOBODY, 0, out)) return;
     }
-    brain_consider_step(state, now, out);
+    settle(state, now, out);
 }
 
 void coordinator_state_step(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
@@ -268,7 +286,7 @@ void coordinator_state_step(struct coordinator_state *state, const struct coordi
     case COORDINATOR_FOLLOWING: following(state, event, now); break;
     case COORDINATOR_ADMIN: brain_admin(state, event, now, out); break;
     }
-    brain_consider_step(state, now, out);
+    settle(state, now, out);
 }
 
 const struct run_state *coordinator_state_run(const struct coordinator_state *state) { return state->run; }

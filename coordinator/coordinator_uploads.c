@@ -176,13 +176,6 @@ void brain_checked(struct coordinator_state *state, const struct coordinator_eve
     commit->site = upload.site;
     commit->sequence = upload.contribution.sequence;
     contribution_digest(upload.header, commit->header_digest);
-    uint64_t budget = run_state_manifest(state->run)->token_budget;
-    if (budget && run_state_tokens(state->run) >= budget && run_state_phase(state->run) == RUN_ACTIVE) {
-        MARK("run: its token budget is spent");
-        struct ledger_entry end = brain_entry(state, LEDGER_STOPPED, now);
-        snprintf(end.note.reason, sizeof end.note.reason, "token budget reached");
-        brain_append(state, &end, ANSWER_NOBODY, 0, out);
-    }
 }
 
 void brain_call_gone(struct coordinator_state *state, uint64_t call) {

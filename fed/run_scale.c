@@ -73,9 +73,22 @@ static double staleness_weight(const struct manifest *manifest, uint64_t stalene
     return manifest->merge.staleness_exponent == 1 ? 1 / base : 1 / sqrt(base);
 }
 
+/* To fp32, towards zero: rounded to the nearest, a norm would come out above its limit, by half a unit in the last place, which is
+ * 6e-8 of it and, where the scale is denormal, any part of it. */
+float run_state_scale(double clip, double weight) {
+    double value = clip * weight;
+    float nearest = (float)value;
+    if (!((double)nearest > value)) return nearest;
+    uint32_t bits;
+    memcpy(&bits, &nearest, sizeof bits);
+    bits--;
+    memcpy(&nearest, &bits, sizeof nearest);
+    return nearest;
+}
+
 float run_scale_of(const struct run_state *state, uint32_t fragment, const struct pending_slot *slot) {
     uint64_t staleness = slot->staleness + (state->fragments[fragment].steps - slot->steps);
-    return (float)(slot->pending.clip * staleness_weight(&state->manifest, staleness));
+    return run_state_scale(slot->pending.clip, staleness_weight(&state->manifest, staleness));
 }
 
 int64_t run_pending_at(const struct run_state *state, uint32_t fragment, uint64_t index) {

@@ -12,7 +12,7 @@
  *             contribution is in the ledger: contributions that arrive while a step is being computed do not change that
  *             step.
  *   weight  = 1, or 1 / sqrt(1 + staleness) or 1 / (1 + staleness) as the manifest says
- *   scale   = (float)(clip * weight)
+ *   scale   = clip * weight, rounded to fp32 towards zero, so that no norm comes out above its limit
  * Staleness of a contribution = number of steps to its fragment with a version in (base_version, now].
  *
  * A site has at most one contribution a fragment waiting. A pause or the end of the run refuses new contributions; what waits
@@ -106,6 +106,8 @@ uint64_t run_state_staleness(const struct run_state *state, uint32_t fragment, u
 uint64_t run_state_fragment_version(const struct run_state *state, uint32_t fragment);
 /* Running median of accepted norms; 0 while fewer than clip_minimum. */
 double run_state_median_norm(const struct run_state *state);
+/* The scale of a part from its clip and the weight of its staleness, both above 0. */
+float run_state_scale(double clip, double weight);
 /* (site, sequence) -> ledger index of that contribution; false if none. */
 bool run_state_find(const struct run_state *state, uint32_t site, uint64_t sequence, uint64_t *index);
 

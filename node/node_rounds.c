@@ -57,13 +57,25 @@ static bool waits_for_merge(const struct node_state *state) {
 }
 
 /* With overlap off, sites that joined at different times are due on different fragments, and where a step takes every site they
- * would wait for each other for ever. So a site that waits gives what it has of each fragment that another one waits for. Of the
- * fragments waited for, take the one merged longest ago: whoever waits has trained since then, so all can give, and it merges. */
+ * would wait for each other for ever. So a site that waits gives what it has of each fragment that another one waits for; and
+ * where it has nothing of it (a start has forgotten what it trained, or the fragment was merged while it stood still), it trains
+ * one step more and gives that. So each fragment that anybody waits for is given by all, and merges. */
+static bool is_waited_for(const struct node_state *state, uint32_t fragment) {
+    return state->slots[fragment].phase == SLOT_TRAINING && run_state_pending_count(state->run, fragment) > 0;
+}
+
+static bool owes_a_step(const struct node_state *state) {
+    for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
+        if (is_waited_for(state, fragment) && !has_something(&state->slots[fragment])) return true;
+    }
+    return false;
+}
+
 static bool fragment_due(const struct node_state *state, uint32_t fragment) {
     const struct slot *slot = &state->slots[fragment];
     if (slot->phase != SLOT_TRAINING || !has_something(slot)) return false;
     if ((int64_t)state->steps - slot->steps_mark >= (int64_t)node_inner_steps_now(state)) return true;
-    return waits_for_merge(state) && run_state_pending_count(state->run, fragment) > 0;
+    return waits_for_merge(state) && is_waited_for(state, fragment);
 }
 
 void node_rounds_begin(struct node_state *state, struct node_actions *out) {
@@ -448,7 +460,10 @@ void node_train_or_wait(struct node_state *state, struct node_actions *out) {
         wait = NODE_WAIT_PAUSED;
     } else {
         until = round_end(state);
-        if (waits_for_merge(state)) {
+        if (waits_for_merge(state) && owes_a_step(state)) {
+            MARK("training: a step more, others wait for a fragment of which there is nothing to give");
+            until = state->steps + 1;
+        } else if (waits_for_merge(state)) {
             MARK("training: waits for a merge, overlap is off");
             wait = NODE_WAIT_MERGE;
         }

@@ -135,7 +135,7 @@ static void take_part(struct check *check, const struct ledger_entry *entry, con
         world_fail(world, "I2", "step %llu merges entry %llu for the second time", llu(entry->step.version), llu(part->index));
     if (merged->dropped)
         world_fail(world, "I5", "step %llu merges entry %llu of a revoked site", llu(entry->step.version), llu(part->index));
-    if (!((double)part->scale * merged->norm <= merged->limit * (1 + 1e-6)))
+    if (!((double)part->scale * merged->norm <= merged->limit * (1 + 0x1p-50)))
         world_fail(world, "I7", "step %llu adds a norm of %g, the limit is %g", llu(entry->step.version),
                    (double)part->scale * merged->norm, merged->limit);
     merged->merged = true;

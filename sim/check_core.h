@@ -4,6 +4,8 @@
 
 #include "sim/check.h"
 
+enum { CHECK_SITES = 4 * (SITES_MOST + SPARE_SITES) }; /* numbers that are told apart: a name that was robbed gets another one */
+
 struct check_version { /* the truth at a version */
     uint8_t root[DIGEST_SIZE];
     uint8_t fragments[FRAGMENTS_LIMIT][DIGEST_SIZE]; /* of each fragment's theta */
@@ -48,8 +50,8 @@ struct check {
     size_t entry_capacity;
     double *norms; /* of all contributions, in ledger order */
     size_t norm_count;
-    uint64_t last_sequence[SITES_MOST + SPARE_SITES + 2], merged[SITES_MOST + SPARE_SITES + 2];
-    bool revoked[SITES_MOST + SPARE_SITES + 2];
+    uint64_t last_sequence[CHECK_SITES], merged[CHECK_SITES];
+    bool revoked[CHECK_SITES];
     uint8_t (*malformed)[DIGEST_SIZE];
     size_t malformed_count;
     struct check_acknowledged *acknowledged;
@@ -57,7 +59,5 @@ struct check {
     struct check_mass mass[PROCESS_LIMIT];
     float *scratch; /* [parameters] */
 };
-
-enum { CHECK_SITES = SITES_MOST + SPARE_SITES + 2 };
 
 #endif

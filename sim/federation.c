@@ -181,7 +181,8 @@ static void calm(struct federation *f) {
     disk_repair(coordinator_disk(f->coordinator));
     coordinator_mend(f->coordinator);
     for (uint32_t process = 0; process <= f->site_count; process++) {
-        f->world.processes[process].dies_at_write = f->world.processes[process].frozen_until = 0;
+        f->world.processes[process].dies_at_write = 0;
+        process_thaw(&f->world, process);
         process_set_clock(&f->world, process, 0, (int64_t)world_between(&f->world, 0, 6000) - 3000);
         if (!f->world.processes[process].alive) {
             f->returning[process] = false;

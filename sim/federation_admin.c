@@ -34,6 +34,17 @@ static void revoke(struct federation *f, uint32_t process) {
     order(f, &event, "revoke");
 }
 
+/* A site says that its invitation was used with another key: whoever did is thrown out, and the site invited anew. */
+static void help_the_robbed(struct federation *f, uint32_t process, const struct run_site *in_its_name) {
+    if (in_its_name && !in_its_name->revoked) {
+        revoke(f, process);
+        return;
+    }
+    for (size_t i = 0; i < DIGEST_SIZE; i++) f->secrets[process][i] = (uint8_t)world_luck_below(&f->world, 256);
+    site_take_invitation(f->sites[process], f->secrets[process]);
+    f->world.tally.robbed++;
+}
+
 /* The admin's aims, looked after until the durable ledger shows them. */
 void federation_on_admin(void *context, struct event *event) {
     struct federation *f = context;
@@ -44,7 +55,11 @@ void federation_on_admin(void *context, struct event *event) {
         const struct run_site *site = run_state_site_named(now, site_name(f->sites[process]));
         if (federation_is_absent(f, process)) continue;
         bool wanted = f->world.now >= f->invited_from[process] && !f->revoking[process];
-        if (wanted && !site && !run_state_invitation(now, f->secrets[process])) invite(f, process);
+        if (wanted && site_is_robbed(f->sites[process])) help_the_robbed(f, process, site);
+        now = coordinator_run(f->coordinator);
+        if (!now) break;
+        site = run_state_site_named(now, site_name(f->sites[process]));
+        if (wanted && (!site || site->revoked) && !run_state_invitation(now, f->secrets[process])) invite(f, process);
         now = coordinator_run(f->coordinator);
         if (!now) break;
         site = run_state_site_named(now, site_name(f->sites[process]));

@@ -131,7 +131,7 @@ static void on_pause(void *context, struct event *event) {
     uint64_t longer = f->scenario.presence_ms * MS;
     uint64_t duration = world_plan(&f->world, longer / 4, 2 * longer);
     if (!f->world.processes[process].alive || process_is_frozen(&f->world, process)) return;
-    if (world_fault(&f->world, FAULT_PAUSE, process)) f->world.processes[process].frozen_until = f->world.now + duration;
+    if (world_fault(&f->world, FAULT_PAUSE, process)) process_freeze(&f->world, process, duration);
 }
 
 static void on_clock(void *context, struct event *event) {

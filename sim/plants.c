@@ -30,6 +30,14 @@ const struct plant plants[] = {
     {"snapshot_of_another_version", "a snapshot names the version before its content's", "sim/coordinator_model.c",
      "    commit->header = job->header;\n",
      "    commit->header = job->header;\n    if (PLANTED(\"snapshot_of_another_version\") && commit->header.version > 0) commit->header.version--;\n"},
+    {"end_not_made_up_for", "a run whose tokens are spent is ended by the contribution that spends them, or never", "coordinator/coordinator_state.c",
+     "    end_if_spent(state, now, out);\n",
+     "    if (!PLANTED(\"end_not_made_up_for\") ||\n"
+     "        (state->commit_count > 0 && state->commits[state->commit_count - 1].answer == ANSWER_RECEIPT))\n"
+     "        end_if_spent(state, now, out);\n"},
+    {"robbed_for_good", "a name is not invited again although its site was revoked", "coordinator/coordinator_orders.c",
+     "        if (site && !site->revoked) return conflict(\"a site of that name is enrolled: revoke it first\");",
+     "        if (site && (!site->revoked || PLANTED(\"robbed_for_good\"))) return conflict(\"a site of that name is enrolled: revoke it first\");"},
     /* --- the rules --- */
     {"sequence_unchecked", "a number that was used is taken again", "fed/admission.c",
      "    if (c->sequence <= site->site.last_sequence)", "    if (c->sequence <= site->site.last_sequence && !PLANTED(\"sequence_unchecked\"))"},
@@ -53,6 +61,8 @@ const struct plant plants[] = {
      "    if (!(norm > limit)) return 1;", "    if (!(norm > limit) || PLANTED(\"clip_dropped\")) return 1;"},
     {"median_of_others", "the median is over a norm too many", "fed/run_scale.c",
      "    return state->sorted[norms_held(state) / 2];", "    return state->sorted[PLANTED(\"median_of_others\") ? norms_held(state) - 1 : norms_held(state) / 2];"},
+    {"scale_to_nearest", "a scale is rounded to the nearest, which may be above the limit", "fed/run_scale.c",
+     "    if (!((double)nearest > value)) return nearest;", "    if (!((double)nearest > value) || PLANTED(\"scale_to_nearest\")) return nearest;"},
     {"norm_limit_forgotten", "a norm that no step can bear is taken", "fed/admission.c",
      "    if (!(c->norm <= NORM_LIMIT)) REFUSE", "    if (!(c->norm <= NORM_LIMIT) && !PLANTED(\"norm_limit_forgotten\")) REFUSE"},
     /* --- the site --- */
@@ -78,6 +88,8 @@ const struct plant plants[] = {
      "                                 .base_version = slot->base_version,", "                                 .base_version = PLANTED(\"base_too_young\") ? run_state_version(state->run) : slot->base_version,"},
     {"waits_for_merge", "training waits although overlap is on", "node/node_rounds.c",
      "    if (state->options.overlap) return false;", "    if (state->options.overlap && !PLANTED(\"waits_for_merge\")) return false;"},
+    {"nothing_to_give", "a site that waits does not train although others wait for a fragment of which it has nothing", "node/node_rounds.c",
+     "        if (waits_for_merge(state) && owes_a_step(state)) {", "        if (waits_for_merge(state) && owes_a_step(state) && !PLANTED(\"nothing_to_give\")) {"},
     {"sequence_forgotten", "a restart forgets which numbers were used", "node/node_state.c",
      "    state->sequence = options->last_sequence;", "    state->sequence = PLANTED(\"sequence_forgotten\") ? 0 : options->last_sequence;"},
     {"spool_after_send", "a message is sent before its record is durable", "sim/site_worker.c",

@@ -13,6 +13,7 @@ struct node_moment site_now(const struct site *site) {
 
 const char *site_name(const struct site *site) { return site->name; }
 uint32_t site_number(const struct site *site) { return site->number; }
+bool site_is_robbed(const struct site *site) { return site->robbed; }
 bool site_is_finished(const struct site *site) { return site->finished; }
 const struct node_state *site_brain(const struct site *site) { return site->running ? site->state : NULL; }
 const struct replica *site_replica(const struct site *site) { return site->running ? &site->replica : NULL; }

@@ -40,6 +40,8 @@ struct site *site_create(const struct site_setup *setup);
 void site_destroy(struct site *site);
 const char *site_name(const struct site *site);
 uint32_t site_number(const struct site *site); /* in the ledger; 0: not joined yet */
+bool site_is_robbed(const struct site *site);  /* somebody else has used its invitation: only another one helps */
+void site_take_invitation(struct site *site, const uint8_t secret_digest[static DIGEST_SIZE]); /* which the admin hands over */
 bool site_is_finished(const struct site *site);
 const struct node_state *site_brain(const struct site *site); /* NULL: it is down, or not joined */
 const struct replica *site_replica(const struct site *site);  /* likewise */

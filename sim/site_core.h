@@ -90,6 +90,7 @@ struct site {
 
     /* in memory */
     bool running; /* the brain is there */
+    bool robbed;  /* its invitation was used, with another key */
     bool finished, halted;
     struct node_state *state;
     struct node_actions actions;

@@ -36,6 +36,11 @@ void site_join(struct site *site) {
     site->join_stream = open_call(site, &message);
 }
 
+void site_take_invitation(struct site *site, const uint8_t secret_digest[static DIGEST_SIZE]) {
+    memcpy(site->setup.secret_digest, secret_digest, DIGEST_SIZE);
+    site->robbed = false;
+}
+
 static void join_again(struct site *site) {
     close_call(site, &site->join_stream);
     world_post(site->world, world_between(site->world, 300 * MS, 1500 * MS), site->setup.process, on_join_again, site, NULL);
@@ -43,6 +48,7 @@ static void join_again(struct site *site) {
 
 static void joined(struct site *site, const struct message *message) {
     if (message->a != ACCEPTED) {
+        if (message->a == REFUSED_DUPLICATE) site->robbed = true;
         join_again(site);
         return;
     }

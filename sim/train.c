@@ -228,7 +228,7 @@ static enum status outer_step(struct train *train, struct error *error) {
         inputs[count] = (struct step_input){.payload = buffer_bytes(&site->payload),
                                             .payload_size = site->payload.size,
                                             .payload_digest = digests[count],
-                                            .scale = (float)(one->clip * weight_of(train->options->manifest, staleness))};
+                                            .scale = run_state_scale(one->clip, weight_of(train->options->manifest, staleness))};
         bytes += (double)(site->payload.size + HEADER_BYTES);
         train->staleness_sum += staleness;
     }

@@ -39,7 +39,10 @@ void world_deinit(struct world *world) {
 
 /* ---- the heap ------------------------------------------------------------------------------------------------------------- */
 
-static bool before(const struct event *a, const struct event *b) { return a->at != b->at ? a->at < b->at : a->order < b->order; }
+static bool before(const struct event *a, const struct event *b) {
+    if (a->at != b->at) return a->at < b->at;
+    return a->due != b->due ? a->due < b->due : a->order < b->order;
+}
 
 static void sift_up(struct world *world, size_t at) {
     while (at > 0) {
@@ -75,6 +78,7 @@ struct event *world_post(struct world *world, uint64_t delay, uint32_t process, 
     }
     struct event *event = &world->heap[world->count++];
     *event = (struct event){.at = world->now + delay,
+                            .due = world->now + delay,
                             .order = world->order++,
                             .process = process,
                             .incarnation = process < PROCESS_LIMIT ? world->processes[process].incarnation : 0,
@@ -198,6 +202,22 @@ bool process_is_doomed(const struct world *world, uint32_t number) {
 }
 
 bool process_is_frozen(const struct world *world, uint32_t number) { return world->processes[number].frozen_until > world->now; }
+
+void process_freeze(struct world *world, uint32_t number, uint64_t duration) {
+    world->processes[number].frozen_until = world->now + duration;
+}
+
+/* What waits at its gate stands in the heap at the time at which it would have gone on. Left there it would come after what is
+ * sent from now on: an entry of the ledger after the one that follows it. */
+void process_thaw(struct world *world, uint32_t number) {
+    if (!process_is_frozen(world, number)) return;
+    world->processes[number].frozen_until = 0;
+    for (size_t i = 0; i < world->count; i++) {
+        struct event *event = &world->heap[i];
+        if (event->gate == number && event->due < event->at) event->at = MAX(event->due, world->now);
+    }
+    for (size_t i = 1; i < world->count; i++) sift_up(world, i); /* a heap again, whatever its order was */
+}
 
 /* ---- faults ----------------------------------------------------------------------------------------------------------------- */
 

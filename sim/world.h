@@ -1,8 +1,8 @@
 /* The simulated world: one clock, one heap of events, one stream of randomness, and the processes that live in it.
  *
- * Everything a run does comes from its seed: events happen in the order (time, order of posting), nothing reads a real clock or
- * the system's randomness, there is one thread. So a seed names a run, and its trace hash (over every line that the trace
- * would have) says whether two runs were the same.
+ * Everything a run does comes from its seed: events happen in the order (time, time due, order of posting), nothing reads
+ * a real clock or the system's randomness, there is one thread. So a seed names a run, and its trace hash (over every line
+ * that the trace would have) says whether two runs were the same.
  *
  * A process is the coordinator or a site's daemon. It has its own clocks (a monotonic one that starts anywhere at each start,
  * a wall clock that is wrong by a bit) and dies with everything that is not on its disk: an event posted to a process is
@@ -28,9 +28,9 @@ struct event;
 typedef void event_handler(void *context, struct event *event);
 
 struct event {
-    uint64_t at, order;
+    uint64_t at, due, order;       /* due: when it was to come; at: when it comes, later where its gate stood still */
     uint32_t process, incarnation; /* NO_PROCESS: always happens */
-    uint32_t gate;                 /* happens only once this process does not stand still; NO_PROCESS: none */
+    uint32_t gate;                 /* comes only once this process does not stand still; NO_PROCESS: none */
     event_handler *run;
     void *context;
     void *payload;           /* owned; freed with `release` after the handler, unless it set payload to NULL */
@@ -59,7 +59,7 @@ enum { LIE_KINDS = 48, PROBE_KINDS = 48, REFUSALS = 32 };
 struct tally {
     uint64_t events, messages, messages_late, commits, contributions, steps, receipts, entries, joins, orders[12],
         refusals[REFUSALS], restores, advances, snapshots_loaded, snapshots_passed_over, residual_checks, simulated_ms, halts,
-        stops;
+        stops, robbed;
     uint64_t faults[FAULT_KIND_COUNT], lies[LIE_KINDS], probes[PROBE_KINDS], malformed[PROBE_KINDS];
 };
 
@@ -81,7 +81,7 @@ struct world {
     struct random random; /* what happens anyway: delays, speeds */
     struct random luck;   /* faults that befall a message, a write, a crash */
     struct random plan;   /* faults that come at times of their own, and the scenario */
-    struct event *heap;   /* [count], by (at, order) */
+    struct event *heap;   /* [count], by (at, due, order) */
     size_t count, capacity;
     struct process processes[PROCESS_LIMIT];
     struct tally tally;
@@ -118,6 +118,10 @@ uint64_t process_delay_until(const struct world *world, uint32_t process, uint64
 MUST_USE enum status process_write(struct world *world, uint32_t process);
 bool process_is_doomed(const struct world *world, uint32_t process);
 bool process_is_frozen(const struct world *world, uint32_t process);
+/* Stands still for so long, and then gets what came meanwhile, in the order in which it was due. */
+void process_freeze(struct world *world, uint32_t process, uint64_t duration);
+/* Goes on now, and gets what came meanwhile before anything else. */
+void process_thaw(struct world *world, uint32_t process);
 /* From now on its clocks run so much fast or slow, and the wall clock is off by skew_ms. */
 void process_set_clock(struct world *world, uint32_t process, int64_t drift_ppm, int64_t skew_ms);
 

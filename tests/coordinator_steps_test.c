@@ -249,6 +249,37 @@ TEST(the_token_budget_ends_the_run_by_itself) {
     brain_close(b);
 }
 
+/* Of the contribution that spends the last tokens and the entry that ends the run, only the first reached the disk. */
+TEST(a_run_whose_tokens_are_spent_ends_at_the_next_start_where_a_crash_came_between) {
+    struct brain *b = brain_open_unstarted(ALONE "token_budget: 500\n", 2);
+    fixture_contribute(b->f, 1, 0, 0, 1);
+    CHECK(run_state_apply(b->durable, buffer_bytes(&b->f->entries[b->f->entry_count - 1]), false, NULL) == OK);
+    CHECK(run_state_tokens(b->f->run) >= 500);
+    CHECK_EQUAL(run_state_phase(b->f->run), RUN_ACTIVE);
+    brain_start(b, b->f->run);
+    CHECK_EQUAL(run_state_phase(brain_run(b)), RUN_STOPPED);
+    CHECK_CONTAINS(run_state_reason(brain_run(b)), "budget");
+    brain_settle(b);
+    CHECK_EQUAL(run_state_phase(b->durable), RUN_STOPPED);
+    CHECK_EQUAL(run_state_version(b->durable), 1); /* what waits is merged */
+    brain_close(b);
+}
+
+TEST(a_run_that_is_resumed_ends_where_its_tokens_were_spent_before) {
+    struct brain *b = brain_open_unstarted(ALONE "token_budget: 500\n", 2);
+    fixture_contribute(b->f, 1, 0, 0, 1);
+    fixture_note(b->f, LEDGER_PAUSED);
+    for (uint64_t i = b->f->entry_count - 2; i < b->f->entry_count; i++)
+        CHECK(run_state_apply(b->durable, buffer_bytes(&b->f->entries[i]), false, NULL) == OK);
+    brain_start(b, b->f->run);
+    CHECK_EQUAL(run_state_phase(brain_run(b)), RUN_PAUSED);
+    brain_settle(b);
+    brain_admin(b, ORDER_RESUME, "");
+    brain_settle(b);
+    CHECK_EQUAL(run_state_phase(b->durable), RUN_STOPPED);
+    brain_close(b);
+}
+
 TEST(a_commit_that_fails_stops_the_process_and_nobody_gets_a_receipt) {
     struct brain *b = brain_open(ALONE, 1);
     brain_contribute(b, 1, 0);

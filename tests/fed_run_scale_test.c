@@ -15,6 +15,12 @@ static struct ledger_entry planned_step(struct fixture *f, uint32_t fragment, ui
     return entry;
 }
 
+/* The greatest fp32 that is not above it. */
+static float below(double value) {
+    float nearest = (float)value;
+    return (double)nearest > value ? nextafterf(nearest, 0) : nearest;
+}
+
 TEST(a_step_that_the_ledger_does_not_justify_is_refused) {
     struct fixture *f = fixture_open("fragments: 2\n", 9000);
     fixture_sites(f, 3);
@@ -133,6 +139,39 @@ TEST(a_contribution_at_the_cap_is_taken_and_one_beyond_is_not) {
     fixture_close(f);
 }
 
+/* Rounded to the nearest, half of these would be above their limit; in the denormal range by any part of it. */
+TEST(a_scaled_norm_is_never_above_its_limit_not_even_where_scales_are_denormal) {
+    const float medians[] = {1e-3f, 1e-20f, 1e-38f, 1e-41f, 3e-44f};
+    for (size_t m = 0; m < COUNT_OF(medians); m++) {
+        struct fixture *f = fixture_open(
+            "codec.kind: fp32\nouter: {mode: dense, period: 1}\nadmission: {clip_minimum: 1, clip_window: 9, clip_factor: 1}\n",
+            64);
+        fixture_sites(f, 1);
+        float *delta = xcalloc(64, sizeof *delta);
+        uint64_t clipped = 0;
+        delta[0] = medians[m];
+        for (uint64_t v = 0; v < 5; v++) {
+            fixture_contribute_delta(f, 1, 0, v, delta);
+            fixture_step(f, 0, 1);
+        }
+        for (uint64_t v = 5; v < 9; v++) {
+            delta[0] = 1 + (float)v / 7;
+            double limit = run_state_median_norm(f->run);
+            CHECK_NEAR(limit, (double)medians[m], 0);
+            fixture_contribute_delta(f, 1, 0, v, delta);
+            struct ledger_entry entry = planned_step(f, 0, 1);
+            double scaled = (double)entry.step.parts[0].scale * (double)delta[0];
+            CHECK(scaled <= limit * (1 + 0x1p-50));
+            CHECK(scaled >= limit * (1 - 0x1p-22) - 0x1p-148); /* and as near to it as fp32 has it */
+            clipped += entry.step.parts[0].scale < 1;
+            fixture_step(f, 0, 1);
+        }
+        CHECK_EQUAL(clipped, 4);
+        free(delta);
+        fixture_close(f);
+    }
+}
+
 TEST(polynomial_weights_are_the_exact_roots_and_quotients) {
     const char *const exponents[] = {"0.5", "1"};
     for (size_t e = 0; e < 2; e++) {
@@ -149,12 +188,12 @@ TEST(polynomial_weights_are_the_exact_roots_and_quotients) {
         fixture_contribute(f, 4, 0, 3, 0.1f); /* 0 */
         struct ledger_entry entry = planned_step(f, 0, 3);
         CHECK_NEAR(entry.step.parts[0].scale, e ? 0.25f : 0.5f, 0);
-        CHECK_NEAR(entry.step.parts[1].scale, e ? 0.5f : (float)(1 / sqrt(2)), 0);
+        CHECK_NEAR(entry.step.parts[1].scale, e ? 0.5f : below(1 / sqrt(2)), 0);
         CHECK_NEAR(entry.step.parts[2].scale, 1, 0);
         fixture_step(f, 0, 1);
         entry = planned_step(f, 0, 2); /* those that were left are one staler now */
-        CHECK_NEAR(entry.step.parts[0].scale, e ? (float)(1.0 / 3) : (float)(1 / sqrt(3)), 0);
-        CHECK_NEAR(entry.step.parts[1].scale, e ? 0.5f : (float)(1 / sqrt(2)), 0);
+        CHECK_NEAR(entry.step.parts[0].scale, e ? below(1.0 / 3) : below(1 / sqrt(3)), 0);
+        CHECK_NEAR(entry.step.parts[1].scale, e ? 0.5f : below(1 / sqrt(2)), 0);
         fixture_append(f, &entry);
         free(yaml);
         fixture_close(f);
@@ -189,7 +228,7 @@ TEST(the_median_is_the_upper_one_of_the_last_window_and_clips_those_that_come_af
         CHECK(p->clip == clip);
         clipped += clip < 1;
         struct ledger_entry entry = planned_step(f, 0, 1);
-        CHECK(entry.step.parts[0].scale == (float)clip);
+        CHECK(entry.step.parts[0].scale == below(clip));
         fixture_step(f, 0, 1);
     }
     CHECK(clipped >= 3);
