@@ -132,13 +132,35 @@ static enum status join_with(const char *address, const struct invitation *invit
     return status;
 }
 
+/* A directory that has joined keeps its identity: a token for another one would be ignored. */
+static enum status check_is_its_own(const char *directory, const struct invitation *invitation, struct error *error) {
+    struct site site = {0};
+    struct certificate_info wanted, authority;
+    TRY(site_load(directory, &site, error));
+    enum status status = certificate_parse(bytes_of(invitation->ca_der, invitation->ca_size), &wanted, error);
+    if (status != OK) error_wrap(error, status, "the token is damaged, copy all of it: its certificate");
+    if (status == OK) status = certificate_parse(buffer_bytes(&site.ca_pem), &authority, error);
+    if (status == OK &&
+        (strcmp(site.name, invitation->name) != 0 || memcmp(wanted.fingerprint, authority.fingerprint, DIGEST_SIZE) != 0))
+        status = error_set(error, INVALID,
+                           "%s is site \"%s\" of run \"%s\" already, and the token is for site \"%s\"%s: join with another --dir",
+                           directory, site.name, site.manifest.name, invitation->name,
+                           strcmp(site.name, invitation->name) == 0 ? " of another run" : "");
+    site_deinit(&site);
+    return status;
+}
+
 enum status join_run(const char *address, const char *token, const char *directory, bool *already, struct error *error) {
     struct invitation invitation = {0};
     struct site site = {0};
     bool done = site_exists(directory), created = false;
     if (already) *already = done;
-    if (done) return OK;
     TRY(invitation_parse(token, &invitation, error));
+    if (done) {
+        enum status status = check_is_its_own(directory, &invitation, error);
+        clear(&invitation, sizeof invitation);
+        return status;
+    }
     enum status status = file_make_directory(directory, 0700, error);
     if (status == OK) site.directory = realpath(directory, NULL);
     if (status == OK && !site.directory) status = error_set(error, FAILED, "%s cannot be resolved", directory);

@@ -1,7 +1,8 @@
 /* From an invitation to a site's directory: one Join call over TLS that the token's CA authenticates.
  *
  * The key is made first and kept: a join that lost its reply, or a process that died in between, is repeated with the same key, and
- * the coordinator answers again. A directory that is complete is left as it is. */
+ * the coordinator answers again. A directory that is complete is left as it is, and must be of
+ * the site that the token names. */
 #ifndef NODE_JOIN_H
 #define NODE_JOIN_H
 

@@ -2,12 +2,16 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "base/memory.h"
 #include "base/version.h"
 #include "config/config.h"
 #include "node/verbs.h"
+
+enum { SETTINGS_FILE_LIMIT = 1 << 20 };
 
 static const struct option common[] = {
     {"dir", OPTION_PATH, OPTION_FIELD(struct settings, directory), .fallback = "atoll-site", .value_name = "DIR",
@@ -171,37 +175,79 @@ struct run_model_files settings_files(const struct settings *settings) {
 
 /* ---- writing ---------------------------------------------------------------------------------------------------------------- */
 
-static void write_list(struct buffer *out, const char *name, const struct option_list *list) {
-    buffer_append_text(out, "%s:\n", name);
-    for (size_t i = 0; i < list->count; i++) { /* whoever restarts us may stand in another directory */
-        char *absolute = realpath(list->items[i], NULL);
-        buffer_append_text(out, "  - ");
-        config_quote(absolute ? absolute : list->items[i], out);
-        buffer_append_text(out, "\n");
-        free(absolute);
+/* Whoever restarts us may stand in another directory. Owned by the caller. */
+static char *absolute_path(const char *path) {
+    char *resolved = realpath(path, NULL), *here = NULL;
+    if (!resolved && path[0] != '/' && (here = getcwd(NULL, 0))) resolved = file_join(here, path);
+    free(here);
+    return resolved ? resolved : xstrdup(path);
+}
+
+static void write_path(const char *path, struct buffer *out) {
+    char *absolute = absolute_path(path);
+    config_quote(absolute, out);
+    free(absolute);
+}
+
+static void write_value(const struct option *option, const void *field, struct buffer *out) {
+    if (option->type == OPTION_PATH && *(const char *const *)field) {
+        write_path(*(const char *const *)field, out);
+    } else if (option->type == OPTION_LIST) {
+        const struct option_list *list = field;
+        for (size_t i = 0; i < list->count; i++) {
+            buffer_append_text(out, "\n  - ");
+            write_path(list->items[i], out);
+        }
+    } else {
+        option_format(option, field, out);
     }
+}
+
+/* What the file is to say: all that is not a default, wherever it came from; *told are those that this command line gave. */
+static void write_settings(const struct options *options, const struct settings *settings, struct buffer *out,
+                           struct buffer *told) {
+    buffer_append_text(out, "# Settings of this site. `atoll-node run --example-config` explains them all.\naddress: ");
+    config_quote(settings->join_address, out);
+    buffer_append_text(out, "\n");
+    if (!settings->address || strcmp(settings->address, settings->join_address) != 0) buffer_append_text(told, " address");
+    for (const struct option *option = common; option->name; option++) {
+        if (strcmp(option->name, "dir") == 0 || strcmp(option->name, "address") == 0) continue;
+        enum option_source source = options_source(options, option->name, NULL);
+        if (source == OPTION_FROM_DEFAULT) continue;
+        if (source != OPTION_FROM_FILE) buffer_append_text(told, " %s", option->name);
+        buffer_append_text(out, "%s: ", option->name);
+        write_value(option, (const char *)settings + option->offset, out);
+        buffer_append_text(out, "\n");
+    }
+    buffer_u8(told, 0);
+}
+
+/* A file that is there says what an earlier join, or a person, wrote: what is said now goes over it, and the old file is kept. */
+static enum status replace(const char *path, const struct buffer *text, const char *told, struct error *error) {
+    struct buffer old = {0};
+    char *kept = xformat("%s.old", path);
+    enum status status = file_read(path, SETTINGS_FILE_LIMIT, &old, error);
+    if (status == OK && !bytes_equal(buffer_bytes(&old), buffer_bytes(text))) {
+        status = file_write(kept, buffer_bytes(&old), 0644, error);
+        if (status == OK) status = file_write(path, buffer_bytes(text), 0644, error);
+        if (status == OK) log_info("settings_replaced", "file=\"%s\" keys=\"%s\" before=\"%s\"", path, told + 1, kept);
+    }
+    buffer_deinit(&old);
+    free(kept);
+    return status;
 }
 
 enum status settings_save(const struct options *options, const struct settings *settings, struct error *error) {
     char *path = file_join(settings->directory, "node.yaml");
-    struct buffer text = {0};
-    buffer_append_text(&text, "# Settings of this site. `atoll-node run --example-config` explains them all.\naddress: ");
-    config_quote(settings->join_address, &text);
-    buffer_append_text(&text, "\n");
-    for (const struct option *option = common; option->name; option++) {
-        if (strcmp(option->name, "dir") == 0 || strcmp(option->name, "address") == 0) continue;
-        if (options_source(options, option->name, NULL) == OPTION_FROM_DEFAULT) continue;
-        const void *field = (const char *)settings + option->offset;
-        if (option->type == OPTION_LIST) {
-            write_list(&text, option->name, field);
-            continue;
-        }
-        buffer_append_text(&text, "%s: ", option->name);
-        option_format(option, field, &text);
-        buffer_append_text(&text, "\n");
-    }
-    enum status status = file_exists(path) ? OK : file_write(path, buffer_bytes(&text), 0644, error);
+    struct buffer text = {0}, told = {0};
+    enum status status = OK;
+    write_settings(options, settings, &text, &told);
+    if (!file_exists(path))
+        status = file_write(path, buffer_bytes(&text), 0644, error);
+    else if (told.size > 1)
+        status = replace(path, &text, (const char *)told.data, error);
     buffer_deinit(&text);
+    buffer_deinit(&told);
     free(path);
     return status;
 }

@@ -75,7 +75,7 @@ int verb_join(struct options *options, void *values) {
     if (status == OK) status = settings_save(options, settings, &error);
     if (status == OK && settings->data.count && !settings->run_after) status = check_data(settings, &error);
     if (status != OK) return failed("join", status, &error);
-    if (already) log_info("joined_before", "dir=\"%s\"", settings->directory);
+    if (already) log_info("joined_before", "dir=\"%s\" message=\"the token was not used\"", settings->directory);
     if (!settings->run_after) return EXIT_DONE;
     if (!settings->address) settings->address = settings->join_address;
     return run_site(settings);

@@ -206,5 +206,23 @@ def test_an_export_leaves_a_tokenizer_of_256_tokens_alone():
     assert json.loads(read("bytes/tokenizer.json"))["model"]["vocab"]["a"] == 97
 
 
+def test_joining_again_replaces_a_typo_and_refuses_the_token_of_another():
+    manifest()
+    plain = text()
+    with coordinator() as invite:
+        one, two = invite("one"), invite("two")
+        said = run(NODE, *one, "--dir", "site", "--data", "typo.txt", "--no-run", code=1)
+        assert "typo.txt" in said, said
+        assert "No such file" in run(NODE, "validate", "--dir", "site", code=1)
+        run(NODE, *one, "--dir", "site", "--data", plain, "--no-run")
+        assert "tokens to train on" in run(NODE, "validate", "--dir", "site")
+        before = read("site/node.yaml")
+        run(NODE, *one, "--dir", "site", "--no-run")
+        assert read("site/node.yaml") == before
+        said = run(NODE, *two, "--dir", "site", "--no-run", code=1)
+        assert 'is site "one"' in said and "another --dir" in said, said
+        run(NODE, *two, "--dir", "second", "--data", plain, "--no-run")  # and it was not spent
+
+
 if __name__ == "__main__":
     sys.exit(main(globals()))

@@ -122,16 +122,40 @@ TEST(what_was_said_at_the_join_is_there_at_the_next_run) {
     buffer_deinit(&saved);
 }
 
-TEST(a_settings_file_that_is_there_is_not_overwritten) {
+static struct buffer content_of(const char *name) {
+    struct error error = {0};
+    struct buffer content = {0};
+    CHECK_OK(file_read(name, 4096, &content, &error));
+    return content;
+}
+
+TEST(what_join_is_told_goes_over_a_settings_file_that_is_there) {
     struct settings settings;
     struct options *options;
     struct error error = {0};
-    write_file("threads: 3\n");
-    const char *flags[] = {"join", "example:7400", "--token", "t", "--threads", "5"};
-    CHECK_EQUAL(read_settings(&settings, &options, NULL, 6, flags), OPTIONS_GO_ON);
+    const char written[] = "# by hand\nthreads: 3\nthrottle: 2\ndata: [typo.txt]\naddress: example:7400\n";
+    write_file(written);
+    CHECK(chdir(test_directory()) == 0);
+    const char *nothing[] = {"join", "example:7400", "--token", "t"};
+    CHECK_EQUAL(read_settings(&settings, &options, NULL, 4, nothing), OPTIONS_GO_ON);
     CHECK_OK(settings_save(options, &settings, &error));
     options_destroy(options);
-    CHECK_EQUAL(read_settings(&settings, &options, NULL, 1, (const char *[]){"run"}), OPTIONS_GO_ON);
-    CHECK_EQUAL(settings.threads, 3);
+    struct buffer same = content_of("node.yaml");
+    CHECK_TEXT((const char *)same.data, written);
+    const char *flags[] = {"join", "other:7400", "--token", "t", "--threads", "5", "--data", "right.txt", "--export", "out"};
+    CHECK_EQUAL(read_settings(&settings, &options, NULL, 10, flags), OPTIONS_GO_ON);
+    CHECK_OK(settings_save(options, &settings, &error));
     options_destroy(options);
+    struct buffer old = content_of("node.yaml.old");
+    CHECK_TEXT((const char *)old.data, written);
+    CHECK_EQUAL(read_settings(&settings, &options, NULL, 1, (const char *[]){"run"}), OPTIONS_GO_ON);
+    CHECK_TEXT(settings.address, "other:7400");
+    CHECK_EQUAL(settings.threads, 5);
+    CHECK_NEAR(settings.throttle, 2, 0);
+    CHECK_EQUAL(settings.data.count, 1);
+    CHECK(settings.data.items[0][0] == '/' && strstr(settings.data.items[0], "/right.txt")); /* also where it is not there yet */
+    CHECK(settings.export_directory[0] == '/' && strstr(settings.export_directory, "/out"));
+    options_destroy(options);
+    buffer_deinit(&same);
+    buffer_deinit(&old);
 }
