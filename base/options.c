@@ -58,6 +58,8 @@ static void check_option(const struct option *option) {
     ASSERT(option->size == field_size(option->type) && option->help);
     ASSERT((option->type == OPTION_ENUM) == (option->choices != NULL));
     ASSERT(!(option->type == OPTION_LIST && option->fallback));
+    ASSERT(!option->check || option->type == OPTION_TEXT || option->type == OPTION_PATH || option->type == OPTION_LIST);
+    if (option->check && option->fallback) ASSERT(option->check(option->fallback, NULL) == OK);
     for (size_t i = 0; option_built_in[i]; i++) ASSERT(strcmp(option->name, option_built_in[i]) != 0);
     struct error error = {0};
     char room[16];
@@ -166,6 +168,10 @@ static void add_to_list(struct options *options, struct option_state *state, enu
 enum status option_set(struct options *options, struct option_state *state, enum option_source source, const char *text,
                        const char *where, struct error *error) {
     const struct option *option = state->option;
+    if (option->check) {
+        enum status checked = option->check(text, error);
+        if (checked != OK) return error_wrap(error, checked, "%s", where);
+    }
     if (option->type == OPTION_LIST) {
         add_to_list(options, state, source, text, where);
         return OK;
@@ -254,8 +260,9 @@ static enum status set_from_environment(struct options *options, struct option_s
     while (*value) {
         size_t size = strcspn(value, ",");
         char *item = xformat("%.*s", (int)size, value);
-        if (size > 0) add_to_list(options, state, OPTION_FROM_ENVIRONMENT, item, name);
+        enum status status = size > 0 ? option_set(options, state, OPTION_FROM_ENVIRONMENT, item, name, error) : OK;
         free(item);
+        TRY(status);
         value += size + (value[size] == ',');
     }
     return OK;
@@ -311,7 +318,8 @@ enum status options_set_from_file(struct options *options, const char *key, cons
         if (bracket && bracket[1 + strspn(bracket + 1, "0123456789")] != ']') bracket = NULL;
         bool is_item = bracket && strcmp(strchr(bracket, ']'), "]") == 0;
         if (strchr(key, '[') && !is_item) return error_set(error, INVALID, "%s: %s takes a list of plain texts", where, name);
-        add_to_list(options, state, OPTION_FROM_FILE, text, where);
+        if (text) return option_set(options, state, OPTION_FROM_FILE, text, where, error);
+        add_to_list(options, state, OPTION_FROM_FILE, NULL, where);
         return OK;
     }
     if (bracket || !text) return error_set(error, INVALID, "%s: %s takes one value, not a list", where, name);

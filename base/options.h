@@ -71,7 +71,9 @@ struct option {
     const char *min, *max;      /* inclusive bounds, written alike ("1s", "64KiB"); NULL: none. For TEXT, PATH: of its length */
     const char *const *choices; /* ENUM: ends with NULL, in the order of the enumerators from 0 */
     const char *value_name;     /* for --help: "FILE"; NULL: by type */
-    const char *help;           /* one or a few plain sentences, no line breaks */
+    /* TEXT, PATH and each item of a LIST: INVALID refuses it, in words that name no place. NULL: anything goes. */
+    enum status (*check)(const char *text, struct error *error);
+    const char *help; /* one or a few plain sentences, no line breaks */
     unsigned flags;
 };
 

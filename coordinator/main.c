@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/address.h"
 #include "base/ending.h"
 #include "base/file.h"
 #include "base/log.h"
@@ -18,7 +19,7 @@
 enum { EXIT_BROKEN = 3, STOP_LIMIT_S = 30 };
 
 struct settings {
-    const char *directory, *port_file;
+    const char *directory, *port_file, *advertise;
     struct option_list listen;
     uint64_t uploads, presence_ms, retry_ms, chunk, head_interval, snapshots, threads, connections;
     bool new_epoch;
@@ -34,8 +35,16 @@ static const struct option table[] = {
     {.name = "listen",
      .type = OPTION_LIST,
      OPTION_FIELD(struct settings, listen),
-     .value_name = "ADDRESS",
-     .help = "where to listen, as HOST:PORT; port 0 picks one; 0.0.0.0:7400 if not given"},
+     .value_name = "HOST:PORT",
+     .check = address_check_listen,
+     .help = "where to listen; 0.0.0.0 is every IPv4 address and [::] every address of this machine, port 0 picks one; "
+             "0.0.0.0:7400 if not given"},
+    {.name = "advertise",
+     .type = OPTION_TEXT,
+     OPTION_FIELD(struct settings, advertise),
+     .value_name = "HOST:PORT",
+     .check = address_check_connect,
+     .help = "where sites reach this coordinator from outside; `atollctl site invite` prints it in its line"},
     {.name = "port-file",
      .type = OPTION_PATH,
      OPTION_FIELD(struct settings, port_file),
@@ -134,6 +143,7 @@ static int run(const struct settings *settings) {
     struct server_options options = {.directory = settings->directory,
                                      .addresses = settings->listen.count ? settings->listen.items : everywhere,
                                      .address_count = settings->listen.count ? settings->listen.count : 1,
+                                     .advertise = settings->advertise ? settings->advertise : "",
                                      .uploads_limit = (uint32_t)settings->uploads,
                                      .presence_ms = settings->presence_ms,
                                      .retry_ms = settings->retry_ms,

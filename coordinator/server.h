@@ -25,6 +25,7 @@ struct server_options {
     const char *directory;
     const char *const *addresses; /* "0.0.0.0:7400" */
     size_t address_count;
+    const char *advertise; /* HOST:PORT as sites reach it from outside; "" or NULL: not known */
     uint32_t uploads_limit;
     uint64_t presence_ms, retry_ms;
     uint32_t chunk_limit;   /* bytes in a chunk of payload, both ways */

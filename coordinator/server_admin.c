@@ -116,6 +116,7 @@ void admin_done(struct server *server, const struct coordinator_action *action) 
     struct admin_reply reply = {.code = codes[action->outcome], .message = action->message};
     if (reply.code == ADMIN_OK) {
         reply.invitation_secret = buffer_bytes(&call->request_der);
+        reply.address = server->options.advertise;
         reply.value = action->version;
         reply.has_run = true;
         describe_run(server, &reply.run);

@@ -223,6 +223,7 @@ static enum status open_channel(struct daemon *daemon, struct error *error) {
     if (!daemon->settings->address)
         return error_set(error, INVALID, "no coordinator's address: give --address, or `address:` in node.yaml");
     struct rpc_channel_options options = {.address = daemon->settings->address,
+                                          .proxy = daemon->settings->proxy,
                                           .root_ca = (const char *)site->ca_pem.data,
                                           .chain = (const char *)site->certificate_pem.data,
                                           .private_key = (const char *)site->key_pem.data,

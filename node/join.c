@@ -1,7 +1,9 @@
 #include "node/join.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -29,6 +31,37 @@ static const char *advice(uint32_t code) {
     }
 }
 
+/* "2026-11-29 18:40 UTC". Returns out. */
+enum { TIME_SIZE = 32 };
+static const char *time_text(uint64_t seconds, char out[static TIME_SIZE]) {
+    time_t time = (time_t)seconds;
+    struct tm parts;
+    if (!gmtime_r(&time, &parts) || strftime(out, TIME_SIZE, "%Y-%m-%d %H:%M UTC", &parts) == 0) strcpy(out, "?");
+    return out;
+}
+
+/* A clock that is far off makes every certificate look wrong, so it is looked at before the coordinator is blamed. */
+static enum status check_clock(const struct invitation *invitation, struct error *error) {
+    struct certificate_info authority;
+    char here[TIME_SIZE], bound[TIME_SIZE];
+    uint64_t now_s = clock_wall_ms() / 1000;
+    enum status status = certificate_parse(bytes_of(invitation->ca_der, invitation->ca_size), &authority, error);
+    if (status != OK) return error_wrap(error, status, "the token is damaged, copy all of it: its certificate");
+    bool early = now_s<authority.not_before_s, late = now_s> authority.not_after_s;
+    if (!early && !late) return OK;
+    return error_set(
+        error, UNAVAILABLE,
+        "this machine's clock says %s, and the federation's certificate holds %s %s: set the clock (NTP), then join again",
+        time_text(now_s, here), early ? "only from" : "only until",
+        time_text(early ? authority.not_before_s : authority.not_after_s, bound));
+}
+
+/* Gives a failure another status, and words before its own. */
+static enum status turn(struct error *error, enum status status, const char *words) {
+    error->status = status;
+    return error_wrap(error, status, "%s", words);
+}
+
 /* Asks until somebody answers: the coordinator may be starting, or coming back. Who answers with another certificate than the
  * token names will do so again. */
 static enum status ask(struct rpc_channel *channel, struct bytes request, struct buffer *raw, struct error *error) {
@@ -37,20 +70,32 @@ static enum status ask(struct rpc_channel *channel, struct bytes request, struct
         struct rpc_call_options how = {.progress_timeout_ms = JOIN_TIMEOUT_MS};
         enum status status = rpc_channel_unary_wait(channel, service_path(METHOD_JOIN), &how, request, raw, NULL, error);
         if (status != UNAVAILABLE) return status;
-        if (rpc_is_distrust(error->message))
-            return error_wrap(error, REFUSED,
-                              "the invitation is not of the coordinator at this address, or was not copied whole");
-        if (clock_monotonic_ms() + JOIN_RETRY_MS > end) return error_wrap(error, TIMEOUT, "after %d s", JOIN_TIMEOUT_MS / 1000);
+        if (rpc_is_distrust(error->message)) {
+            char words[200], here[TIME_SIZE];
+            snprintf(
+                words, sizeof words,
+                "the invitation is not of the coordinator at this address, or was not copied whole, or this machine's clock is "
+                "wrong (it says %s)",
+                time_text(clock_wall_ms() / 1000, here));
+            return turn(error, REFUSED, words);
+        }
+        if (rpc_is_proxy_refusal(error->message)) return turn(error, REFUSED, "the way to the coordinator is shut");
+        if (clock_monotonic_ms() + JOIN_RETRY_MS > end) {
+            char words[32];
+            snprintf(words, sizeof words, "after %d s", JOIN_TIMEOUT_MS / 1000);
+            return turn(error, TIMEOUT, words);
+        }
         clock_sleep_ms(JOIN_RETRY_MS);
     }
 }
 
-static enum status call(const char *address, const struct invitation *invitation, const struct key_pair *key, struct arena *arena,
-                        struct buffer *raw, struct join_reply *reply, struct error *error) {
+static enum status call(const char *address, const char *proxy, const struct invitation *invitation, const struct key_pair *key,
+                        struct arena *arena, struct buffer *raw, struct join_reply *reply, struct error *error) {
     struct rpc_channel *channel = NULL;
     struct buffer ca_pem = {0}, csr = {0}, request = {0};
-    enum status status = certificate_convert(bytes_of(invitation->ca_der, invitation->ca_size), CERTIFICATE_PEM, &ca_pem, error);
-    if (status != OK) error_wrap(error, status, "the token is damaged, copy all of it: its certificate");
+    enum status status = check_clock(invitation, error);
+    if (status == OK)
+        status = certificate_convert(bytes_of(invitation->ca_der, invitation->ca_size), CERTIFICATE_PEM, &ca_pem, error);
     buffer_u8(&ca_pem, 0);
     if (status == OK) status = certificate_request_create(key, CERTIFICATE_DER, &csr, error);
     struct join_request message = {.protocol_min = PROTOCOL_OLDEST,
@@ -61,7 +106,7 @@ static enum status call(const char *address, const struct invitation *invitation
                                    .software = site_software};
     if (status == OK) status = join_request_encode(&message, &request, error);
     struct rpc_channel_options options = {
-        .address = address, .root_ca = (const char *)ca_pem.data, .server_name = COORDINATOR_NAME};
+        .address = address, .proxy = proxy, .root_ca = (const char *)ca_pem.data, .server_name = COORDINATOR_NAME};
     if (status == OK) status = rpc_channel_open(&options, &channel, error);
     if (status == OK) status = ask(channel, buffer_bytes(&request), raw, error);
     rpc_channel_close(channel);
@@ -110,12 +155,13 @@ static enum status store(struct site *site, const struct invitation *invitation,
     return site_save(site, error);
 }
 
-static enum status join_with(const char *address, const struct invitation *invitation, struct site *site, struct error *error) {
+static enum status join_with(const char *address, const char *proxy, const struct invitation *invitation, struct site *site,
+                             struct error *error) {
     struct buffer raw = {0};
     struct arena arena = {0};
     struct join_reply reply;
     arena_create(&arena, ARENA_SIZE);
-    enum status status = call(address, invitation, site->key, &arena, &raw, &reply, error);
+    enum status status = call(address, proxy, invitation, site->key, &arena, &raw, &reply, error);
     if (status == TIMEOUT)
         error_wrap(error, status,
                    "the coordinator at %s does not answer: check the address, that it is running, and the firewalls between",
@@ -150,7 +196,8 @@ static enum status check_is_its_own(const char *directory, const struct invitati
     return status;
 }
 
-enum status join_run(const char *address, const char *token, const char *directory, bool *already, struct error *error) {
+enum status join_run(const char *address, const char *proxy, const char *token, const char *directory, bool *already,
+                     struct error *error) {
     struct invitation invitation = {0};
     struct site site = {0};
     bool done = site_exists(directory), created = false;
@@ -166,7 +213,7 @@ enum status join_run(const char *address, const char *token, const char *directo
     if (status == OK && !site.directory) status = error_set(error, FAILED, "%s cannot be resolved", directory);
     char *key_path = site.directory ? site_path(&site, "node.key") : NULL;
     if (status == OK) status = key_file_open(key_path, &site.key, &created, error);
-    if (status == OK) status = join_with(address, &invitation, &site, error);
+    if (status == OK) status = join_with(address, proxy, &invitation, &site, error);
     if (status == OK) log_info("joined", "site=%u name=%s run=%s", site.number, site.name, site.manifest.name);
     free(key_path);
     clear(&invitation, sizeof invitation);

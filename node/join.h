@@ -10,8 +10,9 @@
 
 #include "base/status.h"
 
-/* REFUSED with the coordinator's reason and what to do about it; INVALID: the token, or a reply that does not fit it;
+/* `proxy` is rpc/proxy.h's setting. REFUSED with the coordinator's reason and what to do about it; INVALID: the token, or a reply that does not fit it;
  * UNAVAILABLE, TIMEOUT: try again. *already (may be NULL): there was nothing to do. */
-MUST_USE enum status join_run(const char *address, const char *token, const char *directory, bool *already, struct error *error);
+MUST_USE enum status join_run(const char *address, const char *proxy, const char *token, const char *directory, bool *already,
+                              struct error *error);
 
 #endif

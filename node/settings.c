@@ -4,20 +4,26 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/address.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/version.h"
 #include "config/config.h"
 #include "node/verbs.h"
+#include "rpc/proxy.h"
 
 enum { SETTINGS_FILE_LIMIT = 1 << 20 };
 
 static const struct option common[] = {
     {"dir", OPTION_PATH, OPTION_FIELD(struct settings, directory), .fallback = "atoll-site", .value_name = "DIR",
      .help = "the site's directory: key, certificate, ledger, checkpoints", .flags = 0},
-    {"address", OPTION_TEXT, OPTION_FIELD(struct settings, address), .value_name = "HOST:PORT",
+    {"address", OPTION_TEXT, OPTION_FIELD(struct settings, address), .value_name = "HOST:PORT", .check = address_check_connect,
      .help = "the coordinator's address"},
+    {"proxy", OPTION_TEXT, OPTION_FIELD(struct settings, proxy), .value_name = "URL", .check = rpc_proxy_check,
+     .flags = OPTION_SECRET,
+     .help = "forward proxy to the coordinator (HTTP CONNECT): http://[USER:PASSWORD@]HOST:PORT; none: without; unset: as "
+             "grpc_proxy, https_proxy, http_proxy and no_proxy in the environment say"},
     {"data", OPTION_LIST, OPTION_FIELD(struct settings, data), .value_name = "FILE",
      .help = "training data: plain text (byte tokenizer), or shards of 16- or 32-bit tokens. May be repeated"},
     {"data-format", OPTION_ENUM, OPTION_FIELD(struct settings, data_format), .fallback = "auto", .choices = data_format_names,
@@ -66,7 +72,8 @@ static const struct option common[] = {
     {0}};
 
 static const struct option join_options[] = {{"coordinator", OPTION_TEXT, OPTION_FIELD(struct settings, join_address),
-                                              .value_name = "HOST:PORT", .help = "the coordinator's address, from the invitation",
+                                              .value_name = "HOST:PORT", .check = address_check_connect,
+                                              .help = "the coordinator's address, from the invitation",
                                               .flags = OPTION_POSITIONAL | OPTION_REQUIRED},
                                              {"token", OPTION_TEXT, OPTION_FIELD(struct settings, token),
                                               .help = "the invitation's token", .flags = OPTION_SECRET | OPTION_REQUIRED},
@@ -223,13 +230,13 @@ static void write_settings(const struct options *options, const struct settings 
 }
 
 /* A file that is there says what an earlier join, or a person, wrote: what is said now goes over it, and the old file is kept. */
-static enum status replace(const char *path, const struct buffer *text, const char *told, struct error *error) {
+static enum status replace(const char *path, const struct buffer *text, mode_t mode, const char *told, struct error *error) {
     struct buffer old = {0};
     char *kept = xformat("%s.old", path);
     enum status status = file_read(path, SETTINGS_FILE_LIMIT, &old, error);
     if (status == OK && !bytes_equal(buffer_bytes(&old), buffer_bytes(text))) {
-        status = file_write(kept, buffer_bytes(&old), 0644, error);
-        if (status == OK) status = file_write(path, buffer_bytes(text), 0644, error);
+        status = file_write(kept, buffer_bytes(&old), 0600, error);
+        if (status == OK) status = file_write(path, buffer_bytes(text), mode, error);
         if (status == OK) log_info("settings_replaced", "file=\"%s\" keys=\"%s\" before=\"%s\"", path, told + 1, kept);
     }
     buffer_deinit(&old);
@@ -240,13 +247,14 @@ static enum status replace(const char *path, const struct buffer *text, const ch
 enum status settings_save(const struct options *options, const struct settings *settings, struct error *error) {
     char *path = file_join(settings->directory, "node.yaml");
     struct buffer text = {0}, told = {0};
+    mode_t mode = settings->proxy ? 0600 : 0644; /* a password may stand in it */
     enum status status = OK;
     write_settings(options, settings, &text, &told);
     if (!file_exists(path))
-        status = file_write(path, buffer_bytes(&text), 0644, error);
+        status = file_write(path, buffer_bytes(&text), mode, error);
     else if (told.size > 1)
-        status = replace(path, &text, (const char *)told.data, error);
-    buffer_deinit(&text);
+        status = replace(path, &text, mode, (const char *)told.data, error);
+    free_clearing(text.data, text.capacity);
     buffer_deinit(&told);
     free(path);
     return status;

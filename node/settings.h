@@ -9,6 +9,7 @@
 struct settings {
     const char *directory;
     const char *address;     /* of the coordinator */
+    const char *proxy;       /* rpc/proxy.h's setting; NULL: as the environment says. Secret */
     struct option_list data; /* files of text or tokens */
     enum data_format data_format;
     double heldout;

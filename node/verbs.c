@@ -71,7 +71,8 @@ int verb_join(struct options *options, void *values) {
     struct settings *settings = values;
     struct error error = {0};
     bool already = false;
-    enum status status = join_run(settings->join_address, settings->token, settings->directory, &already, &error);
+    enum status status =
+        join_run(settings->join_address, settings->proxy, settings->token, settings->directory, &already, &error);
     if (status == OK) status = settings_save(options, settings, &error);
     if (status == OK && settings->data.count && !settings->run_after) status = check_data(settings, &error);
     if (status != OK) return failed("join", status, &error);

@@ -241,6 +241,7 @@ static enum status reply_check(const struct admin_reply *reply, struct error *er
         number = reply->sites[i].site;
     }
     TRY(secret_check(reply->invitation_secret, error));
+    TRY(wire_check_text(reply->address ? reply->address : "", 0, WIRE_ADDRESS_LIMIT, "address", error));
     return wire_check_size(reply->head, 0, WIRE_HEAD_LIMIT, "head", error);
 }
 
@@ -260,6 +261,7 @@ static enum status reply_convert(const ProtobufCMessage *message, struct bytes p
         .sites = sites,
         .next_site = from->next_site,
         .invitation_secret = wire_bytes(from->invitation_secret),
+        .address = from->address,
         .head = wire_bytes(from->head),
         .value = from->value,
     };
@@ -297,6 +299,7 @@ enum status admin_reply_encode(const struct admin_reply *reply, struct buffer *o
     message.sites = items;
     message.next_site = reply->next_site;
     message.invitation_secret = wire_binary(reply->invitation_secret);
+    message.address = wire_text(reply->address ? reply->address : "");
     message.head = wire_binary(reply->head);
     message.value = reply->value;
     enum status status = wire_encode(&reply_type, &message.base, out, error);

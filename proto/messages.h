@@ -42,6 +42,7 @@ enum {
     WIRE_SOFTWARE_LIMIT = 64,
     WIRE_DEVICE_LIMIT = 64,
     WIRE_MESSAGE_LIMIT = 512,
+    WIRE_ADDRESS_LIMIT = 300,
     WIRE_REASON_LIMIT = 127,
     WIRE_PEM_LIMIT = 8192,
     WIRE_MANIFEST_LIMIT = 64 * 1024,
@@ -367,6 +368,7 @@ struct admin_reply {
     uint32_t site_count;             /* at most WIRE_SITES_LIMIT */
     const struct site_status *sites; /* [site_count], numbers strictly increasing */
     uint32_t next_site;              /* ask again with this first_site; 0: these were the last */
+    const char *address;             /* "" or NULL, or at most WIRE_ADDRESS_LIMIT bytes: where sites reach the coordinator */
     struct bytes invitation_secret;  /* empty, or WIRE_SECRET_MIN to WIRE_SECRET_LIMIT bytes; a secret */
     struct bytes head;               /* signed ledger head, at most WIRE_HEAD_LIMIT; empty: none */
     uint64_t value;                  /* what the verb says */

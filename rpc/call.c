@@ -33,11 +33,15 @@ void rpc_call_set_progress_timeout(struct rpc_call *call, uint32_t timeout_ms) {
 }
 
 void call_expire(struct rpc_call *call) {
-    char reason[64];
+    char reason[CALL_REASON_SIZE];
     pthread_mutex_lock(&call->lock);
     uint32_t timeout_ms = call->timeout_ms;
     pthread_mutex_unlock(&call->lock);
-    snprintf(reason, sizeof reason, "no progress for %u ms", timeout_ms);
+    if (call->proxy)
+        snprintf(reason, sizeof reason, "no progress for %u ms: neither %s nor %s behind it answers", timeout_ms, call->proxy,
+                 call->address);
+    else
+        snprintf(reason, sizeof reason, "no progress for %u ms", timeout_ms);
     rpc_call_cancel(call, RPC_DEADLINE_EXCEEDED, reason);
 }
 

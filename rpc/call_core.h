@@ -34,6 +34,7 @@ struct rpc_call {
     struct rpc_method method;
     char *path;
     char *address; /* client: the channel's, for messages */
+    char *proxy;   /* client: the one that the channel goes through, in words; NULL: none */
     char *peer_texts[4];
     struct rpc_peer peer;
     bool server, wait_for_connection;
@@ -82,7 +83,7 @@ struct call_setup {
     const struct rpc_handler *handler;
     void *user;
     struct rpc_method method; /* path is copied */
-    const char *address;
+    const char *address, *proxy;
     uint32_t timeout_ms, write_queue;
     size_t max_message_size;
     bool server, wait_for_connection;

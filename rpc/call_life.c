@@ -13,6 +13,7 @@ struct rpc_call *call_create(const struct call_setup *setup) {
     call->method = setup->method;
     call->method.path = call->path;
     call->address = setup->address ? xstrdup(setup->address) : NULL;
+    call->proxy = setup->proxy ? xstrdup(setup->proxy) : NULL;
     call->server = setup->server;
     call->wait_for_connection = setup->wait_for_connection;
     call->max_message_size = setup->max_message_size;
@@ -49,6 +50,7 @@ void rpc_call_release(struct rpc_call *call) {
     for (size_t i = 0; i < COUNT_OF(call->peer_texts); i++) free(call->peer_texts[i]);
     free(call->path);
     free(call->address);
+    free(call->proxy);
     free(call->finish_message);
     free(call);
 }

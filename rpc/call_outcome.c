@@ -4,6 +4,7 @@
 #include <grpc/support/alloc.h>
 #include <grpc/support/string_util.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -67,9 +68,46 @@ static const struct {
     {"unreachable", ADVICE_ADDRESS},
 };
 
-void call_explain(const char *address, const char *details, char *out, size_t size) {
+/* A proxy's refusal comes before everything else: nothing behind it was ever asked. */
+static const char *proxy_advice(unsigned code) {
+    switch (code) {
+    case 407:
+        return "it wants a user name and a password, or others: --proxy http://USER:PASSWORD@HOST:PORT, or ATOLL_PROXY, which "
+               "others "
+               "on this machine cannot see";
+    case 403:
+    case 405: return "it does not let this address through: ask who runs it to allow CONNECT to it, with this port";
+    case 502:
+    case 503:
+    case 504:
+        return "it does not reach the coordinator: check the address, that the coordinator is running, and the firewalls between";
+    default: return "check that it is a proxy for HTTP CONNECT, and its address";
+    }
+}
+
+static void explain_proxy(const char *address, const char *proxy, const char *details, char *out, size_t size) {
+    static const char refused[] = RPC_PROXY_REFUSED;
+    const char *found = strstr(details, refused);
+    unsigned code = found ? (unsigned)strtoul(found + strlen(refused), NULL, 10) : 0;
+    if (found)
+        snprintf(out, size, "%s: %s answers %u: %s (%s%u)", address, proxy, code, proxy_advice(code), refused, code);
+    else if (strstr(details, "andshake") || strstr(details, "SSL") || strstr(details, "Peer name"))
+        snprintf(out, size, "%s through %s: %s; " ADVICE_TLS "; a proxy that opens TLS cannot be used for this address", address,
+                 proxy, details);
+    else
+        snprintf(out, size,
+                 "%s through %s: %s; check the proxy's address, that it is running and does HTTP CONNECT, and behind it the "
+                 "coordinator's address; without a proxy: --proxy none",
+                 address, proxy, details);
+}
+
+void call_explain(const char *address, const char *proxy, const char *details, char *out, size_t size) {
     for (size_t i = 0; i < COUNT_OF(advices); i++) {
         if (!strstr(details, advices[i].words)) continue;
+        if (proxy) {
+            explain_proxy(address, proxy, details, out, size);
+            return;
+        }
         snprintf(out, size, "%s: %s; %s", address, details, advices[i].advice);
         return;
     }
@@ -90,7 +128,7 @@ static void deliver_client(struct rpc_call *call) {
     } else if (!local && (code == RPC_UNAVAILABLE || code == RPC_CANCELLED)) {
         /* A server may choose this code too, with words of its own; the library's are about connections. */
         char text[CALL_REASON_SIZE + 512];
-        call_explain(call->address, details, text, sizeof text);
+        call_explain(call->address, call->proxy, details, text, sizeof text);
         deliver(call, code, text, false);
     } else {
         deliver(call, code, details, local);

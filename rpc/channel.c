@@ -4,13 +4,16 @@
 #include <grpc/slice.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "base/address.h"
 #include "base/memory.h"
 #include "rpc/arguments.h"
 #include "rpc/call_core.h"
 #include "rpc/environment.h"
 #include "rpc/listener.h"
 #include "rpc/message.h"
+#include "rpc/proxy.h"
 
 enum { CONNECTIONS_MAX = 16 };
 
@@ -19,6 +22,7 @@ struct rpc_channel {
     grpc_channel *cores[CONNECTIONS_MAX];
     uint32_t count;
     char *address;
+    struct rpc_proxy proxy;
     uint32_t max_message_size, write_queue;
     pthread_mutex_t lock;
     bool closing;  /* under lock */
@@ -31,6 +35,7 @@ static bool is_pem(const char *text) { return text && strstr(text, "-----BEGIN")
 
 static enum status check(const struct rpc_channel_options *options, struct error *error) {
     if (!options->address || !*options->address) return error_set(error, INVALID, "the server's address is missing");
+    TRY(address_check_connect(options->address, error));
     if (!is_pem(options->root_ca)) return error_set(error, INVALID, "the root certificate is not PEM");
     if (!options->chain != !options->private_key)
         return error_set(error, INVALID, "a certificate and its private key go together");
@@ -43,7 +48,12 @@ static enum status check(const struct rpc_channel_options *options, struct error
     return OK;
 }
 
-static grpc_channel *create_core(const struct rpc_channel_options *options) {
+/* Names of the library's own, not in its headers: its proxy support reads the environment once for all channels, its list of
+ * exceptions without names' borders, and hides what is wrong with either. */
+#define CONNECT_SERVER "grpc.http_connect_server"
+#define CONNECT_HEADERS "grpc.http_connect_headers"
+
+static grpc_channel *create_core(const struct rpc_channel_options *options, const struct rpc_proxy *proxy) {
     grpc_ssl_pem_key_cert_pair pair = {options->private_key, options->chain};
     grpc_channel_credentials *credentials =
         grpc_ssl_credentials_create_ex(options->root_ca, options->chain ? &pair : NULL, NULL, NULL);
@@ -57,13 +67,21 @@ static grpc_channel *create_core(const struct rpc_channel_options *options) {
     /* Repeating is the callers' decision: they know what is idempotent. It also keeps copies of what was sent. */
     arguments_integer(&arguments, GRPC_ARG_ENABLE_RETRIES, 0);
     arguments_integer(&arguments, GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1);
-    arguments_integer(&arguments, GRPC_ARG_ENABLE_HTTP_PROXY, options->use_proxy);
+    arguments_integer(&arguments, GRPC_ARG_ENABLE_HTTP_PROXY, 0); /* rpc/proxy.h decides */
+    struct address server = {0};                                  /* the library copies what it is told */
+    if (proxy->address && address_parse(options->address, ADDRESS_TO_CONNECT, &server, NULL) == OK) {
+        arguments_text(&arguments, CONNECT_SERVER, options->address);
+        if (proxy->header) arguments_text(&arguments, CONNECT_HEADERS, proxy->header);
+        /* Else the library takes the proxy for the server, and wants the certificate to name it. */
+        arguments_text(&arguments, GRPC_ARG_DEFAULT_AUTHORITY, options->server_name ? options->server_name : options->address);
+        if (!options->server_name) arguments_text(&arguments, GRPC_SSL_TARGET_NAME_OVERRIDE_ARG, server.host);
+    }
     arguments_integer(&arguments, GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
     arguments_integer(&arguments, GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
     arguments_integer(&arguments, GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS, 1000);
     if (options->server_name) arguments_text(&arguments, GRPC_SSL_TARGET_NAME_OVERRIDE_ARG, options->server_name);
     grpc_channel_args core_arguments = arguments_core(&arguments);
-    grpc_channel *core = grpc_channel_create(options->address, credentials, &core_arguments);
+    grpc_channel *core = grpc_channel_create(proxy->address ? proxy->address : options->address, credentials, &core_arguments);
     grpc_channel_credentials_release(credentials);
     return core;
 }
@@ -76,6 +94,7 @@ static void free_channel(struct rpc_channel *channel) {
     }
     pthread_mutex_destroy(&channel->lock);
     free(channel->address);
+    rpc_proxy_deinit(&channel->proxy);
     free(channel);
     rpc_environment_close();
 }
@@ -103,9 +122,10 @@ enum status rpc_channel_open(const struct rpc_channel_options *options, struct r
     channel->address = xstrdup(options->address);
     channel->max_message_size = options->max_message_size ? options->max_message_size : 5u << 20;
     channel->write_queue = options->write_queue ? options->write_queue : 4;
-    enum status status = engine_create(threads, "rpc-channel", &channel->engine, error);
+    enum status status = rpc_proxy_choose(options->proxy, options->address, environ, &channel->proxy, error);
+    if (status == OK) status = engine_create(threads, "rpc-channel", &channel->engine, error);
     for (uint32_t i = 0; status == OK && i < MAX(options->connections, 1u); i++) {
-        grpc_channel *core = create_core(options);
+        grpc_channel *core = create_core(options, &channel->proxy);
         if (core)
             channel->cores[channel->count++] = core;
         else
@@ -159,6 +179,7 @@ static enum status begin(struct rpc_channel *channel, const struct rpc_method *m
             .user = user,
             .method = *method,
             .address = channel->address,
+            .proxy = channel->proxy.described,
             .timeout_ms = options->progress_timeout_ms,
             .write_queue = channel->write_queue,
             .max_message_size = channel->max_message_size,

@@ -1,6 +1,7 @@
 #include "rpc/code.h"
 
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char *const names[] = {
@@ -41,6 +42,12 @@ enum status rpc_status_of(enum rpc_code code, const char *message, bool local) {
 
 bool rpc_is_distrust(const char *message) {
     return says(message, "certificate verify failed") || says(message, "CERTIFICATE_VERIFY_FAILED") || says(message, "Peer name");
+}
+
+bool rpc_is_proxy_refusal(const char *message) {
+    const char *found = message ? strstr(message, RPC_PROXY_REFUSED) : NULL;
+    unsigned long code = found ? strtoul(found + strlen(RPC_PROXY_REFUSED), NULL, 10) : 0;
+    return code >= 400 && code < 500 && code != 408 && code != 429;
 }
 
 enum rpc_code rpc_code_of(enum status status) {

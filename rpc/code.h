@@ -52,6 +52,10 @@ enum status rpc_status_of(enum rpc_code code, const char *message, bool local);
 /* Whether `message` of an outcome that is UNAVAILABLE says that the server's certificate is not the expected one: another try
  * will not heal it, as long as the root certificate stays what it is. */
 bool rpc_is_distrust(const char *message);
+/* Whether it says that a forward proxy refuses to connect, and will refuse again (407, 403 and their kin, not 502 to 504). */
+bool rpc_is_proxy_refusal(const char *message);
+/* The library's words before the code that a proxy answered. */
+#define RPC_PROXY_REFUSED "HTTP proxy returned response code "
 /* The other way, for servers that refuse: rpc_call_finish(call, rpc_code_of(error.status), error.message). */
 enum rpc_code rpc_code_of(enum status status);
 

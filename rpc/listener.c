@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/address.h"
 #include "base/memory.h"
 #include "rpc/arguments.h"
 
@@ -125,6 +126,7 @@ static char *address_with(const char *address, uint16_t port) {
 static enum status bind_all(struct listener *listener, const struct rpc_server_options *options, struct material *material,
                             uint16_t *port, struct error *error) {
     for (size_t i = 0; i < options->address_count; i++) {
+        TRY(address_check_listen(options->addresses[i], error));
         listener->fetchers[i].material = material;
         grpc_server_credentials *credentials =
             grpc_ssl_server_credentials_create_with_options(grpc_ssl_server_credentials_create_options_using_config_fetcher(

@@ -19,6 +19,9 @@ from outputs import OutputFault, claim_directory  # noqa: E402
 ROOT = os.environ.get("ATOLL_ROOT") or os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
+DIRECT = {"no_grpc_proxy": "127.0.0.1"}  # whatever proxy this machine's environment names
+
+
 class Failure(Exception):
     pass
 
@@ -50,7 +53,7 @@ class Process:
         self.lines = []
 
     def start(self, arguments=None, preexec=None):
-        environment = dict(os.environ, ATOLL_LOG="debug", **self.environment)
+        environment = dict(os.environ, ATOLL_LOG="debug", **DIRECT, **self.environment)
         with open(self.log, "ab") as log:
             self.handle = subprocess.Popen(arguments or self.arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
                                            preexec_fn=preexec)
@@ -149,7 +152,7 @@ class Federation:
 
     def call(self, name, *arguments, check=True, seconds=30):
         done = subprocess.run([self.program(name), *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                              errors="replace", timeout=seconds)
+                              errors="replace", timeout=seconds, env=dict(os.environ, **DIRECT))
         if check and done.returncode != 0:
             raise Failure(f"{name} {' '.join(arguments[:3])}: exit code {done.returncode}: {done.stderr.strip()[-500:]}")
         return done

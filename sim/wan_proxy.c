@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/address.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -54,18 +55,13 @@ void wan_proxy_destroy(struct wan_proxy *proxy) {
 
 /* ---- links ---- */
 
-static enum status address_parse(const char *text, struct sockaddr_in *out, struct error *error) {
-    char host[64];
-    const char *colon = strrchr(text, ':');
-    char *end = NULL;
-    unsigned long port = colon ? strtoul(colon + 1, &end, 10) : 0;
+static enum status socket_address(const char *text, enum address_use use, struct sockaddr_in *out, struct error *error) {
+    struct address address;
     *out = (struct sockaddr_in){.sin_family = AF_INET};
-    if (!colon || end == colon + 1 || *end || port > 65535 || (size_t)(colon - text) >= sizeof(host))
-        return error_set(error, INVALID, "\"%.80s\" is no HOST:PORT", text);
-    memcpy(host, text, (size_t)(colon - text));
-    host[colon - text] = '\0';
-    if (inet_pton(AF_INET, host, &out->sin_addr) != 1) return error_set(error, INVALID, "\"%.60s\" is no IPv4 address", host);
-    out->sin_port = htons((uint16_t)port);
+    TRY(address_parse(text, use, &address, error));
+    if (!address.ipv4 || inet_pton(AF_INET, address.host, &out->sin_addr) != 1)
+        return error_set(error, INVALID, "\"%.100s\": this program takes IPv4 addresses alone", text);
+    out->sin_port = htons(address.port);
     return OK;
 }
 
@@ -99,7 +95,7 @@ static enum status link_listen(struct link *link, const char *listen_at, struct 
     struct sockaddr_in address;
     socklen_t size = sizeof(address);
     int one = 1, buffer = LISTENER_BUFFER, descriptor;
-    TRY(address_parse(listen_at, &address, error));
+    TRY(socket_address(listen_at, ADDRESS_TO_LISTEN, &address, error));
     descriptor = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (descriptor < 0) return error_set(error, FAILED, "socket: %s", strerror(errno));
     link->listener.descriptor = descriptor;
@@ -127,7 +123,7 @@ enum status wan_proxy_add(struct wan_proxy *proxy, const struct wan_link_setup *
     link->settings = setup->settings;
     strcpy(link->name, setup->name);
     random_init(&link->random, random_hash(proxy->seed, proxy->link_count));
-    status = address_parse(setup->target, &link->target, error);
+    status = socket_address(setup->target, ADDRESS_TO_CONNECT, &link->target, error);
     if (status == OK) status = link_listen(link, setup->listen, error);
     if (status == OK && !endpoint_watch(proxy, &link->listener, EPOLLIN))
         status = error_set(error, FAILED, "epoll: %s", strerror(errno));
@@ -189,7 +185,7 @@ static enum status do_set(struct link *link, const struct words *words, uint64_t
 static enum status do_target(struct link *link, const struct words *words, uint64_t now_ns, struct error *error) {
     (void)now_ns;
     if (words->count != 3) return error_set(error, INVALID, "target wants NAME HOST:PORT");
-    return address_parse(words->at[2], &link->target, error);
+    return socket_address(words->at[2], ADDRESS_TO_CONNECT, &link->target, error);
 }
 
 static enum status do_reset(struct link *link, const struct words *words, uint64_t now_ns, struct error *error) {

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "base/address.h"
 #include "base/ending.h"
 #include "base/options.h"
 #include "base/version.h"
@@ -19,7 +20,8 @@ static const struct option table[] = {
     {"seed", OPTION_U64, OPTION_FIELD(struct settings, seed), .fallback = "1", .help = "Of the draws of jitter and loss."},
     {"wan", OPTION_PATH, OPTION_FIELD(struct settings, topology), .value_name = "FILE",
      .help = "A federation's YAML file, as for atoll-sim plan: a link for each of its sites, named as the site."},
-    {"to", OPTION_TEXT, OPTION_FIELD(struct settings, target), .value_name = "HOST:PORT", .help = "Where those links lead."},
+    {"to", OPTION_TEXT, OPTION_FIELD(struct settings, target), .value_name = "HOST:PORT", .check = address_check_connect,
+     .help = "Where those links lead."},
     {"describe", OPTION_BOOL, OPTION_FIELD(struct settings, describe),
      .help = "Print that federation as JSON, and do nothing else."},
     {0}};

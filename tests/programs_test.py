@@ -1,16 +1,21 @@
 """What tests/programs_test.sh runs: the programs at the command line, where a file system, an address, a proxy or the environment
 is not as it should be. Real processes on 127.0.0.1."""
+import base64
 import contextlib
 import hashlib
+import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from federation_harness import ROOT, Federation, manifest  # noqa: E402
+from federation import Site  # noqa: E402
 from script_test import Skip, main  # noqa: E402
 
 PROGRAMS = os.path.abspath(os.environ.get("ATOLL_BIN") or os.path.join(ROOT, "build", "release", "bin"))
@@ -222,7 +227,7 @@ def test_a_run_can_be_made_where_a_creation_failed():
     code, _, said = create("--checkpoint", checkpoint)
     assert code == 0, said
     contains(good("atollctl", "ledger", "verify", "--dir", "made", "--checkpoint", checkpoint), "verified")
-    assert sorted(os.listdir("made")) == ["blobs", "keys", "manifest.yaml", "store", "uploads"]
+    assert sorted(os.listdir("made")) == ["blobs", "checkpoint", "keys", "manifest.yaml", "store", "uploads"]
     code, _, said = create("--checkpoint", checkpoint)
     assert code == 1
     contains(said, "holds a run already")
@@ -332,6 +337,247 @@ def test_a_join_that_failed_does_not_block_the_next():
         assert call("atoll-node", "join", invitation["address"], "--token", token[:40], *settings)[0] != 0
         good("atoll-node", "join", invitation["address"], "--token", token, *settings)
         good("atoll-node", "validate", "--dir", "site")
+
+
+# ---- addresses ----------------------------------------------------------------------------------------------------------------------
+
+WRONG_ADDRESSES = {  # and what is said of them
+    "coordinator.example": "has no port: write coordinator.example:7400",
+    "127.0.0.1": "has no port: write 127.0.0.1:7400",
+    "127.0.0.1:99999": "a port is a number from",
+    "https://coordinator.example:7400": "begins with https://",
+    "::1": "an IPv6 address stands in brackets: [::1]:7400",
+    "[::1]": "has no port: write [::1]:7400",
+    "[::1:7400": "the bracket is not closed",
+    ":7400": "names no host",
+    "coordinator.example: 7400": "has a space",
+    "coordinator.example:7400/run": "has a path",
+    "": "is empty",
+}
+
+
+def test_a_wrong_address_is_refused_at_once_by_every_program_and_setting():
+    with federation(sites=0) as made:
+        invitation = made.invite("one")
+        good("atoll-node", "join", invitation["address"], "--token", invitation["token"], "--dir", "site", "--data",
+             made.path("text.txt"), "--no-run")
+        keys = os.path.join(made.run, "keys")
+        token = made.invite("two")["token"]
+        for address, because in WRONG_ADDRESSES.items():
+            uses = [("atoll-node", "join", address, "--token", token, "--dir", "other"),
+                    ("atoll-node", "run", "--dir", "site", "--address", address),
+                    ("atollctl", "--keys", keys, "--server", address, "run", "status"),
+                    ("atollctl", "--keys", keys, "--server", f"127.0.0.1:{made.port}", "site", "invite", "--name", "three", "--address",
+                     address),
+                    ("atoll-coordinator", "--dir", made.run, "--listen", address),
+                    ("atoll-coordinator", "--dir", made.run, "--listen", "127.0.0.1:0", "--advertise", address),
+                    ("atoll-wan-proxy", "--wan", "plan.yaml", "--to", address)]
+            for use in uses:
+                code, _, said = call(*use)
+                assert code == 2, f"{use}: exit {code}: {said}"
+                contains(said, because)
+            for variable, use in (("ATOLL_SERVER", ("atollctl", "--keys", keys, "run", "status")),
+                                  ("ATOLL_ADDRESS", ("atoll-node", "run", "--dir", "site")),
+                                  ("ATOLL_ADVERTISE", ("atoll-coordinator", "--dir", made.run, "--listen", "127.0.0.1:0"))):
+                code, _, said = call(*use, env=dict(os.environ, **{variable: address}))
+                assert code == 2, f"{variable}={address}: exit {code}: {said}"
+                contains(said, variable + ": ", because)
+            code, _, said = call("atoll-node", "run", "--dir", "site", "--config",
+                                 write("settings.yaml", f"address: {json.dumps(address)}\n"))
+            assert code == 2, said
+            contains(said, "settings.yaml:1", because)
+        assert not os.path.exists("other")
+
+
+def test_an_invitation_says_where_the_coordinator_is_reached_from_outside():
+    with federation(sites=0) as made:
+        ctl = ["atollctl", "--keys", os.path.join(made.run, "keys"), "--server", f"127.0.0.1:{made.port}", "site", "invite"]
+        code, said, wrong = call(*ctl, "--name", "one")
+        assert code == 0
+        contains(wrong, f"127.0.0.1:{made.port} leads to this machine only", "--address", "--advertise")
+        code, said, wrong = call(*ctl, "--name", "two", "--address", "outside.example:7400")
+        assert code == 0 and wrong == "", wrong
+        contains(said, "atoll-node join outside.example:7400 --token ")
+        code, said, _ = call("atollctl", "--format", "json", *ctl[1:], "--name", "three")
+        assert json.loads(said)["this_machine_only"] is True
+        assert made.coordinator.end(WAIT_S) == 0
+        made.start_coordinator("--advertise", "advertised.example:7411")
+        code, said, wrong = call(*ctl, "--name", "four")
+        assert code == 0 and wrong == "", wrong
+        contains(said, "atoll-node join advertised.example:7411 --token ")
+        code, said, _ = call("atollctl", "--format", "json", *ctl[1:], "--name", "five")
+        assert json.loads(said)["address"] == "advertised.example:7411" and json.loads(said)["this_machine_only"] is False
+
+
+# ---- a forward proxy ------------------------------------------------------------------------------------------------------------------
+
+
+class ForwardProxy:
+    """HTTP CONNECT on 127.0.0.1. Names that do not resolve lead to `target`: what got there has come through here."""
+
+    def __init__(self, target, answer=None, credentials=None, silent=False):
+        self.target, self.answer, self.silent, self.asked, self.tunnels = target, answer, silent, [], 0
+        self.wanted = credentials and "Basic " + base64.b64encode(credentials.encode()).decode()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.open = [self.listener]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for one in self.open:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self.listener.accept()
+                self.open.append(client)
+                threading.Thread(target=self.serve, args=(client,), daemon=True).start()
+
+    def serve(self, client):
+        with contextlib.suppress(OSError):
+            head = b""
+            while b"\r\n\r\n" not in head:
+                piece = client.recv(4096)
+                if not piece:
+                    return
+                head += piece
+            lines = head.decode().split("\r\n")
+            self.asked.append(lines[0])
+            authorization = [line.split(":", 1)[1].strip() for line in lines if line.lower().startswith("proxy-authorization:")]
+            if self.silent:
+                return
+            if self.answer is not None:
+                client.sendall(self.answer)
+                client.close()
+                return
+            if self.wanted and authorization != [self.wanted]:
+                client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n")
+                client.close()
+                return
+            server = socket.create_connection(self.target)
+            self.open.append(server)
+            self.tunnels += 1
+            client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            threading.Thread(target=self.copy, args=(server, client), daemon=True).start()
+            self.copy(client, server)
+
+    @staticmethod
+    def copy(source, sink):
+        with contextlib.suppress(OSError):
+            while piece := source.recv(65536):
+                sink.sendall(piece)
+        for one in (source, sink):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+
+BEHIND = "coordinator.invalid:7400"  # resolves nowhere
+NO_PROXIES = {name: "" for name in ("grpc_proxy", "https_proxy", "HTTPS_PROXY", "http_proxy", "no_grpc_proxy", "no_proxy", "NO_PROXY")}
+
+
+def outside(**variables):
+    return dict(os.environ, **NO_PROXIES | variables)
+
+
+def join_behind(made, name, *settings, **more):
+    token = made.invite(name)["token"]
+    return call("atoll-node", "join", BEHIND, "--token", token, "--dir", name, "--data", made.path("text.txt"), "--no-run",
+                "--heartbeat-interval", "1s", "--retry-first", "100ms", *settings, **more)
+
+
+def test_a_site_joins_and_trains_through_a_forward_proxy_with_credentials():
+    with federation(sites=0) as made, ForwardProxy(("127.0.0.1", made.port), credentials="me:s3cret@x") as proxy:
+        url = f"http://me:s3cret%40x@127.0.0.1:{proxy.port}"
+        code, said, wrong = join_behind(made, "one", "--proxy", url, "--threads", "1", env=outside())
+        assert code == 0, wrong
+        assert "s3cret" not in said + wrong
+        assert os.stat("one/node.yaml").st_mode & 0o777 == 0o600  # the password is in it
+        site = Site("one", [program("atoll-node"), "run", "--dir", "one"], "one.log", os.path.abspath("one"))
+        made.sites["one"] = site
+        site.start()
+        made.until("receipts", lambda: len(site.receipts) >= 2, WAIT_S)
+        keys = os.path.join(made.run, "keys")
+        contains(good("atollctl", "--keys", keys, "--server", BEHIND, "--proxy", url, "run", "status", env=outside()), "version")
+        assert site.end(WAIT_S) == 0, site.tail()
+        assert set(proxy.asked) == {f"CONNECT {BEHIND} HTTP/1.0"} or set(proxy.asked) == {f"CONNECT {BEHIND} HTTP/1.1"}, proxy.asked
+        assert "s3cret" not in site.text()
+
+
+def test_the_environments_proxy_is_used_unless_it_is_excepted():
+    with federation(sites=0) as made, ForwardProxy(("127.0.0.1", made.port)) as proxy:
+        url = f"http://127.0.0.1:{proxy.port}"
+        here = f"127.0.0.1:{made.port}"
+        ask = ["atollctl", "--keys", os.path.join(made.run, "keys"), "--timeout", "2s", "--server"]
+        for variable in ("grpc_proxy", "https_proxy", "HTTPS_PROXY", "http_proxy"):
+            before = proxy.tunnels
+            good(*ask, BEHIND, "run", "status", env=outside(**{variable: url}))
+            assert proxy.tunnels == before + 1, variable
+        for variable in ("no_grpc_proxy", "no_proxy", "NO_PROXY"):
+            before = proxy.tunnels
+            good(*ask, here, "run", "status", env=outside(https_proxy=url, **{variable: "127.0.0.1"}))
+            assert proxy.tunnels == before, variable
+        good(*ask, here, "--proxy", "none", "run", "status", env=outside(https_proxy=url))
+        good(*ask, here, "run", "status", env=outside(https_proxy="http://proxy.invalid:3128"))  # another machine's: not for 127.0.0.1
+        assert proxy.tunnels == before
+        good(*ask, BEHIND, "run", "status", env=outside(ATOLL_PROXY=url))
+        assert proxy.tunnels == before + 1
+        code, _, said = call(*ask, BEHIND, "run", "status", env=outside(https_proxy="socks5://127.0.0.1:1080"))
+        assert code == 1
+        contains(said, "https_proxy: a proxy by socks5 is not supported")
+        code, _, said = call(*ask, BEHIND, "--proxy", "https://127.0.0.1:1", "run", "status", env=outside())
+        assert code == 2
+        contains(said, "--proxy: a proxy by https is not supported")
+
+
+REFUSALS = [(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", ("answers 407", "user name and a password")),
+            (b"HTTP/1.1 403 Forbidden\r\n\r\n", ("answers 403", "does not let this address through")),
+            (b"HTTP/1.1 405 Method Not Allowed\r\n\r\n", ("answers 405", "does not let this address through")),
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n", ("answers 400", "a proxy for HTTP CONNECT"))]
+
+
+def test_each_way_in_which_a_proxy_fails_has_its_own_message():
+    with federation(sites=0) as made:
+        target = ("127.0.0.1", made.port)
+        ask = ["atollctl", "--keys", os.path.join(made.run, "keys"), "--timeout", "2s", "--server", BEHIND, "run", "status", "--proxy"]
+
+        def fails(proxy_port, *parts, user="me:s3cret@"):
+            code, _, said = call(*ask, f"http://{user}127.0.0.1:{proxy_port}", env=outside())
+            assert code == 1, said
+            contains(said, BEHIND, f"the proxy http://127.0.0.1:{proxy_port}", *parts)
+            assert "s3cret" not in said
+
+        for answer, parts in REFUSALS:
+            with ForwardProxy(target, answer) as proxy:
+                fails(proxy.port, *parts)
+                code, _, said = join_behind(made, f"site-{answer[9:12].decode()}", "--proxy", f"http://127.0.0.1:{proxy.port}",
+                                            env=outside())
+                assert code == 3, said  # at once: asking again is of no use
+                contains(said, "the way to the coordinator is shut", *parts)
+                assert len(proxy.asked) <= 4
+        for code in (502, 503, 504):
+            with ForwardProxy(target, b"HTTP/1.1 %d No\r\n\r\n" % code) as proxy:
+                fails(proxy.port, f"answers {code}", "does not reach the coordinator")
+        with ForwardProxy(target, credentials="me:other") as proxy:
+            fails(proxy.port, "answers 407")
+        with ForwardProxy(target, b"") as proxy:
+            fails(proxy.port, "check the proxy's address")
+        with ForwardProxy(target, b"SSH-2.0-OpenSSH_9.2\r\n") as proxy:
+            fails(proxy.port, "check the proxy's address")
+        with ForwardProxy(target, silent=True) as proxy:
+            fails(proxy.port, "no progress for 2000 ms", "answers")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        fails(port, "check the proxy's address")  # nobody is there
+        with ForwardProxy(target) as proxy, socket.create_server(("127.0.0.1", 0)) as other:
+            proxy.target = other.getsockname()  # a way to somebody who does not speak TLS
+            threading.Thread(target=lambda: other.accept()[0].sendall(b"220 mail\r\n"), daemon=True).start()
+            fails(proxy.port, "through")
 
 
 if __name__ == "__main__":

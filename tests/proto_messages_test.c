@@ -303,6 +303,7 @@ TEST(an_admin_reply_arrives_whole) {
     CHECK(is_pattern(message.invitation_secret, 23, 24));
     CHECK(is_pattern(message.head, 24, 160));
     CHECK_EQUAL(message.value, 36);
+    CHECK_TEXT(message.address, "coordinator.example:7400");
     arena_deinit(&arena);
 }
 

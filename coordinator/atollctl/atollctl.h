@@ -19,6 +19,7 @@ struct settings {
     enum output_format format;
     const char *keys;   /* directory with ca.pem, admin.pem, admin.key */
     const char *server; /* HOST:PORT */
+    const char *proxy;  /* rpc/proxy.h's setting; NULL: as the environment says. Secret */
     uint64_t timeout_ms;
     /* of single commands */
     const char *directory, *manifest, *checkpoint, *name, *address, *reason, *output;

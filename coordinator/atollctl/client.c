@@ -39,6 +39,7 @@ static enum status exchange(const struct settings *settings, const struct creden
                             struct buffer *reply, struct error *error) {
     struct rpc_channel *channel = NULL;
     struct rpc_channel_options options = {.address = settings->server,
+                                          .proxy = settings->proxy,
                                           .root_ca = (const char *)credentials->ca.data,
                                           .chain = (const char *)credentials->certificate.data,
                                           .private_key = (const char *)credentials->key.data,

@@ -2,10 +2,12 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/address.h"
 #include "base/ending.h"
 #include "base/version.h"
 #include "config/config.h"
 #include "coordinator/atollctl/atollctl.h"
+#include "rpc/proxy.h"
 
 static const char *const formats[] = {"text", "json", NULL};
 
@@ -26,7 +28,16 @@ static const struct option table[] = {
      OPTION_FIELD(struct settings, server),
      .fallback = "127.0.0.1:7400",
      .value_name = "HOST:PORT",
+     .check = address_check_connect,
      .help = "the coordinator"},
+    {.name = "proxy",
+     .type = OPTION_TEXT,
+     OPTION_FIELD(struct settings, proxy),
+     .value_name = "URL",
+     .check = rpc_proxy_check,
+     .flags = OPTION_SECRET,
+     .help = "forward proxy to the coordinator (HTTP CONNECT): http://[USER:PASSWORD@]HOST:PORT; none: without; unset: as "
+             "grpc_proxy, https_proxy, http_proxy and no_proxy in the environment say"},
     {.name = "timeout",
      .type = OPTION_DURATION,
      OPTION_FIELD(struct settings, timeout_ms),

@@ -3,7 +3,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "base/address.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/memory.h"
@@ -40,8 +42,28 @@ static enum status make_token(const struct settings *settings, struct bytes secr
     return status;
 }
 
-static void print_invitation(const struct settings *settings, const char *token) {
-    const char *address = settings->address ? settings->address : settings->server;
+/* What is said on the command line, else what the coordinator knows of itself, else the way that this command took. */
+static const char *outside_address(const struct settings *settings, const struct admin_reply *reply, bool *local) {
+    struct address address;
+    const char *text = settings->address                   ? settings->address
+                       : reply->address && *reply->address ? reply->address
+                                                           : settings->server;
+    *local = address_parse(text, ADDRESS_TO_CONNECT, &address, NULL) == OK && address_is_local(&address);
+    return text;
+}
+
+static void print_invitation(const struct settings *settings, const char *address, bool local, const char *token) {
+    if (local) {
+        struct address parsed = {0};
+        char host[ADDRESS_HOST_SIZE] = "";
+        (void)!address_parse(address, ADDRESS_TO_CONNECT, &parsed, NULL);
+        if (gethostname(host, sizeof host - 1) != 0 || *host == 0) strcpy(host, "HOST");
+        fprintf(stderr,
+                "atollctl: %s leads to this machine only, so this line works nowhere else: put the coordinator's address as "
+                "sites see "
+                "it into the line (%s:%u?), give it with --address, or start the coordinator with --advertise HOST:PORT\n",
+                address, host, parsed.port);
+    }
     if (settings->format == FORMAT_TEXT) {
         printf("atoll-node join %s --token %s\n", address, token);
         return;
@@ -53,6 +75,8 @@ static void print_invitation(const struct settings *settings, const char *token)
     json_text(&writer, settings->name);
     json_key(&writer, "address");
     json_text(&writer, address);
+    json_key(&writer, "this_machine_only");
+    json_bool(&writer, local);
     json_key(&writer, "token");
     json_text(&writer, token);
     json_end_object(&writer);
@@ -74,7 +98,9 @@ static int site_invite(struct options *options, void *values) {
     enum status status = name_check(settings->name, &error);
     if (status == OK) status = client_ask(settings, &request, &arena, &reply, &error);
     if (status == OK) status = make_token(settings, reply.invitation_secret, &token, &error);
-    if (status == OK) print_invitation(settings, token);
+    bool local = false;
+    const char *address = status == OK ? outside_address(settings, &reply, &local) : NULL;
+    if (status == OK) print_invitation(settings, address, local, token);
     arena_deinit(&arena);
     if (token) free_clearing(token, strlen(token));
     return status == OK ? EXIT_DONE : report_failure(&error);
@@ -220,8 +246,11 @@ static const struct option invite_options[] = {{.name = "name",
                                                 .type = OPTION_TEXT,
                                                 OPTION_FIELD(struct settings, address),
                                                 .value_name = "HOST:PORT",
+                                                .check = address_check_connect,
                                                 .flags = OPTION_FLAG_ONLY,
-                                                .help = "where the site reaches the coordinator; --server's if not given"},
+                                                .help =
+                                                    "where the site reaches the coordinator; if not given, what the coordinator "
+                                                    "was told with --advertise, else --server's"},
                                                {.name = "expires",
                                                 .type = OPTION_DURATION,
                                                 OPTION_FIELD(struct settings, expires_ms),
