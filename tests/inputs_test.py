@@ -224,5 +224,70 @@ def test_joining_again_replaces_a_typo_and_refuses_the_token_of_another():
         run(NODE, *two, "--dir", "second", "--data", plain, "--no-run")  # and it was not spent
 
 
+def prepare(*arguments, code=0):
+    """What was told, and the shards' tokens; or what was said."""
+    said = run(sys.executable, PREPARE, *arguments, code=code)
+    if code:
+        return said
+    told = json.loads(said)
+    return told, b"".join(bytes(read(name)[1024::2]) for name in told["files"])
+
+
+def test_prepare_data_takes_a_file_for_what_is_in_it():
+    documents = ["one", "two\r\nthree", "ünï"]
+    lines = "".join(json.dumps({"text": one, "body": one[::-1]}) + "\n" for one in documents)
+    for number, name in enumerate(("a.jsonl", "a.json", "a.txt", "a")):
+        assert prepare("--output", f"lines{number}", write(name, lines))[1] == "".join(documents).encode(), name
+        assert prepare("--output", f"body{number}", "--field", "body", name)[1] == "".join(d[::-1] for d in documents).encode()
+    assert prepare("--output", "kept", "--kind", "text", "a.json")[1] == lines.encode()
+    for number, content in enumerate((json.dumps([{"text": d} for d in documents]), json.dumps([{"text": d} for d in documents], indent=1))):
+        assert prepare("--output", f"array{number}", write("b.json", content))[1] == "".join(documents).encode()
+    assert prepare("--output", "one", write("c.json", json.dumps({"text": "alone"}, indent=2)))[1] == b"alone"
+    assert "--field" in prepare("--output", "x", "--field", "nothing", "a.json", code=2)
+    assert "--field" in prepare("--output", "x", "--field", "body", write("plain.txt", "words\n"), code=2)
+    assert "called JSON" in prepare("--output", "x", write("d.json", "words\n"), code=2)
+    text_of = "a line\r\nanother\rthe last\n"
+    assert prepare("--output", "ends", write("ends.txt", text_of))[1] == text_of.encode(), "line ends are content"
+    assert prepare("--output", "json", write("code.txt", '{"a": 1}\nnot JSON\n'))[1] == b'{"a": 1}\nnot JSON\n'
+
+
+def test_prepare_data_and_the_programs_know_the_same_formats():
+    noise = bytes(random.Random(3).randrange(256) for _ in range(3000))
+    shard = tokens("shard", header=(20240520, 1))
+    heads = {"gzip": b"\x1f\x8b\x08\0", "zstd": b"\x28\xb5\x2f\xfd", "xz": b"\xfd7zXZ\0", "bzip2": b"BZh91AY&SY", "lz4": b"\4\x22\x4d\x18", "zip": b"PK\3\4",
+             "7z": b"7z\xbc\xaf\x27\x1c", "rar": b"Rar!\x1a\7", "snappy": b"\xff\6\0\0sNaPpY", "lzip": b"LZIP\1", "tar": b"a" * 257 + b"ustar",
+             "NumPy": b"\x93NUMPY", "SQLite": b"SQLite format 3\0", "ELF": b"\x7fELF", "HDF5": b"\x89HDF\r\n\x1a\n", "Arrow": b"ARROW1\0\0",
+             "safetensors": struct.pack("<Q", 64) + b'{"a"', "pickle": b"\x80\4\x95" + struct.pack("<Q", 100), "GGUF": b"GGUF\3\0\0\0", "Feather": b"FEA1",
+             "Avro": b"Obj\1", "PDF": b"%PDF-1.7", "PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff", "UTF-16": b"\xff\xfea\0", "PyTorch": b"\x80\2\x8a\x0a\x6c\xfc",
+             "Megatron": b"MMIDIDX\0\0", "Git LFS": b"version https://git-lfs.github.com/spec/v1\n"}
+    for name, head in heads.items():
+        path = write("file", head + noise)
+        assert name in prepare("--output", "x", path, code=2), name
+        assert name in trainer("train", path, *SMALL, "--steps", 1, code=2), name
+    assert "shard" in prepare("--output", "x", shard, code=2)
+    assert "control characters" in prepare("--output", "x", write("zeros", b"a\0" * 500), code=2)
+
+
+def test_the_text_of_a_control_token_stays_text_unless_it_is_asked_for():
+    tokenizers = need("tokenizers")
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=None))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.train([text()], tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=["<|endoftext|>"], show_progress=False,
+                                                             initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.save("tokenizer.json")
+    said = "before <|endoftext|> after"
+    for arguments, ends in (((), 1), (("--control-tokens",), 2)):
+        name = f"out{ends}"
+        told = json.loads(run(sys.executable, PREPARE, "--output", name, "--tokenizer", ".", "--end", "<|endoftext|>", *arguments, write("t", said)))
+        values = struct.unpack(f"<{told['tokens']}H", read(told["files"][0])[1024:])
+        assert list(values).count(0) == ends and values[-1] == 0, values
+        assert tokenizer.decode(values, skip_special_tokens=False) == said + "<|endoftext|>"
+        index = json.loads(read(f"{name}/prepare-data.json"))
+        assert index["tokenizer_digest"] == hashlib.sha256(read("tokenizer.json")).hexdigest() and index["token_bits"] == 16
+        assert index["shards"] == [{"file": "shard-00000.bin", "tokens": told["tokens"], "sha256": hashlib.sha256(read(told["files"][0])).hexdigest()}]
+    assert "no effect" in run(sys.executable, PREPARE, "--output", "x", "--control-tokens", "t", code=2)
+
+
 if __name__ == "__main__":
     sys.exit(main(globals()))
