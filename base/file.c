@@ -155,6 +155,25 @@ enum status file_remove_tree(const char *path, struct error *error) {
     return nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) == 0 ? OK : from_errno(error, "remove all of", path);
 }
 
+enum status file_check_output(const char *path, struct error *error) {
+    char *parent = xstrdup(path), *slash = strrchr(parent, '/');
+    const char *directory = !slash ? "." : slash == parent ? "/" : parent;
+    struct stat info;
+    if (slash && slash != parent) *slash = 0;
+    enum status status = OK;
+    if (stat(directory, &info) != 0)
+        status = error_set(error, errno == ENOENT ? NOT_FOUND : FAILED, "%s cannot be written: its directory %s: %s", path,
+                           directory, strerror(errno));
+    else if (!S_ISDIR(info.st_mode))
+        status = error_set(error, INVALID, "%s cannot be written: %s is not a directory", path, directory);
+    else if (faccessat(AT_FDCWD, directory, W_OK | X_OK, AT_EACCESS) != 0)
+        status = error_set(error, FAILED, "%s cannot be written: its directory %s: %s", path, directory, strerror(errno));
+    else if (stat(path, &info) == 0 && S_ISDIR(info.st_mode))
+        status = error_set(error, INVALID, "%s cannot be written: it is a directory", path);
+    free(parent);
+    return status;
+}
+
 enum status file_make_directory(const char *path, mode_t mode, struct error *error) {
     char *partial = xstrdup(path);
     enum status status = OK;

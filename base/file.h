@@ -28,6 +28,9 @@ MUST_USE enum status file_sync_directory(const char *path, struct error *error);
 /* Makes the directory and its missing parents. OK if it is there already; INVALID if a file is in the way. */
 MUST_USE enum status file_make_directory(const char *path, mode_t mode, struct error *error);
 bool file_exists(const char *path);
+/* OK if a file of that name could be written now: its directory is there and ours to write, and no directory has its name.
+ * NOT_FOUND, INVALID, FAILED say which; nothing is made. */
+MUST_USE enum status file_check_output(const char *path, struct error *error);
 /* Deletes the directory (or file) and all that is below it; follows no link, crosses no mount point. What is not there is OK. */
 MUST_USE enum status file_remove_tree(const char *path, struct error *error);
 /* directory + "/" + name, owned by the caller. */

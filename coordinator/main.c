@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/options.h"
+#include "base/streams.h"
 #include "base/thread.h"
 #include "base/version.h"
 #include "config/config.h"
@@ -180,6 +181,7 @@ static int run(const struct settings *settings) {
 }
 
 int main(int argc, char **argv) {
+    streams_open();
     ending_begin(EXIT_SUCCESS); /* until it serves, nothing is unsaved */
     struct settings settings = {0};
     struct options *options = options_create(&program, &settings);
@@ -187,5 +189,5 @@ int main(int argc, char **argv) {
     int code = options_start(options, &setup);
     if (code == OPTIONS_GO_ON) code = run(&settings);
     options_destroy(options);
-    return code;
+    return streams_close(program.name, code);
 }

@@ -75,6 +75,12 @@ MUST_USE enum status certificate_parse(struct bytes certificate, struct certific
  * now_s lies within its dates and the authority's. out may be NULL. */
 MUST_USE enum status certificate_verify(struct bytes certificate, struct bytes authority, uint64_t now_s,
                                         struct certificate_info *out, struct error *error);
+/* UNAVAILABLE if now_s, this machine's clock, is outside the certificate's dates, in words that name the clock first: where it is
+ * far off every certificate looks wrong, and the peer is blamed. INVALID as certificate_parse. */
+MUST_USE enum status certificate_check_clock(struct bytes certificate, uint64_t now_s, struct error *error);
+/* "2026-11-29 18:40 UTC". Returns out. */
+enum { CERTIFICATE_TIME_SIZE = 32 };
+const char *certificate_time_text(uint64_t seconds, char out[static CERTIFICATE_TIME_SIZE]);
 /* From either form to the one asked for; INVALID as certificate_parse, but for keys of any kind. Appends to *out. */
 MUST_USE enum status certificate_convert(struct bytes certificate, enum certificate_form form, struct buffer *out,
                                          struct error *error);

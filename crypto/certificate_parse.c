@@ -2,6 +2,7 @@
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/memory.h"
 #include "crypto/certificate_x509.h"
@@ -301,4 +302,23 @@ enum status certificate_verify(struct bytes certificate, struct bytes authority,
     X509_free(x509);
     X509_free(root);
     return status;
+}
+
+const char *certificate_time_text(uint64_t seconds, char out[static CERTIFICATE_TIME_SIZE]) {
+    time_t time = (time_t)seconds;
+    struct tm parts;
+    if (!gmtime_r(&time, &parts) || strftime(out, CERTIFICATE_TIME_SIZE, "%Y-%m-%d %H:%M UTC", &parts) == 0) strcpy(out, "?");
+    return out;
+}
+
+enum status certificate_check_clock(struct bytes certificate, uint64_t now_s, struct error *error) {
+    struct certificate_info info;
+    char here[CERTIFICATE_TIME_SIZE], bound[CERTIFICATE_TIME_SIZE];
+    TRY(certificate_parse(certificate, &info, error));
+    bool early = now_s < info.not_before_s;
+    if (!early && now_s <= info.not_after_s) return OK;
+    return error_set(error, UNAVAILABLE,
+                     "this machine's clock says %s, and the certificate \"%s\" holds %s %s: set the clock (NTP), then try again",
+                     certificate_time_text(now_s, here), info.common_name, early ? "only from" : "only until",
+                     certificate_time_text(early ? info.not_before_s : info.not_after_s, bound));
 }

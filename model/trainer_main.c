@@ -4,6 +4,7 @@
 
 #include "base/ending.h"
 #include "base/memory.h"
+#include "base/streams.h"
 #include "base/version.h"
 #include "model/verbs.h"
 
@@ -22,6 +23,7 @@ static bool has_verb(int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
+    streams_open();
     ending_begin(ENDING_BY_SIGNAL);
     char **arguments = xcalloc((size_t)argc + 2, sizeof *arguments), verb[] = "train";
     int count = argc > 0 ? 1 : 0, skip = count;
@@ -30,5 +32,5 @@ int main(int argc, char **argv) {
     for (int i = skip; i < argc; i++) arguments[count++] = argv[i];
     int code = verbs_main(&program, count, arguments, NULL);
     free(arguments);
-    return code;
+    return streams_close(program.name, code);
 }

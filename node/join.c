@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -31,31 +30,6 @@ static const char *advice(uint32_t code) {
     }
 }
 
-/* "2026-11-29 18:40 UTC". Returns out. */
-enum { TIME_SIZE = 32 };
-static const char *time_text(uint64_t seconds, char out[static TIME_SIZE]) {
-    time_t time = (time_t)seconds;
-    struct tm parts;
-    if (!gmtime_r(&time, &parts) || strftime(out, TIME_SIZE, "%Y-%m-%d %H:%M UTC", &parts) == 0) strcpy(out, "?");
-    return out;
-}
-
-/* A clock that is far off makes every certificate look wrong, so it is looked at before the coordinator is blamed. */
-static enum status check_clock(const struct invitation *invitation, struct error *error) {
-    struct certificate_info authority;
-    char here[TIME_SIZE], bound[TIME_SIZE];
-    uint64_t now_s = clock_wall_ms() / 1000;
-    enum status status = certificate_parse(bytes_of(invitation->ca_der, invitation->ca_size), &authority, error);
-    if (status != OK) return error_wrap(error, status, "the token is damaged, copy all of it: its certificate");
-    bool early = now_s<authority.not_before_s, late = now_s> authority.not_after_s;
-    if (!early && !late) return OK;
-    return error_set(
-        error, UNAVAILABLE,
-        "this machine's clock says %s, and the federation's certificate holds %s %s: set the clock (NTP), then join again",
-        time_text(now_s, here), early ? "only from" : "only until",
-        time_text(early ? authority.not_before_s : authority.not_after_s, bound));
-}
-
 /* Gives a failure another status, and words before its own. */
 static enum status turn(struct error *error, enum status status, const char *words) {
     error->status = status;
@@ -71,12 +45,12 @@ static enum status ask(struct rpc_channel *channel, struct bytes request, struct
         enum status status = rpc_channel_unary_wait(channel, service_path(METHOD_JOIN), &how, request, raw, NULL, error);
         if (status != UNAVAILABLE) return status;
         if (rpc_is_distrust(error->message)) {
-            char words[200], here[TIME_SIZE];
+            char words[200], here[CERTIFICATE_TIME_SIZE];
             snprintf(
                 words, sizeof words,
                 "the invitation is not of the coordinator at this address, or was not copied whole, or this machine's clock is "
                 "wrong (it says %s)",
-                time_text(clock_wall_ms() / 1000, here));
+                certificate_time_text(clock_wall_ms() / 1000, here));
             return turn(error, REFUSED, words);
         }
         if (rpc_is_proxy_refusal(error->message)) return turn(error, REFUSED, "the way to the coordinator is shut");
@@ -93,7 +67,9 @@ static enum status call(const char *address, const char *proxy, const struct inv
                         struct arena *arena, struct buffer *raw, struct join_reply *reply, struct error *error) {
     struct rpc_channel *channel = NULL;
     struct buffer ca_pem = {0}, csr = {0}, request = {0};
-    enum status status = check_clock(invitation, error);
+    enum status status =
+        certificate_check_clock(bytes_of(invitation->ca_der, invitation->ca_size), clock_wall_ms() / 1000, error);
+    if (status != OK && status != UNAVAILABLE) error_wrap(error, status, "the token is damaged, copy all of it: its certificate");
     if (status == OK)
         status = certificate_convert(bytes_of(invitation->ca_der, invitation->ca_size), CERTIFICATE_PEM, &ca_pem, error);
     buffer_u8(&ca_pem, 0);

@@ -3,16 +3,18 @@
 #include <unistd.h>
 
 #include "base/ending.h"
+#include "base/streams.h"
 #include "node/alone.h"
 #include "node/verbs.h"
 
 int main(int argc, char **argv) {
+    streams_open();
     ending_begin(ENDING_BY_SIGNAL);
-    if (alone_is_meant(argc, argv)) return alone_main(argc, argv);
+    if (alone_is_meant(argc, argv)) return streams_close(node_command.name, alone_main(argc, argv));
     struct settings settings = {0};
     struct options *options = options_create(alone_extend(&node_command), &settings);
     int code = settings_read(options, argc, argv, environ);
     if (code == OPTIONS_GO_ON) code = options_command(options)->run(options, &settings);
     options_destroy(options);
-    return code;
+    return streams_close(node_command.name, code);
 }

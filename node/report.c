@@ -22,6 +22,10 @@ struct root_of {
     uint8_t root[DIGEST_SIZE];
 };
 
+struct complaint {                       /* about a file that is written every second */
+    uint64_t since_ms, next_ms, wait_ms; /* since_ms 0: it is written */
+};
+
 struct report {
     struct report_options options;
     char *path;
@@ -31,6 +35,7 @@ struct report {
     struct report_view view;
     struct root_of roots[REPORT_ROOTS]; /* a ring, oldest at root_head */
     size_t root_head, root_count;
+    struct complaint status_file, metrics_file;
 };
 
 /* ---- what came before ------------------------------------------------------------------------------------------------------- */
@@ -297,7 +302,26 @@ static enum status replace(const char *path, struct bytes content, struct error 
     return status;
 }
 
-static void write_metrics(const struct report *report, const struct told *told) {
+/* The first failure is said at once, the same one ever more rarely, and its end too. */
+static void complain(struct complaint *complaint, const char *event, const char *path, enum status status,
+                     const struct error *error) {
+    enum { FIRST_MS = 60 * 1000, MOST_MS = 60 * 60 * 1000 };
+    uint64_t now_ms = clock_monotonic_ms();
+    if (status == OK) {
+        if (complaint->since_ms)
+            log_info(event, "file=\"%s\" state=written after_ms=%llu", path, (unsigned long long)(now_ms - complaint->since_ms));
+        *complaint = (struct complaint){0};
+        return;
+    }
+    if (complaint->since_ms && now_ms < complaint->next_ms) return;
+    complaint->wait_ms = complaint->since_ms ? MIN(complaint->wait_ms * 2, (uint64_t)MOST_MS) : (uint64_t)FIRST_MS;
+    if (!complaint->since_ms) complaint->since_ms = MAX(now_ms, 1u);
+    complaint->next_ms = now_ms + complaint->wait_ms;
+    log_warn(event, "file=\"%s\" state=failing message=\"%s\" again_in_ms=%llu", path, error->message,
+             (unsigned long long)complaint->wait_ms);
+}
+
+static void write_metrics(struct report *report, const struct told *told) {
     struct buffer text = {0};
     const struct site *site = report->options.site;
     char labels[128], hex[HEX32_SIZE];
@@ -324,8 +348,8 @@ static void write_metrics(const struct report *report, const struct told *told) 
         buffer_append_text(&text, "atoll_node_lost_seconds_total{%s,cause=\"%s\"} %.17g\n", labels, lost_cause_name(i),
                            (double)told->totals.lost_ms[i] * 1e-3);
     struct error error = {0};
-    if (replace(report->options.metrics_file, buffer_bytes(&text), &error) != OK)
-        log_warn("metrics_file_failed", "message=\"%s\"", error.message);
+    enum status status = replace(report->options.metrics_file, buffer_bytes(&text), &error);
+    complain(&report->metrics_file, "metrics_file", report->options.metrics_file, status, &error);
     buffer_deinit(&text);
 }
 
@@ -347,7 +371,8 @@ void report_write(struct report *report, struct training *training, const char *
     put_roots(&writer, told);
     json_end_object(&writer);
     buffer_append_text(&text, "\n");
-    if (replace(report->path, buffer_bytes(&text), &error) != OK) log_warn("status_failed", "message=\"%s\"", error.message);
+    enum status status = replace(report->path, buffer_bytes(&text), &error);
+    complain(&report->status_file, "status_file", report->path, status, &error);
     if (report->options.metrics_file) write_metrics(report, told);
     buffer_deinit(&text);
     free(told);

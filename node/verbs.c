@@ -26,12 +26,20 @@ static int failed(const char *doing, enum status status, const struct error *err
 
 /* ---- join, run ------------------------------------------------------------------------------------------------------------------ */
 
+/* What is written while it runs, looked at before: the first line that says so would come an hour later. */
+static enum status check_outputs(const struct settings *settings, struct error *error) {
+    if (!settings->metrics_file) return OK;
+    enum status status = file_check_output(settings->metrics_file, error);
+    return status == OK ? OK : error_wrap(error, status, "metrics-file");
+}
+
 static int run_site(struct settings *settings) {
     struct error error = {0};
     struct site site = {0};
     enum daemon_end end;
     uint64_t descriptors;
-    enum status status = site_load(settings->directory, &site, &error);
+    enum status status = check_outputs(settings, &error);
+    if (status == OK) status = site_load(settings->directory, &site, &error);
     if (status != OK) return failed("start", status, &error);
     char context[RUN_NAME_SIZE + SITE_NAME_SIZE + 16];
     snprintf(context, sizeof context, "run=%s site=%s", site.manifest.name, site.name);
@@ -71,8 +79,9 @@ int verb_join(struct options *options, void *values) {
     struct settings *settings = values;
     struct error error = {0};
     bool already = false;
-    enum status status =
-        join_run(settings->join_address, settings->proxy, settings->token, settings->directory, &already, &error);
+    enum status status = check_outputs(settings, &error);
+    if (status == OK)
+        status = join_run(settings->join_address, settings->proxy, settings->token, settings->directory, &already, &error);
     if (status == OK) status = settings_save(options, settings, &error);
     if (status == OK && settings->data.count && !settings->run_after) status = check_data(settings, &error);
     if (status != OK) return failed("join", status, &error);
@@ -231,6 +240,7 @@ int verb_validate(struct options *options, void *values) {
     struct layout layout = {0};
     struct data *data = NULL;
     enum status status = site_load(settings->directory, &site, &error);
+    if (status == OK) status = check_outputs(settings, &error);
     if (status == OK) status = run_model_layout(&site.manifest, &layout, &error);
     if (status == OK && !settings->address) status = error_set(&error, INVALID, "no coordinator's address");
     struct run_model_files files = settings_files(settings);

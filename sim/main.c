@@ -2,6 +2,7 @@
  * its own (sim/verb_*.c). */
 #include "base/ending.h"
 #include "base/options.h"
+#include "base/streams.h"
 #include "base/version.h"
 #include "sim/verbs.h"
 
@@ -10,11 +11,12 @@ static const struct command program = {
     .name = "atoll-sim", .summary = "simulates federations on one machine", .children = verbs, .version = atoll_version};
 
 int main(int argc, char **argv) {
+    streams_open();
     ending_begin(ENDING_BY_SIGNAL);
     struct verb_settings settings = {0};
     struct options *options = options_create(&program, &settings);
     int code = options_start(options, &(struct options_setup){.argc = argc, .argv = argv});
     if (code == OPTIONS_GO_ON) code = options_command(options)->run(options, &settings);
     options_destroy(options);
-    return code;
+    return streams_close(program.name, code);
 }

@@ -6,6 +6,7 @@
 #include "base/address.h"
 #include "base/ending.h"
 #include "base/options.h"
+#include "base/streams.h"
 #include "base/version.h"
 #include "sim/wan_proxy.h"
 #include "sim/wan_topology.h"
@@ -87,11 +88,12 @@ static int run(const struct settings *settings) {
 }
 
 int main(int argc, char **argv) {
+    streams_open();
     ending_begin(ENDING_BY_SIGNAL);
     struct settings settings = {0};
     struct options *options = options_create(&program, &settings);
     int code = options_start(options, &(struct options_setup){.argc = argc, .argv = argv});
     if (code == OPTIONS_GO_ON) code = run(&settings);
     options_destroy(options);
-    return code;
+    return streams_close(program.name, code);
 }

@@ -580,5 +580,92 @@ def test_each_way_in_which_a_proxy_fails_has_its_own_message():
             fails(proxy.port, "through")
 
 
+# ---- what cannot be written --------------------------------------------------------------------------------------------------------
+
+
+def test_stdout_that_cannot_be_written_is_a_failure_and_is_named():
+    if not os.path.exists("/dev/full"):
+        raise Skip("there is no /dev/full")
+    with federation() as made:
+        merged(made, 2)
+        site = made.sites["one"].directory
+        ctl = ["atollctl", "--keys", os.path.join(made.run, "keys"), "--server", f"127.0.0.1:{made.port}"]
+        uses = [ctl + ["run", "status"], ctl + ["--format", "json", "site", "list"], ctl + ["site", "list"],
+                ctl + ["run", "status", "--watch", "10ms"],
+                ["atollctl", "run", "example"], ["atollctl", "--help"], ["atollctl", "--print-config", "run", "example"],
+                ["atollctl", "ledger", "list", "--dir", made.run], ["atollctl", "ledger", "verify", "--dir", made.run],
+                ["atollctl", "run", "create", "made", "--manifest", made.path("manifest.yaml")],
+                ["atoll-node", "status", "--dir", site], ["atoll-node", "--version"], ["atoll-node", "validate", "--dir", site],
+                ["atoll-node", "run", "--example-config"],
+                ["atoll-coordinator", "--version"], ["atoll-trainer", "--help"], ["atoll-wan-proxy", "--help"], ["atoll-sim", "--help"],
+                ["atoll-sim", "faults", "--first", "1", "--seeds", "1"]]
+        for use in uses:
+            for how in ("full", "closed"):
+                with open("/dev/full", "w") as full:
+                    done = subprocess.run([program(use[0]), *use[1:]], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                                          stdout=full, timeout=60 * SLOWDOWN,
+                                          preexec_fn=(lambda: os.close(1)) if how == "closed" else None)
+                assert done.returncode == 1, f"{use} with stdout {how}: exit {done.returncode}: {done.stderr}"
+                contains(done.stderr, f"{use[0]}: stdout cannot be written")
+                shutil.rmtree("made", ignore_errors=True)
+        # With number 1 free, the next file that is opened would get it, and be printed into.
+        subprocess.run([program("atollctl"), "run", "create", "made", "--manifest", made.path("manifest.yaml")],
+                       stderr=subprocess.DEVNULL, preexec_fn=lambda: os.close(1))
+        contains(good("atollctl", "ledger", "verify", "--dir", "made"), "verified")
+
+
+def test_watching_ends_when_its_reader_goes_away():
+    with federation(sites=0) as made:
+        watch = [program("atollctl"), "--keys", os.path.join(made.run, "keys"), "--server", f"127.0.0.1:{made.port}", "run", "status",
+                 "--watch", "20ms"]
+        process = subprocess.Popen(watch, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        contains(process.stdout.readline(), "tiny")
+        process.stdout.close()
+        assert process.wait(WAIT_S) == 1
+        contains(process.stderr.read(), "stdout cannot be written", "Broken pipe")
+        process.stderr.close()
+
+
+def test_a_metrics_file_that_cannot_be_written_is_refused_before_anything_else():
+    with federation(sites=0) as made:
+        invitation = made.invite("one")
+        settings = ["--dir", "site", "--data", made.path("text.txt"), "--heartbeat-interval", "1s", "--threads", "1"]
+        join = ["atoll-node", "join", invitation["address"], "--token", invitation["token"], *settings]
+        os.mkdir("taken")
+        for wrong, because in (("nowhere/m.prom", "its directory nowhere: No such file"), ("taken", "it is a directory"),
+                               (made.path("text.txt") + "/m", "text.txt")):
+            code, _, said = call(*join, "--metrics-file", wrong)
+            assert code == 1, said
+            contains(said, "metrics-file: ", wrong, because)
+            assert not os.path.exists("site")  # and the token is as good as before
+        os.mkdir("there")
+        good(*join, "--metrics-file", "there/m.prom", "--no-run")
+        for verb in ("validate", "run"):
+            code, _, said = call("atoll-node", verb, "--dir", "site", "--metrics-file", "nowhere/m.prom")
+            assert code == 1, said
+            contains(said, "metrics-file: nowhere/m.prom cannot be written")
+
+
+def test_a_file_that_is_written_every_second_is_complained_of_once():
+    with federation(sites=0) as made:
+        invitation = made.invite("one")
+        os.mkdir("there")
+        good("atoll-node", "join", invitation["address"], "--token", invitation["token"], "--dir", "site", "--data",
+             made.path("text.txt"), "--threads", "1", "--metrics-file", "there/m.prom", "--no-run")
+        site = Site("one", [program("atoll-node"), "run", "--dir", "site"], "one.log", os.path.abspath("site"))
+        made.sites["one"] = site
+        site.start()
+        made.until("metrics", lambda: os.path.exists("there/m.prom"), WAIT_S)
+        os.rename("there", "gone")
+        made.until("a complaint", lambda: " metrics_file " in site.text(), WAIT_S)
+        stamp = site.status()["stamp_ms"]
+        made.until("some seconds", lambda: site.status().get("stamp_ms", 0) > stamp + 4000, WAIT_S)
+        complaints = [line for line in site.text().splitlines() if " metrics_file " in line]
+        assert len(complaints) == 1 and "state=failing" in complaints[0], complaints
+        os.rename("gone", "there")
+        made.until("an all-clear", lambda: "state=written" in site.text(), WAIT_S)
+        assert site.end(WAIT_S) == 0
+
+
 if __name__ == "__main__":
     sys.exit(main(globals()))

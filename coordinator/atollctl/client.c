@@ -1,10 +1,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/ending.h"
 #include "base/file.h"
 #include "base/memory.h"
 #include "coordinator/atollctl/atollctl.h"
+#include "crypto/certificate.h"
 #include "proto/service.h"
 #include "rpc/channel.h"
 #include "rpc/environment.h"
@@ -26,6 +28,7 @@ static enum status credentials_read(const struct settings *settings, struct cred
     if (!settings->keys) return error_set(error, INVALID, "say where the admin's keys are: --keys RUN/keys (or ATOLL_KEYS)");
     TRY(read_one(settings->keys, "ca.pem", &out->ca, error));
     TRY(read_one(settings->keys, "admin.pem", &out->certificate, error));
+    TRY(certificate_check_clock(buffer_bytes(&out->certificate), clock_wall_ms() / 1000, error));
     return read_one(settings->keys, "admin.key", &out->key, error);
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/address.h"
 #include "base/ending.h"
+#include "base/streams.h"
 #include "base/version.h"
 #include "config/config.h"
 #include "coordinator/atollctl/atollctl.h"
@@ -67,6 +68,7 @@ static const struct command program = {
     .version = atoll_version};
 
 int main(int argc, char **argv) {
+    streams_open();
     ending_begin(ENDING_BY_SIGNAL);
     struct settings settings = {0};
     struct options *options = options_create(&program, &settings);
@@ -74,6 +76,5 @@ int main(int argc, char **argv) {
     int code = options_start(options, &setup);
     if (code == OPTIONS_GO_ON) code = options_command(options)->run(options, &settings);
     options_destroy(options);
-    if (fflush(stdout) != 0) return EXIT_FAILED;
-    return code;
+    return streams_close(program.name, code);
 }

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/streams.h"
 #include "coordinator/atollctl/atollctl.h"
 #include "coordinator/directory.h"
 #include "fed/receipt.h"
@@ -191,7 +192,7 @@ static int run_status_command(struct options *options, void *values) {
     for (;;) {
         if (show_status(settings, &error) != OK) return report_failure(&error);
         if (settings->watch_ms == 0) return EXIT_DONE;
-        fflush(stdout);
+        if (streams_broken()) return EXIT_FAILED; /* whoever read has gone away, or the disk is full */
         clock_sleep_ms(settings->watch_ms);
         if (isatty(STDOUT_FILENO)) printf("\033[H\033[J");
     }
