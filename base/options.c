@@ -253,6 +253,40 @@ static bool is_listed(const char *name, const char *const *list) {
     return false;
 }
 
+static bool ends_with(const char *text, size_t size, const char *end) {
+    size_t length = strlen(end);
+    return size >= length && memcmp(text + size - length, end, length) == 0;
+}
+
+static bool has_protocol(const char *text) {
+    return strncmp(text, "tcp://", 6) == 0 || strncmp(text, "udp://", 6) == 0 || strncmp(text, "sctp://", 7) == 0;
+}
+
+/* What Kubernetes puts into every container of a namespace that has a Service named `atoll` or `atoll-...`; nobody meant it for us.
+ * With NAME for its name in capitals: NAME_SERVICE_HOST, NAME_SERVICE_PORT, NAME_SERVICE_PORT_HTTP for a port that has a name,
+ * NAME_PORT=tcp://10.0.0.1:80, NAME_PORT_80_TCP, and this with _PROTO, _PORT, _ADDR behind it. */
+static bool is_of_a_service(const char *name, const char *value) {
+    size_t size = strlen(name);
+    if (name[strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")] != 0) return false;
+    if (ends_with(name, size, "_SERVICE_HOST") || ends_with(name, size, "_SERVICE_PORT")) return true;
+    const char *named = strstr(name, "_SERVICE_PORT_");
+    if (named && named[strlen("_SERVICE_PORT_")]) return true;
+    if (ends_with(name, size, "_PORT") && has_protocol(value)) return true;
+    static const char *const parts[] = {"_PROTO", "_PORT", "_ADDR"}, *const protocols[] = {"_TCP", "_UDP", "_SCTP"};
+    for (size_t i = 0; i < COUNT_OF(parts); i++) {
+        if (!ends_with(name, size, parts[i])) continue;
+        size -= strlen(parts[i]);
+        break;
+    }
+    for (size_t i = 0; i < COUNT_OF(protocols); i++) {
+        if (!ends_with(name, size, protocols[i])) continue;
+        size_t end = size - strlen(protocols[i]), digits = 0;
+        while (digits < end && name[end - digits - 1] >= '0' && name[end - digits - 1] <= '9') digits++;
+        return digits > 0 && ends_with(name, end - digits, "_PORT_");
+    }
+    return false;
+}
+
 static enum status set_from_environment(struct options *options, struct option_state *state, const char *name, const char *value,
                                         struct error *error) {
     if (state->option->type != OPTION_LIST) return option_set(options, state, OPTION_FROM_ENVIRONMENT, value, name, error);
@@ -285,6 +319,7 @@ static enum status read_variable(struct options *options, const char *name, cons
             return set_from_environment(options, &options->states[i], name, value, error);
         }
     }
+    if (is_of_a_service(name, value)) return OK;
     return refuse_unknown(options, "environment variable", name, option_variable, always_known, error);
 }
 

@@ -102,7 +102,8 @@ struct options_setup {
     char **argv;                        /* argv[0] is skipped */
     char **environment;                 /* environ; NULL: none is read */
     const char *const *known_variables; /* ATOLL_ names read elsewhere, "ATOLL_TEST_*" for a prefix; ends with NULL; NULL: none.
-                                           ATOLL_LOG, _KERNELS, _ATTENTION, _ROOT, _BIN and ATOLL_TEST_* are always known */
+                                           ATOLL_LOG, _KERNELS, _ATTENTION, _ROOT, _BIN and ATOLL_TEST_* are always known, and
+                                           so is what Kubernetes makes of a Service named atoll-... (options.c) */
     options_load_file *load_file;       /* NULL: the program has no --config */
 };
 

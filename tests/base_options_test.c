@@ -408,3 +408,36 @@ TEST_EXPECTED_TO(CRASH, a_field_of_the_wrong_size_asserts) {
 TEST_EXPECTED_TO(CRASH, two_options_of_one_name_assert) {
     create((const struct option[]){{"a", OPTION_U64, FIELD(steps), .help = ""}, {"a", OPTION_U64, FIELD(rate), .help = ""}, {0}});
 }
+
+/* ---- variables that others set ------------------------------------------------------------------------------------------------ */
+
+TEST(what_kubernetes_makes_of_a_service_named_like_us_is_passed_over) {
+    struct run r;
+    run(&r, &node, BARE_LINE,
+        WORDS("ATOLL_COORDINATOR_SERVICE_HOST=10.0.0.1", "ATOLL_COORDINATOR_SERVICE_PORT=7400",
+              "ATOLL_COORDINATOR_SERVICE_PORT_GRPC=7400", "ATOLL_COORDINATOR_PORT=tcp://10.0.0.1:7400",
+              "ATOLL_COORDINATOR_PORT_7400_TCP=tcp://10.0.0.1:7400", "ATOLL_COORDINATOR_PORT_7400_TCP_PROTO=tcp",
+              "ATOLL_COORDINATOR_PORT_7400_TCP_PORT=7400", "ATOLL_COORDINATOR_PORT_7400_TCP_ADDR=10.0.0.1",
+              "ATOLL_SITE_2_PORT_53_UDP=udp://10.0.0.2:53", "ATOLL_SITE_2_PORT_53_UDP_ADDR=10.0.0.2",
+              "ATOLL_X_PORT_9_SCTP_PORT=9", "ATOLL_SERVICE_HOST=10.0.0.3", "ATOLL_PORT=udp://10.0.0.3:53"),
+        NULL);
+    CHECK_TEXT(r.error.message, "");
+    CHECK_EQUAL(r.status, OK);
+    end(&r);
+}
+
+TEST(what_only_looks_like_a_services_variable_is_still_refused) {
+    static const char *const wrong[] = {"ATOLL_COORDINATOR_PORT=7400",
+                                        "ATOLL_COORDINATOR_HOST=10.0.0.1",
+                                        "ATOLL_COORDINATOR_SERVICE=x",
+                                        "ATOLL_COORDINATOR_SERVICE_HOSTS=x",
+                                        "ATOLL_COORDINATOR_SERVICE_PORT_=7400",
+                                        "ATOLL_Coordinator_SERVICE_HOST=10.0.0.1",
+                                        "ATOLL_COORDINATOR_PORT_TCP=tcp://10.0.0.1:7400",
+                                        "ATOLL_COORDINATOR_PORT_7400=tcp://10.0.0.1:7400",
+                                        "ATOLL_COORDINATOR_PORT_7400_HTTP=x",
+                                        "ATOLL_COORDINATOR_PORT_7400_TCP_NAME=x",
+                                        "ATOLL_COORDINATOR_7400_TCP_ADDR=x"};
+    for (size_t i = 0; i < COUNT_OF(wrong); i++)
+        refused(BARE_LINE, (char *[]){(char *)(uintptr_t)wrong[i], NULL}, NULL, "unknown environment variable ATOLL_C");
+}

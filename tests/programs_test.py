@@ -667,5 +667,27 @@ def test_a_file_that_is_written_every_second_is_complained_of_once():
         assert site.end(WAIT_S) == 0
 
 
+# ---- what others put into the environment --------------------------------------------------------------------------------------------
+
+SERVICE = {"ATOLL_COORDINATOR_SERVICE_HOST": "10.0.0.1", "ATOLL_COORDINATOR_SERVICE_PORT": "7400",
+           "ATOLL_COORDINATOR_SERVICE_PORT_GRPC": "7400", "ATOLL_COORDINATOR_PORT": "tcp://10.0.0.1:7400",
+           "ATOLL_COORDINATOR_PORT_7400_TCP": "tcp://10.0.0.1:7400", "ATOLL_COORDINATOR_PORT_7400_TCP_PROTO": "tcp",
+           "ATOLL_COORDINATOR_PORT_7400_TCP_PORT": "7400", "ATOLL_COORDINATOR_PORT_7400_TCP_ADDR": "10.0.0.1"}
+
+
+def test_a_kubernetes_service_named_like_us_keeps_no_program_from_starting():
+    with federation(sites=0) as made:
+        uses = [("atollctl", "ledger", "list", "--dir", made.run), ("atoll-node", "run", "--print-config"),
+                ("atoll-coordinator", "--dir", made.run, "--print-config"), ("atoll-trainer", "train", write("text.txt", b"the tide " * 9000), "--steps", "1", "--length", "32", "--sequences", "1",
+                 "--preset", "300k")]
+        for use in uses:
+            good(*use, env=dict(os.environ, **SERVICE))
+            code, _, said = call(*use, env=dict(os.environ, ATOLL_COORDINATOR_HOST="10.0.0.1"))
+            assert code == 2, f"{use}: exit {code}: {said}"
+            contains(said, "unknown environment variable ATOLL_COORDINATOR_HOST")
+        for use in (("atoll-sim", "faults", "--seeds", "1"), ("atoll-wan-proxy", "--help")):  # these read no variables
+            good(*use, env=dict(os.environ, **SERVICE))
+
+
 if __name__ == "__main__":
     sys.exit(main(globals()))
