@@ -137,20 +137,18 @@ void coordinator_break(struct coordinator *coordinator, const char *message) {
 static void keep_receipt(struct coordinator *coordinator, const struct coordinator_action *action) {
     const struct call *call = coordinator_call(coordinator, action->call);
     struct sent_receipt *kept = &coordinator->receipts[coordinator->receipt_count++ % RECEIPTS_KEPT];
-    struct contribution c;
-    if (!call || contribution_decode(bytes_of(call->header, sizeof call->header), &c, NULL) != OK) return;
-    kept->site = c.site;
-    kept->sequence = c.sequence;
+    if (!call) return;
+    memcpy(kept->header, call->header, sizeof kept->header);
     kept->epoch = run_state_epoch(coordinator_state_run(coordinator->state));
     kept->bytes.size = 0;
     buffer_append(&kept->bytes, action->bytes.data, action->bytes.size);
 }
 
-bool coordinator_old_receipt(const struct coordinator *coordinator, uint32_t site, uint64_t sequence, uint32_t epoch,
-                             struct bytes *out) {
+bool coordinator_old_receipt(const struct coordinator *coordinator, const uint8_t header[static CONTRIBUTION_HEADER_SIZE],
+                             uint32_t epoch, struct bytes *out) {
     for (size_t i = 0; i < RECEIPTS_KEPT; i++) {
         const struct sent_receipt *kept = &coordinator->receipts[i];
-        if (kept->bytes.size == 0 || kept->site != site || kept->sequence != sequence || kept->epoch >= epoch) continue;
+        if (kept->bytes.size == 0 || kept->epoch >= epoch || memcmp(kept->header, header, sizeof kept->header) != 0) continue;
         *out = buffer_bytes(&kept->bytes);
         return true;
     }

@@ -48,8 +48,8 @@ bool coordinator_is_stepping(const struct coordinator *coordinator);
 bool coordinator_is_receiving(const struct coordinator *coordinator);             /* and not all of it is synced */
 bool coordinator_is_called(const struct coordinator *coordinator, uint32_t site); /* a Submit of that site is open */
 /* The receipt of an older epoch that was sent for that contribution; false: none is known. Lent. */
-bool coordinator_old_receipt(const struct coordinator *coordinator, uint32_t site, uint64_t sequence, uint32_t epoch,
-                             struct bytes *out);
+bool coordinator_old_receipt(const struct coordinator *coordinator, const uint8_t header[static CONTRIBUTION_HEADER_SIZE],
+                             uint32_t epoch, struct bytes *out);
 /* A head that a superseded coordinator signs over a ledger of its own, where it went on after the takeover; false: there is none. */
 bool coordinator_stray_head(const struct coordinator *coordinator, uint8_t out[static HEAD_SIZE]);
 /* An admin's order: `event.admin` is filled. */

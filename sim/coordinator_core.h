@@ -51,8 +51,8 @@ struct kept_snapshot { /* on disk */
 enum { SNAPSHOTS_KEPT = 2, PARTIALS_LIMIT = 256, RECEIPTS_KEPT = 64, SECTOR = 512 };
 
 struct sent_receipt { /* what a network that delivers late may still hold */
-    uint32_t site, epoch;
-    uint64_t sequence;
+    uint32_t epoch;
+    uint8_t header[CONTRIBUTION_HEADER_SIZE]; /* of what it is for: a site from an old backup uses a number again */
     struct buffer bytes;
 };
 

@@ -32,4 +32,5 @@ const char *const fault_names[FAULT_KIND_COUNT] = {[FAULT_DROP] = "drop",
                                                    [FAULT_LIE] = "lie",
                                                    [FAULT_FALSE_COORDINATOR] = "false_coordinator",
                                                    [FAULT_MALFORMED] = "malformed",
+                                                   [FAULT_THEFT] = "theft",
                                                    [FAULT_ORDER] = "order"};

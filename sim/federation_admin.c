@@ -45,6 +45,29 @@ static void help_the_robbed(struct federation *f, uint32_t process, const struct
     f->world.tally.robbed++;
 }
 
+static void ask_to_join(struct federation *f, uint32_t process, const uint8_t *secret_digest, const struct key_pair *key,
+                        const char *name) {
+    struct message message = {.kind = MESSAGE_JOIN};
+    char padded[SITE_NAME_SIZE] = {0};
+    snprintf(padded, sizeof padded, "%s", name);
+    buffer_append(&message.bytes, secret_digest, DIGEST_SIZE);
+    buffer_append(&message.bytes, key_pair_public(key), PUBLIC_KEY_SIZE);
+    buffer_append(&message.bytes, padded, sizeof padded);
+    network_send(f->network, network_open(f->network, process, 0), true, &message);
+}
+
+/* Whoever reads the admin's mail comes first, from the machine of the first site, with a key of their own. */
+static void on_theft(void *context, struct event *event) {
+    struct federation *f = context;
+    uint32_t process = (uint32_t)event->number;
+    if (!f->storm || !f->world.processes[1].alive || !world_fault(&f->world, FAULT_THEFT, process)) return;
+    ask_to_join(f, 1, f->secrets[process], f->keys[COORDINATOR], site_name(f->sites[process]));
+}
+
+static bool is_stolen(const struct federation *f, uint32_t process) {
+    return process == f->scenario.sites + 1 && random_hash(f->world.seed, UINT64_C(0x7ef7)) % 6 == 0;
+}
+
 /* The admin's aims, looked after until the durable ledger shows them. */
 void federation_on_admin(void *context, struct event *event) {
     struct federation *f = context;
@@ -59,7 +82,10 @@ void federation_on_admin(void *context, struct event *event) {
         now = coordinator_run(f->coordinator);
         if (!now) break;
         site = run_state_site_named(now, site_name(f->sites[process]));
-        if (wanted && (!site || site->revoked) && !run_state_invitation(now, f->secrets[process])) invite(f, process);
+        if (wanted && (!site || site->revoked) && !run_state_invitation(now, f->secrets[process])) {
+            invite(f, process);
+            if (!site && is_stolen(f, process)) world_post(&f->world, 0, NO_PROCESS, on_theft, f, NULL)->number = process;
+        }
         now = coordinator_run(f->coordinator);
         if (!now) break;
         site = run_state_site_named(now, site_name(f->sites[process]));
@@ -110,21 +136,14 @@ static void wrong_order(struct federation *f, uint64_t kind, uint32_t process) {
 
 /* Somebody knocks with an invitation that is not theirs, or not good any more. */
 static void knock(struct federation *f, uint64_t kind, uint32_t process) {
-    struct message message = {.kind = MESSAGE_JOIN};
-    char name[SITE_NAME_SIZE] = "late";
-    uint8_t secret[DIGEST_SIZE] = {7};
-    const struct key_pair *key = f->keys[kind == 1 ? COORDINATOR : process];
+    static const uint8_t late[DIGEST_SIZE] = {7};
     if (!f->world.processes[process].alive || f->halted[process]) return;
-    if (kind == 0) wrong_order(f, 5, process);
-    if (kind != 0) {
-        memset(name, 0, sizeof name);
-        snprintf(name, sizeof name, "%s", site_name(f->sites[process]));
-        memcpy(secret, f->secrets[process], DIGEST_SIZE);
+    if (kind == 0) {
+        wrong_order(f, 5, process);
+        ask_to_join(f, process, late, f->keys[process], "late");
+    } else {
+        ask_to_join(f, process, f->secrets[process], f->keys[kind == 1 ? COORDINATOR : process], site_name(f->sites[process]));
     }
-    buffer_append(&message.bytes, secret, sizeof secret);
-    buffer_append(&message.bytes, key_pair_public(key), PUBLIC_KEY_SIZE);
-    buffer_append(&message.bytes, name, sizeof name);
-    network_send(f->network, network_open(f->network, process, 0), true, &message);
 }
 
 static void order_snapshot(struct federation *f, uint32_t process) {
@@ -172,11 +191,6 @@ void federation_invite_latecomer(struct federation *f) {
 }
 
 void federation_latecomer_knocks(struct federation *f) {
-    struct message message = {.kind = MESSAGE_JOIN};
-    static const char name[SITE_NAME_SIZE] = "latecomer";
     static const uint8_t secret[DIGEST_SIZE] = {9};
-    buffer_append(&message.bytes, secret, sizeof secret);
-    buffer_append(&message.bytes, key_pair_public(f->keys[COORDINATOR]), PUBLIC_KEY_SIZE);
-    buffer_append(&message.bytes, name, sizeof name);
-    network_send(f->network, network_open(f->network, 1, 0), true, &message);
+    ask_to_join(f, 1, secret, f->keys[COORDINATOR], "latecomer");
 }

@@ -82,6 +82,24 @@ static void on_crash(void *context, struct event *event) {
     }
 }
 
+/* The last token is spent for good, and that the run has ended is not. */
+static bool is_ending(const struct federation *f) {
+    const struct run_state *durable = check_run(f->check);
+    uint64_t budget = f->scenario.manifest.token_budget;
+    return run_state_phase(durable) == RUN_ACTIVE && run_state_tokens(durable) >= budget;
+}
+
+static void on_spending(void *context, struct event *event) {
+    struct federation *f = context;
+    (void)event;
+    if (!f->storm || run_state_phase(check_run(f->check)) == RUN_STOPPED) return;
+    if (!is_ending(f) || !f->world.processes[COORDINATOR].alive) {
+        world_post(&f->world, 2 * MS, NO_PROCESS, on_spending, f, NULL);
+    } else if (world_fault(&f->world, FAULT_COORDINATOR_CRASH, COORDINATOR)) {
+        crash(f, COORDINATOR);
+    }
+}
+
 static void on_partition(void *context, struct event *event) {
     struct federation *f = context;
     (void)event;
@@ -292,6 +310,7 @@ void federation_begin_storm(struct federation *f) {
                         {s->every.backup, on_backup}, {s->every.takeover, on_takeover},   {s->every.order, federation_on_order},
                         {s->every.lie, on_misbehave}, {s->every.falsehood, on_falsehood}, {s->every.malformed, on_malformed}};
     f->world.write_failures = s->write_failures;
+    if (s->manifest.token_budget && f->world.seed % 2 == 0) world_post(&f->world, 0, NO_PROCESS, on_spending, f, NULL);
     for (size_t i = 0; i < COUNT_OF(faults); i++) {
         if (faults[i].every) (void)federation_again(f, faults[i].every, faults[i].run);
     }

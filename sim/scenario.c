@@ -12,7 +12,7 @@ static void draw_manifest(struct scenario *s, struct world *world) {
     static const char *const expiries[] = {"0", "1d", "10s"}; /* clocks are up to 6 s apart */
     bool sparse = world_chance(world, 0.55);
     uint64_t fragments = world_chance(world, 0.5) ? 1 : world_between(world, 2, 4);
-    bool forever = !s->overlap && world_chance(world, 0.4);
+    bool forever = !s->overlap && world_chance(world, 0.6);
     uint64_t quorum = forever ? s->sites : world_between(world, 1, s->sites);
     struct buffer yaml = {0};
     buffer_append_text(&yaml, "name: storm\nfragments: %u\nmerge:\n  quorum: %u\n", (unsigned)fragments, (unsigned)quorum);

@@ -36,14 +36,15 @@ void site_join(struct site *site) {
     site->join_stream = open_call(site, &message);
 }
 
-void site_take_invitation(struct site *site, const uint8_t secret_digest[static DIGEST_SIZE]) {
-    memcpy(site->setup.secret_digest, secret_digest, DIGEST_SIZE);
-    site->robbed = false;
-}
-
 static void join_again(struct site *site) {
     close_call(site, &site->join_stream);
     world_post(site->world, world_between(site->world, 300 * MS, 1500 * MS), site->setup.process, on_join_again, site, NULL);
+}
+
+void site_take_invitation(struct site *site, const uint8_t secret_digest[static DIGEST_SIZE]) {
+    memcpy(site->setup.secret_digest, secret_digest, DIGEST_SIZE);
+    site->robbed = false;
+    if (site->join_stream) join_again(site); /* nobody waits for what is said about the old one */
 }
 
 static void joined(struct site *site, const struct message *message) {
@@ -291,8 +292,9 @@ static bool take_old_receipt(struct site *site, uint64_t sequence) {
     struct node_event receipt = {.kind = NODE_UPLOAD_RECEIPT};
     struct bytes bytes;
     if (!site->upload_stream || site->upload_count == 0 || site->uploads[0].sequence != sequence) return false;
+    const struct round *round = round_of(site, &site->uploads[0]);
     uint32_t epoch = run_state_epoch(node_state_run(site->state));
-    if (!coordinator_old_receipt(site->setup.coordinator, site->number, sequence, epoch, &bytes)) return false;
+    if (!round || !coordinator_old_receipt(site->setup.coordinator, round->header, epoch, &bytes)) return false;
     bool repeated = world_luck(site->world, 0.5);
     if (!world_fault(site->world, FAULT_LATE_RECEIPT, site->setup.process)) return false;
     receipt.bytes = bytes;
