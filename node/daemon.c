@@ -249,6 +249,8 @@ static enum status start_training(struct daemon *daemon, struct error *error) {
     for (uint32_t i = 0; i < daemon->replica.fragments; i++) {
         options.fragment[i].in_flight = daemon->restored.fragment[i].in_flight;
         options.fragment[i].over = daemon->restored.fragment[i].over;
+        options.fragment[i].progress = daemon->restored.fragment[i].progress;
+        options.tokens_unsent += daemon->restored.fragment[i].progress.tokens / daemon->replica.fragments;
     }
     TRY(training_start(&options, &daemon->training, error));
     worker_set_training(daemon->worker, daemon->training);
@@ -303,6 +305,7 @@ static enum status start(struct daemon *daemon, struct error *error) {
     struct worker_options worker = {.site = daemon->site,
                                     .replica = &daemon->replica,
                                     .journal = daemon->journal,
+                                    .payloads_from = daemon->restored.payloads_from,
                                     .tell = daemon_tell,
                                     .step_applied = on_step_applied,
                                     .compute_share = compute_share,

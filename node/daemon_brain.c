@@ -120,6 +120,7 @@ static void carry_out(struct daemon *daemon, struct node_action *action) {
         worker_rebase(daemon->worker, action->fragment, action->sequence);
         break;
     case NODE_DO_RESTORE: worker_restore(daemon->worker, action->fragment, action->sequence); break;
+    case NODE_DO_ACCEPTED: worker_accepted(daemon->worker, action->fragment, action->sequence, &action->head); break;
     case NODE_DO_ADVANCE: worker_advance(daemon->worker, action->fragment); break;
     case NODE_DO_TRAIN: training_train(daemon->training, action->train, action->wait, action->until_steps); break;
     case NODE_DO_HEARTBEAT: send_heartbeat(daemon); break;
@@ -188,6 +189,7 @@ void daemon_brain_run(void *context) {
     void *item = NULL;
     enum status status;
     const struct restored *restored = &daemon->restored;
+    for (uint32_t i = 0; i < daemon->replica.fragments; i++) node_state_resume(daemon->state, i, &restored->fragment[i].progress);
     node_state_start(daemon->state, daemon->replica.global.version, restored->spooled, restored->spooled_count, daemon_now(),
                      &actions);
     settle(daemon, &actions);
@@ -232,7 +234,8 @@ enum status daemon_brain_restore(struct daemon *daemon, struct error *error) {
                                    .backoff_limit_ms = settings->backoff_limit_ms,
                                    .inclusion_ms = INCLUSION_MS,
                                    .queue_limit = BACKLOG_LIMIT,
-                                   .nominal_payload = daemon_nominal_payload(daemon)};
+                                   .nominal_payload = daemon_nominal_payload(daemon),
+                                   .payloads_from = daemon->restored.payloads_from};
     random_system(&options.seed, sizeof options.seed);
     for (uint32_t i = 0; i < daemon->site->manifest.fragments; i++) {
         const struct journal_round *round = journal_round(daemon->journal, i);

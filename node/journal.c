@@ -256,6 +256,7 @@ enum status journal_round_begin(struct journal *journal, const struct journal_ro
     struct journal_round taken = *round;
     taken.in_flight = true;
     taken.refused = false;
+    memset(&taken.accepted, 0, sizeof taken.accepted);
     struct blob_batch *batch = blob_batch_create(journal->state);
     uint8_t digest[DIGEST_SIZE];
     enum status status = add_blob(batch, contents->feedback, &taken.feedback, error);
@@ -266,6 +267,17 @@ enum status journal_round_begin(struct journal *journal, const struct journal_ro
     if (status == OK) status = blob_write(journal->payloads, contents->payload, digest, error);
     if (status == OK) status = replace_round(journal, &taken, true, error);
     return status;
+}
+
+enum status journal_round_accept(struct journal *journal, uint32_t fragment, uint64_t sequence, const struct ledger_head *head,
+                                 struct error *error) {
+    const struct journal_round *current = journal_round(journal, fragment);
+    if (!current || !current->in_flight || current->sequence != sequence || current->accepted.size >= head->size) return OK;
+    struct journal_round round = *current;
+    round.accepted.epoch = head->epoch;
+    round.accepted.size = head->size;
+    memcpy(round.accepted.root, head->root, DIGEST_SIZE);
+    return replace_round(journal, &round, true, error);
 }
 
 enum status journal_round_end(struct journal *journal, uint32_t fragment, uint64_t base_version, bool refused,

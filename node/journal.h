@@ -17,6 +17,8 @@
  *                  else from theta_s: what was trained between theta_s and the crash is lost
  *     not in flight  theta_local = replica + what the checkpoint had that no message has carried since; nothing if it is older
  *                  than the last merge
+ *     counts       steps, tokens and loss that no message has counted yet, as the tensors they belong to: of the checkpoint
+ *     receipt      of a message in flight: its record. What the snapshot of the run had, and so need not be fetched: the checkpoint
  *     data         the position belongs to the trainer state that was taken: what was trained and survived is not met again
  *                  (with several fragments: but for the steps between the checkpoint and a later round of one of them)
  * So a crash costs inner progress since the last checkpoint or round, whichever is later, and never mass.
@@ -29,6 +31,7 @@
 #define NODE_JOURNAL_H
 
 #include "fed/replay.h"
+#include "node/round_progress.h"
 #include "storage/blob.h"
 
 struct journal;
@@ -50,17 +53,24 @@ struct journal_round {
     uint64_t payload_size;
     uint8_t payload_digest[DIGEST_SIZE];
     struct journal_blob feedback, snapshot, optimizer;
+    struct { /* what the receipt said of the ledger; size 0: none was recorded */
+        uint32_t epoch;
+        uint64_t size;
+        uint8_t root[DIGEST_SIZE];
+    } accepted;
 };
 
 struct journal_checkpoint {
     uint64_t version;          /* of the replica */
     uint8_t root[DIGEST_SIZE]; /* state root of the replica */
     uint64_t trainer_steps;
+    uint64_t payloads_from; /* of the snapshot of the run that the replica once came from; 0: none */
     uint32_t fragments;
     struct {
         uint64_t base_version;
         uint64_t in_flight; /* sequence whose snapshot is in `snapshot`; 0: none */
         uint64_t over;      /* the last sequence that was over; 0: none */
+        struct round_progress progress;
     } fragment[FRAGMENTS_LIMIT];
     struct journal_blob global, trainer, base, snapshot;
 };
@@ -97,6 +107,9 @@ struct journal_round_contents { /* empty where there is none */
 /* Takes the round as in flight. Payload size and digest in `round` are the caller's; blobs' are filled in here. */
 MUST_USE enum status journal_round_begin(struct journal *journal, const struct journal_round *round,
                                          const struct journal_round_contents *contents, struct error *error);
+/* The receipt has come: a restart need not ask for another. Nothing where that message is not in flight any more. */
+MUST_USE enum status journal_round_accept(struct journal *journal, uint32_t fragment, uint64_t sequence,
+                                          const struct ledger_head *head, struct error *error);
 /* It is over. `feedback` is empty where it has not changed since. */
 MUST_USE enum status journal_round_end(struct journal *journal, uint32_t fragment, uint64_t base_version, bool refused,
                                        struct bytes feedback, struct error *error);

@@ -14,6 +14,30 @@ static struct journal_blob blob_read_from(struct reader *reader) {
     return blob;
 }
 
+static void progress_write_to(const struct round_progress *progress, struct buffer *out) {
+    buffer_u64(out, progress->steps);
+    buffer_u64(out, progress->tokens);
+    buffer_u64(out, progress->steps_in_flight);
+    buffer_u64(out, progress->tokens_in_flight);
+    buffer_u64(out, progress->round_steps);
+    buffer_u8(out, progress->begun);
+    buffer_f64(out, progress->loss_sum);
+    buffer_u64(out, progress->loss_count);
+}
+
+static struct round_progress progress_read_from(struct reader *reader) {
+    struct round_progress progress;
+    progress.steps = reader_u64(reader);
+    progress.tokens = reader_u64(reader);
+    progress.steps_in_flight = reader_u64(reader);
+    progress.tokens_in_flight = reader_u64(reader);
+    progress.round_steps = reader_u64(reader);
+    progress.begun = reader_u8(reader) != 0;
+    progress.loss_sum = reader_f64(reader);
+    progress.loss_count = reader_u64(reader);
+    return progress;
+}
+
 void journal_round_encode(const struct journal_round *round, struct buffer *out) {
     buffer_u8(out, ROUND_FORMAT);
     buffer_u8(out, round->in_flight);
@@ -29,6 +53,9 @@ void journal_round_encode(const struct journal_round *round, struct buffer *out)
     blob_write_to(&round->feedback, out);
     blob_write_to(&round->snapshot, out);
     blob_write_to(&round->optimizer, out);
+    buffer_u32(out, round->accepted.epoch);
+    buffer_u64(out, round->accepted.size);
+    buffer_append(out, round->accepted.root, DIGEST_SIZE);
 }
 
 enum status journal_round_decode(struct bytes raw, struct journal_round *out, struct error *error) {
@@ -48,6 +75,9 @@ enum status journal_round_decode(struct bytes raw, struct journal_round *out, st
     round.feedback = blob_read_from(&reader);
     round.snapshot = blob_read_from(&reader);
     round.optimizer = blob_read_from(&reader);
+    round.accepted.epoch = reader_u32(&reader);
+    round.accepted.size = reader_u64(&reader);
+    reader_copy(&reader, round.accepted.root, DIGEST_SIZE);
     if (reader_finish(&reader, "the record of a round", error) != OK) return error_wrap(error, CORRUPT, "journal");
     if (format != ROUND_FORMAT || in_flight > 1 || refused > 1 || round.fragment >= FRAGMENTS_LIMIT)
         return error_set(error, CORRUPT, "journal: the record of a round has a wrong format (%u)", format);
@@ -60,11 +90,13 @@ void journal_checkpoint_encode(const struct journal_checkpoint *checkpoint, stru
     buffer_u64(out, checkpoint->version);
     buffer_append(out, checkpoint->root, DIGEST_SIZE);
     buffer_u64(out, checkpoint->trainer_steps);
+    buffer_u64(out, checkpoint->payloads_from);
     buffer_u32(out, checkpoint->fragments);
     for (uint32_t i = 0; i < checkpoint->fragments; i++) {
         buffer_u64(out, checkpoint->fragment[i].base_version);
         buffer_u64(out, checkpoint->fragment[i].in_flight);
         buffer_u64(out, checkpoint->fragment[i].over);
+        progress_write_to(&checkpoint->fragment[i].progress, out);
     }
     blob_write_to(&checkpoint->global, out);
     blob_write_to(&checkpoint->trainer, out);
@@ -79,6 +111,7 @@ enum status journal_checkpoint_decode(struct bytes raw, struct journal_checkpoin
     checkpoint.version = reader_u64(&reader);
     reader_copy(&reader, checkpoint.root, DIGEST_SIZE);
     checkpoint.trainer_steps = reader_u64(&reader);
+    checkpoint.payloads_from = reader_u64(&reader);
     checkpoint.fragments = reader_u32(&reader);
     if (format != CHECKPOINT_FORMAT || checkpoint.fragments > FRAGMENTS_LIMIT)
         return error_set(error, CORRUPT, "journal: the checkpoint's record has a wrong format (%u)", format);
@@ -86,6 +119,7 @@ enum status journal_checkpoint_decode(struct bytes raw, struct journal_checkpoin
         checkpoint.fragment[i].base_version = reader_u64(&reader);
         checkpoint.fragment[i].in_flight = reader_u64(&reader);
         checkpoint.fragment[i].over = reader_u64(&reader);
+        checkpoint.fragment[i].progress = progress_read_from(&reader);
     }
     checkpoint.global = blob_read_from(&reader);
     checkpoint.trainer = blob_read_from(&reader);

@@ -19,7 +19,12 @@ uint32_t node_inner_steps_now(const struct node_state *state) {
 void node_rounds_stagger(struct node_state *state) {
     int64_t round = node_inner_steps_now(state), count = state->fragments;
     for (int64_t fragment = 0; fragment < count; fragment++) {
-        state->slots[fragment].steps_mark = (int64_t)state->steps + (round * (fragment + 1) + count - 1) / count - round;
+        struct slot *slot = &state->slots[fragment];
+        slot->steps_mark = (int64_t)state->steps + (round * (fragment + 1) + count - 1) / count - round;
+        if (!slot->resumed) continue;
+        MARK("restart: a round goes on");
+        if (slot->begun) slot->steps_mark = (int64_t)state->steps;
+        slot->steps_mark -= (int64_t)slot->round_steps;
     }
 }
 
@@ -273,6 +278,15 @@ static void accept(struct node_state *state, struct slot *slot, struct node_mome
     slot->retry_at = now.monotonic_ms + state->options.inclusion_ms;
 }
 
+/* A receipt is a head, too: our own ledger must come to agree with it. */
+static void accepted_with(struct node_state *state, struct slot *slot, const struct ledger_head *head, struct node_moment now) {
+    accept(state, slot, now);
+    if (head->size <= state->head.size) return;
+    state->head.epoch = head->epoch;
+    state->head.size = head->size;
+    memcpy(state->head.root, head->root, DIGEST_SIZE);
+}
+
 /* A receipt decides by itself what the slot does next: accepted, sent again, or the end of this site. */
 static void take_receipt(struct node_state *state, struct slot *slot, struct bytes receipt, struct node_moment now,
                          struct node_actions *out) {
@@ -289,12 +303,13 @@ static void take_receipt(struct node_state *state, struct slot *slot, struct byt
         return;
     }
     MARK("slot: accepted, by a receipt");
-    accept(state, slot, now);
-    if (got.size > state->head.size) { /* a receipt is a head too: our own ledger must come to agree with it */
-        state->head.epoch = got.epoch;
-        state->head.size = got.size;
-        memcpy(state->head.root, got.root, DIGEST_SIZE);
-    }
+    struct ledger_head head = {.epoch = got.epoch, .size = got.size};
+    memcpy(head.root, got.root, DIGEST_SIZE);
+    accepted_with(state, slot, &head, now);
+    struct node_action *action = node_act(out, NODE_DO_ACCEPTED);
+    action->fragment = (uint32_t)(slot - state->slots);
+    action->sequence = slot->sequence;
+    action->head = head;
 }
 
 void node_receipt(struct node_state *state, const struct node_event *event, struct node_moment now, struct node_actions *out) {
@@ -409,13 +424,19 @@ void node_rounds_take_up(struct node_state *state, const struct node_spooled *sp
     slot->sequence = spooled->sequence;
     take_message(slot, spooled->header, spooled->signature);
     struct contribution contribution;
-    if (contribution_decode(bytes_of(spooled->header, CONTRIBUTION_HEADER_SIZE), &contribution, NULL) == OK) {
+    if (slot->steps_in_flight == 0 &&
+        contribution_decode(bytes_of(spooled->header, CONTRIBUTION_HEADER_SIZE), &contribution, NULL) == OK) {
         slot->steps_in_flight = contribution.inner_steps;
         slot->tokens_in_flight = contribution.tokens * state->fragments;
     }
     state->sequence = MAX(state->sequence, spooled->sequence);
     uint64_t index;
     if (!run_state_find(state->run, state->options.site, spooled->sequence, &index)) {
+        if (spooled->accepted.size > 0 && spooled->accepted.epoch >= run_state_epoch(state->run)) {
+            MARK("restart: a message that was accepted");
+            accepted_with(state, slot, &spooled->accepted, now);
+            return;
+        }
         MARK("restart: a message that is not in the ledger");
         upload(state, spooled->fragment, now, out);
         return;

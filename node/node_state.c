@@ -86,6 +86,7 @@ struct node_state *node_state_create(const struct node_options *options) {
     struct node_state *state = xcalloc(1, sizeof *state);
     state->options = *options;
     state->sequence = options->last_sequence;
+    state->payloads_from = options->payloads_from;
     random_init(&state->random, options->seed);
     state->run = run_state_create();
     state->timer = UINT64_MAX;
@@ -105,6 +106,20 @@ void node_state_destroy(struct node_state *state) {
 enum status node_state_restore(struct node_state *state, struct bytes entry, struct error *error) {
     ASSERT(!state->started);
     return node_ledger_take(state, entry, true, error);
+}
+
+void node_state_resume(struct node_state *state, uint32_t fragment, const struct round_progress *progress) {
+    ASSERT(!state->started && fragment < FRAGMENTS_LIMIT);
+    struct slot *slot = &state->slots[fragment];
+    slot->steps_unsent = progress->steps;
+    slot->tokens_unsent = progress->tokens;
+    slot->steps_in_flight = progress->steps_in_flight;
+    slot->tokens_in_flight = progress->tokens_in_flight;
+    slot->loss_sum = progress->loss_sum;
+    slot->loss_count = progress->loss_count;
+    slot->round_steps = progress->round_steps;
+    slot->begun = progress->begun;
+    slot->resumed = true;
 }
 
 void node_state_start(struct node_state *state, uint64_t replica_version, const struct node_spooled *spooled,
@@ -159,6 +174,9 @@ uint64_t node_state_backlog(const struct node_state *state) { return state->queu
 uint64_t node_state_sequence(const struct node_state *state) { return state->sequence; }
 uint32_t node_state_inner_steps(const struct node_state *state) { return node_inner_steps_now(state); }
 uint64_t node_state_staleness(const struct node_state *state) { return state->staleness; }
+int64_t node_state_round_steps(const struct node_state *state, uint32_t fragment) {
+    return fragment < FRAGMENTS_LIMIT ? (int64_t)state->steps - state->slots[fragment].steps_mark : 0;
+}
 bool node_state_linked(const struct node_state *state) { return state->link == LINK_UP; }
 
 uint64_t node_state_refused(const struct node_state *state, enum refusal code) {

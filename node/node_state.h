@@ -31,6 +31,7 @@
 #include "base/random.h"
 #include "fed/model_state.h"
 #include "fed/run_state.h"
+#include "node/round_progress.h"
 
 struct node_state;
 
@@ -50,6 +51,7 @@ struct node_options {
     uint64_t inclusion_ms;    /* an accepted contribution whose entry has not come after this long is asked for again */
     uint32_t queue_limit;     /* entries waiting behind a step; at the limit the shell stops reading Follow */
     uint64_t nominal_payload; /* bytes of a usual contribution: what a missed step costs to replay */
+    uint64_t payloads_from;   /* of the snapshot of the run that the replica once came from; 0: none */
 };
 
 /* A message that was spooled and whose end is not known. */
@@ -58,6 +60,7 @@ struct node_spooled {
     uint64_t sequence;
     uint8_t header[CONTRIBUTION_HEADER_SIZE];
     uint8_t signature[SIGNATURE_SIZE];
+    struct ledger_head accepted; /* what its receipt said of the ledger; size 0: no receipt was recorded */
 };
 
 /* --- events ------------------------------------------------------------------------------------------------------------- */
@@ -129,9 +132,10 @@ enum node_action_kind {
     NODE_DO_FETCH,       /* fetch and load the offered snapshot (resumable), then SNAPSHOT_LOADED */
     NODE_DO_FOLLOW,      /* (re)open Follow from `index`; payloads of contributions below payloads_from are not needed */
     NODE_DO_SNAPSHOT,    /* the trainer copies theta_s of the fragment between two steps; then SNAPSHOTTED */
-    NODE_DO_ENCODE, /* worker: replica_encode, sign `contribution` (payload fields, norm, loss filled by it), spool; ENCODED */
-    NODE_DO_UPLOAD, /* send the spooled message of (fragment, sequence), in the background */
-    NODE_DO_APPLY,  /* worker: replay_step of this entry on the replica; then APPLIED */
+    NODE_DO_ENCODE,   /* worker: replica_encode, sign `contribution` (payload fields, norm, loss filled by it), spool; ENCODED */
+    NODE_DO_ACCEPTED, /* worker: record what the receipt said (`head`); nothing follows */
+    NODE_DO_UPLOAD,   /* send the spooled message of (fragment, sequence), in the background */
+    NODE_DO_APPLY,    /* worker: replay_step of this entry on the replica; then APPLIED */
     NODE_DO_REBASE, /* worker copies the newest base, trainer rebases between two steps; then REBASED. The spooled message is over */
     NODE_DO_RESTORE,   /* the same after a refusal: replica_restore first; then REBASED. The spooled message is over */
     NODE_DO_ADVANCE,   /* worker: replica_stage; trainer: replica_rebase keeping all progress; then REBASED. No message is over */
@@ -155,6 +159,7 @@ struct node_action {
     enum node_wait wait;           /* TRAIN: why not */
     uint64_t at_ms;                /* TIMER */
     struct contribution contribution; /* ENCODE: all but payload_size, payload_digest, norm, loss, compute_share, signed_at */
+    struct ledger_head head;          /* ACCEPTED */
     struct buffer bytes;              /* APPLY: the STEP entry */
     char message[256];                /* HALT */
 };
@@ -172,6 +177,8 @@ void node_state_destroy(struct node_state *state);
 
 /* Start-up, in this order: every stored entry from 0; then start with the replica's version and the spool. */
 MUST_USE enum status node_state_restore(struct node_state *state, struct bytes entry, struct error *error);
+/* Before the start: how far the fragment's round is, by what the disk brought back. Without it, it begins anew. */
+void node_state_resume(struct node_state *state, uint32_t fragment, const struct round_progress *progress);
 /* replica_version: version the replica is at. Entries of steps beyond it must be applied to it by the shell (replay) before. */
 void node_state_start(struct node_state *state, uint64_t replica_version, const struct node_spooled *spooled,
                       size_t spooled_count, struct node_moment now, struct node_actions *out);
@@ -193,6 +200,8 @@ const struct run_state *node_state_run(const struct node_state *state);
 enum slot_phase node_state_slot(const struct node_state *state, uint32_t fragment);
 uint64_t node_state_backlog(const struct node_state *state);  /* entries waiting behind a step */
 uint64_t node_state_sequence(const struct node_state *state); /* the last one used */
+/* Inner steps since the fragment's last snapshot, as its round counts them; below 0 while the first round is staggered. */
+int64_t node_state_round_steps(const struct node_state *state, uint32_t fragment);
 uint32_t node_state_inner_steps(const struct node_state *state);
 uint64_t node_state_refused(const struct node_state *state, enum refusal code);
 uint64_t node_state_staleness(const struct node_state *state); /* of our last merged contribution */

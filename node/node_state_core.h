@@ -11,7 +11,10 @@ struct slot { /* a fragment's round */
     uint8_t header[CONTRIBUTION_HEADER_SIZE];
     uint8_t signature[SIGNATURE_SIZE];
     uint8_t header_digest[DIGEST_SIZE];
-    bool encoded;   /* header, signature and digest are set, and the message is in the spool */
+    bool encoded; /* header, signature and digest are set, and the message is in the spool */
+    bool resumed; /* round_steps is from before the restart */
+    bool begun;   /* and a snapshot was taken before it */
+    uint64_t round_steps;
     bool in_ledger; /* our entry is at `index` */
     uint64_t index;
     uint64_t base_version;

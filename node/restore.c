@@ -119,6 +119,29 @@ static enum status restore_in_flight(struct restoring *r, const struct journal_r
     return rebuild_base(r, round, piece, error);
 }
 
+/* The counts of what restore_in_flight and restore_idle bring back. */
+static struct round_progress progress_of(const struct restoring *r, uint32_t fragment) {
+    const struct journal_round *round = journal_round(r->input->journal, fragment);
+    uint64_t last = round ? round->sequence : 0;
+    bool in_flight = round && round->in_flight;
+    struct contribution sent = {0};
+    struct round_progress progress = {0};
+    if (round) (void)!contribution_decode(bytes_of(round->header, CONTRIBUTION_HEADER_SIZE), &sent, NULL);
+    uint64_t sent_tokens = sent.tokens * r->input->replica->fragments;
+    if (r->checkpoint && !in_flight && r->checkpoint->fragment[fragment].over == last) {
+        progress = r->checkpoint->fragment[fragment].progress;
+        round_progress_over(&progress, true); /* in flight only where a delta could not be encoded: it is in theta_local */
+    } else if (r->checkpoint && r->checkpoint->fragment[fragment].in_flight == last && r->snapshot.size > 0) {
+        progress = r->checkpoint->fragment[fragment].progress;
+        if (!in_flight) round_progress_over(&progress, round->refused);
+    } else if (in_flight) { /* theta_local is theta_s */
+        progress = (struct round_progress){.begun = true, .steps_in_flight = sent.inner_steps, .tokens_in_flight = sent_tokens};
+    } else if (round && round->refused && r->input->replica->feedback) {
+        progress = (struct round_progress){.steps = sent.inner_steps, .tokens = sent_tokens};
+    }
+    return progress;
+}
+
 /* What of the checkpoint's theta_local no message has carried: local - *from. NULL: nothing. */
 static const float *uncarried_from(struct restoring *r, uint32_t fragment, struct piece piece) {
     const struct journal_round *round = journal_round(r->input->journal, fragment);
@@ -145,6 +168,7 @@ static enum status restore_fragment(struct restoring *r, uint32_t fragment, stru
     struct piece piece = piece_of(r->input, fragment);
     struct replica *replica = r->input->replica;
     const struct journal_round *round = journal_round(r->input->journal, fragment);
+    out->fragment[fragment].progress = progress_of(r, fragment);
     if (round && round->feedback.size > 0 && replica->feedback)
         TRY(read_vector(r, &round->feedback, piece, replica->feedback, "error feedback", error));
     if (!round || !round->in_flight) {
@@ -158,6 +182,8 @@ static enum status restore_fragment(struct restoring *r, uint32_t fragment, stru
     spooled->sequence = round->sequence;
     memcpy(spooled->header, round->header, CONTRIBUTION_HEADER_SIZE);
     memcpy(spooled->signature, round->signature, SIGNATURE_SIZE);
+    spooled->accepted = (struct ledger_head){.epoch = round->accepted.epoch, .size = round->accepted.size};
+    memcpy(spooled->accepted.root, round->accepted.root, DIGEST_SIZE);
     return restore_in_flight(r, round, piece, error);
 }
 
@@ -198,6 +224,7 @@ static enum status load_optimizer(struct restoring *r, struct error *error) {
 
 enum status restore_site(const struct restore_input *input, struct restored *out, struct error *error) {
     *out = (struct restored){.from_checkpoint = journal_checkpoint(input->journal) != NULL};
+    if (out->from_checkpoint) out->payloads_from = journal_checkpoint(input->journal)->payloads_from;
     TRY(load_global(input, error));
     TRY(replay(input, &out->replayed, error));
     if (!input->trainer) return OK;

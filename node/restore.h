@@ -10,6 +10,9 @@
  *     r over, and it was in flight in c           local = global + (local_c - snapshot_c); refused in dense mode: - base_c
  *     r over, c older                             local = global
  *
+ * What was counted goes with what was kept: a round whose progress is gone begins anew, with what a refused message had counted
+ * where that went back into e.
+ *
  * base = global for all that are not in flight, as node_state_start expects. Where the base of a message in flight is not in
  * c it matters only after a refusal in dense mode, and is then theta_s + decode(message): the base but for rounding.
  */
@@ -37,8 +40,10 @@ struct restored {
     uint64_t replayed; /* steps */
     struct node_spooled spooled[FRAGMENTS_LIMIT];
     size_t spooled_count;
+    uint64_t payloads_from; /* for node_options */
     struct {
-        uint64_t in_flight, over; /* for training_options */
+        uint64_t in_flight, over; /* for training_options, as this */
+        struct round_progress progress;
     } fragment[FRAGMENTS_LIMIT];
 };
 

@@ -142,6 +142,7 @@ static void do_snapshot(struct training *training, const struct request *request
     }
     replica_snapshot(training->options.replica, request->fragment, local);
     training->options.fragment[request->fragment].in_flight = request->sequence;
+    round_progress_snapshot(&training->options.fragment[request->fragment].progress);
     struct buffer optimizer = {0};
     if (training->options.keep_optimizer) trainer_save_optimizer(trainer, &optimizer);
     book_unlocked(training, LOST_ENCODE);
@@ -160,6 +161,7 @@ static void do_rebase(struct training *training, const struct request *request) 
     if (request->why == MOVE_MERGED || request->why == MOVE_REFUSED) {
         training->options.fragment[request->fragment].in_flight = 0;
         training->options.fragment[request->fragment].over = request->sequence;
+        round_progress_over(&training->options.fragment[request->fragment].progress, request->why == MOVE_REFUSED);
     }
     book_unlocked(training, LOST_REBASE);
     training->options.handler.rebased(training->options.handler.context, request->fragment, request->sequence, request->why);
@@ -174,6 +176,7 @@ static void do_capture(struct training *training) {
         capture->fragment[i].base_version = replica->base_version[i];
         capture->fragment[i].in_flight = training->options.fragment[i].in_flight;
         capture->fragment[i].over = training->options.fragment[i].over;
+        capture->fragment[i].progress = training->options.fragment[i].progress;
         in_flight |= capture->fragment[i].in_flight != 0;
     }
     trainer_save(training->options.trainer, &capture->trainer);
@@ -190,7 +193,8 @@ static void do_capture(struct training *training) {
  * contribution that is in it. With the lock. */
 static uint64_t tokens_for_schedule(struct training *training) {
     uint64_t told = training->run_own_tokens - training->run_own_tokens_first;
-    uint64_t pending = training->figures.tokens > told ? training->figures.tokens - told : 0;
+    uint64_t trained = training->options.tokens_unsent + training->figures.tokens;
+    uint64_t pending = trained > told ? trained - told : 0;
     uint64_t estimate = training->run_tokens + pending * MAX(training->run_sites, 1u);
     training->lr_tokens = MAX(training->lr_tokens, estimate);
     return training->lr_tokens;
@@ -242,6 +246,8 @@ static void one_step(struct training *training) {
         return;
     }
     training->bad_steps = 0;
+    for (uint32_t i = 0; i < training->options.replica->fragments; i++)
+        round_progress_step(&training->options.fragment[i].progress, result.tokens, result.loss);
     throttle(training, from);
 
     struct trainer_counters counters = trainer_counters(training->options.trainer);

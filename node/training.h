@@ -34,6 +34,7 @@ struct training_capture {
     struct buffer snapshot; /* the same; empty where nothing is in flight */
     struct {
         uint64_t base_version, in_flight, over; /* as in struct journal_checkpoint */
+        struct round_progress progress;
     } fragment[FRAGMENTS_LIMIT];
 };
 void training_capture_destroy(struct training_capture *capture); /* NULL is a no-op */
@@ -67,7 +68,9 @@ struct training_options {
     uint64_t checkpoint_ms;  /* a capture so long after the last one was freed; 0: only when asked for */
     struct {
         uint64_t in_flight, over;
+        struct round_progress progress;
     } fragment[FRAGMENTS_LIMIT]; /* as restored */
+    uint64_t tokens_unsent;      /* of before the start, in no contribution yet: for the learning rate's schedule */
     struct training_handler handler;
 };
 

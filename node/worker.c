@@ -18,6 +18,7 @@ enum job_kind {
     JOB_REBASE,
     JOB_RESTORE,
     JOB_ADVANCE,
+    JOB_ACCEPTED,
     JOB_SNAPSHOTTED,
     JOB_REBASED,
     JOB_CAPTURED,
@@ -35,6 +36,7 @@ struct job {
     struct buffer bytes; /* APPLY: the entry; SNAPSHOTTED: the optimizer */
     struct training_capture *capture;
     struct snapshot_header snapshot;
+    struct ledger_head head; /* ACCEPTED */
 };
 
 struct worker {
@@ -209,12 +211,15 @@ static void do_captured(struct worker *worker, struct job *job) {
     struct replica *replica = worker->options.replica;
     const struct training_capture *capture = job->capture;
     struct error error = {0};
-    struct journal_checkpoint checkpoint = {
-        .version = replica->global.version, .trainer_steps = capture->trainer_steps, .fragments = replica->fragments};
+    struct journal_checkpoint checkpoint = {.version = replica->global.version,
+                                            .trainer_steps = capture->trainer_steps,
+                                            .payloads_from = worker->options.payloads_from,
+                                            .fragments = replica->fragments};
     for (uint32_t i = 0; i < replica->fragments; i++) {
         checkpoint.fragment[i].base_version = capture->fragment[i].base_version;
         checkpoint.fragment[i].in_flight = capture->fragment[i].in_flight;
         checkpoint.fragment[i].over = capture->fragment[i].over;
+        checkpoint.fragment[i].progress = capture->fragment[i].progress;
     }
     state_root(replica->global.theta, replica->parameters, checkpoint.root);
     struct buffer global = {0};
@@ -252,6 +257,7 @@ static void do_load(struct worker *worker, struct job *job) {
         fault(worker, "load the run's snapshot", status, &error);
         return;
     }
+    worker->options.payloads_from = job->snapshot.payloads_from;
     log_info("snapshot_loaded", "version=%llu bytes=%llu", (unsigned long long)job->snapshot.version,
              (unsigned long long)job->snapshot.content_size);
     for (uint32_t i = 0; i < replica->fragments; i++) {
@@ -263,6 +269,12 @@ static void do_load(struct worker *worker, struct job *job) {
     }
     worker->loaded = true;
     if (worker->loading == 0) training_capture(worker->options.training);
+}
+
+static void do_accepted(struct worker *worker, const struct job *job) {
+    struct error error = {0};
+    enum status status = journal_round_accept(worker->options.journal, job->fragment, job->sequence, &job->head, &error);
+    if (status != OK) fault(worker, "record a receipt", status, &error);
 }
 
 /* ---- the thread ------------------------------------------------------------------------------------------------------------ */
@@ -279,6 +291,7 @@ static void do_job(struct worker *worker, struct job *job) {
         replica_stage(worker->options.replica, job->fragment);
         training_rebase(worker->options.training, job->fragment, 0, MOVE_ADVANCED);
         break;
+    case JOB_ACCEPTED: do_accepted(worker, job); break;
     case JOB_RESTORE: do_restore(worker, job); break;
     case JOB_SNAPSHOTTED:
         worker->snapshots[job->fragment].sequence = job->sequence;
@@ -347,6 +360,10 @@ void worker_snapshotted(struct worker *worker, uint32_t fragment, uint64_t seque
 
 void worker_advance(struct worker *worker, uint32_t fragment) {
     push(worker, &(struct job){.kind = JOB_ADVANCE, .fragment = fragment});
+}
+
+void worker_accepted(struct worker *worker, uint32_t fragment, uint64_t sequence, const struct ledger_head *head) {
+    push(worker, &(struct job){.kind = JOB_ACCEPTED, .fragment = fragment, .sequence = sequence, .head = *head});
 }
 
 void worker_rebased(struct worker *worker, uint32_t fragment, uint64_t sequence, enum training_move why) {

@@ -24,6 +24,7 @@ struct worker_options {
     struct replica *replica;
     struct journal *journal;
     struct training *training; /* set with worker_set_training */
+    uint64_t payloads_from;    /* as restored */
     /* Any event it makes; takes nothing: copies what it keeps. */
     void (*tell)(void *context, const struct node_event *event);
     void (*step_applied)(void *context, const struct ledger_entry *step, const uint8_t root[DIGEST_SIZE], uint64_t spent_ms);
@@ -41,6 +42,7 @@ void worker_apply(struct worker *worker, const struct run_state *run, struct byt
 void worker_rebase(struct worker *worker, uint32_t fragment, uint64_t sequence);
 void worker_restore(struct worker *worker, uint32_t fragment, uint64_t sequence);
 void worker_advance(struct worker *worker, uint32_t fragment);
+void worker_accepted(struct worker *worker, uint32_t fragment, uint64_t sequence, const struct ledger_head *head);
 
 /* --- from the trainer's thread --- */
 /* Before SNAPSHOTTED is told to the brain, so that the encoding finds it. Takes *optimizer. */

@@ -46,6 +46,9 @@ void check_malformed(struct check *check, const uint8_t header[static CONTRIBUTI
 /* Around replica_encode: before it, and after it with its message. */
 void check_before_encode(struct check *check, uint32_t process, const struct replica *replica, uint32_t fragment,
                          const struct contribution *contribution);
+/* The header counts the steps that are in the message, each with so many tokens. */
+void check_counts(struct check *check, uint32_t process, const struct contribution *contribution, int64_t steps,
+                  uint64_t tokens_per_step);
 void check_after_encode(struct check *check, uint32_t process, const struct replica *replica, uint32_t fragment,
                         struct bytes payload);
 /* The message's record is durable: from now on its mass is in the message. */

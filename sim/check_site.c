@@ -99,6 +99,15 @@ void check_before_encode(struct check *check, uint32_t process, const struct rep
     }
 }
 
+void check_counts(struct check *check, uint32_t process, const struct contribution *contribution, int64_t steps,
+                  uint64_t tokens_per_step) {
+    uint64_t tokens = (uint64_t)steps * tokens_per_step / check->scenario->manifest.fragments;
+    if ((int64_t)contribution->inner_steps == steps && contribution->tokens == tokens) return;
+    world_fail(check->world, "counts", "%s, fragment %u: a header of %u steps and %llu tokens for a message of %lld steps",
+               check->world->processes[process].name, contribution->fragment, contribution->inner_steps,
+               llu(contribution->tokens), (long long)steps);
+}
+
 void check_after_encode(struct check *check, uint32_t process, const struct replica *replica, uint32_t fragment,
                         struct bytes payload) {
     struct check_mass *mass = &check->mass[process];

@@ -68,10 +68,10 @@ static void set_timer(struct site *site, uint64_t at_ms) {
 }
 
 static const char *const names[] = {
-    [NODE_DO_CONNECT] = "connect", [NODE_DO_FETCH] = "fetch",     [NODE_DO_FOLLOW] = "follow", [NODE_DO_SNAPSHOT] = "snapshot",
-    [NODE_DO_ENCODE] = "encode",   [NODE_DO_UPLOAD] = "upload",   [NODE_DO_APPLY] = "apply",   [NODE_DO_REBASE] = "rebase",
-    [NODE_DO_RESTORE] = "restore", [NODE_DO_ADVANCE] = "advance", [NODE_DO_TRAIN] = "train",   [NODE_DO_HEARTBEAT] = "pulse",
-    [NODE_DO_TIMER] = "timer",     [NODE_DO_FINISH] = "finish",   [NODE_DO_HALT] = "halt"};
+    [NODE_DO_CONNECT] = "connect",   [NODE_DO_FETCH] = "fetch",     [NODE_DO_FOLLOW] = "follow", [NODE_DO_SNAPSHOT] = "snapshot",
+    [NODE_DO_ENCODE] = "encode",     [NODE_DO_UPLOAD] = "upload",   [NODE_DO_APPLY] = "apply",   [NODE_DO_REBASE] = "rebase",
+    [NODE_DO_RESTORE] = "restore",   [NODE_DO_ADVANCE] = "advance", [NODE_DO_TRAIN] = "train",   [NODE_DO_HEARTBEAT] = "pulse",
+    [NODE_DO_ACCEPTED] = "accepted", [NODE_DO_TIMER] = "timer",     [NODE_DO_FINISH] = "finish", [NODE_DO_HALT] = "halt"};
 
 static void apply(struct site *site, const struct node_action *action) {
     struct job job = {.kind = JOB_APPLY};
@@ -104,6 +104,11 @@ static void perform(struct site *site, const struct node_action *action) {
     case NODE_DO_RESTORE:
         site->world->tally.restores++;
         site_job(site, (struct job){.kind = JOB_RESTORE, .fragment = action->fragment, .sequence = action->sequence});
+        break;
+    case NODE_DO_ACCEPTED:
+        site_job(
+            site,
+            (struct job){.kind = JOB_ACCEPTED, .fragment = action->fragment, .sequence = action->sequence, .head = action->head});
         break;
     case NODE_DO_ADVANCE:
         site->world->tally.advances++;
@@ -199,6 +204,26 @@ void site_tell(struct site *site, enum source source, const struct node_event *e
 
 /* ---- life ------------------------------------------------------------------------------------------------------------------- */
 
+/* What must have survived the restart, by the books of the disk and of the tensors. */
+static void check_resumed(const struct site *site, const struct node_spooled *spooled, size_t count) {
+    const struct run_state *run = node_state_run(site->state);
+    if (!run_state_has_genesis(run)) return;
+    for (uint32_t f = 0; f < site->replica.fragments; f++) {
+        const struct fragment_marks *marks = &site->marks[f];
+        if (!marks->progress.begun || node_state_round_steps(site->state, f) == marks->trained.round) continue;
+        world_fail(site->world, "restart", "%s, fragment %u: a round of %lld steps goes on with %lld", site->name, f,
+                   (long long)marks->trained.round, (long long)node_state_round_steps(site->state, f));
+    }
+    for (size_t i = 0; i < count; i++) {
+        uint32_t fragment = spooled[i].fragment;
+        const struct ledger_head *accepted = &site->rounds[fragment].accepted;
+        if (accepted->size == 0 || accepted->epoch < run_state_epoch(run)) continue;
+        enum slot_phase slot = node_state_slot(site->state, fragment);
+        if (slot != SLOT_ACCEPTED && slot != SLOT_MERGING)
+            world_fail(site->world, "restart", "%s, fragment %u: a recorded receipt is forgotten", site->name, fragment);
+    }
+}
+
 void site_enter(struct site *site) {
     const struct scenario *scenario = site->setup.scenario;
     struct node_options options = {.site = site->number,
@@ -209,7 +234,9 @@ void site_enter(struct site *site) {
                                    .backoff_limit_ms = 3000 * MIN(scenario->pace, 8u),
                                    .inclusion_ms = 2000 * MIN(scenario->pace, 8u),
                                    .queue_limit = 1024,
-                                   .nominal_payload = scenario->nominal_payload};
+                                   .nominal_payload = scenario->nominal_payload,
+                                   .payloads_from = site->checkpoint.payloads_from};
+    site->loaded_from = site->checkpoint.payloads_from;
     for (uint32_t f = 0; f < scenario->manifest.fragments; f++)
         if (site->rounds[f].exists) options.last_sequence = MAX(options.last_sequence, site->rounds[f].sequence);
     struct error error = {0};
@@ -233,7 +260,9 @@ void site_enter(struct site *site) {
     world_trace(site->world, "%-12s up with %llu entries, version %llu, %zu messages in flight", site->name,
                 (unsigned long long)site->disk.entry_count, (unsigned long long)site->replica.global.version, count);
     site->capture_at = site->world->now + scenario->checkpoint_us;
+    for (uint32_t f = 0; f < scenario->manifest.fragments; f++) node_state_resume(site->state, f, &site->marks[f].progress);
     node_state_start(site->state, site->replica.global.version, spooled, count, site_now(site), &site->actions);
+    check_resumed(site, spooled, count);
     perform_all(site);
 }
 

@@ -13,11 +13,23 @@ struct round { /* a record on disk, as struct journal_round */
     uint64_t sequence, base_version, trainer_steps;
     uint8_t header[CONTRIBUTION_HEADER_SIZE], signature[SIGNATURE_SIZE];
     uint8_t payload_digest[DIGEST_SIZE];
-    struct buffer feedback, snapshot; /* of the fragment */
+    struct buffer feedback, snapshot;                         /* of the fragment */
+    struct ledger_head accepted;                              /* size 0: no receipt was recorded */
+    int64_t steps_in_snapshot, steps_sent, steps_in_feedback; /* the checker's, as in struct trained */
+};
+
+/* How many inner steps are in a fragment's vectors beyond its base: moved as those are, and so apart from the counts that the site
+ * keeps for its headers. The checker's. */
+struct trained {
+    int64_t local, snapshot, feedback;
+    int64_t sent;  /* in the message under way */
+    int64_t round; /* since the last snapshot */
 };
 
 struct fragment_marks { /* as the trainer knows them */
     uint64_t base_version, in_flight, over;
+    struct round_progress progress;
+    struct trained trained;
 };
 
 struct capture { /* the trainer between two steps */
@@ -28,7 +40,7 @@ struct capture { /* the trainer between two steps */
 
 struct checkpoint { /* on disk */
     bool exists;
-    uint64_t version;
+    uint64_t version, payloads_from;
     uint8_t root[DIGEST_SIZE];
     struct buffer global;
     struct capture trainer;
@@ -52,7 +64,7 @@ struct request { /* to the trainer */
     enum move why;
 };
 
-enum job_kind { JOB_ENCODE, JOB_APPLY, JOB_REBASE, JOB_RESTORE, JOB_ADVANCE, JOB_REBASED, JOB_CAPTURED, JOB_LOAD };
+enum job_kind { JOB_ENCODE, JOB_APPLY, JOB_REBASE, JOB_RESTORE, JOB_ADVANCE, JOB_ACCEPTED, JOB_REBASED, JOB_CAPTURED, JOB_LOAD };
 struct job { /* for the worker */
     enum job_kind kind;
     uint32_t fragment;
@@ -62,6 +74,7 @@ struct job { /* for the worker */
     struct buffer bytes; /* APPLY */
     struct capture *capture;
     struct snapshot_header header;
+    struct ledger_head head; /* ACCEPTED */
 };
 
 enum source { FROM_TRAINER, FROM_WORKER, FROM_DOWNLINK, FROM_UPLINK, FROM_PULSE, SOURCE_COUNT };
@@ -111,6 +124,7 @@ struct site {
     size_t job_count;
     bool working, loaded;
     uint32_t loading;
+    uint64_t loaded_from; /* payloads_from of the snapshot that the replica came from */
 
     enum downlink_phase down;
     uint32_t down_stream;

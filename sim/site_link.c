@@ -85,11 +85,19 @@ static uint32_t knock(struct site *site) {
     return open_call(site, &message);
 }
 
+/* What a snapshot had need never be asked for again, whatever happened since. */
+static void take_payloads_from(struct site *site, uint64_t index) {
+    site->payloads_from = index;
+    if (index < site->checkpoint.payloads_from)
+        world_fail(site->world, "restart", "%s asks for payloads from entry %llu on, its snapshot had those before %llu",
+                   site->name, (unsigned long long)index, (unsigned long long)site->checkpoint.payloads_from);
+}
+
 void site_connect(struct site *site, const struct node_action *action) {
     close_call(site, &site->down_stream);
     site->ask_offer = action->ask_offer;
     site->from = action->index;
-    site->payloads_from = action->payloads_from;
+    take_payloads_from(site, action->payloads_from);
     site->omit_own = true;
     site->down = DOWN_KNOCKING;
     site->down_stream = knock(site);
@@ -98,7 +106,7 @@ void site_connect(struct site *site, const struct node_action *action) {
 void site_follow(struct site *site, const struct node_action *action) {
     close_call(site, &site->down_stream);
     site->from = action->index;
-    site->payloads_from = action->payloads_from;
+    take_payloads_from(site, action->payloads_from);
     site->omit_own = true;
     run_follow(site);
 }

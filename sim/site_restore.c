@@ -74,6 +74,50 @@ static enum status restore_in_flight(struct site *site, const struct round *roun
     return OK;
 }
 
+/* The counts of what comes back, as node/restore.c has it. */
+static struct round_progress progress_of(const struct site *site, uint32_t fragment) {
+    const struct round *round = &site->rounds[fragment];
+    const struct fragment_marks *kept = site->checkpoint.exists ? &site->checkpoint.trainer.fragment[fragment] : NULL;
+    uint64_t last = round->exists ? round->sequence : 0;
+    struct contribution sent = {0};
+    struct round_progress progress = {0};
+    if (round->exists) (void)!contribution_decode(bytes_of(round->header, CONTRIBUTION_HEADER_SIZE), &sent, NULL);
+    uint64_t sent_tokens = sent.tokens * site->replica.fragments;
+    if (kept && !round->in_flight && kept->over == last) {
+        progress = kept->progress;
+        round_progress_over(&progress, true);
+    } else if (kept && kept->in_flight == last && site->checkpoint.trainer.snapshot.size > 0) {
+        progress = kept->progress;
+        if (!round->in_flight) round_progress_over(&progress, round->refused);
+    } else if (round->in_flight) {
+        progress = (struct round_progress){.begun = true, .steps_in_flight = sent.inner_steps, .tokens_in_flight = sent_tokens};
+    } else if (round->exists && round->refused && site->replica.feedback) {
+        progress = (struct round_progress){.steps = sent.inner_steps, .tokens = sent_tokens};
+    }
+    return progress;
+}
+
+/* Steps in the vectors that were just restored: as those were, not as anything was counted. */
+static struct trained trained_of(const struct site *site, uint32_t fragment, const float *idle_from) {
+    const struct round *round = &site->rounds[fragment];
+    const struct capture *capture = &site->checkpoint.trainer;
+    const struct trained *kept = &capture->fragment[fragment].trained;
+    struct trained trained = {.sent = round->steps_sent, .feedback = round->steps_in_feedback};
+    if (round->in_flight) {
+        bool of_checkpoint =
+            site->checkpoint.exists && capture->fragment[fragment].in_flight == round->sequence && capture->snapshot.size > 0;
+        trained.snapshot = of_checkpoint ? kept->snapshot : round->steps_in_snapshot;
+        trained.local = of_checkpoint ? kept->local : round->steps_in_snapshot;
+        trained.round = of_checkpoint ? kept->round : 0;
+    } else if (idle_from) {
+        bool sent = capture->snapshot.size > 0 &&
+                    idle_from == (const float *)(const void *)capture->snapshot.data + piece_of(site, fragment).start;
+        trained.local = sent ? kept->local - kept->snapshot : kept->local;
+        trained.round = kept->round;
+    }
+    return trained;
+}
+
 /* What of the checkpoint's theta_local no message has carried: local - *from. NULL: nothing. */
 static const float *uncarried_from(const struct site *site, uint32_t fragment, struct piece piece) {
     const struct round *round = &site->rounds[fragment];
@@ -100,6 +144,9 @@ static enum status restore_fragment(struct site *site, uint32_t fragment, struct
                                     struct error *error) {
     struct piece piece = piece_of(site, fragment);
     const struct round *round = &site->rounds[fragment];
+    const float *idle_from = round->in_flight ? NULL : uncarried_from(site, fragment, piece);
+    site->marks[fragment].progress = progress_of(site, fragment);
+    site->marks[fragment].trained = trained_of(site, fragment, idle_from);
     if (site->replica.feedback && round->feedback.size == piece.size)
         memcpy(site->replica.feedback + piece.start, round->feedback.data, piece.size);
     if (!round->in_flight) {
@@ -113,6 +160,7 @@ static enum status restore_fragment(struct site *site, uint32_t fragment, struct
     out->sequence = round->sequence;
     memcpy(out->header, round->header, CONTRIBUTION_HEADER_SIZE);
     memcpy(out->signature, round->signature, SIGNATURE_SIZE);
+    out->accepted = round->accepted;
     return restore_in_flight(site, round, fragment, piece, error);
 }
 

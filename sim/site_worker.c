@@ -44,7 +44,11 @@ static void capture_now(struct site *site) {
 
 static void snapshot_now(struct site *site, const struct request *request) {
     replica_snapshot(&site->replica, request->fragment, site->local);
-    site->marks[request->fragment].in_flight = request->sequence;
+    struct fragment_marks *marks = &site->marks[request->fragment];
+    marks->in_flight = request->sequence;
+    round_progress_snapshot(&marks->progress);
+    marks->trained.snapshot = marks->trained.local;
+    marks->trained.round = 0;
     struct node_event event = {.kind = NODE_SNAPSHOTTED, .fragment = request->fragment, .sequence = request->sequence};
     event.snapshotted.steps = site->steps;
     event.snapshotted.tokens = site->tokens;
@@ -57,9 +61,12 @@ static void rebase_now(struct site *site, const struct request *request) {
                        : request->why == MOVE_REFUSED ? replica_refused(replica)
                                                       : REBASE_KEEP;
     replica_rebase(replica, request->fragment, site->local, what);
+    struct fragment_marks *marks = &site->marks[request->fragment];
+    if (what == REBASE_SENT) marks->trained.local -= marks->trained.snapshot;
     if (request->why == MOVE_MERGED || request->why == MOVE_REFUSED) {
-        site->marks[request->fragment].in_flight = 0;
-        site->marks[request->fragment].over = request->sequence;
+        marks->in_flight = 0;
+        marks->over = request->sequence;
+        round_progress_over(&marks->progress, request->why == MOVE_REFUSED);
     }
     site_job(site, (struct job){
                        .kind = JOB_REBASED, .fragment = request->fragment, .sequence = request->sequence, .why = request->why});
@@ -73,6 +80,11 @@ static void on_inner_step(void *context, struct event *event) {
     site->steps++;
     site->trainer_steps++;
     site->tokens += TOKENS_A_STEP;
+    for (uint32_t f = 0; f < site->replica.fragments; f++) {
+        round_progress_step(&site->marks[f].progress, TOKENS_A_STEP, 2.0);
+        site->marks[f].trained.local++;
+        site->marks[f].trained.round++;
+    }
     struct node_event progress = {.kind = NODE_PROGRESS};
     progress.progress.steps = site->steps;
     progress.progress.tokens = site->tokens;
@@ -146,6 +158,10 @@ static enum status spool(struct site *site, const struct contribution *c, struct
     memcpy(round->payload_digest, c->payload_digest, DIGEST_SIZE);
     put_fragment(site, site->replica.feedback, c->fragment, &round->feedback);
     put_fragment(site, site->replica.snapshot, c->fragment, &round->snapshot);
+    round->accepted = (struct ledger_head){0};
+    round->steps_in_snapshot = site->marks[c->fragment].trained.snapshot;
+    round->steps_sent = site->marks[c->fragment].trained.sent;
+    round->steps_in_feedback = 0;
     check_spooled(site->setup.check, site->setup.process, c->fragment, payload);
     return OK;
 }
@@ -157,9 +173,13 @@ static void do_encode(struct site *site, struct job *job) {
     struct error error = {0};
     struct buffer payload = {0};
     check_before_encode(site->setup.check, site->setup.process, replica, job->fragment, c);
+    struct trained *trained = &site->marks[job->fragment].trained;
+    trained->sent = trained->snapshot + trained->feedback;
+    check_counts(site->setup.check, site->setup.process, c, trained->sent, TOKENS_A_STEP);
     event.status = replica_encode(replica, job->fragment, &payload, &c->norm, &error);
     event.message = error.message;
     if (event.status == OK) {
+        trained->feedback = 0;
         check_after_encode(site->setup.check, site->setup.process, replica, job->fragment, buffer_bytes(&payload));
         c->payload_size = payload.size;
         digest_sha256(payload.data, payload.size, c->payload_digest);
@@ -184,6 +204,7 @@ static void do_restore(struct site *site, const struct job *job) {
         status = error_set(&error, FAILED, "no record of sequence %llu", (unsigned long long)job->sequence);
     if (status == OK) status = site_payload(site, round->payload_digest, &payload, &error);
     if (status == OK) status = replica_restore(&site->replica, job->fragment, payload, &error);
+    if (status == OK && site->replica.feedback) site->marks[job->fragment].trained.feedback = round->steps_sent;
     if (status != OK)
         fault(site, "take back a refused contribution", status, &error);
     else
@@ -206,6 +227,7 @@ static void end_round(struct site *site, const struct job *job, uint64_t version
     round->base_version = version;
     round->snapshot.size = 0;
     if (refused) put_fragment(site, site->replica.feedback, job->fragment, &round->feedback);
+    if (refused && site->replica.feedback) round->steps_in_feedback = round->steps_sent;
     check_round_over(site->setup.check, site->setup.process, job->fragment, refused);
     if (refused && !site->replica.feedback) site_request(site, (struct request){.kind = REQUEST_CAPTURE});
 }
@@ -294,6 +316,7 @@ static void do_captured(struct site *site, struct job *job) {
     }
     checkpoint->exists = true;
     checkpoint->version = replica->global.version;
+    checkpoint->payloads_from = site->loaded_from;
     state_root(replica->global.theta, replica->parameters, checkpoint->root);
     checkpoint->global.size = 0;
     snapshot_write(&replica->global, &checkpoint->global);
@@ -317,6 +340,7 @@ static void do_load(struct site *site, const struct job *job) {
         return;
     }
     site->world->tally.snapshots_loaded++;
+    site->loaded_from = job->header.payloads_from;
     for (uint32_t f = 0; f < replica->fragments; f++) {
         if (site->rounds[f].in_flight) continue;
         replica_stage(replica, f);
@@ -325,6 +349,19 @@ static void do_load(struct site *site, const struct job *job) {
     }
     site->loaded = true;
     if (site->loading == 0) site_request(site, (struct request){.kind = REQUEST_CAPTURE});
+}
+
+static void do_accepted(struct site *site, const struct job *job) {
+    struct round *round = &site->rounds[job->fragment];
+    struct error error = {0};
+    if (!round->in_flight || round->sequence != job->sequence || round->accepted.size >= job->head.size) return;
+    enum status status = process_write(site->world, site->setup.process);
+    if (status == OK) {
+        round->accepted = job->head;
+        return;
+    }
+    (void)error_set(&error, status, "the disk: %s", status_name(status));
+    fault(site, "record a receipt", status, &error);
 }
 
 /* ---- the queue ---------------------------------------------------------------------------------------------------------------- */
@@ -354,6 +391,7 @@ static void do_job(struct site *site, struct job *job) {
         replica_stage(&site->replica, job->fragment);
         site_request(site, (struct request){REQUEST_REBASE, job->fragment, 0, MOVE_ADVANCED});
         break;
+    case JOB_ACCEPTED: do_accepted(site, job); break;
     case JOB_RESTORE: do_restore(site, job); break;
     case JOB_REBASED: do_rebased(site, job); break;
     case JOB_CAPTURED: do_captured(site, job); break;
@@ -399,6 +437,7 @@ void site_worker_clear(struct site *site) {
     site->job_count = 0;
     site->working = site->loaded = site->train = site->stepping = site->capture_out = site->capture_wanted = false;
     site->loading = 0;
+    site->loaded_from = 0;
     site->steps = site->tokens = 0;
     site->request_count = 0;
     memset(site->marks, 0, sizeof site->marks);

@@ -357,7 +357,7 @@ TEST(records_that_are_cut_longer_or_of_another_format_are_corrupt) {
     CHECK_OK(journal_checkpoint_decode(buffer_bytes(&raw), &got, &error));
     for (size_t size = 0; size < raw.size; size++)
         CHECK_STATUS(journal_checkpoint_decode(bytes_of(raw.data, size), &got, NULL), CORRUPT);
-    raw.data[1 + 8 + DIGEST_SIZE + 8] = 200; /* fragments */
+    raw.data[1 + 8 + DIGEST_SIZE + 8 + 8] = 200; /* fragments */
     CHECK_STATUS(journal_checkpoint_decode(buffer_bytes(&raw), &got, NULL), CORRUPT);
     buffer_deinit(&raw);
 }

@@ -14,7 +14,18 @@ struct crashed {
     struct journal *journal;
     float *base, *snapshot, *local, *theta_s, *feedback; /* what the records hold; [count] */
     struct trainer_counters counters;
+    uint8_t header[CONTRIBUTION_HEADER_SIZE]; /* of the round: 60 steps, 6000 tokens */
 };
+
+/* Of the checkpoint: what no message had counted, and what the one in flight had. */
+static const struct round_progress counted = {.steps = 7,
+                                              .tokens = 700,
+                                              .steps_in_flight = 61,
+                                              .tokens_in_flight = 6001,
+                                              .round_steps = 5,
+                                              .begun = true,
+                                              .loss_sum = 9,
+                                              .loss_count = 4};
 
 static float *vector(struct crashed *crashed, uint64_t seed) {
     float *values = xcalloc(crashed->site.count, sizeof *values);
@@ -51,6 +62,9 @@ static void checkpoint(struct crashed *crashed, unsigned steps, uint64_t over, u
     state_root(crashed->site.replica.global.theta, crashed->site.count, record.root);
     record.fragment[0].over = over;
     record.fragment[0].in_flight = in_flight;
+    record.fragment[0].progress = counted;
+    if (!in_flight) record.fragment[0].progress.steps_in_flight = record.fragment[0].progress.tokens_in_flight = 0;
+    record.payloads_from = 77;
     struct journal_checkpoint_contents contents = {
         .global = buffer_bytes(&global), .trainer = buffer_bytes(&trainer), .base = floats(crashed, crashed->base)};
     if (in_flight) contents.snapshot = floats(crashed, crashed->snapshot);
@@ -73,7 +87,9 @@ static void record_round(struct crashed *crashed, unsigned steps, uint64_t seque
     struct journal_round round = {.sequence = sequence, .base_version = 5, .trainer_steps = crashed->counters.steps};
     round.payload_size = payload.size;
     digest_sha256(payload.data, payload.size, round.payload_digest);
-    memset(round.header, 1, sizeof round.header);
+    struct contribution contribution = {.protocol = PROTOCOL_VERSION, .sequence = sequence, .inner_steps = 60, .tokens = 6000};
+    contribution_encode(&contribution, crashed->header);
+    memcpy(round.header, crashed->header, sizeof round.header);
     struct journal_round_contents contents = {
         .payload = buffer_bytes(&payload), .snapshot = floats(crashed, crashed->theta_s), .optimizer = buffer_bytes(&optimizer)};
     if (replica->feedback) contents.feedback = floats(crashed, crashed->feedback);
@@ -178,7 +194,8 @@ TEST(a_message_in_flight_older_than_the_checkpoint_goes_on_from_the_checkpoint) 
     struct restored restored = restart(&crashed);
     CHECK_EQUAL(restored.spooled_count, 1);
     CHECK_EQUAL(restored.spooled[0].sequence, 4);
-    CHECK_EQUAL(restored.spooled[0].header[7], 1);
+    CHECK_MEMORY(restored.spooled[0].header, crashed.header, sizeof crashed.header);
+    CHECK_EQUAL(restored.spooled[0].accepted.size, 0);
     CHECK_EQUAL(restored.fragment[0].in_flight, 4);
     check_same(&crashed, local_of(&crashed), crashed.local);
     check_same(&crashed, crashed.site.replica.snapshot, crashed.snapshot);
@@ -207,6 +224,77 @@ TEST(in_dense_mode_the_base_of_such_a_message_is_rebuilt_from_its_payload) {
     restart(&crashed);
     check_same(&crashed, crashed.site.replica.snapshot, crashed.theta_s);
     for (size_t i = 0; i < crashed.site.count; i++) CHECK_NEAR(crashed.site.replica.base[i], crashed.base[i], 1e-6);
+    end(&crashed);
+}
+
+static void check_progress(const struct restored *restored, uint64_t steps, uint64_t tokens, uint64_t in_flight, uint64_t round,
+                           bool begun) {
+    const struct round_progress *progress = &restored->fragment[0].progress;
+    CHECK_EQUAL(progress->steps, steps);
+    CHECK_EQUAL(progress->tokens, tokens);
+    CHECK_EQUAL(progress->steps_in_flight, in_flight);
+    CHECK_EQUAL(progress->round_steps, round);
+    CHECK_EQUAL(progress->begun, begun);
+}
+
+TEST(steps_and_tokens_come_back_with_the_progress_that_they_count) {
+    static const struct {
+        enum outer_mode mode;
+        bool round, in_flight, refused, checkpoint, checkpoint_after; /* what there is, and which is younger */
+        uint64_t steps, tokens, sent, round_steps;
+        bool begun;
+    } cases[] = {
+        {OUTER_SPARSE, false, false, false, true, true, 7, 700, 0, 5, true},   /* no round ever */
+        {OUTER_SPARSE, true, true, false, true, true, 7, 700, 61, 5, true},    /* in flight, and the checkpoint knows it */
+        {OUTER_SPARSE, true, true, false, true, false, 0, 0, 60, 0, true},     /* in flight, from theta_s */
+        {OUTER_DENSE, true, true, false, false, false, 0, 0, 60, 0, true},     /* the same without a checkpoint */
+        {OUTER_SPARSE, true, false, false, true, true, 7, 700, 0, 5, true},    /* merged since */
+        {OUTER_SPARSE, true, false, true, true, true, 68, 6701, 0, 5, true},   /* refused since: counted again, it is in e */
+        {OUTER_DENSE, true, false, true, true, true, 68, 6701, 0, 5, true},    /* likewise, it is in theta_local */
+        {OUTER_SPARSE, true, false, false, true, false, 0, 0, 0, 0, false},    /* merged, the progress since is gone */
+        {OUTER_SPARSE, true, false, true, true, false, 60, 6000, 0, 0, false}, /* refused, and that is in e */
+        {OUTER_DENSE, true, false, true, true, false, 0, 0, 0, 0, false},      /* refused, and that is gone */
+    };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        struct crashed crashed;
+        struct error error = {0};
+        for (const char *const *part = (const char *const[]){"journal", "payloads", "state", NULL}; *part; part++) {
+            char *path = file_join(test_directory(), *part);
+            CHECK_OK(file_remove_tree(path, &error));
+            free(path);
+        }
+        begin(&crashed, cases[i].mode);
+        if (cases[i].checkpoint && !cases[i].checkpoint_after) checkpoint(&crashed, 1, 3, 0);
+        if (cases[i].round) record_round(&crashed, 1, 4);
+        if (cases[i].checkpoint_after) checkpoint(&crashed, 1, cases[i].round ? 3 : 0, cases[i].round ? 4 : 0);
+        if (cases[i].round && !cases[i].in_flight)
+            CHECK_OK(journal_round_end(crashed.journal, 0, 6, cases[i].refused, (struct bytes){0}, &error));
+        struct restored restored = restart(&crashed);
+        check_progress(&restored, cases[i].steps, cases[i].tokens, cases[i].sent, cases[i].round_steps, cases[i].begun);
+        CHECK_EQUAL(restored.payloads_from, cases[i].checkpoint ? 77 : 0);
+        end(&crashed);
+    }
+}
+
+TEST(a_receipt_comes_back_with_the_message_that_it_is_for) {
+    struct crashed crashed;
+    struct error error = {0};
+    begin(&crashed, OUTER_SPARSE);
+    record_round(&crashed, 1, 4);
+    struct ledger_head head = {.epoch = 3, .size = 50};
+    memset(head.root, 9, sizeof head.root);
+    CHECK_OK(journal_round_accept(crashed.journal, 0, 3, &head, &error)); /* of another message: nothing */
+    CHECK_EQUAL(journal_round(crashed.journal, 0)->accepted.size, 0);
+    CHECK_OK(journal_round_accept(crashed.journal, 0, 4, &head, &error));
+    struct restored restored = restart(&crashed);
+    CHECK_EQUAL(restored.spooled_count, 1);
+    CHECK_EQUAL(restored.spooled[0].accepted.epoch, 3);
+    CHECK_EQUAL(restored.spooled[0].accepted.size, 50);
+    CHECK_MEMORY(restored.spooled[0].accepted.root, head.root, sizeof head.root);
+    record_round(&crashed, 1, 5); /* the next message has no receipt yet */
+    restored = restart(&crashed);
+    CHECK_EQUAL(restored.spooled[0].sequence, 5);
+    CHECK_EQUAL(restored.spooled[0].accepted.size, 0);
     end(&crashed);
 }
 

@@ -216,11 +216,17 @@ TEST(captures_say_what_is_in_flight_and_what_is_over) {
     CHECK_EQUAL(seen->capture->fragment[0].in_flight, 0);
     CHECK_EQUAL(seen->capture->snapshot.size, 0);
     CHECK_EQUAL(seen->capture->trainer_steps, 3);
+    CHECK_EQUAL(seen->capture->fragment[0].progress.steps, 3);
+    CHECK_EQUAL(seen->capture->fragment[0].progress.tokens, 3 * 4 * 16);
+    CHECK(!seen->capture->fragment[0].progress.begun);
     training_snapshot(seen->training, 0, 7);
     training_capture(seen->training); /* in the order they were asked for */
     wait_for(&seen->captures, 2);
     CHECK_EQUAL(seen->capture->fragment[0].in_flight, 7);
     CHECK_EQUAL(seen->capture->fragment[0].over, 0);
+    CHECK_EQUAL(seen->capture->fragment[0].progress.steps_in_flight, 3);
+    CHECK_EQUAL(seen->capture->fragment[0].progress.steps, 0);
+    CHECK(seen->capture->fragment[0].progress.begun);
     CHECK_MEMORY(seen->capture->snapshot.data, seen->at_snapshot, seen->site.count * sizeof(float));
     replica_stage(&seen->site.replica, 0);
     training_rebase(seen->training, 0, 7, MOVE_MERGED);

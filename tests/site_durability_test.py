@@ -14,7 +14,7 @@ import time
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import federation_test  # noqa: E402
-from federation_test import FAST, PROGRAMS, SLOWDOWN, check, main, prove, test  # noqa: E402
+from federation_test import FAST, PROGRAMS, SLOWDOWN, check, equal, main, prove, test  # noqa: E402
 from federation_harness import ROOT, Federation, manifest  # noqa: E402
 
 federation_test.TESTS.clear()
@@ -59,6 +59,37 @@ def sites_whose_deltas_are_all_equal_go_on_and_nothing_is_lost(directory):
     prove(federation)
     equal_ones = len(federation.contributions) - len({e["payload"] for e in federation.contributions})
     check(equal_ones >= 60, "contributions with the same payload:", equal_ones)
+
+
+# ---- restarts -----------------------------------------------------------------------------------------------------------------
+
+
+@test
+def a_site_that_is_restarted_more_often_than_once_a_round_contributes_and_counts_every_step(directory):
+    """A round has 120 steps, and no process gets beyond 50: some end by a signal, some are killed after a checkpoint."""
+    federation = Federation(PROGRAMS, directory, manifest(sites=1, inner_steps=120))
+    federation.start_coordinator()
+    site = federation.add_site("one", "--pace", "40ms", "--checkpoint-interval", "1s", start=False)
+    for attempt in range(24):
+        site.start()
+        if attempt % 4 == 3:  # killed: a round's progress is what the last checkpoint has
+            written = site.text().count(" checkpoint_written ")
+            federation.until("a checkpoint", lambda: site.text().count(" checkpoint_written ") > written, 20 * SLOWDOWN)
+            site.kill()
+            continue
+        starts = site.status().get("starts", 0)
+        federation.until("some steps", lambda: site.status().get("starts", 0) > starts and site.status().get("steps", 0) >= 20,
+                         20 * SLOWDOWN)
+        equal(site.end(10 * SLOWDOWN), 0, "exit code")
+        if len(site.receipts) >= 2:
+            break
+    check(len(site.receipts) >= 2, "no contribution in", attempt + 1, "starts")
+    trained = site.status()["trainer_tokens"]
+    federation.coordinator.end(10 * SLOWDOWN)
+    contributions = [e for e in federation.ledger() if e["kind"] == "contribution"]
+    check(all(e["inner_steps"] >= 120 for e in contributions), "steps:", [e["inner_steps"] for e in contributions])
+    equal({e["tokens"] / e["inner_steps"] for e in contributions}, {64.0}, "tokens a step")
+    check(sum(e["tokens"] for e in contributions) <= trained, "more was counted than was trained")
 
 
 # ---- a producer by the clock, a consumer by the disk --------------------------------------------------------------------------
