@@ -158,9 +158,10 @@ void node_snapshotted(struct node_state *state, const struct node_event *event, 
     if (slot->phase != SLOT_SNAPSHOT || slot->sequence != event->sequence) return;
     slot->steps_mark = (int64_t)event->snapshotted.steps;
     slot->steps_in_flight = slot->steps_unsent;
-    slot->tokens_in_flight = slot->tokens_unsent;
     slot->steps_unsent = 0;
-    slot->tokens_unsent = 0;
+    /* each fragment's contribution carries its share; what that leaves over is left to the next one */
+    slot->tokens_in_flight = slot->tokens_unsent - slot->tokens_unsent % state->fragments;
+    slot->tokens_unsent -= slot->tokens_in_flight;
     MARK("slot: encoding");
     slot->phase = SLOT_ENCODING;
     struct node_action *action = node_act(out, NODE_DO_ENCODE);

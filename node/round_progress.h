@@ -29,8 +29,11 @@ static inline void round_progress_step(struct round_progress *progress, uint64_t
     progress->loss_count++;
 }
 
-static inline void round_progress_snapshot(struct round_progress *progress) {
-    *progress = (struct round_progress){.begun = true, .steps_in_flight = progress->steps, .tokens_in_flight = progress->tokens};
+/* A header says tokens / fragments; what that leaves over is left to the next one. */
+static inline void round_progress_snapshot(struct round_progress *progress, uint32_t fragments) {
+    uint64_t left = progress->tokens % fragments;
+    *progress = (struct round_progress){
+        .begun = true, .tokens = left, .steps_in_flight = progress->steps, .tokens_in_flight = progress->tokens - left};
 }
 
 /* `back`: the message was refused, and what it counted is to be counted again. */

@@ -142,7 +142,7 @@ static void do_snapshot(struct training *training, const struct request *request
     }
     replica_snapshot(training->options.replica, request->fragment, local);
     training->options.fragment[request->fragment].in_flight = request->sequence;
-    round_progress_snapshot(&training->options.fragment[request->fragment].progress);
+    round_progress_snapshot(&training->options.fragment[request->fragment].progress, training->options.replica->fragments);
     struct buffer optimizer = {0};
     if (training->options.keep_optimizer) trainer_save_optimizer(trainer, &optimizer);
     book_unlocked(training, LOST_ENCODE);

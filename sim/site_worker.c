@@ -46,7 +46,7 @@ static void snapshot_now(struct site *site, const struct request *request) {
     replica_snapshot(&site->replica, request->fragment, site->local);
     struct fragment_marks *marks = &site->marks[request->fragment];
     marks->in_flight = request->sequence;
-    round_progress_snapshot(&marks->progress);
+    round_progress_snapshot(&marks->progress, site->replica.fragments);
     marks->trained.snapshot = marks->trained.local;
     marks->trained.round = 0;
     struct node_event event = {.kind = NODE_SNAPSHOTTED, .fragment = request->fragment, .sequence = request->sequence};
