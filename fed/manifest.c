@@ -227,31 +227,96 @@ void manifest_digest(const struct manifest *manifest, uint8_t out[static DIGEST_
     buffer_deinit(&text);
 }
 
+static bool same_section(const struct setting *a, const struct setting *b) {
+    size_t length = strcspn(a->key, ".");
+    return a->key[length] == '.' && strncmp(a->key, b->key, length + 1) == 0;
+}
+
+/* Whether every key of its section has another default in each mode: then the section is a comment as a whole. */
+static bool section_is_by_mode(const struct setting *setting) {
+    for (size_t i = 0; i < manifest_setting_count; i++)
+        if (same_section(&manifest_settings[i], setting) && !manifest_settings[i].dense) return false;
+    return true;
+}
+
 /* Opens a section when the key's first part changes; returns the spaces the key stands behind. */
 static const char *explain_section(const struct setting *setting, const struct setting *before, struct buffer *out) {
     const char *dot = strchr(setting->key, '.');
-    size_t length = dot ? (size_t)(dot - setting->key) + 1 : 0;
-    if (before && dot && strncmp(before->key, setting->key, length) == 0) return "  ";
+    if (before && dot && same_section(before, setting)) return "  ";
     buffer_u8(out, '\n');
     if (!dot) return "";
-    buffer_append_text(out, "%.*s\n", (int)length, setting->key);
-    out->data[out->size - 2] = ':'; /* in the dot's place */
+    buffer_append_text(out, "%s%.*s:\n", section_is_by_mode(setting) ? "#" : "", (int)(dot - setting->key), setting->key);
     return "  ";
 }
 
+/* A key whose default depends on the mode is a comment: else who changes the mode alone would keep the other one's value. */
 void manifest_explain(struct buffer *out) {
     buffer_append_text(
-        out, "# The manifest of a run: what all its sites must agree on. Every key is here with its default; only `name`\n"
-             "# must be given (and outer.period in dense mode). Unknown keys are refused. Durations carry units.\n");
+        out,
+        "# The manifest of a run: what all its sites must agree on. Every key is here with its default; only `name` must be\n"
+        "# given, and outer.period in dense mode. Keys whose default depends on outer.mode are comments: remove the '#' (also\n"
+        "# before the section's name) to set one. Unknown keys are refused. Durations carry units.\n");
     for (size_t i = 0; i < manifest_setting_count; i++) {
         const struct setting *setting = &manifest_settings[i];
         const char *indent = explain_section(setting, i ? setting - 1 : NULL, out);
         buffer_append_text(out, "%s# %s\n%s# ", indent, setting->help, indent);
         setting_range(setting, out);
-        if (setting->dense && setting->dense[0]) buffer_append_text(out, "; in dense mode %s by default", setting->dense);
-        if (setting->dense && !setting->dense[0]) buffer_append_text(out, "; no default in dense mode");
-        buffer_append_text(out, "\n%s%s: %s\n", indent,
-                           setting->key[0] && strchr(setting->key, '.') ? leaf_of(setting->key) : setting->key,
-                           setting->fallback ? setting->fallback : "my-run");
+        if (setting->dense)
+            buffer_append_text(out, "; by default %s in sparse mode, %s in dense mode", setting->fallback,
+                               setting->dense[0] ? setting->dense : "to be given");
+        const char *key = strchr(setting->key, '.') ? leaf_of(setting->key) : setting->key;
+        const char *value = setting->fallback ? setting->fallback : "my-run";
+        if (setting->dense)
+            buffer_append_text(out, "\n#%s%s: %s\n", indent, key, value);
+        else
+            buffer_append_text(out, "\n%s%s: %s\n", indent, key, value);
+    }
+}
+
+/* --- what is legal and hardly meant ------------------------------------------------------------------------------------------ */
+
+static bool is_default(const struct manifest *m, const char *key) {
+    const struct setting *setting = setting_named(key);
+    struct manifest defaults;
+    struct buffer is = {0}, would_be = {0};
+    fill_defaults(m->outer.mode, &defaults);
+    setting_write(setting, m, &is);
+    setting_write(setting, &defaults, &would_be);
+    bool same = bytes_equal(buffer_bytes(&is), buffer_bytes(&would_be));
+    buffer_deinit(&is);
+    buffer_deinit(&would_be);
+    return same;
+}
+
+static void has_no_effect(const struct manifest *m, const char *key, const char *because, struct buffer *out) {
+    if (is_default(m, key)) return;
+    buffer_append_text(out, "%s: ", key);
+    setting_write(setting_named(key), m, out);
+    buffer_append_text(out, " has no effect: %s\n", because);
+}
+
+void manifest_warnings(const struct manifest *m, struct buffer *out) {
+    if (m->outer.mode == OUTER_DENSE) {
+        if (m->outer.momentum == 0)
+            buffer_append_text(
+                out, "outer.momentum: 0 is sparse mode's; dense mode is delayed Nesterov, which wants about 0.9: without "
+                     "momentum a step is plain SGD and learns much less\n");
+        if (m->outer.learning_rate >= 1)
+            buffer_append_text(out,
+                               "outer.learning_rate: %g is sparse mode's; dense mode wants about 0.7: with momentum, 1 and more "
+                               "may diverge\n",
+                               m->outer.learning_rate);
+        if (m->outer.period == 1)
+            buffer_append_text(out,
+                               "outer.period: 1 is sparse mode's; dense mode wants once or twice the number of sites: at 1 every "
+                               "single contribution moves the momentum, which is right for a run of one site\n");
+    }
+    if (m->inner.schedule == INNER_CONSTANT) has_no_effect(m, "inner.floor", "inner.schedule is constant", out);
+    if (m->merge.staleness_weight == STALENESS_NONE)
+        has_no_effect(m, "merge.staleness_exponent", "merge.staleness_weight is none", out);
+    if (m->merge.warmup_steps == 0) has_no_effect(m, "merge.warmup_grace", "merge.warmup_steps is 0", out);
+    if (m->admission.clip_factor == 0) {
+        has_no_effect(m, "admission.clip_window", "admission.clip_factor is 0", out);
+        has_no_effect(m, "admission.clip_minimum", "admission.clip_factor is 0", out);
     }
 }

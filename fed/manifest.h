@@ -105,7 +105,9 @@ MUST_USE enum status manifest_check(const struct manifest *manifest, struct erro
 void manifest_write(const struct manifest *manifest, struct buffer *out);
 /* SHA-256 of the canonical form. */
 void manifest_digest(const struct manifest *manifest, uint8_t out[static DIGEST_SIZE]);
-/* Appends a commented YAML file with every key, its default and its bounds. */
+/* Appends a line for each value that is legal and hardly meant: the other mode's, or one without effect. Nothing if there is none. */
+void manifest_warnings(const struct manifest *manifest, struct buffer *out);
+/* Appends a commented YAML file with every key, its default and its bounds; those that depend on the mode are comments. */
 void manifest_explain(struct buffer *out);
 /* OK if text is a valid run or site name: 1 to 32 of a-z, 0-9 and '-', starting with a letter. */
 MUST_USE enum status name_check(const char *text, struct error *error);

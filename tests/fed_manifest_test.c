@@ -424,3 +424,63 @@ TEST(the_example_in_docs_is_what_the_table_explains_and_holds_the_defaults) {
     buffer_deinit(&explained);
     buffer_deinit(&file);
 }
+
+/* ---- the example in each mode, and values that are hardly meant --------------------------------------------------------------- */
+
+/* The example with one line's text replaced. */
+static char *example_with(const char *old, const char *new) {
+    struct buffer text = {0};
+    manifest_explain(&text);
+    buffer_u8(&text, 0);
+    char *at = strstr((char *)text.data, old);
+    if (!at || strstr(at + 1, old)) test_failed(__FILE__, __LINE__, "\"%s\" is not just once in the example", old);
+    char *out = xformat("%.*s%s%s", (int)(at - (char *)text.data), (char *)text.data, new, at + strlen(old));
+    buffer_deinit(&text);
+    return out;
+}
+
+TEST(the_example_with_another_mode_takes_that_modes_defaults) {
+    struct manifest m, wanted;
+    struct error error = {0};
+    char *bare = example_with("  mode: sparse\n", "  mode: dense\n");
+    CHECK_STATUS(parse(bare, &m, &error), INVALID);
+    CHECK_CONTAINS(error.message, "outer.period: must be given in dense mode");
+    error = (struct error){0};
+    char *dense = example_with("  mode: sparse\n", "  mode: dense\n  period: 4\n");
+    CHECK_OK(parse(dense, &m, &error));
+    CHECK_OK(parse("name: my-run\nouter: {mode: dense, period: 4}\n", &wanted, &error));
+    char *a = canonical_text(&m), *b = canonical_text(&wanted);
+    CHECK_TEXT(a, b);
+    CHECK_NEAR(m.outer.learning_rate, 0.7, 0);
+    CHECK_NEAR(m.outer.momentum, 0.9, 0);
+    free(a), free(b), free(bare), free(dense);
+}
+
+static void warns(const char *yaml, const char *part) {
+    struct manifest m;
+    struct error error = {0};
+    struct buffer out = {0};
+    CHECK_OK(parse(yaml, &m, &error));
+    manifest_warnings(&m, &out);
+    buffer_u8(&out, 0);
+    if (part)
+        CHECK_CONTAINS((const char *)out.data, part);
+    else
+        CHECK_TEXT((const char *)out.data, "");
+    buffer_deinit(&out);
+}
+
+TEST(values_of_the_other_mode_or_without_effect_are_warned_of) {
+    warns("name: a", NULL);
+    warns("name: a\nouter: {mode: dense, period: 4}", NULL);
+    warns("name: a\nouter: {mode: dense, period: 4, momentum: 0}", "outer.momentum: 0 is sparse mode's");
+    warns("name: a\nouter: {mode: dense, period: 4, learning_rate: 1}", "outer.learning_rate: 1 is sparse mode's");
+    warns("name: a\nouter: {mode: dense, period: 1}", "outer.period: 1 is sparse mode's");
+    warns("name: a\ninner.floor: 0.2", "inner.floor: 0.2 has no effect: inner.schedule is constant");
+    warns("name: a\ninner: {floor: 0.2, schedule: linear, decay_tokens: 1000}", NULL);
+    warns("name: a\nmerge.staleness_exponent: 1", "merge.staleness_exponent: 1 has no effect");
+    warns("name: a\nmerge: {staleness_exponent: 1, staleness_weight: polynomial}", NULL);
+    warns("name: a\nmerge: {warmup_steps: 0, warmup_grace: 2m}", "merge.warmup_grace: 2m has no effect");
+    warns("name: a\nadmission: {clip_factor: 0, clip_window: 32}", "admission.clip_window: 32 has no effect");
+    warns("name: a\nadmission: {clip_factor: 0, clip_minimum: 4}", "admission.clip_minimum: 4 has no effect");
+}

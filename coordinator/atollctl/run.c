@@ -24,6 +24,15 @@ static enum status read_manifest(const char *path, struct manifest *out, struct 
     return status;
 }
 
+static void print_warnings(const struct buffer *warnings) {
+    const char *line = (const char *)warnings->data, *end = line + warnings->size;
+    while (line < end) {
+        const char *next = memchr(line, '\n', (size_t)(end - line));
+        fprintf(stderr, "atollctl: warning: %.*s\n", (int)(next - line), line);
+        line = next + 1;
+    }
+}
+
 static void print_created(const struct settings *settings, const struct manifest *manifest, const struct directory_needs *needs) {
     char count[HUMAN_SIZE], model[HUMAN_SIZE], memory[HUMAN_SIZE], disk[HUMAN_SIZE], snapshot[HUMAN_SIZE];
     if (settings->format == FORMAT_TEXT) {
@@ -71,6 +80,10 @@ static int run_create(struct options *options, void *values) {
     enum status status = settings->dry_run
                              ? directory_create_check(settings->directory, &manifest, settings->checkpoint, &needs, &error)
                              : directory_create(settings->directory, &manifest, settings->checkpoint, &needs, &error);
+    struct buffer warnings = {0};
+    manifest_warnings(&manifest, &warnings);
+    if (warnings.size > 0) print_warnings(&warnings);
+    buffer_deinit(&warnings);
     if (status != OK) return report_failure(&error);
     print_created(settings, &manifest, &needs);
     return EXIT_DONE;
