@@ -18,6 +18,17 @@ static enum status from_errno(struct error *error, const char *doing, const char
 
 char *file_join(const char *directory, const char *name) { return xformat("%s/%s", directory, name); }
 
+char *file_cache(const char *name) {
+    static const struct {
+        const char *variable, *below;
+    } places[] = {{"ATOLL_CACHE", ""}, {"XDG_CACHE_HOME", "/atoll"}, {"HOME", "/.cache/atoll"}};
+    for (size_t i = 0; i < COUNT_OF(places); i++) {
+        const char *place = getenv(places[i].variable);
+        if (place && place[0] == '/') return xformat("%s%s/%s", place, places[i].below, name);
+    }
+    return NULL;
+}
+
 bool file_exists(const char *path) {
     struct stat info;
     return stat(path, &info) == 0;

@@ -10,8 +10,8 @@
 #include "base/suggest.h"
 
 /* Variables with our prefix that are read in other places than an option table. */
-static const char *const always_known[] = {
-    "ATOLL_LOG", "ATOLL_KERNELS", "ATOLL_ATTENTION", "ATOLL_ROOT", "ATOLL_BIN", "ATOLL_TEST_*", NULL};
+static const char *const always_known[] = {"ATOLL_LOG",  "ATOLL_CACHE", "ATOLL_KERNELS", "ATOLL_ATTENTION",
+                                           "ATOLL_ROOT", "ATOLL_BIN",   "ATOLL_TEST_*",  NULL};
 
 char *option_flag(const char *name, char out[static FLAG_SIZE]) {
     snprintf(out, FLAG_SIZE, "--%s", name);

@@ -1,5 +1,6 @@
 #include "kernels/kernels.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +10,8 @@
 #include <unistd.h>
 #endif
 
+#include "base/file.h"
+#include "kernels/choice.h"
 #include "kernels/cpu/tables.h"
 
 #define ENVIRONMENT "ATOLL_KERNELS"
@@ -42,7 +45,7 @@ static bool has_amx(void) {
 }
 #endif
 
-/* Slowest first. */
+/* By what they need of the processor. Which is the fastest is measured: kernels/choice.h. */
 static const struct {
     const struct kernels *table;
     bool (*runs_here)(void);
@@ -78,12 +81,39 @@ enum status kernels_find(const char *name, const struct kernels **out, struct er
     return error_set(error, INVALID, "%s \"%.40s\"; it can run %s", why, name, list);
 }
 
+static struct kernels_choice chosen;
+static pthread_once_t chosen_once = PTHREAD_ONCE_INIT;
+
+/* The portable one is measured only where there is no other: it takes many times as long. */
+static void choose(void) {
+    const struct kernels *candidates[TABLE_COUNT];
+    char processor[PROCESSOR_LINE_SIZE];
+    size_t count = 0;
+    for (size_t i = 0; kernels_at(i); i++)
+        if (i > 0 || !kernels_at(1)) candidates[count++] = kernels_at(i);
+    kernels_processor(candidates, count, processor);
+    char *path = file_cache("kernels");
+    kernels_choose(path, processor, candidates, count, &chosen);
+    free(path);
+}
+
+static const struct kernels_choice *default_choice(void) {
+    pthread_once(&chosen_once, choose);
+    return &chosen;
+}
+
 enum status kernels_default(const struct kernels **out, struct error *error) {
     const char *name = getenv(ENVIRONMENT);
     if (name && *name) {
         enum status status = kernels_find(name, out, error);
         return status == OK ? OK : error_wrap(error, status, ENVIRONMENT);
     }
-    for (size_t i = 0; kernels_at(i); i++) *out = kernels_at(i);
+    *out = default_choice()->table;
     return OK;
+}
+
+const char *kernels_why(const struct kernels *kernels) {
+    const char *name = getenv(ENVIRONMENT);
+    if (name && strcmp(name, kernels->name) == 0) return "as " ENVIRONMENT " says";
+    return default_choice()->table == kernels ? default_choice()->why : "asked for by name";
 }

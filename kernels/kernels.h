@@ -91,12 +91,15 @@ struct kernels {
     void (*adamw)(size_t count, const struct adamw_step *step, const float *gradient, float *parameters, float *m, float *v);
 };
 
-/* The table for this machine: the best there is, or the one that ATOLL_KERNELS names. INVALID if that names none or one that
- * this processor cannot run; the message lists those it can.. */
+/* The table for this machine: the fastest by measure (kernels/choice.h), or the one that ATOLL_KERNELS names. INVALID if that names none or one that
+ * this processor cannot run; the message lists those it can. The first call
+ * of a processor's first program takes half a second. */
 MUST_USE enum status kernels_default(const struct kernels **out, struct error *error);
 /* By name, whatever the environment says; NULL is kernels_default. */
 MUST_USE enum status kernels_find(const char *name, const struct kernels **out, struct error *error);
-/* The index-th table that this processor can run, slowest first; NULL beyond the last. */
+/* Why this table is used, in a line: what was measured, or who asked for it. Static storage. */
+const char *kernels_why(const struct kernels *kernels);
+/* The index-th table that this processor can run, from the least demanding to the most; NULL beyond the last. */
 const struct kernels *kernels_at(size_t index);
 
 #endif

@@ -14,18 +14,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/memory.h"
 #include "model/trainer_internal.h"
 
-static char *default_cache(void) {
-    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    if (cache && *cache) return xformat("%s/atoll-matmul", cache);
-    return home && *home ? xformat("%s/.cache/atoll-matmul", home) : NULL;
+/* The library writes into a directory that is there. */
+static char *cache_made(void) {
+    char *folder = file_cache("."), *file = file_cache("matmul");
+    if (folder) (void)!file_make_directory(folder, 0700, NULL);
+    free(folder);
+    return file;
 }
 
 static enum status make(struct trainer *t, struct error *error) {
     const struct trainer_options *o = &t->options;
-    char *cache = default_cache();
+    char *cache = cache_made();
     const struct device_trainer_options options = {.layout = &t->layout,
                                                    .backend = &t->backend,
                                                    .sequences = o->sequences,

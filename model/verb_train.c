@@ -10,12 +10,14 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "kernels/kernels.h"
 #include "model/beside.h"
 #include "model/checkpoint.h"
 #include "model/config_file.h"
 #include "model/export.h"
 #include "model/generate.h"
 #include "model/history.h"
+#include "model/kernels_kept.h"
 #include "model/presets.h"
 #include "model/verbs.h"
 
@@ -157,6 +159,7 @@ static enum status begin(struct trainer *trainer, const struct verb_settings *s,
         TRY(file_read(s->state, SIZE_MAX / 2, &state, error));
         struct bytes content;
         enum status status = checksum_open(buffer_bytes(&state), &content, error);
+        if (status == OK) status = kernels_split(&content, NULL, error);
         if (status == OK) status = trainer_load(trainer, content, error);
         buffer_deinit(&state);
         return status == OK ? OK : error_wrap(error, status, "the training state %s", s->state);
@@ -177,6 +180,7 @@ static enum status evaluate(struct trainer *trainer, const struct data *data, co
 static enum status save_state(struct trainer *trainer, const char *path, struct error *error) {
     struct buffer state = {0};
     trainer_save(trainer, &state);
+    kernels_append(&state, trainer_kernels(trainer));
     checksum_seal(&state);
     enum status status = file_write(path, buffer_bytes(&state), 0644, error);
     buffer_deinit(&state);
@@ -302,6 +306,12 @@ static uint64_t state_size(const struct verb_settings *s, const struct trainer_o
     return size;
 }
 
+static void say_kernels(const struct trainer *trainer) {
+    const struct kernels *table;
+    if (kernels_find(trainer_kernels(trainer), &table, NULL) == OK) /* else a device's */
+        log_info("kernels", "name=%s why=\"%s\"", table->name, kernels_why(table));
+}
+
 static int run_train(struct options *options, void *values) {
     struct verb_settings *s = values;
     struct error error = {0};
@@ -319,6 +329,9 @@ static int run_train(struct options *options, void *values) {
                                               .seed = s->seed,
                                               .format = s->data_format,
                                               .tokens = beside_tokens(s->start)};
+    char began_with[KERNELS_NAME_SIZE] = "";
+    if (s->state) kernels_peek(s->state, began_with);
+    s->kernels = kernels_to_use(s->kernels, began_with, s->state);
     const struct trainer_options trainer_options = trainer_options_of(s, &model);
     status = data_open(s->data.items, s->data.count, &data_options, &data, &error);
     if (status == OK) status = trainer_check(&trainer_options, &error);
@@ -326,6 +339,7 @@ static int run_train(struct options *options, void *values) {
     if (status == OK) status = history_open(s->log, &history, &error);
     if (status == OK) status = trainer_create(&trainer_options, &trainer, &error);
     if (status == OK && s->device != TRAINER_CPU) log_info("device", "line=\"%s\"", trainer_device_line(trainer));
+    if (status == OK) say_kernels(trainer);
     if (status == OK) status = begin(trainer, s, &error);
     ending_in_order(NULL); /* the first signal ends training after the step that is under way; a later one ends the process */
     if (status == OK) status = train(trainer, data, s, history, &speed, &error);

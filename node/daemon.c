@@ -11,7 +11,9 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/random.h"
+#include "kernels/kernels.h"
 #include "model/export.h"
+#include "model/kernels_kept.h"
 #include "model/trainer.h"
 #include "node/daemon_core.h"
 #include "node/verbs.h"
@@ -143,6 +145,35 @@ static enum status open_device(struct daemon *daemon, struct error *error) {
     return OK;
 }
 
+/* The site's directory names the table that its training began with: see model/kernels_kept.h. */
+static void read_kernels(const struct daemon *daemon, char out[static KERNELS_NAME_SIZE]) {
+    struct buffer text = {0};
+    char *path = site_path(daemon->site, "kernels");
+    out[0] = 0;
+    if (file_read(path, KERNELS_NAME_SIZE - 1, &text, NULL) == OK) {
+        memcpy(out, text.data, text.size);
+        out[text.size] = 0;
+        out[strcspn(out, "\n")] = 0;
+    }
+    buffer_deinit(&text);
+    free(path);
+}
+
+static void keep_kernels(const struct daemon *daemon, const char *before) {
+    const char *name = trainer_kernels(daemon->trainer);
+    const struct kernels *table;
+    struct error error = {0};
+    if (kernels_find(name, &table, NULL) != OK) return; /* a device's */
+    log_info("kernels", "name=%s why=\"%s\"", name,
+             strcmp(name, before) == 0 ? "this training began with them" : kernels_why(table));
+    if (strcmp(name, before) == 0) return;
+    char *path = site_path(daemon->site, "kernels"), *text = xformat("%s\n", name);
+    if (file_write(path, bytes_of(text, strlen(text)), 0644, &error) != OK)
+        log_warn("kernels_not_kept", "message=\"%s\"", error.message);
+    free(text);
+    free(path);
+}
+
 static enum status open_model(struct daemon *daemon, struct error *error) {
     const struct settings *settings = daemon->settings;
     const struct manifest *manifest = &daemon->site->manifest;
@@ -165,7 +196,11 @@ static enum status open_model(struct daemon *daemon, struct error *error) {
     enum status status = run_model_data(manifest, &files, &daemon->data, error);
     free(seen);
     TRY(status);
+    char began_with[KERNELS_NAME_SIZE];
+    read_kernels(daemon, began_with);
+    local.kernels = kernels_to_use(NULL, began_with, daemon->site->directory);
     TRY(run_model_trainer(manifest, &local, &daemon->trainer, error));
+    keep_kernels(daemon, began_with);
     if (strcmp(trainer_kernels(daemon->trainer), "cuda") == 0)
         snprintf(daemon->device, sizeof daemon->device, "cuda");
     else

@@ -58,6 +58,7 @@ enum status run_model_trainer(const struct manifest *manifest, const struct run_
                                       .threads = local->threads,
                                       .device = local->device,
                                       .cuda_library = local->cuda_library,
+                                      .kernels = local->kernels,
                                       .adamw = {.beta1 = (float)manifest->inner.beta1,
                                                 .beta2 = (float)manifest->inner.beta2,
                                                 .epsilon = (float)manifest->inner.epsilon,

@@ -22,6 +22,7 @@ struct run_model_local { /* the site's own part of what the trainer is told; zer
     uint32_t sequences, accumulation, threads;
     enum trainer_device device;
     const char *cuda_library; /* as in struct trainer_options */
+    const char *kernels;      /* as there */
 };
 
 struct model_config run_model_config(const struct manifest *manifest);

@@ -472,7 +472,7 @@ TEST(stopping_ends_a_follow_that_has_nothing_to_say) {
     struct node *node = begin();
     downlink_connect(node->downlink, false, 0, 0);
     CHECK_EQUAL(told_wait(&node->told, 0)->kind, NODE_LINK_UP);
-    downlink_stop(node->downlink); /* if it waits for the stream, the test's deadline ends it */
+    downlink_stop(node->downlink);                  /* if it waits for the stream, the test's deadline ends it */
     CHECK_EQUAL(atomic_load(&node->told.count), 1); /* a link that we cut is not down */
     end(node);
 }
