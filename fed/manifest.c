@@ -53,6 +53,9 @@ static enum status check_model(const struct manifest *m, const char **key, struc
         REFUSE("model.kv_heads", "%u does not divide model.heads %u: write a divisor of it", m->model.kv_heads, m->model.heads);
     if (m->tokenizer == TOKENIZER_BYTE && m->model.vocabulary < 256)
         REFUSE("model.vocabulary", "%u is too small for the byte tokenizer: write 256 or more", m->model.vocabulary);
+    static const uint8_t none[DIGEST_SIZE];
+    if (m->tokenizer == TOKENIZER_BYTE && !digest_equal(m->tokenizer_digest, none))
+        REFUSE("tokenizer_digest", "bytes have no tokenizer.json: write none, or tokenizer: external");
     return OK;
 }
 

@@ -45,6 +45,8 @@ struct manifest {
     } initial;
 
     enum tokenizer_kind tokenizer;
+    uint8_t
+        tokenizer_digest[DIGEST_SIZE]; /* of its tokenizer.json, which sites' shards must be made with; all zero: not pinned */
 
     struct { /* the inner optimizer, AdamW; the schedule counts tokens of the whole run */
         double learning_rate, beta1, beta2, epsilon, weight_decay, clip_norm;

@@ -27,6 +27,7 @@ const struct setting manifest_settings[] = {
     {"initial.checkpoint_digest", SETTING_DIGEST, AT(initial.checkpoint_digest), "none", .help = "SHA-256 of the safetensors file to start from instead."},
 
     {"tokenizer", SETTING_CHOICE, AT(tokenizer), "byte", .choices = {"byte", "external"}, .help = "byte: plain text, a token is a byte. external: shards that were tokenised beforehand."},
+    {"tokenizer_digest", SETTING_DIGEST, AT(tokenizer_digest), "none", .help = "SHA-256 of the tokenizer.json that all shards must be made with; sites check it in the index of scripts/prepare-data."},
 
     {"inner.learning_rate", SETTING_F64, AT(inner.learning_rate), "0.001", .low = 1e-12, .high = 10, .help = "AdamW's peak."},
     {"inner.beta1", SETTING_F64, AT(inner.beta1), "0.9", .low = 0, .high = 0.99999, .help = "AdamW."},

@@ -246,6 +246,7 @@ int verb_validate(struct options *options, void *values) {
     struct run_model_files files = settings_files(settings);
     char *seen = status == OK ? site_path(&site, "data.seen") : NULL;
     files.seen = seen;
+    files.read_shards = true;
     if (status == OK) status = run_model_data(&site.manifest, &files, &data, &error);
     free(seen);
     if (status == OK)

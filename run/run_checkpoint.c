@@ -59,6 +59,25 @@ static enum status check_config(const struct manifest *manifest, const char *che
     return status;
 }
 
+/* The tokenizer that came with the checkpoint is the one that the run pins. */
+static enum status check_digest(const struct manifest *manifest, const char *checkpoint, struct error *error) {
+    static const uint8_t none[DIGEST_SIZE];
+    if (digest_equal(manifest->tokenizer_digest, none)) return OK;
+    struct buffer file = {0};
+    char *path = beside_path(checkpoint, "tokenizer.json"), there[HEX32_SIZE], here[HEX32_SIZE];
+    uint8_t digest[DIGEST_SIZE];
+    enum status status = file_read(path, BESIDE_SIZE_MAX, &file, error);
+    if (status == OK) {
+        digest_sha256(file.data, file.size, digest);
+        if (!digest_equal(digest, manifest->tokenizer_digest))
+            status = error_set(error, INVALID, "%s has the SHA-256 %s, and the manifest's tokenizer_digest is %s", path,
+                               hex_encode(digest, DIGEST_SIZE, there), hex_encode(manifest->tokenizer_digest, DIGEST_SIZE, here));
+    }
+    buffer_deinit(&file);
+    free(path);
+    return status == NOT_FOUND ? OK : status;
+}
+
 static enum status check_tokenizer(const struct manifest *manifest, const char *checkpoint, struct error *error) {
     if (manifest->tokenizer != TOKENIZER_BYTE || beside_tokens(checkpoint) != DATA_TOKENS_EXTERNAL) return OK;
     return error_set(error, INVALID,
@@ -69,5 +88,6 @@ static enum status check_tokenizer(const struct manifest *manifest, const char *
 
 enum status run_checkpoint_check(const struct manifest *manifest, const char *checkpoint, struct error *error) {
     TRY(check_config(manifest, checkpoint, error));
+    TRY(check_digest(manifest, checkpoint, error));
     return check_tokenizer(manifest, checkpoint, error);
 }

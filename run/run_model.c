@@ -8,6 +8,7 @@
 #include "model/beside.h"
 #include "model/safetensors.h"
 #include "model/trainer.h"
+#include "run/run_shards.h"
 
 enum { CHECKPOINT_OVERHEAD = 1 << 24 /* bytes of a safetensors file beyond its data */ };
 
@@ -78,9 +79,16 @@ enum status run_model_data(const struct manifest *manifest, const struct run_mod
                                    .tokens = manifest->tokenizer == TOKENIZER_BYTE ? DATA_TOKENS_BYTE : DATA_TOKENS_EXTERNAL};
     struct data_position start = {0};
     struct data *data = NULL;
+    const struct run_shards shards = {
+        .paths = files->paths, .count = files->count, .insisted = files->format != DATA_AUTO, .read_them = files->read_shards};
     TRY(data_open(files->paths, files->count, &options, &data, error));
+    enum status status = run_shards_check(manifest, &shards, error);
+    if (status != OK) {
+        data_close(data);
+        return status;
+    }
     uint32_t *tokens = xcalloc((size_t)manifest->model.context + 1, sizeof *tokens);
-    enum status status = files->heldout_only ? OK : data_next(data, &start, manifest->model.context, tokens, error);
+    status = files->heldout_only ? OK : data_next(data, &start, manifest->model.context, tokens, error);
     free(tokens);
     if (status != OK) {
         data_close(data);

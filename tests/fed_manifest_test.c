@@ -382,7 +382,7 @@ TEST(the_digest_of_the_defaults_is_a_constant_of_the_format) {
     char hex[HEX32_SIZE];
     CHECK_OK(parse("name: golden", &m, &error));
     manifest_digest(&m, digest);
-    CHECK_TEXT(hex_encode(digest, DIGEST_SIZE, hex), "e11182f38631a41b4869461ba5ffa8702a4f3c501e11354578bbe3c06fe6ca53");
+    CHECK_TEXT(hex_encode(digest, DIGEST_SIZE, hex), "a51473367d8acadb22b0dbe4842b9693ba3ed2bf5f134f3c6bbdf102eb1ce1da");
 }
 
 TEST(a_manifest_beyond_its_limit_is_refused) {

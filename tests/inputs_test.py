@@ -289,5 +289,46 @@ def test_the_text_of_a_control_token_stays_text_unless_it_is_asked_for():
     assert "no effect" in run(sys.executable, PREPARE, "--output", "x", "--control-tokens", "t", code=2)
 
 
+def test_a_site_checks_its_shards_by_their_index_and_by_the_tokenizer_that_the_run_pins():
+    need("tokenizers")
+    words = {f"w{i}": i for i in range(300)}
+    pinned = {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None,
+              "decoder": None, "model": {"type": "WordLevel", "vocab": words, "unk_token": "w0"}}
+    write("tokenizer.json", json.dumps(pinned))
+    write("other.json", json.dumps({**pinned, "model": {**pinned["model"], "vocab": {f"w{i}": 299 - i for i in range(300)}}}))
+    write("small.json", json.dumps({**pinned, "model": {**pinned["model"], "vocab": {f"w{i}": i for i in range(500)}}}))
+    draw = random.Random(5)
+    write("t.txt", " ".join(f"w{draw.randrange(300)}" for _ in range(9000)))
+    for name in ("tokenizer", "other", "small"):
+        run(sys.executable, PREPARE, "--output", name, "--tokenizer", f"{name}.json", "t.txt")
+    run(sys.executable, PREPARE, "--output", "bytes", "t.txt")
+    path = manifest("external", vocabulary=320)
+    digest = hashlib.sha256(read("tokenizer.json")).hexdigest()
+    write(path, read(path) + f"tokenizer_digest: {digest}\n".encode())
+    with coordinator() as invite:
+        run(NODE, *invite("one"), "--dir", "site", "--data", "tokenizer/shard-00000.bin", "--no-run")
+
+        def validate(path, *more, code=1):
+            return run(NODE, "validate", "--dir", "site", "--data", path, *more, code=code)
+
+        assert "tokens to train on" in validate("tokenizer/shard-00000.bin", code=0)
+        said = validate("other/shard-00000.bin")
+        assert digest in said and hashlib.sha256(read("other.json")).hexdigest() in said, said
+        assert "500 tokens" in validate("small/shard-00000.bin")
+        assert "bytes" in validate("bytes/shard-00000.bin")
+        raw = write("raw.bin", read("tokenizer/shard-00000.bin"))
+        assert "no index" in validate(raw)
+        assert "tokens to train on" in validate(raw, "--data-format", "llmc", code=0)
+        whole = read("tokenizer/shard-00000.bin")
+        write("tokenizer/shard-00000.bin", whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:])
+        assert "is damaged" in validate("tokenizer/shard-00000.bin")
+        write("tokenizer/shard-00000.bin", whole)
+        write("tokenizer/prepare-data.json", "{}")
+        said = validate("tokenizer/shard-00000.bin")
+        assert "prepare the data again" in said, said
+    write(path, read(path).replace(b"external", b"byte"))
+    assert "tokenizer_digest" in run(CTL, "run", "create", "no", "--manifest", path, code=1)
+
+
 if __name__ == "__main__":
     sys.exit(main(globals()))

@@ -1,0 +1,186 @@
+/* The index that scripts/prepare-data writes, read at a site. */
+#include "run/run_shards.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/memory.h"
+#include "crypto/digest.h"
+#include "fed/manifest.h"
+
+enum { INDEX_LIMIT = 64 << 20, HEADER_SIZE = 1024, PIECE = 1 << 20 };
+
+struct index {
+    struct json *json;
+    char *path;                  /* of the index */
+    const char *tokenizer;       /* "byte" or "tokenizer.json", lent by json */
+    uint8_t digest[DIGEST_SIZE]; /* of tokenizer.json; zero for bytes */
+    uint64_t vocabulary, token_bits;
+    const struct json_value *shards; /* lent by json */
+};
+
+static const uint8_t none[DIGEST_SIZE];
+
+static void index_close(struct index *index) {
+    json_close(index->json);
+    free(index->path);
+    *index = (struct index){0};
+}
+
+static enum status read_digest(const struct json_value *object, const char *key, uint8_t out[static DIGEST_SIZE],
+                               struct error *error) {
+    const char *text;
+    const struct json_value *value = json_object_get(object, key);
+    memset(out, 0, DIGEST_SIZE);
+    if (!value || value->type == JSON_NULL) return OK;
+    TRY(json_get_text(object, key, &text, error));
+    return hex_decode(text, out, DIGEST_SIZE, error);
+}
+
+/* NOT_FOUND: there is none in this directory. */
+static enum status index_open(const char *directory, struct index *out, struct error *error) {
+    struct buffer text = {0};
+    const struct json_limits limits = {.size = INDEX_LIMIT, .depth = 8};
+    struct index index = {.path = file_join(directory, SHARD_INDEX)};
+    enum status status = file_read(index.path, INDEX_LIMIT, &text, error);
+    if (status == NOT_FOUND) {
+        free(index.path);
+        return status;
+    }
+    if (status == OK) status = json_parse(buffer_bytes(&text), &limits, &index.json, error);
+    const struct json_value *root = status == OK ? json_root(index.json) : NULL;
+    if (status == OK) status = json_get_text(root, "tokenizer", &index.tokenizer, error);
+    if (status == OK) status = json_get_u64(root, "vocabulary", &index.vocabulary, error);
+    if (status == OK) status = json_get_u64(root, "token_bits", &index.token_bits, error);
+    if (status == OK) status = json_get_array(root, "shards", &index.shards, error);
+    if (status == OK) status = read_digest(root, "tokenizer_digest", index.digest, error);
+    if (status != OK) { /* also where a member is NOT_FOUND: the index itself is there */
+        error_wrap(error, status, "%s is not the index that scripts/prepare-data writes: prepare the data again", index.path);
+        status = INVALID;
+    }
+    buffer_deinit(&text);
+    if (status == OK)
+        *out = index;
+    else
+        index_close(&index);
+    return status;
+}
+
+/* The shard's entry, or NULL. */
+static const struct json_value *index_find(const struct index *index, const char *name) {
+    const char *file;
+    for (size_t i = 0; i < index->shards->count; i++)
+        if (json_get_text(&index->shards->items[i], "file", &file, NULL) == OK && strcmp(file, name) == 0)
+            return &index->shards->items[i];
+    return NULL;
+}
+
+/* ---- one shard -------------------------------------------------------------------------------------------------------------- */
+
+static enum status check_tokenizer(const struct manifest *manifest, const struct index *index, const char *path,
+                                   struct error *error) {
+    char theirs[HEX32_SIZE], ours[HEX32_SIZE];
+    bool byte = strcmp(index->tokenizer, "byte") == 0;
+    if (manifest->tokenizer == TOKENIZER_BYTE && !byte)
+        return error_set(error, INVALID, "%s was made with a tokenizer (%s), and this run's tokens are bytes", path, index->path);
+    if (manifest->tokenizer == TOKENIZER_EXTERNAL && byte && manifest->model.vocabulary > 256)
+        return error_set(error, INVALID,
+                         "%s holds bytes (%s), and this run's tokens are a tokenizer's: make shards with "
+                         "`scripts/prepare-data --tokenizer`",
+                         path, index->path);
+    if (index->vocabulary > manifest->model.vocabulary)
+        return error_set(error, INVALID, "%s was made with a tokenizer of %llu tokens (%s), and this run's vocabulary is %u",
+                         path, (unsigned long long)index->vocabulary, index->path, manifest->model.vocabulary);
+    if (!digest_equal(manifest->tokenizer_digest, none) && !digest_equal(manifest->tokenizer_digest, index->digest))
+        return error_set(
+            error, INVALID,
+            "%s was made with the tokenizer of SHA-256 %s (%s), and this run's is %s: make shards with the run's own "
+            "tokenizer.json",
+            path, hex_encode(index->digest, DIGEST_SIZE, theirs), index->path,
+            hex_encode(manifest->tokenizer_digest, DIGEST_SIZE, ours));
+    return OK;
+}
+
+static enum status digest_file(const char *path, uint8_t out[static DIGEST_SIZE], struct error *error) {
+    int descriptor;
+    TRY(file_open(path, &descriptor, NULL, error));
+    struct digest digest;
+    uint8_t *piece = xmalloc(PIECE);
+    ssize_t got;
+    digest_init(&digest);
+    while ((got = read(descriptor, piece, PIECE)) > 0 || (got < 0 && errno == EINTR))
+        if (got > 0) digest_update(&digest, piece, (size_t)got);
+    enum status status = got == 0 ? OK : error_set(error, FAILED, "read %s: %s", path, strerror(errno));
+    digest_final(&digest, out);
+    free(piece);
+    close(descriptor);
+    return status;
+}
+
+/* The file is what the index says: as long, and with `read_it` to the byte. */
+static enum status check_content(const struct index *index, const struct json_value *entry, const char *path, bool read_it,
+                                 struct error *error) {
+    uint64_t tokens = 0;
+    uint8_t wanted[DIGEST_SIZE], got[DIGEST_SIZE];
+    struct stat info;
+    enum status status = json_get_u64(entry, "tokens", &tokens, error);
+    if (status == OK) status = read_digest(entry, "sha256", wanted, error);
+    if (status != OK) {
+        error_wrap(error, status, "%s, of %s", index->path, path);
+        return INVALID;
+    }
+    if (stat(path, &info) != 0) return error_set(error, errno == ENOENT ? NOT_FOUND : FAILED, "%s: %s", path, strerror(errno));
+    if ((uint64_t)info.st_size != HEADER_SIZE + tokens * index->token_bits / 8)
+        return error_set(error, INVALID, "%s is %llu bytes, and %s promises %llu tokens of %llu bits: copy it again", path,
+                         (unsigned long long)info.st_size, index->path, (unsigned long long)tokens,
+                         (unsigned long long)index->token_bits);
+    if (!read_it) return OK;
+    TRY(digest_file(path, got, error));
+    if (digest_equal(got, wanted)) return OK;
+    return error_set(error, INVALID, "%s is damaged: its SHA-256 is not the one in %s; copy it again", path, index->path);
+}
+
+static enum status check_shard(const struct manifest *manifest, const struct index *index, const char *path, const char *name,
+                               const struct run_shards *shards, struct error *error) {
+    const struct json_value *entry = index->json ? index_find(index, name) : NULL;
+    if (entry) {
+        TRY(check_tokenizer(manifest, index, path, error));
+        return check_content(index, entry, path, shards->read_them, error);
+    }
+    if (digest_equal(manifest->tokenizer_digest, none) || shards->insisted) return OK;
+    return error_set(
+        error, INVALID,
+        "%s has no index (%s beside it) that names its tokenizer, and the run pins one: make shards with "
+        "`scripts/prepare-data --tokenizer`; if they are of the run's tokenizer, say with --data-format what they are",
+        path, SHARD_INDEX);
+}
+
+/* ---- all of them ------------------------------------------------------------------------------------------------------------ */
+
+enum status run_shards_check(const struct manifest *manifest, const struct run_shards *shards, struct error *error) {
+    struct index index = {0};
+    char *opened = NULL; /* the directory of `index`; consecutive shards mostly share one */
+    enum status status = OK;
+    for (size_t i = 0; status == OK && i < shards->count; i++) {
+        const char *path = shards->paths[i], *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+        char *directory = slash ? xstrdup(path) : xstrdup(".");
+        if (slash) directory[slash == path ? 1 : slash - path] = 0;
+        if (!opened || strcmp(opened, directory) != 0) {
+            index_close(&index);
+            free(opened);
+            opened = xstrdup(directory);
+            status = index_open(directory, &index, error);
+            if (status == NOT_FOUND) status = OK;
+        }
+        if (status == OK) status = check_shard(manifest, &index, path, name, shards, error);
+        free(directory);
+    }
+    index_close(&index);
+    free(opened);
+    return status;
+}
