@@ -377,10 +377,10 @@ TEST(the_golden_sparse_run_has_its_committed_root) {
 TEST(the_golden_dense_int8_run_has_its_committed_root) {
     golden_scenario("outer: {mode: dense, period: 3}\n" GOLDEN_CLIP,
                     "bd55f0bfcd88eb12b537a0fa53b7ab9a95815b6fa6176029672816b19bd23339",
-                    "1e1f572124b33f03eccd81245c580b720d196e32506ef43b84f83f3a92072604");
+                    "48a7c11f7f9e45db51a8fdeb4e3cea74afffc1edbd96ef6b9457299fafd7e55c");
 }
 TEST(the_golden_dense_fp4_run_has_its_committed_root) {
     golden_scenario("outer: {mode: dense, period: 3}\ncodec.kind: fp4\nfragments: 3\n" GOLDEN_CLIP,
                     "566d6f5706ee63a024defdf08f8e5525c8f0fb37aaf9e8d9d700e5ba90620e3b",
-                    "d9e9da5328ae1f6cf5831c557e65a92ddeddb72931c5ad4291a05f1260fc944f");
+                    "372cb6abb75ff38d875a9099a84e094a858a1d019effacec4ed44c5a13317855");
 }
