@@ -158,6 +158,7 @@ static enum status do_fetch(struct downlink *downlink, struct error *error) {
     snprintf(name, sizeof name, "snapshot-%.32s", hex_encode(wanted->content_digest, DIGEST_SIZE, hex));
     struct blob_store *blobs = journal_payloads(downlink->options.journal);
     TRY(blob_upload_open(blobs, name, wanted->content_size, &upload, error));
+    (void)!blob_upload_clean_named(blobs, "snapshot-", NULL, NULL); /* halves of others; the one that is open stays */
     log_info("snapshot_fetching", "version=%llu bytes=%llu from=%llu", (unsigned long long)wanted->version,
              (unsigned long long)wanted->content_size, (unsigned long long)blob_upload_size(upload));
     enum status status = receive_snapshot(downlink, upload, error);

@@ -90,6 +90,16 @@ static void on_fatal(void *context, const struct error *error) {
     log_error("journal_failed", "message=\"%s\"", error->message);
 }
 
+/* What crashes left behind, up to gigabytes: writes that were cut off, payloads that came half (Follow sends them anew), blobs that no
+ * record names. Only a snapshot of the run that was being fetched is worth keeping. Nobody else writes here. */
+static enum status collect_orphans(struct journal *journal, struct error *error) {
+    TRY(blob_upload_clean_named(journal->payloads, ".tmp-", NULL, error));
+    TRY(blob_upload_clean_named(journal->payloads, "payload-", NULL, error));
+    TRY(blob_upload_clean(journal->payloads, UPLOADS_KEPT_MS, NULL, error));
+    TRY(blob_upload_clean(journal->state, 0, NULL, error));
+    return blob_each(journal->state, sweep_state, journal, error);
+}
+
 static enum status open_with(const char *directory, uint32_t fragments, bool reading, struct journal **out, struct error *error) {
     struct journal *journal = xcalloc(1, sizeof *journal);
     journal->fragments = fragments;
@@ -108,9 +118,7 @@ static enum status open_with(const char *directory, uint32_t fragments, bool rea
     if (status == OK) status = open_blobs(payloads, &sha256, &journal->payloads, error);
     if (status == OK) status = open_blobs(state, &sha256, &journal->state, error);
     if (status == OK) status = read_records(journal, error);
-    if (status == OK && !reading) status = blob_upload_clean(journal->payloads, UPLOADS_KEPT_MS, NULL, error);
-    if (status == OK && !reading) status = blob_upload_clean(journal->state, 0, NULL, error);
-    if (status == OK && !reading) status = blob_each(journal->state, sweep_state, journal, error);
+    if (status == OK && !reading) status = collect_orphans(journal, error);
     if (status == OK && !reading) status = journal_names_read(journal, true, error);
     free(store);
     free(payloads);
@@ -139,6 +147,8 @@ void journal_close(struct journal *journal) {
     pthread_mutex_destroy(&journal->names_lock);
     free(journal);
 }
+
+void journal_resume(struct journal *journal) { store_resume(journal->store); }
 
 /* ---- the ledger's copy -------------------------------------------------------------------------------------------------- */
 
@@ -323,8 +333,14 @@ enum status journal_checkpoint_write(struct journal *journal, const struct journ
     if (status == OK) status = add_blob(batch, contents->snapshot, &taken.snapshot, error);
     if (status == OK) status = blob_batch_sync(batch, error);
     blob_batch_destroy(batch);
+    if (status == OK) status = put_checkpoint(journal, &taken, error);
+    if (status == FULL) { /* no half of a checkpoint takes what room there is */
+        release(journal, &taken.global);
+        release(journal, &taken.trainer);
+        release(journal, &taken.base);
+        release(journal, &taken.snapshot);
+    }
     TRY(status);
-    TRY(put_checkpoint(journal, &taken, error));
     journal->checkpoint = taken;
     journal->has_checkpoint = true;
     if (had) {

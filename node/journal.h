@@ -25,7 +25,7 @@
  *
  * Entries are synced before they take effect. What a power cut could lose of the payloads is found by replay, by digest.
  * Threads: the worker owns rounds and checkpoints; entries, sent and payloads may be read and appended by the downlink beside it.
- * FULL: the disk is. CORRUPT names the record or blob. FAILED from a sync: stop the process.
+ * FULL: the disk is; nothing was changed, and after journal_resume the same call may be made again. CORRUPT names the record or blob. FAILED from a sync: stop the process.
  */
 #ifndef NODE_JOURNAL_H
 #define NODE_JOURNAL_H
@@ -80,6 +80,8 @@ MUST_USE enum status journal_open(const char *directory, uint32_t fragments, str
 /* For looking at it beside a running node: nothing is changed or locked. */
 MUST_USE enum status journal_open_reading(const char *directory, uint32_t fragments, struct journal **out, struct error *error);
 void journal_close(struct journal *journal); /* NULL is a no-op */
+/* After FULL, before the next try: the records' store takes nothing until it is told to. */
+void journal_resume(struct journal *journal);
 
 /* --- the ledger's copy: any thread reads, one appends --- */
 uint64_t journal_size(const struct journal *journal); /* entries */

@@ -103,5 +103,9 @@ void blob_upload_close(struct blob_upload *upload);
 void blob_upload_discard(struct blob_upload *upload);
 /* Deletes uploads and left-over temporary files that nobody has open and nobody wrote to for age_ms. *removed may be NULL. */
 MUST_USE enum status blob_upload_clean(struct blob_store *store, uint64_t age_ms, uint64_t *removed, struct error *error);
+/* The same for names that begin with `prefix` (".tmp-": writes that a crash cut off), whatever their age: for a start, when no other
+ * process can be writing here. */
+MUST_USE enum status blob_upload_clean_named(struct blob_store *store, const char *prefix, uint64_t *removed,
+                                             struct error *error);
 
 #endif

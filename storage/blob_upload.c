@@ -180,14 +180,14 @@ static bool remove_if_stale(const struct blob_store *store, const char *name, ui
     bool removed = false;
     if (flock(file, LOCK_EX | LOCK_NB) == 0 && fstat(file, &info) == 0 && S_ISREG(info.st_mode)) {
         uint64_t written_ms = (uint64_t)info.st_mtim.tv_sec * 1000 + (uint64_t)info.st_mtim.tv_nsec / 1000000;
-        bool old = now_ms >= written_ms && now_ms - written_ms >= age_ms;
+        bool old = age_ms == 0 || (now_ms >= written_ms && now_ms - written_ms >= age_ms);
         removed = old && still_named(store, file, name) && unlinkat(store->uploads, name, 0) == 0;
     }
     close(file);
     return removed;
 }
 
-enum status blob_upload_clean(struct blob_store *store, uint64_t age_ms, uint64_t *removed, struct error *error) {
+static enum status clean(struct blob_store *store, const char *prefix, uint64_t age_ms, uint64_t *removed, struct error *error) {
     int descriptor = openat(store->uploads, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *directory = descriptor < 0 ? NULL : fdopendir(descriptor);
     if (!directory) {
@@ -199,9 +199,18 @@ enum status blob_upload_clean(struct blob_store *store, uint64_t age_ms, uint64_
     for (struct dirent *entry; (entry = readdir(directory)) != NULL;) {
         bool temporary = strncmp(entry->d_name, ".tmp-", 5) == 0;
         if (!temporary && !name_is_clean(entry->d_name)) continue;
+        if (prefix && strncmp(entry->d_name, prefix, strlen(prefix)) != 0) continue;
         if (remove_if_stale(store, entry->d_name, now_ms, age_ms)) count++;
     }
     closedir(directory);
     if (removed) *removed = count;
     return OK;
+}
+
+enum status blob_upload_clean(struct blob_store *store, uint64_t age_ms, uint64_t *removed, struct error *error) {
+    return clean(store, NULL, age_ms, removed, error);
+}
+
+enum status blob_upload_clean_named(struct blob_store *store, const char *prefix, uint64_t *removed, struct error *error) {
+    return clean(store, prefix, 0, removed, error);
 }

@@ -328,6 +328,27 @@ TEST(opening_sweeps_what_nothing_names) {
     journal_close(journal);
 }
 
+/* What a crash may leave in uploads/: a write of gigabytes that was cut off, payloads that came half, a snapshot being fetched. */
+TEST(opening_collects_writes_that_were_cut_off_and_keeps_a_snapshot_being_fetched) {
+    struct journal *journal = open_journal();
+    struct error error = {0};
+    journal_close(journal);
+    static const char *const left[] = {"payloads/uploads/.tmp-1-00aa", "payloads/uploads/payload-17", "state/uploads/.tmp-1-00bb",
+                                       "payloads/uploads/snapshot-00cc"};
+    for (size_t i = 0; i < COUNT_OF(left); i++) {
+        char *path = file_join(test_directory(), left[i]);
+        CHECK_OK(file_write(path, text("half"), 0600, &error));
+        free(path);
+    }
+    journal = open_journal();
+    for (size_t i = 0; i < COUNT_OF(left); i++) {
+        char *path = file_join(test_directory(), left[i]);
+        CHECK_EQUAL(file_exists(path), i == 3);
+        free(path);
+    }
+    journal_close(journal);
+}
+
 TEST(a_journal_of_another_fragmentation_is_refused) {
     struct journal *journal = open_journal();
     write_checkpoint(journal, 1, "global", "s");

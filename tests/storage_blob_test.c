@@ -417,6 +417,11 @@ TEST(only_old_uploads_that_nobody_has_open_are_cleaned_away) {
     CHECK(!file_exists(left_over));
     blob_upload_close(open);
     CHECK_EQUAL(files_in("uploads"), 2);
+    CHECK_OK(file_write(left_over, text_bytes("of now"), 0600, &error));
+    CHECK_OK(blob_upload_clean_named(store, ".tmp-", &removed, &error)); /* whatever its age, and nothing else */
+    CHECK_EQUAL(removed, 1);
+    CHECK(!file_exists(left_over));
+    CHECK_EQUAL(files_in("uploads"), 2);
     CHECK_OK(blob_upload_clean(store, 0, &removed, &error));
     CHECK_EQUAL(removed, 2);
     free(left_over);
