@@ -65,6 +65,10 @@ void brain_join(struct coordinator_state *state, const struct coordinator_event 
         refuse_join(event->call, REFUSED_UNKNOWN_SITE, "a site of that name is enrolled: the admin must revoke it first", out);
         return;
     }
+    if (event->join.look) {
+        brain_act(out, DO_JOINED, event->call);
+        return;
+    }
     if (state->commit_count >= COMMITS_LIMIT) {
         refuse_join(event->call, REFUSED_BUSY, "more waits for the coordinator's disk than it takes: ask again in a moment", out);
         return;

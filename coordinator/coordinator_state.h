@@ -95,6 +95,7 @@ struct coordinator_event {
             char name[SITE_NAME_SIZE];
             uint8_t secret_digest[DIGEST_SIZE];
             uint8_t public_key[PUBLIC_KEY_SIZE];
+            bool look; /* answer as if, change nothing: DO_JOINED with site 0 */
         } join;
         struct {
             uint32_t site;

@@ -133,8 +133,9 @@ static void do_joined(struct server *server, const struct coordinator_action *ac
     struct error error = {0};
     enum status status = OK;
     if (action->code == ACCEPTED) {
-        const struct run_site *site = run_state_site(coordinator_state_run(server->state), action->site);
-        status = issue(server, action->site, site->name, buffer_bytes(&call->request_der), &certificate, &error);
+        const struct run_site *site =
+            action->site ? run_state_site(coordinator_state_run(server->state), action->site) : NULL; /* NULL: only a look */
+        if (site) status = issue(server, action->site, site->name, buffer_bytes(&call->request_der), &certificate, &error);
         manifest_write(&server->manifest, &manifest);
         reply.protocol = call->protocol;
         memcpy(reply.run_id, server->run_id, RUN_ID_SIZE);
@@ -143,7 +144,7 @@ static void do_joined(struct server *server, const struct coordinator_action *ac
         reply.ca_pem = buffer_bytes(&server->keys.authority_pem);
         memcpy(reply.coordinator_key, key_pair_public(server->keys.coordinator), PUBLIC_KEY_SIZE);
         reply.manifest = buffer_bytes(&manifest);
-        log_info("site_joined", "site=%u name=%s", action->site, site->name);
+        if (site) log_info("site_joined", "site=%u name=%s", action->site, site->name);
     } else {
         char quoted[256];
         log_warn("join_refused", "code=%s reason=%s", join_code_name(reply.code),

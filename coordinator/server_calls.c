@@ -328,6 +328,7 @@ static void join_request(struct call *call, const struct join_request *request) 
         refuse_join(call, JOIN_NAME, "a site's name is 1 to 32 of a-z, 0-9 and '-', a letter first");
     } else {
         memcpy(item->event.join.name, request->site_name, strlen(request->site_name) + 1);
+        item->event.join.look = request->look;
         digest_sha256(request->invitation_secret.data, request->invitation_secret.size, item->event.join.secret_digest);
         buffer_append(&call->request_der, request->csr_der.data, request->csr_der.size);
         brain_push(call->server, item);

@@ -63,8 +63,9 @@ static enum status ask(struct rpc_channel *channel, struct bytes request, struct
     }
 }
 
-static enum status call(const char *address, const char *proxy, const struct invitation *invitation, const struct key_pair *key,
-                        struct arena *arena, struct buffer *raw, struct join_reply *reply, struct error *error) {
+static enum status call(const struct join_setup *setup, bool look, const struct invitation *invitation,
+                        const struct key_pair *key, struct arena *arena, struct buffer *raw, struct join_reply *reply,
+                        struct error *error) {
     struct rpc_channel *channel = NULL;
     struct buffer ca_pem = {0}, csr = {0}, request = {0};
     enum status status =
@@ -79,10 +80,11 @@ static enum status call(const char *address, const char *proxy, const struct inv
                                    .site_name = invitation->name,
                                    .invitation_secret = bytes_of(invitation->secret, SECRET_SIZE),
                                    .csr_der = buffer_bytes(&csr),
-                                   .software = site_software};
+                                   .software = site_software,
+                                   .look = look};
     if (status == OK) status = join_request_encode(&message, &request, error);
     struct rpc_channel_options options = {
-        .address = address, .proxy = proxy, .root_ca = (const char *)ca_pem.data, .server_name = COORDINATOR_NAME};
+        .address = setup->address, .proxy = setup->proxy, .root_ca = (const char *)ca_pem.data, .server_name = COORDINATOR_NAME};
     if (status == OK) status = rpc_channel_open(&options, &channel, error);
     if (status == OK) status = ask(channel, buffer_bytes(&request), raw, error);
     rpc_channel_close(channel);
@@ -131,22 +133,49 @@ static enum status store(struct site *site, const struct invitation *invitation,
     return site_save(site, error);
 }
 
-static enum status join_with(const char *address, const char *proxy, const struct invitation *invitation, struct site *site,
+static enum status ask_to(const struct join_setup *setup, bool look, const struct invitation *invitation, struct site *site,
+                          struct arena *arena, struct buffer *raw, struct join_reply *reply, struct error *error) {
+    enum status status = call(setup, look, invitation, site->key, arena, raw, reply, error);
+    if (status == TIMEOUT)
+        error_wrap(error, status,
+                   "the coordinator at %s does not answer: check the address, that it is running, and the firewalls between",
+                   setup->address);
+    if (status == OK && reply->code != JOIN_OK) {
+        char quoted[256];
+        status = error_set(error, reply->code == JOIN_BUSY ? UNAVAILABLE : REFUSED, "join refused (%s): %s. It says: %s",
+                           join_code_name(reply->code), advice(reply->code), log_quote(reply->message, quoted, sizeof quoted));
+    }
+    return status;
+}
+
+/* The run's rules, and whether this site can follow them, while the token can still be given back by doing nothing. */
+static enum status look_first(const struct join_setup *setup, const struct invitation *invitation, struct site *site,
+                              struct error *error) {
+    struct buffer raw = {0};
+    struct arena arena = {0};
+    struct join_reply reply;
+    struct manifest manifest;
+    if (!setup->check) return OK;
+    arena_create(&arena, ARENA_SIZE);
+    enum status status = ask_to(setup, true, invitation, site, &arena, &raw, &reply, error);
+    if (status == OK) status = manifest_parse(reply.manifest, &manifest, error);
+    if (status == OK) {
+        status = setup->check(setup->context, &manifest, error);
+        if (status != OK) error_wrap(error, status, "nothing has been joined, and the invitation is not used up");
+    }
+    arena_deinit(&arena);
+    buffer_deinit(&raw);
+    return status;
+}
+
+static enum status join_with(const struct join_setup *setup, const struct invitation *invitation, struct site *site,
                              struct error *error) {
     struct buffer raw = {0};
     struct arena arena = {0};
     struct join_reply reply;
+    TRY(look_first(setup, invitation, site, error));
     arena_create(&arena, ARENA_SIZE);
-    enum status status = call(address, proxy, invitation, site->key, &arena, &raw, &reply, error);
-    if (status == TIMEOUT)
-        error_wrap(error, status,
-                   "the coordinator at %s does not answer: check the address, that it is running, and the firewalls between",
-                   address);
-    if (status == OK && reply.code != JOIN_OK) {
-        char quoted[256];
-        status = error_set(error, reply.code == JOIN_BUSY ? UNAVAILABLE : REFUSED, "join refused (%s): %s. It says: %s",
-                           join_code_name(reply.code), advice(reply.code), log_quote(reply.message, quoted, sizeof quoted));
-    }
+    enum status status = ask_to(setup, false, invitation, site, &arena, &raw, &reply, error);
     if (status == OK) status = check(invitation, site->key, &reply, error);
     if (status == OK) status = store(site, invitation, &reply, error);
     arena_deinit(&arena);
@@ -172,13 +201,13 @@ static enum status check_is_its_own(const char *directory, const struct invitati
     return status;
 }
 
-enum status join_run(const char *address, const char *proxy, const char *token, const char *directory, bool *already,
-                     struct error *error) {
+enum status join_run(const struct join_setup *setup, bool *already, struct error *error) {
+    const char *directory = setup->directory;
     struct invitation invitation = {0};
     struct site site = {0};
     bool done = site_exists(directory), created = false;
     if (already) *already = done;
-    TRY(invitation_parse(token, &invitation, error));
+    TRY(invitation_parse(setup->token, &invitation, error));
     if (done) {
         enum status status = check_is_its_own(directory, &invitation, error);
         clear(&invitation, sizeof invitation);
@@ -189,7 +218,7 @@ enum status join_run(const char *address, const char *proxy, const char *token, 
     if (status == OK && !site.directory) status = error_set(error, FAILED, "%s cannot be resolved", directory);
     char *key_path = site.directory ? site_path(&site, "node.key") : NULL;
     if (status == OK) status = key_file_open(key_path, &site.key, &created, error);
-    if (status == OK) status = join_with(address, proxy, &invitation, &site, error);
+    if (status == OK) status = join_with(setup, &invitation, &site, error);
     if (status == OK) log_info("joined", "site=%u name=%s run=%s", site.number, site.name, site.manifest.name);
     free(key_path);
     clear(&invitation, sizeof invitation);

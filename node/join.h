@@ -10,9 +10,20 @@
 
 #include "base/status.h"
 
-/* `proxy` is rpc/proxy.h's setting. REFUSED with the coordinator's reason and what to do about it; INVALID: the token, or a reply that does not fit it;
+struct manifest;
+
+struct join_setup {
+    const char *address;
+    const char *proxy; /* rpc/proxy.h's setting */
+    const char *token, *directory;
+    /* Asked, with the run's manifest, before the invitation is used: anything but OK ends the join, and the token is as good as
+     * before. NULL: nothing to ask. */
+    enum status (*check)(void *context, const struct manifest *manifest, struct error *error);
+    void *context;
+};
+
+/* REFUSED with the coordinator's reason and what to do about it; INVALID: the token, or a reply that does not fit it;
  * UNAVAILABLE, TIMEOUT: try again. *already (may be NULL): there was nothing to do. */
-MUST_USE enum status join_run(const char *address, const char *proxy, const char *token, const char *directory, bool *already,
-                              struct error *error);
+MUST_USE enum status join_run(const struct join_setup *setup, bool *already, struct error *error);
 
 #endif

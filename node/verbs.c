@@ -75,15 +75,32 @@ static enum status check_data(const struct settings *settings, struct error *err
                      settings->directory);
 }
 
+static enum status check_data_first(void *context, const struct manifest *manifest, struct error *error) {
+    const struct settings *settings = context;
+    struct data *data = NULL;
+    struct run_model_files files = settings_files(settings);
+    char *seen = file_join(settings->directory, "data.seen");
+    files.seen = seen;
+    enum status status = run_model_data(manifest, &files, &data, error);
+    data_close(data);
+    free(seen);
+    return status;
+}
+
 int verb_join(struct options *options, void *values) {
     struct settings *settings = values;
     struct error error = {0};
     bool already = false;
+    struct join_setup setup = {.address = settings->join_address,
+                               .proxy = settings->proxy,
+                               .token = settings->token,
+                               .directory = settings->directory,
+                               .check = settings->data.count ? check_data_first : NULL,
+                               .context = settings};
     enum status status = check_outputs(settings, &error);
-    if (status == OK)
-        status = join_run(settings->join_address, settings->proxy, settings->token, settings->directory, &already, &error);
+    if (status == OK) status = join_run(&setup, &already, &error);
     if (status == OK) status = settings_save(options, settings, &error);
-    if (status == OK && settings->data.count && !settings->run_after) status = check_data(settings, &error);
+    if (status == OK && already && settings->data.count && !settings->run_after) status = check_data(settings, &error);
     if (status != OK) return failed("join", status, &error);
     if (already) log_info("joined_before", "dir=\"%s\" message=\"the token was not used\"", settings->directory);
     if (!settings->run_after) return EXIT_DONE;

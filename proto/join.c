@@ -37,6 +37,7 @@ static enum status request_convert(const ProtobufCMessage *message, struct bytes
         .invitation_secret = wire_bytes(from->invitation_secret),
         .csr_der = wire_bytes(from->csr_der),
         .software = from->software,
+        .look = from->look,
     };
     TRY(request_check(&request, error));
     *(struct join_request *)out = request;
@@ -56,6 +57,7 @@ enum status join_request_encode(const struct join_request *request, struct buffe
     message.protocol_max = request->protocol_max;
     message.site_name = wire_text(request->site_name);
     message.invitation_secret = wire_binary(request->invitation_secret);
+    message.look = request->look;
     message.csr_der = wire_binary(request->csr_der);
     message.software = software;
     return wire_encode(&request_type, &message.base, out, error);
@@ -71,8 +73,9 @@ static enum status reply_check(const struct join_reply *reply, struct error *err
     TRY(wire_check_text(reply->message, 0, WIRE_MESSAGE_LIMIT, "message", error));
     if (reply->code != JOIN_OK) return OK;
     TRY(wire_check_protocol(reply->protocol, error));
-    TRY(wire_check_range(reply->site, 1, UINT32_MAX, "site", error));
-    TRY(wire_check_size(reply->certificate_pem, 1, WIRE_PEM_LIMIT, "certificate_pem", error));
+    bool member = reply->site != 0;
+    if (!member && reply->certificate_pem.size > 0) return error_set(error, INVALID, "site: 0, beside a certificate");
+    TRY(wire_check_size(reply->certificate_pem, member ? 1 : 0, member ? WIRE_PEM_LIMIT : 0, "certificate_pem", error));
     TRY(wire_check_size(reply->ca_pem, 1, WIRE_PEM_LIMIT, "ca_pem", error));
     return wire_check_size(reply->manifest, 1, WIRE_MANIFEST_LIMIT, "manifest", error);
 }

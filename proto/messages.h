@@ -84,6 +84,7 @@ struct join_request {
     struct bytes invitation_secret;      /* WIRE_SECRET_MIN to WIRE_SECRET_LIMIT bytes; a secret: do not log */
     struct bytes csr_der;                /* 1 to WIRE_CSR_LIMIT bytes: PKCS #10, made with the site's own key */
     const char *software;                /* "atoll-node 0.1.0 linux-x86_64" */
+    bool look;                           /* only tell: the invitation stays as it is */
 };
 MUST_USE enum status join_request_encode(const struct join_request *request, struct buffer *out, struct error *error);
 MUST_USE enum status join_request_decode(struct frame frame, struct arena *arena, struct join_request *out, struct error *error);
@@ -93,8 +94,8 @@ struct join_reply {
     const char *message; /* a sentence for the operator */
     uint32_t protocol;   /* from here on; within the request's range */
     uint8_t run_id[WIRE_RUN_ID_SIZE];
-    uint32_t site;                          /* number in the ledger, from 1 */
-    struct bytes certificate_pem;           /* 1 to WIRE_PEM_LIMIT, the site's */
+    uint32_t site;                          /* number in the ledger, from 1; 0: the answer to a look */
+    struct bytes certificate_pem;           /* 1 to WIRE_PEM_LIMIT, the site's; none where site is 0 */
     struct bytes ca_pem;                    /* 1 to WIRE_PEM_LIMIT, the federation's root */
     uint8_t coordinator_key[WIRE_KEY_SIZE]; /* Ed25519, signs receipts and ledger heads */
     struct bytes manifest;                  /* 1 to WIRE_MANIFEST_LIMIT, canonical form */

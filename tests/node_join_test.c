@@ -27,7 +27,8 @@ static char *token_of(uint64_t not_before_s, uint64_t not_after_s) {
 static void joins_with_clock_trouble(uint64_t not_before_s, uint64_t not_after_s, const char *words) {
     struct error error = {0};
     char *token = token_of(not_before_s, not_after_s), *directory = file_join(test_directory(), "site");
-    CHECK_STATUS(join_run("127.0.0.1:1", "none", token, directory, NULL, &error), UNAVAILABLE);
+    struct join_setup setup = {.address = "127.0.0.1:1", .proxy = "none", .token = token, .directory = directory};
+    CHECK_STATUS(join_run(&setup, NULL, &error), UNAVAILABLE);
     CHECK_CONTAINS(error.message, "this machine's clock says 20");
     CHECK_CONTAINS(error.message, words);
     free(token);

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -687,6 +688,33 @@ def test_a_kubernetes_service_named_like_us_keeps_no_program_from_starting():
             contains(said, "unknown environment variable ATOLL_COORDINATOR_HOST")
         for use in (("atoll-sim", "faults", "--seeds", "1"), ("atoll-wan-proxy", "--help")):  # these read no variables
             good(*use, env=dict(os.environ, **SERVICE))
+
+
+# ---- an invitation is not spent on what cannot be --------------------------------------------------------------------------------------
+
+
+def test_a_token_is_not_spent_before_the_data_is_known_to_fit_the_run():
+    with federation(sites=0) as made:
+        invitation = made.invite("one")
+        write("empty.txt", b"")
+        write("short.txt", b"too short")
+        write("tokens.bin", struct.pack("<IIQ", 20240520, 1, 4) + bytes(1008) + struct.pack("<4H", 1, 2, 3, 50000))
+        os.mkdir("folder")
+        for data in ("typo.txt", "empty.txt", "short.txt", "tokens.bin", "folder"):
+            for more in ([], ["--no-run"]):
+                code, _, said = call("atoll-node", "join", invitation["address"], "--token", invitation["token"], "--dir", "first",
+                                     "--data", data, *more)
+                assert code == 1, f"{data}: exit {code}: {said}"
+                contains(said, data, "nothing has been joined, and the invitation is not used up")
+                assert not os.path.exists("first/site.json")
+        # Another key may use it still.
+        good("atoll-node", "join", invitation["address"], "--token", invitation["token"], "--dir", "second", "--data",
+             made.path("text.txt"), "--no-run")
+        assert [entry["kind"] for entry in made.ledger()] == ["genesis", "site_invited", "site_added"]
+        code, _, said = call("atoll-node", "join", invitation["address"], "--token", invitation["token"], "--dir", "first", "--data",
+                             made.path("text.txt"), "--no-run")
+        assert code == 3
+        contains(said, "join refused (used)")
 
 
 if __name__ == "__main__":

@@ -89,6 +89,7 @@ TEST(a_join_request_arrives_whole) {
     CHECK(is_pattern(message.invitation_secret, 1, 32));
     CHECK(is_pattern(message.csr_der, 2, 300));
     CHECK_TEXT(message.software, "atoll-node 0.1.0");
+    CHECK(message.look);
     arena_deinit(&arena);
 }
 

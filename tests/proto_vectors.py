@@ -28,7 +28,7 @@ def lost(*pairs):
 U64 = 2**64 - 1
 vectors = {
     'join_request': pb.JoinRequest(protocol_min=1, protocol_max=3, site_name='eu-1', invitation_secret=pattern(1, 32),
-                                   csr_der=pattern(2, 300), software='atoll-node 0.1.0'),
+                                   csr_der=pattern(2, 300), software='atoll-node 0.1.0', look=True),
     'join_reply': pb.JoinReply(code=0, message='welcome', protocol=1, run_id=pattern(3, 16), site=7,
                                certificate_pem=pattern(4, 700), ca_pem=pattern(5, 600), coordinator_key=pattern(6, 32),
                                manifest=pattern(7, 2000), server_time_ms=1767225600123),
