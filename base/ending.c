@@ -94,6 +94,7 @@ static bool is_ignored(int number) {
 void ending_begin(int code) {
     pthread_once(&once, prepare);
     atomic_store(&exit_code, code);
+    (void)signal(SIGXFSZ, SIG_IGN);
     sigset_t set;
     sigemptyset(&set);
     for (size_t i = 0; i < ENDINGS; i++) {

@@ -19,7 +19,9 @@
 
 enum { ENDING_BY_SIGNAL = -1 /* exit code 128 + the signal's number, as shells have it */ };
 
-/* Main calls this first. From here on a signal ends the process at once with exit code `code`. May be called again with another. */
+/* Main calls this first. From here on a signal ends the process at once with exit code `code`. May be called again with another. A write
+ * past the limit of a file's size (ulimit -f) fails with EFBIG from here on, and its reason is told, instead of ending the process
+ * without a word (SIGXFSZ). */
 void ending_begin(int code);
 /* From here on the first signal is noted. `on_ask`, which may be NULL, is called in the signal's handler. */
 void ending_in_order(void (*on_ask)(void));

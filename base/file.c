@@ -3,17 +3,32 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/memory.h"
 
+static bool is_full(int number) { return number == ENOSPC || number == EDQUOT || number == EFBIG; }
+
+const char *file_reason(int number, char out[static FILE_REASON_SIZE]) {
+    struct rlimit limit;
+    if (number == EFBIG && getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+        snprintf(out, FILE_REASON_SIZE, "%s: the limit of a file's size, ulimit -f, is %llu bytes", strerror(number),
+                 (unsigned long long)limit.rlim_cur);
+    else
+        snprintf(out, FILE_REASON_SIZE, "%s", strerror(number));
+    return out;
+}
+
 static enum status from_errno(struct error *error, const char *doing, const char *path) {
-    enum status status = errno == ENOENT ? NOT_FOUND : errno == ENOSPC || errno == EDQUOT ? FULL : FAILED;
-    return error_set(error, status, "%s %s: %s", doing, path, strerror(errno));
+    char reason[FILE_REASON_SIZE];
+    enum status status = errno == ENOENT ? NOT_FOUND : is_full(errno) ? FULL : FAILED;
+    return error_set(error, status, "%s %s: %s", doing, path, file_reason(errno, reason));
 }
 
 char *file_join(const char *directory, const char *name) { return xformat("%s/%s", directory, name); }
@@ -104,7 +119,8 @@ enum status file_write_all(int descriptor, const void *data, size_t size, struct
         ssize_t wrote = write(descriptor, at, size);
         if (wrote < 0 && errno == EINTR) continue;
         if (wrote < 0) {
-            return error_set(error, errno == ENOSPC || errno == EDQUOT ? FULL : FAILED, "write: %s", strerror(errno));
+            char reason[FILE_REASON_SIZE];
+            return error_set(error, is_full(errno) ? FULL : FAILED, "write: %s", file_reason(errno, reason));
         }
         at += wrote;
         size -= (size_t)wrote;
@@ -129,9 +145,33 @@ static enum status sync_parent(const char *path, struct error *error) {
     return status;
 }
 
-enum status file_write(const char *path, struct bytes content, mode_t mode, struct error *error) {
-    enum status kind = file_check_kind(path, error);
-    if (kind != OK) return error_wrap(error, kind, "write");
+enum { LINKS_MAX = 40 };
+
+/* What the link at `path` says, as seen from where we are. */
+static char *follow(const char *path) {
+    char text[PATH_MAX];
+    ssize_t size = readlink(path, text, sizeof text - 1);
+    if (size <= 0) return NULL;
+    text[size] = 0;
+    const char *slash = strrchr(path, '/');
+    return *text == '/' || !slash ? xstrdup(text) : xformat("%.*s/%s", (int)(slash - path), path, text);
+}
+
+enum status file_target(const char *path, char **out, struct error *error) {
+    TRY(file_check_kind(path, error));
+    struct stat info;
+    char *at = xstrdup(path);
+    for (int links = 0; lstat(at, &info) == 0 && S_ISLNK(info.st_mode); links++) {
+        char *next = links < LINKS_MAX ? follow(at) : NULL;
+        free(at);
+        if (!next) return error_set(error, INVALID, "%s: its links lead nowhere", path);
+        at = next;
+    }
+    *out = at;
+    return OK;
+}
+
+static enum status write_regular(const char *path, struct bytes content, mode_t mode, struct error *error) {
     char *temporary = xformat("%s.tmp.%ld", path, (long)getpid());
     unlink(temporary);
     int descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
@@ -152,6 +192,15 @@ enum status file_write(const char *path, struct bytes content, mode_t mode, stru
     status = sync_parent(path, error);
 out:
     free(temporary);
+    return status;
+}
+
+enum status file_write(const char *path, struct bytes content, mode_t mode, struct error *error) {
+    char *target;
+    enum status status = file_target(path, &target, error);
+    if (status != OK) return error_wrap(error, status, "write");
+    status = write_regular(target, content, mode, error);
+    free(target);
     return status;
 }
 

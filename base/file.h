@@ -18,8 +18,8 @@ MUST_USE enum status file_check_kind(const char *path, struct error *error);
 /* Appends the file's content to *out. NOT_FOUND; INVALID if it is larger than limit; FAILED for the rest, with the reason.
  * A terminating zero byte lies behind the content (not counted), so text may be read as a string. */
 MUST_USE enum status file_read(const char *path, size_t limit, struct buffer *out, struct error *error);
-/* Write to a temporary beside it, fdatasync, rename over path, fsync the directory. FULL if the disk is; INVALID if the path is of
- * something that is not a regular file, which stays. */
+/* Write to a temporary beside it, fdatasync, rename over path, fsync the directory. A symbolic link stays, and what it points to is
+ * replaced. FULL if the disk is, or a limit is met; INVALID if the path is of something that is not a regular file, which stays. */
 MUST_USE enum status file_write(const char *path, struct bytes content, mode_t mode, struct error *error);
 /* All of `size` bytes, however many calls it takes. */
 MUST_USE enum status file_write_all(int descriptor, const void *data, size_t size, struct error *error);
@@ -36,6 +36,12 @@ MUST_USE enum status file_check_output(const char *path, struct error *error);
 char *file_cache(const char *name);
 /* Deletes the directory (or file) and all that is below it; follows no link, crosses no mount point. What is not there is OK. */
 MUST_USE enum status file_remove_tree(const char *path, struct error *error);
+/* Where a write to `path` ends: *out, owned by the caller, is the name behind all links, which need not exist. INVALID: it is something
+ * other than a regular file, or its links lead nowhere. */
+MUST_USE enum status file_target(const char *path, char **out, struct error *error);
+/* What errno's value means, with the limit of a file's size where that was met. Returns `out`. */
+enum { FILE_REASON_SIZE = 160 };
+const char *file_reason(int number, char out[static FILE_REASON_SIZE]);
 /* directory + "/" + name, owned by the caller. */
 char *file_join(const char *directory, const char *name);
 

@@ -1,5 +1,6 @@
 #include "model/export.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -114,6 +115,11 @@ static enum status write_tokenizer(const char *directory, const struct model_con
     json_begin_object(&w);
     member_text(&w, "tokenizer_class", "PreTrainedTokenizerFast");
     member_u64(&w, "model_max_length", c->context);
+    json_key(&w, "model_input_names"); /* what generate() takes: no token_type_ids */
+    json_begin_array(&w);
+    json_text(&w, "input_ids");
+    json_text(&w, "attention_mask");
+    json_end_array(&w);
     member_bool(&w, "clean_up_tokenization_spaces", false);
     json_end_object(&w);
     return write_text(directory, "tokenizer_config.json", &text, error);
@@ -231,17 +237,83 @@ static enum status write_small_files(const char *directory, const struct layout 
     return write_config(directory, &layout->config, options->dtype, origin, error);
 }
 
-enum status export_model_as(const char *directory, const struct layout *layout, const float *parameters,
-                            const struct export_options *options, struct error *error) {
-    if (options->byte_tokenizer && layout->config.vocabulary < 256)
-        return error_set(error, INVALID, "a vocabulary of %u has no byte tokenizer", layout->config.vocabulary);
-    struct buffer origin = {0};
+/* --- whose directory it is ------------------------------------------------------------------------------------------------------------ */
+
+static bool is_part(const char *name) {
+    size_t size = strlen(name), suffix = strlen(".safetensors");
+    return size > suffix && strcmp(name + size - suffix, ".safetensors") == 0;
+}
+
+static bool is_written_here(const char *name) {
+    static const char *const names[] = {"config.json", "generation_config.json", "model.safetensors.index.json"};
+    for (size_t i = 0; i < COUNT_OF(names); i++)
+        if (strcmp(name, names[i]) == 0) return true;
+    return is_part(name);
+}
+
+static enum status check_owner(const char *directory, struct error *error) {
+    DIR *listing = opendir(directory);
+    if (!listing) return error_set(error, FAILED, "open directory %s: %s", directory, strerror(errno));
+    char *mark = file_join(directory, EXPORT_MARK);
+    enum status status = OK;
+    bool ours = file_exists(mark);
+    for (struct dirent *entry; status == OK && (entry = readdir(listing));) {
+        if (ours && strstr(entry->d_name, ".safetensors.tmp."))
+            unlinkat(dirfd(listing), entry->d_name, 0); /* a killed export's */
+        if (!ours && is_written_here(entry->d_name))
+            status = error_set(error, INVALID, "%s holds %.60s, which no export of this program wrote: name another directory",
+                               directory, entry->d_name);
+    }
+    free(mark);
+    closedir(listing);
+    return status;
+}
+
+static enum status claim(const char *directory, uint64_t size, struct output **out, struct error *error) {
+    struct output *output;
+    TRY(output_claim_directory(directory, size, &output, error));
+    enum status status = check_owner(directory, error);
+    if (status == OK)
+        *out = output;
+    else
+        output_release(output);
+    return status;
+}
+
+enum status export_claim(const char *directory, const struct layout *layout, const struct export_options *options,
+                         struct output **out, struct error *error) {
+    return claim(directory, layout->count * tensor_dtype_size(options->dtype), out, error);
+}
+
+enum status export_check(const char *directory, struct error *error) {
+    struct output *output;
+    TRY(claim(directory, 0, &output, error));
+    output_release(output);
+    return OK;
+}
+
+static enum status write_all(const char *directory, const struct layout *layout, const float *parameters,
+                             const struct export_options *options, struct error *error) {
+    struct buffer origin = {0}, mark = {0};
+    buffer_append_text(&mark, "A model that Atoll exported. What is here is written over by the next export.");
     enum status status = read_origin(options, &origin, error); /* first: it may be the one that is replaced */
-    if (status == OK) status = file_make_directory(directory, 0755, error);
+    if (status == OK) status = write_text(directory, EXPORT_MARK, &mark, error);
     if (status == OK) status = remove_file(directory, "config.json", error); /* until all is written, this is no export */
     if (status == OK) status = write_tensors(directory, layout, parameters, options, error);
     if (status == OK) status = write_small_files(directory, layout, options, &origin, error);
+    buffer_deinit(&mark);
     buffer_deinit(&origin);
+    return status;
+}
+
+enum status export_model_as(const char *directory, const struct layout *layout, const float *parameters,
+                            const struct export_options *options, struct error *error) {
+    struct output *output = NULL;
+    if (options->byte_tokenizer && layout->config.vocabulary < 256)
+        return error_set(error, INVALID, "a vocabulary of %u has no byte tokenizer", layout->config.vocabulary);
+    if (!options->claimed) TRY(export_claim(directory, layout, options, &output, error));
+    enum status status = write_all(directory, layout, parameters, options, error);
+    output_release(output);
     return status;
 }
 

@@ -5,11 +5,17 @@
  * tokenizer, templates. Without one, and where the vocabulary is bytes (>= 256), tokenizer.json and tokenizer_config.json are of the
  * byte tokenizer, whose token b is the byte b; a tokenizer of another kind that stands in the directory already is left alone.
  * config.json is written last: a directory without it is an export that was cut off.
+ *
+ * The first thing written is EXPORT_MARK. An export goes over what carries it and over nothing else: a directory without it that holds a
+ * model or a tokenizer is somebody's own. One export at a time: the directory is locked while it lasts.
  */
 #ifndef MODEL_EXPORT_H
 #define MODEL_EXPORT_H
 
+#include "base/output.h"
 #include "model/safetensors.h"
+
+#define EXPORT_MARK ".atoll-export"
 
 struct export_options {
     int64_t version;         /* into the metadata; negative: none */
@@ -17,7 +23,14 @@ struct export_options {
     const char *beside;      /* the checkpoint that the model began from, a directory or file; NULL: none */
     enum tensor_dtype dtype; /* of the stored tensors */
     uint64_t shard_size;     /* bytes of tensors a file may hold (one tensor at least); 0: EXPORT_SHARD_SIZE */
+    bool claimed;            /* the caller holds export_claim's lock */
 };
+/* Before long work: whether export_model_as will be able to write there, which it is then kept free for; output_release makes it free
+ * again. INVALID: it holds a model that is no export of ours; for the rest output_claim_directory's statuses. */
+MUST_USE enum status export_claim(const char *directory, const struct layout *layout, const struct export_options *options,
+                                  struct output **out, struct error *error);
+/* The same question where nothing need be kept free. */
+MUST_USE enum status export_check(const char *directory, struct error *error);
 #define EXPORT_SHARD_SIZE (UINT64_C(5) << 30) /* as transformers does */
 
 /* Makes the directory if need be. INVALID: a value that does not fit the dtype. Statuses of base/file.h. */

@@ -122,23 +122,28 @@ enum status safetensors_write_part(const char *path, const struct layout *layout
                                    uint32_t count, enum tensor_dtype dtype, int64_t version, struct error *error) {
     struct buffer header = {0};
     write_header(layout, first, count, dtype, version, &header);
-    char *temporary = xformat("%s.%ld.tmp", path, (long)getpid()), *directory = xstrdup(path), *slash = strrchr(directory, '/');
+    char *temporary = xformat("%s.tmp.%ld", path, (long)getpid()), *directory = xstrdup(path), *slash = strrchr(directory, '/');
+    char reason[FILE_REASON_SIZE];
     if (slash) slash[slash == directory] = 0;
     enum status status = file_check_kind(path, error);
     int descriptor = -1;
     unlink(temporary); /* never opened: whatever is there is not ours */
     if (status == OK) descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-    if (status == OK && descriptor < 0) status = error_set(error, FAILED, "create %s: %s", temporary, strerror(errno));
+    if (status == OK && descriptor < 0) status = error_set(error, FAILED, "create %s: %s", temporary, file_reason(errno, reason));
     if (status == OK) status = file_write_all(descriptor, header.data, header.size, error);
     for (uint32_t i = first; i < first + count && status == OK; i++) {
         const struct layout_tensor *tensor = &layout->tensors[i];
         status = write_values(descriptor, parameters + tensor->offset, tensor->count, dtype, error);
         if (status != OK) error_wrap(error, status, "tensor \"%s\"", tensor->name);
     }
-    if (status == OK && fdatasync(descriptor) != 0) status = error_set(error, FAILED, "sync %s: %s", temporary, strerror(errno));
+    if (status == OK && fdatasync(descriptor) != 0)
+        status = error_set(error, FAILED, "sync %s: %s", temporary, file_reason(errno, reason));
     if (descriptor >= 0) close(descriptor);
     if (status == OK && rename(temporary, path) != 0) status = error_set(error, FAILED, "rename %s: %s", path, strerror(errno));
-    if (status != OK && descriptor >= 0) unlink(temporary);
+    if (status != OK && descriptor >= 0) {
+        unlink(temporary);
+        error_wrap(error, status, "write %s", path);
+    }
     if (status == OK) status = file_sync_directory(slash ? directory : ".", error);
     free(directory);
     free(temporary);

@@ -19,6 +19,7 @@
 #include "model/history.h"
 #include "model/kernels_kept.h"
 #include "model/presets.h"
+#include "model/train_outputs.h"
 #include "model/verbs.h"
 
 static const char *const schedules[] = {"constant", "cosine", "linear", NULL};
@@ -204,8 +205,10 @@ static enum status report(struct history *history, const struct history_point *p
     return history_add(history, point, error);
 }
 
+/* The failure of a step, after which the trainer's state is still whole. What else fails goes to *aside. */
 static enum status train(struct trainer *trainer, const struct data *data, const struct verb_settings *s, struct history *history,
-                         double *speed, struct error *error) {
+                         double *speed, struct first_failure *aside, struct error *error) {
+    bool logs = true;
     uint64_t start = clock_monotonic_ns(), mark = start, tokens = 0, marked = 0;
     enum status status = OK;
     while (status == OK && !ending_is_asked() && trainer_counters(trainer).steps < s->steps) {
@@ -215,9 +218,12 @@ static enum status train(struct trainer *trainer, const struct data *data, const
         tokens += result.tokens;
         struct trainer_counters counters = trainer_counters(trainer);
         double heldout = NAN;
-        if (s->evaluate_every && counters.steps % s->evaluate_every == 0) status = evaluate(trainer, data, s, &heldout, error);
-        if (status == CANCELLED) status = OK; /* the loop ends, with the state written */
-        if (status == OK && (counters.steps % s->log_every == 0 || isfinite(heldout))) {
+        struct error other = {0};
+        if (s->evaluate_every && counters.steps % s->evaluate_every == 0) {
+            enum status evaluated = evaluate(trainer, data, s, &heldout, &other);
+            if (evaluated != CANCELLED) first_failure_keep(aside, evaluated, &other, "not_evaluated", true);
+        }
+        if (counters.steps % s->log_every == 0 || isfinite(heldout)) {
             uint64_t now = clock_monotonic_ns();
             const struct history_point point = {.step = counters.steps,
                                                 .tokens = counters.tokens,
@@ -227,22 +233,33 @@ static enum status train(struct trainer *trainer, const struct data *data, const
                                                 .learning_rate = (double)result.learning_rate,
                                                 .tokens_per_second = (double)(tokens - marked) * 1e9 / (double)(now - mark),
                                                 .seconds = (double)(now - start) * 1e-9};
-            status = report(history, &point, s->steps, error);
+            enum status logged = report(history, &point, s->steps, &other);
+            if (logs) first_failure_keep(aside, logged, &other, "log_not_written", true);
+            logs = logs && logged == OK;
             mark = now, marked = tokens;
         }
-        if (status == OK && s->save_every && s->state && counters.steps % s->save_every == 0)
-            status = save_state(trainer, s->state, error);
+        if (s->save_every && s->state && counters.steps % s->save_every == 0) {
+            enum status saved = save_state(trainer, s->state, &other); /* tried again, and judged at the end */
+            if (saved != OK)
+                log_error("state_not_saved", "step=%llu message=\"%s\"", (unsigned long long)counters.steps, other.message);
+        }
     }
     if (isatty(STDERR_FILENO)) fprintf(stderr, "\n");
     *speed = (double)tokens * 1e9 / (double)(clock_monotonic_ns() - start + 1);
     return status;
 }
 
+static enum status check_prompt(const struct verb_settings *s, const struct model_config *model, struct error *error) {
+    size_t length = s->prompt ? strlen(s->prompt) : 1;
+    if (s->prompt && model->vocabulary < 256) return error_set(error, INVALID, "this vocabulary is not of bytes: no prompt");
+    if (s->prompt && (length == 0 || length >= model->context))
+        return error_set(error, INVALID, "the prompt must have 1 to %u bytes", model->context - 1);
+    return OK;
+}
+
 static enum status sample(struct trainer *trainer, const struct verb_settings *s, struct error *error) {
     const struct layout *layout = trainer_layout(trainer);
     size_t length = strlen(s->prompt), context = layout->config.context;
-    if (layout->config.vocabulary < 256) return error_set(error, INVALID, "this vocabulary is not of bytes: no prompt");
-    if (length == 0 || length >= context) return error_set(error, INVALID, "the prompt must have 1 to %zu bytes", context - 1);
     uint32_t count = (uint32_t)MIN(s->sample, (uint64_t)(context - length));
     uint32_t *tokens = xcalloc(length + count, sizeof *tokens);
     for (size_t i = 0; i < length; i++) tokens[i] = (uint8_t)s->prompt[i];
@@ -255,23 +272,23 @@ static enum status sample(struct trainer *trainer, const struct verb_settings *s
     return status;
 }
 
-static enum status finish(struct trainer *trainer, const struct data *data, const struct verb_settings *s, double speed,
-                          struct error *error) {
-    if (s->state) TRY(save_state(trainer, s->state, error));
+static enum status export_model_of(struct trainer *trainer, const struct data *data, const struct verb_settings *s,
+                                   struct error *error) {
+    const struct layout *layout = trainer_layout(trainer);
+    bool bytes = layout->config.vocabulary == 256 && data_is_bytes(data);
+    const struct export_options how = train_export_options(s, bytes, trainer_counters(trainer).steps);
+    return export_model_as(s->export_to, layout, trainer_parameters(trainer), &how, error);
+}
+
+/* The line of figures; whether training was stopped goes to the person too. */
+static enum status tell(struct trainer *trainer, const struct data *data, const struct verb_settings *s, double speed,
+                        struct error *error) {
     struct trainer_counters counters = trainer_counters(trainer);
-    if (s->export_to) {
-        const struct export_options how = {.version = (int64_t)counters.steps,
-                                           .byte_tokenizer =
-                                               trainer_layout(trainer)->config.vocabulary == 256 && data_is_bytes(data),
-                                           .beside = s->start,
-                                           .dtype = (enum tensor_dtype)s->dtype,
-                                           .shard_size = s->shard_size};
-        TRY(export_model_as(s->export_to, trainer_layout(trainer), trainer_parameters(trainer), &how, error));
-    }
     printf("parameters=%llu kernels=%s steps=%llu tokens=%llu tokens_per_second=%.0f",
            (unsigned long long)trainer_layout(trainer)->count, trainer_kernels(trainer), (unsigned long long)counters.steps,
            (unsigned long long)counters.tokens, speed);
     double nats;
+    enum status status = OK;
     if (ending_is_asked()) {
         printf(" stopped=true\n");
         fprintf(stderr,
@@ -281,12 +298,12 @@ static enum status finish(struct trainer *trainer, const struct data *data, cons
         return OK;
     }
     if (data_heldout_count(data, (uint32_t)s->length) > 0) {
-        enum status status = evaluate(trainer, data, s, &nats, error);
-        if (status != OK && status != CANCELLED) return status;
+        status = evaluate(trainer, data, s, &nats, error);
         if (status == OK) printf(" heldout_nats=%.4f", nats);
+        if (status == CANCELLED) status = OK;
     }
     printf("\n");
-    return s->prompt ? sample(trainer, s, error) : OK;
+    return status;
 }
 
 static enum status write_plot(const struct history *history, const char *path, struct error *error) {
@@ -295,6 +312,20 @@ static enum status write_plot(const struct history *history, const char *path, s
     enum status status = file_write(path, buffer_bytes(&picture), 0644, error);
     buffer_deinit(&picture);
     return status;
+}
+
+/* After training, however it ended: first what the work was for, then what tells of it. No failure keeps the next from being tried. */
+static void finish(struct trainer *trainer, const struct data *data, const struct verb_settings *s, const struct history *history,
+                   double speed, struct first_failure *first) {
+    bool trained = first->status == OK;
+    struct error error = {0};
+    if (s->state) first_failure_keep(first, save_state(trainer, s->state, &error), &error, "state_not_saved", false);
+    if (trained && s->export_to)
+        first_failure_keep(first, export_model_of(trainer, data, s, &error), &error, "not_exported", false);
+    if (trained) first_failure_keep(first, tell(trainer, data, s, speed, &error), &error, "not_evaluated", false);
+    if (s->plot) first_failure_keep(first, write_plot(history, s->plot, &error), &error, "plot_not_written", false);
+    if (trained && s->prompt && !ending_is_asked())
+        first_failure_keep(first, sample(trainer, s, &error), &error, "no_sample", false);
 }
 
 /* What reading and writing the state takes for a moment: its bytes, all at once. */
@@ -333,21 +364,29 @@ static int run_train(struct options *options, void *values) {
     if (s->state) kernels_peek(s->state, began_with);
     s->kernels = kernels_to_use(s->kernels, began_with, s->state);
     const struct trainer_options trainer_options = trainer_options_of(s, &model);
+    struct train_outputs outputs = {0};
+    struct first_failure first = {0}, aside = {0};
     status = data_open(s->data.items, s->data.count, &data_options, &data, &error);
     if (status == OK) status = trainer_check(&trainer_options, &error);
+    if (status == OK) status = check_prompt(s, &model, &error);
     if (status == OK) status = verb_check_memory(&trainer_options, state_size(s, &trainer_options), &error);
+    if (status == OK) status = train_outputs_claim(s, &model, &outputs, &error);
     if (status == OK) status = history_open(s->log, &history, &error);
     if (status == OK) status = trainer_create(&trainer_options, &trainer, &error);
     if (status == OK && s->device != TRAINER_CPU) log_info("device", "line=\"%s\"", trainer_device_line(trainer));
     if (status == OK) say_kernels(trainer);
     if (status == OK) status = begin(trainer, s, &error);
     ending_in_order(NULL); /* the first signal ends training after the step that is under way; a later one ends the process */
-    if (status == OK) status = train(trainer, data, s, history, &speed, &error);
-    if (status == OK && s->plot) status = write_plot(history, s->plot, &error);
-    if (status == OK) status = finish(trainer, data, s, speed, &error);
+    if (status == OK) {
+        first_failure_keep(&first, train(trainer, data, s, history, &speed, &aside, &error), &error, "not_trained", false);
+        finish(trainer, data, s, history, speed, &first);
+        if (first.status == OK) first = aside;
+        status = first.status, error = first.error;
+    }
     trainer_destroy(trainer);
     history_close(history);
     data_close(data);
+    train_outputs_release(&outputs);
     return verb_exit_code(options, status, &error);
 }
 

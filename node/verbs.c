@@ -28,9 +28,10 @@ static int failed(const char *doing, enum status status, const struct error *err
 
 /* What is written while it runs, looked at before: the first line that says so would come an hour later. */
 static enum status check_outputs(const struct settings *settings, struct error *error) {
-    if (!settings->metrics_file) return OK;
-    enum status status = file_check_output(settings->metrics_file, error);
-    return status == OK ? OK : error_wrap(error, status, "metrics-file");
+    enum status status = settings->metrics_file ? file_check_output(settings->metrics_file, error) : OK;
+    if (status != OK) return error_wrap(error, status, "metrics-file");
+    status = settings->export_directory ? export_check(settings->export_directory, error) : OK;
+    return status == OK ? OK : error_wrap(error, status, "export");
 }
 
 static int run_site(struct settings *settings) {
@@ -234,7 +235,8 @@ int verb_export(struct options *options, void *values) {
     const struct settings *settings = values;
     struct error error = {0};
     struct model model = {0};
-    enum status status = model_open(settings, &model, &error);
+    enum status status = settings->export_directory ? export_check(settings->export_directory, &error) : OK;
+    if (status == OK) status = model_open(settings, &model, &error);
     if (status == OK) {
         char *path = settings->export_directory ? xstrdup(settings->export_directory) : site_path(&model.site, "export");
         const struct model_state *global = &model.replica.global;

@@ -1,6 +1,7 @@
 #include <stdio.h>
 
 #include "base/file.h"
+#include "base/output.h"
 #include "sim/plan.h"
 #include "sim/verbs.h"
 
@@ -68,7 +69,11 @@ static int run(struct options *options, void *context) {
     }
     enum status status = values->plan.file ? topology_load(values->plan.file, &topology, &error)
                                            : topology_preset(values->plan.preset, &topology, &error);
-    if (status != OK) return complain(&error);
+    if (status == OK && values->plan.plot) status = output_check_file(values->plan.plot, 0, &error);
+    if (status != OK) {
+        topology_destroy(topology);
+        return complain(&error);
+    }
     int code = plan_it(values, topology);
     topology_destroy(topology);
     return code;

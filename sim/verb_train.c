@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/output.h"
 #include "model/presets.h"
 #include "sim/train.h"
 #include "sim/verbs.h"
@@ -144,8 +145,8 @@ static enum status train(const struct verb_settings *settings, struct error *err
     if (status == OK) status = manifest_read(settings, &manifest, error);
     if (status == OK) status = manifest_settle(settings, topology, &manifest, error);
     if (status == OK) status = history_open(NULL, &history, error);
-    if (status == OK && settings->train.csv && !(csv = fopen(settings->train.csv, "w")))
-        status = error_set(error, FAILED, "open %s: %s", settings->train.csv, strerror(errno));
+    if (status == OK && settings->train.csv) status = output_check_file(settings->train.csv, 0, error);
+    if (status == OK && settings->train.svg) status = output_check_file(settings->train.svg, 0, error);
     if (status != OK) goto out;
     double duration = settings->train.duration_ms ? (double)settings->train.duration_ms / 1000 : topology->duration;
     struct train_options options = {.topology = topology,
@@ -161,11 +162,13 @@ static enum status train(const struct verb_settings *settings, struct error *err
                                     .duration = duration,
                                     .evaluate_every =
                                         settings->train.evaluate_ms ? (double)settings->train.evaluate_ms / 1000 : duration / 20,
-                                    .csv = csv,
                                     .progress = stdout,
                                     .history = history};
     status = train_memory(&options, &memory, error);
+    if (status == OK && settings->train.csv && !(csv = fopen(settings->train.csv, "w")))
+        status = error_set(error, FAILED, "open %s: %s", settings->train.csv, strerror(errno));
     if (status != OK) goto out;
+    options.csv = csv;
     printf("%u sites; memory at most %.1f MB: K*(12 P%s + 4 P) + (K+2)*4 P + model + threads*trainer\n", topology->site_count,
            (double)memory / 1e6, manifest.outer.mode == OUTER_SPARSE ? " + 4 P" : "");
     fflush(stdout);
@@ -173,8 +176,9 @@ static enum status train(const struct verb_settings *settings, struct error *err
     if (status == OK) print_result(&result);
     if (status == OK && settings->train.svg) status = plot_write(settings, history, error);
 out:
-    if (csv && fclose(csv) != 0 && status == OK)
-        status = error_set(error, FAILED, "%s: %s", settings->train.csv, strerror(errno));
+    bool cut = csv && ferror(csv) != 0;
+    if (csv && (fclose(csv) != 0 || cut) && status == OK)
+        status = error_set(error, FAILED, "%s could not be written whole", settings->train.csv);
     history_close(history);
     topology_destroy(topology);
     return status;

@@ -9,6 +9,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/memory.h"
 #include "base/random.h"
 
@@ -28,9 +29,11 @@ enum status blob_failed(const struct blob_store *store, struct error *error, int
         return error_set(error, FAILED, "blobs in %s: %s %s: %s", store->directory, doing, name, strerror(code));
     }
     struct statvfs disk = {0};
+    char reason[FILE_REASON_SIZE];
     fstatvfs(store->blobs, &disk);
     return error_set(error, FULL, "blobs in %s: %s %s: %s (%llu MiB and %llu files left)", store->directory, doing, name,
-                     strerror(code), (unsigned long long)disk.f_bavail * disk.f_frsize >> 20, (unsigned long long)disk.f_favail);
+                     file_reason(code, reason), (unsigned long long)disk.f_bavail * disk.f_frsize >> 20,
+                     (unsigned long long)disk.f_favail);
 }
 
 enum status blob_corrupt(const struct blob_store *store, struct error *error, const uint8_t digest[static BLOB_DIGEST_SIZE],

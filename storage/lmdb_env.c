@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/statvfs.h>
 
+#include "base/file.h"
 #include "base/memory.h"
 
 enum { ATTEMPTS = 1000 }; /* of a reader that a writer overtakes: it takes two commits within one reading to do so */
@@ -40,10 +41,12 @@ enum status lmdb_failed(const struct store *store, struct error *error, int code
     if (status != FULL) return error_set(error, status, "store %s: %s: %s", store->directory, doing, mdb_strerror(code));
     struct statvfs disk = {0};
     MDB_envinfo info = {0};
+    char reason[FILE_REASON_SIZE];
     if (store->env) mdb_env_info(store->env, &info);
     statvfs(store->directory, &disk);
     return error_set(error, FULL, "store %s: %s: %s (%llu MiB free on disk, map %zu of at most %zu MiB)", store->directory, doing,
-                     mdb_strerror(code), (unsigned long long)disk.f_bavail * disk.f_frsize >> 20, info.me_mapsize >> 20,
+                     code > 0 ? file_reason(code, reason) : mdb_strerror(code),
+                     (unsigned long long)disk.f_bavail * disk.f_frsize >> 20, info.me_mapsize >> 20,
                      store->options.map_limit >> 20);
 }
 

@@ -17,7 +17,8 @@ static int model_export(struct options *options, void *values) {
     struct layout layout = {0};
     struct error error = {0};
     (void)options;
-    enum status status = directory_open(settings->directory, true, NULL, NULL, &data, &error);
+    enum status status = export_check(settings->output, &error); /* before the replay */
+    if (status == OK) status = directory_open(settings->directory, true, NULL, NULL, &data, &error);
     if (status != OK) return report_failure(&error);
     status = directory_restore(&data, &run, &model, &report, &error);
     if (status == OK) status = run_model_layout(run_state_manifest(run), &layout, &error);
