@@ -250,7 +250,7 @@ def a_site_with_bad_data_key_or_manifest_does_not_start(directory):
     with open(yaml) as file:
         settings = file.read()
     for path, content, word in ((federation.path("gone.txt"), None, "gone.txt"), (federation.path("tiny.txt"), b"ab", "tiny.txt"),
-                                (federation.path("bad.bin"), b"abc" * 1000, "bad.bin")):
+                                (federation.path("bad.bin"), b"\x01\x80\xff" * 1000, "bad.bin")):
         if content is not None:
             with open(path, "wb") as file:
                 file.write(content)
