@@ -1,6 +1,5 @@
-/* The coordinator's brain: who is there, the next entry of the ledger, and the order of events. coordinator_state_core.h tells how
+/* The coordinator's brain: the next entry of the ledger, and the order of events. coordinator_state_core.h tells how
  * its files work together. */
-#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,54 +30,6 @@ void brain_stop(struct coordinator_state *state, struct coordinator_actions *out
     vsnprintf(action->message, sizeof action->message, format, arguments);
     va_end(arguments);
 }
-/* ---- who is there ------------------------------------------------------------------------------------------------------- */
-
-static struct presence *presence_of(struct coordinator_state *state, uint32_t site) {
-    if (site == 0 || site > run_state_site_count(state->run)) return NULL;
-    if (site > state->presence_count) {
-        size_t count = run_state_site_count(state->run);
-        state->presence = xrealloc(state->presence, count * sizeof state->presence[0]);
-        memset(state->presence + state->presence_count, 0, (count - state->presence_count) * sizeof state->presence[0]);
-        state->presence_count = count;
-    }
-    return &state->presence[site - 1];
-}
-
-void brain_hear(struct coordinator_state *state, uint32_t site, struct moment now) {
-    struct presence *presence = presence_of(state, site);
-    if (!presence) return;
-    presence->heard = true;
-    presence->heard_ms = now.monotonic_ms;
-}
-
-bool coordinator_state_connected(const struct coordinator_state *state, uint32_t site, struct moment now) {
-    if (site == 0 || site > state->presence_count) return false;
-    const struct run_site *enrolled = run_state_site(state->run, site);
-    if (!enrolled || enrolled->revoked) return false;
-    const struct presence *presence = &state->presence[site - 1];
-    return presence->heard && (presence->following > 0 || now.monotonic_ms - presence->heard_ms <= state->options.presence_ms);
-}
-
-uint32_t brain_connected(const struct coordinator_state *state, struct moment now) {
-    uint32_t count = 0;
-    for (uint32_t site = 1; site <= state->presence_count; site++) count += coordinator_state_connected(state, site, now);
-    return count;
-}
-
-uint32_t coordinator_state_inner_steps(const struct coordinator_state *state, uint32_t site) {
-    uint32_t inner_steps = run_state_inner_steps(state->run);
-    if (!run_state_manifest(state->run)->inner.dylu || site == 0 || site > state->presence_count) return inner_steps;
-    double fastest = 0, own = state->presence[site - 1].steps_per_second;
-    for (size_t i = 0; i < state->presence_count; i++) {
-        const struct run_site *enrolled = run_state_site(state->run, (uint32_t)i + 1);
-        if (enrolled->revoked) continue;
-        fastest = fmax(fastest, state->presence[i].steps_per_second);
-    }
-    if (!(own > 0) || !(fastest > 0)) return inner_steps;
-    double scaled = floor(own / fastest * inner_steps);
-    return scaled < 1 ? 1 : scaled > inner_steps ? inner_steps : (uint32_t)scaled;
-}
-
 /* ---- writing the ledger ------------------------------------------------------------------------------------------------- */
 
 struct ledger_entry brain_entry(const struct coordinator_state *state, enum ledger_kind kind, struct moment now) {
@@ -195,27 +146,6 @@ static void committed(struct coordinator_state *state, const struct coordinator_
     memmove(state->commits, state->commits + count, state->commit_count * sizeof state->commits[0]);
 }
 
-static void heartbeat(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
-                      struct coordinator_actions *out) {
-    brain_hear(state, event->heartbeat.site, now);
-    struct presence *presence = presence_of(state, event->heartbeat.site);
-    double speed = event->heartbeat.steps_per_second;
-    if (presence && speed >= 0 && speed < 1e12) presence->steps_per_second = speed;
-    struct coordinator_action *action = brain_act(out, DO_HEARTBEAT_REPLY, event->call);
-    action->site = event->heartbeat.site;
-    action->inner_steps = coordinator_state_inner_steps(state, event->heartbeat.site);
-}
-
-static void following(struct coordinator_state *state, const struct coordinator_event *event, struct moment now) {
-    struct presence *presence = presence_of(state, event->following.site);
-    if (!presence) return;
-    brain_hear(state, event->following.site, now);
-    if (event->following.open)
-        presence->following++;
-    else if (presence->following > 0)
-        presence->following--;
-}
-
 /* The run is over once its tokens are spent. It is asked of the ledger after every event and at a start, not told by the
  * contribution that spends the last of them: a crash between that entry and this one would leave a run that goes on, in which
  * every contribution is refused. */
@@ -270,6 +200,7 @@ void coordinator_state_start(struct coordinator_state *state, struct moment now,
 void coordinator_state_step(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
                             struct coordinator_actions *out) {
     if (state->stopping) return;
+    brain_note_phase(state, now);
     switch (event->kind) {
     case COORDINATOR_TIMER: state->timer_ms = UINT64_MAX; break;
     case COORDINATOR_SUBMIT_OPEN: brain_submit_open(state, event, now, out); break;
@@ -282,11 +213,12 @@ void coordinator_state_step(struct coordinator_state *state, const struct coordi
         brain_take_deferred(state, now, out);
         break;
     case COORDINATOR_JOIN: brain_join(state, event, now, out); break;
-    case COORDINATOR_HEARTBEAT: heartbeat(state, event, now, out); break;
-    case COORDINATOR_FOLLOWING: following(state, event, now); break;
+    case COORDINATOR_HEARTBEAT: brain_heartbeat(state, event, now, out); break;
+    case COORDINATOR_FOLLOWING: brain_following(state, event, now); break;
     case COORDINATOR_ADMIN: brain_admin(state, event, now, out); break;
     }
     settle(state, now, out);
+    brain_note_phase(state, now);
 }
 
 const struct run_state *coordinator_state_run(const struct coordinator_state *state) { return state->run; }

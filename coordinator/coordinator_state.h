@@ -74,6 +74,7 @@ struct coordinator_event {
     union {
         struct {
             uint32_t site; /* from the certificate; 0: it names none */
+            bool waits;    /* the site does not train while this is under way (overlap off) */
             uint8_t header[CONTRIBUTION_HEADER_SIZE];
             uint8_t signature[SIGNATURE_SIZE];
         } submit;
@@ -99,7 +100,6 @@ struct coordinator_event {
         } join;
         struct {
             uint32_t site;
-            double steps_per_second; /* inner steps; 0: not known yet */
         } heartbeat;
         struct {
             uint32_t site;
@@ -150,6 +150,7 @@ struct coordinator_action {
     uint64_t version;                   /* SNAPSHOT; ADMIN_REPLY to an order for one: the version it will be of */
     uint32_t site;                      /* JOINED, HEARTBEAT_REPLY, CUT */
     uint32_t inner_steps;               /* HEARTBEAT_REPLY */
+    uint32_t sites_present;             /* HEARTBEAT_REPLY */
     uint64_t at_ms;                     /* TIMER */
 };
 
@@ -174,8 +175,12 @@ const struct run_state *coordinator_state_run(const struct coordinator_state *st
 uint64_t coordinator_state_committed(const struct coordinator_state *state);                  /* entries known durable */
 uint32_t coordinator_state_uploads(const struct coordinator_state *state);                    /* calls under way */
 uint64_t coordinator_state_refused(const struct coordinator_state *state, enum refusal code); /* since start */
+/* Present: enrolled, and following or heard lately. The only meaning of "connected" that there is. */
 bool coordinator_state_connected(const struct coordinator_state *state, uint32_t site, struct moment now);
-uint32_t coordinator_state_inner_steps(const struct coordinator_state *state, uint32_t site); /* H_w (DyLU) */
+/* Milliseconds since the site was last heard; UINT64_MAX: not since the start. */
+uint64_t coordinator_state_silence(const struct coordinator_state *state, uint32_t site, struct moment now);
+/* H_w (DyLU) = floor(H * rate / fastest) over the sites that are present, at least H / 8. */
+uint32_t coordinator_state_inner_steps(const struct coordinator_state *state, uint32_t site, struct moment now);
 /* Signs a head over the durable entries. */
 void coordinator_state_head(const struct coordinator_state *state, uint8_t out[static HEAD_SIZE]);
 

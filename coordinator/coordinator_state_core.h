@@ -1,6 +1,7 @@
-/* The inside of the coordinator's brain, shared by its four files, each of which is one subject:
+/* The inside of the coordinator's brain, shared by its five files, each of which is one subject:
  *
- *     coordinator_state.c    who is there, the ledger's next entry, what is said once it is durable, and the order of it all
+ *     coordinator_state.c    the ledger's next entry, what is said once it is durable, and the order of it all
+ *     coordinator_presence.c who is there, how fast they train, and what a heartbeat is told
  *     coordinator_uploads.c  a contribution's way from its header to its entry
  *     coordinator_steps.c    when an outer step starts, and what becomes of it
  *     coordinator_orders.c   joining, and the admin's orders
@@ -43,7 +44,17 @@ struct presence { /* of site number i + 1 */
     uint64_t heard_ms;
     bool heard;
     uint32_t following; /* open Follow streams */
-    double steps_per_second;
+
+    /* Its speed. Times are of the clock that stands still while the run is paused. */
+    bool waits;                /* it does not train while a contribution of its own is under way */
+    bool waits_for_step;       /* one of its contributions is in the ledger and not merged */
+    uint32_t uploading;        /* of `uploads` */
+    uint64_t offered_sequence; /* its newest contribution, and when it was first offered */
+    uint64_t offered_ms;
+    bool is_timed; /* it was present ever since timed_from_ms, from when its next steps count */
+    uint64_t timed_from_ms;
+    uint64_t idle_ms;       /* nothing of it has been under way since */
+    double steps, steps_ms; /* of its last contributions, older ones fading; steps_ms 0: not measured yet */
 };
 
 struct coordinator_state {
@@ -55,6 +66,8 @@ struct coordinator_state {
     size_t commit_count, commit_capacity;
     struct presence *presence; /* [presence_count] */
     size_t presence_count;
+    bool is_paused;
+    uint64_t paused_since_ms, paused_ms; /* monotonic; all earlier pauses together */
     uint64_t next_commit, committed;
     bool applying, stopping;
     bool snapshot_wanted;                   /* by the admin, once the step being applied is in the ledger */
@@ -70,14 +83,25 @@ struct coordinator_state {
 /* coordinator_state.c */
 struct coordinator_action *brain_act(struct coordinator_actions *out, enum coordinator_action_kind kind, uint64_t call);
 void brain_stop(struct coordinator_state *state, struct coordinator_actions *out, const char *format, ...) PRINTF_LIKE(3, 4);
-void brain_hear(struct coordinator_state *state, uint32_t site, struct moment now);
-uint32_t brain_connected(const struct coordinator_state *state, struct moment now); /* sites */
 struct ledger_entry brain_entry(const struct coordinator_state *state, enum ledger_kind kind, struct moment now);
 struct commit *brain_append_if_legal(struct coordinator_state *state, const struct ledger_entry *entry, enum answer answer,
                                      uint64_t call, struct coordinator_actions *out, struct error *error);
 struct commit *brain_append(struct coordinator_state *state, const struct ledger_entry *entry, enum answer answer, uint64_t call,
                             struct coordinator_actions *out);
 void brain_sign_receipt(const struct coordinator_state *state, const struct run_site *site, uint64_t size, struct buffer *out);
+
+/* coordinator_presence.c */
+struct presence *brain_presence(struct coordinator_state *state, uint32_t site); /* NULL: there is no such site */
+void brain_hear(struct coordinator_state *state, uint32_t site, struct moment now);
+uint32_t brain_connected(const struct coordinator_state *state, struct moment now); /* sites */
+void brain_note_phase(struct coordinator_state *state, struct moment now);
+/* A contribution was admitted; `waits`: its site does not train until it is merged. */
+void brain_offered(struct coordinator_state *state, const struct contribution *contribution, bool waits, struct moment now);
+void brain_accepted(struct coordinator_state *state, const struct contribution *contribution); /* ... is in the ledger */
+void brain_merged(struct coordinator_state *state, struct moment now);                         /* an outer step was */
+void brain_heartbeat(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                     struct coordinator_actions *out);
+void brain_following(struct coordinator_state *state, const struct coordinator_event *event, struct moment now);
 
 /* coordinator_steps.c */
 void brain_consider_step(struct coordinator_state *state, struct moment now, struct coordinator_actions *out);

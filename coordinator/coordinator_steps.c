@@ -119,5 +119,6 @@ void brain_step_applied(struct coordinator_state *state, const struct coordinato
     else
         memset(entry.step.root, 0, DIGEST_SIZE);
     if (!brain_append(state, &entry, ANSWER_NOBODY, 0, out)) return;
+    brain_merged(state, now);
     if (entry.step.version % manifest->snapshot_interval == 0 || state->snapshot_wanted) brain_snapshot(state, out);
 }

@@ -19,6 +19,8 @@ static struct upload *upload_by_id(struct coordinator_state *state, uint64_t id)
 }
 
 void brain_upload_remove(struct coordinator_state *state, struct upload *upload) {
+    struct presence *presence = brain_presence(state, upload->site);
+    if (presence) presence->uploading--;
     *upload = state->uploads[--state->upload_count];
 }
 
@@ -133,6 +135,8 @@ void brain_submit_open(struct coordinator_state *state, const struct coordinator
         return;
     }
     state->uploads[state->upload_count++] = fresh;
+    brain_presence(state, fresh.site)->uploading++;
+    brain_offered(state, &fresh.contribution, event->submit.waits, now);
     brain_act(out, DO_ADMIT, event->call)->contribution = fresh.contribution;
 }
 
@@ -175,6 +179,7 @@ void brain_checked(struct coordinator_state *state, const struct coordinator_eve
     if (!commit) return;
     commit->site = upload.site;
     commit->sequence = upload.contribution.sequence;
+    brain_accepted(state, &upload.contribution);
     contribution_digest(upload.header, commit->header_digest);
 }
 

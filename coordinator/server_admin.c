@@ -57,24 +57,23 @@ static void describe_site(struct server *server, const struct run_site *site, st
                                 .name = site->name,
                                 .revoked = site->revoked,
                                 .connected = coordinator_state_connected(server->state, site->site, now_here()),
-                                .inner_steps = coordinator_state_inner_steps(server->state, site->site),
+                                .inner_steps = coordinator_state_inner_steps(server->state, site->site, now_here()),
                                 .tokens = site->tokens,
                                 .contributions = site->contributions,
                                 .loss = NAN,
-                                .last_seen_ms_ago = UINT64_MAX,
+                                .last_seen_ms_ago = coordinator_state_silence(server->state, site->site, now_here()),
                                 .device = report->device,
                                 .software = report->software};
     if (!report->heard) return;
     out->version = last->version;
     out->staleness = last->staleness;
     out->loss = last->loss;
-    out->tokens_per_second = last->tokens_per_second;
+    if (out->connected) out->tokens_per_second = last->tokens_per_second; /* else nobody knows, and 0 is the better guess */
     out->refused = last->refused;
     out->bytes_up = last->bytes_up;
     out->bytes_down = last->bytes_down;
     out->compute_ms = last->compute_ms;
     memcpy(out->lost_ms, last->lost_ms, sizeof out->lost_ms);
-    out->last_seen_ms_ago = clock_monotonic_ms() - report->heard_ms;
 }
 
 static void answer_sites(struct server *server, struct call *call, uint32_t first) {

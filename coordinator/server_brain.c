@@ -168,7 +168,8 @@ static void do_heartbeat_reply(struct server *server, const struct coordinator_a
                                     .epoch = run_state_epoch(run),
                                     .version = run_state_version(run),
                                     .phase = run_state_phase(run),
-                                    .server_time_ms = clock_wall_ms()};
+                                    .server_time_ms = clock_wall_ms(),
+                                    .sites_present = action->sites_present};
     struct buffer head = {0};
     struct error error = {0};
     if (heartbeat_reply_encode(&reply, &head, &error) == OK)
@@ -248,7 +249,6 @@ static void take_report(struct server *server, const struct brain_item *item) {
     if (site == 0 || site > SITES_LIMIT) return;
     struct site_report *report = &server->reports[site];
     report->heard = true;
-    report->heard_ms = clock_monotonic_ms();
     report->last = item->report;
     memcpy(report->device, item->device, sizeof report->device);
     memcpy(report->software, item->software, sizeof report->software);

@@ -73,7 +73,6 @@ struct ledger_queue; /* server_ledger.c */
 
 struct site_report { /* what a site said last; brain thread */
     bool heard;
-    uint64_t heard_ms;
     struct heartbeat_request last;
     char device[WIRE_DEVICE_LIMIT + 1], software[WIRE_SOFTWARE_LIMIT + 1];
 };

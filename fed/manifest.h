@@ -54,7 +54,7 @@ struct manifest {
         uint64_t warmup_tokens, decay_tokens; /* decay ends at decay_tokens; 0: at the token budget */
         double floor;                         /* as a fraction of learning_rate */
         uint32_t inner_steps;                 /* H */
-        bool dylu;                            /* H_w = floor(speed_w / fastest * H), at least 1 */
+        bool dylu;                            /* H_w = floor(H * rate_w / fastest), at least H / 8 */
     } inner;
 
     struct {

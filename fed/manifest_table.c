@@ -40,7 +40,7 @@ const struct setting manifest_settings[] = {
     {"inner.decay_tokens", SETTING_U64, AT(inner.decay_tokens), "0", .max = COUNT_LIMIT, .help = "The decay ends here; 0: at token_budget."},
     {"inner.floor", SETTING_F64, AT(inner.floor), "0.1", .low = 0, .high = 1, .help = "What the decay ends at, as a fraction of learning_rate."},
     {"inner.inner_steps", SETTING_U32, AT(inner.inner_steps), "30", .min = 1, .max = 1000000, .help = "H: inner steps a round at the fastest site."},
-    {"inner.dylu", SETTING_BOOL, AT(inner.dylu), "true", .help = "Slower sites do fewer inner steps, H * speed / fastest, so that rounds take equally long."},
+    {"inner.dylu", SETTING_BOOL, AT(inner.dylu), "true", .help = "Slower sites do fewer inner steps, H * speed / fastest, at least H / 8, so that rounds take equally long."},
 
     {"outer.mode", SETTING_CHOICE, AT(outer.mode), "sparse", .choices = {"dense", "sparse"}, .help = "dense: delayed Nesterov over int8, fp4, bf16 or fp32. sparse: SGD over topk2 with error feedback. No mixture of them."},
     {"outer.learning_rate", SETTING_F64, AT(outer.learning_rate), "1", "0.7", .low = 1e-6, .high = 10, .help = "sparse: weight of a step, about 1 at 4 sites and 0.7 at 8. dense: 0.7."},

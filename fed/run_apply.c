@@ -280,14 +280,17 @@ void run_commit(struct run_state *state, const struct ledger_entry *entry, const
     case LEDGER_PAUSED:
         MARK("run: paused");
         state->phase = RUN_PAUSED;
+        memcpy(state->reason, entry->note.reason, REASON_SIZE);
         break;
     case LEDGER_RESUMED:
         MARK("run: resumed");
         state->phase = RUN_ACTIVE;
+        memset(state->reason, 0, REASON_SIZE); /* it was the pause's, which is over */
         break;
     case LEDGER_STOPPED:
         MARK("run: stopped");
         state->phase = RUN_STOPPED;
+        memcpy(state->reason, entry->note.reason, REASON_SIZE);
         break;
     case LEDGER_EPOCH:
         MARK("run: another epoch");
@@ -295,7 +298,6 @@ void run_commit(struct run_state *state, const struct ledger_entry *entry, const
         break;
     case LEDGER_INNER_STEPS: state->inner_steps = entry->inner_steps.inner_steps; break;
     }
-    if (entry->kind == LEDGER_PAUSED || entry->kind == LEDGER_STOPPED) memcpy(state->reason, entry->note.reason, REASON_SIZE);
     uint8_t leaf[DIGEST_SIZE];
     merkle_leaf(raw, leaf);
     merkle_append(state->tree, leaf);

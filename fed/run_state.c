@@ -1,3 +1,4 @@
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -94,6 +95,19 @@ const struct run_invitation *run_state_invitation_at(const struct run_state *sta
 
 uint32_t run_state_pending_count(const struct run_state *state, uint32_t fragment) {
     return fragment < FRAGMENTS_LIMIT ? state->fragments[fragment].count : 0;
+}
+
+uint32_t dylu_inner_steps(uint32_t inner_steps, double rate, double fastest) {
+    enum { SLOWEST_SHARE = 8 };
+    if (!(fastest > 0) || !isfinite(fastest) || !(rate < fastest)) return inner_steps;
+    uint32_t least = MAX(inner_steps / SLOWEST_SHARE, 1);
+    double scaled = floor(rate / fastest * inner_steps * (1 + 1e-12)); /* 0.3 / 0.1 is 3, whatever fp64 says */
+    return scaled > least ? (uint32_t)scaled : least;
+}
+
+bool run_state_site_pending(const struct run_state *state, uint32_t site) {
+    const struct site_slot *slot = run_site_slot(state, site);
+    return slot && slot->pending != 0;
 }
 
 const struct run_pending *run_state_pending(const struct run_state *state, uint32_t fragment, uint32_t at) {

@@ -87,7 +87,7 @@ void run_state_root(const struct run_state *state, uint64_t *version, uint8_t ou
 bool run_state_root_at(const struct run_state *state, uint64_t version, uint8_t out[static DIGEST_SIZE]);
 uint32_t run_state_epoch(const struct run_state *state);
 enum run_phase run_state_phase(const struct run_state *state);
-const char *run_state_reason(const struct run_state *state);                         /* of the last pause or stop; "" */
+const char *run_state_reason(const struct run_state *state);                         /* of the pause or stop that holds now; "" */
 uint32_t run_state_inner_steps(const struct run_state *state);                       /* H now */
 uint64_t run_state_tokens(const struct run_state *state);                            /* of all contributions in the ledger */
 uint32_t run_state_site_count(const struct run_state *state);                        /* ever added */
@@ -100,6 +100,8 @@ uint32_t run_state_invitation_count(const struct run_state *state);
 const struct run_invitation *run_state_invitation_at(const struct run_state *state, uint32_t at);
 uint32_t run_state_pending_count(const struct run_state *state, uint32_t fragment);
 const struct run_pending *run_state_pending(const struct run_state *state, uint32_t fragment, uint32_t at); /* ledger order */
+/* Whether a contribution of the site waits for a step, of any fragment. */
+bool run_state_site_pending(const struct run_state *state, uint32_t site);
 /* Steps to the fragment since base; UINT64_MAX where base lies before what is remembered (beyond any cap). */
 uint64_t run_state_staleness(const struct run_state *state, uint32_t fragment, uint64_t base_version);
 /* Version of the fragment's last step; 0 if none. */
@@ -131,6 +133,10 @@ enum refusal admission_header(const struct run_state *state, uint32_t site, stru
  * only its arguments. */
 enum refusal admission_payload(const struct contribution *contribution, const struct manifest *manifest, struct bytes payload,
                                uint64_t count, float *scratch, struct error *why);
+
+/* DyLU: H_w = floor(H * rate / fastest), at least H / 8 (with fewer steps a round costs more than it brings) and 1, at most H. Rates
+ * are of any one unit; where nobody's is known (fastest is 0 or infinite) it is H. */
+uint32_t dylu_inner_steps(uint32_t inner_steps, double rate, double fastest);
 
 /* Fragment f of a vector of `parameters` floats in `fragments` pieces: [*start, *start + *count). Pieces are equal but for
  * rounding to 4096 (the codec's chunk); the last takes the rest. */

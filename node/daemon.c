@@ -303,6 +303,7 @@ static enum status start_links(struct daemon *daemon, struct error *error) {
                                 .traffic = &daemon->traffic,
                                 .bandwidth = daemon->settings->bandwidth,
                                 .timeout_ms = (uint32_t)daemon->settings->timeout_ms,
+                                .waits = !daemon->settings->overlap,
                                 .tell = daemon_tell,
                                 .context = daemon};
     TRY(uplink_start(&up, &daemon->uplink, error));

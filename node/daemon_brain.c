@@ -60,6 +60,7 @@ static void on_heartbeat_reply(void *user, const struct rpc_outcome *outcome, st
             event.heartbeat.inner_steps = reply.inner_steps;
             event.heartbeat.phase = (enum run_phase)reply.phase;
             event.heartbeat.version = reply.version;
+            event.heartbeat.sites_present = reply.sites_present;
             if (reply.code) log_warn("heartbeat_refused", "code=%s", refusal_name(reply.code));
         }
     }
@@ -154,6 +155,7 @@ static void publish(struct daemon *daemon) {
         view.epoch = run_state_epoch(run);
         view.phase = run_state_phase(run);
         view.active_sites = run_state_active_sites(run);
+        view.sites_present = node_state_sites_present(state);
         view.inner_steps = node_state_inner_steps(state);
         view.fragments = run_state_manifest(run)->fragments;
         for (uint32_t i = 0; i < view.fragments; i++) view.slots[i] = node_state_slot(state, i);
@@ -163,7 +165,9 @@ static void publish(struct daemon *daemon) {
     report_set_view(daemon->report, &view);
     if (!view.has_run || view.ledger_size == daemon->told_ledger_size || !daemon->training) return;
     daemon->told_ledger_size = view.ledger_size;
-    training_tell_run(daemon->training, view.run_tokens, view.own_tokens, view.active_sites);
+    /* who left trains nothing: counted in, the schedule would run ahead of the run for good */
+    uint32_t sites = view.sites_present ? view.sites_present : view.active_sites;
+    training_tell_run(daemon->training, view.run_tokens, view.own_tokens, sites);
 }
 
 static void settle(struct daemon *daemon, struct node_actions *actions) {

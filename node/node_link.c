@@ -69,6 +69,7 @@ void node_heartbeat_reply(struct node_state *state, const struct node_event *eve
     state->heartbeat_at = now.monotonic_ms + state->options.heartbeat_ms;
     if (event->status != OK) return;
     if (event->heartbeat.inner_steps > 0) state->inner_steps = event->heartbeat.inner_steps;
+    if (event->heartbeat.sites_present > 0) state->sites_present = event->heartbeat.sites_present;
     if (state->catching_up && state->caught_up_at == UINT64_MAX) state->caught_up_at = event->heartbeat.version;
 }
 

@@ -177,6 +177,7 @@ uint64_t node_state_staleness(const struct node_state *state) { return state->st
 int64_t node_state_round_steps(const struct node_state *state, uint32_t fragment) {
     return fragment < FRAGMENTS_LIMIT ? (int64_t)state->steps - state->slots[fragment].steps_mark : 0;
 }
+uint32_t node_state_sites_present(const struct node_state *state) { return state->sites_present; }
 bool node_state_linked(const struct node_state *state) { return state->link == LINK_UP; }
 
 uint64_t node_state_refused(const struct node_state *state, enum refusal code) {

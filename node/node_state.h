@@ -122,6 +122,7 @@ struct node_event {
             uint32_t inner_steps;
             enum run_phase phase;
             uint64_t version; /* the coordinator's */
+            uint32_t sites_present;
         } heartbeat;
     };
 };
@@ -203,6 +204,7 @@ uint64_t node_state_sequence(const struct node_state *state); /* the last one us
 /* Inner steps since the fragment's last snapshot, as its round counts them; below 0 while the first round is staggered. */
 int64_t node_state_round_steps(const struct node_state *state, uint32_t fragment);
 uint32_t node_state_inner_steps(const struct node_state *state);
+uint32_t node_state_sites_present(const struct node_state *state); /* as the coordinator last said; 0: not yet */
 uint64_t node_state_refused(const struct node_state *state, enum refusal code);
 uint64_t node_state_staleness(const struct node_state *state); /* of our last merged contribution */
 bool node_state_linked(const struct node_state *state);

@@ -43,6 +43,7 @@ struct node_state {
     uint64_t replica_version;
     uint64_t steps, tokens; /* the trainer's counts */
     uint32_t inner_steps;   /* H_w as last told; 0: not told yet */
+    uint32_t sites_present; /* likewise */
     uint64_t staleness;
     uint64_t refused[REFUSAL_COUNT];
 

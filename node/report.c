@@ -236,6 +236,7 @@ static void put_run(struct json_writer *writer, const struct told *told) {
     put_u64(writer, "epoch", view->epoch);
     put_u64(writer, "run_tokens", view->run_tokens);
     put_u64(writer, "active_sites", view->active_sites);
+    put_u64(writer, "sites_present", view->sites_present);
     put_u64(writer, "inner_steps", view->inner_steps);
     put_u64(writer, "staleness", view->staleness);
     put_u64(writer, "accepted", view->accepted);
@@ -358,7 +359,12 @@ void report_write(struct report *report, struct training *training, const char *
     struct buffer text = {0};
     struct error error = {0};
     collect(report, training, told);
+    bool over = state && strcmp(state, "starting") != 0;
     if (!state) state = told->training.training ? "training" : "waiting";
+    if (over) { /* last words stay: they must hold when nobody is there any more */
+        told->view.linked = false;
+        told->training.tokens_per_second = told->training.steps_per_second = 0;
+    }
     struct json_writer writer = json_writer_of(&text, true);
     json_begin_object(&writer);
     put_u64(&writer, "format", STATUS_FORMAT);

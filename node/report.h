@@ -27,6 +27,7 @@ struct report_totals { /* of all processes of this site before this one */
 struct report_view { /* the brain's, as of its last step */
     uint64_t version, ledger_size, run_tokens, staleness, accepted, own_tokens, sequence;
     uint32_t epoch, inner_steps, active_sites;
+    uint32_t sites_present; /* as the coordinator last said; 0: not yet */
     enum run_phase phase;
     bool linked, has_run;
     uint32_t fragments;

@@ -214,6 +214,16 @@ static void note_rates(struct training *training, double step_s, uint64_t tokens
     }
 }
 
+/* A rate is of the last window: where nothing was trained in it, it is 0. With the lock. */
+static void note_standstill(struct training *training) {
+    uint64_t now = clock_monotonic_ms(), window = now - training->rate_from_ms;
+    if (window < RATE_WINDOW_MS) return;
+    training->figures.tokens_per_second = (double)training->rate_tokens * 1000.0 / (double)window;
+    if (training->rate_tokens == 0) training->figures.steps_per_second = 0;
+    training->rate_from_ms = now;
+    training->rate_tokens = 0;
+}
+
 /* Plays a slower device: the rest of the step's time is slept, but a stop ends it. */
 static void throttle(struct training *training, uint64_t from_ns) {
     uint64_t now = clock_monotonic_ns(), until = from_ns + training->options.pace_ns;
@@ -302,6 +312,7 @@ static enum todo next(struct training *training, struct request *request) {
         enum lost_cause cause = cause_of(training->train ? NODE_WAIT_MERGE : training->wait);
         wait_until_ns(training, clock_monotonic_ns() + 200000000u); /* wakes to keep the books current */
         book(training, false, cause);
+        note_standstill(training);
     }
     if (training->stopping) todo = TODO_STOP; /* what is pending is dropped */
     pthread_mutex_unlock(&training->lock);

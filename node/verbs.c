@@ -1,9 +1,13 @@
 #include "node/verbs.h"
 
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -14,6 +18,7 @@
 #include "node/daemon.h"
 #include "node/join.h"
 #include "node/restore.h"
+#include "node/status.h"
 #include "rpc/environment.h"
 #include "run/run_model.h"
 
@@ -109,15 +114,22 @@ int verb_join(struct options *options, void *values) {
     return run_site(settings);
 }
 
+static bool process_exists(uint64_t pid) { return pid > 0 && pid <= INT_MAX && (kill((pid_t)pid, 0) == 0 || errno == EPERM); }
+
 int verb_status(struct options *options, void *values) {
     (void)options;
     const struct settings *settings = values;
     struct error error = {0};
-    struct buffer text = {0};
+    struct buffer text = {0}, told = {0};
     char *path = file_join(settings->directory, "status.json");
     enum status status = file_read(path, STATUS_LIMIT, &text, &error);
+    if (status == OK) {
+        status = status_as_of(buffer_bytes(&text), clock_wall_ms(), process_exists, &told, &error);
+        if (status != OK) (void)error_wrap(&error, status, "%s", path);
+    }
     free(path);
-    if (status == OK) fwrite(text.data, 1, text.size, stdout);
+    if (status == OK) fwrite(told.data, 1, told.size, stdout);
+    buffer_deinit(&told);
     buffer_deinit(&text);
     return status == OK ? EXIT_DONE : failed("status", status, &error);
 }

@@ -95,6 +95,7 @@ static enum status reply_convert(const ProtobufCMessage *message, struct bytes p
         .version = from->version,
         .phase = from->phase,
         .server_time_ms = from->server_time_ms,
+        .sites_present = from->sites_present,
     };
     TRY(wire_check_text(reply.message, 0, WIRE_MESSAGE_LIMIT, "message", error));
     *(struct heartbeat_reply *)out = reply;
@@ -113,6 +114,7 @@ enum status heartbeat_reply_encode(const struct heartbeat_reply *reply, struct b
     message.version = reply->version;
     message.phase = reply->phase;
     message.server_time_ms = reply->server_time_ms;
+    message.sites_present = reply->sites_present;
     return wire_encode(&reply_type, &message.base, out, error);
 }
 

@@ -115,7 +115,8 @@ struct submit_frame { /* client -> server */
             uint32_t protocol; /* 1 to 65535 */
             uint8_t header[WIRE_CONTRIBUTION_SIZE];
             uint8_t signature[WIRE_SIGNATURE_SIZE];
-        } open; /* no payload */
+            bool waits; /* the site does not train while this is under way */
+        } open;         /* no payload */
         struct {
             uint64_t offset; /* of `payload` in the contribution's payload, bytes */
         } chunk;
@@ -246,7 +247,7 @@ struct heartbeat_request {
     uint64_t inner_steps_done;           /* since the site joined */
     uint64_t tokens;                     /* since the site joined */
     double tokens_per_second;            /* lately; finite, 0 to 1e15 */
-    double steps_per_second;             /* inner steps, lately; finite, 0 to 1e15: DyLU reads it */
+    double steps_per_second;             /* inner steps, lately; finite, 0 to 1e15; told, so nothing is decided by it */
     float loss;                          /* lately, nats per token; NaN: none yet, or no longer finite */
     uint32_t staleness;                  /* of the last contribution, versions */
     uint64_t bytes_up, bytes_down;       /* of payloads and frames since the site joined */
@@ -269,6 +270,7 @@ struct heartbeat_reply {
     uint64_t version; /* the coordinator's */
     uint32_t phase;   /* enum run_phase of fed/run_state.h */
     uint64_t server_time_ms;
+    uint32_t sites_present; /* with this one */
 };
 MUST_USE enum status heartbeat_reply_encode(const struct heartbeat_reply *reply, struct buffer *out, struct error *error);
 MUST_USE enum status heartbeat_reply_decode(struct frame frame, struct arena *arena, struct heartbeat_reply *out,

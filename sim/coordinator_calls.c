@@ -166,6 +166,7 @@ void coordinator_check(struct coordinator *coordinator, const struct coordinator
 static void open_submit(struct coordinator *coordinator, struct call *call, const struct message *message) {
     struct coordinator_event event = {.kind = COORDINATOR_SUBMIT_OPEN, .call = call->number};
     event.submit.site = call->site;
+    event.submit.waits = !coordinator->setup.scenario->overlap;
     memcpy(call->header, message->bytes.data, CONTRIBUTION_HEADER_SIZE);
     memcpy(call->signature, message->bytes.data + CONTRIBUTION_HEADER_SIZE, SIGNATURE_SIZE);
     memcpy(event.submit.header, call->header, CONTRIBUTION_HEADER_SIZE);
@@ -323,7 +324,6 @@ void coordinator_message(struct coordinator *coordinator, uint32_t stream, uint3
     case MESSAGE_HEARTBEAT: {
         struct coordinator_event event = {.kind = COORDINATOR_HEARTBEAT, .call = call->number};
         event.heartbeat.site = certificate;
-        event.heartbeat.steps_per_second = message->real;
         coordinator_step(coordinator, &event);
         break;
     }

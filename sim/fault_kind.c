@@ -33,4 +33,5 @@ const char *const fault_names[FAULT_KIND_COUNT] = {[FAULT_DROP] = "drop",
                                                    [FAULT_FALSE_COORDINATOR] = "false_coordinator",
                                                    [FAULT_MALFORMED] = "malformed",
                                                    [FAULT_THEFT] = "theft",
+                                                   [FAULT_LEAVE] = "leave",
                                                    [FAULT_ORDER] = "order"};

@@ -37,6 +37,7 @@ enum fault_kind {
     FAULT_FALSE_COORDINATOR, /* somebody answers a site with what no honest coordinator says */
     FAULT_MALFORMED,         /* a stranger offers bytes to whoever reads them */
     FAULT_THEFT,             /* somebody else uses a site's invitation first */
+    FAULT_LEAVE,             /* a fast site goes for good, without a word */
     FAULT_ORDER,             /* the admin does something at a random moment */
     FAULT_KIND_COUNT
 };

@@ -11,7 +11,7 @@ bool federation_is_absent(const struct federation *f, uint32_t process) {
 }
 
 bool federation_is_honest(const struct federation *f, uint32_t process) {
-    return !f->scenario.site[process].faulty && !f->revoking[process] && !federation_is_absent(f, process);
+    return !f->scenario.site[process].faulty && !f->revoking[process] && !f->gone[process] && !federation_is_absent(f, process);
 }
 
 /* ---- processes ---------------------------------------------------------------------------------------------------------------- */
@@ -20,7 +20,7 @@ static void on_start(void *context, struct event *event) {
     struct federation *f = context;
     uint32_t process = (uint32_t)event->number;
     f->returning[process] = false;
-    if (f->world.processes[process].alive || f->halted[process]) return;
+    if (f->world.processes[process].alive || f->halted[process] || f->gone[process]) return;
     if (process == COORDINATOR) {
         coordinator_boot(f->coordinator);
         return;
@@ -49,6 +49,16 @@ void federation_go_down(struct federation *f, uint32_t process, const char *why)
         site_die(f->sites[process]);
     network_process_died(f->network, process);
     federation_start_later(f, process, f->storm ? pause : 200 * MS);
+}
+
+/* Whoever runs it has stopped it, and tells nobody. */
+static void on_leave(void *context, struct event *event) {
+    struct federation *f = context;
+    uint32_t guest = f->scenario.guest;
+    (void)event;
+    if (!world_fault(&f->world, FAULT_LEAVE, guest)) return;
+    f->gone[guest] = true;
+    federation_go_down(f, guest, "leaves for good");
 }
 
 static void reap(struct federation *f) {
@@ -151,6 +161,11 @@ static void create(struct federation *f, const struct federation_options *option
         memcpy(f->secrets[i], setup.secret_digest, DIGEST_SIZE);
         f->sites[i] = site_create(&setup);
         bool spare = i > f->scenario.sites;
+        if (i == f->scenario.guest) {
+            world_post(&f->world, world_between(&f->world, f->scenario.storm_us / 3, f->scenario.storm_us), NO_PROCESS, on_leave,
+                       f, NULL);
+            spare = false;
+        }
         f->invited_from[i] = spare ? world_between(&f->world, 2 * SECOND, f->scenario.storm_us) : 0;
         federation_start_later(f, i, f->invited_from[i] + world_below(&f->world, SECOND));
     }
@@ -188,6 +203,30 @@ static void calm(struct federation *f) {
             f->returning[process] = false;
             federation_start_later(f, process, world_below(&f->world, SECOND));
         }
+    }
+}
+
+/* H_w of everybody who is there, once what was measured in the storm has faded: no site is told much less than its share of the
+ * speed of those that are there, whoever else has been there before. */
+static void check_inner_steps(struct federation *f) {
+    const struct scenario *s = &f->scenario;
+    uint64_t slowest = 0, fastest = UINT64_MAX;
+    for (uint32_t i = 1; i <= f->site_count; i++) {
+        if (s->site[i].faulty || !site_brain(f->sites[i])) continue;
+        slowest = MAX(slowest, s->site[i].step_us);
+        fastest = MIN(fastest, s->site[i].step_us);
+    }
+    uint64_t round = run_state_inner_steps(check_run(f->check)) * slowest;
+    uint64_t until = f->world.now + (s->presence_ms + 2 * s->heartbeat_ms) * MS + 12 * round;
+    if (!run_until(f, until)) return;
+    for (uint32_t i = 1; i <= f->site_count; i++) {
+        const struct node_state *brain = site_brain(f->sites[i]);
+        if (!federation_is_honest(f, i) || !brain) continue;
+        uint32_t inner_steps = run_state_inner_steps(node_state_run(brain)), told = node_state_inner_steps(brain);
+        uint32_t share = dylu_inner_steps(inner_steps, (double)fastest / (double)s->site[i].step_us, 1);
+        if (told < share / 2)
+            world_fail(&f->world, "speed", "%s is told %u inner steps of %u; %u are its share of the speed",
+                       site_name(f->sites[i]), told, inner_steps, share);
     }
 }
 
@@ -275,6 +314,7 @@ void federation_run(const struct federation_options *options, struct federation_
     bool fine = run_until(f, f->scenario.storm_us);
     if (fine) calm(f);
     if (fine) wait_for_merges(f);
+    if (!f->world.failed && f->scenario.guest && !is_over(f)) check_inner_steps(f);
     if (!f->world.failed && (f->scenario.stop_at_end || is_over(f))) stop_run(f);
     if (!f->world.failed) compare_replicas(f);
     if (!f->world.failed) check_end(f->check);

@@ -22,6 +22,7 @@ struct federation {
     bool revoking[PROCESS_LIMIT], halted[PROCESS_LIMIT], returning[PROCESS_LIMIT];
     bool wipe[PROCESS_LIMIT]; /* its disk did not bring it back, or it is to be lost */
     bool put_back[PROCESS_LIMIT];
+    bool gone[PROCESS_LIMIT]; /* for good */
     bool storm, stop_wanted;
 };
 

@@ -151,7 +151,6 @@ void offer_site_event(struct offer *offer) {
 
 static void odd_call(struct offer *offer, struct coordinator_event *event, const char *name) {
     uint32_t site = (uint32_t)offer_below(offer, run_state_site_count(offer->run) + 3u);
-    static const double speeds[] = {0, 1, -1, 1e20, 3};
     *event = (struct coordinator_event){.kind = (enum coordinator_event_kind)(COORDINATOR_TIMER + offer_below(offer, 11))};
     event->call = offer_below(offer, 30);
     switch (event->kind) {
@@ -174,10 +173,7 @@ static void odd_call(struct offer *offer, struct coordinator_event *event, const
         memset(event->join.secret_digest, (int)offer_below(offer, 3), DIGEST_SIZE);
         if (offer_below(offer, 2)) memcpy(event->join.public_key, key_pair_public(offer->input->stranger), PUBLIC_KEY_SIZE);
         break;
-    case COORDINATOR_HEARTBEAT:
-        event->heartbeat.site = site;
-        event->heartbeat.steps_per_second = speeds[offer_below(offer, COUNT_OF(speeds))];
-        break;
+    case COORDINATOR_HEARTBEAT: event->heartbeat.site = site; break;
     case COORDINATOR_FOLLOWING:
         event->following.site = site;
         event->following.open = offer_below(offer, 2) == 0;
@@ -255,7 +251,8 @@ void offer_coordinator_event(struct offer *offer) {
         uint64_t now = 10 + (uint64_t)i * offer_below(offer, 90);
         coordinator_state_step(state, &event, (struct moment){now, now}, &actions);
         (void)coordinator_state_connected(state, (uint32_t)offer_below(offer, 20), (struct moment){now, now});
-        claim(offer, coordinator_state_inner_steps(state, (uint32_t)offer_below(offer, 20)) > 0, "no inner steps are to be done");
+        claim(offer, coordinator_state_inner_steps(state, (uint32_t)offer_below(offer, 20), (struct moment){now, now}) > 0,
+              "no inner steps are to be done");
         claim(offer, coordinator_state_uploads(state) <= options.uploads_limit, "more uploads than are allowed");
     }
     uint64_t refused = 0;

@@ -20,14 +20,14 @@ enum message_kind {
     MESSAGE_SUBMIT = 1, /* bytes: header || signature */
     MESSAGE_CHUNK,      /* a: offset; bytes */
     MESSAGE_FOLLOW,     /* a: index, b: payloads_from, c: omit_own */
-    MESSAGE_HEARTBEAT,  /* real: steps a second */
-    MESSAGE_JOIN,       /* bytes: secret digest || public key || name */
-    MESSAGE_FETCH,      /* a: version, 0: the newest; b: offset; c: the offer alone */
-    MESSAGE_CREDIT,     /* a: resume offset, b: chunk limit */
-    MESSAGE_RECEIPT,    /* bytes */
-    MESSAGE_REFUSAL,    /* a: code, b: retry_after_ms, c: current version; bytes: receipt */
-    MESSAGE_ENTRIES,    /* a: first index, b: count; bytes: per entry own u8, length u32, entry, payload length u32, payload */
-    MESSAGE_HEAD,       /* bytes */
+    MESSAGE_HEARTBEAT,
+    MESSAGE_JOIN,    /* bytes: secret digest || public key || name */
+    MESSAGE_FETCH,   /* a: version, 0: the newest; b: offset; c: the offer alone */
+    MESSAGE_CREDIT,  /* a: resume offset, b: chunk limit */
+    MESSAGE_RECEIPT, /* bytes */
+    MESSAGE_REFUSAL, /* a: code, b: retry_after_ms, c: current version; bytes: receipt */
+    MESSAGE_ENTRIES, /* a: first index, b: count; bytes: per entry own u8, length u32, entry, payload length u32, payload */
+    MESSAGE_HEAD,    /* bytes */
     MESSAGE_HEARTBEAT_REPLY, /* a: inner steps, b: phase, c: version */
     MESSAGE_JOINED,          /* a: code, b: site number */
     MESSAGE_SNAPSHOT,        /* a: exists, b: offset, c: total; bytes: signed header || piece of content */
@@ -37,7 +37,6 @@ enum message_kind {
 struct message {
     enum message_kind kind;
     uint64_t a, b, c;
-    double real;
     struct buffer bytes;
 };
 

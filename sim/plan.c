@@ -120,7 +120,6 @@ static void set_up_site(struct plan *plan, uint32_t number, uint64_t seed) {
     site->cause = PLAN_ABSENT;
     random_init(&site->faults, random_hash(seed, 2 * (uint64_t)number + 1));
     random_init(&site->jitter, random_hash(seed, 2 * (uint64_t)number + 2));
-    plan->fastest = fmin(plan->fastest, site->step);
     plan_post(plan, site->group->joins, EV_JOIN, number, 0, 0, 0);
     plan_post(plan, site->group->leaves, EV_LEAVE, number, 0, 0, 0);
 }
@@ -255,14 +254,12 @@ static void name_binding(struct plan *plan) {
 static void sum_up(struct plan *plan) {
     struct plan_result *out = plan->out;
     const struct topology_run *run = &plan->topology->run;
-    double merged = 0, steps = 0, useful = 0, present = 0, wanted = 0;
+    double merged = 0, steps = 0, useful = 0, present = 0;
     for (uint32_t i = 0; i < plan->site_count; i++) {
         struct site_now *site = &plan->sites[i];
         sum_site(plan, site);
         merged += (double)site->out->merged;
         steps += site->out->steps_sent;
-        double own = run->dylu ? fmax(1, floor(plan->fastest / site->step * run->inner_steps * (1 + 1e-12))) : run->inner_steps;
-        wanted += own * (double)site->out->merged;
         useful += site->out->time[PLAN_USEFUL];
         present += plan->end - site->out->time[PLAN_ABSENT];
     }
@@ -272,7 +269,7 @@ static void sum_up(struct plan *plan) {
     out->round_bytes = plan->payload;
     out->busy = present > 0 ? useful / present : 0;
     out->effective_inner_steps = merged > 0 ? steps / merged : 0;
-    out->wanted_inner_steps = merged > 0 ? wanted / merged : run->inner_steps;
+    out->wanted_inner_steps = merged > 0 ? plan->wanted_steps / merged : run->inner_steps;
     out->up_received = out->up_bytes - out->up_lost;
     out->down_received = out->down_bytes - out->down_lost;
     out->uplink_bits = merged > 0 ? out->up_bytes * 8 / (merged * plan->fragment_parameters) : 0;

@@ -4,7 +4,7 @@
 #define SIM_PLAN_CORE_H
 
 #include "base/random.h"
-#include "fed/ledger.h"
+#include "fed/run_state.h"
 #include "sim/plan.h"
 
 enum plan_event_kind {
@@ -150,7 +150,8 @@ struct plan {
     uint64_t order;
     struct site_now *sites;
     uint32_t site_count, present;
-    double fastest; /* smallest step */
+    double fastest;      /* smallest step of the sites that are there; INFINITY: none is */
+    double wanted_steps; /* H_w, summed over merged contributions */
     /* coordinator */
     struct random random;
     bool up, applying, syncing;

@@ -94,10 +94,13 @@ static void begin_training(struct plan *plan, struct site_now *site) {
     site_cause(plan, site);
 }
 
+/* As the coordinator tells it: by rates once two contributions were merged, before that by what the site has not offered by now,
+ * which makes a first round H * sqrt(rate / fastest). */
 static double inner_steps(const struct plan *plan, const struct site_now *site) {
     const struct topology_run *run = &plan->topology->run;
-    if (!run->dylu || plan->now < site->start_at + HEARTBEAT_SECONDS) return run->inner_steps;
-    return fmax(1, floor(plan->fastest / site->step * run->inner_steps * (1 + 1e-12)));
+    if (!run->dylu || !isfinite(plan->fastest)) return run->inner_steps;
+    double share = plan->fastest / site->step;
+    return dylu_inner_steps((uint32_t)run->inner_steps, site->out->merged < 2 ? sqrt(share) : share, 1);
 }
 
 /* ---- rounds -------------------------------------------------------------------------------------------------------------- */
@@ -136,10 +139,7 @@ static void check_rounds(struct plan *plan, struct site_now *site) {
         if (slot->state != IN_TRAINING) continue;
         int64_t wanted = slot->mark + (int64_t)inner_steps(plan, site);
         if (steps < wanted || steps <= site->restore_steps - 1) {
-            double at = boundary(site, wanted);
-            double change = site->start_at + HEARTBEAT_SECONDS; /* DyLU's answer may make it due earlier */
-            if (plan->topology->run.dylu && plan->now < change && change < at) at = fmax(change, boundary(site, steps + 1));
-            due = fmin(due, fmax(at, plan->now + 1e-9));
+            due = fmin(due, fmax(boundary(site, wanted), plan->now + 1e-9));
             continue;
         }
         if (message_under_way(plan, site)) return; /* asked again when it is in the ledger */
@@ -220,6 +220,7 @@ void site_published(struct plan *plan, const struct plan_part *part, uint64_t ve
         slot->published = true;
         phase_over(plan, slot, PLAN_MERGING);
         site->out->merged++;
+        plan->wanted_steps += inner_steps(plan, site);
         site->out->steps_sent += (double)part->steps;
         double before = plan->out->merged_tokens;
         plan->out->merged_tokens += (double)part->steps * site->group->batch_tokens / plan->fragments;
@@ -362,6 +363,20 @@ static void starts_training(struct plan *plan, struct site_now *site) {
     check_rounds(plan, site);
 }
 
+/* A site has come or gone: the others' H_w follow. */
+static void note_fastest(struct plan *plan, const struct site_now *changed) {
+    double before = plan->fastest;
+    if (changed->alive) {
+        plan->fastest = fmin(plan->fastest, changed->step);
+    } else if (changed->step <= plan->fastest) {
+        plan->fastest = INFINITY;
+        for (uint32_t i = 0; i < plan->site_count; i++)
+            if (plan->sites[i].alive) plan->fastest = fmin(plan->fastest, plan->sites[i].step);
+    }
+    if (plan->fastest == before || !plan->topology->run.dylu) return;
+    for (uint32_t i = 0; i < plan->site_count; i++) check_rounds(plan, &plan->sites[i]);
+}
+
 /* ---- failures ------------------------------------------------------------------------------------------------------------ */
 
 static void fails(struct plan *plan, struct site_now *site, double length) {
@@ -396,6 +411,7 @@ static void fails(struct plan *plan, struct site_now *site, double length) {
         }
     }
     book(plan, site, PLAN_REPAIR); /* cutting its connections has told it otherwise */
+    note_fastest(plan, site);
     plan_post(plan, plan->now + length, EV_REPAIRED, number_of(plan, site), 0, site->life, 0);
 }
 
@@ -420,6 +436,7 @@ static void restarted(struct plan *plan, struct site_now *site) {
     site_cause(plan, site);
     post(plan, site, plan->now, EV_CONNECT, 0, 0);
     check_rounds(plan, site);
+    note_fastest(plan, site);
 }
 
 /* Of a group's failures and its GPUs' together. */
@@ -439,6 +456,7 @@ static void joins(struct plan *plan, struct site_now *site) {
     site->present = site->alive = true;
     site->joined = site->checkpoint_from = plan->now;
     plan->present++;
+    note_fastest(plan, site);
     connect(plan, site);
     plan_post(plan, plan->now + failure_gap(site), EV_FAIL, number, 0, 0, 0);
     plan_post(plan, group->failure.at, EV_FAIL, number, 1, 0, 0);
@@ -458,6 +476,7 @@ static void leaves(struct plan *plan, struct site_now *site) {
     site->active = false;
     for (uint32_t fragment = 0; fragment < plan->fragments; fragment++) site->slots[fragment].sequence++;
     plan->present--;
+    note_fastest(plan, site);
     coordinator_consider(plan);
 }
 

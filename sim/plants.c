@@ -38,6 +38,11 @@ const struct plant plants[] = {
     {"robbed_for_good", "a name is not invited again although its site was revoked", "coordinator/coordinator_orders.c",
      "        if (site && !site->revoked) return conflict(\"a site of that name is enrolled: revoke it first\");",
      "        if (site && (!site->revoked || PLANTED(\"robbed_for_good\"))) return conflict(\"a site of that name is enrolled: revoke it first\");"},
+    {"fastest_for_ever", "a site that has left still counts as the fastest", "coordinator/coordinator_presence.c",
+     "        if (state->presence[site - 1].steps_ms > 0 && coordinator",
+     "        const struct presence *ever = &state->presence[site - 1];\n"
+     "        if (PLANTED(\"fastest_for_ever\") && ever->steps_ms > 0) fastest = fmax(fastest, ever->steps * 1000 / ever->steps_ms);\n"
+     "        if (state->presence[site - 1].steps_ms > 0 && coordinator"},
     /* --- the rules --- */
     {"sequence_unchecked", "a number that was used is taken again", "fed/admission.c",
      "    if (c->sequence <= site->site.last_sequence)", "    if (c->sequence <= site->site.last_sequence && !PLANTED(\"sequence_unchecked\"))"},

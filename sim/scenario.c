@@ -120,6 +120,11 @@ void scenario_draw(struct scenario *s, struct world *world, uint32_t sites) {
     uint64_t step = world_between(world, 60, 250) * MS * s->pace;
     for (uint32_t i = 1; i <= s->sites + s->spares; i++) s->site[i].step_us = step * world_between(world, 70, 200) / 100;
     draw_faults(s, world);
+    bool guest = world_chance(world, 0.5);
+    if (guest && s->spares > 0 && s->manifest.inner.dylu && s->manifest.merge.grace_ms != UINT64_MAX) {
+        s->guest = s->sites + s->spares;
+        s->site[s->guest].step_us /= 10;
+    }
     s->commit_us = world_between(world, 1, 40) * MS;
     s->apply_us = world_between(world, 1, 150) * MS;
     s->check_us = world_between(world, 1, 60) * MS;

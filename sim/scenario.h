@@ -16,6 +16,7 @@ struct site_scenario {
 struct scenario {
     struct manifest manifest;
     uint64_t parameters;
+    uint32_t guest;                                          /* a spare that is fast and leaves for good; 0: none */
     uint32_t sites, spares;                                  /* of the spares the admin invites one now and then */
     struct site_scenario site[SITES_MOST + SPARE_SITES + 1]; /* by process number */
     bool overlap;

@@ -80,8 +80,7 @@ static void run_follow(struct site *site) {
 }
 
 static uint32_t knock(struct site *site) {
-    struct message message = {.kind = MESSAGE_HEARTBEAT,
-                              .real = 1e6 / (double)site->setup.scenario->site[site->setup.process].step_us};
+    struct message message = {.kind = MESSAGE_HEARTBEAT};
     return open_call(site, &message);
 }
 

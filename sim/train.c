@@ -111,6 +111,19 @@ static enum status round_end(struct train *train, uint32_t index, struct error *
     return OK;
 }
 
+/* Of the sites that are there, as the coordinator tells it. */
+static void tell_inner_steps(struct train *train) {
+    const struct manifest *manifest = train->options->manifest;
+    double fastest = INFINITY;
+    for (uint32_t i = 0; i < train->site_count; i++)
+        if (train->sites[i].up) fastest = fmin(fastest, train->sites[i].step);
+    for (uint32_t i = 0; i < train->site_count; i++) {
+        struct train_site *site = &train->sites[i];
+        site->inner_steps = manifest->inner.inner_steps;
+        if (manifest->inner.dylu) site->inner_steps = dylu_inner_steps(site->inner_steps, 1 / site->step, 1 / fastest);
+    }
+}
+
 static enum status on_step(struct train *train, const struct train_event *event, struct error *error) {
     struct train_site *site = &train->sites[event->site];
     if (event->generation != site->generation || train->now >= site->group->leaves) return OK;
@@ -133,6 +146,7 @@ static void on_fail(struct train *train, const struct train_event *event) {
     if (train->now >= site->group->leaves) return;
     site->generation++;
     site->up = false;
+    tell_inner_steps(train);
     /* What was trained since the last checkpoint or round was on no disk. */
     uint64_t lost = site->due_count, step_tokens = (uint64_t)train->options->sequences * train->options->manifest->model.context;
     site->due_count = 0;
@@ -145,10 +159,11 @@ static void on_fail(struct train *train, const struct train_event *event) {
 }
 
 /* It takes what it trained to the end with it, but for a message that is on its way. */
-static void on_leave(struct train_site *site) {
+static void on_leave(struct train *train, struct train_site *site) {
     site->generation++;
     site->up = false;
     site->left = true;
+    tell_inner_steps(train);
 }
 
 /* A site that comes late starts from the newest version, as a node does that has caught up. */
@@ -165,6 +180,7 @@ static void on_repair(struct train *train, const struct train_event *event) {
     if (!site->came && site->group->joins > 0) stand_on_newest(train, site);
     site->came = true;
     site->up = true;
+    tell_inner_steps(train);
     site->checkpointed = train->now;
     if (!site->waits) site_go_on(train, event->site);
     faults_advance(&site->failure, train->now);
@@ -364,7 +380,7 @@ static enum status handle(struct train *train, const struct train_event *event, 
     case EVENT_EVALUATE: return on_evaluate(train, error);
     case EVENT_FAIL: on_fail(train, event); return OK;
     case EVENT_REPAIR: on_repair(train, event); return OK;
-    case EVENT_LEAVE: on_leave(&train->sites[event->site]); return OK;
+    case EVENT_LEAVE: on_leave(train, &train->sites[event->site]); return OK;
     case EVENT_GRACE: return event->generation == train->grace_generation && train->pending_count ? outer_step(train, error) : OK;
     }
     return OK;
@@ -396,13 +412,11 @@ enum status train_memory(const struct train_options *options, uint64_t *out, str
 
 static enum status sites_open(struct train *train, struct error *error) {
     const struct train_options *options = train->options;
-    double fastest = INFINITY;
     for (uint32_t i = 0; i < train->site_count; i++) {
         struct train_site *site = &train->sites[i];
         site->place = topology_place(options->topology, i, options->seed);
         site->group = &options->topology->groups[site->place.group];
         site->step = site->place.step;
-        fastest = MIN(fastest, site->step);
         faults_init(&site->failure, &site->group->failure, options->seed, 2 * (uint64_t)i + 100);
         faults_init(&site->outage, &site->group->link.outage, options->seed, 2 * (uint64_t)i + 101);
         /* As a node does: the order of sampling is of the run and the site's number. */
@@ -417,9 +431,6 @@ static enum status sites_open(struct train *train, struct error *error) {
     }
     for (uint32_t i = 0; i < train->site_count; i++) {
         struct train_site *site = &train->sites[i];
-        double steps = options->manifest->inner.inner_steps;
-        if (options->manifest->inner.dylu) steps = floor(steps * fastest / site->step + 1e-9);
-        site->inner_steps = (uint32_t)MAX(steps, 1.0);
         site->up = true;
         if (isfinite(site->group->leaves)) event_push(train, event_at(site->group->leaves, EVENT_LEAVE, i));
         train->now = site->group->joins;
@@ -431,6 +442,7 @@ static enum status sites_open(struct train *train, struct error *error) {
             event_push(train, event_at(train->now, EVENT_REPAIR, i));
         }
     }
+    tell_inner_steps(train);
     train->now = 0;
     return OK;
 }

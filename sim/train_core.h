@@ -4,6 +4,7 @@
 
 #include "base/random.h"
 #include "fed/model_state.h"
+#include "fed/run_state.h"
 #include "model/trainer.h"
 #include "sim/train.h"
 

@@ -28,6 +28,7 @@ struct brain {
     struct ledger_entry step;
     uint64_t timer_ms; /* UINT64_MAX: none */
     bool stopped;
+    bool waits; /* sites say that they do not train meanwhile */
 };
 
 FIXTURE const struct coordinator_action *brain_find(const struct brain *b, enum coordinator_action_kind kind) {
@@ -131,6 +132,7 @@ FIXTURE void brain_plain(struct brain *b, enum coordinator_event_kind kind, uint
 FIXTURE uint64_t brain_submit(struct brain *b, uint32_t site, const struct ledger_entry *signed_header) {
     struct coordinator_event event = {.kind = COORDINATOR_SUBMIT_OPEN, .call = ++b->last_call};
     event.submit.site = site;
+    event.submit.waits = b->waits;
     memcpy(event.submit.header, signed_header->contribution.header, CONTRIBUTION_HEADER_SIZE);
     memcpy(event.submit.signature, signed_header->contribution.signature, SIGNATURE_SIZE);
     brain_step(b, &event);
@@ -193,15 +195,19 @@ FIXTURE void brain_settle(struct brain *b) {
 }
 
 /* From the header to the COMMIT. Returns the call. */
-FIXTURE uint64_t brain_contribute(struct brain *b, uint32_t site, uint32_t fragment) {
-    struct ledger_entry header = brain_header(b, site, fragment);
-    uint64_t call = brain_submit(b, site, &header);
+FIXTURE uint64_t brain_contribute_header(struct brain *b, uint32_t site, const struct ledger_entry *header) {
+    uint64_t call = brain_submit(b, site, header);
     CHECK(brain_find(b, DO_ADMIT));
     brain_uploaded(b, call, ACCEPTED);
     CHECK(brain_find(b, DO_CHECK));
     brain_checked(b, call, ACCEPTED);
     CHECK(brain_find(b, DO_COMMIT));
     return call;
+}
+
+FIXTURE uint64_t brain_contribute(struct brain *b, uint32_t site, uint32_t fragment) {
+    struct ledger_entry header = brain_header(b, site, fragment);
+    return brain_contribute_header(b, site, &header);
 }
 
 FIXTURE void brain_wait(struct brain *b, uint64_t ms) {
@@ -218,10 +224,9 @@ FIXTURE void brain_following(struct brain *b, uint32_t site, bool open) {
 }
 
 /* Returns H_w as it was answered. */
-FIXTURE uint32_t brain_heartbeat(struct brain *b, uint32_t site, double speed) {
+FIXTURE uint32_t brain_heartbeat(struct brain *b, uint32_t site) {
     struct coordinator_event event = {.kind = COORDINATOR_HEARTBEAT, .call = ++b->last_call};
     event.heartbeat.site = site;
-    event.heartbeat.steps_per_second = speed;
     brain_step(b, &event);
     const struct coordinator_action *reply = brain_find(b, DO_HEARTBEAT_REPLY);
     CHECK(reply && reply->call == b->last_call && reply->site == site);

@@ -478,7 +478,7 @@ static void walk_once(struct walk *w) {
         break;
     case 12: brain_wait(b, random_below(&w->random, 8000)); break;
     case 13: brain_following(b, site, random_below(&w->random, 2)); break;
-    case 14: brain_heartbeat(b, site, (double)random_below(&w->random, 9)); break;
+    case 14: brain_heartbeat(b, site); break;
     default: {
         char name[SITE_NAME_SIZE];
         snprintf(name, sizeof name, "site-%u", site);

@@ -161,7 +161,7 @@ TEST(an_enrolled_site_that_was_never_there_is_not_waited_for) {
 TEST(presence_comes_from_streams_and_from_being_heard) {
     struct brain *b = brain_open(PLAIN, 2);
     CHECK(!coordinator_state_connected(b->state, 1, b->now));
-    brain_heartbeat(b, 1, 1);
+    brain_heartbeat(b, 1);
     CHECK(coordinator_state_connected(b->state, 1, b->now));
     brain_wait(b, 30000);
     CHECK(coordinator_state_connected(b->state, 1, b->now));
@@ -177,7 +177,7 @@ TEST(presence_comes_from_streams_and_from_being_heard) {
     brain_wait(b, 30001);
     CHECK(!coordinator_state_connected(b->state, 1, b->now));
     brain_following(b, 77, true); /* a certificate of a site that the ledger does not know */
-    brain_heartbeat(b, 77, 1);
+    brain_heartbeat(b, 77);
     CHECK(!coordinator_state_connected(b->state, 77, b->now));
     CHECK(!coordinator_state_connected(b->state, 0, b->now));
     brain_close(b);
@@ -185,32 +185,184 @@ TEST(presence_comes_from_streams_and_from_being_heard) {
 
 /* ---- speeds ------------------------------------------------------------------------------------------------------------------- */
 
-TEST(slower_sites_get_fewer_inner_steps) {
-    struct brain *b = brain_open(PLAIN "inner: {inner_steps: 30, dylu: true}\n", 3);
-    CHECK_EQUAL(brain_heartbeat(b, 1, 10), 30); /* the only one known */
-    CHECK_EQUAL(brain_heartbeat(b, 2, 5), 15);
-    CHECK_EQUAL(brain_heartbeat(b, 3, 0.001), 1); /* at least one */
-    CHECK_EQUAL(brain_heartbeat(b, 2, 6.99), 20); /* rounded down */
-    CHECK_EQUAL(brain_heartbeat(b, 2, 0), 30);    /* not known yet */
-    CHECK_EQUAL(brain_heartbeat(b, 2, NAN), 30);
-    CHECK_EQUAL(brain_heartbeat(b, 2, -4), 30);
-    CHECK_EQUAL(brain_heartbeat(b, 2, 1e300), 30);
-    CHECK_EQUAL(brain_heartbeat(b, 2, 2), 6);
-    brain_admin(b, ORDER_REVOKE, "site-1"); /* the fastest is gone */
+/* A site's next contribution of so many inner steps, merged at once. */
+static void give(struct brain *b, uint32_t site, uint32_t fragment, uint32_t steps) {
+    struct contribution c = fixture_contribution(b->f, site, fragment, run_state_version(b->f->run), b->payload);
+    c.signed_at_ms = b->now.wall_ms;
+    c.inner_steps = steps;
+    struct ledger_entry header = fixture_signed(b->f, &c, b->f->keys[site]);
+    brain_contribute_header(b, site, &header);
     brain_settle(b);
-    CHECK_EQUAL(brain_heartbeat(b, 2, 2), 30);
+}
+
+/* Time passes in which sites 1 to 3 train at 10, 5 and 1 step a second (a bit of `mask` each), and each gives what it has done after
+ * every `inner` steps. All are heard. */
+static void train(struct brain *b, unsigned mask, uint32_t inner, unsigned seconds) {
+    static const uint32_t rates[] = {0, 10, 5, 1};
+    for (unsigned second = 1; second <= seconds; second++) {
+        brain_wait(b, 1000);
+        for (uint32_t site = 1; site <= 3; site++) {
+            if (!(mask >> site & 1)) continue;
+            brain_heartbeat(b, site);
+            if (second * rates[site] % inner == 0) give(b, site, 0, inner);
+        }
+    }
+}
+enum { FAST = 1, HALF = 2, TENTH = 3, ALL = 14 };
+#define DYLU "merge: {quorum: 1, grace: 0s, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: true}\nadmission: {expiry: 0}\n"
+
+TEST(slower_sites_get_fewer_inner_steps_by_what_was_accepted_of_them) {
+    struct brain *b = brain_open(DYLU, 3);
+    CHECK_EQUAL(brain_heartbeat(b, FAST), 40); /* nothing is known */
+    train(b, ALL, 10, 60);
+    CHECK_EQUAL(brain_heartbeat(b, FAST), 40);
+    CHECK_EQUAL(brain_heartbeat(b, HALF), 20);
+    CHECK_EQUAL(brain_heartbeat(b, TENTH), 5); /* an eighth, not a tenth */
     struct coordinator_event event = brain_order(b, ORDER_INNER_STEPS, "");
     event.admin.inner_steps = 100;
     brain_step(b, &event);
     brain_settle(b);
-    CHECK_EQUAL(brain_heartbeat(b, 2, 2), 100);
+    CHECK_EQUAL(brain_heartbeat(b, HALF), 50);
+    CHECK_EQUAL(brain_heartbeat(b, TENTH), 12);
+    brain_admin(b, ORDER_REVOKE, "site-1");
+    brain_settle(b);
+    CHECK_EQUAL(brain_heartbeat(b, HALF), 100);
+    CHECK_EQUAL(brain_heartbeat(b, TENTH), 20);
+    brain_close(b);
+}
+
+TEST(a_fast_site_that_left_holds_nobody_back_and_counts_again_when_it_returns) {
+    struct brain *b = brain_open(DYLU, 3);
+    brain_following(b, FAST, true);
+    train(b, ALL, 10, 60);
+    CHECK_EQUAL(brain_heartbeat(b, HALF), 20);
+    brain_following(b, FAST, false);
+    train(b, ALL & ~(1u << FAST), 10, 31); /* presence is 30 s */
+    CHECK_EQUAL(brain_heartbeat(b, HALF), 40);
+    CHECK_EQUAL(brain_heartbeat(b, TENTH), 8);
+    train(b, ALL, 10, 1);
+    CHECK_EQUAL(brain_heartbeat(b, HALF), 20);
+    brain_close(b);
+}
+
+TEST(a_site_that_was_away_is_not_taken_for_slow) {
+    struct brain *b = brain_open(DYLU, 3);
+    train(b, ALL, 10, 60);
+    train(b, ALL & ~(1u << FAST), 10, 600);
+    train(b, ALL, 10, 2); /* its first contribution afterwards has two seconds' steps: nobody knows what it did before */
+    CHECK_EQUAL(brain_heartbeat(b, FAST), 40);
+    CHECK_EQUAL(brain_heartbeat(b, HALF), 20);
+    brain_close(b);
+}
+
+TEST(a_pause_counts_as_no_time) {
+    struct brain *b = brain_open(DYLU, 3);
+    train(b, ALL, 10, 20);
+    brain_wait(b, 300);
+    brain_admin(b, ORDER_PAUSE, "");
+    brain_settle(b);
+    for (int i = 0; i < 100; i++) {
+        brain_wait(b, 10000);
+        for (uint32_t site = 1; site <= 3; site++) brain_heartbeat(b, site);
+    }
+    brain_admin(b, ORDER_RESUME, "");
+    brain_settle(b);
+    CHECK_TEXT(run_state_reason(brain_run(b)), ""); /* the pause is over, and so is its reason */
+    brain_wait(b, 700);
+    give(b, FAST, 0, 10);
+    CHECK_EQUAL(brain_heartbeat(b, FAST), 40);
+    CHECK_EQUAL(brain_heartbeat(b, HALF), 20);
+    CHECK_EQUAL(brain_heartbeat(b, TENTH), 5);
+    brain_close(b);
+}
+
+TEST(a_site_that_is_there_and_offers_nothing_is_the_fastest_no_more) {
+    struct brain *b = brain_open(DYLU, 3);
+    train(b, ALL, 10, 60);
+    uint32_t before = brain_heartbeat(b, HALF);
+    for (unsigned second = 1; second <= 120; second++) { /* it is heard, and its trainer hangs */
+        brain_heartbeat(b, FAST);
+        train(b, ALL & ~(1u << FAST), 10, 2);
+    }
+    CHECK_EQUAL(before, 20);
+    CHECK_EQUAL(brain_heartbeat(b, HALF), 40);
+    brain_close(b);
+}
+
+TEST(a_slow_newcomer_need_not_end_a_whole_round_first) {
+    struct brain *b = brain_open(DYLU, 3);
+    train(b, ALL & ~(1u << TENTH), 10, 20);
+    CHECK_EQUAL(brain_heartbeat(b, TENTH), 40);
+    for (int i = 0; i < 16; i++) {
+        train(b, ALL & ~(1u << TENTH), 10, 2);
+        brain_heartbeat(b, TENTH);
+    }
+    CHECK_EQUAL(brain_heartbeat(b, TENTH), 5); /* 40 steps in 32 s at the most: an eighth of the fastest */
+    brain_close(b);
+}
+
+TEST(what_a_site_has_under_way_is_not_held_against_it) {
+    struct brain *b = brain_open("merge: {quorum: 3, grace: 1h, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: true}\n", 3);
+    for (int round = 0; round < 4; round++) {
+        brain_wait(b, 1000);
+        for (uint32_t site = 1; site <= 2; site++) {
+            struct ledger_entry header = brain_header(b, site, 0);
+            brain_contribute_header(b, site, &header);
+        }
+        for (int i = 0; i < 60; i++) { /* the third takes its time, and the others are heard meanwhile */
+            brain_wait(b, 1000);
+            for (uint32_t site = 1; site <= 3; site++) brain_heartbeat(b, site);
+        }
+        give(b, 3, 0, 30);
+    }
+    CHECK_EQUAL(brain_heartbeat(b, 1), 40);
+    CHECK_EQUAL(brain_heartbeat(b, 3), 40);
+    brain_close(b);
+}
+
+TEST(time_in_which_a_site_waits_for_its_merge_is_not_counted_where_it_does_not_train_then) {
+    struct brain *b = brain_open("merge: {quorum: 2, grace: 1h, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: true}\n", 2);
+    b->waits = true;
+    for (int round = 0; round < 6; round++) { /* 40 steps take site 1 four seconds and site 2 eight; both begin together */
+        brain_wait(b, 4000);
+        struct contribution c = fixture_contribution(b->f, 1, 0, run_state_version(b->f->run), b->payload);
+        c.signed_at_ms = b->now.wall_ms;
+        c.inner_steps = 40;
+        struct ledger_entry header = fixture_signed(b->f, &c, b->f->keys[1]);
+        brain_contribute_header(b, 1, &header);
+        brain_wait(b, 4000);
+        brain_heartbeat(b, 1);
+        give(b, 2, 0, 40);
+    }
+    CHECK_EQUAL(brain_heartbeat(b, 1), 40);
+    CHECK_EQUAL(brain_heartbeat(b, 2), 20);
+    brain_close(b);
+}
+
+TEST(fragments_that_come_unevenly_add_up_to_the_sites_speed) {
+    struct brain *b =
+        brain_open("fragments: 2\nmerge: {quorum: 1, grace: 0s, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: true}\n", 2);
+    for (int round = 0; round < 12; round++) { /* site 1 does 40 steps in 4 s, site 2 in 8; fragment 1 comes soon after 0 */
+        give(b, 1, 0, 40);
+        if (round % 2 == 0) give(b, 2, 0, 40);
+        brain_wait(b, 800);
+        give(b, 1, 1, 40);
+        brain_wait(b, 800);
+        if (round % 2 == 0) give(b, 2, 1, 40);
+        brain_wait(b, 2400);
+    }
+    uint32_t half = brain_heartbeat(b, 2);
+    CHECK(half >= 15 && half <= 25);
     brain_close(b);
 }
 
 TEST(without_dylu_everybody_does_the_same) {
-    struct brain *b = brain_open(PLAIN "inner: {inner_steps: 30, dylu: false}\n", 2);
-    brain_heartbeat(b, 1, 10);
-    CHECK_EQUAL(brain_heartbeat(b, 2, 1), 30);
+    struct brain *b = brain_open("merge: {quorum: 1, grace: 0s, warmup_steps: 0}\ninner: {inner_steps: 30, dylu: false}\n", 2);
+    give(b, 1, 0, 30);
+    brain_wait(b, 1000);
+    give(b, 1, 0, 30);
+    brain_wait(b, 10000);
+    CHECK_EQUAL(brain_heartbeat(b, 2), 30);
     brain_close(b);
 }
 

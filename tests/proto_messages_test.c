@@ -123,6 +123,7 @@ TEST(an_open_arrives_whole) {
     CHECK_EQUAL(message.open.protocol, 1);
     CHECK(is_pattern(bytes_of(message.open.header, sizeof message.open.header), 8, 272));
     CHECK(is_pattern(bytes_of(message.open.signature, sizeof message.open.signature), 9, 64));
+    CHECK(message.open.waits);
     arena_deinit(&arena);
 }
 
@@ -255,6 +256,7 @@ TEST(a_heartbeat_reply_arrives_whole) {
     CHECK_EQUAL(message.version, 34);
     CHECK_EQUAL(message.phase, 1);
     CHECK_EQUAL(message.server_time_ms, 1767225600127);
+    CHECK_EQUAL(message.sites_present, 37);
     arena_deinit(&arena);
 }
 

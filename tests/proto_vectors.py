@@ -33,7 +33,7 @@ vectors = {
                                certificate_pem=pattern(4, 700), ca_pem=pattern(5, 600), coordinator_key=pattern(6, 32),
                                manifest=pattern(7, 2000), server_time_ms=1767225600123),
     'join_reply_no': pb.JoinReply(code=3, message='the invitation was used by another key', server_time_ms=1767225600124),
-    'submit_open': pb.SubmitFrame(open=pb.SubmitOpen(protocol=1, header=pattern(8, 272), signature=pattern(9, 64))),
+    'submit_open': pb.SubmitFrame(open=pb.SubmitOpen(protocol=1, header=pattern(8, 272), signature=pattern(9, 64), waits=True)),
     'submit_chunk': pb.SubmitFrame(chunk=pb.SubmitChunk(offset=5000000000)),
     'submit_credit': pb.SubmitReply(credit=pb.SubmitCredit(resume_offset=5000000001, chunk_limit=65536)),
     'submit_receipt': pb.SubmitReply(receipt=pb.SubmitReceipt(receipt=pattern(10, 400))),
@@ -53,7 +53,7 @@ vectors = {
         compute_ms=141414, lost=lost((0, 150), (1, 151), (2, 152), (3, 153), (4, 154), (5, 155), (6, 156)), rounds=161, refused=17,
         device='2x H100', software='atoll-node 0.1.0', last_root=pattern(20, 32)),
     'heartbeat_reply': pb.HeartbeatReply(code=6, message='paused by the admin', inner_steps=50, epoch=2, version=34, phase=1,
-                                         server_time_ms=1767225600127),
+                                         server_time_ms=1767225600127, sites_present=37),
     'admin_request': pb.AdminRequest(protocol=1, verb=6, site_name='eu-1', reason='key lost', value=99, expires_ms=1767225600128,
                                      first_site=3),
     'admin_reply': pb.AdminReply(
