@@ -439,6 +439,12 @@ int options_start(struct options *options, const struct options_setup *setup) {
 
 const struct command *options_command(const struct options *options) { return options->chain[options->depth - 1]; }
 
+enum status options_refuse_idle(const struct options *options, const char *name, bool idle, const char *why,
+                                struct error *error) {
+    if (!idle || options_source(options, name, NULL) != OPTION_FROM_FLAG) return OK;
+    return error_set(error, INVALID, "--%s has no effect %s", name, why);
+}
+
 enum option_source options_source(const struct options *options, const char *name, const char **where) {
     const struct option_state *state = find_state(options, name);
     ASSERT(state);

@@ -140,6 +140,10 @@ const struct command *options_command(const struct options *options);
 /* Whether anything but the default gave it, and from where: *where (may be NULL) gets "--inner-steps", "ATOLL_INNER_STEPS",
  * "node.yaml:12" or "default", lent by options. ASSERTs that the chosen command has the option. */
 enum option_source options_source(const struct options *options, const char *name, const char **where);
+/* For options that say something about another one: INVALID, "--name has no effect WHY", if `idle` and its flag was given. What is
+ * silently ignored is found when the result is not what was asked for. Files and environments may hold more than a command uses. */
+MUST_USE enum status options_refuse_idle(const struct options *options, const char *name, bool idle, const char *why,
+                                         struct error *error);
 
 /* --- texts --- */
 /* --help of the chosen command. */

@@ -44,6 +44,12 @@ static enum status open_data(const struct verb_settings *s, const struct model_c
     return data_open_tokens(s->text, (const uint32_t *)(const void *)tokens->data, tokens->size / 4, &options, out, error);
 }
 
+static enum status check_idle(const struct options *options, const struct verb_settings *s, struct error *error) {
+    const char *why = "with --text, which is read whole";
+    TRY(options_refuse_idle(options, "heldout", s->text != NULL, why, error));
+    return options_refuse_idle(options, "data-format", s->text != NULL, why, error);
+}
+
 static int run_eval(struct options *options, void *values) {
     const struct verb_settings *s = values;
     struct error error = {0};
@@ -52,7 +58,8 @@ static int run_eval(struct options *options, void *values) {
     struct trainer_options trainer_options = TRAINER_DEFAULTS;
     trainer_options.forward_only = true;
     double nats;
-    enum status status = checkpoint_config(s->model, &trainer_options.model, &error);
+    enum status status = check_idle(options, s, &error);
+    if (status == OK) status = checkpoint_config(s->model, &trainer_options.model, &error);
     trainer_options.length = (uint32_t)MIN(s->length, (uint64_t)trainer_options.model.context);
     trainer_options.threads = (uint32_t)s->threads;
     trainer_options.kernels = s->kernels;

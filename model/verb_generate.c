@@ -77,6 +77,7 @@ static enum status read_ends(const struct verb_settings *s, struct writer *write
 /* The prompt's tokens. *tokenizer stays NULL where tokens are given, or are bytes. */
 static enum status read_prompt(const struct verb_settings *s, const struct layout *layout, struct tokenizer **tokenizer,
                                struct buffer *tokens, struct error *error) {
+    if (s->tokens && s->prompt) return error_set(error, INVALID, "give a --prompt or --tokens, not both: only one would be read");
     if (s->tokens) return verb_parse_tokens(s->tokens, tokens, error);
     if (!s->prompt || !*s->prompt) return error_set(error, INVALID, "give a --prompt, or --tokens");
     enum status status = tokenizer_open(s->model, tokenizer, error);

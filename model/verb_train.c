@@ -156,6 +156,10 @@ static struct trainer_options trainer_options_of(const struct verb_settings *s, 
 /* Parameters from the state, from a checkpoint or from the seed. */
 static enum status begin(struct trainer *trainer, const struct verb_settings *s, struct error *error) {
     if (s->state && file_exists(s->state)) {
+        if (s->start)
+            fprintf(stderr,
+                    "--start %s is not read: training goes on from the state %s; delete that, or name another, to start anew\n",
+                    s->start, s->state);
         struct buffer state = {0};
         TRY(file_read(s->state, SIZE_MAX / 2, &state, error));
         struct bytes content;
@@ -343,6 +347,16 @@ static void say_kernels(const struct trainer *trainer) {
         log_info("kernels", "name=%s why=\"%s\"", table->name, kernels_why(table));
 }
 
+/* What is said of something that is not done. */
+static enum status check_idle(const struct options *options, const struct verb_settings *s, struct error *error) {
+    TRY(options_refuse_idle(options, "save-every", !s->state, "without --state: nothing would be saved", error));
+    TRY(options_refuse_idle(options, "dtype", !s->export_to, "without --export", error));
+    TRY(options_refuse_idle(options, "shard-size", !s->export_to, "without --export", error));
+    TRY(options_refuse_idle(options, "sample", !s->prompt, "without --prompt", error));
+    return options_refuse_idle(options, "floor", s->schedule == SCHEDULE_CONSTANT,
+                               "with --schedule constant, which does not fall", error);
+}
+
 static int run_train(struct options *options, void *values) {
     struct verb_settings *s = values;
     struct error error = {0};
@@ -352,7 +366,8 @@ static int run_train(struct options *options, void *values) {
     struct model_config model;
     double speed = 0;
     ending_begin(VERB_DONE); /* until it trains, nothing is unsaved */
-    enum status status = model_of(options, s, &model, &error);
+    enum status status = check_idle(options, s, &error);
+    if (status == OK) status = model_of(options, s, &model, &error);
     if (status != OK) return verb_exit_code(options, status, &error);
     if (options_source(options, "length", NULL) == OPTION_FROM_DEFAULT) s->length = MIN(s->length, (uint64_t)model.context);
     const struct data_options data_options = {.vocabulary = model.vocabulary,

@@ -110,7 +110,7 @@ int verb_join(struct options *options, void *values) {
     if (status != OK) return failed("join", status, &error);
     if (already) log_info("joined_before", "dir=\"%s\" message=\"the token was not used\"", settings->directory);
     if (!settings->run_after) return EXIT_DONE;
-    if (!settings->address) settings->address = settings->join_address;
+    settings->address = settings->join_address; /* also where node.yaml had another: that has just been replaced */
     return run_site(settings);
 }
 

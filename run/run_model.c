@@ -102,6 +102,9 @@ enum status run_model_initialise(const struct manifest *manifest, const struct l
                                  float *parameters, struct error *error) {
     static const uint8_t none[DIGEST_SIZE];
     if (digest_equal(manifest->initial.checkpoint_digest, none)) {
+        if (checkpoint)
+            return error_set(error, INVALID, "the run starts from its seed: the checkpoint %s has no effect, leave it out",
+                             checkpoint);
         layout_initialise(layout, manifest->initial.seed, parameters);
         return OK;
     }

@@ -73,7 +73,13 @@ static int run(struct options *options, void *context) {
     const struct verb_settings *values = context;
     struct buffer kept = {0}, absent = {0};
     int code = 2;
-    (void)options;
+    const char *why = "beside --seed, which runs that one alone";
+    struct error error = {0};
+    if (options_refuse_idle(options, "seeds", values->faults.seed != 0, why, &error) != OK ||
+        options_refuse_idle(options, "first", values->faults.seed != 0, why, &error) != OK) {
+        fprintf(stderr, "atoll-sim faults: %s\n", error.message);
+        return code;
+    }
     if (values->faults.plant && !plant_choose(values->faults.plant, stderr)) return 2;
     if (read_list(values->faults.keep, "keep", &kept) && read_list(values->faults.absent, "absent", &absent))
         code = run_them(values, &kept, &absent);

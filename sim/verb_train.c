@@ -186,8 +186,11 @@ out:
 
 static int run(struct options *options, void *values) {
     struct error error = {0};
-    (void)options;
-    if (train(values, &error) == OK) return 0;
+    const struct verb_settings *settings = values;
+    if (options_refuse_idle(options, "preset", settings->train.manifest != NULL,
+                            "beside --manifest, which says the model's shape", &error) == OK &&
+        train(settings, &error) == OK)
+        return 0;
     fprintf(stderr, "atoll-sim train: %s\n", error.message);
     return 1;
 }

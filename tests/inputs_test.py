@@ -330,5 +330,23 @@ def test_a_site_checks_its_shards_by_their_index_and_by_the_tokenizer_that_the_r
     assert "tokenizer_digest" in run(CTL, "run", "create", "no", "--manifest", path, code=1)
 
 
+def test_an_option_that_would_have_no_effect_is_refused_or_said():
+    data = text()
+    common = ["train", data, *SMALL, "--steps", 2]
+    for option, value in (("save-every", 1), ("dtype", "bf16"), ("shard-size", "1MiB"), ("sample", 10)):
+        assert f"--{option} has no effect" in trainer(*common, f"--{option}", value, code=2)
+    assert "--floor has no effect" in trainer(*common, "--schedule", "constant", "--floor", 0.1, code=2)
+    trainer(*common, "--export", "model", "--dtype", "f32")
+    assert "--preset" in trainer("train", data, "--start", "model", "--preset", "4m", "--steps", 1, code=2)
+    assert "--heldout has no effect" in trainer("eval", "model", "--text", data, "--heldout", 0.5, code=2)
+    assert "not both" in trainer("generate", "model", "--prompt", "a", "--tokens", "1", code=2)
+    for steps in (3, 5):
+        done = subprocess.run([TRAINER, "train", data, "--start", "model", "--state", "state", "--steps", str(steps)], capture_output=True, text=True)
+        assert done.returncode == 0 and ("--start model is not read" in done.stderr) == (steps == 5), done.stderr
+    assert "--seeds has no effect" in run(SIM, "faults", "--seed", 7, "--seeds", 3, code=2)
+    write("federation.yaml", "duration: 20s\nmodel: {parameters: 300k}\nsites:\n  - {name: a, count: 2, step: 1s}\n")
+    assert "--preset has no effect" in run(SIM, "train", "federation.yaml", "--manifest", manifest(), "--preset", "1m", "--data", data, code=1)
+
+
 if __name__ == "__main__":
     sys.exit(main(globals()))
