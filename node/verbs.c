@@ -64,23 +64,6 @@ int verb_run(struct options *options, void *values) {
     return run_site(values);
 }
 
-/* A site that only joins hears about its data now, and not at its first start. */
-static enum status check_data(const struct settings *settings, struct error *error) {
-    struct site site = {0};
-    struct data *data = NULL;
-    const struct run_model_files files = settings_files(settings);
-    enum status status = site_load(settings->directory, &site, error);
-    if (status == OK) status = run_model_data(&site.manifest, &files, &data, error);
-    data_close(data);
-    site_deinit(&site);
-    return status == OK
-               ? OK
-               : error_wrap(
-                     error, status,
-                     "the site has joined, and its data cannot be used; `atoll-node validate --dir %s --data FILE` tries others",
-                     settings->directory);
-}
-
 static enum status check_data_first(void *context, const struct manifest *manifest, struct error *error) {
     const struct settings *settings = context;
     struct data *data = NULL;
@@ -90,6 +73,19 @@ static enum status check_data_first(void *context, const struct manifest *manife
     enum status status = run_model_data(manifest, &files, &data, error);
     data_close(data);
     free(seen);
+    return status;
+}
+
+/* A site that has joined before keeps its settings where those that it is told now would not do. */
+static enum status check_data_again(struct settings *settings, struct error *error) {
+    struct site site = {0};
+    enum status status = site_load(settings->directory, &site, error);
+    if (status == OK && settings->data.count) {
+        status = check_data_first(settings, &site.manifest, error);
+        if (status != OK)
+            error_wrap(error, status, "%s has joined before, and its settings stay as they were", settings->directory);
+    }
+    site_deinit(&site);
     return status;
 }
 
@@ -103,10 +99,12 @@ int verb_join(struct options *options, void *values) {
                                .directory = settings->directory,
                                .check = settings->data.count ? check_data_first : NULL,
                                .context = settings};
-    enum status status = check_outputs(settings, &error);
+    bool other = settings->address && strcmp(settings->address, settings->join_address) != 0;
+    enum status status = options_refuse_idle(options, "address", other, "beside the address that is joined", &error);
+    if (status == OK) status = check_outputs(settings, &error);
     if (status == OK) status = join_run(&setup, &already, &error);
+    if (status == OK && already) status = check_data_again(settings, &error);
     if (status == OK) status = settings_save(options, settings, &error);
-    if (status == OK && already && settings->data.count && !settings->run_after) status = check_data(settings, &error);
     if (status != OK) return failed("join", status, &error);
     if (already) log_info("joined_before", "dir=\"%s\" message=\"the token was not used\"", settings->directory);
     if (!settings->run_after) return EXIT_DONE;

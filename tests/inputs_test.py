@@ -77,7 +77,7 @@ def test_a_site_takes_only_files_of_the_kind_that_its_run_trains_on():
                 said = run(NODE, verb, "--dir", "site", "--data", path, code=1)
                 assert path in said and words in said, said
         said = run(NODE, *invite("two"), "--dir", "other", "--data", plain, "--no-run", code=1)
-        assert "is text" in said and "validate" in said, said
+        assert "is text" in said and not os.path.exists("other/site.json"), said
         write("site/node.yaml", read("site/node.yaml") + b"data-format: u32\n")
         assert "tokens to train on" in run(NODE, "validate", "--dir", "site", "--data", "u32")
 
@@ -208,21 +208,23 @@ def test_an_export_leaves_a_tokenizer_of_256_tokens_alone():
 
 def test_joining_again_replaces_a_typo_and_refuses_the_token_of_another():
     manifest()
-    plain = text()
+    plain, other = text(), write("typo.txt", "some text of another file, long enough for a sequence or two\n" * 9)
     with coordinator() as invite:
         one, two = invite("one"), invite("two")
-        said = run(NODE, *one, "--dir", "site", "--data", "typo.txt", "--no-run", code=1)
-        assert "typo.txt" in said, said
-        assert "No such file" in run(NODE, "validate", "--dir", "site", code=1)
+        run(NODE, *one, "--dir", "site", "--data", other, "--no-run")
+        os.remove(other)
+        assert "typo.txt" in run(NODE, "validate", "--dir", "site", code=1)
         run(NODE, *one, "--dir", "site", "--data", plain, "--no-run")
         assert "tokens to train on" in run(NODE, "validate", "--dir", "site")
         before = read("site/node.yaml")
         run(NODE, *one, "--dir", "site", "--no-run")
-        assert read("site/node.yaml") == before
+        said = run(NODE, *one, "--dir", "site", "--data", write("t.gz", gzip.compress(read(plain))), "--no-run", code=1)
+        assert "gzip" in said and "stay as they were" in said, said
         said = run(NODE, *two, "--dir", "site", "--no-run", code=1)
         assert 'is site "one"' in said and "another --dir" in said, said
+        assert "--address has no effect" in run(NODE, *one, "--dir", "site", "--address", "elsewhere:1", "--no-run", code=1)
+        assert read("site/node.yaml") == before
         run(NODE, *two, "--dir", "second", "--data", plain, "--no-run")  # and it was not spent
-
 
 def prepare(*arguments, code=0):
     """What was told, and the shards' tokens; or what was said."""
