@@ -75,6 +75,8 @@ static enum status read_vocabulary(struct tokenizer *t, const struct json_value 
                              content);
         TRY(set_token(t, id, text_of(content), error));
         t->added = xrealloc(t->added, (t->added_count + 1) * sizeof *t->added);
+        t->special = xrealloc(t->special, (t->added_count + 1) * sizeof *t->special);
+        t->special[t->added_count] = is_true(token, "special");
         t->added[t->added_count++] = (uint32_t)id->integer;
         t->added_first[(uint8_t)content[0]] = true;
     }
@@ -334,6 +336,7 @@ void tokenizer_close(struct tokenizer *t) {
     free(t->names);
     free(t->merges);
     free(t->added);
+    free(t->special);
     free(t);
 }
 

@@ -26,6 +26,9 @@ uint32_t tokenizer_vocabulary(const struct tokenizer *tokenizer); /* the largest
  * that is asked for, a byte without a token. */
 MUST_USE enum status tokenizer_encode(const struct tokenizer *tokenizer, struct bytes text, bool prefix, struct buffer *tokens,
                                       struct error *error);
+/* The same for what somebody wrote: the text of a control token, such as <|endoftext|>, is text like any other. Without a prefix. */
+MUST_USE enum status tokenizer_encode_document(const struct tokenizer *tokenizer, struct bytes text, struct buffer *tokens,
+                                               struct error *error);
 /* Appends the token's bytes, which need not be whole characters; nothing for a token that there is not. */
 void tokenizer_decode(const struct tokenizer *tokenizer, uint32_t token, struct buffer *text);
 

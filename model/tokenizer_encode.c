@@ -122,12 +122,13 @@ static enum status cut(const struct tokenizer *t, size_t level, struct bytes tex
     return OK;
 }
 
-/* The longest added token that stands here; NO_TOKEN. */
-static uint32_t added_at(const struct tokenizer *t, struct bytes text, size_t at) {
+/* The longest added token that stands here; NO_TOKEN. Without `control`, those that are no text are passed over. */
+static uint32_t added_at(const struct tokenizer *t, struct bytes text, size_t at, bool control) {
     uint32_t best = NO_TOKEN;
     if (!t->added_first[text.data[at]]) return best;
     for (size_t i = 0; i < t->added_count; i++) {
         struct bytes name = t->tokens[t->added[i]];
+        if (t->special[i] && !control) continue;
         if (name.size > text.size - at || memcmp(text.data + at, name.data, name.size) != 0) continue;
         if (best == NO_TOKEN || name.size > t->tokens[best].size) best = t->added[i];
     }
@@ -149,13 +150,11 @@ static enum status check_text(const struct tokenizer *t, struct bytes text, stru
     return OK;
 }
 
-enum status tokenizer_encode(const struct tokenizer *t, struct bytes text, bool prefix, struct buffer *tokens,
-                             struct error *error) {
-    TRY(check_text(t, text, error));
-    for (size_t i = 0; prefix && i < t->prefix_count; i++) buffer_u32(tokens, t->prefix[i]);
+static enum status encode(const struct tokenizer *t, struct bytes text, bool control, struct buffer *tokens,
+                          struct error *error) {
     size_t from = 0, at = 0;
     while (at < text.size) {
-        uint32_t token = added_at(t, text, at);
+        uint32_t token = added_at(t, text, at, control);
         if (token == NO_TOKEN) {
             at++;
             continue;
@@ -165,6 +164,18 @@ enum status tokenizer_encode(const struct tokenizer *t, struct bytes text, bool 
         from = at += t->tokens[token].size;
     }
     return cut(t, 0, bytes_of(text.data + from, text.size - from), tokens, error);
+}
+
+enum status tokenizer_encode(const struct tokenizer *t, struct bytes text, bool prefix, struct buffer *tokens,
+                             struct error *error) {
+    TRY(check_text(t, text, error));
+    for (size_t i = 0; prefix && i < t->prefix_count; i++) buffer_u32(tokens, t->prefix[i]);
+    return encode(t, text, true, tokens, error);
+}
+
+enum status tokenizer_encode_document(const struct tokenizer *t, struct bytes text, struct buffer *tokens, struct error *error) {
+    TRY(check_text(t, text, error));
+    return encode(t, text, false, tokens, error);
 }
 
 /* ---- whole characters ------------------------------------------------------------------------------------------------------------- */

@@ -17,6 +17,8 @@ static const struct option eval_options[] = {
     VERB_DATA_FORMAT,
     {"text", OPTION_PATH, VERB_FIELD(text), .value_name = "FILE",
      .help = "UTF-8 text to read whole, by the tokenizer.json beside the model, instead of files of tokens."},
+    {"control-tokens", OPTION_BOOL, VERB_FIELD(control_tokens),
+     .help = "With --text: text such as <|endoftext|> is the tokenizer's control token, and not text."},
     {"length", OPTION_U64, VERB_FIELD(length), .fallback = "128", .min = "1", .max = "1048576", .help = "Tokens in a sequence."},
     {"heldout", OPTION_F64, VERB_FIELD(heldout), .fallback = "0.05", .min = "0", .max = "1",
      .help = "Part of each file, its end, that is read; 1: all of it."},
@@ -36,7 +38,9 @@ static enum status open_data(const struct verb_settings *s, const struct model_c
     struct buffer text = {0};
     enum status status = tokenizer_open(s->model, &tokenizer, error);
     if (status == OK) status = file_read(s->text, TEXT_MAX, &text, error);
-    if (status == OK) status = tokenizer_encode(tokenizer, buffer_bytes(&text), false, tokens, error);
+    if (status == OK)
+        status = s->control_tokens ? tokenizer_encode(tokenizer, buffer_bytes(&text), false, tokens, error)
+                                   : tokenizer_encode_document(tokenizer, buffer_bytes(&text), tokens, error);
     tokenizer_close(tokenizer);
     buffer_deinit(&text);
     if (status == OK && tokens->size == 0) status = error_set(error, INVALID, "%s is empty", s->text);
@@ -47,6 +51,7 @@ static enum status open_data(const struct verb_settings *s, const struct model_c
 static enum status check_idle(const struct options *options, const struct verb_settings *s, struct error *error) {
     const char *why = "with --text, which is read whole";
     TRY(options_refuse_idle(options, "heldout", s->text != NULL, why, error));
+    TRY(options_refuse_idle(options, "control-tokens", s->text == NULL, "without --text: tokens are what they are", error));
     return options_refuse_idle(options, "data-format", s->text != NULL, why, error);
 }
 

@@ -31,7 +31,7 @@ struct verb_settings {
     const char *start, *state, *export_to, *kernels, *prompt, *preset, *log, *plot, *model, *tokens, *text;
     uint64_t sample, save_every, top_k, shard_size;
     double temperature, top_p;
-    bool recompute, bf16_moments, ignore_eos;
+    bool recompute, bf16_moments, ignore_eos, control_tokens;
     int dtype, device;
 };
 

@@ -100,6 +100,27 @@ TEST(a_tokenizer_of_another_kind_is_refused_by_its_name) {
     refused("\"model\"", "\"modal\"", "model");
 }
 
+/* What somebody wrote must not end a text, or speak as somebody else. */
+TEST(the_text_of_a_control_token_in_a_document_is_text) {
+    struct error error = {0};
+    struct buffer prompt = {0}, document = {0}, back = {0};
+    struct tokenizer *t = golden_tokenizer("gpt2");
+    const struct bytes text = bytes_of("a<|begin|>b", 11);
+    CHECK_OK(tokenizer_encode(t, text, false, &prompt, &error));
+    CHECK_OK(tokenizer_encode_document(t, text, &document, &error));
+    CHECK_EQUAL(prompt.size, 3 * 4);
+    CHECK(document.size > prompt.size);
+    for (size_t i = 0; i < document.size; i += 4) {
+        uint32_t token;
+        memcpy(&token, document.data + i, sizeof token);
+        CHECK(memcmp(&token, prompt.data + 4, sizeof token) != 0);
+        tokenizer_decode(t, token, &back);
+    }
+    CHECK(bytes_equal(buffer_bytes(&back), text));
+    buffer_deinit(&prompt), buffer_deinit(&document), buffer_deinit(&back);
+    tokenizer_close(t);
+}
+
 TEST(text_that_cannot_be_encoded_is_refused_with_its_place) {
     struct error error = {0};
     struct buffer tokens = {0};
