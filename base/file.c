@@ -20,6 +20,8 @@ const char *file_reason(int number, char out[static FILE_REASON_SIZE]) {
     if (number == EFBIG && getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
         snprintf(out, FILE_REASON_SIZE, "%s: the limit of a file's size, ulimit -f, is %llu bytes", strerror(number),
                  (unsigned long long)limit.rlim_cur);
+    else if (number == EMFILE)
+        snprintf(out, FILE_REASON_SIZE, "too many files are open: raise the limit (ulimit -n, LimitNOFILE of systemd)");
     else
         snprintf(out, FILE_REASON_SIZE, "%s", strerror(number));
     return out;

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/limits.h"
 #include "base/memory.h"
 
 struct thread {
@@ -97,5 +98,6 @@ unsigned thread_processor_count(void) {
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
     int count = CPU_COUNT(&set);
-    return count > 0 ? (unsigned)count : 1;
+    uint32_t granted = limits_processors("");
+    return count > 0 ? MIN((unsigned)count, granted) : 1;
 }

@@ -14,7 +14,7 @@ MUST_USE enum status thread_start(const char *name, void (*body)(void *context),
 /* Waits for its end and frees it. TIMEOUT (and the thread goes on, still owned) if it has not ended by then;
  * UINT64_MAX waits for ever. NULL is OK. */
 MUST_USE enum status thread_join(struct thread *thread, uint64_t timeout_ms);
-/* The processors this process may run on, at least 1. */
+/* The processors this process may run on, or as many as its control groups grant time of if they are fewer; at least 1. */
 unsigned thread_processor_count(void);
 
 #endif

@@ -1,10 +1,11 @@
 /* Speed of the CPU trainer, on random tokens.
  *
  *     train                                              a table: every set of kernels, one thread and all
+ *     train tables                                       the names of those that this processor can run
  *     train serve HIDDEN LAYERS HEADS FFN LENGTH SEQUENCES VOCABULARY THREADS KERNELS
  *         for bench/train_vs_pytorch.py: at each line with a number of seconds on stdin, trains for that long and prints one
  *         line of JSON: tokens a second (of the median step), the last loss and the peak memory. KERNELS cuda: a CUDA device,
- *         by the library that ATOLL_TEST_CUDA_LIBRARY names
+ *         by the library that ATOLL_TEST_CUDA_LIBRARY names; default: what a trainer takes that nobody told
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,7 +55,7 @@ static enum status session_open(struct session *session, const struct setup *s, 
     options.length = s->length;
     options.threads = s->threads;
     bool cuda = s->kernels && strcmp(s->kernels, "cuda") == 0;
-    options.kernels = cuda ? NULL : s->kernels;
+    options.kernels = cuda || strcmp(s->kernels, "default") == 0 ? NULL : s->kernels;
     options.device = cuda ? TRAINER_CUDA : TRAINER_CPU;
     options.cuda_library = getenv("ATOLL_TEST_CUDA_LIBRARY"); /* NULL: beside this program */
     char *path = xformat("/tmp/atoll-bench-%ld.txt", (long)getpid());
@@ -117,8 +118,12 @@ static int serve(char **arguments) {
         if (session_run(&session, strtod(line, NULL), &speed, &loss, &error) != OK) return failed(&error);
         struct rusage usage;
         getrusage(RUSAGE_SELF, &usage);
-        printf("{\"tokens_per_second\": %.1f, \"loss\": %.4f, \"parameters\": %llu, \"peak_kib\": %ld}\n", speed, loss,
-               (unsigned long long)trainer_layout(session.trainer)->count, usage.ru_maxrss);
+        const struct kernels *kernels;
+        bool table = kernels_find(trainer_kernels(session.trainer), &kernels, NULL) == OK;
+        printf("{\"tokens_per_second\": %.1f, \"loss\": %.4f, \"parameters\": %llu, \"peak_kib\": %ld, \"kernels\": \"%s\", "
+               "\"why\": \"%s\"}\n",
+               speed, loss, (unsigned long long)trainer_layout(session.trainer)->count, usage.ru_maxrss,
+               trainer_kernels(session.trainer), table ? kernels_why(kernels) : "");
         fflush(stdout);
     }
     session_close(&session);
@@ -147,6 +152,11 @@ static int print_table(void) {
 int main(int argc, char **argv) {
     if (argc == 11 && strcmp(argv[1], "serve") == 0) return serve(argv + 2);
     if (argc == 1) return print_table();
-    fprintf(stderr, "usage: train | train serve HIDDEN LAYERS HEADS FFN LENGTH SEQUENCES VOCABULARY THREADS KERNELS\n");
+    if (argc == 2 && strcmp(argv[1], "tables") == 0) {
+        for (size_t i = 0; kernels_at(i); i++) puts(kernels_at(i)->name);
+        return 0;
+    }
+    fprintf(stderr,
+            "usage: train | train tables | train serve HIDDEN LAYERS HEADS FFN LENGTH SEQUENCES VOCABULARY THREADS KERNELS\n");
     return 2;
 }

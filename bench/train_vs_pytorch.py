@@ -9,7 +9,8 @@ set and, where it is found, jemalloc or tcmalloc preloaded; all of which is prin
 warmed up (torch.compile compiles then) and left asleep; in each round each trains alone for --seconds, in an order that rotates. A
 round's figure is tokens a second of the median step; the table has the median of rounds, and the ratio to PyTorch's best in the
 same rounds. --avx2 forces AVX2 on both sides (ours against PyTorch's best in fp32 or bf16 under ATEN_CPU_CAPABILITY=avx2 and
-ONEDNN_MAX_CPU_ISA=AVX2). --busy adds rounds with another process loading every core. Peak memory is each process's own.
+ONEDNN_MAX_CPU_ISA=AVX2). All tables that this processor can run take part, and `default`: what a trainer takes that nobody told. The
+bar is that the default is the fastest of them; --bar makes its exit code. --busy adds rounds with another process loading every core. Peak memory is each process's own.
 """
 import argparse
 import json
@@ -42,7 +43,24 @@ def torch_child(shape, threads, mode, device="cpu"):
     """Trains for as many seconds as each line on stdin says; bench/gpu_vs_pytorch.py has it on a GPU."""
     import torch
     import torch.nn.functional as F
+    if not hasattr(torch.nn, "RMSNorm"):  # before 2.4
+        class RMSNorm(torch.nn.Module):
+            def __init__(self, width, eps):
+                super().__init__()
+                self.weight, self.eps = torch.nn.Parameter(torch.ones(width)), eps
+
+            def forward(self, x):
+                return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
+        torch.nn.RMSNorm = RMSNorm
+
+    def attend(q, k, v):
+        if hasattr(F, "scaled_dot_product_attention"):
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        scores = q @ k.transpose(-1, -2) / size ** 0.5  # before 2.0
+        return torch.softmax(scores + mask, -1) @ v
+
     hidden, layers, heads, ffn, length, sequences, vocabulary = SHAPES[shape] if isinstance(shape, str) else shape
+    mask = torch.full((length, length), float("-inf"), device=device).triu(1)
     size = hidden // heads
     if threads:
         torch.set_num_threads(threads)
@@ -64,7 +82,7 @@ def torch_child(shape, threads, mode, device="cpu"):
                 a, b = y.chunk(2, -1)
                 return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
             q, k, v = map(split, self.qkv(self.norm1(x)).chunk(3, -1))
-            y = F.scaled_dot_product_attention(rotate(q), rotate(k), v, is_causal=True)
+            y = attend(rotate(q), rotate(k), v)
             x = x + self.o(y.transpose(1, 2).reshape(-1, length, hidden))
             gate, up = self.gate_up(self.norm2(x)).chunk(2, -1)
             return x + self.down(F.silu(gate) * up)
@@ -88,7 +106,11 @@ def torch_child(shape, threads, mode, device="cpu"):
             return F.cross_entropy(logits.view(-1, vocabulary).float(), targets.reshape(-1))
 
     model = Model().to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    adamw = dict(lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    try:
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True, **adamw)
+    except (RuntimeError, TypeError):  # not on a CPU, before 2.4
+        optimizer = torch.optim.AdamW(model.parameters(), foreach=True, **adamw)
     run = torch.compile(model) if mode.endswith("compiled") else torch.compile(model, mode="max-autotune") if mode.endswith("autotuned") else model
     source = torch.randint(0, vocabulary, (1 << 18,))
 
@@ -165,6 +187,27 @@ def start(name, options, threads, narrow=False):
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints(name, threads), text=True, env=environment)
 
 
+def runnable(program):
+    """The tables of this processor. The portable one takes many times as long as any other."""
+    said = subprocess.run([program, "tables"], check=True, capture_output=True, text=True).stdout.split()
+    return [name for name in said if name != "portable"] or said
+
+
+def bar_of(rows):
+    """Whether the default is the fastest table, by thread count; a line each."""
+    held = True
+    for threads in sorted({row["threads"] for row in rows}):
+        ours = {row["name"]: row for row in rows if row["threads"] == threads and not row["busy"] and not row["name"].startswith("torch")}
+        if "default" not in ours or len(ours) < 2:
+            continue
+        best = max((row for row in ours.values() if row["name"] != "default"), key=lambda row: row["tokens_per_second"])
+        chosen = ours["default"]["kernels"]
+        against = ours.get(chosen, ours["default"])["tokens_per_second"] / best["tokens_per_second"]
+        held &= chosen == best["name"] or against >= 0.97  # two tables as fast as each other
+        print(f"threads={threads}: the default is {chosen}, the fastest table is {best['name']} ({against:.2f} of its speed): {ours['default']['why']}")
+    return held
+
+
 def turn(process, seconds):
     process.stdin.write(f"{seconds}\n")
     process.stdin.flush()
@@ -217,7 +260,8 @@ def table(rounds, last, threads, busy, idle):
         row = {"name": name, "threads": threads, "busy": busy, "tokens_per_second": speed, "rounds": rounds[name],
                "ratio_to_best_torch": statistics.median(a / b for a, b in zip(rounds[name], rounds[best])) if best else None,
                "best_torch": best, "share_of_idle": speed / idle[name] if name in idle else None, "loss": last[name]["loss"],
-               "parameters": last[name]["parameters"], "peak_kib": last[name]["peak_kib"], "torch": last[name].get("version")}
+               "parameters": last[name]["parameters"], "peak_kib": last[name]["peak_kib"], "torch": last[name].get("version"),
+               "kernels": last[name].get("kernels"), "why": last[name].get("why")}
         rows.append(row)
         ratio = f"{row['ratio_to_best_torch']:6.2f} x {best}" if best else ""
         share = f"  keeps {row['share_of_idle']:.2f} of its idle speed" if row["share_of_idle"] else ""
@@ -237,11 +281,12 @@ def main():
     parser.add_argument("--torch", nargs="*", default=TORCH)
     parser.add_argument("--avx2", action="store_true")
     parser.add_argument("--busy", action="store_true")
+    parser.add_argument("--bar", action="store_true", help="exit code 1 where the default is not the fastest table")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         return torch_child(options.shape, options.threads[0], options.child)
-    kernels = options.kernels or (["avx2"] if options.avx2 else ["avx2", "avx512", "avx512bf16", "amx"])
+    kernels = options.kernels or (["avx2"] if options.avx2 else ["default", *runnable(options.program)])
     with open("/proc/cpuinfo") as file:
         cpu = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "?")
     settings = {"shape": options.shape, "hidden_layers_heads_ffn_length_sequences_vocabulary": SHAPES[options.shape],
@@ -275,7 +320,11 @@ def main():
     os.makedirs(os.path.join(ROOT, "build/bench"), exist_ok=True)
     with open(os.path.join(ROOT, "build/bench/train.json"), "w") as file:
         json.dump({"settings": settings, "results": results}, file, indent=1)
+    versions = {row["torch"] for row in results if row["torch"]}
+    print("PyTorch", *sorted(versions) or ["took no part"])
+    held = bar_of(results)
+    return 1 if options.bar and not held else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

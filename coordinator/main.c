@@ -7,6 +7,7 @@
 #include "base/address.h"
 #include "base/ending.h"
 #include "base/file.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/options.h"
@@ -154,7 +155,7 @@ static int run(const struct settings *settings) {
                                      .rpc_threads = (uint32_t)settings->threads,
                                      .max_connections = (uint32_t)settings->connections,
                                      .new_epoch = settings->new_epoch};
-    if (rpc_raise_descriptor_limit(&descriptors, &error) != OK) log_warn("descriptor_limit", "reason=\"%s\"", error.message);
+    if (limits_raise_descriptors(&descriptors, &error) != OK) log_warn("descriptor_limit", "reason=\"%s\"", error.message);
     if (rpc_environment_open(&error) != OK) {
         log_error("start_failed", "reason=\"%s\"", error.message);
         return EXIT_FAILURE;

@@ -3,48 +3,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
-#include "base/file.h"
+#include "base/limits.h"
 #include "base/memory.h"
 #include "model/presets.h"
 
-/* The whole number at the start of a small file, or UINT64_MAX. */
-static uint64_t number_in(const char *path) {
-    FILE *file = fopen(path, "re");
-    if (!file) return UINT64_MAX;
-    unsigned long long value = UINT64_MAX;
-    if (fscanf(file, "%llu", &value) != 1) value = UINT64_MAX;
-    fclose(file);
-    return value;
-}
-
-static uint64_t machine_available(void) {
-    FILE *file = fopen("/proc/meminfo", "re");
-    if (!file) return UINT64_MAX;
-    char line[128];
-    unsigned long long kib;
-    uint64_t available = UINT64_MAX;
-    while (fgets(line, sizeof line, file))
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) available = kib * 1024;
-    fclose(file);
-    return available;
-}
-
-static uint64_t left_of(uint64_t limit, uint64_t used) {
-    return limit == UINT64_MAX || used == UINT64_MAX ? UINT64_MAX : limit > used ? limit - used : 0;
-}
-
-uint64_t memory_available(void) {
-    uint64_t available = machine_available();
-    available = MIN(available, left_of(number_in("/sys/fs/cgroup/memory.max"), number_in("/sys/fs/cgroup/memory.current")));
-    available = MIN(available, left_of(number_in("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-                                       number_in("/sys/fs/cgroup/memory/memory.usage_in_bytes")));
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
-        available = MIN(available, (uint64_t)limit.rlim_cur);
-    return available;
-}
+uint64_t memory_available(void) { return limits_memory(""); }
 
 const char *size_text(uint64_t size, char out[static SIZE_TEXT_SIZE]) {
     static const char *const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};

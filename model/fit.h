@@ -5,8 +5,7 @@
 
 #include "model/trainer.h"
 
-/* Bytes this process may still take: the least of what the machine has free, its cgroup and its address-space limit leave.
- * UINT64_MAX where none can be told. */
+/* limits_memory of this process. */
 uint64_t memory_available(void);
 /* OK if trainer_memory(options) + also fits into `available`. Else FULL, and the message says how much is wanted, how much there is,
  * and what of the following, tried in this order and added up, would make it fit: recompute, bf16 moments, 2 shards, 1 shard; or

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/ending.h"
+#include "base/limits.h"
 #include "base/memory.h"
 #include "base/streams.h"
 #include "base/version.h"
@@ -25,6 +26,7 @@ static bool has_verb(int argc, char **argv) {
 int main(int argc, char **argv) {
     streams_open();
     ending_begin(ENDING_BY_SIGNAL);
+    (void)!limits_raise_descriptors(NULL, NULL);
     char **arguments = xcalloc((size_t)argc + 2, sizeof *arguments), verb[] = "train";
     int count = argc > 0 ? 1 : 0, skip = count;
     if (count) arguments[0] = argv[0];

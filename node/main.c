@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "base/ending.h"
+#include "base/limits.h"
 #include "base/streams.h"
 #include "node/alone.h"
 #include "node/verbs.h"
@@ -10,6 +11,7 @@
 int main(int argc, char **argv) {
     streams_open();
     ending_begin(ENDING_BY_SIGNAL);
+    (void)!limits_raise_descriptors(NULL, NULL);
     if (alone_is_meant(argc, argv)) return streams_close(node_command.name, alone_main(argc, argv));
     struct settings settings = {0};
     struct options *options = options_create(alone_extend(&node_command), &settings);

@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/random.h"
@@ -50,7 +51,7 @@ static int run_site(struct settings *settings) {
     char context[RUN_NAME_SIZE + SITE_NAME_SIZE + 16];
     snprintf(context, sizeof context, "run=%s site=%s", site.manifest.name, site.name);
     log_set_context(context);
-    if (rpc_raise_descriptor_limit(&descriptors, &error) != OK) log_warn("descriptor_limit", "message=\"%s\"", error.message);
+    if (limits_raise_descriptors(&descriptors, &error) != OK) log_warn("descriptor_limit", "message=\"%s\"", error.message);
     status = daemon_run(settings, &site, &end, &error);
     site_deinit(&site);
     if (status != OK) return failed("run", status, &error);

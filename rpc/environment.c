@@ -1,14 +1,12 @@
 #include "rpc/environment.h"
 
 #include <dirent.h>
-#include <errno.h>
 #include <grpc/grpc.h>
 #include <grpc/support/log.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -115,15 +113,6 @@ void rpc_environment_close(void) {
     ASSERT(environment_references > 0);
     if (--environment_references == 0) grpc_shutdown();
     pthread_mutex_unlock(&environment_lock);
-}
-
-enum status rpc_raise_descriptor_limit(uint64_t *out, struct error *error) {
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return error_set(error, FAILED, "getrlimit NOFILE: %s", strerror(errno));
-    struct rlimit raised = {limit.rlim_max, limit.rlim_max};
-    if (limit.rlim_cur < limit.rlim_max && setrlimit(RLIMIT_NOFILE, &raised) == 0) limit = raised;
-    *out = limit.rlim_cur;
-    return OK;
 }
 
 uint64_t rpc_descriptors_open(void) {

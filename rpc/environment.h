@@ -21,9 +21,6 @@ void rpc_environment_close(void);
 /* The same question, before a server or channel with so many threads of its own: the library starts some of its threads with it. */
 MUST_USE enum status rpc_threads_there(uint32_t own, struct error *error);
 
-/* Raises the soft limit on open files to the hard one and says what it now is. A listener that runs out of descriptors
- * inside accept never accepts again, so main calls this first. FAILED if the limit cannot be read. */
-MUST_USE enum status rpc_raise_descriptor_limit(uint64_t *out, struct error *error);
 /* Open descriptors of this process; 0 where the system does not say. */
 uint64_t rpc_descriptors_open(void);
 

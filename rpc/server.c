@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/thread.h"
@@ -171,7 +172,7 @@ static enum status fill_in(struct rpc_server_options *options, struct error *err
     set_default(&options->keepalive_timeout_ms, 20000);
     if (options->memory_quota == 0) options->memory_quota = 512u << 20;
     uint64_t descriptors;
-    TRY(rpc_raise_descriptor_limit(&descriptors, error));
+    TRY(limits_raise_descriptors(&descriptors, error));
     uint32_t allowed = (uint32_t)MIN(descriptors / 2, 8192u);
     if (options->max_connections == 0 || options->max_connections > descriptors / 2) options->max_connections = allowed;
     if (options->threads > 64) return error_set(error, INVALID, "%u threads, limit 64", options->threads);

@@ -1,6 +1,7 @@
 /* atoll-sim: many sites on one machine, on simulated clocks, networks and disks, with the real state machines. Each verb is a file of
  * its own (sim/verb_*.c). */
 #include "base/ending.h"
+#include "base/limits.h"
 #include "base/options.h"
 #include "base/streams.h"
 #include "base/version.h"
@@ -13,6 +14,7 @@ static const struct command program = {
 int main(int argc, char **argv) {
     streams_open();
     ending_begin(ENDING_BY_SIGNAL);
+    (void)!limits_raise_descriptors(NULL, NULL);
     struct verb_settings settings = {0};
     struct options *options = options_create(&program, &settings);
     int code = options_start(options, &(struct options_setup){.argc = argc, .argv = argv});

@@ -5,6 +5,7 @@
 
 #include "base/address.h"
 #include "base/ending.h"
+#include "base/limits.h"
 #include "base/options.h"
 #include "base/streams.h"
 #include "base/version.h"
@@ -90,6 +91,7 @@ static int run(const struct settings *settings) {
 int main(int argc, char **argv) {
     streams_open();
     ending_begin(ENDING_BY_SIGNAL);
+    (void)!limits_raise_descriptors(NULL, NULL);
     struct settings settings = {0};
     struct options *options = options_create(&program, &settings);
     int code = options_start(options, &(struct options_setup){.argc = argc, .argv = argv});

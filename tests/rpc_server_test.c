@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
+#include "base/limits.h"
 #include "base/thread.h"
 #include "tests/rpc_fixture.h"
 
@@ -474,7 +475,7 @@ TEST(the_descriptor_limit_is_raised_to_the_hard_one) {
     CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
     uint64_t now = 0;
     struct error error = {0};
-    CHECK_OK(rpc_raise_descriptor_limit(&now, &error));
+    CHECK_OK(limits_raise_descriptors(&now, &error));
     CHECK_EQUAL(now, limit.rlim_max);
     uint64_t before = rpc_descriptors_open();
     int extra = dup(0);

@@ -4,6 +4,7 @@
 
 #include "base/address.h"
 #include "base/ending.h"
+#include "base/limits.h"
 #include "base/streams.h"
 #include "base/version.h"
 #include "config/config.h"
@@ -70,6 +71,7 @@ static const struct command program = {
 int main(int argc, char **argv) {
     streams_open();
     ending_begin(ENDING_BY_SIGNAL);
+    (void)!limits_raise_descriptors(NULL, NULL);
     struct settings settings = {0};
     struct options *options = options_create(&program, &settings);
     struct options_setup setup = {.argc = argc, .argv = argv, .environment = environ, .load_file = config_load};
