@@ -2,6 +2,7 @@
 #ifndef BASE_UTF8_H
 #define BASE_UTF8_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -17,6 +18,22 @@ static inline size_t utf8_length(const uint8_t *text, size_t left) {
     if ((c == 0xe0 && text[1] < 0xa0) || (c == 0xed && text[1] > 0x9f)) return 0;
     if ((c == 0xf0 && text[1] < 0x90) || (c == 0xf4 && text[1] > 0x8f)) return 0;
     return length;
+}
+
+/* Bytes of the byte order mark that some editors put before UTF-8 text: 3, or 0 where there is none. It is no part of the text. */
+static inline size_t utf8_mark(const uint8_t *text, size_t size) {
+    return size >= 3 && text[0] == 0xef && text[1] == 0xbb && text[2] == 0xbf ? 3 : 0;
+}
+
+/* Whether it begins as editors begin UTF-16 text. */
+static inline bool utf16_mark(const uint8_t *text, size_t size) {
+    return size >= 2 && ((text[0] == 0xff && text[1] == 0xfe) || (text[0] == 0xfe && text[1] == 0xff));
+}
+
+static inline bool utf8_is_valid(const uint8_t *text, size_t size) {
+    for (size_t at = 0, length; at < size; at += length)
+        if ((length = utf8_length(text + at, size - at)) == 0) return false;
+    return true;
 }
 
 #endif

@@ -7,6 +7,7 @@
 #include <yaml.h>
 
 #include "base/memory.h"
+#include "base/utf8.h"
 
 enum { SIZE_DEFAULT = 1 << 20, ENTRIES_DEFAULT = 10000, DEPTH_DEFAULT = 16, DEPTH_MAX = 64, KEY_MAX = 256 };
 
@@ -212,6 +213,9 @@ enum status yaml_read(struct bytes text, const char *name, const struct yaml_lim
     if (text.size > walk.limits.size) {
         return error_set(error, INVALID, "%s: %zu bytes, more than the limit of %zu", name, text.size, walk.limits.size);
     }
+    if (utf16_mark(text.data, text.size)) return error_set(error, INVALID, "%s: it is UTF-16 text; save it as UTF-8", name);
+    size_t mark = utf8_mark(text.data, text.size);
+    if (mark) text = bytes_of(text.data + mark, text.size - mark);
     TRY(refuse_tabs(&walk, text));
     yaml_parser_t parser;
     if (!yaml_parser_initialize(&parser)) return error_set(error, FULL, "%s: no memory", name);

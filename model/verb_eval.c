@@ -3,6 +3,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/utf8.h"
 #include "model/beside.h"
 #include "model/checkpoint.h"
 #include "model/tokenizer.h"
@@ -38,9 +39,11 @@ static enum status open_data(const struct verb_settings *s, const struct model_c
     struct buffer text = {0};
     enum status status = tokenizer_open(s->model, &tokenizer, error);
     if (status == OK) status = file_read(s->text, TEXT_MAX, &text, error);
+    size_t mark = utf8_mark(text.data, text.size);
+    struct bytes content = bytes_of(text.data + mark, text.size - mark);
     if (status == OK)
-        status = s->control_tokens ? tokenizer_encode(tokenizer, buffer_bytes(&text), false, tokens, error)
-                                   : tokenizer_encode_document(tokenizer, buffer_bytes(&text), tokens, error);
+        status = s->control_tokens ? tokenizer_encode(tokenizer, content, false, tokens, error)
+                                   : tokenizer_encode_document(tokenizer, content, tokens, error);
     tokenizer_close(tokenizer);
     buffer_deinit(&text);
     if (status == OK && tokens->size == 0) status = error_set(error, INVALID, "%s is empty", s->text);

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/utf8.h"
 #include "base/version.h"
 #include "config/config.h"
 #include "node/verbs.h"
@@ -244,13 +245,46 @@ static enum status replace(const char *path, const struct buffer *text, mode_t m
     return status;
 }
 
+/* The first line of the text that is no UTF-8, with '?' for what is wrong. */
+static enum status check_text(struct bytes text, struct error *error) {
+    for (size_t from = 0, end; from < text.size; from = end + 1) {
+        for (end = from; end < text.size && text.data[end] != '\n';) end++;
+        if (utf8_is_valid(text.data + from, end - from)) continue;
+        struct buffer shown = {0};
+        for (size_t at = from, length; at < end; at += MAX(length, (size_t)1)) {
+            length = utf8_length(text.data + at, end - at);
+            if (length)
+                buffer_append(&shown, text.data + at, length);
+            else
+                buffer_u8(&shown, '?');
+        }
+        enum status status =
+            error_set(error, INVALID, "a name that is not UTF-8 cannot stand in node.yaml: %.*s; rename it, or give a link to it",
+                      (int)MIN(shown.size, (size_t)200), (const char *)shown.data);
+        buffer_deinit(&shown);
+        return status;
+    }
+    return OK;
+}
+
+enum status settings_check_saved(const struct options *options, const struct settings *settings, struct error *error) {
+    struct buffer text = {0}, told = {0};
+    write_settings(options, settings, &text, &told);
+    enum status status = check_text(buffer_bytes(&text), error);
+    free_clearing(text.data, text.capacity);
+    buffer_deinit(&told);
+    return status;
+}
+
 enum status settings_save(const struct options *options, const struct settings *settings, struct error *error) {
     char *path = file_join(settings->directory, "node.yaml");
     struct buffer text = {0}, told = {0};
     mode_t mode = settings->proxy ? 0600 : 0644; /* a password may stand in it */
-    enum status status = OK;
     write_settings(options, settings, &text, &told);
-    if (!file_exists(path))
+    enum status status = check_text(buffer_bytes(&text), error);
+    if (status != OK)
+        ;
+    else if (!file_exists(path))
         status = file_write(path, buffer_bytes(&text), mode, error);
     else if (told.size > 1)
         status = replace(path, &text, mode, (const char *)told.data, error);

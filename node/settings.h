@@ -41,6 +41,8 @@ extern const struct command node_command;
 int settings_read(struct options *options, int argc, char **argv, char **environment);
 /* The data they name, as run_model_data takes them. */
 struct run_model_files settings_files(const struct settings *settings);
+/* INVALID, naming it: a path that node.yaml cannot hold, which is text in UTF-8. To be asked before a join; settings_save asks too. */
+MUST_USE enum status settings_check_saved(const struct options *options, const struct settings *settings, struct error *error);
 /* Writes DIR/node.yaml after a join: the address, what was said on the command line, and what the file says besides where there is one
  * already; that is then kept as node.yaml.old. */
 MUST_USE enum status settings_save(const struct options *options, const struct settings *settings, struct error *error);

@@ -103,6 +103,7 @@ int verb_join(struct options *options, void *values) {
     bool other = settings->address && strcmp(settings->address, settings->join_address) != 0;
     enum status status = options_refuse_idle(options, "address", other, "beside the address that is joined", &error);
     if (status == OK) status = check_outputs(settings, &error);
+    if (status == OK) status = settings_check_saved(options, settings, &error);
     if (status == OK) status = join_run(&setup, &already, &error);
     if (status == OK && already) status = check_data_again(settings, &error);
     if (status == OK) status = settings_save(options, settings, &error);
@@ -149,7 +150,19 @@ static void model_close(struct model *model) {
     site_deinit(&model->site);
 }
 
-static enum status model_open(const struct settings *settings, struct model *out, struct error *error) {
+/* Whether the checkpoint that was read is no longer the newest. */
+static bool has_moved(const struct settings *settings, const struct model *model) {
+    struct journal *now = NULL;
+    if (journal_open_reading(settings->directory, model->site.manifest.fragments, &now, NULL) != OK) return true;
+    const struct journal_checkpoint *before = journal_checkpoint(model->journal), *newest = journal_checkpoint(now);
+    bool moved = (before != NULL) != (newest != NULL) ||
+                 (before && memcmp(before->global.digest, newest->global.digest, sizeof before->global.digest) != 0) ||
+                 (before && before->trainer_steps != newest->trainer_steps) || journal_size(model->journal) != journal_size(now);
+    journal_close(now);
+    return moved;
+}
+
+static enum status model_open_once(const struct settings *settings, struct model *out, bool *moved, struct error *error) {
     struct model model = {0};
     struct restored restored;
     enum status status = site_load_reading(settings->directory, &model.site, error);
@@ -162,12 +175,26 @@ static enum status model_open(const struct settings *settings, struct model *out
                                   .layout = &model.layout,
                                   .initial = settings->initial,
                                   .replica = &model.replica};
-    if (status == OK) status = restore_site(&input, &restored, error);
+    *moved = false;
+    if (status == OK) {
+        status = restore_site(&input, &restored, error);
+        *moved = status != OK && has_moved(settings, &model);
+    }
     if (status == OK)
         *out = model;
     else
         model_close(&model);
     return status;
+}
+
+/* The node may be running: what a checkpoint names goes once the next one is there. Whoever was overtaken so looks again. */
+static enum status model_open(const struct settings *settings, struct model *out, struct error *error) {
+    enum { TRIES = 20 };
+    bool moved = true;
+    enum status status = OK;
+    for (int i = 0; moved && i < TRIES; i++) status = model_open_once(settings, out, &moved, error);
+    return status == OK || !moved ? status
+                                  : error_wrap(error, UNAVAILABLE, "the node makes checkpoints faster than they are read");
 }
 
 static enum status evaluate(const struct settings *settings, struct model *model, double *nats, struct error *error) {
@@ -209,21 +236,22 @@ static enum status write_text(const struct settings *settings, const struct mode
         return error_set(error, INVALID, "this run's tokens are not bytes: export the model and use its tokenizer");
     size_t prompt_size = settings->prompt ? strlen(settings->prompt) : 0;
     if (prompt_size == 0) return error_set(error, INVALID, "the prompt is empty");
-    if (prompt_size + settings->count > manifest->model.context)
-        return error_set(error, INVALID, "prompt and count are %llu tokens, the model's context is %u",
-                         (unsigned long long)(prompt_size + settings->count), manifest->model.context);
-    uint32_t *tokens = xcalloc(prompt_size + (size_t)settings->count, sizeof *tokens);
+    if (prompt_size >= manifest->model.context)
+        return error_set(error, INVALID, "the prompt has %zu tokens; the model's context is %u", prompt_size,
+                         manifest->model.context);
+    uint64_t count = MIN(settings->count, manifest->model.context - prompt_size); /* as much as the context holds */
+    uint32_t *tokens = xcalloc(prompt_size + (size_t)count, sizeof *tokens);
     for (size_t i = 0; i < prompt_size; i++) tokens[i] = (uint8_t)settings->prompt[i];
     struct generate_options how = {.temperature = (float)settings->temperature,
                                    .top_k = (uint32_t)settings->top_k,
                                    .top_p = (float)settings->top_p,
                                    .seed = settings->seed};
     uint32_t *out = tokens + prompt_size;
-    enum status status = generate(&model->layout, model->replica.global.theta, &how, tokens, (uint32_t)prompt_size, out,
-                                  (uint32_t)settings->count, error);
+    enum status status =
+        generate(&model->layout, model->replica.global.theta, &how, tokens, (uint32_t)prompt_size, out, (uint32_t)count, error);
     if (status == OK) {
         fputs(settings->prompt, stdout);
-        for (uint64_t i = 0; i < settings->count; i++) putchar(out[i] < 256 ? (int)out[i] : '?');
+        for (uint64_t i = 0; i < count; i++) putchar(out[i] < 256 ? (int)out[i] : '?');
         putchar('\n');
     }
     free(tokens);

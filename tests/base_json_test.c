@@ -98,8 +98,15 @@ TEST(what_is_no_json_is_refused_with_its_place) {
     check_refused("\"\xc0\x80\"", "UTF-8");
     check_refused("\"\xed\xa0\x80\"", "UTF-8");
     check_refused("\"\xf5\x80\x80\x80\"", "UTF-8");
-    check_refused("\xef\xbb\xbf{}", "a value");
     check_refused("[1] // no", "more text");
+}
+
+TEST(a_byte_order_mark_is_no_text) {
+    struct json *json = NULL;
+    struct error error = {0};
+    CHECK_OK(parse("\xef\xbb\xbf{\"a\": 1}", &json, &error));
+    CHECK(json_object_get(json_root(json), "a") != NULL);
+    json_close(json);
 }
 
 TEST(a_zero_byte_in_the_text_is_refused) {

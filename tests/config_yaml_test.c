@@ -56,6 +56,17 @@ TEST(nested_settings_become_dotted_keys_with_lines) {
     yaml_close(yaml);
 }
 
+TEST(a_byte_order_mark_is_no_text_and_utf16_is_named) {
+    struct error error = {0};
+    struct yaml *yaml = NULL;
+    CHECK_OK(read_text("\xef\xbb\xbfname: x\n", &yaml, &error));
+    CHECK_EQUAL(yaml_count(yaml), 1);
+    CHECK_TEXT(yaml_entry_at(yaml, 0)->key, "name");
+    yaml_close(yaml);
+    CHECK_STATUS(read_text("\xff\xfen", &yaml, &error), INVALID);
+    CHECK_CONTAINS(error.message, "UTF-16");
+}
+
 TEST(an_empty_document_has_no_entries) {
     static const char *const texts[] = {"", "\n\n", "# only a comment\n", "---\n", "---\n...\n", "{}"};
     for (size_t i = 0; i < COUNT_OF(texts); i++) {

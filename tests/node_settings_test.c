@@ -30,6 +30,22 @@ static void write_file(const char *text) {
     free(path);
 }
 
+TEST(a_path_that_the_file_cannot_hold_is_refused_before_it_is_written) {
+    struct settings settings;
+    struct options *options;
+    struct error error = {0};
+    const char *const arguments[] = {"join", "example:7400", "--token", "t", "--data", "caf\xe9.txt"};
+    CHECK_EQUAL(read_settings(&settings, &options, NULL, 6, arguments), OPTIONS_GO_ON);
+    CHECK_STATUS(settings_check_saved(options, &settings, &error), INVALID);
+    CHECK_CONTAINS(error.message, "caf?.txt");
+    CHECK_CONTAINS(error.message, "UTF-8");
+    CHECK_STATUS(settings_save(options, &settings, &error), INVALID);
+    char *path = file_join(test_directory(), "node.yaml");
+    CHECK(!file_exists(path));
+    free(path);
+    options_destroy(options);
+}
+
 TEST(the_file_in_the_sites_directory_is_found_by_itself) {
     struct settings settings;
     struct options *options;

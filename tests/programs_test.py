@@ -124,6 +124,7 @@ def read_everything(prefix, run, site, sequences=None):
         ask("atoll-node", "status", "--dir", site)
         contains(ask("atoll-node", "eval", "--dir", site, "--windows", "2"), "loss")
         contains(ask("atoll-node", "generate", "--dir", site, "--prompt", "It ", "--count", "8"), "It ")
+        contains(ask("atoll-node", "generate", "--dir", site, "--prompt", "It was "), "It was ")  # as README has it
         ask("atoll-node", "export", "--dir", site, "--export", os.path.join(out, "site-model"))
         shutil.rmtree(os.path.join(out, "site-model"))
 
