@@ -60,6 +60,35 @@ bool federation_is_submitting(const struct federation *f, uint32_t process) {
 
 static void crash(struct federation *f, uint32_t process) { federation_go_down(f, process, "crash"); }
 
+/* The fragments of which a site's message is under way, a bit each. */
+static uint32_t under_way(const struct federation *f, uint32_t process) {
+    const struct node_state *brain = site_brain(f->sites[process]);
+    uint32_t bits = 0;
+    for (uint32_t i = 0; brain && i < f->scenario.manifest.fragments; i++) {
+        enum slot_phase phase = node_state_slot(brain, i);
+        bits |= (uint32_t)(phase >= SLOT_UPLOADING && phase <= SLOT_ACCEPTED) << i;
+    }
+    return bits;
+}
+
+/* Two sites have each given what the other one has not. */
+static bool is_crossed(const struct federation *f, uint32_t process) {
+    (void)process;
+    for (uint32_t a = 1; a <= f->site_count; a++) {
+        for (uint32_t b = 1; b < a; b++) {
+            uint32_t own = under_way(f, a), others = under_way(f, b);
+            if (own & ~others && others & ~own) return true;
+        }
+    }
+    return false;
+}
+
+/* The power is gone everywhere. What each knew of the fragments that it had not given yet is gone with it. */
+static void crash_all(struct federation *f, uint32_t process) {
+    (void)process;
+    for (uint32_t i = 1; i <= f->site_count; i++) crash(f, i);
+}
+
 static void on_crash(void *context, struct event *event) {
     struct federation *f = context;
     (void)event;
@@ -77,6 +106,8 @@ static void on_crash(void *context, struct event *event) {
     } else if (world_fault(&f->world, coordinator ? FAULT_COORDINATOR_CRASH : FAULT_SITE_CRASH, process)) {
         if (coordinator && in_transfer)
             federation_at_moment(f, federation_is_receiving, crash, process);
+        else if (!coordinator && !f->scenario.overlap && f->scenario.manifest.fragments > 1)
+            federation_at_moment(f, is_crossed, crash_all, process);
         else
             crash(f, process);
     }
