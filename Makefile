@@ -265,6 +265,7 @@ SEED  ?=
 SEEDS ?=
 FIRST ?=
 sim: $(OUT)/bin/atoll-sim
+	$(if $(SEED),$(if $(SEEDS)$(FIRST),$(error SEED=$(SEED) runs that one seed: SEEDS and FIRST have no effect beside it)))
 	$(Q)$(OUT)/bin/atoll-sim faults $(if $(SEED),--seed $(SEED) --trace,--coverage $(if $(FIRST),--first $(FIRST)) --seeds $(if $(SEEDS),$(SEEDS),500))
 ifeq ($(SEED),)
 	$(Q)$(OUT)/bin/atoll-sim faults --sites 8 $(if $(FIRST),--first $(FIRST)) --seeds 50

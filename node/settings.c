@@ -1,5 +1,6 @@
 #include "node/settings.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -172,6 +173,20 @@ int settings_read(struct options *options, int argc, char **argv, char **environ
     free(arguments);
     free(path);
     return code;
+}
+
+static bool is_listed(const char *const *list, const char *name) {
+    for (; *list; list++)
+        if (strcmp(*list, name) == 0) return true;
+    return false;
+}
+
+enum status settings_check_used(const struct options *options, const char *const *used, struct error *error) {
+    char why[64];
+    snprintf(why, sizeof why, "on `atoll-node %s`", options_command(options)->name);
+    for (const struct option *option = common; option->name; option++)
+        TRY(options_refuse_idle(options, option->name, !is_listed(used, option->name), why, error));
+    return OK;
 }
 
 struct run_model_files settings_files(const struct settings *settings) {

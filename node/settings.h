@@ -39,6 +39,9 @@ extern const struct command node_command;
 
 /* The command line, environment and DIR/node.yaml, where there is one. OPTIONS_GO_ON or an exit code, as options_start. */
 int settings_read(struct options *options, int argc, char **argv, char **environment);
+/* INVALID names a setting that was given as a flag and that this command does not use; `used` ends with NULL. In a file or the
+ * environment it may stand: those serve all commands. */
+MUST_USE enum status settings_check_used(const struct options *options, const char *const *used, struct error *error);
 /* The data they name, as run_model_data takes them. */
 struct run_model_files settings_files(const struct settings *settings);
 /* INVALID, naming it: a path that node.yaml cannot hold, which is text in UTF-8. To be asked before a join; settings_save asks too. */

@@ -30,6 +30,11 @@ static int failed(const char *doing, enum status status, const struct error *err
     return status == REFUSED || status == CORRUPT ? EXIT_HALTED : EXIT_FAILED;
 }
 
+static int misused(const char *doing, const struct error *error) {
+    fprintf(stderr, "atoll-node: %s: %s\n", doing, error->message);
+    return EXIT_USAGE;
+}
+
 /* ---- join, run ------------------------------------------------------------------------------------------------------------------ */
 
 /* What is written while it runs, looked at before: the first line that says so would come an hour later. */
@@ -117,9 +122,10 @@ int verb_join(struct options *options, void *values) {
 static bool process_exists(uint64_t pid) { return pid > 0 && pid <= INT_MAX && (kill((pid_t)pid, 0) == 0 || errno == EPERM); }
 
 int verb_status(struct options *options, void *values) {
-    (void)options;
+    static const char *const used[] = {"dir", NULL};
     const struct settings *settings = values;
     struct error error = {0};
+    if (settings_check_used(options, used, &error) != OK) return misused("status", &error);
     struct buffer text = {0}, told = {0};
     char *path = file_join(settings->directory, "status.json");
     enum status status = file_read(path, STATUS_LIMIT, &text, &error);
@@ -218,9 +224,10 @@ static enum status evaluate(const struct settings *settings, struct model *model
 }
 
 int verb_eval(struct options *options, void *values) {
-    (void)options;
+    static const char *const used[] = {"dir", "data", "data-format", "heldout", "threads", "batch.sequences", "initial", NULL};
     const struct settings *settings = values;
     struct error error = {0};
+    if (settings_check_used(options, used, &error) != OK) return misused("eval", &error);
     struct model model = {0};
     double nats = 0;
     enum status status = model_open(settings, &model, &error);
@@ -259,9 +266,10 @@ static enum status write_text(const struct settings *settings, const struct mode
 }
 
 int verb_generate(struct options *options, void *values) {
-    (void)options;
+    static const char *const used[] = {"dir", "initial", NULL};
     const struct settings *settings = values;
     struct error error = {0};
+    if (settings_check_used(options, used, &error) != OK) return misused("generate", &error);
     struct model model = {0};
     enum status status = model_open(settings, &model, &error);
     if (status == OK) status = write_text(settings, &model, &error);
@@ -270,9 +278,10 @@ int verb_generate(struct options *options, void *values) {
 }
 
 int verb_export(struct options *options, void *values) {
-    (void)options;
+    static const char *const used[] = {"dir", "export", "initial", NULL};
     const struct settings *settings = values;
     struct error error = {0};
+    if (settings_check_used(options, used, &error) != OK) return misused("export", &error);
     struct model model = {0};
     enum status status = settings->export_directory ? export_check(settings->export_directory, &error) : OK;
     if (status == OK) status = model_open(settings, &model, &error);

@@ -345,6 +345,8 @@ def test_an_option_that_would_have_no_effect_is_refused_or_said():
     for steps in (3, 5):
         done = subprocess.run([TRAINER, "train", data, "--start", "model", "--state", "state", "--steps", str(steps)], capture_output=True, text=True)
         assert done.returncode == 0 and ("--start model is not read" in done.stderr) == (steps == 5), done.stderr
+    for verb, option, value in (("status", "data", data), ("eval", "device", "cuda"), ("generate", "data", data), ("export", "threads", 2)):
+        assert f"--{option} has no effect on `atoll-node {verb}`" in run(NODE, verb, "--dir", "site", f"--{option}", value, code=2)
     assert "--seeds has no effect" in run(SIM, "faults", "--seed", 7, "--seeds", 3, code=2)
     write("federation.yaml", "duration: 20s\nmodel: {parameters: 300k}\nsites:\n  - {name: a, count: 2, step: 1s}\n")
     assert "--preset has no effect" in run(SIM, "train", "federation.yaml", "--manifest", manifest(), "--preset", "1m", "--data", data, code=1)
