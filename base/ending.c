@@ -1,8 +1,9 @@
 #include "base/ending.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
-#include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -24,7 +25,7 @@ static atomic_bool in_order;
 static _Atomic int64_t asked_ms;
 static void (*_Atomic ask_function)(void);
 static const char *_Atomic limit_doing;
-static sem_t noted;
+static int noted[2] = {-1, -1}; /* a pipe: a signal's handler writes, nobody reads */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static int64_t now_ms(void) {
@@ -60,7 +61,8 @@ static void on_signal(int number) {
         atomic_store(&asked_ms, now_ms());
         void (*function)(void) = atomic_load(&ask_function);
         if (function) function();
-        sem_post(&noted);
+        ssize_t wrote = write(noted[1], "", 1);
+        (void)wrote;
     } else if (number != SIGHUP && now_ms() - atomic_load(&asked_ms) >= AGAIN_MS) {
         atomic_store(&exit_code, ENDING_BY_SIGNAL); /* not in order: what was under way is not saved */
         end_at_once(number, ", the second signal: what was not saved yet is lost\n");
@@ -77,7 +79,13 @@ static void on_limit(int number) {
     _exit(atomic_load(&limit_code));
 }
 
-static void prepare(void) { sem_init(&noted, 0, 0); }
+static void prepare(void) {
+    int made[2];
+    if (pipe(made) != 0) return;
+    for (int i = 0; i < 2; i++) fcntl(made[i], F_SETFD, FD_CLOEXEC);
+    noted[1] = made[1];
+    noted[0] = made[0];
+}
 
 static void handle(int number, void (*handler)(int)) {
     struct sigaction action = {.sa_handler = handler, .sa_flags = (int)SA_RESTART};
@@ -116,22 +124,15 @@ void ending_in_order(void (*on_ask)(void)) {
 int ending_asked(void) { return atomic_load(&asked); }
 bool ending_is_asked(void) { return ending_asked() != 0; }
 
+/* By a pipe, whose wait is as long as it says: one until a time of the wall clock lasts for days when somebody sets that back. */
 bool ending_wait(uint64_t timeout_ms) {
+    enum { WITHOUT_PIPE_MS = 50, MOST_MS = 1000 * 1000 };
     pthread_once(&once, prepare);
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    uint64_t ns = (uint64_t)until.tv_nsec + timeout_ms % 1000 * 1000000u;
-    until.tv_sec += (time_t)(timeout_ms / 1000 + ns / 1000000000u);
-    until.tv_nsec = (long)(ns % 1000000000u);
-    while (!ending_is_asked()) {
-        int64_t left_ms = ((int64_t)until.tv_sec * 1000 + until.tv_nsec / 1000000) - now_ms();
-        if (left_ms <= 0) break;
-        struct timespec wall; /* sem_clockwait is not in every libc */
-        clock_gettime(CLOCK_REALTIME, &wall);
-        int64_t wall_ns = wall.tv_nsec + left_ms % 1000 * 1000000;
-        wall.tv_sec += (time_t)(left_ms / 1000 + wall_ns / 1000000000);
-        wall.tv_nsec = (long)(wall_ns % 1000000000);
-        (void)sem_timedwait(&noted, &wall);
+    int64_t until_ms = now_ms() + (int64_t)(timeout_ms < INT64_MAX / 2 ? timeout_ms : INT64_MAX / 2), left_ms;
+    while (!ending_is_asked() && (left_ms = until_ms - now_ms()) > 0) {
+        int64_t most_ms = noted[0] < 0 ? WITHOUT_PIPE_MS : MOST_MS;
+        struct pollfd wake = {.fd = noted[0], .events = POLLIN};
+        (void)poll(&wake, 1, (int)(left_ms < most_ms ? left_ms : most_ms));
     }
     return ending_is_asked();
 }

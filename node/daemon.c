@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/random.h"
+#include "crypto/certificate.h"
 #include "kernels/kernels.h"
 #include "model/export.h"
 #include "model/kernels_kept.h"
@@ -77,6 +78,35 @@ static void on_step_applied(void *context, const struct ledger_entry *entry, con
 static float compute_share(void *context) {
     struct daemon *daemon = context;
     return report_compute_share(daemon->report, daemon->training);
+}
+
+/* What we sign with. Where our clock is off that is the coordinator's, or it would refuse what we send as expired; carried on by the
+ * monotonic clock, so that it stays right when somebody sets ours. */
+static uint64_t wall_ms(void *context) {
+    struct daemon *daemon = context;
+    int64_t ours = (int64_t)clock_wall_ms(), told = atomic_load(&daemon->coordinator_ms);
+    int64_t theirs = told + (int64_t)clock_monotonic_ms();
+    bool apart = told != 0 && (theirs - ours > CLOCK_APART_MS || ours - theirs > CLOCK_APART_MS);
+    return (uint64_t)(apart ? theirs : ours);
+}
+
+/* Certificates are judged by this machine's clock: where it is far off none holds, and the peer would be blamed. */
+static void check_certificates(struct daemon *daemon) {
+    struct error error = {0};
+    uint64_t now_s = clock_wall_ms() / 1000;
+    const struct buffer *certificates[] = {&daemon->site->ca_pem, &daemon->site->certificate_pem};
+    for (size_t i = 0; i < COUNT_OF(certificates); i++) {
+        if (certificate_check_clock(buffer_bytes(certificates[i]), now_s, &error) != UNAVAILABLE) continue;
+        trouble_begins(daemon->troubles, TROUBLE_CERTIFICATE, error.message);
+        return;
+    }
+}
+
+static void tell_link(void *context, const struct node_event *event) {
+    struct daemon *daemon = context;
+    if (event->kind == NODE_LINK_UP) trouble_ends(daemon->troubles, TROUBLE_CERTIFICATE);
+    if (event->kind == NODE_LINK_DOWN) check_certificates(daemon);
+    daemon_tell(daemon, event);
 }
 
 static uint64_t backlog(void *context) {
@@ -306,6 +336,7 @@ static enum status start_links(struct daemon *daemon, struct error *error) {
                                 .waits = !daemon->settings->overlap,
                                 .tell = daemon_tell,
                                 .context = daemon};
+    check_certificates(daemon);
     TRY(uplink_start(&up, &daemon->uplink, error));
     struct downlink_options down = {.site = daemon->site,
                                     .journal = daemon->journal,
@@ -320,7 +351,8 @@ static enum status start_links(struct daemon *daemon, struct error *error) {
                                     .heartbeat = heartbeat,
                                     .check_genesis = check_genesis,
                                     .load = load,
-                                    .tell = daemon_tell,
+                                    .tell = tell_link,
+                                    .troubles = daemon->troubles,
                                     .context = daemon};
     return downlink_start(&down, &daemon->downlink, error);
 }
@@ -332,6 +364,7 @@ static enum status start(struct daemon *daemon, struct error *error) {
     TRY(open_channel(daemon, error));
     struct report_options report = {.site = daemon->site,
                                     .traffic = &daemon->traffic,
+                                    .troubles = daemon->troubles,
                                     .device = daemon->device,
                                     .metrics_file = daemon->settings->metrics_file,
                                     .trainer_steps = trainer_counters(daemon->trainer).steps};
@@ -345,6 +378,8 @@ static enum status start(struct daemon *daemon, struct error *error) {
                                     .tell = daemon_tell,
                                     .step_applied = on_step_applied,
                                     .compute_share = compute_share,
+                                    .wall_ms = wall_ms,
+                                    .troubles = daemon->troubles,
                                     .context = daemon};
     TRY(worker_start(&worker, &daemon->worker, error));
     TRY(start_training(daemon, error));
@@ -362,6 +397,7 @@ static void drop_event(struct envelope *envelope) {
 static void stop(struct daemon *daemon, bool capture) {
     /* Stopped, not destroyed: the brain goes on until the end, and what it still asks of them is dropped. */
     ending_limit(CLOSE_LIMIT_S, EXIT_FAILED, "closing the streams");
+    troubles_give_up(daemon->troubles); /* nobody waits for a full disk any longer */
     if (daemon->downlink) downlink_stop(daemon->downlink);
     if (daemon->uplink) uplink_stop(daemon->uplink);
     ending_limit(SAVE_LIMIT_S, EXIT_FAILED, "the step under way and the checkpoint");
@@ -386,6 +422,7 @@ static void close_all(struct daemon *daemon) {
     training_destroy(daemon->training);
     node_state_destroy(daemon->state);
     report_destroy(daemon->report);
+    troubles_destroy(daemon->troubles);
     journal_close(daemon->journal);
     replica_deinit(&daemon->replica);
     cuda_backend_close(&daemon->cuda);
@@ -456,6 +493,7 @@ enum status daemon_run(const struct settings *settings, const struct site *site,
     daemon->site = site;
     pthread_mutex_init(&daemon->lock, NULL);
     daemon->events = queue_create(EVENTS_LIMIT);
+    daemon->troubles = troubles_create();
     ending_begin(EXIT_DONE); /* until it trains, nothing is unsaved: a signal ends a check of data or a replay at once */
     enum status status = rpc_environment_open(error);
     if (status != OK) {

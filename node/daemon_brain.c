@@ -1,4 +1,5 @@
 /* The brain's thread: events in, actions out. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -46,6 +47,19 @@ static enum status decode_reply(struct buffer *raw, struct heartbeat_reply *out,
     return heartbeat_reply_decode(frame, arena, out, error);
 }
 
+static void compare_clocks(struct daemon *daemon, uint64_t server_ms) {
+    int64_t ahead = (int64_t)server_ms - (int64_t)clock_wall_ms();
+    char message[TROUBLE_TEXT_SIZE];
+    atomic_store(&daemon->coordinator_ms, (int64_t)server_ms - (int64_t)clock_monotonic_ms());
+    if (ahead >= -CLOCK_APART_MS && ahead <= CLOCK_APART_MS) {
+        trouble_ends(daemon->troubles, TROUBLE_CLOCK);
+        return;
+    }
+    snprintf(message, sizeof message, "this machine's clock is %lld s %s the coordinator's; contributions are signed by that one",
+             (long long)(ahead < 0 ? -ahead : ahead) / 1000, ahead < 0 ? "ahead of" : "behind");
+    trouble_begins(daemon->troubles, TROUBLE_CLOCK, message);
+}
+
 static void on_heartbeat_reply(void *user, const struct rpc_outcome *outcome, struct buffer *raw) {
     struct daemon *daemon = user;
     struct node_event event = {.kind = NODE_HEARTBEAT_REPLY, .status = outcome->status};
@@ -61,6 +75,7 @@ static void on_heartbeat_reply(void *user, const struct rpc_outcome *outcome, st
             event.heartbeat.phase = (enum run_phase)reply.phase;
             event.heartbeat.version = reply.version;
             event.heartbeat.sites_present = reply.sites_present;
+            if (reply.server_time_ms > 0) compare_clocks(daemon, reply.server_time_ms);
             if (reply.code) log_warn("heartbeat_refused", "code=%s", refusal_name(reply.code));
         }
     }

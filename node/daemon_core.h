@@ -36,6 +36,8 @@ struct daemon {
     struct journal *journal;
     struct restored restored;
     struct report *report;
+    struct troubles *troubles;
+    atomic_int_fast64_t coordinator_ms; /* its wall clock less our monotonic one, as last told; 0: not yet */
     char device[64];
     struct cuda_backend cuda; /* no operations: the CPU does all */
     struct traffic traffic;
@@ -60,6 +62,7 @@ struct daemon {
     struct error why;
 };
 
+enum { CLOCK_APART_MS = 60000 /* beyond it it is no delay */ };
 struct node_moment daemon_now(void);
 /* The first end counts; whether this is it. Any thread. */
 bool daemon_end(struct daemon *daemon, enum daemon_end how, const char *message);

@@ -1,12 +1,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 
 #include "base/log.h"
 #include "base/memory.h"
 #include "node/downlink_core.h"
 
-enum { QUEUE_LIMIT = 16 };
+enum { QUEUE_LIMIT = 16, FULL_RETRY_MS = 1000, FULL_TRIES = 30 };
 enum order_kind { ORDER_CONNECT, ORDER_FOLLOW, ORDER_FETCH };
 struct order {
     enum order_kind kind;
@@ -173,6 +174,20 @@ static enum status do_fetch(struct downlink *downlink, struct error *error) {
 
 /* ---- the thread -------------------------------------------------------------------------------------------------------------- */
 
+static bool has_room(const struct downlink *downlink) {
+    struct statvfs disk;
+    uint64_t least = (1 << 20) + downlink->options.nominal_payload;
+    return statvfs(downlink->options.site->directory, &disk) == 0 && (uint64_t)disk.f_bavail * disk.f_frsize >= least;
+}
+
+/* Our disk is full: no link does better before there is room. A quota does not show in what the disk says it has, so that now and
+ * then a link is tried whatever it says. */
+static void wait_for_room(struct downlink *downlink, const struct error *error) {
+    trouble_begins(downlink->options.troubles, TROUBLE_DISK_LEDGER, error->message);
+    for (int i = 0; i < FULL_TRIES && trouble_wait(downlink->options.troubles, FULL_RETRY_MS) && !has_room(downlink); i++) {}
+    journal_resume(downlink->options.journal);
+}
+
 static void obey(struct downlink *downlink, const struct order *order) {
     struct error error = {0};
     enum status status = OK;
@@ -181,7 +196,9 @@ static void obey(struct downlink *downlink, const struct order *order) {
     case ORDER_FOLLOW: status = downlink_run_follow(downlink, order->index, order->payloads_from, &error); break;
     case ORDER_FETCH:
         status = do_fetch(downlink, &error);
+        if (status == FULL) wait_for_room(downlink, &error);
         if (status == OK) {
+            trouble_ends(downlink->options.troubles, TROUBLE_DISK_LEDGER);
             downlink->options.load(downlink->options.context, &downlink->offer);
         } else if (!downlink_is_stopping(downlink)) {
             log_warn("snapshot_broken", "reason=%s message=\"%s\"", status_name(status), error.message);
@@ -190,6 +207,7 @@ static void obey(struct downlink *downlink, const struct order *order) {
         }
         return;
     }
+    if (status == FULL) wait_for_room(downlink, &error);
     if (status == REFUSED && !downlink_is_stopping(downlink)) { /* by name: revoked, another run, no site's certificate */
         char message[ERROR_MESSAGE_SIZE + 64];
         snprintf(message, sizeof message, "the coordinator refuses this site: %s", error.message);

@@ -17,6 +17,7 @@
 #include "node/node_state.h"
 #include "node/site.h"
 #include "node/stream.h"
+#include "node/trouble.h"
 
 struct downlink;
 
@@ -35,6 +36,7 @@ struct downlink_options {
     enum status (*check_genesis)(void *context, const struct ledger_entry *entry, struct error *error);
     void (*load)(void *context, const struct snapshot_header *header); /* its content is in journal_payloads now */
     void (*tell)(void *context, const struct node_event *event);       /* on this thread; copies what it keeps */
+    struct troubles *troubles; /* a full disk is told there and waited out: the link is down meanwhile. NULL: it is not */
     void *context;
 };
 

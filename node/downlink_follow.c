@@ -198,6 +198,7 @@ static enum status flush(struct downlink *downlink, struct follow *follow, struc
         downlink_tell(downlink, &(struct node_event){.kind = NODE_ENTRY, .bytes = entries[i]});
     free(entries);
     if (status != OK) return status;
+    trouble_ends(downlink->options.troubles, TROUBLE_DISK_LEDGER);
     for (size_t i = 0; i < count; i++) waiting_deinit(downlink, &follow->waiting[i]);
     follow->waiting_count -= count;
     memmove(follow->waiting, follow->waiting + count, follow->waiting_count * sizeof follow->waiting[0]);
@@ -244,7 +245,7 @@ static enum status read_frames(struct downlink *downlink, struct follow *follow,
         if (status == NOT_FOUND) status = error_set(error, UNAVAILABLE, "the coordinator ended the stream");
         if (status != OK) break;
         status = take_frame(downlink, follow, buffer_bytes(&message), error);
-        if (status == FULL || status == FAILED) /* our own disk: no other link will do better */
+        if (status == FAILED) /* our own disk, and what it holds is unknown: no other link will do better */
             downlink_tell(downlink, &(struct node_event){.kind = NODE_FAULT, .status = status, .message = error->message});
     }
     buffer_deinit(&message);

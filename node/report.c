@@ -274,6 +274,27 @@ static void put_training(struct json_writer *writer, const struct told *told) {
     json_end_object(writer);
 }
 
+/* What somebody has to mend, and whether the site does its work: linked, and nothing to mend. */
+static void put_troubles(struct json_writer *writer, const struct report *report, const struct told *told) {
+    char message[TROUBLE_TEXT_SIZE];
+    uint64_t since_ms = 0;
+    bool ready = told->view.linked;
+    json_key(writer, "troubles");
+    json_begin_array(writer);
+    for (enum trouble trouble = 0; trouble < TROUBLE_COUNT; trouble++) {
+        if (!trouble_is(report->options.troubles, trouble, message, &since_ms)) continue;
+        ready = false;
+        json_begin_object(writer);
+        put_text(writer, "what", trouble_name(trouble));
+        put_text(writer, "message", message);
+        put_u64(writer, "since_ms", since_ms);
+        json_end_object(writer);
+    }
+    json_end_array(writer);
+    json_key(writer, "ready");
+    json_bool(writer, ready);
+}
+
 static void put_roots(struct json_writer *writer, const struct told *told) {
     json_key(writer, "roots");
     json_begin_object(writer);
@@ -283,6 +304,17 @@ static void put_roots(struct json_writer *writer, const struct told *told) {
         put_text(writer, version, hex_encode(told->roots[i].root, DIGEST_SIZE, hex));
     }
     json_end_object(writer);
+}
+
+/* Over what is there: a full disk has room for that, and says so to whoever reads it. A reader may see half of it. */
+static enum status overwrite(const char *path, struct bytes content, struct error *error) {
+    int file = open(path, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (file < 0) return error_set(error, FAILED, "open %s: %s", path, strerror(errno));
+    enum status status = file_write_all(file, content.data, content.size, error);
+    if (status == OK && ftruncate(file, (off_t)content.size) != 0)
+        status = error_set(error, FAILED, "cut %s: %s", path, strerror(errno));
+    close(file);
+    return status;
 }
 
 /* Whole or not at all for readers, but not synced: a file a second is not worth a disk's time. */
@@ -298,6 +330,8 @@ static enum status replace(const char *path, struct bytes content, struct error 
         close(file);
         if (status == OK && rename(temporary, path) != 0)
             status = error_set(error, FAILED, "rename to %s: %s", path, strerror(errno));
+        if (status != OK) unlink(temporary);
+        if (status == FULL) status = overwrite(path, content, error);
     }
     free(temporary);
     return status;
@@ -371,6 +405,7 @@ void report_write(struct report *report, struct training *training, const char *
     put_u64(&writer, "stamp_ms", clock_wall_ms());
     put_text(&writer, "state", state);
     put_text(&writer, "message", message);
+    put_troubles(&writer, report, told);
     put_site(&writer, report, told);
     put_run(&writer, told);
     put_training(&writer, told);

@@ -13,6 +13,7 @@
 #include "node/site.h"
 #include "node/stream.h"
 #include "node/training.h"
+#include "node/trouble.h"
 
 enum { REPORT_ROOTS = 64 };
 
@@ -40,6 +41,7 @@ struct report;
 struct report_options {
     const struct site *site; /* borrowed, as these */
     struct traffic *traffic;
+    struct troubles *troubles; /* NULL: none */
     const char *device;
     const char *metrics_file; /* NULL: none */
     uint64_t trainer_steps;   /* as restored */

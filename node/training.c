@@ -48,10 +48,11 @@ struct training {
     uint64_t rate_from_ms, rate_tokens;
 };
 
-static void capture_freed(struct training *training) {
+static void capture_freed(struct training *training, uint64_t retry_ms) {
+    uint64_t interval = training->options.checkpoint_ms;
     pthread_mutex_lock(&training->lock);
     training->capture_out = false;
-    training->capture_at_ms = clock_monotonic_ms() + training->options.checkpoint_ms;
+    training->capture_at_ms = clock_monotonic_ms() + (retry_ms ? MIN(retry_ms, interval) : interval);
     pthread_cond_broadcast(&training->changed);
     pthread_mutex_unlock(&training->lock);
 }
@@ -59,11 +60,12 @@ static void capture_freed(struct training *training) {
 void training_capture_destroy(struct training_capture *capture) {
     if (!capture) return;
     struct training *owner = capture->owner;
+    uint64_t retry_ms = capture->retry_ms;
     buffer_deinit(&capture->trainer);
     buffer_deinit(&capture->base);
     buffer_deinit(&capture->snapshot);
     free(capture);
-    if (owner) capture_freed(owner);
+    if (owner) capture_freed(owner, retry_ms);
 }
 
 /* ---- time --------------------------------------------------------------------------------------------------------------- */

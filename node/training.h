@@ -28,6 +28,7 @@ struct training;
  * large as the model. While there is one, what is asked for and what falls due is made up for by one taken after it is freed. */
 struct training_capture {
     struct training *owner; /* told when it is freed; NULL: nobody */
+    uint64_t retry_ms;      /* it was of no use: the next one so soon, where that is sooner; 0: it was */
     uint64_t trainer_steps; /* trainer_counters().steps */
     struct buffer trainer;  /* trainer_save */
     struct buffer base;     /* [parameters] floats */

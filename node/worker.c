@@ -10,7 +10,7 @@
 #include "base/queue.h"
 #include "base/thread.h"
 
-enum { QUEUE_LIMIT = 16 * FRAGMENTS_LIMIT };
+enum { QUEUE_LIMIT = 16 * FRAGMENTS_LIMIT, FULL_RETRY_MS = 1000, CHECKPOINT_RETRY_MS = 10000 };
 
 enum job_kind {
     JOB_ENCODE,
@@ -48,6 +48,7 @@ struct worker {
         struct buffer optimizer;
     } snapshots[FRAGMENTS_LIMIT];
     uint32_t loading; /* fragments still to be rebased onto a loaded snapshot */
+    bool given_up;    /* the disk was full until the site was to stop: what is left is as after a crash */
     bool loaded;      /* NODE_SNAPSHOT_LOADED is owed, once a checkpoint has it: what came before cannot be replayed here */
 };
 
@@ -64,9 +65,21 @@ static void push(struct worker *worker, const struct job *job) {
 static void tell(struct worker *worker, const struct node_event *event) { worker->options.tell(worker->options.context, event); }
 
 static void fault(struct worker *worker, const char *doing, enum status status, const struct error *error) {
+    if (worker->given_up) return;
     char message[ERROR_MESSAGE_SIZE + 32];
     snprintf(message, sizeof message, "%s: %s", doing, error->message);
     tell(worker, &(struct node_event){.kind = NODE_FAULT, .status = status, .message = message});
+}
+
+/* After each try to write what must be on disk before anything else: true where the disk is full, and the same is to be tried again. */
+static bool try_again(struct worker *worker, enum status status, struct error *error) {
+    if (status == OK) trouble_ends(worker->options.troubles, TROUBLE_DISK_ROUNDS);
+    if (status != FULL) return false;
+    trouble_begins(worker->options.troubles, TROUBLE_DISK_ROUNDS, error->message);
+    worker->given_up = !trouble_wait(worker->options.troubles, FULL_RETRY_MS);
+    journal_resume(worker->options.journal);
+    *error = (struct error){0};
+    return !worker->given_up;
 }
 
 static struct bytes floats(const float *from, uint64_t count) { return bytes_of(from, count * sizeof(float)); }
@@ -88,7 +101,7 @@ static enum status seal(struct worker *worker, struct job *job, struct bytes pay
     digest_sha256(payload.data, payload.size, contribution->payload_digest);
     contribution->norm = norm;
     contribution->compute_share = worker->options.compute_share(worker->options.context);
-    contribution->signed_at_ms = clock_wall_ms();
+    contribution->signed_at_ms = worker->options.wall_ms(worker->options.context);
     round->fragment = contribution->fragment;
     round->sequence = contribution->sequence;
     round->base_version = contribution->base_version;
@@ -103,7 +116,10 @@ static enum status seal(struct worker *worker, struct job *job, struct bytes pay
         round->trainer_steps = worker->snapshots[contribution->fragment].trainer_steps;
         contents.optimizer = buffer_bytes(&worker->snapshots[contribution->fragment].optimizer);
     }
-    return journal_round_begin(worker->options.journal, round, &contents, error);
+    enum status status;
+    do status = journal_round_begin(worker->options.journal, round, &contents, error);
+    while (try_again(worker, status, error));
+    return status;
 }
 
 static void do_encode(struct worker *worker, struct job *job) {
@@ -167,7 +183,10 @@ static void end_round(struct worker *worker, const struct job *job, uint64_t ver
     bool refused = job->why == MOVE_REFUSED;
     struct bytes feedback = {0};
     if (refused) feedback = fragment_floats(replica, replica->feedback, job->fragment);
-    error->status = journal_round_end(worker->options.journal, job->fragment, version, refused, feedback, error);
+    enum status status;
+    do status = journal_round_end(worker->options.journal, job->fragment, version, refused, feedback, error);
+    while (try_again(worker, status, error));
+    error->status = status;
     if (refused && !replica->feedback) training_capture(worker->options.training); /* dense: theta_local alone has it now */
 }
 
@@ -228,8 +247,17 @@ static void do_captured(struct worker *worker, struct job *job) {
                                                    .trainer = buffer_bytes(&capture->trainer),
                                                    .base = buffer_bytes(&capture->base),
                                                    .snapshot = buffer_bytes(&capture->snapshot)};
-    enum status status = journal_checkpoint_write(worker->options.journal, &checkpoint, &contents, &error);
+    enum status status;
+    do status = journal_checkpoint_write(worker->options.journal, &checkpoint, &contents, &error);
+    while (worker->loaded && try_again(worker, status, &error)); /* without it, what came before the snapshot is missing here */
     buffer_deinit(&global);
+    if (status == OK) trouble_ends(worker->options.troubles, TROUBLE_DISK_CHECKPOINT);
+    if (status == FULL && !worker->given_up) { /* rounds may still have room */
+        trouble_begins(worker->options.troubles, TROUBLE_DISK_CHECKPOINT, error.message);
+        journal_resume(worker->options.journal);
+        job->capture->retry_ms = CHECKPOINT_RETRY_MS;
+        return;
+    }
     if (status != OK) {
         fault(worker, "write a checkpoint", status, &error);
         return;
@@ -273,13 +301,21 @@ static void do_load(struct worker *worker, struct job *job) {
 
 static void do_accepted(struct worker *worker, const struct job *job) {
     struct error error = {0};
-    enum status status = journal_round_accept(worker->options.journal, job->fragment, job->sequence, &job->head, &error);
+    enum status status;
+    do status = journal_round_accept(worker->options.journal, job->fragment, job->sequence, &job->head, &error);
+    while (try_again(worker, status, &error));
     if (status != OK) fault(worker, "record a receipt", status, &error);
 }
 
 /* ---- the thread ------------------------------------------------------------------------------------------------------------ */
 
 static void do_job(struct worker *worker, struct job *job) {
+    if (worker->given_up) {
+        buffer_deinit(&job->bytes);
+        training_capture_destroy(job->capture);
+        free(job);
+        return;
+    }
     switch (job->kind) {
     case JOB_ENCODE: do_encode(worker, job); break;
     case JOB_APPLY: do_apply(worker, job); break;

@@ -6,8 +6,9 @@
  * journal's rounds and checkpoints.
  *
  * The brain's thread asks (encode, apply, rebase, restore, advance); the trainer's thread tells (snapshotted, rebased, captured). What
- * was done is told to the brain as an event, through `tell`, on this thread. A failing disk is a NODE_FAULT, but for an
- * encoding that fails: that is the brain's to judge.
+ * was done is told to the brain as an event, through `tell`, on this thread. A failing disk is a NODE_FAULT, except for an
+ * encoding that fails: that is the brain's to judge. A full one is waited out, as node/trouble.h tells it: records of rounds are
+ * tried again until there is room, and what comes behind them waits; a checkpoint is left out, and another one made soon.
  * Stops when the queue is empty, so that a last checkpoint is written.
  */
 #ifndef NODE_WORKER_H
@@ -16,6 +17,7 @@
 #include "node/journal.h"
 #include "node/site.h"
 #include "node/training.h"
+#include "node/trouble.h"
 
 struct worker;
 
@@ -29,6 +31,8 @@ struct worker_options {
     void (*tell)(void *context, const struct node_event *event);
     void (*step_applied)(void *context, const struct ledger_entry *step, const uint8_t root[DIGEST_SIZE], uint64_t spent_ms);
     float (*compute_share)(void *context);
+    uint64_t (*wall_ms)(void *context); /* what a message is signed with */
+    struct troubles *troubles;
     void *context;
 };
 

@@ -14,21 +14,32 @@ import time
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import federation_test  # noqa: E402
-from federation_test import FAST, PROGRAMS, SLOWDOWN, check, equal, main, prove, test  # noqa: E402
+from federation_test import FAST, PROGRAMS, SLOWDOWN, check, contains, equal, fill, main, prove, small_disk, test, trains  # noqa: E402
 from federation_harness import ROOT, Federation, manifest  # noqa: E402
 
 federation_test.TESTS.clear()
 
 
-def slow_disk(directory, ms):
-    """The environment of a program whose disk takes that long for each sync; the figure is in a file and may change."""
-    library, figure = os.path.join(directory, "slow_disk.so"), os.path.join(directory, "slow_disk_ms")
+def preloaded(directory, name, variable, value):
+    """The environment of a program with tests/NAME.c before its libraries; the value is in a file and may change."""
+    library, figure = os.path.join(directory, name + ".so"), os.path.join(directory, name)
     if not os.path.exists(library):
-        source = os.path.join(ROOT, "tests", "slow_disk.c")
+        source = os.path.join(ROOT, "tests", name + ".c")
         subprocess.run([os.environ.get("CC", "cc"), "-O1", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-    with open(figure, "w") as file:
-        file.write(str(ms))
-    return {"LD_PRELOAD": library, "SLOW_DISK_FILE": figure}
+    with open(figure + ".new", "w") as file:
+        file.write(str(value))
+    os.rename(figure + ".new", figure)
+    return {"LD_PRELOAD": library, variable: figure}
+
+
+def slow_disk(directory, ms):
+    """A disk that takes that long for each sync."""
+    return preloaded(directory, "slow_disk", "SLOW_DISK_FILE", ms)
+
+
+def shifted_clock(directory, seconds):
+    """A wall clock that is so far ahead."""
+    return preloaded(directory, "shifted_clock", "SHIFTED_CLOCK_FILE", seconds)
 
 
 # ---- one payload, several contributions ---------------------------------------------------------------------------------------
@@ -124,6 +135,71 @@ def checkpoints_do_not_pile_up_in_front_of_a_slow_disk(directory):
     check(grown < 2 * capture, "memory grew by", grown, "bytes, a capture has about", capture)
     slow_disk(directory, 0)
     prove(federation)
+
+
+# ---- what is waited out ---------------------------------------------------------------------------------------------------------
+
+
+def troubles(site):
+    return {trouble["what"]: trouble["message"] for trouble in site.status().get("troubles", [])}
+
+
+def goes_on(federation, site, count=3):
+    had = len(site.receipts)
+    federation.until("receipts", lambda: len(site.receipts) >= had + count, 40 * SLOWDOWN)
+    federation.until("readiness", lambda: site.status().get("ready") is True, 10 * SLOWDOWN)
+    equal(troubles(site), {}, "troubles")
+
+
+@test
+def a_full_disk_at_a_site_is_waited_out_and_named(directory):
+    """Full for a while, over a restart too: the site never ends by itself, says what is wrong, and goes on once there is room."""
+    federation = Federation(PROGRAMS, directory, manifest(fragments=2), disks={"sites/one": 24}, mount=small_disk)
+    federation.start_coordinator()
+    site, other = [federation.add_site(name, *FAST, "--retry-limit", "2s") for name in ("one", "two")]
+    trains(federation, 5)
+    for restart in (False, True):
+        filler = fill(site.directory)
+        federation.until("the disk is named", lambda: "disk" in troubles(site), 20 * SLOWDOWN)
+        contains(troubles(site)["disk"], "No space left")
+        equal(site.status()["ready"], False, "ready")
+        check(re.search(r"^error \S+ waits .*for=disk .*make room", site.text(), re.M), "nothing at error:", site.tail())
+        if restart:
+            equal(site.end(10 * SLOWDOWN), 0, "exit code at a signal")
+            site.start()
+            federation.until("it waits again", lambda: site.text().count(" waits ") >= 3, 20 * SLOWDOWN)
+        had = len(other.receipts)
+        federation.until("the other goes on", lambda: len(other.receipts) >= had + 3, 20 * SLOWDOWN)
+        os.unlink(filler)
+        goes_on(federation, site)
+    prove(federation)
+
+
+@test
+def a_clock_that_is_off_at_a_site_is_named_and_refuses_nothing(directory):
+    """Two days ahead: certificates hold, and contributions would be expired. Twenty years behind: no certificate holds yet."""
+    federation = Federation(PROGRAMS, directory, manifest(sites=1, admission__expiry="1h"))
+    federation.start_coordinator()
+    site = federation.add_site("one", *FAST, "--retry-limit", "2s", start=False)
+    site.environment = shifted_clock(directory, 2 * 86400)
+    site.start()
+    federation.until("the clock is named", lambda: "clock" in troubles(site), 20 * SLOWDOWN)
+    contains(troubles(site)["clock"], "ahead of the coordinator's")
+    had = len(site.receipts)
+    federation.until("receipts all the same", lambda: len(site.receipts) >= had + 5, 20 * SLOWDOWN)
+    equal(site.status()["ready"], False, "ready")
+    shifted_clock(directory, 0)
+    goes_on(federation, site)
+    site.kill()
+    shifted_clock(directory, -20 * 365 * 86400)
+    site.start()
+    federation.until("the clock is named", lambda: "clock" in troubles(site), 20 * SLOWDOWN)
+    contains(troubles(site)["clock"], "this machine's clock says")
+    shifted_clock(directory, 0)
+    goes_on(federation, site)
+    prove(federation)
+    refused = site.status()["refused"].get("expired", 0)
+    check(refused <= 3, "contributions refused as expired:", refused)
 
 
 if __name__ == "__main__":
