@@ -368,8 +368,11 @@ enum status json_parse(struct bytes text, const struct json_limits *limits, stru
     struct json *json = calloc(1, sizeof *json);
     if (!json) return error_set(error, FULL, "no memory for a JSON document");
     size_t mark = utf8_mark(text.data, text.size);
-    struct parser parser = {
-        .text = text.data + mark, .size = text.size - mark, .depth_max = depth_max, .json = json, .error = error};
+    struct parser parser = {.text = mark ? text.data + mark : text.data,
+                            .size = text.size - mark,
+                            .depth_max = depth_max,
+                            .json = json,
+                            .error = error};
     enum status status = parse_document(&parser);
     free(parser.stack);
     buffer_deinit(&parser.scratch);

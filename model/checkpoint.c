@@ -50,6 +50,7 @@ static enum status check_map(const struct layout *layout, const struct json_valu
         const char *name = map->items[i].key;
         if (map->items[i].type != JSON_STRING)
             return error_set(error, INVALID, "tensor \"%.100s\" is mapped to something that is no file name", name);
+        if (safetensors_is_derived(name)) continue;
         if (!layout_find(layout, name) && !(layout->config.tied && strcmp(name, "lm_head.weight") == 0))
             return error_set(error, INVALID, "tensor \"%.100s\" is not in this model", name);
     }

@@ -5,7 +5,9 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/log.h"
 #include "base/memory.h"
+#include "model/config_keys.h"
 
 /* Whole numbers of the shape: config.json's name, and where it lands. */
 static const struct {
@@ -25,11 +27,6 @@ static const struct {
 static uint32_t *number_of(struct model_config *config, size_t index) {
     return (uint32_t *)(void *)((char *)config + numbers[index].offset);
 }
-
-/* No say in what a forward and backward pass compute. */
-static const char *const passed_over[] = {"architectures", "bos_token_id",         "eos_token_id",   "pad_token_id",
-                                          "dtype",         "torch_dtype",          "use_cache",      "initializer_range",
-                                          "name_or_path",  "transformers_version", "pretraining_tp", NULL};
 
 static bool is_listed(const char *const *list, const char *name) {
     for (; *list; list++)
@@ -71,20 +68,33 @@ static enum status read_theta(const struct json_value *value, float *theta, stru
     return OK;
 }
 
-/* rope_scaling and rope_parameters: plain rotation or nothing. */
+static bool is_text(const struct json_value *value, const char *const *texts) {
+    for (; value->type == JSON_STRING && *texts; texts++)
+        if (strcmp(value->text, *texts) == 0) return true;
+    return false;
+}
+
+/* rope_scaling and rope_parameters: plain rotation or nothing. Scaling by 1 is none; how long texts were before it says nothing then. */
 static enum status read_rope(const struct json_value *value, float *theta, struct error *error) {
+    static const char *const kinds[] = {"default", NULL}, *const scalings[] = {"default", "linear", "dynamic", NULL},
+                             *const ones[] = {"factor", "partial_rotary_factor", "attention_factor", NULL};
     if (value->type == JSON_NULL) return OK;
     if (value->type != JSON_OBJECT) return refuse(value, "an object or null", error);
+    const struct json_value *factor = json_object_get(value, "factor");
+    bool unscaled = factor && factor->type == JSON_NUMBER && number_value(factor) == 1;
     for (size_t i = 0; i < value->count; i++) {
         const struct json_value *member = &value->items[i];
+        bool is_one = false;
+        for (size_t k = 0; ones[k]; k++)
+            is_one = is_one || (strcmp(member->key, ones[k]) == 0 && member->type == JSON_NUMBER && number_value(member) == 1);
         if (strcmp(member->key, "rope_theta") == 0)
             TRY(read_theta(member, theta, error));
         else if (strcmp(member->key, "rope_type") == 0 || strcmp(member->key, "type") == 0) {
             char text[64];
-            if (member->type != JSON_STRING || strcmp(member->text, "default") != 0)
+            if (!is_text(member, unscaled ? scalings : kinds))
                 return error_set(error, INVALID, "field \"%s.%.60s\" is %s; it must be \"default\"", value->key, member->key,
                                  value_text(member, text));
-        } else if (member->type != JSON_NULL)
+        } else if (member->type != JSON_NULL && !is_one && strcmp(member->key, "original_max_position_embeddings") != 0)
             return error_set(error, INVALID, "field \"%s.%.60s\" asks for rotary positions of another kind than \"default\"",
                              value->key, member->key);
     }
@@ -95,6 +105,7 @@ struct parts { /* what is read before it is known whether it fits together */
     struct model_config config;
     uint64_t head_size; /* 0: not said */
     bool is_llama;
+    const struct json_value *unknown; /* the last key of no list */
 };
 
 static enum status read_member(const struct json_value *value, struct parts *parts, struct error *error) {
@@ -114,7 +125,9 @@ static enum status read_member(const struct json_value *value, struct parts *par
         return OK;
     }
     if (strcmp(name, "hidden_act") == 0)
-        return value->type == JSON_STRING && strcmp(value->text, "silu") == 0 ? OK : refuse(value, "\"silu\"", error);
+        return value->type == JSON_STRING && (strcmp(value->text, "silu") == 0 || strcmp(value->text, "swish") == 0)
+                   ? OK
+                   : refuse(value, "\"silu\" (or \"swish\", which is the same)", error);
     if (strcmp(name, "attention_dropout") == 0)
         return value->type == JSON_NUMBER && number_value(value) == 0 ? OK : refuse(value, "0: there is no dropout", error);
     if (strcmp(name, "tie_word_embeddings") == 0) {
@@ -136,9 +149,13 @@ static enum status read_member(const struct json_value *value, struct parts *par
     if (strcmp(name, "rope_theta") == 0) return read_theta(value, &parts->config.rope_theta, error);
     if (strcmp(name, "rope_scaling") == 0 || strcmp(name, "rope_parameters") == 0)
         return read_rope(value, &parts->config.rope_theta, error);
-    if (name[0] == '_' || is_listed(passed_over, name)) return OK;
-    if (value->type == JSON_NULL || (value->type == JSON_BOOL && !value->boolean)) return OK;
-    return refuse(value, "absent, null or false: this engine does not know it", error);
+    const char *wanted;
+    switch (config_key_of(value, parts->config.context, &wanted)) {
+    case CONFIG_KEY_CHANGES: return refuse(value, wanted, error);
+    case CONFIG_KEY_UNKNOWN: parts->unknown = value; break;
+    case CONFIG_KEY_HARMLESS: break;
+    }
+    return OK;
 }
 
 static enum status check_parts(const struct parts *parts, struct error *error) {
@@ -159,10 +176,17 @@ enum status config_file_decode(struct bytes text, struct model_config *out, stru
     const struct json_value *root = json_root(json);
     struct parts parts = {.config = {.norm_eps = 1e-6f}};
     if (root->type != JSON_OBJECT) status = error_set(error, INVALID, "it holds no object");
+    const struct json_value *context = root->type == JSON_OBJECT ? json_object_get(root, "max_position_embeddings") : NULL;
+    if (context && context->type == JSON_NUMBER && context->is_u64)
+        parts.config.context = (uint32_t)MIN(context->integer, (uint64_t)UINT32_MAX);
     for (size_t i = 0; status == OK && i < root->count; i++) status = read_member(&root->items[i], &parts, error);
     for (size_t i = 0; status == OK && i < COUNT_OF(numbers); i++)
         if (numbers[i].required && !json_object_get(root, numbers[i].name))
             status = error_set(error, INVALID, "field \"%s\" is missing", numbers[i].name);
+    char quoted[128];
+    if (status == OK && parts.unknown)
+        log_info("config_key_passed_over", "key=%s message=\"no known key that changes what a Llama computes\"",
+                 log_quote(parts.unknown->key, quoted, sizeof quoted));
     json_close(json);
     if (status != OK) return status;
     if (parts.config.kv_heads == 0) parts.config.kv_heads = parts.config.heads;

@@ -1,11 +1,10 @@
 /* config.json as Hugging Face's LlamaConfig writes it, read strictly.
  *
- * A field decides one of three things. It is part of the shape and lands in struct model_config; or it says how the model
- * computes (hidden_act, attention_bias, rope_scaling, ...), and then it must say what we compute; or it has no say in training
- * (use_cache, dtype, token ids, names that begin with '_') and is passed over. A field of none of these kinds is refused by
- * name unless it is null or false: a model computed otherwise than its maker meant is worse than none. What is absent takes
- * LlamaConfig's default. Both spellings of rotary settings are read (rope_theta, and rope_parameters of transformers 5) and
- * written, and must agree where both are there.
+ * A field decides one of three things. It is part of the shape and lands in struct model_config; or it says how the model computes
+ * (hidden_act, attention_bias, rope_scaling, ...), and then it must say what we compute, or it is refused by name: a model computed
+ * otherwise than its maker meant is worse than none; or it has no say in a forward pass and is passed over. model/config_keys.h has the
+ * lists. What is absent takes LlamaConfig's default. Both spellings of rotary settings are read (rope_theta, and rope_parameters of
+ * transformers 5) and written, and must agree where both are there.
  */
 #ifndef MODEL_CONFIG_FILE_H
 #define MODEL_CONFIG_FILE_H

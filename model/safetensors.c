@@ -182,6 +182,7 @@ struct stored { /* a tensor as the header tells of it */
     enum tensor_dtype dtype;
     uint64_t begin, end;                /* in the data part */
     const struct layout_tensor *tensor; /* NULL: the head of a tied model */
+    bool derived;                       /* no parameter: passed over */
 };
 
 static float half_to_float(uint16_t half) {
@@ -243,8 +244,8 @@ static enum status check_shape(const struct json_value *entry, const struct layo
 static enum status read_entry(const struct json_value *entry, const struct layout_tensor *shape_of, uint64_t data_size,
                               struct stored *out, struct error *error) {
     if (entry->type != JSON_OBJECT) return error_set(error, CORRUPT, "its entry is no object");
-    TRY(read_dtype(entry, &out->dtype, error));
-    TRY(check_shape(entry, shape_of, error));
+    if (shape_of) TRY(read_dtype(entry, &out->dtype, error));
+    if (shape_of) TRY(check_shape(entry, shape_of, error));
     const struct json_value *offsets;
     TRY(json_get_array(entry, "data_offsets", &offsets, error));
     for (size_t i = 0; i < offsets->count; i++)
@@ -253,7 +254,8 @@ static enum status read_entry(const struct json_value *entry, const struct layou
     if (offsets->count != 2) return error_set(error, CORRUPT, "it has %zu offsets", offsets->count);
     out->begin = offsets->items[0].integer;
     out->end = offsets->items[1].integer;
-    if (out->end > data_size || out->begin > out->end || out->end - out->begin != shape_of->count * tensor_dtype_size(out->dtype))
+    if (out->end > data_size || out->begin > out->end ||
+        out->end - out->begin != (shape_of ? shape_of->count * tensor_dtype_size(out->dtype) : out->end - out->begin))
         return error_set(error, CORRUPT, "its offsets %llu..%llu do not fit its shape or the file",
                          (unsigned long long)out->begin, (unsigned long long)out->end);
     return OK;
@@ -270,7 +272,14 @@ static int by_begin(const void *a, const void *b) {
     return x->begin < y->begin ? -1 : x->begin > y->begin;
 }
 
-/* Fills stored[] (room for tensor_count + 1) from the header's members. */
+bool safetensors_is_derived(const char *name) {
+    static const char suffix[] = "rotary_emb.inv_freq";
+    size_t size = strlen(name);
+    if (size < sizeof suffix - 1 || strcmp(name + size - (sizeof suffix - 1), suffix) != 0) return false;
+    return size == sizeof suffix - 1 || name[size - sizeof suffix] == '.';
+}
+
+/* Fills stored[] (room for as many as the header has) from the header's members. */
 static enum status read_members(const struct layout *layout, const struct json_value *root, uint64_t data_size,
                                 struct stored *stored, uint32_t *count, struct error *error) {
     *count = 0;
@@ -280,10 +289,10 @@ static enum status read_members(const struct layout *layout, const struct json_v
         if (strcmp(entry->key, "__metadata__") == 0) continue;
         const struct layout_tensor *tensor = layout_find(layout, entry->key), *shape_of = tensor;
         if (!tensor && layout->config.tied && strcmp(entry->key, "lm_head.weight") == 0) shape_of = &layout->tensors[0];
-        if (!shape_of) return error_set(error, INVALID, "tensor \"%.100s\" is not in this model", entry->key);
-        ASSERT(*count <= layout->tensor_count); /* keys are unique, and each has matched another name */
+        bool derived = !shape_of && safetensors_is_derived(entry->key);
+        if (!shape_of && !derived) return error_set(error, INVALID, "tensor \"%.100s\" is not in this model", entry->key);
         struct stored *s = &stored[(*count)++];
-        *s = (struct stored){.name = entry->key, .tensor = tensor};
+        *s = (struct stored){.name = entry->key, .tensor = tensor, .derived = derived};
         enum status status = read_entry(entry, shape_of, data_size, s, error);
         if (status != OK) {
             error_wrap(error, status, "tensor \"%.100s\"", entry->key);
@@ -337,7 +346,8 @@ static enum status copy_values(const struct source *source, uint64_t data, const
                                  parameters + tensor->offset + at, error);
     }
     for (uint32_t i = 0; i < count && status == OK; i++)
-        if (!stored[i].tensor) status = check_tied_head(source, data, &stored[i], layout, parameters, piece, raw, error);
+        if (!stored[i].tensor && !stored[i].derived)
+            status = check_tied_head(source, data, &stored[i], layout, parameters, piece, raw, error);
     free(raw);
     free(piece);
     return status;
@@ -347,6 +357,7 @@ static enum status copy_values(const struct source *source, uint64_t data, const
 static enum status mark_held(const struct layout *layout, const struct stored *stored, uint32_t count, uint32_t mark,
                              uint32_t *held, struct error *error) {
     for (uint32_t i = 0; i < count; i++) {
+        if (stored[i].derived) continue;
         size_t index = stored[i].tensor ? (size_t)(stored[i].tensor - layout->tensors) : layout->tensor_count;
         if (held[index]) return error_set(error, INVALID, "tensor \"%s\" is in another file as well", stored[i].name);
         held[index] = mark;
@@ -368,7 +379,7 @@ static enum status decode(const struct source *source, const struct layout *layo
         return error_set(error, CORRUPT, "not a safetensors file, or truncated: %llu bytes", (unsigned long long)source->size);
     uint64_t data = 8 + header_size, data_size = source->size - data;
     struct json *json = NULL;
-    struct stored *stored = xcalloc(layout->tensor_count + 1, sizeof *stored);
+    struct stored *stored = NULL;
     uint8_t *header = xmalloc(header_size);
     uint32_t count = 0;
     const struct json_limits limits = {.size = SAFETENSORS_HEADER_MAX, .depth = 8};
@@ -380,6 +391,7 @@ static enum status decode(const struct source *source, const struct layout *layo
         status = fail_as(error, status == FULL ? FULL : CORRUPT); /* a file's bad JSON is a bad file */
         goto out;
     }
+    stored = xcalloc(json_root(json)->count + 1, sizeof *stored);
     status = read_members(layout, json_root(json), data_size, stored, &count, error);
     if (status == OK && !held) status = check_all_there(layout, json_root(json), error);
     if (status == OK) status = check_tiling(stored, count, data_size, error);

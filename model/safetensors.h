@@ -11,6 +11,8 @@
 #ifndef MODEL_SAFETENSORS_H
 #define MODEL_SAFETENSORS_H
 
+#include <stdbool.h>
+
 #include "base/bytes.h"
 #include "model/layout.h"
 
@@ -38,5 +40,9 @@ MUST_USE enum status safetensors_write_part(const char *path, const struct layou
  * one more for the head of a tied model, for which the embedding must have been read before. INVALID: one is held already. */
 MUST_USE enum status safetensors_read_part(const char *path, const struct layout *layout, float *parameters, uint32_t mark,
                                            uint32_t *held, struct error *error);
+
+/* A tensor that older programs stored though it follows from config.json (the rotary frequencies): it is passed over, whatever it holds,
+ * as transformers does. */
+bool safetensors_is_derived(const char *name);
 
 #endif

@@ -174,6 +174,27 @@ TEST(a_config_takes_llamas_defaults_and_both_spellings_of_rotary_settings) {
     buffer_deinit(&text);
 }
 
+TEST(what_does_not_change_the_computation_is_passed_over) {
+    static const char *const cases[] = {
+        ",\"is_llama_config\":true,\"rope_interleaved\":false", /* SmolLM2 */
+        ",\"unsloth_version\":\"2024.9\",\"unsloth_fixed\":true",
+        ",\"max_length\":4096,\"temperature\":0.9,\"pad_token_id\":0", /* Llama-2-chat */
+        ",\"hidden_act\":\"swish\"",
+        ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":1.0}",
+        ",\"rope_scaling\":{\"rope_type\":\"default\",\"factor\":1,\"original_max_position_embeddings\":16}",
+        ",\"partial_rotary_factor\":1.0,\"sliding_window\":16,\"layer_types\":[\"full_attention\"]",
+        ",\"logits_scaling\":1.0,\"num_experts_per_tok\":0,\"pruned_heads\":{},\"attention_bias\":null",
+        ",\"id2label\":{\"0\":\"A\"},\"somebodys_note\":\"trained on a train\",\"some_number\":7",
+    };
+    struct error error = {0};
+    struct model_config wanted, c;
+    CHECK_OK(decode("", &wanted, &error));
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        CHECK_OK(decode(cases[i], &c, &error));
+        CHECK_OK(model_config_compare(&wanted, &c, &error));
+    }
+}
+
 TEST(the_tokens_that_end_a_text_are_read_from_the_config) {
     static const struct {
         const char *text;
@@ -220,7 +241,18 @@ TEST(a_config_of_another_kind_of_model_is_refused_by_its_field) {
         {",\"head_dim\":3", "\"head_dim\" is 3"},
         {",\"num_key_value_heads\":3", "kv_heads"},
         {",\"num_key_value_heads\":0", "num_key_value_heads"},
-        {",\"sliding_window\":4096", "sliding_window"},
+        {",\"sliding_window\":8", "sliding_window"},
+        {",\"rope_interleaved\":true", "rope_interleaved"},
+        {",\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":2}", "rope_type"},
+        {",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":1}", "rope_type"},
+        {",\"partial_rotary_factor\":0.5", "partial_rotary_factor"},
+        {",\"final_logit_softcapping\":30", "final_logit_softcapping"},
+        {",\"logits_scaling\":8", "logits_scaling"},
+        {",\"num_local_experts\":8", "num_local_experts"},
+        {",\"qk_norm\":true", "qk_norm"},
+        {",\"layer_types\":[\"full_attention\",\"sliding_attention\"]", "layer_types"},
+        {",\"brand_new_softcap\":3", "brand_new_softcap"},
+        {",\"hidden_activation\":\"gelu\"", "hidden_activation"},
         {",\"quantization_config\":{}", "quantization_config"},
         {",\"tie_word_embeddings\":1", "tie_word_embeddings"},
         {",\"rms_norm_eps\":\"small\"", "rms_norm_eps"},

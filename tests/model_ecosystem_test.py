@@ -5,6 +5,7 @@ to 8 bits and keep sums and residual in fp32; transformers in bf16 rounds those 
 ones than its own bf16 logits do, whatever the weights; and those of a model that was trained within 0.05 as well."""
 import json
 import os
+import shutil
 import struct
 import sys
 
@@ -210,6 +211,46 @@ def test_a_checkpoint_that_transformers_wrote_imports_and_returns_unchanged():
                 same_tensors(directory, back)
                 reopened = opened(back, dtype).state_dict()
                 assert all(torch.equal(v, reopened[k]) for k, v in model.state_dict().items())
+
+
+def test_what_real_models_add_to_their_files_changes_nothing():
+    torch, transformers = libraries()
+    import safetensors.torch
+    model = scrambled(torch, transformers.LlamaForCausalLM(config_of(transformers)))
+    model.save_pretrained("plain")
+    wanted = ours("plain", [1, 2, 3], "portable")
+    for name, changes in (("smollm2", dict(is_llama_config=True, rope_interleaved=False)),
+                          ("unsloth", dict(unsloth_version="2024.9", unsloth_fixed=True, pad_token_id=4)),
+                          ("llama2-chat", dict(max_length=4096, temperature=0.9, pretraining_tp=1, pad_token_id=0)),
+                          ("swish", dict(hidden_act="swish")), ("linear-by-one", dict(rope_scaling={"type": "linear", "factor": 1.0})),
+                          ("unknown", dict(some_training_note="of 2024", tool_run_number=12)), ("frequencies", {})):
+        shutil.copytree("plain", name)
+        config = {**json.loads(read(f"{name}/config.json")), **changes}
+        write(f"{name}/config.json", json.dumps(config))
+        if name == "frequencies":
+            tensors = safetensors.torch.load_file(f"{name}/model.safetensors")
+            for layer in range(config["num_hidden_layers"]):
+                tensors[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+            safetensors.torch.save_file(tensors, f"{name}/model.safetensors", {"format": "pt"})
+        assert torch.equal(ours(name, [1, 2, 3], "portable"), wanted), name
+        again = transformers.LlamaForCausalLM.from_pretrained(name, attn_implementation="eager").float().eval()
+        assert (theirs(again, [1, 2, 3]) - wanted).abs().max() <= 1e-4, name  # it computes the same from such a file
+
+
+def test_an_exports_tokenizer_and_model_generate_together():
+    _, transformers = libraries()
+    trainer("train", text(), *SMALL, "--steps", 2, "--export", "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained("model")
+    encoded = tokenizer("the waves", return_tensors="pt")
+    assert sorted(encoded) == ["attention_mask", "input_ids"], sorted(encoded)
+    model = opened("model")
+    model(**encoded)  # takes no other names
+    try:
+        out = model.generate(**encoded, max_new_tokens=3, do_sample=False)
+    except ValueError as error:  # Debian's PyTorch 1.13 cannot load what generate() imports in Python 3.11
+        assert "mutable default" in str(error), error
+        return
+    assert out.shape[1] == encoded["input_ids"].shape[1] + 3 and tokenizer.decode(out[0]).startswith("the waves")
 
 
 def test_what_transformers_wrote_and_we_do_not_compute_is_refused_by_name():
