@@ -391,6 +391,27 @@ def test_a_wrong_address_is_refused_at_once_by_every_program_and_setting():
         assert not os.path.exists("other")
 
 
+def test_a_coordinator_is_reached_by_ipv6():
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        raise Skip(f"there is no IPv6 here: {error}") from error
+    with federation(sites=0) as made:
+        assert made.coordinator.end(WAIT_S) == 0
+        os.unlink(made.path("port"))
+        made.coordinator.arguments = [program("atoll-coordinator"), "--dir", made.run, "--listen", "[::1]:0", "--port-file",
+                                      made.path("port")]
+        made.coordinator.start()
+        made.until("a port", lambda: os.path.exists(made.path("port")), WAIT_S)
+        with open(made.path("port")) as file:
+            address = f"[::1]:{int(file.read())}"
+        ctl = ["atollctl", "--keys", os.path.join(made.run, "keys"), "--server", address]
+        said = good(*ctl, "site", "invite", "--name", "one").split()
+        assert said[2] == address, said
+        good("atoll-node", "join", address, "--token", said[4], "--dir", "site", "--data", made.path("text.txt"), "--no-run")
+        contains(good(*ctl, "site", "list"), "one")
+
+
 def test_an_invitation_says_where_the_coordinator_is_reached_from_outside():
     with federation(sites=0) as made:
         ctl = ["atollctl", "--keys", os.path.join(made.run, "keys"), "--server", f"127.0.0.1:{made.port}", "site", "invite"]
