@@ -8,9 +8,12 @@
 #include <sys/stat.h>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "base/memory.h"
 #include "model/config_file.h"
 #include "model/tokenizer.h"
+
+enum { SETTINGS_MAX = 1 << 20 };
 
 struct place {
     char *directory;
@@ -137,6 +140,22 @@ static bool is_carried(const char *name) {
     return is_listed(plain_names, name) || ends_with(name, ".json") || ends_with(name, ".model") || ends_with(name, ".jinja");
 }
 
+static const char *const known_json[] = {
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json",     "chat_template.json",    "generation_config.json",  NULL};
+
+/* Other JSON files are a checkpoint's if they are small and one object, as settings are: documents to train on are neither. */
+static bool is_settings(const char *path, const char *name) {
+    struct buffer text = {0};
+    struct json *json = NULL;
+    if (!ends_with(name, ".json") || is_listed(known_json, name)) return true;
+    bool object = file_read(path, SETTINGS_MAX, &text, NULL) == OK && json_parse(buffer_bytes(&text), NULL, &json, NULL) == OK &&
+                  json_root(json)->type == JSON_OBJECT;
+    json_close(json);
+    buffer_deinit(&text);
+    return object;
+}
+
 static enum status copy_file(const struct place *place, const char *name, const char *directory, struct error *error) {
     char *source = path_in(place, name), *target = file_join(directory, name);
     struct buffer content = {0};
@@ -169,7 +188,8 @@ static enum status copy_all(const struct place *place, const char *directory, bo
         if (!is_own(place, entry->d_name)) continue;
         char *path = file_join(place->directory, entry->d_name);
         struct stat info;
-        bool small = stat(path, &info) == 0 && S_ISREG(info.st_mode) && info.st_size <= BESIDE_SIZE_MAX;
+        bool small = stat(path, &info) == 0 && S_ISREG(info.st_mode) && info.st_size <= BESIDE_SIZE_MAX &&
+                     is_settings(path, entry->d_name + prefix);
         free(path);
         if (!small) continue;
         if (++files > BESIDE_FILES_MAX)

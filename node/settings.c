@@ -67,8 +67,9 @@ static const struct option common[] = {
      .help = "a transfer that has not moved for so long is given up, and taken up again later"},
     {"export", OPTION_PATH, OPTION_FIELD(struct settings, export_directory), .value_name = "DIR",
      .help = "where the model goes when the run ends; unset: export/ in the site's directory"},
-    {"initial", OPTION_PATH, OPTION_FIELD(struct settings, initial), .value_name = "FILE",
-     .help = "the safetensors file that the run starts from, where the manifest names one by its digest"},
+    {"initial", OPTION_PATH, OPTION_FIELD(struct settings, initial), .value_name = "PATH",
+     .help = "the safetensors file that the run starts from, or the directory of its model.safetensors, where the manifest names "
+             "one by its digest; what lies beside it (tokenizer, token ids) comes out of exports"},
     {"metrics-file", OPTION_PATH, OPTION_FIELD(struct settings, metrics_file), .value_name = "FILE",
      .help = "rewritten every second with Prometheus text, for a textfile collector"},
     {0}};

@@ -133,6 +133,8 @@ def checkpoint(directory):
     write(f"{directory}/generation_config.json", '{"do_sample": false, "eos_token_id": [2, 5], "temperature": 0.7}')
     for name in ("special_tokens_map.json", "tokenizer.model", "chat_template.jinja", "LICENSE"):
         write(f"{directory}/{name}", f"what {name} says\n")
+    write(f"{directory}/processor_config.json", '{"any": "settings"}')
+    write(f"{directory}/docs.json", '{"text": "not the"}\n{"text": "checkpoint\'s"}\n')
     digest = hashlib.sha256(read(f"{directory}/model.safetensors")).hexdigest()
     return config, dict(context=64, rope_theta=500, norm_epsilon="1e-6", tied="false", digest=digest)
 
@@ -172,8 +174,9 @@ def same_but_tensors(directory, origin, config):
     for key, value in config.items():
         assert key in ("rope_scaling",) or exported[key] == value, (key, value, exported[key])
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "tokenizer.model",
-                 "chat_template.jinja", "LICENSE"):
+                 "chat_template.jinja", "LICENSE", "processor_config.json"):
         assert read(f"{directory}/{name}") == read(f"{origin}/{name}"), name
+    assert not os.path.exists(f"{directory}/docs.json"), "documents are not the model's"
 
 
 def test_what_came_beside_a_checkpoint_comes_out_of_every_export():

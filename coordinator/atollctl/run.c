@@ -260,7 +260,9 @@ static const struct option create_options[] = {
      OPTION_FIELD(struct settings, checkpoint),
      .value_name = "FILE",
      .flags = OPTION_FLAG_ONLY,
-     .help = "the safetensors file to start from, if the manifest names one by digest"},
+     .help =
+         "the safetensors file to start from, or the directory of its model.safetensors, if the manifest names one by digest; "
+         "config.json beside it must agree with the manifest, and small files there come out of exports"},
     {.name = "dry-run",
      .type = OPTION_BOOL,
      OPTION_FIELD(struct settings, dry_run),
