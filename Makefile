@@ -12,7 +12,7 @@
 #   make gpu-bench       the CUDA trainer beside torch.compile, and the codec's times; build/bench/gpu.json
 #   make gpu-kit         what scripts/gpu-check --quick carries to a machine with a GPU; needs nvcc, no GPU; build/gpu-kit
 #   make install         below PREFIX (/usr/local), with DESTDIR before it; make uninstall removes what it put there
-#   make trainer         the training engine alone: gcc and make are enough
+#   make trainer         the training engine alone: gcc and make are enough (CC=aarch64-linux-gnu-gcc: for another machine)
 #   make check           layers, formatting                                  make clean    removes build/
 #
 # Variables: BUILD=release|debug|asan|tsan   CUDA=auto|0|1   CC=gcc|clang   V=1 shows the commands
@@ -34,15 +34,20 @@ endif
 
 VERSION := $(shell cat VERSION)
 CC_NAME := $(if $(findstring clang,$(notdir $(CC))),-clang,)
-OUT := build/$(BUILD)$(CC_NAME)
+# A compiler for another machine has a folder of its own and none of this machine's libraries: `make trainer` works, and all of
+# base/, kernels/, codec/ and model/.
+MACHINE := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
+CROSS   := $(filter-out $(shell uname -m),$(MACHINE))
+OUT := build/$(BUILD)$(CC_NAME)$(if $(CROSS),-$(CROSS))
+AR  := $(if $(CROSS),$(shell $(CC) -print-prog-name=ar),ar)
 Q   := $(if $(filter 1,$(V)),,@)
 say  = $(if $(filter 1,$(V)),,@printf '  %-6s %s\n' $(1) $(2))
 
 # ---- what is here -------------------------------------------------------------------------------------------------------
-NVCC      := $(if $(filter 0,$(CUDA)),,$(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null))
+NVCC      := $(if $(CROSS)$(filter 0,$(CUDA)),,$(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null))
 PROTOC_C  := $(shell command -v protoc-c)
 have_lib   = $(shell pkg-config --exists $(1) 2>/dev/null && echo 1)
-LIBS_FOUND := $(and $(call have_lib,grpc),$(call have_lib,libprotobuf-c),$(call have_lib,lmdb),$(call have_lib,openssl),$(call have_lib,yaml-0.1),$(PROTOC_C))
+LIBS_FOUND := $(and $(if $(CROSS),,1),$(call have_lib,grpc),$(call have_lib,libprotobuf-c),$(call have_lib,lmdb),$(call have_lib,openssl),$(call have_lib,yaml-0.1),$(PROTOC_C))
 ifeq ($(CUDA)$(NVCC),1)
 $(error CUDA=1 but there is no nvcc on PATH nor in /usr/local/cuda/bin)
 endif
@@ -80,7 +85,9 @@ endif
 CORE_FOLDERS := base kernels codec model
 FOLDERS := $(CORE_FOLDERS) $(if $(LIBS_FOUND),config crypto storage rpc proto fed run node coordinator sim)
 MAINS   := coordinator/main.c node/main.c sim/main.c sim/wan_proxy_main.c sim/plant_main.c model/trainer_main.c kernels/cuda_probe_main.c $(wildcard coordinator/atollctl/*.c)
-sources  = $(filter-out $(MAINS),$(sort $(wildcard $(1)/*.c $(1)/cpu/*.c)))
+# Of kernels/cpu, what this machine's instructions are for.
+OTHERS  := $(if $(filter x86_64 i%86,$(MACHINE)),,$(wildcard kernels/cpu/*_avx2.c kernels/cpu/*_avx512.c kernels/cpu/*_avx512bf16.c kernels/cpu/*_amx.c))
+sources  = $(filter-out $(MAINS) $(OTHERS),$(sort $(wildcard $(1)/*.c $(1)/cpu/*.c)))
 objects  = $(patsubst %.c,$(OUT)/%.o,$(1))
 SOURCES := $(foreach folder,$(FOLDERS),$(call sources,$(folder)))
 LIBRARY  = $(OUT)/lib$(1).a
@@ -168,7 +175,7 @@ $(OUT)/sim/covered/%.o: %.c
 	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -O1 --coverage $(ISA_FLAGS) $(SIM_FLAGS) -MMD -MP -c -o $@ $<
 define library_rule
 $(call LIBRARY,$(1)): $(call objects,$(call sources,$(1))) $(if $(filter sim,$(1)),$(SIM_CORE_OBJECTS)) $(if $(filter proto,$(1)),$(GENERATED_SOURCES:.c=.o))
-	$$(Q)rm -f $$@ && ar rcs $$@ $$^
+	$$(Q)rm -f $$@ && $(AR) rcs $$@ $$^
 endef
 $(foreach folder,$(FOLDERS),$(eval $(call library_rule,$(folder))))
 

@@ -55,6 +55,10 @@ TEST(a_table_that_this_processor_cannot_run_is_refused_by_name) {
         return;
     }
     CHECK_STATUS(kernels_default(&got, &error), INVALID);
+#ifdef __x86_64__
     CHECK_CONTAINS(error.message, "this processor cannot run kernels \"amx\"");
+#else
+    CHECK_CONTAINS(error.message, "there are no kernels named \"amx\"");
+#endif
     CHECK_CONTAINS(error.message, "portable");
 }
