@@ -274,16 +274,24 @@ static void put_training(struct json_writer *writer, const struct told *told) {
     json_end_object(writer);
 }
 
-/* What somebody has to mend, and whether the site does its work: linked, and nothing to mend. */
-static void put_troubles(struct json_writer *writer, const struct report *report, const struct told *told) {
+/* Linked, and nothing that somebody must mend. */
+static bool is_ready(const struct report *report, const struct told *told) {
     char message[TROUBLE_TEXT_SIZE];
     uint64_t since_ms = 0;
     bool ready = told->view.linked;
+    for (enum trouble trouble = 0; trouble < TROUBLE_COUNT; trouble++)
+        ready = ready && !trouble_is(report->options.troubles, trouble, message, &since_ms);
+    return ready;
+}
+
+/* What somebody has to mend, and whether the site does its work. */
+static void put_troubles(struct json_writer *writer, const struct report *report, const struct told *told) {
+    char message[TROUBLE_TEXT_SIZE];
+    uint64_t since_ms = 0;
     json_key(writer, "troubles");
     json_begin_array(writer);
     for (enum trouble trouble = 0; trouble < TROUBLE_COUNT; trouble++) {
         if (!trouble_is(report->options.troubles, trouble, message, &since_ms)) continue;
-        ready = false;
         json_begin_object(writer);
         put_text(writer, "what", trouble_name(trouble));
         put_text(writer, "message", message);
@@ -292,7 +300,7 @@ static void put_troubles(struct json_writer *writer, const struct report *report
     }
     json_end_array(writer);
     json_key(writer, "ready");
-    json_bool(writer, ready);
+    json_bool(writer, is_ready(report, told));
 }
 
 static void put_roots(struct json_writer *writer, const struct told *told) {
@@ -366,6 +374,7 @@ static void write_metrics(struct report *report, const struct told *told) {
         double value;
     } series[] = {{"atoll_node_version", "gauge", (double)told->view.version},
                   {"atoll_node_linked", "gauge", told->view.linked},
+                  {"atoll_node_ready", "gauge", is_ready(report, told)},
                   {"atoll_node_staleness_versions", "gauge", (double)told->view.staleness},
                   {"atoll_node_loss_nats", "gauge", told->training.loss},
                   {"atoll_node_trainer_tokens_total", "counter", (double)told->training.trainer_tokens},

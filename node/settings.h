@@ -28,6 +28,8 @@ struct settings {
     /* join */
     const char *join_address, *token;
     bool run_after;
+    /* status */
+    bool ready; /* the exit code says whether it is */
     /* eval, generate */
     uint64_t windows;
     const char *prompt;

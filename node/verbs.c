@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/json.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -121,8 +122,26 @@ int verb_join(struct options *options, void *values) {
 
 static bool process_exists(uint64_t pid) { return pid > 0 && pid <= INT_MAX && (kill((pid_t)pid, 0) == 0 || errno == EPERM); }
 
+/* UNAVAILABLE says why not: what it waits for, or what its status says of a site that is not at work. */
+static enum status check_ready(struct bytes told, struct error *error) {
+    struct json *json = NULL;
+    bool ready = false, linked = false;
+    const char *message = "the coordinator is not reached";
+    TRY(json_parse(told, NULL, &json, error));
+    const struct json_value *root = json_root(json), *troubles = json_object_get(root, "troubles");
+    (void)!json_get_bool(root, "ready", &ready, NULL);
+    (void)!json_get_bool(root, "linked", &linked, NULL);
+    (void)!json_get_text(root, "message", &message, NULL);
+    if (linked && troubles && troubles->type == JSON_ARRAY && troubles->count > 0)
+        (void)!json_get_text(&troubles->items[0], "message", &message, NULL);
+    enum status status =
+        ready && linked ? OK : error_set(error, UNAVAILABLE, "not ready: %s", message ? message : "the coordinator is not reached");
+    json_close(json);
+    return status;
+}
+
 int verb_status(struct options *options, void *values) {
-    static const char *const used[] = {"dir", NULL};
+    static const char *const used[] = {"dir", "ready", NULL};
     const struct settings *settings = values;
     struct error error = {0};
     if (settings_check_used(options, used, &error) != OK) return misused("status", &error);
@@ -135,6 +154,7 @@ int verb_status(struct options *options, void *values) {
     }
     free(path);
     if (status == OK) fwrite(told.data, 1, told.size, stdout);
+    if (status == OK && settings->ready) status = check_ready(buffer_bytes(&told), &error);
     buffer_deinit(&told);
     buffer_deinit(&text);
     return status == OK ? EXIT_DONE : failed("status", status, &error);

@@ -149,6 +149,7 @@ def goes_on(federation, site, count=3):
     federation.until("receipts", lambda: len(site.receipts) >= had + count, 40 * SLOWDOWN)
     federation.until("readiness", lambda: site.status().get("ready") is True, 10 * SLOWDOWN)
     equal(troubles(site), {}, "troubles")
+    federation.call("atoll-node", "status", "--ready", "--dir", site.directory)
 
 
 @test
@@ -163,6 +164,9 @@ def a_full_disk_at_a_site_is_waited_out_and_named(directory):
         federation.until("the disk is named", lambda: "disk" in troubles(site), 20 * SLOWDOWN)
         contains(troubles(site)["disk"], "No space left")
         equal(site.status()["ready"], False, "ready")
+        asked = federation.call("atoll-node", "status", "--ready", "--dir", site.directory, check=False)
+        equal(asked.returncode, 1, "the exit code of status --ready")
+        contains(asked.stderr, "not ready")
         check(re.search(r"^error \S+ waits .*for=disk .*make room", site.text(), re.M), "nothing at error:", site.tail())
         if restart:
             equal(site.end(10 * SLOWDOWN), 0, "exit code at a signal")
