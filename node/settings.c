@@ -118,10 +118,10 @@ static const struct command run_command = {.name = "run",
                                                "Exit codes: 0 stopped or the run has ended, 1 a failure that a restart may heal, "
                                                "2 wrong usage, 3 halted: a person must look.",
                                            .run = verb_run};
-static const struct option status_options[] = {{"ready", OPTION_BOOL, OPTION_FIELD(struct settings, ready), .fallback = "false",
-                                                .help = "exit code 1, and why, unless the site runs, is linked and waits for nobody",
-                                                .flags = OPTION_FLAG_ONLY},
-                                               {0}};
+static const struct option status_options[] = {
+    {"ready", OPTION_BOOL, OPTION_FIELD(struct settings, ready), .fallback = "false",
+     .help = "exit code 1, and why, unless the site runs, is linked and waits for nobody", .flags = OPTION_FLAG_ONLY},
+    {0}};
 static const struct command status_command = {
     .name = "status", .summary = "prints DIR/status.json", .options = status_options, .run = verb_status};
 static const struct command evaluate_command = {

@@ -135,7 +135,8 @@ static enum status check_ready(struct bytes told, struct error *error) {
     if (linked && troubles && troubles->type == JSON_ARRAY && troubles->count > 0)
         (void)!json_get_text(&troubles->items[0], "message", &message, NULL);
     enum status status =
-        ready && linked ? OK : error_set(error, UNAVAILABLE, "not ready: %s", message ? message : "the coordinator is not reached");
+        ready && linked ? OK
+                        : error_set(error, UNAVAILABLE, "not ready: %s", message ? message : "the coordinator is not reached");
     json_close(json);
     return status;
 }

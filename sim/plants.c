@@ -85,6 +85,8 @@ const struct plant plants[] = {
      "    return slot->phase == SLOT_ACCEPTED && !slot->in_ledger", "    return !PLANTED(\"inclusion_not_asked\") && slot->phase == SLOT_ACCEPTED && !slot->in_ledger"},
     {"stray_head_believed", "a superseded coordinator's head is held against its successor", "node/node_ledger.c",
      "    if (head.epoch < run_state_epoch(state->run)) {", "    if (head.epoch < run_state_epoch(state->run) && !PLANTED(\"stray_head_believed\")) {"},
+    {"pruned_by_digest", "a merged payload is deleted although another contribution has the same bytes", "sim/site_worker.c",
+     "        if (!shared) disk_blob_delete(", "        if (!shared || PLANTED(\"pruned_by_digest\")) disk_blob_delete("},
     {"counts_forgotten", "a restart forgets the steps and tokens that no message has counted", "node/node_state.c",
      "    slot->steps_unsent = progress->steps;\n    slot->tokens_unsent = progress->tokens;\n",
      "    slot->steps_unsent = PLANTED(\"counts_forgotten\") ? 0 : progress->steps;\n"
