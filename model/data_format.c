@@ -14,7 +14,7 @@ enum {
     SAMPLE_HEAD = 1 << 20, /* bytes from the beginning */
     SAMPLE_PIECE = 1 << 16,
     SAMPLE_PIECES = 16, /* spread over the rest */
-    TEXT_LEAST = 16,    /* bytes that can be called text */
+    TEXT_LEAST = 4,     /* bytes that can be called text */
     JUDGED_LEAST = 256, /* bytes from which on shares mean something */
     NARROW_LIMIT = 65536
 };
@@ -241,6 +241,11 @@ static struct token_facts token_facts_of(const struct sample *sample, unsigned s
 
 /* ---- what the statistics say ------------------------------------------------------------------------------------------------ */
 
+/* Long texts have a stray byte here and there; a text in another encoding has many. */
+static bool is_mostly_utf8(const struct text_facts *facts) {
+    return facts->broken * 1000 <= facts->bytes || (facts->broken == 1 && facts->bytes >= 100);
+}
+
 /* Any encoding that extends ASCII. 16-bit tokens have control characters in every tenth byte, whatever their vocabulary; a few
  * tokens by chance may not, hence UTF-8 where there is little to go by. */
 static bool looks_like_text(const struct text_facts *facts) {
@@ -367,7 +372,7 @@ static enum status detect_tokens(const struct data_source *source, const struct 
 
 static bool is_text(const struct sample *sample) {
     struct text_facts text = text_facts_of(sample);
-    return looks_like_text(&text) && text.broken * 1000 <= text.bytes;
+    return looks_like_text(&text) && is_mostly_utf8(&text);
 }
 
 static const char *advice_of(const struct sample *sample, const struct text_facts *facts, uint32_t vocabulary) {
@@ -415,7 +420,7 @@ static enum status refuse_neither(const struct data_source *source, const struct
 static enum status detect_bytes(const struct data_source *source, const struct data_demand *demand, uint32_t limit,
                                 const struct sample *sample, struct data_shape *out, struct error *error) {
     struct text_facts text = text_facts_of(sample);
-    bool clean = text.controls * 20 <= text.bytes, utf8 = text.broken * 1000 <= text.bytes;
+    bool clean = text.controls * 20 <= text.bytes, utf8 = is_mostly_utf8(&text);
     struct token_facts pairs = token_facts_of(sample, 2, 256);
     if (sample->size >= 128 && pairs.largest == 0)
         return error_set(error, INVALID, "%s holds nothing but zero bytes: it was never filled" INSIST, source->name);

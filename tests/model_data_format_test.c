@@ -112,6 +112,13 @@ TEST(text_that_is_not_utf_8_is_refused_but_for_a_few_bytes) {
     struct buffer mostly = repeated("plain words of a long text, and a name: ", 5000);
     buffer_append(&mostly, "K\xf6ln", 4);
     taken(&mostly, DATA_TOKENS_BYTE, 256, 1, mostly.size);
+    struct buffer note =
+        repeated("A short note by K\xf6nig and others, of a hundred characters and some more, in ASCII otherwise, as said.", 1);
+    taken(&note, DATA_TOKENS_BYTE, 256, 1, note.size);
+    buffer_deinit(&note);
+    struct buffer little = repeated("words\n", 6);
+    refused(&little, DATA_TOKENS_EXTERNAL, 50304, "is text");
+    buffer_deinit(&little);
     buffer_deinit(&latin);
     buffer_deinit(&mostly);
 }
