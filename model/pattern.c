@@ -58,18 +58,6 @@ static uint32_t category_of(uint32_t point) {
     return unicode_categories[low] & 0xff;
 }
 
-bool unicode_is_unstable(uint32_t point) {
-    size_t low = 0, high = COUNT_OF(unicode_unstable);
-    while (low < high) { /* how many changes lie at or before it */
-        size_t middle = low + (high - low) / 2;
-        if (unicode_unstable[middle] <= point)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low % 2 == 1;
-}
-
 static bool is_space(uint32_t c) { /* White_Space */
     return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) ||
            c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;

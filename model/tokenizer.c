@@ -5,8 +5,10 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/memory.h"
 #include "base/utf8.h"
+#include "model/nfc.h"
 #include "model/pattern.h"
 #include "model/tokenizer_internal.h"
 
@@ -76,7 +78,9 @@ static enum status read_vocabulary(struct tokenizer *t, const struct json_value 
         TRY(set_token(t, id, text_of(content), error));
         t->added = xrealloc(t->added, (t->added_count + 1) * sizeof *t->added);
         t->special = xrealloc(t->special, (t->added_count + 1) * sizeof *t->special);
+        t->normalized = xrealloc(t->normalized, (t->added_count + 1) * sizeof *t->normalized);
         t->special[t->added_count] = is_true(token, "special");
+        t->normalized[t->added_count] = is_true(token, "normalized");
         t->added[t->added_count++] = (uint32_t)id->integer;
         t->added_first[(uint8_t)content[0]] = true;
     }
@@ -147,7 +151,7 @@ static enum status read_model(struct tokenizer *t, const struct json_value *mode
     if (is_true(model, "byte_fallback"))
         return error_set(error, INVALID,
                          "it is BPE with byte fallback, as SentencePiece's; byte-level BPE is what is supported" ELSE_TOKENS);
-    static const char *const refused[] = {"dropout", "continuing_subword_prefix", "end_of_word_suffix"};
+    static const char *const refused[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     for (size_t i = 0; i < COUNT_OF(refused); i++) {
         value = json_object_get(model, refused[i]);
         if (!is_null(value) && !(value->type == JSON_STRING && value->size == 0))
@@ -208,6 +212,16 @@ static enum status read_pre_tokenizers(struct tokenizer *t, const struct json_va
 static enum status read_normalizer(struct tokenizer *t, const struct json_value *normalizer, struct error *error) {
     if (is_null(normalizer)) return OK;
     const char *type = type_of(normalizer);
+    if (strcmp(type, "Sequence") == 0) {
+        const struct json_value *all;
+        TRY(json_get_array(normalizer, "normalizers", &all, error));
+        for (size_t i = 0; i < all->count; i++) {
+            if (strcmp(type_of(&all->items[i]), "Sequence") == 0)
+                return error_set(error, INVALID, "its normalizers are nested: not supported" ELSE_TOKENS);
+            TRY(read_normalizer(t, &all->items[i], error));
+        }
+        return OK;
+    }
     if (strcmp(type, "NFC") != 0)
         return error_set(error, INVALID, "its normalizer is %.40s; none and NFC are supported" ELSE_TOKENS, type);
     t->nfc = true;
@@ -281,6 +295,30 @@ void tokenizer_decode(const struct tokenizer *t, uint32_t token, struct buffer *
 
 /* ---- opening ----------------------------------------------------------------------------------------------------------------------------- */
 
+/* An added token that is looked for in normalized text must be in NFC itself, or it is never found. */
+static enum status check_added(const struct tokenizer *t, struct error *error) {
+    for (size_t i = 0; t->nfc && i < t->added_count; i++) {
+        struct buffer other = {0};
+        bool changes = t->normalized[i] && nfc_changes(t->tokens[t->added[i]], &other);
+        buffer_deinit(&other);
+        if (changes) return error_set(error, INVALID, "added token %u is not in NFC: not supported" ELSE_TOKENS, t->added[i]);
+    }
+    return OK;
+}
+
+/* What a file keeps of how somebody once called it. A text has all its tokens, no others, and the same every time. */
+static void pass_over(const struct json_value *root, const struct json_value *model) {
+    const struct {
+        const struct json_value *object;
+        const char *key;
+    } kept[] = {{root, "truncation"}, {root, "padding"}, {model, "dropout"}};
+    for (size_t i = 0; i < COUNT_OF(kept); i++) {
+        const struct json_value *value = json_object_get(kept[i].object, kept[i].key);
+        if (!is_null(value) && !(value->type == JSON_NUMBER && value->is_u64 && value->integer == 0))
+            log_warn("tokenizer_option_ignored", "option=%s message=\"texts are taken whole, as they are\"", kept[i].key);
+    }
+}
+
 static enum status read_all(struct tokenizer *t, struct error *error) {
     const struct json_value *root = json_root(t->json), *model, *added = json_object_get(root, "added_tokens");
     const struct json_value *decoder = json_object_get(root, "decoder");
@@ -291,6 +329,8 @@ static enum status read_all(struct tokenizer *t, struct error *error) {
         return error_set(error, INVALID, "added_tokens is no array");
     TRY(read_model(t, model, added, error));
     TRY(read_normalizer(t, json_object_get(root, "normalizer"), error));
+    TRY(check_added(t, error));
+    pass_over(root, model);
     TRY(read_pre_tokenizers(t, json_object_get(root, "pre_tokenizer"), error));
     TRY(read_processors(t, json_object_get(root, "post_processor"), error));
     if (!is_null(decoder) && strcmp(type_of(decoder), "ByteLevel") != 0)
@@ -337,6 +377,7 @@ void tokenizer_close(struct tokenizer *t) {
     free(t->merges);
     free(t->added);
     free(t->special);
+    free(t->normalized);
     free(t);
 }
 

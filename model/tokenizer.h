@@ -2,9 +2,10 @@
  * for bytes.
  *
  * Understood: model BPE; pre-tokenizers ByteLevel, Split by a pattern of model/pattern.h (isolated), Digits, and Sequences of
- * them; normalizer none or NFC (of text that is in NFC: other text is refused, not changed); added tokens; a TemplateProcessing's tokens
+ * them; normalizer none, NFC (model/nfc.h) or a Sequence of no others; added tokens; a TemplateProcessing's tokens
  * before the text. Every other kind (Unigram, WordPiece, SentencePiece's byte fallback, ...) is refused by name rather than
- * tokenized differently from how the model learned: its models can still be given tokens. The file may come from a stranger.
+ * tokenized differently from how the model learned: its models can still be given tokens. Truncation, padding and dropout, which a file
+ * keeps of its last use, are passed over and said. The file may come from a stranger.
  * After opening only read: any thread. A struct decoder has one owner.
  */
 #ifndef MODEL_TOKENIZER_H
@@ -22,8 +23,7 @@ MUST_USE enum status tokenizer_parse(struct bytes file, struct tokenizer **out, 
 void tokenizer_close(struct tokenizer *tokenizer);                /* NULL is a no-op */
 uint32_t tokenizer_vocabulary(const struct tokenizer *tokenizer); /* the largest token + 1 */
 
-/* Appends the tokens as u32. `prefix`: with those the template puts before a text (beginning of text). INVALID: no UTF-8, not in NFC where
- * that is asked for, a byte without a token. */
+/* Appends the tokens as u32. `prefix`: with those the template puts before a text (beginning of text). INVALID: no UTF-8, a byte without a token. */
 MUST_USE enum status tokenizer_encode(const struct tokenizer *tokenizer, struct bytes text, bool prefix, struct buffer *tokens,
                                       struct error *error);
 /* The same for what somebody wrote: the text of a control token, such as <|endoftext|>, is text like any other. Without a prefix. */

@@ -1,10 +1,11 @@
-/* Text to tokens: added tokens are found first, what lies between them is cut by the patterns one after the other, and in each piece
+/* Text to tokens: added tokens are found first (those of raw text before normalization, the others after it), what lies between them is cut by the patterns one after the other, and in each piece
  * the neighbours with the lowest rank are merged, leftmost first, until none can be. A heap of candidates makes that O(n log n). */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
 #include "base/utf8.h"
+#include "model/nfc.h"
 #include "model/pattern.h"
 #include "model/tokenizer_internal.h"
 
@@ -122,60 +123,67 @@ static enum status cut(const struct tokenizer *t, size_t level, struct bytes tex
     return OK;
 }
 
-/* The longest added token that stands here; NO_TOKEN. Without `control`, those that are no text are passed over. */
-static uint32_t added_at(const struct tokenizer *t, struct bytes text, size_t at, bool control) {
+/* The longest added token that stands here, of those that are looked for in normalized text or of the others; NO_TOKEN. Without
+ * `control`, those that are no text are passed over. */
+static uint32_t added_at(const struct tokenizer *t, struct bytes text, size_t at, bool control, bool normalized) {
     uint32_t best = NO_TOKEN;
     if (!t->added_first[text.data[at]]) return best;
     for (size_t i = 0; i < t->added_count; i++) {
         struct bytes name = t->tokens[t->added[i]];
-        if (t->special[i] && !control) continue;
+        if (t->normalized[i] != normalized || (t->special[i] && !control)) continue;
         if (name.size > text.size - at || memcmp(text.data + at, name.data, name.size) != 0) continue;
         if (best == NO_TOKEN || name.size > t->tokens[best].size) best = t->added[i];
     }
     return best;
 }
 
-static enum status check_text(const struct tokenizer *t, struct bytes text, struct error *error) {
-    for (size_t at = 0; at < text.size;) {
-        size_t from = at;
-        if (utf8_length(text.data + at, text.size - at) == 0)
+static enum status check_text(struct bytes text, struct error *error) {
+    for (size_t at = 0, length; at < text.size; at += length)
+        if ((length = utf8_length(text.data + at, text.size - at)) == 0)
             return error_set(error, INVALID, "the text is no UTF-8 at byte %zu", at);
-        uint32_t point = utf8_next(text, &at);
-        if (t->nfc && point >= 0x300 && unicode_is_unstable(point))
-            return error_set(error, INVALID,
-                             "byte %zu: U+%04X may change in NFC, which this tokenizer wants: normalize the text "
-                             "without such characters, or give tokens as numbers",
-                             from, point);
-    }
     return OK;
 }
 
-static enum status encode(const struct tokenizer *t, struct bytes text, bool control, struct buffer *tokens,
+static enum status encode(const struct tokenizer *t, struct bytes text, bool control, bool normalized, struct buffer *tokens,
+                          struct error *error);
+
+/* What lies between added tokens: normalized and searched for the others, and then cut. */
+static enum status encode_between(const struct tokenizer *t, struct bytes text, bool control, bool normalized,
+                                  struct buffer *tokens, struct error *error) {
+    if (normalized) return cut(t, 0, text, tokens, error);
+    struct buffer changed = {0};
+    bool changes = t->nfc && nfc_changes(text, &changed);
+    enum status status = encode(t, changes ? buffer_bytes(&changed) : text, control, true, tokens, error);
+    buffer_deinit(&changed);
+    return status;
+}
+
+static enum status encode(const struct tokenizer *t, struct bytes text, bool control, bool normalized, struct buffer *tokens,
                           struct error *error) {
     size_t from = 0, at = 0;
     while (at < text.size) {
-        uint32_t token = added_at(t, text, at, control);
+        uint32_t token = added_at(t, text, at, control, normalized);
         if (token == NO_TOKEN) {
             at++;
             continue;
         }
-        TRY(cut(t, 0, bytes_of(text.data + from, at - from), tokens, error));
+        TRY(encode_between(t, bytes_of(text.data + from, at - from), control, normalized, tokens, error));
         buffer_u32(tokens, token);
         from = at += t->tokens[token].size;
     }
-    return cut(t, 0, bytes_of(text.data + from, text.size - from), tokens, error);
+    return encode_between(t, bytes_of(text.data + from, text.size - from), control, normalized, tokens, error);
 }
 
 enum status tokenizer_encode(const struct tokenizer *t, struct bytes text, bool prefix, struct buffer *tokens,
                              struct error *error) {
-    TRY(check_text(t, text, error));
+    TRY(check_text(text, error));
     for (size_t i = 0; prefix && i < t->prefix_count; i++) buffer_u32(tokens, t->prefix[i]);
-    return encode(t, text, true, tokens, error);
+    return encode(t, text, true, false, tokens, error);
 }
 
 enum status tokenizer_encode_document(const struct tokenizer *t, struct bytes text, struct buffer *tokens, struct error *error) {
-    TRY(check_text(t, text, error));
-    return encode(t, text, false, tokens, error);
+    TRY(check_text(text, error));
+    return encode(t, text, false, false, tokens, error);
 }
 
 /* ---- whole characters ------------------------------------------------------------------------------------------------------------- */
