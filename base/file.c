@@ -41,7 +41,12 @@ char *file_cache(const char *name) {
     } places[] = {{"ATOLL_CACHE", ""}, {"XDG_CACHE_HOME", "/atoll"}, {"HOME", "/.cache/atoll"}};
     for (size_t i = 0; i < COUNT_OF(places); i++) {
         const char *place = getenv(places[i].variable);
-        if (place && place[0] == '/') return xformat("%s%s/%s", place, places[i].below, name);
+        if (!place || place[0] != '/') continue;
+        char *directory = xformat("%s%s", place, places[i].below);
+        (void)!file_make_directory(directory, 0700, NULL); /* who writes there will say so */
+        char *path = file_join(directory, name);
+        free(directory);
+        return path;
     }
     return NULL;
 }

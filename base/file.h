@@ -32,7 +32,7 @@ bool file_exists(const char *path);
  * NOT_FOUND, INVALID, FAILED say which; nothing is made. */
 MUST_USE enum status file_check_output(const char *path, struct error *error);
 /* Where something of that name is kept that may be lost: in ATOLL_CACHE, XDG_CACHE_HOME/atoll or HOME/.cache/atoll, the first that is
- * set to an absolute path. NULL if none is. Owned by the caller; the directory may not be there yet. */
+ * set to an absolute path; the directory is made if it can be. NULL if none is set. Owned by the caller. */
 char *file_cache(const char *name);
 /* Deletes the directory (or file) and all that is below it; follows no link, crosses no mount point. What is not there is OK. */
 MUST_USE enum status file_remove_tree(const char *path, struct error *error);

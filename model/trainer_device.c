@@ -18,17 +18,9 @@
 #include "base/memory.h"
 #include "model/trainer_internal.h"
 
-/* The library writes into a directory that is there. */
-static char *cache_made(void) {
-    char *folder = file_cache("."), *file = file_cache("matmul");
-    if (folder) (void)!file_make_directory(folder, 0700, NULL);
-    free(folder);
-    return file;
-}
-
 static enum status make(struct trainer *t, struct error *error) {
     const struct trainer_options *o = &t->options;
-    char *cache = cache_made();
+    char *cache = file_cache("matmul");
     const struct device_trainer_options options = {.layout = &t->layout,
                                                    .backend = &t->backend,
                                                    .sequences = o->sequences,

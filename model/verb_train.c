@@ -370,7 +370,9 @@ static int run_train(struct options *options, void *values) {
     if (status == OK) status = model_of(options, s, &model, &error);
     if (status != OK) return verb_exit_code(options, status, &error);
     if (options_source(options, "length", NULL) == OPTION_FROM_DEFAULT) s->length = MIN(s->length, (uint64_t)model.context);
+    char *seen = file_cache("data.seen");
     const struct data_options data_options = {.vocabulary = model.vocabulary,
+                                              .seen = seen,
                                               .heldout = s->heldout,
                                               .seed = s->seed,
                                               .format = s->data_format,
@@ -402,6 +404,7 @@ static int run_train(struct options *options, void *values) {
     history_close(history);
     data_close(data);
     train_outputs_release(&outputs);
+    free(seen);
     return verb_exit_code(options, status, &error);
 }
 

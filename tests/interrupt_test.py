@@ -129,6 +129,26 @@ def test_a_check_of_all_data_says_how_far_it_is_and_ends_at_a_signal():
         assert ended(process, "log", number) in (0, 128 + number)
 
 
+def test_what_was_read_whole_once_is_not_read_at_the_next_start():
+    """The reads are counted: a file in which the whole of it has been read is then touched only where a fingerprint looks."""
+    strace = shutil.which("strace")
+    if not strace:
+        raise Skip("strace is not installed")
+    with open("tokens.bin", "wb") as file:
+        file.write(bytes(range(1, 201)) * 200_000)  # 40 MB of 16-bit tokens below 60000
+    read = []
+    for _ in range(2):
+        done = subprocess.run([strace, "-f", "-e", "trace=pread64", "-o", "calls", program("atoll-trainer"), *SHAPE, "--vocabulary", "60000", "--steps",
+                               "1", "--data-format", "u16", "tokens.bin"], env=dict(os.environ, ATOLL_CACHE=os.path.abspath("cache")),
+                              capture_output=True, text=True, timeout=DEADLINE_S)
+        if done.returncode and "ptrace" in done.stderr:
+            raise Skip("strace may not trace here")
+        assert done.returncode == 0, done.stderr
+        with open("calls") as file:
+            read.append(sum(int(line.rsplit("=", 1)[1]) for line in file if "pread64(" in line and line.rsplit("=", 1)[1].strip().isdigit()))
+    assert read[0] >= 40_000_000 and read[1] < 20_000_000, read
+
+
 def test_what_is_first_in_a_container_ends_at_a_signal():
     """The first process of a PID namespace has no default action: what has no handler is ignored."""
     base = ["unshare", "--pid", "--fork", "--kill-child"]
