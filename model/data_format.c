@@ -11,8 +11,8 @@
 enum {
     LLMC_HEADER_SIZE = 1024,
     HEAD_SIZE = 4096,
-    SAMPLE_HEAD = 1 << 20, /* bytes from the beginning */
-    SAMPLE_PIECE = 1 << 16,
+    SAMPLE_HEAD = 1 << 18, /* bytes from the beginning: a thousand shards are looked at in a few seconds */
+    SAMPLE_PIECE = 1 << 14,
     SAMPLE_PIECES = 16, /* spread over the rest */
     TEXT_LEAST = 4,     /* bytes that can be called text */
     JUDGED_LEAST = 256, /* bytes from which on shares mean something */
@@ -330,7 +330,7 @@ static enum status judge_tokens(const struct data_source *source, const struct d
             "the tokens of %s are bytes of text, and this model's are a tokenizer's (vocabulary %u): make shards with "
             "`scripts/prepare-data --tokenizer`" INSIST,
             source->name, demand->vocabulary);
-    if (facts.count >= 20000 && facts.largest < demand->vocabulary / 4 && facts.distinct * 2 > facts.largest)
+    if (facts.count >= 20000 && facts.largest < demand->vocabulary / 4 && facts.distinct * 4 > facts.largest)
         return error_set(error, INVALID,
                          "%s uses %llu tokens, all below %u, of a vocabulary of %u: it was made with another tokenizer" INSIST,
                          source->name, (unsigned long long)facts.distinct, facts.largest + 1, demand->vocabulary);
@@ -496,8 +496,9 @@ enum status data_format_detect(const struct data_source *source, const struct da
     struct sample sample = {0};
     enum status status = detect(source, demand, head, &sample, &shape, error);
     if (status == OK) {
-        struct text_facts text = text_of_tokens(&sample, shape.token_size);
-        shape.bytes = shape.token_size == 1 || (sample.size && text.controls * 20 <= text.bytes);
+        struct text_facts text = {0};
+        if (shape.token_size > 1 && sample.size) text = text_of_tokens(&sample, shape.token_size);
+        shape.bytes = shape.token_size == 1 || (text.bytes && text.controls * 20 <= text.bytes);
         *out = shape;
     }
     free(sample.bytes);
