@@ -739,5 +739,55 @@ def test_a_token_is_not_spent_before_the_data_is_known_to_fit_the_run():
         contains(said, "join refused (used)")
 
 
+OVERTAKEN = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <string.h>
+#include <unistd.h>
+/* The first content-addressed file that is opened for reading: not before it is gone. */
+int openat(int directory, const char *name, int flags, ...) {
+    static int (*real)(int, const char *, int, ...);
+    static int waited;
+    va_list more;
+    va_start(more, flags);
+    int mode = va_arg(more, int);
+    va_end(more);
+    if (!real) real = (int (*)(int, const char *, int, ...))dlsym(RTLD_NEXT, "openat");
+    if (!waited && strlen(name) == 65 && name[2] == '/' && (flags & O_ACCMODE) == O_RDONLY) {
+        waited = 1;
+        for (int i = 0; i < 6000 && faccessat(directory, name, F_OK, 0) == 0; i++) usleep(10000);
+    }
+    return real(directory, name, flags, mode);
+}
+int openat64(int directory, const char *name, int flags, ...) {
+    va_list more;
+    va_start(more, flags);
+    int mode = va_arg(more, int);
+    va_end(more);
+    return openat(directory, name, flags, mode);
+}
+"""
+
+
+def test_what_reads_a_running_site_is_not_led_astray_by_its_next_checkpoint():
+    if not shutil.which("gcc"):
+        raise Skip("no gcc, to hold the reader where the checkpoint overtakes it")
+    with open("overtaken.c", "w") as file:
+        file.write(OVERTAKEN)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", "overtaken.so", "overtaken.c", "-ldl"], check=True)
+    with federation() as made:
+        merged(made, 2)
+        site = made.sites["one"].directory
+        limit = time.monotonic() + WAIT_S
+        while not any(names for _, _, names in os.walk(os.path.join(site, "state"))):
+            assert time.monotonic() < limit, "no checkpoint"
+            time.sleep(0.05)
+        for arguments in (["generate", "--prompt", "It was "], ["eval", "--windows", "2"], ["export", "--export", "model"]):
+            said = good("atoll-node", *arguments, "--dir", site, env=dict(os.environ, LD_PRELOAD=os.path.abspath("overtaken.so")))
+            assert said, arguments
+
+
 if __name__ == "__main__":
     sys.exit(main(globals()))
