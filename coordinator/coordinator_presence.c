@@ -11,6 +11,7 @@
  * each round; and a site that is present and offers nothing is as slow as what it has not offered by now.
  */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/mark.h"
@@ -78,6 +79,61 @@ uint32_t brain_connected(const struct coordinator_state *state, struct moment no
     uint32_t count = 0;
     for (uint32_t site = 1; site <= state->presence_count; site++) count += coordinator_state_connected(state, site, now);
     return count;
+}
+
+/* ---- one process of a site at a time ------------------------------------------------------------------------------------ */
+
+/* A copy of a site's directory, or of its machine, has the site's key and continues its sequence, and nothing in what it sends tells
+ * it from the site. So each process says the number that it drew at its start. Whoever comes first has the site's place; another
+ * one is refused for now (HELD), for it may be the same site after a crash, whose last connection is not known to be dead yet. It
+ * gets the place once that is gone. If the holder, asked with its next heartbeat, answers, then both are alive: the one that came
+ * to a place that was taken is cut for good (COPY). The first one stays because the ledger continues what it holds: what it has
+ * under way, its error feedback and its base; a copy is as old as the moment it was made. */
+enum { PLACE_MS = 5000, CHALLENGE_MS = 60000 };
+
+static void give_place(struct presence *presence, uint64_t instance) {
+    presence->held = true;
+    presence->holder = instance;
+    presence->following = 0;
+    presence->challenger = 0;
+    presence->is_decided = false;
+    presence->is_timed = false; /* its steps count from its first contribution on */
+}
+
+enum refusal brain_take_place(struct coordinator_state *state, uint32_t site, uint64_t instance, struct moment now) {
+    struct presence *presence = brain_presence(state, site);
+    if (!presence || run_state_site(state->run, site)->revoked) return ACCEPTED; /* there are other reasons to refuse it */
+    if (!presence->held) give_place(presence, instance);
+    if (presence->holder == instance) return ACCEPTED;
+    bool known = presence->challenger == instance;
+    if (known && presence->is_decided) return REFUSED_COPY;
+    /* A link that breaks for a moment is no end: who was refused once waits for longer. */
+    uint64_t quiet = now.monotonic_ms - MAX(presence->left_ms, presence->heard_ms);
+    if (presence->following == 0 && (!known || quiet >= PLACE_MS)) {
+        MARK("place: another process of the site takes it");
+        give_place(presence, instance);
+        return ACCEPTED;
+    }
+    if (!known && (presence->challenger == 0 || now.monotonic_ms - presence->challenged_ms >= CHALLENGE_MS)) {
+        MARK("place: another process of the site asks for it");
+        presence->challenger = instance;
+        presence->challenged_ms = now.monotonic_ms;
+        presence->is_decided = false;
+        presence->turn++;
+    }
+    return REFUSED_HELD;
+}
+
+bool coordinator_state_has_place(const struct coordinator_state *state, uint32_t site, uint64_t instance) {
+    if (site == 0 || site > state->presence_count) return false;
+    return state->presence[site - 1].held && state->presence[site - 1].holder == instance;
+}
+
+uint32_t coordinator_state_copies(const struct coordinator_state *state, uint32_t site, struct moment now, uint64_t *ms_ago) {
+    if (site == 0 || site > state->presence_count) return 0;
+    const struct presence *presence = &state->presence[site - 1];
+    *ms_ago = presence->copies ? now.monotonic_ms - presence->copy_ms : 0;
+    return presence->copies;
 }
 
 /* ---- how fast ----------------------------------------------------------------------------------------------------------- */
@@ -155,22 +211,60 @@ static void note_idle(struct coordinator_state *state, struct moment now) {
 
 /* ---- what it tells ------------------------------------------------------------------------------------------------------ */
 
-void brain_heartbeat(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
-                     struct coordinator_actions *out) {
-    brain_hear(state, event->heartbeat.site, now);
-    note_idle(state, now);
-    struct coordinator_action *action = brain_act(out, DO_HEARTBEAT_REPLY, event->call);
-    action->site = event->heartbeat.site;
-    action->inner_steps = coordinator_state_inner_steps(state, event->heartbeat.site, now);
-    action->sites_present = brain_connected(state, now);
+static void decide(struct coordinator_state *state, uint32_t site, struct presence *presence, struct moment now,
+                   struct coordinator_actions *out) {
+    presence->is_decided = true;
+    presence->copies++;
+    presence->copy_ms = now.monotonic_ms;
+    struct coordinator_action *action = brain_act(out, DO_COPY, 0);
+    action->site = site;
+    action->copies = presence->copies;
+    snprintf(action->message, sizeof action->message,
+             "site %.32s runs twice: process %016llx was there first and stays, process %016llx is cut",
+             run_state_site(state->run, site)->name, (unsigned long long)presence->holder,
+             (unsigned long long)presence->challenger);
 }
 
-void brain_following(struct coordinator_state *state, const struct coordinator_event *event, struct moment now) {
-    struct presence *presence = brain_presence(state, event->following.site);
+void brain_heartbeat(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                     struct coordinator_actions *out) {
+    uint32_t site = event->heartbeat.site;
+    struct presence *presence = brain_presence(state, site);
+    enum refusal code = brain_take_place(state, site, event->heartbeat.instance, now);
+    if (code == ACCEPTED) brain_hear(state, site, now);
+    if (code == ACCEPTED && presence && presence->challenger && !presence->is_decided && event->heartbeat.turn == presence->turn)
+        decide(state, site, presence, now, out);
+    note_idle(state, now);
+    struct coordinator_action *action = brain_act(out, DO_HEARTBEAT_REPLY, event->call);
+    action->site = site;
+    action->code = code;
+    if (code != ACCEPTED) snprintf(action->message, sizeof action->message, "%s", refusal_advice(code));
+    action->inner_steps = coordinator_state_inner_steps(state, site, now);
+    action->sites_present = brain_connected(state, now);
+    if (!presence || code != ACCEPTED) return;
+    action->turn = presence->turn;
+    action->copies = presence->copies;
+}
+
+void brain_following(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                     struct coordinator_actions *out) {
+    uint32_t site = event->following.site;
+    struct presence *presence = brain_presence(state, site);
     if (!presence) return;
-    brain_hear(state, event->following.site, now);
-    if (event->following.open)
+    if (event->following.open) {
+        enum refusal code = brain_take_place(state, site, event->following.instance, now);
+        if (code != ACCEPTED) {
+            MARK("place: a stream is ended, another process has it");
+            struct coordinator_action *action = brain_act(out, DO_END, event->call);
+            action->site = site;
+            action->code = code;
+            snprintf(action->message, sizeof action->message, "%s", refusal_advice(code));
+            return;
+        }
         presence->following++;
-    else if (presence->following > 0)
-        presence->following--;
+    } else if (!presence->held || presence->holder != event->following.instance) {
+        return; /* of a process that has lost its place since */
+    } else if (presence->following > 0 && --presence->following == 0) {
+        presence->left_ms = now.monotonic_ms;
+    }
+    brain_hear(state, site, now);
 }

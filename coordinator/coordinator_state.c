@@ -214,7 +214,7 @@ void coordinator_state_step(struct coordinator_state *state, const struct coordi
         break;
     case COORDINATOR_JOIN: brain_join(state, event, now, out); break;
     case COORDINATOR_HEARTBEAT: brain_heartbeat(state, event, now, out); break;
-    case COORDINATOR_FOLLOWING: brain_following(state, event, now); break;
+    case COORDINATOR_FOLLOWING: brain_following(state, event, now, out); break;
     case COORDINATOR_ADMIN: brain_admin(state, event, now, out); break;
     }
     settle(state, now, out);

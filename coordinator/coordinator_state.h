@@ -75,6 +75,7 @@ struct coordinator_event {
         struct {
             uint32_t site; /* from the certificate; 0: it names none */
             bool waits;    /* the site does not train while this is under way (overlap off) */
+            uint64_t instance;
             uint8_t header[CONTRIBUTION_HEADER_SIZE];
             uint8_t signature[SIGNATURE_SIZE];
         } submit;
@@ -100,10 +101,13 @@ struct coordinator_event {
         } join;
         struct {
             uint32_t site;
+            uint64_t instance; /* of the site's process, drawn at its start */
+            uint32_t turn;     /* of the last answer */
         } heartbeat;
         struct {
             uint32_t site;
             bool open;
+            uint64_t instance;
         } following;
         struct {
             enum admin_order order;
@@ -130,6 +134,8 @@ enum coordinator_action_kind {
     DO_JOINED,    /* answer the Join: code 0 and the site's number, or a refusal */
     DO_HEARTBEAT_REPLY, /* answer with this site's inner steps */
     DO_ADMIN_REPLY,     /* answer the admin: outcome, message, of a snapshot its version */
+    DO_END,             /* end the Follow call: another process of the site has its place; code is HELD or COPY */
+    DO_COPY,            /* tell people that the site runs twice, and what was decided */
     DO_CUT,             /* a site was revoked: end all its calls and connections; message is the reason */
     DO_TIMER,           /* send TIMER at this monotonic time; replaces the one asked for before */
     DO_STOP             /* stop the process: something is broken that a restart may heal; message says what */
@@ -151,6 +157,7 @@ struct coordinator_action {
     uint32_t site;                      /* JOINED, HEARTBEAT_REPLY, CUT */
     uint32_t inner_steps;               /* HEARTBEAT_REPLY */
     uint32_t sites_present;             /* HEARTBEAT_REPLY */
+    uint32_t turn, copies;              /* HEARTBEAT_REPLY; COPY: copies */
     uint64_t at_ms;                     /* TIMER */
 };
 
@@ -177,6 +184,10 @@ uint32_t coordinator_state_uploads(const struct coordinator_state *state);      
 uint64_t coordinator_state_refused(const struct coordinator_state *state, enum refusal code); /* since start */
 /* Present: enrolled, and following or heard lately. The only meaning of "connected" that there is. */
 bool coordinator_state_connected(const struct coordinator_state *state, uint32_t site, struct moment now);
+/* Processes of the site that were cut because it ran twice, and how long ago the last was. */
+uint32_t coordinator_state_copies(const struct coordinator_state *state, uint32_t site, struct moment now, uint64_t *ms_ago);
+/* Whether that process of the site is the one that takes part. */
+bool coordinator_state_has_place(const struct coordinator_state *state, uint32_t site, uint64_t instance);
 /* Milliseconds since the site was last heard; UINT64_MAX: not since the start. */
 uint64_t coordinator_state_silence(const struct coordinator_state *state, uint32_t site, struct moment now);
 /* H_w (DyLU) = floor(H * rate / fastest) over the sites that are present, at least H / 8. */

@@ -43,7 +43,18 @@ struct commit {
 struct presence { /* of site number i + 1 */
     uint64_t heard_ms;
     bool heard;
-    uint32_t following; /* open Follow streams */
+    uint32_t following; /* open Follow streams of the process that has the place */
+
+    /* The place: one process of a site at a time. */
+    bool held;
+    uint64_t holder;     /* the process that has it */
+    uint64_t left_ms;    /* when its last Follow stream ended */
+    uint64_t challenger; /* another one that asked for it and was refused; 0: none */
+    uint64_t challenged_ms;
+    uint32_t turn;   /* said to whoever has the place since the challenge */
+    bool is_decided; /* the holder has said it again: both are alive, and the challenger is cut */
+    uint32_t copies; /* that were cut */
+    uint64_t copy_ms;
 
     /* Its speed. Times are of the clock that stands still while the run is paused. */
     bool waits;                /* it does not train while a contribution of its own is under way */
@@ -93,6 +104,8 @@ void brain_sign_receipt(const struct coordinator_state *state, const struct run_
 /* coordinator_presence.c */
 struct presence *brain_presence(struct coordinator_state *state, uint32_t site); /* NULL: there is no such site */
 void brain_hear(struct coordinator_state *state, uint32_t site, struct moment now);
+/* ACCEPTED: the process has the site's place, or takes it. HELD, COPY: another has it. */
+enum refusal brain_take_place(struct coordinator_state *state, uint32_t site, uint64_t instance, struct moment now);
 uint32_t brain_connected(const struct coordinator_state *state, struct moment now); /* sites */
 void brain_note_phase(struct coordinator_state *state, struct moment now);
 /* A contribution was admitted; `waits`: its site does not train until it is merged. */
@@ -101,7 +114,8 @@ void brain_accepted(struct coordinator_state *state, const struct contribution *
 void brain_merged(struct coordinator_state *state, struct moment now);                         /* an outer step was */
 void brain_heartbeat(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
                      struct coordinator_actions *out);
-void brain_following(struct coordinator_state *state, const struct coordinator_event *event, struct moment now);
+void brain_following(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                     struct coordinator_actions *out);
 
 /* coordinator_steps.c */
 void brain_consider_step(struct coordinator_state *state, struct moment now, struct coordinator_actions *out);

@@ -114,7 +114,12 @@ void brain_submit_open(struct coordinator_state *state, const struct coordinator
     struct error why = {0};
     memcpy(fresh.header, event->submit.header, sizeof fresh.header);
     memcpy(fresh.signature, event->submit.signature, sizeof fresh.signature);
-    enum refusal code = admit(state, fresh.site, fresh.header, fresh.signature, now, &fresh.contribution, &why);
+    enum refusal code = brain_take_place(state, fresh.site, event->submit.instance, now);
+    if (code != ACCEPTED) {
+        brain_refuse(state, event->call, code, NULL, out);
+        return;
+    }
+    code = admit(state, fresh.site, fresh.header, fresh.signature, now, &fresh.contribution, &why);
     if (code == REFUSED_DUPLICATE) {
         brain_hear(state, fresh.site, now);
         if (contribution_decode(bytes_of(fresh.header, sizeof fresh.header), &fresh.contribution, &why) == OK) {

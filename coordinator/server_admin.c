@@ -42,7 +42,9 @@ static void describe_run(struct server *server, struct run_status *out) {
     }
     for (uint32_t site = 1; site <= run_state_site_count(run); site++) {
         out->accepted += run_state_site(run, site)->contributions;
+        uint64_t ago;
         out->sites_connected += coordinator_state_connected(server->state, site, now_here());
+        out->sites_twice += coordinator_state_copies(server->state, site, now_here(), &ago) > 0;
     }
     out->sites_active = run_state_active_sites(run);
     out->uptime_ms = clock_monotonic_ms() - server->started_ms;
@@ -64,6 +66,7 @@ static void describe_site(struct server *server, const struct run_site *site, st
                                 .last_seen_ms_ago = coordinator_state_silence(server->state, site->site, now_here()),
                                 .device = report->device,
                                 .software = report->software};
+    out->copies = coordinator_state_copies(server->state, site->site, now_here(), &out->copy_ms_ago);
     if (!report->heard) return;
     out->version = last->version;
     out->staleness = last->staleness;

@@ -169,7 +169,11 @@ static void do_heartbeat_reply(struct server *server, const struct coordinator_a
                                     .version = run_state_version(run),
                                     .phase = run_state_phase(run),
                                     .server_time_ms = clock_wall_ms(),
-                                    .sites_present = action->sites_present};
+                                    .sites_present = action->sites_present,
+                                    .turn = action->turn,
+                                    .copies = action->copies,
+                                    .code = action->code,
+                                    .message = action->message};
     struct buffer head = {0};
     struct error error = {0};
     if (heartbeat_reply_encode(&reply, &head, &error) == OK)
@@ -194,6 +198,14 @@ static void do_drop(struct server *server, const struct coordinator_action *acti
     call_release(call);
 }
 
+/* A site that is sent away for now asks again; one that is cut for good must not. */
+static void do_end(struct server *server, const struct coordinator_action *action) {
+    struct call *call = call_find(server, action->call);
+    if (!call) return;
+    rpc_call_finish(call->rpc, action->code == REFUSED_COPY ? RPC_PERMISSION_DENIED : RPC_UNAVAILABLE, action->message);
+    call_release(call);
+}
+
 static void perform(struct server *server, const struct coordinator_action *action) {
     const struct run_state *run = coordinator_state_run(server->state);
     switch (action->kind) {
@@ -209,6 +221,10 @@ static void perform(struct server *server, const struct coordinator_action *acti
     case DO_JOINED: do_joined(server, action); break;
     case DO_HEARTBEAT_REPLY: do_heartbeat_reply(server, action); break;
     case DO_ADMIN_REPLY: admin_done(server, action); break;
+    case DO_END: do_end(server, action); break;
+    case DO_COPY:
+        log_error("site_runs_twice", "site=%u copies=%u message=\"%s\"", action->site, action->copies, action->message);
+        break;
     case DO_CUT: calls_cut(server, action->site, action->message); break;
     case DO_TIMER: server->timer_ms = action->at_ms; break;
     case DO_STOP: server_break(server, "%s", action->message); break;
@@ -287,9 +303,11 @@ static void take_item(struct server *server, struct brain_item *item, struct coo
         take_durable(server, item, actions);
         return;
     }
-    if (item->kind == BRAIN_REPORT) take_report(server, item);
     if (item->event.kind == COORDINATOR_ADMIN && item->event.admin.order == ORDER_INVITE) make_secret(item);
     step(server, &item->event, actions);
+    if (item->kind == BRAIN_REPORT &&
+        coordinator_state_has_place(server->state, item->event.heartbeat.site, item->event.heartbeat.instance))
+        take_report(server, item); /* a copy's figures are not the site's */
 }
 
 /* What is due by now. */

@@ -208,6 +208,7 @@ static void submit_opened(struct call *call, const struct submit_frame *frame) {
     item->event.call = call->number;
     item->event.submit.site = call->site;
     item->event.submit.waits = frame->open.waits;
+    item->event.submit.instance = frame->open.instance;
     memcpy(item->event.submit.header, frame->open.header, CONTRIBUTION_HEADER_SIZE);
     memcpy(item->event.submit.signature, frame->open.signature, SIGNATURE_SIZE);
     brain_push(call->server, item);
@@ -299,6 +300,8 @@ static void heartbeat_message(struct rpc_call *rpc, void *user, struct buffer *m
         item->event.kind = COORDINATOR_HEARTBEAT;
         item->event.call = call->number;
         item->event.heartbeat.site = call->site;
+        item->event.heartbeat.instance = request.instance;
+        item->event.heartbeat.turn = request.turn;
         brain_push(call->server, item);
     }
     end_decode(arena);

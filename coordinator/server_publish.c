@@ -52,10 +52,12 @@ static void stream_destroy(struct server *server, struct stream *stream) {
     free(stream);
 }
 
-static void following(struct server *server, uint32_t site, bool open) {
+static void following(struct server *server, const struct stream *stream, bool open) {
     struct brain_item *item = brain_item_create(BRAIN_EVENT, NULL);
     item->event.kind = COORDINATOR_FOLLOWING;
-    item->event.following.site = site;
+    item->event.call = stream->call->number;
+    item->event.following.site = stream->call->site;
+    item->event.following.instance = stream->request.instance;
     item->event.following.open = open;
     brain_push(server, item);
 }
@@ -265,6 +267,7 @@ static void run_open_follow(struct server *server, struct job *job) {
     struct follow_request request = {.from_index = reader_u64(&reader), .payloads_from_index = reader_u64(&reader)};
     request.chunk_limit = reader_u32(&reader);
     request.omit_own = reader_u8(&reader) != 0;
+    request.instance = reader_u64(&reader);
     uint64_t published = atomic_load(&server->published);
     if (request.from_index > published) { /* it knows more than we do: one of us was restored from an old copy */
         error_set(&error, REFUSED,
@@ -276,7 +279,7 @@ static void run_open_follow(struct server *server, struct job *job) {
     struct stream *stream = stream_create(server, job->call);
     stream->request = request;
     stream->cursor = request.from_index;
-    following(server, job->call->site, true);
+    following(server, stream, true);
     pump(server, stream);
 }
 
@@ -287,6 +290,7 @@ void publish_open_follow(struct server *server, struct call *call, const struct 
     buffer_u64(&job->bytes, request->payloads_from_index);
     buffer_u32(&job->bytes, request->chunk_limit);
     buffer_u8(&job->bytes, request->omit_own);
+    buffer_u64(&job->bytes, request->instance);
     job_push(server, server->publish_queue, job);
 }
 
@@ -337,7 +341,7 @@ void publish_writable(struct server *server, struct call *call) {
 static void run_closed(struct server *server, struct job *job) {
     struct stream *stream = job->call->stream;
     if (!stream) return;
-    if (!stream->is_snapshot) following(server, job->call->site, false);
+    if (!stream->is_snapshot) following(server, stream, false);
     stream_destroy(server, stream);
 }
 

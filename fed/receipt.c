@@ -54,6 +54,13 @@ static const struct {
                               "The certificate names no site of this run, or another than the message: join the run "
                               "with an invitation.",
                               false},
+    [REFUSED_HELD] = {"held",
+                      "Another process of this site is connected: if that one is gone, this one is let in by itself in a moment.",
+                      true},
+    [REFUSED_COPY] = {"copy",
+                      "This site runs twice: another process with this site's key was there first and is at work, so this one is "
+                      "cut. Stop one of them; a second site needs an invitation and a directory of its own.",
+                      false},
 };
 
 const char *refusal_name(unsigned refusal) { return refusal < REFUSAL_COUNT ? refusals[refusal].name : "unknown"; }

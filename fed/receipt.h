@@ -33,6 +33,8 @@ enum refusal {
     REFUSED_NORM = 17,         /* the norm told is not the payload's */
     REFUSED_EPOCH = 18,        /* made for a coordinator that has been superseded */
     REFUSED_UNKNOWN_SITE = 19, /* the certificate names no enrolled site, or another than the header */
+    REFUSED_HELD = 20,         /* another process of this site is connected: this one is let in once that is gone */
+    REFUSED_COPY = 21,         /* ... and was seen alive since: the site runs twice, and this process is the one that is cut */
     REFUSAL_COUNT
 };
 /* "rebase", "revoked", ...; "unknown" beyond. Static. */

@@ -334,6 +334,7 @@ static enum status start_links(struct daemon *daemon, struct error *error) {
                                 .bandwidth = daemon->settings->bandwidth,
                                 .timeout_ms = (uint32_t)daemon->settings->timeout_ms,
                                 .waits = !daemon->settings->overlap,
+                                .instance = daemon->instance,
                                 .tell = daemon_tell,
                                 .context = daemon};
     check_certificates(daemon);
@@ -342,6 +343,7 @@ static enum status start_links(struct daemon *daemon, struct error *error) {
                                     .journal = daemon->journal,
                                     .traffic = &daemon->traffic,
                                     .channel = daemon->channel,
+                                    .instance = daemon->instance,
                                     .timeout_ms = (uint32_t)daemon->settings->timeout_ms,
                                     .payload_limit = codec_bound(daemon->replica.codec, (size_t)largest),
                                     .nominal_payload = daemon_nominal_payload(daemon),
@@ -362,7 +364,9 @@ static enum status start(struct daemon *daemon, struct error *error) {
     TRY(tell_damage(daemon, open_journal(daemon, error), error));
     TRY(rpc_threads_there(OWN_THREADS, error)); /* all that come from here on */
     TRY(open_channel(daemon, error));
+    random_system(&daemon->instance, sizeof daemon->instance);
     struct report_options report = {.site = daemon->site,
+                                    .instance = daemon->instance,
                                     .traffic = &daemon->traffic,
                                     .troubles = daemon->troubles,
                                     .device = daemon->device,

@@ -60,6 +60,14 @@ static void compare_clocks(struct daemon *daemon, uint64_t server_ms) {
     trouble_begins(daemon->troubles, TROUBLE_CLOCK, message);
 }
 
+/* For now: as if it had not been answered. For good: the end of this process. */
+static struct node_event refused_heartbeat(const struct heartbeat_reply *reply, struct error *error) {
+    log_warn("heartbeat_refused", "code=%s message=\"%s\"", refusal_name(reply->code), reply->message);
+    if (refusal_is_temporary(reply->code)) return (struct node_event){.kind = NODE_HEARTBEAT_REPLY, .status = UNAVAILABLE};
+    (void)error_set(error, REFUSED, "the coordinator refuses this site: %s", reply->message);
+    return (struct node_event){.kind = NODE_FAULT, .status = REFUSED, .message = error->message};
+}
+
 static void on_heartbeat_reply(void *user, const struct rpc_outcome *outcome, struct buffer *raw) {
     struct daemon *daemon = user;
     struct node_event event = {.kind = NODE_HEARTBEAT_REPLY, .status = outcome->status};
@@ -76,7 +84,10 @@ static void on_heartbeat_reply(void *user, const struct rpc_outcome *outcome, st
             event.heartbeat.version = reply.version;
             event.heartbeat.sites_present = reply.sites_present;
             if (reply.server_time_ms > 0) compare_clocks(daemon, reply.server_time_ms);
-            if (reply.code) log_warn("heartbeat_refused", "code=%s", refusal_name(reply.code));
+            if (reply.code)
+                event = refused_heartbeat(&reply, &error);
+            else
+                report_set_answer(daemon->report, reply.turn, reply.copies);
         }
     }
     arena_deinit(&arena);

@@ -75,6 +75,8 @@ static enum status knock(struct downlink *downlink, uint64_t *version, struct er
     if (status == OK) status = frame_split(buffer_bytes(&raw), &frame, error);
     if (status == OK) status = heartbeat_reply_decode(frame, &downlink->arena, &reply, error);
     if (status == OK) *version = reply.version;
+    if (status == OK && reply.code) /* another process of this site is there; or worse */
+        status = error_set(error, refusal_is_temporary(reply.code) ? UNAVAILABLE : REFUSED, "%s", reply.message);
     downlink_close(downlink, stream);
     buffer_deinit(&request);
     buffer_deinit(&raw);

@@ -22,6 +22,7 @@
 struct downlink;
 
 struct downlink_options {
+    uint64_t instance;       /* of this process */
     const struct site *site; /* borrowed, as all of these */
     struct journal *journal;
     struct traffic *traffic;

@@ -228,7 +228,8 @@ static enum status open_follow(struct downlink *downlink, const struct follow *f
     struct follow_request request = {.protocol = PROTOCOL_VERSION,
                                      .from_index = follow->from,
                                      .payloads_from_index = follow->payloads_from,
-                                     .omit_own = follow->omit_own};
+                                     .omit_own = follow->omit_own,
+                                     .instance = downlink->options.instance};
     struct buffer encoded = {0};
     enum status status = follow_request_encode(&request, &encoded, error);
     if (status == OK) status = downlink_open(downlink, METHOD_FOLLOW, 0, buffer_bytes(&encoded), out, error);

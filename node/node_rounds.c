@@ -337,6 +337,7 @@ static bool refusal_ends_us(enum refusal code) {
     case REFUSED_LAYOUT:
     case REFUSED_SIGNATURE:
     case REFUSED_UNKNOWN_SITE:
+    case REFUSED_COPY:
     case REFUSED_BASE: return true;
     default: return false;
     }

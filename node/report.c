@@ -33,6 +33,7 @@ struct report {
     pthread_mutex_t lock;
     struct report_totals totals;
     struct report_view view;
+    uint32_t turn, copies;              /* as last answered */
     struct root_of roots[REPORT_ROOTS]; /* a ring, oldest at root_head */
     size_t root_head, root_count;
     struct complaint status_file, metrics_file;
@@ -117,6 +118,20 @@ void report_set_view(struct report *report, const struct report_view *view) {
     pthread_mutex_unlock(&report->lock);
 }
 
+void report_set_answer(struct report *report, uint32_t turn, uint32_t copies) {
+    pthread_mutex_lock(&report->lock);
+    bool more = copies > report->copies;
+    report->turn = turn;
+    report->copies = copies;
+    pthread_mutex_unlock(&report->lock);
+    if (more)
+        log_error(
+            "site_runs_twice",
+            "copies=%u message=\"another process with this site's key tried to take part and was cut: find the copy of this "
+            "directory or machine, and stop it\"",
+            copies);
+}
+
 void report_add_root(struct report *report, uint64_t version, const uint8_t root[static DIGEST_SIZE]) {
     static const uint8_t none[DIGEST_SIZE];
     if (memcmp(root, none, DIGEST_SIZE) == 0) return; /* no root in this version */
@@ -142,6 +157,7 @@ struct told {                    /* all figures at one moment */
     struct report_totals totals; /* with this process's */
     struct report_view view;
     struct training_figures training;
+    uint32_t turn, copies;
     struct root_of roots[REPORT_ROOTS];
     size_t root_count;
     uint64_t refused;
@@ -154,6 +170,8 @@ static void collect(struct report *report, struct training *training, struct tol
     pthread_mutex_lock(&report->lock);
     out->totals = report->totals;
     out->view = report->view;
+    out->turn = report->turn;
+    out->copies = report->copies;
     out->root_count = report->root_count;
     for (size_t i = 0; i < report->root_count; i++) out->roots[i] = report->roots[(report->root_head + i) % REPORT_ROOTS];
     pthread_mutex_unlock(&report->lock);
@@ -237,6 +255,7 @@ static void put_run(struct json_writer *writer, const struct told *told) {
     put_u64(writer, "run_tokens", view->run_tokens);
     put_u64(writer, "active_sites", view->active_sites);
     put_u64(writer, "sites_present", view->sites_present);
+    put_u64(writer, "copies_cut", told->copies);
     put_u64(writer, "inner_steps", view->inner_steps);
     put_u64(writer, "staleness", view->staleness);
     put_u64(writer, "accepted", view->accepted);
@@ -451,6 +470,8 @@ void report_heartbeat(struct report *report, struct training *training, struct b
                                         .refused = told->refused,
                                         .device = report->options.device,
                                         .software = site_software};
+    request.instance = report->options.instance;
+    request.turn = told->turn;
     memcpy(request.lost_ms, told->totals.lost_ms, sizeof request.lost_ms);
     if (told->root_count && told->roots[told->root_count - 1].version == told->view.version)
         memcpy(request.last_root, told->roots[told->root_count - 1].root, DIGEST_SIZE);

@@ -39,6 +39,7 @@ struct report_view { /* the brain's, as of its last step */
 struct report;
 
 struct report_options {
+    uint64_t instance;       /* of this process */
     const struct site *site; /* borrowed, as these */
     struct traffic *traffic;
     struct troubles *troubles; /* NULL: none */
@@ -57,6 +58,8 @@ void report_add_root(struct report *report, uint64_t version, const uint8_t root
 float report_compute_share(struct report *report, struct training *training);
 /* `state`: "starting", "training", "waiting", "stopped", "halted", "finished"; NULL: from what is known. */
 void report_write(struct report *report, struct training *training, const char *state, const char *message);
+/* What the coordinator's last answer said: the turn, for the next heartbeat, and copies of this site that were cut. */
+void report_set_answer(struct report *report, uint32_t turn, uint32_t copies);
 /* Appends an encoded heartbeat. */
 void report_heartbeat(struct report *report, struct training *training, struct buffer *out);
 

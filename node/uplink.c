@@ -69,7 +69,9 @@ static enum status send_frame(struct uplink *uplink, struct stream *stream, cons
 }
 
 static enum status send_open(struct uplink *uplink, struct stream *stream, struct upload *upload, struct error *error) {
-    struct submit_frame frame = {.kind = SUBMIT_OPEN, .open = {.protocol = PROTOCOL_VERSION, .waits = uplink->options.waits}};
+    struct submit_frame frame = {
+        .kind = SUBMIT_OPEN,
+        .open = {.protocol = PROTOCOL_VERSION, .waits = uplink->options.waits, .instance = uplink->options.instance}};
     struct contribution contribution;
     TRY(journal_sent(uplink->options.journal, upload->sequence, frame.open.header, frame.open.signature, error));
     TRY(contribution_decode(bytes_of(frame.open.header, sizeof frame.open.header), &contribution, error));

@@ -22,6 +22,7 @@ struct uplink_options {
     struct traffic *traffic;                                     /* borrowed */
     uint64_t bandwidth;                                          /* bytes a second; 0: no cap */
     uint32_t timeout_ms;                                         /* without progress */
+    uint64_t instance;                                           /* of this process */
     bool waits;                                                  /* training waits for what is sent: overlap is off */
     void (*tell)(void *context, const struct node_event *event); /* on this thread; copies what it keeps */
     void *context;

@@ -102,6 +102,7 @@ static enum status run_convert(const Atoll__V1__RunStatus *from, struct run_stat
         .pending = from->pending,
         .sites_active = from->sites_active,
         .sites_connected = from->sites_connected,
+        .sites_twice = from->sites_twice,
         .uptime_ms = from->uptime_ms,
         .bytes_in = from->bytes_in,
         .bytes_out = from->bytes_out,
@@ -146,6 +147,7 @@ static void run_pack(const struct run_status *run, struct run_packing *out) {
     message->pending = run->pending;
     message->sites_active = run->sites_active;
     message->sites_connected = run->sites_connected;
+    message->sites_twice = run->sites_twice;
     message->uptime_ms = run->uptime_ms;
     message->bytes_in = run->bytes_in;
     message->bytes_out = run->bytes_out;
@@ -186,6 +188,8 @@ static enum status site_convert(const Atoll__V1__SiteStatus *from, struct site_s
         .bytes_down = from->bytes_down,
         .compute_ms = from->compute_ms,
         .last_seen_ms_ago = from->last_seen_ms_ago,
+        .copies = from->copies,
+        .copy_ms_ago = from->copy_ms_ago,
         .device = from->device,
         .software = from->software,
     };
@@ -222,6 +226,8 @@ static void site_pack(const struct site_status *site, struct site_packing *out) 
     message->n_lost = lost_pairs_fill(&out->lost, site->lost_ms);
     message->lost = out->lost.items;
     message->last_seen_ms_ago = site->last_seen_ms_ago;
+    message->copies = site->copies;
+    message->copy_ms_ago = site->copy_ms_ago;
     message->device = wire_text_clean(site->device, WIRE_DEVICE_LIMIT, out->device);
     message->software = wire_text_clean(site->software, WIRE_SOFTWARE_LIMIT, out->software);
 }

@@ -23,6 +23,7 @@ static enum status request_convert(const ProtobufCMessage *message, struct bytes
         .payloads_from_index = from->payloads_from_index,
         .omit_own = from->omit_own,
         .chunk_limit = from->chunk_limit,
+        .instance = from->instance,
     };
     TRY(request_check(&request, error));
     *(struct follow_request *)out = request;
@@ -39,6 +40,7 @@ enum status follow_request_encode(const struct follow_request *request, struct b
     message.payloads_from_index = request->payloads_from_index;
     message.omit_own = request->omit_own;
     message.chunk_limit = request->chunk_limit;
+    message.instance = request->instance;
     return wire_encode(&request_type, &message.base, out, error);
 }
 

@@ -33,6 +33,8 @@ static enum status request_convert(const ProtobufCMessage *message, struct bytes
         .refused = from->refused,
         .device = from->device,
         .software = from->software,
+        .instance = from->instance,
+        .turn = from->turn,
     };
     TRY(lost_pairs_read(from->n_lost, from->lost, request.lost_ms, error));
     TRY(wire_fixed(from->last_root, request.last_root, sizeof request.last_root, false, "last_root", error));
@@ -72,6 +74,8 @@ enum status heartbeat_request_encode(const struct heartbeat_request *request, st
     message.refused = request->refused;
     message.device = device;
     message.software = software;
+    message.instance = request->instance;
+    message.turn = request->turn;
     message.last_root = wire_binary_fixed(request->last_root, sizeof request->last_root);
     return wire_encode(&request_type, &message.base, out, error);
 }
@@ -96,6 +100,8 @@ static enum status reply_convert(const ProtobufCMessage *message, struct bytes p
         .phase = from->phase,
         .server_time_ms = from->server_time_ms,
         .sites_present = from->sites_present,
+        .turn = from->turn,
+        .copies = from->copies,
     };
     TRY(wire_check_text(reply.message, 0, WIRE_MESSAGE_LIMIT, "message", error));
     *(struct heartbeat_reply *)out = reply;
@@ -115,6 +121,8 @@ enum status heartbeat_reply_encode(const struct heartbeat_reply *reply, struct b
     message.phase = reply->phase;
     message.server_time_ms = reply->server_time_ms;
     message.sites_present = reply->sites_present;
+    message.turn = reply->turn;
+    message.copies = reply->copies;
     return wire_encode(&reply_type, &message.base, out, error);
 }
 

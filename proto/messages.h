@@ -115,8 +115,9 @@ struct submit_frame { /* client -> server */
             uint32_t protocol; /* 1 to 65535 */
             uint8_t header[WIRE_CONTRIBUTION_SIZE];
             uint8_t signature[WIRE_SIGNATURE_SIZE];
-            bool waits; /* the site does not train while this is under way */
-        } open;         /* no payload */
+            bool waits;        /* the site does not train while this is under way */
+            uint64_t instance; /* of the site's process, drawn at its start */
+        } open;                /* no payload */
         struct {
             uint64_t offset; /* of `payload` in the contribution's payload, bytes */
         } chunk;
@@ -156,6 +157,7 @@ struct follow_request {
     uint64_t payloads_from_index; /* contributions below it come without payload: a snapshot covers them */
     bool omit_own;                /* payloads of the caller's own contributions are not sent, and their entries come as stubs */
     uint32_t chunk_limit;         /* bytes of payload in a frame, WIRE_CHUNK_MIN to FRAME_PAYLOAD_LIMIT; 0: the server's choice */
+    uint64_t instance;            /* of the site's process */
 };
 MUST_USE enum status follow_request_encode(const struct follow_request *request, struct buffer *out, struct error *error);
 MUST_USE enum status follow_request_decode(struct frame frame, struct arena *arena, struct follow_request *out,
@@ -257,6 +259,8 @@ struct heartbeat_request {
     const char *device;                  /* "2x H100", at most WIRE_DEVICE_LIMIT */
     const char *software;                /* at most WIRE_SOFTWARE_LIMIT */
     uint8_t last_root[WIRE_DIGEST_SIZE]; /* state root of the replica at `version`; zero: none computed */
+    uint64_t instance;                   /* of the process, drawn at its start */
+    uint32_t turn;                       /* of the last reply */
 };
 MUST_USE enum status heartbeat_request_encode(const struct heartbeat_request *request, struct buffer *out, struct error *error);
 MUST_USE enum status heartbeat_request_decode(struct frame frame, struct arena *arena, struct heartbeat_request *out,
@@ -271,6 +275,8 @@ struct heartbeat_reply {
     uint32_t phase;   /* enum run_phase of fed/run_state.h */
     uint64_t server_time_ms;
     uint32_t sites_present; /* with this one */
+    uint32_t turn;          /* to be said in the next request: whoever does is alive now */
+    uint32_t copies;        /* processes of this site that were cut because it ran twice */
 };
 MUST_USE enum status heartbeat_reply_encode(const struct heartbeat_reply *reply, struct buffer *out, struct error *error);
 MUST_USE enum status heartbeat_reply_decode(struct frame frame, struct arena *arena, struct heartbeat_reply *out,
@@ -338,6 +344,7 @@ struct run_status {
     uint32_t pending;             /* contributions in the ledger, not yet in a step */
     uint32_t sites_active;        /* enrolled, not revoked */
     uint32_t sites_connected;
+    uint32_t sites_twice; /* of which a second process was cut since the start */
     uint64_t uptime_ms;
     uint64_t bytes_in, bytes_out; /* of payloads and frames, since the coordinator started */
     const char *waits;            /* what the coordinator waits for, for people, at most WIRE_MESSAGE_LIMIT; "": nothing */
@@ -359,6 +366,8 @@ struct site_status {
     uint64_t compute_ms;
     uint64_t lost_ms[LOST_CAUSE_COUNT];
     uint64_t last_seen_ms_ago; /* UINT64_MAX: never */
+    uint32_t copies;           /* processes that were cut because the site ran twice */
+    uint64_t copy_ms_ago;      /* the last of them */
     const char *device;
     const char *software;
 };

@@ -219,12 +219,23 @@ static void do_cut(struct coordinator *coordinator, uint32_t site) {
     }
 }
 
-static const char *const action_names[] = {
-    [DO_ADMIT] = "admit",     [DO_REFUSE] = "refuse",         [DO_RECEIPT] = "receipt",
-    [DO_DROP] = "drop",       [DO_CHECK] = "check",           [DO_COMMIT] = "commit",
-    [DO_PUBLISH] = "publish", [DO_APPLY] = "apply",           [DO_SNAPSHOT] = "snapshot",
-    [DO_JOINED] = "joined",   [DO_HEARTBEAT_REPLY] = "pulse", [DO_ADMIN_REPLY] = "admin reply",
-    [DO_CUT] = "cut",         [DO_TIMER] = "timer",           [DO_STOP] = "stop"};
+static const char *const action_names[] = {[DO_ADMIT] = "admit",
+                                           [DO_REFUSE] = "refuse",
+                                           [DO_RECEIPT] = "receipt",
+                                           [DO_DROP] = "drop",
+                                           [DO_CHECK] = "check",
+                                           [DO_COMMIT] = "commit",
+                                           [DO_PUBLISH] = "publish",
+                                           [DO_APPLY] = "apply",
+                                           [DO_SNAPSHOT] = "snapshot",
+                                           [DO_JOINED] = "joined",
+                                           [DO_HEARTBEAT_REPLY] = "pulse",
+                                           [DO_ADMIN_REPLY] = "admin reply",
+                                           [DO_END] = "end",
+                                           [DO_COPY] = "copy",
+                                           [DO_CUT] = "cut",
+                                           [DO_TIMER] = "timer",
+                                           [DO_STOP] = "stop"};
 
 static void perform(struct coordinator *coordinator, const struct coordinator_action *action) {
     struct message reply = {0};
@@ -269,11 +280,22 @@ static void perform(struct coordinator *coordinator, const struct coordinator_ac
         reply = (struct message){.kind = MESSAGE_HEARTBEAT_REPLY,
                                  .a = action->inner_steps,
                                  .b = (uint64_t)run_state_phase(run),
-                                 .c = run_state_version(run)};
+                                 .c = run_state_version(run),
+                                 .turn = action->turn,
+                                 .code = (uint32_t)action->code};
+        coordinator->world->tally.refusals[action->code] += action->code != ACCEPTED;
         coordinator_answer(coordinator, action->call, &reply);
         break;
     }
     case DO_ADMIN_REPLY: break; /* the admin looks at the ledger */
+    case DO_END: {
+        struct call *call = coordinator_call(coordinator, action->call);
+        if (!call) break;
+        network_close(coordinator->setup.network, call->stream, false);
+        coordinator_call_end(coordinator, call);
+        break;
+    }
+    case DO_COPY: world_trace(coordinator->world, "coordinator  %s", action->message); break;
     case DO_CUT: do_cut(coordinator, action->site); break;
     case DO_TIMER: set_timer(coordinator, action->at_ms); break;
     case DO_STOP: coordinator_break(coordinator, action->message); break;

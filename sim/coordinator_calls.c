@@ -38,12 +38,14 @@ void coordinator_answer(struct coordinator *coordinator, uint64_t number, struct
     uint32_t stream = call->stream;
     bool follow = call->kind == MESSAGE_FOLLOW;
     uint32_t site = call->site;
+    uint64_t instance = call->instance;
     network_send(coordinator->setup.network, stream, false, message);
     network_close(coordinator->setup.network, stream, false);
     coordinator_call_end(coordinator, call);
     if (!follow) return;
     struct coordinator_event event = {.kind = COORDINATOR_FOLLOWING};
     event.following.site = site;
+    event.following.instance = instance;
     coordinator_step(coordinator, &event);
 }
 
@@ -167,6 +169,7 @@ static void open_submit(struct coordinator *coordinator, struct call *call, cons
     struct coordinator_event event = {.kind = COORDINATOR_SUBMIT_OPEN, .call = call->number};
     event.submit.site = call->site;
     event.submit.waits = !coordinator->setup.scenario->overlap;
+    event.submit.instance = message->instance;
     memcpy(call->header, message->bytes.data, CONTRIBUTION_HEADER_SIZE);
     memcpy(call->signature, message->bytes.data + CONTRIBUTION_HEADER_SIZE, SIGNATURE_SIZE);
     memcpy(event.submit.header, call->header, CONTRIBUTION_HEADER_SIZE);
@@ -245,7 +248,9 @@ static void open_follow(struct coordinator *coordinator, struct call *call, cons
     call->next = call->head_size = message->a;
     call->payloads_from = message->b;
     call->omit_own = message->c != 0;
+    call->instance = message->instance;
     event.following.site = call->site;
+    event.following.instance = message->instance;
     event.following.open = true;
     if (call->next > coordinator->disk.entry_count)
         world_fail(coordinator->world, "I4", "site %u follows from entry %llu, there are %llu", call->site,
@@ -324,6 +329,8 @@ void coordinator_message(struct coordinator *coordinator, uint32_t stream, uint3
     case MESSAGE_HEARTBEAT: {
         struct coordinator_event event = {.kind = COORDINATOR_HEARTBEAT, .call = call->number};
         event.heartbeat.site = certificate;
+        event.heartbeat.instance = message->instance;
+        event.heartbeat.turn = message->turn;
         coordinator_step(coordinator, &event);
         break;
     }
@@ -339,6 +346,7 @@ void coordinator_closed(struct coordinator *coordinator, uint32_t stream) {
     if (call->kind == MESSAGE_FOLLOW) {
         event = (struct coordinator_event){.kind = COORDINATOR_FOLLOWING, .call = call->number};
         event.following.site = call->site;
+        event.following.instance = call->instance;
     }
     coordinator_call_end(coordinator, call);
     coordinator_step(coordinator, &event);

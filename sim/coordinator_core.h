@@ -24,6 +24,7 @@ struct call {
     /* Follow */
     uint64_t next, payloads_from, head_size;
     bool omit_own;
+    uint64_t instance;
 };
 
 struct queued_commit {

@@ -85,7 +85,8 @@ static uint64_t print_coverage(const struct tally *t, const struct seen *seen, F
     for (unsigned i = 0; i < MALFORMED_COUNT; i++)
         print_named(out, "malformed", malformed_name((enum malformed)i), t->malformed[i], s->malformed[i], &missing);
     for (unsigned i = 1; i < REFUSAL_COUNT; i++)
-        print_named(out, "refusal", refusal_name(i), t->refusals[i], s->refusals[i], &missing);
+        if (i != REFUSED_COPY) /* it takes two living processes with one key */
+            print_named(out, "refusal", refusal_name(i), t->refusals[i], s->refusals[i], &missing);
     for (unsigned i = ORDER_PAUSE; i <= ORDER_SNAPSHOT; i++)
         print_named(out, "order", orders[i], t->orders[i], s->orders[i], &missing);
     for (uint64_t i = 0; marks_at(i, &mark); i++) print_named(out, "mark", mark.name, mark.count, seen->mark_seeds[i], &missing);

@@ -37,6 +37,8 @@ enum message_kind {
 struct message {
     enum message_kind kind;
     uint64_t a, b, c;
+    uint64_t instance;   /* SUBMIT, FOLLOW, HEARTBEAT: the process's */
+    uint32_t turn, code; /* HEARTBEAT and its REPLY */
     struct buffer bytes;
 };
 

@@ -131,7 +131,7 @@ struct site {
     bool ask_offer, omit_own;
     uint64_t from, payloads_from, next;
     struct snapshot_header offer;
-    uint32_t pulse_stream;
+    uint32_t pulse_stream, turn;
     uint32_t join_stream;
     struct upload_order uploads[2 * FRAGMENTS_LIMIT];
     size_t upload_count;

@@ -227,7 +227,7 @@ static void on_chunks(void *context, struct event *event) {
 }
 
 static void submit(struct site *site, struct lie *lie, uint32_t certificate, const uint8_t *header, const uint8_t *signature) {
-    struct message open = {.kind = MESSAGE_SUBMIT};
+    struct message open = {.kind = MESSAGE_SUBMIT, .instance = site->world->processes[site->setup.process].incarnation + 1};
     buffer_append(&open.bytes, header, CONTRIBUTION_HEADER_SIZE);
     buffer_append(&open.bytes, signature, SIGNATURE_SIZE);
     lie->site = site;

@@ -71,8 +71,11 @@ static void link_down(struct site *site) {
     site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_LINK_DOWN, .status = UNAVAILABLE});
 }
 
+static uint64_t instance_of(const struct site *site) { return site->world->processes[site->setup.process].incarnation + 1; }
+
 static void run_follow(struct site *site) {
-    struct message message = {.kind = MESSAGE_FOLLOW, .b = site->payloads_from, .c = site->omit_own};
+    struct message message = {
+        .kind = MESSAGE_FOLLOW, .instance = instance_of(site), .b = site->payloads_from, .c = site->omit_own};
     site->next = message.a = MAX(site->from, site->disk.entry_count);
     site->down = DOWN_FOLLOWING;
     site->down_stream = open_call(site, &message);
@@ -80,7 +83,7 @@ static void run_follow(struct site *site) {
 }
 
 static uint32_t knock(struct site *site) {
-    struct message message = {.kind = MESSAGE_HEARTBEAT};
+    struct message message = {.kind = MESSAGE_HEARTBEAT, .instance = instance_of(site), .turn = site->turn};
     return open_call(site, &message);
 }
 
@@ -252,7 +255,8 @@ static void follow_message(struct site *site, const struct message *message) {
     } else if (status == INVALID || status == CORRUPT) {
         link_down(site);
     } else if (status == NOT_FOUND) { /* once more, in full; the link stays up for the brain */
-        struct message again = {.kind = MESSAGE_FOLLOW, .a = site->disk.entry_count, .b = site->payloads_from};
+        struct message again = {
+            .kind = MESSAGE_FOLLOW, .instance = instance_of(site), .a = site->disk.entry_count, .b = site->payloads_from};
         close_call(site, &site->down_stream);
         site->omit_own = false;
         site->next = again.a;
@@ -273,6 +277,10 @@ static void down_message(struct site *site, const struct message *message) {
     }
     switch (site->down) {
     case DOWN_KNOCKING:
+        if (message->code != ACCEPTED) { /* an earlier life of ours is not known to be over */
+            link_down(site);
+            break;
+        }
         close_call(site, &site->down_stream);
         if (site->ask_offer)
             fetch_from(site, 0, true);
@@ -346,7 +354,7 @@ static void upload_next(struct site *site) {
         upload_over(site, &(struct node_event){.kind = NODE_UPLOAD_BROKEN, .status = NOT_FOUND});
         return;
     }
-    struct message message = {.kind = MESSAGE_SUBMIT};
+    struct message message = {.kind = MESSAGE_SUBMIT, .instance = instance_of(site)};
     buffer_append(&message.bytes, round->header, CONTRIBUTION_HEADER_SIZE);
     buffer_append(&message.bytes, round->signature, SIGNATURE_SIZE);
     check_sent(site->setup.check, site->setup.process, order->sequence, round->header);
@@ -420,6 +428,8 @@ static void pulse_message(struct site *site, const struct message *message) {
         denied(site);
         return;
     }
+    if (message->code != ACCEPTED) event.status = UNAVAILABLE;
+    site->turn = message->turn;
     event.heartbeat.inner_steps = (uint32_t)message->a;
     event.heartbeat.phase = (enum run_phase)message->b;
     event.heartbeat.version = message->c;
@@ -466,4 +476,5 @@ void site_link_clear(struct site *site) {
     site->down = DOWN_IDLE;
     site->down_stream = site->pulse_stream = site->join_stream = site->upload_stream = 0;
     site->upload_count = 0;
+    site->turn = 0;
 }

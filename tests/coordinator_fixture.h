@@ -28,7 +28,9 @@ struct brain {
     struct ledger_entry step;
     uint64_t timer_ms; /* UINT64_MAX: none */
     bool stopped;
-    bool waits; /* sites say that they do not train meanwhile */
+    bool waits;        /* sites say that they do not train meanwhile */
+    uint64_t instance; /* the process that speaks for a site */
+    uint32_t turn;     /* ... and the last answer's */
 };
 
 FIXTURE const struct coordinator_action *brain_find(const struct brain *b, enum coordinator_action_kind kind) {
@@ -133,6 +135,7 @@ FIXTURE uint64_t brain_submit(struct brain *b, uint32_t site, const struct ledge
     struct coordinator_event event = {.kind = COORDINATOR_SUBMIT_OPEN, .call = ++b->last_call};
     event.submit.site = site;
     event.submit.waits = b->waits;
+    event.submit.instance = b->instance;
     memcpy(event.submit.header, signed_header->contribution.header, CONTRIBUTION_HEADER_SIZE);
     memcpy(event.submit.signature, signed_header->contribution.signature, SIGNATURE_SIZE);
     brain_step(b, &event);
@@ -220,6 +223,7 @@ FIXTURE void brain_following(struct brain *b, uint32_t site, bool open) {
     struct coordinator_event event = {.kind = COORDINATOR_FOLLOWING};
     event.following.site = site;
     event.following.open = open;
+    event.following.instance = b->instance;
     brain_step(b, &event);
 }
 
@@ -227,6 +231,8 @@ FIXTURE void brain_following(struct brain *b, uint32_t site, bool open) {
 FIXTURE uint32_t brain_heartbeat(struct brain *b, uint32_t site) {
     struct coordinator_event event = {.kind = COORDINATOR_HEARTBEAT, .call = ++b->last_call};
     event.heartbeat.site = site;
+    event.heartbeat.instance = b->instance;
+    event.heartbeat.turn = b->turn;
     brain_step(b, &event);
     const struct coordinator_action *reply = brain_find(b, DO_HEARTBEAT_REPLY);
     CHECK(reply && reply->call == b->last_call && reply->site == site);

@@ -183,6 +183,98 @@ TEST(presence_comes_from_streams_and_from_being_heard) {
     brain_close(b);
 }
 
+/* ---- one process of a site at a time --------------------------------------------------------------------------------------------- */
+
+static enum refusal beat(struct brain *b, uint64_t instance) {
+    b->instance = instance;
+    brain_heartbeat(b, 1);
+    const struct coordinator_action *reply = brain_find(b, DO_HEARTBEAT_REPLY);
+    if (reply->code == ACCEPTED) b->turn = reply->turn;
+    return reply->code;
+}
+
+static void follow(struct brain *b, uint64_t instance, bool open) {
+    b->instance = instance;
+    brain_following(b, 1, open);
+}
+
+TEST(a_site_that_runs_twice_is_told_from_one_that_was_started_again_and_who_came_second_is_cut) {
+    struct brain *b = brain_open(PLAIN, 1);
+    uint64_t ago;
+    CHECK_EQUAL(beat(b, 7), ACCEPTED);
+    follow(b, 7, true);
+    brain_wait(b, 1000);
+    uint32_t turn = b->turn;
+    CHECK_EQUAL(beat(b, 8), REFUSED_HELD); /* perhaps the first is dead, and its connection does not know it yet */
+    struct ledger_entry header = brain_header(b, 1, 0);
+    b->instance = 8;
+    EXPECT_REFUSAL(b, brain_submit(b, 1, &header), REFUSED_HELD);
+    follow(b, 8, true);
+    CHECK(brain_find(b, DO_END) && brain_find(b, DO_END)->code == REFUSED_HELD);
+    b->turn = turn;
+    CHECK_EQUAL(beat(b, 7), ACCEPTED); /* said before it was asked: that proves nothing */
+    CHECK(!brain_find(b, DO_COPY));
+    CHECK_EQUAL(beat(b, 8), REFUSED_HELD);
+    CHECK_EQUAL(beat(b, 7), ACCEPTED); /* it answers, so both are alive */
+    CHECK(brain_find(b, DO_COPY));
+    CHECK_CONTAINS(brain_find(b, DO_COPY)->message, "runs twice");
+    CHECK_EQUAL(brain_find(b, DO_HEARTBEAT_REPLY)->copies, 1);
+    CHECK_EQUAL(coordinator_state_copies(b->state, 1, b->now, &ago), 1);
+    CHECK_EQUAL(beat(b, 8), REFUSED_COPY);
+    b->instance = 8;
+    EXPECT_REFUSAL(b, brain_submit(b, 1, &header), REFUSED_COPY);
+    CHECK_EQUAL(beat(b, 7), ACCEPTED);
+    CHECK(!brain_find(b, DO_COPY)); /* told once */
+    b->instance = 7;
+    brain_contribute_header(b, 1, &header);
+    brain_close(b);
+}
+
+TEST(a_site_that_was_started_again_takes_its_place_as_soon_as_the_last_process_is_gone) {
+    struct brain *b = brain_open(PLAIN, 1);
+    beat(b, 7);
+    follow(b, 7, true);
+    follow(b, 7, false); /* it was killed: its connections end */
+    CHECK_EQUAL(beat(b, 8), ACCEPTED);
+    follow(b, 8, true);
+    follow(b, 9, false); /* of nobody who counts */
+    brain_wait(b, 60000);
+    CHECK(coordinator_state_connected(b->state, 1, b->now));
+    brain_close(b);
+}
+
+TEST(a_process_whose_host_was_lost_holds_the_place_no_longer_than_its_connection_lasts) {
+    struct brain *b = brain_open(PLAIN, 1);
+    beat(b, 7);
+    follow(b, 7, true);
+    CHECK_EQUAL(beat(b, 8), REFUSED_HELD);
+    brain_wait(b, 20000);
+    CHECK_EQUAL(beat(b, 8), REFUSED_HELD);
+    follow(b, 7, false);                   /* a keepalive went without an answer */
+    CHECK_EQUAL(beat(b, 8), REFUSED_HELD); /* or its link broke for a moment, and it comes back */
+    brain_wait(b, 6000);
+    CHECK_EQUAL(beat(b, 8), ACCEPTED);
+    CHECK_EQUAL(beat(b, 7), ACCEPTED); /* nobody follows: it takes the place, and now 8 is the one that comes second */
+    follow(b, 7, true);
+    CHECK_EQUAL(beat(b, 8), REFUSED_HELD);
+    brain_close(b);
+}
+
+TEST(a_broken_link_does_not_give_the_place_to_who_was_refused_it) {
+    struct brain *b = brain_open(PLAIN, 1);
+    beat(b, 7);
+    follow(b, 7, true);
+    CHECK_EQUAL(beat(b, 8), REFUSED_HELD);
+    follow(b, 7, false);
+    brain_wait(b, 1000);
+    CHECK_EQUAL(beat(b, 8), REFUSED_HELD);
+    CHECK_EQUAL(beat(b, 7), ACCEPTED);
+    follow(b, 7, true);
+    CHECK_EQUAL(beat(b, 7), ACCEPTED);
+    CHECK_EQUAL(beat(b, 8), REFUSED_COPY);
+    brain_close(b);
+}
+
 /* ---- speeds ------------------------------------------------------------------------------------------------------------------- */
 
 /* A site's next contribution of so many inner steps, merged at once. */

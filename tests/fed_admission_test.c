@@ -389,10 +389,10 @@ TEST(one_value_that_is_not_finite_is_found_wherever_it_hides) {
     poison_checks("outer: {mode: dense, period: 2}\ncodec.kind: bf16\n", 2);
 }
 
-TEST(every_refusal_has_a_name_and_an_advice_and_two_are_temporary) {
+TEST(every_refusal_has_a_name_and_an_advice_and_three_are_temporary) {
     for (unsigned i = 0; i < REFUSAL_COUNT; i++) {
         CHECK(strlen(refusal_name(i)) > 2 && strlen(refusal_advice(i)) > 10);
-        CHECK_EQUAL(refusal_is_temporary(i), i == REFUSED_PAUSED || i == REFUSED_BUSY);
+        CHECK_EQUAL(refusal_is_temporary(i), i == REFUSED_PAUSED || i == REFUSED_BUSY || i == REFUSED_HELD);
         for (unsigned j = 0; j < i; j++) CHECK(strcmp(refusal_name(i), refusal_name(j)) != 0);
     }
     CHECK_TEXT(refusal_name(REFUSAL_COUNT), "unknown");

@@ -124,6 +124,7 @@ TEST(an_open_arrives_whole) {
     CHECK(is_pattern(bytes_of(message.open.header, sizeof message.open.header), 8, 272));
     CHECK(is_pattern(bytes_of(message.open.signature, sizeof message.open.signature), 9, 64));
     CHECK(message.open.waits);
+    CHECK_EQUAL(message.open.instance, (1ULL << 63) + 38);
     arena_deinit(&arena);
 }
 
@@ -257,6 +258,8 @@ TEST(a_heartbeat_reply_arrives_whole) {
     CHECK_EQUAL(message.phase, 1);
     CHECK_EQUAL(message.server_time_ms, 1767225600127);
     CHECK_EQUAL(message.sites_present, 37);
+    CHECK_EQUAL(message.turn, 42);
+    CHECK_EQUAL(message.copies, 43);
     arena_deinit(&arena);
 }
 
@@ -298,6 +301,7 @@ TEST(an_admin_reply_arrives_whole) {
     CHECK_EQUAL(run->pending, 2);
     CHECK_EQUAL(run->sites_active, 4);
     CHECK_EQUAL(run->sites_connected, 3);
+    CHECK_EQUAL(message.run.sites_twice, 46);
     CHECK_EQUAL(run->uptime_ms, 3600000);
     CHECK_TEXT(run->waits, "the disk is full");
     CHECK_EQUAL(run->bytes_in, 15151515);

@@ -141,6 +141,8 @@ static void status_json(const struct run_status *run, struct json_writer *writer
     json_u64(writer, run->sites_active);
     json_key(writer, "sites_connected");
     json_u64(writer, run->sites_connected);
+    json_key(writer, "sites_twice");
+    json_u64(writer, run->sites_twice);
     json_key(writer, "uptime_ms");
     json_u64(writer, run->uptime_ms);
     json_key(writer, "bytes_in");
@@ -166,6 +168,9 @@ static void status_text(const struct run_status *run) {
     printf("root       %.16s... at version %llu\n", hex_encode(run->root, WIRE_DIGEST_SIZE, hex),
            (unsigned long long)run->root_version);
     printf("sites      %u connected of %u\n", run->sites_connected, run->sites_active);
+    if (run->sites_twice)
+        printf("copies     %u site%s ran twice, and the second process was cut: see `site list`\n", run->sites_twice,
+               run->sites_twice > 1 ? "s" : "");
     printf("accepted   %llu, %u pending; refused:", (unsigned long long)run->accepted, run->pending);
     bool any = false;
     for (unsigned code = 1; code < REFUSAL_COUNT; code++) {

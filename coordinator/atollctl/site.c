@@ -124,6 +124,9 @@ static void site_text(const struct site_status *site) {
            (unsigned long long)site->version, site->staleness, loss, human_count(site->tokens_per_second, rate),
            (unsigned long long)site->contributions, human_bytes(site->bytes_up, up), human_bytes(site->bytes_down, down),
            100 * busy_share(site), site->device);
+    if (site->copies == 0) return;
+    printf("      ^ runs twice: %u process%s with this site's key %s cut, the last %s ago; find the copy and stop it\n",
+           site->copies, site->copies > 1 ? "es" : "", site->copies > 1 ? "were" : "was", human_duration(site->copy_ms_ago, up));
 }
 
 static void site_json(const struct site_status *site, struct json_writer *writer) {
@@ -165,6 +168,13 @@ static void site_json(const struct site_status *site, struct json_writer *writer
         json_u64(writer, site->lost_ms[cause]);
     }
     json_end_object(writer);
+    json_key(writer, "copies_cut");
+    json_u64(writer, site->copies);
+    json_key(writer, "copy_cut_ms_ago");
+    if (site->copies == 0)
+        json_null(writer);
+    else
+        json_u64(writer, site->copy_ms_ago);
     json_key(writer, "last_seen_ms_ago");
     if (site->last_seen_ms_ago == UINT64_MAX)
         json_null(writer);

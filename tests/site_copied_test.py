@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Who is there and how fast, with real processes: a site whose directory was copied, one that was killed, one that was fast and left.
+
+    ATOLL_BIN=build/release/bin tests/site_copied_test.sh [PATTERN ...]
+
+Tests run as those of tests/federation_test.py do.
+"""
+import json
+import os
+import re
+import shutil
+import sys
+import time
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import federation_test  # noqa: E402
+from federation_test import PROGRAMS, SLOWDOWN, check, equal, main, prove, test  # noqa: E402
+from federation_harness import Federation, manifest  # noqa: E402
+from federation import Site  # noqa: E402
+
+federation_test.TESTS.clear()
+PACED = ["--pace", "20ms"]
+
+
+def copy_of(federation, site, name):
+    directory = federation.path("sites", name)
+    shutil.copytree(site.directory, directory)
+    return Site(name, [federation.program("atoll-node"), "run", "--dir", directory], federation.path("logs", name + ".log"),
+                directory)
+
+
+def listed(federation, name):
+    return next(s for s in json.loads(federation.ctl("site", "list").stdout) if s["name"] == name)
+
+
+@test
+def of_a_site_that_runs_twice_the_second_is_cut_and_everybody_is_told(directory):
+    federation = Federation(PROGRAMS, directory, manifest(sites=2))
+    federation.start_coordinator()
+    first, other = [federation.add_site(name, *PACED) for name in ("one", "two")]
+    federation.until("contributions", lambda: len(first.receipts) >= 3 and len(other.receipts) >= 3, 30 * SLOWDOWN)
+    equal(first.end(20), 0, "exit code")
+    copy = copy_of(federation, first, "one-again")
+    first.start()
+    federation.until("it is there again", lambda: first.status().get("linked"), 30 * SLOWDOWN)
+    copy.start()
+    federation.until("the end of the copy", lambda: not copy.alive(), 60 * SLOWDOWN)
+    equal(copy.handle.returncode, 3, "exit code of the copy")
+    check("runs twice" in copy.text(), "the copy is told why:", copy.tail())
+    equal(len(copy.receipts), 0, "contributions of the copy that were accepted")
+    federation.until("word at the site", lambda: " site_runs_twice " in first.text(), 20 * SLOWDOWN)
+    check(" site_runs_twice " in federation.coordinator.text(), "the coordinator's log names it")
+    equal(listed(federation, "one")["copies_cut"], 1, "copies in the site list")
+    equal(listed(federation, "two")["copies_cut"], 0, "copies of the other site")
+    text = federation.call("atollctl", "--keys", os.path.join(federation.run, "keys"), "--server", f"127.0.0.1:{federation.port}",
+                           "site", "list").stdout
+    check("runs twice: 1 process" in text, "the site list for people:", text)
+    check(federation.status()["sites_twice"] == 1, "the run's status:", federation.status())
+    had = len(first.receipts)
+    federation.until("contributions of the first", lambda: len(first.receipts) >= had + 3, 30 * SLOWDOWN)
+    equal(first.status()["copies_cut"], 1, "copies in the site's status")
+    prove(federation)
+
+
+@test
+def a_site_that_is_killed_and_started_again_is_no_copy(directory):
+    federation = Federation(PROGRAMS, directory, manifest(sites=1))
+    federation.start_coordinator()
+    site = federation.add_site("one", *PACED)
+    for _ in range(3):
+        had = len(site.receipts)
+        federation.until("contributions", lambda: len(site.receipts) >= had + 2, 30 * SLOWDOWN)
+        site.kill()
+        site.start()
+    had = len(site.receipts)
+    federation.until("contributions", lambda: len(site.receipts) >= had + 2, 30 * SLOWDOWN)
+    equal(listed(federation, "one")["copies_cut"], 0, "copies")
+    check(" site_runs_twice " not in federation.coordinator.text(), "nobody is accused")
+    site.kill()
+    time.sleep(6)  # a status is silent after 5 s
+    status = json.loads(federation.call("atoll-node", "status", "--dir", site.directory).stdout)
+    equal(status["state"], "gone", "state of a killed site")
+    check("is not running" in status["message"], status["message"])
+    site.start()
+    federation.until("it is there again", lambda: site.status().get("linked"), 30 * SLOWDOWN)
+    prove(federation)
+
+
+@test
+def a_fast_site_that_left_holds_nobody_back(directory):
+    federation = Federation(PROGRAMS, directory, manifest(sites=2, inner_steps=16))
+    federation.start_coordinator("--presence", "3s")
+    slow = federation.add_site("slow", "--pace", "40ms")
+    fast = federation.add_site("fast", "--pace", "4ms")
+
+    def told(site):
+        found = re.findall(r" round_ended .* steps=(\d+)", site.text())
+        return int(found[-1]) if found else 0
+
+    federation.until("fewer steps for the slow one", lambda: 0 < told(slow) <= 8, 60 * SLOWDOWN)
+    del federation.sites["fast"]
+    equal(fast.end(20), 0, "exit code of the fast site")
+    federation.until("all steps for it again", lambda: told(slow) >= 16, 60 * SLOWDOWN)
+    prove(federation)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
