@@ -165,8 +165,7 @@ static void send(struct server *server, size_t from) {
     struct writing *writing = xmalloc(sizeof *writing);
     size_t sent = from;
     *writing = (struct writing){.server = server};
-    while (sent < queue->count && store_batch_size(batch) < BATCH_BYTES)
-        writing->end = put_entries(batch, &queue->items[sent++]);
+    while (sent < queue->count && store_batch_size(batch) < BATCH_BYTES) writing->end = put_entries(batch, &queue->items[sent++]);
     struct error error = {0};
     enum status status = store_commit(server->data.store, batch, on_durable, writing, &error);
     if (status == OK) {
@@ -197,9 +196,7 @@ void ledger_flush(struct server *server) {
     if (queue->count > 0 && queue->sent == 0 && queue->retry_at == 0) send(server, 0);
 }
 
-uint64_t ledger_retry_at(const struct server *server) {
-    return server->ledger->retry_at ? server->ledger->retry_at : UINT64_MAX;
-}
+uint64_t ledger_retry_at(const struct server *server) { return server->ledger->retry_at ? server->ledger->retry_at : UINT64_MAX; }
 
 void ledger_retry(struct server *server) {
     server->ledger->retry_at = 0;

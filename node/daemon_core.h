@@ -38,7 +38,7 @@ struct daemon {
     struct report *report;
     struct troubles *troubles;
     atomic_int_fast64_t coordinator_ms; /* its wall clock less our monotonic one, as last told; 0: not yet */
-    uint64_t instance; /* of this process: a copy of the directory has all but this */
+    uint64_t instance;                  /* of this process: a copy of the directory has all but this */
     char device[64];
     struct cuda_backend cuda; /* no operations: the CPU does all */
     struct traffic traffic;

@@ -91,7 +91,8 @@ static void burst_ask(struct burst *burst, size_t at, enum service_method method
     pthread_mutex_lock(&burst->lock);
     burst->open++;
     pthread_mutex_unlock(&burst->lock);
-    CHECK_OK(rpc_channel_unary(burst->channel, service_path(method), &options, &piece, 1, on_answer, &burst->answers[at], &error));
+    CHECK_OK(
+        rpc_channel_unary(burst->channel, service_path(method), &options, &piece, 1, on_answer, &burst->answers[at], &error));
 }
 
 static size_t burst_open(struct burst *burst) {
