@@ -58,7 +58,7 @@ static uint32_t category_of(uint32_t point) {
     return unicode_categories[low] & 0xff;
 }
 
-static bool is_space(uint32_t c) { /* White_Space */
+bool unicode_is_space(uint32_t c) { /* White_Space */
     return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) ||
            c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
 }
@@ -72,7 +72,7 @@ static bool set_has(const struct pattern *p, const struct node *set, uint32_t po
     bool has = false;
     for (uint32_t i = 0; i < set->count && !has; i++) {
         const struct item *item = &p->items[set->first + i];
-        bool in = item->mask ? (item->mask == SPACE ? is_space(point) : (item->mask >> category_of(point) & 1) != 0)
+        bool in = item->mask ? (item->mask == SPACE ? unicode_is_space(point) : (item->mask >> category_of(point) & 1) != 0)
                              : point >= item->lo && point <= item->hi;
         if (set->any_case && !item->mask) in = in || (item->lo == item->hi && fold(point) == fold(item->lo));
         has = in != item->negated;

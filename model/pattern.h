@@ -20,6 +20,8 @@ void pattern_free(struct pattern *pattern); /* NULL is a no-op */
 /* The first match that is not empty at or behind `from`: *begin and *end. Both are text.size if there is none. INVALID: too slow. */
 MUST_USE enum status pattern_find(const struct pattern *pattern, struct bytes text, size_t from, size_t *begin, size_t *end,
                                   struct error *error);
+/* Unicode's White_Space. */
+bool unicode_is_space(uint32_t point);
 /* The character at `at`, which moves behind it. */
 uint32_t utf8_next(struct bytes text, size_t *at);
 

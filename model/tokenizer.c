@@ -72,13 +72,17 @@ static enum status read_vocabulary(struct tokenizer *t, const struct json_value 
         const char *content;
         TRY(json_get_text(token, "content", &content, error));
         if (!*content || !id) return error_set(error, INVALID, "an added token has no text or no id");
-        if (is_true(token, "lstrip") || is_true(token, "rstrip") || is_true(token, "single_word"))
-            return error_set(error, INVALID, "added token \"%.40s\" takes blanks or words with it: not supported" ELSE_TOKENS,
+        if (is_true(token, "single_word"))
+            return error_set(error, INVALID, "added token \"%.40s\" is looked for between words only: not supported" ELSE_TOKENS,
                              content);
         TRY(set_token(t, id, text_of(content), error));
         t->added = xrealloc(t->added, (t->added_count + 1) * sizeof *t->added);
         t->special = xrealloc(t->special, (t->added_count + 1) * sizeof *t->special);
         t->normalized = xrealloc(t->normalized, (t->added_count + 1) * sizeof *t->normalized);
+        t->left = xrealloc(t->left, (t->added_count + 1) * sizeof *t->left);
+        t->right = xrealloc(t->right, (t->added_count + 1) * sizeof *t->right);
+        t->left[t->added_count] = is_true(token, "lstrip");
+        t->right[t->added_count] = is_true(token, "rstrip");
         t->special[t->added_count] = is_true(token, "special");
         t->normalized[t->added_count] = is_true(token, "normalized");
         t->added[t->added_count++] = (uint32_t)id->integer;
@@ -246,10 +250,23 @@ static enum status read_template(struct tokenizer *t, const struct json_value *t
     return OK;
 }
 
+/* BERT's kinds: "cls" is [text, number] of what stands before a text. */
+static enum status read_first(struct tokenizer *t, const struct json_value *processor, struct error *error) {
+    const struct json_value *first = json_object_get(processor, "cls");
+    uint32_t token = NO_TOKEN;
+    if (first && first->type == JSON_ARRAY && first->count == 2 && first->items[0].type == JSON_STRING)
+        token = tokenizer_find(t, text_of(first->items[0].text));
+    if (token == NO_TOKEN || t->prefix_count == TOKENIZER_PREFIX_MAX)
+        return error_set(error, INVALID, "its post-processor %.40s has no \"cls\" that is a token", type_of(processor));
+    t->prefix[t->prefix_count++] = token;
+    return OK;
+}
+
 static enum status read_processor(struct tokenizer *t, const struct json_value *processor, struct error *error) {
     const char *type = type_of(processor);
     if (strcmp(type, "ByteLevel") == 0) return OK; /* offsets alone */
     if (strcmp(type, "TemplateProcessing") == 0) return read_template(t, processor, error);
+    if (strcmp(type, "RobertaProcessing") == 0 || strcmp(type, "BertProcessing") == 0) return read_first(t, processor, error);
     return error_set(error, INVALID, "its post-processor is %.40s: not supported" ELSE_TOKENS, type);
 }
 
@@ -378,6 +395,8 @@ void tokenizer_close(struct tokenizer *t) {
     free(t->added);
     free(t->special);
     free(t->normalized);
+    free(t->left);
+    free(t->right);
     free(t);
 }
 

@@ -2,7 +2,7 @@
  * for bytes.
  *
  * Understood: model BPE; pre-tokenizers ByteLevel, Split by a pattern of model/pattern.h (isolated), Digits, and Sequences of
- * them; normalizer none, NFC (model/nfc.h) or a Sequence of no others; added tokens; a TemplateProcessing's tokens
+ * them; normalizer none, NFC (model/nfc.h) or a Sequence of no others; added tokens; the tokens that a TemplateProcessing or BERT's and RoBERTa's kind puts
  * before the text. Every other kind (Unigram, WordPiece, SentencePiece's byte fallback, ...) is refused by name rather than
  * tokenized differently from how the model learned: its models can still be given tokens. Truncation, padding and dropout, which a file
  * keeps of its last use, are passed over and said. The file may come from a stranger.

@@ -123,18 +123,38 @@ static enum status cut(const struct tokenizer *t, size_t level, struct bytes tex
     return OK;
 }
 
-/* The longest added token that stands here, of those that are looked for in normalized text or of the others; NO_TOKEN. Without
- * `control`, those that are no text are passed over. */
-static uint32_t added_at(const struct tokenizer *t, struct bytes text, size_t at, bool control, bool normalized) {
-    uint32_t best = NO_TOKEN;
+enum { NO_ADDED = -1 };
+
+/* The longest added token that stands here, of those that are looked for in normalized text or of the others: its index, or NO_ADDED.
+ * Without `control`, those that are no text are passed over. */
+static int added_at(const struct tokenizer *t, struct bytes text, size_t at, bool control, bool normalized) {
+    int best = NO_ADDED;
     if (!t->added_first[text.data[at]]) return best;
     for (size_t i = 0; i < t->added_count; i++) {
         struct bytes name = t->tokens[t->added[i]];
         if (t->normalized[i] != normalized || (t->special[i] && !control)) continue;
         if (name.size > text.size - at || memcmp(text.data + at, name.data, name.size) != 0) continue;
-        if (best == NO_TOKEN || name.size > t->tokens[best].size) best = t->added[i];
+        if (best == NO_ADDED || name.size > t->tokens[t->added[best]].size) best = (int)i;
     }
     return best;
+}
+
+/* Where the blanks that end at `end` begin, not before `from`. */
+static size_t blanks_before(struct bytes text, size_t from, size_t end) {
+    while (end > from) {
+        size_t begin = end - 1, at;
+        while (begin > from && (text.data[begin] & 0xc0) == 0x80) begin--;
+        at = begin;
+        if (!unicode_is_space(utf8_next(text, &at))) break;
+        end = begin;
+    }
+    return end;
+}
+
+static size_t blanks_after(struct bytes text, size_t from) {
+    for (size_t at = from; at < text.size; from = at)
+        if (!unicode_is_space(utf8_next(text, &at))) break;
+    return from;
 }
 
 static enum status check_text(struct bytes text, struct error *error) {
@@ -162,14 +182,16 @@ static enum status encode(const struct tokenizer *t, struct bytes text, bool con
                           struct error *error) {
     size_t from = 0, at = 0;
     while (at < text.size) {
-        uint32_t token = added_at(t, text, at, control, normalized);
-        if (token == NO_TOKEN) {
+        int added = added_at(t, text, at, control, normalized);
+        if (added == NO_ADDED) {
             at++;
             continue;
         }
-        TRY(encode_between(t, bytes_of(text.data + from, at - from), control, normalized, tokens, error));
-        buffer_u32(tokens, token);
-        from = at += t->tokens[token].size;
+        size_t end = t->left[added] ? blanks_before(text, from, at) : at;
+        TRY(encode_between(t, bytes_of(text.data + from, end - from), control, normalized, tokens, error));
+        buffer_u32(tokens, t->added[added]);
+        at += t->tokens[t->added[added]].size;
+        from = at = t->right[added] ? blanks_after(text, at) : at;
     }
     return encode_between(t, bytes_of(text.data + from, text.size - from), control, normalized, tokens, error);
 }

@@ -49,7 +49,8 @@ static void check_vector(const struct tokenizer *t, const char *name, char *hex,
     while (reader_left(&reader)) tokenizer_decode(t, reader_u32(&reader), &back);
     struct buffer normal = {0};
     bool changes = strcmp(name, "qwen") == 0 && nfc_changes(buffer_bytes(&text), &normal);
-    CHECK(bytes_equal(buffer_bytes(&back), buffer_bytes(changes ? &normal : &text)));
+    if (strcmp(name, "strip") != 0) /* there blanks go with the tokens beside them */
+        CHECK(bytes_equal(buffer_bytes(&back), buffer_bytes(changes ? &normal : &text)));
     buffer_deinit(&text), buffer_deinit(&tokens), buffer_deinit(&wanted), buffer_deinit(&back), buffer_deinit(&normal);
 }
 
@@ -99,7 +100,7 @@ TEST(a_tokenizer_of_another_kind_is_refused_by_its_name) {
     refused("\"add_prefix_space\":false", "\"add_prefix_space\":true", "blank before");
     refused("\"decoder\":{\"type\":\"ByteLevel\"", "\"decoder\":{\"type\":\"WordPiece\"", "decoder is WordPiece");
     refused("\"post_processor\":null", "\"post_processor\":{\"type\":\"BertProcessing\"}", "BertProcessing");
-    refused("\"lstrip\":false", "\"lstrip\":true", "<|begin|>");
+    refused("\"single_word\":false", "\"single_word\":true", "<|begin|>");
     refused("\"merges\":[", "\"merges\":[[\"qq\",\"zz\"],", "merge 0, \"qq\" and \"zz\"");
     refused("\"model\"", "\"modal\"", "model");
 }
