@@ -15,7 +15,7 @@
 
 enum { SETTINGS_MAX = 1 << 20 };
 
-struct place {
+struct beside {
     char *directory;
     char *prefix; /* of the names there; empty in a directory of one checkpoint */
 };
@@ -30,12 +30,12 @@ static bool ends_with(const char *text, const char *end) {
     return length >= tail && strcmp(text + length - tail, end) == 0;
 }
 
-static char *path_in(const struct place *place, const char *name) {
+static char *path_in(const struct beside *place, const char *name) {
     return xformat("%s/%s%s", place->directory, place->prefix, name);
 }
 
-static struct place place_of(const char *checkpoint) {
-    struct place place = {.directory = xstrdup(checkpoint), .prefix = xstrdup("")};
+static struct beside place_of(const char *checkpoint) {
+    struct beside place = {.directory = xstrdup(checkpoint), .prefix = xstrdup("")};
     if (!is_file(checkpoint)) return place;
     char *slash = strrchr(place.directory, '/'), *name = xstrdup(slash ? slash + 1 : checkpoint);
     free(place.prefix);
@@ -54,13 +54,13 @@ static struct place place_of(const char *checkpoint) {
     return place;
 }
 
-static void place_deinit(struct place *place) {
+static void place_deinit(struct beside *place) {
     free(place->directory);
     free(place->prefix);
 }
 
 char *beside_path(const char *checkpoint, const char *name) {
-    struct place place = place_of(checkpoint);
+    struct beside place = place_of(checkpoint);
     char *path = path_in(&place, name);
     place_deinit(&place);
     return path;
@@ -103,7 +103,7 @@ static bool is_byte_tokenizer(const struct tokenizer *tokenizer) {
 
 enum data_tokens beside_tokens(const char *checkpoint) {
     if (!checkpoint) return DATA_TOKENS_ANY;
-    struct place place = place_of(checkpoint);
+    struct beside place = place_of(checkpoint);
     char *fast = path_in(&place, "tokenizer.json"), *slow = path_in(&place, "tokenizer.model");
     struct tokenizer *tokenizer = NULL;
     enum data_tokens tokens = DATA_TOKENS_ANY;
@@ -156,7 +156,7 @@ static bool is_settings(const char *path, const char *name) {
     return object;
 }
 
-static enum status copy_file(const struct place *place, const char *name, const char *directory, struct error *error) {
+static enum status copy_file(const struct beside *place, const char *name, const char *directory, struct error *error) {
     char *source = path_in(place, name), *target = file_join(directory, name);
     struct buffer content = {0};
     enum status status = file_read(source, BESIDE_SIZE_MAX, &content, error);
@@ -173,13 +173,13 @@ static bool is_same_directory(const char *a, const char *b) {
 }
 
 /* A file of its own: other checkpoints' lie there as NAME_..., and have a NAME_config.json. */
-static bool is_own(const struct place *place, const char *name) {
+static bool is_own(const struct beside *place, const char *name) {
     size_t prefix = strlen(place->prefix);
     if (prefix) return strncmp(name, place->prefix, prefix) == 0 && is_carried(name + prefix);
     return is_carried(name);
 }
 
-static enum status copy_all(const struct place *place, const char *directory, bool *tokenizer, struct error *error) {
+static enum status copy_all(const struct beside *place, const char *directory, bool *tokenizer, struct error *error) {
     size_t prefix = strlen(place->prefix), files = 0;
     enum status status = OK;
     DIR *stream = opendir(place->directory);
@@ -204,7 +204,7 @@ static enum status copy_all(const struct place *place, const char *directory, bo
 }
 
 enum status beside_copy(const char *checkpoint, const char *directory, bool config, bool *tokenizer, struct error *error) {
-    struct place place = place_of(checkpoint);
+    struct beside place = place_of(checkpoint);
     char *own = path_in(&place, "config.json"), *fast = path_in(&place, "tokenizer.json");
     enum status status = OK;
     *tokenizer = false;

@@ -156,7 +156,7 @@ static enum status read_header(const struct data_source *source, const uint8_t *
 
 /* ---- the sample and its statistics ------------------------------------------------------------------------------------------ */
 
-struct sample {
+struct data_sample {
     uint8_t *bytes;
     size_t size;
     size_t pieces[SAMPLE_PIECES + 2]; /* where each begins; the last entry is the size */
@@ -165,7 +165,7 @@ struct sample {
 };
 
 /* From `start` on; pieces begin at multiples of 8 behind it. */
-static enum status take_sample(const struct data_source *source, uint64_t start, struct sample *out, struct error *error) {
+static enum status take_sample(const struct data_source *source, uint64_t start, struct data_sample *out, struct error *error) {
     uint64_t left = source->size - start;
     out->whole = left <= 2 * SAMPLE_HEAD;
     out->bytes = xmalloc(MIN(left, (uint64_t)(SAMPLE_HEAD + SAMPLE_PIECES * SAMPLE_PIECE) + SAMPLE_HEAD));
@@ -208,7 +208,7 @@ static void count_text(const uint8_t *bytes, size_t size, bool begins, bool ends
     facts->bytes += size;
 }
 
-static struct text_facts text_facts_of(const struct sample *sample) {
+static struct text_facts text_facts_of(const struct data_sample *sample) {
     struct text_facts facts = {0};
     for (size_t i = 0; i < sample->piece_count; i++)
         count_text(sample->bytes + sample->pieces[i], sample->pieces[i + 1] - sample->pieces[i], i == 0, false, &facts,
@@ -221,11 +221,11 @@ struct token_facts {
     uint32_t smallest, largest;
 };
 
-static uint32_t token_at(const struct sample *sample, unsigned size, size_t index) {
+static uint32_t token_at(const struct data_sample *sample, unsigned size, size_t index) {
     return (uint32_t)little_endian(sample->bytes + index * size, size);
 }
 
-static struct token_facts token_facts_of(const struct sample *sample, unsigned size, uint32_t vocabulary) {
+static struct token_facts token_facts_of(const struct data_sample *sample, unsigned size, uint32_t vocabulary) {
     struct token_facts facts = {.count = sample->size / size, .smallest = UINT32_MAX};
     uint8_t *seen = xcalloc(vocabulary, 1);
     for (size_t i = 0; i < facts.count; i++) {
@@ -254,7 +254,7 @@ static bool looks_like_text(const struct text_facts *facts) {
 }
 
 /* Read as numbers of `width` bytes, all lie below the vocabulary, though read as 16-bit tokens most of them would be 0. */
-static bool is_wider(const struct sample *sample, unsigned width, bool big, uint32_t vocabulary) {
+static bool is_wider(const struct data_sample *sample, unsigned width, bool big, uint32_t vocabulary) {
     size_t count = sample->size / width;
     bool any = false;
     if (count < 32) return false;
@@ -270,7 +270,7 @@ static bool is_wider(const struct sample *sample, unsigned width, bool big, uint
 
 /* Bytes, or text of one: first and second bytes of the pairs have the same distribution, and not that of noise. A token's two
  * bytes have nothing in common. */
-static bool is_of_single_bytes(const struct sample *sample) {
+static bool is_of_single_bytes(const struct data_sample *sample) {
     uint64_t even[256] = {0}, odd[256] = {0}, apart = 0, squares = 0, pairs = sample->size / 2;
     if (pairs < 8192) return false;
     for (size_t i = 0; i < pairs; i++) even[sample->bytes[2 * i]]++, odd[sample->bytes[2 * i + 1]]++;
@@ -282,7 +282,7 @@ static bool is_of_single_bytes(const struct sample *sample) {
     return apart * 10 < pairs && !noise;
 }
 
-static bool is_big_endian(const struct sample *sample, uint32_t vocabulary) {
+static bool is_big_endian(const struct data_sample *sample, uint32_t vocabulary) {
     size_t count = sample->size / 2;
     bool beyond = false;
     for (size_t i = 0; i < count; i++) {
@@ -294,7 +294,7 @@ static bool is_big_endian(const struct sample *sample, uint32_t vocabulary) {
 }
 
 /* Tokens as bytes. Those that are none count as control characters. */
-static struct text_facts text_of_tokens(const struct sample *sample, unsigned size) {
+static struct text_facts text_of_tokens(const struct data_sample *sample, unsigned size) {
     struct text_facts facts = {0};
     size_t count = sample->size / size;
     uint8_t *bytes = xmalloc(count + 1);
@@ -311,8 +311,8 @@ static struct text_facts text_of_tokens(const struct sample *sample, unsigned si
 #define INSIST "; to use it all the same, give --data-format bytes, llmc, u16 or u32"
 
 /* The tokens of a file whose width is known, against a tokenizer's vocabulary. */
-static enum status judge_tokens(const struct data_source *source, const struct data_demand *demand, const struct sample *sample,
-                                unsigned size, struct error *error) {
+static enum status judge_tokens(const struct data_source *source, const struct data_demand *demand,
+                                const struct data_sample *sample, unsigned size, struct error *error) {
     struct token_facts facts = token_facts_of(sample, size, demand->vocabulary);
     if (facts.count >= 64 && facts.smallest == facts.largest)
         return error_set(error, INVALID, "%s holds nothing but token %u: it was never filled" INSIST, source->name,
@@ -347,8 +347,8 @@ static enum status refuse_text(const struct data_source *source, const struct da
 }
 
 /* Headerless tokens of a tokenizer. */
-static enum status detect_tokens(const struct data_source *source, const struct data_demand *demand, const struct sample *sample,
-                                 struct data_shape *out, struct error *error) {
+static enum status detect_tokens(const struct data_source *source, const struct data_demand *demand,
+                                 const struct data_sample *sample, struct data_shape *out, struct error *error) {
     struct text_facts text = text_facts_of(sample);
     if (looks_like_text(&text)) return refuse_text(source, demand, error);
     if (is_wider(sample, 8, false, demand->vocabulary))
@@ -370,12 +370,12 @@ static enum status detect_tokens(const struct data_source *source, const struct 
     return judge_tokens(source, demand, sample, 2, error);
 }
 
-static bool is_text(const struct sample *sample) {
+static bool is_text(const struct data_sample *sample) {
     struct text_facts text = text_facts_of(sample);
     return looks_like_text(&text) && is_mostly_utf8(&text);
 }
 
-static const char *advice_of(const struct sample *sample, const struct text_facts *facts, uint32_t vocabulary) {
+static const char *advice_of(const struct data_sample *sample, const struct text_facts *facts, uint32_t vocabulary) {
     size_t end = 0, at = 0;
     while (at < sample->size && (sample->bytes[at] == ' ' || sample->bytes[at] == '\n')) at++;
     for (end = at; end < sample->size && sample->bytes[end] != '\n';) end++;
@@ -387,7 +387,7 @@ static const char *advice_of(const struct sample *sample, const struct text_fact
 }
 
 /* A shard in a run of bytes: its tokens are to be bytes, and of text. */
-static enum status judge_byte_shard(const struct data_source *source, const struct sample *sample, unsigned size,
+static enum status judge_byte_shard(const struct data_source *source, const struct data_sample *sample, unsigned size,
                                     struct error *error) {
     struct token_facts facts = token_facts_of(sample, size, 256);
     if (facts.largest >= 256)
@@ -418,7 +418,7 @@ static enum status refuse_neither(const struct data_source *source, const struct
 
 /* Bytes, in themselves or as 16-bit tokens below `limit`. */
 static enum status detect_bytes(const struct data_source *source, const struct data_demand *demand, uint32_t limit,
-                                const struct sample *sample, struct data_shape *out, struct error *error) {
+                                const struct data_sample *sample, struct data_shape *out, struct error *error) {
     struct text_facts text = text_facts_of(sample);
     bool clean = text.controls * 20 <= text.bytes, utf8 = is_mostly_utf8(&text);
     struct token_facts pairs = token_facts_of(sample, 2, 256);
@@ -440,7 +440,7 @@ static enum status detect_bytes(const struct data_source *source, const struct d
 }
 
 static enum status detect(const struct data_source *source, const struct data_demand *demand, const uint8_t *head,
-                          struct sample *sample, struct data_shape *out, struct error *error) {
+                          struct data_sample *sample, struct data_shape *out, struct error *error) {
     bool header, bytes = demand->tokens == DATA_TOKENS_BYTE || (demand->tokens == DATA_TOKENS_ANY && demand->vocabulary <= 256);
     uint32_t limit = demand->tokens == DATA_TOKENS_BYTE ? MIN(demand->vocabulary, 256u) : demand->vocabulary;
     TRY(read_header(source, head, out, &header, error));
@@ -493,7 +493,7 @@ enum status data_format_detect(const struct data_source *source, const struct da
     struct data_shape shape = {0};
     TRY(source->read(source->context, 0, head, (size_t)MIN(source->size, (uint64_t)sizeof head), error));
     if (demand->format != DATA_AUTO) return insisted(source, demand, head, out, error);
-    struct sample sample = {0};
+    struct data_sample sample = {0};
     enum status status = detect(source, demand, head, &sample, &shape, error);
     if (status == OK) {
         struct text_facts text = {0};

@@ -15,7 +15,7 @@
 
 enum { INDEX_LIMIT = 64 << 20, HEADER_SIZE = 1024, PIECE = 1 << 20 };
 
-struct index {
+struct shard_index {
     struct json *json;
     char *path;                  /* of the index */
     const char *tokenizer;       /* "byte" or "tokenizer.json", lent by json */
@@ -26,10 +26,10 @@ struct index {
 
 static const uint8_t none[DIGEST_SIZE];
 
-static void index_close(struct index *index) {
+static void index_close(struct shard_index *index) {
     json_close(index->json);
     free(index->path);
-    *index = (struct index){0};
+    *index = (struct shard_index){0};
 }
 
 static enum status read_digest(const struct json_value *object, const char *key, uint8_t out[static DIGEST_SIZE],
@@ -43,10 +43,10 @@ static enum status read_digest(const struct json_value *object, const char *key,
 }
 
 /* NOT_FOUND: there is none in this directory. */
-static enum status index_open(const char *directory, struct index *out, struct error *error) {
+static enum status index_open(const char *directory, struct shard_index *out, struct error *error) {
     struct buffer text = {0};
     const struct json_limits limits = {.size = INDEX_LIMIT, .depth = 8};
-    struct index index = {.path = file_join(directory, SHARD_INDEX)};
+    struct shard_index index = {.path = file_join(directory, SHARD_INDEX)};
     enum status status = file_read(index.path, INDEX_LIMIT, &text, error);
     if (status == NOT_FOUND) {
         free(index.path);
@@ -72,7 +72,7 @@ static enum status index_open(const char *directory, struct index *out, struct e
 }
 
 /* The shard's entry, or NULL. */
-static const struct json_value *index_find(const struct index *index, const char *name) {
+static const struct json_value *index_find(const struct shard_index *index, const char *name) {
     const char *file;
     for (size_t i = 0; i < index->shards->count; i++)
         if (json_get_text(&index->shards->items[i], "file", &file, NULL) == OK && strcmp(file, name) == 0)
@@ -82,7 +82,7 @@ static const struct json_value *index_find(const struct index *index, const char
 
 /* ---- one shard -------------------------------------------------------------------------------------------------------------- */
 
-static enum status check_tokenizer(const struct manifest *manifest, const struct index *index, const char *path,
+static enum status check_tokenizer(const struct manifest *manifest, const struct shard_index *index, const char *path,
                                    struct error *error) {
     char theirs[HEX32_SIZE], ours[HEX32_SIZE];
     bool byte = strcmp(index->tokenizer, "byte") == 0;
@@ -123,7 +123,7 @@ static enum status digest_file(const char *path, uint8_t out[static DIGEST_SIZE]
 }
 
 /* The file is what the index says: as long, and with `read_it` to the byte. */
-static enum status check_content(const struct index *index, const struct json_value *entry, const char *path, bool read_it,
+static enum status check_content(const struct shard_index *index, const struct json_value *entry, const char *path, bool read_it,
                                  struct error *error) {
     uint64_t tokens = 0;
     uint8_t wanted[DIGEST_SIZE], got[DIGEST_SIZE];
@@ -145,8 +145,8 @@ static enum status check_content(const struct index *index, const struct json_va
     return error_set(error, INVALID, "%s is damaged: its SHA-256 is not the one in %s; copy it again", path, index->path);
 }
 
-static enum status check_shard(const struct manifest *manifest, const struct index *index, const char *path, const char *name,
-                               const struct run_shards *shards, struct error *error) {
+static enum status check_shard(const struct manifest *manifest, const struct shard_index *index, const char *path,
+                               const char *name, const struct run_shards *shards, struct error *error) {
     const struct json_value *entry = index->json ? index_find(index, name) : NULL;
     if (entry) {
         TRY(check_tokenizer(manifest, index, path, error));
@@ -163,7 +163,7 @@ static enum status check_shard(const struct manifest *manifest, const struct ind
 /* ---- all of them ------------------------------------------------------------------------------------------------------------ */
 
 enum status run_shards_check(const struct manifest *manifest, const struct run_shards *shards, struct error *error) {
-    struct index index = {0};
+    struct shard_index index = {0};
     char *opened = NULL; /* the directory of `index`; consecutive shards mostly share one */
     enum status status = OK;
     for (size_t i = 0; status == OK && i < shards->count; i++) {
