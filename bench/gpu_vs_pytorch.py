@@ -19,6 +19,8 @@ import time
 import train_vs_pytorch
 
 ROOT = train_vs_pytorch.ROOT
+sys.path.insert(0, os.path.join(ROOT, "scripts"))
+from outputs import check_file  # noqa: E402
 SHAPES = {  # hidden, layers, heads, ffn, length, sequences, vocabulary
     "124m": (768, 12, 12, 2048, 1024, 32, 50304),
     "350m": (1024, 24, 16, 2736, 1024, 16, 50304),
@@ -155,6 +157,7 @@ def main():
     options = parser.parse_args()
     if options.child:
         return child(options.child, options.shapes[0])
+    check_file(os.path.join(ROOT, "build/bench/gpu.json"))
     times = codec(options)
     if not times:
         print("gpu-bench: there is no CUDA device here; nothing was measured", file=sys.stderr)

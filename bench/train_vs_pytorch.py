@@ -23,6 +23,8 @@ import sys
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(ROOT, "scripts"))
+from outputs import check_file  # noqa: E402
 SHAPES = {  # hidden, layers, heads, ffn, length, sequences, vocabulary
     "1m": (160, 4, 5, 448, 128, 16, 256),
     "12m": (320, 8, 10, 960, 128, 8, 4096),
@@ -284,6 +286,7 @@ def main():
     parser.add_argument("--bar", action="store_true", help="exit code 1 where the default is not the fastest table")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    check_file(os.path.join(ROOT, "build/bench/train.json"))
     if options.child:
         return torch_child(options.shape, options.threads[0], options.child)
     kernels = options.kernels or (["avx2"] if options.avx2 else ["default", *runnable(options.program)])

@@ -10,6 +10,7 @@ import json
 import os
 import resource
 import shutil
+import tempfile
 
 KEPT = {"lost+found"}  # what a file system has in its root
 
@@ -78,6 +79,19 @@ class Mark:
         if self.handle is not None:
             os.unlink(self.path)
         self.release()
+
+
+def check_file(path):
+    """A file that will be written after long work: its folder is made, and tried. Ends the program with a reason where it cannot be."""
+    folder = os.path.dirname(os.path.abspath(path))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        if os.path.lexists(path) and not os.path.isfile(path):
+            raise OSError(errno.EEXIST, "something that is not a file has that name", path)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SystemExit(f"{path} cannot be written: {explain(error)}")
 
 
 def claim_directory(path, name):

@@ -213,6 +213,26 @@ def test_holding_out_of_one_file_says_why_it_cannot_be():
     assert "--heldout" in said and "whole documents" in said and not os.path.exists("out"), said
 
 
+def test_benchmarks_try_their_outputs_first():
+    sys.path.insert(0, os.path.join(ROOT, "scripts"))
+    from outputs import check_file
+    check_file("new/folder/result.json")
+    assert os.listdir("new/folder") == []
+    write("file", "mine")
+    os.mkdir("directory")
+    for path in ("file/below.json", "directory"):
+        try:
+            check_file(path)
+        except SystemExit as end:
+            assert path in str(end.code) and "cannot be written" in str(end.code), end.code
+        else:
+            raise AssertionError(path)
+    done = subprocess.run([os.path.join(ROOT, "bench/federation_vs_single"), "--output", "file", "--programs", "/nonexistent", "--data", "."],
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0 and "cannot be written" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert read("file") == b"mine"
+
+
 def test_a_federations_directory_is_emptied_only_if_it_was_one():
     sys.path.insert(0, os.path.join(ROOT, "scripts"))
     from federation import Failure, Federation
