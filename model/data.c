@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/random.h"
+#include "base/utf8.h"
 #include "model/data_seen.h"
 
 enum { SCAN_SIZE = 1 << 20, TELL_MS = 5000 };
@@ -146,6 +147,17 @@ static enum status read_source(void *context, uint64_t at, void *out, size_t siz
     return file_read_at(context, at, out, size, error);
 }
 
+/* A byte order mark is no text, unless somebody insists on every byte. */
+static enum status skip_mark(const struct data_options *options, struct data_file *file, struct error *error) {
+    uint8_t head[3];
+    if (options->format == DATA_BYTES || !file->bytes || file->token_size != 1 || file->start != 0 || file->tokens < sizeof head)
+        return OK;
+    TRY(file_read_at(file, 0, head, sizeof head, error));
+    file->start = utf8_mark(head, sizeof head);
+    file->tokens -= file->start;
+    return OK;
+}
+
 /* What the file is; see model/data_format.h. */
 static enum status tell_format(const struct data_options *options, uint64_t size, struct data_file *file, struct error *error) {
     const struct data_source source = {.read = read_source, .context = file, .name = file->path, .size = size};
@@ -157,6 +169,7 @@ static enum status tell_format(const struct data_options *options, uint64_t size
     file->token_size = shape.token_size;
     file->limit = shape.limit;
     file->bytes = shape.bytes;
+    TRY(skip_mark(options, file, error));
     if (shape.advice) log_warn("data_looks_odd", "file=\"%s\" message=\"%s\"", file->path, shape.advice);
     return file->tokens ? OK : error_set(error, INVALID, "%s holds no tokens", file->path);
 }

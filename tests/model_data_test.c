@@ -117,6 +117,22 @@ TEST(both_bin_layouts_and_text_give_their_tokens) {
     buffer_deinit(&raw);
 }
 
+TEST(a_byte_order_mark_before_a_text_is_no_token) {
+    struct error error = {0};
+    static const char text[] = "\xef\xbb\xbfthe waves reach the ring of the atoll";
+    const char *path = put("marked.txt", text, sizeof text - 1);
+    struct data *data = open_with(&path, 1, (struct data_options){.vocabulary = 256});
+    CHECK_EQUAL(data_training_tokens(data), sizeof text - 1 - 3);
+    struct data_position position = {0};
+    uint32_t tokens[36];
+    CHECK_OK(data_next(data, &position, 35, tokens, &error));
+    CHECK_EQUAL(tokens[0], 't');
+    data_close(data);
+    data = open_with(&path, 1, (struct data_options){.vocabulary = 256, .format = DATA_BYTES});
+    CHECK_EQUAL(data_training_tokens(data), sizeof text - 1);
+    data_close(data);
+}
+
 TEST(llama_3_shards_have_32_bit_tokens) {
     struct error error = {0};
     uint32_t tokens[4];
