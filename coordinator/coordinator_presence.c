@@ -253,7 +253,6 @@ void brain_following(struct coordinator_state *state, const struct coordinator_e
     if (event->following.open) {
         enum refusal code = brain_take_place(state, site, event->following.instance, now);
         if (code != ACCEPTED) {
-            MARK("place: a stream is ended, another process has it");
             struct coordinator_action *action = brain_act(out, DO_END, event->call);
             action->site = site;
             action->code = code;
