@@ -179,6 +179,10 @@ static void defer_revocation(struct coordinator_state *state, const struct coord
 
 static void order_snapshot(struct coordinator_state *state, const struct coordinator_event *event,
                            struct coordinator_actions *out) {
+    if (state->behind) {
+        reply(out, event->call, ORDER_BUSY, "the model is being restored: a payload of the ledger was lost and is asked for");
+        return;
+    }
     uint64_t version = state->applying ? state->step.step.version : run_state_version(state->run);
     if (state->applying) MARK("order: a snapshot behind a step");
     if (state->applying)

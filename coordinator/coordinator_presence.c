@@ -241,6 +241,7 @@ void brain_heartbeat(struct coordinator_state *state, const struct coordinator_e
     action->inner_steps = coordinator_state_inner_steps(state, site, now);
     action->sites_present = brain_connected(state, now);
     if (!presence || code != ACCEPTED) return;
+    brain_lost_ask(state, site, now, action);
     action->turn = presence->turn;
     action->copies = presence->copies;
 }

@@ -21,10 +21,11 @@ struct coordinator_action *brain_act(struct coordinator_actions *out, enum coord
     return action;
 }
 
-void brain_stop(struct coordinator_state *state, struct coordinator_actions *out, const char *format, ...) {
+void brain_stop(struct coordinator_state *state, struct coordinator_actions *out, bool halt, const char *format, ...) {
     if (state->stopping) return;
     state->stopping = true;
     struct coordinator_action *action = brain_act(out, DO_STOP, 0);
+    action->halt = halt;
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(action->message, sizeof action->message, format, arguments);
@@ -79,7 +80,8 @@ struct commit *brain_append(struct coordinator_state *state, const struct ledger
                             struct coordinator_actions *out) {
     struct error error = {0};
     struct commit *commit = brain_append_if_legal(state, entry, answer, call, out, &error);
-    if (!commit) brain_stop(state, out, "an own %s entry breaks a rule: %.120s", ledger_kind_name(entry->kind), error.message);
+    if (!commit)
+        brain_stop(state, out, true, "an own %s entry breaks a rule: %.120s", ledger_kind_name(entry->kind), error.message);
     return commit;
 }
 
@@ -131,7 +133,7 @@ static void answer(struct coordinator_state *state, const struct commit *commit,
 static void committed(struct coordinator_state *state, const struct coordinator_event *event, struct coordinator_actions *out) {
     if (event->committed.status != OK) {
         MARK("commit: failed");
-        brain_stop(state, out, "the ledger cannot be written (%s); restart once the cause is gone",
+        brain_stop(state, out, false, "the ledger cannot be written (%s); restart once the cause is gone",
                    status_name(event->committed.status));
         return;
     }
@@ -185,6 +187,7 @@ void coordinator_state_destroy(struct coordinator_state *state) {
     free(state->commits);
     free(state->presence);
     free(state->deferred);
+    free(state->lost);
     free(state);
 }
 
@@ -194,6 +197,8 @@ void coordinator_state_start(struct coordinator_state *state, struct moment now,
         entry.epoch++;
         if (!brain_append(state, &entry, ANSWER_NOBODY, 0, out)) return;
     }
+    state->behind = state->options.model_behind;
+    if (state->behind) brain_act(out, DO_CATCH_UP, 0);
     settle(state, now, out);
 }
 
@@ -208,6 +213,7 @@ void coordinator_state_step(struct coordinator_state *state, const struct coordi
     case COORDINATOR_CHECKED: brain_checked(state, event, now, out); break;
     case COORDINATOR_CALL_GONE: brain_call_gone(state, event->call); break;
     case COORDINATOR_COMMITTED: committed(state, event, out); break;
+    case COORDINATOR_LOST: brain_lost(state, event, now); break;
     case COORDINATOR_APPLIED:
         brain_step_applied(state, event, now, out);
         brain_take_deferred(state, now, out);

@@ -12,6 +12,11 @@
  *   - one APPLY is under way at a time, so versions are given in the order of the ledger;
  *   - the memory it holds is bounded by the number of sites and `uploads_limit`.
  *
+ * A payload in the ledger that cannot be read any more (a damaged disk) stops nothing but what needs it. Whoever may have it is
+ * asked for it with the answers to heartbeats, its contributor first, everybody a little later; it comes as a Submit that says so,
+ * and its digest says whether it is the one. One that waits to be merged and is not had again within lost_ms is dropped by an entry
+ * of its own, and its site takes the mass back. One that was merged is waited for: the model of a restart needs it (CATCH_UP).
+ *
  * When an outer step starts: pending contributions of a fragment >= quorum, or the grace window since the first of them came
  * has passed. During the first warmup_steps versions the quorum is the number of connected sites and the window
  * warmup_grace_ms: a site that died cannot hold the run up for longer. After a restart windows start anew.
@@ -38,9 +43,19 @@ struct coordinator_options {
     uint64_t payload_limit;     /* bytes: the codec's bound of the largest fragment */
     uint64_t presence_ms;       /* a site counts as connected this long after it was last heard */
     uint64_t retry_ms;          /* base of retry_after with BUSY and PAUSED */
+    uint64_t lost_ms;           /* a waiting contribution whose payload is lost is dropped after this long */
+    bool model_behind;          /* the shell has not brought the model to the run's version: CATCH_UP comes first */
     bool new_epoch;             /* it takes over from another coordinator, which may still run: an EPOCH entry comes first, and
                                    from then on neither that one's receipts nor what was made for it count (I6) */
 };
+
+/* A payload that the ledger names and that is not there, or not whole. */
+struct lost_payload {
+    uint64_t index; /* of the contribution's entry */
+    struct contribution contribution;
+};
+
+enum { WANTED_LIMIT = 16 /* lost payloads asked for in one answer to a heartbeat */ };
 
 /* --- events ------------------------------------------------------------------------------------------------------------- */
 enum coordinator_event_kind {
@@ -50,7 +65,8 @@ enum coordinator_event_kind {
     COORDINATOR_CHECKED,     /* a worker ran admission_payload: `code` */
     COORDINATOR_CALL_GONE,   /* the peer went away; its upload so far is kept */
     COORDINATOR_COMMITTED,   /* a COMMIT is durable (status OK), and all before it; or failed for good */
-    COORDINATOR_APPLIED,     /* an APPLY was computed: status, root */
+    COORDINATOR_APPLIED,     /* an APPLY was computed: status, root; or a CATCH_UP. Not OK with lost payloads: none was touched */
+    COORDINATOR_LOST,        /* somebody found payloads lost, outside of a step: `applied.lost` */
     COORDINATOR_JOIN,        /* an unauthenticated caller asks to join, its CSR's signature checked by the shell */
     COORDINATOR_HEARTBEAT,   /* a site's report */
     COORDINATOR_FOLLOWING,   /* a site opened or closed its Follow stream: counts as heard */
@@ -78,6 +94,7 @@ struct coordinator_event {
             uint64_t instance;
             uint8_t header[CONTRIBUTION_HEADER_SIZE];
             uint8_t signature[SIGNATURE_SIZE];
+            bool supply; /* the payload of an entry of the ledger, whoever's it is: the header is that entry's */
         } submit;
         struct {
             enum refusal code;   /* ACCEPTED, or SIZE, DIGEST, BUSY */
@@ -91,7 +108,9 @@ struct coordinator_event {
             enum status status;
             uint64_t version;
             uint8_t root[DIGEST_SIZE];
-            const char *message; /* borrowed, of a failure */
+            const char *message;             /* borrowed, of a failure */
+            const struct lost_payload *lost; /* [lost_count], borrowed */
+            size_t lost_count;
         } applied;
         struct {
             char name[SITE_NAME_SIZE];
@@ -130,6 +149,7 @@ enum coordinator_action_kind {
     DO_COMMIT,    /* make these entries durable, in this order, after all earlier ones; then COMMITTED */
     DO_PUBLISH,   /* entries below `size` are durable: send them to followers, with a head now and then */
     DO_APPLY,     /* compute the step on the model with model_state_step; then APPLIED. One at a time */
+    DO_CATCH_UP,  /* bring the model to the run's version by replay; then APPLIED */
     DO_SNAPSHOT,  /* write a snapshot of the model as it is after that version, before any later APPLY */
     DO_JOINED,    /* answer the Join: code 0 and the site's number, or a refusal */
     DO_HEARTBEAT_REPLY, /* answer with this site's inner steps */
@@ -138,7 +158,7 @@ enum coordinator_action_kind {
     DO_COPY,            /* tell people that the site runs twice, and what was decided */
     DO_CUT,             /* a site was revoked: end all its calls and connections; message is the reason */
     DO_TIMER,           /* send TIMER at this monotonic time; replaces the one asked for before */
-    DO_STOP             /* stop the process: something is broken that a restart may heal; message says what */
+    DO_STOP /* stop the process: something is broken; message says what, `halt` whether a restart would only meet it again */
 };
 
 struct coordinator_action {
@@ -148,7 +168,11 @@ struct coordinator_action {
     enum order_outcome outcome;               /* ADMIN_REPLY */
     uint64_t retry_after_ms, current_version; /* REFUSE */
     char message[192];
-    struct contribution contribution;   /* ADMIT, CHECK */
+    bool halt;                        /* STOP */
+    struct contribution contribution; /* ADMIT, CHECK */
+    bool supply;                      /* ADMIT: it replaces what lies there; REFUSE: a lost payload came, the code is DUPLICATE */
+    uint64_t wanted[WANTED_LIMIT];    /* HEARTBEAT_REPLY: ledger indices of payloads that were lost, [wanted_count] */
+    uint32_t wanted_count;
     uint64_t commit, first_index, size; /* COMMIT: number, index of its first entry; PUBLISH: size; SNAPSHOT: first_index is the
                                            header's payloads_from, size its ledger_size */
     struct buffer bytes;                /* COMMIT: entries, each u32 length || bytes; RECEIPT and REFUSE(DUPLICATE): receipt */
@@ -192,6 +216,10 @@ bool coordinator_state_has_place(const struct coordinator_state *state, uint32_t
 uint64_t coordinator_state_silence(const struct coordinator_state *state, uint32_t site, struct moment now);
 /* H_w (DyLU) = floor(H * rate / fastest) over the sites that are present, at least H / 8. */
 uint32_t coordinator_state_inner_steps(const struct coordinator_state *state, uint32_t site, struct moment now);
+/* Payloads of the ledger that are lost and not here again yet, and the entry of one of them. */
+size_t coordinator_state_lost(const struct coordinator_state *state, uint64_t *index);
+/* False while the model is behind the ledger. */
+bool coordinator_state_has_model(const struct coordinator_state *state);
 /* Signs a head over the durable entries. */
 void coordinator_state_head(const struct coordinator_state *state, uint8_t out[static HEAD_SIZE]);
 

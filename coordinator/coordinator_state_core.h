@@ -5,6 +5,7 @@
  *     coordinator_uploads.c  a contribution's way from its header to its entry
  *     coordinator_steps.c    when an outer step starts, and what becomes of it
  *     coordinator_orders.c   joining, and the admin's orders
+ *     coordinator_lost.c     payloads that the disk lost, and how they are had again
  *
  * Two tables hold what is under way. `uploads` has an item for each admitted contribution until its entry is made: by `id`, the
  * call it was admitted with, which worker and blob store answer to; and `call`, the one that gets the answer, which changes when
@@ -68,6 +69,14 @@ struct presence { /* of site number i + 1 */
     double steps, steps_ms; /* of its last contributions, older ones fading; steps_ms 0: not measured yet */
 };
 
+struct lost { /* a payload that is asked for */
+    struct lost_payload payload;
+    bool merged; /* no step waits for it, but replay does */
+    uint64_t since_ms;
+    uint64_t call; /* that brings it now; 0: none */
+    uint32_t supplier;
+};
+
 struct coordinator_state {
     struct coordinator_options options;
     struct run_state *run;
@@ -89,11 +98,16 @@ struct coordinator_state {
     uint64_t refused[REFUSAL_COUNT];
     struct coordinator_event *deferred; /* revocations that came while a step was being applied */
     size_t deferred_count;
+    struct lost *lost; /* [lost_count] */
+    size_t lost_count;
+    bool behind; /* the model is at an earlier version than the run: no step before it has caught up */
 };
 
 /* coordinator_state.c */
 struct coordinator_action *brain_act(struct coordinator_actions *out, enum coordinator_action_kind kind, uint64_t call);
-void brain_stop(struct coordinator_state *state, struct coordinator_actions *out, const char *format, ...) PRINTF_LIKE(3, 4);
+/* halt: what is wrong is on the disk, or in this program, and a restart would meet it again. */
+void brain_stop(struct coordinator_state *state, struct coordinator_actions *out, bool halt, const char *format, ...)
+    PRINTF_LIKE(4, 5);
 struct ledger_entry brain_entry(const struct coordinator_state *state, enum ledger_kind kind, struct moment now);
 struct commit *brain_append_if_legal(struct coordinator_state *state, const struct ledger_entry *entry, enum answer answer,
                                      uint64_t call, struct coordinator_actions *out, struct error *error);
@@ -133,6 +147,21 @@ void brain_uploaded(struct coordinator_state *state, const struct coordinator_ev
 void brain_checked(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
                    struct coordinator_actions *out);
 void brain_call_gone(struct coordinator_state *state, uint64_t call);
+
+/* coordinator_lost.c */
+void brain_lost(struct coordinator_state *state, const struct coordinator_event *event, struct moment now);
+/* What waited too long is dropped, and what nobody needs any more forgotten. The time at which to look again, at most `wake`. */
+uint64_t brain_lost_age(struct coordinator_state *state, struct moment now, uint64_t wake, struct coordinator_actions *out);
+bool brain_lost_holds(const struct coordinator_state *state, uint32_t fragment); /* a step of it lacks a payload */
+void brain_lost_ask(const struct coordinator_state *state, uint32_t site, struct moment now, struct coordinator_action *reply);
+void brain_supply_open(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                       struct coordinator_actions *out);
+/* False: that call brings no lost payload. */
+bool brain_supply_uploaded(struct coordinator_state *state, const struct coordinator_event *event,
+                           struct coordinator_actions *out);
+bool brain_supply_gone(struct coordinator_state *state, uint64_t call);
+void brain_caught_up(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                     struct coordinator_actions *out);
 
 /* coordinator_orders.c */
 void brain_join(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,

@@ -46,8 +46,9 @@ static void begin_step(struct coordinator_state *state, uint32_t fragment, uint3
 /* Starts the next step if one is due, else asks for the timer that will make it due. Called after everything that could
  * have changed the answer. */
 void brain_consider_step(struct coordinator_state *state, struct moment now, struct coordinator_actions *out) {
-    if (state->applying || state->stopping) return;
-    uint64_t grace_ms, wake = UINT64_MAX, oldest = UINT64_MAX;
+    if (state->applying || state->behind || state->stopping) return;
+    uint64_t grace_ms, wake = brain_lost_age(state, now, UINT64_MAX, out), oldest = UINT64_MAX;
+    if (state->stopping) return;
     uint32_t quorum = quorum_now(state, now, &grace_ms), due = UINT32_MAX;
     uint32_t fragments = run_state_manifest(state->run)->fragments;
     for (uint32_t fragment = 0; fragment < fragments; fragment++) {
@@ -61,6 +62,10 @@ void brain_consider_step(struct coordinator_state *state, struct moment now, str
             state->window_start[fragment] = now.monotonic_ms;
         }
         uint64_t end = window_end(state, fragment, grace_ms);
+        if (brain_lost_holds(state, fragment)) {
+            MARK("step: waits for a lost payload");
+            continue;
+        }
         if (pending < quorum && now.monotonic_ms < end) {
             MARK("step: a grace window");
             wake = MIN(wake, end);
@@ -102,10 +107,20 @@ void brain_snapshot(struct coordinator_state *state, struct coordinator_actions 
 
 void brain_step_applied(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
                         struct coordinator_actions *out) {
+    if (state->behind) {
+        brain_caught_up(state, event, now, out);
+        return;
+    }
     if (!state->applying) return;
     state->applying = false;
+    if (event->applied.lost_count > 0) { /* nothing was touched: the step is planned anew once they are here, or dropped */
+        MARK("step: a payload is lost");
+        brain_lost(state, event, now);
+        return;
+    }
     if (event->applied.status != OK) {
-        brain_stop(state, out, "step %llu cannot be computed: %s", (unsigned long long)state->step.step.version,
+        brain_stop(state, out, event->applied.status == CORRUPT || event->applied.status == INVALID,
+                   "step %llu cannot be computed: %s", (unsigned long long)state->step.step.version,
                    event->applied.message ? event->applied.message : status_name(event->applied.status));
         return;
     }

@@ -110,6 +110,10 @@ static enum refusal admit(const struct coordinator_state *state, uint32_t site, 
 
 void brain_submit_open(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
                        struct coordinator_actions *out) {
+    if (event->submit.supply) {
+        brain_supply_open(state, event, now, out);
+        return;
+    }
     struct upload fresh = {.id = event->call, .call = event->call, .site = event->submit.site};
     struct error why = {0};
     memcpy(fresh.header, event->submit.header, sizeof fresh.header);
@@ -146,6 +150,7 @@ void brain_submit_open(struct coordinator_state *state, const struct coordinator
 }
 
 void brain_uploaded(struct coordinator_state *state, const struct coordinator_event *event, struct coordinator_actions *out) {
+    if (brain_supply_uploaded(state, event, out)) return;
     struct upload *upload = upload_by_id(state, event->call);
     if (!upload || upload->phase != UPLOAD_RECEIVING) return;
     if (event->uploaded.code != ACCEPTED) {
@@ -189,6 +194,7 @@ void brain_checked(struct coordinator_state *state, const struct coordinator_eve
 }
 
 void brain_call_gone(struct coordinator_state *state, uint64_t call) {
+    if (brain_supply_gone(state, call)) return;
     for (size_t i = 0; i < state->upload_count; i++) {
         struct upload *upload = &state->uploads[i];
         if (upload->call != call) continue;

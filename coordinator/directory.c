@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "crypto/digest.h"
 #include "crypto/key_file.h"
+#include "run/run_model.h"
 
 static const char *const table_names[TABLE_COUNT] = {"ledger", "snapshots"};
 static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init, digest_update, digest_final};
@@ -132,6 +133,18 @@ struct ledger_source directory_source(struct directory *data) {
     return (struct ledger_source){.entry = source_entry, .payload = source_payload, .context = data};
 }
 
+enum status directory_contribution(struct directory *data, uint64_t index, struct contribution *out, struct error *error) {
+    struct ledger_entry entry;
+    struct buffer raw = {0};
+    enum status status = source_entry(data, index, &raw, error);
+    if (status == OK) status = ledger_entry_decode(buffer_bytes(&raw), &entry, error);
+    if (status == OK && entry.kind != LEDGER_CONTRIBUTION)
+        status = error_set(error, CORRUPT, "entry %llu is no contribution", (unsigned long long)index);
+    if (status == OK) status = contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE), out, error);
+    buffer_deinit(&raw);
+    return status;
+}
+
 enum status directory_check_end(struct directory *data, uint64_t size, struct error *error) {
     uint64_t count;
     uint8_t key[STORE_KEY_U64_SIZE];
@@ -159,6 +172,16 @@ enum status directory_snapshot_header(struct directory *data, uint64_t version, 
     if (status == OK) memcpy(raw, value.data, SNAPSHOT_HEADER_SIZE);
     store_scan_close(scan);
     return status;
+}
+
+enum status directory_snapshot_delete(struct directory *data, const struct snapshot_header *header, struct error *error) {
+    uint8_t name[STORE_KEY_U64_SIZE];
+    store_key_u64(header->version, name);
+    struct store_batch *batch = store_batch_create(data->store);
+    store_batch_delete(batch, TABLE_SNAPSHOTS, bytes_of(name, sizeof name));
+    TRY(store_commit_wait(data->store, batch, error));
+    enum status status = blob_delete(data->blobs, header->content_digest, error);
+    return status == NOT_FOUND ? OK : status;
 }
 
 /* Deletes what is older than the newest `keep`: first the name, then the content, so that no name is without content. */
@@ -213,19 +236,39 @@ static enum status read_snapshot(struct directory *data, const struct snapshot_h
     return status;
 }
 
-/* The newest snapshot that reads back whole; a damaged one is passed over for the one before it, with a warning. */
+/* A snapshot may not speak of entries that are not there: the ledger is what counts. */
+static enum status check_within(struct directory *data, const struct snapshot_header *header, struct error *error) {
+    uint64_t count = 0;
+    TRY(store_count(data->store, TABLE_LEDGER, &count, error));
+    if (header->ledger_size <= count) return OK;
+    return error_set(error, CORRUPT, "it speaks of %llu ledger entries, there are %llu", (unsigned long long)header->ledger_size,
+                     (unsigned long long)count);
+}
+
+/* The newest snapshot that reads back whole; a damaged one is passed over for the one before it, with a warning. NOT_FOUND: there
+ * is none; the ledger does without. */
 static enum status newest_good_snapshot(struct directory *data, const uint8_t key[static PUBLIC_KEY_SIZE],
                                         struct model_state *model, struct error *error) {
     uint64_t limit = UINT64_MAX;
     for (;;) {
         struct snapshot_header header;
         uint8_t raw[SNAPSHOT_HEADER_SIZE];
-        TRY(directory_snapshot_header(data, limit, key, raw, &header, error));
-        enum status status = read_snapshot(data, &header, model, error);
+        struct error why = {0};
+        enum status status = directory_snapshot_header(data, limit, key, raw, &header, &why);
+        if (status == CORRUPT || status == INVALID) {
+            log_warn("snapshot_damaged", "reason=\"%s\"", why.message);
+            return error_set(error, NOT_FOUND, "%s", why.message);
+        }
+        if (status != OK) return error_set(error, status, "%s", status == NOT_FOUND ? "there is no snapshot" : why.message);
+        status = check_within(data, &header, &why);
+        if (status == OK) status = read_snapshot(data, &header, model, &why);
         if (status == OK) return OK;
-        log_warn("snapshot_damaged", "version=%llu reason=\"%s\"", (unsigned long long)header.version,
-                 error ? error->message : "");
-        if (header.version == 0) return status;
+        log_warn("snapshot_damaged", "version=%llu reason=\"%s\"", (unsigned long long)header.version, why.message);
+        if (status == CORRUPT || status == NOT_FOUND) { /* no use to anybody; whoever only reads cannot, and need not */
+            struct error unread = {0};
+            (void)!directory_snapshot_delete(data, &header, &unread);
+        }
+        if (header.version == 0) return error_set(error, NOT_FOUND, "%s", why.message);
         limit = header.version - 1;
     }
 }
@@ -239,31 +282,68 @@ static enum status read_genesis(struct directory *data, struct buffer *raw, stru
     return manifest_parse(genesis->genesis.manifest, manifest, error);
 }
 
-enum status directory_restore(struct directory *data, struct run_state **run, struct model_state *model,
+/* Version 0, by what entry 0 says; replay compares its root. */
+static enum status begin_anew(const struct manifest *manifest, const char *checkpoint, struct model_state *model,
+                              struct error *error) {
+    static const uint8_t none[DIGEST_SIZE];
+    struct layout layout = {0};
+    bool named = !digest_equal(manifest->initial.checkpoint_digest, none);
+    if (named && !checkpoint)
+        return error_set(error, INVALID,
+                         "no snapshot of this run can be read, and the run began from a checkpoint: give its file with "
+                         "--checkpoint, and everything is replayed from there");
+    TRY(run_model_layout(manifest, &layout, error));
+    struct manifest shape = *manifest;
+    uint64_t parameters = layout.count;
+    model_state_deinit(model); /* a snapshot that could not be read may have left something in it */
+    enum status status = model_state_init(model, &shape, parameters, error);
+    if (status == OK) status = run_model_initialise(manifest, &layout, named ? checkpoint : NULL, model->theta, error);
+    layout_deinit(&layout);
+    log_warn("replaying_from_version_0", "reason=\"no snapshot can be read: the ledger does without, it takes longer\"%s", "");
+    return status;
+}
+
+/* model NULL: the control half alone. */
+static enum status replay(struct directory *data, struct model_state *model, struct run_state **out, struct replay_report *report,
+                          struct error *error) {
+    struct ledger_source source = directory_source(data);
+    struct replay_options options = {.trusted = true, .until = UINT64_MAX, .tensors_from = model ? model->version : 0};
+    struct run_state *run = run_state_create();
+    enum status status = replay_run(&source, &options, run, model, report, error);
+    if (status == OK) status = directory_check_end(data, run_state_size(run), error);
+    if (status == OK)
+        *out = run;
+    else
+        run_state_destroy(run);
+    return status;
+}
+
+enum status directory_catch_up(struct directory *data, struct model_state *model, struct replay_report *report,
+                               struct error *error) {
+    struct run_state *run = NULL;
+    enum status status = replay(data, model, &run, report, error);
+    run_state_destroy(run);
+    return status;
+}
+
+enum status directory_restore(struct directory *data, const char *checkpoint, struct run_state **run, struct model_state *model,
                               struct replay_report *report, struct error *error) {
     struct buffer raw = {0};
     struct ledger_entry genesis;
     struct manifest manifest;
-    struct run_state *fresh = NULL;
     *model = (struct model_state){0};
+    *report = (struct replay_report){0};
     enum status status = read_genesis(data, &raw, &genesis, &manifest, error);
     if (status != OK) goto out;
     status = model_state_init(model, &manifest, genesis.genesis.parameters, error);
     if (status != OK) goto out;
     status = newest_good_snapshot(data, genesis.genesis.coordinator_key, model, error);
+    if (status == NOT_FOUND) status = begin_anew(&manifest, checkpoint, model, error);
     if (status != OK) goto out;
-    fresh = run_state_create();
-    struct ledger_source source = directory_source(data);
-    struct replay_options options = {.trusted = true, .until = UINT64_MAX, .tensors_from = model->version};
-    status = replay_run(&source, &options, fresh, model, report, error);
-    if (status == OK) status = directory_check_end(data, run_state_size(fresh), error);
+    status = replay(data, model, run, report, error);
+    if (status != OK && report->lost_payload) status = replay(data, NULL, run, NULL, error);
 out:
     buffer_deinit(&raw);
-    if (status != OK) {
-        run_state_destroy(fresh);
-        model_state_deinit(model);
-        return status;
-    }
-    *run = fresh;
-    return OK;
+    if (status != OK) model_state_deinit(model);
+    return status;
 }

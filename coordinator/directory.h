@@ -75,6 +75,10 @@ struct ledger_source directory_source(struct directory *data);
  * more. A gap would otherwise look like a shorter ledger, which is right in itself. */
 MUST_USE enum status directory_check_end(struct directory *data, uint64_t size, struct error *error);
 
+/* The header of the contribution that entry `index` is. CORRUPT: it is something else. */
+MUST_USE enum status directory_contribution(struct directory *data, uint64_t index, struct contribution *out,
+                                            struct error *error);
+
 /* The newest snapshot at or below `version`. NOT_FOUND if there is none. */
 MUST_USE enum status directory_snapshot_header(struct directory *data, uint64_t version,
                                                const uint8_t key[static PUBLIC_KEY_SIZE],
@@ -85,9 +89,18 @@ MUST_USE enum status directory_snapshot_write(struct directory *data, const stru
                                               const struct snapshot_header *partial, const struct key_pair *key, unsigned keep,
                                               struct error *error);
 
-/* Everything a start needs: run state from all entries, the model from the newest good snapshot and the steps after it, each
- * state root compared. *run and *model are the caller's. */
-MUST_USE enum status directory_restore(struct directory *data, struct run_state **run, struct model_state *model,
-                                       struct replay_report *report, struct error *error);
+/* Takes a snapshot away, its name first. */
+MUST_USE enum status directory_snapshot_delete(struct directory *data, const struct snapshot_header *header, struct error *error);
+
+/* Everything a start needs: run state from all entries, the model from the newest good snapshot and the steps after it, the last
+ * state root compared. Where no snapshot can be read, version 0 follows from the manifest's seed or from `checkpoint`, its file (may
+ * be NULL), and all steps are replayed. *run and *model are the caller's.
+ * OK with report->lost_payload: the payload of the contribution at report->failed_entry is not there or damaged; *run is complete,
+ * and *model stands at the version before the step that needs it (directory_catch_up). */
+MUST_USE enum status directory_restore(struct directory *data, const char *checkpoint, struct run_state **run,
+                                       struct model_state *model, struct replay_report *report, struct error *error);
+/* The steps that the model lacks. Not OK with report->lost_payload: as above. */
+MUST_USE enum status directory_catch_up(struct directory *data, struct model_state *model, struct replay_report *report,
+                                        struct error *error);
 
 #endif

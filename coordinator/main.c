@@ -18,12 +18,18 @@
 #include "coordinator/server.h"
 #include "rpc/environment.h"
 
-enum { EXIT_BROKEN = 3, STOP_LIMIT_S = 30 };
+/* As atoll-node's: 3 is the one that no supervisor answers with a restart. */
+enum { EXIT_BROKEN = 1, EXIT_HALTED = 3, STOP_LIMIT_S = 30 };
+
+static int code_of(enum status status) {
+    return status == CORRUPT || status == INVALID || status == REFUSED ? EXIT_HALTED : EXIT_BROKEN;
+}
 
 struct settings {
     const char *directory, *port_file, *advertise;
     struct option_list listen;
-    uint64_t uploads, presence_ms, retry_ms, chunk, head_interval, snapshots, threads, connections;
+    const char *checkpoint;
+    uint64_t uploads, presence_ms, retry_ms, lost_ms, chunk, head_interval, snapshots, threads, connections;
     bool new_epoch;
 };
 
@@ -73,6 +79,19 @@ static const struct option table[] = {
      .min = "10ms",
      .max = "10m",
      .help = "how long a site that is refused for the moment is asked to wait"},
+    {.name = "drop-after",
+     .type = OPTION_DURATION,
+     OPTION_FIELD(struct settings, lost_ms),
+     .fallback = "10m",
+     .min = "1s",
+     .max = "30d",
+     .help =
+         "a waiting contribution whose payload the disk has lost is asked for this long, then dropped; its site keeps its mass"},
+    {.name = "checkpoint",
+     .type = OPTION_PATH,
+     OPTION_FIELD(struct settings, checkpoint),
+     .value_name = "FILE",
+     .help = "what the run began from; only asked for where no snapshot of the run can be read"},
     {.name = "chunk",
      .type = OPTION_SIZE,
      OPTION_FIELD(struct settings, chunk),
@@ -119,8 +138,8 @@ static const struct command program = {
     .summary = "serves one training run: takes contributions, makes outer steps, keeps the ledger",
     .description =
         "Restores the run from its data directory (newest snapshot, then replay), then listens. It can be killed at any "
-        "time: what it acknowledged is durable. Exit codes: 0 stopped by a signal, 1 could not start, 2 wrong usage, "
-        "3 something broke that a restart may heal.",
+        "time: what it acknowledged is durable. Exit codes: 0 stopped by a signal, 1 a failure that a restart may heal, "
+        "2 wrong usage, 3 halted: a person must look, a restart would meet the same.",
     .examples = "atollctl run create /var/lib/atoll/run --manifest run.yaml\n"
                 "atoll-coordinator --dir /var/lib/atoll/run --listen 0.0.0.0:7400",
     .options = table,
@@ -149,6 +168,8 @@ static int run(const struct settings *settings) {
                                      .uploads_limit = (uint32_t)settings->uploads,
                                      .presence_ms = settings->presence_ms,
                                      .retry_ms = settings->retry_ms,
+                                     .lost_ms = settings->lost_ms,
+                                     .checkpoint = settings->checkpoint,
                                      .chunk_limit = (uint32_t)settings->chunk,
                                      .head_interval = (uint32_t)settings->head_interval,
                                      .snapshots_kept = (uint32_t)settings->snapshots,
@@ -161,17 +182,20 @@ static int run(const struct settings *settings) {
         return EXIT_FAILURE;
     }
     int code = EXIT_SUCCESS;
-    if (server_start(&options, &running, &error) != OK) {
+    enum status status = server_start(&options, &running, &error);
+    if (status != OK) {
         log_error("start_failed", "reason=\"%s\"", error.message);
-        ending_limit(STOP_LIMIT_S, EXIT_FAILURE, "closing the network");
+        ending_limit(STOP_LIMIT_S, code_of(status), "closing the network");
         rpc_environment_close();
-        return EXIT_FAILURE;
+        return code_of(status);
     }
     ending_in_order(on_signal);
     log_info("listening", "port=%u descriptors=%llu", server_port(running), (unsigned long long)descriptors);
-    if (tell_port(settings, server_port(running), &error) != OK || server_wait(running, &error) != OK) {
+    status = tell_port(settings, server_port(running), &error);
+    if (status == OK) status = server_wait(running, &error);
+    if (status != OK) {
         log_error("stopping", "reason=\"%s\"", error.message);
-        code = EXIT_BROKEN;
+        code = code_of(status);
     }
     server_destroy(running);
     ending_limit(STOP_LIMIT_S, EXIT_BROKEN, "closing the network");

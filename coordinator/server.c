@@ -37,9 +37,14 @@ static enum status check_identity(const struct server *server, const struct run_
 
 static enum status restore(struct server *server, struct error *error) {
     struct run_state *run = NULL;
+    char quoted[256];
     struct replay_report report = {0};
     uint64_t start = clock_monotonic_ms();
-    TRY(directory_restore(&server->data, &run, &server->model, &report, error));
+    TRY(directory_restore(&server->data, server->options.checkpoint, &run, &server->model, &report, error));
+    if (report.lost_payload)
+        log_error("payload_lost",
+                  "entry=%llu reason=%s do=\"nothing: the sites are asked for it, and the model is restored once it is here\"",
+                  (unsigned long long)report.failed_entry, log_quote(error ? error->message : "", quoted, sizeof quoted));
     enum status status = check_identity(server, run, error);
     if (status != OK) {
         run_state_destroy(run);
@@ -58,6 +63,8 @@ static enum status restore(struct server *server, struct error *error) {
                                           .payload_limit = codec_bound((enum codec)server->manifest.codec.kind, largest),
                                           .presence_ms = server->options.presence_ms,
                                           .retry_ms = server->options.retry_ms,
+                                          .lost_ms = server->options.lost_ms,
+                                          .model_behind = report.lost_payload,
                                           .new_epoch = server->options.new_epoch};
     server->state = coordinator_state_create(&options, run); /* takes run */
     void *scratch = NULL;
@@ -65,6 +72,7 @@ static enum status restore(struct server *server, struct error *error) {
     server->scratch = scratch;
     atomic_store(&server->published, run_state_size(run));
     ledger_open(server, run_state_size(run));
+    publish_dropped(server, run);
     char id[2 * RUN_ID_SIZE + 1];
     log_info("run_restored", "run=%s name=%s version=%llu entries=%llu steps_replayed=%llu parameters=%llu took_ms=%llu",
              hex_encode(server->run_id, RUN_ID_SIZE, id), server->manifest.name, (unsigned long long)run_state_version(run),
@@ -102,6 +110,7 @@ enum status server_start(const struct server_options *options, struct server **o
     server->started_ms = clock_monotonic_ms();
     server->timer_ms = UINT64_MAX;
     pthread_mutex_init(&server->calls_lock, NULL);
+    pthread_mutex_init(&server->dropped_lock, NULL);
     pthread_mutex_init(&server->grown_lock, NULL);
     sem_init(&server->ended, 0, 0);
     server->revoked = xcalloc(SITES_LIMIT / 8 + 1, 1);
@@ -128,7 +137,7 @@ uint16_t server_port(const struct server *server) { return rpc_server_port(serve
 enum status server_wait(struct server *server, struct error *error) {
     while (sem_wait(&server->ended) != 0 && errno == EINTR) {}
     if (!atomic_load(&server->broken)) return OK;
-    return error_set(error, FAILED, "%s", server->reason);
+    return error_set(error, server->halted ? CORRUPT : FAILED, "%s", server->reason);
 }
 
 void server_stop(struct server *server) {
@@ -160,6 +169,7 @@ void server_destroy(struct server *server) {
     void *item;
     while (queue_pop(server->brain_queue, 0, &item) == OK) {
         call_release(((struct brain_item *)item)->call);
+        free(((struct brain_item *)item)->lost);
         free(item);
     }
     queue_destroy(server->brain_queue);
@@ -170,6 +180,9 @@ void server_destroy(struct server *server) {
     ledger_close(server);
     free(server->scratch);
     free(server->transfers);
+    free(server->intact);
+    free(server->dropped);
+    pthread_mutex_destroy(&server->dropped_lock);
     free(server->reports);
     free(server->revoked);
     free(server->calls);

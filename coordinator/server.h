@@ -27,7 +27,9 @@ struct server_options {
     size_t address_count;
     const char *advertise; /* HOST:PORT as sites reach it from outside; "" or NULL: not known */
     uint32_t uploads_limit;
+    const char *checkpoint; /* what the run began from, for a start without a readable snapshot; may be NULL */
     uint64_t presence_ms, retry_ms;
+    uint64_t lost_ms;       /* how long a waiting contribution's lost payload is asked for before it is dropped */
     uint32_t chunk_limit;   /* bytes in a chunk of payload, both ways */
     uint32_t head_interval; /* entries between signed heads on Follow */
     uint32_t snapshots_kept;
@@ -39,7 +41,8 @@ struct server_options {
 /* Restores the run, then listens. Statuses and messages for the operator. */
 MUST_USE enum status server_start(const struct server_options *options, struct server **out, struct error *error);
 uint16_t server_port(const struct server *server);
-/* Waits until server_stop was called (OK) or something broke that a restart may heal (FAILED, with the reason). */
+/* Waits until server_stop was called (OK), something broke that a restart may heal (FAILED, with the reason), or something that a
+ * restart would only meet again (CORRUPT). */
 MUST_USE enum status server_wait(struct server *server, struct error *error);
 /* From any thread, and async-signal-safe: asks server_wait to return. */
 void server_stop(struct server *server);

@@ -33,6 +33,7 @@ struct brain_item *brain_item_create(enum brain_item_kind kind, struct call *cal
 
 static void brain_item_destroy(struct brain_item *item) {
     call_release(item->call);
+    free(item->lost);
     free(item);
 }
 
@@ -77,8 +78,12 @@ static void do_refuse(struct server *server, const struct coordinator_action *ac
     reply.refusal.receipt = buffer_bytes(&action->bytes);
     char quoted[256];
     struct call *call = call_find(server, action->call);
-    log_info("contribution_refused", "site=%u code=%s reason=%s", call ? call->site : 0, refusal_name(action->code),
-             log_quote(action->message, quoted, sizeof quoted));
+    if (action->supply)
+        log_info("payload_supplied", "site=%u message=%s", call ? call->site : 0,
+                 log_quote(action->message, quoted, sizeof quoted));
+    else
+        log_info("contribution_refused", "site=%u code=%s reason=%s", call ? call->site : 0, refusal_name(action->code),
+                 log_quote(action->message, quoted, sizeof quoted));
     call_release(call);
     send_submit_reply(server, action->call, &reply);
 }
@@ -160,6 +165,8 @@ static void do_joined(struct server *server, const struct coordinator_action *ac
     call_release(call);
 }
 
+_Static_assert((int)WANTED_LIMIT == (int)WIRE_WANTED_LIMIT, "the brain asks for what one answer carries");
+
 static void do_heartbeat_reply(struct server *server, const struct coordinator_action *action) {
     struct call *call = call_find(server, action->call);
     if (!call) return;
@@ -173,7 +180,9 @@ static void do_heartbeat_reply(struct server *server, const struct coordinator_a
                                     .turn = action->turn,
                                     .copies = action->copies,
                                     .code = action->code,
-                                    .message = action->message};
+                                    .message = action->message,
+                                    .wanted_count = action->wanted_count};
+    memcpy(reply.wanted, action->wanted, sizeof reply.wanted);
     struct buffer head = {0};
     struct error error = {0};
     if (heartbeat_reply_encode(&reply, &head, &error) == OK)
@@ -186,7 +195,8 @@ static void do_heartbeat_reply(struct server *server, const struct coordinator_a
 static void do_admit(struct server *server, const struct coordinator_action *action) {
     struct call *call = call_find(server, action->call);
     if (!call) return;
-    intake_admit(server, call, &action->contribution);
+    call->supply = action->supply;
+    intake_admit(server, call, &action->contribution, action->supply);
     call_release(call);
 }
 
@@ -217,6 +227,7 @@ static void perform(struct server *server, const struct coordinator_action *acti
     case DO_COMMIT: ledger_add(server, action); break;
     case DO_PUBLISH: do_publish(server, action->size); break;
     case DO_APPLY: model_apply(server, &action->step, run); break;
+    case DO_CATCH_UP: model_catch_up(server); break;
     case DO_SNAPSHOT: model_snapshot(server, action->version, action->size, action->first_index, run_state_epoch(run)); break;
     case DO_JOINED: do_joined(server, action); break;
     case DO_HEARTBEAT_REPLY: do_heartbeat_reply(server, action); break;
@@ -227,7 +238,10 @@ static void perform(struct server *server, const struct coordinator_action *acti
         break;
     case DO_CUT: calls_cut(server, action->site, action->message); break;
     case DO_TIMER: server->timer_ms = action->at_ms; break;
-    case DO_STOP: server_break(server, "%s", action->message); break;
+    case DO_STOP:
+        if (!atomic_load(&server->stopping)) server->halted = action->halt;
+        server_break(server, "%s", action->message);
+        break;
     }
 }
 
@@ -246,6 +260,11 @@ static void tell_entry(struct server *server, const struct coordinator_action *a
                  (unsigned long long)contribution.sequence, contribution.fragment, (unsigned long long)contribution.base_version,
                  (double)contribution.loss, (unsigned long long)contribution.payload_size);
     } else {
+        if (entry.kind == LEDGER_DROPPED || entry.kind == LEDGER_SITE_REVOKED)
+            publish_dropped(server, coordinator_state_run(server->state));
+        if (entry.kind == LEDGER_DROPPED)
+            log_error("contribution_dropped", "entry=%llu reason=\"%s\" do=\"nothing: its site keeps the mass\"",
+                      (unsigned long long)entry.dropped.index, entry.dropped.reason);
         log_info("ledger_entry", "kind=%s index=%llu", ledger_kind_name(entry.kind), (unsigned long long)action->first_index);
     }
 }

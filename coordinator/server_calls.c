@@ -209,6 +209,7 @@ static void submit_opened(struct call *call, const struct submit_frame *frame) {
     item->event.submit.site = call->site;
     item->event.submit.waits = frame->open.waits;
     item->event.submit.instance = frame->open.instance;
+    item->event.submit.supply = frame->open.supply;
     memcpy(item->event.submit.header, frame->open.header, CONTRIBUTION_HEADER_SIZE);
     memcpy(item->event.submit.signature, frame->open.signature, SIGNATURE_SIZE);
     brain_push(call->server, item);

@@ -40,6 +40,7 @@ struct call {
     struct blob_upload *upload;
     struct contribution contribution;
     bool resumed; /* the upload had bytes of an earlier stream */
+    bool supply;  /* of a payload that was lost */
 
     /* publisher thread: Follow and Snapshot */
     struct stream *stream;
@@ -51,6 +52,7 @@ struct job {
     struct call *call; /* a reference, or NULL */
     struct buffer bytes;
     uint64_t offset, number;
+    bool supply;
     struct contribution contribution;
     struct ledger_entry step;
 };
@@ -61,8 +63,9 @@ struct brain_item {
     enum brain_item_kind kind;
     struct call *call; /* a reference, or NULL */
     struct coordinator_event event;
-    enum status status; /* DURABLE */
-    char message[192];  /* event's borrowed message, where it has one */
+    enum status status;        /* DURABLE */
+    struct lost_payload *lost; /* owned: what event.applied.lost points to */
+    char message[192];         /* event's borrowed message, where it has one */
     struct admin_request admin;
     struct heartbeat_request report;
     char device[WIRE_DEVICE_LIMIT + 1], software[WIRE_SOFTWARE_LIMIT + 1];
@@ -110,9 +113,15 @@ struct server {
     uint64_t parameters;
 
     _Atomic uint64_t published; /* entries that followers may see */
-    struct stream *streams;     /* publisher: a list */
-    uint8_t head[HEAD_SIZE];    /* publisher */
-    uint64_t head_of;           /* publisher: the size `head` speaks of; 0: none yet */
+    pthread_mutex_t dropped_lock;
+    uint64_t *dropped; /* contributions that are never merged, [dropped_count], under the lock: filled by the brain */
+    size_t dropped_count;
+    uint8_t *intact; /* publisher: a bit an entry: its payload was read whole since the start, [intact_size] */
+    size_t intact_size;
+    uint8_t intact_snapshot[DIGEST_SIZE]; /* publisher: likewise, of a snapshot's content */
+    struct stream *streams;               /* publisher: a list */
+    uint8_t head[HEAD_SIZE];              /* publisher */
+    uint64_t head_of;                     /* publisher: the size `head` speaks of; 0: none yet */
 
     pthread_mutex_t grown_lock; /* of what the brain tells the publisher: the newest head, and that there is something to see */
     uint8_t grown_head[HEAD_SIZE];
@@ -121,7 +130,8 @@ struct server {
 
     sem_t ended;
     atomic_bool stopping, broken;
-    char reason[256]; /* written once, before `broken` */
+    char reason[256]; /* written once, before `broken`, as is: */
+    bool halted;      /* a restart would only meet it again */
 };
 
 /* --- server_calls.c: the rpc threads' side --- */
@@ -181,7 +191,7 @@ void jobs_run(struct server *server, struct queue *queue);                  /* u
 
 /* --- server_intake.c --- */
 void intake_run(void *server);
-void intake_admit(struct server *server, struct call *call, const struct contribution *contribution);
+void intake_admit(struct server *server, struct call *call, const struct contribution *contribution, bool supply);
 void intake_chunk(struct server *server, struct call *call, uint64_t offset, struct buffer *message, size_t head_size);
 void intake_check(struct server *server, uint64_t number, const struct contribution *contribution);
 void intake_close(struct server *server, struct call *call);
@@ -193,6 +203,7 @@ void intake_keep(struct server *server, const uint8_t digest[static DIGEST_SIZE]
 /* --- server_model.c --- */
 void model_run(void *server);
 void model_apply(struct server *server, const struct ledger_entry *step, const struct run_state *run);
+void model_catch_up(struct server *server);
 void model_snapshot(struct server *server, uint64_t version, uint64_t ledger_size, uint64_t payloads_from, uint32_t epoch);
 
 /* --- server_publish.c --- */
@@ -200,6 +211,7 @@ void publish_run(void *server);
 void publish_open_follow(struct server *server, struct call *call, const struct follow_request *request);
 void publish_open_snapshot(struct server *server, struct call *call, const struct snapshot_request *request);
 void publish_writable(struct server *server, struct call *call);
+void publish_dropped(struct server *server, const struct run_state *run); /* brain: as it is now */
 void publish_closed(struct server *server, struct call *call);
 void publish_grown(struct server *server, const uint8_t *head, uint64_t head_size);
 

@@ -155,6 +155,7 @@ static void finish_upload(struct call *call) {
         tell(call, refusal_of(server, status, &error), error.message);
     else
         tell(call, ACCEPTED, NULL);
+    if (call->supply) return;
     struct transfer *transfer = transfer_of(server, call->contribution.site, call->contribution.fragment);
     if (status == OK && transfer && digest_equal(transfer->digest, call->contribution.payload_digest) && !was_there)
         transfer->fresh = true;
@@ -173,34 +174,54 @@ static void send_credit(struct call *call) {
     if (call_send(call, &head, bytes_of(NULL, 0)) == OK) rpc_call_read(call->rpc);
 }
 
-static void run_admit(struct server *server, struct job *job) {
-    struct call *call = job->call;
-    const struct contribution *contribution = &job->contribution;
-    char name[BLOB_UPLOAD_NAME_MAX];
+static void open_upload(struct server *server, struct call *call, const char *name) {
     struct error error = {0};
-    if (atomic_load(&call->closed)) return;
-    call->contribution = *contribution;
-    const struct transfer *transfer = transfer_begin(server, contribution);
-    if (blob_exists(server->data.blobs, contribution->payload_digest)) { /* an earlier stream brought all of it */
-        tell(call, ACCEPTED, NULL);
-        return;
-    }
-    upload_name(transfer, name);
-    enum status status = blob_upload_open(server->data.blobs, name, contribution->payload_size, &call->upload, &error);
+    enum status status = blob_upload_open(server->data.blobs, name, call->contribution.payload_size, &call->upload, &error);
     if (status != OK) {
         if (status == FULL) disk_waits(server, DISK_PAYLOADS, error.message);
         tell(call, status == INVALID ? REFUSED_SIZE : REFUSED_BUSY, error.message); /* INVALID: more than that is there */
         return;
     }
     call->resumed = blob_upload_size(call->upload) > 0;
-    if (blob_upload_size(call->upload) == contribution->payload_size)
+    if (blob_upload_size(call->upload) == call->contribution.payload_size)
         finish_upload(call);
     else
         send_credit(call);
 }
 
-void intake_admit(struct server *server, struct call *call, const struct contribution *contribution) {
+/* A payload that was lost: what lies under its name is damaged, or was mended meanwhile. A whole one replaces it. */
+static void admit_supply(struct server *server, struct call *call) {
+    char name[BLOB_UPLOAD_NAME_MAX], digest[HEX32_SIZE];
+    if (blob_check(server->data.blobs, call->contribution.payload_digest, NULL) == OK) {
+        tell(call, ACCEPTED, NULL);
+        return;
+    }
+    snprintf(name, sizeof name, "lost-%s", hex_encode(call->contribution.payload_digest, DIGEST_SIZE, digest));
+    open_upload(server, call, name);
+}
+
+static void run_admit(struct server *server, struct job *job) {
+    struct call *call = job->call;
+    const struct contribution *contribution = &job->contribution;
+    char name[BLOB_UPLOAD_NAME_MAX];
+    if (atomic_load(&call->closed)) return;
+    call->contribution = *contribution;
+    if (job->supply) {
+        admit_supply(server, call);
+        return;
+    }
+    const struct transfer *transfer = transfer_begin(server, contribution);
+    if (blob_exists(server->data.blobs, contribution->payload_digest)) { /* an earlier stream brought all of it */
+        tell(call, ACCEPTED, NULL);
+        return;
+    }
+    upload_name(transfer, name);
+    open_upload(server, call, name);
+}
+
+void intake_admit(struct server *server, struct call *call, const struct contribution *contribution, bool supply) {
     struct job *job = job_create(run_admit, call);
+    job->supply = supply;
     job->contribution = *contribution;
     job_push(server, server->intake_queue, job);
 }
@@ -264,8 +285,16 @@ static void run_check(struct server *server, struct job *job) {
     uint64_t start, count;
     enum refusal code = REFUSED_DIGEST;
     fragment_range(server->parameters, server->manifest.fragments, contribution->fragment, &start, &count);
-    if (blob_read(server->data.blobs, contribution->payload_digest, contribution->payload_size, &payload, &why) == OK) {
+    enum status status = blob_read(server->data.blobs, contribution->payload_digest, contribution->payload_size, &payload, &why);
+    if (status == OK) {
         code = admission_payload(contribution, &server->manifest, buffer_bytes(&payload), count, server->scratch, &why);
+    } else { /* the disk has damaged it: not the site's fault, and what is there is good for nobody */
+        code = REFUSED_BUSY;
+        log_error("payload_damaged", "site=%u sequence=%llu reason=\"%s\"", contribution->site,
+                  (unsigned long long)contribution->sequence, why.message);
+        if (status != NOT_FOUND && blob_delete(server->data.blobs, contribution->payload_digest, NULL) != OK)
+            log_warn("blob_left_behind", "reason=\"%s\"", why.message);
+        (void)error_set(&why, status, "the coordinator's copy of the payload is damaged: send it again");
     }
     struct transfer *transfer = transfer_of(server, contribution->site, contribution->fragment);
     if (code != ACCEPTED && transfer && digest_equal(transfer->digest, contribution->payload_digest))

@@ -9,26 +9,40 @@
 #include "coordinator/server_core.h"
 
 struct part { /* what the thread must know of a contribution, copied while the brain's run state still has it pending */
-    uint64_t payload_size;
-    uint8_t payload_digest[DIGEST_SIZE];
+    uint64_t index;
+    struct contribution contribution;
     float scale;
 };
+
+static void tell_lost(uint64_t index, const struct contribution *contribution, const struct error *error,
+                      struct lost_payload *out) {
+    char quoted[256];
+    log_error("payload_lost", "entry=%llu site=%u sequence=%llu reason=%s do=\"nothing: the sites are asked for it\"",
+              (unsigned long long)index, contribution->site, (unsigned long long)contribution->sequence,
+              log_quote(error->message, quoted, sizeof quoted));
+    *out = (struct lost_payload){.index = index, .contribution = *contribution};
+}
 
 void model_run(void *context) {
     struct server *server = context;
     jobs_run(server, server->model_queue);
 }
 
-static enum status read_inputs(struct server *server, const struct part *parts, uint32_t count, struct step_input *inputs,
-                               struct buffer *payloads, struct error *error) {
+/* OK with *lost_count > 0: those payloads cannot be read; the rest could. Whatever is wrong with a file of ours, another has it. */
+static void read_inputs(struct server *server, const struct part *parts, uint32_t count, struct step_input *inputs,
+                        struct buffer *payloads, struct lost_payload *lost, size_t *lost_count, struct error *error) {
     for (uint32_t i = 0; i < count; i++) {
-        TRY(blob_read(server->data.blobs, parts[i].payload_digest, parts[i].payload_size, &payloads[i], error));
+        const struct contribution *contribution = &parts[i].contribution;
+        enum status status =
+            blob_read(server->data.blobs, contribution->payload_digest, contribution->payload_size, &payloads[i], error);
+        if (status == OK && payloads[i].size != contribution->payload_size)
+            status = error_set(error, CORRUPT, "the payload of entry %llu is cut", (unsigned long long)parts[i].index);
+        if (status != OK) tell_lost(parts[i].index, contribution, error, &lost[(*lost_count)++]);
         inputs[i] = (struct step_input){.payload = buffer_bytes(&payloads[i]),
-                                        .payload_size = parts[i].payload_size,
-                                        .payload_digest = parts[i].payload_digest,
+                                        .payload_size = contribution->payload_size,
+                                        .payload_digest = contribution->payload_digest,
                                         .scale = parts[i].scale};
     }
-    return OK;
 }
 
 static void run_apply(struct server *server, struct job *job) {
@@ -40,7 +54,10 @@ static void run_apply(struct server *server, struct job *job) {
     struct brain_item *item = brain_item_create(BRAIN_EVENT, NULL);
     item->event.kind = COORDINATOR_APPLIED;
     item->event.applied.version = job->step.step.version;
-    enum status status = read_inputs(server, parts, count, inputs, payloads, &error);
+    item->lost = xcalloc(count, sizeof *item->lost);
+    read_inputs(server, parts, count, inputs, payloads, item->lost, &item->event.applied.lost_count, &error);
+    item->event.applied.lost = item->lost;
+    enum status status = item->event.applied.lost_count > 0 ? CORRUPT : OK;
     if (status == OK) {
         bool wants_root = job->step.step.version % server->manifest.root_interval == 0;
         status = model_state_step(&server->model, job->step.step.fragment, job->step.step.version, count, inputs,
@@ -72,13 +89,41 @@ void model_apply(struct server *server, const struct ledger_entry *step, const s
         ASSERT(pending);
         struct part part;
         memset(&part, 0, sizeof part);
-        part.payload_size = pending->contribution.payload_size;
-        memcpy(part.payload_digest, pending->contribution.payload_digest, DIGEST_SIZE);
+        part.index = pending->index;
+        part.contribution = pending->contribution;
         part.scale = step->step.parts[i].scale;
         buffer_append(&job->bytes, &part, sizeof part);
     }
     job_push(server, server->model_queue, job);
 }
+
+/* ---- a model that is behind ------------------------------------------------------------------------------------------------ */
+
+static void run_catch_up(struct server *server, struct job *job) {
+    struct error error = {0};
+    struct replay_report report = {0};
+    struct brain_item *item = brain_item_create(BRAIN_EVENT, NULL);
+    (void)job;
+    item->event.kind = COORDINATOR_APPLIED;
+    item->event.applied.status = directory_catch_up(&server->data, &server->model, &report, &error);
+    item->event.applied.version = server->model.version;
+    if (report.lost_payload) {
+        struct contribution contribution;
+        struct error why = {0};
+        item->lost = xcalloc(1, sizeof *item->lost);
+        item->event.applied.lost = item->lost;
+        if (directory_contribution(&server->data, report.failed_entry, &contribution, &why) == OK) {
+            tell_lost(report.failed_entry, &contribution, &error, &item->lost[0]);
+            item->event.applied.lost_count = 1;
+        }
+    }
+    if (item->event.applied.status == OK) log_info("model_restored", "version=%llu", (unsigned long long)server->model.version);
+    snprintf(item->message, sizeof item->message, "%s", error.message);
+    item->event.applied.message = item->message;
+    brain_push(server, item);
+}
+
+void model_catch_up(struct server *server) { job_push(server, server->model_queue, job_create(run_catch_up, NULL)); }
 
 /* ---- snapshots ---------------------------------------------------------------------------------------------------------- */
 

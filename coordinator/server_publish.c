@@ -75,11 +75,30 @@ struct packing {       /* the places of the frame being made */
     size_t offsets[PACK_ENTRIES];
     struct bytes entries[PACK_ENTRIES];
     struct follow_own own[PACK_ENTRIES];
+    uint64_t dropped[PACK_ENTRIES];
+    uint32_t dropped_count;
     uint32_t entry_count, own_count;
     uint64_t next; /* cursor after it */
     uint8_t payload_digest[DIGEST_SIZE];
     uint64_t payload_size, payload_index; /* of the last place; size 0: it has none to send */
 };
+
+void publish_dropped(struct server *server, const struct run_state *run) {
+    pthread_mutex_lock(&server->dropped_lock);
+    size_t count = run_state_dropped_count(run);
+    server->dropped = xrealloc(server->dropped, (count + 1) * sizeof *server->dropped);
+    for (; server->dropped_count < count; server->dropped_count++)
+        server->dropped[server->dropped_count] = run_state_dropped_at(run, server->dropped_count);
+    pthread_mutex_unlock(&server->dropped_lock);
+}
+
+static bool is_dropped(struct server *server, uint64_t index) {
+    bool found = false;
+    pthread_mutex_lock(&server->dropped_lock);
+    for (size_t i = 0; i < server->dropped_count && !found; i++) found = server->dropped[i] == index;
+    pthread_mutex_unlock(&server->dropped_lock);
+    return found;
+}
 
 static void pack_own(struct packing *packing, const struct ledger_entry *entry, uint64_t sequence) {
     uint8_t digest[DIGEST_SIZE];
@@ -95,8 +114,8 @@ static void pack_own(struct packing *packing, const struct ledger_entry *entry, 
 }
 
 /* Adds entry `index`, which lies at the end of packing->raw from `offset` on. */
-static enum status pack_entry(struct stream *stream, struct packing *packing, uint64_t index, size_t offset,
-                              struct error *error) {
+static enum status pack_entry(struct server *server, struct stream *stream, struct packing *packing, uint64_t index,
+                              size_t offset, struct error *error) {
     struct ledger_entry entry;
     struct contribution contribution;
     struct bytes raw = bytes_of(packing->raw.data + offset, packing->raw.size - offset);
@@ -109,7 +128,9 @@ static enum status pack_entry(struct stream *stream, struct packing *packing, ui
             pack_own(packing, &entry, contribution.sequence);
             return OK;
         }
-        if (index >= stream->request.payloads_from_index) {
+        if (is_dropped(server, index)) {
+            packing->dropped[packing->dropped_count++] = index;
+        } else if (index >= stream->request.payloads_from_index) {
             packing->payload_size = contribution.payload_size;
             packing->payload_index = index;
             memcpy(packing->payload_digest, contribution.payload_digest, DIGEST_SIZE);
@@ -127,13 +148,44 @@ static enum status pack(struct server *server, struct stream *stream, uint64_t e
            packing->payload_size == 0) {
         size_t offset = packing->raw.size;
         TRY(source.entry(source.context, packing->next, &packing->raw, error));
-        TRY(pack_entry(stream, packing, packing->next, offset, error));
+        TRY(pack_entry(server, stream, packing, packing->next, offset, error));
     }
     for (uint32_t i = 0; i < packing->entry_count; i++) { /* only now: the buffer may have moved while it grew */
         size_t stop = i + 1 < packing->entry_count ? packing->offsets[i + 1] : packing->raw.size;
         packing->entries[i] = bytes_of(packing->raw.data + packing->offsets[i], stop - packing->offsets[i]);
     }
     return OK;
+}
+
+/* Every payload is read whole once before it is sent the first time: a follower that gets a damaged one can do nothing but ask
+ * again, for ever. One that is damaged is the brain's to have again. */
+static enum status check_payload(struct server *server, uint64_t index, const uint8_t *digest, struct error *error) {
+    size_t byte = (size_t)(index / 8);
+    if (byte >= server->intact_size) {
+        size_t size = MAX(2 * server->intact_size, byte + 1024);
+        server->intact = xrealloc(server->intact, size);
+        memset(server->intact + server->intact_size, 0, size - server->intact_size);
+        server->intact_size = size;
+    }
+    if (server->intact[byte] >> index % 8 & 1) return OK;
+    enum status status = blob_check(server->data.blobs, digest, error);
+    if (status == OK) {
+        server->intact[byte] |= (uint8_t)(1u << index % 8);
+        return OK;
+    }
+    struct brain_item *item = brain_item_create(BRAIN_EVENT, NULL);
+    struct error why = {0};
+    item->event.kind = COORDINATOR_LOST;
+    item->lost = xcalloc(1, sizeof *item->lost);
+    item->lost[0].index = index;
+    item->event.applied.lost = item->lost;
+    item->event.applied.lost_count = directory_contribution(&server->data, index, &item->lost[0].contribution, &why) == OK;
+    log_error("payload_lost", "entry=%llu reason=\"%s\" do=\"nothing: the sites are asked for it\"", (unsigned long long)index,
+              error->message);
+    brain_push(server, item);
+    return error_set(error, UNAVAILABLE,
+                     "the payload of entry %llu is damaged at the coordinator, which has asked for it: again later",
+                     (unsigned long long)index);
 }
 
 static enum status open_blob(struct server *server, struct stream *stream, const uint8_t *digest, struct error *error) {
@@ -173,7 +225,8 @@ static enum status follow_frame_send(struct server *server, struct stream *strea
         status = pack(server, stream, end, packing, error);
         if (status == OK && packing->payload_size > 0) {
             stream->payload_index = packing->payload_index;
-            status = open_blob(server, stream, packing->payload_digest, error);
+            status = check_payload(server, packing->payload_index, packing->payload_digest, error);
+            if (status == OK) status = open_blob(server, stream, packing->payload_digest, error);
             offset_before = 0;
         }
         if (status != OK) goto out;
@@ -189,6 +242,8 @@ static enum status follow_frame_send(struct server *server, struct stream *strea
     frame.entries = packing->entries;
     frame.own_count = packing->own_count;
     frame.own = packing->own;
+    frame.dropped_count = packing->dropped_count;
+    frame.dropped = packing->dropped;
     if (head_due) frame.head = bytes_of(server->head, HEAD_SIZE);
     if (stream->blob) {
         uint32_t limit = stream->request.chunk_limit ? stream->request.chunk_limit : server->options.chunk_limit;
@@ -294,6 +349,15 @@ void publish_open_follow(struct server *server, struct call *call, const struct 
     job_push(server, server->publish_queue, job);
 }
 
+/* A snapshot is a copy of what the ledger says: one that is damaged goes, and the one before it is offered. */
+static void spoil_snapshot(struct server *server, const struct snapshot_header *header, const struct error *why) {
+    struct error error = {0};
+    log_error("snapshot_damaged", "version=%llu reason=\"%s\" do=\"nothing: another is offered\"",
+              (unsigned long long)header->version, why->message);
+    if (directory_snapshot_delete(&server->data, header, &error) != OK)
+        log_warn("snapshot_left_behind", "version=%llu reason=\"%s\"", (unsigned long long)header->version, error.message);
+}
+
 static void run_open_snapshot(struct server *server, struct job *job) {
     struct snapshot_header header;
     uint8_t raw[SNAPSHOT_HEADER_SIZE];
@@ -308,6 +372,16 @@ static void run_open_snapshot(struct server *server, struct job *job) {
     if (status != OK) {
         rpc_call_finish(job->call->rpc, rpc_code_of(status), error.message);
         return;
+    }
+    if (!digest_equal(server->intact_snapshot, header.content_digest)) { /* read whole once, as payloads are */
+        status = blob_check(server->data.blobs, header.content_digest, &error);
+        if (status != OK) {
+            if (status == CORRUPT || status == NOT_FOUND) spoil_snapshot(server, &header, &error);
+            rpc_call_finish(job->call->rpc, RPC_UNAVAILABLE,
+                            "the newest snapshot is damaged at the coordinator: again in a moment");
+            return;
+        }
+        memcpy(server->intact_snapshot, header.content_digest, DIGEST_SIZE);
     }
     struct stream *stream = stream_create(server, job->call);
     stream->is_snapshot = true;

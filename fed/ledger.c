@@ -77,6 +77,10 @@ void ledger_entry_encode(const struct ledger_entry *entry, struct buffer *out) {
     case LEDGER_STOPPED: write_text(out, entry->note.reason, REASON_SIZE); return;
     case LEDGER_EPOCH: return;
     case LEDGER_INNER_STEPS: buffer_u32(out, entry->inner_steps.inner_steps); return;
+    case LEDGER_DROPPED:
+        buffer_u64(out, entry->dropped.index);
+        write_text(out, entry->dropped.reason, REASON_SIZE);
+        return;
     }
     assert_failed("a ledger kind that exists", __FILE__, __LINE__);
 }
@@ -150,6 +154,9 @@ static enum status decode_fields(struct reader *reader, struct ledger_entry *out
     case LEDGER_STOPPED: return text_status(read_text(reader, out->note.reason, REASON_SIZE), what, error);
     case LEDGER_EPOCH: return OK;
     case LEDGER_INNER_STEPS: out->inner_steps.inner_steps = reader_u32(reader); return OK;
+    case LEDGER_DROPPED:
+        out->dropped.index = reader_u64(reader);
+        return text_status(read_text(reader, out->dropped.reason, REASON_SIZE), what, error);
     }
     return error_set(error, INVALID, "ledger entry: kind %d is unknown", (int)out->kind);
 }
@@ -182,6 +189,7 @@ const char *ledger_kind_name(enum ledger_kind kind) {
     case LEDGER_STOPPED: return "stopped";
     case LEDGER_EPOCH: return "epoch";
     case LEDGER_INNER_STEPS: return "inner_steps";
+    case LEDGER_DROPPED: return "dropped";
     }
     return "unknown";
 }

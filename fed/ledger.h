@@ -24,8 +24,9 @@ enum ledger_kind {
     LEDGER_PAUSED = 7,
     LEDGER_RESUMED = 8,
     LEDGER_STOPPED = 9,
-    LEDGER_EPOCH = 10,      /* a coordinator took over; entries of an older epoch are not accepted after it */
-    LEDGER_INNER_STEPS = 11 /* H changed */
+    LEDGER_EPOCH = 10,       /* a coordinator took over; entries of an older epoch are not accepted after it */
+    LEDGER_INNER_STEPS = 11, /* H changed */
+    LEDGER_DROPPED = 12      /* a contribution that waits is given up: its payload was lost and cannot be had again */
 };
 
 enum { STEP_CONTRIBUTIONS_LIMIT = 256, REASON_SIZE = 128, LEDGER_ENTRY_LIMIT = MANIFEST_LIMIT + 1024 };
@@ -75,6 +76,10 @@ struct ledger_entry {
             uint16_t count;
             struct step_part parts[STEP_CONTRIBUTIONS_LIMIT]; /* [count], indices increasing */
         } step;
+        struct {
+            uint64_t index; /* of the contribution */
+            char reason[REASON_SIZE];
+        } dropped;
         struct {
             char reason[REASON_SIZE];
         } note; /* PAUSED, RESUMED, STOPPED */

@@ -43,27 +43,31 @@ static enum status check_norm(const struct run_state *run, const struct contribu
     return error_set(error, CORRUPT, "the header tells a norm of %.17g, the payload has %.17g", c->norm, norm);
 }
 
-static enum status check_part(const struct run_state *run, const struct contribution *c, struct bytes payload,
-                              struct error *error) {
+static enum status check_digest(const struct contribution *c, struct bytes payload, struct error *error) {
     uint8_t digest[DIGEST_SIZE];
     digest_sha256(payload.data, payload.size, digest);
-    if (memcmp(digest, c->payload_digest, DIGEST_SIZE) != 0)
-        return error_set(error, CORRUPT, "the payload is not the one that was signed");
-    return check_norm(run, c, payload, error);
+    if (memcmp(digest, c->payload_digest, DIGEST_SIZE) == 0) return OK;
+    return error_set(error, CORRUPT, "the payload is not the one that was signed");
 }
 
-/* *culprit is the ledger index of the contribution that an error is about. */
+struct culprit {    /* the contribution that an error is about */
+    uint64_t index; /* UINT64_MAX: none */
+    bool lost;      /* its payload is not there, or is not the one that was signed */
+};
+
 static enum status gather(const struct ledger_source *source, const struct run_state *run, const struct ledger_entry *step,
-                          bool checked, struct gathered *out, uint64_t *culprit, struct error *error) {
+                          bool checked, struct gathered *out, struct culprit *culprit, struct error *error) {
     for (uint32_t i = 0; i < step->step.count; i++) {
         const struct contribution *c = part_of(run, step, i);
         out->offsets[i] = out->bytes.size;
         enum status status = read_payload(source, c, &out->bytes, error);
-        if (status == OK && checked)
-            status = check_part(run, c, bytes_of(out->bytes.data + out->offsets[i], (size_t)c->payload_size), error);
+        struct bytes payload = bytes_of(out->bytes.data + out->offsets[i], out->bytes.size - out->offsets[i]);
+        if (status == OK && checked) status = check_digest(c, payload, error);
+        culprit->lost = status != OK;
+        if (status == OK && checked) status = check_norm(run, c, payload, error);
         if (status != OK) {
-            *culprit = step->step.parts[i].index;
-            return error_wrap(error, status, "payload of ledger entry %llu", (unsigned long long)*culprit);
+            culprit->index = step->step.parts[i].index;
+            return error_wrap(error, status, "payload of ledger entry %llu", (unsigned long long)culprit->index);
         }
     }
     return OK;
@@ -71,7 +75,7 @@ static enum status gather(const struct ledger_source *source, const struct run_s
 
 /* root NULL: an own store is read back: payloads are compared with their digests alone, and no root is computed. */
 static enum status step_model(const struct ledger_source *source, const struct run_state *run, const struct ledger_entry *step,
-                              struct model_state *model, uint8_t *root, uint64_t *culprit, struct error *error) {
+                              struct model_state *model, uint8_t *root, struct culprit *culprit, struct error *error) {
     struct gathered gathered = {0};
     struct step_input *inputs = xcalloc(step->step.count, sizeof *inputs);
     bool wants_root = root && step->step.version % run->manifest.root_interval == 0;
@@ -96,18 +100,26 @@ out:
 }
 
 enum status replay_step(const struct ledger_source *source, const struct run_state *run, const struct ledger_entry *step,
-                        struct model_state *model, uint8_t root[static DIGEST_SIZE], struct error *error) {
+                        struct model_state *model, uint8_t root[static DIGEST_SIZE], uint64_t *lost, struct error *error) {
+    struct culprit culprit = {.index = UINT64_MAX};
+    if (lost) *lost = UINT64_MAX;
     if (step->kind != LEDGER_STEP) return error_set(error, INVALID, "a %s entry is no step", ledger_kind_name(step->kind));
     /* A step that is being planned has no root yet: the one it will carry is what the caller is here for. */
     struct ledger_entry planned = *step;
     if (run->has_genesis && !planned.step.has_root) planned.step.has_root = step->step.version % run->manifest.root_interval == 0;
     struct contribution unused;
     TRY(run_check(run, &planned, true, &unused, error));
-    uint64_t culprit;
-    return step_model(source, run, step, model, root, &culprit, error);
+    enum status status = step_model(source, run, step, model, root, &culprit, error);
+    if (lost && culprit.lost) *lost = culprit.index;
+    return status;
 }
 
 /* --- the whole ------------------------------------------------------------------------------------------------------------ */
+struct unread { /* a payload that was not there, or not whole */
+    uint64_t index;
+    struct error why;
+};
+
 struct replay { /* one call of replay_run */
     const struct ledger_source *source;
     const struct replay_options *options;
@@ -117,6 +129,8 @@ struct replay { /* one call of replay_run */
     struct buffer raw, payload;
     struct ledger_entry entry;
     struct contribution contribution;
+    struct unread *unread; /* [unread_count] */
+    size_t unread_count;
 };
 
 static enum status check_shape(const struct manifest *manifest, uint64_t parameters, const struct model_state *model,
@@ -151,8 +165,14 @@ static enum status replay_contribution(struct replay *replay, struct error *erro
     replay->report->contributions++;
     if (!replay->options->every_payload) return OK;
     replay->payload.size = 0;
-    TRY(read_payload(replay->source, &replay->contribution, &replay->payload, error));
-    return check_part(replay->run, &replay->contribution, buffer_bytes(&replay->payload), error);
+    struct error why = {0};
+    enum status status = read_payload(replay->source, &replay->contribution, &replay->payload, &why);
+    if (status == OK) status = check_digest(&replay->contribution, buffer_bytes(&replay->payload), &why);
+    if (status == OK) return check_norm(replay->run, &replay->contribution, buffer_bytes(&replay->payload), error);
+    /* It may have been given up by a later entry: judged at the end. */
+    replay->unread = xrealloc(replay->unread, (replay->unread_count + 1) * sizeof *replay->unread);
+    replay->unread[replay->unread_count++] = (struct unread){replay->run->size, why};
+    return OK;
 }
 
 static enum status replay_model_step(struct replay *replay, struct error *error) {
@@ -163,8 +183,13 @@ static enum status replay_model_step(struct replay *replay, struct error *error)
     if (version > replay->options->tensors_from) {
         uint8_t root[DIGEST_SIZE];
         bool trusted = replay->options->trusted;
-        TRY(step_model(replay->source, replay->run, step, replay->model, trusted ? NULL : root, &replay->report->failed_entry,
-                       error));
+        struct culprit culprit = {.index = UINT64_MAX};
+        enum status status = step_model(replay->source, replay->run, step, replay->model, trusted ? NULL : root, &culprit, error);
+        if (status != OK) {
+            replay->report->failed_entry = culprit.index;
+            replay->report->lost_payload = culprit.lost;
+            return status;
+        }
         replay->report->roots_checked += step->step.has_root && !trusted;
         return OK;
     }
@@ -216,6 +241,18 @@ static enum status check_last_root(struct replay *replay, struct error *error) {
     return replay->model->version == version ? check_root(replay, root, "replayed", error) : OK;
 }
 
+static enum status check_unread(struct replay *replay, struct error *error) {
+    for (size_t i = 0; i < replay->unread_count; i++) {
+        const struct unread *unread = &replay->unread[i];
+        if (run_state_dropped(replay->run, unread->index)) continue;
+        replay->report->failed_entry = unread->index;
+        replay->report->lost_payload = true;
+        if (error) *error = unread->why;
+        return error_wrap(error, unread->why.status, "replay stops at entry %llu", (unsigned long long)unread->index);
+    }
+    return OK;
+}
+
 enum status replay_run(const struct ledger_source *source, const struct replay_options *options, struct run_state *run,
                        struct model_state *model, struct replay_report *report, struct error *error) {
     struct replay_report unread;
@@ -233,8 +270,10 @@ enum status replay_run(const struct ledger_source *source, const struct replay_o
                            (unsigned long long)model->version, (unsigned long long)options->tensors_from);
     if (status == OK) status = replay_all(replay, error);
     if (status == OK && model && options->trusted) status = check_last_root(replay, error);
+    if (status == OK) status = check_unread(replay, error);
     buffer_deinit(&replay->raw);
     buffer_deinit(&replay->payload);
+    free(replay->unread);
     free(replay);
     return status;
 }

@@ -14,6 +14,7 @@
  *   STOPPED           x        x                   for good
  *   EPOCH             x        x         x         a coordinator that serves an ended run restarts too
  *   INNER_STEPS       x        x
+ *   DROPPED           x        x         x         of a contribution that waits
  *
  * Epochs: entry 0 begins with any; an EPOCH entry carries a higher one than the ledger's, every other entry exactly the
  * ledger's. Contributions name the epoch of the coordinator that they were made for, and it must be the ledger's.
@@ -140,6 +141,11 @@ static void commit_added(struct run_state *state, const struct ledger_entry *ent
         if (digest_equal(state->invitations[i].secret_digest, entry->added.secret_digest)) state->invitations[i].used = true;
 }
 
+static void note_dropped(struct run_state *state, uint64_t index) {
+    state->dropped = xrealloc(state->dropped, (state->dropped_count + 1) * sizeof state->dropped[0]);
+    state->dropped[state->dropped_count++] = index;
+}
+
 static void commit_revoked(struct run_state *state, const struct ledger_entry *entry) {
     struct site_slot *site = &state->sites[entry->revoked.site - 1];
     site->site.revoked = true;
@@ -150,9 +156,39 @@ static void commit_revoked(struct run_state *state, const struct ledger_entry *e
         struct fragment_slot *slot = &state->fragments[f];
         uint32_t kept = 0;
         for (uint32_t i = 0; i < slot->count; i++)
-            if (slot->pending[i].pending.contribution.site != entry->revoked.site) slot->pending[kept++] = slot->pending[i];
+            if (slot->pending[i].pending.contribution.site != entry->revoked.site)
+                slot->pending[kept++] = slot->pending[i];
+            else
+                note_dropped(state, slot->pending[i].pending.index);
         slot->count = kept;
     }
+}
+
+/* --- giving up a contribution --------------------------------------------------------------------------------------------- */
+static uint32_t fragment_of_pending(const struct run_state *state, uint64_t index) {
+    uint32_t fragment = 0;
+    while (fragment < state->manifest.fragments && run_pending_at(state, fragment, index) < 0) fragment++;
+    return fragment;
+}
+
+static enum status check_dropped(const struct run_state *state, const struct ledger_entry *entry, struct error *error) {
+    if (fragment_of_pending(state, entry->dropped.index) < state->manifest.fragments) return OK;
+    return error_set(error, INVALID, "entry %llu is no contribution that waits to be merged",
+                     (unsigned long long)entry->dropped.index);
+}
+
+static void commit_dropped(struct run_state *state, const struct ledger_entry *entry) {
+    uint32_t fragment = fragment_of_pending(state, entry->dropped.index);
+    struct fragment_slot *slot = &state->fragments[fragment];
+    size_t at = (size_t)run_pending_at(state, fragment, entry->dropped.index);
+    const struct contribution *contribution = &slot->pending[at].pending.contribution;
+    struct site_slot *site = &state->sites[contribution->site - 1];
+    site->pending &= ~(UINT64_C(1) << fragment);
+    site->site.tokens -= MIN(site->site.tokens, contribution->tokens); /* what carries its mass next counts them */
+    state->tokens -= MIN(state->tokens, contribution->tokens);
+    memmove(&slot->pending[at], &slot->pending[at + 1], (--slot->count - at) * sizeof slot->pending[0]);
+    note_dropped(state, entry->dropped.index);
+    MARK("run: a contribution is dropped");
 }
 
 /* --- contributions -------------------------------------------------------------------------------------------------------- */
@@ -223,6 +259,7 @@ static bool phase_allows(enum run_phase phase, enum ledger_kind kind) {
     switch (kind) {
     case LEDGER_SITE_REVOKED:
     case LEDGER_STEP:
+    case LEDGER_DROPPED:
     case LEDGER_EPOCH: return true;
     case LEDGER_CONTRIBUTION: return true; /* contribution_rules says it with its own code */
     case LEDGER_PAUSED: return phase == RUN_ACTIVE;
@@ -243,6 +280,7 @@ static enum status check_kind(const struct run_state *state, const struct ledger
     case LEDGER_INNER_STEPS:
         if (entry->inner_steps.inner_steps >= 1 && entry->inner_steps.inner_steps <= 1000000) return OK;
         return error_set(error, INVALID, "%u inner steps: 1 to 1000000", entry->inner_steps.inner_steps);
+    case LEDGER_DROPPED: return check_dropped(state, entry, error);
     case LEDGER_PAUSED:
     case LEDGER_RESUMED:
     case LEDGER_STOPPED:
@@ -297,6 +335,7 @@ void run_commit(struct run_state *state, const struct ledger_entry *entry, const
         state->epoch = entry->epoch;
         break;
     case LEDGER_INNER_STEPS: state->inner_steps = entry->inner_steps.inner_steps; break;
+    case LEDGER_DROPPED: commit_dropped(state, entry); break;
     }
     uint8_t leaf[DIGEST_SIZE];
     merkle_leaf(raw, leaf);

@@ -74,6 +74,8 @@ struct run_state {
     double *norms;                      /* [clip_window], owned: of the last contributions, number c at c % clip_window */
     double *sorted;                     /* [clip_window], owned: the same, in order: the median is a look-up */
     uint64_t contributions;             /* in the ledger */
+    uint64_t *dropped;                  /* [dropped_count], owned: indices of contributions that were given up; rare */
+    size_t dropped_count;
 };
 
 /* As error_wrap, but the status is the one given, whatever the story's was: what a codec calls INVALID in a payload is CORRUPT

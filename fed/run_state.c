@@ -22,6 +22,7 @@ void run_state_destroy(struct run_state *state) {
     free(state->invitations);
     free(state->roots);
     free(state->norms);
+    free(state->dropped);
     free(state->sorted);
     merkle_destroy(state->tree);
     free(state);
@@ -142,6 +143,15 @@ bool run_state_find(const struct run_state *state, uint32_t site, uint64_t seque
     const struct sequence_record *record = slot ? run_record(slot, sequence) : NULL;
     if (record) *index = record->index;
     return record != NULL;
+}
+
+size_t run_state_dropped_count(const struct run_state *state) { return state->dropped_count; }
+uint64_t run_state_dropped_at(const struct run_state *state, size_t at) { return state->dropped[at]; }
+
+bool run_state_dropped(const struct run_state *state, uint64_t index) {
+    for (size_t i = 0; i < state->dropped_count; i++)
+        if (state->dropped[i] == index) return true;
+    return false;
 }
 
 /* Boundaries lie at whole chunks, as evenly as those allow: with c whole chunks, fragment f starts at chunk floor(c * f / n). */

@@ -16,7 +16,8 @@
  * Staleness of a contribution = number of steps to its fragment with a version in (base_version, now].
  *
  * A site has at most one contribution a fragment waiting. A pause or the end of the run refuses new contributions; what waits
- * may still be merged. Revoking a site drops what waits from it: it stays in the ledger and is never merged. run_apply.c has
+ * may still be merged. A contribution that waits and whose payload is lost for good is dropped by an entry of its own: it stays in
+ * the ledger, and its site takes its mass back. Revoking a site drops what waits from it: it stays in the ledger and is never merged. run_apply.c has
  * the table of what is allowed when.
  *
  * No I/O, no clock, no randomness; one owner.
@@ -112,6 +113,12 @@ double run_state_median_norm(const struct run_state *state);
 float run_state_scale(double clip, double weight);
 /* (site, sequence) -> ledger index of that contribution; false if none. */
 bool run_state_find(const struct run_state *state, uint32_t site, uint64_t sequence, uint64_t *index);
+
+/* True of a contribution that waited and was given up (LEDGER_DROPPED), or whose site was revoked: it is never merged, and nobody
+ * needs its payload. */
+size_t run_state_dropped_count(const struct run_state *state);
+uint64_t run_state_dropped_at(const struct run_state *state, size_t at);
+bool run_state_dropped(const struct run_state *state, uint64_t index);
 
 /* --- writing the next entries, for the coordinator --- */
 /* Fills a STEP entry (without root) that merges the fragment's first `count` pending contributions with the scales that the

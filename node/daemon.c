@@ -335,6 +335,7 @@ static enum status start_links(struct daemon *daemon, struct error *error) {
                                 .timeout_ms = (uint32_t)daemon->settings->timeout_ms,
                                 .waits = !daemon->settings->overlap,
                                 .instance = daemon->instance,
+                                .payload_limit = codec_bound(daemon->replica.codec, (size_t)largest),
                                 .tell = daemon_tell,
                                 .context = daemon};
     check_certificates(daemon);

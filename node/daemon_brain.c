@@ -60,6 +60,8 @@ static void compare_clocks(struct daemon *daemon, uint64_t server_ms) {
     trouble_begins(daemon->troubles, TROUBLE_CLOCK, message);
 }
 
+_Static_assert((int)NODE_WANTED_LIMIT == (int)WIRE_WANTED_LIMIT, "the brain takes what one answer carries");
+
 /* For now: as if it had not been answered. For good: the end of this process. */
 static struct node_event refused_heartbeat(const struct heartbeat_reply *reply, struct error *error) {
     log_warn("heartbeat_refused", "code=%s message=\"%s\"", refusal_name(reply->code), reply->message);
@@ -84,6 +86,8 @@ static void on_heartbeat_reply(void *user, const struct rpc_outcome *outcome, st
             event.heartbeat.version = reply.version;
             event.heartbeat.sites_present = reply.sites_present;
             if (reply.server_time_ms > 0) compare_clocks(daemon, reply.server_time_ms);
+            event.heartbeat.wanted_count = MIN(reply.wanted_count, (uint32_t)NODE_WANTED_LIMIT);
+            memcpy(event.heartbeat.wanted, reply.wanted, sizeof event.heartbeat.wanted);
             if (reply.code)
                 event = refused_heartbeat(&reply, &error);
             else
@@ -150,6 +154,8 @@ static void carry_out(struct daemon *daemon, struct node_action *action) {
     case NODE_DO_ACCEPTED: worker_accepted(daemon->worker, action->fragment, action->sequence, &action->head); break;
     case NODE_DO_ADVANCE: worker_advance(daemon->worker, action->fragment); break;
     case NODE_DO_TRAIN: training_train(daemon->training, action->train, action->wait, action->until_steps); break;
+    case NODE_DO_REFETCH: uplink_refetch(daemon->uplink, daemon->channel, action->index); break;
+    case NODE_DO_SUPPLY: uplink_supply(daemon->uplink, daemon->channel, action->index); break;
     case NODE_DO_HEARTBEAT: send_heartbeat(daemon); break;
     case NODE_DO_TIMER: daemon->timer_at = action->at_ms; break;
     case NODE_DO_FINISH:
@@ -213,6 +219,23 @@ static uint64_t time_left(uint64_t at_ms) {
     return at_ms > now ? at_ms - now : 0;
 }
 
+/* Entries that were stored and that the replica could not go by: they come to the brain as if they had just come. */
+static void take_stored(struct daemon *daemon, struct node_actions *actions) {
+    struct ledger_source source = journal_source(daemon->journal);
+    struct buffer raw = {0};
+    struct error error = {0};
+    enum status status = OK;
+    uint64_t size = journal_size(daemon->journal);
+    for (uint64_t index = daemon->restored.entries; status == OK && index < size; index++) {
+        raw.size = 0;
+        status = source.entry(source.context, index, &raw, &error);
+        struct node_event event = {.kind = NODE_ENTRY, .bytes = buffer_bytes(&raw)};
+        if (status != OK) event = (struct node_event){.kind = NODE_FAULT, .status = status, .message = error.message};
+        step(daemon, &event, actions);
+    }
+    buffer_deinit(&raw);
+}
+
 void daemon_brain_run(void *context) {
     struct daemon *daemon = context;
     struct node_actions actions = {0};
@@ -223,6 +246,7 @@ void daemon_brain_run(void *context) {
     node_state_start(daemon->state, daemon->replica.global.version, restored->spooled, restored->spooled_count, daemon_now(),
                      &actions);
     settle(daemon, &actions);
+    take_stored(daemon, &actions);
     while ((status = queue_pop(daemon->events, MIN(time_left(daemon->timer_at), 1000u), &item)) != CANCELLED) {
         if (status == OK) {
             struct envelope *envelope = item;
@@ -276,7 +300,7 @@ enum status daemon_brain_restore(struct daemon *daemon, struct error *error) {
     struct ledger_source source = journal_source(daemon->journal);
     struct buffer raw = {0};
     enum status status = OK;
-    for (uint64_t index = 0; status == OK && index < journal_size(daemon->journal); index++) {
+    for (uint64_t index = 0; status == OK && index < daemon->restored.entries; index++) {
         raw.size = 0;
         status = source.entry(source.context, index, &raw, error);
         if (status == OK) status = node_state_restore(daemon->state, buffer_bytes(&raw), error);

@@ -120,9 +120,17 @@ static enum status expand_stub(struct downlink *downlink, const struct follow_ow
     return status;
 }
 
+/* The coordinator says that no step will ever merge it. If one does, the step asks for the payload. */
+static bool is_dropped(const struct follow_frame *frame, uint64_t index) {
+    for (uint32_t i = 0; i < frame->dropped_count; i++) {
+        if (frame->dropped[i] == index) return true;
+    }
+    return false;
+}
+
 /* Looks into the entry as far as its payload goes; what else is wrong with it is the brain's to say. */
-static enum status find_payload(struct downlink *downlink, const struct follow *follow, struct waiting_entry *waiting,
-                                struct error *error) {
+static enum status find_payload(struct downlink *downlink, const struct follow *follow, const struct follow_frame *frame,
+                                struct waiting_entry *waiting, struct error *error) {
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     struct contribution contribution;
     enum status status = ledger_entry_decode(buffer_bytes(&waiting->raw), entry, error);
@@ -134,7 +142,8 @@ static enum status find_payload(struct downlink *downlink, const struct follow *
             memcpy(waiting->payload_digest, contribution.payload_digest, DIGEST_SIZE);
             journal_payload_hold(downlink->options.journal, waiting->payload_digest); /* first, so that it stays if it is there */
             waiting->held = true;
-            waiting->needs_payload = !blob_exists(journal_payloads(downlink->options.journal), contribution.payload_digest);
+            waiting->needs_payload = !is_dropped(frame, waiting->index) &&
+                                     !blob_exists(journal_payloads(downlink->options.journal), contribution.payload_digest);
         }
     }
     free(entry);
@@ -146,8 +155,8 @@ static void waiting_deinit(struct downlink *downlink, struct waiting_entry *wait
     buffer_deinit(&waiting->raw);
 }
 
-static enum status take_place(struct downlink *downlink, struct follow *follow, const struct follow_item *item,
-                              struct error *error) {
+static enum status take_place(struct downlink *downlink, struct follow *follow, const struct follow_frame *frame,
+                              const struct follow_item *item, struct error *error) {
     if (follow->waiting_count == WAITING_LIMIT)
         return error_set(error, INVALID, "%d entries came while a payload was missing", WAITING_LIMIT);
     struct waiting_entry waiting = {.index = follow->next};
@@ -156,7 +165,7 @@ static enum status take_place(struct downlink *downlink, struct follow *follow, 
         status = expand_stub(downlink, item->own, &waiting.raw, error);
     else
         buffer_append(&waiting.raw, item->entry.data, item->entry.size);
-    if (status == OK) status = find_payload(downlink, follow, &waiting, error);
+    if (status == OK) status = find_payload(downlink, follow, frame, &waiting, error);
     bool lost = item->own && (status == NOT_FOUND || (status == OK && waiting.needs_payload));
     if (lost) { /* we should have it and have not: the whole entry, and its payload, must come */
         follow->ask_again = true;
@@ -181,7 +190,7 @@ static enum status take_places(struct downlink *downlink, struct follow *follow,
                          (unsigned long long)follow->next);
     struct follow_cursor cursor = {0};
     struct follow_item item;
-    while (follow_next(frame, &cursor, &item)) TRY(take_place(downlink, follow, &item, error));
+    while (follow_next(frame, &cursor, &item)) TRY(take_place(downlink, follow, frame, &item, error));
     return OK;
 }
 

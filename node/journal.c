@@ -209,6 +209,18 @@ enum status journal_sent(struct journal *journal, uint64_t sequence, uint8_t hea
     return status;
 }
 
+enum status journal_contribution(struct journal *journal, uint64_t index, struct ledger_entry *entry, struct contribution *out,
+                                 struct error *error) {
+    struct buffer raw = {0};
+    enum status status = source_entry(journal, index, &raw, error);
+    if (status == OK) status = ledger_entry_decode(buffer_bytes(&raw), entry, error);
+    if (status == OK && entry->kind != LEDGER_CONTRIBUTION)
+        status = error_set(error, CORRUPT, "entry %llu is no contribution", (unsigned long long)index);
+    if (status == OK) status = contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), out, error);
+    buffer_deinit(&raw);
+    return status;
+}
+
 struct blob_store *journal_payloads(struct journal *journal) {
     return journal->payloads;
 }

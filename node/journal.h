@@ -93,6 +93,9 @@ struct ledger_source journal_source(struct journal *journal);
 MUST_USE enum status journal_sent(struct journal *journal, uint64_t sequence, uint8_t header[static CONTRIBUTION_HEADER_SIZE],
                                   uint8_t signature[static SIGNATURE_SIZE], struct error *error);
 struct blob_store *journal_payloads(struct journal *journal);
+/* Header and signature of the contribution that entry `index` is, and what it says. CORRUPT: it is something else. */
+MUST_USE enum status journal_contribution(struct journal *journal, uint64_t index, struct ledger_entry *entry,
+                                          struct contribution *out, struct error *error);
 /* A claim to the payload beside those of the ledger's copy and of the rounds (node/journal_prune.c), for as long as an entry is
  * on its way there: taken before one looks whether the file is there, ended once the entry is in our copy. Claims count. */
 void journal_payload_hold(struct journal *journal, const uint8_t digest[static DIGEST_SIZE]);

@@ -128,6 +128,9 @@ static void end_names(struct journal *journal, uint64_t index, const struct ledg
             struct payload_name *name = name_at(journal, entry->step.parts[i].index);
             if (name) end_name(journal, name, ended);
         }
+    } else if (entry->kind == LEDGER_DROPPED) {
+        struct payload_name *name = name_at(journal, entry->dropped.index);
+        if (name) end_name(journal, name, ended);
     } else if (entry->kind == LEDGER_SITE_REVOKED) { /* what waited of it is never merged */
         for (size_t i = journal->name_count; i-- > 0;) {
             struct payload_name *name = &journal->names[i];

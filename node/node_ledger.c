@@ -54,6 +54,14 @@ enum status node_ledger_take(struct node_state *state, struct bytes raw, bool tr
     return OK;
 }
 
+/* The coordinator has lost its payload for good: as after a refusal, the mass is ours again. */
+static void note_dropped(struct node_state *state, uint64_t index, struct node_actions *out) {
+    for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
+        const struct slot *slot = &state->slots[fragment];
+        if (slot->encoded && slot->in_ledger && slot->index == index) node_slot_dropped(state, fragment, out);
+    }
+}
+
 static void check_head(struct node_state *state, struct node_actions *out) {
     if (state->head.size == 0 || state->head.size > run_state_size(state->run)) return;
     uint8_t root[DIGEST_SIZE];
@@ -116,6 +124,8 @@ static void take(struct node_state *state, struct bytes raw, struct node_actions
     if (entry.kind != LEDGER_STEP) {
         if (node_ledger_take(state, raw, false, &error) != OK)
             node_halt(state, out, "the ledger breaks its rules: %.180s", error.message);
+        else if (entry.kind == LEDGER_DROPPED)
+            note_dropped(state, entry.dropped.index, out);
     } else if (entry.step.version <= state->replica_version) {
         MARK("ledger: a step that the snapshot has");
         step_taken(state, raw, &entry, out); /* the snapshot we started from has it */
@@ -124,6 +134,12 @@ static void take(struct node_state *state, struct bytes raw, struct node_actions
         struct node_action *action = node_act(out, NODE_DO_APPLY);
         buffer_append(&action->bytes, raw.data, raw.size);
     }
+}
+
+void node_ledger_apply_again(struct node_state *state, struct node_actions *out) {
+    if (!state->applying || state->queue_count == 0) return;
+    const struct buffer *first = &state->queue[state->queue_head];
+    buffer_append(&node_act(out, NODE_DO_APPLY)->bytes, first->data, first->size);
 }
 
 static void queue_put(struct node_state *state, struct bytes raw) {
@@ -161,8 +177,13 @@ void node_ledger_entry(struct node_state *state, struct bytes raw, struct node_a
     drain(state, out);
 }
 
-void node_ledger_applied(struct node_state *state, const struct node_event *event, struct node_actions *out) {
+void node_ledger_applied(struct node_state *state, const struct node_event *event, struct node_moment now,
+                         struct node_actions *out) {
     if (!state->applying || state->queue_count == 0) return;
+    if (event->status != OK && event->applied.lost) { /* nothing was touched: the step stays at the queue's head */
+        node_payload_lost(state, event->applied.lost, now);
+        return;
+    }
     struct buffer first = state->queue[state->queue_head];
     state->queue_head = (state->queue_head + 1) % state->queue_capacity;
     state->queue_count--;

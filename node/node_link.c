@@ -70,6 +70,7 @@ void node_heartbeat_reply(struct node_state *state, const struct node_event *eve
     if (event->status != OK) return;
     if (event->heartbeat.inner_steps > 0) state->inner_steps = event->heartbeat.inner_steps;
     if (event->heartbeat.sites_present > 0) state->sites_present = event->heartbeat.sites_present;
+    node_wanted(state, event);
     if (state->catching_up && state->caught_up_at == UINT64_MAX) state->caught_up_at = event->heartbeat.version;
 }
 

@@ -246,6 +246,11 @@ void node_slot_merged(struct node_state *state, uint32_t fragment, struct node_a
     action->sequence = slot->sequence;
 }
 
+void node_slot_dropped(struct node_state *state, uint32_t fragment, struct node_actions *out) {
+    const struct slot *slot = &state->slots[fragment];
+    if (slot->phase < SLOT_MERGING) restore(state, fragment, out);
+}
+
 void node_rebased(struct node_state *state, const struct node_event *event) {
     if (event->fragment >= state->fragments) return;
     struct slot *slot = &state->slots[event->fragment];
@@ -450,6 +455,12 @@ void node_rounds_take_up(struct node_state *state, const struct node_spooled *sp
         slot->index = index;
         MARK("restart: a message that waits for its merge");
         slot->phase = SLOT_ACCEPTED;
+        return;
+    }
+    if (run_state_dropped(state->run, index)) {
+        slot->in_ledger = true;
+        slot->index = index;
+        node_slot_dropped(state, spooled->fragment, out);
         return;
     }
     MARK("restart: a message that was merged");

@@ -50,6 +50,7 @@ static void set_timer(struct node_state *state, struct node_actions *out) {
     if (state->link == LINK_DOWN) wake = MIN(wake, state->link_retry_at);
     if (state->link == LINK_UP && !state->heartbeat_open) wake = MIN(wake, state->heartbeat_at);
     wake = MIN(wake, node_rounds_wake(state));
+    wake = MIN(wake, node_payloads_wake(state));
     if (wake == state->timer || wake == UINT64_MAX) return;
     state->timer = wake;
     node_act(out, NODE_DO_TIMER)->at_ms = wake;
@@ -74,6 +75,7 @@ static void settle(struct node_state *state, struct node_moment now, struct node
     if (!state->started || state->halted) return;
     node_rounds_retry(state, now, out);
     node_link_settle(state, now, out);
+    node_payloads_settle(state, now, out);
     node_rounds_catch_up(state, out);
     node_rounds_begin(state, out);
     finish_if_over(state, out);
@@ -159,7 +161,9 @@ void node_state_step(struct node_state *state, const struct node_event *event, s
     case NODE_SNAPSHOT_LOADED: node_snapshot_loaded(state, event, now, out); break;
     case NODE_ENTRY: node_ledger_entry(state, event->bytes, out); break;
     case NODE_HEAD: node_ledger_head(state, event->bytes, out); break;
-    case NODE_APPLIED: node_ledger_applied(state, event, out); break;
+    case NODE_APPLIED: node_ledger_applied(state, event, now, out); break;
+    case NODE_REFETCHED: node_refetched(state, event, now, out); break;
+    case NODE_SUPPLIED: state->supplying = false; break;
     case NODE_REBASED: node_rebased(state, event); break;
     case NODE_HEARTBEAT_REPLY: node_heartbeat_reply(state, event, now); break;
     case NODE_FAULT: node_halt(state, out, "%.200s", event->message ? event->message : status_name(event->status)); break;

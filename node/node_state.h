@@ -18,6 +18,10 @@
  * replica by the worker; entries behind it wait in a bounded queue. A root, rule, signature or head that does not agree ends
  * the node (HALT): it would rather stop than train on a model it cannot prove.
  *
+ * A payload that a step needs and that the disk has lost is asked of the coordinator again (REFETCH), and the step waits; one that the
+ * coordinator has lost is brought to it (SUPPLY), whoever's it is. A contribution of ours that it gave up (DROPPED) is taken back as
+ * after a refusal.
+ *
  * A site sends one contribution after the other: the next fragment's is made once the last one's entry is in the ledger, since
  * each header names the header before it. A base that has fallen behind the staleness cap (a site that was away, or has just
  * caught up) is moved forward before the round's snapshot, keeping all progress (ADVANCE).
@@ -54,6 +58,8 @@ struct node_options {
     uint64_t payloads_from;   /* of the snapshot of the run that the replica once came from; 0: none */
 };
 
+enum { NODE_WANTED_LIMIT = 16 };
+
 /* A message that was spooled and whose end is not known. */
 struct node_spooled {
     uint32_t fragment;
@@ -80,6 +86,8 @@ enum node_event_kind {
     NODE_HEAD,            /* a signed head (unverified bytes) */
     NODE_APPLIED,         /* APPLY done: status, root */
     NODE_REBASED,         /* REBASE or RESTORE done: the fragment's base is base_version */
+    NODE_REFETCHED,       /* REFETCH done: status */
+    NODE_SUPPLIED,        /* SUPPLY done, well or not */
     NODE_HEARTBEAT_REPLY, /* inner steps for us; or it failed (then nothing) */
     NODE_FAULT            /* the shell's worker, trainer or disk failed: status, message */
 };
@@ -114,6 +122,7 @@ struct node_event {
         struct {
             uint64_t version;
             uint8_t root[DIGEST_SIZE];
+            uint64_t lost; /* not OK: the entry whose payload is not there or damaged; nothing was touched. 0: it is not that */
         } applied;
         struct {
             uint64_t base_version;
@@ -123,6 +132,8 @@ struct node_event {
             enum run_phase phase;
             uint64_t version; /* the coordinator's */
             uint32_t sites_present;
+            uint32_t wanted_count;
+            uint64_t wanted[NODE_WANTED_LIMIT]; /* ledger indices: payloads that the coordinator has lost */
         } heartbeat;
     };
 };
@@ -141,6 +152,8 @@ enum node_action_kind {
     NODE_DO_RESTORE,   /* the same after a refusal: replica_restore first; then REBASED. The spooled message is over */
     NODE_DO_ADVANCE,   /* worker: replica_stage; trainer: replica_rebase keeping all progress; then REBASED. No message is over */
     NODE_DO_TRAIN,     /* training may go on (on) or must wait (off), with the cause to book the time under */
+    NODE_DO_REFETCH,   /* get the payload of entry `index` from the coordinator into our disk; then REFETCHED */
+    NODE_DO_SUPPLY,    /* bring the payload of entry `index` to the coordinator, if it is here and whole; then SUPPLIED */
     NODE_DO_HEARTBEAT, /* send one; then HEARTBEAT_REPLY */
     NODE_DO_TIMER,     /* send TIMER at this monotonic time; replaces the one asked for before */
     NODE_DO_FINISH,    /* the run has stopped and everything of ours is merged or refused: save, export, exit 0 */
@@ -153,7 +166,7 @@ struct node_action {
     enum node_action_kind kind;
     uint32_t fragment;
     uint64_t sequence;
-    uint64_t index, payloads_from; /* FOLLOW: ledger indices */
+    uint64_t index, payloads_from; /* FOLLOW, REFETCH, SUPPLY: ledger indices */
     bool ask_offer;                /* CONNECT */
     bool train;                    /* TRAIN */
     uint64_t until_steps;          /* TRAIN: wait for more orders at this count of inner steps (overlap off); UINT64_MAX: none */
@@ -206,6 +219,7 @@ int64_t node_state_round_steps(const struct node_state *state, uint32_t fragment
 uint32_t node_state_inner_steps(const struct node_state *state);
 uint32_t node_state_sites_present(const struct node_state *state); /* as the coordinator last said; 0: not yet */
 uint64_t node_state_refused(const struct node_state *state, enum refusal code);
+uint64_t node_state_lost(const struct node_state *state);      /* the entry whose payload is asked for again; 0: none is */
 uint64_t node_state_staleness(const struct node_state *state); /* of our last merged contribution */
 bool node_state_linked(const struct node_state *state);
 

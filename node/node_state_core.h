@@ -1,5 +1,5 @@
 /* The inside of the site's brain, shared by node_state.c (events, and what follows from them), node_rounds.c (slots),
- * node_link.c (the connection) and node_ledger.c (what the ledger says). Nobody else includes it. */
+ * node_link.c (the connection), node_ledger.c (what the ledger says) and node_payloads.c (payloads that were lost). Nobody else includes it. */
 #ifndef NODE_NODE_STATE_CORE_H
 #define NODE_NODE_STATE_CORE_H
 
@@ -64,6 +64,14 @@ struct node_state {
     struct buffer *queue; /* entries behind a step, a ring [queue_capacity] */
     size_t queue_head, queue_count, queue_capacity;
     bool applying;
+    uint64_t lost; /* the entry whose payload the step at the queue's head lacks; 0: none */
+    bool refetching;
+    uint64_t refetch_at;
+    uint32_t refetch_attempts;
+    uint64_t wanted[NODE_WANTED_LIMIT]; /* by the coordinator, [wanted_count], the first wanted_next of them dealt with */
+    uint32_t wanted_count, wanted_next;
+    bool supplying;
+
     struct ledger_head head; /* the newest head not checked yet; size 0: none */
 };
 
@@ -72,10 +80,21 @@ void node_halt(struct node_state *state, struct node_actions *out, const char *f
 
 /* node_ledger.c */
 void node_ledger_entry(struct node_state *state, struct bytes raw, struct node_actions *out);
-void node_ledger_applied(struct node_state *state, const struct node_event *event, struct node_actions *out);
+void node_ledger_applied(struct node_state *state, const struct node_event *event, struct node_moment now,
+                         struct node_actions *out);
 void node_ledger_head(struct node_state *state, struct bytes raw, struct node_actions *out);
 /* Takes an entry of ours or another's into the run state, and what it means for our slots. */
 enum status node_ledger_take(struct node_state *state, struct bytes raw, bool trusted, struct error *error);
+
+/* The step at the queue's head once more. */
+void node_ledger_apply_again(struct node_state *state, struct node_actions *out);
+
+/* node_payloads.c */
+void node_payload_lost(struct node_state *state, uint64_t index, struct node_moment now);
+void node_refetched(struct node_state *state, const struct node_event *event, struct node_moment now, struct node_actions *out);
+void node_wanted(struct node_state *state, const struct node_event *event);
+void node_payloads_settle(struct node_state *state, struct node_moment now, struct node_actions *out);
+uint64_t node_payloads_wake(const struct node_state *state);
 
 /* node_rounds.c: what a slot does at an event ... */
 void node_progress(struct node_state *state, const struct node_event *event);
@@ -87,6 +106,8 @@ void node_upload_broken(struct node_state *state, const struct node_event *event
 void node_rebased(struct node_state *state, const struct node_event *event);
 /* (its message has been merged by a step that is in the run state and the replica now) */
 void node_slot_merged(struct node_state *state, uint32_t fragment, struct node_actions *out);
+/* (it was given up by an entry that is in the run state now) */
+void node_slot_dropped(struct node_state *state, uint32_t fragment, struct node_actions *out);
 /* ... when the run begins, the link is up, a message was found in the spool at a start ... */
 void node_rounds_stagger(struct node_state *state);
 void node_rounds_link_up(struct node_state *state, struct node_moment now);

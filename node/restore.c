@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/memory.h"
 #include "model/trainer.h"
 #include "run/run_model.h"
@@ -36,18 +37,26 @@ static enum status stored_version(const struct ledger_source *source, uint64_t *
 
 /* The steps beyond the checkpoint. After a snapshot of the run was loaded the stored ledger may still be on its way to it: then
  * there are none, and the entries that come are control only until they have reached the replica. */
-static enum status replay(const struct restore_input *input, uint64_t *steps, struct error *error) {
+static enum status replay(const struct restore_input *input, struct restored *out, struct error *error) {
     struct ledger_source source = journal_source(input->journal);
     struct replay_options options = {.trusted = true, .until = UINT64_MAX, .tensors_from = input->replica->global.version};
     uint64_t version = 0;
-    *steps = 0;
+    out->entries = journal_size(input->journal);
     if (journal_size(input->journal) == 0) return OK;
     enum status status = stored_version(&source, &version, error);
     if (status == OK && version >= options.tensors_from) {
         struct run_state *run = run_state_create();
-        status = replay_run(&source, &options, run, &input->replica->global, NULL, error);
+        struct replay_report report = {0};
+        status = replay_run(&source, &options, run, &input->replica->global, &report, error);
+        if (status != OK &&
+            report.lost_payload) { /* it is fetched again once there is a link; until then the replica stands here */
+            log_error("payload_lost", "entry=%llu message=\"%s\" do=\"nothing: the coordinator is asked for it\"",
+                      (unsigned long long)report.failed_entry, error ? error->message : "");
+            out->entries = run_state_size(run);
+            status = OK;
+        }
         run_state_destroy(run);
-        *steps = version - options.tensors_from;
+        out->replayed = input->replica->global.version - options.tensors_from;
     }
     return status == OK ? OK : error_wrap(error, status, "replay of the stored ledger");
 }
@@ -100,6 +109,12 @@ static enum status rebuild_base(struct restoring *r, const struct journal_round 
         blob_read(journal_payloads(r->input->journal), round->payload_digest, (size_t)round->payload_size, &payload, error);
     if (status == OK) status = codec_decode(replica->codec, buffer_bytes(&payload), (size_t)piece.count, base, error);
     for (uint64_t i = 0; status == OK && i < piece.count; i++) base[i] = snapshot[i] + base[i];
+    if (status == CORRUPT || status == NOT_FOUND) { /* for good: if the message is refused, its mass is lost */
+        log_error("contribution_lost", "fragment=%u sequence=%llu message=\"%s\" do=\"nothing: the site goes on without it\"",
+                  round->fragment, (unsigned long long)round->sequence, error ? error->message : "");
+        memcpy(base, snapshot, piece.size);
+        status = OK;
+    }
     buffer_deinit(&payload);
     return status;
 }
@@ -226,7 +241,7 @@ enum status restore_site(const struct restore_input *input, struct restored *out
     *out = (struct restored){.from_checkpoint = journal_checkpoint(input->journal) != NULL};
     if (out->from_checkpoint) out->payloads_from = journal_checkpoint(input->journal)->payloads_from;
     TRY(load_global(input, error));
-    TRY(replay(input, &out->replayed, error));
+    TRY(replay(input, out, error));
     if (!input->trainer) return OK;
     struct restoring r = {
         .input = input, .checkpoint = journal_checkpoint(input->journal), .local = trainer_parameters(input->trainer)};

@@ -10,11 +10,16 @@
 #include "base/memory.h"
 #include "base/queue.h"
 #include "base/thread.h"
+#include "node/refetch.h"
 #include "proto/messages.h"
 
-enum { QUEUE_LIMIT = 2 * FRAGMENTS_LIMIT, CHUNK_LEAST = 4096 };
+enum { QUEUE_LIMIT = 2 * FRAGMENTS_LIMIT + 4, CHUNK_LEAST = 4096 };
+
+enum upload_kind { UPLOAD_OWN, UPLOAD_SUPPLY, UPLOAD_REFETCH };
 
 struct upload {
+    enum upload_kind kind;
+    uint64_t index; /* SUPPLY, REFETCH */
     struct rpc_channel *channel;
     uint32_t fragment;
     uint64_t sequence, payload_size;
@@ -73,8 +78,19 @@ static enum status send_open(struct uplink *uplink, struct stream *stream, struc
         .kind = SUBMIT_OPEN,
         .open = {.protocol = PROTOCOL_VERSION, .waits = uplink->options.waits, .instance = uplink->options.instance}};
     struct contribution contribution;
-    TRY(journal_sent(uplink->options.journal, upload->sequence, frame.open.header, frame.open.signature, error));
-    TRY(contribution_decode(bytes_of(frame.open.header, sizeof frame.open.header), &contribution, error));
+    if (upload->kind == UPLOAD_SUPPLY) {
+        struct ledger_entry *entry = xmalloc(sizeof *entry);
+        enum status status = journal_contribution(uplink->options.journal, upload->index, entry, &contribution, error);
+        if (status == OK) status = blob_check(journal_payloads(uplink->options.journal), contribution.payload_digest, error);
+        memcpy(frame.open.header, entry->contribution.header, sizeof frame.open.header);
+        memcpy(frame.open.signature, entry->contribution.signature, sizeof frame.open.signature);
+        frame.open.supply = true;
+        free(entry);
+        TRY(status);
+    } else {
+        TRY(journal_sent(uplink->options.journal, upload->sequence, frame.open.header, frame.open.signature, error));
+        TRY(contribution_decode(bytes_of(frame.open.header, sizeof frame.open.header), &contribution, error));
+    }
     upload->payload_size = contribution.payload_size;
     memcpy(upload->payload_digest, contribution.payload_digest, DIGEST_SIZE);
     return send_frame(uplink, stream, &frame, error);
@@ -141,6 +157,19 @@ static enum status talk(struct uplink *uplink, struct stream *stream, struct upl
     return status == NOT_FOUND ? error_set(error, UNAVAILABLE, "the coordinator ended the call without an answer") : status;
 }
 
+static void supplied(struct uplink *uplink, const struct upload *upload, enum status status, const struct submit_reply *reply,
+                     const struct error *error) {
+    char quoted[256];
+    if (status == OK && reply->kind == SUBMIT_REFUSAL && reply->refusal.code == REFUSED_DUPLICATE)
+        log_info("payload_supplied", "entry=%llu sent=%llu", (unsigned long long)upload->index, (unsigned long long)upload->sent);
+    else if (!is_stopping(uplink))
+        log_info("payload_not_supplied", "entry=%llu reason=%s message=%s", (unsigned long long)upload->index,
+                 status == OK && reply->kind == SUBMIT_REFUSAL ? refusal_name(reply->refusal.code) : status_name(status),
+                 log_quote(status == OK && reply->kind == SUBMIT_REFUSAL ? reply->refusal.message : error->message, quoted,
+                           sizeof quoted));
+    uplink->options.tell(uplink->options.context, &(struct node_event){.kind = NODE_SUPPLIED});
+}
+
 static void answer(struct uplink *uplink, const struct upload *upload, const struct submit_reply *reply) {
     struct node_event event = {.fragment = upload->fragment, .sequence = upload->sequence};
     if (reply->kind == SUBMIT_RECEIPT) {
@@ -166,6 +195,37 @@ static void answer(struct uplink *uplink, const struct upload *upload, const str
     uplink->options.tell(uplink->options.context, &event);
 }
 
+/* A stream that uplink_stop can cut. */
+static void set_stream(struct uplink *uplink, struct stream *stream) {
+    pthread_mutex_lock(&uplink->lock);
+    uplink->stream = stream;
+    bool stopping = uplink->stopping;
+    pthread_mutex_unlock(&uplink->lock);
+    if (stream && stopping) stream_cancel(stream);
+}
+
+static void refetch(struct uplink *uplink, const struct upload *upload) {
+    struct node_event event = {.kind = NODE_REFETCHED};
+    struct error error = {0};
+    struct stream *stream = NULL;
+    char quoted[256];
+    event.status =
+        stream_open(upload->channel, METHOD_FOLLOW, uplink->options.timeout_ms, uplink->options.traffic, &stream, &error);
+    set_stream(uplink, stream);
+    if (event.status == OK)
+        event.status = refetch_payload(uplink->options.journal, stream, uplink->options.instance, upload->index,
+                                       uplink->options.payload_limit, &error);
+    set_stream(uplink, NULL);
+    stream_close(stream);
+    event.message = error.message;
+    if (event.status == OK)
+        log_info("payload_refetched", "entry=%llu", (unsigned long long)upload->index);
+    else if (!is_stopping(uplink))
+        log_warn("payload_not_refetched", "entry=%llu reason=%s message=%s", (unsigned long long)upload->index,
+                 status_name(event.status), log_quote(error.message, quoted, sizeof quoted));
+    uplink->options.tell(uplink->options.context, &event);
+}
+
 static void send(struct uplink *uplink, struct upload *upload) {
     struct error error = {0};
     struct buffer message = {0};
@@ -174,14 +234,12 @@ static void send(struct uplink *uplink, struct upload *upload) {
     enum status status =
         stream_open(upload->channel, METHOD_SUBMIT, uplink->options.timeout_ms, uplink->options.traffic, &stream, &error);
     if (status == OK) {
-        pthread_mutex_lock(&uplink->lock);
-        uplink->stream = stream;
-        bool stopping = uplink->stopping;
-        pthread_mutex_unlock(&uplink->lock);
-        if (stopping) stream_cancel(stream);
+        set_stream(uplink, stream);
         status = talk(uplink, stream, upload, &message, &reply, &error);
     }
-    if (status == OK) {
+    if (upload->kind == UPLOAD_SUPPLY) {
+        supplied(uplink, upload, status, &reply, &error);
+    } else if (status == OK) {
         answer(uplink, upload, &reply);
     } else if (!is_stopping(uplink)) {
         char quoted[256];
@@ -195,9 +253,7 @@ static void send(struct uplink *uplink, struct upload *upload) {
                                    .message = error.message};
         uplink->options.tell(uplink->options.context, &event);
     }
-    pthread_mutex_lock(&uplink->lock);
-    uplink->stream = NULL;
-    pthread_mutex_unlock(&uplink->lock);
+    set_stream(uplink, NULL);
     stream_close(stream);
     buffer_deinit(&message);
 }
@@ -206,8 +262,12 @@ static void body(void *context) {
     struct uplink *uplink = context;
     void *item;
     while (queue_pop(uplink->queue, UINT64_MAX, &item) == OK) {
-        if (!is_stopping(uplink)) send(uplink, item);
-        free(item);
+        struct upload *upload = item;
+        if (!is_stopping(uplink) && upload->kind == UPLOAD_REFETCH)
+            refetch(uplink, upload);
+        else if (!is_stopping(uplink))
+            send(uplink, upload);
+        free(upload);
     }
 }
 
@@ -230,10 +290,22 @@ enum status uplink_start(const struct uplink_options *options, struct uplink **o
     return status;
 }
 
+static void push(struct uplink *uplink, struct upload upload) {
+    struct upload *copy = xmalloc(sizeof *copy);
+    *copy = upload;
+    if (queue_push(uplink->queue, copy) != OK) free(copy); /* stopping: a fragment has one upload at most */
+}
+
 void uplink_send(struct uplink *uplink, struct rpc_channel *channel, uint32_t fragment, uint64_t sequence) {
-    struct upload *upload = xmalloc(sizeof *upload);
-    *upload = (struct upload){.channel = channel, .fragment = fragment, .sequence = sequence};
-    if (queue_push(uplink->queue, upload) != OK) free(upload); /* stopping: a fragment has one upload at most */
+    push(uplink, (struct upload){.channel = channel, .fragment = fragment, .sequence = sequence});
+}
+
+void uplink_supply(struct uplink *uplink, struct rpc_channel *channel, uint64_t index) {
+    push(uplink, (struct upload){.kind = UPLOAD_SUPPLY, .channel = channel, .index = index});
+}
+
+void uplink_refetch(struct uplink *uplink, struct rpc_channel *channel, uint64_t index) {
+    push(uplink, (struct upload){.kind = UPLOAD_REFETCH, .channel = channel, .index = index});
 }
 
 void uplink_stop(struct uplink *uplink) {

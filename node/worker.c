@@ -170,7 +170,14 @@ static void do_restore(struct worker *worker, struct job *job) {
     if (status == OK)
         status =
             blob_read(journal_payloads(worker->options.journal), round->payload_digest, round->payload_size, &payload, &error);
-    if (status == OK) status = replica_restore(worker->options.replica, job->fragment, buffer_bytes(&payload), &error);
+    if (status == CORRUPT || status == NOT_FOUND || status == INVALID) { /* for good: a restart would find it as it is */
+        log_error("contribution_lost", "fragment=%u sequence=%llu message=\"%s\" do=\"nothing: the site goes on without it\"",
+                  job->fragment, (unsigned long long)job->sequence, error.message);
+        replica_stage(worker->options.replica, job->fragment);
+        status = OK;
+    } else if (status == OK) {
+        status = replica_restore(worker->options.replica, job->fragment, buffer_bytes(&payload), &error);
+    }
     buffer_deinit(&payload);
     if (status == OK)
         training_rebase(worker->options.training, job->fragment, job->sequence, MOVE_REFUSED);
@@ -215,11 +222,17 @@ static void do_apply(struct worker *worker, struct job *job) {
     struct ledger_source source = journal_source(worker->options.journal);
     struct ledger_entry *step = xmalloc(sizeof *step);
     struct node_event event = {.kind = NODE_APPLIED};
+    uint64_t lost = UINT64_MAX;
     uint64_t from = clock_monotonic_ms();
     event.status = ledger_entry_decode(buffer_bytes(&job->bytes), step, &error);
-    if (event.status == OK) event.status = replay_step(&source, job->run, step, &replica->global, event.applied.root, &error);
+    if (event.status == OK)
+        event.status = replay_step(&source, job->run, step, &replica->global, event.applied.root, &lost, &error);
     event.applied.version = replica->global.version;
+    event.applied.lost = lost == UINT64_MAX ? 0 : lost;
     event.message = error.message;
+    if (event.applied.lost)
+        log_error("payload_lost", "entry=%llu message=\"%s\" do=\"nothing: the coordinator is asked for it\"",
+                  (unsigned long long)lost, error.message);
     if (event.status == OK)
         worker->options.step_applied(worker->options.context, step, event.applied.root, clock_monotonic_ms() - from);
     free(step);

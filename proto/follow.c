@@ -72,6 +72,7 @@ static enum status frame_check(const struct follow_frame *message, struct error 
         TRY(wire_check_range(message->own[i].sequence, 1, UINT64_MAX, "own.sequence", error));
         free_from = message->own[i].place + 1;
     }
+    TRY(wire_check_range(message->dropped_count, 0, WIRE_ENTRIES_LIMIT, "dropped", error));
     TRY(wire_check_size(message->head, 0, WIRE_HEAD_LIMIT, "head", error));
     return piece_check(message, error);
 }
@@ -83,8 +84,11 @@ static enum status frame_convert(const ProtobufCMessage *raw, struct bytes paylo
     TRY(wire_check_range(from->n_own, 0, WIRE_ENTRIES_LIMIT, "own", error));
     struct bytes *entries = arena_take(arena, from->n_entries * sizeof *entries);
     struct follow_own *own = arena_take(arena, from->n_own * sizeof *own);
-    if (!entries || !own) return error_set(error, INVALID, "takes too much memory");
+    TRY(wire_check_range(from->n_dropped, 0, WIRE_ENTRIES_LIMIT, "dropped", error));
+    uint64_t *dropped = arena_take(arena, from->n_dropped * sizeof *dropped);
+    if (!entries || !own || !dropped) return error_set(error, INVALID, "takes too much memory");
     for (size_t i = 0; i < from->n_entries; i++) entries[i] = wire_bytes(from->entries[i]);
+    for (size_t i = 0; i < from->n_dropped; i++) dropped[i] = from->dropped[i];
     for (size_t i = 0; i < from->n_own; i++)
         own[i] = (struct follow_own){from->own[i]->place, from->own[i]->sequence, from->own[i]->time_ms, from->own[i]->epoch,
                                      from->own[i]->header};
@@ -95,6 +99,8 @@ static enum status frame_convert(const ProtobufCMessage *raw, struct bytes paylo
         .entries = entries,
         .own_count = (uint32_t)from->n_own,
         .own = own,
+        .dropped_count = (uint32_t)from->n_dropped,
+        .dropped = dropped,
         .head = wire_bytes(from->head),
         .payload_total = from->payload_total,
         .payload_index = from->payload_index,
@@ -119,6 +125,7 @@ static const struct wire_type frame_type = {&atoll__v1__follow_frame__descriptor
 enum status follow_frame_encode(const struct follow_frame *message, struct buffer *out, struct error *error) {
     TRY(frame_check(message, error));
     Atoll__V1__FollowFrame frame = ATOLL__V1__FOLLOW_FRAME__INIT;
+    uint64_t *dropped = xcalloc(message->dropped_count, sizeof *dropped);
     ProtobufCBinaryData *entries = xcalloc(message->entry_count, sizeof *entries);
     Atoll__V1__FollowOwn *own = xcalloc(message->own_count, sizeof *own),
                          **own_items = xcalloc(message->own_count, sizeof *own_items);
@@ -137,11 +144,15 @@ enum status follow_frame_encode(const struct follow_frame *message, struct buffe
     frame.entries = entries;
     frame.n_own = message->own_count;
     frame.own = own_items;
+    for (uint32_t i = 0; i < message->dropped_count; i++) dropped[i] = message->dropped[i];
+    frame.n_dropped = message->dropped_count;
+    frame.dropped = dropped;
     frame.head = wire_binary(message->head);
     frame.payload_total = message->payload_total;
     frame.payload_index = message->payload_index;
     frame.payload_offset = message->payload_offset;
     enum status status = wire_encode(&frame_type, &frame.base, out, error);
+    free(dropped);
     free(entries);
     free(own);
     free(own_items);

@@ -1,3 +1,5 @@
+#include <string.h>
+
 #include "proto/wire.h"
 
 /* --- request ----------------------------------------------------------------------------------------------------------- */
@@ -104,6 +106,9 @@ static enum status reply_convert(const ProtobufCMessage *message, struct bytes p
         .copies = from->copies,
     };
     TRY(wire_check_text(reply.message, 0, WIRE_MESSAGE_LIMIT, "message", error));
+    TRY(wire_check_range(from->n_wanted, 0, WIRE_WANTED_LIMIT, "wanted", error));
+    reply.wanted_count = (uint32_t)from->n_wanted;
+    for (size_t i = 0; i < from->n_wanted; i++) reply.wanted[i] = from->wanted[i];
     *(struct heartbeat_reply *)out = reply;
     return OK;
 }
@@ -112,6 +117,7 @@ static const struct wire_type reply_type = {&atoll__v1__heartbeat_reply__descrip
 
 enum status heartbeat_reply_encode(const struct heartbeat_reply *reply, struct buffer *out, struct error *error) {
     char text[WIRE_MESSAGE_LIMIT + 1];
+    uint64_t wanted[WIRE_WANTED_LIMIT];
     Atoll__V1__HeartbeatReply message = ATOLL__V1__HEARTBEAT_REPLY__INIT;
     message.code = reply->code;
     message.message = wire_text_clean(reply->message, WIRE_MESSAGE_LIMIT, text);
@@ -123,6 +129,10 @@ enum status heartbeat_reply_encode(const struct heartbeat_reply *reply, struct b
     message.sites_present = reply->sites_present;
     message.turn = reply->turn;
     message.copies = reply->copies;
+    TRY(wire_check_range(reply->wanted_count, 0, WIRE_WANTED_LIMIT, "wanted", error));
+    memcpy(wanted, reply->wanted, reply->wanted_count * sizeof wanted[0]);
+    message.n_wanted = reply->wanted_count;
+    message.wanted = wanted;
     return wire_encode(&reply_type, &message.base, out, error);
 }
 

@@ -44,6 +44,7 @@ enum {
     WIRE_MESSAGE_LIMIT = 512,
     WIRE_ADDRESS_LIMIT = 300,
     WIRE_REASON_LIMIT = 127,
+    WIRE_WANTED_LIMIT = 16,
     WIRE_PEM_LIMIT = 8192,
     WIRE_MANIFEST_LIMIT = 64 * 1024,
     WIRE_RECEIPT_LIMIT = 4096,
@@ -117,6 +118,7 @@ struct submit_frame { /* client -> server */
             uint8_t signature[WIRE_SIGNATURE_SIZE];
             bool waits;        /* the site does not train while this is under way */
             uint64_t instance; /* of the site's process, drawn at its start */
+            bool supply;       /* the payload of an entry of the ledger, which the coordinator asked for */
         } open;                /* no payload */
         struct {
             uint64_t offset; /* of `payload` in the contribution's payload, bytes */
@@ -184,6 +186,8 @@ struct follow_frame {
     const struct bytes *entries; /* [entry_count], each 1 to WIRE_ENTRY_LIMIT bytes; together within FRAME_HEADER_LIMIT */
     uint32_t own_count;
     const struct follow_own *own; /* [own_count], places strictly increasing, each < entry_count + own_count */
+    uint32_t dropped_count;       /* at most WIRE_ENTRIES_LIMIT */
+    const uint64_t *dropped;      /* [dropped_count], indices of contributions whose payload never comes: none merges them */
     struct bytes head;            /* signed ledger head; empty: none */
     uint64_t payload_total;       /* size of the whole payload, bytes; 0: this frame carries none of one */
     uint64_t payload_index;       /* ledger index of the contribution it belongs to */
@@ -274,9 +278,11 @@ struct heartbeat_reply {
     uint64_t version; /* the coordinator's */
     uint32_t phase;   /* enum run_phase of fed/run_state.h */
     uint64_t server_time_ms;
-    uint32_t sites_present; /* with this one */
-    uint32_t turn;          /* to be said in the next request: whoever does is alive now */
-    uint32_t copies;        /* processes of this site that were cut because it ran twice */
+    uint32_t sites_present;             /* with this one */
+    uint32_t turn;                      /* to be said in the next request: whoever does is alive now */
+    uint32_t copies;                    /* processes of this site that were cut because it ran twice */
+    uint32_t wanted_count;              /* at most WIRE_WANTED_LIMIT */
+    uint64_t wanted[WIRE_WANTED_LIMIT]; /* ledger indices of contributions whose payload the coordinator has lost */
 };
 MUST_USE enum status heartbeat_reply_encode(const struct heartbeat_reply *reply, struct buffer *out, struct error *error);
 MUST_USE enum status heartbeat_reply_decode(struct frame frame, struct arena *arena, struct heartbeat_reply *out,

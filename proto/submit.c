@@ -21,6 +21,7 @@ static enum status frame_convert(const ProtobufCMessage *raw, struct bytes paylo
         message.open.protocol = from->open->protocol;
         message.open.waits = from->open->waits != 0;
         message.open.instance = from->open->instance;
+        message.open.supply = from->open->supply;
         TRY(wire_fixed(from->open->header, message.open.header, sizeof message.open.header, true, "open.header", error));
         TRY(wire_fixed(from->open->signature, message.open.signature, sizeof message.open.signature, true, "open.signature",
                        error));
@@ -46,6 +47,7 @@ enum status submit_frame_encode(const struct submit_frame *message, struct buffe
         open.protocol = message->open.protocol;
         open.waits = message->open.waits;
         open.instance = message->open.instance;
+        open.supply = message->open.supply;
         open.header = wire_binary(bytes_of(message->open.header, sizeof message->open.header));
         open.signature = wire_binary(bytes_of(message->open.signature, sizeof message->open.signature));
         frame.open = &open;

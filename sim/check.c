@@ -148,7 +148,7 @@ static void take_step(struct check *check, const struct ledger_entry *entry) {
     uint8_t root[DIGEST_SIZE];
     for (uint16_t i = 0; i < entry->step.count; i++) take_part(check, entry, &entry->step.parts[i]);
     if (check->world->failed) return;
-    if (replay_step(&source, check->run, entry, &check->model, root, &error) != OK) {
+    if (replay_step(&source, check->run, entry, &check->model, root, NULL, &error) != OK) {
         world_fail(check->world, "I3", "entry %llu: %s", llu(check->size), error.message);
         return;
     }
@@ -173,6 +173,9 @@ static void take_entry(struct check *check, struct bytes raw) {
         take_contribution(check, entry, record);
     } else if (entry->kind == LEDGER_STEP) {
         take_step(check, entry);
+    } else if (entry->kind == LEDGER_DROPPED && entry->dropped.index < check->size) {
+        check->entries[entry->dropped.index].dropped = true;
+        check->world->tally.dropped++;
     } else if (entry->kind == LEDGER_SITE_REVOKED && entry->revoked.site < CHECK_SITES) {
         check->revoked[entry->revoked.site] = true;
         for (uint64_t i = 0; i < check->size; i++)

@@ -58,6 +58,8 @@ void check_round_over(struct check *check, uint32_t process, uint32_t fragment, 
 /* The site's feedback, as restored from its disk. */
 void check_feedback(struct check *check, uint32_t process, const struct replica *replica);
 /* The books of a site whose disk is copied, put back from that copy, or lost. After the last two it may use a number again. */
+/* Its payload cannot be read any more, so its mass does not come back. */
+void check_message_lost(struct check *check, uint32_t process, uint32_t fragment);
 void check_backed_up(struct check *check, uint32_t process);
 void check_put_back(struct check *check, uint32_t process);
 void check_wiped(struct check *check, uint32_t process);

@@ -144,6 +144,10 @@ void check_round_over(struct check *check, uint32_t process, uint32_t fragment, 
     for (uint64_t i = 0; i < piece.count; i++) mass->feedback[piece.start + i] += sent[i];
 }
 
+void check_message_lost(struct check *check, uint32_t process, uint32_t fragment) {
+    check->mass[process].message[fragment].size = 0;
+}
+
 void check_backed_up(struct check *check, uint32_t process) {
     struct check_mass *mass = &check->mass[process];
     memcpy(mass->copied_feedback, mass->feedback, (size_t)check->scenario->parameters * sizeof(float));

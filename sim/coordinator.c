@@ -219,23 +219,12 @@ static void do_cut(struct coordinator *coordinator, uint32_t site) {
     }
 }
 
-static const char *const action_names[] = {[DO_ADMIT] = "admit",
-                                           [DO_REFUSE] = "refuse",
-                                           [DO_RECEIPT] = "receipt",
-                                           [DO_DROP] = "drop",
-                                           [DO_CHECK] = "check",
-                                           [DO_COMMIT] = "commit",
-                                           [DO_PUBLISH] = "publish",
-                                           [DO_APPLY] = "apply",
-                                           [DO_SNAPSHOT] = "snapshot",
-                                           [DO_JOINED] = "joined",
-                                           [DO_HEARTBEAT_REPLY] = "pulse",
-                                           [DO_ADMIN_REPLY] = "admin reply",
-                                           [DO_END] = "end",
-                                           [DO_COPY] = "copy",
-                                           [DO_CUT] = "cut",
-                                           [DO_TIMER] = "timer",
-                                           [DO_STOP] = "stop"};
+static const char *const action_names[] = {
+    [DO_ADMIT] = "admit",       [DO_REFUSE] = "refuse", [DO_RECEIPT] = "receipt",       [DO_DROP] = "drop",
+    [DO_CHECK] = "check",       [DO_COMMIT] = "commit", [DO_PUBLISH] = "publish",       [DO_APPLY] = "apply",
+    [DO_SNAPSHOT] = "snapshot", [DO_JOINED] = "joined", [DO_HEARTBEAT_REPLY] = "pulse", [DO_ADMIN_REPLY] = "admin reply",
+    [DO_END] = "end",           [DO_COPY] = "copy",     [DO_CATCH_UP] = "catch up",     [DO_CUT] = "cut",
+    [DO_TIMER] = "timer",       [DO_STOP] = "stop"};
 
 static void perform(struct coordinator *coordinator, const struct coordinator_action *action) {
     struct message reply = {0};
@@ -270,6 +259,7 @@ static void perform(struct coordinator *coordinator, const struct coordinator_ac
     case DO_COMMIT: coordinator_commit(coordinator, action); break;
     case DO_PUBLISH: coordinator_publish(coordinator, action->size); break;
     case DO_APPLY: coordinator_apply(coordinator, action); break;
+    case DO_CATCH_UP: coordinator_catch_up(coordinator); break;
     case DO_SNAPSHOT: coordinator_snapshot(coordinator, action); break;
     case DO_JOINED:
         reply = (struct message){.kind = MESSAGE_JOINED, .a = action->code, .b = action->site};
@@ -284,6 +274,7 @@ static void perform(struct coordinator *coordinator, const struct coordinator_ac
                                  .turn = action->turn,
                                  .code = (uint32_t)action->code};
         coordinator->world->tally.refusals[action->code] += action->code != ACCEPTED;
+        for (uint32_t i = 0; i < action->wanted_count; i++) buffer_u64(&reply.bytes, action->wanted[i]);
         coordinator_answer(coordinator, action->call, &reply);
         break;
     }
@@ -353,7 +344,8 @@ void coordinator_boot(struct coordinator *coordinator) {
     const struct scenario *scenario = coordinator->setup.scenario;
     process_start(coordinator->world, COORDINATOR);
     check_coordinator_restarted(coordinator->check);
-    struct run_state *run = coordinator_restore(coordinator);
+    bool behind = false;
+    struct run_state *run = coordinator_restore(coordinator, &behind);
     if (!run) return;
     if (coordinator->takeover && !take_over(coordinator, run)) {
         run_state_destroy(run);
@@ -373,7 +365,9 @@ void coordinator_boot(struct coordinator *coordinator) {
                                           .payload_limit =
                                               codec_bound((enum codec)scenario->manifest.codec.kind, (size_t)largest),
                                           .presence_ms = scenario->presence_ms,
-                                          .retry_ms = 200};
+                                          .retry_ms = 200,
+                                          .lost_ms = 4000 * MIN(scenario->pace, 8u),
+                                          .model_behind = behind};
     coordinator->published = run_state_size(run);
     coordinator->state = coordinator_state_create(&options, run);
     world_trace(coordinator->world, "coordinator  up with %llu entries, version %llu", (unsigned long long)run_state_size(run),

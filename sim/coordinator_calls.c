@@ -103,7 +103,8 @@ void coordinator_admit(struct coordinator *coordinator, const struct coordinator
     struct call *call = coordinator_call(coordinator, action->call);
     if (!call) return;
     call->contribution = action->contribution;
-    if (disk_blob_find(&coordinator->disk, action->contribution.payload_digest)) {
+    call->supply = action->supply;
+    if (disk_blob_is_whole(&coordinator->disk, action->contribution.payload_digest)) {
         coordinator_tell_code(coordinator, COORDINATOR_UPLOADED, call->number, ACCEPTED, MS);
         return;
     }
@@ -158,8 +159,10 @@ void coordinator_check(struct coordinator *coordinator, const struct coordinator
     enum refusal code = REFUSED_DIGEST;
     fragment_range(scenario->parameters, scenario->manifest.fragments, c->fragment, &start, &count);
     const struct buffer *payload = disk_blob_find(&coordinator->disk, c->payload_digest);
-    if (payload) code = admission_payload(c, &scenario->manifest, buffer_bytes(payload), count, coordinator->scratch, &why);
-    if (code != ACCEPTED && payload && !is_named(coordinator, c->payload_digest))
+    bool whole = disk_blob_is_whole(&coordinator->disk, c->payload_digest);
+    if (!whole) code = REFUSED_BUSY; /* not the site's fault: it is sent again */
+    if (whole) code = admission_payload(c, &scenario->manifest, buffer_bytes(payload), count, coordinator->scratch, &why);
+    if (code != ACCEPTED && whole && payload && !is_named(coordinator, c->payload_digest))
         disk_blob_delete(&coordinator->disk, c->payload_digest);
     coordinator_tell_code(coordinator, COORDINATOR_CHECKED, action->call, code,
                           world_heavy_tail(coordinator->world, scenario->check_us));
@@ -170,6 +173,7 @@ static void open_submit(struct coordinator *coordinator, struct call *call, cons
     event.submit.site = call->site;
     event.submit.waits = !coordinator->setup.scenario->overlap;
     event.submit.instance = message->instance;
+    event.submit.supply = message->a != 0;
     memcpy(call->header, message->bytes.data, CONTRIBUTION_HEADER_SIZE);
     memcpy(call->signature, message->bytes.data + CONTRIBUTION_HEADER_SIZE, SIGNATURE_SIZE);
     memcpy(event.submit.header, call->header, CONTRIBUTION_HEADER_SIZE);
@@ -188,14 +192,15 @@ static void put_entry(struct coordinator *coordinator, const struct call *call, 
     struct bytes raw = buffer_bytes(&coordinator->disk.entries[index]), payload = {0};
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     struct contribution c = {0};
-    bool own = false;
+    bool own = false, dropped = false;
     if (raw.data[0] == LEDGER_CONTRIBUTION && ledger_entry_decode(raw, entry, NULL) == OK &&
         contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c, NULL) == OK) {
         own = c.site == call->site && call->omit_own;
         const struct buffer *blob = disk_blob_find(&coordinator->disk, c.payload_digest);
-        if (blob && !own && index >= call->payloads_from) payload = buffer_bytes(blob);
+        dropped = run_state_dropped(coordinator_state_run(coordinator->state), index);
+        if (blob && !own && !dropped && index >= call->payloads_from) payload = buffer_bytes(blob);
     }
-    buffer_u8(out, own);
+    buffer_u8(out, own ? 1 : dropped ? 2 : 0);
     if (own) {
         struct buffer stub = {0};
         buffer_u32(&stub, entry->epoch);
@@ -213,34 +218,75 @@ static void put_entry(struct coordinator *coordinator, const struct call *call, 
     free(entry);
 }
 
+/* False: a payload that the follower needs is lost, as the brain hears, and the follower comes again later. */
+static bool payloads_are_whole(struct coordinator *coordinator, const struct call *call, uint64_t from, uint64_t end) {
+    struct ledger_entry *entry = xmalloc(sizeof *entry);
+    bool whole = true;
+    for (uint64_t index = MAX(from, call->payloads_from); index < end && whole; index++) {
+        struct contribution c;
+        struct bytes raw = buffer_bytes(&coordinator->disk.entries[index]);
+        if (raw.data[0] != LEDGER_CONTRIBUTION || ledger_entry_decode(raw, entry, NULL) != OK ||
+            contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c, NULL) != OK ||
+            (c.site == call->site && call->omit_own) || run_state_dropped(coordinator_state_run(coordinator->state), index) ||
+            disk_blob_is_whole(&coordinator->disk, c.payload_digest))
+            continue;
+        whole = false;
+        coordinator_tell_lost(coordinator, index, &c);
+    }
+    free(entry);
+    return whole;
+}
+
 enum { BATCH = 6, HEAD_EVERY = 5 };
 
-static void pump(struct coordinator *coordinator, struct call *call) {
+/* False: the call is over. */
+static bool pump(struct coordinator *coordinator, struct call *call) {
     if (coordinator->disk.damaged_entry >= call->next && coordinator->disk.damaged_entry < coordinator->published) {
         coordinator_break(coordinator, "an entry of the ledger is damaged");
-        return;
+        return true;
     }
     while (call->next < coordinator->published) {
         struct message message = {.kind = MESSAGE_ENTRIES, .a = call->next};
+        uint64_t number = call->number, end = MIN(call->next + BATCH, coordinator->published);
+        if (!payloads_are_whole(coordinator, call, call->next, end)) {
+            call = coordinator_call(coordinator, number);
+            uint32_t site = call->site;
+            uint64_t instance = call->instance;
+            network_close(coordinator->setup.network, call->stream, false);
+            coordinator_call_end(coordinator, call);
+            struct coordinator_event event = {.kind = COORDINATOR_FOLLOWING};
+            event.following.site = site;
+            event.following.instance = instance;
+            coordinator_step(coordinator, &event);
+            return false;
+        }
         for (; message.b < BATCH && call->next < coordinator->published; message.b++)
             put_entry(coordinator, call, call->next++, &message.bytes);
         network_send(coordinator->setup.network, call->stream, false, &message);
     }
     uint64_t size = coordinator_state_committed(coordinator->state);
-    if (size < call->head_size + HEAD_EVERY) return;
+    if (size < call->head_size + HEAD_EVERY) return true;
     uint8_t head[HEAD_SIZE];
     struct message message = {.kind = MESSAGE_HEAD};
     coordinator_state_head(coordinator->state, head);
     buffer_append(&message.bytes, head, sizeof head);
     call->head_size = size;
     network_send(coordinator->setup.network, call->stream, false, &message);
+    return true;
 }
 
 void coordinator_publish(struct coordinator *coordinator, uint64_t size) {
     coordinator->published = MAX(coordinator->published, MIN(size, coordinator->disk.entry_count));
+    uint64_t *follows = xcalloc(coordinator->call_count + 1, sizeof *follows);
+    size_t count = 0; /* calls may end while one is served */
     for (size_t i = 0; i < coordinator->call_count; i++) {
-        if (coordinator->calls[i].kind == MESSAGE_FOLLOW) pump(coordinator, &coordinator->calls[i]);
+        if (coordinator->calls[i].kind == MESSAGE_FOLLOW) follows[count++] = coordinator->calls[i].number;
     }
+    for (size_t i = 0; i < count; i++) {
+        struct call *call = coordinator_call(coordinator, follows[i]);
+        if (call) (void)pump(coordinator, call);
+    }
+    free(follows);
 }
 
 static void open_follow(struct coordinator *coordinator, struct call *call, const struct message *message) {
@@ -255,8 +301,10 @@ static void open_follow(struct coordinator *coordinator, struct call *call, cons
     if (call->next > coordinator->disk.entry_count)
         world_fail(coordinator->world, "I4", "site %u follows from entry %llu, there are %llu", call->site,
                    (unsigned long long)call->next, (unsigned long long)coordinator->disk.entry_count);
-    pump(coordinator, call);
-    coordinator_step(coordinator, &event);
+    uint64_t number = call->number;
+    coordinator_step(coordinator, &event); /* that it is there, before that it is not */
+    call = coordinator_call(coordinator, number);
+    if (call) (void)pump(coordinator, call);
 }
 
 /* ---- the short ones --------------------------------------------------------------------------------------------------------- */

@@ -18,7 +18,7 @@ struct call {
     uint64_t number;
     uint32_t stream, site;
     enum message_kind kind; /* that opened it */
-    bool receiving, resumed;
+    bool receiving, resumed, supply;
     struct contribution contribution;
     uint8_t header[CONTRIBUTION_HEADER_SIZE], signature[SIGNATURE_SIZE];
     /* Follow */
@@ -35,7 +35,7 @@ struct queued_commit {
 };
 
 struct model_job {
-    bool snapshot;
+    bool snapshot, catch_up;
     struct ledger_entry step;
     struct run_pending *parts; /* [step.step.count], owned: copied while they are pending */
     struct snapshot_header header;
@@ -113,7 +113,10 @@ void coordinator_apply(struct coordinator *coordinator, const struct coordinator
 void coordinator_snapshot(struct coordinator *coordinator, const struct coordinator_action *action);
 void coordinator_keep_snapshot(struct coordinator *coordinator, const struct snapshot_header *header, struct buffer *content);
 void coordinator_model_clear(struct coordinator *coordinator);
-/* Model and run state from the disk. */
-struct run_state *coordinator_restore(struct coordinator *coordinator);
+/* Model and run state from the disk; *behind: a payload is lost, and the model stands before the step that needs it. */
+struct run_state *coordinator_restore(struct coordinator *coordinator, bool *behind);
+void coordinator_catch_up(struct coordinator *coordinator);
+/* The brain hears of a payload that cannot be read. */
+void coordinator_tell_lost(struct coordinator *coordinator, uint64_t index, const struct contribution *contribution);
 
 #endif

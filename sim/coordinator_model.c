@@ -36,16 +36,25 @@ void coordinator_keep_snapshot(struct coordinator *coordinator, const struct sna
     coordinator->snapshot_count--;
 }
 
-bool coordinator_has_snapshots(const struct coordinator *coordinator) {
+static struct kept_snapshot *newest_whole(struct coordinator *coordinator) {
+    struct kept_snapshot *newest = NULL;
     for (size_t i = 0; i < coordinator->snapshot_count; i++) {
-        if (coordinator->snapshots[i].flipped) return false;
+        if (!coordinator->snapshots[i].flipped) newest = &coordinator->snapshots[i];
     }
-    return coordinator->snapshot_count > 1;
+    return newest;
 }
 
+bool coordinator_has_snapshots(const struct coordinator *coordinator) {
+    for (size_t i = 0; i < coordinator->snapshot_count; i++) {
+        if (!coordinator->snapshots[i].flipped) return true;
+    }
+    return false;
+}
+
+/* Also the last that is whole: the ledger does without. */
 bool coordinator_flip_snapshot(struct coordinator *coordinator) {
-    if (!coordinator_has_snapshots(coordinator)) return false;
-    struct kept_snapshot *kept = &coordinator->snapshots[coordinator->snapshot_count - 1];
+    struct kept_snapshot *kept = newest_whole(coordinator);
+    if (!kept) return false;
     kept->flipped_at = (size_t)world_luck_below(coordinator->world, kept->content.size);
     kept->flipped = (uint8_t)(1u << world_luck_below(coordinator->world, 8));
     kept->content.data[kept->flipped_at] ^= kept->flipped;
@@ -117,32 +126,99 @@ static void run_jobs(struct coordinator *coordinator);
 
 static void job_deinit(struct model_job *job) { free(job->parts); }
 
-static enum status step_inputs(struct coordinator *coordinator, const struct model_job *job, struct step_input *inputs,
-                               struct error *error) {
+/* Payloads that are not there or not whole go to `lost`. */
+static size_t step_inputs(struct coordinator *coordinator, const struct model_job *job, struct step_input *inputs,
+                          struct lost_payload *lost) {
+    size_t count = 0;
     for (uint16_t i = 0; i < job->step.step.count; i++) {
         const struct contribution *c = &job->parts[i].contribution;
         const struct buffer *payload = disk_blob_find(&coordinator->disk, c->payload_digest);
-        if (!payload)
-            return error_set(error, NOT_FOUND, "the payload of entry %llu is not there", (unsigned long long)job->parts[i].index);
+        if (!disk_blob_is_whole(&coordinator->disk, c->payload_digest)) {
+            lost[count++] = (struct lost_payload){job->parts[i].index, *c};
+            continue;
+        }
         inputs[i] = (struct step_input){.payload = buffer_bytes(payload),
                                         .payload_size = c->payload_size,
                                         .payload_digest = c->payload_digest,
                                         .scale = job->step.step.parts[i].scale};
     }
-    return OK;
+    return count;
 }
 
 static void run_step(struct coordinator *coordinator, const struct model_job *job) {
     struct coordinator_event applied = {.kind = COORDINATOR_APPLIED};
     struct error error = {0};
     struct step_input *inputs = xcalloc(job->step.step.count, sizeof *inputs);
+    struct lost_payload *lost = xcalloc(job->step.step.count, sizeof *lost);
     applied.applied.version = job->step.step.version;
-    applied.applied.status = step_inputs(coordinator, job, inputs, &error);
+    applied.applied.lost = lost;
+    applied.applied.lost_count = step_inputs(coordinator, job, inputs, lost);
+    applied.applied.status = applied.applied.lost_count > 0 ? CORRUPT : OK;
     if (applied.applied.status == OK)
         applied.applied.status = model_state_step(&coordinator->model, job->step.step.fragment, job->step.step.version,
                                                   job->step.step.count, inputs, applied.applied.root, &error);
     applied.applied.message = error.message;
     free(inputs);
+    coordinator_step(coordinator, &applied);
+    free(lost);
+}
+
+/* ---- payloads that were lost --------------------------------------------------------------------------------------------------- */
+
+struct told_lost {
+    struct coordinator_event event;
+    struct lost_payload payload;
+};
+
+static void on_lost(void *context, struct event *event) {
+    struct told_lost *told = event->payload;
+    told->event.applied.lost = &told->payload;
+    coordinator_step(context, &told->event);
+}
+
+void coordinator_tell_lost(struct coordinator *coordinator, uint64_t index, const struct contribution *contribution) {
+    struct told_lost *told = xcalloc(1, sizeof *told);
+    told->event.kind = COORDINATOR_LOST;
+    told->event.applied.lost_count = 1;
+    told->payload = (struct lost_payload){index, *contribution};
+    world_post(coordinator->world, MS, COORDINATOR, on_lost, coordinator, told);
+}
+
+static bool contribution_at(struct coordinator *coordinator, uint64_t index, struct contribution *out) {
+    struct ledger_entry *entry = xmalloc(sizeof *entry);
+    bool found = index < coordinator->disk.entry_count &&
+                 ledger_entry_decode(buffer_bytes(&coordinator->disk.entries[index]), entry, NULL) == OK &&
+                 entry->kind == LEDGER_CONTRIBUTION &&
+                 contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), out, NULL) == OK;
+    free(entry);
+    return found;
+}
+
+static enum status catch_up(struct coordinator *coordinator, struct run_state *run, struct replay_report *report,
+                            struct error *error) {
+    struct ledger_source source = disk_source(&coordinator->disk);
+    struct replay_options options = {.trusted = true, .until = UINT64_MAX, .tensors_from = coordinator->model.version};
+    return replay_run(&source, &options, run, &coordinator->model, report, error);
+}
+
+static void run_catch_up(struct coordinator *coordinator) {
+    struct coordinator_event applied = {.kind = COORDINATOR_APPLIED};
+    struct replay_report report = {0};
+    struct error error = {0};
+    struct lost_payload lost = {0};
+    struct run_state *run = run_state_create();
+    applied.applied.status = catch_up(coordinator, run, &report, &error);
+    run_state_destroy(run);
+    if (report.lost_payload && contribution_at(coordinator, report.failed_entry, &lost.contribution)) {
+        lost.index = report.failed_entry;
+        applied.applied.lost = &lost;
+        applied.applied.lost_count = 1;
+    } else if (coordinator->disk.damaged_entry != UINT64_MAX) {
+        coordinator_break(coordinator, "an entry of the ledger is damaged");
+        return;
+    }
+    applied.applied.version = coordinator->model.version;
+    applied.applied.message = error.message;
     coordinator_step(coordinator, &applied);
 }
 
@@ -166,6 +242,8 @@ static void on_job(void *context, struct event *event) {
     coordinator->job_running = false;
     if (job.snapshot)
         run_snapshot(coordinator, &job);
+    else if (job.catch_up)
+        run_catch_up(coordinator);
     else
         run_step(coordinator, &job);
     job_deinit(&job);
@@ -198,6 +276,11 @@ void coordinator_apply(struct coordinator *coordinator, const struct coordinator
             if (found->index == action->step.step.parts[i].index) job->parts[i] = *found;
         }
     }
+    run_jobs(coordinator);
+}
+
+void coordinator_catch_up(struct coordinator *coordinator) {
+    queue_job(coordinator)->catch_up = true;
     run_jobs(coordinator);
 }
 
@@ -239,28 +322,44 @@ static enum status read_snapshot(struct coordinator *coordinator, struct error *
     return status;
 }
 
-static enum status restore_once(struct coordinator *coordinator, struct run_state *run, struct error *error) {
+/* Where no snapshot reads back, version 0 and the ledger give the same model. */
+static enum status begin_anew(struct coordinator *coordinator, struct error *error) {
     const struct scenario *scenario = coordinator->setup.scenario;
-    struct ledger_source source = disk_source(&coordinator->disk);
+    model_state_deinit(&coordinator->model);
+    TRY(model_state_init(&coordinator->model, &scenario->manifest, scenario->parameters, error));
+    memcpy(coordinator->model.theta, coordinator->setup.initial, (size_t)scenario->parameters * sizeof(float));
+    return OK;
+}
+
+static enum status restore_once(struct coordinator *coordinator, struct run_state **run, bool *behind, struct error *error) {
+    const struct scenario *scenario = coordinator->setup.scenario;
     struct replay_report report = {0};
     TRY(model_state_init(&coordinator->model, &scenario->manifest, scenario->parameters, error));
-    TRY(read_snapshot(coordinator, error));
-    struct replay_options options = {.trusted = true, .until = UINT64_MAX, .tensors_from = coordinator->model.version};
-    TRY(replay_run(&source, &options, run, &coordinator->model, &report, error));
+    if (read_snapshot(coordinator, error) != OK) TRY(begin_anew(coordinator, error));
+    enum status status = catch_up(coordinator, *run, &report, error);
+    *behind = status != OK && report.lost_payload;
+    if (*behind) { /* the sites are asked for it, and the model follows */
+        struct ledger_source source = disk_source(&coordinator->disk);
+        struct replay_options options = {.trusted = true, .until = UINT64_MAX};
+        run_state_destroy(*run);
+        *run = run_state_create();
+        return replay_run(&source, &options, *run, NULL, NULL, error);
+    }
+    TRY(status);
     uint8_t root[DIGEST_SIZE];
     state_root(coordinator->model.theta, coordinator->model.parameters, root);
     check_root(coordinator->check, "the restarted coordinator", coordinator->model.version, root);
     return OK;
 }
 
-struct run_state *coordinator_restore(struct coordinator *coordinator) {
+struct run_state *coordinator_restore(struct coordinator *coordinator, bool *behind) {
     struct error error = {0};
     for (;;) {
         struct run_state *run = run_state_create();
-        if (restore_once(coordinator, run, &error) == OK) return run;
+        if (restore_once(coordinator, &run, behind, &error) == OK) return run;
         run_state_destroy(run);
         model_state_deinit(&coordinator->model);
-        if (!disk_is_damaged(&coordinator->disk)) break;
+        if (!disk_has_damaged_record(&coordinator->disk)) break;
         world_trace(coordinator->world, "coordinator  does not start, its disk is repaired: %.80s", error.message);
         coordinator->world->tally.stops++;
         disk_repair(&coordinator->disk);

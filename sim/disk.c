@@ -59,7 +59,12 @@ static void push_blob(struct disk *disk, struct bytes content, const uint8_t dig
 
 enum status disk_blob_write(struct disk *disk, struct bytes content, const uint8_t digest[static DIGEST_SIZE]) {
     enum status status = process_write(disk->world, disk->process);
-    if (status == OK && !find(disk, digest)) push_blob(disk, content, digest);
+    struct disk_blob *there = find(disk, digest);
+    if (status == OK && !there) push_blob(disk, content, digest);
+    if (status == OK && there && there->flipped) { /* a whole one replaces it */
+        there->bytes.data[there->flipped_at] ^= there->flipped;
+        there->flipped = 0;
+    }
     return status;
 }
 
@@ -71,6 +76,11 @@ void disk_copy(struct disk *to, const struct disk *from) {
         to->blobs[i].flipped = from->blobs[i].flipped;
         to->blobs[i].flipped_at = from->blobs[i].flipped_at;
     }
+}
+
+bool disk_blob_is_whole(const struct disk *disk, const uint8_t digest[static DIGEST_SIZE]) {
+    const struct disk_blob *blob = find(disk, digest);
+    return blob && !blob->flipped;
 }
 
 const struct buffer *disk_blob_find(const struct disk *disk, const uint8_t digest[static DIGEST_SIZE]) {
@@ -101,6 +111,7 @@ static enum status source_payload(void *context, const uint8_t digest[DIGEST_SIZ
     char hex[HEX32_SIZE];
     (void)size;
     if (!blob) return error_set(error, NOT_FOUND, "payload %.16s is not there", hex_encode(digest, DIGEST_SIZE, hex));
+    if (blob->flipped) return error_set(error, CORRUPT, "payload %.16s is damaged", hex_encode(digest, DIGEST_SIZE, hex));
     buffer_append(out, blob->bytes.data, blob->bytes.size);
     return OK;
 }
@@ -120,7 +131,8 @@ static enum status truth_payload(void *context, const uint8_t digest[DIGEST_SIZE
                                  struct error *error) {
     const struct disk_blob *blob = find(context, digest);
     size_t before = out->size;
-    TRY(source_payload(context, digest, size, out, error));
+    if (!blob) return source_payload(context, digest, size, out, error);
+    buffer_append(out, blob->bytes.data, blob->bytes.size);
     out->data[before + blob->flipped_at] ^= blob->flipped;
     return OK;
 }
@@ -145,6 +157,8 @@ bool disk_is_damaged(const struct disk *disk) {
     }
     return false;
 }
+
+bool disk_has_damaged_record(const struct disk *disk) { return disk->damaged_entry != UINT64_MAX; }
 
 void disk_repair(struct disk *disk) {
     disk->damaged_entry = UINT64_MAX;

@@ -39,6 +39,8 @@ void disk_copy(struct disk *to, const struct disk *from);
  * with FAILED, by luck, all of it. */
 MUST_USE enum status disk_append(struct disk *disk, struct bytes raw);
 MUST_USE enum status disk_blob_write(struct disk *disk, struct bytes content, const uint8_t digest[static DIGEST_SIZE]);
+/* Is there and whole. */
+bool disk_blob_is_whole(const struct disk *disk, const uint8_t digest[static DIGEST_SIZE]);
 /* NULL: not there. Lent until the next change. */
 const struct buffer *disk_blob_find(const struct disk *disk, const uint8_t digest[static DIGEST_SIZE]);
 void disk_blob_delete(struct disk *disk, const uint8_t digest[static DIGEST_SIZE]);
@@ -49,6 +51,8 @@ struct ledger_source disk_truth(struct disk *disk);
 /* Flips a bit of the blob. False: it is not there, or is damaged already. */
 bool disk_flip(struct disk *disk, const uint8_t digest[static DIGEST_SIZE]);
 bool disk_is_damaged(const struct disk *disk);
+/* Of a record, which nobody else has; a blob can be had again. */
+bool disk_has_damaged_record(const struct disk *disk);
 void disk_repair(struct disk *disk); /* from another copy */
 
 #endif

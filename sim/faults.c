@@ -101,10 +101,12 @@ static void print_summary(const struct faults_summary *s, FILE *out) {
     fprintf(out,
             "seeds=%llu failures=%llu simulated_days=%.2f events=%llu messages=%llu faults=%llu lies=%llu "
             "acknowledged=%llu contributions=%llu versions=%llu entries_followed=%llu joins=%llu restores=%llu advances=%llu "
-            "snapshots_loaded=%llu residual_checks=%llu restarts_of_sites=%llu restarts_of_the_coordinator=%llu\n",
+            "snapshots_loaded=%llu payloads_supplied=%llu payloads_refetched=%llu contributions_dropped=%llu "
+            "residual_checks=%llu restarts_of_sites=%llu restarts_of_the_coordinator=%llu\n",
             llu(s->seeds), llu(s->failures), (double)t->simulated_ms / 86400e3, llu(t->events), llu(t->messages), llu(faults),
             llu(lies), llu(t->receipts), llu(t->contributions), llu(t->steps), llu(t->entries), llu(t->joins), llu(t->restores),
-            llu(t->advances), llu(t->snapshots_loaded), llu(t->residual_checks), llu(t->halts), llu(t->stops));
+            llu(t->advances), llu(t->snapshots_loaded), llu(t->supplied), llu(t->refetched), llu(t->dropped),
+            llu(t->residual_checks), llu(t->halts), llu(t->stops));
     fprintf(out, "faults:");
     for (unsigned i = 0; i < FAULT_KIND_COUNT; i++) fprintf(out, " %s=%llu", fault_names[i], llu(t->faults[i]));
     fprintf(out, "\nrefused:");

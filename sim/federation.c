@@ -72,7 +72,7 @@ static void reap(struct federation *f) {
 static void on_coordinator_stopped(void *context, const char *message) {
     struct federation *f = context;
     struct disk *disk = coordinator_disk(f->coordinator);
-    if (!f->world.processes[COORDINATOR].failed_write && !disk_is_damaged(disk)) {
+    if (!f->world.processes[COORDINATOR].failed_write && !disk_has_damaged_record(disk)) {
         world_fail(&f->world, "stop", "the coordinator stopped itself: %s", message);
         return;
     }
@@ -84,7 +84,7 @@ static void on_coordinator_stopped(void *context, const char *message) {
 
 static void on_site_halted(void *context, uint32_t process, const char *message) {
     struct federation *f = context;
-    bool damaged = site_is_damaged(f->sites[process]);
+    bool damaged = site_has_damaged_record(f->sites[process]);
     world_trace(&f->world, "%-12s gives up: %.100s", site_name(f->sites[process]), message);
     if (f->world.processes[process].failed_write || damaged) {
         f->world.tally.halts++;
@@ -187,13 +187,33 @@ static bool run_until(struct federation *f, uint64_t until) {
     return !f->world.failed;
 }
 
+/* Somebody puts right what the run cannot: records, and payloads of old steps. One that waits to be merged is the run's to have
+ * again, or to give up. */
+static void mend_disk(struct federation *f) {
+    struct disk *disk = coordinator_disk(f->coordinator);
+    const struct run_state *run = check_run(f->check);
+    uint8_t(*lost)[DIGEST_SIZE] = NULL;
+    size_t count = 0;
+    for (uint32_t fragment = 0; fragment < f->scenario.manifest.fragments; fragment++) {
+        for (uint32_t at = 0; at < run_state_pending_count(run, fragment); at++) {
+            const uint8_t *digest = run_state_pending(run, fragment, at)->contribution.payload_digest;
+            if (disk_blob_is_whole(disk, digest)) continue;
+            lost = xrealloc(lost, (count + 1) * sizeof *lost);
+            memcpy(lost[count++], digest, DIGEST_SIZE);
+        }
+    }
+    disk_repair(disk);
+    for (size_t i = 0; i < count; i++) (void)disk_flip(disk, lost[i]);
+    free(lost);
+}
+
 static void calm(struct federation *f) {
     f->storm = false;
     world_trace(&f->world, "calm");
     network_set_faults(f->network, &f->scenario.calm);
     network_heal(f->network);
     f->world.write_failures = 0;
-    disk_repair(coordinator_disk(f->coordinator));
+    mend_disk(f);
     coordinator_mend(f->coordinator);
     for (uint32_t process = 0; process <= f->site_count; process++) {
         f->world.processes[process].dies_at_write = 0;

@@ -211,6 +211,30 @@ static void flip_snapshot(struct federation *f, uint32_t process) {
     if (world_fault(&f->world, FAULT_COORDINATOR_CRASH, process)) crash(f, process);
 }
 
+static bool has_waiting(const struct federation *f, uint32_t process) {
+    const struct run_state *run = check_run(f->check);
+    bool waiting = false;
+    (void)process;
+    for (uint32_t i = 0; i < f->scenario.manifest.fragments; i++) waiting |= run_state_pending_count(run, i) > 0;
+    return waiting;
+}
+
+/* A contribution that waits to be merged, now and then everybody's copy of it. */
+static void flip_waiting(struct federation *f, uint32_t process) {
+    const struct run_state *run = check_run(f->check);
+    bool everywhere = world_luck(&f->world, 0.4);
+    (void)process;
+    for (uint32_t i = 0; i < f->scenario.manifest.fragments; i++) {
+        uint32_t count = run_state_pending_count(run, i);
+        if (count == 0) continue;
+        uint32_t at = (uint32_t)world_luck_below(&f->world, count);
+        const uint8_t *digest = run_state_pending(run, i, at)->contribution.payload_digest;
+        (void)disk_flip(coordinator_disk(f->coordinator), digest);
+        for (uint32_t site = 1; everywhere && site <= f->site_count; site++) site_flip_payload(f->sites[site], digest);
+        return;
+    }
+}
+
 static bool flip_at_coordinator(struct federation *f, bool record) {
     struct disk *disk = coordinator_disk(f->coordinator);
     struct contribution c;
@@ -218,8 +242,12 @@ static bool flip_at_coordinator(struct federation *f, bool record) {
         disk->damaged_entry = world_luck_below(&f->world, disk->entry_count);
         return true;
     }
-    if (world_luck(&f->world, 0.75)) {
+    if (world_luck(&f->world, 0.5)) {
         federation_at_moment(f, has_snapshots, flip_snapshot, COORDINATOR);
+        return true;
+    }
+    if (world_luck(&f->world, 0.6)) {
+        federation_at_moment(f, has_waiting, flip_waiting, COORDINATOR);
         return true;
     }
     struct ledger_entry *entry = xmalloc(sizeof *entry);
@@ -227,6 +255,8 @@ static bool flip_at_coordinator(struct federation *f, bool record) {
                  contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c, NULL) == OK &&
                  disk_flip(disk, c.payload_digest);
     free(entry);
+    if (found && world_luck(&f->world, 0.5) && world_fault(&f->world, FAULT_COORDINATOR_CRASH, COORDINATOR))
+        crash(f, COORDINATOR); /* its replay may need it */
     return found;
 }
 

@@ -121,7 +121,7 @@ void offer_step(struct offer *offer) {
             if (how == 2) entry->kind = LEDGER_PAUSED;
             if (how == 3) entry->step.parts[0].scale += 0.25f;
             if (how == 4) entry->step.fragment = model.fragments;
-            claim(offer, replay_step(&source, offer->run, entry, &model, root, NULL) != OK,
+            claim(offer, replay_step(&source, offer->run, entry, &model, root, NULL, NULL) != OK,
                   "a step that breaks a rule is applied");
         }
     }

@@ -17,7 +17,7 @@
 enum { COORDINATOR = 0 /* its process number; sites have 1, 2, ... */ };
 
 enum message_kind {
-    MESSAGE_SUBMIT = 1, /* bytes: header || signature */
+    MESSAGE_SUBMIT = 1, /* bytes: header || signature; a: it supplies a payload that was lost */
     MESSAGE_CHUNK,      /* a: offset; bytes */
     MESSAGE_FOLLOW,     /* a: index, b: payloads_from, c: omit_own */
     MESSAGE_HEARTBEAT,
@@ -26,9 +26,9 @@ enum message_kind {
     MESSAGE_CREDIT,  /* a: resume offset, b: chunk limit */
     MESSAGE_RECEIPT, /* bytes */
     MESSAGE_REFUSAL, /* a: code, b: retry_after_ms, c: current version; bytes: receipt */
-    MESSAGE_ENTRIES, /* a: first index, b: count; bytes: per entry own u8, length u32, entry, payload length u32, payload */
-    MESSAGE_HEAD,    /* bytes */
-    MESSAGE_HEARTBEAT_REPLY, /* a: inner steps, b: phase, c: version */
+    MESSAGE_ENTRIES, /* a: first index, b: count; bytes: per entry u8 (1: own, 2: dropped later), length u32, entry, payload length u32, payload */
+    MESSAGE_HEAD,            /* bytes */
+    MESSAGE_HEARTBEAT_REPLY, /* a: inner steps, b: phase, c: version; bytes: indices of payloads that are wanted, u64 each */
     MESSAGE_JOINED,          /* a: code, b: site number */
     MESSAGE_SNAPSHOT,        /* a: exists, b: offset, c: total; bytes: signed header || piece of content */
     MESSAGE_DENIED           /* this certificate is not served any more */

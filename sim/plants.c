@@ -43,6 +43,16 @@ const struct plant plants[] = {
      "        const struct presence *ever = &state->presence[site - 1];\n"
      "        if (PLANTED(\"fastest_for_ever\") && ever->steps_ms > 0) fastest = fmax(fastest, ever->steps * 1000 / ever->steps_ms);\n"
      "        if (state->presence[site - 1].steps_ms > 0 && coordinator"},
+    {"lost_payload_stops", "a payload that cannot be read is the end of the coordinator", "coordinator/coordinator_steps.c",
+     "    if (event->applied.lost_count > 0) {", "    if (event->applied.lost_count > 0 && !PLANTED(\"lost_payload_stops\")) {"},
+    {"lost_payload_kept", "a payload that nobody has is waited for, for ever", "coordinator/coordinator_lost.c",
+     "        uint64_t end = state->options.lost_ms >", "        uint64_t end = PLANTED(\"lost_payload_kept\") || state->options.lost_ms >"},
+    {"lost_payload_blocks_start", "a restart needs every payload at once", "sim/coordinator_model.c",
+     "    *behind = status != OK && report.lost_payload;", "    *behind = status != OK && report.lost_payload && !PLANTED(\"lost_payload_blocks_start\");"},
+    {"snapshot_is_the_source", "without a readable snapshot the coordinator does not start", "sim/coordinator_model.c",
+     "    if (read_snapshot(coordinator, error) != OK) TRY(begin_anew(coordinator, error));",
+     "    enum status read = read_snapshot(coordinator, error);\n    if (PLANTED(\"snapshot_is_the_source\")) TRY(read);\n"
+     "    if (read != OK) TRY(begin_anew(coordinator, error));"},
     /* --- the rules --- */
     {"sequence_unchecked", "a number that was used is taken again", "fed/admission.c",
      "    if (c->sequence <= site->site.last_sequence)", "    if (c->sequence <= site->site.last_sequence && !PLANTED(\"sequence_unchecked\"))"},
@@ -125,6 +135,8 @@ const struct plant plants[] = {
      " || memcmp(digest, &prefix, sizeof prefix) != 0) continue;", " || (memcmp(digest, &prefix, sizeof prefix) != 0 && !PLANTED(\"stub_unchecked\"))) continue;"},
     {"entry_without_payload", "an entry is believed without the payload that it names", "sim/site_link.c",
      "    if (memcmp(digest, c.payload_digest, DIGEST_SIZE) != 0) return CORRUPT;", "    if (memcmp(digest, c.payload_digest, DIGEST_SIZE) != 0 && !PLANTED(\"entry_without_payload\")) return CORRUPT;"},
+    {"damaged_payload_halts", "a site whose copy of a payload is damaged gives up", "node/node_ledger.c",
+     "    if (event->status != OK && event->applied.lost) {", "    if (event->status != OK && event->applied.lost && !PLANTED(\"damaged_payload_halts\")) {"},
     /* --- the codec and the model --- */
     {"decay_forgotten", "old feedback is not decayed", "codec/codec.c",
      "x[i] = CODEC_FEEDBACK_DECAY * e[i] + x[i];", "x[i] = (PLANTED(\"decay_forgotten\") ? 1.0f : CODEC_FEEDBACK_DECAY) * e[i] + x[i];"},

@@ -67,11 +67,12 @@ static void set_timer(struct site *site, uint64_t at_ms) {
     world_post(site->world, delay, site->setup.process, on_timer, site, NULL)->number = ++site->timer_round;
 }
 
-static const char *const names[] = {
-    [NODE_DO_CONNECT] = "connect",   [NODE_DO_FETCH] = "fetch",     [NODE_DO_FOLLOW] = "follow", [NODE_DO_SNAPSHOT] = "snapshot",
-    [NODE_DO_ENCODE] = "encode",     [NODE_DO_UPLOAD] = "upload",   [NODE_DO_APPLY] = "apply",   [NODE_DO_REBASE] = "rebase",
-    [NODE_DO_RESTORE] = "restore",   [NODE_DO_ADVANCE] = "advance", [NODE_DO_TRAIN] = "train",   [NODE_DO_HEARTBEAT] = "pulse",
-    [NODE_DO_ACCEPTED] = "accepted", [NODE_DO_TIMER] = "timer",     [NODE_DO_FINISH] = "finish", [NODE_DO_HALT] = "halt"};
+static const char *const names[] = {[NODE_DO_CONNECT] = "connect",   [NODE_DO_FETCH] = "fetch",   [NODE_DO_FOLLOW] = "follow",
+                                    [NODE_DO_SNAPSHOT] = "snapshot", [NODE_DO_ENCODE] = "encode", [NODE_DO_UPLOAD] = "upload",
+                                    [NODE_DO_APPLY] = "apply",       [NODE_DO_REBASE] = "rebase", [NODE_DO_RESTORE] = "restore",
+                                    [NODE_DO_ADVANCE] = "advance",   [NODE_DO_TRAIN] = "train",   [NODE_DO_HEARTBEAT] = "pulse",
+                                    [NODE_DO_REFETCH] = "refetch",   [NODE_DO_SUPPLY] = "supply", [NODE_DO_ACCEPTED] = "accepted",
+                                    [NODE_DO_TIMER] = "timer",       [NODE_DO_FINISH] = "finish", [NODE_DO_HALT] = "halt"};
 
 static void apply(struct site *site, const struct node_action *action) {
     struct job job = {.kind = JOB_APPLY};
@@ -119,6 +120,8 @@ static void perform(struct site *site, const struct node_action *action) {
         site_train(site, action->train, action->until_steps);
         break;
     case NODE_DO_HEARTBEAT: site_pulse(site); break;
+    case NODE_DO_REFETCH: site_refetch(site, action->index); break;
+    case NODE_DO_SUPPLY: site_supply(site, action->index); break;
     case NODE_DO_TIMER: set_timer(site, action->at_ms); break;
     case NODE_DO_FINISH:
         site->finished = true;
@@ -247,7 +250,8 @@ void site_enter(struct site *site) {
     site->running = true;
     ASSERT(replica_init(&site->replica, &scenario->manifest, scenario->parameters, NULL) == OK);
     enum status status = OK;
-    for (uint64_t i = 0; status == OK && i < site->disk.entry_count; i++) {
+    uint64_t entries = site_entries_to_go_by(site);
+    for (uint64_t i = 0; status == OK && i < entries; i++) {
         if (i == site->disk.damaged_entry) status = error_set(&error, CORRUPT, "a record of the ledger's copy is damaged");
         if (status == OK) status = node_state_restore(site->state, buffer_bytes(&site->disk.entries[i]), &error);
     }
@@ -264,6 +268,12 @@ void site_enter(struct site *site) {
     node_state_start(site->state, site->replica.global.version, spooled, count, site_now(site), &site->actions);
     check_resumed(site, spooled, count);
     perform_all(site);
+    for (uint64_t i = entries; i < site->disk.entry_count; i++) { /* as if they had just come */
+        struct node_event event = {.kind = NODE_ENTRY, .bytes = buffer_bytes(&site->disk.entries[i])};
+        if (i == site->disk.damaged_entry)
+            event = (struct node_event){.kind = NODE_FAULT, .status = CORRUPT, .message = "a record is damaged"};
+        step(site, &event);
+    }
 }
 
 void site_boot(struct site *site) {

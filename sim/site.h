@@ -47,12 +47,14 @@ const struct node_state *site_brain(const struct site *site); /* NULL: it is dow
 const struct replica *site_replica(const struct site *site);  /* likewise */
 
 /* --- its disk, while it is down or up --- */
-void site_back_up(struct site *site);                  /* keeps a copy of the disk as it is */
-bool site_put_back(struct site *site);                 /* the copy again, while it is down; false: there is none */
-void site_wipe(struct site *site);                     /* while it is down: everything but its number and key */
+void site_back_up(struct site *site);  /* keeps a copy of the disk as it is */
+bool site_put_back(struct site *site); /* the copy again, while it is down; false: there is none */
+void site_wipe(struct site *site);     /* while it is down: everything but its number and key */
+/* Flips a bit of the copy of that payload, where there is one. */
+void site_flip_payload(struct site *site, const uint8_t *digest);
 bool site_flip(struct site *site, bool record);        /* damages something at rest; false: nothing is there to damage */
-const struct disk *site_disk(const struct site *site); /* lent; entries may be damaged where site_is_damaged */
-bool site_is_damaged(const struct site *site);
+const struct disk *site_disk(const struct site *site); /* lent; entries may be damaged where site_has_damaged_record */
+bool site_has_damaged_record(const struct site *site);
 bool site_has_disk(const struct site *site); /* it was running once */
 
 void site_boot(struct site *site);

@@ -77,7 +77,7 @@ struct job { /* for the worker */
     struct ledger_head head; /* ACCEPTED */
 };
 
-enum source { FROM_TRAINER, FROM_WORKER, FROM_DOWNLINK, FROM_UPLINK, FROM_PULSE, SOURCE_COUNT };
+enum source { FROM_TRAINER, FROM_WORKER, FROM_DOWNLINK, FROM_UPLINK, FROM_PULSE, FROM_REFETCH, SOURCE_COUNT };
 
 struct upload_order {
     uint32_t fragment;
@@ -132,6 +132,8 @@ struct site {
     uint64_t from, payloads_from, next;
     struct snapshot_header offer;
     uint32_t pulse_stream, turn;
+    uint32_t refetch_stream, supply_stream; /* payloads that were lost, ours and the coordinator's */
+    uint64_t refetch_index, supply_index;
     uint32_t join_stream;
     struct upload_order uploads[2 * FRAGMENTS_LIMIT];
     size_t upload_count;
@@ -151,6 +153,8 @@ void capture_deinit(struct capture *capture);
 
 /* site_restore.c: spooled has room for FRAGMENTS_LIMIT. Not OK: the disk does not bring it back. */
 MUST_USE enum status site_restore(struct site *site, struct node_spooled *spooled, size_t *count, struct error *error);
+/* Stored entries that the replica can go by: all, unless a step's payload is lost. Before the brain reads them. */
+uint64_t site_entries_to_go_by(struct site *site);
 
 /* site_disk.c */
 void site_disk_deinit(struct site *site);
@@ -163,6 +167,8 @@ void site_follow(struct site *site, const struct node_action *action);
 void site_fetch(struct site *site);
 void site_upload(struct site *site, uint32_t fragment, uint64_t sequence);
 void site_pulse(struct site *site);
+void site_refetch(struct site *site, uint64_t index);
+void site_supply(struct site *site, uint64_t index);
 void site_join(struct site *site);
 void site_enter(struct site *site); /* joined: the brain starts (site.c) */
 void site_link_clear(struct site *site);

@@ -93,7 +93,11 @@ void site_wipe(struct site *site) {
 
 const struct disk *site_disk(const struct site *site) { return &site->disk; }
 
-bool site_is_damaged(const struct site *site) { return site->damaged != DAMAGE_NONE || disk_is_damaged(&site->disk); }
+bool site_has_damaged_record(const struct site *site) {
+    return site->damaged != DAMAGE_NONE || disk_has_damaged_record(&site->disk);
+}
+
+void site_flip_payload(struct site *site, const uint8_t *digest) { (void)disk_flip(&site->disk, digest); }
 
 bool site_flip(struct site *site, bool record) {
     struct world *world = site->world;

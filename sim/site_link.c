@@ -227,13 +227,14 @@ static enum status take_entries(struct site *site, const struct message *message
     struct buffer records = {0};
     enum status status = OK;
     for (uint64_t i = 0; i < message->b && status == OK; i++) {
-        bool own = reader_u8(&reader) != 0;
+        uint8_t mark = reader_u8(&reader);
+        bool own = mark == 1;
         struct bytes raw = reader_take(&reader, reader_u32(&reader));
         struct bytes payload = reader_take(&reader, reader_u32(&reader));
         struct buffer expanded = {0};
         if (own && !expand_stub(site, raw, &expanded)) status = NOT_FOUND;
         if (own) raw = buffer_bytes(&expanded);
-        if (status == OK) status = take_payload(site, message->a + i, raw, payload);
+        if (status == OK && mark != 2) status = take_payload(site, message->a + i, raw, payload);
         if (status == OK) put_record(&records, raw);
         buffer_deinit(&expanded);
     }
@@ -416,6 +417,88 @@ static void upload_message(struct site *site, const struct message *message) {
     upload_over(site, &event);
 }
 
+/* ---- payloads that were lost ---------------------------------------------------------------------------------------------------- */
+
+/* The contribution that a stored entry is. */
+static bool contribution_at(const struct site *site, uint64_t index, struct ledger_entry *entry, struct contribution *out) {
+    return index < site->disk.entry_count && index != site->disk.damaged_entry &&
+           ledger_entry_decode(buffer_bytes(&site->disk.entries[index]), entry, NULL) == OK &&
+           entry->kind == LEDGER_CONTRIBUTION &&
+           contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), out, NULL) == OK;
+}
+
+static void refetched(struct site *site, enum status status) {
+    close_call(site, &site->refetch_stream);
+    if (status == OK) site->world->tally.refetched++;
+    site_tell(site, FROM_REFETCH, &(struct node_event){.kind = NODE_REFETCHED, .status = status});
+}
+
+void site_refetch(struct site *site, uint64_t index) {
+    struct message message = {.kind = MESSAGE_FOLLOW, .instance = instance_of(site), .a = index, .b = index};
+    site->refetch_index = index;
+    site->refetch_stream = open_call(site, &message);
+}
+
+static void refetch_message(struct site *site, const struct message *message) {
+    struct ledger_entry *entry = xmalloc(sizeof *entry);
+    struct contribution c;
+    uint8_t digest[DIGEST_SIZE];
+    struct reader reader = reader_of(buffer_bytes(&message->bytes));
+    enum status status = UNAVAILABLE;
+    bool entries = message->kind == MESSAGE_ENTRIES && message->a == site->refetch_index;
+    if (entries && contribution_at(site, site->refetch_index, entry, &c)) {
+        reader_u8(&reader);
+        reader_take(&reader, reader_u32(&reader));
+        struct bytes payload = reader_take(&reader, reader_u32(&reader));
+        digest_sha256(payload.data, payload.size, digest);
+        status = memcmp(digest, c.payload_digest, DIGEST_SIZE) == 0 ? disk_blob_write(&site->disk, payload, digest) : CORRUPT;
+    }
+    free(entry);
+    refetched(site, status);
+}
+
+static void supplied(struct site *site) {
+    close_call(site, &site->supply_stream);
+    site_tell(site, FROM_REFETCH, &(struct node_event){.kind = NODE_SUPPLIED});
+}
+
+void site_supply(struct site *site, uint64_t index) {
+    struct ledger_entry *entry = xmalloc(sizeof *entry);
+    struct contribution c;
+    struct bytes payload;
+    if (contribution_at(site, index, entry, &c) && site_payload(site, c.payload_digest, &payload, NULL) == OK) {
+        struct message message = {.kind = MESSAGE_SUBMIT, .instance = instance_of(site), .a = 1};
+        buffer_append(&message.bytes, entry->contribution.header, CONTRIBUTION_HEADER_SIZE);
+        buffer_append(&message.bytes, entry->contribution.signature, SIGNATURE_SIZE);
+        site->supply_index = index;
+        site->supply_stream = open_call(site, &message);
+    } else {
+        supplied(site);
+    }
+    free(entry);
+}
+
+static void supply_message(struct site *site, const struct message *message) {
+    struct ledger_entry *entry = xmalloc(sizeof *entry);
+    struct contribution c;
+    struct bytes payload;
+    size_t limit = MAX((size_t)message->b, 1);
+    if (message->kind == MESSAGE_CREDIT && contribution_at(site, site->supply_index, entry, &c) &&
+        site_payload(site, c.payload_digest, &payload, NULL) == OK) {
+        for (size_t at = (size_t)message->a; at < payload.size; at += limit) {
+            struct message chunk = {.kind = MESSAGE_CHUNK, .a = at};
+            buffer_append(&chunk.bytes, payload.data + at, MIN(limit, payload.size - at));
+            network_send(site->setup.network, site->supply_stream, true, &chunk);
+        }
+    } else {
+        if (message->kind == MESSAGE_REFUSAL && message->a == REFUSED_DUPLICATE) site->world->tally.supplied++;
+        supplied(site);
+    }
+    free(entry);
+}
+
+/* ---- heartbeats ------------------------------------------------------------------------------------------------------------------ */
+
 void site_pulse(struct site *site) {
     close_call(site, &site->pulse_stream);
     site->pulse_stream = knock(site);
@@ -433,6 +516,9 @@ static void pulse_message(struct site *site, const struct message *message) {
     event.heartbeat.inner_steps = (uint32_t)message->a;
     event.heartbeat.phase = (enum run_phase)message->b;
     event.heartbeat.version = message->c;
+    struct reader reader = reader_of(buffer_bytes(&message->bytes));
+    while (reader_left(&reader) >= sizeof(uint64_t) && event.heartbeat.wanted_count < NODE_WANTED_LIMIT)
+        event.heartbeat.wanted[event.heartbeat.wanted_count++] = reader_u64(&reader);
     site_tell(site, FROM_PULSE, &event);
 }
 
@@ -448,6 +534,10 @@ void site_message(struct site *site, uint32_t stream, const struct message *mess
         down_message(site, message);
     } else if (stream == site->upload_stream) {
         upload_message(site, message);
+    } else if (stream == site->refetch_stream) {
+        refetch_message(site, message);
+    } else if (stream == site->supply_stream) {
+        supply_message(site, message);
     } else if (stream == site->pulse_stream) {
         pulse_message(site, message);
     }
@@ -466,6 +556,10 @@ void site_closed(struct site *site, uint32_t stream) {
             link_down(site);
     } else if (stream == site->upload_stream) {
         upload_over(site, &(struct node_event){.kind = NODE_UPLOAD_BROKEN, .status = UNAVAILABLE});
+    } else if (stream == site->refetch_stream) {
+        refetched(site, UNAVAILABLE);
+    } else if (stream == site->supply_stream) {
+        supplied(site);
     } else if (stream == site->pulse_stream) {
         site->pulse_stream = 0;
         site_tell(site, FROM_PULSE, &(struct node_event){.kind = NODE_HEARTBEAT_REPLY, .status = UNAVAILABLE});
@@ -475,6 +569,7 @@ void site_closed(struct site *site, uint32_t stream) {
 void site_link_clear(struct site *site) {
     site->down = DOWN_IDLE;
     site->down_stream = site->pulse_stream = site->join_stream = site->upload_stream = 0;
+    site->refetch_stream = site->supply_stream = 0;
     site->upload_count = 0;
     site->turn = 0;
 }

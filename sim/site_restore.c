@@ -41,7 +41,9 @@ static enum status replay(struct site *site, struct error *error) {
     struct model_state *global = &site->replica.global;
     struct replay_options options = {.trusted = true, .until = UINT64_MAX, .tensors_from = global->version};
     struct replay_report report = {0};
-    if (site->disk.entry_count == 0) return OK;
+    uint64_t entries = run_state_size(node_state_run(site->state));
+    if (entries == 0) return OK;
+    options.until = entries;
     bool behind = run_state_version(node_state_run(site->state)) < global->version;
     struct run_state *run = run_state_create();
     enum status status = replay_run(&source, &options, run, behind ? NULL : global, &report, error);
@@ -51,6 +53,34 @@ static enum status replay(struct site *site, struct error *error) {
     state_root(global->theta, global->parameters, root);
     check_root(site->setup.check, site->name, global->version, root);
     return OK;
+}
+
+uint64_t site_entries_to_go_by(struct site *site) {
+    struct ledger_source source = disk_source(&site->disk);
+    struct replay_report report = {0};
+    struct model_state probe = {0};
+    struct run_state *control = run_state_create(), *run = run_state_create();
+    const struct scenario *scenario = site->setup.scenario;
+    uint64_t entries = site->disk.entry_count, from = site->checkpoint.exists ? site->checkpoint.version : 0;
+    struct replay_options options = {.trusted = true, .until = UINT64_MAX};
+    if (replay_run(&source, &options, control, NULL, NULL, NULL) == OK && run_state_version(control) >= from &&
+        model_state_init(&probe, &scenario->manifest, scenario->parameters, NULL) == OK) {
+        struct snapshot_header header = {.version = from, .content_size = site->checkpoint.global.size};
+        bool ready = true;
+        memcpy(probe.theta, site->setup.initial, (size_t)scenario->parameters * sizeof(float));
+        if (site->checkpoint.exists) {
+            memcpy(header.root, site->checkpoint.root, DIGEST_SIZE);
+            digest_sha256(site->checkpoint.global.data, site->checkpoint.global.size, header.content_digest);
+            ready = snapshot_read(&probe, &header, buffer_bytes(&site->checkpoint.global), NULL) == OK;
+        }
+        options.tensors_from = from;
+        if (ready && replay_run(&source, &options, run, &probe, &report, NULL) != OK && report.lost_payload)
+            entries = run_state_size(run);
+    }
+    model_state_deinit(&probe);
+    run_state_destroy(control);
+    run_state_destroy(run);
+    return entries;
 }
 
 static enum status restore_in_flight(struct site *site, const struct round *round, uint32_t fragment, struct piece piece,
@@ -67,8 +97,11 @@ static enum status restore_in_flight(struct site *site, const struct round *roun
     memcpy(site->local + piece.start, round->snapshot.data, piece.size);
     if (replica->feedback) return OK;
     struct bytes payload;
-    TRY(site_payload(site, round->payload_digest, &payload, error));
     float *base = replica->base + piece.start;
+    if (site_payload(site, round->payload_digest, &payload, error) != OK) { /* if the message is refused, its mass is lost */
+        memcpy(base, replica->snapshot + piece.start, piece.size);
+        return OK;
+    }
     TRY(codec_decode(replica->codec, payload, (size_t)piece.count, base, error));
     for (uint64_t i = 0; i < piece.count; i++) base[i] = replica->snapshot[piece.start + i] + base[i];
     return OK;

@@ -202,8 +202,12 @@ static void do_restore(struct site *site, const struct job *job) {
     enum status status = OK;
     if (!round->in_flight || round->sequence != job->sequence)
         status = error_set(&error, FAILED, "no record of sequence %llu", (unsigned long long)job->sequence);
-    if (status == OK) status = site_payload(site, round->payload_digest, &payload, &error);
-    if (status == OK) status = replica_restore(&site->replica, job->fragment, payload, &error);
+    bool lost = status == OK && site_payload(site, round->payload_digest, &payload, &error) != OK;
+    if (lost) { /* for good: the site goes on without it */
+        replica_stage(&site->replica, job->fragment);
+        check_message_lost(site->setup.check, site->setup.process, job->fragment);
+    }
+    if (status == OK && !lost) status = replica_restore(&site->replica, job->fragment, payload, &error);
     if (status == OK && site->replica.feedback) site->marks[job->fragment].trained.feedback = round->steps_sent;
     if (status != OK)
         fault(site, "take back a refused contribution", status, &error);
@@ -251,10 +255,12 @@ static void do_apply(struct site *site, const struct job *job) {
     struct ledger_source source = disk_source(&site->disk);
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     struct node_event event = {.kind = NODE_APPLIED};
+    uint64_t lost = UINT64_MAX;
     event.status = ledger_entry_decode(buffer_bytes(&job->bytes), entry, &error);
     if (event.status == OK)
         event.status =
-            replay_step(&source, node_state_run(site->state), entry, &site->replica.global, event.applied.root, &error);
+            replay_step(&source, node_state_run(site->state), entry, &site->replica.global, event.applied.root, &lost, &error);
+    event.applied.lost = lost == UINT64_MAX ? 0 : lost;
     event.applied.version = site->replica.global.version;
     event.message = error.message;
     if (event.status == OK) { /* at every version, also where the manifest wants no root */

@@ -58,8 +58,8 @@ enum { LIE_KINDS = 48, PROBE_KINDS = 48, REFUSALS = 32 };
 /* What happened, for the lines that close a run. Every field is a count. */
 struct tally {
     uint64_t events, messages, messages_late, commits, contributions, steps, receipts, entries, joins, orders[12],
-        refusals[REFUSALS], restores, advances, snapshots_loaded, snapshots_passed_over, residual_checks, simulated_ms, halts,
-        stops, robbed;
+        refusals[REFUSALS], restores, advances, snapshots_loaded, snapshots_passed_over, dropped, supplied, refetched,
+        residual_checks, simulated_ms, halts, stops, robbed;
     uint64_t faults[FAULT_KIND_COUNT], lies[LIE_KINDS], probes[PROBE_KINDS], malformed[PROBE_KINDS];
 };
 

@@ -286,7 +286,7 @@ FIXTURE void fixture_step(struct fixture *f, uint32_t fragment, uint16_t count) 
     struct ledger_source source = fixture_source(f);
     run_state_plan_step(f->run, fragment, count, &entry);
     entry.time_ms = FIXTURE_NOW + f->entry_count;
-    CHECK_OK(replay_step(&source, f->run, &entry, &f->model, entry.step.root, &error));
+    CHECK_OK(replay_step(&source, f->run, &entry, &f->model, entry.step.root, NULL, &error));
     entry.step.has_root = entry.step.version % f->manifest.root_interval == 0;
     fixture_append(f, &entry);
 }

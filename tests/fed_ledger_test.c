@@ -2,9 +2,9 @@
 #include "fed/ledger.h"
 #include "tests/test.h"
 
-static const enum ledger_kind kinds[] = {LEDGER_GENESIS,      LEDGER_SITE_INVITED, LEDGER_SITE_ADDED, LEDGER_SITE_REVOKED,
-                                         LEDGER_CONTRIBUTION, LEDGER_STEP,         LEDGER_PAUSED,     LEDGER_RESUMED,
-                                         LEDGER_STOPPED,      LEDGER_EPOCH,        LEDGER_INNER_STEPS};
+static const enum ledger_kind kinds[] = {LEDGER_GENESIS,      LEDGER_SITE_INVITED, LEDGER_SITE_ADDED,  LEDGER_SITE_REVOKED,
+                                         LEDGER_CONTRIBUTION, LEDGER_STEP,         LEDGER_PAUSED,      LEDGER_RESUMED,
+                                         LEDGER_STOPPED,      LEDGER_EPOCH,        LEDGER_INNER_STEPS, LEDGER_DROPPED};
 
 static struct ledger_entry sample(enum ledger_kind kind) {
     struct ledger_entry entry;
@@ -53,6 +53,10 @@ static struct ledger_entry sample(enum ledger_kind kind) {
     case LEDGER_STOPPED: strcpy(entry.note.reason, "Schluss f\xC3\xBCr heute"); break;
     case LEDGER_EPOCH: break;
     case LEDGER_INNER_STEPS: entry.inner_steps.inner_steps = 500; break;
+    case LEDGER_DROPPED:
+        entry.dropped.index = 77;
+        strcpy(entry.dropped.reason, "its payload is lost");
+        break;
     }
     return entry;
 }
@@ -142,7 +146,7 @@ static void check_refused(struct buffer *raw) {
 
 TEST(kinds_that_do_not_exist_are_refused) {
     for (unsigned kind = 0; kind < 256; kind++) {
-        if (kind >= LEDGER_GENESIS && kind <= LEDGER_INNER_STEPS) continue;
+        if (kind >= LEDGER_GENESIS && kind <= LEDGER_DROPPED) continue;
         struct buffer raw = {0};
         buffer_u8(&raw, (uint8_t)kind);
         buffer_u32(&raw, 1);

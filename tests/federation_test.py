@@ -447,7 +447,7 @@ def flip(path, count=3):
             file.write(bytes([byte[0] ^ 0x55]))
 
 
-def damaged(directory, folder, damage, mode="sparse", crash=False):
+def damaged(directory, folder, damage, mode="sparse", crash=False, stops=True):
     """A site is killed, files of a folder of it are damaged, and it is started: it recovers, or it stops, says so, and comes back
     once its copies are deleted."""
     federation = start(directory, settings=FAST, mode=mode)
@@ -467,6 +467,7 @@ def damaged(directory, folder, damage, mode="sparse", crash=False):
     others = [federation.coordinator, federation.sites["two"]]
     federation.until("a word from the damaged site", lambda: not one.alive() or len(one.receipts) >= had + 3, 20 * SLOWDOWN, alive=False)
     federation.check_alive(others)
+    check(stops or one.alive(), "the site stopped: " + one.tail(4))
     if not one.alive():
         equal(len(one.receipts), had, "contributions of a damaged site")
         fell = one.handle.returncode in (-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT) or "Sanitizer: SEGV" in one.text()
@@ -503,14 +504,110 @@ def a_site_whose_checkpoint_is_gone_stops_or_recovers(directory):
 
 
 @test
-def a_site_whose_payloads_are_damaged_stops_or_recovers(directory):
-    damaged(directory, "payloads", flip_each)
+def a_site_whose_payloads_are_damaged_recovers(directory):
+    damaged(directory, "payloads", flip_each, stops=False)
 
 
 @test
 def a_site_whose_ledger_is_damaged_stops_or_recovers(directory):
     # LMDB has no checksums: ours catch damaged records, but pages of its own that point anywhere can crash it
     damaged(directory, "journal", lambda paths: [flip(path, 400) for path in paths if path.endswith("data.mdb")], crash=True)
+
+
+# ---- a payload that the coordinator's disk has lost ----------------------------------------------------------------------------
+
+
+def blob_of(federation, entry):
+    return os.path.join(federation.run, "blobs", entry["payload"][:2], entry["payload"][2:])
+
+
+def waiting(federation):
+    """Contributions in the ledger of the stopped coordinator that no step has merged."""
+    entries = federation.ledger()
+    merged = {part["index"] for e in entries if e["kind"] == "step" for part in e["parts"]}
+    return [e for e in entries if e["kind"] == "contribution" and e["index"] not in merged]
+
+
+def spoil(path):
+    os.chmod(path, 0o600)  # blobs are read-only
+    flip(path, 1)
+
+
+@test
+def a_flipped_byte_in_a_waiting_payload_is_had_again_and_nothing_is_lost(directory):
+    federation = start(directory, mode="dense", merge__quorum=2, merge__grace="forever")
+    trains(federation, 2)
+    one, two = federation.sites["one"], federation.sites["two"]
+    two.kill()
+    had = len(one.receipts)
+    federation.until("a contribution of the other one that waits", lambda: len(one.receipts) > had and federation.status()["pending"] > 0,
+                     20 * SLOWDOWN, alive=False)
+    federation.coordinator.kill()
+    victims = waiting(federation)
+    check(victims, "nothing waits")
+    for victim in victims:
+        spoil(blob_of(federation, victim))
+    federation.start_coordinator()
+    two.start()
+    trains(federation, 4)
+    contains(federation.coordinator.text(), " payload_lost ")
+    contains(federation.coordinator.text(), " payload_supplied ")
+    equal(federation.status()["waits"], "", "what the coordinator waits for")
+    prove(federation)  # every contribution was merged
+    check(not [e for e in federation.entries if e["kind"] == "dropped"], "a contribution was given up")
+
+
+@test
+def a_payload_that_nobody_has_is_given_up_and_the_run_goes_on(directory):
+    federation = Federation(PROGRAMS, directory, manifest(mode="sparse", merge__quorum=2, merge__grace="forever"))
+    federation.start_coordinator("--drop-after", "2s")
+    for name in ("one", "two"):
+        federation.add_site(name, *FAST)
+    trains(federation, 2)
+    one, two = federation.sites["one"], federation.sites["two"]
+    two.kill()
+    had = len(one.receipts)
+    federation.until("a contribution of the other one that waits", lambda: len(one.receipts) > had and federation.status()["pending"] > 0,
+                     20 * SLOWDOWN, alive=False)
+    one.kill()
+    federation.coordinator.kill()
+    victims = waiting(federation)
+    for victim in victims:
+        spoil(blob_of(federation, victim))
+        for site in (one, two):
+            path = os.path.join(site.directory, "payloads", os.path.relpath(blob_of(federation, victim), federation.run))
+            if os.path.exists(path):
+                spoil(path)
+    federation.start_coordinator()
+    one.start()
+    two.start()
+    trains(federation, 4)
+    codes = federation.stop_run()
+    equal(set(codes.values()), {0}, "exit codes")
+    entries = federation.ledger()
+    equal({e["contribution"] for e in entries if e["kind"] == "dropped"}, {v["index"] for v in victims}, "what was given up")
+    check(federation.verify()["verified"], "the ledger does not verify")
+    equal({site.status()["root"] for site in federation.sites.values()}, {federation.verify()["state_root"]}, "roots")
+
+
+@test
+def without_a_readable_snapshot_the_coordinator_replays_and_has_lost_payloads_again(directory):
+    federation = start(directory, settings=["--throttle", "8", "--checkpoint-interval", "1h"], snapshot_interval=3)
+    trains(federation, 8)
+    federation.until("a snapshot", lambda: " snapshot_written " in federation.coordinator.text(), 20 * SLOWDOWN)
+    federation.coordinator.kill()
+    payloads = [blob_of(federation, e) for e in federation.ledger() if e["kind"] == "contribution"]
+    for path in files_in(federation.run, "blobs"):
+        if path not in payloads:
+            spoil(path)
+    last = federation.ledger()
+    newest = [e for e in last if e["kind"] == "contribution"][-1]
+    spoil(blob_of(federation, newest))  # the newest: a site has it still
+    federation.start_coordinator()
+    contains(federation.coordinator.text(), " replaying_from_version_0 ")
+    trains(federation, 5)
+    contains(federation.coordinator.text(), " payload_supplied ")
+    prove(federation)
 
 
 def small_disk(path, megabytes):

@@ -119,6 +119,7 @@ TEST(a_join_that_is_refused_needs_no_certificate) {
 
 TEST(an_open_arrives_whole) {
     DECODE_SAMPLE(submit_frame, "submit_open");
+    CHECK(message.open.supply);
     CHECK_EQUAL(message.kind, SUBMIT_OPEN);
     CHECK_EQUAL(message.open.protocol, 1);
     CHECK(is_pattern(bytes_of(message.open.header, sizeof message.open.header), 8, 272));
@@ -174,6 +175,7 @@ TEST(a_follow_request_arrives_whole) {
 
 TEST(a_follow_frame_arrives_whole_and_its_places_are_walked_in_order) {
     DECODE_SAMPLE(follow_frame, "follow_frame");
+    CHECK(message.dropped_count == 2 && message.dropped[0] == 1002 && message.dropped[1] == 1001);
     CHECK(message.has_first_index);
     CHECK_EQUAL(message.first_index, 1000);
     CHECK_EQUAL(message.entry_count, 3);
@@ -260,6 +262,7 @@ TEST(a_heartbeat_reply_arrives_whole) {
     CHECK_EQUAL(message.sites_present, 37);
     CHECK_EQUAL(message.turn, 42);
     CHECK_EQUAL(message.copies, 43);
+    CHECK(message.wanted_count == 2 && message.wanted[0] == 300 && message.wanted[1] == 5);
     arena_deinit(&arena);
 }
 

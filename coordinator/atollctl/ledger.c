@@ -215,6 +215,11 @@ static void entry_json(uint64_t index, const struct ledger_entry *entry, const s
         json_u64(writer, entry->revoked.site);
         json_key(writer, "reason");
         json_text(writer, entry->revoked.reason);
+    } else if (entry->kind == LEDGER_DROPPED) {
+        json_key(writer, "contribution");
+        json_u64(writer, entry->dropped.index);
+        json_key(writer, "reason");
+        json_text(writer, entry->dropped.reason);
     }
     json_end_object(writer);
 }
@@ -232,6 +237,8 @@ static void entry_text(uint64_t index, const struct ledger_entry *entry, const s
         printf(" %u %s", entry->added.site, entry->added.name);
     } else if (entry->kind == LEDGER_SITE_REVOKED) {
         printf(" %u %s", entry->revoked.site, entry->revoked.reason);
+    } else if (entry->kind == LEDGER_DROPPED) {
+        printf(" entry %llu: %s", (unsigned long long)entry->dropped.index, entry->dropped.reason);
     }
     putchar('\n');
 }

@@ -20,7 +20,10 @@ static int model_export(struct options *options, void *values) {
     enum status status = export_check(settings->output, &error); /* before the replay */
     if (status == OK) status = directory_open(settings->directory, true, NULL, NULL, &data, &error);
     if (status != OK) return report_failure(&error);
-    status = directory_restore(&data, &run, &model, &report, &error);
+    status = directory_restore(&data, settings->checkpoint, &run, &model, &report, &error);
+    if (status == OK && report.lost_payload)
+        status = error_set(&error, CORRUPT, "the payload of ledger entry %llu is damaged: a running coordinator gets it again",
+                           (unsigned long long)report.failed_entry);
     if (status == OK) status = run_model_layout(run_state_manifest(run), &layout, &error);
     if (status == OK) {
         char *beside = file_join(settings->directory, DIRECTORY_CHECKPOINT);
@@ -54,6 +57,12 @@ static const struct option export_options[] = {{.name = "dir",
                                                 .value_name = "DIR",
                                                 .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
                                                 .help = "where model.safetensors, config.json and the tokenizer go"},
+                                               {.name = "checkpoint",
+                                                .type = OPTION_PATH,
+                                                OPTION_FIELD(struct settings, checkpoint),
+                                                .value_name = "FILE",
+                                                .flags = OPTION_FLAG_ONLY,
+                                                .help = "what the run began from; only asked for where no snapshot can be read"},
                                                {0}};
 static const struct command export_command = {.name = "export",
                                               .summary = "write the newest version as transformers reads it",
