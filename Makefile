@@ -82,9 +82,9 @@ export ATOLL_TEST_SLOWDOWN ?= 10
 endif
 
 # ---- sources: every .c below a folder belongs to its library, but for the programs' own mains ----------------------------
-CORE_FOLDERS := base kernels codec model
-FOLDERS := $(CORE_FOLDERS) $(if $(LIBS_FOUND),config crypto storage rpc proto fed run node coordinator sim)
-MAINS   := coordinator/main.c node/main.c sim/main.c sim/wan_proxy_main.c sim/plant_main.c model/trainer_main.c kernels/cuda_probe_main.c $(wildcard coordinator/atollctl/*.c)
+CORE_FOLDERS := base kernels codec text model
+FOLDERS := $(CORE_FOLDERS) $(if $(LIBS_FOUND),config crypto storage rpc proto fed run node coordinator topology plan wan experiment sim)
+MAINS   := coordinator/main.c node/main.c sim/main.c wan/wan_proxy_main.c sim/plant_main.c model/trainer_main.c kernels/cuda_probe_main.c $(wildcard coordinator/atollctl/*.c)
 # Of kernels/cpu, what this machine's instructions are for.
 OTHERS  := $(if $(filter x86_64 i%86,$(MACHINE)),,$(wildcard kernels/cpu/*_avx2.c kernels/cpu/*_avx512.c kernels/cpu/*_avx512bf16.c kernels/cpu/*_amx.c))
 sources  = $(filter-out $(MAINS) $(OTHERS),$(sort $(wildcard $(1)/*.c $(1)/cpu/*.c)))
@@ -129,7 +129,7 @@ $(OUT)/%.o: %.c
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(HOT_FLAGS) $(ISA_FLAGS) -MMD -MP -c -o $@ $<
 
-$(OUT)/sim/topology_presets.o: $(wildcard sim/presets/*.yaml)
+$(OUT)/topology/topology_presets.o: $(wildcard topology/presets/*.yaml)
 $(OUT)/base/version.o $(OUT)/node/site.o: CPPFLAGS_ALL += -DATOLL_VERSION='"$(VERSION)"'
 $(OUT)/base/version.o $(OUT)/node/site.o: VERSION
 
@@ -180,7 +180,7 @@ endef
 $(foreach folder,$(FOLDERS),$(eval $(call library_rule,$(folder))))
 
 LINK = $(Q)mkdir -p $(@D); $(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group
-program_libraries = $(foreach folder,base kernels codec model config crypto storage rpc proto fed run $(1),$(call LIBRARY,$(folder)))
+program_libraries = $(foreach folder,base kernels codec text model config crypto storage rpc proto fed run $(1),$(call LIBRARY,$(folder)))
 
 $(OUT)/bin/atoll-coordinator: $(OUT)/coordinator/main.o $(call program_libraries,coordinator)
 	$(call say,LINK,$@)
@@ -192,17 +192,17 @@ $(OUT)/bin/atoll-node: $(OUT)/node/main.o $(call program_libraries,node)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
 # The planted copies stand before the library, so that nothing of theirs is taken from it.
-$(OUT)/bin/atoll-sim-planted: $(OUT)/sim/main.o $(SIM_PLANTED_OBJECTS) $(call program_libraries,node coordinator sim)
+$(OUT)/bin/atoll-sim-planted: $(OUT)/sim/main.o $(SIM_PLANTED_OBJECTS) $(call program_libraries,node coordinator topology plan experiment sim)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
-$(OUT)/bin/atoll-sim-covered: $(OUT)/sim/main.o $(SIM_COVERED_OBJECTS) $(call program_libraries,node coordinator sim)
+$(OUT)/bin/atoll-sim-covered: $(OUT)/sim/main.o $(SIM_COVERED_OBJECTS) $(call program_libraries,node coordinator topology plan experiment sim)
 	$(call say,LINK,$@)
 	$(LINK) --coverage $(SYSTEM_LIBS)
-$(OUT)/bin/atoll-sim: $(OUT)/sim/main.o $(call program_libraries,node coordinator sim)
+$(OUT)/bin/atoll-sim: $(OUT)/sim/main.o $(call program_libraries,node coordinator topology plan experiment sim)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
 
-$(OUT)/bin/atoll-wan-proxy: $(call objects,$(wildcard sim/wan_*.c sim/topology*.c)) $(call program_libraries,)
+$(OUT)/bin/atoll-wan-proxy: $(call objects,$(wildcard wan/*.c)) $(call program_libraries,topology)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
 

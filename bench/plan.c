@@ -8,7 +8,7 @@
 #include <sys/resource.h>
 #include <time.h>
 
-#include "sim/plan.h"
+#include "plan/plan.h"
 
 static double now(void) {
     struct timespec time;

@@ -9,7 +9,7 @@
 
 #include "base/mark.h"
 #include "base/memory.h"
-#include "coordinator/coordinator_state_core.h"
+#include "coordinator/coordinator_state_internal.h"
 
 enum { OTHERS_AFTER_MS = 5000 /* the contributor has it for sure while it waits to be merged: others are asked later */ };
 

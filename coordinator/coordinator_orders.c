@@ -7,7 +7,7 @@
 
 #include "base/mark.h"
 #include "base/memory.h"
-#include "coordinator/coordinator_state_core.h"
+#include "coordinator/coordinator_state_internal.h"
 
 enum { DEFERRED_LIMIT = 64 };
 

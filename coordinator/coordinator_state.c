@@ -1,4 +1,4 @@
-/* The coordinator's brain: the next entry of the ledger, and the order of events. coordinator_state_core.h tells how
+/* The coordinator's brain: the next entry of the ledger, and the order of events. coordinator_state_internal.h tells how
  * its files work together. */
 #include <stdarg.h>
 #include <stdio.h>
@@ -7,7 +7,7 @@
 
 #include "base/mark.h"
 #include "base/memory.h"
-#include "coordinator/coordinator_state_core.h"
+#include "coordinator/coordinator_state_internal.h"
 
 struct coordinator_action *brain_act(struct coordinator_actions *out, enum coordinator_action_kind kind, uint64_t call) {
     if (out->count == out->capacity) {

@@ -10,7 +10,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "codec/codec.h"
-#include "coordinator/server_core.h"
+#include "coordinator/server_internal.h"
 #include "rpc/environment.h"
 
 enum { CLOSE_LIMIT_S = 60, SAVE_LIMIT_S = 600, STOP_GRACE_MS = 1500, UPLOAD_AGE_MS = 24 * 3600 * 1000 };

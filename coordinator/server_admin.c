@@ -6,7 +6,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
-#include "coordinator/server_core.h"
+#include "coordinator/server_internal.h"
 
 static void send_reply(struct call *call, const struct admin_reply *reply) {
     struct buffer head = {0};

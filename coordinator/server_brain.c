@@ -8,7 +8,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/random.h"
-#include "coordinator/server_core.h"
+#include "coordinator/server_internal.h"
 #include "crypto/certificate.h"
 #include "fed/invitation.h"
 

@@ -9,7 +9,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
-#include "coordinator/server_core.h"
+#include "coordinator/server_internal.h"
 #include "crypto/certificate.h"
 #include "crypto/digest.h"
 #include "fed/invitation.h"

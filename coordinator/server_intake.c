@@ -17,7 +17,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "codec/codec.h"
-#include "coordinator/server_core.h"
+#include "coordinator/server_internal.h"
 
 struct job *job_create(void (*run)(struct server *server, struct job *job), struct call *call) {
     struct job *job = xcalloc(1, sizeof *job);

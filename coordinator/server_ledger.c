@@ -18,7 +18,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "coordinator/server_core.h"
+#include "coordinator/server_internal.h"
 
 enum { RETRY_MS = 1000, SAY_AGAIN_MS = 60000, BATCH_BYTES = 8 << 20 };
 

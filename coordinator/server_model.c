@@ -6,7 +6,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "coordinator/server_core.h"
+#include "coordinator/server_internal.h"
 
 struct part { /* what the thread must know of a contribution, copied while the brain's run state still has it pending */
     uint64_t index;

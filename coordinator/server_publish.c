@@ -12,7 +12,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
-#include "coordinator/server_core.h"
+#include "coordinator/server_internal.h"
 
 enum { PACK_ENTRIES = 64, PACK_BYTES = 64 * 1024 };
 

@@ -11,7 +11,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "model/config_file.h"
-#include "model/tokenizer.h"
+#include "text/tokenizer.h"
 
 enum { SETTINGS_MAX = 1 << 20 };
 

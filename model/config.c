@@ -1,5 +1,9 @@
 #include "model/config.h"
 
+#include "text/tokenizer.h"
+
+_Static_assert((int)MODEL_VOCABULARY_MAX == (int)TOKENIZER_VOCABULARY_MAX, "every tokenizer that is read fits a model");
+
 static enum status check_range(const char *field, uint32_t value, uint32_t least, uint32_t most, struct error *error) {
     if (value >= least && value <= most) return OK;
     return error_set(error, INVALID, "model %s is %u; it must be in %u..%u", field, value, least, most);

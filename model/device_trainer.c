@@ -1,4 +1,4 @@
-#include "model/device_trainer_core.h"
+#include "model/device_trainer_internal.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /* Where a training step's tensors lie in one piece of device memory, and how much that is. */
-#include "model/device_trainer_core.h"
+#include "model/device_trainer_internal.h"
 
 enum {
     ALIGNMENT = 256,

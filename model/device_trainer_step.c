@@ -1,5 +1,5 @@
 /* A step on the device: transformer.c, with each call queued. */
-#include "model/device_trainer_core.h"
+#include "model/device_trainer_internal.h"
 
 struct weights { /* a linear layer's, as in model/transformer.h */
     uint64_t offset;

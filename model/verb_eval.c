@@ -6,8 +6,8 @@
 #include "base/utf8.h"
 #include "model/beside.h"
 #include "model/checkpoint.h"
-#include "model/tokenizer.h"
 #include "model/verbs.h"
+#include "text/tokenizer.h"
 
 enum { TEXT_MAX = 1 << 30 };
 

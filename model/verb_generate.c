@@ -6,8 +6,8 @@
 #include "base/memory.h"
 #include "model/config_file.h"
 #include "model/generate.h"
-#include "model/tokenizer.h"
 #include "model/verbs.h"
+#include "text/tokenizer.h"
 
 static const struct option generate_options_table[] = {
     VERB_MODEL,

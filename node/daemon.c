@@ -16,7 +16,7 @@
 #include "model/export.h"
 #include "model/kernels_kept.h"
 #include "model/trainer.h"
-#include "node/daemon_core.h"
+#include "node/daemon_internal.h"
 #include "node/verbs.h"
 #include "rpc/environment.h"
 #include "run/run_model.h"

@@ -6,7 +6,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "node/downlink_core.h"
+#include "node/downlink_internal.h"
 
 enum { BACKLOG_POLL_MS = 20 };
 

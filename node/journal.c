@@ -6,7 +6,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "node/journal_core.h"
+#include "node/journal_internal.h"
 #include "node/journal_record.h"
 
 static const char *const tables[] = {[ENTRIES] = "entries", [ROUNDS] = "rounds", [SENT] = "sent", [STATE] = "state"};

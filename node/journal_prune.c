@@ -16,7 +16,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
-#include "node/journal_core.h"
+#include "node/journal_internal.h"
 
 static bool is_in_flight(const struct journal *journal, const uint8_t *payload_digest) {
     for (uint32_t i = 0; i < FRAGMENTS_LIMIT; i++) {

@@ -9,7 +9,7 @@
 
 #include "base/mark.h"
 #include "base/memory.h"
-#include "node/node_state_core.h"
+#include "node/node_state_internal.h"
 
 static struct slot *slot_of_digest(struct node_state *state, const uint8_t digest[static DIGEST_SIZE]) {
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {

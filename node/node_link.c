@@ -1,7 +1,7 @@
 /* The site's link to the coordinator: connecting, a snapshot to start from, following, heartbeats. */
 #include "base/mark.h"
 #include "base/memory.h"
-#include "node/node_state_core.h"
+#include "node/node_state_internal.h"
 
 /* Full jitter: a uniform part of base * 2^attempts, at most the limit. Spreads a thousand sites that lost one coordinator. */
 uint64_t node_backoff(struct node_state *state, uint32_t attempts) {

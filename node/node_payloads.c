@@ -4,7 +4,7 @@
 
 #include "base/mark.h"
 #include "base/memory.h"
-#include "node/node_state_core.h"
+#include "node/node_state_internal.h"
 
 void node_payload_lost(struct node_state *state, uint64_t index, struct node_moment now) {
     MARK("payload: lost here");

@@ -5,7 +5,7 @@
 
 #include "base/mark.h"
 #include "base/memory.h"
-#include "node/node_state_core.h"
+#include "node/node_state_internal.h"
 
 enum { REJECTED_IN_A_ROW_LIMIT = 3 };
 

@@ -9,7 +9,7 @@
 
 #include "base/mark.h"
 #include "base/memory.h"
-#include "node/node_state_core.h"
+#include "node/node_state_internal.h"
 
 struct node_action *node_act(struct node_actions *out, enum node_action_kind kind) {
     if (out->count == out->capacity) {

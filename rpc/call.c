@@ -7,7 +7,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
-#include "rpc/call_core.h"
+#include "rpc/call_internal.h"
 #include "rpc/message.h"
 
 static void pump(struct rpc_call *call);

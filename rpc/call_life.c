@@ -2,7 +2,7 @@
 #include <stdlib.h>
 
 #include "base/memory.h"
-#include "rpc/call_core.h"
+#include "rpc/call_internal.h"
 #include "rpc/call_outcome.h"
 
 struct rpc_call *call_create(const struct call_setup *setup) {

@@ -2,7 +2,7 @@
 #ifndef RPC_CALL_OUTCOME_H
 #define RPC_CALL_OUTCOME_H
 
-#include "rpc/call_core.h"
+#include "rpc/call_internal.h"
 
 /* Fills call->peer from the TLS session. */
 void call_find_peer(struct rpc_call *call);

@@ -9,7 +9,7 @@
 #include "base/address.h"
 #include "base/memory.h"
 #include "rpc/arguments.h"
-#include "rpc/call_core.h"
+#include "rpc/call_internal.h"
 #include "rpc/environment.h"
 #include "rpc/listener.h"
 #include "rpc/message.h"

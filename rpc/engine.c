@@ -8,7 +8,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/thread.h"
-#include "rpc/call_core.h"
+#include "rpc/call_internal.h"
 
 enum { SCAN_MAX_MS = 250, SCAN_MIN_MS = 5, COMPLAIN_MS = 10000 };
 

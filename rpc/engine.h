@@ -6,7 +6,7 @@
  *
  * Stop order: the owner makes sure that nothing new is started, cancels, waits with engine_wait_idle until no call is left,
  * then engine_destroy drains the queues and joins the threads. Starting anything on a queue after that would abort inside
- * the library; hence a call counts as live until the last thread inside it has left (call_core.h).
+ * the library; hence a call counts as live until the last thread inside it has left (call_internal.h).
  */
 #ifndef RPC_ENGINE_H
 #define RPC_ENGINE_H

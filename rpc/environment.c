@@ -13,7 +13,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/thread.h"
-#include "rpc/environment_core.h"
+#include "rpc/environment_internal.h"
 
 /* Process-wide because the library beneath is. */
 static pthread_mutex_t environment_lock = PTHREAD_MUTEX_INITIALIZER;

@@ -13,10 +13,10 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/thread.h"
-#include "rpc/call_core.h"
+#include "rpc/call_internal.h"
 #include "rpc/connections.h"
 #include "rpc/environment.h"
-#include "rpc/environment_core.h"
+#include "rpc/environment_internal.h"
 #include "rpc/listener.h"
 
 enum { WATCH_MS = 500, LISTENERS_MAX = 8, CANCEL_WAIT_MS = 200 };

@@ -6,7 +6,7 @@
 
 #include "base/memory.h"
 #include "kernels/elementwise.h"
-#include "sim/check_core.h"
+#include "sim/check_internal.h"
 
 static unsigned long long llu(uint64_t value) { return (unsigned long long)value; }
 

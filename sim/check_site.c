@@ -4,7 +4,7 @@
 
 #include "base/memory.h"
 #include "codec/codec.h"
-#include "sim/check_core.h"
+#include "sim/check_internal.h"
 
 static unsigned long long llu(uint64_t value) { return (unsigned long long)value; }
 

@@ -5,7 +5,7 @@
 
 #include "base/memory.h"
 #include "codec/codec.h"
-#include "sim/coordinator_core.h"
+#include "sim/coordinator_internal.h"
 
 struct moment coordinator_now(const struct coordinator *coordinator) {
     return (struct moment){process_monotonic_ms(coordinator->world, COORDINATOR),

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "sim/coordinator_core.h"
+#include "sim/coordinator_internal.h"
 
 struct call *coordinator_call(struct coordinator *coordinator, uint64_t number) {
     for (size_t i = 0; i < coordinator->call_count; i++) {

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "sim/coordinator_core.h"
+#include "sim/coordinator_internal.h"
 
 /* ---- commits ---------------------------------------------------------------------------------------------------------------- */
 

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "sim/federation_core.h"
+#include "sim/federation_internal.h"
 
 bool federation_is_absent(const struct federation *f, uint32_t process) {
     return f->world.filter && f->world.filter->absent >> process & 1;

@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "sim/federation_core.h"
+#include "sim/federation_internal.h"
 
 /* ---- the admin ---------------------------------------------------------------------------------------------------------------- */
 

@@ -4,7 +4,7 @@
 
 #include "base/memory.h"
 #include "sim/falsehood.h"
-#include "sim/federation_core.h"
+#include "sim/federation_internal.h"
 #include "sim/malformed.h"
 
 /* ---- faults ------------------------------------------------------------------------------------------------------------------- */

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "sim/malformed_core.h"
+#include "sim/malformed_internal.h"
 
 static const struct {
     const char *name;

@@ -7,7 +7,7 @@
 #include "crypto/base64.h"
 #include "fed/invitation.h"
 #include "fed/manifest_table.h"
-#include "sim/malformed_core.h"
+#include "sim/malformed_internal.h"
 
 /* ---- manifests -------------------------------------------------------------------------------------------------------------- */
 

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "sim/site_core.h"
+#include "sim/site_internal.h"
 
 struct node_moment site_now(const struct site *site) {
     return (struct node_moment){process_monotonic_ms(site->world, site->setup.process),

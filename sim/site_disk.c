@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "sim/site_core.h"
+#include "sim/site_internal.h"
 
 static void copy_buffer(struct buffer *to, const struct buffer *from) {
     to->size = 0;

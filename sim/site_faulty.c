@@ -6,7 +6,7 @@
 #include "base/memory.h"
 #include "codec/codec.h"
 #include "sim/lies.h"
-#include "sim/site_core.h"
+#include "sim/site_internal.h"
 
 const char *const lie_names[LIE_COUNT] = {
     [LIE_SIGNATURE] = "signature",

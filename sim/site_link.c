@@ -4,7 +4,7 @@
 
 #include "base/memory.h"
 #include "sim/coordinator.h"
-#include "sim/site_core.h"
+#include "sim/site_internal.h"
 
 static uint32_t open_call(struct site *site, struct message *message) {
     uint32_t stream = network_open(site->setup.network, site->setup.process, site->number);

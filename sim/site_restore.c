@@ -4,7 +4,7 @@
 
 #include "base/memory.h"
 #include "codec/codec.h"
-#include "sim/site_core.h"
+#include "sim/site_internal.h"
 
 struct piece {
     uint64_t start, count;

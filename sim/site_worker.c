@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "sim/site_core.h"
+#include "sim/site_internal.h"
 
 enum { TOKENS_A_STEP = 64 };
 

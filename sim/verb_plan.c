@@ -2,7 +2,7 @@
 
 #include "base/file.h"
 #include "base/output.h"
-#include "sim/plan.h"
+#include "plan/plan.h"
 #include "sim/verbs.h"
 
 #define FIELD(field_) OPTION_FIELD(struct verb_settings, plan.field_)

@@ -7,8 +7,8 @@
 #include "base/file.h"
 #include "base/memory.h"
 #include "base/output.h"
+#include "experiment/train.h"
 #include "model/presets.h"
-#include "sim/train.h"
 #include "sim/verbs.h"
 
 static const char *const modes[] = {"file", "dense", "sparse", NULL};

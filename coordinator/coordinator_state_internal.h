@@ -1,0 +1,173 @@
+/* The inside of the coordinator's brain, shared by its five files, each of which is one subject:
+ *
+ *     coordinator_state.c    the ledger's next entry, what is said once it is durable, and the order of it all
+ *     coordinator_presence.c who is there, how fast they train, and what a heartbeat is told
+ *     coordinator_uploads.c  a contribution's way from its header to its entry
+ *     coordinator_steps.c    when an outer step starts, and what becomes of it
+ *     coordinator_orders.c   joining, and the admin's orders
+ *     coordinator_lost.c     payloads that the disk lost, and how they are had again
+ *
+ * Two tables hold what is under way. `uploads` has an item for each admitted contribution until its entry is made: by `id`, the
+ * call it was admitted with, which worker and blob store answer to; and `call`, the one that gets the answer, which changes when
+ * a site comes back over a new connection while its contribution is being checked or committed. `commits` has an item for each
+ * COMMIT that is not durable yet, with what to say to whom once it is. Nobody else includes this.
+ */
+#ifndef COORDINATOR_COORDINATOR_STATE_INTERNAL_H
+#define COORDINATOR_COORDINATOR_STATE_INTERNAL_H
+
+#include "coordinator/coordinator_state.h"
+
+enum upload_phase { UPLOAD_RECEIVING, UPLOAD_CHECKING };
+
+struct upload {
+    uint64_t id, call; /* call 0: nobody waits any more */
+    enum upload_phase phase;
+    uint32_t site;
+    uint8_t header[CONTRIBUTION_HEADER_SIZE];
+    uint8_t signature[SIGNATURE_SIZE];
+    struct contribution contribution;
+};
+
+enum answer { ANSWER_NOBODY, ANSWER_RECEIPT, ANSWER_JOINED, ANSWER_ADMIN };
+
+struct commit {
+    uint64_t number, end; /* end: ledger size once it is durable */
+    enum answer answer;
+    uint64_t call;
+    uint32_t site;     /* JOINED; RECEIPT */
+    uint64_t sequence; /* RECEIPT */
+    uint64_t entry_time_ms;
+    uint8_t header_digest[DIGEST_SIZE]; /* RECEIPT */
+    char message[64];                   /* ADMIN */
+};
+
+struct presence { /* of site number i + 1 */
+    uint64_t heard_ms;
+    bool heard;
+    uint32_t following; /* open Follow streams of the process that has the place */
+
+    /* The place: one process of a site at a time. */
+    bool held;
+    uint64_t holder;     /* the process that has it */
+    uint64_t left_ms;    /* when its last Follow stream ended */
+    uint64_t challenger; /* another one that asked for it and was refused; 0: none */
+    uint64_t challenged_ms;
+    uint32_t turn;   /* said to whoever has the place since the challenge */
+    bool is_decided; /* the holder has said it again: both are alive, and the challenger is cut */
+    uint32_t copies; /* that were cut */
+    uint64_t copy_ms;
+
+    /* Its speed. Times are of the clock that stands still while the run is paused. */
+    bool waits;                /* it does not train while a contribution of its own is under way */
+    bool waits_for_step;       /* one of its contributions is in the ledger and not merged */
+    uint32_t uploading;        /* of `uploads` */
+    uint64_t offered_sequence; /* its newest contribution, and when it was first offered */
+    uint64_t offered_ms;
+    bool is_timed; /* it was present ever since timed_from_ms, from when its next steps count */
+    uint64_t timed_from_ms;
+    uint64_t idle_ms;       /* nothing of it has been under way since */
+    double steps, steps_ms; /* of its last contributions, older ones fading; steps_ms 0: not measured yet */
+};
+
+struct lost { /* a payload that is asked for */
+    struct lost_payload payload;
+    bool merged; /* no step waits for it, but replay does */
+    uint64_t since_ms;
+    uint64_t call; /* that brings it now; 0: none */
+    uint32_t supplier;
+};
+
+struct coordinator_state {
+    struct coordinator_options options;
+    struct run_state *run;
+    struct upload *uploads; /* [uploads_limit] */
+    size_t upload_count;
+    struct commit *commits; /* grows to the commits under way, which uploads and admins bound */
+    size_t commit_count, commit_capacity;
+    struct presence *presence; /* [presence_count] */
+    size_t presence_count;
+    bool is_paused;
+    uint64_t paused_since_ms, paused_ms; /* monotonic; all earlier pauses together */
+    uint64_t next_commit, committed;
+    bool applying, stopping;
+    bool snapshot_wanted;                   /* by the admin, once the step being applied is in the ledger */
+    struct ledger_entry step;               /* the one being applied */
+    uint64_t window_start[FRAGMENTS_LIMIT]; /* when its first pending contribution came */
+    bool window_open[FRAGMENTS_LIMIT];
+    uint64_t timer_ms; /* the one asked for; UINT64_MAX: none */
+    uint64_t refused[REFUSAL_COUNT];
+    struct coordinator_event *deferred; /* revocations that came while a step was being applied */
+    size_t deferred_count;
+    struct lost *lost; /* [lost_count] */
+    size_t lost_count;
+    bool behind; /* the model is at an earlier version than the run: no step before it has caught up */
+};
+
+/* coordinator_state.c */
+struct coordinator_action *brain_act(struct coordinator_actions *out, enum coordinator_action_kind kind, uint64_t call);
+/* halt: what is wrong is on the disk, or in this program, and a restart would meet it again. */
+void brain_stop(struct coordinator_state *state, struct coordinator_actions *out, bool halt, const char *format, ...)
+    PRINTF_LIKE(4, 5);
+struct ledger_entry brain_entry(const struct coordinator_state *state, enum ledger_kind kind, struct moment now);
+struct commit *brain_append_if_legal(struct coordinator_state *state, const struct ledger_entry *entry, enum answer answer,
+                                     uint64_t call, struct coordinator_actions *out, struct error *error);
+struct commit *brain_append(struct coordinator_state *state, const struct ledger_entry *entry, enum answer answer, uint64_t call,
+                            struct coordinator_actions *out);
+void brain_sign_receipt(const struct coordinator_state *state, const struct run_site *site, uint64_t size, struct buffer *out);
+
+/* coordinator_presence.c */
+struct presence *brain_presence(struct coordinator_state *state, uint32_t site); /* NULL: there is no such site */
+void brain_hear(struct coordinator_state *state, uint32_t site, struct moment now);
+/* ACCEPTED: the process has the site's place, or takes it. HELD, COPY: another has it. */
+enum refusal brain_take_place(struct coordinator_state *state, uint32_t site, uint64_t instance, struct moment now);
+uint32_t brain_connected(const struct coordinator_state *state, struct moment now); /* sites */
+void brain_note_phase(struct coordinator_state *state, struct moment now);
+/* A contribution was admitted; `waits`: its site does not train until it is merged. */
+void brain_offered(struct coordinator_state *state, const struct contribution *contribution, bool waits, struct moment now);
+void brain_accepted(struct coordinator_state *state, const struct contribution *contribution); /* ... is in the ledger */
+void brain_merged(struct coordinator_state *state, struct moment now);                         /* an outer step was */
+void brain_heartbeat(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                     struct coordinator_actions *out);
+void brain_following(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                     struct coordinator_actions *out);
+
+/* coordinator_steps.c */
+void brain_consider_step(struct coordinator_state *state, struct moment now, struct coordinator_actions *out);
+void brain_step_applied(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                        struct coordinator_actions *out);
+void brain_snapshot(struct coordinator_state *state, struct coordinator_actions *out);
+
+/* coordinator_uploads.c */
+struct coordinator_action *brain_refuse(struct coordinator_state *state, uint64_t call, enum refusal code, const char *message,
+                                        struct coordinator_actions *out);
+void brain_submit_open(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                       struct coordinator_actions *out);
+void brain_upload_remove(struct coordinator_state *state, struct upload *upload);
+void brain_uploaded(struct coordinator_state *state, const struct coordinator_event *event, struct coordinator_actions *out);
+void brain_checked(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                   struct coordinator_actions *out);
+void brain_call_gone(struct coordinator_state *state, uint64_t call);
+
+/* coordinator_lost.c */
+void brain_lost(struct coordinator_state *state, const struct coordinator_event *event, struct moment now);
+/* What waited too long is dropped, and what nobody needs any more forgotten. The time at which to look again, at most `wake`. */
+uint64_t brain_lost_age(struct coordinator_state *state, struct moment now, uint64_t wake, struct coordinator_actions *out);
+bool brain_lost_holds(const struct coordinator_state *state, uint32_t fragment); /* a step of it lacks a payload */
+void brain_lost_ask(const struct coordinator_state *state, uint32_t site, struct moment now, struct coordinator_action *reply);
+void brain_supply_open(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                       struct coordinator_actions *out);
+/* False: that call brings no lost payload. */
+bool brain_supply_uploaded(struct coordinator_state *state, const struct coordinator_event *event,
+                           struct coordinator_actions *out);
+bool brain_supply_gone(struct coordinator_state *state, uint64_t call);
+void brain_caught_up(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                     struct coordinator_actions *out);
+
+/* coordinator_orders.c */
+void brain_join(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                struct coordinator_actions *out);
+void brain_admin(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+                 struct coordinator_actions *out);
+void brain_take_deferred(struct coordinator_state *state, struct moment now, struct coordinator_actions *out);
+
+#endif

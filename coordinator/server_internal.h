@@ -1,0 +1,218 @@
+/* The inside of the server, shared by its server_*.c files, each of which is one thread's or one kind of call's. */
+#ifndef COORDINATOR_SERVER_INTERNAL_H
+#define COORDINATOR_SERVER_INTERNAL_H
+
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
+
+#include "base/queue.h"
+#include "base/thread.h"
+#include "coordinator/coordinator_state.h"
+#include "coordinator/directory.h"
+#include "coordinator/server.h"
+#include "proto/messages.h"
+#include "proto/service.h"
+#include "rpc/call.h"
+#include "rpc/server.h"
+
+enum { FRAME_OVERHEAD = 5 /* gRPC's own prefix of a message */, JOBS_LIMIT = 65536 };
+
+struct server;
+
+/* One RPC, from on_open to on_closed. References: the registry's until on_closed, and one for each job that holds it. */
+struct call {
+    atomic_uint references;
+    struct server *server;
+    uint64_t number;
+    enum service_method method;
+    struct rpc_call *rpc;
+    uint32_t site; /* from the certificate; 0: none */
+    bool admin;
+    atomic_bool closed;
+
+    /* rpc thread */
+    bool opened;               /* Submit: the first frame came */
+    struct buffer request_der; /* Join: the CSR, until it is answered */
+    uint32_t protocol;
+
+    /* intake thread: Submit */
+    struct blob_upload *upload;
+    struct contribution contribution;
+    bool resumed; /* the upload had bytes of an earlier stream */
+    bool supply;  /* of a payload that was lost */
+
+    /* publisher thread: Follow and Snapshot */
+    struct stream *stream;
+};
+
+/* A piece of work for a thread that has a queue of them. */
+struct job {
+    void (*run)(struct server *server, struct job *job);
+    struct call *call; /* a reference, or NULL */
+    struct buffer bytes;
+    uint64_t offset, number;
+    bool supply;
+    struct contribution contribution;
+    struct ledger_entry step;
+};
+
+/* What the brain is given: an event of its state machine, or a question that only its thread can answer. */
+enum brain_item_kind { BRAIN_EVENT, BRAIN_ADMIN_LOOK, BRAIN_REPORT, BRAIN_DURABLE, BRAIN_END };
+struct brain_item {
+    enum brain_item_kind kind;
+    struct call *call; /* a reference, or NULL */
+    struct coordinator_event event;
+    enum status status;        /* DURABLE */
+    struct lost_payload *lost; /* owned: what event.applied.lost points to */
+    char message[192];         /* event's borrowed message, where it has one */
+    struct admin_request admin;
+    struct heartbeat_request report;
+    char device[WIRE_DEVICE_LIMIT + 1], software[WIRE_SOFTWARE_LIMIT + 1];
+};
+
+struct transfer;     /* server_intake.c */
+struct ledger_queue; /* server_ledger.c */
+
+struct site_report { /* what a site said last; brain thread */
+    bool heard;
+    struct heartbeat_request last;
+    char device[WIRE_DEVICE_LIMIT + 1], software[WIRE_SOFTWARE_LIMIT + 1];
+};
+
+struct server {
+    struct server_options options;
+    struct directory data;
+    struct directory_keys keys;
+    uint8_t run_id[RUN_ID_SIZE];
+    struct rpc_server *rpc;
+    struct queue *brain_queue, *intake_queue, *model_queue, *publish_queue;
+    struct thread *brain_thread, *intake_thread, *model_thread, *publish_thread;
+    uint64_t started_ms;
+    _Atomic uint64_t bytes_in, bytes_out;
+
+    pthread_mutex_t calls_lock; /* guards the registry and `revoked` */
+    struct call **calls;        /* open ones, in no order */
+    size_t call_count, call_capacity;
+    uint64_t next_call;
+    uint8_t *revoked; /* a bit a site number, [SITES_LIMIT / 8 + 1] */
+
+    struct ledger_queue *ledger;
+    struct coordinator_state *state; /* brain */
+    struct site_report *reports;     /* brain, [SITES_LIMIT + 1] */
+    uint64_t timer_ms;               /* brain */
+    char waits[256];                 /* brain: the sentence of the last status */
+    uint64_t head_size;              /* brain: size of the head last handed to the publisher */
+
+    struct model_state model;   /* model thread */
+    float *scratch;             /* intake thread, [largest fragment] */
+    struct transfer *transfers; /* intake thread, [transfer_count] */
+    size_t transfer_count, transfer_capacity;
+    struct manifest manifest; /* fixed */
+    uint8_t manifest_digest[DIGEST_SIZE];
+    uint64_t parameters;
+
+    _Atomic uint64_t published; /* entries that followers may see */
+    pthread_mutex_t dropped_lock;
+    uint64_t *dropped; /* contributions that are never merged, [dropped_count], under the lock: filled by the brain */
+    size_t dropped_count;
+    uint8_t *intact; /* publisher: a bit an entry: its payload was read whole since the start, [intact_size] */
+    size_t intact_size;
+    uint8_t intact_snapshot[DIGEST_SIZE]; /* publisher: likewise, of a snapshot's content */
+    struct stream *streams;               /* publisher: a list */
+    uint8_t head[HEAD_SIZE];              /* publisher */
+    uint64_t head_of;                     /* publisher: the size `head` speaks of; 0: none yet */
+
+    pthread_mutex_t grown_lock; /* of what the brain tells the publisher: the newest head, and that there is something to see */
+    uint8_t grown_head[HEAD_SIZE];
+    uint64_t grown_head_of;
+    bool grown_told; /* and the publisher has not looked yet */
+
+    sem_t ended;
+    atomic_bool stopping, broken;
+    char reason[256]; /* written once, before `broken`, as is: */
+    bool halted;      /* a restart would only meet it again */
+};
+
+/* --- server_calls.c: the rpc threads' side --- */
+struct call *call_retain(struct call *call);
+void call_release(struct call *call);
+/* A reference to the open call of that number, or NULL. */
+struct call *call_find(struct server *server, uint64_t number);
+/* Ends all calls of the site, now and to come; those that are open are told the reason. */
+void calls_cut(struct server *server, uint32_t site, const char *reason);
+/* Sends head (a frame's encoding, taken and freed) and what lies behind it, and counts the bytes. */
+enum status call_send(struct call *call, struct buffer *head, struct bytes payload);
+/* The same as the last message of a server-side unary or Submit call. */
+void call_answer(struct call *call, struct buffer *head);
+void server_methods(struct server *server, struct rpc_server_method methods[static METHOD_COUNT]);
+
+/* --- server_brain.c --- */
+void brain_run(void *server);
+/* Takes the item. From any thread; waits where the queue is full. */
+void brain_push(struct server *server, struct brain_item *item);
+struct brain_item *brain_item_create(enum brain_item_kind kind, struct call *call);
+/* An event about a call, with a code and perhaps a message. */
+void brain_tell(struct server *server, enum coordinator_event_kind kind, uint64_t call, enum refusal code, const char *message);
+void server_break(struct server *server, const char *format, ...) PRINTF_LIKE(2, 3);
+
+/* --- server_ledger.c: the brain's thread, unless said otherwise --- */
+void ledger_open(struct server *server, uint64_t durable); /* entries that are */
+void ledger_close(struct server *server);
+void ledger_add(struct server *server, const struct coordinator_action *action);
+/* At the end of a wake-up: what has gathered goes to the store. */
+void ledger_flush(struct server *server);
+/* When a full disk is to be tried again; UINT64_MAX: it is not full. */
+uint64_t ledger_retry_at(const struct server *server);
+void ledger_retry(struct server *server);
+/* The store has taken a batch, or not. Returns the number of its last COMMIT; 0: it is tried again. */
+uint64_t ledger_taken(struct server *server, enum status status, const char *message);
+/* The brain ends: the rest goes to the store, and nobody waits any more. */
+void ledger_end(struct server *server);
+/* Any other thread: waits until the ledger on disk has `size` entries; false: not now, for want of room. */
+bool ledger_await(struct server *server, uint64_t size);
+
+/* Who found the disk full, from any thread. It is said at once, once a minute while it lasts, and when it is over. */
+enum disk_user { DISK_LEDGER, DISK_PAYLOADS, DISK_SNAPSHOTS, DISK_USER_COUNT };
+void disk_waits(struct server *server, enum disk_user user, const char *message);
+void disk_has_room(struct server *server, enum disk_user user);
+/* True while anybody waits for room, with a sentence for people. */
+bool disk_waiting(struct server *server, char *out, size_t size);
+
+/* --- server_admin.c: questions, on the brain's thread --- */
+void admin_look(struct server *server, const struct brain_item *item);
+void admin_refuse(struct call *call, uint32_t code, const char *message);
+void admin_done(struct server *server, const struct coordinator_action *action);
+
+/* --- jobs --- */
+struct job *job_create(void (*run)(struct server *server, struct job *job), struct call *call);
+void job_push(struct server *server, struct queue *queue, struct job *job); /* takes it */
+void jobs_run(struct server *server, struct queue *queue);                  /* until it is closed and empty */
+
+/* --- server_intake.c --- */
+void intake_run(void *server);
+void intake_admit(struct server *server, struct call *call, const struct contribution *contribution, bool supply);
+void intake_chunk(struct server *server, struct call *call, uint64_t offset, struct buffer *message, size_t head_size);
+void intake_check(struct server *server, uint64_t number, const struct contribution *contribution);
+void intake_close(struct server *server, struct call *call);
+/* The site has said all; a payload that is not whole by now never will be. */
+void intake_half_close(struct server *server, struct call *call);
+/* The ledger names that payload: it is never deleted again. */
+void intake_keep(struct server *server, const uint8_t digest[static DIGEST_SIZE]);
+
+/* --- server_model.c --- */
+void model_run(void *server);
+void model_apply(struct server *server, const struct ledger_entry *step, const struct run_state *run);
+void model_catch_up(struct server *server);
+void model_snapshot(struct server *server, uint64_t version, uint64_t ledger_size, uint64_t payloads_from, uint32_t epoch);
+
+/* --- server_publish.c --- */
+void publish_run(void *server);
+void publish_open_follow(struct server *server, struct call *call, const struct follow_request *request);
+void publish_open_snapshot(struct server *server, struct call *call, const struct snapshot_request *request);
+void publish_writable(struct server *server, struct call *call);
+void publish_dropped(struct server *server, const struct run_state *run); /* brain: as it is now */
+void publish_closed(struct server *server, struct call *call);
+void publish_grown(struct server *server, const uint8_t *head, uint64_t head_size);
+
+#endif

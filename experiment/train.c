@@ -1,0 +1,530 @@
+/* Virtual time: events of sites, links and the coordinator, one after the other. What they do to tensors is in train_site.c. */
+#include "experiment/train.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/thread.h"
+#include "experiment/train_internal.h"
+#include "fed/merkle.h"
+#include "run/run_model.h"
+
+enum { HEADER_BYTES = 600 /* a contribution's header, frames and receipt */, THREADS_LIMIT = 64 };
+
+/* ---- events: a binary heap by time, then order of making ---- */
+
+static bool before(const struct train_event *a, const struct train_event *b) {
+    return a->at < b->at || (a->at == b->at && a->order < b->order);
+}
+
+static void event_push(struct train *train, struct train_event event) {
+    size_t place = train->heap_count++;
+    if (train->heap_count > train->heap_capacity) {
+        train->heap_capacity = MAX(2 * train->heap_capacity, 256u);
+        train->heap = xrealloc(train->heap, train->heap_capacity * sizeof(train->heap[0]));
+    }
+    event.order = train->events++;
+    for (; place && before(&event, &train->heap[(place - 1) / 2]); place = (place - 1) / 2)
+        train->heap[place] = train->heap[(place - 1) / 2];
+    train->heap[place] = event;
+}
+
+static struct train_event event_pop(struct train *train) {
+    struct train_event first = train->heap[0], last = train->heap[--train->heap_count];
+    size_t place = 0;
+    for (size_t child; (child = 2 * place + 1) < train->heap_count; place = child) {
+        if (child + 1 < train->heap_count && before(&train->heap[child + 1], &train->heap[child])) child++;
+        if (!before(&train->heap[child], &last)) break;
+        train->heap[place] = train->heap[child];
+    }
+    train->heap[place] = last;
+    return first;
+}
+
+/* ---- faults ---- */
+
+static double exponential(struct random *random, double mean) { return -mean * log(1 - random_unit(random)); }
+
+/* The next fault behind `after`. */
+static void faults_advance(struct train_faults *faults, double after) {
+    const struct topology_fault *fault = faults->fault;
+    double every = INFINITY, lasts = fault->lasts;
+    if (isfinite(fault->every)) every = fault->regular ? fault->every : exponential(&faults->random, fault->every);
+    if (!fault->regular && lasts > 0) lasts = exponential(&faults->random, lasts);
+    faults->from = after + every;
+    faults->until = faults->from + lasts;
+    if (!faults->at_done && isfinite(fault->at) && fault->at <= faults->from) {
+        faults->at_done = true;
+        faults->from = MAX(fault->at, after);
+        faults->until = fault->at + fault->at_lasts;
+    }
+}
+
+static void faults_init(struct train_faults *faults, const struct topology_fault *fault, uint64_t seed, uint64_t number) {
+    faults->fault = fault;
+    random_init(&faults->random, random_hash(seed, number));
+    faults_advance(faults, 0);
+}
+
+/* When something that is wanted at `at` can be done; `at` never goes back. */
+static double faults_release(struct train_faults *faults, double at) {
+    while (faults->until <= at) faults_advance(faults, faults->until);
+    return faults->from <= at ? faults->until : at;
+}
+
+/* ---- sites ---- */
+
+static struct train_event event_at(double at, enum train_event_kind kind, uint32_t site) {
+    return (struct train_event){.at = at, .kind = kind, .site = site};
+}
+
+static void site_go_on(struct train *train, uint32_t index) {
+    struct train_event event = event_at(train->now + train->sites[index].step, EVENT_STEP, index);
+    event.generation = train->sites[index].generation;
+    event_push(train, event);
+}
+
+static double jitter(struct train *train, const struct topology_link *link) {
+    return link->jitter > 0 ? random_unit(&train->random) * link->jitter : 0;
+}
+
+static void log_round(struct train *train, const struct train_site *site) {
+    if (train->options->csv)
+        fprintf(train->options->csv, "%.3f,%s,%llu,%llu,%.6f,\n", train->now, site->place.name,
+                (unsigned long long)train->model.version, (unsigned long long)site->tokens, site->loss);
+}
+
+static enum status round_end(struct train *train, uint32_t index, struct error *error) {
+    struct train_site *site = &train->sites[index];
+    const struct topology_link *link = &site->group->link;
+    TRY(site_round(train, site, error));
+    log_round(train, site);
+    double size = (double)(site->payload.size + HEADER_BYTES);
+    double sent = faults_release(&site->outage, train->now);
+    event_push(train, event_at(sent + link->rtt + size / topology_rate_up(link) + jitter(train, link), EVENT_ARRIVE, index));
+    train->result.bytes_up += site->payload.size + HEADER_BYTES;
+    site->since_snapshot = 0;
+    site->round_tokens = site->tokens;
+    site->waits = !train->options->topology->run.overlap;
+    return OK;
+}
+
+/* Of the sites that are there, as the coordinator tells it. */
+static void tell_inner_steps(struct train *train) {
+    const struct manifest *manifest = train->options->manifest;
+    double fastest = INFINITY;
+    for (uint32_t i = 0; i < train->site_count; i++)
+        if (train->sites[i].up) fastest = fmin(fastest, train->sites[i].step);
+    for (uint32_t i = 0; i < train->site_count; i++) {
+        struct train_site *site = &train->sites[i];
+        site->inner_steps = manifest->inner.inner_steps;
+        if (manifest->inner.dylu) site->inner_steps = dylu_inner_steps(site->inner_steps, 1 / site->step, 1 / fastest);
+    }
+}
+
+static enum status on_step(struct train *train, const struct train_event *event, struct error *error) {
+    struct train_site *site = &train->sites[event->site];
+    if (event->generation != site->generation || train->now >= site->group->leaves) return OK;
+    site_step_due(train, site);
+    site->since_snapshot++;
+    site->busy += site->step;
+    train->result.steps++;
+    if (site->next) TRY(site_rebase(train, site, error));
+    if (!site->snapshot && site->since_snapshot >= site->inner_steps) TRY(round_end(train, event->site, error));
+    if (site->due_count && train->now - site->checkpointed >= site->group->checkpoint) {
+        site->checkpointed = train->now;
+        TRY(sites_flush(train, site, error));
+    }
+    if (!site->waits) site_go_on(train, event->site);
+    return OK;
+}
+
+static void on_fail(struct train *train, const struct train_event *event) {
+    struct train_site *site = &train->sites[event->site];
+    if (train->now >= site->group->leaves) return;
+    site->generation++;
+    site->up = false;
+    tell_inner_steps(train);
+    /* What was trained since the last checkpoint or round was on no disk. */
+    uint64_t lost = site->due_count, step_tokens = (uint64_t)train->options->sequences * train->options->manifest->model.context;
+    site->due_count = 0;
+    site->tokens -= lost * step_tokens;
+    site->busy -= (double)lost * site->step;
+    site->since_snapshot -= MIN(lost, site->since_snapshot);
+    train->result.lost_steps += lost;
+    train->result.steps -= lost;
+    event_push(train, event_at(site->failure.until + site->group->restart, EVENT_REPAIR, event->site));
+}
+
+/* It takes what it trained to the end with it, but for a message that is on its way. */
+static void on_leave(struct train *train, struct train_site *site) {
+    site->generation++;
+    site->up = false;
+    site->left = true;
+    tell_inner_steps(train);
+}
+
+/* A site that comes late starts from the newest version, as a node does that has caught up. */
+static void stand_on_newest(struct train *train, struct train_site *site) {
+    version_release(train, site->base);
+    site->base = version_hold(train->newest);
+    memcpy(site->theta, site->base->theta, train->layout.count * sizeof(float));
+    site->known_tokens = train->ledger_tokens;
+}
+
+static void on_repair(struct train *train, const struct train_event *event) {
+    struct train_site *site = &train->sites[event->site];
+    if (site->left) return;
+    if (!site->came && site->group->joins > 0) stand_on_newest(train, site);
+    site->came = true;
+    site->up = true;
+    tell_inner_steps(train);
+    site->checkpointed = train->now;
+    if (!site->waits) site_go_on(train, event->site);
+    faults_advance(&site->failure, train->now);
+    if (isfinite(site->failure.from)) event_push(train, event_at(site->failure.from, EVENT_FAIL, event->site));
+}
+
+/* ---- the coordinator ---- */
+
+static int compare(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* fed/run_state.h: clip = factor * median / norm, over the last norms before this one. */
+static double clip_of(struct train *train, double norm) {
+    const struct manifest *manifest = train->options->manifest;
+    uint32_t window = manifest->admission.clip_window;
+    size_t held = (size_t)MIN(train->norm_count, (uint64_t)window);
+    double clip = 1;
+    if (manifest->admission.clip_factor > 0 && held && train->norm_count >= manifest->admission.clip_minimum) {
+        double *sorted = xmalloc(held * sizeof(sorted[0]));
+        memcpy(sorted, train->norms, held * sizeof(sorted[0]));
+        qsort(sorted, held, sizeof(sorted[0]), compare);
+        double median = sorted[held / 2], limit = manifest->admission.clip_factor * median;
+        if (median > 0 && norm > limit) clip = limit / norm;
+        free(sorted);
+    }
+    if (window) train->norms[train->norm_count++ % window] = norm;
+    return clip;
+}
+
+/* A step, or word that there is none, on its way to the site. */
+static void deliver(struct train *train, uint32_t index, double bytes, bool refused) {
+    struct train_site *site = &train->sites[index];
+    const struct topology_link *link = &site->group->link;
+    double sent = faults_release(&site->outage, train->now);
+    struct train_event event =
+        event_at(sent + link->rtt / 2 + bytes / topology_rate_down(link) + jitter(train, link), EVENT_DELIVER, index);
+    event.version = version_hold(train->newest);
+    event.run_tokens = train->ledger_tokens;
+    event.refused = refused;
+    event_push(train, event);
+}
+
+static double weight_of(const struct manifest *manifest, uint64_t staleness) {
+    if (manifest->merge.staleness_weight == STALENESS_NONE) return 1;
+    double behind = 1 + (double)staleness;
+    return manifest->merge.staleness_exponent < 1 ? 1 / sqrt(behind) : 1 / behind;
+}
+
+static enum status outer_step(struct train *train, struct error *error) {
+    struct step_input *inputs = xcalloc(train->pending_count, sizeof(inputs[0]));
+    struct train_pending *first = train->pending;
+    uint32_t count = 0;
+    double bytes = 0;
+    uint8_t(*digests)[DIGEST_SIZE] = xcalloc(train->pending_count, sizeof(digests[0]));
+    for (struct train_pending *one = first; one; one = one->next, count++) {
+        struct train_site *site = &train->sites[one->site];
+        uint64_t staleness = train->model.version - one->base_version;
+        digest_sha256(site->payload.data, site->payload.size, digests[count]);
+        inputs[count] = (struct step_input){.payload = buffer_bytes(&site->payload),
+                                            .payload_size = site->payload.size,
+                                            .payload_digest = digests[count],
+                                            .scale = run_state_scale(one->clip, weight_of(train->options->manifest, staleness))};
+        bytes += (double)(site->payload.size + HEADER_BYTES);
+        train->staleness_sum += staleness;
+    }
+    enum status status = model_state_step(&train->model, 0, train->model.version + 1, count, inputs, train->result.root, error);
+    free(inputs);
+    free(digests);
+    if (status != OK) return status;
+    version_release(train, train->newest);
+    train->newest = version_take(train);
+    train->pending = NULL;
+    train->pending_end = &train->pending;
+    train->pending_count = 0;
+    train->grace_generation++;
+    for (struct train_pending *one = first, *next; one; one = next) {
+        next = one->next;
+        deliver(train, one->site, bytes, false);
+        free(one);
+    }
+    return OK;
+}
+
+static uint32_t sites_up(const struct train *train) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < train->site_count; i++) count += train->sites[i].up;
+    return count;
+}
+
+/* A site that left is taken for revoked: a quorum does not wait for it. */
+static uint32_t sites_there(const struct train *train) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < train->site_count; i++) count += !train->sites[i].left && train->now >= train->sites[i].group->joins;
+    return MAX(count, 1u);
+}
+
+static enum status on_arrive(struct train *train, const struct train_event *event, struct error *error) {
+    const struct manifest *manifest = train->options->manifest;
+    struct train_site *site = &train->sites[event->site];
+    double back = faults_release(&train->coordinator, train->now);
+    if (back > train->now) { /* it is away: the site tries again when it is back */
+        event_push(train, event_at(back + site->group->link.rtt, EVENT_ARRIVE, event->site));
+        return OK;
+    }
+    if (train->model.version - site->base->version > manifest->merge.staleness_cap) {
+        train->result.refused++;
+        deliver(train, event->site, HEADER_BYTES, true);
+        return OK;
+    }
+    struct train_pending *one = xcalloc(1, sizeof(*one));
+    *one = (struct train_pending){.site = event->site, .base_version = site->base->version, .clip = clip_of(train, site->norm)};
+    *train->pending_end = one;
+    train->pending_end = &one->next;
+    train->pending_count++;
+    train->result.contributions++;
+    train->ledger_tokens += site->round_tokens - site->own_known_tokens;
+    bool warm = train->model.version >= manifest->merge.warmup_steps;
+    uint32_t quorum = warm ? MIN(manifest->merge.quorum, sites_there(train)) : sites_up(train);
+    uint64_t grace_ms = warm ? manifest->merge.grace_ms : manifest->merge.warmup_grace_ms;
+    if (train->pending_count >= quorum) return outer_step(train, error);
+    if (train->pending_count == 1 && grace_ms != UINT64_MAX) {
+        struct train_event grace = event_at(train->now + (double)grace_ms / 1000, EVENT_GRACE, 0);
+        grace.generation = train->grace_generation;
+        event_push(train, grace);
+    }
+    return OK;
+}
+
+/* The site rebases at the end of the step it is in; one that waits does so now. */
+static enum status on_deliver(struct train *train, const struct train_event *event, struct error *error) {
+    struct train_site *site = &train->sites[event->site];
+    bool sparse = site->feedback != NULL;
+    if (site->left) {
+        version_release(train, event->version);
+        return OK;
+    }
+    if (!site->up) { /* it hears of it when it is back */
+        struct train_event later = *event;
+        later.at = site->failure.until + site->group->restart + site->group->link.rtt;
+        event_push(train, later);
+        return OK;
+    }
+    version_release(train, site->next);
+    site->next = event->version;
+    site->why = !event->refused ? REBASE_MERGED : sparse ? REBASE_SPARSE_REFUSED : REBASE_DENSE_REFUSED;
+    site->known_tokens = event->run_tokens;
+    if (!event->refused) site->own_known_tokens = site->round_tokens;
+    if (!site->waits) return OK;
+    TRY(site_rebase(train, site, error));
+    site->waits = false;
+    site_go_on(train, event->site);
+    return OK;
+}
+
+static enum status on_evaluate(struct train *train, struct error *error) {
+    const struct train_options *options = train->options;
+    double sum = 0;
+    uint64_t tokens = 0;
+    uint32_t known = 0;
+    TRY(train_evaluate(train, &train->result.heldout, error));
+    for (uint32_t i = 0; i < train->site_count; i++) {
+        tokens += train->sites[i].tokens;
+        if (isnan(train->sites[i].loss) || train->sites[i].left) continue;
+        sum += train->sites[i].loss;
+        known++;
+    }
+    train->result.loss = known ? sum / known : NAN;
+    if (options->csv)
+        fprintf(options->csv, "%.3f,global,%llu,%llu,%.6f,%.6f\n", train->now, (unsigned long long)train->model.version,
+                (unsigned long long)tokens, train->result.loss, train->result.heldout);
+    if (options->progress)
+        fprintf(options->progress, "%10.0f s  version %-6llu %10llu tokens  loss %.4f  held-out %.4f\n", train->now,
+                (unsigned long long)train->model.version, (unsigned long long)tokens, train->result.loss, train->result.heldout);
+    if (options->history) {
+        struct history_point point = {.step = train->result.steps,
+                                      .tokens = tokens,
+                                      .loss = train->result.loss,
+                                      .heldout = train->result.heldout,
+                                      .gradient_norm = NAN,
+                                      .learning_rate = NAN,
+                                      .tokens_per_second = train->now > 0 ? (double)tokens / train->now : 0,
+                                      .seconds = train->now};
+        TRY(history_add(options->history, &point, error));
+    }
+    if (train->now < options->duration)
+        event_push(train, event_at(MIN(train->now + options->evaluate_every, options->duration), EVENT_EVALUATE, 0));
+    return OK;
+}
+
+static enum status handle(struct train *train, const struct train_event *event, struct error *error) {
+    switch (event->kind) {
+    case EVENT_STEP: return on_step(train, event, error);
+    case EVENT_ARRIVE: return on_arrive(train, event, error);
+    case EVENT_DELIVER: return on_deliver(train, event, error);
+    case EVENT_EVALUATE: return on_evaluate(train, error);
+    case EVENT_FAIL: on_fail(train, event); return OK;
+    case EVENT_REPAIR: on_repair(train, event); return OK;
+    case EVENT_LEAVE: on_leave(train, &train->sites[event->site]); return OK;
+    case EVENT_GRACE: return event->generation == train->grace_generation && train->pending_count ? outer_step(train, error) : OK;
+    }
+    return OK;
+}
+
+/* ---- life ---- */
+
+static uint32_t threads_of(const struct train_options *options) {
+    uint32_t threads = options->threads ? options->threads : thread_processor_count();
+    return MIN(MIN(threads, options->topology->site_count), (uint32_t)THREADS_LIMIT);
+}
+
+enum status train_memory(const struct train_options *options, uint64_t *out, struct error *error) {
+    struct trainer_options one = TRAINER_DEFAULTS;
+    struct layout layout;
+    uint64_t sites = options->topology->site_count, sparse = options->manifest->outer.mode == OUTER_SPARSE ? 4 : 0;
+    TRY(run_model_layout(options->manifest, &layout, error));
+    uint64_t parameters = layout.count;
+    one.model = layout.config;
+    layout_deinit(&layout);
+    one.sequences = options->sequences;
+    one.length = one.model.context;
+    one.threads = 1;
+    TRY(trainer_check(&one, error));
+    *out = sites * (12 + sparse + 4) * parameters + (sites + 2) * 4 * parameters +
+           model_state_memory(options->manifest, parameters) + threads_of(options) * trainer_memory(&one);
+    return OK;
+}
+
+static enum status sites_open(struct train *train, struct error *error) {
+    const struct train_options *options = train->options;
+    for (uint32_t i = 0; i < train->site_count; i++) {
+        struct train_site *site = &train->sites[i];
+        site->place = topology_place(options->topology, i, options->seed);
+        site->group = &options->topology->groups[site->place.group];
+        site->step = site->place.step;
+        faults_init(&site->failure, &site->group->failure, options->seed, 2 * (uint64_t)i + 100);
+        faults_init(&site->outage, &site->group->link.outage, options->seed, 2 * (uint64_t)i + 101);
+        /* As a node does: the order of sampling is of the run and the site's number. */
+        const struct run_model_files files = {.paths = &options->data[i % options->data_count],
+                                              .count = 1,
+                                              .format = options->data_format,
+                                              .heldout = options->heldout,
+                                              .seed = random_hash(options->manifest->initial.seed, i + 1)};
+        TRY(run_model_data(options->manifest, &files, &train->data[i], error));
+        site->data = train->data[i];
+        TRY(site_init(train, i, error));
+    }
+    for (uint32_t i = 0; i < train->site_count; i++) {
+        struct train_site *site = &train->sites[i];
+        site->up = true;
+        if (isfinite(site->group->leaves)) event_push(train, event_at(site->group->leaves, EVENT_LEAVE, i));
+        train->now = site->group->joins;
+        if (train->now > 0) site->up = false;
+        if (site->up) {
+            site_go_on(train, i);
+            if (isfinite(site->failure.from)) event_push(train, event_at(site->failure.from, EVENT_FAIL, i));
+        } else {
+            event_push(train, event_at(train->now, EVENT_REPAIR, i));
+        }
+    }
+    tell_inner_steps(train);
+    train->now = 0;
+    return OK;
+}
+
+static enum status train_open(struct train *train, struct error *error) {
+    const struct train_options *options = train->options;
+    const struct manifest *manifest = options->manifest;
+    struct run_model_local local = {.sequences = options->sequences, .threads = 1};
+    if (manifest->fragments != 1) return error_set(error, INVALID, "train knows one fragment, not %u", manifest->fragments);
+    if (!options->data_count)
+        return error_set(error, INVALID, "no data: name a file of text or tokens for each site, or some that they share");
+    TRY(run_model_layout(manifest, &train->layout, error));
+    TRY(model_state_init(&train->model, manifest, train->layout.count, error));
+    TRY(run_model_initialise(manifest, &train->layout, NULL, train->model.theta, error));
+    TRY(codec_encoder_create((enum codec)manifest->codec.kind, train->layout.count, &train->encoder, error));
+    for (uint32_t i = 0; i < train->threads; i++) TRY(run_model_trainer(manifest, &local, &train->trainers[i], error));
+    train->newest = version_take(train);
+    faults_init(&train->coordinator, &options->topology->coordinator.outage, options->seed, 1);
+    random_init(&train->random, random_hash(options->seed, 2));
+    TRY(sites_open(train, error));
+    event_push(train, event_at(0, EVENT_EVALUATE, 0));
+    return OK;
+}
+
+static void train_close(struct train *train) {
+    for (uint32_t i = 0; i < train->site_count; i++) {
+        version_release(train, train->sites[i].base);
+        version_release(train, train->sites[i].next);
+        site_deinit(&train->sites[i]);
+        data_close(train->data[i]);
+    }
+    while (train->pending) {
+        struct train_pending *one = train->pending;
+        train->pending = one->next;
+        free(one);
+    }
+    while (train->heap_count) version_release(train, event_pop(train).version);
+    version_release(train, train->newest);
+    for (uint32_t i = 0; i < train->threads; i++) trainer_destroy(train->trainers[i]);
+    codec_encoder_destroy(train->encoder);
+    model_state_deinit(&train->model);
+    layout_deinit(&train->layout);
+    free(train->sites);
+    free(train->data);
+    free(train->trainers);
+    free(train->norms);
+    free(train->heap);
+}
+
+static void finish(struct train *train, struct train_result *out) {
+    double busy = 0, there = 0;
+    train->result.tokens = 0;
+    for (uint32_t i = 0; i < train->site_count; i++) {
+        const struct topology_site *group = train->sites[i].group;
+        there += MAX(MIN(group->leaves, train->options->duration) - group->joins, 0.0);
+        busy += train->sites[i].busy;
+        train->result.tokens += train->sites[i].tokens;
+    }
+    train->result.busy = there > 0 ? busy / there : 0;
+    train->result.versions = train->model.version;
+    train->result.parameters = train->layout.count;
+    train->result.distinct_versions_most = train->versions_most;
+    train->result.staleness =
+        train->result.contributions ? (double)train->staleness_sum / (double)train->result.contributions : 0;
+    *out = train->result;
+}
+
+enum status train_run(const struct train_options *options, struct train_result *out, struct error *error) {
+    struct train train = {.options = options, .site_count = options->topology->site_count, .threads = threads_of(options)};
+    train.sites = xcalloc(train.site_count, sizeof(train.sites[0]));
+    train.data = xcalloc(train.site_count, sizeof(train.data[0]));
+    train.trainers = xcalloc(train.threads, sizeof(train.trainers[0]));
+    train.norms = xcalloc(MAX(options->manifest->admission.clip_window, 1u), sizeof(double));
+    train.pending_end = &train.pending;
+    if (options->csv) fprintf(options->csv, "time_s,site,version,tokens,loss,heldout\n");
+    enum status status = train_open(&train, error);
+    while (status == OK && train.heap_count && train.heap[0].at <= options->duration) {
+        struct train_event event = event_pop(&train);
+        train.now = event.at;
+        status = handle(&train, &event, error);
+    }
+    if (status == OK) finish(&train, out);
+    train_close(&train);
+    return status;
+}

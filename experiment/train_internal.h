@@ -1,0 +1,125 @@
+/* The inside of the workbench: train.c (time: events, links, merging) and train_site.c (tensors: steps, rounds, rebases). */
+#ifndef EXPERIMENT_TRAIN_INTERNAL_H
+#define EXPERIMENT_TRAIN_INTERNAL_H
+
+#include "base/random.h"
+#include "experiment/train.h"
+#include "fed/model_state.h"
+#include "fed/run_state.h"
+#include "model/trainer.h"
+
+struct train_version { /* theta of a version, shared */
+    uint64_t version;
+    uint32_t holders;
+    float theta[];
+};
+
+struct train_faults { /* one fault of the file at one site, walked forward in time */
+    const struct topology_fault *fault;
+    struct random random;
+    double from, until; /* the next or current one */
+    bool at_done;
+};
+
+struct train_site {
+    const struct topology_site *group;
+    struct topology_place place;
+    double step;
+    uint32_t inner_steps; /* H_w */
+    struct train_faults failure, outage;
+    const struct data *data;
+    /* time */
+    uint64_t generation; /* of its STEP events: a crash makes those under way void */
+    bool came, left;
+    bool up, waits;  /* waits: overlap is off, for the merge */
+    double up_until; /* next failure */
+    double busy, checkpointed;
+    uint64_t since_snapshot; /* steps */
+    /* tensors */
+    float *theta;    /* [P] */
+    float *feedback; /* [P]; NULL in dense mode */
+    float *snapshot; /* [P]; NULL: no message under way */
+    struct buffer optimizer;
+    struct train_version *base;
+    struct train_version *next; /* rebase to it at the next step's end; NULL: nothing to do */
+    enum { REBASE_MERGED, REBASE_SPARSE_REFUSED, REBASE_DENSE_REFUSED } why;
+    uint64_t *due; /* [due_count] run tokens of steps not yet trained */
+    size_t due_count, due_capacity;
+    /* books */
+    uint64_t tokens, round_tokens, known_tokens, own_known_tokens;
+    double loss, norm;
+    struct buffer payload; /* of the message under way */
+};
+
+struct train_pending { /* at the coordinator */
+    uint32_t site;
+    struct train_pending *next;
+    uint64_t base_version;
+    double clip;
+};
+
+enum train_event_kind {
+    EVENT_STEP,
+    EVENT_ARRIVE,
+    EVENT_GRACE,
+    EVENT_DELIVER,
+    EVENT_FAIL,
+    EVENT_REPAIR,
+    EVENT_LEAVE,
+    EVENT_EVALUATE
+};
+
+struct train_event {
+    double at;
+    uint64_t order; /* of equal times */
+    enum train_event_kind kind;
+    uint32_t site;
+    uint64_t generation;
+    struct train_version *version; /* DELIVER */
+    uint64_t run_tokens;
+    bool refused;
+};
+
+struct train {
+    const struct train_options *options;
+    struct layout layout;
+    struct model_state model;
+    struct train_version *newest;
+    uint64_t version_count, versions_most;
+    struct data **data;
+    struct train_site *sites;
+    uint32_t site_count, threads;
+    struct trainer **trainers; /* [threads] */
+    struct codec_encoder *encoder;
+    struct train_faults coordinator;
+    struct random random; /* jitter */
+    double now;
+    struct train_event *heap;
+    size_t heap_count, heap_capacity;
+    uint64_t events;
+    struct train_pending *pending, **pending_end;
+    uint32_t pending_count;
+    uint64_t grace_generation;
+    double *norms; /* [clip_window], a ring */
+    uint64_t norm_count, ledger_tokens, staleness_sum;
+    struct train_result result;
+    struct error failure;
+};
+
+/* --- train_site.c --- */
+MUST_USE enum status site_init(struct train *train, uint32_t index, struct error *error);
+void site_deinit(struct train_site *site);
+struct train_version *version_hold(struct train_version *version);
+void version_release(struct train *train, struct train_version *version);
+/* The model's theta as it is now. */
+struct train_version *version_take(struct train *train);
+void site_step_due(struct train *train, struct train_site *site);
+/* Trains everything that is due at sites that cannot lose it, and at `must`, in parallel. */
+MUST_USE enum status sites_flush(struct train *train, struct train_site *must, struct error *error);
+/* Snapshot, encoding: payload and norm. */
+MUST_USE enum status site_round(struct train *train, struct train_site *site, struct error *error);
+MUST_USE enum status site_rebase(struct train *train, struct train_site *site, struct error *error);
+/* The global model on every file's held-out part. */
+MUST_USE enum status train_evaluate(struct train *train, double *out, struct error *error);
+
+#endif

@@ -1,0 +1,179 @@
+/* What happens to tensors: inner steps (in parallel), rounds, rebases, versions of the global model. */
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/thread.h"
+#include "experiment/train_internal.h"
+#include "kernels/elementwise.h"
+
+struct train_version *version_hold(struct train_version *version) {
+    version->holders++;
+    return version;
+}
+
+void version_release(struct train *train, struct train_version *version) {
+    if (!version || --version->holders) return;
+    train->version_count--;
+    free(version);
+}
+
+struct train_version *version_take(struct train *train) {
+    size_t size = train->layout.count * sizeof(float);
+    struct train_version *version = xmalloc(sizeof(*version) + size);
+    version->version = train->model.version;
+    version->holders = 1;
+    memcpy(version->theta, train->model.theta, size);
+    train->version_count++;
+    train->versions_most = MAX(train->versions_most, train->version_count);
+    return version;
+}
+
+enum status site_init(struct train *train, uint32_t index, struct error *error) {
+    struct train_site *site = &train->sites[index];
+    void *theta = NULL, *feedback = NULL;
+    TRY(memory_try(train->layout.count, sizeof(float), &theta, error));
+    site->theta = theta;
+    memcpy(site->theta, train->model.theta, train->layout.count * sizeof(float));
+    if (codec_is_sparse((enum codec)train->options->manifest->codec.kind)) {
+        TRY(memory_try(train->layout.count, sizeof(float), &feedback, error));
+        site->feedback = feedback;
+    }
+    site->base = version_hold(train->newest);
+    trainer_save_optimizer(train->trainers[0], &site->optimizer); /* it has not trained yet */
+    site->loss = NAN;
+    return OK;
+}
+
+void site_deinit(struct train_site *site) {
+    free(site->theta);
+    free(site->feedback);
+    free(site->snapshot);
+    free(site->due);
+    buffer_deinit(&site->optimizer);
+    buffer_deinit(&site->payload);
+}
+
+/* What the run has seen, as the site reckons it: node/training.c's estimate. */
+static uint64_t run_tokens_of(const struct train *train, const struct train_site *site) {
+    uint64_t pending = site->tokens - site->own_known_tokens;
+    return site->known_tokens + pending * train->site_count;
+}
+
+void site_step_due(struct train *train, struct train_site *site) {
+    if (site->due_count == site->due_capacity) {
+        site->due_capacity = MAX(2 * site->due_capacity, 16u);
+        site->due = xrealloc(site->due, site->due_capacity * sizeof(site->due[0]));
+    }
+    site->due[site->due_count++] = run_tokens_of(train, site);
+    site->tokens += (uint64_t)train->options->sequences * train->options->manifest->model.context;
+}
+
+/* ---- inner steps ---- */
+
+struct flush {
+    struct train *train;
+    struct train_site **sites;
+    size_t count;
+    atomic_size_t next, worker;
+    atomic_bool failed;
+    struct error error; /* of the first that failed */
+};
+
+static enum status site_train(struct trainer *trainer, struct train_site *site, size_t parameters, struct error *error) {
+    struct trainer_result result = {0};
+    double sum = 0;
+    memcpy(trainer_parameters(trainer), site->theta, parameters * sizeof(float));
+    TRY(trainer_load(trainer, buffer_bytes(&site->optimizer), error));
+    for (size_t i = 0; i < site->due_count; i++) {
+        TRY(trainer_step(trainer, site->data, site->due[i], &result, error));
+        sum += result.loss;
+    }
+    site->loss = sum / (double)site->due_count;
+    site->due_count = 0;
+    memcpy(site->theta, trainer_parameters(trainer), parameters * sizeof(float));
+    site->optimizer.size = 0;
+    trainer_save_optimizer(trainer, &site->optimizer);
+    return OK;
+}
+
+static void flush_body(void *context) {
+    struct flush *flush = context;
+    struct trainer *trainer = flush->train->trainers[atomic_fetch_add(&flush->worker, 1)];
+    size_t at;
+    while ((at = atomic_fetch_add(&flush->next, 1)) < flush->count) {
+        struct error error = {0};
+        if (site_train(trainer, flush->sites[at], flush->train->layout.count, &error) == OK) continue;
+        if (!atomic_exchange(&flush->failed, true)) flush->error = error;
+    }
+}
+
+/* Fewer than W sites that are due make little use of W threads; those with no failures ahead are always worth training now. */
+static bool site_is_safe(const struct train_site *site) { return isinf(site->failure.from); }
+
+enum status sites_flush(struct train *train, struct train_site *must, struct error *error) {
+    struct thread *threads[64];
+    size_t thread_count = 0;
+    struct flush flush = {.train = train, .sites = xcalloc(train->site_count, sizeof(flush.sites[0]))};
+    enum status status = OK;
+    for (uint32_t i = 0; i < train->site_count; i++) {
+        struct train_site *site = &train->sites[i];
+        if (site->due_count && (site == must || site_is_safe(site))) flush.sites[flush.count++] = site;
+    }
+    for (; thread_count + 1 < MIN((size_t)train->threads, flush.count); thread_count++) {
+        status = thread_start("train", flush_body, &flush, &threads[thread_count], error);
+        if (status != OK) break;
+    }
+    flush_body(&flush);
+    for (size_t i = 0; i < thread_count; i++) (void)!thread_join(threads[i], UINT64_MAX);
+    if (flush.failed) status = error_set(error, flush.error.status, "%.500s", flush.error.message);
+    free(flush.sites);
+    return status;
+}
+
+/* ---- rounds ---- */
+
+enum status site_round(struct train *train, struct train_site *site, struct error *error) {
+    enum codec codec = (enum codec)train->options->manifest->codec.kind;
+    size_t count = train->layout.count;
+    double squared;
+    TRY(sites_flush(train, site, error));
+    site->snapshot = xmalloc(count * sizeof(float));
+    memcpy(site->snapshot, site->theta, count * sizeof(float));
+    site->payload.size = 0;
+    TRY(codec_encode(train->encoder, site->base->theta, site->snapshot, site->feedback, &site->payload, error));
+    TRY(codec_norm_squared(codec, buffer_bytes(&site->payload), count, &squared, error));
+    site->norm = sqrt(squared);
+    return OK;
+}
+
+/* local = next + (local - snapshot), or after a refusal in dense mode + (local - base): node/replica.h. */
+enum status site_rebase(struct train *train, struct train_site *site, struct error *error) {
+    enum codec codec = (enum codec)train->options->manifest->codec.kind;
+    const float *next = site->next->theta;
+    const float *from = site->why == REBASE_DENSE_REFUSED ? site->base->theta : site->snapshot;
+    TRY(sites_flush(train, site, error));
+    if (site->why == REBASE_SPARSE_REFUSED)
+        TRY(codec_restore(codec, buffer_bytes(&site->payload), train->layout.count, site->feedback, error));
+    for (size_t i = 0; i < train->layout.count; i++) site->theta[i] = next[i] + (site->theta[i] - from[i]);
+    version_release(train, site->base);
+    site->base = site->next;
+    site->next = NULL;
+    free(site->snapshot);
+    site->snapshot = NULL;
+    return OK;
+}
+
+enum status train_evaluate(struct train *train, double *out, struct error *error) {
+    double sum = 0, nats;
+    size_t files = MIN(train->options->data_count, (size_t)train->site_count);
+    memcpy(trainer_parameters(train->trainers[0]), train->model.theta, train->layout.count * sizeof(float));
+    for (size_t i = 0; i < files; i++) {
+        TRY(trainer_evaluate(train->trainers[0], train->data[i], train->options->windows, &nats, error));
+        sum += nats;
+    }
+    *out = sum / (double)files;
+    return OK;
+}

@@ -1,0 +1,78 @@
+/* The inside of the daemon, shared by daemon.c (start, stop, main's loop) and daemon_brain.c (events and actions). */
+#ifndef NODE_DAEMON_INTERNAL_H
+#define NODE_DAEMON_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/queue.h"
+#include "base/thread.h"
+#include "model/layout.h"
+#include "node/daemon.h"
+#include "node/downlink.h"
+#include "node/report.h"
+#include "node/restore.h"
+#include "node/training.h"
+#include "node/uplink.h"
+#include "node/worker.h"
+
+enum { EVENTS_LIMIT = 4096, BACKLOG_LIMIT = 1024 };
+
+struct envelope { /* an event on its way to the brain, with what it borrows */
+    struct node_event event;
+    struct buffer bytes;
+    char message[256];
+};
+
+struct daemon {
+    const struct settings *settings;
+    const struct site *site;
+    struct layout layout;
+    uint8_t layout_digest[DIGEST_SIZE], initial_root[DIGEST_SIZE];
+    bool from_initial; /* the replica started from the run's initial parameters: their root can be checked */
+    struct data *data;
+    struct trainer *trainer;
+    struct replica replica;
+    struct journal *journal;
+    struct restored restored;
+    struct report *report;
+    struct troubles *troubles;
+    atomic_int_fast64_t coordinator_ms; /* its wall clock less our monotonic one, as last told; 0: not yet */
+    uint64_t instance;                  /* of this process: a copy of the directory has all but this */
+    char device[64];
+    struct cuda_backend cuda; /* no operations: the CPU does all */
+    struct traffic traffic;
+    struct rpc_channel *channel;
+    struct training *training;
+    struct worker *worker;
+    struct uplink *uplink;
+    struct downlink *downlink;
+
+    /* the brain's */
+    struct node_state *state;
+    struct queue *events;
+    struct thread *brain;
+    uint64_t timer_at; /* monotonic ms; UINT64_MAX: none */
+    uint64_t told_ledger_size;
+    atomic_uint_fast64_t backlog;
+    atomic_bool heartbeat_lost; /* a reply found the queue full */
+
+    pthread_mutex_t lock; /* of the two below */
+    bool ended;
+    enum daemon_end end;
+    struct error why;
+};
+
+enum { CLOCK_APART_MS = 60000 /* beyond it it is no delay */ };
+struct node_moment daemon_now(void);
+/* The first end counts; whether this is it. Any thread. */
+bool daemon_end(struct daemon *daemon, enum daemon_end how, const char *message);
+/* Copies the event; waits for room. Any thread but rpc/'s. */
+void daemon_tell(void *context, const struct node_event *event);
+/* The brain's first step, with what was restored; on the starting thread, before any other. */
+MUST_USE enum status daemon_brain_restore(struct daemon *daemon, struct error *error);
+void daemon_brain_run(void *context);
+/* Bytes that one outer step brings down, about: what a late joiner weighs against a snapshot. */
+uint64_t daemon_nominal_payload(const struct daemon *daemon);
+
+#endif

@@ -1,0 +1,63 @@
+/* The inside of the checker, shared by check.c (the ledger) and check_site.c (what sites do). */
+#ifndef SIM_CHECK_INTERNAL_H
+#define SIM_CHECK_INTERNAL_H
+
+#include "sim/check.h"
+
+enum { CHECK_SITES = 4 * (SITES_MOST + SPARE_SITES) }; /* numbers that are told apart: a name that was robbed gets another one */
+
+struct check_version { /* the truth at a version */
+    uint8_t root[DIGEST_SIZE];
+    uint8_t fragments[FRAGMENTS_LIMIT][DIGEST_SIZE]; /* of each fragment's theta */
+};
+
+struct check_contribution { /* of a ledger entry; site 0: it is something else */
+    uint32_t site, fragment;
+    uint64_t sequence;
+    double norm, limit; /* limit: what its norm is scaled down to; infinity: none */
+    bool merged, dropped;
+};
+
+struct check_acknowledged {
+    uint64_t index;
+    uint8_t leaf[DIGEST_SIZE];
+};
+
+struct check_mass {                         /* a site's books, by process */
+    float *feedback;                        /* [parameters]: as the durable records have it */
+    float *target;                          /* [parameters]: 0.95 e + delta of the encoding under way; afterwards the new e */
+    struct buffer message[FRAGMENTS_LIMIT]; /* spooled last */
+    float *copied_feedback;                 /* [parameters], and */
+    struct buffer copied_message[FRAGMENTS_LIMIT];
+    bool set_back; /* it may send another message with a number that it does not know it has used */
+    struct check_sent_message {
+        uint64_t sequence;
+        uint8_t digest[DIGEST_SIZE];
+    } * sent;
+    size_t sent_count;
+};
+
+struct check {
+    struct world *world;
+    const struct scenario *scenario;
+    struct disk *disk;
+    const float *initial;
+    struct run_state *run;
+    struct model_state model;
+    uint64_t size; /* entries taken */
+    struct check_version *versions;
+    struct check_contribution *entries; /* [size] */
+    size_t entry_capacity;
+    double *norms; /* of all contributions, in ledger order */
+    size_t norm_count;
+    uint64_t last_sequence[CHECK_SITES], merged[CHECK_SITES];
+    bool revoked[CHECK_SITES];
+    uint8_t (*malformed)[DIGEST_SIZE];
+    size_t malformed_count;
+    struct check_acknowledged *acknowledged;
+    size_t acknowledged_count;
+    struct check_mass mass[PROCESS_LIMIT];
+    float *scratch; /* [parameters] */
+};
+
+#endif

@@ -1,0 +1,54 @@
+/* The inside of a simulated federation: federation.c (processes, the parts of a run), federation_storm.c (faults that come at times
+ * of their own), federation_admin.c (the admin, and strangers who knock). */
+#ifndef SIM_FEDERATION_INTERNAL_H
+#define SIM_FEDERATION_INTERNAL_H
+
+#include "sim/coordinator.h"
+#include "sim/federation.h"
+#include "sim/site.h"
+
+struct federation {
+    struct world world;
+    struct scenario scenario;
+    struct network *network;
+    struct key_pair *keys[PROCESS_LIMIT]; /* by process */
+    float *initial;
+    struct check *check;
+    struct coordinator *coordinator;
+    struct site *sites[PROCESS_LIMIT]; /* 1 .. site_count */
+    uint32_t site_count;
+    uint8_t secrets[PROCESS_LIMIT][DIGEST_SIZE];
+    uint64_t invited_from[PROCESS_LIMIT]; /* world time from which the admin wants it in */
+    bool revoking[PROCESS_LIMIT], halted[PROCESS_LIMIT], returning[PROCESS_LIMIT];
+    bool wipe[PROCESS_LIMIT]; /* its disk did not bring it back, or it is to be lost */
+    bool put_back[PROCESS_LIMIT];
+    bool gone[PROCESS_LIMIT]; /* for good */
+    bool storm, stop_wanted;
+};
+
+bool federation_is_absent(const struct federation *f, uint32_t process);
+/* It keeps the rules, and nobody wants it to go. */
+bool federation_is_honest(const struct federation *f, uint32_t process);
+void federation_start_later(struct federation *f, uint32_t process, uint64_t delay);
+/* The process is gone at once, and comes back after a while. */
+void federation_go_down(struct federation *f, uint32_t process, const char *why);
+
+/* --- federation_storm.c --- */
+void federation_begin_storm(struct federation *f);
+/* The next of a kind of fault; false: the storm is over. */
+bool federation_again(struct federation *f, uint64_t mean, event_handler *run);
+uint32_t federation_planned_site(struct federation *f);
+/* Does `act` as soon as `is`, or after some seconds all the same; not at all once the storm is over. */
+typedef bool federation_is(const struct federation *f, uint32_t process);
+typedef void federation_act(struct federation *f, uint32_t process);
+void federation_at_moment(struct federation *f, federation_is *is, federation_act *act, uint32_t process);
+federation_is federation_is_stepping, federation_is_receiving, federation_is_submitting;
+
+/* --- federation_admin.c --- */
+event_handler federation_on_admin; /* the admin's aims, looked after until the durable ledger shows them */
+event_handler federation_on_order; /* an order at a random moment */
+/* Somebody who was invited comes when the run is over. */
+void federation_invite_latecomer(struct federation *f);
+void federation_latecomer_knocks(struct federation *f);
+
+#endif

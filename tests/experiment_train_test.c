@@ -1,0 +1,178 @@
+/* The workbench: real training in virtual time, the same for any number of threads, whatever fails. */
+#include "experiment/train.h"
+
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/memory.h"
+#include "tests/test.h"
+
+static char *write_text(void) {
+    char *path = file_join(test_directory(), "text.txt");
+    struct buffer text = {0};
+    struct error error = {0};
+    for (int i = 0; i < 4000; i++) buffer_append_text(&text, "the %d of %d is %s. ", i % 10, i % 7, i % 3 ? "small" : "large");
+    CHECK_OK(file_write(path, buffer_bytes(&text), 0600, &error));
+    buffer_deinit(&text);
+    return path;
+}
+
+static struct topology *topology_of(const char *more) {
+    struct topology *topology = NULL;
+    struct error error = {0};
+    char *text = xformat("duration: 60s\nmodel: {parameters: 10000}\nrun: {inner_steps: 8, warmup_steps: 0}\n%s", more);
+    CHECK_OK(topology_parse(bytes_of(text, strlen(text)), "test", &topology, &error));
+    free(text);
+    return topology;
+}
+
+static struct manifest manifest_of(const char *more) {
+    struct manifest manifest;
+    struct error error = {0};
+    char *text = xformat("name: tiny\nmodel: {hidden: 32, layers: 1, heads: 2, kv_heads: 1, ffn: 64, context: 32}\n"
+                         "inner: {learning_rate: 3e-3, inner_steps: 8}\n%s",
+                         more);
+    CHECK_OK(manifest_parse(bytes_of(text, strlen(text)), &manifest, &error));
+    free(text);
+    return manifest;
+}
+
+static struct train_options options_of(const struct topology *topology, const struct manifest *manifest,
+                                       const char *const *data) {
+    return (struct train_options){.topology = topology,
+                                  .manifest = manifest,
+                                  .data = data,
+                                  .data_count = 1,
+                                  .heldout = 0.1,
+                                  .windows = 8,
+                                  .sequences = 2,
+                                  .threads = 1,
+                                  .seed = 1,
+                                  .duration = topology->duration,
+                                  .evaluate_every = 20};
+}
+
+static struct train_result run_with(const char *sites, const char *rules, uint32_t threads) {
+    struct topology *topology = topology_of(sites);
+    struct manifest manifest = manifest_of(rules);
+    const char *data = write_text();
+    struct train_options options = options_of(topology, &manifest, &data);
+    struct train_result result = {0};
+    struct error error = {0};
+    options.threads = threads;
+    CHECK_OK(train_run(&options, &result, &error));
+    topology_destroy(topology);
+    free((void *)data);
+    return result;
+}
+
+#define FOUR                                                                                                                     \
+    "sites:\n  - {name: a, step: 200ms, link: {rtt: 200ms}}\n  - {name: b, step: 300ms}\n  - {name: c, count: 2, step: 250ms}\n"
+
+TEST(four_sites_learn_in_sparse_mode_and_are_always_busy) {
+    struct train_result result = run_with(FOUR, "", 2);
+    CHECK(result.heldout < 3.0 && result.heldout > 0.2); /* 5.5 before */
+    CHECK(result.busy > 0.98 && result.busy <= 1.0);
+    CHECK(result.contributions > 80 && result.versions > 40);
+    CHECK_EQUAL(result.refused, 0);
+    CHECK(result.steps >= 976 && result.steps <= 980); /* 300 + 200 + 240 + 240, and the last may end behind the end */
+    CHECK(result.distinct_versions_most <= 6 + 4);
+}
+
+TEST(four_sites_learn_in_dense_mode) {
+    struct train_result result =
+        run_with(FOUR, "outer: {mode: dense, period: 4}\ncodec: {kind: int8}\nmerge: {warmup_steps: 2}\n", 2);
+    CHECK(result.heldout < 3.0);
+    CHECK(result.versions > 10);
+}
+
+/* Sites that cannot fail are trained in parallel; those that can, when their steps are safe. */
+TEST(sites_that_train_side_by_side_give_the_same_bits_for_any_number_of_threads) {
+    struct train_result one = run_with(FOUR, "merge: {warmup_steps: 0}\n", 1);
+    struct train_result three = run_with(FOUR, "merge: {warmup_steps: 0}\n", 3);
+    CHECK_MEMORY(one.root, three.root, DIGEST_SIZE);
+    CHECK_NEAR(one.heldout, three.heldout, 0);
+}
+
+/* The root is of every parameter of the last version. */
+TEST(any_number_of_threads_gives_the_same_bits) {
+    static const char sites[] =
+        "defaults: {failures: {every: 15s, lasts: 2s}, restart: 1s, checkpoint: 3s, link: {jitter: 50ms}}\n" FOUR;
+    struct train_result one = run_with(sites, "merge: {quorum: 2, grace: 1s}\n", 1);
+    struct train_result three = run_with(sites, "merge: {quorum: 2, grace: 1s}\n", 3);
+    CHECK_MEMORY(one.root, three.root, DIGEST_SIZE);
+    CHECK_EQUAL(one.tokens, three.tokens);
+    CHECK_NEAR(one.heldout, three.heldout, 0);
+    CHECK(one.lost_steps > 0);
+    CHECK(one.busy < 0.95);
+}
+
+TEST(a_far_site_behind_the_cap_is_refused_and_goes_on) {
+    struct train_result result =
+        run_with("sites:\n  - {name: a, count: 3, step: 200ms}\n  - {name: far, step: 200ms, link: {rtt: 20s}}\n",
+                 "merge: {staleness_cap: 3, warmup_steps: 0}\n", 2);
+    CHECK(result.refused > 0);
+    CHECK(result.heldout < 3.0);
+}
+
+TEST(an_absent_coordinator_costs_merges_and_no_training) {
+    struct train_result away =
+        run_with("coordinator: {outages: {at: 10s, at_lasts: 45s}}\n" FOUR, "merge: {warmup_steps: 0}\n", 2);
+    CHECK(away.busy > 0.98);
+    CHECK(away.contributions < 50 && away.contributions > 20);
+}
+
+TEST(a_site_that_leaves_trains_no_more_and_one_that_comes_late_starts_from_the_newest_version) {
+    struct train_result result = run_with("sites:\n  - {name: a, step: 250ms}\n  - {name: b, step: 250ms, leaves: 20s}\n"
+                                          "  - {name: c, step: 250ms, joins: 40s}\n",
+                                          "merge: {warmup_steps: 0, staleness_cap: 3}\n", 2);
+    CHECK(result.steps >= 236 + 76 + 76 && result.steps <= 240 + 80 + 80);
+    CHECK(result.busy > 0.97 && result.busy <= 1.0);
+    CHECK_EQUAL(result.refused, 0); /* version 0 would be far beyond the cap */
+    CHECK(result.heldout < 3.5);
+}
+
+/* A quorum of three where one of three is gone: two are enough. */
+TEST(a_quorum_does_not_wait_for_who_has_left) {
+    struct train_result result =
+        run_with("sites:\n  - {name: a, count: 2, step: 250ms}\n  - {name: b, step: 250ms, leaves: 10s}\n",
+                 "merge: {warmup_steps: 0, quorum: 3, grace: 1h}\n", 2);
+    CHECK(result.versions > 15);
+}
+
+TEST(more_than_one_fragment_and_no_data_are_refused) {
+    struct topology *topology = topology_of(FOUR);
+    struct manifest manifest = manifest_of("fragments: 2\n");
+    const char *data = write_text();
+    struct train_options options = options_of(topology, &manifest, &data);
+    struct train_result result;
+    struct error error = {0};
+    CHECK_STATUS(train_run(&options, &result, &error), INVALID);
+    CHECK_CONTAINS(error.message, "one fragment, not 2");
+    manifest.fragments = 1;
+    options.data_count = 0;
+    CHECK_STATUS(train_run(&options, &result, &error), INVALID);
+    CHECK_CONTAINS(error.message, "no data");
+    const char *absent = "/nowhere/text";
+    options.data = &absent;
+    options.data_count = 1;
+    CHECK_STATUS(train_run(&options, &result, &error), NOT_FOUND);
+    topology_destroy(topology);
+    free((void *)data);
+}
+
+TEST(memory_grows_with_sites_by_the_formula) {
+    struct topology *four = topology_of(FOUR), *eight = topology_of("sites:\n  - {name: a, count: 8, step: 1s}\n");
+    struct manifest manifest = manifest_of("");
+    const char *data = "unused";
+    struct train_options options = options_of(four, &manifest, &data);
+    struct error error = {0};
+    uint64_t small, large;
+    CHECK_OK(train_memory(&options, &small, &error));
+    options.topology = eight;
+    CHECK_OK(train_memory(&options, &large, &error));
+    struct train_result result = run_with(FOUR, "", 1);
+    CHECK_EQUAL(large - small, 4 * (12 + 4 + 4 + 4) * result.parameters);
+    topology_destroy(four);
+    topology_destroy(eight);
+}
