@@ -57,7 +57,7 @@ void brain_hear(struct coordinator_state *state, uint32_t site, struct moment no
     if (!presence) return;
     if (!is_present(state, presence, now)) {
         MARK("presence: a site comes, or comes back");
-        presence->is_timed = false;
+        presence->timed = 0;
         presence->idle_ms = active_ms(state, now);
     }
     presence->heard = true;
@@ -97,7 +97,7 @@ static void give_place(struct presence *presence, uint64_t instance) {
     presence->following = 0;
     presence->challenger = 0;
     presence->is_decided = false;
-    presence->is_timed = false; /* its steps count from its first contribution on */
+    presence->timed = 0; /* its steps count from its first contributions on */
 }
 
 enum refusal brain_take_place(struct coordinator_state *state, uint32_t site, uint64_t instance, struct moment now) {
@@ -138,27 +138,41 @@ uint32_t coordinator_state_copies(const struct coordinator_state *state, uint32_
 
 /* ---- how fast ----------------------------------------------------------------------------------------------------------- */
 
+/* Milliseconds in which the site could train. */
+static uint64_t trained_ms(const struct coordinator_state *state, const struct presence *presence, struct moment now) {
+    uint64_t waited = presence->waited_ms;
+    if (presence->is_waiting) waited += active_ms(state, now) - presence->waiting_since_ms;
+    return active_ms(state, now) - waited;
+}
+
 void brain_offered(struct coordinator_state *state, const struct contribution *contribution, bool waits, struct moment now) {
     struct presence *presence = brain_presence(state, contribution->site);
     if (!presence) return;
-    presence->waits = waits;
     if (contribution->sequence <= presence->offered_sequence) return; /* again, over a new call */
     presence->offered_sequence = contribution->sequence;
-    presence->offered_ms = active_ms(state, now);
+    if (presence->is_waiting && !run_state_site_pending(state->run, contribution->site)) {
+        MARK("speed: what a site waited for was refused");
+        presence->is_waiting = false; /* it trained again, nobody knows since when */
+        presence->timed = 0;
+    }
+    presence->offered_ms = trained_ms(state, presence, now);
+    if (waits && !presence->is_waiting) presence->waiting_since_ms = active_ms(state, now);
+    presence->is_waiting = waits;
 }
 
-/* Each of the fragments counts all steps, and all of them come once a round. */
+/* A contribution carries all steps since the fragment's last one: they took the time in which the site trained between the two.
+ * All fragments come once a round. */
 void brain_accepted(struct coordinator_state *state, const struct contribution *contribution) {
     struct presence *presence = brain_presence(state, contribution->site);
     if (!presence) return;
-    double fragments = run_state_manifest(state->run)->fragments;
-    if (presence->is_timed && presence->offered_ms > presence->timed_from_ms) {
-        double keep = 1 - 0.5 / fragments;
-        presence->steps = presence->steps * keep + contribution->inner_steps / fragments;
-        presence->steps_ms = presence->steps_ms * keep + (double)(presence->offered_ms - presence->timed_from_ms);
+    double keep = 1 - 0.5 / run_state_manifest(state->run)->fragments;
+    uint64_t *from_ms = &presence->timed_from_ms[contribution->fragment], bit = UINT64_C(1) << contribution->fragment;
+    if (presence->timed & bit && presence->offered_ms > *from_ms) {
+        presence->steps = presence->steps * keep + contribution->inner_steps;
+        presence->steps_ms = presence->steps_ms * keep + (double)(presence->offered_ms - *from_ms);
     }
-    presence->is_timed = true;
-    presence->timed_from_ms = presence->offered_ms;
+    presence->timed |= bit;
+    *from_ms = presence->offered_ms;
     presence->waits_for_step = true;
 }
 
@@ -168,7 +182,8 @@ void brain_merged(struct coordinator_state *state, struct moment now) {
         if (!presence->waits_for_step || run_state_site_pending(state->run, site)) continue;
         presence->waits_for_step = false;
         presence->idle_ms = active_ms(state, now);
-        if (presence->waits) presence->timed_from_ms = MAX(presence->timed_from_ms, presence->idle_ms);
+        if (presence->is_waiting) presence->waited_ms += presence->idle_ms - presence->waiting_since_ms;
+        presence->is_waiting = false;
     }
 }
 

@@ -58,15 +58,16 @@ struct presence { /* of site number i + 1 */
     uint64_t copy_ms;
 
     /* Its speed. Times are of the clock that stands still while the run is paused. */
-    bool waits;                /* it does not train while a contribution of its own is under way */
-    bool waits_for_step;       /* one of its contributions is in the ledger and not merged */
-    uint32_t uploading;        /* of `uploads` */
-    uint64_t offered_sequence; /* its newest contribution, and when it was first offered */
-    uint64_t offered_ms;
-    bool is_timed; /* it was present ever since timed_from_ms, from when its next steps count */
-    uint64_t timed_from_ms;
-    uint64_t idle_ms;       /* nothing of it has been under way since */
-    double steps, steps_ms; /* of its last contributions, older ones fading; steps_ms 0: not measured yet */
+    bool is_waiting; /* it does not train while a contribution of its own is under way (overlap off), and one is ... */
+    uint64_t waiting_since_ms, waited_ms;    /* ... since then; and before, so long in all */
+    bool waits_for_step;                     /* one of its contributions is in the ledger and not merged */
+    uint32_t uploading;                      /* of `uploads` */
+    uint64_t offered_sequence;               /* its newest contribution, and when it was first offered */
+    uint64_t offered_ms;                     /* in the time in which it could train */
+    uint64_t timed;                          /* bit f: it was present ever since the fragment's last contribution ... */
+    uint64_t timed_from_ms[FRAGMENTS_LIMIT]; /* ... which was offered then, likewise */
+    uint64_t idle_ms;                        /* nothing of it has been under way since */
+    double steps, steps_ms;                  /* of its last contributions, older ones fading; steps_ms 0: not measured yet */
 };
 
 struct lost { /* a payload that is asked for */

@@ -431,6 +431,32 @@ TEST(time_in_which_a_site_waits_for_its_merge_is_not_counted_where_it_does_not_t
     brain_close(b);
 }
 
+/* Site 1 waits for site 2's part of fragment 0, and meanwhile gives what it has of fragment 1, which took no time of its own. */
+TEST(time_in_which_a_site_waits_for_one_fragment_is_not_that_of_another_which_it_gives_meanwhile) {
+    struct brain *b =
+        brain_open("fragments: 2\nmerge: {quorum: 2, grace: 1h, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: true}\n", 2);
+    b->waits = true;
+    for (int round = 0; round < 8; round++) { /* both do 40 steps in four seconds, and site 2 comes much later */
+        brain_wait(b, 4000);
+        for (uint32_t fragment = 0; fragment < 2; fragment++) {
+            struct contribution c = fixture_contribution(b->f, 1, fragment, run_state_version(b->f->run), b->payload);
+            c.signed_at_ms = b->now.wall_ms;
+            c.inner_steps = 40;
+            struct ledger_entry header = fixture_signed(b->f, &c, b->f->keys[1]);
+            brain_contribute_header(b, 1, &header);
+            brain_settle(b);
+            brain_wait(b, 9000);
+            brain_heartbeat(b, 1);
+            brain_heartbeat(b, 2);
+        }
+        give(b, 2, 0, 40 * 11 / 2); /* it has trained all the time */
+        give(b, 2, 1, 40 * 11 / 2);
+    }
+    CHECK_EQUAL(brain_heartbeat(b, 1), 40);
+    CHECK_EQUAL(brain_heartbeat(b, 2), 40);
+    brain_close(b);
+}
+
 TEST(fragments_that_come_unevenly_add_up_to_the_sites_speed) {
     struct brain *b =
         brain_open("fragments: 2\nmerge: {quorum: 1, grace: 0s, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: true}\n", 2);
