@@ -92,6 +92,10 @@ MUST_USE enum status directory_snapshot_write(struct directory *data, const stru
 /* Takes a snapshot away, its name first. */
 MUST_USE enum status directory_snapshot_delete(struct directory *data, const struct snapshot_header *header, struct error *error);
 
+/* Deletes what neither the ledger nor a snapshot names, and writes that a crash cut short. At a start, before anything comes in;
+ * `key` signs the snapshots. On failure nothing more is deleted. */
+MUST_USE enum status directory_sweep(struct directory *data, const uint8_t key[static PUBLIC_KEY_SIZE], struct error *error);
+
 /* Everything a start needs: run state from all entries, the model from the newest good snapshot and the steps after it, the last
  * state root compared. Where no snapshot can be read, version 0 follows from the manifest's seed or from `checkpoint`, its file (may
  * be NULL), and all steps are replayed. *run and *model are the caller's.

@@ -72,13 +72,13 @@ static enum status make_certificate(const struct making *making, const char *nam
 }
 
 static enum status make_identities(struct making *making, struct error *error) {
-    uint64_t from = making->now_s - 3600, end = making->now_s + (uint64_t)CERTIFICATE_YEARS * YEAR_S;
+    uint64_t from = CERTIFICATE_FROM_S, now = MAX(making->now_s, CERTIFICATE_NOW_LEAST_S);
+    uint64_t end = now + (uint64_t)CERTIFICATE_YEARS * YEAR_S;
     TRY(make_key(making, "keys/ca.key", &making->authority, error));
     TRY(make_key(making, "keys/coordinator.key", &making->coordinator, error));
     TRY(make_key(making, "keys/admin.key", &making->admin, error));
-    TRY(certificate_create_authority(making->authority, "Atoll federation root", from,
-                                     making->now_s + (uint64_t)AUTHORITY_YEARS * YEAR_S, CERTIFICATE_PEM, &making->authority_pem,
-                                     error));
+    TRY(certificate_create_authority(making->authority, "Atoll federation root", from, now + (uint64_t)AUTHORITY_YEARS * YEAR_S,
+                                     CERTIFICATE_PEM, &making->authority_pem, error));
     TRY(save(making, "keys/ca.pem", buffer_bytes(&making->authority_pem), 0644, error));
     struct certificate_terms server = {.common_name = "atoll-coordinator",
                                        .dns = {"atoll-coordinator"},

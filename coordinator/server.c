@@ -13,7 +13,7 @@
 #include "coordinator/server_internal.h"
 #include "rpc/environment.h"
 
-enum { CLOSE_LIMIT_S = 60, SAVE_LIMIT_S = 600, STOP_GRACE_MS = 1500, UPLOAD_AGE_MS = 24 * 3600 * 1000 };
+enum { CLOSE_LIMIT_S = 60, SAVE_LIMIT_S = 600, STOP_GRACE_MS = 1500 };
 
 static void on_store_fatal(void *context, const struct error *error) {
     server_break(context, "the store failed: %.200s", error->message);
@@ -78,6 +78,9 @@ static enum status restore(struct server *server, struct error *error) {
              hex_encode(server->run_id, RUN_ID_SIZE, id), server->manifest.name, (unsigned long long)run_state_version(run),
              (unsigned long long)run_state_size(run), (unsigned long long)report.steps, (unsigned long long)server->parameters,
              (unsigned long long)(clock_monotonic_ms() - start));
+    struct error why = {0}; /* what is left behind may stay where it cannot be told for sure */
+    if (directory_sweep(&server->data, key_pair_public(server->keys.coordinator), &why) != OK)
+        log_warn("left_behind", "reason=%s", log_quote(why.message, quoted, sizeof quoted));
     return blob_upload_clean(server->data.blobs, UPLOAD_AGE_MS, NULL, error);
 }
 

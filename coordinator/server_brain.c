@@ -111,9 +111,12 @@ static enum status issue(struct server *server, uint32_t site, const char *name,
     char uri[IDENTITY_URI_SIZE];
     memcpy(identity.run_id, server->run_id, RUN_ID_SIZE);
     identity_write(&identity, uri);
-    uint64_t now_s = clock_wall_ms() / 1000;
-    struct certificate_terms terms = {
-        .common_name = name, .uri = uri, .client = true, .not_before_s = now_s - 3600, .not_after_s = now_s + CERTIFICATE_S};
+    uint64_t now_s = MAX(clock_wall_ms() / 1000, CERTIFICATE_NOW_LEAST_S);
+    struct certificate_terms terms = {.common_name = name,
+                                      .uri = uri,
+                                      .client = true,
+                                      .not_before_s = CERTIFICATE_FROM_S,
+                                      .not_after_s = now_s + CERTIFICATE_S};
     return certificate_issue(buffer_bytes(&server->keys.authority_pem), server->keys.authority, request, &terms, CERTIFICATE_PEM,
                              out, error);
 }

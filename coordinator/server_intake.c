@@ -8,12 +8,13 @@
  * whole payload that the ledger does not name, is deleted when the next one begins. A payload is `fresh` while nobody else can
  * have a claim to it: this process put it there, and no entry names it. Only such a one is ever deleted, for whoever follows the
  * ledger knows the digests of other sites' payloads and may name them in a header that is refused. What lies there from an
- * earlier start of the process is nobody's transfer and stays.
+ * earlier start of the process and is not named went at the start (directory_sweep).
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "codec/codec.h"
@@ -200,10 +201,21 @@ static void admit_supply(struct server *server, struct call *call) {
     open_upload(server, call, name);
 }
 
+/* Uploads that nobody goes on with, once an hour: a coordinator runs for months. */
+static void clean_now_and_then(struct server *server) {
+    struct error error = {0};
+    uint64_t now = clock_monotonic_ms();
+    if (now - server->cleaned_ms < 3600 * 1000) return;
+    server->cleaned_ms = now;
+    if (blob_upload_clean(server->data.blobs, UPLOAD_AGE_MS, NULL, &error) != OK)
+        log_warn("uploads_left_behind", "reason=\"%s\"", error.message);
+}
+
 static void run_admit(struct server *server, struct job *job) {
     struct call *call = job->call;
     const struct contribution *contribution = &job->contribution;
     char name[BLOB_UPLOAD_NAME_MAX];
+    clean_now_and_then(server);
     if (atomic_load(&call->closed)) return;
     call->contribution = *contribution;
     if (job->supply) {

@@ -16,7 +16,11 @@
 #include "rpc/call.h"
 #include "rpc/server.h"
 
-enum { FRAME_OVERHEAD = 5 /* gRPC's own prefix of a message */, JOBS_LIMIT = 65536 };
+enum {
+    FRAME_OVERHEAD = 5 /* gRPC's own prefix of a message */,
+    JOBS_LIMIT = 65536,
+    UPLOAD_AGE_MS = 24 * 3600 * 1000 /* nobody comes back for what is older */
+};
 
 struct server;
 
@@ -106,6 +110,7 @@ struct server {
 
     struct model_state model;   /* model thread */
     float *scratch;             /* intake thread, [largest fragment] */
+    uint64_t cleaned_ms;        /* intake thread: when old uploads were last looked for */
     struct transfer *transfers; /* intake thread, [transfer_count] */
     size_t transfer_count, transfer_capacity;
     struct manifest manifest; /* fixed */

@@ -31,6 +31,12 @@ enum {
 
 enum certificate_form { CERTIFICATE_PEM, CERTIFICATE_DER };
 
+/* 2020-01-01. Certificates are valid from here on, whatever the issuer's clock says: one that was issued by a clock that ran ahead
+ * would be refused until that day came. And no issuer lives before 2026-01-01: its clock is behind, and what it issues would be
+ * refused too early, or for ever. */
+#define CERTIFICATE_FROM_S UINT64_C(1577836800)
+#define CERTIFICATE_NOW_LEAST_S UINT64_C(1767225600)
+
 struct certificate_terms {
     const char *common_name;                 /* for people who read certificates: 1-64 of [A-Za-z0-9 ._:-]; trusted by nobody */
     const char *uri;                         /* the identity: [A-Za-z0-9._:/@-], NULL for none */
