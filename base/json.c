@@ -23,7 +23,7 @@ struct json {
     struct json_value root;
 };
 
-struct parser {
+struct json_parser {
     const uint8_t *text;
     size_t size, at;
     unsigned depth, depth_max;
@@ -34,9 +34,9 @@ struct parser {
     struct error *error;
 };
 
-static enum status parse_value(struct parser *parser, struct json_value *out);
+static enum status parse_value(struct json_parser *parser, struct json_value *out);
 
-static void *arena_take(struct json *json, size_t size) {
+static void *take_memory(struct json *json, size_t size) {
     size = (size + 7) / 8 * 8;
     struct block *block = json->blocks;
     if (!block || block->size - block->used < size) {
@@ -58,7 +58,7 @@ static void *arena_take(struct json *json, size_t size) {
     return taken;
 }
 
-static enum status complain(struct parser *parser, const char *what) {
+static enum status complain(struct json_parser *parser, const char *what) {
     size_t line = 1, column = 1;
     for (size_t i = 0; i < parser->at && i < parser->size; i++) {
         column = parser->text[i] == '\n' ? 1 : column + 1;
@@ -67,9 +67,11 @@ static enum status complain(struct parser *parser, const char *what) {
     return error_set(parser->error, INVALID, "JSON, line %zu, column %zu: %s", line, column, what);
 }
 
-static enum status no_memory(struct parser *parser) { return error_set(parser->error, FULL, "no memory for a JSON document"); }
+static enum status no_memory(struct json_parser *parser) {
+    return error_set(parser->error, FULL, "no memory for a JSON document");
+}
 
-static void skip_blanks(struct parser *parser) {
+static void skip_blanks(struct json_parser *parser) {
     while (parser->at < parser->size) {
         uint8_t c = parser->text[parser->at];
         if (c != ' ' && c != '\t' && c != '\n' && c != '\r') return;
@@ -78,7 +80,7 @@ static void skip_blanks(struct parser *parser) {
 }
 
 /* The next byte, or 0 at the end: no token begins with a zero byte. */
-static uint8_t peek(const struct parser *parser) { return parser->at < parser->size ? parser->text[parser->at] : 0; }
+static uint8_t peek(const struct json_parser *parser) { return parser->at < parser->size ? parser->text[parser->at] : 0; }
 
 /* --- strings --- */
 
@@ -100,7 +102,7 @@ static void append_utf8(struct buffer *out, uint32_t point) {
     }
 }
 
-static enum status parse_hex4(struct parser *parser, uint32_t *out) {
+static enum status parse_hex4(struct json_parser *parser, uint32_t *out) {
     uint32_t value = 0;
     for (int i = 0; i < 4; i++) {
         uint8_t c = peek(parser);
@@ -117,7 +119,7 @@ static enum status parse_hex4(struct parser *parser, uint32_t *out) {
 }
 
 /* Behind "\u". */
-static enum status parse_unicode_escape(struct parser *parser) {
+static enum status parse_unicode_escape(struct json_parser *parser) {
     uint32_t point = 0, low = 0;
     TRY(parse_hex4(parser, &point));
     if (point == 0) return complain(parser, "a zero character in a text is not accepted here");
@@ -134,7 +136,7 @@ static enum status parse_unicode_escape(struct parser *parser) {
     return OK;
 }
 
-static enum status parse_escape(struct parser *parser) {
+static enum status parse_escape(struct json_parser *parser) {
     static const char names[] = "\"\\/bfnrt", values[] = "\"\\/\b\f\n\r\t";
     uint8_t c = peek(parser);
     const char *found = c ? strchr(names, c) : NULL;
@@ -146,7 +148,7 @@ static enum status parse_escape(struct parser *parser) {
 }
 
 /* At the opening quote. */
-static enum status parse_string(struct parser *parser, const char **out, size_t *size) {
+static enum status parse_string(struct json_parser *parser, const char **out, size_t *size) {
     parser->at++;
     parser->scratch.size = 0;
     for (;;) {
@@ -165,7 +167,7 @@ static enum status parse_string(struct parser *parser, const char **out, size_t 
         parser->at += length;
     }
     parser->at++;
-    char *copy = arena_take(parser->json, parser->scratch.size + 1);
+    char *copy = take_memory(parser->json, parser->scratch.size + 1);
     if (!copy) return no_memory(parser);
     if (parser->scratch.size) memcpy(copy, parser->scratch.data, parser->scratch.size);
     copy[parser->scratch.size] = 0;
@@ -176,13 +178,13 @@ static enum status parse_string(struct parser *parser, const char **out, size_t 
 
 /* --- numbers --- */
 
-static size_t skip_digits(struct parser *parser) {
+static size_t skip_digits(struct json_parser *parser) {
     size_t start = parser->at;
     while (peek(parser) >= '0' && peek(parser) <= '9') parser->at++;
     return parser->at - start;
 }
 
-static enum status parse_number(struct parser *parser, struct json_value *out) {
+static enum status parse_number(struct json_parser *parser, struct json_value *out) {
     size_t start = parser->at;
     bool plain = peek(parser) != '-', fits = true;
     if (!plain) parser->at++;
@@ -220,7 +222,7 @@ static enum status parse_number(struct parser *parser, struct json_value *out) {
 
 /* --- arrays and objects --- */
 
-static enum status push(struct parser *parser, const struct json_value *value) {
+static enum status push(struct json_parser *parser, const struct json_value *value) {
     if (parser->stacked == parser->stack_capacity) {
         size_t capacity = MAX(parser->stack_capacity * 2, (size_t)64);
         struct json_value *grown = realloc(parser->stack, capacity * sizeof *grown);
@@ -241,13 +243,13 @@ static int compare_members(const void *a, const void *b, void *items) {
     return strcmp(values[*(const uint32_t *)a].key, values[*(const uint32_t *)b].key);
 }
 
-static enum status refuse_duplicate(struct parser *parser, const char *key) {
+static enum status refuse_duplicate(struct json_parser *parser, const char *key) {
     char message[160];
     snprintf(message, sizeof message, "the key '%.100s' is there twice in one object", key);
     return complain(parser, message);
 }
 
-static enum status index_members(struct parser *parser, const struct json_value *object) {
+static enum status index_members(struct json_parser *parser, const struct json_value *object) {
     if (object->count <= FEW_MEMBERS) {
         for (size_t i = 0; i < object->count; i++) {
             for (size_t j = 0; j < i; j++) {
@@ -268,11 +270,11 @@ static enum status index_members(struct parser *parser, const struct json_value 
 }
 
 /* Moves what lies on the stack from `first` on into the arena. */
-static enum status close_container(struct parser *parser, size_t first, struct json_value *out) {
+static enum status close_container(struct json_parser *parser, size_t first, struct json_value *out) {
     size_t count = parser->stacked - first;
     size_t size = count * sizeof(struct json_value);
     bool indexed = out->type == JSON_OBJECT && count > FEW_MEMBERS;
-    struct json_value *items = arena_take(parser->json, size + (indexed ? count * sizeof(uint32_t) : 0));
+    struct json_value *items = take_memory(parser->json, size + (indexed ? count * sizeof(uint32_t) : 0));
     if (!items) return no_memory(parser);
     if (count) memcpy(items, parser->stack + first, size);
     parser->stacked = first;
@@ -282,7 +284,7 @@ static enum status close_container(struct parser *parser, size_t first, struct j
 }
 
 /* One item, behind its key if it is an object's. */
-static enum status parse_item(struct parser *parser, enum json_type type) {
+static enum status parse_item(struct json_parser *parser, enum json_type type) {
     struct json_value item = {0};
     const char *key = NULL;
     skip_blanks(parser);
@@ -299,7 +301,7 @@ static enum status parse_item(struct parser *parser, enum json_type type) {
     return push(parser, &item);
 }
 
-static enum status parse_container(struct parser *parser, enum json_type type, struct json_value *out) {
+static enum status parse_container(struct json_parser *parser, enum json_type type, struct json_value *out) {
     uint8_t closing = type == JSON_OBJECT ? '}' : ']';
     size_t first = parser->stacked;
     if (parser->depth == parser->depth_max) return complain(parser, "nested too deeply");
@@ -324,7 +326,7 @@ static enum status parse_container(struct parser *parser, enum json_type type, s
     return close_container(parser, first, out);
 }
 
-static enum status parse_word(struct parser *parser, const char *word, struct json_value value, struct json_value *out) {
+static enum status parse_word(struct json_parser *parser, const char *word, struct json_value value, struct json_value *out) {
     size_t size = strlen(word);
     if (parser->size - parser->at < size || memcmp(parser->text + parser->at, word, size) != 0) {
         return complain(parser, "a value was expected");
@@ -334,7 +336,7 @@ static enum status parse_word(struct parser *parser, const char *word, struct js
     return OK;
 }
 
-static enum status parse_value(struct parser *parser, struct json_value *out) {
+static enum status parse_value(struct json_parser *parser, struct json_value *out) {
     skip_blanks(parser);
     switch (peek(parser)) {
     case '{': return parse_container(parser, JSON_OBJECT, out);
@@ -353,7 +355,7 @@ static enum status parse_value(struct parser *parser, struct json_value *out) {
     }
 }
 
-static enum status parse_document(struct parser *parser) {
+static enum status parse_document(struct json_parser *parser) {
     TRY(parse_value(parser, &parser->json->root));
     skip_blanks(parser);
     return parser->at == parser->size ? OK : complain(parser, "more text behind the value");
@@ -368,11 +370,11 @@ enum status json_parse(struct bytes text, const struct json_limits *limits, stru
     struct json *json = calloc(1, sizeof *json);
     if (!json) return error_set(error, FULL, "no memory for a JSON document");
     size_t mark = utf8_mark(text.data, text.size);
-    struct parser parser = {.text = mark ? text.data + mark : text.data,
-                            .size = text.size - mark,
-                            .depth_max = depth_max,
-                            .json = json,
-                            .error = error};
+    struct json_parser parser = {.text = mark ? text.data + mark : text.data,
+                                 .size = text.size - mark,
+                                 .depth_max = depth_max,
+                                 .json = json,
+                                 .error = error};
     enum status status = parse_document(&parser);
     free(parser.stack);
     buffer_deinit(&parser.scratch);

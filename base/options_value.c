@@ -10,14 +10,14 @@
 #include "base/memory.h"
 #include "base/utf8.h"
 
-struct unit {
+struct option_unit {
     const char *name;
     uint64_t factor;
 };
 
-static const struct unit size_units[] = {
+static const struct option_unit size_units[] = {
     {"TiB", 1ull << 40}, {"GiB", 1ull << 30}, {"MiB", 1ull << 20}, {"KiB", 1ull << 10}, {"B", 1}};
-static const struct unit duration_units[] = {{"d", 86400000}, {"h", 3600000}, {"m", 60000}, {"s", 1000}, {"ms", 1}};
+static const struct option_unit duration_units[] = {{"d", 86400000}, {"h", 3600000}, {"m", 60000}, {"s", 1000}, {"ms", 1}};
 
 /* The digits at the start of text; *end is what follows. False if there are none or they do not fit. */
 static bool digits(const char *text, uint64_t *out, const char **end) {
@@ -42,8 +42,8 @@ static enum status parse_count(const char *text, uint64_t *out, struct error *er
     return error_set(error, INVALID, "'%s' is not a count: write digits only, such as 500", text);
 }
 
-static enum status parse_with_unit(const char *text, const struct unit *units, size_t count, const char *teaching, uint64_t *out,
-                                   struct error *error) {
+static enum status parse_with_unit(const char *text, const struct option_unit *units, size_t count, const char *teaching,
+                                   uint64_t *out, struct error *error) {
     const char *end = text;
     uint64_t number = 0, factor = 0;
     if (!digits(text, &number, &end)) return error_set(error, INVALID, "'%s' is not %s", text, teaching);
@@ -193,7 +193,7 @@ enum status option_parse(const struct option *option, const char *text, void *ou
     return without_text(option, parse_unveiled(option, text, out, error), error);
 }
 
-static void format_with_unit(uint64_t value, const struct unit *units, size_t count, struct buffer *out) {
+static void format_with_unit(uint64_t value, const struct option_unit *units, size_t count, struct buffer *out) {
     for (size_t i = 0; i < count; i++) {
         if (value == 0 || value % units[i].factor != 0) continue;
         bool plain = units[i].factor == 1 && units == size_units;

@@ -24,7 +24,7 @@ struct level {
     unsigned line;
 };
 
-struct walk {
+struct yaml_walk {
     struct yaml *yaml;
     const char *name;
     struct yaml_limits limits;
@@ -35,14 +35,14 @@ struct walk {
     struct error *error;
 };
 
-static enum status complain(const struct walk *walk, const char *what) {
+static enum status complain(const struct yaml_walk *walk, const char *what) {
     return error_set(walk->error, INVALID, "%s:%u: %s", walk->name, walk->line, what);
 }
 
 /* --- keys --- */
 
 /* Puts what names the next value behind the level's own name: ".name" for a map (already there), "[index]" for a sequence. */
-static enum status name_value(struct walk *walk) {
+static enum status name_value(struct yaml_walk *walk) {
     if (walk->depth == 0) return OK;
     struct level *level = &walk->levels[walk->depth - 1];
     if (level->is_map) {
@@ -53,7 +53,7 @@ static enum status name_value(struct walk *walk) {
     return level->prefix + (size_t)wrote < KEY_MAX ? OK : complain(walk, "the key is too long");
 }
 
-static enum status set_key(struct walk *walk, const char *text, size_t size) {
+static enum status set_key(struct yaml_walk *walk, const char *text, size_t size) {
     struct level *level = &walk->levels[walk->depth - 1];
     static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./+@";
     if (size == 0 || strspn(text, allowed) != size)
@@ -67,7 +67,7 @@ static enum status set_key(struct walk *walk, const char *text, size_t size) {
 
 /* --- entries --- */
 
-static enum status add_entry(struct walk *walk, const char *text, enum yaml_kind kind, bool quoted, unsigned line) {
+static enum status add_entry(struct yaml_walk *walk, const char *text, enum yaml_kind kind, bool quoted, unsigned line) {
     struct yaml *yaml = walk->yaml;
     if (yaml->count == walk->limits.entries) return complain(walk, "too many settings");
     if (yaml->count == yaml->capacity) {
@@ -79,7 +79,7 @@ static enum status add_entry(struct walk *walk, const char *text, enum yaml_kind
     return OK;
 }
 
-static enum status on_scalar(struct walk *walk, const yaml_event_t *event) {
+static enum status on_scalar(struct yaml_walk *walk, const yaml_event_t *event) {
     const char *text = (const char *)event->data.scalar.value;
     size_t size = event->data.scalar.length;
     bool plain = event->data.scalar.style == YAML_PLAIN_SCALAR_STYLE;
@@ -96,7 +96,7 @@ static enum status on_scalar(struct walk *walk, const yaml_event_t *event) {
     return add_entry(walk, text, YAML_TEXT, !plain, walk->line);
 }
 
-static enum status open_level(struct walk *walk, bool is_map) {
+static enum status open_level(struct yaml_walk *walk, bool is_map) {
     if (walk->depth > 0 && walk->levels[walk->depth - 1].is_map && !walk->levels[walk->depth - 1].has_key) {
         return complain(walk, "a key must be a plain name");
     }
@@ -108,14 +108,14 @@ static enum status open_level(struct walk *walk, bool is_map) {
     return OK;
 }
 
-static enum status close_level(struct walk *walk) {
+static enum status close_level(struct yaml_walk *walk) {
     struct level *level = &walk->levels[--walk->depth];
     walk->key[level->prefix] = 0;
     if (level->index > 0 || walk->depth == 0) return OK;
     return add_entry(walk, "", level->is_map ? YAML_EMPTY_MAP : YAML_EMPTY_LIST, false, level->line);
 }
 
-static enum status on_event(struct walk *walk, const yaml_event_t *event) {
+static enum status on_event(struct yaml_walk *walk, const yaml_event_t *event) {
     walk->line = (unsigned)event->start_mark.line + 1;
     switch (event->type) {
     case YAML_DOCUMENT_START_EVENT:
@@ -142,7 +142,7 @@ static enum status on_event(struct walk *walk, const yaml_event_t *event) {
     }
 }
 
-static enum status walk_events(struct walk *walk, yaml_parser_t *parser) {
+static enum status walk_events(struct yaml_walk *walk, yaml_parser_t *parser) {
     for (;;) {
         yaml_event_t event;
         if (!yaml_parser_parse(parser, &event)) {
@@ -166,7 +166,7 @@ static int compare_entries(const void *a, const void *b, void *entries) {
     return order ? order : i < j ? -1 : i > j;
 }
 
-static enum status refuse_duplicates(struct walk *walk) {
+static enum status refuse_duplicates(struct yaml_walk *walk) {
     struct yaml *yaml = walk->yaml;
     yaml->sorted = xcalloc(yaml->count, sizeof *yaml->sorted);
     for (size_t i = 0; i < yaml->count; i++) yaml->sorted[i] = i;
@@ -193,7 +193,7 @@ static enum status refuse_duplicates(struct walk *walk) {
     return OK;
 }
 
-static enum status refuse_tabs(const struct walk *walk, struct bytes text) {
+static enum status refuse_tabs(const struct yaml_walk *walk, struct bytes text) {
     unsigned line = 1;
     for (size_t i = 0; i < text.size; i++) {
         if (text.data[i] == '\n') line++;
@@ -204,7 +204,7 @@ static enum status refuse_tabs(const struct walk *walk, struct bytes text) {
 
 enum status yaml_read(struct bytes text, const char *name, const struct yaml_limits *limits, struct yaml **out,
                       struct error *error) {
-    struct walk walk = {.name = name, .error = error, .line = 1};
+    struct yaml_walk walk = {.name = name, .error = error, .line = 1};
     if (limits) walk.limits = *limits;
     if (!walk.limits.size) walk.limits.size = SIZE_DEFAULT;
     if (!walk.limits.entries) walk.limits.entries = ENTRIES_DEFAULT;

@@ -25,7 +25,7 @@ static int code_of(enum status status) {
     return status == CORRUPT || status == INVALID || status == REFUSED ? EXIT_HALTED : EXIT_BROKEN;
 }
 
-struct settings {
+struct coordinator_settings {
     const char *directory, *port_file, *advertise;
     struct option_list listen;
     const char *checkpoint;
@@ -36,52 +36,52 @@ struct settings {
 static const struct option table[] = {
     {.name = "dir",
      .type = OPTION_PATH,
-     OPTION_FIELD(struct settings, directory),
+     OPTION_FIELD(struct coordinator_settings, directory),
      .value_name = "DIR",
      .flags = OPTION_REQUIRED,
      .help = "the run's data directory, made by `atollctl run create`"},
     {.name = "listen",
      .type = OPTION_LIST,
-     OPTION_FIELD(struct settings, listen),
+     OPTION_FIELD(struct coordinator_settings, listen),
      .value_name = "HOST:PORT",
      .check = address_check_listen,
      .help = "where to listen; 0.0.0.0 is every IPv4 address and [::] every address of this machine, port 0 picks one; "
              "0.0.0.0:7400 if not given"},
     {.name = "advertise",
      .type = OPTION_TEXT,
-     OPTION_FIELD(struct settings, advertise),
+     OPTION_FIELD(struct coordinator_settings, advertise),
      .value_name = "HOST:PORT",
      .check = address_check_connect,
      .help = "where sites reach this coordinator from outside; `atollctl site invite` prints it in its line"},
     {.name = "port-file",
      .type = OPTION_PATH,
-     OPTION_FIELD(struct settings, port_file),
+     OPTION_FIELD(struct coordinator_settings, port_file),
      .value_name = "FILE",
      .help = "write the port that was bound into this file once the coordinator is ready"},
     {.name = "uploads",
      .type = OPTION_U64,
-     OPTION_FIELD(struct settings, uploads),
+     OPTION_FIELD(struct coordinator_settings, uploads),
      .fallback = "64",
      .min = "1",
      .max = "4096",
      .help = "contributions received at once; more are told to come back"},
     {.name = "presence",
      .type = OPTION_DURATION,
-     OPTION_FIELD(struct settings, presence_ms),
+     OPTION_FIELD(struct coordinator_settings, presence_ms),
      .fallback = "30s",
      .min = "1s",
      .max = "1h",
      .help = "a site counts as connected this long after it was last heard"},
     {.name = "retry",
      .type = OPTION_DURATION,
-     OPTION_FIELD(struct settings, retry_ms),
+     OPTION_FIELD(struct coordinator_settings, retry_ms),
      .fallback = "500ms",
      .min = "10ms",
      .max = "10m",
      .help = "how long a site that is refused for the moment is asked to wait"},
     {.name = "drop-after",
      .type = OPTION_DURATION,
-     OPTION_FIELD(struct settings, lost_ms),
+     OPTION_FIELD(struct coordinator_settings, lost_ms),
      .fallback = "10m",
      .min = "1s",
      .max = "30d",
@@ -89,46 +89,46 @@ static const struct option table[] = {
          "a waiting contribution whose payload the disk has lost is asked for this long, then dropped; its site keeps its mass"},
     {.name = "checkpoint",
      .type = OPTION_PATH,
-     OPTION_FIELD(struct settings, checkpoint),
+     OPTION_FIELD(struct coordinator_settings, checkpoint),
      .value_name = "FILE",
      .help = "what the run began from; only asked for where no snapshot of the run can be read"},
     {.name = "chunk",
      .type = OPTION_SIZE,
-     OPTION_FIELD(struct settings, chunk),
+     OPTION_FIELD(struct coordinator_settings, chunk),
      .fallback = "256KiB",
      .min = "1KiB",
      .max = "1MiB",
      .help = "payload bytes in a message; smaller ones move the progress deadline along on slow links"},
     {.name = "head-interval",
      .type = OPTION_U64,
-     OPTION_FIELD(struct settings, head_interval),
+     OPTION_FIELD(struct coordinator_settings, head_interval),
      .fallback = "64",
      .min = "1",
      .max = "65536",
      .help = "ledger entries between the signed heads that followers get"},
     {.name = "snapshots",
      .type = OPTION_U64,
-     OPTION_FIELD(struct settings, snapshots),
+     OPTION_FIELD(struct coordinator_settings, snapshots),
      .fallback = "3",
      .min = "1",
      .max = "1000",
      .help = "snapshots kept; older ones are deleted"},
     {.name = "threads",
      .type = OPTION_U64,
-     OPTION_FIELD(struct settings, threads),
+     OPTION_FIELD(struct coordinator_settings, threads),
      .fallback = "2",
      .min = "1",
      .max = "64",
      .help = "network threads"},
     {.name = "connections",
      .type = OPTION_U64,
-     OPTION_FIELD(struct settings, connections),
+     OPTION_FIELD(struct coordinator_settings, connections),
      .fallback = "0",
      .max = "100000",
      .help = "connections at most; 0: half the descriptor limit"},
     {.name = "new-epoch",
      .type = OPTION_BOOL,
-     OPTION_FIELD(struct settings, new_epoch),
+     OPTION_FIELD(struct coordinator_settings, new_epoch),
      .flags = OPTION_FLAG_ONLY,
      .help = "take over: this directory is a copy, and the coordinator it was copied from may still run; give it once"},
     {0}};
@@ -149,7 +149,7 @@ static struct server *running; /* for the signal's handler alone */
 
 static void on_signal(void) { server_stop(running); }
 
-static enum status tell_port(const struct settings *settings, uint16_t port, struct error *error) {
+static enum status tell_port(const struct coordinator_settings *settings, uint16_t port, struct error *error) {
     if (!settings->port_file) return OK;
     char *text = xformat("%u\n", port);
     enum status status = file_write(settings->port_file, bytes_of(text, strlen(text)), 0644, error);
@@ -157,7 +157,7 @@ static enum status tell_port(const struct settings *settings, uint16_t port, str
     return status;
 }
 
-static int run(const struct settings *settings) {
+static int run(const struct coordinator_settings *settings) {
     static const char *const everywhere[] = {"0.0.0.0:7400"};
     struct error error = {0};
     uint64_t descriptors = 0;
@@ -208,7 +208,7 @@ static int run(const struct settings *settings) {
 int main(int argc, char **argv) {
     streams_open();
     ending_begin(EXIT_SUCCESS); /* until it serves, nothing is unsaved */
-    struct settings settings = {0};
+    struct coordinator_settings settings = {0};
     struct options *options = options_create(&program, &settings);
     struct options_setup setup = {.argc = argc, .argv = argv, .environment = environ, .load_file = config_load};
     int code = options_start(options, &setup);

@@ -471,7 +471,7 @@ static void train_close(struct train *train) {
     for (uint32_t i = 0; i < train->site_count; i++) {
         version_release(train, train->sites[i].base);
         version_release(train, train->sites[i].next);
-        site_deinit(&train->sites[i]);
+        trainee_deinit(&train->sites[i]);
         data_close(train->data[i]);
     }
     while (train->pending) {

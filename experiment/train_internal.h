@@ -108,7 +108,7 @@ struct train {
 
 /* --- train_site.c --- */
 MUST_USE enum status site_init(struct train *train, uint32_t index, struct error *error);
-void site_deinit(struct train_site *site);
+void trainee_deinit(struct train_site *site);
 struct train_version *version_hold(struct train_version *version);
 void version_release(struct train *train, struct train_version *version);
 /* The model's theta as it is now. */

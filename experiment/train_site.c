@@ -47,7 +47,7 @@ enum status site_init(struct train *train, uint32_t index, struct error *error) 
     return OK;
 }
 
-void site_deinit(struct train_site *site) {
+void trainee_deinit(struct train_site *site) {
     free(site->theta);
     free(site->feedback);
     free(site->snapshot);
@@ -82,7 +82,7 @@ struct flush {
     struct error error; /* of the first that failed */
 };
 
-static enum status site_train(struct trainer *trainer, struct train_site *site, size_t parameters, struct error *error) {
+static enum status trainee_train(struct trainer *trainer, struct train_site *site, size_t parameters, struct error *error) {
     struct trainer_result result = {0};
     double sum = 0;
     memcpy(trainer_parameters(trainer), site->theta, parameters * sizeof(float));
@@ -105,7 +105,7 @@ static void flush_body(void *context) {
     size_t at;
     while ((at = atomic_fetch_add(&flush->next, 1)) < flush->count) {
         struct error error = {0};
-        if (site_train(trainer, flush->sites[at], flush->train->layout.count, &error) == OK) continue;
+        if (trainee_train(trainer, flush->sites[at], flush->train->layout.count, &error) == OK) continue;
         if (!atomic_exchange(&flush->failed, true)) flush->error = error;
     }
 }

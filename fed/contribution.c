@@ -5,13 +5,13 @@
 
 /* The fields stand in one place, in the order of the struct; reading and writing are the same walk over them, so that they
  * cannot drift apart. `walk` holds exactly one of the two directions. */
-struct walk {
+struct contribution_walk {
     uint8_t *write; /* NULL when reading */
     const uint8_t *read;
     size_t at;
 };
 
-static void walk_integer(struct walk *walk, uint64_t *value, size_t size) {
+static void walk_integer(struct contribution_walk *walk, uint64_t *value, size_t size) {
     if (walk->write) {
         for (size_t i = 0; i < size; i++) walk->write[walk->at + i] = (uint8_t)(*value >> (8 * i));
     } else {
@@ -21,35 +21,35 @@ static void walk_integer(struct walk *walk, uint64_t *value, size_t size) {
     walk->at += size;
 }
 
-static void walk_u16(struct walk *walk, uint16_t *value) {
+static void walk_u16(struct contribution_walk *walk, uint16_t *value) {
     uint64_t wide = *value;
     walk_integer(walk, &wide, 2);
     *value = (uint16_t)wide;
 }
 
-static void walk_u32(struct walk *walk, uint32_t *value) {
+static void walk_u32(struct contribution_walk *walk, uint32_t *value) {
     uint64_t wide = *value;
     walk_integer(walk, &wide, 4);
     *value = (uint32_t)wide;
 }
 
-static void walk_u64(struct walk *walk, uint64_t *value) { walk_integer(walk, value, 8); }
+static void walk_u64(struct contribution_walk *walk, uint64_t *value) { walk_integer(walk, value, 8); }
 
-static void walk_f32(struct walk *walk, float *value) {
+static void walk_f32(struct contribution_walk *walk, float *value) {
     uint32_t bits;
     memcpy(&bits, value, sizeof bits);
     walk_u32(walk, &bits);
     memcpy(value, &bits, sizeof bits);
 }
 
-static void walk_f64(struct walk *walk, double *value) {
+static void walk_f64(struct contribution_walk *walk, double *value) {
     uint64_t bits;
     memcpy(&bits, value, sizeof bits);
     walk_u64(walk, &bits);
     memcpy(value, &bits, sizeof bits);
 }
 
-static void walk_raw(struct walk *walk, uint8_t *value, size_t size) {
+static void walk_raw(struct contribution_walk *walk, uint8_t *value, size_t size) {
     if (walk->write)
         memcpy(walk->write + walk->at, value, size);
     else
@@ -57,7 +57,7 @@ static void walk_raw(struct walk *walk, uint8_t *value, size_t size) {
     walk->at += size;
 }
 
-static void walk_fields(struct walk *walk, struct contribution *c) {
+static void walk_fields(struct contribution_walk *walk, struct contribution *c) {
     walk_u16(walk, &c->protocol);
     walk_u16(walk, &c->codec);
     walk_u32(walk, &c->epoch);
@@ -86,7 +86,7 @@ static void walk_fields(struct walk *walk, struct contribution *c) {
 
 void contribution_encode(const struct contribution *contribution, uint8_t out[static CONTRIBUTION_HEADER_SIZE]) {
     struct contribution copy = *contribution; /* the walk's one signature serves both directions */
-    struct walk walk = {.write = out};
+    struct contribution_walk walk = {.write = out};
     walk_fields(&walk, &copy);
 }
 
@@ -97,7 +97,7 @@ enum status contribution_decode(struct bytes header, struct contribution *out, s
     if (header.size != CONTRIBUTION_HEADER_SIZE)
         return error_set(error, INVALID, "contribution header: %zu bytes, not %d", header.size, CONTRIBUTION_HEADER_SIZE);
     struct contribution read = {0};
-    struct walk walk = {.read = header.data};
+    struct contribution_walk walk = {.read = header.data};
     walk_fields(&walk, &read);
     if (read.reserved != 0 || read.reserved2 != 0)
         return error_set(error, INVALID, "contribution header: a reserved field is not zero");

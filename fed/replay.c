@@ -9,7 +9,7 @@
 #include "fed/run_internal.h"
 
 /* --- one step ------------------------------------------------------------------------------------------------------------- */
-struct gathered { /* the payloads of a step's parts, one behind the other */
+struct replay_parts { /* the payloads of a step's parts, one behind the other */
     struct buffer bytes;
     size_t offsets[STEP_CONTRIBUTIONS_LIMIT + 1];
 };
@@ -56,7 +56,7 @@ struct culprit {    /* the contribution that an error is about */
 };
 
 static enum status gather(const struct ledger_source *source, const struct run_state *run, const struct ledger_entry *step,
-                          bool checked, struct gathered *out, struct culprit *culprit, struct error *error) {
+                          bool checked, struct replay_parts *out, struct culprit *culprit, struct error *error) {
     for (uint32_t i = 0; i < step->step.count; i++) {
         const struct contribution *c = part_of(run, step, i);
         out->offsets[i] = out->bytes.size;
@@ -76,7 +76,7 @@ static enum status gather(const struct ledger_source *source, const struct run_s
 /* root NULL: an own store is read back: payloads are compared with their digests alone, and no root is computed. */
 static enum status step_model(const struct ledger_source *source, const struct run_state *run, const struct ledger_entry *step,
                               struct model_state *model, uint8_t *root, struct culprit *culprit, struct error *error) {
-    struct gathered gathered = {0};
+    struct replay_parts gathered = {0};
     struct step_input *inputs = xcalloc(step->step.count, sizeof *inputs);
     bool wants_root = root && step->step.version % run->manifest.root_interval == 0;
     if (root) memset(root, 0, DIGEST_SIZE);
@@ -142,8 +142,8 @@ static enum status check_shape(const struct manifest *manifest, uint64_t paramet
                      model->mode == manifest->outer.mode ? "" : ", and another outer mode");
 }
 
-static enum status check_root(struct replay *replay, const uint8_t wanted[static DIGEST_SIZE], const char *what,
-                              struct error *error) {
+static enum status compare_root(struct replay *replay, const uint8_t wanted[static DIGEST_SIZE], const char *what,
+                                struct error *error) {
     uint8_t root[DIGEST_SIZE];
     state_root(replay->model->theta, replay->model->parameters, root);
     if (memcmp(root, wanted, DIGEST_SIZE) != 0)
@@ -158,7 +158,7 @@ static enum status replay_genesis(struct replay *replay, struct error *error) {
     TRY(manifest_parse(replay->entry.genesis.manifest, &manifest, error));
     TRY(check_shape(&manifest, replay->entry.genesis.parameters, replay->model, error));
     if (replay->options->tensors_from != 0 || replay->model->version != 0) return OK;
-    return check_root(replay, replay->entry.genesis.initial_root, "initial", error);
+    return compare_root(replay, replay->entry.genesis.initial_root, "initial", error);
 }
 
 static enum status replay_contribution(struct replay *replay, struct error *error) {
@@ -194,7 +194,7 @@ static enum status replay_model_step(struct replay *replay, struct error *error)
         return OK;
     }
     if (version < replay->options->tensors_from || !step->step.has_root || replay->model->version != version) return OK;
-    return check_root(replay, step->step.root, "snapshot's", error);
+    return compare_root(replay, step->step.root, "snapshot's", error);
 }
 
 /* Checked, then the tensors, then entered: the run never gets ahead of the model. */
@@ -238,7 +238,7 @@ static enum status check_last_root(struct replay *replay, struct error *error) {
     uint64_t version;
     if (!replay->run->has_genesis) return OK;
     run_state_root(replay->run, &version, root);
-    return replay->model->version == version ? check_root(replay, root, "replayed", error) : OK;
+    return replay->model->version == version ? compare_root(replay, root, "replayed", error) : OK;
 }
 
 static enum status check_unread(struct replay *replay, struct error *error) {

@@ -18,10 +18,10 @@ static const double BUDGET_NS = 2e9, MARGIN = 1.03;
 
 /* ---- the work: a layer's products forward and backward, and what is beside them ------------------------------------------------- */
 
-struct shape { /* of a model's layer */
+struct choice_shape { /* of a model's layer */
     size_t hidden, ffn, heads;
 };
-static const struct shape shapes[] = {{160, 448, 5}, {384, 1024, 12}};
+static const struct choice_shape shapes[] = {{160, 448, 5}, {384, 1024, 12}};
 enum { SHAPES = sizeof shapes / sizeof shapes[0], LENGTH = 128 };
 
 struct room { /* large enough for all tables and shapes */
@@ -29,7 +29,7 @@ struct room { /* large enough for all tables and shapes */
     void *forward, *backward, *scratch;
 };
 
-static void matrices_of(const struct shape *s, size_t out[MATRICES][2]) {
+static void matrices_of(const struct choice_shape *s, size_t out[MATRICES][2]) {
     const size_t h = s->hidden, f = s->ffn;
     const size_t all[MATRICES][2] = {{3 * h, h}, {h, h}, {2 * f, h}, {h, f}};
     memcpy(out, all, sizeof all);
@@ -75,7 +75,7 @@ static bool room_init(struct room *room, const struct kernels *const *tables, si
     return true;
 }
 
-static void work(const struct kernels *k, const struct shape *s, struct room *r) {
+static void work(const struct kernels *k, const struct choice_shape *s, struct room *r) {
     size_t matrices[MATRICES][2];
     matrices_of(s, matrices);
     for (size_t m = 0; m < MATRICES; m++) {
@@ -95,7 +95,7 @@ static void work(const struct kernels *k, const struct shape *s, struct room *r)
 }
 
 /* The thread's own time: what others do in between is not in it. */
-static double time_of(const struct kernels *k, const struct shape *s, struct room *r) {
+static double time_of(const struct kernels *k, const struct choice_shape *s, struct room *r) {
     struct timespec from, to;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &from);
     work(k, s, r);

@@ -16,7 +16,7 @@
 
 enum { PIECES = 16, PIECE_SIZE = 4096, QUESTION_SIZE = 64, SEEN_LIMIT = 16 << 20, LINES_LIMIT = 1 << 16, SAVE_MS = 2000 };
 
-struct line {
+struct seen_line {
     struct data_fingerprint print;
     char question[QUESTION_SIZE];
     char *path;
@@ -24,7 +24,7 @@ struct line {
 
 struct data_seen {
     char *path;
-    struct line *lines;
+    struct seen_line *lines;
     size_t count;
     uint64_t saved_ms;
     bool unsaved, warned;
@@ -73,7 +73,7 @@ bool data_fingerprint_equal(const struct data_fingerprint *a, const struct data_
 
 static const char head[] = "atoll data seen 1\n";
 
-static void write_line(const struct line *line, struct buffer *out) {
+static void write_line(const struct seen_line *line, struct buffer *out) {
     struct buffer text = {0};
     buffer_append_text(&text, "%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %016" PRIx64 " %s %s",
                        line->print.size, line->print.device, line->print.inode, line->print.modified_ns, line->print.changed_ns,
@@ -84,8 +84,8 @@ static void write_line(const struct line *line, struct buffer *out) {
     buffer_deinit(&text);
 }
 
-static bool read_line(const char *text, struct line *out) {
-    struct line line = {0};
+static bool read_line(const char *text, struct seen_line *out) {
+    struct seen_line line = {0};
     uint64_t sum;
     int body = 0, path = 0;
     if (sscanf(text, "%16" SCNx64 " %n", &sum, &body) != 1 || body != 17) return false;
@@ -102,7 +102,7 @@ static bool read_line(const char *text, struct line *out) {
 static void read_lines(struct data_seen *seen, char *text) {
     char *rest = NULL;
     for (char *one = strtok_r(text, "\n", &rest); one && seen->count < LINES_LIMIT; one = strtok_r(NULL, "\n", &rest)) {
-        struct line line;
+        struct seen_line line;
         if (!read_line(one, &line)) continue;
         seen->lines = xrealloc(seen->lines, (seen->count + 1) * sizeof *seen->lines);
         seen->lines[seen->count++] = line;
@@ -143,14 +143,14 @@ static void save(struct data_seen *seen) {
 
 void data_seen_add(struct data_seen *seen, const struct data_fingerprint *print, const char *question, const char *path) {
     if (!seen->path || strchr(path, '\n') || strlen(question) >= QUESTION_SIZE) return;
-    struct line *line = NULL;
+    struct seen_line *line = NULL;
     for (size_t i = 0; i < seen->count && !line; i++)
         if (strcmp(seen->lines[i].path, path) == 0 && strcmp(seen->lines[i].question, question) == 0) line = &seen->lines[i];
     if (!line && seen->count == LINES_LIMIT) return;
     if (!line) {
         seen->lines = xrealloc(seen->lines, (seen->count + 1) * sizeof *seen->lines);
         line = &seen->lines[seen->count++];
-        *line = (struct line){.path = xstrdup(path)};
+        *line = (struct seen_line){.path = xstrdup(path)};
         snprintf(line->question, sizeof line->question, "%s", question);
     }
     line->print = *print;

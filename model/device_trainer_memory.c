@@ -7,19 +7,19 @@ enum {
     CHUNK_MULTIPLE = 128,
 };
 
-struct plan { /* base 0: measure only */
+struct memory_plan { /* base 0: measure only */
     uint64_t base, used;
 };
 
-static struct device_memory take(struct plan *plan, uint64_t count, uint64_t size) {
+static struct device_memory take(struct memory_plan *plan, uint64_t count, uint64_t size) {
     struct device_memory out = {plan->base ? plan->base + plan->used : 0};
     plan->used += (count * size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     return out;
 }
-static struct device_memory take_floats(struct plan *plan, uint64_t count) { return take(plan, count, sizeof(float)); }
-static struct device_memory take_halves(struct plan *plan, uint64_t count) { return take(plan, count, sizeof(uint16_t)); }
+static struct device_memory take_floats(struct memory_plan *plan, uint64_t count) { return take(plan, count, sizeof(float)); }
+static struct device_memory take_halves(struct memory_plan *plan, uint64_t count) { return take(plan, count, sizeof(uint16_t)); }
 
-static struct kept plan_kept(struct plan *plan, const struct model_config *c, uint64_t rows) {
+static struct kept plan_kept(struct memory_plan *plan, const struct model_config *c, uint64_t rows) {
     struct kept kept = {.x = take_halves(plan, rows * c->hidden)};
     kept.rstd1 = take_floats(plan, rows);
     kept.normed1 = take_halves(plan, rows * c->hidden);
@@ -56,7 +56,7 @@ void device_trainer_sizes(struct device_trainer *d) {
 }
 
 uint64_t device_trainer_lay_out(struct device_trainer *d, uint64_t base) {
-    struct plan own = {.base = base}, *plan = &own;
+    struct memory_plan own = {.base = base}, *plan = &own;
     const struct model_config *c = &d->c;
     uint64_t count = d->options.layout->count, rows = d->rows;
     size_t moment = d->options.bf16_moments ? sizeof(uint16_t) : sizeof(float);

@@ -269,7 +269,7 @@ static enum status check_owner(const char *directory, struct error *error) {
     return status;
 }
 
-static enum status claim(const char *directory, uint64_t size, struct output **out, struct error *error) {
+static enum status claim_directory(const char *directory, uint64_t size, struct output **out, struct error *error) {
     struct output *output;
     TRY(output_claim_directory(directory, size, &output, error));
     enum status status = check_owner(directory, error);
@@ -282,12 +282,12 @@ static enum status claim(const char *directory, uint64_t size, struct output **o
 
 enum status export_claim(const char *directory, const struct layout *layout, const struct export_options *options,
                          struct output **out, struct error *error) {
-    return claim(directory, layout->count * tensor_dtype_size(options->dtype), out, error);
+    return claim_directory(directory, layout->count * tensor_dtype_size(options->dtype), out, error);
 }
 
 enum status export_check(const char *directory, struct error *error) {
     struct output *output;
-    TRY(claim(directory, 0, &output, error));
+    TRY(claim_directory(directory, 0, &output, error));
     output_release(output);
     return OK;
 }

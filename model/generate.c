@@ -22,24 +22,24 @@ struct generator {
     void *scratch;
 };
 
-static void generator_plan(struct generator *g, struct arena *arena) {
+static void generator_plan(struct generator *g, struct tensor_arena *arena) {
     const struct model_config *c = &g->layout->config;
     transformer_plan(&g->transformer, g->layout, g->kernels, g->limit, false, false, arena);
     uint64_t cache = (uint64_t)c->layers * g->limit * c->kv_heads * model_head_size(c);
-    g->keys = arena_floats(arena, cache);
-    g->values = arena_floats(arena, cache);
-    g->x = arena_floats(arena, c->hidden);
-    g->normed = arena_floats(arena, c->hidden);
-    g->qkv = arena_floats(arena, model_qkv_width(c));
-    g->attention = arena_floats(arena, c->hidden);
-    g->middle = arena_floats(arena, c->hidden);
-    g->gate_up = arena_floats(arena, 2 * (uint64_t)c->ffn);
-    g->h = arena_floats(arena, c->ffn);
-    g->weights = arena_floats(arena, g->limit);
-    g->logits = arena_floats(arena, c->vocabulary);
+    g->keys = tensor_arena_floats(arena, cache);
+    g->values = tensor_arena_floats(arena, cache);
+    g->x = tensor_arena_floats(arena, c->hidden);
+    g->normed = tensor_arena_floats(arena, c->hidden);
+    g->qkv = tensor_arena_floats(arena, model_qkv_width(c));
+    g->attention = tensor_arena_floats(arena, c->hidden);
+    g->middle = tensor_arena_floats(arena, c->hidden);
+    g->gate_up = tensor_arena_floats(arena, 2 * (uint64_t)c->ffn);
+    g->h = tensor_arena_floats(arena, c->ffn);
+    g->weights = tensor_arena_floats(arena, g->limit);
+    g->logits = tensor_arena_floats(arena, c->vocabulary);
     size_t scratch =
         MAX(g->kernels->linear_scratch_size(1, c->vocabulary, c->hidden), g->kernels->linear_scratch_size(1, c->hidden, c->ffn));
-    g->scratch = arena_take(arena, MAX(scratch, g->kernels->linear_scratch_size(1, 2 * c->ffn, c->hidden)), 1);
+    g->scratch = tensor_arena_take(arena, MAX(scratch, g->kernels->linear_scratch_size(1, 2 * c->ffn, c->hidden)), 1);
 }
 
 enum status generator_create(const struct layout *layout, const float *parameters, uint32_t limit, const char *kernels,
@@ -48,7 +48,7 @@ enum status generator_create(const struct layout *layout, const float *parameter
         return error_set(error, INVALID, "%u tokens; the model's context is %u", limit, layout->config.context);
     struct generator *g = xcalloc(1, sizeof *g);
     *g = (struct generator){.layout = layout, .parameters = parameters, .limit = limit};
-    struct arena arena = {0};
+    struct tensor_arena arena = {0};
     enum status status = kernels_find(kernels, &g->kernels, error);
     if (status == OK) {
         generator_plan(g, &arena);
@@ -58,7 +58,7 @@ enum status generator_create(const struct layout *layout, const float *parameter
         generator_destroy(g);
         return status;
     }
-    arena = (struct arena){.base = g->memory};
+    arena = (struct tensor_arena){.base = g->memory};
     generator_plan(g, &arena);
     for (uint32_t job = 0; job < transformer_pack_jobs(&g->transformer); job++)
         transformer_pack(&g->transformer, parameters, job);
@@ -138,24 +138,25 @@ enum status generator_read(struct generator *g, uint32_t token, const float **lo
 
 /* --- sampling -------------------------------------------------------------------------------------------------------------- */
 
-struct candidate {
+struct token_candidate {
     float weight; /* e^((logit - top) / temperature) */
     uint32_t token;
 };
 
 static int heavier_first(const void *a, const void *b) {
-    const struct candidate *x = a, *y = b;
+    const struct token_candidate *x = a, *y = b;
     if (x->weight != y->weight) return x->weight < y->weight ? 1 : -1;
     return x->token < y->token ? -1 : 1;
 }
 
-static uint32_t pick(const struct generate_options *o, const float *logits, uint32_t count, struct candidate *candidates,
+static uint32_t pick(const struct generate_options *o, const float *logits, uint32_t count, struct token_candidate *candidates,
                      struct random *random) {
     uint32_t best = 0;
     for (uint32_t i = 1; i < count; i++)
         if (logits[i] > logits[best]) best = i;
     if (o->temperature == 0.0f) return (uint32_t)best;
-    for (uint32_t i = 0; i < count; i++) candidates[i] = (struct candidate){expf((logits[i] - logits[best]) / o->temperature), i};
+    for (uint32_t i = 0; i < count; i++)
+        candidates[i] = (struct token_candidate){expf((logits[i] - logits[best]) / o->temperature), i};
     if (o->top_k || o->top_p < 1.0f) qsort(candidates, count, sizeof *candidates, heavier_first);
     if (o->top_k) count = MIN(count, o->top_k);
     double sum = 0;
@@ -185,7 +186,7 @@ enum status generate(const struct layout *layout, const float *parameters, const
                          layout->config.context);
     struct generator *generator;
     TRY(generator_create(layout, parameters, prompt_count + count, NULL, &generator, error));
-    struct candidate *candidates = xmalloc(layout->config.vocabulary * sizeof *candidates);
+    struct token_candidate *candidates = xmalloc(layout->config.vocabulary * sizeof *candidates);
     struct random random;
     random_init(&random, options->seed);
     const float *logits = NULL;

@@ -108,17 +108,17 @@ enum status history_add(struct history *history, const struct history_point *poi
 
 enum { WIDTH = 800, HEIGHT = 480, LEFT = 64, RIGHT = 20, TOP = 40, BOTTOM = 48, TICKS = 5 };
 
-struct frame {
+struct plot_frame {
     double x_most, y_least, y_most;
 };
 
-static double x_of(const struct frame *f, double tokens) { return LEFT + (WIDTH - LEFT - RIGHT) * tokens / f->x_most; }
-static double y_of(const struct frame *f, double loss) {
+static double x_of(const struct plot_frame *f, double tokens) { return LEFT + (WIDTH - LEFT - RIGHT) * tokens / f->x_most; }
+static double y_of(const struct plot_frame *f, double loss) {
     return TOP + (HEIGHT - TOP - BOTTOM) * (f->y_most - loss) / (f->y_most - f->y_least);
 }
 
-static struct frame frame_of(const struct history *history) {
-    struct frame f = {1, INFINITY, -INFINITY};
+static struct plot_frame frame_of(const struct history *history) {
+    struct plot_frame f = {1, INFINITY, -INFINITY};
     for (size_t i = 0; i < history->count; i++) {
         const struct history_point *p = &history->points[i];
         f.x_most = fmax(f.x_most, (double)p->tokens);
@@ -132,7 +132,7 @@ static struct frame frame_of(const struct history *history) {
     return f;
 }
 
-static void plot_axes(const struct frame *f, struct buffer *out) {
+static void plot_axes(const struct plot_frame *f, struct buffer *out) {
     for (int i = 0; i <= TICKS; i++) {
         double loss = f->y_least + (f->y_most - f->y_least) * i / TICKS, tokens = f->x_most * i / TICKS;
         buffer_append_text(out, "<line x1='%d' y1='%.1f' x2='%d' y2='%.1f' stroke='#ddd'/>\n", LEFT, y_of(f, loss), WIDTH - RIGHT,
@@ -158,7 +158,7 @@ static void plot_title(const char *title, struct buffer *out) {
 }
 
 void history_plot(const struct history *history, const char *title, struct buffer *out) {
-    struct frame f = frame_of(history);
+    struct plot_frame f = frame_of(history);
     buffer_append_text(out,
                        "<svg xmlns='http://www.w3.org/2000/svg' width='%d' height='%d' font-family='sans-serif' font-size='12'>\n"
                        "<rect width='100%%' height='100%%' fill='white'/>\n",

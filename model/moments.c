@@ -6,12 +6,12 @@
 
 enum { PIECE = 4096 };
 
-void moments_plan(struct moments *moments, uint64_t count, bool narrow, struct arena *arena) {
+void moments_plan(struct moments *moments, uint64_t count, bool narrow, struct tensor_arena *arena) {
     *moments = (struct moments){.count = count};
     if (narrow)
-        moments->narrow = arena_take(arena, count, sizeof *moments->narrow);
+        moments->narrow = tensor_arena_take(arena, count, sizeof *moments->narrow);
     else
-        moments->wide = arena_floats(arena, count);
+        moments->wide = tensor_arena_floats(arena, count);
 }
 
 void moments_clear(struct moments *moments) {

@@ -11,7 +11,7 @@
 #include <stdbool.h>
 
 #include "base/bytes.h"
-#include "model/arena.h"
+#include "model/tensor_arena.h"
 
 struct moments {
     uint64_t count;
@@ -19,7 +19,7 @@ struct moments {
     uint16_t *narrow; /* [count], or NULL */
 };
 
-void moments_plan(struct moments *moments, uint64_t count, bool narrow, struct arena *arena);
+void moments_plan(struct moments *moments, uint64_t count, bool narrow, struct tensor_arena *arena);
 void moments_clear(struct moments *moments);
 /* [at, at + count) as fp32, and back. Any thread, for ranges that do not overlap. */
 void moments_read(const struct moments *moments, uint64_t at, uint64_t count, float *out);

@@ -154,13 +154,13 @@ enum status safetensors_write_part(const char *path, const struct layout *layout
 /* --- reading --------------------------------------------------------------------------------------------------------------- */
 
 /* Where a file's bytes come from: memory, or a descriptor, from which only pieces are in memory. */
-struct source {
+struct shard_source {
     const uint8_t *memory; /* NULL: the descriptor */
     int descriptor;
     uint64_t size;
 };
 
-static enum status source_read(const struct source *source, uint64_t at, void *out, size_t size, struct error *error) {
+static enum status source_read(const struct shard_source *source, uint64_t at, void *out, size_t size, struct error *error) {
     if (at > source->size || size > source->size - at)
         return error_set(error, CORRUPT, "truncated after %llu bytes", (unsigned long long)source->size);
     if (source->memory) {
@@ -201,7 +201,7 @@ static float half_to_float(uint16_t half) {
 }
 
 /* Values [at, at + count) of a tensor, widened; raw is room for as many. INVALID where one is not finite. */
-static enum status read_values(const struct source *source, uint64_t data, const struct stored *stored, uint64_t at,
+static enum status read_values(const struct shard_source *source, uint64_t data, const struct stored *stored, uint64_t at,
                                uint64_t count, void *raw, float *out, struct error *error) {
     uint64_t size = tensor_dtype_size(stored->dtype);
     bool wide = stored->dtype == DTYPE_F32;
@@ -319,7 +319,7 @@ static enum status check_tiling(struct stored *stored, uint32_t count, uint64_t 
     return OK;
 }
 
-static enum status check_tied_head(const struct source *source, uint64_t data, const struct stored *stored,
+static enum status check_tied_head(const struct shard_source *source, uint64_t data, const struct stored *stored,
                                    const struct layout *layout, const float *parameters, float *piece, void *raw,
                                    struct error *error) {
     const struct layout_tensor *embedding = &layout->tensors[0];
@@ -334,7 +334,7 @@ static enum status check_tied_head(const struct source *source, uint64_t data, c
 }
 
 /* The tensors into the parameters, then the head of a tied model against the embedding. */
-static enum status copy_values(const struct source *source, uint64_t data, const struct layout *layout,
+static enum status copy_values(const struct shard_source *source, uint64_t data, const struct layout *layout,
                                const struct stored *stored, uint32_t count, float *parameters, struct error *error) {
     float *piece = xmalloc(PIECE * sizeof *piece);
     uint16_t *raw = xmalloc(PIECE * sizeof *raw);
@@ -368,7 +368,7 @@ static enum status mark_held(const struct layout *layout, const struct stored *s
 }
 
 /* With `held`, whatever tensors there are; without, all of them. */
-static enum status decode(const struct source *source, const struct layout *layout, float *parameters, uint32_t mark,
+static enum status decode(const struct shard_source *source, const struct layout *layout, float *parameters, uint32_t mark,
                           uint32_t *held, struct error *error) {
     uint8_t raw_size[8];
     if (source->size < 8) return error_set(error, CORRUPT, "not a safetensors file, or truncated: %d bytes", (int)source->size);
@@ -405,13 +405,13 @@ out:
 }
 
 enum status safetensors_decode(const struct layout *layout, struct bytes file, float *parameters, struct error *error) {
-    const struct source source = {.memory = file.data ? file.data : (const uint8_t *)"", .size = file.size};
+    const struct shard_source source = {.memory = file.data ? file.data : (const uint8_t *)"", .size = file.size};
     return decode(&source, layout, parameters, 0, NULL, error);
 }
 
 static enum status decode_file(const char *path, const struct layout *layout, float *parameters, uint32_t mark, uint32_t *held,
                                struct error *error) {
-    struct source source = {0};
+    struct shard_source source = {0};
     TRY(file_open(path, &source.descriptor, &source.size, error));
     enum status status = decode(&source, layout, parameters, mark, held, error);
     if (status != OK) status = error_wrap(error, status, "%s", path);

@@ -64,7 +64,7 @@ uint32_t trainer_shards(const struct trainer_options *options) {
 }
 
 /* Takes everything model-sized from the arena: measured by trainer_memory, placed by trainer_create. */
-static void trainer_plan(struct trainer *t, struct arena *arena) {
+static void trainer_plan(struct trainer *t, struct tensor_arena *arena) {
     const struct trainer_options *o = &t->options;
     uint64_t count = t->layout.count;
     t->total = o->sequences * (uint64_t)o->accumulation;
@@ -76,35 +76,35 @@ static void trainer_plan(struct trainer *t, struct arena *arena) {
     bool device = t->device || o->device == TRAINER_CUDA; /* which is not made yet where memory is only measured */
     if (device) t->workers = 1;
     if (!device) transformer_plan(&t->transformer, &t->layout, t->kernels, o->length, !o->forward_only, o->recompute, arena);
-    t->workspaces = arena_take(arena, t->workers, sizeof *t->workspaces);
+    t->workspaces = tensor_arena_take(arena, t->workers, sizeof *t->workspaces);
     for (uint32_t i = 0; i < t->workers && !device; i++) {
         struct workspace workspace;
         workspace_plan(&workspace, &t->transformer, t->micro, arena);
         if (t->workspaces) t->workspaces[i] = workspace;
     }
-    t->parameters = arena_floats(arena, count);
-    t->tokens = arena_take(arena, t->total * (o->length + 1), sizeof *t->tokens);
-    t->losses = arena_take(arena, MAX(t->total, t->blocks), sizeof *t->losses);
+    t->parameters = tensor_arena_floats(arena, count);
+    t->tokens = tensor_arena_take(arena, t->total * (o->length + 1), sizeof *t->tokens);
+    t->losses = tensor_arena_take(arena, MAX(t->total, t->blocks), sizeof *t->losses);
     if (o->forward_only) return;
     moments_plan(&t->m, count, o->bf16_moments, arena);
     moments_plan(&t->v, count, o->bf16_moments, arena);
     if (device) {
-        t->other_parameters = arena_floats(arena, count);
+        t->other_parameters = tensor_arena_floats(arena, count);
         moments_plan(&t->other_m, count, o->bf16_moments, arena);
         moments_plan(&t->other_v, count, o->bf16_moments, arena);
-        t->ahead_tokens = arena_take(arena, t->total * (o->length + 1), sizeof *t->ahead_tokens);
+        t->ahead_tokens = tensor_arena_take(arena, t->total * (o->length + 1), sizeof *t->ahead_tokens);
         return;
     }
-    t->gradients = arena_take(arena, t->shards, sizeof *t->gradients);
+    t->gradients = tensor_arena_take(arena, t->shards, sizeof *t->gradients);
     for (uint32_t i = 0; i < t->shards; i++) {
-        float *gradient = arena_floats(arena, count);
+        float *gradient = tensor_arena_floats(arena, count);
         if (t->gradients) t->gradients[i] = gradient;
     }
 }
 
 uint64_t trainer_memory(const struct trainer_options *options) {
     struct trainer trainer = {.options = *options};
-    struct arena arena = {0};
+    struct tensor_arena arena = {0};
     if (kernels_find(options->kernels, &trainer.kernels, NULL) != OK) return 0;
     if (layout_init(&options->model, &trainer.layout, NULL) != OK) return 0;
     trainer_plan(&trainer, &arena);
@@ -130,14 +130,14 @@ enum status trainer_create(const struct trainer_options *options, struct trainer
     TRY(trainer_check(options, error));
     struct trainer *t = xcalloc(1, sizeof *t);
     t->options = *options;
-    struct arena arena = {0};
+    struct tensor_arena arena = {0};
     enum status status = kernels_find(options->kernels, &t->kernels, error);
     if (status == OK) status = layout_init(&options->model, &t->layout, error);
     if (status == OK) status = trainer_device_start(t, error);
     if (status == OK) trainer_plan(t, &arena);
     if (status == OK) status = memory_take(arena.used, &t->memory, error);
     if (status != OK) goto out;
-    arena = (struct arena){.base = t->memory};
+    arena = (struct tensor_arena){.base = t->memory};
     trainer_plan(t, &arena);
     status = crew_create(t->workers, &t->crew, error);
     if (status == OK) status = trainer_device_read_ahead(t, error);

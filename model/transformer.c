@@ -7,10 +7,11 @@
 
 /* --- plans ------------------------------------------------------------------------------------------------------------- */
 
-static struct matrix matrix_plan(const struct transformer *t, uint64_t offset, uint32_t out, uint32_t in, struct arena *arena) {
+static struct matrix matrix_plan(const struct transformer *t, uint64_t offset, uint32_t out, uint32_t in,
+                                 struct tensor_arena *arena) {
     struct matrix matrix = {.offset = offset, .out = out, .in = in};
-    matrix.forward = arena_take(arena, t->kernels->linear_forward_size(out, in), 1);
-    if (t->trains) matrix.backward = arena_take(arena, t->kernels->linear_backward_size(out, in), 1);
+    matrix.forward = tensor_arena_take(arena, t->kernels->linear_forward_size(out, in), 1);
+    if (t->trains) matrix.backward = tensor_arena_take(arena, t->kernels->linear_backward_size(out, in), 1);
     return matrix;
 }
 
@@ -25,12 +26,12 @@ static void fill_rope(struct transformer *t) {
 }
 
 void transformer_plan(struct transformer *t, const struct layout *layout, const struct kernels *kernels, uint32_t length,
-                      bool trains, bool recompute, struct arena *arena) {
+                      bool trains, bool recompute, struct tensor_arena *arena) {
     const struct model_config *c = &layout->config;
     *t = (struct transformer){.layout = layout, .kernels = kernels, .length = length, .trains = trains, .recompute = recompute};
-    t->layers = arena_take(arena, c->layers, sizeof *t->layers);
-    t->cos = arena_floats(arena, (uint64_t)length * model_head_size(c) / 2);
-    t->sin = arena_floats(arena, (uint64_t)length * model_head_size(c) / 2);
+    t->layers = tensor_arena_take(arena, c->layers, sizeof *t->layers);
+    t->cos = tensor_arena_floats(arena, (uint64_t)length * model_head_size(c) / 2);
+    t->sin = tensor_arena_floats(arena, (uint64_t)length * model_head_size(c) / 2);
     for (uint32_t i = 0; i < c->layers; i++) {
         const struct layout_tensor *first = &layout->tensors[1 + 9 * i];
         struct transformer_layer layer = {.norm1 = first[0].offset, .norm2 = first[5].offset};
@@ -56,45 +57,45 @@ static uint64_t scratch_size(const struct transformer *t, uint64_t rows) {
     return MAX(size, k->linear_scratch_size(LOSS_ROWS, c->vocabulary, c->hidden));
 }
 
-static struct workspace_layer workspace_layer_plan(const struct transformer *t, uint64_t sequences, struct arena *arena) {
+static struct workspace_layer workspace_layer_plan(const struct transformer *t, uint64_t sequences, struct tensor_arena *arena) {
     const struct model_config *c = &t->layout->config;
     uint64_t rows = sequences * t->length;
-    struct workspace_layer layer = {.x = arena_floats(arena, rows * c->hidden)};
-    layer.rstd1 = arena_floats(arena, rows);
-    layer.rstd2 = arena_floats(arena, rows);
-    layer.qkv = arena_floats(arena, rows * model_qkv_width(c));
-    layer.attention = arena_floats(arena, rows * c->hidden);
-    layer.lse = arena_floats(arena, rows * c->heads);
-    layer.middle = arena_floats(arena, rows * c->hidden);
-    layer.gate_up = arena_floats(arena, rows * 2 * c->ffn);
+    struct workspace_layer layer = {.x = tensor_arena_floats(arena, rows * c->hidden)};
+    layer.rstd1 = tensor_arena_floats(arena, rows);
+    layer.rstd2 = tensor_arena_floats(arena, rows);
+    layer.qkv = tensor_arena_floats(arena, rows * model_qkv_width(c));
+    layer.attention = tensor_arena_floats(arena, rows * c->hidden);
+    layer.lse = tensor_arena_floats(arena, rows * c->heads);
+    layer.middle = tensor_arena_floats(arena, rows * c->hidden);
+    layer.gate_up = tensor_arena_floats(arena, rows * 2 * c->ffn);
     return layer;
 }
 
-void workspace_plan(struct workspace *w, const struct transformer *t, uint32_t sequences, struct arena *arena) {
+void workspace_plan(struct workspace *w, const struct transformer *t, uint32_t sequences, struct tensor_arena *arena) {
     const struct model_config *c = &t->layout->config;
     uint64_t rows = (uint64_t)sequences * t->length;
     *w = (struct workspace){.sequences = sequences};
-    w->layers = arena_take(arena, c->layers, sizeof *w->layers);
+    w->layers = tensor_arena_take(arena, c->layers, sizeof *w->layers);
     struct workspace_layer layer = {0};
     for (uint32_t i = 0; i < c->layers; i++) {
         if (i == 0 || (t->trains && !t->recompute))
             layer = workspace_layer_plan(t, sequences, arena);
         else if (t->trains)
-            layer.x = arena_floats(arena, rows * c->hidden); /* the rest is shared, and made again when it is wanted */
+            layer.x = tensor_arena_floats(arena, rows * c->hidden); /* the rest is shared, and made again when it is wanted */
         if (w->layers) w->layers[i] = layer;
     }
-    w->x = arena_floats(arena, rows * c->hidden);
-    w->normed = arena_floats(arena, rows * c->hidden);
-    w->rstd = arena_floats(arena, rows);
-    w->h = arena_floats(arena, rows * c->ffn);
+    w->x = tensor_arena_floats(arena, rows * c->hidden);
+    w->normed = tensor_arena_floats(arena, rows * c->hidden);
+    w->rstd = tensor_arena_floats(arena, rows);
+    w->h = tensor_arena_floats(arena, rows * c->ffn);
     if (t->trains) {
-        w->d_x = arena_floats(arena, rows * c->hidden);
-        w->d_normed = arena_floats(arena, rows * c->hidden);
-        w->d_wide = arena_floats(arena, rows * MAX(model_qkv_width(c), c->ffn));
+        w->d_x = tensor_arena_floats(arena, rows * c->hidden);
+        w->d_normed = tensor_arena_floats(arena, rows * c->hidden);
+        w->d_wide = tensor_arena_floats(arena, rows * MAX(model_qkv_width(c), c->ffn));
     }
-    w->logits = arena_floats(arena, (uint64_t)LOSS_ROWS * c->vocabulary);
-    w->targets = arena_take(arena, LOSS_ROWS, sizeof *w->targets);
-    w->scratch = arena_take(arena, scratch_size(t, rows), 1);
+    w->logits = tensor_arena_floats(arena, (uint64_t)LOSS_ROWS * c->vocabulary);
+    w->targets = tensor_arena_take(arena, LOSS_ROWS, sizeof *w->targets);
+    w->scratch = tensor_arena_take(arena, scratch_size(t, rows), 1);
 }
 
 /* --- packing ------------------------------------------------------------------------------------------------------------ */

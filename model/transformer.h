@@ -19,8 +19,8 @@
 #include <stdbool.h>
 
 #include "kernels/kernels.h"
-#include "model/arena.h"
 #include "model/layout.h"
+#include "model/tensor_arena.h"
 
 enum { LOSS_ROWS = 128 };
 
@@ -67,8 +67,9 @@ struct workspace {
 
 /* Takes its arrays from the arena, and fills in what never changes if there is memory behind it. Borrows layout. */
 void transformer_plan(struct transformer *transformer, const struct layout *layout, const struct kernels *kernels,
-                      uint32_t length, bool trains, bool recompute, struct arena *arena);
-void workspace_plan(struct workspace *workspace, const struct transformer *transformer, uint32_t sequences, struct arena *arena);
+                      uint32_t length, bool trains, bool recompute, struct tensor_arena *arena);
+void workspace_plan(struct workspace *workspace, const struct transformer *transformer, uint32_t sequences,
+                    struct tensor_arena *arena);
 
 /* Packing is transformer_pack_jobs independent jobs, any thread each. */
 uint32_t transformer_pack_jobs(const struct transformer *transformer);

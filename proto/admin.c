@@ -81,7 +81,7 @@ enum status admin_request_decode(struct frame frame, struct arena *arena, struct
 /* --- the run, within the reply ------------------------------------------------------------------------------------------- */
 
 /* Both ways; free texts are checked on arrival only, being cut and cleaned when they leave. */
-static enum status run_check(const struct run_status *run, struct error *error) {
+static enum status run_answer_check(const struct run_status *run, struct error *error) {
     return wire_check_text(run->name, 0, WIRE_RUN_NAME_LIMIT, "run.name", error);
 }
 
@@ -108,7 +108,7 @@ static enum status run_convert(const Atoll__V1__RunStatus *from, struct run_stat
         .bytes_out = from->bytes_out,
         .waits = from->waits,
     };
-    TRY(run_check(out, error));
+    TRY(run_answer_check(out, error));
     TRY(wire_check_text(out->reason, 0, WIRE_REASON_LIMIT, "run.reason", error));
     TRY(wire_check_text(out->waits, 0, WIRE_MESSAGE_LIMIT, "run.waits", error));
     TRY(wire_check_range(from->n_refused, 0, WIRE_CODES, "run.refused", error));
@@ -284,7 +284,7 @@ static const struct wire_type reply_type = {&atoll__v1__admin_reply__descriptor,
 
 enum status admin_reply_encode(const struct admin_reply *reply, struct buffer *out, struct error *error) {
     TRY(reply_check(reply, error));
-    if (reply->has_run) TRY(run_check(&reply->run, error));
+    if (reply->has_run) TRY(run_answer_check(&reply->run, error));
     for (uint32_t i = 0; i < reply->site_count; i++) TRY(site_check(&reply->sites[i], error));
     char text[WIRE_MESSAGE_LIMIT + 1];
     struct run_packing run;

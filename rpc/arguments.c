@@ -4,7 +4,7 @@
 
 #include "base/status.h"
 
-static grpc_arg *add(struct arguments *arguments, const char *key, grpc_arg_type type) {
+static grpc_arg *add(struct rpc_arguments *arguments, const char *key, grpc_arg_type type) {
     ASSERT(arguments->count < ARGUMENTS_MAX);
     grpc_arg *argument = &arguments->list[arguments->count++];
     argument->type = type;
@@ -12,21 +12,21 @@ static grpc_arg *add(struct arguments *arguments, const char *key, grpc_arg_type
     return argument;
 }
 
-void arguments_integer(struct arguments *arguments, const char *key, uint64_t value) {
+void arguments_integer(struct rpc_arguments *arguments, const char *key, uint64_t value) {
     add(arguments, key, GRPC_ARG_INTEGER)->value.integer = value > INT_MAX ? INT_MAX : (int)value;
 }
 
-void arguments_text(struct arguments *arguments, const char *key, const char *value) {
+void arguments_text(struct rpc_arguments *arguments, const char *key, const char *value) {
     add(arguments, key, GRPC_ARG_STRING)->value.string = (char *)(uintptr_t)value;
 }
 
-void arguments_pointer(struct arguments *arguments, const char *key, void *value, const grpc_arg_pointer_vtable *vtable) {
+void arguments_pointer(struct rpc_arguments *arguments, const char *key, void *value, const grpc_arg_pointer_vtable *vtable) {
     grpc_arg *argument = add(arguments, key, GRPC_ARG_POINTER);
     argument->value.pointer.p = value;
     argument->value.pointer.vtable = vtable;
 }
 
-void arguments_common(struct arguments *arguments, uint32_t max_message_size, uint32_t keepalive_time_ms,
+void arguments_common(struct rpc_arguments *arguments, uint32_t max_message_size, uint32_t keepalive_time_ms,
                       uint32_t keepalive_timeout_ms) {
     arguments_integer(arguments, GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, max_message_size);
     arguments_integer(arguments, GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, max_message_size);

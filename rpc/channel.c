@@ -58,7 +58,7 @@ static grpc_channel *create_core(const struct rpc_channel_options *options, cons
     grpc_channel_credentials *credentials =
         grpc_ssl_credentials_create_ex(options->root_ca, options->chain ? &pair : NULL, NULL, NULL);
     if (!credentials) return NULL;
-    struct arguments arguments = {0};
+    struct rpc_arguments arguments = {0};
     arguments_common(&arguments, options->max_message_size ? options->max_message_size : 5u << 20,
                      options->keepalive_time_ms ? options->keepalive_time_ms : 60000,
                      options->keepalive_timeout_ms ? options->keepalive_timeout_ms : 20000);
@@ -248,7 +248,7 @@ enum status rpc_channel_unary(struct rpc_channel *channel, const char *path, con
     return OK;
 }
 
-struct waiter {
+struct channel_waiter {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     bool done;
@@ -259,7 +259,7 @@ struct waiter {
 };
 
 static void wake(void *user, const struct rpc_outcome *outcome, struct buffer *reply) {
-    struct waiter *waiter = user;
+    struct channel_waiter *waiter = user;
     pthread_mutex_lock(&waiter->lock);
     waiter->status = outcome->status;
     waiter->code = outcome->code;
@@ -274,7 +274,7 @@ static void wake(void *user, const struct rpc_outcome *outcome, struct buffer *r
 
 enum status rpc_channel_unary_wait(struct rpc_channel *channel, const char *path, const struct rpc_call_options *options,
                                    struct bytes request, struct buffer *reply, enum rpc_code *code, struct error *error) {
-    struct waiter waiter = {.error = error, .reply = reply};
+    struct channel_waiter waiter = {.error = error, .reply = reply};
     pthread_mutex_init(&waiter.lock, NULL);
     pthread_cond_init(&waiter.changed, NULL);
     struct rpc_piece piece = rpc_piece_of(request);

@@ -18,7 +18,7 @@ struct fetcher { /* one per address: what its part of the library has been given
     uint64_t generation;
 };
 
-struct request { /* a standing request for the next call */
+struct listener_request { /* a standing request for the next call */
     struct listener *listener;
     struct engine_queue *queue;
     struct tag tag;
@@ -33,7 +33,7 @@ struct listener {
     listener_accept *accept;
     void *context;
     struct fetcher *fetchers;
-    struct request *requests;
+    struct listener_request *requests;
     size_t request_count;
     struct tag shut_tag;
     bool shut, core_over;    /* under engine->lock */
@@ -55,7 +55,7 @@ static grpc_ssl_certificate_config_reload_status fetch(void *context, grpc_ssl_s
     return news ? GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW : GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
 }
 
-static void request_next(struct request *request) {
+static void request_next(struct listener_request *request) {
     grpc_call_details_init(&request->details);
     grpc_metadata_array_init(&request->metadata);
     request->core = NULL;
@@ -66,13 +66,13 @@ static void request_next(struct request *request) {
     ASSERT(result == GRPC_CALL_OK);
 }
 
-static void request_clear(struct request *request) {
+static void request_clear(struct listener_request *request) {
     grpc_call_details_destroy(&request->details);
     grpc_metadata_array_destroy(&request->metadata);
 }
 
 static void on_request_back(void *owner, bool ok) {
-    struct request *request = owner;
+    struct listener_request *request = owner;
     struct listener *listener = request->listener;
     grpc_call *core = request->core;
     char *path = ok ? grpc_slice_to_c_string(request->details.method) : NULL;
@@ -97,7 +97,7 @@ static void on_shut_back(void *owner, bool ok) {
 }
 
 static grpc_server *create_core(const struct rpc_server_options *options) {
-    struct arguments arguments = {0};
+    struct rpc_arguments arguments = {0};
     arguments_common(&arguments, options->max_message_size, options->keepalive_time_ms, options->keepalive_timeout_ms);
     arguments_integer(&arguments, GRPC_ARG_ALLOW_REUSEPORT, 0); /* else two servers share a port and nobody is told */
     arguments_integer(&arguments, GRPC_ARG_MAX_CONCURRENT_STREAMS, options->max_calls_connection);
@@ -178,7 +178,7 @@ enum status listener_open(struct engine *engine, const struct rpc_server_options
     *port = bound;
     *out = listener; /* before the first call can come */
     for (size_t i = 0; i < listener->request_count; i++) {
-        struct request *request = &listener->requests[i];
+        struct listener_request *request = &listener->requests[i];
         request->listener = listener;
         request->queue = &engine->queues[i % engine->count];
         request->tag = (struct tag){on_request_back, request};

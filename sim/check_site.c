@@ -59,19 +59,19 @@ void check_waits(struct check *check, const char *who, bool overlap, bool waits_
 
 /* ---- mass ------------------------------------------------------------------------------------------------------------------- */
 
-struct piece {
+struct check_piece {
     uint64_t start, count;
 };
 
-static struct piece piece_of(const struct check *check, uint32_t fragment) {
-    struct piece piece;
+static struct check_piece piece_of(const struct check *check, uint32_t fragment) {
+    struct check_piece piece;
     fragment_range(check->scenario->parameters, check->scenario->manifest.fragments, fragment, &piece.start, &piece.count);
     return piece;
 }
 
 static bool is_sparse(const struct check *check) { return check->scenario->manifest.outer.mode == OUTER_SPARSE; }
 
-static void compare(struct check *check, uint32_t process, const float *got, const float *wanted, struct piece piece,
+static void compare(struct check *check, uint32_t process, const float *got, const float *wanted, struct check_piece piece,
                     const char *what) {
     for (uint64_t i = piece.start; i < piece.start + piece.count; i++) {
         if (got[i] == wanted[i]) continue;
@@ -84,7 +84,7 @@ static void compare(struct check *check, uint32_t process, const float *got, con
 void check_before_encode(struct check *check, uint32_t process, const struct replica *replica, uint32_t fragment,
                          const struct contribution *contribution) {
     struct check_mass *mass = &check->mass[process];
-    struct piece piece = piece_of(check, fragment);
+    struct check_piece piece = piece_of(check, fragment);
     uint8_t digest[DIGEST_SIZE];
     digest_sha256(replica->base + piece.start, (size_t)piece.count * sizeof(float), digest);
     uint64_t base = contribution->base_version;
@@ -112,7 +112,7 @@ void check_counts(struct check *check, uint32_t process, const struct contributi
 void check_after_encode(struct check *check, uint32_t process, const struct replica *replica, uint32_t fragment,
                         struct bytes payload) {
     struct check_mass *mass = &check->mass[process];
-    struct piece piece = piece_of(check, fragment);
+    struct check_piece piece = piece_of(check, fragment);
     struct error error = {0};
     float *sent = check->scratch + piece.start;
     if (codec_decode(replica->codec, payload, (size_t)piece.count, sent, &error) != OK) {
@@ -128,7 +128,7 @@ void check_after_encode(struct check *check, uint32_t process, const struct repl
 
 void check_spooled(struct check *check, uint32_t process, uint32_t fragment, struct bytes payload) {
     struct check_mass *mass = &check->mass[process];
-    struct piece piece = piece_of(check, fragment);
+    struct check_piece piece = piece_of(check, fragment);
     if (is_sparse(check)) memcpy(mass->feedback + piece.start, mass->target + piece.start, (size_t)piece.count * sizeof(float));
     mass->message[fragment].size = 0;
     buffer_append(&mass->message[fragment], payload.data, payload.size);
@@ -136,7 +136,7 @@ void check_spooled(struct check *check, uint32_t process, uint32_t fragment, str
 
 void check_round_over(struct check *check, uint32_t process, uint32_t fragment, bool refused) {
     struct check_mass *mass = &check->mass[process];
-    struct piece piece = piece_of(check, fragment);
+    struct check_piece piece = piece_of(check, fragment);
     if (!refused || !is_sparse(check)) return;
     float *sent = check->scratch + piece.start;
     struct bytes message = buffer_bytes(&mass->message[fragment]);
@@ -176,6 +176,6 @@ void check_wiped(struct check *check, uint32_t process) {
 
 void check_feedback(struct check *check, uint32_t process, const struct replica *replica) {
     if (!is_sparse(check)) return;
-    struct piece all = {0, check->scenario->parameters};
+    struct check_piece all = {0, check->scenario->parameters};
     compare(check, process, replica->feedback, check->mass[process].feedback, all, "the error feedback after a restart");
 }

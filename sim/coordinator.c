@@ -81,7 +81,7 @@ static void forget(struct coordinator *coordinator) {
 }
 
 /* What was not synced: gone, or the file's end is garbage. */
-static void lose(struct coordinator *coordinator, struct partial *partial) {
+static void lose(struct coordinator *coordinator, struct partial_upload *partial) {
     struct world *world = coordinator->world;
     size_t unsynced = partial->bytes.size - partial->synced;
     if (unsynced == 0) return;
@@ -116,7 +116,7 @@ bool coordinator_is_stepping(const struct coordinator *coordinator) {
 
 bool coordinator_is_receiving(const struct coordinator *coordinator) {
     for (size_t i = 0; i < coordinator->partial_count && coordinator->state; i++) {
-        const struct partial *partial = &coordinator->partials[i];
+        const struct partial_upload *partial = &coordinator->partials[i];
         if (partial->call && partial->bytes.size > partial->synced) return true;
     }
     return false;
@@ -135,7 +135,7 @@ void coordinator_break(struct coordinator *coordinator, const char *message) {
 }
 
 static void keep_receipt(struct coordinator *coordinator, const struct coordinator_action *action) {
-    const struct call *call = coordinator_call(coordinator, action->call);
+    const struct simulated_call *call = coordinator_call(coordinator, action->call);
     struct sent_receipt *kept = &coordinator->receipts[coordinator->receipt_count++ % RECEIPTS_KEPT];
     if (!call) return;
     memcpy(kept->header, call->header, sizeof kept->header);
@@ -212,7 +212,7 @@ static void do_refuse(struct coordinator *coordinator, const struct coordinator_
 static void do_cut(struct coordinator *coordinator, uint32_t site) {
     for (size_t i = coordinator->call_count; i-- > 0;) {
         if (i >= coordinator->call_count) continue;
-        struct call *call = &coordinator->calls[i];
+        struct simulated_call *call = &coordinator->calls[i];
         if (call->site != site || call->kind == MESSAGE_SUBMIT) continue; /* a Submit is answered with its refusal */
         struct message denied = {.kind = MESSAGE_DENIED};
         coordinator_answer(coordinator, call->number, &denied);
@@ -249,7 +249,7 @@ static void perform(struct coordinator *coordinator, const struct coordinator_ac
         coordinator_answer(coordinator, action->call, &reply);
         break;
     case DO_DROP: {
-        struct call *call = coordinator_call(coordinator, action->call);
+        struct simulated_call *call = coordinator_call(coordinator, action->call);
         if (!call) break;
         network_close(coordinator->setup.network, call->stream, false);
         coordinator_call_end(coordinator, call);
@@ -280,7 +280,7 @@ static void perform(struct coordinator *coordinator, const struct coordinator_ac
     }
     case DO_ADMIN_REPLY: break; /* the admin looks at the ledger */
     case DO_END: {
-        struct call *call = coordinator_call(coordinator, action->call);
+        struct simulated_call *call = coordinator_call(coordinator, action->call);
         if (!call) break;
         network_close(coordinator->setup.network, call->stream, false);
         coordinator_call_end(coordinator, call);

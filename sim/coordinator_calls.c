@@ -5,21 +5,21 @@
 #include "base/memory.h"
 #include "sim/coordinator_internal.h"
 
-struct call *coordinator_call(struct coordinator *coordinator, uint64_t number) {
+struct simulated_call *coordinator_call(struct coordinator *coordinator, uint64_t number) {
     for (size_t i = 0; i < coordinator->call_count; i++) {
         if (coordinator->calls[i].number == number) return &coordinator->calls[i];
     }
     return NULL;
 }
 
-static struct call *call_on(struct coordinator *coordinator, uint32_t stream) {
+static struct simulated_call *call_on(struct coordinator *coordinator, uint32_t stream) {
     for (size_t i = 0; i < coordinator->call_count; i++) {
         if (coordinator->calls[i].stream == stream) return &coordinator->calls[i];
     }
     return NULL;
 }
 
-void coordinator_call_end(struct coordinator *coordinator, struct call *call) {
+void coordinator_call_end(struct coordinator *coordinator, struct simulated_call *call) {
     for (size_t i = 0; i < coordinator->partial_count; i++) {
         if (coordinator->partials[i].call == call->number) coordinator->partials[i].call = 0;
     }
@@ -30,7 +30,7 @@ void coordinator_call_end(struct coordinator *coordinator, struct call *call) {
 
 /* The last message of a call; takes its bytes. */
 void coordinator_answer(struct coordinator *coordinator, uint64_t number, struct message *message) {
-    struct call *call = coordinator_call(coordinator, number);
+    struct simulated_call *call = coordinator_call(coordinator, number);
     if (!call) {
         buffer_deinit(&message->bytes);
         return;
@@ -49,38 +49,39 @@ void coordinator_answer(struct coordinator *coordinator, uint64_t number, struct
     coordinator_step(coordinator, &event);
 }
 
-static struct call *call_begin(struct coordinator *coordinator, uint32_t stream, uint32_t site, enum message_kind kind) {
+static struct simulated_call *call_begin(struct coordinator *coordinator, uint32_t stream, uint32_t site,
+                                         enum message_kind kind) {
     if (coordinator->call_count == coordinator->call_capacity) {
         coordinator->call_capacity = coordinator->call_capacity ? coordinator->call_capacity * 2 : 32;
         coordinator->calls = xrealloc(coordinator->calls, coordinator->call_capacity * sizeof coordinator->calls[0]);
     }
-    struct call *call = &coordinator->calls[coordinator->call_count++];
-    *call = (struct call){.number = ++coordinator->next_call, .stream = stream, .site = site, .kind = kind};
+    struct simulated_call *call = &coordinator->calls[coordinator->call_count++];
+    *call = (struct simulated_call){.number = ++coordinator->next_call, .stream = stream, .site = site, .kind = kind};
     return call;
 }
 
 /* ---- Submit ----------------------------------------------------------------------------------------------------------------- */
 
-static struct partial *partial_of(struct coordinator *coordinator, const struct contribution *c) {
+static struct partial_upload *partial_of(struct coordinator *coordinator, const struct contribution *c) {
     for (size_t i = 0; i < coordinator->partial_count; i++) {
-        struct partial *partial = &coordinator->partials[i];
+        struct partial_upload *partial = &coordinator->partials[i];
         if (partial->site == c->site && partial->fragment == c->fragment && partial->sequence == c->sequence &&
             memcmp(partial->digest, c->payload_digest, DIGEST_SIZE) == 0)
             return partial;
     }
     coordinator->partials = xrealloc(coordinator->partials, (coordinator->partial_count + 1) * sizeof coordinator->partials[0]);
-    struct partial *partial = &coordinator->partials[coordinator->partial_count++];
-    *partial = (struct partial){.site = c->site, .fragment = c->fragment, .sequence = c->sequence};
+    struct partial_upload *partial = &coordinator->partials[coordinator->partial_count++];
+    *partial = (struct partial_upload){.site = c->site, .fragment = c->fragment, .sequence = c->sequence};
     memcpy(partial->digest, c->payload_digest, DIGEST_SIZE);
     return partial;
 }
 
-static void partial_remove(struct coordinator *coordinator, struct partial *partial) {
+static void partial_remove(struct coordinator *coordinator, struct partial_upload *partial) {
     buffer_deinit(&partial->bytes);
     *partial = coordinator->partials[--coordinator->partial_count];
 }
 
-static void finish_upload(struct coordinator *coordinator, struct call *call, struct partial *partial) {
+static void finish_upload(struct coordinator *coordinator, struct simulated_call *call, struct partial_upload *partial) {
     uint8_t digest[DIGEST_SIZE];
     uint64_t number = call->number;
     enum refusal code = ACCEPTED;
@@ -100,7 +101,7 @@ static void finish_upload(struct coordinator *coordinator, struct call *call, st
 }
 
 void coordinator_admit(struct coordinator *coordinator, const struct coordinator_action *action) {
-    struct call *call = coordinator_call(coordinator, action->call);
+    struct simulated_call *call = coordinator_call(coordinator, action->call);
     if (!call) return;
     call->contribution = action->contribution;
     call->supply = action->supply;
@@ -108,7 +109,7 @@ void coordinator_admit(struct coordinator *coordinator, const struct coordinator
         coordinator_tell_code(coordinator, COORDINATOR_UPLOADED, call->number, ACCEPTED, MS);
         return;
     }
-    struct partial *partial = partial_of(coordinator, &action->contribution);
+    struct partial_upload *partial = partial_of(coordinator, &action->contribution);
     if (partial->call && coordinator_call(coordinator, partial->call)) { /* another call writes to it */
         coordinator_tell_code(coordinator, COORDINATOR_UPLOADED, call->number, REFUSED_BUSY, MS);
         return;
@@ -124,9 +125,9 @@ void coordinator_admit(struct coordinator *coordinator, const struct coordinator
     network_send(coordinator->setup.network, call->stream, false, &credit);
 }
 
-static void take_chunk(struct coordinator *coordinator, struct call *call, const struct message *message) {
+static void take_chunk(struct coordinator *coordinator, struct simulated_call *call, const struct message *message) {
     if (!call->receiving) return;
-    struct partial *partial = partial_of(coordinator, &call->contribution);
+    struct partial_upload *partial = partial_of(coordinator, &call->contribution);
     if (partial->call != call->number) return;
     if (message->a != partial->bytes.size || partial->bytes.size + message->bytes.size > call->contribution.payload_size) {
         call->receiving = false;
@@ -168,7 +169,7 @@ void coordinator_check(struct coordinator *coordinator, const struct coordinator
                           world_heavy_tail(coordinator->world, scenario->check_us));
 }
 
-static void open_submit(struct coordinator *coordinator, struct call *call, const struct message *message) {
+static void open_submit(struct coordinator *coordinator, struct simulated_call *call, const struct message *message) {
     struct coordinator_event event = {.kind = COORDINATOR_SUBMIT_OPEN, .call = call->number};
     event.submit.site = call->site;
     event.submit.waits = !coordinator->setup.scenario->overlap;
@@ -188,7 +189,7 @@ static void put_piece(struct buffer *out, struct bytes piece) {
     buffer_append(out, piece.data, piece.size);
 }
 
-static void put_entry(struct coordinator *coordinator, const struct call *call, uint64_t index, struct buffer *out) {
+static void put_entry(struct coordinator *coordinator, const struct simulated_call *call, uint64_t index, struct buffer *out) {
     struct bytes raw = buffer_bytes(&coordinator->disk.entries[index]), payload = {0};
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     struct contribution c = {0};
@@ -219,7 +220,7 @@ static void put_entry(struct coordinator *coordinator, const struct call *call, 
 }
 
 /* False: a payload that the follower needs is lost, as the brain hears, and the follower comes again later. */
-static bool payloads_are_whole(struct coordinator *coordinator, const struct call *call, uint64_t from, uint64_t end) {
+static bool payloads_are_whole(struct coordinator *coordinator, const struct simulated_call *call, uint64_t from, uint64_t end) {
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     bool whole = true;
     for (uint64_t index = MAX(from, call->payloads_from); index < end && whole; index++) {
@@ -240,7 +241,7 @@ static bool payloads_are_whole(struct coordinator *coordinator, const struct cal
 enum { BATCH = 6, HEAD_EVERY = 5 };
 
 /* False: the call is over. */
-static bool pump(struct coordinator *coordinator, struct call *call) {
+static bool pump(struct coordinator *coordinator, struct simulated_call *call) {
     if (coordinator->disk.damaged_entry >= call->next && coordinator->disk.damaged_entry < coordinator->published) {
         coordinator_break(coordinator, "an entry of the ledger is damaged");
         return true;
@@ -283,13 +284,13 @@ void coordinator_publish(struct coordinator *coordinator, uint64_t size) {
         if (coordinator->calls[i].kind == MESSAGE_FOLLOW) follows[count++] = coordinator->calls[i].number;
     }
     for (size_t i = 0; i < count; i++) {
-        struct call *call = coordinator_call(coordinator, follows[i]);
+        struct simulated_call *call = coordinator_call(coordinator, follows[i]);
         if (call) (void)pump(coordinator, call);
     }
     free(follows);
 }
 
-static void open_follow(struct coordinator *coordinator, struct call *call, const struct message *message) {
+static void open_follow(struct coordinator *coordinator, struct simulated_call *call, const struct message *message) {
     struct coordinator_event event = {.kind = COORDINATOR_FOLLOWING, .call = call->number};
     call->next = call->head_size = message->a;
     call->payloads_from = message->b;
@@ -309,7 +310,7 @@ static void open_follow(struct coordinator *coordinator, struct call *call, cons
 
 /* ---- the short ones --------------------------------------------------------------------------------------------------------- */
 
-static void open_fetch(struct coordinator *coordinator, struct call *call, const struct message *message) {
+static void open_fetch(struct coordinator *coordinator, struct simulated_call *call, const struct message *message) {
     const struct kept_snapshot *kept = NULL;
     for (size_t i = 0; i < coordinator->snapshot_count; i++) {
         if (message->a == 0 || coordinator->snapshots[i].header.version == message->a) kept = &coordinator->snapshots[i];
@@ -337,7 +338,7 @@ static void open_fetch(struct coordinator *coordinator, struct call *call, const
     coordinator_call_end(coordinator, call);
 }
 
-static void open_join(struct coordinator *coordinator, const struct call *call, const struct message *message) {
+static void open_join(struct coordinator *coordinator, const struct simulated_call *call, const struct message *message) {
     struct coordinator_event event = {.kind = COORDINATOR_JOIN, .call = call->number};
     struct reader reader = reader_of(buffer_bytes(&message->bytes));
     reader_copy(&reader, event.join.secret_digest, DIGEST_SIZE);
@@ -355,7 +356,7 @@ void coordinator_message(struct coordinator *coordinator, uint32_t stream, uint3
                          const struct message *message) {
     (void)site_process;
     if (!coordinator->state || process_is_doomed(coordinator->world, COORDINATOR)) return;
-    struct call *call = call_on(coordinator, stream);
+    struct simulated_call *call = call_on(coordinator, stream);
     if (message->kind == MESSAGE_CHUNK) {
         if (call) take_chunk(coordinator, call, message);
         return;
@@ -388,7 +389,7 @@ void coordinator_message(struct coordinator *coordinator, uint32_t stream, uint3
 
 void coordinator_closed(struct coordinator *coordinator, uint32_t stream) {
     if (!coordinator->state || process_is_doomed(coordinator->world, COORDINATOR)) return;
-    struct call *call = call_on(coordinator, stream);
+    struct simulated_call *call = call_on(coordinator, stream);
     if (!call) return;
     struct coordinator_event event = {.kind = COORDINATOR_CALL_GONE, .call = call->number};
     if (call->kind == MESSAGE_FOLLOW) {

@@ -5,7 +5,7 @@
 
 #include "sim/coordinator.h"
 
-struct partial { /* of a payload; on disk */
+struct partial_upload { /* of a payload; on disk */
     uint32_t site, fragment;
     uint64_t sequence;
     uint8_t digest[DIGEST_SIZE];
@@ -14,7 +14,7 @@ struct partial { /* of a payload; on disk */
     uint64_t call; /* that appends to it now; 0: none */
 };
 
-struct call {
+struct simulated_call {
     uint64_t number;
     uint32_t stream, site;
     enum message_kind kind; /* that opened it */
@@ -64,7 +64,7 @@ struct coordinator {
 
     /* on disk */
     struct disk disk;
-    struct partial *partials; /* [partial_count] */
+    struct partial_upload *partials; /* [partial_count] */
     size_t partial_count;
     struct kept_snapshot snapshots[SNAPSHOTS_KEPT + 1]; /* oldest first */
     size_t snapshot_count;
@@ -78,7 +78,7 @@ struct coordinator {
     struct coordinator_actions actions;
     struct model_state model;
     float *scratch;
-    struct call *calls; /* [call_count], in order of opening */
+    struct simulated_call *calls; /* [call_count], in order of opening */
     size_t call_count, call_capacity;
     uint64_t next_call;
     struct queued_commit *commits; /* [commit_count]: not durable yet */
@@ -98,8 +98,8 @@ void coordinator_tell_code(struct coordinator *coordinator, enum coordinator_eve
                            uint64_t delay);
 /* It cannot go on and stops itself, as server_break does. */
 void coordinator_break(struct coordinator *coordinator, const char *message);
-struct call *coordinator_call(struct coordinator *coordinator, uint64_t number);
-void coordinator_call_end(struct coordinator *coordinator, struct call *call);
+struct simulated_call *coordinator_call(struct coordinator *coordinator, uint64_t number);
+void coordinator_call_end(struct coordinator *coordinator, struct simulated_call *call);
 
 /* coordinator_calls.c */
 void coordinator_admit(struct coordinator *coordinator, const struct coordinator_action *action);

@@ -15,7 +15,7 @@ int main(int argc, char **argv) {
     streams_open();
     ending_begin(ENDING_BY_SIGNAL);
     (void)!limits_raise_descriptors(NULL, NULL);
-    struct verb_settings settings = {0};
+    struct sim_settings settings = {0};
     struct options *options = options_create(&program, &settings);
     int code = options_start(options, &(struct options_setup){.argc = argc, .argv = argv});
     if (code == OPTIONS_GO_ON) code = options_command(options)->run(options, &settings);

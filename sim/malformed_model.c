@@ -23,7 +23,7 @@ enum bent {
     BENT_COUNT
 };
 
-struct source {
+struct bent_source {
     struct offer *offer;
     struct ledger_source truth;
     enum bent bent;
@@ -32,7 +32,7 @@ struct source {
 };
 
 static enum status bent_entry(void *context, uint64_t index, struct buffer *out, struct error *error) {
-    struct source *source = context;
+    struct bent_source *source = context;
     if (index >= source->until) return error_set(error, NOT_FOUND, "the end");
     size_t before = out->size;
     TRY(source->truth.entry(source->truth.context, index, out, error));
@@ -49,7 +49,7 @@ static enum status bent_entry(void *context, uint64_t index, struct buffer *out,
 
 static enum status bent_payload(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size, struct buffer *out,
                                 struct error *error) {
-    struct source *source = context;
+    struct bent_source *source = context;
     size_t before = out->size;
     bool here = offer_below(source->offer, 3) == 0;
     if (source->bent == BENT_MISSING && here) {
@@ -66,7 +66,7 @@ static enum status bent_payload(void *context, const uint8_t digest[DIGEST_SIZE]
 static void replay_bent(struct offer *offer, enum bent bent) {
     const struct malformed_input *input = offer->input;
     uint64_t parameters = input->scenario->parameters + (bent == BENT_SHAPE ? 1 : 0), size = run_state_size(offer->run);
-    struct source source = {.offer = offer, .truth = disk_truth(input->ledger), .bent = bent, .until = size};
+    struct bent_source source = {.offer = offer, .truth = disk_truth(input->ledger), .bent = bent, .until = size};
     source.at = bent == BENT_ENTRY ? offer_below(offer, size) : offer_below(offer, size) / 2;
     struct ledger_source lent = {bent_entry, bent_payload, &source};
     struct replay_options options = {.trusted = bent == BENT_NOTHING, .until = UINT64_MAX, .every_payload = true};

@@ -5,7 +5,7 @@
 
 #include "base/memory.h"
 
-struct stream {
+struct link_stream {
     uint32_t site_process, certificate;
     uint32_t site_incarnation, coordinator_incarnation;
     bool site_open, coordinator_open;
@@ -18,7 +18,7 @@ struct network {
     struct world *world;
     struct network_ends ends;
     struct network_faults faults;
-    struct stream *streams; /* number n at n - 1 */
+    struct link_stream *streams; /* number n at n - 1 */
     uint32_t count, capacity;
     uint64_t blocked_up[PROCESS_LIMIT], blocked_down[PROCESS_LIMIT]; /* until */
     uint32_t flips[PROCESS_LIMIT];                                   /* so far; a site whose messages are all damaged gives up */
@@ -58,7 +58,7 @@ void network_heal(struct network *network) {
     memset(network->blocked_down, 0, sizeof network->blocked_down);
 }
 
-static struct stream *stream_of(struct network *network, uint32_t number) {
+static struct link_stream *stream_of(struct network *network, uint32_t number) {
     return number >= 1 && number <= network->count ? &network->streams[number - 1] : NULL;
 }
 
@@ -66,11 +66,11 @@ static bool incarnation_is(const struct network *network, uint32_t process, uint
     return network->world->processes[process].alive && network->world->processes[process].incarnation == incarnation;
 }
 
-static bool site_is_there(const struct network *network, const struct stream *stream) {
+static bool site_is_there(const struct network *network, const struct link_stream *stream) {
     return stream->site_open && incarnation_is(network, stream->site_process, stream->site_incarnation);
 }
 
-static bool coordinator_is_there(const struct network *network, const struct stream *stream) {
+static bool coordinator_is_there(const struct network *network, const struct link_stream *stream) {
     return stream->coordinator_open && incarnation_is(network, COORDINATOR, stream->coordinator_incarnation);
 }
 
@@ -80,12 +80,12 @@ static uint32_t stream_create(struct network *network, uint32_t site, uint32_t c
         network->streams = xrealloc(network->streams, network->capacity * sizeof network->streams[0]);
     }
     const struct process *processes = network->world->processes;
-    network->streams[network->count++] = (struct stream){.site_process = site,
-                                                         .certificate = certificate,
-                                                         .site_incarnation = processes[site].incarnation,
-                                                         .coordinator_incarnation = processes[COORDINATOR].incarnation,
-                                                         .site_open = true,
-                                                         .coordinator_open = true};
+    network->streams[network->count++] = (struct link_stream){.site_process = site,
+                                                              .certificate = certificate,
+                                                              .site_incarnation = processes[site].incarnation,
+                                                              .coordinator_incarnation = processes[COORDINATOR].incarnation,
+                                                              .site_open = true,
+                                                              .coordinator_open = true};
     return network->count;
 }
 
@@ -98,7 +98,7 @@ uint32_t network_open(struct network *network, uint32_t site, uint32_t certifica
 static void end_at_coordinator(void *context, struct event *event) {
     struct network *network = context;
     uint32_t number = (uint32_t)event->number;
-    struct stream *stream = stream_of(network, number);
+    struct link_stream *stream = stream_of(network, number);
     bool there = coordinator_is_there(network, stream);
     stream->coordinator_open = false;
     if (there && stream->opened) network->ends.closed_at_coordinator(network->ends.context, number);
@@ -107,7 +107,7 @@ static void end_at_coordinator(void *context, struct event *event) {
 static void end_at_site(void *context, struct event *event) {
     struct network *network = context;
     uint32_t number = (uint32_t)event->number;
-    struct stream *stream = stream_of(network, number);
+    struct link_stream *stream = stream_of(network, number);
     bool there = site_is_there(network, stream);
     stream->site_open = false;
     if (there) network->ends.closed_at_site(network->ends.context, stream->site_process, number);
@@ -122,7 +122,7 @@ static void post_end(struct network *network, uint64_t delay, uint32_t number, e
 /* Both ends are told, each in its time. */
 static void break_stream(struct network *network, uint32_t number, uint64_t within) {
     struct world *world = network->world;
-    struct stream *stream = stream_of(network, number);
+    struct link_stream *stream = stream_of(network, number);
     stream->lost_up = stream->lost_down = true;
     post_end(network, 1 + world_below(world, within), number, end_at_coordinator, COORDINATOR);
     post_end(network, 1 + world_below(world, within), number, end_at_site, stream->site_process);
@@ -130,7 +130,7 @@ static void break_stream(struct network *network, uint32_t number, uint64_t with
 
 void network_process_died(struct network *network, uint32_t process) {
     for (uint32_t number = 1; number <= network->count; number++) {
-        struct stream *stream = stream_of(network, number);
+        struct link_stream *stream = stream_of(network, number);
         if (process != COORDINATOR && stream->site_process != process) continue;
         if (!stream->site_open && !stream->coordinator_open) continue;
         if (process == COORDINATOR)
@@ -152,7 +152,7 @@ static void parcel_release(void *pointer) {
 static void arrive(void *context, struct event *event) {
     struct network *network = context;
     struct parcel *parcel = event->payload;
-    struct stream *stream = stream_of(network, parcel->stream);
+    struct link_stream *stream = stream_of(network, parcel->stream);
     event->number = parcel->stream;
     if (parcel->up ? stream->lost_up : stream->lost_down) return; /* the stream broke while it was on its way */
     if (parcel->closing) {
@@ -173,7 +173,7 @@ static void arrive(void *context, struct event *event) {
 }
 
 /* When a message sent now arrives; UINT64_MAX: never. */
-static uint64_t arrival(struct network *network, struct stream *stream, bool up, size_t size) {
+static uint64_t arrival(struct network *network, struct link_stream *stream, bool up, size_t size) {
     struct world *world = network->world;
     uint64_t from = world->now,
              blocked = up ? network->blocked_up[stream->site_process] : network->blocked_down[stream->site_process];
@@ -204,9 +204,9 @@ static void post_parcel(struct network *network, uint64_t at, struct parcel *par
 /* The same opening once more, later, as another call whose caller does not listen. */
 static void send_double(struct network *network, uint32_t number, const struct message *message, uint64_t first_at) {
     struct world *world = network->world;
-    struct stream *original = stream_of(network, number);
+    struct link_stream *original = stream_of(network, number);
     uint32_t ghost = stream_create(network, original->site_process, original->certificate);
-    struct stream *stream = stream_of(network, ghost);
+    struct link_stream *stream = stream_of(network, ghost);
     stream->site_open = false;
     stream->opened = true;
     struct parcel *parcel = xcalloc(1, sizeof *parcel);
@@ -225,7 +225,7 @@ static bool opens_a_call(enum message_kind kind) {
     return kind == MESSAGE_SUBMIT || kind == MESSAGE_HEARTBEAT || kind == MESSAGE_JOIN;
 }
 
-static bool is_reset(struct network *network, const struct stream *stream, enum message_kind kind) {
+static bool is_reset(struct network *network, const struct link_stream *stream, enum message_kind kind) {
     struct world *world = network->world;
     bool transfer = kind == MESSAGE_CHUNK || kind == MESSAGE_SNAPSHOT;
     if (!world_luck(world, transfer ? network->faults.reset_transfer : network->faults.reset)) return false;
@@ -233,7 +233,7 @@ static bool is_reset(struct network *network, const struct stream *stream, enum 
 }
 
 /* What a broken memory does between two checks. */
-static void flip(struct network *network, const struct stream *stream, struct buffer *bytes) {
+static void flip(struct network *network, const struct link_stream *stream, struct buffer *bytes) {
     struct world *world = network->world;
     if (bytes->size == 0 || !world_luck(world, network->faults.flipped)) return;
     size_t at = (size_t)world_luck_below(world, bytes->size);
@@ -246,7 +246,7 @@ static void flip(struct network *network, const struct stream *stream, struct bu
 
 void network_send(struct network *network, uint32_t number, bool up, struct message *message) {
     struct world *world = network->world;
-    struct stream *stream = stream_of(network, number);
+    struct link_stream *stream = stream_of(network, number);
     struct buffer bytes = message->bytes;
     message->bytes = (struct buffer){0};
     uint32_t sender = up ? stream->site_process : COORDINATOR;
@@ -280,7 +280,7 @@ void network_send(struct network *network, uint32_t number, bool up, struct mess
 }
 
 void network_close(struct network *network, uint32_t number, bool by_site) {
-    struct stream *stream = stream_of(network, number);
+    struct link_stream *stream = stream_of(network, number);
     if (!stream || process_is_doomed(network->world, by_site ? stream->site_process : COORDINATOR)) return;
     bool *open = by_site ? &stream->site_open : &stream->coordinator_open;
     if (!*open) return;

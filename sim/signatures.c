@@ -8,14 +8,14 @@
 
 enum { SLOTS = 1 << 15, TAG_AND_MORE = 512 };
 
-struct slot {
+struct signature_slot {
     bool used;
     uint8_t question[DIGEST_SIZE];
     enum status status;
     uint8_t signature[SIGNATURE_SIZE];
 };
 
-static struct slot *table; /* [SLOTS], kept for the life of the process */
+static struct signature_slot *table; /* [SLOTS], kept for the life of the process */
 static size_t used;
 
 static void ask(char what, const uint8_t *key, const char *tag, struct bytes message, struct bytes more,
@@ -34,7 +34,7 @@ static void ask(char what, const uint8_t *key, const char *tag, struct bytes mes
 }
 
 /* Where the answer to the question is, or is to be put. */
-static struct slot *slot_of(const uint8_t question[static DIGEST_SIZE]) {
+static struct signature_slot *slot_of(const uint8_t question[static DIGEST_SIZE]) {
     uint64_t at;
     if (!table) table = xcalloc(SLOTS, sizeof *table);
     if (used > SLOTS / 4 * 3) {
@@ -46,7 +46,7 @@ static struct slot *slot_of(const uint8_t question[static DIGEST_SIZE]) {
     return &table[at % SLOTS];
 }
 
-static void keep(struct slot *slot, const uint8_t question[static DIGEST_SIZE]) {
+static void keep(struct signature_slot *slot, const uint8_t question[static DIGEST_SIZE]) {
     slot->used = true;
     memcpy(slot->question, question, DIGEST_SIZE);
     used++;
@@ -56,7 +56,7 @@ enum status remembered_sign(const struct key_pair *key, const char *tag, struct 
                             uint8_t signature[static SIGNATURE_SIZE], struct error *error) {
     uint8_t question[DIGEST_SIZE];
     ask('s', key_pair_public(key), tag, message, (struct bytes){0}, question);
-    struct slot *slot = slot_of(question);
+    struct signature_slot *slot = slot_of(question);
     if (!slot->used) {
         TRY(sign_message(key, tag, message, slot->signature, error));
         keep(slot, question);
@@ -70,7 +70,7 @@ enum status remembered_verify(const uint8_t public_key[static PUBLIC_KEY_SIZE], 
     uint8_t question[DIGEST_SIZE];
     if (signature.size != SIGNATURE_SIZE) return sign_verify(public_key, tag, message, signature, error);
     ask('v', public_key, tag, message, signature, question);
-    struct slot *slot = slot_of(question);
+    struct signature_slot *slot = slot_of(question);
     if (!slot->used) {
         slot->status = sign_verify(public_key, tag, message, signature, error);
         keep(slot, question);

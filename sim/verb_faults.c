@@ -7,7 +7,7 @@
 #include "sim/plants.h"
 #include "sim/verbs.h"
 
-#define FIELD(field_) OPTION_FIELD(struct verb_settings, faults.field_)
+#define FIELD(field_) OPTION_FIELD(struct sim_settings, faults.field_)
 
 static const struct option table[] = {
     {"seed", OPTION_U64, FIELD(seed), .help = "Run this seed alone."},
@@ -43,7 +43,7 @@ static uint64_t drawn_first(uint64_t count) {
     return first;
 }
 
-static int run_them(const struct verb_settings *values, struct buffer *kept, struct buffer *absent) {
+static int run_them(const struct sim_settings *values, struct buffer *kept, struct buffer *absent) {
     uint64_t none = 0;
     struct world_filter filter = {0};
     if (values->faults.keep) filter.kept = kept->size ? (const uint64_t *)(const void *)kept->data : &none;
@@ -70,7 +70,7 @@ static int run_them(const struct verb_settings *values, struct buffer *kept, str
 }
 
 static int run(struct options *options, void *context) {
-    const struct verb_settings *values = context;
+    const struct sim_settings *values = context;
     struct buffer kept = {0}, absent = {0};
     int code = 2;
     const char *why = "beside --seed, which runs that one alone";

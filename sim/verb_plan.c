@@ -5,7 +5,7 @@
 #include "plan/plan.h"
 #include "sim/verbs.h"
 
-#define FIELD(field_) OPTION_FIELD(struct verb_settings, plan.field_)
+#define FIELD(field_) OPTION_FIELD(struct sim_settings, plan.field_)
 
 static const char *const formats[] = {"text", "json", NULL};
 static const struct option table[] = {
@@ -29,7 +29,7 @@ static int print(const struct buffer *text) {
     return written == text->size && fflush(stdout) == 0 ? 0 : 1;
 }
 
-static int plan_it(const struct verb_settings *values, const struct topology *topology) {
+static int plan_it(const struct sim_settings *values, const struct topology *topology) {
     struct plan_result result;
     struct plan_advice advice;
     struct buffer text = {0}, plot = {0};
@@ -52,7 +52,7 @@ static int plan_it(const struct verb_settings *values, const struct topology *to
 }
 
 static int run(struct options *options, void *context) {
-    const struct verb_settings *values = context;
+    const struct sim_settings *values = context;
     struct topology *topology = NULL;
     struct error error = {0};
     (void)options;

@@ -14,7 +14,7 @@
 static const char *const modes[] = {"file", "dense", "sparse", NULL};
 static const char *const codecs[] = {"file", "fp32", "bf16", "int8", "fp4", "topk2-64", "topk2-128", NULL};
 
-#define FIELD(field_) OPTION_FIELD(struct verb_settings, train.field_)
+#define FIELD(field_) OPTION_FIELD(struct sim_settings, train.field_)
 static const struct option table[] = {
     {"file", OPTION_PATH, FIELD(file), .flags = OPTION_POSITIONAL | OPTION_REQUIRED,
      .help = "The federation: sites, links, failures."},
@@ -46,7 +46,7 @@ static const struct option table[] = {
     {"svg", OPTION_PATH, FIELD(svg), .value_name = "FILE", .help = "Loss over tokens, training and held-out."},
     {0}};
 
-static enum status manifest_read(const struct verb_settings *settings, struct manifest *out, struct error *error) {
+static enum status manifest_read(const struct sim_settings *settings, struct manifest *out, struct error *error) {
     struct buffer text = {0};
     struct model_config config;
     enum status status;
@@ -75,7 +75,7 @@ static enum status manifest_read(const struct verb_settings *settings, struct ma
 }
 
 /* The file's `run:` and the command line over the manifest. */
-static enum status manifest_settle(const struct verb_settings *settings, const struct topology *topology, struct manifest *out,
+static enum status manifest_settle(const struct sim_settings *settings, const struct topology *topology, struct manifest *out,
                                    struct error *error) {
     const struct topology_run *run = &topology->run;
     enum codec codec = settings->train.codec ? (enum codec)settings->train.codec : run->codec;
@@ -103,7 +103,7 @@ static enum status manifest_settle(const struct verb_settings *settings, const s
     return manifest_check(out, error);
 }
 
-static enum status sites_settle(const struct verb_settings *settings, struct topology *topology, struct error *error) {
+static enum status sites_settle(const struct sim_settings *settings, struct topology *topology, struct error *error) {
     if (!settings->train.sites) return OK;
     if (topology->group_count != 1)
         return error_set(error, INVALID, "--sites wants a file with one group of sites; this one has %u", topology->group_count);
@@ -114,7 +114,7 @@ static enum status sites_settle(const struct verb_settings *settings, struct top
     return OK;
 }
 
-static enum status plot_write(const struct verb_settings *settings, const struct history *history, struct error *error) {
+static enum status plot_write(const struct sim_settings *settings, const struct history *history, struct error *error) {
     struct buffer svg = {0};
     history_plot(history, settings->train.file, &svg);
     enum status status = file_write(settings->train.svg, buffer_bytes(&svg), 0644, error);
@@ -133,7 +133,7 @@ static void print_result(const struct train_result *r) {
            hex_encode(r->root, DIGEST_SIZE, root));
 }
 
-static enum status train(const struct verb_settings *settings, struct error *error) {
+static enum status train(const struct sim_settings *settings, struct error *error) {
     struct topology *topology = NULL;
     struct manifest manifest;
     struct history *history = NULL;
@@ -186,7 +186,7 @@ out:
 
 static int run(struct options *options, void *values) {
     struct error error = {0};
-    const struct verb_settings *settings = values;
+    const struct sim_settings *settings = values;
     if (options_refuse_idle(options, "preset", settings->train.manifest != NULL,
                             "beside --manifest, which says the model's shape", &error) == OK &&
         train(settings, &error) == OK)

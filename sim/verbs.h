@@ -5,7 +5,7 @@
 #include "base/options.h"
 #include "model/data_format.h"
 
-struct verb_settings {
+struct sim_settings {
     struct {
         uint64_t seed, seeds, first, sites;
         bool trace, hashes, coverage, shrink;

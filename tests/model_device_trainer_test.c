@@ -61,7 +61,7 @@ struct both { /* a model on both sides */
     struct device_trainer *device;
 };
 
-static void plan(struct both *b, struct arena *arena) {
+static void plan(struct both *b, struct tensor_arena *arena) {
     const struct kernels *kernels = kernels_at(0);
     transformer_plan(&b->transformer, &b->layout, kernels, b->options.length, true, false, arena);
     workspace_plan(&b->workspace, &b->transformer, (uint32_t)b->sequences, arena);
@@ -93,10 +93,10 @@ static void make(struct both *b, const struct cuda_backend *backend, struct mode
     b->tokens = xcalloc(b->sequences * (length + 1), sizeof *b->tokens);
     layout_initialise(&b->layout, 5, b->parameters);
     fill_tokens(b, 9);
-    struct arena arena = {0};
+    struct tensor_arena arena = {0};
     plan(b, &arena);
     CHECK_OK(memory_try(arena.used, 1, &b->memory, &error));
-    arena = (struct arena){.base = b->memory};
+    arena = (struct tensor_arena){.base = b->memory};
     plan(b, &arena);
 }
 

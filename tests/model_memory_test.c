@@ -94,11 +94,11 @@ TEST(bf16_moments_train_as_well_and_the_same_on_any_threads_and_after_a_restart)
 
 TEST(moments_rounded_by_chance_are_right_on_average) {
     enum { COUNT = 10000 };
-    struct arena arena = {0};
+    struct tensor_arena arena = {0};
     struct moments moments;
     moments_plan(&moments, COUNT, true, &arena);
     CHECK(arena.used >= 2 * COUNT && arena.used < 2 * COUNT + 128);
-    arena = (struct arena){.base = xcalloc(1, arena.used)};
+    arena = (struct tensor_arena){.base = xcalloc(1, arena.used)};
     void *memory = arena.base;
     moments_plan(&moments, COUNT, true, &arena);
     float *values = xmalloc(COUNT * sizeof *values), *back = xmalloc(COUNT * sizeof *back);

@@ -20,11 +20,11 @@ static void model_make(struct model *m, const struct model_config *config, const
                        uint32_t length, const float *parameters) {
     struct error error = {0};
     CHECK_OK(layout_init(config, &m->layout, &error));
-    struct arena arena = {0};
+    struct tensor_arena arena = {0};
     m->memory = NULL;
     for (int pass = 0; pass < 2; pass++) {
         if (pass) CHECK_OK(memory_try(arena.used, 1, &m->memory, &error));
-        arena = (struct arena){.base = m->memory};
+        arena = (struct tensor_arena){.base = m->memory};
         transformer_plan(&m->transformer, &m->layout, k, length, true, false, &arena);
         workspace_plan(&m->workspace, &m->transformer, sequences, &arena);
     }

@@ -82,7 +82,7 @@ static bool set_has(const struct pattern *p, const struct node *set, uint32_t po
 
 /* ---- compiling ------------------------------------------------------------------------------------------------------------------- */
 
-struct parser {
+struct pattern_parser {
     struct pattern *out;
     struct bytes text;
     size_t at;
@@ -95,33 +95,33 @@ struct fragment { /* ends in an EMPTY node whose next is still open */
     int start, end;
 };
 
-static enum status refuse(struct parser *p, const char *what) {
+static enum status refuse(struct pattern_parser *p, const char *what) {
     return error_set(p->error, INVALID, "pattern at %zu: %s (near \"%.16s\")", p->at, what, (const char *)p->text.data + p->at);
 }
 
-static int peek(const struct parser *p) { return p->at < p->text.size ? p->text.data[p->at] : -1; }
+static int peek(const struct pattern_parser *p) { return p->at < p->text.size ? p->text.data[p->at] : -1; }
 
-static bool accept(struct parser *p, const char *word) {
+static bool accept(struct pattern_parser *p, const char *word) {
     size_t size = strlen(word);
     if (p->text.size - p->at < size || memcmp(p->text.data + p->at, word, size) != 0) return false;
     p->at += size;
     return true;
 }
 
-static enum status new_node(struct parser *p, enum node_kind kind, int *out) {
+static enum status new_node(struct pattern_parser *p, enum node_kind kind, int *out) {
     if (p->out->node_count == NODES_MAX) return refuse(p, "it is too long");
     *out = p->out->node_count++;
     p->out->nodes[*out] = (struct node){.kind = kind, .next = -1, .other = -1, .least = 1, .most = 1, .any_case = p->any_case};
     return OK;
 }
 
-static enum status add_item(struct parser *p, struct item item) {
+static enum status add_item(struct pattern_parser *p, struct item item) {
     if (p->out->item_count == ITEMS_MAX) return refuse(p, "it has too many classes");
     p->out->items[p->out->item_count++] = item;
     return OK;
 }
 
-static enum status parse_property(struct parser *p, bool negated) {
+static enum status parse_property(struct pattern_parser *p, bool negated) {
     static const char names[][3] = {"Cn", "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps",
                                     "Pe", "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Co"};
     char name[4] = "";
@@ -137,7 +137,7 @@ static enum status parse_property(struct parser *p, bool negated) {
 }
 
 /* Behind a backslash. *single: a character that may begin or end a range. */
-static enum status parse_escape(struct parser *p, uint32_t *single) {
+static enum status parse_escape(struct pattern_parser *p, uint32_t *single) {
     int c = peek(p);
     *single = 0;
     if (c >= 0) p->at++;
@@ -158,13 +158,13 @@ static enum status parse_escape(struct parser *p, uint32_t *single) {
     }
 }
 
-static enum status parse_single(struct parser *p, uint32_t *single) {
+static enum status parse_single(struct pattern_parser *p, uint32_t *single) {
     if (accept(p, "\\")) return parse_escape(p, single);
     *single = utf8_next(p->text, &p->at);
     return OK;
 }
 
-static enum status parse_class(struct parser *p, bool *negated) {
+static enum status parse_class(struct pattern_parser *p, bool *negated) {
     *negated = accept(p, "^");
     for (bool first = true; first || peek(p) != ']'; first = false) {
         if (peek(p) < 0) return refuse(p, "a class has no end");
@@ -184,7 +184,7 @@ static enum status parse_class(struct parser *p, bool *negated) {
     return OK;
 }
 
-static bool parse_number(struct parser *p, uint32_t *out) {
+static bool parse_number(struct pattern_parser *p, uint32_t *out) {
     size_t from = p->at;
     uint32_t value = 0;
     while (peek(p) >= '0' && peek(p) <= '9' && value < 100000) value = value * 10 + (uint32_t)(p->text.data[p->at++] - '0');
@@ -193,7 +193,7 @@ static bool parse_number(struct parser *p, uint32_t *out) {
 }
 
 /* *there: a quantifier stood here. */
-static enum status parse_quantifier(struct parser *p, struct node *node, bool *there) {
+static enum status parse_quantifier(struct pattern_parser *p, struct node *node, bool *there) {
     *there = true;
     if (accept(p, "?"))
         node->least = 0;
@@ -215,9 +215,9 @@ static enum status parse_quantifier(struct parser *p, struct node *node, bool *t
     return peek(p) == '?' ? refuse(p, "lazy quantifiers are not supported") : OK;
 }
 
-static enum status parse_alternatives(struct parser *p, struct fragment *out);
+static enum status parse_alternatives(struct pattern_parser *p, struct fragment *out);
 
-static enum status parse_group(struct parser *p, struct fragment *out) {
+static enum status parse_group(struct pattern_parser *p, struct fragment *out) {
     bool look = false, negated = false, before = p->any_case;
     if (accept(p, "?=") || accept(p, "?!"))
         look = true, negated = p->text.data[p->at - 1] == '!';
@@ -251,7 +251,7 @@ static enum status parse_group(struct parser *p, struct fragment *out) {
     return OK;
 }
 
-static enum status parse_piece(struct parser *p, struct fragment *out) {
+static enum status parse_piece(struct pattern_parser *p, struct fragment *out) {
     int c = peek(p), node, end;
     if (accept(p, "(")) return parse_group(p, out);
     if (c == '^' || c == '$' || c == '.' || c == '?' || c == '*' || c == '+' || c == '{')
@@ -275,7 +275,7 @@ static enum status parse_piece(struct parser *p, struct fragment *out) {
     return OK;
 }
 
-static enum status parse_sequence(struct parser *p, struct fragment *out) {
+static enum status parse_sequence(struct pattern_parser *p, struct fragment *out) {
     int node;
     TRY(new_node(p, NODE_EMPTY, &node));
     *out = (struct fragment){node, node};
@@ -288,7 +288,7 @@ static enum status parse_sequence(struct parser *p, struct fragment *out) {
     return OK;
 }
 
-static enum status parse_alternatives(struct parser *p, struct fragment *out) {
+static enum status parse_alternatives(struct pattern_parser *p, struct fragment *out) {
     if (++p->depth > DEPTH_MAX) return refuse(p, "groups are nested too deeply");
     TRY(parse_sequence(p, out));
     int end = out->end, last = -1;
@@ -315,7 +315,7 @@ static enum status parse_alternatives(struct parser *p, struct fragment *out) {
 }
 
 enum status pattern_compile(const char *text, struct pattern **out, struct error *error) {
-    struct parser p = {.text = bytes_of(text, strlen(text)), .error = error};
+    struct pattern_parser p = {.text = bytes_of(text, strlen(text)), .error = error};
     if (p.text.size == 0 || p.text.size > PATTERN_MAX)
         return error_set(error, INVALID, "a pattern has %zu bytes; 1 to %d are supported", p.text.size, PATTERN_MAX);
     p.out = xcalloc(1, sizeof *p.out);

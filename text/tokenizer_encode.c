@@ -18,21 +18,21 @@ struct symbol { /* a linked list in the order of the text */
     int32_t before, behind;
 };
 
-struct candidate { /* stale once either of its symbols is another */
+struct merge_candidate { /* stale once either of its symbols is another */
     uint32_t rank, to, left_token, right_token;
     int32_t left;
 };
 
 struct heap {
-    struct candidate *items;
+    struct merge_candidate *items;
     size_t count, capacity;
 };
 
-static bool sooner(const struct candidate *a, const struct candidate *b) {
+static bool sooner(const struct merge_candidate *a, const struct merge_candidate *b) {
     return a->rank != b->rank ? a->rank < b->rank : a->left < b->left;
 }
 
-static void heap_push(struct heap *heap, struct candidate item) {
+static void heap_push(struct heap *heap, struct merge_candidate item) {
     if (heap->count == heap->capacity) {
         heap->capacity = MAX(heap->capacity * 2, (size_t)32);
         heap->items = xrealloc(heap->items, heap->capacity * sizeof *heap->items);
@@ -42,8 +42,8 @@ static void heap_push(struct heap *heap, struct candidate item) {
     heap->items[at] = item;
 }
 
-static struct candidate heap_pop(struct heap *heap) {
-    struct candidate top = heap->items[0], last = heap->items[--heap->count];
+static struct merge_candidate heap_pop(struct heap *heap) {
+    struct merge_candidate top = heap->items[0], last = heap->items[--heap->count];
     size_t at = 0;
     for (size_t child; (child = 2 * at + 1) < heap->count; at = child) {
         if (child + 1 < heap->count && sooner(&heap->items[child + 1], &heap->items[child])) child++;
@@ -60,7 +60,7 @@ static void consider(const struct tokenizer *t, const struct symbol *symbols, in
     for (uint64_t at = random_hash(a, b); t->merges[at & t->merges_mask].used; at++) {
         const struct merge *merge = &t->merges[at & t->merges_mask].merge;
         if (merge->left != a || merge->right != b) continue;
-        heap_push(heap, (struct candidate){merge->rank, merge->to, a, b, left});
+        heap_push(heap, (struct merge_candidate){merge->rank, merge->to, a, b, left});
         return;
     }
 }
@@ -69,7 +69,7 @@ static void merge_all(const struct tokenizer *t, struct symbol *symbols, int32_t
     struct heap heap = {0};
     for (int32_t i = 0; i + 1 < count; i++) consider(t, symbols, i, &heap);
     while (heap.count > 0) {
-        struct candidate best = heap_pop(&heap);
+        struct merge_candidate best = heap_pop(&heap);
         struct symbol *left = &symbols[best.left];
         if (left->token != best.left_token || left->behind == NONE || symbols[left->behind].token != best.right_token) continue;
         symbols[left->behind].token = NO_TOKEN; /* gone */

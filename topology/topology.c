@@ -53,7 +53,7 @@ static enum status check_fault(const char *where, const struct topology_fault *f
     return OK;
 }
 
-static enum status check_run(struct topology *topology, struct error *error) {
+static enum status check_run_section(struct topology *topology, struct error *error) {
     struct topology_run *run = &topology->run;
     bool sparse = codec_is_sparse(run->codec);
     if ((int)run->mode < 0) run->mode = sparse ? OUTER_SPARSE : OUTER_DENSE;
@@ -87,7 +87,7 @@ enum status topology_settle(struct topology *topology, struct error *error) {
     }
     topology->site_count = (uint32_t)sites;
     TRY(check_fault("coordinator.outages", &topology->coordinator.outage, error));
-    return check_run(topology, error);
+    return check_run_section(topology, error);
 }
 
 /* ---- life ---------------------------------------------------------------------------------------------------------------- */

@@ -14,13 +14,13 @@
 
 /* ---- one value ----------------------------------------------------------------------------------------------------------- */
 
-struct unit {
+struct topology_unit {
     enum field_kind kind;
     const char *name;
     double factor;
 };
 
-static const struct unit units[] = {
+static const struct topology_unit units[] = {
     {FIELD_COUNT, "", 1},          {FIELD_COUNT, "k", 1e3},     {FIELD_COUNT, "M", 1e6},       {FIELD_COUNT, "B", 1e9},
     {FIELD_COUNT, "G", 1e9},       {FIELD_COUNT, "T", 1e12},    {FIELD_SIZE, "B", 1},          {FIELD_SIZE, "kB", 1e3},
     {FIELD_SIZE, "MB", 1e6},       {FIELD_SIZE, "GB", 1e9},     {FIELD_SIZE, "TB", 1e12},      {FIELD_SIZE, "PB", 1e15},

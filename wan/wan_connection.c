@@ -27,8 +27,8 @@ static const struct wan_way_settings *settings_of(const struct pipe *pipe) {
 
 /* ---- pieces ---- */
 
-static struct piece *piece_push(struct pipe *pipe, size_t capacity) {
-    struct piece *piece = xcalloc(1, sizeof(*piece) + capacity);
+static struct wan_piece *piece_push(struct pipe *pipe, size_t capacity) {
+    struct wan_piece *piece = xcalloc(1, sizeof(*piece) + capacity);
     if (pipe->last)
         pipe->last->next = piece;
     else
@@ -38,7 +38,7 @@ static struct piece *piece_push(struct pipe *pipe, size_t capacity) {
 }
 
 static void piece_pop(struct pipe *pipe) {
-    struct piece *piece = pipe->first;
+    struct wan_piece *piece = pipe->first;
     pipe->first = piece->next;
     if (!pipe->first) pipe->last = NULL;
     free(piece);
@@ -77,7 +77,7 @@ static void pipe_take(struct pipe *pipe, const uint8_t *data, size_t size, uint6
     struct link *link = pipe->connection->link;
     struct link_way *way = way_of(pipe);
     uint64_t losses = pipe->flow.losses;
-    struct piece *piece = piece_push(pipe, size);
+    struct wan_piece *piece = piece_push(pipe, size);
     memcpy(piece->data, data, size);
     piece->size = (uint32_t)size;
     pipe_corrupt(pipe, piece->data, size);
@@ -86,7 +86,7 @@ static void pipe_take(struct pipe *pipe, const uint8_t *data, size_t size, uint6
 }
 
 static void pipe_end(struct pipe *pipe, uint64_t now_ns) {
-    struct piece *piece = piece_push(pipe, 0);
+    struct wan_piece *piece = piece_push(pipe, 0);
     uint64_t arrival = now_ns + settings_of(pipe)->delay_ns;
     piece->end = true;
     piece->arrival_ns = MAX(arrival, pipe->flow.arrival_ns);
@@ -95,10 +95,10 @@ static void pipe_end(struct pipe *pipe, uint64_t now_ns) {
 
 /* ---- moving ---- */
 
-enum move { MOVE_ON, MOVE_BLOCKED, MOVE_BROKEN };
+enum wan_move { MOVE_ON, MOVE_BLOCKED, MOVE_BROKEN };
 
 /* Reads until the flow or the socket has no more. *wait_ns: when the flow should be asked again. */
-static enum move pipe_read(struct pipe *pipe, uint64_t now_ns, uint64_t *wait_ns) {
+static enum wan_move pipe_read(struct pipe *pipe, uint64_t now_ns, uint64_t *wait_ns) {
     uint8_t data[65536];
     struct link *link = pipe->connection->link;
     struct link_way *way = way_of(pipe);
@@ -131,9 +131,9 @@ static enum move pipe_read(struct pipe *pipe, uint64_t now_ns, uint64_t *wait_ns
     return MOVE_ON;
 }
 
-static enum move pipe_write(struct pipe *pipe, uint64_t now_ns) {
+static enum wan_move pipe_write(struct pipe *pipe, uint64_t now_ns) {
     while (pipe->first && pipe->first->arrival_ns <= now_ns) {
-        struct piece *piece = pipe->first;
+        struct wan_piece *piece = pipe->first;
         if (piece->end) {
             (void)shutdown(pipe->sink->descriptor, SHUT_WR);
             pipe->shut = true;
@@ -183,7 +183,7 @@ static bool pipe_service(struct pipe *pipe, uint64_t now_ns, bool *wants_read, b
              back_held_until = held_until_ns(connection->link, !pipe->way);
     uint64_t next = UINT64_MAX, wait_ns = UINT64_MAX;
     bool usable = connection->connected || pipe->way == WAN_DOWN; /* its sink: the near one always is */
-    enum move wrote = MOVE_ON, read = MOVE_ON;
+    enum wan_move wrote = MOVE_ON, read = MOVE_ON;
     *wants_read = *wants_write = false;
     pipe_acknowledge(pipe, now_ns);
     if (usable && held_until <= now_ns) wrote = pipe_write(pipe, now_ns);

@@ -29,8 +29,8 @@ struct timer { /* in the proxy's heap, by time */
     void (*fire)(struct timer *timer, uint64_t now_ns);
 };
 
-struct piece { /* on its way */
-    struct piece *next;
+struct wan_piece { /* on its way */
+    struct wan_piece *next;
     uint64_t arrival_ns;
     uint32_t size, written;
     bool end; /* the sender has said all */
@@ -49,7 +49,7 @@ struct pipe { /* one way of a connection */
     enum wan_way way;
     struct endpoint *source, *sink;
     struct wan_flow flow;
-    struct piece *first, *last;
+    struct wan_piece *first, *last;
     struct acknowledgement *first_acknowledgement, *last_acknowledgement;
     uint64_t opens_ns;            /* TCP's handshake takes a round trip: nothing is read before */
     bool ended, shut, discarding; /* the source's end was read; told to the sink; half-closed by command */

@@ -12,19 +12,20 @@
 #include "wan/wan_proxy.h"
 #include "wan/wan_topology.h"
 
-struct settings {
+struct wan_proxy_settings {
     uint64_t seed;
     const char *topology, *target;
     bool describe;
 };
 
 static const struct option table[] = {
-    {"seed", OPTION_U64, OPTION_FIELD(struct settings, seed), .fallback = "1", .help = "Of the draws of jitter and loss."},
-    {"wan", OPTION_PATH, OPTION_FIELD(struct settings, topology), .value_name = "FILE",
+    {"seed", OPTION_U64, OPTION_FIELD(struct wan_proxy_settings, seed), .fallback = "1",
+     .help = "Of the draws of jitter and loss."},
+    {"wan", OPTION_PATH, OPTION_FIELD(struct wan_proxy_settings, topology), .value_name = "FILE",
      .help = "A federation's YAML file, as for atoll-sim plan: a link for each of its sites, named as the site."},
-    {"to", OPTION_TEXT, OPTION_FIELD(struct settings, target), .value_name = "HOST:PORT", .check = address_check_connect,
-     .help = "Where those links lead."},
-    {"describe", OPTION_BOOL, OPTION_FIELD(struct settings, describe),
+    {"to", OPTION_TEXT, OPTION_FIELD(struct wan_proxy_settings, target), .value_name = "HOST:PORT",
+     .check = address_check_connect, .help = "Where those links lead."},
+    {"describe", OPTION_BOOL, OPTION_FIELD(struct wan_proxy_settings, describe),
      .help = "Print that federation as JSON, and do nothing else."},
     {0}};
 static const struct command program = {
@@ -42,7 +43,7 @@ static const struct command program = {
     .options = table,
     .version = atoll_version};
 
-static enum status add_links(struct wan_proxy *proxy, const struct topology *topology, const struct settings *settings,
+static enum status add_links(struct wan_proxy *proxy, const struct topology *topology, const struct wan_proxy_settings *settings,
                              struct error *error) {
     for (uint32_t i = 0; i < topology->site_count; i++) {
         struct topology_place place = topology_place(topology, i, settings->seed);
@@ -63,7 +64,7 @@ static void describe(const struct topology *topology, uint64_t seed) {
     buffer_deinit(&text);
 }
 
-static int run(const struct settings *settings) {
+static int run(const struct wan_proxy_settings *settings) {
     struct wan_proxy *proxy = NULL;
     struct topology *topology = NULL;
     struct error error = {0};
@@ -92,7 +93,7 @@ int main(int argc, char **argv) {
     streams_open();
     ending_begin(ENDING_BY_SIGNAL);
     (void)!limits_raise_descriptors(NULL, NULL);
-    struct settings settings = {0};
+    struct wan_proxy_settings settings = {0};
     struct options *options = options_create(&program, &settings);
     int code = options_start(options, &(struct options_setup){.argc = argc, .argv = argv});
     if (code == OPTIONS_GO_ON) code = run(&settings);

@@ -15,7 +15,7 @@ enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_DAMAGED = 4 };
 
 enum output_format { FORMAT_TEXT = 0, FORMAT_JSON = 1 };
 
-struct settings {
+struct ctl_settings {
     enum output_format format;
     const char *keys;   /* directory with ca.pem, admin.pem, admin.key */
     const char *server; /* HOST:PORT */
@@ -29,7 +29,7 @@ struct settings {
 
 /* Sends the order and waits. The reply lives in *arena, which the caller ends with arena_deinit (also after a failure). REFUSED
  * with the coordinator's words where its code is not OK. */
-MUST_USE enum status client_ask(const struct settings *settings, const struct admin_request *request, struct arena *arena,
+MUST_USE enum status client_ask(const struct ctl_settings *settings, const struct admin_request *request, struct arena *arena,
                                 struct admin_reply *out, struct error *error);
 
 /* Prints "atollctl: message" on stderr; the exit code for it. */
@@ -37,7 +37,7 @@ int report_failure(const struct error *error);
 /* Writes the buffer to stdout, with a line end. */
 void print_buffer(const struct buffer *buffer);
 /* {"done": what, ...}: the answer of a command that has nothing to show. */
-void print_done(const struct settings *settings, const char *what, const char *detail);
+void print_done(const struct ctl_settings *settings, const char *what, const char *detail);
 
 /* "12.3 MB", "4.5 min", ...: for people. Each returns its argument `out`. */
 enum { HUMAN_SIZE = 32 };

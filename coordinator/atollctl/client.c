@@ -24,7 +24,7 @@ static enum status read_one(const char *directory, const char *name, struct buff
     return status;
 }
 
-static enum status credentials_read(const struct settings *settings, struct credentials *out, struct error *error) {
+static enum status credentials_read(const struct ctl_settings *settings, struct credentials *out, struct error *error) {
     if (!settings->keys) return error_set(error, INVALID, "say where the admin's keys are: --keys RUN/keys (or ATOLL_KEYS)");
     TRY(read_one(settings->keys, "ca.pem", &out->ca, error));
     TRY(read_one(settings->keys, "admin.pem", &out->certificate, error));
@@ -38,7 +38,7 @@ static void credentials_clear(struct credentials *credentials) {
     free_clearing(credentials->key.data, credentials->key.capacity);
 }
 
-static enum status exchange(const struct settings *settings, const struct credentials *credentials, struct bytes request,
+static enum status exchange(const struct ctl_settings *settings, const struct credentials *credentials, struct bytes request,
                             struct buffer *reply, struct error *error) {
     struct rpc_channel *channel = NULL;
     struct rpc_channel_options options = {.address = settings->server,
@@ -67,7 +67,7 @@ static enum status decode(const struct buffer *raw, struct arena *arena, struct 
     return error_set(error, REFUSED, "the coordinator says no (%s): %s", admin_code_name(out->code), out->message);
 }
 
-enum status client_ask(const struct settings *settings, const struct admin_request *request, struct arena *arena,
+enum status client_ask(const struct ctl_settings *settings, const struct admin_request *request, struct arena *arena,
                        struct admin_reply *out, struct error *error) {
     struct credentials credentials = {0};
     struct buffer raw = {0}, reply = {0};

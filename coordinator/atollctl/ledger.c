@@ -18,7 +18,7 @@ struct audit {
 
 /* Version 0 is derived, not read: from the seed in entry 0, or from the checkpoint the auditor has. replay_run compares its root
  * with the genesis entry's. */
-static enum status initial_state(const struct settings *settings, struct audit *audit, struct error *error) {
+static enum status initial_state(const struct ctl_settings *settings, struct audit *audit, struct error *error) {
     struct ledger_source source = directory_source(&audit->data);
     struct buffer raw = {0};
     struct ledger_entry genesis;
@@ -69,7 +69,7 @@ static enum status check_snapshots(struct audit *audit, struct error *error) {
     return status == NOT_FOUND ? OK : status;
 }
 
-static enum status verify(const struct settings *settings, struct audit *audit, struct error *error) {
+static enum status verify(const struct ctl_settings *settings, struct audit *audit, struct error *error) {
     TRY(directory_open(settings->directory, true, NULL, NULL, &audit->data, error));
     TRY(initial_state(settings, audit, error));
     audit->run = run_state_create();
@@ -83,7 +83,7 @@ static enum status verify(const struct settings *settings, struct audit *audit, 
     return check_snapshots(audit, error);
 }
 
-static void print_report(const struct settings *settings, const struct audit *audit, enum status status,
+static void print_report(const struct ctl_settings *settings, const struct audit *audit, enum status status,
                          const struct error *error, uint64_t took_ms) {
     char root_text[HEX32_SIZE] = "", head_text[HEX32_SIZE] = "";
     uint8_t root[DIGEST_SIZE];
@@ -135,7 +135,7 @@ static void print_report(const struct settings *settings, const struct audit *au
 }
 
 static int ledger_verify(struct options *options, void *values) {
-    const struct settings *settings = values;
+    const struct ctl_settings *settings = values;
     struct audit audit = {.report = {.failed_entry = UINT64_MAX}};
     struct error error = {0};
     (void)options;
@@ -264,7 +264,7 @@ static enum status list_entry(const struct ledger_source *source, uint64_t index
 }
 
 static int ledger_list(struct options *options, void *values) {
-    const struct settings *settings = values;
+    const struct ctl_settings *settings = values;
     struct directory data = {0};
     struct buffer out = {0};
     struct json_writer writer = json_writer_of(&out, true);
@@ -288,13 +288,13 @@ static int ledger_list(struct options *options, void *values) {
 
 static const struct option verify_options[] = {{.name = "dir",
                                                 .type = OPTION_PATH,
-                                                OPTION_FIELD(struct settings, directory),
+                                                OPTION_FIELD(struct ctl_settings, directory),
                                                 .value_name = "DIR",
                                                 .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
                                                 .help = "a run's data directory, or a copy of one"},
                                                {.name = "checkpoint",
                                                 .type = OPTION_PATH,
-                                                OPTION_FIELD(struct settings, checkpoint),
+                                                OPTION_FIELD(struct ctl_settings, checkpoint),
                                                 .value_name = "FILE",
                                                 .flags = OPTION_FLAG_ONLY,
                                                 .help = "the initial parameters, for a run that did not start from a seed"},
@@ -309,15 +309,18 @@ static const struct command verify_command = {
         "final parameters are computed anew. Needs no coordinator and no keys. The first disagreement is reported by its entry. "
         "Exit codes: 0 all of it holds, 4 it does not, 1 it could not be read.",
     .examples = "cp -a /srv/atoll/demo /tmp/copy && atollctl ledger verify --dir /tmp/copy"};
-static const struct option list_options[] = {
-    {.name = "dir",
-     .type = OPTION_PATH,
-     OPTION_FIELD(struct settings, directory),
-     .value_name = "DIR",
-     .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
-     .help = "a run's data directory, in use or copied"},
-    {.name = "from", .type = OPTION_U64, OPTION_FIELD(struct settings, from), .flags = OPTION_FLAG_ONLY, .help = "first entry"},
-    {0}};
+static const struct option list_options[] = {{.name = "dir",
+                                              .type = OPTION_PATH,
+                                              OPTION_FIELD(struct ctl_settings, directory),
+                                              .value_name = "DIR",
+                                              .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
+                                              .help = "a run's data directory, in use or copied"},
+                                             {.name = "from",
+                                              .type = OPTION_U64,
+                                              OPTION_FIELD(struct ctl_settings, from),
+                                              .flags = OPTION_FLAG_ONLY,
+                                              .help = "first entry"},
+                                             {0}};
 static const struct command list_command = {
     .name = "list", .summary = "print the entries, as they are recorded", .options = list_options, .run = ledger_list};
 static const struct command *const verbs[] = {&verify_command, &list_command, NULL};

@@ -16,25 +16,25 @@ static const char *const formats[] = {"text", "json", NULL};
 static const struct option table[] = {
     {.name = "format",
      .type = OPTION_ENUM,
-     OPTION_FIELD(struct settings, format),
+     OPTION_FIELD(struct ctl_settings, format),
      .fallback = "text",
      .choices = formats,
      .help = "how results are written: text for people, json for programs (nothing else goes to stdout then)"},
     {.name = "keys",
      .type = OPTION_PATH,
-     OPTION_FIELD(struct settings, keys),
+     OPTION_FIELD(struct ctl_settings, keys),
      .value_name = "DIR",
      .help = "directory with ca.pem, admin.pem and admin.key; `atollctl run create` puts them in RUN/keys"},
     {.name = "server",
      .type = OPTION_TEXT,
-     OPTION_FIELD(struct settings, server),
+     OPTION_FIELD(struct ctl_settings, server),
      .fallback = "127.0.0.1:7400",
      .value_name = "HOST:PORT",
      .check = address_check_connect,
      .help = "the coordinator"},
     {.name = "proxy",
      .type = OPTION_TEXT,
-     OPTION_FIELD(struct settings, proxy),
+     OPTION_FIELD(struct ctl_settings, proxy),
      .value_name = "URL",
      .check = rpc_proxy_check,
      .flags = OPTION_SECRET,
@@ -42,7 +42,7 @@ static const struct option table[] = {
              "grpc_proxy, https_proxy, http_proxy and no_proxy in the environment say"},
     {.name = "timeout",
      .type = OPTION_DURATION,
-     OPTION_FIELD(struct settings, timeout_ms),
+     OPTION_FIELD(struct ctl_settings, timeout_ms),
      .fallback = "10s",
      .min = "100ms",
      .max = "10m",
@@ -72,7 +72,7 @@ int main(int argc, char **argv) {
     streams_open();
     ending_begin(ENDING_BY_SIGNAL);
     (void)!limits_raise_descriptors(NULL, NULL);
-    struct settings settings = {0};
+    struct ctl_settings settings = {0};
     struct options *options = options_create(&program, &settings);
     struct options_setup setup = {.argc = argc, .argv = argv, .environment = environ, .load_file = config_load};
     int code = options_start(options, &setup);

@@ -9,7 +9,7 @@
 #include "run/run_model.h"
 
 static int model_export(struct options *options, void *values) {
-    const struct settings *settings = values;
+    const struct ctl_settings *settings = values;
     struct directory data = {0};
     struct run_state *run = NULL;
     struct model_state model = {0};
@@ -47,19 +47,19 @@ static int model_export(struct options *options, void *values) {
 
 static const struct option export_options[] = {{.name = "dir",
                                                 .type = OPTION_PATH,
-                                                OPTION_FIELD(struct settings, directory),
+                                                OPTION_FIELD(struct ctl_settings, directory),
                                                 .value_name = "DIR",
                                                 .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
                                                 .help = "the run's data directory; the coordinator may be running on it"},
                                                {.name = "output",
                                                 .type = OPTION_PATH,
-                                                OPTION_FIELD(struct settings, output),
+                                                OPTION_FIELD(struct ctl_settings, output),
                                                 .value_name = "DIR",
                                                 .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
                                                 .help = "where model.safetensors, config.json and the tokenizer go"},
                                                {.name = "checkpoint",
                                                 .type = OPTION_PATH,
-                                                OPTION_FIELD(struct settings, checkpoint),
+                                                OPTION_FIELD(struct ctl_settings, checkpoint),
                                                 .value_name = "FILE",
                                                 .flags = OPTION_FLAG_ONLY,
                                                 .help = "what the run began from; only asked for where no snapshot can be read"},

@@ -13,7 +13,7 @@ void print_buffer(const struct buffer *buffer) {
     if (buffer->size == 0 || buffer->data[buffer->size - 1] != '\n') putchar('\n');
 }
 
-void print_done(const struct settings *settings, const char *what, const char *detail) {
+void print_done(const struct ctl_settings *settings, const char *what, const char *detail) {
     if (settings->format == FORMAT_TEXT) {
         printf("%s%s%s\n", what, *detail ? ": " : "", detail);
         return;

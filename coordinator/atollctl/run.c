@@ -33,7 +33,8 @@ static void print_warnings(const struct buffer *warnings) {
     }
 }
 
-static void print_created(const struct settings *settings, const struct manifest *manifest, const struct directory_needs *needs) {
+static void print_created(const struct ctl_settings *settings, const struct manifest *manifest,
+                          const struct directory_needs *needs) {
     char count[HUMAN_SIZE], model[HUMAN_SIZE], memory[HUMAN_SIZE], disk[HUMAN_SIZE], snapshot[HUMAN_SIZE];
     if (settings->format == FORMAT_TEXT) {
         printf("run \"%s\" %s in %s: %s parameters, the coordinator will take %s for the model (%s are free here)\n",
@@ -71,7 +72,7 @@ static void print_created(const struct settings *settings, const struct manifest
 }
 
 static int run_create(struct options *options, void *values) {
-    const struct settings *settings = values;
+    const struct ctl_settings *settings = values;
     struct manifest manifest;
     struct directory_needs needs;
     struct error error = {0};
@@ -183,7 +184,7 @@ static void status_text(const struct run_status *run) {
            human_duration(run->uptime_ms, up));
 }
 
-static enum status show_status(const struct settings *settings, struct error *error) {
+static enum status show_status(const struct ctl_settings *settings, struct error *error) {
     struct admin_request request = {.protocol = WIRE_PROTOCOL_NEWEST, .verb = ADMIN_STATUS};
     struct admin_reply reply;
     struct arena arena = {0};
@@ -204,7 +205,7 @@ static enum status show_status(const struct settings *settings, struct error *er
 }
 
 static int run_status_command(struct options *options, void *values) {
-    const struct settings *settings = values;
+    const struct ctl_settings *settings = values;
     struct error error = {0};
     (void)options;
     for (;;) {
@@ -218,7 +219,7 @@ static int run_status_command(struct options *options, void *values) {
 
 /* ---- orders -------------------------------------------------------------------------------------------------------------- */
 
-static int order(const struct settings *settings, enum admin_verb verb, const char *done) {
+static int order(const struct ctl_settings *settings, enum admin_verb verb, const char *done) {
     struct admin_request request = {.protocol = WIRE_PROTOCOL_NEWEST,
                                     .verb = verb,
                                     .reason = settings->reason ? settings->reason : "",
@@ -250,19 +251,19 @@ static int run_inner_steps(struct options *options, void *values) {
 static const struct option create_options[] = {
     {.name = "directory",
      .type = OPTION_PATH,
-     OPTION_FIELD(struct settings, directory),
+     OPTION_FIELD(struct ctl_settings, directory),
      .value_name = "DIR",
      .flags = OPTION_REQUIRED | OPTION_POSITIONAL,
      .help = "where the run is to live; must not hold one yet"},
     {.name = "manifest",
      .type = OPTION_PATH,
-     OPTION_FIELD(struct settings, manifest),
+     OPTION_FIELD(struct ctl_settings, manifest),
      .value_name = "FILE",
      .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
      .help = "the run's manifest; see `atollctl run example`"},
     {.name = "checkpoint",
      .type = OPTION_PATH,
-     OPTION_FIELD(struct settings, checkpoint),
+     OPTION_FIELD(struct ctl_settings, checkpoint),
      .value_name = "FILE",
      .flags = OPTION_FLAG_ONLY,
      .help =
@@ -270,26 +271,26 @@ static const struct option create_options[] = {
          "config.json beside it must agree with the manifest, and small files there come out of exports"},
     {.name = "dry-run",
      .type = OPTION_BOOL,
-     OPTION_FIELD(struct settings, dry_run),
+     OPTION_FIELD(struct ctl_settings, dry_run),
      .flags = OPTION_FLAG_ONLY,
      .help = "check everything and say what would be made"},
     {0}};
 static const struct option reason_options[] = {{.name = "reason",
                                                 .type = OPTION_TEXT,
-                                                OPTION_FIELD(struct settings, reason),
+                                                OPTION_FIELD(struct ctl_settings, reason),
                                                 .max = "127",
                                                 .flags = OPTION_FLAG_ONLY,
                                                 .help = "for the ledger and the sites' operators"},
                                                {0}};
 static const struct option status_options[] = {{.name = "watch",
                                                 .type = OPTION_DURATION,
-                                                OPTION_FIELD(struct settings, watch_ms),
+                                                OPTION_FIELD(struct ctl_settings, watch_ms),
                                                 .flags = OPTION_FLAG_ONLY,
                                                 .help = "show it again and again, this far apart"},
                                                {0}};
 static const struct option steps_options[] = {{.name = "inner-steps",
                                                .type = OPTION_U64,
-                                               OPTION_FIELD(struct settings, inner_steps),
+                                               OPTION_FIELD(struct ctl_settings, inner_steps),
                                                .min = "1",
                                                .max = "1000000",
                                                .flags = OPTION_REQUIRED | OPTION_POSITIONAL,

@@ -15,7 +15,7 @@
 
 /* ---- invite -------------------------------------------------------------------------------------------------------------- */
 
-static enum status read_authority(const struct settings *settings, struct invitation *out, struct error *error) {
+static enum status read_authority(const struct ctl_settings *settings, struct invitation *out, struct error *error) {
     char *path = file_join(settings->keys, "ca.pem");
     struct buffer pem = {0}, der = {0};
     enum status status = file_read(path, CERTIFICATE_SIZE_MAX, &pem, error);
@@ -31,7 +31,7 @@ static enum status read_authority(const struct settings *settings, struct invita
     return status;
 }
 
-static enum status make_token(const struct settings *settings, struct bytes secret, char **out, struct error *error) {
+static enum status make_token(const struct ctl_settings *settings, struct bytes secret, char **out, struct error *error) {
     struct invitation invitation = {0};
     if (secret.size != SECRET_SIZE) return error_set(error, FAILED, "the coordinator sent no invitation secret");
     strncpy(invitation.name, settings->name, SITE_NAME_SIZE - 1);
@@ -43,7 +43,7 @@ static enum status make_token(const struct settings *settings, struct bytes secr
 }
 
 /* What is said on the command line, else what the coordinator knows of itself, else the way that this command took. */
-static const char *outside_address(const struct settings *settings, const struct admin_reply *reply, bool *local) {
+static const char *outside_address(const struct ctl_settings *settings, const struct admin_reply *reply, bool *local) {
     struct address address;
     const char *text = settings->address                   ? settings->address
                        : reply->address && *reply->address ? reply->address
@@ -52,7 +52,7 @@ static const char *outside_address(const struct settings *settings, const struct
     return text;
 }
 
-static void print_invitation(const struct settings *settings, const char *address, bool local, const char *token) {
+static void print_invitation(const struct ctl_settings *settings, const char *address, bool local, const char *token) {
     if (local) {
         struct address parsed = {0};
         char host[ADDRESS_HOST_SIZE] = "";
@@ -85,7 +85,7 @@ static void print_invitation(const struct settings *settings, const char *addres
 }
 
 static int site_invite(struct options *options, void *values) {
-    const struct settings *settings = values;
+    const struct ctl_settings *settings = values;
     struct admin_request request = {.protocol = WIRE_PROTOCOL_NEWEST,
                                     .verb = ADMIN_INVITE,
                                     .site_name = settings->name,
@@ -187,7 +187,8 @@ static void site_json(const struct site_status *site, struct json_writer *writer
     json_end_object(writer);
 }
 
-static enum status list_page(const struct settings *settings, uint32_t *first, struct json_writer *writer, struct error *error) {
+static enum status list_page(const struct ctl_settings *settings, uint32_t *first, struct json_writer *writer,
+                             struct error *error) {
     struct admin_request request = {.protocol = WIRE_PROTOCOL_NEWEST, .verb = ADMIN_SITES, .first_site = *first};
     struct admin_reply reply;
     struct arena arena = {0};
@@ -204,7 +205,7 @@ static enum status list_page(const struct settings *settings, uint32_t *first, s
 }
 
 static int site_list(struct options *options, void *values) {
-    const struct settings *settings = values;
+    const struct ctl_settings *settings = values;
     struct buffer out = {0};
     struct json_writer writer = json_writer_of(&out, true);
     struct error error = {0};
@@ -229,7 +230,7 @@ static int site_list(struct options *options, void *values) {
 /* ---- revoke -------------------------------------------------------------------------------------------------------------- */
 
 static int site_revoke(struct options *options, void *values) {
-    const struct settings *settings = values;
+    const struct ctl_settings *settings = values;
     struct admin_request request = {.protocol = WIRE_PROTOCOL_NEWEST,
                                     .verb = ADMIN_REVOKE,
                                     .site_name = settings->name,
@@ -249,12 +250,12 @@ static int site_revoke(struct options *options, void *values) {
 
 static const struct option invite_options[] = {{.name = "name",
                                                 .type = OPTION_TEXT,
-                                                OPTION_FIELD(struct settings, name),
+                                                OPTION_FIELD(struct ctl_settings, name),
                                                 .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
                                                 .help = "the site's name: 1 to 32 of a-z, 0-9 and '-', a letter first"},
                                                {.name = "address",
                                                 .type = OPTION_TEXT,
-                                                OPTION_FIELD(struct settings, address),
+                                                OPTION_FIELD(struct ctl_settings, address),
                                                 .value_name = "HOST:PORT",
                                                 .check = address_check_connect,
                                                 .flags = OPTION_FLAG_ONLY,
@@ -263,19 +264,19 @@ static const struct option invite_options[] = {{.name = "name",
                                                     "was told with --advertise, else --server's"},
                                                {.name = "expires",
                                                 .type = OPTION_DURATION,
-                                                OPTION_FIELD(struct settings, expires_ms),
+                                                OPTION_FIELD(struct ctl_settings, expires_ms),
                                                 .fallback = "7d",
                                                 .flags = OPTION_FLAG_ONLY,
                                                 .help = "how long the invitation holds; 0: for ever"},
                                                {0}};
 static const struct option revoke_options[] = {{.name = "name",
                                                 .type = OPTION_TEXT,
-                                                OPTION_FIELD(struct settings, name),
+                                                OPTION_FIELD(struct ctl_settings, name),
                                                 .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
                                                 .help = "the site's name"},
                                                {.name = "reason",
                                                 .type = OPTION_TEXT,
-                                                OPTION_FIELD(struct settings, reason),
+                                                OPTION_FIELD(struct ctl_settings, reason),
                                                 .max = "127",
                                                 .flags = OPTION_FLAG_ONLY,
                                                 .help = "for the ledger and the site's operator"},
