@@ -11,7 +11,10 @@
 #include "base/memory.h"
 #include "coordinator/coordinator_state_internal.h"
 
-enum { OTHERS_AFTER_MS = 5000 /* the contributor has it for sure while it waits to be merged: others are asked later */ };
+enum {
+    OTHERS_AFTER_MS = 5000, /* the contributor has it for sure while it waits to be merged: others are asked later */
+    AGAIN_MS = 60000        /* a person may put back what no site has: then the disk has it, and nobody says so */
+};
 
 static bool is_pending(const struct coordinator_state *state, const struct lost_payload *payload) {
     uint32_t fragment = payload->contribution.fragment, count = run_state_pending_count(state->run, fragment);
@@ -165,7 +168,7 @@ bool brain_supply_uploaded(struct coordinator_state *state, const struct coordin
     struct contribution contribution = lost->payload.contribution;
     for (struct lost *same; (same = lost_like(state, &contribution)) != NULL;) forget(state, same); /* entries may share bytes */
     thank(state, event->call, "thank you", out);
-    if (state->behind && !any_merged(state)) brain_act(out, DO_CATCH_UP, 0);
+    if (state->behind && !any_merged(state)) brain_catch_up(state, out);
     return true;
 }
 
@@ -177,8 +180,28 @@ bool brain_supply_gone(struct coordinator_state *state, uint64_t call) {
 
 /* ---- the model of a restart ----------------------------------------------------------------------------------------------- */
 
+void brain_catch_up(struct coordinator_state *state, struct coordinator_actions *out) {
+    if (state->catching_up) return;
+    state->catching_up = true;
+    brain_act(out, DO_CATCH_UP, 0);
+}
+
+void brain_catch_up_again(struct coordinator_state *state, struct moment now, struct coordinator_actions *out) {
+    if (state->catching_up) return;
+    uint64_t at = state->behind_ms + AGAIN_MS;
+    if (now.monotonic_ms >= at) {
+        MARK("lost: the disk is asked again");
+        brain_catch_up(state, out);
+    } else if (state->timer_ms != at) {
+        state->timer_ms = at;
+        brain_act(out, DO_TIMER, 0)->at_ms = at;
+    }
+}
+
 void brain_caught_up(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
                      struct coordinator_actions *out) {
+    state->catching_up = false;
+    state->behind_ms = now.monotonic_ms;
     brain_lost(state, event, now);
     if (event->applied.lost_count > 0) return;
     if (event->applied.status != OK || event->applied.version != run_state_version(state->run)) {
@@ -188,6 +211,8 @@ void brain_caught_up(struct coordinator_state *state, const struct coordinator_e
         return;
     }
     state->behind = false;
+    for (size_t i = state->lost_count; i-- > 0;)
+        if (state->lost[i].merged && !state->lost[i].call) forget(state, &state->lost[i]); /* whoever follows from there tells */
 }
 
 size_t coordinator_state_lost(const struct coordinator_state *state, uint64_t *index) {

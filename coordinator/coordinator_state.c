@@ -198,7 +198,7 @@ void coordinator_state_start(struct coordinator_state *state, struct moment now,
         if (!brain_append(state, &entry, ANSWER_NOBODY, 0, out)) return;
     }
     state->behind = state->options.model_behind;
-    if (state->behind) brain_act(out, DO_CATCH_UP, 0);
+    if (state->behind) brain_catch_up(state, out);
     settle(state, now, out);
 }
 

@@ -102,6 +102,8 @@ struct coordinator_state {
     struct lost *lost; /* [lost_count] */
     size_t lost_count;
     bool behind; /* the model is at an earlier version than the run: no step before it has caught up */
+    bool catching_up;   /* CATCH_UP was asked for */
+    uint64_t behind_ms; /* when the last one ended without it */
 };
 
 /* coordinator_state.c */
@@ -161,6 +163,9 @@ void brain_supply_open(struct coordinator_state *state, const struct coordinator
 bool brain_supply_uploaded(struct coordinator_state *state, const struct coordinator_event *event,
                            struct coordinator_actions *out);
 bool brain_supply_gone(struct coordinator_state *state, uint64_t call);
+void brain_catch_up(struct coordinator_state *state, struct coordinator_actions *out);
+/* Nobody may be able to bring what is lost: the disk is asked again now and then. */
+void brain_catch_up_again(struct coordinator_state *state, struct moment now, struct coordinator_actions *out);
 void brain_caught_up(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
                      struct coordinator_actions *out);
 

@@ -46,6 +46,7 @@ static void begin_step(struct coordinator_state *state, uint32_t fragment, uint3
 /* Starts the next step if one is due, else asks for the timer that will make it due. Called after everything that could
  * have changed the answer. */
 void brain_consider_step(struct coordinator_state *state, struct moment now, struct coordinator_actions *out) {
+    if (state->behind && !state->stopping) brain_catch_up_again(state, now, out);
     if (state->applying || state->behind || state->stopping) return;
     uint64_t grace_ms, wake = brain_lost_age(state, now, UINT64_MAX, out), oldest = UINT64_MAX;
     if (state->stopping) return;

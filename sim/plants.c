@@ -45,6 +45,8 @@ const struct plant plants[] = {
      "        if (state->presence[site - 1].steps_ms > 0 && coordinator"},
     {"lost_payload_stops", "a payload that cannot be read is the end of the coordinator", "coordinator/coordinator_steps.c",
      "    if (event->applied.lost_count > 0) {", "    if (event->applied.lost_count > 0 && !PLANTED(\"lost_payload_stops\")) {"},
+    {"disk_not_asked_again", "what a person puts back on the disk is found by a restart alone", "coordinator/coordinator_steps.c",
+     "    if (state->behind && !state->stopping) brain", "    if (state->behind && !state->stopping && !PLANTED(\"disk_not_asked_again\")) brain"},
     {"lost_payload_kept", "a payload that nobody has is waited for, for ever", "coordinator/coordinator_lost.c",
      "        uint64_t end = state->options.lost_ms >", "        uint64_t end = PLANTED(\"lost_payload_kept\") || state->options.lost_ms >"},
     {"lost_payload_blocks_start", "a restart needs every payload at once", "sim/coordinator_model.c",

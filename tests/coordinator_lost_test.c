@@ -160,7 +160,9 @@ TEST(a_model_that_is_behind_catches_up_before_any_step) {
     brain_contribute(b, 2, 0); /* contributions are taken meanwhile */
     brain_durable(b);
     CHECK(!brain_find(b, DO_APPLY) && !b->applying);
-    brain_wait(b, 3600000); /* what was merged is never given up */
+    brain_wait(b, 3600000);            /* what was merged is never given up */
+    CHECK(brain_find(b, DO_CATCH_UP)); /* the disk is asked again, and has it as little as before */
+    brain_step(b, &event);
     CHECK_EQUAL(asked(b, 1, merged), 1);
     uint64_t call = bring(b, 1, &header);
     brain_uploaded(b, call, ACCEPTED);
@@ -172,6 +174,42 @@ TEST(a_model_that_is_behind_catches_up_before_any_step) {
     brain_applied(b);
     brain_settle(b);
     CHECK(!b->stopped);
+    CHECK_EQUAL(run_state_version(b->durable), 2);
+    brain_close(b);
+}
+
+/* No site has kept it. Somebody puts it back from a copy of the disk and restarts nothing. */
+TEST(what_a_person_puts_back_on_the_disk_is_found_without_a_restart) {
+    struct brain *b = brain_open_unstarted(PAIR, 2);
+    uint64_t merged = fixture_contribute(b->f, 1, 0, 0, 1);
+    fixture_step(b->f, 0, 1);
+    for (uint64_t i = run_state_size(b->durable); i < b->f->entry_count; i++)
+        CHECK(run_state_apply(b->durable, buffer_bytes(&b->f->entries[i]), false, NULL) == OK);
+    b->options.model_behind = true;
+    brain_start(b, b->f->run);
+    struct ledger_entry header = entry_at(b, merged);
+    struct lost_payload lost = {.index = merged};
+    CHECK(contribution_decode(bytes_of(header.contribution.header, CONTRIBUTION_HEADER_SIZE), &lost.contribution, NULL) == OK);
+    struct coordinator_event failed = {.kind = COORDINATOR_APPLIED};
+    failed.applied.status = CORRUPT;
+    failed.applied.lost = &lost;
+    failed.applied.lost_count = 1;
+    brain_step(b, &failed);
+    for (int tries = 0; tries < 3; tries++) { /* by the timer that the brain asks for */
+        CHECK(!brain_find(b, DO_CATCH_UP) && b->timer_ms > b->now.monotonic_ms && b->timer_ms != UINT64_MAX);
+        brain_wait(b, b->timer_ms - b->now.monotonic_ms);
+        CHECK_EQUAL(brain_count(b, DO_CATCH_UP), 1);
+        brain_wait(b, 1000); /* one at a time */
+        CHECK(!brain_find(b, DO_CATCH_UP));
+        if (tries < 2) brain_step(b, &failed);
+    }
+    struct coordinator_event done = {.kind = COORDINATOR_APPLIED};
+    done.applied.version = run_state_version(brain_run(b));
+    brain_step(b, &done);
+    CHECK(coordinator_state_has_model(b->state));
+    CHECK_EQUAL(asked(b, 1, merged), 0);
+    brain_contribute(b, 2, 0);
+    brain_settle(b);
     CHECK_EQUAL(run_state_version(b->durable), 2);
     brain_close(b);
 }
