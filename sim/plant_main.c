@@ -15,16 +15,35 @@ static void read_all(FILE *in, struct buffer *out) {
     buffer_u8(out, 0);
 }
 
+/* Where `wanted` ends if it stands at `at`, blanks and line breaks of both aside; else NULL. */
+static const char *end_of(const char *at, const char *wanted) {
+    static const char blanks[] = " \n";
+    for (;;) {
+        wanted += strspn(wanted, blanks);
+        if (!*wanted) return at;
+        at += strspn(at, blanks);
+        if (*at++ != *wanted++) return NULL;
+    }
+}
+
+/* The first place from `at` on where `wanted` stands, and its end. Formatting may have broken its lines elsewhere. */
+static const char *find(const char *at, const char *wanted, const char **end) {
+    wanted += strspn(wanted, " \n");
+    for (; (at = strchr(at, *wanted)); at++)
+        if ((*end = end_of(at, wanted))) return at;
+    return NULL;
+}
+
 static void replace(struct buffer *text, const struct plant *plant) {
-    const char *all = (const char *)text->data, *at = strstr(all, plant->old);
-    if (!at || strstr(at + 1, plant->old)) {
+    const char *all = (const char *)text->data, *end = NULL, *other = NULL, *at = find(all, plant->old, &end);
+    if (!at || find(at + 1, plant->old, &other)) {
         fprintf(stderr, "plant %s: its text is %s in %s\n", plant->name, at ? "more than once" : "not", plant->file);
         return;
     }
     struct buffer copy = {0};
     buffer_append(&copy, all, (size_t)(at - all));
     buffer_append(&copy, plant->new, strlen(plant->new));
-    buffer_append(&copy, at + strlen(plant->old), strlen(at + strlen(plant->old)) + 1);
+    buffer_append(&copy, end, strlen(end) + 1);
     buffer_deinit(text);
     *text = copy;
 }

@@ -48,7 +48,7 @@ const struct plant plants[] = {
     {"disk_not_asked_again", "what a person puts back on the disk is found by a restart alone", "coordinator/coordinator_steps.c",
      "    if (state->behind && !state->stopping) brain", "    if (state->behind && !state->stopping && !PLANTED(\"disk_not_asked_again\")) brain"},
     {"lost_payload_kept", "a payload that nobody has is waited for, for ever", "coordinator/coordinator_lost.c",
-     "        uint64_t end = state->options.lost_ms >", "        uint64_t end = PLANTED(\"lost_payload_kept\") || state->options.lost_ms >"},
+     "uint64_t end = state->options.lost_ms >", "uint64_t end = PLANTED(\"lost_payload_kept\") || state->options.lost_ms >"},
     {"lost_payload_blocks_start", "a restart needs every payload at once", "sim/coordinator_model.c",
      "    *behind = status != OK && report.lost_payload;", "    *behind = status != OK && report.lost_payload && !PLANTED(\"lost_payload_blocks_start\");"},
     {"snapshot_is_the_source", "without a readable snapshot the coordinator does not start", "sim/coordinator_model.c",
