@@ -1,7 +1,7 @@
-"""What tests/readme_test.sh runs: the commands of README.md, as printed.
+"""What tests/readme_test.sh runs: the commands of README.md and of the pages that go on from it, as printed.
 
-They are taken out of the file: lines of code blocks, and code spans that are commands. The lines of the code blocks and the table of
-the simulations are carried out, in the README's order, by a shell: only the host's name and port, the folder /srv/atoll and the
+They are taken out of the files: lines of code blocks, and code spans that are commands. The lines of the code blocks and the table of
+the simulations are carried out, in the order of PAGES, by a shell: only the host's name and port, the folder /srv/atoll and the
 token of the invitation are replaced. Each has a step here that says how it ends; a line without a step fails the test, and so does
 a step without a line. The spans in running text are examples of single flags: for these the program, the verb, each flag, script and
 target must exist. What takes minutes is shortened by a flag behind it; ATOLL_TEST_README=full runs it as it is.
@@ -29,13 +29,17 @@ WAIT_S = 60 * SLOWDOWN
 PROGRAM_NAMES = ("atollctl", "ctl", "atoll-node", "atoll-coordinator", "atoll-sim", "atoll-trainer", "atoll-wan-proxy")
 COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:%s|make|printf|scripts/[a-z-]+)(?: |$)" % "|".join(PROGRAM_NAMES))
 
+PAGES = ("README.md", "docs/operate.md", "docs/data.md", "docs/simulate.md")  # in the order in which they are followed
 
-def read_readme():
-    """The lines of code blocks, the first yaml block, code spans of table cells, code spans of running text."""
+
+def read_pages():
+    """The lines of code blocks, the yaml block, code spans of table cells, code spans of running text."""
     blocks, yaml, cells, spans, fence, before = [], [], [], [], None, ""
-    with open(os.path.join(ROOT, "README.md")) as file:
-        lines = file.read().split("\n")
-    for line in lines:
+    text = ""
+    for page in PAGES:
+        with open(os.path.join(ROOT, page)) as file:
+            text += file.read() + "\n"
+    for line in re.sub(r"\\\n +", "", text).split("\n"):
         if line.startswith("```"):
             fence = None if fence else line[3:]
         elif fence is not None:
@@ -57,7 +61,7 @@ def without_comment(line):
 
 
 class Reader:
-    """Somebody who follows the README from its top, in an empty directory."""
+    """Somebody who follows the pages from the README's top, in an empty directory."""
 
     def __init__(self):
         self.port, self.token, self.ctl, self.running = free_port(), None, "", {}
@@ -233,7 +237,7 @@ def on_a_terminal(reader, line):
     assert b"ok port=%d" % near in said, said
 
 
-STEPS = {  # in the README's order
+STEPS = {  # in the pages' order
     "atollctl run example > run.yaml": edit_name,
     "atollctl run create /srv/atoll/run --manifest run.yaml --dry-run": dry_run,
     "atollctl run create /srv/atoll/run --manifest run.yaml": answers("next: atoll-coordinator"),
@@ -268,8 +272,8 @@ STEPS = {  # in the README's order
 
 
 def in_order():
-    """What is to be carried out, as the README has it: code blocks, then commands that are all of a table's cell."""
-    blocks, yaml, cells, _ = read_readme()
+    """What is to be carried out, as the pages have it: code blocks, then commands that are all of a table's cell."""
+    blocks, yaml, cells, _ = read_pages()
     first = next(i for i, cell in enumerate(cells) if cell.startswith("atoll-sim plan"))
     last = next(i for i, cell in enumerate(cells) if cell.startswith("printf "))
     return [without_comment(line) for line in blocks], cells[first:last + 1], yaml
@@ -278,7 +282,7 @@ def in_order():
 def test_every_command_of_the_code_blocks_and_of_the_simulations_works_as_printed():
     blocks, table, yaml = in_order()
     lines = blocks + table
-    assert lines == list(STEPS), "README.md and STEPS differ:\n" + "\n".join(
+    assert lines == list(STEPS), "the pages and STEPS differ:\n" + "\n".join(
         sorted(set(lines) ^ set(STEPS)) or ["(in their order)"])
     with open("federation.yaml", "w") as file:
         file.write(yaml)
@@ -349,7 +353,7 @@ def check_span(span):
 
 
 def test_programs_verbs_flags_scripts_and_targets_in_the_text_exist():
-    _, _, cells, spans = read_readme()
+    _, _, cells, spans = read_pages()
     wrong = []
     checked = set(cells + spans) - set(in_order()[1])
     assert len(checked) > 20, checked
@@ -359,6 +363,24 @@ def test_programs_verbs_flags_scripts_and_targets_in_the_text_exist():
         except AssertionError as error:
             wrong.append(f"`{span}`: {error}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_a_command_that_is_added_to_any_page_needs_a_step():
+    """The comparison above can fail, whichever page the command is on."""
+    global PAGES
+    pages = PAGES
+    try:
+        for i, page in enumerate(pages):
+            with open(os.path.join(ROOT, page)) as file:
+                text = file.read()
+            with open("page.md", "w") as file:
+                file.write(text + "\n    ctl run planted\n")
+            PAGES = pages[:i] + (os.path.abspath("page.md"),) + pages[i + 1:]
+            blocks, table, _ = in_order()
+            assert set(blocks + table) - set(STEPS) == {"ctl run planted"}, page
+            assert len(blocks + table) == len(STEPS) + 1, page
+    finally:
+        PAGES = pages
 
 
 def test_a_broken_command_is_found():
