@@ -26,7 +26,7 @@ static bool is_pending(const struct coordinator_state *state, const struct lost_
 
 static void forget(struct coordinator_state *state, struct lost *lost) { *lost = state->lost[--state->lost_count]; }
 
-void brain_lost(struct coordinator_state *state, const struct coordinator_event *event, struct moment now) {
+void brain_lost(struct coordinator_state *state, const struct coordinator_event *event, struct instant now) {
     for (size_t i = 0; i < event->applied.lost_count; i++) {
         const struct lost_payload *payload = &event->applied.lost[i];
         bool known = false;
@@ -39,7 +39,7 @@ void brain_lost(struct coordinator_state *state, const struct coordinator_event 
     }
 }
 
-static void drop(struct coordinator_state *state, const struct lost_payload *payload, struct moment now,
+static void drop(struct coordinator_state *state, const struct lost_payload *payload, struct instant now,
                  struct coordinator_actions *out) {
     struct ledger_entry entry = brain_entry(state, LEDGER_DROPPED, now);
     entry.dropped.index = payload->index;
@@ -48,7 +48,7 @@ static void drop(struct coordinator_state *state, const struct lost_payload *pay
     brain_append(state, &entry, ANSWER_NOBODY, 0, out);
 }
 
-uint64_t brain_lost_age(struct coordinator_state *state, struct moment now, uint64_t wake, struct coordinator_actions *out) {
+uint64_t brain_lost_age(struct coordinator_state *state, struct instant now, uint64_t wake, struct coordinator_actions *out) {
     for (size_t i = state->lost_count; i-- > 0;) {
         struct lost *lost = &state->lost[i];
         if (lost->merged) continue;
@@ -76,7 +76,7 @@ bool brain_lost_holds(const struct coordinator_state *state, uint32_t fragment) 
     return false;
 }
 
-void brain_lost_ask(const struct coordinator_state *state, uint32_t site, struct moment now, struct coordinator_action *reply) {
+void brain_lost_ask(const struct coordinator_state *state, uint32_t site, struct instant now, struct coordinator_action *reply) {
     for (size_t i = 0; i < state->lost_count && reply->wanted_count < WANTED_LIMIT; i++) {
         const struct lost *lost = &state->lost[i];
         bool own = lost->payload.contribution.site == site;
@@ -105,7 +105,7 @@ static void thank(struct coordinator_state *state, uint64_t call, const char *me
     snprintf(action->message, sizeof action->message, "%s", message);
 }
 
-void brain_supply_open(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+void brain_supply_open(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                        struct coordinator_actions *out) {
     const struct run_site *site = run_state_site(state->run, event->submit.site);
     struct contribution contribution;
@@ -186,7 +186,7 @@ void brain_catch_up(struct coordinator_state *state, struct coordinator_actions 
     brain_act(out, DO_CATCH_UP, 0);
 }
 
-void brain_catch_up_again(struct coordinator_state *state, struct moment now, struct coordinator_actions *out) {
+void brain_catch_up_again(struct coordinator_state *state, struct instant now, struct coordinator_actions *out) {
     if (state->catching_up) return;
     uint64_t at = state->behind_ms + AGAIN_MS;
     if (now.monotonic_ms >= at) {
@@ -198,7 +198,7 @@ void brain_catch_up_again(struct coordinator_state *state, struct moment now, st
     }
 }
 
-void brain_caught_up(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+void brain_caught_up(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                      struct coordinator_actions *out) {
     state->catching_up = false;
     state->behind_ms = now.monotonic_ms;

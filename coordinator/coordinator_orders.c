@@ -38,7 +38,7 @@ static void join_again(struct coordinator_state *state, const struct coordinator
     brain_act(out, DO_JOINED, event->call)->site = named->site;
 }
 
-void brain_join(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+void brain_join(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                 struct coordinator_actions *out) {
     const struct run_invitation *invitation = run_state_invitation(state->run, event->join.secret_digest);
     const struct run_site *named = run_state_site_named(state->run, event->join.name);
@@ -99,7 +99,7 @@ struct objection {
 
 static struct objection conflict(const char *reason) { return (struct objection){ORDER_CONFLICT, reason}; }
 
-static struct objection order_entry(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+static struct objection order_entry(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                                     struct ledger_entry *entry) {
     enum run_phase phase = run_state_phase(state->run);
     const struct run_site *site = run_state_site_named(state->run, event->admin.name);
@@ -192,7 +192,7 @@ static void order_snapshot(struct coordinator_state *state, const struct coordin
     reply(out, event->call, ORDER_DONE, "a snapshot is being written")->version = version;
 }
 
-void brain_admin(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+void brain_admin(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                  struct coordinator_actions *out) {
     if (event->admin.order == ORDER_REVOKE && state->applying) {
         defer_revocation(state, event, out);
@@ -222,7 +222,7 @@ void brain_admin(struct coordinator_state *state, const struct coordinator_event
     if (entry.kind == LEDGER_SITE_REVOKED) cut_site(state, entry.revoked.site, entry.revoked.reason, out);
 }
 
-void brain_take_deferred(struct coordinator_state *state, struct moment now, struct coordinator_actions *out) {
+void brain_take_deferred(struct coordinator_state *state, struct instant now, struct coordinator_actions *out) {
     size_t count = state->deferred_count;
     state->deferred_count = 0;
     for (size_t i = 0; i < count && !state->stopping; i++) brain_admin(state, &state->deferred[i], now, out);

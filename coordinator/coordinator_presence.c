@@ -33,18 +33,18 @@ struct presence *brain_presence(struct coordinator_state *state, uint32_t site) 
     return &state->presence[site - 1];
 }
 
-static bool is_present(const struct coordinator_state *state, const struct presence *presence, struct moment now) {
+static bool is_present(const struct coordinator_state *state, const struct presence *presence, struct instant now) {
     return presence->heard && (presence->following > 0 || now.monotonic_ms - presence->heard_ms <= state->options.presence_ms);
 }
 
 /* Milliseconds in which the run was not paused. */
-static uint64_t active_ms(const struct coordinator_state *state, struct moment now) {
+static uint64_t active_ms(const struct coordinator_state *state, struct instant now) {
     uint64_t paused = state->paused_ms;
     if (state->is_paused) paused += now.monotonic_ms - state->paused_since_ms;
     return now.monotonic_ms - paused;
 }
 
-void brain_note_phase(struct coordinator_state *state, struct moment now) {
+void brain_note_phase(struct coordinator_state *state, struct instant now) {
     bool paused = run_state_phase(state->run) != RUN_ACTIVE;
     if (paused == state->is_paused) return;
     if (state->is_paused) state->paused_ms += now.monotonic_ms - state->paused_since_ms;
@@ -52,7 +52,7 @@ void brain_note_phase(struct coordinator_state *state, struct moment now) {
     state->paused_since_ms = now.monotonic_ms;
 }
 
-void brain_hear(struct coordinator_state *state, uint32_t site, struct moment now) {
+void brain_hear(struct coordinator_state *state, uint32_t site, struct instant now) {
     struct presence *presence = brain_presence(state, site);
     if (!presence) return;
     if (!is_present(state, presence, now)) {
@@ -64,18 +64,18 @@ void brain_hear(struct coordinator_state *state, uint32_t site, struct moment no
     presence->heard_ms = now.monotonic_ms;
 }
 
-bool coordinator_state_connected(const struct coordinator_state *state, uint32_t site, struct moment now) {
+bool coordinator_state_connected(const struct coordinator_state *state, uint32_t site, struct instant now) {
     if (site == 0 || site > state->presence_count) return false;
     const struct run_site *enrolled = run_state_site(state->run, site);
     return enrolled && !enrolled->revoked && is_present(state, &state->presence[site - 1], now);
 }
 
-uint64_t coordinator_state_silence(const struct coordinator_state *state, uint32_t site, struct moment now) {
+uint64_t coordinator_state_silence(const struct coordinator_state *state, uint32_t site, struct instant now) {
     if (site == 0 || site > state->presence_count || !state->presence[site - 1].heard) return UINT64_MAX;
     return now.monotonic_ms - state->presence[site - 1].heard_ms;
 }
 
-uint32_t brain_connected(const struct coordinator_state *state, struct moment now) {
+uint32_t brain_connected(const struct coordinator_state *state, struct instant now) {
     uint32_t count = 0;
     for (uint32_t site = 1; site <= state->presence_count; site++) count += coordinator_state_connected(state, site, now);
     return count;
@@ -100,7 +100,7 @@ static void give_place(struct presence *presence, uint64_t instance) {
     presence->timed = 0; /* its steps count from its first contributions on */
 }
 
-enum refusal brain_take_place(struct coordinator_state *state, uint32_t site, uint64_t instance, struct moment now) {
+enum refusal brain_take_place(struct coordinator_state *state, uint32_t site, uint64_t instance, struct instant now) {
     struct presence *presence = brain_presence(state, site);
     if (!presence || run_state_site(state->run, site)->revoked) return ACCEPTED; /* there are other reasons to refuse it */
     if (!presence->held) give_place(presence, instance);
@@ -129,7 +129,7 @@ bool coordinator_state_has_place(const struct coordinator_state *state, uint32_t
     return state->presence[site - 1].held && state->presence[site - 1].holder == instance;
 }
 
-uint32_t coordinator_state_copies(const struct coordinator_state *state, uint32_t site, struct moment now, uint64_t *ms_ago) {
+uint32_t coordinator_state_copies(const struct coordinator_state *state, uint32_t site, struct instant now, uint64_t *ms_ago) {
     if (site == 0 || site > state->presence_count) return 0;
     const struct presence *presence = &state->presence[site - 1];
     *ms_ago = presence->copies ? now.monotonic_ms - presence->copy_ms : 0;
@@ -139,13 +139,13 @@ uint32_t coordinator_state_copies(const struct coordinator_state *state, uint32_
 /* ---- how fast ----------------------------------------------------------------------------------------------------------- */
 
 /* Milliseconds in which the site could train. */
-static uint64_t trained_ms(const struct coordinator_state *state, const struct presence *presence, struct moment now) {
+static uint64_t trained_ms(const struct coordinator_state *state, const struct presence *presence, struct instant now) {
     uint64_t waited = presence->waited_ms;
     if (presence->is_waiting) waited += active_ms(state, now) - presence->waiting_since_ms;
     return active_ms(state, now) - waited;
 }
 
-void brain_offered(struct coordinator_state *state, const struct contribution *contribution, bool waits, struct moment now) {
+void brain_offered(struct coordinator_state *state, const struct contribution *contribution, bool waits, struct instant now) {
     struct presence *presence = brain_presence(state, contribution->site);
     if (!presence) return;
     if (contribution->sequence <= presence->offered_sequence) return; /* again, over a new call */
@@ -176,7 +176,7 @@ void brain_accepted(struct coordinator_state *state, const struct contribution *
     presence->waits_for_step = true;
 }
 
-void brain_merged(struct coordinator_state *state, struct moment now) {
+void brain_merged(struct coordinator_state *state, struct instant now) {
     for (uint32_t site = 1; site <= state->presence_count; site++) {
         struct presence *presence = &state->presence[site - 1];
         if (!presence->waits_for_step || run_state_site_pending(state->run, site)) continue;
@@ -189,7 +189,7 @@ void brain_merged(struct coordinator_state *state, struct moment now) {
 
 /* Inner steps a second; INFINITY: not known. Nothing that it offers is under way for so long: then it is not faster than that
  * much less than a round in that time. One that was never measured is believed for a round, another for LATE_ROUNDS. */
-static double rate_of(const struct coordinator_state *state, uint32_t site, struct moment now) {
+static double rate_of(const struct coordinator_state *state, uint32_t site, struct instant now) {
     const struct presence *presence = &state->presence[site - 1];
     bool measured = presence->steps_ms > 0;
     double rate = measured ? presence->steps * 1000 / presence->steps_ms : (double)INFINITY;
@@ -199,7 +199,7 @@ static double rate_of(const struct coordinator_state *state, uint32_t site, stru
     return fmin(rate, bound);
 }
 
-static double fastest_rate(const struct coordinator_state *state, struct moment now) {
+static double fastest_rate(const struct coordinator_state *state, struct instant now) {
     double fastest = 0;
     for (uint32_t site = 1; site <= state->presence_count; site++) {
         if (state->presence[site - 1].steps_ms > 0 && coordinator_state_connected(state, site, now))
@@ -208,7 +208,7 @@ static double fastest_rate(const struct coordinator_state *state, struct moment 
     return fastest;
 }
 
-uint32_t coordinator_state_inner_steps(const struct coordinator_state *state, uint32_t site, struct moment now) {
+uint32_t coordinator_state_inner_steps(const struct coordinator_state *state, uint32_t site, struct instant now) {
     uint32_t inner_steps = run_state_inner_steps(state->run);
     if (!run_state_manifest(state->run)->inner.dylu || site == 0 || site > state->presence_count) return inner_steps;
     uint32_t scaled = dylu_inner_steps(inner_steps, rate_of(state, site, now), fastest_rate(state, now));
@@ -217,7 +217,7 @@ uint32_t coordinator_state_inner_steps(const struct coordinator_state *state, ui
 }
 
 /* What a site has under way is not held against it: its idle time begins anew. */
-static void note_idle(struct coordinator_state *state, struct moment now) {
+static void note_idle(struct coordinator_state *state, struct instant now) {
     for (uint32_t site = 1; site <= state->presence_count; site++) {
         struct presence *presence = &state->presence[site - 1];
         if (presence->uploading > 0 || run_state_site_pending(state->run, site)) presence->idle_ms = active_ms(state, now);
@@ -226,7 +226,7 @@ static void note_idle(struct coordinator_state *state, struct moment now) {
 
 /* ---- what it tells ------------------------------------------------------------------------------------------------------ */
 
-static void decide(struct coordinator_state *state, uint32_t site, struct presence *presence, struct moment now,
+static void decide(struct coordinator_state *state, uint32_t site, struct presence *presence, struct instant now,
                    struct coordinator_actions *out) {
     presence->is_decided = true;
     presence->copies++;
@@ -240,7 +240,7 @@ static void decide(struct coordinator_state *state, uint32_t site, struct presen
              (unsigned long long)presence->challenger);
 }
 
-void brain_heartbeat(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+void brain_heartbeat(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                      struct coordinator_actions *out) {
     uint32_t site = event->heartbeat.site;
     struct presence *presence = brain_presence(state, site);
@@ -261,7 +261,7 @@ void brain_heartbeat(struct coordinator_state *state, const struct coordinator_e
     action->copies = presence->copies;
 }
 
-void brain_following(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+void brain_following(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                      struct coordinator_actions *out) {
     uint32_t site = event->following.site;
     struct presence *presence = brain_presence(state, site);

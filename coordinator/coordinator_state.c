@@ -33,7 +33,7 @@ void brain_stop(struct coordinator_state *state, struct coordinator_actions *out
 }
 /* ---- writing the ledger ------------------------------------------------------------------------------------------------- */
 
-struct ledger_entry brain_entry(const struct coordinator_state *state, enum ledger_kind kind, struct moment now) {
+struct ledger_entry brain_entry(const struct coordinator_state *state, enum ledger_kind kind, struct instant now) {
     struct ledger_entry entry;
     memset(&entry, 0, sizeof entry);
     entry.kind = kind;
@@ -151,7 +151,7 @@ static void committed(struct coordinator_state *state, const struct coordinator_
 /* The run is over once its tokens are spent. It is asked of the ledger after every event and at a start, not told by the
  * contribution that spends the last of them: a crash between that entry and this one would leave a run that goes on, in which
  * every contribution is refused. */
-static void end_if_spent(struct coordinator_state *state, struct moment now, struct coordinator_actions *out) {
+static void end_if_spent(struct coordinator_state *state, struct instant now, struct coordinator_actions *out) {
     uint64_t budget = run_state_manifest(state->run)->token_budget;
     if (!budget || run_state_tokens(state->run) < budget || run_state_phase(state->run) != RUN_ACTIVE || state->stopping) return;
     MARK("run: its token budget is spent");
@@ -161,7 +161,7 @@ static void end_if_spent(struct coordinator_state *state, struct moment now, str
 }
 
 /* What follows from where things stand. */
-static void settle(struct coordinator_state *state, struct moment now, struct coordinator_actions *out) {
+static void settle(struct coordinator_state *state, struct instant now, struct coordinator_actions *out) {
     end_if_spent(state, now, out);
     brain_consider_step(state, now, out);
 }
@@ -191,7 +191,7 @@ void coordinator_state_destroy(struct coordinator_state *state) {
     free(state);
 }
 
-void coordinator_state_start(struct coordinator_state *state, struct moment now, struct coordinator_actions *out) {
+void coordinator_state_start(struct coordinator_state *state, struct instant now, struct coordinator_actions *out) {
     if (state->options.new_epoch) {
         struct ledger_entry entry = brain_entry(state, LEDGER_EPOCH, now);
         entry.epoch++;
@@ -202,7 +202,7 @@ void coordinator_state_start(struct coordinator_state *state, struct moment now,
     settle(state, now, out);
 }
 
-void coordinator_state_step(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+void coordinator_state_step(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                             struct coordinator_actions *out) {
     if (state->stopping) return;
     brain_note_phase(state, now);

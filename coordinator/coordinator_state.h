@@ -24,6 +24,7 @@
 #ifndef COORDINATOR_COORDINATOR_STATE_H
 #define COORDINATOR_COORDINATOR_STATE_H
 
+#include "base/clock.h"
 #include "fed/run_state.h"
 
 struct coordinator_state;
@@ -31,11 +32,6 @@ struct coordinator_state;
 /* Entries that wait for the disk at once. Beyond it invitations and joins are BUSY, a little later every order: what stops or
  * saves a run comes through when the rest does not. */
 enum { COMMITS_LIMIT = 4096, COMMITS_RESERVED = 64 };
-
-struct moment {
-    uint64_t monotonic_ms; /* for intervals; starts anywhere, never goes back */
-    uint64_t wall_ms;      /* since 1970, for stamps; may jump */
-};
 
 struct coordinator_options {
     const struct key_pair *key; /* borrowed; signs receipts and heads */
@@ -197,8 +193,8 @@ void coordinator_actions_deinit(struct coordinator_actions *actions);
 struct coordinator_state *coordinator_state_create(const struct coordinator_options *options, struct run_state *run);
 void coordinator_state_destroy(struct coordinator_state *state);
 /* Once, before the first event: takes up pending contributions that a crash left unmerged. */
-void coordinator_state_start(struct coordinator_state *state, struct moment now, struct coordinator_actions *out);
-void coordinator_state_step(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+void coordinator_state_start(struct coordinator_state *state, struct instant now, struct coordinator_actions *out);
+void coordinator_state_step(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                             struct coordinator_actions *out);
 
 /* --- looking (valid until the next step) --- */
@@ -207,15 +203,15 @@ uint64_t coordinator_state_committed(const struct coordinator_state *state);    
 uint32_t coordinator_state_uploads(const struct coordinator_state *state);                    /* calls under way */
 uint64_t coordinator_state_refused(const struct coordinator_state *state, enum refusal code); /* since start */
 /* Present: enrolled, and following or heard lately. The only meaning of "connected" that there is. */
-bool coordinator_state_connected(const struct coordinator_state *state, uint32_t site, struct moment now);
+bool coordinator_state_connected(const struct coordinator_state *state, uint32_t site, struct instant now);
 /* Processes of the site that were cut because it ran twice, and how long ago the last was. */
-uint32_t coordinator_state_copies(const struct coordinator_state *state, uint32_t site, struct moment now, uint64_t *ms_ago);
+uint32_t coordinator_state_copies(const struct coordinator_state *state, uint32_t site, struct instant now, uint64_t *ms_ago);
 /* Whether that process of the site is the one that takes part. */
 bool coordinator_state_has_place(const struct coordinator_state *state, uint32_t site, uint64_t instance);
 /* Milliseconds since the site was last heard; UINT64_MAX: not since the start. */
-uint64_t coordinator_state_silence(const struct coordinator_state *state, uint32_t site, struct moment now);
+uint64_t coordinator_state_silence(const struct coordinator_state *state, uint32_t site, struct instant now);
 /* H_w (DyLU) = floor(H * rate / fastest) over the sites that are present, at least H / 8. */
-uint32_t coordinator_state_inner_steps(const struct coordinator_state *state, uint32_t site, struct moment now);
+uint32_t coordinator_state_inner_steps(const struct coordinator_state *state, uint32_t site, struct instant now);
 /* Payloads of the ledger that are lost and not here again yet, and the entry of one of them. */
 size_t coordinator_state_lost(const struct coordinator_state *state, uint64_t *index);
 /* False while the model is behind the ledger. */

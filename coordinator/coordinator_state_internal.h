@@ -101,7 +101,7 @@ struct coordinator_state {
     size_t deferred_count;
     struct lost *lost; /* [lost_count] */
     size_t lost_count;
-    bool behind; /* the model is at an earlier version than the run: no step before it has caught up */
+    bool behind;        /* the model is at an earlier version than the run: no step before it has caught up */
     bool catching_up;   /* CATCH_UP was asked for */
     uint64_t behind_ms; /* when the last one ended without it */
 };
@@ -111,7 +111,7 @@ struct coordinator_action *brain_act(struct coordinator_actions *out, enum coord
 /* halt: what is wrong is on the disk, or in this program, and a restart would meet it again. */
 void brain_stop(struct coordinator_state *state, struct coordinator_actions *out, bool halt, const char *format, ...)
     PRINTF_LIKE(4, 5);
-struct ledger_entry brain_entry(const struct coordinator_state *state, enum ledger_kind kind, struct moment now);
+struct ledger_entry brain_entry(const struct coordinator_state *state, enum ledger_kind kind, struct instant now);
 struct commit *brain_append_if_legal(struct coordinator_state *state, const struct ledger_entry *entry, enum answer answer,
                                      uint64_t call, struct coordinator_actions *out, struct error *error);
 struct commit *brain_append(struct coordinator_state *state, const struct ledger_entry *entry, enum answer answer, uint64_t call,
@@ -120,44 +120,44 @@ void brain_sign_receipt(const struct coordinator_state *state, const struct run_
 
 /* coordinator_presence.c */
 struct presence *brain_presence(struct coordinator_state *state, uint32_t site); /* NULL: there is no such site */
-void brain_hear(struct coordinator_state *state, uint32_t site, struct moment now);
+void brain_hear(struct coordinator_state *state, uint32_t site, struct instant now);
 /* ACCEPTED: the process has the site's place, or takes it. HELD, COPY: another has it. */
-enum refusal brain_take_place(struct coordinator_state *state, uint32_t site, uint64_t instance, struct moment now);
-uint32_t brain_connected(const struct coordinator_state *state, struct moment now); /* sites */
-void brain_note_phase(struct coordinator_state *state, struct moment now);
+enum refusal brain_take_place(struct coordinator_state *state, uint32_t site, uint64_t instance, struct instant now);
+uint32_t brain_connected(const struct coordinator_state *state, struct instant now); /* sites */
+void brain_note_phase(struct coordinator_state *state, struct instant now);
 /* A contribution was admitted; `waits`: its site does not train until it is merged. */
-void brain_offered(struct coordinator_state *state, const struct contribution *contribution, bool waits, struct moment now);
+void brain_offered(struct coordinator_state *state, const struct contribution *contribution, bool waits, struct instant now);
 void brain_accepted(struct coordinator_state *state, const struct contribution *contribution); /* ... is in the ledger */
-void brain_merged(struct coordinator_state *state, struct moment now);                         /* an outer step was */
-void brain_heartbeat(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+void brain_merged(struct coordinator_state *state, struct instant now);                        /* an outer step was */
+void brain_heartbeat(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                      struct coordinator_actions *out);
-void brain_following(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+void brain_following(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                      struct coordinator_actions *out);
 
 /* coordinator_steps.c */
-void brain_consider_step(struct coordinator_state *state, struct moment now, struct coordinator_actions *out);
-void brain_step_applied(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+void brain_consider_step(struct coordinator_state *state, struct instant now, struct coordinator_actions *out);
+void brain_step_applied(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                         struct coordinator_actions *out);
 void brain_snapshot(struct coordinator_state *state, struct coordinator_actions *out);
 
 /* coordinator_uploads.c */
 struct coordinator_action *brain_refuse(struct coordinator_state *state, uint64_t call, enum refusal code, const char *message,
                                         struct coordinator_actions *out);
-void brain_submit_open(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+void brain_submit_open(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                        struct coordinator_actions *out);
 void brain_upload_remove(struct coordinator_state *state, struct upload *upload);
 void brain_uploaded(struct coordinator_state *state, const struct coordinator_event *event, struct coordinator_actions *out);
-void brain_checked(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+void brain_checked(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                    struct coordinator_actions *out);
 void brain_call_gone(struct coordinator_state *state, uint64_t call);
 
 /* coordinator_lost.c */
-void brain_lost(struct coordinator_state *state, const struct coordinator_event *event, struct moment now);
+void brain_lost(struct coordinator_state *state, const struct coordinator_event *event, struct instant now);
 /* What waited too long is dropped, and what nobody needs any more forgotten. The time at which to look again, at most `wake`. */
-uint64_t brain_lost_age(struct coordinator_state *state, struct moment now, uint64_t wake, struct coordinator_actions *out);
+uint64_t brain_lost_age(struct coordinator_state *state, struct instant now, uint64_t wake, struct coordinator_actions *out);
 bool brain_lost_holds(const struct coordinator_state *state, uint32_t fragment); /* a step of it lacks a payload */
-void brain_lost_ask(const struct coordinator_state *state, uint32_t site, struct moment now, struct coordinator_action *reply);
-void brain_supply_open(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+void brain_lost_ask(const struct coordinator_state *state, uint32_t site, struct instant now, struct coordinator_action *reply);
+void brain_supply_open(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                        struct coordinator_actions *out);
 /* False: that call brings no lost payload. */
 bool brain_supply_uploaded(struct coordinator_state *state, const struct coordinator_event *event,
@@ -165,15 +165,15 @@ bool brain_supply_uploaded(struct coordinator_state *state, const struct coordin
 bool brain_supply_gone(struct coordinator_state *state, uint64_t call);
 void brain_catch_up(struct coordinator_state *state, struct coordinator_actions *out);
 /* Nobody may be able to bring what is lost: the disk is asked again now and then. */
-void brain_catch_up_again(struct coordinator_state *state, struct moment now, struct coordinator_actions *out);
-void brain_caught_up(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+void brain_catch_up_again(struct coordinator_state *state, struct instant now, struct coordinator_actions *out);
+void brain_caught_up(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                      struct coordinator_actions *out);
 
 /* coordinator_orders.c */
-void brain_join(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+void brain_join(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                 struct coordinator_actions *out);
-void brain_admin(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+void brain_admin(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                  struct coordinator_actions *out);
-void brain_take_deferred(struct coordinator_state *state, struct moment now, struct coordinator_actions *out);
+void brain_take_deferred(struct coordinator_state *state, struct instant now, struct coordinator_actions *out);
 
 #endif

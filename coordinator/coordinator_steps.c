@@ -11,7 +11,7 @@
 
 /* ---- outer steps -------------------------------------------------------------------------------------------------------- */
 
-static uint32_t quorum_now(const struct coordinator_state *state, struct moment now, uint64_t *grace_ms) {
+static uint32_t quorum_now(const struct coordinator_state *state, struct instant now, uint64_t *grace_ms) {
     const struct manifest *manifest = run_state_manifest(state->run);
     *grace_ms = manifest->merge.grace_ms;
     uint32_t wanted = manifest->merge.quorum;
@@ -45,7 +45,7 @@ static void begin_step(struct coordinator_state *state, uint32_t fragment, uint3
 
 /* Starts the next step if one is due, else asks for the timer that will make it due. Called after everything that could
  * have changed the answer. */
-void brain_consider_step(struct coordinator_state *state, struct moment now, struct coordinator_actions *out) {
+void brain_consider_step(struct coordinator_state *state, struct instant now, struct coordinator_actions *out) {
     if (state->behind && !state->stopping) brain_catch_up_again(state, now, out);
     if (state->applying || state->behind || state->stopping) return;
     uint64_t grace_ms, wake = brain_lost_age(state, now, UINT64_MAX, out), oldest = UINT64_MAX;
@@ -106,7 +106,7 @@ void brain_snapshot(struct coordinator_state *state, struct coordinator_actions 
     state->snapshot_wanted = false;
 }
 
-void brain_step_applied(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+void brain_step_applied(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                         struct coordinator_actions *out) {
     if (state->behind) {
         brain_caught_up(state, event, now, out);

@@ -102,13 +102,13 @@ static const char *no_room(const struct coordinator_state *state, uint32_t site)
 }
 
 static enum refusal admit(const struct coordinator_state *state, uint32_t site, const uint8_t *header, const uint8_t *signature,
-                          struct moment now, struct contribution *out, struct error *why) {
+                          struct instant now, struct contribution *out, struct error *why) {
     struct admission_limits limits = {now.wall_ms, state->options.payload_limit};
     return admission_header(state->run, site, bytes_of(header, CONTRIBUTION_HEADER_SIZE), bytes_of(signature, SIGNATURE_SIZE),
                             &limits, out, why);
 }
 
-void brain_submit_open(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+void brain_submit_open(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                        struct coordinator_actions *out) {
     if (event->submit.supply) {
         brain_supply_open(state, event, now, out);
@@ -164,7 +164,7 @@ void brain_uploaded(struct coordinator_state *state, const struct coordinator_ev
 }
 
 /* The world may have moved while the payload came and was checked, so the header's rules are asked again. */
-void brain_checked(struct coordinator_state *state, const struct coordinator_event *event, struct moment now,
+void brain_checked(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                    struct coordinator_actions *out) {
     struct upload *found = upload_by_id(state, event->call);
     if (!found || found->phase != UPLOAD_CHECKING) return;

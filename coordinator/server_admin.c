@@ -17,8 +17,6 @@ static void send_reply(struct call *call, const struct admin_reply *reply) {
         rpc_call_finish(call->rpc, RPC_INTERNAL, error.message);
 }
 
-static struct moment now_here(void) { return (struct moment){clock_monotonic_ms(), clock_wall_ms()}; }
-
 /* What a person should know of it: "" if nothing holds the run up. */
 static const char *waits_for(struct server *server) {
     uint64_t index = 0;
@@ -58,8 +56,8 @@ static void describe_run(struct server *server, struct run_status *out) {
     for (uint32_t site = 1; site <= run_state_site_count(run); site++) {
         out->accepted += run_state_site(run, site)->contributions;
         uint64_t ago;
-        out->sites_connected += coordinator_state_connected(server->state, site, now_here());
-        out->sites_twice += coordinator_state_copies(server->state, site, now_here(), &ago) > 0;
+        out->sites_connected += coordinator_state_connected(server->state, site, clock_instant());
+        out->sites_twice += coordinator_state_copies(server->state, site, clock_instant(), &ago) > 0;
     }
     out->sites_active = run_state_active_sites(run);
     out->uptime_ms = clock_monotonic_ms() - server->started_ms;
@@ -73,15 +71,15 @@ static void describe_site(struct server *server, const struct run_site *site, st
     *out = (struct site_status){.site = site->site,
                                 .name = site->name,
                                 .revoked = site->revoked,
-                                .connected = coordinator_state_connected(server->state, site->site, now_here()),
-                                .inner_steps = coordinator_state_inner_steps(server->state, site->site, now_here()),
+                                .connected = coordinator_state_connected(server->state, site->site, clock_instant()),
+                                .inner_steps = coordinator_state_inner_steps(server->state, site->site, clock_instant()),
                                 .tokens = site->tokens,
                                 .contributions = site->contributions,
                                 .loss = NAN,
-                                .last_seen_ms_ago = coordinator_state_silence(server->state, site->site, now_here()),
+                                .last_seen_ms_ago = coordinator_state_silence(server->state, site->site, clock_instant()),
                                 .device = report->device,
                                 .software = report->software};
-    out->copies = coordinator_state_copies(server->state, site->site, now_here(), &out->copy_ms_ago);
+    out->copies = coordinator_state_copies(server->state, site->site, clock_instant(), &out->copy_ms_ago);
     if (!report->heard) return;
     out->version = last->version;
     out->staleness = last->staleness;

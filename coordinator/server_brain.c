@@ -53,8 +53,6 @@ void brain_tell(struct server *server, enum coordinator_event_kind kind, uint64_
     brain_push(server, item);
 }
 
-static struct moment now_here(void) { return (struct moment){clock_monotonic_ms(), clock_wall_ms()}; }
-
 /* ---- doing what it says --------------------------------------------------------------------------------------------------- */
 
 static void send_submit_reply(struct server *server, uint64_t number, const struct submit_reply *reply) {
@@ -303,7 +301,7 @@ static void make_secret(struct brain_item *item) {
 }
 
 static void step(struct server *server, const struct coordinator_event *event, struct coordinator_actions *actions) {
-    coordinator_state_step(server->state, event, now_here(), actions);
+    coordinator_state_step(server->state, event, clock_instant(), actions);
     perform_all(server, actions);
 }
 
@@ -366,7 +364,7 @@ void brain_run(void *context) {
     struct server *server = context;
     struct coordinator_actions actions = {0};
     enum status status = OK;
-    coordinator_state_start(server->state, now_here(), &actions);
+    coordinator_state_start(server->state, clock_instant(), &actions);
     perform_all(server, &actions);
     do_publish(server, coordinator_state_committed(server->state));
     while (status != CANCELLED) {

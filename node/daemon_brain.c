@@ -11,10 +11,6 @@
 
 enum { HEARTBEAT_TIMEOUT_MS = 30000, INCLUSION_MS = 30000 };
 
-struct node_moment daemon_now(void) {
-    return (struct node_moment){.monotonic_ms = clock_monotonic_ms(), .wall_ms = clock_wall_ms()};
-}
-
 static struct envelope *envelope_create(const struct node_event *event) {
     struct envelope *envelope = xcalloc(1, sizeof *envelope);
     envelope->event = *event;
@@ -209,7 +205,7 @@ static void settle(struct daemon *daemon, struct node_actions *actions) {
 }
 
 static void step(struct daemon *daemon, const struct node_event *event, struct node_actions *actions) {
-    node_state_step(daemon->state, event, daemon_now(), actions);
+    node_state_step(daemon->state, event, clock_instant(), actions);
     settle(daemon, actions);
 }
 
@@ -243,7 +239,7 @@ void daemon_brain_run(void *context) {
     enum status status;
     const struct restored *restored = &daemon->restored;
     for (uint32_t i = 0; i < daemon->replica.fragments; i++) node_state_resume(daemon->state, i, &restored->fragment[i].progress);
-    node_state_start(daemon->state, daemon->replica.global.version, restored->spooled, restored->spooled_count, daemon_now(),
+    node_state_start(daemon->state, daemon->replica.global.version, restored->spooled, restored->spooled_count, clock_instant(),
                      &actions);
     settle(daemon, &actions);
     take_stored(daemon, &actions);

@@ -64,7 +64,6 @@ struct daemon {
 };
 
 enum { CLOCK_APART_MS = 60000 /* beyond it it is no delay */ };
-struct node_moment daemon_now(void);
 /* The first end counts; whether this is it. Any thread. */
 bool daemon_end(struct daemon *daemon, enum daemon_end how, const char *message);
 /* Copies the event; waits for room. Any thread but rpc/'s. */

@@ -177,8 +177,7 @@ void node_ledger_entry(struct node_state *state, struct bytes raw, struct node_a
     drain(state, out);
 }
 
-void node_ledger_applied(struct node_state *state, const struct node_event *event, struct node_moment now,
-                         struct node_actions *out) {
+void node_ledger_applied(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out) {
     if (!state->applying || state->queue_count == 0) return;
     if (event->status != OK && event->applied.lost) { /* nothing was touched: the step stays at the queue's head */
         node_payload_lost(state, event->applied.lost, now);

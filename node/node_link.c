@@ -25,7 +25,7 @@ static void follow(struct node_state *state, struct node_actions *out) {
     state->link = LINK_OPENING;
 }
 
-void node_link_down(struct node_state *state, struct node_moment now) {
+void node_link_down(struct node_state *state, struct instant now) {
     MARK("link: down");
     state->link = LINK_DOWN;
     state->heartbeat_open = false;
@@ -49,7 +49,7 @@ void node_offer(struct node_state *state, const struct node_event *event, struct
     }
 }
 
-void node_snapshot_loaded(struct node_state *state, const struct node_event *event, struct node_moment now,
+void node_snapshot_loaded(struct node_state *state, const struct node_event *event, struct instant now,
                           struct node_actions *out) {
     if (state->link != LINK_FETCHING) return;
     if (event->status != OK) {
@@ -64,7 +64,7 @@ void node_snapshot_loaded(struct node_state *state, const struct node_event *eve
     follow(state, out);
 }
 
-void node_heartbeat_reply(struct node_state *state, const struct node_event *event, struct node_moment now) {
+void node_heartbeat_reply(struct node_state *state, const struct node_event *event, struct instant now) {
     state->heartbeat_open = false;
     state->heartbeat_at = now.monotonic_ms + state->options.heartbeat_ms;
     if (event->status != OK) return;
@@ -74,14 +74,14 @@ void node_heartbeat_reply(struct node_state *state, const struct node_event *eve
     if (state->catching_up && state->caught_up_at == UINT64_MAX) state->caught_up_at = event->heartbeat.version;
 }
 
-void node_link_up(struct node_state *state, struct node_moment now) {
+void node_link_up(struct node_state *state, struct instant now) {
     MARK("link: up");
     state->link = LINK_UP;
     state->link_attempts = 0;
     state->heartbeat_at = now.monotonic_ms;
 }
 
-void node_link_settle(struct node_state *state, struct node_moment now, struct node_actions *out) {
+void node_link_settle(struct node_state *state, struct instant now, struct node_actions *out) {
     if (state->link == LINK_DOWN && now.monotonic_ms >= state->link_retry_at) connect_now(state, out);
     if (state->link == LINK_UP && !state->heartbeat_open && now.monotonic_ms >= state->heartbeat_at) {
         state->heartbeat_open = true;

@@ -6,13 +6,13 @@
 #include "base/memory.h"
 #include "node/node_state_internal.h"
 
-void node_payload_lost(struct node_state *state, uint64_t index, struct node_moment now) {
+void node_payload_lost(struct node_state *state, uint64_t index, struct instant now) {
     MARK("payload: lost here");
     state->lost = index;
     state->refetch_at = now.monotonic_ms;
 }
 
-void node_refetched(struct node_state *state, const struct node_event *event, struct node_moment now, struct node_actions *out) {
+void node_refetched(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out) {
     if (!state->refetching) return;
     state->refetching = false;
     if (event->status != OK) { /* the link is down, or the coordinator has lost it too and asks for it elsewhere */
@@ -32,7 +32,7 @@ void node_wanted(struct node_state *state, const struct node_event *event) {
     memcpy(state->wanted, event->heartbeat.wanted, sizeof state->wanted);
 }
 
-void node_payloads_settle(struct node_state *state, struct node_moment now, struct node_actions *out) {
+void node_payloads_settle(struct node_state *state, struct instant now, struct node_actions *out) {
     if (state->link != LINK_UP) return;
     if (state->lost && !state->refetching && now.monotonic_ms >= state->refetch_at) {
         state->refetching = true;

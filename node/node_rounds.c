@@ -172,7 +172,7 @@ void node_snapshotted(struct node_state *state, const struct node_event *event, 
     slot->loss_count = 0;
 }
 
-static void upload(struct node_state *state, uint32_t fragment, struct node_moment now, struct node_actions *out) {
+static void upload(struct node_state *state, uint32_t fragment, struct instant now, struct node_actions *out) {
     struct slot *slot = &state->slots[fragment];
     if (state->link != LINK_UP || run_state_phase(state->run) != RUN_ACTIVE) { /* tried again when either changes */
         MARK("slot: backoff, the link is down or the run is paused");
@@ -204,7 +204,7 @@ static void give_back(struct slot *slot) {
     slot->tokens_in_flight = 0;
 }
 
-void node_encoded(struct node_state *state, const struct node_event *event, struct node_moment now, struct node_actions *out) {
+void node_encoded(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out) {
     if (event->fragment >= state->fragments) return;
     struct slot *slot = &state->slots[event->fragment];
     if (slot->phase != SLOT_ENCODING || slot->sequence != event->sequence) return;
@@ -270,7 +270,7 @@ static struct slot *uploading(struct node_state *state, const struct node_event 
     return slot->phase == SLOT_UPLOADING && slot->sequence == event->sequence ? slot : NULL;
 }
 
-static void wait_and_retry(struct node_state *state, struct slot *slot, uint64_t at_least_ms, struct node_moment now) {
+static void wait_and_retry(struct node_state *state, struct slot *slot, uint64_t at_least_ms, struct instant now) {
     MARK("slot: backoff after an answer or none");
     slot->phase = SLOT_BACKOFF;
     slot->attempts++;
@@ -278,14 +278,14 @@ static void wait_and_retry(struct node_state *state, struct slot *slot, uint64_t
 }
 
 /* The coordinator says that it has it. Its entry must come by Follow; where it does not, the coordinator is asked again. */
-static void accept(struct node_state *state, struct slot *slot, struct node_moment now) {
+static void accept(struct node_state *state, struct slot *slot, struct instant now) {
     slot->phase = SLOT_ACCEPTED;
     slot->attempts = 0;
     slot->retry_at = now.monotonic_ms + state->options.inclusion_ms;
 }
 
 /* A receipt is a head, too: our own ledger must come to agree with it. */
-static void accepted_with(struct node_state *state, struct slot *slot, const struct ledger_head *head, struct node_moment now) {
+static void accepted_with(struct node_state *state, struct slot *slot, const struct ledger_head *head, struct instant now) {
     accept(state, slot, now);
     if (head->size <= state->head.size) return;
     state->head.epoch = head->epoch;
@@ -294,7 +294,7 @@ static void accepted_with(struct node_state *state, struct slot *slot, const str
 }
 
 /* A receipt decides by itself what the slot does next: accepted, sent again, or the end of this site. */
-static void take_receipt(struct node_state *state, struct slot *slot, struct bytes receipt, struct node_moment now,
+static void take_receipt(struct node_state *state, struct slot *slot, struct bytes receipt, struct instant now,
                          struct node_actions *out) {
     struct receipt got;
     struct error error = {0};
@@ -318,13 +318,13 @@ static void take_receipt(struct node_state *state, struct slot *slot, struct byt
     action->head = head;
 }
 
-void node_receipt(struct node_state *state, const struct node_event *event, struct node_moment now, struct node_actions *out) {
+void node_receipt(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out) {
     struct slot *slot = uploading(state, event);
     if (slot) take_receipt(state, slot, event->bytes, now, out);
 }
 
 /* It is in the ledger already, says the coordinator. With the old receipt, that is what is judged. */
-static void take_duplicate(struct node_state *state, struct slot *slot, struct bytes receipt, struct node_moment now,
+static void take_duplicate(struct node_state *state, struct slot *slot, struct bytes receipt, struct instant now,
                            struct node_actions *out) {
     if (receipt.size > 0) {
         take_receipt(state, slot, receipt, now, out);
@@ -353,7 +353,7 @@ static bool refusal_blames_us(enum refusal code) {
            code == REFUSED_NORM;
 }
 
-void node_refused(struct node_state *state, const struct node_event *event, struct node_moment now, struct node_actions *out) {
+void node_refused(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out) {
     struct slot *slot = uploading(state, event);
     if (!slot) return;
     enum refusal code = event->refused.code;
@@ -379,12 +379,12 @@ void node_refused(struct node_state *state, const struct node_event *event, stru
     }
     restore(state, event->fragment, out);
 }
-void node_upload_broken(struct node_state *state, const struct node_event *event, struct node_moment now) {
+void node_upload_broken(struct node_state *state, const struct node_event *event, struct instant now) {
     struct slot *slot = uploading(state, event);
     if (slot) wait_and_retry(state, slot, 0, now);
 }
 
-void node_rounds_link_up(struct node_state *state, struct node_moment now) {
+void node_rounds_link_up(struct node_state *state, struct instant now) {
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) { /* do not sit out a backoff meant for the outage */
         struct slot *slot = &state->slots[fragment];
         if (slot->phase == SLOT_BACKOFF && slot->attempts == 0) slot->retry_at = now.monotonic_ms;
@@ -412,7 +412,7 @@ void node_rounds_epoch_begins(struct node_state *state) {
     }
 }
 
-void node_rounds_retry(struct node_state *state, struct node_moment now, struct node_actions *out) {
+void node_rounds_retry(struct node_state *state, struct instant now, struct node_actions *out) {
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
         const struct slot *slot = &state->slots[fragment];
         if (slot->phase == SLOT_BACKOFF && now.monotonic_ms >= slot->retry_at) upload(state, fragment, now, out);
@@ -424,7 +424,7 @@ void node_rounds_retry(struct node_state *state, struct node_moment now, struct 
 }
 
 /* Where a message that was in the spool at the crash stands, by the ledger as we have it. */
-void node_rounds_take_up(struct node_state *state, const struct node_spooled *spooled, struct node_moment now,
+void node_rounds_take_up(struct node_state *state, const struct node_spooled *spooled, struct instant now,
                          struct node_actions *out) {
     if (spooled->fragment >= state->fragments) return;
     struct slot *slot = &state->slots[spooled->fragment];

@@ -71,7 +71,7 @@ static void finish_if_over(struct node_state *state, struct node_actions *out) {
     node_act(out, NODE_DO_FINISH);
 }
 
-static void settle(struct node_state *state, struct node_moment now, struct node_actions *out) {
+static void settle(struct node_state *state, struct instant now, struct node_actions *out) {
     if (!state->started || state->halted) return;
     node_rounds_retry(state, now, out);
     node_link_settle(state, now, out);
@@ -125,7 +125,7 @@ void node_state_resume(struct node_state *state, uint32_t fragment, const struct
 }
 
 void node_state_start(struct node_state *state, uint64_t replica_version, const struct node_spooled *spooled,
-                      size_t spooled_count, struct node_moment now, struct node_actions *out) {
+                      size_t spooled_count, struct instant now, struct node_actions *out) {
     state->started = true;
     state->replica_version = replica_version;
     state->link_retry_at = now.monotonic_ms;
@@ -141,7 +141,7 @@ void node_state_start(struct node_state *state, uint64_t replica_version, const 
     settle(state, now, out);
 }
 
-void node_state_step(struct node_state *state, const struct node_event *event, struct node_moment now, struct node_actions *out) {
+void node_state_step(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out) {
     if (state->halted) return;
     bool knew_run = run_state_has_genesis(state->run);
     switch (event->kind) {

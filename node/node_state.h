@@ -32,17 +32,13 @@
 #ifndef NODE_NODE_STATE_H
 #define NODE_NODE_STATE_H
 
+#include "base/clock.h"
 #include "base/random.h"
 #include "fed/model_state.h"
 #include "fed/run_state.h"
 #include "node/round_progress.h"
 
 struct node_state;
-
-struct node_moment {
-    uint64_t monotonic_ms;
-    uint64_t wall_ms;
-};
 
 struct node_options {
     uint32_t site;          /* our number */
@@ -195,8 +191,8 @@ MUST_USE enum status node_state_restore(struct node_state *state, struct bytes e
 void node_state_resume(struct node_state *state, uint32_t fragment, const struct round_progress *progress);
 /* replica_version: version the replica is at. Entries of steps beyond it must be applied to it by the shell (replay) before. */
 void node_state_start(struct node_state *state, uint64_t replica_version, const struct node_spooled *spooled,
-                      size_t spooled_count, struct node_moment now, struct node_actions *out);
-void node_state_step(struct node_state *state, const struct node_event *event, struct node_moment now, struct node_actions *out);
+                      size_t spooled_count, struct instant now, struct node_actions *out);
+void node_state_step(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out);
 
 /* --- looking (valid until the next step) --- */
 enum slot_phase {

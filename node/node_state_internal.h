@@ -80,8 +80,7 @@ void node_halt(struct node_state *state, struct node_actions *out, const char *f
 
 /* node_ledger.c */
 void node_ledger_entry(struct node_state *state, struct bytes raw, struct node_actions *out);
-void node_ledger_applied(struct node_state *state, const struct node_event *event, struct node_moment now,
-                         struct node_actions *out);
+void node_ledger_applied(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out);
 void node_ledger_head(struct node_state *state, struct bytes raw, struct node_actions *out);
 /* Takes an entry of ours or another's into the run state, and what it means for our slots. */
 enum status node_ledger_take(struct node_state *state, struct bytes raw, bool trusted, struct error *error);
@@ -90,19 +89,19 @@ enum status node_ledger_take(struct node_state *state, struct bytes raw, bool tr
 void node_ledger_apply_again(struct node_state *state, struct node_actions *out);
 
 /* node_payloads.c */
-void node_payload_lost(struct node_state *state, uint64_t index, struct node_moment now);
-void node_refetched(struct node_state *state, const struct node_event *event, struct node_moment now, struct node_actions *out);
+void node_payload_lost(struct node_state *state, uint64_t index, struct instant now);
+void node_refetched(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out);
 void node_wanted(struct node_state *state, const struct node_event *event);
-void node_payloads_settle(struct node_state *state, struct node_moment now, struct node_actions *out);
+void node_payloads_settle(struct node_state *state, struct instant now, struct node_actions *out);
 uint64_t node_payloads_wake(const struct node_state *state);
 
 /* node_rounds.c: what a slot does at an event ... */
 void node_progress(struct node_state *state, const struct node_event *event);
 void node_snapshotted(struct node_state *state, const struct node_event *event, struct node_actions *out);
-void node_encoded(struct node_state *state, const struct node_event *event, struct node_moment now, struct node_actions *out);
-void node_receipt(struct node_state *state, const struct node_event *event, struct node_moment now, struct node_actions *out);
-void node_refused(struct node_state *state, const struct node_event *event, struct node_moment now, struct node_actions *out);
-void node_upload_broken(struct node_state *state, const struct node_event *event, struct node_moment now);
+void node_encoded(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out);
+void node_receipt(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out);
+void node_refused(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out);
+void node_upload_broken(struct node_state *state, const struct node_event *event, struct instant now);
 void node_rebased(struct node_state *state, const struct node_event *event);
 /* (its message has been merged by a step that is in the run state and the replica now) */
 void node_slot_merged(struct node_state *state, uint32_t fragment, struct node_actions *out);
@@ -110,14 +109,14 @@ void node_slot_merged(struct node_state *state, uint32_t fragment, struct node_a
 void node_slot_dropped(struct node_state *state, uint32_t fragment, struct node_actions *out);
 /* ... when the run begins, the link is up, a message was found in the spool at a start ... */
 void node_rounds_stagger(struct node_state *state);
-void node_rounds_link_up(struct node_state *state, struct node_moment now);
-void node_rounds_take_up(struct node_state *state, const struct node_spooled *spooled, struct node_moment now,
+void node_rounds_link_up(struct node_state *state, struct instant now);
+void node_rounds_take_up(struct node_state *state, const struct node_spooled *spooled, struct instant now,
                          struct node_actions *out);
 void node_rounds_epoch_begins(struct node_state *state);
 /* When node_rounds_retry has something to do; UINT64_MAX: nothing. */
 uint64_t node_rounds_wake(const struct node_state *state);
 /* ... and after every event, in this order. */
-void node_rounds_retry(struct node_state *state, struct node_moment now, struct node_actions *out);
+void node_rounds_retry(struct node_state *state, struct instant now, struct node_actions *out);
 void node_rounds_catch_up(struct node_state *state, struct node_actions *out);
 void node_rounds_begin(struct node_state *state, struct node_actions *out);
 void node_train_or_wait(struct node_state *state, struct node_actions *out);
@@ -125,12 +124,11 @@ uint32_t node_inner_steps_now(const struct node_state *state);
 
 /* node_link.c */
 uint64_t node_backoff(struct node_state *state, uint32_t attempts);
-void node_link_down(struct node_state *state, struct node_moment now);
+void node_link_down(struct node_state *state, struct instant now);
 void node_offer(struct node_state *state, const struct node_event *event, struct node_actions *out);
-void node_snapshot_loaded(struct node_state *state, const struct node_event *event, struct node_moment now,
-                          struct node_actions *out);
-void node_heartbeat_reply(struct node_state *state, const struct node_event *event, struct node_moment now);
-void node_link_up(struct node_state *state, struct node_moment now);
-void node_link_settle(struct node_state *state, struct node_moment now, struct node_actions *out);
+void node_snapshot_loaded(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out);
+void node_heartbeat_reply(struct node_state *state, const struct node_event *event, struct instant now);
+void node_link_up(struct node_state *state, struct instant now);
+void node_link_settle(struct node_state *state, struct instant now, struct node_actions *out);
 
 #endif

@@ -7,9 +7,9 @@
 #include "codec/codec.h"
 #include "sim/coordinator_internal.h"
 
-struct moment coordinator_now(const struct coordinator *coordinator) {
-    return (struct moment){process_monotonic_ms(coordinator->world, COORDINATOR),
-                           process_wall_ms(coordinator->world, COORDINATOR)};
+struct instant coordinator_now(const struct coordinator *coordinator) {
+    return (struct instant){process_monotonic_ms(coordinator->world, COORDINATOR),
+                            process_wall_ms(coordinator->world, COORDINATOR)};
 }
 
 struct disk *coordinator_disk(struct coordinator *coordinator) {

@@ -91,7 +91,7 @@ struct coordinator {
     uint64_t published, timer_round;
 };
 
-struct moment coordinator_now(const struct coordinator *coordinator);
+struct instant coordinator_now(const struct coordinator *coordinator);
 void coordinator_step(struct coordinator *coordinator, const struct coordinator_event *event);
 /* An event of kind UPLOADED or CHECKED for the call, after a while. */
 void coordinator_tell_code(struct coordinator *coordinator, enum coordinator_event_kind kind, uint64_t call, enum refusal code,

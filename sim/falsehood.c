@@ -113,7 +113,7 @@ static void answer_apply(struct node_state *state, struct node_actions *actions)
     for (size_t i = 0; i < actions->count; i++) asked |= actions->items[i].kind == NODE_DO_APPLY;
     if (!asked) return;
     struct node_event applied = {.kind = NODE_APPLIED, .status = CORRUPT, .message = "the step is refused"};
-    node_state_step(state, &applied, (struct node_moment){1, 1}, actions);
+    node_state_step(state, &applied, (struct instant){1, 1}, actions);
 }
 
 bool falsehood_tell(const struct falsehood_input *input, enum falsehood kind, struct error *error) {
@@ -138,9 +138,9 @@ bool falsehood_tell(const struct falsehood_input *input, enum falsehood kind, st
     if (possible && kind > FALSE_HEAD_SHORT) possible = make_entry(f, kind);
     if (possible) {
         uint64_t size = run_state_size(f->run);
-        node_state_start(state, run_state_version(f->run), NULL, 0, (struct node_moment){1, 1}, &actions);
-        node_state_step(state, &(struct node_event){.kind = f->kind, .bytes = buffer_bytes(&f->bytes)},
-                        (struct node_moment){1, 1}, &actions);
+        node_state_start(state, run_state_version(f->run), NULL, 0, (struct instant){1, 1}, &actions);
+        node_state_step(state, &(struct node_event){.kind = f->kind, .bytes = buffer_bytes(&f->bytes)}, (struct instant){1, 1},
+                        &actions);
         answer_apply(state, &actions);
         noticed = has_halted(&actions) && run_state_size(f->run) == size;
     }

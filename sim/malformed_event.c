@@ -108,7 +108,7 @@ void offer_site_event(struct offer *offer) {
     struct node_spooled odd = {.fragment = FRAGMENTS_LIMIT};
     bool halted = false, answers = offer_below(offer, 3) > 0;
     uint64_t now = 1, steps = 0;
-    node_state_start(state, run_state_version(offer->run), &odd, 1, (struct node_moment){now, now}, &actions);
+    node_state_start(state, run_state_version(offer->run), &odd, 1, (struct instant){now, now}, &actions);
     for (int i = 0; i < 160; i++) {
         struct node_action todo = {0};
         bool asked = false;
@@ -129,7 +129,7 @@ void offer_site_event(struct offer *offer) {
         uint64_t size = run_state_size(node_state_run(state));
         node_actions_clear(&actions);
         now += offer_below(offer, 900);
-        node_state_step(state, &event, (struct node_moment){now, now}, &actions);
+        node_state_step(state, &event, (struct instant){now, now}, &actions);
         claim(offer, !halted || (actions.count == 0 && run_state_size(node_state_run(state)) == size), "who gave up goes on");
         halted |= halts(&actions);
         buffer_deinit(&kept);
@@ -199,7 +199,7 @@ static void commit_all(struct offer *offer, struct coordinator_state *state, str
     if (*last == 0 || offer_below(offer, 2)) return;
     struct coordinator_event event = {.kind = COORDINATOR_COMMITTED};
     event.committed.commit = *last;
-    coordinator_state_step(state, &event, (struct moment){5, 5}, actions);
+    coordinator_state_step(state, &event, (struct instant){5, 5}, actions);
 }
 
 void offer_coordinator_event(struct offer *offer) {
@@ -215,7 +215,7 @@ void offer_coordinator_event(struct offer *offer) {
     struct coordinator_state *state = coordinator_state_create(&options, offer_run(offer, cut));
     struct coordinator_actions actions = {0};
     struct coordinator_event event;
-    coordinator_state_start(state, (struct moment){1, 1}, &actions);
+    coordinator_state_start(state, (struct instant){1, 1}, &actions);
     claim(offer, run_state_epoch(coordinator_state_run(state)) == run_state_epoch(offer->run) + 1, "a new epoch does not begin");
     /* It is an old copy: a site that saw more of the ledger hears a head of another history, and must give up. */
     struct coordinator_event durable = {.kind = COORDINATOR_COMMITTED};
@@ -223,23 +223,23 @@ void offer_coordinator_event(struct offer *offer) {
         if (actions.items[i].kind == DO_COMMIT) durable.committed.commit = actions.items[i].commit;
     }
     coordinator_actions_clear(&actions);
-    coordinator_state_step(state, &durable, (struct moment){2, 2}, &actions);
+    coordinator_state_step(state, &durable, (struct instant){2, 2}, &actions);
     uint8_t head[HEAD_SIZE];
     coordinator_state_head(state, head);
     if (sites > 0 && offer->input->ledger->entry_count > cut) {
         struct node_actions done = {0};
         struct node_state *same = site_of(offer, 1);
         struct node_event heard = {.kind = NODE_HEAD, .bytes = bytes_of(head, sizeof head)};
-        node_state_start(same, run_state_version(offer->run), NULL, 0, (struct node_moment){1, 1}, &done);
-        node_state_step(same, &heard, (struct node_moment){1, 1}, &done);
+        node_state_start(same, run_state_version(offer->run), NULL, 0, (struct instant){1, 1}, &done);
+        node_state_step(same, &heard, (struct instant){1, 1}, &done);
         claim(offer, !halts(&done), "a site that saw no more than the copy has gives up");
         node_actions_clear(&done);
         node_state_destroy(same);
         run_state_destroy(offer->run);
         offer->run = offer_run(offer, cut + 1);
         struct node_state *ahead = site_of(offer, 1);
-        node_state_start(ahead, run_state_version(offer->run), NULL, 0, (struct node_moment){1, 1}, &done);
-        node_state_step(ahead, &heard, (struct node_moment){1, 1}, &done);
+        node_state_start(ahead, run_state_version(offer->run), NULL, 0, (struct instant){1, 1}, &done);
+        node_state_step(ahead, &heard, (struct instant){1, 1}, &done);
         claim(offer, halts(&done), "a site follows a coordinator that came back from an old copy");
         node_actions_deinit(&done);
         node_state_destroy(ahead);
@@ -249,9 +249,9 @@ void offer_coordinator_event(struct offer *offer) {
         odd_call(offer, &event, names[offer_below(offer, COUNT_OF(names))]);
         if (event.kind == COORDINATOR_APPLIED && offer_below(offer, 8)) continue;
         uint64_t now = 10 + (uint64_t)i * offer_below(offer, 90);
-        coordinator_state_step(state, &event, (struct moment){now, now}, &actions);
-        (void)coordinator_state_connected(state, (uint32_t)offer_below(offer, 20), (struct moment){now, now});
-        claim(offer, coordinator_state_inner_steps(state, (uint32_t)offer_below(offer, 20), (struct moment){now, now}) > 0,
+        coordinator_state_step(state, &event, (struct instant){now, now}, &actions);
+        (void)coordinator_state_connected(state, (uint32_t)offer_below(offer, 20), (struct instant){now, now});
+        claim(offer, coordinator_state_inner_steps(state, (uint32_t)offer_below(offer, 20), (struct instant){now, now}) > 0,
               "no inner steps are to be done");
         claim(offer, coordinator_state_uploads(state) <= options.uploads_limit, "more uploads than are allowed");
     }

@@ -6,9 +6,9 @@
 #include "base/memory.h"
 #include "sim/site_internal.h"
 
-struct node_moment site_now(const struct site *site) {
-    return (struct node_moment){process_monotonic_ms(site->world, site->setup.process),
-                                process_wall_ms(site->world, site->setup.process)};
+struct instant site_now(const struct site *site) {
+    return (struct instant){process_monotonic_ms(site->world, site->setup.process),
+                            process_wall_ms(site->world, site->setup.process)};
 }
 
 const char *site_name(const struct site *site) { return site->name; }

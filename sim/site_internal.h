@@ -140,7 +140,7 @@ struct site {
     uint32_t upload_stream; /* 0: none under way */
 };
 
-struct node_moment site_now(const struct site *site);
+struct instant site_now(const struct site *site);
 /* Copies event, its bytes and message. */
 void site_tell(struct site *site, enum source source, const struct node_event *event);
 

@@ -19,7 +19,7 @@ struct brain {
     struct coordinator_options options;
     struct coordinator_state *state;
     struct coordinator_actions out; /* of the last step */
-    struct moment now;
+    struct instant now;
     uint64_t last_call;
     struct brain_commit commits[BRAIN_COMMITS];
     size_t commit_count;
@@ -97,7 +97,7 @@ FIXTURE struct brain *brain_open_unstarted(const char *more, uint32_t sites) {
                                               .payload_limit = codec_bound(b->f->manifest.codec.kind, 4096),
                                               .presence_ms = 30000,
                                               .retry_ms = 500};
-    b->now = (struct moment){1000000, FIXTURE_NOW};
+    b->now = (struct instant){1000000, FIXTURE_NOW};
     b->timer_ms = UINT64_MAX;
     b->durable = run_state_create();
     for (uint64_t i = 0; i < b->f->entry_count; i++)

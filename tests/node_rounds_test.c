@@ -29,7 +29,7 @@ static void note_timer(struct site *s) {
 
 static void step(struct site *s, const struct node_event *event) {
     node_actions_clear(&s->out);
-    node_state_step(s->state, event, (struct node_moment){s->now_ms, FIXTURE_NOW}, &s->out);
+    node_state_step(s->state, event, (struct instant){s->now_ms, FIXTURE_NOW}, &s->out);
     note_timer(s);
 }
 
@@ -78,7 +78,7 @@ static struct site *site_open(void) {
                                                         .nominal_payload = 1});
     for (; s->told < s->f->entry_count; s->told++)
         CHECK_OK(node_state_restore(s->state, buffer_bytes(&s->f->entries[s->told]), &error));
-    node_state_start(s->state, 0, NULL, 0, (struct node_moment){s->now_ms, FIXTURE_NOW}, &s->out);
+    node_state_start(s->state, 0, NULL, 0, (struct instant){s->now_ms, FIXTURE_NOW}, &s->out);
     CHECK(find(s, NODE_DO_CONNECT) != NULL);
     note_timer(s);
     step(s, &(struct node_event){.kind = NODE_LINK_UP});

@@ -8,7 +8,7 @@ struct started {
     struct fixture *f;
     struct node_state *state;
     struct node_actions out;
-    struct node_moment now;
+    struct instant now;
 };
 
 /* Site 1 at a start, with what the fixture's ledger holds and its message `sequence` of the fragment, which is entry `index`. */
@@ -25,7 +25,7 @@ static struct started *site_open(struct fixture *f, bool overlap, uint32_t fragm
                                    .nominal_payload = 1000};
     struct error error = {0};
     site->f = f;
-    site->now = (struct node_moment){1000, FIXTURE_NOW};
+    site->now = (struct instant){1000, FIXTURE_NOW};
     site->state = node_state_create(&options);
     for (uint64_t i = 0; i < f->entry_count; i++) CHECK_OK(node_state_restore(site->state, buffer_bytes(&f->entries[i]), &error));
     struct ledger_entry entry;

@@ -124,7 +124,7 @@ static void node_acts(struct shell *s, uint32_t site, const struct node_action *
 static void tell_node(struct shell *s, uint32_t site, const struct node_event *event) {
     struct node_actions actions = {0};
     if (event->kind == NODE_APPLIED) s->replica[site] = event->applied.version;
-    node_state_step(s->nodes[site], event, (struct node_moment){s->now, FIXTURE_NOW + s->now}, &actions);
+    node_state_step(s->nodes[site], event, (struct instant){s->now, FIXTURE_NOW + s->now}, &actions);
     for (size_t i = 0; i < actions.count; i++) node_acts(s, site, &actions.items[i]);
     node_actions_deinit(&actions);
 }
@@ -202,7 +202,7 @@ static void coordinator_acts(struct shell *s, const struct coordinator_action *a
 
 static void tell_coordinator(struct shell *s, const struct coordinator_event *event) {
     struct coordinator_actions actions = {0};
-    coordinator_state_step(s->coordinator, event, (struct moment){s->now, FIXTURE_NOW + s->now}, &actions);
+    coordinator_state_step(s->coordinator, event, (struct instant){s->now, FIXTURE_NOW + s->now}, &actions);
     for (size_t i = 0; i < actions.count; i++) coordinator_acts(s, &actions.items[i]);
     coordinator_actions_deinit(&actions);
 }
@@ -247,7 +247,7 @@ static void open_shell(struct shell *s, const char *manifest, uint32_t sites, co
         for (uint64_t i = 0; i < s->ledger_count; i++)
             CHECK_OK(node_state_restore(s->nodes[site], buffer_bytes(&s->ledger[i]), &error));
         struct node_actions actions = {0};
-        node_state_start(s->nodes[site], 0, NULL, 0, (struct node_moment){0, FIXTURE_NOW}, &actions);
+        node_state_start(s->nodes[site], 0, NULL, 0, (struct instant){0, FIXTURE_NOW}, &actions);
         for (size_t i = 0; i < actions.count; i++) node_acts(s, site, &actions.items[i]);
         node_actions_deinit(&actions);
         s->step_ms[site] = step_ms[site - 1];
