@@ -16,7 +16,10 @@ enum {
     SAMPLE_PIECES = 16, /* spread over the rest */
     TEXT_LEAST = 4,     /* bytes that can be called text */
     JUDGED_LEAST = 256, /* bytes from which on shares mean something */
-    NARROW_LIMIT = 65536
+    NARROW_LIMIT = 65536,
+    WIDE_LIMIT = 1 << 20, /* above every tokenizer's vocabulary */
+    UTF16_LEAST = 64,     /* units from which on UTF-16 without a mark can be told */
+    ALPHABET = 320        /* a tokenizer's first numbers are bytes and control tokens, whatever the text */
 };
 
 const char *const data_format_names[] = {"auto", "bytes", "llmc", "u16", "u32", NULL};
@@ -217,7 +220,7 @@ static struct text_facts text_facts_of(const struct data_sample *sample) {
 }
 
 struct token_facts {
-    uint64_t count, below_256, distinct;
+    uint64_t count, below_256, distinct, merged; /* `merged` are the distinct ones from ALPHABET on */
     uint32_t smallest, largest;
 };
 
@@ -233,7 +236,11 @@ static struct token_facts token_facts_of(const struct data_sample *sample, unsig
         facts.below_256 += token < 256;
         facts.smallest = MIN(facts.smallest, token);
         facts.largest = MAX(facts.largest, token);
-        if (token < vocabulary && !seen[token]) facts.distinct += seen[token] = 1;
+        if (token < vocabulary && !seen[token]) {
+            seen[token] = 1;
+            facts.distinct++;
+            facts.merged += token >= ALPHABET;
+        }
     }
     free(seen);
     return facts;
@@ -253,19 +260,24 @@ static bool looks_like_text(const struct text_facts *facts) {
     return facts->broken == 0 || facts->bytes >= JUDGED_LEAST;
 }
 
-/* Read as numbers of `width` bytes, all lie below the vocabulary, though read as 16-bit tokens most of them would be 0. */
-static bool is_wider(const struct data_sample *sample, unsigned width, bool big, uint32_t vocabulary) {
+/* Read as numbers of `width` bytes, all lie below the vocabulary, though read as 16-bit tokens most of them would be 0. Or below
+ * WIDE_LIMIT, where the vocabulary is another's: the upper halves are then next to nothing, and the lower ones are not. *largest
+ * is the greatest number. */
+static bool is_wider(const struct data_sample *sample, unsigned width, bool big, uint32_t vocabulary, uint32_t *largest) {
     size_t count = sample->size / width;
-    bool any = false;
+    bool any = false, low = false;
     if (count < 32) return false;
+    *largest = 0;
     for (size_t i = 0; i < count; i++) {
         uint64_t value = 0;
         const uint8_t *p = sample->bytes + i * width;
         for (unsigned b = 0; b < width; b++) value |= (uint64_t)p[b] << 8 * (big ? width - 1 - b : b);
-        if (value >= vocabulary) return false;
+        if (value >= MAX(vocabulary, (uint32_t)WIDE_LIMIT)) return false;
         any |= value != 0;
+        low |= (value & 0xffff) >= 4096;
+        *largest = MAX(*largest, (uint32_t)value);
     }
-    return any;
+    return *largest < vocabulary ? any : low;
 }
 
 /* Bytes, or text of one: first and second bytes of the pairs have the same distribution, and not that of noise. A token's two
@@ -282,15 +294,58 @@ static bool is_of_single_bytes(const struct data_sample *sample) {
     return apart * 10 < pairs && !noise;
 }
 
+/* Ends a message about what only seems to be. */
+#define INSIST "; to use it all the same, give --data-format bytes, llmc, u16 or u32"
+
+/* Tokens below 256 are frequent in every language and under every tokenizer; their swapped bytes are not. */
 static bool is_big_endian(const struct data_sample *sample, uint32_t vocabulary) {
-    size_t count = sample->size / 2;
+    size_t count = sample->size / 2, small = 0, small_swapped = 0;
     bool beyond = false;
     for (size_t i = 0; i < count; i++) {
         uint32_t token = token_at(sample, 2, i), swapped = (token & 0xff) << 8 | token >> 8;
         if (swapped >= vocabulary) return false;
         beyond |= token >= vocabulary;
+        small += token < 256;
+        small_swapped += swapped < 256;
     }
-    return beyond && count >= 32;
+    return count >= 32 && (beyond || (count >= 4096 && small_swapped * 10 > count && small_swapped > 8 * small));
+}
+
+/* Scripts lie in blocks of 256; what belongs together is one block here. */
+static unsigned block_of(uint32_t unit) {
+    if (unit >= 0x3400 && unit < 0xa000) return 0x4e; /* ideographs */
+    if (unit >= 0xac00 && unit < 0xd800) return 0xac; /* Hangul */
+    if (unit >= 0xd800 && unit < 0xe000) return 0xd8; /* surrogates */
+    return unit >> 8;
+}
+
+/* UTF-16 without a byte order mark: blanks or full stops, no control characters, and nearly all of one or two scripts. Tokens lie
+ * in a hundred blocks, and the lowest numbers, which would be control characters, are among the most frequent ones. */
+static bool is_utf16(const struct data_sample *sample, bool big) {
+    uint64_t blocks[256] = {0}, blanks = 0, strange = 0, common = 0, first = 0, second = 0;
+    size_t count = sample->size / 2;
+    uint32_t before = 0;
+    if (count < UTF16_LEAST) return false;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t unit = token_at(sample, 2, i);
+        if (big) unit = (unit & 0xff) << 8 | unit >> 8;
+        if (before == '\r') strange += unit != '\n';
+        strange += (unit < ' ' && unit != '\n' && unit != '\r' && unit != '\t') || (unit >= 0x7f && unit < 0xa0) ||
+                   (unit >= 0xe000 && unit < 0xf900) || unit >= 0xfffe;
+        blanks += unit == ' ' || unit == '\n' || (unit >= 0x3000 && unit <= 0x3002) || unit == 0xff0c;
+        blocks[block_of(unit)]++;
+        before = unit;
+    }
+    const unsigned shared[] = {0x00, 0x20, 0x30, 0xff}; /* Latin, punctuation, kana with CJK's punctuation, full-width forms */
+    for (size_t i = 0; i < COUNT_OF(shared); i++) {
+        common += blocks[shared[i]];
+        blocks[shared[i]] = 0;
+    }
+    for (size_t i = 0; i < COUNT_OF(blocks); i++) {
+        second = MAX(second, MIN(first, blocks[i]));
+        first = MAX(first, blocks[i]);
+    }
+    return strange * 200 <= count && blanks * 50 >= count && (common + first + second) * 100 >= (uint64_t)count * 97;
 }
 
 /* Tokens as bytes. Those that are none count as control characters. */
@@ -307,8 +362,29 @@ static struct text_facts text_of_tokens(const struct data_sample *sample, unsign
     return facts;
 }
 
-/* Ends a message about what only seems to be. */
-#define INSIST "; to use it all the same, give --data-format bytes, llmc, u16 or u32"
+/* Not where it may as well be bytes of text as 16-bit tokens. */
+static enum status refuse_utf16(const struct data_source *source, const struct data_sample *sample, bool bytes,
+                                struct error *error) {
+    if (source->size % 2 != 0) return OK;
+    bool little = is_utf16(sample, false), big = !little && is_utf16(sample, true);
+    struct token_facts units = token_facts_of(sample, 2, 256);
+    struct text_facts text = text_of_tokens(sample, 2);
+    if (little && units.largest < 256 && (bytes || is_mostly_utf8(&text))) return OK;
+    if (!little && !big) return OK;
+    return error_set(error, INVALID,
+                     "%s seems to be UTF-16 text without a byte order mark: convert it, as with "
+                     "`iconv -f UTF-16%s -t UTF-8`" INSIST,
+                     source->name, little ? "LE" : "BE");
+}
+
+/* Whether the numbers in use end where no text of this vocabulary would end. Byte-pair tokenizers number by frequency: where a quarter
+ * of the numbers are in use, the next third is not left out by the text's choice. The alphabet's use depends on the script and
+ * what the text is of, so that alone it must be used nearly whole, as by tokenizers of letters. */
+static bool is_narrow(const struct token_facts *facts, uint32_t vocabulary) {
+    if (facts->largest >= (uint64_t)vocabulary * 2 / 3) return false;
+    if (facts->largest < ALPHABET) return facts->distinct >= 32 && facts->distinct * 10 >= facts->largest * UINT64_C(9);
+    return facts->merged >= 64 && facts->merged * 4 > facts->largest - ALPHABET;
+}
 
 /* The tokens of a file whose width is known, against a tokenizer's vocabulary. */
 static enum status judge_tokens(const struct data_source *source, const struct data_demand *demand,
@@ -324,13 +400,13 @@ static enum status judge_tokens(const struct data_source *source, const struct d
                          source->name, demand->vocabulary);
     if (demand->vocabulary < 512 || facts.largest >= demand->vocabulary) return OK;
     struct text_facts text = text_of_tokens(sample, size);
-    if (facts.count >= JUDGED_LEAST && facts.largest < 256 && looks_like_text(&text))
+    if (facts.count >= JUDGED_LEAST && facts.largest < 256 && looks_like_text(&text) && is_mostly_utf8(&text))
         return error_set(
             error, INVALID,
             "the tokens of %s are bytes of text, and this model's are a tokenizer's (vocabulary %u): make shards with "
             "`scripts/prepare-data --tokenizer`" INSIST,
             source->name, demand->vocabulary);
-    if (facts.count >= 20000 && facts.largest < demand->vocabulary / 4 && facts.distinct * 4 > facts.largest)
+    if (facts.count >= 20000 && is_narrow(&facts, demand->vocabulary))
         return error_set(error, INVALID,
                          "%s uses %llu tokens, all below %u, of a vocabulary of %u: it was made with another tokenizer" INSIST,
                          source->name, (unsigned long long)facts.distinct, facts.largest + 1, demand->vocabulary);
@@ -351,15 +427,23 @@ static enum status detect_tokens(const struct data_source *source, const struct 
                                  const struct data_sample *sample, struct data_shape *out, struct error *error) {
     struct text_facts text = text_facts_of(sample);
     if (looks_like_text(&text)) return refuse_text(source, demand, error);
-    if (is_wider(sample, 8, false, demand->vocabulary))
+    uint32_t largest;
+    bool eight = is_wider(sample, 8, false, demand->vocabulary, &largest);
+    bool four = !eight && is_wider(sample, 4, false, demand->vocabulary, &largest);
+    if ((eight || four) && largest >= demand->vocabulary)
+        return error_set(error, INVALID,
+                         "%s seems to hold %d-bit tokens of a tokenizer with more than %u, and this run's vocabulary is %u: make "
+                         "shards with the run's own tokenizer.json" INSIST,
+                         source->name, eight ? 64 : 32, largest, demand->vocabulary);
+    if (eight)
         return error_set(error, INVALID,
                          "%s seems to hold 64-bit tokens, and without a header 16 bits are expected: write 16 or 32 bits" INSIST,
                          source->name);
-    if (is_wider(sample, 4, false, demand->vocabulary))
+    if (four)
         return error_set(error, INVALID,
                          "%s seems to hold 32-bit tokens, and without a header 16 bits are expected: --data-format u32 reads it",
                          source->name);
-    if (is_wider(sample, 4, true, demand->vocabulary) || is_big_endian(sample, demand->vocabulary))
+    if (is_wider(sample, 4, true, demand->vocabulary, &largest) || is_big_endian(sample, demand->vocabulary))
         return error_set(error, INVALID, "%s seems to hold big-endian tokens: write them little-endian" INSIST, source->name);
     if (source->size % 2 != 0)
         return error_set(error, INVALID, "%s is %llu bytes, an odd number, for 16-bit tokens", source->name,
@@ -376,7 +460,7 @@ static bool is_text(const struct data_sample *sample) {
 }
 
 static const char *advice_of(const struct data_sample *sample, const struct text_facts *facts, uint32_t vocabulary) {
-    size_t end = 0, at = 0;
+    size_t end = 0, at = utf8_mark(sample->bytes, sample->size);
     while (at < sample->size && (sample->bytes[at] == ' ' || sample->bytes[at] == '\n')) at++;
     for (end = at; end < sample->size && sample->bytes[end] != '\n';) end++;
     while (end > at && (sample->bytes[end - 1] == '\r' || sample->bytes[end - 1] == ' ')) end--;
@@ -422,8 +506,6 @@ static enum status detect_bytes(const struct data_source *source, const struct d
     struct text_facts text = text_facts_of(sample);
     bool clean = text.controls * 20 <= text.bytes, utf8 = is_mostly_utf8(&text);
     struct token_facts pairs = token_facts_of(sample, 2, 256);
-    if (sample->size >= 128 && pairs.largest == 0)
-        return error_set(error, INVALID, "%s holds nothing but zero bytes: it was never filled" INSIST, source->name);
     if (sample->size >= 2 && source->size % 2 == 0 && pairs.largest < limit && !(clean && utf8)) {
         *out = (struct data_shape){.tokens = source->size / 2, .token_size = 2, .limit = limit};
         return demand->tokens == DATA_TOKENS_BYTE ? judge_byte_shard(source, sample, 2, error) : OK;
@@ -456,8 +538,12 @@ static enum status detect(const struct data_source *source, const struct data_de
         return error_set(error, INVALID, "%s is %s, not %s: %s" INSIST, source->name, foreign->name,
                          bytes ? "plain text" : "a shard of tokens", foreign->advice);
     TRY(take_sample(source, 0, sample, error));
+    uint8_t only = sample->bytes[0];
+    if (sample->size >= 128 && (only == 0 || only == 0xff) && memcmp(sample->bytes, sample->bytes + 1, sample->size - 1) == 0)
+        return error_set(error, INVALID, "%s holds nothing but bytes of 0x%02x: it was never filled" INSIST, source->name, only);
     if (demand->tokens == DATA_TOKENS_ANY) /* any model may be trained on bytes, unless it has a tokenizer */
         bytes = bytes || is_text(sample);
+    TRY(refuse_utf16(source, sample, bytes, error));
     return bytes ? detect_bytes(source, demand, limit, sample, out, error) : detect_tokens(source, demand, sample, out, error);
 }
 

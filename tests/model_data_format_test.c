@@ -215,6 +215,82 @@ TEST(shards_of_another_tokenizer_are_told_by_what_they_never_use) {
     buffer_deinit(&zeros);
 }
 
+/* Code points of the basic plane as UTF-16 without a mark. */
+static struct buffer utf16(const char *text, bool big, size_t size) {
+    struct buffer file = {0};
+    for (size_t at = 0; file.size < size; at = text[at] ? at : 0) {
+        const uint8_t *c = (const uint8_t *)text + at;
+        unsigned length = c[0] < 0x80 ? 1 : c[0] < 0xe0 ? 2 : 3, unit = c[0] & (length == 1 ? 0x7f : 0x3f >> (length - 1));
+        for (unsigned i = 1; i < length; i++) unit = unit << 6 | (c[i] & 0x3f);
+        put(&file, big ? (unit & 0xff) << 8 | unit >> 8 : unit, 2);
+        at += length;
+    }
+    return file;
+}
+
+TEST(utf16_without_a_mark_is_no_shard_of_tokens) {
+    static const char *const texts[] = {
+        "Gr\xc3\xb6\xc3\x9f"
+        "e und Stra\xc3\x9f"
+        "e, f\xc3\xbcr alle.\n",
+        "\xd0\xb2\xd1\x81\xd0\xb5 \xd1\x81\xd1\x87\xd0\xb0\xd1\x81\xd1\x82\xd0\xbb\xd0\xb8\xd0\xb2\xd1\x8b\xd0\xb5, "
+        "\xe2\x80\x94\r\n",
+        "\xe4\xba\xba\xe4\xb9\x8b\xe5\x88\x9d\xef\xbc\x8c\xe6\x80\xa7\xe6\x9c\xac\xe5\x96\x84\xe3\x80\x82",
+        "\xe0\xa4\xae\xe0\xa5\x87\xe0\xa4\xb0\xe0\xa4\xbe \xe0\xa4\xa8\xe0\xa4\xbe\xe0\xa4\xae "};
+    for (size_t i = 0; i < COUNT_OF(texts); i++)
+        for (unsigned big = 0; big < 2; big++) {
+            struct buffer file = utf16(texts[i], big, 3000);
+            if (file.size % 2) file.size--;
+            refused(&file, DATA_TOKENS_EXTERNAL, 65536, big ? "UTF-16BE" : "UTF-16LE");
+            refused(&file, DATA_TOKENS_EXTERNAL, 50304, big ? "UTF-16BE" : "UTF-16LE");
+            if (i > 0 || big) refused(&file, DATA_TOKENS_BYTE, 256, big ? "UTF-16BE" : "UTF-16LE");
+            buffer_deinit(&file);
+        }
+}
+
+/* What a text is of, and in which script, is not the tokenizer's: tokens of the alphabet alone are honest. */
+TEST(texts_that_use_little_of_their_vocabulary_are_taken) {
+    struct random random;
+    random_init(&random, 5);
+    struct buffer digits = {0}, script = {0}, few = {0}, mixed = {0};
+    for (unsigned i = 0; i < 30000; i++) {
+        put(&digits, 16 + random_below(&random, 10), 2);                /* GPT-2's */
+        put(&script, i % 3 ? 100 + random_below(&random, 64) : 165, 2); /* bytes of characters that have no tokens */
+        put(&few, random_below(&random, 2) ? 3 : 31000, 2);
+        put(&mixed, i % 100 ? 100 + random_below(&random, 156) : 256 + 7 * random_below(&random, 60),
+            2); /* with some words of another script */
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        struct buffer *file = (struct buffer *[]){&digits, &script, &few, &mixed}[i];
+        taken(file, DATA_TOKENS_EXTERNAL, 32000, 2, 30000);
+        taken(file, DATA_TOKENS_EXTERNAL, 50304, 2, 30000);
+        buffer_deinit(file);
+    }
+}
+
+TEST(numbers_of_another_width_or_order_are_told_whatever_the_vocabulary) {
+    struct buffer large = shard(128256, 4000, 4, false), dense = shard(32000, 200000, 2, true), swapped = {0},
+                  plain = shard(50000, 8000, 2, false), words = repeated("\xef\xbb\xbf{\"text\": \"some text\"}\n", 900);
+    for (size_t i = 0; i < plain.size; i++) buffer_u8(&swapped, plain.data[i ^ 1]);
+    refused(&large, DATA_TOKENS_EXTERNAL, 65536, "32-bit tokens of a tokenizer with more than");
+    refused(&large, DATA_TOKENS_EXTERNAL, 50304, "32-bit tokens of a tokenizer with more than");
+    refused(&large, DATA_TOKENS_EXTERNAL, 128256, "--data-format u32 reads it");
+    refused(&dense, DATA_TOKENS_EXTERNAL, 50304, "another tokenizer"); /* as Llama 2's in a run of GPT-2's */
+    taken(&dense, DATA_TOKENS_EXTERNAL, 32064, 2, 200000);
+    refused(&swapped, DATA_TOKENS_EXTERNAL, 65536, "big-endian"); /* no token can be beyond this vocabulary */
+    taken(&plain, DATA_TOKENS_EXTERNAL, 65536, 2, 8000);
+    struct error error;
+    struct data_shape shape;
+    CHECK_OK(detect(&words, DATA_AUTO, DATA_TOKENS_BYTE, 256, &shape, &error));
+    CHECK(shape.advice != NULL);
+    CHECK_CONTAINS(shape.advice, "JSON lines");
+    buffer_deinit(&large);
+    buffer_deinit(&dense);
+    buffer_deinit(&swapped);
+    buffer_deinit(&plain);
+    buffer_deinit(&words);
+}
+
 TEST(other_formats_are_named_for_both_kinds_of_run_and_insisting_on_bytes_takes_them) {
     static const struct {
         const char *name, *head;
