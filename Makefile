@@ -57,7 +57,7 @@ endif
 WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wundef -Werror \
             -Werror=implicit-function-declaration $(if $(CC_NAME),,-Wno-format-truncation)
 CPPFLAGS_ALL := -I. -I$(OUT)/generated -D_GNU_SOURCE $(CPPFLAGS)
-# -ffp-contract=off everywhere: the same bits from every compiler and level. Kernels that want FMA say so with intrinsics.
+# -ffp-contract=off everywhere: the same bits from every compiler and level. Kernels that need FMA say so with intrinsics.
 CFLAGS_ALL := -std=c11 -g -pthread -fPIC -fno-omit-frame-pointer -ffp-contract=off -fstack-protector-strong $(WARNINGS) $(CFLAGS)
 LDFLAGS_ALL := -pthread -rdynamic -Wl,-z,relro,-z,now $(LDFLAGS)
 ifeq ($(BUILD),release)
@@ -81,7 +81,7 @@ ifneq ($(filter asan tsan debug,$(BUILD)),)
 export ATOLL_TEST_SLOWDOWN ?= 10
 endif
 
-# ---- sources: every .c below a folder belongs to its library, but for the programs' own mains ----------------------------
+# ---- sources: every .c below a folder belongs to its library, except the programs' own mains --------------------------
 CORE_FOLDERS := base kernels codec text model
 FOLDERS := $(CORE_FOLDERS) $(if $(LIBS_FOUND),config crypto storage rpc proto fed run node coordinator topology plan wan experiment sim)
 MAINS   := coordinator/main.c node/main.c sim/main.c wan/wan_proxy_main.c sim/plant_main.c model/trainer_main.c kernels/cuda_probe_main.c $(wildcard coordinator/atollctl/*.c)
@@ -261,7 +261,7 @@ test-run: programs trainer tests-built $(if $(LIBS_FOUND),$(OUT)/bin/atoll-sim-p
 	$(Q)scripts/run-tests $(OUT) '$(TESTS)'
 # The two commands of the README work on a machine that has nothing but make: they install, then start make anew, because what
 # is found is found when make starts.
-# Without the Python the tests run all the same, but for those that compare with PyTorch and transformers: these say SKIPPED, and why.
+# Without the Python the tests run all the same, except those that compare with PyTorch and transformers: these say SKIPPED, and why.
 test:
 	$(Q)scripts/install-deps
 	$(Q)scripts/install-deps --python build/python || true
