@@ -57,6 +57,3 @@ enum status base64url_decode(const char *text, size_t text_size, size_t limit, s
     return OK;
 }
 
-bool secret_equal(struct bytes a, struct bytes b) {
-    return a.size == b.size && (a.size == 0 || CRYPTO_memcmp(a.data, b.data, a.size) == 0);
-}

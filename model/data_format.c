@@ -115,11 +115,6 @@ static const struct magic *find_foreign(const uint8_t *head, size_t size, uint64
     return foreign_by_number(head, size, total);
 }
 
-const char *data_format_foreign(const uint8_t *head, size_t size, uint64_t total) {
-    const struct magic *found = find_foreign(head, size, total);
-    return found ? found->name : NULL;
-}
-
 /* ---- llm.c's header --------------------------------------------------------------------------------------------------------- */
 
 /* Relatives of llm.c write the same header with a date of their own as magic; size and count then tell the width beyond doubt. */

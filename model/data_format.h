@@ -64,7 +64,5 @@ struct data_shape {
 /* INVALID: the file is of another kind than the demand; the message says what it seems to be and what to do. Statuses of `read`. */
 MUST_USE enum status data_format_detect(const struct data_source *source, const struct data_demand *demand,
                                         struct data_shape *out, struct error *error);
-/* The name of the well-known format that begins so ("gzip"), or NULL. `head` has the first `size` bytes of a file of `total`. */
-const char *data_format_foreign(const uint8_t *head, size_t size, uint64_t total);
 
 #endif

@@ -5,10 +5,8 @@
 
 #include "base/memory.h"
 
-static const char *const names[] = {[SCHEDULE_CONSTANT] = "constant", [SCHEDULE_COSINE] = "cosine", [SCHEDULE_LINEAR] = "linear"};
-
 enum status schedule_check(const struct schedule *schedule, struct error *error) {
-    if ((unsigned)schedule->shape >= COUNT_OF(names)) return error_set(error, INVALID, "schedule shape %d", (int)schedule->shape);
+    if ((unsigned)schedule->shape > SCHEDULE_LINEAR) return error_set(error, INVALID, "schedule shape %d", (int)schedule->shape);
     if (!(schedule->peak > 0.0f && schedule->peak <= 100.0f))
         return error_set(error, INVALID, "schedule peak is %g; it must be above 0 and at most 100", (double)schedule->peak);
     if (!(schedule->floor >= 0.0f && schedule->floor <= schedule->peak))
@@ -32,14 +30,3 @@ float schedule_at(const struct schedule *schedule, uint64_t tokens_seen) {
     double left = schedule->shape == SCHEDULE_COSINE ? 0.5 * (1.0 + cos(3.14159265358979323846 * done)) : 1.0 - done;
     return (float)(floor + (peak - floor) * left);
 }
-
-enum status schedule_shape_parse(const char *text, enum schedule_shape *out, struct error *error) {
-    for (size_t i = 0; i < COUNT_OF(names); i++)
-        if (strcmp(text, names[i]) == 0) {
-            *out = (enum schedule_shape)i;
-            return OK;
-        }
-    return error_set(error, INVALID, "schedule \"%.40s\" is none of constant, cosine, linear", text);
-}
-
-const char *schedule_shape_name(enum schedule_shape shape) { return names[shape]; }

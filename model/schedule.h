@@ -23,7 +23,5 @@ struct schedule {
 MUST_USE enum status schedule_check(const struct schedule *schedule, struct error *error);
 float schedule_at(const struct schedule *schedule, uint64_t tokens_seen);
 /* "constant", "cosine", "linear"; INVALID names them. */
-MUST_USE enum status schedule_shape_parse(const char *text, enum schedule_shape *out, struct error *error);
-const char *schedule_shape_name(enum schedule_shape shape);
 
 #endif

@@ -198,7 +198,6 @@ double fault_length(struct random *random, const struct topology_fault *fault);
 /* plan_site.c */
 void site_event(struct plan *plan, const struct plan_event *event);
 void site_cause(struct plan *plan, struct site_now *site);
-void site_broken(struct plan *plan, uint32_t site, uint32_t fragment); /* its upload ended without an answer */
 void site_link_lost(struct plan *plan, uint32_t site);
 void site_published(struct plan *plan, const struct plan_part *part, uint64_t version);
 double site_jitter(struct site_now *site);

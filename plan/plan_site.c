@@ -206,11 +206,6 @@ static void upload(struct plan *plan, struct site_now *site, uint32_t fragment) 
     post(plan, site, plan->now + site->one_way + site_jitter(site), EV_OPEN, fragment, 0);
 }
 
-void site_broken(struct plan *plan, uint32_t number, uint32_t fragment) {
-    struct site_now *site = &plan->sites[number];
-    if (site->slots[fragment].state == IN_UPLOADING) wait_and_retry(plan, site, fragment, 0);
-}
-
 /* Its contribution (version 0), or the step that merged it, is in the ledger's stream now. */
 void site_published(struct plan *plan, const struct plan_part *part, uint64_t version) {
     struct site_now *site = &plan->sites[part->site];

@@ -340,6 +340,5 @@ void rpc_call_cancel(struct rpc_call *call, enum rpc_code code, const char *reas
 }
 
 void rpc_call_set_user(struct rpc_call *call, void *user) { call->user = user; }
-void *rpc_call_user(struct rpc_call *call) { return call->user; }
 const char *rpc_call_path(const struct rpc_call *call) { return call->path; }
 const struct rpc_peer *rpc_call_peer(const struct rpc_call *call) { return call->server ? &call->peer : NULL; }

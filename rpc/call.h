@@ -80,7 +80,6 @@ void rpc_call_cancel(struct rpc_call *call, enum rpc_code code, const char *reas
 
 /* Changes what the callbacks get. On the call's own thread (in a callback) it holds from the next callback on. */
 void rpc_call_set_user(struct rpc_call *call, void *user);
-void *rpc_call_user(struct rpc_call *call);
 /* Changes the progress timeout and starts its clock anew; 0 is none. */
 void rpc_call_set_progress_timeout(struct rpc_call *call, uint32_t timeout_ms);
 const char *rpc_call_path(const struct rpc_call *call);

@@ -150,14 +150,6 @@ bool disk_flip(struct disk *disk, const uint8_t digest[static DIGEST_SIZE]) {
     return true;
 }
 
-bool disk_is_damaged(const struct disk *disk) {
-    if (disk->damaged_entry != UINT64_MAX) return true;
-    for (size_t i = 0; i < disk->blob_count; i++) {
-        if (disk->blobs[i].flipped) return true;
-    }
-    return false;
-}
-
 bool disk_has_damaged_record(const struct disk *disk) { return disk->damaged_entry != UINT64_MAX; }
 
 void disk_repair(struct disk *disk) {

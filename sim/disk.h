@@ -50,7 +50,6 @@ struct ledger_source disk_truth(struct disk *disk);
 /* --- damage at rest --- */
 /* Flips a bit of the blob. False: it is not there, or is damaged already. */
 bool disk_flip(struct disk *disk, const uint8_t digest[static DIGEST_SIZE]);
-bool disk_is_damaged(const struct disk *disk);
 /* Of a record, which nobody else has; a blob can be had again. */
 bool disk_has_damaged_record(const struct disk *disk);
 void disk_repair(struct disk *disk); /* from another copy */

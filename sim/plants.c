@@ -161,7 +161,6 @@ const struct plant plants[] = {
 const size_t plant_count = sizeof plants / sizeof plants[0];
 
 static const char *active;
-static bool reached;
 
 bool plant_choose(const char *name, FILE *out) {
     for (size_t i = 0; i < plant_count; i++) {
@@ -169,15 +168,7 @@ bool plant_choose(const char *name, FILE *out) {
         if (strcmp(name, "list") == 0) fprintf(out, "%s\n", plants[i].name);
     }
     if (!active && strcmp(name, "list") != 0) fprintf(out, "there is no plant \"%s\"\n", name);
-    reached = false;
     return active != NULL;
 }
 
-const char *plant_active(void) { return active; }
-bool plant_was_reached(void) { return reached; }
-
-bool plant_is(const char *name) {
-    if (!active || strcmp(active, name) != 0) return false;
-    reached = true;
-    return true;
-}
+bool plant_is(const char *name) { return active && strcmp(active, name) == 0; }

@@ -22,9 +22,6 @@ extern const size_t plant_count;
 
 /* This one is active from now on. False, with a line on `out`: there is none of the name; for "list" all are named. */
 bool plant_choose(const char *name, FILE *out);
-const char *plant_active(void); /* NULL: none */
-/* Whether the code of the active plant was ever run. */
-bool plant_was_reached(void);
 /* For the copies. */
 bool plant_is(const char *name);
 #define PLANTED(name) plant_is(name)

@@ -117,8 +117,6 @@ enum store_order { STORE_ASCENDING, STORE_DESCENDING };
 /* from and to are copied; size 0 means without bound. */
 struct store_scan *store_scan_open(struct store *store, unsigned table, struct bytes from, struct bytes to,
                                    enum store_order order);
-/* All keys that begin with prefix. */
-struct store_scan *store_scan_open_prefix(struct store *store, unsigned table, struct bytes prefix, enum store_order order);
 /* NOT_FOUND at the end. Key and value are lent until the next call on this scan. */
 MUST_USE enum status store_scan_next(struct store_scan *scan, struct bytes *key, struct bytes *value, struct error *error);
 void store_scan_close(struct store_scan *scan); /* NULL is a no-op */

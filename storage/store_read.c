@@ -128,17 +128,6 @@ struct store_scan *store_scan_open(struct store *store, unsigned table, struct b
     return scan;
 }
 
-struct store_scan *store_scan_open_prefix(struct store *store, unsigned table, struct bytes prefix, enum store_order order) {
-    /* The first key behind all that begin with prefix: its last byte that is not ff, plus one. */
-    struct buffer to = {0};
-    buffer_append(&to, prefix.data, prefix.size);
-    while (to.size > 0 && to.data[to.size - 1] == 0xff) to.size--;
-    if (to.size > 0) to.data[to.size - 1]++;
-    struct store_scan *scan = store_scan_open(store, table, prefix, buffer_bytes(&to), order);
-    buffer_deinit(&to);
-    return scan;
-}
-
 void store_scan_close(struct store_scan *scan) {
     if (!scan) return;
     buffer_deinit(&scan->from);

@@ -55,10 +55,3 @@ TEST(anything_but_the_one_canonical_text_is_refused) {
     check_refused("Zm9", "bits too many");
     check_refused("\xc3\xa4gg", "character 1");
 }
-
-TEST(secrets_are_compared_whole) {
-    CHECK(secret_equal(bytes_of("abc", 3), bytes_of("abc", 3)));
-    CHECK(!secret_equal(bytes_of("abc", 3), bytes_of("abd", 3)));
-    CHECK(!secret_equal(bytes_of("abc", 3), bytes_of("ab", 2)));
-    CHECK(secret_equal(bytes_of(NULL, 0), bytes_of("", 0)));
-}

@@ -21,14 +21,3 @@ TEST(cosine_and_line_fall_to_the_floor_and_stay_there) {
     CHECK_NEAR(schedule_at(&s, 350), 0.775, 1e-6);
     CHECK(schedule_at(&s, 5000) == 0.1f);
 }
-
-TEST(names_of_shapes_are_read_back) {
-    struct error error = {0};
-    enum schedule_shape shape;
-    for (int i = SCHEDULE_CONSTANT; i <= SCHEDULE_LINEAR; i++) {
-        CHECK_OK(schedule_shape_parse(schedule_shape_name((enum schedule_shape)i), &shape, &error));
-        CHECK_EQUAL(shape, i);
-    }
-    CHECK_STATUS(schedule_shape_parse("cosin", &shape, &error), INVALID);
-    CHECK_CONTAINS(error.message, "cosine");
-}

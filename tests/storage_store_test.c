@@ -416,27 +416,6 @@ static unsigned count_scan(struct store_scan *scan) {
     return count;
 }
 
-TEST(prefixes_are_exact_even_at_the_end_of_the_alphabet) {
-    struct store_options options = options_of("store");
-    struct store *store = open_with(&options);
-    struct error error = {0};
-    static const char *const keys[] = {"a", "ab", "ab\x01", "ab\xff", "ab\xff\xff", "ac", "\xff", "\xff\xff", "\xff\xff\xff"};
-    struct store_batch *batch = store_batch_create(store);
-    for (size_t i = 0; i < COUNT_OF(keys); i++) store_batch_put(batch, SITES, text_bytes(keys[i]), text_bytes("x"));
-    CHECK_OK(store_commit_wait(store, batch, &error));
-    static const struct {
-        const char *prefix;
-        unsigned count;
-    } wanted[] = {{"", 9}, {"a", 6}, {"ab", 4}, {"ab\xff", 2}, {"\xff", 3}, {"\xff\xff", 2}, {"b", 0}, {"\xff\xff\xff\xff", 0}};
-    for (size_t i = 0; i < COUNT_OF(wanted); i++) {
-        CHECK_EQUAL(count_scan(store_scan_open_prefix(store, SITES, text_bytes(wanted[i].prefix), STORE_ASCENDING)),
-                    wanted[i].count);
-        CHECK_EQUAL(count_scan(store_scan_open_prefix(store, SITES, text_bytes(wanted[i].prefix), STORE_DESCENDING)),
-                    wanted[i].count);
-    }
-    store_close(store);
-}
-
 TEST(bounds_longer_than_any_key_are_taken_for_what_they_are) {
     struct store_options options = options_of("store");
     struct store *store = open_with(&options);

@@ -400,4 +400,3 @@ void tokenizer_close(struct tokenizer *t) {
     free(t);
 }
 
-uint32_t tokenizer_vocabulary(const struct tokenizer *t) { return t->count; }

@@ -23,7 +23,6 @@ struct tokenizer;
 MUST_USE enum status tokenizer_open(const char *directory, struct tokenizer **out, struct error *error);
 MUST_USE enum status tokenizer_parse(struct bytes file, struct tokenizer **out, struct error *error);
 void tokenizer_close(struct tokenizer *tokenizer);                /* NULL is a no-op */
-uint32_t tokenizer_vocabulary(const struct tokenizer *tokenizer); /* the largest token + 1 */
 
 /* Appends the tokens as u32. `prefix`: with those the template puts before a text (beginning of text). INVALID: no UTF-8, a byte without a token. */
 MUST_USE enum status tokenizer_encode(const struct tokenizer *tokenizer, struct bytes text, bool prefix, struct buffer *tokens,

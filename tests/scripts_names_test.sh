@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# scripts/check-names finds each kind of violation in a small tree, and says nothing of one that is in order.
+set -u
+root=${ATOLL_ROOT:-$(cd "$(dirname "$0")/.." && pwd)}
+place=$(mktemp -d)
+trap 'rm -rf "$place"' EXIT
+passed=0 failed=0
+verdict() { # NAME, 0 if it held
+    if [ "$2" = 0 ]; then passed=$((passed + 1)); echo "ok   $1"; else failed=$((failed + 1)); echo "FAIL $1"; cat "$place/out"; fi
+}
+tree() { # a tree that is in order
+    rm -rf "$place/tree"
+    mkdir -p "$place/tree/base" "$place/tree/node" "$place/tree/scripts"
+    printf 'struct thing { int a; };\nvoid thing_use(struct thing *thing);\n' >"$place/tree/base/thing.h"
+    printf '/* struct other { } in a comment, and "struct other { }" in a text */\nvoid thing_use(struct thing *thing) {\n    thing->a = 1;\n}\n' >"$place/tree/base/thing.c"
+    printf 'static int helper(int a) {\n    return a;\n}\nint main(void) {\n    struct thing thing;\n    thing_use(&thing);\n    return helper(1);\n}\n' >"$place/tree/node/main.c"
+    : >"$place/tree/scripts/uncalled-functions"
+}
+check() { "$root/scripts/check-names" "$place/tree" >"$place/out" 2>&1; }
+plant() { # NAME FILE TEXT WORDS-IN-THE-COMPLAINT
+    tree
+    printf '%b' "$3" >>"$place/tree/$2"
+    ! check && grep -q "$4" "$place/out"
+    verdict "$1" $?
+}
+tree
+check
+verdict a_tree_in_order_passes $?
+plant a_tag_that_is_defined_twice_is_found node/main.c 'struct thing {\n    long b;\n};\n' 'tag thing is defined in base/thing.h:1, node/main.c'
+plant an_enum_of_the_same_tag_is_found node/main.c 'enum thing { A };\n' 'tag thing is defined in'
+plant a_static_function_of_an_exported_name_is_found node/main.c 'static void thing_use(int a) {\n}\n' 'function thing_use is exported and defined again'
+plant a_function_that_nobody_calls_is_found base/thing.c 'int thing_forgotten(void) {\n    return 1;\n}\n' 'thing_forgotten (base/thing.c:5) is called by tests only'
+tree
+printf 'int thing_forgotten(void) {\n    return 1;\n}\n' >>"$place/tree/base/thing.c"
+echo "thing_forgotten tests count with it" >"$place/tree/scripts/uncalled-functions"
+check
+verdict a_reason_is_enough $?
+echo "thing_forgotten" >"$place/tree/scripts/uncalled-functions"
+! check && grep -q 'needs its reason' "$place/out"
+verdict a_line_without_a_reason_is_found $?
+tree
+echo "thing_use because" >"$place/tree/scripts/uncalled-functions"
+! check && grep -q 'thing_use is called, or gone' "$place/out"
+verdict a_reason_for_what_is_called_is_found $?
+
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
