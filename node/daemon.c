@@ -17,6 +17,7 @@
 #include "model/kernels_kept.h"
 #include "model/trainer.h"
 #include "node/daemon_internal.h"
+#include "node/journal_files.h"
 #include "node/verbs.h"
 #include "rpc/environment.h"
 #include "run/run_model.h"

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "node/downlink_internal.h"
+#include "node/journal_files.h"
 
 enum { QUEUE_LIMIT = 16, FULL_RETRY_MS = 1000, FULL_TRIES = 30 };
 enum order_kind { ORDER_CONNECT, ORDER_FOLLOW, ORDER_FETCH };

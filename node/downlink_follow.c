@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "node/downlink_internal.h"
+#include "node/journal_files.h"
 
 enum { BACKLOG_POLL_MS = 20 };
 

@@ -1,13 +1,33 @@
+/* The journal in a directory: records in LMDB, everything large in files named by what they hold. */
 #include "node/journal.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "node/journal_internal.h"
+#include "node/claims.h"
+#include "node/journal_files.h"
 #include "node/journal_record.h"
+#include "storage/store.h"
+
+enum table { ENTRIES, ROUNDS, SENT, STATE };
+
+struct journal {
+    struct store *store;
+    struct blob_store *payloads, *state;
+    uint32_t fragments;
+    atomic_uint_fast64_t size;
+    struct journal_round rounds[FRAGMENTS_LIMIT];
+    bool has_round[FRAGMENTS_LIMIT];
+    struct journal_checkpoint checkpoint;
+    bool has_checkpoint;
+    struct claims *claims;
+};
+
+static struct bytes text_key(const char *text) { return bytes_of(text, strlen(text)); }
 
 static const char *const tables[] = {[ENTRIES] = "entries", [ROUNDS] = "rounds", [SENT] = "sent", [STATE] = "state"};
 enum { UPLOADS_KEPT_MS = 24 * 3600 * 1000 /* a snapshot of the run that was half fetched goes on where it stood */ };
@@ -49,6 +69,62 @@ static enum status sweep_state(void *context, const uint8_t *digest, uint64_t si
     return status == NOT_FOUND ? OK : status;
 }
 
+/* ---- claims to payloads ------------------------------------------------------------------------ */
+
+static bool is_in_flight(void *context, const uint8_t *payload_digest) {
+    const struct journal *journal = context;
+    for (uint32_t i = 0; i < FRAGMENTS_LIMIT; i++) {
+        if (journal->has_round[i] && journal->rounds[i].in_flight &&
+            memcmp(journal->rounds[i].payload_digest, payload_digest, DIGEST_SIZE) == 0)
+            return true;
+    }
+    return false;
+}
+
+static enum status remove_payload(void *context, const uint8_t *digest, struct error *error) {
+    struct journal *journal = context;
+    enum status status = blob_delete(journal->payloads, digest, error);
+    return status == NOT_FOUND ? OK : status;
+}
+
+struct sweep {
+    struct journal *journal;
+    struct claims_list claimed;
+    uint64_t count, size;
+};
+
+static enum status sweep_payload(void *context, const uint8_t *digest, uint64_t size, struct error *error) {
+    struct sweep *sweep = context;
+    if (claims_list_has(sweep->journal->claims, &sweep->claimed, digest)) return OK;
+    sweep->count++;
+    sweep->size += size;
+    return remove_payload(sweep->journal, digest, error);
+}
+
+/* Deletes every payload without a claim, whatever left it there. */
+static enum status sweep_payloads(struct journal *journal, struct error *error) {
+    struct sweep sweep = {.journal = journal, .claimed = claims_list(journal->claims)};
+    enum status status = blob_each(journal->payloads, sweep_payload, &sweep, error);
+    free(sweep.claimed.digests);
+    if (sweep.count > 0)
+        log_info("payloads_collected", "count=%llu bytes=%llu", (unsigned long long)sweep.count, (unsigned long long)sweep.size);
+    return status;
+}
+
+static enum status learn_claims(struct journal *journal, struct error *error) {
+    struct store_scan *scan = store_scan_open(journal->store, ENTRIES, (struct bytes){0}, (struct bytes){0}, STORE_ASCENDING);
+    struct bytes key, value;
+    uint64_t version = journal->has_checkpoint ? journal->checkpoint.version : 0;
+    enum status status;
+    for (uint64_t index = 0; (status = store_scan_next(scan, &key, &value, error)) == OK; index++) {
+        status = claims_learn(journal->claims, index, value, version, error);
+        if (status != OK) break;
+    }
+    store_scan_close(scan);
+    if (status == NOT_FOUND) status = OK;
+    return status;
+}
+
 /* ---- opening ---------------------------------------------------------------------------------------------------------- */
 
 static enum status read_records(struct journal *journal, struct error *error) {
@@ -71,7 +147,7 @@ static enum status read_records(struct journal *journal, struct error *error) {
     store_scan_close(scan);
     if (status == NOT_FOUND) status = OK;
 
-    if (status == OK) status = store_get(journal->store, STATE, journal_text_key(checkpoint_key), &value, error);
+    if (status == OK) status = store_get(journal->store, STATE, text_key(checkpoint_key), &value, error);
     if (status == OK) {
         status = journal_checkpoint_decode(buffer_bytes(&value), &journal->checkpoint, error);
         journal->has_checkpoint = status == OK;
@@ -103,7 +179,8 @@ static enum status collect_orphans(struct journal *journal, struct error *error)
 static enum status open_with(const char *directory, uint32_t fragments, bool reading, struct journal **out, struct error *error) {
     struct journal *journal = xcalloc(1, sizeof *journal);
     journal->fragments = fragments;
-    pthread_mutex_init(&journal->names_lock, NULL);
+    journal->claims =
+        claims_create(&(struct claims_owner){.context = journal, .is_in_flight = is_in_flight, .remove = remove_payload});
     char *store = file_join(directory, "journal"), *payloads = file_join(directory, "payloads"),
          *state = file_join(directory, "state");
     struct store_options options = {.directory = store,
@@ -119,7 +196,8 @@ static enum status open_with(const char *directory, uint32_t fragments, bool rea
     if (status == OK) status = open_blobs(state, &sha256, &journal->state, error);
     if (status == OK) status = read_records(journal, error);
     if (status == OK && !reading) status = collect_orphans(journal, error);
-    if (status == OK && !reading) status = journal_names_read(journal, true, error);
+    if (status == OK && !reading) status = learn_claims(journal, error);
+    if (status == OK && !reading) status = sweep_payloads(journal, error);
     free(store);
     free(payloads);
     free(state);
@@ -143,8 +221,7 @@ void journal_close(struct journal *journal) {
     store_close(journal->store);
     blob_store_close(journal->payloads);
     blob_store_close(journal->state);
-    journal_names_deinit(journal);
-    pthread_mutex_destroy(&journal->names_lock);
+    claims_destroy(journal->claims);
     free(journal);
 }
 
@@ -163,7 +240,7 @@ enum status journal_append(struct journal *journal, const struct bytes *entries,
         store_batch_put(batch, ENTRIES, bytes_of(key, sizeof key), entries[i]);
     }
     TRY(store_commit_wait(journal->store, batch, error));
-    TRY(journal_names_add(journal, size, entries, count, error)); /* before any step among them can be pruned */
+    TRY(claims_add(journal->claims, size, entries, count, error)); /* before any step among them can be pruned */
     atomic_store(&journal->size, size + count);
     return OK;
 }
@@ -209,20 +286,25 @@ enum status journal_sent(struct journal *journal, uint64_t sequence, uint8_t hea
     return status;
 }
 
-enum status journal_contribution(struct journal *journal, uint64_t index, struct ledger_entry *entry, struct contribution *out,
-                                 struct error *error) {
-    struct buffer raw = {0};
-    enum status status = source_entry(journal, index, &raw, error);
-    if (status == OK) status = ledger_entry_decode(buffer_bytes(&raw), entry, error);
-    if (status == OK && entry->kind != LEDGER_CONTRIBUTION)
-        status = error_set(error, CORRUPT, "entry %llu is no contribution", (unsigned long long)index);
-    if (status == OK) status = contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), out, error);
-    buffer_deinit(&raw);
-    return status;
-}
-
 struct blob_store *journal_payloads(struct journal *journal) {
     return journal->payloads;
+}
+
+enum status journal_payload_read(struct journal *journal, const uint8_t digest[static DIGEST_SIZE], size_t limit,
+                                 struct buffer *out, struct error *error) {
+    return blob_read(journal->payloads, digest, limit, out, error);
+}
+
+void journal_payload_hold(struct journal *journal, const uint8_t digest[static DIGEST_SIZE]) {
+    claims_hold(journal->claims, digest);
+}
+
+void journal_payload_unhold(struct journal *journal, const uint8_t digest[static DIGEST_SIZE]) {
+    claims_unhold(journal->claims, digest);
+}
+
+enum status journal_payload_drop(struct journal *journal, const uint8_t digest[static DIGEST_SIZE], struct error *error) {
+    return claims_drop(journal->claims, digest, error);
 }
 
 /* ---- rounds ------------------------------------------------------------------------------------------------------------- */
@@ -329,7 +411,7 @@ static enum status put_checkpoint(struct journal *journal, const struct journal_
     struct buffer record = {0};
     journal_checkpoint_encode(checkpoint, &record);
     struct store_batch *batch = store_batch_create(journal->store);
-    store_batch_put(batch, STATE, journal_text_key(checkpoint_key), buffer_bytes(&record));
+    store_batch_put(batch, STATE, text_key(checkpoint_key), buffer_bytes(&record));
     buffer_deinit(&record);
     return store_commit_wait(journal->store, batch, error);
 }
@@ -361,7 +443,8 @@ enum status journal_checkpoint_write(struct journal *journal, const struct journ
         release(journal, &old.base);
         release(journal, &old.snapshot);
     }
-    return journal_prune(journal, taken.version, error);
+    struct ledger_source source = journal_source(journal);
+    return claims_prune(journal->claims, &source, journal_size(journal), taken.version, error);
 }
 
 enum status journal_blob_read(struct journal *journal, const struct journal_blob *blob, struct buffer *out, struct error *error) {

@@ -1,9 +1,16 @@
 /* What a site keeps on disk, and what of it comes back after kill -9.
  *
- *     DIR/journal/    LMDB: entries (index -> ledger entry), rounds (fragment -> record), sent (sequence -> header and
- *                     signature), state (the checkpoint's record)
- *     DIR/payloads/   blobs: contributions' payloads, our own and others', until nobody has a claim (node/journal_prune.c)
- *     DIR/state/      blobs that records name: replica, trainer, bases, snapshots, error feedback
+ *     entries     the copy of the ledger
+ *     payloads    by digest: of contributions, our own and others', until nobody has a claim
+ *                 (node/claims.h)
+ *     rounds      per fragment, the record of its last message
+ *     sent        header and signature of messages of ours whose round is not over
+ *     checkpoint  the last one, and what it and the rounds name: replica, trainer, bases, snapshots,
+ *                 error feedback
+ *
+ * This header is a port. node/journal.c keeps all of it in a directory (node/journal_files.h); the
+ * simulator links sim/journal.c instead, on a disk of its own that fails and forgets. The keeper and
+ * the restore know nothing but this.
  *
  * A checkpoint holds the replica at a version, the trainer (parameters, optimizer, data position), and each fragment's base and,
  * where a message is in flight, its snapshot: all as they were between two inner steps. A round's record is written BEFORE its upload starts
@@ -24,7 +31,7 @@
  * So a crash costs inner progress since the last checkpoint or round, whichever is later, and never mass.
  *
  * Entries are synced before they take effect. What a power cut could lose of the payloads is found by replay, by digest.
- * Threads: the worker owns rounds and checkpoints; entries, sent and payloads may be read and appended by the downlink beside it.
+ * Threads: the keeper owns rounds and checkpoints; entries, sent and payloads may be read and appended by the downlink beside it.
  * FULL: the disk is; nothing was changed, and after journal_resume the same call may be made again. CORRUPT names the record or blob. FAILED from a sync: stop the process.
  */
 #ifndef NODE_JOURNAL_H
@@ -32,11 +39,10 @@
 
 #include "fed/replay.h"
 #include "node/round_progress.h"
-#include "storage/blob.h"
 
 struct journal;
 
-struct journal_blob { /* of DIR/state; size 0: none */
+struct journal_blob { /* what a record names; size 0: none */
     uint64_t size;
     uint8_t digest[DIGEST_SIZE];
 };
@@ -75,10 +81,6 @@ struct journal_checkpoint {
     struct journal_blob global, trainer, base, snapshot;
 };
 
-/* Makes what is missing. UNAVAILABLE: another process has it. Left-over blobs that no record names are deleted. */
-MUST_USE enum status journal_open(const char *directory, uint32_t fragments, struct journal **out, struct error *error);
-/* For looking at it beside a running node: nothing is changed or locked. */
-MUST_USE enum status journal_open_reading(const char *directory, uint32_t fragments, struct journal **out, struct error *error);
 void journal_close(struct journal *journal); /* NULL is a no-op */
 /* After FULL, before the next try: the records' store takes nothing until it is told to. */
 void journal_resume(struct journal *journal);
@@ -92,18 +94,22 @@ struct ledger_source journal_source(struct journal *journal);
 /* Header and signature of a contribution of ours whose round is not over: to send it, and to expand its stub. NOT_FOUND. */
 MUST_USE enum status journal_sent(struct journal *journal, uint64_t sequence, uint8_t header[static CONTRIBUTION_HEADER_SIZE],
                                   uint8_t signature[static SIGNATURE_SIZE], struct error *error);
-struct blob_store *journal_payloads(struct journal *journal);
 /* Header and signature of the contribution that entry `index` is, and what it says. CORRUPT: it is something else. */
 MUST_USE enum status journal_contribution(struct journal *journal, uint64_t index, struct ledger_entry *entry,
                                           struct contribution *out, struct error *error);
-/* A claim to the payload beside those of the ledger's copy and of the rounds (node/journal_prune.c), for as long as an entry is
+
+/* --- payloads. Where they come and go a piece at a time: node/journal_files.h --- */
+/* Replaces *out's content. NOT_FOUND; CORRUPT; INVALID: larger than limit. */
+MUST_USE enum status journal_payload_read(struct journal *journal, const uint8_t digest[static DIGEST_SIZE], size_t limit,
+                                          struct buffer *out, struct error *error);
+/* A claim to the payload beside those of the ledger's copy and of the rounds (node/claims.h), for as long as an entry is
  * on its way there: taken before one looks whether the file is there, ended once the entry is in our copy. Claims count. */
 void journal_payload_hold(struct journal *journal, const uint8_t digest[static DIGEST_SIZE]);
 void journal_payload_unhold(struct journal *journal, const uint8_t digest[static DIGEST_SIZE]);
-/* Deletes it unless somebody has a claim to it. The worker's. */
+/* Deletes it unless somebody has a claim to it. The keeper's. */
 MUST_USE enum status journal_payload_drop(struct journal *journal, const uint8_t digest[static DIGEST_SIZE], struct error *error);
 
-/* --- rounds: the worker --- */
+/* --- rounds: the keeper --- */
 /* The fragment's last round; NULL: none yet. Lent until the next change. */
 const struct journal_round *journal_round(const struct journal *journal, uint32_t fragment);
 struct journal_round_contents { /* empty where there is none */
@@ -119,7 +125,7 @@ MUST_USE enum status journal_round_accept(struct journal *journal, uint32_t frag
 MUST_USE enum status journal_round_end(struct journal *journal, uint32_t fragment, uint64_t base_version, bool refused,
                                        struct bytes feedback, struct error *error);
 
-/* --- checkpoints: the worker --- */
+/* --- checkpoints: the keeper --- */
 const struct journal_checkpoint *journal_checkpoint(const struct journal *journal); /* NULL: none yet */
 struct journal_checkpoint_contents {
     struct bytes global, trainer, base, snapshot; /* snapshot empty where nothing is in flight */

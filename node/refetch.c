@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/memory.h"
+#include "node/journal_files.h"
 #include "proto/messages.h"
 
 static enum status ask(struct stream *stream, uint64_t instance, uint64_t index, struct error *error) {

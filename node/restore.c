@@ -106,7 +106,7 @@ static enum status rebuild_base(struct restoring *r, const struct journal_round 
     float *base = replica->base + piece.start;
     const float *snapshot = replica->snapshot + piece.start;
     enum status status =
-        blob_read(journal_payloads(r->input->journal), round->payload_digest, (size_t)round->payload_size, &payload, error);
+        journal_payload_read(r->input->journal, round->payload_digest, (size_t)round->payload_size, &payload, error);
     if (status == OK) status = codec_decode(replica->codec, buffer_bytes(&payload), (size_t)piece.count, base, error);
     for (uint64_t i = 0; status == OK && i < piece.count; i++) base[i] = snapshot[i] + base[i];
     if (status == CORRUPT || status == NOT_FOUND) { /* for good: if the message is refused, its mass is lost */

@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "base/queue.h"
 #include "base/thread.h"
+#include "node/journal_files.h"
 #include "node/refetch.h"
 #include "proto/messages.h"
 

@@ -19,6 +19,7 @@
 #include "model/trainer.h"
 #include "node/daemon.h"
 #include "node/join.h"
+#include "node/journal_files.h"
 #include "node/restore.h"
 #include "node/status.h"
 #include "rpc/environment.h"

@@ -168,8 +168,7 @@ static void do_restore(struct worker *worker, struct job *job) {
     if (!round || !round->in_flight || round->sequence != job->sequence)
         status = error_set(&error, FAILED, "no record of sequence %llu", (unsigned long long)job->sequence);
     if (status == OK)
-        status =
-            blob_read(journal_payloads(worker->options.journal), round->payload_digest, round->payload_size, &payload, &error);
+        status = journal_payload_read(worker->options.journal, round->payload_digest, round->payload_size, &payload, &error);
     if (status == CORRUPT || status == NOT_FOUND || status == INVALID) { /* for good: a restart would find it as it is */
         log_error("contribution_lost", "fragment=%u sequence=%llu message=\"%s\" do=\"nothing: the site goes on without it\"",
                   job->fragment, (unsigned long long)job->sequence, error.message);
@@ -287,8 +286,8 @@ static void do_load(struct worker *worker, struct job *job) {
     struct replica *replica = worker->options.replica;
     struct error error = {0};
     struct buffer content = {0};
-    struct blob_store *blobs = journal_payloads(worker->options.journal);
-    enum status status = blob_read(blobs, job->snapshot.content_digest, job->snapshot.content_size, &content, &error);
+    enum status status =
+        journal_payload_read(worker->options.journal, job->snapshot.content_digest, job->snapshot.content_size, &content, &error);
     if (status == OK) status = snapshot_read(&replica->global, &job->snapshot, buffer_bytes(&content), &error);
     buffer_deinit(&content);
     journal_payload_unhold(worker->options.journal, job->snapshot.content_digest);

@@ -8,7 +8,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "crypto/certificate.h"
-#include "node/journal.h"
+#include "node/journal_files.h"
 #include "node/node_state.h"
 #include "node/stream.h"
 #include "proto/messages.h"

@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "node/journal_files.h"
 #include "node/journal_record.h"
 #include "tests/test.h"
 

@@ -2,6 +2,7 @@
  * whose ledger is empty, so that the replica is the checkpoint's and every other array can be told from it. */
 #include "node/restore.h"
 
+#include "node/journal_files.h"
 #include "tests/node_fixture.h"
 
 /* RFC 8032's first public key: any that is on the curve will do. */
