@@ -72,6 +72,24 @@ def is_object(line):
         return False
 
 
+def is_array(path, field):
+    """Of objects, and where the name says nothing each must have the member."""
+    try:
+        with open(path, "rb") as file:
+            values = json.loads(file.read().removeprefix(b"\xef\xbb\xbf").decode("utf-8"))
+    except (ValueError, RecursionError):
+        return False
+    return all(isinstance(value, dict) and (field is None or isinstance(value.get(field), str)) for value in values)
+
+
+def looks_like_lines(path):
+    """JSON lines, whatever their members."""
+    with open(path, "rb") as file:
+        first = [line.removeprefix(b"\xef\xbb\xbf").strip() for line in itertools.islice(file, LOOKED_AT)]
+    first = [line for line in first if line]
+    return len(first) > 1 and all(is_object(line) for line in first)
+
+
 def kind_of(path, field):
     """"parquet", "lines" of JSON, "json" or "text". Fault: it is none of these."""
     extension = os.path.splitext(path)[1].lower()
@@ -82,7 +100,11 @@ def kind_of(path, field):
         found = foreign(head, os.fstat(file.fileno()).st_size)
         if found:
             raise Fault(f"{path} is {found[0]}, not text: {found[1]}")
-        if extension in (".jsonl", ".ndjson"):
+        called_lines = extension in (".jsonl", ".ndjson")
+        begun = extension != ".json" and re.match(rb"(\xef\xbb\xbf)?\s*\[\s*\{", head)
+        if begun and is_array(path, None if called_lines else field):
+            return "json"  # whatever it is called
+        if called_lines:
             return "lines"
         file.seek(0)
         first = [line.removeprefix(b"\xef\xbb\xbf").strip() for line in itertools.islice(file, LOOKED_AT)]

@@ -253,6 +253,13 @@ def test_prepare_data_takes_a_file_for_what_is_in_it():
     assert "called JSON" in prepare("--output", "x", write("d.json", "words\n"), code=2)
     text_of = "a line\r\nanother\rthe last\n"
     assert prepare("--output", "ends", write("ends.txt", text_of))[1] == text_of.encode(), "line ends are content"
+    array = json.dumps([{"text": one, "body": one[::-1]} for one in documents], indent=1)
+    for number, name in enumerate(("e.jsonl", "e.txt", "e")):
+        assert prepare("--output", f"called{number}", write(name, array))[1] == "".join(documents).encode(), name
+        assert prepare("--output", f"member{number}", "--field", "body", name)[1] == "".join(d[::-1] for d in documents).encode()
+    done = subprocess.run([sys.executable, PREPARE, "--output", "other", write("members.txt", lines.replace('"text"', '"content"'))],
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and "--field names another" in done.stderr, done.stderr
     assert prepare("--output", "json", write("code.txt", '{"a": 1}\nnot JSON\n'))[1] == b'{"a": 1}\nnot JSON\n'
 
 
