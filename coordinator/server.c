@@ -85,7 +85,17 @@ static enum status restore(struct server *server, struct error *error) {
 }
 
 static enum status start_threads(struct server *server, struct error *error) {
-    TRY(thread_start("model", model_run, server, &server->model_thread, error));
+    struct model_thread_options model = {.data = &server->data,
+                                         .model = &server->model,
+                                         .key = server->keys.coordinator,
+                                         .manifest = &server->manifest,
+                                         .snapshots_kept = server->options.snapshots_kept,
+                                         .disk = server->disk,
+                                         .await_ledger = ledger_await,
+                                         .tell = brain_tell_event,
+                                         .context = server};
+    memcpy(model.run_id, server->run_id, RUN_ID_SIZE);
+    TRY(model_thread_start(&model, &server->model_thread, error));
     TRY(thread_start("intake", intake_run, server, &server->intake_thread, error));
     TRY(thread_start("publisher", publish_run, server, &server->publish_thread, error));
     return thread_start("brain", brain_run, server, &server->brain_thread, error);
@@ -120,7 +130,7 @@ enum status server_start(const struct server_options *options, struct server **o
     server->reports = xcalloc(SITES_LIMIT + 1, sizeof server->reports[0]);
     server->brain_queue = queue_create(JOBS_LIMIT);
     server->intake_queue = queue_create(JOBS_LIMIT);
-    server->model_queue = queue_create(JOBS_LIMIT);
+    server->disk = disk_create();
     server->publish_queue = queue_create(JOBS_LIMIT);
     enum status status = directory_open(options->directory, false, on_store_fatal, server, &server->data, error);
     if (status == OK) status = directory_keys_open(options->directory, &server->keys, error);
@@ -167,7 +177,7 @@ void server_destroy(struct server *server) {
     queue_close(server->brain_queue);
     end_queue(server->intake_queue, server->intake_thread);
     end_queue(server->publish_queue, server->publish_thread);
-    end_queue(server->model_queue, server->model_thread);
+    model_thread_stop(server->model_thread);
     directory_close(&server->data); /* commits what it has; its callbacks find the brain's queue closed */
     void *item;
     while (queue_pop(server->brain_queue, 0, &item) == OK) {
@@ -181,6 +191,7 @@ void server_destroy(struct server *server) {
     coordinator_state_destroy(server->state);
     model_state_deinit(&server->model);
     ledger_close(server);
+    disk_destroy(server->disk);
     free(server->scratch);
     free(server->transfers);
     free(server->intact);

@@ -21,7 +21,7 @@ static void send_reply(struct call *call, const struct admin_reply *reply) {
 static const char *waits_for(struct server *server) {
     uint64_t index = 0;
     size_t lost = coordinator_state_lost(server->state, &index);
-    if (disk_waiting(server, server->waits, sizeof server->waits)) return server->waits;
+    if (disk_waiting(server->disk, server->waits, sizeof server->waits)) return server->waits;
     if (lost == 0) return "";
     snprintf(server->waits, sizeof server->waits,
              "the payload%s of %zu ledger entr%s (%llu%s) %s damaged on this disk; the sites are asked for %s%s",

@@ -41,6 +41,35 @@ void brain_push(struct server *server, struct brain_item *item) {
     if (queue_push_wait(server->brain_queue, item) != OK) brain_item_destroy(item);
 }
 
+static struct lost_payload *copy_of(const struct lost_payload *lost, size_t count) {
+    if (count == 0) return NULL;
+    struct lost_payload *copy = xmalloc(count * sizeof *copy);
+    memcpy(copy, lost, count * sizeof *copy);
+    return copy;
+}
+
+void brain_tell_event(void *context, const struct coordinator_event *event) {
+    struct brain_item *item = brain_item_create(BRAIN_EVENT, NULL);
+    const char *message = NULL;
+    item->event = *event;
+    switch (event->kind) {
+    case COORDINATOR_UPLOADED:
+    case COORDINATOR_CHECKED:
+        message = event->uploaded.message;
+        item->event.uploaded.message = message ? item->message : NULL;
+        break;
+    case COORDINATOR_APPLIED:
+    case COORDINATOR_LOST:
+        message = event->applied.message;
+        item->event.applied.message = message ? item->message : NULL;
+        item->event.applied.lost = item->lost = copy_of(event->applied.lost, event->applied.lost_count);
+        break;
+    default: break;
+    }
+    if (message) snprintf(item->message, sizeof item->message, "%s", message);
+    brain_push(context, item);
+}
+
 void brain_tell(struct server *server, enum coordinator_event_kind kind, uint64_t call, enum refusal code, const char *message) {
     struct brain_item *item = brain_item_create(BRAIN_EVENT, NULL);
     item->event.kind = kind;
@@ -217,8 +246,42 @@ static void do_end(struct server *server, const struct coordinator_action *actio
     call_release(call);
 }
 
-static void perform(struct server *server, const struct coordinator_action *action) {
+static const struct run_pending *pending_of(const struct run_state *run, uint32_t fragment, uint64_t index) {
+    uint32_t count = run_state_pending_count(run, fragment);
+    for (uint32_t at = 0; at < count; at++) {
+        const struct run_pending *pending = run_state_pending(run, fragment, at);
+        if (pending->index == index) return pending;
+    }
+    return NULL;
+}
+
+/* What the model's thread must know of the contributions is copied while the run state still has them pending. */
+static void do_apply(struct server *server, const struct ledger_entry *entry) {
     const struct run_state *run = coordinator_state_run(server->state);
+    struct model_message message = {.kind = MODEL_APPLY};
+    message.apply.fragment = entry->step.fragment;
+    message.apply.version = entry->step.version;
+    message.apply.count = entry->step.count;
+    message.apply.parts = xcalloc(entry->step.count, sizeof *message.apply.parts);
+    for (uint16_t i = 0; i < entry->step.count; i++) {
+        const struct run_pending *pending = pending_of(run, entry->step.fragment, entry->step.parts[i].index);
+        ASSERT(pending);
+        message.apply.parts[i] = (struct model_part){
+            .index = pending->index, .contribution = pending->contribution, .scale = entry->step.parts[i].scale};
+    }
+    model_thread_post(server->model_thread, &message); /* takes the parts */
+}
+
+static void do_snapshot(struct server *server, const struct coordinator_action *action) {
+    struct model_message message = {.kind = MODEL_SNAPSHOT};
+    message.snapshot.version = action->version;
+    message.snapshot.ledger_size = action->size;
+    message.snapshot.payloads_from = action->first_index;
+    message.snapshot.epoch = run_state_epoch(coordinator_state_run(server->state));
+    model_thread_post(server->model_thread, &message);
+}
+
+static void perform(struct server *server, const struct coordinator_action *action) {
     switch (action->kind) {
     case DO_ADMIT: do_admit(server, action); break;
     case DO_REFUSE: do_refuse(server, action); break;
@@ -227,9 +290,9 @@ static void perform(struct server *server, const struct coordinator_action *acti
     case DO_CHECK: intake_check(server, action->call, &action->contribution); break;
     case DO_COMMIT: ledger_add(server, action); break;
     case DO_PUBLISH: do_publish(server, action->size); break;
-    case DO_APPLY: model_apply(server, &action->step, run); break;
-    case DO_CATCH_UP: model_catch_up(server); break;
-    case DO_SNAPSHOT: model_snapshot(server, action->version, action->size, action->first_index, run_state_epoch(run)); break;
+    case DO_APPLY: do_apply(server, &action->step); break;
+    case DO_CATCH_UP: model_thread_post(server->model_thread, &(struct model_message){.kind = MODEL_CATCH_UP}); break;
+    case DO_SNAPSHOT: do_snapshot(server, action); break;
     case DO_JOINED: do_joined(server, action); break;
     case DO_HEARTBEAT_REPLY: do_heartbeat_reply(server, action); break;
     case DO_ADMIN_REPLY: admin_done(server, action); break;

@@ -60,7 +60,7 @@ static void tell(struct call *call, enum refusal code, const char *message) {
 
 /* What a failing disk means for who sends; a full one is said. */
 static enum refusal refusal_of(struct server *server, enum status status, const struct error *error) {
-    if (status == FULL) disk_waits(server, DISK_PAYLOADS, error->message);
+    if (status == FULL) disk_waits(server->disk, DISK_PAYLOADS, error->message);
     return status == FULL || status == UNAVAILABLE ? REFUSED_BUSY : REFUSED_DIGEST;
 }
 
@@ -147,7 +147,7 @@ static void finish_upload(struct call *call) {
     enum status status = blob_upload_finish(call->upload, call->contribution.payload_digest, &error);
     blob_upload_close(call->upload);
     call->upload = NULL;
-    if (status == OK) disk_has_room(server, DISK_PAYLOADS);
+    if (status == OK) disk_has_room(server->disk, DISK_PAYLOADS);
     if (status == FAILED)
         server_break(call->server, "a payload cannot be made durable: %.150s", error.message);
     else if (status == CORRUPT && call->resumed) /* the damage may be ours, of a crash: the upload is empty now */
@@ -179,7 +179,7 @@ static void open_upload(struct server *server, struct call *call, const char *na
     struct error error = {0};
     enum status status = blob_upload_open(server->data.blobs, name, call->contribution.payload_size, &call->upload, &error);
     if (status != OK) {
-        if (status == FULL) disk_waits(server, DISK_PAYLOADS, error.message);
+        if (status == FULL) disk_waits(server->disk, DISK_PAYLOADS, error.message);
         tell(call, status == INVALID ? REFUSED_SIZE : REFUSED_BUSY, error.message); /* INVALID: more than that is there */
         return;
     }
@@ -250,7 +250,7 @@ static void run_chunk(struct server *server, struct job *job) {
     if (status != OK) {
         blob_upload_close(call->upload);
         call->upload = NULL;
-        if (status == FULL) disk_waits(server, DISK_PAYLOADS, error.message);
+        if (status == FULL) disk_waits(server->disk, DISK_PAYLOADS, error.message);
         tell(call, status == INVALID ? REFUSED_SIZE : REFUSED_BUSY, error.message);
     } else if (blob_upload_size(call->upload) == call->contribution.payload_size) {
         finish_upload(call);

@@ -10,6 +10,8 @@
 #include "base/thread.h"
 #include "coordinator/coordinator_state.h"
 #include "coordinator/directory.h"
+#include "coordinator/disk.h"
+#include "coordinator/model_thread.h"
 #include "coordinator/server.h"
 #include "proto/messages.h"
 #include "proto/service.h"
@@ -58,7 +60,6 @@ struct job {
     uint64_t offset, number;
     bool supply;
     struct contribution contribution;
-    struct ledger_entry step;
 };
 
 /* What the brain is given: an event of its state machine, or a question that only its thread can answer. */
@@ -90,8 +91,10 @@ struct server {
     struct directory_keys keys;
     uint8_t run_id[RUN_ID_SIZE];
     struct rpc_server *rpc;
-    struct queue *brain_queue, *intake_queue, *model_queue, *publish_queue;
-    struct thread *brain_thread, *intake_thread, *model_thread, *publish_thread;
+    struct queue *brain_queue, *intake_queue, *publish_queue;
+    struct thread *brain_thread, *intake_thread, *publish_thread;
+    struct model_thread *model_thread;
+    struct disk *disk;
     uint64_t started_ms;
     _Atomic uint64_t bytes_in, bytes_out;
 
@@ -108,7 +111,7 @@ struct server {
     char waits[256];                 /* brain: the sentence of the last status */
     uint64_t head_size;              /* brain: size of the head last handed to the publisher */
 
-    struct model_state model;   /* model thread */
+    struct model_state model;   /* the model thread's, until it has stopped */
     float *scratch;             /* intake thread, [largest fragment] */
     uint64_t cleaned_ms;        /* intake thread: when old uploads were last looked for */
     struct transfer *transfers; /* intake thread, [transfer_count] */
@@ -157,6 +160,8 @@ void brain_run(void *server);
 /* Takes the item. From any thread; waits where the queue is full. */
 void brain_push(struct server *server, struct brain_item *item);
 struct brain_item *brain_item_create(enum brain_item_kind kind, struct call *call);
+/* Copies the event and what it borrows. For others' options: the context is the server. */
+void brain_tell_event(void *server, const struct coordinator_event *event);
 /* An event about a call, with a code and perhaps a message. */
 void brain_tell(struct server *server, enum coordinator_event_kind kind, uint64_t call, enum refusal code, const char *message);
 void server_break(struct server *server, const char *format, ...) PRINTF_LIKE(2, 3);
@@ -175,14 +180,7 @@ uint64_t ledger_taken(struct server *server, enum status status, const char *mes
 /* The brain ends: the rest goes to the store, and nobody waits any more. */
 void ledger_end(struct server *server);
 /* Any other thread: waits until the ledger on disk has `size` entries; false: not now, for want of room. */
-bool ledger_await(struct server *server, uint64_t size);
-
-/* Who found the disk full, from any thread. It is said at once, once a minute while it lasts, and when it is over. */
-enum disk_user { DISK_LEDGER, DISK_PAYLOADS, DISK_SNAPSHOTS, DISK_USER_COUNT };
-void disk_waits(struct server *server, enum disk_user user, const char *message);
-void disk_has_room(struct server *server, enum disk_user user);
-/* True while anybody waits for room, with a sentence for people. */
-bool disk_waiting(struct server *server, char *out, size_t size);
+bool ledger_await(void *server, uint64_t size);
 
 /* --- server_admin.c: questions, on the brain's thread --- */
 void admin_look(struct server *server, const struct brain_item *item);
@@ -204,12 +202,6 @@ void intake_close(struct server *server, struct call *call);
 void intake_half_close(struct server *server, struct call *call);
 /* The ledger names that payload: it is never deleted again. */
 void intake_keep(struct server *server, const uint8_t digest[static DIGEST_SIZE]);
-
-/* --- server_model.c --- */
-void model_run(void *server);
-void model_apply(struct server *server, const struct ledger_entry *step, const struct run_state *run);
-void model_catch_up(struct server *server);
-void model_snapshot(struct server *server, uint64_t version, uint64_t ledger_size, uint64_t payloads_from, uint32_t epoch);
 
 /* --- server_publish.c --- */
 void publish_run(void *server);

@@ -1,4 +1,4 @@
-/* The ledger's way to the disk, and what the server says about the disk while it has no room.
+/* The ledger's way to the disk.
  *
  * The brain's entries gather here, in order, and go to the store as one batch: all that gathered while the one before was being
  * written. At most one batch is out, so neither a thousand orders in one moment nor a disk that stands still can fill the
@@ -8,8 +8,8 @@
  * are still here, so the same ones are tried again every RETRY_MS until there is room. Nobody is told that they are durable
  * before they are. Any other failure of the store is the end: what the disk holds is then unknown.
  *
- * Threads: the queue is the brain's. `durable` and `waits` are guarded by `lock`, for the model thread, which names a snapshot
- * only once the ledger on disk reaches that far, and for the status.
+ * Threads: the queue is the brain's. `durable`, `full` and `ended` are guarded by `lock`, for the model thread, which names a
+ * snapshot only once the ledger on disk reaches that far.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +20,7 @@
 #include "base/memory.h"
 #include "coordinator/server_internal.h"
 
-enum { RETRY_MS = 1000, SAY_AGAIN_MS = 60000, BATCH_BYTES = 8 << 20 };
+enum { RETRY_MS = 1000, BATCH_BYTES = 8 << 20 };
 
 struct gathered { /* one COMMIT of the brain's */
     uint64_t number, first_index;
@@ -36,12 +36,8 @@ struct ledger_queue {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     uint64_t durable; /* ledger size */
+    bool full;        /* the store gave a batch back, and has taken none since */
     bool ended;
-    struct {
-        bool waits;
-        uint64_t since_ms, said_ms;
-        char message[160];
-    } disk[DISK_USER_COUNT];
 };
 
 void ledger_open(struct server *server, uint64_t durable) {
@@ -63,49 +59,6 @@ void ledger_close(struct server *server) {
     server->ledger = NULL;
 }
 
-/* ---- the disk ----------------------------------------------------------------------------------------------------------- */
-
-void disk_waits(struct server *server, enum disk_user user, const char *message) {
-    struct ledger_queue *queue = server->ledger;
-    uint64_t now = clock_monotonic_ms();
-    pthread_mutex_lock(&queue->lock);
-    bool first = !queue->disk[user].waits, say = first || now - queue->disk[user].said_ms >= SAY_AGAIN_MS;
-    if (first) queue->disk[user].since_ms = now;
-    if (say) queue->disk[user].said_ms = now;
-    uint64_t since = now - queue->disk[user].since_ms;
-    queue->disk[user].waits = true;
-    snprintf(queue->disk[user].message, sizeof queue->disk[user].message, "%s", message);
-    pthread_cond_broadcast(&queue->changed);
-    pthread_mutex_unlock(&queue->lock);
-    char quoted[256];
-    if (say)
-        log_error("disk_full", "waited_ms=%llu reason=%s do=\"make room on the run's disk: the coordinator goes on by itself\"",
-                  (unsigned long long)since, log_quote(message, quoted, sizeof quoted));
-}
-
-void disk_has_room(struct server *server, enum disk_user user) {
-    struct ledger_queue *queue = server->ledger;
-    pthread_mutex_lock(&queue->lock);
-    bool waited = queue->disk[user].waits;
-    uint64_t since = clock_monotonic_ms() - queue->disk[user].since_ms;
-    queue->disk[user].waits = false;
-    pthread_mutex_unlock(&queue->lock);
-    if (waited) log_info("disk_has_room", "waited_ms=%llu", (unsigned long long)since);
-}
-
-bool disk_waiting(struct server *server, char *out, size_t size) {
-    struct ledger_queue *queue = server->ledger;
-    bool found = false;
-    pthread_mutex_lock(&queue->lock);
-    for (int user = 0; user < DISK_USER_COUNT && !found; user++) {
-        if (!queue->disk[user].waits) continue;
-        found = true;
-        if (out) snprintf(out, size, "the disk is full: %s", queue->disk[user].message);
-    }
-    pthread_mutex_unlock(&queue->lock);
-    return found;
-}
-
 /* ---- to the store ------------------------------------------------------------------------------------------------------- */
 
 static void note_durable(struct ledger_queue *queue, uint64_t size) {
@@ -115,11 +68,11 @@ static void note_durable(struct ledger_queue *queue, uint64_t size) {
     pthread_mutex_unlock(&queue->lock);
 }
 
-bool ledger_await(struct server *server, uint64_t size) {
+bool ledger_await(void *context, uint64_t size) {
+    struct server *server = context;
     struct ledger_queue *queue = server->ledger;
     pthread_mutex_lock(&queue->lock);
-    while (queue->durable < size && !queue->ended && !queue->disk[DISK_LEDGER].waits)
-        pthread_cond_wait(&queue->changed, &queue->lock);
+    while (queue->durable < size && !queue->ended && !queue->full) pthread_cond_wait(&queue->changed, &queue->lock);
     bool reached = queue->durable >= size;
     pthread_mutex_unlock(&queue->lock);
     return reached;
@@ -153,13 +106,21 @@ static uint64_t put_entries(struct store_batch *batch, const struct gathered *it
     return index;
 }
 
+static void set_full(struct ledger_queue *queue, bool full) {
+    pthread_mutex_lock(&queue->lock);
+    queue->full = full;
+    pthread_cond_broadcast(&queue->changed);
+    pthread_mutex_unlock(&queue->lock);
+}
+
 static void wait_for_room(struct server *server, const char *message) {
-    disk_waits(server, DISK_LEDGER, message);
+    disk_waits(server->disk, DISK_LEDGER, message);
+    set_full(server->ledger, true);
     server->ledger->retry_at = clock_monotonic_ms() + RETRY_MS;
 }
 
 /* All that has gathered from item `from` on, as far as one batch goes. */
-static void send(struct server *server, size_t from) {
+static void send_batch(struct server *server, size_t from) {
     struct ledger_queue *queue = server->ledger;
     struct store_batch *batch = store_batch_create(server->data.store);
     struct writing *writing = xmalloc(sizeof *writing);
@@ -193,7 +154,7 @@ void ledger_add(struct server *server, const struct coordinator_action *action) 
 
 void ledger_flush(struct server *server) {
     struct ledger_queue *queue = server->ledger;
-    if (queue->count > 0 && queue->sent == 0 && queue->retry_at == 0) send(server, 0);
+    if (queue->count > 0 && queue->sent == 0 && queue->retry_at == 0) send_batch(server, 0);
 }
 
 uint64_t ledger_retry_at(const struct server *server) { return server->ledger->retry_at ? server->ledger->retry_at : UINT64_MAX; }
@@ -214,7 +175,8 @@ uint64_t ledger_taken(struct server *server, enum status status, const char *mes
     }
     uint64_t number = sent > 0 ? queue->items[sent - 1].number : 0;
     if (status != OK) return number;
-    disk_has_room(server, DISK_LEDGER);
+    disk_has_room(server->disk, DISK_LEDGER);
+    set_full(queue, false);
     for (size_t i = 0; i < sent; i++) buffer_deinit(&queue->items[i].bytes);
     queue->count -= sent;
     memmove(queue->items, queue->items + sent, queue->count * sizeof *queue->items);
@@ -225,7 +187,7 @@ void ledger_end(struct server *server) {
     struct ledger_queue *queue = server->ledger;
     while (queue->retry_at == 0 && queue->sent < queue->count) { /* after what is out: the store keeps the order */
         size_t before = queue->sent;
-        send(server, before);
+        send_batch(server, before);
         if (queue->sent == before) break;
     }
     pthread_mutex_lock(&queue->lock);
