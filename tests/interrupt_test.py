@@ -248,7 +248,7 @@ def test_threads_that_cannot_start_are_an_error_and_not_a_hang():
                         for path in [folder, *(os.path.join(folder, name) for name in names)]:
                             os.chown(path, USER, USER)
                 process = start("log", *what, preexec_fn=as_user_with(limit))
-                end = time.monotonic() + 20  # it either ended with an error, or works
+                end = time.monotonic() + 120  # it ends with an error, at the latest by its watchdog, or works
                 while process.poll() is None and time.monotonic() < end and not works("log"):
                     time.sleep(0.05)
                 with open("log", errors="replace") as file:
