@@ -38,6 +38,26 @@ static void join_again(struct coordinator_state *state, const struct coordinator
     brain_act(out, DO_JOINED, event->call)->site = named->site;
 }
 
+/* By our clock, which need not be right. */
+static void refuse_expired(struct coordinator_state *state, const struct run_invitation *invitation, uint64_t call,
+                           struct instant now, struct coordinator_actions *out) {
+    struct clock_off off;
+    char message[160];
+    if (coordinator_state_clock_off(state, now, &off) && off.ahead_ms > 0 &&
+        now.wall_ms - invitation->expires_ms < (uint64_t)off.ahead_ms) {
+        MARK("join: the invitation has expired by a clock that is off");
+        snprintf(message, sizeof message,
+                 "the coordinator's clock is %llu s ahead, and only by that has the invitation expired: it holds again "
+                 "once that clock is set",
+                 (unsigned long long)off.ahead_ms / 1000);
+        refuse_join(call, REFUSED_EXPIRED, message, out);
+        return;
+    }
+    snprintf(message, sizeof message, "the invitation expired %llu s ago by the coordinator's clock: ask the admin for a new one",
+             (unsigned long long)(now.wall_ms - invitation->expires_ms) / 1000);
+    refuse_join(call, REFUSED_EXPIRED, message, out);
+}
+
 void brain_join(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                 struct coordinator_actions *out) {
     const struct run_invitation *invitation = run_state_invitation(state->run, event->join.secret_digest);
@@ -58,7 +78,7 @@ void brain_join(struct coordinator_state *state, const struct coordinator_event 
     }
     if (invitation->expires_ms && now.wall_ms > invitation->expires_ms) {
         MARK("join: the invitation has expired");
-        refuse_join(event->call, REFUSED_EXPIRED, "the invitation has expired: ask the admin for a new one", out);
+        refuse_expired(state, invitation, event->call, now, out);
         return;
     }
     if (named && !named->revoked) {

@@ -81,6 +81,38 @@ uint32_t brain_connected(const struct coordinator_state *state, struct instant n
     return count;
 }
 
+/* ---- whose clock is off --------------------------------------------------------------------------------------------------- */
+
+/* Kept beside the clock that nobody sets, so that ours is right as soon as it was set. */
+static void note_clock(struct presence *presence, uint64_t time_ms, struct instant now) {
+    presence->clock_told = time_ms > 0 && time_ms < INT64_MAX / 4;
+    if (presence->clock_told) presence->clock_ms = (int64_t)time_ms - (int64_t)now.monotonic_ms;
+}
+
+bool coordinator_state_clock_off(const struct coordinator_state *state, struct instant now, struct clock_off *out) {
+    uint32_t present = 0, ahead = 0, behind = 0;
+    int64_t least_ahead = INT64_MAX, least_behind = INT64_MAX;
+    for (uint32_t site = 1; site <= state->presence_count; site++) {
+        const struct presence *presence = &state->presence[site - 1];
+        if (!coordinator_state_connected(state, site, now)) continue;
+        present++;
+        if (!presence->clock_told) continue;
+        int64_t apart = (int64_t)now.wall_ms - (presence->clock_ms + (int64_t)now.monotonic_ms);
+        if (apart > CLOCK_APART_LIMIT_MS) {
+            ahead++;
+            least_ahead = MIN(least_ahead, apart);
+        } else if (apart < -CLOCK_APART_LIMIT_MS) {
+            behind++;
+            least_behind = MIN(least_behind, -apart);
+        }
+    }
+    uint32_t sites = MAX(ahead, behind);
+    if (sites < 2 || 2 * sites <= present) return false;
+    MARK("clock: most sites say that ours is off");
+    *out = (struct clock_off){ahead > behind ? least_ahead : -least_behind, sites, present};
+    return true;
+}
+
 /* ---- one process of a site at a time ------------------------------------------------------------------------------------ */
 
 /* A copy of a site's directory, or of its machine, has the site's key and continues its sequence, and nothing in what it sends tells
@@ -246,6 +278,7 @@ void brain_heartbeat(struct coordinator_state *state, const struct coordinator_e
     struct presence *presence = brain_presence(state, site);
     enum refusal code = brain_take_place(state, site, event->heartbeat.instance, now);
     if (code == ACCEPTED) brain_hear(state, site, now);
+    if (code == ACCEPTED && presence) note_clock(presence, event->heartbeat.time_ms, now);
     if (code == ACCEPTED && presence && presence->challenger && !presence->is_decided && event->heartbeat.turn == presence->turn)
         decide(state, site, presence, now, out);
     note_idle(state, now);

@@ -118,6 +118,7 @@ struct coordinator_event {
             uint32_t site;
             uint64_t instance; /* of the site's process, drawn at its start */
             uint32_t turn;     /* of the last answer */
+            uint64_t time_ms;  /* the site's wall clock; 0: not told */
         } heartbeat;
         struct {
             uint32_t site;
@@ -212,6 +213,13 @@ bool coordinator_state_has_place(const struct coordinator_state *state, uint32_t
 uint64_t coordinator_state_silence(const struct coordinator_state *state, uint32_t site, struct instant now);
 /* H_w (DyLU) = floor(H * rate / fastest) over the sites that are present, at least H / 8. */
 uint32_t coordinator_state_inner_steps(const struct coordinator_state *state, uint32_t site, struct instant now);
+/* True: our wall clock is off, say two sites or more and more than half of those that are present, all in one direction. */
+struct clock_off {
+    int64_t ahead_ms;       /* at least: what the nearest of them says; negative: behind */
+    uint32_t sites, present; /* that say so, of so many */
+};
+enum { CLOCK_APART_LIMIT_MS = 60 * 1000 };
+bool coordinator_state_clock_off(const struct coordinator_state *state, struct instant now, struct clock_off *out);
 /* Payloads of the ledger that are lost and not here again yet, and the entry of one of them. */
 size_t coordinator_state_lost(const struct coordinator_state *state, uint64_t *index);
 /* False while the model is behind the ledger. */

@@ -45,6 +45,8 @@ struct presence { /* of site number i + 1 */
     uint64_t heard_ms;
     bool heard;
     uint32_t following; /* open Follow streams of the process that has the place */
+    bool clock_told;
+    int64_t clock_ms; /* its wall clock less our monotonic one, as last heard */
 
     /* The place: one process of a site at a time. */
     bool held;

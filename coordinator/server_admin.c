@@ -17,24 +17,10 @@ static void send_reply(struct call *call, const struct admin_reply *reply) {
         rpc_call_finish(call->rpc, RPC_INTERNAL, error.message);
 }
 
-/* What a person should know of it: "" if nothing holds the run up. */
-static const char *waits_for(struct server *server) {
-    uint64_t index = 0;
-    size_t lost = coordinator_state_lost(server->state, &index);
-    if (disk_waiting(server->disk, server->waits, sizeof server->waits)) return server->waits;
-    if (lost == 0) return "";
-    snprintf(server->waits, sizeof server->waits,
-             "the payload%s of %zu ledger entr%s (%llu%s) %s damaged on this disk; the sites are asked for %s%s",
-             lost > 1 ? "s" : "", lost, lost > 1 ? "ies" : "y", (unsigned long long)index, lost > 1 ? ", ..." : "",
-             lost > 1 ? "are" : "is", lost > 1 ? "them" : "it",
-             coordinator_state_has_model(server->state) ? "" : ", and the model needs it before the next step");
-    return server->waits;
-}
-
 static void describe_run(struct server *server, struct run_status *out) {
     const struct run_state *run = coordinator_state_run(server->state);
     memset(out, 0, sizeof *out);
-    out->waits = waits_for(server);
+    out->waits = waits_for(server, &out->clock_ahead_ms);
     memcpy(out->run_id, server->run_id, RUN_ID_SIZE);
     out->name = server->manifest.name;
     out->phase = run_state_phase(run);

@@ -391,6 +391,7 @@ static void take_item(struct server *server, struct brain_item *item, struct coo
     if (item->kind == BRAIN_REPORT &&
         coordinator_state_has_place(server->state, item->event.heartbeat.site, item->event.heartbeat.instance))
         take_report(server, item); /* a copy's figures are not the site's */
+    if (item->kind == BRAIN_REPORT) waits_hear_clock(server);
 }
 
 /* What is due by now. */

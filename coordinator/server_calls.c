@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "coordinator/server_internal.h"
@@ -303,6 +304,7 @@ static void heartbeat_message(struct rpc_call *rpc, void *user, struct buffer *m
         item->event.heartbeat.site = call->site;
         item->event.heartbeat.instance = request.instance;
         item->event.heartbeat.turn = request.turn;
+        item->event.heartbeat.time_ms = request.time_ms;
         brain_push(call->server, item);
     }
     end_decode(arena);
@@ -373,6 +375,20 @@ static bool admin_order(const struct admin_request *request, struct coordinator_
     return true;
 }
 
+/* The admin's clock says when an invitation ends and ours whether it has. False, with the call answered, where it would have ended
+ * before anybody can use it. */
+static bool invites_for_later(struct call *call, const struct admin_request *request) {
+    uint64_t now = clock_wall_ms();
+    char message[192];
+    if (request->verb != ADMIN_INVITE || request->expires_ms == 0 || now < request->expires_ms) return true;
+    snprintf(message, sizeof message,
+             "the invitation would have expired %llu s ago by the coordinator's clock: set the clock that is wrong (NTP), the "
+             "coordinator's or this machine's, or invite with a longer --expires",
+             (unsigned long long)(now - request->expires_ms) / 1000);
+    admin_refuse(call, ADMIN_INVALID, message);
+    return false;
+}
+
 static void admin_message(struct rpc_call *rpc, void *user, struct buffer *message) {
     struct call *call = user;
     struct frame frame;
@@ -383,7 +399,7 @@ static void admin_message(struct rpc_call *rpc, void *user, struct buffer *messa
     struct arena *arena = begin_decode();
     if (admin_request_decode(frame, arena, &request, &error) != OK) {
         refuse_bytes(call, &error);
-    } else if (speaks(call, request.protocol)) {
+    } else if (speaks(call, request.protocol) && invites_for_later(call, &request)) {
         struct brain_item *item = brain_item_create(BRAIN_ADMIN_LOOK, call);
         if (admin_order(&request, &item->event)) item->kind = BRAIN_EVENT;
         item->event.call = call->number;

@@ -108,7 +108,9 @@ struct server {
     struct coordinator_state *state; /* brain */
     struct site_report *reports;     /* brain, [SITES_LIMIT + 1] */
     uint64_t timer_ms;               /* brain */
-    char waits[256];                 /* brain: the sentence of the last status */
+    char waits[512];                 /* brain: the sentence of the last status */
+    bool clock_is_off;               /* brain: as last said */
+    uint64_t clock_said_ms;          /* brain: when */
     uint64_t head_size;              /* brain: size of the head last handed to the publisher */
 
     struct model_state model;   /* the model thread's, until it has stopped */
@@ -181,6 +183,12 @@ uint64_t ledger_taken(struct server *server, enum status status, const char *mes
 void ledger_end(struct server *server);
 /* Any other thread: waits until the ledger on disk has `size` entries; false: not now, for want of room. */
 bool ledger_await(void *server, uint64_t size);
+
+/* --- server_waits.c: what holds the run up and needs a person, on the brain's thread --- */
+/* For the status: "" if nothing does. Valid until the next call. */
+const char *waits_for(struct server *server, int64_t *clock_ahead_ms);
+/* A site has told its time: whether ours is off is said in the log, at once and then once a minute. */
+void waits_hear_clock(struct server *server);
 
 /* --- server_admin.c: questions, on the brain's thread --- */
 void admin_look(struct server *server, const struct brain_item *item);

@@ -204,8 +204,22 @@ static void settle(struct daemon *daemon, struct node_actions *actions) {
     node_actions_clear(actions);
 }
 
+/* Training goes on meanwhile, so nothing else would show that the site's model stands still. */
+static void note_lost(struct daemon *daemon) {
+    uint64_t lost = node_state_lost(daemon->state);
+    char message[TROUBLE_TEXT_SIZE];
+    if (lost == 0) {
+        trouble_ends(daemon->troubles, TROUBLE_PAYLOAD);
+        return;
+    }
+    snprintf(message, sizeof message, "the payload of ledger entry %llu is damaged on this disk, and the next step needs it",
+             (unsigned long long)lost);
+    trouble_begins(daemon->troubles, TROUBLE_PAYLOAD, message);
+}
+
 static void step(struct daemon *daemon, const struct node_event *event, struct node_actions *actions) {
     node_state_step(daemon->state, event, clock_instant(), actions);
+    note_lost(daemon);
     settle(daemon, actions);
 }
 

@@ -14,7 +14,7 @@
 #include "proto/service.h"
 #include "rpc/channel.h"
 
-enum { JOIN_TIMEOUT_MS = 30000, JOIN_RETRY_MS = 500, CLOCK_APART_MS = 5 * 60 * 1000 };
+enum { JOIN_TIMEOUT_MS = 30000, JOIN_RETRY_MS = 500, JOIN_PAUSE_LIMIT_MS = 5000, CLOCK_APART_MS = 5 * 60 * 1000 };
 
 static const char *advice(uint32_t code) {
     switch (code) {
@@ -133,17 +133,40 @@ static enum status store(struct site *site, const struct invitation *invitation,
     return site_save(site, error);
 }
 
+/* An answer to "expired" that is right wherever the clock is wrong: the coordinator judges by its own. */
+static const char *advice_by_clocks(const struct join_reply *reply, char *out, size_t size) {
+    int64_t ahead = (int64_t)(reply->server_time_ms - clock_wall_ms());
+    if (reply->code != JOIN_EXPIRED || reply->server_time_ms == 0 || ahead <= CLOCK_APART_MS) return advice(reply->code);
+    snprintf(out, size,
+             "the coordinator's clock is %llu s ahead of this machine's; if it is the one that is wrong, the invitation holds again "
+             "once its operator has set it, else ask the admin for another",
+             (unsigned long long)ahead / 1000);
+    return out;
+}
+
+/* A coordinator that is busy for now is asked again, ever more slowly, for as long as one that does not answer. */
 static enum status ask_to(const struct join_setup *setup, bool look, const struct invitation *invitation, struct site *site,
                           struct arena *arena, struct buffer *raw, struct join_reply *reply, struct error *error) {
-    enum status status = call(setup, look, invitation, site->key, arena, raw, reply, error);
+    uint64_t end = clock_monotonic_ms() + JOIN_TIMEOUT_MS, pause = JOIN_RETRY_MS;
+    enum status status;
+    for (;;) {
+        raw->size = 0;
+        status = call(setup, look, invitation, site->key, arena, raw, reply, error);
+        if (status != OK || reply->code != JOIN_BUSY || clock_monotonic_ms() + pause > end) break;
+        log_info("join_busy", "again_in_ms=%llu", (unsigned long long)pause);
+        clock_sleep_ms(pause);
+        pause = MIN(pause * 2, (uint64_t)JOIN_PAUSE_LIMIT_MS);
+        arena_reset(arena);
+    }
     if (status == TIMEOUT)
         error_wrap(error, status,
                    "the coordinator at %s does not answer: check the address, that it is running, and the firewalls between",
                    setup->address);
     if (status == OK && reply->code != JOIN_OK) {
-        char quoted[256];
+        char quoted[256], by_clocks[256];
         status = error_set(error, reply->code == JOIN_BUSY ? UNAVAILABLE : REFUSED, "join refused (%s): %s. It says: %s",
-                           join_code_name(reply->code), advice(reply->code), log_quote(reply->message, quoted, sizeof quoted));
+                           join_code_name(reply->code), advice_by_clocks(reply, by_clocks, sizeof by_clocks),
+                           log_quote(reply->message, quoted, sizeof quoted));
     }
     return status;
 }

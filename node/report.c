@@ -472,6 +472,7 @@ void report_heartbeat(struct report *report, struct training *training, struct b
                                         .software = site_software};
     request.instance = report->options.instance;
     request.turn = told->turn;
+    request.time_ms = clock_wall_ms();
     memcpy(request.lost_ms, told->totals.lost_ms, sizeof request.lost_ms);
     if (told->root_count && told->roots[told->root_count - 1].version == told->view.version)
         memcpy(request.last_root, told->roots[told->root_count - 1].root, DIGEST_SIZE);

@@ -31,6 +31,7 @@ static const struct {
     [TROUBLE_DISK_LEDGER] = {"disk", "make room on the site's disk: the site goes on by itself"},
     [TROUBLE_CLOCK] = {"clock", "set the clock that is wrong (NTP)"},
     [TROUBLE_CERTIFICATE] = {"clock", "set this machine's clock (NTP): the site goes on by itself"},
+    [TROUBLE_PAYLOAD] = {"payload", "look after the site's disk: the payload is asked for, and the site goes on when it is here"},
 };
 
 const char *trouble_name(enum trouble trouble) { return kinds[trouble].name; }

@@ -103,6 +103,7 @@ static enum status run_convert(const Atoll__V1__RunStatus *from, struct run_stat
         .sites_active = from->sites_active,
         .sites_connected = from->sites_connected,
         .sites_twice = from->sites_twice,
+        .clock_ahead_ms = from->clock_ahead_ms,
         .uptime_ms = from->uptime_ms,
         .bytes_in = from->bytes_in,
         .bytes_out = from->bytes_out,
@@ -148,6 +149,7 @@ static void run_pack(const struct run_status *run, struct run_packing *out) {
     message->sites_active = run->sites_active;
     message->sites_connected = run->sites_connected;
     message->sites_twice = run->sites_twice;
+    message->clock_ahead_ms = run->clock_ahead_ms;
     message->uptime_ms = run->uptime_ms;
     message->bytes_in = run->bytes_in;
     message->bytes_out = run->bytes_out;

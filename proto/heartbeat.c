@@ -37,6 +37,7 @@ static enum status request_convert(const ProtobufCMessage *message, struct bytes
         .software = from->software,
         .instance = from->instance,
         .turn = from->turn,
+        .time_ms = from->time_ms,
     };
     TRY(lost_pairs_read(from->n_lost, from->lost, request.lost_ms, error));
     TRY(wire_fixed(from->last_root, request.last_root, sizeof request.last_root, false, "last_root", error));
@@ -78,6 +79,7 @@ enum status heartbeat_request_encode(const struct heartbeat_request *request, st
     message.software = software;
     message.instance = request->instance;
     message.turn = request->turn;
+    message.time_ms = request->time_ms;
     message.last_root = wire_binary_fixed(request->last_root, sizeof request->last_root);
     return wire_encode(&request_type, &message.base, out, error);
 }

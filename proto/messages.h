@@ -265,6 +265,7 @@ struct heartbeat_request {
     uint8_t last_root[WIRE_DIGEST_SIZE]; /* state root of the replica at `version`; zero: none computed */
     uint64_t instance;                   /* of the process, drawn at its start */
     uint32_t turn;                       /* of the last reply */
+    uint64_t time_ms;                    /* the site's own clock, as it is; 0: not told */
 };
 MUST_USE enum status heartbeat_request_encode(const struct heartbeat_request *request, struct buffer *out, struct error *error);
 MUST_USE enum status heartbeat_request_decode(struct frame frame, struct arena *arena, struct heartbeat_request *out,
@@ -351,6 +352,7 @@ struct run_status {
     uint32_t sites_active;        /* enrolled, not revoked */
     uint32_t sites_connected;
     uint32_t sites_twice; /* of which a second process was cut since the start */
+    int64_t clock_ahead_ms; /* of most sites' that are present; 0: they agree */
     uint64_t uptime_ms;
     uint64_t bytes_in, bytes_out; /* of payloads and frames, since the coordinator started */
     const char *waits;            /* what the coordinator waits for, for people, at most WIRE_MESSAGE_LIMIT; "": nothing */

@@ -44,6 +44,76 @@ TEST(an_invited_site_joins_once_and_hears_the_same_answer_again) {
     brain_close(b);
 }
 
+/* A site's heartbeat, whose clock is that far from this coordinator's. */
+static void tells_time(struct brain *b, uint32_t site, int64_t apart_ms) {
+    struct coordinator_event event = {.kind = COORDINATOR_HEARTBEAT, .call = ++b->last_call};
+    event.heartbeat.site = site;
+    event.heartbeat.instance = 40 + site;
+    event.heartbeat.time_ms = (uint64_t)((int64_t)b->now.wall_ms + apart_ms);
+    brain_step(b, &event);
+}
+
+static bool is_off(const struct brain *b, int64_t *ahead_ms) {
+    struct clock_off off = {0};
+    bool is = coordinator_state_clock_off(b->state, b->now, &off);
+    *ahead_ms = off.ahead_ms;
+    return is;
+}
+
+TEST(the_coordinators_clock_is_off_when_most_sites_say_so_in_one_direction) {
+    enum { MINUTE = 60 * 1000 };
+    struct brain *b = brain_open(ALONE, 4);
+    int64_t ahead;
+    tells_time(b, 1, -10 * MINUTE);
+    CHECK(!is_off(b, &ahead)); /* one site's word */
+    tells_time(b, 2, -5 * MINUTE);
+    CHECK(is_off(b, &ahead));
+    CHECK_EQUAL(ahead, 5 * MINUTE);
+    tells_time(b, 3, 0);
+    CHECK(is_off(b, &ahead));
+    tells_time(b, 4, MINUTE / 2);
+    CHECK(!is_off(b, &ahead)); /* half of them are not most */
+    tells_time(b, 4, 20 * MINUTE);
+    CHECK(!is_off(b, &ahead)); /* nor are two that say this and one that says the opposite */
+    tells_time(b, 1, 6 * MINUTE);
+    tells_time(b, 2, 7 * MINUTE);
+    CHECK(is_off(b, &ahead));
+    CHECK_EQUAL(ahead, -6 * MINUTE);
+    b->now.wall_ms += 7 * MINUTE; /* somebody sets it, and no site need say so again */
+    CHECK(!is_off(b, &ahead));
+    b->now.wall_ms -= 7 * MINUTE;
+    CHECK(is_off(b, &ahead));
+    for (uint32_t site = 1; site <= 4; site++) tells_time(b, site, INT64_MAX - (int64_t)b->now.wall_ms); /* of no calendar */
+    CHECK(!is_off(b, &ahead));
+    for (uint32_t site = 1; site <= 4; site++) tells_time(b, site, -20 * MINUTE);
+    CHECK(is_off(b, &ahead));
+    b->now.monotonic_ms += 100 * MINUTE; /* they have gone: so has their word */
+    b->now.wall_ms += 100 * MINUTE;
+    CHECK(!is_off(b, &ahead));
+    brain_close(b);
+}
+
+TEST(an_invitation_that_only_our_clock_has_expired_is_refused_with_words_that_say_so) {
+    enum { HOUR = 3600 * 1000 };
+    struct brain *b = brain_open(ALONE, 2);
+    uint8_t secret[DIGEST_SIZE];
+    invite(b, "lagoon", b->now.wall_ms + HOUR, secret);
+    b->now.wall_ms += 10 * HOUR;
+    tells_time(b, 1, -10 * HOUR);
+    tells_time(b, 2, -10 * HOUR);
+    CHECK_EQUAL(join(b, "lagoon", secret, b->f->keys[3]), REFUSED_EXPIRED);
+    CHECK_CONTAINS(brain_find(b, DO_JOINED)->message, "the coordinator's clock is 36000 s ahead, and only by that");
+    b->now.wall_ms += 2 * HOUR; /* by every clock */
+    b->now.monotonic_ms += 2 * HOUR;
+    tells_time(b, 1, -10 * HOUR);
+    tells_time(b, 2, -10 * HOUR);
+    CHECK_EQUAL(join(b, "lagoon", secret, b->f->keys[3]), REFUSED_EXPIRED);
+    CHECK_CONTAINS(brain_find(b, DO_JOINED)->message, "ask the admin for a new one");
+    b->now.wall_ms -= 12 * HOUR;
+    CHECK_EQUAL(join(b, "lagoon", secret, b->f->keys[3]), ACCEPTED); /* it was not used up */
+    brain_close(b);
+}
+
 TEST(a_join_that_is_not_durable_yet_is_not_confirmed_to_a_second_call) {
     struct brain *b = brain_open(ALONE, 0);
     uint8_t secret[DIGEST_SIZE];

@@ -208,5 +208,49 @@ def a_clock_that_is_off_at_a_site_is_named_and_refuses_nothing(directory):
     check(refused <= 3, "contributions refused as expired:", refused)
 
 
+def asks_ready(federation):
+    return federation.ctl("run", "status", "--ready", check=False)
+
+
+@test
+def a_coordinator_whose_clock_is_off_names_it_and_shuts_nobody_out(directory):
+    """Three days ahead: what sites send is taken, an invitation of a right clock is not wasted, and everybody is told whose clock it
+    is. Once the clock is set the coordinator is ready, and the same invitation is good."""
+    federation = Federation(PROGRAMS, directory, manifest(sites=3, admission__expiry="1h"))
+    federation.start_coordinator()
+    equal(federation.coordinator.end(10 * SLOWDOWN), 0, "exit code")
+    federation.coordinator.environment = shifted_clock(directory, 0)
+    federation.start_coordinator()
+    sites = [federation.add_site(name, *FAST) for name in ("one", "two")]
+    trains(federation, 3)
+    equal(asks_ready(federation).returncode, 0, "the exit code of run status --ready")
+    invitation = federation.invite("three", "--expires", "1d")
+    shifted_clock(directory, 3 * 86400)
+    federation.until("the clock is named", lambda: "this machine's clock is" in federation.status()["waits"], 20 * SLOWDOWN)
+    contains(federation.status()["waits"], "ahead of those of 2 of 2 sites that are connected")
+    check(abs(federation.status()["clock_ahead_ms"] - 3 * 86400_000) < 60_000, federation.status()["clock_ahead_ms"])
+    asked = asks_ready(federation)
+    equal(asked.returncode, 1, "the exit code of run status --ready")
+    contains(asked.stderr, "not ready: this machine's clock is")
+    federation.until("a word at error", lambda: re.search(r"^error \S+ clock_off .*NTP", federation.coordinator.text(), re.M),
+                     20 * SLOWDOWN)
+    had = [len(site.receipts) for site in sites]
+    federation.until("receipts all the same", lambda: all(len(s.receipts) >= n + 3 for s, n in zip(sites, had)), 40 * SLOWDOWN)
+    join = ("atoll-node", "join", invitation["address"], "--token", invitation["token"], "--run=false",
+            "--dir", federation.path("sites", "three"), "--data", federation.path("text.txt"))
+    joined = federation.call(*join, check=False)
+    check(joined.returncode != 0, "a join by an expired invitation")
+    contains(joined.stderr, "the coordinator's clock is")
+    contains(joined.stderr, "the invitation holds again")
+    invited = federation.ctl("site", "invite", "--name", "four", "--expires", "1d", check=False)
+    equal(invited.returncode, 1, "the exit code of an invitation that would have expired")
+    contains(invited.stderr, "by the coordinator's clock")
+    shifted_clock(directory, 0)
+    federation.until("readiness", lambda: asks_ready(federation).returncode == 0, 20 * SLOWDOWN)
+    equal(federation.status()["waits"], "", "waits")
+    federation.call(*join)
+    prove(federation)
+
+
 if __name__ == "__main__":
     sys.exit(main())

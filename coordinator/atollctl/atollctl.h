@@ -24,11 +24,11 @@ struct ctl_settings {
     /* of single commands */
     const char *directory, *manifest, *checkpoint, *name, *address, *reason, *output;
     uint64_t expires_ms, inner_steps, watch_ms, from;
-    bool dry_run;
+    bool dry_run, ready;
 };
 
-/* Sends the order and waits. The reply lives in *arena, which the caller ends with arena_deinit (also after a failure). REFUSED
- * with the coordinator's words where its code is not OK. */
+/* Sends the order and waits; while the coordinator is busy, again and again, as long as --timeout says. The reply lives in *arena, which the caller ends with arena_deinit (also after a failure). REFUSED
+ * (UNAVAILABLE: still busy) with the coordinator's words where its code is not OK. */
 MUST_USE enum status client_ask(const struct ctl_settings *settings, const struct admin_request *request, struct arena *arena,
                                 struct admin_reply *out, struct error *error);
 

@@ -11,7 +11,7 @@
 #include "rpc/channel.h"
 #include "rpc/environment.h"
 
-enum { STOP_LIMIT_S = 30 };
+enum { STOP_LIMIT_S = 30, BUSY_PAUSE_MS = 100, BUSY_PAUSE_LIMIT_MS = 2000 };
 
 struct credentials {
     struct buffer ca, certificate, key; /* zero-terminated */
@@ -38,8 +38,35 @@ static void credentials_clear(struct credentials *credentials) {
     free_clearing(credentials->key.data, credentials->key.capacity);
 }
 
+static enum status decode(const struct buffer *raw, struct arena *arena, struct admin_reply *out, struct error *error) {
+    struct frame frame;
+    TRY(frame_split(buffer_bytes(raw), &frame, error));
+    TRY(admin_reply_decode(frame, arena, out, error));
+    if (out->code == ADMIN_OK) return OK;
+    return error_set(error, out->code == ADMIN_BUSY ? UNAVAILABLE : REFUSED, "the coordinator says no (%s): %s", admin_code_name(out->code), out->message);
+}
+
+/* Nothing of a request that is answered BUSY was done, so it is said again, ever more slowly, until the time is over. */
+static enum status ask(struct rpc_channel *channel, uint64_t timeout_ms, struct bytes request, struct arena *arena,
+                       struct admin_reply *out, struct error *error) {
+    uint64_t end = clock_monotonic_ms() + timeout_ms, pause = BUSY_PAUSE_MS;
+    struct rpc_call_options call = {.progress_timeout_ms = (uint32_t)timeout_ms};
+    for (;;) {
+        struct buffer raw = {0};
+        arena_reset(arena);
+        enum status status =
+            rpc_channel_unary_wait(channel, service_path(METHOD_ADMIN), &call, request, &raw, NULL, error);
+        /* strings are copied into the arena, but a reply's payload would be borrowed: admin replies have none */
+        if (status == OK) status = decode(&raw, arena, out, error);
+        buffer_deinit(&raw);
+        if (status != UNAVAILABLE || out->code != ADMIN_BUSY || clock_monotonic_ms() + pause > end) return status;
+        clock_sleep_ms(pause);
+        pause = MIN(pause * 2, (uint64_t)BUSY_PAUSE_LIMIT_MS);
+    }
+}
+
 static enum status exchange(const struct ctl_settings *settings, const struct credentials *credentials, struct bytes request,
-                            struct buffer *reply, struct error *error) {
+                            struct arena *arena, struct admin_reply *out, struct error *error) {
     struct rpc_channel *channel = NULL;
     struct rpc_channel_options options = {.address = settings->server,
                                           .proxy = settings->proxy,
@@ -48,10 +75,9 @@ static enum status exchange(const struct ctl_settings *settings, const struct cr
                                           .private_key = (const char *)credentials->key.data,
                                           .server_name = "atoll-coordinator",
                                           .max_message_size = FRAME_LIMIT};
-    struct rpc_call_options call = {.progress_timeout_ms = (uint32_t)settings->timeout_ms};
     TRY(rpc_environment_open(error));
     enum status status = rpc_channel_open(&options, &channel, error);
-    if (status == OK) status = rpc_channel_unary_wait(channel, service_path(METHOD_ADMIN), &call, request, reply, NULL, error);
+    if (status == OK) status = ask(channel, settings->timeout_ms, request, arena, out, error);
     ending_limit(STOP_LIMIT_S, EXIT_FAILED, "closing the network");
     rpc_channel_close(channel);
     rpc_environment_close();
@@ -59,26 +85,16 @@ static enum status exchange(const struct ctl_settings *settings, const struct cr
     return status;
 }
 
-static enum status decode(const struct buffer *raw, struct arena *arena, struct admin_reply *out, struct error *error) {
-    struct frame frame;
-    TRY(frame_split(buffer_bytes(raw), &frame, error));
-    TRY(admin_reply_decode(frame, arena, out, error));
-    if (out->code == ADMIN_OK) return OK;
-    return error_set(error, REFUSED, "the coordinator says no (%s): %s", admin_code_name(out->code), out->message);
-}
-
 enum status client_ask(const struct ctl_settings *settings, const struct admin_request *request, struct arena *arena,
                        struct admin_reply *out, struct error *error) {
     struct credentials credentials = {0};
-    struct buffer raw = {0}, reply = {0};
+    struct buffer raw = {0};
+    out->code = ADMIN_OK;
     arena_create(arena, ARENA_SIZE);
     enum status status = admin_request_encode(request, &raw, error);
     if (status == OK) status = credentials_read(settings, &credentials, error);
-    if (status == OK) status = exchange(settings, &credentials, buffer_bytes(&raw), &reply, error);
-    /* strings are copied into the arena, but a reply's payload would be borrowed: admin replies have none */
-    if (status == OK) status = decode(&reply, arena, out, error);
+    if (status == OK) status = exchange(settings, &credentials, buffer_bytes(&raw), arena, out, error);
     credentials_clear(&credentials);
     buffer_deinit(&raw);
-    buffer_deinit(&reply);
     return status;
 }

@@ -116,8 +116,12 @@ static void status_json(const struct run_status *run, struct json_writer *writer
     json_text(writer, phase_name(run->phase));
     json_key(writer, "reason");
     json_text(writer, run->reason);
+    json_key(writer, "ready");
+    json_bool(writer, !*run->waits);
     json_key(writer, "waits");
     json_text(writer, run->waits);
+    json_key(writer, "clock_ahead_ms");
+    json_i64(writer, run->clock_ahead_ms);
     json_key(writer, "version");
     json_u64(writer, run->version);
     json_key(writer, "ledger_size");
@@ -200,6 +204,7 @@ static enum status show_status(const struct ctl_settings *settings, struct error
         print_buffer(&out);
         buffer_deinit(&out);
     }
+    if (status == OK && settings->ready && *reply.run.waits) status = error_set(error, UNAVAILABLE, "not ready: %s", reply.run.waits);
     arena_deinit(&arena);
     return status;
 }
@@ -287,6 +292,12 @@ static const struct option status_options[] = {{.name = "watch",
                                                 OPTION_FIELD(struct ctl_settings, watch_ms),
                                                 .flags = OPTION_FLAG_ONLY,
                                                 .help = "show it again and again, this far apart"},
+                                               {.name = "ready",
+                                                .type = OPTION_BOOL,
+                                                OPTION_FIELD(struct ctl_settings, ready),
+                                                .flags = OPTION_FLAG_ONLY,
+                                                .help = "for health checks: exit 1, saying why, unless the coordinator answers and "
+                                                        "waits for nothing that somebody must mend (disk, lost payloads, clock)"},
                                                {0}};
 static const struct option steps_options[] = {{.name = "inner-steps",
                                                .type = OPTION_U64,
