@@ -215,7 +215,7 @@ uint64_t coordinator_state_silence(const struct coordinator_state *state, uint32
 uint32_t coordinator_state_inner_steps(const struct coordinator_state *state, uint32_t site, struct instant now);
 /* True: our wall clock is off, say two sites or more and more than half of those that are present, all in one direction. */
 struct clock_off {
-    int64_t ahead_ms;       /* at least: what the nearest of them says; negative: behind */
+    int64_t ahead_ms;        /* at least: what the nearest of them says; negative: behind */
     uint32_t sites, present; /* that say so, of so many */
 };
 enum { CLOCK_APART_LIMIT_MS = 60 * 1000 };

@@ -53,6 +53,5 @@ void waits_hear_clock(struct server *server) {
     server->clock_said_ms = now;
     char message[128];
     describe_clock(&off, message, sizeof message);
-    log_error("clock_off", "message=\"%s\" do=\"set this machine's clock (NTP): meanwhile invitations expire by it\"",
-              message);
+    log_error("clock_off", "message=\"%s\" do=\"set this machine's clock (NTP): meanwhile invitations expire by it\"", message);
 }

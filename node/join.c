@@ -137,10 +137,11 @@ static enum status store(struct site *site, const struct invitation *invitation,
 static const char *advice_by_clocks(const struct join_reply *reply, char *out, size_t size) {
     int64_t ahead = (int64_t)(reply->server_time_ms - clock_wall_ms());
     if (reply->code != JOIN_EXPIRED || reply->server_time_ms == 0 || ahead <= CLOCK_APART_MS) return advice(reply->code);
-    snprintf(out, size,
-             "the coordinator's clock is %llu s ahead of this machine's; if it is the one that is wrong, the invitation holds again "
-             "once its operator has set it, else ask the admin for another",
-             (unsigned long long)ahead / 1000);
+    snprintf(
+        out, size,
+        "the coordinator's clock is %llu s ahead of this machine's; if it is the one that is wrong, the invitation holds again "
+        "once its operator has set it, else ask the admin for another",
+        (unsigned long long)ahead / 1000);
     return out;
 }
 

@@ -351,7 +351,7 @@ struct run_status {
     uint32_t pending;             /* contributions in the ledger, not yet in a step */
     uint32_t sites_active;        /* enrolled, not revoked */
     uint32_t sites_connected;
-    uint32_t sites_twice; /* of which a second process was cut since the start */
+    uint32_t sites_twice;   /* of which a second process was cut since the start */
     int64_t clock_ahead_ms; /* of most sites' that are present; 0: they agree */
     uint64_t uptime_ms;
     uint64_t bytes_in, bytes_out; /* of payloads and frames, since the coordinator started */

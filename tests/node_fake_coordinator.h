@@ -84,6 +84,10 @@ struct fake { /* what it does is set before the site's thread starts, or between
     uint8_t header[CONTRIBUTION_HEADER_SIZE];
     atomic_size_t submits;
 
+    size_t
+        busy; /* Join and Admin calls that are answered so; then joins are told that the run is over, orders that they are done */
+    atomic_size_t asked; /* Join and Admin calls */
+
     uint64_t version; /* in heartbeats */
     atomic_size_t heartbeats;
 };
@@ -207,6 +211,34 @@ static inline void fake_heartbeat(struct rpc_call *call, void *user, struct buff
     atomic_fetch_add(&fake->heartbeats, 1);
 }
 
+static inline void fake_answer(struct rpc_call *call, struct buffer *raw) {
+    struct rpc_piece piece = rpc_piece_of(buffer_bytes(raw));
+    CHECK(rpc_call_reply(call, &piece, 1) == OK);
+    buffer_deinit(raw);
+}
+
+static inline void fake_join(struct rpc_call *call, void *user, struct buffer *message) {
+    struct fake *fake = user;
+    (void)message;
+    bool busy = atomic_fetch_add(&fake->asked, 1) < fake->busy;
+    struct join_reply reply = {.code = busy ? JOIN_BUSY : JOIN_STOPPED, .message = "as the test says"};
+    struct buffer raw = {0};
+    struct error error = {0};
+    CHECK_OK(join_reply_encode(&reply, &raw, &error));
+    fake_answer(call, &raw);
+}
+
+static inline void fake_admin(struct rpc_call *call, void *user, struct buffer *message) {
+    struct fake *fake = user;
+    (void)message;
+    bool busy = atomic_fetch_add(&fake->asked, 1) < fake->busy;
+    struct admin_reply reply = {.code = busy ? ADMIN_BUSY : ADMIN_OK, .message = "as the test says"};
+    struct buffer raw = {0};
+    struct error error = {0};
+    CHECK_OK(admin_reply_encode(&reply, &raw, &error));
+    fake_answer(call, &raw);
+}
+
 static inline void fake_certificate(const struct fake *fake, const struct key_pair *key, bool server, struct buffer *chain,
                                     struct buffer *pem) {
     struct error error = {0};
@@ -231,6 +263,8 @@ static inline void fake_certificate(const struct fake *fake, const struct key_pa
 static const struct rpc_handler fake_stream_handler = {
     .on_open = fake_open, .on_message = fake_request, .on_writable = fake_writable, .on_closed = fake_closed};
 static const struct rpc_handler fake_submit_handler = {.on_open = fake_submit_open, .on_message = fake_submit};
+static const struct rpc_handler fake_join_handler = {.on_open = fake_submit_open, .on_message = fake_join};
+static const struct rpc_handler fake_admin_handler = {.on_open = fake_submit_open, .on_message = fake_admin};
 static const struct rpc_handler fake_heartbeat_handler = {.on_open = fake_submit_open, .on_message = fake_heartbeat};
 
 static inline struct rpc_server_method fake_method(enum service_method method, const struct rpc_handler *handler,
@@ -257,7 +291,8 @@ static inline struct fake *fake_start(void) {
     const char *address = "127.0.0.1:0";
     struct rpc_server_method methods[] = {
         fake_method(METHOD_FOLLOW, &fake_stream_handler, fake), fake_method(METHOD_SNAPSHOT, &fake_stream_handler, fake),
-        fake_method(METHOD_SUBMIT, &fake_submit_handler, fake), fake_method(METHOD_HEARTBEAT, &fake_heartbeat_handler, fake)};
+        fake_method(METHOD_SUBMIT, &fake_submit_handler, fake), fake_method(METHOD_HEARTBEAT, &fake_heartbeat_handler, fake),
+        fake_method(METHOD_JOIN, &fake_join_handler, fake),     fake_method(METHOD_ADMIN, &fake_admin_handler, fake)};
     struct rpc_server_options server = {
         .addresses = &address,
         .address_count = 1,

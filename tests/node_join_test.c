@@ -1,12 +1,16 @@
-/* What a join says before it has asked anybody: first what is wrong at this end. */
+/* What a join says before it has asked anybody: first what is wrong at this end. And a coordinator that is busy for now, which a
+ * join and the admin's program ask again. */
 #include "node/join.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/memory.h"
 #include "crypto/certificate.h"
 #include "fed/invitation.h"
-#include "tests/test.h"
+#include "tests/node_fake_coordinator.h"
 
 enum { DAY_S = 86400 };
 
@@ -43,4 +47,69 @@ TEST(a_clock_that_is_behind_is_named_before_the_coordinator_is_blamed) {
 TEST(a_clock_that_is_ahead_is_named_before_the_coordinator_is_blamed) {
     uint64_t now_s = clock_wall_ms() / 1000;
     joins_with_clock_trouble(now_s - 400 * DAY_S, now_s - 2 * DAY_S, "holds only until 20");
+}
+
+/* ---- a coordinator that is busy ---------------------------------------------------------------------------------------------- */
+
+static void address_of(const struct fake *fake, char out[static 32]) {
+    snprintf(out, 32, "127.0.0.1:%u", rpc_server_port(fake->server));
+}
+
+TEST(a_join_asks_a_busy_coordinator_again) {
+    struct fake *fake = fake_start();
+    struct error error = {0};
+    struct invitation invitation = {.name = "one"};
+    struct buffer der = {0};
+    char address[32], *directory = file_join(test_directory(), "site");
+    fake->busy = 2;
+    address_of(fake, address);
+    CHECK_OK(certificate_convert(bytes_of(fake->ca.data, fake->ca.size - 1), CERTIFICATE_DER, &der, &error));
+    memcpy(invitation.ca_der, der.data, der.size);
+    invitation.ca_size = der.size;
+    char *token = invitation_write(&invitation);
+    struct join_setup setup = {.address = address, .proxy = "none", .token = token, .directory = directory};
+    CHECK_STATUS(join_run(&setup, NULL, &error), REFUSED);
+    CHECK_CONTAINS(error.message, "the run has ended"); /* the answer after the busy ones */
+    CHECK_EQUAL(atomic_load(&fake->asked), 3);
+    buffer_deinit(&der);
+    free(token);
+    free(directory);
+    fake_stop(fake);
+}
+
+static void keep(const char *directory, const char *name, const struct buffer *pem) {
+    struct error error = {0};
+    char *path = file_join(directory, name);
+    CHECK_OK(file_write(path, bytes_of(pem->data, strlen((const char *)pem->data)), 0600, &error));
+    free(path);
+}
+
+static int pause_by(const struct fake *fake, const char *timeout) {
+    char here[512], address[32];
+    ssize_t size = readlink("/proc/self/exe", here, sizeof here - 1);
+    CHECK(size > 0);
+    here[size] = 0;
+    for (int up = 0; up < 2; up++) *strrchr(here, '/') = 0;
+    address_of(fake, address);
+    char *line = xformat("'%s/bin/atollctl' --keys '%s' --server %s --proxy none --timeout %s run pause >/dev/null 2>&1", here,
+                         test_directory(), address, timeout);
+    int status = system(line);
+    free(line);
+    CHECK(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+TEST(an_order_is_given_again_to_a_busy_coordinator_until_the_time_is_over) {
+    struct fake *fake = fake_start();
+    keep(test_directory(), "ca.pem", &fake->ca);
+    keep(test_directory(), "admin.pem", &fake->site_chain);
+    keep(test_directory(), "admin.key", &fake->site_key);
+    fake->busy = 3;
+    CHECK_EQUAL(pause_by(fake, "1m"), 0);
+    CHECK_EQUAL(atomic_load(&fake->asked), 4);
+    atomic_store(&fake->asked, 0);
+    fake->busy = SIZE_MAX;
+    CHECK_EQUAL(pause_by(fake, "500ms"), 1);
+    CHECK(atomic_load(&fake->asked) >= 1);
+    fake_stop(fake);
 }

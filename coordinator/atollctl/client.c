@@ -43,7 +43,8 @@ static enum status decode(const struct buffer *raw, struct arena *arena, struct 
     TRY(frame_split(buffer_bytes(raw), &frame, error));
     TRY(admin_reply_decode(frame, arena, out, error));
     if (out->code == ADMIN_OK) return OK;
-    return error_set(error, out->code == ADMIN_BUSY ? UNAVAILABLE : REFUSED, "the coordinator says no (%s): %s", admin_code_name(out->code), out->message);
+    return error_set(error, out->code == ADMIN_BUSY ? UNAVAILABLE : REFUSED, "the coordinator says no (%s): %s",
+                     admin_code_name(out->code), out->message);
 }
 
 /* Nothing of a request that is answered BUSY was done, so it is said again, ever more slowly, until the time is over. */
@@ -54,8 +55,7 @@ static enum status ask(struct rpc_channel *channel, uint64_t timeout_ms, struct 
     for (;;) {
         struct buffer raw = {0};
         arena_reset(arena);
-        enum status status =
-            rpc_channel_unary_wait(channel, service_path(METHOD_ADMIN), &call, request, &raw, NULL, error);
+        enum status status = rpc_channel_unary_wait(channel, service_path(METHOD_ADMIN), &call, request, &raw, NULL, error);
         /* strings are copied into the arena, but a reply's payload would be borrowed: admin replies have none */
         if (status == OK) status = decode(&raw, arena, out, error);
         buffer_deinit(&raw);

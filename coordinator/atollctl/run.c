@@ -204,7 +204,8 @@ static enum status show_status(const struct ctl_settings *settings, struct error
         print_buffer(&out);
         buffer_deinit(&out);
     }
-    if (status == OK && settings->ready && *reply.run.waits) status = error_set(error, UNAVAILABLE, "not ready: %s", reply.run.waits);
+    if (status == OK && settings->ready && *reply.run.waits)
+        status = error_set(error, UNAVAILABLE, "not ready: %s", reply.run.waits);
     arena_deinit(&arena);
     return status;
 }
@@ -296,8 +297,9 @@ static const struct option status_options[] = {{.name = "watch",
                                                 .type = OPTION_BOOL,
                                                 OPTION_FIELD(struct ctl_settings, ready),
                                                 .flags = OPTION_FLAG_ONLY,
-                                                .help = "for health checks: exit 1, saying why, unless the coordinator answers and "
-                                                        "waits for nothing that somebody must mend (disk, lost payloads, clock)"},
+                                                .help =
+                                                    "for health checks: exit 1, saying why, unless the coordinator answers and "
+                                                    "waits for nothing that somebody must mend (disk, lost payloads, clock)"},
                                                {0}};
 static const struct option steps_options[] = {{.name = "inner-steps",
                                                .type = OPTION_U64,
