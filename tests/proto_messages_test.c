@@ -247,6 +247,7 @@ TEST(a_heartbeat_arrives_whole) {
     CHECK_TEXT(message.device, "2x H100");
     CHECK_TEXT(message.software, "atoll-node 0.1.0");
     CHECK(is_pattern(bytes_of(message.last_root, 32), 20, 32));
+    CHECK_EQUAL(message.time_ms, 1767225600131);
     arena_deinit(&arena);
 }
 
@@ -305,6 +306,7 @@ TEST(an_admin_reply_arrives_whole) {
     CHECK_EQUAL(run->sites_active, 4);
     CHECK_EQUAL(run->sites_connected, 3);
     CHECK_EQUAL(message.run.sites_twice, 46);
+    CHECK(message.run.clock_ahead_ms == -47);
     CHECK_EQUAL(run->uptime_ms, 3600000);
     CHECK_TEXT(run->waits, "the disk is full");
     CHECK_EQUAL(run->bytes_in, 15151515);
