@@ -313,9 +313,7 @@ static enum status start_training(struct daemon *daemon, struct error *error) {
                                                    .captured = on_captured,
                                                    .failed = on_failed}};
     for (uint32_t i = 0; i < daemon->replica.fragments; i++) {
-        options.fragment[i].in_flight = daemon->restored.fragment[i].in_flight;
-        options.fragment[i].over = daemon->restored.fragment[i].over;
-        options.fragment[i].progress = daemon->restored.fragment[i].progress;
+        options.fragment[i] = daemon->restored.fragment[i];
         options.tokens_unsent += daemon->restored.fragment[i].progress.tokens / daemon->replica.fragments;
     }
     TRY(training_start(&options, &daemon->training, error));

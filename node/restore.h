@@ -21,7 +21,7 @@
 
 #include "node/journal.h"
 #include "node/node_state.h"
-#include "node/replica.h"
+#include "node/training_marks.h"
 
 struct layout;
 struct trainer;
@@ -43,11 +43,8 @@ struct restored {
                           to take as if it came now */
     struct node_spooled spooled[FRAGMENTS_LIMIT];
     size_t spooled_count;
-    uint64_t payloads_from; /* for node_options */
-    struct {
-        uint64_t in_flight, over; /* for training_options, as this */
-        struct round_progress progress;
-    } fragment[FRAGMENTS_LIMIT];
+    uint64_t payloads_from;                         /* for node_options */
+    struct training_mark fragment[FRAGMENTS_LIMIT]; /* for training_options */
 };
 
 /* CORRUPT, NOT_FOUND: a piece is damaged or missing; the message says which. The directory is then beyond what a restart can mend: its

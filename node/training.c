@@ -48,24 +48,14 @@ struct training {
     uint64_t rate_from_ms, rate_tokens;
 };
 
-static void capture_freed(struct training *training, uint64_t retry_ms) {
+static void on_capture_freed(void *context, uint64_t retry_ms) {
+    struct training *training = context;
     uint64_t interval = training->options.checkpoint_ms;
     pthread_mutex_lock(&training->lock);
     training->capture_out = false;
     training->capture_at_ms = clock_monotonic_ms() + (retry_ms ? MIN(retry_ms, interval) : interval);
     pthread_cond_broadcast(&training->changed);
     pthread_mutex_unlock(&training->lock);
-}
-
-void training_capture_destroy(struct training_capture *capture) {
-    if (!capture) return;
-    struct training *owner = capture->owner;
-    uint64_t retry_ms = capture->retry_ms;
-    buffer_deinit(&capture->trainer);
-    buffer_deinit(&capture->base);
-    buffer_deinit(&capture->snapshot);
-    free(capture);
-    if (owner) capture_freed(owner, retry_ms);
 }
 
 /* ---- time --------------------------------------------------------------------------------------------------------------- */
@@ -142,9 +132,8 @@ static void do_snapshot(struct training *training, const struct request *request
         fail(training, UNAVAILABLE, "before a contribution was made");
         return;
     }
-    replica_snapshot(training->options.replica, request->fragment, local);
-    training->options.fragment[request->fragment].in_flight = request->sequence;
-    round_progress_snapshot(&training->options.fragment[request->fragment].progress, training->options.replica->fragments);
+    training_mark_snapshot(&training->options.fragment[request->fragment], training->options.replica, request->fragment,
+                           request->sequence, local);
     struct buffer optimizer = {0};
     if (training->options.keep_optimizer) trainer_save_optimizer(trainer, &optimizer);
     book_unlocked(training, LOST_ENCODE);
@@ -155,36 +144,18 @@ static void do_snapshot(struct training *training, const struct request *request
 }
 
 static void do_rebase(struct training *training, const struct request *request) {
-    struct replica *replica = training->options.replica;
-    enum rebase what = request->why == MOVE_MERGED    ? REBASE_SENT
-                       : request->why == MOVE_REFUSED ? replica_refused(replica)
-                                                      : REBASE_KEEP;
-    replica_rebase(replica, request->fragment, trainer_parameters(training->options.trainer), what);
-    if (request->why == MOVE_MERGED || request->why == MOVE_REFUSED) {
-        training->options.fragment[request->fragment].in_flight = 0;
-        training->options.fragment[request->fragment].over = request->sequence;
-        round_progress_over(&training->options.fragment[request->fragment].progress, request->why == MOVE_REFUSED);
-    }
+    training_mark_rebase(&training->options.fragment[request->fragment], training->options.replica, request->fragment,
+                         request->sequence, request->why, trainer_parameters(training->options.trainer));
     book_unlocked(training, LOST_REBASE);
     training->options.handler.rebased(training->options.handler.context, request->fragment, request->sequence, request->why);
 }
 
 static void do_capture(struct training *training) {
-    const struct replica *replica = training->options.replica;
-    struct training_capture *capture = xcalloc(1, sizeof *capture);
-    capture->owner = training;
-    bool in_flight = false;
-    for (uint32_t i = 0; i < replica->fragments; i++) {
-        capture->fragment[i].base_version = replica->base_version[i];
-        capture->fragment[i].in_flight = training->options.fragment[i].in_flight;
-        capture->fragment[i].over = training->options.fragment[i].over;
-        capture->fragment[i].progress = training->options.fragment[i].progress;
-        in_flight |= capture->fragment[i].in_flight != 0;
-    }
+    struct training_capture *capture = training_capture_create(training->options.fragment, training->options.replica);
+    capture->freed = on_capture_freed;
+    capture->context = training;
     trainer_save(training->options.trainer, &capture->trainer);
     capture->trainer_steps = trainer_counters(training->options.trainer).steps; /* saving may find the device lost, and go back */
-    buffer_append(&capture->base, replica->base, replica->parameters * sizeof(float));
-    if (in_flight) buffer_append(&capture->snapshot, replica->snapshot, replica->parameters * sizeof(float));
     book_unlocked(training, LOST_OTHER);
     training->options.handler.captured(training->options.handler.context, capture);
 }

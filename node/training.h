@@ -17,35 +17,11 @@
 
 #include "model/data.h"
 #include "node/node_state.h"
-#include "node/replica.h"
+#include "node/training_marks.h"
 #include "proto/messages.h"
 
 struct trainer;
 struct training;
-
-/* The trainer as it was between two steps, for a checkpoint. Freed with training_capture_destroy.
- * Of a trainer there is never more than one: captures come by the clock and go at the pace of a disk, and each is several times as
- * large as the model. While there is one, what is asked for and what falls due is made up for by one taken after it is freed. */
-struct training_capture {
-    struct training *owner; /* told when it is freed; NULL: nobody */
-    uint64_t retry_ms;      /* it was of no use: the next one so soon, where that is sooner; 0: it was */
-    uint64_t trainer_steps; /* trainer_counters().steps */
-    struct buffer trainer;  /* trainer_save */
-    struct buffer base;     /* [parameters] floats */
-    struct buffer snapshot; /* the same; empty where nothing is in flight */
-    struct {
-        uint64_t base_version, in_flight, over; /* as in struct journal_checkpoint */
-        struct round_progress progress;
-    } fragment[FRAGMENTS_LIMIT];
-};
-void training_capture_destroy(struct training_capture *capture); /* NULL is a no-op */
-
-enum training_move {                  /* why a fragment goes to another base */
-                     MOVE_MERGED = 1, /* its message was merged */
-                     MOVE_REFUSED,    /* it was refused: replica_refused says what is kept */
-                     MOVE_ADVANCED,   /* no message was under way, the base fell behind: all progress is kept */
-                     MOVE_LOADED      /* the same, and the new base is a snapshot of the run */
-};
 
 struct training_handler { /* called on the trainer's thread */
     void *context;
@@ -60,18 +36,15 @@ struct training_handler { /* called on the trainer's thread */
 };
 
 struct training_options {
-    struct trainer *trainer; /* borrowed until training_destroy; theta_local is in it */
-    const struct data *data; /* borrowed */
-    struct replica *replica; /* borrowed */
-    double throttle;         /* a step takes this many times as long; >= 1 */
-    uint64_t pace_ns;        /* and at least so long */
-    bool keep_optimizer;     /* with each snapshot */
-    uint64_t checkpoint_ms;  /* a capture so long after the last one was freed; 0: only when asked for */
-    struct {
-        uint64_t in_flight, over;
-        struct round_progress progress;
-    } fragment[FRAGMENTS_LIMIT]; /* as restored */
-    uint64_t tokens_unsent;      /* of before the start, in no contribution yet: for the learning rate's schedule */
+    struct trainer *trainer;                        /* borrowed until training_destroy; theta_local is in it */
+    const struct data *data;                        /* borrowed */
+    struct replica *replica;                        /* borrowed */
+    double throttle;                                /* a step takes this many times as long; >= 1 */
+    uint64_t pace_ns;                               /* and at least so long */
+    bool keep_optimizer;                            /* with each snapshot */
+    uint64_t checkpoint_ms;                         /* a capture so long after the last one was freed; 0: only when asked for */
+    struct training_mark fragment[FRAGMENTS_LIMIT]; /* as restored */
+    uint64_t tokens_unsent; /* of before the start, in no contribution yet: for the learning rate's schedule */
     struct training_handler handler;
 };
 

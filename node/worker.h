@@ -1,15 +1,12 @@
-/* The worker's thread: everything that moves the replica or the journal, in the order it was asked for.
+/* The keeper's thread (node/keeper.h): everything that moves the replica or the journal, in the order it
+ * was asked for.
  *
- * One queue, first in, first out, because order is what makes recovery simple: a round's record is durable before its message
- * is told to the brain (and so before its upload); the record that a round is over is written before any checkpoint that was
- * taken after it; a step is applied before the base is staged from it. It owns the replica's `global` and `feedback`, and the
- * journal's rounds and checkpoints.
- *
- * The brain's thread asks (encode, apply, rebase, restore, advance); the trainer's thread tells (snapshotted, rebased, captured). What
- * was done is told to the brain as an event, through `tell`, on this thread. A failing disk is a NODE_FAULT, except for an
- * encoding that fails: that is the brain's to judge. A full one is waited out, as node/trouble.h tells it: records of rounds are
- * tried again until there is room, and what comes behind them waits; a checkpoint is left out, and another one made soon.
- * Stops when the queue is empty, so that a last checkpoint is written.
+ * One queue, first in, first out. The state machine's thread asks (encode, apply, rebase, restore,
+ * advance); the trainer's thread tells (snapshotted, rebased, captured). What was done is told to the
+ * state machine as an event, through `tell`, on this thread. A full disk is waited out, as
+ * node/trouble.h tells it: records of rounds are tried again until there is room, and what comes after
+ * them waits; a checkpoint is left out, and another one made soon. Stops when the queue is empty, so
+ * that a last checkpoint is written.
  */
 #ifndef NODE_WORKER_H
 #define NODE_WORKER_H

@@ -57,7 +57,7 @@ static void on_captured(void *context, struct training_capture *capture) {
         training_capture_destroy(seen->capture);
         seen->capture = xcalloc(1, sizeof *capture);
         *seen->capture = *capture; /* what is in it; the capture itself is given back */
-        seen->capture->owner = NULL;
+        seen->capture->freed = NULL;
         capture->trainer = capture->base = capture->snapshot = (struct buffer){0};
         training_capture_destroy(capture);
     }
@@ -213,27 +213,27 @@ TEST(captures_say_what_is_in_flight_and_what_is_over) {
     wait_for(&seen->steps, 3);
     training_capture(seen->training);
     wait_for(&seen->captures, 1);
-    CHECK_EQUAL(seen->capture->fragment[0].in_flight, 0);
+    CHECK_EQUAL(seen->capture->fragment[0].mark.in_flight, 0);
     CHECK_EQUAL(seen->capture->snapshot.size, 0);
     CHECK_EQUAL(seen->capture->trainer_steps, 3);
-    CHECK_EQUAL(seen->capture->fragment[0].progress.steps, 3);
-    CHECK_EQUAL(seen->capture->fragment[0].progress.tokens, 3 * 4 * 16);
-    CHECK(!seen->capture->fragment[0].progress.begun);
+    CHECK_EQUAL(seen->capture->fragment[0].mark.progress.steps, 3);
+    CHECK_EQUAL(seen->capture->fragment[0].mark.progress.tokens, 3 * 4 * 16);
+    CHECK(!seen->capture->fragment[0].mark.progress.begun);
     training_snapshot(seen->training, 0, 7);
     training_capture(seen->training); /* in the order they were asked for */
     wait_for(&seen->captures, 2);
-    CHECK_EQUAL(seen->capture->fragment[0].in_flight, 7);
-    CHECK_EQUAL(seen->capture->fragment[0].over, 0);
-    CHECK_EQUAL(seen->capture->fragment[0].progress.steps_in_flight, 3);
-    CHECK_EQUAL(seen->capture->fragment[0].progress.steps, 0);
-    CHECK(seen->capture->fragment[0].progress.begun);
+    CHECK_EQUAL(seen->capture->fragment[0].mark.in_flight, 7);
+    CHECK_EQUAL(seen->capture->fragment[0].mark.over, 0);
+    CHECK_EQUAL(seen->capture->fragment[0].mark.progress.steps_in_flight, 3);
+    CHECK_EQUAL(seen->capture->fragment[0].mark.progress.steps, 0);
+    CHECK(seen->capture->fragment[0].mark.progress.begun);
     CHECK_MEMORY(seen->capture->snapshot.data, seen->at_snapshot, seen->site.count * sizeof(float));
     replica_stage(&seen->site.replica, 0);
     training_rebase(seen->training, 0, 7, MOVE_MERGED);
     training_capture(seen->training);
     wait_for(&seen->captures, 3);
-    CHECK_EQUAL(seen->capture->fragment[0].in_flight, 0);
-    CHECK_EQUAL(seen->capture->fragment[0].over, 7);
+    CHECK_EQUAL(seen->capture->fragment[0].mark.in_flight, 0);
+    CHECK_EQUAL(seen->capture->fragment[0].mark.over, 7);
     end(seen);
 }
 

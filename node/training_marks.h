@@ -1,0 +1,51 @@
+/* The trainer's side of a round, without its thread: what happens to the tensors between two inner
+ * steps, and how far each fragment is. Pure; node/training.c and the simulator's trainer run it.
+ */
+#ifndef NODE_TRAINING_MARKS_H
+#define NODE_TRAINING_MARKS_H
+
+#include "node/replica.h"
+#include "node/round_progress.h"
+
+enum training_move {                  /* why a fragment goes to another base */
+                     MOVE_MERGED = 1, /* its message was merged */
+                     MOVE_REFUSED,    /* it was refused: replica_refused says what is kept */
+                     MOVE_ADVANCED,   /* no message was under way, the base fell behind: all progress is kept */
+                     MOVE_LOADED      /* the same, and the new base is a snapshot of the run */
+};
+
+struct training_mark {  /* of a fragment */
+    uint64_t in_flight; /* sequence of the message whose snapshot is in the replica; 0: none */
+    uint64_t over;      /* the last sequence that was over; 0: none */
+    struct round_progress progress;
+};
+
+/* The trainer as it was between two steps, for a checkpoint. Freed with training_capture_destroy.
+ * Of a trainer there is never more than one: captures come by the clock and go at the pace of a
+ * disk, and each is several times as large as the model. While there is one, what is asked for and
+ * what falls due is made up for by one taken after it is freed. */
+struct training_capture {
+    void (*freed)(void *context, uint64_t retry_ms); /* told when it is freed; NULL: nobody */
+    void *context;
+    uint64_t retry_ms;      /* it was of no use: the next one so soon, where that is sooner; 0: it was */
+    uint64_t trainer_steps; /* trainer_counters().steps */
+    struct buffer trainer;  /* trainer_save */
+    struct buffer base;     /* [parameters] floats */
+    struct buffer snapshot; /* the same; empty where nothing is in flight */
+    struct {
+        uint64_t base_version;
+        struct training_mark mark;
+    } fragment[FRAGMENTS_LIMIT];
+};
+
+/* theta_s of the fragment is `local` as it is now; the message under way is `sequence`. */
+void training_mark_snapshot(struct training_mark *mark, struct replica *replica, uint32_t fragment, uint64_t sequence,
+                            const float *local);
+/* The replica's `next` is staged: the fragment of `local` moves there. */
+void training_mark_rebase(struct training_mark *mark, struct replica *replica, uint32_t fragment, uint64_t sequence,
+                          enum training_move why, float *local);
+/* Bases, snapshots and marks, [replica->fragments] of them; the trainer's state is the caller's. */
+struct training_capture *training_capture_create(const struct training_mark *marks, const struct replica *replica);
+void training_capture_destroy(struct training_capture *capture); /* NULL is a no-op */
+
+#endif
