@@ -224,6 +224,7 @@ static enum status open_model(struct daemon *daemon, struct error *error) {
     char *seen = site_path(daemon->site, "data.seen");
     files.seed = seed;
     files.seen = seen;
+    files.read_shards = true;
     enum status status = run_model_data(manifest, &files, &daemon->data, error);
     free(seen);
     TRY(status);

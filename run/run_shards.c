@@ -2,18 +2,22 @@
 #include "run/run_shards.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/memory.h"
 #include "crypto/digest.h"
 #include "fed/manifest.h"
+#include "model/data_seen.h"
 
-enum { INDEX_LIMIT = 64 << 20, HEADER_SIZE = 1024, PIECE = 1 << 20 };
+enum { INDEX_LIMIT = 64 << 20, HEADER_SIZE = 1024, PIECE = 1 << 20, TELL_MS = 5000 };
 
 struct shard_index {
     struct json *json;
@@ -106,28 +110,55 @@ static enum status check_tokenizer(const struct manifest *manifest, const struct
     return OK;
 }
 
-static enum status digest_file(const char *path, uint8_t out[static DIGEST_SIZE], struct error *error) {
-    int descriptor;
-    TRY(file_open(path, &descriptor, NULL, error));
+/* Long reads say how far they are. */
+static enum status digest_file(const char *path, int descriptor, uint64_t size, uint8_t out[static DIGEST_SIZE],
+                               struct error *error) {
     struct digest digest;
     uint8_t *piece = xmalloc(PIECE);
+    uint64_t done = 0, told_ms = clock_monotonic_ms();
     ssize_t got;
     digest_init(&digest);
-    while ((got = read(descriptor, piece, PIECE)) > 0 || (got < 0 && errno == EINTR))
-        if (got > 0) digest_update(&digest, piece, (size_t)got);
+    while ((got = read(descriptor, piece, PIECE)) > 0 || (got < 0 && errno == EINTR)) {
+        if (got <= 0) continue;
+        digest_update(&digest, piece, (size_t)got);
+        done += (uint64_t)got;
+        if (clock_monotonic_ms() - told_ms < TELL_MS) continue;
+        told_ms = clock_monotonic_ms();
+        log_info("checking_shard", "file=\"%s\" read_mb=%llu of_mb=%llu", path, (unsigned long long)(done >> 20),
+                 (unsigned long long)(size >> 20));
+    }
     enum status status = got == 0 ? OK : error_set(error, FAILED, "read %s: %s", path, strerror(errno));
     digest_final(&digest, out);
     free(piece);
-    close(descriptor);
     return status;
+}
+
+/* Once per file, if what was found is kept. What was written to while it was read is not kept. */
+static enum status compare_digest(const struct shard_index *index, const char *path, int descriptor, uint64_t size,
+                                  const uint8_t wanted[static DIGEST_SIZE], struct data_seen *seen, struct error *error) {
+    struct data_fingerprint before, after;
+    uint8_t got[DIGEST_SIZE];
+    char hex[HEX32_SIZE], question[96];
+    snprintf(question, sizeof question, "sha256-%.32s", hex_encode(wanted, DIGEST_SIZE, hex));
+    TRY(data_fingerprint(descriptor, &before, error));
+    if (data_seen_has(seen, &before, question)) return OK;
+    TRY(digest_file(path, descriptor, size, got, error));
+    if (!digest_equal(got, wanted))
+        return error_set(error, INVALID,
+                         "%s is damaged, or another shard of that name: its SHA-256 is not the one in %s; copy both again", path,
+                         index->path);
+    TRY(data_fingerprint(descriptor, &after, error));
+    if (data_fingerprint_equal(&before, &after)) data_seen_add(seen, &after, question, path);
+    return OK;
 }
 
 /* The file is what the index says: as long, and with `read_it` to the byte. */
 static enum status check_content(const struct shard_index *index, const struct json_value *entry, const char *path, bool read_it,
-                                 struct error *error) {
+                                 struct data_seen *seen, struct error *error) {
     uint64_t tokens = 0;
-    uint8_t wanted[DIGEST_SIZE], got[DIGEST_SIZE];
+    uint8_t wanted[DIGEST_SIZE];
     struct stat info;
+    int descriptor;
     enum status status = json_get_u64(entry, "tokens", &tokens, error);
     if (status == OK) status = read_digest(entry, "sha256", wanted, error);
     if (status != OK) {
@@ -140,18 +171,23 @@ static enum status check_content(const struct shard_index *index, const struct j
                          (unsigned long long)info.st_size, index->path, (unsigned long long)tokens,
                          (unsigned long long)index->token_bits);
     if (!read_it) return OK;
-    TRY(digest_file(path, got, error));
-    if (digest_equal(got, wanted)) return OK;
-    return error_set(error, INVALID, "%s is damaged: its SHA-256 is not the one in %s; copy it again", path, index->path);
+    TRY(file_open(path, &descriptor, NULL, error));
+    status = compare_digest(index, path, descriptor, (uint64_t)info.st_size, wanted, seen, error);
+    close(descriptor);
+    return status;
 }
 
 static enum status check_shard(const struct manifest *manifest, const struct shard_index *index, const char *path,
-                               const char *name, const struct run_shards *shards, struct error *error) {
+                               const char *name, const struct run_shards *shards, struct data_seen *seen, struct error *error) {
     const struct json_value *entry = index->json ? index_find(index, name) : NULL;
     if (entry) {
         TRY(check_tokenizer(manifest, index, path, error));
-        return check_content(index, entry, path, shards->read_them, error);
+        return check_content(index, entry, path, shards->read_them, seen, error);
     }
+    if (index->json)
+        log_warn("shard_not_in_index",
+                 "file=\"%s\" message=\"%s is of other shards: whether this one is of the same tokenizer is not known\"", path,
+                 index->path);
     if (digest_equal(manifest->tokenizer_digest, none) || shards->insisted) return OK;
     return error_set(
         error, INVALID,
@@ -165,6 +201,7 @@ static enum status check_shard(const struct manifest *manifest, const struct sha
 enum status run_shards_check(const struct manifest *manifest, const struct run_shards *shards, struct error *error) {
     struct shard_index index = {0};
     char *opened = NULL; /* the directory of `index`; consecutive shards mostly share one */
+    struct data_seen *seen = data_seen_open(shards->seen);
     enum status status = OK;
     for (size_t i = 0; status == OK && i < shards->count; i++) {
         const char *path = shards->paths[i], *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
@@ -177,9 +214,10 @@ enum status run_shards_check(const struct manifest *manifest, const struct run_s
             status = index_open(directory, &index, error);
             if (status == NOT_FOUND) status = OK;
         }
-        if (status == OK) status = check_shard(manifest, &index, path, name, shards, error);
+        if (status == OK) status = check_shard(manifest, &index, path, name, shards, seen, error);
         free(directory);
     }
+    data_seen_close(seen);
     index_close(&index);
     free(opened);
     return status;

@@ -21,8 +21,9 @@ struct manifest;
 struct run_shards {
     const char *const *paths;
     size_t count;
-    bool insisted;  /* the site says what its files are: an index may be missing */
-    bool read_them; /* compare their SHA-256 too, which reads all of them; else only their sizes */
+    bool insisted;    /* the site says what its files are: an index may be missing */
+    bool read_them;   /* compare their SHA-256 too, which reads all of them; else only their sizes */
+    const char *seen; /* as in struct data_options: what was compared before is not read again; NULL: nothing is known nor kept */
 };
 
 /* INVALID: another tokenizer than the run's, a shard that is not what its index says, an index that is none, or none where the run pins

@@ -335,6 +335,17 @@ def test_a_site_checks_its_shards_by_their_index_and_by_the_tokenizer_that_the_r
         write("tokenizer/shard-00000.bin", whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:])
         assert "is damaged" in validate("tokenizer/shard-00000.bin")
         write("tokenizer/shard-00000.bin", whole)
+        assert "tokens to train on" in validate("tokenizer/shard-00000.bin", code=0)
+        assert b"sha256-" in read("site/data.seen"), "every start would read all of it"
+        write("tokenizer/shard-00000.bin", read("other/shard-00000.bin"))  # as long, from another tokenizer
+        for verb in ("run", "validate"):
+            said = run(NODE, verb, "--dir", "site", "--data", "tokenizer/shard-00000.bin", code=1)
+            assert "another shard of that name" in said, said
+        write("tokenizer/shard-00000.bin", whole)
+        write("tokenizer/copied.bin", read("other/shard-00000.bin"))
+        done = subprocess.run([NODE, "validate", "--dir", "site", "--data", "tokenizer/copied.bin", "--data-format", "llmc"],
+                              capture_output=True, text=True)
+        assert done.returncode == 0 and "shard_not_in_index" in done.stderr, done.stderr
         write("tokenizer/prepare-data.json", "{}")
         said = validate("tokenizer/shard-00000.bin")
         assert "prepare the data again" in said, said
