@@ -20,7 +20,7 @@ static void send_reply(struct call *call, const struct admin_reply *reply) {
 static void describe_run(struct server *server, struct run_status *out) {
     const struct run_state *run = coordinator_state_run(server->state);
     memset(out, 0, sizeof *out);
-    out->waits = waits_for(server, &out->clock_ahead_ms);
+    out->waits = waits_sentence(server, &out->clock_ahead_ms);
     memcpy(out->run_id, server->run_id, RUN_ID_SIZE);
     out->name = server->manifest.name;
     out->phase = run_state_phase(run);

@@ -186,7 +186,7 @@ bool ledger_await(void *server, uint64_t size);
 
 /* --- server_waits.c: what holds the run up and needs a person, on the brain's thread --- */
 /* For the status: "" if nothing does. Valid until the next call. */
-const char *waits_for(struct server *server, int64_t *clock_ahead_ms);
+const char *waits_sentence(struct server *server, int64_t *clock_ahead_ms);
 /* A site has told its time: whether ours is off is said in the log, at once and then once a minute. */
 void waits_hear_clock(struct server *server);
 

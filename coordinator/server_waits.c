@@ -31,7 +31,7 @@ static void describe_lost(struct server *server, char *out, size_t size) {
              coordinator_state_has_model(server->state) ? "" : ", and the model needs it before the next step");
 }
 
-const char *waits_for(struct server *server, int64_t *clock_ahead_ms) {
+const char *waits_sentence(struct server *server, int64_t *clock_ahead_ms) {
     char disk[200] = "", lost[200], clock[112] = "";
     struct clock_off off = {0};
     (void)!disk_waiting(server->disk, disk, sizeof disk);
