@@ -18,6 +18,7 @@
 #include "model/trainer.h"
 #include "node/daemon_internal.h"
 #include "node/journal_files.h"
+#include "node/restore_model.h"
 #include "node/verbs.h"
 #include "rpc/environment.h"
 #include "run/run_model.h"
@@ -260,12 +261,9 @@ static enum status open_journal(struct daemon *daemon, struct error *error) {
     const struct manifest *manifest = &daemon->site->manifest;
     TRY(journal_open(daemon->site->directory, manifest->fragments, &daemon->journal, error));
     TRY(check_stored_genesis(daemon, error));
-    struct restore_input input = {.journal = daemon->journal,
-                                  .manifest = manifest,
-                                  .layout = &daemon->layout,
-                                  .initial = daemon->settings->initial,
-                                  .replica = &daemon->replica,
-                                  .trainer = daemon->trainer};
+    struct restore_model model = {
+        .manifest = manifest, .layout = &daemon->layout, .initial = daemon->settings->initial, .trainer = daemon->trainer};
+    struct restore_input input = {.journal = daemon->journal, .replica = &daemon->replica, .port = restore_model_port(&model)};
     TRY(restore_site(&input, &daemon->restored, error));
     daemon->from_initial = !daemon->restored.from_checkpoint && journal_size(daemon->journal) == 0;
     if (daemon->from_initial) state_root(daemon->replica.global.theta, daemon->layout.count, daemon->initial_root);

@@ -1,19 +1,17 @@
+/* The replica, then fragment by fragment what the records and the checkpoint say: the table in node/restore.h. */
 #include "node/restore.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/log.h"
 #include "base/memory.h"
-#include "model/trainer.h"
-#include "run/run_model.h"
 
 /* ---- the replica ---------------------------------------------------------------------------------------------------------- */
 
 static enum status load_global(const struct restore_input *input, struct error *error) {
     const struct journal_checkpoint *checkpoint = journal_checkpoint(input->journal);
     struct model_state *global = &input->replica->global;
-    if (!checkpoint) return run_model_initialise(input->manifest, input->layout, input->initial, global->theta, error);
+    if (!checkpoint) return input->port.initialise(input->port.context, global->theta, error);
     struct buffer content = {0};
     struct snapshot_header header = {.version = checkpoint->version, .content_size = checkpoint->global.size};
     memcpy(header.root, checkpoint->root, DIGEST_SIZE);
@@ -50,8 +48,7 @@ static enum status replay(const struct restore_input *input, struct restored *ou
         status = replay_run(&source, &options, run, &input->replica->global, &report, error);
         if (status != OK &&
             report.lost_payload) { /* it is fetched again once there is a link; until then the replica stands here */
-            log_error("payload_lost", "entry=%llu message=\"%s\" do=\"nothing: the coordinator is asked for it\"",
-                      (unsigned long long)report.failed_entry, error ? error->message : "");
+            input->port.payload_lost(input->port.context, report.failed_entry, error);
             out->entries = run_state_size(run);
             status = OK;
         }
@@ -70,24 +67,24 @@ struct restoring {
     float *local;                                /* theta_local: at first the checkpoint's */
 };
 
-struct piece { /* of a vector */
+struct restore_range { /* of a vector */
     uint64_t start, count;
     size_t size;
 };
 
-static struct piece piece_of(const struct restore_input *input, uint32_t fragment) {
-    struct piece piece;
+static struct restore_range piece_of(const struct restore_input *input, uint32_t fragment) {
+    struct restore_range piece;
     fragment_range(input->replica->parameters, input->replica->fragments, fragment, &piece.start, &piece.count);
     piece.size = (size_t)piece.count * sizeof(float);
     return piece;
 }
 
-static const float *floats_of(const struct buffer *buffer, struct piece piece) {
+static const float *floats_of(const struct buffer *buffer, struct restore_range piece) {
     return (const float *)(const void *)buffer->data + piece.start;
 }
 
 /* A blob that holds one fragment's vector, into its place. */
-static enum status read_vector(struct restoring *r, const struct journal_blob *blob, struct piece piece, float *vector,
+static enum status read_vector(struct restoring *r, const struct journal_blob *blob, struct restore_range piece, float *vector,
                                const char *what, struct error *error) {
     struct buffer content = {0};
     enum status status = journal_blob_read(r->input->journal, blob, &content, error);
@@ -99,7 +96,8 @@ static enum status read_vector(struct restoring *r, const struct journal_blob *b
 }
 
 /* base = theta_s + decode(message), where the checkpoint does not have the base. */
-static enum status rebuild_base(struct restoring *r, const struct journal_round *round, struct piece piece, struct error *error) {
+static enum status rebuild_base(struct restoring *r, const struct journal_round *round, struct restore_range piece,
+                                struct error *error) {
     struct replica *replica = r->input->replica;
     if (replica->feedback) return OK; /* sparse mode never asks for it */
     struct buffer payload = {0};
@@ -110,8 +108,7 @@ static enum status rebuild_base(struct restoring *r, const struct journal_round 
     if (status == OK) status = codec_decode(replica->codec, buffer_bytes(&payload), (size_t)piece.count, base, error);
     for (uint64_t i = 0; status == OK && i < piece.count; i++) base[i] = snapshot[i] + base[i];
     if (status == CORRUPT || status == NOT_FOUND) { /* for good: if the message is refused, its mass is lost */
-        log_error("contribution_lost", "fragment=%u sequence=%llu message=\"%s\" do=\"nothing: the site goes on without it\"",
-                  round->fragment, (unsigned long long)round->sequence, error ? error->message : "");
+        r->input->port.message_lost(r->input->port.context, round, error);
         memcpy(base, snapshot, piece.size);
         status = OK;
     }
@@ -119,7 +116,7 @@ static enum status rebuild_base(struct restoring *r, const struct journal_round 
     return status;
 }
 
-static enum status restore_in_flight(struct restoring *r, const struct journal_round *round, struct piece piece,
+static enum status restore_in_flight(struct restoring *r, const struct journal_round *round, struct restore_range piece,
                                      struct error *error) {
     struct replica *replica = r->input->replica;
     uint32_t fragment = round->fragment;
@@ -158,7 +155,7 @@ static struct round_progress progress_of(const struct restoring *r, uint32_t fra
 }
 
 /* What of the checkpoint's theta_local no message has carried: local - *from. NULL: nothing. */
-static const float *uncarried_from(struct restoring *r, uint32_t fragment, struct piece piece) {
+static const float *uncarried_from(struct restoring *r, uint32_t fragment, struct restore_range piece) {
     const struct journal_round *round = journal_round(r->input->journal, fragment);
     uint64_t over = round ? round->sequence : 0;
     if (!r->checkpoint) return NULL;
@@ -168,7 +165,7 @@ static const float *uncarried_from(struct restoring *r, uint32_t fragment, struc
     return floats_of(kept ? &r->base : &r->snapshot, piece);
 }
 
-static void restore_idle(struct restoring *r, uint32_t fragment, struct piece piece) {
+static void restore_idle(struct restoring *r, uint32_t fragment, struct restore_range piece) {
     const float *global = r->input->replica->global.theta + piece.start;
     const float *from = uncarried_from(r, fragment, piece);
     float *local = r->local + piece.start;
@@ -180,7 +177,7 @@ static void restore_idle(struct restoring *r, uint32_t fragment, struct piece pi
 }
 
 static enum status restore_fragment(struct restoring *r, uint32_t fragment, struct restored *out, struct error *error) {
-    struct piece piece = piece_of(r->input, fragment);
+    struct restore_range piece = piece_of(r->input, fragment);
     struct replica *replica = r->input->replica;
     const struct journal_round *round = journal_round(r->input->journal, fragment);
     out->fragment[fragment].progress = progress_of(r, fragment);
@@ -211,7 +208,7 @@ static enum status load_trainer(struct restoring *r, struct error *error) {
     struct buffer state = {0};
     size_t size = (size_t)input->replica->parameters * sizeof(float);
     enum status status = journal_blob_read(input->journal, &r->checkpoint->trainer, &state, error);
-    if (status == OK) status = trainer_load(input->trainer, buffer_bytes(&state), error);
+    if (status == OK) status = input->port.load(input->port.context, buffer_bytes(&state), error);
     if (status == OK) status = journal_blob_read(input->journal, &r->checkpoint->base, &r->base, error);
     if (status == OK && r->checkpoint->snapshot.size > 0)
         status = journal_blob_read(input->journal, &r->checkpoint->snapshot, &r->snapshot, error);
@@ -232,19 +229,21 @@ static enum status load_optimizer(struct restoring *r, struct error *error) {
     if (!youngest || (r->checkpoint && youngest->trainer_steps <= r->checkpoint->trainer_steps)) return OK;
     struct buffer state = {0};
     enum status status = journal_blob_read(r->input->journal, &youngest->optimizer, &state, error);
-    if (status == OK) status = trainer_load(r->input->trainer, buffer_bytes(&state), error);
+    if (status == OK) status = r->input->port.load(r->input->port.context, buffer_bytes(&state), error);
     buffer_deinit(&state);
     return status == OK ? OK : error_wrap(error, status, "the last round's optimizer");
 }
 
 enum status restore_site(const struct restore_input *input, struct restored *out, struct error *error) {
+    struct error unseen = {0};
+    if (!error) error = &unseen; /* the port is told why */
     *out = (struct restored){.from_checkpoint = journal_checkpoint(input->journal) != NULL};
     if (out->from_checkpoint) out->payloads_from = journal_checkpoint(input->journal)->payloads_from;
     TRY(load_global(input, error));
     TRY(replay(input, out, error));
-    if (!input->trainer) return OK;
+    if (!input->port.local) return OK;
     struct restoring r = {
-        .input = input, .checkpoint = journal_checkpoint(input->journal), .local = trainer_parameters(input->trainer)};
+        .input = input, .checkpoint = journal_checkpoint(input->journal), .local = input->port.local(input->port.context)};
     enum status status = load_trainer(&r, error);
     for (uint32_t i = 0; status == OK && i < input->replica->fragments; i++) status = restore_fragment(&r, i, out, error);
     if (status == OK) status = load_optimizer(&r, error);

@@ -14,7 +14,9 @@
  * where that went back into e.
  *
  * base = global for all that are not in flight, as node_state_start expects. Where the base of a message in flight is not in
- * c it matters only after a refusal in dense mode, and is then theta_s + decode(message): the base but for rounding.
+ * c it matters only after a refusal in dense mode, and is then theta_s + decode(message): the base except for rounding.
+ *
+ * Pure over the journal and a port: node/restore_model.h has the trainer behind it, the simulator a toy.
  */
 #ifndef NODE_RESTORE_H
 #define NODE_RESTORE_H
@@ -23,16 +25,24 @@
 #include "node/node_state.h"
 #include "node/training_marks.h"
 
-struct layout;
-struct trainer;
+struct restore_port { /* what the site trains, and who is told what is gone */
+    void *context;
+    /* The run's initial parameters. */
+    enum status (*initialise)(void *context, float *theta, struct error *error);
+    /* theta_local, [parameters]. NULL function: the replica's global part alone, for who only reads. */
+    float *(*local)(void *context);
+    /* A checkpoint's trainer, or the optimizer and data position of a round. */
+    enum status (*load)(void *context, struct bytes state, struct error *error);
+    /* The payload of that entry: the replica stands before the step that needs it. */
+    void (*payload_lost)(void *context, uint64_t entry, const struct error *why);
+    /* The site goes on without it: if it is refused, its mass is gone. */
+    void (*message_lost)(void *context, const struct journal_round *round, const struct error *why);
+};
 
 struct restore_input { /* all borrowed */
     struct journal *journal;
-    const struct manifest *manifest;
-    const struct layout *layout;
-    const char *initial;     /* file of the run's initial checkpoint; NULL: none */
     struct replica *replica; /* initialised, otherwise untouched */
-    struct trainer *trainer; /* NULL: the replica's global part alone, for who only reads */
+    struct restore_port port;
 };
 
 struct restored {

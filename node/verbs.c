@@ -20,7 +20,7 @@
 #include "node/daemon.h"
 #include "node/join.h"
 #include "node/journal_files.h"
-#include "node/restore.h"
+#include "node/restore_model.h"
 #include "node/status.h"
 #include "rpc/environment.h"
 #include "run/run_model.h"
@@ -198,11 +198,8 @@ static enum status model_open_once(const struct settings *settings, struct model
     if (status == OK) status = run_model_layout(manifest, &model.layout, error);
     if (status == OK) status = journal_open_reading(settings->directory, manifest->fragments, &model.journal, error);
     if (status == OK) status = replica_init(&model.replica, manifest, model.layout.count, error);
-    struct restore_input input = {.journal = model.journal,
-                                  .manifest = manifest,
-                                  .layout = &model.layout,
-                                  .initial = settings->initial,
-                                  .replica = &model.replica};
+    struct restore_model what = {.manifest = manifest, .layout = &model.layout, .initial = settings->initial};
+    struct restore_input input = {.journal = model.journal, .replica = &model.replica, .port = restore_model_port(&what)};
     *moved = false;
     if (status == OK) {
         status = restore_site(&input, &restored, error);

@@ -3,6 +3,7 @@
 #include "node/restore.h"
 
 #include "node/journal_files.h"
+#include "node/restore_model.h"
 #include "tests/node_fixture.h"
 
 /* RFC 8032's first public key: any that is on the curve will do. */
@@ -110,11 +111,9 @@ static struct restored restart(struct crashed *crashed) {
     struct replica *replica = &crashed->site.replica;
     memset(replica->global.theta, 0x55, crashed->site.count * sizeof(float));
     CHECK_OK(journal_open(test_directory(), 1, &crashed->journal, &error));
-    struct restore_input input = {.journal = crashed->journal,
-                                  .manifest = &crashed->site.manifest,
-                                  .layout = &crashed->site.layout,
-                                  .replica = replica,
-                                  .trainer = crashed->site.trainer};
+    struct restore_model model = {
+        .manifest = &crashed->site.manifest, .layout = &crashed->site.layout, .trainer = crashed->site.trainer};
+    struct restore_input input = {.journal = crashed->journal, .replica = replica, .port = restore_model_port(&model)};
     CHECK_OK(restore_site(&input, &restored, &error));
     struct trainer_counters counters = trainer_counters(crashed->site.trainer);
     CHECK_EQUAL(counters.steps, crashed->counters.steps);
@@ -406,11 +405,10 @@ TEST(a_damaged_checkpoint_is_told_by_name) {
     hex_encode(journal_checkpoint(crashed.journal)->global.digest, DIGEST_SIZE, hex);
     snprintf(path, sizeof path, "%s/state/blobs/%.2s/%s", test_directory(), hex, hex + 2);
     CHECK(remove(path) == 0);
-    struct restore_input input = {.journal = crashed.journal,
-                                  .manifest = &crashed.site.manifest,
-                                  .layout = &crashed.site.layout,
-                                  .replica = &crashed.site.replica,
-                                  .trainer = crashed.site.trainer};
+    struct restore_model model = {
+        .manifest = &crashed.site.manifest, .layout = &crashed.site.layout, .trainer = crashed.site.trainer};
+    struct restore_input input = {
+        .journal = crashed.journal, .replica = &crashed.site.replica, .port = restore_model_port(&model)};
     CHECK_STATUS(restore_site(&input, &restored, &error), NOT_FOUND);
     CHECK_CONTAINS(error.message, "checkpoint's replica");
     end(&crashed);

@@ -1,0 +1,41 @@
+#include "node/restore_model.h"
+
+#include "base/log.h"
+#include "model/trainer.h"
+#include "run/run_model.h"
+
+static enum status initialise(void *context, float *theta, struct error *error) {
+    const struct restore_model *model = context;
+    return run_model_initialise(model->manifest, model->layout, model->initial, theta, error);
+}
+
+static float *local(void *context) {
+    const struct restore_model *model = context;
+    return trainer_parameters(model->trainer);
+}
+
+static enum status load(void *context, struct bytes state, struct error *error) {
+    const struct restore_model *model = context;
+    return trainer_load(model->trainer, state, error);
+}
+
+static void payload_lost(void *context, uint64_t entry, const struct error *why) {
+    (void)context;
+    log_error("payload_lost", "entry=%llu message=\"%s\" do=\"nothing: the coordinator is asked for it\"",
+              (unsigned long long)entry, why->message);
+}
+
+static void message_lost(void *context, const struct journal_round *round, const struct error *why) {
+    (void)context;
+    log_error("contribution_lost", "fragment=%u sequence=%llu message=\"%s\" do=\"nothing: the site goes on without it\"",
+              round->fragment, (unsigned long long)round->sequence, why->message);
+}
+
+struct restore_port restore_model_port(const struct restore_model *model) {
+    return (struct restore_port){.context = (void *)(uintptr_t)model,
+                                 .initialise = initialise,
+                                 .local = model->trainer ? local : NULL,
+                                 .load = load,
+                                 .payload_lost = payload_lost,
+                                 .message_lost = message_lost};
+}
