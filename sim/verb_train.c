@@ -175,7 +175,7 @@ static enum status train(const struct sim_settings *settings, struct error *erro
     status = train_run(&options, &result, error);
     if (status == OK) print_result(&result);
     if (status == OK && settings->train.svg) status = plot_write(settings, history, error);
-out:
+out:;
     bool cut = csv && ferror(csv) != 0;
     if (csv && (fclose(csv) != 0 || cut) && status == OK)
         status = error_set(error, FAILED, "%s could not be written whole", settings->train.csv);
