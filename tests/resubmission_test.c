@@ -48,36 +48,37 @@ static struct follower follower_start(struct world *w) {
     return f;
 }
 
-/* Waits until the follower has said that, a number of times. */
-static void follower_says(const struct follower *f, const char *words, size_t times) {
+static size_t follower_said(const struct follower *f, const char *words) {
     struct error error = {0};
     struct buffer text = {0};
-    for (uint64_t until = clock_monotonic_ms() + PATIENCE_MS;; clock_sleep_ms(10)) {
-        size_t found = 0;
-        text.size = 0;
-        if (file_exists(f->log)) CHECK_OK(file_read(f->log, 64 << 20, &text, &error));
-        buffer_u8(&text, 0);
-        for (const char *at = (const char *)text.data; (at = strstr(at, words)); at++) found++;
-        if (found >= times) break;
-        int status;
-        const char *tail = (const char *)text.data + (text.size > 600 ? text.size - 600 : 0);
-        if (waitpid(f->pid, &status, WNOHANG) != 0)
-            test_failed(__FILE__, __LINE__, "the site has ended with %d: %s", WEXITSTATUS(status), tail);
-        if (clock_monotonic_ms() > until) test_failed(__FILE__, __LINE__, "the site does not say \"%s\": %s", words, tail);
-    }
+    size_t found = 0;
+    if (file_exists(f->log)) CHECK_OK(file_read(f->log, 64 << 20, &text, &error));
+    buffer_u8(&text, 0);
+    for (const char *at = (const char *)text.data; (at = strstr(at, words)); at++) found++;
     buffer_deinit(&text);
+    return found;
+}
+
+static void follower_fails(const struct follower *f, const char *why) {
+    struct error error = {0};
+    struct buffer text = {0};
+    CHECK_OK(file_read(f->log, 64 << 20, &text, &error));
+    buffer_u8(&text, 0);
+    test_failed(__FILE__, __LINE__, "%s: %s", why, (const char *)text.data + (text.size > 600 ? text.size - 600 : 0));
+}
+
+/* Waits until the follower has said that, a number of times. */
+static void follower_says(const struct follower *f, const char *words, size_t times) {
+    for (uint64_t until = clock_monotonic_ms() + PATIENCE_MS; follower_said(f, words) < times; clock_sleep_ms(10)) {
+        int status;
+        if (waitpid(f->pid, &status, WNOHANG) != 0) follower_fails(f, "the site has ended");
+        if (clock_monotonic_ms() > until) follower_fails(f, words);
+    }
 }
 
 /* Two checkpoints from now on, so that the second began after all that has happened. */
 static void follower_prunes(const struct follower *f) {
-    struct error error = {0};
-    struct buffer text = {0};
-    size_t written = 0;
-    CHECK_OK(file_read(f->log, 64 << 20, &text, &error));
-    buffer_u8(&text, 0);
-    for (const char *at = (const char *)text.data; (at = strstr(at, " checkpoint_written ")); at++) written++;
-    buffer_deinit(&text);
-    follower_says(f, " checkpoint_written ", written + 2);
+    follower_says(f, " checkpoint_written ", follower_said(f, " checkpoint_written ") + 2);
 }
 
 static void follower_applies(const struct follower *f, unsigned version) {
@@ -137,6 +138,8 @@ TEST_WITHIN(what_another_site_sends_again_is_kept_for_whoever_waits_and_nobody_i
     CHECK(kill(follower.pid, SIGTERM) == 0);
     CHECK(waitpid(follower.pid, &status, 0) == follower.pid);
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    if (follower_said(&follower, "for=payload") > 0)
+        follower_fails(&follower, "it deleted what a step needs, and fetched it again");
     world_stop(&w);
     struct buffer text = {0};
     char *arguments = xformat("ledger verify --dir '%s'", w.directory);
