@@ -180,6 +180,7 @@ static uint64_t trained_ms(const struct coordinator_state *state, const struct p
 void brain_offered(struct coordinator_state *state, const struct contribution *contribution, bool waits, struct instant now) {
     struct presence *presence = brain_presence(state, contribution->site);
     if (!presence) return;
+    presence->idle_ms = active_ms(state, now);
     if (contribution->sequence <= presence->offered_sequence) return; /* again, over a new call */
     presence->offered_sequence = contribution->sequence;
     if (presence->is_waiting && !run_state_site_pending(state->run, contribution->site)) {

@@ -137,6 +137,7 @@ void brain_submit_open(struct coordinator_state *state, const struct coordinator
         return;
     }
     brain_hear(state, fresh.site, now);
+    brain_offered(state, &fresh.contribution, event->submit.waits, now); /* also where there is no room for it now */
     if (submit_supersedes(state, event->call, &fresh, out)) return;
     const char *full = no_room(state, fresh.site);
     if (full) {
@@ -145,7 +146,6 @@ void brain_submit_open(struct coordinator_state *state, const struct coordinator
     }
     state->uploads[state->upload_count++] = fresh;
     brain_presence(state, fresh.site)->uploading++;
-    brain_offered(state, &fresh.contribution, event->submit.waits, now);
     brain_act(out, DO_ADMIT, event->call)->contribution = fresh.contribution;
 }
 

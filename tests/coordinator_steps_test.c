@@ -457,6 +457,37 @@ TEST(time_in_which_a_site_waits_for_one_fragment_is_not_that_of_another_which_it
     brain_close(b);
 }
 
+/* There is one place, and site 3 sits on it for twenty seconds while site 1, as fast as site 2, asks and is told to come later. */
+TEST(time_in_which_there_is_no_room_for_a_contribution_is_that_of_the_next_one) {
+    struct brain *b =
+        brain_open_unstarted("merge: {quorum: 1, grace: 0s, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: true}\n", 3);
+    b->options.uploads_limit = 1;
+    brain_start(b, b->f->run);
+    for (int round = 0; round < 6; round++) {
+        brain_wait(b, 4000);
+        struct ledger_entry hog = brain_header(b, 3, 0);
+        uint64_t held = brain_submit(b, 3, &hog);
+        struct contribution c = fixture_contribution(b->f, 1, 0, run_state_version(b->f->run), b->payload);
+        c.signed_at_ms = b->now.wall_ms;
+        c.inner_steps = 40;
+        struct ledger_entry header = fixture_signed(b->f, &c, b->f->keys[1]);
+        EXPECT_REFUSAL(b, brain_submit(b, 1, &header), REFUSED_BUSY);
+        for (int second = 0; second < 20; second++) {
+            brain_wait(b, 1000);
+            brain_heartbeat(b, 1);
+            brain_heartbeat(b, 2);
+        }
+        brain_plain(b, COORDINATOR_CALL_GONE, held);
+        brain_contribute_header(b, 1, &header);
+        brain_settle(b);
+        give(b, 1, 0, 200);
+        give(b, 2, 0, 240);
+    }
+    CHECK_EQUAL(brain_heartbeat(b, 1), 40);
+    CHECK_EQUAL(brain_heartbeat(b, 2), 40);
+    brain_close(b);
+}
+
 TEST(fragments_that_come_unevenly_add_up_to_the_sites_speed) {
     struct brain *b =
         brain_open("fragments: 2\nmerge: {quorum: 1, grace: 0s, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: true}\n", 2);
