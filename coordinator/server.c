@@ -19,15 +19,7 @@ static void on_store_fatal(void *context, const struct error *error) {
     server_break(context, "the store failed: %.200s", error->message);
 }
 
-static uint64_t largest_fragment(const struct server *server) {
-    uint64_t largest = 0;
-    for (uint32_t fragment = 0; fragment < server->manifest.fragments; fragment++) {
-        uint64_t start, count;
-        fragment_range(server->parameters, server->manifest.fragments, fragment, &start, &count);
-        largest = MAX(largest, count);
-    }
-    return largest;
-}
+static void on_broken(void *context, const char *message) { server_break(context, "%s", message); }
 
 /* The certificate's key, not its word, says who we are: it must be the one that entry 0 names. */
 static enum status check_identity(const struct server *server, const struct run_state *run, struct error *error) {
@@ -57,7 +49,7 @@ static enum status restore(struct server *server, struct error *error) {
     for (uint32_t site = 1; site <= run_state_site_count(run); site++) {
         if (run_state_site(run, site)->revoked) server->revoked[site / 8] |= (uint8_t)(1u << site % 8);
     }
-    uint64_t largest = largest_fragment(server);
+    uint64_t largest = fragment_largest(server->parameters, server->manifest.fragments);
     struct coordinator_options options = {.key = server->keys.coordinator,
                                           .uploads_limit = server->options.uploads_limit,
                                           .payload_limit = codec_bound((enum codec)server->manifest.codec.kind, largest),
@@ -67,9 +59,6 @@ static enum status restore(struct server *server, struct error *error) {
                                           .model_behind = report.lost_payload,
                                           .new_epoch = server->options.new_epoch};
     server->state = coordinator_state_create(&options, run); /* takes run */
-    void *scratch = NULL;
-    TRY(memory_try(largest, sizeof(float), &scratch, error));
-    server->scratch = scratch;
     atomic_store(&server->published, run_state_size(run));
     ledger_open(server, run_state_size(run));
     publish_dropped(server, run);
@@ -81,7 +70,7 @@ static enum status restore(struct server *server, struct error *error) {
     struct error why = {0}; /* what is left behind may stay where it cannot be told for sure */
     if (directory_sweep(&server->data, key_pair_public(server->keys.coordinator), &why) != OK)
         log_warn("left_behind", "reason=%s", log_quote(why.message, quoted, sizeof quoted));
-    return blob_upload_clean(server->data.blobs, UPLOAD_AGE_MS, NULL, error);
+    return OK;
 }
 
 static enum status start_threads(struct server *server, struct error *error) {
@@ -96,7 +85,15 @@ static enum status start_threads(struct server *server, struct error *error) {
                                          .context = server};
     memcpy(model.run_id, server->run_id, RUN_ID_SIZE);
     TRY(model_thread_start(&model, &server->model_thread, error));
-    TRY(thread_start("intake", intake_run, server, &server->intake_thread, error));
+    struct intake_options intake = {.blobs = server->data.blobs,
+                                    .manifest = &server->manifest,
+                                    .parameters = server->parameters,
+                                    .chunk_limit = server->options.chunk_limit,
+                                    .disk = server->disk,
+                                    .tell = brain_tell_event,
+                                    .broken = on_broken,
+                                    .context = server};
+    TRY(intake_start(&intake, &server->intake, error));
     TRY(thread_start("publisher", publish_run, server, &server->publish_thread, error));
     return thread_start("brain", brain_run, server, &server->brain_thread, error);
 }
@@ -129,7 +126,6 @@ enum status server_start(const struct server_options *options, struct server **o
     server->revoked = xcalloc(SITES_LIMIT / 8 + 1, 1);
     server->reports = xcalloc(SITES_LIMIT + 1, sizeof server->reports[0]);
     server->brain_queue = queue_create(JOBS_LIMIT);
-    server->intake_queue = queue_create(JOBS_LIMIT);
     server->disk = disk_create();
     server->publish_queue = queue_create(JOBS_LIMIT);
     enum status status = directory_open(options->directory, false, on_store_fatal, server, &server->data, error);
@@ -175,7 +171,7 @@ void server_destroy(struct server *server) {
     if (server->brain_thread) brain_push(server, brain_item_create(BRAIN_END, NULL));
     if (thread_join(server->brain_thread, UINT64_MAX) != OK) log_error("thread_stuck", "%s", "");
     queue_close(server->brain_queue);
-    end_queue(server->intake_queue, server->intake_thread);
+    intake_stop(server->intake);
     end_queue(server->publish_queue, server->publish_thread);
     model_thread_stop(server->model_thread);
     directory_close(&server->data); /* commits what it has; its callbacks find the brain's queue closed */
@@ -192,8 +188,6 @@ void server_destroy(struct server *server) {
     model_state_deinit(&server->model);
     ledger_close(server);
     disk_destroy(server->disk);
-    free(server->scratch);
-    free(server->transfers);
     free(server->intact);
     free(server->dropped);
     pthread_mutex_destroy(&server->dropped_lock);

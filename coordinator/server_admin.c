@@ -116,15 +116,15 @@ void admin_done(struct server *server, const struct coordinator_action *action) 
     if (!call) return;
     struct admin_reply reply = {.code = codes[action->outcome], .message = action->message};
     if (reply.code == ADMIN_OK) {
-        reply.invitation_secret = buffer_bytes(&call->request_der);
+        reply.invitation_secret = buffer_bytes(&call->secret);
         reply.address = server->options.advertise;
         reply.value = action->version;
         reply.has_run = true;
         describe_run(server, &reply.run);
     }
     send_reply(call, &reply);
-    clear(call->request_der.data, call->request_der.size);
-    call->request_der.size = 0;
+    clear(call->secret.data, call->secret.size);
+    call->secret.size = 0;
     call_release(call);
 }
 

@@ -70,18 +70,6 @@ void brain_tell_event(void *context, const struct coordinator_event *event) {
     brain_push(context, item);
 }
 
-void brain_tell(struct server *server, enum coordinator_event_kind kind, uint64_t call, enum refusal code, const char *message) {
-    struct brain_item *item = brain_item_create(BRAIN_EVENT, NULL);
-    item->event.kind = kind;
-    item->event.call = call;
-    if (message) snprintf(item->message, sizeof item->message, "%s", message);
-    if (kind == COORDINATOR_UPLOADED || kind == COORDINATOR_CHECKED) {
-        item->event.uploaded.code = code;
-        item->event.uploaded.message = item->message;
-    }
-    brain_push(server, item);
-}
-
 /* ---- doing what it says --------------------------------------------------------------------------------------------------- */
 
 static void send_submit_reply(struct server *server, uint64_t number, const struct submit_reply *reply) {
@@ -170,7 +158,7 @@ static void do_joined(struct server *server, const struct coordinator_action *ac
     if (action->code == ACCEPTED) {
         const struct run_site *site =
             action->site ? run_state_site(coordinator_state_run(server->state), action->site) : NULL; /* NULL: only a look */
-        if (site) status = issue(server, action->site, site->name, buffer_bytes(&call->request_der), &certificate, &error);
+        if (site) status = issue(server, action->site, site->name, buffer_bytes(&call->csr), &certificate, &error);
         manifest_write(&server->manifest, &manifest);
         reply.protocol = call->protocol;
         memcpy(reply.run_id, server->run_id, RUN_ID_SIZE);
@@ -225,15 +213,24 @@ static void do_heartbeat_reply(struct server *server, const struct coordinator_a
 static void do_admit(struct server *server, const struct coordinator_action *action) {
     struct call *call = call_find(server, action->call);
     if (!call) return;
-    call->supply = action->supply;
-    intake_admit(server, call, &action->contribution, action->supply);
+    struct intake_message message = {.kind = INTAKE_ADMIT, .call = call};
+    message.admit.contribution = action->contribution;
+    message.admit.supply = action->supply;
+    intake_post(server->intake, &message);
     call_release(call);
+}
+
+static void do_check(struct server *server, const struct coordinator_action *action) {
+    struct intake_message message = {.kind = INTAKE_CHECK};
+    message.check.number = action->call;
+    message.check.contribution = action->contribution;
+    intake_post(server->intake, &message);
 }
 
 static void do_drop(struct server *server, const struct coordinator_action *action) {
     struct call *call = call_find(server, action->call);
     if (!call) return;
-    intake_close(server, call);
+    intake_post(server->intake, &(struct intake_message){.kind = INTAKE_CLOSE, .call = call});
     rpc_call_finish(call->rpc, RPC_ABORTED, "the site submits over a newer call");
     call_release(call);
 }
@@ -287,7 +284,7 @@ static void perform(struct server *server, const struct coordinator_action *acti
     case DO_REFUSE: do_refuse(server, action); break;
     case DO_RECEIPT: do_receipt(server, action); break;
     case DO_DROP: do_drop(server, action); break;
-    case DO_CHECK: intake_check(server, action->call, &action->contribution); break;
+    case DO_CHECK: do_check(server, action); break;
     case DO_COMMIT: ledger_add(server, action); break;
     case DO_PUBLISH: do_publish(server, action->size); break;
     case DO_APPLY: do_apply(server, &action->step); break;
@@ -319,7 +316,9 @@ static void tell_entry(struct server *server, const struct coordinator_action *a
                  entry.step.fragment, entry.step.count);
     } else if (entry.kind == LEDGER_CONTRIBUTION) {
         if (contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE), &contribution, NULL) != OK) return;
-        intake_keep(server, contribution.payload_digest);
+        struct intake_message message = {.kind = INTAKE_KEEP};
+        memcpy(message.keep.digest, contribution.payload_digest, DIGEST_SIZE);
+        intake_post(server->intake, &message);
         log_info("contribution_accepted", "site=%u sequence=%llu fragment=%u base=%llu loss=%.4f size=%llu", contribution.site,
                  (unsigned long long)contribution.sequence, contribution.fragment, (unsigned long long)contribution.base_version,
                  (double)contribution.loss, (unsigned long long)contribution.payload_size);
@@ -359,7 +358,7 @@ static void make_secret(struct brain_item *item) {
     uint8_t secret[SECRET_SIZE];
     random_system(secret, sizeof secret);
     digest_sha256(secret, sizeof secret, item->event.admin.secret_digest);
-    buffer_append(&item->call->request_der, secret, sizeof secret);
+    buffer_append(&item->call->secret, secret, sizeof secret);
     clear(secret, sizeof secret);
 }
 

@@ -17,22 +17,11 @@
 
 /* ---- the registry ------------------------------------------------------------------------------------------------------- */
 
-struct call *call_retain(struct call *call) {
-    if (call) atomic_fetch_add(&call->references, 1);
-    return call;
-}
-
-void call_release(struct call *call) {
-    if (!call || atomic_fetch_sub(&call->references, 1) != 1) return;
-    rpc_call_release(call->rpc);
-    free_clearing(call->request_der.data, call->request_der.capacity); /* an invitation's secret, if nobody waited for it */
-    free(call);
-}
-
-static struct call *call_create(struct server *server, enum service_method method, struct rpc_call *rpc) {
+static struct call *open_call(struct server *server, enum service_method method, struct rpc_call *rpc) {
     struct call *call = xcalloc(1, sizeof *call);
     atomic_init(&call->references, 1);
     call->server = server;
+    call->bytes_out = &server->bytes_out;
     call->method = method;
     call->rpc = rpc_call_retain(rpc);
     pthread_mutex_lock(&server->calls_lock);
@@ -88,23 +77,6 @@ static bool is_revoked(struct server *server, uint32_t site) {
     return revoked;
 }
 
-/* ---- sending ------------------------------------------------------------------------------------------------------------ */
-
-enum status call_send(struct call *call, struct buffer *head, struct bytes payload) {
-    struct rpc_piece pieces[2] = {rpc_piece_of(buffer_bytes(head)), rpc_piece_of(payload)};
-    size_t size = head->size + payload.size;
-    enum status status = rpc_call_write(call->rpc, pieces, payload.size > 0 ? 2 : 1);
-    if (status == OK) atomic_fetch_add(&call->server->bytes_out, size + FRAME_OVERHEAD);
-    buffer_deinit(head);
-    return status;
-}
-
-void call_answer(struct call *call, struct buffer *head) {
-    struct rpc_piece piece = rpc_piece_of(buffer_bytes(head));
-    if (rpc_call_reply(call->rpc, &piece, 1) == OK) atomic_fetch_add(&call->server->bytes_out, head->size + FRAME_OVERHEAD);
-    buffer_deinit(head);
-}
-
 /* ---- opening ------------------------------------------------------------------------------------------------------------ */
 
 /* Who the certificate says it is. False, with the call ended, for somebody who has no business here. */
@@ -131,7 +103,6 @@ static bool identify(struct call *call) {
                         wants_admin ? "only an admin's certificate may do that" : "only a site's certificate may do that");
         return false;
     }
-    call->admin = wants_admin;
     call->site = wants_admin ? 0 : identity.site;
     if (!wants_admin && is_revoked(call->server, call->site)) {
         rpc_call_finish(call->rpc, RPC_PERMISSION_DENIED, "this site was revoked");
@@ -142,7 +113,7 @@ static bool identify(struct call *call) {
 
 static void open_method(struct rpc_call *rpc, void *user, enum service_method method) {
     struct server *server = user;
-    struct call *call = call_create(server, method, rpc);
+    struct call *call = open_call(server, method, rpc);
     rpc_call_set_user(rpc, call);
     if (!identify(call)) return;
     if (method == METHOD_SUBMIT) rpc_call_read(rpc);
@@ -161,8 +132,9 @@ static void on_closed(struct rpc_call *rpc, void *user, const struct rpc_outcome
     atomic_store(&call->closed, true);
     struct server *server = call->server;
     if (call->method == METHOD_SUBMIT) {
-        intake_close(server, call); /* before the brain can let a newer call have the same upload */
-        brain_tell(server, COORDINATOR_CALL_GONE, call->number, ACCEPTED, NULL);
+        /* before the brain can let a newer call have the same upload */
+        intake_post(server->intake, &(struct intake_message){.kind = INTAKE_CLOSE, .call = call});
+        brain_tell_event(server, &(struct coordinator_event){.kind = COORDINATOR_CALL_GONE, .call = call->number});
     } else if (call->method == METHOD_FOLLOW || call->method == METHOD_SNAPSHOT) {
         publish_closed(server, call);
     }
@@ -225,24 +197,28 @@ static void submit_message(struct rpc_call *rpc, void *user, struct buffer *mess
     struct arena *arena = begin_decode();
     if (submit_frame_decode(split_frame, arena, &frame, &error) != OK) {
         refuse_bytes(call, &error);
-    } else if ((frame.kind == SUBMIT_OPEN) == call->opened) {
-        rpc_call_finish(rpc, RPC_INVALID_ARGUMENT, call->opened ? "a second header on one stream" : "a chunk before the header");
+    } else if ((frame.kind == SUBMIT_OPEN) == call->submits) {
+        rpc_call_finish(rpc, RPC_INVALID_ARGUMENT, call->submits ? "a second header on one stream" : "a chunk before the header");
     } else if (frame.kind == SUBMIT_OPEN) {
         if (speaks(call, frame.open.protocol)) {
-            call->opened = true;
+            call->submits = true;
             submit_opened(call, &frame);
         }
     } else {
-        size_t head = message->size - frame.payload.size;
-        intake_chunk(call->server, call, frame.chunk.offset, message, head); /* takes the message */
+        struct intake_message chunk = {.kind = INTAKE_CHUNK, .call = call};
+        chunk.chunk.offset = frame.chunk.offset;
+        chunk.chunk.message = *message; /* taken */
+        chunk.chunk.head_size = message->size - frame.payload.size;
+        *message = (struct buffer){0};
+        intake_post(call->server->intake, &chunk);
     }
     end_decode(arena);
 }
 
 static void submit_half_closed(struct rpc_call *rpc, void *user) {
     struct call *call = user;
-    if (call->opened)
-        intake_half_close(call->server, call);
+    if (call->submits)
+        intake_post(call->server->intake, &(struct intake_message){.kind = INTAKE_HALF_CLOSE, .call = call});
     else
         rpc_call_finish(rpc, RPC_INVALID_ARGUMENT, "the header is missing");
 }
@@ -336,7 +312,7 @@ static void join_request(struct call *call, const struct join_request *request) 
         memcpy(item->event.join.name, request->site_name, strlen(request->site_name) + 1);
         item->event.join.look = request->look;
         digest_sha256(request->invitation_secret.data, request->invitation_secret.size, item->event.join.secret_digest);
-        buffer_append(&call->request_der, request->csr_der.data, request->csr_der.size);
+        buffer_append(&call->csr, request->csr_der.data, request->csr_der.size);
         brain_push(call->server, item);
         return;
     }

@@ -8,9 +8,11 @@
 
 #include "base/queue.h"
 #include "base/thread.h"
+#include "coordinator/call.h"
 #include "coordinator/coordinator_state.h"
 #include "coordinator/directory.h"
 #include "coordinator/disk.h"
+#include "coordinator/intake.h"
 #include "coordinator/model_thread.h"
 #include "coordinator/server.h"
 #include "proto/messages.h"
@@ -18,39 +20,9 @@
 #include "rpc/call.h"
 #include "rpc/server.h"
 
-enum {
-    FRAME_OVERHEAD = 5 /* gRPC's own prefix of a message */,
-    JOBS_LIMIT = 65536,
-    UPLOAD_AGE_MS = 24 * 3600 * 1000 /* nobody comes back for what is older */
-};
+enum { FRAME_OVERHEAD = 5 /* gRPC's own prefix of a message */, JOBS_LIMIT = 65536 };
 
 struct server;
-
-/* One RPC, from on_open to on_closed. References: the registry's until on_closed, and one for each job that holds it. */
-struct call {
-    atomic_uint references;
-    struct server *server;
-    uint64_t number;
-    enum service_method method;
-    struct rpc_call *rpc;
-    uint32_t site; /* from the certificate; 0: none */
-    bool admin;
-    atomic_bool closed;
-
-    /* rpc thread */
-    bool opened;               /* Submit: the first frame came */
-    struct buffer request_der; /* Join: the CSR, until it is answered */
-    uint32_t protocol;
-
-    /* intake thread: Submit */
-    struct blob_upload *upload;
-    struct contribution contribution;
-    bool resumed; /* the upload had bytes of an earlier stream */
-    bool supply;  /* of a payload that was lost */
-
-    /* publisher thread: Follow and Snapshot */
-    struct stream *stream;
-};
 
 /* A piece of work for a thread that has a queue of them. */
 struct job {
@@ -58,8 +30,6 @@ struct job {
     struct call *call; /* a reference, or NULL */
     struct buffer bytes;
     uint64_t offset, number;
-    bool supply;
-    struct contribution contribution;
 };
 
 /* What the brain is given: an event of its state machine, or a question that only its thread can answer. */
@@ -76,7 +46,6 @@ struct brain_item {
     char device[WIRE_DEVICE_LIMIT + 1], software[WIRE_SOFTWARE_LIMIT + 1];
 };
 
-struct transfer;     /* server_intake.c */
 struct ledger_queue; /* server_ledger.c */
 
 struct site_report { /* what a site said last; brain thread */
@@ -91,8 +60,9 @@ struct server {
     struct directory_keys keys;
     uint8_t run_id[RUN_ID_SIZE];
     struct rpc_server *rpc;
-    struct queue *brain_queue, *intake_queue, *publish_queue;
-    struct thread *brain_thread, *intake_thread, *publish_thread;
+    struct queue *brain_queue, *publish_queue;
+    struct thread *brain_thread, *publish_thread;
+    struct intake *intake;
     struct model_thread *model_thread;
     struct disk *disk;
     uint64_t started_ms;
@@ -113,11 +83,7 @@ struct server {
     uint64_t clock_said_ms;          /* brain: when */
     uint64_t head_size;              /* brain: size of the head last handed to the publisher */
 
-    struct model_state model;   /* the model thread's, until it has stopped */
-    float *scratch;             /* intake thread, [largest fragment] */
-    uint64_t cleaned_ms;        /* intake thread: when old uploads were last looked for */
-    struct transfer *transfers; /* intake thread, [transfer_count] */
-    size_t transfer_count, transfer_capacity;
+    struct model_state model; /* the model thread's, until it has stopped */
     struct manifest manifest; /* fixed */
     uint8_t manifest_digest[DIGEST_SIZE];
     uint64_t parameters;
@@ -145,16 +111,10 @@ struct server {
 };
 
 /* --- server_calls.c: the rpc threads' side --- */
-struct call *call_retain(struct call *call);
-void call_release(struct call *call);
 /* A reference to the open call of that number, or NULL. */
 struct call *call_find(struct server *server, uint64_t number);
 /* Ends all calls of the site, now and to come; those that are open are told the reason. */
 void calls_cut(struct server *server, uint32_t site, const char *reason);
-/* Sends head (a frame's encoding, taken and freed) and what lies behind it, and counts the bytes. */
-enum status call_send(struct call *call, struct buffer *head, struct bytes payload);
-/* The same as the last message of a server-side unary or Submit call. */
-void call_answer(struct call *call, struct buffer *head);
 void server_methods(struct server *server, struct rpc_server_method methods[static METHOD_COUNT]);
 
 /* --- server_brain.c --- */
@@ -164,8 +124,6 @@ void brain_push(struct server *server, struct brain_item *item);
 struct brain_item *brain_item_create(enum brain_item_kind kind, struct call *call);
 /* Copies the event and what it borrows. For others' options: the context is the server. */
 void brain_tell_event(void *server, const struct coordinator_event *event);
-/* An event about a call, with a code and perhaps a message. */
-void brain_tell(struct server *server, enum coordinator_event_kind kind, uint64_t call, enum refusal code, const char *message);
 void server_break(struct server *server, const char *format, ...) PRINTF_LIKE(2, 3);
 
 /* --- server_ledger.c: the brain's thread, unless said otherwise --- */
@@ -199,17 +157,6 @@ void admin_done(struct server *server, const struct coordinator_action *action);
 struct job *job_create(void (*run)(struct server *server, struct job *job), struct call *call);
 void job_push(struct server *server, struct queue *queue, struct job *job); /* takes it */
 void jobs_run(struct server *server, struct queue *queue);                  /* until it is closed and empty */
-
-/* --- server_intake.c --- */
-void intake_run(void *server);
-void intake_admit(struct server *server, struct call *call, const struct contribution *contribution, bool supply);
-void intake_chunk(struct server *server, struct call *call, uint64_t offset, struct buffer *message, size_t head_size);
-void intake_check(struct server *server, uint64_t number, const struct contribution *contribution);
-void intake_close(struct server *server, struct call *call);
-/* The site has said all; a payload that is not whole by now never will be. */
-void intake_half_close(struct server *server, struct call *call);
-/* The ledger names that payload: it is never deleted again. */
-void intake_keep(struct server *server, const uint8_t digest[static DIGEST_SIZE]);
 
 /* --- server_publish.c --- */
 void publish_run(void *server);

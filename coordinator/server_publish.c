@@ -34,6 +34,33 @@ struct stream {
     struct buffer descriptor; /* Snapshot: until the first frame has gone */
 };
 
+struct job *job_create(void (*run)(struct server *server, struct job *job), struct call *call) {
+    struct job *job = xcalloc(1, sizeof *job);
+    job->run = run;
+    job->call = call_retain(call);
+    return job;
+}
+
+static void job_destroy(struct job *job) {
+    call_release(job->call);
+    buffer_deinit(&job->bytes);
+    free(job);
+}
+
+void job_push(struct server *server, struct queue *queue, struct job *job) {
+    (void)server;
+    if (queue_push_wait(queue, job) != OK) job_destroy(job);
+}
+
+void jobs_run(struct server *server, struct queue *queue) {
+    void *popped;
+    while (queue_pop(queue, UINT64_MAX, &popped) == OK) {
+        struct job *job = popped;
+        job->run(server, job);
+        job_destroy(job);
+    }
+}
+
 void publish_run(void *context) {
     struct server *server = context;
     jobs_run(server, server->publish_queue);

@@ -8,18 +8,8 @@
 #include "codec/codec.h"
 #include "kernels/elementwise.h"
 
-static uint64_t largest_fragment(const struct manifest *manifest, uint64_t parameters) {
-    uint64_t largest = 0;
-    for (uint32_t f = 0; f < manifest->fragments; f++) {
-        uint64_t start, count;
-        fragment_range(parameters, manifest->fragments, f, &start, &count);
-        largest = MAX(largest, count);
-    }
-    return largest;
-}
-
 uint64_t model_state_memory(const struct manifest *manifest, uint64_t parameters) {
-    uint64_t largest = largest_fragment(manifest, parameters);
+    uint64_t largest = fragment_largest(parameters, manifest->fragments);
     if (manifest->outer.mode == OUTER_DENSE) return parameters * 3 * sizeof(float) + largest * sizeof(float);
     return parameters * sizeof(float) + largest * (sizeof(float) + sizeof(uint16_t));
 }
@@ -32,7 +22,7 @@ static enum status floats_try(uint64_t count, float **out, struct error *error) 
 }
 
 static enum status allocate(struct model_state *state, struct error *error) {
-    uint64_t largest = largest_fragment(&state->manifest, state->parameters);
+    uint64_t largest = fragment_largest(state->parameters, state->manifest.fragments);
     TRY(floats_try(state->parameters, &state->theta, error));
     if (state->mode == OUTER_DENSE) {
         TRY(floats_try(state->parameters, &state->momentum, error));

@@ -162,3 +162,13 @@ void fragment_range(uint64_t parameters, uint32_t fragments, uint32_t fragment, 
     *start = chunks * fragment / fragments * chunk;
     *count = end - *start;
 }
+
+uint64_t fragment_largest(uint64_t parameters, uint32_t fragments) {
+    uint64_t largest = 0;
+    for (uint32_t fragment = 0; fragment < fragments; fragment++) {
+        uint64_t start, count;
+        fragment_range(parameters, fragments, fragment, &start, &count);
+        largest = MAX(largest, count);
+    }
+    return largest;
+}

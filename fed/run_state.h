@@ -148,5 +148,7 @@ uint32_t dylu_inner_steps(uint32_t inner_steps, double rate, double fastest);
 /* Fragment f of a vector of `parameters` floats in `fragments` pieces: [*start, *start + *count). Pieces are equal but for
  * rounding to 4096 (the codec's chunk); the last takes the rest. */
 void fragment_range(uint64_t parameters, uint32_t fragments, uint32_t fragment, uint64_t *start, uint64_t *count);
+/* Parameters of the largest. */
+uint64_t fragment_largest(uint64_t parameters, uint32_t fragments);
 
 #endif
