@@ -49,7 +49,7 @@ static enum status check_form(const char *text, struct error *error) {
                          (int)(strcspn(text, ":") + 1), text);
     if (strchr(text, '@')) return error_set(error, INVALID, "\"%.*s\" has an @ in it: write HOST:PORT alone", SHOWN, text);
     if (strpbrk(text, "/?#"))
-        return error_set(error, INVALID, "\"%.*s\" has a path behind it: write HOST:PORT alone", SHOWN, text);
+        return error_set(error, INVALID, "\"%.*s\" has a path after the port: write only HOST:PORT", SHOWN, text);
     return OK;
 }
 
@@ -102,14 +102,14 @@ static enum status check_host(struct address *address, const char *text, enum ad
         bool good = is_ipv6(host);
         if (zone) *zone = '%';
         if (good && named) return OK;
-        return error_set(error, INVALID, "\"%.*s\": in the brackets is no IPv6 address", SHOWN, text);
+        return error_set(error, INVALID, "\"%.*s\": in the brackets is not an IPv6 address", SHOWN, text);
     }
     if (!strchr(text, ':') && !strchr(text, '.') && looks_numeric(host))
         return error_set(error, INVALID, "\"%.*s\" names no host: write HOST:%.*s", SHOWN, text, SHOWN, text);
     if (looks_numeric(host)) {
         address->ipv4 = inet_pton(AF_INET, host, &room) == 1;
         if (address->ipv4) return OK;
-        return error_set(error, INVALID, "\"%.*s\": %.*s is no IPv4 address", SHOWN, text, SHOWN, host);
+        return error_set(error, INVALID, "\"%.*s\": %.*s is not an IPv4 address", SHOWN, text, SHOWN, host);
     }
     size_t good = strspn(host, LETTERS DIGITS "-_.");
     if (host[good] != 0)

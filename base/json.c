@@ -110,7 +110,7 @@ static enum status parse_hex4(struct json_parser *parser, uint32_t *out) {
         if (c >= '0' && c <= '9') digit = c - (uint32_t)'0';
         if (c >= 'a' && c <= 'f') digit = c - (uint32_t)'a' + 10;
         if (c >= 'A' && c <= 'F') digit = c - (uint32_t)'A' + 10;
-        if (digit == 16) return complain(parser, "\\u wants four hexadecimal digits");
+        if (digit == 16) return complain(parser, "\\u needs four hexadecimal digits");
         value = value << 4 | digit;
         parser->at++;
     }
@@ -195,7 +195,7 @@ static enum status parse_number(struct json_parser *parser, struct json_value *o
     if (peek(parser) == '.') {
         plain = false;
         parser->at++;
-        if (skip_digits(parser) == 0) return complain(parser, "a digit was expected behind the point");
+        if (skip_digits(parser) == 0) return complain(parser, "expected a digit after the decimal point");
     }
     if (peek(parser) == 'e' || peek(parser) == 'E') {
         plain = false;
@@ -293,7 +293,7 @@ static enum status parse_item(struct json_parser *parser, enum json_type type) {
         if (peek(parser) != '"') return complain(parser, "a key in double quotes was expected");
         TRY(parse_string(parser, &key, &key_size));
         skip_blanks(parser);
-        if (peek(parser) != ':') return complain(parser, "':' was expected behind the key");
+        if (peek(parser) != ':') return complain(parser, "expected ':' after the key");
         parser->at++;
     }
     TRY(parse_value(parser, &item));
@@ -358,7 +358,7 @@ static enum status parse_value(struct json_parser *parser, struct json_value *ou
 static enum status parse_document(struct json_parser *parser) {
     TRY(parse_value(parser, &parser->json->root));
     skip_blanks(parser);
-    return parser->at == parser->size ? OK : complain(parser, "more text behind the value");
+    return parser->at == parser->size ? OK : complain(parser, "more text after the value");
 }
 
 enum status json_parse(struct bytes text, const struct json_limits *limits, struct json **out, struct error *error) {
@@ -427,7 +427,8 @@ const struct json_value *json_array_get(const struct json_value *array, size_t i
 
 static enum status get(const struct json_value *object, const char *key, enum json_type type, const char *type_name,
                        const struct json_value **out, struct error *error) {
-    if (!object || object->type != JSON_OBJECT) return error_set(error, INVALID, "'%s' is looked for in what is no object", key);
+    if (!object || object->type != JSON_OBJECT)
+        return error_set(error, INVALID, "cannot look up '%s': the value is not an object", key);
     const struct json_value *value = json_object_get(object, key);
     if (!value) return error_set(error, NOT_FOUND, "the key '%s' is missing", key);
     if (value->type != type) return error_set(error, INVALID, "'%s' is not %s", key, type_name);

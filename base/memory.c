@@ -53,7 +53,7 @@ enum status memory_try(size_t count, size_t size, void **out, struct error *erro
     }
     size_t rounded = (total + 63) / 64 * 64;
     void *pointer = aligned_alloc(64, rounded ? rounded : 64);
-    if (!pointer) return error_set(error, FULL, "%zu bytes of memory are not to be had", total);
+    if (!pointer) return error_set(error, FULL, "cannot allocate %zu bytes", total);
     memset(pointer, 0, rounded ? rounded : 64);
     *out = pointer;
     return OK;

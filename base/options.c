@@ -371,7 +371,7 @@ enum status options_finish(struct options *options, struct error *error) {
     const struct command *command = options->chain[options->depth - 1];
     char words[128], flag[FLAG_SIZE], variable[FLAG_SIZE];
     option_command_words(options, words, sizeof words);
-    if (command->children) return error_set(error, INVALID, "'%s' needs a command behind it; see '%s --help'", words, words);
+    if (command->children) return error_set(error, INVALID, "'%s' needs a command after it; see '%s --help'", words, words);
     for (size_t i = 0; i < options->state_count; i++) {
         const struct option *option = options->states[i].option;
         if (!(option->flags & OPTION_REQUIRED) || options->states[i].source != OPTION_FROM_DEFAULT) continue;

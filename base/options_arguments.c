@@ -54,7 +54,7 @@ static enum status take_value(struct arguments *arguments, const char *flag, con
         *out = inline_value;
         return OK;
     }
-    if (arguments->at >= arguments->count) return error_set(error, INVALID, "%s needs a value behind it", flag);
+    if (arguments->at >= arguments->count) return error_set(error, INVALID, "%s needs a value", flag);
     *out = arguments->texts[arguments->at++];
     return OK;
 }

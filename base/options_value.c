@@ -53,7 +53,7 @@ static enum status parse_with_unit(const char *text, const struct option_unit *u
     }
     bool bytes = units == size_units;
     if (*end == 0 && (bytes || number == 0)) factor = 1;
-    if (factor == 0 && *end == 0) return error_set(error, INVALID, "'%s' lacks its unit: write %s", text, teaching);
+    if (factor == 0 && *end == 0) return error_set(error, INVALID, "'%s' has no unit: write %s", text, teaching);
     if (factor == 0) return error_set(error, INVALID, "'%s' has the unknown unit '%s': write %s", text, end, teaching);
     if (__builtin_mul_overflow(number, factor, out)) return error_set(error, INVALID, "'%s' is too large", text);
     return OK;

@@ -440,7 +440,7 @@ enum status topk2_next(struct cursor *cursor, struct piece *out, struct error *e
 enum status topk2_end(const struct cursor *cursor, struct error *error) {
     const char *name = codec_name(cursor->codec);
     if (!bits_at_end(&cursor->bits)) {
-        return error_set(error, INVALID, "%s message: bytes or nonzero padding behind the last chunk", name);
+        return error_set(error, INVALID, "%s message: bytes or nonzero padding after the last chunk", name);
     }
     if (cheapest(cursor->run_cost) != cursor->run_rice) {
         return error_set(error, INVALID, "%s message: the runs' Rice parameter is not the cheapest", name);

@@ -148,7 +148,7 @@ static enum status walk_events(struct yaml_walk *walk, yaml_parser_t *parser) {
         if (!yaml_parser_parse(parser, &event)) {
             walk->line = (unsigned)parser->problem_mark.line + 1;
             if (parser->error == YAML_MEMORY_ERROR) return error_set(walk->error, FULL, "%s: no memory", walk->name);
-            return complain(walk, parser->problem ? parser->problem : "this is no YAML");
+            return complain(walk, parser->problem ? parser->problem : "this is not YAML");
         }
         bool last = event.type == YAML_STREAM_END_EVENT;
         enum status status = on_event(walk, &event);

@@ -43,7 +43,7 @@ static void drop(struct coordinator_state *state, const struct lost_payload *pay
                  struct coordinator_actions *out) {
     struct ledger_entry entry = brain_entry(state, LEDGER_DROPPED, now);
     entry.dropped.index = payload->index;
-    snprintf(entry.dropped.reason, sizeof entry.dropped.reason, "its payload is lost, and nobody has brought it again");
+    snprintf(entry.dropped.reason, sizeof entry.dropped.reason, "its payload is lost, and no site could supply it");
     MARK("lost: given up");
     brain_append(state, &entry, ANSWER_NOBODY, 0, out);
 }
@@ -164,7 +164,7 @@ bool brain_supply_uploaded(struct coordinator_state *state, const struct coordin
         brain_refuse(state, event->call, event->uploaded.code, event->uploaded.message, out);
         return true;
     }
-    MARK("lost: had again");
+    MARK("lost: obtained again");
     struct contribution contribution = lost->payload.contribution;
     for (struct lost *same; (same = lost_like(state, &contribution)) != NULL;) forget(state, same); /* entries may share bytes */
     thank(state, event->call, "thank you", out);

@@ -192,7 +192,7 @@ static void defer_revocation(struct coordinator_state *state, const struct coord
         reply(out, event->call, ORDER_BUSY, "too many revocations wait for the outer step under way: try again in a moment");
         return;
     }
-    MARK("revocation: deferred behind a step");
+    MARK("revocation: deferred until a step is done");
     state->deferred = xrealloc(state->deferred, (state->deferred_count + 1) * sizeof *event);
     state->deferred[state->deferred_count++] = *event;
 }
@@ -204,7 +204,7 @@ static void order_snapshot(struct coordinator_state *state, const struct coordin
         return;
     }
     uint64_t version = state->applying ? state->step.step.version : run_state_version(state->run);
-    if (state->applying) MARK("order: a snapshot behind a step");
+    if (state->applying) MARK("order: a snapshot after a step");
     if (state->applying)
         state->snapshot_wanted = true;
     else

@@ -26,7 +26,7 @@ static enum status open_pieces(const char *directory, bool read_only, void (*on_
                                     .fatal_context = context};
     enum status status = OK;
     if (!file_exists(store_directory)) {
-        status = error_set(error, NOT_FOUND, "%s holds no run: make one with `atollctl run create %s`", directory, directory);
+        status = error_set(error, NOT_FOUND, "%s has no run: make one with `atollctl run create %s`", directory, directory);
     }
     if (status == OK) status = store_open(&options, &data.store, error);
     if (status == OK) {
@@ -49,9 +49,10 @@ enum status directory_open(const char *directory, bool read_only, void (*on_fata
     bool unfinished = file_exists(mark);
     free(mark);
     if (unfinished)
-        return error_set(error, NOT_FOUND,
-                         "%s holds no whole run: making it was cut off, or is not over; `atollctl run create %s` begins it anew",
-                         directory, directory);
+        return error_set(
+            error, NOT_FOUND,
+            "%s has no complete run: creating it was interrupted, or is still going on; `atollctl run create %s` begins it anew",
+            directory, directory);
     return open_pieces(directory, read_only, on_fatal, context, out, error);
 }
 
@@ -139,7 +140,7 @@ enum status directory_contribution(struct directory *data, uint64_t index, struc
     enum status status = source_entry(data, index, &raw, error);
     if (status == OK) status = ledger_entry_decode(buffer_bytes(&raw), &entry, error);
     if (status == OK && entry.kind != LEDGER_CONTRIBUTION)
-        status = error_set(error, CORRUPT, "entry %llu is no contribution", (unsigned long long)index);
+        status = error_set(error, CORRUPT, "entry %llu is not a contribution", (unsigned long long)index);
     if (status == OK) status = contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE), out, error);
     buffer_deinit(&raw);
     return status;

@@ -56,4 +56,3 @@ enum status base64url_decode(const char *text, size_t text_size, size_t limit, s
     }
     return OK;
 }
-

@@ -22,5 +22,4 @@ char *base64url_encode(const void *data, size_t size, char *out);
  * `limit` bytes. The text is never repeated in the message: it may be a secret. */
 MUST_USE enum status base64url_decode(const char *text, size_t text_size, size_t limit, struct buffer *out, struct error *error);
 
-
 #endif

@@ -148,7 +148,7 @@ static enum status check_terms(const struct certificate_terms *terms, struct err
                              CERTIFICATE_NAME_MAX - 1, CERTIFICATE_DNS_ALSO);
         }
     }
-    if (!terms->uri && !terms->dns[0]) return error_set(error, INVALID, "a certificate that names nobody");
+    if (!terms->uri && !terms->dns[0]) return error_set(error, INVALID, "the certificate has no name");
     return OK;
 }
 
@@ -156,7 +156,7 @@ static enum status check_authority(X509 *authority, const struct key_pair *key, 
                                    struct error *error) {
     struct certificate_info info;
     TRY(certificate_describe(authority, &info, error));
-    if (!info.authority) return error_set(error, INVALID, "the issuing certificate is no authority's");
+    if (!info.authority) return error_set(error, INVALID, "the issuing certificate is not a certificate authority's");
     if (memcmp(info.public_key, key->public_key, PUBLIC_KEY_SIZE) != 0) {
         return error_set(error, INVALID, "the key is not that of the authority's certificate");
     }

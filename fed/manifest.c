@@ -15,7 +15,8 @@ enum status name_check(const char *text, struct error *error) {
     for (size_t i = 0; good && i < length; i++)
         good = (text[i] >= 'a' && text[i] <= 'z') || (text[i] >= '0' && text[i] <= '9') || text[i] == '-';
     if (good) return OK;
-    return error_set(error, INVALID, "the name \"%.40s\" will not do: write 1 to 32 of a-z, 0-9 and '-', a letter first", text);
+    return error_set(error, INVALID, "invalid name \"%.40s\": use 1-32 characters from a-z, 0-9 and '-', starting with a letter",
+                     text);
 }
 
 /* The text a key has where the file does not give it; NULL where it must. */
@@ -173,8 +174,9 @@ static enum status unknown_key(const struct yaml_entry *entry, struct error *err
 static enum status read_entry(const struct yaml_entry *entry, struct manifest *out, struct error *error) {
     const struct setting *setting = setting_named(entry->key);
     if (!setting) return unknown_key(entry, error);
-    enum status status = entry->kind == YAML_TEXT ? setting_read(setting, entry->text, out, error)
-                                                  : error_set(error, INVALID, "a list or section will not do: write one value");
+    enum status status = entry->kind == YAML_TEXT
+                             ? setting_read(setting, entry->text, out, error)
+                             : error_set(error, INVALID, "a list or section is not allowed here: write a single value");
     return status == OK ? OK : error_wrap(error, status, "manifest:%u: %s", entry->line, entry->key);
 }
 
@@ -302,16 +304,16 @@ void manifest_warnings(const struct manifest *m, struct buffer *out) {
     if (m->outer.mode == OUTER_DENSE) {
         if (m->outer.momentum == 0)
             buffer_append_text(
-                out, "outer.momentum: 0 is sparse mode's; dense mode is delayed Nesterov, which wants about 0.9: without "
+                out, "outer.momentum: 0 is sparse mode's; dense mode is delayed Nesterov, which needs about 0.9: without "
                      "momentum a step is plain SGD and learns much less\n");
         if (m->outer.learning_rate >= 1)
             buffer_append_text(out,
-                               "outer.learning_rate: %g is sparse mode's; dense mode wants about 0.7: with momentum, 1 and more "
+                               "outer.learning_rate: %g is sparse mode's; dense mode needs about 0.7: with momentum, 1 and more "
                                "may diverge\n",
                                m->outer.learning_rate);
         if (m->outer.period == 1)
             buffer_append_text(out,
-                               "outer.period: 1 is sparse mode's; dense mode wants once or twice the number of sites: at 1 every "
+                               "outer.period: 1 is sparse mode's; dense mode needs once or twice the number of sites: at 1 every "
                                "single contribution moves the momentum, which is right for a run of one site\n");
     }
     if (m->inner.schedule == INNER_CONSTANT) has_no_effect(m, "inner.floor", "inner.schedule is constant", out);

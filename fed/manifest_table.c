@@ -39,7 +39,7 @@ const struct setting manifest_settings[] = {
     {"inner.warmup_tokens", SETTING_U64, AT(inner.warmup_tokens), "0", .max = COUNT_LIMIT, .help = "The rate rises from 0 over so many tokens."},
     {"inner.decay_tokens", SETTING_U64, AT(inner.decay_tokens), "0", .max = COUNT_LIMIT, .help = "The decay ends here; 0: at token_budget."},
     {"inner.floor", SETTING_F64, AT(inner.floor), "0.1", .low = 0, .high = 1, .help = "What the decay ends at, as a fraction of learning_rate."},
-    {"inner.inner_steps", SETTING_U32, AT(inner.inner_steps), "30", .min = 1, .max = 1000000, .help = "H: inner steps a round at the fastest site."},
+    {"inner.inner_steps", SETTING_U32, AT(inner.inner_steps), "30", .min = 1, .max = 1000000, .help = "H: inner steps per round at the fastest site."},
     {"inner.dylu", SETTING_BOOL, AT(inner.dylu), "true", .help = "Slower sites do fewer inner steps, H * speed / fastest, at least H / 8, so that rounds take equally long."},
 
     {"outer.mode", SETTING_CHOICE, AT(outer.mode), "sparse", .choices = {"dense", "sparse"}, .help = "dense: delayed Nesterov over int8, fp4, bf16 or fp32. sparse: SGD over topk2 with error feedback. No mixture of them."},
@@ -47,7 +47,7 @@ const struct setting manifest_settings[] = {
     {"outer.momentum", SETTING_F64, AT(outer.momentum), "0", "0.9", .low = 0, .high = 0.9999, .help = "dense: 0.9. sparse: 0, for error feedback is a momentum already."},
     {"outer.period", SETTING_U32, AT(outer.period), "1", "", .min = 1, .max = SITES_LIMIT, .help = "dense: contributions between two moves of the momentum, once or twice the number of sites; must be given. sparse: 1."},
 
-    {"codec.kind", SETTING_CODEC, AT(codec.kind), "topk2-64", "int8", .help = "topk2-64 sends 1.56 % of the values in 0.15 bit a parameter, topk2-128 twice that."},
+    {"codec.kind", SETTING_CODEC, AT(codec.kind), "topk2-64", "int8", .help = "topk2-64 sends 1.56 % of the values in 0.15 bit per parameter, topk2-128 twice that."},
     {"codec.decay", SETTING_F64, AT(codec.decay), "0.95", "0", .low = 0, .high = 1, .help = "Of the error feedback: 0.95 in sparse mode, 0 (there is none) in dense mode."},
 
     {"fragments", SETTING_U32, AT(fragments), "1", .min = 1, .max = FRAGMENTS_LIMIT, .help = "Pieces of the parameters that are exchanged one by one."},

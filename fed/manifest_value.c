@@ -24,7 +24,7 @@ static enum status value_refused(const struct setting *setting, const char *text
     struct buffer range = {0};
     setting_range(setting, &range);
     enum status status =
-        error_set(error, INVALID, "\"%.64s\" will not do: write %.*s", text, (int)range.size, (const char *)range.data);
+        error_set(error, INVALID, "invalid value \"%.64s\": write %.*s", text, (int)range.size, (const char *)range.data);
     buffer_deinit(&range);
     return status;
 }

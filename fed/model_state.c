@@ -94,7 +94,7 @@ static enum status check_input(const struct model_state *state, uint32_t part, c
         if (error) error->status = CORRUPT; /* INVALID is the codec's word for a peer's message; this one was accepted once */
         return error_wrap(error, CORRUPT, "part %u", part);
     }
-    if (!(input->scale >= 0) || !isfinite(input->scale)) return error_set(error, CORRUPT, "part %u: its scale is no scale", part);
+    if (!(input->scale >= 0) || !isfinite(input->scale)) return error_set(error, CORRUPT, "part %u: its scale is invalid", part);
     *scaled_norm = (double)input->scale * sqrt(squared);
     return OK;
 }

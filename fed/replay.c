@@ -103,7 +103,8 @@ enum status replay_step(const struct ledger_source *source, const struct run_sta
                         struct model_state *model, uint8_t root[static DIGEST_SIZE], uint64_t *lost, struct error *error) {
     struct culprit culprit = {.index = UINT64_MAX};
     if (lost) *lost = UINT64_MAX;
-    if (step->kind != LEDGER_STEP) return error_set(error, INVALID, "a %s entry is no step", ledger_kind_name(step->kind));
+    if (step->kind != LEDGER_STEP)
+        return error_set(error, INVALID, "expected a step entry, got %s", ledger_kind_name(step->kind));
     /* A step that is being planned has no root yet: the one it will carry is what the caller is here for. */
     struct ledger_entry planned = *step;
     if (run->has_genesis && !planned.step.has_root) planned.step.has_root = step->step.version % run->manifest.root_interval == 0;

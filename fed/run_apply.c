@@ -173,7 +173,7 @@ static uint32_t fragment_of_pending(const struct run_state *state, uint64_t inde
 
 static enum status check_dropped(const struct run_state *state, const struct ledger_entry *entry, struct error *error) {
     if (fragment_of_pending(state, entry->dropped.index) < state->manifest.fragments) return OK;
-    return error_set(error, INVALID, "entry %llu is no contribution that waits to be merged",
+    return error_set(error, INVALID, "entry %llu is not a contribution that waits to be merged",
                      (unsigned long long)entry->dropped.index);
 }
 

@@ -123,8 +123,8 @@ enum status run_check_step(const struct run_state *state, const struct ledger_en
         const struct step_part *part = &entry->step.parts[i];
         int64_t at = run_pending_at(state, fragment, part->index);
         if (at < 0 || (i > 0 && part->index <= part[-1].index))
-            return error_set(error, INVALID, "part %u: entry %llu is no waiting contribution of fragment %u, or out of order", i,
-                             (unsigned long long)part->index, fragment);
+            return error_set(error, INVALID, "part %u: entry %llu is not a waiting contribution of fragment %u, or out of order",
+                             i, (unsigned long long)part->index, fragment);
         float scale = run_scale_of(state, fragment, &state->fragments[fragment].pending[at]);
         if (memcmp(&scale, &part->scale, sizeof scale) != 0)
             return error_set(error, INVALID, "part %u: scale %.9g, the rules give %.9g", i, (double)part->scale, (double)scale);

@@ -37,7 +37,7 @@ static enum status take_operations(void *library, const char *path, const struct
     if (!get) return error_set(error, INVALID, "no CUDA, using the CPU: %s has no %s", path, CUDA_OPERATIONS_SYMBOL);
     const struct cuda_operations *operations = get();
     if (operations->version != CUDA_OPERATIONS_VERSION || operations->struct_size != sizeof *operations) {
-        return error_set(error, INVALID, "no CUDA, using the CPU: %s has interface version %u, this program wants %d", path,
+        return error_set(error, INVALID, "no CUDA, using the CPU: %s has interface version %u, this program needs %d", path,
                          operations->version, CUDA_OPERATIONS_VERSION);
     }
     *out = operations;

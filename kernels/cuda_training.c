@@ -11,7 +11,7 @@ enum status cuda_training_find(const struct cuda_backend *backend, const struct 
     const struct cuda_training *training = get();
     if (training->version != CUDA_TRAINING_VERSION || training->struct_size != sizeof *training) {
         return error_set(error, INVALID,
-                         "no CUDA, using the CPU: the backend's training interface has version %u, this program wants %d",
+                         "no CUDA, using the CPU: the backend's training interface has version %u, this program needs %d",
                          training->version, CUDA_TRAINING_VERSION);
     }
     *out = training;

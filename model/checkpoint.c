@@ -39,7 +39,7 @@ static enum status files_add(struct files *files, const char *name, struct error
     for (uint32_t i = 0; i < files->count; i++)
         if (strcmp(files->names[i], name) == 0) return OK;
     if (!is_plain_name(name))
-        return error_set(error, INVALID, "\"%.100s\" is no name of a .safetensors file in this directory", name);
+        return error_set(error, INVALID, "\"%.100s\" is not the name of a .safetensors file in this directory", name);
     if (files->count == CHECKPOINT_FILES_MAX) return error_set(error, INVALID, "more than %d files", CHECKPOINT_FILES_MAX);
     files->names[files->count++] = name;
     return OK;
@@ -49,7 +49,7 @@ static enum status check_map(const struct layout *layout, const struct json_valu
     for (size_t i = 0; i < map->count; i++) {
         const char *name = map->items[i].key;
         if (map->items[i].type != JSON_STRING)
-            return error_set(error, INVALID, "tensor \"%.100s\" is mapped to something that is no file name", name);
+            return error_set(error, INVALID, "tensor \"%.100s\" is mapped to something that is not a file name", name);
         if (safetensors_is_derived(name)) continue;
         if (!layout_find(layout, name) && !(layout->config.tied && strcmp(name, "lm_head.weight") == 0))
             return error_set(error, INVALID, "tensor \"%.100s\" is not in this model", name);

@@ -175,7 +175,7 @@ enum status config_file_decode(struct bytes text, struct model_config *out, stru
     if (status != OK) return status;
     const struct json_value *root = json_root(json);
     struct parts parts = {.config = {.norm_eps = 1e-6f}};
-    if (root->type != JSON_OBJECT) status = error_set(error, INVALID, "it holds no object");
+    if (root->type != JSON_OBJECT) status = error_set(error, INVALID, "it is not a JSON object");
     const struct json_value *context = root->type == JSON_OBJECT ? json_object_get(root, "max_position_embeddings") : NULL;
     if (context && context->type == JSON_NUMBER && context->is_u64)
         parts.config.context = (uint32_t)MIN(context->integer, (uint64_t)UINT32_MAX);
@@ -198,7 +198,7 @@ enum status config_file_decode(struct bytes text, struct model_config *out, stru
 
 static enum status read_end_token(const struct json_value *value, uint32_t *out, struct error *error) {
     if (value->type != JSON_NUMBER || !value->is_u64 || value->integer > UINT32_MAX)
-        return error_set(error, INVALID, "field \"eos_token_id\" holds something that is no token");
+        return error_set(error, INVALID, "field \"eos_token_id\" holds something that is not a token");
     *out = (uint32_t)value->integer;
     return OK;
 }

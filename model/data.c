@@ -171,7 +171,7 @@ static enum status tell_format(const struct data_options *options, uint64_t size
     file->bytes = shape.bytes;
     TRY(skip_mark(options, file, error));
     if (shape.advice) log_warn("data_looks_odd", "file=\"%s\" message=\"%s\"", file->path, shape.advice);
-    return file->tokens ? OK : error_set(error, INVALID, "%s holds no tokens", file->path);
+    return file->tokens ? OK : error_set(error, INVALID, "%s has no tokens", file->path);
 }
 
 static enum status open_file(struct data *data, const char *path, struct data_file *file, struct error *error) {
@@ -212,7 +212,7 @@ enum status data_open(const char *const *paths, size_t path_count, const struct 
 
 enum status data_open_tokens(const char *name, const uint32_t *tokens, uint64_t count, const struct data_options *options,
                              struct data **out, struct error *error) {
-    if (count == 0) return error_set(error, INVALID, "%s holds no tokens", name);
+    if (count == 0) return error_set(error, INVALID, "%s has no tokens", name);
     struct data *data = xcalloc(1, sizeof *data);
     *data = (struct data){.options = *options, .files = xcalloc(1, sizeof *data->files), .file_count = 1};
     data->files[0] = (struct data_file){

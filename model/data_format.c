@@ -46,7 +46,7 @@ struct magic {
 };
 #define UNPACK "unpack it first"
 #define TABLE "`scripts/prepare-data` makes shards of it"
-#define WRONG "it holds no training data that this program reads"
+#define WRONG "it has no training data that this program can read"
 static const struct magic magics[] = {
     {"gzip", 0, 3, "\x1f\x8b\x08", UNPACK},
     {"zstd", 0, 4, "\x28\xb5\x2f\xfd", UNPACK},
@@ -386,8 +386,7 @@ static enum status judge_tokens(const struct data_source *source, const struct d
                                 const struct data_sample *sample, unsigned size, struct error *error) {
     struct token_facts facts = token_facts_of(sample, size, demand->vocabulary);
     if (facts.count >= 64 && facts.smallest == facts.largest)
-        return error_set(error, INVALID, "%s holds nothing but token %u: it was never filled" INSIST, source->name,
-                         facts.largest);
+        return error_set(error, INVALID, "%s has no token except %u: it was never filled" INSIST, source->name, facts.largest);
     if (demand->tokens != DATA_TOKENS_EXTERNAL) return OK; /* nobody says that there is a tokenizer */
     if (size == 2 && demand->vocabulary > NARROW_LIMIT)
         return error_set(error, INVALID,
@@ -535,7 +534,7 @@ static enum status detect(const struct data_source *source, const struct data_de
     TRY(take_sample(source, 0, sample, error));
     uint8_t only = sample->bytes[0];
     if (sample->size >= 128 && (only == 0 || only == 0xff) && memcmp(sample->bytes, sample->bytes + 1, sample->size - 1) == 0)
-        return error_set(error, INVALID, "%s holds nothing but bytes of 0x%02x: it was never filled" INSIST, source->name, only);
+        return error_set(error, INVALID, "%s has no bytes except 0x%02x: it was never filled" INSIST, source->name, only);
     if (demand->tokens == DATA_TOKENS_ANY) /* any model may be trained on bytes, unless it has a tokenizer */
         bytes = bytes || is_text(sample);
     TRY(refuse_utf16(source, sample, bytes, error));

@@ -243,7 +243,7 @@ static enum status check_shape(const struct json_value *entry, const struct layo
 
 static enum status read_entry(const struct json_value *entry, const struct layout_tensor *shape_of, uint64_t data_size,
                               struct stored *out, struct error *error) {
-    if (entry->type != JSON_OBJECT) return error_set(error, CORRUPT, "its entry is no object");
+    if (entry->type != JSON_OBJECT) return error_set(error, CORRUPT, "its entry is not an object");
     if (shape_of) TRY(read_dtype(entry, &out->dtype, error));
     if (shape_of) TRY(check_shape(entry, shape_of, error));
     const struct json_value *offsets;
@@ -283,7 +283,7 @@ bool safetensors_is_derived(const char *name) {
 static enum status read_members(const struct layout *layout, const struct json_value *root, uint64_t data_size,
                                 struct stored *stored, uint32_t *count, struct error *error) {
     *count = 0;
-    if (root->type != JSON_OBJECT) return error_set(error, CORRUPT, "the header is no object");
+    if (root->type != JSON_OBJECT) return error_set(error, CORRUPT, "the header is not an object");
     for (size_t i = 0; i < root->count; i++) {
         const struct json_value *entry = &root->items[i];
         if (strcmp(entry->key, "__metadata__") == 0) continue;

@@ -119,7 +119,7 @@ static enum status memory_take(uint64_t size, void **out, struct error *error) {
     const uint64_t large = 2 << 20;
     if (size < large) return memory_try(size, 1, out, error);
     void *memory = size <= SIZE_MAX - large ? aligned_alloc(large, (size + large - 1) / large * large) : NULL;
-    if (!memory) return error_set(error, FULL, "%llu bytes of memory are not to be had", (unsigned long long)size);
+    if (!memory) return error_set(error, FULL, "cannot allocate %llu bytes", (unsigned long long)size);
     madvise(memory, size / large * large, MADV_HUGEPAGE);
     memset(memory, 0, size);
     *out = memory;
@@ -371,7 +371,8 @@ enum status trainer_evaluate(struct trainer *t, const struct data *data, uint64_
     uint64_t length = t->options.length, there = data_heldout_count(data, t->options.length);
     uint64_t count = max_windows ? MIN(max_windows, there) : there;
     if (count == 0)
-        return error_set(error, NOT_FOUND, "the data hold out no window of %llu tokens", (unsigned long long)length + 1);
+        return error_set(error, NOT_FOUND, "the held-out data is shorter than one window (%llu tokens)",
+                         (unsigned long long)length + 1);
     pack_all(t);
     double sum = 0, part = 0;
     for (uint64_t from = 0; from < count; from += t->total) {

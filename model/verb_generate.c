@@ -21,7 +21,7 @@ static const struct option generate_options_table[] = {
     {"top-p", OPTION_F64, VERB_FIELD(top_p), .fallback = "1", .max = "1",
      .help = "Draw from the likeliest that make up this share."},
     {"ignore-eos", OPTION_BOOL, VERB_FIELD(ignore_eos),
-     .help = "Go on behind the token that ends a text (eos_token_id of config.json)."},
+     .help = "Continue after the token that ends a text (eos_token_id of config.json)."},
     {"seed", OPTION_U64, VERB_FIELD(seed), .fallback = "1", .help = "Of the drawing."},
     {0}};
 

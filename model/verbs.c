@@ -53,7 +53,7 @@ enum status verb_parse_tokens(const char *text, struct buffer *out, struct error
         char *end;
         unsigned long token = strtoul(text, &end, 10);
         if (end == text || *text == '-' || token >= MODEL_VOCABULARY_MAX)
-            return error_set(error, INVALID, "\"%.20s\" is no token: a number below %d", text, MODEL_VOCABULARY_MAX);
+            return error_set(error, INVALID, "\"%.20s\" is not a token: write a number below %d", text, MODEL_VOCABULARY_MAX);
         buffer_u32(out, (uint32_t)token);
         text = end + strspn(end, " ,");
     }

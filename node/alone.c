@@ -31,7 +31,7 @@ bool alone_is_meant(int argc, char **argv) {
 int alone_main(int argc, char **argv) {
     if (strcmp(argv[1], "train") == 0 && !is_given(argc, argv, "--standalone") && !is_given(argc, argv, "--help") &&
         !is_given(argc, argv, "-h")) {
-        fputs("atoll-node: training without a coordinator wants to be asked for: atoll-node train --standalone FILE...\n"
+        fputs("atoll-node: to train without a coordinator, say so: atoll-node train --standalone FILE...\n"
               "A site of a run trains by `atoll-node join`, and later by `atoll-node run`.\n",
               stderr);
         return EXIT_USAGE;
@@ -68,6 +68,6 @@ const struct command *alone_extend(const struct command *node) {
     extended.children = children;
     extended.description =
         "On an exported model, without a run: atoll-node eval MODEL FILE..., atoll-node generate MODEL --prompt TEXT; "
-        "the model's directory stands right behind the verb, and `atoll-node eval MODEL --help` tells more.";
+        "the model's directory comes right after the subcommand; `atoll-node eval MODEL --help` tells more.";
     return &extended;
 }

@@ -8,7 +8,7 @@ enum status journal_contribution(struct journal *journal, uint64_t index, struct
     enum status status = source.entry(source.context, index, &raw, error);
     if (status == OK) status = ledger_entry_decode(buffer_bytes(&raw), entry, error);
     if (status == OK && entry->kind != LEDGER_CONTRIBUTION)
-        status = error_set(error, CORRUPT, "entry %llu is no contribution", (unsigned long long)index);
+        status = error_set(error, CORRUPT, "entry %llu is not a contribution", (unsigned long long)index);
     if (status == OK) status = contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), out, error);
     buffer_deinit(&raw);
     return status;

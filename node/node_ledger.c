@@ -143,7 +143,7 @@ void node_ledger_apply_again(struct node_state *state, struct node_actions *out)
 }
 
 static void queue_put(struct node_state *state, struct bytes raw) {
-    if (state->applying) MARK("ledger: an entry waits behind a step");
+    if (state->applying) MARK("ledger: an entry waits for a step");
     if (state->queue_count == state->queue_capacity) {
         size_t capacity = state->queue_capacity ? state->queue_capacity * 2 : 64;
         struct buffer *grown = xcalloc(capacity, sizeof *grown);

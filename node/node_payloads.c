@@ -19,7 +19,7 @@ void node_refetched(struct node_state *state, const struct node_event *event, st
         state->refetch_at = now.monotonic_ms + node_backoff(state, ++state->refetch_attempts);
         return;
     }
-    MARK("payload: had again");
+    MARK("payload: obtained again");
     state->refetch_attempts = 0;
     state->lost = 0;
     node_ledger_apply_again(state, out);

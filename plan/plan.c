@@ -92,7 +92,7 @@ void plan_count_bytes(struct plan *plan, bool in, double from, double to, double
 
 /* ---- life ---------------------------------------------------------------------------------------------------------------- */
 
-/* Bits a parameter of a message; docs/codec.md. */
+/* Bits per parameter of a message; docs/codec.md. */
 static double codec_bits(enum codec codec) {
     switch (codec) {
     case CODEC_FP32: return 32;

@@ -133,7 +133,7 @@ void plan_text(const struct topology *topology, const struct plan_result *result
         buffer_append_text(out, "target      %s tokens in %s\n", scaled(topology->target_tokens, "", a),
                            span(time_to_target(topology, result), b));
     text_rounds(topology, result, out);
-    buffer_append_text(out, "wan         up %s, down %s; a contribution %s, %.4f bit a parameter",
+    buffer_append_text(out, "wan         up %s, down %s; a contribution %s, %.4f bits per parameter",
                        scaled(result->up_bytes, "B", a), scaled(result->down_bytes, "B", b), scaled(result->round_bytes, "B", c),
                        result->uplink_bits);
     if (!isnan(topology->reported.uplink_bits)) buffer_append_text(out, " (reported: %.4f)", topology->reported.uplink_bits);

@@ -38,7 +38,7 @@ void call_expire(struct rpc_call *call) {
     uint32_t timeout_ms = call->timeout_ms;
     pthread_mutex_unlock(&call->lock);
     if (call->proxy)
-        snprintf(reason, sizeof reason, "no progress for %u ms: neither %s nor %s behind it answers", timeout_ms, call->proxy,
+        snprintf(reason, sizeof reason, "no progress for %u ms: neither %s nor, through it, %s answers", timeout_ms, call->proxy,
                  call->address);
     else
         snprintf(reason, sizeof reason, "no progress for %u ms", timeout_ms);

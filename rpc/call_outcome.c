@@ -72,7 +72,8 @@ static const struct {
 static const char *proxy_advice(unsigned code) {
     switch (code) {
     case 407:
-        return "it wants a user name and a password, or others: --proxy http://USER:PASSWORD@HOST:PORT, or ATOLL_PROXY, which "
+        return "it needs a user name and a password, or different ones: --proxy http://USER:PASSWORD@HOST:PORT, or ATOLL_PROXY, "
+               "which "
                "others "
                "on this machine cannot see";
     case 403:
@@ -96,7 +97,7 @@ static void explain_proxy(const char *address, const char *proxy, const char *de
                  proxy, details);
     else
         snprintf(out, size,
-                 "%s through %s: %s; check the proxy's address, that it is running and does HTTP CONNECT, and behind it the "
+                 "%s through %s: %s; check the proxy's address, that it is running and does HTTP CONNECT, and the "
                  "coordinator's address; without a proxy: --proxy none",
                  address, proxy, details);
 }

@@ -137,10 +137,11 @@ static enum status bind_all(struct listener *listener, const struct rpc_server_o
         int bound = grpc_server_add_http2_port(listener->core, address, credentials);
         grpc_server_credentials_release(credentials);
         if (bound <= 0) {
-            enum status status = error_set(error, UNAVAILABLE,
-                                           "listen on %s: cannot bind; check that the address is this machine's, that nobody "
-                                           "else listens there, and that the port is allowed",
-                                           address);
+            enum status status =
+                error_set(error, UNAVAILABLE,
+                          "listen on %s: cannot bind; check that the address is this machine's, that no other process "
+                          "listens there, and that the port is allowed",
+                          address);
             free(address);
             return status;
         }

@@ -86,7 +86,7 @@ static enum status parse(const char *text, struct rpc_proxy *out, struct error *
     const char *host = at ? at + 1 : rest;
     size_t size = strcspn(host, "/?#");
     if (host[size] && strcmp(host + size, "/") != 0)
-        return error_set(error, INVALID, "the proxy %.*s has a path behind it: write http://HOST:PORT", SHOWN, host);
+        return error_set(error, INVALID, "the proxy %.*s has a path after the port: write http://HOST:PORT", SHOWN, host);
     struct rpc_proxy proxy = {.address = xformat("%.*s", (int)size, host)};
     struct address address;
     enum status status = address_parse(proxy.address, ADDRESS_TO_CONNECT, &address, error);

@@ -11,7 +11,7 @@ import struct
 HEAD = 4096
 LOOKED_AT = 20  # lines of which a file's kind is told
 CONTROLS = bytes(c for c in range(128) if c < 7 or 13 < c < 32 and c != 27 or c == 127)
-UNPACK, WRONG = "unpack it first", "it holds no text"
+UNPACK, WRONG = "unpack it first", "it has no text"
 MAGICS = (
     ("gzip", 0, b"\x1f\x8b\x08", UNPACK), ("zstd", 0, b"\x28\xb5\x2f\xfd", UNPACK), ("xz", 0, b"\xfd7zXZ\0", UNPACK),
     ("bzip2", 4, b"1AY&SY", UNPACK), ("lz4", 0, b"\x04\x22\x4d\x18", UNPACK), ("lzip", 0, b"LZIP\1", UNPACK),
@@ -167,7 +167,7 @@ def from_json(path, field):
     except UnicodeDecodeError as error:
         raise Fault(f"{path}: not UTF-8 at byte {error.start}")
     except (ValueError, RecursionError) as error:
-        raise Fault(f"{path} is called JSON and is none: {error}; --kind text takes it as text")
+        raise Fault(f"{path} is called JSON and is not JSON: {error}; --kind text takes it as text")
     for number, one in enumerate(value if isinstance(value, list) else [value]):
         yield member(one, field, f"{path}: element {number}")
 

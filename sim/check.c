@@ -127,7 +127,7 @@ static void take_part(struct check *check, const struct ledger_entry *entry, con
     struct world *world = check->world;
     struct check_contribution *merged = part->index < check->size ? &check->entries[part->index] : NULL;
     if (!merged || merged->site == 0 || merged->fragment != entry->step.fragment) {
-        world_fail(world, "ledger", "step %llu merges entry %llu, which is no such contribution", llu(entry->step.version),
+        world_fail(world, "ledger", "step %llu merges entry %llu, which is not such a contribution", llu(entry->step.version),
                    llu(part->index));
         return;
     }

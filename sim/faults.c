@@ -80,7 +80,7 @@ static uint64_t print_coverage(const struct tally *t, const struct seen *seen, F
     for (unsigned i = 0; i < LIE_COUNT; i++) print_named(out, "lie", lie_names[i], t->lies[i], s->lies[i], &missing);
     for (unsigned i = 0; i < FALSEHOOD_COUNT; i++)
         print_named(out, "falsehood", falsehood_names[i], t->probes[i], s->probes[i], &missing);
-    print_named(out, "restart", "behind a damaged snapshot", t->snapshots_passed_over, s->snapshots_passed_over, &missing);
+    print_named(out, "restart", "after a damaged snapshot", t->snapshots_passed_over, s->snapshots_passed_over, &missing);
     print_named(out, "join", "with an invitation that was stolen", t->robbed, s->robbed, &missing);
     for (unsigned i = 0; i < MALFORMED_COUNT; i++)
         print_named(out, "malformed", malformed_name((enum malformed)i), t->malformed[i], s->malformed[i], &missing);

@@ -64,7 +64,7 @@ static void on_leave(void *context, struct event *event) {
 static void reap(struct federation *f) {
     for (uint32_t process = 0; process <= f->site_count; process++) {
         if (f->world.processes[process].alive && f->world.processes[process].doomed)
-            federation_go_down(f, process, "behind a write");
+            federation_go_down(f, process, "after a write");
     }
 }
 

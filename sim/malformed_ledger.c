@@ -337,7 +337,7 @@ void offer_genesis(struct offer *offer) {
         if (how == 4) memset(bent->genesis.coordinator_key, 0, PUBLIC_KEY_SIZE);
         if (how == 5) bent->kind = LEDGER_PAUSED;
         if (how == 5) memset(&bent->note, 0, sizeof bent->note);
-        claim_refused(offer, bent, "a run begins with what is no beginning");
+        claim_refused(offer, bent, "a run begins with an entry that cannot be the first");
     }
     claim(offer, enter(offer, entry), "a run cannot begin");
     claim_refused(offer, entry, "a run begins twice");

@@ -28,7 +28,7 @@ static const struct option table[] = {
 static bool read_list(const char *text, const char *option, struct buffer *out) {
     bool none = text && text[0] == '0' && !text[1];
     if (!text || none || faults_list_parse(text, out)) return true;
-    fprintf(stderr, "--%s: \"%s\" is no rising list such as 3,7-9\n", option, text);
+    fprintf(stderr, "--%s: \"%s\" is not a rising list such as 3,7-9\n", option, text);
     return false;
 }
 

@@ -106,7 +106,7 @@ static enum status manifest_settle(const struct sim_settings *settings, const st
 static enum status sites_settle(const struct sim_settings *settings, struct topology *topology, struct error *error) {
     if (!settings->train.sites) return OK;
     if (topology->group_count != 1)
-        return error_set(error, INVALID, "--sites wants a file with one group of sites; this one has %u", topology->group_count);
+        return error_set(error, INVALID, "--sites needs a file with one group of sites; this one has %u", topology->group_count);
     if (settings->train.sites > TOPOLOGY_SITES_LIMIT)
         return error_set(error, INVALID, "more than %d sites", TOPOLOGY_SITES_LIMIT);
     topology->groups[0].count = (double)settings->train.sites;

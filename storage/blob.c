@@ -109,7 +109,7 @@ static enum status open_blob(struct blob_store *store, const uint8_t digest[stat
     if (fstat(file, &info) != 0)
         status = blob_failed(store, error, errno, "stat", name);
     else if (!S_ISREG(info.st_mode))
-        status = blob_corrupt(store, error, digest, "is no file");
+        status = blob_corrupt(store, error, digest, "is not a regular file");
     if (status != OK) {
         close(file);
         return status;
@@ -166,7 +166,7 @@ enum status blob_size(struct blob_store *store, const uint8_t digest[static BLOB
     if (fstatat(store->blobs, blob_name(digest, name), &info, AT_SYMLINK_NOFOLLOW) != 0) {
         return blob_failed(store, error, errno, "stat", name);
     }
-    if (!S_ISREG(info.st_mode)) return blob_corrupt(store, error, digest, "is no file");
+    if (!S_ISREG(info.st_mode)) return blob_corrupt(store, error, digest, "is not a regular file");
     if (out) *out = (uint64_t)info.st_size;
     return OK;
 }

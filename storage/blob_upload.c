@@ -51,7 +51,7 @@ static enum status open_locked(struct blob_store *store, const char *name, int *
         if (flock(file, LOCK_EX | LOCK_NB) != 0) {
             status = error_set(error, UNAVAILABLE, "blobs in %s: the upload %s is open already", store->directory, name);
         } else if (fstat(file, &info) != 0 || !S_ISREG(info.st_mode)) {
-            status = error_set(error, FAILED, "blobs in %s: the upload %s is no file", store->directory, name);
+            status = error_set(error, FAILED, "blobs in %s: the upload %s is not a regular file", store->directory, name);
         } else if (still_named(store, file, name)) {
             *out = file;
             *size = (uint64_t)info.st_size;

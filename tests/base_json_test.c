@@ -77,7 +77,7 @@ TEST(what_is_no_json_is_refused_with_its_place) {
     check_refused("{a:1}", "a key");
     check_refused("01", "leading zero");
     check_refused("-", "a value");
-    check_refused("1.", "behind the point");
+    check_refused("1.", "after the decimal point");
     check_refused("1e", "exponent");
     check_refused("+1", "a value");
     check_refused(".5", "a value");

@@ -197,7 +197,7 @@ TEST(values_out_of_bounds_or_form_are_refused_with_what_to_write) {
     refused(LINE("--upload-rate-limit", "10MB"), NULL, NULL, "unknown unit 'MB'");
     refused(LINE("--upload-rate-limit", "2GiB"), NULL, NULL, "above the maximum of 1GiB");
     refused(LINE("--upload-rate-limit", "99999999999TiB"), NULL, NULL, "too large");
-    refused(LINE("--timeout", "30"), NULL, NULL, "lacks its unit");
+    refused(LINE("--timeout", "30"), NULL, NULL, "has no unit");
     refused(LINE("--timeout", "999ms"), NULL, NULL, "999ms is below the minimum of 1s");
     refused(LINE("--timeout", "0"), NULL, NULL, "below the minimum of 1s");
     refused(LINE("--timeout", "1.5m"), NULL, NULL, "unknown unit");
@@ -281,7 +281,7 @@ TEST(a_command_that_is_unknown_missing_or_incomplete_says_so) {
         char *line[8];
         const char *part;
     } cases[] = {{{"p", "sit", NULL}, "unknown command 'atollctl sit'; did you mean 'atollctl site'?"},
-                 {{"p", NULL}, "'atollctl' needs a command behind it"},
+                 {{"p", NULL}, "'atollctl' needs a command after it"},
                  {{"p", "site", NULL}, "'atollctl site' needs a command"},
                  {{"p", "site", "invite", "anna", NULL}, "name is required: give --name, ATOLL_NAME"},
                  {{"p", "site", "invite", "--name", "eu", NULL}, "the argument who is missing"},

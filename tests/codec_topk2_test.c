@@ -481,7 +481,7 @@ TEST(each_broken_rule_is_named) {
     payload[BITS] = 3;
     payload[BITS + 1] = 2;
     check_refused(payload, SIZE - 1, 1, "truncated, or a run");
-    check_refused(payload, SIZE + 1, 1, "behind the last chunk");
+    check_refused(payload, SIZE + 1, 1, "after the last chunk");
     payload[BITS + 1] = 2 | 4; /* a padding bit */
     check_refused(payload, SIZE, 1, "padding");
     payload[BITS + 1] = 4; /* a run of two */

@@ -333,7 +333,7 @@ TEST(a_site_cannot_issue_and_a_wrong_key_cannot_either) {
     CHECK_STATUS(
         certificate_issue(buffer_bytes(&site), world.node_key, buffer_bytes(&request), &terms, CERTIFICATE_PEM, &out, &error),
         INVALID);
-    CHECK_CONTAINS(error.message, "no authority");
+    CHECK_CONTAINS(error.message, "not a certificate authority");
     CHECK_STATUS(certificate_issue(buffer_bytes(&world.root), world.node_key, buffer_bytes(&request), &terms, CERTIFICATE_PEM,
                                    &out, &error),
                  INVALID);

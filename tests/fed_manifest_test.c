@@ -123,7 +123,7 @@ TEST(keys_in_the_wrong_section_and_sections_without_keys_are_explained) {
     check_refused("name: demo\nzzzzzzzzzz: 5", "docs/manifest.example.yaml");
     check_refused("name: demo\nname: again", "manifest:2");
     check_refused("name: [a, b]", "name[0]");
-    check_refused("name: demo\nfragments: []", "write one value");
+    check_refused("name: demo\nfragments: []", "write a single value");
     check_refused("- name", "manifest");
     check_refused("", "name: must be given");
     check_refused("name: &a demo", "manifest:1");
@@ -191,7 +191,7 @@ TEST(every_number_has_bounds_and_both_ends_hold) {
     for (size_t i = 0; i < COUNT_OF(bounds); i++) {
         char *good = xformat("name: demo\n%s: %s\n", bounds[i].key, bounds[i].good);
         char *bad = xformat("name: demo\n%s: %s\n", bounds[i].key, bounds[i].bad);
-        char *told = xformat("manifest:2: %s: \"%s\" will not do: write ", bounds[i].key, bounds[i].bad);
+        char *told = xformat("manifest:2: %s: invalid value \"%s\": write ", bounds[i].key, bounds[i].bad);
         check_taken(good);
         check_refused(bad, told);
         free(good);

@@ -37,13 +37,13 @@ TEST(a_step_that_the_ledger_does_not_justify_is_refused) {
     fixture_refused(f, &entry, "fragment 2 of 2");
     entry = planned_step(f, 0, 3);
     entry.step.fragment = 1;
-    fixture_refused(f, &entry, "no waiting contribution of fragment 1");
+    fixture_refused(f, &entry, "not a waiting contribution of fragment 1");
     entry = planned_step(f, 0, 3);
     entry.step.parts[2].index = other;
-    fixture_refused(f, &entry, "no waiting contribution of fragment 0");
+    fixture_refused(f, &entry, "not a waiting contribution of fragment 0");
     entry = planned_step(f, 0, 3);
     entry.step.parts[0].index = 0;
-    fixture_refused(f, &entry, "no waiting contribution");
+    fixture_refused(f, &entry, "not a waiting contribution");
     entry = planned_step(f, 0, 3);
     entry.step.parts[1].scale = nextafterf(1, 0);
     fixture_refused(f, &entry, "the rules give 1");
@@ -53,7 +53,7 @@ TEST(a_step_that_the_ledger_does_not_justify_is_refused) {
     fixture_step(f, 0, 3);
     entry.step.version = 2;
     entry.step.parts[1].scale = 1;
-    fixture_refused(f, &entry, "no waiting contribution");
+    fixture_refused(f, &entry, "not a waiting contribution");
     fixture_close(f);
 }
 

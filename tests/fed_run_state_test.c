@@ -271,7 +271,7 @@ TEST(nothing_by_a_revoked_site_is_entered_or_merged) {
     CHECK_EQUAL(run_state_pending_count(f->run, 1), 0);
     CHECK_EQUAL(run_state_pending(f->run, 0, 0)->contribution.site, 2);
     fixture_refused(f, &entry, "revoked by entry");
-    fixture_refused(f, &planned, "no waiting contribution");
+    fixture_refused(f, &planned, "not a waiting contribution");
     fixture_step(f, 0, 1);
     fixture_close(f);
 }

@@ -142,7 +142,7 @@ TEST(a_wish_is_followed_unmeasured_or_refused) {
     CHECK_CONTAINS(training->open(NULL, &session), "ATOLL_ATTENTION is \"fast\"; it must be auto, mma or wgmma");
     setenv("EMULATED_TENSOR_MAPS", "0", 1);
     setenv("ATOLL_ATTENTION", "wgmma", 1);
-    CHECK_CONTAINS(training->open(NULL, &session), "wants compute 9.0 and a driver for CUDA 12");
+    CHECK_CONTAINS(training->open(NULL, &session), "needs compute 9.0 and a driver for CUDA 12");
     setenv("ATOLL_ATTENTION", "auto", 1);
     char *only = line_of(NULL);
     CHECK_TEXT(only, "attention by mma.sync");

@@ -309,8 +309,8 @@ static void refused(const char *find, const char *replacement, const char *word)
 TEST(an_index_that_lies_is_refused_by_tensor_or_file) {
     refused("\"model.norm.weight\": \"model-00011", "\"model.norm.weight\": \"model-00010",
             "\"model.norm.weight\" is not in the file that the index names");
-    refused("\"model.norm.weight\": \"model-00", "\"model.norm.weight\": \"/etc/model-00", "no name of a .safetensors file");
-    refused("\"model.norm.weight\": \"model-00", "\"model.norm.weight\": \"..model-00", "no name of a .safetensors file");
+    refused("\"model.norm.weight\": \"model-00", "\"model.norm.weight\": \"/etc/model-00", "not the name of a .safetensors file");
+    refused("\"model.norm.weight\": \"model-00", "\"model.norm.weight\": \"..model-00", "not the name of a .safetensors file");
     refused("model.norm.weight", "model.norm.weights", "model.norm.weights\" is not in this model");
     refused("\"weight_map\"", "\"weights\"", "weight_map");
     refused("\"model.embed_tokens.weight\": \"model-00001", "\"model.embed_tokens.weight\": \"model-00099", "model-00099");

@@ -662,6 +662,6 @@ TEST(auto_uses_the_cpu_and_says_why_where_the_device_cannot) {
     setenv("EMULATED_BLAS", "0", 1);
     options.device = TRAINER_AUTO;
     CHECK_OK(trainer_create(&options, &trainer, &error));
-    CHECK_CONTAINS(trainer_device_line(trainer), "no CUDA, using the CPU: CUDA: training on CUDA wants cuBLASLt");
+    CHECK_CONTAINS(trainer_device_line(trainer), "no CUDA, using the CPU: CUDA: training on CUDA needs cuBLASLt");
     trainer_destroy(trainer);
 }

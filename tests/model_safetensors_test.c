@@ -113,7 +113,7 @@ static void refused(const char *header, size_t size, enum status wanted, const c
 }
 
 TEST(hostile_and_foreign_headers_are_refused_by_reason) {
-    refused("[]", 0, CORRUPT, "no object");
+    refused("[]", 0, CORRUPT, "not an object");
     refused("{\"a\"", 0, CORRUPT, "header");
     refused("{\"model.norm.weight\":[]}", 0, CORRUPT, "model.norm.weight");
     refused("{}", 0, INVALID, "model.embed_tokens.weight\" is missing");

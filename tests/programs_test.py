@@ -250,10 +250,10 @@ def test_a_creation_that_was_killed_is_no_run_and_is_begun_anew():
         for command in (["ledger", "verify"], ["ledger", "list"], ["model", "export", "--output", "out"]):
             code, _, said = call("atollctl", *command, "--dir", "made")
             assert code == 1, said
-            contains(said, "made holds no whole run", "begins it anew")
+            contains(said, "made has no complete run", "begins it anew")
         code, _, said = call("atoll-coordinator", "--dir", "made", "--listen", "127.0.0.1:0")
         assert code == 1
-        contains(said, "made holds no whole run")
+        contains(said, "made has no complete run")
         assert create()[0] == 0
         contains(good("atollctl", "ledger", "verify", "--dir", "made"), "verified")
         assert sorted(os.listdir("made")) == ["blobs", "keys", "manifest.yaml", "notes.txt", "store", "uploads"]

@@ -217,7 +217,7 @@ TEST(text_that_cannot_be_encoded_is_refused_with_its_place) {
     struct buffer tokens = {0};
     struct tokenizer *t = golden_tokenizer("qwen");
     CHECK_STATUS(tokenizer_encode(t, bytes_of("ab\xff", 3), true, &tokens, &error), INVALID);
-    CHECK_CONTAINS(error.message, "no UTF-8 at byte 2");
+    CHECK_CONTAINS(error.message, "not UTF-8 at byte 2");
     CHECK_OK(tokenizer_encode(t, bytes_of("\xc3\xa9", 2), true, &tokens, &error));
     buffer_deinit(&tokens);
     tokenizer_close(t);

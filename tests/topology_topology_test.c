@@ -70,11 +70,11 @@ TEST(unknown_keys_are_refused_with_the_nearest) {
 }
 
 TEST(values_without_their_unit_or_out_of_bounds_are_refused) {
-    refused(BASE "duration: 24\n", "plan.yaml:4: \"24\" will not do for duration: write a time with its unit");
-    refused(BASE "duration: -5h\n", "will not do");
-    refused(BASE "duration: never\n", "will not do");
+    refused(BASE "duration: 24\n", "plan.yaml:4: invalid value \"24\" for duration: write a time with its unit");
+    refused(BASE "duration: -5h\n", "invalid value");
+    refused(BASE "duration: never\n", "invalid value");
     refused(BASE "coordinator: {up: 10Gb}\n", "write a rate with its unit");
-    refused(BASE "coordinator: {up: nan}\n", "will not do");
+    refused(BASE "coordinator: {up: nan}\n", "invalid value");
     refused(BASE "run: {inner_steps: 0}\n", "from 1 to 1e+06");
     refused(BASE "run: {inner_steps: 1.5}\n", "whole number");
     refused(BASE "run: {codec: zip}\n", "topk2-64");
@@ -95,7 +95,7 @@ TEST(what_does_not_fit_together_is_refused) {
     refused("model: {parameters: 1B}\nsites:\n  - {step: 1s, joins: 2h, leaves: 1h}\n", "leaves must come after joins");
     refused("model: {parameters: 1B}\nrun: {codec: int8, mode: sparse}\nsites:\n  - {step: 1s}\n",
             "codec int8 goes with mode dense");
-    refused("model: {parameters: 1B}\nsites:\n  - {step: 1s, failures: {at: 5m}}\n", "at wants at_lasts");
+    refused("model: {parameters: 1B}\nsites:\n  - {step: 1s, failures: {at: 5m}}\n", "`at` needs `at_lasts`");
 }
 
 TEST(a_file_cut_anywhere_is_read_or_refused) {

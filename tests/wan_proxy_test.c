@@ -434,24 +434,24 @@ TEST(a_hundred_links_work_at_once_each_with_its_own_settings) {
 TEST(a_line_that_is_no_command_is_answered_with_what_is_and_changes_nothing) {
     struct fixture *f = start();
     static const char *const lines[][2] = {
-        {"", "is no command: link, set"},
-        {"restart a", "is no command: link, set"},
-        {"set", "wants the NAME"},
+        {"", "is not a command: write link, set"},
+        {"restart a", "is not a command: write link, set"},
+        {"set", "needs the NAME"},
         {"set b rtt 1ms", "there is no link \"b\""},
-        {"set a rtt", "set wants NAME KEY VALUE"},
-        {"set a rtt 1ms rate", "set wants NAME KEY VALUE"},
+        {"set a rtt", "set needs NAME KEY VALUE"},
+        {"set a rtt 1ms rate", "set needs NAME KEY VALUE"},
         {"set a rtt 1ms up.speed 1mbit", "a link has no \"speed\""},
-        {"stall a", "stall wants"},
-        {"stall a 1s sideways", "no way: up or down"},
-        {"half-close a", "half-close wants"},
-        {"corrupt a left", "no way: up or down"},
-        {"reset a now", "reset wants"},
+        {"stall a", "stall needs"},
+        {"stall a 1s sideways", "not a direction: write up or down"},
+        {"half-close a", "half-close needs"},
+        {"corrupt a left", "not a direction: write up or down"},
+        {"reset a now", "reset needs"},
         {"target a nowhere", "has no port"},
         {"target a 127.0.0.1:70000", "a port is a number from 1 to 65535"},
         {"target a localhost:80", "IPv4 addresses alone"},
         {"link a from 127.0.0.1:0 to 127.0.0.1:1", "there is a link a already"},
-        {"link a/b from 127.0.0.1:0 to 127.0.0.1:1", "is no name for a link"},
-        {"link b 127.0.0.1:0 127.0.0.1:1", "link wants NAME from"},
+        {"link a/b from 127.0.0.1:0 to 127.0.0.1:1", "is not a name for a link"},
+        {"link b 127.0.0.1:0 127.0.0.1:1", "link needs NAME from"},
     };
     for (size_t i = 0; i < COUNT_OF(lines); i++) {
         const char *answer = say(f, "%s", lines[i][0]);

@@ -100,13 +100,13 @@ static enum status read_vocabulary(struct tokenizer *t, const struct json_value 
 static enum status split_merge(const struct json_value *merge, struct bytes *left, struct bytes *right, struct error *error) {
     if (merge->type == JSON_STRING) {
         const char *blank = strchr(merge->text, ' ');
-        if (!blank || strchr(blank + 1, ' ')) return error_set(error, INVALID, "merge \"%.40s\" is no pair", merge->text);
+        if (!blank || strchr(blank + 1, ' ')) return error_set(error, INVALID, "merge \"%.40s\" is not a pair", merge->text);
         *left = bytes_of(merge->text, (size_t)(blank - merge->text)), *right = text_of(blank + 1);
         return OK;
     }
     if (merge->type != JSON_ARRAY || merge->count != 2 || merge->items[0].type != JSON_STRING ||
         merge->items[1].type != JSON_STRING)
-        return error_set(error, INVALID, "a merge is no pair of texts");
+        return error_set(error, INVALID, "a merge is not a pair of texts");
     *left = text_of(merge->items[0].text), *right = text_of(merge->items[1].text);
     return OK;
 }
@@ -244,7 +244,7 @@ static enum status read_template(struct tokenizer *t, const struct json_value *t
         TRY(json_get_text(special, "id", &name, error));
         uint32_t token = tokenizer_find(t, text_of(name));
         if (token == NO_TOKEN || t->prefix_count == TOKENIZER_PREFIX_MAX)
-            return error_set(error, INVALID, "its template begins with \"%.40s\", which is no token, or one too many", name);
+            return error_set(error, INVALID, "its template begins with \"%.40s\", which is not a token, or one too many", name);
         t->prefix[t->prefix_count++] = token;
     }
     return OK;
@@ -343,7 +343,7 @@ static enum status read_all(struct tokenizer *t, struct error *error) {
     if (is_null(added))
         added = NULL;
     else if (added->type != JSON_ARRAY)
-        return error_set(error, INVALID, "added_tokens is no array");
+        return error_set(error, INVALID, "added_tokens is not an array");
     TRY(read_model(t, model, added, error));
     TRY(read_normalizer(t, json_object_get(root, "normalizer"), error));
     TRY(check_added(t, error));
@@ -399,4 +399,3 @@ void tokenizer_close(struct tokenizer *t) {
     free(t->right);
     free(t);
 }
-

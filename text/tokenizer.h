@@ -22,7 +22,7 @@ struct tokenizer;
 /* DIRECTORY/tokenizer.json. NOT_FOUND; INVALID says what is wrong or which kind it is. */
 MUST_USE enum status tokenizer_open(const char *directory, struct tokenizer **out, struct error *error);
 MUST_USE enum status tokenizer_parse(struct bytes file, struct tokenizer **out, struct error *error);
-void tokenizer_close(struct tokenizer *tokenizer);                /* NULL is a no-op */
+void tokenizer_close(struct tokenizer *tokenizer); /* NULL is a no-op */
 
 /* Appends the tokens as u32. `prefix`: with those the template puts before a text (beginning of text). INVALID: no UTF-8, a byte without a token. */
 MUST_USE enum status tokenizer_encode(const struct tokenizer *tokenizer, struct bytes text, bool prefix, struct buffer *tokens,

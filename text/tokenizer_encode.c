@@ -160,7 +160,7 @@ static size_t blanks_after(struct bytes text, size_t from) {
 static enum status check_text(struct bytes text, struct error *error) {
     for (size_t at = 0, length; at < text.size; at += length)
         if ((length = utf8_length(text.data + at, text.size - at)) == 0)
-            return error_set(error, INVALID, "the text is no UTF-8 at byte %zu", at);
+            return error_set(error, INVALID, "the text is not UTF-8 at byte %zu", at);
     return OK;
 }
 

@@ -48,7 +48,7 @@ static enum status derive_step(const struct topology *topology, struct topology_
 
 static enum status check_fault(const char *where, const struct topology_fault *fault, struct error *error) {
     if (isfinite(fault->at) && !(fault->at_lasts > 0) && !(fault->lasts > 0)) {
-        return error_set(error, INVALID, "%s: at wants at_lasts beside it", where);
+        return error_set(error, INVALID, "%s: `at` needs `at_lasts` as well", where);
     }
     return OK;
 }

@@ -160,8 +160,8 @@ enum status field_read(const struct field *field, const char *text, void *base, 
     if (read_form(field, text, (char *)base + field->offset)) return OK;
     struct buffer range = {0};
     field_range(field, &range);
-    enum status status = error_set(error, INVALID, "\"%.60s\" will not do for %s: write %.*s", text, field->key, (int)range.size,
-                                   (const char *)range.data);
+    enum status status = error_set(error, INVALID, "invalid value \"%.60s\" for %s: write %.*s", text, field->key,
+                                   (int)range.size, (const char *)range.data);
     buffer_deinit(&range);
     return status;
 }
@@ -208,7 +208,7 @@ static enum status read_entry(const struct field *fields, const char *file, cons
     const struct field *field = field_named(fields, key);
     if (!field) return unknown_key(fields, file, entry, key, error);
     if (entry->kind == YAML_EMPTY_MAP) return OK;
-    if (entry->kind != YAML_TEXT) return error_set(error, INVALID, "%s:%u: %s wants a value", file, entry->line, entry->key);
+    if (entry->kind != YAML_TEXT) return error_set(error, INVALID, "%s:%u: %s needs a value", file, entry->line, entry->key);
     if (field_read(field, entry->text, base, error) == OK) return OK;
     return error_wrap(error, INVALID, "%s:%u", file, entry->line);
 }

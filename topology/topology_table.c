@@ -44,17 +44,17 @@ const struct field topology_fields[] = {
 
     {"run.mode", FIELD_CHOICE, AT(run.mode), NULL, .choices = modes, .help = "Follows from the codec where it is not given."},
     {"run.codec", FIELD_CODEC, AT(run.codec), "topk2-64", .help = "fp32, bf16, int8, fp4, topk2-64, topk2-128."},
-    {"run.bits", FIELD_COUNT, AT(run.bits), NULL, 0.001, 64, .help = "Bits a parameter of a message, where measured; else the codec's usual."},
-    {"run.inner_steps", FIELD_COUNT, AT(run.inner_steps), "30", 1, 1e6, .whole = true, .help = "H: inner steps a round at the fastest site."},
+    {"run.bits", FIELD_COUNT, AT(run.bits), NULL, 0.001, 64, .help = "Bits per parameter of a message, where measured; else the codec's usual."},
+    {"run.inner_steps", FIELD_COUNT, AT(run.inner_steps), "30", 1, 1e6, .whole = true, .help = "H: inner steps per round at the fastest site."},
     {"run.fragments", FIELD_COUNT, AT(run.fragments), "1", 1, FRAGMENTS_LIMIT, .whole = true, .help = "Pieces of the model that are exchanged one by one."},
     {"run.quorum", FIELD_COUNT, AT(run.quorum), "1", 1, 256, .whole = true, .help = "An outer step starts once so many contributions wait ..."},
     {"run.grace", FIELD_TIME, AT(run.grace), "10s", 0, INFINITY, .help = "... or so long after the first of them came."},
-    {"run.staleness_cap", FIELD_COUNT, AT(run.staleness_cap), NULL, 0, STALENESS_LIMIT, .whole = true, .help = "Outer steps a contribution may have missed; by default twice the sites, at least 16."},
+    {"run.staleness_cap", FIELD_COUNT, AT(run.staleness_cap), NULL, 0, STALENESS_LIMIT, .whole = true, .help = "Outer steps that a contribution may have missed; by default twice the sites, at least 16."},
     {"run.warmup_steps", FIELD_COUNT, AT(run.warmup_steps), "4", 0, 1e6, .whole = true, .help = "The first outer steps wait for every site ..."},
     {"run.warmup_grace", FIELD_TIME, AT(run.warmup_grace), "1m", 0, INFINITY, .help = "... but no longer than this."},
     {"run.snapshot_interval", FIELD_COUNT, AT(run.snapshot_interval), "64", 1, 1e6, .whole = true, .help = "Outer steps between two snapshots."},
     {"run.root_interval", FIELD_COUNT, AT(run.root_interval), "1", 1, 1e6, .whole = true, .help = "Outer steps between two state roots."},
-    {"run.dylu", FIELD_BOOL, AT(run.dylu), "true", .help = "Slower sites do fewer inner steps a round."},
+    {"run.dylu", FIELD_BOOL, AT(run.dylu), "true", .help = "Slower sites do fewer inner steps per round."},
     {"run.overlap", FIELD_BOOL, AT(run.overlap), "true", .help = "Training goes on while a round is sent and merged."},
 
     {"coordinator.cores", FIELD_COUNT, AT(coordinator.cores), "16", 1, 1e5, .whole = true, .help = "Processor cores."},
@@ -72,7 +72,7 @@ const struct field topology_fields[] = {
     FAULT("coordinator.outages", AT(coordinator.outage), "outages of the coordinator"),
 
     {"reported.busy", FIELD_SHARE, AT(reported.busy), NULL, 0, 1, .help = "What operators of such a federation published, to be printed beside the plan."},
-    {"reported.uplink_bits", FIELD_COUNT, AT(reported.uplink_bits), NULL, 0, 64, .help = "Likewise: bits a parameter and round, up."},
+    {"reported.uplink_bits", FIELD_COUNT, AT(reported.uplink_bits), NULL, 0, 64, .help = "Likewise: bits per parameter and round, up."},
     {"reported.source", FIELD_TEXT, AT(reported.source), NULL, .help = "Where."},
     {0}};
 

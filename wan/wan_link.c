@@ -42,7 +42,7 @@ enum status wan_rate_parse(const char *text, uint64_t *out, struct error *error)
         *out = (uint64_t)(value * units[i].bits);
         return OK;
     }
-    return error_set(error, INVALID, "\"%.40s\" is no rate: write 20mbit, 512kbit, 1Gbit/s or unlimited", text);
+    return error_set(error, INVALID, "\"%.40s\" is not a rate: write 20mbit, 512kbit, 1Gbit/s or unlimited", text);
 }
 
 static enum status duration_parse(const char *text, const char *most, uint64_t *out_ns, struct error *error) {
@@ -66,7 +66,7 @@ static enum status loss_parse(const char *text, double *out, struct error *error
         end++;
     }
     if (end == text || *end || !(value >= 0 && value <= 0.5))
-        return error_set(error, INVALID, "\"%.40s\" is no loss: write 1%% or 0.01, at most 50%%", text);
+        return error_set(error, INVALID, "\"%.40s\" is not a loss: write 1%% or 0.01, at most 50%%", text);
     *out = value;
     return OK;
 }

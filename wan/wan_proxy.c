@@ -114,7 +114,8 @@ enum status wan_proxy_add(struct wan_proxy *proxy, const struct wan_link_setup *
     enum status status;
     if (proxy->link_count == WAN_LINKS_LIMIT) return error_set(error, FULL, "there are %d links already", WAN_LINKS_LIMIT);
     if (!name_is_good(setup->name))
-        return error_set(error, INVALID, "\"%.70s\" is no name for a link: letters, digits, '-', '_' and '.'", setup->name);
+        return error_set(error, INVALID, "\"%.70s\" is not a name for a link: use letters, digits, '-', '_' and '.'",
+                         setup->name);
     if (link_find(proxy, setup->name)) return error_set(error, INVALID, "there is a link %s already", setup->name);
     link = xcalloc(1, sizeof(*link));
     link->proxy = proxy;
@@ -164,14 +165,15 @@ typedef enum status link_command(struct link *link, const struct words *words, u
 
 static enum status way_parse(const char *text, enum wan_way *out, struct error *error) {
     bool up = strcmp(text, "up") == 0;
-    if (!up && strcmp(text, "down") != 0) return error_set(error, INVALID, "\"%.40s\" is no way: up or down", text);
+    if (!up && strcmp(text, "down") != 0)
+        return error_set(error, INVALID, "\"%.40s\" is not a direction: write up or down", text);
     *out = up ? WAN_UP : WAN_DOWN;
     return OK;
 }
 
 static enum status do_set(struct link *link, const struct words *words, uint64_t now_ns, struct error *error) {
     struct wan_settings wanted = link->settings;
-    if (words->count < 4 || words->count % 2) return error_set(error, INVALID, "set wants NAME KEY VALUE [KEY VALUE ...]");
+    if (words->count < 4 || words->count % 2) return error_set(error, INVALID, "set needs NAME KEY VALUE [KEY VALUE ...]");
     for (size_t i = 2; i < words->count; i += 2) TRY(wan_settings_set(&wanted, words->at[i], words->at[i + 1], error));
     if (wanted.reset_every_ns != link->settings.reset_every_ns)
         timer_set(link->proxy, &link->timer, wanted.reset_every_ns ? now_ns + wanted.reset_every_ns : UINT64_MAX);
@@ -184,13 +186,13 @@ static enum status do_set(struct link *link, const struct words *words, uint64_t
 
 static enum status do_target(struct link *link, const struct words *words, uint64_t now_ns, struct error *error) {
     (void)now_ns;
-    if (words->count != 3) return error_set(error, INVALID, "target wants NAME HOST:PORT");
+    if (words->count != 3) return error_set(error, INVALID, "target needs NAME HOST:PORT");
     return socket_address(words->at[2], ADDRESS_TO_CONNECT, &link->target, error);
 }
 
 static enum status do_reset(struct link *link, const struct words *words, uint64_t now_ns, struct error *error) {
     (void)now_ns;
-    if (words->count != 2) return error_set(error, INVALID, "reset wants NAME");
+    if (words->count != 2) return error_set(error, INVALID, "reset needs NAME");
     while (link->connections) connection_reset(link->connections);
     return OK;
 }
@@ -198,7 +200,7 @@ static enum status do_reset(struct link *link, const struct words *words, uint64
 static enum status do_stall(struct link *link, const struct words *words, uint64_t now_ns, struct error *error) {
     struct wan_settings read = {0};
     enum wan_way way = WAN_UP;
-    if (words->count != 3 && words->count != 4) return error_set(error, INVALID, "stall wants NAME DURATION [up|down]");
+    if (words->count != 3 && words->count != 4) return error_set(error, INVALID, "stall needs NAME DURATION [up|down]");
     TRY(wan_settings_set(&read, "delay", words->at[2], error));
     if (words->count == 4) TRY(way_parse(words->at[3], &way, error));
     for (int i = 0; i < WAN_WAYS; i++)
@@ -209,7 +211,7 @@ static enum status do_stall(struct link *link, const struct words *words, uint64
 
 static enum status do_half_close(struct link *link, const struct words *words, uint64_t now_ns, struct error *error) {
     enum wan_way way;
-    if (words->count != 3) return error_set(error, INVALID, "half-close wants NAME up|down");
+    if (words->count != 3) return error_set(error, INVALID, "half-close needs NAME up|down");
     TRY(way_parse(words->at[2], &way, error));
     for (struct connection *one = link->connections, *next; one; one = next) {
         next = one->next;
@@ -221,7 +223,7 @@ static enum status do_half_close(struct link *link, const struct words *words, u
 static enum status do_corrupt(struct link *link, const struct words *words, uint64_t now_ns, struct error *error) {
     enum wan_way way;
     (void)now_ns;
-    if (words->count != 3) return error_set(error, INVALID, "corrupt wants NAME up|down");
+    if (words->count != 3) return error_set(error, INVALID, "corrupt needs NAME up|down");
     TRY(way_parse(words->at[2], &way, error));
     link->way[way].corrupt_next = true;
     return OK;
@@ -265,7 +267,7 @@ static void show(const struct wan_proxy *proxy, struct buffer *answer) {
 static enum status do_link(struct wan_proxy *proxy, const struct words *words, uint16_t *port, struct error *error) {
     struct wan_link_setup setup = {.settings = wan_settings_default()};
     if (words->count != 6 || strcmp(words->at[2], "from") != 0 || strcmp(words->at[4], "to") != 0)
-        return error_set(error, INVALID, "link wants NAME from HOST:PORT to HOST:PORT");
+        return error_set(error, INVALID, "link needs NAME from HOST:PORT to HOST:PORT");
     setup.name = words->at[1];
     setup.listen = words->at[3];
     setup.target = words->at[5];
@@ -275,7 +277,7 @@ static enum status do_link(struct wan_proxy *proxy, const struct words *words, u
 static enum status for_links(struct wan_proxy *proxy, const struct words *words, link_command *run, struct error *error) {
     uint64_t now_ns = clock_monotonic_ns();
     struct link *link;
-    if (words->count < 2) return error_set(error, INVALID, "%s wants the NAME of a link, or *", words->at[0]);
+    if (words->count < 2) return error_set(error, INVALID, "%s needs the NAME of a link, or *", words->at[0]);
     if (strcmp(words->at[1], "*") == 0) {
         for (size_t i = 0; i < proxy->link_count; i++) TRY(run(proxy->links[i], words, now_ns, error));
         return OK;
@@ -311,7 +313,8 @@ static enum status command_run(struct wan_proxy *proxy, const struct words *word
         buffer_append_text(answer, "ok");
     } else {
         return error_set(error, INVALID,
-                         "\"%.40s\" is no command: link, set, target, reset, stall, half-close, corrupt, show, quit", name);
+                         "\"%.40s\" is not a command: write link, set, target, reset, stall, half-close, corrupt, show, quit",
+                         name);
     }
     return OK;
 }

@@ -71,9 +71,9 @@ static int run(const struct wan_proxy_settings *settings) {
     enum status status = OK;
     (void)signal(SIGPIPE, SIG_IGN);
     if (!settings->topology && (settings->describe || settings->target))
-        status = error_set(&error, INVALID, "--describe and --to want --wan FILE");
+        status = error_set(&error, INVALID, "--describe and --to need --wan FILE");
     else if (settings->topology && !settings->describe && !settings->target)
-        status = error_set(&error, INVALID, "--wan wants --to HOST:PORT, or --describe");
+        status = error_set(&error, INVALID, "--wan needs --to HOST:PORT, or --describe");
     else if (settings->topology)
         status = topology_load(settings->topology, &topology, &error);
     if (status == OK && settings->describe) {

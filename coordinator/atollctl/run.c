@@ -307,7 +307,7 @@ static const struct option steps_options[] = {{.name = "inner-steps",
                                                .min = "1",
                                                .max = "1000000",
                                                .flags = OPTION_REQUIRED | OPTION_POSITIONAL,
-                                               .help = "H: inner steps a round at the fastest site"},
+                                               .help = "H: inner steps per round at the fastest site"},
                                               {0}};
 
 static const struct command create_command = {.name = "create",

@@ -252,7 +252,7 @@ const char *fill(attention_choices *choices, const char *cache) {
         return fail(CUDA_FAILURE_INPUT, "ATOLL_ATTENTION is \"%.40s\"; it must be auto, mma or wgmma", wish);
     TRY_CUDA(hopper_attention_open(&choices->hopper));
     if (choices->wish == WAY_WGMMA && !choices->hopper)
-        return fail(CUDA_FAILURE_INPUT, "ATOLL_ATTENTION is wgmma, which wants compute 9.0 and a driver for CUDA 12");
+        return fail(CUDA_FAILURE_INPUT, "ATOLL_ATTENTION is wgmma, which needs compute 9.0 and a driver for CUDA 12");
     if (!choices->hopper) return nullptr;
     cudaDeviceProp properties;
     int driver = 0;

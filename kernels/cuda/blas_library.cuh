@@ -57,7 +57,7 @@ inline const char *blas_library_open(struct blas_library *out) {
     struct blas_library blas = {};
     for (const char *name : names)
         if (!blas.library) blas.library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-    if (!blas.library) return fail(CUDA_FAILURE_OTHER, "training on CUDA wants cuBLASLt, and there is no %s", names[0]);
+    if (!blas.library) return fail(CUDA_FAILURE_OTHER, "training on CUDA needs cuBLASLt, but there is no %s", names[0]);
     const char *missing = nullptr;
 #define BLAS_FUNCTION(name, field)                                                                                               \
     blas.field = reinterpret_cast<decltype(&name)>(dlsym(blas.library, #name));                                                  \
