@@ -110,3 +110,122 @@ TEST(with_overlap_on_a_site_trains_whoever_waits) {
     CHECK(!find(site, NODE_DO_SNAPSHOT));
     site_close(site);
 }
+
+/* ---- payloads that a disk has lost ------------------------------------------------------------------------------------------ */
+
+#define ALONE "merge: {quorum: 1, grace: 10s, warmup_steps: 0}\ninner.inner_steps: 10\n"
+
+static size_t count(const struct started *site, enum node_action_kind kind) {
+    size_t found = 0;
+    for (size_t i = 0; i < site->out.count; i++) found += site->out.items[i].kind == kind;
+    return found;
+}
+
+static void tell(struct started *site, enum node_event_kind kind, enum status status) {
+    step(site, &(struct node_event){.kind = kind, .status = status});
+}
+
+static void beat(struct started *site, const uint64_t *wanted, uint32_t wanted_count) {
+    struct node_event event = {.kind = NODE_HEARTBEAT_REPLY};
+    event.heartbeat.wanted_count = wanted_count;
+    for (uint32_t i = 0; i < wanted_count; i++) event.heartbeat.wanted[i] = wanted[i];
+    step(site, &event);
+}
+
+static void entry_comes(struct started *site, uint64_t index) {
+    step(site, &(struct node_event){.kind = NODE_ENTRY, .bytes = buffer_bytes(&site->f->entries[index])});
+}
+
+TEST(a_step_whose_payload_is_damaged_here_waits_until_the_coordinator_has_sent_it_again) {
+    struct fixture *f = fixture_open(ALONE, 4096);
+    fixture_sites(f, 2);
+    uint64_t own = fixture_contribute(f, 1, 0, 0, 1), theirs = fixture_contribute(f, 2, 0, 0, 1);
+    struct started *site = site_open(f, true, 0, 1, own);
+    fixture_step(f, 0, 2);
+    uint64_t made = f->entry_count - 1;
+    entry_comes(site, made);
+    CHECK_EQUAL(count(site, NODE_DO_APPLY), 1);
+    struct node_event damaged = {.kind = NODE_APPLIED, .status = CORRUPT, .message = "not its digest"};
+    damaged.applied.lost = theirs;
+    step(site, &damaged);
+    CHECK(!find(site, NODE_DO_HALT) && !find(site, NODE_DO_APPLY));
+    CHECK_EQUAL(node_state_lost(site->state), theirs);
+    CHECK(!find(site, NODE_DO_REFETCH)); /* the link is down */
+    tell(site, NODE_LINK_UP, OK);
+    CHECK_EQUAL(count(site, NODE_DO_REFETCH), 1);
+    CHECK_EQUAL(find(site, NODE_DO_REFETCH)->index, theirs);
+    tell(site, NODE_TIMER, OK);
+    CHECK(!find(site, NODE_DO_REFETCH)); /* one at a time */
+    tell(site, NODE_REFETCHED, UNAVAILABLE);
+    CHECK(!find(site, NODE_DO_REFETCH) && !find(site, NODE_DO_HALT));
+    CHECK_EQUAL(node_state_lost(site->state), theirs);
+    progress(site, 3); /* training goes on meanwhile */
+    CHECK(!find(site, NODE_DO_HALT));
+    site->now.monotonic_ms += 2000; /* beyond any pause between two tries */
+    tell(site, NODE_TIMER, OK);
+    CHECK_EQUAL(count(site, NODE_DO_REFETCH), 1);
+    CHECK(!find(site, NODE_DO_APPLY));
+    tell(site, NODE_REFETCHED, OK);
+    CHECK_EQUAL(node_state_lost(site->state), 0);
+    CHECK_EQUAL(count(site, NODE_DO_APPLY), 1);
+    const struct buffer *again = &find(site, NODE_DO_APPLY)->bytes;
+    CHECK_EQUAL(again->size, f->entries[made].size);
+    CHECK(memcmp(again->data, f->entries[made].data, again->size) == 0);
+    struct node_event applied = {.kind = NODE_APPLIED, .status = OK};
+    struct ledger_entry entry;
+    struct error error = {0};
+    CHECK_OK(ledger_entry_decode(buffer_bytes(&f->entries[made]), &entry, &error));
+    memcpy(applied.applied.root, entry.step.root, DIGEST_SIZE);
+    applied.applied.version = 1;
+    step(site, &applied);
+    CHECK_EQUAL(run_state_version(node_state_run(site->state)), 1);
+    CHECK_EQUAL(count(site, NODE_DO_REBASE), 1);
+    site_close(site);
+}
+
+TEST(what_the_coordinator_has_lost_is_brought_one_by_one_and_only_what_is_known_here) {
+    struct fixture *f = fixture_open(ALONE, 4096);
+    fixture_sites(f, 3);
+    uint64_t own = fixture_contribute(f, 1, 0, 0, 1), theirs = fixture_contribute(f, 2, 0, 0, 1);
+    struct started *site = site_open(f, true, 0, 1, own);
+    const uint64_t wanted[] = {own, 1000, theirs}, later[] = {theirs};
+    tell(site, NODE_LINK_UP, OK);
+    beat(site, wanted, 3);
+    CHECK_EQUAL(count(site, NODE_DO_SUPPLY), 1);
+    CHECK_EQUAL(find(site, NODE_DO_SUPPLY)->index, own);
+    beat(site, later, 1); /* a later answer does not start another */
+    CHECK(!find(site, NODE_DO_SUPPLY));
+    tell(site, NODE_SUPPLIED, UNAVAILABLE); /* it went wrong: the coordinator asks again if it still lacks it */
+    CHECK_EQUAL(count(site, NODE_DO_SUPPLY), 1);
+    CHECK_EQUAL(find(site, NODE_DO_SUPPLY)->index, theirs); /* and nothing of entry 1000, which is not here */
+    tell(site, NODE_LINK_DOWN, UNAVAILABLE);
+    tell(site, NODE_SUPPLIED, UNAVAILABLE);
+    CHECK(!find(site, NODE_DO_SUPPLY));
+    tell(site, NODE_LINK_UP, OK);
+    CHECK(!find(site, NODE_DO_SUPPLY));
+    beat(site, later, 1);
+    CHECK_EQUAL(count(site, NODE_DO_SUPPLY), 1);
+    site_close(site);
+}
+
+TEST(a_contribution_that_is_dropped_gives_its_mass_back_and_anothers_does_not) {
+    struct fixture *f = fixture_open(ALONE, 4096);
+    fixture_sites(f, 2);
+    uint64_t own = fixture_contribute(f, 1, 0, 0, 1), theirs = fixture_contribute(f, 2, 0, 0, 1);
+    struct started *site = site_open(f, true, 0, 1, own);
+    CHECK_EQUAL(node_state_slot(site->state, 0), SLOT_ACCEPTED);
+    for (int which = 0; which < 2; which++) {
+        struct ledger_entry entry = fixture_entry(f, LEDGER_DROPPED);
+        entry.dropped.index = which == 0 ? theirs : own;
+        snprintf(entry.dropped.reason, sizeof entry.dropped.reason, "its payload was lost");
+        fixture_append(f, &entry);
+        entry_comes(site, f->entry_count - 1);
+        CHECK(!find(site, NODE_DO_HALT));
+        CHECK_EQUAL(count(site, NODE_DO_RESTORE), which);
+        CHECK_EQUAL(node_state_slot(site->state, 0), which == 0 ? SLOT_ACCEPTED : SLOT_RESTORING);
+    }
+    struct node_event restored = {.kind = NODE_REBASED, .fragment = 0, .sequence = 1};
+    step(site, &restored);
+    CHECK_EQUAL(node_state_slot(site->state, 0), SLOT_TRAINING); /* the next message has what this one had */
+    site_close(site);
+}
