@@ -1,7 +1,7 @@
 /* A checksum against accidents: a bit that flipped on a disk, a file cut off or overwritten in part.
  *
  * CRC-64 as xz has it (reflected polynomial of ECMA-182, initial value and final XOR all ones). It finds every burst of up to 64
- * bits, and anything else but for one in 2^64. It is no proof of origin: whoever can write the bytes can write the checksum. What
+ * bits, and anything else except one in 2^64. It is not proof of origin: anyone who can write the bytes can write the checksum. What
  * comes from a peer, or must be traced to a signer, has a SHA-256 (crypto/digest.h). This one is for programs that are built from
  * base/, kernels/, codec/ and model/ alone.
  */

@@ -16,7 +16,7 @@ MUST_USE enum status file_open(const char *path, int *out, uint64_t *size, struc
 MUST_USE enum status file_check_kind(const char *path, struct error *error);
 
 /* Appends the file's content to *out. NOT_FOUND; INVALID if it is larger than limit; FAILED for the rest, with the reason.
- * A terminating zero byte lies behind the content (not counted), so text may be read as a string. */
+ * A terminating zero byte lies after the content (not counted), so text may be read as a string. */
 MUST_USE enum status file_read(const char *path, size_t limit, struct buffer *out, struct error *error);
 /* Write to a temporary beside it, fdatasync, rename over path, fsync the directory. A symbolic link stays, and what it points to is
  * replaced. FULL if the disk is, or a limit is met; INVALID if the path is of something that is not a regular file, which stays. */

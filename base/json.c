@@ -1,5 +1,5 @@
 /* The reader: recursive descent with a bounded depth. Values under construction lie on one stack; when an array or object ends, its
- * items move from there into the arena, side by side, so that an index reaches them. An object of more than a few members has behind
+ * items move from there into the arena, side by side, so that an index reaches them. An object of more than a few members has after
  * its items a table of their indices sorted by key, which finds duplicates at the end and members later. */
 #include "base/json.h"
 
@@ -44,7 +44,7 @@ static void *take_memory(struct json *json, size_t size) {
         struct block *fresh = malloc(sizeof *fresh + room);
         if (!fresh) return NULL;
         *fresh = (struct block){.size = room};
-        if (block && size >= BLOCK_SIZE / 4) { /* goes behind the block that still has room */
+        if (block && size >= BLOCK_SIZE / 4) { /* goes after the block that still has room */
             fresh->next = block->next;
             block->next = fresh;
         } else {
@@ -118,7 +118,7 @@ static enum status parse_hex4(struct json_parser *parser, uint32_t *out) {
     return OK;
 }
 
-/* Behind "\u". */
+/* After "\u". */
 static enum status parse_unicode_escape(struct json_parser *parser) {
     uint32_t point = 0, low = 0;
     TRY(parse_hex4(parser, &point));
@@ -283,7 +283,7 @@ static enum status close_container(struct json_parser *parser, size_t first, str
     return out->type == JSON_OBJECT ? index_members(parser, out) : OK;
 }
 
-/* One item, behind its key if it is an object's. */
+/* One item, after its key if it is an object's. */
 static enum status parse_item(struct json_parser *parser, enum json_type type) {
     struct json_value item = {0};
     const char *key = NULL;

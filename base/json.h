@@ -1,7 +1,7 @@
 /* JSON (RFC 8259): a strict bounded reader, and a small writer.
  *
  * Home-made because the training engine builds on bare machines with gcc and make alone, and because what we read (safetensors
- * headers, tokenizers, config.json, tokens of invitation) may come from a stranger: the reader has limits on size and depth, wants
+ * headers, tokenizers, config.json, tokens of invitation) may come from a stranger: the reader has limits on size and depth, needs
  * valid UTF-8, refuses duplicate keys, trailing bytes, numbers that are no JSON and the escape \u0000 (our texts are C
  * strings, and a name cut short at a zero is another name). The document is one allocation arena: 32 bytes a value plus its
  * text, freed in one call.
@@ -51,9 +51,9 @@ MUST_USE enum status json_parse(struct bytes text, const struct json_limits *lim
 void json_close(struct json *json); /* NULL is a no-op */
 const struct json_value *json_root(const struct json *json);
 
-/* NULL if it is no object or has no such member. O(log count). */
+/* NULL if it is not an object or has no such member. O(log count). */
 const struct json_value *json_object_get(const struct json_value *object, const char *key);
-/* NULL if it is no array or shorter. */
+/* NULL if it is not an array or shorter. */
 const struct json_value *json_array_get(const struct json_value *array, size_t index);
 
 /* A member that must be there and be of this type. */

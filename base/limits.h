@@ -3,7 +3,7 @@
  * A process lives in a control group, that in another, up to the root: each may have a limit, and the tightest holds. A service's
  * MemoryMax and a container's --memory are such limits, its CPUQuota and --cpus likewise. Versions 1 and 2, and a machine that
  * has both at once, are read alike: where the groups lie says /proc/self/mountinfo, which of them is ours /proc/self/cgroup.
- * What files left in the page cache counts as used there, but gives way to whoever needs memory, so it counts as free here.
+ * What files left in the page cache counts as used there, but gives way when memory is needed, so it counts as free here.
  */
 #ifndef BASE_LIMITS_H
 #define BASE_LIMITS_H

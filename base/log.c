@@ -66,8 +66,7 @@ char *log_quote(const char *text, char *out, size_t size) {
 
 /* Says how many lines of this call site were dropped before this one, or -1 if this one is to be dropped too. */
 static int64_t log_admit(struct log_site *site) {
-    if (log_level_now == LOG_DEBUG)
-        return 0; /* whoever asks for all of it, such as a test that counts receipts, gets all of it */
+    if (log_level_now == LOG_DEBUG) return 0; /* at debug nothing is left out: a test may count lines */
     uint64_t now = clock_monotonic_ms();
     if (site->window_start_ms == 0 || now - site->window_start_ms >= WINDOW_MS) {
         uint32_t dropped = site->dropped;

@@ -25,7 +25,7 @@ void log_set_level(enum log_level level); /* default LOG_INFO, or what ATOLL_LOG
 bool log_is_on(enum log_level level);
 /* INVALID names the levels there are. */
 MUST_USE enum status log_level_parse(const char *text, enum log_level *out, struct error *error);
-/* `key=value` pairs put behind every line, such as "run=demo site=eu-1"; copied. NULL removes them. */
+/* `key=value` pairs put after every line, such as "run=demo site=eu-1"; copied. NULL removes them. */
 void log_set_context(const char *pairs);
 void log_write(struct log_site *site, enum log_level level, const char *event, const char *format, ...) PRINTF_LIKE(4, 5);
 

@@ -264,7 +264,7 @@ static bool has_protocol(const char *text) {
 
 /* What Kubernetes puts into every container of a namespace that has a Service named `atoll` or `atoll-...`; nobody meant it for us.
  * With NAME for its name in capitals: NAME_SERVICE_HOST, NAME_SERVICE_PORT, NAME_SERVICE_PORT_HTTP for a port that has a name,
- * NAME_PORT=tcp://10.0.0.1:80, NAME_PORT_80_TCP, and this with _PROTO, _PORT, _ADDR behind it. */
+ * NAME_PORT=tcp://10.0.0.1:80, NAME_PORT_80_TCP, and this with _PROTO, _PORT, _ADDR after it. */
 static bool is_of_a_service(const char *name, const char *value) {
     size_t size = strlen(name);
     if (name[strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")] != 0) return false;

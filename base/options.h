@@ -12,7 +12,7 @@
  *
  *     static const struct option node_options[] = {
  *         {"inner-steps", OPTION_U64, OPTION_FIELD(struct node_config, inner_steps), .fallback = "500", .min = "1",
- *          .max = "100000", .help = "inner steps a round"},
+ *          .max = "100000", .help = "inner steps per round"},
  *         {"upload.rate-limit", OPTION_SIZE, OPTION_FIELD(struct node_config, rate_limit), .help = "bytes a second; 0: none"},
  *         {0}};
  *     static const struct command node = {.name = "atoll-node", .summary = "trains at a site", .options = node_options};
@@ -113,7 +113,7 @@ enum { OPTIONS_GO_ON = -1, OPTIONS_EXIT_DONE = 0, OPTIONS_EXIT_USAGE = 2 };
 struct options *options_create(const struct command *program, void *values);
 void options_destroy(struct options *options); /* NULL is a no-op; texts and lists in the values die with it */
 
-/* All of it, as a main wants it: arguments, environment, file, checks; --help, --version, --print-config and --example-config on
+/* All of it, as a main needs it: arguments, environment, file, checks; --help, --version, --print-config and --example-config on
  * stdout; what is wrong on stderr with what to do about it. OPTIONS_GO_ON, or the exit code: 0 when something was printed
  * as asked, 2 for wrong usage. */
 int options_start(struct options *options, const struct options_setup *setup);

@@ -1,4 +1,4 @@
-/* The command line: words choose commands until one that runs, then fill positionals; flags may stand anywhere behind the command that
+/* The command line: words choose commands until one that runs, then fill positionals; flags may stand anywhere after the command that
  * has them. */
 #include <stdlib.h>
 #include <string.h>
@@ -47,7 +47,7 @@ static struct option_state *find_flag(const struct options *options, const char 
     return NULL;
 }
 
-/* The value behind '=', or else the next argument. */
+/* The value after '=', or else the next argument. */
 static enum status take_value(struct arguments *arguments, const char *flag, const char *inline_value, const char **out,
                               struct error *error) {
     if (inline_value) {

@@ -17,7 +17,7 @@ static bool is_flag(const struct option *option) { return is_shown(option) && !(
 
 /* --- the manual page --- */
 
-/* troff's escapes; a '.' or ''' that opens a line is no request. */
+/* troff's escapes; a '.' or ''' that opens a line is not a request. */
 static void append_escaped(struct buffer *out, const char *text) {
     bool opens = true;
     for (; *text; text++) {

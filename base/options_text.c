@@ -7,7 +7,7 @@
 
 enum { HELP_WIDTH = 100, HELP_INDENT = 6 };
 
-/* Words of text, wrapped at HELP_WIDTH, each line behind `prefix`. */
+/* Words of text, wrapped at HELP_WIDTH, each line after `prefix`. */
 static void append_wrapped(struct buffer *out, const char *prefix, const char *text) {
     size_t column = 0;
     while (*text) {

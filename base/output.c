@@ -115,7 +115,7 @@ static enum status lock(int descriptor, const char *path, struct error *error) {
     return OK;
 }
 
-/* The lock file that has the name now, held. One that its holder removed meanwhile is no lock, so the name is looked at again. */
+/* The lock file that has the name now, held. One that its holder removed meanwhile is not a lock, so the name is looked at again. */
 static enum status lock_beside(const char *path, struct output *output, struct error *error) {
     output->path = xformat("%s.lock", path);
     for (;;) {
@@ -152,7 +152,7 @@ static enum status lock_beside(const char *path, struct output *output, struct e
     }
 }
 
-/* BASE.tmp.NUMBER, file_write's names: the lock is held, so whoever made them is gone. */
+/* BASE.tmp.NUMBER, file_write's names: the lock is held, so the process that made them is gone. */
 static void remove_left(const char *path) {
     char *directory = parent_of(path);
     const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;

@@ -20,7 +20,7 @@ static inline size_t utf8_length(const uint8_t *text, size_t left) {
     return length;
 }
 
-/* Bytes of the byte order mark that some editors put before UTF-8 text: 3, or 0 where there is none. It is no part of the text. */
+/* Bytes of the byte order mark that some editors put before UTF-8 text: 3, or 0 where there is none. It is not a part of the text. */
 static inline size_t utf8_mark(const uint8_t *text, size_t size) {
     return size >= 3 && text[0] == 0xef && text[1] == 0xbb && text[2] == 0xbf ? 3 : 0;
 }

@@ -98,7 +98,7 @@ static inline uint32_t bits_get_unary(struct bit_reader *reader, uint32_t limit)
     return zeroes;
 }
 
-/* True if all has been read but for fewer than eight padding bits, and those are zero. */
+/* True if all has been read except fewer than eight padding bits, and those are zero. */
 static inline bool bits_at_end(const struct bit_reader *reader) {
     return !reader->failed && reader->at == reader->size && reader->count < 8 && reader->held == 0;
 }

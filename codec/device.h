@@ -2,7 +2,7 @@
  *
  * From a delta of gigabytes a message of megabytes is made where the delta is, so that the message is all that crosses the bus. On
  * the way back a message is checked on the host, which also finds where its chunks begin, and decoded and applied on the device.
- * Whoever applies the same messages there and here has the same parameters, to the bit, and so the same state root.
+ * Applying the same messages there and here gives the same parameters, to the bit, and so the same state root.
  *
  * Device memory is borrowed but where a comment says otherwise. The work goes to the calling thread's stream and is waited for.
  * One thread at a time for each encoder. Statuses: as in codec/codec.h, and those of cuda_backend_status: FULL where device memory
@@ -30,7 +30,7 @@ uint64_t device_encoder_memory(const struct cuda_operations *cuda, enum codec co
 MUST_USE enum status device_encode(struct device_encoder *encoder, struct device_memory base, struct device_memory local,
                                    struct device_memory *e, struct buffer *out, struct error *error);
 
-/* The same from host memory: base, local and e cross the bus, and e comes back. Takes 8 or 12 bytes an element more on the device
+/* The same from host memory: base, local and e cross the bus, and e comes back. Takes 8 or 12 bytes per element more on the device
  * from the first call on. */
 MUST_USE enum status device_encode_from_host(struct device_encoder *encoder, const float *base, const float *local, float *e,
                                              struct buffer *out, struct error *error);

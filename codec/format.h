@@ -42,7 +42,7 @@ struct piece {
 struct cursor {
     enum codec codec;
     size_t count, at;     /* elements in all; elements walked over */
-    struct bytes payload; /* behind the header */
+    struct bytes payload; /* after the header */
     /* topk2 */
     struct bit_reader bits;
     uint32_t table[TABLE_COUNT]; /* bit patterns */

@@ -52,7 +52,7 @@ static size_t entry_count(struct shape shape, size_t count) {
 static size_t chunk_count(size_t count) { return count / CODEC_CHUNK + (count % CODEC_CHUNK != 0); }
 
 /* The gaps of a chunk add up to less than 4096, so the unary parts have at most 4096 >> rice zeroes; a chunk that takes the
- * long form is no longer than it would be with the usual parameter. Runs take no more than a bit an element and one to end with. */
+ * long form is no longer than it would be with the usual parameter. Runs take no more than a bit per element and one to end with. */
 size_t topk2_payload_bound(enum codec codec, size_t count) {
     struct shape shape = shape_of(codec);
     size_t a_chunk = 1 + 1 + RICE_BITS + shape.sent_bits + GAMMA_BITS_MAX + (CODEC_CHUNK >> shape.usual_rice);

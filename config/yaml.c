@@ -41,7 +41,7 @@ static enum status complain(const struct yaml_walk *walk, const char *what) {
 
 /* --- keys --- */
 
-/* Puts what names the next value behind the level's own name: ".name" for a map (already there), "[index]" for a sequence. */
+/* Puts what names the next value after the level's own name: ".name" for a map (already there), "[index]" for a sequence. */
 static enum status name_value(struct yaml_walk *walk) {
     if (walk->depth == 0) return OK;
     struct level *level = &walk->levels[walk->depth - 1];

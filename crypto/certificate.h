@@ -1,7 +1,7 @@
 /* The federation's own X.509: an Ed25519 root that the coordinator holds, and what it issues to sites, admins and itself.
  *
- * A node makes its key locally and sends a request (CSR), which proves that it holds the key and says nothing else: whoever
- * issues decides every name, purpose and date (`struct certificate_terms`), and the request's subject and extensions are
+ * A node makes its key locally and sends a request (CSR), which proves that it holds the key and says nothing else: the
+ * issuer decides every name, purpose and date (`struct certificate_terms`), and the request's subject and extensions are
  * not even looked at. A peer is known by the one URI in its subjectAltName, such as `atoll:site:<32 hex>` or
  * `atoll:admin:<name>`; a server by a DNS name, such as `atoll-coordinator`. Profile: RFC 5280, Ed25519 per RFC 8410; roots
  * have pathlen 0, so nothing issued can issue. Works under TLS 1.3 with gRPC and with `openssl verify`.
@@ -87,7 +87,7 @@ MUST_USE enum status certificate_check_clock(struct bytes certificate, uint64_t 
 /* "2026-11-29 18:40 UTC". Returns out. */
 enum { CERTIFICATE_TIME_SIZE = 32 };
 const char *certificate_time_text(uint64_t seconds, char out[static CERTIFICATE_TIME_SIZE]);
-/* From either form to the one asked for; INVALID as certificate_parse, but for keys of any kind. Appends to *out. */
+/* From either form to the one asked for; INVALID as certificate_parse; keys of any kind are accepted. Appends to *out. */
 MUST_USE enum status certificate_convert(struct bytes certificate, enum certificate_form form, struct buffer *out,
                                          struct error *error);
 

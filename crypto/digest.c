@@ -1,5 +1,5 @@
 /* OpenSSL's own SHA256_CTX rather than EVP: it has a fixed size, needs no allocation and no fetch, cannot fail, and runs
- * the same SHA-NI code. 3.0 calls it deprecated in favour of EVP's providers, none of which we want for a public, keyless
+ * the same SHA-NI code. 3.0 calls it deprecated in favour of EVP's providers, none of which we need for a public, keyless
  * hash. The type stays inside this file; should a later OpenSSL drop it, an EVP_MD_CTX pointer fits into struct digest as
  * well. */
 #define OPENSSL_SUPPRESS_DEPRECATED

@@ -20,7 +20,7 @@ struct digest { /* a stream in progress; contents are digest.c's business */
 };
 
 void digest_sha256(const void *data, size_t size, uint8_t out[static DIGEST_SIZE]);
-/* Of the pieces one behind the other, with nothing between: where boundaries matter, the caller puts lengths in. */
+/* Of the pieces one after the other, with nothing between: where boundaries matter, the caller puts lengths in. */
 void digest_pieces(const struct bytes *pieces, size_t count, uint8_t out[static DIGEST_SIZE]);
 
 void digest_init(struct digest *digest);

@@ -103,7 +103,7 @@ void key_id(const uint8_t public_key[static PUBLIC_KEY_SIZE], uint8_t out[static
     memcpy(out, digest, KEY_ID_SIZE);
 }
 
-/* tag || 0x00 || message in one piece, as OpenSSL's one-shot Ed25519 wants it: in `stack` where it fits. */
+/* tag || 0x00 || message in one piece, as OpenSSL's one-shot Ed25519 needs it: in `stack` where it fits. */
 static uint8_t *put_together(const char *tag, struct bytes message, uint8_t stack[static ON_STACK], size_t *size) {
     size_t tag_size = strlen(tag) + 1;
     ASSERT(tag_size > 1 && tag_size <= SIGN_TAG_MAX + 1);

@@ -4,7 +4,7 @@
  * as another. Its terminating zero is signed too, so no tag is a prefix of another. A tag is a constant of the program, at most
  * SIGN_TAG_MAX characters; a longer or empty one is a broken program, not an error. An empty message is fine.
  *
- * Verification takes whatever a peer sent: a signature of any length, a key that is no point on the curve, a non-canonical
+ * Verification takes whatever a peer sent: a signature of any length, a key that is not a point on the curve, a non-canonical
  * S; all of these are INVALID. Public keys of small order, under which one signature fits nearly every message, are refused
  * too. Key pairs do not change once made: any number of threads may sign with one.
  */

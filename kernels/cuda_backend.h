@@ -25,7 +25,7 @@ MUST_USE enum status cuda_backend_open(const char *path, struct cuda_backend *ou
 /* All device memory must have been released. {0} and NULL are no-ops. */
 void cuda_backend_close(struct cuda_backend *backend);
 
-/* What --device asks for, and its names in this order, with NULL behind: "auto", "cpu", "cuda". */
+/* What --device asks for, and its names in this order, then NULL: "auto", "cpu", "cuda". */
 enum cuda_wish { CUDA_WISH_AUTO, CUDA_WISH_CPU, CUDA_WISH_CUDA };
 extern const char *const cuda_wish_names[];
 /* Opens what is wished for, and writes one line for the log to say: what was found, or why the CPU does the work. OK with

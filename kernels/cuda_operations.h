@@ -70,7 +70,7 @@ struct cuda_encoded {
     uint64_t bad;  /* the first element of what was to be encoded that is not finite; count where all are */
     uint64_t size; /* of the message */
 };
-struct cuda_part {                /* a message on the device, with 16 bytes behind it that may be read */
+struct cuda_part {                /* a message on the device, with 16 bytes after it that may be read */
     struct device_memory message; /* aligned to 16 bytes */
     struct device_memory places;  /* topk2: uint64_t a chunk, as codec_places of codec/codec.h gives them; else none */
     uint64_t size;                /* of the message */

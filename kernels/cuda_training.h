@@ -57,7 +57,7 @@ struct cuda_norm { /* y = x * rstd * w */
 };
 
 /* One call does `sequences` sequences. Rotary positions are applied to q and k: forward takes what is not rotated, and may leave it rotated,
- * as backward then wants it. So qkv is made anew before each forward, and nobody else reads it after. */
+ * as backward then needs it. So qkv is made anew before each forward, and nobody else reads it after. */
 struct cuda_attention {
     uint32_t sequences, length, heads, kv_heads, head_size;
     struct device_memory qkv, out;     /* bf16 [rows][qkv width]; [rows][heads * head size] */

@@ -58,7 +58,7 @@ bool elementwise_is_finite(const float *a, size_t count); /* no NaN, no infinity
  * j, j+16, j+32, … in that order (a short last block behaves as if filled up with zeroes); the lanes fold in halves, lane j
  * with lane j+8, then j+4, j+2, j+1; block sums are added from left to right. Squares are exact in double.
  * A range that starts at a multiple of ELEMENTWISE_BLOCK may be given to another thread block by block: the whole is
- * ((block 0 + block 1) + block 2) + … whoever computed each. Finite for all finite inputs. */
+ * ((block 0 + block 1) + block 2) + … whichever thread computed each. Finite for all finite inputs. */
 enum { ELEMENTWISE_BLOCK = 4096, ELEMENTWISE_LANES = 16 };
 double elementwise_norm_squared(const float *a, size_t count);
 

@@ -21,7 +21,7 @@ MUST_USE enum status config_file_end_tokens(struct bytes text, uint32_t out[stat
 /* Appends the file; `dtype` is what the tensors beside it are stored in: "float32", "bfloat16", "float16". */
 void config_file_encode(const struct model_config *config, const char *dtype, struct buffer *out);
 /* The same, and what the file `other` (a checkpoint's, which config_file_decode took; may be empty) says besides: token ids and
- * whatever else has no say in training comes out as it went in. INVALID: `other` is no JSON. */
+ * whatever else has no say in training comes out as it went in. INVALID: `other` is not JSON. */
 MUST_USE enum status config_file_encode_onto(const struct model_config *config, const char *dtype, struct bytes other,
                                              struct buffer *out, struct error *error);
 /* INVALID names the first field, in config.json's words, in which `got` differs from `wanted`. */

@@ -1,6 +1,6 @@
 /* Threads that work through numbered jobs together and sleep in between.
  *
- * crew_run hands out jobs 0..count-1 in order to whoever is free, the caller included, and returns when all are done: one join.
+ * crew_run hands out jobs 0..count-1 in order to any free thread, the caller included, and returns when all are done: one join.
  * Which thread does which job is open, so results must not depend on it; `worker` (0 is the caller) picks scratch memory.
  * Waiting is on a condition variable, never spinning: a crew on a busy machine loses time only in proportion.
  */

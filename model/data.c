@@ -147,7 +147,7 @@ static enum status read_source(void *context, uint64_t at, void *out, size_t siz
     return file_read_at(context, at, out, size, error);
 }
 
-/* A byte order mark is no text, unless somebody insists on every byte. */
+/* A byte order mark is not text, unless somebody insists on every byte. */
 static enum status skip_mark(const struct data_options *options, struct data_file *file, struct error *error) {
     uint8_t head[3];
     if (options->format == DATA_BYTES || !file->bytes || file->token_size != 1 || file->start != 0 || file->tokens < sizeof head)

@@ -162,7 +162,7 @@ struct data_sample {
     bool whole; /* the file has nothing else */
 };
 
-/* From `start` on; pieces begin at multiples of 8 behind it. */
+/* From `start` on; pieces begin at multiples of 8 after it. */
 static enum status take_sample(const struct data_source *source, uint64_t start, struct data_sample *out, struct error *error) {
     uint64_t left = source->size - start;
     out->whole = left <= 2 * SAMPLE_HEAD;

@@ -58,7 +58,7 @@ struct data_shape {
     unsigned token_size; /* 1, 2 or 4 */
     uint32_t limit;      /* a token at or above it is INVALID: the vocabulary, or 256 */
     bool bytes;          /* the tokens are bytes of text, stored in whatever width */
-    const char *advice;  /* what a person might want to hear though the file is taken; static, or NULL */
+    const char *advice;  /* what a person should know although the file is taken; static, or NULL */
 };
 
 /* INVALID: the file is of another kind than the demand; the message says what it seems to be and what to do. Statuses of `read`. */

@@ -298,7 +298,7 @@ static enum status write_all(const char *directory, const struct layout *layout,
     buffer_append_text(&mark, "A model that Atoll exported. What is here is written over by the next export.");
     enum status status = read_origin(options, &origin, error); /* first: it may be the one that is replaced */
     if (status == OK) status = write_text(directory, EXPORT_MARK, &mark, error);
-    if (status == OK) status = remove_file(directory, "config.json", error); /* until all is written, this is no export */
+    if (status == OK) status = remove_file(directory, "config.json", error); /* until all is written, this is not an export */
     if (status == OK) status = write_tensors(directory, layout, parameters, options, error);
     if (status == OK) status = write_small_files(directory, layout, options, &origin, error);
     buffer_deinit(&mark);

@@ -26,7 +26,7 @@ struct export_options {
     bool claimed;            /* the caller holds export_claim's lock */
 };
 /* Before long work: whether export_model_as will be able to write there, which it is then kept free for; output_release makes it free
- * again. INVALID: it holds a model that is no export of ours; for the rest output_claim_directory's statuses. */
+ * again. INVALID: it holds a model that is not an export of ours; for the rest output_claim_directory's statuses. */
 MUST_USE enum status export_claim(const char *directory, const struct layout *layout, const struct export_options *options,
                                   struct output **out, struct error *error);
 /* The same question where nothing need be kept free. */

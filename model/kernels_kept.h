@@ -15,7 +15,7 @@ enum { KERNELS_NAME_SIZE = 24 };
  * default. Logs a warning where the answer is not `kept`, at `where`. The result lives as long as both. */
 const char *kernels_to_use(const char *asked, const char *kept, const char *where);
 
-/* Behind a state: its mark and the name, padded. */
+/* After a state: its mark and the name, padded. */
 void kernels_append(struct buffer *state, const char *name);
 /* Takes it off again. CORRUPT. `name` may be NULL. */
 MUST_USE enum status kernels_split(struct bytes *state, char *name, struct error *error);

@@ -26,7 +26,7 @@ static void write_header(const struct layout *layout, uint32_t first, uint32_t c
     json_key(&writer, "__metadata__");
     json_begin_object(&writer);
     json_key(&writer, "format");
-    json_text(&writer, "pt"); /* transformers wants to be told */
+    json_text(&writer, "pt"); /* transformers needs to be told */
     if (version >= 0) {
         char text[24];
         snprintf(text, sizeof text, "%lld", (long long)version);

@@ -1,5 +1,5 @@
 /* One allocation, many arrays. A plan function takes all its arrays from an arena; run over an empty arena it measures, run
- * over one with memory behind it it places. So what a thing says it will take and what it takes are the same line of code.
+ * over one that has memory, it places. So what a thing says it will take and what it takes are the same line of code.
  */
 #ifndef MODEL_TENSOR_ARENA_H
 #define MODEL_TENSOR_ARENA_H

@@ -48,7 +48,7 @@ struct trainer_options {
     bool
         forward_only; /* for trainer_evaluate alone: no gradients, no moments; trainer_step, _save and _load are not to be called */
     bool (*cancelled)(void); /* asked between the batches of an evaluation, which may be long; NULL: never */
-    bool bf16_moments; /* keep AdamW's m and v in bfloat16, rounded by chance (see model/moments.h): 4 bytes a parameter less */
+    bool bf16_moments; /* keep AdamW's m and v in bfloat16, rounded by chance (see model/moments.h): 4 bytes per parameter less */
 };
 
 #define TRAINER_DEFAULTS                                                                                                         \
@@ -75,7 +75,7 @@ struct trainer_counters { /* since the trainer was new, kept by save and load */
 MUST_USE enum status trainer_check(const struct trainer_options *options, struct error *error);
 /* Bytes that trainer_create will take; the options must have passed trainer_check. With TRAINER_AUTO, as if there were no device. */
 uint64_t trainer_memory(const struct trainer_options *options);
-/* And of the device's memory, its libraries' own aside: with TRAINER_AUTO, if there is one. 0 where nothing wants one. */
+/* And of the device's memory, its libraries' own aside: with TRAINER_AUTO, if there is one. 0 where nothing needs one. */
 uint64_t trainer_device_memory(const struct trainer_options *options);
 /* The shards there will be; 0 in the options stands for one for every 1024 tokens of a step (adding up a shard's gradient then costs a
  * few hundredths of computing it), but at least 4, at most 64 and the sequences there are, and half as many (not below 4)

@@ -1,5 +1,5 @@
 /* The thread that reads ahead: the tokens of a trainer's next step, from the data into pinned memory, sorted, and from there to the
- * device, beside the step that runs. It does one piece of work at a time and sleeps between them; whoever asks waits for the
+ * device, beside the step that runs. It does one piece of work at a time and sleeps between them; a request waits for the
  * piece before, so data, device and tokens are never used by two threads at once but where the device itself allows it.
  */
 #include <pthread.h>

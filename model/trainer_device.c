@@ -1,6 +1,6 @@
 /* A trainer whose steps run on a device (model/device_trainer.h). The host keeps a mirror of the parameters and moments, and brings the
  * two sides together only where somebody looks:
- *     behind   the device has made steps that the mirror lacks: trainer_parameters, _save, _load and _reset_optimizer pull
+ *     behind  the device has made steps that the mirror lacks: trainer_parameters, _save, _load and _reset_optimizer pull
  *     ahead    the mirror may have been changed since: the next step or evaluation pushes
  * The counters in `mirrored` are those of the mirror. If the device is lost, the trainer falls back to them: what is then saved is the
  * whole state of an earlier moment, which a restart continues from bit for bit, and every later step is UNAVAILABLE.
@@ -133,7 +133,7 @@ static enum status push(struct trainer *t, struct error *error) {
     return OK;
 }
 
-/* What was read ahead, if it is what this step wants: else (other data, a state that was loaded, a failure) it is read now. */
+/* What was read ahead, if it is what this step needs: else (other data, a state that was loaded, a failure) it is read now. */
 static enum status stage(struct trainer *t, const struct data *data, struct data_position *to, struct error *error) {
     if (ahead_take(t->reading, data, t->counters.position, to, NULL) == OK) return OK;
     ahead_begin(t->reading, data, t->counters.position);

@@ -65,7 +65,7 @@ struct workspace {
     void *scratch;                  /* what the kernels ask for */
 };
 
-/* Takes its arrays from the arena, and fills in what never changes if there is memory behind it. Borrows layout. */
+/* Takes its arrays from the arena, and fills in what never changes if the arena has memory. Borrows layout. */
 void transformer_plan(struct transformer *transformer, const struct layout *layout, const struct kernels *kernels,
                       uint32_t length, bool trains, bool recompute, struct tensor_arena *arena);
 void workspace_plan(struct workspace *workspace, const struct transformer *transformer, uint32_t sequences,

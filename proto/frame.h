@@ -1,7 +1,7 @@
 /* One gRPC message of ours: [u32 header length, little-endian | protobuf header | raw payload].
  *
  * Protobuf carries small headers only: a bytes field of a megabyte would be copied twice and counted against the parser's
- * budget. The payload is whatever lies behind the header, so its length travels nowhere and cannot disagree with anything. Every message
+ * budget. The payload is whatever lies after the header, so its length travels nowhere and cannot disagree with anything. Every message
  * of every method is a frame, unary ones too (their payload is empty).
  *
  * To send: X_encode of proto/messages.h appends the head (length and header) to a buffer; the payload is handed to rpc/ as a

@@ -1,6 +1,6 @@
 /* What travels between sites, admin and coordinator, as plain structs; docs/protocol.md says who sends what when.
  *
- * X_encode appends a frame's head (proto/frame.h) to *out; the raw payload, if the message has one, is sent right behind it by the
+ * X_encode appends a frame's head (proto/frame.h) to *out; the raw payload, if the message has one, is sent right after it by the
  * caller. It refuses (INVALID, *out untouched) what X_decode would refuse, except that free texts (message, reason, software, device)
  * are cut to their limit and cleaned of control characters: a reply must not fail over its wording.
  *
@@ -124,7 +124,7 @@ struct submit_frame { /* client -> server */
             uint64_t offset; /* of `payload` in the contribution's payload, bytes */
         } chunk;
     };
-    struct bytes payload; /* of a chunk: 1 to FRAME_PAYLOAD_LIMIT bytes. Not read by encode: sent behind the head */
+    struct bytes payload; /* of a chunk: 1 to FRAME_PAYLOAD_LIMIT bytes. Not read by encode: sent after the head */
 };
 MUST_USE enum status submit_frame_encode(const struct submit_frame *message, struct buffer *out, struct error *error);
 MUST_USE enum status submit_frame_decode(struct frame frame, struct arena *arena, struct submit_frame *out, struct error *error);
@@ -192,7 +192,7 @@ struct follow_frame {
     uint64_t payload_total;       /* size of the whole payload, bytes; 0: this frame carries none of one */
     uint64_t payload_index;       /* ledger index of the contribution it belongs to */
     uint64_t payload_offset;      /* of `payload` in it; payload_offset + size <= payload_total */
-    struct bytes payload;         /* 1 to FRAME_PAYLOAD_LIMIT where payload_total > 0. Not read by encode: sent behind the head */
+    struct bytes payload;         /* 1 to FRAME_PAYLOAD_LIMIT where payload_total > 0. Not read by encode: sent after the head */
 };
 MUST_USE enum status follow_frame_encode(const struct follow_frame *message, struct buffer *out, struct error *error);
 MUST_USE enum status follow_frame_decode(struct frame frame, struct arena *arena, struct follow_frame *out, struct error *error);
@@ -223,7 +223,7 @@ struct snapshot_frame {
     struct bytes descriptor; /* signed snapshot header, in the first frame of a stream; else empty */
     uint64_t offset;         /* of `payload` in the snapshot; offset + size <= total */
     uint64_t total;          /* bytes, 1 to WIRE_PAYLOAD_TOTAL_LIMIT */
-    struct bytes payload;    /* 0 to FRAME_PAYLOAD_LIMIT. Not read by encode: sent behind the head */
+    struct bytes payload;    /* 0 to FRAME_PAYLOAD_LIMIT. Not read by encode: sent after the head */
 };
 MUST_USE enum status snapshot_frame_encode(const struct snapshot_frame *message, struct buffer *out, struct error *error);
 MUST_USE enum status snapshot_frame_decode(struct frame frame, struct arena *arena, struct snapshot_frame *out,
@@ -280,7 +280,7 @@ struct heartbeat_reply {
     uint32_t phase;   /* enum run_phase of fed/run_state.h */
     uint64_t server_time_ms;
     uint32_t sites_present;             /* with this one */
-    uint32_t turn;                      /* to be said in the next request: whoever does is alive now */
+    uint32_t turn;                      /* to be said in the next request: a process that does is alive */
     uint32_t copies;                    /* processes of this site that were cut because it ran twice */
     uint32_t wanted_count;              /* at most WIRE_WANTED_LIMIT */
     uint64_t wanted[WIRE_WANTED_LIMIT]; /* ledger indices of contributions whose payload the coordinator has lost */
@@ -308,7 +308,7 @@ const char *admin_verb_name(uint32_t verb);
 
 enum admin_code { /* numbers stay */
                   ADMIN_OK = 0,
-                  ADMIN_DENIED = 1,    /* the certificate is no admin's */
+                  ADMIN_DENIED = 1,    /* the certificate is not an admin's */
                   ADMIN_NOT_FOUND = 2, /* no such site */
                   ADMIN_INVALID = 3,   /* an argument is out of range */
                   ADMIN_CONFLICT = 4,  /* not in this phase: resume of an active run, a name that is taken */

@@ -106,7 +106,7 @@ static enum status unpack(const struct wire_type *type, struct frame frame, stru
                          type->has_payload ? FRAME_PAYLOAD_LIMIT : 0);
     TRY(scan(type->descriptor, frame.header, error));
     ProtobufCAllocator allocator = {.alloc = take, .free = give_nothing_back, .allocator_data = arena};
-    /* An empty header is an empty message; protobuf-c wants an address all the same. */
+    /* An empty header is an empty message; protobuf-c needs an address all the same. */
     const uint8_t *data = frame.header.size ? frame.header.data : (const uint8_t *)"";
     ProtobufCMessage *message = protobuf_c_message_unpack(type->descriptor, &allocator, frame.header.size, data);
     if (!message) return error_set(error, INVALID, "%s: %s", name, arena->refused ? "takes too much memory" : "not well-formed");

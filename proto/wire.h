@@ -1,4 +1,4 @@
-/* What the messages' files share: checked unpacking into an arena, packing behind a prefix, and checks of single fields. Internal
+/* What the messages' files share: checked unpacking into an arena, packing after a prefix, and checks of single fields. Internal
  * to proto/.
  *
  * Receiving goes scan -> unpack -> convert. The scan walks the raw bytes by the schema before protobuf-c sees them, because what it

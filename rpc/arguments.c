@@ -35,6 +35,6 @@ void arguments_common(struct rpc_arguments *arguments, uint32_t max_message_size
     arguments_integer(arguments, GRPC_ARG_KEEPALIVE_TIME_MS, keepalive_time_ms);
     arguments_integer(arguments, GRPC_ARG_KEEPALIVE_TIMEOUT_MS, keepalive_timeout_ms);
     arguments_integer(arguments, GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-    arguments_integer(arguments, GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0); /* 0: as many as keepalive wants */
+    arguments_integer(arguments, GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0); /* 0: as many as keepalive needs */
     arguments_integer(arguments, GRPC_ARG_ENABLE_CHANNELZ, 0);
 }

@@ -1,4 +1,4 @@
-/* Inside rpc/ only: the settings that every server and channel has, as the library wants them. */
+/* Inside rpc/ only: the settings that every server and channel has, as the library needs them. */
 #ifndef RPC_ARGUMENTS_H
 #define RPC_ARGUMENTS_H
 

@@ -6,7 +6,7 @@
  *
  * Every function here may be called from any thread, inside callbacks too, at any time while the caller has a reference.
  * On a call that has ended meanwhile each is a harmless no-op (rpc_call_write says CANCELLED). A callback may use its `call`
- * without a reference of its own; whoever keeps the pointer beyond the callback takes one with rpc_call_retain. References
+ * without a reference of its own; code that keeps the pointer beyond the callback takes one with rpc_call_retain. References
  * outlive servers, channels and the environment.
  *
  * Reading is by demand: a message is taken off the wire only after rpc_call_read, one message a request; a reader that stops
@@ -65,17 +65,17 @@ enum { RPC_PIECES_MAX = 8 };
  * FULL: wait for on_writable, which is sure to follow, or on_closed. CANCELLED: the call is over or finished.
  * INVALID: too many pieces, larger than the message limit, or a second message on a side that does not stream. */
 MUST_USE enum status rpc_call_write(struct rpc_call *call, const struct rpc_piece *pieces, size_t count);
-/* Server: the message, if there is room for it or not, and RPC_OK behind it. Statuses as rpc_call_write, but never FULL. */
+/* Server: the message, if there is room for it or not, and RPC_OK after it. Statuses as rpc_call_write, but never FULL. */
 MUST_USE enum status rpc_call_reply(struct rpc_call *call, const struct rpc_piece *pieces, size_t count);
 /* Server: ends the call with a code once everything written before has gone. The first one counts. `message` is copied (NULL:
  * ""), cut at 1 KiB, and goes to the peer: no secrets. */
 void rpc_call_finish(struct rpc_call *call, enum rpc_code code, const char *message);
-/* Client: nothing more will be written; the server sees on_half_close behind everything written before. */
+/* Client: nothing more will be written; the server sees on_half_close after everything written before. */
 void rpc_call_half_close(struct rpc_call *call);
 /* Asks for the next message. Idempotent while one is asked for. Answered by on_message, on_half_close or on_closed. */
 void rpc_call_read(struct rpc_call *call);
 /* Ends the call now and drops what was not sent yet. This side's outcome has the code and reason; the peer sees a call that
- * was cancelled, not necessarily why: a server that wants to say why uses rpc_call_finish. */
+ * was cancelled, not necessarily why: a server that needs to say why uses rpc_call_finish. */
 void rpc_call_cancel(struct rpc_call *call, enum rpc_code code, const char *reason);
 
 /* Changes what the callbacks get. On the call's own thread (in a callback) it holds from the next callback on. */

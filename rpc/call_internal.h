@@ -7,7 +7,7 @@
  *
  * Life: `outstanding` counts tags that have not come back; when it is 0 and the end is known (`ended`: no thread starts
  * anything any more), the queue's thread delivers on_closed. `inside` counts the threads that may be in the library with
- * `core`, plus one until on_closed has returned; whoever takes it to 0 frees the core, and only then is the call off the
+ * `core`, plus one until on_closed has returned; the thread that takes it to 0 frees the core, and only then is the call off the
  * engine's list. `references` keeps the struct itself.
  */
 #ifndef RPC_CALL_INTERNAL_H

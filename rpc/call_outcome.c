@@ -68,7 +68,7 @@ static const struct {
     {"unreachable", ADVICE_ADDRESS},
 };
 
-/* A proxy's refusal comes before everything else: nothing behind it was ever asked. */
+/* A proxy's refusal comes before everything else: nothing after it was ever asked. */
 static const char *proxy_advice(unsigned code) {
     switch (code) {
     case 407:

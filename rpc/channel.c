@@ -72,7 +72,7 @@ static grpc_channel *create_core(const struct rpc_channel_options *options, cons
     if (proxy->address && address_parse(options->address, ADDRESS_TO_CONNECT, &server, NULL) == OK) {
         arguments_text(&arguments, CONNECT_SERVER, options->address);
         if (proxy->header) arguments_text(&arguments, CONNECT_HEADERS, proxy->header);
-        /* Else the library takes the proxy for the server, and wants the certificate to name it. */
+        /* Else the library takes the proxy for the server, and needs the certificate to name it. */
         arguments_text(&arguments, GRPC_ARG_DEFAULT_AUTHORITY, options->server_name ? options->server_name : options->address);
         if (!options->server_name) arguments_text(&arguments, GRPC_SSL_TARGET_NAME_OVERRIDE_ARG, server.host);
     }

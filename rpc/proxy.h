@@ -1,6 +1,6 @@
 /* Which forward proxy a channel goes through, if any: HTTP CONNECT (RFC 9110, section 9.3.6), then TLS to the server inside it.
  *
- * A setting outranks the environment: "none" is no proxy, anything else is one: http://[USER[:PASSWORD]@]HOST:PORT, where %XX in
+ * A setting outranks the environment: "none" means no proxy, anything else is one: http://[USER[:PASSWORD]@]HOST:PORT, where %XX in
  * USER and PASSWORD stands for a byte. Without a setting the variables decide that other programs follow: the first of grpc_proxy,
  * https_proxy, HTTPS_PROXY, http_proxy that is not empty, unless the first of no_grpc_proxy, no_proxy, NO_PROXY names the server:
  * a list of names (with all below them), addresses, networks (10.0.0.0/8), each with a port if need be, or *. A server on this

@@ -9,7 +9,7 @@
  * the memory of all its buffers together (a quota; over it, connections are slowed down and then dropped). A call to an
  * unknown path is answered UNIMPLEMENTED, one over the limit of calls RESOURCE_EXHAUSTED.
  *
- * A listener whose accept failed for want of descriptors accepts never again. The server notices, says so (`warn
+ * A listener whose accept failed for lack of descriptors accepts never again. The server notices, says so (`warn
  * listener_lost`), and listens anew on the same port while calls on the old listener go on.
  *
  * Threads: create, close and set_certificate from any thread but the callbacks'. Callbacks: see call.h.

@@ -79,8 +79,10 @@ enum status run_model_data(const struct manifest *manifest, const struct run_mod
                                    .tokens = manifest->tokenizer == TOKENIZER_BYTE ? DATA_TOKENS_BYTE : DATA_TOKENS_EXTERNAL};
     struct data_position start = {0};
     struct data *data = NULL;
-    const struct run_shards shards = {
-        .paths = files->paths, .count = files->count, .insisted = files->format != DATA_AUTO, .read_them = files->read_shards,
+    const struct run_shards shards = {.paths = files->paths,
+                                      .count = files->count,
+                                      .insisted = files->format != DATA_AUTO,
+                                      .read_them = files->read_shards,
                                       .seen = files->seen};
     TRY(data_open(files->paths, files->count, &options, &data, error));
     enum status status = run_shards_check(manifest, &shards, error);

@@ -34,7 +34,7 @@ enum status lmdb_status(int code);
 
 void record_check(const struct store *store, unsigned table, struct bytes key, struct bytes value,
                   uint8_t out[static RECORD_CHECK_SIZE]);
-/* *stored is what LMDB holds; *value borrows the part behind the check. CORRUPT names table and key. */
+/* *stored is what LMDB holds; *value borrows the part after the check. CORRUPT names table and key. */
 MUST_USE enum status record_open(const struct store *store, unsigned table, struct bytes key, struct bytes stored,
                                  struct bytes *value, struct error *error);
 /* At most 80 characters of a key for a message: text as it is, anything else in hexadecimal. */

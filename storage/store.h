@@ -10,7 +10,7 @@
  * CORRUPT names the table and the key. A table's or page's structure is LMDB's; damage there is CORRUPT where LMDB sees it.
  *
  * When the disk or the map limit is full, the batches concerned fail with FULL, nothing of them is stored, and from then on
- * *every* commit is FULL until store_resume: nothing can slip in behind a batch that was lost. Any other failure of a
+ * *every* commit is FULL until store_resume: nothing can slip in after a batch that was lost. Any other failure of a
  * commit (a failed sync first of all) is fatal: what is on disk is then unknown, `on_fatal` is called and the program must
  * stop, restart and read back.
  *

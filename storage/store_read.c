@@ -108,7 +108,7 @@ struct store_scan {
     unsigned table;
     enum store_order order;
     struct buffer from, to; /* size 0: no bound */
-    struct buffer portion;  /* u32 key size, u32 value size, key, value; one behind the other */
+    struct buffer portion;  /* u32 key size, u32 value size, key, value; one after the other */
     size_t at;              /* in portion */
     struct buffer last;     /* the last key that was copied or passed; size 0 before the first */
     size_t portion_records; /* how many the next portion may have: grows, so that store_last does not copy 256 */
@@ -143,7 +143,7 @@ static int compare(struct bytes a, struct bytes b) {
     return order ? order : (a.size > b.size) - (a.size < b.size);
 }
 
-/* The first record behind scan->last, or the first of all in the scan's order. */
+/* The first record after scan->last, or the first of all in the scan's order. */
 static int seek(const struct store_scan *scan, MDB_cursor *cursor, MDB_val *key, MDB_val *value) {
     bool up = scan->order == STORE_ASCENDING, begun = scan->last.size > 0;
     const struct buffer *start = begun ? &scan->last : up ? &scan->from : &scan->to;

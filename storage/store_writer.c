@@ -6,7 +6,7 @@
  * syncs, the next group gathers: under load the groups grow by themselves and nobody ever waits for a timer.
  *
  * What is promised about order: callbacks come in the order of the commits, and a batch becomes durable only together with
- * or after all batches before it. So when a group is lost (disk full), everything behind it is lost with it: the state
+ * or after all batches before it. So when a group is lost (disk full), everything after it is lost with it: the state
  * changes to `full` under the mutex at the same moment as the queue is emptied, and no later commit is accepted until
  * somebody resumes.
  *
@@ -103,7 +103,7 @@ static bool disk_is_full(const struct store_writer *writer, const struct store_b
            (uint64_t)disk.f_bavail * disk.f_frsize < group_need(group, 4096);
 }
 
-/* After a commit that failed for want of room: does LMDB still stand? */
+/* After a commit that failed for lack of room: does LMDB still stand? */
 static enum status check_alive(struct store *store, struct error *error) {
     MDB_txn *txn = NULL;
     int code = mdb_txn_begin(store->env, NULL, 0, &txn);

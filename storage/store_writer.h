@@ -11,7 +11,7 @@ void writer_stop(struct store_writer *writer); /* commits what waits first; NULL
 struct store_batch {
     struct store_batch *next; /* in the writer's queue */
     const struct store *store;
-    struct buffer operations; /* one behind the other: u8 kind, u8 table, u16 key size, u32 value size, key, value with check */
+    struct buffer operations; /* one after the other: u8 kind, u8 table, u16 key size, u32 value size, key, value with check */
     size_t count;
     struct error wrong; /* the first wrong put */
     store_done *done;

@@ -110,7 +110,7 @@ static void decompose(struct stretch *s, uint32_t point) { /* as deep as the tab
     if (parts[2]) decompose(s, parts[2]);
 }
 
-/* Marks behind a base by their class, those of one class as they came. A class at a time, so that a long run of marks costs no more
+/* Marks after a base by their class, those of one class as they came. A class at a time, so that a long run of marks costs no more
  * than classes times its length. */
 static void order_marks(uint32_t *points, size_t count) {
     uint32_t *ordered = xmalloc(count * sizeof *ordered), next;

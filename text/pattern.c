@@ -136,7 +136,7 @@ static enum status parse_property(struct pattern_parser *p, bool negated) {
     return add_item(p, (struct item){.mask = mask, .negated = negated});
 }
 
-/* Behind a backslash. *single: a character that may begin or end a range. */
+/* After a backslash. *single: a character that may begin or end a range. */
 static enum status parse_escape(struct pattern_parser *p, uint32_t *single) {
     int c = peek(p);
     *single = 0;

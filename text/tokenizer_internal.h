@@ -26,7 +26,7 @@ struct tokenizer {
     struct merge_slot *merges; /* [merges_mask + 1] open addressing by the pair */
     uint64_t merges_mask;
     uint32_t *added;    /* [added_count] */
-    bool *special;      /* [added_count]: it controls, as the end of a text does, and is no text */
+    bool *special;      /* [added_count]: it controls, as the end of a text does, and is not text */
     bool *normalized;   /* [added_count]: it is looked for in normalized text */
     bool *left, *right; /* [added_count]: it takes the blanks before it, or those after it, with it */
     size_t added_count;

@@ -72,7 +72,7 @@ static inline void attention_close(float *row, size_t count, size_t width) {
     if (end < width) vf_store(row + end, vf_set(0.0f));
 }
 
-/* The row's scores x become weights e^(scale x - shift), zero behind `count`; returns their sum. */
+/* The row's scores x become weights e^(scale x - shift), zero after `count`; returns their sum. */
 static float attention_exp(size_t count, size_t width, float *x, float scale, float shift) {
     vf sum = vf_set(0.0f), factor = vf_set(scale), less = vf_set(-shift);
     size_t whole = count / LANES * LANES;
@@ -129,7 +129,7 @@ static void attention_weights(const struct attention_scratch *s, size_t rows, si
         FOR_LANES(j, size) dot = vf_fma(vf_get(out + i * out_stride, j, size), vf_get(d_out + i * out_stride, j, size), dot);
         vf row_dot = vf_set(vf_sum(dot)), less = vf_set(-lse[i]), factor = vf_set(scale);
         size_t count = from + i + 1;
-        FOR_LANES(j, count) { /* whole vectors: what lies behind is closed below */
+        FOR_LANES(j, count) { /* whole vectors: what lies after them is closed below */
             vf weight = vf_exp(vf_fma(vf_load(p + j), factor, less));
             vf_store(p + j, weight);
             vf_store(d + j, weight * (vf_load(d + j) - row_dot) * factor);

@@ -3,7 +3,7 @@
  *
  * The same register tile and panels, but a "step" is now a pair of neighbours along the depth, in 32 bits: right-hand panels
  * are [ceil(columns/32)][pairs][32] pairs, the left-hand side is [rows][pairs], broadcast a pair at a time. An odd depth gets a
- * zero behind it. Activations are rounded (to nearest even) on the way, a block of rows at a time, so that the rounded copy is
+ * zero after it. Activations are rounded (to nearest even) on the way, a block of rows at a time, so that the rounded copy is
  * still in the cache when it is read; weights are rounded when they are packed. What is added up, and all that is kept, stays
  * fp32. Inputs too small for a normal number count as zero.
  */

@@ -2,8 +2,8 @@
 // Head sizes 64 and 128. What includes this is compiled for sm_90a alone: attention_hopper_forward.cu, attention_hopper_backward.cu.
 //
 // The copy engine writes shared memory and cannot rotate, and a thread that rotated there would take the issue slots and the cache's
-// bandwidth that the softmax wants, once for every block that sees a key. So a pass of its own rotates q and k once, in place,
-// 4 bytes an element, and backward finds them rotated. It rounds where attention.cu rounds.
+// bandwidth that the softmax needs, once for every block that sees a key. So a pass of its own rotates q and k once, in place,
+// 4 bytes per element, and backward finds them rotated. It rounds where attention.cu rounds.
 //
 // A block has three warpgroups. One warp of the first tells the copy engine what to bring, two to four parts ahead; the two others
 // multiply, each for 64 of the ROWS rows of the tile that stays. Registers are moved from the first to the others at the start.
@@ -132,7 +132,7 @@ __device__ __forceinline__ void gate_init(gate *g, unsigned orders) {
     barrier_init(&g->full, orders);
     barrier_init(&g->empty, WORKERS * WARPGROUP / WARP);
 }
-// By all of a warp once it has read what it wants; its products must have been waited for.
+// By all of a warp once it has read what it needs; its products must have been waited for.
 __device__ __forceinline__ void leave(gate *g) {
     __syncwarp();
     if (threadIdx.x % WARP == 0) barrier_arrive(&g->empty);

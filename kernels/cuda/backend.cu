@@ -136,7 +136,7 @@ const char *allocate(size_t size, struct device_memory *out) {
     return nullptr;
 }
 
-// A lost device frees nothing, and says so again to whoever asks for something.
+// A lost device frees nothing, and says so again at the next request.
 void release(struct device_memory memory) { (void)cudaFree(device_pointer<void>(memory)); }
 
 const char *allocate_host(size_t size, void **out) {

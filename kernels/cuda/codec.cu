@@ -1,7 +1,7 @@
 // The codecs that send every element, fp32, bf16, int8 and fp4, with codec/dense.c's bits; and the choice between them and topk2.
 //
 // A warp takes a block of 128 elements, a lane four neighbours. Encoding reads base and local once and writes the message: 8 bytes a
-// parameter and the codec's. The outer step decodes, scales and applies in one pass: 16 bytes a parameter and the codec's, 24 where
+// parameter and the codec's. The outer step decodes, scales and applies in one pass: 16 bytes per parameter and the codec's, 24 where
 // a period ends.
 #include "kernels/cuda/codec.cuh"
 #include "kernels/cuda/warp.cuh"
@@ -81,7 +81,7 @@ __device__ __forceinline__ void put(uint8_t *payload, size_t count, size_t i, un
             payload[2 * (i + q) + 1] = static_cast<uint8_t>(bits >> 8);
         } else if (CODEC == INT8) {
             codes[i + q] = static_cast<uint8_t>(int8_code(x[q], scale));
-        } else if (q % 2 == 0) { // two a byte; what lies beyond the end is a zero
+        } else if (q % 2 == 0) { // two per byte; what lies beyond the end is a zero
             uint32_t upper = q + 1 < here ? fp4_code(x[q + 1], scale) : 0;
             codes[(i + q) / 2] = static_cast<uint8_t>(fp4_code(x[q], scale) | upper << 4);
         }

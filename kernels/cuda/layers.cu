@@ -1,4 +1,4 @@
-// The layers that go through memory once: embedding, SwiGLU, softmax with cross-entropy. Sixteen bytes a thread and access.
+// The layers that go through memory once: embedding, SwiGLU, softmax with cross-entropy. Sixteen bytes per thread and access.
 #include "kernels/cuda/training.cuh"
 
 namespace {

@@ -1,5 +1,5 @@
 // topk2's first pass, the only one over all parameters: delta, error feedback, the check for values that are not finite, and the
-// selection of the largest of each chunk. 16 bytes a parameter: base, local and e are read once, the new e is written once.
+// selection of the largest of each chunk. 16 bytes per parameter: base, local and e are read once, the new e is written once.
 //
 // A block of threads takes a chunk, each thread four runs of four neighbours, which stay in its registers. The keep-th largest
 // magnitude is found from histograms of the bit patterns in shared memory: eleven bits from the top, then ten, then ten more, of

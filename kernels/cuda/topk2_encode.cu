@@ -1,4 +1,4 @@
-// topk2 behind its selection. After select.cu there is one element in 64 (32) left, so that here a thread takes a whole chunk and does
+// topk2 after its selection. After select.cu there is one element in 64 (32) left, so that here a thread takes a whole chunk and does
 // what codec/topk2.c does, in its order: every sum in double has the CPU's bits.
 //
 // It is a row of short launches, because each needs sums over all chunks of the one before:
@@ -19,7 +19,7 @@ constexpr double LARGE_SQUARED = 1.5 * 1.5, SQRT_2 = 1.41421356237309504880;
 
 unsigned blocks_of(size_t chunks) { return static_cast<unsigned>((chunks + CHUNK_THREADS - 1) / CHUNK_THREADS); }
 
-struct summary { // of one encoding; zeroed but for bad and first_sent
+struct summary { // of one encoding; zeroed except bad and first_sent
     unsigned long long bad, entries, first_sent, run_cost[RUN_RICE_MAX + 1], members[TABLE], bits;
     double total, squares;
     int largest_shift;
@@ -34,7 +34,7 @@ struct plan { // where everything is
     summary *sum;
     double *magnitude, *part;  // [chunks]; [TABLE][chunks]
     unsigned long long *place; // [chunks]: the chunk's first bit in the stream
-    uint32_t *code, *length;   // [chunks][CODE_WORDS], a bit an element: large; [chunks], bits
+    uint32_t *code, *length;   // [chunks][CODE_WORDS], a bit per element: large; [chunks], bits
     int *shift;                // [chunks]
     float *value;              // [chunks][keep]
     uint16_t *sent, *index;    // [chunks]; [chunks][keep]
