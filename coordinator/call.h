@@ -27,8 +27,7 @@ struct call {
     bool submits;      /* Submit, rpc's thread: the first frame came */
     uint32_t protocol; /* Join: this and the CSR are set before the call is told, then the loop\'s */
     struct buffer csr;
-    struct buffer secret;  /* of an invitation: the loop's, until it is sent */
-    struct stream *stream; /* Follow and Snapshot: the publisher's */
+    struct buffer secret; /* of an invitation: the loop's, until it is sent */
 };
 
 struct call *call_retain(struct call *call); /* returns it; NULL is a no-op */

@@ -59,9 +59,7 @@ static enum status restore(struct server *server, struct error *error) {
                                           .model_behind = report.lost_payload,
                                           .new_epoch = server->options.new_epoch};
     server->state = coordinator_state_create(&options, run); /* takes run */
-    atomic_store(&server->published, run_state_size(run));
     ledger_open(server, run_state_size(run));
-    publish_dropped(server, run);
     char id[2 * RUN_ID_SIZE + 1];
     log_info("run_restored", "run=%s name=%s version=%llu entries=%llu steps_replayed=%llu parameters=%llu took_ms=%llu",
              hex_encode(server->run_id, RUN_ID_SIZE, id), server->manifest.name, (unsigned long long)run_state_version(run),
@@ -94,7 +92,15 @@ static enum status start_threads(struct server *server, struct error *error) {
                                     .broken = on_broken,
                                     .context = server};
     TRY(intake_start(&intake, &server->intake, error));
-    TRY(thread_start("publisher", publish_run, server, &server->publish_thread, error));
+    const struct run_state *run = coordinator_state_run(server->state);
+    struct publisher_options publisher = {.data = &server->data,
+                                          .key = key_pair_public(server->keys.coordinator),
+                                          .chunk_limit = server->options.chunk_limit,
+                                          .published = run_state_size(run),
+                                          .tell = brain_tell_event,
+                                          .context = server};
+    TRY(publisher_start(&publisher, &server->publisher, error));
+    publisher_drop(server->publisher, run);
     return thread_start("brain", brain_run, server, &server->brain_thread, error);
 }
 
@@ -120,14 +126,11 @@ enum status server_start(const struct server_options *options, struct server **o
     server->started_ms = clock_monotonic_ms();
     server->timer_ms = UINT64_MAX;
     pthread_mutex_init(&server->calls_lock, NULL);
-    pthread_mutex_init(&server->dropped_lock, NULL);
-    pthread_mutex_init(&server->grown_lock, NULL);
     sem_init(&server->ended, 0, 0);
     server->revoked = xcalloc(SITES_LIMIT / 8 + 1, 1);
     server->reports = xcalloc(SITES_LIMIT + 1, sizeof server->reports[0]);
     server->brain_queue = queue_create(JOBS_LIMIT);
     server->disk = disk_create();
-    server->publish_queue = queue_create(JOBS_LIMIT);
     enum status status = directory_open(options->directory, false, on_store_fatal, server, &server->data, error);
     if (status == OK) status = directory_keys_open(options->directory, &server->keys, error);
     if (status == OK) status = restore(server, error);
@@ -153,13 +156,6 @@ void server_stop(struct server *server) {
     if (!atomic_exchange(&server->stopping, true)) sem_post(&server->ended);
 }
 
-/* Ends a thread that works off a queue: it does what is in it first. */
-static void end_queue(struct queue *queue, struct thread *thread) {
-    queue_close(queue);
-    if (thread_join(thread, UINT64_MAX) != OK) log_error("thread_stuck", "%s", "");
-    queue_destroy(queue);
-}
-
 /* The brain may tell intake, model and publisher something, and they it: so it takes no more from them first, and what they
  * still say is dropped. What is not durable by now was not acknowledged. */
 void server_destroy(struct server *server) {
@@ -172,7 +168,7 @@ void server_destroy(struct server *server) {
     if (thread_join(server->brain_thread, UINT64_MAX) != OK) log_error("thread_stuck", "%s", "");
     queue_close(server->brain_queue);
     intake_stop(server->intake);
-    end_queue(server->publish_queue, server->publish_thread);
+    publisher_stop(server->publisher);
     model_thread_stop(server->model_thread);
     directory_close(&server->data); /* commits what it has; its callbacks find the brain's queue closed */
     void *item;
@@ -188,14 +184,10 @@ void server_destroy(struct server *server) {
     model_state_deinit(&server->model);
     ledger_close(server);
     disk_destroy(server->disk);
-    free(server->intact);
-    free(server->dropped);
-    pthread_mutex_destroy(&server->dropped_lock);
     free(server->reports);
     free(server->revoked);
     free(server->calls);
     sem_destroy(&server->ended);
     pthread_mutex_destroy(&server->calls_lock);
-    pthread_mutex_destroy(&server->grown_lock);
     free(server);
 }

@@ -110,14 +110,13 @@ static void do_receipt(struct server *server, const struct coordinator_action *a
 }
 
 static void do_publish(struct server *server, uint64_t size) {
-    atomic_store(&server->published, size);
     bool due = server->head_size == 0 || size - server->head_size >= server->options.head_interval;
     uint8_t head[HEAD_SIZE];
     if (due) {
         server->head_size = coordinator_state_committed(server->state);
         coordinator_state_head(server->state, head);
     }
-    publish_grown(server, due ? head : NULL, server->head_size);
+    publisher_grow(server->publisher, size, due ? head : NULL, server->head_size);
 }
 
 static enum status issue(struct server *server, uint32_t site, const char *name, struct bytes request, struct buffer *out,
@@ -324,7 +323,7 @@ static void tell_entry(struct server *server, const struct coordinator_action *a
                  (double)contribution.loss, (unsigned long long)contribution.payload_size);
     } else {
         if (entry.kind == LEDGER_DROPPED || entry.kind == LEDGER_SITE_REVOKED)
-            publish_dropped(server, coordinator_state_run(server->state));
+            publisher_drop(server->publisher, coordinator_state_run(server->state));
         if (entry.kind == LEDGER_DROPPED)
             log_error("contribution_dropped", "entry=%llu reason=\"%s\" do=\"nothing: its site keeps the mass\"",
                       (unsigned long long)entry.dropped.index, entry.dropped.reason);

@@ -136,7 +136,7 @@ static void on_closed(struct rpc_call *rpc, void *user, const struct rpc_outcome
         intake_post(server->intake, &(struct intake_message){.kind = INTAKE_CLOSE, .call = call});
         brain_tell_event(server, &(struct coordinator_event){.kind = COORDINATOR_CALL_GONE, .call = call->number});
     } else if (call->method == METHOD_FOLLOW || call->method == METHOD_SNAPSHOT) {
-        publish_closed(server, call);
+        publisher_post(server->publisher, &(struct publisher_message){.kind = PUBLISHER_CLOSED, .call = call});
     }
     call_forget(call);
 }
@@ -234,7 +234,8 @@ static void follow_message(struct rpc_call *rpc, void *user, struct buffer *mess
     if (follow_request_decode(frame, arena, &request, &error) != OK)
         refuse_bytes(call, &error);
     else if (speaks(call, request.protocol))
-        publish_open_follow(call->server, call, &request);
+        publisher_post(call->server->publisher,
+                       &(struct publisher_message){.kind = PUBLISHER_FOLLOW, .call = call, .follow = request});
     end_decode(arena);
 }
 
@@ -249,14 +250,15 @@ static void snapshot_message(struct rpc_call *rpc, void *user, struct buffer *me
     if (snapshot_request_decode(frame, arena, &request, &error) != OK)
         refuse_bytes(call, &error);
     else if (speaks(call, request.protocol))
-        publish_open_snapshot(call->server, call, &request);
+        publisher_post(call->server->publisher,
+                       &(struct publisher_message){.kind = PUBLISHER_SNAPSHOT, .call = call, .snapshot = request});
     end_decode(arena);
 }
 
 static void stream_writable(struct rpc_call *rpc, void *user) {
     struct call *call = user;
     (void)rpc;
-    publish_writable(call->server, call);
+    publisher_post(call->server->publisher, &(struct publisher_message){.kind = PUBLISHER_WRITABLE, .call = call});
 }
 
 static void heartbeat_message(struct rpc_call *rpc, void *user, struct buffer *message) {

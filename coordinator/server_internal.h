@@ -14,6 +14,7 @@
 #include "coordinator/disk.h"
 #include "coordinator/intake.h"
 #include "coordinator/model_thread.h"
+#include "coordinator/publisher.h"
 #include "coordinator/server.h"
 #include "proto/messages.h"
 #include "proto/service.h"
@@ -23,14 +24,6 @@
 enum { FRAME_OVERHEAD = 5 /* gRPC's own prefix of a message */, JOBS_LIMIT = 65536 };
 
 struct server;
-
-/* A piece of work for a thread that has a queue of them. */
-struct job {
-    void (*run)(struct server *server, struct job *job);
-    struct call *call; /* a reference, or NULL */
-    struct buffer bytes;
-    uint64_t offset, number;
-};
 
 /* What the brain is given: an event of its state machine, or a question that only its thread can answer. */
 enum brain_item_kind { BRAIN_EVENT, BRAIN_ADMIN_LOOK, BRAIN_REPORT, BRAIN_DURABLE, BRAIN_END };
@@ -60,8 +53,9 @@ struct server {
     struct directory_keys keys;
     uint8_t run_id[RUN_ID_SIZE];
     struct rpc_server *rpc;
-    struct queue *brain_queue, *publish_queue;
-    struct thread *brain_thread, *publish_thread;
+    struct queue *brain_queue;
+    struct thread *brain_thread;
+    struct publisher *publisher;
     struct intake *intake;
     struct model_thread *model_thread;
     struct disk *disk;
@@ -87,22 +81,6 @@ struct server {
     struct manifest manifest; /* fixed */
     uint8_t manifest_digest[DIGEST_SIZE];
     uint64_t parameters;
-
-    _Atomic uint64_t published; /* entries that followers may see */
-    pthread_mutex_t dropped_lock;
-    uint64_t *dropped; /* contributions that are never merged, [dropped_count], under the lock: filled by the brain */
-    size_t dropped_count;
-    uint8_t *intact; /* publisher: a bit an entry: its payload was read whole since the start, [intact_size] */
-    size_t intact_size;
-    uint8_t intact_snapshot[DIGEST_SIZE]; /* publisher: likewise, of a snapshot's content */
-    struct stream *streams;               /* publisher: a list */
-    uint8_t head[HEAD_SIZE];              /* publisher */
-    uint64_t head_of;                     /* publisher: the size `head` speaks of; 0: none yet */
-
-    pthread_mutex_t grown_lock; /* of what the brain tells the publisher: the newest head, and that there is something to see */
-    uint8_t grown_head[HEAD_SIZE];
-    uint64_t grown_head_of;
-    bool grown_told; /* and the publisher has not looked yet */
 
     sem_t ended;
     atomic_bool stopping, broken;
@@ -152,19 +130,5 @@ void waits_hear_clock(struct server *server);
 void admin_look(struct server *server, const struct brain_item *item);
 void admin_refuse(struct call *call, uint32_t code, const char *message);
 void admin_done(struct server *server, const struct coordinator_action *action);
-
-/* --- jobs --- */
-struct job *job_create(void (*run)(struct server *server, struct job *job), struct call *call);
-void job_push(struct server *server, struct queue *queue, struct job *job); /* takes it */
-void jobs_run(struct server *server, struct queue *queue);                  /* until it is closed and empty */
-
-/* --- server_publish.c --- */
-void publish_run(void *server);
-void publish_open_follow(struct server *server, struct call *call, const struct follow_request *request);
-void publish_open_snapshot(struct server *server, struct call *call, const struct snapshot_request *request);
-void publish_writable(struct server *server, struct call *call);
-void publish_dropped(struct server *server, const struct run_state *run); /* brain: as it is now */
-void publish_closed(struct server *server, struct call *call);
-void publish_grown(struct server *server, const uint8_t *head, uint64_t head_size);
 
 #endif
