@@ -161,7 +161,7 @@ static enum status skip_mark(const struct data_options *options, struct data_fil
 /* What the file is; see model/data_format.h. */
 static enum status tell_format(const struct data_options *options, uint64_t size, struct data_file *file, struct error *error) {
     const struct data_source source = {.read = read_source, .context = file, .name = file->path, .size = size};
-    const struct data_demand demand = {options->format, options->tokens, options->vocabulary};
+    const struct data_demand demand = {options->format, options->tokens, options->vocabulary, options->vouched};
     struct data_shape shape;
     TRY(data_format_detect(&source, &demand, &shape, error));
     file->start = shape.start;

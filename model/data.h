@@ -30,6 +30,7 @@ struct data_options {
     uint64_t seed;           /* of the order of sampling */
     enum data_format format; /* what the files are, where somebody insists */
     enum data_tokens tokens; /* whose numbers they hold */
+    bool vouched;            /* as in struct data_demand */
     const char *seen; /* file in which it is kept which files were read whole and found good (model/data_seen.h); NULL: none */
 };
 

@@ -392,7 +392,7 @@ static enum status judge_tokens(const struct data_source *source, const struct d
         return error_set(error, INVALID,
                          "%s has 16-bit tokens, and a vocabulary of %u needs 32 bits: it was made with another tokenizer" INSIST,
                          source->name, demand->vocabulary);
-    if (demand->vocabulary < 512 || facts.largest >= demand->vocabulary) return OK;
+    if (demand->vouched || demand->vocabulary < 512 || facts.largest >= demand->vocabulary) return OK;
     struct text_facts text = text_of_tokens(sample, size);
     if (facts.count >= JUDGED_LEAST && facts.largest < 256 && looks_like_text(&text) && is_mostly_utf8(&text))
         return error_set(

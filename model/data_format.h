@@ -50,6 +50,7 @@ struct data_demand {
     enum data_format format;
     enum data_tokens tokens;
     uint32_t vocabulary;
+    bool vouched; /* the tokenizer is known to be the right one: how much of the vocabulary is in use says nothing */
 };
 
 struct data_shape {

@@ -84,6 +84,7 @@ enum status run_model_data(const struct manifest *manifest, const struct run_mod
                                       .insisted = files->format != DATA_AUTO,
                                       .read_them = files->read_shards,
                                       .seen = files->seen};
+    options.vouched = run_shards_vouched(manifest, &shards);
     TRY(data_open(files->paths, files->count, &options, &data, error));
     enum status status = run_shards_check(manifest, &shards, error);
     if (status != OK) {

@@ -198,24 +198,49 @@ static enum status check_shard(const struct manifest *manifest, const struct sha
 
 /* ---- all of them ------------------------------------------------------------------------------------------------------------ */
 
-enum status run_shards_check(const struct manifest *manifest, const struct run_shards *shards, struct error *error) {
+/* The directory of `path`, and its index if that is another one than *opened. NOT_FOUND: it has none. */
+static enum status open_beside(const char *path, char **opened, struct shard_index *index, struct error *error) {
+    const char *slash = strrchr(path, '/');
+    char *directory = slash ? xstrdup(path) : xstrdup(".");
+    enum status status = OK;
+    if (slash) directory[slash == path ? 1 : slash - path] = 0;
+    if (*opened && strcmp(*opened, directory) == 0) {
+        free(directory);
+        return OK;
+    }
+    index_close(index);
+    free(*opened);
+    *opened = directory;
+    status = index_open(directory, index, error);
+    return status == NOT_FOUND ? OK : status;
+}
+
+static const char *name_of(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+bool run_shards_vouched(const struct manifest *manifest, const struct run_shards *shards) {
     struct shard_index index = {0};
     char *opened = NULL; /* the directory of `index`; consecutive shards mostly share one */
+    bool vouched = !digest_equal(manifest->tokenizer_digest, none);
+    for (size_t i = 0; vouched && i < shards->count; i++)
+        vouched = open_beside(shards->paths[i], &opened, &index, NULL) == OK && index.json &&
+                  index_find(&index, name_of(shards->paths[i])) && digest_equal(index.digest, manifest->tokenizer_digest);
+    index_close(&index);
+    free(opened);
+    return vouched;
+}
+
+enum status run_shards_check(const struct manifest *manifest, const struct run_shards *shards, struct error *error) {
+    struct shard_index index = {0};
+    char *opened = NULL;
     struct data_seen *seen = data_seen_open(shards->seen);
     enum status status = OK;
     for (size_t i = 0; status == OK && i < shards->count; i++) {
-        const char *path = shards->paths[i], *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-        char *directory = slash ? xstrdup(path) : xstrdup(".");
-        if (slash) directory[slash == path ? 1 : slash - path] = 0;
-        if (!opened || strcmp(opened, directory) != 0) {
-            index_close(&index);
-            free(opened);
-            opened = xstrdup(directory);
-            status = index_open(directory, &index, error);
-            if (status == NOT_FOUND) status = OK;
-        }
-        if (status == OK) status = check_shard(manifest, &index, path, name, shards, seen, error);
-        free(directory);
+        const char *path = shards->paths[i];
+        status = open_beside(path, &opened, &index, error);
+        if (status == OK) status = check_shard(manifest, &index, path, name_of(path), shards, seen, error);
     }
     data_seen_close(seen);
     index_close(&index);

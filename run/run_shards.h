@@ -30,4 +30,7 @@ struct run_shards {
  * its tokenizer. */
 MUST_USE enum status run_shards_check(const struct manifest *manifest, const struct run_shards *shards, struct error *error);
 
+/* Whether every shard has an index that names the tokenizer which the run pins. */
+bool run_shards_vouched(const struct manifest *manifest, const struct run_shards *shards);
+
 #endif

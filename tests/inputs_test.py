@@ -263,6 +263,13 @@ def test_prepare_data_takes_a_file_for_what_is_in_it():
     assert prepare("--output", "json", write("code.txt", '{"a": 1}\nnot JSON\n'))[1] == b'{"a": 1}\nnot JSON\n'
 
 
+def test_prepare_data_says_that_its_result_could_not_be_told():
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, PREPARE, "--output", "whole", text()], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and "stdout" in done.stderr and "whole" in done.stderr, done.stderr
+    assert os.path.exists("whole/prepare-data.json")
+
+
 def test_prepare_data_and_the_programs_know_the_same_formats():
     noise = bytes(random.Random(3).randrange(256) for _ in range(3000))
     shard = tokens("shard", header=(20240520, 1))
@@ -351,6 +358,22 @@ def test_a_site_checks_its_shards_by_their_index_and_by_the_tokenizer_that_the_r
         assert "prepare the data again" in said, said
     write(path, read(path).replace(b"external", b"byte"))
     assert "tokenizer_digest" in run(CTL, "run", "create", "no", "--manifest", path, code=1)
+
+
+def test_shards_of_the_pinned_tokenizer_may_use_little_of_a_vocabulary_that_was_rounded_up():
+    need("tokenizers")
+    write("tokenizer.json", json.dumps({"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": {"type": "Whitespace"},
+                                        "post_processor": None, "decoder": None,
+                                        "model": {"type": "WordLevel", "vocab": {f"w{i}": i for i in range(300)}, "unk_token": "w0"}}))
+    draw = random.Random(5)
+    write("t.txt", " ".join(f"w{draw.randrange(300)}" for _ in range(30000)))
+    run(sys.executable, PREPARE, "--output", "shards", "--tokenizer", "tokenizer.json", "t.txt")
+    path = manifest("external", vocabulary=1024)
+    write(path, read(path) + f"tokenizer_digest: {hashlib.sha256(read('tokenizer.json')).hexdigest()}\n".encode())
+    raw = write("raw.bin", read("shards/shard-00000.bin"))
+    with coordinator() as invite:
+        run(NODE, *invite("one"), "--dir", "site", "--data", "shards/shard-00000.bin", "--no-run")
+        assert "another tokenizer" in run(NODE, "validate", "--dir", "site", "--data", raw, code=1)
 
 
 def test_an_option_that_would_have_no_effect_is_refused_or_said():

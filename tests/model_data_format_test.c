@@ -21,7 +21,7 @@ static enum status detect(struct buffer *file, enum data_format format, enum dat
     *error = (struct error){0};
     *shape = (struct data_shape){0};
     const struct data_source source = {.read = read_buffer, .context = file, .name = "the-file", .size = file->size};
-    const struct data_demand demand = {format, tokens, vocabulary};
+    const struct data_demand demand = {format, tokens, vocabulary, false};
     return data_format_detect(&source, &demand, shape, error);
 }
 
