@@ -1,3 +1,6 @@
+/* HOST:PORT (base/address.h): splits the text, checks host and port apart, and names what was
+ * pasted around them (a scheme, a path, a user, spaces). Pure: nothing is looked up; a name is
+ * resolved by the caller that connects. */
 #include "base/address.h"
 
 #include <arpa/inet.h>

@@ -1,3 +1,6 @@
+/* Readers, writers and growing buffers (base/bytes.h). A reader or writer that failed stays failed
+ * and reads zeroes, so callers check once, at the end. Growing uses xrealloc: whatever a peer
+ * sizes is bounded before it gets here. */
 #include "base/bytes.h"
 
 #include <stdarg.h>

@@ -1,3 +1,5 @@
+/* CRC-64 by slicing over eight bytes at a time (base/checksum.h). checksum_seal appends the sum to
+ * a buffer, checksum_open checks and cuts it off. */
 #include "base/checksum.h"
 
 #include <inttypes.h>

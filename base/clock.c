@@ -1,3 +1,5 @@
+/* The only file that reads the system's clocks (base/clock.h). State machines get a `struct
+ * instant` from their shells instead. */
 #include "base/clock.h"
 
 #include <errno.h>

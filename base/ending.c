@@ -1,3 +1,6 @@
+/* Signal handlers and the limit on an orderly end (base/ending.h). What runs in a handler is
+ * async-signal-safe: write(2), atomics, _exit. A stack trace that ends in end_at_once is a second
+ * signal; one in on_limit is an end that took too long. */
 #include "base/ending.h"
 
 #include <errno.h>

@@ -1,3 +1,6 @@
+/* Whole files (base/file.h). A write goes to NAME.tmp.NUMBER in the same directory, is synced,
+ * renamed over NAME, and the directory is synced. ENOSPC, EDQUOT and EFBIG are told apart from
+ * other errors, because a person can make room. */
 #include "base/file.h"
 
 #include <errno.h>

@@ -1,3 +1,6 @@
+/* Reads what the system leaves this process (base/limits.h): /proc/self/mountinfo and
+ * /proc/self/cgroup give the control groups, each level's files their limits, and the tightest one
+ * counts. A file that is missing or cannot be parsed sets no limit. */
 #include "base/limits.h"
 
 #include <errno.h>

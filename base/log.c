@@ -1,3 +1,6 @@
+/* logfmt on stderr (base/log.h). A line is built on the stack and written with one write(2), so
+ * lines of several threads do not mix. A mutex guards the context and the counters of repeated
+ * lines. */
 #include "base/log.h"
 
 #include <pthread.h>

@@ -1,3 +1,5 @@
+/* Allocation (base/memory.h). The x functions abort with a line on stderr when memory is out;
+ * memory_try returns FULL, and what it returns is zeroed and aligned to 64 bytes. */
 #include "base/memory.h"
 
 #include <stdarg.h>

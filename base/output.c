@@ -1,3 +1,6 @@
+/* Claims on results (base/output.h): tests that a directory or file can be written, locks it with
+ * a lock file beside it, and removes what an earlier process of ours left. Nothing without our
+ * mark is ever removed. */
 #include "base/output.h"
 
 #include <ctype.h>

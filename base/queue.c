@@ -1,3 +1,5 @@
+/* A bounded ring of pointers (base/queue.h): one mutex, two conditions (not empty, not full) on
+ * the monotonic clock. */
 #include "base/queue.h"
 
 #include <errno.h>

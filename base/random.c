@@ -1,3 +1,5 @@
+/* xoshiro256** and splitmix64 for reproducible streams, getrandom(2) for the rest (base/random.h).
+ */
 #include "base/random.h"
 
 #include <errno.h>

@@ -1,3 +1,6 @@
+/* Names of statuses, and the text of `struct error` (base/status.h). assert_failed prints the
+ * expression and its place, then aborts: a stack trace through it is a broken program, never bad
+ * input. */
 #include "base/status.h"
 
 #include <stdarg.h>

@@ -1,3 +1,5 @@
+/* Keeps descriptors 0 to 2 occupied, and finds out at the end whether stdout took everything
+ * (base/streams.h). */
 #include "base/streams.h"
 
 #include <errno.h>

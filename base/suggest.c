@@ -1,3 +1,5 @@
+/* The nearest known name (base/suggest.h): optimal string alignment distance over folded
+ * characters, three rows at a time. */
 #include "base/suggest.h"
 
 #include <string.h>

@@ -1,3 +1,5 @@
+/* Named threads with a join that has a deadline (base/thread.h). The thread reports its end under
+ * a mutex; a join that times out leaves the thread running and says so. */
 #include "base/thread.h"
 
 #include <errno.h>

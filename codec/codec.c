@@ -1,3 +1,6 @@
+/* The codec's entry points (codec/codec.h): names, sizes, the 12-byte header, error feedback; then
+ * dense.c or topk2.c does the work. Encoding reads its input twice, so that a refusal changes
+ * nothing. */
 #include "codec/codec.h"
 
 #include <stdlib.h>

@@ -1,3 +1,6 @@
+/* The codec on a CUDA device (codec/device.h), by the backend's functions
+ * (kernels/cuda_operations.h). On a failure the old error feedback is still whole; the caller goes
+ * on with the CPU. */
 #include "codec/device.h"
 
 #include <stdlib.h>

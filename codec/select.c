@@ -1,3 +1,5 @@
+/* The k largest of a chunk (codec/select.h): counts from a guessed bound, then gathers. The answer
+ * never depends on the guess. */
 #include "codec/select.h"
 
 #include <string.h>

@@ -1,3 +1,5 @@
+/* Puts the flat list of a YAML file (config/yaml.h) into an option table (config/config.h), with
+ * file and line in every refusal. */
 #include "config/config.h"
 
 #include <stdlib.h>

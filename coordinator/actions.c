@@ -1,3 +1,5 @@
+/* The list of actions that the state machine fills (coordinator/coordinator_state.h): cleared
+ * between events, its buffers kept. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,3 +1,5 @@
+/* Opens and reads a run's directory (coordinator/directory.h): keys, store, blobs, and the model
+ * by snapshot and replay. Making one is in directory_create.c. */
 #include "coordinator/directory.h"
 
 #include <stdlib.h>

@@ -1,3 +1,5 @@
+/* Starts, supervises and stops the coordinator's threads (coordinator/server.h). What each thread
+ * does is in the server_*.c files. */
 #include "coordinator/server.h"
 
 #include <errno.h>

@@ -1,3 +1,5 @@
+/* Strict base64url (crypto/base64.h): exactly one text for each sequence of bytes. Tokens that
+ * people paste come through here. */
 #include "crypto/base64.h"
 
 #include <openssl/crypto.h>

@@ -1,3 +1,6 @@
+/* Makes and issues X.509 certificates by OpenSSL (crypto/certificate.h): names, extensions and
+ * dates are ours alone, only the key is copied from a request. Reading them is in
+ * certificate_parse.c. */
 #include "crypto/certificate.h"
 
 #include <openssl/pem.h>

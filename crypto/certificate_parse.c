@@ -1,3 +1,6 @@
+/* Reads certificates and requests (crypto/certificate.h): PEM or DER in, our plain struct out. The
+ * bytes come from peers: sizes are bounded first, and a name with a zero byte or a control
+ * character is refused. */
 #include <limits.h>
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>

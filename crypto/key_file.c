@@ -1,3 +1,5 @@
+/* Private keys on disk (crypto/key_file.h): PEM PKCS#8, mode 0600, never overwritten. Buffers with
+ * a key in them are cleared before they are freed. */
 #include "crypto/key_file.h"
 
 #include <errno.h>

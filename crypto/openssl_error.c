@@ -1,3 +1,4 @@
+/* Turns OpenSSL's error queue into a status and a text, and empties it (crypto/openssl_error.h). */
 #include "crypto/openssl_error.h"
 
 #include <openssl/err.h>

@@ -1,3 +1,6 @@
+/* Ed25519 by OpenSSL (crypto/sign.h). The tag is prepended by us. A peer's key is checked for
+ * canonical form and small order first; public_key_check also asks whether it lies on the curve,
+ * which OpenSSL 3.0 does not tell. */
 #include "crypto/sign.h"
 
 #include <openssl/bn.h>

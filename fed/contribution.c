@@ -1,3 +1,5 @@
+/* A contribution's signed header (fed/contribution.h): one walk over its fields writes and reads
+ * it, so both agree. Decoding takes a peer's bytes and refuses every second way of writing them. */
 #include "fed/contribution.h"
 
 #include <math.h>

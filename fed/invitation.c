@@ -1,3 +1,4 @@
+/* Identities in certificates and invitation tokens as text (fed/invitation.h). */
 #include "fed/invitation.h"
 
 #include <stdio.h>

@@ -1,3 +1,5 @@
+/* A ledger entry as bytes and back (fed/ledger.h). One encoding per entry, exact length; rules
+ * about what may follow what are in run_apply.c. */
 #include "fed/ledger.h"
 
 #include <math.h>

@@ -1,3 +1,5 @@
+/* The manifest (fed/manifest.h): defaults, checks across keys, the canonical text and its digest.
+ * Single keys are in manifest_table.c, their values in manifest_value.c. */
 #include "fed/manifest.h"
 
 #include <stdio.h>

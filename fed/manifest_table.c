@@ -1,3 +1,5 @@
+/* Every key of the manifest with type, bounds, default and help (fed/manifest_table.h). To change
+ * a run's default, change its line here and write docs/manifest.example.yaml anew. */
 #include "fed/manifest_table.h"
 
 #include <stddef.h>

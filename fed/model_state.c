@@ -1,3 +1,5 @@
+/* The tensors, moved by step entries (fed/model_state.h): checks everything of a step first, then
+ * applies it, so a step happens whole or not at all. Same bits on every machine. */
 #include "fed/model_state.h"
 
 #include <math.h>

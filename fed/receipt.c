@@ -1,3 +1,5 @@
+/* Receipts (fed/receipt.h): the signed bytes are written field by field in receipt_sign and read
+ * in receipt_read; docs/protocol.md describes them. Also names and advice of all refusals. */
 #include "fed/receipt.h"
 
 #include <string.h>

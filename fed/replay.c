@@ -1,3 +1,5 @@
+/* Replay (fed/replay.h): one entry or a whole ledger, with payloads read through a port and
+ * checked. A failure names the entry. */
 #include "fed/replay.h"
 
 #include <math.h>

@@ -1,3 +1,5 @@
+/* The control half of the state machine (fed/run_state.h): creation and questions. Entries change
+ * it in run_apply.c, scales are in run_scale.c. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

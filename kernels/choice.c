@@ -1,3 +1,5 @@
+/* Measures the kernel tables and keeps the answer (kernels/choice.h). One file per processor and
+ * version of the tables, with a checksum; a file that is damaged or not ours is measured anew. */
 #include "kernels/choice.h"
 
 #include <inttypes.h>

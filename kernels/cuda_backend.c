@@ -1,3 +1,6 @@
+/* Opens the CUDA backend with dlopen and checks its version (kernels/cuda_backend.h). Every reason
+ * not to use it is one line of text; only device=cuda turns that line into an error. Also turns
+ * the backend's failures into statuses. */
 #include "kernels/cuda_backend.h"
 
 #include <dlfcn.h>

@@ -1,3 +1,5 @@
+/* Finds the training half of the CUDA backend (kernels/cuda_training.h) in a library that
+ * cuda_backend.c has opened, and checks its version. */
 #include "kernels/cuda_training.h"
 
 #include <dlfcn.h>

@@ -1,3 +1,6 @@
+/* The list of kernel tables, what each one needs of the processor, and the default
+ * (kernels/kernels.h). Bodies are in kernels/cpu, one file per instruction set; AMX also needs the
+ * kernel's permission, which is asked for once. */
 #include "kernels/kernels.h"
 
 #include <pthread.h>

@@ -1,3 +1,5 @@
+/* AdamW's settings, checked (model/adamw.h). The arithmetic is a kernel: kernels/cpu and
+ * kernels/cuda have it. */
 #include "model/adamw.h"
 
 enum status adamw_check(const struct adamw_options *options, struct error *error) {

@@ -1,3 +1,5 @@
+/* Reads a model directory (model/checkpoint.h): config.json, then the tensors of one file or of
+ * those that the index names. Every name in an index is checked before a file is opened. */
 #include "model/checkpoint.h"
 
 #include <stdlib.h>

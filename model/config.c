@@ -1,3 +1,4 @@
+/* Bounds on the shape of a model (model/config.h). */
 #include "model/config.h"
 
 #include "text/tokenizer.h"

@@ -1,3 +1,5 @@
+/* config.json to a shape and back (model/config_file.h). Keys that change the mathematics are
+ * refused by config_keys.c; what has no say is carried along and comes out of an export again. */
 #include "model/config_file.h"
 
 #include <stdio.h>

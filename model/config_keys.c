@@ -1,3 +1,5 @@
+/* The keys of a config.json beside the shape (model/config_keys.h): which change nothing, which
+ * must have a certain value, and which make it another kind of model. */
 #include "model/config_keys.h"
 
 #include <string.h>

@@ -1,3 +1,5 @@
+/* A pool of threads that share numbered jobs (model/crew.h): one mutex, two conditions, a counter.
+ * Results must not depend on which thread does which job. */
 #include "model/crew.h"
 
 #include <pthread.h>

@@ -1,3 +1,5 @@
+/* Training data (model/data.h): opens the files, checks every token once, and draws windows by a
+ * seeded permutation, so that a position and a seed give the same batch on every machine. */
 #include "model/data.h"
 
 #include <errno.h>

@@ -1,3 +1,5 @@
+/* The record of data files that were read whole (model/data_seen.h), by fingerprint, one line per
+ * file. A line that cannot be read is ignored, and that file is checked again. */
 #include "model/data_seen.h"
 
 #include <errno.h>

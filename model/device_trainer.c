@@ -1,3 +1,6 @@
+/* Makes and frees a training session on a CUDA device, and moves parameters and moments
+ * (model/device_trainer.h). The step itself is in device_trainer_step.c, sizes in
+ * device_trainer_memory.c. */
 #include "model/device_trainer_internal.h"
 
 #include <math.h>

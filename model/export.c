@@ -1,3 +1,5 @@
+/* Writes a model directory that transformers opens (model/export.h). config.json comes last, so a
+ * directory without it is not an export; every file is written whole or not at all. */
 #include "model/export.h"
 
 #include <dirent.h>

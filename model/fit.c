@@ -1,3 +1,5 @@
+/* How much memory training takes, and what would make it fit (model/fit.h). Runs the planners of
+ * trainer and transformer without memory, so the figure is exactly what they will ask for. */
 #include "model/fit.h"
 
 #include <stdio.h>

@@ -1,3 +1,5 @@
+/* Sampling with a key and value cache (model/generate.h): the transformer's forward pass again,
+ * for one position at a time. */
 #include "model/generate.h"
 
 #include <math.h>

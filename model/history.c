@@ -1,3 +1,4 @@
+/* A run's curve as CSV or JSON lines while it runs, and as SVG at its end (model/history.h). */
 #include "model/history.h"
 
 #include <errno.h>

@@ -1,3 +1,4 @@
+/* Appends the kernel table's name to a training state and reads it back (model/kernels_kept.h). */
 #include "model/kernels_kept.h"
 
 #include <stdlib.h>

@@ -1,3 +1,6 @@
+/* Names, shapes and offsets of all tensors in the flat parameter vector, and the initial values
+ * (model/layout.h). Every machine must get the same bits here: integers up to one multiplication,
+ * no libm. */
 #include "model/layout.h"
 
 #include <stdio.h>

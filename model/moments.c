@@ -1,3 +1,4 @@
+/* AdamW's moments in fp32 or bfloat16 (model/moments.h): memory, and to and from a saved state. */
 #include "model/moments.h"
 
 #include <string.h>

@@ -1,3 +1,4 @@
+/* The table of named shapes (model/presets.h). */
 #include "model/presets.h"
 
 #include <stdio.h>

@@ -1,3 +1,5 @@
+/* .safetensors files (model/safetensors.h). Headers come from strangers: size, JSON, types, shapes
+ * and offsets are all checked before a byte of data is read. */
 #include "model/safetensors.h"
 
 #include <errno.h>

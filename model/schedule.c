@@ -1,3 +1,6 @@
+/* The learning rate at a number of tokens (model/schedule.h). cos is computed here, so a rate may
+ * differ in its last bit between machines; nothing that must be the same everywhere depends on it.
+ */
 #include "model/schedule.h"
 
 #include <math.h>

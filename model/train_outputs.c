@@ -1,3 +1,4 @@
+/* Claims what `train` will write before it starts, in order of worth (model/train_outputs.h). */
 #include "model/train_outputs.h"
 
 #include <stdlib.h>

@@ -1,3 +1,5 @@
+/* Forward, loss and backward of the CPU's model (model/transformer.h), layer by layer over a table
+ * of kernels. device_trainer_step.c does the same calls in the same order on a device. */
 #include "model/transformer.h"
 
 #include <math.h>

@@ -1,3 +1,4 @@
+/* `eval` (model/verbs.h): perplexity of a model on text or shards. */
 #include <math.h>
 #include <stdio.h>
 

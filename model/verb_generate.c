@@ -1,3 +1,5 @@
+/* `generate` (model/verbs.h): a continuation of a prompt on stdout, written as it is drawn; whole
+ * characters only. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

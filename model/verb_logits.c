@@ -1,3 +1,5 @@
+/* `logits` (model/verbs.h): the logits of given tokens as text, for tests that compare with
+ * transformers. */
 #include <stdio.h>
 #include <string.h>
 

@@ -1,3 +1,5 @@
+/* `train` (model/verbs.h): trains one model on this machine, with state, log, plot, samples and
+ * export. Outputs are claimed before the first step; a signal saves and ends. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,3 +1,5 @@
+/* What the trainer's subcommands share (model/verbs.h): options, exit codes, opening a model,
+ * checking memory. */
 #include "model/verbs.h"
 #include "kernels/cuda_backend.h"
 

@@ -1,3 +1,5 @@
+/* `atoll-node train|eval|generate` without a coordinator (node/alone.h): recognises them and hands
+ * over to model/verbs.h. */
 #include "node/alone.h"
 
 #include <stdio.h>

@@ -1,3 +1,5 @@
+/* Starts, runs and stops a site's threads (node/daemon.h), and writes status.json. The thread of
+ * the state machine is in another file; this one is the main thread and what it builds at start. */
 #include "node/daemon.h"
 
 #include <math.h>

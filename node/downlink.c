@@ -1,3 +1,5 @@
+/* The receiving thread (node/downlink.h): connects, follows the ledger, fetches snapshots, and
+ * backs off. Frames are taken apart in downlink_follow.c. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

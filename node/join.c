@@ -1,3 +1,5 @@
+/* `atoll-node join` (node/join.h): one call to the coordinator, a look at the data first, then the
+ * site's directory, site.json last. */
 #include "node/join.h"
 
 #include <stdio.h>

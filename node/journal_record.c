@@ -1,3 +1,5 @@
+/* Rounds and checkpoints as bytes (node/journal_record.h). What is read comes from a disk: lengths
+ * and digests are checked. */
 #include "node/journal_record.h"
 
 enum { ROUND_FORMAT = 1, CHECKPOINT_FORMAT = 1 };

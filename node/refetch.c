@@ -1,3 +1,5 @@
+/* Fetches one lost payload again (node/refetch.h): a Follow from its entry on, of which only that
+ * payload is kept. */
 #include "node/refetch.h"
 
 #include <stdio.h>

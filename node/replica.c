@@ -1,3 +1,5 @@
+/* The arithmetic of a round (node/replica.h): snapshot, encode, stage, restore, rebase, on the CPU
+ * or a device. Pure; the simulator runs this file. */
 #include "node/replica.h"
 
 #include <math.h>

@@ -1,3 +1,5 @@
+/* A site's figures (node/report.h): collects them from the threads, writes status.json and
+ * Prometheus text, fills heartbeats. */
 #include "node/report.h"
 
 #include <errno.h>

@@ -1,3 +1,5 @@
+/* Connects a restore with the run's model and the site's trainer (node/restore_model.h), and logs
+ * what is gone. */
 #include "node/restore_model.h"
 
 #include "base/log.h"

@@ -1,3 +1,4 @@
+/* A site's option table (node/settings.h), with every default; reading and writing node.yaml. */
 #include "node/settings.h"
 
 #include <stdio.h>

@@ -1,3 +1,5 @@
+/* A site's directory (node/site.h): reads and writes identity, certificates and manifest.
+ * Certificates are checked against the root and the identity at each start. */
 #include "node/site.h"
 
 #include <stdlib.h>

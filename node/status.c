@@ -1,3 +1,4 @@
+/* Reads another process's status.json (node/status.h) and says whether that process still lives. */
 #include "node/status.h"
 
 #include <stdio.h>

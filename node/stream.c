@@ -1,3 +1,5 @@
+/* A blocking view of a call (node/stream.h): callbacks from rpc/ fill a small queue under a mutex,
+ * one thread of the site reads and writes with deadlines. */
 #include "node/stream.h"
 
 #include <errno.h>

@@ -1,3 +1,5 @@
+/* The trainer's thread (node/training.h): inner steps, and between two of them what was asked for.
+ * A stack trace here is in the middle of training, never of the network. */
 #include "node/training.h"
 
 #include <errno.h>

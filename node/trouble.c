@@ -1,3 +1,5 @@
+/* What a site waits out (node/trouble.h): a list under a mutex, logged when a trouble begins and
+ * when it ends. */
 #include "node/trouble.h"
 
 #include <pthread.h>

@@ -1,3 +1,5 @@
+/* The sending thread (node/uplink.h): Submit streams, resumed at the byte where they broke, with
+ * backoff and a bandwidth limit. */
 #include "node/uplink.h"
 
 #include <pthread.h>

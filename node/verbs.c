@@ -1,3 +1,4 @@
+/* The subcommands of atoll-node (node/verbs.h); each returns the process's exit code. */
 #include "node/verbs.h"
 
 #include <errno.h>

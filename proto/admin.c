@@ -1,3 +1,5 @@
+/* The admin's requests and replies (proto/messages.h, AdminRequest and AdminReply): encode,
+ * decode, and the checks of every field. */
 #include "proto/wire.h"
 
 #include <stdlib.h>

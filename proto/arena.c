@@ -1,3 +1,5 @@
+/* The bounded block that one message is decoded into (proto/arena.h). When it is used up the
+ * message is refused, so a hostile message cannot allocate. */
 #include "proto/arena.h"
 
 #include <stdlib.h>

@@ -1,3 +1,5 @@
+/* Follow (proto/messages.h): the request, and frames of ledger entries, payload pieces, heads and
+ * offers. Encode, decode, and the checks of every field. */
 #include "proto/wire.h"
 
 #include <stdlib.h>

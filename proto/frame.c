@@ -1,3 +1,4 @@
+/* [header length | protobuf header | payload], split and made (proto/frame.h). */
 #include "proto/frame.h"
 
 static enum status header_size_check(size_t size, struct error *error) {

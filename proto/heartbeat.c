@@ -1,3 +1,5 @@
+/* Heartbeat (proto/messages.h): a site's figures up, H and the coordinator's state down. Encode,
+ * decode, and the checks of every field. */
 #include <string.h>
 
 #include "proto/wire.h"

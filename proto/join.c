@@ -1,3 +1,5 @@
+/* Join (proto/messages.h): an invitation's secret and a certificate request up, the certificate
+ * and the manifest down. Encode, decode, and the checks of every field. */
 #include "proto/wire.h"
 
 #include "base/memory.h"

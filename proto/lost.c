@@ -1,3 +1,5 @@
+/* Lost time by cause, as pairs in heartbeats and in the site list: names of the causes, to and
+ * from protobuf. */
 #include "proto/wire.h"
 
 #include <string.h>

@@ -1,3 +1,4 @@
+/* Paths and kinds of the service's methods (proto/service.h), from protobuf-c's descriptor. */
 #include "proto/service.h"
 
 #include <pthread.h>

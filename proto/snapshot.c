@@ -1,3 +1,5 @@
+/* Snapshot (proto/messages.h): which version from which byte, and frames of its descriptor and
+ * content. Encode, decode, and the checks of every field. */
 #include "proto/wire.h"
 
 static enum status request_check(const struct snapshot_request *request, struct error *error) {

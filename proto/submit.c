@@ -1,3 +1,5 @@
+/* Submit (proto/messages.h): open and chunk frames up; credit, receipt and refusal down. Encode,
+ * decode, and the checks of every field. */
 #include "proto/wire.h"
 
 /* --- client -> server -------------------------------------------------------------------------------------------------- */

@@ -1,3 +1,6 @@
+/* What the messages' files share (proto/wire.h): a scan of the raw bytes by the schema, unpacking
+ * into an arena, packing, and checks of single fields. A peer's bytes pass through wire_decode
+ * before anything else sees them. */
 #include "proto/wire.h"
 
 #include <math.h>

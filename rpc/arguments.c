@@ -1,3 +1,5 @@
+/* The list of channel arguments for gRPC core that servers and channels share (rpc/arguments.h):
+ * limits, keepalive, no compression. */
 #include "rpc/arguments.h"
 
 #include <limits.h>

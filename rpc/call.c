@@ -1,3 +1,7 @@
+/* The life of a call between its start and its end (rpc/call.h): queues of messages,
+ * back-pressure, progress timeouts, and the batches given to gRPC core. Callbacks run on the
+ * thread of the call's queue; the functions of rpc/call.h may be called from any thread and take
+ * the call's lock. */
 #include "rpc/call.h"
 
 #include <grpc/slice.h>

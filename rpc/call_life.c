@@ -1,3 +1,5 @@
+/* Creation, references and freeing of calls (rpc/call_internal.h). A crash in here is nearly
+ * always a reference that was released twice or never taken. */
 #include <grpc/slice.h>
 #include <stdlib.h>
 

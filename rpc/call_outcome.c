@@ -1,3 +1,5 @@
+/* How a call ended, in words (rpc/call_outcome.h): who the peer was, what to check, and what a
+ * proxy's refusal means. Delivers on_closed. */
 #include "rpc/call_outcome.h"
 
 #include <grpc/grpc_security.h>

@@ -1,3 +1,5 @@
+/* The calling side (rpc/channel.h): a gRPC channel per connection, TLS with our certificate,
+ * blocking unary calls on top of the callbacks. */
 #include "rpc/channel.h"
 
 #include <grpc/grpc_security.h>

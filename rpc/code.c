@@ -1,3 +1,4 @@
+/* gRPC's status codes, and what each means as one of our statuses (rpc/code.h). */
 #include "rpc/code.h"
 
 #include <stddef.h>

@@ -1,3 +1,5 @@
+/* Finds this process's accepted TCP connections by walking /proc/self/fd, and shuts some down
+ * (rpc/connections.h). */
 #include "rpc/connections.h"
 
 #include <arpa/inet.h>

@@ -1,3 +1,5 @@
+/* Completion queues and their threads (rpc/engine.h). Everything that gRPC core reports arrives in
+ * queue_body, which runs the tag's function; timeouts are looked for in the same loop. */
 #include "rpc/engine.h"
 
 #include <grpc/support/time.h>

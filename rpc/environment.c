@@ -1,3 +1,6 @@
+/* Starts and stops gRPC core for the process (rpc/environment.h), takes over its log, and tries
+ * beforehand whether the threads it needs can be started: gRPC itself would wait for them without
+ * end. */
 #include "rpc/environment.h"
 
 #include <dirent.h>

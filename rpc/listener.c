@@ -1,3 +1,5 @@
+/* One listening core server (rpc/listener.h): its port, its TLS material and the request that is
+ * always outstanding on each queue. */
 #include "rpc/listener.h"
 
 #include <grpc/grpc_security.h>

@@ -1,3 +1,5 @@
+/* The certificate, key and root that listeners show (rpc/listener.h). Checked by opening and
+ * closing a trial server, kept under a mutex, cleared before they are freed. */
 #include <grpc/grpc_security.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,3 +1,5 @@
+/* Between our pieces and gRPC's byte buffers (rpc/message.h). What is received is copied out of
+ * the library's slices into one buffer. */
 #include "rpc/message.h"
 
 #include <grpc/byte_buffer_reader.h>

@@ -1,3 +1,6 @@
+/* Which HTTP CONNECT proxy a channel uses (rpc/proxy.h): parses the setting or the environment's
+ * variables, and makes the two channel arguments that gRPC core takes. User name and password are
+ * cleared after use and never logged. */
 #include "rpc/proxy.h"
 
 #include <arpa/inet.h>

@@ -1,3 +1,5 @@
+/* From the manifest to the model's layout, trainer and initial parameters (run/run_model.h): the
+ * one file that knows the words of both fed/ and model/. */
 #include "run/run_model.h"
 
 #include <stdlib.h>

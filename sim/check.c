@@ -1,3 +1,6 @@
+/* Holds the invariants against every process (sim/check.h), with books of its own, so that a
+ * mistake in fed/ is not judged by fed/ alone. A failure goes to world_fail with its invariant's
+ * name. */
 #include "sim/check.h"
 
 #include <math.h>

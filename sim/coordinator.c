@@ -1,3 +1,5 @@
+/* The simulated coordinator (sim/coordinator.h): its start, crash and restart, and the loop that
+ * carries out actions. */
 #include "sim/coordinator.h"
 
 #include <stdlib.h>

@@ -1,3 +1,5 @@
+/* A simulated disk (sim/disk.h): what was synced survives a crash, the rest may be lost, torn or
+ * damaged. */
 #include "sim/disk.h"
 
 #include <stdlib.h>

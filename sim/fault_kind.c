@@ -1,3 +1,4 @@
+/* Names of the fault kinds (sim/fault_kind.h). */
 #include "sim/fault_kind.h"
 
 const char *const fault_names[FAULT_KIND_COUNT] = {[FAULT_DROP] = "drop",

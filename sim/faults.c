@@ -1,3 +1,5 @@
+/* `atoll-sim faults` (sim/faults.h): runs seeds one after another, adds up what they met, prints a
+ * failure and its replay command. */
 #include "sim/faults.h"
 
 #include <inttypes.h>

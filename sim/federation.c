@@ -1,3 +1,5 @@
+/* One seed from its draw to its verdict (sim/federation.h): makes the processes, ends the faults,
+ * and judges the end. */
 #include "sim/federation.h"
 
 #include <stdlib.h>

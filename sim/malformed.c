@@ -1,3 +1,5 @@
+/* The kinds of hostile input (sim/malformed.h), and the one that an event draws; each kind is in a
+ * malformed_*.c file. */
 #include "sim/malformed.h"
 
 #include <stdlib.h>

@@ -1,3 +1,4 @@
+/* Counters of coverage marks (sim/marks.h), found through the linker's section. */
 #define ATOLL_SIMULATED
 #include "sim/marks.h"
 

@@ -1,3 +1,5 @@
+/* The simulated network (sim/network.h): streams with delay, loss, duplication, partitions and
+ * resets, all drawn from the world's randomness. */
 #include "sim/network.h"
 
 #include <stdlib.h>

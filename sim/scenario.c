@@ -1,3 +1,5 @@
+/* Draws a seed's scenario (sim/scenario.h). One draw per statement: the order of draws is part of
+ * a seed's meaning. */
 #include "sim/scenario.h"
 
 #include <stdlib.h>

@@ -1,3 +1,5 @@
+/* Makes a failing seed smaller (sim/shrink.h): runs it again without some faults or sites as long
+ * as the same invariant breaks. */
 #include "sim/shrink.h"
 
 #include <stdlib.h>

@@ -1,3 +1,5 @@
+/* A cache of signatures and verifications (sim/signatures.h), for speed only: results are those of
+ * crypto/sign.h. */
 #include "sim/signatures.h"
 
 #include <stdlib.h>

@@ -1,3 +1,5 @@
+/* A simulated site (sim/site.h): its start, crash and restart, and the loop that carries out
+ * actions. */
 #include "sim/site.h"
 
 #include <stdlib.h>

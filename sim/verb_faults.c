@@ -1,3 +1,4 @@
+/* The command line of `atoll-sim faults`. */
 #include <stdio.h>
 
 #include "base/bytes.h"

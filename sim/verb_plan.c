@@ -1,3 +1,4 @@
+/* The command line of `atoll-sim plan`. */
 #include <stdio.h>
 
 #include "base/file.h"

@@ -1,3 +1,5 @@
+/* The simulated world (sim/world.h): one clock, a heap of events, randomness, and the gates at
+ * which durable writes can crash. */
 #include "sim/world.h"
 
 #include <stdarg.h>

@@ -1,3 +1,6 @@
+/* Content-addressed files (storage/blob.h): written to a temporary name, synced, renamed to their
+ * digest, folder synced. Reading compares size and digest, and CORRUPT names the file. Uploads in
+ * pieces are in blob_upload.c. */
 #include "storage/blob.h"
 
 #include <dirent.h>

@@ -1,3 +1,5 @@
+/* Paths, temporary names, syncs and errors that blob.c and blob_upload.c share
+ * (storage/blob_files.h). */
 #include "storage/blob_files.h"
 
 #include <errno.h>

@@ -1,3 +1,5 @@
+/* LMDB for the other files of the store (storage/lmdb_env.h): its errors as statuses, the check at
+ * the end of each record, growth of the map, and reads without a place in the table of readers. */
 #include "storage/lmdb_env.h"
 
 #include <errno.h>

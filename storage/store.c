@@ -1,3 +1,6 @@
+/* Opens and closes a store (storage/store.h): options, the lock of the one writer, format and
+ * tables. Reading is in store_read.c, the writer thread in store_writer.c, batches in
+ * store_batch.c. */
 #include "storage/store.h"
 
 #include <errno.h>

@@ -1,3 +1,6 @@
+/* A batch of writes as bytes (storage/store.h): operations one after another in a buffer, which
+ * the writer thread takes and plays into one transaction. Filled by any one thread, then handed
+ * over. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,3 +1,5 @@
+/* Reads and scans (storage/store.h). Each record's check is compared; a scan copies a portion at a
+ * time, so that no read transaction stays open between two calls. */
 #include <stdlib.h>
 #include <string.h>
 

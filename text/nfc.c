@@ -1,3 +1,5 @@
+/* Unicode's NFC (text/nfc.h), over the tables in nfc_table.h, which scripts/unicode-table writes.
+ */
 #include "text/nfc.h"
 
 #include <stdlib.h>

@@ -1,3 +1,6 @@
+/* Compiles and runs the regular expressions of tokenizers (text/pattern.h): a backtracking matcher
+ * with a budget of steps. Patterns come from strangers: what is not understood is refused by name.
+ */
 #include "text/pattern.h"
 
 #include <stdlib.h>

@@ -1,3 +1,6 @@
+/* Reads a tokenizer.json (text/tokenizer.h): vocabulary, merges, pre-tokenizers, normalizer, added
+ * tokens. Each part that is not understood is refused by name. Encoding is in tokenizer_encode.c.
+ */
 #include "text/tokenizer.h"
 
 #include <stdlib.h>

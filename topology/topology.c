@@ -1,3 +1,5 @@
+/* A federation as a YAML file (topology/topology.h): loads it, derives what was left out, and
+ * places the sites of each group. */
 #include "topology/topology.h"
 
 #include <math.h>

@@ -1,3 +1,5 @@
+/* Every key of a federation's file with its type, bounds, default and help
+ * (topology/topology_table.h). */
 #include "topology/topology_table.h"
 
 #include <math.h>

@@ -1,3 +1,5 @@
+/* A link's behaviour as arithmetic (wan/wan_link.h): rate, delay, jitter, windows, losses as
+ * stalls. Pure; the proxy carries it out. */
 #include "wan/wan_link.h"
 
 #include <math.h>

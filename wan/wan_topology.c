@@ -1,3 +1,4 @@
+/* A federation's sites as links and as JSON (wan/wan_topology.h). */
 #include "wan/wan_topology.h"
 
 #include <math.h>

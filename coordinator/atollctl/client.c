@@ -1,3 +1,4 @@
+/* One admin call over TLS with the keys of --keys (coordinator/atollctl/atollctl.h). */
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,3 +1,4 @@
+/* atollctl: the tree of subcommands, and the exit code of the one that was chosen. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>

@@ -1,3 +1,4 @@
+/* What atollctl's subcommands print alike: failures, sizes, counts, durations. */
 #include <stdio.h>
 #include <stdlib.h>
 
