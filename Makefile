@@ -13,7 +13,7 @@
 #   make gpu-kit         what scripts/gpu-check --quick carries to a machine with a GPU; needs nvcc, no GPU; build/gpu-kit
 #   make install         below PREFIX (/usr/local), with DESTDIR before it; make uninstall removes what it put there
 #   make trainer         the training engine alone: gcc and make are enough (CC=aarch64-linux-gnu-gcc: for another machine)
-#   make check           layers, formatting                                  make clean    removes build/
+#   make check           layers, formatting, words                             make clean    removes build/
 #
 # Variables: BUILD=release|debug|asan|tsan   CUDA=auto|0|1   CC=gcc|clang   V=1 shows the commands
 # Detected things are said in one line at the start; unknown values stop the build.
@@ -348,6 +348,7 @@ uninstall:
 check:
 	$(Q)scripts/check-layers
 	$(Q)scripts/check-format
+	$(Q)scripts/check-words
 
 clean:
 	rm -rf build

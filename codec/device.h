@@ -16,7 +16,7 @@
 
 struct device_encoder;
 
-/* Takes codec_bound bytes on the device and as many pinned, for topk2 about count/3 (count/1.8 with k=128) more, and 4 bytes an
+/* Takes codec_bound bytes on the device and as many pinned, for topk2 about count/3 (count/1.8 with k=128) more, and 4 bytes per
  * element where there is feedback. cuda is borrowed until the encoder is destroyed. */
 MUST_USE enum status device_encoder_create(const struct cuda_operations *cuda, enum codec codec, size_t count, bool feedback,
                                            struct device_encoder **out, struct error *error);

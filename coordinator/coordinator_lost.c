@@ -212,7 +212,7 @@ void brain_caught_up(struct coordinator_state *state, const struct coordinator_e
     }
     state->behind = false;
     for (size_t i = state->lost_count; i-- > 0;)
-        if (state->lost[i].merged && !state->lost[i].call) forget(state, &state->lost[i]); /* whoever follows from there tells */
+        if (state->lost[i].merged && !state->lost[i].call) forget(state, &state->lost[i]); /* a follower that lacks it tells */
 }
 
 size_t coordinator_state_lost(const struct coordinator_state *state, uint64_t *index) {

@@ -116,7 +116,7 @@ bool coordinator_state_clock_off(const struct coordinator_state *state, struct i
 /* ---- one process of a site at a time ------------------------------------------------------------------------------------ */
 
 /* A copy of a site's directory, or of its machine, has the site's key and continues its sequence, and nothing in what it sends tells
- * it from the site. So each process says the number that it drew at its start. Whoever comes first has the site's place; another
+ * it from the site. So each process says the number that it drew at its start. The first to come has the site's place; another
  * one is refused for now (HELD), for it may be the same site after a crash, whose last connection is not known to be dead yet. It
  * gets the place once that is gone. If the holder, asked with its next heartbeat, answers, then both are alive: the one that came
  * to a place that was taken is cut for good (COPY). The first one stays because the ledger continues what it holds: what it has
@@ -139,7 +139,7 @@ enum refusal brain_take_place(struct coordinator_state *state, uint32_t site, ui
     if (presence->holder == instance) return ACCEPTED;
     bool known = presence->challenger == instance;
     if (known && presence->is_decided) return REFUSED_COPY;
-    /* A link that breaks for a moment is no end: who was refused once waits for longer. */
+    /* A link that breaks for a moment is not an end: who was refused once waits for longer. */
     uint64_t quiet = now.monotonic_ms - MAX(presence->left_ms, presence->heard_ms);
     if (presence->following == 0 && (!known || quiet >= PLACE_MS)) {
         MARK("place: another process of the site takes it");

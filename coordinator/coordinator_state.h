@@ -12,9 +12,9 @@
  *   - one APPLY is under way at a time, so versions are given in the order of the ledger;
  *   - the memory it holds is bounded by the number of sites and `uploads_limit`.
  *
- * A payload in the ledger that cannot be read any more (a damaged disk) stops nothing but what needs it. Whoever may have it is
+ * A payload in the ledger that cannot be read any more (a damaged disk) stops nothing but what needs it. Sites that may have it are
  * asked for it with the answers to heartbeats, its contributor first, everybody a little later; it comes as a Submit that says so,
- * and its digest says whether it is the one. One that waits to be merged and is not had again within lost_ms is dropped by an entry
+ * and its digest says whether it is the one. One that waits to be merged and is not obtained again within lost_ms is dropped by an entry
  * of its own, and its site takes the mass back. One that was merged is waited for: the model of a restart needs it (CATCH_UP).
  *
  * When an outer step starts: pending contributions of a fragment >= quorum, or the grace window since the first of them came
@@ -90,7 +90,7 @@ struct coordinator_event {
             uint64_t instance;
             uint8_t header[CONTRIBUTION_HEADER_SIZE];
             uint8_t signature[SIGNATURE_SIZE];
-            bool supply; /* the payload of an entry of the ledger, whoever's it is: the header is that entry's */
+            bool supply; /* the payload of an entry of the ledger, any site's: the header is that entry's */
         } submit;
         struct {
             enum refusal code;   /* ACCEPTED, or SIZE, DIGEST, BUSY */

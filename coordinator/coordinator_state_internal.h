@@ -5,7 +5,7 @@
  *     coordinator_uploads.c  a contribution's way from its header to its entry
  *     coordinator_steps.c    when an outer step starts, and what becomes of it
  *     coordinator_orders.c   joining, and the admin's orders
- *     coordinator_lost.c     payloads that the disk lost, and how they are had again
+ *     coordinator_lost.c     payloads that the disk lost, and how they are obtained again
  *
  * Two tables hold what is under way. `uploads` has an item for each admitted contribution until its entry is made: by `id`, the
  * call it was admitted with, which worker and blob store answer to; and `call`, the one that gets the answer, which changes when
@@ -54,7 +54,7 @@ struct presence { /* of site number i + 1 */
     uint64_t left_ms;    /* when its last Follow stream ended */
     uint64_t challenger; /* another one that asked for it and was refused; 0: none */
     uint64_t challenged_ms;
-    uint32_t turn;   /* said to whoever has the place since the challenge */
+    uint32_t turn;   /* said to the process that has the place since the challenge */
     bool is_decided; /* the holder has said it again: both are alive, and the challenger is cut */
     uint32_t copies; /* that were cut */
     uint64_t copy_ms;

@@ -109,7 +109,7 @@ void directory_keys_close(struct directory_keys *keys) {
     *keys = (struct directory_keys){0};
 }
 
-/* ---- the ledger as replay wants it --------------------------------------------------------------------------------------- */
+/* ---- the ledger as replay needs it --------------------------------------------------------------------------------------- */
 
 static enum status source_entry(void *context, uint64_t index, struct buffer *out, struct error *error) {
     struct directory *data = context;
@@ -267,7 +267,7 @@ static enum status newest_good_snapshot(struct directory *data, const uint8_t ke
         if (status == OK) status = read_snapshot(data, &header, model, &why);
         if (status == OK) return OK;
         log_warn("snapshot_damaged", "version=%llu reason=\"%s\"", (unsigned long long)header.version, why.message);
-        if (status == CORRUPT || status == NOT_FOUND) { /* no use to anybody; whoever only reads cannot, and need not */
+        if (status == CORRUPT || status == NOT_FOUND) { /* useless; a reader cannot delete it, and need not */
             struct error unread = {0};
             (void)!directory_snapshot_delete(data, &header, &unread);
         }

@@ -1,7 +1,7 @@
 /* The coordinator's data directory: what is in it, how it is made, opened and read.
  *
  *     DIR/manifest.yaml      the manifest in its canonical form, for people; entry 0 of the ledger is what counts
- *     DIR/keys/ca.key, ca.pem                    the federation's root: whoever has the key can enrol anybody
+ *     DIR/keys/ca.key, ca.pem                    the federation's root: its holder can enrol anyone
  *     DIR/keys/coordinator.key, coordinator.pem  signs receipts, heads and snapshots; also the server's TLS identity
  *     DIR/keys/admin.key, admin.pem              the first admin's client certificate: copy it (with ca.pem) to where atollctl runs
  *     DIR/store/             LMDB: `ledger` (index -> entry), `snapshots` (version -> signed header)
@@ -34,7 +34,7 @@ struct directory {
 
 struct directory_keys {
     struct key_pair *authority, *coordinator;
-    struct buffer authority_pem, coordinator_pem, coordinator_key_pem; /* zero-terminated behind the size */
+    struct buffer authority_pem, coordinator_pem, coordinator_key_pem; /* zero-terminated after the size */
 };
 
 /* What a run of this manifest takes, and what there is. */
@@ -52,7 +52,7 @@ struct directory_needs {
 MUST_USE enum status directory_create_check(const char *directory, const struct manifest *manifest, const char *checkpoint,
                                             struct directory_needs *needs, struct error *error);
 /* Lays a new run out: directory, keys, certificates, genesis entry, snapshot of version 0. All of it or nothing: a failure
- * removes what was made. While it is at work, and after it was killed, DIR/unfinished stands there; such a directory is no run
+ * removes what was made. While it is at work, and after it was killed, DIR/unfinished stands there; such a directory is not a run
  * to anybody, and the next directory_create begins it anew. INVALID if something is in the way, FULL if it does not fit,
  * UNAVAILABLE while another process makes a run there. */
 MUST_USE enum status directory_create(const char *directory, const struct manifest *manifest, const char *checkpoint,
@@ -69,7 +69,7 @@ void directory_close(struct directory *data);
 MUST_USE enum status directory_keys_open(const char *directory, struct directory_keys *out, struct error *error);
 void directory_keys_close(struct directory_keys *keys);
 
-/* The ledger and payloads as replay wants them; borrows data. */
+/* The ledger and payloads as replay needs them; borrows data. */
 struct ledger_source directory_source(struct directory *data);
 /* After a replay of `size` entries: CORRUPT if that was not the end, that is if entry `size` is missing while the store counts
  * more. A gap would otherwise look like a shorter ledger, which is right in itself. */

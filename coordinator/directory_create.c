@@ -1,7 +1,7 @@
 /* Making a run: the one moment at which keys, certificates, ledger and version 0 come into being.
  *
  * All that can be wrong with manifest, checkpoint, memory and disk is found before anything is made. Then a mark is made, under a
- * lock that ends with the process, then everything else, and deleting the mark is what makes it a run. Whoever finds a mark whose
+ * lock that ends with the process, then everything else, and deleting the mark is what makes it a run. A process that finds a mark whose
  * lock is free may delete what stands beside it under our names: none of them was there when the mark was made.
  */
 #include <errno.h>

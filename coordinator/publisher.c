@@ -51,7 +51,7 @@ struct publisher {
     size_t stream_count, stream_capacity;
     uint8_t head[HEAD_SIZE]; /* as last told */
     uint64_t head_of;
-    uint8_t *intact; /* a bit an entry: its payload was read whole since the start, [intact_size] */
+    uint8_t *intact; /* a bit per entry: its payload was read whole since the start, [intact_size] */
     size_t intact_size;
     uint8_t intact_snapshot[DIGEST_SIZE]; /* likewise, of a snapshot's content */
 };
@@ -109,7 +109,7 @@ static void fail(struct publication *stream, enum status status, const struct er
 /* ---- one frame ---------------------------------------------------------------------------------------------------------- */
 
 struct packing {       /* the places of the frame being made */
-    struct buffer raw; /* entries one behind the other */
+    struct buffer raw; /* entries one after the other */
     size_t offsets[PACK_ENTRIES];
     struct bytes entries[PACK_ENTRIES];
     struct follow_own own[PACK_ENTRIES];

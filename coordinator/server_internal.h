@@ -66,7 +66,7 @@ struct server {
     struct call **calls;        /* open ones, in no order */
     size_t call_count, call_capacity;
     uint64_t next_call;
-    uint8_t *revoked; /* a bit a site number, [SITES_LIMIT / 8 + 1] */
+    uint8_t *revoked; /* a bit per site number, [SITES_LIMIT / 8 + 1] */
 
     struct ledger_queue *ledger;
     struct coordinator_state *state; /* brain */
@@ -117,7 +117,7 @@ void ledger_retry(struct server *server);
 uint64_t ledger_taken(struct server *server, enum status status, const char *message);
 /* The brain ends: the rest goes to the store, and nobody waits any more. */
 void ledger_end(struct server *server);
-/* Any other thread: waits until the ledger on disk has `size` entries; false: not now, for want of room. */
+/* Any other thread: waits until the ledger on disk has `size` entries; false: not now, for lack of room. */
 bool ledger_await(void *server, uint64_t size);
 
 /* --- server_waits.c: what holds the run up and needs a person, on the brain's thread --- */

@@ -47,7 +47,7 @@ static struct train_event event_pop(struct train *train) {
 
 static double exponential(struct random *random, double mean) { return -mean * log(1 - random_unit(random)); }
 
-/* The next fault behind `after`. */
+/* The next fault after `after`. */
 static void faults_advance(struct train_faults *faults, double after) {
     const struct topology_fault *fault = faults->fault;
     double every = INFINITY, lasts = fault->lasts;
@@ -158,7 +158,7 @@ static void on_fail(struct train *train, const struct train_event *event) {
     event_push(train, event_at(site->failure.until + site->group->restart, EVENT_REPAIR, event->site));
 }
 
-/* It takes what it trained to the end with it, but for a message that is on its way. */
+/* It takes what it trained to the end with it, except a message that is on its way. */
 static void on_leave(struct train *train, struct train_site *site) {
     site->generation++;
     site->up = false;

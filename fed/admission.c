@@ -163,7 +163,7 @@ enum refusal admission_header(const struct run_state *state, uint32_t site, stru
     return refusal;
 }
 
-/* fp32 and bf16 messages are raw values behind the header; the others have no way to write a value that is not finite. */
+/* fp32 and bf16 messages are raw values after the header; the others have no way to write a value that is not finite. */
 static bool payload_is_nonfinite(enum codec codec, struct bytes payload, uint64_t count) {
     size_t width = codec == CODEC_FP32 ? 4 : codec == CODEC_BF16 ? 2 : 0;
     if (width == 0 || payload.size != CODEC_HEADER_SIZE + count * width) return false;

@@ -5,7 +5,7 @@
  * nothing beside it.
  *
  * An invitation token is base64url of: 1 (format), name length u8, name, secret [SECRET_SIZE], and the federation's CA
- * certificate (DER). The ledger keeps only the secret's SHA-256. Whoever has the token can join once under that name, and knows
+ * certificate (DER). The ledger keeps only the secret's SHA-256. The holder of the token can join once under that name, and knows
  * whom to trust: so the first connection is authenticated on both sides.
  */
 #ifndef FED_INVITATION_H

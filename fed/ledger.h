@@ -26,7 +26,7 @@ enum ledger_kind {
     LEDGER_STOPPED = 9,
     LEDGER_EPOCH = 10,       /* a coordinator took over; entries of an older epoch are not accepted after it */
     LEDGER_INNER_STEPS = 11, /* H changed */
-    LEDGER_DROPPED = 12      /* a contribution that waits is given up: its payload was lost and cannot be had again */
+    LEDGER_DROPPED = 12      /* a contribution that waits is given up: its payload was lost and cannot be obtained again */
 };
 
 enum { STEP_CONTRIBUTIONS_LIMIT = 256, REASON_SIZE = 128, LEDGER_ENTRY_LIMIT = MANIFEST_LIMIT + 1024 };

@@ -8,7 +8,7 @@
  * g and q are multiplied by the part's scale first. Every operation is fp32, rounded one by one, in index order of the parts,
  * so that any machine gets the same bits; `state_root` of merkle.h names them.
  *
- * Memory: theta (4 bytes a parameter), dense: m and D too (12 in all), and a scratch of one fragment: 4 bytes (dense) or 4 + 2
+ * Memory: theta (4 bytes per parameter), dense: m and D too (12 in all), and a scratch of one fragment: 4 bytes (dense) or 4 + 2
  * (sparse, sum and counts) a parameter of the largest fragment. Allocated once. One owner.
  */
 #ifndef FED_MODEL_STATE_H

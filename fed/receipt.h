@@ -1,6 +1,6 @@
 /* The coordinator's signed, durable acknowledgement of one contribution, and the reasons for which there is none.
  *
- * A receipt is signed after the commit: whoever holds one can prove that the contribution is at `index` of the ledger whose
+ * A receipt is signed after the commit: its holder can prove that the contribution is at `index` of the ledger whose
  * head (size, root) it names. The site checks the signature, the inclusion proof and that the entry is its own header.
  */
 #ifndef FED_RECEIPT_H

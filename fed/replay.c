@@ -11,7 +11,7 @@
 #include "fed/run_internal.h"
 
 /* --- one step ------------------------------------------------------------------------------------------------------------- */
-struct replay_parts { /* the payloads of a step's parts, one behind the other */
+struct replay_parts { /* the payloads of a step's parts, one after the other */
     struct buffer bytes;
     size_t offsets[STEP_CONTRIBUTIONS_LIMIT + 1];
 };

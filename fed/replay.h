@@ -33,7 +33,7 @@ struct replay_options {
 struct replay_report {
     uint64_t entries, contributions, steps, roots_checked, version;
     uint64_t failed_entry; /* the entry that the error is about; UINT64_MAX: none */
-    bool lost_payload;     /* it is a contribution whose payload is not there or damaged: it can be had from whoever has it */
+    bool lost_payload;     /* it is a contribution whose payload is not there or damaged: any site that has it can supply it */
 };
 
 /* Continues from run_state_size(run). `model` may be NULL: the control half alone. If model is given and at version 0 with
@@ -44,7 +44,7 @@ MUST_USE enum status replay_run(const struct ledger_source *source, const struct
 /* Gathers what model_state_step needs for one STEP entry and applies it; used by replay_run and by live followers.
  * find(index) must be answerable from `run` BEFORE the step entry is applied to it (its parts are still pending). The step is
  * checked against the run's rules and its payloads against their headers' digests and norms before a tensor is touched. *root
- * is the new state root where the manifest wants one for this version, else zero. An entry that is being planned may lack its
+ * is the new state root where the manifest needs one for this version, else zero. An entry that is being planned may lack its
  * root; one that has another is CORRUPT, and the model is then unusable. *lost (may be NULL) is the index of the contribution whose
  * payload is not there or damaged, where that is the error; else UINT64_MAX. The model is then as before. */
 MUST_USE enum status replay_step(const struct ledger_source *source, const struct run_state *run, const struct ledger_entry *step,

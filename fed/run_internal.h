@@ -2,8 +2,8 @@
  * clipping, steps), admission.c (the rules of one contribution). Nobody else includes this but replay.c, which must check a
  * step before it touches a tensor and enter it afterwards.
  *
- * Memory: 24 bytes a contribution for the index of sequences and 64 bytes an entry for the hash tree grow with the ledger;
- * everything else is bounded: sites by SITES_LIMIT, invitations by INVITATIONS_LIMIT, pending contributions by one a site and
+ * Memory: 24 bytes per contribution for the index of sequences and 64 bytes per entry for the hash tree grow with the ledger;
+ * everything else is bounded: sites by SITES_LIMIT, invitations by INVITATIONS_LIMIT, pending contributions by one per site and
  * fragment, remembered steps and roots by the staleness cap, norms by the clip window.
  */
 #ifndef FED_RUN_INTERNAL_H
@@ -67,7 +67,7 @@ struct run_state {
     struct run_invitation *invitations; /* [invitation_count], owned */
     uint32_t invitation_count, invitation_capacity;
     struct fragment_slot fragments[FRAGMENTS_LIMIT];
-    uint32_t remembered;                /* steps a fragment: staleness cap + 1 */
+    uint32_t remembered;                /* steps per fragment: staleness cap + 1 */
     struct root_slot *roots;            /* [root_capacity], owned: the root of version v at (v / root_interval) % root_capacity */
     uint64_t root_capacity, root_reach; /* versions further back than root_reach are not answered */
     uint64_t root_version;              /* the newest with a root */
@@ -79,7 +79,7 @@ struct run_state {
 };
 
 /* As error_wrap, but the status is the one given, whatever the story's was: what a codec calls INVALID in a payload is CORRUPT
- * for whoever reads a ledger. */
+ * for a reader of a ledger. */
 static inline enum status error_restate(struct error *error, enum status status, const char *context) {
     if (error) error->status = status;
     return error_wrap(error, status, "%s", context);

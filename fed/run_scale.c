@@ -1,4 +1,4 @@
-/* Staleness, clipping and the scales of a step. All of it is integer arithmetic but for four operations in double (factor *
+/* Staleness, clipping and the scales of a step. All of it is integer arithmetic, except for four operations in double (factor *
  * median, / norm, * weight, and sqrt, which IEEE-754 rounds exactly), so everybody gets the same bits. */
 #include <math.h>
 #include <string.h>

@@ -141,11 +141,11 @@ enum refusal admission_header(const struct run_state *state, uint32_t site, stru
 enum refusal admission_payload(const struct contribution *contribution, const struct manifest *manifest, struct bytes payload,
                                uint64_t count, float *scratch, struct error *why);
 
-/* DyLU: H_w = floor(H * rate / fastest), at least H / 8 (with fewer steps a round costs more than it brings) and 1, at most H. Rates
+/* DyLU: H_w = floor(H * rate / fastest), at least H / 8 (a round with fewer steps costs more than it brings) and 1, at most H. Rates
  * are of any one unit; where nobody's is known (fastest is 0 or infinite) it is H. */
 uint32_t dylu_inner_steps(uint32_t inner_steps, double rate, double fastest);
 
-/* Fragment f of a vector of `parameters` floats in `fragments` pieces: [*start, *start + *count). Pieces are equal but for
+/* Fragment f of a vector of `parameters` floats in `fragments` pieces: [*start, *start + *count). Pieces are equal except
  * rounding to 4096 (the codec's chunk); the last takes the rest. */
 void fragment_range(uint64_t parameters, uint32_t fragments, uint32_t fragment, uint64_t *start, uint64_t *count);
 /* Parameters of the largest. */

@@ -63,7 +63,7 @@ struct daemon {
     struct error why;
 };
 
-enum { CLOCK_APART_MS = 60000 /* beyond it it is no delay */ };
+enum { CLOCK_APART_MS = 60000 /* beyond it it is not a delay */ };
 /* The first end counts; whether this is it. Any thread. */
 bool daemon_end(struct daemon *daemon, enum daemon_end how, const char *message);
 /* Copies the event; waits for room. Any thread but rpc/'s. */

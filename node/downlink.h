@@ -3,11 +3,11 @@
  * It does one thing at a time, as the brain orders: connect (and ask for the offer, or follow), follow, fetch. Of a frame, entries
  * are put in order, stubs of our own contributions are made whole from the journal, pieces of payload are appended to an upload
  * of the blob store and, when complete, checked against the digest in their contribution's header. An entry is told to the brain only when it
- * is durable in our copy, its payload is too, and so are all entries before it. While the brain has many entries waiting behind a
+ * is durable in our copy, its payload is too, and so are all entries before it. While the brain has many entries waiting for a
  * step, nothing more is read: flow control stops the coordinator.
  *
  * A stub or payload that we should have and have not (a lost file) is asked for in full. A frame that breaks the protocol ends
- * the link: LINK_DOWN, and the brain tries again later. What the entries say is the brain's to judge, but for the first one: it
+ * the link: LINK_DOWN, and the brain tries again later. What the entries say is the brain's to judge, except the first one: it
  * must be of the run that we joined, or nothing is stored.
  */
 #ifndef NODE_DOWNLINK_H

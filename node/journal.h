@@ -27,7 +27,7 @@
  *     counts       steps, tokens and loss that no message has counted yet, as the tensors they belong to: of the checkpoint
  *     receipt      of a message in flight: its record. What the snapshot of the run had, and so need not be fetched: the checkpoint
  *     data         the position belongs to the trainer state that was taken: what was trained and survived is not met again
- *                  (with several fragments: but for the steps between the checkpoint and a later round of one of them)
+ *                  (with several fragments: except the steps between the checkpoint and a later round of one of them)
  * So a crash costs inner progress since the last checkpoint or round, whichever is later, and never mass.
  *
  * Entries are synced before they take effect. What a power cut could lose of the payloads is found by replay, by digest.

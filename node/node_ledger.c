@@ -1,7 +1,7 @@
 /* What the ledger says: entries, steps and heads, in order, each believed only once it was checked.
  *
  * An entry that is not a step takes effect at once. A STEP waits for the worker to move the replica; entries that come meanwhile
- * queue behind it, so the run state and the replica always speak of the same prefix. A head is compared with our own tree as
+ * queue after it, so the run state and the replica always speak of the same prefix. A head is compared with our own tree as
  * soon as we have as many entries as it speaks of.
  */
 #include <stdlib.h>
@@ -33,7 +33,7 @@ static void note_contribution(struct node_state *state, const struct ledger_entr
     slot->index = index;
 }
 
-/* What a superseded coordinator signed beyond the takeover is no evidence against its successor. */
+/* What a superseded coordinator signed beyond the takeover is not evidence against its successor. */
 static void epoch_begins(struct node_state *state, uint64_t index) {
     if (state->head.epoch < run_state_epoch(state->run) && state->head.size > index) state->head.size = 0;
     node_rounds_epoch_begins(state);

@@ -1,4 +1,4 @@
-/* The site's rounds: a slot a fragment, from snapshot to rebase, the coordinator's answers to what was sent, and when training
+/* The site's rounds: a slot per fragment, from snapshot to rebase, the coordinator's answers to what was sent, and when training
  * goes on. node_state.c decides when these are asked. */
 #include <math.h>
 #include <string.h>
@@ -127,7 +127,7 @@ void node_progress(struct node_state *state, const struct node_event *event) {
     }
 }
 
-/* The header, but for what only the encoded payload tells. */
+/* The header, except what only the encoded payload tells. */
 static void fill_header(const struct node_state *state, uint32_t fragment, const struct slot *slot, struct contribution *out) {
     const struct run_site *own = run_state_site(state->run, state->options.site);
     const struct manifest *manifest = run_state_manifest(state->run);

@@ -15,11 +15,11 @@
  *     refused for now, or the link broke -> UPLOADING again after a backoff with full jitter
  *
  * Entries come in order from Follow (a CONTRIBUTION only once its payload is on disk, or is our own). A STEP is applied to the
- * replica by the worker; entries behind it wait in a bounded queue. A root, rule, signature or head that does not agree ends
+ * replica by the worker; entries after it wait in a bounded queue. A root, rule, signature or head that does not agree ends
  * the node (HALT): it would rather stop than train on a model it cannot prove.
  *
  * A payload that a step needs and that the disk has lost is asked of the coordinator again (REFETCH), and the step waits; one that the
- * coordinator has lost is brought to it (SUPPLY), whoever's it is. A contribution of ours that it gave up (DROPPED) is taken back as
+ * coordinator has lost is brought to it (SUPPLY), any site's. A contribution of ours that it gave up (DROPPED) is taken back as
  * after a refusal.
  *
  * A site sends one contribution after the other: the next fragment's is made once the last one's entry is in the ledger, since
@@ -49,7 +49,7 @@ struct node_options {
     uint64_t backoff_ms;    /* first retry; doubles up to backoff_limit_ms; a random part of it is waited */
     uint64_t backoff_limit_ms;
     uint64_t inclusion_ms;    /* an accepted contribution whose entry has not come after this long is asked for again */
-    uint32_t queue_limit;     /* entries waiting behind a step; at the limit the shell stops reading Follow */
+    uint32_t queue_limit;     /* entries waiting for a step; at the limit the shell stops reading Follow */
     uint64_t nominal_payload; /* bytes of a usual contribution: what a missed step costs to replay */
     uint64_t payloads_from;   /* of the snapshot of the run that the replica once came from; 0: none */
 };
@@ -208,7 +208,7 @@ enum slot_phase {
 };
 const struct run_state *node_state_run(const struct node_state *state);
 enum slot_phase node_state_slot(const struct node_state *state, uint32_t fragment);
-uint64_t node_state_backlog(const struct node_state *state);  /* entries waiting behind a step */
+uint64_t node_state_backlog(const struct node_state *state);  /* entries waiting for a step */
 uint64_t node_state_sequence(const struct node_state *state); /* the last one used */
 /* Inner steps since the fragment's last snapshot, as its round counts them; below 0 while the first round is staggered. */
 int64_t node_state_round_steps(const struct node_state *state, uint32_t fragment);

@@ -61,7 +61,7 @@ struct node_state {
     uint64_t until_steps;   /* likewise */
     enum node_wait waiting; /* likewise */
 
-    struct buffer *queue; /* entries behind a step, a ring [queue_capacity] */
+    struct buffer *queue; /* entries after a step, a ring [queue_capacity] */
     size_t queue_head, queue_count, queue_capacity;
     bool applying;
     uint64_t lost; /* the entry whose payload the step at the queue's head lacks; 0: none */

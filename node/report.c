@@ -335,7 +335,7 @@ static void put_roots(struct json_writer *writer, const struct told *told) {
     json_end_object(writer);
 }
 
-/* Over what is there: a full disk has room for that, and says so to whoever reads it. A reader may see half of it. */
+/* Over what is there: a full disk has room for that, and tells its readers. A reader may see half of it. */
 static enum status overwrite(const char *path, struct bytes content, struct error *error) {
     int file = open(path, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
     if (file < 0) return error_set(error, FAILED, "open %s: %s", path, strerror(errno));

@@ -1,6 +1,6 @@
 /* What a site tells about itself: DIR/status.json for scripts and people, and the same figures in each heartbeat.
  *
- * The file is rewritten about once a second, whole or not at all, without waiting for the disk: it is no record, but it survives a killed
+ * The file is rewritten about once a second, whole or not at all, without waiting for the disk: it is not a record, but it survives a killed
  * process, and so the totals in it go on over restarts. After a crash, the time from the last status to the restart is
  * booked as lost to `restart`, and so is the time of the steps that have to be done again.
  *

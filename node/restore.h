@@ -16,7 +16,7 @@
  * base = global for all that are not in flight, as node_state_start expects. Where the base of a message in flight is not in
  * c it matters only after a refusal in dense mode, and is then theta_s + decode(message): the base except for rounding.
  *
- * Pure over the journal and a port: node/restore_model.h has the trainer behind it, the simulator a toy.
+ * Pure over the journal and a port: node/restore_model.h has the trainer, the simulator a toy.
  */
 #ifndef NODE_RESTORE_H
 #define NODE_RESTORE_H

@@ -205,7 +205,7 @@ struct run_model_files settings_files(const struct settings *settings) {
 
 /* ---- writing ---------------------------------------------------------------------------------------------------------------- */
 
-/* Whoever restarts us may stand in another directory. Owned by the caller. */
+/* A supervisor that restarts us may stand in another directory. Owned by the caller. */
 static char *absolute_path(const char *path) {
     char *resolved = realpath(path, NULL), *here = NULL;
     if (!resolved && path[0] != '/' && (here = getcwd(NULL, 0))) resolved = file_join(here, path);
@@ -267,7 +267,7 @@ static enum status replace(const char *path, const struct buffer *text, mode_t m
     return status;
 }
 
-/* The first line of the text that is no UTF-8, with '?' for what is wrong. */
+/* The first line of the text that is not UTF-8, with '?' for what is wrong. */
 static enum status check_text(struct bytes text, struct error *error) {
     for (size_t from = 0, end; from < text.size; from = end + 1) {
         for (end = from; end < text.size && text.data[end] != '\n';) end++;

@@ -35,7 +35,7 @@ char *site_path(const struct site *site, const char *name);
 bool site_exists(const char *directory); /* `join` has been here and was done */
 /* NOT_FOUND: no `join` yet. INVALID, CORRUPT: a piece is missing, or they do not belong together; the message names it. */
 MUST_USE enum status site_load(const char *directory, struct site *out, struct error *error);
-/* The same without node.key, for whoever only reads: the key is another user's, or was not copied. site->key is NULL. */
+/* The same without node.key, for readers: the key is another user's, or was not copied. site->key is NULL. */
 MUST_USE enum status site_load_reading(const char *directory, struct site *out, struct error *error);
 void site_deinit(struct site *site); /* a zeroed one is a no-op */
 

@@ -1,4 +1,4 @@
-/* DIR/status.json as it is read by somebody else: whoever wrote it may have ended since, and then its last words are old. */
+/* DIR/status.json as it is read by another process: its writer may have ended since, and then its last words are old. */
 #ifndef NODE_STATUS_H
 #define NODE_STATUS_H
 

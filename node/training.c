@@ -98,7 +98,7 @@ static void wait_until_ns(struct training *training, uint64_t at_ns) {
 
 static void ask(struct training *training, struct request request) {
     pthread_mutex_lock(&training->lock);
-    ASSERT(training->request_count < REQUESTS_LIMIT); /* the brain has at most one a fragment under way */
+    ASSERT(training->request_count < REQUESTS_LIMIT); /* the brain has at most one per fragment under way */
     training->requests[(training->request_head + training->request_count++) % REQUESTS_LIMIT] = request;
     pthread_cond_broadcast(&training->changed);
     pthread_mutex_unlock(&training->lock);

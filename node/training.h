@@ -7,7 +7,7 @@
  *
  * It never waits for the network: a step waits for the one before it, for a request's memory copy, for the handler (which puts
  * into a local queue), and for nothing else while training is on. With overlap off the brain gives it a count of steps to
- * stop at, so that a round is exactly H steps and nothing is trained behind the snapshot: the synchronous reference.
+ * stop at, so that a round is exactly H steps and nothing is trained after the snapshot: the synchronous reference.
  *
  * Every nanosecond is booked: to compute (a step, with the throttle's sleep, which plays a slower device), or to a cause.
  * Stops within one step.

@@ -3,7 +3,7 @@
  * room or set the clock; until then this names what is wrong, where people look: in the log at error (at once, then once a minute),
  * in status.json (`troubles`, and `ready` is false) and in `atoll-node status --ready`.
  *
- * Any thread. Whoever waits here is woken when the site is to stop.
+ * Any thread. A thread that waits here is woken when the site is to stop.
  */
 #ifndef NODE_TROUBLE_H
 #define NODE_TROUBLE_H

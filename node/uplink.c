@@ -109,7 +109,7 @@ static enum status read_reply(struct uplink *uplink, struct stream *stream, uint
     return submit_reply_decode(frame, &uplink->arena, out, error);
 }
 
-/* OK with a reply that came early (the coordinator has all, or does not want it), NOT_FOUND when all is sent and none has come. */
+/* OK with a reply that came early (the coordinator has all, or does not need it), NOT_FOUND when all is sent and none has come. */
 static enum status send_payload(struct uplink *uplink, struct stream *stream, struct upload *upload, uint64_t offset,
                                 uint32_t chunk_limit, struct buffer *message, struct submit_reply *reply, struct error *error) {
     struct blob_reader *reader = NULL;

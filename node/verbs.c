@@ -213,7 +213,7 @@ static enum status model_open_once(const struct settings *settings, struct model
     return status;
 }
 
-/* The node may be running: what a checkpoint names goes once the next one is there. Whoever was overtaken so looks again. */
+/* The node may be running: what a checkpoint names goes once the next one is there. A reader that was overtaken looks again. */
 static enum status model_open(const struct settings *settings, struct model *out, struct error *error) {
     enum { TRIES = 20 };
     bool moved = true;

@@ -38,7 +38,7 @@ void worker_set_training(struct worker *worker, struct training *training); /* b
 
 /* --- from the brain's thread --- */
 void worker_encode(struct worker *worker, const struct contribution *contribution);
-/* `run` must not change until NODE_APPLIED: the brain holds entries behind a step back. */
+/* `run` must not change until NODE_APPLIED: the brain holds entries that follow a step back. */
 void worker_apply(struct worker *worker, const struct run_state *run, struct bytes entry);
 void worker_rebase(struct worker *worker, uint32_t fragment, uint64_t sequence);
 void worker_restore(struct worker *worker, uint32_t fragment, uint64_t sequence);
@@ -52,7 +52,7 @@ void worker_snapshotted(struct worker *worker, uint32_t fragment, uint64_t seque
 void worker_rebased(struct worker *worker, uint32_t fragment, uint64_t sequence, enum training_move why);
 void worker_captured(struct worker *worker, struct training_capture *capture); /* takes it */
 
-/* --- from whoever fetched a snapshot of the run; NODE_SNAPSHOT_LOADED follows. The content is a blob of journal_payloads --- */
+/* --- from the thread that fetched a snapshot of the run; NODE_SNAPSHOT_LOADED follows. The content is a blob of journal_payloads --- */
 void worker_load(struct worker *worker, const struct snapshot_header *header);
 
 /* Does what is in the queue and ends. */

@@ -58,7 +58,7 @@ struct plan_site {
     double steps_sent;      /* inner steps in merged contributions */
     double sent, sent_lost; /* bytes up; of them: lost and sent again */
     double received, received_lost;
-    double behind; /* seconds that it was behind the ledger by more than a round trip */
+    double behind; /* seconds that it lagged the ledger by more than a round trip */
     double cost;
 };
 

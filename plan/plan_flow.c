@@ -138,7 +138,7 @@ static void ask_tick(struct plan *plan, double at) {
 void stream_publish(struct plan *plan, double bytes, const struct plan_part *own) {
     if (own) {
         struct site_now *site = &plan->sites[own->site];
-        if (site->own_count == COUNT_OF(site->own)) { /* behind by several: one span then covers a little too much */
+        if (site->own_count == COUNT_OF(site->own)) { /* several behind: one span then covers a little too much */
             site->own[site->own_count - 1].to = plan->stream + bytes;
         } else {
             site->own[site->own_count++] = (struct plan_span){plan->stream, plan->stream + bytes};
@@ -166,7 +166,7 @@ static double bytes_between(const struct site_now *site, double from, double to)
     return bytes;
 }
 
-/* The offset that lies `bytes` behind `from`, own spans skipped, at most `limit`. */
+/* The offset that lies `bytes` after `from`, own spans skipped, at most `limit`. */
 static double offset_after(const struct site_now *site, double from, double bytes, double limit) {
     double at = from;
     for (uint32_t i = 0; i < site->own_count && at < limit; i++) {

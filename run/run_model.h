@@ -2,7 +2,7 @@
  *
  * fed/ may not include model/ and the other way round, so neither can do it. The shape of the model, the parameter layout and
  * its digest, and the initial parameters are group-wide: every site and the coordinator must come to the same bits from the
- * same manifest. Batch, accumulation and threads are the site's own and are not touched here. Pure but for
+ * same manifest. Batch, accumulation and threads are the site's own and are not touched here. Pure except
  * run_model_initialise, which may read the checkpoint file that the manifest names by digest.
  */
 #ifndef RUN_RUN_MODEL_H
@@ -48,7 +48,7 @@ struct run_model_files { /* the site's data */
 MUST_USE enum status run_model_data(const struct manifest *manifest, const struct run_model_files *files, struct data **out,
                                     struct error *error);
 /* The parameters of version 0, [layout->count]: from the manifest's seed, or from `checkpoint`, a safetensors file whose SHA-256
- * the manifest has, or the directory of its model.safetensors. INVALID if the manifest wants a checkpoint and there is none, or another one. */
+ * the manifest has, or the directory of its model.safetensors. INVALID if the manifest needs a checkpoint and there is none, or another one. */
 MUST_USE enum status run_model_initialise(const struct manifest *manifest, const struct layout *layout, const char *checkpoint,
                                           float *parameters, struct error *error);
 

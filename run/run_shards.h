@@ -2,7 +2,7 @@
  *
  * Numbers do not show which tokenizer made them: shards of another one with as large a vocabulary look alike, and train everybody's
  * model into noise. So scripts/prepare-data writes an index, prepare-data.json, beside its shards: the tokenizer's SHA-256, the
- * vocabulary, the bits a token, and every shard's size and SHA-256. A run may pin the digest of its tokenizer.json
+ * vocabulary, the bits per token, and every shard's size and SHA-256. A run may pin the digest of its tokenizer.json
  * (`tokenizer_digest`); then a site's shards must have an index that says the same. Shards without an index are taken where the run
  * pins nothing, or where the site insists on a format.
  */

@@ -129,7 +129,7 @@ def member(value, field, where):
 
 
 def from_text(path, field):
-    """One document, to the byte, line ends included; only a byte order mark is no text."""
+    """One document, to the byte, line ends included; only a byte order mark is not text."""
     with open(path, "rb") as file:
         content = file.read().removeprefix(b"\xef\xbb\xbf")
     try:

@@ -1,6 +1,6 @@
 """Directories that scripts write: tried before hours of work, one writer at a time, and only what carries our mark is ever deleted.
 
-A mark is a file of a known name in the directory. Whoever writes there holds a lock on it, which the system lets go when the process
+A mark is a file of a known name in the directory. The process that writes there holds a lock on it, which the system lets go when the process
 ends, however it ends. So three cases are told apart: without the mark the directory is somebody's own and stays as it is; with it and
 locked another process is at work; with it and free it is what an ended process left, and may go. Standard library only.
 """

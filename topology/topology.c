@@ -162,7 +162,7 @@ struct topology_place topology_place(const struct topology *topology, uint32_t s
  *   window   window / rtt.
  *   loss     CUBIC: the larger of Mathis et al. 1997 (SEGMENT / rtt * 1.22 / sqrt(p)) and RFC 9438's response function
  *            (1.054 SEGMENT / (rtt^0.25 p^0.75)), times 2: measured 0.5 MB/s at 100 ms and 0.5 %, where the formula gives 0.25.
- *            BBR does not slow down for losses but for its probing: 0.79 of the rate, measured at the same point (19.6 of
+ *            BBR does not slow down for losses; only probing costs: 0.79 of the rate, measured at the same point (19.6 of
  *            24.7 MB/s); past its loss threshold of 2 % a round (BBRv2) it gives way, so it is taken as CUBIC beyond 10 %. */
 static double connection_rate(const struct topology_link *link, double access) {
     double rate = access;

@@ -213,7 +213,7 @@ static enum status read_entry(const struct field *fields, const char *file, cons
     return error_wrap(error, INVALID, "%s:%u", file, entry->line);
 }
 
-/* "sites[12].link.up": 12 and "link.up"; false where it is no such key. */
+/* "sites[12].link.up": 12 and "link.up"; false where there is no such key. */
 static bool site_key(const char *key, uint32_t *index, const char **rest) {
     unsigned at;
     int used = 0;

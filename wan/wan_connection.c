@@ -176,7 +176,7 @@ static void connection_watch(struct connection *connection, const uint32_t inter
         connection_reset(connection);
 }
 
-/* What a pipe wants of its sockets. False: the connection is broken. */
+/* What a pipe needs of its sockets. False: the connection is broken. */
 static bool pipe_service(struct pipe *pipe, uint64_t now_ns, bool *wants_read, bool *wants_write) {
     struct connection *connection = pipe->connection;
     uint64_t held_until = held_until_ns(connection->link, pipe->way),

@@ -156,7 +156,7 @@ uint64_t wan_flow_send(struct wan_flow *flow, struct wan_bottleneck *bottleneck,
     if (one->loss > 0) {
         double kept = pow(1 - one->loss, ceil((double)size / WAN_SEGMENT));
         if (random_unit(random) >= kept) {
-            /* Three segments behind the lost one tell the sender; with fewer it has to wait for its timeout. */
+            /* Three segments after the lost one tell the sender; with fewer it has to wait for its timeout. */
             arrival += flow->unacknowledged > 4 * WAN_SEGMENT ? round_trip : timeout_ns(round_trip);
             flow_lose(flow);
         }

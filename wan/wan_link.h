@@ -1,9 +1,9 @@
 /* What a WAN link does to a stream of bytes, as arithmetic: time and sizes in, times out. wan/wan_proxy.h carries it out on sockets.
  *
  * A link has two ways, up (from the site) and down. A way is a bottleneck, which all connections share: `rate`, with a buffer of `queue`
- * bytes before it, then a `delay` with `jitter`. On it run flows, one a connection, which behave as TCP does where that is
+ * bytes before it, then a `delay` with `jitter`. On it run flows, one per connection, which behave as TCP does where that is
  * what one notices: a flow starts with ten segments unacknowledged and doubles them with every round trip (slow start, again after
- * idling), a lost segment stalls everything behind it for a round trip (or a retransmission timeout, where too little is in flight to
+ * idling), a lost segment stalls everything after it for a round trip (or a retransmission timeout, where too little is in flight to
  * notice sooner) and halves the window, which then grows by a segment a round trip; nothing is unacknowledged beyond `window`.
  * Nothing is ever lost or reordered for the peers: what a network does to packets reaches them as time.
  *

@@ -61,7 +61,7 @@ struct connection {
     struct endpoint near, far;
     struct pipe pipes[WAN_WAYS];
     bool connected; /* to the target */
-    bool dead;      /* closed, freed behind the current events */
+    bool dead;      /* closed, freed after the current events */
 };
 
 struct link_way {

@@ -5,7 +5,7 @@
 #include "topology/topology.h"
 #include "wan/wan_link.h"
 
-/* Delay, rates, jitter, loss and window of a link; regular resets too. Random resets, outages and failures are for whoever keeps the
+/* Delay, rates, jitter, loss and window of a link; regular resets too. Random resets, outages and failures are for the program that keeps the
  * time: they are in the description. */
 struct wan_settings wan_settings_of(const struct topology_link *link);
 /* One JSON object: "run" and "coordinator" with what a manifest and a schedule of outages need, and for each site, in the order of

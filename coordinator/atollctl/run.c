@@ -217,7 +217,7 @@ static int run_status_command(struct options *options, void *values) {
     for (;;) {
         if (show_status(settings, &error) != OK) return report_failure(&error);
         if (settings->watch_ms == 0) return EXIT_DONE;
-        if (streams_broken()) return EXIT_FAILED; /* whoever read has gone away, or the disk is full */
+        if (streams_broken()) return EXIT_FAILED; /* the reader has gone away, or the disk is full */
         clock_sleep_ms(settings->watch_ms);
         if (isatty(STDOUT_FILENO)) printf("\033[H\033[J");
     }
