@@ -291,6 +291,7 @@ static bool is_of_single_bytes(const struct data_sample *sample) {
 
 /* Ends a message about what only seems to be. */
 #define INSIST "; to use it all the same, give --data-format bytes, llmc, u16 or u32"
+const char data_format_insist[] = INSIST;
 
 /* Tokens below 256 are frequent in every language and under every tokenizer; their swapped bytes are not. */
 static bool is_big_endian(const struct data_sample *sample, uint32_t vocabulary) {
@@ -362,10 +363,10 @@ static enum status refuse_utf16(const struct data_source *source, const struct d
                                 struct error *error) {
     if (source->size % 2 != 0) return OK;
     bool little = is_utf16(sample, false), big = !little && is_utf16(sample, true);
+    if (!little && !big) return OK;
     struct token_facts units = token_facts_of(sample, 2, 256);
     struct text_facts text = text_of_tokens(sample, 2);
     if (little && units.largest < 256 && (bytes || is_mostly_utf8(&text))) return OK;
-    if (!little && !big) return OK;
     return error_set(error, INVALID,
                      "%s seems to be UTF-16 text without a byte order mark: convert it, as with "
                      "`iconv -f UTF-16%s -t UTF-8`" INSIST,

@@ -65,5 +65,7 @@ struct data_shape {
 /* INVALID: the file is of another kind than the demand; the message says what it seems to be and what to do. Statuses of `read`. */
 MUST_USE enum status data_format_detect(const struct data_source *source, const struct data_demand *demand,
                                         struct data_shape *out, struct error *error);
+/* Ends the messages about what --data-format may overrule. */
+extern const char data_format_insist[];
 
 #endif

@@ -1,6 +1,7 @@
 /* `eval` (model/verbs.h): perplexity of a model on text or shards. */
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/file.h"
 #include "base/memory.h"
@@ -29,6 +30,29 @@ static const struct option eval_options[] = {
     VERB_KERNELS,
     {0}};
 
+static enum status read_text(void *context, uint64_t at, void *out, size_t size, struct error *error) {
+    const struct bytes *text = context;
+    if (at > text->size || size > text->size - at) return error_set(error, CORRUPT, "beyond the end");
+    memcpy(out, text->data + at, size);
+    return OK;
+}
+
+/* By the rules for text that is trained on: bytes that happen to be UTF-8 are not all text. */
+static enum status check_text(struct bytes text, struct error *error) {
+    const struct data_source source = {.read = read_text, .context = &text, .name = "the text", .size = text.size};
+    const struct data_demand demand = {.tokens = DATA_TOKENS_BYTE, .vocabulary = 256};
+    struct data_shape shape;
+    if (text.size == 0) return error_set(error, INVALID, "it is empty");
+    enum status status = data_format_detect(&source, &demand, &shape, error);
+    if (status != OK) {
+        char *insist = error ? strstr(error->message, data_format_insist) : NULL;
+        if (insist) *insist = 0; /* not with --text */
+        return status;
+    }
+    if (shape.token_size == 1) return OK;
+    return error_set(error, INVALID, "it holds tokens, not text: give it without --text");
+}
+
 /* The data that were named. *tokens holds those of a text, and must live as long as *out. */
 static enum status open_data(const struct verb_settings *s, const struct model_config *model, struct buffer *tokens,
                              struct data **out, struct error *error) {
@@ -40,6 +64,7 @@ static enum status open_data(const struct verb_settings *s, const struct model_c
     struct buffer text = {0};
     enum status status = tokenizer_open(s->model, &tokenizer, error);
     if (status == OK) status = file_read(s->text, TEXT_MAX, &text, error);
+    if (status == OK) status = check_text(buffer_bytes(&text), error);
     size_t mark = utf8_mark(text.data, text.size);
     struct bytes content = bytes_of(text.data + mark, text.size - mark);
     if (status == OK)

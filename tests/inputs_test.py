@@ -145,6 +145,16 @@ def create(directory, tokenizer="external", code=0, source="base", digest=None, 
     return run(CTL, "run", "create", directory, "--manifest", path, "--checkpoint", source, code=code)
 
 
+def test_what_is_evaluated_as_text_is_text():
+    plain = text()
+    trainer("train", plain, *SMALL, "--steps", 1, "--export", "model")
+    trainer("eval", "model", "--text", plain)
+    for content, words in ((read(plain).decode().encode("utf-16-le"), "holds tokens"), (gzip.compress(read(plain)), "gzip"), (bytes(900), "never filled"),
+                           (("\u092e\u0947\u0930\u093e \u0928\u093e\u092e " * 90).encode("utf-16-le"), "UTF-16LE"), (read(tokens("shard")), "neither text")):
+        said = trainer("eval", "model", "--text", write("file", content), code=2)
+        assert words in said and "--data-format" not in said, said
+
+
 def test_a_checkpoint_that_computes_otherwise_than_its_manifest_is_refused_with_both_values():
     config, fits = checkpoint("base")
     wrong = {"rope_theta": ("rope_theta is 500", "10000"), "norm_epsilon": ("rms_norm_eps is 1e-06", "1e-05"),
