@@ -43,6 +43,10 @@ const struct plant plants[] = {
      "        const struct presence *ever = &state->presence[site - 1];\n"
      "        if (PLANTED(\"fastest_for_ever\") && ever->steps_ms > 0) fastest = fmax(fastest, ever->steps * 1000 / ever->steps_ms);\n"
      "        if (state->presence[site - 1].steps_ms > 0 && coordinator"},
+    {"time_of_any_fragment", "a fragment's steps are taken over the time since the last contribution of any",
+     "coordinator/coordinator_presence.c", "    uint64_t *from_ms = &presence->timed_from_ms[contribution->fragment], bit = UINT64_C(1) << contribution->fragment;",
+     "    uint32_t of = PLANTED(\"time_of_any_fragment\") ? 0 : contribution->fragment;\n"
+     "    uint64_t *from_ms = &presence->timed_from_ms[of], bit = UINT64_C(1) << of;"},
     {"lost_payload_stops", "a payload that cannot be read is the end of the coordinator", "coordinator/coordinator_steps.c",
      "    if (event->applied.lost_count > 0) {", "    if (event->applied.lost_count > 0 && !PLANTED(\"lost_payload_stops\")) {"},
     {"disk_not_asked_again", "what a person puts back on the disk is found by a restart alone", "coordinator/coordinator_steps.c",

@@ -505,6 +505,126 @@ TEST(fragments_that_come_unevenly_add_up_to_the_sites_speed) {
     brain_close(b);
 }
 
+#define FOUR                                                                                                                     \
+    "fragments: 4\nmerge: {quorum: 1, grace: 0s, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: true}\nadmission: {expiry: "   \
+    "0}\n"
+
+/* Rounds in which site 1 does 40 steps in 4 s and site 2 in 8, each fragment of both in its turn. */
+static void four(struct brain *b, int rounds) {
+    for (int tenth = 0; tenth < rounds * 40; tenth++) {
+        if (tenth % 10 == 0) give(b, 1, (uint32_t)tenth / 10 % 4, 40);
+        if (tenth % 20 == 0) give(b, 2, (uint32_t)tenth / 20 % 4, 40);
+        if (tenth % 10 == 0) brain_heartbeat(b, 1), brain_heartbeat(b, 2);
+        brain_wait(b, 100);
+    }
+}
+
+TEST(a_site_that_comes_back_and_gives_each_fragment_all_that_it_did_meanwhile_is_not_taken_for_fast) {
+    struct brain *b = brain_open(FOUR, 2);
+    four(b, 12);
+    CHECK_EQUAL(brain_heartbeat(b, 1), 40);
+    CHECK_EQUAL(brain_heartbeat(b, 2), 20);
+    for (int i = 0; i < 600; i++) { /* site 2 is cut off for ten minutes, and trains on */
+        brain_wait(b, 1000);
+        brain_heartbeat(b, 1);
+        give(b, 1, (uint32_t)i % 4, 40);
+    }
+    for (uint32_t fragment = 0; fragment < 4; fragment++) {
+        give(b, 2, fragment, 3000);
+        brain_wait(b, 50);
+    }
+    CHECK_EQUAL(brain_heartbeat(b, 1), 40); /* nobody is held back by it */
+    CHECK_EQUAL(brain_heartbeat(b, 2), 20);
+    brain_wait(b, 2000);
+    four(b, 8);
+    CHECK_EQUAL(brain_heartbeat(b, 1), 40);
+    uint32_t half = brain_heartbeat(b, 2);
+    CHECK(half >= 18 && half <= 22);
+    brain_close(b);
+}
+
+TEST(fragments_of_a_site_that_was_started_again_count_from_its_start_on) {
+    struct brain *b = brain_open(FOUR, 2);
+    four(b, 12);
+    brain_following(b, 2, true);
+    brain_following(b, 2, false);
+    b->instance = 5; /* what it trained before is in what each fragment gives first */
+    brain_heartbeat(b, 2);
+    for (uint32_t fragment = 0; fragment < 4; fragment++) {
+        give(b, 2, fragment, 500);
+        brain_wait(b, 10);
+    }
+    b->instance = 0;
+    CHECK_EQUAL(brain_heartbeat(b, 1), 40);
+    brain_close(b);
+}
+
+TEST(fragments_that_wait_for_a_slow_upload_count_the_time_that_their_steps_took) {
+    struct brain *b = brain_open(FOUR, 2);
+    for (int round = 0; round < 24; round++) { /* site 2 does 5 steps a second and gives all four in a row, every 8 s */
+        for (int second = 0; second < 8; second++) {
+            brain_wait(b, 1000);
+            brain_heartbeat(b, 2);
+            for (uint32_t fragment = 0; fragment < 4; fragment++) {
+                if (second % 4 == (int)fragment) give(b, 1, fragment, 40);
+                if (second == 7) give(b, 2, fragment, 40);
+            }
+        }
+    }
+    CHECK_EQUAL(brain_heartbeat(b, 1), 40);
+    CHECK_EQUAL(brain_heartbeat(b, 2), 20);
+    brain_close(b);
+}
+
+/* Sends what was trained; its merge waits for the other's. */
+static void offer(struct brain *b, uint32_t site, uint32_t fragment, uint32_t steps) {
+    struct contribution c = fixture_contribution(b->f, site, fragment, run_state_version(b->f->run), b->payload);
+    c.signed_at_ms = b->now.wall_ms;
+    c.inner_steps = steps;
+    struct ledger_entry header = fixture_signed(b->f, &c, b->f->keys[site]);
+    brain_contribute_header(b, site, &header);
+}
+
+TEST(waits_for_merges_are_left_out_of_each_fragments_time) {
+    struct brain *b = brain_open("fragments: 2\nmerge: {quorum: 2, grace: 1h, warmup_steps: 0}\n"
+                                 "inner: {inner_steps: 40, dylu: true}\n",
+                                 2);
+    b->waits = true;
+    for (int half = 0; half < 24; half++) { /* 20 steps take site 1 two seconds and site 2 four; then it is the next one's turn */
+        brain_wait(b, 2000);
+        offer(b, 1, (uint32_t)half % 2, 40);
+        brain_wait(b, 2000);
+        brain_heartbeat(b, 1);
+        offer(b, 2, (uint32_t)half % 2, 40);
+        brain_settle(b);
+    }
+    CHECK_EQUAL(brain_heartbeat(b, 1), 40);
+    CHECK_EQUAL(brain_heartbeat(b, 2), 20);
+    brain_close(b);
+}
+
+TEST(a_step_more_that_a_waiting_site_trains_for_others_does_not_make_it_fast) {
+    struct brain *b = brain_open("fragments: 2\nmerge: {quorum: 2, grace: 1h, warmup_steps: 0}\n"
+                                 "inner: {inner_steps: 40, dylu: true}\n",
+                                 2);
+    b->waits = true;
+    for (int half = 0; half < 24;
+         half++) { /* both as fast; they are due on different fragments, and each gives a step of the other's */
+        brain_wait(b, 4000);
+        offer(b, 1, 0, 40);
+        brain_wait(b, 100);
+        offer(b, 2, 1, 40);
+        brain_wait(b, 2000);
+        offer(b, 1, 1, 40);
+        brain_settle(b);
+        offer(b, 2, 0, 40);
+        brain_settle(b);
+    }
+    CHECK(brain_heartbeat(b, 1) >= 36);
+    CHECK(brain_heartbeat(b, 2) >= 36);
+    brain_close(b);
+}
+
 TEST(without_dylu_everybody_does_the_same) {
     struct brain *b = brain_open("merge: {quorum: 1, grace: 0s, warmup_steps: 0}\ninner: {inner_steps: 30, dylu: false}\n", 2);
     give(b, 1, 0, 30);
