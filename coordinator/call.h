@@ -12,13 +12,18 @@
 #include "proto/service.h"
 #include "rpc/call.h"
 
+struct calls;
+struct admin_reply;
+
+enum { CALL_FRAME_OVERHEAD = 5 /* bytes: gRPC's own prefix of a message */ };
+
 struct call {
     /* fixed once it is open */
     uint64_t number; /* never reused within a process */
     enum service_method method;
     struct rpc_call *rpc;
-    struct server *server;
-    uint32_t site; /* from the certificate; 0: none */
+    struct calls *calls; /* who opened it; for coordinator/calls.c alone */
+    uint32_t site;       /* from the certificate; 0: none */
     _Atomic uint64_t *bytes_out;
 
     atomic_uint references;
@@ -40,6 +45,8 @@ void call_read(struct call *call);
 enum status call_send(struct call *call, struct buffer *head, struct bytes payload);
 /* The same as the last message of a unary or Submit call. */
 void call_answer(struct call *call, struct buffer *head);
+/* The same, for an admin. */
+void call_answer_admin(struct call *call, const struct admin_reply *reply);
 void call_finish(struct call *call, enum rpc_code code, const char *message);
 
 #endif

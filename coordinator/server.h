@@ -1,16 +1,17 @@
-/* The coordinator as a process: the brain's shell. It owns the sockets, the disk and the model, and does what the brain says.
+/* The coordinator as a process: the state machine's shell. It owns the sockets, the disk and the model.
  *
- * Threads, each the only one to touch what it owns; they speak by messages through bounded queues:
+ * Each thread is the only one to touch what it owns and is a handle of its own, with options, messages that it is posted, and one
+ * function by which it tells what has happened. None of them knows another: they tell the server, which knows whom it concerns.
  *
- *   rpc       (several, rpc/'s own) decode and bound what peers send, authenticate it against its certificate, and pass it on
- *   brain     owns coordinator_state, the sites' last reports, the call numbers that wait for an answer. Never blocks on disk
- *   intake    owns uploads: opens, appends, finishes and checks payloads (server_intake.c)
- *   model     owns the model_state: applies steps, writes snapshots (server_model.c)
- *   publisher owns the Follow and Snapshot streams: reads ledger and blobs, fills frames (server_publish.c)
- *   writer    storage's: group commits, then tells the brain
+ *   rpc       (several, rpc/'s own) decode and bound what peers say, and identify them by their certificate (calls.h)
+ *   loop      owns coordinator_state: steps it with all that happens and does what it answers; never waits for the disk (loop.h)
+ *   intake    owns uploads: opens, appends, finishes and checks payloads (intake.h)
+ *   model     owns the model_state: applies steps, writes snapshots (model_thread.h)
+ *   publisher owns the Follow and Snapshot streams: reads ledger and blobs, fills frames (publisher.h)
+ *   writer    storage's: group commits of what the ledger queue hands it (ledger_queue.h)
  *
  * What a peer can queue is bounded: each call has at most one message in the server's hands, and reads the next only when that
- * one is dealt with. Stop order is the reverse of the start order: rpc first, so that nothing new comes; then the brain, which
+ * one is dealt with. Stop order is the reverse of the start order: rpc first, so that nothing new comes; then the loop, which
  * has nobody left to answer; intake, publisher, model; the store last, which commits what it was given.
  */
 #ifndef COORDINATOR_SERVER_H

@@ -1,17 +1,17 @@
 /* What holds the run up, or soon will, and needs a person: a full disk, payloads that were lost, this machine's clock. The run waits
- * it out; here it is named, for `atollctl run status` (`waits`, and not ready) and in the log. On the brain's thread. */
+ * it out; here it is named, for `atollctl run status` (`waits`, and not ready) and in the log. On the loop's thread. */
 #include <stdio.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "coordinator/server_internal.h"
+#include "coordinator/loop_internal.h"
 
 enum { SAY_AGAIN_MS = 60000 };
 
-static bool clock_off(struct server *server, struct clock_off *off) {
-    return coordinator_state_clock_off(server->state, clock_instant(), off);
+static bool clock_off(struct loop *loop, struct clock_off *off) {
+    return coordinator_state_clock_off(loop->state, clock_instant(), off);
 }
 
 static void describe_clock(const struct clock_off *off, char *out, size_t size) {
@@ -20,37 +20,37 @@ static void describe_clock(const struct clock_off *off, char *out, size_t size) 
              off->sites, off->present);
 }
 
-static void describe_lost(struct server *server, char *out, size_t size) {
+static void describe_lost(struct loop *loop, char *out, size_t size) {
     uint64_t index = 0;
-    size_t lost = coordinator_state_lost(server->state, &index);
+    size_t lost = coordinator_state_lost(loop->state, &index);
     *out = 0;
     if (lost == 0) return;
     snprintf(out, size, "the payload%s of %zu ledger entr%s (%llu%s) %s damaged on this disk; the sites are asked for %s%s",
              lost > 1 ? "s" : "", lost, lost > 1 ? "ies" : "y", (unsigned long long)index, lost > 1 ? ", ..." : "",
              lost > 1 ? "are" : "is", lost > 1 ? "them" : "it",
-             coordinator_state_has_model(server->state) ? "" : ", and the model needs it before the next step");
+             coordinator_state_has_model(loop->state) ? "" : ", and the model needs it before the next step");
 }
 
-const char *waits_sentence(struct server *server, int64_t *clock_ahead_ms) {
+const char *loop_waits(struct loop *loop, int64_t *clock_ahead_ms) {
     char disk[200] = "", lost[200], clock[112] = "";
     struct clock_off off = {0};
-    (void)!disk_waiting(server->disk, disk, sizeof disk);
-    describe_lost(server, lost, sizeof lost);
-    if (clock_off(server, &off)) describe_clock(&off, clock, sizeof clock);
+    (void)!disk_waiting(loop->options.disk, disk, sizeof disk);
+    describe_lost(loop, lost, sizeof lost);
+    if (clock_off(loop, &off)) describe_clock(&off, clock, sizeof clock);
     *clock_ahead_ms = off.ahead_ms;
-    snprintf(server->waits, sizeof server->waits, "%s%s%s%s%s", disk, *disk && *lost ? "; " : "", lost,
+    snprintf(loop->waits, sizeof loop->waits, "%s%s%s%s%s", disk, *disk && *lost ? "; " : "", lost,
              (*disk || *lost) && *clock ? "; " : "", clock);
-    return server->waits;
+    return loop->waits;
 }
 
-void waits_hear_clock(struct server *server) {
+void loop_hear_clock(struct loop *loop) {
     struct clock_off off;
     uint64_t now = clock_monotonic_ms();
-    bool was = server->clock_is_off, is = clock_off(server, &off);
-    server->clock_is_off = is;
+    bool was = loop->clock_is_off, is = clock_off(loop, &off);
+    loop->clock_is_off = is;
     if (was && !is) log_info("clock_agrees", "%s", "with=sites");
-    if (!is || (was && now - server->clock_said_ms < SAY_AGAIN_MS)) return;
-    server->clock_said_ms = now;
+    if (!is || (was && now - loop->clock_said_ms < SAY_AGAIN_MS)) return;
+    loop->clock_said_ms = now;
     char message[128];
     describe_clock(&off, message, sizeof message);
     log_error("clock_off", "message=\"%s\" do=\"set this machine's clock (NTP): meanwhile invitations expire by it\"", message);

@@ -1,62 +1,52 @@
-/* The ledger's way to the disk.
- *
- * The brain's entries gather here, in order, and go to the store as one batch: all that gathered while the one before was being
- * written. At most one batch is out, so neither a thousand orders in one moment nor a disk that stands still can fill the
- * store's queue; what gathers is bounded by the brain, which answers BUSY beyond COMMITS_LIMIT.
- *
- * A full disk is waited out. The store gives the batch back (FULL) and takes nothing more until it is told to go on; the entries
- * are still here, so the same ones are tried again every RETRY_MS until there is room. Nobody is told that they are durable
- * before they are. Any other failure of the store is the end: what the disk holds is then unknown.
- *
- * Threads: the queue is the brain's. `durable`, `full` and `ended` are guarded by `lock`, for the model thread, which names a
- * snapshot only once the ledger on disk reaches that far.
- */
+/* The entries that wait for the disk, and the batch that is out. */
+#include "coordinator/ledger_queue.h"
+
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/log.h"
 #include "base/memory.h"
-#include "coordinator/server_internal.h"
+#include "coordinator/directory.h"
 
 enum { RETRY_MS = 1000, BATCH_BYTES = 8 << 20 };
 
-struct gathered { /* one COMMIT of the brain's */
+struct gathered { /* one commit */
     uint64_t number, first_index;
     struct buffer bytes; /* entries, each u32 length || bytes */
 };
 
 struct ledger_queue {
+    struct ledger_queue_options options;
     struct gathered *items; /* [count], in order */
     size_t count, capacity;
     size_t sent;       /* of the first items, in the store's hands; 0: none are */
     uint64_t retry_at; /* after a full disk; 0: it is not */
 
-    pthread_mutex_t lock;
+    pthread_mutex_t lock; /* of what follows, for those who await */
     pthread_cond_t changed;
     uint64_t durable; /* ledger size */
     bool full;        /* the store gave a batch back, and has taken none since */
     bool ended;
 };
 
-void ledger_open(struct server *server, uint64_t durable) {
+struct ledger_queue *ledger_queue_create(const struct ledger_queue_options *options) {
     struct ledger_queue *queue = xcalloc(1, sizeof *queue);
+    queue->options = *options;
     pthread_mutex_init(&queue->lock, NULL);
     pthread_cond_init(&queue->changed, NULL);
-    queue->durable = durable;
-    server->ledger = queue;
+    queue->durable = options->durable;
+    return queue;
 }
 
-void ledger_close(struct server *server) {
-    struct ledger_queue *queue = server->ledger;
+void ledger_queue_destroy(struct ledger_queue *queue) {
     if (!queue) return;
     for (size_t i = 0; i < queue->count; i++) buffer_deinit(&queue->items[i].bytes);
     free(queue->items);
     pthread_cond_destroy(&queue->changed);
     pthread_mutex_destroy(&queue->lock);
     free(queue);
-    server->ledger = NULL;
 }
 
 /* ---- to the store ------------------------------------------------------------------------------------------------------- */
@@ -68,9 +58,7 @@ static void note_durable(struct ledger_queue *queue, uint64_t size) {
     pthread_mutex_unlock(&queue->lock);
 }
 
-bool ledger_await(void *context, uint64_t size) {
-    struct server *server = context;
-    struct ledger_queue *queue = server->ledger;
+bool ledger_queue_await(struct ledger_queue *queue, uint64_t size) {
     pthread_mutex_lock(&queue->lock);
     while (queue->durable < size && !queue->ended && !queue->full) pthread_cond_wait(&queue->changed, &queue->lock);
     bool reached = queue->durable >= size;
@@ -79,18 +67,15 @@ bool ledger_await(void *context, uint64_t size) {
 }
 
 struct writing { /* carried through the store's writer */
-    struct server *server;
+    struct ledger_queue *queue;
     uint64_t end; /* ledger size once it is durable */
 };
 
 static void on_durable(void *context, enum status status, const struct error *error) {
     struct writing *writing = context;
-    struct server *server = writing->server;
-    if (status == OK) note_durable(server->ledger, writing->end);
-    struct brain_item *item = brain_item_create(BRAIN_DURABLE, NULL);
-    item->status = status;
-    if (error) snprintf(item->message, sizeof item->message, "%s", error->message);
-    brain_push(server, item);
+    struct ledger_queue *queue = writing->queue;
+    if (status == OK) note_durable(queue, writing->end);
+    queue->options.written(queue->options.context, status, error ? error->message : "");
     free(writing);
 }
 
@@ -113,22 +98,27 @@ static void set_full(struct ledger_queue *queue, bool full) {
     pthread_mutex_unlock(&queue->lock);
 }
 
-static void wait_for_room(struct server *server, const char *message) {
-    disk_waits(server->disk, DISK_LEDGER, message);
-    set_full(server->ledger, true);
-    server->ledger->retry_at = clock_monotonic_ms() + RETRY_MS;
+static void wait_for_room(struct ledger_queue *queue, const char *message) {
+    disk_waits(queue->options.disk, DISK_LEDGER, message);
+    set_full(queue, true);
+    queue->retry_at = clock_monotonic_ms() + RETRY_MS;
+}
+
+static void fail(struct ledger_queue *queue, const struct error *error) {
+    char message[256];
+    snprintf(message, sizeof message, "the ledger cannot be written: %.200s", error->message);
+    queue->options.broken(queue->options.context, message);
 }
 
 /* All that has gathered from item `from` on, as far as one batch goes. */
-static void send_batch(struct server *server, size_t from) {
-    struct ledger_queue *queue = server->ledger;
-    struct store_batch *batch = store_batch_create(server->data.store);
+static void send_batch(struct ledger_queue *queue, size_t from) {
+    struct store_batch *batch = store_batch_create(queue->options.store);
     struct writing *writing = xmalloc(sizeof *writing);
     size_t sent = from;
-    *writing = (struct writing){.server = server};
+    *writing = (struct writing){.queue = queue};
     while (sent < queue->count && store_batch_size(batch) < BATCH_BYTES) writing->end = put_entries(batch, &queue->items[sent++]);
     struct error error = {0};
-    enum status status = store_commit(server->data.store, batch, on_durable, writing, &error);
+    enum status status = store_commit(queue->options.store, batch, on_durable, writing, &error);
     if (status == OK) {
         queue->sent = sent;
         return;
@@ -136,46 +126,43 @@ static void send_batch(struct server *server, size_t from) {
     store_batch_destroy(batch);
     free(writing);
     if (status == FULL)
-        wait_for_room(server, error.message);
+        wait_for_room(queue, error.message);
     else
-        server_break(server, "the ledger cannot be written: %.200s", error.message);
+        fail(queue, &error);
 }
 
-void ledger_add(struct server *server, const struct coordinator_action *action) {
-    struct ledger_queue *queue = server->ledger;
+void ledger_queue_add(struct ledger_queue *queue, uint64_t number, uint64_t first_index, struct bytes entries) {
     if (queue->count == queue->capacity) {
         queue->capacity = queue->capacity ? queue->capacity * 2 : 64;
         queue->items = xrealloc(queue->items, queue->capacity * sizeof *queue->items);
     }
     struct gathered *item = &queue->items[queue->count++];
-    *item = (struct gathered){.number = action->commit, .first_index = action->first_index};
-    buffer_append(&item->bytes, action->bytes.data, action->bytes.size);
+    *item = (struct gathered){.number = number, .first_index = first_index};
+    buffer_append(&item->bytes, entries.data, entries.size);
 }
 
-void ledger_flush(struct server *server) {
-    struct ledger_queue *queue = server->ledger;
-    if (queue->count > 0 && queue->sent == 0 && queue->retry_at == 0) send_batch(server, 0);
+void ledger_queue_flush(struct ledger_queue *queue) {
+    if (queue->count > 0 && queue->sent == 0 && queue->retry_at == 0) send_batch(queue, 0);
 }
 
-uint64_t ledger_retry_at(const struct server *server) { return server->ledger->retry_at ? server->ledger->retry_at : UINT64_MAX; }
+uint64_t ledger_queue_retry_at(const struct ledger_queue *queue) { return queue->retry_at ? queue->retry_at : UINT64_MAX; }
 
-void ledger_retry(struct server *server) {
-    server->ledger->retry_at = 0;
-    store_resume(server->data.store);
-    ledger_flush(server);
+void ledger_queue_retry(struct ledger_queue *queue) {
+    queue->retry_at = 0;
+    store_resume(queue->options.store);
+    ledger_queue_flush(queue);
 }
 
-uint64_t ledger_taken(struct server *server, enum status status, const char *message) {
-    struct ledger_queue *queue = server->ledger;
+uint64_t ledger_queue_taken(struct ledger_queue *queue, enum status status, const char *message) {
     size_t sent = queue->sent;
     queue->sent = 0;
     if (status == FULL) {
-        wait_for_room(server, message);
+        wait_for_room(queue, message);
         return 0;
     }
     uint64_t number = sent > 0 ? queue->items[sent - 1].number : 0;
     if (status != OK) return number;
-    disk_has_room(server->disk, DISK_LEDGER);
+    disk_has_room(queue->options.disk, DISK_LEDGER);
     set_full(queue, false);
     for (size_t i = 0; i < sent; i++) buffer_deinit(&queue->items[i].bytes);
     queue->count -= sent;
@@ -183,11 +170,10 @@ uint64_t ledger_taken(struct server *server, enum status status, const char *mes
     return number;
 }
 
-void ledger_end(struct server *server) {
-    struct ledger_queue *queue = server->ledger;
+void ledger_queue_end(struct ledger_queue *queue) {
     while (queue->retry_at == 0 && queue->sent < queue->count) { /* after what is out: the store keeps the order */
         size_t before = queue->sent;
-        send_batch(server, before);
+        send_batch(queue, before);
         if (queue->sent == before) break;
     }
     pthread_mutex_lock(&queue->lock);

@@ -1,79 +1,98 @@
-/* The rpc threads' side: who calls, what they say in the first place, and the registry of open calls.
- *
- * Nothing here waits for disk or brain. A call's identity comes from its certificate alone; whether that site is still welcome
- * is in the `revoked` bits, which the brain sets before it cuts a site's calls, so no call slips in between.
- */
+/* The rpc threads' side: who calls, what they say in the first place, and the registry of open calls. */
+#include "coordinator/calls.h"
+
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/log.h"
 #include "base/memory.h"
-#include "coordinator/server_internal.h"
 #include "crypto/certificate.h"
 #include "crypto/digest.h"
 #include "fed/invitation.h"
 
-/* ---- the registry ------------------------------------------------------------------------------------------------------- */
+enum { STOP_GRACE_MS = 1500, PROGRESS_TIMEOUT_MS = 60000, WRITE_QUEUE = 4 };
 
-static struct call *open_call(struct server *server, enum service_method method, struct rpc_call *rpc) {
+struct calls {
+    struct calls_options options;
+    struct rpc_server *rpc;
+    _Atomic uint64_t bytes_in, bytes_out;
+    pthread_mutex_t lock; /* of all that follows */
+    struct call **open;   /* in no order, [count] */
+    size_t count, capacity;
+    uint64_t next_call;
+    uint8_t *revoked; /* a bit a site number, [SITES_LIMIT / 8 + 1] */
+};
+
+static void tell(struct call *call, struct call_event *event) {
+    const struct calls_options *options = &call->calls->options;
+    event->call = call;
+    event->event.call = call->number;
+    options->tell(options->context, event);
+}
+
+static void tell_kind(struct call *call, enum call_event_kind kind) { tell(call, &(struct call_event){.kind = kind}); }
+
+/* ---- the registry ---------------------------------------------------------------------------------------------------------- */
+
+static struct call *open_call(struct calls *calls, enum service_method method, struct rpc_call *rpc) {
     struct call *call = xcalloc(1, sizeof *call);
     atomic_init(&call->references, 1);
-    call->server = server;
-    call->bytes_out = &server->bytes_out;
+    call->calls = calls;
+    call->bytes_out = &calls->bytes_out;
     call->method = method;
     call->rpc = rpc_call_retain(rpc);
-    pthread_mutex_lock(&server->calls_lock);
-    call->number = ++server->next_call;
-    if (server->call_count == server->call_capacity) {
-        server->call_capacity = server->call_capacity ? server->call_capacity * 2 : 64;
-        server->calls = xrealloc(server->calls, server->call_capacity * sizeof(struct call *));
+    pthread_mutex_lock(&calls->lock);
+    call->number = ++calls->next_call;
+    if (calls->count == calls->capacity) {
+        calls->capacity = calls->capacity ? calls->capacity * 2 : 64;
+        calls->open = xrealloc(calls->open, calls->capacity * sizeof(struct call *));
     }
-    server->calls[server->call_count++] = call;
-    pthread_mutex_unlock(&server->calls_lock);
+    calls->open[calls->count++] = call;
+    pthread_mutex_unlock(&calls->lock);
     return call;
 }
 
 static void call_forget(struct call *call) {
-    struct server *server = call->server;
-    pthread_mutex_lock(&server->calls_lock);
-    for (size_t i = 0; i < server->call_count; i++) {
-        if (server->calls[i] != call) continue;
-        server->calls[i] = server->calls[--server->call_count];
+    struct calls *calls = call->calls;
+    pthread_mutex_lock(&calls->lock);
+    for (size_t i = 0; i < calls->count; i++) {
+        if (calls->open[i] != call) continue;
+        calls->open[i] = calls->open[--calls->count];
         break;
     }
-    pthread_mutex_unlock(&server->calls_lock);
+    pthread_mutex_unlock(&calls->lock);
     call_release(call);
 }
 
-struct call *call_find(struct server *server, uint64_t number) {
+struct call *calls_find(struct calls *calls, uint64_t number) {
     struct call *found = NULL;
-    pthread_mutex_lock(&server->calls_lock);
-    for (size_t i = 0; i < server->call_count && !found; i++) {
-        if (server->calls[i]->number == number) found = call_retain(server->calls[i]);
+    pthread_mutex_lock(&calls->lock);
+    for (size_t i = 0; i < calls->count && !found; i++) {
+        if (calls->open[i]->number == number) found = call_retain(calls->open[i]);
     }
-    pthread_mutex_unlock(&server->calls_lock);
+    pthread_mutex_unlock(&calls->lock);
     return found;
 }
 
-void calls_cut(struct server *server, uint32_t site, const char *reason) {
+void calls_cut(struct calls *calls, uint32_t site, const char *reason) {
     char message[64 + REASON_SIZE];
     snprintf(message, sizeof message, "this site was revoked%s%s", *reason ? ": " : "", reason);
-    pthread_mutex_lock(&server->calls_lock);
-    server->revoked[site / 8] |= (uint8_t)(1u << site % 8);
-    for (size_t i = 0; i < server->call_count; i++) {
-        struct call *call = server->calls[i];
+    pthread_mutex_lock(&calls->lock);
+    calls->revoked[site / 8] |= (uint8_t)(1u << site % 8);
+    for (size_t i = 0; i < calls->count; i++) {
+        struct call *call = calls->open[i];
         /* a Submit is being answered with its refusal, which says more than a cut */
         if (call->site == site && call->method != METHOD_SUBMIT) rpc_call_finish(call->rpc, RPC_PERMISSION_DENIED, message);
     }
-    pthread_mutex_unlock(&server->calls_lock);
+    pthread_mutex_unlock(&calls->lock);
 }
 
-static bool is_revoked(struct server *server, uint32_t site) {
-    pthread_mutex_lock(&server->calls_lock);
-    bool revoked = site > SITES_LIMIT || (server->revoked[site / 8] >> site % 8 & 1);
-    pthread_mutex_unlock(&server->calls_lock);
+static bool is_revoked(struct calls *calls, uint32_t site) {
+    pthread_mutex_lock(&calls->lock);
+    bool revoked = site > SITES_LIMIT || (calls->revoked[site / 8] >> site % 8 & 1);
+    pthread_mutex_unlock(&calls->lock);
     return revoked;
 }
 
@@ -93,7 +112,7 @@ static bool identify(struct call *call) {
         rpc_call_finish(call->rpc, RPC_PERMISSION_DENIED, error.message);
         return false;
     }
-    if (memcmp(identity.run_id, call->server->run_id, RUN_ID_SIZE) != 0) {
+    if (memcmp(identity.run_id, call->calls->options.run_id, RUN_ID_SIZE) != 0) {
         rpc_call_finish(call->rpc, RPC_PERMISSION_DENIED, "the certificate is for another run");
         return false;
     }
@@ -104,7 +123,7 @@ static bool identify(struct call *call) {
         return false;
     }
     call->site = wants_admin ? 0 : identity.site;
-    if (!wants_admin && is_revoked(call->server, call->site)) {
+    if (!wants_admin && is_revoked(call->calls, call->site)) {
         rpc_call_finish(call->rpc, RPC_PERMISSION_DENIED, "this site was revoked");
         return false;
     }
@@ -112,8 +131,7 @@ static bool identify(struct call *call) {
 }
 
 static void open_method(struct rpc_call *rpc, void *user, enum service_method method) {
-    struct server *server = user;
-    struct call *call = open_call(server, method, rpc);
+    struct call *call = open_call(user, method, rpc);
     rpc_call_set_user(rpc, call);
     if (!identify(call)) return;
     if (method == METHOD_SUBMIT) rpc_call_read(rpc);
@@ -130,14 +148,7 @@ static void on_closed(struct rpc_call *rpc, void *user, const struct rpc_outcome
     struct call *call = user;
     (void)rpc, (void)outcome;
     atomic_store(&call->closed, true);
-    struct server *server = call->server;
-    if (call->method == METHOD_SUBMIT) {
-        /* before the brain can let a newer call have the same upload */
-        intake_post(server->intake, &(struct intake_message){.kind = INTAKE_CLOSE, .call = call});
-        brain_tell_event(server, &(struct coordinator_event){.kind = COORDINATOR_CALL_GONE, .call = call->number});
-    } else if (call->method == METHOD_FOLLOW || call->method == METHOD_SNAPSHOT) {
-        publisher_post(server->publisher, &(struct publisher_message){.kind = PUBLISHER_CLOSED, .call = call});
-    }
+    tell_kind(call, CALL_CLOSED);
     call_forget(call);
 }
 
@@ -145,7 +156,7 @@ static void on_closed(struct rpc_call *rpc, void *user, const struct rpc_outcome
 
 static bool split(struct call *call, const struct buffer *message, struct frame *frame) {
     struct error error = {0};
-    atomic_fetch_add(&call->server->bytes_in, message->size + FRAME_OVERHEAD);
+    atomic_fetch_add(&call->calls->bytes_in, message->size + CALL_FRAME_OVERHEAD);
     if (frame_split(buffer_bytes(message), frame, &error) == OK) return true;
     rpc_call_finish(call->rpc, RPC_INVALID_ARGUMENT, error.message);
     return false;
@@ -176,16 +187,14 @@ static bool speaks(struct call *call, uint32_t protocol) {
 }
 
 static void submit_opened(struct call *call, const struct submit_frame *frame) {
-    struct brain_item *item = brain_item_create(BRAIN_EVENT, NULL);
-    item->event.kind = COORDINATOR_SUBMIT_OPEN;
-    item->event.call = call->number;
-    item->event.submit.site = call->site;
-    item->event.submit.waits = frame->open.waits;
-    item->event.submit.instance = frame->open.instance;
-    item->event.submit.supply = frame->open.supply;
-    memcpy(item->event.submit.header, frame->open.header, CONTRIBUTION_HEADER_SIZE);
-    memcpy(item->event.submit.signature, frame->open.signature, SIGNATURE_SIZE);
-    brain_push(call->server, item);
+    struct call_event event = {.kind = CALL_EVENT, .event.kind = COORDINATOR_SUBMIT_OPEN};
+    event.event.submit.site = call->site;
+    event.event.submit.waits = frame->open.waits;
+    event.event.submit.instance = frame->open.instance;
+    event.event.submit.supply = frame->open.supply;
+    memcpy(event.event.submit.header, frame->open.header, CONTRIBUTION_HEADER_SIZE);
+    memcpy(event.event.submit.signature, frame->open.signature, SIGNATURE_SIZE);
+    tell(call, &event);
 }
 
 static void submit_message(struct rpc_call *rpc, void *user, struct buffer *message) {
@@ -205,12 +214,12 @@ static void submit_message(struct rpc_call *rpc, void *user, struct buffer *mess
             submit_opened(call, &frame);
         }
     } else {
-        struct intake_message chunk = {.kind = INTAKE_CHUNK, .call = call};
-        chunk.chunk.offset = frame.chunk.offset;
-        chunk.chunk.message = *message; /* taken */
-        chunk.chunk.head_size = message->size - frame.payload.size;
+        struct call_event event = {.kind = CALL_CHUNK};
+        event.chunk.offset = frame.chunk.offset;
+        event.chunk.message = *message; /* taken */
+        event.chunk.head_size = message->size - frame.payload.size;
         *message = (struct buffer){0};
-        intake_post(call->server->intake, &chunk);
+        tell(call, &event);
     }
     end_decode(arena);
 }
@@ -218,7 +227,7 @@ static void submit_message(struct rpc_call *rpc, void *user, struct buffer *mess
 static void submit_half_closed(struct rpc_call *rpc, void *user) {
     struct call *call = user;
     if (call->submits)
-        intake_post(call->server->intake, &(struct intake_message){.kind = INTAKE_HALF_CLOSE, .call = call});
+        tell_kind(call, CALL_HALF_CLOSED);
     else
         rpc_call_finish(rpc, RPC_INVALID_ARGUMENT, "the header is missing");
 }
@@ -234,8 +243,7 @@ static void follow_message(struct rpc_call *rpc, void *user, struct buffer *mess
     if (follow_request_decode(frame, arena, &request, &error) != OK)
         refuse_bytes(call, &error);
     else if (speaks(call, request.protocol))
-        publisher_post(call->server->publisher,
-                       &(struct publisher_message){.kind = PUBLISHER_FOLLOW, .call = call, .follow = request});
+        tell(call, &(struct call_event){.kind = CALL_FOLLOW, .follow = &request});
     end_decode(arena);
 }
 
@@ -250,15 +258,14 @@ static void snapshot_message(struct rpc_call *rpc, void *user, struct buffer *me
     if (snapshot_request_decode(frame, arena, &request, &error) != OK)
         refuse_bytes(call, &error);
     else if (speaks(call, request.protocol))
-        publisher_post(call->server->publisher,
-                       &(struct publisher_message){.kind = PUBLISHER_SNAPSHOT, .call = call, .snapshot = request});
+        tell(call, &(struct call_event){.kind = CALL_SNAPSHOT, .snapshot = &request});
     end_decode(arena);
 }
 
 static void stream_writable(struct rpc_call *rpc, void *user) {
     struct call *call = user;
     (void)rpc;
-    publisher_post(call->server->publisher, &(struct publisher_message){.kind = PUBLISHER_WRITABLE, .call = call});
+    tell_kind(call, CALL_WRITABLE);
 }
 
 static void heartbeat_message(struct rpc_call *rpc, void *user, struct buffer *message) {
@@ -272,18 +279,12 @@ static void heartbeat_message(struct rpc_call *rpc, void *user, struct buffer *m
     if (heartbeat_request_decode(frame, arena, &request, &error) != OK) {
         refuse_bytes(call, &error);
     } else if (speaks(call, request.protocol)) {
-        struct brain_item *item = brain_item_create(BRAIN_REPORT, call);
-        item->report = request;
-        strncpy(item->device, request.device, WIRE_DEVICE_LIMIT);
-        strncpy(item->software, request.software, WIRE_SOFTWARE_LIMIT);
-        item->report.device = item->report.software = NULL;
-        item->event.kind = COORDINATOR_HEARTBEAT;
-        item->event.call = call->number;
-        item->event.heartbeat.site = call->site;
-        item->event.heartbeat.instance = request.instance;
-        item->event.heartbeat.turn = request.turn;
-        item->event.heartbeat.time_ms = request.time_ms;
-        brain_push(call->server, item);
+        struct call_event event = {.kind = CALL_REPORT, .event.kind = COORDINATOR_HEARTBEAT, .report = &request};
+        event.event.heartbeat.site = call->site;
+        event.event.heartbeat.instance = request.instance;
+        event.event.heartbeat.turn = request.turn;
+        event.event.heartbeat.time_ms = request.time_ms;
+        tell(call, &event);
     }
     end_decode(arena);
 }
@@ -300,25 +301,21 @@ static void refuse_join(struct call *call, enum join_code code, const char *mess
 
 static void join_request(struct call *call, const struct join_request *request) {
     struct error error = {0};
-    struct brain_item *item = brain_item_create(BRAIN_EVENT, NULL);
-    item->event.kind = COORDINATOR_JOIN;
-    item->event.call = call->number;
+    struct call_event event = {.kind = CALL_EVENT, .event.kind = COORDINATOR_JOIN};
     call->protocol = protocol_negotiate(request->protocol_min, request->protocol_max);
     if (call->protocol == 0) {
         refuse_join(call, JOIN_PROTOCOL, "no protocol version in common: update the older side");
-    } else if (certificate_request_key(request->csr_der, item->event.join.public_key, &error) != OK) {
+    } else if (certificate_request_key(request->csr_der, event.event.join.public_key, &error) != OK) {
         refuse_join(call, JOIN_CSR, error.message);
     } else if (strlen(request->site_name) >= SITE_NAME_SIZE || name_check(request->site_name, &error) != OK) {
         refuse_join(call, JOIN_NAME, "a site's name is 1 to 32 of a-z, 0-9 and '-', a letter first");
     } else {
-        memcpy(item->event.join.name, request->site_name, strlen(request->site_name) + 1);
-        item->event.join.look = request->look;
-        digest_sha256(request->invitation_secret.data, request->invitation_secret.size, item->event.join.secret_digest);
+        memcpy(event.event.join.name, request->site_name, strlen(request->site_name) + 1);
+        event.event.join.look = request->look;
+        digest_sha256(request->invitation_secret.data, request->invitation_secret.size, event.event.join.secret_digest);
         buffer_append(&call->csr, request->csr_der.data, request->csr_der.size);
-        brain_push(call->server, item);
-        return;
+        tell(call, &event);
     }
-    free(item);
 }
 
 static void join_message(struct rpc_call *rpc, void *user, struct buffer *message) {
@@ -337,7 +334,7 @@ static void join_message(struct rpc_call *rpc, void *user, struct buffer *messag
     end_decode(arena);
 }
 
-/* The order as the brain takes it; false for the verbs that only look. */
+/* The order as the state machine takes it; false for the verbs that only look. */
 static bool admin_order(const struct admin_request *request, struct coordinator_event *event) {
     static const enum admin_order orders[ADMIN_VERB_COUNT] = {
         [ADMIN_PAUSE] = ORDER_PAUSE,      [ADMIN_RESUME] = ORDER_RESUME, [ADMIN_STOP] = ORDER_STOP,
@@ -363,7 +360,7 @@ static bool invites_for_later(struct call *call, const struct admin_request *req
              "the invitation would have expired %llu s ago by the coordinator's clock: set the clock that is wrong (NTP), the "
              "coordinator's or this machine's, or invite with a longer --expires",
              (unsigned long long)(now - request->expires_ms) / 1000);
-    admin_refuse(call, ADMIN_INVALID, message);
+    call_answer_admin(call, &(struct admin_reply){.code = ADMIN_INVALID, .message = message});
     return false;
 }
 
@@ -378,17 +375,20 @@ static void admin_message(struct rpc_call *rpc, void *user, struct buffer *messa
     if (admin_request_decode(frame, arena, &request, &error) != OK) {
         refuse_bytes(call, &error);
     } else if (speaks(call, request.protocol) && invites_for_later(call, &request)) {
-        struct brain_item *item = brain_item_create(BRAIN_ADMIN_LOOK, call);
-        if (admin_order(&request, &item->event)) item->kind = BRAIN_EVENT;
-        item->event.call = call->number;
-        item->admin = request;
-        item->admin.site_name = item->admin.reason = NULL; /* lived in the arena */
-        brain_push(call->server, item);
+        struct call_event event = {.kind = CALL_EVENT};
+        if (!admin_order(&request, &event.event)) {
+            event.kind = CALL_QUESTION;
+            event.question.verb = request.verb;
+            event.question.first_site = request.first_site;
+        }
+        tell(call, &event);
     }
     end_decode(arena);
 }
 
-void server_methods(struct server *server, struct rpc_server_method methods[static METHOD_COUNT]) {
+/* ---- start and stop -------------------------------------------------------------------------------------------------------- */
+
+static void methods_of(struct calls *calls, struct rpc_server_method methods[static METHOD_COUNT]) {
     static const struct rpc_handler handlers[METHOD_COUNT] = {
         [METHOD_JOIN] = {.on_open = open_join, .on_message = join_message, .on_closed = on_closed},
         [METHOD_SUBMIT] = {.on_open = open_submit,
@@ -410,8 +410,47 @@ void server_methods(struct server *server, struct rpc_server_method methods[stat
         methods[method] = (struct rpc_server_method){
             .method = {service_path(which), service_client_streams(which), service_server_streams(which)},
             .handler = &handlers[method],
-            .user = server,
-            .progress_timeout_ms = 60000,
-            .write_queue = 4};
+            .user = calls,
+            .progress_timeout_ms = PROGRESS_TIMEOUT_MS,
+            .write_queue = WRITE_QUEUE};
     }
+}
+
+struct calls *calls_create(const struct calls_options *options) {
+    struct calls *calls = xcalloc(1, sizeof *calls);
+    calls->options = *options;
+    calls->revoked = xcalloc(SITES_LIMIT / 8 + 1, 1);
+    pthread_mutex_init(&calls->lock, NULL);
+    return calls;
+}
+
+enum status calls_listen(struct calls *calls, const struct rpc_server_options *server, struct error *error) {
+    struct rpc_server_method methods[METHOD_COUNT];
+    struct rpc_server_options options = *server;
+    methods_of(calls, methods);
+    options.methods = methods;
+    options.method_count = METHOD_COUNT;
+    options.max_message_size = FRAME_LIMIT;
+    return rpc_server_create(&options, &calls->rpc, error);
+}
+
+uint16_t calls_port(const struct calls *calls) { return rpc_server_port(calls->rpc); }
+
+void calls_traffic(const struct calls *calls, uint64_t *in, uint64_t *out) {
+    *in = atomic_load(&calls->bytes_in);
+    *out = atomic_load(&calls->bytes_out);
+}
+
+void calls_stop(struct calls *calls) {
+    if (!calls) return;
+    rpc_server_close(calls->rpc, STOP_GRACE_MS);
+    calls->rpc = NULL;
+}
+
+void calls_destroy(struct calls *calls) {
+    if (!calls) return;
+    free(calls->open);
+    free(calls->revoked);
+    pthread_mutex_destroy(&calls->lock);
+    free(calls);
 }
