@@ -2,12 +2,15 @@
  * by snapshot and replay. Making one is in directory_create.c. */
 #include "coordinator/directory.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/file.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "crypto/certificate.h"
 #include "crypto/digest.h"
 #include "crypto/key_file.h"
 #include "run/run_model.h"
@@ -45,6 +48,19 @@ static enum status open_pieces(const char *directory, bool read_only, void (*on_
     return OK;
 }
 
+/* LMDB would make a store where there is none, and the run would look like one without a ledger. */
+static enum status check_has_ledger(const char *directory, struct error *error) {
+    char *store = file_join(directory, "store"), *path = file_join(store, "data.mdb");
+    struct stat file;
+    enum status status = OK;
+    if (file_exists(store) && (stat(path, &file) != 0 ? errno == ENOENT : file.st_size == 0))
+        status = error_set(error, CORRUPT, "%s is %s: the run's ledger is gone; put a copy of the run's directory in its place",
+                           path, file_exists(path) ? "empty" : "not there");
+    free(path);
+    free(store);
+    return status;
+}
+
 enum status directory_open(const char *directory, bool read_only, void (*on_fatal)(void *context, const struct error *error),
                            void *context, struct directory *out, struct error *error) {
     char *mark = file_join(directory, DIRECTORY_UNFINISHED);
@@ -55,6 +71,7 @@ enum status directory_open(const char *directory, bool read_only, void (*on_fata
             error, NOT_FOUND,
             "%s has no complete run: creating it was interrupted, or is still going on; `atollctl run create %s` begins it anew",
             directory, directory);
+    TRY(check_has_ledger(directory, error));
     return open_pieces(directory, read_only, on_fatal, context, out, error);
 }
 
@@ -85,6 +102,15 @@ static enum status load_key(const char *directory, const char *name, struct key_
     return status;
 }
 
+/* With another key every site that joins would get a certificate that nobody takes, and its invitation would be used up. */
+static enum status check_authority(const char *directory, const struct directory_keys *keys, struct error *error) {
+    struct certificate_info info;
+    enum status status = certificate_parse(buffer_bytes(&keys->authority_pem), &info, error);
+    if (status != OK) return error_wrap(error, status, "%s/keys/ca.pem", directory);
+    if (memcmp(info.public_key, key_pair_public(keys->authority), PUBLIC_KEY_SIZE) == 0) return OK;
+    return error_set(error, CORRUPT, "%s/keys: ca.key is not the key of ca.pem; put a copy of both in their place", directory);
+}
+
 enum status directory_keys_open(const char *directory, struct directory_keys *out, struct error *error) {
     struct directory_keys keys = {0};
     enum status status = load_key(directory, "ca.key", &keys.authority, error);
@@ -92,6 +118,7 @@ enum status directory_keys_open(const char *directory, struct directory_keys *ou
     if (status == OK) status = read_text(directory, "ca.pem", &keys.authority_pem, error);
     if (status == OK) status = read_text(directory, "coordinator.pem", &keys.coordinator_pem, error);
     if (status == OK) status = read_text(directory, "coordinator.key", &keys.coordinator_key_pem, error);
+    if (status == OK) status = check_authority(directory, &keys, error);
     if (status != OK) {
         directory_keys_close(&keys);
         return status;
@@ -337,6 +364,11 @@ enum status directory_restore(struct directory *data, const char *checkpoint, st
     *model = (struct model_state){0};
     *report = (struct replay_report){0};
     enum status status = read_genesis(data, &raw, &genesis, &manifest, error);
+    if (status == NOT_FOUND) {
+        status = CORRUPT;
+        if (error) error->status = status;
+        error_wrap(error, status, "the run's ledger is gone; put a copy of the run's directory in its place");
+    }
     if (status != OK) goto out;
     status = model_state_init(model, &manifest, genesis.genesis.parameters, error);
     if (status != OK) goto out;

@@ -17,6 +17,7 @@
 #include "config/config.h"
 #include "coordinator/server.h"
 #include "rpc/environment.h"
+#include "storage/store_guard.h"
 
 /* As atoll-node's: 3 is the one that no supervisor answers with a restart. */
 enum { EXIT_BROKEN = 1, EXIT_HALTED = 3, STOP_LIMIT_S = 30 };
@@ -208,6 +209,7 @@ static int run(const struct coordinator_settings *settings) {
 int main(int argc, char **argv) {
     streams_open();
     ending_begin(EXIT_SUCCESS); /* until it serves, nothing is unsaved */
+    store_guard(program.name, EXIT_HALTED, "put a copy of the run's directory in its place");
     struct coordinator_settings settings = {0};
     struct options *options = options_create(&program, &settings);
     struct options_setup setup = {.argc = argc, .argv = argv, .environment = environ, .load_file = config_load};

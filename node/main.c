@@ -7,10 +7,13 @@
 #include "base/streams.h"
 #include "node/alone.h"
 #include "node/verbs.h"
+#include "storage/store_guard.h"
 
 int main(int argc, char **argv) {
     streams_open();
     ending_begin(ENDING_BY_SIGNAL);
+    store_guard(node_command.name, EXIT_HALTED,
+                "journal, payloads and state in the site's directory may be deleted, they are fetched again (keep node.key)");
     (void)!limits_raise_descriptors(NULL, NULL);
     if (alone_is_meant(argc, argv)) return streams_close(node_command.name, alone_main(argc, argv));
     struct settings settings = {0};

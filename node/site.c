@@ -41,7 +41,7 @@ static enum status parse_identity(struct site *site, struct bytes text, struct e
     if (status == OK) status = json_get_text(root, "run_id", &run_id, error);
     if (status == OK) status = json_get_text(root, "coordinator_key", &coordinator_key, error);
     if (status == OK) status = name_check(name, error);
-    if (status == OK && (number == 0 || number > UINT32_MAX)) status = error_set(error, INVALID, "site.json: site is no number");
+    if (status == OK && (number == 0 || number > UINT32_MAX)) status = error_set(error, INVALID, "site is not a number");
     if (status == OK) status = hex_decode(run_id, site->run_id, RUN_ID_SIZE, error);
     if (status == OK) status = hex_decode(coordinator_key, site->coordinator_key, PUBLIC_KEY_SIZE, error);
     if (status == OK) {
@@ -52,11 +52,17 @@ static enum status parse_identity(struct site *site, struct bytes text, struct e
     return status;
 }
 
+/* What is wrong is wrong with that file. */
+static enum status named(const char *file, enum status status, struct error *error) {
+    return status == OK ? OK : error_wrap(error, status, "%s", file);
+}
+
 /* The certificate is for our key, by our CA, and names this run and site. Its dates are the coordinator's to judge. */
 static enum status check_certificate(const struct site *site, struct error *error) {
     struct certificate_info info;
     struct identity identity;
-    TRY(certificate_parse(buffer_bytes(&site->certificate_pem), &info, error));
+    TRY(named("ca.pem", certificate_parse(buffer_bytes(&site->ca_pem), &info, error), error));
+    TRY(named("node.pem", certificate_parse(buffer_bytes(&site->certificate_pem), &info, error), error));
     TRY(identity_parse(info.uri, &identity, error));
     if (site->key && memcmp(info.public_key, key_pair_public(site->key), PUBLIC_KEY_SIZE) != 0)
         return error_set(error, INVALID, "node.pem is not for the key in node.key");
@@ -75,7 +81,7 @@ static enum status load(const char *directory, bool with_key, struct site *out, 
     enum status status = read_piece(&site, "site.json", &text, error);
     if (status == NOT_FOUND)
         error_set(error, NOT_FOUND, "%s is not a site's directory yet: run `atoll-node join` first", directory);
-    if (status == OK) status = parse_identity(&site, buffer_bytes(&text), error);
+    if (status == OK) status = named("site.json", parse_identity(&site, buffer_bytes(&text), error), error);
     if (status == OK && with_key) status = key_file_load(key_path, &site.key, error);
     if (status == OK && with_key) status = key_pair_to_pem(site.key, &site.key_pem, error);
     if (status == OK && with_key) buffer_u8(&site.key_pem, 0);
@@ -83,7 +89,7 @@ static enum status load(const char *directory, bool with_key, struct site *out, 
     if (status == OK) status = read_piece(&site, "ca.pem", &site.ca_pem, error);
     if (status == OK) status = check_certificate(&site, error);
     if (status == OK) status = read_piece(&site, "manifest.yaml", &manifest, error);
-    if (status == OK) status = manifest_parse(buffer_bytes(&manifest), &site.manifest, error);
+    if (status == OK) status = named("manifest.yaml", manifest_parse(buffer_bytes(&manifest), &site.manifest, error), error);
     if (status == OK) manifest_digest(&site.manifest, site.manifest_digest);
     free(key_path);
     buffer_deinit(&text);

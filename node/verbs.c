@@ -33,6 +33,12 @@ static int failed(const char *doing, enum status status, const struct error *err
     return status == REFUSED || status == CORRUPT ? EXIT_HALTED : EXIT_FAILED;
 }
 
+/* A site that a supervisor keeps running: what is wrong with its directory or its data a restart would only meet again. */
+static int failed_to_run(const char *doing, enum status status, const struct error *error) {
+    int code = failed(doing, status, error);
+    return status == INVALID ? EXIT_HALTED : code;
+}
+
 static int misused(const char *doing, const struct error *error) {
     fprintf(stderr, "atoll-node: %s: %s\n", doing, error->message);
     return EXIT_USAGE;
@@ -55,14 +61,14 @@ static int run_site(struct settings *settings) {
     uint64_t descriptors;
     enum status status = check_outputs(settings, &error);
     if (status == OK) status = site_load(settings->directory, &site, &error);
-    if (status != OK) return failed("start", status, &error);
+    if (status != OK) return failed_to_run("start", status, &error);
     char context[RUN_NAME_SIZE + SITE_NAME_SIZE + 16];
     snprintf(context, sizeof context, "run=%s site=%s", site.manifest.name, site.name);
     log_set_context(context);
     if (limits_raise_descriptors(&descriptors, &error) != OK) log_warn("descriptor_limit", "message=\"%s\"", error.message);
     status = daemon_run(settings, &site, &end, &error);
     site_deinit(&site);
-    if (status != OK) return failed("run", status, &error);
+    if (status != OK) return failed_to_run("run", status, &error);
     if (end != DAEMON_HALTED) return EXIT_DONE;
     fprintf(stderr, "atoll-node: halted: %s\n", error.message);
     return EXIT_HALTED;

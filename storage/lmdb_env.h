@@ -27,6 +27,9 @@ struct store {
     struct store_writer *writer; /* NULL when read_only */
 };
 
+/* LMDB has found its pages to contradict each other (store_guard.c). */
+void lmdb_asserted(MDB_env *env, const char *message);
+
 /* LMDB's codes, and errno values that it passes through, translated in one place. FULL carries the figures. */
 enum status lmdb_failed(const struct store *store, struct error *error, int code, const char *doing);
 /* The same choice without a message. */

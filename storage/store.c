@@ -97,6 +97,7 @@ static int open_once(struct store *store, bool *prepared) {
     const struct store_options *options = &store->options;
     unsigned flags = MDB_NOTLS | (options->read_only ? MDB_RDONLY : 0u) | (store->unlisted ? MDB_NOLOCK : 0u);
     int code = mdb_env_create(&store->env);
+    if (code == MDB_SUCCESS) code = mdb_env_set_assert(store->env, lmdb_asserted);
     if (code == MDB_SUCCESS) code = mdb_env_set_maxreaders(store->env, STORE_READERS);
     if (code == MDB_SUCCESS) code = mdb_env_set_maxdbs(store->env, (MDB_dbi)options->table_count + 1);
     if (code == MDB_SUCCESS) code = mdb_env_set_mapsize(store->env, options->map_size);

@@ -139,6 +139,32 @@ def checkpoints_do_not_pile_up_in_front_of_a_slow_disk(directory):
     prove(federation)
 
 
+# ---- files that were cut short ------------------------------------------------------------------------------------------------
+
+
+@test
+def a_site_whose_own_files_are_cut_ends_for_good_and_says_which_one(directory):
+    """What a crash of the machine may leave of a file. A restart would only meet it again: exit code 3, and what is wrong."""
+    federation = Federation(PROGRAMS, directory, manifest(sites=1))
+    federation.start_coordinator()
+    site = federation.add_site("one", *FAST)
+    trains(federation, 3)
+    equal(site.end(10 * SLOWDOWN), 0, "exit code")
+    for name in ("ca.pem", "manifest.yaml", "node.key", "node.pem", "site.json"):
+        path = os.path.join(site.directory, name)
+        with open(path, "rb") as file:
+            whole = file.read()
+        os.truncate(path, 0)
+        asked = federation.call("atoll-node", "run", "--dir", site.directory, check=False)
+        equal(asked.returncode, 3, f"the exit code without {name}")
+        contains(asked.stderr, name)
+        with open(path, "wb") as file:
+            file.write(whole)
+    site.start()
+    goes_on(federation, site)
+    prove(federation)
+
+
 # ---- what is waited out ---------------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@
 #include "config/config.h"
 #include "coordinator/atollctl/atollctl.h"
 #include "rpc/proxy.h"
+#include "storage/store_guard.h"
 
 static const char *const formats[] = {"text", "json", NULL};
 
@@ -72,6 +73,7 @@ static const struct command program = {
 int main(int argc, char **argv) {
     streams_open();
     ending_begin(ENDING_BY_SIGNAL);
+    store_guard(program.name, EXIT_DAMAGED, "put another copy of the run's directory in its place");
     (void)!limits_raise_descriptors(NULL, NULL);
     struct ctl_settings settings = {0};
     struct options *options = options_create(&program, &settings);

@@ -1,0 +1,102 @@
+#include "storage/store_guard.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "storage/lmdb_env.h"
+
+static struct {
+    const char *program, *advice;
+    int exit_code;
+} guard;
+
+/* Only what a signal's handler may call: write, open, read, _exit. */
+
+static void say(const char *text) {
+    size_t size = strlen(text);
+    while (size > 0) {
+        ssize_t written = write(STDERR_FILENO, text, size);
+        if (written <= 0) return;
+        text += written;
+        size -= (size_t)written;
+    }
+}
+
+static void give_up(const char *file) {
+    say(guard.program);
+    say(": ");
+    say(file);
+    say(" is damaged, or its disk cannot be read: ");
+    say(guard.advice);
+    say("\n");
+    _exit(guard.exit_code);
+}
+
+static uintptr_t take_address(const char **at) {
+    uintptr_t value = 0;
+    for (;; (*at)++) {
+        unsigned digit = **at >= '0' && **at <= '9'   ? (unsigned)(**at - '0')
+                         : **at >= 'a' && **at <= 'f' ? (unsigned)(**at - 'a') + 10
+                                                      : 16;
+        if (digit == 16) return value;
+        value = value << 4 | digit;
+    }
+}
+
+/* A line of /proc/self/maps, "FROM-TO rights offset device inode   PATH": the path if it is a store's and has the address. */
+static const char *store_of_line(const char *line, uintptr_t address) {
+    static const char name[] = "/data.mdb";
+    const char *at = line, *path = strchr(line, '/');
+    uintptr_t from = take_address(&at);
+    if (!path || *at++ != '-') return NULL;
+    uintptr_t to = take_address(&at);
+    size_t size = strlen(path);
+    bool ours = size >= sizeof name - 1 && strcmp(path + size - (sizeof name - 1), name) == 0;
+    return ours && address >= from && address < to ? path : NULL;
+}
+
+static void find(uintptr_t address) {
+    char piece[4096], line[4200];
+    size_t length = 0;
+    int file = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    for (ssize_t got; file >= 0 && (got = read(file, piece, sizeof piece)) > 0;) {
+        for (ssize_t i = 0; i < got; i++) {
+            if (piece[i] != '\n') {
+                if (length < sizeof line - 1) line[length++] = piece[i];
+                continue;
+            }
+            line[length] = 0;
+            length = 0;
+            const char *path = store_of_line(line, address);
+            if (path) give_up(path);
+        }
+    }
+    if (file >= 0) close(file);
+}
+
+static void on_fault(int number, siginfo_t *info, void *context) {
+    (void)context;
+    find((uintptr_t)info->si_addr);
+    signal(number, SIG_DFL); /* not ours: the instruction is tried again, and ends the process */
+}
+
+void store_guard(const char *program, int exit_code, const char *advice) {
+    struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO};
+    guard.program = program;
+    guard.advice = advice;
+    guard.exit_code = exit_code;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGBUS, &action, NULL);
+    sigaction(SIGSEGV, &action, NULL);
+}
+
+void lmdb_asserted(MDB_env *env, const char *message) {
+    const char *path = "a store";
+    (void)!mdb_env_get_path(env, &path);
+    (void)message;
+    if (guard.program) give_up(path); /* else LMDB aborts */
+}
