@@ -12,6 +12,7 @@
 static struct {
     const char *program, *advice;
     int exit_code;
+    struct sigaction bus_before, fault_before;
 } guard;
 
 /* Only what a signal's handler may call: write, open, read, _exit. */
@@ -81,7 +82,8 @@ static void find(uintptr_t address) {
 static void on_fault(int number, siginfo_t *info, void *context) {
     (void)context;
     find((uintptr_t)info->si_addr);
-    signal(number, SIG_DFL); /* not ours: the instruction is tried again, and ends the process */
+    /* not ours: the instruction is tried again, and meets what was there before */
+    sigaction(number, number == SIGBUS ? &guard.bus_before : &guard.fault_before, NULL);
 }
 
 void store_guard(const char *program, int exit_code, const char *advice) {
@@ -90,8 +92,8 @@ void store_guard(const char *program, int exit_code, const char *advice) {
     guard.advice = advice;
     guard.exit_code = exit_code;
     sigemptyset(&action.sa_mask);
-    sigaction(SIGBUS, &action, NULL);
-    sigaction(SIGSEGV, &action, NULL);
+    sigaction(SIGBUS, &action, &guard.bus_before);
+    sigaction(SIGSEGV, &action, &guard.fault_before);
 }
 
 void lmdb_asserted(MDB_env *env, const char *message) {
