@@ -125,6 +125,8 @@ enum { PLACE_MS = 5000, CHALLENGE_MS = 60000 };
 
 static void give_place(struct presence *presence, uint64_t instance) {
     presence->held = true;
+    presence->is_restored = false;
+    presence->own_sequence = 0;
     presence->holder = instance;
     presence->following = 0;
     presence->challenger = 0;
@@ -259,14 +261,21 @@ static void note_idle(struct coordinator_state *state, struct instant now) {
 
 /* ---- what it tells ------------------------------------------------------------------------------------------------------ */
 
-static void decide(struct coordinator_state *state, uint32_t site, struct presence *presence, struct instant now,
-                   struct coordinator_actions *out) {
-    presence->is_decided = true;
+/* One process more is cut; the message is the caller's to write. */
+static struct coordinator_action *count_copy(struct presence *presence, uint32_t site, struct instant now,
+                                             struct coordinator_actions *out) {
     presence->copies++;
     presence->copy_ms = now.monotonic_ms;
     struct coordinator_action *action = brain_act(out, DO_COPY, 0);
     action->site = site;
     action->copies = presence->copies;
+    return action;
+}
+
+static void decide(struct coordinator_state *state, uint32_t site, struct presence *presence, struct instant now,
+                   struct coordinator_actions *out) {
+    presence->is_decided = true;
+    struct coordinator_action *action = count_copy(presence, site, now, out);
     snprintf(action->message, sizeof action->message,
              "site %.32s runs twice: process %016llx was there first and stays, process %016llx is cut",
              run_state_site(state->run, site)->name, (unsigned long long)presence->holder,
@@ -295,6 +304,52 @@ void brain_heartbeat(struct coordinator_state *state, const struct coordinator_e
     action->copies = presence->copies;
 }
 
+/* A process that lacks contributions which the ledger has under its name did not make them: a message is in a site's journal before
+ * any of it is sent, so a site that only crashed has all of them. Somebody else did, with the same key, or this one was set back to
+ * a time before them. Nothing here tells the one from the other, and to go on would merge the same work twice; so it is cut, both
+ * are named, and a person who knows that there is no other one says so (`restored`). */
+static void cut_behind(struct coordinator_state *state, uint32_t site, uint64_t instance, uint64_t first, struct instant now,
+                       struct coordinator_actions *out) {
+    struct presence *presence = brain_presence(state, site);
+    if (presence->behind != instance || instance == 0) {
+        const struct run_site *enrolled = run_state_site(state->run, site);
+        MARK("place: a process lacks what the ledger has of its site");
+        presence->behind = instance;
+        struct coordinator_action *action = count_copy(presence, site, now, out);
+        snprintf(
+            action->message, sizeof action->message,
+            "site %.32s came back without its contributions %llu to %llu: a copy of it has run, or it is from an old backup. "
+            "It is cut",
+            enrolled->name, (unsigned long long)first, (unsigned long long)enrolled->last_sequence);
+    }
+    if (presence->holder != instance || presence->following > 0) return;
+    presence->held = false; /* who comes next may have all */
+    presence->heard = false;
+}
+
+void brain_behind_message(const struct coordinator_state *state, uint32_t site, uint64_t first, char *out, size_t size) {
+    snprintf(
+        out, size,
+        "contributions %llu to %llu of this site were made elsewhere: a copy ran, or this is an old backup. If there is no copy: "
+        "run once with --restored",
+        (unsigned long long)first, (unsigned long long)run_state_site(state->run, site)->last_sequence);
+}
+
+enum refusal brain_judge_sequence(struct coordinator_state *state, const struct contribution *contribution, uint64_t instance,
+                                  struct instant now, struct coordinator_actions *out) {
+    uint64_t index;
+    struct presence *presence = brain_presence(state, contribution->site);
+    if (!presence || presence->is_restored || !run_state_find(state->run, contribution->site, contribution->sequence, &index))
+        return REFUSED_SEQUENCE;
+    if (presence->following == 0 && instance != 0) { /* its Follow request says more: perhaps that a person knows */
+        MARK("place: another contribution of a number that the ledger has, before it follows");
+        return REFUSED_HELD;
+    }
+    MARK("place: another contribution of a number that the ledger has");
+    cut_behind(state, contribution->site, instance, contribution->sequence, now, out);
+    return REFUSED_COPY;
+}
+
 void brain_following(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                      struct coordinator_actions *out) {
     uint32_t site = event->following.site;
@@ -307,6 +362,16 @@ void brain_following(struct coordinator_state *state, const struct coordinator_e
             action->site = site;
             action->code = code;
             snprintf(action->message, sizeof action->message, "%s", refusal_advice(code));
+            return;
+        }
+        uint64_t made_plus_1 = event->following.made_plus_1, last = run_state_site(state->run, site)->last_sequence;
+        presence->is_restored |= event->following.restored;
+        if (made_plus_1 > 0 && MAX(made_plus_1 - 1, presence->own_sequence) < last && !presence->is_restored) {
+            cut_behind(state, site, event->following.instance, made_plus_1, now, out);
+            struct coordinator_action *action = brain_act(out, DO_END, event->call);
+            action->site = site;
+            action->code = REFUSED_COPY;
+            brain_behind_message(state, site, made_plus_1, action->message, sizeof action->message);
             return;
         }
         presence->following++;

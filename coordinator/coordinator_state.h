@@ -124,6 +124,8 @@ struct coordinator_event {
             uint32_t site;
             bool open;
             uint64_t instance;
+            uint64_t made_plus_1; /* the newest sequence that the process knows of as its own, plus 1; 0: not told */
+            bool restored;        /* a person says that it may be behind */
         } following;
         struct {
             enum admin_order order;
@@ -151,8 +153,8 @@ enum coordinator_action_kind {
     DO_JOINED,    /* answer the Join: code 0 and the site's number, or a refusal */
     DO_HEARTBEAT_REPLY, /* answer with this site's inner steps */
     DO_ADMIN_REPLY,     /* answer the admin: outcome, message, of a snapshot its version */
-    DO_END,             /* end the Follow call: another process of the site has its place; code is HELD or COPY */
-    DO_COPY,            /* tell people that the site runs twice, and what was decided */
+    DO_END,             /* end the Follow call: another process of the site has its place (code HELD), or it is cut (COPY) */
+    DO_COPY,            /* tell people that there are two of the site, and what was decided */
     DO_CUT,             /* a site was revoked: end all its calls and connections; message is the reason */
     DO_TIMER,           /* send TIMER at this monotonic time; replaces the one asked for before */
     DO_STOP /* stop the process: something is broken; message says what, `halt` whether a restart would only meet it again */

@@ -23,6 +23,7 @@ struct upload {
     uint64_t id, call; /* call 0: nobody waits any more */
     enum upload_phase phase;
     uint32_t site;
+    uint64_t instance;
     uint8_t header[CONTRIBUTION_HEADER_SIZE];
     uint8_t signature[SIGNATURE_SIZE];
     struct contribution contribution;
@@ -54,9 +55,12 @@ struct presence { /* of site number i + 1 */
     uint64_t left_ms;    /* when its last Follow stream ended */
     uint64_t challenger; /* another one that asked for it and was refused; 0: none */
     uint64_t challenged_ms;
-    uint32_t turn;   /* said to the process that has the place since the challenge */
-    bool is_decided; /* the holder has said it again: both are alive, and the challenger is cut */
-    uint32_t copies; /* that were cut */
+    uint32_t turn;         /* said to the process that has the place since the challenge */
+    bool is_decided;       /* the holder has said it again: both are alive, and the challenger is cut */
+    uint32_t copies;       /* that were cut */
+    uint64_t behind;       /* the process that was cut last because it lacked what is in the ledger; 0: none */
+    bool is_restored;      /* of the holder: a person says that it may be behind */
+    uint64_t own_sequence; /* of the holder: the newest that was accepted of it */
     uint64_t copy_ms;
 
     /* Its speed. Times are of the clock that stands still while the run is paused. */
@@ -131,6 +135,12 @@ void brain_note_phase(struct coordinator_state *state, struct instant now);
 void brain_offered(struct coordinator_state *state, const struct contribution *contribution, bool waits, struct instant now);
 void brain_accepted(struct coordinator_state *state, const struct contribution *contribution); /* ... is in the ledger */
 void brain_merged(struct coordinator_state *state, struct instant now);                        /* an outer step was */
+/* Of what is refused as an old sequence: SEQUENCE; or COPY where the ledger has another contribution of that number, so that
+ * somebody else has the site's key; or HELD until that can be told. */
+enum refusal brain_judge_sequence(struct coordinator_state *state, const struct contribution *contribution, uint64_t instance,
+                                  struct instant now, struct coordinator_actions *out);
+/* For a process that lacks the contributions of its site from `first` on. */
+void brain_behind_message(const struct coordinator_state *state, uint32_t site, uint64_t first, char *out, size_t size);
 void brain_heartbeat(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                      struct coordinator_actions *out);
 void brain_following(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,

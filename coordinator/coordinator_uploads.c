@@ -114,7 +114,8 @@ void brain_submit_open(struct coordinator_state *state, const struct coordinator
         brain_supply_open(state, event, now, out);
         return;
     }
-    struct upload fresh = {.id = event->call, .call = event->call, .site = event->submit.site};
+    struct upload fresh = {
+        .id = event->call, .call = event->call, .site = event->submit.site, .instance = event->submit.instance};
     struct error why = {0};
     memcpy(fresh.header, event->submit.header, sizeof fresh.header);
     memcpy(fresh.signature, event->submit.signature, sizeof fresh.signature);
@@ -131,6 +132,13 @@ void brain_submit_open(struct coordinator_state *state, const struct coordinator
             return;
         }
         code = REFUSED_MALFORMED;
+    }
+    if (code == REFUSED_SEQUENCE && /* its signature is right */
+        contribution_decode(bytes_of(fresh.header, sizeof fresh.header), &fresh.contribution, &why) == OK) {
+        code = brain_judge_sequence(state, &fresh.contribution, event->submit.instance, now, out);
+        if (code == REFUSED_COPY)
+            brain_behind_message(state, fresh.site, fresh.contribution.sequence, why.message, sizeof why.message);
+        if (code == REFUSED_HELD) why.message[0] = 0;
     }
     if (code != ACCEPTED) {
         brain_refuse(state, event->call, code, why.message, out);
@@ -190,6 +198,8 @@ void brain_checked(struct coordinator_state *state, const struct coordinator_eve
     commit->site = upload.site;
     commit->sequence = upload.contribution.sequence;
     brain_accepted(state, &upload.contribution);
+    struct presence *presence = brain_presence(state, upload.site);
+    if (presence->holder == upload.instance) presence->own_sequence = upload.contribution.sequence;
     contribution_digest(upload.header, commit->header_digest);
 }
 

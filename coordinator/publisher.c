@@ -96,6 +96,8 @@ static void following(struct publisher *publisher, const struct publication *str
     struct coordinator_event event = {.kind = COORDINATOR_FOLLOWING, .call = stream->call->number};
     event.following.site = stream->call->site;
     event.following.instance = stream->request.instance;
+    event.following.made_plus_1 = stream->request.made_plus_1;
+    event.following.restored = stream->request.restored;
     event.following.open = open;
     tell(publisher, &event);
 }

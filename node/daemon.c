@@ -345,6 +345,7 @@ static enum status start_links(struct daemon *daemon, struct error *error) {
                                     .traffic = &daemon->traffic,
                                     .channel = daemon->channel,
                                     .instance = daemon->instance,
+                                    .restored = daemon->settings->restored,
                                     .timeout_ms = (uint32_t)daemon->settings->timeout_ms,
                                     .payload_limit = codec_bound(daemon->replica.codec, (size_t)largest),
                                     .nominal_payload = daemon_nominal_payload(daemon),

@@ -135,9 +135,11 @@ static void log_merged(struct daemon *daemon, const struct node_action *action) 
 
 static void carry_out(struct daemon *daemon, struct node_action *action) {
     switch (action->kind) {
-    case NODE_DO_CONNECT: downlink_connect(daemon->downlink, action->ask_offer, action->index, action->payloads_from); break;
+    case NODE_DO_CONNECT:
+        downlink_connect(daemon->downlink, action->ask_offer, action->index, action->payloads_from, action->sequence);
+        break;
     case NODE_DO_FETCH: downlink_fetch(daemon->downlink); break;
-    case NODE_DO_FOLLOW: downlink_follow(daemon->downlink, action->index, action->payloads_from); break;
+    case NODE_DO_FOLLOW: downlink_follow(daemon->downlink, action->index, action->payloads_from, action->sequence); break;
     case NODE_DO_SNAPSHOT: training_snapshot(daemon->training, action->fragment, action->sequence); break;
     case NODE_DO_ENCODE: worker_encode(daemon->worker, &action->contribution); break;
     case NODE_DO_UPLOAD: uplink_send(daemon->uplink, daemon->channel, action->fragment, action->sequence); break;
@@ -299,7 +301,8 @@ enum status daemon_brain_restore(struct daemon *daemon, struct error *error) {
                                    .inclusion_ms = INCLUSION_MS,
                                    .queue_limit = BACKLOG_LIMIT,
                                    .nominal_payload = daemon_nominal_payload(daemon),
-                                   .payloads_from = daemon->restored.payloads_from};
+                                   .payloads_from = daemon->restored.payloads_from,
+                                   .restored = settings->restored};
     random_system(&options.seed, sizeof options.seed);
     for (uint32_t i = 0; i < daemon->site->manifest.fragments; i++) {
         const struct journal_round *round = journal_round(daemon->journal, i);

@@ -15,7 +15,7 @@ enum order_kind { ORDER_CONNECT, ORDER_FOLLOW, ORDER_FETCH };
 struct order {
     enum order_kind kind;
     bool ask_offer;
-    uint64_t index, payloads_from;
+    uint64_t index, payloads_from, sequence;
 };
 
 bool downlink_is_stopping(struct downlink *downlink) {
@@ -124,7 +124,7 @@ static enum status ask_offer(struct downlink *downlink, struct snapshot_header *
 static enum status do_connect(struct downlink *downlink, const struct order *order, struct error *error) {
     uint64_t version = 0;
     TRY(knock(downlink, &version, error));
-    if (!order->ask_offer) return downlink_run_follow(downlink, order->index, order->payloads_from, error);
+    if (!order->ask_offer) return downlink_run_follow(downlink, order->index, order->payloads_from, order->sequence, error);
     struct node_event event = {.kind = NODE_OFFER};
     /* The offer comes with a chunk of content, so it is not asked for where replay is sure to be cheaper. */
     bool worth_it = (double)version * (double)downlink->options.nominal_payload > (double)downlink->options.snapshot_size;
@@ -198,7 +198,7 @@ static void obey(struct downlink *downlink, const struct order *order) {
     enum status status = OK;
     switch (order->kind) {
     case ORDER_CONNECT: status = do_connect(downlink, order, &error); break;
-    case ORDER_FOLLOW: status = downlink_run_follow(downlink, order->index, order->payloads_from, &error); break;
+    case ORDER_FOLLOW: status = downlink_run_follow(downlink, order->index, order->payloads_from, order->sequence, &error); break;
     case ORDER_FETCH:
         status = do_fetch(downlink, &error);
         if (status == FULL) wait_for_room(downlink, &error);
@@ -251,12 +251,13 @@ static void push(struct downlink *downlink, struct order order) {
     if (queue_push(downlink->queue, copy) != OK) free(copy); /* stopping: the brain has one order out at a time */
 }
 
-void downlink_connect(struct downlink *downlink, bool ask, uint64_t index, uint64_t payloads_from) {
-    push(downlink, (struct order){.kind = ORDER_CONNECT, .ask_offer = ask, .index = index, .payloads_from = payloads_from});
+void downlink_connect(struct downlink *downlink, bool ask, uint64_t index, uint64_t payloads_from, uint64_t sequence) {
+    struct order order = {ORDER_CONNECT, ask, index, payloads_from, sequence};
+    push(downlink, order);
 }
 
-void downlink_follow(struct downlink *downlink, uint64_t index, uint64_t payloads_from) {
-    push(downlink, (struct order){.kind = ORDER_FOLLOW, .index = index, .payloads_from = payloads_from});
+void downlink_follow(struct downlink *downlink, uint64_t index, uint64_t payloads_from, uint64_t sequence) {
+    push(downlink, (struct order){ORDER_FOLLOW, false, index, payloads_from, sequence});
 }
 
 void downlink_fetch(struct downlink *downlink) { push(downlink, (struct order){.kind = ORDER_FETCH}); }

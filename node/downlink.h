@@ -23,6 +23,7 @@ struct downlink;
 
 struct downlink_options {
     uint64_t instance;       /* of this process */
+    bool restored;           /* a person says so: the ledger may have contributions of ours that were not made here */
     const struct site *site; /* borrowed, as all of these */
     struct journal *journal;
     struct traffic *traffic;
@@ -43,8 +44,9 @@ struct downlink_options {
 
 MUST_USE enum status downlink_start(const struct downlink_options *options, struct downlink **out, struct error *error);
 /* Brain's thread. Each is answered by LINK_UP, OFFER, SNAPSHOT_LOADED or LINK_DOWN. */
-void downlink_connect(struct downlink *downlink, bool ask_offer, uint64_t index, uint64_t payloads_from);
-void downlink_follow(struct downlink *downlink, uint64_t index, uint64_t payloads_from);
+/* sequence: the newest that is known to be ours. */
+void downlink_connect(struct downlink *downlink, bool ask_offer, uint64_t index, uint64_t payloads_from, uint64_t sequence);
+void downlink_follow(struct downlink *downlink, uint64_t index, uint64_t payloads_from, uint64_t sequence);
 void downlink_fetch(struct downlink *downlink); /* what was offered last */
 void downlink_stop(struct downlink *downlink);
 void downlink_destroy(struct downlink *downlink); /* NULL is a no-op */

@@ -239,7 +239,9 @@ static enum status open_follow(struct downlink *downlink, const struct follow *f
                                      .from_index = follow->from,
                                      .payloads_from_index = follow->payloads_from,
                                      .omit_own = follow->omit_own,
-                                     .instance = downlink->options.instance};
+                                     .instance = downlink->options.instance,
+                                     .made_plus_1 = follow->made_plus_1,
+                                     .restored = downlink->options.restored};
     struct buffer encoded = {0};
     enum status status = follow_request_encode(&request, &encoded, error);
     if (status == OK) status = downlink_open(downlink, METHOD_FOLLOW, 0, buffer_bytes(&encoded), out, error);
@@ -269,11 +271,12 @@ static void follow_deinit(struct downlink *downlink, struct follow *follow) {
     free(follow->waiting);
 }
 
-enum status downlink_run_follow(struct downlink *downlink, uint64_t from, uint64_t payloads_from, struct error *error) {
+enum status downlink_run_follow(struct downlink *downlink, uint64_t from, uint64_t payloads_from, uint64_t sequence,
+                                struct error *error) {
     bool omit_own = true, told = false;
     enum status status;
     do {
-        struct follow follow = {.payloads_from = payloads_from, .omit_own = omit_own};
+        struct follow follow = {.payloads_from = payloads_from, .made_plus_1 = told ? 0 : sequence + 1, .omit_own = omit_own};
         follow.from = follow.next = MAX(from, journal_size(downlink->options.journal));
         follow.waiting = xcalloc(WAITING_LIMIT, sizeof *follow.waiting);
         struct stream *stream = NULL;

@@ -28,6 +28,7 @@ struct partial { /* a payload coming in */
 
 struct follow {
     uint64_t from, payloads_from;
+    uint64_t made_plus_1; /* 0 where the coordinator has let us in with what we said */
     bool omit_own;
     bool ask_again;                /* with omit_own off */
     bool begun;                    /* a frame with places has come */
@@ -56,6 +57,7 @@ MUST_USE enum status downlink_open(struct downlink *downlink, enum service_metho
 void downlink_close(struct downlink *downlink, struct stream *stream);
 
 /* Until the link breaks: says LINK_UP once it is open; the status and *error tell why it ended. */
-MUST_USE enum status downlink_run_follow(struct downlink *downlink, uint64_t from, uint64_t payloads_from, struct error *error);
+MUST_USE enum status downlink_run_follow(struct downlink *downlink, uint64_t from, uint64_t payloads_from, uint64_t sequence,
+                                         struct error *error);
 
 #endif

@@ -19,14 +19,25 @@ static struct slot *slot_of_digest(struct node_state *state, const uint8_t diges
     return NULL;
 }
 
+/* Under our name and not of ours: a number that we have not used yet, or one that we use for another message just now. */
+static bool made_elsewhere(const struct node_state *state, const struct contribution *contribution) {
+    if (contribution->sequence > state->sequence) return true;
+    for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
+        const struct slot *slot = &state->slots[fragment];
+        if (slot->encoded && slot->sequence == contribution->sequence) return true;
+    }
+    return false;
+}
+
 static void note_contribution(struct node_state *state, const struct ledger_entry *entry, uint64_t index) {
     struct contribution contribution;
     struct bytes header = bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE);
     if (contribution_decode(header, &contribution, NULL) != OK || contribution.site != state->options.site) return;
     uint8_t digest[DIGEST_SIZE];
     contribution_digest(entry->contribution.header, digest);
-    state->sequence = MAX(state->sequence, contribution.sequence);
     struct slot *slot = slot_of_digest(state, digest);
+    if (!slot && state->started && made_elsewhere(state, &contribution)) state->foreign = contribution.sequence;
+    state->sequence = MAX(state->sequence, contribution.sequence);
     if (!slot) MARK("ledger: ours, from before our disk was set back");
     if (!slot) return; /* ours, from before a restore of an old backup: nothing of it is left here */
     slot->in_ledger = true;
@@ -126,6 +137,12 @@ static void take(struct node_state *state, struct bytes raw, struct node_actions
             node_halt(state, out, "the ledger breaks its rules: %.180s", error.message);
         else if (entry.kind == LEDGER_DROPPED)
             note_dropped(state, entry.dropped.index, out);
+        else if (state->foreign && !state->options.restored)
+            node_halt(
+                state, out,
+                "contribution %llu under this site's name was not made here: a copy of this directory or machine has run, or "
+                "this directory is from an older backup. If no copy runs any more: start it once with --restored",
+                (unsigned long long)state->foreign);
     } else if (entry.step.version <= state->replica_version) {
         MARK("ledger: a step that the snapshot has");
         step_taken(state, raw, &entry, out); /* the snapshot we started from has it */

@@ -15,6 +15,7 @@ static void connect_now(struct node_state *state, struct node_actions *out) {
     action->ask_offer = run_state_size(state->run) == 0 && state->queue_count == 0 && state->replica_version == 0;
     action->index = run_state_size(state->run) + state->queue_count;
     action->payloads_from = state->payloads_from;
+    action->sequence = state->sequence;
     state->link = action->ask_offer ? LINK_CONNECTING : LINK_OPENING;
 }
 
@@ -22,6 +23,7 @@ static void follow(struct node_state *state, struct node_actions *out) {
     struct node_action *action = node_act(out, NODE_DO_FOLLOW);
     action->index = run_state_size(state->run) + state->queue_count;
     action->payloads_from = state->payloads_from;
+    action->sequence = state->sequence;
     state->link = LINK_OPENING;
 }
 

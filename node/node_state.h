@@ -52,6 +52,7 @@ struct node_options {
     uint32_t queue_limit;     /* entries waiting for a step; at the limit the shell stops reading Follow */
     uint64_t nominal_payload; /* bytes of a usual contribution: what a missed step costs to replay */
     uint64_t payloads_from;   /* of the snapshot of the run that the replica once came from; 0: none */
+    bool restored;            /* a person says: from an older backup, so the ledger may have what was not made here */
 };
 
 enum { NODE_WANTED_LIMIT = 16 };

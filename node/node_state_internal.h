@@ -40,6 +40,7 @@ struct node_state {
     bool catching_up;      /* new here: training waits until the version of the first heartbeat's answer has been reached */
     uint64_t caught_up_at; /* version to reach; UINT64_MAX: not known yet */
     uint64_t sequence;     /* the last one used, by us or according to the ledger */
+    uint64_t foreign;      /* the last one that the ledger has and that was not made here; 0: none */
     uint64_t replica_version;
     uint64_t steps, tokens; /* the trainer's counts */
     uint32_t inner_steps;   /* H_w as last told; 0: not told yet */

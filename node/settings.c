@@ -113,7 +113,14 @@ static const struct command join_command = {
     .examples = "atoll-node join coordinator.example:7400 --token atoll... --dir site --data text.txt",
     .options = join_options,
     .run = verb_join};
+static const struct option run_options[] = {
+    {"restored", OPTION_BOOL, OPTION_FIELD(struct settings, restored), .fallback = "false",
+     .help = "this directory was restored from an older backup and no copy of it runs: go on although the ledger has "
+             "contributions under this site's name that were not made here. Needed once",
+     .flags = OPTION_FLAG_ONLY},
+    {0}};
 static const struct command run_command = {.name = "run",
+                                           .options = run_options,
                                            .summary = "trains, for as long as the run lasts",
                                            .description =
                                                "Exit codes: 0 stopped or the run has ended, 1 a failure that a restart may heal, "

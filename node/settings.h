@@ -25,6 +25,8 @@ struct settings {
     const char *initial;          /* NULL: none */
     const char *metrics_file;     /* NULL: none */
 
+    /* run */
+    bool restored; /* from an older backup, says a person */
     /* join */
     const char *join_address, *token;
     bool run_after;

@@ -26,6 +26,8 @@ static enum status request_convert(const ProtobufCMessage *message, struct bytes
         .omit_own = from->omit_own,
         .chunk_limit = from->chunk_limit,
         .instance = from->instance,
+        .made_plus_1 = from->made_plus_1,
+        .restored = from->restored,
     };
     TRY(request_check(&request, error));
     *(struct follow_request *)out = request;
@@ -43,6 +45,8 @@ enum status follow_request_encode(const struct follow_request *request, struct b
     message.omit_own = request->omit_own;
     message.chunk_limit = request->chunk_limit;
     message.instance = request->instance;
+    message.made_plus_1 = request->made_plus_1;
+    message.restored = request->restored;
     return wire_encode(&request_type, &message.base, out, error);
 }
 

@@ -160,6 +160,8 @@ struct follow_request {
     bool omit_own;                /* payloads of the caller's own contributions are not sent, and their entries come as stubs */
     uint32_t chunk_limit;         /* bytes of payload in a frame, WIRE_CHUNK_MIN to FRAME_PAYLOAD_LIMIT; 0: the server's choice */
     uint64_t instance;            /* of the site's process */
+    uint64_t made_plus_1;         /* the newest sequence that it knows of as its own, plus 1; 0: not told */
+    bool restored;                /* a person says that it was restored from an older backup and is the only one */
 };
 MUST_USE enum status follow_request_encode(const struct follow_request *request, struct buffer *out, struct error *error);
 MUST_USE enum status follow_request_decode(struct frame frame, struct arena *arena, struct follow_request *out,

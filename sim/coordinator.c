@@ -288,7 +288,9 @@ static void perform(struct coordinator *coordinator, const struct coordinator_ac
         coordinator_call_end(coordinator, call);
         break;
     }
-    case DO_COPY: world_trace(coordinator->world, "coordinator  %s", action->message); break;
+    case DO_COPY: /* no site runs twice here, and who is set back says so */
+        world_fail(coordinator->world, "copy", "%s", action->message);
+        break;
     case DO_CUT: do_cut(coordinator, action->site); break;
     case DO_TIMER: set_timer(coordinator, action->at_ms); break;
     case DO_STOP: coordinator_break(coordinator, action->message); break;

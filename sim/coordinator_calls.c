@@ -298,6 +298,8 @@ static void open_follow(struct coordinator *coordinator, struct simulated_call *
     call->instance = message->instance;
     event.following.site = call->site;
     event.following.instance = message->instance;
+    event.following.made_plus_1 = message->made_plus_1;
+    event.following.restored = message->restored;
     event.following.open = true;
     if (call->next > coordinator->disk.entry_count)
         world_fail(coordinator->world, "I4", "site %u follows from entry %llu, there are %llu", call->site,

@@ -37,8 +37,10 @@ enum message_kind {
 struct message {
     enum message_kind kind;
     uint64_t a, b, c;
-    uint64_t instance;   /* SUBMIT, FOLLOW, HEARTBEAT: the process's */
-    uint32_t turn, code; /* HEARTBEAT and its REPLY */
+    uint64_t instance;    /* SUBMIT, FOLLOW, HEARTBEAT: the process's */
+    uint32_t turn, code;  /* HEARTBEAT and its REPLY */
+    uint64_t made_plus_1; /* FOLLOW, as restored */
+    bool restored;
     struct buffer bytes;
 };
 

@@ -240,7 +240,8 @@ void site_enter(struct site *site) {
                                    .inclusion_ms = 2000 * MIN(scenario->pace, 8u),
                                    .queue_limit = 1024,
                                    .nominal_payload = scenario->nominal_payload,
-                                   .payloads_from = site->checkpoint.payloads_from};
+                                   .payloads_from = site->checkpoint.payloads_from,
+                                   .restored = site->restored || scenario->site[site->setup.process].faulty};
     site->loaded_from = site->checkpoint.payloads_from;
     for (uint32_t f = 0; f < scenario->manifest.fragments; f++)
         if (site->rounds[f].exists) options.last_sequence = MAX(options.last_sequence, site->rounds[f].sequence);

@@ -77,6 +77,7 @@ bool site_put_back(struct site *site) {
     copy_checkpoint(&site->checkpoint, &copy->checkpoint);
     site->download.size = 0;
     site->damaged = DAMAGE_NONE;
+    site->restored = true;
     check_put_back(site->setup.check, site->setup.process);
     return true;
 }
@@ -87,6 +88,7 @@ void site_wipe(struct site *site) {
     disk_deinit(&site->disk);
     site->download.size = 0;
     site->damaged = DAMAGE_NONE;
+    site->restored = true;
     check_wiped(site->setup.check, site->setup.process);
     world_trace(site->world, "%-12s starts from an empty disk", site->name);
 }

@@ -97,6 +97,8 @@ struct site {
     struct round rounds[FRAGMENTS_LIMIT];
     struct checkpoint checkpoint;
     struct buffer download; /* of a snapshot, as far as it came */
+    bool restored;          /* the disk was set back, and its operator says so from then on */
+    uint64_t made_plus_1;   /* of the last order to follow */
     uint8_t download_digest[DIGEST_SIZE];
     enum damage damaged; /* a record that cannot be read */
     struct site_copy copy;

@@ -76,6 +76,9 @@ static uint64_t instance_of(const struct site *site) { return site->world->proce
 static void run_follow(struct site *site) {
     struct message message = {
         .kind = MESSAGE_FOLLOW, .instance = instance_of(site), .b = site->payloads_from, .c = site->omit_own};
+    message.made_plus_1 = site->made_plus_1;
+    message.restored =
+        site->restored || site->setup.scenario->site[site->setup.process].faulty; /* its lies are not in its books */
     site->next = message.a = MAX(site->from, site->disk.entry_count);
     site->down = DOWN_FOLLOWING;
     site->down_stream = open_call(site, &message);
@@ -100,6 +103,7 @@ void site_connect(struct site *site, const struct node_action *action) {
     site->ask_offer = action->ask_offer;
     site->from = action->index;
     take_payloads_from(site, action->payloads_from);
+    site->made_plus_1 = action->sequence + 1;
     site->omit_own = true;
     site->down = DOWN_KNOCKING;
     site->down_stream = knock(site);
@@ -109,6 +113,7 @@ void site_follow(struct site *site, const struct node_action *action) {
     close_call(site, &site->down_stream);
     site->from = action->index;
     take_payloads_from(site, action->payloads_from);
+    site->made_plus_1 = action->sequence + 1;
     site->omit_own = true;
     run_follow(site);
 }

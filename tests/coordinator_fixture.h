@@ -28,9 +28,11 @@ struct brain {
     struct ledger_entry step;
     uint64_t timer_ms; /* UINT64_MAX: none */
     bool stopped;
-    bool waits;        /* sites say that they do not train meanwhile */
-    uint64_t instance; /* the process that speaks for a site */
-    uint32_t turn;     /* ... and the last answer's */
+    bool waits;           /* sites say that they do not train meanwhile */
+    uint64_t instance;    /* the process that speaks for a site */
+    uint32_t turn;        /* ... and the last answer's */
+    uint64_t made_plus_1; /* ... as it says when it follows; 0: nothing */
+    bool restored;
 };
 
 FIXTURE const struct coordinator_action *brain_find(const struct brain *b, enum coordinator_action_kind kind) {
@@ -224,6 +226,8 @@ FIXTURE void brain_following(struct brain *b, uint32_t site, bool open) {
     event.following.site = site;
     event.following.open = open;
     event.following.instance = b->instance;
+    event.following.made_plus_1 = b->made_plus_1;
+    event.following.restored = b->restored;
     brain_step(b, &event);
 }
 

@@ -275,6 +275,100 @@ TEST(a_broken_link_does_not_give_the_place_to_who_was_refused_it) {
     brain_close(b);
 }
 
+/* Sequences from two holders, one after the other: nobody is there beside it. */
+TEST(a_process_that_lacks_what_the_ledger_has_of_its_site_is_cut_and_everybody_is_told) {
+    struct brain *b = brain_open(ALONE, 2);
+    uint64_t ago;
+    follow(b, 7, true);
+    for (int i = 0; i < 3; i++) {
+        brain_contribute(b, 1, 0);
+        brain_settle(b);
+    }
+    b->made_plus_1 = 2; /* its link breaks, and it says what it knew when it began to connect */
+    follow(b, 7, true);
+    CHECK(!brain_find(b, DO_COPY) && !brain_find(b, DO_END));
+    follow(b, 7, false);
+    follow(b, 7, false);
+    b->made_plus_1 = 4; /* a crash, and it is started again: a message is in its journal before it is sent */
+    follow(b, 8, true);
+    CHECK(!brain_find(b, DO_COPY) && !brain_find(b, DO_END));
+    follow(b, 8, false);
+    b->made_plus_1 = 2; /* a copy that was made after the first of them */
+    follow(b, 9, true);
+    CHECK(brain_find(b, DO_COPY) && brain_find(b, DO_END));
+    CHECK_CONTAINS(brain_find(b, DO_COPY)->message, "site-1 came back without its contributions 2 to 3");
+    CHECK_EQUAL(brain_find(b, DO_END)->code, REFUSED_COPY);
+    CHECK_CONTAINS(brain_find(b, DO_END)->message, "contributions 2 to 3");
+    CHECK_CONTAINS(brain_find(b, DO_END)->message, "--restored");
+    CHECK_EQUAL(coordinator_state_copies(b->state, 1, b->now, &ago), 1);
+    CHECK(!coordinator_state_connected(b->state, 1, b->now));
+    follow(b, 9, true); /* again: told once, and not let in */
+    CHECK(!brain_find(b, DO_COPY) && brain_find(b, DO_END));
+    b->made_plus_1 = 4; /* the one that has them comes at once to its place */
+    follow(b, 10, true);
+    CHECK(!brain_find(b, DO_END));
+    CHECK(coordinator_state_connected(b->state, 1, b->now));
+    brain_heartbeat(b, 1);
+    CHECK_EQUAL(brain_find(b, DO_HEARTBEAT_REPLY)->copies, 1); /* and learns of the other */
+    CHECK_EQUAL(coordinator_state_copies(b->state, 2, b->now, &ago), 0);
+    brain_close(b);
+}
+
+TEST(of_a_site_that_was_restored_from_a_backup_a_person_says_so) {
+    struct brain *b = brain_open(ALONE, 1);
+    follow(b, 7, true);
+    for (int i = 0; i < 3; i++) {
+        brain_contribute(b, 1, 0);
+        brain_settle(b);
+    }
+    follow(b, 7, false);
+    b->made_plus_1 = 2;
+    follow(b, 8, true);
+    CHECK(brain_find(b, DO_END));
+    b->restored = true;
+    follow(b, 9, true);
+    CHECK(!brain_find(b, DO_END) && !brain_find(b, DO_COPY));
+    brain_contribute(b, 1, 0); /* it goes on from what the ledger has */
+    brain_settle(b);
+    b->restored = false;
+    b->made_plus_1 = 5;
+    follow(b, 9, false);
+    follow(b, 10, true); /* from then on as any other */
+    CHECK(!brain_find(b, DO_END));
+    follow(b, 10, false);
+    b->made_plus_1 = 4; /* and what it replaced is the one that is behind */
+    follow(b, 11, true);
+    CHECK(brain_find(b, DO_END) && brain_find(b, DO_COPY));
+    brain_close(b);
+}
+
+TEST(another_contribution_of_a_number_that_the_ledger_has_is_of_a_copy) {
+    struct brain *b = brain_open(ALONE, 1);
+    b->made_plus_1 = 1;
+    follow(b, 7, true);
+    struct ledger_entry header = brain_header(b, 1, 0);
+    struct contribution other = fixture_contribution(b->f, 1, 0, run_state_version(b->f->run), b->payload);
+    other.signed_at_ms = b->now.wall_ms;
+    other.inner_steps++;
+    struct ledger_entry twin = fixture_signed(b->f, &other, b->f->keys[1]);
+    brain_contribute_header(b, 1, &header);
+    brain_settle(b);
+    follow(b, 7, false);
+    b->made_plus_1 = 2; /* both made one of that number; the one that comes later has its own in its journal */
+    b->instance = 8;
+    EXPECT_REFUSAL(b, brain_submit(b, 1, &twin), REFUSED_HELD); /* what it says when it follows is on its way */
+    follow(b, 8, true);
+    CHECK(!brain_find(b, DO_END));
+    b->instance = 8;
+    EXPECT_REFUSAL(b, brain_submit(b, 1, &header), REFUSED_DUPLICATE); /* that one is the ledger's */
+    EXPECT_REFUSAL(b, brain_submit(b, 1, &twin), REFUSED_COPY);
+    CHECK(brain_find(b, DO_COPY));
+    CHECK_CONTAINS(brain_find(b, DO_REFUSE)->message, "contributions 1 to 1 of this site were made elsewhere");
+    uint64_t ago;
+    CHECK_EQUAL(coordinator_state_copies(b->state, 1, b->now, &ago), 1);
+    brain_close(b);
+}
+
 /* ---- speeds ------------------------------------------------------------------------------------------------------------------- */
 
 /* A site's next contribution of so many inner steps, merged at once. */

@@ -145,7 +145,7 @@ TEST(entries_are_durable_before_they_are_told_and_come_in_order) {
     struct node *node = begin();
     script_paused(node, 0, 0, "one");
     script_paused(node, 0, 1, "two");
-    downlink_connect(node->downlink, false, 0, 0);
+    downlink_connect(node->downlink, false, 0, 0, 0);
     CHECK_EQUAL(told_wait(&node->told, 0)->kind, NODE_LINK_UP);
     check_entry(node, 1, "one");
     CHECK(journal_size(node->journal) >= 1);
@@ -166,7 +166,7 @@ TEST(a_contribution_waits_for_its_payload_and_entries_behind_it_wait_too) {
     script_paused(node, 0, 1, "behind");
     script_piece(node, 0, 0, buffer_bytes(&payload), 0, 2000);
     script_piece(node, 0, 0, buffer_bytes(&payload), 2000, 3000);
-    downlink_connect(node->downlink, false, 0, 0);
+    downlink_connect(node->downlink, false, 0, 0, 0);
     CHECK_EQUAL(told_wait(&node->told, 1)->kind, NODE_ENTRY);
     uint8_t digest[DIGEST_SIZE];
     digest_sha256(payload.data, payload.size, digest);
@@ -183,7 +183,7 @@ TEST(a_payload_may_come_before_its_entry) {
     entry_contribution(&raw, 1, 900);
     script_piece(node, 0, 0, buffer_bytes(&payload), 0, 900);
     script_entry(node, 0, 0, &raw);
-    downlink_connect(node->downlink, false, 0, 0);
+    downlink_connect(node->downlink, false, 0, 0, 0);
     CHECK_EQUAL(told_wait(&node->told, 1)->kind, NODE_ENTRY);
     CHECK_EQUAL(journal_size(node->journal), 1);
     buffer_deinit(&payload);
@@ -195,7 +195,7 @@ TEST(payloads_that_a_snapshot_covers_are_not_waited_for) {
     struct buffer raw = {0};
     entry_contribution(&raw, 1, 900);
     script_entry(node, 0, 0, &raw);
-    downlink_connect(node->downlink, false, 0, 1);
+    downlink_connect(node->downlink, false, 0, 1, 0);
     CHECK_EQUAL(told_wait(&node->told, 1)->kind, NODE_ENTRY);
     CHECK_EQUAL(fake_follow(node->fake, 0)->payloads_from_index, 1);
     end(node);
@@ -225,7 +225,7 @@ TEST(a_stub_of_our_own_becomes_the_entry_it_stands_for) {
     struct node *node = begin();
     spool(node, 4, 700);
     script_stub(node, 0, 0, 4);
-    downlink_connect(node->downlink, false, 0, 0);
+    downlink_connect(node->downlink, false, 0, 0, 0);
     CHECK_EQUAL(told_wait(&node->told, 1)->kind, NODE_ENTRY);
     struct buffer raw = {0};
     entry_contribution(&raw, 4, 700);
@@ -243,7 +243,7 @@ TEST(a_stub_that_we_cannot_expand_is_asked_for_in_full) {
     entry_contribution(&raw, 4, 700);
     script_entry(node, 1, 0, &raw);
     script_piece(node, 1, 0, buffer_bytes(&payload), 0, 700);
-    downlink_connect(node->downlink, false, 0, 0);
+    downlink_connect(node->downlink, false, 0, 0, 0);
     CHECK_EQUAL(told_wait(&node->told, 0)->kind, NODE_LINK_UP);
     CHECK_EQUAL(told_wait(&node->told, 1)->kind, NODE_ENTRY); /* and no link that went down between */
     CHECK(fake_follow(node->fake, 0)->omit_own);
@@ -263,7 +263,7 @@ TEST(a_stub_of_another_header_than_ours_is_asked_for_in_full) {
     entry_contribution(&raw, 4, 900);
     script_entry(node, 1, 0, &raw);
     script_piece(node, 1, 0, buffer_bytes(&payload), 0, 900);
-    downlink_connect(node->downlink, false, 0, 0);
+    downlink_connect(node->downlink, false, 0, 0, 0);
     CHECK_EQUAL(told_wait(&node->told, 1)->kind, NODE_ENTRY);
     CHECK_MEMORY(node->told.bytes[1].data, raw.data, raw.size); /* the ledger's */
     CHECK(!fake_follow(node->fake, 1)->omit_own);
@@ -273,7 +273,7 @@ TEST(a_stub_of_another_header_than_ours_is_asked_for_in_full) {
 }
 
 static void check_link_breaks(struct node *node, uint64_t entries) {
-    downlink_connect(node->downlink, false, 0, 0);
+    downlink_connect(node->downlink, false, 0, 0, 0);
     CHECK_EQUAL(told_wait(&node->told, 0)->kind, NODE_LINK_UP);
     CHECK_EQUAL(told_wait(&node->told, 1)->kind, NODE_LINK_DOWN);
     CHECK_EQUAL(journal_size(node->journal), entries);
@@ -348,10 +348,10 @@ TEST(after_a_break_it_goes_on_behind_what_is_durable) {
     entry_contribution(&raw, 1, 700);
     script_entry(node, 1, 1, &raw);
     script_piece(node, 1, 1, buffer_bytes(&payload), 0, 700);
-    downlink_connect(node->downlink, false, 0, 0);
+    downlink_connect(node->downlink, false, 0, 0, 0);
     CHECK_EQUAL(told_wait(&node->told, 2)->kind, NODE_LINK_DOWN);
     CHECK_EQUAL(journal_size(node->journal), 1);
-    downlink_connect(node->downlink, false, 1, 0);
+    downlink_connect(node->downlink, false, 1, 0, 0);
     CHECK_EQUAL(told_wait(&node->told, 3)->kind, NODE_LINK_UP);
     CHECK_EQUAL(told_wait(&node->told, 4)->kind, NODE_ENTRY);
     CHECK_EQUAL(fake_follow(node->fake, 1)->from_index, 1);
@@ -369,7 +369,7 @@ TEST(heads_are_passed_on_behind_the_entries_they_came_with) {
            &(struct follow_frame){
                .has_first_index = true, .entry_count = 1, .entries = &entry, .head = bytes_of("a signed head", 13)});
     buffer_deinit(&raw);
-    downlink_connect(node->downlink, false, 0, 0);
+    downlink_connect(node->downlink, false, 0, 0, 0);
     check_entry(node, 1, "one");
     CHECK_EQUAL(told_wait(&node->told, 2)->kind, NODE_HEAD);
     CHECK_MEMORY(node->told.bytes[2].data, "a signed head", 13);
@@ -380,7 +380,7 @@ TEST(a_brain_that_is_behind_stops_the_reading) {
     struct node *node = begin();
     atomic_store(&node->backlog, 10);
     for (unsigned i = 0; i < SCRIPT_MAX; i++) script_paused(node, 0, i, "x");
-    downlink_connect(node->downlink, false, 0, 0);
+    downlink_connect(node->downlink, false, 0, 0, 0);
     CHECK_EQUAL(told_wait(&node->told, 0)->kind, NODE_LINK_UP);
     clock_sleep_ms(300);
     CHECK_EQUAL(journal_size(node->journal), 0);
@@ -417,7 +417,7 @@ static void script_snapshot(struct node *node, size_t call, const struct buffer 
 TEST(where_replay_is_cheaper_no_offer_is_asked_for) {
     struct node *node = begin();
     node->fake->version = 5; /* 5 steps of 1000 bytes against 5000 */
-    downlink_connect(node->downlink, true, 0, 0);
+    downlink_connect(node->downlink, true, 0, 0, 0);
     const struct node_event *event = told_wait(&node->told, 0);
     CHECK_EQUAL(event->kind, NODE_OFFER);
     CHECK(!event->offer.exists);
@@ -434,7 +434,7 @@ TEST(an_offered_snapshot_is_fetched_over_a_break_and_handed_on) {
     script_snapshot(node, 1, &content, 0, 3000, true);
     node->fake->ends[1] = true;
     script_snapshot(node, 2, &content, 3000, CONTENT, true);
-    downlink_connect(node->downlink, true, 0, 0);
+    downlink_connect(node->downlink, true, 0, 0, 0);
     const struct node_event *event = told_wait(&node->told, 0);
     CHECK_EQUAL(event->kind, NODE_OFFER);
     CHECK(event->offer.exists);
@@ -462,7 +462,7 @@ TEST(a_snapshot_signed_by_somebody_else_is_no_offer) {
     payload_of(&content, CONTENT);
     script_snapshot(node, 0, &content, 0, 0, true);
     node->site.coordinator_key[0] ^= 1;
-    downlink_connect(node->downlink, true, 0, 0);
+    downlink_connect(node->downlink, true, 0, 0, 0);
     CHECK_EQUAL(told_wait(&node->told, 0)->kind, NODE_LINK_DOWN);
     buffer_deinit(&content);
     end(node);
@@ -470,7 +470,7 @@ TEST(a_snapshot_signed_by_somebody_else_is_no_offer) {
 
 TEST(stopping_ends_a_follow_that_has_nothing_to_say) {
     struct node *node = begin();
-    downlink_connect(node->downlink, false, 0, 0);
+    downlink_connect(node->downlink, false, 0, 0, 0);
     CHECK_EQUAL(told_wait(&node->told, 0)->kind, NODE_LINK_UP);
     downlink_stop(node->downlink);                  /* if it waits for the stream, the test's deadline ends it */
     CHECK_EQUAL(atomic_load(&node->told.count), 1); /* a link that we cut is not down */

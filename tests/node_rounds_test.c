@@ -58,7 +58,7 @@ static void tell_entries(struct site *s) {
         step(s, &(struct node_event){.kind = NODE_ENTRY, .bytes = buffer_bytes(&s->f->entries[s->told])});
 }
 
-static struct site *site_open(void) {
+static struct site *site_open_as(bool restored) {
     struct site *s = xcalloc(1, sizeof *s);
     struct error error = {0};
     s->f = fixture_open(PLAIN, 4096);
@@ -75,7 +75,8 @@ static struct site *site_open(void) {
                                                         .backoff_limit_ms = 10 * BACKOFF_MS,
                                                         .inclusion_ms = INCLUSION_MS,
                                                         .queue_limit = 100,
-                                                        .nominal_payload = 1});
+                                                        .nominal_payload = 1,
+                                                        .restored = restored});
     for (; s->told < s->f->entry_count; s->told++)
         CHECK_OK(node_state_restore(s->state, buffer_bytes(&s->f->entries[s->told]), &error));
     node_state_start(s->state, 0, NULL, 0, (struct instant){s->now_ms, FIXTURE_NOW}, &s->out);
@@ -85,6 +86,8 @@ static struct site *site_open(void) {
     if (find(s, NODE_DO_HEARTBEAT)) step(s, &(struct node_event){.kind = NODE_HEARTBEAT_REPLY});
     return s;
 }
+
+static struct site *site_open(void) { return site_open_as(false); }
 
 static void site_close(struct site *s) {
     node_state_destroy(s->state);
@@ -265,5 +268,52 @@ TEST(a_superseded_coordinators_head_counts_no_more_and_the_successors_does) {
     give_head(s, s->old);
     CHECK(find(s, NODE_DO_HALT) != NULL);
     CHECK_CONTAINS(find(s, NODE_DO_HALT)->message, "another history");
+    site_close(s);
+}
+
+/* ---- the ledger has what was not made here ---------------------------------------------------------------------------------- */
+
+TEST(a_contribution_under_our_name_that_was_not_made_here_ends_the_site_and_says_what_it_may_be) {
+    struct site *s = site_open();
+    fixture_contribute(s->f, 2, 0, 0, 1); /* another site's is none of ours */
+    tell_entries(s);
+    CHECK(!find(s, NODE_DO_HALT));
+    fixture_contribute(s->f, SITE, 0, 0, 1);
+    tell_entries(s);
+    CHECK(find(s, NODE_DO_HALT) != NULL);
+    CHECK_CONTAINS(find(s, NODE_DO_HALT)->message, "contribution 1 under this site's name was not made here");
+    CHECK_CONTAINS(find(s, NODE_DO_HALT)->message, "a copy of this directory");
+    CHECK_CONTAINS(find(s, NODE_DO_HALT)->message, "older backup");
+    CHECK_CONTAINS(find(s, NODE_DO_HALT)->message, "--restored");
+    site_close(s);
+}
+
+TEST(another_message_of_the_number_that_is_under_way_was_not_made_here) {
+    struct site *s = site_open();
+    send_round(s);
+    fixture_contribute(s->f, SITE, 0, 0, 1); /* sequence 1 too */
+    tell_entries(s);
+    CHECK(find(s, NODE_DO_HALT) != NULL);
+    CHECK_CONTAINS(find(s, NODE_DO_HALT)->message, "contribution 1 under this site's name was not made here");
+    site_close(s);
+}
+
+TEST(our_own_contribution_is_known_for_ours) {
+    struct site *s = site_open();
+    struct buffer receipt = {0};
+    send_round(s);
+    enter(s, s->f, &receipt);
+    tell_entries(s);
+    CHECK(!find(s, NODE_DO_HALT));
+    buffer_deinit(&receipt);
+    site_close(s);
+}
+
+TEST(a_site_that_was_restored_from_a_backup_goes_on_after_what_the_ledger_has_of_it) {
+    struct site *s = site_open_as(true);
+    fixture_contribute(s->f, SITE, 0, 0, 1);
+    tell_entries(s);
+    CHECK(!find(s, NODE_DO_HALT));
+    CHECK_EQUAL(node_state_sequence(s->state), 1);
     site_close(s);
 }

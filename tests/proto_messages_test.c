@@ -170,6 +170,8 @@ TEST(a_follow_request_arrives_whole) {
     CHECK_EQUAL(message.payloads_from_index, 900);
     CHECK(message.omit_own);
     CHECK_EQUAL(message.chunk_limit, 262144);
+    CHECK_EQUAL(message.made_plus_1, 44);
+    CHECK(message.restored);
     arena_deinit(&arena);
 }
 

@@ -30,6 +30,11 @@ def copy_of(federation, site, name):
                 directory)
 
 
+def received(site):
+    site.read()
+    return len(site.receipts)
+
+
 def listed(federation, name):
     return next(s for s in json.loads(federation.ctl("site", "list").stdout) if s["name"] == name)
 
@@ -60,6 +65,46 @@ def of_a_site_that_runs_twice_the_second_is_cut_and_everybody_is_told(directory)
     had = len(first.receipts)
     federation.until("contributions of the first", lambda: len(first.receipts) >= had + 3, 30 * SLOWDOWN)
     equal(first.status()["copies_cut"], 1, "copies in the site's status")
+    prove(federation)
+
+
+@test
+def a_copy_that_ran_while_the_site_was_down_is_told_and_one_is_cut(directory):
+    federation = Federation(PROGRAMS, directory, manifest(sites=2))
+    federation.start_coordinator()
+    first, other = [federation.add_site(name, *PACED) for name in ("one", "two")]
+    federation.until("contributions", lambda: len(first.receipts) >= 3 and len(other.receipts) >= 3, 30 * SLOWDOWN)
+    del federation.sites["one"]  # it comes and goes
+    equal(first.end(20), 0, "exit code")
+    copy = copy_of(federation, first, "one-again")
+    copy.start()
+    federation.until("contributions of the copy", lambda: received(copy) >= 3, 60 * SLOWDOWN)
+    equal(copy.end(20), 0, "exit code of the copy")
+    first.start()
+    federation.until("the end of the first", lambda: not first.alive(), 60 * SLOWDOWN)
+    equal(first.handle.returncode, 3, "exit code of the first")
+    check("were made elsewhere: a copy ran, or this is an old backup" in first.text(), "it is told why:", first.tail())
+    check("--restored" in first.text(), "and what to do:", first.tail())
+    check("came back without its contributions" in federation.coordinator.text(), "the coordinator's log names it")
+    equal(listed(federation, "one")["copies_cut"], 1, "copies in the site list")
+    check(federation.status()["sites_twice"] == 1, "the run's status:", federation.status())
+    text = federation.call("atollctl", "--keys", os.path.join(federation.run, "keys"), "--server", f"127.0.0.1:{federation.port}",
+                           "site", "list").stdout
+    check("runs twice" in text and "--restored" in text, "the site list for people:", text)
+    had = len(copy.receipts)
+    copy.start()  # what has all of them is let in
+    federation.until("contributions of the copy", lambda: received(copy) >= had + 2, 60 * SLOWDOWN)
+    equal(copy.end(20), 0, "exit code of the copy")
+    had = len(first.receipts)
+    first.arguments.append("--restored")  # there is no copy any more, says a person
+    first.start()
+    federation.until("contributions of the first", lambda: received(first) >= had + 2, 60 * SLOWDOWN)
+    equal(first.end(20), 0, "exit code of the first")
+    first.arguments.remove("--restored")
+    had = len(first.receipts)
+    first.start()
+    federation.sites["one"] = first
+    federation.until("contributions of the first", lambda: received(first) >= had + 2, 60 * SLOWDOWN)
     prove(federation)
 
 

@@ -174,8 +174,8 @@ static void status_text(const struct run_status *run) {
            (unsigned long long)run->root_version);
     printf("sites      %u connected of %u\n", run->sites_connected, run->sites_active);
     if (run->sites_twice)
-        printf("copies     %u site%s ran twice, and the second process was cut: see `site list`\n", run->sites_twice,
-               run->sites_twice > 1 ? "s" : "");
+        printf("copies     %u site%s ran twice (or came back from an older backup), and one process was cut: see `site list`\n",
+               run->sites_twice, run->sites_twice > 1 ? "s" : "");
     printf("accepted   %llu, %u pending; refused:", (unsigned long long)run->accepted, run->pending);
     bool any = false;
     for (unsigned code = 1; code < REFUSAL_COUNT; code++) {

@@ -125,7 +125,9 @@ static void site_text(const struct site_status *site) {
            (unsigned long long)site->contributions, human_bytes(site->bytes_up, up), human_bytes(site->bytes_down, down),
            100 * busy_share(site), site->device);
     if (site->copies == 0) return;
-    printf("      ^ runs twice: %u process%s with this site's key %s cut, the last %s ago; find the copy and stop it\n",
+    printf("      ^ runs twice: %u process%s with this site's key %s cut, the last %s ago; find the copy and stop it. One that "
+           "came\n"
+           "        back after a restore from an older backup counts, too: run that one once with --restored\n",
            site->copies, site->copies > 1 ? "es" : "", site->copies > 1 ? "were" : "was", human_duration(site->copy_ms_ago, up));
 }
 
