@@ -162,7 +162,7 @@ static enum status parse_string(struct json_parser *parser, const char **out, si
             continue;
         }
         size_t length = utf8_length(here, parser->size - parser->at);
-        if (length == 0) return complain(parser, "bytes that are no UTF-8");
+        if (length == 0) return complain(parser, "bytes that are not UTF-8");
         buffer_append(&parser->scratch, here, length);
         parser->at += length;
     }

@@ -2,7 +2,7 @@
  *
  * Home-made because the training engine builds on bare machines with gcc and make alone, and because what we read (safetensors
  * headers, tokenizers, config.json, tokens of invitation) may come from a stranger: the reader has limits on size and depth, needs
- * valid UTF-8, refuses duplicate keys, trailing bytes, numbers that are no JSON and the escape \u0000 (our texts are C
+ * valid UTF-8, refuses duplicate keys, trailing bytes, numbers that are not JSON and the escape \u0000 (our texts are C
  * strings, and a name cut short at a zero is another name). The document is one allocation arena: 32 bytes a value plus its
  * text, freed in one call.
  *
@@ -75,7 +75,7 @@ MUST_USE enum status json_get_object(const struct json_value *object, const char
  *     json_u64(&writer, 7);
  *     json_end_object(&writer);
  *
- * What is written is always valid: bytes that are no UTF-8 become U+FFFD, non-finite floats null. A call out of place (a value
+ * What is written is always valid: bytes that are not UTF-8 become U+FFFD, non-finite floats null. A call out of place (a value
  * without its key, an end without its begin, a second root) asserts. */
 enum { JSON_WRITER_DEPTH = 64 };
 

@@ -29,7 +29,7 @@ enum status log_level_parse(const char *text, enum log_level *out, struct error 
             return OK;
         }
     }
-    return error_set(error, INVALID, "log level '%s' is none of debug, info, warn, error, none", text);
+    return error_set(error, INVALID, "log level '%s' is not one of debug, info, warn, error, none", text);
 }
 
 void log_set_level(enum log_level level) { log_level_now = (int)level; }

@@ -13,7 +13,7 @@
  *     static const struct option node_options[] = {
  *         {"inner-steps", OPTION_U64, OPTION_FIELD(struct node_config, inner_steps), .fallback = "500", .min = "1",
  *          .max = "100000", .help = "inner steps per round"},
- *         {"upload.rate-limit", OPTION_SIZE, OPTION_FIELD(struct node_config, rate_limit), .help = "bytes a second; 0: none"},
+ *         {"upload.rate-limit", OPTION_SIZE, OPTION_FIELD(struct node_config, rate_limit), .help = "bytes per second; 0: none"},
  *         {0}};
  *     static const struct command node = {.name = "atoll-node", .summary = "trains at a site", .options = node_options};
  *

@@ -308,7 +308,7 @@ static void join_request(struct call *call, const struct join_request *request) 
     } else if (certificate_request_key(request->csr_der, event.event.join.public_key, &error) != OK) {
         refuse_join(call, JOIN_CSR, error.message);
     } else if (strlen(request->site_name) >= SITE_NAME_SIZE || name_check(request->site_name, &error) != OK) {
-        refuse_join(call, JOIN_NAME, "a site's name is 1 to 32 of a-z, 0-9 and '-', a letter first");
+        refuse_join(call, JOIN_NAME, "a site's name is 1-32 characters from a-z, 0-9 and '-', starting with a letter");
     } else {
         memcpy(event.event.join.name, request->site_name, strlen(request->site_name) + 1);
         event.event.join.look = request->look;

@@ -138,7 +138,8 @@ static struct objection order_entry(struct coordinator_state *state, const struc
         break;
     case ORDER_INVITE:
         if (name_check(event->admin.name, NULL) != OK)
-            return (struct objection){ORDER_BAD_VALUE, "a site's name is 1 to 32 of a-z, 0-9 and '-', a letter first"};
+            return (struct objection){ORDER_BAD_VALUE,
+                                      "a site's name is 1-32 characters from a-z, 0-9 and '-', starting with a letter"};
         if (site && !site->revoked) return conflict("a site of that name is enrolled: revoke it first");
         if (phase == RUN_STOPPED) return conflict("the run has been stopped");
         if (run_state_site_count(state->run) >= SITES_LIMIT) return conflict("the run has as many sites as there can be");

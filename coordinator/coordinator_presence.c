@@ -222,7 +222,7 @@ void brain_merged(struct coordinator_state *state, struct instant now) {
     }
 }
 
-/* Inner steps a second; INFINITY: not known. Nothing that it offers is under way for so long: then it is not faster than that
+/* Inner steps per second; INFINITY: not known. Nothing that it offers is under way for so long: then it is not faster than that
  * much less than a round in that time. One that was never measured is believed for a round, another for LATE_ROUNDS. */
 static double rate_of(const struct coordinator_state *state, uint32_t site, struct instant now) {
     const struct presence *presence = &state->presence[site - 1];

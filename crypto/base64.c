@@ -33,7 +33,7 @@ static int value_of(char c) {
 
 enum status base64url_decode(const char *text, size_t text_size, size_t limit, struct buffer *out, struct error *error) {
     size_t size = text_size / 4 * 3 + (text_size % 4 ? text_size % 4 - 1 : 0);
-    if (text_size % 4 == 1) return error_set(error, INVALID, "%zu characters are no base64url: some are missing", text_size);
+    if (text_size % 4 == 1) return error_set(error, INVALID, "%zu characters are not base64url: some are missing", text_size);
     if (size > limit) return error_set(error, INVALID, "base64url text of %zu bytes, more than the limit of %zu", size, limit);
     size_t start = out->size;
     buffer_reserve(out, start + size);
@@ -54,7 +54,7 @@ enum status base64url_decode(const char *text, size_t text_size, size_t limit, s
     }
     if ((held & ((1u << bits) - 1)) != 0) {
         out->size = start;
-        return error_set(error, INVALID, "base64url text whose last character has bits too many");
+        return error_set(error, INVALID, "base64url text whose last character has unused bits that are not zero");
     }
     return OK;
 }

@@ -451,7 +451,7 @@ static enum status train_open(struct train *train, struct error *error) {
     const struct train_options *options = train->options;
     const struct manifest *manifest = options->manifest;
     struct run_model_local local = {.sequences = options->sequences, .threads = 1};
-    if (manifest->fragments != 1) return error_set(error, INVALID, "train knows one fragment, not %u", manifest->fragments);
+    if (manifest->fragments != 1) return error_set(error, INVALID, "train supports one fragment, not %u", manifest->fragments);
     if (!options->data_count)
         return error_set(error, INVALID, "no data: name a file of text or tokens for each site, or some that they share");
     TRY(run_model_layout(manifest, &train->layout, error));

@@ -39,7 +39,7 @@ struct train_options {
     double heldout;          /* of each file's end */
     uint64_t windows;        /* held-out windows a file and evaluation; 0: all */
     uint32_t sequences;      /* a batch */
-    uint32_t threads;        /* 0: one a processor */
+    uint32_t threads;        /* 0: one per processor */
     uint64_t seed;           /* of speeds, links and failures */
     double duration;         /* virtual seconds */
     double evaluate_every;   /* virtual seconds */

@@ -81,9 +81,9 @@ static enum status check_outer(const struct manifest *m, const char **key, struc
     bool sparse_codec = codec_is_sparse(m->codec.kind);
     if (m->outer.mode == OUTER_SPARSE) {
         if (m->outer.momentum != 0)
-            REFUSE("outer.momentum", "%g with sparse mode diverges, for error feedback is a momentum already: write 0",
+            REFUSE("outer.momentum", "%g with sparse mode diverges, because error feedback already acts as momentum: write 0",
                    m->outer.momentum);
-        if (m->outer.period != 1) REFUSE("outer.period", "%u means nothing in sparse mode: write 1", m->outer.period);
+        if (m->outer.period != 1) REFUSE("outer.period", "%u has no meaning in sparse mode: write 1", m->outer.period);
         if (!sparse_codec) REFUSE("codec.kind", "%s is for dense mode: write topk2-64 or topk2-128, or outer.mode: dense", codec);
         if ((float)m->codec.decay != CODEC_FEEDBACK_DECAY || m->codec.decay != 0.95)
             REFUSE("codec.decay", "%g: the error feedback of sparse mode decays by 0.95; write that", m->codec.decay);

@@ -210,7 +210,7 @@ void setting_write(const struct setting *setting, const struct manifest *manifes
 
 void setting_range(const struct setting *setting, struct buffer *out) {
     switch (setting->type) {
-    case SETTING_NAME: buffer_append_text(out, "1 to 32 of a-z, 0-9 and '-', a letter first"); return;
+    case SETTING_NAME: buffer_append_text(out, "1-32 characters from a-z, 0-9 and '-', starting with a letter"); return;
     case SETTING_U32:
     case SETTING_U64:
         buffer_append_text(out, "%llu to %llu", (unsigned long long)setting->min, (unsigned long long)setting->max);

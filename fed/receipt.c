@@ -40,7 +40,7 @@ static const struct {
                      false},
     [REFUSED_LAYOUT] = {"layout", "The site's parameter layout is not the run's: check the model's shape at both ends.", false},
     [REFUSED_BASE] = {"base",
-                      "It starts from a version that this ledger has not, or whose parameters differ here: the site's replica "
+                      "It starts from a version that is not in this ledger, or whose parameters differ here: the site's replica "
                       "is wrong; let it replay from a snapshot.",
                       false},
     [REFUSED_EXPIRED] = {"expired", "It was signed too long ago, or the clocks of site and coordinator disagree: check NTP.",
@@ -53,7 +53,7 @@ static const struct {
     [REFUSED_EPOCH] = {"epoch", "It was made for a coordinator that has been superseded; its progress goes into the next one.",
                        false},
     [REFUSED_UNKNOWN_SITE] = {"unknown_site",
-                              "The certificate names no site of this run, or another than the message: join the run "
+                              "The certificate names no site of this run, or another one than the message: join the run "
                               "with an invitation.",
                               false},
     [REFUSED_HELD] = {"held",

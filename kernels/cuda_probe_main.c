@@ -43,7 +43,7 @@ int main(int argc, char **argv) {
         if (*end || value == 0 || value > 1u << 24) return say("a number of the shape is not in 1..16777216", 2);
         numbers[i] = (uint32_t)value;
     }
-    if (numbers[2] % numbers[3] != 0) return say("heads are no multiple of the heads of keys", 2);
+    if (numbers[2] % numbers[3] != 0) return say("heads must be a multiple of the key heads", 2);
     setenv("ATOLL_ATTENTION", "auto", 1);
     struct cuda_backend backend = {0};
     struct error error = {0};

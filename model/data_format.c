@@ -183,7 +183,7 @@ static enum status take_sample(const struct data_source *source, uint64_t start,
 }
 
 struct text_facts {
-    uint64_t bytes, controls, broken; /* control characters; places that are no UTF-8 */
+    uint64_t bytes, controls, broken; /* control characters; places that are not UTF-8 */
     size_t first_broken;              /* in the sample */
 };
 
@@ -559,7 +559,7 @@ static enum status insisted(const struct data_source *source, const struct data_
                              source->name, data_format_names[demand->format]);
         unsigned width = widths[demand->format];
         if (source->size % width != 0)
-            return error_set(error, INVALID, "%s is %llu bytes, no multiple of %u, for %u-bit tokens", source->name,
+            return error_set(error, INVALID, "%s is %llu bytes, not a multiple of %u, for %u-bit tokens", source->name,
                              (unsigned long long)source->size, width, 8 * width);
         shape = (struct data_shape){.tokens = source->size / width, .token_size = width, .bytes = width == 1};
     }

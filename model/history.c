@@ -143,7 +143,8 @@ static void plot_axes(const struct plot_frame *f, struct buffer *out) {
                            tokens);
     }
     buffer_append_text(out, "<text x='%d' y='%d' text-anchor='middle'>tokens</text>\n", WIDTH / 2, HEIGHT - 10);
-    buffer_append_text(out, "<text x='14' y='%d' text-anchor='middle' transform='rotate(-90 14 %d)'>loss, nats a token</text>\n",
+    buffer_append_text(out,
+                       "<text x='14' y='%d' text-anchor='middle' transform='rotate(-90 14 %d)'>loss, nats per token</text>\n",
                        HEIGHT / 2, HEIGHT / 2);
 }
 

@@ -11,7 +11,7 @@
 
 struct history_point {
     uint64_t step, tokens;
-    double loss, heldout; /* nats a token; heldout is NaN where it was not measured */
+    double loss, heldout; /* nats per token; heldout is NaN where it was not measured */
     double gradient_norm, learning_rate, tokens_per_second, seconds;
 };
 

@@ -229,7 +229,7 @@ static enum status read_dtype(const struct json_value *entry, enum tensor_dtype 
             *out = (enum tensor_dtype)i;
             return OK;
         }
-    return error_set(error, INVALID, "dtype \"%.20s\" is none of F32, BF16, F16", text);
+    return error_set(error, INVALID, "dtype \"%.20s\" is not one of F32, BF16, F16", text);
 }
 
 static enum status check_shape(const struct json_value *entry, const struct layout_tensor *tensor, struct error *error) {

@@ -41,7 +41,7 @@ static enum status check_distinct(const struct verb_settings *s, struct error *e
                 return error_set(error, INVALID, "--%s and --%s are the same file, %s", outputs[j].flag, outputs[i].flag, path);
         for (size_t j = 0; j < s->data.count; j++)
             if (is_same(path, s->data.items[j]))
-                return error_set(error, INVALID, "--%s %s would be written over the data", outputs[i].flag, path);
+                return error_set(error, INVALID, "--%s %s would overwrite the data", outputs[i].flag, path);
     }
     return OK;
 }

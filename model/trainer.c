@@ -41,7 +41,7 @@ enum status trainer_check(const struct trainer_options *o, struct error *error) 
     if (o->accumulation < 1 || o->accumulation > SEQUENCES_MAX)
         return error_set(error, INVALID, "accumulation is %u; it must be in 1..%d", o->accumulation, SEQUENCES_MAX);
     if (o->shards > o->sequences * (uint64_t)o->accumulation)
-        return error_set(error, INVALID, "shards is %u; there are only %llu sequences a step", o->shards,
+        return error_set(error, INVALID, "shards is %u; there are only %llu sequences per step", o->shards,
                          (unsigned long long)o->sequences * o->accumulation);
     if (o->shards > 1024 || o->threads > 1024)
         return error_set(error, INVALID, "shards is %u and threads %u; 1024 is the most", o->shards, o->threads);

@@ -38,7 +38,7 @@ struct trainer_options {
     uint32_t length;       /* of a sequence, <= model.context */
     uint32_t accumulation; /* batches a step, 1.. */
     uint32_t shards;       /* 0: one for 1024 tokens of a step, see trainer_shards. More threads than shards do not help */
-    uint32_t threads;      /* 0: one a processor. Does not change results */
+    uint32_t threads;      /* 0: one per processor. Does not change results */
     const char *kernels;   /* a table of kernels/kernels.h; NULL: the best here, or what ATOLL_KERNELS says */
     enum trainer_device device;
     const char *cuda_library; /* the backend; NULL: beside the program. See kernels/cuda_backend.h */
@@ -60,7 +60,7 @@ struct trainer_options {
     }
 
 struct trainer_result {
-    double loss;          /* mean nats a token over the step's sequences, before the update */
+    double loss;          /* mean nats per token over the step's sequences, before the update */
     double gradient_norm; /* global, before clipping */
     float learning_rate;
     uint64_t tokens; /* trained on in this step: sequences * length * accumulation */
@@ -109,7 +109,7 @@ MUST_USE enum status trainer_step(struct trainer *trainer, const struct data *da
 /* Waits until nothing reads the data of the last step any more, so that they may be closed. */
 void trainer_release_data(struct trainer *trainer);
 
-/* Mean nats a token of the current parameters over at most max_windows held-out windows (0: all), evenly spread.
+/* Mean nats per token of the current parameters over at most max_windows held-out windows (0: all), evenly spread.
  * NOT_FOUND if the data hold none; CANCELLED if options.cancelled said so. */
 MUST_USE enum status trainer_evaluate(struct trainer *trainer, const struct data *data, uint64_t max_windows, double *nats,
                                       struct error *error);

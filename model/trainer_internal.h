@@ -15,7 +15,7 @@ struct trainer {
     struct crew *crew;
     void *memory; /* all arrays below lie in it */
 
-    uint64_t total;                  /* sequences a step */
+    uint64_t total;                  /* sequences per step */
     uint32_t shards, workers, micro; /* micro: sequences that go through the model at once */
     uint64_t blocks;
     struct transformer transformer;

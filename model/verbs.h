@@ -45,7 +45,7 @@ int verbs_main(const struct command *program, int argc, char **argv, const char 
 /* --- what the verbs share --- */
 #define VERB_FIELD(name) OPTION_FIELD(struct verb_settings, name)
 #define VERB_THREADS                                                                                                             \
-    { "threads", OPTION_U64, VERB_FIELD(threads), .fallback = "0", .max = "1024", .help = "Threads; 0: one a processor." }
+    { "threads", OPTION_U64, VERB_FIELD(threads), .fallback = "0", .max = "1024", .help = "Threads; 0: one per processor." }
 #define VERB_DATA_FORMAT                                                                                                         \
     {                                                                                                                            \
         "data-format", OPTION_ENUM, VERB_FIELD(data_format), .fallback = "auto", .choices = data_format_names,                   \

@@ -20,8 +20,8 @@ enum { JOIN_TIMEOUT_MS = 30000, JOIN_RETRY_MS = 500, JOIN_PAUSE_LIMIT_MS = 5000,
 
 static const char *advice(uint32_t code) {
     switch (code) {
-    case JOIN_SECRET: return "the token is of no invitation of this run: ask the admin for another";
-    case JOIN_EXPIRED: return "the invitation has run out: ask the admin for another";
+    case JOIN_SECRET: return "the token does not belong to any invitation of this run: ask the admin for another";
+    case JOIN_EXPIRED: return "the invitation has expired: ask the admin for another";
     case JOIN_USED: return "the invitation was used by another key: if that was not you, tell the admin at once";
     case JOIN_NAME: return "the invitation is for another name";
     case JOIN_CSR: return "the coordinator does not take this key: delete node.key and try again";
@@ -48,14 +48,14 @@ static enum status ask(struct rpc_channel *channel, struct bytes request, struct
         if (status != UNAVAILABLE) return status;
         if (rpc_is_distrust(error->message)) {
             char words[200], here[CERTIFICATE_TIME_SIZE];
-            snprintf(
-                words, sizeof words,
-                "the invitation is not of the coordinator at this address, or was not copied whole, or this machine's clock is "
-                "wrong (it says %s)",
-                certificate_time_text(clock_wall_ms() / 1000, here));
+            snprintf(words, sizeof words,
+                     "the invitation does not belong to the coordinator at this address, or was not copied whole, or this "
+                     "machine's clock is "
+                     "wrong (it says %s)",
+                     certificate_time_text(clock_wall_ms() / 1000, here));
             return turn(error, REFUSED, words);
         }
-        if (rpc_is_proxy_refusal(error->message)) return turn(error, REFUSED, "the way to the coordinator is shut");
+        if (rpc_is_proxy_refusal(error->message)) return turn(error, REFUSED, "the coordinator cannot be reached");
         if (clock_monotonic_ms() + JOIN_RETRY_MS > end) {
             char words[32];
             snprintf(words, sizeof words, "after %d s", JOIN_TIMEOUT_MS / 1000);

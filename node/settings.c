@@ -36,7 +36,7 @@ static const struct option common[] = {
     {"heldout", OPTION_F64, OPTION_FIELD(struct settings, heldout), .fallback = "0.02", .min = "0", .max = "0.5",
      .help = "fraction of each file's end that is never trained on"},
     {"threads", OPTION_U64, OPTION_FIELD(struct settings, threads), .fallback = "0", .max = "4096",
-     .help = "threads that train; 0: one a processor. Does not change results"},
+     .help = "threads that train; 0: one per processor. Does not change results"},
     {"batch.sequences", OPTION_U64, OPTION_FIELD(struct settings, sequences), .fallback = "8", .min = "1", .max = "65536",
      .help = "sequences in a batch, each as long as the model's context"},
     {"batch.accumulation", OPTION_U64, OPTION_FIELD(struct settings, accumulation), .fallback = "1", .min = "1", .max = "65536",
@@ -51,11 +51,11 @@ static const struct option common[] = {
     {"throttle", OPTION_F64, OPTION_FIELD(struct settings, throttle), .fallback = "1", .min = "1", .max = "1000",
      .help = "play a slower device: steps take this many times as long"},
     {"pace", OPTION_DURATION, OPTION_FIELD(struct settings, pace_ms), .fallback = "0", .max = "1h",
-     .help = "play a slower device: a step takes at least so long, however busy this machine is"},
+     .help = "play a slower device: a step takes at least this long, however busy this machine is"},
     {"checkpoint-interval", OPTION_DURATION, OPTION_FIELD(struct settings, checkpoint_ms), .fallback = "5m", .min = "1s",
      .max = "7d", .help = "between checkpoints: what a crash may cost of inner progress"},
     {"upload.bandwidth", OPTION_SIZE, OPTION_FIELD(struct settings, bandwidth), .fallback = "0",
-     .help = "most bytes a second that contributions may use; 0: no cap"},
+     .help = "most bytes per second that contributions may use; 0: no cap"},
     {"connections", OPTION_U64, OPTION_FIELD(struct settings, connections), .fallback = "1", .min = "1", .max = "16",
      .help = "TCP connections to the coordinator, for long fat links"},
     {"heartbeat-interval", OPTION_DURATION, OPTION_FIELD(struct settings, heartbeat_ms), .fallback = "20s", .min = "100ms",
@@ -65,7 +65,7 @@ static const struct option common[] = {
     {"retry.limit", OPTION_DURATION, OPTION_FIELD(struct settings, backoff_limit_ms), .fallback = "60s", .min = "10ms",
      .max = "1h", .help = "largest bound of a random wait after a failure"},
     {"progress-timeout", OPTION_DURATION, OPTION_FIELD(struct settings, timeout_ms), .fallback = "60s", .min = "1s", .max = "1h",
-     .help = "a transfer that has not moved for so long is given up, and taken up again later"},
+     .help = "a transfer without progress for this long is ended, and resumed later"},
     {"export", OPTION_PATH, OPTION_FIELD(struct settings, export_directory), .value_name = "DIR",
      .help = "where the model goes when the run ends; unset: export/ in the site's directory"},
     {"initial", OPTION_PATH, OPTION_FIELD(struct settings, initial), .value_name = "PATH",
@@ -128,14 +128,16 @@ static const struct command run_command = {.name = "run",
                                            .run = verb_run};
 static const struct option status_options[] = {
     {"ready", OPTION_BOOL, OPTION_FIELD(struct settings, ready), .fallback = "false",
-     .help = "exit code 1, and why, unless the site runs, is linked and waits for nobody", .flags = OPTION_FLAG_ONLY},
+     .help = "exit with code 1 and the reason unless the site runs, is connected and needs no person", .flags = OPTION_FLAG_ONLY},
     {0}};
 static const struct command status_command = {
     .name = "status", .summary = "prints DIR/status.json", .options = status_options, .run = verb_status};
 static const struct command evaluate_command = {
     .name = "eval", .summary = "loss of the run's newest model on held-out data", .options = eval_options, .run = verb_eval};
-static const struct command generate_command = {
-    .name = "generate", .summary = "lets the run's newest model write", .options = generate_options, .run = verb_generate};
+static const struct command generate_command = {.name = "generate",
+                                                .summary = "generates text with the run's newest model",
+                                                .options = generate_options,
+                                                .run = verb_generate};
 static const struct command export_command = {
     .name = "export", .summary = "writes the run's newest model as safetensors", .run = verb_export};
 static const struct command validate_command = {

@@ -133,7 +133,7 @@ static enum status send_payload(struct uplink *uplink, struct stream *stream, st
             goto out;
     }
     if (status == OK) status = NOT_FOUND;
-    /* A call that ended under us may have left its reason behind as a last message. */
+    /* A call that ended under us may have sent its reason as a last message. */
     if (status != NOT_FOUND && read_reply(uplink, stream, 0, message, reply, NULL) == OK) status = OK;
 out:
     blob_reader_close(reader);

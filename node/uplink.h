@@ -23,7 +23,7 @@ struct uplink;
 struct uplink_options {
     struct journal *journal;                                     /* borrowed */
     struct traffic *traffic;                                     /* borrowed */
-    uint64_t bandwidth;                                          /* bytes a second; 0: no cap */
+    uint64_t bandwidth;                                          /* bytes per second; 0: no cap */
     uint32_t timeout_ms;                                         /* without progress */
     uint64_t instance;                                           /* of this process */
     bool waits;                                                  /* training waits for what is sent: overlap is off */

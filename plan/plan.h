@@ -74,7 +74,7 @@ struct plan_result {
     double up_bytes, down_bytes, up_lost, down_lost; /* of all sites: as sent */
     double up_received, down_received;               /* as they arrived; sent = received + lost */
     double cost_sites, cost_egress, cost_hours;
-    double peak_in, peak_out;                  /* bytes a second at the coordinator, over 10 s or 1/8640 of the duration */
+    double peak_in, peak_out;                  /* bytes per second at the coordinator, over 10 s or 1/8640 of the duration */
     double intake_busy, model_busy, cpu_cores; /* shares of the two threads; cores in use on average, transport included */
     double ram, disk;
     double effective_inner_steps, wanted_inner_steps; /* mean, of merged contributions */
@@ -83,7 +83,7 @@ struct plan_result {
     uint32_t starved_sites;                           /* sites whose work the staleness cap keeps out (docs/planning.md) */
     uint64_t cap_wanted;                              /* smallest staleness cap that would have taken theirs; 0: none starved */
     char binding[256];                                /* what limits, in words */
-    double series_busy[PLAN_BUCKETS], series_in[PLAN_BUCKETS], series_out[PLAN_BUCKETS]; /* shares; bytes a second */
+    double series_busy[PLAN_BUCKETS], series_in[PLAN_BUCKETS], series_out[PLAN_BUCKETS]; /* shares; bytes per second */
     double quantum;                                                                      /* seconds; 0: exact */
     uint64_t events;
     uint64_t site_limit; /* sites that the protocol admits (fed/manifest.h): a plan beyond it is hypothetical */

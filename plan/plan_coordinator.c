@@ -10,7 +10,7 @@
 uint64_t plan_staleness_of(const struct plan *plan, uint32_t fragment, uint64_t base, uint64_t now) {
     const uint64_t *versions = plan->fragment_versions[fragment];
     size_t low = 0, high = plan->fragment_count[fragment];
-    while (low < high) { /* the first step behind base */
+    while (low < high) { /* the first step after base */
         size_t middle = (low + high) / 2;
         if (versions[middle] > base)
             high = middle;

@@ -67,7 +67,7 @@ uint32_t protocol_negotiate(uint32_t min, uint32_t max);
 enum join_code { /* numbers stay */
                  JOIN_OK = 0,
                  JOIN_SECRET = 1,   /* no such invitation */
-                 JOIN_EXPIRED = 2,  /* the invitation has run out */
+                 JOIN_EXPIRED = 2,  /* the invitation has expired */
                  JOIN_USED = 3,     /* by another key: somebody was faster */
                  JOIN_NAME = 4,     /* the invitation is for another name */
                  JOIN_CSR = 5,      /* not a valid request for a certificate, or its key is of a kind that is not taken */

@@ -79,7 +79,7 @@ static const char *proxy_advice(unsigned code) {
                "others "
                "on this machine cannot see";
     case 403:
-    case 405: return "it does not let this address through: ask who runs it to allow CONNECT to it, with this port";
+    case 405: return "it does not allow this address: ask its operator to allow CONNECT to this address and port";
     case 502:
     case 503:
     case 504:

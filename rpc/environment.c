@@ -93,10 +93,11 @@ enum status rpc_threads_there(uint32_t own, struct error *error) {
     pthread_mutex_destroy(&trial.lock);
     free(threads);
     if (status == OK) return OK;
-    return error_wrap(error, status,
-                      "the system gives %u more threads, the network needs %u: raise the limit of processes (ulimit -u, or "
-                      "pids.max of the cgroup)",
-                      started, wanted);
+    return error_wrap(
+        error, status,
+        "not enough threads: the system allows %u more, the network needs %u: raise the limit of processes (ulimit -u, or "
+        "pids.max of the cgroup)",
+        started, wanted);
 }
 
 /* ---- open and close ------------------------------------------------------------------------------------------------------ */

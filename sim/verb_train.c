@@ -34,7 +34,7 @@ static const struct option table[] = {
     {"inner-steps", OPTION_U64, FIELD(inner_steps), .max = "1000000", .help = "H; 0: the file's."},
     {"sites", OPTION_U64, FIELD(sites), .help = "Of the file's only group, so many; 0: the file's."},
     {"sequences", OPTION_U64, FIELD(sequences), .fallback = "8", .min = "1", .max = "4096", .help = "In a batch."},
-    {"threads", OPTION_U64, FIELD(threads), .max = "64", .help = "0: one a processor. Does not change results."},
+    {"threads", OPTION_U64, FIELD(threads), .max = "64", .help = "0: one per processor. Does not change results."},
     {"seed", OPTION_U64, FIELD(seed), .help = "Of parameters, data order, speeds, links and failures; 0: the manifest's."},
     {"duration", OPTION_DURATION, FIELD(duration_ms), .help = "Virtual; 0: the file's."},
     {"evaluate", OPTION_DURATION, FIELD(evaluate_ms), .fallback = "0",

@@ -60,7 +60,7 @@ static enum status open_locked(struct blob_store *store, const char *name, int *
         close(file);
         if (status != OK) return status;
     }
-    return error_set(error, UNAVAILABLE, "blobs in %s: the upload %s comes and goes", store->directory, name);
+    return error_set(error, UNAVAILABLE, "blobs in %s: the upload %s keeps appearing and disappearing", store->directory, name);
 }
 
 static void begin_digest(struct blob_upload *upload) {

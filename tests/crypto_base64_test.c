@@ -51,7 +51,7 @@ TEST(anything_but_the_one_canonical_text_is_refused) {
     check_refused("Zm 9vYmFy", "missing");
     check_refused("Zm+v", "character 3");
     check_refused("Zm/v", "character 3");
-    check_refused("Zh", "bits too many");
-    check_refused("Zm9", "bits too many");
+    check_refused("Zh", "unused bits that are not zero");
+    check_refused("Zm9", "unused bits that are not zero");
     check_refused("\xc3\xa4gg", "character 1");
 }

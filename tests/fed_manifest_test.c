@@ -82,7 +82,7 @@ TEST(dense_mode_brings_its_own_defaults_and_wants_the_period_said) {
     CHECK_EQUAL(m.codec.kind, CODEC_INT8);
     CHECK_NEAR(m.codec.decay, 0, 0);
     check_refused("name: demo\nouter.mode: dense\n", "outer.period: must be given in dense mode: write 1 to 4096");
-    check_refused("outer.mode: sparse\n", "name: must be given: write 1 to 32");
+    check_refused("outer.mode: sparse\n", "name: must be given: write 1-32 characters");
 }
 
 /* Splits "key: value" lines of the canonical form; the keys are the table's. */

@@ -200,7 +200,7 @@ def tokens_that_are_wrong_used_or_expired_are_refused(directory):
     time.sleep(2.1)
     late = join("c", expired)
     equal(late.returncode, 3, "an expired token's exit code")
-    contains(late.stderr, "has run out")
+    contains(late.stderr, "has expired")
     unknown = join("d", expired[:14] + ("A" if expired[14] != "A" else "B") + expired[15:])  # another secret
     equal(unknown.returncode, 3, "an unknown token's exit code")
     contains(unknown.stderr, "of no invitation")
@@ -220,7 +220,7 @@ def a_token_of_another_run_is_not_taken(directory):
     wrong = federation.call("atoll-node", "join", f"127.0.0.1:{federation.port}", "--token", foreign, "--run=false", "--dir",
                             federation.path("sites", "e"), check=False, seconds=45 * SLOWDOWN)
     check(wrong.returncode in (1, 3), "exit code", wrong.returncode)
-    contains(wrong.stderr, "the invitation is not of the coordinator at this address")
+    contains(wrong.stderr, "the invitation does not belong to the coordinator at this address")
     contains(wrong.stderr, "certificate verify failed")
     check(not os.path.exists(federation.path("sites", "e", "site.json")), "it has an identity")
 

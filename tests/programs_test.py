@@ -559,8 +559,8 @@ def test_the_environments_proxy_is_used_unless_it_is_excepted():
 
 
 REFUSALS = [(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", ("answers 407", "user name and a password")),
-            (b"HTTP/1.1 403 Forbidden\r\n\r\n", ("answers 403", "does not let this address through")),
-            (b"HTTP/1.1 405 Method Not Allowed\r\n\r\n", ("answers 405", "does not let this address through")),
+            (b"HTTP/1.1 403 Forbidden\r\n\r\n", ("answers 403", "does not allow this address")),
+            (b"HTTP/1.1 405 Method Not Allowed\r\n\r\n", ("answers 405", "does not allow this address")),
             (b"HTTP/1.1 400 Bad Request\r\n\r\n", ("answers 400", "a proxy for HTTP CONNECT"))]
 
 
@@ -581,7 +581,7 @@ def test_each_way_in_which_a_proxy_fails_has_its_own_message():
                 code, _, said = join_behind(made, f"site-{answer[9:12].decode()}", "--proxy", f"http://127.0.0.1:{proxy.port}",
                                             env=outside())
                 assert code == 3, said  # at once: asking again is of no use
-                contains(said, "the way to the coordinator is shut", *parts)
+                contains(said, "the coordinator cannot be reached", *parts)
                 assert len(proxy.asked) <= 4
         for code in (502, 503, 504):
             with ForwardProxy(target, b"HTTP/1.1 %d No\r\n\r\n" % code) as proxy:

@@ -448,7 +448,7 @@ TEST(a_line_that_is_no_command_is_answered_with_what_is_and_changes_nothing) {
         {"reset a now", "reset needs"},
         {"target a nowhere", "has no port"},
         {"target a 127.0.0.1:70000", "a port is a number from 1 to 65535"},
-        {"target a localhost:80", "IPv4 addresses alone"},
+        {"target a localhost:80", "IPv4 addresses only"},
         {"link a from 127.0.0.1:0 to 127.0.0.1:1", "there is a link a already"},
         {"link a/b from 127.0.0.1:0 to 127.0.0.1:1", "is not a name for a link"},
         {"link b 127.0.0.1:0 127.0.0.1:1", "link needs NAME from"},

@@ -126,7 +126,7 @@ static enum status cut(const struct tokenizer *t, size_t level, struct bytes tex
 enum { NO_ADDED = -1 };
 
 /* The longest added token that stands here, of those that are looked for in normalized text or of the others: its index, or NO_ADDED.
- * Without `control`, those that are no text are passed over. */
+ * Without `control`, those that are not text are passed over. */
 static int added_at(const struct tokenizer *t, struct bytes text, size_t at, bool control, bool normalized) {
     int best = NO_ADDED;
     if (!t->added_first[text.data[at]]) return best;

@@ -11,7 +11,7 @@
  * written with it. `defaults:` holds the keys of a site; each site starts from them. `topology_explain` prints every key
  * with its default and meaning.
  *
- * Units here: seconds, bytes, bytes a second, shares from 0 to 1, all in double; INFINITY is "never" or "unlimited". Rates are of
+ * Units here: seconds, bytes, bytes per second, shares from 0 to 1, all in double; INFINITY is "never" or "unlimited". Rates are of
  * TCP's payload: what headers of IP and TCP take (3 to 5 %) is not to be counted in. 1 GB is 10^9 bytes.
  *
  * Speed of a site: `step` (an inner step) is given, or follows from `tokens_per_second`, or from its GPUs:
@@ -46,7 +46,7 @@ struct topology_fault {
 enum congestion_control { CONGESTION_CUBIC = 0, CONGESTION_BBR = 1 };
 
 struct topology_link {
-    double up, down;              /* bytes a second at the site; INFINITY: unlimited */
+    double up, down;              /* bytes per second at the site; INFINITY: unlimited */
     double rtt;                   /* seconds, to the coordinator and back */
     double jitter;                /* seconds: a message takes up to so much longer, evenly distributed */
     double loss;                  /* share of packets */
@@ -81,8 +81,8 @@ struct topology_site {             /* a group of `count` equal sites */
 
 struct topology_coordinator {
     double cores, ram;            /* count; bytes */
-    double disk, disk_rate;       /* bytes; bytes a second */
-    double up, down;              /* bytes a second; INFINITY */
+    double disk, disk_rate;       /* bytes; bytes per second */
+    double up, down;              /* bytes per second; INFINITY */
     double price_out, price_hour; /* a byte of egress (a GB in the file); an hour of the machine */
     double commit;                /* seconds: a group commit */
     double decode, step;          /* seconds a parameter and core: decoding a contribution; an outer step with its root */
@@ -146,7 +146,7 @@ void topology_explain(struct buffer *out);
 /* site < site_count: groups in the order of the file. */
 struct topology_place topology_place(const struct topology *topology, uint32_t site, uint64_t seed);
 
-/* Bytes a second that one transfer of the site can reach alone: the access link, windows over the round trip, and losses
+/* Bytes per second that one transfer of the site can reach alone: the access link, windows over the round trip, and losses
  * (topology.c has the formulas and where they come from). */
 double topology_rate_up(const struct topology_link *link);
 double topology_rate_down(const struct topology_link *link);

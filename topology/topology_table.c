@@ -32,14 +32,14 @@ static const char *const modes[] = {"dense", "sparse", NULL};
          .help = "How long that one lasts."},                                                                                    \
     {                                                                                                                            \
         key_ ".regular", FIELD_BOOL, at_ + offsetof(struct topology_fault, regular), "false", 0, 1,                              \
-            .help = "Exactly every so often and so long, not drawn at random."                                                   \
+            .help = "At exact intervals and of exact length, not drawn at random."                                               \
     }
 
 /* clang-format off */
 const struct field topology_fields[] = {
     {"name", FIELD_NAME, AT(name), "federation", .help = "For people."},
     {"duration", FIELD_TIME, AT(duration), "24h", 1, 400 * 86400.0, .help = "What is simulated."},
-    {"target_tokens", FIELD_COUNT, AT(target_tokens), "0", 0, BIG, .help = "The time to so many tokens is reported; 0: none."},
+    {"target_tokens", FIELD_COUNT, AT(target_tokens), "0", 0, BIG, .help = "Report the time to this many tokens; 0: none."},
     {"model.parameters", FIELD_COUNT, AT(model.parameters), NULL, 64, 1e14, .whole = true, .help = "Parameters of the model."},
     {"model.preset", FIELD_MODEL, AT(model.parameters), NULL, .help = "Instead of parameters: a shape of atoll-trainer's."},
     {"model.sequence", FIELD_COUNT, AT(model.sequence), "2048", 1, 1e9, .whole = true, .help = "Tokens in a sequence; for people."},
@@ -49,8 +49,8 @@ const struct field topology_fields[] = {
     {"run.bits", FIELD_COUNT, AT(run.bits), NULL, 0.001, 64, .help = "Bits per parameter of a message, where measured; else the codec's usual."},
     {"run.inner_steps", FIELD_COUNT, AT(run.inner_steps), "30", 1, 1e6, .whole = true, .help = "H: inner steps per round at the fastest site."},
     {"run.fragments", FIELD_COUNT, AT(run.fragments), "1", 1, FRAGMENTS_LIMIT, .whole = true, .help = "Pieces of the model that are exchanged one by one."},
-    {"run.quorum", FIELD_COUNT, AT(run.quorum), "1", 1, 256, .whole = true, .help = "An outer step starts once so many contributions wait ..."},
-    {"run.grace", FIELD_TIME, AT(run.grace), "10s", 0, INFINITY, .help = "... or so long after the first of them came."},
+    {"run.quorum", FIELD_COUNT, AT(run.quorum), "1", 1, 256, .whole = true, .help = "An outer step starts once this many contributions wait ..."},
+    {"run.grace", FIELD_TIME, AT(run.grace), "10s", 0, INFINITY, .help = "... or this long after the first of them came."},
     {"run.staleness_cap", FIELD_COUNT, AT(run.staleness_cap), NULL, 0, STALENESS_LIMIT, .whole = true, .help = "Outer steps that a contribution may have missed; by default twice the sites, at least 16."},
     {"run.warmup_steps", FIELD_COUNT, AT(run.warmup_steps), "4", 0, 1e6, .whole = true, .help = "The first outer steps wait for every site ..."},
     {"run.warmup_grace", FIELD_TIME, AT(run.warmup_grace), "1m", 0, INFINITY, .help = "... but no longer than this."},
@@ -65,11 +65,11 @@ const struct field topology_fields[] = {
     {"coordinator.disk_rate", FIELD_RATE, AT(coordinator.disk_rate), "1GB/s", 1, INFINITY, .help = "What it writes."},
     {"coordinator.up", FIELD_RATE, AT(coordinator.up), "10Gbit/s", 1, INFINITY, .help = "From it to all sites."},
     {"coordinator.down", FIELD_RATE, AT(coordinator.down), "10Gbit/s", 1, INFINITY, .help = "From all sites to it."},
-    {"coordinator.price", FIELD_PRICE, AT(coordinator.price_out), "0", 0, 1e6, .help = "Of a GB that it sends."},
-    {"coordinator.price_hour", FIELD_MONEY, AT(coordinator.price_hour), "0", 0, 1e9, .help = "Of an hour of the machine."},
+    {"coordinator.price", FIELD_PRICE, AT(coordinator.price_out), "0", 0, 1e6, .help = "Price per GB that it sends."},
+    {"coordinator.price_hour", FIELD_MONEY, AT(coordinator.price_hour), "0", 0, 1e9, .help = "Price per hour of the machine."},
     {"coordinator.commit", FIELD_TIME, AT(coordinator.commit), "8ms", 0, 3600, .help = "A group commit."},
-    {"coordinator.decode", FIELD_TIME, AT(coordinator.decode), "0.7ns", 0, 1, .help = "Decoding, a parameter of a contribution and core."},
-    {"coordinator.step", FIELD_TIME, AT(coordinator.step), "4ns", 0, 1, .help = "An outer step with its state root, a parameter."},
+    {"coordinator.decode", FIELD_TIME, AT(coordinator.decode), "0.7ns", 0, 1, .help = "Time to decode, per parameter of a contribution and core."},
+    {"coordinator.step", FIELD_TIME, AT(coordinator.step), "4ns", 0, 1, .help = "Time of an outer step with its state root, per parameter."},
     {"coordinator.uploads", FIELD_COUNT, AT(coordinator.uploads), "64", 1, 1e6, .whole = true, .help = "Contributions taken at once; to more it says BUSY."},
     FAULT("coordinator.outages", AT(coordinator.outage), "outages of the coordinator"),
 
@@ -92,12 +92,12 @@ const struct field topology_site_fields[] = {
     {"link.up", FIELD_RATE, OF(link.up), "1Gbit/s", 1, INFINITY, .help = "From the site to the coordinator."},
     {"link.down", FIELD_RATE, OF(link.down), "1Gbit/s", 1, INFINITY, .help = "From the coordinator to the site."},
     {"link.rtt", FIELD_TIME, OF(link.rtt), "50ms", 0, 60, .help = "There and back."},
-    {"link.jitter", FIELD_TIME, OF(link.jitter), "0", 0, 60, .help = "A message takes up to so much longer."},
+    {"link.jitter", FIELD_TIME, OF(link.jitter), "0", 0, 60, .help = "A message takes up to this much longer."},
     {"link.loss", FIELD_SHARE, OF(link.loss), "0", 0, 0.5, .help = "Of packets."},
     {"link.connections", FIELD_COUNT, OF(link.connections), "1", 1, 64, .whole = true, .help = "That a transfer may use."},
     {"link.congestion", FIELD_CHOICE, OF(link.congestion), "cubic", .choices = congestions, .help = "cubic or bbr."},
     {"link.window", FIELD_SIZE, OF(link.window), "2.5MB", 1448, 1e12, .help = "Largest window of a connection (tcp_wmem, tcp_rmem)."},
-    {"link.price", FIELD_PRICE, OF(link.price), "0", 0, 1e6, .help = "Of a GB that the site sends."},
+    {"link.price", FIELD_PRICE, OF(link.price), "0", 0, 1e6, .help = "Price per GB that the site sends."},
     FAULT("link.outages", OF(link.outage), "outages of the link"),
     {"link.resets.every", FIELD_TIME, OF(link.reset) + offsetof(struct topology_fault, every), "never", 1e-3, INFINITY, .help = "Mean time between two cuts of all connections."},
     {"link.resets.at", FIELD_TIME, OF(link.reset) + offsetof(struct topology_fault, at), "never", 0, INFINITY, .help = "One more at this time."},
@@ -105,9 +105,9 @@ const struct field topology_site_fields[] = {
     FAULT("failures", OF(failure), "failures of the site"),
     {"restart", FIELD_TIME, OF(restart), "30s", 0, 86400, .help = "From the repair until it trains again."},
     {"checkpoint", FIELD_TIME, OF(checkpoint), "5m", 0.001, 86400 * 30.0, .help = "Between two checkpoints."},
-    {"decode", FIELD_TIME, OF(decode), "0.7ns", 0, 1, .help = "Decoding and merging, a parameter of a contribution."},
+    {"decode", FIELD_TIME, OF(decode), "0.7ns", 0, 1, .help = "Time to decode and merge, per parameter of a contribution."},
     {"encode", FIELD_TIME, OF(encode), "4ns", 0, 1, .help = "Encoding beside training, a parameter."},
-    {"copy", FIELD_TIME, OF(copy), "0.2ns", 0, 1, .help = "Training stands still for a snapshot or rebase, a parameter."},
+    {"copy", FIELD_TIME, OF(copy), "0.2ns", 0, 1, .help = "Pause of training for a snapshot or rebase, per parameter."},
     {"joins", FIELD_TIME, OF(joins), "0", 0, BIG, .help = "From the start."},
     {"leaves", FIELD_TIME, OF(leaves), "never", 0, INFINITY, .help = "For good."},
     {0}};

@@ -9,7 +9,7 @@
 enum field_kind {               /* the field's type; what a person writes */
                   FIELD_COUNT,  /* double; 12, 0.5, 10k, 1.5M, 10B, 1T */
                   FIELD_SIZE,   /* double, bytes; 64KiB, 2GB */
-                  FIELD_RATE,   /* double, bytes a second; 20Mbit/s, 1.5GB/s, unlimited */
+                  FIELD_RATE,   /* double, bytes per second; 20Mbit/s, 1.5GB/s, unlimited */
                   FIELD_TIME,   /* double, seconds; 200us, 30ms, 1.5s, 5m, 12h, 7d, never */
                   FIELD_SHARE,  /* double; 0.02, 2% */
                   FIELD_MONEY,  /* double; a plain number */

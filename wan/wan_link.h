@@ -26,7 +26,7 @@ enum { WAN_SEGMENT = 1460, WAN_FIRST_WINDOW = 10 * WAN_SEGMENT, WAN_WINDOW_LEAST
 
 struct wan_way_settings {
     uint64_t delay_ns, jitter_ns; /* jitter: uniform in [0, jitter] on top of the delay */
-    uint64_t rate;                /* bits a second; 0: no limit */
+    uint64_t rate;                /* bits per second; 0: no limit */
     uint64_t queue;               /* bytes before the bottleneck; where it is full, the sender waits */
     uint64_t window;              /* bytes unacknowledged, a flow: what both ends' socket buffers allow */
     double loss;                  /* of segments, in [0, 0.5] */

@@ -60,7 +60,7 @@ static enum status socket_address(const char *text, enum address_use use, struct
     *out = (struct sockaddr_in){.sin_family = AF_INET};
     TRY(address_parse(text, use, &address, error));
     if (!address.ipv4 || inet_pton(AF_INET, address.host, &out->sin_addr) != 1)
-        return error_set(error, INVALID, "\"%.100s\": this program takes IPv4 addresses alone", text);
+        return error_set(error, INVALID, "\"%.100s\": this program takes IPv4 addresses only", text);
     out->sin_port = htons(address.port);
     return OK;
 }

@@ -32,7 +32,7 @@ static const struct command program = {
     .name = "atoll-wan-proxy",
     .summary = "TCP links with delay, jitter, rate, loss, resets, corruption, half-close and blackholes",
     .description =
-        "Reads commands from stdin, a line each, and answers each with a line, `ok ...` or `error ...`:\n\n"
+        "Reads commands from stdin, one per line, and answers each with one line, `ok ...` or `error ...`:\n\n"
         "    link NAME from HOST:PORT to HOST:PORT    set NAME KEY VALUE ...    target NAME HOST:PORT\n"
         "    reset NAME      stall NAME DURATION [up|down]     half-close NAME up|down     corrupt NAME up|down\n"
         "    show            quit\n\n"

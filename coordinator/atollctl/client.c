@@ -44,7 +44,7 @@ static enum status decode(const struct buffer *raw, struct arena *arena, struct 
     TRY(frame_split(buffer_bytes(raw), &frame, error));
     TRY(admin_reply_decode(frame, arena, out, error));
     if (out->code == ADMIN_OK) return OK;
-    return error_set(error, out->code == ADMIN_BUSY ? UNAVAILABLE : REFUSED, "the coordinator says no (%s): %s",
+    return error_set(error, out->code == ADMIN_BUSY ? UNAVAILABLE : REFUSED, "the coordinator refused (%s): %s",
                      admin_code_name(out->code), out->message);
 }
 
