@@ -353,7 +353,7 @@ static struct text_facts text_of_tokens(const struct data_sample *sample, unsign
         uint32_t token = token_at(sample, size, i);
         bytes[i] = token < 256 ? (uint8_t)token : 127;
     }
-    count_text(bytes, count, true, false, &facts, 0);
+    count_text(bytes, count, false, false, &facts, 0); /* a shard may begin within a character */
     free(bytes);
     return facts;
 }
@@ -480,6 +480,11 @@ static enum status judge_byte_shard(const struct data_source *source, const stru
             "%s: %llu of %llu tokens are control characters, and this run's tokens are bytes of text: its tokenizer is "
             "another" INSIST,
             source->name, (unsigned long long)text.controls, (unsigned long long)text.bytes);
+    if (text.bytes >= JUDGED_LEAST && !is_mostly_utf8(&text))
+        return error_set(error, INVALID,
+                         "%s: its tokens are bytes that are not UTF-8 in %llu of %llu places, and this run's tokens are bytes of "
+                         "text: its tokenizer is another" INSIST,
+                         source->name, (unsigned long long)text.broken, (unsigned long long)text.bytes);
     return OK;
 }
 

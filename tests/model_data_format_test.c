@@ -268,6 +268,21 @@ TEST(texts_that_use_little_of_their_vocabulary_are_taken) {
     }
 }
 
+/* Small numbers are not bytes of text yet. */
+TEST(byte_shards_hold_utf8_and_may_begin_within_a_character) {
+    struct random random;
+    random_init(&random, 6);
+    struct buffer script = {0}, tail = {0}, text = repeated(languages[1].text, 900);
+    for (unsigned i = 0; i < 3000; i++) put(&script, i % 3 ? 100 + random_below(&random, 156) : 157, 2); /* of GPT-2 */
+    for (size_t i = 1; i < 301; i++) put(&tail, text.data[i], 2);
+    refused(&script, DATA_TOKENS_BYTE, 256, "not UTF-8");
+    taken(&script, DATA_TOKENS_EXTERNAL, 50304, 2, 3000);
+    taken(&tail, DATA_TOKENS_BYTE, 256, 2, 300);
+    buffer_deinit(&script);
+    buffer_deinit(&tail);
+    buffer_deinit(&text);
+}
+
 TEST(numbers_of_another_width_or_order_are_told_whatever_the_vocabulary) {
     struct buffer large = shard(128256, 4000, 4, false), dense = shard(32000, 200000, 2, true), swapped = {0},
                   plain = shard(50000, 8000, 2, false), words = repeated("\xef\xbb\xbf{\"text\": \"some text\"}\n", 900);
