@@ -1,4 +1,4 @@
-/* Bits a parameter, speed and quantisation error of every codec, on made-up deltas of three kinds:
+/* Bits per parameter, speed and quantisation error of every codec, on made-up deltas of three kinds:
  *     even       normal, one scale
  *     rows       normal, each row of 128 and each column of its own scale (log-normal): embeddings, attention
  *     tensors    heavy-tailed, and a scale of its own every 100,003 elements

@@ -5,7 +5,7 @@
 
 PyTorch: bf16 autocast, scaled_dot_product_attention (flash), fused AdamW, TF32 allowed where fp32 is left, torch.compile in its default mode
 and in max-autotune, which has CUDA graphs; the better of the two counts. Each contestant has its own process, is warmed up until it has
-compiled, and the two never run at once. A round's figure is tokens a second of the median step. build/bench/gpu.json has it all. Ends
+compiled, and the two never run at once. A round's figure is tokens per second of the median step. build/bench/gpu.json has it all. Ends
 with 1 where there is no GPU, no torch or one of ours does not run: nothing is compared with nothing.
 """
 import argparse
@@ -37,7 +37,7 @@ def peak_of(device):
 
 
 def ceilings(torch):
-    """Bytes a second (read and written) of a large copy and flops a second of a large bf16 product; medians."""
+    """Bytes per second (read and written) of a large copy and flops a second of a large bf16 product; medians."""
     def seconds(work, count):
         times = []
         for _ in range(count + 3):

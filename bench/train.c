@@ -4,7 +4,7 @@
  *     train tables                                       the names of those that this processor can run
  *     train serve HIDDEN LAYERS HEADS FFN LENGTH SEQUENCES VOCABULARY THREADS KERNELS
  *         for bench/train_vs_pytorch.py: at each line with a number of seconds on stdin, trains for that long and prints one
- *         line of JSON: tokens a second (of the median step), the last loss and the peak memory. KERNELS cuda: a CUDA device,
+ *         line of JSON: tokens per second (of the median step), the last loss and the peak memory. KERNELS cuda: a CUDA device,
  *         by the library that ATOLL_TEST_CUDA_LIBRARY names; default: what a trainer takes that nobody told
  */
 #include <stdio.h>
@@ -80,7 +80,7 @@ static int ascending(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-/* Trains for so long, two steps at least; tokens a second of the median step. */
+/* Trains for so long, two steps at least; tokens per second of the median step. */
 static enum status session_run(struct session *session, double seconds, double *speed, double *loss, struct error *error) {
     enum { STEPS_MAX = 100000 };
     uint64_t *times = xmalloc(STEPS_MAX * sizeof *times), start = clock_monotonic_ns();

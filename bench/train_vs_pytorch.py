@@ -7,7 +7,7 @@
 PyTorch runs in fp32 and under bf16 autocast, eager and compiled, with scaled_dot_product_attention and fused AdamW, with OMP_NUM_THREADS
 set and, where it is found, jemalloc or tcmalloc preloaded; all of which is printed. All contestants of a thread count are started,
 warmed up (torch.compile compiles then) and left asleep; in each round each trains alone for --seconds, in an order that rotates. A
-round's figure is tokens a second of the median step; the table has the median of rounds, and the ratio to PyTorch's best in the
+round's figure is tokens per second of the median step; the table has the median of rounds, and the ratio to PyTorch's best in the
 same rounds. --avx2 forces AVX2 on both sides (ours against PyTorch's best in fp32 or bf16 under ATEN_CPU_CAPABILITY=avx2 and
 ONEDNN_MAX_CPU_ISA=AVX2). All tables that this processor can run take part, and `default`: what a trainer takes that nobody told. The
 bar is that the default is the fastest of them; --bar makes its exit code. --busy adds rounds with another process loading every core. Peak memory is each process's own.

@@ -22,7 +22,7 @@ struct calls {
     struct call **open;   /* in no order, [count] */
     size_t count, capacity;
     uint64_t next_call;
-    uint8_t *revoked; /* a bit a site number, [SITES_LIMIT / 8 + 1] */
+    uint8_t *revoked; /* a bit per site number, [SITES_LIMIT / 8 + 1] */
 };
 
 static void tell(struct call *call, struct call_event *event) {

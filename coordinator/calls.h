@@ -31,7 +31,7 @@ struct call_event {
     enum call_event_kind kind;
     struct call *call; /* borrowed */
     struct coordinator_event event;
-    union { /* borrowed, but for chunk.message, which is taken */
+    union { /* borrowed, except chunk.message, which is taken */
         const struct heartbeat_request *report;
         struct {
             enum admin_verb verb;

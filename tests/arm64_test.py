@@ -1,6 +1,6 @@
 """What tests/arm64_test.sh runs: the training engine built for 64-bit ARM, run by qemu, beside this machine's own build.
 
-Wants gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user-static of Debian; without them everything is SKIPPED."""
+Needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user-static of Debian; without them everything is SKIPPED."""
 import os
 import re
 import shutil

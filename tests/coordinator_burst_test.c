@@ -162,7 +162,7 @@ static uint64_t bytes_in(struct world *w) {
 /* Until the server has been given all of them, the disk standing still: at least so many bytes came. */
 static void wait_for_bytes(struct world *w, uint64_t size) {
     while (bytes_in(w) < size) clock_sleep_ms(5);
-    (void)bytes_in(w); /* behind them in the brain's queue */
+    (void)bytes_in(w); /* after them in the brain's queue */
 }
 
 TEST_WITHIN(more_invitations_and_joins_at_once_than_a_disk_that_stands_still_can_take, 120000) {

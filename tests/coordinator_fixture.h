@@ -85,7 +85,7 @@ FIXTURE void brain_start(struct brain *b, struct run_state *run) {
     brain_note(b);
 }
 
-/* `more` is YAML behind the run's name. */
+/* `more` is YAML after the run's name. */
 FIXTURE struct brain *brain_open_unstarted(const char *more, uint32_t sites) {
     struct brain *b = xcalloc(1, sizeof *b);
     const char *fragments = strstr(more, "fragments: ");

@@ -240,7 +240,7 @@ TEST(a_snapshot_resumes_at_any_byte_and_is_the_model_that_its_header_names) {
     }
     struct snapshot_header first = {0}, header = {0};
     struct buffer content = {0}, whole = {0};
-    for (int i = 0; i < 100 && first.version != 4; i++) { /* it is written behind the step */
+    for (int i = 0; i < 100 && first.version != 4; i++) { /* it is written after the step */
         whole.size = 0;
         CHECK(fetch_snapshot(&w, one, 0, &whole, 0, &first));
         clock_sleep_ms(10);

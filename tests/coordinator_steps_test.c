@@ -655,7 +655,7 @@ TEST(fragments_of_a_site_that_was_started_again_count_from_its_start_on) {
 
 TEST(fragments_that_wait_for_a_slow_upload_count_the_time_that_their_steps_took) {
     struct brain *b = brain_open(FOUR, 2);
-    for (int round = 0; round < 24; round++) { /* site 2 does 5 steps a second and gives all four in a row, every 8 s */
+    for (int round = 0; round < 24; round++) { /* site 2 does 5 steps per second and gives all four in a row, every 8 s */
         for (int second = 0; second < 8; second++) {
             brain_wait(b, 1000);
             brain_heartbeat(b, 2);

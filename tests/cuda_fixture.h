@@ -34,7 +34,7 @@ static inline void find_backend(struct cuda_backend *out) {
     char *beside = beside_the_test("../bin/atoll-kernels-cuda.so");
     bool found = cuda_backend_open(named ? named : beside, out, &error) == OK;
     free(beside);
-    if (!found && named) test_failed(__FILE__, __LINE__, "%s", error.message); /* who names one wants it used */
+    if (!found && named) test_failed(__FILE__, __LINE__, "%s", error.message); /* a library that was named must be used */
     if (!found) CHECK_CONTAINS(error.message, "no CUDA, using the CPU: ");
     if (!found) open_emulation(out);
     printf("  compared with %s\n", out->found);

@@ -75,7 +75,7 @@ TEST(four_sites_learn_in_sparse_mode_and_are_always_busy) {
     CHECK(result.busy > 0.98 && result.busy <= 1.0);
     CHECK(result.contributions > 80 && result.versions > 40);
     CHECK_EQUAL(result.refused, 0);
-    CHECK(result.steps >= 976 && result.steps <= 980); /* 300 + 200 + 240 + 240, and the last may end behind the end */
+    CHECK(result.steps >= 976 && result.steps <= 980); /* 300 + 200 + 240 + 240, and the last may end after the end */
     CHECK(result.distinct_versions_most <= 6 + 4);
 }
 

@@ -91,7 +91,7 @@ FIXTURE void fixture_initial(uint64_t seed, float *theta, uint64_t count) {
     for (uint64_t i = 0; i < count; i++) theta[i] = fixture_float(&random);
 }
 
-/* `more` is YAML behind the run's name. The ledger then holds its genesis. */
+/* `more` is YAML after the run's name. The ledger then holds its genesis. */
 FIXTURE struct fixture *fixture_open(const char *more, uint64_t parameters) {
     struct fixture *f = xcalloc(1, sizeof *f);
     char *yaml = xformat("name: test\n%s", more);

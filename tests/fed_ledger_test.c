@@ -195,7 +195,7 @@ TEST(texts_with_a_tail_without_an_end_or_with_control_characters_are_refused) {
     struct ledger_entry entry = sample(LEDGER_PAUSED);
     const size_t text_at = 13;
     ledger_entry_encode(&entry, &raw);
-    raw.data[text_at + REASON_SIZE - 1] = 'x'; /* behind the zero */
+    raw.data[text_at + REASON_SIZE - 1] = 'x'; /* after the zero */
     check_refused(&raw);
     ledger_entry_encode(&entry, &raw);
     memset(raw.data + text_at, 'x', REASON_SIZE);

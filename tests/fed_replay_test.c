@@ -256,7 +256,7 @@ TEST(a_missing_payload_is_reported_with_its_contributions_entry) {
     fixture_close(f);
 }
 
-/* Every byte of the ledger is under its tree's root. Replay itself refuses at or behind the entry what breaks a rule; what no rule
+/* Every byte of the ledger is under its tree's root. Replay itself refuses at or after the entry what breaks a rule; what no rule
  * looks at (times, reasons, secrets) changes the root, which no longer is the one in the coordinator's signed head. */
 static void flips_of(const char *yaml) {
     struct fixture *f = history(yaml);
@@ -293,7 +293,7 @@ TEST(every_byte_of_a_contribution_and_of_a_steps_meaning_is_refused_at_its_own_e
     for (uint64_t index = 0; index < f->entry_count; index++) {
         struct buffer *raw = &f->entries[index];
         if (raw->data[0] != LEDGER_CONTRIBUTION && raw->data[0] != LEDGER_STEP) continue;
-        for (size_t at = 13; at < raw->size; at += 7) { /* behind kind, epoch and time */
+        for (size_t at = 13; at < raw->size; at += 7) { /* after kind, epoch and time */
             raw->data[at] ^= 0x10;
             struct replayed r = replay_start(f);
             replay_go(f, &r, &whole);

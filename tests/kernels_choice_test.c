@@ -173,7 +173,7 @@ TEST(who_writes_at_the_same_time_leaves_a_file_that_can_be_read) {
         kernels_choose(path, processor, list, 2, &choice);
         kept += measured == 0;
     }
-    CHECK(kept >= 1); /* whoever wrote last */
+    CHECK(kept >= 1); /* the last writer */
     free(path);
 }
 

@@ -21,7 +21,7 @@ enum { GUARD = 64 };
 static const uint32_t guard_bits = 0x7fc12345;
 static inline bool is_guard(const float *value) { return memcmp(value, &guard_bits, sizeof guard_bits) == 0; }
 
-/* `count` floats with a guard behind them that guarded_free checks; starts one float off alignment, as tensors do. */
+/* `count` floats with a guard after them that guarded_free checks; starts one float off alignment, as tensors do. */
 static inline float *guarded(size_t count) {
     float *memory = xmalloc((count + GUARD + 1) * sizeof *memory);
     for (size_t i = 0; i < count + GUARD + 1; i++) memcpy(&memory[i], &guard_bits, sizeof guard_bits);

@@ -1,4 +1,4 @@
-/* A run on a real disk behind a real server in this process, and a raw client that says exactly what a test wants said: the
+/* A run on a real disk with a real server in this process, and a raw client that sends exactly what a test tells it to: the
  * admin over the wire, sites that joined over the wire, and Submit streams frame by frame. */
 #ifndef TESTS_MALFORMED_CLIENT_H
 #define TESTS_MALFORMED_CLIENT_H
@@ -49,7 +49,7 @@ struct world {
     struct rpc_channel *admin, *anonymous;
     struct site sites[WORLD_SITES + 1]; /* site n at n */
     uint32_t site_count;
-    uint64_t orders; /* entries of the ledger that are neither contributions nor steps, but for the first */
+    uint64_t orders; /* entries of the ledger that are neither contributions nor steps, except the first */
 };
 
 #define SPARSE_RUN "merge: {quorum: 1, grace: 0ms, warmup_steps: 0, staleness_cap: 4096}\n"

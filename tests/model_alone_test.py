@@ -87,7 +87,7 @@ def test_one_flipped_bit_of_a_state_is_noticed():
             file.write(good[:place] + bytes([good[place] ^ 1]) + good[place + 1:])
         said = node("train", "--standalone", text(), *SMALL, "--steps", 6, "--state", "state", code=1)
         assert "training state" in said and "damaged" in said, said
-        assert len(read("state")) == len(good) and read("state") != good  # kept for whoever wants to look
+        assert len(read("state")) == len(good) and read("state") != good  # kept as evidence
 
 
 def test_log_plot_and_progress_are_written():

@@ -200,7 +200,7 @@ TEST(shards_of_another_tokenizer_are_told_by_what_they_never_use) {
     struct buffer single = {0};
     struct random random;
     random_init(&random, 2);
-    for (unsigned i = 0; i < 40000; i++) buffer_u8(&single, (uint8_t)zipf(&random, 65)); /* one byte a token */
+    for (unsigned i = 0; i < 40000; i++) buffer_u8(&single, (uint8_t)zipf(&random, 65)); /* one byte per token */
     refused(&single, DATA_TOKENS_EXTERNAL, 50304, "single bytes");
     struct buffer zeros = {0};
     for (unsigned i = 0; i < 4096; i++) buffer_u8(&zeros, 0);

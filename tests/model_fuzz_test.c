@@ -254,7 +254,7 @@ TEST_WITHIN(damaged_trainer_states_are_refused_and_change_nothing, 240000) {
     for (int i = 0; i < cases(); i++) {
         CHECK_OK(trainer_load(trainer, buffer_bytes(&good[0]), &error));
         struct bytes bad = damaged(buffer_bytes(&good[i % 2]), front, &random);
-        bool whole = bad.size <= 16 || bad.data[16] & 1; /* behind the magic: with parameters */
+        bool whole = bad.size <= 16 || bad.data[16] & 1; /* after the magic: with parameters */
         refusals += try_state(trainer, bad, whole);
         free((void *)(uintptr_t)bad.data);
     }

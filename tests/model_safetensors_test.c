@@ -204,7 +204,7 @@ TEST(an_export_has_all_its_files_and_config_comes_last) {
     struct layout layout = layout_of(true);
     float *values = values_of(&layout);
     char *directory = file_join(test_directory(), "export");
-    CHECK_STATUS(export_model(directory, &layout, values, 1, true, &error), INVALID); /* 10 tokens are no bytes */
+    CHECK_STATUS(export_model(directory, &layout, values, 1, true, &error), INVALID); /* 10 tokens are not bytes */
     CHECK_OK(export_model(directory, &layout, values, 1, false, &error));
     const char *names[] = {"model.safetensors", "config.json", "generation_config.json"};
     for (size_t i = 0; i < COUNT_OF(names); i++) {

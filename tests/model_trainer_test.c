@@ -264,7 +264,7 @@ TEST(a_state_with_values_that_no_step_leaves_is_refused_by_place) {
         CHECK(bytes_equal(buffer_bytes(&after), buffer_bytes(&state)));
         buffer_deinit(&after);
     }
-    for (uint8_t parts = 2; parts != 0; parts++) { /* behind the magic: only "with parameters" and "without" are known */
+    for (uint8_t parts = 2; parts != 0; parts++) { /* after the magic: only "with parameters" and "without" are known */
         state.data[16] = parts;
         CHECK_STATUS(trainer_load(trainer, buffer_bytes(&state), &error), CORRUPT);
     }

@@ -100,7 +100,7 @@ static void entry_contribution(struct buffer *out, uint64_t sequence, size_t pay
     free(entry);
 }
 
-/* Adds a frame to the script of call `call`, behind it `payload`. */
+/* Adds a frame to the script of call `call`, after it `payload`. */
 static void script(struct node *node, size_t call, const struct follow_frame *frame) {
     struct fake *fake = node->fake;
     struct buffer *raw = &fake->frames[call][fake->frame_count[call]++];

@@ -238,7 +238,7 @@ TEST(what_a_superseded_coordinator_accepted_is_asked_for_when_the_new_epoch_begi
     tell_entries(s);
     CHECK(find(s, NODE_DO_HALT) == NULL);
     CHECK(find(s, NODE_DO_UPLOAD) != NULL);
-    /* The receipt was a head over a ledger that is not ours: it is no evidence against the one that took over. */
+    /* The receipt was a head over a ledger that is not ours: it is not evidence against the one that took over. */
     for (int i = 0; i < 4; i++) fixture_note(s->f, i % 2 ? LEDGER_RESUMED : LEDGER_PAUSED);
     tell_entries(s);
     CHECK(find(s, NODE_DO_HALT) == NULL);

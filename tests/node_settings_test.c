@@ -124,7 +124,7 @@ TEST(what_was_said_at_the_join_is_there_at_the_next_run) {
     CHECK_EQUAL(read_settings(&settings, &options, NULL, 1, (const char *[]){"run"}), OPTIONS_GO_ON);
     CHECK_TEXT(settings.address, "[::1]:7400");
     CHECK_EQUAL(settings.data.count, 1);
-    char *wanted = realpath("my text.txt", NULL); /* whoever restarts it may stand elsewhere */
+    char *wanted = realpath("my text.txt", NULL); /* a supervisor may stand elsewhere */
     CHECK_TEXT(settings.data.items[0], wanted);
     CHECK_NEAR(settings.throttle, 2.5, 0);
     CHECK_EQUAL(settings.bandwidth, 1 << 20);

@@ -1,5 +1,5 @@
 /* The planner against the brains themselves: coordinator_state and node_state with signed headers and a real ledger, in a shell
- * that only moves time. Same federation, same delays: the same contributions, versions and staleness, but for what falls on
+ * that only moves time. Same federation, same delays: the same contributions, versions and staleness, except what falls on
  * the same millisecond. */
 #include "coordinator/coordinator_state.h"
 #include "node/node_state.h"
@@ -40,7 +40,7 @@ struct shell {
     uint64_t now, order, calls, published, committed_at, staleness[64], merged, forgotten;
     struct buffer *ledger; /* [ledger_count] */
     uint64_t ledger_count, apply_ms;
-    uint64_t upload_ms[SITES_OF_TEST + 1]; /* of a payload, behind the opening */
+    uint64_t upload_ms[SITES_OF_TEST + 1]; /* of a payload, after the opening */
     uint32_t sites;
 };
 
@@ -207,7 +207,7 @@ static void tell_coordinator(struct shell *s, const struct coordinator_event *ev
     coordinator_actions_deinit(&actions);
 }
 
-/* What was asked for before a step ended is done behind it; what its end causes, behind the next. */
+/* What was asked for before a step ended is done after it; what its end causes, after the next. */
 static void step_ends(struct shell *s, uint32_t site) {
     struct request asked[8];
     size_t count = s->request_count[site];

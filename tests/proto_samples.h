@@ -14,7 +14,7 @@ enum { SAMPLES_LIMIT = 32 };
 struct sample {
     char name[32];
     struct bytes header;  /* protobuf bytes */
-    struct bytes payload; /* what the message needs behind it */
+    struct bytes payload; /* what the message needs after it */
     const struct kind *kind;
 };
 

@@ -80,7 +80,7 @@ class Reader:
         self.environment = dict(os.environ, PATH=PROGRAMS + ":" + os.environ["PATH"], no_grpc_proxy="127.0.0.1")
 
     def shell(self, line):
-        """As printed, but for host, port, folder and token."""
+        """As printed, except for host, port, folder and token."""
         line = line.replace("coordinator.example:7400", f"127.0.0.1:{self.port}").replace("0.0.0.0:7400", f"0.0.0.0:{self.port}")
         line = line.replace("/srv/atoll", os.path.abspath("srv/atoll"))
         if self.token:

@@ -194,7 +194,7 @@ TEST(a_flipped_byte_in_a_record_is_reported_with_table_and_key) {
     CHECK_CONTAINS(error.message, "table sites, key b-site");
     CHECK_OK(store_get(store, SITES, text_bytes("a-site"), &out, &error));
     CHECK_STATUS(store_check(store, NULL, &error), CORRUPT);
-    /* A scan gives what is good, names what is not, and goes on behind it. */
+    /* A scan gives what is good, names what is not, and goes on after it. */
     struct bytes none = bytes_of(NULL, 0), key, value;
     struct store_scan *scan = store_scan_open(store, SITES, none, none, STORE_ASCENDING);
     CHECK_OK(store_scan_next(scan, &key, &value, &error));
@@ -427,7 +427,7 @@ static void check_full_and_recovery(struct store_options options, void (*break_i
     CHECK_STATUS(get_number(store, lost, NULL), NOT_FOUND);
     for (uint64_t i = 0; i < lost; i++) CHECK_OK(get_number(store, i, &error)); /* reading goes on */
     mend_it();
-    CHECK_STATUS(put_number(store, number, 100, &error), FULL); /* nothing slips in behind the lost one */
+    CHECK_STATUS(put_number(store, number, 100, &error), FULL); /* nothing slips in after the lost one */
     CHECK_STATUS(get_number(store, number, NULL), NOT_FOUND);
     struct store_figures figures;
     store_figures(store, &figures);
