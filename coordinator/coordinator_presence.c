@@ -34,7 +34,8 @@ struct presence *brain_presence(struct coordinator_state *state, uint32_t site) 
 }
 
 static bool is_present(const struct coordinator_state *state, const struct presence *presence, struct instant now) {
-    return presence->heard && (presence->following > 0 || now.monotonic_ms - presence->heard_ms <= state->options.presence_ms);
+    return presence->heard && merge_is_present(presence->following > 0, (double)presence->heard_ms, (double)now.monotonic_ms,
+                                               (double)state->options.presence_ms);
 }
 
 /* Milliseconds in which the run was not paused. */

@@ -16,6 +16,7 @@
 #define COORDINATOR_COORDINATOR_STATE_INTERNAL_H
 
 #include "coordinator/coordinator_state.h"
+#include "fed/merge_policy.h"
 
 enum upload_phase { UPLOAD_RECEIVING, UPLOAD_CHECKING };
 
@@ -97,11 +98,10 @@ struct coordinator_state {
     uint64_t paused_since_ms, paused_ms; /* monotonic; all earlier pauses together */
     uint64_t next_commit, committed;
     bool applying, stopping;
-    bool snapshot_wanted;                   /* by the admin, once the step being applied is in the ledger */
-    struct ledger_entry step;               /* the one being applied */
-    uint64_t window_start[FRAGMENTS_LIMIT]; /* when its first pending contribution came */
-    bool window_open[FRAGMENTS_LIMIT];
-    uint64_t timer_ms; /* the one asked for; UINT64_MAX: none */
+    bool snapshot_wanted;         /* by the admin, once the step being applied is in the ledger */
+    struct ledger_entry step;     /* the one being applied */
+    struct merge_windows windows; /* monotonic ms */
+    uint64_t timer_ms;            /* the one asked for; UINT64_MAX: none */
     uint64_t refused[REFUSAL_COUNT];
     struct coordinator_event *deferred; /* revocations that came while a step was being applied */
     size_t deferred_count;

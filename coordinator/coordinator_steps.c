@@ -11,26 +11,17 @@
 
 /* ---- outer steps -------------------------------------------------------------------------------------------------------- */
 
-static uint32_t quorum_now(const struct coordinator_state *state, struct instant now, uint64_t *grace_ms) {
-    const struct manifest *manifest = run_state_manifest(state->run);
-    *grace_ms = manifest->merge.grace_ms;
-    uint32_t wanted = manifest->merge.quorum;
-    if (run_state_phase(state->run) == RUN_STOPPED) {
-        MARK("step: the run is over, what waits is merged");
-        wanted = 1; /* nobody else will come: merge what is there */
-    } else if (run_state_version(state->run) < manifest->merge.warmup_steps) {
-        MARK("step: warm-up");
-        wanted = brain_connected(state, now);
-        *grace_ms = manifest->merge.warmup_grace_ms;
-    } else {
-        wanted = MIN(wanted, run_state_active_sites(state->run));
+static struct merge_view view_of(const struct coordinator_state *state, const struct merge_settings *settings,
+                                 struct instant now) {
+    struct merge_view view = {.version = run_state_version(state->run),
+                              .is_over = run_state_phase(state->run) == RUN_STOPPED,
+                              .enrolled = run_state_active_sites(state->run)};
+    if (merge_is_warm_up(settings, view.version)) view.present = brain_connected(state, now);
+    for (uint32_t fragment = 0; fragment < settings->fragments; fragment++) {
+        view.waiting[fragment] = run_state_pending_count(state->run, fragment);
+        view.held[fragment] = view.waiting[fragment] > 0 && brain_lost_holds(state, fragment);
     }
-    return MAX(wanted, 1);
-}
-
-static uint64_t window_end(const struct coordinator_state *state, uint32_t fragment, uint64_t grace_ms) {
-    uint64_t start = state->window_start[fragment];
-    return grace_ms > UINT64_MAX - start ? UINT64_MAX : start + grace_ms;
+    return view;
 }
 
 static void begin_step(struct coordinator_state *state, uint32_t fragment, uint32_t pending, struct coordinator_actions *out) {
@@ -39,50 +30,27 @@ static void begin_step(struct coordinator_state *state, uint32_t fragment, uint3
     MARK("step: begins");
     if (pending > 1) MARK("step: of several contributions");
     state->applying = true;
-    state->window_open[fragment] = false;
     brain_act(out, DO_APPLY, 0)->step = state->step;
 }
 
-/* Starts the next step if one is due, else asks for the timer that will make it due. Called after everything that could
- * have changed the answer. */
+/* Starts the next step if one is due, else asks for the timer that will make it due. Called after
+ * everything that could have changed the answer. */
 void brain_consider_step(struct coordinator_state *state, struct instant now, struct coordinator_actions *out) {
     if (state->behind && !state->stopping) brain_catch_up_again(state, now, out);
     if (state->applying || state->behind || state->stopping) return;
-    uint64_t grace_ms, wake = brain_lost_age(state, now, UINT64_MAX, out), oldest = UINT64_MAX;
+    uint64_t wake = brain_lost_age(state, now, UINT64_MAX, out);
     if (state->stopping) return;
-    uint32_t quorum = quorum_now(state, now, &grace_ms), due = UINT32_MAX;
-    uint32_t fragments = run_state_manifest(state->run)->fragments;
-    for (uint32_t fragment = 0; fragment < fragments; fragment++) {
-        uint32_t pending = run_state_pending_count(state->run, fragment);
-        if (pending == 0) {
-            state->window_open[fragment] = false; /* a revocation may have dropped what it was opened for */
-            continue;
-        }
-        if (!state->window_open[fragment]) {
-            state->window_open[fragment] = true;
-            state->window_start[fragment] = now.monotonic_ms;
-        }
-        uint64_t end = window_end(state, fragment, grace_ms);
-        if (brain_lost_holds(state, fragment)) {
-            MARK("step: waits for a lost payload");
-            continue;
-        }
-        if (pending < quorum && now.monotonic_ms < end) {
-            MARK("step: a grace window");
-            wake = MIN(wake, end);
-            continue;
-        }
-        if (state->window_start[fragment] < oldest) { /* whose contribution has waited longest goes first */
-            oldest = state->window_start[fragment];
-            due = fragment;
-        }
+    struct merge_settings settings = merge_settings_of(run_state_manifest(state->run));
+    struct merge_view view = view_of(state, &settings, now);
+    struct merge_decision decision = merge_decide(&settings, &view, (double)now.monotonic_ms, &state->windows);
+    if (decision.is_due) {
+        begin_step(state, decision.fragment, view.waiting[decision.fragment], out);
+        return;
     }
-    if (due != UINT32_MAX) {
-        begin_step(state, due, run_state_pending_count(state->run, due), out);
-    } else if (wake != state->timer_ms && wake != UINT64_MAX) {
-        state->timer_ms = wake;
-        brain_act(out, DO_TIMER, 0)->at_ms = wake;
-    }
+    if (decision.wake < 0x1p63) wake = MIN(wake, (uint64_t)decision.wake);
+    if (wake == state->timer_ms || wake == UINT64_MAX) return;
+    state->timer_ms = wake;
+    brain_act(out, DO_TIMER, 0)->at_ms = wake;
 }
 
 /* Index of the oldest contribution that waits for a step; the ledger's size if none does. */

@@ -96,9 +96,21 @@ static void log_round(struct train *train, const struct train_site *site) {
                 (unsigned long long)train->model.version, (unsigned long long)site->tokens, site->loss);
 }
 
+/* A base beyond the staleness cap would be refused: it moves forward before the snapshot, and all
+ * progress is kept, as node_rounds_begin orders it. The newest version counts as replayed. */
+static enum status advance_if_stale(struct train *train, struct train_site *site, struct error *error) {
+    uint64_t cap = train->options->manifest->merge.staleness_cap;
+    if (train->newest->version - site->base->version <= cap) return OK;
+    site->next = version_hold(train->newest);
+    site->why = REBASE_ADVANCED;
+    site->known_tokens = train->ledger_tokens;
+    return site_rebase(train, site, error);
+}
+
 static enum status round_end(struct train *train, uint32_t index, struct error *error) {
     struct train_site *site = &train->sites[index];
     const struct topology_link *link = &site->group->link;
+    TRY(advance_if_stale(train, site, error));
     TRY(site_round(train, site, error));
     log_round(train, site);
     double size = (double)(site->payload.size + HEADER_BYTES);
@@ -141,11 +153,17 @@ static enum status on_step(struct train *train, const struct train_event *event,
     return OK;
 }
 
+static void note_gone(struct train *train, struct train_site *site) {
+    bool cut = faults_release(&site->outage, train->now) > train->now;
+    if (site->up) site->heard = cut ? site->outage.from : train->now;
+    site->generation++;
+    site->up = false;
+}
+
 static void on_fail(struct train *train, const struct train_event *event) {
     struct train_site *site = &train->sites[event->site];
     if (train->now >= site->group->leaves) return;
-    site->generation++;
-    site->up = false;
+    note_gone(train, site);
     tell_inner_steps(train);
     /* What was trained since the last checkpoint or round was on no disk. */
     uint64_t lost = site->due_count, step_tokens = (uint64_t)train->options->sequences * train->options->manifest->model.context;
@@ -160,8 +178,7 @@ static void on_fail(struct train *train, const struct train_event *event) {
 
 /* It takes what it trained to the end with it, except a message that is on its way. */
 static void on_leave(struct train *train, struct train_site *site) {
-    site->generation++;
-    site->up = false;
+    note_gone(train, site);
     site->left = true;
     tell_inner_steps(train);
 }
@@ -189,29 +206,6 @@ static void on_repair(struct train *train, const struct train_event *event) {
 
 /* ---- the coordinator ---- */
 
-static int compare(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* fed/run_state.h: clip = factor * median / norm, over the last norms before this one. */
-static double clip_of(struct train *train, double norm) {
-    const struct manifest *manifest = train->options->manifest;
-    uint32_t window = manifest->admission.clip_window;
-    size_t held = (size_t)MIN(train->norm_count, (uint64_t)window);
-    double clip = 1;
-    if (manifest->admission.clip_factor > 0 && held && train->norm_count >= manifest->admission.clip_minimum) {
-        double *sorted = xmalloc(held * sizeof(sorted[0]));
-        memcpy(sorted, train->norms, held * sizeof(sorted[0]));
-        qsort(sorted, held, sizeof(sorted[0]), compare);
-        double median = sorted[held / 2], limit = manifest->admission.clip_factor * median;
-        if (median > 0 && norm > limit) clip = limit / norm;
-        free(sorted);
-    }
-    if (window) train->norms[train->norm_count++ % window] = norm;
-    return clip;
-}
-
 /* A step, or word that there is none, on its way to the site. */
 static void deliver(struct train *train, uint32_t index, double bytes, bool refused) {
     struct train_site *site = &train->sites[index];
@@ -225,27 +219,27 @@ static void deliver(struct train *train, uint32_t index, double bytes, bool refu
     event_push(train, event);
 }
 
-static double weight_of(const struct manifest *manifest, uint64_t staleness) {
-    if (manifest->merge.staleness_weight == STALENESS_NONE) return 1;
-    double behind = 1 + (double)staleness;
-    return manifest->merge.staleness_exponent < 1 ? 1 / sqrt(behind) : 1 / behind;
+static struct step_input input_of(const struct train *train, const struct train_pending *one, uint64_t staleness,
+                                  uint8_t digest[static DIGEST_SIZE]) {
+    const struct buffer *payload = &train->sites[one->site].payload;
+    double weight = staleness_weight_of(train->options->manifest, staleness);
+    digest_sha256(payload->data, payload->size, digest);
+    return (struct step_input){.payload = buffer_bytes(payload),
+                               .payload_size = payload->size,
+                               .payload_digest = digest,
+                               .scale = scale_of(one->clip, weight)};
 }
 
-static enum status outer_step(struct train *train, struct error *error) {
-    struct step_input *inputs = xcalloc(train->pending_count, sizeof(inputs[0]));
-    struct train_pending *first = train->pending;
-    uint32_t count = 0;
+/* Merges the first `count` of what waits. */
+static enum status outer_step(struct train *train, uint32_t count, struct error *error) {
+    struct step_input *inputs = xcalloc(count, sizeof(inputs[0]));
+    struct train_pending *one = train->pending;
     double bytes = 0;
-    uint8_t(*digests)[DIGEST_SIZE] = xcalloc(train->pending_count, sizeof(digests[0]));
-    for (struct train_pending *one = first; one; one = one->next, count++) {
-        struct train_site *site = &train->sites[one->site];
+    uint8_t(*digests)[DIGEST_SIZE] = xcalloc(count, sizeof(digests[0]));
+    for (uint32_t i = 0; i < count; i++, one = one->next) {
         uint64_t staleness = train->model.version - one->base_version;
-        digest_sha256(site->payload.data, site->payload.size, digests[count]);
-        inputs[count] = (struct step_input){.payload = buffer_bytes(&site->payload),
-                                            .payload_size = site->payload.size,
-                                            .payload_digest = digests[count],
-                                            .scale = run_state_scale(one->clip, weight_of(train->options->manifest, staleness))};
-        bytes += (double)(site->payload.size + HEADER_BYTES);
+        inputs[i] = input_of(train, one, staleness, digests[i]);
+        bytes += (double)(inputs[i].payload_size + HEADER_BYTES);
         train->staleness_sum += staleness;
     }
     enum status status = model_state_step(&train->model, 0, train->model.version + 1, count, inputs, train->result.root, error);
@@ -254,32 +248,60 @@ static enum status outer_step(struct train *train, struct error *error) {
     if (status != OK) return status;
     version_release(train, train->newest);
     train->newest = version_take(train);
-    train->pending = NULL;
-    train->pending_end = &train->pending;
-    train->pending_count = 0;
-    train->grace_generation++;
-    for (struct train_pending *one = first, *next; one; one = next) {
-        next = one->next;
+    for (uint32_t i = 0; i < count; i++) {
+        one = train->pending;
+        train->pending = one->next;
         deliver(train, one->site, bytes, false);
         free(one);
     }
+    if (!train->pending) train->pending_end = &train->pending;
+    train->pending_count -= count;
     return OK;
 }
 
-static uint32_t sites_up(const struct train *train) {
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < train->site_count; i++) count += train->sites[i].up;
-    return count;
+/* Followed by the coordinator, or so lately that it does not miss the site yet. */
+static bool is_present(struct train *train, struct train_site *site) {
+    bool cut = faults_release(&site->outage, train->now) > train->now;
+    double heard = !site->up ? site->heard : cut ? site->outage.from : train->now;
+    return merge_is_present(site->up && !cut, heard, train->now, MERGE_PRESENCE_SECONDS);
 }
 
-/* A site that left is taken for revoked: a quorum does not wait for it. */
-static uint32_t sites_there(const struct train *train) {
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < train->site_count; i++) count += !train->sites[i].left && train->now >= train->sites[i].group->joins;
-    return MAX(count, 1u);
+/* A site that left counts as revoked: a quorum does not wait for it. */
+static struct merge_view view_of(struct train *train, const struct merge_settings *settings) {
+    struct merge_view view = {.version = train->model.version, .waiting = {train->pending_count}};
+    bool warm_up = merge_is_warm_up(settings, view.version);
+    for (uint32_t i = 0; i < train->site_count; i++) {
+        struct train_site *site = &train->sites[i];
+        if (site->left || train->now < site->group->joins) continue;
+        view.enrolled++;
+        view.present += warm_up && is_present(train, site);
+    }
+    return view;
 }
 
-static enum status on_arrive(struct train *train, const struct train_event *event, struct error *error) {
+/* Outer steps as long as one is due, or a timer for the next; after every event. */
+static enum status consider(struct train *train, struct error *error) {
+    struct merge_settings settings = merge_settings_of(train->options->manifest);
+    if (train->pending_count == 0 || faults_release(&train->coordinator, train->now) > train->now) return OK;
+    settings.grace /= 1000; /* the time here is in seconds */
+    settings.warmup_grace /= 1000;
+    for (;;) {
+        struct merge_view view = view_of(train, &settings);
+        struct merge_decision next = merge_decide(&settings, &view, train->now, &train->windows);
+        if (next.is_due) {
+            uint32_t count = MIN(train->pending_count, (uint32_t)STEP_CONTRIBUTIONS_LIMIT);
+            TRY(outer_step(train, count, error));
+            continue;
+        }
+        if (isfinite(next.wake) && next.wake != train->wake) {
+            train->wake = next.wake;
+            event_push(train, event_at(next.wake, EVENT_GRACE, 0));
+        }
+        return OK;
+    }
+}
+
+static enum status on_arrive(struct train *train, const struct train_event *event) {
     const struct manifest *manifest = train->options->manifest;
     struct train_site *site = &train->sites[event->site];
     double back = faults_release(&train->coordinator, train->now);
@@ -293,21 +315,14 @@ static enum status on_arrive(struct train *train, const struct train_event *even
         return OK;
     }
     struct train_pending *one = xcalloc(1, sizeof(*one));
-    *one = (struct train_pending){.site = event->site, .base_version = site->base->version, .clip = clip_of(train, site->norm)};
+    *one = (struct train_pending){
+        .site = event->site, .base_version = site->base->version, .clip = clip_window_clip(&train->clip, site->norm)};
+    clip_window_push(&train->clip, site->norm);
     *train->pending_end = one;
     train->pending_end = &one->next;
     train->pending_count++;
     train->result.contributions++;
     train->ledger_tokens += site->round_tokens - site->own_known_tokens;
-    bool warm = train->model.version >= manifest->merge.warmup_steps;
-    uint32_t quorum = warm ? MIN(manifest->merge.quorum, sites_there(train)) : sites_up(train);
-    uint64_t grace_ms = warm ? manifest->merge.grace_ms : manifest->merge.warmup_grace_ms;
-    if (train->pending_count >= quorum) return outer_step(train, error);
-    if (train->pending_count == 1 && grace_ms != UINT64_MAX) {
-        struct train_event grace = event_at(train->now + (double)grace_ms / 1000, EVENT_GRACE, 0);
-        grace.generation = train->grace_generation;
-        event_push(train, grace);
-    }
     return OK;
 }
 
@@ -372,18 +387,23 @@ static enum status on_evaluate(struct train *train, struct error *error) {
     return OK;
 }
 
-static enum status handle(struct train *train, const struct train_event *event, struct error *error) {
+static enum status happen(struct train *train, const struct train_event *event, struct error *error) {
     switch (event->kind) {
     case EVENT_STEP: return on_step(train, event, error);
-    case EVENT_ARRIVE: return on_arrive(train, event, error);
+    case EVENT_ARRIVE: return on_arrive(train, event);
     case EVENT_DELIVER: return on_deliver(train, event, error);
     case EVENT_EVALUATE: return on_evaluate(train, error);
     case EVENT_FAIL: on_fail(train, event); return OK;
     case EVENT_REPAIR: on_repair(train, event); return OK;
     case EVENT_LEAVE: on_leave(train, &train->sites[event->site]); return OK;
-    case EVENT_GRACE: return event->generation == train->grace_generation && train->pending_count ? outer_step(train, error) : OK;
+    case EVENT_GRACE: train->wake = INFINITY; return OK;
     }
     return OK;
+}
+
+static enum status handle(struct train *train, const struct train_event *event, struct error *error) {
+    TRY(happen(train, event, error));
+    return consider(train, error);
 }
 
 /* ---- life ---- */
@@ -435,6 +455,7 @@ static enum status sites_open(struct train *train, struct error *error) {
         if (isfinite(site->group->leaves)) event_push(train, event_at(site->group->leaves, EVENT_LEAVE, i));
         train->now = site->group->joins;
         if (train->now > 0) site->up = false;
+        site->heard = -INFINITY;
         if (site->up) {
             site_go_on(train, i);
             if (isfinite(site->failure.from)) event_push(train, event_at(site->failure.from, EVENT_FAIL, i));
@@ -488,7 +509,7 @@ static void train_close(struct train *train) {
     free(train->sites);
     free(train->data);
     free(train->trainers);
-    free(train->norms);
+    clip_window_deinit(&train->clip);
     free(train->heap);
 }
 
@@ -515,7 +536,8 @@ enum status train_run(const struct train_options *options, struct train_result *
     train.sites = xcalloc(train.site_count, sizeof(train.sites[0]));
     train.data = xcalloc(train.site_count, sizeof(train.data[0]));
     train.trainers = xcalloc(train.threads, sizeof(train.trainers[0]));
-    train.norms = xcalloc(MAX(options->manifest->admission.clip_window, 1u), sizeof(double));
+    train.wake = INFINITY;
+    clip_window_init(&train.clip, options->manifest);
     train.pending_end = &train.pending;
     if (options->csv) fprintf(options->csv, "time_s,site,version,tokens,loss,heldout\n");
     enum status status = train_open(&train, error);

@@ -4,8 +4,10 @@
 
 #include "base/random.h"
 #include "experiment/train.h"
+#include "fed/merge_policy.h"
 #include "fed/model_state.h"
 #include "fed/run_state.h"
+#include "fed/scale.h"
 #include "model/trainer.h"
 
 struct train_version { /* theta of a version, shared */
@@ -31,8 +33,8 @@ struct train_site {
     /* time */
     uint64_t generation; /* of its STEP events: a crash makes those under way void */
     bool came, left;
-    bool up, waits;  /* waits: overlap is off, for the merge */
-    double up_until; /* next failure */
+    bool up, waits; /* waits: overlap is off, for the merge */
+    double heard;   /* not up: when the coordinator heard of it last; -INFINITY: never */
     double busy, checkpointed;
     uint64_t since_snapshot; /* steps */
     /* tensors */
@@ -42,7 +44,7 @@ struct train_site {
     struct buffer optimizer;
     struct train_version *base;
     struct train_version *next; /* rebase to it at the next step's end; NULL: nothing to do */
-    enum { REBASE_MERGED, REBASE_SPARSE_REFUSED, REBASE_DENSE_REFUSED } why;
+    enum { REBASE_MERGED, REBASE_SPARSE_REFUSED, REBASE_DENSE_REFUSED, REBASE_ADVANCED } why;
     uint64_t *due; /* [due_count] run tokens of steps not yet trained */
     size_t due_count, due_capacity;
     /* books */
@@ -99,9 +101,10 @@ struct train {
     uint64_t events;
     struct train_pending *pending, **pending_end;
     uint32_t pending_count;
-    uint64_t grace_generation;
-    double *norms; /* [clip_window], a ring */
-    uint64_t norm_count, ledger_tokens, staleness_sum;
+    struct merge_windows windows;
+    double wake; /* of the newest GRACE event */
+    struct clip_window clip;
+    uint64_t ledger_tokens, staleness_sum;
     struct train_result result;
     struct error failure;
 };

@@ -149,15 +149,16 @@ enum status site_round(struct train *train, struct train_site *site, struct erro
     return OK;
 }
 
-/* local = next + (local - snapshot), or after a refusal in dense mode + (local - base): node/replica.h. */
+/* local = next + (local - snapshot), or where no delta was merged + (local - base): node/replica.h. */
 enum status site_rebase(struct train *train, struct train_site *site, struct error *error) {
     enum codec codec = (enum codec)train->options->manifest->codec.kind;
     const float *next = site->next->theta;
-    const float *from = site->why == REBASE_DENSE_REFUSED ? site->base->theta : site->snapshot;
+    bool merged = site->why == REBASE_MERGED || site->why == REBASE_SPARSE_REFUSED;
+    const float *from = merged ? site->snapshot : site->base->theta;
     TRY(sites_flush(train, site, error));
     if (site->why == REBASE_SPARSE_REFUSED)
         TRY(codec_restore(codec, buffer_bytes(&site->payload), train->layout.count, site->feedback, error));
-    for (size_t i = 0; i < train->layout.count; i++) site->theta[i] = next[i] + (site->theta[i] - from[i]);
+    elementwise_rebase(site->theta, next, from, train->layout.count);
     version_release(train, site->base);
     site->base = site->next;
     site->next = NULL;

@@ -69,8 +69,7 @@ static void commit_genesis(struct run_state *state, const struct ledger_entry *e
     state->roots = xcalloc((size_t)state->root_capacity, sizeof *state->roots);
     state->roots[0].known = true;
     memcpy(state->roots[0].root, entry->genesis.initial_root, DIGEST_SIZE);
-    state->norms = xcalloc(state->manifest.admission.clip_window, sizeof *state->norms);
-    state->sorted = xcalloc(state->manifest.admission.clip_window, sizeof *state->sorted);
+    clip_window_init(&state->clip, &state->manifest);
 }
 
 /* --- sites ---------------------------------------------------------------------------------------------------------------- */
@@ -225,7 +224,7 @@ static void push_pending(struct run_state *state, const struct contribution *c, 
     }
     struct pending_slot *pending = &slot->pending[slot->count++];
     *pending = (struct pending_slot){
-        .pending = {.index = state->size, .contribution = *c, .clip = run_clip(state, c->norm)},
+        .pending = {.index = state->size, .contribution = *c, .clip = clip_window_clip(&state->clip, c->norm)},
         .staleness = run_state_staleness(state, c->fragment, c->base_version),
         .steps = slot->steps,
     };
@@ -239,7 +238,7 @@ static void commit_contribution(struct run_state *state, const struct ledger_ent
     contribution_digest(entry->contribution.header, digest);
     struct site_slot *site = &state->sites[c->site - 1];
     push_pending(state, c, digest);
-    run_norm_push(state, c->norm); /* after the clip: a contribution is measured by those before it */
+    clip_window_push(&state->clip, c->norm); /* after the clip: a contribution is measured by those before it */
     push_record(site, &(struct sequence_record){c->sequence, state->size, digest_prefix(digest)});
     site->pending |= UINT64_C(1) << c->fragment;
     site->site.last_sequence = c->sequence;

@@ -10,6 +10,7 @@
 #define FED_RUN_INTERNAL_H
 
 #include "fed/run_state.h"
+#include "fed/scale.h"
 
 enum {
     INVITATIONS_LIMIT = 4 * SITES_LIMIT
@@ -71,9 +72,7 @@ struct run_state {
     struct root_slot *roots;            /* [root_capacity], owned: the root of version v at (v / root_interval) % root_capacity */
     uint64_t root_capacity, root_reach; /* versions further back than root_reach are not answered */
     uint64_t root_version;              /* the newest with a root */
-    double *norms;                      /* [clip_window], owned: of the last contributions, number c at c % clip_window */
-    double *sorted;                     /* [clip_window], owned: the same, in order: the median is a look-up */
-    uint64_t contributions;             /* in the ledger */
+    struct clip_window clip;            /* of all contributions in the ledger */
     uint64_t *dropped;                  /* [dropped_count], owned: indices of contributions that were given up; rare */
     size_t dropped_count;
 };
@@ -93,8 +92,6 @@ MUST_USE enum status run_check(const struct run_state *state, const struct ledge
 void run_commit(struct run_state *state, const struct ledger_entry *entry, const struct contribution *decoded, struct bytes raw);
 
 /* --- run_scale.c --- */
-double run_clip(const struct run_state *state, double norm);
-void run_norm_push(struct run_state *state, double norm);
 float run_scale_of(const struct run_state *state, uint32_t fragment, const struct pending_slot *slot);
 /* Every rule of a STEP entry but the epoch's and the phase's. */
 MUST_USE enum status run_check_step(const struct run_state *state, const struct ledger_entry *entry, struct error *error);

@@ -1,6 +1,4 @@
-/* Staleness, clipping and the scales of a step. All of it is integer arithmetic, except for four operations in double (factor *
- * median, / norm, * weight, and sqrt, which IEEE-754 rounds exactly), so everybody gets the same bits. */
-#include <math.h>
+/* Staleness, and the steps of a ledger: what each part of one is scaled by (fed/scale.h). */
 #include <string.h>
 
 #include "base/mark.h"
@@ -28,67 +26,11 @@ uint64_t run_state_staleness(const struct run_state *state, uint32_t fragment, u
     return low == state->remembered && slot->steps > low ? UINT64_MAX : low;
 }
 
-static uint64_t norms_held(const struct run_state *state) {
-    return MIN(state->contributions, (uint64_t)state->manifest.admission.clip_window);
-}
-
-double run_state_median_norm(const struct run_state *state) {
-    if (!state->has_genesis || state->contributions < state->manifest.admission.clip_minimum) return 0;
-    return state->sorted[norms_held(state) / 2];
-}
-
-/* A median of zero clips nothing: else the first sites to send zeroes could hold everybody at zero. */
-double run_clip(const struct run_state *state, double norm) {
-    double factor = state->manifest.admission.clip_factor, median = run_state_median_norm(state);
-    if (!(factor > 0) || !(median > 0)) return 1;
-    double limit = factor * median;
-    if (!(norm > limit)) return 1;
-    MARK("norm: clipped");
-    double clip = limit / norm;
-    return clip > 0 ? clip : 0x1p-1022; /* an underflow stays above zero: clip is in (0, 1] */
-}
-
-void run_norm_push(struct run_state *state, double norm) {
-    uint32_t window = state->manifest.admission.clip_window;
-    uint64_t held = norms_held(state), slot = state->contributions % window;
-    if (held == window) { /* the oldest leaves the order; equal values are alike */
-        uint64_t at = 0;
-        while (state->sorted[at] != state->norms[slot]) at++;
-        memmove(&state->sorted[at], &state->sorted[at + 1], (size_t)(held - at - 1) * sizeof *state->sorted);
-        held--;
-    }
-    uint64_t at = held;
-    while (at > 0 && state->sorted[at - 1] > norm) {
-        state->sorted[at] = state->sorted[at - 1];
-        at--;
-    }
-    state->sorted[at] = norm;
-    state->norms[slot] = norm;
-    state->contributions++;
-}
-
-static double staleness_weight(const struct manifest *manifest, uint64_t staleness) {
-    if (manifest->merge.staleness_weight == STALENESS_NONE) return 1;
-    double base = 1 + (double)staleness;
-    return manifest->merge.staleness_exponent == 1 ? 1 / base : 1 / sqrt(base);
-}
-
-/* To fp32, towards zero: rounded to the nearest, a norm would come out above its limit, by half a unit in the last place, which is
- * 6e-8 of it and, where the scale is denormal, any part of it. */
-float run_state_scale(double clip, double weight) {
-    double value = clip * weight;
-    float nearest = (float)value;
-    if (!((double)nearest > value)) return nearest;
-    uint32_t bits;
-    memcpy(&bits, &nearest, sizeof bits);
-    bits--;
-    memcpy(&nearest, &bits, sizeof nearest);
-    return nearest;
-}
+double run_state_median_norm(const struct run_state *state) { return state->has_genesis ? clip_window_median(&state->clip) : 0; }
 
 float run_scale_of(const struct run_state *state, uint32_t fragment, const struct pending_slot *slot) {
     uint64_t staleness = slot->staleness + (state->fragments[fragment].steps - slot->steps);
-    return run_state_scale(slot->pending.clip, staleness_weight(&state->manifest, staleness));
+    return scale_of(slot->pending.clip, staleness_weight_of(&state->manifest, staleness));
 }
 
 int64_t run_pending_at(const struct run_state *state, uint32_t fragment, uint64_t index) {

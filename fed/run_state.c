@@ -23,9 +23,8 @@ void run_state_destroy(struct run_state *state) {
     free(state->sites);
     free(state->invitations);
     free(state->roots);
-    free(state->norms);
+    clip_window_deinit(&state->clip);
     free(state->dropped);
-    free(state->sorted);
     merkle_destroy(state->tree);
     free(state);
 }

@@ -109,8 +109,6 @@ uint64_t run_state_staleness(const struct run_state *state, uint32_t fragment, u
 uint64_t run_state_fragment_version(const struct run_state *state, uint32_t fragment);
 /* Running median of accepted norms; 0 while fewer than clip_minimum. */
 double run_state_median_norm(const struct run_state *state);
-/* The scale of a part from its clip and the weight of its staleness, both above 0. */
-float run_state_scale(double clip, double weight);
 /* (site, sequence) -> ledger index of that contribution; false if none. */
 bool run_state_find(const struct run_state *state, uint32_t site, uint64_t sequence, uint64_t *index);
 

@@ -118,6 +118,7 @@ static void set_up_site(struct plan *plan, uint32_t number, uint64_t seed) {
     site->slots = xcalloc(plan->fragments, sizeof *site->slots);
     for (uint32_t fragment = 0; fragment < plan->fragments; fragment++) site->slots[fragment].sequence = 1;
     site->cause = PLAN_ABSENT;
+    site->heard = -INFINITY;
     random_init(&site->faults, random_hash(seed, 2 * (uint64_t)number + 1));
     random_init(&site->jitter, random_hash(seed, 2 * (uint64_t)number + 2));
     plan_post(plan, site->group->joins, EV_JOIN, number, 0, 0, 0);
@@ -135,6 +136,11 @@ static void set_up(struct plan *plan, const struct topology *topology, uint64_t 
     plan->payload = ceil(bits / 8 * plan->fragment_parameters) + 12;
     plan->apply_step = machine->step * plan->fragment_parameters;
     plan->apply_part = machine->decode * plan->fragment_parameters;
+    plan->merge = (struct merge_settings){.fragments = plan->fragments,
+                                          .quorum = (uint32_t)topology->run.quorum,
+                                          .warmup_steps = (uint32_t)topology->run.warmup_steps,
+                                          .grace = topology->run.grace,
+                                          .warmup_grace = topology->run.warmup_grace};
     plan->fastest = INFINITY;
     plan->up = true;
     plan->level = INFINITY;

@@ -177,18 +177,21 @@ static void synced(struct plan *plan) {
 
 /* ---- outer steps --------------------------------------------------------------------------------------------------------- */
 
-static uint32_t quorum_now(const struct plan *plan, double *grace) {
-    const struct topology_run *run = &plan->topology->run;
-    uint32_t connected = 0, wanted = (uint32_t)run->quorum;
-    *grace = run->grace;
-    if ((double)plan->version < run->warmup_steps) {
-        for (uint32_t i = 0; i < plan->site_count; i++) connected += plan->sites[i].linked;
-        *grace = run->warmup_grace;
-        wanted = connected;
-    } else {
-        wanted = MIN(wanted, plan->present);
+/* As the coordinator tells it; a site that has left counts as revoked. */
+static uint32_t sites_present(const struct plan *plan) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < plan->site_count; i++) {
+        const struct site_now *site = &plan->sites[i];
+        count += site->present && merge_is_present(site->linked, site->heard, plan->now, MERGE_PRESENCE_SECONDS);
     }
-    return MAX(wanted, 1);
+    return count;
+}
+
+static struct merge_view view_of(const struct plan *plan) {
+    struct merge_view view = {.version = plan->version, .enrolled = plan->present};
+    if (merge_is_warm_up(&plan->merge, plan->version)) view.present = sites_present(plan);
+    for (uint32_t fragment = 0; fragment < plan->fragments; fragment++) view.waiting[fragment] = plan->pending[fragment].count;
+    return view;
 }
 
 static void begin_step(struct plan *plan, uint32_t fragment) {
@@ -202,7 +205,6 @@ static void begin_step(struct plan *plan, uint32_t fragment) {
         plan->out->staleness[MIN(staleness, PLAN_STALENESS_MAX - 1)]++;
     }
     plan->applying = true;
-    pending->open = false;
     double work = plan->apply_step + plan->apply_part * count;
     plan->applying_from = fmax(plan->now, plan->model_free);
     plan->model_free = plan->applying_from + work;
@@ -212,32 +214,13 @@ static void begin_step(struct plan *plan, uint32_t fragment) {
 
 void coordinator_consider(struct plan *plan) {
     if (plan->applying || !plan->up) return;
-    double grace, wake = INFINITY, oldest = INFINITY;
-    uint32_t due = UINT32_MAX, quorum = 0;
-    for (uint32_t fragment = 0; fragment < plan->fragments; fragment++) {
-        struct plan_pending *pending = &plan->pending[fragment];
-        if (pending->count == 0) {
-            pending->open = false;
-            continue;
-        }
-        if (quorum == 0) quorum = quorum_now(plan, &grace);
-        if (!pending->open) {
-            pending->open = true;
-            pending->since = plan->now;
-        }
-        double end = pending->since + grace;
-        if (pending->count < quorum && plan->now < end - 1e-9) {
-            wake = fmin(wake, end);
-        } else if (pending->since < oldest) {
-            oldest = pending->since;
-            due = fragment;
-        }
-    }
-    if (due != UINT32_MAX) {
-        begin_step(plan, due);
-    } else if (isfinite(wake) && wake != plan->window_at) {
-        plan->window_at = wake;
-        plan_post(plan, wake, EV_WINDOW, 0, 0, plan->life, 0);
+    struct merge_view view = view_of(plan);
+    struct merge_decision decision = merge_decide(&plan->merge, &view, plan->now, &plan->windows);
+    if (decision.is_due) {
+        begin_step(plan, decision.fragment);
+    } else if (isfinite(decision.wake) && decision.wake != plan->window_at) {
+        plan->window_at = decision.wake;
+        plan_post(plan, decision.wake, EV_WINDOW, 0, 0, plan->life, 0);
     }
 }
 
@@ -291,8 +274,11 @@ static void goes_down(struct plan *plan, const struct plan_event *event) {
 
 static void comes_up(struct plan *plan, const struct plan_event *event) {
     plan->up = true;
-    for (uint32_t fragment = 0; fragment < plan->fragments; fragment++) plan->pending[fragment].open = false;
-    for (uint32_t i = 0; i < plan->site_count; i++) site_cause(plan, &plan->sites[i]);
+    plan->windows = (struct merge_windows){0};
+    for (uint32_t i = 0; i < plan->site_count; i++) {
+        plan->sites[i].heard = -INFINITY;
+        site_cause(plan, &plan->sites[i]);
+    }
     coordinator_consider(plan);
     if (event->fragment == 0)
         plan_post(plan, plan->now + fault_gap(&plan->random, &plan->topology->coordinator.outage), EV_DOWN, 0, 0, 0, 0);

@@ -4,6 +4,7 @@
 #define PLAN_PLAN_INTERNAL_H
 
 #include "base/random.h"
+#include "fed/merge_policy.h"
 #include "fed/run_state.h"
 #include "plan/plan.h"
 
@@ -90,6 +91,7 @@ struct site_now {
     double step, cap_up, cap_down, one_way;
     struct random faults, jitter;
     bool present, alive, linked, cut, training, started;
+    double heard; /* linked until then; -INFINITY: never, or not by this process of the coordinator */
     uint32_t attempts;
     uint64_t life, link; /* generations of events */
     double origin;       /* time at which the trainer had done origin_steps */
@@ -124,8 +126,6 @@ struct plan_part { /* waits for a step */
 struct plan_pending {
     struct plan_part *items;
     uint32_t count, capacity;
-    bool open;
-    double since;
 };
 struct plan_commit {
     bool is_step;
@@ -159,6 +159,8 @@ struct plan {
     double intake_free, model_free, applying_from;
     uint32_t uploads, waiting_commits, syncing_count;
     struct plan_pending pending[FRAGMENTS_LIMIT];
+    struct merge_settings merge; /* in seconds */
+    struct merge_windows windows;
     struct plan_part *step_parts;
     uint32_t step_count, step_fragment;
     struct plan_commit *commits;
@@ -238,7 +240,6 @@ uint64_t stream_version(const struct plan *plan, const struct site_now *site);
 #define BACKOFF_FIRST 1.0
 #define BACKOFF_LIMIT 60.0
 #define BUSY_SECONDS 0.5
-#define PRESENCE_SECONDS 30.0
 #define KEEPALIVE_SECONDS 60.0
 #define HANDSHAKES 3.0 /* round trips from connect to the first entry */
 

@@ -279,6 +279,11 @@ static void refused(struct plan *plan, struct site_now *site, uint32_t fragment)
 static void connections_cut(struct plan *plan, struct site_now *site) {
     stream_pause(plan, site, true);
     ingress_cut(plan, number_of(plan, site));
+    if (site->linked) {
+        site->heard = plan->now;
+        if (merge_is_warm_up(&plan->merge, plan->version)) /* it waits for one site less from then on */
+            plan_post(plan, plan->now + MERGE_PRESENCE_SECONDS + 1e-3, EV_WINDOW, 0, 0, plan->life, 0);
+    }
     site->linked = false;
     site->link++;
     for (uint32_t fragment = 0; fragment < plan->fragments; fragment++) {

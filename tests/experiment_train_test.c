@@ -140,6 +140,31 @@ TEST(a_quorum_does_not_wait_for_who_has_left) {
     CHECK(result.versions > 15);
 }
 
+/* With no grace window, what waited when a site left would wait for ever. */
+TEST(a_step_that_waited_for_a_site_starts_when_it_has_left) {
+    struct train_result result = run_with("sites:\n  - {name: a, step: 200ms}\n  - {name: b, step: 2s, leaves: 19900ms}\n",
+                                          "merge: {warmup_steps: 0, quorum: 2, grace: forever}\n", 2);
+    CHECK(result.versions > 9 + 20); /* of both until then, then of one each 1.6 s */
+}
+
+/* As the coordinator and the planner have it: not at once, and not for ever. */
+TEST(during_warm_up_a_site_that_crashed_is_waited_for_as_long_as_it_counts_as_present) {
+    struct train_result result = run_with("sites:\n  - {name: a, step: 200ms}\n"
+                                          "  - {name: b, step: 200ms, failures: {at: 10s, at_lasts: 100s}}\n",
+                                          "merge: {warmup_steps: 1000, warmup_grace: 1h}\n", 2);
+    CHECK(result.versions >= 5 + 10); /* each 1.6 s until 10 s, and again from 40 s on */
+    CHECK(result.versions <= 6 + 14);
+}
+
+/* A round in which more versions are made than the cap allows. */
+TEST(a_base_that_fell_behind_the_cap_moves_forward_before_the_round_s_snapshot) {
+    struct train_result result = run_with("defaults: {link: {rtt: 10ms}}\n"
+                                          "sites:\n  - {name: a, count: 3, step: 100ms}\n  - {name: slow, step: 2s}\n",
+                                          "merge: {warmup_steps: 0, staleness_cap: 5}\n", 2);
+    CHECK_EQUAL(result.refused, 0);
+    CHECK(result.contributions >= 3 * 70 + 25);
+}
+
 TEST(more_than_one_fragment_and_no_data_are_refused) {
     struct topology *topology = topology_of(FOUR);
     struct manifest manifest = manifest_of("fragments: 2\n");

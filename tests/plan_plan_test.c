@@ -114,6 +114,22 @@ TEST(regular_failures_cost_repair_restart_and_rework_exactly) {
     plan_result_deinit(&result);
 }
 
+/* The crash comes at every point of the 13 s of a round: often while what the other sent waits. */
+TEST(a_site_that_dies_during_warm_up_is_waited_for_as_long_as_it_counts_as_present) {
+    for (int second = 0; second < 13; second++) {
+        char text[512];
+        snprintf(text, sizeof text,
+                 "duration: 2h\nmodel: {parameters: 10M}\n"
+                 "run: {inner_steps: 10, warmup_steps: 1M, warmup_grace: 5h, dylu: false}\n"
+                 "sites:\n  - {name: a, step: 1s}\n"
+                 "  - {name: b, step: 1.3s, failures: {at: %ds, at_lasts: 3h}}\n",
+                 3600 + second);
+        struct plan_result result = planned(text);
+        CHECK(result.versions >= 3600 / 14 + 3500 / 12); /* by both, then by one */
+        plan_result_deinit(&result);
+    }
+}
+
 TEST(a_faster_link_never_lowers_goodput_and_a_larger_h_never_raises_bytes) {
     double last = 0;
     for (int rate = 5; rate <= 1280; rate *= 4) {
