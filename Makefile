@@ -148,6 +148,7 @@ $(filter $(OUT)/proto/% $(OUT)/tests/proto_%,$(call objects,$(SOURCES) $(TEST_SO
 # The simulator runs copies of the pure cores of its own, with coverage marks (base/mark.h) and remembered signatures
 # (sim/signatures.h); sim/plants.c says what atoll-sim-planted has besides.
 SIM_CORES := $(wildcard coordinator/coordinator_*.c) coordinator/actions.c $(wildcard node/node_*.c) node/replica.c \
+             node/keeper.c node/restore.c node/claims.c node/training_marks.c node/journal_entries.c \
              $(wildcard fed/*.c) $(filter-out codec/device.c,$(wildcard codec/*.c))
 SIM_FLAGS := -DATOLL_SIMULATED -include sim/signatures.h
 SIM_CORE_OBJECTS := $(patsubst %.c,$(OUT)/sim/core/%.o,$(SIM_CORES))
@@ -192,13 +193,13 @@ $(OUT)/bin/atoll-node: $(OUT)/node/main.o $(call program_libraries,node)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
 # The planted copies stand before the library, so that nothing of theirs is taken from it.
-$(OUT)/bin/atoll-sim-planted: $(OUT)/sim/main.o $(SIM_PLANTED_OBJECTS) $(call program_libraries,node coordinator topology plan experiment sim)
+$(OUT)/bin/atoll-sim-planted: $(OUT)/sim/main.o $(SIM_PLANTED_OBJECTS) $(call program_libraries,topology plan experiment sim)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
-$(OUT)/bin/atoll-sim-covered: $(OUT)/sim/main.o $(SIM_COVERED_OBJECTS) $(call program_libraries,node coordinator topology plan experiment sim)
+$(OUT)/bin/atoll-sim-covered: $(OUT)/sim/main.o $(SIM_COVERED_OBJECTS) $(call program_libraries,topology plan experiment sim)
 	$(call say,LINK,$@)
 	$(LINK) --coverage $(SYSTEM_LIBS)
-$(OUT)/bin/atoll-sim: $(OUT)/sim/main.o $(call program_libraries,node coordinator topology plan experiment sim)
+$(OUT)/bin/atoll-sim: $(OUT)/sim/main.o $(call program_libraries,topology plan experiment sim)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
 

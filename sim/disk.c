@@ -59,16 +59,29 @@ static void push_blob(struct disk *disk, struct bytes content, const uint8_t dig
     buffer_append(&blob->bytes, content.data, content.size);
 }
 
-enum status disk_blob_write(struct disk *disk, struct bytes content, const uint8_t digest[static DIGEST_SIZE]) {
-    enum status status = process_write(disk->world, disk->process);
+static void put_blob(struct disk *disk, struct bytes content, const uint8_t digest[static DIGEST_SIZE]) {
     struct disk_blob *there = find(disk, digest);
-    if (status == OK && !there) push_blob(disk, content, digest);
-    if (status == OK && there && there->flipped) { /* a whole one replaces it */
+    if (!there) {
+        push_blob(disk, content, digest);
+    } else if (there->flipped) { /* a whole one replaces it */
         there->bytes.data[there->flipped_at] ^= there->flipped;
         there->flipped = 0;
     }
+}
+
+enum status disk_blobs_write(struct disk *disk, const struct bytes *contents, uint8_t (*digests)[DIGEST_SIZE], size_t count) {
+    enum status status = disk_write(disk);
+    for (size_t i = 0; i < count && status == OK; i++) put_blob(disk, contents[i], digests[i]);
     return status;
 }
+
+enum status disk_blob_write(struct disk *disk, struct bytes content, const uint8_t digest[static DIGEST_SIZE]) {
+    enum status status = disk_write(disk);
+    if (status == OK) put_blob(disk, content, digest);
+    return status;
+}
+
+enum status disk_write(struct disk *disk) { return process_write(disk->world, disk->process); }
 
 void disk_copy(struct disk *to, const struct disk *from) {
     disk_deinit(to);

@@ -39,6 +39,11 @@ void disk_copy(struct disk *to, const struct disk *from);
  * with FAILED, by luck, all of it. */
 MUST_USE enum status disk_append(struct disk *disk, struct bytes raw);
 MUST_USE enum status disk_blob_write(struct disk *disk, struct bytes content, const uint8_t digest[static DIGEST_SIZE]);
+/* One write for all of them, to be found by their digests. */
+MUST_USE enum status disk_blobs_write(struct disk *disk, const struct bytes *contents, uint8_t (*digests)[DIGEST_SIZE],
+                                      size_t count);
+/* One write of something that is kept elsewhere. */
+MUST_USE enum status disk_write(struct disk *disk);
 /* Is there and whole. */
 bool disk_blob_is_whole(const struct disk *disk, const uint8_t digest[static DIGEST_SIZE]);
 /* NULL: not there. Lent until the next change. */

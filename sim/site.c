@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "node/restore.h"
 #include "sim/site_internal.h"
 
 struct instant site_now(const struct site *site) {
@@ -26,7 +27,7 @@ struct site *site_create(const struct site_setup *setup) {
     site->world = setup->world;
     snprintf(site->name, sizeof site->name, "site-%u", setup->process);
     snprintf(site->world->processes[setup->process].name, sizeof site->world->processes[0].name, "%s", site->name);
-    disk_init(&site->disk, setup->world, setup->process);
+    site_disk_init(site);
     return site;
 }
 
@@ -36,11 +37,14 @@ static void forget(struct site *site) {
         replica_deinit(&site->replica);
         free(site->local);
     }
+    site_keeper_clear(site);
+    journal_close(site->journal);
+    site->journal = NULL;
     site->state = NULL;
     site->local = NULL;
     site->running = false;
     node_actions_clear(&site->actions);
-    site_worker_clear(site);
+    site_trainer_clear(site);
     site_link_clear(site);
     memset(site->told_until, 0, sizeof site->told_until);
 }
@@ -77,9 +81,9 @@ static const char *const names[] = {[NODE_DO_CONNECT] = "connect",   [NODE_DO_FE
                                     [NODE_DO_TIMER] = "timer",       [NODE_DO_FINISH] = "finish", [NODE_DO_HALT] = "halt"};
 
 static void apply(struct site *site, const struct node_action *action) {
-    struct job job = {.kind = JOB_APPLY};
+    struct keeper_job job = {.kind = KEEPER_APPLY, .run = node_state_run(site->state)};
     buffer_append(&job.bytes, action->bytes.data, action->bytes.size);
-    site_job(site, job);
+    site_job(site, &job);
 }
 
 static void perform(struct site *site, const struct node_action *action) {
@@ -94,28 +98,28 @@ static void perform(struct site *site, const struct node_action *action) {
     case NODE_DO_FOLLOW: site_follow(site, action); break;
     case NODE_DO_SNAPSHOT: site_request(site, (struct request){REQUEST_SNAPSHOT, action->fragment, action->sequence, 0}); break;
     case NODE_DO_ENCODE:
-        site_job(site, (struct job){.kind = JOB_ENCODE,
-                                    .fragment = action->fragment,
-                                    .sequence = action->sequence,
-                                    .contribution = action->contribution});
+        site_job(site, &(struct keeper_job){.kind = KEEPER_ENCODE,
+                                            .fragment = action->fragment,
+                                            .sequence = action->sequence,
+                                            .contribution = action->contribution});
         break;
     case NODE_DO_UPLOAD: site_upload(site, action->fragment, action->sequence); break;
     case NODE_DO_APPLY: apply(site, action); break;
     case NODE_DO_REBASE:
-        site_job(site, (struct job){.kind = JOB_REBASE, .fragment = action->fragment, .sequence = action->sequence});
+        site_job(site, &(struct keeper_job){.kind = KEEPER_REBASE, .fragment = action->fragment, .sequence = action->sequence});
         break;
     case NODE_DO_RESTORE:
         site->world->tally.restores++;
-        site_job(site, (struct job){.kind = JOB_RESTORE, .fragment = action->fragment, .sequence = action->sequence});
+        site_job(site, &(struct keeper_job){.kind = KEEPER_RESTORE, .fragment = action->fragment, .sequence = action->sequence});
         break;
     case NODE_DO_ACCEPTED:
-        site_job(
-            site,
-            (struct job){.kind = JOB_ACCEPTED, .fragment = action->fragment, .sequence = action->sequence, .head = action->head});
+        site_job(site,
+                 &(struct keeper_job){
+                     .kind = KEEPER_ACCEPTED, .fragment = action->fragment, .sequence = action->sequence, .head = action->head});
         break;
     case NODE_DO_ADVANCE:
         site->world->tally.advances++;
-        site_job(site, (struct job){.kind = JOB_ADVANCE, .fragment = action->fragment});
+        site_job(site, &(struct keeper_job){.kind = KEEPER_ADVANCE, .fragment = action->fragment});
         break;
     case NODE_DO_TRAIN:
         check_waits(site->setup.check, site->name, scenario->overlap, !action->train && action->wait == NODE_WAIT_MERGE);
@@ -214,14 +218,14 @@ static void check_resumed(const struct site *site, const struct node_spooled *sp
     const struct run_state *run = node_state_run(site->state);
     if (!run_state_has_genesis(run)) return;
     for (uint32_t f = 0; f < site->replica.fragments; f++) {
-        const struct fragment_marks *marks = &site->marks[f];
-        if (!marks->progress.begun || node_state_round_steps(site->state, f) == marks->trained.round) continue;
+        int64_t trained = site->trained[f].round;
+        if (!site->marks[f].progress.begun || node_state_round_steps(site->state, f) == trained) continue;
         world_fail(site->world, "restart", "%s, fragment %u: a round of %lld steps goes on with %lld", site->name, f,
-                   (long long)marks->trained.round, (long long)node_state_round_steps(site->state, f));
+                   (long long)trained, (long long)node_state_round_steps(site->state, f));
     }
     for (size_t i = 0; i < count; i++) {
         uint32_t fragment = spooled[i].fragment;
-        const struct ledger_head *accepted = &site->rounds[fragment].accepted;
+        const struct ledger_head *accepted = &spooled[i].accepted;
         if (accepted->size == 0 || accepted->epoch < run_state_epoch(run)) continue;
         enum slot_phase slot = node_state_slot(site->state, fragment);
         if (slot != SLOT_ACCEPTED && slot != SLOT_MERGING)
@@ -229,7 +233,83 @@ static void check_resumed(const struct site *site, const struct node_spooled *sp
     }
 }
 
-void site_enter(struct site *site) {
+/* ---- from the disk ---------------------------------------------------------------------------- */
+
+static enum status initialise(void *context, float *theta, struct error *error) {
+    const struct site *site = context;
+    (void)error;
+    memcpy(theta, site->setup.initial, (size_t)site->setup.scenario->parameters * sizeof *theta);
+    return OK;
+}
+
+static float *local(void *context) {
+    const struct site *site = context;
+    return site->local;
+}
+
+static enum status load(void *context, struct bytes state, struct error *error) {
+    return site_trainer_load(context, state, error);
+}
+
+static void payload_lost(void *context, uint64_t entry, const struct error *why) {
+    const struct site *site = context;
+    world_trace(site->world, "%-12s entry %llu: %.80s", site->name, (unsigned long long)entry, why->message);
+}
+
+static void message_lost(void *context, const struct journal_round *round, const struct error *why) {
+    const struct site *site = context;
+    world_trace(site->world, "%-12s sequence %llu is lost: %.80s", site->name, (unsigned long long)round->sequence, why->message);
+}
+
+/* Steps in the vectors that have just come back, by the table in node/restore.h: as those were, not as anything was counted. */
+static struct trained trained_of(const struct site *site, uint32_t fragment) {
+    const struct journal_round *round = journal_round(site->journal, fragment);
+    const struct journal_checkpoint *checkpoint = journal_checkpoint(site->journal);
+    const struct round_books *books = &site->books[fragment];
+    const struct trained *kept = &site->kept[fragment];
+    struct trained trained = {.sent = books->steps_sent, .feedback = books->steps_in_feedback};
+    uint64_t last = round ? round->sequence : 0;
+    bool snapshot_kept = checkpoint && checkpoint->fragment[fragment].in_flight == last && checkpoint->snapshot.size > 0;
+    if (round && round->in_flight) {
+        trained.snapshot = snapshot_kept ? kept->snapshot : books->steps_in_snapshot;
+        trained.local = snapshot_kept ? kept->local : books->steps_in_snapshot;
+        trained.round = snapshot_kept ? kept->round : 0;
+    } else if (checkpoint && checkpoint->fragment[fragment].over == last) {
+        trained.local = kept->local;
+        trained.round = kept->round;
+    } else if (snapshot_kept) {
+        bool back = round && round->refused && !site->replica.feedback;
+        trained.local = back ? kept->local : kept->local - kept->snapshot;
+        trained.round = kept->round;
+    }
+    return trained;
+}
+
+static enum status restore(struct site *site, struct restored *restored, struct error *error) {
+    struct restore_input input = {.journal = site->journal,
+                                  .replica = &site->replica,
+                                  .port = {.context = site,
+                                           .initialise = initialise,
+                                           .local = local,
+                                           .load = load,
+                                           .payload_lost = payload_lost,
+                                           .message_lost = message_lost}};
+    const struct model_state *global = &site->replica.global;
+    uint8_t root[DIGEST_SIZE];
+    TRY(restore_site(&input, restored, error));
+    if (journal_size(site->journal) > 0) {
+        state_root(global->theta, global->parameters, root);
+        check_root(site->setup.check, site->name, global->version, root);
+    }
+    check_feedback(site->setup.check, site->setup.process, &site->replica);
+    for (uint32_t f = 0; f < site->replica.fragments; f++) {
+        site->marks[f] = restored->fragment[f];
+        site->trained[f] = trained_of(site, f);
+    }
+    return OK;
+}
+
+static void create_state(struct site *site, uint64_t payloads_from) {
     const struct scenario *scenario = site->setup.scenario;
     struct node_options options = {.site = site->number,
                                    .seed = random_hash(site->world->seed, site->world->now),
@@ -240,43 +320,47 @@ void site_enter(struct site *site) {
                                    .inclusion_ms = 2000 * MIN(scenario->pace, 8u),
                                    .queue_limit = 1024,
                                    .nominal_payload = scenario->nominal_payload,
-                                   .payloads_from = site->checkpoint.payloads_from,
+                                   .payloads_from = payloads_from,
                                    .restored = site->restored || scenario->site[site->setup.process].faulty};
-    site->loaded_from = site->checkpoint.payloads_from;
-    for (uint32_t f = 0; f < scenario->manifest.fragments; f++)
-        if (site->rounds[f].exists) options.last_sequence = MAX(options.last_sequence, site->rounds[f].sequence);
-    struct error error = {0};
-    struct node_spooled spooled[FRAGMENTS_LIMIT];
-    size_t count = 0;
+    for (uint32_t f = 0; f < scenario->manifest.fragments; f++) {
+        const struct journal_round *round = journal_round(site->journal, f);
+        if (round) options.last_sequence = MAX(options.last_sequence, round->sequence);
+    }
     site->state = node_state_create(&options);
+}
+
+static enum status come_back(struct site *site, struct restored *restored, struct error *error) {
+    TRY(journal_open_simulated(&site->disk, &site->records, &site->journal, error));
+    TRY(restore(site, restored, error));
+    create_state(site, restored->payloads_from);
+    for (uint64_t i = 0; i < restored->entries; i++)
+        TRY(node_state_restore(site->state, buffer_bytes(&site->disk.entries[i]), error));
+    site_keeper_start(site, restored->payloads_from);
+    return OK;
+}
+
+void site_enter(struct site *site) {
+    const struct scenario *scenario = site->setup.scenario;
+    struct error error = {0};
+    struct restored restored;
     site->local = xcalloc((size_t)scenario->parameters, sizeof(float));
     site->running = true;
     ASSERT(replica_init(&site->replica, &scenario->manifest, scenario->parameters, NULL) == OK);
-    enum status status = OK;
-    uint64_t entries = site_entries_to_go_by(site);
-    for (uint64_t i = 0; status == OK && i < entries; i++) {
-        if (i == site->disk.damaged_entry) status = error_set(&error, CORRUPT, "a record of the ledger's copy is damaged");
-        if (status == OK) status = node_state_restore(site->state, buffer_bytes(&site->disk.entries[i]), &error);
-    }
-    if (status == OK) status = site_restore(site, spooled, &count, &error);
-    if (status != OK) {
+    if (come_back(site, &restored, &error) != OK) {
         site->setup.halted(site->setup.context, site->setup.process, error.message);
         return;
     }
-    check_feedback(site->setup.check, site->setup.process, &site->replica);
     world_trace(site->world, "%-12s up with %llu entries, version %llu, %zu messages in flight", site->name,
-                (unsigned long long)site->disk.entry_count, (unsigned long long)site->replica.global.version, count);
+                (unsigned long long)site->disk.entry_count, (unsigned long long)site->replica.global.version,
+                restored.spooled_count);
     site->capture_at = site->world->now + scenario->checkpoint_us;
     for (uint32_t f = 0; f < scenario->manifest.fragments; f++) node_state_resume(site->state, f, &site->marks[f].progress);
-    node_state_start(site->state, site->replica.global.version, spooled, count, site_now(site), &site->actions);
-    check_resumed(site, spooled, count);
+    node_state_start(site->state, site->replica.global.version, restored.spooled, restored.spooled_count, site_now(site),
+                     &site->actions);
+    check_resumed(site, restored.spooled, restored.spooled_count);
     perform_all(site);
-    for (uint64_t i = entries; i < site->disk.entry_count; i++) { /* as if they had just come */
-        struct node_event event = {.kind = NODE_ENTRY, .bytes = buffer_bytes(&site->disk.entries[i])};
-        if (i == site->disk.damaged_entry)
-            event = (struct node_event){.kind = NODE_FAULT, .status = CORRUPT, .message = "a record is damaged"};
-        step(site, &event);
-    }
+    for (uint64_t i = restored.entries; i < site->disk.entry_count; i++) /* as if they had just come */
+        step(site, &(struct node_event){.kind = NODE_ENTRY, .bytes = buffer_bytes(&site->disk.entries[i])});
 }
 
 void site_boot(struct site *site) {

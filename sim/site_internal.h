@@ -1,22 +1,14 @@
-/* The inside of the simulated site: site.c (life, the brain's events and actions), site_worker.c (trainer and worker), site_restore.c
- * (from the disk), site_link.c (the network), site_faulty.c (bad manners). */
+/* The inside of the simulated site: site.c (life, the brain's events and actions), site_trainer.c, site_keeper.c (the keeper's queue,
+ * and the books around it), site_disk.c, site_link.c (the network), site_faulty.c (bad manners). */
 #ifndef SIM_SITE_INTERNAL_H
 #define SIM_SITE_INTERNAL_H
 
+#include "node/keeper.h"
 #include "sim/disk.h"
+#include "sim/journal.h"
 #include "sim/site.h"
 
-enum move { MOVE_MERGED = 1, MOVE_REFUSED, MOVE_ADVANCED, MOVE_LOADED };
-
-struct round { /* a record on disk, as struct journal_round */
-    bool exists, in_flight, refused;
-    uint64_t sequence, base_version, trainer_steps;
-    uint8_t header[CONTRIBUTION_HEADER_SIZE], signature[SIGNATURE_SIZE];
-    uint8_t payload_digest[DIGEST_SIZE];
-    struct buffer feedback, snapshot;                         /* of the fragment */
-    struct ledger_head accepted;                              /* size 0: no receipt was recorded */
-    int64_t steps_in_snapshot, steps_sent, steps_in_feedback; /* the checker's, as in struct trained */
-};
+enum { TOKENS_A_STEP = 64 };
 
 /* How many inner steps are in a fragment's vectors beyond its base: moved as those are, and so apart from the counts that the site
  * keeps for its headers. The checker's. */
@@ -26,58 +18,28 @@ struct trained {
     int64_t round; /* since the last snapshot */
 };
 
-struct fragment_marks { /* as the trainer knows them */
-    uint64_t base_version, in_flight, over;
-    struct round_progress progress;
-    struct trained trained;
-};
-
-struct capture { /* the trainer between two steps */
-    uint64_t trainer_steps;
-    struct buffer local, base, snapshot;
-    struct fragment_marks fragment[FRAGMENTS_LIMIT];
-};
-
-struct checkpoint { /* on disk */
-    bool exists;
-    uint64_t version, payloads_from;
-    uint8_t root[DIGEST_SIZE];
-    struct buffer global;
-    struct capture trainer;
+/* The same of a round's record, with it on the disk. */
+struct round_books {
+    int64_t steps_in_snapshot, steps_sent, steps_in_feedback;
 };
 
 /* A copy of what a site has on its disk. */
 struct site_copy {
     bool exists;
     struct disk disk;
-    struct round rounds[FRAGMENTS_LIMIT];
-    struct checkpoint checkpoint;
+    struct journal_records records;
+    struct round_books books[FRAGMENTS_LIMIT];
 };
-
-enum damage { DAMAGE_NONE, DAMAGE_ROUND, DAMAGE_CHECKPOINT };
 
 enum request_kind { REQUEST_SNAPSHOT, REQUEST_REBASE, REQUEST_CAPTURE };
 struct request { /* to the trainer */
     enum request_kind kind;
     uint32_t fragment;
     uint64_t sequence;
-    enum move why;
+    enum training_move why;
 };
 
-enum job_kind { JOB_ENCODE, JOB_APPLY, JOB_REBASE, JOB_RESTORE, JOB_ADVANCE, JOB_ACCEPTED, JOB_REBASED, JOB_CAPTURED, JOB_LOAD };
-struct job { /* for the worker */
-    enum job_kind kind;
-    uint32_t fragment;
-    uint64_t sequence;
-    enum move why;
-    struct contribution contribution;
-    struct buffer bytes; /* APPLY */
-    struct capture *capture;
-    struct snapshot_header header;
-    struct ledger_head head; /* ACCEPTED */
-};
-
-enum source { FROM_TRAINER, FROM_WORKER, FROM_DOWNLINK, FROM_UPLINK, FROM_PULSE, FROM_REFETCH, SOURCE_COUNT };
+enum source { FROM_TRAINER, FROM_KEEPER, FROM_DOWNLINK, FROM_UPLINK, FROM_PULSE, FROM_REFETCH, SOURCE_COUNT };
 
 struct upload_order {
     uint32_t fragment;
@@ -94,13 +56,12 @@ struct site {
     /* on disk */
     struct disk disk;
     uint32_t number; /* 0: not joined */
-    struct round rounds[FRAGMENTS_LIMIT];
-    struct checkpoint checkpoint;
+    struct journal_records records;
+    struct round_books books[FRAGMENTS_LIMIT];
     struct buffer download; /* of a snapshot, as far as it came */
     bool restored;          /* the disk was set back, and its operator says so from then on */
     uint64_t made_plus_1;   /* of the last order to follow */
     uint8_t download_digest[DIGEST_SIZE];
-    enum damage damaged; /* a record that cannot be read */
     struct site_copy copy;
 
     /* in memory */
@@ -109,6 +70,8 @@ struct site {
     bool finished, halted;
     struct node_state *state;
     struct node_actions actions;
+    struct journal *journal;
+    struct keeper *keeper;
     struct replica replica;
     float *local;
     uint64_t timer_round;
@@ -118,15 +81,14 @@ struct site {
     uint64_t until_steps, steps, tokens, trainer_steps;
     struct request requests[4 * FRAGMENTS_LIMIT];
     size_t request_count;
-    struct fragment_marks marks[FRAGMENTS_LIMIT];
+    struct training_mark marks[FRAGMENTS_LIMIT];
+    struct trained trained[FRAGMENTS_LIMIT], kept[FRAGMENTS_LIMIT]; /* kept: as the checkpoint has it */
     uint64_t capture_at;
     bool capture_out, capture_wanted; /* one is not on the disk yet; another one after it */
 
-    struct job *jobs; /* [job_count] */
+    struct keeper_job **jobs; /* [job_count] */
     size_t job_count;
-    bool working, loaded;
-    uint32_t loading;
-    uint64_t loaded_from; /* payloads_from of the snapshot that the replica came from */
+    bool working;
 
     enum downlink_phase down;
     uint32_t down_stream;
@@ -146,22 +108,21 @@ struct instant site_now(const struct site *site);
 /* Copies event, its bytes and message. */
 void site_tell(struct site *site, enum source source, const struct node_event *event);
 
-/* site_worker.c */
+/* site_trainer.c */
 void site_train(struct site *site, bool train, uint64_t until_steps);
 void site_request(struct site *site, struct request request);
-void site_job(struct site *site, struct job job); /* takes job.bytes and job.capture */
-void site_worker_clear(struct site *site);
-void capture_deinit(struct capture *capture);
+/* As node/restore.h asks for it. */
+MUST_USE enum status site_trainer_load(struct site *site, struct bytes state, struct error *error);
+void site_trainer_clear(struct site *site);
 
-/* site_restore.c: spooled has room for FRAGMENTS_LIMIT. Not OK: the disk does not bring it back. */
-MUST_USE enum status site_restore(struct site *site, struct node_spooled *spooled, size_t *count, struct error *error);
-/* Stored entries that the replica can go by: all, unless a step's payload is lost. Before the brain reads them. */
-uint64_t site_entries_to_go_by(struct site *site);
+/* site_keeper.c */
+void site_keeper_start(struct site *site, uint64_t payloads_from); /* once replica and journal are there */
+void site_job(struct site *site, const struct keeper_job *job);    /* takes its bytes and its capture */
+void site_keeper_clear(struct site *site);
 
 /* site_disk.c */
+void site_disk_init(struct site *site);
 void site_disk_deinit(struct site *site);
-/* The payload with that digest, compared with it, as a blob store's reader does. */
-MUST_USE enum status site_payload(const struct site *site, const uint8_t *digest, struct bytes *out, struct error *error);
 
 /* site_link.c */
 void site_connect(struct site *site, const struct node_action *action);

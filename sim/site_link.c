@@ -93,9 +93,10 @@ static uint32_t knock(struct site *site) {
 /* What a snapshot had need never be asked for again, whatever happened since. */
 static void take_payloads_from(struct site *site, uint64_t index) {
     site->payloads_from = index;
-    if (index < site->checkpoint.payloads_from)
+    const struct journal_checkpoint *checkpoint = journal_checkpoint(site->journal);
+    if (checkpoint && index < checkpoint->payloads_from)
         world_fail(site->world, "restart", "%s asks for payloads from entry %llu on, its snapshot had those before %llu",
-                   site->name, (unsigned long long)index, (unsigned long long)site->checkpoint.payloads_from);
+                   site->name, (unsigned long long)index, (unsigned long long)checkpoint->payloads_from);
 }
 
 void site_connect(struct site *site, const struct node_action *action) {
@@ -131,10 +132,10 @@ void site_fetch(struct site *site) {
     fetch_from(site, site->offer.version, false);
 }
 
-static void fetch_failed(struct site *site) {
+static void fetch_failed(struct site *site, enum status status) {
     close_call(site, &site->down_stream);
     site->down = DOWN_IDLE;
-    site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_SNAPSHOT_LOADED, .status = UNAVAILABLE});
+    site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_SNAPSHOT_LOADED, .status = status});
 }
 
 static void take_offer(struct site *site, const struct message *message) {
@@ -154,7 +155,7 @@ static void take_offer(struct site *site, const struct message *message) {
 static void take_snapshot_piece(struct site *site, const struct message *message) {
     if (!message->a || message->c != site->offer.content_size || message->b != site->download.size) {
         if (!message->a) site->download.size = 0; /* that one is gone: ask for an offer again */
-        fetch_failed(site);
+        fetch_failed(site, UNAVAILABLE);
         return;
     }
     buffer_append(&site->download, message->bytes.data + SNAPSHOT_HEADER_SIZE, message->bytes.size - SNAPSHOT_HEADER_SIZE);
@@ -163,12 +164,20 @@ static void take_snapshot_piece(struct site *site, const struct message *message
     digest_sha256(site->download.data, site->download.size, digest);
     if (memcmp(digest, site->offer.content_digest, DIGEST_SIZE) != 0) { /* a piece of it was torn by a crash */
         site->download.size = 0;
-        fetch_failed(site);
+        fetch_failed(site, UNAVAILABLE);
         return;
     }
+    journal_payload_hold(site->journal, digest); /* until the keeper has read it */
+    enum status status = disk_blob_write(&site->disk, buffer_bytes(&site->download), digest);
+    if (status != OK) {
+        journal_payload_unhold(site->journal, digest);
+        fetch_failed(site, status);
+        return;
+    }
+    site->download.size = 0;
     close_call(site, &site->down_stream);
     site->down = DOWN_IDLE;
-    site_job(site, (struct job){.kind = JOB_LOAD, .header = site->offer});
+    site_job(site, &(struct keeper_job){.kind = KEEPER_LOAD, .snapshot = site->offer});
 }
 
 /* An entry of ours came as a stub: it is in a round's record, or must be asked for in full. */
@@ -182,8 +191,9 @@ static bool expand_stub(struct site *site, struct bytes stub, struct buffer *raw
     uint32_t prefix = reader_u32(&reader);
     bool found = false;
     for (uint32_t f = 0; f < site->replica.fragments && !found; f++) {
-        const struct round *round = &site->rounds[f];
+        const struct journal_round *round = journal_round(site->journal, f);
         uint8_t digest[DIGEST_SIZE];
+        if (!round) continue;
         contribution_digest(round->header, digest);
         if (!round->in_flight || round->sequence != sequence || memcmp(digest, &prefix, sizeof prefix) != 0) continue;
         if (!disk_blob_find(&site->disk, round->payload_digest)) break;
@@ -194,11 +204,6 @@ static bool expand_stub(struct site *site, struct bytes stub, struct buffer *raw
     }
     free(entry);
     return found;
-}
-
-static void put_record(struct buffer *out, struct bytes raw) {
-    buffer_u32(out, (uint32_t)raw.size);
-    buffer_append(out, raw.data, raw.size);
 }
 
 /* The payload that an entry needs is stored, or there already. CORRUPT: what came is another. */
@@ -216,36 +221,37 @@ static enum status take_payload(struct site *site, uint64_t index, struct bytes 
     return disk_blob_write(&site->disk, payload, digest);
 }
 
-static void tell_entries(struct site *site, struct bytes records) {
-    struct reader reader = reader_of(records);
-    while (reader_left(&reader) > 0) {
-        struct bytes raw = reader_take(&reader, reader_u32(&reader));
+static void tell_entries(struct site *site, const struct bytes *entries, size_t count) {
+    for (size_t i = 0; i < count; i++) {
         site->next++;
         site->world->tally.entries++;
-        site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_ENTRY, .bytes = raw});
+        site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_ENTRY, .bytes = entries[i]});
     }
 }
 
 /* Payloads first, then the entries in one write; then the brain is told. NOT_FOUND: a stub could not be made whole. */
 static enum status take_entries(struct site *site, const struct message *message) {
     struct reader reader = reader_of(buffer_bytes(&message->bytes));
-    struct buffer records = {0};
+    size_t count = (size_t)message->b, expanded = 0;
+    struct bytes *entries = xcalloc(count + 1, sizeof *entries);
+    struct buffer *whole = xcalloc(count + 1, sizeof *whole); /* [expanded]: of stubs */
     enum status status = OK;
-    for (uint64_t i = 0; i < message->b && status == OK; i++) {
+    for (uint64_t i = 0; i < count && status == OK; i++) {
         uint8_t mark = reader_u8(&reader);
-        bool own = mark == 1;
         struct bytes raw = reader_take(&reader, reader_u32(&reader));
         struct bytes payload = reader_take(&reader, reader_u32(&reader));
-        struct buffer expanded = {0};
-        if (own && !expand_stub(site, raw, &expanded)) status = NOT_FOUND;
-        if (own) raw = buffer_bytes(&expanded);
+        if (mark == 1) {
+            if (!expand_stub(site, raw, &whole[expanded])) status = NOT_FOUND;
+            raw = buffer_bytes(&whole[expanded++]);
+        }
         if (status == OK && mark != 2) status = take_payload(site, message->a + i, raw, payload);
-        if (status == OK) put_record(&records, raw);
-        buffer_deinit(&expanded);
+        entries[i] = raw;
     }
-    if (status == OK) status = disk_append(&site->disk, buffer_bytes(&records));
-    if (status == OK) tell_entries(site, buffer_bytes(&records));
-    buffer_deinit(&records);
+    if (status == OK) status = journal_append(site->journal, entries, count, NULL);
+    if (status == OK) tell_entries(site, entries, count);
+    while (expanded > 0) buffer_deinit(&whole[--expanded]);
+    free(whole);
+    free(entries);
     return status;
 }
 
@@ -302,9 +308,9 @@ static void down_message(struct site *site, const struct message *message) {
 
 /* ---- uploads and heartbeats --------------------------------------------------------------------------------------------------- */
 
-static const struct round *round_of(const struct site *site, const struct upload_order *order) {
-    const struct round *round = &site->rounds[order->fragment];
-    return round->in_flight && round->sequence == order->sequence ? round : NULL;
+static const struct journal_round *round_of(const struct site *site, const struct upload_order *order) {
+    const struct journal_round *round = journal_round(site->journal, order->fragment);
+    return round && round->in_flight && round->sequence == order->sequence ? round : NULL;
 }
 
 static void upload_over(struct site *site, struct node_event *event);
@@ -313,7 +319,7 @@ static bool take_old_receipt(struct site *site, uint64_t sequence) {
     struct node_event receipt = {.kind = NODE_UPLOAD_RECEIPT};
     struct bytes bytes;
     if (!site->upload_stream || site->upload_count == 0 || site->uploads[0].sequence != sequence) return false;
-    const struct round *round = round_of(site, &site->uploads[0]);
+    const struct journal_round *round = round_of(site, &site->uploads[0]);
     uint32_t epoch = run_state_epoch(node_state_run(site->state));
     if (!round || !coordinator_old_receipt(site->setup.coordinator, round->header, epoch, &bytes)) return false;
     bool repeated = world_luck(site->world, 0.5);
@@ -355,7 +361,7 @@ static void bring_old_receipt(struct site *site, const struct upload_order *orde
 static void upload_next(struct site *site) {
     if (site->upload_stream || site->upload_count == 0) return;
     const struct upload_order *order = &site->uploads[0];
-    const struct round *round = round_of(site, order);
+    const struct journal_round *round = round_of(site, order);
     if (!round) { /* it was merged while it waited behind another: the journal does not have it any more */
         upload_over(site, &(struct node_event){.kind = NODE_UPLOAD_BROKEN, .status = NOT_FOUND});
         return;
@@ -384,7 +390,7 @@ static void upload_over(struct site *site, struct node_event *event) {
 }
 
 static void send_chunks(struct site *site, const struct message *credit) {
-    const struct round *round = round_of(site, &site->uploads[0]);
+    const struct journal_round *round = round_of(site, &site->uploads[0]);
     const struct buffer *payload = round ? disk_blob_find(&site->disk, round->payload_digest) : NULL;
     if (!payload) {
         world_fail(site->world, "shell", "%s has lost the payload of a message under way", site->name);
@@ -400,7 +406,7 @@ static void send_chunks(struct site *site, const struct message *credit) {
 
 static void upload_message(struct site *site, const struct message *message) {
     struct node_event event = {.bytes = buffer_bytes(&message->bytes)};
-    const struct round *round = round_of(site, &site->uploads[0]);
+    const struct journal_round *round = round_of(site, &site->uploads[0]);
     /* It overtakes the answer of who has taken over. */
     if (message->kind != MESSAGE_CREDIT && take_old_receipt(site, site->uploads[0].sequence)) return;
     switch (message->kind) {
@@ -424,14 +430,6 @@ static void upload_message(struct site *site, const struct message *message) {
 
 /* ---- payloads that were lost ---------------------------------------------------------------------------------------------------- */
 
-/* The contribution that a stored entry is. */
-static bool contribution_at(const struct site *site, uint64_t index, struct ledger_entry *entry, struct contribution *out) {
-    return index < site->disk.entry_count && index != site->disk.damaged_entry &&
-           ledger_entry_decode(buffer_bytes(&site->disk.entries[index]), entry, NULL) == OK &&
-           entry->kind == LEDGER_CONTRIBUTION &&
-           contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), out, NULL) == OK;
-}
-
 static void refetched(struct site *site, enum status status) {
     close_call(site, &site->refetch_stream);
     if (status == OK) site->world->tally.refetched++;
@@ -451,7 +449,7 @@ static void refetch_message(struct site *site, const struct message *message) {
     struct reader reader = reader_of(buffer_bytes(&message->bytes));
     enum status status = UNAVAILABLE;
     bool entries = message->kind == MESSAGE_ENTRIES && message->a == site->refetch_index;
-    if (entries && contribution_at(site, site->refetch_index, entry, &c)) {
+    if (entries && journal_contribution(site->journal, site->refetch_index, entry, &c, NULL) == OK) {
         reader_u8(&reader);
         reader_take(&reader, reader_u32(&reader));
         struct bytes payload = reader_take(&reader, reader_u32(&reader));
@@ -470,8 +468,9 @@ static void supplied(struct site *site) {
 void site_supply(struct site *site, uint64_t index) {
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     struct contribution c;
-    struct bytes payload;
-    if (contribution_at(site, index, entry, &c) && site_payload(site, c.payload_digest, &payload, NULL) == OK) {
+    struct buffer payload = {0};
+    if (journal_contribution(site->journal, index, entry, &c, NULL) == OK &&
+        journal_payload_read(site->journal, c.payload_digest, SIZE_MAX, &payload, NULL) == OK) {
         struct message message = {.kind = MESSAGE_SUBMIT, .instance = instance_of(site), .a = 1};
         buffer_append(&message.bytes, entry->contribution.header, CONTRIBUTION_HEADER_SIZE);
         buffer_append(&message.bytes, entry->contribution.signature, SIGNATURE_SIZE);
@@ -480,16 +479,17 @@ void site_supply(struct site *site, uint64_t index) {
     } else {
         supplied(site);
     }
+    buffer_deinit(&payload);
     free(entry);
 }
 
 static void supply_message(struct site *site, const struct message *message) {
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     struct contribution c;
-    struct bytes payload;
+    struct buffer payload = {0};
     size_t limit = MAX((size_t)message->b, 1);
-    if (message->kind == MESSAGE_CREDIT && contribution_at(site, site->supply_index, entry, &c) &&
-        site_payload(site, c.payload_digest, &payload, NULL) == OK) {
+    if (message->kind == MESSAGE_CREDIT && journal_contribution(site->journal, site->supply_index, entry, &c, NULL) == OK &&
+        journal_payload_read(site->journal, c.payload_digest, SIZE_MAX, &payload, NULL) == OK) {
         for (size_t at = (size_t)message->a; at < payload.size; at += limit) {
             struct message chunk = {.kind = MESSAGE_CHUNK, .a = at};
             buffer_append(&chunk.bytes, payload.data + at, MIN(limit, payload.size - at));
@@ -499,6 +499,7 @@ static void supply_message(struct site *site, const struct message *message) {
         if (message->kind == MESSAGE_REFUSAL && message->a == REFUSED_DUPLICATE) site->world->tally.supplied++;
         supplied(site);
     }
+    buffer_deinit(&payload);
     free(entry);
 }
 
@@ -556,7 +557,7 @@ void site_closed(struct site *site, uint32_t stream) {
         return;
     } else if (stream == site->down_stream) {
         if (site->down == DOWN_FETCHING)
-            fetch_failed(site);
+            fetch_failed(site, UNAVAILABLE);
         else
             link_down(site);
     } else if (stream == site->upload_stream) {

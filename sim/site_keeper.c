@@ -1,0 +1,148 @@
+/* The keeper's queue (node/keeper.h): one job after the other, each taking a while before it takes effect. Around each job the
+ * checker's books are kept: where the steps and the mass are. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "sim/site_internal.h"
+
+enum { FULL_RETRY_MS = 300, CHECKPOINT_RETRY_MS = 700 };
+
+/* ---- what the keeper asks and tells ----------------------------------------------------------- */
+
+static void on_rebase(void *context, uint32_t fragment, uint64_t sequence, enum training_move why) {
+    site_request(context, (struct request){REQUEST_REBASE, fragment, sequence, why});
+}
+
+static void on_capture(void *context) { site_request(context, (struct request){.kind = REQUEST_CAPTURE}); }
+
+/* What the state machine is told may be sent from now on. */
+static void on_tell(void *context, const struct node_event *event) {
+    struct site *site = context;
+    if (event->kind == NODE_ENCODED && event->status == OK && !process_is_doomed(site->world, site->setup.process))
+        check_sent(site->setup.check, site->setup.process, event->sequence, event->encoded.header);
+    site_tell(site, FROM_KEEPER, event);
+}
+
+/* At every version, also where the manifest needs no root. */
+static void on_step_applied(void *context, const struct ledger_entry *step, const uint8_t told[DIGEST_SIZE]) {
+    struct site *site = context;
+    uint8_t root[DIGEST_SIZE];
+    if (step->step.has_root)
+        memcpy(root, told, DIGEST_SIZE);
+    else
+        state_root(site->replica.global.theta, site->replica.parameters, root);
+    check_root(site->setup.check, site->name, site->replica.global.version, root);
+}
+
+void site_keeper_start(struct site *site, uint64_t payloads_from) {
+    struct keeper_options options = {
+        .key = site->setup.key,
+        .replica = &site->replica,
+        .journal = site->journal,
+        .payloads_from = payloads_from,
+        .port = {.context = site, .rebase = on_rebase, .capture = on_capture, .tell = on_tell, .step_applied = on_step_applied}};
+    site->keeper = keeper_create(&options);
+}
+
+/* ---- the books, around a job ------------------------------------------------------------------ */
+
+static void before_encode(struct site *site, struct keeper_job *job) {
+    struct trained *trained = &site->trained[job->fragment];
+    check_before_encode(site->setup.check, site->setup.process, &site->replica, job->fragment, &job->contribution);
+    trained->sent = trained->snapshot + trained->feedback;
+    check_counts(site->setup.check, site->setup.process, &job->contribution, trained->sent, TOKENS_A_STEP);
+    job->contribution.compute_share = 0.9f;
+    job->contribution.signed_at_ms = process_wall_ms(site->world, site->setup.process);
+}
+
+static void after_encode(struct site *site, const struct keeper_job *job, bool made_before) {
+    struct trained *trained = &site->trained[job->fragment];
+    if (!made_before && job->payload.size > 0) {
+        trained->feedback = 0;
+        check_after_encode(site->setup.check, site->setup.process, &site->replica, job->fragment, buffer_bytes(&job->payload));
+    }
+    if (!job->written) return;
+    site->books[job->fragment] = (struct round_books){.steps_in_snapshot = trained->snapshot, .steps_sent = trained->sent};
+    check_spooled(site->setup.check, site->setup.process, job->fragment, buffer_bytes(&job->payload));
+}
+
+static void after_restore(struct site *site, const struct keeper_job *job) {
+    if (job->lost) check_message_lost(site->setup.check, site->setup.process, job->fragment);
+    if (job->status == OK && site->replica.feedback)
+        site->trained[job->fragment].feedback = site->books[job->fragment].steps_sent;
+}
+
+static bool is_in_flight(const struct site *site, uint32_t fragment) {
+    const struct journal_round *round = journal_round(site->journal, fragment);
+    return round && round->in_flight;
+}
+
+static void after_rebased(struct site *site, const struct keeper_job *job, bool in_flight_before) {
+    bool refused = job->why == MOVE_REFUSED;
+    if (!in_flight_before || is_in_flight(site, job->fragment)) return;
+    struct round_books *books = &site->books[job->fragment];
+    if (refused && site->replica.feedback) books->steps_in_feedback = books->steps_sent;
+    check_round_over(site->setup.check, site->setup.process, job->fragment, refused);
+}
+
+static enum keeper_outcome keep(struct site *site, struct keeper_job *job) {
+    bool made = job->made, in_flight = is_in_flight(site, job->fragment);
+    if (job->kind == KEEPER_ENCODE && !made) before_encode(site, job);
+    enum keeper_outcome outcome = keeper_do(site->keeper, job);
+    if (job->kind == KEEPER_ENCODE) after_encode(site, job, made);
+    if (job->kind == KEEPER_RESTORE) after_restore(site, job);
+    if (job->kind == KEEPER_REBASED) after_rebased(site, job, in_flight);
+    if (job->kind == KEEPER_LOAD && job->status == OK) site->world->tally.snapshots_loaded++;
+    return outcome;
+}
+
+/* ---- the queue -------------------------------------------------------------------------------- */
+
+static void work(struct site *site);
+
+static void on_job(void *context, struct event *event) {
+    struct site *site = context;
+    struct keeper_job *job = site->jobs[0];
+    (void)event;
+    enum keeper_outcome outcome = keep(site, job);
+    if (outcome == KEEPER_FULL) { /* what comes after it waits */
+        world_post(site->world, FULL_RETRY_MS * MS, site->setup.process, on_job, site, NULL);
+        return;
+    }
+    if (outcome == KEEPER_LEFT_OUT) job->capture->retry_ms = CHECKPOINT_RETRY_MS;
+    memmove(site->jobs, site->jobs + 1, --site->job_count * sizeof job);
+    keeper_job_deinit(job);
+    free(job);
+    site->working = false;
+    work(site);
+}
+
+static void work(struct site *site) {
+    if (site->working || site->job_count == 0 || process_is_doomed(site->world, site->setup.process)) return;
+    site->working = true;
+    world_post(site->world, world_heavy_tail(site->world, site->setup.scenario->worker_us), site->setup.process, on_job, site,
+               NULL);
+}
+
+void site_job(struct site *site, const struct keeper_job *job) {
+    struct keeper_job *copy = xmalloc(sizeof *copy);
+    *copy = *job;
+    site->jobs = xrealloc(site->jobs, (site->job_count + 1) * sizeof copy);
+    site->jobs[site->job_count++] = copy;
+    work(site);
+}
+
+void site_keeper_clear(struct site *site) {
+    for (size_t i = 0; i < site->job_count; i++) {
+        if (site->jobs[i]->capture) site->jobs[i]->capture->freed = NULL;
+        keeper_job_deinit(site->jobs[i]);
+        free(site->jobs[i]);
+    }
+    free(site->jobs);
+    site->jobs = NULL;
+    site->job_count = 0;
+    site->working = false;
+    keeper_destroy(site->keeper);
+    site->keeper = NULL;
+}
