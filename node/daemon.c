@@ -345,7 +345,7 @@ static enum status start_links(struct daemon *daemon, struct error *error) {
                                     .traffic = &daemon->traffic,
                                     .channel = daemon->channel,
                                     .instance = daemon->instance,
-                                    .restored = daemon->settings->restored,
+                                    .restored = daemon_is_restored(daemon),
                                     .timeout_ms = (uint32_t)daemon->settings->timeout_ms,
                                     .payload_limit = codec_bound(daemon->replica.codec, (size_t)largest),
                                     .nominal_payload = daemon_nominal_payload(daemon),
@@ -487,9 +487,12 @@ static enum status finish(struct daemon *daemon, enum daemon_end *how, struct er
     *how = daemon->ended ? daemon->end : DAEMON_STOPPED; /* the last checkpoint may have failed */
     enum status status = OK;
     if (*how == DAEMON_FINISHED) status = export_result(daemon, error);
+    bool lacks_export = status != OK;
     if (status == OK && daemon->ended && error) *error = daemon->why;
     if (*how == DAEMON_BROKEN) status = UNAVAILABLE;
-    report_write(daemon->report, daemon->training, states[*how], daemon->ended ? daemon->why.message : NULL);
+    const char *message = daemon->ended ? daemon->why.message : NULL;
+    if (lacks_export) message = error ? error->message : "the run is over, and its model could not be exported";
+    report_write(daemon->report, daemon->training, states[lacks_export ? DAEMON_BROKEN : *how], message);
     return status;
 }
 

@@ -11,6 +11,8 @@
 
 enum { HEARTBEAT_TIMEOUT_MS = 30000, INCLUSION_MS = 30000 };
 
+bool daemon_is_restored(const struct daemon *daemon) { return daemon->settings->restored || journal_size(daemon->journal) == 0; }
+
 static struct envelope *envelope_create(const struct node_event *event) {
     struct envelope *envelope = xcalloc(1, sizeof *envelope);
     envelope->event = *event;
@@ -302,7 +304,7 @@ enum status daemon_brain_restore(struct daemon *daemon, struct error *error) {
                                    .queue_limit = BACKLOG_LIMIT,
                                    .nominal_payload = daemon_nominal_payload(daemon),
                                    .payloads_from = daemon->restored.payloads_from,
-                                   .restored = settings->restored};
+                                   .restored = daemon_is_restored(daemon)};
     random_system(&options.seed, sizeof options.seed);
     for (uint32_t i = 0; i < daemon->site->manifest.fragments; i++) {
         const struct journal_round *round = journal_round(daemon->journal, i);

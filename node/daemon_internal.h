@@ -67,6 +67,9 @@ enum { CLOCK_APART_MS = 60000 /* beyond it it is not a delay */ };
 /* The first end counts; whether this is it. Any thread. */
 bool daemon_end(struct daemon *daemon, enum daemon_end how, const char *message);
 /* Copies the event; waits for room. Any thread but rpc/'s. */
+/* Whether the ledger may have contributions of ours that were not made here. Who has nothing at all has nothing that could be merged
+ * twice: its directory was emptied, and it begins anew. Before the links start. */
+bool daemon_is_restored(const struct daemon *daemon);
 void daemon_tell(void *context, const struct node_event *event);
 /* The brain's first step, with what was restored; on the starting thread, before any other. */
 MUST_USE enum status daemon_brain_restore(struct daemon *daemon, struct error *error);

@@ -8,7 +8,10 @@
 
 static enum status initialise(void *context, float *theta, struct error *error) {
     const struct restore_model *model = context;
-    return run_model_initialise(model->manifest, model->layout, model->initial, theta, error);
+    enum status status = run_model_initialise(model->manifest, model->layout, model->initial, theta, error);
+    /* The user's file, not the site's directory: deleting that would help nobody. */
+    if (model->initial && (status == NOT_FOUND || status == CORRUPT)) return error_wrap(error, INVALID, "--initial");
+    return status;
 }
 
 static float *local(void *context) {

@@ -413,3 +413,22 @@ TEST(a_damaged_checkpoint_is_told_by_name) {
     CHECK_CONTAINS(error.message, "checkpoint's replica");
     end(&crashed);
 }
+
+TEST(a_missing_initial_checkpoint_is_no_damage_of_the_site) {
+    struct crashed crashed;
+    struct restored restored;
+    struct error error = {0};
+    begin(&crashed, OUTER_SPARSE);
+    struct manifest manifest = crashed.site.manifest;
+    memset(manifest.initial.checkpoint_digest, 7, DIGEST_SIZE);
+    struct restore_model model = {.manifest = &manifest,
+                                  .layout = &crashed.site.layout,
+                                  .initial = "/nonexistent/model.safetensors",
+                                  .trainer = crashed.site.trainer};
+    struct restore_input input = {
+        .journal = crashed.journal, .replica = &crashed.site.replica, .port = restore_model_port(&model)};
+    CHECK_STATUS(restore_site(&input, &restored, &error), INVALID); /* NOT_FOUND would say: delete journal and state */
+    CHECK_CONTAINS(error.message, "--initial");
+    CHECK_CONTAINS(error.message, "/nonexistent/model.safetensors");
+    end(&crashed);
+}
