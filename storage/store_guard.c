@@ -1,3 +1,6 @@
+/* Signal handlers that name a damaged store file before the process ends (storage/store_guard.h).
+ * Everything here may run in a handler: write, open, read and _exit only. A stack trace that ends
+ * here is damage on the disk or a disk that cannot read, not a fault of the caller. */
 #include "storage/store_guard.h"
 
 #include <fcntl.h>
