@@ -220,7 +220,7 @@ static struct buffer utf16(const char *text, bool big, size_t size) {
     struct buffer file = {0};
     for (size_t at = 0; file.size < size; at = text[at] ? at : 0) {
         const uint8_t *c = (const uint8_t *)text + at;
-        unsigned length = c[0] < 0x80 ? 1 : c[0] < 0xe0 ? 2 : 3, unit = c[0] & (length == 1 ? 0x7f : 0x3f >> (length - 1));
+        unsigned length = c[0] < 0x80 ? 1 : c[0] < 0xe0 ? 2 : 3, unit = c[0] & (length == 1 ? 0x7fu : 0x3fu >> (length - 1));
         for (unsigned i = 1; i < length; i++) unit = unit << 6 | (c[i] & 0x3f);
         put(&file, big ? (unit & 0xff) << 8 | unit >> 8 : unit, 2);
         at += length;
