@@ -10,8 +10,9 @@ static enum status initialise(void *context, float *theta, struct error *error) 
     const struct restore_model *model = context;
     enum status status = run_model_initialise(model->manifest, model->layout, model->initial, theta, error);
     /* The user's file, not the site's directory: deleting that would help nobody. */
-    if (model->initial && (status == NOT_FOUND || status == CORRUPT)) return error_wrap(error, INVALID, "--initial");
-    return status;
+    if (!model->initial || (status != NOT_FOUND && status != CORRUPT)) return status;
+    if (error) error->status = INVALID;
+    return error_wrap(error, INVALID, "--initial");
 }
 
 static float *local(void *context) {
