@@ -19,7 +19,7 @@ void call_release(struct call *call) {
     free(call);
 }
 
-bool call_is_closed(const struct call *call) { return atomic_load(&call->closed); }
+bool call_has_ended(const struct call *call) { return atomic_load(&call->closed); }
 
 void call_read(struct call *call) { rpc_call_read(call->rpc); }
 

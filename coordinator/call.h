@@ -38,7 +38,7 @@ struct call {
 struct call *call_retain(struct call *call); /* returns it; NULL is a no-op */
 void call_release(struct call *call);        /* likewise; the last one clears the secret */
 /* Nobody is there any more: what is begun for it now would never be ended. */
-bool call_is_closed(const struct call *call);
+bool call_has_ended(const struct call *call);
 /* Asks for the next message. */
 void call_read(struct call *call);
 /* Sends head (a frame's encoding, taken and freed) and the payload after it, and counts the bytes. Statuses: rpc_call_write's. */

@@ -168,7 +168,7 @@ static struct objection order_entry(struct coordinator_state *state, const struc
 
 static void cut_site(struct coordinator_state *state, uint32_t site, const char *reason, struct coordinator_actions *out) {
     for (size_t i = state->upload_count; i-- > 0;) {
-        struct upload *upload = &state->uploads[i];
+        struct admitted *upload = &state->uploads[i];
         if (upload->site != site) continue;
         brain_refuse(state, upload->call, REFUSED_REVOKED, NULL, out);
         brain_upload_remove(state, upload);

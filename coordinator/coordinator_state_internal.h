@@ -20,7 +20,7 @@
 
 enum upload_phase { UPLOAD_RECEIVING, UPLOAD_CHECKING };
 
-struct upload {
+struct admitted {
     uint64_t id, call; /* call 0: nobody waits any more */
     enum upload_phase phase;
     uint32_t site;
@@ -88,7 +88,7 @@ struct lost { /* a payload that is asked for */
 struct coordinator_state {
     struct coordinator_options options;
     struct run_state *run;
-    struct upload *uploads; /* [uploads_limit] */
+    struct admitted *uploads; /* [uploads_limit] */
     size_t upload_count;
     struct commit *commits; /* grows to the commits under way, which uploads and admins bound */
     size_t commit_count, commit_capacity;
@@ -157,7 +157,7 @@ struct coordinator_action *brain_refuse(struct coordinator_state *state, uint64_
                                         struct coordinator_actions *out);
 void brain_submit_open(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                        struct coordinator_actions *out);
-void brain_upload_remove(struct coordinator_state *state, struct upload *upload);
+void brain_upload_remove(struct coordinator_state *state, struct admitted *upload);
 void brain_uploaded(struct coordinator_state *state, const struct coordinator_event *event, struct coordinator_actions *out);
 void brain_checked(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                    struct coordinator_actions *out);

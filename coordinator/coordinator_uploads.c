@@ -11,14 +11,14 @@
 
 /* ---- contributions ------------------------------------------------------------------------------------------------------ */
 
-static struct upload *upload_by_id(struct coordinator_state *state, uint64_t id) {
+static struct admitted *upload_by_id(struct coordinator_state *state, uint64_t id) {
     for (size_t i = 0; i < state->upload_count; i++) {
         if (state->uploads[i].id == id) return &state->uploads[i];
     }
     return NULL;
 }
 
-void brain_upload_remove(struct coordinator_state *state, struct upload *upload) {
+void brain_upload_remove(struct coordinator_state *state, struct admitted *upload) {
     struct presence *presence = brain_presence(state, upload->site);
     if (presence) presence->uploading--;
     *upload = state->uploads[--state->upload_count];
@@ -60,10 +60,10 @@ static void submit_again(struct coordinator_state *state, uint64_t call, const s
 
 /* True if the new call has been dealt with, because the same contribution is already being checked. An older transfer by the
  * same site for the same fragment gives way: its connection is gone, or soon will be. */
-static bool submit_supersedes(struct coordinator_state *state, uint64_t call, const struct upload *fresh,
+static bool submit_supersedes(struct coordinator_state *state, uint64_t call, const struct admitted *fresh,
                               struct coordinator_actions *out) {
     for (size_t i = 0; i < state->upload_count; i++) {
-        struct upload *old = &state->uploads[i];
+        struct admitted *old = &state->uploads[i];
         if (old->site != fresh->site || old->contribution.fragment != fresh->contribution.fragment) continue;
         bool same = memcmp(old->header, fresh->header, sizeof old->header) == 0;
         if (old->phase == UPLOAD_RECEIVING) {
@@ -114,7 +114,7 @@ void brain_submit_open(struct coordinator_state *state, const struct coordinator
         brain_supply_open(state, event, now, out);
         return;
     }
-    struct upload fresh = {
+    struct admitted fresh = {
         .id = event->call, .call = event->call, .site = event->submit.site, .instance = event->submit.instance};
     struct error why = {0};
     memcpy(fresh.header, event->submit.header, sizeof fresh.header);
@@ -159,7 +159,7 @@ void brain_submit_open(struct coordinator_state *state, const struct coordinator
 
 void brain_uploaded(struct coordinator_state *state, const struct coordinator_event *event, struct coordinator_actions *out) {
     if (brain_supply_uploaded(state, event, out)) return;
-    struct upload *upload = upload_by_id(state, event->call);
+    struct admitted *upload = upload_by_id(state, event->call);
     if (!upload || upload->phase != UPLOAD_RECEIVING) return;
     if (event->uploaded.code != ACCEPTED) {
         brain_refuse(state, upload->call, event->uploaded.code, event->uploaded.message, out);
@@ -174,9 +174,9 @@ void brain_uploaded(struct coordinator_state *state, const struct coordinator_ev
 /* The world may have moved while the payload came and was checked, so the header's rules are asked again. */
 void brain_checked(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
                    struct coordinator_actions *out) {
-    struct upload *found = upload_by_id(state, event->call);
+    struct admitted *found = upload_by_id(state, event->call);
     if (!found || found->phase != UPLOAD_CHECKING) return;
-    struct upload upload = *found;
+    struct admitted upload = *found;
     brain_upload_remove(state, found);
     struct error why = {0};
     enum refusal code = event->checked.code;
@@ -206,7 +206,7 @@ void brain_checked(struct coordinator_state *state, const struct coordinator_eve
 void brain_call_gone(struct coordinator_state *state, uint64_t call) {
     if (brain_supply_gone(state, call)) return;
     for (size_t i = 0; i < state->upload_count; i++) {
-        struct upload *upload = &state->uploads[i];
+        struct admitted *upload = &state->uploads[i];
         if (upload->call != call) continue;
         MARK("upload: its caller has gone");
         if (upload->phase == UPLOAD_RECEIVING)

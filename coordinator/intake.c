@@ -62,7 +62,7 @@ static void uploaded(struct intake *intake, const struct call *call, enum refusa
 
 /* What a failing disk means for who sends; a full one is said. */
 static enum refusal refusal_of(struct intake *intake, enum status status, const struct error *error) {
-    if (status == FULL) disk_waits(intake->options.disk, DISK_PAYLOADS, error->message);
+    if (status == FULL) disk_watch_waits(intake->options.disk, DISK_PAYLOADS, error->message);
     return status == FULL || status == UNAVAILABLE ? REFUSED_BUSY : REFUSED_DIGEST;
 }
 
@@ -183,7 +183,7 @@ static void finish(struct intake *intake, struct receiving *receiving) {
     const struct contribution *contribution = &receiving->contribution;
     bool was_there = blob_exists(intake->options.blobs, contribution->payload_digest);
     enum status status = blob_upload_finish(receiving->upload, contribution->payload_digest, &error);
-    if (status == OK) disk_has_room(intake->options.disk, DISK_PAYLOADS);
+    if (status == OK) disk_watch_has_room(intake->options.disk, DISK_PAYLOADS);
     if (status == FAILED) {
         char message[200];
         snprintf(message, sizeof message, "a payload cannot be made durable: %.150s", error.message);
@@ -221,7 +221,7 @@ static void open_upload(struct intake *intake, struct call *call, const char *na
     struct blob_upload *upload = NULL;
     enum status status = blob_upload_open(intake->options.blobs, name, contribution->payload_size, &upload, &error);
     if (status != OK) {
-        if (status == FULL) disk_waits(intake->options.disk, DISK_PAYLOADS, error.message);
+        if (status == FULL) disk_watch_waits(intake->options.disk, DISK_PAYLOADS, error.message);
         /* INVALID: more than that is there */
         uploaded(intake, call, status == INVALID ? REFUSED_SIZE : REFUSED_BUSY, error.message);
         return;
@@ -247,7 +247,7 @@ static void admit_supply(struct intake *intake, struct call *call, const struct 
 static void admit(struct intake *intake, struct call *call, const struct contribution *contribution, bool supply) {
     char name[BLOB_UPLOAD_NAME_MAX];
     clean_now_and_then(intake);
-    if (call_is_closed(call)) return;
+    if (call_has_ended(call)) return;
     if (supply) {
         admit_supply(intake, call, contribution);
         return;
@@ -273,7 +273,7 @@ static void take_chunk(struct intake *intake, const struct intake_message *messa
     enum status status = blob_upload_append(receiving->upload, message->chunk.offset, content, &error);
     if (status != OK) {
         receiving_end(intake, receiving);
-        if (status == FULL) disk_waits(intake->options.disk, DISK_PAYLOADS, error.message);
+        if (status == FULL) disk_watch_waits(intake->options.disk, DISK_PAYLOADS, error.message);
         uploaded(intake, message->call, status == INVALID ? REFUSED_SIZE : REFUSED_BUSY, error.message);
     } else if (blob_upload_size(receiving->upload) == receiving->contribution.payload_size) {
         finish(intake, receiving);

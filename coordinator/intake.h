@@ -18,7 +18,7 @@
 
 #include "coordinator/call.h"
 #include "coordinator/coordinator_state.h"
-#include "coordinator/disk.h"
+#include "coordinator/disk_watch.h"
 #include "storage/blob.h"
 
 struct intake;
@@ -28,7 +28,7 @@ struct intake_options {
     const struct manifest *manifest;
     uint64_t parameters;
     uint32_t chunk_limit; /* bytes that a site may send in a chunk */
-    struct disk *disk;
+    struct disk_watch *disk;
     /* UPLOADED and CHECKED. On the intake's thread; copies what it keeps. */
     void (*tell)(void *context, const struct coordinator_event *event);
     /* A payload cannot be made durable: the process must end. */

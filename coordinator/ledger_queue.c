@@ -99,7 +99,7 @@ static void set_full(struct ledger_queue *queue, bool full) {
 }
 
 static void wait_for_room(struct ledger_queue *queue, const char *message) {
-    disk_waits(queue->options.disk, DISK_LEDGER, message);
+    disk_watch_waits(queue->options.disk, DISK_LEDGER, message);
     set_full(queue, true);
     queue->retry_at = clock_monotonic_ms() + RETRY_MS;
 }
@@ -162,7 +162,7 @@ uint64_t ledger_queue_taken(struct ledger_queue *queue, enum status status, cons
     }
     uint64_t number = sent > 0 ? queue->items[sent - 1].number : 0;
     if (status != OK) return number;
-    disk_has_room(queue->options.disk, DISK_LEDGER);
+    disk_watch_has_room(queue->options.disk, DISK_LEDGER);
     set_full(queue, false);
     for (size_t i = 0; i < sent; i++) buffer_deinit(&queue->items[i].bytes);
     queue->count -= sent;

@@ -14,14 +14,14 @@
 #define COORDINATOR_LEDGER_QUEUE_H
 
 #include "base/bytes.h"
-#include "coordinator/disk.h"
+#include "coordinator/disk_watch.h"
 #include "storage/store.h"
 
 struct ledger_queue;
 
 struct ledger_queue_options {
     struct store *store; /* borrowed, all of them */
-    struct disk *disk;
+    struct disk_watch *disk;
     uint64_t durable; /* entries that are, at the start */
     /* The batch that is out is durable, or not: ledger_queue_taken is to be told on the loop's thread. On the store's writer. */
     void (*written)(void *context, enum status status, const char *message);

@@ -10,7 +10,7 @@
 #include "coordinator/calls.h"
 #include "coordinator/coordinator_state.h"
 #include "coordinator/directory.h"
-#include "coordinator/disk.h"
+#include "coordinator/disk_watch.h"
 #include "coordinator/intake.h"
 #include "coordinator/ledger_queue.h"
 #include "coordinator/model_thread.h"
@@ -26,7 +26,7 @@ struct loop_options {
     uint64_t parameters;
     const char *advertise;  /* HOST:PORT as sites reach us from outside, or "" */
     uint32_t head_interval; /* entries between signed heads on Follow */
-    struct disk *disk;
+    struct disk_watch *disk;
     struct calls *calls;
     struct intake *intake;
     struct publisher *publisher;

@@ -34,7 +34,7 @@ static void describe_lost(struct loop *loop, char *out, size_t size) {
 const char *loop_waits(struct loop *loop, int64_t *clock_ahead_ms) {
     char disk[200] = "", lost[200], clock[112] = "";
     struct clock_off off = {0};
-    (void)!disk_waiting(loop->options.disk, disk, sizeof disk);
+    (void)!disk_watch_waiting(loop->options.disk, disk, sizeof disk);
     describe_lost(loop, lost, sizeof lost);
     if (clock_off(loop, &off)) describe_clock(&off, clock, sizeof clock);
     *clock_ahead_ms = off.ahead_ms;

@@ -115,8 +115,8 @@ static void snapshot(struct model_thread *thread, const struct model_message *me
     }
     enum status status =
         directory_snapshot_write(options->data, options->model, &header, options->key, options->snapshots_kept, &error);
-    if (status == FULL) disk_waits(options->disk, DISK_SNAPSHOTS, error.message);
-    if (status == OK) disk_has_room(options->disk, DISK_SNAPSHOTS);
+    if (status == FULL) disk_watch_waits(options->disk, DISK_SNAPSHOTS, error.message);
+    if (status == OK) disk_watch_has_room(options->disk, DISK_SNAPSHOTS);
     if (status != OK) {
         log_error("snapshot_failed", "version=%llu reason=\"%s\"", version, error.message);
         return;

@@ -8,7 +8,7 @@
 
 #include "coordinator/coordinator_state.h"
 #include "coordinator/directory.h"
-#include "coordinator/disk.h"
+#include "coordinator/disk_watch.h"
 
 struct model_thread;
 
@@ -19,7 +19,7 @@ struct model_thread_options {
     const struct manifest *manifest;
     uint8_t run_id[RUN_ID_SIZE];
     unsigned snapshots_kept;
-    struct disk *disk;
+    struct disk_watch *disk;
     /* Waits until the ledger on disk has `size` entries; false: not now. A snapshot never speaks of entries that are not on disk. */
     bool (*await_ledger)(void *context, uint64_t size);
     /* APPLIED. On this thread; copies what it keeps. */

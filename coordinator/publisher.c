@@ -29,7 +29,7 @@ struct publication {   /* a stream */
     struct buffer descriptor; /* Snapshot: until the first frame has gone */
 };
 
-struct told {           /* by the loop */
+struct publisher_view { /* by the loop */
     uint64_t published; /* entries that followers may see */
     uint8_t head[HEAD_SIZE];
     uint64_t head_of;  /* the size that `head` speaks of; 0: none yet */
@@ -44,7 +44,7 @@ struct publisher {
     struct thread *thread;
 
     pthread_mutex_t lock;
-    struct told told; /* under the lock */
+    struct publisher_view told; /* under the lock */
 
     /* the thread's */
     struct publication **streams; /* [stream_count], in no order */
@@ -196,7 +196,7 @@ static enum status pack(struct publisher *publisher, struct publication *stream,
 }
 
 /* Every payload is read whole once before it is sent the first time: a follower that gets a damaged one can do nothing but ask
- * again, for ever. One that is damaged is the brain's to have again. */
+ * again, for ever. One that is damaged is for the state machine to get again. */
 static enum status check_payload(struct publisher *publisher, uint64_t index, const uint8_t *digest, struct error *error) {
     size_t byte = (size_t)(index / 8);
     if (byte >= publisher->intact_size) {
@@ -329,7 +329,7 @@ static enum status snapshot_frame_send(struct publisher *publisher, struct publi
 /* Room is asked for before a frame is made, so a frame that was made is always taken: a call of ours has a write queue of
  * several messages, and `pump` sends while the last one was told to be writable. */
 static void pump(struct publisher *publisher, struct publication *stream) {
-    while (!stream->full && !call_is_closed(stream->call)) {
+    while (!stream->full && !call_has_ended(stream->call)) {
         struct error error = {0};
         enum status status =
             stream->is_snapshot ? snapshot_frame_send(publisher, stream, &error) : follow_frame_send(publisher, stream, &error);
@@ -344,7 +344,7 @@ static void pump(struct publisher *publisher, struct publication *stream) {
 
 static void open_follow(struct publisher *publisher, struct call *call, const struct follow_request *request) {
     struct error error = {0};
-    if (call_is_closed(call) || stream_of(publisher, call)) return;
+    if (call_has_ended(call) || stream_of(publisher, call)) return;
     rpc_call_set_progress_timeout(call->rpc, 0); /* a ledger may rest for hours; keepalive finds the dead */
     uint64_t size = published(publisher);
     if (request->from_index > size) { /* it knows more than we do: one of us was restored from an old copy */
@@ -375,7 +375,7 @@ static void open_snapshot(struct publisher *publisher, struct call *call, const 
     struct snapshot_header header;
     uint8_t raw[SNAPSHOT_HEADER_SIZE];
     struct error error = {0};
-    if (call_is_closed(call) || stream_of(publisher, call)) return;
+    if (call_has_ended(call) || stream_of(publisher, call)) return;
     uint64_t version = request->version ? request->version : UINT64_MAX;
     enum status status = directory_snapshot_header(data, version, publisher->options.key, raw, &header, &error);
     if (status == OK && request->version && header.version != request->version)
@@ -485,7 +485,7 @@ void publisher_grow(struct publisher *publisher, uint64_t size, const uint8_t *h
 }
 
 void publisher_drop(struct publisher *publisher, const struct run_state *run) {
-    struct told *told = &publisher->told;
+    struct publisher_view *told = &publisher->told;
     pthread_mutex_lock(&publisher->lock);
     size_t count = run_state_dropped_count(run);
     told->dropped = xrealloc(told->dropped, (count + 1) * sizeof *told->dropped);

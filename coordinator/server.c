@@ -29,7 +29,7 @@ struct server {
     uint8_t run_id[RUN_ID_SIZE];
     uint64_t parameters;
 
-    struct disk *disk;
+    struct disk_watch *disk;
     struct loop *loop;
     struct calls *calls;
     struct intake *intake;
@@ -275,7 +275,7 @@ enum status server_start(const struct server_options *options, struct server **o
     struct server *server = xcalloc(1, sizeof *server);
     server->options = *options;
     sem_init(&server->ended, 0, 0);
-    server->disk = disk_create();
+    server->disk = disk_watch_create();
     server->loop = loop_create(); /* before those who post to it */
     enum status status = start(server, error);
     if (status == OK)
@@ -319,7 +319,7 @@ void server_destroy(struct server *server) {
     model_state_deinit(&server->model);
     ledger_queue_destroy(server->ledger);
     calls_destroy(server->calls);
-    disk_destroy(server->disk);
+    disk_watch_destroy(server->disk);
     sem_destroy(&server->ended);
     free(server);
 }

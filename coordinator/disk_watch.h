@@ -3,21 +3,21 @@
  *
  * Any thread, all functions.
  */
-#ifndef COORDINATOR_DISK_H
-#define COORDINATOR_DISK_H
+#ifndef COORDINATOR_DISK_WATCH_H
+#define COORDINATOR_DISK_WATCH_H
 
 #include <stdbool.h>
 #include <stddef.h>
 
 enum disk_user { DISK_LEDGER, DISK_PAYLOADS, DISK_SNAPSHOTS, DISK_USER_COUNT };
 
-struct disk;
+struct disk_watch;
 
-struct disk *disk_create(void);
-void disk_destroy(struct disk *disk); /* NULL is a no-op */
-void disk_waits(struct disk *disk, enum disk_user user, const char *message);
-void disk_has_room(struct disk *disk, enum disk_user user);
+struct disk_watch *disk_watch_create(void);
+void disk_watch_destroy(struct disk_watch *disk); /* NULL is a no-op */
+void disk_watch_waits(struct disk_watch *disk, enum disk_user user, const char *message);
+void disk_watch_has_room(struct disk_watch *disk, enum disk_user user);
 /* True while anybody waits for room, with a sentence for people. */
-bool disk_waiting(struct disk *disk, char *out, size_t size);
+bool disk_watch_waiting(struct disk_watch *disk, char *out, size_t size);
 
 #endif

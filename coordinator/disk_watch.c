@@ -1,5 +1,5 @@
 /* Who waits for room on the run's disk, since when, and when it was last said. */
-#include "coordinator/disk.h"
+#include "coordinator/disk_watch.h"
 
 #include <pthread.h>
 #include <stdint.h>
@@ -12,7 +12,7 @@
 
 enum { SAY_AGAIN_MS = 60000 };
 
-struct disk {
+struct disk_watch {
     pthread_mutex_t lock;
     struct {
         bool waits;
@@ -21,19 +21,19 @@ struct disk {
     } users[DISK_USER_COUNT];
 };
 
-struct disk *disk_create(void) {
-    struct disk *disk = xcalloc(1, sizeof *disk);
+struct disk_watch *disk_watch_create(void) {
+    struct disk_watch *disk = xcalloc(1, sizeof *disk);
     pthread_mutex_init(&disk->lock, NULL);
     return disk;
 }
 
-void disk_destroy(struct disk *disk) {
+void disk_watch_destroy(struct disk_watch *disk) {
     if (!disk) return;
     pthread_mutex_destroy(&disk->lock);
     free(disk);
 }
 
-void disk_waits(struct disk *disk, enum disk_user user, const char *message) {
+void disk_watch_waits(struct disk_watch *disk, enum disk_user user, const char *message) {
     uint64_t now = clock_monotonic_ms();
     pthread_mutex_lock(&disk->lock);
     bool first = !disk->users[user].waits, say = first || now - disk->users[user].said_ms >= SAY_AGAIN_MS;
@@ -49,7 +49,7 @@ void disk_waits(struct disk *disk, enum disk_user user, const char *message) {
                   (unsigned long long)since, log_quote(message, quoted, sizeof quoted));
 }
 
-void disk_has_room(struct disk *disk, enum disk_user user) {
+void disk_watch_has_room(struct disk_watch *disk, enum disk_user user) {
     pthread_mutex_lock(&disk->lock);
     bool waited = disk->users[user].waits;
     uint64_t since = clock_monotonic_ms() - disk->users[user].since_ms;
@@ -58,7 +58,7 @@ void disk_has_room(struct disk *disk, enum disk_user user) {
     if (waited) log_info("disk_has_room", "waited_ms=%llu", (unsigned long long)since);
 }
 
-bool disk_waiting(struct disk *disk, char *out, size_t size) {
+bool disk_watch_waiting(struct disk_watch *disk, char *out, size_t size) {
     bool found = false;
     pthread_mutex_lock(&disk->lock);
     for (int user = 0; user < DISK_USER_COUNT && !found; user++) {
