@@ -48,7 +48,7 @@ passes one_mark_in_a_comment_of_many_lines_passes node/x.c '/* whoever comes */'
 plant three_marks_in_comments_are_too_many node/x.c '/* whoever */\n/* is no lock */\n// wants it' 'node/x.c:3'
 plant three_marks_in_a_document_are_too_many docs/x.md 'Whoever comes.\n\nIt is no\nlock, but for one.' 'docs/x.md:3'
 plant a_long_line_of_a_document_is_found docs/x.md "$(printf 'word %.0s' {1..21})" 'columns; at most 100'
-passes tables_links_and_code_may_be_long docs/x.md "| $(printf 'word %.0s' {1..30}) |\n[a](b) $(printf 'word %.0s' {1..30})\n\`\`\`\n$(printf 'word %.0s' {1..30})\n\`\`\`"
+passes tables_links_and_code_may_be_long docs/x.md "| $(printf 'word %.0s' {1..30}) |\n[a](https://a.b) $(printf 'word %.0s' {1..30})\n\`\`\`\n$(printf 'word %.0s' {1..30})\n\`\`\`"
 plant a_file_that_does_not_say_what_it_is_for_is_found node/x.c '#include "node/x.h"' 'node/x.c:1: no comment'
 plant a_file_that_is_named_but_not_there_is_found docs/x.md 'See `node/gone.c` for it.' 'docs/x.md:1: there is no node/gone.c'
 plant a_link_that_leads_nowhere_is_found docs/x.md 'See [it](gone.md).' 'docs/x.md:1: there is no docs/gone.md'
