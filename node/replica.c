@@ -9,11 +9,6 @@
 #include "base/memory.h"
 #include "codec/device.h"
 
-uint64_t replica_memory(const struct manifest *manifest, uint64_t parameters) {
-    uint64_t vectors = manifest->outer.mode == OUTER_SPARSE ? 4 : 3;
-    return model_state_memory(manifest, parameters) + vectors * parameters * sizeof(float) + parameters / 4;
-}
-
 static enum status vector(uint64_t count, float **out, struct error *error) {
     void *memory = NULL;
     TRY(memory_try(count, sizeof(float), &memory, error));

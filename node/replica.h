@@ -50,7 +50,6 @@ MUST_USE enum status replica_init(struct replica *replica, const struct manifest
 void replica_deinit(struct replica *replica);
 /* Encodes on the device from now on, until it fails. cuda is borrowed until replica_deinit. FULL, UNAVAILABLE: the CPU goes on. */
 MUST_USE enum status replica_use_device(struct replica *replica, const struct cuda_operations *cuda, struct error *error);
-uint64_t replica_memory(const struct manifest *manifest, uint64_t parameters); /* bytes */
 
 /* Trainer, or start-up: base = global for every fragment, local = global. */
 void replica_begin(struct replica *replica, float *local);

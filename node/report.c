@@ -155,7 +155,7 @@ void report_add_root(struct report *report, uint64_t version, const uint8_t root
     pthread_mutex_unlock(&report->lock);
 }
 
-struct told {                    /* all figures at one moment */
+struct status_snapshot {         /* all figures at one moment */
     struct report_totals totals; /* with this process's */
     struct report_view view;
     struct training_figures training;
@@ -166,8 +166,8 @@ struct told {                    /* all figures at one moment */
     double share;
 };
 
-static void collect(struct report *report, struct training *training, struct told *out) {
-    *out = (struct told){.training = {.loss = (double)NAN, .trainer_steps = report->options.trainer_steps}};
+static void collect(struct report *report, struct training *training, struct status_snapshot *out) {
+    *out = (struct status_snapshot){.training = {.loss = (double)NAN, .trainer_steps = report->options.trainer_steps}};
     if (training) training_figures(training, &out->training);
     pthread_mutex_lock(&report->lock);
     out->totals = report->totals;
@@ -195,7 +195,7 @@ static void collect(struct report *report, struct training *training, struct tol
 }
 
 float report_compute_share(struct report *report, struct training *training) {
-    struct told *told = xmalloc(sizeof *told);
+    struct status_snapshot *told = xmalloc(sizeof *told);
     collect(report, training, told);
     float share = (float)told->share;
     free(told);
@@ -229,7 +229,7 @@ static const char *slot_name(enum slot_phase slot) {
     return (unsigned)slot < COUNT_OF(names) ? names[slot] : "unknown";
 }
 
-static void put_site(struct json_writer *writer, const struct report *report, const struct told *told) {
+static void put_site(struct json_writer *writer, const struct report *report, const struct status_snapshot *told) {
     const struct site *site = report->options.site;
     char hex[HEX32_SIZE];
     put_text(writer, "run", site->manifest.name);
@@ -243,7 +243,7 @@ static void put_site(struct json_writer *writer, const struct report *report, co
     put_u64(writer, "started_ms", report->started_ms);
 }
 
-static void put_run(struct json_writer *writer, const struct told *told) {
+static void put_run(struct json_writer *writer, const struct status_snapshot *told) {
     const struct report_view *view = &told->view;
     char hex[HEX32_SIZE];
     put_text(writer, "phase", view->has_run ? phase_name(view->phase) : "unknown");
@@ -276,7 +276,7 @@ static void put_run(struct json_writer *writer, const struct told *told) {
     json_end_object(writer);
 }
 
-static void put_training(struct json_writer *writer, const struct told *told) {
+static void put_training(struct json_writer *writer, const struct status_snapshot *told) {
     put_f64(writer, "loss", told->training.loss);
     put_f64(writer, "learning_rate", (double)told->training.learning_rate);
     put_u64(writer, "steps", told->training.steps);
@@ -296,7 +296,7 @@ static void put_training(struct json_writer *writer, const struct told *told) {
 }
 
 /* Linked, and nothing that somebody must mend. */
-static bool is_ready(const struct report *report, const struct told *told) {
+static bool is_ready(const struct report *report, const struct status_snapshot *told) {
     char message[TROUBLE_TEXT_SIZE];
     uint64_t since_ms = 0;
     bool ready = told->view.linked;
@@ -306,7 +306,7 @@ static bool is_ready(const struct report *report, const struct told *told) {
 }
 
 /* What somebody has to mend, and whether the site does its work. */
-static void put_troubles(struct json_writer *writer, const struct report *report, const struct told *told) {
+static void put_troubles(struct json_writer *writer, const struct report *report, const struct status_snapshot *told) {
     char message[TROUBLE_TEXT_SIZE];
     uint64_t since_ms = 0;
     json_key(writer, "troubles");
@@ -324,7 +324,7 @@ static void put_troubles(struct json_writer *writer, const struct report *report
     json_bool(writer, is_ready(report, told));
 }
 
-static void put_roots(struct json_writer *writer, const struct told *told) {
+static void put_roots(struct json_writer *writer, const struct status_snapshot *told) {
     json_key(writer, "roots");
     json_begin_object(writer);
     for (size_t i = 0; i < told->root_count; i++) {
@@ -385,7 +385,7 @@ static void complain(struct complaint *complaint, const char *event, const char 
              (unsigned long long)complaint->wait_ms);
 }
 
-static void write_metrics(struct report *report, const struct told *told) {
+static void write_metrics(struct report *report, const struct status_snapshot *told) {
     struct buffer text = {0};
     const struct site *site = report->options.site;
     char labels[128], hex[HEX32_SIZE];
@@ -419,7 +419,7 @@ static void write_metrics(struct report *report, const struct told *told) {
 }
 
 void report_write(struct report *report, struct training *training, const char *state, const char *message) {
-    struct told *told = xmalloc(sizeof *told);
+    struct status_snapshot *told = xmalloc(sizeof *told);
     struct buffer text = {0};
     struct error error = {0};
     collect(report, training, told);
@@ -452,7 +452,7 @@ void report_write(struct report *report, struct training *training, const char *
 /* ---- heartbeats -------------------------------------------------------------------------------------------------------------- */
 
 void report_heartbeat(struct report *report, struct training *training, struct buffer *out) {
-    struct told *told = xmalloc(sizeof *told);
+    struct status_snapshot *told = xmalloc(sizeof *told);
     collect(report, training, told);
     struct heartbeat_request request = {.protocol = PROTOCOL_VERSION,
                                         .epoch = told->view.epoch,

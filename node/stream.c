@@ -168,8 +168,6 @@ enum status stream_read(struct stream *stream, uint64_t wait_ms, struct buffer *
     return status;
 }
 
-void stream_set_timeout(struct stream *stream, uint32_t timeout_ms) { rpc_call_set_progress_timeout(stream->call, timeout_ms); }
-
 void stream_cancel(struct stream *stream) { rpc_call_cancel(stream->call, RPC_CANCELLED, "this side stops"); }
 
 void stream_close(struct stream *stream) {

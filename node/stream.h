@@ -35,8 +35,6 @@ void stream_half_close(struct stream *stream);
 /* Replaces *out. TIMEOUT after wait_ms without a message (the call goes on; UINT64_MAX: no limit). NOT_FOUND: the peer has
  * said all, and all is well. Otherwise what ended the call. */
 MUST_USE enum status stream_read(struct stream *stream, uint64_t wait_ms, struct buffer *out, struct error *error);
-/* 0: no clock any more. */
-void stream_set_timeout(struct stream *stream, uint32_t timeout_ms);
 /* Any thread: a thread that waits in it gets CANCELLED. */
 void stream_cancel(struct stream *stream);
 /* Cancels what is open and waits for the last callback. NULL is a no-op. */

@@ -17,9 +17,9 @@
 
 enum { REQUESTS_LIMIT = 4 * FRAGMENTS_LIMIT, BAD_STEPS_LIMIT = 10, RATE_WINDOW_MS = 10000 };
 
-enum request_kind { REQUEST_SNAPSHOT, REQUEST_REBASE };
-struct request {
-    enum request_kind kind;
+enum training_request_kind { REQUEST_SNAPSHOT, REQUEST_REBASE };
+struct training_request {
+    enum training_request_kind kind;
     uint32_t fragment;
     uint64_t sequence;
     enum training_move why;
@@ -30,7 +30,7 @@ struct training {
     struct thread *thread;
     pthread_mutex_t lock; /* of everything down to the blank line */
     pthread_cond_t changed;
-    struct request requests[REQUESTS_LIMIT]; /* a ring */
+    struct training_request requests[REQUESTS_LIMIT]; /* a ring */
     size_t request_head, request_count;
     bool train, stopping, capture_last;
     bool capture_out;    /* one was handed out and is not freed */
@@ -96,7 +96,7 @@ static void wait_until_ns(struct training *training, uint64_t at_ns) {
 
 /* ---- requests ----------------------------------------------------------------------------------------------------------- */
 
-static void ask(struct training *training, struct request request) {
+static void ask(struct training *training, struct training_request request) {
     pthread_mutex_lock(&training->lock);
     ASSERT(training->request_count < REQUESTS_LIMIT); /* the brain has at most one per fragment under way */
     training->requests[(training->request_head + training->request_count++) % REQUESTS_LIMIT] = request;
@@ -105,11 +105,11 @@ static void ask(struct training *training, struct request request) {
 }
 
 void training_snapshot(struct training *training, uint32_t fragment, uint64_t sequence) {
-    ask(training, (struct request){.kind = REQUEST_SNAPSHOT, .fragment = fragment, .sequence = sequence});
+    ask(training, (struct training_request){.kind = REQUEST_SNAPSHOT, .fragment = fragment, .sequence = sequence});
 }
 
 void training_rebase(struct training *training, uint32_t fragment, uint64_t sequence, enum training_move why) {
-    ask(training, (struct request){.kind = REQUEST_REBASE, .fragment = fragment, .sequence = sequence, .why = why});
+    ask(training, (struct training_request){.kind = REQUEST_REBASE, .fragment = fragment, .sequence = sequence, .why = why});
 }
 
 void training_capture(struct training *training) {
@@ -127,7 +127,7 @@ static void fail(struct training *training, enum status status, const char *mess
     pthread_mutex_unlock(&training->lock);
 }
 
-static void do_snapshot(struct training *training, const struct request *request) {
+static void do_snapshot(struct training *training, const struct training_request *request) {
     struct trainer *trainer = training->options.trainer;
     float *local = trainer_parameters(trainer);
     if (trainer_is_lost(trainer)) { /* what is left is older than what the message would say of its steps */
@@ -145,7 +145,7 @@ static void do_snapshot(struct training *training, const struct request *request
     buffer_deinit(&optimizer);
 }
 
-static void do_rebase(struct training *training, const struct request *request) {
+static void do_rebase(struct training *training, const struct training_request *request) {
     training_mark_rebase(&training->options.fragment[request->fragment], training->options.replica, request->fragment,
                          request->sequence, request->why, trainer_parameters(training->options.trainer));
     book_unlocked(training, LOST_REBASE);
@@ -264,7 +264,7 @@ static bool take_capture(struct training *training, bool train) {
 }
 
 /* The next thing to do. */
-static enum todo next(struct training *training, struct request *request) {
+static enum todo next(struct training *training, struct training_request *request) {
     enum todo todo = TODO_STOP;
     pthread_mutex_lock(&training->lock);
     while (!training->stopping) {
@@ -305,7 +305,7 @@ static void capture_at_end(struct training *training) {
 
 static void body(void *context) {
     struct training *training = context;
-    struct request request;
+    struct training_request request;
     enum todo todo;
     while ((todo = next(training, &request)) != TODO_STOP) {
         if (todo == TODO_STEP)

@@ -20,7 +20,7 @@ enum { QUEUE_LIMIT = 2 * FRAGMENTS_LIMIT + 4, CHUNK_LEAST = 4096 };
 
 enum upload_kind { UPLOAD_OWN, UPLOAD_SUPPLY, UPLOAD_REFETCH };
 
-struct upload {
+struct site_upload {
     enum upload_kind kind;
     uint64_t index; /* SUPPLY, REFETCH */
     struct rpc_channel *channel;
@@ -76,7 +76,7 @@ static enum status send_frame(struct uplink *uplink, struct stream *stream, cons
     return status;
 }
 
-static enum status send_open(struct uplink *uplink, struct stream *stream, struct upload *upload, struct error *error) {
+static enum status send_open(struct uplink *uplink, struct stream *stream, struct site_upload *upload, struct error *error) {
     struct submit_frame frame = {
         .kind = SUBMIT_OPEN,
         .open = {.protocol = PROTOCOL_VERSION, .waits = uplink->options.waits, .instance = uplink->options.instance}};
@@ -110,7 +110,7 @@ static enum status read_reply(struct uplink *uplink, struct stream *stream, uint
 }
 
 /* OK with a reply that came early (the coordinator has all, or does not need it), NOT_FOUND when all is sent and none has come. */
-static enum status send_payload(struct uplink *uplink, struct stream *stream, struct upload *upload, uint64_t offset,
+static enum status send_payload(struct uplink *uplink, struct stream *stream, struct site_upload *upload, uint64_t offset,
                                 uint32_t chunk_limit, struct buffer *message, struct submit_reply *reply, struct error *error) {
     struct blob_reader *reader = NULL;
     size_t limit = MIN((size_t)chunk_limit, (size_t)FRAME_PAYLOAD_LIMIT);
@@ -142,7 +142,7 @@ out:
 }
 
 /* One whole Submit call. OK: *reply is a receipt or a refusal. */
-static enum status talk(struct uplink *uplink, struct stream *stream, struct upload *upload, struct buffer *message,
+static enum status talk(struct uplink *uplink, struct stream *stream, struct site_upload *upload, struct buffer *message,
                         struct submit_reply *reply, struct error *error) {
     TRY(send_open(uplink, stream, upload, error));
     TRY(read_reply(uplink, stream, UINT64_MAX, message, reply, error));
@@ -160,8 +160,8 @@ static enum status talk(struct uplink *uplink, struct stream *stream, struct upl
     return status == NOT_FOUND ? error_set(error, UNAVAILABLE, "the coordinator ended the call without an answer") : status;
 }
 
-static void supplied(struct uplink *uplink, const struct upload *upload, enum status status, const struct submit_reply *reply,
-                     const struct error *error) {
+static void supplied(struct uplink *uplink, const struct site_upload *upload, enum status status,
+                     const struct submit_reply *reply, const struct error *error) {
     char quoted[256];
     if (status == OK && reply->kind == SUBMIT_REFUSAL && reply->refusal.code == REFUSED_DUPLICATE)
         log_info("payload_supplied", "entry=%llu sent=%llu", (unsigned long long)upload->index, (unsigned long long)upload->sent);
@@ -173,7 +173,7 @@ static void supplied(struct uplink *uplink, const struct upload *upload, enum st
     uplink->options.tell(uplink->options.context, &(struct node_event){.kind = NODE_SUPPLIED});
 }
 
-static void answer(struct uplink *uplink, const struct upload *upload, const struct submit_reply *reply) {
+static void answer(struct uplink *uplink, const struct site_upload *upload, const struct submit_reply *reply) {
     struct node_event event = {.fragment = upload->fragment, .sequence = upload->sequence};
     if (reply->kind == SUBMIT_RECEIPT) {
         event.kind = NODE_UPLOAD_RECEIPT;
@@ -207,7 +207,7 @@ static void set_stream(struct uplink *uplink, struct stream *stream) {
     if (stream && stopping) stream_cancel(stream);
 }
 
-static void refetch(struct uplink *uplink, const struct upload *upload) {
+static void refetch(struct uplink *uplink, const struct site_upload *upload) {
     struct node_event event = {.kind = NODE_REFETCHED};
     struct error error = {0};
     struct stream *stream = NULL;
@@ -229,7 +229,7 @@ static void refetch(struct uplink *uplink, const struct upload *upload) {
     uplink->options.tell(uplink->options.context, &event);
 }
 
-static void send(struct uplink *uplink, struct upload *upload) {
+static void send(struct uplink *uplink, struct site_upload *upload) {
     struct error error = {0};
     struct buffer message = {0};
     struct submit_reply reply;
@@ -265,7 +265,7 @@ static void body(void *context) {
     struct uplink *uplink = context;
     void *item;
     while (queue_pop(uplink->queue, UINT64_MAX, &item) == OK) {
-        struct upload *upload = item;
+        struct site_upload *upload = item;
         if (!is_stopping(uplink) && upload->kind == UPLOAD_REFETCH)
             refetch(uplink, upload);
         else if (!is_stopping(uplink))
@@ -293,22 +293,22 @@ enum status uplink_start(const struct uplink_options *options, struct uplink **o
     return status;
 }
 
-static void push(struct uplink *uplink, struct upload upload) {
-    struct upload *copy = xmalloc(sizeof *copy);
+static void push(struct uplink *uplink, struct site_upload upload) {
+    struct site_upload *copy = xmalloc(sizeof *copy);
     *copy = upload;
     if (queue_push(uplink->queue, copy) != OK) free(copy); /* stopping: a fragment has one upload at most */
 }
 
 void uplink_send(struct uplink *uplink, struct rpc_channel *channel, uint32_t fragment, uint64_t sequence) {
-    push(uplink, (struct upload){.channel = channel, .fragment = fragment, .sequence = sequence});
+    push(uplink, (struct site_upload){.channel = channel, .fragment = fragment, .sequence = sequence});
 }
 
 void uplink_supply(struct uplink *uplink, struct rpc_channel *channel, uint64_t index) {
-    push(uplink, (struct upload){.kind = UPLOAD_SUPPLY, .channel = channel, .index = index});
+    push(uplink, (struct site_upload){.kind = UPLOAD_SUPPLY, .channel = channel, .index = index});
 }
 
 void uplink_refetch(struct uplink *uplink, struct rpc_channel *channel, uint64_t index) {
-    push(uplink, (struct upload){.kind = UPLOAD_REFETCH, .channel = channel, .index = index});
+    push(uplink, (struct site_upload){.kind = UPLOAD_REFETCH, .channel = channel, .index = index});
 }
 
 void uplink_stop(struct uplink *uplink) {

@@ -45,7 +45,7 @@ struct rpc_server {
 
 static const struct rpc_handler no_handler;
 
-static void call_is_closed(void *context) {
+static void call_has_closed(void *context) {
     struct rpc_server *server = context;
     server->calls_open--;
 }
@@ -74,7 +74,7 @@ static void accept_call(void *context, struct engine_queue *queue, grpc_call *co
         .write_queue = refused || method->write_queue == 0 ? 4 : method->write_queue,
         .max_message_size = server->options.max_message_size,
         .server = true,
-        .after_closed = call_is_closed,
+        .after_closed = call_has_closed,
         .after_closed_context = server,
     };
     struct rpc_call *call = rpc_call_retain(call_create(&setup));

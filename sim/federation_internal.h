@@ -15,7 +15,7 @@ struct federation {
     float *initial;
     struct check *check;
     struct coordinator *coordinator;
-    struct site *sites[PROCESS_LIMIT]; /* 1 .. site_count */
+    struct simulated_site *sites[PROCESS_LIMIT]; /* 1 .. site_count */
     uint32_t site_count;
     uint8_t secrets[PROCESS_LIMIT][DIGEST_SIZE];
     uint64_t invited_from[PROCESS_LIMIT]; /* world time from which the admin wants it in */

@@ -281,7 +281,7 @@ static void on_backup(void *context, struct event *event) {
     if (!federation_again(f, f->scenario.every.backup, on_backup)) return;
     uint32_t process = federation_planned_site(f);
     uint64_t what = world_plan(&f->world, 0, 4);
-    struct site *site = f->sites[process];
+    struct simulated_site *site = f->sites[process];
     if (!site_has_disk(site)) return;
     if (what <= 1) {
         site_back_up(site);

@@ -9,20 +9,20 @@
 #include "node/restore.h"
 #include "sim/site_internal.h"
 
-struct instant site_now(const struct site *site) {
+struct instant site_now(const struct simulated_site *site) {
     return (struct instant){process_monotonic_ms(site->world, site->setup.process),
                             process_wall_ms(site->world, site->setup.process)};
 }
 
-const char *site_name(const struct site *site) { return site->name; }
-uint32_t site_number(const struct site *site) { return site->number; }
-bool site_is_robbed(const struct site *site) { return site->robbed; }
-bool site_is_finished(const struct site *site) { return site->finished; }
-const struct node_state *site_brain(const struct site *site) { return site->running ? site->state : NULL; }
-const struct replica *site_replica(const struct site *site) { return site->running ? &site->replica : NULL; }
+const char *site_name(const struct simulated_site *site) { return site->name; }
+uint32_t site_number(const struct simulated_site *site) { return site->number; }
+bool site_is_robbed(const struct simulated_site *site) { return site->robbed; }
+bool site_is_finished(const struct simulated_site *site) { return site->finished; }
+const struct node_state *site_brain(const struct simulated_site *site) { return site->running ? site->state : NULL; }
+const struct replica *site_replica(const struct simulated_site *site) { return site->running ? &site->replica : NULL; }
 
-struct site *site_create(const struct site_setup *setup) {
-    struct site *site = xcalloc(1, sizeof *site);
+struct simulated_site *site_create(const struct site_setup *setup) {
+    struct simulated_site *site = xcalloc(1, sizeof *site);
     site->setup = *setup;
     site->world = setup->world;
     snprintf(site->name, sizeof site->name, "site-%u", setup->process);
@@ -31,7 +31,7 @@ struct site *site_create(const struct site_setup *setup) {
     return site;
 }
 
-static void forget(struct site *site) {
+static void forget(struct simulated_site *site) {
     if (site->running) {
         node_state_destroy(site->state);
         replica_deinit(&site->replica);
@@ -49,9 +49,9 @@ static void forget(struct site *site) {
     memset(site->told_until, 0, sizeof site->told_until);
 }
 
-void site_die(struct site *site) { forget(site); }
+void site_die(struct simulated_site *site) { forget(site); }
 
-void site_destroy(struct site *site) {
+void site_destroy(struct simulated_site *site) {
     if (!site) return;
     forget(site);
     node_actions_deinit(&site->actions);
@@ -61,14 +61,14 @@ void site_destroy(struct site *site) {
 
 /* ---- actions ---------------------------------------------------------------------------------------------------------------- */
 
-static void step(struct site *site, const struct node_event *event);
+static void step(struct simulated_site *site, const struct node_event *event);
 
 static void on_timer(void *context, struct event *event) {
-    struct site *site = context;
+    struct simulated_site *site = context;
     if (event->number == site->timer_round) step(site, &(struct node_event){.kind = NODE_TIMER});
 }
 
-static void set_timer(struct site *site, uint64_t at_ms) {
+static void set_timer(struct simulated_site *site, uint64_t at_ms) {
     uint64_t delay = process_delay_until(site->world, site->setup.process, at_ms);
     world_post(site->world, delay, site->setup.process, on_timer, site, NULL)->number = ++site->timer_round;
 }
@@ -80,13 +80,13 @@ static const char *const names[] = {[NODE_DO_CONNECT] = "connect",   [NODE_DO_FE
                                     [NODE_DO_REFETCH] = "refetch",   [NODE_DO_SUPPLY] = "supply", [NODE_DO_ACCEPTED] = "accepted",
                                     [NODE_DO_TIMER] = "timer",       [NODE_DO_FINISH] = "finish", [NODE_DO_HALT] = "halt"};
 
-static void apply(struct site *site, const struct node_action *action) {
+static void apply(struct simulated_site *site, const struct node_action *action) {
     struct keeper_job job = {.kind = KEEPER_APPLY, .run = node_state_run(site->state)};
     buffer_append(&job.bytes, action->bytes.data, action->bytes.size);
     site_job(site, &job);
 }
 
-static void perform(struct site *site, const struct node_action *action) {
+static void perform(struct simulated_site *site, const struct node_action *action) {
     const struct scenario *scenario = site->setup.scenario;
     if (action->kind != NODE_DO_TIMER && action->kind != NODE_DO_HEARTBEAT)
         world_trace(site->world, "%-12s %s fragment=%u sequence=%llu index=%llu train=%d/%d %.60s", site->name,
@@ -141,7 +141,7 @@ static void perform(struct site *site, const struct node_action *action) {
     }
 }
 
-static void perform_all(struct site *site) {
+static void perform_all(struct simulated_site *site) {
     struct node_actions actions = site->actions;
     site->actions = (struct node_actions){0};
     for (size_t i = 0; i < actions.count && !process_is_doomed(site->world, site->setup.process); i++)
@@ -149,7 +149,7 @@ static void perform_all(struct site *site) {
     node_actions_deinit(&actions);
 }
 
-static bool site_receipt_is_late(const struct site *site, struct bytes receipt) {
+static bool site_receipt_is_late(const struct simulated_site *site, struct bytes receipt) {
     struct reader reader = reader_of(receipt);
     reader_take(&reader, RUN_ID_SIZE);
     uint32_t epoch = reader_u32(&reader);
@@ -160,7 +160,7 @@ static bool site_receipt_is_late(const struct site *site, struct bytes receipt) 
 static const char *const slot_names[] = {"training", "snapshot", "encoding",  "uploading", "backoff",
                                          "accepted", "merging",  "restoring", "advancing"};
 
-static void step(struct site *site, const struct node_event *event) {
+static void step(struct simulated_site *site, const struct node_event *event) {
     if (!site->running || process_is_doomed(site->world, site->setup.process)) return;
     uint64_t size = run_state_size(node_state_run(site->state));
     if (event->kind != NODE_PROGRESS && event->kind != NODE_TIMER)
@@ -179,29 +179,29 @@ static void step(struct site *site, const struct node_event *event) {
 
 /* ---- what the brain is told ------------------------------------------------------------------------------------------------- */
 
-struct told {
+struct heard {
     struct node_event event;
     struct buffer bytes;
     char message[160];
 };
 
 static void told_release(void *pointer) {
-    struct told *told = pointer;
+    struct heard *told = pointer;
     buffer_deinit(&told->bytes);
     free(told);
 }
 
 static void on_told(void *context, struct event *event) {
-    struct told *told = event->payload;
+    struct heard *told = event->payload;
     told->event.bytes = buffer_bytes(&told->bytes);
     told->event.message = told->message;
     step(context, &told->event);
 }
 
-void site_tell(struct site *site, enum source source, const struct node_event *event) {
+void site_tell(struct simulated_site *site, enum source source, const struct node_event *event) {
     struct world *world = site->world;
     if (process_is_doomed(world, site->setup.process)) return;
-    struct told *told = xcalloc(1, sizeof *told);
+    struct heard *told = xcalloc(1, sizeof *told);
     told->event = *event;
     buffer_append(&told->bytes, event->bytes.data, event->bytes.size);
     if (event->message) snprintf(told->message, sizeof told->message, "%s", event->message);
@@ -214,7 +214,7 @@ void site_tell(struct site *site, enum source source, const struct node_event *e
 /* ---- life ------------------------------------------------------------------------------------------------------------------- */
 
 /* What must have survived the restart, by the books of the disk and of the tensors. */
-static void check_resumed(const struct site *site, const struct node_spooled *spooled, size_t count) {
+static void check_resumed(const struct simulated_site *site, const struct node_spooled *spooled, size_t count) {
     const struct run_state *run = node_state_run(site->state);
     if (!run_state_has_genesis(run)) return;
     for (uint32_t f = 0; f < site->replica.fragments; f++) {
@@ -236,14 +236,14 @@ static void check_resumed(const struct site *site, const struct node_spooled *sp
 /* ---- from the disk ---------------------------------------------------------------------------- */
 
 static enum status initialise(void *context, float *theta, struct error *error) {
-    const struct site *site = context;
+    const struct simulated_site *site = context;
     (void)error;
     memcpy(theta, site->setup.initial, (size_t)site->setup.scenario->parameters * sizeof *theta);
     return OK;
 }
 
 static float *local(void *context) {
-    const struct site *site = context;
+    const struct simulated_site *site = context;
     return site->local;
 }
 
@@ -252,17 +252,17 @@ static enum status load(void *context, struct bytes state, struct error *error) 
 }
 
 static void payload_lost(void *context, uint64_t entry, const struct error *why) {
-    const struct site *site = context;
+    const struct simulated_site *site = context;
     world_trace(site->world, "%-12s entry %llu: %.80s", site->name, (unsigned long long)entry, why->message);
 }
 
 static void message_lost(void *context, const struct journal_round *round, const struct error *why) {
-    const struct site *site = context;
+    const struct simulated_site *site = context;
     world_trace(site->world, "%-12s sequence %llu is lost: %.80s", site->name, (unsigned long long)round->sequence, why->message);
 }
 
 /* Steps in the vectors that have just come back, by the table in node/restore.h: as those were, not as anything was counted. */
-static struct trained trained_of(const struct site *site, uint32_t fragment) {
+static struct trained trained_of(const struct simulated_site *site, uint32_t fragment) {
     const struct journal_round *round = journal_round(site->journal, fragment);
     const struct journal_checkpoint *checkpoint = journal_checkpoint(site->journal);
     const struct round_books *books = &site->books[fragment];
@@ -285,7 +285,7 @@ static struct trained trained_of(const struct site *site, uint32_t fragment) {
     return trained;
 }
 
-static enum status restore(struct site *site, struct restored *restored, struct error *error) {
+static enum status restore(struct simulated_site *site, struct restored *restored, struct error *error) {
     struct restore_input input = {.journal = site->journal,
                                   .replica = &site->replica,
                                   .port = {.context = site,
@@ -309,7 +309,7 @@ static enum status restore(struct site *site, struct restored *restored, struct 
     return OK;
 }
 
-static void create_state(struct site *site, uint64_t payloads_from) {
+static void create_state(struct simulated_site *site, uint64_t payloads_from) {
     const struct scenario *scenario = site->setup.scenario;
     struct node_options options = {.site = site->number,
                                    .seed = random_hash(site->world->seed, site->world->now),
@@ -329,7 +329,7 @@ static void create_state(struct site *site, uint64_t payloads_from) {
     site->state = node_state_create(&options);
 }
 
-static enum status come_back(struct site *site, struct restored *restored, struct error *error) {
+static enum status come_back(struct simulated_site *site, struct restored *restored, struct error *error) {
     TRY(journal_open_simulated(&site->disk, &site->records, &site->journal, error));
     TRY(restore(site, restored, error));
     create_state(site, restored->payloads_from);
@@ -339,7 +339,7 @@ static enum status come_back(struct site *site, struct restored *restored, struc
     return OK;
 }
 
-void site_enter(struct site *site) {
+void site_enter(struct simulated_site *site) {
     const struct scenario *scenario = site->setup.scenario;
     struct error error = {0};
     struct restored restored;
@@ -363,7 +363,7 @@ void site_enter(struct site *site) {
         step(site, &(struct node_event){.kind = NODE_ENTRY, .bytes = buffer_bytes(&site->disk.entries[i])});
 }
 
-void site_boot(struct site *site) {
+void site_boot(struct simulated_site *site) {
     process_start(site->world, site->setup.process);
     site->finished = site->halted = false;
     if (site->number)

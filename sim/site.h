@@ -18,7 +18,7 @@
 #include "sim/network.h"
 #include "sim/scenario.h"
 
-struct site;
+struct simulated_site;
 struct coordinator;
 
 struct site_setup { /* borrowed, all of it */
@@ -36,33 +36,34 @@ struct site_setup { /* borrowed, all of it */
     void *context;
 };
 
-struct site *site_create(const struct site_setup *setup);
-void site_destroy(struct site *site);
-const char *site_name(const struct site *site);
-uint32_t site_number(const struct site *site); /* in the ledger; 0: not joined yet */
-bool site_is_robbed(const struct site *site);  /* somebody else has used its invitation: only another one helps */
-void site_take_invitation(struct site *site, const uint8_t secret_digest[static DIGEST_SIZE]); /* which the admin hands over */
-bool site_is_finished(const struct site *site);
-const struct node_state *site_brain(const struct site *site); /* NULL: it is down, or not joined */
-const struct replica *site_replica(const struct site *site);  /* likewise */
+struct simulated_site *site_create(const struct site_setup *setup);
+void site_destroy(struct simulated_site *site);
+const char *site_name(const struct simulated_site *site);
+uint32_t site_number(const struct simulated_site *site); /* in the ledger; 0: not joined yet */
+bool site_is_robbed(const struct simulated_site *site);  /* somebody else has used its invitation: only another one helps */
+void site_take_invitation(struct simulated_site *site,
+                          const uint8_t secret_digest[static DIGEST_SIZE]); /* which the admin hands over */
+bool site_is_finished(const struct simulated_site *site);
+const struct node_state *site_brain(const struct simulated_site *site); /* NULL: it is down, or not joined */
+const struct replica *site_replica(const struct simulated_site *site);  /* likewise */
 
 /* --- its disk, while it is down or up --- */
-void site_back_up(struct site *site);  /* keeps a copy of the disk as it is */
-bool site_put_back(struct site *site); /* the copy again, while it is down; false: there is none */
-void site_wipe(struct site *site);     /* while it is down: everything but its number and key */
+void site_back_up(struct simulated_site *site);  /* keeps a copy of the disk as it is */
+bool site_put_back(struct simulated_site *site); /* the copy again, while it is down; false: there is none */
+void site_wipe(struct simulated_site *site);     /* while it is down: everything but its number and key */
 /* Flips a bit of the copy of that payload, where there is one. */
-void site_flip_payload(struct site *site, const uint8_t *digest);
-bool site_flip(struct site *site, bool record);        /* damages something at rest; false: nothing is there to damage */
-const struct disk *site_disk(const struct site *site); /* lent; entries may be damaged where site_has_damaged_record */
-bool site_has_damaged_record(const struct site *site);
-bool site_has_disk(const struct site *site); /* it was running once */
+void site_flip_payload(struct simulated_site *site, const uint8_t *digest);
+bool site_flip(struct simulated_site *site, bool record); /* damages something at rest; false: nothing is there to damage */
+const struct disk *site_disk(const struct simulated_site *site); /* lent; entries may be damaged where site_has_damaged_record */
+bool site_has_damaged_record(const struct simulated_site *site);
+bool site_has_disk(const struct simulated_site *site); /* it was running once */
 
-void site_boot(struct site *site);
-void site_die(struct site *site);
-void site_message(struct site *site, uint32_t stream, const struct message *message);
-void site_closed(struct site *site, uint32_t stream);
+void site_boot(struct simulated_site *site);
+void site_die(struct simulated_site *site);
+void site_message(struct simulated_site *site, uint32_t stream, const struct message *message);
+void site_closed(struct simulated_site *site, uint32_t stream);
 /* A faulty site sends one contribution more, broken in a way drawn from the world's randomness. `victim`: a header and signature of
  * somebody else that is in the ledger, for the taking; NULL: none. */
-void site_misbehave(struct site *site, const struct run_state *run, const struct ledger_entry *victim);
+void site_misbehave(struct simulated_site *site, const struct run_state *run, const struct ledger_entry *victim);
 
 #endif

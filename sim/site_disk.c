@@ -5,14 +5,14 @@
 #include "base/memory.h"
 #include "sim/site_internal.h"
 
-void site_disk_init(struct site *site) {
+void site_disk_init(struct simulated_site *site) {
     disk_init(&site->disk, site->world, site->setup.process);
     disk_init(&site->copy.disk, site->world, site->setup.process);
     journal_records_init(&site->records, site->world, site->setup.process);
     journal_records_init(&site->copy.records, site->world, site->setup.process);
 }
 
-void site_disk_deinit(struct site *site) {
+void site_disk_deinit(struct simulated_site *site) {
     journal_records_deinit(&site->records);
     journal_records_deinit(&site->copy.records);
     buffer_deinit(&site->download);
@@ -20,9 +20,9 @@ void site_disk_deinit(struct site *site) {
     disk_deinit(&site->copy.disk);
 }
 
-bool site_has_disk(const struct site *site) { return site->number != 0; }
+bool site_has_disk(const struct simulated_site *site) { return site->number != 0; }
 
-void site_back_up(struct site *site) {
+void site_back_up(struct simulated_site *site) {
     struct site_copy *copy = &site->copy;
     copy->exists = true;
     disk_copy(&copy->disk, &site->disk);
@@ -32,7 +32,7 @@ void site_back_up(struct site *site) {
     check_backed_up(site->setup.check, site->setup.process);
 }
 
-bool site_put_back(struct site *site) {
+bool site_put_back(struct simulated_site *site) {
     struct site_copy *copy = &site->copy;
     if (!copy->exists) return false;
     disk_copy(&site->disk, &copy->disk);
@@ -45,7 +45,7 @@ bool site_put_back(struct site *site) {
     return true;
 }
 
-void site_wipe(struct site *site) {
+void site_wipe(struct simulated_site *site) {
     journal_records_deinit(&site->records);
     memset(site->books, 0, sizeof site->books);
     disk_deinit(&site->disk);
@@ -55,15 +55,15 @@ void site_wipe(struct site *site) {
     world_trace(site->world, "%-12s starts from an empty disk", site->name);
 }
 
-const struct disk *site_disk(const struct site *site) { return &site->disk; }
+const struct disk *site_disk(const struct simulated_site *site) { return &site->disk; }
 
-bool site_has_damaged_record(const struct site *site) {
+bool site_has_damaged_record(const struct simulated_site *site) {
     return site->records.damaged != DAMAGE_NONE || disk_has_damaged_record(&site->disk);
 }
 
-void site_flip_payload(struct site *site, const uint8_t *digest) { (void)disk_flip(&site->disk, digest); }
+void site_flip_payload(struct simulated_site *site, const uint8_t *digest) { (void)disk_flip(&site->disk, digest); }
 
-bool site_flip(struct site *site, bool record) {
+bool site_flip(struct simulated_site *site, bool record) {
     struct world *world = site->world;
     uint64_t kind = world_luck_below(world, 3), entry = world_luck_below(world, site->disk.entry_count + 1);
     uint64_t blob = world_luck_below(world, site->disk.blob_count + 1);

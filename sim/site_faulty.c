@@ -56,7 +56,7 @@ const char *const lie_names[LIE_COUNT] = {
 };
 
 struct lie {
-    struct site *site;
+    struct simulated_site *site;
     uint32_t stream;
     struct buffer payload;
 };
@@ -73,7 +73,7 @@ static void fill_delta(struct world *world, enum lie_kind kind, float *delta, ui
 }
 
 /* A header that would be in order, with a payload of its own. */
-static void honest_header(struct site *site, enum lie_kind kind, const struct run_state *run, struct contribution *c,
+static void honest_header(struct simulated_site *site, enum lie_kind kind, const struct run_state *run, struct contribution *c,
                           struct buffer *payload) {
     const struct scenario *scenario = site->setup.scenario;
     const struct run_site *own = run_state_site(run, site->number);
@@ -115,7 +115,7 @@ static void seal_payload(struct contribution *c, const struct buffer *payload) {
 }
 
 /* Something else in the header. False: this lie cannot be told now. */
-static bool bend_header(struct site *site, enum lie_kind kind, const struct run_state *run, struct contribution *c) {
+static bool bend_header(struct simulated_site *site, enum lie_kind kind, const struct run_state *run, struct contribution *c) {
     struct world *world = site->world;
     switch (kind) {
     case LIE_DIGEST: c->payload_digest[world_luck_below(world, DIGEST_SIZE)] ^= 1; return true;
@@ -165,8 +165,8 @@ static bool bend_header(struct site *site, enum lie_kind kind, const struct run_
 }
 
 /* A payload that is signed as it is sent. False: this lie cannot be told now. */
-static bool bend_payload(struct site *site, enum lie_kind kind, const struct ledger_entry *victim, struct contribution *c,
-                         struct buffer *payload) {
+static bool bend_payload(struct simulated_site *site, enum lie_kind kind, const struct ledger_entry *victim,
+                         struct contribution *c, struct buffer *payload) {
     struct world *world = site->world;
     struct contribution theirs;
     enum codec codec = (enum codec)c->codec;
@@ -226,7 +226,8 @@ static void on_chunks(void *context, struct event *event) {
     }
 }
 
-static void submit(struct site *site, struct lie *lie, uint32_t certificate, const uint8_t *header, const uint8_t *signature) {
+static void submit(struct simulated_site *site, struct lie *lie, uint32_t certificate, const uint8_t *header,
+                   const uint8_t *signature) {
     struct message open = {.kind = MESSAGE_SUBMIT, .instance = site->world->processes[site->setup.process].incarnation + 1};
     buffer_append(&open.bytes, header, CONTRIBUTION_HEADER_SIZE);
     buffer_append(&open.bytes, signature, SIGNATURE_SIZE);
@@ -237,7 +238,7 @@ static void submit(struct site *site, struct lie *lie, uint32_t certificate, con
     world_post(site->world, delay, site->setup.process, on_chunks, site, lie)->release = lie_release;
 }
 
-void site_misbehave(struct site *site, const struct run_state *run, const struct ledger_entry *victim) {
+void site_misbehave(struct simulated_site *site, const struct run_state *run, const struct ledger_entry *victim) {
     if (!site->running || !site->number || site->number > run_state_site_count(run)) return;
     struct contribution c;
     uint8_t header[CONTRIBUTION_HEADER_SIZE], signature[SIGNATURE_SIZE];

@@ -48,7 +48,7 @@ struct upload_order {
 
 enum downlink_phase { DOWN_IDLE, DOWN_KNOCKING, DOWN_ASKING, DOWN_FETCHING, DOWN_FOLLOWING };
 
-struct site {
+struct simulated_site {
     struct site_setup setup;
     struct world *world;
     char name[SITE_NAME_SIZE];
@@ -104,36 +104,36 @@ struct site {
     uint32_t upload_stream; /* 0: none under way */
 };
 
-struct instant site_now(const struct site *site);
+struct instant site_now(const struct simulated_site *site);
 /* Copies event, its bytes and message. */
-void site_tell(struct site *site, enum source source, const struct node_event *event);
+void site_tell(struct simulated_site *site, enum source source, const struct node_event *event);
 
 /* site_trainer.c */
-void site_train(struct site *site, bool train, uint64_t until_steps);
-void site_request(struct site *site, struct request request);
+void site_train(struct simulated_site *site, bool train, uint64_t until_steps);
+void site_request(struct simulated_site *site, struct request request);
 /* As node/restore.h asks for it. */
-MUST_USE enum status site_trainer_load(struct site *site, struct bytes state, struct error *error);
-void site_trainer_clear(struct site *site);
+MUST_USE enum status site_trainer_load(struct simulated_site *site, struct bytes state, struct error *error);
+void site_trainer_clear(struct simulated_site *site);
 
 /* site_keeper.c */
-void site_keeper_start(struct site *site, uint64_t payloads_from); /* once replica and journal are there */
-void site_job(struct site *site, const struct keeper_job *job);    /* takes its bytes and its capture */
-void site_keeper_clear(struct site *site);
+void site_keeper_start(struct simulated_site *site, uint64_t payloads_from); /* once replica and journal are there */
+void site_job(struct simulated_site *site, const struct keeper_job *job);    /* takes its bytes and its capture */
+void site_keeper_clear(struct simulated_site *site);
 
 /* site_disk.c */
-void site_disk_init(struct site *site);
-void site_disk_deinit(struct site *site);
+void site_disk_init(struct simulated_site *site);
+void site_disk_deinit(struct simulated_site *site);
 
 /* site_link.c */
-void site_connect(struct site *site, const struct node_action *action);
-void site_follow(struct site *site, const struct node_action *action);
-void site_fetch(struct site *site);
-void site_upload(struct site *site, uint32_t fragment, uint64_t sequence);
-void site_pulse(struct site *site);
-void site_refetch(struct site *site, uint64_t index);
-void site_supply(struct site *site, uint64_t index);
-void site_join(struct site *site);
-void site_enter(struct site *site); /* joined: the brain starts (site.c) */
-void site_link_clear(struct site *site);
+void site_connect(struct simulated_site *site, const struct node_action *action);
+void site_follow(struct simulated_site *site, const struct node_action *action);
+void site_fetch(struct simulated_site *site);
+void site_upload(struct simulated_site *site, uint32_t fragment, uint64_t sequence);
+void site_pulse(struct simulated_site *site);
+void site_refetch(struct simulated_site *site, uint64_t index);
+void site_supply(struct simulated_site *site, uint64_t index);
+void site_join(struct simulated_site *site);
+void site_enter(struct simulated_site *site); /* joined: the brain starts (site.c) */
+void site_link_clear(struct simulated_site *site);
 
 #endif

@@ -18,7 +18,7 @@ static void on_capture(void *context) { site_request(context, (struct request){.
 
 /* What the state machine is told may be sent from now on. */
 static void on_tell(void *context, const struct node_event *event) {
-    struct site *site = context;
+    struct simulated_site *site = context;
     if (event->kind == NODE_ENCODED && event->status == OK && !process_is_doomed(site->world, site->setup.process))
         check_sent(site->setup.check, site->setup.process, event->sequence, event->encoded.header);
     site_tell(site, FROM_KEEPER, event);
@@ -26,7 +26,7 @@ static void on_tell(void *context, const struct node_event *event) {
 
 /* At every version, also where the manifest needs no root. */
 static void on_step_applied(void *context, const struct ledger_entry *step, const uint8_t told[DIGEST_SIZE]) {
-    struct site *site = context;
+    struct simulated_site *site = context;
     uint8_t root[DIGEST_SIZE];
     if (step->step.has_root)
         memcpy(root, told, DIGEST_SIZE);
@@ -35,7 +35,7 @@ static void on_step_applied(void *context, const struct ledger_entry *step, cons
     check_root(site->setup.check, site->name, site->replica.global.version, root);
 }
 
-void site_keeper_start(struct site *site, uint64_t payloads_from) {
+void site_keeper_start(struct simulated_site *site, uint64_t payloads_from) {
     struct keeper_options options = {
         .key = site->setup.key,
         .replica = &site->replica,
@@ -47,7 +47,7 @@ void site_keeper_start(struct site *site, uint64_t payloads_from) {
 
 /* ---- the books, around a job ------------------------------------------------------------------ */
 
-static void before_encode(struct site *site, struct keeper_job *job) {
+static void before_encode(struct simulated_site *site, struct keeper_job *job) {
     struct trained *trained = &site->trained[job->fragment];
     check_before_encode(site->setup.check, site->setup.process, &site->replica, job->fragment, &job->contribution);
     trained->sent = trained->snapshot + trained->feedback;
@@ -56,7 +56,7 @@ static void before_encode(struct site *site, struct keeper_job *job) {
     job->contribution.signed_at_ms = process_wall_ms(site->world, site->setup.process);
 }
 
-static void after_encode(struct site *site, const struct keeper_job *job, bool made_before) {
+static void after_encode(struct simulated_site *site, const struct keeper_job *job, bool made_before) {
     struct trained *trained = &site->trained[job->fragment];
     if (!made_before && job->payload.size > 0) {
         trained->feedback = 0;
@@ -67,18 +67,18 @@ static void after_encode(struct site *site, const struct keeper_job *job, bool m
     check_spooled(site->setup.check, site->setup.process, job->fragment, buffer_bytes(&job->payload));
 }
 
-static void after_restore(struct site *site, const struct keeper_job *job) {
+static void after_restore(struct simulated_site *site, const struct keeper_job *job) {
     if (job->lost) check_message_lost(site->setup.check, site->setup.process, job->fragment);
     if (job->status == OK && site->replica.feedback)
         site->trained[job->fragment].feedback = site->books[job->fragment].steps_sent;
 }
 
-static bool is_in_flight(const struct site *site, uint32_t fragment) {
+static bool is_in_flight(const struct simulated_site *site, uint32_t fragment) {
     const struct journal_round *round = journal_round(site->journal, fragment);
     return round && round->in_flight;
 }
 
-static void after_rebased(struct site *site, const struct keeper_job *job, bool in_flight_before) {
+static void after_rebased(struct simulated_site *site, const struct keeper_job *job, bool in_flight_before) {
     bool refused = job->why == MOVE_REFUSED;
     if (!in_flight_before || is_in_flight(site, job->fragment)) return;
     struct round_books *books = &site->books[job->fragment];
@@ -86,7 +86,7 @@ static void after_rebased(struct site *site, const struct keeper_job *job, bool 
     check_round_over(site->setup.check, site->setup.process, job->fragment, refused);
 }
 
-static enum keeper_outcome keep(struct site *site, struct keeper_job *job) {
+static enum keeper_outcome keep(struct simulated_site *site, struct keeper_job *job) {
     bool made = job->made, in_flight = is_in_flight(site, job->fragment);
     if (job->kind == KEEPER_ENCODE && !made) before_encode(site, job);
     enum keeper_outcome outcome = keeper_do(site->keeper, job);
@@ -99,10 +99,10 @@ static enum keeper_outcome keep(struct site *site, struct keeper_job *job) {
 
 /* ---- the queue -------------------------------------------------------------------------------- */
 
-static void work(struct site *site);
+static void work(struct simulated_site *site);
 
 static void on_job(void *context, struct event *event) {
-    struct site *site = context;
+    struct simulated_site *site = context;
     struct keeper_job *job = site->jobs[0];
     (void)event;
     enum keeper_outcome outcome = keep(site, job);
@@ -118,14 +118,14 @@ static void on_job(void *context, struct event *event) {
     work(site);
 }
 
-static void work(struct site *site) {
+static void work(struct simulated_site *site) {
     if (site->working || site->job_count == 0 || process_is_doomed(site->world, site->setup.process)) return;
     site->working = true;
     world_post(site->world, world_heavy_tail(site->world, site->setup.scenario->worker_us), site->setup.process, on_job, site,
                NULL);
 }
 
-void site_job(struct site *site, const struct keeper_job *job) {
+void site_job(struct simulated_site *site, const struct keeper_job *job) {
     struct keeper_job *copy = xmalloc(sizeof *copy);
     *copy = *job;
     site->jobs = xrealloc(site->jobs, (site->job_count + 1) * sizeof copy);
@@ -133,7 +133,7 @@ void site_job(struct site *site, const struct keeper_job *job) {
     work(site);
 }
 
-void site_keeper_clear(struct site *site) {
+void site_keeper_clear(struct simulated_site *site) {
     for (size_t i = 0; i < site->job_count; i++) {
         if (site->jobs[i]->capture) site->jobs[i]->capture->freed = NULL;
         keeper_job_deinit(site->jobs[i]);

@@ -6,13 +6,13 @@
 #include "sim/coordinator.h"
 #include "sim/site_internal.h"
 
-static uint32_t open_call(struct site *site, struct message *message) {
+static uint32_t open_call(struct simulated_site *site, struct message *message) {
     uint32_t stream = network_open(site->setup.network, site->setup.process, site->number);
     network_send(site->setup.network, stream, true, message);
     return stream;
 }
 
-static void close_call(struct site *site, uint32_t *stream) {
+static void close_call(struct simulated_site *site, uint32_t *stream) {
     uint32_t number = *stream;
     *stream = 0;
     if (number) network_close(site->setup.network, number, true);
@@ -21,12 +21,12 @@ static void close_call(struct site *site, uint32_t *stream) {
 /* ---- joining ------------------------------------------------------------------------------------------------------------------ */
 
 static void on_join_again(void *context, struct event *event) {
-    struct site *site = context;
+    struct simulated_site *site = context;
     (void)event;
     if (!site->number && !site->join_stream) site_join(site);
 }
 
-void site_join(struct site *site) {
+void site_join(struct simulated_site *site) {
     struct message message = {.kind = MESSAGE_JOIN};
     char name[SITE_NAME_SIZE] = {0};
     memcpy(name, site->name, strlen(site->name));
@@ -36,18 +36,18 @@ void site_join(struct site *site) {
     site->join_stream = open_call(site, &message);
 }
 
-static void join_again(struct site *site) {
+static void join_again(struct simulated_site *site) {
     close_call(site, &site->join_stream);
     world_post(site->world, world_between(site->world, 300 * MS, 1500 * MS), site->setup.process, on_join_again, site, NULL);
 }
 
-void site_take_invitation(struct site *site, const uint8_t secret_digest[static DIGEST_SIZE]) {
+void site_take_invitation(struct simulated_site *site, const uint8_t secret_digest[static DIGEST_SIZE]) {
     memcpy(site->setup.secret_digest, secret_digest, DIGEST_SIZE);
     site->robbed = false;
     if (site->join_stream) join_again(site); /* nobody waits for what is said about the old one */
 }
 
-static void joined(struct site *site, const struct message *message) {
+static void joined(struct simulated_site *site, const struct message *message) {
     if (message->a != ACCEPTED) {
         if (message->a == REFUSED_DUPLICATE) site->robbed = true;
         join_again(site);
@@ -65,15 +65,17 @@ static void joined(struct site *site, const struct message *message) {
 
 /* ---- the downlink ------------------------------------------------------------------------------------------------------------- */
 
-static void link_down(struct site *site) {
+static void link_down(struct simulated_site *site) {
     close_call(site, &site->down_stream);
     site->down = DOWN_IDLE;
     site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_LINK_DOWN, .status = UNAVAILABLE});
 }
 
-static uint64_t instance_of(const struct site *site) { return site->world->processes[site->setup.process].incarnation + 1; }
+static uint64_t instance_of(const struct simulated_site *site) {
+    return site->world->processes[site->setup.process].incarnation + 1;
+}
 
-static void run_follow(struct site *site) {
+static void run_follow(struct simulated_site *site) {
     struct message message = {
         .kind = MESSAGE_FOLLOW, .instance = instance_of(site), .b = site->payloads_from, .c = site->omit_own};
     message.made_plus_1 = site->made_plus_1;
@@ -85,13 +87,13 @@ static void run_follow(struct site *site) {
     site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_LINK_UP});
 }
 
-static uint32_t knock(struct site *site) {
+static uint32_t knock(struct simulated_site *site) {
     struct message message = {.kind = MESSAGE_HEARTBEAT, .instance = instance_of(site), .turn = site->turn};
     return open_call(site, &message);
 }
 
 /* What a snapshot had need never be asked for again, whatever happened since. */
-static void take_payloads_from(struct site *site, uint64_t index) {
+static void take_payloads_from(struct simulated_site *site, uint64_t index) {
     site->payloads_from = index;
     const struct journal_checkpoint *checkpoint = journal_checkpoint(site->journal);
     if (checkpoint && index < checkpoint->payloads_from)
@@ -99,7 +101,7 @@ static void take_payloads_from(struct site *site, uint64_t index) {
                    site->name, (unsigned long long)index, (unsigned long long)checkpoint->payloads_from);
 }
 
-void site_connect(struct site *site, const struct node_action *action) {
+void site_connect(struct simulated_site *site, const struct node_action *action) {
     close_call(site, &site->down_stream);
     site->ask_offer = action->ask_offer;
     site->from = action->index;
@@ -110,7 +112,7 @@ void site_connect(struct site *site, const struct node_action *action) {
     site->down_stream = knock(site);
 }
 
-void site_follow(struct site *site, const struct node_action *action) {
+void site_follow(struct simulated_site *site, const struct node_action *action) {
     close_call(site, &site->down_stream);
     site->from = action->index;
     take_payloads_from(site, action->payloads_from);
@@ -119,26 +121,26 @@ void site_follow(struct site *site, const struct node_action *action) {
     run_follow(site);
 }
 
-static void fetch_from(struct site *site, uint64_t version, bool offer_alone) {
+static void fetch_from(struct simulated_site *site, uint64_t version, bool offer_alone) {
     struct message message = {.kind = MESSAGE_FETCH, .a = version, .c = offer_alone};
     if (!offer_alone) message.b = site->download.size;
     site->down = offer_alone ? DOWN_ASKING : DOWN_FETCHING;
     site->down_stream = open_call(site, &message);
 }
 
-void site_fetch(struct site *site) {
+void site_fetch(struct simulated_site *site) {
     if (memcmp(site->download_digest, site->offer.content_digest, DIGEST_SIZE) != 0) site->download.size = 0;
     memcpy(site->download_digest, site->offer.content_digest, DIGEST_SIZE);
     fetch_from(site, site->offer.version, false);
 }
 
-static void fetch_failed(struct site *site, enum status status) {
+static void fetch_failed(struct simulated_site *site, enum status status) {
     close_call(site, &site->down_stream);
     site->down = DOWN_IDLE;
     site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_SNAPSHOT_LOADED, .status = status});
 }
 
-static void take_offer(struct site *site, const struct message *message) {
+static void take_offer(struct simulated_site *site, const struct message *message) {
     struct node_event event = {.kind = NODE_OFFER};
     struct error error = {0};
     close_call(site, &site->down_stream);
@@ -152,7 +154,7 @@ static void take_offer(struct site *site, const struct message *message) {
     site_tell(site, FROM_DOWNLINK, &event);
 }
 
-static void take_snapshot_piece(struct site *site, const struct message *message) {
+static void take_snapshot_piece(struct simulated_site *site, const struct message *message) {
     if (!message->a || message->c != site->offer.content_size || message->b != site->download.size) {
         if (!message->a) site->download.size = 0; /* that one is gone: ask for an offer again */
         fetch_failed(site, UNAVAILABLE);
@@ -181,7 +183,7 @@ static void take_snapshot_piece(struct site *site, const struct message *message
 }
 
 /* An entry of ours came as a stub: it is in a round's record, or must be asked for in full. */
-static bool expand_stub(struct site *site, struct bytes stub, struct buffer *raw) {
+static bool expand_stub(struct simulated_site *site, struct bytes stub, struct buffer *raw) {
     struct reader reader = reader_of(stub);
     struct ledger_entry *entry = xcalloc(1, sizeof *entry);
     entry->kind = LEDGER_CONTRIBUTION;
@@ -207,7 +209,7 @@ static bool expand_stub(struct site *site, struct bytes stub, struct buffer *raw
 }
 
 /* The payload that an entry needs is stored, or there already. CORRUPT: what came is another. */
-static enum status take_payload(struct site *site, uint64_t index, struct bytes raw, struct bytes payload) {
+static enum status take_payload(struct simulated_site *site, uint64_t index, struct bytes raw, struct bytes payload) {
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     struct contribution c;
     uint8_t digest[DIGEST_SIZE];
@@ -221,7 +223,7 @@ static enum status take_payload(struct site *site, uint64_t index, struct bytes 
     return disk_blob_write(&site->disk, payload, digest);
 }
 
-static void tell_entries(struct site *site, const struct bytes *entries, size_t count) {
+static void tell_entries(struct simulated_site *site, const struct bytes *entries, size_t count) {
     for (size_t i = 0; i < count; i++) {
         site->next++;
         site->world->tally.entries++;
@@ -230,7 +232,7 @@ static void tell_entries(struct site *site, const struct bytes *entries, size_t 
 }
 
 /* Payloads first, then the entries in one write; then the brain is told. NOT_FOUND: a stub could not be made whole. */
-static enum status take_entries(struct site *site, const struct message *message) {
+static enum status take_entries(struct simulated_site *site, const struct message *message) {
     struct reader reader = reader_of(buffer_bytes(&message->bytes));
     size_t count = (size_t)message->b, expanded = 0;
     struct bytes *entries = xcalloc(count + 1, sizeof *entries);
@@ -255,7 +257,7 @@ static enum status take_entries(struct site *site, const struct message *message
     return status;
 }
 
-static void follow_message(struct site *site, const struct message *message) {
+static void follow_message(struct simulated_site *site, const struct message *message) {
     if (message->kind == MESSAGE_HEAD) {
         site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_HEAD, .bytes = buffer_bytes(&message->bytes)});
         return;
@@ -276,13 +278,13 @@ static void follow_message(struct site *site, const struct message *message) {
     }
 }
 
-static void denied(struct site *site) {
+static void denied(struct simulated_site *site) {
     char message[96];
     snprintf(message, sizeof message, "the coordinator refuses this site");
     site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_FAULT, .status = REFUSED, .message = message});
 }
 
-static void down_message(struct site *site, const struct message *message) {
+static void down_message(struct simulated_site *site, const struct message *message) {
     if (message->kind == MESSAGE_DENIED) {
         denied(site);
         return;
@@ -308,14 +310,14 @@ static void down_message(struct site *site, const struct message *message) {
 
 /* ---- uploads and heartbeats --------------------------------------------------------------------------------------------------- */
 
-static const struct journal_round *round_of(const struct site *site, const struct upload_order *order) {
+static const struct journal_round *round_of(const struct simulated_site *site, const struct upload_order *order) {
     const struct journal_round *round = journal_round(site->journal, order->fragment);
     return round && round->in_flight && round->sequence == order->sequence ? round : NULL;
 }
 
-static void upload_over(struct site *site, struct node_event *event);
+static void upload_over(struct simulated_site *site, struct node_event *event);
 
-static bool take_old_receipt(struct site *site, uint64_t sequence) {
+static bool take_old_receipt(struct simulated_site *site, uint64_t sequence) {
     struct node_event receipt = {.kind = NODE_UPLOAD_RECEIPT};
     struct bytes bytes;
     if (!site->upload_stream || site->upload_count == 0 || site->uploads[0].sequence != sequence) return false;
@@ -335,7 +337,7 @@ static bool take_old_receipt(struct site *site, uint64_t sequence) {
 
 /* A coordinator that was superseded and does not know it went on with a ledger of its own: it signs heads over that, and says of
  * what it has taken there that it is in the ledger. */
-static void take_stray_answer(struct site *site, uint64_t sequence) {
+static void take_stray_answer(struct simulated_site *site, uint64_t sequence) {
     uint8_t head[HEAD_SIZE];
     bool is_head = world_luck(site->world, 0.5);
     if (!world_luck(site->world, 0.05) || !coordinator_stray_head(site->setup.coordinator, head)) return;
@@ -347,18 +349,18 @@ static void take_stray_answer(struct site *site, uint64_t sequence) {
 }
 
 static void on_old_receipt(void *context, struct event *event) {
-    struct site *site = context;
+    struct simulated_site *site = context;
     if (take_old_receipt(site, event->number) || site->world->now >= site->setup.scenario->storm_us) return;
     take_stray_answer(site, event->number);
 }
 
 /* The answer to an earlier call for the same contribution, given by a coordinator that has been superseded, comes at last. */
-static void bring_old_receipt(struct site *site, const struct upload_order *order) {
+static void bring_old_receipt(struct simulated_site *site, const struct upload_order *order) {
     uint64_t delay = world_luck_below(site->world, 400 * MS);
     world_post(site->world, delay, site->setup.process, on_old_receipt, site, NULL)->number = order->sequence;
 }
 
-static void upload_next(struct site *site) {
+static void upload_next(struct simulated_site *site) {
     if (site->upload_stream || site->upload_count == 0) return;
     const struct upload_order *order = &site->uploads[0];
     const struct journal_round *round = round_of(site, order);
@@ -374,13 +376,13 @@ static void upload_next(struct site *site) {
     bring_old_receipt(site, order);
 }
 
-void site_upload(struct site *site, uint32_t fragment, uint64_t sequence) {
+void site_upload(struct simulated_site *site, uint32_t fragment, uint64_t sequence) {
     ASSERT(site->upload_count < COUNT_OF(site->uploads));
     site->uploads[site->upload_count++] = (struct upload_order){fragment, sequence};
     upload_next(site);
 }
 
-static void upload_over(struct site *site, struct node_event *event) {
+static void upload_over(struct simulated_site *site, struct node_event *event) {
     event->fragment = site->uploads[0].fragment;
     event->sequence = site->uploads[0].sequence;
     memmove(site->uploads, site->uploads + 1, --site->upload_count * sizeof site->uploads[0]);
@@ -389,7 +391,7 @@ static void upload_over(struct site *site, struct node_event *event) {
     upload_next(site);
 }
 
-static void send_chunks(struct site *site, const struct message *credit) {
+static void send_chunks(struct simulated_site *site, const struct message *credit) {
     const struct journal_round *round = round_of(site, &site->uploads[0]);
     const struct buffer *payload = round ? disk_blob_find(&site->disk, round->payload_digest) : NULL;
     if (!payload) {
@@ -404,7 +406,7 @@ static void send_chunks(struct site *site, const struct message *credit) {
     }
 }
 
-static void upload_message(struct site *site, const struct message *message) {
+static void upload_message(struct simulated_site *site, const struct message *message) {
     struct node_event event = {.bytes = buffer_bytes(&message->bytes)};
     const struct journal_round *round = round_of(site, &site->uploads[0]);
     /* It overtakes the answer of who has taken over. */
@@ -430,19 +432,19 @@ static void upload_message(struct site *site, const struct message *message) {
 
 /* ---- payloads that were lost ---------------------------------------------------------------------------------------------------- */
 
-static void refetched(struct site *site, enum status status) {
+static void refetched(struct simulated_site *site, enum status status) {
     close_call(site, &site->refetch_stream);
     if (status == OK) site->world->tally.refetched++;
     site_tell(site, FROM_REFETCH, &(struct node_event){.kind = NODE_REFETCHED, .status = status});
 }
 
-void site_refetch(struct site *site, uint64_t index) {
+void site_refetch(struct simulated_site *site, uint64_t index) {
     struct message message = {.kind = MESSAGE_FOLLOW, .instance = instance_of(site), .a = index, .b = index};
     site->refetch_index = index;
     site->refetch_stream = open_call(site, &message);
 }
 
-static void refetch_message(struct site *site, const struct message *message) {
+static void refetch_message(struct simulated_site *site, const struct message *message) {
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     struct contribution c;
     uint8_t digest[DIGEST_SIZE];
@@ -460,12 +462,12 @@ static void refetch_message(struct site *site, const struct message *message) {
     refetched(site, status);
 }
 
-static void supplied(struct site *site) {
+static void supplied(struct simulated_site *site) {
     close_call(site, &site->supply_stream);
     site_tell(site, FROM_REFETCH, &(struct node_event){.kind = NODE_SUPPLIED});
 }
 
-void site_supply(struct site *site, uint64_t index) {
+void site_supply(struct simulated_site *site, uint64_t index) {
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     struct contribution c;
     struct buffer payload = {0};
@@ -483,7 +485,7 @@ void site_supply(struct site *site, uint64_t index) {
     free(entry);
 }
 
-static void supply_message(struct site *site, const struct message *message) {
+static void supply_message(struct simulated_site *site, const struct message *message) {
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     struct contribution c;
     struct buffer payload = {0};
@@ -505,12 +507,12 @@ static void supply_message(struct site *site, const struct message *message) {
 
 /* ---- heartbeats ------------------------------------------------------------------------------------------------------------------ */
 
-void site_pulse(struct site *site) {
+void site_pulse(struct simulated_site *site) {
     close_call(site, &site->pulse_stream);
     site->pulse_stream = knock(site);
 }
 
-static void pulse_message(struct site *site, const struct message *message) {
+static void pulse_message(struct simulated_site *site, const struct message *message) {
     struct node_event event = {.kind = NODE_HEARTBEAT_REPLY};
     close_call(site, &site->pulse_stream);
     if (message->kind == MESSAGE_DENIED) {
@@ -530,7 +532,7 @@ static void pulse_message(struct site *site, const struct message *message) {
 
 /* ---- from the network --------------------------------------------------------------------------------------------------------- */
 
-void site_message(struct site *site, uint32_t stream, const struct message *message) {
+void site_message(struct simulated_site *site, uint32_t stream, const struct message *message) {
     if (process_is_doomed(site->world, site->setup.process) || stream == 0) return;
     if (stream == site->join_stream) {
         joined(site, message);
@@ -549,7 +551,7 @@ void site_message(struct site *site, uint32_t stream, const struct message *mess
     }
 }
 
-void site_closed(struct site *site, uint32_t stream) {
+void site_closed(struct simulated_site *site, uint32_t stream) {
     if (process_is_doomed(site->world, site->setup.process) || stream == 0) return;
     if (stream == site->join_stream) {
         join_again(site);
@@ -572,7 +574,7 @@ void site_closed(struct site *site, uint32_t stream) {
     }
 }
 
-void site_link_clear(struct site *site) {
+void site_link_clear(struct simulated_site *site) {
     site->down = DOWN_IDLE;
     site->down_stream = site->pulse_stream = site->join_stream = site->upload_stream = 0;
     site->refetch_stream = site->supply_stream = 0;

@@ -7,10 +7,10 @@
 #include "base/memory.h"
 #include "sim/site_internal.h"
 
-static void trainer_go(struct site *site);
+static void trainer_go(struct simulated_site *site);
 
 /* A pull of an eighth of the coordinates towards this site's own optimum, with some noise. */
-static void inner_step(struct site *site) {
+static void inner_step(struct simulated_site *site) {
     uint64_t count = site->setup.scenario->parameters, some = count < 64 ? count : count / 8;
     for (uint64_t i = 0; i < some; i++) {
         uint64_t at = (site->trainer_steps * 31 + i * 7) % count;
@@ -22,14 +22,14 @@ static void inner_step(struct site *site) {
 }
 
 static void on_capture_freed(void *context, uint64_t retry_ms) {
-    struct site *site = context;
+    struct simulated_site *site = context;
     uint64_t interval = site->setup.scenario->checkpoint_us;
     site->capture_out = false;
     site->capture_at = site->world->now + (retry_ms ? MIN(retry_ms * MS, interval) : interval);
     trainer_go(site);
 }
 
-static void save(const struct site *site, bool all, struct buffer *out) {
+static void save(const struct simulated_site *site, bool all, struct buffer *out) {
     buffer_u8(out, all);
     buffer_u64(out, site->trainer_steps);
     if (!all) return;
@@ -37,7 +37,7 @@ static void save(const struct site *site, bool all, struct buffer *out) {
     buffer_append(out, site->trained, site->replica.fragments * sizeof site->trained[0]);
 }
 
-enum status site_trainer_load(struct site *site, struct bytes state, struct error *error) {
+enum status site_trainer_load(struct simulated_site *site, struct bytes state, struct error *error) {
     struct reader reader = reader_of(state);
     bool all = reader_u8(&reader) != 0;
     site->trainer_steps = reader_u64(&reader);
@@ -51,7 +51,7 @@ enum status site_trainer_load(struct site *site, struct bytes state, struct erro
                                                      : OK;
 }
 
-static void capture_now(struct site *site) {
+static void capture_now(struct simulated_site *site) {
     struct training_capture *capture = training_capture_create(site->marks, &site->replica);
     capture->freed = on_capture_freed;
     capture->context = site;
@@ -62,7 +62,7 @@ static void capture_now(struct site *site) {
     site_job(site, &(struct keeper_job){.kind = KEEPER_CAPTURED, .capture = capture});
 }
 
-static void snapshot_now(struct site *site, const struct request *request) {
+static void snapshot_now(struct simulated_site *site, const struct request *request) {
     struct keeper_job job = {.kind = KEEPER_SNAPSHOTTED,
                              .fragment = request->fragment,
                              .sequence = request->sequence,
@@ -78,7 +78,7 @@ static void snapshot_now(struct site *site, const struct request *request) {
     site_tell(site, FROM_TRAINER, &event);
 }
 
-static void rebase_now(struct site *site, const struct request *request) {
+static void rebase_now(struct simulated_site *site, const struct request *request) {
     bool sent = request->why == MOVE_MERGED || (request->why == MOVE_REFUSED && replica_refused(&site->replica) == REBASE_SENT);
     training_mark_rebase(&site->marks[request->fragment], &site->replica, request->fragment, request->sequence, request->why,
                          site->local);
@@ -89,7 +89,7 @@ static void rebase_now(struct site *site, const struct request *request) {
 }
 
 static void on_inner_step(void *context, struct event *event) {
-    struct site *site = context;
+    struct simulated_site *site = context;
     (void)event;
     inner_step(site);
     site->stepping = false;
@@ -109,7 +109,7 @@ static void on_inner_step(void *context, struct event *event) {
     trainer_go(site);
 }
 
-static void trainer_go(struct site *site) {
+static void trainer_go(struct simulated_site *site) {
     if (site->stepping || process_is_doomed(site->world, site->setup.process)) return;
     while (site->request_count > 0) {
         struct request request = site->requests[0];
@@ -128,19 +128,19 @@ static void trainer_go(struct site *site) {
     world_post(site->world, step * 9 / 10 + world_below(site->world, step / 5), site->setup.process, on_inner_step, site, NULL);
 }
 
-void site_train(struct site *site, bool train, uint64_t until_steps) {
+void site_train(struct simulated_site *site, bool train, uint64_t until_steps) {
     site->train = train;
     site->until_steps = until_steps;
     trainer_go(site);
 }
 
-void site_request(struct site *site, struct request request) {
+void site_request(struct simulated_site *site, struct request request) {
     ASSERT(site->request_count < COUNT_OF(site->requests));
     site->requests[site->request_count++] = request;
     trainer_go(site);
 }
 
-void site_trainer_clear(struct site *site) {
+void site_trainer_clear(struct simulated_site *site) {
     site->train = site->stepping = site->capture_out = site->capture_wanted = false;
     site->steps = site->tokens = site->trainer_steps = 0;
     site->request_count = 0;
