@@ -25,7 +25,14 @@
 #include "rpc/environment.h"
 #include "run/run_model.h"
 
-enum { STATUS_INTERVAL_MS = 1000, SIGNAL_POLL_MS = 200, CLOSE_LIMIT_S = 60, SAVE_LIMIT_S = 600, OWN_THREADS = 8 };
+enum {
+    JOURNAL_AGAIN_MS = 1000,
+    STATUS_INTERVAL_MS = 1000,
+    SIGNAL_POLL_MS = 200,
+    CLOSE_LIMIT_S = 60,
+    SAVE_LIMIT_S = 600,
+    OWN_THREADS = 8
+};
 
 /* ---- what the threads tell ---------------------------------------------------------------------------------------------------- */
 
@@ -259,9 +266,20 @@ static enum status check_stored_genesis(struct daemon *daemon, struct error *err
     return status == OK ? OK : error_wrap(error, status, "%s", daemon->site->directory);
 }
 
+/* A disk that is full already is waited out as one that becomes it. Nothing is unsaved yet, so a signal ends this. */
+static enum status open_journal_with_room(struct daemon *daemon, struct error *error) {
+    for (;;) {
+        enum status status = journal_open(daemon->site->directory, daemon->site->manifest.fragments, &daemon->journal, error);
+        if (status == OK) trouble_ends(daemon->troubles, TROUBLE_DISK_LEDGER);
+        if (status != FULL) return status;
+        trouble_begins(daemon->troubles, TROUBLE_DISK_LEDGER, error->message);
+        if (!trouble_wait(daemon->troubles, JOURNAL_AGAIN_MS)) return status;
+    }
+}
+
 static enum status open_journal(struct daemon *daemon, struct error *error) {
     const struct manifest *manifest = &daemon->site->manifest;
-    TRY(journal_open(daemon->site->directory, manifest->fragments, &daemon->journal, error));
+    TRY(open_journal_with_room(daemon, error));
     TRY(check_stored_genesis(daemon, error));
     struct restore_model model = {
         .manifest = manifest, .layout = &daemon->layout, .initial = daemon->settings->initial, .trainer = daemon->trainer};

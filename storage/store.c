@@ -21,6 +21,11 @@
 #define FORMAT_TABLE "_format"
 #define FORMAT_TEXT "atoll store 1"
 
+enum {
+    LOCK_FILE_SIZE = 8192, /* what LMDB makes of STORE_READERS; it takes a larger one as it is */
+    FIRST_PAGES_SIZE = 128 * 1024
+};
+
 static enum status check_options(const struct store_options *options, struct error *error) {
     if (options->table_count < 1 || options->table_count > STORE_TABLES_MAX) {
         return error_set(error, INVALID, "a store of %zu tables: 1 to %d", options->table_count, STORE_TABLES_MAX);
@@ -105,8 +110,33 @@ static int open_once(struct store *store, bool *prepared) {
     return *prepared ? mdb_env_open(store->env, store->directory, flags, 0600) : code;
 }
 
+static enum status reserve(const struct store *store, const char *name, int how, off_t size, struct error *error) {
+    char *path = file_join(store->directory, name);
+    int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    enum status status = OK;
+    if (file < 0)
+        status = error_set(error, errno == ENOSPC ? FULL : FAILED, "open %s: %s", path, strerror(errno));
+    else if (fallocate(file, how, 0, size) != 0 && errno == ENOSPC) /* some file systems have none of it */
+        status = error_set(error, FULL, "reserve room for %s: %s", path, strerror(errno));
+    if (file >= 0) close(file);
+    free(path);
+    return status;
+}
+
+/* LMDB's lock file is a map too: where the disk has no room for it, the first look at it would be a SIGBUS. And of a new store's first
+ * pages it may write a part, which is none. */
+static enum status reserve_first(const struct store *store, struct error *error) {
+    struct stat file;
+    char *path = file_join(store->directory, "data.mdb");
+    bool is_new = stat(path, &file) != 0 || file.st_size == 0;
+    free(path);
+    TRY(reserve(store, "lock.mdb", 0, LOCK_FILE_SIZE, error));
+    return is_new ? reserve(store, "data.mdb", FALLOC_FL_KEEP_SIZE, FIRST_PAGES_SIZE, error) : OK;
+}
+
 static enum status open_environment(struct store *store, struct error *error) {
     bool prepared;
+    if (!store->options.read_only) TRY(reserve_first(store, error));
     store->unlisted = store->options.read_only && !may_be_listed(store);
     int code = open_once(store, &prepared);
     bool refused = code == EACCES || code == EPERM || code == EROFS;
@@ -123,6 +153,8 @@ static enum status open_environment(struct store *store, struct error *error) {
                          "is limited (ulimit -v)",
                          store->directory, strerror(code));
     }
+    if (code == ENOSPC) /* of an environment that is not open LMDB has no figures, and crashes for them */
+        return error_set(error, FULL, "store %s: open the environment: %s", store->directory, strerror(code));
     if (code != MDB_SUCCESS) return lmdb_failed(store, error, code, "open the environment");
     TRY(check_length(store, error));
     int dead = 0;

@@ -208,6 +208,23 @@ def a_full_disk_at_a_site_is_waited_out_and_named(directory):
 
 
 @test
+def a_disk_that_is_full_at_a_sites_first_start_is_waited_out(directory):
+    """Nothing of the journal is there yet. At each size of what is left the site waits, says so, and begins once there is room."""
+    for free in (0, 3, 5, 7):
+        federation = Federation(PROGRAMS, os.path.join(directory, str(free)), manifest(sites=1), disks={"sites/one": 24}, mount=small_disk)
+        federation.start_coordinator()
+        site = federation.add_site("one", *FAST, start=False)
+        filler = fill(site.directory)
+        os.truncate(filler, max(os.path.getsize(filler) - free * 4096, 0))
+        site.start()
+        federation.until("the disk is named", lambda: re.search(r"^error \S+ waits .*for=disk", site.text(), re.M), 20 * SLOWDOWN)
+        os.unlink(filler)
+        federation.until("receipts", lambda: len(site.receipts) >= 3, 40 * SLOWDOWN)
+        equal(site.end(10 * SLOWDOWN), 0, "exit code")
+        federation.close()
+
+
+@test
 def a_clock_that_is_off_at_a_site_is_named_and_refuses_nothing(directory):
     """Two days ahead: certificates hold, and contributions would be expired. Twenty years behind: no certificate holds yet."""
     federation = Federation(PROGRAMS, directory, manifest(sites=1, admission__expiry="1h"))
