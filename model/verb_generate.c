@@ -24,7 +24,7 @@ static const struct option generate_options_table[] = {
      .help = "Draw from the likeliest that make up this share."},
     {"ignore-eos", OPTION_BOOL, VERB_FIELD(ignore_eos),
      .help = "Continue after the token that ends a text (eos_token_id of config.json)."},
-    {"seed", OPTION_U64, VERB_FIELD(seed), .fallback = "1", .help = "Of the drawing."},
+    {"seed", OPTION_U64, VERB_FIELD(seed), .fallback = "1", .help = "Seed of the sampling."},
     {0}};
 
 struct writer {                        /* prints tokens as they come */

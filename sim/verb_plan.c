@@ -13,9 +13,9 @@ static const struct option table[] = {
     {"file", OPTION_PATH, FIELD(file), .value_name = "FILE", .help = "The federation, as YAML.", .flags = OPTION_POSITIONAL},
     {"preset", OPTION_TEXT, FIELD(preset), .value_name = "NAME",
      .help = "A published deployment instead: intellect-1, covenant-72b, decoupled-diloco, eight-campuses."},
-    {"seed", OPTION_U64, FIELD(seed), .fallback = "1", .help = "Of failures, jitter and speeds."},
+    {"seed", OPTION_U64, FIELD(seed), .fallback = "1", .help = "Seed of failures, jitter and speeds."},
     {"format", OPTION_ENUM, FIELD(format), .fallback = "text", .choices = formats, .help = "text or json."},
-    {"plot", OPTION_PATH, FIELD(plot), .value_name = "FILE.svg", .help = "Also draw it."},
+    {"plot", OPTION_PATH, FIELD(plot), .value_name = "FILE.svg", .help = "Also plot it."},
     {"advice", OPTION_BOOL, FIELD(advice), .fallback = "true", .help = "Try other H, codecs and fragments too."},
     {"explain", OPTION_BOOL, FIELD(explain), .help = "Print every key of the file with its default, and end."},
     {0}};
