@@ -278,7 +278,7 @@ static void wait_and_retry(struct node_state *state, struct slot *slot, uint64_t
 }
 
 /* The coordinator says that it has it. Its entry must come by Follow; where it does not, the coordinator is asked again. */
-static void accept(struct node_state *state, struct slot *slot, struct instant now) {
+static void round_accepted(struct node_state *state, struct slot *slot, struct instant now) {
     slot->phase = SLOT_ACCEPTED;
     slot->attempts = 0;
     slot->retry_at = now.monotonic_ms + state->options.inclusion_ms;
@@ -286,7 +286,7 @@ static void accept(struct node_state *state, struct slot *slot, struct instant n
 
 /* A receipt is a head, too: our own ledger must come to agree with it. */
 static void accepted_with(struct node_state *state, struct slot *slot, const struct ledger_head *head, struct instant now) {
-    accept(state, slot, now);
+    round_accepted(state, slot, now);
     if (head->size <= state->head.size) return;
     state->head.epoch = head->epoch;
     state->head.size = head->size;
@@ -331,7 +331,7 @@ static void take_duplicate(struct node_state *state, struct slot *slot, struct b
         return;
     }
     MARK("slot: accepted, a duplicate without a receipt");
-    accept(state, slot, now);
+    round_accepted(state, slot, now);
 }
 
 /* True where the refusal means that this site as it is must not go on. */

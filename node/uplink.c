@@ -229,7 +229,7 @@ static void refetch(struct uplink *uplink, const struct site_upload *upload) {
     uplink->options.tell(uplink->options.context, &event);
 }
 
-static void send(struct uplink *uplink, struct site_upload *upload) {
+static void send_upload(struct uplink *uplink, struct site_upload *upload) {
     struct error error = {0};
     struct buffer message = {0};
     struct submit_reply reply;
@@ -269,7 +269,7 @@ static void body(void *context) {
         if (!is_stopping(uplink) && upload->kind == UPLOAD_REFETCH)
             refetch(uplink, upload);
         else if (!is_stopping(uplink))
-            send(uplink, upload);
+            send_upload(uplink, upload);
         free(upload);
     }
 }

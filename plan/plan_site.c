@@ -302,7 +302,7 @@ void site_link_lost(struct plan *plan, uint32_t number) {
     post(plan, site, plan->now + backoff(site, 0), EV_CONNECT, 0, 0);
 }
 
-static void connect(struct plan *plan, struct site_now *site) {
+static void connect_site(struct plan *plan, struct site_now *site) {
     if (!plan->up || site->cut) {
         post(plan, site, plan->now + 2 * site->one_way + backoff(site, site->attempts), EV_CONNECT, 0, 0);
         site->attempts++;
@@ -457,7 +457,7 @@ static void joins(struct plan *plan, struct site_now *site) {
     site->joined = site->checkpoint_from = plan->now;
     plan->present++;
     note_fastest(plan, site);
-    connect(plan, site);
+    connect_site(plan, site);
     plan_post(plan, plan->now + failure_gap(site), EV_FAIL, number, 0, 0, 0);
     plan_post(plan, group->failure.at, EV_FAIL, number, 1, 0, 0);
     plan_post(plan, plan->now + fault_gap(&site->faults, &group->link.reset), EV_RESET, number, 0, 0, 0);
@@ -585,7 +585,7 @@ void site_event(struct plan *plan, const struct plan_event *event) {
     case EV_OUTAGE: fault_event(plan, site, event); return;
     case EV_OUTAGE_OVER: outage_over(plan, site, event); return;
     case EV_CONNECT:
-        if (event->number == site->link && site->alive) connect(plan, site);
+        if (event->number == site->link && site->alive) connect_site(plan, site);
         return;
     case EV_LINKED:
         if (event->number == site->link && site->alive && plan->up) linked(plan, site);

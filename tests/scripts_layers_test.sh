@@ -31,6 +31,8 @@ plant a_library_outside_its_folder_is_found node/x.c '<lmdb.h>' 'only storage/ m
 plant openssl_outside_crypto_is_found fed/x.c '<openssl/evp.h>' 'only crypto/ may'
 plant the_simulator_including_a_shell_is_found sim/x.c '"node/daemon.h"' 'only the pure cores'
 plant fed_including_model_is_found fed/x.c '"model/layout.h"' 'fed/ may not include model/'
+plant a_thread_of_the_coordinator_that_knows_another_is_found coordinator/intake.c '"coordinator/publisher.h"' 'only its loop and server'
+plant a_thread_of_the_coordinator_that_knows_the_loop_is_found coordinator/publisher.h '"coordinator/loop.h"' 'only its loop and server'
 
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]
