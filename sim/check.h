@@ -9,7 +9,7 @@
  *   I2  no (site, sequence) is entered twice, no contribution is merged twice; an honest site never sends two messages of one number
  *   I3  every root that anybody computes is that of the same version here; a full replay with all signatures ends at it too
  *   I4  every prefix that a site holds has the tree root of that prefix here; the coordinator's ledger only grows
- *   I5  no contribution behind its site's revocation
+ *   I5  no contribution after its site's revocation
  *   I6  no site takes a receipt of an epoch that is over (sim/site.c)
  *   I7  all values are finite; what a part adds is at most clip_factor times the running median
  *   I8  once faults have stopped, every honest site has another contribution merged within a bounded time (sim/federation.c)

@@ -322,7 +322,7 @@ void coordinator_tell_code(struct coordinator *coordinator, enum coordinator_eve
     world_post(coordinator->world, delay, COORDINATOR, on_code, coordinator, event);
 }
 
-/* A new epoch begins with an entry of its own; nothing of the old one is accepted behind it. */
+/* A new epoch begins with an entry of its own; nothing of the old one is accepted after it. */
 static bool take_over(struct coordinator *coordinator, struct run_state *run) {
     struct ledger_entry *entry = xcalloc(1, sizeof *entry);
     struct buffer raw = {0}, record = {0};

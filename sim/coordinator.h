@@ -2,7 +2,7 @@
  *
  * Commits queue; a sync makes all that are queued durable together, after a while, and COMMITTED is told later still. Payloads
  * come in chunks into partials that survive a crash, minus what was not synced. The model thread does APPLY and SNAPSHOT one after the other;
- * a snapshot becomes durable behind the commits before it, as in the store. Followers get entries and payloads over the network
+ * a snapshot becomes durable after the commits before it, as in the store. Followers get entries and payloads over the network
  * from what is durable. A restart reads the newest snapshot and the durable entries, as the directory's does.
  */
 #ifndef SIM_COORDINATOR_H
@@ -40,8 +40,8 @@ const struct run_state *coordinator_run(const struct coordinator *coordinator); 
 void coordinator_boot(struct coordinator *coordinator);
 /* Everything that is not on the disk is gone; of a partial some bytes may be, too. */
 void coordinator_die(struct coordinator *coordinator);
-/* The next start is that of another coordinator, which takes over with the next epoch. Behind a receipt: this one is gone as soon as
- * it has made its next one, which nobody hears in time; else whoever calls sees to its end. */
+/* The next start is that of another coordinator, which takes over with the next epoch. After a receipt: this one is gone as soon as
+ * it has made its next one, which nobody hears in time; else the caller sees to its end. */
 void coordinator_replace(struct coordinator *coordinator, bool behind_a_receipt);
 /* What it is at: moments at which a fault hurts most. */
 bool coordinator_is_stepping(const struct coordinator *coordinator);

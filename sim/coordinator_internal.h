@@ -69,7 +69,7 @@ struct coordinator {
     struct kept_snapshot snapshots[SNAPSHOTS_KEPT + 1]; /* oldest first */
     size_t snapshot_count;
     bool takeover;                               /* the next start is another coordinator's */
-    bool ends_at_receipt;                        /* ... which begins behind the next receipt */
+    bool ends_at_receipt;                        /* ... which begins after the next receipt */
     struct sent_receipt receipts[RECEIPTS_KEPT]; /* a ring; not this process's */
     uint64_t receipt_count;
 

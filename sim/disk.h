@@ -1,8 +1,8 @@
 /* A process's disk: a ledger, and blobs by digest. What is here survives a crash; what is not is gone.
  *
  * Each change is one durable write, complete or not there at all (the stores are tested for that elsewhere); a crash may come
- * behind any of them, and any of them may fail. A doomed process's writes do not happen. Bits may flip at rest: a blob's are
- * then read as they are, for whoever reads a blob knows its digest; a record carries one of its own, so a damaged one cannot be
+ * after any of them, and any of them may fail. A doomed process's writes do not happen. Bits may flip at rest: a blob's are
+ * then read as they are, because a reader of a blob knows its digest; a record carries one of its own, so a damaged one cannot be
  * read at all. `disk_source` is what fed/replay.h reads; `disk_truth` reads the same without the damage, for the checker.
  */
 #ifndef SIM_DISK_H
@@ -55,7 +55,7 @@ struct ledger_source disk_truth(struct disk *disk);
 /* --- damage at rest --- */
 /* Flips a bit of the blob. False: it is not there, or is damaged already. */
 bool disk_flip(struct disk *disk, const uint8_t digest[static DIGEST_SIZE]);
-/* Of a record, which nobody else has; a blob can be had again. */
+/* Of a record, which nobody else has; a blob can be obtained again. */
 bool disk_has_damaged_record(const struct disk *disk);
 void disk_repair(struct disk *disk); /* from another copy */
 

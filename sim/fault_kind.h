@@ -16,7 +16,7 @@ enum fault_kind {
     FAULT_RESET_TRANSFER, /* ... inside a payload or a snapshot */
     FAULT_SITE_CRASH,     /* at any moment */
     FAULT_COORDINATOR_CRASH,
-    FAULT_CRASH_AT_WRITE, /* behind a durable write */
+    FAULT_CRASH_AT_WRITE, /* after a durable write */
     FAULT_PAUSE,          /* a process stands still for longer than it counts as present */
     FAULT_CLOCK_JUMP,     /* the wall clock, by up to an hour */
     FAULT_CLOCK_DRIFT,    /* all clocks of a machine run fast or slow */
@@ -29,13 +29,13 @@ enum fault_kind {
     FAULT_FLIPPED_BLOB,    /* at rest */
     FAULT_FLIPPED_RECORD,
     FAULT_OLD_BACKUP,        /* a site's disk is put back from an old copy */
-    FAULT_WIPED,             /* a site loses its disk, but for its key */
+    FAULT_WIPED,             /* a site loses its disk, except its key */
     FAULT_TAKEOVER,          /* another coordinator takes over, with the next epoch */
     FAULT_LATE_RECEIPT,      /* a receipt of an epoch that has been superseded arrives */
     FAULT_STRAY_ANSWER,      /* a coordinator that has been superseded goes on: it answers from a ledger of its own */
     FAULT_LIE,               /* a site sends what must be refused */
     FAULT_FALSE_COORDINATOR, /* somebody answers a site with what no honest coordinator says */
-    FAULT_MALFORMED,         /* a stranger offers bytes to whoever reads them */
+    FAULT_MALFORMED,         /* a stranger offers bytes to every parser */
     FAULT_THEFT,             /* somebody else uses a site's invitation first */
     FAULT_LEAVE,             /* a fast site goes for good, without a word */
     FAULT_ORDER,             /* the admin does something at a random moment */

@@ -26,7 +26,7 @@ struct faults_summary {
 /* Stops at the first seed that fails, which is told on `out` with what it takes to see it again. out may be NULL. */
 void faults_run(const struct faults_options *options, FILE *out, struct faults_summary *summary);
 
-/* "3,7-9,40" into rising numbers, appended to *out (uint64_t each). False: it is no such list. */
+/* "3,7-9,40" into rising numbers, appended to *out (uint64_t each). False: it is not such a list. */
 bool faults_list_parse(const char *text, struct buffer *out);
 
 #endif

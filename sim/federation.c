@@ -53,7 +53,7 @@ void federation_go_down(struct federation *f, uint32_t process, const char *why)
     federation_start_later(f, process, f->storm ? pause : 200 * MS);
 }
 
-/* Whoever runs it has stopped it, and tells nobody. */
+/* Its operator has stopped it, and tells nobody. */
 static void on_leave(void *context, struct event *event) {
     struct federation *f = context;
     uint32_t guest = f->scenario.guest;
@@ -70,7 +70,7 @@ static void reap(struct federation *f) {
     }
 }
 
-/* Where its disk has failed or was damaged it may give up, and whoever looks after it starts it again. */
+/* Where its disk has failed or was damaged it may give up, and its operator starts it again. */
 static void on_coordinator_stopped(void *context, const char *message) {
     struct federation *f = context;
     struct disk *disk = coordinator_disk(f->coordinator);
@@ -229,7 +229,7 @@ static void calm(struct federation *f) {
 }
 
 /* H_w of everybody who is there, once what was measured in the storm has faded: no site is told much less than its share of the
- * speed of those that are there, whoever else has been there before. */
+ * speed of those that are there, whatever others were there before. */
 static void check_inner_steps(struct federation *f) {
     const struct scenario *s = &f->scenario;
     uint64_t slowest = 0, fastest = UINT64_MAX;

@@ -34,7 +34,7 @@ static void revoke(struct federation *f, uint32_t process) {
     order(f, &event, "revoke");
 }
 
-/* A site says that its invitation was used with another key: whoever did is thrown out, and the site invited anew. */
+/* A site says that its invitation was used with another key: the thief is thrown out, and the site invited again. */
 static void help_the_robbed(struct federation *f, uint32_t process, const struct run_site *in_its_name) {
     if (in_its_name && !in_its_name->revoked) {
         revoke(f, process);
@@ -56,7 +56,7 @@ static void ask_to_join(struct federation *f, uint32_t process, const uint8_t *s
     network_send(f->network, network_open(f->network, process, 0), true, &message);
 }
 
-/* Whoever reads the admin's mail comes first, from the machine of the first site, with a key of their own. */
+/* A thief of the admin's mail comes first, from the machine of the first site, with a key of their own. */
 static void on_theft(void *context, struct event *event) {
     struct federation *f = context;
     uint32_t process = (uint32_t)event->number;
@@ -110,7 +110,7 @@ static void wrong_order(struct federation *f, uint64_t kind, uint32_t process) {
         event.admin.order = ORDER_INNER_STEPS;
         event.admin.inner_steps = 1000001;
         break;
-    case 2: /* whoever is enrolled is not invited again, whoever is not cannot be revoked */
+    case 2: /* an enrolled site is not invited again, another cannot be revoked */
         event.admin.order = run && run_state_site_named(run, event.admin.name) ? ORDER_INVITE : ORDER_REVOKE;
         break;
     case 3:

@@ -18,7 +18,7 @@ struct federation {
     struct simulated_site *sites[PROCESS_LIMIT]; /* 1 .. site_count */
     uint32_t site_count;
     uint8_t secrets[PROCESS_LIMIT][DIGEST_SIZE];
-    uint64_t invited_from[PROCESS_LIMIT]; /* world time from which the admin wants it in */
+    uint64_t invited_from[PROCESS_LIMIT]; /* world time from which the admin invites it */
     bool revoking[PROCESS_LIMIT], halted[PROCESS_LIMIT], returning[PROCESS_LIMIT];
     bool wipe[PROCESS_LIMIT]; /* its disk did not bring it back, or it is to be lost */
     bool put_back[PROCESS_LIMIT];
@@ -27,7 +27,7 @@ struct federation {
 };
 
 bool federation_is_absent(const struct federation *f, uint32_t process);
-/* It keeps the rules, and nobody wants it to go. */
+/* It keeps the rules, and nobody asked it to leave. */
 bool federation_is_honest(const struct federation *f, uint32_t process);
 void federation_start_later(struct federation *f, uint32_t process, uint64_t delay);
 /* The process is gone at once, and comes back after a while. */

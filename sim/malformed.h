@@ -1,4 +1,4 @@
-/* What strangers offer to whoever reads bytes: texts, proofs, receipts, entries, snapshots, messages and events, each made from
+/* What strangers offer to parsers: texts, proofs, receipts, entries, snapshots, messages and events, each made from
  * what the run has at that moment and then bent.
  *
  * The rule is one for all readers: what is refused leaves no trace and says why; what is taken is written again as the same

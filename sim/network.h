@@ -1,7 +1,7 @@
 /* The simulated network between sites and the coordinator: streams of messages, as gRPC gives them, and what goes wrong there.
  *
  * A stream belongs to one call. Its messages come in order in each direction, each after a delay with a heavy tail; streams do
- * not wait for each other, so a receipt may come before or behind the entry it is about. A lost message takes all later ones of
+ * not wait for each other, so a receipt may come before or after the entry it is about. A lost message takes all later ones of
  * its stream and direction with it, and some time later both ends are told that the stream is over, each at its own time, as keepalives
  * do; a reset does the same at once. A partition (perhaps in one direction only) holds a site's messages back, or loses them.
  * A message may be held back while those of other streams overtake it, and a bit of a payload may be flipped on its way.

@@ -364,7 +364,7 @@ static void upload_next(struct simulated_site *site) {
     if (site->upload_stream || site->upload_count == 0) return;
     const struct upload_order *order = &site->uploads[0];
     const struct journal_round *round = round_of(site, order);
-    if (!round) { /* it was merged while it waited behind another: the journal does not have it any more */
+    if (!round) { /* it was merged while it waited after another: the journal does not have it any more */
         upload_over(site, &(struct node_event){.kind = NODE_UPLOAD_BROKEN, .status = NOT_FOUND});
         return;
     }

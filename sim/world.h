@@ -103,7 +103,7 @@ void world_deinit(struct world *world);
 
 /* Takes payload. `process` must be alive when the event comes, in the incarnation it is in now. */
 struct event *world_post(struct world *world, uint64_t delay, uint32_t process, event_handler *run, void *context, void *payload);
-/* Runs the next event; false where there is none, or something has failed, or the next lies behind `until`. */
+/* Runs the next event; false where there is none, or something has failed, or the next lies after `until`. */
 bool world_step(struct world *world, uint64_t until);
 
 void process_start(struct world *world, uint32_t process);

@@ -60,7 +60,7 @@ TEST(nothing_is_clipped_before_the_minimum_nor_with_a_factor_of_zero_nor_by_a_me
     clip_window_deinit(&window);
 }
 
-/* 1e-300 * 1e-300 is no double: without a guard the contribution would be scaled by zero. */
+/* 1e-300 * 1e-300 is not a double: without a guard the contribution would be scaled by zero. */
 TEST(a_clip_that_underflows_stays_above_zero) {
     struct manifest manifest = manifest_of(1, 1, 1);
     struct clip_window window;
