@@ -18,7 +18,8 @@
 #include "base/memory.h"
 #include "coordinator/coordinator_state_internal.h"
 
-enum { LATE_ROUNDS = 4 };
+/* A site that was told that there is no room comes again after a backoff of at most so long. */
+enum { LATE_ROUNDS = 4, COMES_AGAIN_MS = 60000 };
 
 /* ---- who is there ------------------------------------------------------------------------------------------------------- */
 
@@ -59,6 +60,7 @@ void brain_hear(struct coordinator_state *state, uint32_t site, struct instant n
     if (!is_present(state, presence, now)) {
         MARK("presence: a site comes, or comes back");
         presence->timed = 0;
+        presence->turned_away = false;
         presence->idle_ms = active_ms(state, now);
     }
     presence->heard = true;
@@ -184,6 +186,7 @@ void brain_offered(struct coordinator_state *state, const struct contribution *c
     struct presence *presence = brain_presence(state, contribution->site);
     if (!presence) return;
     presence->idle_ms = active_ms(state, now);
+    presence->turned_away = false;
     if (contribution->sequence <= presence->offered_sequence) return; /* again, over a new call */
     presence->offered_sequence = contribution->sequence;
     if (presence->is_waiting && !run_state_site_pending(state->run, contribution->site)) {
@@ -194,6 +197,11 @@ void brain_offered(struct coordinator_state *state, const struct contribution *c
     presence->offered_ms = trained_ms(state, presence, now);
     if (waits && !presence->is_waiting) presence->waiting_since_ms = active_ms(state, now);
     presence->is_waiting = waits;
+}
+
+void brain_turned_away(struct coordinator_state *state, uint32_t site) {
+    struct presence *presence = brain_presence(state, site);
+    if (presence) presence->turned_away = true;
 }
 
 /* A contribution carries all steps since the fragment's last one: they took the time in which the site trained between the two.
@@ -230,6 +238,7 @@ static double rate_of(const struct coordinator_state *state, uint32_t site, stru
     bool measured = presence->steps_ms > 0;
     double rate = measured ? presence->steps * 1000 / presence->steps_ms : (double)INFINITY;
     uint64_t idle = active_ms(state, now) - presence->idle_ms;
+    if (presence->turned_away && idle < COMES_AGAIN_MS) return rate; /* it waits for us, not we for it */
     if (idle == 0 || presence->uploading > 0 || run_state_site_pending(state->run, site)) return rate;
     double bound = (measured ? LATE_ROUNDS : 1) * run_state_inner_steps(state->run) * 1000.0 / (double)idle;
     return fmin(rate, bound);

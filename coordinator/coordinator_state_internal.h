@@ -74,6 +74,7 @@ struct presence { /* of site number i + 1 */
     uint64_t timed;                          /* bit f: it was present ever since the fragment's last contribution ... */
     uint64_t timed_from_ms[FRAGMENTS_LIMIT]; /* ... which was offered then, likewise */
     uint64_t idle_ms;                        /* nothing of it has been under way since */
+    bool turned_away;                        /* there was no room for what it offered then: it waits to come again */
     double steps, steps_ms;                  /* of its last contributions, older ones fading; steps_ms 0: not measured yet */
 };
 
@@ -132,6 +133,7 @@ enum refusal brain_take_place(struct coordinator_state *state, uint32_t site, ui
 uint32_t brain_connected(const struct coordinator_state *state, struct instant now); /* sites */
 void brain_note_phase(struct coordinator_state *state, struct instant now);
 /* A contribution was admitted; `waits`: its site does not train until it is merged. */
+void brain_turned_away(struct coordinator_state *state, uint32_t site); /* after brain_offered: no room */
 void brain_offered(struct coordinator_state *state, const struct contribution *contribution, bool waits, struct instant now);
 void brain_accepted(struct coordinator_state *state, const struct contribution *contribution); /* ... is in the ledger */
 void brain_merged(struct coordinator_state *state, struct instant now);                        /* an outer step was */

@@ -149,6 +149,7 @@ void brain_submit_open(struct coordinator_state *state, const struct coordinator
     if (submit_supersedes(state, event->call, &fresh, out)) return;
     const char *full = no_room(state, fresh.site);
     if (full) {
+        brain_turned_away(state, fresh.site);
         brain_refuse(state, event->call, REFUSED_BUSY, full, out);
         return;
     }

@@ -582,6 +582,34 @@ TEST(time_in_which_there_is_no_room_for_a_contribution_is_that_of_the_next_one) 
     brain_close(b);
 }
 
+/* Site 1 is told that there is no room and has a minute to come again, while site 2 goes on at the same speed. */
+TEST(a_site_that_was_told_to_come_later_is_not_taken_for_slow_until_it_should_have_come) {
+    struct brain *b =
+        brain_open_unstarted("merge: {quorum: 1, grace: 0s, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: true}\n", 3);
+    b->options.uploads_limit = 1;
+    brain_start(b, b->f->run);
+    for (int round = 0; round < 6; round++) {
+        brain_wait(b, 4000);
+        give(b, 1, 0, 40);
+        give(b, 2, 0, 40);
+    }
+    struct ledger_entry hog = brain_header(b, 3, 0), header = brain_header(b, 1, 0);
+    uint64_t held = brain_submit(b, 3, &hog);
+    EXPECT_REFUSAL(b, brain_submit(b, 1, &header), REFUSED_BUSY);
+    brain_plain(b, COORDINATOR_CALL_GONE, held);
+    uint32_t told[2];
+    for (int half = 0; half < 2; half++) {
+        for (int round = 0; round < 13; round++) { /* 52 seconds */
+            brain_wait(b, 4000);
+            give(b, 2, 0, 40);
+            told[half] = brain_heartbeat(b, 1);
+        }
+    }
+    CHECK_EQUAL(told[0], 40);
+    CHECK(told[1] < 20);
+    brain_close(b);
+}
+
 TEST(fragments_that_come_unevenly_add_up_to_the_sites_speed) {
     struct brain *b =
         brain_open("fragments: 2\nmerge: {quorum: 1, grace: 0s, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: true}\n", 2);
