@@ -47,6 +47,18 @@ size_t codec_bound(enum codec codec, size_t count) {
     return CODEC_HEADER_SIZE + (codec_is_sparse(codec) ? topk2_payload_bound(codec, count) : dense_payload_size(codec, count));
 }
 
+double codec_bits(enum codec codec) {
+    switch (codec) {
+    case CODEC_FP32: return 32;
+    case CODEC_BF16: return 16;
+    case CODEC_INT8: return 8 + 8.0 / CODEC_BLOCK; /* a byte of scale per block */
+    case CODEC_FP4: return 4 + 8.0 / CODEC_BLOCK;
+    case CODEC_TOPK2_64: return 0.1370;
+    case CODEC_TOPK2_128: return 0.2450;
+    }
+    return 0;
+}
+
 /* --- encoding --- */
 
 enum status codec_encoder_create(enum codec codec, size_t count, struct codec_encoder **out, struct error *error) {

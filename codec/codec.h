@@ -56,6 +56,9 @@ bool codec_is_sparse(enum codec codec);
 /* The largest message for count elements, in bytes, header included: exact for all but topk2, where it is the worst case
  * (a quarter above what is usual). A coordinator refuses a longer payload before it receives it. count <= CODEC_COUNT_MAX. */
 size_t codec_bound(enum codec codec, size_t count);
+/* Bits per parameter of a usual message without its header: exact for all but topk2, where it is
+ * what deltas of trained models take (docs/codec.md). 0 for other values. */
+double codec_bits(enum codec codec);
 
 /* --- encoding (the site) --- */
 

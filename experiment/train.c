@@ -13,34 +13,27 @@
 
 enum { HEADER_BYTES = 600 /* a contribution's header, frames and receipt */, THREADS_LIMIT = 64 };
 
-/* ---- events: a binary heap by time, then order of making ---- */
+/* ---- events: by time, then order of making ---- */
 
-static bool before(const struct train_event *a, const struct train_event *b) {
+static bool before(const void *first, const void *second) {
+    const struct train_event *a = first, *b = second;
     return a->at < b->at || (a->at == b->at && a->order < b->order);
 }
 
 static void event_push(struct train *train, struct train_event event) {
-    size_t place = train->heap_count++;
-    if (train->heap_count > train->heap_capacity) {
-        train->heap_capacity = MAX(2 * train->heap_capacity, 256u);
-        train->heap = xrealloc(train->heap, train->heap_capacity * sizeof(train->heap[0]));
-    }
     event.order = train->events++;
-    for (; place && before(&event, &train->heap[(place - 1) / 2]); place = (place - 1) / 2)
-        train->heap[place] = train->heap[(place - 1) / 2];
-    train->heap[place] = event;
+    heap_push(&train->heap, &event);
 }
 
 static struct train_event event_pop(struct train *train) {
-    struct train_event first = train->heap[0], last = train->heap[--train->heap_count];
-    size_t place = 0;
-    for (size_t child; (child = 2 * place + 1) < train->heap_count; place = child) {
-        if (child + 1 < train->heap_count && before(&train->heap[child + 1], &train->heap[child])) child++;
-        if (!before(&train->heap[child], &last)) break;
-        train->heap[place] = train->heap[child];
-    }
-    train->heap[place] = last;
-    return first;
+    struct train_event event;
+    heap_remove(&train->heap, 0, &event);
+    return event;
+}
+
+static bool is_over(const struct train *train) {
+    const struct train_event *next = heap_first(&train->heap);
+    return !next || next->at > train->options->duration;
 }
 
 /* ---- faults ---- */
@@ -500,7 +493,7 @@ static void train_close(struct train *train) {
         train->pending = one->next;
         free(one);
     }
-    while (train->heap_count) version_release(train, event_pop(train).version);
+    while (train->heap.count) version_release(train, event_pop(train).version);
     version_release(train, train->newest);
     for (uint32_t i = 0; i < train->threads; i++) trainer_destroy(train->trainers[i]);
     codec_encoder_destroy(train->encoder);
@@ -510,7 +503,7 @@ static void train_close(struct train *train) {
     free(train->data);
     free(train->trainers);
     clip_window_deinit(&train->clip);
-    free(train->heap);
+    heap_deinit(&train->heap);
 }
 
 static void finish(struct train *train, struct train_result *out) {
@@ -538,10 +531,11 @@ enum status train_run(const struct train_options *options, struct train_result *
     train.trainers = xcalloc(train.threads, sizeof(train.trainers[0]));
     train.wake = INFINITY;
     clip_window_init(&train.clip, options->manifest);
+    heap_init(&train.heap, sizeof(struct train_event), before);
     train.pending_end = &train.pending;
     if (options->csv) fprintf(options->csv, "time_s,site,version,tokens,loss,heldout\n");
     enum status status = train_open(&train, error);
-    while (status == OK && train.heap_count && train.heap[0].at <= options->duration) {
+    while (status == OK && !is_over(&train)) {
         struct train_event event = event_pop(&train);
         train.now = event.at;
         status = handle(&train, &event, error);

@@ -2,6 +2,7 @@
 #ifndef EXPERIMENT_TRAIN_INTERNAL_H
 #define EXPERIMENT_TRAIN_INTERNAL_H
 
+#include "base/heap.h"
 #include "base/random.h"
 #include "experiment/train.h"
 #include "fed/merge_policy.h"
@@ -96,8 +97,7 @@ struct train {
     struct train_faults coordinator;
     struct random random; /* jitter */
     double now;
-    struct train_event *heap;
-    size_t heap_count, heap_capacity;
+    struct heap heap; /* of train_event */
     uint64_t events;
     struct train_pending *pending, **pending_end;
     uint32_t pending_count;

@@ -281,15 +281,7 @@ void daemon_brain_run(void *context) {
 uint64_t daemon_nominal_payload(const struct daemon *daemon) {
     const struct manifest *manifest = &daemon->site->manifest;
     uint64_t parameters = daemon->layout.count;
-    double bits = 32;
-    switch ((enum codec)manifest->codec.kind) {
-    case CODEC_FP32: bits = 32; break;
-    case CODEC_BF16: bits = 16; break;
-    case CODEC_INT8: bits = 8.1; break;
-    case CODEC_FP4: bits = 4.1; break;
-    case CODEC_TOPK2_64: bits = 0.15; break;
-    case CODEC_TOPK2_128: bits = 0.27; break;
-    }
+    double bits = codec_bits((enum codec)manifest->codec.kind);
     return (uint64_t)(bits / 8 * (double)parameters / manifest->fragments * manifest->merge.quorum) + 1;
 }
 

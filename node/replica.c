@@ -8,6 +8,7 @@
 
 #include "base/memory.h"
 #include "codec/device.h"
+#include "kernels/elementwise.h"
 
 static enum status vector(uint64_t count, float **out, struct error *error) {
     void *memory = NULL;
@@ -138,7 +139,7 @@ void replica_rebase(struct replica *replica, uint32_t fragment, float *local, en
     const float *next = replica->next + range.start;
     float *base = replica->base + range.start, *mine = local + range.start;
     const float *from = what == REBASE_KEEP ? base : replica->snapshot + range.start;
-    for (uint64_t i = 0; i < range.count; i++) mine[i] = next[i] + (mine[i] - from[i]);
+    elementwise_rebase(mine, next, from, range.count);
     memcpy(base, next, range.size);
     replica->base_version[fragment] = replica->next_version[fragment];
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "kernels/elementwise.h"
 
 /* ---- the replica ---------------------------------------------------------------------------------------------------------- */
 
@@ -106,7 +107,7 @@ static enum status rebuild_base(struct restoring *r, const struct journal_round 
     enum status status =
         journal_payload_read(r->input->journal, round->payload_digest, (size_t)round->payload_size, &payload, error);
     if (status == OK) status = codec_decode(replica->codec, buffer_bytes(&payload), (size_t)piece.count, base, error);
-    for (uint64_t i = 0; status == OK && i < piece.count; i++) base[i] = snapshot[i] + base[i];
+    if (status == OK) elementwise_add(base, base, snapshot, (size_t)piece.count);
     if (status == CORRUPT || status == NOT_FOUND) { /* for good: if the message is refused, its mass is lost */
         r->input->port.message_lost(r->input->port.context, round, error);
         memcpy(base, snapshot, piece.size);
@@ -172,7 +173,7 @@ static void restore_idle(struct restoring *r, uint32_t fragment, struct restore_
     if (!from) {
         memcpy(local, global, piece.size);
     } else if (memcmp(from, global, piece.size) != 0) {
-        for (uint64_t i = 0; i < piece.count; i++) local[i] = global[i] + (local[i] - from[i]);
+        elementwise_rebase(local, global, from, (size_t)piece.count);
     } /* else it is where it was, bit for bit */
 }
 

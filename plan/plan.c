@@ -16,7 +16,8 @@ const char *const plan_phase_names[PLAN_PHASES] = {"encode", "upload", "check", 
 
 /* ---- events -------------------------------------------------------------------------------------------------------------- */
 
-static bool before(const struct plan_event *a, const struct plan_event *b) {
+static bool before(const void *first, const void *second) {
+    const struct plan_event *a = first, *b = second;
     return a->at < b->at || (a->at == b->at && a->order < b->order);
 }
 
@@ -29,29 +30,8 @@ void *plan_grow(void *items, size_t count, size_t *capacity, size_t size) {
 void plan_post(struct plan *plan, double at, enum plan_event_kind kind, uint32_t site, uint32_t fragment, uint64_t number,
                int64_t steps) {
     if (!(at <= plan->end)) return; /* also INFINITY: never */
-    plan->heap = plan_grow(plan->heap, plan->heap_count, &plan->heap_capacity, sizeof *plan->heap);
     struct plan_event event = {fmax(at, plan->now), plan->order++, kind, site, fragment, number, steps};
-    size_t index = plan->heap_count++;
-    while (index > 0 && before(&event, &plan->heap[(index - 1) / 2])) {
-        plan->heap[index] = plan->heap[(index - 1) / 2];
-        index = (index - 1) / 2;
-    }
-    plan->heap[index] = event;
-}
-
-static struct plan_event pop(struct plan *plan) {
-    struct plan_event first = plan->heap[0], last = plan->heap[--plan->heap_count];
-    size_t index = 0;
-    for (;;) {
-        size_t child = 2 * index + 1;
-        if (child >= plan->heap_count) break;
-        if (child + 1 < plan->heap_count && before(&plan->heap[child + 1], &plan->heap[child])) child++;
-        if (!before(&plan->heap[child], &last)) break;
-        plan->heap[index] = plan->heap[child];
-        index = child;
-    }
-    plan->heap[index] = last;
-    return first;
+    heap_push(&plan->events, &event);
 }
 
 double plan_draw(struct random *random, double mean) {
@@ -93,18 +73,6 @@ void plan_count_bytes(struct plan *plan, bool in, double from, double to, double
 /* ---- life ---------------------------------------------------------------------------------------------------------------- */
 
 /* Bits per parameter of a message; docs/codec.md. */
-static double codec_bits(enum codec codec) {
-    switch (codec) {
-    case CODEC_FP32: return 32;
-    case CODEC_BF16: return 16;
-    case CODEC_INT8: return 8.063;
-    case CODEC_FP4: return 4.063;
-    case CODEC_TOPK2_64: return 0.1370;
-    case CODEC_TOPK2_128: return 0.2450;
-    default: return 32;
-    }
-}
-
 static void set_up_site(struct plan *plan, uint32_t number, uint64_t seed) {
     struct site_now *site = &plan->sites[number];
     site->out = &plan->out->sites[number];
@@ -129,6 +97,7 @@ static void set_up(struct plan *plan, const struct topology *topology, uint64_t 
     const struct topology_coordinator *machine = &topology->coordinator;
     plan->topology = topology;
     plan->out = out;
+    heap_init(&plan->events, sizeof(struct plan_event), before);
     plan->end = topology->duration;
     plan->fragments = (uint32_t)topology->run.fragments;
     plan->fragment_parameters = topology->model.parameters / plan->fragments;
@@ -176,7 +145,7 @@ static void tear_down(struct plan *plan) {
         free(plan->fragment_versions[fragment]);
     }
     free(plan->sites);
-    free(plan->heap);
+    heap_deinit(&plan->events);
     free(plan->step_parts);
     free(plan->commits);
     free(plan->flows);
@@ -314,8 +283,9 @@ void plan_run_coarse(const struct topology *topology, uint64_t seed, double quan
     struct plan *plan = xcalloc(1, sizeof *plan);
     memset(out, 0, sizeof *out);
     set_up(plan, topology, seed, quantum, out);
-    while (plan->heap_count) {
-        struct plan_event event = pop(plan);
+    while (plan->events.count) {
+        struct plan_event event;
+        heap_remove(&plan->events, 0, &event);
         plan->now = event.at;
         if (event.kind < EV_OPEN)
             site_event(plan, &event);

@@ -3,6 +3,7 @@
 #ifndef PLAN_PLAN_INTERNAL_H
 #define PLAN_PLAN_INTERNAL_H
 
+#include "base/heap.h"
 #include "base/random.h"
 #include "fed/merge_policy.h"
 #include "fed/run_state.h"
@@ -145,8 +146,7 @@ struct plan {
     struct plan_result *out;
     double now, end, payload, fragment_parameters, apply_step, apply_part, replay_step, replay_part;
     uint32_t fragments;
-    struct plan_event *heap;
-    size_t heap_count, heap_capacity;
+    struct heap events;
     uint64_t order;
     struct site_now *sites;
     uint32_t site_count, present;

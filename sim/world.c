@@ -12,11 +12,18 @@
 #define FNV_OFFSET UINT64_C(0xcbf29ce484222325)
 #define FNV_PRIME UINT64_C(0x100000001b3)
 
+static bool before(const void *first, const void *second) {
+    const struct event *a = first, *b = second;
+    if (a->at != b->at) return a->at < b->at;
+    return a->due != b->due ? a->due < b->due : a->order < b->order;
+}
+
 void world_init(struct world *world, uint64_t seed) {
     memset(world, 0, sizeof *world);
     world->seed = seed;
     world->now = SECOND;
     world->trace_hash = FNV_OFFSET;
+    heap_init(&world->events, sizeof(struct event), before);
     random_init(&world->random, random_hash(seed, UINT64_C(0x5eed)));
     random_init(&world->luck, random_hash(seed, UINT64_C(0x10c7)));
     random_init(&world->plan, random_hash(seed, UINT64_C(0x97a7)));
@@ -31,87 +38,44 @@ static void event_release(struct event *event) {
 }
 
 void world_deinit(struct world *world) {
-    for (size_t i = 0; i < world->count; i++) event_release(&world->heap[i]);
-    free(world->heap);
+    for (size_t i = 0; i < world->events.count; i++) event_release(heap_at(&world->events, i));
+    heap_deinit(&world->events);
     free(world->injected);
     world->injected = NULL;
-    world->heap = NULL;
-    world->count = world->capacity = 0;
 }
 
 /* ---- the heap ------------------------------------------------------------------------------------------------------------- */
 
-static bool before(const struct event *a, const struct event *b) {
-    if (a->at != b->at) return a->at < b->at;
-    return a->due != b->due ? a->due < b->due : a->order < b->order;
-}
-
-static void sift_up(struct world *world, size_t at) {
-    while (at > 0) {
-        size_t parent = (at - 1) / 2;
-        if (!before(&world->heap[at], &world->heap[parent])) return;
-        struct event swap = world->heap[at];
-        world->heap[at] = world->heap[parent];
-        world->heap[parent] = swap;
-        at = parent;
-    }
-}
-
-static void sift_down(struct world *world) {
-    size_t at = 0;
-    for (;;) {
-        size_t least = at;
-        for (size_t child = 2 * at + 1; child <= 2 * at + 2 && child < world->count; child++) {
-            if (before(&world->heap[child], &world->heap[least])) least = child;
-        }
-        if (least == at) return;
-        struct event swap = world->heap[at];
-        world->heap[at] = world->heap[least];
-        world->heap[least] = swap;
-        at = least;
-    }
-}
-
 struct event *world_post(struct world *world, uint64_t delay, uint32_t process, event_handler *run, void *context,
                          void *payload) {
-    if (world->count == world->capacity) {
-        world->capacity = world->capacity ? world->capacity * 2 : 256;
-        world->heap = xrealloc(world->heap, world->capacity * sizeof world->heap[0]);
-    }
-    struct event *event = &world->heap[world->count++];
-    *event = (struct event){.at = world->now + delay,
-                            .due = world->now + delay,
-                            .order = world->order++,
-                            .process = process,
-                            .incarnation = process < PROCESS_LIMIT ? world->processes[process].incarnation : 0,
-                            .gate = process,
-                            .run = run,
-                            .context = context,
-                            .payload = payload};
-    uint64_t order = event->order;
-    sift_up(world, world->count - 1);
-    for (size_t i = world->count; i-- > 0;) { /* it is near the end nearly always */
-        if (world->heap[i].order == order) return &world->heap[i];
-    }
-    return NULL;
+    struct event event = {.at = world->now + delay,
+                          .due = world->now + delay,
+                          .order = world->order++,
+                          .process = process,
+                          .incarnation = process < PROCESS_LIMIT ? world->processes[process].incarnation : 0,
+                          .gate = process,
+                          .run = run,
+                          .context = context,
+                          .payload = payload};
+    return heap_push(&world->events, &event);
 }
 
 /* A process that stands still gets its events when it goes on, in their order. */
 static bool wait_at_gate(struct world *world) {
-    struct event *first = &world->heap[0];
+    struct event *first = heap_first(&world->events);
     if (first->gate >= PROCESS_LIMIT || !process_is_frozen(world, first->gate)) return false;
     first->at = world->processes[first->gate].frozen_until;
-    sift_down(world);
+    heap_changed(&world->events, 0);
     return true;
 }
 
 bool world_step(struct world *world, uint64_t until) {
-    if (world->failed || world->count == 0 || world->heap[0].at > until) return false;
-    world->now = world->heap[0].at;
+    const struct event *first = heap_first(&world->events);
+    if (world->failed || !first || first->at > until) return false;
+    world->now = first->at;
     if (wait_at_gate(world)) return true;
-    struct event event = world->heap[0];
-    world->heap[0] = world->heap[--world->count];
-    sift_down(world);
+    struct event event;
+    heap_remove(&world->events, 0, &event);
     bool there = true;
     if (event.process < PROCESS_LIMIT) {
         const struct process *process = &world->processes[event.process];
@@ -214,11 +178,11 @@ void process_freeze(struct world *world, uint32_t number, uint64_t duration) {
 void process_thaw(struct world *world, uint32_t number) {
     if (!process_is_frozen(world, number)) return;
     world->processes[number].frozen_until = 0;
-    for (size_t i = 0; i < world->count; i++) {
-        struct event *event = &world->heap[i];
+    for (size_t i = 0; i < world->events.count; i++) {
+        struct event *event = heap_at(&world->events, i);
         if (event->gate == number && event->due < event->at) event->at = MAX(event->due, world->now);
     }
-    for (size_t i = 1; i < world->count; i++) sift_up(world, i); /* a heap again, whatever its order was */
+    heap_changed_all(&world->events);
 }
 
 /* ---- faults ----------------------------------------------------------------------------------------------------------------- */

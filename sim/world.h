@@ -16,6 +16,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "base/heap.h"
 #include "base/random.h"
 #include "base/status.h"
 #include "sim/fault_kind.h"
@@ -81,8 +82,7 @@ struct world {
     struct random random; /* what happens anyway: delays, speeds */
     struct random luck;   /* faults that befall a message, a write, a crash */
     struct random plan;   /* faults that come at times of their own, and the scenario */
-    struct event *heap;   /* [count], by (at, due, order) */
-    size_t count, capacity;
+    struct heap events;   /* of struct event, by (at, due, order) */
     struct process processes[PROCESS_LIMIT];
     struct tally tally;
     const struct world_filter *filter; /* borrowed; may be NULL */

@@ -34,6 +34,7 @@ enum status wan_proxy_create(uint64_t seed, struct wan_proxy **out, struct error
     if (epoll < 0) return error_set(error, FAILED, "epoll: %s", strerror(errno));
     *out = xcalloc(1, sizeof(**out));
     (*out)->epoll = epoll;
+    timers_init(&(*out)->timers);
     (*out)->seed = seed;
     return OK;
 }
@@ -49,7 +50,7 @@ void wan_proxy_destroy(struct wan_proxy *proxy) {
     connection_free_dead(proxy);
     close(proxy->epoll);
     buffer_deinit(&proxy->line);
-    free(proxy->heap);
+    heap_deinit(&proxy->timers);
     free(proxy);
 }
 

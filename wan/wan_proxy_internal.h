@@ -4,6 +4,7 @@
 
 #include <netinet/in.h>
 
+#include "base/heap.h"
 #include "wan/wan_proxy.h"
 
 struct connection;
@@ -91,14 +92,14 @@ struct wan_proxy {
     uint64_t seed;
     struct link *links[WAN_LINKS_LIMIT]; /* [link_count] */
     size_t link_count, connection_count;
-    struct timer **heap; /* [heap_count], the earliest first */
-    size_t heap_count, heap_capacity;
+    struct heap timers;      /* of struct timer *, the earliest first */
     struct connection *dead; /* by next */
     struct endpoint input;
     struct buffer line;
 };
 
 /* --- wan_timer.c --- */
+void timers_init(struct heap *timers);
 void timer_set(struct wan_proxy *proxy, struct timer *timer, uint64_t at_ns); /* UINT64_MAX: not at all */
 /* Fires what is due; returns when the next one is, UINT64_MAX: none. */
 uint64_t timer_fire_due(struct wan_proxy *proxy, uint64_t now_ns);
