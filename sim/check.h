@@ -60,6 +60,10 @@ void check_feedback(struct check *check, uint32_t process, const struct replica 
 /* The books of a site whose disk is copied, put back from that copy, or lost. After the last two it may use a number again. */
 /* Its payload cannot be read any more, so its mass does not come back. */
 void check_message_lost(struct check *check, uint32_t process, uint32_t fragment);
+/* A site that is at a checkpoint of `version` has deleted a payload: no entry of its copy may name it that a replay from there
+ * can merge. */
+void check_payload_deleted(struct check *check, const char *who, const struct disk *disk, uint64_t version,
+                           const uint8_t digest[static DIGEST_SIZE]);
 void check_backed_up(struct check *check, uint32_t process);
 void check_put_back(struct check *check, uint32_t process);
 void check_wiped(struct check *check, uint32_t process);

@@ -57,6 +57,46 @@ void check_waits(struct check *check, const char *who, bool overlap, bool waits_
     if (overlap && waits_for_merge) world_fail(check->world, "I9", "%s waits for a merge while overlap is on", who);
 }
 
+/* ---- payloads --------------------------------------------------------------------------------- */
+
+/* Entry `index` is a contribution with that payload; of which site. */
+static bool names_payload(const struct disk *disk, uint64_t index, const uint8_t *digest, struct ledger_entry *entry,
+                          uint32_t *site) {
+    struct contribution c;
+    if (disk->entries[index].data[0] != LEDGER_CONTRIBUTION ||
+        ledger_entry_decode(buffer_bytes(&disk->entries[index]), entry, NULL) != OK ||
+        contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c, NULL) != OK)
+        return false;
+    *site = c.site;
+    return memcmp(c.payload_digest, digest, DIGEST_SIZE) == 0;
+}
+
+/* A step at or before `version`, a drop or a revocation is what became of entry `index`. */
+static bool has_ended(const struct disk *disk, uint64_t index, uint32_t site, uint64_t version, struct ledger_entry *entry) {
+    for (uint64_t i = index + 1; i < disk->entry_count; i++) {
+        uint8_t kind = disk->entries[i].data[0];
+        if (kind != LEDGER_STEP && kind != LEDGER_DROPPED && kind != LEDGER_SITE_REVOKED) continue;
+        if (ledger_entry_decode(buffer_bytes(&disk->entries[i]), entry, NULL) != OK) continue;
+        if (kind == LEDGER_DROPPED && entry->dropped.index == index) return true;
+        if (kind == LEDGER_SITE_REVOKED && entry->revoked.site == site) return true;
+        if (kind != LEDGER_STEP || entry->step.version > version) continue;
+        for (uint16_t part = 0; part < entry->step.count; part++)
+            if (entry->step.parts[part].index == index) return true;
+    }
+    return false;
+}
+
+void check_payload_deleted(struct check *check, const char *who, const struct disk *disk, uint64_t version,
+                           const uint8_t digest[static DIGEST_SIZE]) {
+    struct ledger_entry *entry = xmalloc(sizeof *entry);
+    uint32_t site = 0;
+    for (uint64_t i = 0; i < disk->entry_count; i++)
+        if (names_payload(disk, i, digest, entry, &site) && !has_ended(disk, i, site, version, entry))
+            world_fail(check->world, "payload", "%s, at version %llu, has deleted the payload of entry %llu", who, llu(version),
+                       llu(i));
+    free(entry);
+}
+
 /* ---- mass ------------------------------------------------------------------------------------------------------------------- */
 
 struct check_piece {

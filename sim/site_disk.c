@@ -29,6 +29,7 @@ void site_back_up(struct simulated_site *site) {
     copy->disk.damaged_entry = site->disk.damaged_entry;
     journal_records_copy(&copy->records, &site->records);
     memcpy(copy->books, site->books, sizeof copy->books);
+    copy->payloads_had = site->payloads_had;
     check_backed_up(site->setup.check, site->setup.process);
 }
 
@@ -38,6 +39,7 @@ bool site_put_back(struct simulated_site *site) {
     disk_copy(&site->disk, &copy->disk);
     journal_records_copy(&site->records, &copy->records);
     memcpy(site->books, copy->books, sizeof site->books);
+    site->payloads_had = copy->payloads_had;
     site->download.size = 0;
     site->records.damaged = DAMAGE_NONE;
     site->restored = true;
@@ -48,6 +50,7 @@ bool site_put_back(struct simulated_site *site) {
 void site_wipe(struct simulated_site *site) {
     journal_records_deinit(&site->records);
     memset(site->books, 0, sizeof site->books);
+    site->payloads_had = 0;
     disk_deinit(&site->disk);
     site->download.size = 0;
     site->restored = true;

@@ -29,6 +29,7 @@ struct site_copy {
     struct disk disk;
     struct journal_records records;
     struct round_books books[FRAGMENTS_LIMIT];
+    uint64_t payloads_had;
 };
 
 enum request_kind { REQUEST_SNAPSHOT, REQUEST_REBASE, REQUEST_CAPTURE };
@@ -58,6 +59,7 @@ struct simulated_site {
     uint32_t number; /* 0: not joined */
     struct journal_records records;
     struct round_books books[FRAGMENTS_LIMIT];
+    uint64_t payloads_had;  /* the checker's: entries before it need no payload, since a checkpoint */
     struct buffer download; /* of a snapshot, as far as it came */
     bool restored;          /* the disk was set back, and its operator says so from then on */
     uint64_t made_plus_1;   /* of the last order to follow */
@@ -89,6 +91,7 @@ struct simulated_site {
     struct keeper_job **jobs; /* [job_count] */
     size_t job_count;
     bool working;
+    uint64_t loaded_from; /* the checker's: what payloads_had will be at the next checkpoint */
 
     enum downlink_phase down;
     uint32_t down_stream;

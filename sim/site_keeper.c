@@ -43,6 +43,7 @@ void site_keeper_start(struct simulated_site *site, uint64_t payloads_from) {
         .payloads_from = payloads_from,
         .port = {.context = site, .rebase = on_rebase, .capture = on_capture, .tell = on_tell, .step_applied = on_step_applied}};
     site->keeper = keeper_create(&options);
+    site->loaded_from = site->payloads_had;
 }
 
 /* ---- the books, around a job ------------------------------------------------------------------ */
@@ -86,14 +87,48 @@ static void after_rebased(struct simulated_site *site, const struct keeper_job *
     check_round_over(site->setup.check, site->setup.process, job->fragment, refused);
 }
 
+/* The payloads on the disk. */
+struct payloads {
+    uint8_t (*digests)[DIGEST_SIZE]; /* [count] */
+    size_t count;
+};
+
+static struct payloads payloads_of(const struct disk *disk) {
+    struct payloads payloads = {.count = disk->blob_count};
+    payloads.digests = xcalloc(disk->blob_count + 1, sizeof payloads.digests[0]);
+    for (size_t i = 0; i < disk->blob_count; i++) memcpy(payloads.digests[i], disk->blobs[i].digest, DIGEST_SIZE);
+    return payloads;
+}
+
+/* What was deleted nobody may need: a message of ours under way, or a replay from the checkpoint. */
+static void check_deleted(const struct simulated_site *site, const struct payloads *before) {
+    const struct journal_checkpoint *checkpoint = journal_checkpoint(site->journal);
+    uint64_t version = checkpoint ? checkpoint->version : 0;
+    for (size_t i = 0; i < before->count; i++) {
+        if (disk_blob_find(&site->disk, before->digests[i])) continue;
+        for (uint32_t f = 0; f < site->replica.fragments; f++)
+            if (is_in_flight(site, f) &&
+                memcmp(journal_round(site->journal, f)->payload_digest, before->digests[i], DIGEST_SIZE) == 0)
+                world_fail(site->world, "payload", "%s has deleted the payload of a message under way", site->name);
+        check_payload_deleted(site->setup.check, site->name, &site->disk, version, before->digests[i]);
+    }
+}
+
 static enum keeper_outcome keep(struct simulated_site *site, struct keeper_job *job) {
     bool made = job->made, in_flight = is_in_flight(site, job->fragment);
+    struct payloads before = payloads_of(&site->disk);
     if (job->kind == KEEPER_ENCODE && !made) before_encode(site, job);
     enum keeper_outcome outcome = keeper_do(site->keeper, job);
     if (job->kind == KEEPER_ENCODE) after_encode(site, job, made);
     if (job->kind == KEEPER_RESTORE) after_restore(site, job);
     if (job->kind == KEEPER_REBASED) after_rebased(site, job, in_flight);
-    if (job->kind == KEEPER_LOAD && job->status == OK) site->world->tally.snapshots_loaded++;
+    if (job->kind == KEEPER_CAPTURED && job->written) site->payloads_had = site->loaded_from;
+    if (job->kind == KEEPER_LOAD && job->status == OK) {
+        site->loaded_from = job->snapshot.payloads_from;
+        site->world->tally.snapshots_loaded++;
+    }
+    if (site->disk.blob_count < before.count) check_deleted(site, &before);
+    free(before.digests);
     return outcome;
 }
 
