@@ -38,21 +38,17 @@ static bool is_over(const struct train *train) {
 
 /* ---- faults ---- */
 
-static double exponential(struct random *random, double mean) { return -mean * log(1 - random_unit(random)); }
-
-/* The next fault after `after`. */
+/* The next fault after a time. */
 static void faults_advance(struct train_faults *faults, double after) {
     const struct topology_fault *fault = faults->fault;
-    double every = INFINITY, lasts = fault->lasts;
-    if (isfinite(fault->every)) every = fault->regular ? fault->every : exponential(&faults->random, fault->every);
-    if (!fault->regular && lasts > 0) lasts = exponential(&faults->random, lasts);
-    faults->from = after + every;
-    faults->until = faults->from + lasts;
-    if (!faults->at_done && isfinite(fault->at) && fault->at <= faults->from) {
+    faults->from = after + topology_fault_gap(fault, &faults->random);
+    bool is_extra = !faults->at_done && isfinite(fault->at) && fault->at <= faults->from;
+    if (is_extra) {
         faults->at_done = true;
         faults->from = MAX(fault->at, after);
-        faults->until = fault->at + fault->at_lasts;
     }
+    double from = is_extra ? fault->at : faults->from; /* it may have begun during another one */
+    faults->until = from + topology_fault_length(fault, is_extra, &faults->random);
 }
 
 static void faults_init(struct train_faults *faults, const struct topology_fault *fault, uint64_t seed, uint64_t number) {

@@ -34,20 +34,6 @@ void plan_post(struct plan *plan, double at, enum plan_event_kind kind, uint32_t
     heap_push(&plan->events, &event);
 }
 
-double plan_draw(struct random *random, double mean) {
-    double unit = random_unit(random);
-    return isinf(mean) ? INFINITY : -mean * log(1 - unit);
-}
-
-double fault_gap(struct random *random, const struct topology_fault *fault) {
-    if (isinf(fault->every)) return INFINITY;
-    return fault->regular ? fault->every : plan_draw(random, fault->every);
-}
-
-double fault_length(struct random *random, const struct topology_fault *fault) {
-    return fault->regular ? fault->lasts : plan_draw(random, fault->lasts);
-}
-
 /* ---- rates over time ----------------------------------------------------------------------------------------------------- */
 
 static void spread(double *buckets, size_t count, double width, double from, double to, double bytes) {
@@ -131,7 +117,7 @@ static void set_up(struct plan *plan, const struct topology *topology, uint64_t 
     plan->replay_part = replay * plan->fragment_parameters;
     plan->replay_step = replay * plan->fragment_parameters;
     for (uint32_t i = 0; i < plan->site_count; i++) set_up_site(plan, i, seed);
-    plan_post(plan, fault_gap(&plan->random, &machine->outage), EV_DOWN, 0, 0, 0, 0);
+    plan_post(plan, topology_fault_gap(&machine->outage, &plan->random), EV_DOWN, 0, 0, 0, 0);
     plan_post(plan, machine->outage.at, EV_DOWN, 0, 1, 0, 0);
 }
 

@@ -268,7 +268,7 @@ static void goes_down(struct plan *plan, const struct plan_event *event) {
     for (uint32_t i = 0; i < plan->site_count; i++) site_link_lost(plan, i);
     bool extra = event->fragment == 1;
     const struct topology_fault *fault = &plan->topology->coordinator.outage;
-    double length = extra && fault->at_lasts > 0 ? fault->at_lasts : fault_length(&plan->random, fault);
+    double length = topology_fault_length(fault, extra, &plan->random);
     plan_post(plan, plan->now + length, EV_UP, 0, event->fragment, 0, 0);
 }
 
@@ -281,7 +281,7 @@ static void comes_up(struct plan *plan, const struct plan_event *event) {
     }
     coordinator_consider(plan);
     if (event->fragment == 0)
-        plan_post(plan, plan->now + fault_gap(&plan->random, &plan->topology->coordinator.outage), EV_DOWN, 0, 0, 0, 0);
+        plan_post(plan, plan->now + topology_fault_gap(&plan->topology->coordinator.outage, &plan->random), EV_DOWN, 0, 0, 0, 0);
 }
 
 void coordinator_event(struct plan *plan, const struct plan_event *event) {

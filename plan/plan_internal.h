@@ -191,11 +191,8 @@ struct plan {
 void plan_run_coarse(const struct topology *topology, uint64_t seed, double quantum, struct plan_result *out);
 void plan_post(struct plan *plan, double at, enum plan_event_kind kind, uint32_t site, uint32_t fragment, uint64_t number,
                int64_t steps);
-double plan_draw(struct random *random, double mean); /* exponential */
 void *plan_grow(void *items, size_t count, size_t *capacity, size_t size);
 void plan_count_bytes(struct plan *plan, bool in, double from, double to, double bytes);
-double fault_gap(struct random *random, const struct topology_fault *fault);
-double fault_length(struct random *random, const struct topology_fault *fault);
 
 /* plan_site.c */
 void site_event(struct plan *plan, const struct plan_event *event);

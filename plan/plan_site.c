@@ -444,9 +444,9 @@ static double failure_gap(struct site_now *site) {
     const struct topology_fault *fault = &site->group->failure;
     double gpus = site->group->gpu_mtbf / site->group->gpu_count;
     if (fault->regular || isinf(gpus))
-        return fmin(fault_gap(&site->faults, fault), isinf(gpus) ? INFINITY : plan_draw(&site->faults, gpus));
+        return fmin(topology_fault_gap(fault, &site->faults), isinf(gpus) ? INFINITY : topology_draw(gpus, &site->faults));
     double rate = 1 / gpus + (isfinite(fault->every) ? 1 / fault->every : 0);
-    return plan_draw(&site->faults, 1 / rate);
+    return topology_draw(1 / rate, &site->faults);
 }
 
 static void joins(struct plan *plan, struct site_now *site) {
@@ -460,9 +460,9 @@ static void joins(struct plan *plan, struct site_now *site) {
     connect_site(plan, site);
     plan_post(plan, plan->now + failure_gap(site), EV_FAIL, number, 0, 0, 0);
     plan_post(plan, group->failure.at, EV_FAIL, number, 1, 0, 0);
-    plan_post(plan, plan->now + fault_gap(&site->faults, &group->link.reset), EV_RESET, number, 0, 0, 0);
+    plan_post(plan, plan->now + topology_fault_gap(&group->link.reset, &site->faults), EV_RESET, number, 0, 0, 0);
     plan_post(plan, group->link.reset.at, EV_RESET, number, 1, 0, 0);
-    plan_post(plan, plan->now + fault_gap(&site->faults, &group->link.outage), EV_OUTAGE, number, 0, 0, 0);
+    plan_post(plan, plan->now + topology_fault_gap(&group->link.outage, &site->faults), EV_OUTAGE, number, 0, 0, 0);
     plan_post(plan, group->link.outage.at, EV_OUTAGE, number, 1, 0, 0);
 }
 
@@ -492,10 +492,10 @@ static void fault_event(struct plan *plan, struct site_now *site, const struct p
             site->out->resets++;
             site_link_lost(plan, event->site);
         }
-        if (!extra) plan_post(plan, plan->now + fault_gap(&site->faults, fault), EV_RESET, event->site, 0, 0, 0);
+        if (!extra) plan_post(plan, plan->now + topology_fault_gap(fault, &site->faults), EV_RESET, event->site, 0, 0, 0);
         return;
     }
-    double length = extra && fault->at_lasts > 0 ? fault->at_lasts : fault_length(&site->faults, fault);
+    double length = topology_fault_length(fault, extra, &site->faults);
     if (event->kind == EV_FAIL) {
         fails(plan, site, length);
         if (!extra) plan_post(plan, plan->now + length + failure_gap(site), EV_FAIL, event->site, 0, 0, 0);
@@ -511,7 +511,8 @@ static void fault_event(struct plan *plan, struct site_now *site, const struct p
 static void outage_over(struct plan *plan, struct site_now *site, const struct plan_event *event) {
     site->cut = false;
     if (event->fragment == 0)
-        plan_post(plan, plan->now + fault_gap(&site->faults, &site->group->link.outage), EV_OUTAGE, event->site, 0, 0, 0);
+        plan_post(plan, plan->now + topology_fault_gap(&site->group->link.outage, &site->faults), EV_OUTAGE, event->site, 0, 0,
+                  0);
     if (!site->present || !site->alive) return;
     if (plan->now - site->outage_from > KEEPALIVE_SECONDS && site->linked) {
         site_link_lost(plan, event->site); /* keepalive gave the connections up meanwhile */

@@ -165,6 +165,13 @@ TEST(a_base_that_fell_behind_the_cap_moves_forward_before_the_round_s_snapshot) 
     CHECK(result.contributions >= 3 * 70 + 25);
 }
 
+/* at_lasts may be left out where lasts says it: the one outage of `at` is no instant. */
+TEST(a_fault_of_its_own_time_lasts_as_long_as_others_where_nothing_else_is_said) {
+    struct train_result away =
+        run_with("coordinator: {outages: {at: 10s, lasts: 45s, regular: true}}\n" FOUR, "merge: {warmup_steps: 0}\n", 2);
+    CHECK(away.contributions < 50 && away.contributions > 20);
+}
+
 TEST(more_than_one_fragment_and_no_data_are_refused) {
     struct topology *topology = topology_of(FOUR);
     struct manifest manifest = manifest_of("fragments: 2\n");

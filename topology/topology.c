@@ -182,3 +182,20 @@ double topology_rate_up(const struct topology_link *link) {
 }
 
 double topology_rate_down(const struct topology_link *link) { return fmin(link->down, connection_rate(link, link->down)); }
+
+/* ---- faults ---- */
+
+double topology_draw(double mean, struct random *random) {
+    double unit = random_unit(random);
+    return isinf(mean) ? INFINITY : -mean * log(1 - unit);
+}
+
+double topology_fault_gap(const struct topology_fault *fault, struct random *random) {
+    if (isinf(fault->every)) return INFINITY;
+    return fault->regular ? fault->every : topology_draw(fault->every, random);
+}
+
+double topology_fault_length(const struct topology_fault *fault, bool is_extra, struct random *random) {
+    if (is_extra && fault->at_lasts > 0) return fault->at_lasts;
+    return fault->regular ? fault->lasts : topology_draw(fault->lasts, random);
+}

@@ -27,6 +27,7 @@
 #include <stdint.h>
 
 #include "base/bytes.h"
+#include "base/random.h"
 #include "base/status.h"
 #include "codec/codec.h"
 #include "fed/manifest.h"
@@ -42,6 +43,13 @@ struct topology_fault {
     double at_lasts;
     int regular; /* boolean */
 };
+
+/* From the exponential distribution of that mean; INFINITY for INFINITY. */
+double topology_draw(double mean, struct random *random);
+/* Seconds of working until the next one, without the one of `at`; INFINITY: never. */
+double topology_fault_gap(const struct topology_fault *fault, struct random *random);
+/* How long one lasts; is_extra: the one of `at`, which lasts at_lasts where that is given. */
+double topology_fault_length(const struct topology_fault *fault, bool is_extra, struct random *random);
 
 enum congestion_control { CONGESTION_CUBIC = 0, CONGESTION_BBR = 1 };
 
