@@ -154,7 +154,7 @@ static void carry_out(struct daemon *daemon, struct node_action *action) {
     case NODE_DO_ACCEPTED: worker_accepted(daemon->worker, action->fragment, action->sequence, &action->head); break;
     case NODE_DO_ADVANCE: worker_advance(daemon->worker, action->fragment); break;
     case NODE_DO_TRAIN: training_train(daemon->training, action->train, action->wait, action->until_steps); break;
-    case NODE_DO_REFETCH: uplink_refetch(daemon->uplink, daemon->channel, action->index); break;
+    case NODE_DO_REFETCH: uplink_refetch(daemon->uplink, daemon->channel, action->index, &action->contribution); break;
     case NODE_DO_SUPPLY: uplink_supply(daemon->uplink, daemon->channel, action->index); break;
     case NODE_DO_HEARTBEAT: send_heartbeat(daemon); break;
     case NODE_DO_TIMER: daemon->timer_at = action->at_ms; break;

@@ -25,6 +25,16 @@ void node_refetched(struct node_state *state, const struct node_event *event, st
     node_ledger_apply_again(state, out);
 }
 
+/* As the run knows it: the record on the disk may be damaged as well. A step waits for it, so it is pending. */
+static struct contribution contribution_at(const struct run_state *run, uint64_t index) {
+    for (uint32_t fragment = 0; fragment < run_state_manifest(run)->fragments; fragment++)
+        for (uint32_t at = 0; at < run_state_pending_count(run, fragment); at++) {
+            const struct run_pending *pending = run_state_pending(run, fragment, at);
+            if (pending->index == index) return pending->contribution;
+        }
+    return (struct contribution){0}; /* nothing has this digest */
+}
+
 void node_wanted(struct node_state *state, const struct node_event *event) {
     if (state->supplying || state->wanted_next < state->wanted_count) return; /* those of the last answer first */
     state->wanted_count = MIN(event->heartbeat.wanted_count, (uint32_t)NODE_WANTED_LIMIT);
@@ -36,7 +46,9 @@ void node_payloads_settle(struct node_state *state, struct instant now, struct n
     if (state->link != LINK_UP) return;
     if (state->lost && !state->refetching && now.monotonic_ms >= state->refetch_at) {
         state->refetching = true;
-        node_act(out, NODE_DO_REFETCH)->index = state->lost;
+        struct node_action *action = node_act(out, NODE_DO_REFETCH);
+        action->index = state->lost;
+        action->contribution = contribution_at(state->run, state->lost);
     }
     while (!state->supplying && state->wanted_next < state->wanted_count) {
         uint64_t index = state->wanted[state->wanted_next++];

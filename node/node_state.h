@@ -169,10 +169,11 @@ struct node_action {
     uint64_t until_steps;          /* TRAIN: wait for more orders at this count of inner steps (overlap off); UINT64_MAX: none */
     enum node_wait wait;           /* TRAIN: why not */
     uint64_t at_ms;                /* TIMER */
-    struct contribution contribution; /* ENCODE: all but payload_size, payload_digest, norm, loss, compute_share, signed_at */
-    struct ledger_head head;          /* ACCEPTED */
-    struct buffer bytes;              /* APPLY: the STEP entry */
-    char message[256];                /* HALT */
+    /* ENCODE: all but payload_size, payload_digest, norm, loss, compute_share, signed_at. REFETCH: that of entry `index` */
+    struct contribution contribution;
+    struct ledger_head head; /* ACCEPTED */
+    struct buffer bytes;     /* APPLY: the STEP entry */
+    char message[256];       /* HALT */
 };
 
 struct node_actions {

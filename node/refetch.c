@@ -50,27 +50,19 @@ static enum status receive(struct stream *stream, uint64_t index, uint64_t size,
     return status;
 }
 
-enum status refetch_payload(struct journal *journal, struct stream *stream, uint64_t instance, uint64_t index, uint64_t limit,
-                            struct error *error) {
-    struct ledger_entry *entry = xmalloc(sizeof *entry);
-    struct contribution contribution;
+enum status refetch_payload(struct journal *journal, struct stream *stream, uint64_t instance, uint64_t index, uint64_t size,
+                            const uint8_t digest[static DIGEST_SIZE], struct error *error) {
     struct blob_upload *upload = NULL;
     char name[64];
-    enum status status = journal_contribution(journal, index, entry, &contribution, error);
-    free(entry);
-    TRY(status);
-    if (contribution.payload_size > limit)
-        return error_set(error, INVALID, "a payload of %llu bytes, at most %llu", (unsigned long long)contribution.payload_size,
-                         (unsigned long long)limit);
     snprintf(name, sizeof name, "lost-%llu", (unsigned long long)index);
-    TRY(blob_upload_open(journal_payloads(journal), name, contribution.payload_size, &upload, error));
+    TRY(blob_upload_open(journal_payloads(journal), name, size, &upload, error));
     if (blob_upload_size(upload) > 0) { /* pieces of a link that broke: a new one begins anew */
         blob_upload_discard(upload);
-        TRY(blob_upload_open(journal_payloads(journal), name, contribution.payload_size, &upload, error));
+        TRY(blob_upload_open(journal_payloads(journal), name, size, &upload, error));
     }
-    status = ask(stream, instance, index, error);
-    if (status == OK) status = receive(stream, index, contribution.payload_size, upload, error);
-    if (status == OK) status = blob_upload_finish(upload, contribution.payload_digest, error);
+    enum status status = ask(stream, instance, index, error);
+    if (status == OK) status = receive(stream, index, size, upload, error);
+    if (status == OK) status = blob_upload_finish(upload, digest, error);
     if (status == OK)
         blob_upload_close(upload);
     else

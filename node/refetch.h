@@ -9,6 +9,6 @@
 /* On a fresh Follow stream. OK: the payload is durable in journal_payloads. CORRUPT: what came is another; the coordinator will see
  * to its own copy. */
 MUST_USE enum status refetch_payload(struct journal *journal, struct stream *stream, uint64_t instance, uint64_t index,
-                                     uint64_t limit, struct error *error);
+                                     uint64_t size, const uint8_t digest[static DIGEST_SIZE], struct error *error);
 
 #endif

@@ -217,7 +217,7 @@ static void refetch(struct uplink *uplink, const struct site_upload *upload) {
     set_stream(uplink, stream);
     if (event.status == OK)
         event.status = refetch_payload(uplink->options.journal, stream, uplink->options.instance, upload->index,
-                                       uplink->options.payload_limit, &error);
+                                       upload->payload_size, upload->payload_digest, &error);
     set_stream(uplink, NULL);
     stream_close(stream);
     event.message = error.message;
@@ -307,8 +307,11 @@ void uplink_supply(struct uplink *uplink, struct rpc_channel *channel, uint64_t 
     push(uplink, (struct site_upload){.kind = UPLOAD_SUPPLY, .channel = channel, .index = index});
 }
 
-void uplink_refetch(struct uplink *uplink, struct rpc_channel *channel, uint64_t index) {
-    push(uplink, (struct site_upload){.kind = UPLOAD_REFETCH, .channel = channel, .index = index});
+void uplink_refetch(struct uplink *uplink, struct rpc_channel *channel, uint64_t index, const struct contribution *contribution) {
+    struct site_upload upload = {
+        .kind = UPLOAD_REFETCH, .channel = channel, .index = index, .payload_size = contribution->payload_size};
+    memcpy(upload.payload_digest, contribution->payload_digest, DIGEST_SIZE);
+    push(uplink, upload);
 }
 
 void uplink_stop(struct uplink *uplink) {

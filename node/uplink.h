@@ -37,7 +37,7 @@ MUST_USE enum status uplink_start(const struct uplink_options *options, struct u
 void uplink_send(struct uplink *uplink, struct rpc_channel *channel, uint32_t fragment, uint64_t sequence);
 /* Likewise; NODE_SUPPLIED and NODE_REFETCHED follow. */
 void uplink_supply(struct uplink *uplink, struct rpc_channel *channel, uint64_t index);
-void uplink_refetch(struct uplink *uplink, struct rpc_channel *channel, uint64_t index);
+void uplink_refetch(struct uplink *uplink, struct rpc_channel *channel, uint64_t index, const struct contribution *contribution);
 /* Cuts what is under way, ends the thread. */
 void uplink_stop(struct uplink *uplink);
 void uplink_destroy(struct uplink *uplink); /* NULL is a no-op */

@@ -34,12 +34,15 @@ static void revoke(struct federation *f, uint32_t process) {
     order(f, &event, "revoke");
 }
 
-/* A site says that its invitation was used with another key: the thief is thrown out, and the site invited again. */
+/* A site says that its invitation was used with another key: the thief is thrown out, and once that is durable the site is
+ * invited again. A coordinator that crashes before has the thief back. */
 static void help_the_robbed(struct federation *f, uint32_t process, const struct run_site *in_its_name) {
+    const struct run_site *durable = run_state_site_named(check_run(f->check), site_name(f->sites[process]));
     if (in_its_name && !in_its_name->revoked) {
         revoke(f, process);
         return;
     }
+    if (durable && !durable->revoked) return;
     for (size_t i = 0; i < DIGEST_SIZE; i++) f->secrets[process][i] = (uint8_t)world_luck_below(&f->world, 256);
     site_take_invitation(f->sites[process], f->secrets[process]);
     f->world.tally.robbed++;

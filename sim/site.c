@@ -126,7 +126,7 @@ static void perform(struct simulated_site *site, const struct node_action *actio
         site_train(site, action->train, action->until_steps);
         break;
     case NODE_DO_HEARTBEAT: site_pulse(site); break;
-    case NODE_DO_REFETCH: site_refetch(site, action->index); break;
+    case NODE_DO_REFETCH: site_refetch(site, action->index, &action->contribution); break;
     case NODE_DO_SUPPLY: site_supply(site, action->index); break;
     case NODE_DO_TIMER: set_timer(site, action->at_ms); break;
     case NODE_DO_FINISH:

@@ -101,6 +101,7 @@ struct simulated_site {
     uint32_t pulse_stream, turn;
     uint32_t refetch_stream, supply_stream; /* payloads that were lost, ours and the coordinator's */
     uint64_t refetch_index, supply_index;
+    uint8_t refetch_digest[DIGEST_SIZE];
     uint32_t join_stream;
     struct upload_order uploads[2 * FRAGMENTS_LIMIT];
     size_t upload_count;
@@ -133,7 +134,7 @@ void site_follow(struct simulated_site *site, const struct node_action *action);
 void site_fetch(struct simulated_site *site);
 void site_upload(struct simulated_site *site, uint32_t fragment, uint64_t sequence);
 void site_pulse(struct simulated_site *site);
-void site_refetch(struct simulated_site *site, uint64_t index);
+void site_refetch(struct simulated_site *site, uint64_t index, const struct contribution *contribution);
 void site_supply(struct simulated_site *site, uint64_t index);
 void site_join(struct simulated_site *site);
 void site_enter(struct simulated_site *site); /* joined: the brain starts (site.c) */
