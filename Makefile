@@ -348,6 +348,7 @@ uninstall:
 
 check:
 	$(Q)scripts/check-layers
+	$(Q)scripts/check-names
 	$(Q)scripts/check-format
 	$(Q)scripts/check-words
 

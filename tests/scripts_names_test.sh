@@ -23,6 +23,8 @@ plant() { # NAME FILE TEXT WORDS-IN-THE-COMPLAINT
     ! check && grep -q "$4" "$place/out"
     verdict "$1" $?
 }
+"$root/scripts/check-names" "$root" >"$place/out" 2>&1
+verdict the_tree_is_in_order $?
 tree
 check
 verdict a_tree_in_order_passes $?

@@ -23,7 +23,7 @@ struct merge_candidate { /* stale once either of its symbols is another */
     int32_t left;
 };
 
-struct heap {
+struct merge_heap {
     struct merge_candidate *items;
     size_t count, capacity;
 };
@@ -32,7 +32,7 @@ static bool sooner(const struct merge_candidate *a, const struct merge_candidate
     return a->rank != b->rank ? a->rank < b->rank : a->left < b->left;
 }
 
-static void heap_push(struct heap *heap, struct merge_candidate item) {
+static void merge_heap_push(struct merge_heap *heap, struct merge_candidate item) {
     if (heap->count == heap->capacity) {
         heap->capacity = MAX(heap->capacity * 2, (size_t)32);
         heap->items = xrealloc(heap->items, heap->capacity * sizeof *heap->items);
@@ -42,7 +42,7 @@ static void heap_push(struct heap *heap, struct merge_candidate item) {
     heap->items[at] = item;
 }
 
-static struct merge_candidate heap_pop(struct heap *heap) {
+static struct merge_candidate merge_heap_pop(struct merge_heap *heap) {
     struct merge_candidate top = heap->items[0], last = heap->items[--heap->count];
     size_t at = 0;
     for (size_t child; (child = 2 * at + 1) < heap->count; at = child) {
@@ -54,22 +54,22 @@ static struct merge_candidate heap_pop(struct heap *heap) {
     return top;
 }
 
-static void consider(const struct tokenizer *t, const struct symbol *symbols, int32_t left, struct heap *heap) {
+static void consider(const struct tokenizer *t, const struct symbol *symbols, int32_t left, struct merge_heap *heap) {
     if (left == NONE || symbols[left].behind == NONE) return;
     uint32_t a = symbols[left].token, b = symbols[symbols[left].behind].token;
     for (uint64_t at = random_hash(a, b); t->merges[at & t->merges_mask].used; at++) {
         const struct merge *merge = &t->merges[at & t->merges_mask].merge;
         if (merge->left != a || merge->right != b) continue;
-        heap_push(heap, (struct merge_candidate){merge->rank, merge->to, a, b, left});
+        merge_heap_push(heap, (struct merge_candidate){merge->rank, merge->to, a, b, left});
         return;
     }
 }
 
 static void merge_all(const struct tokenizer *t, struct symbol *symbols, int32_t count) {
-    struct heap heap = {0};
+    struct merge_heap heap = {0};
     for (int32_t i = 0; i + 1 < count; i++) consider(t, symbols, i, &heap);
     while (heap.count > 0) {
-        struct merge_candidate best = heap_pop(&heap);
+        struct merge_candidate best = merge_heap_pop(&heap);
         struct symbol *left = &symbols[best.left];
         if (left->token != best.left_token || left->behind == NONE || symbols[left->behind].token != best.right_token) continue;
         symbols[left->behind].token = NO_TOKEN; /* gone */
