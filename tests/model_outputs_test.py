@@ -50,7 +50,7 @@ def test_an_output_that_cannot_be_written_is_told_before_the_first_step():
         assert done.returncode in (1, 2) and path in done.stderr, (flag, path, done.stderr)
         assert sorted(os.listdir()) == ["directory", "file", "text"], (flag, path, os.listdir())
     assert "same file" in train("--steps", 1, "--state", "S", "--plot", "S", code=2)
-    assert "over the data" in train("--steps", 1, "--plot", "text", code=2)
+    assert "overwrite the data" in train("--steps", 1, "--plot", "text", code=2)
     said = train("--steps", 1000000000, "--prompt", "x" * 64, code=2)
     assert "prompt" in said, said
 
