@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include "storage/lmdb_env.h"
@@ -51,19 +52,39 @@ static uintptr_t take_address(const char **at) {
     }
 }
 
-/* A line of /proc/self/maps, "FROM-TO rights offset device inode   PATH": the path if it is a store's and has the address. */
-static const char *store_of_line(const char *line, uintptr_t address) {
-    static const char name[] = "/data.mdb";
-    const char *at = line, *path = strchr(line, '/');
-    uintptr_t from = take_address(&at);
-    if (!path || *at++ != '-') return NULL;
-    uintptr_t to = take_address(&at);
-    size_t size = strlen(path);
-    bool ours = size >= sizeof name - 1 && strcmp(path + size - (sizeof name - 1), name) == 0;
-    return ours && address >= from && address < to ? path : NULL;
+/* How far beyond a store's pages a damaged one may lead: LMDB adds offsets of 16 and sizes of 32 bits
+ * to a page's address, and a negative difference goes below. Such an address is nobody's
+ * (SEGV_MAPERR). */
+static const uintptr_t reach_below = (uintptr_t)1 << 32, reach_above = (uintptr_t)1 << 33;
+
+static bool ends_with(const char *path, const char *name) {
+    size_t size = strlen(path), wanted = strlen(name);
+    return size >= wanted && strcmp(path + size - wanted, name) == 0;
 }
 
-static void find(uintptr_t address) {
+/* What a line of /proc/self/maps, "FROM-TO rights offset device inode   PATH", says about a fault. */
+struct fault {
+    uintptr_t address, code; /* what was accessed, and by which instruction; 0: not known */
+    bool astray;             /* nobody's address */
+    bool ours;
+    char store[4200]; /* a store that is open */
+};
+
+static void look_at(const char *line, struct fault *fault) {
+    const char *at = line, *path = strchr(line, '/');
+    uintptr_t from = take_address(&at);
+    if (!path || *at++ != '-') return;
+    uintptr_t to = take_address(&at), address = fault->address;
+    if (ends_with(path, "/data.mdb")) {
+        bool near = fault->astray && address + reach_below >= from && address < to + reach_above;
+        if ((address >= from && address < to) || near) give_up(path);
+        strcpy(fault->store, path);
+    } else if (strstr(path, "/liblmdb.so") && fault->code >= from && fault->code < to) {
+        fault->ours = true; /* it followed what a damaged page says */
+    }
+}
+
+static void find(struct fault *fault) {
     char piece[4096], line[4200];
     size_t length = 0;
     int file = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
@@ -75,16 +96,30 @@ static void find(uintptr_t address) {
             }
             line[length] = 0;
             length = 0;
-            const char *path = store_of_line(line, address);
-            if (path) give_up(path);
+            look_at(line, fault);
         }
     }
     if (file >= 0) close(file);
+    if (fault->ours && fault->store[0]) give_up(fault->store);
+}
+
+static uintptr_t instruction_of(const void *context) {
+#if defined(__x86_64__)
+    return (uintptr_t)((const ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
+#elif defined(__aarch64__)
+    return (uintptr_t)((const ucontext_t *)context)->uc_mcontext.pc;
+#else
+    (void)context;
+    return 0;
+#endif
 }
 
 static void on_fault(int number, siginfo_t *info, void *context) {
-    (void)context;
-    find((uintptr_t)info->si_addr);
+    static struct fault fault;
+    fault = (struct fault){.address = (uintptr_t)info->si_addr,
+                           .code = instruction_of(context),
+                           .astray = number == SIGSEGV && info->si_code == SEGV_MAPERR};
+    find(&fault);
     /* not ours: the instruction is tried again, and meets what was there before */
     sigaction(number, number == SIGBUS ? &guard.bus_before : &guard.fault_before, NULL);
 }
