@@ -302,11 +302,13 @@ static void check(struct intake *intake, uint64_t number, const struct contribut
     enum status status = blob_read(blobs, contribution->payload_digest, contribution->payload_size, &payload, &why);
     if (status == OK) {
         code = admission_payload(contribution, manifest, buffer_bytes(&payload), count, intake->scratch, &why);
+    } else if (status == INVALID) { /* it is larger than the header says: whole, perhaps, and another's */
+        code = REFUSED_SIZE;
     } else { /* the disk has damaged it: not the site's fault, and what is there is good for nobody */
         code = REFUSED_BUSY;
         log_error("payload_damaged", "site=%u sequence=%llu reason=\"%s\"", contribution->site,
                   (unsigned long long)contribution->sequence, why.message);
-        if (status != NOT_FOUND && blob_delete(blobs, contribution->payload_digest, NULL) != OK)
+        if (status == CORRUPT && blob_delete(blobs, contribution->payload_digest, NULL) != OK)
             log_warn("blob_left_behind", "reason=\"%s\"", why.message);
         (void)error_set(&why, status, "the coordinator's copy of the payload is damaged: send it again");
     }

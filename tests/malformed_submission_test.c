@@ -171,7 +171,7 @@ TEST(replays_are_duplicates_with_the_old_receipt_and_old_sequences_do_not_come_b
     c = site_contribution(&t.world, t.bad, buffer_bytes(&other)); /* the same sequence, another content */
     struct signed_header second = site_sign(t.bad, &c);
     verdict = submit(t.bad, &second, buffer_bytes(&other));
-    expect(&verdict, REFUSED_SEQUENCE, "a used sequence");
+    expect(&verdict, REFUSED_COPY, "a used sequence"); /* somebody else with the same key */
     trial_unchanged(&t, "a used sequence");
     site_advance(t.bad, &header);
     world_stop(&t.world); /* a restart does not forget */
