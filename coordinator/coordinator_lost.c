@@ -190,7 +190,6 @@ void brain_catch_up_again(struct coordinator_state *state, struct instant now, s
     if (state->catching_up) return;
     uint64_t at = state->behind_ms + AGAIN_MS;
     if (now.monotonic_ms >= at) {
-        MARK("lost: the disk is asked again");
         brain_catch_up(state, out);
     } else if (state->timer_ms != at) {
         state->timer_ms = at;

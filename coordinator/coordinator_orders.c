@@ -45,7 +45,6 @@ static void refuse_expired(struct coordinator_state *state, const struct run_inv
     char message[160];
     if (coordinator_state_clock_off(state, now, &off) && off.ahead_ms > 0 &&
         now.wall_ms - invitation->expires_ms < (uint64_t)off.ahead_ms) {
-        MARK("join: the invitation has expired by a clock that is off");
         snprintf(message, sizeof message,
                  "the coordinator's clock is %llu s ahead, and only by that has the invitation expired: it holds again "
                  "once that clock is set",

@@ -111,7 +111,6 @@ bool coordinator_state_clock_off(const struct coordinator_state *state, struct i
     }
     uint32_t sites = MAX(ahead, behind);
     if (sites < 2 || 2 * sites <= present) return false;
-    MARK("clock: most sites say that ours is off");
     *out = (struct clock_off){ahead > behind ? least_ahead : -least_behind, sites, present};
     return true;
 }
@@ -323,7 +322,6 @@ static void cut_behind(struct coordinator_state *state, uint32_t site, uint64_t 
     struct presence *presence = brain_presence(state, site);
     if (presence->behind != instance || instance == 0) {
         const struct run_site *enrolled = run_state_site(state->run, site);
-        MARK("place: a process lacks what the ledger has of its site");
         presence->behind = instance;
         struct coordinator_action *action = count_copy(presence, site, now, out);
         snprintf(
@@ -355,7 +353,6 @@ enum refusal brain_judge_sequence(struct coordinator_state *state, const struct 
         MARK("place: another contribution of a number that the ledger has, before it follows");
         return REFUSED_HELD;
     }
-    MARK("place: another contribution of a number that the ledger has");
     cut_behind(state, contribution->site, instance, contribution->sequence, now, out);
     return REFUSED_COPY;
 }

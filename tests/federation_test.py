@@ -203,7 +203,7 @@ def tokens_that_are_wrong_used_or_expired_are_refused(directory):
     contains(late.stderr, "has expired")
     unknown = join("d", expired[:14] + ("A" if expired[14] != "A" else "B") + expired[15:])  # another secret
     equal(unknown.returncode, 3, "an unknown token's exit code")
-    contains(unknown.stderr, "of no invitation")
+    contains(unknown.stderr, "does not belong to any invitation")
     cut = join("d", token[:40])
     check(cut.returncode in (1, 2, 3), "a cut token's exit code", cut.returncode)
     contains(cut.stderr, "token")

@@ -27,7 +27,7 @@ struct blas_library {
 // EMULATED_BLAS=0: there is none.
 inline const char *blas_library_open(struct blas_library *) {
     if (emulation::number_of("EMULATED_BLAS", 1) == 0)
-        return fail(CUDA_FAILURE_OTHER, "training on CUDA wants cuBLASLt, and there is no libcublasLt.so.13");
+        return fail(CUDA_FAILURE_OTHER, "training on CUDA needs cuBLASLt, but there is no libcublasLt.so.13");
     return nullptr;
 }
 inline void blas_library_close(struct blas_library *) {}
