@@ -8,6 +8,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/ending.h"
+
+enum { EXIT_LIMIT_S = 30 };
+
 static int first_error; /* errno of what failed first, where it is known */
 
 void streams_open(void) {
@@ -31,8 +35,11 @@ int streams_close(const char *program, int code) {
         if (first_error == 0) first_error = errno;
         broken = true;
     }
+    if (broken && code == 0) code = 1;
+    /* What libraries do when the process ends may wait for threads that never came. */
+    ending_limit(EXIT_LIMIT_S, code, "ending");
     if (!broken) return code;
     fprintf(stderr, "%s: stdout cannot be written, what it shows is not all%s%s\n", program, first_error ? ": " : "",
             first_error ? strerror(first_error) : "");
-    return code ? code : 1;
+    return code;
 }

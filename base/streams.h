@@ -12,7 +12,8 @@
 void streams_open(void);
 /* Whether stdout has failed by now, after writing out what waits for it: who prints again and again ends then. */
 bool streams_broken(void);
-/* Main's last call: writes stdout out and closes it. What could not be written is said on stderr, and 0 becomes 1. */
+/* Main's last call: writes stdout out and closes it. What could not be written is said on stderr, and 0 becomes 1.
+ * What libraries do afterwards, as the process ends, gets half a minute. */
 int streams_close(const char *program, int code);
 
 #endif
