@@ -121,9 +121,12 @@ double reader_f64(struct reader *reader) {
 }
 
 enum status reader_finish(const struct reader *reader, const char *what, struct error *error) {
-    if (reader->failed) return error_set(error, INVALID, "%s is truncated at byte %zu of %zu", what, reader->at, reader->size);
+    if (reader->failed)
+        return error_set(error, INVALID, "%s is truncated at byte %zu of %zu", what, reader->at,
+                         reader->size);
     if (reader->at != reader->size) {
-        return error_set(error, INVALID, "%s has %zu bytes too many", what, reader->size - reader->at);
+        return error_set(error, INVALID, "%s has %zu bytes too many", what,
+                         reader->size - reader->at);
     }
     return OK;
 }
@@ -148,12 +151,16 @@ static int hex_digit(char c) {
 
 enum status hex_decode(const char *text, void *out, size_t size, struct error *error) {
     if (strlen(text) != 2 * size) {
-        return error_set(error, INVALID, "expected %zu hexadecimal digits, got %zu characters", 2 * size, strlen(text));
+        return error_set(error, INVALID, "expected %zu hexadecimal digits, got %zu characters",
+                         2 * size, strlen(text));
     }
     uint8_t *bytes = out;
     for (size_t i = 0; i < 2 * size; i++) {
-        if (hex_digit(text[i]) < 0) return error_set(error, INVALID, "'%c' is not a hexadecimal digit", text[i]);
+        if (hex_digit(text[i]) < 0)
+            return error_set(error, INVALID, "'%c' is not a hexadecimal digit", text[i]);
     }
-    for (size_t i = 0; i < size; i++) { bytes[i] = (uint8_t)(hex_digit(text[2 * i]) << 4 | hex_digit(text[2 * i + 1])); }
+    for (size_t i = 0; i < size; i++) {
+        bytes[i] = (uint8_t)(hex_digit(text[2 * i]) << 4 | hex_digit(text[2 * i + 1]));
+    }
     return OK;
 }

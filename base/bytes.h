@@ -1,8 +1,10 @@
-/* Bounded views, readers and writers of bytes. Everything that a peer or a disk gave us is read through these.
+/* Bounded views, readers and writers of bytes. Everything that a peer or a disk gave us is read
+ * through these.
  *
- * A `struct reader` remembers its first failure: read all fields, then ask reader_finish once. After a failure every read
- * gives zeroes, so that no check is needed in between. All integers are little-endian; floats travel as their bit patterns.
- * A `struct buffer` grows; a `struct writer` does not, and remembers an overflow in the same way.
+ * A `struct reader` remembers its first failure: read all fields, then ask reader_finish once.
+ * After a failure every read gives zeroes, so that no check is needed in between. All integers are
+ * little-endian; floats travel as their bit patterns. A `struct buffer` grows; a `struct writer`
+ * does not, and remembers an overflow in the same way.
  */
 #ifndef BASE_BYTES_H
 #define BASE_BYTES_H
@@ -18,7 +20,9 @@ struct bytes { /* borrowed: says nothing about who owns what it points to */
     size_t size;
 };
 
-static inline struct bytes bytes_of(const void *data, size_t size) { return (struct bytes){data, size}; }
+static inline struct bytes bytes_of(const void *data, size_t size) {
+    return (struct bytes){data, size};
+}
 bool bytes_equal(struct bytes a, struct bytes b);
 
 /* --- growing buffer, owned by its holder; start with {0}, end with buffer_deinit --- */
@@ -28,16 +32,20 @@ struct buffer {
 };
 
 void buffer_deinit(struct buffer *buffer);
-void buffer_reserve(struct buffer *buffer, size_t capacity); /* aborts when memory is out: bound what a peer chooses first */
+/* aborts when memory is out: bound what a peer chooses first */
+void buffer_reserve(struct buffer *buffer, size_t capacity);
 void buffer_append(struct buffer *buffer, const void *data, size_t size);
-void buffer_append_text(struct buffer *buffer, const char *format, ...) PRINTF_LIKE(2, 3); /* no terminator is counted */
+/* no terminator is counted */
+void buffer_append_text(struct buffer *buffer, const char *format, ...) PRINTF_LIKE(2, 3);
 void buffer_u8(struct buffer *buffer, uint8_t value);
 void buffer_u16(struct buffer *buffer, uint16_t value);
 void buffer_u32(struct buffer *buffer, uint32_t value);
 void buffer_u64(struct buffer *buffer, uint64_t value);
 void buffer_f32(struct buffer *buffer, float value);
 void buffer_f64(struct buffer *buffer, double value);
-static inline struct bytes buffer_bytes(const struct buffer *buffer) { return bytes_of(buffer->data, buffer->size); }
+static inline struct bytes buffer_bytes(const struct buffer *buffer) {
+    return bytes_of(buffer->data, buffer->size);
+}
 
 /* --- bounded reader over borrowed bytes --- */
 struct reader {
@@ -46,7 +54,9 @@ struct reader {
     bool failed;
 };
 
-static inline struct reader reader_of(struct bytes bytes) { return (struct reader){bytes.data, bytes.size, 0, false}; }
+static inline struct reader reader_of(struct bytes bytes) {
+    return (struct reader){bytes.data, bytes.size, 0, false};
+}
 uint8_t reader_u8(struct reader *reader);
 uint16_t reader_u16(struct reader *reader);
 uint32_t reader_u32(struct reader *reader);
@@ -57,9 +67,12 @@ double reader_f64(struct reader *reader);
 void reader_copy(struct reader *reader, void *out, size_t size);
 /* Lends size bytes of the underlying memory; {NULL, 0} and failure where fewer are left. */
 struct bytes reader_take(struct reader *reader, size_t size);
-static inline size_t reader_left(const struct reader *reader) { return reader->failed ? 0 : reader->size - reader->at; }
+static inline size_t reader_left(const struct reader *reader) {
+    return reader->failed ? 0 : reader->size - reader->at;
+}
 /* OK only if nothing failed and nothing is left over; `what` names the object in the message. */
-MUST_USE enum status reader_finish(const struct reader *reader, const char *what, struct error *error);
+MUST_USE enum status reader_finish(const struct reader *reader, const char *what,
+                                   struct error *error);
 
 /* --- hexadecimal --- */
 enum { HEX32_SIZE = 65 };

@@ -67,7 +67,8 @@ static void on_signal(int number) {
         ssize_t wrote = write(noted[1], "", 1);
         (void)wrote;
     } else if (number != SIGHUP && now_ms() - atomic_load(&asked_ms) >= AGAIN_MS) {
-        atomic_store(&exit_code, ENDING_BY_SIGNAL); /* not in order: what was under way is not saved */
+        /* not in order: what was under way is not saved */
+        atomic_store(&exit_code, ENDING_BY_SIGNAL);
         end_at_once(number, ", the second signal: what was not saved yet is lost\n");
     }
     errno = saved;
@@ -127,11 +128,14 @@ void ending_in_order(void (*on_ask)(void)) {
 int ending_asked(void) { return atomic_load(&asked); }
 bool ending_is_asked(void) { return ending_asked() != 0; }
 
-/* By a pipe, whose wait is as long as it says: one until a time of the wall clock lasts for days when somebody sets that back. */
+/* By a pipe, whose wait is as long as it says: one until a time of the wall clock lasts for days
+ * when somebody sets that back. */
 bool ending_wait(uint64_t timeout_ms) {
     enum { WITHOUT_PIPE_MS = 50, MOST_MS = 1000 * 1000 };
     pthread_once(&once, prepare);
-    int64_t until_ms = now_ms() + (int64_t)(timeout_ms < INT64_MAX / 2 ? timeout_ms : INT64_MAX / 2), left_ms;
+    int64_t until_ms =
+                now_ms() + (int64_t)(timeout_ms < INT64_MAX / 2 ? timeout_ms : INT64_MAX / 2),
+            left_ms;
     while (!ending_is_asked() && (left_ms = until_ms - now_ms()) > 0) {
         int64_t most_ms = noted[0] < 0 ? WITHOUT_PIPE_MS : MOST_MS;
         struct pollfd wake = {.fd = noted[0], .events = POLLIN};

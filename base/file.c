@@ -21,10 +21,11 @@ static bool is_full(int number) { return number == ENOSPC || number == EDQUOT ||
 const char *file_reason(int number, char out[static FILE_REASON_SIZE]) {
     struct rlimit limit;
     if (number == EFBIG && getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
-        snprintf(out, FILE_REASON_SIZE, "%s: the limit of a file's size, ulimit -f, is %llu bytes", strerror(number),
-                 (unsigned long long)limit.rlim_cur);
+        snprintf(out, FILE_REASON_SIZE, "%s: the limit of a file's size, ulimit -f, is %llu bytes",
+                 strerror(number), (unsigned long long)limit.rlim_cur);
     else if (number == EMFILE)
-        snprintf(out, FILE_REASON_SIZE, "too many files are open: raise the limit (ulimit -n, LimitNOFILE of systemd)");
+        snprintf(out, FILE_REASON_SIZE,
+                 "too many files are open: raise the limit (ulimit -n, LimitNOFILE of systemd)");
     else
         snprintf(out, FILE_REASON_SIZE, "%s", strerror(number));
     return out;
@@ -36,7 +37,9 @@ static enum status from_errno(struct error *error, const char *doing, const char
     return error_set(error, status, "%s %s: %s", doing, path, file_reason(errno, reason));
 }
 
-char *file_join(const char *directory, const char *name) { return xformat("%s/%s", directory, name); }
+char *file_join(const char *directory, const char *name) {
+    return xformat("%s/%s", directory, name);
+}
 
 char *file_cache(const char *name) {
     static const struct {
@@ -73,15 +76,17 @@ enum status file_check_kind(const char *path, struct error *error) {
     return stat(path, &info) == 0 ? kind_of(path, &info, error) : OK;
 }
 
-/* The kind is looked at before opening, because opening a device may have effects, and again after it, because a name may be of
- * something else by then; O_NONBLOCK, which means nothing to a regular file, is for that moment. */
+/* The kind is looked at before opening, because opening a device may have effects, and again after
+ * it, because a name may be of something else by then; O_NONBLOCK, which means nothing to a regular
+ * file, is for that moment. */
 enum status file_open(const char *path, int *out, uint64_t *size, struct error *error) {
     struct stat info;
     if (stat(path, &info) != 0) return from_errno(error, "open", path);
     TRY(kind_of(path, &info, error));
     int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (descriptor < 0) return from_errno(error, "open", path);
-    enum status status = fstat(descriptor, &info) == 0 ? kind_of(path, &info, error) : from_errno(error, "stat", path);
+    enum status status = fstat(descriptor, &info) == 0 ? kind_of(path, &info, error)
+                                                       : from_errno(error, "stat", path);
     if (status != OK) {
         close(descriptor);
         return status;
@@ -97,15 +102,17 @@ enum status file_read(const char *path, size_t limit, struct buffer *out, struct
     TRY(file_open(path, &descriptor, &size, error));
     enum status status = OK;
     if (size > limit) {
-        status =
-            error_set(error, INVALID, "%s has %llu bytes, more than the limit of %zu", path, (unsigned long long)size, limit);
+        status = error_set(error, INVALID, "%s has %llu bytes, more than the limit of %zu", path,
+                           (unsigned long long)size, limit);
         goto out;
     }
     size_t start = out->size;
     buffer_reserve(out, start + (size_t)size + 1);
     for (;;) {
         if (out->size - start > limit) {
-            status = error_set(error, INVALID, "%s grew past the limit of %zu bytes while it was read", path, limit);
+            status =
+                error_set(error, INVALID, "%s grew past the limit of %zu bytes while it was read",
+                          path, limit);
             break;
         }
         buffer_reserve(out, out->size + 1);
@@ -130,7 +137,8 @@ enum status file_write_all(int descriptor, const void *data, size_t size, struct
         if (wrote < 0 && errno == EINTR) continue;
         if (wrote < 0) {
             char reason[FILE_REASON_SIZE];
-            return error_set(error, is_full(errno) ? FULL : FAILED, "write: %s", file_reason(errno, reason));
+            return error_set(error, is_full(errno) ? FULL : FAILED, "write: %s",
+                             file_reason(errno, reason));
         }
         at += wrote;
         size -= (size_t)wrote;
@@ -164,7 +172,8 @@ static char *follow(const char *path) {
     if (size <= 0) return NULL;
     text[size] = 0;
     const char *slash = strrchr(path, '/');
-    return *text == '/' || !slash ? xstrdup(text) : xformat("%.*s/%s", (int)(slash - path), path, text);
+    return *text == '/' || !slash ? xstrdup(text)
+                                  : xformat("%.*s/%s", (int)(slash - path), path, text);
 }
 
 enum status file_target(const char *path, char **out, struct error *error) {
@@ -181,7 +190,8 @@ enum status file_target(const char *path, char **out, struct error *error) {
     return OK;
 }
 
-static enum status write_regular(const char *path, struct bytes content, mode_t mode, struct error *error) {
+static enum status write_regular(const char *path, struct bytes content, mode_t mode,
+                                 struct error *error) {
     char *temporary = xformat("%s.tmp.%ld", path, (long)getpid());
     unlink(temporary);
     int descriptor = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
@@ -191,9 +201,11 @@ static enum status write_regular(const char *path, struct bytes content, mode_t 
         goto out;
     }
     status = file_write_all(descriptor, content.data, content.size, error);
-    if (status == OK && fdatasync(descriptor) != 0) status = from_errno(error, "fdatasync", temporary);
+    if (status == OK && fdatasync(descriptor) != 0)
+        status = from_errno(error, "fdatasync", temporary);
     if (close(descriptor) != 0 && status == OK) status = from_errno(error, "close", temporary);
-    if (status == OK && rename(temporary, path) != 0) status = from_errno(error, "rename onto", path);
+    if (status == OK && rename(temporary, path) != 0)
+        status = from_errno(error, "rename onto", path);
     if (status != OK) {
         unlink(temporary);
         error_wrap(error, status, "write %s", path);
@@ -222,7 +234,9 @@ static int remove_one(const char *path, const struct stat *info, int kind, struc
 enum status file_remove_tree(const char *path, struct error *error) {
     struct stat info;
     if (lstat(path, &info) != 0) return errno == ENOENT ? OK : from_errno(error, "look for", path);
-    return nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) == 0 ? OK : from_errno(error, "remove all of", path);
+    return nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) == 0
+               ? OK
+               : from_errno(error, "remove all of", path);
 }
 
 enum status file_check_output(const char *path, struct error *error) {
@@ -232,12 +246,15 @@ enum status file_check_output(const char *path, struct error *error) {
     if (slash && slash != parent) *slash = 0;
     enum status status = OK;
     if (stat(directory, &info) != 0)
-        status = error_set(error, errno == ENOENT ? NOT_FOUND : FAILED, "%s cannot be written: its directory %s: %s", path,
-                           directory, strerror(errno));
+        status = error_set(error, errno == ENOENT ? NOT_FOUND : FAILED,
+                           "%s cannot be written: its directory %s: %s", path, directory,
+                           strerror(errno));
     else if (!S_ISDIR(info.st_mode))
-        status = error_set(error, INVALID, "%s cannot be written: %s is not a directory", path, directory);
+        status = error_set(error, INVALID, "%s cannot be written: %s is not a directory", path,
+                           directory);
     else if (faccessat(AT_FDCWD, directory, W_OK | X_OK, AT_EACCESS) != 0)
-        status = error_set(error, FAILED, "%s cannot be written: its directory %s: %s", path, directory, strerror(errno));
+        status = error_set(error, FAILED, "%s cannot be written: its directory %s: %s", path,
+                           directory, strerror(errno));
     else if (stat(path, &info) == 0 && S_ISDIR(info.st_mode))
         status = error_set(error, INVALID, "%s cannot be written: it is a directory", path);
     free(parent);

@@ -1,5 +1,5 @@
-/* A binary heap. The item that is on its way to its place is kept behind the last one, in a slot that
- * is always there, so that each item on the way is copied once. */
+/* A binary heap. The item that is on its way to its place is kept behind the last one, in a slot
+ * that is always there, so that each item on the way is copied once. */
 #include "base/heap.h"
 
 #include <stdlib.h>
@@ -7,7 +7,9 @@
 
 #include "base/memory.h"
 
-static char *slot(const struct heap *heap, size_t place) { return heap->items + place * heap->item_size; }
+static char *slot(const struct heap *heap, size_t place) {
+    return heap->items + place * heap->item_size;
+}
 
 static void put(struct heap *heap, size_t place, const void *item) {
     memcpy(slot(heap, place), item, heap->item_size);
@@ -34,7 +36,8 @@ static size_t rise(struct heap *heap, size_t place, const void *item) {
 /* Likewise to this place or below it. */
 static size_t sink(struct heap *heap, size_t place, const void *item) {
     for (size_t child; (child = 2 * place + 1) < heap->count; place = child) {
-        if (child + 1 < heap->count && heap->before(slot(heap, child + 1), slot(heap, child))) child++;
+        if (child + 1 < heap->count && heap->before(slot(heap, child + 1), slot(heap, child)))
+            child++;
         if (!heap->before(slot(heap, child), item)) break;
         put(heap, place, slot(heap, child));
     }

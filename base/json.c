@@ -1,6 +1,7 @@
-/* The reader: recursive descent with a bounded depth. Values under construction lie on one stack; when an array or object ends, its
- * items move from there into the arena, side by side, so that an index reaches them. An object of more than a few members has after
- * its items a table of their indices sorted by key, which finds duplicates at the end and members later. */
+/* The reader: recursive descent with a bounded depth. Values under construction lie on one stack;
+ * when an array or object ends, its items move from there into the arena, side by side, so that an
+ * index reaches them. An object of more than a few members has after its items a table of their
+ * indices sorted by key, which finds duplicates at the end and members later. */
 #include "base/json.h"
 
 #include <stdio.h>
@@ -10,7 +11,14 @@
 #include "base/memory.h"
 #include "base/utf8.h"
 
-enum { SIZE_DEFAULT = 1 << 20, DEPTH_DEFAULT = 32, DEPTH_MAX = 512, BLOCK_SIZE = 16384, FEW_MEMBERS = 8, NUMBER_MAX = 512 };
+enum {
+    SIZE_DEFAULT = 1 << 20,
+    DEPTH_DEFAULT = 32,
+    DEPTH_MAX = 512,
+    BLOCK_SIZE = 16384,
+    FEW_MEMBERS = 8,
+    NUMBER_MAX = 512
+};
 
 struct block { /* of the arena; a large item gets one of its own */
     struct block *next;
@@ -80,7 +88,9 @@ static void skip_blanks(struct json_parser *parser) {
 }
 
 /* The next byte, or 0 at the end: no token begins with a zero byte. */
-static uint8_t peek(const struct json_parser *parser) { return parser->at < parser->size ? parser->text[parser->at] : 0; }
+static uint8_t peek(const struct json_parser *parser) {
+    return parser->at < parser->size ? parser->text[parser->at] : 0;
+}
 
 /* --- strings --- */
 
@@ -123,13 +133,16 @@ static enum status parse_unicode_escape(struct json_parser *parser) {
     uint32_t point = 0, low = 0;
     TRY(parse_hex4(parser, &point));
     if (point == 0) return complain(parser, "a zero character in a text is not accepted here");
-    if (point >= 0xdc00 && point <= 0xdfff) return complain(parser, "a low surrogate without its high one");
+    if (point >= 0xdc00 && point <= 0xdfff)
+        return complain(parser, "a low surrogate without its high one");
     if (point >= 0xd800 && point <= 0xdbff) {
-        bool paired = parser->size - parser->at >= 2 && memcmp(parser->text + parser->at, "\\u", 2) == 0;
+        bool paired =
+            parser->size - parser->at >= 2 && memcmp(parser->text + parser->at, "\\u", 2) == 0;
         if (!paired) return complain(parser, "a high surrogate without its low one");
         parser->at += 2;
         TRY(parse_hex4(parser, &low));
-        if (low < 0xdc00 || low > 0xdfff) return complain(parser, "a high surrogate without its low one");
+        if (low < 0xdc00 || low > 0xdfff)
+            return complain(parser, "a high surrogate without its low one");
         point = 0x10000 + ((point - 0xd800) << 10) + (low - 0xdc00);
     }
     append_utf8(&parser->scratch, point);
@@ -195,13 +208,15 @@ static enum status parse_number(struct json_parser *parser, struct json_value *o
     if (peek(parser) == '.') {
         plain = false;
         parser->at++;
-        if (skip_digits(parser) == 0) return complain(parser, "expected a digit after the decimal point");
+        if (skip_digits(parser) == 0)
+            return complain(parser, "expected a digit after the decimal point");
     }
     if (peek(parser) == 'e' || peek(parser) == 'E') {
         plain = false;
         parser->at++;
         if (peek(parser) == '+' || peek(parser) == '-') parser->at++;
-        if (skip_digits(parser) == 0) return complain(parser, "a digit was expected in the exponent");
+        if (skip_digits(parser) == 0)
+            return complain(parser, "a digit was expected in the exponent");
     }
     char digits[NUMBER_MAX];
     size_t size = parser->at - start;
@@ -209,7 +224,8 @@ static enum status parse_number(struct json_parser *parser, struct json_value *o
     memcpy(digits, parser->text + start, size);
     digits[size] = 0;
     *out = (struct json_value){.type = JSON_NUMBER, .number = strtod(digits, NULL)};
-    if (!(out->number - out->number == 0)) return complain(parser, "a number too large for a double");
+    if (!(out->number - out->number == 0))
+        return complain(parser, "a number too large for a double");
     uint64_t integer = 0;
     for (size_t i = 0; plain && fits && i < size; i++) {
         fits = !__builtin_mul_overflow(integer, (uint64_t)10, &integer) &&
@@ -261,20 +277,24 @@ static enum status index_members(struct json_parser *parser, const struct json_v
     }
     uint32_t *sorted = (uint32_t *)(uintptr_t)sorted_indices(object);
     for (size_t i = 0; i < object->count; i++) sorted[i] = (uint32_t)i;
-    qsort_r(sorted, object->count, sizeof *sorted, compare_members, (void *)(uintptr_t)object->items);
+    qsort_r(sorted, object->count, sizeof *sorted, compare_members,
+            (void *)(uintptr_t)object->items);
     for (size_t i = 1; i < object->count; i++) {
         const char *key = object->items[sorted[i]].key;
-        if (strcmp(object->items[sorted[i - 1]].key, key) == 0) return refuse_duplicate(parser, key);
+        if (strcmp(object->items[sorted[i - 1]].key, key) == 0)
+            return refuse_duplicate(parser, key);
     }
     return OK;
 }
 
 /* Moves what lies on the stack from `first` on into the arena. */
-static enum status close_container(struct json_parser *parser, size_t first, struct json_value *out) {
+static enum status close_container(struct json_parser *parser, size_t first,
+                                   struct json_value *out) {
     size_t count = parser->stacked - first;
     size_t size = count * sizeof(struct json_value);
     bool indexed = out->type == JSON_OBJECT && count > FEW_MEMBERS;
-    struct json_value *items = take_memory(parser->json, size + (indexed ? count * sizeof(uint32_t) : 0));
+    struct json_value *items =
+        take_memory(parser->json, size + (indexed ? count * sizeof(uint32_t) : 0));
     if (!items) return no_memory(parser);
     if (count) memcpy(items, parser->stack + first, size);
     parser->stacked = first;
@@ -301,7 +321,8 @@ static enum status parse_item(struct json_parser *parser, enum json_type type) {
     return push(parser, &item);
 }
 
-static enum status parse_container(struct json_parser *parser, enum json_type type, struct json_value *out) {
+static enum status parse_container(struct json_parser *parser, enum json_type type,
+                                   struct json_value *out) {
     uint8_t closing = type == JSON_OBJECT ? '}' : ']';
     size_t first = parser->stacked;
     if (parser->depth == parser->depth_max) return complain(parser, "nested too deeply");
@@ -316,7 +337,8 @@ static enum status parse_container(struct json_parser *parser, enum json_type ty
             skip_blanks(parser);
             uint8_t c = peek(parser);
             if (c != closing && c != ',')
-                return complain(parser, type == JSON_OBJECT ? "',' or '}' was expected" : "',' or ']' was expected");
+                return complain(parser, type == JSON_OBJECT ? "',' or '}' was expected"
+                                                            : "',' or ']' was expected");
             parser->at++;
             if (c == closing) break;
         }
@@ -326,7 +348,8 @@ static enum status parse_container(struct json_parser *parser, enum json_type ty
     return close_container(parser, first, out);
 }
 
-static enum status parse_word(struct json_parser *parser, const char *word, struct json_value value, struct json_value *out) {
+static enum status parse_word(struct json_parser *parser, const char *word, struct json_value value,
+                              struct json_value *out) {
     size_t size = strlen(word);
     if (parser->size - parser->at < size || memcmp(parser->text + parser->at, word, size) != 0) {
         return complain(parser, "a value was expected");
@@ -341,7 +364,9 @@ static enum status parse_value(struct json_parser *parser, struct json_value *ou
     switch (peek(parser)) {
     case '{': return parse_container(parser, JSON_OBJECT, out);
     case '[': return parse_container(parser, JSON_ARRAY, out);
-    case 't': return parse_word(parser, "true", (struct json_value){.type = JSON_BOOL, .boolean = true}, out);
+    case 't':
+        return parse_word(parser, "true", (struct json_value){.type = JSON_BOOL, .boolean = true},
+                          out);
     case 'f': return parse_word(parser, "false", (struct json_value){.type = JSON_BOOL}, out);
     case 'n': return parse_word(parser, "null", (struct json_value){.type = JSON_NULL}, out);
     case '"': {
@@ -361,11 +386,14 @@ static enum status parse_document(struct json_parser *parser) {
     return parser->at == parser->size ? OK : complain(parser, "more text after the value");
 }
 
-enum status json_parse(struct bytes text, const struct json_limits *limits, struct json **out, struct error *error) {
+enum status json_parse(struct bytes text, const struct json_limits *limits, struct json **out,
+                       struct error *error) {
     size_t size_max = limits && limits->size ? limits->size : SIZE_DEFAULT;
-    unsigned depth_max = limits && limits->depth ? MIN(limits->depth, (unsigned)DEPTH_MAX) : DEPTH_DEFAULT;
+    unsigned depth_max =
+        limits && limits->depth ? MIN(limits->depth, (unsigned)DEPTH_MAX) : DEPTH_DEFAULT;
     if (text.size > size_max || text.size > UINT32_MAX) {
-        return error_set(error, INVALID, "a JSON document of %zu bytes, more than the limit of %zu", text.size, size_max);
+        return error_set(error, INVALID, "a JSON document of %zu bytes, more than the limit of %zu",
+                         text.size, size_max);
     }
     struct json *json = calloc(1, sizeof *json);
     if (!json) return error_set(error, FULL, "no memory for a JSON document");
@@ -425,8 +453,8 @@ const struct json_value *json_array_get(const struct json_value *array, size_t i
     return array && array->type == JSON_ARRAY && index < array->count ? &array->items[index] : NULL;
 }
 
-static enum status get(const struct json_value *object, const char *key, enum json_type type, const char *type_name,
-                       const struct json_value **out, struct error *error) {
+static enum status get(const struct json_value *object, const char *key, enum json_type type,
+                       const char *type_name, const struct json_value **out, struct error *error) {
     if (!object || object->type != JSON_OBJECT)
         return error_set(error, INVALID, "cannot look up '%s': the value is not an object", key);
     const struct json_value *value = json_object_get(object, key);
@@ -436,40 +464,46 @@ static enum status get(const struct json_value *object, const char *key, enum js
     return OK;
 }
 
-enum status json_get_u64(const struct json_value *object, const char *key, uint64_t *out, struct error *error) {
+enum status json_get_u64(const struct json_value *object, const char *key, uint64_t *out,
+                         struct error *error) {
     const struct json_value *value = NULL;
     TRY(get(object, key, JSON_NUMBER, "a whole number", &value, error));
-    if (!value->is_u64) return error_set(error, INVALID, "'%s' is not a whole number from 0 to 2^64-1", key);
+    if (!value->is_u64)
+        return error_set(error, INVALID, "'%s' is not a whole number from 0 to 2^64-1", key);
     *out = value->integer;
     return OK;
 }
 
-enum status json_get_f64(const struct json_value *object, const char *key, double *out, struct error *error) {
+enum status json_get_f64(const struct json_value *object, const char *key, double *out,
+                         struct error *error) {
     const struct json_value *value = NULL;
     TRY(get(object, key, JSON_NUMBER, "a number", &value, error));
     *out = value->number;
     return OK;
 }
 
-enum status json_get_bool(const struct json_value *object, const char *key, bool *out, struct error *error) {
+enum status json_get_bool(const struct json_value *object, const char *key, bool *out,
+                          struct error *error) {
     const struct json_value *value = NULL;
     TRY(get(object, key, JSON_BOOL, "true or false", &value, error));
     *out = value->boolean;
     return OK;
 }
 
-enum status json_get_text(const struct json_value *object, const char *key, const char **out, struct error *error) {
+enum status json_get_text(const struct json_value *object, const char *key, const char **out,
+                          struct error *error) {
     const struct json_value *value = NULL;
     TRY(get(object, key, JSON_STRING, "a text", &value, error));
     *out = value->text;
     return OK;
 }
 
-enum status json_get_array(const struct json_value *object, const char *key, const struct json_value **out, struct error *error) {
+enum status json_get_array(const struct json_value *object, const char *key,
+                           const struct json_value **out, struct error *error) {
     return get(object, key, JSON_ARRAY, "an array", out, error);
 }
 
-enum status json_get_object(const struct json_value *object, const char *key, const struct json_value **out,
-                            struct error *error) {
+enum status json_get_object(const struct json_value *object, const char *key,
+                            const struct json_value **out, struct error *error) {
     return get(object, key, JSON_OBJECT, "an object", out, error);
 }

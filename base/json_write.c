@@ -48,7 +48,8 @@ static void begin(struct json_writer *writer, bool is_object) {
 }
 
 static void end(struct json_writer *writer, bool is_object) {
-    ASSERT(writer->depth > 0 && writer->levels[writer->depth - 1].is_object == is_object && !writer->after_key);
+    ASSERT(writer->depth > 0 && writer->levels[writer->depth - 1].is_object == is_object &&
+           !writer->after_key);
     writer->depth--;
     if (writer->levels[writer->depth].has_items) new_line(writer);
     buffer_u8(writer->out, is_object ? '}' : ']');
@@ -131,7 +132,8 @@ bool json_is_complete(const struct json_writer *writer) { return writer->finishe
 
 char *f64_format(double value, char out[static F64_TEXT_SIZE]) {
     if (value != value) return memcpy(out, "nan", 4);
-    /* Any decimal of up to 15 digits survives the way through a double, so %.15g finds it if there is one; else 16 or 17. */
+    /* Any decimal of up to 15 digits survives the way through a double, so %.15g finds it if there
+     * is one; else 16 or 17. */
     for (int digits = 15; digits <= 17; digits++) {
         snprintf(out, F64_TEXT_SIZE, "%.*g", digits, value);
         if (strtod(out, NULL) == value) break;

@@ -29,7 +29,8 @@ enum status log_level_parse(const char *text, enum log_level *out, struct error 
             return OK;
         }
     }
-    return error_set(error, INVALID, "log level '%s' is not one of debug, info, warn, error, none", text);
+    return error_set(error, INVALID, "log level '%s' is not one of debug, info, warn, error, none",
+                     text);
 }
 
 void log_set_level(enum log_level level) { log_level_now = (int)level; }
@@ -54,7 +55,8 @@ char *log_quote(const char *text, char *out, size_t size) {
     ASSERT(size >= 3);
     bool plain = *text != 0;
     for (const char *c = text; *c; c++) {
-        if ((unsigned char)*c <= ' ' || *c == '"' || *c == '=' || *c == '\\' || *c == 127) plain = false;
+        if ((unsigned char)*c <= ' ' || *c == '"' || *c == '=' || *c == '\\' || *c == 127)
+            plain = false;
     }
     size_t at = 0;
     if (!plain) out[at++] = '"';
@@ -67,9 +69,11 @@ char *log_quote(const char *text, char *out, size_t size) {
     return out;
 }
 
-/* Says how many lines of this call site were dropped before this one, or -1 if this one is to be dropped too. */
+/* Says how many lines of this call site were dropped before this one, or -1 if this one is to be
+ * dropped too. */
 static int64_t log_admit(struct log_site *site) {
-    if (log_level_now == LOG_DEBUG) return 0; /* at debug nothing is left out: a test may count lines */
+    if (log_level_now == LOG_DEBUG)
+        return 0; /* at debug nothing is left out: a test may count lines */
     uint64_t now = clock_monotonic_ms();
     if (site->window_start_ms == 0 || now - site->window_start_ms >= WINDOW_MS) {
         uint32_t dropped = site->dropped;
@@ -95,7 +99,8 @@ static size_t append(char *line, size_t at, const char *format, ...) {
     return next > LINE_SIZE - 2 ? LINE_SIZE - 2 : next;
 }
 
-void log_write(struct log_site *site, enum log_level level, const char *event, const char *format, ...) {
+void log_write(struct log_site *site, enum log_level level, const char *event, const char *format,
+               ...) {
     char line[LINE_SIZE];
     char body[LINE_SIZE];
     va_list arguments;
@@ -118,7 +123,8 @@ void log_write(struct log_site *site, enum log_level level, const char *event, c
     }
     char stamp[32];
     strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", &utc);
-    size_t at = append(line, 0, "%s %s.%03uZ %s", level_names[level], stamp, (unsigned)(wall_ms % 1000), event);
+    size_t at = append(line, 0, "%s %s.%03uZ %s", level_names[level], stamp,
+                       (unsigned)(wall_ms % 1000), event);
     if (*log_context) at = append(line, at, " %s", log_context);
     if (*body) at = append(line, at, " %s", body);
     if (dropped > 0) at = append(line, at, " repeats_dropped=%lld", (long long)dropped);

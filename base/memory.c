@@ -51,7 +51,8 @@ char *xformat(const char *format, ...) {
 enum status memory_try(size_t count, size_t size, void **out, struct error *error) {
     size_t total = 0;
     if (__builtin_mul_overflow(count, size, &total) || total > SIZE_MAX - 64) {
-        return error_set(error, INVALID, "an array of %zu items of %zu bytes overflows", count, size);
+        return error_set(error, INVALID, "an array of %zu items of %zu bytes overflows", count,
+                         size);
     }
     size_t rounded = (total + 63) / 64 * 64;
     void *pointer = aligned_alloc(64, rounded ? rounded : 64);

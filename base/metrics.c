@@ -1,5 +1,6 @@
-/* A series never moves, and the lists only grow, so handles stay good and updates need no lock: the lock guards only
- * the list. Values are doubles kept as their bits in a 64-bit atomic; adding is a compare-and-swap loop. */
+/* A series never moves, and the lists only grow, so handles stay good and updates need no lock: the
+ * lock guards only the list. Values are doubles kept as their bits in a 64-bit atomic; adding is a
+ * compare-and-swap loop. */
 #include "base/metrics.h"
 
 #include <pthread.h>
@@ -75,7 +76,9 @@ static void append_escaped(struct buffer *out, const char *text, bool quotes) {
 static void append_labels(struct buffer *out, const struct metric_label *labels, size_t count) {
     ASSERT(count <= METRIC_LABELS_MAX);
     for (size_t i = 0; i < count; i++) {
-        ASSERT(labels[i].name[0] && strspn(labels[i].name, "abcdefghijklmnopqrstuvwxyz0123456789_") == strlen(labels[i].name));
+        ASSERT(labels[i].name[0] &&
+               strspn(labels[i].name, "abcdefghijklmnopqrstuvwxyz0123456789_") ==
+                   strlen(labels[i].name));
         buffer_append_text(out, "%s%s=\"", out->size ? "," : "", labels[i].name);
         append_escaped(out, labels[i].value, true);
         buffer_u8(out, '"');
@@ -91,8 +94,8 @@ static struct family *find_family(struct metrics *metrics, const char *name) {
     return NULL;
 }
 
-static struct family *family_create(enum kind kind, const char *name, const char *help, const double *bounds,
-                                    size_t bound_count) {
+static struct family *family_create(enum kind kind, const char *name, const char *help,
+                                    const double *bounds, size_t bound_count) {
     struct family *family = xcalloc(1, sizeof *family);
     family->name = xstrdup(name);
     family->help = xstrdup(help);
@@ -114,7 +117,8 @@ static struct metric *metric_create(struct family *family, const char *labels) {
     return metric;
 }
 
-static struct metric *find_or_add(struct metrics *metrics, struct family *family, const char *labels) {
+static struct metric *find_or_add(struct metrics *metrics, struct family *family,
+                                  const char *labels) {
     for (struct metric *metric = family->first; metric; metric = metric->next) {
         if (strcmp(metric->labels, labels) == 0) return metric;
     }
@@ -136,9 +140,9 @@ static struct metric *find_or_add(struct metrics *metrics, struct family *family
     return metric;
 }
 
-static struct metric *metrics_register(struct metrics *metrics, enum kind kind, const char *name, const char *help,
-                                       const double *bounds, size_t bound_count, const struct metric_label *labels,
-                                       size_t label_count) {
+static struct metric *metrics_register(struct metrics *metrics, enum kind kind, const char *name,
+                                       const char *help, const double *bounds, size_t bound_count,
+                                       const struct metric_label *labels, size_t label_count) {
     check_name(name, kind == COUNTER);
     struct buffer text = {0};
     pthread_mutex_lock(&metrics->lock);
@@ -155,7 +159,8 @@ static struct metric *metrics_register(struct metrics *metrics, enum kind kind, 
         metrics->last = family;
     }
     ASSERT(family->kind == kind && family->bound_count == bound_count);
-    for (size_t i = 0; i < bound_count; i++) ASSERT(!(family->bounds[i] < bounds[i]) && !(family->bounds[i] > bounds[i]));
+    for (size_t i = 0; i < bound_count; i++)
+        ASSERT(!(family->bounds[i] < bounds[i]) && !(family->bounds[i] > bounds[i]));
     struct metric *metric = find_or_add(metrics, family, (const char *)text.data);
     pthread_mutex_unlock(&metrics->lock);
     buffer_deinit(&text);
@@ -166,8 +171,8 @@ struct metrics *metrics_create(const struct metric_label *common, size_t common_
     struct metrics *metrics = xcalloc(1, sizeof *metrics);
     pthread_mutex_init(&metrics->lock, NULL);
     append_labels(&metrics->common, common, common_count);
-    metrics->dropped =
-        metrics_counter(metrics, "atoll_metrics_dropped_total", "Series that did not fit into the registry.", NULL, 0);
+    metrics->dropped = metrics_counter(metrics, "atoll_metrics_dropped_total",
+                                       "Series that did not fit into the registry.", NULL, 0);
     return metrics;
 }
 
@@ -205,28 +210,30 @@ void metrics_destroy(struct metrics *metrics) {
     free(metrics);
 }
 
-struct metric *metrics_counter(struct metrics *metrics, const char *name, const char *help, const struct metric_label *labels,
-                               size_t label_count) {
+struct metric *metrics_counter(struct metrics *metrics, const char *name, const char *help,
+                               const struct metric_label *labels, size_t label_count) {
     return metrics_register(metrics, COUNTER, name, help, NULL, 0, labels, label_count);
 }
 
-struct metric *metrics_gauge(struct metrics *metrics, const char *name, const char *help, const struct metric_label *labels,
-                             size_t label_count) {
+struct metric *metrics_gauge(struct metrics *metrics, const char *name, const char *help,
+                             const struct metric_label *labels, size_t label_count) {
     return metrics_register(metrics, GAUGE, name, help, NULL, 0, labels, label_count);
 }
 
-struct metric *metrics_histogram(struct metrics *metrics, const char *name, const char *help, const double *bounds,
-                                 size_t bound_count, const struct metric_label *labels, size_t label_count) {
+struct metric *metrics_histogram(struct metrics *metrics, const char *name, const char *help,
+                                 const double *bounds, size_t bound_count,
+                                 const struct metric_label *labels, size_t label_count) {
     ASSERT(bound_count <= METRIC_BUCKETS_MAX);
-    return metrics_register(metrics, HISTOGRAM, name, help, bounds, bound_count, labels, label_count);
+    return metrics_register(metrics, HISTOGRAM, name, help, bounds, bound_count, labels,
+                            label_count);
 }
 
 /* --- updates --- */
 
 static void add_bits(_Atomic uint64_t *bits, double by) {
     uint64_t old = atomic_load_explicit(bits, memory_order_relaxed);
-    while (!atomic_compare_exchange_weak_explicit(bits, &old, bits_of(double_of(old) + by), memory_order_relaxed,
-                                                  memory_order_relaxed)) {}
+    while (!atomic_compare_exchange_weak_explicit(bits, &old, bits_of(double_of(old) + by),
+                                                  memory_order_relaxed, memory_order_relaxed)) {}
 }
 
 void metric_add(struct metric *metric, double by) {
@@ -284,17 +291,20 @@ static void write_plain(const struct metric *metric, struct buffer *out) {
 
 static void write_histogram(const struct metric *metric, struct buffer *out) {
     const struct family *family = metric->family;
-    const char *comma = *metric->labels ? "," : "", *open = *metric->labels ? "{" : "", *close = *metric->labels ? "}" : "";
+    const char *comma = *metric->labels ? "," : "", *open = *metric->labels ? "{" : "",
+               *close = *metric->labels ? "}" : "";
     char text[F64_TEXT_SIZE];
     unsigned long long below = 0;
     for (size_t i = 0; i <= family->bound_count; i++) {
         below += atomic_load_explicit(&metric->buckets[i], memory_order_relaxed);
         const char *bound = i < family->bound_count ? number_text(family->bounds[i], text) : "+Inf";
-        buffer_append_text(out, "%s_bucket{%s%sle=\"%s\"} %llu\n", family->name, metric->labels, comma, bound, below);
+        buffer_append_text(out, "%s_bucket{%s%sle=\"%s\"} %llu\n", family->name, metric->labels,
+                           comma, bound, below);
     }
     buffer_append_text(out, "%s_sum%s%s%s %s\n", family->name, open, metric->labels, close,
                        number_text(metric_value(metric), text));
-    buffer_append_text(out, "%s_count%s%s%s %llu\n", family->name, open, metric->labels, close, below);
+    buffer_append_text(out, "%s_count%s%s%s %llu\n", family->name, open, metric->labels, close,
+                       below);
 }
 
 void metrics_write(struct metrics *metrics, struct buffer *out) {

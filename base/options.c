@@ -1,5 +1,6 @@
-/* Reading: arguments (options_arguments.c) choose the command and set flags; then environment and file fill in what no flag gave. A state an option
- * remembers the strongest source so far, so the order of reading does not matter; the weaker value is still checked. */
+/* Reading: arguments (options_arguments.c) choose the command and set flags; then environment and
+ * file fill in what no flag gave. A state an option remembers the strongest source so far, so the
+ * order of reading does not matter; the weaker value is still checked. */
 #include "base/options.h"
 
 #include <stdlib.h>
@@ -10,8 +11,9 @@
 #include "base/suggest.h"
 
 /* Variables with our prefix that are read in other places than an option table. */
-static const char *const always_known[] = {"ATOLL_LOG",  "ATOLL_CACHE", "ATOLL_KERNELS", "ATOLL_ATTENTION",
-                                           "ATOLL_ROOT", "ATOLL_BIN",   "ATOLL_TEST_*",  NULL};
+static const char *const always_known[] = {"ATOLL_LOG",       "ATOLL_CACHE", "ATOLL_KERNELS",
+                                           "ATOLL_ATTENTION", "ATOLL_ROOT",  "ATOLL_BIN",
+                                           "ATOLL_TEST_*",    NULL};
 
 char *option_flag(const char *name, char out[static FLAG_SIZE]) {
     snprintf(out, FLAG_SIZE, "--%s", name);
@@ -52,15 +54,18 @@ static size_t field_size(enum option_type type) {
 }
 
 static void check_option(const struct option *option) {
-    ASSERT(option->name[0] >= 'a' && option->name[0] <= 'z' && strlen(option->name) < FLAG_SIZE - 8);
+    ASSERT(option->name[0] >= 'a' && option->name[0] <= 'z' &&
+           strlen(option->name) < FLAG_SIZE - 8);
     ASSERT(strspn(option->name, "abcdefghijklmnopqrstuvwxyz0123456789-.") == strlen(option->name));
     ASSERT(strncmp(option->name, "no-", 3) != 0); /* --no-x unsets x */
     ASSERT(option->size == field_size(option->type) && option->help);
     ASSERT((option->type == OPTION_ENUM) == (option->choices != NULL));
     ASSERT(!(option->type == OPTION_LIST && option->fallback));
-    ASSERT(!option->check || option->type == OPTION_TEXT || option->type == OPTION_PATH || option->type == OPTION_LIST);
+    ASSERT(!option->check || option->type == OPTION_TEXT || option->type == OPTION_PATH ||
+           option->type == OPTION_LIST);
     if (option->check && option->fallback) ASSERT(option->check(option->fallback, NULL) == OK);
-    for (size_t i = 0; option_built_in[i]; i++) ASSERT(strcmp(option->name, option_built_in[i]) != 0);
+    for (size_t i = 0; option_built_in[i]; i++)
+        ASSERT(strcmp(option->name, option_built_in[i]) != 0);
     struct error error = {0};
     char room[16];
     /* Bounds pass through the same parser, so a bad one asserts there. */
@@ -76,7 +81,8 @@ static void check_command(const struct command *command, size_t depth) {
         check_option(option);
         ASSERT(!((option->flags & OPTION_POSITIONAL) && command->children));
     }
-    for (size_t i = 0; command->children && command->children[i]; i++) check_command(command->children[i], depth + 1);
+    for (size_t i = 0; command->children && command->children[i]; i++)
+        check_command(command->children[i], depth + 1);
 }
 
 static struct option_state *find_state(const struct options *options, const char *name) {
@@ -95,7 +101,8 @@ void option_add_command(struct options *options, const struct command *command) 
     options->chain[options->depth++] = command;
     for (const struct option *option = command->options; option && option->name; option++) {
         ASSERT(!find_state(options, option->name));
-        options->states = xrealloc(options->states, (options->state_count + 1) * sizeof *options->states);
+        options->states =
+            xrealloc(options->states, (options->state_count + 1) * sizeof *options->states);
         options->states[options->state_count++] = (struct option_state){.option = option};
         unsigned char value[sizeof(struct option_list)] = {0};
         if (option->fallback) ASSERT(option_parse(option, option->fallback, value, NULL) == OK);
@@ -155,8 +162,8 @@ static void clear_items(struct options *options, struct option_state *state) {
 }
 
 /* A stronger source replaces a list as a whole; the same source goes on with it. */
-static void add_to_list(struct options *options, struct option_state *state, enum option_source source, const char *text,
-                        const char *where) {
+static void add_to_list(struct options *options, struct option_state *state,
+                        enum option_source source, const char *text, const char *where) {
     if (source < state->source) return;
     if (source > state->source) {
         clear_items(options, state);
@@ -165,8 +172,9 @@ static void add_to_list(struct options *options, struct option_state *state, enu
     if (text) append_item(options, state, text);
 }
 
-enum status option_set(struct options *options, struct option_state *state, enum option_source source, const char *text,
-                       const char *where, struct error *error) {
+enum status option_set(struct options *options, struct option_state *state,
+                       enum option_source source, const char *text, const char *where,
+                       struct error *error) {
     const struct option *option = state->option;
     if (option->check) {
         enum status checked = option->check(text, error);
@@ -196,16 +204,20 @@ const char *option_command_words(const struct options *options, char *out, size_
     size_t used = 0;
     out[0] = 0;
     for (size_t i = 0; i < options->depth && used < size; i++) {
-        used += (size_t)snprintf(out + used, size - used, "%s%s", i ? " " : "", options->chain[i]->name);
+        used += (size_t)snprintf(out + used, size - used, "%s%s", i ? " " : "",
+                                 options->chain[i]->name);
     }
     return out;
 }
 
 /* --- environment --- */
 
-/* Whether some command of the program has the option that `matches` says; it may belong to another command than the chosen. */
-static bool known_anywhere(const struct command *command, const char *name, char *(*spell)(const char *, char[static FLAG_SIZE]),
-                           struct suggestion *near, char (*names)[FLAG_SIZE], size_t *used, size_t limit) {
+/* Whether some command of the program has the option that `matches` says; it may belong to another
+ * command than the chosen. */
+static bool known_anywhere(const struct command *command, const char *name,
+                           char *(*spell)(const char *, char[static FLAG_SIZE]),
+                           struct suggestion *near, char (*names)[FLAG_SIZE], size_t *used,
+                           size_t limit) {
     for (const struct option *option = command->options; option && option->name; option++) {
         if ((option->flags & (OPTION_POSITIONAL | OPTION_FLAG_ONLY)) || *used >= limit) continue;
         char *spelt = spell(option->name, names[(*used)++]);
@@ -213,7 +225,8 @@ static bool known_anywhere(const struct command *command, const char *name, char
         if (!(option->flags & OPTION_HIDDEN)) suggest_offer(near, spelt);
     }
     for (size_t i = 0; command->children && command->children[i]; i++) {
-        if (known_anywhere(command->children[i], name, spell, near, names, used, limit)) return true;
+        if (known_anywhere(command->children[i], name, spell, near, names, used, limit))
+            return true;
     }
     return false;
 }
@@ -227,8 +240,8 @@ enum { NAMES_MAX = 1024 };
 
 /* OK if another command of the program knows it, else INVALID with the nearest. */
 static enum status refuse_unknown(const struct options *options, const char *what, const char *name,
-                                  char *(*spell)(const char *, char[static FLAG_SIZE]), const char *const *more,
-                                  struct error *error) {
+                                  char *(*spell)(const char *, char[static FLAG_SIZE]),
+                                  const char *const *more, struct error *error) {
     struct suggestion near;
     suggest_init(&near, name);
     char(*names)[FLAG_SIZE] = xcalloc(NAMES_MAX, FLAG_SIZE);
@@ -236,9 +249,11 @@ static enum status refuse_unknown(const struct options *options, const char *wha
     enum status status = OK;
     if (!known_anywhere(options->program, name, spell, &near, names, &used, NAMES_MAX)) {
         for (size_t i = 0; more && more[i]; i++) suggest_offer(&near, more[i]);
-        status = near.best ? error_set(error, INVALID, "unknown %s %s; did you mean %s?", what, name, near.best)
-                           : error_set(error, INVALID, "unknown %s %s; see '%s --help' for those there are", what, name,
-                                       options->program->name);
+        status = near.best ? error_set(error, INVALID, "unknown %s %s; did you mean %s?", what,
+                                       name, near.best)
+                           : error_set(error, INVALID,
+                                       "unknown %s %s; see '%s --help' for those there are", what,
+                                       name, options->program->name);
     }
     free(names);
     return status;
@@ -248,7 +263,8 @@ static bool is_listed(const char *name, const char *const *list) {
     for (size_t i = 0; list && list[i]; i++) {
         size_t size = strlen(list[i]);
         bool prefix = size > 0 && list[i][size - 1] == '*';
-        if (prefix ? strncmp(name, list[i], size - 1) == 0 : strcmp(name, list[i]) == 0) return true;
+        if (prefix ? strncmp(name, list[i], size - 1) == 0 : strcmp(name, list[i]) == 0)
+            return true;
     }
     return false;
 }
@@ -259,20 +275,24 @@ static bool ends_with(const char *text, size_t size, const char *end) {
 }
 
 static bool has_protocol(const char *text) {
-    return strncmp(text, "tcp://", 6) == 0 || strncmp(text, "udp://", 6) == 0 || strncmp(text, "sctp://", 7) == 0;
+    return strncmp(text, "tcp://", 6) == 0 || strncmp(text, "udp://", 6) == 0 ||
+           strncmp(text, "sctp://", 7) == 0;
 }
 
-/* What Kubernetes puts into every container of a namespace that has a Service named `atoll` or `atoll-...`; nobody meant it for us.
- * With NAME for its name in capitals: NAME_SERVICE_HOST, NAME_SERVICE_PORT, NAME_SERVICE_PORT_HTTP for a port that has a name,
+/* What Kubernetes puts into every container of a namespace that has a Service named `atoll` or
+ * `atoll-...`; nobody meant it for us. With NAME for its name in capitals: NAME_SERVICE_HOST,
+ * NAME_SERVICE_PORT, NAME_SERVICE_PORT_HTTP for a port that has a name,
  * NAME_PORT=tcp://10.0.0.1:80, NAME_PORT_80_TCP, and this with _PROTO, _PORT, _ADDR after it. */
 static bool is_of_a_service(const char *name, const char *value) {
     size_t size = strlen(name);
     if (name[strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")] != 0) return false;
-    if (ends_with(name, size, "_SERVICE_HOST") || ends_with(name, size, "_SERVICE_PORT")) return true;
+    if (ends_with(name, size, "_SERVICE_HOST") || ends_with(name, size, "_SERVICE_PORT"))
+        return true;
     const char *named = strstr(name, "_SERVICE_PORT_");
     if (named && named[strlen("_SERVICE_PORT_")]) return true;
     if (ends_with(name, size, "_PORT") && has_protocol(value)) return true;
-    static const char *const parts[] = {"_PROTO", "_PORT", "_ADDR"}, *const protocols[] = {"_TCP", "_UDP", "_SCTP"};
+    static const char *const parts[] = {"_PROTO", "_PORT", "_ADDR"}, *const protocols[] = {
+                                                                         "_TCP", "_UDP", "_SCTP"};
     for (size_t i = 0; i < COUNT_OF(parts); i++) {
         if (!ends_with(name, size, parts[i])) continue;
         size -= strlen(parts[i]);
@@ -281,20 +301,23 @@ static bool is_of_a_service(const char *name, const char *value) {
     for (size_t i = 0; i < COUNT_OF(protocols); i++) {
         if (!ends_with(name, size, protocols[i])) continue;
         size_t end = size - strlen(protocols[i]), digits = 0;
-        while (digits < end && name[end - digits - 1] >= '0' && name[end - digits - 1] <= '9') digits++;
+        while (digits < end && name[end - digits - 1] >= '0' && name[end - digits - 1] <= '9')
+            digits++;
         return digits > 0 && ends_with(name, end - digits, "_PORT_");
     }
     return false;
 }
 
-static enum status set_from_environment(struct options *options, struct option_state *state, const char *name, const char *value,
-                                        struct error *error) {
-    if (state->option->type != OPTION_LIST) return option_set(options, state, OPTION_FROM_ENVIRONMENT, value, name, error);
+static enum status set_from_environment(struct options *options, struct option_state *state,
+                                        const char *name, const char *value, struct error *error) {
+    if (state->option->type != OPTION_LIST)
+        return option_set(options, state, OPTION_FROM_ENVIRONMENT, value, name, error);
     add_to_list(options, state, OPTION_FROM_ENVIRONMENT, NULL, name);
     while (*value) {
         size_t size = strcspn(value, ",");
         char *item = xformat("%.*s", (int)size, value);
-        enum status status = size > 0 ? option_set(options, state, OPTION_FROM_ENVIRONMENT, item, name, error) : OK;
+        enum status status =
+            size > 0 ? option_set(options, state, OPTION_FROM_ENVIRONMENT, item, name, error) : OK;
         free(item);
         TRY(status);
         value += size + (value[size] == ',');
@@ -302,8 +325,8 @@ static enum status set_from_environment(struct options *options, struct option_s
     return OK;
 }
 
-static enum status read_variable(struct options *options, const char *name, const char *value, const char *const *known_variables,
-                                 struct error *error) {
+static enum status read_variable(struct options *options, const char *name, const char *value,
+                                 const char *const *known_variables, struct error *error) {
     if (is_listed(name, always_known) || is_listed(name, known_variables)) return OK;
     if (options->has_file && strcmp(name, "ATOLL_CONFIG") == 0) {
         if (options->config_path) return OK;
@@ -320,11 +343,12 @@ static enum status read_variable(struct options *options, const char *name, cons
         }
     }
     if (is_of_a_service(name, value)) return OK;
-    return refuse_unknown(options, "environment variable", name, option_variable, always_known, error);
+    return refuse_unknown(options, "environment variable", name, option_variable, always_known,
+                          error);
 }
 
-enum status options_read_environment(struct options *options, char **environment, const char *const *known_variables,
-                                     struct error *error) {
+enum status options_read_environment(struct options *options, char **environment,
+                                     const char *const *known_variables, struct error *error) {
     for (char **entry = environment; entry && *entry; entry++) {
         const char *equals = strchr(*entry, '=');
         if (!equals || strncmp(*entry, "ATOLL_", 6) != 0) continue;
@@ -338,26 +362,29 @@ enum status options_read_environment(struct options *options, char **environment
 
 /* --- file --- */
 
-enum status options_set_from_file(struct options *options, const char *key, const char *text, const char *where,
-                                  struct error *error) {
+enum status options_set_from_file(struct options *options, const char *key, const char *text,
+                                  const char *where, struct error *error) {
     char name[FLAG_SIZE];
     const char *bracket = strchr(key, '[');
     size_t size = bracket ? (size_t)(bracket - key) : strlen(key);
     snprintf(name, sizeof name, "%.*s", (int)MIN(size, sizeof name - 1), key);
     struct option_state *state = size < sizeof name ? find_state(options, name) : NULL;
     if (!state || (state->option->flags & (OPTION_POSITIONAL | OPTION_FLAG_ONLY))) {
-        enum status status = refuse_unknown(options, "key", size < sizeof name ? name : key, spell_key, NULL, error);
+        enum status status =
+            refuse_unknown(options, "key", size < sizeof name ? name : key, spell_key, NULL, error);
         return status == OK ? OK : error_wrap(error, status, "%s", where);
     }
     if (state->option->type == OPTION_LIST) {
         if (bracket && bracket[1 + strspn(bracket + 1, "0123456789")] != ']') bracket = NULL;
         bool is_item = bracket && strcmp(strchr(bracket, ']'), "]") == 0;
-        if (strchr(key, '[') && !is_item) return error_set(error, INVALID, "%s: %s takes a list of plain texts", where, name);
+        if (strchr(key, '[') && !is_item)
+            return error_set(error, INVALID, "%s: %s takes a list of plain texts", where, name);
         if (text) return option_set(options, state, OPTION_FROM_FILE, text, where, error);
         add_to_list(options, state, OPTION_FROM_FILE, NULL, where);
         return OK;
     }
-    if (bracket || !text) return error_set(error, INVALID, "%s: %s takes one value, not a list", where, name);
+    if (bracket || !text)
+        return error_set(error, INVALID, "%s: %s takes one value, not a list", where, name);
     char *place = xformat("%s: %s", where, name);
     enum status status = option_set(options, state, OPTION_FROM_FILE, text, place, error);
     free(place);
@@ -371,17 +398,23 @@ enum status options_finish(struct options *options, struct error *error) {
     const struct command *command = options->chain[options->depth - 1];
     char words[128], flag[FLAG_SIZE], variable[FLAG_SIZE];
     option_command_words(options, words, sizeof words);
-    if (command->children) return error_set(error, INVALID, "'%s' needs a command after it; see '%s --help'", words, words);
+    if (command->children)
+        return error_set(error, INVALID, "'%s' needs a command after it; see '%s --help'", words,
+                         words);
     for (size_t i = 0; i < options->state_count; i++) {
         const struct option *option = options->states[i].option;
-        if (!(option->flags & OPTION_REQUIRED) || options->states[i].source != OPTION_FROM_DEFAULT) continue;
+        if (!(option->flags & OPTION_REQUIRED) || options->states[i].source != OPTION_FROM_DEFAULT)
+            continue;
         if (option->flags & OPTION_POSITIONAL) {
-            return error_set(error, INVALID, "the argument %s is missing; see '%s --help'", option->name, words);
+            return error_set(error, INVALID, "the argument %s is missing; see '%s --help'",
+                             option->name, words);
         }
-        if (option->flags & OPTION_FLAG_ONLY) return error_set(error, INVALID, "%s is required", option_flag(option->name, flag));
-        return error_set(error, INVALID, "%s is required: give %s, %s%s%s%s", option->name, option_flag(option->name, flag),
-                         option_variable(option->name, variable), options->has_file ? " or '" : "",
-                         options->has_file ? option->name : "", options->has_file ? ":' in the config file" : "");
+        if (option->flags & OPTION_FLAG_ONLY)
+            return error_set(error, INVALID, "%s is required", option_flag(option->name, flag));
+        return error_set(error, INVALID, "%s is required: give %s, %s%s%s%s", option->name,
+                         option_flag(option->name, flag), option_variable(option->name, variable),
+                         options->has_file ? " or '" : "", options->has_file ? option->name : "",
+                         options->has_file ? ":' in the config file" : "");
     }
     return OK;
 }
@@ -401,17 +434,18 @@ static void answer(struct options *options, struct buffer *out) {
         options_print(options, out);
 }
 
-enum status options_read(struct options *options, const struct options_setup *setup, struct buffer *out, bool *answered,
-                         struct error *error) {
+enum status options_read(struct options *options, const struct options_setup *setup,
+                         struct buffer *out, bool *answered, struct error *error) {
     *answered = false;
     options->has_file = setup->load_file != NULL;
     TRY(options_read_arguments(options, setup->argc, setup->argv, error));
     /* Help must come also where the environment or the file is what is broken. */
-    bool early = options->wants_help || options->wants_version || options->wants_example || options->wants_manual ||
-                 options->wants_completion;
+    bool early = options->wants_help || options->wants_version || options->wants_example ||
+                 options->wants_manual || options->wants_completion;
     if (!early) {
         TRY(options_read_environment(options, setup->environment, setup->known_variables, error));
-        if (options->config_path && setup->load_file) TRY(setup->load_file(options, options->config_path, error));
+        if (options->config_path && setup->load_file)
+            TRY(setup->load_file(options, options->config_path, error));
         /* --print-config shows also an unfinished configuration: that is when it is needed. */
         if (!options->wants_print) return options_finish(options, error);
     }
@@ -437,15 +471,18 @@ int options_start(struct options *options, const struct options_setup *setup) {
     return code;
 }
 
-const struct command *options_command(const struct options *options) { return options->chain[options->depth - 1]; }
+const struct command *options_command(const struct options *options) {
+    return options->chain[options->depth - 1];
+}
 
-enum status options_refuse_idle(const struct options *options, const char *name, bool idle, const char *why,
-                                struct error *error) {
+enum status options_refuse_idle(const struct options *options, const char *name, bool idle,
+                                const char *why, struct error *error) {
     if (!idle || options_source(options, name, NULL) != OPTION_FROM_FLAG) return OK;
     return error_set(error, INVALID, "--%s has no effect %s", name, why);
 }
 
-enum option_source options_source(const struct options *options, const char *name, const char **where) {
+enum option_source options_source(const struct options *options, const char *name,
+                                  const char **where) {
     const struct option_state *state = find_state(options, name);
     ASSERT(state);
     if (where) *where = state->where ? state->where : "default";

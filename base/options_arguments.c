@@ -1,5 +1,5 @@
-/* The command line: words choose commands until one that runs, then fill positionals; flags may stand anywhere after the command that
- * has them. */
+/* The command line: words choose commands until one that runs, then fill positionals; flags may
+ * stand anywhere after the command that has them. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,8 +8,8 @@
 #include "base/suggest.h"
 
 /* Flags that every program has; tables may not use these names. */
-const char *const option_built_in[OPTION_BUILT_INS + 1] = {"help",   "version",  "print-config", "example-config",
-                                                           "config", "man-page", "completion",   NULL};
+const char *const option_built_in[OPTION_BUILT_INS + 1] = {
+    "help", "version", "print-config", "example-config", "config", "man-page", "completion", NULL};
 
 struct arguments {
     int count, at;
@@ -18,7 +18,8 @@ struct arguments {
     size_t positionals;              /* how many have been given */
 };
 
-static enum status unknown_flag(const struct options *options, const char *flag, struct error *error) {
+static enum status unknown_flag(const struct options *options, const char *flag,
+                                struct error *error) {
     struct suggestion near;
     char(*flags)[FLAG_SIZE] = xcalloc(options->state_count + OPTION_BUILT_INS, FLAG_SIZE);
     size_t count = 0;
@@ -27,11 +28,13 @@ static enum status unknown_flag(const struct options *options, const char *flag,
         if (options->states[i].option->flags & (OPTION_POSITIONAL | OPTION_HIDDEN)) continue;
         suggest_offer(&near, option_flag(options->states[i].option->name, flags[count++]));
     }
-    for (size_t i = 0; option_built_in[i]; i++) suggest_offer(&near, option_flag(option_built_in[i], flags[count++]));
+    for (size_t i = 0; option_built_in[i]; i++)
+        suggest_offer(&near, option_flag(option_built_in[i], flags[count++]));
     char words[128];
     option_command_words(options, words, sizeof words);
     enum status status =
-        near.best ? error_set(error, INVALID, "unknown flag %s; did you mean %s? See '%s --help'", flag, near.best, words)
+        near.best ? error_set(error, INVALID, "unknown flag %s; did you mean %s? See '%s --help'",
+                              flag, near.best, words)
                   : error_set(error, INVALID, "unknown flag %s; see '%s --help'", flag, words);
     free(flags);
     return status;
@@ -48,19 +51,21 @@ static struct option_state *find_flag(const struct options *options, const char 
 }
 
 /* The value after '=', or else the next argument. */
-static enum status take_value(struct arguments *arguments, const char *flag, const char *inline_value, const char **out,
-                              struct error *error) {
+static enum status take_value(struct arguments *arguments, const char *flag,
+                              const char *inline_value, const char **out, struct error *error) {
     if (inline_value) {
         *out = inline_value;
         return OK;
     }
-    if (arguments->at >= arguments->count) return error_set(error, INVALID, "%s needs a value", flag);
+    if (arguments->at >= arguments->count)
+        return error_set(error, INVALID, "%s needs a value", flag);
     *out = arguments->texts[arguments->at++];
     return OK;
 }
 
-static enum status read_built_in(struct options *options, struct arguments *arguments, const char *flag, const char *inline_value,
-                                 bool *taken, struct error *error) {
+static enum status read_built_in(struct options *options, struct arguments *arguments,
+                                 const char *flag, const char *inline_value, bool *taken,
+                                 struct error *error) {
     *taken = true;
     if (strcmp(flag, "--help") == 0 || strcmp(flag, "-h") == 0)
         options->wants_help = true;
@@ -87,7 +92,8 @@ static enum status read_built_in(struct options *options, struct arguments *argu
     return OK;
 }
 
-static enum status read_flag(struct options *options, struct arguments *arguments, const char *text, struct error *error) {
+static enum status read_flag(struct options *options, struct arguments *arguments, const char *text,
+                             struct error *error) {
     char flag[FLAG_SIZE];
     const char *equals = strchr(text, '=');
     size_t size = equals ? (size_t)(equals - text) : strlen(text);
@@ -111,7 +117,8 @@ static enum status read_flag(struct options *options, struct arguments *argument
     }
     if (!state) return unknown_flag(options, flag, error);
     if (state->option->type == OPTION_BOOL) {
-        return option_set(options, state, OPTION_FROM_FLAG, inline_value ? inline_value : "true", flag, error);
+        return option_set(options, state, OPTION_FROM_FLAG, inline_value ? inline_value : "true",
+                          flag, error);
     }
     const char *value = NULL;
     TRY(take_value(arguments, flag, inline_value, &value, error));
@@ -132,11 +139,14 @@ static enum status choose_child(struct options *options, const char *word, struc
     char words[128];
     option_command_words(options, words, sizeof words);
     if (near.best)
-        return error_set(error, INVALID, "unknown command '%s %s'; did you mean '%s %s'?", words, word, words, near.best);
-    return error_set(error, INVALID, "unknown command '%s %s'; see '%s --help'", words, word, words);
+        return error_set(error, INVALID, "unknown command '%s %s'; did you mean '%s %s'?", words,
+                         word, words, near.best);
+    return error_set(error, INVALID, "unknown command '%s %s'; see '%s --help'", words, word,
+                     words);
 }
 
-static enum status read_positional(struct options *options, struct arguments *arguments, const char *text, struct error *error) {
+static enum status read_positional(struct options *options, struct arguments *arguments,
+                                   const char *text, struct error *error) {
     struct option_state *state = arguments->positional;
     size_t index = 0;
     for (size_t i = 0; !state && i < options->state_count; i++) {
@@ -153,7 +163,8 @@ static enum status read_positional(struct options *options, struct arguments *ar
     return option_set(options, state, OPTION_FROM_FLAG, text, state->option->name, error);
 }
 
-enum status options_read_arguments(struct options *options, int argc, char **argv, struct error *error) {
+enum status options_read_arguments(struct options *options, int argc, char **argv,
+                                   struct error *error) {
     struct arguments arguments = {.count = argc, .at = 1, .texts = argv};
     bool only_positionals = false;
     while (arguments.at < argc) {

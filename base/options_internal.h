@@ -1,4 +1,5 @@
-/* What options.c and options_arguments.c (reading) and options_text.c and options_manual.c (printing) share; nobody else includes this. */
+/* What options.c and options_arguments.c (reading) and options_text.c and options_manual.c
+ * (printing) share; nobody else includes this. */
 #ifndef BASE_OPTIONS_INTERNAL_H
 #define BASE_OPTIONS_INTERNAL_H
 
@@ -33,9 +34,11 @@ char *option_flag(const char *name, char out[static FLAG_SIZE]);
 char *option_variable(const char *name, char out[static FLAG_SIZE]);
 /* Takes a command's options into the table, at their defaults. */
 void option_add_command(struct options *options, const struct command *command);
-/* One value from one source, checked also where a stronger one has it; `where` opens the message. */
-MUST_USE enum status option_set(struct options *options, struct option_state *state, enum option_source source, const char *text,
-                                const char *where, struct error *error);
+/* One value from one source, checked also where a stronger one has it; `where` opens the message.
+ */
+MUST_USE enum status option_set(struct options *options, struct option_state *state,
+                                enum option_source source, const char *text, const char *where,
+                                struct error *error);
 /* "atollctl site invite". Returns out. */
 const char *option_command_words(const struct options *options, char *out, size_t size);
 extern const char *const option_built_in[OPTION_BUILT_INS + 1];

@@ -1,8 +1,10 @@
-/* The manual page and the completion script, made of the same tables as --help: a setting is documented once.
+/* The manual page and the completion script, made of the same tables as --help: a setting is
+ * documented once.
  *
- * A manual page is man(7)'s macros: NAME, SYNOPSIS, DESCRIPTION, a section per command with its options, EXAMPLES. Text that comes
- * from a table is escaped, so that a leading dot or a backslash stays what it is. A completion script is one bash function: the
- * words before the cursor choose a command, and it offers that command's flags, its subcommands, and the choices of a flag. */
+ * A manual page is man(7)'s macros: NAME, SYNOPSIS, DESCRIPTION, a section per command with its
+ * options, EXAMPLES. Text that comes from a table is escaped, so that a leading dot or a backslash
+ * stays what it is. A completion script is one bash function: the words before the cursor choose a
+ * command, and it offers that command's flags, its subcommands, and the choices of a flag. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,7 +15,9 @@
 enum { WORDS_SIZE = 256 };
 
 static bool is_shown(const struct option *option) { return !(option->flags & OPTION_HIDDEN); }
-static bool is_flag(const struct option *option) { return is_shown(option) && !(option->flags & OPTION_POSITIONAL); }
+static bool is_flag(const struct option *option) {
+    return is_shown(option) && !(option->flags & OPTION_POSITIONAL);
+}
 
 /* --- the manual page --- */
 
@@ -32,7 +36,8 @@ static void append_escaped(struct buffer *out, const char *text) {
     }
 }
 
-static void append_line(struct buffer *out, const char *before, const char *text, const char *after) {
+static void append_line(struct buffer *out, const char *before, const char *text,
+                        const char *after) {
     buffer_append_text(out, "%s", before);
     append_escaped(out, text);
     buffer_append_text(out, "%s\n", after);
@@ -91,14 +96,16 @@ static void manual_command(const struct command *command, const char *words, str
 void options_manual(const struct options *options, struct buffer *out) {
     const struct command *program = options->program;
     buffer_append_text(out, ".TH ");
-    for (const char *c = program->name; *c; c++) buffer_u8(out, (uint8_t)(*c >= 'a' && *c <= 'z' ? *c - 'a' + 'A' : *c));
+    for (const char *c = program->name; *c; c++)
+        buffer_u8(out, (uint8_t)(*c >= 'a' && *c <= 'z' ? *c - 'a' + 'A' : *c));
     buffer_append_text(out, " 1 \"\" \"Atoll %s\"\n.SH NAME\n", atoll_version);
     append_escaped(out, program->name);
     append_line(out, " \\- ", program->summary, "");
     append_line(out, ".SH SYNOPSIS\n.B ", program->name, "");
     buffer_append_text(out, "%s[\\fIoptions\\fR]\n", program->children ? "\\fICOMMAND\\fR " : "");
     buffer_append_text(out, ".SH DESCRIPTION\n");
-    append_line(out, "", program->description ? program->description : program->summary, program->description ? "" : ".");
+    append_line(out, "", program->description ? program->description : program->summary,
+                program->description ? "" : ".");
     if (program->options && program->options->name) {
         buffer_append_text(out, ".SH OPTIONS\n");
         manual_options(program->options, out);
@@ -107,11 +114,12 @@ void options_manual(const struct options *options, struct buffer *out) {
         buffer_append_text(out, ".SH COMMANDS\n");
         manual_command(program, program->name, out);
     }
-    buffer_append_text(out,
-                       ".SH ENVIRONMENT\n"
-                       "A setting may also come from the environment (\\-\\-some\\-name is ATOLL_SOME_NAME)%s.\n"
-                       "A flag outranks the environment, which outranks the file, which outranks the default.\n",
-                       options->has_file ? " or from the file that \\-\\-config names" : "");
+    buffer_append_text(
+        out,
+        ".SH ENVIRONMENT\n"
+        "A setting may also come from the environment (\\-\\-some\\-name is ATOLL_SOME_NAME)%s.\n"
+        "A flag outranks the environment, which outranks the file, which outranks the default.\n",
+        options->has_file ? " or from the file that \\-\\-config names" : "");
     if (program->examples) {
         buffer_append_text(out, ".SH EXAMPLES\n");
         manual_examples(program->examples, out);
@@ -138,29 +146,34 @@ static void completion_values(const struct command *command, const char *path, s
         option_flag(option->name, flag);
         if (option->choices) {
             buffer_append_text(out, "        \"%s\"%s:%s) words=\"", path, below, flag);
-            for (size_t i = 0; option->choices[i]; i++) buffer_append_text(out, "%s%s", i ? " " : "", option->choices[i]);
+            for (size_t i = 0; option->choices[i]; i++)
+                buffer_append_text(out, "%s%s", i ? " " : "", option->choices[i]);
             buffer_append_text(out, "\" ;;\n");
         } else if (option->type == OPTION_PATH) {
-            buffer_append_text(out, "        \"%s\"%s:%s) words=''; files=1 ;;\n", path, below, flag);
+            buffer_append_text(out, "        \"%s\"%s:%s) words=''; files=1 ;;\n", path, below,
+                               flag);
         }
     }
 }
 
-/* An arm per command: what can follow it. `path` has the commands' names with a blank between them. */
-static void completion_command(const struct command *command, const char *path, const struct buffer *inherited,
-                               struct buffer *words, struct buffer *values) {
+/* An arm per command: what can follow it. `path` has the commands' names with a blank between them.
+ */
+static void completion_command(const struct command *command, const char *path,
+                               const struct buffer *inherited, struct buffer *words,
+                               struct buffer *values) {
     struct buffer flags = {0};
     buffer_append(&flags, inherited->data, inherited->size);
     completion_flags(command->options, &flags);
     buffer_append_text(words, "        \"%s\") words=\"", path);
     for (size_t i = 0; command->children && command->children[i]; i++)
         buffer_append_text(words, "%s ", command->children[i]->name);
-    buffer_append_text(words, "--help%.*s\"; files=%d ;;\n", (int)flags.size, (const char *)flags.data,
-                       command->children ? 0 : 1);
+    buffer_append_text(words, "--help%.*s\"; files=%d ;;\n", (int)flags.size,
+                       (const char *)flags.data, command->children ? 0 : 1);
     completion_values(command, path, values);
     for (size_t i = 0; command->children && command->children[i]; i++) {
         char longer[WORDS_SIZE];
-        snprintf(longer, sizeof longer, "%s%s%s", path, *path ? " " : "", command->children[i]->name);
+        snprintf(longer, sizeof longer, "%s%s%s", path, *path ? " " : "",
+                 command->children[i]->name);
         completion_command(command->children[i], longer, &flags, words, values);
     }
     buffer_deinit(&flags);
@@ -181,13 +194,14 @@ void options_completion(const struct options *options, struct buffer *out) {
         if (*c == '-') *c = '_';
     completion_command(options->program, "", &none, &words, &values);
     buffer_append_text(out, "# bash completion of %s\n%s() {\n", options->program->name, function);
-    buffer_append_text(out,
-                       "    local words='' files=0 path='' i cur=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}\n"
-                       "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
-                       "        case ${COMP_WORDS[i]} in\n");
+    buffer_append_text(out, "    local words='' files=0 path='' i cur=${COMP_WORDS[COMP_CWORD]} "
+                            "before=${COMP_WORDS[COMP_CWORD-1]}\n"
+                            "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
+                            "        case ${COMP_WORDS[i]} in\n");
     buffer_append_text(out, "        ''");
     completion_children(options->program, out);
-    buffer_append_text(out, ") path=\"${path:+$path }${COMP_WORDS[i]}\" ;;\n        esac\n    done\n    case $path in\n");
+    buffer_append_text(out, ") path=\"${path:+$path }${COMP_WORDS[i]}\" ;;\n        esac\n    "
+                            "done\n    case $path in\n");
     buffer_append(out, words.data, words.size);
     buffer_append_text(out, "    esac\n    case $path:$before in\n");
     buffer_append(out, values.data, values.size);

@@ -59,8 +59,8 @@ static void append_facts(struct buffer *out, const struct option *option) {
     } else if (option->fallback && !(option->flags & OPTION_SECRET)) {
         buffer_append_text(out, "default %s", option->fallback);
         between = "; ";
-    } else if (option->type == OPTION_U64 || option->type == OPTION_SIZE || option->type == OPTION_DURATION ||
-               option->type == OPTION_F64) {
+    } else if (option->type == OPTION_U64 || option->type == OPTION_SIZE ||
+               option->type == OPTION_DURATION || option->type == OPTION_F64) {
         buffer_append_text(out, "default 0");
         between = "; ";
     }
@@ -69,7 +69,8 @@ static void append_facts(struct buffer *out, const struct option *option) {
         if (option->min && option->max)
             buffer_append_text(out, "%s to %s", option->min, option->max);
         else
-            buffer_append_text(out, "at %s %s", option->min ? "least" : "most", option->min ? option->min : option->max);
+            buffer_append_text(out, "at %s %s", option->min ? "least" : "most",
+                               option->min ? option->min : option->max);
         if (text) buffer_append_text(out, " characters");
         between = "; ";
     }
@@ -83,8 +84,8 @@ static void append_facts(struct buffer *out, const struct option *option) {
 }
 
 bool option_is_on_by_default(const struct option *option) {
-    return option->type == OPTION_BOOL && option->fallback && strcmp(option->fallback, "false") != 0 &&
-           strcmp(option->fallback, "no") != 0;
+    return option->type == OPTION_BOOL && option->fallback &&
+           strcmp(option->fallback, "false") != 0 && strcmp(option->fallback, "no") != 0;
 }
 
 char *option_facts(const struct option *option) {
@@ -97,12 +98,15 @@ char *option_facts(const struct option *option) {
 static void help_option(struct buffer *out, const struct option *option) {
     char flag[FLAG_SIZE];
     if (option->flags & OPTION_POSITIONAL) {
-        buffer_append_text(out, "  %s%s\n", option->name, option->type == OPTION_LIST ? " ..." : "");
+        buffer_append_text(out, "  %s%s\n", option->name,
+                           option->type == OPTION_LIST ? " ..." : "");
     } else if (option->type == OPTION_BOOL) {
         option_flag(option->name, flag);
-        buffer_append_text(out, "  %s%s\n", option_is_on_by_default(option) ? "--no-" : "--", flag + 2);
+        buffer_append_text(out, "  %s%s\n", option_is_on_by_default(option) ? "--no-" : "--",
+                           flag + 2);
     } else {
-        buffer_append_text(out, "  %s %s\n", option_flag(option->name, flag), option_value_name(option));
+        buffer_append_text(out, "  %s %s\n", option_flag(option->name, flag),
+                           option_value_name(option));
     }
     append_wrapped(out, "      ", option->help);
     char *facts = option_facts(option);
@@ -113,14 +117,15 @@ static void help_option(struct buffer *out, const struct option *option) {
 static void help_usage(const struct options *options, struct buffer *out) {
     const struct command *command = options->chain[options->depth - 1];
     buffer_append_text(out, "Usage:");
-    for (size_t i = 0; i < options->depth; i++) buffer_append_text(out, " %s", options->chain[i]->name);
+    for (size_t i = 0; i < options->depth; i++)
+        buffer_append_text(out, " %s", options->chain[i]->name);
     if (command->children) buffer_append_text(out, " COMMAND");
     buffer_append_text(out, " [options]");
     for (const struct option *option = command->options; option && option->name; option++) {
         if (!(option->flags & OPTION_POSITIONAL)) continue;
         bool required = option->flags & OPTION_REQUIRED;
-        buffer_append_text(out, " %s%s%s%s", required ? "" : "[", option->name, option->type == OPTION_LIST ? "..." : "",
-                           required ? "" : "]");
+        buffer_append_text(out, " %s%s%s%s", required ? "" : "[", option->name,
+                           option->type == OPTION_LIST ? "..." : "", required ? "" : "]");
     }
     buffer_append_text(out, "\n\n%s %s.\n", command->name, command->summary);
     if (command->description) buffer_append_text(out, "\n%s\n", command->description);
@@ -128,17 +133,21 @@ static void help_usage(const struct options *options, struct buffer *out) {
 
 static void help_commands(const struct command *command, struct buffer *out) {
     int width = 0;
-    for (size_t i = 0; command->children[i]; i++) width = MAX(width, (int)strlen(command->children[i]->name));
+    for (size_t i = 0; command->children[i]; i++)
+        width = MAX(width, (int)strlen(command->children[i]->name));
     buffer_append_text(out, "\nCommands:\n");
     for (size_t i = 0; command->children[i]; i++) {
-        buffer_append_text(out, "  %-*s  %s\n", width, command->children[i]->name, command->children[i]->summary);
+        buffer_append_text(out, "  %-*s  %s\n", width, command->children[i]->name,
+                           command->children[i]->summary);
     }
 }
 
-static void help_options(const struct command *command, const char *title, unsigned positional, struct buffer *out) {
+static void help_options(const struct command *command, const char *title, unsigned positional,
+                         struct buffer *out) {
     bool titled = false;
     for (const struct option *option = command->options; option && option->name; option++) {
-        if ((option->flags & OPTION_POSITIONAL) != positional || (option->flags & OPTION_HIDDEN)) continue;
+        if ((option->flags & OPTION_POSITIONAL) != positional || (option->flags & OPTION_HIDDEN))
+            continue;
         if (!titled) buffer_append_text(out, "\n%s:\n", title);
         titled = true;
         help_option(out, option);
@@ -157,22 +166,28 @@ void options_help(const struct options *options, struct buffer *out) {
         help_options(options->chain[i], title, 0, out);
     }
     buffer_append_text(out, "\nAlways:\n");
-    if (options->has_file) buffer_append_text(out, "  --config FILE     read settings from a YAML file\n");
-    buffer_append_text(out, "  --print-config    print every setting, its value and where it came from\n"
-                            "  --example-config  print a config file with every setting explained\n");
-    if (options->program->version) buffer_append_text(out, "  --version         print the version\n");
+    if (options->has_file)
+        buffer_append_text(out, "  --config FILE     read settings from a YAML file\n");
+    buffer_append_text(out,
+                       "  --print-config    print every setting, its value and where it came from\n"
+                       "  --example-config  print a config file with every setting explained\n");
+    if (options->program->version)
+        buffer_append_text(out, "  --version         print the version\n");
     buffer_append_text(out, "  --help            print this\n");
     if (command->examples) {
         buffer_append_text(out, "\nExamples:\n");
         append_lines(out, command->examples);
     }
-    buffer_append_text(out,
-                       "\nEvery setting may also come from the environment (--some-name is ATOLL_SOME_NAME)%s.\n"
-                       "A flag outranks the environment, which outranks the file, which outranks the default.\n",
-                       options->has_file ? " or from the config file" : "");
+    buffer_append_text(
+        out,
+        "\nEvery setting may also come from the environment (--some-name is ATOLL_SOME_NAME)%s.\n"
+        "A flag outranks the environment, which outranks the file, which outranks the default.\n",
+        options->has_file ? " or from the config file" : "");
 }
 
-static bool belongs_in_file(const struct option *option) { return !(option->flags & (OPTION_POSITIONAL | OPTION_FLAG_ONLY)); }
+static bool belongs_in_file(const struct option *option) {
+    return !(option->flags & (OPTION_POSITIONAL | OPTION_FLAG_ONLY));
+}
 
 static bool has_text(const struct options *options, const struct option *option) {
     if (option->type != OPTION_TEXT && option->type != OPTION_PATH) return true;
@@ -191,15 +206,19 @@ void options_print(const struct options *options, struct buffer *out) {
         if (shown)
             option_format(state->option, option_field(options, state->option), out);
         else
-            buffer_append_text(out, "%s", has_text(options, state->option) ? "(secret)" : "(unset)");
+            buffer_append_text(out, "%s",
+                               has_text(options, state->option) ? "(secret)" : "(unset)");
         int written = (int)(out->size - start);
-        buffer_append_text(out, "%*s# %s\n", MAX(1, 48 - written), "", state->where ? state->where : "default");
+        buffer_append_text(out, "%*s# %s\n", MAX(1, 48 - written), "",
+                           state->where ? state->where : "default");
     }
 }
 
 void options_example(const struct options *options, struct buffer *out) {
-    buffer_append_text(out, "# Settings of %s, each at its default. Remove the '#' before a setting to change it.\n",
-                       options->program->name);
+    buffer_append_text(
+        out,
+        "# Settings of %s, each at its default. Remove the '#' before a setting to change it.\n",
+        options->program->name);
     for (size_t i = 0; i < options->state_count; i++) {
         const struct option *option = options->states[i].option;
         if (!belongs_in_file(option) || (option->flags & OPTION_HIDDEN)) continue;

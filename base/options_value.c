@@ -1,4 +1,5 @@
-/* One value at a time: text to field and back, with bounds. What these accept is what --help promises. */
+/* One value at a time: text to field and back, with bounds. What these accept is what --help
+ * promises. */
 #include "base/options.h"
 
 #include <errno.h>
@@ -17,14 +18,17 @@ struct option_unit {
 
 static const struct option_unit size_units[] = {
     {"TiB", 1ull << 40}, {"GiB", 1ull << 30}, {"MiB", 1ull << 20}, {"KiB", 1ull << 10}, {"B", 1}};
-static const struct option_unit duration_units[] = {{"d", 86400000}, {"h", 3600000}, {"m", 60000}, {"s", 1000}, {"ms", 1}};
+static const struct option_unit duration_units[] = {
+    {"d", 86400000}, {"h", 3600000}, {"m", 60000}, {"s", 1000}, {"ms", 1}};
 
-/* The digits at the start of text; *end is what follows. False if there are none or they do not fit. */
+/* The digits at the start of text; *end is what follows. False if there are none or they do not
+ * fit. */
 static bool digits(const char *text, uint64_t *out, const char **end) {
     uint64_t value = 0;
     const char *at = text;
     for (; *at >= '0' && *at <= '9'; at++) {
-        if (__builtin_mul_overflow(value, (uint64_t)10, &value) || __builtin_add_overflow(value, (uint64_t)(*at - '0'), &value)) {
+        if (__builtin_mul_overflow(value, (uint64_t)10, &value) ||
+            __builtin_add_overflow(value, (uint64_t)(*at - '0'), &value)) {
             return false;
         }
     }
@@ -42,30 +46,37 @@ static enum status parse_count(const char *text, uint64_t *out, struct error *er
     return error_set(error, INVALID, "'%s' is not a count: write digits only, such as 500", text);
 }
 
-static enum status parse_with_unit(const char *text, const struct option_unit *units, size_t count, const char *teaching,
-                                   uint64_t *out, struct error *error) {
+static enum status parse_with_unit(const char *text, const struct option_unit *units, size_t count,
+                                   const char *teaching, uint64_t *out, struct error *error) {
     const char *end = text;
     uint64_t number = 0, factor = 0;
-    if (!digits(text, &number, &end)) return error_set(error, INVALID, "'%s' is not %s", text, teaching);
+    if (!digits(text, &number, &end))
+        return error_set(error, INVALID, "'%s' is not %s", text, teaching);
     while (*end == ' ') end++;
     for (size_t i = 0; i < count; i++) {
         if (strcmp(end, units[i].name) == 0) factor = units[i].factor;
     }
     bool bytes = units == size_units;
     if (*end == 0 && (bytes || number == 0)) factor = 1;
-    if (factor == 0 && *end == 0) return error_set(error, INVALID, "'%s' has no unit: write %s", text, teaching);
-    if (factor == 0) return error_set(error, INVALID, "'%s' has the unknown unit '%s': write %s", text, end, teaching);
-    if (__builtin_mul_overflow(number, factor, out)) return error_set(error, INVALID, "'%s' is too large", text);
+    if (factor == 0 && *end == 0)
+        return error_set(error, INVALID, "'%s' has no unit: write %s", text, teaching);
+    if (factor == 0)
+        return error_set(error, INVALID, "'%s' has the unknown unit '%s': write %s", text, end,
+                         teaching);
+    if (__builtin_mul_overflow(number, factor, out))
+        return error_set(error, INVALID, "'%s' is too large", text);
     return OK;
 }
 
-static enum status parse_number(enum option_type type, const char *text, uint64_t *out, struct error *error) {
+static enum status parse_number(enum option_type type, const char *text, uint64_t *out,
+                                struct error *error) {
     if (type == OPTION_SIZE) {
-        return parse_with_unit(text, size_units, COUNT_OF(size_units), "a size such as 4096, 64KiB, 10MiB or 2GiB", out, error);
+        return parse_with_unit(text, size_units, COUNT_OF(size_units),
+                               "a size such as 4096, 64KiB, 10MiB or 2GiB", out, error);
     }
     if (type == OPTION_DURATION) {
-        return parse_with_unit(text, duration_units, COUNT_OF(duration_units), "a duration such as 250ms, 30s, 5m or 12h", out,
-                               error);
+        return parse_with_unit(text, duration_units, COUNT_OF(duration_units),
+                               "a duration such as 250ms, 30s, 5m or 12h", out, error);
     }
     return parse_count(text, out, error);
 }
@@ -94,7 +105,8 @@ static enum status parse_bool(const char *text, bool *out, struct error *error) 
     return error_set(error, INVALID, "'%s' is neither true nor false", text);
 }
 
-static enum status parse_choice(const struct option *option, const char *text, int *out, struct error *error) {
+static enum status parse_choice(const struct option *option, const char *text, int *out,
+                                struct error *error) {
     struct buffer names = {0};
     for (int i = 0; option->choices[i]; i++) {
         if (strcmp(text, option->choices[i]) == 0) {
@@ -104,52 +116,63 @@ static enum status parse_choice(const struct option *option, const char *text, i
         }
         buffer_append_text(&names, "%s%s", i ? ", " : "", option->choices[i]);
     }
-    enum status status = error_set(error, INVALID, "'%s' is none of %.*s", text, (int)names.size, (const char *)names.data);
+    enum status status = error_set(error, INVALID, "'%s' is none of %.*s", text, (int)names.size,
+                                   (const char *)names.data);
     buffer_deinit(&names);
     return status;
 }
 
-static enum status check_u64(const struct option *option, enum option_type type, uint64_t value, const char *text,
-                             const char *what, struct error *error) {
+static enum status check_u64(const struct option *option, enum option_type type, uint64_t value,
+                             const char *text, const char *what, struct error *error) {
     uint64_t bound = 0;
     if (option->min) {
         ASSERT(parse_number(type, option->min, &bound, NULL) == OK);
-        if (value < bound) return error_set(error, INVALID, "%s%s is below the minimum of %s", what, text, option->min);
+        if (value < bound)
+            return error_set(error, INVALID, "%s%s is below the minimum of %s", what, text,
+                             option->min);
     }
     if (option->max) {
         ASSERT(parse_number(type, option->max, &bound, NULL) == OK);
-        if (value > bound) return error_set(error, INVALID, "%s%s is above the maximum of %s", what, text, option->max);
+        if (value > bound)
+            return error_set(error, INVALID, "%s%s is above the maximum of %s", what, text,
+                             option->max);
     }
     return OK;
 }
 
-static enum status check_f64(const struct option *option, double value, const char *text, struct error *error) {
+static enum status check_f64(const struct option *option, double value, const char *text,
+                             struct error *error) {
     double bound = 0;
     if (option->min) {
         ASSERT(parse_f64(option->min, &bound, NULL) == OK);
-        if (!(value >= bound)) return error_set(error, INVALID, "%s is below the minimum of %s", text, option->min);
+        if (!(value >= bound))
+            return error_set(error, INVALID, "%s is below the minimum of %s", text, option->min);
     }
     if (option->max) {
         ASSERT(parse_f64(option->max, &bound, NULL) == OK);
-        if (!(value <= bound)) return error_set(error, INVALID, "%s is above the maximum of %s", text, option->max);
+        if (!(value <= bound))
+            return error_set(error, INVALID, "%s is above the maximum of %s", text, option->max);
     }
     return OK;
 }
 
 static enum status check_text(const struct option *option, const char *text, struct error *error) {
-    if (option->type == OPTION_PATH && !*text) return error_set(error, INVALID, "the path is empty");
+    if (option->type == OPTION_PATH && !*text)
+        return error_set(error, INVALID, "the path is empty");
     char length[32];
     snprintf(length, sizeof length, "%zu", strlen(text));
     return check_u64(option, OPTION_U64, strlen(text), length, "its length of ", error);
 }
 
 /* A secret's own text must not come back in a message. */
-static enum status without_text(const struct option *option, enum status status, struct error *error) {
+static enum status without_text(const struct option *option, enum status status,
+                                struct error *error) {
     if (status == OK || !(option->flags & OPTION_SECRET)) return status;
     return error_set(error, status, "the value (a secret, not shown) is not valid here");
 }
 
-static enum status parse_unveiled(const struct option *option, const char *text, void *out, struct error *error) {
+static enum status parse_unveiled(const struct option *option, const char *text, void *out,
+                                  struct error *error) {
     switch (option->type) {
     case OPTION_BOOL: {
         bool value = false;
@@ -189,15 +212,18 @@ static enum status parse_unveiled(const struct option *option, const char *text,
     return error_set(error, INVALID, "a list has no single value");
 }
 
-enum status option_parse(const struct option *option, const char *text, void *out, struct error *error) {
+enum status option_parse(const struct option *option, const char *text, void *out,
+                         struct error *error) {
     return without_text(option, parse_unveiled(option, text, out, error), error);
 }
 
-static void format_with_unit(uint64_t value, const struct option_unit *units, size_t count, struct buffer *out) {
+static void format_with_unit(uint64_t value, const struct option_unit *units, size_t count,
+                             struct buffer *out) {
     for (size_t i = 0; i < count; i++) {
         if (value == 0 || value % units[i].factor != 0) continue;
         bool plain = units[i].factor == 1 && units == size_units;
-        buffer_append_text(out, "%llu%s", (unsigned long long)(value / units[i].factor), plain ? "" : units[i].name);
+        buffer_append_text(out, "%llu%s", (unsigned long long)(value / units[i].factor),
+                           plain ? "" : units[i].name);
         return;
     }
     buffer_append_text(out, "0");
@@ -255,20 +281,24 @@ void option_format(const struct option *option, const void *field, struct buffer
 
 /* Words and numbers that some YAML reader takes for something other than text. */
 static bool looks_like_another_type(const char *text) {
-    static const char *const words[] = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"};
+    static const char *const words[] = {"null", "true", "false", "yes", "no",
+                                        "on",   "off",  "y",     "n"};
     for (size_t i = 0; i < COUNT_OF(words); i++) {
         if (strcasecmp(text, words[i]) == 0) return true;
     }
     return strchr("+-.0123456789", *text) != NULL;
 }
 
-/* What YAML takes for a line break, a byte order mark or no character at all, even in quotes (YAML 1.1, section 4). */
+/* What YAML takes for a line break, a byte order mark or no character at all, even in quotes (YAML
+ * 1.1, section 4). */
 static bool is_unprintable(uint32_t point) {
-    return (point >= 0x80 && point < 0xa0) || point == 0x2028 || point == 0x2029 || point == 0xfeff || point >= 0xfffe;
+    return (point >= 0x80 && point < 0xa0) || point == 0x2028 || point == 0x2029 ||
+           point == 0xfeff || point >= 0xfffe;
 }
 
 void option_quote(const char *text, struct buffer *out) {
-    static const char safe[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./+-";
+    static const char safe[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./+-";
     if (*text && strspn(text, safe) == strlen(text) && !looks_like_another_type(text)) {
         buffer_append(out, text, strlen(text));
         return;

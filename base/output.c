@@ -39,26 +39,33 @@ static char *parent_of(const char *path) {
 
 static enum status cannot(struct error *error, const char *path, const char *doing) {
     char text[FILE_REASON_SIZE];
-    enum status status = errno == ENOENT ? NOT_FOUND : errno == ENOSPC || errno == EDQUOT ? FULL : FAILED;
-    return error_set(error, status, "%s cannot be written: %s: %s", path, doing, file_reason(errno, text));
+    enum status status = errno == ENOENT                      ? NOT_FOUND
+                         : errno == ENOSPC || errno == EDQUOT ? FULL
+                                                              : FAILED;
+    return error_set(error, status, "%s cannot be written: %s: %s", path, doing,
+                     file_reason(errno, text));
 }
 
-/* ---- whether it fits ------------------------------------------------------------------------------------------------------------- */
+/* ---- whether it fits ------------------------------------------------------------------------- */
 
-static enum status check_size(const char *path, const char *directory, uint64_t size, bool one_file, struct error *error) {
+static enum status check_size(const char *path, const char *directory, uint64_t size, bool one_file,
+                              struct error *error) {
     const double mib = 1 << 20;
     struct rlimit limit;
     struct statvfs disk;
-    if (one_file && getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && size > limit.rlim_cur)
-        return error_set(error, FULL, "%s takes %.1f MiB; the limit of a file's size, ulimit -f, is %.1f MiB", path,
-                         (double)size / mib, (double)limit.rlim_cur / mib);
+    if (one_file && getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+        size > limit.rlim_cur)
+        return error_set(error, FULL,
+                         "%s takes %.1f MiB; the limit of a file's size, ulimit -f, is %.1f MiB",
+                         path, (double)size / mib, (double)limit.rlim_cur / mib);
     if (statvfs(directory, &disk) != 0) return OK;
     uint64_t left = (uint64_t)disk.f_bavail * disk.f_frsize;
     if (size <= left) return OK;
-    return error_set(error, FULL, "%s takes %.1f MiB; its disk has %.1f MiB left", path, (double)size / mib, (double)left / mib);
+    return error_set(error, FULL, "%s takes %.1f MiB; its disk has %.1f MiB left", path,
+                     (double)size / mib, (double)left / mib);
 }
 
-/* ---- a file ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- a file ---------------------------------------------------------------------------------- */
 
 /* Whether a file could be put in the place of the one that is there. */
 static enum status check_there(const char *path, const char *directory, struct error *error) {
@@ -67,10 +74,16 @@ static enum status check_there(const char *path, const char *directory, struct e
     if (lstat(path, &info) != 0) return OK;
     if (statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, &more) == 0 &&
         (more.stx_attributes_mask & more.stx_attributes & STATX_ATTR_MOUNT_ROOT))
-        return error_set(error, INVALID, "%s cannot be replaced: it is a mount point; mount its directory instead", path);
+        return error_set(error, INVALID,
+                         "%s cannot be replaced: it is a mount point; mount its directory instead",
+                         path);
     uid_t user = geteuid();
-    if (user != 0 && stat(directory, &folder) == 0 && (folder.st_mode & S_ISVTX) && info.st_uid != user && folder.st_uid != user)
-        return error_set(error, FAILED, "%s cannot be replaced: it is another user's, in a directory where only they may", path);
+    if (user != 0 && stat(directory, &folder) == 0 && (folder.st_mode & S_ISVTX) &&
+        info.st_uid != user && folder.st_uid != user)
+        return error_set(
+            error, FAILED,
+            "%s cannot be replaced: it is another user's, in a directory where only they may",
+            path);
     return OK;
 }
 
@@ -107,18 +120,21 @@ enum status output_check_file(const char *path, uint64_t size, struct error *err
     return OK;
 }
 
-/* ---- locks ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- locks ----------------------------------------------------------------------------------- */
 
 static enum status lock(int descriptor, const char *path, struct error *error) {
     while (flock(descriptor, LOCK_EX | LOCK_NB) != 0) {
         if (errno == EINTR) continue;
         if (errno != EWOULDBLOCK) return OK; /* not on this file system */
-        return error_set(error, UNAVAILABLE, "%s is being written by another process: wait for it, or name another output", path);
+        return error_set(
+            error, UNAVAILABLE,
+            "%s is being written by another process: wait for it, or name another output", path);
     }
     return OK;
 }
 
-/* The lock file that has the name now, held. One that its holder removed meanwhile is not a lock, so the name is looked at again. */
+/* The lock file that has the name now, held. One that its holder removed meanwhile is not a lock,
+ * so the name is looked at again. */
 static enum status lock_beside(const char *path, struct output *output, struct error *error) {
     output->path = xformat("%s.lock", path);
     for (;;) {
@@ -142,10 +158,12 @@ static enum status lock_beside(const char *path, struct output *output, struct e
             return status;
         }
         struct stat held, named;
-        if (fstat(output->lock, &held) == 0 && stat(output->path, &named) == 0 && held.st_ino == named.st_ino) {
+        if (fstat(output->lock, &held) == 0 && stat(output->path, &named) == 0 &&
+            held.st_ino == named.st_ino) {
             char text[sizeof MARK] = "";
             if (made && file_write_all(output->lock, MARK, sizeof MARK - 1, NULL) != OK) return OK;
-            if (!made && (pread(output->lock, text, sizeof text, 0) != (ssize_t)(sizeof MARK - 1) || strcmp(text, MARK) != 0)) {
+            if (!made && (pread(output->lock, text, sizeof text, 0) != (ssize_t)(sizeof MARK - 1) ||
+                          strcmp(text, MARK) != 0)) {
                 free(output->path); /* a user's own file of that name: it stays */
                 output->path = NULL;
             }
@@ -163,7 +181,8 @@ static void remove_left(const char *path) {
     DIR *listing = opendir(directory);
     for (struct dirent *entry; listing && (entry = readdir(listing));) {
         const char *number = entry->d_name + strlen(prefix);
-        if (strncmp(entry->d_name, prefix, strlen(prefix)) != 0 || !isdigit((unsigned char)*number)) continue;
+        if (strncmp(entry->d_name, prefix, strlen(prefix)) != 0 || !isdigit((unsigned char)*number))
+            continue;
         if (number[strspn(number, "0123456789")] != 0) continue;
         unlinkat(dirfd(listing), entry->d_name, 0);
     }
@@ -172,7 +191,8 @@ static void remove_left(const char *path) {
     free(directory);
 }
 
-enum status output_claim_file(const char *path, uint64_t size, struct output **out, struct error *error) {
+enum status output_claim_file(const char *path, uint64_t size, struct output **out,
+                              struct error *error) {
     char *real;
     TRY(check_file(path, size, &real, error));
     struct output *output = xcalloc(1, sizeof *output);
@@ -187,7 +207,7 @@ enum status output_claim_file(const char *path, uint64_t size, struct output **o
     return status;
 }
 
-/* ---- a directory ------------------------------------------------------------------------------------------------------------------ */
+/* ---- a directory ----------------------------------------------------------------------------- */
 
 static enum status make_missing(const char *path, struct output *output, struct error *error) {
     char *partial = xstrdup(path);
@@ -221,7 +241,8 @@ static enum status check_directory(const char *path, uint64_t size, struct error
     return status == OK ? check_size(path, path, size, false, error) : status;
 }
 
-enum status output_claim_directory(const char *path, uint64_t size, struct output **out, struct error *error) {
+enum status output_claim_directory(const char *path, uint64_t size, struct output **out,
+                                   struct error *error) {
     if (!*path) return error_set(error, INVALID, "the name of a directory is empty");
     struct output *output = xcalloc(1, sizeof *output);
     output->lock = -1;
@@ -246,7 +267,8 @@ void output_release(struct output *output) {
     if (output->path) unlink(output->path);
     if (output->lock >= 0) close(output->lock);
     while (output->made_count > 0) {
-        rmdir(output->made[--output->made_count]); /* fails where something was put in it: as it should */
+        /* fails where something was put in it: as it should */
+        rmdir(output->made[--output->made_count]);
         free(output->made[output->made_count]);
     }
     free(output->made);

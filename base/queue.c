@@ -62,7 +62,8 @@ enum status queue_push(struct queue *queue, void *item) {
 enum status queue_push_wait(struct queue *queue, void *item) {
     enum status status = OK;
     pthread_mutex_lock(&queue->lock);
-    while (!queue->closed && queue->size == queue->capacity) pthread_cond_wait(&queue->not_full, &queue->lock);
+    while (!queue->closed && queue->size == queue->capacity)
+        pthread_cond_wait(&queue->not_full, &queue->lock);
     if (queue->closed)
         status = CANCELLED;
     else

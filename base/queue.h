@@ -1,7 +1,9 @@
-/* A bounded queue of pointers between threads. Full is an answer, not a wait: the producer decides what "try later" means.
+/* A bounded queue of pointers between threads. Full is an answer, not a wait: the producer decides
+ * what "try later" means.
  *
- * Order is first in, first out. Any number of producers and consumers. After queue_close, pushes fail with CANCELLED and
- * pops drain what is left, then fail with CANCELLED: nothing pushed is lost at shutdown.
+ * Order is first in, first out. Any number of producers and consumers. After queue_close, pushes
+ * fail with CANCELLED and pops drain what is left, then fail with CANCELLED: nothing pushed is lost
+ * at shutdown.
  */
 #ifndef BASE_QUEUE_H
 #define BASE_QUEUE_H

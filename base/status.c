@@ -24,7 +24,8 @@ const char *status_name(enum status status) {
     return "unknown";
 }
 
-enum status error_set_at(struct error *error, enum status status, const char *file, int line, const char *format, ...) {
+enum status error_set_at(struct error *error, enum status status, const char *file, int line,
+                         const char *format, ...) {
     if (!error) return status;
     error->status = status;
     error->file = file;
@@ -44,7 +45,9 @@ enum status error_wrap(struct error *error, enum status status, const char *form
     int wrote = vsnprintf(context, sizeof context, format, arguments);
     va_end(arguments);
     size_t used = wrote < 0 ? 0 : (size_t)wrote;
-    if (used + 3 < sizeof context) { snprintf(context + used, sizeof context - used, ": %s", error->message); }
+    if (used + 3 < sizeof context) {
+        snprintf(context + used, sizeof context - used, ": %s", error->message);
+    }
     memcpy(error->message, context, sizeof context);
     error->message[sizeof error->message - 1] = 0;
     if (error->status == OK) error->status = status;

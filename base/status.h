@@ -1,11 +1,13 @@
 /* What a call that can fail returns.
  *
- * There are few kinds, chosen by what the caller should do about them rather than by what broke. The story of what broke
- * travels beside the status in a `struct error`, which the caller owns and passes last; it may be NULL when nobody will
- * read it. There are no globals and no thread-locals: a simulation runs many nodes on one thread.
+ * There are few kinds, chosen by what the caller should do about them rather than by what broke.
+ * The story of what broke travels beside the status in a `struct error`, which the caller owns and
+ * passes last; it may be NULL when nobody will read it. There are no globals and no thread-locals:
+ * a simulation runs many nodes on one thread.
  *
  *     struct error error = {0};
- *     if (store_open(path, &store, &error) != OK) log_error("store_open_failed", "%s", error.message);
+ *     if (store_open(path, &store, &error) != OK) log_error("store_open_failed", "%s",
+ *         error.message);
  */
 #ifndef BASE_STATUS_H
 #define BASE_STATUS_H
@@ -23,9 +25,9 @@ enum status {
     UNAVAILABLE, /* the peer, the network or a resource is away: try again later, with backoff */
     TIMEOUT,     /* no progress within the deadline: try again later */
     FULL,        /* a bounded queue, pool, quota or disk is full: try again later, or make room */
-    CORRUPT,     /* stored or received bytes disagree with their digest or structure: do not use them */
-    CANCELLED,   /* this side asked to stop */
-    FAILED       /* the outside world broke in a way nobody can repair here: report and stop */
+    CORRUPT, /* stored or received bytes disagree with their digest or structure: do not use them */
+    CANCELLED, /* this side asked to stop */
+    FAILED     /* the outside world broke in a way nobody can repair here: report and stop */
 };
 
 enum { ERROR_MESSAGE_SIZE = 512 };
@@ -40,23 +42,27 @@ struct error {
 /* A short lower-case name such as "not_found". Static storage; never NULL. */
 const char *status_name(enum status status);
 
-/* Writes the story into *error (if there is one) and returns `status`: `return error_set(error, INVALID, "port %d", port);` */
-#define error_set(error, status, ...) error_set_at((error), (status), __FILE__, __LINE__, __VA_ARGS__)
-enum status error_set_at(struct error *error, enum status status, const char *file, int line, const char *format, ...)
-    PRINTF_LIKE(5, 6);
+/* Writes the story into *error (if there is one) and returns `status`: `return error_set(error,
+ * INVALID, "port %d", port);` */
+#define error_set(error, status, ...)                                                              \
+    error_set_at((error), (status), __FILE__, __LINE__, __VA_ARGS__)
+enum status error_set_at(struct error *error, enum status status, const char *file, int line,
+                         const char *format, ...) PRINTF_LIKE(5, 6);
 
-/* Puts context in front of the story already in *error: "open store /x" + "mdb_env_open: No such file". Returns the status
- * that *error holds, or `status` where error is NULL. */
-enum status error_wrap(struct error *error, enum status status, const char *format, ...) PRINTF_LIKE(3, 4);
+/* Puts context in front of the story already in *error: "open store /x" + "mdb_env_open: No such
+ * file". Returns the status that *error holds, or `status` where error is NULL. */
+enum status error_wrap(struct error *error, enum status status, const char *format, ...)
+    PRINTF_LIKE(3, 4);
 
 /* Leaves the function on failure. Only while nothing is held; with resources, `goto out`. */
-#define TRY(expr)                                                                                                                \
-    do {                                                                                                                         \
-        enum status try_status_ = (expr);                                                                                        \
-        if (try_status_ != OK) return try_status_;                                                                               \
+#define TRY(expr)                                                                                  \
+    do {                                                                                           \
+        enum status try_status_ = (expr);                                                          \
+        if (try_status_ != OK) return try_status_;                                                 \
     } while (0)
 
-/* For a broken program, never for broken input: stays on in release. A peer's bytes must never reach one. */
+/* For a broken program, never for broken input: stays on in release. A peer's bytes must never
+ * reach one. */
 #define ASSERT(condition) ((condition) ? (void)0 : assert_failed(#condition, __FILE__, __LINE__))
 __attribute__((noreturn)) void assert_failed(const char *condition, const char *file, int line);
 

@@ -15,8 +15,9 @@ enum { EXIT_LIMIT_S = 30 };
 static int first_error; /* errno of what failed first, where it is known */
 
 void streams_open(void) {
-    static const int modes[] = {O_WRONLY, O_RDONLY,
-                                O_RDONLY}; /* the wrong way round: using it is an error, as if it were closed */
+    static const int modes[] = {
+        O_WRONLY, O_RDONLY,
+        O_RDONLY}; /* the wrong way round: using it is an error, as if it were closed */
     for (int stream = STDIN_FILENO; stream <= STDERR_FILENO; stream++) {
         if (fcntl(stream, F_GETFD) >= 0) continue;
         int taken = open("/dev/null", modes[stream]); /* the lowest number that is free: this one */
@@ -39,7 +40,7 @@ int streams_close(const char *program, int code) {
     /* What libraries do when the process ends may wait for threads that never came. */
     ending_limit(EXIT_LIMIT_S, code, "ending");
     if (!broken) return code;
-    fprintf(stderr, "%s: stdout cannot be written, what it shows is not all%s%s\n", program, first_error ? ": " : "",
-            first_error ? strerror(first_error) : "");
+    fprintf(stderr, "%s: stdout cannot be written, what it shows is not all%s%s\n", program,
+            first_error ? ": " : "", first_error ? strerror(first_error) : "");
     return code;
 }

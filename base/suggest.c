@@ -15,7 +15,8 @@ static char folded(char c) {
 
 size_t suggest_distance(const char *a, const char *b) {
     size_t a_size = strnlen(a, WORD_MAX), b_size = strnlen(b, WORD_MAX);
-    size_t rows[3][WORD_MAX + 1]; /* the last three rows of the table of distances between prefixes */
+    size_t rows[3]
+               [WORD_MAX + 1]; /* the last three rows of the table of distances between prefixes */
     size_t *before = rows[0], *above = rows[1], *row = rows[2];
     for (size_t j = 0; j <= b_size; j++) above[j] = j;
     for (size_t i = 1; i <= a_size; i++) {
@@ -23,7 +24,8 @@ size_t suggest_distance(const char *a, const char *b) {
         for (size_t j = 1; j <= b_size; j++) {
             size_t replaced = above[j - 1] + (folded(a[i - 1]) != folded(b[j - 1]));
             row[j] = MIN(replaced, MIN(above[j], row[j - 1]) + 1);
-            if (i > 1 && j > 1 && folded(a[i - 1]) == folded(b[j - 2]) && folded(a[i - 2]) == folded(b[j - 1])) {
+            if (i > 1 && j > 1 && folded(a[i - 1]) == folded(b[j - 2]) &&
+                folded(a[i - 2]) == folded(b[j - 1])) {
                 row[j] = MIN(row[j], before[j - 2] + 1);
             }
         }

@@ -1,15 +1,18 @@
-/* The nearest known name to a misspelt one, for messages that tell a person what they probably meant.
+/* The nearest known name to a misspelt one, for messages that tell a person what they probably
+ * meant.
  *
- * Nearness is the optimal string alignment distance (insert, delete, replace, swap of two neighbours, one each), with '-',
- * '_' and '.' and upper and lower case taken as equal, since those are what people mix up. A name is offered only if it is
- * close enough to be a slip of the hand: at most one edit in three characters.
+ * Nearness is the optimal string alignment distance (insert, delete, replace, swap of two
+ * neighbours, one each), with '-', '_' and '.' and upper and lower case taken as equal, since those
+ * are what people mix up. A name is offered only if it is close enough to be a slip of the hand: at
+ * most one edit in three characters.
  */
 #ifndef BASE_SUGGEST_H
 #define BASE_SUGGEST_H
 
 #include <stddef.h>
 
-/* Start with suggest_init, offer every known name, read `best`: NULL if none is near. Names are borrowed. */
+/* Start with suggest_init, offer every known name, read `best`: NULL if none is near. Names are
+ * borrowed. */
 struct suggestion {
     const char *word;
     const char *best;

@@ -19,7 +19,8 @@ struct thread {
     char name[16];
     void (*body)(void *context);
     void *context;
-    pthread_mutex_t lock; /* guards `ended`; a plain join with a deadline is a GNU extension that sanitizers do not follow */
+    pthread_mutex_t lock; /* guards `ended`; a plain join with a deadline is a GNU extension that
+                             sanitizers do not follow */
     pthread_cond_t has_ended;
     bool ended;
 };
@@ -55,7 +56,8 @@ static void thread_destroy(struct thread *thread) {
     free(thread);
 }
 
-enum status thread_start(const char *name, void (*body)(void *context), void *context, struct thread **out, struct error *error) {
+enum status thread_start(const char *name, void (*body)(void *context), void *context,
+                         struct thread **out, struct error *error) {
     struct thread *thread = thread_create(name, body, context);
     sigset_t all, before;
     sigfillset(&all);

@@ -1,4 +1,5 @@
-/* One UTF-8 sequence at a time (RFC 3629: no overlong forms, no surrogates, nothing past U+10FFFF). */
+/* One UTF-8 sequence at a time (RFC 3629: no overlong forms, no surrogates, nothing past U+10FFFF).
+ */
 #ifndef BASE_UTF8_H
 #define BASE_UTF8_H
 
@@ -6,7 +7,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The bytes of the sequence that begins at text, of which `left` >= 1 may be read; 0 if it is none. */
+/* The bytes of the sequence that begins at text, of which `left` >= 1 may be read; 0 if it is none.
+ */
 static inline size_t utf8_length(const uint8_t *text, size_t left) {
     uint8_t c = text[0];
     if (c < 0x80) return 1;
@@ -20,14 +22,16 @@ static inline size_t utf8_length(const uint8_t *text, size_t left) {
     return length;
 }
 
-/* Bytes of the byte order mark that some editors put before UTF-8 text: 3, or 0 where there is none. It is not a part of the text. */
+/* Bytes of the byte order mark that some editors put before UTF-8 text: 3, or 0 where there is
+ * none. It is not a part of the text. */
 static inline size_t utf8_mark(const uint8_t *text, size_t size) {
     return size >= 3 && text[0] == 0xef && text[1] == 0xbb && text[2] == 0xbf ? 3 : 0;
 }
 
 /* Whether it begins as editors begin UTF-16 text. */
 static inline bool utf16_mark(const uint8_t *text, size_t size) {
-    return size >= 2 && ((text[0] == 0xff && text[1] == 0xfe) || (text[0] == 0xfe && text[1] == 0xff));
+    return size >= 2 &&
+           ((text[0] == 0xff && text[1] == 0xfe) || (text[0] == 0xfe && text[1] == 0xff));
 }
 
 static inline bool utf8_is_valid(const uint8_t *text, size_t size) {

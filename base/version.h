@@ -1,5 +1,5 @@
-/* The version of this build: what --version prints and a site reports. It stands in the file VERSION alone; the Makefile hands it
- * to base/version.c. */
+/* The version of this build: what --version prints and a site reports. It stands in the file
+ * VERSION alone; the Makefile hands it to base/version.c. */
 #ifndef BASE_VERSION_H
 #define BASE_VERSION_H
 

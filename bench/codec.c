@@ -1,12 +1,15 @@
-/* Bits per parameter, speed and quantisation error of every codec, on made-up deltas of three kinds:
+/* Bits per parameter, speed and quantisation error of every codec, on made-up deltas of three
+ * kinds:
  *     even       normal, one scale
- *     rows       normal, each row of 128 and each column of its own scale (log-normal): embeddings, attention
+ *     rows       normal, each row of 128 and each column of its own scale (log-normal): embeddings,
+ *                attention
  *     tensors    heavy-tailed, and a scale of its own every 100,003 elements
  *
  *     bench/codec [ELEMENTS]          (default 1,310,720: a fragment of a small model)
  *
- * `kept` is the part of the delta's energy that is at the coordinates sent; `lost there` the part of that which quantisation
- * takes away until error feedback sends it. Times are the best of three, one thread, without (encode) and with (feedback) e.
+ * `kept` is the part of the delta's energy that is at the coordinates sent; `lost there` the part
+ * of that which quantisation takes away until error feedback sends it. Times are the best of three,
+ * one thread, without (encode) and with (feedback) e.
  */
 #include <math.h>
 #include <stdio.h>
@@ -22,14 +25,16 @@ enum { ROUNDS = 3, KINDS = 3 };
 static const char *const kinds[KINDS] = {"even", "rows", "tensors"};
 
 static double normal(struct random *random) {
-    return sqrt(-2 * log(random_unit(random) + 1e-300)) * cos(6.283185307179586 * random_unit(random));
+    return sqrt(-2 * log(random_unit(random) + 1e-300)) *
+           cos(6.283185307179586 * random_unit(random));
 }
 
 static void fill(float *x, size_t count, int kind) {
     struct random random;
     random_init(&random, (uint64_t)kind + 1);
     double row = 1, column[128];
-    for (size_t i = 0; i < COUNT_OF(column); i++) column[i] = kind == 1 ? exp(0.7 * normal(&random)) : 1;
+    for (size_t i = 0; i < COUNT_OF(column); i++)
+        column[i] = kind == 1 ? exp(0.7 * normal(&random)) : 1;
     for (size_t i = 0; i < count; i++) {
         if (kind == 1 && i % 128 == 0) row = exp(0.7 * normal(&random));
         if (kind == 2 && i % 100003 == 0) row = exp(2 * normal(&random));
@@ -38,9 +43,12 @@ static void fill(float *x, size_t count, int kind) {
     }
 }
 
-static double best(double a, uint64_t start_ns) { return fmin(a, (double)(clock_monotonic_ns() - start_ns)); }
+static double best(double a, uint64_t start_ns) {
+    return fmin(a, (double)(clock_monotonic_ns() - start_ns));
+}
 
-static enum status measure(enum codec codec, int kind, const float *x, float *e, float *out, size_t count, struct error *error) {
+static enum status measure(enum codec codec, int kind, const float *x, float *e, float *out,
+                           size_t count, struct error *error) {
     struct codec_encoder *encoder = NULL;
     struct buffer message = {0};
     double encode = INFINITY, feedback = INFINITY, decode = INFINITY;
@@ -66,8 +74,9 @@ static enum status measure(enum codec codec, int kind, const float *x, float *e,
             total += value * value;
             if (out[i] != 0) kept += value * value, lost += off * off;
         }
-        printf("%-9s %-8s %8.4f %8.4f %11.2e %9.2f %9.2f %9.2f\n", codec_name(codec), kinds[kind], 8 * (double)message.size / n,
-               kept / total, lost / kept, encode / n, feedback / n, decode / n);
+        printf("%-9s %-8s %8.4f %8.4f %11.2e %9.2f %9.2f %9.2f\n", codec_name(codec), kinds[kind],
+               8 * (double)message.size / n, kept / total, lost / kept, encode / n, feedback / n,
+               decode / n);
     }
     buffer_deinit(&message);
     codec_encoder_destroy(encoder);
@@ -78,9 +87,10 @@ int main(int argc, char **argv) {
     size_t count = argc > 1 ? (size_t)strtoull(argv[1], NULL, 10) : 1310720;
     struct error error = {0};
     enum status status = OK;
-    float *x = xcalloc(count, sizeof *x), *e = xcalloc(count, sizeof *e), *out = xcalloc(count, sizeof *out);
-    printf("%zu elements; times in ns an element\n%-9s %-8s %8s %8s %11s %9s %9s %9s\n", count, "codec", "deltas", "bits", "kept",
-           "lost there", "encode", "feedback", "decode");
+    float *x = xcalloc(count, sizeof *x), *e = xcalloc(count, sizeof *e),
+          *out = xcalloc(count, sizeof *out);
+    printf("%zu elements; times in ns an element\n%-9s %-8s %8s %8s %11s %9s %9s %9s\n", count,
+           "codec", "deltas", "bits", "kept", "lost there", "encode", "feedback", "decode");
     for (int kind = 0; status == OK && kind < KINDS; kind++) {
         fill(x, count, kind);
         for (int codec = CODEC_FP32; status == OK && codec <= CODEC_TOPK2_128; codec++) {

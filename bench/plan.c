@@ -1,5 +1,6 @@
-/* How long a plan takes, and how much memory: 1,000 and 10,000 sites for a day. Bars: 1,000 in 60 s, alone and with the advice that
- * `atoll-sim plan` gives by default; 10,000 in 10 minutes and 4 GiB. Exit code 1 where one is missed.
+/* How long a plan takes, and how much memory: 1,000 and 10,000 sites for a day. Bars: 1,000 in 60
+ * s, alone and with the advice that `atoll-sim plan` gives by default; 10,000 in 10 minutes and 4
+ * GiB. Exit code 1 where one is missed.
  *     make bench-plan        or: build/release/bench/plan [SITES ...] */
 #include <stdbool.h>
 #include <stdio.h>
@@ -18,7 +19,8 @@ static double now(void) {
 
 static bool within(const char *what, double value, double bar, const char *unit) {
     if (bar <= 0) return true;
-    printf("    %-12s %8.1f %s   bar %.0f: %s\n", what, value, unit, bar, value <= bar ? "kept" : "MISSED");
+    printf("    %-12s %8.1f %s   bar %.0f: %s\n", what, value, unit, bar,
+           value <= bar ? "kept" : "MISSED");
     return value <= bar;
 }
 
@@ -35,9 +37,12 @@ static int run(unsigned sites) {
         text, sizeof text,
         "duration: 24h\nmodel: {parameters: 1B}\nrun: {inner_steps: %u, quorum: 64, grace: 30s}\n"
         "coordinator: {up: 400Gbit/s, down: 100Gbit/s, uploads: 256, cores: 64}\n"
-        "defaults: {decode: 0.05ns, spread: 20%%, failures: {every: 72h, lasts: 10m}, link: {outages: {every: 24h, lasts: 1m}}}\n"
-        "sites:\n  - {name: a, count: %u, step: 1s, link: {up: 100Mbit/s, down: 500Mbit/s, rtt: 80ms, window: 16MB}}\n"
-        "  - {name: b, count: %u, step: 1.2s, link: {up: 50Mbit/s, down: 300Mbit/s, rtt: 150ms, window: 16MB}}\n",
+        "defaults: {decode: 0.05ns, spread: 20%%, failures: {every: 72h, lasts: 10m}, link: "
+        "{outages: {every: 24h, lasts: 1m}}}\n"
+        "sites:\n  - {name: a, count: %u, step: 1s, link: {up: 100Mbit/s, down: 500Mbit/s, rtt: "
+        "80ms, window: 16MB}}\n"
+        "  - {name: b, count: %u, step: 1.2s, link: {up: 50Mbit/s, down: 300Mbit/s, rtt: 150ms, "
+        "window: 16MB}}\n",
         sites > 2000 ? 2000 : 600, sites / 2, sites - sites / 2);
     if (topology_parse(bytes_of(text, strlen(text)), "bench", &topology, &error) != OK) {
         fprintf(stderr, "%s\n", error.message);
@@ -51,9 +56,9 @@ static int run(unsigned sites) {
     double advised = now() - begin, processor = (double)clock() / CLOCKS_PER_SEC;
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
-    printf("%u sites x 24 h: %.1f s, %.0f MiB; %llu events, %llu contributions, busy %.2f %%\n", sites, seconds,
-           (double)usage.ru_maxrss / 1024, (unsigned long long)result.events, (unsigned long long)result.contributions,
-           100 * result.busy);
+    printf("%u sites x 24 h: %.1f s, %.0f MiB; %llu events, %llu contributions, busy %.2f %%\n",
+           sites, seconds, (double)usage.ru_maxrss / 1024, (unsigned long long)result.events,
+           (unsigned long long)result.contributions, 100 * result.busy);
     printf("    %-12s %8.1f s of a processor so far\n", "took", processor);
     bool kept = within("plan", seconds, seconds_bar(sites), "s");
     if (sites <= 1000) kept &= within("with advice", advised, seconds_bar(sites), "s");

@@ -1,11 +1,16 @@
 /* Speed of the CPU trainer, on random tokens.
  *
- *     train                                              a table: every set of kernels, one thread and all
- *     train tables                                       the names of those that this processor can run
+ *     train                                              a table: every set of kernels, one thread
+ *                                                        and all
+ *     train tables                                       the names of those that this processor can
+ *                                                        run
  *     train serve HIDDEN LAYERS HEADS FFN LENGTH SEQUENCES VOCABULARY THREADS KERNELS
- *         for bench/train_vs_pytorch.py: at each line with a number of seconds on stdin, trains for that long and prints one
- *         line of JSON: tokens per second (of the median step), the last loss and the peak memory. KERNELS cuda: a CUDA device,
- *         by the library that ATOLL_TEST_CUDA_LIBRARY names; default: what a trainer takes that nobody told
+ *         for bench/train_vs_pytorch.py: at each line with a number of seconds on stdin, trains for
+ *         that long and prints one
+ *         line of JSON: tokens per second (of the median step), the last loss and the peak memory.
+ *             KERNELS cuda: a CUDA device,
+ *         by the library that ATOLL_TEST_CUDA_LIBRARY names; default: what a trainer takes that
+ *         nobody told
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,7 +44,8 @@ static enum status write_tokens(const char *path, struct error *error) {
     return status;
 }
 
-static enum status session_open(struct session *session, const struct setup *s, struct error *error) {
+static enum status session_open(struct session *session, const struct setup *s,
+                                struct error *error) {
     struct trainer_options options = TRAINER_DEFAULTS;
     options.model = (struct model_config){.vocabulary = s->vocabulary,
                                           .hidden = s->hidden,
@@ -61,11 +67,14 @@ static enum status session_open(struct session *session, const struct setup *s, 
     char *path = xformat("/tmp/atoll-bench-%ld.txt", (long)getpid());
     const struct data_options data_options = {.vocabulary = 256, .seed = 1, .format = DATA_BYTES};
     enum status status = write_tokens(path, error);
-    if (status == OK) status = data_open((const char *const[]){path}, 1, &data_options, &session->data, error);
+    if (status == OK)
+        status = data_open((const char *const[]){path}, 1, &data_options, &session->data, error);
     unlink(path); /* it stays open */
     free(path);
     if (status == OK) status = trainer_create(&options, &session->trainer, error);
-    if (status == OK) layout_initialise(trainer_layout(session->trainer), 1, trainer_parameters(session->trainer));
+    if (status == OK)
+        layout_initialise(trainer_layout(session->trainer), 1,
+                          trainer_parameters(session->trainer));
     return status;
 }
 
@@ -81,13 +90,15 @@ static int ascending(const void *a, const void *b) {
 }
 
 /* Trains for so long, two steps at least; tokens per second of the median step. */
-static enum status session_run(struct session *session, double seconds, double *speed, double *loss, struct error *error) {
+static enum status session_run(struct session *session, double seconds, double *speed, double *loss,
+                               struct error *error) {
     enum { STEPS_MAX = 100000 };
     uint64_t *times = xmalloc(STEPS_MAX * sizeof *times), start = clock_monotonic_ns();
     struct trainer_result result = {0};
     size_t count = 0;
     enum status status = OK;
-    while (status == OK && count < STEPS_MAX && (count < 2 || (double)(clock_monotonic_ns() - start) < seconds * 1e9)) {
+    while (status == OK && count < STEPS_MAX &&
+           (count < 2 || (double)(clock_monotonic_ns() - start) < seconds * 1e9)) {
         uint64_t before = clock_monotonic_ns();
         status = trainer_step(session->trainer, session->data, 0, &result, error);
         times[count++] = clock_monotonic_ns() - before;
@@ -115,15 +126,18 @@ static int serve(char **arguments) {
     char line[64];
     while (fgets(line, sizeof line, stdin)) {
         double speed, loss;
-        if (session_run(&session, strtod(line, NULL), &speed, &loss, &error) != OK) return failed(&error);
+        if (session_run(&session, strtod(line, NULL), &speed, &loss, &error) != OK)
+            return failed(&error);
         struct rusage usage;
         getrusage(RUSAGE_SELF, &usage);
         const struct kernels *kernels;
         bool table = kernels_find(trainer_kernels(session.trainer), &kernels, NULL) == OK;
-        printf("{\"tokens_per_second\": %.1f, \"loss\": %.4f, \"parameters\": %llu, \"peak_kib\": %ld, \"kernels\": \"%s\", "
+        printf("{\"tokens_per_second\": %.1f, \"loss\": %.4f, \"parameters\": %llu, \"peak_kib\": "
+               "%ld, \"kernels\": \"%s\", "
                "\"why\": \"%s\"}\n",
-               speed, loss, (unsigned long long)trainer_layout(session.trainer)->count, usage.ru_maxrss,
-               trainer_kernels(session.trainer), table ? kernels_why(kernels) : "");
+               speed, loss, (unsigned long long)trainer_layout(session.trainer)->count,
+               usage.ru_maxrss, trainer_kernels(session.trainer),
+               table ? kernels_why(kernels) : "");
         fflush(stdout);
     }
     session_close(&session);
@@ -156,7 +170,7 @@ int main(int argc, char **argv) {
         for (size_t i = 0; kernels_at(i); i++) puts(kernels_at(i)->name);
         return 0;
     }
-    fprintf(stderr,
-            "usage: train | train tables | train serve HIDDEN LAYERS HEADS FFN LENGTH SEQUENCES VOCABULARY THREADS KERNELS\n");
+    fprintf(stderr, "usage: train | train tables | train serve HIDDEN LAYERS HEADS FFN LENGTH "
+                    "SEQUENCES VOCABULARY THREADS KERNELS\n");
     return 2;
 }

@@ -1,7 +1,8 @@
 /* Bits packed from the low end of each byte upwards, as topk2's payload has them.
  *
- * The writer writes into memory that its caller made large enough, with BIT_WRITER_SLACK bytes to spare. The reader is
- * bounded and remembers its first failure, after which it gives zeroes; it never reads past its bytes.
+ * The writer writes into memory that its caller made large enough, with BIT_WRITER_SLACK bytes to
+ * spare. The reader is bounded and remembers its first failure, after which it gives zeroes; it
+ * never reads past its bytes.
  */
 #ifndef CODEC_BITS_H
 #define CODEC_BITS_H
@@ -24,7 +25,8 @@ static inline void bits_put(struct bit_writer *writer, uint32_t value, unsigned 
     writer->held |= (uint64_t)value << writer->count;
     writer->count += count;
     if (writer->count < 32) return;
-    for (unsigned byte = 0; byte < 4; byte++) writer->out[writer->at + byte] = (uint8_t)(writer->held >> 8 * byte);
+    for (unsigned byte = 0; byte < 4; byte++)
+        writer->out[writer->at + byte] = (uint8_t)(writer->held >> 8 * byte);
     writer->at += 4;
     writer->held >>= 32;
     writer->count -= 32;

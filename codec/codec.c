@@ -37,14 +37,18 @@ enum status codec_parse(const char *text, enum codec *out, struct error *error) 
             return OK;
         }
     }
-    return error_set(error, INVALID, "codec '%.40s' is none of fp32, bf16, int8, fp4, topk2-64, topk2-128", text);
+    return error_set(error, INVALID,
+                     "codec '%.40s' is none of fp32, bf16, int8, fp4, topk2-64, topk2-128", text);
 }
 
 bool codec_is_known(int codec) { return codec >= CODEC_FP32 && codec <= CODEC_TOPK2_128; }
-bool codec_is_sparse(enum codec codec) { return codec == CODEC_TOPK2_64 || codec == CODEC_TOPK2_128; }
+bool codec_is_sparse(enum codec codec) {
+    return codec == CODEC_TOPK2_64 || codec == CODEC_TOPK2_128;
+}
 
 size_t codec_bound(enum codec codec, size_t count) {
-    return CODEC_HEADER_SIZE + (codec_is_sparse(codec) ? topk2_payload_bound(codec, count) : dense_payload_size(codec, count));
+    return CODEC_HEADER_SIZE + (codec_is_sparse(codec) ? topk2_payload_bound(codec, count)
+                                                       : dense_payload_size(codec, count));
 }
 
 double codec_bits(enum codec codec) {
@@ -61,9 +65,12 @@ double codec_bits(enum codec codec) {
 
 /* --- encoding --- */
 
-enum status codec_encoder_create(enum codec codec, size_t count, struct codec_encoder **out, struct error *error) {
-    if (!codec_is_known((int)codec)) return error_set(error, INVALID, "there is no codec %d", (int)codec);
-    if (count > CODEC_COUNT_MAX) return error_set(error, INVALID, "%zu elements are more than a message may have", count);
+enum status codec_encoder_create(enum codec codec, size_t count, struct codec_encoder **out,
+                                 struct error *error) {
+    if (!codec_is_known((int)codec))
+        return error_set(error, INVALID, "there is no codec %d", (int)codec);
+    if (count > CODEC_COUNT_MAX)
+        return error_set(error, INVALID, "%zu elements are more than a message may have", count);
     struct topk2_encoder *topk2 = NULL;
     if (codec_is_sparse(codec)) TRY(topk2_encoder_create(codec, count, &topk2, error));
     struct codec_encoder *encoder = xmalloc(sizeof *encoder);
@@ -78,8 +85,10 @@ void codec_encoder_destroy(struct codec_encoder *encoder) {
     free(encoder);
 }
 
-/* x = what is to be encoded, for one chunk: the one place where it is computed, so that the check sees what the encoder will. */
-static void load_chunk(float *x, const float *base, const float *local, const float *e, size_t size) {
+/* x = what is to be encoded, for one chunk: the one place where it is computed, so that the check
+ * sees what the encoder will. */
+static void load_chunk(float *x, const float *base, const float *local, const float *e,
+                       size_t size) {
     if (local) {
         elementwise_subtract(x, base, local, size);
     } else {
@@ -90,7 +99,8 @@ static void load_chunk(float *x, const float *base, const float *local, const fl
     }
 }
 
-static enum status check_input(const float *base, const float *local, const float *e, size_t count, struct error *error) {
+static enum status check_input(const float *base, const float *local, const float *e, size_t count,
+                               struct error *error) {
     float x[CODEC_CHUNK];
     for (size_t at = 0; at < count; at += CODEC_CHUNK) {
         size_t size = MIN((size_t)CODEC_CHUNK, count - at);
@@ -107,12 +117,14 @@ static void write_header(uint8_t *out, enum codec codec, size_t count) {
     out[0] = (uint8_t)codec;
     out[1] = FORMAT_VERSION;
     out[2] = out[3] = 0;
-    for (unsigned byte = 0; byte < 8; byte++) out[4 + byte] = (uint8_t)((uint64_t)count >> 8 * byte);
+    for (unsigned byte = 0; byte < 8; byte++)
+        out[4 + byte] = (uint8_t)((uint64_t)count >> 8 * byte);
 }
 
-/* Two passes: the first only reads and may refuse; the second is the fused one and cannot fail, so a refusal leaves e whole. */
-enum status codec_encode(struct codec_encoder *encoder, const float *base, const float *local, float *e, struct buffer *out,
-                         struct error *error) {
+/* Two passes: the first only reads and may refuse; the second is the fused one and cannot fail, so
+ * a refusal leaves e whole. */
+enum status codec_encode(struct codec_encoder *encoder, const float *base, const float *local,
+                         float *e, struct buffer *out, struct error *error) {
     enum codec codec = encoder->codec;
     size_t count = encoder->count;
     TRY(check_input(base, local, e, count, error));
@@ -134,27 +146,38 @@ enum status codec_encode(struct codec_encoder *encoder, const float *base, const
         }
     }
     out->size += CODEC_HEADER_SIZE;
-    out->size += encoder->topk2 ? topk2_finish(encoder->topk2, payload, e) : dense_payload_size(codec, count);
+    out->size += encoder->topk2 ? topk2_finish(encoder->topk2, payload, e)
+                                : dense_payload_size(codec, count);
     return OK;
 }
 
 /* --- walking over a message --- */
 
-enum status message_begin(enum codec codec, struct bytes message, size_t count, struct cursor *out, struct error *error) {
-    if (!codec_is_known((int)codec)) return error_set(error, INVALID, "there is no codec %d", (int)codec);
+enum status message_begin(enum codec codec, struct bytes message, size_t count, struct cursor *out,
+                          struct error *error) {
+    if (!codec_is_known((int)codec))
+        return error_set(error, INVALID, "there is no codec %d", (int)codec);
     const char *name = codec_name(codec);
     if (count > CODEC_COUNT_MAX)
-        return error_set(error, INVALID, "%s message: %zu elements are more than one may have", name, count);
+        return error_set(error, INVALID, "%s message: %zu elements are more than one may have",
+                         name, count);
     struct reader reader = reader_of(message);
-    unsigned has_codec = reader_u8(&reader), version = reader_u8(&reader), reserved = reader_u16(&reader);
+    unsigned has_codec = reader_u8(&reader), version = reader_u8(&reader),
+             reserved = reader_u16(&reader);
     uint64_t has_count = reader_u64(&reader);
-    if (reader.failed) return error_set(error, INVALID, "%s message: %zu bytes are less than a header", name, message.size);
-    if (has_codec != codec) return error_set(error, INVALID, "message is of codec %u, wanted %s", has_codec, name);
+    if (reader.failed)
+        return error_set(error, INVALID, "%s message: %zu bytes are less than a header", name,
+                         message.size);
+    if (has_codec != codec)
+        return error_set(error, INVALID, "message is of codec %u, wanted %s", has_codec, name);
     if (version != FORMAT_VERSION)
-        return error_set(error, INVALID, "%s message: format version %u is not %d", name, version, FORMAT_VERSION);
-    if (reserved != 0) return error_set(error, INVALID, "%s message: reserved header bytes are not zero", name);
+        return error_set(error, INVALID, "%s message: format version %u is not %d", name, version,
+                         FORMAT_VERSION);
+    if (reserved != 0)
+        return error_set(error, INVALID, "%s message: reserved header bytes are not zero", name);
     if (has_count != count) {
-        return error_set(error, INVALID, "%s message: has %llu elements, wanted %zu", name, (unsigned long long)has_count, count);
+        return error_set(error, INVALID, "%s message: has %llu elements, wanted %zu", name,
+                         (unsigned long long)has_count, count);
     }
     size_t left = reader_left(&reader);
     struct cursor cursor = {.codec = codec, .count = count, .payload = reader_take(&reader, left)};
@@ -171,7 +194,8 @@ enum status message_begin(enum codec codec, struct bytes message, size_t count, 
 enum status message_next(struct cursor *cursor, struct piece *out, struct error *error) {
     out->first = cursor->at;
     out->size = MIN((size_t)CODEC_CHUNK, cursor->count - cursor->at);
-    TRY(codec_is_sparse(cursor->codec) ? topk2_next(cursor, out, error) : dense_next(cursor, out, error));
+    TRY(codec_is_sparse(cursor->codec) ? topk2_next(cursor, out, error)
+                                       : dense_next(cursor, out, error));
     cursor->at += out->size;
     return OK;
 }
@@ -182,8 +206,8 @@ enum status message_end(const struct cursor *cursor, struct error *error) {
 
 typedef void piece_user(void *context, const struct piece *piece);
 
-static enum status walk(enum codec codec, struct bytes message, size_t count, piece_user *use, void *context,
-                        struct error *error) {
+static enum status walk(enum codec codec, struct bytes message, size_t count, piece_user *use,
+                        void *context, struct error *error) {
     struct cursor cursor;
     struct piece piece;
     TRY(message_begin(codec, message, count, &cursor, error));
@@ -199,8 +223,8 @@ enum status codec_check(enum codec codec, struct bytes message, size_t count, st
 }
 
 /* Everything that follows checks the whole message before it gives away the first element. */
-static enum status check_and_walk(enum codec codec, struct bytes message, size_t count, piece_user *use, void *context,
-                                  struct error *error) {
+static enum status check_and_walk(enum codec codec, struct bytes message, size_t count,
+                                  piece_user *use, void *context, struct error *error) {
     TRY(walk(codec, message, count, NULL, NULL, error));
     return walk(codec, message, count, use, context, error);
 }
@@ -216,9 +240,12 @@ static void spread(const struct piece *piece, float *out) {
     for (size_t j = 0; j < piece->sent; j++) out[piece->index[j]] = piece->value[j];
 }
 
-static void use_decode(void *context, const struct piece *piece) { spread(piece, (float *)context + piece->first); }
+static void use_decode(void *context, const struct piece *piece) {
+    spread(piece, (float *)context + piece->first);
+}
 
-enum status codec_decode(enum codec codec, struct bytes message, size_t count, float *out, struct error *error) {
+enum status codec_decode(enum codec codec, struct bytes message, size_t count, float *out,
+                         struct error *error) {
     return check_and_walk(codec, message, count, use_decode, out, error);
 }
 
@@ -243,18 +270,21 @@ static void use_accumulate(void *context, const struct piece *piece) {
     }
 }
 
-enum status codec_accumulate(enum codec codec, struct bytes message, size_t count, float scale, float *sum, uint16_t *senders,
-                             struct error *error) {
+enum status codec_accumulate(enum codec codec, struct bytes message, size_t count, float scale,
+                             float *sum, uint16_t *senders, struct error *error) {
     struct accumulation into = {scale, sum, senders};
     return check_and_walk(codec, message, count, use_accumulate, &into, error);
 }
 
-enum status codec_restore(enum codec codec, struct bytes message, size_t count, float *e, struct error *error) {
+enum status codec_restore(enum codec codec, struct bytes message, size_t count, float *e,
+                          struct error *error) {
     return codec_accumulate(codec, message, count, 1.0f, e, NULL, error);
 }
 
-/* A piece is one of elementwise_norm_squared's blocks, so block by block from the left is its tree. */
-_Static_assert((int)CODEC_CHUNK == (int)ELEMENTWISE_BLOCK, "a chunk is a block of the reduction tree");
+/* A piece is one of elementwise_norm_squared's blocks, so block by block from the left is its tree.
+ */
+_Static_assert((int)CODEC_CHUNK == (int)ELEMENTWISE_BLOCK,
+               "a chunk is a block of the reduction tree");
 
 static void use_norm(void *context, const struct piece *piece) {
     float dense[CODEC_CHUNK];
@@ -262,17 +292,20 @@ static void use_norm(void *context, const struct piece *piece) {
     *(double *)context += elementwise_norm_squared(dense, piece->size);
 }
 
-enum status codec_norm_squared(enum codec codec, struct bytes message, size_t count, double *out, struct error *error) {
+enum status codec_norm_squared(enum codec codec, struct bytes message, size_t count, double *out,
+                               struct error *error) {
     double sum = 0;
     TRY(walk(codec, message, count, use_norm, &sum, error));
     *out = sum;
     return OK;
 }
 
-enum status codec_places(enum codec codec, struct bytes message, size_t count, uint64_t *places, struct error *error) {
+enum status codec_places(enum codec codec, struct bytes message, size_t count, uint64_t *places,
+                         struct error *error) {
     struct cursor cursor;
     struct piece piece;
-    if (!codec_is_sparse(codec)) return error_set(error, INVALID, "%s has no places", codec_name(codec));
+    if (!codec_is_sparse(codec))
+        return error_set(error, INVALID, "%s has no places", codec_name(codec));
     TRY(message_begin(codec, message, count, &cursor, error));
     for (size_t c = 0; cursor.at < cursor.count; c++) {
         uint64_t at = 8 * cursor.bits.at - cursor.bits.count;
@@ -292,12 +325,13 @@ struct visit {
 static void use_visit(void *context, const struct piece *piece) {
     struct visit *visit = context;
     uint64_t index[CODEC_CHUNK];
-    for (size_t j = 0; j < piece->sent; j++) index[j] = piece->first + (piece->sent == piece->size ? j : piece->index[j]);
+    for (size_t j = 0; j < piece->sent; j++)
+        index[j] = piece->first + (piece->sent == piece->size ? j : piece->index[j]);
     if (piece->sent > 0) visit->visitor(visit->context, index, piece->value, piece->sent);
 }
 
-enum status codec_visit(enum codec codec, struct bytes message, size_t count, codec_visitor *visitor, void *context,
-                        struct error *error) {
+enum status codec_visit(enum codec codec, struct bytes message, size_t count,
+                        codec_visitor *visitor, void *context, struct error *error) {
     struct visit visit = {visitor, context};
     return check_and_walk(codec, message, count, use_visit, &visit, error);
 }

@@ -1,7 +1,8 @@
 /* Inside codec/: a message, chunk by chunk. Everything public is a loop over these pieces.
  *
- * A decoder walks a message with a cursor. message_next validates the chunk it decodes, message_end what is left behind the
- * last one; so one walk that keeps nothing is codec_check, and a second walk over a checked message cannot fail.
+ * A decoder walks a message with a cursor. message_next validates the chunk it decodes, message_end
+ * what is left behind the last one; so one walk that keeps nothing is codec_check, and a second
+ * walk over a checked message cannot fail.
  */
 #ifndef CODEC_FORMAT_H
 #define CODEC_FORMAT_H
@@ -28,13 +29,16 @@ static inline float float_of(uint32_t bits) {
 }
 static inline bool bits_are_finite(uint32_t bits) { return (bits & 0x7F800000u) != 0x7F800000u; }
 /* 2^exponent, -126 <= exponent <= 127 */
-static inline float power_of_two(int exponent) { return float_of((uint32_t)(exponent + 127) << 23); }
+static inline float power_of_two(int exponent) {
+    return float_of((uint32_t)(exponent + 127) << 23);
+}
 
 /* What a chunk holds: at most CODEC_CHUNK elements, of which `sent` have a value. */
 struct piece {
     size_t first, size;          /* the elements it spans */
     size_t sent;                 /* == size where all are */
-    uint16_t index[CODEC_CHUNK]; /* [sent], counted from `first`, increasing; meaningless for dense codecs */
+    uint16_t index[CODEC_CHUNK]; /* [sent], counted from `first`, increasing; meaningless for dense
+                                    codecs */
     float value[CODEC_CHUNK];    /* [sent] */
 };
 
@@ -47,34 +51,40 @@ struct cursor {
     struct bit_reader bits;
     uint32_t table[TABLE_COUNT]; /* bit patterns */
     unsigned run_rice;
-    uint64_t run_cost[RUN_RICE_MAX + 1]; /* in bits, of all runs so far, had each parameter been chosen */
-    unsigned codes_used;                 /* a bit for each code seen so far */
-    bool shift_known;                    /* a chunk that is not empty has been seen */
-    int shift, largest_shift;            /* of the last such chunk; of all */
+    uint64_t run_cost[RUN_RICE_MAX +
+                      1];     /* in bits, of all runs so far, had each parameter been chosen */
+    unsigned codes_used;      /* a bit for each code seen so far */
+    bool shift_known;         /* a chunk that is not empty has been seen */
+    int shift, largest_shift; /* of the last such chunk; of all */
 };
 
-/* Checks the header and the payload's length as far as it follows from the header. The message must stay. */
-MUST_USE enum status message_begin(enum codec codec, struct bytes message, size_t count, struct cursor *out, struct error *error);
+/* Checks the header and the payload's length as far as it follows from the header. The message must
+ * stay. */
+MUST_USE enum status message_begin(enum codec codec, struct bytes message, size_t count,
+                                   struct cursor *out, struct error *error);
 /* The next piece while out->at < out->count. */
 MUST_USE enum status message_next(struct cursor *cursor, struct piece *out, struct error *error);
 MUST_USE enum status message_end(const struct cursor *cursor, struct error *error);
 
 /* --- dense codecs: payloads in which every chunk's place is known --- */
 size_t dense_payload_size(enum codec codec, size_t count);
-/* Encodes the chunk of `size` elements that starts at element `first` (a multiple of CODEC_CHUNK) into the payload for
- * `count` elements, and writes what a decoder will see to decoded. x is finite. */
-void dense_encode(enum codec codec, const float *x, size_t first, size_t size, size_t count, uint8_t *payload, float *decoded);
+/* Encodes the chunk of `size` elements that starts at element `first` (a multiple of CODEC_CHUNK)
+ * into the payload for `count` elements, and writes what a decoder will see to decoded. x is
+ * finite. */
+void dense_encode(enum codec codec, const float *x, size_t first, size_t size, size_t count,
+                  uint8_t *payload, float *decoded);
 MUST_USE enum status dense_next(struct cursor *cursor, struct piece *out, struct error *error);
 
 /* --- topk2 --- */
 struct topk2_encoder;
-MUST_USE enum status topk2_encoder_create(enum codec codec, size_t count, struct topk2_encoder **out, struct error *error);
+MUST_USE enum status topk2_encoder_create(enum codec codec, size_t count,
+                                          struct topk2_encoder **out, struct error *error);
 void topk2_encoder_destroy(struct topk2_encoder *encoder);
 /* A message: topk2_begin, topk2_select for every chunk in order, topk2_finish. */
 void topk2_begin(struct topk2_encoder *encoder);
 void topk2_select(struct topk2_encoder *encoder, const float *x, size_t size);
-/* Writes the payload, subtracts what was sent from e (unless NULL), returns the payload's size. `payload` holds
- * topk2_payload_bound bytes and BIT_WRITER_SLACK. */
+/* Writes the payload, subtracts what was sent from e (unless NULL), returns the payload's size.
+ * `payload` holds topk2_payload_bound bytes and BIT_WRITER_SLACK. */
 size_t topk2_finish(struct topk2_encoder *encoder, uint8_t *payload, float *e);
 size_t topk2_payload_bound(enum codec codec, size_t count);
 MUST_USE enum status topk2_begin_decoding(struct cursor *cursor, struct error *error);

@@ -9,7 +9,8 @@
 enum {
     CANDIDATES_MAX = 1024,
     GROUP = 8,             /* elements that the gathering pass accepts or skips together */
-    HINT_MARGIN = 1 << 20, /* an eighth of an octave below the last threshold: about half as many again as wanted */
+    HINT_MARGIN = 1 << 20, /* an eighth of an octave below the last threshold: about half as many
+                              again as wanted */
     KEY_MAX = 0x7F7FFFFF
 };
 
@@ -26,9 +27,10 @@ static size_t count_at_least(const int32_t *key, size_t count, int32_t bound) {
     return (size_t)total;
 }
 
-/* The largest bound in [low, high] that at least k keys reach; at least k reach `low`. Stops early, at any bound in between
- * that between k and `enough` keys reach. */
-static int32_t find_bound(const int32_t *key, size_t count, size_t k, size_t enough, int32_t low, int32_t high) {
+/* The largest bound in [low, high] that at least k keys reach; at least k reach `low`. Stops early,
+ * at any bound in between that between k and `enough` keys reach. */
+static int32_t find_bound(const int32_t *key, size_t count, size_t k, size_t enough, int32_t low,
+                          int32_t high) {
     while (low < high) {
         int32_t middle = low + (high - low) / 2 + 1;
         size_t reach = count_at_least(key, count, middle);
@@ -60,8 +62,10 @@ static void gather(const int32_t *key, size_t count, int32_t bound, struct candi
     out->count = found;
 }
 
-/* All keys above the bound and, from the lowest index on, as many of those equal to it as are still wanted. */
-static size_t take(const int32_t *key, const uint16_t *place, size_t count, int32_t bound, size_t k, uint16_t *index) {
+/* All keys above the bound and, from the lowest index on, as many of those equal to it as are still
+ * wanted. */
+static size_t take(const int32_t *key, const uint16_t *place, size_t count, int32_t bound, size_t k,
+                   uint16_t *index) {
     size_t taken = 0, equal = k - count_at_least(key, count, bound + 1);
     for (size_t i = 0; i < count; i++) {
         if (key[i] < bound) continue;
@@ -90,7 +94,8 @@ size_t select_largest(const float *x, size_t count, size_t k, uint32_t *hint, ui
         bound = find_bound(key, count, k, CANDIDATES_MAX, bound, KEY_MAX);
         reach = count_at_least(key, count, bound);
     }
-    if (reach > CANDIDATES_MAX) { /* so many are equal that no bound tells them apart: then the bound is the k-th itself */
+    if (reach > CANDIDATES_MAX) { /* so many are equal that no bound tells them apart: then the
+                                     bound is the k-th itself */
         *hint = (uint32_t)bound;
         return take(key, NULL, count, bound, k, index);
     }

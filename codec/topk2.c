@@ -1,25 +1,34 @@
-/* topk2: the few largest elements of every chunk, their places Rice-coded, their values in two bits.
+/* topk2: the few largest elements of every chunk, their places Rice-coded, their values in two
+ * bits.
  *
- * Payload: the table, four fp32; a byte, the runs' Rice parameter; one stream of bits (codec/bits.h), padded with zeroes to a
- * byte. A chunk of n elements sends at most k' = ceil(n · k / 4096) of them, zeroes never, and is written as
+ * Payload: the table, four fp32; a byte, the runs' Rice parameter; one stream of bits
+ * (codec/bits.h), padded with zeroes to a byte. A chunk of n elements sends at most k' = ceil(n · k
+ * / 4096) of them, zeroes never, and is written as
  *
- *     1                               k' elements follow, gaps with the usual Rice parameter   | whichever is shorter,
- *     0  rice:4  sent:7 (8 if k=128)  any number, any parameter                                | the first on a tie
- *     shift       Elias gamma of 1 + zigzag(difference to the last chunk's), absent in the first chunk that is not empty
- *     sent times  gap >> rice in unary (zeroes, then a one) · the gap's low `rice` bits · negative:1
- *     runs        of elements that are not large, Rice-coded: one before each large element and one to the end of those sent
+ *     1                               k' elements follow, gaps with the usual Rice parameter |
+ *                                     whichever is shorter,
+ *     0  rice:4  sent:7 (8 if k=128)  any number, any parameter | the first on a tie
+ *     shift       Elias gamma of 1 + zigzag(difference to the last chunk's), absent in the first
+ *                 chunk that is not empty
+ *     sent times  gap >> rice in unary (zeroes, then a one) · the gap's low `rice` bits ·
+ *                 negative:1
+ *     runs        of elements that are not large, Rice-coded: one before each large element and one
+ *                 to the end of those sent
  *
- * where shift and runs are absent if none is sent. A gap counts the elements skipped. An element's value is table[code] · 2^shift
- * with code = negative << 1 | large; it is large if its magnitude, divided by its chunk's 2^shift, is at least LARGE standard
- * deviations of all those sent: with 1.5 that is a four-level uniform quantiser over six sigma. The table holds the mean of each
- * of the four bins. Few elements are large, so that runs take about half of the bit that a flag would; with parameter 0 they are
- * such flags.
+ * where shift and runs are absent if none is sent. A gap counts the elements skipped. An element's
+ * value is table[code] · 2^shift with code = negative << 1 | large; it is large if its magnitude,
+ * divided by its chunk's 2^shift, is at least LARGE standard deviations of all those sent: with 1.5
+ * that is a four-level uniform quantiser over six sigma. The table holds the mean of each of the
+ * four bins. Few elements are large, so that runs take about half of the bit that a flag would;
+ * with parameter 0 they are such flags.
  *
- * The shift makes one table serve a fragment of many tensors: a chunk's mean magnitude over the fragment's, to the nearest power
- * of two, counted from the first chunk's, whose scale goes into the table. Where all chunks are alike it costs a bit each.
+ * The shift makes one table serve a fragment of many tensors: a chunk's mean magnitude over the
+ * fragment's, to the nearest power of two, counted from the first chunk's, whose scale goes into
+ * the table. Where all chunks are alike it costs a bit each.
  *
- * Rice's parameter is the cheapest for the chunk's gaps, or the message's runs, the smallest on a tie. A decoder learns the gaps
- * and runs, so it can demand that. All sums are in double: within a chunk by increasing index, then over the chunks from left to right.
+ * Rice's parameter is the cheapest for the chunk's gaps, or the message's runs, the smallest on a
+ * tie. A decoder learns the gaps and runs, so it can demand that. All sums are in double: within a
+ * chunk by increasing index, then over the chunks from left to right.
  */
 #include <float.h>
 #include <stdlib.h>
@@ -32,7 +41,13 @@
 static const double LARGE_SQUARED = 1.5 * 1.5;
 static const double SQRT_2 = 1.41421356237309504880;
 
-enum { RICE_BITS = 4, GAMMA_BITS_MAX = 17, KEEP_MAX = 128, TABLE_SIZE = 4 * TABLE_COUNT, PREFIX_SIZE = TABLE_SIZE + 1 };
+enum {
+    RICE_BITS = 4,
+    GAMMA_BITS_MAX = 17,
+    KEEP_MAX = 128,
+    TABLE_SIZE = 4 * TABLE_COUNT,
+    PREFIX_SIZE = TABLE_SIZE + 1
+};
 
 struct shape {
     unsigned keep; /* of a whole chunk */
@@ -43,7 +58,9 @@ static struct shape shape_of(enum codec codec) {
     return codec == CODEC_TOPK2_64 ? (struct shape){64, 5, 7} : (struct shape){128, 4, 8};
 }
 
-static size_t keep_of(struct shape shape, size_t size) { return (size * shape.keep + CODEC_CHUNK - 1) / CODEC_CHUNK; }
+static size_t keep_of(struct shape shape, size_t size) {
+    return (size * shape.keep + CODEC_CHUNK - 1) / CODEC_CHUNK;
+}
 
 static size_t entry_count(struct shape shape, size_t count) {
     return count / CODEC_CHUNK * shape.keep + keep_of(shape, count % CODEC_CHUNK);
@@ -51,12 +68,15 @@ static size_t entry_count(struct shape shape, size_t count) {
 
 static size_t chunk_count(size_t count) { return count / CODEC_CHUNK + (count % CODEC_CHUNK != 0); }
 
-/* The gaps of a chunk add up to less than 4096, so the unary parts have at most 4096 >> rice zeroes; a chunk that takes the
- * long form is no longer than it would be with the usual parameter. Runs take no more than a bit per element and one to end with. */
+/* The gaps of a chunk add up to less than 4096, so the unary parts have at most 4096 >> rice
+ * zeroes; a chunk that takes the long form is no longer than it would be with the usual parameter.
+ * Runs take no more than a bit per element and one to end with. */
 size_t topk2_payload_bound(enum codec codec, size_t count) {
     struct shape shape = shape_of(codec);
-    size_t a_chunk = 1 + 1 + RICE_BITS + shape.sent_bits + GAMMA_BITS_MAX + (CODEC_CHUNK >> shape.usual_rice);
-    size_t bits = chunk_count(count) * a_chunk + entry_count(shape, count) * (1 + shape.usual_rice + 2);
+    size_t a_chunk =
+        1 + 1 + RICE_BITS + shape.sent_bits + GAMMA_BITS_MAX + (CODEC_CHUNK >> shape.usual_rice);
+    size_t bits =
+        chunk_count(count) * a_chunk + entry_count(shape, count) * (1 + shape.usual_rice + 2);
     return PREFIX_SIZE + (bits + 7) / 8;
 }
 
@@ -64,7 +84,8 @@ size_t topk2_payload_bound(enum codec codec, size_t count) {
 
 static size_t rice_cost(const uint16_t *index, size_t sent, unsigned rice) {
     size_t cost = sent * (1 + rice);
-    for (size_t j = 0; j < sent; j++) cost += (size_t)(index[j] - (j > 0 ? index[j - 1] + 1 : 0)) >> rice;
+    for (size_t j = 0; j < sent; j++)
+        cost += (size_t)(index[j] - (j > 0 ? index[j - 1] + 1 : 0)) >> rice;
     return cost;
 }
 
@@ -80,7 +101,8 @@ static struct form best_form(struct shape shape, const uint16_t *index, size_t s
         size_t cost = rice_cost(index, sent, rice);
         if (cost < least) least = cost, best.rice = rice;
     }
-    if (sent == keep && rice_cost(index, sent, shape.usual_rice) <= RICE_BITS + shape.sent_bits + least) {
+    if (sent == keep &&
+        rice_cost(index, sent, shape.usual_rice) <= RICE_BITS + shape.sent_bits + least) {
         best = (struct form){true, shape.usual_rice};
     }
     return best;
@@ -91,14 +113,16 @@ static void add_run_costs(const uint8_t *code, size_t sent, uint64_t *cost) {
     size_t run = 0;
     for (size_t j = 0; j <= sent && sent > 0; j++, run++) {
         if (j < sent && !(code[j] & 1)) continue;
-        for (unsigned rice = 0; rice <= RUN_RICE_MAX; rice++) cost[rice] += 1 + rice + (run >> rice);
+        for (unsigned rice = 0; rice <= RUN_RICE_MAX; rice++)
+            cost[rice] += 1 + rice + (run >> rice);
         run = SIZE_MAX; /* so that the loop's increment makes it 0 */
     }
 }
 
 static unsigned cheapest(const uint64_t *cost) {
     unsigned best = 0;
-    for (unsigned rice = 1; rice <= RUN_RICE_MAX; rice++) best = cost[rice] < cost[best] ? rice : best;
+    for (unsigned rice = 1; rice <= RUN_RICE_MAX; rice++)
+        best = cost[rice] < cost[best] ? rice : best;
     return best;
 }
 
@@ -122,14 +146,16 @@ struct topk2_encoder {
     uint8_t *code;       /* [entry_count] */
 };
 
-enum status topk2_encoder_create(enum codec codec, size_t count, struct topk2_encoder **out, struct error *error) {
+enum status topk2_encoder_create(enum codec codec, size_t count, struct topk2_encoder **out,
+                                 struct error *error) {
     struct topk2_encoder *encoder = xcalloc(1, sizeof *encoder);
     encoder->shape = shape_of(codec);
     encoder->codec = codec;
     encoder->count = count;
     size_t entries = entry_count(encoder->shape, count);
     void *chunk = NULL, *index = NULL, *value = NULL, *code = NULL;
-    enum status status = memory_try(MAX(chunk_count(count), 1u), sizeof *encoder->chunk, &chunk, error);
+    enum status status =
+        memory_try(MAX(chunk_count(count), 1u), sizeof *encoder->chunk, &chunk, error);
     if (status == OK) status = memory_try(MAX(entries, 1u), sizeof *encoder->index, &index, error);
     if (status == OK) status = memory_try(MAX(entries, 1u), sizeof *encoder->value, &value, error);
     if (status == OK) status = memory_try(MAX(entries, 1u), sizeof *encoder->code, &code, error);
@@ -154,10 +180,13 @@ void topk2_encoder_destroy(struct topk2_encoder *encoder) {
     free(encoder);
 }
 
-void topk2_begin(struct topk2_encoder *encoder) { encoder->at = encoder->entries = encoder->hint = 0; }
+void topk2_begin(struct topk2_encoder *encoder) {
+    encoder->at = encoder->entries = encoder->hint = 0;
+}
 
 void topk2_select(struct topk2_encoder *encoder, const float *x, size_t size) {
-    ASSERT(size <= CODEC_CHUNK && size <= encoder->count - encoder->at && encoder->at % CODEC_CHUNK == 0);
+    ASSERT(size <= CODEC_CHUNK && size <= encoder->count - encoder->at &&
+           encoder->at % CODEC_CHUNK == 0);
     uint16_t *index = encoder->index + encoder->entries;
     float *value = encoder->value + encoder->entries;
     size_t sent = select_largest(x, size, keep_of(encoder->shape, size), &encoder->hint, index);
@@ -166,7 +195,8 @@ void topk2_select(struct topk2_encoder *encoder, const float *x, size_t size) {
         value[j] = x[index[j]];
         magnitude += value[j] < 0 ? -(double)value[j] : (double)value[j];
     }
-    encoder->chunk[encoder->at / CODEC_CHUNK] = (struct chunk){.magnitude = magnitude, .sent = (uint16_t)sent};
+    encoder->chunk[encoder->at / CODEC_CHUNK] =
+        (struct chunk){.magnitude = magnitude, .sent = (uint16_t)sent};
     encoder->entries += sent;
     encoder->at += size;
 }
@@ -200,7 +230,9 @@ static int choose_shifts(struct chunk *chunk, size_t chunks, size_t entries) {
 }
 
 /* Both codes and table are worked out from this, an element over its chunk's scale; exact. */
-static double normalised(float value, int shift) { return (double)value * (double)power_of_two(-shift); }
+static double normalised(float value, int shift) {
+    return (double)value * (double)power_of_two(-shift);
+}
 
 struct quantiser {
     double entries, squares; /* how many; Σ normalised² */
@@ -209,7 +241,8 @@ struct quantiser {
 };
 
 static uint8_t code_of(const struct quantiser *quantiser, double x) {
-    return (uint8_t)((x < 0) << 1 | (x * x * quantiser->entries >= LARGE_SQUARED * quantiser->squares));
+    return (uint8_t)((x < 0) << 1 |
+                     (x * x * quantiser->entries >= LARGE_SQUARED * quantiser->squares));
 }
 
 static void sum_squares(const struct topk2_encoder *encoder, size_t chunks, struct quantiser *out) {
@@ -225,14 +258,17 @@ static void sum_squares(const struct topk2_encoder *encoder, size_t chunks, stru
     }
 }
 
-/* Codes, what their runs ask for, and the table: the mean of each bin; 0 for one that no element is in. Magnitudes are held within what makes every value finite and no mean
- * zero, which matters to values at the very ends of fp32 only. */
-static void fill_bins(struct topk2_encoder *encoder, size_t chunks, int largest_shift, struct quantiser *quantiser) {
+/* Codes, what their runs ask for, and the table: the mean of each bin; 0 for one that no element is
+ * in. Magnitudes are held within what makes every value finite and no mean zero, which matters to
+ * values at the very ends of fp32 only. */
+static void fill_bins(struct topk2_encoder *encoder, size_t chunks, int largest_shift,
+                      struct quantiser *quantiser) {
     const float *value = encoder->value;
     uint8_t *code_at = encoder->code;
     uint64_t run_cost[RUN_RICE_MAX + 1] = {0};
     double sum[TABLE_COUNT] = {0}, members[TABLE_COUNT] = {0};
-    for (size_t c = 0; c < chunks; value += encoder->chunk[c].sent, code_at += encoder->chunk[c].sent, c++) {
+    for (size_t c = 0; c < chunks;
+         value += encoder->chunk[c].sent, code_at += encoder->chunk[c].sent, c++) {
         double part[TABLE_COUNT] = {0};
         for (size_t j = 0; j < encoder->chunk[c].sent; j++) {
             double x = normalised(value[j], encoder->chunk[c].shift);
@@ -267,8 +303,9 @@ static void put_head(struct bit_writer *bits, struct shape shape, struct form fo
 }
 
 /* Writes a chunk's elements and takes what they will be decoded to from its part of e. */
-static void put_elements(struct bit_writer *bits, const struct quantiser *quantiser, unsigned rice, const struct chunk *chunk,
-                         const uint16_t *index, const uint8_t *code, float *e) {
+static void put_elements(struct bit_writer *bits, const struct quantiser *quantiser, unsigned rice,
+                         const struct chunk *chunk, const uint16_t *index, const uint8_t *code,
+                         float *e) {
     float scale = power_of_two(chunk->shift);
     uint32_t next = 0;
     for (size_t j = 0; j < chunk->sent; j++) {
@@ -300,7 +337,8 @@ size_t topk2_finish(struct topk2_encoder *encoder, uint8_t *payload, float *e) {
     struct quantiser quantiser;
     sum_squares(encoder, chunks, &quantiser);
     fill_bins(encoder, chunks, largest_shift, &quantiser);
-    for (unsigned byte = 0; byte < TABLE_SIZE; byte++) payload[byte] = (uint8_t)(quantiser.table[byte / 4] >> 8 * (byte % 4));
+    for (unsigned byte = 0; byte < TABLE_SIZE; byte++)
+        payload[byte] = (uint8_t)(quantiser.table[byte / 4] >> 8 * (byte % 4));
     payload[TABLE_SIZE] = (uint8_t)quantiser.run_rice;
 
     struct bit_writer bits = {.out = payload + PREFIX_SIZE};
@@ -311,7 +349,8 @@ size_t topk2_finish(struct topk2_encoder *encoder, uint8_t *payload, float *e) {
     for (size_t c = 0; c < chunks; c++) {
         const struct chunk *chunk = &encoder->chunk[c];
         size_t first = c * CODEC_CHUNK, size = MIN((size_t)CODEC_CHUNK, encoder->count - first);
-        struct form form = best_form(encoder->shape, index, chunk->sent, keep_of(encoder->shape, size));
+        struct form form =
+            best_form(encoder->shape, index, chunk->sent, keep_of(encoder->shape, size));
         put_head(&bits, encoder->shape, form, chunk->sent);
         if (chunk->sent == 0) continue;
         if (shift_known) put_shift(&bits, chunk->shift - shift);
@@ -334,18 +373,23 @@ enum status topk2_begin_decoding(struct cursor *cursor, struct error *error) {
     cursor->run_rice = reader_u8(&reader);
     if (reader.failed) return error_set(error, INVALID, "%s message: truncated in its table", name);
     if (cursor->run_rice > RUN_RICE_MAX)
-        return error_set(error, INVALID, "%s message: the runs' Rice parameter is out of range", name);
+        return error_set(error, INVALID, "%s message: the runs' Rice parameter is out of range",
+                         name);
     size_t most = topk2_payload_bound(cursor->codec, cursor->count);
     if (cursor->payload.size > most) {
-        return error_set(error, INVALID, "%s message: payload is %zu bytes, at most %zu are possible", name, cursor->payload.size,
-                         most);
+        return error_set(error, INVALID,
+                         "%s message: payload is %zu bytes, at most %zu are possible", name,
+                         cursor->payload.size, most);
     }
     for (unsigned code = 0; code < TABLE_COUNT; code++) {
         if (!bits_are_finite(cursor->table[code])) {
-            return error_set(error, INVALID, "%s message: table entry %u is not finite", name, code);
+            return error_set(error, INVALID, "%s message: table entry %u is not finite", name,
+                             code);
         }
-        if (cursor->table[code] != 0 && (cursor->table[code] >> 31 != code >> 1 || cursor->table[code] << 1 == 0)) {
-            return error_set(error, INVALID, "%s message: table entry %u has the wrong sign", name, code);
+        if (cursor->table[code] != 0 &&
+            (cursor->table[code] >> 31 != code >> 1 || cursor->table[code] << 1 == 0)) {
+            return error_set(error, INVALID, "%s message: table entry %u has the wrong sign", name,
+                             code);
         }
     }
     size_t left = reader_left(&reader);
@@ -354,12 +398,14 @@ enum status topk2_begin_decoding(struct cursor *cursor, struct error *error) {
     return OK;
 }
 
-static enum status chunk_invalid(const struct cursor *cursor, const char *what, struct error *error) {
-    return error_set(error, INVALID, "%s message: chunk %zu: %s", codec_name(cursor->codec), cursor->at / CODEC_CHUNK, what);
+static enum status chunk_invalid(const struct cursor *cursor, const char *what,
+                                 struct error *error) {
+    return error_set(error, INVALID, "%s message: chunk %zu: %s", codec_name(cursor->codec),
+                     cursor->at / CODEC_CHUNK, what);
 }
 
-static enum status get_head(struct cursor *cursor, struct shape shape, size_t keep, struct form *form, size_t *sent,
-                            struct error *error) {
+static enum status get_head(struct cursor *cursor, struct shape shape, size_t keep,
+                            struct form *form, size_t *sent, struct error *error) {
     *form = (struct form){true, shape.usual_rice};
     *sent = keep;
     if (bits_get(&cursor->bits, 1) == 0) {
@@ -367,7 +413,8 @@ static enum status get_head(struct cursor *cursor, struct shape shape, size_t ke
         *sent = bits_get(&cursor->bits, shape.sent_bits);
     }
     if (cursor->bits.failed) return chunk_invalid(cursor, "truncated", error);
-    if (form->rice > RICE_MAX) return chunk_invalid(cursor, "Rice parameter is out of range", error);
+    if (form->rice > RICE_MAX)
+        return chunk_invalid(cursor, "Rice parameter is out of range", error);
     if (*sent > keep) return chunk_invalid(cursor, "sends more elements than it may", error);
     return OK;
 }
@@ -376,23 +423,26 @@ static enum status get_shift(struct cursor *cursor, struct error *error) {
     if (cursor->shift_known) {
         unsigned width = bits_get_unary(&cursor->bits, 9);
         uint32_t value = (1u << width) + bits_get(&cursor->bits, width) - 1;
-        if (cursor->bits.failed) return chunk_invalid(cursor, "truncated or wrong in its shift", error);
+        if (cursor->bits.failed)
+            return chunk_invalid(cursor, "truncated or wrong in its shift", error);
         cursor->shift += value % 2 ? -(int)(value / 2) - 1 : (int)(value / 2);
     }
     cursor->shift_known = true;
-    if (cursor->shift > SHIFT_MAX || cursor->shift < -SHIFT_MAX) return chunk_invalid(cursor, "shift is out of range", error);
+    if (cursor->shift > SHIFT_MAX || cursor->shift < -SHIFT_MAX)
+        return chunk_invalid(cursor, "shift is out of range", error);
     cursor->largest_shift = MAX(cursor->largest_shift, cursor->shift);
     return OK;
 }
 
-static enum status get_elements(struct cursor *cursor, unsigned rice, size_t sent, struct piece *out, uint8_t *code,
-                                struct error *error) {
+static enum status get_elements(struct cursor *cursor, unsigned rice, size_t sent,
+                                struct piece *out, uint8_t *code, struct error *error) {
     uint32_t next = 0, size = (uint32_t)out->size;
     for (size_t j = 0; j < sent; j++) {
         uint32_t gap = bits_get_unary(&cursor->bits, size >> rice) << rice;
         uint32_t rest = bits_get(&cursor->bits, rice + 1);
         gap |= rest & ((1u << rice) - 1);
-        if (cursor->bits.failed) return chunk_invalid(cursor, "truncated, or a gap is longer than the chunk", error);
+        if (cursor->bits.failed)
+            return chunk_invalid(cursor, "truncated, or a gap is longer than the chunk", error);
         if (gap >= size - next) return chunk_invalid(cursor, "an index is beyond its end", error);
         out->index[j] = (uint16_t)(next + gap);
         code[j] = (uint8_t)(rest >> rice << 1);
@@ -401,12 +451,14 @@ static enum status get_elements(struct cursor *cursor, unsigned rice, size_t sen
     return OK;
 }
 
-static enum status get_runs(struct cursor *cursor, size_t sent, uint8_t *code, struct error *error) {
+static enum status get_runs(struct cursor *cursor, size_t sent, uint8_t *code,
+                            struct error *error) {
     unsigned rice = cursor->run_rice;
     for (size_t at = 0;; at++) {
         size_t run = (size_t)bits_get_unary(&cursor->bits, KEEP_MAX) << rice;
         run |= bits_get(&cursor->bits, rice);
-        if (cursor->bits.failed || run > sent - at) return chunk_invalid(cursor, "truncated, or a run is too long", error);
+        if (cursor->bits.failed || run > sent - at)
+            return chunk_invalid(cursor, "truncated, or a run is too long", error);
         at += run;
         if (at == sent) return OK;
         code[at] |= 1;
@@ -426,7 +478,8 @@ enum status topk2_next(struct cursor *cursor, struct piece *out, struct error *e
         TRY(get_runs(cursor, sent, code, error));
     }
     struct form best = best_form(shape, out->index, sent, keep);
-    if (best.usual != form.usual || best.rice != form.rice) return chunk_invalid(cursor, "is not in its shortest form", error);
+    if (best.usual != form.usual || best.rice != form.rice)
+        return chunk_invalid(cursor, "is not in its shortest form", error);
     add_run_costs(code, sent, cursor->run_cost);
     float scale = power_of_two(cursor->shift);
     for (size_t j = 0; j < sent; j++) {
@@ -440,10 +493,12 @@ enum status topk2_next(struct cursor *cursor, struct piece *out, struct error *e
 enum status topk2_end(const struct cursor *cursor, struct error *error) {
     const char *name = codec_name(cursor->codec);
     if (!bits_at_end(&cursor->bits)) {
-        return error_set(error, INVALID, "%s message: bytes or nonzero padding after the last chunk", name);
+        return error_set(error, INVALID,
+                         "%s message: bytes or nonzero padding after the last chunk", name);
     }
     if (cheapest(cursor->run_cost) != cursor->run_rice) {
-        return error_set(error, INVALID, "%s message: the runs' Rice parameter is not the cheapest", name);
+        return error_set(error, INVALID, "%s message: the runs' Rice parameter is not the cheapest",
+                         name);
     }
     for (unsigned code = 0; code < TABLE_COUNT; code++) {
         bool used = cursor->codes_used >> code & 1;
@@ -453,13 +508,15 @@ enum status topk2_end(const struct cursor *cursor, struct error *error) {
         }
         float value = float_of(cursor->table[code]) * power_of_two(cursor->largest_shift);
         if (!bits_are_finite(float_bits(value))) {
-            return error_set(error, INVALID, "%s message: table entry %u is not finite once shifted", name, code);
+            return error_set(error, INVALID,
+                             "%s message: table entry %u is not finite once shifted", name, code);
         }
     }
     for (unsigned code = 0; code < TABLE_COUNT; code += 2) {
         uint32_t small = cursor->table[code], large = cursor->table[code + 1];
         if (small != 0 && large != 0 && small > large) {
-            return error_set(error, INVALID, "%s message: table entry %u is larger than entry %u", name, code, code + 1);
+            return error_set(error, INVALID, "%s message: table entry %u is larger than entry %u",
+                             name, code, code + 1);
         }
     }
     return OK;

@@ -9,9 +9,11 @@
 #include "base/memory.h"
 #include "config/yaml.h"
 
-static enum status set_entry(struct options *options, const struct yaml_entry *entry, const char *name, struct error *error) {
+static enum status set_entry(struct options *options, const struct yaml_entry *entry,
+                             const char *name, struct error *error) {
     if (entry->kind == YAML_EMPTY_MAP)
-        return error_set(error, INVALID, "%s:%u: %s has nothing in it", name, entry->line, entry->key);
+        return error_set(error, INVALID, "%s:%u: %s has nothing in it", name, entry->line,
+                         entry->key);
     char *where = xformat("%s:%u", name, entry->line);
     const char *text = entry->kind == YAML_TEXT ? entry->text : NULL;
     enum status status = options_set_from_file(options, entry->key, text, where, error);
@@ -19,7 +21,8 @@ static enum status set_entry(struct options *options, const struct yaml_entry *e
     return status;
 }
 
-enum status config_load_text(struct options *options, struct bytes text, const char *name, struct error *error) {
+enum status config_load_text(struct options *options, struct bytes text, const char *name,
+                             struct error *error) {
     struct yaml *yaml = NULL;
     TRY(yaml_read(text, name, &(struct yaml_limits){.size = CONFIG_SIZE_MAX}, &yaml, error));
     enum status status = OK;

@@ -1,5 +1,6 @@
-/* libyaml's events, flattened. The walk keeps a stack of the open mappings and sequences, each with the length of the key so far, so that
- * nothing recurses and no node of libyaml's outlives its event. */
+/* libyaml's events, flattened. The walk keeps a stack of the open mappings and sequences, each with
+ * the length of the key so far, so that nothing recurses and no node of libyaml's outlives its
+ * event. */
 #include "config/yaml.h"
 
 #include <stdlib.h>
@@ -9,7 +10,13 @@
 #include "base/memory.h"
 #include "base/utf8.h"
 
-enum { SIZE_DEFAULT = 1 << 20, ENTRIES_DEFAULT = 10000, DEPTH_DEFAULT = 16, DEPTH_MAX = 64, KEY_MAX = 256 };
+enum {
+    SIZE_DEFAULT = 1 << 20,
+    ENTRIES_DEFAULT = 10000,
+    DEPTH_DEFAULT = 16,
+    DEPTH_MAX = 64,
+    KEY_MAX = 256
+};
 
 struct yaml {
     struct yaml_entry *entries;
@@ -41,7 +48,8 @@ static enum status complain(const struct yaml_walk *walk, const char *what) {
 
 /* --- keys --- */
 
-/* Puts what names the next value after the level's own name: ".name" for a map (already there), "[index]" for a sequence. */
+/* Puts what names the next value after the level's own name: ".name" for a map (already there),
+ * "[index]" for a sequence. */
 static enum status name_value(struct yaml_walk *walk) {
     if (walk->depth == 0) return OK;
     struct level *level = &walk->levels[walk->depth - 1];
@@ -49,16 +57,19 @@ static enum status name_value(struct yaml_walk *walk) {
         level->has_key = false;
         return OK;
     }
-    int wrote = snprintf(walk->key + level->prefix, KEY_MAX - level->prefix, "[%zu]", level->index++);
+    int wrote =
+        snprintf(walk->key + level->prefix, KEY_MAX - level->prefix, "[%zu]", level->index++);
     return level->prefix + (size_t)wrote < KEY_MAX ? OK : complain(walk, "the key is too long");
 }
 
 static enum status set_key(struct yaml_walk *walk, const char *text, size_t size) {
     struct level *level = &walk->levels[walk->depth - 1];
-    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./+@";
+    static const char allowed[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./+@";
     if (size == 0 || strspn(text, allowed) != size)
         return complain(walk, "a key must be a plain name of letters, digits, '-', '_' and '.'");
-    int wrote = snprintf(walk->key + level->prefix, KEY_MAX - level->prefix, "%s%s", level->prefix ? "." : "", text);
+    int wrote = snprintf(walk->key + level->prefix, KEY_MAX - level->prefix, "%s%s",
+                         level->prefix ? "." : "", text);
     if (level->prefix + (size_t)wrote >= KEY_MAX) return complain(walk, "the key is too long");
     level->has_key = true;
     level->index++;
@@ -67,15 +78,19 @@ static enum status set_key(struct yaml_walk *walk, const char *text, size_t size
 
 /* --- entries --- */
 
-static enum status add_entry(struct yaml_walk *walk, const char *text, enum yaml_kind kind, bool quoted, unsigned line) {
+static enum status add_entry(struct yaml_walk *walk, const char *text, enum yaml_kind kind,
+                             bool quoted, unsigned line) {
     struct yaml *yaml = walk->yaml;
     if (yaml->count == walk->limits.entries) return complain(walk, "too many settings");
     if (yaml->count == yaml->capacity) {
         yaml->capacity = MAX(yaml->capacity * 2, (size_t)32);
         yaml->entries = xrealloc(yaml->entries, yaml->capacity * sizeof *yaml->entries);
     }
-    yaml->entries[yaml->count++] =
-        (struct yaml_entry){.key = xstrdup(walk->key), .text = xstrdup(text), .kind = kind, .quoted = quoted, .line = line};
+    yaml->entries[yaml->count++] = (struct yaml_entry){.key = xstrdup(walk->key),
+                                                       .text = xstrdup(text),
+                                                       .kind = kind,
+                                                       .quoted = quoted,
+                                                       .line = line};
     return OK;
 }
 
@@ -97,14 +112,17 @@ static enum status on_scalar(struct yaml_walk *walk, const yaml_event_t *event) 
 }
 
 static enum status open_level(struct yaml_walk *walk, bool is_map) {
-    if (walk->depth > 0 && walk->levels[walk->depth - 1].is_map && !walk->levels[walk->depth - 1].has_key) {
+    if (walk->depth > 0 && walk->levels[walk->depth - 1].is_map &&
+        !walk->levels[walk->depth - 1].has_key) {
         return complain(walk, "a key must be a plain name");
     }
-    if (walk->depth == 0 && !is_map) return complain(walk, "the file must hold settings of the form 'key: value', not a list");
+    if (walk->depth == 0 && !is_map)
+        return complain(walk, "the file must hold settings of the form 'key: value', not a list");
     if (walk->depth == walk->limits.depth) return complain(walk, "nested too deeply");
     TRY(name_value(walk));
     size_t prefix = walk->depth ? strlen(walk->key) : 0;
-    walk->levels[walk->depth++] = (struct level){.is_map = is_map, .prefix = prefix, .line = walk->line};
+    walk->levels[walk->depth++] =
+        (struct level){.is_map = is_map, .prefix = prefix, .line = walk->line};
     return OK;
 }
 
@@ -112,7 +130,8 @@ static enum status close_level(struct yaml_walk *walk) {
     struct level *level = &walk->levels[--walk->depth];
     walk->key[level->prefix] = 0;
     if (level->index > 0 || walk->depth == 0) return OK;
-    return add_entry(walk, "", level->is_map ? YAML_EMPTY_MAP : YAML_EMPTY_LIST, false, level->line);
+    return add_entry(walk, "", level->is_map ? YAML_EMPTY_MAP : YAML_EMPTY_LIST, false,
+                     level->line);
 }
 
 static enum status on_event(struct yaml_walk *walk, const yaml_event_t *event) {
@@ -122,18 +141,21 @@ static enum status on_event(struct yaml_walk *walk, const yaml_event_t *event) {
         if (walk->seen_document) return complain(walk, "a second document ('---') is not accepted");
         walk->seen_document = true;
         if (event->data.document_start.version_directive ||
-            event->data.document_start.tag_directives.start != event->data.document_start.tag_directives.end) {
+            event->data.document_start.tag_directives.start !=
+                event->data.document_start.tag_directives.end) {
             return complain(walk, "directives (%) are not accepted");
         }
         return OK;
     case YAML_ALIAS_EVENT: return complain(walk, "aliases (*name) are not accepted");
     case YAML_SCALAR_EVENT: return on_scalar(walk, event);
     case YAML_MAPPING_START_EVENT:
-        if (event->data.mapping_start.anchor) return complain(walk, "anchors (&name) are not accepted");
+        if (event->data.mapping_start.anchor)
+            return complain(walk, "anchors (&name) are not accepted");
         if (event->data.mapping_start.tag) return complain(walk, "tags (!name) are not accepted");
         return open_level(walk, true);
     case YAML_SEQUENCE_START_EVENT:
-        if (event->data.sequence_start.anchor) return complain(walk, "anchors (&name) are not accepted");
+        if (event->data.sequence_start.anchor)
+            return complain(walk, "anchors (&name) are not accepted");
         if (event->data.sequence_start.tag) return complain(walk, "tags (!name) are not accepted");
         return open_level(walk, false);
     case YAML_MAPPING_END_EVENT:
@@ -147,7 +169,8 @@ static enum status walk_events(struct yaml_walk *walk, yaml_parser_t *parser) {
         yaml_event_t event;
         if (!yaml_parser_parse(parser, &event)) {
             walk->line = (unsigned)parser->problem_mark.line + 1;
-            if (parser->error == YAML_MEMORY_ERROR) return error_set(walk->error, FULL, "%s: no memory", walk->name);
+            if (parser->error == YAML_MEMORY_ERROR)
+                return error_set(walk->error, FULL, "%s: no memory", walk->name);
             return complain(walk, parser->problem ? parser->problem : "this is not YAML");
         }
         bool last = event.type == YAML_STREAM_END_EVENT;
@@ -172,12 +195,15 @@ static enum status refuse_duplicates(struct yaml_walk *walk) {
     for (size_t i = 0; i < yaml->count; i++) yaml->sorted[i] = i;
     qsort_r(yaml->sorted, yaml->count, sizeof *yaml->sorted, compare_entries, yaml->entries);
     for (size_t i = 1; i < yaml->count; i++) {
-        const struct yaml_entry *before = &yaml->entries[yaml->sorted[i - 1]], *entry = &yaml->entries[yaml->sorted[i]];
+        const struct yaml_entry *before = &yaml->entries[yaml->sorted[i - 1]],
+                                *entry = &yaml->entries[yaml->sorted[i]];
         if (strcmp(before->key, entry->key) != 0) continue;
-        return error_set(walk->error, INVALID, "%s:%u: the key %s is there twice (first in line %u)", walk->name, entry->line,
-                         entry->key, before->line);
+        return error_set(walk->error, INVALID,
+                         "%s:%u: the key %s is there twice (first in line %u)", walk->name,
+                         entry->line, entry->key, before->line);
     }
-    /* A key that has a value of its own and members too: `a: 1` beside `a.b: 2`, or the list `a: [x]` beside a second one. */
+    /* A key that has a value of its own and members too: `a: 1` beside `a.b: 2`, or the list `a:
+     * [x]` beside a second one. */
     for (size_t i = 0; i < yaml->count; i++) {
         char outer[KEY_MAX];
         snprintf(outer, sizeof outer, "%s", yaml->entries[i].key);
@@ -186,8 +212,9 @@ static enum status refuse_duplicates(struct yaml_walk *walk) {
             outer[end] = 0;
             const struct yaml_entry *other = yaml_find(yaml, outer);
             if (!other) continue;
-            return error_set(walk->error, INVALID, "%s:%u: the key %s has a value and members (line %u)", walk->name, other->line,
-                             outer, yaml->entries[i].line);
+            return error_set(walk->error, INVALID,
+                             "%s:%u: the key %s has a value and members (line %u)", walk->name,
+                             other->line, outer, yaml->entries[i].line);
         }
     }
     return OK;
@@ -197,13 +224,15 @@ static enum status refuse_tabs(const struct yaml_walk *walk, struct bytes text) 
     unsigned line = 1;
     for (size_t i = 0; i < text.size; i++) {
         if (text.data[i] == '\n') line++;
-        if (text.data[i] == '\t') return error_set(walk->error, INVALID, "%s:%u: a tab; indent with spaces", walk->name, line);
+        if (text.data[i] == '\t')
+            return error_set(walk->error, INVALID, "%s:%u: a tab; indent with spaces", walk->name,
+                             line);
     }
     return OK;
 }
 
-enum status yaml_read(struct bytes text, const char *name, const struct yaml_limits *limits, struct yaml **out,
-                      struct error *error) {
+enum status yaml_read(struct bytes text, const char *name, const struct yaml_limits *limits,
+                      struct yaml **out, struct error *error) {
     struct yaml_walk walk = {.name = name, .error = error, .line = 1};
     if (limits) walk.limits = *limits;
     if (!walk.limits.size) walk.limits.size = SIZE_DEFAULT;
@@ -211,9 +240,11 @@ enum status yaml_read(struct bytes text, const char *name, const struct yaml_lim
     if (!walk.limits.depth) walk.limits.depth = DEPTH_DEFAULT;
     walk.limits.depth = MIN(walk.limits.depth, (unsigned)DEPTH_MAX);
     if (text.size > walk.limits.size) {
-        return error_set(error, INVALID, "%s: %zu bytes, more than the limit of %zu", name, text.size, walk.limits.size);
+        return error_set(error, INVALID, "%s: %zu bytes, more than the limit of %zu", name,
+                         text.size, walk.limits.size);
     }
-    if (utf16_mark(text.data, text.size)) return error_set(error, INVALID, "%s: it is UTF-16 text; save it as UTF-8", name);
+    if (utf16_mark(text.data, text.size))
+        return error_set(error, INVALID, "%s: it is UTF-16 text; save it as UTF-8", name);
     size_t mark = utf8_mark(text.data, text.size);
     if (mark) text = bytes_of(text.data + mark, text.size - mark);
     TRY(refuse_tabs(&walk, text));

@@ -1,13 +1,15 @@
-/* YAML bytes to a flat list of (dotted key, text, line): the only form in which the rest of the program sees a YAML file.
+/* YAML bytes to a flat list of (dotted key, text, line): the only form in which the rest of the
+ * program sees a YAML file.
  *
  *     upload:                       upload.rate-limit   "10MiB"   line 2
  *       rate-limit: 10MiB     ->    peers[0]            "a:1"     line 3
  *     peers: [a:1, b:2]             peers[1]            "b:2"     line 3
  *
- * A small safe part of YAML: mappings, sequences and scalars, one document. Refused, each with its line: anchors and aliases
- * (a few bytes of them expand to gigabytes), tags, duplicate keys (also `a.b` beside `a: {b: }`), tabs, more than one document,
- * keys that are not plain names, and whatever is larger or deeper than the limits. Every scalar is text: what it means is the
- * option table's business, so `no` is never taken for false where a country was meant.
+ * A small safe part of YAML: mappings, sequences and scalars, one document. Refused, each with its
+ * line: anchors and aliases (a few bytes of them expand to gigabytes), tags, duplicate keys (also
+ * `a.b` beside `a: {b: }`), tabs, more than one document, keys that are not plain names, and
+ * whatever is larger or deeper than the limits. Every scalar is text: what it means is the option
+ * table's business, so `no` is never taken for false where a country was meant.
  */
 #ifndef CONFIG_YAML_H
 #define CONFIG_YAML_H
@@ -36,8 +38,10 @@ struct yaml_limits {
 
 struct yaml; /* a read document */
 
-/* `name` (a file's) opens every message: "node.yaml:12: ...". An empty document has no entries. INVALID. Close with yaml_close. */
-MUST_USE enum status yaml_read(struct bytes text, const char *name, const struct yaml_limits *limits, struct yaml **out,
+/* `name` (a file's) opens every message: "node.yaml:12: ...". An empty document has no entries.
+ * INVALID. Close with yaml_close. */
+MUST_USE enum status yaml_read(struct bytes text, const char *name,
+                               const struct yaml_limits *limits, struct yaml **out,
                                struct error *error);
 void yaml_close(struct yaml *yaml); /* NULL is a no-op */
 size_t yaml_count(const struct yaml *yaml);

@@ -34,7 +34,8 @@ enum status call_send(struct call *call, struct buffer *head, struct bytes paylo
 
 void call_answer(struct call *call, struct buffer *head) {
     struct rpc_piece piece = rpc_piece_of(buffer_bytes(head));
-    if (rpc_call_reply(call->rpc, &piece, 1) == OK) atomic_fetch_add(call->bytes_out, head->size + CALL_FRAME_OVERHEAD);
+    if (rpc_call_reply(call->rpc, &piece, 1) == OK)
+        atomic_fetch_add(call->bytes_out, head->size + CALL_FRAME_OVERHEAD);
     buffer_deinit(head);
 }
 
@@ -47,4 +48,6 @@ void call_answer_admin(struct call *call, const struct admin_reply *reply) {
         call_finish(call, RPC_INTERNAL, error.message);
 }
 
-void call_finish(struct call *call, enum rpc_code code, const char *message) { rpc_call_finish(call->rpc, code, message); }
+void call_finish(struct call *call, enum rpc_code code, const char *message) {
+    rpc_call_finish(call->rpc, code, message);
+}

@@ -1,7 +1,8 @@
 /* One RPC, from its first byte to its end, as the coordinator's threads hand it on.
  *
- * Counted references: coordinator/calls.h has one while the RPC is open, and every message that names the call has another, so
- * what a thread was posted may be answered at any time; on a call that has ended meanwhile each function is a no-op.
+ * Counted references: coordinator/calls.h has one while the RPC is open, and every message that
+ * names the call has another, so what a thread was posted may be answered at any time; on a call
+ * that has ended meanwhile each function is a no-op.
  */
 #ifndef COORDINATOR_CALL_H
 #define COORDINATOR_CALL_H
@@ -29,8 +30,9 @@ struct call {
     atomic_uint references;
     atomic_bool closed;
 
-    bool submits;      /* Submit, rpc's thread: the first frame came */
-    uint32_t protocol; /* Join: this and the CSR are set before the call is told, then the loop\'s */
+    bool submits; /* Submit, rpc's thread: the first frame came */
+    uint32_t
+        protocol; /* Join: this and the CSR are set before the call is told, then the loop\'s */
     struct buffer csr;
     struct buffer secret; /* of an invitation: the loop's, until it is sent */
 };
@@ -41,7 +43,8 @@ void call_release(struct call *call);        /* likewise; the last one clears th
 bool call_has_ended(const struct call *call);
 /* Asks for the next message. */
 void call_read(struct call *call);
-/* Sends head (a frame's encoding, taken and freed) and the payload after it, and counts the bytes. Statuses: rpc_call_write's. */
+/* Sends head (a frame's encoding, taken and freed) and the payload after it, and counts the bytes.
+ * Statuses: rpc_call_write's. */
 enum status call_send(struct call *call, struct buffer *head, struct bytes payload);
 /* The same as the last message of a unary or Submit call. */
 void call_answer(struct call *call, struct buffer *head);

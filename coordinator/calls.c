@@ -1,4 +1,5 @@
-/* The rpc threads' side: who calls, what they say in the first place, and the registry of open calls. */
+/* The rpc threads' side: who calls, what they say in the first place, and the registry of open
+ * calls. */
 #include "coordinator/calls.h"
 
 #include <pthread.h>
@@ -32,11 +33,14 @@ static void tell(struct call *call, struct call_event *event) {
     options->tell(options->context, event);
 }
 
-static void tell_kind(struct call *call, enum call_event_kind kind) { tell(call, &(struct call_event){.kind = kind}); }
+static void tell_kind(struct call *call, enum call_event_kind kind) {
+    tell(call, &(struct call_event){.kind = kind});
+}
 
-/* ---- the registry ---------------------------------------------------------------------------------------------------------- */
+/* ---- the registry ---------------------------------------------------------------------------- */
 
-static struct call *open_call(struct calls *calls, enum service_method method, struct rpc_call *rpc) {
+static struct call *open_call(struct calls *calls, enum service_method method,
+                              struct rpc_call *rpc) {
     struct call *call = xcalloc(1, sizeof *call);
     atomic_init(&call->references, 1);
     call->calls = calls;
@@ -84,7 +88,8 @@ void calls_cut(struct calls *calls, uint32_t site, const char *reason) {
     for (size_t i = 0; i < calls->count; i++) {
         struct call *call = calls->open[i];
         /* a Submit is being answered with its refusal, which says more than a cut */
-        if (call->site == site && call->method != METHOD_SUBMIT) rpc_call_finish(call->rpc, RPC_PERMISSION_DENIED, message);
+        if (call->site == site && call->method != METHOD_SUBMIT)
+            rpc_call_finish(call->rpc, RPC_PERMISSION_DENIED, message);
     }
     pthread_mutex_unlock(&calls->lock);
 }
@@ -96,16 +101,18 @@ static bool is_revoked(struct calls *calls, uint32_t site) {
     return revoked;
 }
 
-/* ---- opening ------------------------------------------------------------------------------------------------------------ */
+/* ---- opening --------------------------------------------------------------------------------- */
 
-/* Who the certificate says it is. False, with the call ended, for somebody who has no business here. */
+/* Who the certificate says it is. False, with the call ended, for somebody who has no business
+ * here. */
 static bool identify(struct call *call) {
     const struct rpc_peer *peer = rpc_call_peer(call->rpc);
     if (call->method == METHOD_JOIN) return true;
     struct identity identity;
     struct error error = {0};
     if (!peer->authenticated) {
-        rpc_call_finish(call->rpc, RPC_UNAUTHENTICATED, "this method needs the certificate that joining the run gave you");
+        rpc_call_finish(call->rpc, RPC_UNAUTHENTICATED,
+                        "this method needs the certificate that joining the run gave you");
         return false;
     }
     if (identity_parse(peer->uri, &identity, &error) != OK) {
@@ -119,7 +126,8 @@ static bool identify(struct call *call) {
     bool wants_admin = call->method == METHOD_ADMIN;
     if ((identity.role == IDENTITY_ADMIN) != wants_admin) {
         rpc_call_finish(call->rpc, RPC_PERMISSION_DENIED,
-                        wants_admin ? "only an admin's certificate may do that" : "only a site's certificate may do that");
+                        wants_admin ? "only an admin's certificate may do that"
+                                    : "only a site's certificate may do that");
         return false;
     }
     call->site = wants_admin ? 0 : identity.site;
@@ -140,8 +148,12 @@ static void open_method(struct rpc_call *rpc, void *user, enum service_method me
 static void open_join(struct rpc_call *rpc, void *user) { open_method(rpc, user, METHOD_JOIN); }
 static void open_submit(struct rpc_call *rpc, void *user) { open_method(rpc, user, METHOD_SUBMIT); }
 static void open_follow(struct rpc_call *rpc, void *user) { open_method(rpc, user, METHOD_FOLLOW); }
-static void open_snapshot(struct rpc_call *rpc, void *user) { open_method(rpc, user, METHOD_SNAPSHOT); }
-static void open_heartbeat(struct rpc_call *rpc, void *user) { open_method(rpc, user, METHOD_HEARTBEAT); }
+static void open_snapshot(struct rpc_call *rpc, void *user) {
+    open_method(rpc, user, METHOD_SNAPSHOT);
+}
+static void open_heartbeat(struct rpc_call *rpc, void *user) {
+    open_method(rpc, user, METHOD_HEARTBEAT);
+}
 static void open_admin(struct rpc_call *rpc, void *user) { open_method(rpc, user, METHOD_ADMIN); }
 
 static void on_closed(struct rpc_call *rpc, void *user, const struct rpc_outcome *outcome) {
@@ -152,7 +164,7 @@ static void on_closed(struct rpc_call *rpc, void *user, const struct rpc_outcome
     call_forget(call);
 }
 
-/* ---- messages ----------------------------------------------------------------------------------------------------------- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 static bool split(struct call *call, const struct buffer *message, struct frame *frame) {
     struct error error = {0};
@@ -207,7 +219,9 @@ static void submit_message(struct rpc_call *rpc, void *user, struct buffer *mess
     if (submit_frame_decode(split_frame, arena, &frame, &error) != OK) {
         refuse_bytes(call, &error);
     } else if ((frame.kind == SUBMIT_OPEN) == call->submits) {
-        rpc_call_finish(rpc, RPC_INVALID_ARGUMENT, call->submits ? "a second header on one stream" : "a chunk before the header");
+        rpc_call_finish(rpc, RPC_INVALID_ARGUMENT,
+                        call->submits ? "a second header on one stream"
+                                      : "a chunk before the header");
     } else if (frame.kind == SUBMIT_OPEN) {
         if (speaks(call, frame.open.protocol)) {
             call->submits = true;
@@ -279,7 +293,8 @@ static void heartbeat_message(struct rpc_call *rpc, void *user, struct buffer *m
     if (heartbeat_request_decode(frame, arena, &request, &error) != OK) {
         refuse_bytes(call, &error);
     } else if (speaks(call, request.protocol)) {
-        struct call_event event = {.kind = CALL_REPORT, .event.kind = COORDINATOR_HEARTBEAT, .report = &request};
+        struct call_event event = {
+            .kind = CALL_REPORT, .event.kind = COORDINATOR_HEARTBEAT, .report = &request};
         event.event.heartbeat.site = call->site;
         event.event.heartbeat.instance = request.instance;
         event.event.heartbeat.turn = request.turn;
@@ -305,14 +320,19 @@ static void join_request(struct call *call, const struct join_request *request) 
     call->protocol = protocol_negotiate(request->protocol_min, request->protocol_max);
     if (call->protocol == 0) {
         refuse_join(call, JOIN_PROTOCOL, "no protocol version in common: update the older side");
-    } else if (certificate_request_key(request->csr_der, event.event.join.public_key, &error) != OK) {
+    } else if (certificate_request_key(request->csr_der, event.event.join.public_key, &error) !=
+               OK) {
         refuse_join(call, JOIN_CSR, error.message);
-    } else if (strlen(request->site_name) >= SITE_NAME_SIZE || name_check(request->site_name, &error) != OK) {
-        refuse_join(call, JOIN_NAME, "a site's name is 1-32 characters from a-z, 0-9 and '-', starting with a letter");
+    } else if (strlen(request->site_name) >= SITE_NAME_SIZE ||
+               name_check(request->site_name, &error) != OK) {
+        refuse_join(
+            call, JOIN_NAME,
+            "a site's name is 1-32 characters from a-z, 0-9 and '-', starting with a letter");
     } else {
         memcpy(event.event.join.name, request->site_name, strlen(request->site_name) + 1);
         event.event.join.look = request->look;
-        digest_sha256(request->invitation_secret.data, request->invitation_secret.size, event.event.join.secret_digest);
+        digest_sha256(request->invitation_secret.data, request->invitation_secret.size,
+                      event.event.join.secret_digest);
         buffer_append(&call->csr, request->csr_der.data, request->csr_der.size);
         tell(call, &event);
     }
@@ -337,8 +357,9 @@ static void join_message(struct rpc_call *rpc, void *user, struct buffer *messag
 /* The order as the state machine takes it; false for the verbs that only look. */
 static bool admin_order(const struct admin_request *request, struct coordinator_event *event) {
     static const enum admin_order orders[ADMIN_VERB_COUNT] = {
-        [ADMIN_PAUSE] = ORDER_PAUSE,      [ADMIN_RESUME] = ORDER_RESUME, [ADMIN_STOP] = ORDER_STOP,
-        [ADMIN_INVITE] = ORDER_INVITE,    [ADMIN_REVOKE] = ORDER_REVOKE, [ADMIN_SET_INNER_STEPS] = ORDER_INNER_STEPS,
+        [ADMIN_PAUSE] = ORDER_PAUSE,      [ADMIN_RESUME] = ORDER_RESUME,
+        [ADMIN_STOP] = ORDER_STOP,        [ADMIN_INVITE] = ORDER_INVITE,
+        [ADMIN_REVOKE] = ORDER_REVOKE,    [ADMIN_SET_INNER_STEPS] = ORDER_INNER_STEPS,
         [ADMIN_SNAPSHOT] = ORDER_SNAPSHOT};
     if (!orders[request->verb]) return false;
     event->kind = COORDINATOR_ADMIN;
@@ -350,14 +371,16 @@ static bool admin_order(const struct admin_request *request, struct coordinator_
     return true;
 }
 
-/* The admin's clock says when an invitation ends and ours whether it has. False, with the call answered, where it would have ended
- * before anybody can use it. */
+/* The admin's clock says when an invitation ends and ours whether it has. False, with the call
+ * answered, where it would have ended before anybody can use it. */
 static bool invites_for_later(struct call *call, const struct admin_request *request) {
     uint64_t now = clock_wall_ms();
     char message[192];
-    if (request->verb != ADMIN_INVITE || request->expires_ms == 0 || now < request->expires_ms) return true;
+    if (request->verb != ADMIN_INVITE || request->expires_ms == 0 || now < request->expires_ms)
+        return true;
     snprintf(message, sizeof message,
-             "the invitation would have expired %llu s ago by the coordinator's clock: set the clock that is wrong (NTP), the "
+             "the invitation would have expired %llu s ago by the coordinator's clock: set the "
+             "clock that is wrong (NTP), the "
              "coordinator's or this machine's, or invite with a longer --expires",
              (unsigned long long)(now - request->expires_ms) / 1000);
     call_answer_admin(call, &(struct admin_reply){.code = ADMIN_INVALID, .message = message});
@@ -386,7 +409,7 @@ static void admin_message(struct rpc_call *rpc, void *user, struct buffer *messa
     end_decode(arena);
 }
 
-/* ---- start and stop -------------------------------------------------------------------------------------------------------- */
+/* ---- start and stop -------------------------------------------------------------------------- */
 
 static void methods_of(struct calls *calls, struct rpc_server_method methods[static METHOD_COUNT]) {
     static const struct rpc_handler handlers[METHOD_COUNT] = {
@@ -403,16 +426,20 @@ static void methods_of(struct calls *calls, struct rpc_server_method methods[sta
                              .on_message = snapshot_message,
                              .on_writable = stream_writable,
                              .on_closed = on_closed},
-        [METHOD_HEARTBEAT] = {.on_open = open_heartbeat, .on_message = heartbeat_message, .on_closed = on_closed},
-        [METHOD_ADMIN] = {.on_open = open_admin, .on_message = admin_message, .on_closed = on_closed}};
+        [METHOD_HEARTBEAT] = {.on_open = open_heartbeat,
+                              .on_message = heartbeat_message,
+                              .on_closed = on_closed},
+        [METHOD_ADMIN] = {
+            .on_open = open_admin, .on_message = admin_message, .on_closed = on_closed}};
     for (int method = 0; method < METHOD_COUNT; method++) {
         enum service_method which = (enum service_method)method;
-        methods[method] = (struct rpc_server_method){
-            .method = {service_path(which), service_client_streams(which), service_server_streams(which)},
-            .handler = &handlers[method],
-            .user = calls,
-            .progress_timeout_ms = PROGRESS_TIMEOUT_MS,
-            .write_queue = WRITE_QUEUE};
+        methods[method] = (struct rpc_server_method){.method = {service_path(which),
+                                                                service_client_streams(which),
+                                                                service_server_streams(which)},
+                                                     .handler = &handlers[method],
+                                                     .user = calls,
+                                                     .progress_timeout_ms = PROGRESS_TIMEOUT_MS,
+                                                     .write_queue = WRITE_QUEUE};
     }
 }
 
@@ -424,7 +451,8 @@ struct calls *calls_create(const struct calls_options *options) {
     return calls;
 }
 
-enum status calls_listen(struct calls *calls, const struct rpc_server_options *server, struct error *error) {
+enum status calls_listen(struct calls *calls, const struct rpc_server_options *server,
+                         struct error *error) {
     struct rpc_server_method methods[METHOD_COUNT];
     struct rpc_server_options options = *server;
     methods_of(calls, methods);

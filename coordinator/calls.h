@@ -1,9 +1,10 @@
-/* The calls: the network's side of the coordinator. They say who calls, decode and bound what is said, and keep the registry of
- * open RPCs. A call's identity comes from its certificate alone; whether that site is still welcome is kept here too, and is
- * changed before a site's calls are cut, so no call slips in between.
+/* The calls: the network's side of the coordinator. They say who calls, decode and bound what is
+ * said, and keep the registry of open RPCs. A call's identity comes from its certificate alone;
+ * whether that site is still welcome is kept here too, and is changed before a site's calls are
+ * cut, so no call slips in between.
  *
- * What is said is told as an event, on one of rpc/'s threads, in the order of the call. `tell` must not wait for disk or loop: it
- * posts. Nothing is told after calls_stop.
+ * What is said is told as an event, on one of rpc/'s threads, in the order of the call. `tell` must
+ * not wait for disk or loop: it posts. Nothing is told after calls_stop.
  */
 #ifndef COORDINATOR_CALLS_H
 #define COORDINATOR_CALLS_H
@@ -55,7 +56,8 @@ struct calls_options {
 
 struct calls *calls_create(const struct calls_options *options);
 /* Opens the sockets; of `server` all but methods and limits of messages is the caller's. */
-MUST_USE enum status calls_listen(struct calls *calls, const struct rpc_server_options *server, struct error *error);
+MUST_USE enum status calls_listen(struct calls *calls, const struct rpc_server_options *server,
+                                  struct error *error);
 uint16_t calls_port(const struct calls *calls);
 
 /* --- from any thread --- */
@@ -68,6 +70,7 @@ void calls_traffic(const struct calls *calls, uint64_t *in, uint64_t *out);
 
 /* Closes the sockets, with a moment for answers that are on their way. */
 void calls_stop(struct calls *calls);
-void calls_destroy(struct calls *calls); /* stopped, and nobody holds a call any more; NULL is a no-op */
+/* stopped, and nobody holds a call any more; NULL is a no-op */
+void calls_destroy(struct calls *calls);
 
 #endif

@@ -1,7 +1,9 @@
-/* Payloads that the ledger names and the disk has lost: who is asked for them, what comes of it, and when one is given up.
+/* Payloads that the ledger names and the disk has lost: who is asked for them, what comes of it,
+ * and when one is given up.
  *
- * A lost payload is content by digest, so anybody who has it can bring it, and nothing else about who brings it matters. While it is
- * missing, the fragment whose step needs it waits; everything else goes on.
+ * A lost payload is content by digest, so anybody who has it can bring it, and nothing else about
+ * who brings it matters. While it is missing, the fragment whose step needs it waits; everything
+ * else goes on.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,43 +14,55 @@
 #include "coordinator/coordinator_state_internal.h"
 
 enum {
-    OTHERS_AFTER_MS = 5000, /* the contributor has it for sure while it waits to be merged: others are asked later */
-    AGAIN_MS = 60000        /* a person may put back what no site has: then the disk has it, and nobody says so */
+    OTHERS_AFTER_MS = 5000, /* the contributor has it for sure while it waits to be merged: others
+                               are asked later */
+    AGAIN_MS =
+        60000 /* a person may put back what no site has: then the disk has it, and nobody says so */
 };
 
 static bool is_pending(const struct coordinator_state *state, const struct lost_payload *payload) {
-    uint32_t fragment = payload->contribution.fragment, count = run_state_pending_count(state->run, fragment);
+    uint32_t fragment = payload->contribution.fragment,
+             count = run_state_pending_count(state->run, fragment);
     for (uint32_t at = 0; at < count; at++) {
         if (run_state_pending(state->run, fragment, at)->index == payload->index) return true;
     }
     return false;
 }
 
-static void forget(struct coordinator_state *state, struct lost *lost) { *lost = state->lost[--state->lost_count]; }
+static void forget(struct coordinator_state *state, struct lost *lost) {
+    *lost = state->lost[--state->lost_count];
+}
 
-void brain_lost(struct coordinator_state *state, const struct coordinator_event *event, struct instant now) {
+void brain_lost(struct coordinator_state *state, const struct coordinator_event *event,
+                struct instant now) {
     for (size_t i = 0; i < event->applied.lost_count; i++) {
         const struct lost_payload *payload = &event->applied.lost[i];
         bool known = false;
-        for (size_t j = 0; j < state->lost_count; j++) known |= state->lost[j].payload.index == payload->index;
-        if (known || payload->index >= run_state_size(state->run) || run_state_dropped(state->run, payload->index)) continue;
+        for (size_t j = 0; j < state->lost_count; j++)
+            known |= state->lost[j].payload.index == payload->index;
+        if (known || payload->index >= run_state_size(state->run) ||
+            run_state_dropped(state->run, payload->index))
+            continue;
         MARK("lost: a payload is asked for");
         state->lost = xrealloc(state->lost, (state->lost_count + 1) * sizeof *state->lost);
-        state->lost[state->lost_count++] =
-            (struct lost){.payload = *payload, .merged = !is_pending(state, payload), .since_ms = now.monotonic_ms};
+        state->lost[state->lost_count++] = (struct lost){.payload = *payload,
+                                                         .merged = !is_pending(state, payload),
+                                                         .since_ms = now.monotonic_ms};
     }
 }
 
-static void drop(struct coordinator_state *state, const struct lost_payload *payload, struct instant now,
-                 struct coordinator_actions *out) {
+static void drop(struct coordinator_state *state, const struct lost_payload *payload,
+                 struct instant now, struct coordinator_actions *out) {
     struct ledger_entry entry = brain_entry(state, LEDGER_DROPPED, now);
     entry.dropped.index = payload->index;
-    snprintf(entry.dropped.reason, sizeof entry.dropped.reason, "its payload is lost, and no site could supply it");
+    snprintf(entry.dropped.reason, sizeof entry.dropped.reason,
+             "its payload is lost, and no site could supply it");
     MARK("lost: given up");
     brain_append(state, &entry, ANSWER_NOBODY, 0, out);
 }
 
-uint64_t brain_lost_age(struct coordinator_state *state, struct instant now, uint64_t wake, struct coordinator_actions *out) {
+uint64_t brain_lost_age(struct coordinator_state *state, struct instant now, uint64_t wake,
+                        struct coordinator_actions *out) {
     for (size_t i = state->lost_count; i-- > 0;) {
         struct lost *lost = &state->lost[i];
         if (lost->merged) continue;
@@ -56,8 +70,9 @@ uint64_t brain_lost_age(struct coordinator_state *state, struct instant now, uin
             forget(state, lost);
             continue;
         }
-        uint64_t end =
-            state->options.lost_ms > UINT64_MAX - lost->since_ms ? UINT64_MAX : lost->since_ms + state->options.lost_ms;
+        uint64_t end = state->options.lost_ms > UINT64_MAX - lost->since_ms
+                           ? UINT64_MAX
+                           : lost->since_ms + state->options.lost_ms;
         if (now.monotonic_ms < end || lost->call) {
             if (!lost->call) wake = MIN(wake, end);
             continue;
@@ -71,12 +86,14 @@ uint64_t brain_lost_age(struct coordinator_state *state, struct instant now, uin
 
 bool brain_lost_holds(const struct coordinator_state *state, uint32_t fragment) {
     for (size_t i = 0; i < state->lost_count; i++) {
-        if (!state->lost[i].merged && state->lost[i].payload.contribution.fragment == fragment) return true;
+        if (!state->lost[i].merged && state->lost[i].payload.contribution.fragment == fragment)
+            return true;
     }
     return false;
 }
 
-void brain_lost_ask(const struct coordinator_state *state, uint32_t site, struct instant now, struct coordinator_action *reply) {
+void brain_lost_ask(const struct coordinator_state *state, uint32_t site, struct instant now,
+                    struct coordinator_action *reply) {
     for (size_t i = 0; i < state->lost_count && reply->wanted_count < WANTED_LIMIT; i++) {
         const struct lost *lost = &state->lost[i];
         bool own = lost->payload.contribution.site == site;
@@ -85,9 +102,10 @@ void brain_lost_ask(const struct coordinator_state *state, uint32_t site, struct
     }
 }
 
-/* ---- it is brought ------------------------------------------------------------------------------------------------------- */
+/* ---- it is brought --------------------------------------------------------------------------- */
 
-static struct lost *lost_like(struct coordinator_state *state, const struct contribution *contribution) {
+static struct lost *lost_like(struct coordinator_state *state,
+                              const struct contribution *contribution) {
     for (size_t i = 0; i < state->lost_count; i++) {
         const struct contribution *wanted = &state->lost[i].payload.contribution;
         if (wanted->payload_size == contribution->payload_size &&
@@ -97,7 +115,8 @@ static struct lost *lost_like(struct coordinator_state *state, const struct cont
     return NULL;
 }
 
-static void thank(struct coordinator_state *state, uint64_t call, const char *message, struct coordinator_actions *out) {
+static void thank(struct coordinator_state *state, uint64_t call, const char *message,
+                  struct coordinator_actions *out) {
     struct coordinator_action *action = brain_act(out, DO_REFUSE, call);
     action->code = REFUSED_DUPLICATE;
     action->supply = true;
@@ -105,8 +124,8 @@ static void thank(struct coordinator_state *state, uint64_t call, const char *me
     snprintf(action->message, sizeof action->message, "%s", message);
 }
 
-void brain_supply_open(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
-                       struct coordinator_actions *out) {
+void brain_supply_open(struct coordinator_state *state, const struct coordinator_event *event,
+                       struct instant now, struct coordinator_actions *out) {
     const struct run_site *site = run_state_site(state->run, event->submit.site);
     struct contribution contribution;
     struct error why = {0};
@@ -114,7 +133,8 @@ void brain_supply_open(struct coordinator_state *state, const struct coordinator
         brain_refuse(state, event->call, site ? REFUSED_REVOKED : REFUSED_UNKNOWN_SITE, NULL, out);
         return;
     }
-    if (contribution_decode(bytes_of(event->submit.header, CONTRIBUTION_HEADER_SIZE), &contribution, &why) != OK) {
+    if (contribution_decode(bytes_of(event->submit.header, CONTRIBUTION_HEADER_SIZE), &contribution,
+                            &why) != OK) {
         brain_refuse(state, event->call, REFUSED_MALFORMED, why.message, out);
         return;
     }
@@ -166,7 +186,8 @@ bool brain_supply_uploaded(struct coordinator_state *state, const struct coordin
     }
     MARK("lost: obtained again");
     struct contribution contribution = lost->payload.contribution;
-    for (struct lost *same; (same = lost_like(state, &contribution)) != NULL;) forget(state, same); /* entries may share bytes */
+    /* entries may share bytes */
+    for (struct lost *same; (same = lost_like(state, &contribution)) != NULL;) forget(state, same);
     thank(state, event->call, "thank you", out);
     if (state->behind && !any_merged(state)) brain_catch_up(state, out);
     return true;
@@ -178,7 +199,7 @@ bool brain_supply_gone(struct coordinator_state *state, uint64_t call) {
     return lost != NULL;
 }
 
-/* ---- the model of a restart ----------------------------------------------------------------------------------------------- */
+/* ---- the model of a restart ------------------------------------------------------------------ */
 
 void brain_catch_up(struct coordinator_state *state, struct coordinator_actions *out) {
     if (state->catching_up) return;
@@ -186,7 +207,8 @@ void brain_catch_up(struct coordinator_state *state, struct coordinator_actions 
     brain_act(out, DO_CATCH_UP, 0);
 }
 
-void brain_catch_up_again(struct coordinator_state *state, struct instant now, struct coordinator_actions *out) {
+void brain_catch_up_again(struct coordinator_state *state, struct instant now,
+                          struct coordinator_actions *out) {
     if (state->catching_up) return;
     uint64_t at = state->behind_ms + AGAIN_MS;
     if (now.monotonic_ms >= at) {
@@ -197,8 +219,8 @@ void brain_catch_up_again(struct coordinator_state *state, struct instant now, s
     }
 }
 
-void brain_caught_up(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
-                     struct coordinator_actions *out) {
+void brain_caught_up(struct coordinator_state *state, const struct coordinator_event *event,
+                     struct instant now, struct coordinator_actions *out) {
     state->catching_up = false;
     state->behind_ms = now.monotonic_ms;
     brain_lost(state, event, now);
@@ -206,12 +228,13 @@ void brain_caught_up(struct coordinator_state *state, const struct coordinator_e
     if (event->applied.status != OK || event->applied.version != run_state_version(state->run)) {
         brain_stop(state, out, event->applied.status == CORRUPT || event->applied.status == INVALID,
                    "the model cannot be restored: %s",
-                   event->applied.message ? event->applied.message : status_name(event->applied.status));
+                   event->applied.message ? event->applied.message
+                                          : status_name(event->applied.status));
         return;
     }
     state->behind = false;
-    for (size_t i = state->lost_count; i-- > 0;)
-        if (state->lost[i].merged && !state->lost[i].call) forget(state, &state->lost[i]); /* a follower that lacks it tells */
+    for (size_t i = state->lost_count; i-- > 0;) /* a follower that lacks it tells */
+        if (state->lost[i].merged && !state->lost[i].call) forget(state, &state->lost[i]);
 }
 
 size_t coordinator_state_lost(const struct coordinator_state *state, uint64_t *index) {

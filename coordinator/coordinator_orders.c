@@ -11,27 +11,32 @@
 
 enum { DEFERRED_LIMIT = 64 };
 
-/* ---- joining ------------------------------------------------------------------------------------------------------------ */
+/* ---- joining --------------------------------------------------------------------------------- */
 
-static void refuse_join(uint64_t call, enum refusal code, const char *message, struct coordinator_actions *out) {
+static void refuse_join(uint64_t call, enum refusal code, const char *message,
+                        struct coordinator_actions *out) {
     struct coordinator_action *action = brain_act(out, DO_JOINED, call);
     action->code = code;
     snprintf(action->message, sizeof action->message, "%s", message);
 }
 
-/* The invitation was used. By the same key: the answer was lost on the way and is said again, but not before the entry is
- * durable, for until then nobody is a member. */
-static void join_again(struct coordinator_state *state, const struct coordinator_event *event, const struct run_site *named,
-                       struct coordinator_actions *out) {
-    if (!named || named->revoked || memcmp(named->public_key, event->join.public_key, PUBLIC_KEY_SIZE) != 0) {
+/* The invitation was used. By the same key: the answer was lost on the way and is said again, but
+ * not before the entry is durable, for until then nobody is a member. */
+static void join_again(struct coordinator_state *state, const struct coordinator_event *event,
+                       const struct run_site *named, struct coordinator_actions *out) {
+    if (!named || named->revoked ||
+        memcmp(named->public_key, event->join.public_key, PUBLIC_KEY_SIZE) != 0) {
         MARK("join: with another key");
-        refuse_join(event->call, REFUSED_DUPLICATE, "the invitation was used already, with another key", out);
+        refuse_join(event->call, REFUSED_DUPLICATE,
+                    "the invitation was used already, with another key", out);
         return;
     }
     for (size_t i = 0; i < state->commit_count; i++) {
-        if (state->commits[i].answer != ANSWER_JOINED || state->commits[i].site != named->site) continue;
+        if (state->commits[i].answer != ANSWER_JOINED || state->commits[i].site != named->site)
+            continue;
         MARK("join: again, before the entry is durable");
-        refuse_join(event->call, REFUSED_BUSY, "the site is being enrolled: ask again in a moment", out);
+        refuse_join(event->call, REFUSED_BUSY, "the site is being enrolled: ask again in a moment",
+                    out);
         return;
     }
     MARK("join: again, the answer was lost");
@@ -39,31 +44,35 @@ static void join_again(struct coordinator_state *state, const struct coordinator
 }
 
 /* By our clock, which need not be right. */
-static void refuse_expired(struct coordinator_state *state, const struct run_invitation *invitation, uint64_t call,
-                           struct instant now, struct coordinator_actions *out) {
+static void refuse_expired(struct coordinator_state *state, const struct run_invitation *invitation,
+                           uint64_t call, struct instant now, struct coordinator_actions *out) {
     struct clock_off off;
     char message[160];
     if (coordinator_state_clock_off(state, now, &off) && off.ahead_ms > 0 &&
         now.wall_ms - invitation->expires_ms < (uint64_t)off.ahead_ms) {
         snprintf(message, sizeof message,
-                 "the coordinator's clock is %llu s ahead, and only by that has the invitation expired: it holds again "
+                 "the coordinator's clock is %llu s ahead, and only by that has the invitation "
+                 "expired: it holds again "
                  "once that clock is set",
                  (unsigned long long)off.ahead_ms / 1000);
         refuse_join(call, REFUSED_EXPIRED, message, out);
         return;
     }
-    snprintf(message, sizeof message, "the invitation expired %llu s ago by the coordinator's clock: ask the admin for a new one",
-             (unsigned long long)(now.wall_ms - invitation->expires_ms) / 1000);
+    snprintf(
+        message, sizeof message,
+        "the invitation expired %llu s ago by the coordinator's clock: ask the admin for a new one",
+        (unsigned long long)(now.wall_ms - invitation->expires_ms) / 1000);
     refuse_join(call, REFUSED_EXPIRED, message, out);
 }
 
-void brain_join(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
-                struct coordinator_actions *out) {
-    const struct run_invitation *invitation = run_state_invitation(state->run, event->join.secret_digest);
+void brain_join(struct coordinator_state *state, const struct coordinator_event *event,
+                struct instant now, struct coordinator_actions *out) {
+    const struct run_invitation *invitation =
+        run_state_invitation(state->run, event->join.secret_digest);
     const struct run_site *named = run_state_site_named(state->run, event->join.name);
     if (!invitation || strcmp(invitation->name, event->join.name) != 0) {
-        refuse_join(event->call, REFUSED_UNKNOWN_SITE, "no such invitation: ask the admin for a new one (atollctl site invite)",
-                    out);
+        refuse_join(event->call, REFUSED_UNKNOWN_SITE,
+                    "no such invitation: ask the admin for a new one (atollctl site invite)", out);
         return;
     }
     if (invitation->used) {
@@ -81,7 +90,8 @@ void brain_join(struct coordinator_state *state, const struct coordinator_event 
         return;
     }
     if (named && !named->revoked) {
-        refuse_join(event->call, REFUSED_UNKNOWN_SITE, "a site of that name is enrolled: the admin must revoke it first", out);
+        refuse_join(event->call, REFUSED_UNKNOWN_SITE,
+                    "a site of that name is enrolled: the admin must revoke it first", out);
         return;
     }
     if (event->join.look) {
@@ -89,7 +99,9 @@ void brain_join(struct coordinator_state *state, const struct coordinator_event 
         return;
     }
     if (state->commit_count >= COMMITS_LIMIT) {
-        refuse_join(event->call, REFUSED_BUSY, "more waits for the coordinator's disk than it takes: ask again in a moment", out);
+        refuse_join(event->call, REFUSED_BUSY,
+                    "more waits for the coordinator's disk than it takes: ask again in a moment",
+                    out);
         return;
     }
     struct ledger_entry entry = brain_entry(state, LEDGER_SITE_ADDED, now);
@@ -97,9 +109,11 @@ void brain_join(struct coordinator_state *state, const struct coordinator_event 
     memcpy(entry.added.name, event->join.name, SITE_NAME_SIZE);
     memcpy(entry.added.public_key, event->join.public_key, PUBLIC_KEY_SIZE);
     memcpy(entry.added.secret_digest, event->join.secret_digest, DIGEST_SIZE);
-    /* What is left are rules about what the peer chose: a key that was enrolled before, a run that is full. */
+    /* What is left are rules about what the peer chose: a key that was enrolled before, a run that
+     * is full. */
     struct error error = {0};
-    struct commit *commit = brain_append_if_legal(state, &entry, ANSWER_JOINED, event->call, out, &error);
+    struct commit *commit =
+        brain_append_if_legal(state, &entry, ANSWER_JOINED, event->call, out, &error);
     if (!commit) {
         refuse_join(event->call, REFUSED_MALFORMED, error.message, out);
         return;
@@ -108,7 +122,7 @@ void brain_join(struct coordinator_state *state, const struct coordinator_event 
     brain_hear(state, entry.added.site, now);
 }
 
-/* ---- the admin's orders ------------------------------------------------------------------------------------------------- */
+/* ---- the admin's orders ---------------------------------------------------------------------- */
 
 /* What the admin is told where an order changes nothing. */
 struct objection {
@@ -116,19 +130,26 @@ struct objection {
     const char *reason; /* NULL: there is none */
 };
 
-static struct objection conflict(const char *reason) { return (struct objection){ORDER_CONFLICT, reason}; }
+static struct objection conflict(const char *reason) {
+    return (struct objection){ORDER_CONFLICT, reason};
+}
 
-static struct objection order_entry(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
+static struct objection order_entry(struct coordinator_state *state,
+                                    const struct coordinator_event *event, struct instant now,
                                     struct ledger_entry *entry) {
     enum run_phase phase = run_state_phase(state->run);
     const struct run_site *site = run_state_site_named(state->run, event->admin.name);
     switch (event->admin.order) {
     case ORDER_PAUSE:
-        if (phase != RUN_ACTIVE) return conflict(phase == RUN_PAUSED ? "the run is paused already" : "the run has been stopped");
+        if (phase != RUN_ACTIVE)
+            return conflict(phase == RUN_PAUSED ? "the run is paused already"
+                                                : "the run has been stopped");
         *entry = brain_entry(state, LEDGER_PAUSED, now);
         break;
     case ORDER_RESUME:
-        if (phase != RUN_PAUSED) return conflict(phase == RUN_ACTIVE ? "the run is not paused" : "the run has been stopped");
+        if (phase != RUN_PAUSED)
+            return conflict(phase == RUN_ACTIVE ? "the run is not paused"
+                                                : "the run has been stopped");
         *entry = brain_entry(state, LEDGER_RESUMED, now);
         break;
     case ORDER_STOP:
@@ -137,25 +158,30 @@ static struct objection order_entry(struct coordinator_state *state, const struc
         break;
     case ORDER_INVITE:
         if (name_check(event->admin.name, NULL) != OK)
-            return (struct objection){ORDER_BAD_VALUE,
-                                      "a site's name is 1-32 characters from a-z, 0-9 and '-', starting with a letter"};
-        if (site && !site->revoked) return conflict("a site of that name is enrolled: revoke it first");
+            return (struct objection){
+                ORDER_BAD_VALUE,
+                "a site's name is 1-32 characters from a-z, 0-9 and '-', starting with a letter"};
+        if (site && !site->revoked)
+            return conflict("a site of that name is enrolled: revoke it first");
         if (phase == RUN_STOPPED) return conflict("the run has been stopped");
-        if (run_state_site_count(state->run) >= SITES_LIMIT) return conflict("the run has as many sites as there can be");
+        if (run_state_site_count(state->run) >= SITES_LIMIT)
+            return conflict("the run has as many sites as there can be");
         *entry = brain_entry(state, LEDGER_SITE_INVITED, now);
         memcpy(entry->invited.name, event->admin.name, SITE_NAME_SIZE);
         memcpy(entry->invited.secret_digest, event->admin.secret_digest, DIGEST_SIZE);
         entry->invited.expires_ms = event->admin.expires_ms;
         return (struct objection){0};
     case ORDER_REVOKE:
-        if (!site) return (struct objection){ORDER_NO_SUCH_SITE, "no site of that name was ever enrolled"};
+        if (!site)
+            return (struct objection){ORDER_NO_SUCH_SITE, "no site of that name was ever enrolled"};
         if (site->revoked) return conflict("the site is revoked already");
         *entry = brain_entry(state, LEDGER_SITE_REVOKED, now);
         entry->revoked.site = site->site;
         memcpy(entry->revoked.reason, event->admin.reason, REASON_SIZE);
         return (struct objection){0};
     case ORDER_INNER_STEPS:
-        if (event->admin.inner_steps == 0) return (struct objection){ORDER_BAD_VALUE, "the number of inner steps is at least 1"};
+        if (event->admin.inner_steps == 0)
+            return (struct objection){ORDER_BAD_VALUE, "the number of inner steps is at least 1"};
         *entry = brain_entry(state, LEDGER_INNER_STEPS, now);
         entry->inner_steps.inner_steps = event->admin.inner_steps;
         return (struct objection){0};
@@ -165,7 +191,8 @@ static struct objection order_entry(struct coordinator_state *state, const struc
     return (struct objection){0};
 }
 
-static void cut_site(struct coordinator_state *state, uint32_t site, const char *reason, struct coordinator_actions *out) {
+static void cut_site(struct coordinator_state *state, uint32_t site, const char *reason,
+                     struct coordinator_actions *out) {
     for (size_t i = state->upload_count; i-- > 0;) {
         struct admitted *upload = &state->uploads[i];
         if (upload->site != site) continue;
@@ -177,19 +204,21 @@ static void cut_site(struct coordinator_state *state, uint32_t site, const char 
     snprintf(action->message, sizeof action->message, "%s", reason);
 }
 
-static struct coordinator_action *reply(struct coordinator_actions *out, uint64_t call, enum order_outcome outcome,
-                                        const char *message) {
+static struct coordinator_action *reply(struct coordinator_actions *out, uint64_t call,
+                                        enum order_outcome outcome, const char *message) {
     struct coordinator_action *action = brain_act(out, DO_ADMIN_REPLY, call);
     action->outcome = outcome;
     snprintf(action->message, sizeof action->message, "%s", message);
     return action;
 }
 
-/* A revocation drops the site's waiting contributions, and one of them may be in the step under way. */
+/* A revocation drops the site's waiting contributions, and one of them may be in the step under
+ * way. */
 static void defer_revocation(struct coordinator_state *state, const struct coordinator_event *event,
                              struct coordinator_actions *out) {
     if (state->deferred_count == DEFERRED_LIMIT) {
-        reply(out, event->call, ORDER_BUSY, "too many revocations wait for the outer step under way: try again in a moment");
+        reply(out, event->call, ORDER_BUSY,
+              "too many revocations wait for the outer step under way: try again in a moment");
         return;
     }
     MARK("revocation: deferred until a step is done");
@@ -200,7 +229,8 @@ static void defer_revocation(struct coordinator_state *state, const struct coord
 static void order_snapshot(struct coordinator_state *state, const struct coordinator_event *event,
                            struct coordinator_actions *out) {
     if (state->behind) {
-        reply(out, event->call, ORDER_BUSY, "the model is being restored: a payload of the ledger was lost and is asked for");
+        reply(out, event->call, ORDER_BUSY,
+              "the model is being restored: a payload of the ledger was lost and is asked for");
         return;
     }
     uint64_t version = state->applying ? state->step.step.version : run_state_version(state->run);
@@ -212,8 +242,8 @@ static void order_snapshot(struct coordinator_state *state, const struct coordin
     reply(out, event->call, ORDER_DONE, "a snapshot is being written")->version = version;
 }
 
-void brain_admin(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
-                 struct coordinator_actions *out) {
+void brain_admin(struct coordinator_state *state, const struct coordinator_event *event,
+                 struct instant now, struct coordinator_actions *out) {
     if (event->admin.order == ORDER_REVOKE && state->applying) {
         defer_revocation(state, event, out);
         return;
@@ -222,8 +252,10 @@ void brain_admin(struct coordinator_state *state, const struct coordinator_event
         order_snapshot(state, event, out);
         return;
     }
-    if (state->commit_count >= COMMITS_LIMIT + (event->admin.order == ORDER_INVITE ? 0 : COMMITS_RESERVED)) {
-        reply(out, event->call, ORDER_BUSY, "more waits for the coordinator's disk than it takes: ask again in a moment");
+    if (state->commit_count >=
+        COMMITS_LIMIT + (event->admin.order == ORDER_INVITE ? 0 : COMMITS_RESERVED)) {
+        reply(out, event->call, ORDER_BUSY,
+              "more waits for the coordinator's disk than it takes: ask again in a moment");
         return;
     }
     struct ledger_entry entry;
@@ -232,18 +264,22 @@ void brain_admin(struct coordinator_state *state, const struct coordinator_event
     struct objection objection = order_entry(state, event, now, &entry);
     if (!objection.reason) {
         commit = brain_append_if_legal(state, &entry, ANSWER_ADMIN, event->call, out, &error);
-        if (!commit) objection = (struct objection){ORDER_BAD_VALUE, error.message}; /* by a rule of the ledger */
+        /* by a rule of the ledger */
+        if (!commit) objection = (struct objection){ORDER_BAD_VALUE, error.message};
     }
     if (!commit) {
         reply(out, event->call, objection.outcome, objection.reason);
         return;
     }
     snprintf(commit->message, sizeof commit->message, "%s", ledger_kind_name(entry.kind));
-    if (entry.kind == LEDGER_SITE_REVOKED) cut_site(state, entry.revoked.site, entry.revoked.reason, out);
+    if (entry.kind == LEDGER_SITE_REVOKED)
+        cut_site(state, entry.revoked.site, entry.revoked.reason, out);
 }
 
-void brain_take_deferred(struct coordinator_state *state, struct instant now, struct coordinator_actions *out) {
+void brain_take_deferred(struct coordinator_state *state, struct instant now,
+                         struct coordinator_actions *out) {
     size_t count = state->deferred_count;
     state->deferred_count = 0;
-    for (size_t i = 0; i < count && !state->stopping; i++) brain_admin(state, &state->deferred[i], now, out);
+    for (size_t i = 0; i < count && !state->stopping; i++)
+        brain_admin(state, &state->deferred[i], now, out);
 }

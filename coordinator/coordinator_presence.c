@@ -1,14 +1,17 @@
-/* Who is there and how fast they train: the one place that says so. Status, site list, DyLU and the quorum of the warm-up all ask
- * here.
+/* Who is there and how fast they train: the one place that says so. Status, site list, DyLU and the
+ * quorum of the warm-up all ask here.
  *
- * A site is present while it follows or was heard within `presence_ms`, if it is enrolled. Its speed is measured, not told: inner
- * steps of accepted contributions over the time of this clock in which it could train. A contribution carries all steps since the
- * one before it, so the time between the moments when two of them are first offered is the time that they took, whatever the
- * links did. Left out are the times in which it could not: pauses of the run; where it does not train while a contribution of
- * its own is under way (overlap off), that too; and an interval in which it was not present, for nobody knows what it did then.
+ * A site is present while it follows or was heard within `presence_ms`, if it is enrolled. Its
+ * speed is measured, not told: inner steps of accepted contributions over the time of this clock in
+ * which it could train. A contribution carries all steps since the one before it, so the time
+ * between the moments when two of them are first offered is the time that they took, whatever the
+ * links did. Left out are the times in which it could not: pauses of the run; where it does not
+ * train while a contribution of its own is under way (overlap off), that too; and an interval in
+ * which it was not present, for nobody knows what it did then.
  *
- * A record must not outlive what it is of. Only sites that are present count as the fastest; older intervals fade by half with
- * each round; and a site that is present and offers nothing is as slow as what it has not offered by now.
+ * A record must not outlive what it is of. Only sites that are present count as the fastest; older
+ * intervals fade by half with each round; and a site that is present and offers nothing is as slow
+ * as what it has not offered by now.
  */
 #include <math.h>
 #include <stdio.h>
@@ -21,22 +24,25 @@
 /* A site that was told that there is no room comes again after a backoff of at most so long. */
 enum { LATE_ROUNDS = 4, COMES_AGAIN_MS = 60000 };
 
-/* ---- who is there ------------------------------------------------------------------------------------------------------- */
+/* ---- who is there ---------------------------------------------------------------------------- */
 
 struct presence *brain_presence(struct coordinator_state *state, uint32_t site) {
     if (site == 0 || site > run_state_site_count(state->run)) return NULL;
     if (site > state->presence_count) {
         size_t count = run_state_site_count(state->run);
         state->presence = xrealloc(state->presence, count * sizeof state->presence[0]);
-        memset(state->presence + state->presence_count, 0, (count - state->presence_count) * sizeof state->presence[0]);
+        memset(state->presence + state->presence_count, 0,
+               (count - state->presence_count) * sizeof state->presence[0]);
         state->presence_count = count;
     }
     return &state->presence[site - 1];
 }
 
-static bool is_present(const struct coordinator_state *state, const struct presence *presence, struct instant now) {
-    return presence->heard && merge_is_present(presence->following > 0, (double)presence->heard_ms, (double)now.monotonic_ms,
-                                               (double)state->options.presence_ms);
+static bool is_present(const struct coordinator_state *state, const struct presence *presence,
+                       struct instant now) {
+    return presence->heard &&
+           merge_is_present(presence->following > 0, (double)presence->heard_ms,
+                            (double)now.monotonic_ms, (double)state->options.presence_ms);
 }
 
 /* Milliseconds in which the run was not paused. */
@@ -67,24 +73,28 @@ void brain_hear(struct coordinator_state *state, uint32_t site, struct instant n
     presence->heard_ms = now.monotonic_ms;
 }
 
-bool coordinator_state_connected(const struct coordinator_state *state, uint32_t site, struct instant now) {
+bool coordinator_state_connected(const struct coordinator_state *state, uint32_t site,
+                                 struct instant now) {
     if (site == 0 || site > state->presence_count) return false;
     const struct run_site *enrolled = run_state_site(state->run, site);
     return enrolled && !enrolled->revoked && is_present(state, &state->presence[site - 1], now);
 }
 
-uint64_t coordinator_state_silence(const struct coordinator_state *state, uint32_t site, struct instant now) {
-    if (site == 0 || site > state->presence_count || !state->presence[site - 1].heard) return UINT64_MAX;
+uint64_t coordinator_state_silence(const struct coordinator_state *state, uint32_t site,
+                                   struct instant now) {
+    if (site == 0 || site > state->presence_count || !state->presence[site - 1].heard)
+        return UINT64_MAX;
     return now.monotonic_ms - state->presence[site - 1].heard_ms;
 }
 
 uint32_t brain_connected(const struct coordinator_state *state, struct instant now) {
     uint32_t count = 0;
-    for (uint32_t site = 1; site <= state->presence_count; site++) count += coordinator_state_connected(state, site, now);
+    for (uint32_t site = 1; site <= state->presence_count; site++)
+        count += coordinator_state_connected(state, site, now);
     return count;
 }
 
-/* ---- whose clock is off --------------------------------------------------------------------------------------------------- */
+/* ---- whose clock is off ---------------------------------------------------------------------- */
 
 /* Kept beside the clock that nobody sets, so that ours is right as soon as it was set. */
 static void note_clock(struct presence *presence, uint64_t time_ms, struct instant now) {
@@ -92,7 +102,8 @@ static void note_clock(struct presence *presence, uint64_t time_ms, struct insta
     if (presence->clock_told) presence->clock_ms = (int64_t)time_ms - (int64_t)now.monotonic_ms;
 }
 
-bool coordinator_state_clock_off(const struct coordinator_state *state, struct instant now, struct clock_off *out) {
+bool coordinator_state_clock_off(const struct coordinator_state *state, struct instant now,
+                                 struct clock_off *out) {
     uint32_t present = 0, ahead = 0, behind = 0;
     int64_t least_ahead = INT64_MAX, least_behind = INT64_MAX;
     for (uint32_t site = 1; site <= state->presence_count; site++) {
@@ -115,14 +126,16 @@ bool coordinator_state_clock_off(const struct coordinator_state *state, struct i
     return true;
 }
 
-/* ---- one process of a site at a time ------------------------------------------------------------------------------------ */
+/* ---- one process of a site at a time --------------------------------------------------------- */
 
-/* A copy of a site's directory, or of its machine, has the site's key and continues its sequence, and nothing in what it sends tells
- * it from the site. So each process says the number that it drew at its start. The first to come has the site's place; another
- * one is refused for now (HELD), for it may be the same site after a crash, whose last connection is not known to be dead yet. It
- * gets the place once that is gone. If the holder, asked with its next heartbeat, answers, then both are alive: the one that came
- * to a place that was taken is cut for good (COPY). The first one stays because the ledger continues what it holds: what it has
- * under way, its error feedback and its base; a copy is as old as the moment it was made. */
+/* A copy of a site's directory, or of its machine, has the site's key and continues its sequence,
+ * and nothing in what it sends tells it from the site. So each process says the number that it drew
+ * at its start. The first to come has the site's place; another one is refused for now (HELD), for
+ * it may be the same site after a crash, whose last connection is not known to be dead yet. It gets
+ * the place once that is gone. If the holder, asked with its next heartbeat, answers, then both are
+ * alive: the one that came to a place that was taken is cut for good (COPY). The first one stays
+ * because the ledger continues what it holds: what it has under way, its error feedback and its
+ * base; a copy is as old as the moment it was made. */
 enum { PLACE_MS = 5000, CHALLENGE_MS = 60000 };
 
 static void give_place(struct presence *presence, uint64_t instance) {
@@ -136,9 +149,11 @@ static void give_place(struct presence *presence, uint64_t instance) {
     presence->timed = 0; /* its steps count from its first contributions on */
 }
 
-enum refusal brain_take_place(struct coordinator_state *state, uint32_t site, uint64_t instance, struct instant now) {
+enum refusal brain_take_place(struct coordinator_state *state, uint32_t site, uint64_t instance,
+                              struct instant now) {
     struct presence *presence = brain_presence(state, site);
-    if (!presence || run_state_site(state->run, site)->revoked) return ACCEPTED; /* there are other reasons to refuse it */
+    /* there are other reasons to refuse it */
+    if (!presence || run_state_site(state->run, site)->revoked) return ACCEPTED;
     if (!presence->held) give_place(presence, instance);
     if (presence->holder == instance) return ACCEPTED;
     bool known = presence->challenger == instance;
@@ -150,7 +165,8 @@ enum refusal brain_take_place(struct coordinator_state *state, uint32_t site, ui
         give_place(presence, instance);
         return ACCEPTED;
     }
-    if (!known && (presence->challenger == 0 || now.monotonic_ms - presence->challenged_ms >= CHALLENGE_MS)) {
+    if (!known &&
+        (presence->challenger == 0 || now.monotonic_ms - presence->challenged_ms >= CHALLENGE_MS)) {
         MARK("place: another process of the site asks for it");
         presence->challenger = instance;
         presence->challenged_ms = now.monotonic_ms;
@@ -160,28 +176,32 @@ enum refusal brain_take_place(struct coordinator_state *state, uint32_t site, ui
     return REFUSED_HELD;
 }
 
-bool coordinator_state_has_place(const struct coordinator_state *state, uint32_t site, uint64_t instance) {
+bool coordinator_state_has_place(const struct coordinator_state *state, uint32_t site,
+                                 uint64_t instance) {
     if (site == 0 || site > state->presence_count) return false;
     return state->presence[site - 1].held && state->presence[site - 1].holder == instance;
 }
 
-uint32_t coordinator_state_copies(const struct coordinator_state *state, uint32_t site, struct instant now, uint64_t *ms_ago) {
+uint32_t coordinator_state_copies(const struct coordinator_state *state, uint32_t site,
+                                  struct instant now, uint64_t *ms_ago) {
     if (site == 0 || site > state->presence_count) return 0;
     const struct presence *presence = &state->presence[site - 1];
     *ms_ago = presence->copies ? now.monotonic_ms - presence->copy_ms : 0;
     return presence->copies;
 }
 
-/* ---- how fast ----------------------------------------------------------------------------------------------------------- */
+/* ---- how fast -------------------------------------------------------------------------------- */
 
 /* Milliseconds in which the site could train. */
-static uint64_t trained_ms(const struct coordinator_state *state, const struct presence *presence, struct instant now) {
+static uint64_t trained_ms(const struct coordinator_state *state, const struct presence *presence,
+                           struct instant now) {
     uint64_t waited = presence->waited_ms;
     if (presence->is_waiting) waited += active_ms(state, now) - presence->waiting_since_ms;
     return active_ms(state, now) - waited;
 }
 
-void brain_offered(struct coordinator_state *state, const struct contribution *contribution, bool waits, struct instant now) {
+void brain_offered(struct coordinator_state *state, const struct contribution *contribution,
+                   bool waits, struct instant now) {
     struct presence *presence = brain_presence(state, contribution->site);
     if (!presence) return;
     presence->idle_ms = active_ms(state, now);
@@ -203,13 +223,14 @@ void brain_turned_away(struct coordinator_state *state, uint32_t site) {
     if (presence) presence->turned_away = true;
 }
 
-/* A contribution carries all steps since the fragment's last one: they took the time in which the site trained between the two.
- * All fragments come once a round. */
+/* A contribution carries all steps since the fragment's last one: they took the time in which the
+ * site trained between the two. All fragments come once a round. */
 void brain_accepted(struct coordinator_state *state, const struct contribution *contribution) {
     struct presence *presence = brain_presence(state, contribution->site);
     if (!presence) return;
     double keep = 1 - 0.5 / run_state_manifest(state->run)->fragments;
-    uint64_t *from_ms = &presence->timed_from_ms[contribution->fragment], bit = UINT64_C(1) << contribution->fragment;
+    uint64_t *from_ms = &presence->timed_from_ms[contribution->fragment],
+             bit = UINT64_C(1) << contribution->fragment;
     if (presence->timed & bit && presence->offered_ms > *from_ms) {
         presence->steps = presence->steps * keep + contribution->inner_steps;
         presence->steps_ms = presence->steps_ms * keep + (double)(presence->offered_ms - *from_ms);
@@ -225,21 +246,26 @@ void brain_merged(struct coordinator_state *state, struct instant now) {
         if (!presence->waits_for_step || run_state_site_pending(state->run, site)) continue;
         presence->waits_for_step = false;
         presence->idle_ms = active_ms(state, now);
-        if (presence->is_waiting) presence->waited_ms += presence->idle_ms - presence->waiting_since_ms;
+        if (presence->is_waiting)
+            presence->waited_ms += presence->idle_ms - presence->waiting_since_ms;
         presence->is_waiting = false;
     }
 }
 
-/* Inner steps per second; INFINITY: not known. Nothing that it offers is under way for so long: then it is not faster than that
- * much less than a round in that time. One that was never measured is believed for a round, another for LATE_ROUNDS. */
+/* Inner steps per second; INFINITY: not known. Nothing that it offers is under way for so long:
+ * then it is not faster than that much less than a round in that time. One that was never measured
+ * is believed for a round, another for LATE_ROUNDS. */
 static double rate_of(const struct coordinator_state *state, uint32_t site, struct instant now) {
     const struct presence *presence = &state->presence[site - 1];
     bool measured = presence->steps_ms > 0;
     double rate = measured ? presence->steps * 1000 / presence->steps_ms : (double)INFINITY;
     uint64_t idle = active_ms(state, now) - presence->idle_ms;
-    if (presence->turned_away && idle < COMES_AGAIN_MS) return rate; /* it waits for us, not we for it */
-    if (idle == 0 || presence->uploading > 0 || run_state_site_pending(state->run, site)) return rate;
-    double bound = (measured ? LATE_ROUNDS : 1) * run_state_inner_steps(state->run) * 1000.0 / (double)idle;
+    /* it waits for us, not we for it */
+    if (presence->turned_away && idle < COMES_AGAIN_MS) return rate;
+    if (idle == 0 || presence->uploading > 0 || run_state_site_pending(state->run, site))
+        return rate;
+    double bound =
+        (measured ? LATE_ROUNDS : 1) * run_state_inner_steps(state->run) * 1000.0 / (double)idle;
     return fmin(rate, bound);
 }
 
@@ -252,10 +278,13 @@ static double fastest_rate(const struct coordinator_state *state, struct instant
     return fastest;
 }
 
-uint32_t coordinator_state_inner_steps(const struct coordinator_state *state, uint32_t site, struct instant now) {
+uint32_t coordinator_state_inner_steps(const struct coordinator_state *state, uint32_t site,
+                                       struct instant now) {
     uint32_t inner_steps = run_state_inner_steps(state->run);
-    if (!run_state_manifest(state->run)->inner.dylu || site == 0 || site > state->presence_count) return inner_steps;
-    uint32_t scaled = dylu_inner_steps(inner_steps, rate_of(state, site, now), fastest_rate(state, now));
+    if (!run_state_manifest(state->run)->inner.dylu || site == 0 || site > state->presence_count)
+        return inner_steps;
+    uint32_t scaled =
+        dylu_inner_steps(inner_steps, rate_of(state, site, now), fastest_rate(state, now));
     if (scaled < inner_steps) MARK("speed: fewer inner steps for a slower site");
     return scaled;
 }
@@ -264,15 +293,16 @@ uint32_t coordinator_state_inner_steps(const struct coordinator_state *state, ui
 static void note_idle(struct coordinator_state *state, struct instant now) {
     for (uint32_t site = 1; site <= state->presence_count; site++) {
         struct presence *presence = &state->presence[site - 1];
-        if (presence->uploading > 0 || run_state_site_pending(state->run, site)) presence->idle_ms = active_ms(state, now);
+        if (presence->uploading > 0 || run_state_site_pending(state->run, site))
+            presence->idle_ms = active_ms(state, now);
     }
 }
 
-/* ---- what it tells ------------------------------------------------------------------------------------------------------ */
+/* ---- what it tells --------------------------------------------------------------------------- */
 
 /* One process more is cut; the message is the caller's to write. */
-static struct coordinator_action *count_copy(struct presence *presence, uint32_t site, struct instant now,
-                                             struct coordinator_actions *out) {
+static struct coordinator_action *count_copy(struct presence *presence, uint32_t site,
+                                             struct instant now, struct coordinator_actions *out) {
     presence->copies++;
     presence->copy_ms = now.monotonic_ms;
     struct coordinator_action *action = brain_act(out, DO_COPY, 0);
@@ -281,30 +311,33 @@ static struct coordinator_action *count_copy(struct presence *presence, uint32_t
     return action;
 }
 
-static void decide(struct coordinator_state *state, uint32_t site, struct presence *presence, struct instant now,
-                   struct coordinator_actions *out) {
+static void decide(struct coordinator_state *state, uint32_t site, struct presence *presence,
+                   struct instant now, struct coordinator_actions *out) {
     presence->is_decided = true;
     struct coordinator_action *action = count_copy(presence, site, now, out);
-    snprintf(action->message, sizeof action->message,
-             "site %.32s runs twice: process %016llx was there first and stays, process %016llx is cut",
-             run_state_site(state->run, site)->name, (unsigned long long)presence->holder,
-             (unsigned long long)presence->challenger);
+    snprintf(
+        action->message, sizeof action->message,
+        "site %.32s runs twice: process %016llx was there first and stays, process %016llx is cut",
+        run_state_site(state->run, site)->name, (unsigned long long)presence->holder,
+        (unsigned long long)presence->challenger);
 }
 
-void brain_heartbeat(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
-                     struct coordinator_actions *out) {
+void brain_heartbeat(struct coordinator_state *state, const struct coordinator_event *event,
+                     struct instant now, struct coordinator_actions *out) {
     uint32_t site = event->heartbeat.site;
     struct presence *presence = brain_presence(state, site);
     enum refusal code = brain_take_place(state, site, event->heartbeat.instance, now);
     if (code == ACCEPTED) brain_hear(state, site, now);
     if (code == ACCEPTED && presence) note_clock(presence, event->heartbeat.time_ms, now);
-    if (code == ACCEPTED && presence && presence->challenger && !presence->is_decided && event->heartbeat.turn == presence->turn)
+    if (code == ACCEPTED && presence && presence->challenger && !presence->is_decided &&
+        event->heartbeat.turn == presence->turn)
         decide(state, site, presence, now, out);
     note_idle(state, now);
     struct coordinator_action *action = brain_act(out, DO_HEARTBEAT_REPLY, event->call);
     action->site = site;
     action->code = code;
-    if (code != ACCEPTED) snprintf(action->message, sizeof action->message, "%s", refusal_advice(code));
+    if (code != ACCEPTED)
+        snprintf(action->message, sizeof action->message, "%s", refusal_advice(code));
     action->inner_steps = coordinator_state_inner_steps(state, site, now);
     action->sites_present = brain_connected(state, now);
     if (!presence || code != ACCEPTED) return;
@@ -313,43 +346,50 @@ void brain_heartbeat(struct coordinator_state *state, const struct coordinator_e
     action->copies = presence->copies;
 }
 
-/* A process that lacks contributions which the ledger has under its name did not make them: a message is in a site's journal before
- * any of it is sent, so a site that only crashed has all of them. Somebody else did, with the same key, or this one was set back to
- * a time before them. Nothing here tells the one from the other, and to go on would merge the same work twice; so it is cut, both
- * are named, and a person who knows that there is no other one says so (`restored`). */
-static void cut_behind(struct coordinator_state *state, uint32_t site, uint64_t instance, uint64_t first, struct instant now,
-                       struct coordinator_actions *out) {
+/* A process that lacks contributions which the ledger has under its name did not make them: a
+ * message is in a site's journal before any of it is sent, so a site that only crashed has all of
+ * them. Somebody else did, with the same key, or this one was set back to a time before them.
+ * Nothing here tells the one from the other, and to go on would merge the same work twice; so it is
+ * cut, both are named, and a person who knows that there is no other one says so (`restored`). */
+static void cut_behind(struct coordinator_state *state, uint32_t site, uint64_t instance,
+                       uint64_t first, struct instant now, struct coordinator_actions *out) {
     struct presence *presence = brain_presence(state, site);
     if (presence->behind != instance || instance == 0) {
         const struct run_site *enrolled = run_state_site(state->run, site);
         presence->behind = instance;
         struct coordinator_action *action = count_copy(presence, site, now, out);
-        snprintf(
-            action->message, sizeof action->message,
-            "site %.32s came back without its contributions %llu to %llu: a copy of it has run, or it is from an old backup. "
-            "It is cut",
-            enrolled->name, (unsigned long long)first, (unsigned long long)enrolled->last_sequence);
+        snprintf(action->message, sizeof action->message,
+                 "site %.32s came back without its contributions %llu to %llu: a copy of it has "
+                 "run, or it is from an old backup. "
+                 "It is cut",
+                 enrolled->name, (unsigned long long)first,
+                 (unsigned long long)enrolled->last_sequence);
     }
     if (presence->holder != instance || presence->following > 0) return;
     presence->held = false; /* who comes next may have all */
     presence->heard = false;
 }
 
-void brain_behind_message(const struct coordinator_state *state, uint32_t site, uint64_t first, char *out, size_t size) {
-    snprintf(
-        out, size,
-        "contributions %llu to %llu of this site were made elsewhere: a copy ran, or this is an old backup. If there is no copy: "
-        "run once with --restored",
-        (unsigned long long)first, (unsigned long long)run_state_site(state->run, site)->last_sequence);
+void brain_behind_message(const struct coordinator_state *state, uint32_t site, uint64_t first,
+                          char *out, size_t size) {
+    snprintf(out, size,
+             "contributions %llu to %llu of this site were made elsewhere: a copy ran, or this is "
+             "an old backup. If there is no copy: "
+             "run once with --restored",
+             (unsigned long long)first,
+             (unsigned long long)run_state_site(state->run, site)->last_sequence);
 }
 
-enum refusal brain_judge_sequence(struct coordinator_state *state, const struct contribution *contribution, uint64_t instance,
+enum refusal brain_judge_sequence(struct coordinator_state *state,
+                                  const struct contribution *contribution, uint64_t instance,
                                   struct instant now, struct coordinator_actions *out) {
     uint64_t index;
     struct presence *presence = brain_presence(state, contribution->site);
-    if (!presence || presence->is_restored || !run_state_find(state->run, contribution->site, contribution->sequence, &index))
+    if (!presence || presence->is_restored ||
+        !run_state_find(state->run, contribution->site, contribution->sequence, &index))
         return REFUSED_SEQUENCE;
-    if (presence->following == 0 && instance != 0) { /* its Follow request says more: perhaps that a person knows */
+    if (presence->following == 0 &&
+        instance != 0) { /* its Follow request says more: perhaps that a person knows */
         MARK("place: another contribution of a number that the ledger has, before it follows");
         return REFUSED_HELD;
     }
@@ -357,8 +397,8 @@ enum refusal brain_judge_sequence(struct coordinator_state *state, const struct 
     return REFUSED_COPY;
 }
 
-void brain_following(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
-                     struct coordinator_actions *out) {
+void brain_following(struct coordinator_state *state, const struct coordinator_event *event,
+                     struct instant now, struct coordinator_actions *out) {
     uint32_t site = event->following.site;
     struct presence *presence = brain_presence(state, site);
     if (!presence) return;
@@ -371,9 +411,11 @@ void brain_following(struct coordinator_state *state, const struct coordinator_e
             snprintf(action->message, sizeof action->message, "%s", refusal_advice(code));
             return;
         }
-        uint64_t made_plus_1 = event->following.made_plus_1, last = run_state_site(state->run, site)->last_sequence;
+        uint64_t made_plus_1 = event->following.made_plus_1,
+                 last = run_state_site(state->run, site)->last_sequence;
         presence->is_restored |= event->following.restored;
-        if (made_plus_1 > 0 && MAX(made_plus_1 - 1, presence->own_sequence) < last && !presence->is_restored) {
+        if (made_plus_1 > 0 && MAX(made_plus_1 - 1, presence->own_sequence) < last &&
+            !presence->is_restored) {
             cut_behind(state, site, event->following.instance, made_plus_1, now, out);
             struct coordinator_action *action = brain_act(out, DO_END, event->call);
             action->site = site;

@@ -1,5 +1,5 @@
-/* The coordinator's brain: the next entry of the ledger, and the order of events. coordinator_state_internal.h tells how
- * its files work together. */
+/* The coordinator's brain: the next entry of the ledger, and the order of events.
+ * coordinator_state_internal.h tells how its files work together. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,7 +9,8 @@
 #include "base/memory.h"
 #include "coordinator/coordinator_state_internal.h"
 
-struct coordinator_action *brain_act(struct coordinator_actions *out, enum coordinator_action_kind kind, uint64_t call) {
+struct coordinator_action *brain_act(struct coordinator_actions *out,
+                                     enum coordinator_action_kind kind, uint64_t call) {
     if (out->count == out->capacity) {
         out->capacity = out->capacity ? out->capacity * 2 : 8;
         out->items = xrealloc(out->items, out->capacity * sizeof out->items[0]);
@@ -21,7 +22,8 @@ struct coordinator_action *brain_act(struct coordinator_actions *out, enum coord
     return action;
 }
 
-void brain_stop(struct coordinator_state *state, struct coordinator_actions *out, bool halt, const char *format, ...) {
+void brain_stop(struct coordinator_state *state, struct coordinator_actions *out, bool halt,
+                const char *format, ...) {
     if (state->stopping) return;
     state->stopping = true;
     struct coordinator_action *action = brain_act(out, DO_STOP, 0);
@@ -31,9 +33,10 @@ void brain_stop(struct coordinator_state *state, struct coordinator_actions *out
     vsnprintf(action->message, sizeof action->message, format, arguments);
     va_end(arguments);
 }
-/* ---- writing the ledger ------------------------------------------------------------------------------------------------- */
+/* ---- writing the ledger ---------------------------------------------------------------------- */
 
-struct ledger_entry brain_entry(const struct coordinator_state *state, enum ledger_kind kind, struct instant now) {
+struct ledger_entry brain_entry(const struct coordinator_state *state, enum ledger_kind kind,
+                                struct instant now) {
     struct ledger_entry entry;
     memset(&entry, 0, sizeof entry);
     entry.kind = kind;
@@ -42,10 +45,12 @@ struct ledger_entry brain_entry(const struct coordinator_state *state, enum ledg
     return entry;
 }
 
-/* Makes the entry the ledger's next, if the rules of the ledger allow it; else NULL, with the rule in *error, and nothing has
- * changed. The result is valid until the next append. */
-struct commit *brain_append_if_legal(struct coordinator_state *state, const struct ledger_entry *entry, enum answer answer,
-                                     uint64_t call, struct coordinator_actions *out, struct error *error) {
+/* Makes the entry the ledger's next, if the rules of the ledger allow it; else NULL, with the rule
+ * in *error, and nothing has changed. The result is valid until the next append. */
+struct commit *brain_append_if_legal(struct coordinator_state *state,
+                                     const struct ledger_entry *entry, enum answer answer,
+                                     uint64_t call, struct coordinator_actions *out,
+                                     struct error *error) {
     struct buffer raw = {0};
     ledger_entry_encode(entry, &raw);
     uint64_t index = run_state_size(state->run);
@@ -62,7 +67,8 @@ struct commit *brain_append_if_legal(struct coordinator_state *state, const stru
 
     if (state->commit_count == state->commit_capacity) {
         state->commit_capacity = state->commit_capacity ? state->commit_capacity * 2 : 16;
-        state->commits = xrealloc(state->commits, state->commit_capacity * sizeof state->commits[0]);
+        state->commits =
+            xrealloc(state->commits, state->commit_capacity * sizeof state->commits[0]);
     }
     struct commit *commit = &state->commits[state->commit_count++];
     memset(commit, 0, sizeof *commit);
@@ -74,18 +80,20 @@ struct commit *brain_append_if_legal(struct coordinator_state *state, const stru
     return commit;
 }
 
-/* The same for what this program decided by itself or has checked: a refusal means that it is wrong, and it stops rather than
- * go on from there. NULL then. */
-struct commit *brain_append(struct coordinator_state *state, const struct ledger_entry *entry, enum answer answer, uint64_t call,
-                            struct coordinator_actions *out) {
+/* The same for what this program decided by itself or has checked: a refusal means that it is
+ * wrong, and it stops rather than go on from there. NULL then. */
+struct commit *brain_append(struct coordinator_state *state, const struct ledger_entry *entry,
+                            enum answer answer, uint64_t call, struct coordinator_actions *out) {
     struct error error = {0};
     struct commit *commit = brain_append_if_legal(state, entry, answer, call, out, &error);
     if (!commit)
-        brain_stop(state, out, true, "an own %s entry breaks a rule: %.120s", ledger_kind_name(entry->kind), error.message);
+        brain_stop(state, out, true, "an own %s entry breaks a rule: %.120s",
+                   ledger_kind_name(entry->kind), error.message);
     return commit;
 }
 
-void brain_sign_receipt(const struct coordinator_state *state, const struct run_site *site, uint64_t size, struct buffer *out) {
+void brain_sign_receipt(const struct coordinator_state *state, const struct run_site *site,
+                        uint64_t size, struct buffer *out) {
     struct receipt receipt = {.epoch = run_state_epoch(state->run),
                               .site = site->site,
                               .sequence = site->last_sequence,
@@ -108,20 +116,22 @@ void coordinator_state_head(const struct coordinator_state *state, uint8_t out[s
     ledger_head_sign(&head, state->options.key, out);
 }
 
-/* ---- durable ------------------------------------------------------------------------------------------------------------ */
+/* ---- durable --------------------------------------------------------------------------------- */
 
-static void answer(struct coordinator_state *state, const struct commit *commit, struct coordinator_actions *out) {
+static void answer(struct coordinator_state *state, const struct commit *commit,
+                   struct coordinator_actions *out) {
     if (commit->call == 0) return;
     if (commit->answer == ANSWER_RECEIPT) {
-        /* At most one contribution of a site is pending a fragment, but the next fragment's may be in the ledger already:
-         * the receipt is for this commit's own sequence and index. */
+        /* At most one contribution of a site is pending a fragment, but the next fragment's may be
+         * in the ledger already: the receipt is for this commit's own sequence and index. */
         struct run_site site = *run_state_site(state->run, commit->site);
         site.last_sequence = commit->sequence;
         site.last_index = commit->end - 1;
         site.last_time_ms = commit->entry_time_ms;
         site.last_epoch = run_state_epoch(state->run);
         memcpy(site.last_digest, commit->header_digest, DIGEST_SIZE);
-        brain_sign_receipt(state, &site, state->committed, &brain_act(out, DO_RECEIPT, commit->call)->bytes);
+        brain_sign_receipt(state, &site, state->committed,
+                           &brain_act(out, DO_RECEIPT, commit->call)->bytes);
     } else if (commit->answer == ANSWER_JOINED) {
         brain_act(out, DO_JOINED, commit->call)->site = commit->site;
     } else if (commit->answer == ANSWER_ADMIN) {
@@ -130,10 +140,12 @@ static void answer(struct coordinator_state *state, const struct commit *commit,
     }
 }
 
-static void committed(struct coordinator_state *state, const struct coordinator_event *event, struct coordinator_actions *out) {
+static void committed(struct coordinator_state *state, const struct coordinator_event *event,
+                      struct coordinator_actions *out) {
     if (event->committed.status != OK) {
         MARK("commit: failed");
-        brain_stop(state, out, false, "the ledger cannot be written (%s); restart once the cause is gone",
+        brain_stop(state, out, false,
+                   "the ledger cannot be written (%s); restart once the cause is gone",
                    status_name(event->committed.status));
         return;
     }
@@ -148,12 +160,15 @@ static void committed(struct coordinator_state *state, const struct coordinator_
     memmove(state->commits, state->commits + count, state->commit_count * sizeof state->commits[0]);
 }
 
-/* The run is over once its tokens are spent. It is asked of the ledger after every event and at a start, not told by the
- * contribution that spends the last of them: a crash between that entry and this one would leave a run that goes on, in which
- * every contribution is refused. */
-static void end_if_spent(struct coordinator_state *state, struct instant now, struct coordinator_actions *out) {
+/* The run is over once its tokens are spent. It is asked of the ledger after every event and at a
+ * start, not told by the contribution that spends the last of them: a crash between that entry and
+ * this one would leave a run that goes on, in which every contribution is refused. */
+static void end_if_spent(struct coordinator_state *state, struct instant now,
+                         struct coordinator_actions *out) {
     uint64_t budget = run_state_manifest(state->run)->token_budget;
-    if (!budget || run_state_tokens(state->run) < budget || run_state_phase(state->run) != RUN_ACTIVE || state->stopping) return;
+    if (!budget || run_state_tokens(state->run) < budget ||
+        run_state_phase(state->run) != RUN_ACTIVE || state->stopping)
+        return;
     MARK("run: its token budget is spent");
     struct ledger_entry end = brain_entry(state, LEDGER_STOPPED, now);
     snprintf(end.note.reason, sizeof end.note.reason, "token budget reached");
@@ -161,14 +176,16 @@ static void end_if_spent(struct coordinator_state *state, struct instant now, st
 }
 
 /* What follows from where things stand. */
-static void settle(struct coordinator_state *state, struct instant now, struct coordinator_actions *out) {
+static void settle(struct coordinator_state *state, struct instant now,
+                   struct coordinator_actions *out) {
     end_if_spent(state, now, out);
     brain_consider_step(state, now, out);
 }
 
-/* ---- life --------------------------------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
-struct coordinator_state *coordinator_state_create(const struct coordinator_options *options, struct run_state *run) {
+struct coordinator_state *coordinator_state_create(const struct coordinator_options *options,
+                                                   struct run_state *run) {
     ASSERT(run_state_has_genesis(run) && options->uploads_limit > 0);
     struct coordinator_state *state = xcalloc(1, sizeof *state);
     state->options = *options;
@@ -191,7 +208,8 @@ void coordinator_state_destroy(struct coordinator_state *state) {
     free(state);
 }
 
-void coordinator_state_start(struct coordinator_state *state, struct instant now, struct coordinator_actions *out) {
+void coordinator_state_start(struct coordinator_state *state, struct instant now,
+                             struct coordinator_actions *out) {
     if (state->options.new_epoch) {
         struct ledger_entry entry = brain_entry(state, LEDGER_EPOCH, now);
         entry.epoch++;
@@ -202,8 +220,8 @@ void coordinator_state_start(struct coordinator_state *state, struct instant now
     settle(state, now, out);
 }
 
-void coordinator_state_step(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
-                            struct coordinator_actions *out) {
+void coordinator_state_step(struct coordinator_state *state, const struct coordinator_event *event,
+                            struct instant now, struct coordinator_actions *out) {
     if (state->stopping) return;
     brain_note_phase(state, now);
     switch (event->kind) {
@@ -227,9 +245,15 @@ void coordinator_state_step(struct coordinator_state *state, const struct coordi
     brain_note_phase(state, now);
 }
 
-const struct run_state *coordinator_state_run(const struct coordinator_state *state) { return state->run; }
-uint64_t coordinator_state_committed(const struct coordinator_state *state) { return state->committed; }
-uint32_t coordinator_state_uploads(const struct coordinator_state *state) { return (uint32_t)state->upload_count; }
+const struct run_state *coordinator_state_run(const struct coordinator_state *state) {
+    return state->run;
+}
+uint64_t coordinator_state_committed(const struct coordinator_state *state) {
+    return state->committed;
+}
+uint32_t coordinator_state_uploads(const struct coordinator_state *state) {
+    return (uint32_t)state->upload_count;
+}
 
 uint64_t coordinator_state_refused(const struct coordinator_state *state, enum refusal code) {
     return code < REFUSAL_COUNT ? state->refused[code] : 0;

@@ -1,16 +1,18 @@
 /* The inside of the coordinator's brain, shared by its five files, each of which is one subject:
  *
- *     coordinator_state.c    the ledger's next entry, what is said once it is durable, and the order of it all
+ *     coordinator_state.c    the ledger's next entry, what is said once it is durable, and the
+ *                            order of it all
  *     coordinator_presence.c who is there, how fast they train, and what a heartbeat is told
  *     coordinator_uploads.c  a contribution's way from its header to its entry
  *     coordinator_steps.c    when an outer step starts, and what becomes of it
  *     coordinator_orders.c   joining, and the admin's orders
  *     coordinator_lost.c     payloads that the disk lost, and how they are obtained again
  *
- * Two tables hold what is under way. `uploads` has an item for each admitted contribution until its entry is made: by `id`, the
- * call it was admitted with, which worker and blob store answer to; and `call`, the one that gets the answer, which changes when
- * a site comes back over a new connection while its contribution is being checked or committed. `commits` has an item for each
- * COMMIT that is not durable yet, with what to say to whom once it is. Nobody else includes this.
+ * Two tables hold what is under way. `uploads` has an item for each admitted contribution until its
+ * entry is made: by `id`, the call it was admitted with, which worker and blob store answer to; and
+ * `call`, the one that gets the answer, which changes when a site comes back over a new connection
+ * while its contribution is being checked or committed. `commits` has an item for each COMMIT that
+ * is not durable yet, with what to say to whom once it is. Nobody else includes this.
  */
 #ifndef COORDINATOR_COORDINATOR_STATE_INTERNAL_H
 #define COORDINATOR_COORDINATOR_STATE_INTERNAL_H
@@ -56,26 +58,29 @@ struct presence { /* of site number i + 1 */
     uint64_t left_ms;    /* when its last Follow stream ended */
     uint64_t challenger; /* another one that asked for it and was refused; 0: none */
     uint64_t challenged_ms;
-    uint32_t turn;         /* said to the process that has the place since the challenge */
-    bool is_decided;       /* the holder has said it again: both are alive, and the challenger is cut */
-    uint32_t copies;       /* that were cut */
-    uint64_t behind;       /* the process that was cut last because it lacked what is in the ledger; 0: none */
+    uint32_t turn;   /* said to the process that has the place since the challenge */
+    bool is_decided; /* the holder has said it again: both are alive, and the challenger is cut */
+    uint32_t copies; /* that were cut */
+    uint64_t
+        behind; /* the process that was cut last because it lacked what is in the ledger; 0: none */
     bool is_restored;      /* of the holder: a person says that it may be behind */
     uint64_t own_sequence; /* of the holder: the newest that was accepted of it */
     uint64_t copy_ms;
 
     /* Its speed. Times are of the clock that stands still while the run is paused. */
-    bool is_waiting; /* it does not train while a contribution of its own is under way (overlap off), and one is ... */
-    uint64_t waiting_since_ms, waited_ms;    /* ... since then; and before, so long in all */
-    bool waits_for_step;                     /* one of its contributions is in the ledger and not merged */
-    uint32_t uploading;                      /* of `uploads` */
-    uint64_t offered_sequence;               /* its newest contribution, and when it was first offered */
-    uint64_t offered_ms;                     /* in the time in which it could train */
-    uint64_t timed;                          /* bit f: it was present ever since the fragment's last contribution ... */
+    bool is_waiting; /* it does not train while a contribution of its own is under way (overlap
+                        off), and one is ... */
+    uint64_t waiting_since_ms, waited_ms; /* ... since then; and before, so long in all */
+    bool waits_for_step;       /* one of its contributions is in the ledger and not merged */
+    uint32_t uploading;        /* of `uploads` */
+    uint64_t offered_sequence; /* its newest contribution, and when it was first offered */
+    uint64_t offered_ms;       /* in the time in which it could train */
+    uint64_t timed; /* bit f: it was present ever since the fragment's last contribution ... */
     uint64_t timed_from_ms[FRAGMENTS_LIMIT]; /* ... which was offered then, likewise */
     uint64_t idle_ms;                        /* nothing of it has been under way since */
-    bool turned_away;                        /* there was no room for what it offered then: it waits to come again */
-    double steps, steps_ms;                  /* of its last contributions, older ones fading; steps_ms 0: not measured yet */
+    bool turned_away; /* there was no room for what it offered then: it waits to come again */
+    double steps,
+        steps_ms; /* of its last contributions, older ones fading; steps_ms 0: not measured yet */
 };
 
 struct lost { /* a payload that is asked for */
@@ -108,86 +113,111 @@ struct coordinator_state {
     size_t deferred_count;
     struct lost *lost; /* [lost_count] */
     size_t lost_count;
-    bool behind;        /* the model is at an earlier version than the run: no step before it has caught up */
+    bool behind; /* the model is at an earlier version than the run: no step before it has caught up
+                  */
     bool catching_up;   /* CATCH_UP was asked for */
     uint64_t behind_ms; /* when the last one ended without it */
 };
 
 /* coordinator_state.c */
-struct coordinator_action *brain_act(struct coordinator_actions *out, enum coordinator_action_kind kind, uint64_t call);
+struct coordinator_action *brain_act(struct coordinator_actions *out,
+                                     enum coordinator_action_kind kind, uint64_t call);
 /* halt: what is wrong is on the disk, or in this program, and a restart would meet it again. */
-void brain_stop(struct coordinator_state *state, struct coordinator_actions *out, bool halt, const char *format, ...)
-    PRINTF_LIKE(4, 5);
-struct ledger_entry brain_entry(const struct coordinator_state *state, enum ledger_kind kind, struct instant now);
-struct commit *brain_append_if_legal(struct coordinator_state *state, const struct ledger_entry *entry, enum answer answer,
-                                     uint64_t call, struct coordinator_actions *out, struct error *error);
-struct commit *brain_append(struct coordinator_state *state, const struct ledger_entry *entry, enum answer answer, uint64_t call,
-                            struct coordinator_actions *out);
-void brain_sign_receipt(const struct coordinator_state *state, const struct run_site *site, uint64_t size, struct buffer *out);
+void brain_stop(struct coordinator_state *state, struct coordinator_actions *out, bool halt,
+                const char *format, ...) PRINTF_LIKE(4, 5);
+struct ledger_entry brain_entry(const struct coordinator_state *state, enum ledger_kind kind,
+                                struct instant now);
+struct commit *brain_append_if_legal(struct coordinator_state *state,
+                                     const struct ledger_entry *entry, enum answer answer,
+                                     uint64_t call, struct coordinator_actions *out,
+                                     struct error *error);
+struct commit *brain_append(struct coordinator_state *state, const struct ledger_entry *entry,
+                            enum answer answer, uint64_t call, struct coordinator_actions *out);
+void brain_sign_receipt(const struct coordinator_state *state, const struct run_site *site,
+                        uint64_t size, struct buffer *out);
 
 /* coordinator_presence.c */
-struct presence *brain_presence(struct coordinator_state *state, uint32_t site); /* NULL: there is no such site */
+/* NULL: there is no such site */
+struct presence *brain_presence(struct coordinator_state *state, uint32_t site);
 void brain_hear(struct coordinator_state *state, uint32_t site, struct instant now);
 /* ACCEPTED: the process has the site's place, or takes it. HELD, COPY: another has it. */
-enum refusal brain_take_place(struct coordinator_state *state, uint32_t site, uint64_t instance, struct instant now);
+enum refusal brain_take_place(struct coordinator_state *state, uint32_t site, uint64_t instance,
+                              struct instant now);
 uint32_t brain_connected(const struct coordinator_state *state, struct instant now); /* sites */
 void brain_note_phase(struct coordinator_state *state, struct instant now);
 /* A contribution was admitted; `waits`: its site does not train until it is merged. */
-void brain_turned_away(struct coordinator_state *state, uint32_t site); /* after brain_offered: no room */
-void brain_offered(struct coordinator_state *state, const struct contribution *contribution, bool waits, struct instant now);
-void brain_accepted(struct coordinator_state *state, const struct contribution *contribution); /* ... is in the ledger */
-void brain_merged(struct coordinator_state *state, struct instant now);                        /* an outer step was */
-/* Of what is refused as an old sequence: SEQUENCE; or COPY where the ledger has another contribution of that number, so that
- * somebody else has the site's key; or HELD until that can be told. */
-enum refusal brain_judge_sequence(struct coordinator_state *state, const struct contribution *contribution, uint64_t instance,
+/* after brain_offered: no room */
+void brain_turned_away(struct coordinator_state *state, uint32_t site);
+void brain_offered(struct coordinator_state *state, const struct contribution *contribution,
+                   bool waits, struct instant now);
+/* ... is in the ledger */
+void brain_accepted(struct coordinator_state *state, const struct contribution *contribution);
+/* an outer step was */
+void brain_merged(struct coordinator_state *state, struct instant now);
+/* Of what is refused as an old sequence: SEQUENCE; or COPY where the ledger has another
+ * contribution of that number, so that somebody else has the site's key; or HELD until that can be
+ * told. */
+enum refusal brain_judge_sequence(struct coordinator_state *state,
+                                  const struct contribution *contribution, uint64_t instance,
                                   struct instant now, struct coordinator_actions *out);
 /* For a process that lacks the contributions of its site from `first` on. */
-void brain_behind_message(const struct coordinator_state *state, uint32_t site, uint64_t first, char *out, size_t size);
-void brain_heartbeat(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
-                     struct coordinator_actions *out);
-void brain_following(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
-                     struct coordinator_actions *out);
+void brain_behind_message(const struct coordinator_state *state, uint32_t site, uint64_t first,
+                          char *out, size_t size);
+void brain_heartbeat(struct coordinator_state *state, const struct coordinator_event *event,
+                     struct instant now, struct coordinator_actions *out);
+void brain_following(struct coordinator_state *state, const struct coordinator_event *event,
+                     struct instant now, struct coordinator_actions *out);
 
 /* coordinator_steps.c */
-void brain_consider_step(struct coordinator_state *state, struct instant now, struct coordinator_actions *out);
-void brain_step_applied(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
-                        struct coordinator_actions *out);
+void brain_consider_step(struct coordinator_state *state, struct instant now,
+                         struct coordinator_actions *out);
+void brain_step_applied(struct coordinator_state *state, const struct coordinator_event *event,
+                        struct instant now, struct coordinator_actions *out);
 void brain_snapshot(struct coordinator_state *state, struct coordinator_actions *out);
 
 /* coordinator_uploads.c */
-struct coordinator_action *brain_refuse(struct coordinator_state *state, uint64_t call, enum refusal code, const char *message,
+struct coordinator_action *brain_refuse(struct coordinator_state *state, uint64_t call,
+                                        enum refusal code, const char *message,
                                         struct coordinator_actions *out);
-void brain_submit_open(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
-                       struct coordinator_actions *out);
+void brain_submit_open(struct coordinator_state *state, const struct coordinator_event *event,
+                       struct instant now, struct coordinator_actions *out);
 void brain_upload_remove(struct coordinator_state *state, struct admitted *upload);
-void brain_uploaded(struct coordinator_state *state, const struct coordinator_event *event, struct coordinator_actions *out);
-void brain_checked(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
-                   struct coordinator_actions *out);
+void brain_uploaded(struct coordinator_state *state, const struct coordinator_event *event,
+                    struct coordinator_actions *out);
+void brain_checked(struct coordinator_state *state, const struct coordinator_event *event,
+                   struct instant now, struct coordinator_actions *out);
 void brain_call_gone(struct coordinator_state *state, uint64_t call);
 
 /* coordinator_lost.c */
-void brain_lost(struct coordinator_state *state, const struct coordinator_event *event, struct instant now);
-/* What waited too long is dropped, and what nobody needs any more forgotten. The time at which to look again, at most `wake`. */
-uint64_t brain_lost_age(struct coordinator_state *state, struct instant now, uint64_t wake, struct coordinator_actions *out);
-bool brain_lost_holds(const struct coordinator_state *state, uint32_t fragment); /* a step of it lacks a payload */
-void brain_lost_ask(const struct coordinator_state *state, uint32_t site, struct instant now, struct coordinator_action *reply);
-void brain_supply_open(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
-                       struct coordinator_actions *out);
+void brain_lost(struct coordinator_state *state, const struct coordinator_event *event,
+                struct instant now);
+/* What waited too long is dropped, and what nobody needs any more forgotten. The time at which to
+ * look again, at most `wake`. */
+uint64_t brain_lost_age(struct coordinator_state *state, struct instant now, uint64_t wake,
+                        struct coordinator_actions *out);
+/* a step of it lacks a payload */
+bool brain_lost_holds(const struct coordinator_state *state, uint32_t fragment);
+void brain_lost_ask(const struct coordinator_state *state, uint32_t site, struct instant now,
+                    struct coordinator_action *reply);
+void brain_supply_open(struct coordinator_state *state, const struct coordinator_event *event,
+                       struct instant now, struct coordinator_actions *out);
 /* False: that call brings no lost payload. */
 bool brain_supply_uploaded(struct coordinator_state *state, const struct coordinator_event *event,
                            struct coordinator_actions *out);
 bool brain_supply_gone(struct coordinator_state *state, uint64_t call);
 void brain_catch_up(struct coordinator_state *state, struct coordinator_actions *out);
 /* Nobody may be able to bring what is lost: the disk is asked again now and then. */
-void brain_catch_up_again(struct coordinator_state *state, struct instant now, struct coordinator_actions *out);
-void brain_caught_up(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
-                     struct coordinator_actions *out);
+void brain_catch_up_again(struct coordinator_state *state, struct instant now,
+                          struct coordinator_actions *out);
+void brain_caught_up(struct coordinator_state *state, const struct coordinator_event *event,
+                     struct instant now, struct coordinator_actions *out);
 
 /* coordinator_orders.c */
-void brain_join(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
-                struct coordinator_actions *out);
-void brain_admin(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
-                 struct coordinator_actions *out);
-void brain_take_deferred(struct coordinator_state *state, struct instant now, struct coordinator_actions *out);
+void brain_join(struct coordinator_state *state, const struct coordinator_event *event,
+                struct instant now, struct coordinator_actions *out);
+void brain_admin(struct coordinator_state *state, const struct coordinator_event *event,
+                 struct instant now, struct coordinator_actions *out);
+void brain_take_deferred(struct coordinator_state *state, struct instant now,
+                         struct coordinator_actions *out);
 
 #endif

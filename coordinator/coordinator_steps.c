@@ -9,10 +9,10 @@
 #include "base/memory.h"
 #include "coordinator/coordinator_state_internal.h"
 
-/* ---- outer steps -------------------------------------------------------------------------------------------------------- */
+/* ---- outer steps ----------------------------------------------------------------------------- */
 
-static struct merge_view view_of(const struct coordinator_state *state, const struct merge_settings *settings,
-                                 struct instant now) {
+static struct merge_view view_of(const struct coordinator_state *state,
+                                 const struct merge_settings *settings, struct instant now) {
     struct merge_view view = {.version = run_state_version(state->run),
                               .is_over = run_state_phase(state->run) == RUN_STOPPED,
                               .enrolled = run_state_active_sites(state->run)};
@@ -24,7 +24,8 @@ static struct merge_view view_of(const struct coordinator_state *state, const st
     return view;
 }
 
-static void begin_step(struct coordinator_state *state, uint32_t fragment, uint32_t pending, struct coordinator_actions *out) {
+static void begin_step(struct coordinator_state *state, uint32_t fragment, uint32_t pending,
+                       struct coordinator_actions *out) {
     uint16_t count = (uint16_t)MIN(pending, (uint32_t)STEP_CONTRIBUTIONS_LIMIT);
     run_state_plan_step(state->run, fragment, count, &state->step);
     MARK("step: begins");
@@ -35,14 +36,16 @@ static void begin_step(struct coordinator_state *state, uint32_t fragment, uint3
 
 /* Starts the next step if one is due, else asks for the timer that will make it due. Called after
  * everything that could have changed the answer. */
-void brain_consider_step(struct coordinator_state *state, struct instant now, struct coordinator_actions *out) {
+void brain_consider_step(struct coordinator_state *state, struct instant now,
+                         struct coordinator_actions *out) {
     if (state->behind && !state->stopping) brain_catch_up_again(state, now, out);
     if (state->applying || state->behind || state->stopping) return;
     uint64_t wake = brain_lost_age(state, now, UINT64_MAX, out);
     if (state->stopping) return;
     struct merge_settings settings = merge_settings_of(run_state_manifest(state->run));
     struct merge_view view = view_of(state, &settings, now);
-    struct merge_decision decision = merge_decide(&settings, &view, (double)now.monotonic_ms, &state->windows);
+    struct merge_decision decision =
+        merge_decide(&settings, &view, (double)now.monotonic_ms, &state->windows);
     if (decision.is_due) {
         begin_step(state, decision.fragment, view.waiting[decision.fragment], out);
         return;
@@ -74,15 +77,16 @@ void brain_snapshot(struct coordinator_state *state, struct coordinator_actions 
     state->snapshot_wanted = false;
 }
 
-void brain_step_applied(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
-                        struct coordinator_actions *out) {
+void brain_step_applied(struct coordinator_state *state, const struct coordinator_event *event,
+                        struct instant now, struct coordinator_actions *out) {
     if (state->behind) {
         brain_caught_up(state, event, now, out);
         return;
     }
     if (!state->applying) return;
     state->applying = false;
-    if (event->applied.lost_count > 0) { /* nothing was touched: the step is planned anew once they are here, or dropped */
+    if (event->applied.lost_count >
+        0) { /* nothing was touched: the step is planned anew once they are here, or dropped */
         MARK("step: a payload is lost");
         brain_lost(state, event, now);
         return;
@@ -90,7 +94,8 @@ void brain_step_applied(struct coordinator_state *state, const struct coordinato
     if (event->applied.status != OK) {
         brain_stop(state, out, event->applied.status == CORRUPT || event->applied.status == INVALID,
                    "step %llu cannot be computed: %s", (unsigned long long)state->step.step.version,
-                   event->applied.message ? event->applied.message : status_name(event->applied.status));
+                   event->applied.message ? event->applied.message
+                                          : status_name(event->applied.status));
         return;
     }
     const struct manifest *manifest = run_state_manifest(state->run);
@@ -104,5 +109,6 @@ void brain_step_applied(struct coordinator_state *state, const struct coordinato
         memset(entry.step.root, 0, DIGEST_SIZE);
     if (!brain_append(state, &entry, ANSWER_NOBODY, 0, out)) return;
     brain_merged(state, now);
-    if (entry.step.version % manifest->snapshot_interval == 0 || state->snapshot_wanted) brain_snapshot(state, out);
+    if (entry.step.version % manifest->snapshot_interval == 0 || state->snapshot_wanted)
+        brain_snapshot(state, out);
 }

@@ -9,7 +9,7 @@
 #include "base/memory.h"
 #include "coordinator/coordinator_state_internal.h"
 
-/* ---- contributions ------------------------------------------------------------------------------------------------------ */
+/* ---- contributions --------------------------------------------------------------------------- */
 
 static struct admitted *upload_by_id(struct coordinator_state *state, uint64_t id) {
     for (size_t i = 0; i < state->upload_count; i++) {
@@ -24,7 +24,8 @@ void brain_upload_remove(struct coordinator_state *state, struct admitted *uploa
     *upload = state->uploads[--state->upload_count];
 }
 
-struct coordinator_action *brain_refuse(struct coordinator_state *state, uint64_t call, enum refusal code, const char *message,
+struct coordinator_action *brain_refuse(struct coordinator_state *state, uint64_t call,
+                                        enum refusal code, const char *message,
                                         struct coordinator_actions *out) {
     state->refused[code]++;
     if (call == 0) return NULL;
@@ -32,14 +33,15 @@ struct coordinator_action *brain_refuse(struct coordinator_state *state, uint64_
     action->code = code;
     action->current_version = run_state_version(state->run);
     if (refusal_is_temporary(code)) action->retry_after_ms = state->options.retry_ms;
-    snprintf(action->message, sizeof action->message, "%s", message && *message ? message : refusal_advice(code));
+    snprintf(action->message, sizeof action->message, "%s",
+             message && *message ? message : refusal_advice(code));
     return action;
 }
 
-/* A contribution that is in the ledger already. While its commit is under way the new call takes the place of the one that
- * waits for the receipt; afterwards the receipt is signed again. */
-static void submit_again(struct coordinator_state *state, uint64_t call, const struct contribution *contribution,
-                         struct coordinator_actions *out) {
+/* A contribution that is in the ledger already. While its commit is under way the new call takes
+ * the place of the one that waits for the receipt; afterwards the receipt is signed again. */
+static void submit_again(struct coordinator_state *state, uint64_t call,
+                         const struct contribution *contribution, struct coordinator_actions *out) {
     for (size_t i = 0; i < state->commit_count; i++) {
         struct commit *commit = &state->commits[i];
         if (commit->answer == ANSWER_RECEIPT && commit->site == contribution->site &&
@@ -52,19 +54,22 @@ static void submit_again(struct coordinator_state *state, uint64_t call, const s
     }
     struct coordinator_action *action = brain_refuse(state, call, REFUSED_DUPLICATE, NULL, out);
     const struct run_site *site = run_state_site(state->run, contribution->site);
-    if (action && site->last_sequence == contribution->sequence && site->last_index < state->committed) {
+    if (action && site->last_sequence == contribution->sequence &&
+        site->last_index < state->committed) {
         MARK("upload: a receipt is signed again");
         brain_sign_receipt(state, site, state->committed, &action->bytes);
     }
 }
 
-/* True if the new call has been dealt with, because the same contribution is already being checked. An older transfer by the
- * same site for the same fragment gives way: its connection is gone, or soon will be. */
-static bool submit_supersedes(struct coordinator_state *state, uint64_t call, const struct admitted *fresh,
-                              struct coordinator_actions *out) {
+/* True if the new call has been dealt with, because the same contribution is already being checked.
+ * An older transfer by the same site for the same fragment gives way: its connection is gone, or
+ * soon will be. */
+static bool submit_supersedes(struct coordinator_state *state, uint64_t call,
+                              const struct admitted *fresh, struct coordinator_actions *out) {
     for (size_t i = 0; i < state->upload_count; i++) {
         struct admitted *old = &state->uploads[i];
-        if (old->site != fresh->site || old->contribution.fragment != fresh->contribution.fragment) continue;
+        if (old->site != fresh->site || old->contribution.fragment != fresh->contribution.fragment)
+            continue;
         bool same = memcmp(old->header, fresh->header, sizeof old->header) == 0;
         if (old->phase == UPLOAD_RECEIVING) {
             MARK("upload: a transfer gives way to a newer one");
@@ -78,15 +83,17 @@ static bool submit_supersedes(struct coordinator_state *state, uint64_t call, co
             old->call = call;
         } else {
             MARK("upload: another one is being checked");
-            brain_refuse(state, call, REFUSED_BUSY, "an earlier contribution of this site is being checked", out);
+            brain_refuse(state, call, REFUSED_BUSY,
+                         "an earlier contribution of this site is being checked", out);
         }
         return true;
     }
     return false;
 }
 
-/* Why there is no room for another contribution of the site; NULL if there is. What waits for the disk counts too, so a disk
- * that stands still stops the intake; and one site, which may send all fragments at once, gets a quarter of the places. */
+/* Why there is no room for another contribution of the site; NULL if there is. What waits for the
+ * disk counts too, so a disk that stands still stops the intake; and one site, which may send all
+ * fragments at once, gets a quarter of the places. */
 static const char *no_room(const struct coordinator_state *state, uint32_t site) {
     uint32_t all = 0, own = 0;
     for (size_t i = 0; i < state->upload_count; i++, all++) own += state->uploads[i].site == site;
@@ -96,26 +103,31 @@ static const char *no_room(const struct coordinator_state *state, uint32_t site)
         own += state->commits[i].site == site;
     }
     if (all >= state->options.uploads_limit) MARK("upload: all places are taken");
-    if (all >= state->options.uploads_limit) return "as many uploads as the coordinator takes at once are under way";
-    if (own >= MAX(state->options.uploads_limit / 4, 1)) return "as many uploads as one site may have at once are under way";
+    if (all >= state->options.uploads_limit)
+        return "as many uploads as the coordinator takes at once are under way";
+    if (own >= MAX(state->options.uploads_limit / 4, 1))
+        return "as many uploads as one site may have at once are under way";
     return NULL;
 }
 
-static enum refusal admit(const struct coordinator_state *state, uint32_t site, const uint8_t *header, const uint8_t *signature,
-                          struct instant now, struct contribution *out, struct error *why) {
+static enum refusal admit(const struct coordinator_state *state, uint32_t site,
+                          const uint8_t *header, const uint8_t *signature, struct instant now,
+                          struct contribution *out, struct error *why) {
     struct admission_limits limits = {now.wall_ms, state->options.payload_limit};
-    return admission_header(state->run, site, bytes_of(header, CONTRIBUTION_HEADER_SIZE), bytes_of(signature, SIGNATURE_SIZE),
-                            &limits, out, why);
+    return admission_header(state->run, site, bytes_of(header, CONTRIBUTION_HEADER_SIZE),
+                            bytes_of(signature, SIGNATURE_SIZE), &limits, out, why);
 }
 
-void brain_submit_open(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
-                       struct coordinator_actions *out) {
+void brain_submit_open(struct coordinator_state *state, const struct coordinator_event *event,
+                       struct instant now, struct coordinator_actions *out) {
     if (event->submit.supply) {
         brain_supply_open(state, event, now, out);
         return;
     }
-    struct admitted fresh = {
-        .id = event->call, .call = event->call, .site = event->submit.site, .instance = event->submit.instance};
+    struct admitted fresh = {.id = event->call,
+                             .call = event->call,
+                             .site = event->submit.site,
+                             .instance = event->submit.instance};
     struct error why = {0};
     memcpy(fresh.header, event->submit.header, sizeof fresh.header);
     memcpy(fresh.signature, event->submit.signature, sizeof fresh.signature);
@@ -127,17 +139,20 @@ void brain_submit_open(struct coordinator_state *state, const struct coordinator
     code = admit(state, fresh.site, fresh.header, fresh.signature, now, &fresh.contribution, &why);
     if (code == REFUSED_DUPLICATE) {
         brain_hear(state, fresh.site, now);
-        if (contribution_decode(bytes_of(fresh.header, sizeof fresh.header), &fresh.contribution, &why) == OK) {
+        if (contribution_decode(bytes_of(fresh.header, sizeof fresh.header), &fresh.contribution,
+                                &why) == OK) {
             submit_again(state, event->call, &fresh.contribution, out);
             return;
         }
         code = REFUSED_MALFORMED;
     }
     if (code == REFUSED_SEQUENCE && /* its signature is right */
-        contribution_decode(bytes_of(fresh.header, sizeof fresh.header), &fresh.contribution, &why) == OK) {
+        contribution_decode(bytes_of(fresh.header, sizeof fresh.header), &fresh.contribution,
+                            &why) == OK) {
         code = brain_judge_sequence(state, &fresh.contribution, event->submit.instance, now, out);
         if (code == REFUSED_COPY)
-            brain_behind_message(state, fresh.site, fresh.contribution.sequence, why.message, sizeof why.message);
+            brain_behind_message(state, fresh.site, fresh.contribution.sequence, why.message,
+                                 sizeof why.message);
         if (code == REFUSED_HELD) why.message[0] = 0;
     }
     if (code != ACCEPTED) {
@@ -145,7 +160,8 @@ void brain_submit_open(struct coordinator_state *state, const struct coordinator
         return;
     }
     brain_hear(state, fresh.site, now);
-    brain_offered(state, &fresh.contribution, event->submit.waits, now); /* also where there is no room for it now */
+    /* also where there is no room for it now */
+    brain_offered(state, &fresh.contribution, event->submit.waits, now);
     if (submit_supersedes(state, event->call, &fresh, out)) return;
     const char *full = no_room(state, fresh.site);
     if (full) {
@@ -158,7 +174,8 @@ void brain_submit_open(struct coordinator_state *state, const struct coordinator
     brain_act(out, DO_ADMIT, event->call)->contribution = fresh.contribution;
 }
 
-void brain_uploaded(struct coordinator_state *state, const struct coordinator_event *event, struct coordinator_actions *out) {
+void brain_uploaded(struct coordinator_state *state, const struct coordinator_event *event,
+                    struct coordinator_actions *out) {
     if (brain_supply_uploaded(state, event, out)) return;
     struct admitted *upload = upload_by_id(state, event->call);
     if (!upload || upload->phase != UPLOAD_RECEIVING) return;
@@ -172,9 +189,10 @@ void brain_uploaded(struct coordinator_state *state, const struct coordinator_ev
     brain_act(out, DO_CHECK, upload->id)->contribution = upload->contribution;
 }
 
-/* The world may have moved while the payload came and was checked, so the header's rules are asked again. */
-void brain_checked(struct coordinator_state *state, const struct coordinator_event *event, struct instant now,
-                   struct coordinator_actions *out) {
+/* The world may have moved while the payload came and was checked, so the header's rules are asked
+ * again. */
+void brain_checked(struct coordinator_state *state, const struct coordinator_event *event,
+                   struct instant now, struct coordinator_actions *out) {
     struct admitted *found = upload_by_id(state, event->call);
     if (!found || found->phase != UPLOAD_CHECKING) return;
     struct admitted upload = *found;
@@ -183,7 +201,8 @@ void brain_checked(struct coordinator_state *state, const struct coordinator_eve
     enum refusal code = event->checked.code;
     const char *message = event->checked.message;
     if (code == ACCEPTED) {
-        code = admit(state, upload.site, upload.header, upload.signature, now, &upload.contribution, &why);
+        code = admit(state, upload.site, upload.header, upload.signature, now, &upload.contribution,
+                     &why);
         message = why.message;
         if (code != ACCEPTED) MARK("upload: the world has moved while it was checked");
     }

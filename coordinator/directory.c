@@ -16,9 +16,11 @@
 #include "run/run_model.h"
 
 static const char *const table_names[TABLE_COUNT] = {"ledger", "snapshots"};
-static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init, digest_update, digest_final};
+static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init,
+                                             digest_update, digest_final};
 
-static enum status open_pieces(const char *directory, bool read_only, void (*on_fatal)(void *context, const struct error *error),
+static enum status open_pieces(const char *directory, bool read_only,
+                               void (*on_fatal)(void *context, const struct error *error),
                                void *context, struct directory *out, struct error *error) {
     struct directory data = {0};
     char *store_directory = file_join(directory, "store");
@@ -31,7 +33,9 @@ static enum status open_pieces(const char *directory, bool read_only, void (*on_
                                     .fatal_context = context};
     enum status status = OK;
     if (!file_exists(store_directory)) {
-        status = error_set(error, NOT_FOUND, "%s has no run: make one with `atollctl run create %s`", directory, directory);
+        status =
+            error_set(error, NOT_FOUND, "%s has no run: make one with `atollctl run create %s`",
+                      directory, directory);
     }
     if (status == OK) status = store_open(&options, &data.store, error);
     if (status == OK) {
@@ -54,28 +58,32 @@ static enum status check_has_ledger(const char *directory, struct error *error) 
     struct stat file;
     enum status status = OK;
     if (file_exists(store) && (stat(path, &file) != 0 ? errno == ENOENT : file.st_size == 0))
-        status = error_set(error, CORRUPT, "%s is %s: the run's ledger is gone; put a copy of the run's directory in its place",
-                           path, file_exists(path) ? "empty" : "not there");
+        status = error_set(
+            error, CORRUPT,
+            "%s is %s: the run's ledger is gone; put a copy of the run's directory in its place",
+            path, file_exists(path) ? "empty" : "not there");
     free(path);
     free(store);
     return status;
 }
 
-enum status directory_open(const char *directory, bool read_only, void (*on_fatal)(void *context, const struct error *error),
+enum status directory_open(const char *directory, bool read_only,
+                           void (*on_fatal)(void *context, const struct error *error),
                            void *context, struct directory *out, struct error *error) {
     char *mark = file_join(directory, DIRECTORY_UNFINISHED);
     bool unfinished = file_exists(mark);
     free(mark);
     if (unfinished)
-        return error_set(
-            error, NOT_FOUND,
-            "%s has no complete run: creating it was interrupted, or is still going on; `atollctl run create %s` begins it anew",
-            directory, directory);
+        return error_set(error, NOT_FOUND,
+                         "%s has no complete run: creating it was interrupted, or is still going "
+                         "on; `atollctl run create %s` begins it anew",
+                         directory, directory);
     TRY(check_has_ledger(directory, error));
     return open_pieces(directory, read_only, on_fatal, context, out, error);
 }
 
-enum status directory_open_unfinished(const char *directory, struct directory *out, struct error *error) {
+enum status directory_open_unfinished(const char *directory, struct directory *out,
+                                      struct error *error) {
     return open_pieces(directory, false, NULL, NULL, out, error);
 }
 
@@ -86,38 +94,47 @@ void directory_close(struct directory *data) {
     *data = (struct directory){0};
 }
 
-/* ---- keys --------------------------------------------------------------------------------------------------------------- */
+/* ---- keys ------------------------------------------------------------------------------------ */
 
-static enum status read_text(const char *directory, const char *name, struct buffer *out, struct error *error) {
+static enum status read_text(const char *directory, const char *name, struct buffer *out,
+                             struct error *error) {
     char *path = xformat("%s/keys/%s", directory, name);
     enum status status = file_read(path, 64 * 1024, out, error);
     free(path);
     return status;
 }
 
-static enum status load_key(const char *directory, const char *name, struct key_pair **out, struct error *error) {
+static enum status load_key(const char *directory, const char *name, struct key_pair **out,
+                            struct error *error) {
     char *path = xformat("%s/keys/%s", directory, name);
     enum status status = key_file_load(path, out, error);
     free(path);
     return status;
 }
 
-/* With another key every site that joins would get a certificate that nobody takes, and its invitation would be used up. */
-static enum status check_authority(const char *directory, const struct directory_keys *keys, struct error *error) {
+/* With another key every site that joins would get a certificate that nobody takes, and its
+ * invitation would be used up. */
+static enum status check_authority(const char *directory, const struct directory_keys *keys,
+                                   struct error *error) {
     struct certificate_info info;
     enum status status = certificate_parse(buffer_bytes(&keys->authority_pem), &info, error);
     if (status != OK) return error_wrap(error, status, "%s/keys/ca.pem", directory);
     if (memcmp(info.public_key, key_pair_public(keys->authority), PUBLIC_KEY_SIZE) == 0) return OK;
-    return error_set(error, CORRUPT, "%s/keys: ca.key is not the key of ca.pem; put a copy of both in their place", directory);
+    return error_set(error, CORRUPT,
+                     "%s/keys: ca.key is not the key of ca.pem; put a copy of both in their place",
+                     directory);
 }
 
-enum status directory_keys_open(const char *directory, struct directory_keys *out, struct error *error) {
+enum status directory_keys_open(const char *directory, struct directory_keys *out,
+                                struct error *error) {
     struct directory_keys keys = {0};
     enum status status = load_key(directory, "ca.key", &keys.authority, error);
     if (status == OK) status = load_key(directory, "coordinator.key", &keys.coordinator, error);
     if (status == OK) status = read_text(directory, "ca.pem", &keys.authority_pem, error);
-    if (status == OK) status = read_text(directory, "coordinator.pem", &keys.coordinator_pem, error);
-    if (status == OK) status = read_text(directory, "coordinator.key", &keys.coordinator_key_pem, error);
+    if (status == OK)
+        status = read_text(directory, "coordinator.pem", &keys.coordinator_pem, error);
+    if (status == OK)
+        status = read_text(directory, "coordinator.key", &keys.coordinator_key_pem, error);
     if (status == OK) status = check_authority(directory, &keys, error);
     if (status != OK) {
         directory_keys_close(&keys);
@@ -136,21 +153,23 @@ void directory_keys_close(struct directory_keys *keys) {
     *keys = (struct directory_keys){0};
 }
 
-/* ---- the ledger as replay needs it --------------------------------------------------------------------------------------- */
+/* ---- the ledger as replay needs it ----------------------------------------------------------- */
 
-static enum status source_entry(void *context, uint64_t index, struct buffer *out, struct error *error) {
+static enum status source_entry(void *context, uint64_t index, struct buffer *out,
+                                struct error *error) {
     struct directory *data = context;
     uint8_t key[STORE_KEY_U64_SIZE];
     struct buffer value = {0};
     store_key_u64(index, key);
-    enum status status = store_get(data->store, TABLE_LEDGER, bytes_of(key, sizeof key), &value, error);
+    enum status status =
+        store_get(data->store, TABLE_LEDGER, bytes_of(key, sizeof key), &value, error);
     if (status == OK) buffer_append(out, value.data, value.size);
     buffer_deinit(&value);
     return status;
 }
 
-static enum status source_payload(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size, struct buffer *out,
-                                  struct error *error) {
+static enum status source_payload(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size,
+                                  struct buffer *out, struct error *error) {
     struct directory *data = context;
     struct buffer value = {0};
     enum status status = blob_read(data->blobs, digest, size, &value, error);
@@ -160,17 +179,22 @@ static enum status source_payload(void *context, const uint8_t digest[DIGEST_SIZ
 }
 
 struct ledger_source directory_source(struct directory *data) {
-    return (struct ledger_source){.entry = source_entry, .payload = source_payload, .context = data};
+    return (struct ledger_source){
+        .entry = source_entry, .payload = source_payload, .context = data};
 }
 
-enum status directory_contribution(struct directory *data, uint64_t index, struct contribution *out, struct error *error) {
+enum status directory_contribution(struct directory *data, uint64_t index, struct contribution *out,
+                                   struct error *error) {
     struct ledger_entry entry;
     struct buffer raw = {0};
     enum status status = source_entry(data, index, &raw, error);
     if (status == OK) status = ledger_entry_decode(buffer_bytes(&raw), &entry, error);
     if (status == OK && entry.kind != LEDGER_CONTRIBUTION)
-        status = error_set(error, CORRUPT, "entry %llu is not a contribution", (unsigned long long)index);
-    if (status == OK) status = contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE), out, error);
+        status = error_set(error, CORRUPT, "entry %llu is not a contribution",
+                           (unsigned long long)index);
+    if (status == OK)
+        status = contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE),
+                                     out, error);
     buffer_deinit(&raw);
     return status;
 }
@@ -182,20 +206,22 @@ enum status directory_check_end(struct directory *data, uint64_t size, struct er
     store_key_u64(size, key);
     if (count <= size) return OK;
     enum status status = store_has(data->store, TABLE_LEDGER, bytes_of(key, sizeof key), error);
-    if (status != NOT_FOUND) return status; /* it was written a moment ago, by a coordinator that runs */
-    return error_set(error, CORRUPT, "entry %llu is missing, though the store counts %llu of them", (unsigned long long)size,
-                     (unsigned long long)count);
+    if (status != NOT_FOUND)
+        return status; /* it was written a moment ago, by a coordinator that runs */
+    return error_set(error, CORRUPT, "entry %llu is missing, though the store counts %llu of them",
+                     (unsigned long long)size, (unsigned long long)count);
 }
 
-/* ---- snapshots ---------------------------------------------------------------------------------------------------------- */
+/* ---- snapshots ------------------------------------------------------------------------------- */
 
-enum status directory_snapshot_header(struct directory *data, uint64_t version, const uint8_t key[static PUBLIC_KEY_SIZE],
-                                      uint8_t raw[static SNAPSHOT_HEADER_SIZE], struct snapshot_header *out,
-                                      struct error *error) {
+enum status directory_snapshot_header(struct directory *data, uint64_t version,
+                                      const uint8_t key[static PUBLIC_KEY_SIZE],
+                                      uint8_t raw[static SNAPSHOT_HEADER_SIZE],
+                                      struct snapshot_header *out, struct error *error) {
     uint8_t end[STORE_KEY_U64_SIZE];
     store_key_u64(version == UINT64_MAX ? version : version + 1, end);
-    struct store_scan *scan =
-        store_scan_open(data->store, TABLE_SNAPSHOTS, bytes_of(NULL, 0), bytes_of(end, sizeof end), STORE_DESCENDING);
+    struct store_scan *scan = store_scan_open(data->store, TABLE_SNAPSHOTS, bytes_of(NULL, 0),
+                                              bytes_of(end, sizeof end), STORE_DESCENDING);
     struct bytes found_key, value;
     enum status status = store_scan_next(scan, &found_key, &value, error);
     if (status == OK) status = snapshot_header_verify(value, key, out, error);
@@ -204,7 +230,8 @@ enum status directory_snapshot_header(struct directory *data, uint64_t version, 
     return status;
 }
 
-enum status directory_snapshot_delete(struct directory *data, const struct snapshot_header *header, struct error *error) {
+enum status directory_snapshot_delete(struct directory *data, const struct snapshot_header *header,
+                                      struct error *error) {
     uint8_t name[STORE_KEY_U64_SIZE];
     store_key_u64(header->version, name);
     struct store_batch *batch = store_batch_create(data->store);
@@ -214,14 +241,17 @@ enum status directory_snapshot_delete(struct directory *data, const struct snaps
     return status == NOT_FOUND ? OK : status;
 }
 
-/* Deletes what is older than the newest `keep`: first the name, then the content, so that no name is without content. */
-static enum status prune_snapshots(struct directory *data, const uint8_t key[static PUBLIC_KEY_SIZE], unsigned keep,
+/* Deletes what is older than the newest `keep`: first the name, then the content, so that no name
+ * is without content. */
+static enum status prune_snapshots(struct directory *data,
+                                   const uint8_t key[static PUBLIC_KEY_SIZE], unsigned keep,
                                    struct error *error) {
-    struct store_scan *scan =
-        store_scan_open(data->store, TABLE_SNAPSHOTS, bytes_of(NULL, 0), bytes_of(NULL, 0), STORE_DESCENDING);
+    struct store_scan *scan = store_scan_open(data->store, TABLE_SNAPSHOTS, bytes_of(NULL, 0),
+                                              bytes_of(NULL, 0), STORE_DESCENDING);
     struct bytes found_key, value;
     enum status status;
-    for (unsigned seen = 0; (status = store_scan_next(scan, &found_key, &value, error)) == OK; seen++) {
+    for (unsigned seen = 0; (status = store_scan_next(scan, &found_key, &value, error)) == OK;
+         seen++) {
         struct snapshot_header header;
         if (seen < keep || snapshot_header_verify(value, key, &header, NULL) != OK) continue;
         struct store_batch *batch = store_batch_create(data->store);
@@ -235,7 +265,8 @@ static enum status prune_snapshots(struct directory *data, const uint8_t key[sta
 }
 
 enum status directory_snapshot_write(struct directory *data, const struct model_state *model,
-                                     const struct snapshot_header *partial, const struct key_pair *key, unsigned keep,
+                                     const struct snapshot_header *partial,
+                                     const struct key_pair *key, unsigned keep,
                                      struct error *error) {
     struct snapshot_header header = *partial;
     struct buffer content = {0};
@@ -244,7 +275,8 @@ enum status directory_snapshot_write(struct directory *data, const struct model_
     state_root(model->theta, model->parameters, header.root);
     snapshot_write(model, &content);
     header.content_size = content.size;
-    enum status status = blob_write(data->blobs, buffer_bytes(&content), header.content_digest, error);
+    enum status status =
+        blob_write(data->blobs, buffer_bytes(&content), header.content_digest, error);
     buffer_deinit(&content);
     TRY(status);
     snapshot_header_sign(&header, key, raw);
@@ -255,29 +287,32 @@ enum status directory_snapshot_write(struct directory *data, const struct model_
     return prune_snapshots(data, key_pair_public(key), keep, error);
 }
 
-/* ---- restoring ---------------------------------------------------------------------------------------------------------- */
+/* ---- restoring ------------------------------------------------------------------------------- */
 
-static enum status read_snapshot(struct directory *data, const struct snapshot_header *header, struct model_state *model,
-                                 struct error *error) {
+static enum status read_snapshot(struct directory *data, const struct snapshot_header *header,
+                                 struct model_state *model, struct error *error) {
     struct buffer content = {0};
-    enum status status = blob_read(data->blobs, header->content_digest, header->content_size, &content, error);
+    enum status status =
+        blob_read(data->blobs, header->content_digest, header->content_size, &content, error);
     if (status == OK) status = snapshot_read(model, header, buffer_bytes(&content), error);
     buffer_deinit(&content);
     return status;
 }
 
 /* A snapshot may not speak of entries that are not there: the ledger is what counts. */
-static enum status check_within(struct directory *data, const struct snapshot_header *header, struct error *error) {
+static enum status check_within(struct directory *data, const struct snapshot_header *header,
+                                struct error *error) {
     uint64_t count = 0;
     TRY(store_count(data->store, TABLE_LEDGER, &count, error));
     if (header->ledger_size <= count) return OK;
-    return error_set(error, CORRUPT, "it speaks of %llu ledger entries, there are %llu", (unsigned long long)header->ledger_size,
-                     (unsigned long long)count);
+    return error_set(error, CORRUPT, "it speaks of %llu ledger entries, there are %llu",
+                     (unsigned long long)header->ledger_size, (unsigned long long)count);
 }
 
-/* The newest snapshot that reads back whole; a damaged one is passed over for the one before it, with a warning. NOT_FOUND: there
- * is none; the ledger does without. */
-static enum status newest_good_snapshot(struct directory *data, const uint8_t key[static PUBLIC_KEY_SIZE],
+/* The newest snapshot that reads back whole; a damaged one is passed over for the one before it,
+ * with a warning. NOT_FOUND: there is none; the ledger does without. */
+static enum status newest_good_snapshot(struct directory *data,
+                                        const uint8_t key[static PUBLIC_KEY_SIZE],
                                         struct model_state *model, struct error *error) {
     uint64_t limit = UINT64_MAX;
     for (;;) {
@@ -289,12 +324,16 @@ static enum status newest_good_snapshot(struct directory *data, const uint8_t ke
             log_warn("snapshot_damaged", "reason=\"%s\"", why.message);
             return error_set(error, NOT_FOUND, "%s", why.message);
         }
-        if (status != OK) return error_set(error, status, "%s", status == NOT_FOUND ? "there is no snapshot" : why.message);
+        if (status != OK)
+            return error_set(error, status, "%s",
+                             status == NOT_FOUND ? "there is no snapshot" : why.message);
         status = check_within(data, &header, &why);
         if (status == OK) status = read_snapshot(data, &header, model, &why);
         if (status == OK) return OK;
-        log_warn("snapshot_damaged", "version=%llu reason=\"%s\"", (unsigned long long)header.version, why.message);
-        if (status == CORRUPT || status == NOT_FOUND) { /* useless; a reader cannot delete it, and need not */
+        log_warn("snapshot_damaged", "version=%llu reason=\"%s\"",
+                 (unsigned long long)header.version, why.message);
+        if (status == CORRUPT ||
+            status == NOT_FOUND) { /* useless; a reader cannot delete it, and need not */
             struct error unread = {0};
             (void)!directory_snapshot_delete(data, &header, &unread);
         }
@@ -303,41 +342,48 @@ static enum status newest_good_snapshot(struct directory *data, const uint8_t ke
     }
 }
 
-static enum status read_genesis(struct directory *data, struct buffer *raw, struct ledger_entry *genesis,
-                                struct manifest *manifest, struct error *error) {
+static enum status read_genesis(struct directory *data, struct buffer *raw,
+                                struct ledger_entry *genesis, struct manifest *manifest,
+                                struct error *error) {
     struct ledger_source source = directory_source(data);
     TRY(source.entry(source.context, 0, raw, error));
     TRY(ledger_entry_decode(buffer_bytes(raw), genesis, error));
-    if (genesis->kind != LEDGER_GENESIS) return error_set(error, CORRUPT, "entry 0 of the ledger is not a genesis entry");
+    if (genesis->kind != LEDGER_GENESIS)
+        return error_set(error, CORRUPT, "entry 0 of the ledger is not a genesis entry");
     return manifest_parse(genesis->genesis.manifest, manifest, error);
 }
 
 /* Version 0, by what entry 0 says; replay compares its root. */
-static enum status begin_anew(const struct manifest *manifest, const char *checkpoint, struct model_state *model,
-                              struct error *error) {
+static enum status begin_anew(const struct manifest *manifest, const char *checkpoint,
+                              struct model_state *model, struct error *error) {
     static const uint8_t none[DIGEST_SIZE];
     struct layout layout = {0};
     bool named = !digest_equal(manifest->initial.checkpoint_digest, none);
     if (named && !checkpoint)
         return error_set(error, INVALID,
-                         "no snapshot of this run can be read, and the run began from a checkpoint: give its file with "
+                         "no snapshot of this run can be read, and the run began from a "
+                         "checkpoint: give its file with "
                          "--checkpoint, and everything is replayed from there");
     TRY(run_model_layout(manifest, &layout, error));
     struct manifest shape = *manifest;
     uint64_t parameters = layout.count;
     model_state_deinit(model); /* a snapshot that could not be read may have left something in it */
     enum status status = model_state_init(model, &shape, parameters, error);
-    if (status == OK) status = run_model_initialise(manifest, &layout, named ? checkpoint : NULL, model->theta, error);
+    if (status == OK)
+        status =
+            run_model_initialise(manifest, &layout, named ? checkpoint : NULL, model->theta, error);
     layout_deinit(&layout);
-    log_warn("replaying_from_version_0", "reason=\"no snapshot can be read: the ledger does without, it takes longer\"%s", "");
+    log_warn("replaying_from_version_0",
+             "reason=\"no snapshot can be read: the ledger does without, it takes longer\"%s", "");
     return status;
 }
 
 /* model NULL: the control half alone. */
-static enum status replay(struct directory *data, struct model_state *model, struct run_state **out, struct replay_report *report,
-                          struct error *error) {
+static enum status replay(struct directory *data, struct model_state *model, struct run_state **out,
+                          struct replay_report *report, struct error *error) {
     struct ledger_source source = directory_source(data);
-    struct replay_options options = {.trusted = true, .until = UINT64_MAX, .tensors_from = model ? model->version : 0};
+    struct replay_options options = {
+        .trusted = true, .until = UINT64_MAX, .tensors_from = model ? model->version : 0};
     struct run_state *run = run_state_create();
     enum status status = replay_run(&source, &options, run, model, report, error);
     if (status == OK) status = directory_check_end(data, run_state_size(run), error);
@@ -348,15 +394,16 @@ static enum status replay(struct directory *data, struct model_state *model, str
     return status;
 }
 
-enum status directory_catch_up(struct directory *data, struct model_state *model, struct replay_report *report,
-                               struct error *error) {
+enum status directory_catch_up(struct directory *data, struct model_state *model,
+                               struct replay_report *report, struct error *error) {
     struct run_state *run = NULL;
     enum status status = replay(data, model, &run, report, error);
     run_state_destroy(run);
     return status;
 }
 
-enum status directory_restore(struct directory *data, const char *checkpoint, struct run_state **run, struct model_state *model,
+enum status directory_restore(struct directory *data, const char *checkpoint,
+                              struct run_state **run, struct model_state *model,
                               struct replay_report *report, struct error *error) {
     struct buffer raw = {0};
     struct ledger_entry genesis;
@@ -367,7 +414,8 @@ enum status directory_restore(struct directory *data, const char *checkpoint, st
     if (status == NOT_FOUND) {
         status = CORRUPT;
         if (error) error->status = status;
-        error_wrap(error, status, "the run's ledger is gone; put a copy of the run's directory in its place");
+        error_wrap(error, status,
+                   "the run's ledger is gone; put a copy of the run's directory in its place");
     }
     if (status != OK) goto out;
     status = model_state_init(model, &manifest, genesis.genesis.parameters, error);

@@ -1,16 +1,21 @@
 /* The coordinator's data directory: what is in it, how it is made, opened and read.
  *
- *     DIR/manifest.yaml      the manifest in its canonical form, for people; entry 0 of the ledger is what counts
+ *     DIR/manifest.yaml      the manifest in its canonical form, for people; entry 0 of the ledger
+ *                            is what counts
  *     DIR/keys/ca.key, ca.pem                    the federation's root: its holder can enrol anyone
- *     DIR/keys/coordinator.key, coordinator.pem  signs receipts, heads and snapshots; also the server's TLS identity
- *     DIR/keys/admin.key, admin.pem              the first admin's client certificate: copy it (with ca.pem) to where atollctl runs
- *     DIR/store/             LMDB: `ledger` (index -> entry), `snapshots` (version -> signed header)
- *     DIR/checkpoint/        what came beside the initial checkpoint (model/beside.h), for exports; not where there was none
+ *     DIR/keys/coordinator.key, coordinator.pem  signs receipts, heads and snapshots; also the
+ *                                                server's TLS identity
+ *     DIR/keys/admin.key, admin.pem              the first admin's client certificate: copy it
+ *                                                (with ca.pem) to where atollctl runs
+ *     DIR/store/             LMDB: `ledger` (index -> entry), `snapshots` (version -> signed
+ *                            header)
+ *     DIR/checkpoint/        what came beside the initial checkpoint (model/beside.h), for exports;
+ *                            not where there was none
  *     DIR/unfinished         only while the run is being made, or when that was cut off
  *     DIR/blobs/, uploads/   payloads and snapshots by digest; transfers under way
  *
- * Nothing else is needed to restore, audit or move a run: copy the directory while the coordinator is stopped, or copy it
- * running, blobs last, and the ledger's prefix is good.
+ * Nothing else is needed to restore, audit or move a run: copy the directory while the coordinator
+ * is stopped, or copy it running, blobs last, and the ledger's prefix is good.
  */
 #ifndef COORDINATOR_DIRECTORY_H
 #define COORDINATOR_DIRECTORY_H
@@ -34,77 +39,94 @@ struct directory {
 
 struct directory_keys {
     struct key_pair *authority, *coordinator;
-    struct buffer authority_pem, coordinator_pem, coordinator_key_pem; /* zero-terminated after the size */
+    /* zero-terminated after the size */
+    struct buffer authority_pem, coordinator_pem, coordinator_key_pem;
 };
 
 /* What a run of this manifest takes, and what there is. */
 struct directory_needs {
     uint64_t parameters;
-    uint64_t model_memory;  /* bytes that the coordinator holds for the model as long as it runs */
-    uint64_t memory;        /* the same, and the copy of which a snapshot is written */
-    uint64_t disk;          /* two snapshots: one kept, one being written; payloads come on top of it */
+    uint64_t model_memory; /* bytes that the coordinator holds for the model as long as it runs */
+    uint64_t memory;       /* the same, and the copy of which a snapshot is written */
+    uint64_t disk; /* two snapshots: one kept, one being written; payloads come on top of it */
     uint64_t snapshot_size; /* bytes of one */
     uint64_t memory_free, disk_free;
 };
 
-/* All that directory_create would refuse, found without making anything: what is in the way, memory, disk, the checkpoint (which
- * is read). *needs (may be NULL) is filled as far as it got. */
-MUST_USE enum status directory_create_check(const char *directory, const struct manifest *manifest, const char *checkpoint,
-                                            struct directory_needs *needs, struct error *error);
-/* Lays a new run out: directory, keys, certificates, genesis entry, snapshot of version 0. All of it or nothing: a failure
- * removes what was made. While it is at work, and after it was killed, DIR/unfinished stands there; such a directory is not a run
- * to anybody, and the next directory_create begins it anew. INVALID if something is in the way, FULL if it does not fit,
+/* All that directory_create would refuse, found without making anything: what is in the way,
+ * memory, disk, the checkpoint (which is read). *needs (may be NULL) is filled as far as it got. */
+MUST_USE enum status directory_create_check(const char *directory, const struct manifest *manifest,
+                                            const char *checkpoint, struct directory_needs *needs,
+                                            struct error *error);
+/* Lays a new run out: directory, keys, certificates, genesis entry, snapshot of version 0. All of
+ * it or nothing: a failure removes what was made. While it is at work, and after it was killed,
+ * DIR/unfinished stands there; such a directory is not a run to anybody, and the next
+ * directory_create begins it anew. INVALID if something is in the way, FULL if it does not fit,
  * UNAVAILABLE while another process makes a run there. */
-MUST_USE enum status directory_create(const char *directory, const struct manifest *manifest, const char *checkpoint,
-                                      struct directory_needs *needs, struct error *error);
+MUST_USE enum status directory_create(const char *directory, const struct manifest *manifest,
+                                      const char *checkpoint, struct directory_needs *needs,
+                                      struct error *error);
 
-/* on_fatal as in storage/store.h. UNAVAILABLE while another process has it open; read_only looks beside it,
- * makes and changes nothing, and needs no write access. */
+/* on_fatal as in storage/store.h. UNAVAILABLE while another process has it open; read_only looks
+ * beside it, makes and changes nothing, and needs no write access. */
 MUST_USE enum status directory_open(const char *directory, bool read_only,
-                                    void (*on_fatal)(void *context, const struct error *error), void *context,
-                                    struct directory *out, struct error *error);
+                                    void (*on_fatal)(void *context, const struct error *error),
+                                    void *context, struct directory *out, struct error *error);
 /* For directory_create: the same while DIR/unfinished is there. */
-MUST_USE enum status directory_open_unfinished(const char *directory, struct directory *out, struct error *error);
+MUST_USE enum status directory_open_unfinished(const char *directory, struct directory *out,
+                                               struct error *error);
 void directory_close(struct directory *data);
-MUST_USE enum status directory_keys_open(const char *directory, struct directory_keys *out, struct error *error);
+MUST_USE enum status directory_keys_open(const char *directory, struct directory_keys *out,
+                                         struct error *error);
 void directory_keys_close(struct directory_keys *keys);
 
 /* The ledger and payloads as replay needs them; borrows data. */
 struct ledger_source directory_source(struct directory *data);
-/* After a replay of `size` entries: CORRUPT if that was not the end, that is if entry `size` is missing while the store counts
- * more. A gap would otherwise look like a shorter ledger, which is right in itself. */
-MUST_USE enum status directory_check_end(struct directory *data, uint64_t size, struct error *error);
+/* After a replay of `size` entries: CORRUPT if that was not the end, that is if entry `size` is
+ * missing while the store counts more. A gap would otherwise look like a shorter ledger, which is
+ * right in itself. */
+MUST_USE enum status directory_check_end(struct directory *data, uint64_t size,
+                                         struct error *error);
 
 /* The header of the contribution that entry `index` is. CORRUPT: it is something else. */
-MUST_USE enum status directory_contribution(struct directory *data, uint64_t index, struct contribution *out,
-                                            struct error *error);
+MUST_USE enum status directory_contribution(struct directory *data, uint64_t index,
+                                            struct contribution *out, struct error *error);
 
 /* The newest snapshot at or below `version`. NOT_FOUND if there is none. */
 MUST_USE enum status directory_snapshot_header(struct directory *data, uint64_t version,
                                                const uint8_t key[static PUBLIC_KEY_SIZE],
-                                               uint8_t raw[static SNAPSHOT_HEADER_SIZE], struct snapshot_header *out,
-                                               struct error *error);
+                                               uint8_t raw[static SNAPSHOT_HEADER_SIZE],
+                                               struct snapshot_header *out, struct error *error);
 /* Writes a snapshot of the model, names it durably and deletes all but the newest `keep`. */
-MUST_USE enum status directory_snapshot_write(struct directory *data, const struct model_state *model,
-                                              const struct snapshot_header *partial, const struct key_pair *key, unsigned keep,
+MUST_USE enum status directory_snapshot_write(struct directory *data,
+                                              const struct model_state *model,
+                                              const struct snapshot_header *partial,
+                                              const struct key_pair *key, unsigned keep,
                                               struct error *error);
 
 /* Takes a snapshot away, its name first. */
-MUST_USE enum status directory_snapshot_delete(struct directory *data, const struct snapshot_header *header, struct error *error);
+MUST_USE enum status directory_snapshot_delete(struct directory *data,
+                                               const struct snapshot_header *header,
+                                               struct error *error);
 
-/* Deletes what neither the ledger nor a snapshot names, and writes that a crash cut short. At a start, before anything comes in;
- * `key` signs the snapshots. On failure nothing more is deleted. */
-MUST_USE enum status directory_sweep(struct directory *data, const uint8_t key[static PUBLIC_KEY_SIZE], struct error *error);
+/* Deletes what neither the ledger nor a snapshot names, and writes that a crash cut short. At a
+ * start, before anything comes in; `key` signs the snapshots. On failure nothing more is deleted.
+ */
+MUST_USE enum status directory_sweep(struct directory *data,
+                                     const uint8_t key[static PUBLIC_KEY_SIZE],
+                                     struct error *error);
 
-/* Everything a start needs: run state from all entries, the model from the newest good snapshot and the steps after it, the last
- * state root compared. Where no snapshot can be read, version 0 follows from the manifest's seed or from `checkpoint`, its file (may
- * be NULL), and all steps are replayed. *run and *model are the caller's.
- * OK with report->lost_payload: the payload of the contribution at report->failed_entry is not there or damaged; *run is complete,
- * and *model stands at the version before the step that needs it (directory_catch_up). */
-MUST_USE enum status directory_restore(struct directory *data, const char *checkpoint, struct run_state **run,
-                                       struct model_state *model, struct replay_report *report, struct error *error);
+/* Everything a start needs: run state from all entries, the model from the newest good snapshot and
+ * the steps after it, the last state root compared. Where no snapshot can be read, version 0
+ * follows from the manifest's seed or from `checkpoint`, its file (may be NULL), and all steps are
+ * replayed. *run and *model are the caller's. OK with report->lost_payload: the payload of the
+ * contribution at report->failed_entry is not there or damaged; *run is complete, and *model stands
+ * at the version before the step that needs it (directory_catch_up). */
+MUST_USE enum status directory_restore(struct directory *data, const char *checkpoint,
+                                       struct run_state **run, struct model_state *model,
+                                       struct replay_report *report, struct error *error);
 /* The steps that the model lacks. Not OK with report->lost_payload: as above. */
-MUST_USE enum status directory_catch_up(struct directory *data, struct model_state *model, struct replay_report *report,
-                                        struct error *error);
+MUST_USE enum status directory_catch_up(struct directory *data, struct model_state *model,
+                                        struct replay_report *report, struct error *error);
 
 #endif

@@ -1,8 +1,9 @@
 /* Making a run: the one moment at which keys, certificates, ledger and version 0 come into being.
  *
- * All that can be wrong with manifest, checkpoint, memory and disk is found before anything is made. Then a mark is made, under a
- * lock that ends with the process, then everything else, and deleting the mark is what makes it a run. A process that finds a mark whose
- * lock is free may delete what stands beside it under our names: none of them was there when the mark was made.
+ * All that can be wrong with manifest, checkpoint, memory and disk is found before anything is
+ * made. Then a mark is made, under a lock that ends with the process, then everything else, and
+ * deleting the mark is what makes it a run. A process that finds a mark whose lock is free may
+ * delete what stands beside it under our names: none of them was there when the mark was made.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -28,7 +29,8 @@
 
 enum { YEAR_S = 31557600, AUTHORITY_YEARS = 20, CERTIFICATE_YEARS = 10, SMALL_THINGS = 2 << 20 };
 
-static const char *const pieces[] = {"store", "keys", "blobs", "uploads", DIRECTORY_CHECKPOINT, "manifest.yaml"};
+static const char *const pieces[] = {
+    "store", "keys", "blobs", "uploads", DIRECTORY_CHECKPOINT, "manifest.yaml"};
 
 struct making {
     const char *directory;
@@ -42,14 +44,16 @@ struct making {
     struct buffer authority_pem;
 };
 
-static enum status save(const struct making *making, const char *name, struct bytes content, mode_t mode, struct error *error) {
+static enum status save(const struct making *making, const char *name, struct bytes content,
+                        mode_t mode, struct error *error) {
     char *path = file_join(making->directory, name);
     enum status status = file_write(path, content, mode, error);
     free(path);
     return status;
 }
 
-static enum status make_key(const struct making *making, const char *name, struct key_pair **out, struct error *error) {
+static enum status make_key(const struct making *making, const char *name, struct key_pair **out,
+                            struct error *error) {
     char *path = file_join(making->directory, name);
     enum status status = key_pair_create(out, error);
     if (status == OK) status = key_file_save(path, *out, error);
@@ -57,13 +61,15 @@ static enum status make_key(const struct making *making, const char *name, struc
     return status;
 }
 
-static enum status make_certificate(const struct making *making, const char *name, const struct key_pair *key,
+static enum status make_certificate(const struct making *making, const char *name,
+                                    const struct key_pair *key,
                                     const struct certificate_terms *terms, struct error *error) {
     struct buffer request = {0}, certificate = {0};
     enum status status = certificate_request_create(key, CERTIFICATE_DER, &request, error);
     if (status == OK) {
-        status = certificate_issue(buffer_bytes(&making->authority_pem), making->authority, buffer_bytes(&request), terms,
-                                   CERTIFICATE_PEM, &certificate, error);
+        status =
+            certificate_issue(buffer_bytes(&making->authority_pem), making->authority,
+                              buffer_bytes(&request), terms, CERTIFICATE_PEM, &certificate, error);
     }
     if (status == OK) status = save(making, name, buffer_bytes(&certificate), 0644, error);
     buffer_deinit(&request);
@@ -77,8 +83,9 @@ static enum status make_identities(struct making *making, struct error *error) {
     TRY(make_key(making, "keys/ca.key", &making->authority, error));
     TRY(make_key(making, "keys/coordinator.key", &making->coordinator, error));
     TRY(make_key(making, "keys/admin.key", &making->admin, error));
-    TRY(certificate_create_authority(making->authority, "Atoll federation root", from, now + (uint64_t)AUTHORITY_YEARS * YEAR_S,
-                                     CERTIFICATE_PEM, &making->authority_pem, error));
+    TRY(certificate_create_authority(making->authority, "Atoll federation root", from,
+                                     now + (uint64_t)AUTHORITY_YEARS * YEAR_S, CERTIFICATE_PEM,
+                                     &making->authority_pem, error));
     TRY(save(making, "keys/ca.pem", buffer_bytes(&making->authority_pem), 0644, error));
     struct certificate_terms server = {.common_name = "atoll-coordinator",
                                        .dns = {"atoll-coordinator"},
@@ -90,12 +97,15 @@ static enum status make_identities(struct making *making, struct error *error) {
     char uri[IDENTITY_URI_SIZE];
     memcpy(identity.run_id, making->run_id, RUN_ID_SIZE);
     identity_write(&identity, uri);
-    struct certificate_terms admin = {
-        .common_name = "root", .uri = uri, .client = true, .not_before_s = from, .not_after_s = end};
+    struct certificate_terms admin = {.common_name = "root",
+                                      .uri = uri,
+                                      .client = true,
+                                      .not_before_s = from,
+                                      .not_after_s = end};
     return make_certificate(making, "keys/admin.pem", making->admin, &admin, error);
 }
 
-/* ---- what is asked before anything is made -------------------------------------------------------------------------------- */
+/* ---- what is asked before anything is made --------------------------------------------------- */
 
 static enum status check_pieces(const char *directory, struct error *error) {
     enum status status = OK;
@@ -104,10 +114,12 @@ static enum status check_pieces(const char *directory, struct error *error) {
         if (!file_exists(path))
             ;
         else if (i < 2)
-            status = error_set(error, INVALID, "%s holds a run already: choose another directory", directory);
+            status = error_set(error, INVALID, "%s holds a run already: choose another directory",
+                               directory);
         else
-            status =
-                error_set(error, INVALID, "%s is in the way: a run has one of its own there; choose another directory", path);
+            status = error_set(
+                error, INVALID,
+                "%s is in the way: a run has one of its own there; choose another directory", path);
         free(path);
     }
     return status;
@@ -120,13 +132,15 @@ static enum status check_place(const char *directory, struct error *error) {
     return unfinished ? OK : check_pieces(directory, error);
 }
 
-static enum status check_checkpoint(const struct manifest *manifest, const char *checkpoint, struct error *error) {
+static enum status check_checkpoint(const struct manifest *manifest, const char *checkpoint,
+                                    struct error *error) {
     static const uint8_t none[DIGEST_SIZE];
     bool wanted = !digest_equal(manifest->initial.checkpoint_digest, none);
     if (wanted == (checkpoint != NULL)) return OK;
-    return error_set(error, INVALID,
-                     wanted ? "the manifest names a checkpoint by digest: give its file with --checkpoint"
-                            : "--checkpoint is given, but the manifest has no initial.checkpoint_digest");
+    return error_set(
+        error, INVALID,
+        wanted ? "the manifest names a checkpoint by digest: give its file with --checkpoint"
+               : "--checkpoint is given, but the manifest has no initial.checkpoint_digest");
 }
 
 /* Of the file system on which the directory is, or would be. */
@@ -150,8 +164,9 @@ out:
     return free_bytes;
 }
 
-static enum status check_fits(const char *directory, const struct manifest *manifest, uint64_t parameters,
-                              struct directory_needs *needs, struct error *error) {
+static enum status check_fits(const char *directory, const struct manifest *manifest,
+                              uint64_t parameters, struct directory_needs *needs,
+                              struct error *error) {
     char wanted[SIZE_TEXT_SIZE], there[SIZE_TEXT_SIZE];
     needs->parameters = parameters;
     needs->model_memory = model_state_memory(manifest, parameters);
@@ -161,23 +176,24 @@ static enum status check_fits(const char *directory, const struct manifest *mani
     needs->memory_free = memory_available();
     needs->disk_free = disk_free(directory);
     if (needs->memory > needs->memory_free)
-        return error_set(
-            error, FULL,
-            "the coordinator takes %s for this model, %s are free on this machine: a smaller model, or a larger machine",
-            size_text(needs->memory, wanted), size_text(needs->memory_free, there));
+        return error_set(error, FULL,
+                         "the coordinator takes %s for this model, %s are free on this machine: a "
+                         "smaller model, or a larger machine",
+                         size_text(needs->memory, wanted), size_text(needs->memory_free, there));
     if (needs->disk > needs->disk_free)
-        return error_set(
-            error, FULL,
-            "%s needs %s for two snapshots of this model, and room for payloads; its disk has %s left: another disk, or "
-            "a smaller model",
-            directory, size_text(needs->disk, wanted), size_text(needs->disk_free, there));
+        return error_set(error, FULL,
+                         "%s needs %s for two snapshots of this model, and room for payloads; its "
+                         "disk has %s left: another disk, or "
+                         "a smaller model",
+                         directory, size_text(needs->disk, wanted),
+                         size_text(needs->disk_free, there));
     return OK;
 }
 
 /* With `model`, version 0 is left in it; without, only what can be wrong is looked at. */
-static enum status prepare(const char *directory, const struct manifest *manifest, const char *checkpoint,
-                           struct directory_needs *needs, struct model_state *model, uint8_t *layout_digest,
-                           struct error *error) {
+static enum status prepare(const char *directory, const struct manifest *manifest,
+                           const char *checkpoint, struct directory_needs *needs,
+                           struct model_state *model, uint8_t *layout_digest, struct error *error) {
     struct layout layout = {0};
     struct model_state made = {0};
     TRY(check_place(directory, error));
@@ -188,7 +204,8 @@ static enum status prepare(const char *directory, const struct manifest *manifes
     enum status status = check_fits(directory, manifest, layout.count, needs, error);
     bool initial = model || checkpoint;
     if (status == OK && initial) status = model_state_init(&made, manifest, layout.count, error);
-    if (status == OK && initial) status = run_model_initialise(manifest, &layout, checkpoint, made.theta, error);
+    if (status == OK && initial)
+        status = run_model_initialise(manifest, &layout, checkpoint, made.theta, error);
     layout_deinit(&layout);
     if (status == OK && model)
         *model = made;
@@ -197,14 +214,16 @@ static enum status prepare(const char *directory, const struct manifest *manifes
     return status;
 }
 
-enum status directory_create_check(const char *directory, const struct manifest *manifest, const char *checkpoint,
-                                   struct directory_needs *needs, struct error *error) {
+enum status directory_create_check(const char *directory, const struct manifest *manifest,
+                                   const char *checkpoint, struct directory_needs *needs,
+                                   struct error *error) {
     struct directory_needs own;
     uint8_t layout_digest[DIGEST_SIZE];
-    return prepare(directory, manifest, checkpoint, needs ? needs : &own, NULL, layout_digest, error);
+    return prepare(directory, manifest, checkpoint, needs ? needs : &own, NULL, layout_digest,
+                   error);
 }
 
-/* ---- the mark -------------------------------------------------------------------------------------------------------------- */
+/* ---- the mark -------------------------------------------------------------------------------- */
 
 static enum status remove_pieces(const char *directory, struct error *error) {
     enum status status = OK;
@@ -220,17 +239,21 @@ static enum status remove_pieces(const char *directory, struct error *error) {
 static enum status lock_mark(struct making *making, bool *left_over, struct error *error) {
     struct stat info;
     if (flock(making->mark, LOCK_EX | LOCK_NB) != 0)
-        return error_set(error, UNAVAILABLE, "another process is making a run in %s", making->directory);
-    if (fstat(making->mark, &info) != 0) return error_set(error, FAILED, "stat its mark: %s", strerror(errno));
-    if (info.st_nlink == 0) return error_set(error, UNAVAILABLE, "another process has just made a run in %s", making->directory);
+        return error_set(error, UNAVAILABLE, "another process is making a run in %s",
+                         making->directory);
+    if (fstat(making->mark, &info) != 0)
+        return error_set(error, FAILED, "stat its mark: %s", strerror(errno));
+    if (info.st_nlink == 0)
+        return error_set(error, UNAVAILABLE, "another process has just made a run in %s",
+                         making->directory);
     *left_over = info.st_size > 0;
     return *left_over ? OK : check_pieces(making->directory, error);
 }
 
 static enum status take_mark(struct making *making, struct error *error) {
-    static const char text[] =
-        "`atollctl run create` is making a run here, or was cut off. Nothing here counts yet: give the command "
-        "again, and it begins anew.\n";
+    static const char text[] = "`atollctl run create` is making a run here, or was cut off. "
+                               "Nothing here counts yet: give the command "
+                               "again, and it begins anew.\n";
     char *path = file_join(making->directory, DIRECTORY_UNFINISHED);
     bool left_over = false;
     making->made_directory = !file_exists(making->directory);
@@ -238,7 +261,8 @@ static enum status take_mark(struct making *making, struct error *error) {
     if (status == OK) {
         making->mark = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
         if (making->mark < 0)
-            status = error_set(error, errno == ENOSPC ? FULL : FAILED, "make %s: %s", path, strerror(errno));
+            status = error_set(error, errno == ENOSPC ? FULL : FAILED, "make %s: %s", path,
+                               strerror(errno));
         else
             status = lock_mark(making, &left_over, error);
         if (status != OK && making->mark >= 0) { /* what is there is another's */
@@ -248,8 +272,10 @@ static enum status take_mark(struct making *making, struct error *error) {
         }
     }
     if (status == OK && left_over) status = remove_pieces(making->directory, error);
-    if (status == OK && !left_over) status = file_write_all(making->mark, text, sizeof text - 1, error);
-    if (status == OK && fsync(making->mark) != 0) status = error_set(error, FAILED, "sync %s: %s", path, strerror(errno));
+    if (status == OK && !left_over)
+        status = file_write_all(making->mark, text, sizeof text - 1, error);
+    if (status == OK && fsync(making->mark) != 0)
+        status = error_set(error, FAILED, "sync %s: %s", path, strerror(errno));
     if (status == OK) status = file_sync_directory(making->directory, error);
     free(path);
     return status;
@@ -261,13 +287,15 @@ static enum status drop_mark(struct making *making, enum status made, struct err
     struct error cleaning = {0};
     enum status status = made;
     if (making->mark >= 0 && made != OK && remove_pieces(making->directory, &cleaning) != OK) {
-        error_wrap(error, made, "%s could not be cleaned up (%s), give the command again or delete it", making->directory,
-                   cleaning.message);
+        error_wrap(error, made,
+                   "%s could not be cleaned up (%s), give the command again or delete it",
+                   making->directory, cleaning.message);
         goto out; /* the mark stays, and says so */
     }
     if (making->mark >= 0 && unlink(path) != 0 && made == OK)
         status = error_set(error, FAILED, "remove %s: %s", path, strerror(errno));
-    if (made == OK && status == OK) status = file_sync_directory(making->directory, error); /* it is a run from here on */
+    /* it is a run from here on */
+    if (made == OK && status == OK) status = file_sync_directory(making->directory, error);
     if (made != OK && making->made_directory) rmdir(making->directory);
 out:
     if (making->mark >= 0) close(making->mark);
@@ -275,10 +303,10 @@ out:
     return status;
 }
 
-/* ---- making it ------------------------------------------------------------------------------------------------------------- */
+/* ---- making it ------------------------------------------------------------------------------- */
 
-static enum status write_genesis(struct making *making, struct directory *data, const struct manifest *manifest,
-                                 struct error *error) {
+static enum status write_genesis(struct making *making, struct directory *data,
+                                 const struct manifest *manifest, struct error *error) {
     struct buffer canonical = {0}, raw = {0};
     struct ledger_entry entry = {.kind = LEDGER_GENESIS, .epoch = 1, .time_ms = clock_wall_ms()};
     uint8_t key[STORE_KEY_U64_SIZE];
@@ -292,7 +320,8 @@ static enum status write_genesis(struct making *making, struct directory *data, 
     ledger_entry_encode(&entry, &raw);
     struct snapshot_header header = {.epoch = 1, .ledger_size = 1, .payloads_from = 1};
     memcpy(header.run_id, making->run_id, RUN_ID_SIZE);
-    enum status status = directory_snapshot_write(data, &making->model, &header, making->coordinator, 1, error);
+    enum status status =
+        directory_snapshot_write(data, &making->model, &header, making->coordinator, 1, error);
     if (status != OK) goto out;
     store_key_u64(0, key);
     struct store_batch *batch = store_batch_create(data->store);
@@ -306,7 +335,8 @@ out:
 }
 
 /* What came beside the checkpoint, for exports: token ids, tokenizer and the like. */
-static enum status keep_beside(const struct making *making, const char *checkpoint, struct error *error) {
+static enum status keep_beside(const struct making *making, const char *checkpoint,
+                               struct error *error) {
     bool tokenizer;
     if (!checkpoint) return OK;
     char *path = file_join(making->directory, DIRECTORY_CHECKPOINT);
@@ -316,9 +346,11 @@ static enum status keep_beside(const struct making *making, const char *checkpoi
     return status;
 }
 
-static enum status make_all(struct making *making, const struct manifest *manifest, const char *checkpoint, struct error *error) {
+static enum status make_all(struct making *making, const struct manifest *manifest,
+                            const char *checkpoint, struct error *error) {
     struct directory data = {0};
-    char *keys = file_join(making->directory, "keys"), *store = file_join(making->directory, "store");
+    char *keys = file_join(making->directory, "keys"),
+         *store = file_join(making->directory, "store");
     enum status status = file_make_directory(keys, 0700, error);
     if (status == OK) status = file_make_directory(store, 0700, error);
     if (status == OK) status = make_identities(making, error);
@@ -333,12 +365,14 @@ static enum status make_all(struct making *making, const struct manifest *manife
     return status;
 }
 
-enum status directory_create(const char *directory, const struct manifest *manifest, const char *checkpoint,
-                             struct directory_needs *needs, struct error *error) {
+enum status directory_create(const char *directory, const struct manifest *manifest,
+                             const char *checkpoint, struct directory_needs *needs,
+                             struct error *error) {
     struct making making = {.directory = directory, .now_s = clock_wall_ms() / 1000, .mark = -1};
     struct directory_needs own;
     random_system(making.run_id, sizeof making.run_id);
-    TRY(prepare(directory, manifest, checkpoint, needs ? needs : &own, &making.model, making.layout_digest, error));
+    TRY(prepare(directory, manifest, checkpoint, needs ? needs : &own, &making.model,
+                making.layout_digest, error));
     enum status status = take_mark(&making, error);
     if (status == OK) status = make_all(&making, manifest, checkpoint, error);
     status = drop_mark(&making, status, error);

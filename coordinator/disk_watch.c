@@ -36,7 +36,8 @@ void disk_watch_destroy(struct disk_watch *disk) {
 void disk_watch_waits(struct disk_watch *disk, enum disk_user user, const char *message) {
     uint64_t now = clock_monotonic_ms();
     pthread_mutex_lock(&disk->lock);
-    bool first = !disk->users[user].waits, say = first || now - disk->users[user].said_ms >= SAY_AGAIN_MS;
+    bool first = !disk->users[user].waits,
+         say = first || now - disk->users[user].said_ms >= SAY_AGAIN_MS;
     if (first) disk->users[user].since_ms = now;
     if (say) disk->users[user].said_ms = now;
     uint64_t since = now - disk->users[user].since_ms;
@@ -45,7 +46,9 @@ void disk_watch_waits(struct disk_watch *disk, enum disk_user user, const char *
     pthread_mutex_unlock(&disk->lock);
     char quoted[256];
     if (say)
-        log_error("disk_full", "waited_ms=%llu reason=%s do=\"make room on the run's disk: the coordinator goes on by itself\"",
+        log_error("disk_full",
+                  "waited_ms=%llu reason=%s do=\"make room on the run's disk: the coordinator goes "
+                  "on by itself\"",
                   (unsigned long long)since, log_quote(message, quoted, sizeof quoted));
 }
 

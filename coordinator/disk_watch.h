@@ -1,5 +1,6 @@
-/* A full disk: who waits for room on it, and what is said about that. It is said at once, once a minute while it lasts, and when
- * it is over; until then `atollctl run status` names it. The coordinator goes on by itself when there is room again.
+/* A full disk: who waits for room on it, and what is said about that. It is said at once, once a
+ * minute while it lasts, and when it is over; until then `atollctl run status` names it. The
+ * coordinator goes on by itself when there is room again.
  *
  * Any thread, all functions.
  */

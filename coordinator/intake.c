@@ -1,4 +1,5 @@
-/* The intake's thread: open uploads, the last transfer of each site and fragment, and the verdict on a payload. */
+/* The intake's thread: open uploads, the last transfer of each site and fragment, and the verdict
+ * on a payload. */
 #include "coordinator/intake.h"
 
 #include <stdio.h>
@@ -47,21 +48,24 @@ struct intake {
 };
 
 /* UPLOADED, or CHECKED. */
-static void tell(struct intake *intake, enum coordinator_event_kind kind, uint64_t call, enum refusal code, const char *message) {
+static void tell(struct intake *intake, enum coordinator_event_kind kind, uint64_t call,
+                 enum refusal code, const char *message) {
     struct coordinator_event event = {.kind = kind, .call = call};
     event.uploaded.code = code;
     event.uploaded.message = message;
     intake->options.tell(intake->options.context, &event);
 }
 
-static void uploaded(struct intake *intake, const struct call *call, enum refusal code, const char *message) {
+static void uploaded(struct intake *intake, const struct call *call, enum refusal code,
+                     const char *message) {
     tell(intake, COORDINATOR_UPLOADED, call->number, code, message);
 }
 
-/* ---- transfers ------------------------------------------------------------------------------------------------------------- */
+/* ---- transfers ------------------------------------------------------------------------------- */
 
 /* What a failing disk means for who sends; a full one is said. */
-static enum refusal refusal_of(struct intake *intake, enum status status, const struct error *error) {
+static enum refusal refusal_of(struct intake *intake, enum status status,
+                               const struct error *error) {
     if (status == FULL) disk_watch_waits(intake->options.disk, DISK_PAYLOADS, error->message);
     return status == FULL || status == UNAVAILABLE ? REFUSED_BUSY : REFUSED_DIGEST;
 }
@@ -80,7 +84,8 @@ static void upload_name(const struct transfer *transfer, char out[static BLOB_UP
              (unsigned long long)transfer->sequence, hex_encode(transfer->digest, 16, digest));
 }
 
-/* Deletes a whole payload that nothing names; leaves it to another transfer of the same bytes, if there is one. */
+/* Deletes a whole payload that nothing names; leaves it to another transfer of the same bytes, if
+ * there is one. */
 static void drop_payload(struct intake *intake, struct transfer *transfer) {
     struct error error = {0};
     if (!transfer->fresh) return;
@@ -92,33 +97,41 @@ static void drop_payload(struct intake *intake, struct transfer *transfer) {
         return;
     }
     enum status status = blob_delete(intake->options.blobs, transfer->digest, &error);
-    if (status != OK && status != NOT_FOUND) log_warn("blob_left_behind", "reason=\"%s\"", error.message);
+    if (status != OK && status != NOT_FOUND)
+        log_warn("blob_left_behind", "reason=\"%s\"", error.message);
 }
 
 static void drop_upload(struct intake *intake, const struct transfer *transfer) {
     char name[BLOB_UPLOAD_NAME_MAX];
     struct blob_upload *upload = NULL;
     upload_name(transfer, name);
-    if (blob_upload_open(intake->options.blobs, name, WIRE_PAYLOAD_TOTAL_LIMIT, &upload, NULL) == OK) blob_upload_discard(upload);
+    if (blob_upload_open(intake->options.blobs, name, WIRE_PAYLOAD_TOTAL_LIMIT, &upload, NULL) ==
+        OK)
+        blob_upload_discard(upload);
 }
 
 /* The transfer that begins, in place of the last one of its site and fragment. */
-static struct transfer *transfer_begin(struct intake *intake, const struct contribution *contribution) {
+static struct transfer *transfer_begin(struct intake *intake,
+                                       const struct contribution *contribution) {
     struct transfer *transfer = transfer_of(intake, contribution->site, contribution->fragment);
-    if (transfer && transfer->sequence == contribution->sequence && digest_equal(transfer->digest, contribution->payload_digest))
+    if (transfer && transfer->sequence == contribution->sequence &&
+        digest_equal(transfer->digest, contribution->payload_digest))
         return transfer;
     if (transfer) {
         drop_upload(intake, transfer);
         drop_payload(intake, transfer);
     } else {
         if (intake->transfer_count == intake->transfer_capacity) {
-            intake->transfer_capacity = intake->transfer_capacity ? intake->transfer_capacity * 2 : 16;
-            intake->transfers = xrealloc(intake->transfers, intake->transfer_capacity * sizeof *transfer);
+            intake->transfer_capacity =
+                intake->transfer_capacity ? intake->transfer_capacity * 2 : 16;
+            intake->transfers =
+                xrealloc(intake->transfers, intake->transfer_capacity * sizeof *transfer);
         }
         transfer = &intake->transfers[intake->transfer_count++];
     }
-    *transfer =
-        (struct transfer){.site = contribution->site, .fragment = contribution->fragment, .sequence = contribution->sequence};
+    *transfer = (struct transfer){.site = contribution->site,
+                                  .fragment = contribution->fragment,
+                                  .sequence = contribution->sequence};
     memcpy(transfer->digest, contribution->payload_digest, DIGEST_SIZE);
     return transfer;
 }
@@ -139,7 +152,7 @@ static void clean_now_and_then(struct intake *intake) {
         log_warn("uploads_left_behind", "reason=\"%s\"", error.message);
 }
 
-/* ---- open uploads ---------------------------------------------------------------------------------------------------------- */
+/* ---- open uploads ---------------------------------------------------------------------------- */
 
 static struct receiving *receiving_of(struct intake *intake, const struct call *call) {
     for (size_t i = 0; i < intake->receiving_count; i++) {
@@ -149,7 +162,8 @@ static struct receiving *receiving_of(struct intake *intake, const struct call *
 }
 
 /* Takes the upload. */
-static struct receiving *receiving_begin(struct intake *intake, struct call *call, struct blob_upload *upload,
+static struct receiving *receiving_begin(struct intake *intake, struct call *call,
+                                         struct blob_upload *upload,
                                          const struct contribution *contribution, bool supply) {
     struct receiving *receiving = xcalloc(1, sizeof *receiving);
     *receiving = (struct receiving){.call = call_retain(call),
@@ -158,8 +172,10 @@ static struct receiving *receiving_begin(struct intake *intake, struct call *cal
                                     .resumed = blob_upload_size(upload) > 0,
                                     .supply = supply};
     if (intake->receiving_count == intake->receiving_capacity) {
-        intake->receiving_capacity = intake->receiving_capacity ? intake->receiving_capacity * 2 : 16;
-        intake->receiving = xrealloc(intake->receiving, intake->receiving_capacity * sizeof(struct receiving *));
+        intake->receiving_capacity =
+            intake->receiving_capacity ? intake->receiving_capacity * 2 : 16;
+        intake->receiving =
+            xrealloc(intake->receiving, intake->receiving_capacity * sizeof(struct receiving *));
     }
     intake->receiving[intake->receiving_count++] = receiving;
     return receiving;
@@ -182,22 +198,27 @@ static void finish(struct intake *intake, struct receiving *receiving) {
     struct error error = {0};
     const struct contribution *contribution = &receiving->contribution;
     bool was_there = blob_exists(intake->options.blobs, contribution->payload_digest);
-    enum status status = blob_upload_finish(receiving->upload, contribution->payload_digest, &error);
+    enum status status =
+        blob_upload_finish(receiving->upload, contribution->payload_digest, &error);
     if (status == OK) disk_watch_has_room(intake->options.disk, DISK_PAYLOADS);
     if (status == FAILED) {
         char message[200];
-        snprintf(message, sizeof message, "a payload cannot be made durable: %.150s", error.message);
+        snprintf(message, sizeof message, "a payload cannot be made durable: %.150s",
+                 error.message);
         intake->options.broken(intake->options.context, message);
-    } else if (status == CORRUPT && receiving->resumed) { /* the damage may be ours, of a crash: the upload is empty now */
-        uploaded(intake, receiving->call, REFUSED_BUSY, "the parts do not fit together: send it again from the start");
+    } else if (status == CORRUPT &&
+               receiving
+                   ->resumed) { /* the damage may be ours, of a crash: the upload is empty now */
+        uploaded(intake, receiving->call, REFUSED_BUSY,
+                 "the parts do not fit together: send it again from the start");
     } else if (status != OK) {
         uploaded(intake, receiving->call, refusal_of(intake, status, &error), error.message);
     } else {
         uploaded(intake, receiving->call, ACCEPTED, NULL);
     }
     struct transfer *transfer = transfer_of(intake, contribution->site, contribution->fragment);
-    if (status == OK && !receiving->supply && transfer && digest_equal(transfer->digest, contribution->payload_digest) &&
-        !was_there)
+    if (status == OK && !receiving->supply && transfer &&
+        digest_equal(transfer->digest, contribution->payload_digest) && !was_there)
         transfer->fresh = true;
     receiving_end(intake, receiving);
 }
@@ -215,11 +236,12 @@ static void give_credit(struct intake *intake, const struct receiving *receiving
     if (call_send(receiving->call, &head, bytes_of(NULL, 0)) == OK) call_read(receiving->call);
 }
 
-static void open_upload(struct intake *intake, struct call *call, const char *name, const struct contribution *contribution,
-                        bool supply) {
+static void open_upload(struct intake *intake, struct call *call, const char *name,
+                        const struct contribution *contribution, bool supply) {
     struct error error = {0};
     struct blob_upload *upload = NULL;
-    enum status status = blob_upload_open(intake->options.blobs, name, contribution->payload_size, &upload, &error);
+    enum status status =
+        blob_upload_open(intake->options.blobs, name, contribution->payload_size, &upload, &error);
     if (status != OK) {
         if (status == FULL) disk_watch_waits(intake->options.disk, DISK_PAYLOADS, error.message);
         /* INVALID: more than that is there */
@@ -233,18 +255,22 @@ static void open_upload(struct intake *intake, struct call *call, const char *na
         give_credit(intake, receiving);
 }
 
-/* A payload that was lost: what lies under its name is damaged, or was mended meanwhile. A whole one replaces it. */
-static void admit_supply(struct intake *intake, struct call *call, const struct contribution *contribution) {
+/* A payload that was lost: what lies under its name is damaged, or was mended meanwhile. A whole
+ * one replaces it. */
+static void admit_supply(struct intake *intake, struct call *call,
+                         const struct contribution *contribution) {
     char name[BLOB_UPLOAD_NAME_MAX], digest[HEX32_SIZE];
     if (blob_check(intake->options.blobs, contribution->payload_digest, NULL) == OK) {
         uploaded(intake, call, ACCEPTED, NULL);
         return;
     }
-    snprintf(name, sizeof name, "lost-%s", hex_encode(contribution->payload_digest, DIGEST_SIZE, digest));
+    snprintf(name, sizeof name, "lost-%s",
+             hex_encode(contribution->payload_digest, DIGEST_SIZE, digest));
     open_upload(intake, call, name, contribution, true);
 }
 
-static void admit(struct intake *intake, struct call *call, const struct contribution *contribution, bool supply) {
+static void admit(struct intake *intake, struct call *call, const struct contribution *contribution,
+                  bool supply) {
     char name[BLOB_UPLOAD_NAME_MAX];
     clean_now_and_then(intake);
     if (call_has_ended(call)) return;
@@ -253,7 +279,8 @@ static void admit(struct intake *intake, struct call *call, const struct contrib
         return;
     }
     const struct transfer *transfer = transfer_begin(intake, contribution);
-    if (blob_exists(intake->options.blobs, contribution->payload_digest)) { /* an earlier stream brought all of it */
+    if (blob_exists(intake->options.blobs,
+                    contribution->payload_digest)) { /* an earlier stream brought all of it */
         uploaded(intake, call, ACCEPTED, NULL);
         return;
     }
@@ -269,12 +296,15 @@ static void take_chunk(struct intake *intake, const struct intake_message *messa
         return;
     }
     const struct buffer *all = &message->chunk.message;
-    struct bytes content = bytes_of(all->data + message->chunk.head_size, all->size - message->chunk.head_size);
-    enum status status = blob_upload_append(receiving->upload, message->chunk.offset, content, &error);
+    struct bytes content =
+        bytes_of(all->data + message->chunk.head_size, all->size - message->chunk.head_size);
+    enum status status =
+        blob_upload_append(receiving->upload, message->chunk.offset, content, &error);
     if (status != OK) {
         receiving_end(intake, receiving);
         if (status == FULL) disk_watch_waits(intake->options.disk, DISK_PAYLOADS, error.message);
-        uploaded(intake, message->call, status == INVALID ? REFUSED_SIZE : REFUSED_BUSY, error.message);
+        uploaded(intake, message->call, status == INVALID ? REFUSED_SIZE : REFUSED_BUSY,
+                 error.message);
     } else if (blob_upload_size(receiving->upload) == receiving->contribution.payload_size) {
         finish(intake, receiving);
     } else {
@@ -289,7 +319,7 @@ static void half_close(struct intake *intake, const struct call *call) {
     uploaded(intake, call, REFUSED_SIZE, "fewer bytes came than the header announced");
 }
 
-/* ---- the verdict ----------------------------------------------------------------------------------------------------------- */
+/* ---- the verdict ----------------------------------------------------------------------------- */
 
 static void check(struct intake *intake, uint64_t number, const struct contribution *contribution) {
     const struct manifest *manifest = intake->options.manifest;
@@ -298,28 +328,35 @@ static void check(struct intake *intake, uint64_t number, const struct contribut
     struct error why = {0};
     uint64_t start, count;
     enum refusal code = REFUSED_DIGEST;
-    fragment_range(intake->options.parameters, manifest->fragments, contribution->fragment, &start, &count);
-    enum status status = blob_read(blobs, contribution->payload_digest, contribution->payload_size, &payload, &why);
+    fragment_range(intake->options.parameters, manifest->fragments, contribution->fragment, &start,
+                   &count);
+    enum status status =
+        blob_read(blobs, contribution->payload_digest, contribution->payload_size, &payload, &why);
     if (status == OK) {
-        code = admission_payload(contribution, manifest, buffer_bytes(&payload), count, intake->scratch, &why);
-    } else if (status == INVALID) { /* it is larger than the header says: whole, perhaps, and another's */
+        code = admission_payload(contribution, manifest, buffer_bytes(&payload), count,
+                                 intake->scratch, &why);
+    } else if (status ==
+               INVALID) { /* it is larger than the header says: whole, perhaps, and another's */
         code = REFUSED_SIZE;
-    } else { /* the disk has damaged it: not the site's fault, and what is there is good for nobody */
+    } else { /* the disk has damaged it: not the site's fault, and what is there is good for nobody
+              */
         code = REFUSED_BUSY;
         log_error("payload_damaged", "site=%u sequence=%llu reason=\"%s\"", contribution->site,
                   (unsigned long long)contribution->sequence, why.message);
         if (status == CORRUPT && blob_delete(blobs, contribution->payload_digest, NULL) != OK)
             log_warn("blob_left_behind", "reason=\"%s\"", why.message);
-        (void)error_set(&why, status, "the coordinator's copy of the payload is damaged: send it again");
+        (void)error_set(&why, status,
+                        "the coordinator's copy of the payload is damaged: send it again");
     }
     struct transfer *transfer = transfer_of(intake, contribution->site, contribution->fragment);
-    if (code != ACCEPTED && transfer && digest_equal(transfer->digest, contribution->payload_digest))
+    if (code != ACCEPTED && transfer &&
+        digest_equal(transfer->digest, contribution->payload_digest))
         drop_payload(intake, transfer);
     tell(intake, COORDINATOR_CHECKED, number, code, why.message);
     buffer_deinit(&payload);
 }
 
-/* ---- the thread ------------------------------------------------------------------------------------------------------------ */
+/* ---- the thread ------------------------------------------------------------------------------ */
 
 static void message_destroy(struct intake_message *message) {
     if (message->kind == INTAKE_CHUNK) buffer_deinit(&message->chunk.message);
@@ -330,7 +367,9 @@ static void message_destroy(struct intake_message *message) {
 static void act(struct intake *intake, const struct intake_message *message) {
     struct receiving *receiving;
     switch (message->kind) {
-    case INTAKE_ADMIT: admit(intake, message->call, &message->admit.contribution, message->admit.supply); break;
+    case INTAKE_ADMIT:
+        admit(intake, message->call, &message->admit.contribution, message->admit.supply);
+        break;
     case INTAKE_CHUNK: take_chunk(intake, message); break;
     case INTAKE_HALF_CLOSE: half_close(intake, message->call); break;
     case INTAKE_CLOSE:
@@ -353,14 +392,16 @@ static void run(void *context) {
 
 static enum status start(struct intake *intake, struct error *error) {
     void *scratch = NULL;
-    uint64_t largest = fragment_largest(intake->options.parameters, intake->options.manifest->fragments);
+    uint64_t largest =
+        fragment_largest(intake->options.parameters, intake->options.manifest->fragments);
     TRY(memory_try((size_t)largest, sizeof(float), &scratch, error));
     intake->scratch = scratch;
     TRY(blob_upload_clean(intake->options.blobs, UPLOAD_AGE_MS, NULL, error));
     return thread_start("intake", run, intake, &intake->thread, error);
 }
 
-enum status intake_start(const struct intake_options *options, struct intake **out, struct error *error) {
+enum status intake_start(const struct intake_options *options, struct intake **out,
+                         struct error *error) {
     struct intake *intake = xcalloc(1, sizeof *intake);
     intake->options = *options;
     intake->queue = queue_create(MESSAGES_LIMIT);

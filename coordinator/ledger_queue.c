@@ -49,7 +49,7 @@ void ledger_queue_destroy(struct ledger_queue *queue) {
     free(queue);
 }
 
-/* ---- to the store ------------------------------------------------------------------------------------------------------- */
+/* ---- to the store ---------------------------------------------------------------------------- */
 
 static void note_durable(struct ledger_queue *queue, uint64_t size) {
     pthread_mutex_lock(&queue->lock);
@@ -60,7 +60,8 @@ static void note_durable(struct ledger_queue *queue, uint64_t size) {
 
 bool ledger_queue_await(struct ledger_queue *queue, uint64_t size) {
     pthread_mutex_lock(&queue->lock);
-    while (queue->durable < size && !queue->ended && !queue->full) pthread_cond_wait(&queue->changed, &queue->lock);
+    while (queue->durable < size && !queue->ended && !queue->full)
+        pthread_cond_wait(&queue->changed, &queue->lock);
     bool reached = queue->durable >= size;
     pthread_mutex_unlock(&queue->lock);
     return reached;
@@ -116,7 +117,8 @@ static void send_batch(struct ledger_queue *queue, size_t from) {
     struct writing *writing = xmalloc(sizeof *writing);
     size_t sent = from;
     *writing = (struct writing){.queue = queue};
-    while (sent < queue->count && store_batch_size(batch) < BATCH_BYTES) writing->end = put_entries(batch, &queue->items[sent++]);
+    while (sent < queue->count && store_batch_size(batch) < BATCH_BYTES)
+        writing->end = put_entries(batch, &queue->items[sent++]);
     struct error error = {0};
     enum status status = store_commit(queue->options.store, batch, on_durable, writing, &error);
     if (status == OK) {
@@ -131,7 +133,8 @@ static void send_batch(struct ledger_queue *queue, size_t from) {
         fail(queue, &error);
 }
 
-void ledger_queue_add(struct ledger_queue *queue, uint64_t number, uint64_t first_index, struct bytes entries) {
+void ledger_queue_add(struct ledger_queue *queue, uint64_t number, uint64_t first_index,
+                      struct bytes entries) {
     if (queue->count == queue->capacity) {
         queue->capacity = queue->capacity ? queue->capacity * 2 : 64;
         queue->items = xrealloc(queue->items, queue->capacity * sizeof *queue->items);
@@ -145,7 +148,9 @@ void ledger_queue_flush(struct ledger_queue *queue) {
     if (queue->count > 0 && queue->sent == 0 && queue->retry_at == 0) send_batch(queue, 0);
 }
 
-uint64_t ledger_queue_retry_at(const struct ledger_queue *queue) { return queue->retry_at ? queue->retry_at : UINT64_MAX; }
+uint64_t ledger_queue_retry_at(const struct ledger_queue *queue) {
+    return queue->retry_at ? queue->retry_at : UINT64_MAX;
+}
 
 void ledger_queue_retry(struct ledger_queue *queue) {
     queue->retry_at = 0;
@@ -171,7 +176,8 @@ uint64_t ledger_queue_taken(struct ledger_queue *queue, enum status status, cons
 }
 
 void ledger_queue_end(struct ledger_queue *queue) {
-    while (queue->retry_at == 0 && queue->sent < queue->count) { /* after what is out: the store keeps the order */
+    while (queue->retry_at == 0 &&
+           queue->sent < queue->count) { /* after what is out: the store keeps the order */
         size_t before = queue->sent;
         send_batch(queue, before);
         if (queue->sent == before) break;

@@ -1,12 +1,14 @@
 /* The ledger's way to the disk.
  *
- * The state machine's entries gather here, in order, and go to the store as one batch: all that gathered while the one before was
- * being written. At most one batch is out, so neither a thousand orders at once nor a disk that stands still can fill the store's
- * queue; what gathers is bounded by the state machine, which answers BUSY beyond COMMITS_LIMIT.
+ * The state machine's entries gather here, in order, and go to the store as one batch: all that
+ * gathered while the one before was being written. At most one batch is out, so neither a thousand
+ * orders at once nor a disk that stands still can fill the store's queue; what gathers is bounded
+ * by the state machine, which answers BUSY beyond COMMITS_LIMIT.
  *
- * A full disk is waited out. The store gives the batch back (FULL) and takes nothing more until it is told to go on; the entries
- * are still here, so the same ones are tried again after a second until there is room. Nobody is told that they are durable before
- * they are. Any other failure of the store is the end: what the disk holds is then unknown.
+ * A full disk is waited out. The store gives the batch back (FULL) and takes nothing more until it
+ * is told to go on; the entries are still here, so the same ones are tried again after a second
+ * until there is room. Nobody is told that they are durable before they are. Any other failure of
+ * the store is the end: what the disk holds is then unknown.
  *
  * One thread, the loop's, except for ledger_queue_await.
  */
@@ -23,7 +25,8 @@ struct ledger_queue_options {
     struct store *store; /* borrowed, all of them */
     struct disk_watch *disk;
     uint64_t durable; /* entries that are, at the start */
-    /* The batch that is out is durable, or not: ledger_queue_taken is to be told on the loop's thread. On the store's writer. */
+    /* The batch that is out is durable, or not: ledger_queue_taken is to be told on the loop's
+     * thread. On the store's writer. */
     void (*written)(void *context, enum status status, const char *message);
     /* The store takes nothing any more: the process must end. */
     void (*broken)(void *context, const char *message);
@@ -31,9 +34,11 @@ struct ledger_queue_options {
 };
 
 struct ledger_queue *ledger_queue_create(const struct ledger_queue_options *options);
-void ledger_queue_destroy(struct ledger_queue *queue); /* after the store is closed; NULL is a no-op */
+/* after the store is closed; NULL is a no-op */
+void ledger_queue_destroy(struct ledger_queue *queue);
 /* Commit `number`: entries from first_index on, each u32 length || bytes; copied. */
-void ledger_queue_add(struct ledger_queue *queue, uint64_t number, uint64_t first_index, struct bytes entries);
+void ledger_queue_add(struct ledger_queue *queue, uint64_t number, uint64_t first_index,
+                      struct bytes entries);
 /* At the end of a wake-up: what has gathered goes to the store. */
 void ledger_queue_flush(struct ledger_queue *queue);
 /* When a full disk is to be tried again; UINT64_MAX: it is not full. */
@@ -43,7 +48,8 @@ void ledger_queue_retry(struct ledger_queue *queue);
 uint64_t ledger_queue_taken(struct ledger_queue *queue, enum status status, const char *message);
 /* The loop ends: the rest goes to the store, and nobody waits any more. */
 void ledger_queue_end(struct ledger_queue *queue);
-/* Any other thread: waits until the ledger on disk has `size` entries; false: not now, as the disk is full or the loop has ended. */
+/* Any other thread: waits until the ledger on disk has `size` entries; false: not now, as the disk
+ * is full or the loop has ended. */
 bool ledger_queue_await(struct ledger_queue *queue, uint64_t size);
 
 #endif

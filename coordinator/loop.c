@@ -14,7 +14,7 @@
 
 enum { MESSAGES_LIMIT = 65536, WAKE_MESSAGES = 1024 };
 
-/* ---- messages -------------------------------------------------------------------------------------------------------------- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 struct posted { /* a message in the queue, with what it borrows */
     struct loop_message message;
@@ -79,15 +79,16 @@ void loop_post(struct loop *loop, const struct loop_message *message) {
     if (queue_push_wait(loop->queue, posted) != OK) posted_destroy(posted);
 }
 
-/* ---- steps ----------------------------------------------------------------------------------------------------------------- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
-static void step(struct loop *loop, const struct coordinator_event *event, struct coordinator_actions *actions) {
+static void step(struct loop *loop, const struct coordinator_event *event,
+                 struct coordinator_actions *actions) {
     coordinator_state_step(loop->state, event, clock_instant(), actions);
     loop_act_all(loop, actions);
 }
 
-/* An invitation's secret is made here, by the only side that knows randomness; the state machine and the ledger see its digest. It
- * waits in the call until the entry is durable. */
+/* An invitation's secret is made here, by the only side that knows randomness; the state machine
+ * and the ledger see its digest. It waits in the call until the entry is durable. */
 static void make_secret(struct call *call, uint8_t secret_digest[static DIGEST_SIZE]) {
     uint8_t secret[SECRET_SIZE];
     random_system(secret, sizeof secret);
@@ -97,9 +98,12 @@ static void make_secret(struct call *call, uint8_t secret_digest[static DIGEST_S
 }
 
 /* A copy's figures are not the site's. */
-static void keep_report(struct loop *loop, const struct coordinator_event *event, const struct heartbeat_request *last) {
+static void keep_report(struct loop *loop, const struct coordinator_event *event,
+                        const struct heartbeat_request *last) {
     uint32_t site = event->heartbeat.site;
-    if (site == 0 || site > SITES_LIMIT || !coordinator_state_has_place(loop->state, site, event->heartbeat.instance)) return;
+    if (site == 0 || site > SITES_LIMIT ||
+        !coordinator_state_has_place(loop->state, site, event->heartbeat.instance))
+        return;
     struct site_report *report = &loop->reports[site];
     report->heard = true;
     report->last = *last;
@@ -108,7 +112,8 @@ static void keep_report(struct loop *loop, const struct coordinator_event *event
     report->last.device = report->last.software = NULL;
 }
 
-static void take_written(struct loop *loop, enum status status, const char *message, struct coordinator_actions *actions) {
+static void take_written(struct loop *loop, enum status status, const char *message,
+                         struct coordinator_actions *actions) {
     struct coordinator_event event = {.kind = COORDINATOR_COMMITTED};
     event.committed.commit = ledger_queue_taken(loop->options.ledger, status, message);
     event.committed.status = status;
@@ -117,7 +122,8 @@ static void take_written(struct loop *loop, enum status status, const char *mess
     step(loop, &event, actions);
 }
 
-static void take_message(struct loop *loop, struct loop_message *message, struct coordinator_actions *actions) {
+static void take_message(struct loop *loop, struct loop_message *message,
+                         struct coordinator_actions *actions) {
     struct coordinator_event *event = &message->event;
     switch (message->kind) {
     case LOOP_EVENT:
@@ -130,8 +136,12 @@ static void take_message(struct loop *loop, struct loop_message *message, struct
         keep_report(loop, event, message->report);
         loop_hear_clock(loop);
         break;
-    case LOOP_QUESTION: loop_answer(loop, message->call, message->question.verb, message->question.first_site); break;
-    case LOOP_WRITTEN: take_written(loop, message->written.status, message->written.message, actions); break;
+    case LOOP_QUESTION:
+        loop_answer(loop, message->call, message->question.verb, message->question.first_site);
+        break;
+    case LOOP_WRITTEN:
+        take_written(loop, message->written.status, message->written.message, actions);
+        break;
     }
 }
 
@@ -142,15 +152,18 @@ static void take_time(struct loop *loop, struct coordinator_actions *actions) {
         loop->timer_ms = UINT64_MAX;
         step(loop, &(struct coordinator_event){.kind = COORDINATOR_TIMER}, actions);
     }
-    if (ledger_queue_retry_at(loop->options.ledger) <= now) ledger_queue_retry(loop->options.ledger);
+    if (ledger_queue_retry_at(loop->options.ledger) <= now)
+        ledger_queue_retry(loop->options.ledger);
 }
 
 static uint64_t time_left(const struct loop *loop) {
-    uint64_t now = clock_monotonic_ms(), at = MIN(loop->timer_ms, ledger_queue_retry_at(loop->options.ledger));
+    uint64_t now = clock_monotonic_ms(),
+             at = MIN(loop->timer_ms, ledger_queue_retry_at(loop->options.ledger));
     return at == UINT64_MAX ? UINT64_MAX : at > now ? at - now : 0;
 }
 
-/* A wake-up takes what is in the queue by then, and the entries that came of it go to the disk together. False: the end. */
+/* A wake-up takes what is in the queue by then, and the entries that came of it go to the disk
+ * together. False: the end. */
 static bool wake(struct loop *loop, void *popped, struct coordinator_actions *actions) {
     bool ended = false;
     enum status status = OK;
@@ -183,7 +196,7 @@ static void run(void *context) {
     coordinator_actions_deinit(&actions);
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------------------ */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 struct loop *loop_create(void) {
     struct loop *loop = xcalloc(1, sizeof *loop);

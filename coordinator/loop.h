@@ -1,8 +1,10 @@
-/* The coordinator's loop: one thread that steps the state machine with everything that happens, one event after the other, and does
- * what it answers. It commands intake, publisher, model thread, calls and ledger queue; they know nothing of it, and what they tell
- * is posted here. It never waits for the disk.
+/* The coordinator's loop: one thread that steps the state machine with everything that happens, one
+ * event after the other, and does what it answers. It commands intake, publisher, model thread,
+ * calls and ledger queue; they know nothing of it, and what they tell is posted here. It never
+ * waits for the disk.
  *
- * It owns coordinator_state, the sites' last reports, and the numbers of the calls that wait for an answer.
+ * It owns coordinator_state, the sites' last reports, and the numbers of the calls that wait for an
+ * answer.
  */
 #ifndef COORDINATOR_LOOP_H
 #define COORDINATOR_LOOP_H
@@ -63,7 +65,8 @@ struct loop_message {
 
 /* Takes messages from now on, and waits with them. */
 struct loop *loop_create(void);
-MUST_USE enum status loop_start(struct loop *loop, const struct loop_options *options, struct error *error);
+MUST_USE enum status loop_start(struct loop *loop, const struct loop_options *options,
+                                struct error *error);
 /* From any thread; waits where the queue is full. Dropped after loop_stop. */
 void loop_post(struct loop *loop, const struct loop_message *message);
 /* Takes what was posted before, hands what is not durable yet to the ledger queue, and ends. */

@@ -1,4 +1,5 @@
-/* What the state machine says is to be done: answers to calls, and messages to those who do the work. */
+/* What the state machine says is to be done: answers to calls, and messages to those who do the
+ * work. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,7 +12,8 @@
 
 enum { CERTIFICATE_S = 5 * 31557600 };
 
-static void send_submit_reply(struct loop *loop, uint64_t number, const struct submit_reply *reply) {
+static void send_submit_reply(struct loop *loop, uint64_t number,
+                              const struct submit_reply *reply) {
     struct call *call = calls_find(loop->options.calls, number);
     if (!call) return;
     struct buffer head = {0};
@@ -36,8 +38,8 @@ static void act_refuse(struct loop *loop, const struct coordinator_action *actio
         log_info("payload_supplied", "site=%u message=%s", call ? call->site : 0,
                  log_quote(action->message, quoted, sizeof quoted));
     else
-        log_info("contribution_refused", "site=%u code=%s reason=%s", call ? call->site : 0, refusal_name(action->code),
-                 log_quote(action->message, quoted, sizeof quoted));
+        log_info("contribution_refused", "site=%u code=%s reason=%s", call ? call->site : 0,
+                 refusal_name(action->code), log_quote(action->message, quoted, sizeof quoted));
     call_release(call);
     send_submit_reply(loop, action->call, &reply);
 }
@@ -58,8 +60,8 @@ void loop_publish(struct loop *loop, uint64_t size) {
     publisher_grow(loop->options.publisher, size, due ? head : NULL, loop->head_size);
 }
 
-static enum status issue(struct loop *loop, uint32_t site, const char *name, struct bytes request, struct buffer *out,
-                         struct error *error) {
+static enum status issue(struct loop *loop, uint32_t site, const char *name, struct bytes request,
+                         struct buffer *out, struct error *error) {
     struct identity identity = {.role = IDENTITY_SITE, .site = site};
     char uri[IDENTITY_URI_SIZE];
     memcpy(identity.run_id, loop->options.run_id, RUN_ID_SIZE);
@@ -70,8 +72,9 @@ static enum status issue(struct loop *loop, uint32_t site, const char *name, str
                                       .client = true,
                                       .not_before_s = CERTIFICATE_FROM_S,
                                       .not_after_s = now_s + CERTIFICATE_S};
-    return certificate_issue(buffer_bytes(&loop->options.keys->authority_pem), loop->options.keys->authority, request, &terms,
-                             CERTIFICATE_PEM, out, error);
+    return certificate_issue(buffer_bytes(&loop->options.keys->authority_pem),
+                             loop->options.keys->authority, request, &terms, CERTIFICATE_PEM, out,
+                             error);
 }
 
 static enum join_code join_code_of(enum refusal code) {
@@ -89,21 +92,27 @@ static enum join_code join_code_of(enum refusal code) {
 static void act_joined(struct loop *loop, const struct coordinator_action *action) {
     struct call *call = calls_find(loop->options.calls, action->call);
     if (!call) return;
-    struct join_reply reply = {.code = join_code_of(action->code), .message = action->message, .server_time_ms = clock_wall_ms()};
+    struct join_reply reply = {.code = join_code_of(action->code),
+                               .message = action->message,
+                               .server_time_ms = clock_wall_ms()};
     struct buffer certificate = {0}, manifest = {0}, head = {0};
     struct error error = {0};
     enum status status = OK;
     if (action->code == ACCEPTED) {
         const struct run_site *site =
-            action->site ? run_state_site(coordinator_state_run(loop->state), action->site) : NULL; /* NULL: only a look */
-        if (site) status = issue(loop, action->site, site->name, buffer_bytes(&call->csr), &certificate, &error);
+            /* NULL: only a look */
+            action->site ? run_state_site(coordinator_state_run(loop->state), action->site) : NULL;
+        if (site)
+            status = issue(loop, action->site, site->name, buffer_bytes(&call->csr), &certificate,
+                           &error);
         manifest_write(loop->options.manifest, &manifest);
         reply.protocol = call->protocol;
         memcpy(reply.run_id, loop->options.run_id, RUN_ID_SIZE);
         reply.site = action->site;
         reply.certificate_pem = buffer_bytes(&certificate);
         reply.ca_pem = buffer_bytes(&loop->options.keys->authority_pem);
-        memcpy(reply.coordinator_key, key_pair_public(loop->options.keys->coordinator), PUBLIC_KEY_SIZE);
+        memcpy(reply.coordinator_key, key_pair_public(loop->options.keys->coordinator),
+               PUBLIC_KEY_SIZE);
         reply.manifest = buffer_bytes(&manifest);
         if (site) log_info("site_joined", "site=%u name=%s", action->site, site->name);
     } else {
@@ -121,7 +130,8 @@ static void act_joined(struct loop *loop, const struct coordinator_action *actio
     call_release(call);
 }
 
-_Static_assert((int)WANTED_LIMIT == (int)WIRE_WANTED_LIMIT, "the state machine asks for what one answer carries");
+_Static_assert((int)WANTED_LIMIT == (int)WIRE_WANTED_LIMIT,
+               "the state machine asks for what one answer carries");
 
 static void act_heartbeat_reply(struct loop *loop, const struct coordinator_action *action) {
     struct call *call = calls_find(loop->options.calls, action->call);
@@ -177,11 +187,13 @@ static void act_drop(struct loop *loop, const struct coordinator_action *action)
 static void act_end(struct loop *loop, const struct coordinator_action *action) {
     struct call *call = calls_find(loop->options.calls, action->call);
     if (!call) return;
-    call_finish(call, action->code == REFUSED_COPY ? RPC_PERMISSION_DENIED : RPC_UNAVAILABLE, action->message);
+    call_finish(call, action->code == REFUSED_COPY ? RPC_PERMISSION_DENIED : RPC_UNAVAILABLE,
+                action->message);
     call_release(call);
 }
 
-static const struct run_pending *pending_of(const struct run_state *run, uint32_t fragment, uint64_t index) {
+static const struct run_pending *pending_of(const struct run_state *run, uint32_t fragment,
+                                            uint64_t index) {
     uint32_t count = run_state_pending_count(run, fragment);
     for (uint32_t at = 0; at < count; at++) {
         const struct run_pending *pending = run_state_pending(run, fragment, at);
@@ -190,7 +202,8 @@ static const struct run_pending *pending_of(const struct run_state *run, uint32_
     return NULL;
 }
 
-/* What the model's thread must know of the contributions is copied while the run state still has them pending. */
+/* What the model's thread must know of the contributions is copied while the run state still has
+ * them pending. */
 static void act_apply(struct loop *loop, const struct ledger_entry *entry) {
     const struct run_state *run = coordinator_state_run(loop->state);
     struct model_message message = {.kind = MODEL_APPLY};
@@ -199,10 +212,12 @@ static void act_apply(struct loop *loop, const struct ledger_entry *entry) {
     message.apply.count = entry->step.count;
     message.apply.parts = xcalloc(entry->step.count, sizeof *message.apply.parts);
     for (uint16_t i = 0; i < entry->step.count; i++) {
-        const struct run_pending *pending = pending_of(run, entry->step.fragment, entry->step.parts[i].index);
+        const struct run_pending *pending =
+            pending_of(run, entry->step.fragment, entry->step.parts[i].index);
         ASSERT(pending);
-        message.apply.parts[i] = (struct model_part){
-            .index = pending->index, .contribution = pending->contribution, .scale = entry->step.parts[i].scale};
+        message.apply.parts[i] = (struct model_part){.index = pending->index,
+                                                     .contribution = pending->contribution,
+                                                     .scale = entry->step.parts[i].scale};
     }
     model_thread_post(loop->options.model_thread, &message); /* takes the parts */
 }
@@ -224,18 +239,23 @@ static void act(struct loop *loop, const struct coordinator_action *action) {
     case DO_DROP: act_drop(loop, action); break;
     case DO_CHECK: act_check(loop, action); break;
     case DO_COMMIT:
-        ledger_queue_add(loop->options.ledger, action->commit, action->first_index, buffer_bytes(&action->bytes));
+        ledger_queue_add(loop->options.ledger, action->commit, action->first_index,
+                         buffer_bytes(&action->bytes));
         break;
     case DO_PUBLISH: loop_publish(loop, action->size); break;
     case DO_APPLY: act_apply(loop, &action->step); break;
-    case DO_CATCH_UP: model_thread_post(loop->options.model_thread, &(struct model_message){.kind = MODEL_CATCH_UP}); break;
+    case DO_CATCH_UP:
+        model_thread_post(loop->options.model_thread,
+                          &(struct model_message){.kind = MODEL_CATCH_UP});
+        break;
     case DO_SNAPSHOT: act_snapshot(loop, action); break;
     case DO_JOINED: act_joined(loop, action); break;
     case DO_HEARTBEAT_REPLY: act_heartbeat_reply(loop, action); break;
     case DO_ADMIN_REPLY: loop_order_done(loop, action); break;
     case DO_END: act_end(loop, action); break;
     case DO_COPY:
-        log_error("site_runs_twice", "site=%u copies=%u message=\"%s\"", action->site, action->copies, action->message);
+        log_error("site_runs_twice", "site=%u copies=%u message=\"%s\"", action->site,
+                  action->copies, action->message);
         break;
     case DO_CUT: calls_cut(loop->options.calls, action->site, action->message); break;
     case DO_TIMER: loop->timer_ms = action->at_ms; break;
@@ -249,23 +269,29 @@ static void log_entry(struct loop *loop, const struct coordinator_action *action
     struct contribution contribution;
     if (ledger_entry_decode(reader_take(&reader, reader_u32(&reader)), &entry, NULL) != OK) return;
     if (entry.kind == LEDGER_STEP) {
-        log_info("outer_step", "version=%llu fragment=%u contributions=%u", (unsigned long long)entry.step.version,
-                 entry.step.fragment, entry.step.count);
+        log_info("outer_step", "version=%llu fragment=%u contributions=%u",
+                 (unsigned long long)entry.step.version, entry.step.fragment, entry.step.count);
     } else if (entry.kind == LEDGER_CONTRIBUTION) {
-        if (contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE), &contribution, NULL) != OK) return;
+        if (contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE),
+                                &contribution, NULL) != OK)
+            return;
         struct intake_message message = {.kind = INTAKE_KEEP};
         memcpy(message.keep.digest, contribution.payload_digest, DIGEST_SIZE);
         intake_post(loop->options.intake, &message);
-        log_info("contribution_accepted", "site=%u sequence=%llu fragment=%u base=%llu loss=%.4f size=%llu", contribution.site,
-                 (unsigned long long)contribution.sequence, contribution.fragment, (unsigned long long)contribution.base_version,
+        log_info("contribution_accepted",
+                 "site=%u sequence=%llu fragment=%u base=%llu loss=%.4f size=%llu",
+                 contribution.site, (unsigned long long)contribution.sequence,
+                 contribution.fragment, (unsigned long long)contribution.base_version,
                  (double)contribution.loss, (unsigned long long)contribution.payload_size);
     } else {
         if (entry.kind == LEDGER_DROPPED || entry.kind == LEDGER_SITE_REVOKED)
             publisher_drop(loop->options.publisher, coordinator_state_run(loop->state));
         if (entry.kind == LEDGER_DROPPED)
-            log_error("contribution_dropped", "entry=%llu reason=\"%s\" do=\"nothing: its site keeps the mass\"",
+            log_error("contribution_dropped",
+                      "entry=%llu reason=\"%s\" do=\"nothing: its site keeps the mass\"",
                       (unsigned long long)entry.dropped.index, entry.dropped.reason);
-        log_info("ledger_entry", "kind=%s index=%llu", ledger_kind_name(entry.kind), (unsigned long long)action->first_index);
+        log_info("ledger_entry", "kind=%s index=%llu", ledger_kind_name(entry.kind),
+                 (unsigned long long)action->first_index);
     }
 }
 

@@ -1,4 +1,5 @@
-/* What the admin asks without changing anything, and the form of every answer. On the loop's thread. */
+/* What the admin asks without changing anything, and the form of every answer. On the loop's
+ * thread. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,7 +29,8 @@ static void describe_run(struct loop *loop, struct run_status *out) {
         out->pending += run_state_pending_count(run, fragment);
     }
     for (int code = 1; code < REFUSAL_COUNT; code++) {
-        out->refused[code < WIRE_CODES ? code : 0] += coordinator_state_refused(loop->state, (enum refusal)code);
+        out->refused[code < WIRE_CODES ? code : 0] +=
+            coordinator_state_refused(loop->state, (enum refusal)code);
     }
     for (uint32_t site = 1; site <= run_state_site_count(run); site++) {
         out->accepted += run_state_site(run, site)->contributions;
@@ -44,23 +46,26 @@ static void describe_run(struct loop *loop, struct run_status *out) {
 static void describe_site(struct loop *loop, const struct run_site *site, struct site_status *out) {
     const struct site_report *report = &loop->reports[site->site];
     const struct heartbeat_request *last = &report->last;
-    *out = (struct site_status){.site = site->site,
-                                .name = site->name,
-                                .revoked = site->revoked,
-                                .connected = coordinator_state_connected(loop->state, site->site, clock_instant()),
-                                .inner_steps = coordinator_state_inner_steps(loop->state, site->site, clock_instant()),
-                                .tokens = site->tokens,
-                                .contributions = site->contributions,
-                                .loss = NAN,
-                                .last_seen_ms_ago = coordinator_state_silence(loop->state, site->site, clock_instant()),
-                                .device = report->device,
-                                .software = report->software};
-    out->copies = coordinator_state_copies(loop->state, site->site, clock_instant(), &out->copy_ms_ago);
+    *out = (struct site_status){
+        .site = site->site,
+        .name = site->name,
+        .revoked = site->revoked,
+        .connected = coordinator_state_connected(loop->state, site->site, clock_instant()),
+        .inner_steps = coordinator_state_inner_steps(loop->state, site->site, clock_instant()),
+        .tokens = site->tokens,
+        .contributions = site->contributions,
+        .loss = NAN,
+        .last_seen_ms_ago = coordinator_state_silence(loop->state, site->site, clock_instant()),
+        .device = report->device,
+        .software = report->software};
+    out->copies =
+        coordinator_state_copies(loop->state, site->site, clock_instant(), &out->copy_ms_ago);
     if (!report->heard) return;
     out->version = last->version;
     out->staleness = last->staleness;
     out->loss = last->loss;
-    if (out->connected) out->tokens_per_second = last->tokens_per_second; /* else nobody knows, and 0 is the better guess */
+    /* else nobody knows, and 0 is the better guess */
+    if (out->connected) out->tokens_per_second = last->tokens_per_second;
     out->refused = last->refused;
     out->bytes_up = last->bytes_up;
     out->bytes_down = last->bytes_down;
@@ -91,7 +96,8 @@ static void answer_status(struct loop *loop, struct call *call) {
     call_answer_admin(call, &reply);
 }
 
-/* The state machine carried an order out, or said why not. An invitation's secret waited in the call for this. */
+/* The state machine carried an order out, or said why not. An invitation's secret waited in the
+ * call for this. */
 void loop_order_done(struct loop *loop, const struct coordinator_action *action) {
     static const uint32_t codes[] = {[ORDER_DONE] = ADMIN_OK,
                                      [ORDER_NO_SUCH_SITE] = ADMIN_NOT_FOUND,
@@ -119,8 +125,9 @@ void loop_answer(struct loop *loop, struct call *call, enum admin_verb verb, uin
     case ADMIN_STATUS: answer_status(loop, call); break;
     case ADMIN_SITES: answer_sites(loop, call, first_site); break;
     default:
-        call_answer_admin(call,
-                          &(struct admin_reply){.code = ADMIN_INVALID, .message = "this coordinator does not know that verb"});
+        call_answer_admin(
+            call, &(struct admin_reply){.code = ADMIN_INVALID,
+                                        .message = "this coordinator does not know that verb"});
         break;
     }
 }

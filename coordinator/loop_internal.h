@@ -45,7 +45,8 @@ void loop_order_done(struct loop *loop, const struct coordinator_action *action)
 /* --- loop_waits.c --- */
 /* For the status: "" if nothing does. Valid until the next call. */
 const char *loop_waits(struct loop *loop, int64_t *clock_ahead_ms);
-/* A site has told its time: whether ours is off is said in the log, at once and then once a minute. */
+/* A site has told its time: whether ours is off is said in the log, at once and then once a minute.
+ */
 void loop_hear_clock(struct loop *loop);
 
 #endif

@@ -1,5 +1,6 @@
-/* What holds the run up, or soon will, and needs a person: a full disk, payloads that were lost, this machine's clock. The run waits
- * it out; here it is named, for `atollctl run status` (`waits`, and not ready) and in the log. On the loop's thread. */
+/* What holds the run up, or soon will, and needs a person: a full disk, payloads that were lost,
+ * this machine's clock. The run waits it out; here it is named, for `atollctl run status` (`waits`,
+ * and not ready) and in the log. On the loop's thread. */
 #include <stdio.h>
 #include <string.h>
 
@@ -15,9 +16,10 @@ static bool clock_off(struct loop *loop, struct clock_off *off) {
 }
 
 static void describe_clock(const struct clock_off *off, char *out, size_t size) {
-    snprintf(out, size, "this machine's clock is %lld s %s those of %u of %u sites that are connected",
-             (long long)(off->ahead_ms < 0 ? -off->ahead_ms : off->ahead_ms) / 1000, off->ahead_ms < 0 ? "behind" : "ahead of",
-             off->sites, off->present);
+    snprintf(out, size,
+             "this machine's clock is %lld s %s those of %u of %u sites that are connected",
+             (long long)(off->ahead_ms < 0 ? -off->ahead_ms : off->ahead_ms) / 1000,
+             off->ahead_ms < 0 ? "behind" : "ahead of", off->sites, off->present);
 }
 
 static void describe_lost(struct loop *loop, char *out, size_t size) {
@@ -25,10 +27,14 @@ static void describe_lost(struct loop *loop, char *out, size_t size) {
     size_t lost = coordinator_state_lost(loop->state, &index);
     *out = 0;
     if (lost == 0) return;
-    snprintf(out, size, "the payload%s of %zu ledger entr%s (%llu%s) %s damaged on this disk; the sites are asked for %s%s",
-             lost > 1 ? "s" : "", lost, lost > 1 ? "ies" : "y", (unsigned long long)index, lost > 1 ? ", ..." : "",
-             lost > 1 ? "are" : "is", lost > 1 ? "them" : "it",
-             coordinator_state_has_model(loop->state) ? "" : ", and the model needs it before the next step");
+    snprintf(out, size,
+             "the payload%s of %zu ledger entr%s (%llu%s) %s damaged on this disk; the sites are "
+             "asked for %s%s",
+             lost > 1 ? "s" : "", lost, lost > 1 ? "ies" : "y", (unsigned long long)index,
+             lost > 1 ? ", ..." : "", lost > 1 ? "are" : "is", lost > 1 ? "them" : "it",
+             coordinator_state_has_model(loop->state)
+                 ? ""
+                 : ", and the model needs it before the next step");
 }
 
 const char *loop_waits(struct loop *loop, int64_t *clock_ahead_ms) {
@@ -53,5 +59,8 @@ void loop_hear_clock(struct loop *loop) {
     loop->clock_said_ms = now;
     char message[128];
     describe_clock(&off, message, sizeof message);
-    log_error("clock_off", "message=\"%s\" do=\"set this machine's clock (NTP): meanwhile invitations expire by it\"", message);
+    log_error(
+        "clock_off",
+        "message=\"%s\" do=\"set this machine's clock (NTP): meanwhile invitations expire by it\"",
+        message);
 }

@@ -30,7 +30,8 @@ struct coordinator_settings {
     const char *directory, *port_file, *advertise;
     struct option_list listen;
     const char *checkpoint;
-    uint64_t uploads, presence_ms, retry_ms, lost_ms, chunk, head_interval, snapshots, threads, connections;
+    uint64_t uploads, presence_ms, retry_ms, lost_ms, chunk, head_interval, snapshots, threads,
+        connections;
     bool new_epoch;
 };
 
@@ -46,14 +47,16 @@ static const struct option table[] = {
      OPTION_FIELD(struct coordinator_settings, listen),
      .value_name = "HOST:PORT",
      .check = address_check_listen,
-     .help = "where to listen; 0.0.0.0 is every IPv4 address and [::] every address of this machine, port 0 picks one; "
+     .help = "where to listen; 0.0.0.0 is every IPv4 address and [::] every address of this "
+             "machine, port 0 picks one; "
              "0.0.0.0:7400 if not given"},
     {.name = "advertise",
      .type = OPTION_TEXT,
      OPTION_FIELD(struct coordinator_settings, advertise),
      .value_name = "HOST:PORT",
      .check = address_check_connect,
-     .help = "where sites reach this coordinator from outside; `atollctl site invite` prints it in its line"},
+     .help = "where sites reach this coordinator from outside; `atollctl site invite` prints it in "
+             "its line"},
     {.name = "port-file",
      .type = OPTION_PATH,
      OPTION_FIELD(struct coordinator_settings, port_file),
@@ -86,8 +89,8 @@ static const struct option table[] = {
      .fallback = "10m",
      .min = "1s",
      .max = "30d",
-     .help =
-         "a waiting contribution whose payload the disk has lost is asked for this long, then dropped; its site keeps its mass"},
+     .help = "a waiting contribution whose payload the disk has lost is asked for this long, then "
+             "dropped; its site keeps its mass"},
     {.name = "checkpoint",
      .type = OPTION_PATH,
      OPTION_FIELD(struct coordinator_settings, checkpoint),
@@ -99,7 +102,8 @@ static const struct option table[] = {
      .fallback = "256KiB",
      .min = "1KiB",
      .max = "1MiB",
-     .help = "payload bytes in a message; smaller ones move the progress deadline along on slow links"},
+     .help =
+         "payload bytes in a message; smaller ones move the progress deadline along on slow links"},
     {.name = "head-interval",
      .type = OPTION_U64,
      OPTION_FIELD(struct coordinator_settings, head_interval),
@@ -131,16 +135,18 @@ static const struct option table[] = {
      .type = OPTION_BOOL,
      OPTION_FIELD(struct coordinator_settings, new_epoch),
      .flags = OPTION_FLAG_ONLY,
-     .help = "take over: this directory is a copy, and the coordinator it was copied from may still run; give it once"},
+     .help = "take over: this directory is a copy, and the coordinator it was copied from may "
+             "still run; give it once"},
     {0}};
 
 static const struct command program = {
     .name = "atoll-coordinator",
     .summary = "serves one training run: takes contributions, makes outer steps, keeps the ledger",
-    .description =
-        "Restores the run from its data directory (newest snapshot, then replay), then listens. It can be killed at any "
-        "time: what it acknowledged is durable. Exit codes: 0 stopped by a signal, 1 a failure that a restart may heal, "
-        "2 wrong usage, 3 halted: a person must look, a restart would meet the same.",
+    .description = "Restores the run from its data directory (newest snapshot, then replay), then "
+                   "listens. It can be killed at any "
+                   "time: what it acknowledged is durable. Exit codes: 0 stopped by a signal, 1 a "
+                   "failure that a restart may heal, "
+                   "2 wrong usage, 3 halted: a person must look, a restart would meet the same.",
     .examples = "atollctl run create /var/lib/atoll/run --manifest run.yaml\n"
                 "atoll-coordinator --dir /var/lib/atoll/run --listen 0.0.0.0:7400",
     .options = table,
@@ -150,7 +156,8 @@ static struct server *running; /* for the signal's handler alone */
 
 static void on_signal(void) { server_stop(running); }
 
-static enum status tell_port(const struct coordinator_settings *settings, uint16_t port, struct error *error) {
+static enum status tell_port(const struct coordinator_settings *settings, uint16_t port,
+                             struct error *error) {
     if (!settings->port_file) return OK;
     char *text = xformat("%u\n", port);
     enum status status = file_write(settings->port_file, bytes_of(text, strlen(text)), 0644, error);
@@ -162,22 +169,24 @@ static int run(const struct coordinator_settings *settings) {
     static const char *const everywhere[] = {"0.0.0.0:7400"};
     struct error error = {0};
     uint64_t descriptors = 0;
-    struct server_options options = {.directory = settings->directory,
-                                     .addresses = settings->listen.count ? settings->listen.items : everywhere,
-                                     .address_count = settings->listen.count ? settings->listen.count : 1,
-                                     .advertise = settings->advertise ? settings->advertise : "",
-                                     .uploads_limit = (uint32_t)settings->uploads,
-                                     .presence_ms = settings->presence_ms,
-                                     .retry_ms = settings->retry_ms,
-                                     .lost_ms = settings->lost_ms,
-                                     .checkpoint = settings->checkpoint,
-                                     .chunk_limit = (uint32_t)settings->chunk,
-                                     .head_interval = (uint32_t)settings->head_interval,
-                                     .snapshots_kept = (uint32_t)settings->snapshots,
-                                     .rpc_threads = (uint32_t)settings->threads,
-                                     .max_connections = (uint32_t)settings->connections,
-                                     .new_epoch = settings->new_epoch};
-    if (limits_raise_descriptors(&descriptors, &error) != OK) log_warn("descriptor_limit", "reason=\"%s\"", error.message);
+    struct server_options options = {
+        .directory = settings->directory,
+        .addresses = settings->listen.count ? settings->listen.items : everywhere,
+        .address_count = settings->listen.count ? settings->listen.count : 1,
+        .advertise = settings->advertise ? settings->advertise : "",
+        .uploads_limit = (uint32_t)settings->uploads,
+        .presence_ms = settings->presence_ms,
+        .retry_ms = settings->retry_ms,
+        .lost_ms = settings->lost_ms,
+        .checkpoint = settings->checkpoint,
+        .chunk_limit = (uint32_t)settings->chunk,
+        .head_interval = (uint32_t)settings->head_interval,
+        .snapshots_kept = (uint32_t)settings->snapshots,
+        .rpc_threads = (uint32_t)settings->threads,
+        .max_connections = (uint32_t)settings->connections,
+        .new_epoch = settings->new_epoch};
+    if (limits_raise_descriptors(&descriptors, &error) != OK)
+        log_warn("descriptor_limit", "reason=\"%s\"", error.message);
     if (rpc_environment_open(&error) != OK) {
         log_error("start_failed", "reason=\"%s\"", error.message);
         return EXIT_FAILURE;
@@ -191,7 +200,8 @@ static int run(const struct coordinator_settings *settings) {
         return code_of(status);
     }
     ending_in_order(on_signal);
-    log_info("listening", "port=%u descriptors=%llu", server_port(running), (unsigned long long)descriptors);
+    log_info("listening", "port=%u descriptors=%llu", server_port(running),
+             (unsigned long long)descriptors);
     status = tell_port(settings, server_port(running), &error);
     if (status == OK) status = server_wait(running, &error);
     if (status != OK) {
@@ -212,7 +222,8 @@ int main(int argc, char **argv) {
     store_guard(program.name, EXIT_HALTED, "put a copy of the run's directory in its place");
     struct coordinator_settings settings = {0};
     struct options *options = options_create(&program, &settings);
-    struct options_setup setup = {.argc = argc, .argv = argv, .environment = environ, .load_file = config_load};
+    struct options_setup setup = {
+        .argc = argc, .argv = argv, .environment = environ, .load_file = config_load};
     int code = options_start(options, &setup);
     if (code == OPTIONS_GO_ON) code = run(&settings);
     options_destroy(options);

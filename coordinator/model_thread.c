@@ -18,12 +18,14 @@ struct model_thread {
     struct thread *thread;
 };
 
-static void log_lost(uint64_t index, const struct contribution *contribution, const struct error *error,
-                     struct lost_payload *out) {
+static void log_lost(uint64_t index, const struct contribution *contribution,
+                     const struct error *error, struct lost_payload *out) {
     char quoted[256];
-    log_error("payload_lost", "entry=%llu site=%u sequence=%llu reason=%s do=\"nothing: the sites are asked for it\"",
-              (unsigned long long)index, contribution->site, (unsigned long long)contribution->sequence,
-              log_quote(error->message, quoted, sizeof quoted));
+    log_error(
+        "payload_lost",
+        "entry=%llu site=%u sequence=%llu reason=%s do=\"nothing: the sites are asked for it\"",
+        (unsigned long long)index, contribution->site, (unsigned long long)contribution->sequence,
+        log_quote(error->message, quoted, sizeof quoted));
     *out = (struct lost_payload){.index = index, .contribution = *contribution};
 }
 
@@ -31,18 +33,21 @@ static void tell(struct model_thread *thread, const struct coordinator_event *ev
     thread->options.tell(thread->options.context, event);
 }
 
-/* ---- steps ----------------------------------------------------------------------------------------------------------------- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
-/* Returns how many of the payloads cannot be read; the rest could. Whatever is wrong with a file of ours, another has it. */
-static size_t read_inputs(struct model_thread *thread, const struct model_part *parts, uint32_t count, struct step_input *inputs,
-                          struct buffer *payloads, struct lost_payload *lost, struct error *error) {
+/* Returns how many of the payloads cannot be read; the rest could. Whatever is wrong with a file of
+ * ours, another has it. */
+static size_t read_inputs(struct model_thread *thread, const struct model_part *parts,
+                          uint32_t count, struct step_input *inputs, struct buffer *payloads,
+                          struct lost_payload *lost, struct error *error) {
     size_t lost_count = 0;
     for (uint32_t i = 0; i < count; i++) {
         const struct contribution *contribution = &parts[i].contribution;
-        enum status status =
-            blob_read(thread->options.data->blobs, contribution->payload_digest, contribution->payload_size, &payloads[i], error);
+        enum status status = blob_read(thread->options.data->blobs, contribution->payload_digest,
+                                       contribution->payload_size, &payloads[i], error);
         if (status == OK && payloads[i].size != contribution->payload_size)
-            status = error_set(error, CORRUPT, "the payload of entry %llu is cut", (unsigned long long)parts[i].index);
+            status = error_set(error, CORRUPT, "the payload of entry %llu is cut",
+                               (unsigned long long)parts[i].index);
         if (status != OK) log_lost(parts[i].index, contribution, error, &lost[lost_count++]);
         inputs[i] = (struct step_input){.payload = buffer_bytes(&payloads[i]),
                                         .payload_size = contribution->payload_size,
@@ -61,12 +66,14 @@ static void apply(struct model_thread *thread, const struct model_message *messa
     struct coordinator_event event = {.kind = COORDINATOR_APPLIED};
     event.applied.version = message->apply.version;
     event.applied.lost = lost;
-    event.applied.lost_count = read_inputs(thread, message->apply.parts, count, inputs, payloads, lost, &error);
+    event.applied.lost_count =
+        read_inputs(thread, message->apply.parts, count, inputs, payloads, lost, &error);
     event.applied.status = event.applied.lost_count > 0 ? CORRUPT : OK;
     if (event.applied.status == OK) {
         bool needs_root = message->apply.version % thread->options.manifest->root_interval == 0;
-        event.applied.status = model_state_step(thread->options.model, message->apply.fragment, message->apply.version, count,
-                                                inputs, needs_root ? event.applied.root : NULL, &error);
+        event.applied.status =
+            model_state_step(thread->options.model, message->apply.fragment, message->apply.version,
+                             count, inputs, needs_root ? event.applied.root : NULL, &error);
     }
     event.applied.message = error.message;
     tell(thread, &event);
@@ -76,7 +83,7 @@ static void apply(struct model_thread *thread, const struct model_message *messa
     free(inputs);
 }
 
-/* ---- a model that is older than the ledger --------------------------------------------------------------------------------- */
+/* ---- a model that is older than the ledger --------------------------------------------------- */
 
 static void catch_up(struct model_thread *thread) {
     struct error error = {0}, why = {0};
@@ -84,19 +91,22 @@ static void catch_up(struct model_thread *thread) {
     struct lost_payload lost = {0};
     struct contribution contribution;
     struct coordinator_event event = {.kind = COORDINATOR_APPLIED};
-    event.applied.status = directory_catch_up(thread->options.data, thread->options.model, &report, &error);
+    event.applied.status =
+        directory_catch_up(thread->options.data, thread->options.model, &report, &error);
     event.applied.version = thread->options.model->version;
-    if (report.lost_payload && directory_contribution(thread->options.data, report.failed_entry, &contribution, &why) == OK) {
+    if (report.lost_payload && directory_contribution(thread->options.data, report.failed_entry,
+                                                      &contribution, &why) == OK) {
         log_lost(report.failed_entry, &contribution, &error, &lost);
         event.applied.lost = &lost;
         event.applied.lost_count = 1;
     }
-    if (event.applied.status == OK) log_info("model_restored", "version=%llu", (unsigned long long)event.applied.version);
+    if (event.applied.status == OK)
+        log_info("model_restored", "version=%llu", (unsigned long long)event.applied.version);
     event.applied.message = error.message;
     tell(thread, &event);
 }
 
-/* ---- snapshots ------------------------------------------------------------------------------------------------------------- */
+/* ---- snapshots ------------------------------------------------------------------------------- */
 
 static void snapshot(struct model_thread *thread, const struct model_message *message) {
     const struct model_thread_options *options = &thread->options;
@@ -109,22 +119,25 @@ static void snapshot(struct model_thread *thread, const struct model_message *me
     uint64_t start = clock_monotonic_ms();
     ASSERT(version == options->model->version);
     if (!options->await_ledger(options->context, header.ledger_size)) {
-        log_warn("snapshot_skipped", "version=%llu reason=\"the ledger waits for room on the disk, or the coordinator ends\"",
+        log_warn("snapshot_skipped",
+                 "version=%llu reason=\"the ledger waits for room on the disk, or the coordinator "
+                 "ends\"",
                  version);
         return;
     }
-    enum status status =
-        directory_snapshot_write(options->data, options->model, &header, options->key, options->snapshots_kept, &error);
+    enum status status = directory_snapshot_write(options->data, options->model, &header,
+                                                  options->key, options->snapshots_kept, &error);
     if (status == FULL) disk_watch_waits(options->disk, DISK_SNAPSHOTS, error.message);
     if (status == OK) disk_watch_has_room(options->disk, DISK_SNAPSHOTS);
     if (status != OK) {
         log_error("snapshot_failed", "version=%llu reason=\"%s\"", version, error.message);
         return;
     }
-    log_info("snapshot_written", "version=%llu took_ms=%llu", version, (unsigned long long)(clock_monotonic_ms() - start));
+    log_info("snapshot_written", "version=%llu took_ms=%llu", version,
+             (unsigned long long)(clock_monotonic_ms() - start));
 }
 
-/* ---- the thread ------------------------------------------------------------------------------------------------------------ */
+/* ---- the thread ------------------------------------------------------------------------------ */
 
 static void message_destroy(struct model_message *message) {
     if (message->kind == MODEL_APPLY) free(message->apply.parts);
@@ -145,7 +158,8 @@ static void run(void *context) {
     }
 }
 
-enum status model_thread_start(const struct model_thread_options *options, struct model_thread **out, struct error *error) {
+enum status model_thread_start(const struct model_thread_options *options,
+                               struct model_thread **out, struct error *error) {
     struct model_thread *thread = xcalloc(1, sizeof *thread);
     thread->options = *options;
     thread->queue = queue_create(MESSAGES_LIMIT);

@@ -1,5 +1,6 @@
-/* The model's thread: it alone moves theta, from its start to its stop. It computes steps, replays what the model lacks, and
- * writes snapshots, in the order they were posted. It is told which step and which payloads; its answer is an APPLIED event.
+/* The model's thread: it alone moves theta, from its start to its stop. It computes steps, replays
+ * what the model lacks, and writes snapshots, in the order they were posted. It is told which step
+ * and which payloads; its answer is an APPLIED event.
  *
  * It stops when its queue is empty, so that what was posted is done.
  */
@@ -20,7 +21,8 @@ struct model_thread_options {
     uint8_t run_id[RUN_ID_SIZE];
     unsigned snapshots_kept;
     struct disk_watch *disk;
-    /* Waits until the ledger on disk has `size` entries; false: not now. A snapshot never speaks of entries that are not on disk. */
+    /* Waits until the ledger on disk has `size` entries; false: not now. A snapshot never speaks of
+     * entries that are not on disk. */
     bool (*await_ledger)(void *context, uint64_t size);
     /* APPLIED. On this thread; copies what it keeps. */
     void (*tell)(void *context, const struct coordinator_event *event);
@@ -51,8 +53,8 @@ struct model_message {
     };
 };
 
-MUST_USE enum status model_thread_start(const struct model_thread_options *options, struct model_thread **out,
-                                        struct error *error);
+MUST_USE enum status model_thread_start(const struct model_thread_options *options,
+                                        struct model_thread **out, struct error *error);
 /* From any thread; waits where the queue is full. */
 void model_thread_post(struct model_thread *thread, const struct model_message *message);
 /* Does what was posted, ends and frees it. NULL is a no-op. */

@@ -1,4 +1,5 @@
-/* The publisher's thread: streams, the frames that are made for them, and what the loop has told. */
+/* The publisher's thread: streams, the frames that are made for them, and what the loop has told.
+ */
 #include "coordinator/publisher.h"
 
 #include <pthread.h>
@@ -51,7 +52,8 @@ struct publisher {
     size_t stream_count, stream_capacity;
     uint8_t head[HEAD_SIZE]; /* as last told */
     uint64_t head_of;
-    uint8_t *intact; /* a bit per entry: its payload was read whole since the start, [intact_size] */
+    uint8_t
+        *intact; /* a bit per entry: its payload was read whole since the start, [intact_size] */
     size_t intact_size;
     uint8_t intact_snapshot[DIGEST_SIZE]; /* likewise, of a snapshot's content */
 };
@@ -60,7 +62,7 @@ static void tell(struct publisher *publisher, const struct coordinator_event *ev
     publisher->options.tell(publisher->options.context, event);
 }
 
-/* ---- streams --------------------------------------------------------------------------------------------------------------- */
+/* ---- streams --------------------------------------------------------------------------------- */
 
 static struct publication *stream_of(struct publisher *publisher, const struct call *call) {
     for (size_t i = 0; i < publisher->stream_count; i++) {
@@ -73,8 +75,10 @@ static struct publication *stream_begin(struct publisher *publisher, struct call
     struct publication *stream = xcalloc(1, sizeof *stream);
     stream->call = call_retain(call);
     if (publisher->stream_count == publisher->stream_capacity) {
-        publisher->stream_capacity = publisher->stream_capacity ? publisher->stream_capacity * 2 : 16;
-        publisher->streams = xrealloc(publisher->streams, publisher->stream_capacity * sizeof(struct publication *));
+        publisher->stream_capacity =
+            publisher->stream_capacity ? publisher->stream_capacity * 2 : 16;
+        publisher->streams =
+            xrealloc(publisher->streams, publisher->stream_capacity * sizeof(struct publication *));
     }
     publisher->streams[publisher->stream_count++] = stream;
     return stream;
@@ -108,7 +112,7 @@ static void fail(struct publication *stream, enum status status, const struct er
     stream->full = true; /* nothing more; on_closed will follow */
 }
 
-/* ---- one frame ---------------------------------------------------------------------------------------------------------- */
+/* ---- one frame ------------------------------------------------------------------------------- */
 
 struct packing {       /* the places of the frame being made */
     struct buffer raw; /* entries one after the other */
@@ -133,7 +137,8 @@ static uint64_t published(struct publisher *publisher) {
 static bool is_dropped(struct publisher *publisher, uint64_t index) {
     bool found = false;
     pthread_mutex_lock(&publisher->lock);
-    for (size_t i = 0; i < publisher->told.dropped_count && !found; i++) found = publisher->told.dropped[i] == index;
+    for (size_t i = 0; i < publisher->told.dropped_count && !found; i++)
+        found = publisher->told.dropped[i] == index;
     pthread_mutex_unlock(&publisher->lock);
     return found;
 }
@@ -152,15 +157,17 @@ static void pack_own(struct packing *packing, const struct ledger_entry *entry, 
 }
 
 /* Adds entry `index`, which lies at the end of packing->raw from `offset` on. */
-static enum status pack_entry(struct publisher *publisher, struct publication *stream, struct packing *packing, uint64_t index,
-                              size_t offset, struct error *error) {
+static enum status pack_entry(struct publisher *publisher, struct publication *stream,
+                              struct packing *packing, uint64_t index, size_t offset,
+                              struct error *error) {
     struct ledger_entry entry;
     struct contribution contribution;
     struct bytes raw = bytes_of(packing->raw.data + offset, packing->raw.size - offset);
     TRY(ledger_entry_decode(raw, &entry, error));
     packing->next = index + 1;
     if (entry.kind == LEDGER_CONTRIBUTION) {
-        TRY(contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE), &contribution, error));
+        TRY(contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE),
+                                &contribution, error));
         if (contribution.site == stream->call->site && stream->request.omit_own) {
             packing->raw.size = offset;
             pack_own(packing, &entry, contribution.sequence);
@@ -178,26 +185,30 @@ static enum status pack_entry(struct publisher *publisher, struct publication *s
     return OK;
 }
 
-static enum status pack(struct publisher *publisher, struct publication *stream, uint64_t end, struct packing *packing,
-                        struct error *error) {
+static enum status pack(struct publisher *publisher, struct publication *stream, uint64_t end,
+                        struct packing *packing, struct error *error) {
     struct ledger_source source = directory_source(publisher->options.data);
     packing->next = stream->cursor;
-    while (packing->next < end && packing->entry_count + packing->own_count < PACK_ENTRIES && packing->raw.size < PACK_BYTES &&
-           packing->payload_size == 0) {
+    while (packing->next < end && packing->entry_count + packing->own_count < PACK_ENTRIES &&
+           packing->raw.size < PACK_BYTES && packing->payload_size == 0) {
         size_t offset = packing->raw.size;
         TRY(source.entry(source.context, packing->next, &packing->raw, error));
         TRY(pack_entry(publisher, stream, packing, packing->next, offset, error));
     }
-    for (uint32_t i = 0; i < packing->entry_count; i++) { /* only now: the buffer may have moved while it grew */
+    for (uint32_t i = 0; i < packing->entry_count;
+         i++) { /* only now: the buffer may have moved while it grew */
         size_t stop = i + 1 < packing->entry_count ? packing->offsets[i + 1] : packing->raw.size;
-        packing->entries[i] = bytes_of(packing->raw.data + packing->offsets[i], stop - packing->offsets[i]);
+        packing->entries[i] =
+            bytes_of(packing->raw.data + packing->offsets[i], stop - packing->offsets[i]);
     }
     return OK;
 }
 
-/* Every payload is read whole once before it is sent the first time: a follower that gets a damaged one can do nothing but ask
- * again, for ever. One that is damaged is for the state machine to get again. */
-static enum status check_payload(struct publisher *publisher, uint64_t index, const uint8_t *digest, struct error *error) {
+/* Every payload is read whole once before it is sent the first time: a follower that gets a damaged
+ * one can do nothing but ask again, for ever. One that is damaged is for the state machine to get
+ * again. */
+static enum status check_payload(struct publisher *publisher, uint64_t index, const uint8_t *digest,
+                                 struct error *error) {
     size_t byte = (size_t)(index / 8);
     if (byte >= publisher->intact_size) {
         size_t size = MAX(2 * publisher->intact_size, byte + 1024);
@@ -215,17 +226,19 @@ static enum status check_payload(struct publisher *publisher, uint64_t index, co
     struct error why = {0};
     struct coordinator_event event = {.kind = COORDINATOR_LOST};
     event.applied.lost = &lost;
-    event.applied.lost_count = directory_contribution(publisher->options.data, index, &lost.contribution, &why) == OK;
-    log_error("payload_lost", "entry=%llu reason=\"%s\" do=\"nothing: the sites are asked for it\"", (unsigned long long)index,
-              error->message);
+    event.applied.lost_count =
+        directory_contribution(publisher->options.data, index, &lost.contribution, &why) == OK;
+    log_error("payload_lost", "entry=%llu reason=\"%s\" do=\"nothing: the sites are asked for it\"",
+              (unsigned long long)index, error->message);
     tell(publisher, &event);
     return error_set(error, UNAVAILABLE,
-                     "the payload of entry %llu is damaged at the coordinator, which has asked for it: again later",
+                     "the payload of entry %llu is damaged at the coordinator, which has asked for "
+                     "it: again later",
                      (unsigned long long)index);
 }
 
-static enum status open_blob(struct publisher *publisher, struct publication *stream, const uint8_t *digest,
-                             struct error *error) {
+static enum status open_blob(struct publisher *publisher, struct publication *stream,
+                             const uint8_t *digest, struct error *error) {
     TRY(blob_reader_open_unchecked(publisher->options.data->blobs, digest, &stream->blob, error));
     stream->blob_offset = 0;
     stream->blob_size = blob_reader_size(stream->blob);
@@ -233,8 +246,8 @@ static enum status open_blob(struct publisher *publisher, struct publication *st
 }
 
 /* The next piece of the blob into *out; closes it after the last. */
-static enum status next_piece(struct publisher *publisher, struct publication *stream, uint32_t limit, struct buffer *out,
-                              struct error *error) {
+static enum status next_piece(struct publisher *publisher, struct publication *stream,
+                              uint32_t limit, struct buffer *out, struct error *error) {
     uint64_t left = stream->blob_size - stream->blob_offset;
     size_t size = (size_t)MIN(left, (uint64_t)MIN(limit, publisher->options.chunk_limit));
     buffer_reserve(out, size);
@@ -248,9 +261,10 @@ static enum status next_piece(struct publisher *publisher, struct publication *s
     return OK;
 }
 
-/* Sends one frame of the ledger. NOT_FOUND when there is nothing to send; FULL when the call takes no more: what was made is
- * then kept by not moving the cursor. */
-static enum status follow_frame_send(struct publisher *publisher, struct publication *stream, struct error *error) {
+/* Sends one frame of the ledger. NOT_FOUND when there is nothing to send; FULL when the call takes
+ * no more: what was made is then kept by not moving the cursor. */
+static enum status follow_frame_send(struct publisher *publisher, struct publication *stream,
+                                     struct error *error) {
     struct packing *packing = xcalloc(1, sizeof *packing);
     struct follow_frame frame = {0};
     struct buffer head = {0}, piece = {0};
@@ -261,13 +275,15 @@ static enum status follow_frame_send(struct publisher *publisher, struct publica
         status = pack(publisher, stream, published(publisher), packing, error);
         if (status == OK && packing->payload_size > 0) {
             stream->payload_index = packing->payload_index;
-            status = check_payload(publisher, packing->payload_index, packing->payload_digest, error);
+            status =
+                check_payload(publisher, packing->payload_index, packing->payload_digest, error);
             if (status == OK) status = open_blob(publisher, stream, packing->payload_digest, error);
             offset_before = 0;
         }
         if (status != OK) goto out;
     }
-    bool head_due = publisher->head_of > stream->head_sent && publisher->head_of <= packing->next && !stream->blob;
+    bool head_due = publisher->head_of > stream->head_sent && publisher->head_of <= packing->next &&
+                    !stream->blob;
     if (packing->next == stream->cursor && !stream->blob && !head_due) {
         status = NOT_FOUND;
         goto out;
@@ -282,7 +298,8 @@ static enum status follow_frame_send(struct publisher *publisher, struct publica
     frame.dropped = packing->dropped;
     if (head_due) frame.head = bytes_of(publisher->head, HEAD_SIZE);
     if (stream->blob) {
-        uint32_t limit = stream->request.chunk_limit ? stream->request.chunk_limit : publisher->options.chunk_limit;
+        uint32_t limit = stream->request.chunk_limit ? stream->request.chunk_limit
+                                                     : publisher->options.chunk_limit;
         frame.payload_total = stream->blob_size;
         frame.payload_index = stream->payload_index;
         frame.payload_offset = offset_before;
@@ -307,16 +324,19 @@ out:
     return status;
 }
 
-static enum status snapshot_frame_send(struct publisher *publisher, struct publication *stream, struct error *error) {
+static enum status snapshot_frame_send(struct publisher *publisher, struct publication *stream,
+                                       struct error *error) {
     if (!stream->blob) {
         call_finish(stream->call, RPC_OK, NULL);
         stream->full = true;
         return NOT_FOUND;
     }
-    struct snapshot_frame frame = {
-        .descriptor = buffer_bytes(&stream->descriptor), .offset = stream->blob_offset, .total = stream->blob_size};
+    struct snapshot_frame frame = {.descriptor = buffer_bytes(&stream->descriptor),
+                                   .offset = stream->blob_offset,
+                                   .total = stream->blob_size};
     struct buffer head = {0}, piece = {0};
-    enum status status = next_piece(publisher, stream, publisher->options.chunk_limit, &piece, error);
+    enum status status =
+        next_piece(publisher, stream, publisher->options.chunk_limit, &piece, error);
     frame.payload = buffer_bytes(&piece);
     if (status == OK) status = snapshot_frame_encode(&frame, &head, error);
     if (status == OK) status = call_send(stream->call, &head, buffer_bytes(&piece));
@@ -326,13 +346,14 @@ static enum status snapshot_frame_send(struct publisher *publisher, struct publi
     return status;
 }
 
-/* Room is asked for before a frame is made, so a frame that was made is always taken: a call of ours has a write queue of
- * several messages, and `pump` sends while the last one was told to be writable. */
+/* Room is asked for before a frame is made, so a frame that was made is always taken: a call of
+ * ours has a write queue of several messages, and `pump` sends while the last one was told to be
+ * writable. */
 static void pump(struct publisher *publisher, struct publication *stream) {
     while (!stream->full && !call_has_ended(stream->call)) {
         struct error error = {0};
-        enum status status =
-            stream->is_snapshot ? snapshot_frame_send(publisher, stream, &error) : follow_frame_send(publisher, stream, &error);
+        enum status status = stream->is_snapshot ? snapshot_frame_send(publisher, stream, &error)
+                                                 : follow_frame_send(publisher, stream, &error);
         if (status == NOT_FOUND && !error.message[0]) return; /* all sent */
         if (status == CANCELLED) return;
         stream->full = true; /* one at a time: the next when this one has gone */
@@ -340,16 +361,20 @@ static void pump(struct publisher *publisher, struct publication *stream) {
     }
 }
 
-/* ---- the thread ------------------------------------------------------------------------------------------------------------ */
+/* ---- the thread ------------------------------------------------------------------------------ */
 
-static void open_follow(struct publisher *publisher, struct call *call, const struct follow_request *request) {
+static void open_follow(struct publisher *publisher, struct call *call,
+                        const struct follow_request *request) {
     struct error error = {0};
     if (call_has_ended(call) || stream_of(publisher, call)) return;
-    rpc_call_set_progress_timeout(call->rpc, 0); /* a ledger may rest for hours; keepalive finds the dead */
+    /* a ledger may rest for hours; keepalive finds the dead */
+    rpc_call_set_progress_timeout(call->rpc, 0);
     uint64_t size = published(publisher);
-    if (request->from_index > size) { /* it knows more than we do: one of us was restored from an old copy */
+    if (request->from_index >
+        size) { /* it knows more than we do: one of us was restored from an old copy */
         (void)error_set(&error, REFUSED,
-                        "you ask for entry %llu, the ledger has %llu: this coordinator was set back, or it is another run",
+                        "you ask for entry %llu, the ledger has %llu: this coordinator was set "
+                        "back, or it is another run",
                         (unsigned long long)request->from_index, (unsigned long long)size);
         call_finish(call, RPC_FAILED_PRECONDITION, error.message);
         return;
@@ -361,35 +386,43 @@ static void open_follow(struct publisher *publisher, struct call *call, const st
     pump(publisher, stream);
 }
 
-/* A snapshot is a copy of what the ledger says: one that is damaged goes, and the one before it is offered. */
-static void spoil_snapshot(struct publisher *publisher, const struct snapshot_header *header, const struct error *why) {
+/* A snapshot is a copy of what the ledger says: one that is damaged goes, and the one before it is
+ * offered. */
+static void spoil_snapshot(struct publisher *publisher, const struct snapshot_header *header,
+                           const struct error *why) {
     struct error error = {0};
     log_error("snapshot_damaged", "version=%llu reason=\"%s\" do=\"nothing: another is offered\"",
               (unsigned long long)header->version, why->message);
     if (directory_snapshot_delete(publisher->options.data, header, &error) != OK)
-        log_warn("snapshot_left_behind", "version=%llu reason=\"%s\"", (unsigned long long)header->version, error.message);
+        log_warn("snapshot_left_behind", "version=%llu reason=\"%s\"",
+                 (unsigned long long)header->version, error.message);
 }
 
-static void open_snapshot(struct publisher *publisher, struct call *call, const struct snapshot_request *request) {
+static void open_snapshot(struct publisher *publisher, struct call *call,
+                          const struct snapshot_request *request) {
     struct directory *data = publisher->options.data;
     struct snapshot_header header;
     uint8_t raw[SNAPSHOT_HEADER_SIZE];
     struct error error = {0};
     if (call_has_ended(call) || stream_of(publisher, call)) return;
     uint64_t version = request->version ? request->version : UINT64_MAX;
-    enum status status = directory_snapshot_header(data, version, publisher->options.key, raw, &header, &error);
+    enum status status =
+        directory_snapshot_header(data, version, publisher->options.key, raw, &header, &error);
     if (status == OK && request->version && header.version != request->version)
-        status =
-            error_set(&error, NOT_FOUND, "there is no snapshot of version %llu any more", (unsigned long long)request->version);
+        status = error_set(&error, NOT_FOUND, "there is no snapshot of version %llu any more",
+                           (unsigned long long)request->version);
     if (status != OK) {
         call_finish(call, rpc_code_of(status), error.message);
         return;
     }
-    if (!digest_equal(publisher->intact_snapshot, header.content_digest)) { /* read whole once, as payloads are */
+    if (!digest_equal(publisher->intact_snapshot,
+                      header.content_digest)) { /* read whole once, as payloads are */
         status = blob_check(data->blobs, header.content_digest, &error);
         if (status != OK) {
-            if (status == CORRUPT || status == NOT_FOUND) spoil_snapshot(publisher, &header, &error);
-            call_finish(call, RPC_UNAVAILABLE, "the newest snapshot is damaged at the coordinator: again in a moment");
+            if (status == CORRUPT || status == NOT_FOUND)
+                spoil_snapshot(publisher, &header, &error);
+            call_finish(call, RPC_UNAVAILABLE,
+                        "the newest snapshot is damaged at the coordinator: again in a moment");
             return;
         }
         memcpy(publisher->intact_snapshot, header.content_digest, DIGEST_SIZE);
@@ -400,7 +433,8 @@ static void open_snapshot(struct publisher *publisher, struct call *call, const 
         fail(stream, status, &error);
         return;
     }
-    stream->blob_offset = MIN(request->offset, stream->blob_size); /* from beyond the end: the descriptor alone */
+    /* from beyond the end: the descriptor alone */
+    stream->blob_offset = MIN(request->offset, stream->blob_size);
     buffer_append(&stream->descriptor, raw, sizeof raw);
     pump(publisher, stream);
 }
@@ -449,7 +483,8 @@ static void run(void *context) {
     }
 }
 
-enum status publisher_start(const struct publisher_options *options, struct publisher **out, struct error *error) {
+enum status publisher_start(const struct publisher_options *options, struct publisher **out,
+                            struct error *error) {
     struct publisher *publisher = xcalloc(1, sizeof *publisher);
     publisher->options = *options;
     publisher->told.published = options->published;
@@ -470,8 +505,10 @@ void publisher_post(struct publisher *publisher, const struct publisher_message 
     if (queue_push_wait(publisher->queue, copy) != OK) message_destroy(copy);
 }
 
-/* Entries come at the pace of commits and go at that of reading them back for each follower, so that one look waits at most. */
-void publisher_grow(struct publisher *publisher, uint64_t size, const uint8_t *head, uint64_t head_size) {
+/* Entries come at the pace of commits and go at that of reading them back for each follower, so
+ * that one look waits at most. */
+void publisher_grow(struct publisher *publisher, uint64_t size, const uint8_t *head,
+                    uint64_t head_size) {
     pthread_mutex_lock(&publisher->lock);
     publisher->told.published = size;
     if (head) {
@@ -497,7 +534,8 @@ void publisher_drop(struct publisher *publisher, const struct run_state *run) {
 void publisher_stop(struct publisher *publisher) {
     if (!publisher) return;
     queue_close(publisher->queue);
-    if (thread_join(publisher->thread, UINT64_MAX) != OK) log_error("thread_stuck", "thread=publisher");
+    if (thread_join(publisher->thread, UINT64_MAX) != OK)
+        log_error("thread_stuck", "thread=publisher");
     queue_destroy(publisher->queue);
     while (publisher->stream_count > 0) stream_end(publisher, publisher->streams[0]);
     free(publisher->streams);

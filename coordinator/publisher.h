@@ -1,11 +1,14 @@
-/* The publisher: everything that goes down to sites as a stream. Its thread owns the Follow and Snapshot streams.
+/* The publisher: everything that goes down to sites as a stream. Its thread owns the Follow and
+ * Snapshot streams.
  *
- * A stream is a cursor into immutable things: the ledger and its payloads, or a snapshot's blob. It is pumped while its call
- * takes messages; when the call is full it waits for WRITABLE, when it has sent all there is for the ledger to grow. So a slow
- * site costs a cursor and a few frames, and never holds up another.
+ * A stream is a cursor into immutable things: the ledger and its payloads, or a snapshot's blob. It
+ * is pumped while its call takes messages; when the call is full it waits for WRITABLE, when it has
+ * sent all there is for the ledger to grow. So a slow site costs a cursor and a few frames, and
+ * never holds up another.
  *
- * Entries are packed: small ones share a frame; a contribution's entry travels in the frame of its payload's first piece. A
- * contribution of the receiver's own comes as a stub without payload if it asked for that: it has both.
+ * Entries are packed: small ones share a frame; a contribution's entry travels in the frame of its
+ * payload's first piece. A contribution of the receiver's own comes as a stub without payload if it
+ * asked for that: it has both.
  *
  * Messages are done in the order they were posted. It stops when its queue is empty.
  */
@@ -46,13 +49,16 @@ struct publisher_message {
     };
 };
 
-MUST_USE enum status publisher_start(const struct publisher_options *options, struct publisher **out, struct error *error);
+MUST_USE enum status publisher_start(const struct publisher_options *options,
+                                     struct publisher **out, struct error *error);
 /* From any thread; waits where the queue is full. */
 void publisher_post(struct publisher *publisher, const struct publisher_message *message);
-/* Followers may see `published` entries. `head` (may be NULL: the last one still holds) is signed over head_size of them. */
-void publisher_grow(struct publisher *publisher, uint64_t published, const uint8_t *head, uint64_t head_size);
-/* The contributions that are never merged, as the run state has them now: their payloads are not sent any more. Once before the
- * first entry is published, and before an entry that adds one is. */
+/* Followers may see `published` entries. `head` (may be NULL: the last one still holds) is signed
+ * over head_size of them. */
+void publisher_grow(struct publisher *publisher, uint64_t published, const uint8_t *head,
+                    uint64_t head_size);
+/* The contributions that are never merged, as the run state has them now: their payloads are not
+ * sent any more. Once before the first entry is published, and before an entry that adds one is. */
 void publisher_drop(struct publisher *publisher, const struct run_state *run);
 /* Does what was posted, ends and frees it. NULL is a no-op. */
 void publisher_stop(struct publisher *publisher);

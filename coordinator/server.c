@@ -1,5 +1,5 @@
-/* The server: opens the directory, restores the run, starts everybody and stops them; and the one place that knows whom what is
- * said concerns. */
+/* The server: opens the directory, restores the run, starts everybody and stops them; and the one
+ * place that knows whom what is said concerns. */
 #include "coordinator/server.h"
 
 #include <errno.h>
@@ -43,7 +43,7 @@ struct server {
     bool halted;      /* a restart would only meet it again */
 };
 
-/* ---- what is told, and whom it concerns ------------------------------------------------------------------------------------- */
+/* ---- what is told, and whom it concerns ------------------------------------------------------ */
 
 static void end_broken(void *context, bool halt, const char *message) {
     struct server *server = context;
@@ -90,11 +90,14 @@ static void post_chunk(struct server *server, const struct call_event *event) {
 
 static void post_closed(struct server *server, struct call *call) {
     if (call->method == METHOD_SUBMIT) {
-        /* The loop may let a newer call have the same upload as soon as it knows: the intake must have let go of it by then. */
+        /* The loop may let a newer call have the same upload as soon as it knows: the intake must
+         * have let go of it by then. */
         intake_post(server->intake, &(struct intake_message){.kind = INTAKE_CLOSE, .call = call});
-        on_event(server, &(struct coordinator_event){.kind = COORDINATOR_CALL_GONE, .call = call->number});
+        on_event(server,
+                 &(struct coordinator_event){.kind = COORDINATOR_CALL_GONE, .call = call->number});
     } else if (call->method == METHOD_FOLLOW || call->method == METHOD_SNAPSHOT) {
-        publisher_post(server->publisher, &(struct publisher_message){.kind = PUBLISHER_CLOSED, .call = call});
+        publisher_post(server->publisher,
+                       &(struct publisher_message){.kind = PUBLISHER_CLOSED, .call = call});
     }
 }
 
@@ -111,36 +114,49 @@ static void on_call(void *context, const struct call_event *event) {
     struct call *call = event->call;
     switch (event->kind) {
     case CALL_EVENT:
-        loop_post(server->loop, &(struct loop_message){.kind = LOOP_EVENT, .call = call, .event = event->event});
+        loop_post(server->loop,
+                  &(struct loop_message){.kind = LOOP_EVENT, .call = call, .event = event->event});
         break;
     case CALL_REPORT:
-        loop_post(server->loop,
-                  &(struct loop_message){.kind = LOOP_REPORT, .call = call, .event = event->event, .report = event->report});
+        loop_post(server->loop, &(struct loop_message){.kind = LOOP_REPORT,
+                                                       .call = call,
+                                                       .event = event->event,
+                                                       .report = event->report});
         break;
     case CALL_QUESTION: post_question(server, event); break;
     case CALL_CHUNK: post_chunk(server, event); break;
-    case CALL_HALF_CLOSED: intake_post(server->intake, &(struct intake_message){.kind = INTAKE_HALF_CLOSE, .call = call}); break;
+    case CALL_HALF_CLOSED:
+        intake_post(server->intake,
+                    &(struct intake_message){.kind = INTAKE_HALF_CLOSE, .call = call});
+        break;
     case CALL_FOLLOW:
-        publisher_post(server->publisher,
-                       &(struct publisher_message){.kind = PUBLISHER_FOLLOW, .call = call, .follow = *event->follow});
+        publisher_post(server->publisher, &(struct publisher_message){.kind = PUBLISHER_FOLLOW,
+                                                                      .call = call,
+                                                                      .follow = *event->follow});
         break;
     case CALL_SNAPSHOT:
         publisher_post(server->publisher,
-                       &(struct publisher_message){.kind = PUBLISHER_SNAPSHOT, .call = call, .snapshot = *event->snapshot});
+                       &(struct publisher_message){
+                           .kind = PUBLISHER_SNAPSHOT, .call = call, .snapshot = *event->snapshot});
         break;
     case CALL_WRITABLE:
-        publisher_post(server->publisher, &(struct publisher_message){.kind = PUBLISHER_WRITABLE, .call = call});
+        publisher_post(server->publisher,
+                       &(struct publisher_message){.kind = PUBLISHER_WRITABLE, .call = call});
         break;
     case CALL_CLOSED: post_closed(server, call); break;
     }
 }
 
-/* ---- start ------------------------------------------------------------------------------------------------------------------ */
+/* ---- start ----------------------------------------------------------------------------------- */
 
 /* The certificate's key, not its word, says who we are: it must be the one that entry 0 names. */
-static enum status check_identity(const struct server *server, const struct run_state *run, struct error *error) {
-    if (memcmp(key_pair_public(server->keys.coordinator), run_state_coordinator_key(run), PUBLIC_KEY_SIZE) == 0) return OK;
-    return error_set(error, INVALID, "keys/coordinator.key is not the key that this run's ledger names");
+static enum status check_identity(const struct server *server, const struct run_state *run,
+                                  struct error *error) {
+    if (memcmp(key_pair_public(server->keys.coordinator), run_state_coordinator_key(run),
+               PUBLIC_KEY_SIZE) == 0)
+        return OK;
+    return error_set(error, INVALID,
+                     "keys/coordinator.key is not the key that this run's ledger names");
 }
 
 static enum status restore(struct server *server, struct error *error) {
@@ -148,11 +164,14 @@ static enum status restore(struct server *server, struct error *error) {
     char quoted[256];
     struct replay_report report = {0};
     uint64_t start = clock_monotonic_ms();
-    TRY(directory_restore(&server->data, server->options.checkpoint, &run, &server->model, &report, error));
+    TRY(directory_restore(&server->data, server->options.checkpoint, &run, &server->model, &report,
+                          error));
     if (report.lost_payload)
         log_error("payload_lost",
-                  "entry=%llu reason=%s do=\"nothing: the sites are asked for it, and the model is restored once it is here\"",
-                  (unsigned long long)report.failed_entry, log_quote(error ? error->message : "", quoted, sizeof quoted));
+                  "entry=%llu reason=%s do=\"nothing: the sites are asked for it, and the model is "
+                  "restored once it is here\"",
+                  (unsigned long long)report.failed_entry,
+                  log_quote(error ? error->message : "", quoted, sizeof quoted));
     enum status status = check_identity(server, run, error);
     if (status != OK) {
         run_state_destroy(run);
@@ -162,27 +181,32 @@ static enum status restore(struct server *server, struct error *error) {
     memcpy(server->run_id, run_state_run_id(run), RUN_ID_SIZE);
     server->parameters = run_state_parameters(run);
     uint64_t largest = fragment_largest(server->parameters, server->manifest.fragments);
-    struct coordinator_options options = {.key = server->keys.coordinator,
-                                          .uploads_limit = server->options.uploads_limit,
-                                          .payload_limit = codec_bound((enum codec)server->manifest.codec.kind, largest),
-                                          .presence_ms = server->options.presence_ms,
-                                          .retry_ms = server->options.retry_ms,
-                                          .lost_ms = server->options.lost_ms,
-                                          .model_behind = report.lost_payload,
-                                          .new_epoch = server->options.new_epoch};
+    struct coordinator_options options = {
+        .key = server->keys.coordinator,
+        .uploads_limit = server->options.uploads_limit,
+        .payload_limit = codec_bound((enum codec)server->manifest.codec.kind, largest),
+        .presence_ms = server->options.presence_ms,
+        .retry_ms = server->options.retry_ms,
+        .lost_ms = server->options.lost_ms,
+        .model_behind = report.lost_payload,
+        .new_epoch = server->options.new_epoch};
     server->state = coordinator_state_create(&options, run); /* takes run */
     char id[2 * RUN_ID_SIZE + 1];
-    log_info("run_restored", "run=%s name=%s version=%llu entries=%llu steps_replayed=%llu parameters=%llu took_ms=%llu",
-             hex_encode(server->run_id, RUN_ID_SIZE, id), server->manifest.name, (unsigned long long)run_state_version(run),
-             (unsigned long long)run_state_size(run), (unsigned long long)report.steps, (unsigned long long)server->parameters,
-             (unsigned long long)(clock_monotonic_ms() - start));
+    log_info(
+        "run_restored",
+        "run=%s name=%s version=%llu entries=%llu steps_replayed=%llu parameters=%llu took_ms=%llu",
+        hex_encode(server->run_id, RUN_ID_SIZE, id), server->manifest.name,
+        (unsigned long long)run_state_version(run), (unsigned long long)run_state_size(run),
+        (unsigned long long)report.steps, (unsigned long long)server->parameters,
+        (unsigned long long)(clock_monotonic_ms() - start));
     struct error why = {0}; /* what is left behind may stay where it cannot be told for sure */
     if (directory_sweep(&server->data, key_pair_public(server->keys.coordinator), &why) != OK)
         log_warn("left_behind", "reason=%s", log_quote(why.message, quoted, sizeof quoted));
     return OK;
 }
 
-static enum status start_workers(struct server *server, const struct run_state *run, struct error *error) {
+static enum status start_workers(struct server *server, const struct run_state *run,
+                                 struct error *error) {
     struct ledger_queue_options ledger = {.store = server->data.store,
                                           .disk = server->disk,
                                           .durable = run_state_size(run),
@@ -250,18 +274,20 @@ static enum status start_loop(struct server *server, struct error *error) {
 }
 
 static enum status listen_here(struct server *server, struct error *error) {
-    struct rpc_server_options options = {.addresses = server->options.addresses,
-                                         .address_count = server->options.address_count,
-                                         .certificate = {.chain = (const char *)server->keys.coordinator_pem.data,
-                                                         .private_key = (const char *)server->keys.coordinator_key_pem.data,
-                                                         .client_ca = (const char *)server->keys.authority_pem.data},
-                                         .threads = server->options.rpc_threads,
-                                         .max_connections = server->options.max_connections};
+    struct rpc_server_options options = {
+        .addresses = server->options.addresses,
+        .address_count = server->options.address_count,
+        .certificate = {.chain = (const char *)server->keys.coordinator_pem.data,
+                        .private_key = (const char *)server->keys.coordinator_key_pem.data,
+                        .client_ca = (const char *)server->keys.authority_pem.data},
+        .threads = server->options.rpc_threads,
+        .max_connections = server->options.max_connections};
     return calls_listen(server->calls, &options, error);
 }
 
 static enum status start(struct server *server, struct error *error) {
-    TRY(directory_open(server->options.directory, false, on_store_fatal, server, &server->data, error));
+    TRY(directory_open(server->options.directory, false, on_store_fatal, server, &server->data,
+                       error));
     TRY(directory_keys_open(server->options.directory, &server->keys, error));
     TRY(restore(server, error));
     const struct run_state *run = coordinator_state_run(server->state);
@@ -271,7 +297,8 @@ static enum status start(struct server *server, struct error *error) {
     return listen_here(server, error);
 }
 
-enum status server_start(const struct server_options *options, struct server **out, struct error *error) {
+enum status server_start(const struct server_options *options, struct server **out,
+                         struct error *error) {
     struct server *server = xcalloc(1, sizeof *server);
     server->options = *options;
     sem_init(&server->ended, 0, 0);
@@ -287,7 +314,7 @@ enum status server_start(const struct server_options *options, struct server **o
 
 uint16_t server_port(const struct server *server) { return calls_port(server->calls); }
 
-/* ---- stop ------------------------------------------------------------------------------------------------------------------- */
+/* ---- stop ------------------------------------------------------------------------------------ */
 
 enum status server_wait(struct server *server, struct error *error) {
     while (sem_wait(&server->ended) != 0 && errno == EINTR) {}
@@ -299,8 +326,8 @@ void server_stop(struct server *server) {
     if (!atomic_exchange(&server->stopping, true)) sem_post(&server->ended);
 }
 
-/* The loop may command the others, and they tell it: so it ends first, and what they still say is dropped. What is not durable by
- * now was not acknowledged. */
+/* The loop may command the others, and they tell it: so it ends first, and what they still say is
+ * dropped. What is not durable by now was not acknowledged. */
 void server_destroy(struct server *server) {
     if (!server) return;
     atomic_store(&server->stopping, true);

@@ -31,10 +31,15 @@ static int value_of(char c) {
     return c == '-' ? 62 : c == '_' ? 63 : -1;
 }
 
-enum status base64url_decode(const char *text, size_t text_size, size_t limit, struct buffer *out, struct error *error) {
+enum status base64url_decode(const char *text, size_t text_size, size_t limit, struct buffer *out,
+                             struct error *error) {
     size_t size = text_size / 4 * 3 + (text_size % 4 ? text_size % 4 - 1 : 0);
-    if (text_size % 4 == 1) return error_set(error, INVALID, "%zu characters are not base64url: some are missing", text_size);
-    if (size > limit) return error_set(error, INVALID, "base64url text of %zu bytes, more than the limit of %zu", size, limit);
+    if (text_size % 4 == 1)
+        return error_set(error, INVALID, "%zu characters are not base64url: some are missing",
+                         text_size);
+    if (size > limit)
+        return error_set(error, INVALID, "base64url text of %zu bytes, more than the limit of %zu",
+                         size, limit);
     size_t start = out->size;
     buffer_reserve(out, start + size);
     uint32_t held = 0;
@@ -54,7 +59,8 @@ enum status base64url_decode(const char *text, size_t text_size, size_t limit, s
     }
     if ((held & ((1u << bits) - 1)) != 0) {
         out->size = start;
-        return error_set(error, INVALID, "base64url text whose last character has unused bits that are not zero");
+        return error_set(error, INVALID,
+                         "base64url text whose last character has unused bits that are not zero");
     }
     return OK;
 }

@@ -18,7 +18,8 @@ static const uint64_t year_10000_s = 253402300800; /* where ASN.1's four digits 
 /* --- parts of a certificate: each gives 1 for success, as OpenSSL does --- */
 
 static int set_name(X509_NAME *name, const char *common_name) {
-    return X509_NAME_add_entry_by_NID(name, NID_commonName, MBSTRING_UTF8, (const unsigned char *)common_name, -1, -1, 0);
+    return X509_NAME_add_entry_by_NID(name, NID_commonName, MBSTRING_UTF8,
+                                      (const unsigned char *)common_name, -1, -1, 0);
 }
 
 static int set_serial(X509 *certificate, const uint8_t serial[static CERTIFICATE_SERIAL_SIZE]) {
@@ -47,7 +48,8 @@ static int add_basic_constraints(X509 *certificate, bool authority) {
         constraints->pathlen = ASN1_INTEGER_new();
         ok = constraints->pathlen && ASN1_INTEGER_set(constraints->pathlen, 0);
     }
-    ok = ok && X509_add1_ext_i2d(certificate, NID_basic_constraints, constraints, 1, X509V3_ADD_DEFAULT) == 1;
+    ok = ok && X509_add1_ext_i2d(certificate, NID_basic_constraints, constraints, 1,
+                                 X509V3_ADD_DEFAULT) == 1;
     BASIC_CONSTRAINTS_free(constraints);
     return ok;
 }
@@ -57,7 +59,8 @@ enum { DIGITAL_SIGNATURE = 0, KEY_CERT_SIGN = 5, CRL_SIGN = 6 };
 
 static int add_key_usage(X509 *certificate, bool authority) {
     ASN1_BIT_STRING *bits = ASN1_BIT_STRING_new();
-    int ok = bits && (authority ? ASN1_BIT_STRING_set_bit(bits, KEY_CERT_SIGN, 1) && ASN1_BIT_STRING_set_bit(bits, CRL_SIGN, 1)
+    int ok = bits && (authority ? ASN1_BIT_STRING_set_bit(bits, KEY_CERT_SIGN, 1) &&
+                                      ASN1_BIT_STRING_set_bit(bits, CRL_SIGN, 1)
                                 : ASN1_BIT_STRING_set_bit(bits, DIGITAL_SIGNATURE, 1));
     ok = ok && X509_add1_ext_i2d(certificate, NID_key_usage, bits, 1, X509V3_ADD_DEFAULT) == 1;
     ASN1_BIT_STRING_free(bits);
@@ -80,20 +83,24 @@ static ASN1_OCTET_STRING *key_identifier(const uint8_t public_key[static PUBLIC_
     uint8_t digest[DIGEST_SIZE];
     digest_sha256(public_key, PUBLIC_KEY_SIZE, digest);
     ASN1_OCTET_STRING *identifier = ASN1_OCTET_STRING_new();
-    if (identifier && ASN1_OCTET_STRING_set(identifier, digest, KEY_IDENTIFIER_SIZE)) return identifier;
+    if (identifier && ASN1_OCTET_STRING_set(identifier, digest, KEY_IDENTIFIER_SIZE))
+        return identifier;
     ASN1_OCTET_STRING_free(identifier);
     return NULL;
 }
 
-/* `issuer` is the issuing certificate, NULL for one that signs itself (asking an unfinished certificate would make OpenSSL
- * remember it as broken). */
-static int add_key_identifiers(X509 *certificate, const uint8_t public_key[static PUBLIC_KEY_SIZE], X509 *issuer) {
+/* `issuer` is the issuing certificate, NULL for one that signs itself (asking an unfinished
+ * certificate would make OpenSSL remember it as broken). */
+static int add_key_identifiers(X509 *certificate, const uint8_t public_key[static PUBLIC_KEY_SIZE],
+                               X509 *issuer) {
     ASN1_OCTET_STRING *subject = key_identifier(public_key);
     const ASN1_OCTET_STRING *by = issuer ? X509_get0_subject_key_id(issuer) : subject;
     AUTHORITY_KEYID *authority = AUTHORITY_KEYID_new();
     int ok = subject && by && authority && (authority->keyid = ASN1_OCTET_STRING_dup(by)) != NULL &&
-             X509_add1_ext_i2d(certificate, NID_subject_key_identifier, subject, 0, X509V3_ADD_DEFAULT) == 1 &&
-             X509_add1_ext_i2d(certificate, NID_authority_key_identifier, authority, 0, X509V3_ADD_DEFAULT) == 1;
+             X509_add1_ext_i2d(certificate, NID_subject_key_identifier, subject, 0,
+                               X509V3_ADD_DEFAULT) == 1 &&
+             X509_add1_ext_i2d(certificate, NID_authority_key_identifier, authority, 0,
+                               X509V3_ADD_DEFAULT) == 1;
     ASN1_OCTET_STRING_free(subject);
     AUTHORITY_KEYID_free(authority);
     return ok;
@@ -102,7 +109,8 @@ static int add_key_identifiers(X509 *certificate, const uint8_t public_key[stati
 static int push_name(GENERAL_NAMES *names, int kind, const char *text) {
     GENERAL_NAME *name = GENERAL_NAME_new();
     ASN1_IA5STRING *value = ASN1_IA5STRING_new();
-    if (!name || !value || !ASN1_STRING_set(value, text, -1) || sk_GENERAL_NAME_push(names, name) <= 0) {
+    if (!name || !value || !ASN1_STRING_set(value, text, -1) ||
+        sk_GENERAL_NAME_push(names, name) <= 0) {
         GENERAL_NAME_free(name);
         ASN1_IA5STRING_free(value);
         return 0;
@@ -115,8 +123,10 @@ static int add_alternative_names(X509 *certificate, const struct certificate_ter
     if (!terms->uri && !terms->dns[0]) return 1;
     GENERAL_NAMES *names = GENERAL_NAMES_new();
     int ok = names && (!terms->uri || push_name(names, GEN_URI, terms->uri));
-    for (size_t i = 0; ok && i < CERTIFICATE_DNS_MAX && terms->dns[i]; i++) ok = push_name(names, GEN_DNS, terms->dns[i]);
-    ok = ok && X509_add1_ext_i2d(certificate, NID_subject_alt_name, names, 0, X509V3_ADD_DEFAULT) == 1;
+    for (size_t i = 0; ok && i < CERTIFICATE_DNS_MAX && terms->dns[i]; i++)
+        ok = push_name(names, GEN_DNS, terms->dns[i]);
+    ok = ok &&
+         X509_add1_ext_i2d(certificate, NID_subject_alt_name, names, 0, X509V3_ADD_DEFAULT) == 1;
     GENERAL_NAMES_free(names);
     return ok;
 }
@@ -124,8 +134,11 @@ static int add_alternative_names(X509 *certificate, const struct certificate_ter
 /* --- checks --- */
 
 static enum status check_common_name(const char *common_name, struct error *error) {
-    if (common_name && certificate_name_is_clean(common_name, strlen(common_name), 64, CERTIFICATE_COMMON_NAME_ALSO)) return OK;
-    return error_set(error, INVALID, "the common name must be 1 to 64 of letters, digits and \"%s\"",
+    if (common_name && certificate_name_is_clean(common_name, strlen(common_name), 64,
+                                                 CERTIFICATE_COMMON_NAME_ALSO))
+        return OK;
+    return error_set(error, INVALID,
+                     "the common name must be 1 to 64 of letters, digits and \"%s\"",
                      CERTIFICATE_COMMON_NAME_ALSO);
 }
 
@@ -138,41 +151,50 @@ static enum status check_dates(uint64_t not_before_s, uint64_t not_after_s, stru
 static enum status check_terms(const struct certificate_terms *terms, struct error *error) {
     TRY(check_common_name(terms->common_name, error));
     TRY(check_dates(terms->not_before_s, terms->not_after_s, error));
-    if (!terms->server && !terms->client) return error_set(error, INVALID, "a certificate for no purpose");
-    if (terms->uri &&
-        (!certificate_name_is_clean(terms->uri, strlen(terms->uri), CERTIFICATE_NAME_MAX - 1, CERTIFICATE_URI_ALSO) ||
-         !strchr(terms->uri, ':'))) {
-        return error_set(error, INVALID, "the URI must be scheme:rest, at most %d of letters, digits and \"%s\"",
+    if (!terms->server && !terms->client)
+        return error_set(error, INVALID, "a certificate for no purpose");
+    if (terms->uri && (!certificate_name_is_clean(terms->uri, strlen(terms->uri),
+                                                  CERTIFICATE_NAME_MAX - 1, CERTIFICATE_URI_ALSO) ||
+                       !strchr(terms->uri, ':'))) {
+        return error_set(error, INVALID,
+                         "the URI must be scheme:rest, at most %d of letters, digits and \"%s\"",
                          CERTIFICATE_NAME_MAX - 1, CERTIFICATE_URI_ALSO);
     }
     for (size_t i = 0; i < CERTIFICATE_DNS_MAX && terms->dns[i]; i++) {
-        if (!certificate_name_is_clean(terms->dns[i], strlen(terms->dns[i]), CERTIFICATE_NAME_MAX - 1, CERTIFICATE_DNS_ALSO)) {
-            return error_set(error, INVALID, "DNS name %zu must be at most %d of letters, digits and \"%s\"", i + 1,
+        if (!certificate_name_is_clean(terms->dns[i], strlen(terms->dns[i]),
+                                       CERTIFICATE_NAME_MAX - 1, CERTIFICATE_DNS_ALSO)) {
+            return error_set(error, INVALID,
+                             "DNS name %zu must be at most %d of letters, digits and \"%s\"", i + 1,
                              CERTIFICATE_NAME_MAX - 1, CERTIFICATE_DNS_ALSO);
         }
     }
-    if (!terms->uri && !terms->dns[0]) return error_set(error, INVALID, "the certificate has no name");
+    if (!terms->uri && !terms->dns[0])
+        return error_set(error, INVALID, "the certificate has no name");
     return OK;
 }
 
-static enum status check_authority(X509 *authority, const struct key_pair *key, const struct certificate_terms *terms,
-                                   struct error *error) {
+static enum status check_authority(X509 *authority, const struct key_pair *key,
+                                   const struct certificate_terms *terms, struct error *error) {
     struct certificate_info info;
     TRY(certificate_describe(authority, &info, error));
-    if (!info.authority) return error_set(error, INVALID, "the issuing certificate is not a certificate authority's");
+    if (!info.authority)
+        return error_set(error, INVALID,
+                         "the issuing certificate is not a certificate authority's");
     if (memcmp(info.public_key, key->public_key, PUBLIC_KEY_SIZE) != 0) {
         return error_set(error, INVALID, "the key is not that of the authority's certificate");
     }
     if (terms->not_before_s < info.not_before_s || terms->not_after_s > info.not_after_s) {
-        return error_set(error, INVALID, "the certificate would outlive its authority, or begin before it");
+        return error_set(error, INVALID,
+                         "the certificate would outlive its authority, or begin before it");
     }
     return OK;
 }
 
 /* --- what the header offers --- */
 
-enum status certificate_create_authority(const struct key_pair *key, const char *common_name, uint64_t not_before_s,
-                                         uint64_t not_after_s, enum certificate_form form, struct buffer *out,
+enum status certificate_create_authority(const struct key_pair *key, const char *common_name,
+                                         uint64_t not_before_s, uint64_t not_after_s,
+                                         enum certificate_form form, struct buffer *out,
                                          struct error *error) {
     TRY(check_common_name(common_name, error));
     TRY(check_dates(not_before_s, not_after_s, error));
@@ -180,9 +202,11 @@ enum status certificate_create_authority(const struct key_pair *key, const char 
     X509 *root = X509_new();
     enum status status = OK;
     if (!root || !X509_set_version(root, X509_VERSION_3) || !set_serial(root, random_serial) ||
-        !set_dates(root, not_before_s, not_after_s) || !set_name(X509_get_subject_name(root), common_name) ||
-        !X509_set_issuer_name(root, X509_get_subject_name(root)) || !X509_set_pubkey(root, key->pkey) ||
-        !add_basic_constraints(root, true) || !add_key_usage(root, true) || !add_key_identifiers(root, key->public_key, NULL) ||
+        !set_dates(root, not_before_s, not_after_s) ||
+        !set_name(X509_get_subject_name(root), common_name) ||
+        !X509_set_issuer_name(root, X509_get_subject_name(root)) ||
+        !X509_set_pubkey(root, key->pkey) || !add_basic_constraints(root, true) ||
+        !add_key_usage(root, true) || !add_key_identifiers(root, key->public_key, NULL) ||
         X509_sign(root, key->pkey, NULL) <= 0) {
         status = openssl_failed(error, FAILED, "make an authority's certificate");
     }
@@ -191,14 +215,15 @@ enum status certificate_create_authority(const struct key_pair *key, const char 
     return status;
 }
 
-enum status certificate_request_create(const struct key_pair *key, enum certificate_form form, struct buffer *out,
-                                       struct error *error) {
+enum status certificate_request_create(const struct key_pair *key, enum certificate_form form,
+                                       struct buffer *out, struct error *error) {
     X509_REQ *request = X509_REQ_new();
     BIO *bio = BIO_new(BIO_s_mem());
     enum status status = OK;
-    if (!request || !bio || !X509_REQ_set_version(request, X509_REQ_VERSION_1) || !X509_REQ_set_pubkey(request, key->pkey) ||
-        X509_REQ_sign(request, key->pkey, NULL) <= 0 ||
-        (form == CERTIFICATE_PEM ? PEM_write_bio_X509_REQ(bio, request) : i2d_X509_REQ_bio(bio, request)) != 1) {
+    if (!request || !bio || !X509_REQ_set_version(request, X509_REQ_VERSION_1) ||
+        !X509_REQ_set_pubkey(request, key->pkey) || X509_REQ_sign(request, key->pkey, NULL) <= 0 ||
+        (form == CERTIFICATE_PEM ? PEM_write_bio_X509_REQ(bio, request)
+                                 : i2d_X509_REQ_bio(bio, request)) != 1) {
         status = openssl_failed(error, FAILED, "make a certificate request");
     } else {
         char *data = NULL;
@@ -210,16 +235,19 @@ enum status certificate_request_create(const struct key_pair *key, enum certific
     return status;
 }
 
-static enum status request_key(X509_REQ *request, uint8_t out[static PUBLIC_KEY_SIZE], struct error *error) {
+static enum status request_key(X509_REQ *request, uint8_t out[static PUBLIC_KEY_SIZE],
+                               struct error *error) {
     EVP_PKEY *pkey = X509_REQ_get0_pubkey(request);
     TRY(certificate_raw_key(pkey, out, error));
     if (X509_REQ_verify(request, pkey) != 1) {
-        return openssl_failed(error, INVALID, "the certificate request is not signed by its own key");
+        return openssl_failed(error, INVALID,
+                              "the certificate request is not signed by its own key");
     }
     return OK;
 }
 
-enum status certificate_request_key(struct bytes request, uint8_t out[static PUBLIC_KEY_SIZE], struct error *error) {
+enum status certificate_request_key(struct bytes request, uint8_t out[static PUBLIC_KEY_SIZE],
+                                    struct error *error) {
     X509_REQ *parsed = NULL;
     TRY(certificate_request_read(request, &parsed, error));
     uint8_t key[PUBLIC_KEY_SIZE];
@@ -229,9 +257,9 @@ enum status certificate_request_key(struct bytes request, uint8_t out[static PUB
     return status;
 }
 
-enum status certificate_issue(struct bytes authority, const struct key_pair *authority_key, struct bytes request,
-                              const struct certificate_terms *terms, enum certificate_form form, struct buffer *out,
-                              struct error *error) {
+enum status certificate_issue(struct bytes authority, const struct key_pair *authority_key,
+                              struct bytes request, const struct certificate_terms *terms,
+                              enum certificate_form form, struct buffer *out, struct error *error) {
     TRY(check_terms(terms, error));
     X509 *root = NULL, *issued = NULL;
     X509_REQ *parsed = NULL;
@@ -246,13 +274,16 @@ enum status certificate_issue(struct bytes authority, const struct key_pair *aut
         goto out;
     }
     issued = X509_new();
-    if (!issued || !X509_set_version(issued, X509_VERSION_3) || !set_serial(issued, terms->serial) ||
+    if (!issued || !X509_set_version(issued, X509_VERSION_3) ||
+        !set_serial(issued, terms->serial) ||
         !set_dates(issued, terms->not_before_s, terms->not_after_s) ||
         !set_name(X509_get_subject_name(issued), terms->common_name) ||
-        !X509_set_issuer_name(issued, X509_get_subject_name(root)) || !X509_set_pubkey(issued, X509_REQ_get0_pubkey(parsed)) ||
+        !X509_set_issuer_name(issued, X509_get_subject_name(root)) ||
+        !X509_set_pubkey(issued, X509_REQ_get0_pubkey(parsed)) ||
         !add_basic_constraints(issued, false) || !add_key_usage(issued, false) ||
-        !add_extended_key_usage(issued, terms->server, terms->client) || !add_alternative_names(issued, terms) ||
-        !add_key_identifiers(issued, public_key, root) || X509_sign(issued, authority_key->pkey, NULL) <= 0) {
+        !add_extended_key_usage(issued, terms->server, terms->client) ||
+        !add_alternative_names(issued, terms) || !add_key_identifiers(issued, public_key, root) ||
+        X509_sign(issued, authority_key->pkey, NULL) <= 0) {
         status = openssl_failed(error, FAILED, "make a certificate");
         goto out;
     }

@@ -1,7 +1,7 @@
-/* OpenSSL's own SHA256_CTX rather than EVP: it has a fixed size, needs no allocation and no fetch, cannot fail, and runs
- * the same SHA-NI code. 3.0 calls it deprecated in favour of EVP's providers, none of which we need for a public, keyless
- * hash. The type stays inside this file; should a later OpenSSL drop it, an EVP_MD_CTX pointer fits into struct digest as
- * well. */
+/* OpenSSL's own SHA256_CTX rather than EVP: it has a fixed size, needs no allocation and no fetch,
+ * cannot fail, and runs the same SHA-NI code. 3.0 calls it deprecated in favour of EVP's providers,
+ * none of which we need for a public, keyless hash. The type stays inside this file; should a later
+ * OpenSSL drop it, an EVP_MD_CTX pointer fits into struct digest as well. */
 #define OPENSSL_SUPPRESS_DEPRECATED
 #include "crypto/digest.h"
 
@@ -22,7 +22,9 @@ void digest_update(struct digest *digest, const void *data, size_t size) {
     if (size > 0) SHA256_Update(inside(digest), data, size);
 }
 
-void digest_final(struct digest *digest, uint8_t out[static DIGEST_SIZE]) { SHA256_Final(out, inside(digest)); }
+void digest_final(struct digest *digest, uint8_t out[static DIGEST_SIZE]) {
+    SHA256_Final(out, inside(digest));
+}
 
 void digest_pieces(const struct bytes *pieces, size_t count, uint8_t out[static DIGEST_SIZE]) {
     struct digest digest;
@@ -42,8 +44,8 @@ void digest_leaf(const void *data, size_t size, uint8_t out[static DIGEST_SIZE])
     digest_pieces(pieces, 2, out);
 }
 
-void digest_children(const uint8_t left[static DIGEST_SIZE], const uint8_t right[static DIGEST_SIZE],
-                     uint8_t out[static DIGEST_SIZE]) {
+void digest_children(const uint8_t left[static DIGEST_SIZE],
+                     const uint8_t right[static DIGEST_SIZE], uint8_t out[static DIGEST_SIZE]) {
     uint8_t node[1 + 2 * DIGEST_SIZE] = {0x01};
     memcpy(node + 1, left, DIGEST_SIZE);
     memcpy(node + 1 + DIGEST_SIZE, right, DIGEST_SIZE);

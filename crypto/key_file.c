@@ -15,18 +15,22 @@
 
 static enum status check_access(int descriptor, const char *path, struct error *error) {
     struct stat info;
-    if (fstat(descriptor, &info) != 0) return error_set(error, FAILED, "stat %s: %s", path, strerror(errno));
+    if (fstat(descriptor, &info) != 0)
+        return error_set(error, FAILED, "stat %s: %s", path, strerror(errno));
     if (!S_ISREG(info.st_mode)) return error_set(error, INVALID, "%s is not a regular file", path);
     if (info.st_mode & 077) {
         return error_set(error, INVALID,
-                         "%s is open to others (mode %03o): chmod 600 it, or make a new key if they may have read it", path,
-                         (unsigned)info.st_mode & 0777);
+                         "%s is open to others (mode %03o): chmod 600 it, or make a new key if "
+                         "they may have read it",
+                         path, (unsigned)info.st_mode & 0777);
     }
     if (info.st_uid != geteuid() && info.st_uid != 0) {
-        return error_set(error, INVALID, "%s belongs to user %u, not to this one", path, (unsigned)info.st_uid);
+        return error_set(error, INVALID, "%s belongs to user %u, not to this one", path,
+                         (unsigned)info.st_uid);
     }
     if (info.st_size > KEY_FILE_SIZE_MAX) {
-        return error_set(error, INVALID, "%s has %lld bytes: not a key", path, (long long)info.st_size);
+        return error_set(error, INVALID, "%s has %lld bytes: not a key", path,
+                         (long long)info.st_size);
     }
     return OK;
 }
@@ -35,7 +39,8 @@ enum status key_file_load(const char *path, struct key_pair **out, struct error 
     /* O_NONBLOCK: a FIFO of that name must not make the program wait. */
     int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (descriptor < 0) {
-        return error_set(error, errno == ENOENT ? NOT_FOUND : FAILED, "open the key file %s: %s", path, strerror(errno));
+        return error_set(error, errno == ENOENT ? NOT_FOUND : FAILED, "open the key file %s: %s",
+                         path, strerror(errno));
     }
     uint8_t content[KEY_FILE_SIZE_MAX + 1];
     size_t size = 0;
@@ -58,7 +63,8 @@ enum status key_file_load(const char *path, struct key_pair **out, struct error 
 
 enum status key_file_save(const char *path, const struct key_pair *key, struct error *error) {
     struct stat info;
-    if (lstat(path, &info) == 0) return error_set(error, INVALID, "%s is there already; keys are not overwritten", path);
+    if (lstat(path, &info) == 0)
+        return error_set(error, INVALID, "%s is there already; keys are not overwritten", path);
     struct buffer pem = {0};
     enum status status = key_pair_to_pem(key, &pem, error);
     if (status == OK) status = file_write(path, buffer_bytes(&pem), 0600, error);
@@ -66,7 +72,8 @@ enum status key_file_save(const char *path, const struct key_pair *key, struct e
     return status;
 }
 
-enum status key_file_open(const char *path, struct key_pair **out, bool *created, struct error *error) {
+enum status key_file_open(const char *path, struct key_pair **out, bool *created,
+                          struct error *error) {
     enum status status = key_file_load(path, out, error);
     if (status != NOT_FOUND) {
         if (status == OK) *created = false;

@@ -1,7 +1,8 @@
 /* Private keys on disk: Ed25519, PEM PKCS#8, mode 0600, one key a file.
  *
- * A key file is an identity: it is written durably before its public half is told to anybody, never overwritten, and not
- * accepted when others may read it. The same format is read and written by `openssl pkey`.
+ * A key file is an identity: it is written durably before its public half is told to anybody, never
+ * overwritten, and not accepted when others may read it. The same format is read and written by
+ * `openssl pkey`.
  */
 #ifndef CRYPTO_KEY_FILE_H
 #define CRYPTO_KEY_FILE_H
@@ -12,12 +13,16 @@
 
 enum { KEY_FILE_SIZE_MAX = 4096 };
 
-/* NOT_FOUND; INVALID if group or others have any access (the message says the chmod), if it is owned by another user than
- * this process's or root, if it is larger than KEY_FILE_SIZE_MAX or holds anything but one Ed25519 key. */
+/* NOT_FOUND; INVALID if group or others have any access (the message says the chmod), if it is
+ * owned by another user than this process's or root, if it is larger than KEY_FILE_SIZE_MAX or
+ * holds anything but one Ed25519 key. */
 MUST_USE enum status key_file_load(const char *path, struct key_pair **out, struct error *error);
-/* INVALID if something of that name is there already. FULL if the disk is. Durable when it returns. */
-MUST_USE enum status key_file_save(const char *path, const struct key_pair *key, struct error *error);
+/* INVALID if something of that name is there already. FULL if the disk is. Durable when it returns.
+ */
+MUST_USE enum status key_file_save(const char *path, const struct key_pair *key,
+                                   struct error *error);
 /* Loads it, or creates and saves one where there is none; *created says which. */
-MUST_USE enum status key_file_open(const char *path, struct key_pair **out, bool *created, struct error *error);
+MUST_USE enum status key_file_open(const char *path, struct key_pair **out, bool *created,
+                                   struct error *error);
 
 #endif

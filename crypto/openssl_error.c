@@ -14,6 +14,8 @@ enum status openssl_failed(struct error *error, enum status status, const char *
     const char *reason = ERR_reason_error_string(first);
     char number[32];
     if (!reason) ERR_error_string_n(first, number, sizeof number);
-    if (more) return error_set(error, status, "%s: %s (and %u more)", doing, reason ? reason : number, more);
+    if (more)
+        return error_set(error, status, "%s: %s (and %u more)", doing, reason ? reason : number,
+                         more);
     return error_set(error, status, "%s: %s", doing, reason ? reason : number);
 }

@@ -4,8 +4,9 @@
 
 #include "base/status.h"
 
-/* Empties OpenSSL's per-thread error queue into a message such as "read PEM: no start line (and 1 more)" and returns `status`,
- * or FAILED when the queue says that memory ran out. Nothing of the input is quoted: it may be a secret. */
+/* Empties OpenSSL's per-thread error queue into a message such as "read PEM: no start line (and 1
+ * more)" and returns `status`, or FAILED when the queue says that memory ran out. Nothing of the
+ * input is quoted: it may be a secret. */
 enum status openssl_failed(struct error *error, enum status status, const char *doing);
 
 #endif

@@ -30,7 +30,8 @@ static enum status from_pkey(EVP_PKEY *pkey, struct key_pair **out, struct error
     return OK;
 }
 
-enum status key_pair_from_seed(const uint8_t seed[static KEY_SEED_SIZE], struct key_pair **out, struct error *error) {
+enum status key_pair_from_seed(const uint8_t seed[static KEY_SEED_SIZE], struct key_pair **out,
+                               struct error *error) {
     EVP_PKEY *pkey = EVP_PKEY_new_raw_private_key(EVP_PKEY_ED25519, NULL, seed, KEY_SEED_SIZE);
     if (!pkey) return openssl_failed(error, FAILED, "make an Ed25519 key");
     return from_pkey(pkey, out, error);
@@ -60,7 +61,8 @@ static bool only_space_left(BIO *bio) {
 }
 
 enum status key_pair_from_pem(struct bytes pem, struct key_pair **out, struct error *error) {
-    if (pem.size == 0 || pem.size > 4096) return error_set(error, INVALID, "a private key of %zu bytes", pem.size);
+    if (pem.size == 0 || pem.size > 4096)
+        return error_set(error, INVALID, "a private key of %zu bytes", pem.size);
     BIO *bio = BIO_new_mem_buf(pem.data, (int)pem.size);
     if (!bio) return openssl_failed(error, FAILED, "read a private key");
     EVP_PKEY *pkey = PEM_read_bio_PrivateKey(bio, NULL, no_passphrase, NULL);
@@ -106,8 +108,10 @@ void key_id(const uint8_t public_key[static PUBLIC_KEY_SIZE], uint8_t out[static
     memcpy(out, digest, KEY_ID_SIZE);
 }
 
-/* tag || 0x00 || message in one piece, as OpenSSL's one-shot Ed25519 needs it: in `stack` where it fits. */
-static uint8_t *put_together(const char *tag, struct bytes message, uint8_t stack[static ON_STACK], size_t *size) {
+/* tag || 0x00 || message in one piece, as OpenSSL's one-shot Ed25519 needs it: in `stack` where it
+ * fits. */
+static uint8_t *put_together(const char *tag, struct bytes message, uint8_t stack[static ON_STACK],
+                             size_t *size) {
     size_t tag_size = strlen(tag) + 1;
     ASSERT(tag_size > 1 && tag_size <= SIGN_TAG_MAX + 1);
     *size = tag_size + message.size;
@@ -117,8 +121,8 @@ static uint8_t *put_together(const char *tag, struct bytes message, uint8_t stac
     return whole;
 }
 
-enum status sign_message(const struct key_pair *key, const char *tag, struct bytes message, uint8_t out[static SIGNATURE_SIZE],
-                         struct error *error) {
+enum status sign_message(const struct key_pair *key, const char *tag, struct bytes message,
+                         uint8_t out[static SIGNATURE_SIZE], struct error *error) {
     uint8_t stack[ON_STACK];
     size_t size, made = SIGNATURE_SIZE;
     uint8_t *whole = put_together(tag, message, stack, &size);
@@ -133,29 +137,37 @@ enum status sign_message(const struct key_pair *key, const char *tag, struct byt
     return status;
 }
 
-/* The y coordinates of the eight points of small order, and the encodings of those that are not reduced modulo
- * p = 2^255 - 19, little-endian, without the sign bit: y = 0 (order 4), 1 (order 1), -1 (order 2), two of order 8, and p, p + 1. */
+/* The y coordinates of the eight points of small order, and the encodings of those that are not
+ * reduced modulo p = 2^255 - 19, little-endian, without the sign bit: y = 0 (order 4), 1 (order 1),
+ * -1 (order 2), two of order 8, and p, p + 1. */
 static const uint8_t small_order[7][PUBLIC_KEY_SIZE] = {
     {0x00},
     {0x01},
-    {0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0,
-     0xd5, 0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05},
-    {0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f,
-     0x2a, 0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a},
-    {0xec, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
-     0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f},
-    {0xed, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
-     0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f},
-    {0xee, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
-     0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f}};
+    {0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4,
+     0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5, 0xdf, 0xac, 0x05, 0xd3, 0xc6,
+     0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05},
+    {0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b,
+     0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a, 0x20, 0x53, 0xfa, 0x2c, 0x39,
+     0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a},
+    {0xec, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+     0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+     0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f},
+    {0xed, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+     0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+     0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f},
+    {0xee, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+     0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+     0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f}};
 
 /* What can be seen without arithmetic; the verification itself refuses what is not on the curve. */
-static enum status check_encoding(const uint8_t public_key[static PUBLIC_KEY_SIZE], struct error *error) {
+static enum status check_encoding(const uint8_t public_key[static PUBLIC_KEY_SIZE],
+                                  struct error *error) {
     uint8_t y[PUBLIC_KEY_SIZE];
     memcpy(y, public_key, sizeof y);
     y[31] &= 0x7f;
     for (size_t i = 0; i < COUNT_OF(small_order); i++) {
-        if (memcmp(y, small_order[i], sizeof y) == 0) return error_set(error, INVALID, "an Ed25519 public key of small order");
+        if (memcmp(y, small_order[i], sizeof y) == 0)
+            return error_set(error, INVALID, "an Ed25519 public key of small order");
     }
     /* y >= p: bytes 1..30 all ones, and the ends at their limits */
     bool unreduced = y[31] == 0x7f && y[0] >= 0xed;
@@ -164,19 +176,22 @@ static enum status check_encoding(const uint8_t public_key[static PUBLIC_KEY_SIZ
     return OK;
 }
 
-/* RFC 8032 section 5.1.3: there is an x where (y^2 - 1) / (d y^2 + 1) is a square modulo p; so is then the product of the two.
- * OpenSSL 3.0 has no call for this. */
-static enum status check_on_curve(const uint8_t public_key[static PUBLIC_KEY_SIZE], struct error *error) {
+/* RFC 8032 section 5.1.3: there is an x where (y^2 - 1) / (d y^2 + 1) is a square modulo p; so is
+ * then the product of the two. OpenSSL 3.0 has no call for this. */
+static enum status check_on_curve(const uint8_t public_key[static PUBLIC_KEY_SIZE],
+                                  struct error *error) {
     uint8_t encoded[PUBLIC_KEY_SIZE];
     memcpy(encoded, public_key, sizeof encoded);
     encoded[31] &= 0x7f;
     BN_CTX *context = BN_CTX_new();
-    BIGNUM *y = BN_lebin2bn(encoded, sizeof encoded, NULL), *p = NULL, *d = NULL, *u = BN_new(), *v = BN_new();
+    BIGNUM *y = BN_lebin2bn(encoded, sizeof encoded, NULL), *p = NULL, *d = NULL, *u = BN_new(),
+           *v = BN_new();
     int square = -2;
-    if (context && y && u && v && BN_hex2bn(&p, "7fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffed") &&
-        BN_hex2bn(&d, "52036cee2b6ffe738cc740797779e89800700a4d4141d8ab75eb4dca135978a3") && BN_mod_sqr(y, y, p, context) &&
-        BN_copy(u, y) && BN_sub_word(u, 1) && BN_mod_mul(v, d, y, p, context) && BN_add_word(v, 1) &&
-        BN_mod_mul(u, u, v, p, context)) {
+    if (context && y && u && v &&
+        BN_hex2bn(&p, "7fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffed") &&
+        BN_hex2bn(&d, "52036cee2b6ffe738cc740797779e89800700a4d4141d8ab75eb4dca135978a3") &&
+        BN_mod_sqr(y, y, p, context) && BN_copy(u, y) && BN_sub_word(u, 1) &&
+        BN_mod_mul(v, d, y, p, context) && BN_add_word(v, 1) && BN_mod_mul(u, u, v, p, context)) {
         square = BN_kronecker(u, p, context);
     }
     BN_free(y);
@@ -186,24 +201,28 @@ static enum status check_on_curve(const uint8_t public_key[static PUBLIC_KEY_SIZ
     BN_free(v);
     BN_CTX_free(context);
     if (square == -2) return openssl_failed(error, FAILED, "check a public key");
-    return square < 0 ? error_set(error, INVALID, "an Ed25519 public key that is not on the curve") : OK;
+    return square < 0 ? error_set(error, INVALID, "an Ed25519 public key that is not on the curve")
+                      : OK;
 }
 
-enum status public_key_check(const uint8_t public_key[static PUBLIC_KEY_SIZE], struct error *error) {
+enum status public_key_check(const uint8_t public_key[static PUBLIC_KEY_SIZE],
+                             struct error *error) {
     TRY(check_encoding(public_key, error));
     return check_on_curve(public_key, error);
 }
 
-enum status sign_verify(const uint8_t public_key[static PUBLIC_KEY_SIZE], const char *tag, struct bytes message,
-                        struct bytes signature, struct error *error) {
+enum status sign_verify(const uint8_t public_key[static PUBLIC_KEY_SIZE], const char *tag,
+                        struct bytes message, struct bytes signature, struct error *error) {
     if (signature.size != SIGNATURE_SIZE) {
-        return error_set(error, INVALID, "a signature of %zu bytes, not %d", signature.size, SIGNATURE_SIZE);
+        return error_set(error, INVALID, "a signature of %zu bytes, not %d", signature.size,
+                         SIGNATURE_SIZE);
     }
     TRY(check_encoding(public_key, error));
     uint8_t stack[ON_STACK];
     size_t size;
     uint8_t *whole = put_together(tag, message, stack, &size);
-    EVP_PKEY *pkey = EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, NULL, public_key, PUBLIC_KEY_SIZE);
+    EVP_PKEY *pkey =
+        EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, NULL, public_key, PUBLIC_KEY_SIZE);
     EVP_MD_CTX *context = EVP_MD_CTX_new();
     enum status status = OK;
     if (!pkey || !context || EVP_DigestVerifyInit(context, NULL, NULL, NULL, pkey) != 1) {

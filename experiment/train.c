@@ -1,4 +1,5 @@
-/* Virtual time: events of sites, links and the coordinator, one after the other. What they do to tensors is in train_site.c. */
+/* Virtual time: events of sites, links and the coordinator, one after the other. What they do to
+ * tensors is in train_site.c. */
 #include "experiment/train.h"
 
 #include <math.h>
@@ -51,7 +52,8 @@ static void faults_advance(struct train_faults *faults, double after) {
     faults->until = from + topology_fault_length(fault, is_extra, &faults->random);
 }
 
-static void faults_init(struct train_faults *faults, const struct topology_fault *fault, uint64_t seed, uint64_t number) {
+static void faults_init(struct train_faults *faults, const struct topology_fault *fault,
+                        uint64_t seed, uint64_t number) {
     faults->fault = fault;
     random_init(&faults->random, random_hash(seed, number));
     faults_advance(faults, 0);
@@ -82,12 +84,14 @@ static double jitter(struct train *train, const struct topology_link *link) {
 static void log_round(struct train *train, const struct train_site *site) {
     if (train->options->csv)
         fprintf(train->options->csv, "%.3f,%s,%llu,%llu,%.6f,\n", train->now, site->place.name,
-                (unsigned long long)train->model.version, (unsigned long long)site->tokens, site->loss);
+                (unsigned long long)train->model.version, (unsigned long long)site->tokens,
+                site->loss);
 }
 
 /* A base beyond the staleness cap would be refused: it moves forward before the snapshot, and all
  * progress is kept, as node_rounds_begin orders it. The newest version counts as replayed. */
-static enum status advance_if_stale(struct train *train, struct train_site *site, struct error *error) {
+static enum status advance_if_stale(struct train *train, struct train_site *site,
+                                    struct error *error) {
     uint64_t cap = train->options->manifest->merge.staleness_cap;
     if (train->newest->version - site->base->version <= cap) return OK;
     site->next = version_hold(train->newest);
@@ -104,7 +108,9 @@ static enum status round_end(struct train *train, uint32_t index, struct error *
     log_round(train, site);
     double size = (double)(site->payload.size + HEADER_BYTES);
     double sent = faults_release(&site->outage, train->now);
-    event_push(train, event_at(sent + link->rtt + size / topology_rate_up(link) + jitter(train, link), EVENT_ARRIVE, index));
+    event_push(train,
+               event_at(sent + link->rtt + size / topology_rate_up(link) + jitter(train, link),
+                        EVENT_ARRIVE, index));
     train->result.bytes_up += site->payload.size + HEADER_BYTES;
     site->since_snapshot = 0;
     site->round_tokens = site->tokens;
@@ -121,11 +127,13 @@ static void tell_inner_steps(struct train *train) {
     for (uint32_t i = 0; i < train->site_count; i++) {
         struct train_site *site = &train->sites[i];
         site->inner_steps = manifest->inner.inner_steps;
-        if (manifest->inner.dylu) site->inner_steps = dylu_inner_steps(site->inner_steps, 1 / site->step, 1 / fastest);
+        if (manifest->inner.dylu)
+            site->inner_steps = dylu_inner_steps(site->inner_steps, 1 / site->step, 1 / fastest);
     }
 }
 
-static enum status on_step(struct train *train, const struct train_event *event, struct error *error) {
+static enum status on_step(struct train *train, const struct train_event *event,
+                           struct error *error) {
     struct train_site *site = &train->sites[event->site];
     if (event->generation != site->generation || train->now >= site->group->leaves) return OK;
     site_step_due(train, site);
@@ -133,7 +141,8 @@ static enum status on_step(struct train *train, const struct train_event *event,
     site->busy += site->step;
     train->result.steps++;
     if (site->next) TRY(site_rebase(train, site, error));
-    if (!site->snapshot && site->since_snapshot >= site->inner_steps) TRY(round_end(train, event->site, error));
+    if (!site->snapshot && site->since_snapshot >= site->inner_steps)
+        TRY(round_end(train, event->site, error));
     if (site->due_count && train->now - site->checkpointed >= site->group->checkpoint) {
         site->checkpointed = train->now;
         TRY(sites_flush(train, site, error));
@@ -155,14 +164,16 @@ static void on_fail(struct train *train, const struct train_event *event) {
     note_gone(train, site);
     tell_inner_steps(train);
     /* What was trained since the last checkpoint or round was on no disk. */
-    uint64_t lost = site->due_count, step_tokens = (uint64_t)train->options->sequences * train->options->manifest->model.context;
+    uint64_t lost = site->due_count, step_tokens = (uint64_t)train->options->sequences *
+                                                   train->options->manifest->model.context;
     site->due_count = 0;
     site->tokens -= lost * step_tokens;
     site->busy -= (double)lost * site->step;
     site->since_snapshot -= MIN(lost, site->since_snapshot);
     train->result.lost_steps += lost;
     train->result.steps -= lost;
-    event_push(train, event_at(site->failure.until + site->group->restart, EVENT_REPAIR, event->site));
+    event_push(train,
+               event_at(site->failure.until + site->group->restart, EVENT_REPAIR, event->site));
 }
 
 /* It takes what it trained to the end with it, except a message that is on its way. */
@@ -190,7 +201,8 @@ static void on_repair(struct train *train, const struct train_event *event) {
     site->checkpointed = train->now;
     if (!site->waits) site_go_on(train, event->site);
     faults_advance(&site->failure, train->now);
-    if (isfinite(site->failure.from)) event_push(train, event_at(site->failure.from, EVENT_FAIL, event->site));
+    if (isfinite(site->failure.from))
+        event_push(train, event_at(site->failure.from, EVENT_FAIL, event->site));
 }
 
 /* ---- the coordinator ---- */
@@ -201,15 +213,16 @@ static void deliver(struct train *train, uint32_t index, double bytes, bool refu
     const struct topology_link *link = &site->group->link;
     double sent = faults_release(&site->outage, train->now);
     struct train_event event =
-        event_at(sent + link->rtt / 2 + bytes / topology_rate_down(link) + jitter(train, link), EVENT_DELIVER, index);
+        event_at(sent + link->rtt / 2 + bytes / topology_rate_down(link) + jitter(train, link),
+                 EVENT_DELIVER, index);
     event.version = version_hold(train->newest);
     event.run_tokens = train->ledger_tokens;
     event.refused = refused;
     event_push(train, event);
 }
 
-static struct step_input input_of(const struct train *train, const struct train_pending *one, uint64_t staleness,
-                                  uint8_t digest[static DIGEST_SIZE]) {
+static struct step_input input_of(const struct train *train, const struct train_pending *one,
+                                  uint64_t staleness, uint8_t digest[static DIGEST_SIZE]) {
     const struct buffer *payload = &train->sites[one->site].payload;
     double weight = staleness_weight_of(train->options->manifest, staleness);
     digest_sha256(payload->data, payload->size, digest);
@@ -231,7 +244,8 @@ static enum status outer_step(struct train *train, uint32_t count, struct error 
         bytes += (double)(inputs[i].payload_size + HEADER_BYTES);
         train->staleness_sum += staleness;
     }
-    enum status status = model_state_step(&train->model, 0, train->model.version + 1, count, inputs, train->result.root, error);
+    enum status status = model_state_step(&train->model, 0, train->model.version + 1, count, inputs,
+                                          train->result.root, error);
     free(inputs);
     free(digests);
     if (status != OK) return status;
@@ -271,7 +285,8 @@ static struct merge_view view_of(struct train *train, const struct merge_setting
 /* Outer steps as long as one is due, or a timer for the next; after every event. */
 static enum status consider(struct train *train, struct error *error) {
     struct merge_settings settings = merge_settings_of(train->options->manifest);
-    if (train->pending_count == 0 || faults_release(&train->coordinator, train->now) > train->now) return OK;
+    if (train->pending_count == 0 || faults_release(&train->coordinator, train->now) > train->now)
+        return OK;
     settings.grace /= 1000; /* the time here is in seconds */
     settings.warmup_grace /= 1000;
     for (;;) {
@@ -304,8 +319,9 @@ static enum status on_arrive(struct train *train, const struct train_event *even
         return OK;
     }
     struct train_pending *one = xcalloc(1, sizeof(*one));
-    *one = (struct train_pending){
-        .site = event->site, .base_version = site->base->version, .clip = clip_window_clip(&train->clip, site->norm)};
+    *one = (struct train_pending){.site = event->site,
+                                  .base_version = site->base->version,
+                                  .clip = clip_window_clip(&train->clip, site->norm)};
     clip_window_push(&train->clip, site->norm);
     *train->pending_end = one;
     train->pending_end = &one->next;
@@ -316,7 +332,8 @@ static enum status on_arrive(struct train *train, const struct train_event *even
 }
 
 /* The site rebases at the end of the step it is in; one that waits does so now. */
-static enum status on_deliver(struct train *train, const struct train_event *event, struct error *error) {
+static enum status on_deliver(struct train *train, const struct train_event *event,
+                              struct error *error) {
     struct train_site *site = &train->sites[event->site];
     bool sparse = site->feedback != NULL;
     if (site->left) {
@@ -331,7 +348,9 @@ static enum status on_deliver(struct train *train, const struct train_event *eve
     }
     version_release(train, site->next);
     site->next = event->version;
-    site->why = !event->refused ? REBASE_MERGED : sparse ? REBASE_SPARSE_REFUSED : REBASE_DENSE_REFUSED;
+    site->why = !event->refused ? REBASE_MERGED
+                : sparse        ? REBASE_SPARSE_REFUSED
+                                : REBASE_DENSE_REFUSED;
     site->known_tokens = event->run_tokens;
     if (!event->refused) site->own_known_tokens = site->round_tokens;
     if (!site->waits) return OK;
@@ -355,11 +374,14 @@ static enum status on_evaluate(struct train *train, struct error *error) {
     }
     train->result.loss = known ? sum / known : NAN;
     if (options->csv)
-        fprintf(options->csv, "%.3f,global,%llu,%llu,%.6f,%.6f\n", train->now, (unsigned long long)train->model.version,
-                (unsigned long long)tokens, train->result.loss, train->result.heldout);
+        fprintf(options->csv, "%.3f,global,%llu,%llu,%.6f,%.6f\n", train->now,
+                (unsigned long long)train->model.version, (unsigned long long)tokens,
+                train->result.loss, train->result.heldout);
     if (options->progress)
-        fprintf(options->progress, "%10.0f s  version %-6llu %10llu tokens  loss %.4f  held-out %.4f\n", train->now,
-                (unsigned long long)train->model.version, (unsigned long long)tokens, train->result.loss, train->result.heldout);
+        fprintf(options->progress,
+                "%10.0f s  version %-6llu %10llu tokens  loss %.4f  held-out %.4f\n", train->now,
+                (unsigned long long)train->model.version, (unsigned long long)tokens,
+                train->result.loss, train->result.heldout);
     if (options->history) {
         struct history_point point = {.step = train->result.steps,
                                       .tokens = tokens,
@@ -367,16 +389,19 @@ static enum status on_evaluate(struct train *train, struct error *error) {
                                       .heldout = train->result.heldout,
                                       .gradient_norm = NAN,
                                       .learning_rate = NAN,
-                                      .tokens_per_second = train->now > 0 ? (double)tokens / train->now : 0,
+                                      .tokens_per_second =
+                                          train->now > 0 ? (double)tokens / train->now : 0,
                                       .seconds = train->now};
         TRY(history_add(options->history, &point, error));
     }
     if (train->now < options->duration)
-        event_push(train, event_at(MIN(train->now + options->evaluate_every, options->duration), EVENT_EVALUATE, 0));
+        event_push(train, event_at(MIN(train->now + options->evaluate_every, options->duration),
+                                   EVENT_EVALUATE, 0));
     return OK;
 }
 
-static enum status happen(struct train *train, const struct train_event *event, struct error *error) {
+static enum status happen(struct train *train, const struct train_event *event,
+                          struct error *error) {
     switch (event->kind) {
     case EVENT_STEP: return on_step(train, event, error);
     case EVENT_ARRIVE: return on_arrive(train, event);
@@ -390,7 +415,8 @@ static enum status happen(struct train *train, const struct train_event *event, 
     return OK;
 }
 
-static enum status handle(struct train *train, const struct train_event *event, struct error *error) {
+static enum status handle(struct train *train, const struct train_event *event,
+                          struct error *error) {
     TRY(happen(train, event, error));
     return consider(train, error);
 }
@@ -405,7 +431,8 @@ static uint32_t threads_of(const struct train_options *options) {
 enum status train_memory(const struct train_options *options, uint64_t *out, struct error *error) {
     struct trainer_options one = TRAINER_DEFAULTS;
     struct layout layout;
-    uint64_t sites = options->topology->site_count, sparse = options->manifest->outer.mode == OUTER_SPARSE ? 4 : 0;
+    uint64_t sites = options->topology->site_count,
+             sparse = options->manifest->outer.mode == OUTER_SPARSE ? 4 : 0;
     TRY(run_model_layout(options->manifest, &layout, error));
     uint64_t parameters = layout.count;
     one.model = layout.config;
@@ -415,7 +442,8 @@ enum status train_memory(const struct train_options *options, uint64_t *out, str
     one.threads = 1;
     TRY(trainer_check(&one, error));
     *out = sites * (12 + sparse + 4) * parameters + (sites + 2) * 4 * parameters +
-           model_state_memory(options->manifest, parameters) + threads_of(options) * trainer_memory(&one);
+           model_state_memory(options->manifest, parameters) +
+           threads_of(options) * trainer_memory(&one);
     return OK;
 }
 
@@ -429,11 +457,12 @@ static enum status sites_open(struct train *train, struct error *error) {
         faults_init(&site->failure, &site->group->failure, options->seed, 2 * (uint64_t)i + 100);
         faults_init(&site->outage, &site->group->link.outage, options->seed, 2 * (uint64_t)i + 101);
         /* As a node does: the order of sampling is of the run and the site's number. */
-        const struct run_model_files files = {.paths = &options->data[i % options->data_count],
-                                              .count = 1,
-                                              .format = options->data_format,
-                                              .heldout = options->heldout,
-                                              .seed = random_hash(options->manifest->initial.seed, i + 1)};
+        const struct run_model_files files = {
+            .paths = &options->data[i % options->data_count],
+            .count = 1,
+            .format = options->data_format,
+            .heldout = options->heldout,
+            .seed = random_hash(options->manifest->initial.seed, i + 1)};
         TRY(run_model_data(options->manifest, &files, &train->data[i], error));
         site->data = train->data[i];
         TRY(site_init(train, i, error));
@@ -441,13 +470,15 @@ static enum status sites_open(struct train *train, struct error *error) {
     for (uint32_t i = 0; i < train->site_count; i++) {
         struct train_site *site = &train->sites[i];
         site->up = true;
-        if (isfinite(site->group->leaves)) event_push(train, event_at(site->group->leaves, EVENT_LEAVE, i));
+        if (isfinite(site->group->leaves))
+            event_push(train, event_at(site->group->leaves, EVENT_LEAVE, i));
         train->now = site->group->joins;
         if (train->now > 0) site->up = false;
         site->heard = -INFINITY;
         if (site->up) {
             site_go_on(train, i);
-            if (isfinite(site->failure.from)) event_push(train, event_at(site->failure.from, EVENT_FAIL, i));
+            if (isfinite(site->failure.from))
+                event_push(train, event_at(site->failure.from, EVENT_FAIL, i));
         } else {
             event_push(train, event_at(train->now, EVENT_REPAIR, i));
         }
@@ -461,14 +492,20 @@ static enum status train_open(struct train *train, struct error *error) {
     const struct train_options *options = train->options;
     const struct manifest *manifest = options->manifest;
     struct run_model_local local = {.sequences = options->sequences, .threads = 1};
-    if (manifest->fragments != 1) return error_set(error, INVALID, "train supports one fragment, not %u", manifest->fragments);
+    if (manifest->fragments != 1)
+        return error_set(error, INVALID, "train supports one fragment, not %u",
+                         manifest->fragments);
     if (!options->data_count)
-        return error_set(error, INVALID, "no data: name a file of text or tokens for each site, or some that they share");
+        return error_set(
+            error, INVALID,
+            "no data: name a file of text or tokens for each site, or some that they share");
     TRY(run_model_layout(manifest, &train->layout, error));
     TRY(model_state_init(&train->model, manifest, train->layout.count, error));
     TRY(run_model_initialise(manifest, &train->layout, NULL, train->model.theta, error));
-    TRY(codec_encoder_create((enum codec)manifest->codec.kind, train->layout.count, &train->encoder, error));
-    for (uint32_t i = 0; i < train->threads; i++) TRY(run_model_trainer(manifest, &local, &train->trainers[i], error));
+    TRY(codec_encoder_create((enum codec)manifest->codec.kind, train->layout.count, &train->encoder,
+                             error));
+    for (uint32_t i = 0; i < train->threads; i++)
+        TRY(run_model_trainer(manifest, &local, &train->trainers[i], error));
     train->newest = version_take(train);
     faults_init(&train->coordinator, &options->topology->coordinator.outage, options->seed, 1);
     random_init(&train->random, random_hash(options->seed, 2));
@@ -515,13 +552,17 @@ static void finish(struct train *train, struct train_result *out) {
     train->result.versions = train->model.version;
     train->result.parameters = train->layout.count;
     train->result.distinct_versions_most = train->versions_most;
-    train->result.staleness =
-        train->result.contributions ? (double)train->staleness_sum / (double)train->result.contributions : 0;
+    train->result.staleness = train->result.contributions ? (double)train->staleness_sum /
+                                                                (double)train->result.contributions
+                                                          : 0;
     *out = train->result;
 }
 
-enum status train_run(const struct train_options *options, struct train_result *out, struct error *error) {
-    struct train train = {.options = options, .site_count = options->topology->site_count, .threads = threads_of(options)};
+enum status train_run(const struct train_options *options, struct train_result *out,
+                      struct error *error) {
+    struct train train = {.options = options,
+                          .site_count = options->topology->site_count,
+                          .threads = threads_of(options)};
     train.sites = xcalloc(train.site_count, sizeof(train.sites[0]));
     train.data = xcalloc(train.site_count, sizeof(train.data[0]));
     train.trainers = xcalloc(train.threads, sizeof(train.trainers[0]));

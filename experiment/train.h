@@ -1,24 +1,31 @@
-/* `atoll-sim train`: K virtual sites train a real small model in virtual time; the workbench for convergence experiments.
+/* `atoll-sim train`: K virtual sites train a real small model in virtual time; the workbench for
+ * convergence experiments.
  *
- * Sites, speeds, links and failures are those of a federation file (topology/topology.h), as in `plan`; what is trained, encoded and merged is
- * real: model/'s trainer, codec/, and the outer step of fed/model_state.h, with quorum, grace window, staleness cap, DyLU, clipping and
- * rebase as docs/architecture.md has them. Only time is simulated: an inner step takes what the file says, a message its
- * transfer over the link. So a day of sixty sites is as long as its arithmetic takes, and a laptop shows the loss of a federation
- * that it could not run.
+ * Sites, speeds, links and failures are those of a federation file (topology/topology.h), as in
+ * `plan`; what is trained, encoded and merged is real: model/'s trainer, codec/, and the outer step
+ * of fed/model_state.h, with quorum, grace window, staleness cap, DyLU, clipping and rebase as
+ * docs/architecture.md has them. Only time is simulated: an inner step takes what the file says, a
+ * message its transfer over the link. So a day of sixty sites is as long as its arithmetic takes,
+ * and a laptop shows the loss of a federation that it could not run.
  *
- * Threads: inner steps are put off until somebody needs their result, then the sites that are due are trained in parallel, each by
- * one thread. What is computed depends on no order between sites, so any number of threads gives the same bits.
+ * Threads: inner steps are put off until somebody needs their result, then the sites that are due
+ * are trained in parallel, each by one thread. What is computed depends on no order between sites,
+ * so any number of threads gives the same bits.
  *
  * Memory is for distinct state only. With P parameters, K sites and W threads (train_memory):
- *     K * (12 P + 4 P sparse + 4 P)      theta and AdamW's moments; error feedback; the snapshot of a message under way
- *     (K + 2) * 4 P at most              versions of the global model that somebody stands on, shared and counted
+ *     K * (12 P + 4 P sparse + 4 P)      theta and AdamW's moments; error feedback; the snapshot of
+ *                                        a message under way
+ *     (K + 2) * 4 P at most              versions of the global model that somebody stands on,
+ *                                        shared and counted
  *     model_state_memory + W * trainer_memory
- * A site that crashes loses what it trained since its last round or checkpoint, by never training it.
+ * A site that crashes loses what it trained since its last round or checkpoint, by never training
+ * it.
  *
  * A site that joins late stands on the newest version, one that leaves takes what it has not sent.
  *
- * Left out: fragments beyond one, the admission checks of a hostile site, what a coordinator's restart costs beyond its absence, and
- * sites' downlink as a queue (a step is delivered after its own transfer). One thread calls; no clock.
+ * Left out: fragments beyond one, the admission checks of a hostile site, what a coordinator's
+ * restart costs beyond its absence, and sites' downlink as a queue (a step is delivered after its
+ * own transfer). One thread calls; no clock.
  */
 #ifndef EXPERIMENT_TRAIN_H
 #define EXPERIMENT_TRAIN_H
@@ -32,8 +39,9 @@
 
 struct train_options {
     const struct topology *topology; /* borrowed */
-    const struct manifest *manifest; /* borrowed: model, inner optimizer, outer rules; one fragment */
-    const char *const *data;         /* [data_count]: site i trains on data[i % data_count] */
+    const struct manifest
+        *manifest;           /* borrowed: model, inner optimizer, outer rules; one fragment */
+    const char *const *data; /* [data_count]: site i trains on data[i % data_count] */
     size_t data_count;
     enum data_format data_format;
     double heldout;          /* of each file's end */
@@ -51,15 +59,18 @@ struct train_options {
 struct train_result {
     uint64_t versions, tokens, steps, contributions, refused, lost_steps, bytes_up;
     uint64_t parameters, distinct_versions_most;
-    double loss, heldout; /* mean of the sites' last rounds; of the global model, mean over the files */
-    double busy;          /* training / time that sites were there */
-    double staleness;     /* mean */
+    double loss,
+        heldout;      /* mean of the sites' last rounds; of the global model, mean over the files */
+    double busy;      /* training / time that sites were there */
+    double staleness; /* mean */
     uint8_t root[DIGEST_SIZE];
 };
 
 /* Bytes by the formula above. INVALID: the manifest's model. */
-MUST_USE enum status train_memory(const struct train_options *options, uint64_t *out, struct error *error);
+MUST_USE enum status train_memory(const struct train_options *options, uint64_t *out,
+                                  struct error *error);
 /* INVALID, NOT_FOUND: settings or data. */
-MUST_USE enum status train_run(const struct train_options *options, struct train_result *out, struct error *error);
+MUST_USE enum status train_run(const struct train_options *options, struct train_result *out,
+                               struct error *error);
 
 #endif

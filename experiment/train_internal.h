@@ -1,4 +1,5 @@
-/* The inside of the workbench: train.c (time: events, links, merging) and train_site.c (tensors: steps, rounds, rebases). */
+/* The inside of the workbench: train.c (time: events, links, merging) and train_site.c (tensors:
+ * steps, rounds, rebases). */
 #ifndef EXPERIMENT_TRAIN_INTERNAL_H
 #define EXPERIMENT_TRAIN_INTERNAL_H
 

@@ -1,4 +1,5 @@
-/* What happens to tensors: inner steps (in parallel), rounds, rebases, versions of the global model. */
+/* What happens to tensors: inner steps (in parallel), rounds, rebases, versions of the global
+ * model. */
 #include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -82,7 +83,8 @@ struct flush {
     struct error error; /* of the first that failed */
 };
 
-static enum status trainee_train(struct trainer *trainer, struct train_site *site, size_t parameters, struct error *error) {
+static enum status trainee_train(struct trainer *trainer, struct train_site *site,
+                                 size_t parameters, struct error *error) {
     struct trainer_result result = {0};
     double sum = 0;
     memcpy(trainer_parameters(trainer), site->theta, parameters * sizeof(float));
@@ -105,22 +107,26 @@ static void flush_body(void *context) {
     size_t at;
     while ((at = atomic_fetch_add(&flush->next, 1)) < flush->count) {
         struct error error = {0};
-        if (trainee_train(trainer, flush->sites[at], flush->train->layout.count, &error) == OK) continue;
+        if (trainee_train(trainer, flush->sites[at], flush->train->layout.count, &error) == OK)
+            continue;
         if (!atomic_exchange(&flush->failed, true)) flush->error = error;
     }
 }
 
-/* Fewer than W sites that are due make little use of W threads; those with no failures ahead are always worth training now. */
+/* Fewer than W sites that are due make little use of W threads; those with no failures ahead are
+ * always worth training now. */
 static bool site_is_safe(const struct train_site *site) { return isinf(site->failure.from); }
 
 enum status sites_flush(struct train *train, struct train_site *must, struct error *error) {
     struct thread *threads[64];
     size_t thread_count = 0;
-    struct flush flush = {.train = train, .sites = xcalloc(train->site_count, sizeof(flush.sites[0]))};
+    struct flush flush = {.train = train,
+                          .sites = xcalloc(train->site_count, sizeof(flush.sites[0]))};
     enum status status = OK;
     for (uint32_t i = 0; i < train->site_count; i++) {
         struct train_site *site = &train->sites[i];
-        if (site->due_count && (site == must || site_is_safe(site))) flush.sites[flush.count++] = site;
+        if (site->due_count && (site == must || site_is_safe(site)))
+            flush.sites[flush.count++] = site;
     }
     for (; thread_count + 1 < MIN((size_t)train->threads, flush.count); thread_count++) {
         status = thread_start("train", flush_body, &flush, &threads[thread_count], error);
@@ -143,13 +149,15 @@ enum status site_round(struct train *train, struct train_site *site, struct erro
     site->snapshot = xmalloc(count * sizeof(float));
     memcpy(site->snapshot, site->theta, count * sizeof(float));
     site->payload.size = 0;
-    TRY(codec_encode(train->encoder, site->base->theta, site->snapshot, site->feedback, &site->payload, error));
+    TRY(codec_encode(train->encoder, site->base->theta, site->snapshot, site->feedback,
+                     &site->payload, error));
     TRY(codec_norm_squared(codec, buffer_bytes(&site->payload), count, &squared, error));
     site->norm = sqrt(squared);
     return OK;
 }
 
-/* local = next + (local - snapshot), or where no delta was merged + (local - base): node/replica.h. */
+/* local = next + (local - snapshot), or where no delta was merged + (local - base): node/replica.h.
+ */
 enum status site_rebase(struct train *train, struct train_site *site, struct error *error) {
     enum codec codec = (enum codec)train->options->manifest->codec.kind;
     const float *next = site->next->theta;
@@ -157,7 +165,8 @@ enum status site_rebase(struct train *train, struct train_site *site, struct err
     const float *from = merged ? site->snapshot : site->base->theta;
     TRY(sites_flush(train, site, error));
     if (site->why == REBASE_SPARSE_REFUSED)
-        TRY(codec_restore(codec, buffer_bytes(&site->payload), train->layout.count, site->feedback, error));
+        TRY(codec_restore(codec, buffer_bytes(&site->payload), train->layout.count, site->feedback,
+                          error));
     elementwise_rebase(site->theta, next, from, train->layout.count);
     version_release(train, site->base);
     site->base = site->next;
@@ -170,9 +179,11 @@ enum status site_rebase(struct train *train, struct train_site *site, struct err
 enum status train_evaluate(struct train *train, double *out, struct error *error) {
     double sum = 0, nats;
     size_t files = MIN(train->options->data_count, (size_t)train->site_count);
-    memcpy(trainer_parameters(train->trainers[0]), train->model.theta, train->layout.count * sizeof(float));
+    memcpy(trainer_parameters(train->trainers[0]), train->model.theta,
+           train->layout.count * sizeof(float));
     for (size_t i = 0; i < files; i++) {
-        TRY(trainer_evaluate(train->trainers[0], train->data[i], train->options->windows, &nats, error));
+        TRY(trainer_evaluate(train->trainers[0], train->data[i], train->options->windows, &nats,
+                             error));
         sum += nats;
     }
     *out = sum / (double)files;

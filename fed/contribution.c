@@ -5,8 +5,8 @@
 #include <math.h>
 #include <string.h>
 
-/* The fields stand in one place, in the order of the struct; reading and writing are the same walk over them, so that they
- * cannot drift apart. `walk` holds exactly one of the two directions. */
+/* The fields stand in one place, in the order of the struct; reading and writing are the same walk
+ * over them, so that they cannot drift apart. `walk` holds exactly one of the two directions. */
 struct contribution_walk {
     uint8_t *write; /* NULL when reading */
     const uint8_t *read;
@@ -35,7 +35,9 @@ static void walk_u32(struct contribution_walk *walk, uint32_t *value) {
     *value = (uint32_t)wide;
 }
 
-static void walk_u64(struct contribution_walk *walk, uint64_t *value) { walk_integer(walk, value, 8); }
+static void walk_u64(struct contribution_walk *walk, uint64_t *value) {
+    walk_integer(walk, value, 8);
+}
 
 static void walk_f32(struct contribution_walk *walk, float *value) {
     uint32_t bits;
@@ -86,7 +88,8 @@ static void walk_fields(struct contribution_walk *walk, struct contribution *c) 
     ASSERT(walk->at == CONTRIBUTION_HEADER_SIZE);
 }
 
-void contribution_encode(const struct contribution *contribution, uint8_t out[static CONTRIBUTION_HEADER_SIZE]) {
+void contribution_encode(const struct contribution *contribution,
+                         uint8_t out[static CONTRIBUTION_HEADER_SIZE]) {
     struct contribution copy = *contribution; /* the walk's one signature serves both directions */
     struct contribution_walk walk = {.write = out};
     walk_fields(&walk, &copy);
@@ -95,34 +98,44 @@ void contribution_encode(const struct contribution *contribution, uint8_t out[st
 /* One number has one encoding here: finite, and no negative zero beside zero. */
 static bool is_plain(double value) { return isfinite(value) && !signbit(value); }
 
-enum status contribution_decode(struct bytes header, struct contribution *out, struct error *error) {
+enum status contribution_decode(struct bytes header, struct contribution *out,
+                                struct error *error) {
     if (header.size != CONTRIBUTION_HEADER_SIZE)
-        return error_set(error, INVALID, "contribution header: %zu bytes, not %d", header.size, CONTRIBUTION_HEADER_SIZE);
+        return error_set(error, INVALID, "contribution header: %zu bytes, not %d", header.size,
+                         CONTRIBUTION_HEADER_SIZE);
     struct contribution read = {0};
     struct contribution_walk walk = {.read = header.data};
     walk_fields(&walk, &read);
     if (read.reserved != 0 || read.reserved2 != 0)
         return error_set(error, INVALID, "contribution header: a reserved field is not zero");
-    if (!is_plain(read.norm)) return error_set(error, INVALID, "contribution header: the norm is not a finite number from 0");
+    if (!is_plain(read.norm))
+        return error_set(error, INVALID,
+                         "contribution header: the norm is not a finite number from 0");
     if (!is_plain((double)read.loss))
-        return error_set(error, INVALID, "contribution header: the loss is not a finite number from 0");
+        return error_set(error, INVALID,
+                         "contribution header: the loss is not a finite number from 0");
     if (!is_plain((double)read.compute_share))
-        return error_set(error, INVALID, "contribution header: the compute share is not a finite number from 0");
+        return error_set(error, INVALID,
+                         "contribution header: the compute share is not a finite number from 0");
     *out = read;
     return OK;
 }
 
-void contribution_sign(const struct key_pair *key, const uint8_t header[static CONTRIBUTION_HEADER_SIZE],
+void contribution_sign(const struct key_pair *key,
+                       const uint8_t header[static CONTRIBUTION_HEADER_SIZE],
                        uint8_t signature[static SIGNATURE_SIZE]) {
-    ASSERT(sign_message(key, CONTRIBUTION_TAG, bytes_of(header, CONTRIBUTION_HEADER_SIZE), signature, NULL) == OK);
+    ASSERT(sign_message(key, CONTRIBUTION_TAG, bytes_of(header, CONTRIBUTION_HEADER_SIZE),
+                        signature, NULL) == OK);
 }
 
-bool contribution_verify(const uint8_t public_key[static PUBLIC_KEY_SIZE], const uint8_t header[static CONTRIBUTION_HEADER_SIZE],
+bool contribution_verify(const uint8_t public_key[static PUBLIC_KEY_SIZE],
+                         const uint8_t header[static CONTRIBUTION_HEADER_SIZE],
                          const uint8_t signature[static SIGNATURE_SIZE]) {
     return sign_verify(public_key, CONTRIBUTION_TAG, bytes_of(header, CONTRIBUTION_HEADER_SIZE),
                        bytes_of(signature, SIGNATURE_SIZE), NULL) == OK;
 }
 
-void contribution_digest(const uint8_t header[static CONTRIBUTION_HEADER_SIZE], uint8_t out[static DIGEST_SIZE]) {
+void contribution_digest(const uint8_t header[static CONTRIBUTION_HEADER_SIZE],
+                         uint8_t out[static DIGEST_SIZE]) {
     digest_sha256(header, CONTRIBUTION_HEADER_SIZE, out);
 }

@@ -1,12 +1,13 @@
 /* What a site signs: a header of fixed layout that names everything its payload depends on.
  *
- * The signature is Ed25519 over CONTRIBUTION_TAG || the header's bytes as they travelled; nothing is parsed before it is
- * verified. The payload is the codec's message, bound by length and SHA-256. The ledger keeps header and signature; the
- * payload is a content-addressed blob.
+ * The signature is Ed25519 over CONTRIBUTION_TAG || the header's bytes as they travelled; nothing
+ * is parsed before it is verified. The payload is the codec's message, bound by length and SHA-256.
+ * The ledger keeps header and signature; the payload is a content-addressed blob.
  *
- * Sequences: a site numbers its contributions 1, 2, 3, ... over all fragments; a number that was refused is not used again, so
- * gaps are legal, going back is not. `previous` is the SHA-256 of the header of the site's last contribution that is in the
- * ledger (zero for the first), so a site's contributions form a chain that nobody can cut or reorder.
+ * Sequences: a site numbers its contributions 1, 2, 3, ... over all fragments; a number that was
+ * refused is not used again, so gaps are legal, going back is not. `previous` is the SHA-256 of the
+ * header of the site's last contribution that is in the ledger (zero for the first), so a site's
+ * contributions form a chain that nobody can cut or reorder.
  */
 #ifndef FED_CONTRIBUTION_H
 #define FED_CONTRIBUTION_H
@@ -23,7 +24,8 @@ enum {
     PROTOCOL_VERSION = 1,
     PROTOCOL_OLDEST = 1,
     RUN_ID_SIZE = 16,
-    CONTRIBUTION_HEADER_SIZE = 272 /* the sum of the fields below, in their order, without padding */
+    CONTRIBUTION_HEADER_SIZE =
+        272 /* the sum of the fields below, in their order, without padding */
 };
 
 struct contribution {
@@ -36,13 +38,15 @@ struct contribution {
     uint8_t key_id[KEY_ID_SIZE]; /* first bytes of the SHA-256 of the signing key */
     uint64_t sequence;           /* from 1 */
     uint64_t base_version;
-    uint8_t base_root[DIGEST_SIZE]; /* state root of base_version as the site computed it; zero where it kept none */
+    uint8_t base_root[DIGEST_SIZE]; /* state root of base_version as the site computed it; zero
+                                       where it kept none */
     uint32_t inner_steps;
-    uint32_t reserved;   /* zero */
-    uint64_t tokens;     /* trained on since the last contribution of this fragment; at most TOKENS_LIMIT */
-    float loss;          /* mean over those, nats per token; finite */
+    uint32_t reserved; /* zero */
+    uint64_t
+        tokens; /* trained on since the last contribution of this fragment; at most TOKENS_LIMIT */
+    float loss; /* mean over those, nats per token; finite */
     float compute_share; /* of the site's time since its start, 0 to 1: told, not trusted */
-    double norm;         /* L2 norm of the decoded payload by codec/'s fixed reduction; finite, >= 0 */
+    double norm; /* L2 norm of the decoded payload by codec/'s fixed reduction; finite, >= 0 */
     uint8_t layout_digest[DIGEST_SIZE];
     uint64_t payload_size;
     uint8_t payload_digest[DIGEST_SIZE];
@@ -53,20 +57,28 @@ struct contribution {
 };
 
 #define TOKENS_LIMIT (UINT64_C(1) << 50)
-/* Of a contribution's norm. A step refuses values that could grow past 2^120 (fed/model_state.c), and a step that cannot be computed
- * is the end of a run; so nothing enters the ledger that could bring it there in fewer than 2^50 contributions. */
+/* Of a contribution's norm. A step refuses values that could grow past 2^120 (fed/model_state.c),
+ * and a step that cannot be computed is the end of a run; so nothing enters the ledger that could
+ * bring it there in fewer than 2^50 contributions. */
 #define NORM_LIMIT 0x1p64
 
 /* Writes exactly CONTRIBUTION_HEADER_SIZE bytes. */
-void contribution_encode(const struct contribution *contribution, uint8_t out[static CONTRIBUTION_HEADER_SIZE]);
-/* INVALID for a wrong size, a nonzero reserved field, or a non-finite or negative number; nothing about meaning is checked. */
-MUST_USE enum status contribution_decode(struct bytes header, struct contribution *out, struct error *error);
+void contribution_encode(const struct contribution *contribution,
+                         uint8_t out[static CONTRIBUTION_HEADER_SIZE]);
+/* INVALID for a wrong size, a nonzero reserved field, or a non-finite or negative number; nothing
+ * about meaning is checked. */
+MUST_USE enum status contribution_decode(struct bytes header, struct contribution *out,
+                                         struct error *error);
 
-/* Aborts, as xmalloc does without memory, when OpenSSL cannot sign; so do the other *_sign of fed/. */
-void contribution_sign(const struct key_pair *key, const uint8_t header[static CONTRIBUTION_HEADER_SIZE],
+/* Aborts, as xmalloc does without memory, when OpenSSL cannot sign; so do the other *_sign of fed/.
+ */
+void contribution_sign(const struct key_pair *key,
+                       const uint8_t header[static CONTRIBUTION_HEADER_SIZE],
                        uint8_t signature[static SIGNATURE_SIZE]);
-bool contribution_verify(const uint8_t public_key[static PUBLIC_KEY_SIZE], const uint8_t header[static CONTRIBUTION_HEADER_SIZE],
+bool contribution_verify(const uint8_t public_key[static PUBLIC_KEY_SIZE],
+                         const uint8_t header[static CONTRIBUTION_HEADER_SIZE],
                          const uint8_t signature[static SIGNATURE_SIZE]);
-void contribution_digest(const uint8_t header[static CONTRIBUTION_HEADER_SIZE], uint8_t out[static DIGEST_SIZE]);
+void contribution_digest(const uint8_t header[static CONTRIBUTION_HEADER_SIZE],
+                         uint8_t out[static DIGEST_SIZE]);
 
 #endif

@@ -24,7 +24,8 @@ void identity_write(const struct identity *identity, char out[static IDENTITY_UR
 static bool read_parts(const char *uri, struct identity *out) {
     static const char scheme[] = "atoll://";
     size_t size = strlen(uri), at = sizeof scheme - 1;
-    if (size >= IDENTITY_URI_SIZE || size < at + 2 * RUN_ID_SIZE || memcmp(uri, scheme, at) != 0) return false;
+    if (size >= IDENTITY_URI_SIZE || size < at + 2 * RUN_ID_SIZE || memcmp(uri, scheme, at) != 0)
+        return false;
     char run[2 * RUN_ID_SIZE + 1];
     memcpy(run, uri + at, 2 * RUN_ID_SIZE);
     run[2 * RUN_ID_SIZE] = 0;
@@ -48,9 +49,11 @@ static bool read_parts(const char *uri, struct identity *out) {
 enum status identity_parse(const char *uri, struct identity *out, struct error *error) {
     struct identity parsed = {0};
     char written[IDENTITY_URI_SIZE];
-    if (!read_parts(uri, &parsed)) return error_set(error, INVALID, "the certificate's URI names no site or admin of a run");
+    if (!read_parts(uri, &parsed))
+        return error_set(error, INVALID, "the certificate's URI names no site or admin of a run");
     identity_write(&parsed, written);
-    if (strcmp(written, uri) != 0) return error_set(error, INVALID, "the certificate's URI is not in its one form");
+    if (strcmp(written, uri) != 0)
+        return error_set(error, INVALID, "the certificate's URI is not in its one form");
     *out = parsed;
     return OK;
 }
@@ -75,14 +78,17 @@ static enum status read_token(struct bytes raw, struct invitation *out, struct e
     uint8_t format = reader_u8(&reader);
     size_t name_size = reader_u8(&reader);
     if (!reader.failed && format != TOKEN_FORMAT) {
-        return error_set(error, INVALID, "the invitation has format %u; this build reads %u", format, TOKEN_FORMAT);
+        return error_set(error, INVALID, "the invitation has format %u; this build reads %u",
+                         format, TOKEN_FORMAT);
     }
-    if (name_size >= SITE_NAME_SIZE) return error_set(error, INVALID, "the invitation's site name is too long");
+    if (name_size >= SITE_NAME_SIZE)
+        return error_set(error, INVALID, "the invitation's site name is too long");
     reader_copy(&reader, out->name, name_size);
     reader_copy(&reader, out->secret, SECRET_SIZE);
     out->ca_size = reader_left(&reader);
     if (reader.failed || out->ca_size == 0 || out->ca_size > CA_DER_LIMIT) {
-        return error_set(error, INVALID, "the invitation is cut short or damaged: paste the whole line");
+        return error_set(error, INVALID,
+                         "the invitation is cut short or damaged: paste the whole line");
     }
     reader_copy(&reader, out->ca_der, out->ca_size);
     return name_check(out->name, error);
@@ -94,7 +100,9 @@ enum status invitation_parse(const char *token, struct invitation *out, struct e
     enum status status = base64url_decode(token, strlen(token), TOKEN_LIMIT, &raw, NULL);
     if (status != OK) {
         free_clearing(raw.data, raw.capacity); /* reserved, though nothing of it was kept */
-        return error_set(error, INVALID, "the invitation token is damaged: paste it whole, without spaces or line breaks");
+        return error_set(
+            error, INVALID,
+            "the invitation token is damaged: paste it whole, without spaces or line breaks");
     }
     status = read_token(buffer_bytes(&raw), &parsed, error);
     if (status == OK) *out = parsed;

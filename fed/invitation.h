@@ -1,12 +1,13 @@
 /* Who somebody is, as text in a certificate, and the one line that lets a site in.
  *
- * A certificate's URI names its holder: `atoll://<run id, 32 hex>/site/<number>` or `atoll://<run id>/admin/<name>`. The
- * coordinator writes it when it issues the certificate and reads it from TLS; what a message says about its sender counts for
- * nothing beside it.
+ * A certificate's URI names its holder: `atoll://<run id, 32 hex>/site/<number>` or `atoll://<run
+ * id>/admin/<name>`. The coordinator writes it when it issues the certificate and reads it from
+ * TLS; what a message says about its sender counts for nothing beside it.
  *
- * An invitation token is base64url of: 1 (format), name length u8, name, secret [SECRET_SIZE], and the federation's CA
- * certificate (DER). The ledger keeps only the secret's SHA-256. The holder of the token can join once under that name, and knows
- * whom to trust: so the first connection is authenticated on both sides.
+ * An invitation token is base64url of: 1 (format), name length u8, name, secret [SECRET_SIZE], and
+ * the federation's CA certificate (DER). The ledger keeps only the secret's SHA-256. The holder of
+ * the token can join once under that name, and knows whom to trust: so the first connection is
+ * authenticated on both sides.
  */
 #ifndef FED_INVITATION_H
 #define FED_INVITATION_H
@@ -36,6 +37,7 @@ struct invitation {
 /* The token as text; owned by the caller, free with free_clearing. */
 char *invitation_write(const struct invitation *invitation);
 /* INVALID, without repeating the token. */
-MUST_USE enum status invitation_parse(const char *token, struct invitation *out, struct error *error);
+MUST_USE enum status invitation_parse(const char *token, struct invitation *out,
+                                      struct error *error);
 
 #endif

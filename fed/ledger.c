@@ -5,7 +5,8 @@
 #include <math.h>
 #include <string.h>
 
-/* Texts travel in their whole field: characters, then zeroes to the end. So every text has one encoding. */
+/* Texts travel in their whole field: characters, then zeroes to the end. So every text has one
+ * encoding. */
 static void write_text(struct buffer *out, const char *text, size_t size) {
     size_t length = strnlen(text, size - 1);
     static const uint8_t zeroes[REASON_SIZE];
@@ -22,7 +23,8 @@ static bool read_text(struct reader *reader, char *out, size_t size) {
     }
     for (size_t i = length; i < size; i++)
         if (out[i] != '\0') return false;
-    /* Reasons are shown on terminals and in logs: no control characters (UTF-8 beyond ASCII is the admin's business). */
+    /* Reasons are shown on terminals and in logs: no control characters (UTF-8 beyond ASCII is the
+     * admin's business). */
     for (size_t i = 0; i < length; i++)
         if ((uint8_t)out[i] < 0x20 || (uint8_t)out[i] == 0x7F) return false;
     return true;
@@ -87,7 +89,8 @@ void ledger_entry_encode(const struct ledger_entry *entry, struct buffer *out) {
     assert_failed("a ledger kind that exists", __FILE__, __LINE__);
 }
 
-static enum status decode_genesis(struct reader *reader, struct ledger_entry *out, struct error *error) {
+static enum status decode_genesis(struct reader *reader, struct ledger_entry *out,
+                                  struct error *error) {
     reader_copy(reader, out->genesis.run_id, RUN_ID_SIZE);
     reader_copy(reader, out->genesis.coordinator_key, PUBLIC_KEY_SIZE);
     reader_copy(reader, out->genesis.layout_digest, DIGEST_SIZE);
@@ -95,12 +98,14 @@ static enum status decode_genesis(struct reader *reader, struct ledger_entry *ou
     reader_copy(reader, out->genesis.initial_root, DIGEST_SIZE);
     uint32_t size = reader_u32(reader);
     if (size > MANIFEST_LIMIT)
-        return error_set(error, INVALID, "genesis: a manifest of %u bytes, limit %d", size, MANIFEST_LIMIT);
+        return error_set(error, INVALID, "genesis: a manifest of %u bytes, limit %d", size,
+                         MANIFEST_LIMIT);
     out->genesis.manifest = reader_take(reader, size);
     return OK;
 }
 
-static enum status decode_step(struct reader *reader, struct ledger_entry *out, struct error *error) {
+static enum status decode_step(struct reader *reader, struct ledger_entry *out,
+                               struct error *error) {
     out->step.fragment = reader_u32(reader);
     out->step.version = reader_u64(reader);
     uint8_t has_root = reader_u8(reader);
@@ -110,14 +115,16 @@ static enum status decode_step(struct reader *reader, struct ledger_entry *out, 
     out->step.count = reader_u16(reader);
     if (reader->failed) return OK; /* the caller's reader_finish says it */
     if (out->step.count < 1 || out->step.count > STEP_CONTRIBUTIONS_LIMIT)
-        return error_set(error, INVALID, "step: %u contributions, limit 1 to %d", out->step.count, STEP_CONTRIBUTIONS_LIMIT);
+        return error_set(error, INVALID, "step: %u contributions, limit 1 to %d", out->step.count,
+                         STEP_CONTRIBUTIONS_LIMIT);
     for (size_t i = 0; i < out->step.count && !reader->failed; i++) {
         struct step_part *part = &out->step.parts[i];
         part->index = reader_u64(reader);
         part->scale = reader_f32(reader);
         if (reader->failed) break;
         if (i > 0 && part->index <= part[-1].index)
-            return error_set(error, INVALID, "step: the indices of its contributions do not increase");
+            return error_set(error, INVALID,
+                             "step: the indices of its contributions do not increase");
         if (!isfinite(part->scale) || signbit(part->scale))
             return error_set(error, INVALID, "step: a scale is not a finite number from 0");
     }
@@ -125,10 +132,12 @@ static enum status decode_step(struct reader *reader, struct ledger_entry *out, 
 }
 
 static enum status text_status(bool good, const char *what, struct error *error) {
-    return good ? OK : error_set(error, INVALID, "%s: a text that is not clean and zero-filled", what);
+    return good ? OK
+                : error_set(error, INVALID, "%s: a text that is not clean and zero-filled", what);
 }
 
-static enum status decode_fields(struct reader *reader, struct ledger_entry *out, struct error *error) {
+static enum status decode_fields(struct reader *reader, struct ledger_entry *out,
+                                 struct error *error) {
     const char *what = ledger_kind_name(out->kind);
     switch (out->kind) {
     case LEDGER_GENESIS: return decode_genesis(reader, out, error);
@@ -153,7 +162,8 @@ static enum status decode_fields(struct reader *reader, struct ledger_entry *out
     case LEDGER_STEP: return decode_step(reader, out, error);
     case LEDGER_PAUSED:
     case LEDGER_RESUMED:
-    case LEDGER_STOPPED: return text_status(read_text(reader, out->note.reason, REASON_SIZE), what, error);
+    case LEDGER_STOPPED:
+        return text_status(read_text(reader, out->note.reason, REASON_SIZE), what, error);
     case LEDGER_EPOCH: return OK;
     case LEDGER_INNER_STEPS: out->inner_steps.inner_steps = reader_u32(reader); return OK;
     case LEDGER_DROPPED:
@@ -165,7 +175,8 @@ static enum status decode_fields(struct reader *reader, struct ledger_entry *out
 
 enum status ledger_entry_decode(struct bytes raw, struct ledger_entry *out, struct error *error) {
     if (raw.size > LEDGER_ENTRY_LIMIT)
-        return error_set(error, INVALID, "ledger entry: %zu bytes, limit %d", raw.size, LEDGER_ENTRY_LIMIT);
+        return error_set(error, INVALID, "ledger entry: %zu bytes, limit %d", raw.size,
+                         LEDGER_ENTRY_LIMIT);
     struct reader reader = reader_of(raw);
     struct ledger_entry read;
     memset(&read, 0, sizeof read);

@@ -1,8 +1,9 @@
 /* The entries of the ledger, and their one encoding.
  *
- * The ledger is the model: entry 0 holds the manifest, the rest are contributions, outer steps and the admin's decisions, in
- * the order they took effect. An entry's index is its place; its bytes are hashed as a leaf of the RFC 6962 tree
- * (fed/merkle.h). Encoding: kind u8, epoch u32, time u64, then the kind's fields, little-endian, fixed order, exact length.
+ * The ledger is the model: entry 0 holds the manifest, the rest are contributions, outer steps and
+ * the admin's decisions, in the order they took effect. An entry's index is its place; its bytes
+ * are hashed as a leaf of the RFC 6962 tree (fed/merkle.h). Encoding: kind u8, epoch u32, time u64,
+ * then the kind's fields, little-endian, fixed order, exact length.
  */
 #ifndef FED_LEDGER_H
 #define FED_LEDGER_H
@@ -24,16 +25,22 @@ enum ledger_kind {
     LEDGER_PAUSED = 7,
     LEDGER_RESUMED = 8,
     LEDGER_STOPPED = 9,
-    LEDGER_EPOCH = 10,       /* a coordinator took over; entries of an older epoch are not accepted after it */
+    LEDGER_EPOCH =
+        10, /* a coordinator took over; entries of an older epoch are not accepted after it */
     LEDGER_INNER_STEPS = 11, /* H changed */
-    LEDGER_DROPPED = 12      /* a contribution that waits is given up: its payload was lost and cannot be obtained again */
+    LEDGER_DROPPED = 12 /* a contribution that waits is given up: its payload was lost and cannot be
+                           obtained again */
 };
 
-enum { STEP_CONTRIBUTIONS_LIMIT = 256, REASON_SIZE = 128, LEDGER_ENTRY_LIMIT = MANIFEST_LIMIT + 1024 };
+enum {
+    STEP_CONTRIBUTIONS_LIMIT = 256,
+    REASON_SIZE = 128,
+    LEDGER_ENTRY_LIMIT = MANIFEST_LIMIT + 1024
+};
 
 struct step_part {
     uint64_t index; /* the ledger index of the contribution */
-    float scale;    /* clip and staleness weight together; fed/run_state.h says how it comes about */
+    float scale; /* clip and staleness weight together; fed/run_state.h says how it comes about */
 };
 
 struct ledger_entry {
@@ -91,8 +98,10 @@ struct ledger_entry {
 
 /* Appends the entry's bytes. */
 void ledger_entry_encode(const struct ledger_entry *entry, struct buffer *out);
-/* INVALID for anything that ledger_entry_encode would not have written. Borrowed fields point into `raw`. */
-MUST_USE enum status ledger_entry_decode(struct bytes raw, struct ledger_entry *out, struct error *error);
+/* INVALID for anything that ledger_entry_encode would not have written. Borrowed fields point into
+ * `raw`. */
+MUST_USE enum status ledger_entry_decode(struct bytes raw, struct ledger_entry *out,
+                                         struct error *error);
 /* "contribution", "step", ...; never NULL. */
 const char *ledger_kind_name(enum ledger_kind kind);
 

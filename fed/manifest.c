@@ -15,10 +15,13 @@ enum status name_check(const char *text, struct error *error) {
     size_t length = strlen(text);
     bool good = length >= 1 && length < SITE_NAME_SIZE && text[0] >= 'a' && text[0] <= 'z';
     for (size_t i = 0; good && i < length; i++)
-        good = (text[i] >= 'a' && text[i] <= 'z') || (text[i] >= '0' && text[i] <= '9') || text[i] == '-';
+        good = (text[i] >= 'a' && text[i] <= 'z') || (text[i] >= '0' && text[i] <= '9') ||
+               text[i] == '-';
     if (good) return OK;
-    return error_set(error, INVALID, "invalid name \"%.40s\": use 1-32 characters from a-z, 0-9 and '-', starting with a letter",
-                     text);
+    return error_set(
+        error, INVALID,
+        "invalid name \"%.40s\": use 1-32 characters from a-z, 0-9 and '-', starting with a letter",
+        text);
 }
 
 /* The text a key has where the file does not give it; NULL where it must. */
@@ -31,47 +34,58 @@ static void fill_defaults(enum outer_mode mode, struct manifest *out) {
     *out = (struct manifest){.outer.mode = mode};
     for (size_t i = 0; i < manifest_setting_count; i++) {
         const struct setting *setting = &manifest_settings[i];
-        const char *text = strcmp(setting->key, "outer.mode") == 0 ? NULL : fallback_of(setting, mode);
+        const char *text =
+            strcmp(setting->key, "outer.mode") == 0 ? NULL : fallback_of(setting, mode);
         if (text) ASSERT(setting_read(setting, text, out, NULL) == OK);
     }
 }
 
 void manifest_defaults(struct manifest *out) { fill_defaults(OUTER_SPARSE, out); }
 
-/* --- checks that look at several keys; each says which one to change ----------------------------------------------------- */
-#define REFUSE(key_, ...)                                                                                                        \
-    do {                                                                                                                         \
-        *key = (key_);                                                                                                           \
-        return error_set(error, INVALID, __VA_ARGS__);                                                                           \
+/* --- checks that look at several keys; each says which one to change -------------------------- */
+#define REFUSE(key_, ...)                                                                          \
+    do {                                                                                           \
+        *key = (key_);                                                                             \
+        return error_set(error, INVALID, __VA_ARGS__);                                             \
     } while (0)
 
 static enum status check_model(const struct manifest *m, const char **key, struct error *error) {
     if (m->model.hidden % m->model.heads != 0)
-        REFUSE("model.heads", "%u heads do not divide model.hidden %u: write a divisor of it", m->model.heads, m->model.hidden);
+        REFUSE("model.heads", "%u heads do not divide model.hidden %u: write a divisor of it",
+               m->model.heads, m->model.hidden);
     uint32_t head = m->model.hidden / m->model.heads;
     if (head % 2 != 0 || head > 1024)
-        REFUSE("model.heads", "%u heads of %u make a head %u wide: it must be even, for rotary positions, and at most 1024",
+        REFUSE("model.heads",
+               "%u heads of %u make a head %u wide: it must be even, for rotary positions, and at "
+               "most 1024",
                m->model.heads, m->model.hidden, head);
     if (m->model.kv_heads > m->model.heads || m->model.heads % m->model.kv_heads != 0)
-        REFUSE("model.kv_heads", "%u does not divide model.heads %u: write a divisor of it", m->model.kv_heads, m->model.heads);
+        REFUSE("model.kv_heads", "%u does not divide model.heads %u: write a divisor of it",
+               m->model.kv_heads, m->model.heads);
     if (m->tokenizer == TOKENIZER_BYTE && m->model.vocabulary < 256)
-        REFUSE("model.vocabulary", "%u is too small for the byte tokenizer: write 256 or more", m->model.vocabulary);
+        REFUSE("model.vocabulary", "%u is too small for the byte tokenizer: write 256 or more",
+               m->model.vocabulary);
     static const uint8_t none[DIGEST_SIZE];
     if (m->tokenizer == TOKENIZER_BYTE && !digest_equal(m->tokenizer_digest, none))
-        REFUSE("tokenizer_digest", "bytes have no tokenizer.json: write none, or tokenizer: external");
+        REFUSE("tokenizer_digest",
+               "bytes have no tokenizer.json: write none, or tokenizer: external");
     return OK;
 }
 
 static enum status check_schedule(const struct manifest *m, const char **key, struct error *error) {
     if (m->inner.schedule == INNER_CONSTANT) {
         if (m->inner.decay_tokens != 0)
-            REFUSE("inner.decay_tokens", "a constant schedule does not decay: write 0, or choose linear or cosine");
+            REFUSE("inner.decay_tokens",
+                   "a constant schedule does not decay: write 0, or choose linear or cosine");
         return OK;
     }
     uint64_t end = m->inner.decay_tokens ? m->inner.decay_tokens : m->token_budget;
-    if (end == 0) REFUSE("inner.decay_tokens", "a schedule that decays needs an end: write it here, or set token_budget");
+    if (end == 0)
+        REFUSE("inner.decay_tokens",
+               "a schedule that decays needs an end: write it here, or set token_budget");
     if (end <= m->inner.warmup_tokens)
-        REFUSE("inner.warmup_tokens", "%llu tokens of warmup reach beyond the end of the decay at %llu: write less",
+        REFUSE("inner.warmup_tokens",
+               "%llu tokens of warmup reach beyond the end of the decay at %llu: write less",
                (unsigned long long)m->inner.warmup_tokens, (unsigned long long)end);
     return OK;
 }
@@ -81,28 +95,44 @@ static enum status check_outer(const struct manifest *m, const char **key, struc
     bool sparse_codec = codec_is_sparse(m->codec.kind);
     if (m->outer.mode == OUTER_SPARSE) {
         if (m->outer.momentum != 0)
-            REFUSE("outer.momentum", "%g with sparse mode diverges, because error feedback already acts as momentum: write 0",
+            REFUSE("outer.momentum",
+                   "%g with sparse mode diverges, because error feedback already acts as momentum: "
+                   "write 0",
                    m->outer.momentum);
-        if (m->outer.period != 1) REFUSE("outer.period", "%u has no meaning in sparse mode: write 1", m->outer.period);
-        if (!sparse_codec) REFUSE("codec.kind", "%s is for dense mode: write topk2-64 or topk2-128, or outer.mode: dense", codec);
+        if (m->outer.period != 1)
+            REFUSE("outer.period", "%u has no meaning in sparse mode: write 1", m->outer.period);
+        if (!sparse_codec)
+            REFUSE("codec.kind",
+                   "%s is for dense mode: write topk2-64 or topk2-128, or outer.mode: dense",
+                   codec);
         if ((float)m->codec.decay != CODEC_FEEDBACK_DECAY || m->codec.decay != 0.95)
-            REFUSE("codec.decay", "%g: the error feedback of sparse mode decays by 0.95; write that", m->codec.decay);
+            REFUSE("codec.decay",
+                   "%g: the error feedback of sparse mode decays by 0.95; write that",
+                   m->codec.decay);
         return OK;
     }
-    if (sparse_codec) REFUSE("codec.kind", "%s is for sparse mode: write int8, fp4, bf16 or fp32, or outer.mode: sparse", codec);
+    if (sparse_codec)
+        REFUSE("codec.kind",
+               "%s is for sparse mode: write int8, fp4, bf16 or fp32, or outer.mode: sparse",
+               codec);
     if (m->codec.decay != 0)
-        REFUSE("codec.decay", "%g: dense mode has no error feedback, which diverges under its momentum; write 0", m->codec.decay);
+        REFUSE("codec.decay",
+               "%g: dense mode has no error feedback, which diverges under its momentum; write 0",
+               m->codec.decay);
     return OK;
 }
 
 static enum status check_merge(const struct manifest *m, const char **key, struct error *error) {
     if (m->merge.staleness_exponent != 0.5 && m->merge.staleness_exponent != 1)
-        REFUSE("merge.staleness_exponent", "%g: write 0.5 or 1, the ones that are exact everywhere", m->merge.staleness_exponent);
+        REFUSE("merge.staleness_exponent", "%g: write 0.5 or 1, the ones that are exact everywhere",
+               m->merge.staleness_exponent);
     if (m->admission.clip_factor != 0 && m->admission.clip_factor < 1)
-        REFUSE("admission.clip_factor", "%g would scale down half of all contributions: write 0 (off) or 1 and more",
+        REFUSE("admission.clip_factor",
+               "%g would scale down half of all contributions: write 0 (off) or 1 and more",
                m->admission.clip_factor);
     if (m->admission.clip_minimum > m->admission.clip_window)
-        REFUSE("admission.clip_minimum", "%u is more than admission.clip_window %u holds: write no more than that",
+        REFUSE("admission.clip_minimum",
+               "%u is more than admission.clip_window %u holds: write no more than that",
                m->admission.clip_minimum, m->admission.clip_window);
     return OK;
 }
@@ -125,7 +155,7 @@ enum status manifest_check(const struct manifest *manifest, struct error *error)
     return status == OK ? OK : error_wrap(error, status, "manifest: %s", key);
 }
 
-/* --- reading ------------------------------------------------------------------------------------------------------------- */
+/* --- reading ---------------------------------------------------------------------------------- */
 static const struct setting *setting_named(const char *key) {
     for (size_t i = 0; i < manifest_setting_count; i++)
         if (strcmp(manifest_settings[i].key, key) == 0) return &manifest_settings[i];
@@ -140,7 +170,9 @@ static const char *leaf_of(const char *key) {
 static bool is_section(const char *key) {
     size_t length = strlen(key);
     for (size_t i = 0; i < manifest_setting_count; i++)
-        if (strncmp(manifest_settings[i].key, key, length) == 0 && manifest_settings[i].key[length] == '.') return true;
+        if (strncmp(manifest_settings[i].key, key, length) == 0 &&
+            manifest_settings[i].key[length] == '.')
+            return true;
     return false;
 }
 
@@ -148,7 +180,8 @@ static bool is_section(const char *key) {
 static const char *nearest_key(const char *key) {
     struct suggestion suggestion;
     suggest_init(&suggestion, key);
-    for (size_t i = 0; i < manifest_setting_count; i++) suggest_offer(&suggestion, manifest_settings[i].key);
+    for (size_t i = 0; i < manifest_setting_count; i++)
+        suggest_offer(&suggestion, manifest_settings[i].key);
     if (suggestion.best) return suggestion.best;
     struct suggestion leaf;
     suggest_init(&leaf, leaf_of(key));
@@ -163,39 +196,49 @@ static const char *nearest_key(const char *key) {
 
 static enum status unknown_key(const struct yaml_entry *entry, struct error *error) {
     if (is_section(entry->key))
-        return error_set(error, INVALID, "manifest:%u: %s: a section needs keys below it: write some, or remove it", entry->line,
-                         entry->key);
+        return error_set(error, INVALID,
+                         "manifest:%u: %s: a section needs keys below it: write some, or remove it",
+                         entry->line, entry->key);
     const char *nearest = nearest_key(entry->key);
     if (nearest)
-        return error_set(error, INVALID, "manifest:%u: %s: there is no such key; did you mean %s?", entry->line, entry->key,
-                         nearest);
-    return error_set(error, INVALID, "manifest:%u: %s: there is no such key; docs/manifest.example.yaml lists all of them",
-                     entry->line, entry->key);
+        return error_set(error, INVALID, "manifest:%u: %s: there is no such key; did you mean %s?",
+                         entry->line, entry->key, nearest);
+    return error_set(
+        error, INVALID,
+        "manifest:%u: %s: there is no such key; docs/manifest.example.yaml lists all of them",
+        entry->line, entry->key);
 }
 
-static enum status read_entry(const struct yaml_entry *entry, struct manifest *out, struct error *error) {
+static enum status read_entry(const struct yaml_entry *entry, struct manifest *out,
+                              struct error *error) {
     const struct setting *setting = setting_named(entry->key);
     if (!setting) return unknown_key(entry, error);
-    enum status status = entry->kind == YAML_TEXT
-                             ? setting_read(setting, entry->text, out, error)
-                             : error_set(error, INVALID, "a list or section is not allowed here: write a single value");
-    return status == OK ? OK : error_wrap(error, status, "manifest:%u: %s", entry->line, entry->key);
+    enum status status =
+        entry->kind == YAML_TEXT
+            ? setting_read(setting, entry->text, out, error)
+            : error_set(error, INVALID,
+                        "a list or section is not allowed here: write a single value");
+    return status == OK ? OK
+                        : error_wrap(error, status, "manifest:%u: %s", entry->line, entry->key);
 }
 
-static enum status read_document(const struct yaml *yaml, struct manifest *out, struct error *error) {
+static enum status read_document(const struct yaml *yaml, struct manifest *out,
+                                 struct error *error) {
     /* The mode decides what the other keys default to, so it is read first. */
     struct manifest mode = {.outer.mode = OUTER_SPARSE};
     const struct yaml_entry *entry = yaml_find(yaml, "outer.mode");
     if (entry) TRY(read_entry(entry, &mode, error));
     fill_defaults(mode.outer.mode, out);
-    for (size_t i = 0; i < yaml_count(yaml); i++) TRY(read_entry(yaml_entry_at(yaml, i), out, error));
+    for (size_t i = 0; i < yaml_count(yaml); i++)
+        TRY(read_entry(yaml_entry_at(yaml, i), out, error));
     for (size_t i = 0; i < manifest_setting_count; i++) {
         const struct setting *setting = &manifest_settings[i];
         if (fallback_of(setting, out->outer.mode) || yaml_find(yaml, setting->key)) continue;
         struct buffer range = {0};
         setting_range(setting, &range);
-        enum status status = error_set(error, INVALID, "manifest: %s: must be given%s: write %.*s", setting->key,
-                                       setting->dense ? " in dense mode" : "", (int)range.size, (const char *)range.data);
+        enum status status = error_set(error, INVALID, "manifest: %s: must be given%s: write %.*s",
+                                       setting->key, setting->dense ? " in dense mode" : "",
+                                       (int)range.size, (const char *)range.data);
         buffer_deinit(&range);
         return status;
     }
@@ -218,7 +261,7 @@ enum status manifest_parse(struct bytes yaml, struct manifest *out, struct error
     return status;
 }
 
-/* --- writing ------------------------------------------------------------------------------------------------------------- */
+/* --- writing ---------------------------------------------------------------------------------- */
 void manifest_write(const struct manifest *manifest, struct buffer *out) {
     for (size_t i = 0; i < manifest_setting_count; i++) {
         buffer_append_text(out, "%s: ", manifest_settings[i].key);
@@ -239,37 +282,44 @@ static bool same_section(const struct setting *a, const struct setting *b) {
     return a->key[length] == '.' && strncmp(a->key, b->key, length + 1) == 0;
 }
 
-/* Whether every key of its section has another default in each mode: then the section is a comment as a whole. */
+/* Whether every key of its section has another default in each mode: then the section is a comment
+ * as a whole. */
 static bool section_is_by_mode(const struct setting *setting) {
     for (size_t i = 0; i < manifest_setting_count; i++)
-        if (same_section(&manifest_settings[i], setting) && !manifest_settings[i].dense) return false;
+        if (same_section(&manifest_settings[i], setting) && !manifest_settings[i].dense)
+            return false;
     return true;
 }
 
 /* Opens a section when the key's first part changes; returns the spaces the key stands behind. */
-static const char *explain_section(const struct setting *setting, const struct setting *before, struct buffer *out) {
+static const char *explain_section(const struct setting *setting, const struct setting *before,
+                                   struct buffer *out) {
     const char *dot = strchr(setting->key, '.');
     if (before && dot && same_section(before, setting)) return "  ";
     buffer_u8(out, '\n');
     if (!dot) return "";
-    buffer_append_text(out, "%s%.*s:\n", section_is_by_mode(setting) ? "#" : "", (int)(dot - setting->key), setting->key);
+    buffer_append_text(out, "%s%.*s:\n", section_is_by_mode(setting) ? "#" : "",
+                       (int)(dot - setting->key), setting->key);
     return "  ";
 }
 
-/* A key whose default depends on the mode is a comment: else who changes the mode alone would keep the other one's value. */
+/* A key whose default depends on the mode is a comment: else who changes the mode alone would keep
+ * the other one's value. */
 void manifest_explain(struct buffer *out) {
-    buffer_append_text(
-        out,
-        "# The manifest of a run: what all its sites must agree on. Every key is here with its default; only `name` must be\n"
-        "# given, and outer.period in dense mode. Keys whose default depends on outer.mode are comments: remove the '#' (also\n"
-        "# before the section's name) to set one. Unknown keys are refused. Durations carry units.\n");
+    buffer_append_text(out, "# The manifest of a run: what all its sites must agree on. Every key "
+                            "is here with its default; only `name` must be\n"
+                            "# given, and outer.period in dense mode. Keys whose default depends "
+                            "on outer.mode are comments: remove the '#' (also\n"
+                            "# before the section's name) to set one. Unknown keys are refused. "
+                            "Durations carry units.\n");
     for (size_t i = 0; i < manifest_setting_count; i++) {
         const struct setting *setting = &manifest_settings[i];
         const char *indent = explain_section(setting, i ? setting - 1 : NULL, out);
         buffer_append_text(out, "%s# %s\n%s# ", indent, setting->help, indent);
         setting_range(setting, out);
         if (setting->dense)
-            buffer_append_text(out, "; by default %s in sparse mode, %s in dense mode", setting->fallback,
+            buffer_append_text(out, "; by default %s in sparse mode, %s in dense mode",
+                               setting->fallback,
                                setting->dense[0] ? setting->dense : "to be given");
         const char *key = strchr(setting->key, '.') ? leaf_of(setting->key) : setting->key;
         const char *value = setting->fallback ? setting->fallback : "my-run";
@@ -280,7 +330,7 @@ void manifest_explain(struct buffer *out) {
     }
 }
 
-/* --- what is legal and hardly meant ------------------------------------------------------------------------------------------ */
+/* --- what is legal and hardly meant ----------------------------------------------------------- */
 
 static bool is_default(const struct manifest *m, const char *key) {
     const struct setting *setting = setting_named(key);
@@ -295,7 +345,8 @@ static bool is_default(const struct manifest *m, const char *key) {
     return same;
 }
 
-static void has_no_effect(const struct manifest *m, const char *key, const char *because, struct buffer *out) {
+static void has_no_effect(const struct manifest *m, const char *key, const char *because,
+                          struct buffer *out) {
     if (is_default(m, key)) return;
     buffer_append_text(out, "%s: ", key);
     setting_write(setting_named(key), m, out);
@@ -305,23 +356,28 @@ static void has_no_effect(const struct manifest *m, const char *key, const char 
 void manifest_warnings(const struct manifest *m, struct buffer *out) {
     if (m->outer.mode == OUTER_DENSE) {
         if (m->outer.momentum == 0)
-            buffer_append_text(
-                out, "outer.momentum: 0 is sparse mode's; dense mode is delayed Nesterov, which needs about 0.9: without "
-                     "momentum a step is plain SGD and learns much less\n");
+            buffer_append_text(out, "outer.momentum: 0 is sparse mode's; dense mode is delayed "
+                                    "Nesterov, which needs about 0.9: without "
+                                    "momentum a step is plain SGD and learns much less\n");
         if (m->outer.learning_rate >= 1)
             buffer_append_text(out,
-                               "outer.learning_rate: %g is sparse mode's; dense mode needs about 0.7: with momentum, 1 and more "
+                               "outer.learning_rate: %g is sparse mode's; dense mode needs about "
+                               "0.7: with momentum, 1 and more "
                                "may diverge\n",
                                m->outer.learning_rate);
         if (m->outer.period == 1)
-            buffer_append_text(out,
-                               "outer.period: 1 is sparse mode's; dense mode needs once or twice the number of sites: at 1 every "
-                               "single contribution moves the momentum, which is right for a run of one site\n");
+            buffer_append_text(
+                out,
+                "outer.period: 1 is sparse mode's; dense mode needs once or twice the number of "
+                "sites: at 1 every "
+                "single contribution moves the momentum, which is right for a run of one site\n");
     }
-    if (m->inner.schedule == INNER_CONSTANT) has_no_effect(m, "inner.floor", "inner.schedule is constant", out);
+    if (m->inner.schedule == INNER_CONSTANT)
+        has_no_effect(m, "inner.floor", "inner.schedule is constant", out);
     if (m->merge.staleness_weight == STALENESS_NONE)
         has_no_effect(m, "merge.staleness_exponent", "merge.staleness_weight is none", out);
-    if (m->merge.warmup_steps == 0) has_no_effect(m, "merge.warmup_grace", "merge.warmup_steps is 0", out);
+    if (m->merge.warmup_steps == 0)
+        has_no_effect(m, "merge.warmup_grace", "merge.warmup_steps is 0", out);
     if (m->admission.clip_factor == 0) {
         has_no_effect(m, "admission.clip_window", "admission.clip_factor is 0", out);
         has_no_effect(m, "admission.clip_minimum", "admission.clip_factor is 0", out);

@@ -1,11 +1,13 @@
 /* The run manifest: everything the sites of one run must agree on, written once by the admin.
  *
- * It is read from YAML (strict: an unknown key is an error that names the nearest known one), checked as a whole, written in
- * one canonical form, and entered in the ledger as entry 0; its digest names the run's rules. Settings that are local to a
- * site (data, device, batch that fits, bandwidth) are not here. One table in manifest.c drives reading, checking and
- * writing, and `manifest_explain` prints the commented example from it.
+ * It is read from YAML (strict: an unknown key is an error that names the nearest known one),
+ * checked as a whole, written in one canonical form, and entered in the ledger as entry 0; its
+ * digest names the run's rules. Settings that are local to a site (data, device, batch that fits,
+ * bandwidth) are not here. One table in manifest.c drives reading, checking and writing, and
+ * `manifest_explain` prints the commented example from it.
  *
- * The sizes of the model are plain numbers here: the layout they give (and so the parameter count) is model/'s knowledge.
+ * The sizes of the model are plain numbers here: the layout they give (and so the parameter count)
+ * is model/'s knowledge.
  */
 #ifndef FED_MANIFEST_H
 #define FED_MANIFEST_H
@@ -28,7 +30,10 @@ enum {
 enum outer_mode { OUTER_DENSE = 0, OUTER_SPARSE = 1 };
 enum inner_schedule { INNER_CONSTANT = 0, INNER_LINEAR = 1, INNER_COSINE = 2 };
 enum staleness_weight { STALENESS_NONE = 0, STALENESS_POLYNOMIAL = 1 };
-enum tokenizer_kind { TOKENIZER_BYTE = 0, TOKENIZER_EXTERNAL = 1 /* shards are tokenised beforehand; vocabulary below */ };
+enum tokenizer_kind {
+    TOKENIZER_BYTE = 0,
+    TOKENIZER_EXTERNAL = 1 /* shards are tokenised beforehand; vocabulary below */
+};
 
 struct manifest {
     char name[RUN_NAME_SIZE];
@@ -41,49 +46,56 @@ struct manifest {
 
     struct {
         uint64_t seed;
-        uint8_t checkpoint_digest[DIGEST_SIZE]; /* of a safetensors file; all zero: initialise from the seed */
+        /* of a safetensors file; all zero: initialise from the seed */
+        uint8_t checkpoint_digest[DIGEST_SIZE];
     } initial;
 
     enum tokenizer_kind tokenizer;
-    uint8_t
-        tokenizer_digest[DIGEST_SIZE]; /* of its tokenizer.json, which sites' shards must be made with; all zero: not pinned */
+    uint8_t tokenizer_digest[DIGEST_SIZE]; /* of its tokenizer.json, which sites' shards must be
+                                              made with; all zero: not pinned */
 
     struct { /* the inner optimizer, AdamW; the schedule counts tokens of the whole run */
         double learning_rate, beta1, beta2, epsilon, weight_decay, clip_norm;
         enum inner_schedule schedule;
-        uint64_t warmup_tokens, decay_tokens; /* decay ends at decay_tokens; 0: at the token budget */
-        double floor;                         /* as a fraction of learning_rate */
-        uint32_t inner_steps;                 /* H */
-        bool dylu;                            /* H_w = floor(H * rate_w / fastest), at least H / 8 */
+        uint64_t warmup_tokens,
+            decay_tokens;     /* decay ends at decay_tokens; 0: at the token budget */
+        double floor;         /* as a fraction of learning_rate */
+        uint32_t inner_steps; /* H */
+        bool dylu;            /* H_w = floor(H * rate_w / fastest), at least H / 8 */
     } inner;
 
     struct {
         enum outer_mode mode;
-        double learning_rate; /* dense: epsilon 0.7; sparse: the weight w, about 1 at 4 sites and 0.7 at 8 */
+        double learning_rate; /* dense: epsilon 0.7; sparse: the weight w, about 1 at 4 sites and
+                                 0.7 at 8 */
         double momentum;      /* dense: beta 0.9; sparse: must be 0 */
         uint32_t period;      /* dense: N of delayed Nesterov, K to 2K; sparse: ignored, 1 */
     } outer;
 
     struct {
-        uint16_t kind; /* enum codec of codec/codec.h; topk2's name says its density: topk2-64, topk2-128 */
-        double decay;  /* of the error feedback: 0.95, the only one codec/ has, in sparse mode; 0 in dense mode, which has none */
+        uint16_t kind; /* enum codec of codec/codec.h; topk2's name says its density: topk2-64,
+                          topk2-128 */
+        double decay;  /* of the error feedback: 0.95, the only one codec/ has, in sparse mode; 0 in
+                          dense mode, which has none */
     } codec;
 
     uint32_t fragments;
 
     struct {
-        uint32_t quorum;        /* an outer step starts once this many contributions wait ... */
-        uint64_t grace_ms;      /* ... or this long after the first of them came; UINT64_MAX: wait for the quorum */
+        uint32_t quorum;   /* an outer step starts once this many contributions wait ... */
+        uint64_t grace_ms; /* ... or this long after the first of them came; UINT64_MAX: wait for
+                              the quorum */
         uint32_t staleness_cap; /* versions of the fragment; more is refused with REBASE */
-        uint32_t warmup_steps;  /* the first outer steps wait for every connected site (bounded by warmup_grace_ms) */
+        uint32_t warmup_steps;  /* the first outer steps wait for every connected site (bounded by
+                                   warmup_grace_ms) */
         uint64_t warmup_grace_ms;
         enum staleness_weight staleness_weight;
-        double
-            staleness_exponent; /* polynomial: (1 + staleness)^-exponent; only 0.5 and 1 are there (sqrt and divide are exact) */
+        double staleness_exponent; /* polynomial: (1 + staleness)^-exponent; only 0.5 and 1 are
+                                      there (sqrt and divide are exact) */
     } merge;
 
     struct {
-        double clip_factor;    /* norms above this times the running median are scaled down; 0: off */
+        double clip_factor; /* norms above this times the running median are scaled down; 0: off */
         uint32_t clip_window;  /* accepted norms the median is taken over */
         uint32_t clip_minimum; /* no clipping before this many were accepted */
         uint64_t expiry_ms;    /* a header is refused this long after it was signed; 0: never */
@@ -96,20 +108,23 @@ struct manifest {
 
 /* Fills *out with the defaults of every optional key. */
 void manifest_defaults(struct manifest *out);
-/* Reads and checks YAML, starting from the defaults. INVALID, with the line and what to write instead, for an unknown key,
- * a value out of bounds, or a combination that is refused (sparse with momentum, dense with error feedback, a head count
- * that does not divide the width, ...). */
+/* Reads and checks YAML, starting from the defaults. INVALID, with the line and what to write
+ * instead, for an unknown key, a value out of bounds, or a combination that is refused (sparse with
+ * momentum, dense with error feedback, a head count that does not divide the width, ...). */
 MUST_USE enum status manifest_parse(struct bytes yaml, struct manifest *out, struct error *error);
 /* The checks alone. */
 MUST_USE enum status manifest_check(const struct manifest *manifest, struct error *error);
-/* Appends the canonical form: every key, in table order, one `key: value` a line. It parses back to the same manifest, and
- * equal manifests have equal bytes. Floating point is written so that it reads back exactly. */
+/* Appends the canonical form: every key, in table order, one `key: value` a line. It parses back to
+ * the same manifest, and equal manifests have equal bytes. Floating point is written so that it
+ * reads back exactly. */
 void manifest_write(const struct manifest *manifest, struct buffer *out);
 /* SHA-256 of the canonical form. */
 void manifest_digest(const struct manifest *manifest, uint8_t out[static DIGEST_SIZE]);
-/* Appends a line for each value that is legal and hardly meant: the other mode's, or one without effect. Nothing if there is none. */
+/* Appends a line for each value that is legal and hardly meant: the other mode's, or one without
+ * effect. Nothing if there is none. */
 void manifest_warnings(const struct manifest *manifest, struct buffer *out);
-/* Appends a commented YAML file with every key, its default and its bounds; those that depend on the mode are comments. */
+/* Appends a commented YAML file with every key, its default and its bounds; those that depend on
+ * the mode are comments. */
 void manifest_explain(struct buffer *out);
 /* OK if text is a valid run or site name: 1 to 32 of a-z, 0-9 and '-', starting with a letter. */
 MUST_USE enum status name_check(const char *text, struct error *error);

@@ -1,5 +1,5 @@
-/* One value of the manifest: from text, checked, to text. The text that is written is the only one for its value, because it
- * is digested; the texts that are read may be a person's. */
+/* One value of the manifest: from text, checked, to text. The text that is written is the only one
+ * for its value, because it is digested; the texts that are read may be a person's. */
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -15,23 +15,28 @@ static const struct {
     uint64_t ms;
 } units[] = {{"d", 86400000}, {"h", 3600000}, {"m", 60000}, {"s", 1000}, {"ms", 1}};
 
-static void *field_of(const struct setting *setting, struct manifest *manifest) { return (char *)manifest + setting->offset; }
+static void *field_of(const struct setting *setting, struct manifest *manifest) {
+    return (char *)manifest + setting->offset;
+}
 static const void *field_in(const struct setting *setting, const struct manifest *manifest) {
     return (const char *)manifest + setting->offset;
 }
 
-static enum status value_refused(const struct setting *setting, const char *text, struct error *error) {
+static enum status value_refused(const struct setting *setting, const char *text,
+                                 struct error *error) {
     struct buffer range = {0};
     setting_range(setting, &range);
-    enum status status =
-        error_set(error, INVALID, "invalid value \"%.64s\": write %.*s", text, (int)range.size, (const char *)range.data);
+    enum status status = error_set(error, INVALID, "invalid value \"%.64s\": write %.*s", text,
+                                   (int)range.size, (const char *)range.data);
     buffer_deinit(&range);
     return status;
 }
 
-/* Digits only: no sign, no space, no leading zero, which some take for octal. *rest is what follows them. */
+/* Digits only: no sign, no space, no leading zero, which some take for octal. *rest is what follows
+ * them. */
 static bool read_digits(const char *text, uint64_t *out, const char **rest) {
-    if (text[0] < '0' || text[0] > '9' || (text[0] == '0' && text[1] >= '0' && text[1] <= '9')) return false;
+    if (text[0] < '0' || text[0] > '9' || (text[0] == '0' && text[1] >= '0' && text[1] <= '9'))
+        return false;
     uint64_t value = 0;
     for (; *text >= '0' && *text <= '9'; text++) {
         uint64_t digit = (uint64_t)(*text - '0');
@@ -49,7 +54,9 @@ static bool read_whole(const char *text, uint64_t *out) {
 }
 
 static bool read_real(const char *text, double *out) {
-    if (text[0] == '\0' || text[strspn(text, "0123456789.eE+-")] != '\0' || text[0] == '+' || text[0] == '-') return false;
+    if (text[0] == '\0' || text[strspn(text, "0123456789.eE+-")] != '\0' || text[0] == '+' ||
+        text[0] == '-')
+        return false;
     char *end;
     *out = strtod(text, &end);
     return *end == '\0' && isfinite(*out);
@@ -110,7 +117,9 @@ static bool read_form(const struct setting *setting, const char *text, struct ma
         return true;
     case SETTING_U64: return read_whole(text, field);
     case SETTING_F64: return read_real(text, field);
-    case SETTING_BOOL: *(bool *)field = strcmp(text, "true") == 0; return *(bool *)field || strcmp(text, "false") == 0;
+    case SETTING_BOOL:
+        *(bool *)field = strcmp(text, "true") == 0;
+        return *(bool *)field || strcmp(text, "false") == 0;
     case SETTING_CHOICE: return read_choice(setting, text, field);
     case SETTING_CODEC:
         if (codec_parse(text, &codec, NULL) != OK) return false;
@@ -122,9 +131,11 @@ static bool read_form(const struct setting *setting, const char *text, struct ma
     return false;
 }
 
-enum status setting_read(const struct setting *setting, const char *text, struct manifest *out, struct error *error) {
+enum status setting_read(const struct setting *setting, const char *text, struct manifest *out,
+                         struct error *error) {
     struct manifest copy = *out;
-    if (!read_form(setting, text, &copy) || setting_check(setting, &copy, NULL) != OK) return value_refused(setting, text, error);
+    if (!read_form(setting, text, &copy) || setting_check(setting, &copy, NULL) != OK)
+        return value_refused(setting, text, error);
     *out = copy;
     return OK;
 }
@@ -136,12 +147,18 @@ static bool is_in_bounds(const struct setting *setting, const struct manifest *m
     int choice;
     switch (setting->type) {
     case SETTING_NAME: return memchr(field, 0, RUN_NAME_SIZE) && name_check(field, NULL) == OK;
-    case SETTING_U32: whole = *(const uint32_t *)field; return whole >= setting->min && whole <= setting->max;
-    case SETTING_U64: whole = *(const uint64_t *)field; return whole >= setting->min && whole <= setting->max;
+    case SETTING_U32:
+        whole = *(const uint32_t *)field;
+        return whole >= setting->min && whole <= setting->max;
+    case SETTING_U64:
+        whole = *(const uint64_t *)field;
+        return whole >= setting->min && whole <= setting->max;
     case SETTING_DURATION:
         whole = *(const uint64_t *)field;
-        return (setting->may_be_forever && whole == UINT64_MAX) || (whole >= setting->min && whole <= setting->max);
-    case SETTING_F64: /* NaN fails; so does a negative zero, which would be a second text for zero */
+        return (setting->may_be_forever && whole == UINT64_MAX) ||
+               (whole >= setting->min && whole <= setting->max);
+    case SETTING_F64: /* NaN fails; so does a negative zero, which would be a second text for zero
+                       */
         real = *(const double *)field;
         return !signbit(real) && real >= setting->low && real <= setting->high;
     case SETTING_CHOICE:
@@ -154,11 +171,13 @@ static bool is_in_bounds(const struct setting *setting, const struct manifest *m
     return false;
 }
 
-enum status setting_check(const struct setting *setting, const struct manifest *manifest, struct error *error) {
+enum status setting_check(const struct setting *setting, const struct manifest *manifest,
+                          struct error *error) {
     if (is_in_bounds(setting, manifest)) return OK;
     struct buffer range = {0};
     setting_range(setting, &range);
-    enum status status = error_set(error, INVALID, "out of bounds: write %.*s", (int)range.size, (const char *)range.data);
+    enum status status = error_set(error, INVALID, "out of bounds: write %.*s", (int)range.size,
+                                   (const char *)range.data);
     buffer_deinit(&range);
     return status;
 }
@@ -185,7 +204,8 @@ static void write_duration(uint64_t ms, struct buffer *out) {
     buffer_append_text(out, "%llu%s", (unsigned long long)(ms / units[unit].ms), units[unit].name);
 }
 
-void setting_write(const struct setting *setting, const struct manifest *manifest, struct buffer *out) {
+void setting_write(const struct setting *setting, const struct manifest *manifest,
+                   struct buffer *out) {
     const void *field = field_in(setting, manifest);
     static const uint8_t none[DIGEST_SIZE];
     char hex[HEX32_SIZE];
@@ -193,16 +213,22 @@ void setting_write(const struct setting *setting, const struct manifest *manifes
     switch (setting->type) {
     case SETTING_NAME: buffer_append_text(out, "%s", (const char *)field); return;
     case SETTING_U32: buffer_append_text(out, "%u", *(const uint32_t *)field); return;
-    case SETTING_U64: buffer_append_text(out, "%llu", (unsigned long long)*(const uint64_t *)field); return;
+    case SETTING_U64:
+        buffer_append_text(out, "%llu", (unsigned long long)*(const uint64_t *)field);
+        return;
     case SETTING_F64: write_real(*(const double *)field, out); return;
-    case SETTING_BOOL: buffer_append_text(out, "%s", *(const bool *)field ? "true" : "false"); return;
+    case SETTING_BOOL:
+        buffer_append_text(out, "%s", *(const bool *)field ? "true" : "false");
+        return;
     case SETTING_CHOICE:
         memcpy(&choice, field, sizeof choice);
         buffer_append_text(out, "%s", setting->choices[choice]);
         return;
     case SETTING_CODEC: buffer_append_text(out, "%s", codec_name(*(const uint16_t *)field)); return;
     case SETTING_DIGEST:
-        buffer_append_text(out, "%s", memcmp(field, none, DIGEST_SIZE) == 0 ? "none" : hex_encode(field, DIGEST_SIZE, hex));
+        buffer_append_text(
+            out, "%s",
+            memcmp(field, none, DIGEST_SIZE) == 0 ? "none" : hex_encode(field, DIGEST_SIZE, hex));
         return;
     case SETTING_DURATION: write_duration(*(const uint64_t *)field, out); return;
     }
@@ -210,10 +236,13 @@ void setting_write(const struct setting *setting, const struct manifest *manifes
 
 void setting_range(const struct setting *setting, struct buffer *out) {
     switch (setting->type) {
-    case SETTING_NAME: buffer_append_text(out, "1-32 characters from a-z, 0-9 and '-', starting with a letter"); return;
+    case SETTING_NAME:
+        buffer_append_text(out, "1-32 characters from a-z, 0-9 and '-', starting with a letter");
+        return;
     case SETTING_U32:
     case SETTING_U64:
-        buffer_append_text(out, "%llu to %llu", (unsigned long long)setting->min, (unsigned long long)setting->max);
+        buffer_append_text(out, "%llu to %llu", (unsigned long long)setting->min,
+                           (unsigned long long)setting->max);
         return;
     case SETTING_F64:
         write_real(setting->low, out);
@@ -225,13 +254,16 @@ void setting_range(const struct setting *setting, struct buffer *out) {
         for (size_t i = 0; i < CHOICES_MAX && setting->choices[i]; i++)
             buffer_append_text(out, "%s%s", i ? " or " : "", setting->choices[i]);
         return;
-    case SETTING_CODEC: buffer_append_text(out, "fp32, bf16, int8, fp4, topk2-64 or topk2-128"); return;
+    case SETTING_CODEC:
+        buffer_append_text(out, "fp32, bf16, int8, fp4, topk2-64 or topk2-128");
+        return;
     case SETTING_DIGEST: buffer_append_text(out, "none or 64 hexadecimal digits"); return;
     case SETTING_DURATION:
         write_duration(setting->min, out);
         buffer_append_text(out, " to ");
         write_duration(setting->max, out);
-        buffer_append_text(out, "%s (units ms, s, m, h, d)", setting->may_be_forever ? " or forever" : "");
+        buffer_append_text(out, "%s (units ms, s, m, h, d)",
+                           setting->may_be_forever ? " or forever" : "");
         return;
     }
 }

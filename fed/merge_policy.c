@@ -17,9 +17,13 @@ struct merge_settings merge_settings_of(const struct manifest *manifest) {
                                    .warmup_grace = milliseconds(manifest->merge.warmup_grace_ms)};
 }
 
-bool merge_is_warm_up(const struct merge_settings *settings, uint64_t version) { return version < settings->warmup_steps; }
+bool merge_is_warm_up(const struct merge_settings *settings, uint64_t version) {
+    return version < settings->warmup_steps;
+}
 
-bool merge_is_present(bool is_linked, double heard, double now, double presence) { return is_linked || now - heard <= presence; }
+bool merge_is_present(bool is_linked, double heard, double now, double presence) {
+    return is_linked || now - heard <= presence;
+}
 
 uint32_t merge_quorum(const struct merge_settings *settings, const struct merge_view *view) {
     uint32_t quorum;
@@ -45,7 +49,8 @@ static void note_window(struct merge_windows *windows, uint32_t fragment, bool w
     windows->open[fragment] = waits; /* a revocation may have dropped what it was opened for */
 }
 
-struct merge_decision merge_decide(const struct merge_settings *settings, const struct merge_view *view, double now,
+struct merge_decision merge_decide(const struct merge_settings *settings,
+                                   const struct merge_view *view, double now,
                                    struct merge_windows *windows) {
     struct merge_decision decision = {.wake = INFINITY};
     uint32_t quorum = merge_quorum(settings, view);

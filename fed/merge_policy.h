@@ -30,9 +30,9 @@ struct merge_settings { /* of the run; times in the caller's unit */
 
 struct merge_view { /* what there is now */
     uint64_t version;
-    bool is_over;                      /* the run is stopped */
-    uint32_t enrolled;                 /* sites that are enrolled and not revoked */
-    uint32_t present;                  /* of them, those that are present; asked only during warm-up */
+    bool is_over;      /* the run is stopped */
+    uint32_t enrolled; /* sites that are enrolled and not revoked */
+    uint32_t present;  /* of them, those that are present; asked only during warm-up */
     uint32_t waiting[FRAGMENTS_LIMIT]; /* contributions that wait for a step */
     bool held[FRAGMENTS_LIMIT];        /* a payload of a contribution that waits is missing */
 };
@@ -51,14 +51,16 @@ struct merge_decision {
 /* The manifest's rules, in milliseconds. */
 struct merge_settings merge_settings_of(const struct manifest *manifest);
 bool merge_is_warm_up(const struct merge_settings *settings, uint64_t version);
-/* Whether a site counts as present: it has a connection, or had one, or was heard otherwise, at most
- * `presence` ago. `heard` -INFINITY: never. Whoever is not enrolled never counts; the caller knows. */
+/* Whether a site counts as present: it has a connection, or had one, or was heard otherwise, at
+ * most `presence` ago. `heard` -INFINITY: never. Whoever is not enrolled never counts; the caller
+ * knows. */
 bool merge_is_present(bool is_linked, double heard, double now, double presence);
 /* Contributions that start a step at once. */
 uint32_t merge_quorum(const struct merge_settings *settings, const struct merge_view *view);
 /* To be asked after everything that can change the answer. Opens the windows of fragments for which
  * something waits since now, and closes those of the others and of the one that is due. */
-struct merge_decision merge_decide(const struct merge_settings *settings, const struct merge_view *view, double now,
+struct merge_decision merge_decide(const struct merge_settings *settings,
+                                   const struct merge_view *view, double now,
                                    struct merge_windows *windows);
 
 #endif

@@ -1,5 +1,6 @@
-/* Every level keeps the hashes of its complete subtrees: level 0 the leaves, level k one hash for each 2^k of them. The root of
- * any prefix is then at most 64 lookups folded from the right, and so is every part of a proof. */
+/* Every level keeps the hashes of its complete subtrees: level 0 the leaves, level k one hash for
+ * each 2^k of them. The root of any prefix is then at most 64 lookups folded from the right, and so
+ * is every part of a proof. */
 #include "fed/merkle.h"
 
 #include <stdlib.h>
@@ -7,7 +8,8 @@
 
 #include "base/memory.h"
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "state roots hash parameters as they lie in memory: little-endian");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+               "state roots hash parameters as they lie in memory: little-endian");
 
 struct merkle_level {
     uint8_t (*hashes)[DIGEST_SIZE]; /* [count], owned */
@@ -28,7 +30,9 @@ void merkle_destroy(struct merkle *tree) {
     free(tree);
 }
 
-void merkle_leaf(struct bytes entry, uint8_t out[static DIGEST_SIZE]) { digest_leaf(entry.data, entry.size, out); }
+void merkle_leaf(struct bytes entry, uint8_t out[static DIGEST_SIZE]) {
+    digest_leaf(entry.data, entry.size, out);
+}
 
 static void level_push(struct merkle_level *level, const uint8_t hash[static DIGEST_SIZE]) {
     if (level->count == level->capacity) {
@@ -54,9 +58,10 @@ uint64_t merkle_size(const struct merkle *tree) { return tree->levels[0].count; 
 /* The largest power of two below n, n >= 2: where RFC 6962 splits a tree. */
 static uint64_t split_of(uint64_t n) { return UINT64_C(1) << (63 - __builtin_clzll(n - 1)); }
 
-/* MTH of leaves [start, start + size), size >= 1, where start is a multiple of the next power of two from size up: all that
- * RFC 6962's recursions ask for. */
-static void range_root(const struct merkle *tree, uint64_t start, uint64_t size, uint8_t out[static DIGEST_SIZE]) {
+/* MTH of leaves [start, start + size), size >= 1, where start is a multiple of the next power of
+ * two from size up: all that RFC 6962's recursions ask for. */
+static void range_root(const struct merkle *tree, uint64_t start, uint64_t size,
+                       uint8_t out[static DIGEST_SIZE]) {
     if ((size & (size - 1)) == 0) {
         unsigned level = (unsigned)__builtin_ctzll(size);
         memcpy(out, tree->levels[level].hashes[start >> level], DIGEST_SIZE);
@@ -77,13 +82,16 @@ void merkle_root(const struct merkle *tree, uint64_t size, uint8_t out[static DI
         range_root(tree, 0, size, out);
 }
 
-static void proof_range(const struct merkle *tree, uint64_t start, uint64_t size, struct merkle_proof *out) {
+static void proof_range(const struct merkle *tree, uint64_t start, uint64_t size,
+                        struct merkle_proof *out) {
     ASSERT(out->count < PROOF_LIMIT);
     range_root(tree, start, size, out->hashes[out->count++]);
 }
 
-/* PATH(m, D[n]) of RFC 6962, 2.1.1, walked from the top; the proof lists siblings from the bottom, hence the turn at the end. */
-void merkle_prove_inclusion(const struct merkle *tree, uint64_t index, uint64_t size, struct merkle_proof *out) {
+/* PATH(m, D[n]) of RFC 6962, 2.1.1, walked from the top; the proof lists siblings from the bottom,
+ * hence the turn at the end. */
+void merkle_prove_inclusion(const struct merkle *tree, uint64_t index, uint64_t size,
+                            struct merkle_proof *out) {
     ASSERT(index < size && size <= merkle_size(tree));
     struct merkle_proof down = {0};
     uint64_t start = 0;
@@ -99,17 +107,20 @@ void merkle_prove_inclusion(const struct merkle *tree, uint64_t index, uint64_t 
         }
     }
     out->count = down.count;
-    for (uint32_t i = 0; i < down.count; i++) memcpy(out->hashes[i], down.hashes[down.count - 1 - i], DIGEST_SIZE);
+    for (uint32_t i = 0; i < down.count; i++)
+        memcpy(out->hashes[i], down.hashes[down.count - 1 - i], DIGEST_SIZE);
 }
 
 /* SUBPROOF(m, D[n], b) of RFC 6962, 2.1.2, from the top as above. */
-void merkle_prove_consistency(const struct merkle *tree, uint64_t old_size, uint64_t size, struct merkle_proof *out) {
+void merkle_prove_consistency(const struct merkle *tree, uint64_t old_size, uint64_t size,
+                              struct merkle_proof *out) {
     ASSERT(old_size <= size && size <= merkle_size(tree));
     out->count = 0;
     if (old_size == 0 || old_size == size) return;
     struct merkle_proof down = {0};
     uint64_t start = 0, left = old_size;
-    bool whole = true; /* b: the old tree is a complete left part of what we look at, so its root is known to the reader */
+    bool whole = true; /* b: the old tree is a complete left part of what we look at, so its root is
+                          known to the reader */
     while (left != size) {
         uint64_t split = split_of(size);
         if (left <= split) {
@@ -125,12 +136,14 @@ void merkle_prove_consistency(const struct merkle *tree, uint64_t old_size, uint
     }
     if (!whole) proof_range(tree, start, size, &down);
     out->count = down.count;
-    for (uint32_t i = 0; i < down.count; i++) memcpy(out->hashes[i], down.hashes[down.count - 1 - i], DIGEST_SIZE);
+    for (uint32_t i = 0; i < down.count; i++)
+        memcpy(out->hashes[i], down.hashes[down.count - 1 - i], DIGEST_SIZE);
 }
 
 /* RFC 9162, 2.1.3.2. */
 bool merkle_check_inclusion(const uint8_t leaf[static DIGEST_SIZE], uint64_t index, uint64_t size,
-                            const struct merkle_proof *proof, const uint8_t root[static DIGEST_SIZE]) {
+                            const struct merkle_proof *proof,
+                            const uint8_t root[static DIGEST_SIZE]) {
     if (index >= size || proof->count > PROOF_LIMIT) return false;
     uint64_t node = index, last = size - 1;
     uint8_t hash[DIGEST_SIZE];
@@ -153,13 +166,15 @@ bool merkle_check_inclusion(const uint8_t leaf[static DIGEST_SIZE], uint64_t ind
 }
 
 /* RFC 9162, 2.1.4.2. Of nothing, and of equal sizes, the empty proof is the only one. */
-bool merkle_check_consistency(uint64_t old_size, const uint8_t old_root[static DIGEST_SIZE], uint64_t size,
-                              const uint8_t root[static DIGEST_SIZE], const struct merkle_proof *proof) {
+bool merkle_check_consistency(uint64_t old_size, const uint8_t old_root[static DIGEST_SIZE],
+                              uint64_t size, const uint8_t root[static DIGEST_SIZE],
+                              const struct merkle_proof *proof) {
     if (old_size > size || proof->count > PROOF_LIMIT) return false;
     if (old_size == 0) {
         uint8_t empty[DIGEST_SIZE];
         digest_sha256(NULL, 0, empty);
-        return proof->count == 0 && digest_equal(old_root, empty) && (size != 0 || digest_equal(root, empty));
+        return proof->count == 0 && digest_equal(old_root, empty) &&
+               (size != 0 || digest_equal(root, empty));
     }
     if (old_size == size) return proof->count == 0 && digest_equal(old_root, root);
     uint8_t old_hash[DIGEST_SIZE], hash[DIGEST_SIZE];
@@ -201,7 +216,8 @@ static void head_message(const struct ledger_head *head, struct buffer *out) {
     buffer_append(out, head->root, DIGEST_SIZE);
 }
 
-void ledger_head_sign(const struct ledger_head *head, const struct key_pair *key, uint8_t out[static HEAD_SIZE]) {
+void ledger_head_sign(const struct ledger_head *head, const struct key_pair *key,
+                      uint8_t out[static HEAD_SIZE]) {
     struct buffer message = {0};
     head_message(head, &message);
     memcpy(out, message.data, message.size);
@@ -209,12 +225,14 @@ void ledger_head_sign(const struct ledger_head *head, const struct key_pair *key
     buffer_deinit(&message);
 }
 
-enum status ledger_head_verify(struct bytes raw, const uint8_t public_key[static PUBLIC_KEY_SIZE], struct ledger_head *out,
-                               struct error *error) {
-    if (raw.size != HEAD_SIZE) return error_set(error, INVALID, "ledger head: %zu bytes, not %d", raw.size, HEAD_SIZE);
+enum status ledger_head_verify(struct bytes raw, const uint8_t public_key[static PUBLIC_KEY_SIZE],
+                               struct ledger_head *out, struct error *error) {
+    if (raw.size != HEAD_SIZE)
+        return error_set(error, INVALID, "ledger head: %zu bytes, not %d", raw.size, HEAD_SIZE);
     struct bytes message = bytes_of(raw.data, HEAD_SIZE - SIGNATURE_SIZE);
     struct bytes signature = bytes_of(raw.data + message.size, SIGNATURE_SIZE);
-    if (sign_verify(public_key, HEAD_TAG, message, signature, error) != OK) return error_wrap(error, INVALID, "ledger head");
+    if (sign_verify(public_key, HEAD_TAG, message, signature, error) != OK)
+        return error_wrap(error, INVALID, "ledger head");
     struct reader reader = reader_of(message);
     reader_copy(&reader, out->run_id, RUN_ID_SIZE);
     out->epoch = reader_u32(&reader);

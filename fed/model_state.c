@@ -12,7 +12,8 @@
 
 uint64_t model_state_memory(const struct manifest *manifest, uint64_t parameters) {
     uint64_t largest = fragment_largest(parameters, manifest->fragments);
-    if (manifest->outer.mode == OUTER_DENSE) return parameters * 3 * sizeof(float) + largest * sizeof(float);
+    if (manifest->outer.mode == OUTER_DENSE)
+        return parameters * 3 * sizeof(float) + largest * sizeof(float);
     return parameters * sizeof(float) + largest * (sizeof(float) + sizeof(uint16_t));
 }
 
@@ -38,12 +39,15 @@ static enum status allocate(struct model_state *state, struct error *error) {
     return OK;
 }
 
-enum status model_state_init(struct model_state *state, const struct manifest *manifest, uint64_t parameters,
-                             struct error *error) {
+enum status model_state_init(struct model_state *state, const struct manifest *manifest,
+                             uint64_t parameters, struct error *error) {
     if (parameters == 0 || parameters > CODEC_COUNT_MAX)
-        return error_set(error, INVALID, "a model of %llu parameters", (unsigned long long)parameters);
-    *state = (struct model_state){
-        .parameters = parameters, .fragments = manifest->fragments, .mode = manifest->outer.mode, .manifest = *manifest};
+        return error_set(error, INVALID, "a model of %llu parameters",
+                         (unsigned long long)parameters);
+    *state = (struct model_state){.parameters = parameters,
+                                  .fragments = manifest->fragments,
+                                  .mode = manifest->outer.mode,
+                                  .manifest = *manifest};
     enum status status = allocate(state, error);
     if (status != OK) model_state_deinit(state);
     return status;
@@ -59,12 +63,13 @@ void model_state_deinit(struct model_state *state) {
     *state = (struct model_state){0};
 }
 
-/* --- a step ---------------------------------------------------------------------------------------------------------------
- * Nothing is touched before everything is known to be good. Structure and digests are checked message by message. That no
- * value will leave the finite numbers follows from norms, which bound every element: the largest magnitude that any
- * intermediate can reach is bounded in double, with the same recurrences as the step itself, and refused above VALUE_LIMIT, which
- * leaves a factor of 256 to the largest float for the roundings that the bound ignores. The bound is deterministic, so all
- * agree on what is refused. No honest model is within thirty orders of magnitude of it. */
+/* --- a step --------------------------------------------------------------------------------------
+ * Nothing is touched before everything is known to be good. Structure and digests are checked
+ * message by message. That no value will leave the finite numbers follows from norms, which bound
+ * every element: the largest magnitude that any intermediate can reach is bounded in double, with
+ * the same recurrences as the step itself, and refused above VALUE_LIMIT, which leaves a factor of
+ * 256 to the largest float for the roundings that the bound ignores. The bound is deterministic, so
+ * all agree on what is refused. No honest model is within thirty orders of magnitude of it. */
 #define VALUE_LIMIT 0x1p120
 
 struct rules { /* the outer optimizer's constants, as fp32: what the kernels are given */
@@ -74,36 +79,47 @@ struct rules { /* the outer optimizer's constants, as fp32: what the kernels are
 
 static struct rules rules_of(const struct model_state *state) {
     const struct manifest *m = &state->manifest;
-    return (struct rules){(float)m->outer.learning_rate, (float)m->outer.momentum, (float)m->outer.period, m->outer.period};
+    return (struct rules){(float)m->outer.learning_rate, (float)m->outer.momentum,
+                          (float)m->outer.period, m->outer.period};
 }
 
-static bool ends_period(uint64_t contributions_before, uint32_t every) { return (contributions_before + 1) % every == 0; }
+static bool ends_period(uint64_t contributions_before, uint32_t every) {
+    return (contributions_before + 1) % every == 0;
+}
 
-static double length_of(const float *values, uint64_t count) { return sqrt(elementwise_norm_squared(values, (size_t)count)); }
+static double length_of(const float *values, uint64_t count) {
+    return sqrt(elementwise_norm_squared(values, (size_t)count));
+}
 
-static enum status check_input(const struct model_state *state, uint32_t part, const struct step_input *input, uint64_t count,
-                               double *scaled_norm, struct error *error) {
+static enum status check_input(const struct model_state *state, uint32_t part,
+                               const struct step_input *input, uint64_t count, double *scaled_norm,
+                               struct error *error) {
     if (input->payload.size != input->payload_size)
-        return error_set(error, CORRUPT, "part %u: a payload of %zu bytes, its header names %llu", part, input->payload.size,
-                         (unsigned long long)input->payload_size);
+        return error_set(error, CORRUPT, "part %u: a payload of %zu bytes, its header names %llu",
+                         part, input->payload.size, (unsigned long long)input->payload_size);
     uint8_t digest[DIGEST_SIZE];
     digest_sha256(input->payload.data, input->payload.size, digest);
     if (memcmp(digest, input->payload_digest, DIGEST_SIZE) != 0)
-        return error_set(error, CORRUPT, "part %u: the payload is not the one its header names", part);
+        return error_set(error, CORRUPT, "part %u: the payload is not the one its header names",
+                         part);
     double squared = 0;
     enum codec codec = state->manifest.codec.kind;
     if (codec_norm_squared(codec, input->payload, (size_t)count, &squared, error) != OK) {
-        if (error) error->status = CORRUPT; /* INVALID is the codec's word for a peer's message; this one was accepted once */
+        if (error)
+            error->status = CORRUPT; /* INVALID is the codec's word for a peer's message; this one
+                                        was accepted once */
         return error_wrap(error, CORRUPT, "part %u", part);
     }
-    if (!(input->scale >= 0) || !isfinite(input->scale)) return error_set(error, CORRUPT, "part %u: its scale is invalid", part);
+    if (!(input->scale >= 0) || !isfinite(input->scale))
+        return error_set(error, CORRUPT, "part %u: its scale is invalid", part);
     *scaled_norm = (double)input->scale * sqrt(squared);
     return OK;
 }
 
 static enum status within_limit(double bound, uint32_t part, struct error *error) {
     if (bound <= VALUE_LIMIT) return OK; /* NaN is not */
-    return error_set(error, CORRUPT, "part %u: values could grow to %g and cease to be finite", part, bound);
+    return error_set(error, CORRUPT, "part %u: values could grow to %g and cease to be finite",
+                     part, bound);
 }
 
 /* Bounds on |theta|, |m| and |D| as the step's contributions come one after the other. */
@@ -112,7 +128,8 @@ struct bounds {
 };
 
 static double bounds_advance(struct bounds *b, const struct rules *rules, bool ends, double g) {
-    double rate = (double)rules->rate, beta = (double)rules->momentum, period = (double)rules->period;
+    double rate = (double)rules->rate, beta = (double)rules->momentum,
+           period = (double)rules->period;
     b->accumulated += g;
     double reached = g + b->accumulated, update = g / period;
     if (ends) {
@@ -122,25 +139,33 @@ static double bounds_advance(struct bounds *b, const struct rules *rules, bool e
         b->accumulated = 0;
     }
     b->theta += rate * update;
-    return reached + update + b->theta; /* a sum, where the largest would do, because a sum keeps a NaN */
+    return reached + update +
+           b->theta; /* a sum, where the largest would do, because a sum keeps a NaN */
 }
 
-static enum status check_dense(const struct model_state *state, uint32_t fragment, uint64_t start, uint64_t count, uint32_t parts,
-                               const struct step_input inputs[], struct error *error) {
+static enum status check_dense(const struct model_state *state, uint32_t fragment, uint64_t start,
+                               uint64_t count, uint32_t parts, const struct step_input inputs[],
+                               struct error *error) {
     struct rules rules = rules_of(state);
-    struct bounds bounds = {length_of(state->theta + start, count), length_of(state->momentum + start, count),
+    struct bounds bounds = {length_of(state->theta + start, count),
+                            length_of(state->momentum + start, count),
                             length_of(state->accumulated + start, count)};
     for (uint32_t i = 0; i < parts; i++) {
         double norm;
         TRY(check_input(state, i, &inputs[i], count, &norm, error));
-        TRY(within_limit(bounds_advance(&bounds, &rules, ends_period(state->counts[fragment] + i, rules.every), norm), i, error));
+        TRY(within_limit(bounds_advance(&bounds, &rules,
+                                        ends_period(state->counts[fragment] + i, rules.every),
+                                        norm),
+                         i, error));
     }
     return OK;
 }
 
-static enum status check_sparse(const struct model_state *state, uint64_t start, uint64_t count, uint32_t parts,
-                                const struct step_input inputs[], struct error *error) {
-    double sum = 0, theta = length_of(state->theta + start, count), rate = (double)rules_of(state).rate;
+static enum status check_sparse(const struct model_state *state, uint64_t start, uint64_t count,
+                                uint32_t parts, const struct step_input inputs[],
+                                struct error *error) {
+    double sum = 0, theta = length_of(state->theta + start, count),
+           rate = (double)rules_of(state).rate;
     for (uint32_t i = 0; i < parts; i++) {
         double norm;
         TRY(check_input(state, i, &inputs[i], count, &norm, error));
@@ -151,16 +176,18 @@ static enum status check_sparse(const struct model_state *state, uint64_t start,
 }
 
 /* The messages were checked: decoding them again cannot fail. */
-static void step_dense(struct model_state *state, uint32_t fragment, uint64_t start, size_t count, uint32_t parts,
-                       const struct step_input inputs[]) {
+static void step_dense(struct model_state *state, uint32_t fragment, uint64_t start, size_t count,
+                       uint32_t parts, const struct step_input inputs[]) {
     struct rules rules = rules_of(state);
-    float *theta = state->theta + start, *momentum = state->momentum + start, *accumulated = state->accumulated + start;
+    float *theta = state->theta + start, *momentum = state->momentum + start,
+          *accumulated = state->accumulated + start;
     for (uint32_t i = 0; i < parts; i++) {
         float *g = state->scratch;
         ASSERT(codec_decode(state->manifest.codec.kind, inputs[i].payload, count, g, NULL) == OK);
         elementwise_scale(g, g, inputs[i].scale, count);
         if (ends_period(state->counts[fragment] + i, rules.every))
-            elementwise_nesterov_end(theta, momentum, accumulated, g, rules.rate, rules.momentum, rules.period, count);
+            elementwise_nesterov_end(theta, momentum, accumulated, g, rules.rate, rules.momentum,
+                                     rules.period, count);
         else
             elementwise_nesterov_between(theta, accumulated, g, rules.rate, rules.period, count);
     }
@@ -171,18 +198,22 @@ static void step_sparse(struct model_state *state, uint64_t start, size_t count,
     memset(state->sum, 0, count * sizeof *state->sum);
     memset(state->senders, 0, count * sizeof *state->senders);
     for (uint32_t i = 0; i < parts; i++)
-        ASSERT(codec_accumulate(state->manifest.codec.kind, inputs[i].payload, count, inputs[i].scale, state->sum, state->senders,
-                                NULL) == OK);
-    elementwise_sgd_mean(state->theta + start, state->sum, state->senders, rules_of(state).rate, count);
+        ASSERT(codec_accumulate(state->manifest.codec.kind, inputs[i].payload, count,
+                                inputs[i].scale, state->sum, state->senders, NULL) == OK);
+    elementwise_sgd_mean(state->theta + start, state->sum, state->senders, rules_of(state).rate,
+                         count);
 }
 
-enum status model_state_step(struct model_state *state, uint32_t fragment, uint64_t version, uint32_t count,
-                             const struct step_input inputs[], uint8_t *root, struct error *error) {
-    if (fragment >= state->fragments) return error_set(error, INVALID, "fragment %u of %u", fragment, state->fragments);
+enum status model_state_step(struct model_state *state, uint32_t fragment, uint64_t version,
+                             uint32_t count, const struct step_input inputs[], uint8_t *root,
+                             struct error *error) {
+    if (fragment >= state->fragments)
+        return error_set(error, INVALID, "fragment %u of %u", fragment, state->fragments);
     if (version != state->version + 1)
-        return error_set(error, INVALID, "a step to version %llu for a model at version %llu", (unsigned long long)version,
-                         (unsigned long long)state->version);
-    if (count < 1 || count > STEP_CONTRIBUTIONS_LIMIT) return error_set(error, INVALID, "a step of %u contributions", count);
+        return error_set(error, INVALID, "a step to version %llu for a model at version %llu",
+                         (unsigned long long)version, (unsigned long long)state->version);
+    if (count < 1 || count > STEP_CONTRIBUTIONS_LIMIT)
+        return error_set(error, INVALID, "a step of %u contributions", count);
     uint64_t start, size;
     fragment_range(state->parameters, state->fragments, fragment, &start, &size);
     if (state->mode == OUTER_DENSE) {

@@ -1,15 +1,19 @@
-/* The tensor half of the state machine: theta and the outer optimizer's buffers, moved only by step entries.
+/* The tensor half of the state machine: theta and the outer optimizer's buffers, moved only by step
+ * entries.
  *
- * Dense mode is delayed Nesterov (arXiv 2401.09135, algorithm 3, c = 0), one contribution g after the other in ledger order:
+ * Dense mode is delayed Nesterov (arXiv 2401.09135, algorithm 3, c = 0), one contribution g after
+ * the other in ledger order:
  *     D += g;  if ((t + 1) % N == 0) { m = beta*m + D/N;  theta -= eps*(beta*m + g/N);  D = 0; }
  *              else                    theta -= eps*(g/N);
  *     t += 1                                         (t is the fragment's count of contributions)
- * Sparse mode is plain outer SGD: theta[i] -= w * (sum of scale*q[i] over the parts that sent i) / (number that sent i).
- * g and q are multiplied by the part's scale first. Every operation is fp32, rounded one by one, in index order of the parts,
- * so that any machine gets the same bits; `state_root` of merkle.h names them.
+ * Sparse mode is plain outer SGD: theta[i] -= w * (sum of scale*q[i] over the parts that sent i) /
+ * (number that sent i). g and q are multiplied by the part's scale first. Every operation is fp32,
+ * rounded one by one, in index order of the parts, so that any machine gets the same bits;
+ * `state_root` of merkle.h names them.
  *
- * Memory: theta (4 bytes per parameter), dense: m and D too (12 in all), and a scratch of one fragment: 4 bytes (dense) or 4 + 2
- * (sparse, sum and counts) a parameter of the largest fragment. Allocated once. One owner.
+ * Memory: theta (4 bytes per parameter), dense: m and D too (12 in all), and a scratch of one
+ * fragment: 4 bytes (dense) or 4 + 2 (sparse, sum and counts) a parameter of the largest fragment.
+ * Allocated once. One owner.
  */
 #ifndef FED_MODEL_STATE_H
 #define FED_MODEL_STATE_H
@@ -33,8 +37,8 @@ struct model_state {
 };
 
 /* All zero at version 0: fill theta next. FULL if there is not that much memory. */
-MUST_USE enum status model_state_init(struct model_state *state, const struct manifest *manifest, uint64_t parameters,
-                                      struct error *error);
+MUST_USE enum status model_state_init(struct model_state *state, const struct manifest *manifest,
+                                      uint64_t parameters, struct error *error);
 void model_state_deinit(struct model_state *state);
 /* Bytes that model_state_init takes. */
 uint64_t model_state_memory(const struct manifest *manifest, uint64_t parameters);
@@ -45,12 +49,15 @@ struct step_input { /* one part of the step, in the entry's order */
     const uint8_t *payload_digest; /* [DIGEST_SIZE]; checked */
     float scale;
 };
-/* Applies a step to `fragment`, making `version`, which must be the next one. CORRUPT (naming the part) if a payload is not
- * the one its header names or does not decode, or values could grow beyond 2^120 (a bound from norms, computed before anything
- * is touched, so the same everywhere); the state is then as before. INVALID for another fragment or version than may come. `root`
- * (may be NULL) gets the new state root. */
-MUST_USE enum status model_state_step(struct model_state *state, uint32_t fragment, uint64_t version, uint32_t count,
-                                      const struct step_input inputs[], uint8_t *root, struct error *error);
+/* Applies a step to `fragment`, making `version`, which must be the next one. CORRUPT (naming the
+ * part) if a payload is not the one its header names or does not decode, or values could grow
+ * beyond 2^120 (a bound from norms, computed before anything is touched, so the same everywhere);
+ * the state is then as before. INVALID for another fragment or version than may come. `root` (may
+ * be NULL) gets the new state root. */
+MUST_USE enum status model_state_step(struct model_state *state, uint32_t fragment,
+                                      uint64_t version, uint32_t count,
+                                      const struct step_input inputs[], uint8_t *root,
+                                      struct error *error);
 
 /* --- snapshots: a descriptor that names its content by digest, and the content --- */
 #define SNAPSHOT_TAG "atoll snapshot 1"
@@ -58,26 +65,33 @@ struct snapshot_header { /* what a coordinator signs about a snapshot */
     uint8_t run_id[RUN_ID_SIZE];
     uint32_t epoch;
     uint64_t version;
-    uint64_t ledger_size;   /* entries that are in it: the step that made `version` is the last */
-    uint64_t payloads_from; /* index of the oldest contribution still pending then; ledger_size if there was none: who starts
-                                from this snapshot needs the payloads of the contributions from here on */
+    uint64_t ledger_size; /* entries that are in it: the step that made `version` is the last */
+    /* index of the oldest contribution still pending then; ledger_size if there was none: who
+     * starts from this snapshot needs the payloads of the contributions from here on */
+    uint64_t payloads_from;
     uint8_t root[DIGEST_SIZE];
     uint64_t content_size;
     uint8_t content_digest[DIGEST_SIZE]; /* SHA-256 of the content */
 };
-enum { SNAPSHOT_HEADER_SIZE = RUN_ID_SIZE + 4 + 8 + 8 + 8 + DIGEST_SIZE + 8 + DIGEST_SIZE + SIGNATURE_SIZE };
-/* Bytes of the content for this shape: counts, then theta, then (dense) momentum and D, little-endian fp32. */
+enum {
+    SNAPSHOT_HEADER_SIZE =
+        RUN_ID_SIZE + 4 + 8 + 8 + 8 + DIGEST_SIZE + 8 + DIGEST_SIZE + SIGNATURE_SIZE
+};
+/* Bytes of the content for this shape: counts, then theta, then (dense) momentum and D,
+ * little-endian fp32. */
 uint64_t snapshot_size(const struct model_state *state);
-uint64_t snapshot_size_of(const struct manifest *manifest, uint64_t parameters); /* the same, before there is a state */
+/* the same, before there is a state */
+uint64_t snapshot_size_of(const struct manifest *manifest, uint64_t parameters);
 /* Appends the content. */
 void snapshot_write(const struct model_state *state, struct buffer *out);
-/* CORRUPT unless the content has exactly the right size, is finite, and theta has the header's root; the state is then
- * unusable until the next successful read. */
-MUST_USE enum status snapshot_read(struct model_state *state, const struct snapshot_header *header, struct bytes content,
-                                   struct error *error);
+/* CORRUPT unless the content has exactly the right size, is finite, and theta has the header's
+ * root; the state is then unusable until the next successful read. */
+MUST_USE enum status snapshot_read(struct model_state *state, const struct snapshot_header *header,
+                                   struct bytes content, struct error *error);
 void snapshot_header_sign(const struct snapshot_header *header, const struct key_pair *key,
                           uint8_t out[static SNAPSHOT_HEADER_SIZE]);
-MUST_USE enum status snapshot_header_verify(struct bytes raw, const uint8_t public_key[static PUBLIC_KEY_SIZE],
+MUST_USE enum status snapshot_header_verify(struct bytes raw,
+                                            const uint8_t public_key[static PUBLIC_KEY_SIZE],
                                             struct snapshot_header *out, struct error *error);
 
 #endif

@@ -10,31 +10,32 @@
 #include "codec/codec.h"
 #include "fed/run_internal.h"
 
-/* --- one step ------------------------------------------------------------------------------------------------------------- */
+/* --- one step --------------------------------------------------------------------------------- */
 struct replay_parts { /* the payloads of a step's parts, one after the other */
     struct buffer bytes;
     size_t offsets[STEP_CONTRIBUTIONS_LIMIT + 1];
 };
 
-static const struct contribution *part_of(const struct run_state *run, const struct ledger_entry *step, uint32_t part) {
+static const struct contribution *part_of(const struct run_state *run,
+                                          const struct ledger_entry *step, uint32_t part) {
     int64_t at = run_pending_at(run, step->step.fragment, step->step.parts[part].index);
     ASSERT(at >= 0); /* the step was checked */
     return &run->fragments[step->step.fragment].pending[at].pending.contribution;
 }
 
-static enum status read_payload(const struct ledger_source *source, const struct contribution *c, struct buffer *out,
-                                struct error *error) {
+static enum status read_payload(const struct ledger_source *source, const struct contribution *c,
+                                struct buffer *out, struct error *error) {
     size_t before = out->size;
     TRY(source->payload(source->context, c->payload_digest, c->payload_size, out, error));
     if (out->size - before != c->payload_size)
-        return error_set(error, CORRUPT, "the store gave %zu bytes for a payload of %llu", out->size - before,
-                         (unsigned long long)c->payload_size);
+        return error_set(error, CORRUPT, "the store gave %zu bytes for a payload of %llu",
+                         out->size - before, (unsigned long long)c->payload_size);
     return OK;
 }
 
 /* The norm that a header tells decides its scale, so nobody takes it on trust. */
-static enum status check_norm(const struct run_state *run, const struct contribution *c, struct bytes payload,
-                              struct error *error) {
+static enum status check_norm(const struct run_state *run, const struct contribution *c,
+                              struct bytes payload, struct error *error) {
     uint64_t start, count;
     fragment_range(run->parameters, run->manifest.fragments, c->fragment, &start, &count);
     double squared = 0;
@@ -42,10 +43,12 @@ static enum status check_norm(const struct run_state *run, const struct contribu
         return error_restate(error, CORRUPT, "the payload does not decode");
     double norm = sqrt(squared);
     if (norm == c->norm) return OK;
-    return error_set(error, CORRUPT, "the header tells a norm of %.17g, the payload has %.17g", c->norm, norm);
+    return error_set(error, CORRUPT, "the header tells a norm of %.17g, the payload has %.17g",
+                     c->norm, norm);
 }
 
-static enum status check_digest(const struct contribution *c, struct bytes payload, struct error *error) {
+static enum status check_digest(const struct contribution *c, struct bytes payload,
+                                struct error *error) {
     uint8_t digest[DIGEST_SIZE];
     digest_sha256(payload.data, payload.size, digest);
     if (memcmp(digest, c->payload_digest, DIGEST_SIZE) == 0) return OK;
@@ -57,27 +60,32 @@ struct culprit {    /* the contribution that an error is about */
     bool lost;      /* its payload is not there, or is not the one that was signed */
 };
 
-static enum status gather(const struct ledger_source *source, const struct run_state *run, const struct ledger_entry *step,
-                          bool checked, struct replay_parts *out, struct culprit *culprit, struct error *error) {
+static enum status gather(const struct ledger_source *source, const struct run_state *run,
+                          const struct ledger_entry *step, bool checked, struct replay_parts *out,
+                          struct culprit *culprit, struct error *error) {
     for (uint32_t i = 0; i < step->step.count; i++) {
         const struct contribution *c = part_of(run, step, i);
         out->offsets[i] = out->bytes.size;
         enum status status = read_payload(source, c, &out->bytes, error);
-        struct bytes payload = bytes_of(out->bytes.data + out->offsets[i], out->bytes.size - out->offsets[i]);
+        struct bytes payload =
+            bytes_of(out->bytes.data + out->offsets[i], out->bytes.size - out->offsets[i]);
         if (status == OK && checked) status = check_digest(c, payload, error);
         culprit->lost = status != OK;
         if (status == OK && checked) status = check_norm(run, c, payload, error);
         if (status != OK) {
             culprit->index = step->step.parts[i].index;
-            return error_wrap(error, status, "payload of ledger entry %llu", (unsigned long long)culprit->index);
+            return error_wrap(error, status, "payload of ledger entry %llu",
+                              (unsigned long long)culprit->index);
         }
     }
     return OK;
 }
 
-/* root NULL: an own store is read back: payloads are compared with their digests alone, and no root is computed. */
-static enum status step_model(const struct ledger_source *source, const struct run_state *run, const struct ledger_entry *step,
-                              struct model_state *model, uint8_t *root, struct culprit *culprit, struct error *error) {
+/* root NULL: an own store is read back: payloads are compared with their digests alone, and no root
+ * is computed. */
+static enum status step_model(const struct ledger_source *source, const struct run_state *run,
+                              const struct ledger_entry *step, struct model_state *model,
+                              uint8_t *root, struct culprit *culprit, struct error *error) {
     struct replay_parts gathered = {0};
     struct step_input *inputs = xcalloc(step->step.count, sizeof *inputs);
     bool wants_root = root && step->step.version % run->manifest.root_interval == 0;
@@ -86,30 +94,37 @@ static enum status step_model(const struct ledger_source *source, const struct r
     if (status != OK) goto out;
     for (uint32_t i = 0; i < step->step.count; i++) {
         const struct contribution *c = part_of(run, step, i);
-        inputs[i] = (struct step_input){bytes_of(gathered.bytes.data + gathered.offsets[i], (size_t)c->payload_size),
-                                        c->payload_size, c->payload_digest, step->step.parts[i].scale};
+        inputs[i] = (struct step_input){
+            bytes_of(gathered.bytes.data + gathered.offsets[i], (size_t)c->payload_size),
+            c->payload_size, c->payload_digest, step->step.parts[i].scale};
     }
-    status = model_state_step(model, step->step.fragment, step->step.version, step->step.count, inputs, wants_root ? root : NULL,
-                              error);
+    status = model_state_step(model, step->step.fragment, step->step.version, step->step.count,
+                              inputs, wants_root ? root : NULL, error);
     if (status != OK) goto out;
     if (root && step->step.has_root && memcmp(root, step->step.root, DIGEST_SIZE) != 0)
-        status = error_set(error, CORRUPT, "version %llu: the parameters have another state root than the ledger names",
-                           (unsigned long long)step->step.version);
+        status =
+            error_set(error, CORRUPT,
+                      "version %llu: the parameters have another state root than the ledger names",
+                      (unsigned long long)step->step.version);
 out:
     free(inputs);
     buffer_deinit(&gathered.bytes);
     return status;
 }
 
-enum status replay_step(const struct ledger_source *source, const struct run_state *run, const struct ledger_entry *step,
-                        struct model_state *model, uint8_t root[static DIGEST_SIZE], uint64_t *lost, struct error *error) {
+enum status replay_step(const struct ledger_source *source, const struct run_state *run,
+                        const struct ledger_entry *step, struct model_state *model,
+                        uint8_t root[static DIGEST_SIZE], uint64_t *lost, struct error *error) {
     struct culprit culprit = {.index = UINT64_MAX};
     if (lost) *lost = UINT64_MAX;
     if (step->kind != LEDGER_STEP)
-        return error_set(error, INVALID, "expected a step entry, got %s", ledger_kind_name(step->kind));
-    /* A step that is being planned has no root yet: the one it will carry is what the caller is here for. */
+        return error_set(error, INVALID, "expected a step entry, got %s",
+                         ledger_kind_name(step->kind));
+    /* A step that is being planned has no root yet: the one it will carry is what the caller is
+     * here for. */
     struct ledger_entry planned = *step;
-    if (run->has_genesis && !planned.step.has_root) planned.step.has_root = step->step.version % run->manifest.root_interval == 0;
+    if (run->has_genesis && !planned.step.has_root)
+        planned.step.has_root = step->step.version % run->manifest.root_interval == 0;
     struct contribution unused;
     TRY(run_check(run, &planned, true, &unused, error));
     enum status status = step_model(source, run, step, model, root, &culprit, error);
@@ -117,7 +132,7 @@ enum status replay_step(const struct ledger_source *source, const struct run_sta
     return status;
 }
 
-/* --- the whole ------------------------------------------------------------------------------------------------------------ */
+/* --- the whole -------------------------------------------------------------------------------- */
 struct unread { /* a payload that was not there, or not whole */
     uint64_t index;
     struct error why;
@@ -136,21 +151,26 @@ struct replay { /* one call of replay_run */
     size_t unread_count;
 };
 
-static enum status check_shape(const struct manifest *manifest, uint64_t parameters, const struct model_state *model,
-                               struct error *error) {
-    if (model->parameters == parameters && model->fragments == manifest->fragments && model->mode == manifest->outer.mode)
+static enum status check_shape(const struct manifest *manifest, uint64_t parameters,
+                               const struct model_state *model, struct error *error) {
+    if (model->parameters == parameters && model->fragments == manifest->fragments &&
+        model->mode == manifest->outer.mode)
         return OK;
-    return error_set(error, INVALID, "the ledger's model has %llu parameters in %u fragments, the one here %llu in %u%s",
-                     (unsigned long long)parameters, manifest->fragments, (unsigned long long)model->parameters, model->fragments,
-                     model->mode == manifest->outer.mode ? "" : ", and another outer mode");
+    return error_set(
+        error, INVALID,
+        "the ledger's model has %llu parameters in %u fragments, the one here %llu in %u%s",
+        (unsigned long long)parameters, manifest->fragments, (unsigned long long)model->parameters,
+        model->fragments, model->mode == manifest->outer.mode ? "" : ", and another outer mode");
 }
 
-static enum status compare_root(struct replay *replay, const uint8_t wanted[static DIGEST_SIZE], const char *what,
-                                struct error *error) {
+static enum status compare_root(struct replay *replay, const uint8_t wanted[static DIGEST_SIZE],
+                                const char *what, struct error *error) {
     uint8_t root[DIGEST_SIZE];
     state_root(replay->model->theta, replay->model->parameters, root);
     if (memcmp(root, wanted, DIGEST_SIZE) != 0)
-        return error_set(error, CORRUPT, "the %s parameters here have another state root than the ledger names", what);
+        return error_set(error, CORRUPT,
+                         "the %s parameters here have another state root than the ledger names",
+                         what);
     replay->report->roots_checked++;
     return OK;
 }
@@ -169,9 +189,13 @@ static enum status replay_contribution(struct replay *replay, struct error *erro
     if (!replay->options->every_payload) return OK;
     replay->payload.size = 0;
     struct error why = {0};
-    enum status status = read_payload(replay->source, &replay->contribution, &replay->payload, &why);
-    if (status == OK) status = check_digest(&replay->contribution, buffer_bytes(&replay->payload), &why);
-    if (status == OK) return check_norm(replay->run, &replay->contribution, buffer_bytes(&replay->payload), error);
+    enum status status =
+        read_payload(replay->source, &replay->contribution, &replay->payload, &why);
+    if (status == OK)
+        status = check_digest(&replay->contribution, buffer_bytes(&replay->payload), &why);
+    if (status == OK)
+        return check_norm(replay->run, &replay->contribution, buffer_bytes(&replay->payload),
+                          error);
     /* It may have been given up by a later entry: judged at the end. */
     replay->unread = xrealloc(replay->unread, (replay->unread_count + 1) * sizeof *replay->unread);
     replay->unread[replay->unread_count++] = (struct unread){replay->run->size, why};
@@ -187,7 +211,8 @@ static enum status replay_model_step(struct replay *replay, struct error *error)
         uint8_t root[DIGEST_SIZE];
         bool trusted = replay->options->trusted;
         struct culprit culprit = {.index = UINT64_MAX};
-        enum status status = step_model(replay->source, replay->run, step, replay->model, trusted ? NULL : root, &culprit, error);
+        enum status status = step_model(replay->source, replay->run, step, replay->model,
+                                        trusted ? NULL : root, &culprit, error);
         if (status != OK) {
             replay->report->failed_entry = culprit.index;
             replay->report->lost_payload = culprit.lost;
@@ -196,14 +221,17 @@ static enum status replay_model_step(struct replay *replay, struct error *error)
         replay->report->roots_checked += step->step.has_root && !trusted;
         return OK;
     }
-    if (version < replay->options->tensors_from || !step->step.has_root || replay->model->version != version) return OK;
+    if (version < replay->options->tensors_from || !step->step.has_root ||
+        replay->model->version != version)
+        return OK;
     return compare_root(replay, step->step.root, "snapshot's", error);
 }
 
 /* Checked, then the tensors, then entered: the run never gets ahead of the model. */
 static enum status replay_entry(struct replay *replay, uint64_t index, struct error *error) {
     TRY(ledger_entry_decode(buffer_bytes(&replay->raw), &replay->entry, error));
-    TRY(run_check(replay->run, &replay->entry, replay->options->trusted, &replay->contribution, error));
+    TRY(run_check(replay->run, &replay->entry, replay->options->trusted, &replay->contribution,
+                  error));
     switch (replay->entry.kind) {
     case LEDGER_GENESIS: TRY(replay_genesis(replay, error)); break;
     case LEDGER_CONTRIBUTION: TRY(replay_contribution(replay, error)); break;
@@ -213,7 +241,8 @@ static enum status replay_entry(struct replay *replay, uint64_t index, struct er
     run_commit(replay->run, &replay->entry, &replay->contribution, buffer_bytes(&replay->raw));
     replay->report->entries++;
     replay->report->version = replay->run->version;
-    if (replay->options->progress) replay->options->progress(replay->options->context, index, &replay->entry);
+    if (replay->options->progress)
+        replay->options->progress(replay->options->context, index, &replay->entry);
     return OK;
 }
 
@@ -221,11 +250,14 @@ static enum status replay_all(struct replay *replay, struct error *error) {
     while (replay->run->size < replay->options->until) {
         uint64_t index = replay->run->size;
         replay->raw.size = 0;
-        enum status status = replay->source->entry(replay->source->context, index, &replay->raw, error);
+        enum status status =
+            replay->source->entry(replay->source->context, index, &replay->raw, error);
         if (status == NOT_FOUND) {
             if (!replay->model || replay->run->version >= replay->options->tensors_from) return OK;
-            return error_set(error, CORRUPT, "the ledger ends at version %llu, the snapshot is of version %llu",
-                             (unsigned long long)replay->run->version, (unsigned long long)replay->options->tensors_from);
+            return error_set(error, CORRUPT,
+                             "the ledger ends at version %llu, the snapshot is of version %llu",
+                             (unsigned long long)replay->run->version,
+                             (unsigned long long)replay->options->tensors_from);
         }
         if (status == OK) status = replay_entry(replay, index, error);
         if (status == OK) continue;
@@ -235,7 +267,8 @@ static enum status replay_all(struct replay *replay, struct error *error) {
     return OK;
 }
 
-/* The newest root there is, if the model stands where it was taken: a difference anywhere before it shows in it too. */
+/* The newest root there is, if the model stands where it was taken: a difference anywhere before it
+ * shows in it too. */
 static enum status check_last_root(struct replay *replay, struct error *error) {
     uint8_t root[DIGEST_SIZE];
     uint64_t version;
@@ -251,13 +284,15 @@ static enum status check_unread(struct replay *replay, struct error *error) {
         replay->report->failed_entry = unread->index;
         replay->report->lost_payload = true;
         if (error) *error = unread->why;
-        return error_wrap(error, unread->why.status, "replay stops at entry %llu", (unsigned long long)unread->index);
+        return error_wrap(error, unread->why.status, "replay stops at entry %llu",
+                          (unsigned long long)unread->index);
     }
     return OK;
 }
 
-enum status replay_run(const struct ledger_source *source, const struct replay_options *options, struct run_state *run,
-                       struct model_state *model, struct replay_report *report, struct error *error) {
+enum status replay_run(const struct ledger_source *source, const struct replay_options *options,
+                       struct run_state *run, struct model_state *model,
+                       struct replay_report *report, struct error *error) {
     struct replay_report unread;
     struct replay *replay = xcalloc(1, sizeof *replay);
     replay->source = source;
@@ -267,10 +302,12 @@ enum status replay_run(const struct ledger_source *source, const struct replay_o
     replay->report = report ? report : &unread;
     *replay->report = (struct replay_report){.failed_entry = UINT64_MAX, .version = run->version};
     enum status status = OK;
-    if (model && run->has_genesis) status = check_shape(&run->manifest, run->parameters, model, error);
+    if (model && run->has_genesis)
+        status = check_shape(&run->manifest, run->parameters, model, error);
     if (status == OK && model && options->tensors_from > model->version)
-        status = error_set(error, INVALID, "the model is at version %llu, not at the snapshot's %llu",
-                           (unsigned long long)model->version, (unsigned long long)options->tensors_from);
+        status = error_set(
+            error, INVALID, "the model is at version %llu, not at the snapshot's %llu",
+            (unsigned long long)model->version, (unsigned long long)options->tensors_from);
     if (status == OK) status = replay_all(replay, error);
     if (status == OK && model && options->trusted) status = check_last_root(replay, error);
     if (status == OK) status = check_unread(replay, error);

@@ -1,8 +1,9 @@
-/* Replay: from a ledger and its payloads to the model, the way an auditor, a restarted coordinator and a site all do it.
+/* Replay: from a ledger and its payloads to the model, the way an auditor, a restarted coordinator
+ * and a site all do it.
  *
- * The caller lends a source of bytes (a store, a copied directory, a simulated disk). replay_run feeds entries to a run_state
- * and steps to a model_state and checks every digest, signature, rule and state root on the way. The first disagreement stops
- * it, named by entry.
+ * The caller lends a source of bytes (a store, a copied directory, a simulated disk). replay_run
+ * feeds entries to a run_state and steps to a model_state and checks every digest, signature, rule
+ * and state root on the way. The first disagreement stops it, named by entry.
  */
 #ifndef FED_REPLAY_H
 #define FED_REPLAY_H
@@ -14,17 +15,20 @@ struct ledger_source {
     /* Appends entry `index`. NOT_FOUND past the end; CORRUPT. */
     enum status (*entry)(void *context, uint64_t index, struct buffer *out, struct error *error);
     /* Appends the payload with that digest. NOT_FOUND; CORRUPT. */
-    enum status (*payload)(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size, struct buffer *out,
-                           struct error *error);
+    enum status (*payload)(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size,
+                           struct buffer *out, struct error *error);
     void *context;
 };
 
 struct replay_options {
-    bool trusted;          /* an own store read back at start: no signatures, and of the state roots only the newest, in which a
-                               difference anywhere shows. Several times as fast */
+    /* an own store read back at start: no signatures, and of the state roots only the newest, in
+     * which a difference anywhere shows. Several times as fast */
+    bool trusted;
     uint64_t until;        /* stop before this entry; UINT64_MAX: to the end */
-    uint64_t tensors_from; /* steps with a version at or below this were in the model already (a snapshot): not applied */
-    bool every_payload;    /* read and check payloads of contributions that no step has merged yet too (audit) */
+    uint64_t tensors_from; /* steps with a version at or below this were in the model already (a
+                              snapshot): not applied */
+    bool every_payload; /* read and check payloads of contributions that no step has merged yet too
+                           (audit) */
     /* Called after each entry (may be NULL): for progress, and to keep what a caller needs. */
     void (*progress)(void *context, uint64_t index, const struct ledger_entry *entry);
     void *context;
@@ -33,22 +37,29 @@ struct replay_options {
 struct replay_report {
     uint64_t entries, contributions, steps, roots_checked, version;
     uint64_t failed_entry; /* the entry that the error is about; UINT64_MAX: none */
-    bool lost_payload;     /* it is a contribution whose payload is not there or damaged: any site that has it can supply it */
+    bool lost_payload; /* it is a contribution whose payload is not there or damaged: any site that
+                          has it can supply it */
 };
 
-/* Continues from run_state_size(run). `model` may be NULL: the control half alone. If model is given and at version 0 with
- * tensors_from 0, its theta must be the initial parameters; their root is checked against the genesis entry. */
-MUST_USE enum status replay_run(const struct ledger_source *source, const struct replay_options *options, struct run_state *run,
-                                struct model_state *model, struct replay_report *report, struct error *error);
+/* Continues from run_state_size(run). `model` may be NULL: the control half alone. If model is
+ * given and at version 0 with tensors_from 0, its theta must be the initial parameters; their root
+ * is checked against the genesis entry. */
+MUST_USE enum status replay_run(const struct ledger_source *source,
+                                const struct replay_options *options, struct run_state *run,
+                                struct model_state *model, struct replay_report *report,
+                                struct error *error);
 
-/* Gathers what model_state_step needs for one STEP entry and applies it; used by replay_run and by live followers.
- * find(index) must be answerable from `run` BEFORE the step entry is applied to it (its parts are still pending). The step is
- * checked against the run's rules and its payloads against their headers' digests and norms before a tensor is touched. *root
- * is the new state root where the manifest needs one for this version, else zero. An entry that is being planned may lack its
- * root; one that has another is CORRUPT, and the model is then unusable. *lost (may be NULL) is the index of the contribution whose
- * payload is not there or damaged, where that is the error; else UINT64_MAX. The model is then as before. */
-MUST_USE enum status replay_step(const struct ledger_source *source, const struct run_state *run, const struct ledger_entry *step,
-                                 struct model_state *model, uint8_t root[static DIGEST_SIZE], uint64_t *lost,
+/* Gathers what model_state_step needs for one STEP entry and applies it; used by replay_run and by
+ * live followers. find(index) must be answerable from `run` BEFORE the step entry is applied to it
+ * (its parts are still pending). The step is checked against the run's rules and its payloads
+ * against their headers' digests and norms before a tensor is touched. *root is the new state root
+ * where the manifest needs one for this version, else zero. An entry that is being planned may lack
+ * its root; one that has another is CORRUPT, and the model is then unusable. *lost (may be NULL) is
+ * the index of the contribution whose payload is not there or damaged, where that is the error;
+ * else UINT64_MAX. The model is then as before. */
+MUST_USE enum status replay_step(const struct ledger_source *source, const struct run_state *run,
+                                 const struct ledger_entry *step, struct model_state *model,
+                                 uint8_t root[static DIGEST_SIZE], uint64_t *lost,
                                  struct error *error);
 
 #endif

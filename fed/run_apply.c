@@ -1,28 +1,31 @@
 /* The rules by which an entry may follow a ledger, and what it then changes.
  *
- * Every entry goes through run_check, which only reads, and then run_commit, which cannot fail: so a refused entry leaves
- * no trace. What is allowed when:
+ * Every entry goes through run_check, which only reads, and then run_commit, which cannot fail: so
+ * a refused entry leaves no trace. What is allowed when:
  *
  *                   ACTIVE   PAUSED   STOPPED
  *   SITE_INVITED      x        x
  *   SITE_ADDED        x        x
  *   SITE_REVOKED      x        x         x
  *   CONTRIBUTION      x                            and none once the token budget is spent
- *   STEP              x        x         x         what was acknowledged is merged, whatever happens
+ *   STEP              x        x         x         what was acknowledged is merged, whatever
+ *                                                  happens
  *   PAUSED            x
  *   RESUMED                    x
  *   STOPPED           x        x                   for good
- *   EPOCH             x        x         x         a coordinator that serves an ended run restarts too
+ *   EPOCH             x        x         x         a coordinator that serves an ended run restarts
+ *                                                  too
  *   INNER_STEPS       x        x
  *   DROPPED           x        x         x         of a contribution that waits
  *
- * Epochs: entry 0 begins with any; an EPOCH entry carries a higher one than the ledger's, every other entry exactly the
- * ledger's. Contributions name the epoch of the coordinator that they were made for, and it must be the ledger's.
+ * Epochs: entry 0 begins with any; an EPOCH entry carries a higher one than the ledger's, every
+ * other entry exactly the ledger's. Contributions name the epoch of the coordinator that they were
+ * made for, and it must be the ledger's.
  *
- * Revocation: contributions of the site that wait are dropped: they stay in the ledger and are never merged, for the key's
- * holder may be who wrote them. What was merged stays merged (excision is a replay of its own). A key is enrolled once:
- * neither a revoked key nor a second site can come back with it. Times are not looked at: the expiry of invitations is the
- * coordinator's to enforce.
+ * Revocation: contributions of the site that wait are dropped: they stay in the ledger and are
+ * never merged, for the key's holder may be who wrote them. What was merged stays merged (excision
+ * is a replay of its own). A key is enrolled once: neither a revoked key nor a second site can come
+ * back with it. Times are not looked at: the expiry of invitations is the coordinator's to enforce.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -32,7 +35,7 @@
 #include "codec/codec.h"
 #include "fed/run_internal.h"
 
-/* --- genesis -------------------------------------------------------------------------------------------------------------- */
+/* --- genesis ---------------------------------------------------------------------------------- */
 static enum status check_genesis(const struct ledger_entry *entry, struct error *error) {
     struct manifest manifest;
     TRY(manifest_parse(entry->genesis.manifest, &manifest, error));
@@ -45,14 +48,16 @@ static enum status check_genesis(const struct ledger_entry *entry, struct error 
     uint64_t least = manifest.fragments == 1 ? 1 : (uint64_t)manifest.fragments * CODEC_CHUNK;
     if (entry->genesis.parameters < least || entry->genesis.parameters > CODEC_COUNT_MAX)
         return error_set(error, INVALID, "%llu parameters, where %u fragments need at least %llu",
-                         (unsigned long long)entry->genesis.parameters, manifest.fragments, (unsigned long long)least);
+                         (unsigned long long)entry->genesis.parameters, manifest.fragments,
+                         (unsigned long long)least);
     return OK;
 }
 
 static void commit_genesis(struct run_state *state, const struct ledger_entry *entry) {
     ASSERT(manifest_parse(entry->genesis.manifest, &state->manifest, NULL) == OK);
     state->has_genesis = true;
-    digest_sha256(entry->genesis.manifest.data, entry->genesis.manifest.size, state->manifest_digest);
+    digest_sha256(entry->genesis.manifest.data, entry->genesis.manifest.size,
+                  state->manifest_digest);
     memcpy(state->run_id, entry->genesis.run_id, RUN_ID_SIZE);
     memcpy(state->coordinator_key, entry->genesis.coordinator_key, PUBLIC_KEY_SIZE);
     memcpy(state->layout_digest, entry->genesis.layout_digest, DIGEST_SIZE);
@@ -72,53 +77,70 @@ static void commit_genesis(struct run_state *state, const struct ledger_entry *e
     clip_window_init(&state->clip, &state->manifest);
 }
 
-/* --- sites ---------------------------------------------------------------------------------------------------------------- */
+/* --- sites ------------------------------------------------------------------------------------ */
 static bool name_is_active(const struct run_state *state, const char *name) {
     for (uint32_t i = 0; i < state->site_count; i++)
-        if (!state->sites[i].site.revoked && strcmp(state->sites[i].site.name, name) == 0) return true;
+        if (!state->sites[i].site.revoked && strcmp(state->sites[i].site.name, name) == 0)
+            return true;
     return false;
 }
 
-static enum status check_invited(const struct run_state *state, const struct ledger_entry *entry, struct error *error) {
+static enum status check_invited(const struct run_state *state, const struct ledger_entry *entry,
+                                 struct error *error) {
     TRY(name_check(entry->invited.name, error));
     if (name_is_active(state, entry->invited.name))
         return error_set(error, INVALID, "there is a site %s already", entry->invited.name);
     if (run_state_invitation(state, entry->invited.secret_digest))
-        return error_set(error, INVALID, "the secret of %s was used for another invitation", entry->invited.name);
+        return error_set(error, INVALID, "the secret of %s was used for another invitation",
+                         entry->invited.name);
     if (state->invitation_count >= INVITATIONS_LIMIT)
-        return error_set(error, INVALID, "%d invitations are the limit of a run", INVITATIONS_LIMIT);
+        return error_set(error, INVALID, "%d invitations are the limit of a run",
+                         INVITATIONS_LIMIT);
     return OK;
 }
 
-static enum status check_added(const struct run_state *state, const struct ledger_entry *entry, struct error *error) {
+static enum status check_added(const struct run_state *state, const struct ledger_entry *entry,
+                               struct error *error) {
     if (entry->added.site != state->site_count + 1)
-        return error_set(error, INVALID, "site number %u where %u follows", entry->added.site, state->site_count + 1);
-    if (state->site_count >= SITES_LIMIT) return error_set(error, INVALID, "%d sites are the limit of a run", SITES_LIMIT);
-    const struct run_invitation *invitation = run_state_invitation(state, entry->added.secret_digest);
-    if (!invitation) return error_set(error, INVALID, "site %s comes without an invitation", entry->added.name);
-    if (invitation->used) return error_set(error, INVALID, "the invitation of %s was used before", entry->added.name);
+        return error_set(error, INVALID, "site number %u where %u follows", entry->added.site,
+                         state->site_count + 1);
+    if (state->site_count >= SITES_LIMIT)
+        return error_set(error, INVALID, "%d sites are the limit of a run", SITES_LIMIT);
+    const struct run_invitation *invitation =
+        run_state_invitation(state, entry->added.secret_digest);
+    if (!invitation)
+        return error_set(error, INVALID, "site %s comes without an invitation", entry->added.name);
+    if (invitation->used)
+        return error_set(error, INVALID, "the invitation of %s was used before", entry->added.name);
     if (strcmp(invitation->name, entry->added.name) != 0)
-        return error_set(error, INVALID, "site %s comes with the invitation of %s", entry->added.name, invitation->name);
+        return error_set(error, INVALID, "site %s comes with the invitation of %s",
+                         entry->added.name, invitation->name);
     if (name_is_active(state, entry->added.name))
         return error_set(error, INVALID, "there is a site %s already", entry->added.name);
     for (uint32_t i = 0; i < state->site_count; i++)
         if (memcmp(state->sites[i].site.public_key, entry->added.public_key, PUBLIC_KEY_SIZE) == 0)
-            return error_set(error, INVALID, "the key of %s was enrolled for site %u before: a site needs one of its own",
-                             entry->added.name, i + 1);
+            return error_set(
+                error, INVALID,
+                "the key of %s was enrolled for site %u before: a site needs one of its own",
+                entry->added.name, i + 1);
     return public_key_check(entry->added.public_key, error);
 }
 
-static enum status check_revoked(const struct run_state *state, const struct ledger_entry *entry, struct error *error) {
+static enum status check_revoked(const struct run_state *state, const struct ledger_entry *entry,
+                                 struct error *error) {
     const struct run_site *site = run_state_site(state, entry->revoked.site);
     if (!site) return error_set(error, INVALID, "there is no site %u", entry->revoked.site);
-    if (site->revoked) return error_set(error, INVALID, "site %u was revoked before", entry->revoked.site);
+    if (site->revoked)
+        return error_set(error, INVALID, "site %u was revoked before", entry->revoked.site);
     return OK;
 }
 
 static void commit_invited(struct run_state *state, const struct ledger_entry *entry) {
     if (state->invitation_count == state->invitation_capacity) {
-        state->invitation_capacity = state->invitation_capacity ? state->invitation_capacity * 2 : 8;
-        state->invitations = xrealloc(state->invitations, state->invitation_capacity * sizeof *state->invitations);
+        state->invitation_capacity =
+            state->invitation_capacity ? state->invitation_capacity * 2 : 8;
+        state->invitations =
+            xrealloc(state->invitations, state->invitation_capacity * sizeof *state->invitations);
     }
     struct run_invitation *invitation = &state->invitations[state->invitation_count++];
     *invitation = (struct run_invitation){.expires_ms = entry->invited.expires_ms};
@@ -137,11 +159,13 @@ static void commit_added(struct run_state *state, const struct ledger_entry *ent
     memcpy(slot->site.public_key, entry->added.public_key, PUBLIC_KEY_SIZE);
     state->active_sites++;
     for (uint32_t i = 0; i < state->invitation_count; i++)
-        if (digest_equal(state->invitations[i].secret_digest, entry->added.secret_digest)) state->invitations[i].used = true;
+        if (digest_equal(state->invitations[i].secret_digest, entry->added.secret_digest))
+            state->invitations[i].used = true;
 }
 
 static void note_dropped(struct run_state *state, uint64_t index) {
-    state->dropped = xrealloc(state->dropped, (state->dropped_count + 1) * sizeof state->dropped[0]);
+    state->dropped =
+        xrealloc(state->dropped, (state->dropped_count + 1) * sizeof state->dropped[0]);
     state->dropped[state->dropped_count++] = index;
 }
 
@@ -163,14 +187,16 @@ static void commit_revoked(struct run_state *state, const struct ledger_entry *e
     }
 }
 
-/* --- giving up a contribution --------------------------------------------------------------------------------------------- */
+/* --- giving up a contribution ----------------------------------------------------------------- */
 static uint32_t fragment_of_pending(const struct run_state *state, uint64_t index) {
     uint32_t fragment = 0;
-    while (fragment < state->manifest.fragments && run_pending_at(state, fragment, index) < 0) fragment++;
+    while (fragment < state->manifest.fragments && run_pending_at(state, fragment, index) < 0)
+        fragment++;
     return fragment;
 }
 
-static enum status check_dropped(const struct run_state *state, const struct ledger_entry *entry, struct error *error) {
+static enum status check_dropped(const struct run_state *state, const struct ledger_entry *entry,
+                                 struct error *error) {
     if (fragment_of_pending(state, entry->dropped.index) < state->manifest.fragments) return OK;
     return error_set(error, INVALID, "entry %llu is not a contribution that waits to be merged",
                      (unsigned long long)entry->dropped.index);
@@ -183,15 +209,18 @@ static void commit_dropped(struct run_state *state, const struct ledger_entry *e
     const struct contribution *contribution = &slot->pending[at].pending.contribution;
     struct site_slot *site = &state->sites[contribution->site - 1];
     site->pending &= ~(UINT64_C(1) << fragment);
-    site->site.tokens -= MIN(site->site.tokens, contribution->tokens); /* what carries its mass next counts them */
+    /* what carries its mass next counts them */
+    site->site.tokens -= MIN(site->site.tokens, contribution->tokens);
     state->tokens -= MIN(state->tokens, contribution->tokens);
-    memmove(&slot->pending[at], &slot->pending[at + 1], (--slot->count - at) * sizeof slot->pending[0]);
+    memmove(&slot->pending[at], &slot->pending[at + 1],
+            (--slot->count - at) * sizeof slot->pending[0]);
     note_dropped(state, entry->dropped.index);
     MARK("run: a contribution is dropped");
 }
 
-/* --- contributions -------------------------------------------------------------------------------------------------------- */
-static enum status check_contribution(const struct run_state *state, const struct ledger_entry *entry, bool trusted,
+/* --- contributions ---------------------------------------------------------------------------- */
+static enum status check_contribution(const struct run_state *state,
+                                      const struct ledger_entry *entry, bool trusted,
                                       struct contribution *decoded, struct error *error) {
     const uint8_t *header = entry->contribution.header;
     TRY(contribution_decode(bytes_of(header, CONTRIBUTION_HEADER_SIZE), decoded, error));
@@ -200,7 +229,8 @@ static enum status check_contribution(const struct run_state *state, const struc
     if (site->site.revoked)
         return error_set(error, INVALID, "site %u was revoked by entry %llu", decoded->site,
                          (unsigned long long)site->site.revoked_at);
-    if (!trusted && !contribution_verify(site->site.public_key, header, entry->contribution.signature))
+    if (!trusted &&
+        !contribution_verify(site->site.public_key, header, entry->contribution.signature))
         return error_set(error, INVALID, "the signature is not site %u's", decoded->site);
     uint8_t digest[DIGEST_SIZE];
     contribution_digest(header, digest);
@@ -216,7 +246,8 @@ static void push_record(struct site_slot *site, const struct sequence_record *re
     site->records[site->count++] = *record;
 }
 
-static void push_pending(struct run_state *state, const struct contribution *c, const uint8_t digest[static DIGEST_SIZE]) {
+static void push_pending(struct run_state *state, const struct contribution *c,
+                         const uint8_t digest[static DIGEST_SIZE]) {
     struct fragment_slot *slot = &state->fragments[c->fragment];
     if (slot->count == slot->capacity) {
         slot->capacity = slot->capacity ? slot->capacity * 2 : 4;
@@ -224,21 +255,27 @@ static void push_pending(struct run_state *state, const struct contribution *c, 
     }
     struct pending_slot *pending = &slot->pending[slot->count++];
     *pending = (struct pending_slot){
-        .pending = {.index = state->size, .contribution = *c, .clip = clip_window_clip(&state->clip, c->norm)},
+        .pending = {.index = state->size,
+                    .contribution = *c,
+                    .clip = clip_window_clip(&state->clip, c->norm)},
         .staleness = run_state_staleness(state, c->fragment, c->base_version),
         .steps = slot->steps,
     };
     memcpy(pending->pending.header_digest, digest, DIGEST_SIZE);
 }
 
-static uint64_t add_saturated(uint64_t a, uint64_t b) { return a > UINT64_MAX - b ? UINT64_MAX : a + b; }
+static uint64_t add_saturated(uint64_t a, uint64_t b) {
+    return a > UINT64_MAX - b ? UINT64_MAX : a + b;
+}
 
-static void commit_contribution(struct run_state *state, const struct ledger_entry *entry, const struct contribution *c) {
+static void commit_contribution(struct run_state *state, const struct ledger_entry *entry,
+                                const struct contribution *c) {
     uint8_t digest[DIGEST_SIZE];
     contribution_digest(entry->contribution.header, digest);
     struct site_slot *site = &state->sites[c->site - 1];
     push_pending(state, c, digest);
-    clip_window_push(&state->clip, c->norm); /* after the clip: a contribution is measured by those before it */
+    clip_window_push(&state->clip,
+                     c->norm); /* after the clip: a contribution is measured by those before it */
     push_record(site, &(struct sequence_record){c->sequence, state->size, digest_prefix(digest)});
     site->pending |= UINT64_C(1) << c->fragment;
     site->site.last_sequence = c->sequence;
@@ -251,8 +288,9 @@ static void commit_contribution(struct run_state *state, const struct ledger_ent
     state->tokens = add_saturated(state->tokens, c->tokens);
 }
 
-/* --- the whole ------------------------------------------------------------------------------------------------------------ */
-static const char *const phase_names[] = {[RUN_ACTIVE] = "active", [RUN_PAUSED] = "paused", [RUN_STOPPED] = "stopped"};
+/* --- the whole -------------------------------------------------------------------------------- */
+static const char *const phase_names[] = {
+    [RUN_ACTIVE] = "active", [RUN_PAUSED] = "paused", [RUN_STOPPED] = "stopped"};
 
 static bool phase_allows(enum run_phase phase, enum ledger_kind kind) {
     switch (kind) {
@@ -267,8 +305,8 @@ static bool phase_allows(enum run_phase phase, enum ledger_kind kind) {
     }
 }
 
-static enum status check_kind(const struct run_state *state, const struct ledger_entry *entry, bool trusted,
-                              struct contribution *decoded, struct error *error) {
+static enum status check_kind(const struct run_state *state, const struct ledger_entry *entry,
+                              bool trusted, struct contribution *decoded, struct error *error) {
     switch (entry->kind) {
     case LEDGER_GENESIS: return check_genesis(entry, error);
     case LEDGER_SITE_INVITED: return check_invited(state, entry, error);
@@ -277,8 +315,10 @@ static enum status check_kind(const struct run_state *state, const struct ledger
     case LEDGER_CONTRIBUTION: return check_contribution(state, entry, trusted, decoded, error);
     case LEDGER_STEP: return run_check_step(state, entry, error);
     case LEDGER_INNER_STEPS:
-        if (entry->inner_steps.inner_steps >= 1 && entry->inner_steps.inner_steps <= 1000000) return OK;
-        return error_set(error, INVALID, "%u inner steps: 1 to 1000000", entry->inner_steps.inner_steps);
+        if (entry->inner_steps.inner_steps >= 1 && entry->inner_steps.inner_steps <= 1000000)
+            return OK;
+        return error_set(error, INVALID, "%u inner steps: 1 to 1000000",
+                         entry->inner_steps.inner_steps);
     case LEDGER_DROPPED: return check_dropped(state, entry, error);
     case LEDGER_PAUSED:
     case LEDGER_RESUMED:
@@ -288,25 +328,30 @@ static enum status check_kind(const struct run_state *state, const struct ledger
     return error_set(error, INVALID, "kind %d is unknown", (int)entry->kind);
 }
 
-static enum status check_order(const struct run_state *state, const struct ledger_entry *entry, struct error *error) {
+static enum status check_order(const struct run_state *state, const struct ledger_entry *entry,
+                               struct error *error) {
     if (state->has_genesis == (entry->kind == LEDGER_GENESIS))
         return error_set(error, INVALID, "a ledger begins with its one genesis entry");
     if (!state->has_genesis) return OK;
     if (entry->kind == LEDGER_EPOCH ? entry->epoch <= state->epoch : entry->epoch != state->epoch)
-        return error_set(error, INVALID, "epoch %u in a ledger of epoch %u", entry->epoch, state->epoch);
-    if (!phase_allows(state->phase, entry->kind)) return error_set(error, INVALID, "the run is %s", phase_names[state->phase]);
+        return error_set(error, INVALID, "epoch %u in a ledger of epoch %u", entry->epoch,
+                         state->epoch);
+    if (!phase_allows(state->phase, entry->kind))
+        return error_set(error, INVALID, "the run is %s", phase_names[state->phase]);
     return OK;
 }
 
-enum status run_check(const struct run_state *state, const struct ledger_entry *entry, bool trusted, struct contribution *decoded,
-                      struct error *error) {
+enum status run_check(const struct run_state *state, const struct ledger_entry *entry, bool trusted,
+                      struct contribution *decoded, struct error *error) {
     enum status status = check_order(state, entry, error);
     if (status == OK) status = check_kind(state, entry, trusted, decoded, error);
     if (status == OK) return OK;
-    return error_wrap(error, status, "ledger entry %llu (%s)", (unsigned long long)state->size, ledger_kind_name(entry->kind));
+    return error_wrap(error, status, "ledger entry %llu (%s)", (unsigned long long)state->size,
+                      ledger_kind_name(entry->kind));
 }
 
-void run_commit(struct run_state *state, const struct ledger_entry *entry, const struct contribution *decoded, struct bytes raw) {
+void run_commit(struct run_state *state, const struct ledger_entry *entry,
+                const struct contribution *decoded, struct bytes raw) {
     switch (entry->kind) {
     case LEDGER_GENESIS: commit_genesis(state, entry); break;
     case LEDGER_SITE_INVITED: commit_invited(state, entry); break;
@@ -342,11 +387,13 @@ void run_commit(struct run_state *state, const struct ledger_entry *entry, const
     state->size++;
 }
 
-enum status run_state_apply(struct run_state *state, struct bytes raw, bool trusted, struct error *error) {
+enum status run_state_apply(struct run_state *state, struct bytes raw, bool trusted,
+                            struct error *error) {
     struct ledger_entry entry;
     struct contribution decoded = {0};
     enum status status = ledger_entry_decode(raw, &entry, error);
-    if (status != OK) return error_wrap(error, status, "ledger entry %llu", (unsigned long long)state->size);
+    if (status != OK)
+        return error_wrap(error, status, "ledger entry %llu", (unsigned long long)state->size);
     TRY(run_check(state, &entry, trusted, &decoded, error));
     run_commit(state, &entry, &decoded, raw);
     return OK;

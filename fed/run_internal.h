@@ -1,10 +1,12 @@
-/* The inside of run_state, shared by its four files: run_state.c (reading), run_apply.c (entries), run_scale.c (staleness,
- * clipping, steps), admission.c (the rules of one contribution). Nobody else includes this but replay.c, which must check a
- * step before it touches a tensor and enter it afterwards.
+/* The inside of run_state, shared by its four files: run_state.c (reading), run_apply.c (entries),
+ * run_scale.c (staleness, clipping, steps), admission.c (the rules of one contribution). Nobody
+ * else includes this but replay.c, which must check a step before it touches a tensor and enter it
+ * afterwards.
  *
- * Memory: 24 bytes per contribution for the index of sequences and 64 bytes per entry for the hash tree grow with the ledger;
- * everything else is bounded: sites by SITES_LIMIT, invitations by INVITATIONS_LIMIT, pending contributions by one per site and
- * fragment, remembered steps and roots by the staleness cap, norms by the clip window.
+ * Memory: 24 bytes per contribution for the index of sequences and 64 bytes per entry for the hash
+ * tree grow with the ledger; everything else is bounded: sites by SITES_LIMIT, invitations by
+ * INVITATIONS_LIMIT, pending contributions by one per site and fragment, remembered steps and roots
+ * by the staleness cap, norms by the clip window.
  */
 #ifndef FED_RUN_INTERNAL_H
 #define FED_RUN_INTERNAL_H
@@ -19,7 +21,8 @@ enum {
 struct sequence_record { /* one contribution in the ledger */
     uint64_t sequence;
     uint64_t index;
-    uint64_t digest_prefix; /* first bytes of its header's SHA-256: tells a repetition from another content */
+    uint64_t digest_prefix; /* first bytes of its header's SHA-256: tells a repetition from another
+                               content */
 };
 
 struct site_slot {
@@ -38,9 +41,10 @@ struct pending_slot {
 struct fragment_slot {
     struct pending_slot *pending; /* [count], owned, in ledger order */
     uint32_t count, capacity;
-    uint64_t steps;     /* ever made */
-    uint64_t version;   /* of the last */
-    uint64_t *versions; /* [remembered], owned: the last steps' versions, step s at s % remembered */
+    uint64_t steps;   /* ever made */
+    uint64_t version; /* of the last */
+    uint64_t
+        *versions; /* [remembered], owned: the last steps' versions, step s at s % remembered */
 };
 
 struct root_slot {
@@ -68,47 +72,58 @@ struct run_state {
     struct run_invitation *invitations; /* [invitation_count], owned */
     uint32_t invitation_count, invitation_capacity;
     struct fragment_slot fragments[FRAGMENTS_LIMIT];
-    uint32_t remembered;                /* steps per fragment: staleness cap + 1 */
-    struct root_slot *roots;            /* [root_capacity], owned: the root of version v at (v / root_interval) % root_capacity */
+    uint32_t remembered;     /* steps per fragment: staleness cap + 1 */
+    struct root_slot *roots; /* [root_capacity], owned: the root of version v at (v / root_interval)
+                                % root_capacity */
     uint64_t root_capacity, root_reach; /* versions further back than root_reach are not answered */
     uint64_t root_version;              /* the newest with a root */
     struct clip_window clip;            /* of all contributions in the ledger */
-    uint64_t *dropped;                  /* [dropped_count], owned: indices of contributions that were given up; rare */
+    uint64_t
+        *dropped; /* [dropped_count], owned: indices of contributions that were given up; rare */
     size_t dropped_count;
 };
 
-/* As error_wrap, but the status is the one given, whatever the story's was: what a codec calls INVALID in a payload is CORRUPT
- * for a reader of a ledger. */
-static inline enum status error_restate(struct error *error, enum status status, const char *context) {
+/* As error_wrap, but the status is the one given, whatever the story's was: what a codec calls
+ * INVALID in a payload is CORRUPT for a reader of a ledger. */
+static inline enum status error_restate(struct error *error, enum status status,
+                                        const char *context) {
     if (error) error->status = status;
     return error_wrap(error, status, "%s", context);
 }
 
 /* --- run_apply.c --- */
-/* The rules of one entry, without its effect. For a contribution *decoded gets its header's fields. */
-MUST_USE enum status run_check(const struct run_state *state, const struct ledger_entry *entry, bool trusted,
-                               struct contribution *decoded, struct error *error);
+/* The rules of one entry, without its effect. For a contribution *decoded gets its header's fields.
+ */
+MUST_USE enum status run_check(const struct run_state *state, const struct ledger_entry *entry,
+                               bool trusted, struct contribution *decoded, struct error *error);
 /* The effect of an entry that run_check found in order. Cannot fail. */
-void run_commit(struct run_state *state, const struct ledger_entry *entry, const struct contribution *decoded, struct bytes raw);
+void run_commit(struct run_state *state, const struct ledger_entry *entry,
+                const struct contribution *decoded, struct bytes raw);
 
 /* --- run_scale.c --- */
-float run_scale_of(const struct run_state *state, uint32_t fragment, const struct pending_slot *slot);
+float run_scale_of(const struct run_state *state, uint32_t fragment,
+                   const struct pending_slot *slot);
 /* Every rule of a STEP entry but the epoch's and the phase's. */
-MUST_USE enum status run_check_step(const struct run_state *state, const struct ledger_entry *entry, struct error *error);
+MUST_USE enum status run_check_step(const struct run_state *state, const struct ledger_entry *entry,
+                                    struct error *error);
 void run_commit_step(struct run_state *state, const struct ledger_entry *entry);
-/* The place of the contribution with that ledger index among the fragment's pending; -1 if it is not there. */
+/* The place of the contribution with that ledger index among the fragment's pending; -1 if it is
+ * not there. */
 int64_t run_pending_at(const struct run_state *state, uint32_t fragment, uint64_t index);
 
 /* --- admission.c --- */
-/* What the ledger itself demands of a contribution by `site`, which is enrolled and not revoked, with a good signature: all of
- * admission but what depends on a clock or on the coordinator's limits. */
+/* What the ledger itself demands of a contribution by `site`, which is enrolled and not revoked,
+ * with a good signature: all of admission but what depends on a clock or on the coordinator's
+ * limits. */
 enum refusal contribution_rules(const struct run_state *state, const struct site_slot *site,
-                                const struct contribution *contribution, const uint8_t header_digest[static DIGEST_SIZE],
-                                struct error *why);
+                                const struct contribution *contribution,
+                                const uint8_t header_digest[static DIGEST_SIZE], struct error *why);
 
 /* --- run_state.c --- */
-const struct site_slot *run_site_slot(const struct run_state *state, uint32_t site);       /* NULL: no such number */
-const struct sequence_record *run_record(const struct site_slot *slot, uint64_t sequence); /* NULL: none */
+/* NULL: no such number */
+const struct site_slot *run_site_slot(const struct run_state *state, uint32_t site);
+/* NULL: none */
+const struct sequence_record *run_record(const struct site_slot *slot, uint64_t sequence);
 uint64_t digest_prefix(const uint8_t digest[static DIGEST_SIZE]);
 
 #endif

@@ -9,11 +9,14 @@ static uint64_t remembered_steps(const struct run_state *state, const struct fra
     return MIN(slot->steps, (uint64_t)state->remembered);
 }
 
-/* The number of steps with a version above base; versions increase, so it is a search from the newest back. */
-uint64_t run_state_staleness(const struct run_state *state, uint32_t fragment, uint64_t base_version) {
+/* The number of steps with a version above base; versions increase, so it is a search from the
+ * newest back. */
+uint64_t run_state_staleness(const struct run_state *state, uint32_t fragment,
+                             uint64_t base_version) {
     if (fragment >= FRAGMENTS_LIMIT || !state->has_genesis) return 0;
     const struct fragment_slot *slot = &state->fragments[fragment];
-    uint64_t low = 0, high = remembered_steps(state, slot); /* how many newest steps are above base */
+    /* how many newest steps are above base */
+    uint64_t low = 0, high = remembered_steps(state, slot);
     while (low < high) {
         uint64_t middle = low + (high - low) / 2;
         uint64_t step = slot->steps - 1 - middle;
@@ -26,9 +29,12 @@ uint64_t run_state_staleness(const struct run_state *state, uint32_t fragment, u
     return low == state->remembered && slot->steps > low ? UINT64_MAX : low;
 }
 
-double run_state_median_norm(const struct run_state *state) { return state->has_genesis ? clip_window_median(&state->clip) : 0; }
+double run_state_median_norm(const struct run_state *state) {
+    return state->has_genesis ? clip_window_median(&state->clip) : 0;
+}
 
-float run_scale_of(const struct run_state *state, uint32_t fragment, const struct pending_slot *slot) {
+float run_scale_of(const struct run_state *state, uint32_t fragment,
+                   const struct pending_slot *slot) {
     uint64_t staleness = slot->staleness + (state->fragments[fragment].steps - slot->steps);
     return scale_of(slot->pending.clip, staleness_weight_of(&state->manifest, staleness));
 }
@@ -46,30 +52,37 @@ int64_t run_pending_at(const struct run_state *state, uint32_t fragment, uint64_
     return low < slot->count && slot->pending[low].pending.index == index ? low : -1;
 }
 
-static bool root_is_due(const struct run_state *state, uint64_t version) { return version % state->manifest.root_interval == 0; }
+static bool root_is_due(const struct run_state *state, uint64_t version) {
+    return version % state->manifest.root_interval == 0;
+}
 
-enum status run_check_step(const struct run_state *state, const struct ledger_entry *entry, struct error *error) {
+enum status run_check_step(const struct run_state *state, const struct ledger_entry *entry,
+                           struct error *error) {
     uint32_t fragment = entry->step.fragment;
     if (fragment >= state->manifest.fragments)
         return error_set(error, INVALID, "fragment %u of %u", fragment, state->manifest.fragments);
     if (entry->step.version != state->version + 1)
-        return error_set(error, INVALID, "version %llu after %llu", (unsigned long long)entry->step.version,
+        return error_set(error, INVALID, "version %llu after %llu",
+                         (unsigned long long)entry->step.version,
                          (unsigned long long)state->version);
     if (entry->step.has_root != root_is_due(state, entry->step.version))
         return error_set(error, INVALID, "version %llu %s a state root, one in %u has one",
-                         (unsigned long long)entry->step.version, entry->step.has_root ? "has" : "lacks",
-                         state->manifest.root_interval);
+                         (unsigned long long)entry->step.version,
+                         entry->step.has_root ? "has" : "lacks", state->manifest.root_interval);
     if (entry->step.count < 1 || entry->step.count > STEP_CONTRIBUTIONS_LIMIT)
         return error_set(error, INVALID, "%u contributions", entry->step.count);
     for (uint16_t i = 0; i < entry->step.count; i++) {
         const struct step_part *part = &entry->step.parts[i];
         int64_t at = run_pending_at(state, fragment, part->index);
         if (at < 0 || (i > 0 && part->index <= part[-1].index))
-            return error_set(error, INVALID, "part %u: entry %llu is not a waiting contribution of fragment %u, or out of order",
-                             i, (unsigned long long)part->index, fragment);
+            return error_set(
+                error, INVALID,
+                "part %u: entry %llu is not a waiting contribution of fragment %u, or out of order",
+                i, (unsigned long long)part->index, fragment);
         float scale = run_scale_of(state, fragment, &state->fragments[fragment].pending[at]);
         if (memcmp(&scale, &part->scale, sizeof scale) != 0)
-            return error_set(error, INVALID, "part %u: scale %.9g, the rules give %.9g", i, (double)part->scale, (double)scale);
+            return error_set(error, INVALID, "part %u: scale %.9g, the rules give %.9g", i,
+                             (double)part->scale, (double)scale);
     }
     return OK;
 }
@@ -91,14 +104,17 @@ void run_commit_step(struct run_state *state, const struct ledger_entry *entry) 
     slot->versions[slot->steps++ % state->remembered] = entry->step.version;
     slot->version = state->version = entry->step.version;
     if (!entry->step.has_root) return;
-    struct root_slot *root = &state->roots[(state->version / state->manifest.root_interval) % state->root_capacity];
+    struct root_slot *root =
+        &state->roots[(state->version / state->manifest.root_interval) % state->root_capacity];
     root->known = true;
     root->version = state->root_version = state->version;
     memcpy(root->root, entry->step.root, DIGEST_SIZE);
 }
 
-void run_state_plan_step(const struct run_state *state, uint32_t fragment, uint16_t count, struct ledger_entry *out) {
-    ASSERT(count >= 1 && count <= STEP_CONTRIBUTIONS_LIMIT && count <= run_state_pending_count(state, fragment));
+void run_state_plan_step(const struct run_state *state, uint32_t fragment, uint16_t count,
+                         struct ledger_entry *out) {
+    ASSERT(count >= 1 && count <= STEP_CONTRIBUTIONS_LIMIT &&
+           count <= run_state_pending_count(state, fragment));
     memset(out, 0, sizeof *out);
     out->kind = LEDGER_STEP;
     out->epoch = state->epoch;
@@ -107,6 +123,7 @@ void run_state_plan_step(const struct run_state *state, uint32_t fragment, uint1
     out->step.count = count;
     for (uint16_t i = 0; i < count; i++) {
         const struct pending_slot *slot = &state->fragments[fragment].pending[i];
-        out->step.parts[i] = (struct step_part){slot->pending.index, run_scale_of(state, fragment, slot)};
+        out->step.parts[i] =
+            (struct step_part){slot->pending.index, run_scale_of(state, fragment, slot)};
     }
 }

@@ -32,11 +32,19 @@ void run_state_destroy(struct run_state *state) {
 uint64_t run_state_size(const struct run_state *state) { return state->size; }
 const struct merkle *run_state_tree(const struct run_state *state) { return state->tree; }
 bool run_state_has_genesis(const struct run_state *state) { return state->has_genesis; }
-const struct manifest *run_state_manifest(const struct run_state *state) { return &state->manifest; }
-const uint8_t *run_state_manifest_digest(const struct run_state *state) { return state->manifest_digest; }
-const uint8_t *run_state_layout_digest(const struct run_state *state) { return state->layout_digest; }
+const struct manifest *run_state_manifest(const struct run_state *state) {
+    return &state->manifest;
+}
+const uint8_t *run_state_manifest_digest(const struct run_state *state) {
+    return state->manifest_digest;
+}
+const uint8_t *run_state_layout_digest(const struct run_state *state) {
+    return state->layout_digest;
+}
 const uint8_t *run_state_run_id(const struct run_state *state) { return state->run_id; }
-const uint8_t *run_state_coordinator_key(const struct run_state *state) { return state->coordinator_key; }
+const uint8_t *run_state_coordinator_key(const struct run_state *state) {
+    return state->coordinator_key;
+}
 const uint8_t *run_state_initial_root(const struct run_state *state) { return state->initial_root; }
 uint64_t run_state_parameters(const struct run_state *state) { return state->parameters; }
 uint64_t run_state_version(const struct run_state *state) { return state->version; }
@@ -47,19 +55,25 @@ uint32_t run_state_inner_steps(const struct run_state *state) { return state->in
 uint64_t run_state_tokens(const struct run_state *state) { return state->tokens; }
 uint32_t run_state_site_count(const struct run_state *state) { return state->site_count; }
 uint32_t run_state_active_sites(const struct run_state *state) { return state->active_sites; }
-uint32_t run_state_invitation_count(const struct run_state *state) { return state->invitation_count; }
+uint32_t run_state_invitation_count(const struct run_state *state) {
+    return state->invitation_count;
+}
 
-bool run_state_root_at(const struct run_state *state, uint64_t version, uint8_t out[static DIGEST_SIZE]) {
-    if (!state->has_genesis || version > state->version || state->version - version > state->root_reach ||
+bool run_state_root_at(const struct run_state *state, uint64_t version,
+                       uint8_t out[static DIGEST_SIZE]) {
+    if (!state->has_genesis || version > state->version ||
+        state->version - version > state->root_reach ||
         version % state->manifest.root_interval != 0)
         return false;
-    const struct root_slot *slot = &state->roots[(version / state->manifest.root_interval) % state->root_capacity];
+    const struct root_slot *slot =
+        &state->roots[(version / state->manifest.root_interval) % state->root_capacity];
     if (!slot->known || slot->version != version) return false;
     memcpy(out, slot->root, DIGEST_SIZE);
     return true;
 }
 
-void run_state_root(const struct run_state *state, uint64_t *version, uint8_t out[static DIGEST_SIZE]) {
+void run_state_root(const struct run_state *state, uint64_t *version,
+                    uint8_t out[static DIGEST_SIZE]) {
     *version = state->root_version;
     if (state->has_genesis) {
         uint64_t number = state->root_version / state->manifest.root_interval;
@@ -84,9 +98,11 @@ const struct run_site *run_state_site_named(const struct run_state *state, const
     return NULL;
 }
 
-const struct run_invitation *run_state_invitation(const struct run_state *state, const uint8_t digest[static DIGEST_SIZE]) {
+const struct run_invitation *run_state_invitation(const struct run_state *state,
+                                                  const uint8_t digest[static DIGEST_SIZE]) {
     for (uint32_t i = 0; i < state->invitation_count; i++)
-        if (memcmp(state->invitations[i].secret_digest, digest, DIGEST_SIZE) == 0) return &state->invitations[i];
+        if (memcmp(state->invitations[i].secret_digest, digest, DIGEST_SIZE) == 0)
+            return &state->invitations[i];
     return NULL;
 }
 
@@ -103,7 +119,8 @@ uint32_t dylu_inner_steps(uint32_t inner_steps, double rate, double fastest) {
     enum { SLOWEST_SHARE = 8 };
     if (!(fastest > 0) || !isfinite(fastest) || !(rate < fastest)) return inner_steps;
     uint32_t least = MAX(inner_steps / SLOWEST_SHARE, 1);
-    double scaled = floor(rate / fastest * inner_steps * (1 + 1e-12)); /* 0.3 / 0.1 is 3, whatever fp64 says */
+    /* 0.3 / 0.1 is 3, whatever fp64 says */
+    double scaled = floor(rate / fastest * inner_steps * (1 + 1e-12));
     return scaled > least ? (uint32_t)scaled : least;
 }
 
@@ -112,7 +129,8 @@ bool run_state_site_pending(const struct run_state *state, uint32_t site) {
     return slot && slot->pending != 0;
 }
 
-const struct run_pending *run_state_pending(const struct run_state *state, uint32_t fragment, uint32_t at) {
+const struct run_pending *run_state_pending(const struct run_state *state, uint32_t fragment,
+                                            uint32_t at) {
     ASSERT(at < run_state_pending_count(state, fragment));
     return &state->fragments[fragment].pending[at].pending;
 }
@@ -136,10 +154,12 @@ const struct sequence_record *run_record(const struct site_slot *slot, uint64_t 
         else
             high = middle;
     }
-    return low < slot->count && slot->records[low].sequence == sequence ? &slot->records[low] : NULL;
+    return low < slot->count && slot->records[low].sequence == sequence ? &slot->records[low]
+                                                                        : NULL;
 }
 
-bool run_state_find(const struct run_state *state, uint32_t site, uint64_t sequence, uint64_t *index) {
+bool run_state_find(const struct run_state *state, uint32_t site, uint64_t sequence,
+                    uint64_t *index) {
     const struct site_slot *slot = run_site_slot(state, site);
     const struct sequence_record *record = slot ? run_record(slot, sequence) : NULL;
     if (record) *index = record->index;
@@ -147,7 +167,9 @@ bool run_state_find(const struct run_state *state, uint32_t site, uint64_t seque
 }
 
 size_t run_state_dropped_count(const struct run_state *state) { return state->dropped_count; }
-uint64_t run_state_dropped_at(const struct run_state *state, size_t at) { return state->dropped[at]; }
+uint64_t run_state_dropped_at(const struct run_state *state, size_t at) {
+    return state->dropped[at];
+}
 
 bool run_state_dropped(const struct run_state *state, uint64_t index) {
     for (size_t i = 0; i < state->dropped_count; i++)
@@ -155,11 +177,14 @@ bool run_state_dropped(const struct run_state *state, uint64_t index) {
     return false;
 }
 
-/* Boundaries lie at whole chunks, as evenly as those allow: with c whole chunks, fragment f starts at chunk floor(c * f / n). */
-void fragment_range(uint64_t parameters, uint32_t fragments, uint32_t fragment, uint64_t *start, uint64_t *count) {
+/* Boundaries lie at whole chunks, as evenly as those allow: with c whole chunks, fragment f starts
+ * at chunk floor(c * f / n). */
+void fragment_range(uint64_t parameters, uint32_t fragments, uint32_t fragment, uint64_t *start,
+                    uint64_t *count) {
     ASSERT(fragment < fragments && fragments <= FRAGMENTS_LIMIT);
     const uint64_t chunk = 4096, chunks = parameters / chunk;
-    uint64_t end = fragment + 1 == fragments ? parameters : chunks * (fragment + 1) / fragments * chunk;
+    uint64_t end =
+        fragment + 1 == fragments ? parameters : chunks * (fragment + 1) / fragments * chunk;
     *start = chunks * fragment / fragments * chunk;
     *count = end - *start;
 }

@@ -1,24 +1,33 @@
 /* What the ledger says about a run, without its tensors: the control half of the state machine.
  *
- * Coordinator, sites, auditor and simulator feed the same entries in the same order to a run_state and so agree on who is
- * enrolled, which sequences were used, which contributions wait to be merged, how stale each is and by how much each is
- * scaled. run_state_apply refuses an entry that breaks a rule, so a coordinator cannot write a step that its own ledger does
- * not justify, and a site notices one that tries.
+ * Coordinator, sites, auditor and simulator feed the same entries in the same order to a run_state
+ * and so agree on who is enrolled, which sequences were used, which contributions wait to be
+ * merged, how stale each is and by how much each is scaled. run_state_apply refuses an entry that
+ * breaks a rule, so a coordinator cannot write a step that its own ledger does not justify, and a
+ * site notices one that tries.
  *
- * Scale of a part in a step, all in fp32/fp64 with explicit rounding, so that everybody computes the same bits:
- *   clip    = factor * median / norm where factor > 0, at least clip_minimum norms were accepted, the median is above 0
- *             and norm > factor * median, else 1. The median is over the norms of the last clip_window contributions in the
- *             ledger before THIS contribution's entry (upper median of the sorted norms), so it is known and fixed once the
- *             contribution is in the ledger: contributions that arrive while a step is being computed do not change that
+ * Scale of a part in a step, all in fp32/fp64 with explicit rounding, so that everybody computes
+ * the same bits:
+ *   clip    = factor * median / norm where factor > 0, at least clip_minimum norms were accepted,
+ *           the median is above 0
+ *             and norm > factor * median, else 1. The median is over the norms of the last
+ *             clip_window contributions in the
+ *             ledger before THIS contribution's entry (upper median of the sorted norms), so it is
+ *             known and fixed once the
+ *             contribution is in the ledger: contributions that arrive while a step is being
+ *             computed do not change that
  *             step.
  *   weight  = 1, or 1 / sqrt(1 + staleness) or 1 / (1 + staleness) as the manifest says
- *   scale   = clip * weight, rounded to fp32 towards zero, so that no norm comes out above its limit
- * Staleness of a contribution = number of steps to its fragment with a version in (base_version, now].
+ *   scale   = clip * weight, rounded to fp32 towards zero, so that no norm comes out above its
+ *           limit
+ * Staleness of a contribution = number of steps to its fragment with a version in (base_version,
+ * now].
  *
- * A site has at most one contribution a fragment waiting. A pause or the end of the run refuses new contributions; what waits
- * may still be merged. A contribution that waits and whose payload is lost for good is dropped by an entry of its own: it stays in
- * the ledger, and its site takes its mass back. Revoking a site drops what waits from it: it stays in the ledger and is never merged. run_apply.c has
- * the table of what is allowed when.
+ * A site has at most one contribution a fragment waiting. A pause or the end of the run refuses new
+ * contributions; what waits may still be merged. A contribution that waits and whose payload is
+ * lost for good is dropped by an entry of its own: it stays in the ledger, and its site takes its
+ * mass back. Revoking a site drops what waits from it: it stays in the ledger and is never merged.
+ * run_apply.c has the table of what is allowed when.
  *
  * No I/O, no clock, no randomness; one owner.
  */
@@ -65,10 +74,12 @@ struct run_state;
 struct run_state *run_state_create(void);
 void run_state_destroy(struct run_state *state);
 
-/* Checks the entry against every rule and applies it; `raw` is its encoding (hashed into the tree). On anything but OK the
- * state is as before: INVALID names the rule and the entry's index. Contributions' signatures are verified here unless
- * `trusted` (an own ledger that is read back, where the digests of the store vouch). */
-MUST_USE enum status run_state_apply(struct run_state *state, struct bytes raw, bool trusted, struct error *error);
+/* Checks the entry against every rule and applies it; `raw` is its encoding (hashed into the tree).
+ * On anything but OK the state is as before: INVALID names the rule and the entry's index.
+ * Contributions' signatures are verified here unless `trusted` (an own ledger that is read back,
+ * where the digests of the store vouch). */
+MUST_USE enum status run_state_apply(struct run_state *state, struct bytes raw, bool trusted,
+                                     struct error *error);
 
 /* --- reading; what is lent is valid until the next apply --- */
 uint64_t run_state_size(const struct run_state *state); /* entries applied */
@@ -83,69 +94,90 @@ const uint8_t *run_state_initial_root(const struct run_state *state);    /* [DIG
 uint64_t run_state_parameters(const struct run_state *state);
 uint64_t run_state_version(const struct run_state *state);
 /* State root of the newest version whose step entry has one (version 0: the genesis root). */
-void run_state_root(const struct run_state *state, uint64_t *version, uint8_t out[static DIGEST_SIZE]);
-/* Root recorded for that version; false if it has none or lies further back than the staleness cap reaches. */
-bool run_state_root_at(const struct run_state *state, uint64_t version, uint8_t out[static DIGEST_SIZE]);
+void run_state_root(const struct run_state *state, uint64_t *version,
+                    uint8_t out[static DIGEST_SIZE]);
+/* Root recorded for that version; false if it has none or lies further back than the staleness cap
+ * reaches. */
+bool run_state_root_at(const struct run_state *state, uint64_t version,
+                       uint8_t out[static DIGEST_SIZE]);
 uint32_t run_state_epoch(const struct run_state *state);
 enum run_phase run_state_phase(const struct run_state *state);
-const char *run_state_reason(const struct run_state *state);                         /* of the pause or stop that holds now; "" */
-uint32_t run_state_inner_steps(const struct run_state *state);                       /* H now */
-uint64_t run_state_tokens(const struct run_state *state);                            /* of all contributions in the ledger */
-uint32_t run_state_site_count(const struct run_state *state);                        /* ever added */
-const struct run_site *run_state_site(const struct run_state *state, uint32_t site); /* NULL: no such number */
-const struct run_site *run_state_site_named(const struct run_state *state, const char *name); /* the newest of that name */
-uint32_t run_state_active_sites(const struct run_state *state);                               /* enrolled and not revoked */
+/* of the pause or stop that holds now; "" */
+const char *run_state_reason(const struct run_state *state);
+uint32_t run_state_inner_steps(const struct run_state *state); /* H now */
+/* of all contributions in the ledger */
+uint64_t run_state_tokens(const struct run_state *state);
+/* ever added */
+uint32_t run_state_site_count(const struct run_state *state);
+/* NULL: no such number */
+const struct run_site *run_state_site(const struct run_state *state, uint32_t site);
+/* the newest of that name */
+const struct run_site *run_state_site_named(const struct run_state *state, const char *name);
+/* enrolled and not revoked */
+uint32_t run_state_active_sites(const struct run_state *state);
 /* The invitation with that secret digest, used or not; NULL if there is none. */
-const struct run_invitation *run_state_invitation(const struct run_state *state, const uint8_t digest[static DIGEST_SIZE]);
+const struct run_invitation *run_state_invitation(const struct run_state *state,
+                                                  const uint8_t digest[static DIGEST_SIZE]);
 uint32_t run_state_invitation_count(const struct run_state *state);
 const struct run_invitation *run_state_invitation_at(const struct run_state *state, uint32_t at);
 uint32_t run_state_pending_count(const struct run_state *state, uint32_t fragment);
-const struct run_pending *run_state_pending(const struct run_state *state, uint32_t fragment, uint32_t at); /* ledger order */
+/* ledger order */
+const struct run_pending *run_state_pending(const struct run_state *state, uint32_t fragment,
+                                            uint32_t at);
 /* Whether a contribution of the site waits for a step, of any fragment. */
 bool run_state_site_pending(const struct run_state *state, uint32_t site);
-/* Steps to the fragment since base; UINT64_MAX where base lies before what is remembered (beyond any cap). */
-uint64_t run_state_staleness(const struct run_state *state, uint32_t fragment, uint64_t base_version);
+/* Steps to the fragment since base; UINT64_MAX where base lies before what is remembered (beyond
+ * any cap). */
+uint64_t run_state_staleness(const struct run_state *state, uint32_t fragment,
+                             uint64_t base_version);
 /* Version of the fragment's last step; 0 if none. */
 uint64_t run_state_fragment_version(const struct run_state *state, uint32_t fragment);
 /* Running median of accepted norms; 0 while fewer than clip_minimum. */
 double run_state_median_norm(const struct run_state *state);
 /* (site, sequence) -> ledger index of that contribution; false if none. */
-bool run_state_find(const struct run_state *state, uint32_t site, uint64_t sequence, uint64_t *index);
+bool run_state_find(const struct run_state *state, uint32_t site, uint64_t sequence,
+                    uint64_t *index);
 
-/* True of a contribution that waited and was given up (LEDGER_DROPPED), or whose site was revoked: it is never merged, and nobody
- * needs its payload. */
+/* True of a contribution that waited and was given up (LEDGER_DROPPED), or whose site was revoked:
+ * it is never merged, and nobody needs its payload. */
 size_t run_state_dropped_count(const struct run_state *state);
 uint64_t run_state_dropped_at(const struct run_state *state, size_t at);
 bool run_state_dropped(const struct run_state *state, uint64_t index);
 
 /* --- writing the next entries, for the coordinator --- */
-/* Fills a STEP entry (without root) that merges the fragment's first `count` pending contributions with the scales that the
- * rules give. count <= run_state_pending_count. */
-void run_state_plan_step(const struct run_state *state, uint32_t fragment, uint16_t count, struct ledger_entry *out);
+/* Fills a STEP entry (without root) that merges the fragment's first `count` pending contributions
+ * with the scales that the rules give. count <= run_state_pending_count. */
+void run_state_plan_step(const struct run_state *state, uint32_t fragment, uint16_t count,
+                         struct ledger_entry *out);
 
 /* --- admission, cheap to expensive; none of these changes the state --- */
 struct admission_limits {
     uint64_t now_ms;      /* wall clock, for expiry */
     uint64_t max_payload; /* bytes; the codec's bound for the fragment */
 };
-/* Everything that can be decided from the header before a byte of payload comes: identity, signature, run, layout, epoch,
- * sequence, phase, base version and its root, staleness, sizes. `site` is the one whose certificate the call came with.
- * ACCEPTED fills *out, and so does DUPLICATE, for the old receipt. `why` (may be NULL) gets a sentence for log and peer. */
-enum refusal admission_header(const struct run_state *state, uint32_t site, struct bytes header, struct bytes signature,
-                              const struct admission_limits *limits, struct contribution *out, struct error *why);
-/* The rest, from the payload, which is the caller's worker's job: size, digest, structure, finite, norm. `scratch` holds
- * `count` floats (the fragment's parameters) and holds the decoded delta afterwards if ACCEPTED. Thread-safe: touches
- * only its arguments. */
-enum refusal admission_payload(const struct contribution *contribution, const struct manifest *manifest, struct bytes payload,
+/* Everything that can be decided from the header before a byte of payload comes: identity,
+ * signature, run, layout, epoch, sequence, phase, base version and its root, staleness, sizes.
+ * `site` is the one whose certificate the call came with. ACCEPTED fills *out, and so does
+ * DUPLICATE, for the old receipt. `why` (may be NULL) gets a sentence for log and peer. */
+enum refusal admission_header(const struct run_state *state, uint32_t site, struct bytes header,
+                              struct bytes signature, const struct admission_limits *limits,
+                              struct contribution *out, struct error *why);
+/* The rest, from the payload, which is the caller's worker's job: size, digest, structure, finite,
+ * norm. `scratch` holds `count` floats (the fragment's parameters) and holds the decoded delta
+ * afterwards if ACCEPTED. Thread-safe: touches only its arguments. */
+enum refusal admission_payload(const struct contribution *contribution,
+                               const struct manifest *manifest, struct bytes payload,
                                uint64_t count, float *scratch, struct error *why);
 
-/* DyLU: H_w = floor(H * rate / fastest), at least H / 8 (a round with fewer steps costs more than it brings) and 1, at most H. Rates
- * are of any one unit; where nobody's is known (fastest is 0 or infinite) it is H. */
+/* DyLU: H_w = floor(H * rate / fastest), at least H / 8 (a round with fewer steps costs more than
+ * it brings) and 1, at most H. Rates are of any one unit; where nobody's is known (fastest is 0 or
+ * infinite) it is H. */
 uint32_t dylu_inner_steps(uint32_t inner_steps, double rate, double fastest);
 
-/* Fragment f of a vector of `parameters` floats in `fragments` pieces: [*start, *start + *count). Pieces are equal except
- * rounding to 4096 (the codec's chunk); the last takes the rest. */
-void fragment_range(uint64_t parameters, uint32_t fragments, uint32_t fragment, uint64_t *start, uint64_t *count);
+/* Fragment f of a vector of `parameters` floats in `fragments` pieces: [*start, *start + *count).
+ * Pieces are equal except rounding to 4096 (the codec's chunk); the last takes the rest. */
+void fragment_range(uint64_t parameters, uint32_t fragments, uint32_t fragment, uint64_t *start,
+                    uint64_t *count);
 /* Parameters of the largest. */
 uint64_t fragment_largest(uint64_t parameters, uint32_t fragments);
 

@@ -23,7 +23,9 @@ void clip_window_deinit(struct clip_window *window) {
     *window = (struct clip_window){0};
 }
 
-static uint64_t norms_held(const struct clip_window *window) { return MIN(window->count, (uint64_t)window->size); }
+static uint64_t norms_held(const struct clip_window *window) {
+    return MIN(window->count, (uint64_t)window->size);
+}
 
 double clip_window_median(const struct clip_window *window) {
     if (window->count == 0 || window->count < window->minimum) return 0;
@@ -67,8 +69,8 @@ double staleness_weight_of(const struct manifest *manifest, uint64_t staleness) 
     return manifest->merge.staleness_exponent == 1 ? 1 / base : 1 / sqrt(base);
 }
 
-/* Towards zero: rounded to the nearest, a norm would come out above its limit, by half a unit in the
- * last place, which is 6e-8 of it and, where the scale is denormal, any part of it. */
+/* Towards zero: rounded to the nearest, a norm would come out above its limit, by half a unit in
+ * the last place, which is 6e-8 of it and, where the scale is denormal, any part of it. */
 float scale_of(double clip, double weight) {
     double value = clip * weight;
     float nearest = (float)value;

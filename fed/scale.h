@@ -1,6 +1,6 @@
-/* The scale of a contribution in a step, without a ledger: the running median that norms are clipped
- * by, the weight of its staleness, and the rounding to fp32. fed/run_state.h says what the figures
- * mean; run_state and the workbench both compute them here.
+/* The scale of a contribution in a step, without a ledger: the running median that norms are
+ * clipped by, the weight of its staleness, and the rounding to fp32. fed/run_state.h says what the
+ * figures mean; run_state and the workbench both compute them here.
  *
  * All of it is integer arithmetic except for four operations in double (factor * median, / norm,
  * * weight, and sqrt, which IEEE-754 rounds exactly), so everybody gets the same bits.

@@ -1,19 +1,26 @@
-/* A snapshot's content is counts (u64 each), theta and, in dense mode, momentum and accumulated, as they lie in memory. */
+/* A snapshot's content is counts (u64 each), theta and, in dense mode, momentum and accumulated, as
+ * they lie in memory. */
 #include <string.h>
 
 #include "base/memory.h"
 #include "fed/model_state.h"
 #include "kernels/elementwise.h"
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "snapshots hold parameters as they lie in memory: little-endian");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+               "snapshots hold parameters as they lie in memory: little-endian");
 
-static uint64_t array_size(const struct model_state *state) { return state->parameters * sizeof(float); }
-
-static uint64_t size_of(uint32_t fragments, enum outer_mode mode, uint64_t parameters) {
-    return fragments * sizeof(uint64_t) + (mode == OUTER_DENSE ? 3 : 1) * parameters * sizeof(float);
+static uint64_t array_size(const struct model_state *state) {
+    return state->parameters * sizeof(float);
 }
 
-uint64_t snapshot_size(const struct model_state *state) { return size_of(state->fragments, state->mode, state->parameters); }
+static uint64_t size_of(uint32_t fragments, enum outer_mode mode, uint64_t parameters) {
+    return fragments * sizeof(uint64_t) +
+           (mode == OUTER_DENSE ? 3 : 1) * parameters * sizeof(float);
+}
+
+uint64_t snapshot_size(const struct model_state *state) {
+    return size_of(state->fragments, state->mode, state->parameters);
+}
 
 uint64_t snapshot_size_of(const struct manifest *manifest, uint64_t parameters) {
     return size_of(manifest->fragments, manifest->outer.mode, parameters);
@@ -29,22 +36,25 @@ void snapshot_write(const struct model_state *state, struct buffer *out) {
 }
 
 /* The arrays are checked where they come to lie, for the content's bytes need not be aligned. */
-static enum status read_array(struct reader *reader, const struct model_state *state, const char *name, float *out,
-                              struct error *error) {
+static enum status read_array(struct reader *reader, const struct model_state *state,
+                              const char *name, float *out, struct error *error) {
     reader_copy(reader, out, (size_t)array_size(state));
     if (elementwise_is_finite(out, (size_t)state->parameters)) return OK;
     return error_set(error, CORRUPT, "snapshot: %s holds values that are not finite", name);
 }
 
-enum status snapshot_read(struct model_state *state, const struct snapshot_header *header, struct bytes content,
-                          struct error *error) {
+enum status snapshot_read(struct model_state *state, const struct snapshot_header *header,
+                          struct bytes content, struct error *error) {
     if (content.size != snapshot_size(state) || content.size != header->content_size)
-        return error_set(error, CORRUPT, "snapshot: %zu bytes, its header names %llu, this model takes %llu", content.size,
-                         (unsigned long long)header->content_size, (unsigned long long)snapshot_size(state));
+        return error_set(error, CORRUPT,
+                         "snapshot: %zu bytes, its header names %llu, this model takes %llu",
+                         content.size, (unsigned long long)header->content_size,
+                         (unsigned long long)snapshot_size(state));
     uint8_t digest[DIGEST_SIZE];
     digest_sha256(content.data, content.size, digest);
     if (memcmp(digest, header->content_digest, DIGEST_SIZE) != 0)
-        return error_set(error, CORRUPT, "snapshot: the content is not the one that its header names");
+        return error_set(error, CORRUPT,
+                         "snapshot: the content is not the one that its header names");
     struct reader reader = reader_of(content);
     for (uint32_t f = 0; f < state->fragments; f++) state->counts[f] = reader_u64(&reader);
     TRY(read_array(&reader, state, "theta", state->theta, error));
@@ -56,7 +66,8 @@ enum status snapshot_read(struct model_state *state, const struct snapshot_heade
     uint8_t root[DIGEST_SIZE];
     state_root(state->theta, state->parameters, root);
     if (memcmp(root, header->root, DIGEST_SIZE) != 0)
-        return error_set(error, CORRUPT, "snapshot: the parameters have another state root than its header names");
+        return error_set(error, CORRUPT,
+                         "snapshot: the parameters have another state root than its header names");
     state->version = header->version;
     return OK;
 }
@@ -78,12 +89,15 @@ void snapshot_header_sign(const struct snapshot_header *header, const struct key
     buffer_deinit(&message);
 }
 
-enum status snapshot_header_verify(struct bytes raw, const uint8_t public_key[static PUBLIC_KEY_SIZE],
+enum status snapshot_header_verify(struct bytes raw,
+                                   const uint8_t public_key[static PUBLIC_KEY_SIZE],
                                    struct snapshot_header *out, struct error *error) {
     if (raw.size != SNAPSHOT_HEADER_SIZE)
-        return error_set(error, INVALID, "snapshot header: %zu bytes, not %d", raw.size, SNAPSHOT_HEADER_SIZE);
+        return error_set(error, INVALID, "snapshot header: %zu bytes, not %d", raw.size,
+                         SNAPSHOT_HEADER_SIZE);
     struct bytes message = bytes_of(raw.data, SNAPSHOT_HEADER_SIZE - SIGNATURE_SIZE);
-    if (sign_verify(public_key, SNAPSHOT_TAG, message, bytes_of(raw.data + message.size, SIGNATURE_SIZE), error) != OK)
+    if (sign_verify(public_key, SNAPSHOT_TAG, message,
+                    bytes_of(raw.data + message.size, SIGNATURE_SIZE), error) != OK)
         return error_wrap(error, INVALID, "snapshot header");
     struct reader reader = reader_of(message);
     reader_copy(&reader, out->run_id, RUN_ID_SIZE);

@@ -18,7 +18,7 @@
 enum { ROWS = 256, MATRICES = 4, TABLES_MAX = 8, ROUNDS = 7, CACHE_LIMIT = 1 << 20 };
 static const double BUDGET_NS = 2e9, MARGIN = 1.03;
 
-/* ---- the work: a layer's products forward and backward, and what is beside them ------------------------------------------------- */
+/* ---- the work: a layer's products forward and backward, and what is beside them -------------- */
 
 struct choice_shape { /* of a model's layer */
     size_t hidden, ffn, heads;
@@ -38,7 +38,8 @@ static void matrices_of(const struct choice_shape *s, size_t out[MATRICES][2]) {
 }
 
 static void room_deinit(struct room *room) {
-    void *all[] = {room->x, room->y, room->dx, room->w, room->dw, room->lse, room->forward, room->backward, room->scratch};
+    void *all[] = {room->x,   room->y,       room->dx,       room->w,      room->dw,
+                   room->lse, room->forward, room->backward, room->scratch};
     for (size_t i = 0; i < COUNT_OF(all); i++) free(all[i]);
 }
 
@@ -63,12 +64,15 @@ static bool room_init(struct room *room, const struct kernels *const *tables, si
                 scratch = MAX(scratch, tables[t]->linear_scratch_size(ROWS, out, in));
             }
         }
-        const struct attention_shape attention = {LENGTH, shapes[s].heads, shapes[s].heads, shapes[s].hidden / shapes[s].heads};
-        for (size_t t = 0; t < count; t++) scratch = MAX(scratch, tables[t]->attention_scratch_size(&attention));
+        const struct attention_shape attention = {LENGTH, shapes[s].heads, shapes[s].heads,
+                                                  shapes[s].hidden / shapes[s].heads};
+        for (size_t t = 0; t < count; t++)
+            scratch = MAX(scratch, tables[t]->attention_scratch_size(&attention));
     }
     size_t activations = ROWS * widest * sizeof(float);
-    bool there = take(activations, &room->x) && take(activations, &room->y) && take(activations, &room->dx) &&
-                 take(largest * sizeof(float), &room->w) && take(largest * sizeof(float), &room->dw) &&
+    bool there = take(activations, &room->x) && take(activations, &room->y) &&
+                 take(activations, &room->dx) && take(largest * sizeof(float), &room->w) &&
+                 take(largest * sizeof(float), &room->dw) &&
                  take(64 * LENGTH * sizeof(float), &room->lse) && take(forward, &room->forward) &&
                  take(backward, &room->backward) && take(scratch, &room->scratch);
     if (!there) return false;
@@ -91,8 +95,10 @@ static void work(const struct kernels *k, const struct choice_shape *s, struct r
     const struct attention_shape attention = {LENGTH, s->heads, s->heads, s->hidden / s->heads};
     size_t sequence = LENGTH * attention_qkv_width(&attention);
     for (size_t at = 0; at < ROWS / LENGTH; at++)
-        k->attention_forward(&attention, r->x + at * sequence, r->y + at * LENGTH * s->hidden, r->lse, r->scratch);
-    k->attention_backward(&attention, r->x, r->y, r->lse, r->dx, r->y + ROWS * s->hidden, r->scratch);
+        k->attention_forward(&attention, r->x + at * sequence, r->y + at * LENGTH * s->hidden,
+                             r->lse, r->scratch);
+    k->attention_backward(&attention, r->x, r->y, r->lse, r->dx, r->y + ROWS * s->hidden,
+                          r->scratch);
     k->swiglu_forward(ROWS, s->ffn, r->x, r->y);
 }
 
@@ -105,8 +111,10 @@ static double time_of(const struct kernels *k, const struct choice_shape *s, str
     return (double)(to.tv_sec - from.tv_sec) * 1e9 + (double)(to.tv_nsec - from.tv_nsec);
 }
 
-/* Least times, [count] per shape. Once over budget (a build without optimisation, a sanitizer) a single round must do. */
-static void measure_all(const struct kernels *const *tables, size_t count, struct room *room, double least[SHAPES][TABLES_MAX]) {
+/* Least times, [count] per shape. Once over budget (a build without optimisation, a sanitizer) a
+ * single round must do. */
+static void measure_all(const struct kernels *const *tables, size_t count, struct room *room,
+                        double least[SHAPES][TABLES_MAX]) {
     double spent = 0;
     for (size_t s = 0; s < SHAPES; s++) {
         for (size_t round = 0; round < ROUNDS && (round == 0 || spent < BUDGET_NS); round++)
@@ -118,9 +126,10 @@ static void measure_all(const struct kernels *const *tables, size_t count, struc
     }
 }
 
-/* A table's time over the fastest's, added up over the shapes: large models do not outvote small ones. */
-static void decide(const struct kernels *const *tables, size_t count, double least[SHAPES][TABLES_MAX],
-                   struct kernels_choice *out) {
+/* A table's time over the fastest's, added up over the shapes: large models do not outvote small
+ * ones. */
+static void decide(const struct kernels *const *tables, size_t count,
+                   double least[SHAPES][TABLES_MAX], struct kernels_choice *out) {
     double cost[TABLES_MAX] = {0}, best = 0;
     size_t used = (size_t)snprintf(out->why, sizeof out->why, "measured:"), chosen = 0;
     for (size_t s = 0; s < SHAPES; s++) {
@@ -132,11 +141,13 @@ static void decide(const struct kernels *const *tables, size_t count, double lea
     while (cost[chosen] > best * MARGIN) chosen++;
     out->table = tables[chosen];
     for (size_t t = 0; t < count && used < sizeof out->why; t++)
-        used += (size_t)snprintf(out->why + used, sizeof out->why - used, "%s %s %.2f+%.2f ms", t ? "," : "", tables[t]->name,
-                                 least[0][t] * 1e-6, least[SHAPES - 1][t] * 1e-6);
+        used += (size_t)snprintf(out->why + used, sizeof out->why - used, "%s %s %.2f+%.2f ms",
+                                 t ? "," : "", tables[t]->name, least[0][t] * 1e-6,
+                                 least[SHAPES - 1][t] * 1e-6);
 }
 
-void kernels_measure(const struct kernels *const *tables, size_t count, struct kernels_choice *out) {
+void kernels_measure(const struct kernels *const *tables, size_t count,
+                     struct kernels_choice *out) {
     double least[SHAPES][TABLES_MAX] = {{0}};
     struct room room = {0};
     ASSERT(count >= 1 && count <= TABLES_MAX);
@@ -144,7 +155,8 @@ void kernels_measure(const struct kernels *const *tables, size_t count, struct k
     if (count == 1) {
         snprintf(out->why, sizeof out->why, "the only one that this processor can run");
     } else if (!room_init(&room, tables, count)) {
-        snprintf(out->why, sizeof out->why, "not measured, there is no memory: the last that this processor can run");
+        snprintf(out->why, sizeof out->why,
+                 "not measured, there is no memory: the last that this processor can run");
     } else {
         measure_all(tables, count, &room, least);
         decide(tables, count, least, out);
@@ -152,13 +164,15 @@ void kernels_measure(const struct kernels *const *tables, size_t count, struct k
     room_deinit(&room);
 }
 
-/* ---- the file: `CHECKSUM PROCESSOR | NAME | WHY` -------------------------------------------------------------------------------- */
+/* ---- the file: `CHECKSUM PROCESSOR | NAME | WHY` --------------------------------------------- */
 
 static const char separator[] = " | ";
 
-static const struct kernels *named(const struct kernels *const *tables, size_t count, const char *name, size_t size) {
+static const struct kernels *named(const struct kernels *const *tables, size_t count,
+                                   const char *name, size_t size) {
     for (size_t i = 0; i < count; i++)
-        if (strlen(tables[i]->name) == size && memcmp(tables[i]->name, name, size) == 0) return tables[i];
+        if (strlen(tables[i]->name) == size && memcmp(tables[i]->name, name, size) == 0)
+            return tables[i];
     return NULL;
 }
 
@@ -173,13 +187,16 @@ static const char *line_text(const char *line) {
 /* The line's processor is this one. */
 static bool is_ours(const char *text, const char *processor) {
     size_t size = strlen(processor);
-    return strncmp(text, processor, size) == 0 && strncmp(text + size, separator, sizeof separator - 1) == 0;
+    return strncmp(text, processor, size) == 0 &&
+           strncmp(text + size, separator, sizeof separator - 1) == 0;
 }
 
-static bool read_choice(const char *text, const char *processor, const struct kernels *const *tables, size_t count,
+static bool read_choice(const char *text, const char *processor,
+                        const struct kernels *const *tables, size_t count,
                         struct kernels_choice *out) {
     if (!is_ours(text, processor)) return false;
-    const char *name = text + strlen(processor) + sizeof separator - 1, *why = strstr(name, separator);
+    const char *name = text + strlen(processor) + sizeof separator - 1,
+               *why = strstr(name, separator);
     const struct kernels *table = why ? named(tables, count, name, (size_t)(why - name)) : NULL;
     if (!table) return false;
     out->table = table;
@@ -187,14 +204,16 @@ static bool read_choice(const char *text, const char *processor, const struct ke
     return true;
 }
 
-/* Goes through the whole lines: true if one is the answer; those of other processors are added to *others. */
-static bool read_file(const char *path, const char *processor, const struct kernels *const *tables, size_t count,
-                      struct kernels_choice *out, struct buffer *others) {
+/* Goes through the whole lines: true if one is the answer; those of other processors are added to
+ * *others. */
+static bool read_file(const char *path, const char *processor, const struct kernels *const *tables,
+                      size_t count, struct kernels_choice *out, struct buffer *others) {
     struct buffer content = {0};
     bool found = false;
     char *rest = NULL;
     if (file_read(path, CACHE_LIMIT, &content, NULL) == OK) {
-        for (char *line = strtok_r((char *)content.data, "\n", &rest); line && !found; line = strtok_r(NULL, "\n", &rest)) {
+        for (char *line = strtok_r((char *)content.data, "\n", &rest); line && !found;
+             line = strtok_r(NULL, "\n", &rest)) {
             const char *text = line_text(line);
             if (!text) continue;
             found = read_choice(text, processor, tables, count, out);
@@ -205,21 +224,26 @@ static bool read_file(const char *path, const char *processor, const struct kern
     return found;
 }
 
-/* Who writes at the same time has measured the same, or has another processor: whose line is lost measures again. */
-static void keep(const char *path, const char *processor, const struct kernels_choice *choice, struct buffer *others) {
-    char *text = xformat("%s%s%s%s%s", processor, separator, choice->table->name, separator, choice->why),
+/* Who writes at the same time has measured the same, or has another processor: whose line is lost
+ * measures again. */
+static void keep(const char *path, const char *processor, const struct kernels_choice *choice,
+                 struct buffer *others) {
+    char *text = xformat("%s%s%s%s%s", processor, separator, choice->table->name, separator,
+                         choice->why),
          *folder = xstrdup(path);
     char *slash = strrchr(folder, '/');
     if (slash && slash != folder) *slash = 0;
-    buffer_append_text(others, "%016" PRIx64 " %s\n", checksum_crc64(bytes_of(text, strlen(text))), text);
+    buffer_append_text(others, "%016" PRIx64 " %s\n", checksum_crc64(bytes_of(text, strlen(text))),
+                       text);
     /* What cannot be kept is measured again, that is all. */
-    if (file_make_directory(folder, 0700, NULL) == OK) (void)!file_write(path, buffer_bytes(others), 0600, NULL);
+    if (file_make_directory(folder, 0700, NULL) == OK)
+        (void)!file_write(path, buffer_bytes(others), 0600, NULL);
     free(folder);
     free(text);
 }
 
-void kernels_choose(const char *path, const char *processor, const struct kernels *const *tables, size_t count,
-                    struct kernels_choice *out) {
+void kernels_choose(const char *path, const char *processor, const struct kernels *const *tables,
+                    size_t count, struct kernels_choice *out) {
     struct buffer others = {0};
     if (count == 1 || !path || !read_file(path, processor, tables, count, out, &others)) {
         kernels_measure(tables, count, out);
@@ -228,14 +252,15 @@ void kernels_choose(const char *path, const char *processor, const struct kernel
     buffer_deinit(&others);
 }
 
-/* ---- the processor ----------------------------------------------------------------------------------------------------------------- */
+/* ---- the processor --------------------------------------------------------------------------- */
 
 static void model_text(char *out, size_t size) {
 #ifdef __x86_64__
     unsigned a, b, c, d, brand[12] = {0};
     char vendor[13] = "";
     unsigned signature = 0;
-    if (__get_cpuid(0, &a, &b, &c, &d)) memcpy(vendor, &b, 4), memcpy(vendor + 4, &d, 4), memcpy(vendor + 8, &c, 4);
+    if (__get_cpuid(0, &a, &b, &c, &d))
+        memcpy(vendor, &b, 4), memcpy(vendor + 4, &d, 4), memcpy(vendor + 8, &c, 4);
     if (__get_cpuid(1, &a, &b, &c, &d)) signature = a;
     for (unsigned i = 0; i < 3; i++) {
         if (!__get_cpuid(0x80000002u + i, &a, &b, &c, &d)) break;
@@ -250,11 +275,13 @@ static void model_text(char *out, size_t size) {
         if (*at < ' ' || *at == '|' || *at > '~') *at = ' ';
 }
 
-void kernels_processor(const struct kernels *const *tables, size_t count, char out[static PROCESSOR_LINE_SIZE]) {
+void kernels_processor(const struct kernels *const *tables, size_t count,
+                       char out[static PROCESSOR_LINE_SIZE]) {
     char model[96];
     model_text(model, sizeof model);
     size_t used =
-        (size_t)snprintf(out, PROCESSOR_LINE_SIZE, "%s, tables %d, compiler " __VERSION__ ":", model, CHOICE_TABLES_VERSION);
+        (size_t)snprintf(out, PROCESSOR_LINE_SIZE, "%s, tables %d, compiler " __VERSION__ ":",
+                         model, CHOICE_TABLES_VERSION);
     for (size_t i = 0; i < count && used < PROCESSOR_LINE_SIZE; i++)
         used += (size_t)snprintf(out + used, PROCESSOR_LINE_SIZE - used, " %s", tables[i]->name);
 }

@@ -13,18 +13,22 @@
 
 static const char library_name[] = "atoll-kernels-cuda.so";
 
-/* Beside the program, or where `make install` puts it (../lib/atoll), and nowhere else: a search path would let a stranger's
- * library in. Where it is in neither, the first of the two, to be named. */
+/* Beside the program, or where `make install` puts it (../lib/atoll), and nowhere else: a search
+ * path would let a stranger's library in. Where it is in neither, the first of the two, to be
+ * named. */
 static enum status find_library(char *out, size_t size, struct error *error) {
     static const char *const folders[] = {"", "../lib/atoll/"};
     char program[PATH_MAX];
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
-    if (length < 0) return error_set(error, UNAVAILABLE, "no CUDA, using the CPU: cannot tell where this program is");
+    if (length < 0)
+        return error_set(error, UNAVAILABLE,
+                         "no CUDA, using the CPU: cannot tell where this program is");
     program[length] = 0;
     char *slash = strrchr(program, '/');
-    for (size_t i = COUNT_OF(folders); i-- > 0;) { /* the last that is written is the one beside the program */
-        int written =
-            snprintf(out, size, "%.*s/%s%s", slash ? (int)(slash - program) : 1, slash ? program : ".", folders[i], library_name);
+    for (size_t i = COUNT_OF(folders);
+         i-- > 0;) { /* the last that is written is the one beside the program */
+        int written = snprintf(out, size, "%.*s/%s%s", slash ? (int)(slash - program) : 1,
+                               slash ? program : ".", folders[i], library_name);
         if (written < 0 || (size_t)written >= size)
             return error_set(error, UNAVAILABLE, "no CUDA, using the CPU: path is too long");
         if (access(out, R_OK) == 0) break;
@@ -32,16 +36,22 @@ static enum status find_library(char *out, size_t size, struct error *error) {
     return OK;
 }
 
-static enum status take_operations(void *library, const char *path, const struct cuda_operations **out, struct error *error) {
+static enum status take_operations(void *library, const char *path,
+                                   const struct cuda_operations **out, struct error *error) {
     /* POSIX lets a function's address travel as void *; ISO C does not, hence the copy. */
     const struct cuda_operations *(*get)(void) = NULL;
     void *symbol = dlsym(library, CUDA_OPERATIONS_SYMBOL);
     memcpy(&get, &symbol, sizeof get);
-    if (!get) return error_set(error, INVALID, "no CUDA, using the CPU: %s has no %s", path, CUDA_OPERATIONS_SYMBOL);
+    if (!get)
+        return error_set(error, INVALID, "no CUDA, using the CPU: %s has no %s", path,
+                         CUDA_OPERATIONS_SYMBOL);
     const struct cuda_operations *operations = get();
-    if (operations->version != CUDA_OPERATIONS_VERSION || operations->struct_size != sizeof *operations) {
-        return error_set(error, INVALID, "no CUDA, using the CPU: %s has interface version %u, this program needs %d", path,
-                         operations->version, CUDA_OPERATIONS_VERSION);
+    if (operations->version != CUDA_OPERATIONS_VERSION ||
+        operations->struct_size != sizeof *operations) {
+        return error_set(
+            error, INVALID,
+            "no CUDA, using the CPU: %s has interface version %u, this program needs %d", path,
+            operations->version, CUDA_OPERATIONS_VERSION);
     }
     *out = operations;
     return OK;
@@ -53,7 +63,8 @@ enum status cuda_backend_open(const char *path, struct cuda_backend *out, struct
         TRY(find_library(beside, sizeof beside, error));
         path = beside;
     }
-    if (access(path, R_OK) != 0) return error_set(error, UNAVAILABLE, "no CUDA, using the CPU: there is no %s", path);
+    if (access(path, R_OK) != 0)
+        return error_set(error, UNAVAILABLE, "no CUDA, using the CPU: there is no %s", path);
     struct cuda_backend backend = {.library = dlopen(path, RTLD_NOW | RTLD_LOCAL)};
     if (!backend.library) return error_set(error, INVALID, "no CUDA, using the CPU: %s", dlerror());
     enum status status = take_operations(backend.library, path, &backend.operations, error);
@@ -64,8 +75,10 @@ enum status cuda_backend_open(const char *path, struct cuda_backend *out, struct
         goto out;
     }
     const struct cuda_device *d = &backend.device;
-    snprintf(backend.found, sizeof backend.found, "%s, %llu GiB, compute %d.%d, driver for CUDA %d.%d", d->name,
-             (unsigned long long)(d->memory >> 30), d->major, d->minor, d->driver / 1000, d->driver % 1000 / 10);
+    snprintf(backend.found, sizeof backend.found,
+             "%s, %llu GiB, compute %d.%d, driver for CUDA %d.%d", d->name,
+             (unsigned long long)(d->memory >> 30), d->major, d->minor, d->driver / 1000,
+             d->driver % 1000 / 10);
     *out = backend;
     return OK;
 out:
@@ -81,8 +94,8 @@ void cuda_backend_close(struct cuda_backend *backend) {
 
 const char *const cuda_wish_names[] = {"auto", "cpu", "cuda", NULL};
 
-enum status cuda_backend_find(enum cuda_wish wish, const char *path, struct cuda_backend *out, char line[ERROR_MESSAGE_SIZE],
-                              struct error *error) {
+enum status cuda_backend_find(enum cuda_wish wish, const char *path, struct cuda_backend *out,
+                              char line[ERROR_MESSAGE_SIZE], struct error *error) {
     struct error why = {0};
     struct cuda_backend backend = {0};
     if (wish == CUDA_WISH_CPU) {
@@ -93,8 +106,10 @@ enum status cuda_backend_find(enum cuda_wish wish, const char *path, struct cuda
         static const char cpu[] = ", using the CPU"; /* which is just what was not wanted */
         const char *at = strstr(why.message, cpu);
         return error_set(error, why.status,
-                         "device is set to cuda, and there is %.*s%.300s; set it to auto or cpu to go on without",
-                         at ? (int)(at - why.message) : 0, why.message, at ? at + sizeof cpu - 1 : why.message);
+                         "device is set to cuda, and there is %.*s%.300s; set it to auto or cpu to "
+                         "go on without",
+                         at ? (int)(at - why.message) : 0, why.message,
+                         at ? at + sizeof cpu - 1 : why.message);
     } else {
         snprintf(line, ERROR_MESSAGE_SIZE, "%s", why.message);
     }
@@ -102,8 +117,8 @@ enum status cuda_backend_find(enum cuda_wish wish, const char *path, struct cuda
     return OK;
 }
 
-enum status cuda_backend_status(const struct cuda_operations *operations, const char *answer, const char *what,
-                                struct error *error) {
+enum status cuda_backend_status(const struct cuda_operations *operations, const char *answer,
+                                const char *what, struct error *error) {
     if (!answer) return OK;
     static const enum status statuses[] = {[CUDA_FAILURE_NONE] = FAILED,
                                            [CUDA_FAILURE_OTHER] = FAILED,
@@ -111,5 +126,6 @@ enum status cuda_backend_status(const struct cuda_operations *operations, const 
                                            [CUDA_FAILURE_LOST] = UNAVAILABLE,
                                            [CUDA_FAILURE_INPUT] = INVALID};
     unsigned kind = (unsigned)operations->failure();
-    return error_set(error, kind < COUNT_OF(statuses) ? statuses[kind] : FAILED, "%s: %s", what, answer);
+    return error_set(error, kind < COUNT_OF(statuses) ? statuses[kind] : FAILED, "%s: %s", what,
+                     answer);
 }

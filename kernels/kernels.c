@@ -21,15 +21,18 @@
 
 static bool always(void) { return true; }
 #ifdef __x86_64__
-static bool has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+static bool has_avx2(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
 static bool has_avx512(void) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
 static bool has_avx512bf16(void) { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 
-/* The processor's tiles and their bfloat16 product (cpuid leaf 7), the system's willingness to save tiles (xcr0), and its leave to
- * use them, which a process asks for once and its later threads inherit. */
+/* The processor's tiles and their bfloat16 product (cpuid leaf 7), the system's willingness to save
+ * tiles (xcr0), and its leave to use them, which a process asks for once and its later threads
+ * inherit. */
 static bool has_amx(void) {
     enum {
         OSXSAVE = 1 << 27,
@@ -41,7 +44,8 @@ static bool has_amx(void) {
     };
     unsigned a, b, c, d, low, high;
     if (!has_avx512() || !__get_cpuid(1, &a, &b, &c, &d) || !(c & OSXSAVE)) return false;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & AMX_BF16) || !(d & AMX_TILE)) return false;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & AMX_BF16) || !(d & AMX_TILE))
+        return false;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     if ((low & XCR0_TILES) != XCR0_TILES) return false;
     return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
@@ -55,7 +59,10 @@ static const struct {
 } tables[] = {
     {&kernels_portable, always},
 #ifdef __x86_64__
-    {&kernels_avx2, has_avx2},   {&kernels_avx512, has_avx512}, {&kernels_avx512bf16, has_avx512bf16}, {&kernels_amx, has_amx},
+    {&kernels_avx2, has_avx2},
+    {&kernels_avx512, has_avx512},
+    {&kernels_avx512bf16, has_avx512bf16},
+    {&kernels_amx, has_amx},
 #endif
 };
 enum { TABLE_COUNT = sizeof tables / sizeof tables[0] };

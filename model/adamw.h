@@ -1,6 +1,9 @@
-/* AdamW with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101, alg. 2, as in PyTorch), fp32 throughout:
- *     m = b1*m + (1-b1)*g;  v = b2*v + (1-b2)*g^2;  p -= lr*decay*p;  p -= lr * (m/(1-b1^t)) / (sqrt(v/(1-b2^t)) + eps)
- * The gradient is first scaled by min(1, clip / its global norm). No decay on norms (layout_tensor.decays).
+/* AdamW with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101, alg. 2, as in
+ * PyTorch), fp32 throughout:
+ *     m = b1*m + (1-b1)*g;  v = b2*v + (1-b2)*g^2;  p -= lr*decay*p; p -= lr * (m/(1-b1^t)) /
+ *                                                   (sqrt(v/(1-b2^t)) + eps)
+ * The gradient is first scaled by min(1, clip / its global norm). No decay on norms
+ * (layout_tensor.decays).
  */
 #ifndef MODEL_ADAMW_H
 #define MODEL_ADAMW_H
@@ -14,7 +17,7 @@ struct adamw_options {
     float clip;         /* 1.0: largest global gradient norm; 0: no clipping */
 };
 
-#define ADAMW_DEFAULTS                                                                                                           \
+#define ADAMW_DEFAULTS                                                                             \
     { .beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f, .decay = 0.1f, .clip = 1.0f }
 
 /* INVALID names the field. */

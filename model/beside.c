@@ -1,4 +1,5 @@
-/* The small files beside a checkpoint: finding them, reading the two that matter here, and carrying all of them along. */
+/* The small files beside a checkpoint: finding them, reading the two that matter here, and carrying
+ * all of them along. */
 #include "model/beside.h"
 
 #include <dirent.h>
@@ -85,13 +86,15 @@ enum status beside_config(const char *checkpoint, struct model_config *out, stru
     return status;
 }
 
-/* ---- the tokenizer ---------------------------------------------------------------------------------------------------------- */
+/* ---- the tokenizer --------------------------------------------------------------------------- */
 
 static bool is_byte_tokenizer(const struct tokenizer *tokenizer) {
-    static const char text[] = "The quick brown fox, 0123456789!\n\tJ\xc3\xbcrgen ~{}  \xe4\xba\xba";
+    static const char text[] =
+        "The quick brown fox, 0123456789!\n\tJ\xc3\xbcrgen ~{}  \xe4\xba\xba";
     struct buffer tokens = {0};
-    bool same = tokenizer_encode(tokenizer, bytes_of(text, sizeof text - 1), false, &tokens, NULL) == OK &&
-                tokens.size == 4 * (sizeof text - 1);
+    bool same =
+        tokenizer_encode(tokenizer, bytes_of(text, sizeof text - 1), false, &tokens, NULL) == OK &&
+        tokens.size == 4 * (sizeof text - 1);
     for (size_t i = 0; same && i < sizeof text - 1; i++) {
         uint32_t token;
         memcpy(&token, tokens.data + 4 * i, sizeof token);
@@ -107,10 +110,11 @@ enum data_tokens beside_tokens(const char *checkpoint) {
     char *fast = path_in(&place, "tokenizer.json"), *slow = path_in(&place, "tokenizer.model");
     struct tokenizer *tokenizer = NULL;
     enum data_tokens tokens = DATA_TOKENS_ANY;
-    if (is_file(fast) || is_file(slow)) tokens = DATA_TOKENS_EXTERNAL; /* also one that this program cannot read */
+    /* also one that this program cannot read */
+    if (is_file(fast) || is_file(slow)) tokens = DATA_TOKENS_EXTERNAL;
     /* Our own reader looks into directories; a prefixed one is another program's. */
-    if (!*place.prefix && is_file(fast) && tokenizer_open(place.directory, &tokenizer, NULL) == OK &&
-        is_byte_tokenizer(tokenizer))
+    if (!*place.prefix && is_file(fast) &&
+        tokenizer_open(place.directory, &tokenizer, NULL) == OK && is_byte_tokenizer(tokenizer))
         tokens = DATA_TOKENS_BYTE;
     tokenizer_close(tokenizer);
     free(fast);
@@ -119,9 +123,10 @@ enum data_tokens beside_tokens(const char *checkpoint) {
     return tokens;
 }
 
-/* ---- carrying them along ---------------------------------------------------------------------------------------------------- */
+/* ---- carrying them along --------------------------------------------------------------------- */
 
-static const char *const tokenizer_files[] = {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", NULL};
+static const char *const tokenizer_files[] = {"tokenizer.json", "tokenizer.model", "vocab.json",
+                                              "vocab.txt", NULL};
 static const char *const plain_names[] = {"merges.txt", "vocab.txt", "LICENSE", "NOTICE", NULL};
 static const char *const beginnings[] = {"LICENSE.", "NOTICE.", "USE_POLICY.", NULL};
 static const char *const not_carried[] = {"config.json", "prepare-data.json", NULL};
@@ -134,29 +139,34 @@ static bool is_listed(const char *const *list, const char *name) {
 
 /* Whether a name without its prefix is of what belongs to a checkpoint and is not its tensors. */
 static bool is_carried(const char *name) {
-    if (name[0] == '.' || is_listed(not_carried, name) || ends_with(name, ".index.json")) return false;
+    if (name[0] == '.' || is_listed(not_carried, name) || ends_with(name, ".index.json"))
+        return false;
     for (const char *const *at = beginnings; *at; at++)
         if (strncmp(name, *at, strlen(*at)) == 0) return true;
-    return is_listed(plain_names, name) || ends_with(name, ".json") || ends_with(name, ".model") || ends_with(name, ".jinja");
+    return is_listed(plain_names, name) || ends_with(name, ".json") || ends_with(name, ".model") ||
+           ends_with(name, ".jinja");
 }
 
 static const char *const known_json[] = {
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json",     "chat_template.json",    "generation_config.json",  NULL};
 
-/* Other JSON files are a checkpoint's if they are small and one object, as settings are: documents to train on are neither. */
+/* Other JSON files are a checkpoint's if they are small and one object, as settings are: documents
+ * to train on are neither. */
 static bool is_settings(const char *path, const char *name) {
     struct buffer text = {0};
     struct json *json = NULL;
     if (!ends_with(name, ".json") || is_listed(known_json, name)) return true;
-    bool object = file_read(path, SETTINGS_MAX, &text, NULL) == OK && json_parse(buffer_bytes(&text), NULL, &json, NULL) == OK &&
+    bool object = file_read(path, SETTINGS_MAX, &text, NULL) == OK &&
+                  json_parse(buffer_bytes(&text), NULL, &json, NULL) == OK &&
                   json_root(json)->type == JSON_OBJECT;
     json_close(json);
     buffer_deinit(&text);
     return object;
 }
 
-static enum status copy_file(const struct beside *place, const char *name, const char *directory, struct error *error) {
+static enum status copy_file(const struct beside *place, const char *name, const char *directory,
+                             struct error *error) {
     char *source = path_in(place, name), *target = file_join(directory, name);
     struct buffer content = {0};
     enum status status = file_read(source, BESIDE_SIZE_MAX, &content, error);
@@ -169,7 +179,8 @@ static enum status copy_file(const struct beside *place, const char *name, const
 
 static bool is_same_directory(const char *a, const char *b) {
     struct stat one, other;
-    return stat(a, &one) == 0 && stat(b, &other) == 0 && one.st_dev == other.st_dev && one.st_ino == other.st_ino;
+    return stat(a, &one) == 0 && stat(b, &other) == 0 && one.st_dev == other.st_dev &&
+           one.st_ino == other.st_ino;
 }
 
 /* A file of its own: other checkpoints' lie there as NAME_..., and have a NAME_config.json. */
@@ -179,7 +190,8 @@ static bool is_own(const struct beside *place, const char *name) {
     return is_carried(name);
 }
 
-static enum status copy_all(const struct beside *place, const char *directory, bool *tokenizer, struct error *error) {
+static enum status copy_all(const struct beside *place, const char *directory, bool *tokenizer,
+                            struct error *error) {
     size_t prefix = strlen(place->prefix), files = 0;
     enum status status = OK;
     DIR *stream = opendir(place->directory);
@@ -188,13 +200,15 @@ static enum status copy_all(const struct beside *place, const char *directory, b
         if (!is_own(place, entry->d_name)) continue;
         char *path = file_join(place->directory, entry->d_name);
         struct stat info;
-        bool small = stat(path, &info) == 0 && S_ISREG(info.st_mode) && info.st_size <= BESIDE_SIZE_MAX &&
-                     is_settings(path, entry->d_name + prefix);
+        bool small = stat(path, &info) == 0 && S_ISREG(info.st_mode) &&
+                     info.st_size <= BESIDE_SIZE_MAX && is_settings(path, entry->d_name + prefix);
         free(path);
         if (!small) continue;
         if (++files > BESIDE_FILES_MAX)
-            status = error_set(error, INVALID, "%s holds more than %d small files: keep the checkpoint in a directory of its own",
-                               place->directory, BESIDE_FILES_MAX);
+            status = error_set(
+                error, INVALID,
+                "%s holds more than %d small files: keep the checkpoint in a directory of its own",
+                place->directory, BESIDE_FILES_MAX);
         else
             status = copy_file(place, entry->d_name + prefix, directory, error);
         if (status == OK && is_listed(tokenizer_files, entry->d_name + prefix)) *tokenizer = true;
@@ -203,7 +217,8 @@ static enum status copy_all(const struct beside *place, const char *directory, b
     return status;
 }
 
-enum status beside_copy(const char *checkpoint, const char *directory, bool config, bool *tokenizer, struct error *error) {
+enum status beside_copy(const char *checkpoint, const char *directory, bool config, bool *tokenizer,
+                        struct error *error) {
     struct beside place = place_of(checkpoint);
     char *own = path_in(&place, "config.json"), *fast = path_in(&place, "tokenizer.json");
     enum status status = OK;
@@ -212,7 +227,8 @@ enum status beside_copy(const char *checkpoint, const char *directory, bool conf
         *tokenizer = is_file(fast); /* nothing to move */
     } else if (!is_file(checkpoint) || is_file(own)) {
         status = copy_all(&place, directory, tokenizer, error);
-        if (status == OK && config && is_file(own)) status = copy_file(&place, "config.json", directory, error);
+        if (status == OK && config && is_file(own))
+            status = copy_file(&place, "config.json", directory, error);
     }
     free(own);
     free(fast);

@@ -12,7 +12,8 @@
 #include "model/config_file.h"
 #include "model/safetensors.h"
 
-enum status checkpoint_config(const char *directory, struct model_config *out, struct error *error) {
+enum status checkpoint_config(const char *directory, struct model_config *out,
+                              struct error *error) {
     char *path = file_join(directory, "config.json");
     struct buffer text = {0};
     enum status status = file_read(path, 1 << 20, &text, error);
@@ -25,35 +26,44 @@ enum status checkpoint_config(const char *directory, struct model_config *out, s
     return status;
 }
 
-/* --- an index and its files ----------------------------------------------------------------------------------------------------- */
+/* --- an index and its files ------------------------------------------------------------------- */
 
-struct files { /* the distinct names of a weight_map; the embedding's file comes first, for the sake of a tied head elsewhere */
+struct files { /* the distinct names of a weight_map; the embedding's file comes first, for the sake
+                  of a tied head elsewhere */
     const char *names[CHECKPOINT_FILES_MAX]; /* lent by the index */
     uint32_t count;
 };
 
 static bool is_plain_name(const char *name) {
     size_t size = strlen(name), suffix = strlen(".safetensors");
-    return size > suffix && strcmp(name + size - suffix, ".safetensors") == 0 && !strchr(name, '/') && name[0] != '.';
+    return size > suffix && strcmp(name + size - suffix, ".safetensors") == 0 &&
+           !strchr(name, '/') && name[0] != '.';
 }
 
 static enum status files_add(struct files *files, const char *name, struct error *error) {
     for (uint32_t i = 0; i < files->count; i++)
         if (strcmp(files->names[i], name) == 0) return OK;
     if (!is_plain_name(name))
-        return error_set(error, INVALID, "\"%.100s\" is not the name of a .safetensors file in this directory", name);
-    if (files->count == CHECKPOINT_FILES_MAX) return error_set(error, INVALID, "more than %d files", CHECKPOINT_FILES_MAX);
+        return error_set(error, INVALID,
+                         "\"%.100s\" is not the name of a .safetensors file in this directory",
+                         name);
+    if (files->count == CHECKPOINT_FILES_MAX)
+        return error_set(error, INVALID, "more than %d files", CHECKPOINT_FILES_MAX);
     files->names[files->count++] = name;
     return OK;
 }
 
-static enum status check_map(const struct layout *layout, const struct json_value *map, struct error *error) {
+static enum status check_map(const struct layout *layout, const struct json_value *map,
+                             struct error *error) {
     for (size_t i = 0; i < map->count; i++) {
         const char *name = map->items[i].key;
         if (map->items[i].type != JSON_STRING)
-            return error_set(error, INVALID, "tensor \"%.100s\" is mapped to something that is not a file name", name);
+            return error_set(error, INVALID,
+                             "tensor \"%.100s\" is mapped to something that is not a file name",
+                             name);
         if (safetensors_is_derived(name)) continue;
-        if (!layout_find(layout, name) && !(layout->config.tied && strcmp(name, "lm_head.weight") == 0))
+        if (!layout_find(layout, name) &&
+            !(layout->config.tied && strcmp(name, "lm_head.weight") == 0))
             return error_set(error, INVALID, "tensor \"%.100s\" is not in this model", name);
     }
     for (uint32_t i = 0; i < layout->tensor_count; i++)
@@ -62,8 +72,8 @@ static enum status check_map(const struct layout *layout, const struct json_valu
     return OK;
 }
 
-static enum status collect_files(const struct layout *layout, const struct json_value *map, struct files *files,
-                                 struct error *error) {
+static enum status collect_files(const struct layout *layout, const struct json_value *map,
+                                 struct files *files, struct error *error) {
     TRY(check_map(layout, map, error));
     TRY(files_add(files, json_object_get(map, layout->tensors[0].name)->text, error));
     for (size_t i = 0; i < map->count; i++) TRY(files_add(files, map->items[i].text, error));
@@ -71,19 +81,23 @@ static enum status collect_files(const struct layout *layout, const struct json_
 }
 
 /* Each tensor was in the file that the index says. */
-static enum status check_held(const struct layout *layout, const struct json_value *map, const struct files *files,
-                              const uint32_t *held, struct error *error) {
+static enum status check_held(const struct layout *layout, const struct json_value *map,
+                              const struct files *files, const uint32_t *held,
+                              struct error *error) {
     for (uint32_t i = 0; i <= layout->tensor_count; i++) {
         const char *name = i < layout->tensor_count ? layout->tensors[i].name : "lm_head.weight";
-        const struct json_value *file = i < layout->tensor_count || layout->config.tied ? json_object_get(map, name) : NULL;
+        const struct json_value *file =
+            i < layout->tensor_count || layout->config.tied ? json_object_get(map, name) : NULL;
         if (!file && !held[i]) continue; /* the head of a tied model, which needs not be there */
         if (!file || !held[i] || strcmp(files->names[held[i] - 1], file->text) != 0)
-            return error_set(error, INVALID, "tensor \"%s\" is not in the file that the index names", name);
+            return error_set(error, INVALID,
+                             "tensor \"%s\" is not in the file that the index names", name);
     }
     return OK;
 }
 
-static enum status read_files(const char *directory, const struct layout *layout, const struct json_value *map, float *parameters,
+static enum status read_files(const char *directory, const struct layout *layout,
+                              const struct json_value *map, float *parameters,
                               struct error *error) {
     struct files *files = xcalloc(1, sizeof *files);
     uint32_t *held = xcalloc(layout->tensor_count + 1, sizeof *held);
@@ -99,8 +113,8 @@ static enum status read_files(const char *directory, const struct layout *layout
     return status;
 }
 
-static enum status read_index(const char *directory, const char *path, const struct layout *layout, float *parameters,
-                              struct error *error) {
+static enum status read_index(const char *directory, const char *path, const struct layout *layout,
+                              float *parameters, struct error *error) {
     struct buffer text = {0};
     struct json *json = NULL;
     const struct json_value *map;
@@ -116,23 +130,29 @@ static enum status read_index(const char *directory, const char *path, const str
     return status;
 }
 
-enum status checkpoint_read(const char *path, const struct layout *layout, float *parameters, struct error *error) {
+enum status checkpoint_read(const char *path, const struct layout *layout, float *parameters,
+                            struct error *error) {
     struct stat info;
-    if (stat(path, &info) == 0 && !S_ISDIR(info.st_mode)) return safetensors_read(path, layout, parameters, error);
-    char *whole = file_join(path, "model.safetensors"), *index = file_join(path, "model.safetensors.index.json");
+    if (stat(path, &info) == 0 && !S_ISDIR(info.st_mode))
+        return safetensors_read(path, layout, parameters, error);
+    char *whole = file_join(path, "model.safetensors"),
+         *index = file_join(path, "model.safetensors.index.json");
     enum status status;
     if (file_exists(whole))
         status = safetensors_read(whole, layout, parameters, error);
     else if (file_exists(index))
         status = read_index(path, index, layout, parameters, error);
     else
-        status = error_set(error, NOT_FOUND, "%s has neither model.safetensors nor model.safetensors.index.json", path);
+        status =
+            error_set(error, NOT_FOUND,
+                      "%s has neither model.safetensors nor model.safetensors.index.json", path);
     free(whole);
     free(index);
     return status;
 }
 
-enum status checkpoint_load(const char *directory, struct layout *layout, float **parameters, struct error *error) {
+enum status checkpoint_load(const char *directory, struct layout *layout, float **parameters,
+                            struct error *error) {
     struct model_config config;
     TRY(checkpoint_config(directory, &config, error));
     struct layout read = {0};

@@ -1,9 +1,10 @@
-/* A model directory in Hugging Face's form: config.json, and the parameters in model.safetensors or in several files that
- * model.safetensors.index.json names ("weight_map": tensor -> file). This is what transformers' save_pretrained writes and what
- * model/export.h writes.
+/* A model directory in Hugging Face's form: config.json, and the parameters in model.safetensors or
+ * in several files that model.safetensors.index.json names ("weight_map": tensor -> file). This is
+ * what transformers' save_pretrained writes and what model/export.h writes.
  *
- * Read strictly: config.json by model/config_file.h; of an index, every tensor of the model must be mapped, to a file beside it
- * (no directories in the name), and lie in that file and in no other. Files are read one after the other, a piece at a time.
+ * Read strictly: config.json by model/config_file.h; of an index, every tensor of the model must be
+ * mapped, to a file beside it (no directories in the name), and lie in that file and in no other.
+ * Files are read one after the other, a piece at a time.
  */
 #ifndef MODEL_CHECKPOINT_H
 #define MODEL_CHECKPOINT_H
@@ -13,11 +14,15 @@
 enum { CHECKPOINT_INDEX_MAX = 16 << 20, CHECKPOINT_FILES_MAX = 4096 };
 
 /* NOT_FOUND: there is no config.json; INVALID: it is of another kind of model, naming the field. */
-MUST_USE enum status checkpoint_config(const char *directory, struct model_config *out, struct error *error);
-/* Fills parameters [layout->count]. INVALID names the tensor or file; NOT_FOUND: a file is not there; CORRUPT: one is damaged.
- * `path` may also be one .safetensors file. parameters is undefined after a failure. */
-MUST_USE enum status checkpoint_read(const char *path, const struct layout *layout, float *parameters, struct error *error);
+MUST_USE enum status checkpoint_config(const char *directory, struct model_config *out,
+                                       struct error *error);
+/* Fills parameters [layout->count]. INVALID names the tensor or file; NOT_FOUND: a file is not
+ * there; CORRUPT: one is damaged. `path` may also be one .safetensors file. parameters is undefined
+ * after a failure. */
+MUST_USE enum status checkpoint_read(const char *path, const struct layout *layout,
+                                     float *parameters, struct error *error);
 /* Both: *layout is the caller's to deinit, *parameters to free. FULL if there is no memory. */
-MUST_USE enum status checkpoint_load(const char *directory, struct layout *layout, float **parameters, struct error *error);
+MUST_USE enum status checkpoint_load(const char *directory, struct layout *layout,
+                                     float **parameters, struct error *error);
 
 #endif

@@ -1,9 +1,11 @@
-/* The shape of a Llama-style decoder: RMSNorm, rotary positions, SwiGLU, grouped-query attention, no biases.
+/* The shape of a Llama-style decoder: RMSNorm, rotary positions, SwiGLU, grouped-query attention,
+ * no biases.
  *
- * It is group-wide: every site of a run has the same one, and it comes from the run's manifest. The names in the comments are
- * those of Hugging Face's LlamaConfig, which the exported config.json uses. model_config_check is the only judge of what is
- * a legal shape; nothing else in this folder checks again, and nothing may be built from an unchecked one. Its bounds keep
- * every product of sizes below 2^63, so that no later multiplication can overflow.
+ * It is group-wide: every site of a run has the same one, and it comes from the run's manifest. The
+ * names in the comments are those of Hugging Face's LlamaConfig, which the exported config.json
+ * uses. model_config_check is the only judge of what is a legal shape; nothing else in this folder
+ * checks again, and nothing may be built from an unchecked one. Its bounds keep every product of
+ * sizes below 2^63, so that no later multiplication can overflow.
  */
 #ifndef MODEL_CONFIG_H
 #define MODEL_CONFIG_H
@@ -36,7 +38,9 @@ struct model_config {
 
 /* INVALID names the field, its value and its bounds. */
 MUST_USE enum status model_config_check(const struct model_config *config, struct error *error);
-static inline uint32_t model_head_size(const struct model_config *config) { return config->hidden / config->heads; }
+static inline uint32_t model_head_size(const struct model_config *config) {
+    return config->hidden / config->heads;
+}
 /* Width of the joint query, key and value projection: (heads + 2 * kv_heads) * head size. */
 static inline uint32_t model_qkv_width(const struct model_config *config) {
     return (config->heads + 2 * config->kv_heads) * model_head_size(config);

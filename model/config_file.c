@@ -38,7 +38,8 @@ static bool is_listed(const char *const *list, const char *name) {
 
 /* A member's value as a person wrote it, short enough for a message. */
 static const char *value_text(const struct json_value *value, char out[static 64]) {
-    static const char *const kinds[] = {[JSON_NULL] = "null", [JSON_ARRAY] = "a list", [JSON_OBJECT] = "an object"};
+    static const char *const kinds[] = {
+        [JSON_NULL] = "null", [JSON_ARRAY] = "a list", [JSON_OBJECT] = "an object"};
     if (value->type == JSON_BOOL) return value->boolean ? "true" : "false";
     if (value->type == JSON_NUMBER) {
         if (value->is_u64)
@@ -56,16 +57,20 @@ static const char *value_text(const struct json_value *value, char out[static 64
 
 static enum status refuse(const struct json_value *value, const char *wanted, struct error *error) {
     char text[64];
-    return error_set(error, INVALID, "field \"%.60s\" is %s; it must be %s", value->key, value_text(value, text), wanted);
+    return error_set(error, INVALID, "field \"%.60s\" is %s; it must be %s", value->key,
+                     value_text(value, text), wanted);
 }
 
-static double number_value(const struct json_value *value) { return value->is_u64 ? (double)value->integer : value->number; }
+static double number_value(const struct json_value *value) {
+    return value->is_u64 ? (double)value->integer : value->number;
+}
 
 static enum status read_theta(const struct json_value *value, float *theta, struct error *error) {
     if (value->type != JSON_NUMBER) return refuse(value, "a number", error);
     float read = (float)number_value(value);
     if (*theta != 0.0f && *theta != read)
-        return error_set(error, INVALID, "field \"rope_theta\" is said twice, as %g and %g", (double)*theta, (double)read);
+        return error_set(error, INVALID, "field \"rope_theta\" is said twice, as %g and %g",
+                         (double)*theta, (double)read);
     *theta = read;
     return OK;
 }
@@ -76,10 +81,13 @@ static bool is_text(const struct json_value *value, const char *const *texts) {
     return false;
 }
 
-/* rope_scaling and rope_parameters: plain rotation or nothing. Scaling by 1 is none; how long texts were before it says nothing then. */
+/* rope_scaling and rope_parameters: plain rotation or nothing. Scaling by 1 is none; how long texts
+ * were before it says nothing then. */
 static enum status read_rope(const struct json_value *value, float *theta, struct error *error) {
-    static const char *const kinds[] = {"default", NULL}, *const scalings[] = {"default", "linear", "dynamic", NULL},
-                             *const ones[] = {"factor", "partial_rotary_factor", "attention_factor", NULL};
+    static const char *const kinds[] = {"default", NULL},
+                             *const scalings[] = {"default", "linear", "dynamic", NULL},
+                             *const ones[] = {"factor", "partial_rotary_factor", "attention_factor",
+                                              NULL};
     if (value->type == JSON_NULL) return OK;
     if (value->type != JSON_OBJECT) return refuse(value, "an object or null", error);
     const struct json_value *factor = json_object_get(value, "factor");
@@ -88,17 +96,21 @@ static enum status read_rope(const struct json_value *value, float *theta, struc
         const struct json_value *member = &value->items[i];
         bool is_one = false;
         for (size_t k = 0; ones[k]; k++)
-            is_one = is_one || (strcmp(member->key, ones[k]) == 0 && member->type == JSON_NUMBER && number_value(member) == 1);
+            is_one = is_one || (strcmp(member->key, ones[k]) == 0 && member->type == JSON_NUMBER &&
+                                number_value(member) == 1);
         if (strcmp(member->key, "rope_theta") == 0)
             TRY(read_theta(member, theta, error));
         else if (strcmp(member->key, "rope_type") == 0 || strcmp(member->key, "type") == 0) {
             char text[64];
             if (!is_text(member, unscaled ? scalings : kinds))
-                return error_set(error, INVALID, "field \"%s.%.60s\" is %s; it must be \"default\"", value->key, member->key,
-                                 value_text(member, text));
-        } else if (member->type != JSON_NULL && !is_one && strcmp(member->key, "original_max_position_embeddings") != 0)
-            return error_set(error, INVALID, "field \"%s.%.60s\" asks for rotary positions of another kind than \"default\"",
-                             value->key, member->key);
+                return error_set(error, INVALID, "field \"%s.%.60s\" is %s; it must be \"default\"",
+                                 value->key, member->key, value_text(member, text));
+        } else if (member->type != JSON_NULL && !is_one &&
+                   strcmp(member->key, "original_max_position_embeddings") != 0)
+            return error_set(
+                error, INVALID,
+                "field \"%s.%.60s\" asks for rotary positions of another kind than \"default\"",
+                value->key, member->key);
     }
     return OK;
 }
@@ -110,7 +122,8 @@ struct parts { /* what is read before it is known whether it fits together */
     const struct json_value *unknown; /* the last key of no list */
 };
 
-static enum status read_member(const struct json_value *value, struct parts *parts, struct error *error) {
+static enum status read_member(const struct json_value *value, struct parts *parts,
+                               struct error *error) {
     const char *name = value->key;
     for (size_t i = 0; i < COUNT_OF(numbers); i++)
         if (strcmp(name, numbers[i].name) == 0) {
@@ -122,16 +135,20 @@ static enum status read_member(const struct json_value *value, struct parts *par
             return OK;
         }
     if (strcmp(name, "model_type") == 0) {
-        if (value->type != JSON_STRING || strcmp(value->text, "llama") != 0) return refuse(value, "\"llama\"", error);
+        if (value->type != JSON_STRING || strcmp(value->text, "llama") != 0)
+            return refuse(value, "\"llama\"", error);
         parts->is_llama = true;
         return OK;
     }
     if (strcmp(name, "hidden_act") == 0)
-        return value->type == JSON_STRING && (strcmp(value->text, "silu") == 0 || strcmp(value->text, "swish") == 0)
+        return value->type == JSON_STRING &&
+                       (strcmp(value->text, "silu") == 0 || strcmp(value->text, "swish") == 0)
                    ? OK
                    : refuse(value, "\"silu\" (or \"swish\", which is the same)", error);
     if (strcmp(name, "attention_dropout") == 0)
-        return value->type == JSON_NUMBER && number_value(value) == 0 ? OK : refuse(value, "0: there is no dropout", error);
+        return value->type == JSON_NUMBER && number_value(value) == 0
+                   ? OK
+                   : refuse(value, "0: there is no dropout", error);
     if (strcmp(name, "tie_word_embeddings") == 0) {
         if (value->type != JSON_BOOL) return refuse(value, "true or false", error);
         parts->config.tied = value->boolean;
@@ -144,7 +161,8 @@ static enum status read_member(const struct json_value *value, struct parts *par
     }
     if (strcmp(name, "head_dim") == 0) {
         if (value->type == JSON_NULL) return OK;
-        if (value->type != JSON_NUMBER || !value->is_u64) return refuse(value, "a whole number", error);
+        if (value->type != JSON_NUMBER || !value->is_u64)
+            return refuse(value, "a whole number", error);
         parts->head_size = value->integer;
         return value->integer > 0 ? OK : refuse(value, "above 0", error);
     }
@@ -162,11 +180,14 @@ static enum status read_member(const struct json_value *value, struct parts *par
 
 static enum status check_parts(const struct parts *parts, struct error *error) {
     const struct model_config *c = &parts->config;
-    if (!parts->is_llama) return error_set(error, INVALID, "field \"model_type\" is missing; it must be \"llama\"");
+    if (!parts->is_llama)
+        return error_set(error, INVALID, "field \"model_type\" is missing; it must be \"llama\"");
     TRY(model_config_check(c, error));
     if (parts->head_size && parts->head_size != model_head_size(c))
-        return error_set(error, INVALID, "field \"head_dim\" is %llu; it must be hidden_size / num_attention_heads, %u",
-                         (unsigned long long)parts->head_size, model_head_size(c));
+        return error_set(
+            error, INVALID,
+            "field \"head_dim\" is %llu; it must be hidden_size / num_attention_heads, %u",
+            (unsigned long long)parts->head_size, model_head_size(c));
     return OK;
 }
 
@@ -178,16 +199,19 @@ enum status config_file_decode(struct bytes text, struct model_config *out, stru
     const struct json_value *root = json_root(json);
     struct parts parts = {.config = {.norm_eps = 1e-6f}};
     if (root->type != JSON_OBJECT) status = error_set(error, INVALID, "it is not a JSON object");
-    const struct json_value *context = root->type == JSON_OBJECT ? json_object_get(root, "max_position_embeddings") : NULL;
+    const struct json_value *context =
+        root->type == JSON_OBJECT ? json_object_get(root, "max_position_embeddings") : NULL;
     if (context && context->type == JSON_NUMBER && context->is_u64)
         parts.config.context = (uint32_t)MIN(context->integer, (uint64_t)UINT32_MAX);
-    for (size_t i = 0; status == OK && i < root->count; i++) status = read_member(&root->items[i], &parts, error);
+    for (size_t i = 0; status == OK && i < root->count; i++)
+        status = read_member(&root->items[i], &parts, error);
     for (size_t i = 0; status == OK && i < COUNT_OF(numbers); i++)
         if (numbers[i].required && !json_object_get(root, numbers[i].name))
             status = error_set(error, INVALID, "field \"%s\" is missing", numbers[i].name);
     char quoted[128];
     if (status == OK && parts.unknown)
-        log_info("config_key_passed_over", "key=%s message=\"no known key that changes what a Llama computes\"",
+        log_info("config_key_passed_over",
+                 "key=%s message=\"no known key that changes what a Llama computes\"",
                  log_quote(parts.unknown->key, quoted, sizeof quoted));
     json_close(json);
     if (status != OK) return status;
@@ -198,15 +222,17 @@ enum status config_file_decode(struct bytes text, struct model_config *out, stru
     return OK;
 }
 
-static enum status read_end_token(const struct json_value *value, uint32_t *out, struct error *error) {
+static enum status read_end_token(const struct json_value *value, uint32_t *out,
+                                  struct error *error) {
     if (value->type != JSON_NUMBER || !value->is_u64 || value->integer > UINT32_MAX)
-        return error_set(error, INVALID, "field \"eos_token_id\" holds something that is not a token");
+        return error_set(error, INVALID,
+                         "field \"eos_token_id\" holds something that is not a token");
     *out = (uint32_t)value->integer;
     return OK;
 }
 
-enum status config_file_end_tokens(struct bytes text, uint32_t out[static CONFIG_END_TOKENS], size_t *count,
-                                   struct error *error) {
+enum status config_file_end_tokens(struct bytes text, uint32_t out[static CONFIG_END_TOKENS],
+                                   size_t *count, struct error *error) {
     struct json *json = NULL;
     const struct json_limits limits = {.size = CONFIG_FILE_MAX, .depth = 16};
     *count = 0;
@@ -215,7 +241,8 @@ enum status config_file_end_tokens(struct bytes text, uint32_t out[static CONFIG
     enum status status = OK;
     if (value && value->type == JSON_ARRAY) {
         if (value->count > CONFIG_END_TOKENS)
-            status = error_set(error, INVALID, "field \"eos_token_id\" lists %zu tokens", value->count);
+            status =
+                error_set(error, INVALID, "field \"eos_token_id\" lists %zu tokens", value->count);
         for (size_t i = 0; status == OK && i < value->count; i++)
             status = read_end_token(&value->items[i], &out[(*count)++], error);
     } else if (value && value->type != JSON_NULL) {
@@ -225,7 +252,7 @@ enum status config_file_end_tokens(struct bytes text, uint32_t out[static CONFIG
     return status;
 }
 
-/* --- writing ----------------------------------------------------------------------------------------------------------------- */
+/* --- writing ---------------------------------------------------------------------------------- */
 
 /* The double whose shortest decimal is also the float's: 1e-5, not 9.99999974737875e-06. */
 static double plain_double(float value) {
@@ -254,15 +281,17 @@ static void member_f64(struct json_writer *writer, const char *key, double value
 
 /* What says how the model computes, or how it is stored, is ours to write. */
 static bool is_written_here(const char *name) {
-    static const char *const own[] = {"architectures",       "model_type", "head_dim",     "rope_theta", "rope_parameters",
-                                      "rope_scaling",        "dtype",      "rms_norm_eps", "hidden_act", "attention_bias",
-                                      "tie_word_embeddings", "mlp_bias",   "torch_dtype",  NULL};
+    static const char *const own[] = {
+        "architectures",       "model_type", "head_dim",     "rope_theta", "rope_parameters",
+        "rope_scaling",        "dtype",      "rms_norm_eps", "hidden_act", "attention_bias",
+        "tie_word_embeddings", "mlp_bias",   "torch_dtype",  NULL};
     for (size_t i = 0; i < COUNT_OF(numbers); i++)
         if (strcmp(name, numbers[i].name) == 0) return true;
     return is_listed(own, name) || name[0] == '_';
 }
 
-static void encode(const struct model_config *config, const char *dtype, const struct json_value *other, struct buffer *out) {
+static void encode(const struct model_config *config, const char *dtype,
+                   const struct json_value *other, struct buffer *out) {
     struct model_config c = *config;
     struct json_writer w = json_writer_of(out, true);
     json_begin_object(&w);
@@ -308,8 +337,8 @@ void config_file_encode(const struct model_config *config, const char *dtype, st
     encode(config, dtype, NULL, out);
 }
 
-enum status config_file_encode_onto(const struct model_config *config, const char *dtype, struct bytes other, struct buffer *out,
-                                    struct error *error) {
+enum status config_file_encode_onto(const struct model_config *config, const char *dtype,
+                                    struct bytes other, struct buffer *out, struct error *error) {
     struct json *json = NULL;
     const struct json_limits limits = {.size = CONFIG_FILE_MAX, .depth = 16};
     if (other.size) TRY(json_parse(other, &limits, &json, error));
@@ -319,18 +348,21 @@ enum status config_file_encode_onto(const struct model_config *config, const cha
     return OK;
 }
 
-enum status model_config_compare(const struct model_config *wanted, const struct model_config *got, struct error *error) {
+enum status model_config_compare(const struct model_config *wanted, const struct model_config *got,
+                                 struct error *error) {
     struct model_config a = *wanted, b = *got;
     for (size_t i = 0; i < COUNT_OF(numbers); i++)
         if (*number_of(&a, i) != *number_of(&b, i))
-            return error_set(error, INVALID, "field \"%s\" is %u; it must be %u", numbers[i].name, *number_of(&b, i),
-                             *number_of(&a, i));
+            return error_set(error, INVALID, "field \"%s\" is %u; it must be %u", numbers[i].name,
+                             *number_of(&b, i), *number_of(&a, i));
     if (a.rope_theta != b.rope_theta)
-        return error_set(error, INVALID, "field \"rope_theta\" is %g; it must be %g", (double)b.rope_theta, (double)a.rope_theta);
+        return error_set(error, INVALID, "field \"rope_theta\" is %g; it must be %g",
+                         (double)b.rope_theta, (double)a.rope_theta);
     if (a.norm_eps != b.norm_eps)
-        return error_set(error, INVALID, "field \"rms_norm_eps\" is %g; it must be %g", (double)b.norm_eps, (double)a.norm_eps);
+        return error_set(error, INVALID, "field \"rms_norm_eps\" is %g; it must be %g",
+                         (double)b.norm_eps, (double)a.norm_eps);
     if (a.tied != b.tied)
-        return error_set(error, INVALID, "field \"tie_word_embeddings\" is %s; it must be %s", b.tied ? "true" : "false",
-                         a.tied ? "true" : "false");
+        return error_set(error, INVALID, "field \"tie_word_embeddings\" is %s; it must be %s",
+                         b.tied ? "true" : "false", a.tied ? "true" : "false");
     return OK;
 }

@@ -23,7 +23,7 @@ static bool is_one_of(const char *const *list, const char *text) {
     return false;
 }
 
-/* ---- what changes a forward pass ------------------------------------------------------------------------------------------------- */
+/* ---- what changes a forward pass ------------------------------------------------------------- */
 
 /* Absent, null, false or empty only. */
 static const char *const features[] = {"attention_bias",
@@ -104,21 +104,26 @@ static const char *const amounts[] = {"n_routed_experts",
                                       "logit_softcapping",
                                       NULL};
 
-static const char *const activations[] = {"hidden_activation", "activation_function", "activation", NULL};
+static const char *const activations[] = {"hidden_activation", "activation_function", "activation",
+                                          NULL};
 
 /* In the name of a key that is in no list. */
-static const char *const telling[] = {"softcap", "expert",  "rope",       "rotary", "alibi", "quantiz", "_bias", "qk_norm",
-                                      "moe_",    "sliding", "multiplier", "lora",   "mamba", "ssm_",    NULL};
+static const char *const telling[] = {"softcap",    "expert", "rope",    "rotary", "alibi",
+                                      "quantiz",    "_bias",  "qk_norm", "moe_",   "sliding",
+                                      "multiplier", "lora",   "mamba",   "ssm_",   NULL};
 
 static bool is_full_attention(const struct json_value *list) {
     if (list->type != JSON_ARRAY) return false;
     for (size_t i = 0; i < list->count; i++)
-        if (list->items[i].type != JSON_STRING || strcmp(list->items[i].text, "full_attention") != 0) return false;
+        if (list->items[i].type != JSON_STRING ||
+            strcmp(list->items[i].text, "full_attention") != 0)
+            return false;
     return true;
 }
 
 static bool is_silu(const struct json_value *value) {
-    return value->type == JSON_STRING && (strcmp(value->text, "silu") == 0 || strcmp(value->text, "swish") == 0);
+    return value->type == JSON_STRING &&
+           (strcmp(value->text, "silu") == 0 || strcmp(value->text, "swish") == 0);
 }
 
 static bool has_telling_part(const char *name) {
@@ -127,7 +132,7 @@ static bool has_telling_part(const char *name) {
     return false;
 }
 
-/* ---- what does not ----------------------------------------------------------------------------------------------------------------- */
+/* ---- what does not --------------------------------------------------------------------------- */
 
 /* Of LlamaConfig and PretrainedConfig, and of common tools. */
 static const char *const harmless[] = {"architectures",
@@ -206,11 +211,13 @@ static const char *const harmless[] = {"architectures",
                                        "router_aux_loss_coef",
                                        NULL};
 
-enum config_key config_key_of(const struct json_value *member, uint64_t context, const char **wanted) {
+enum config_key config_key_of(const struct json_value *member, uint64_t context,
+                              const char **wanted) {
     const char *name = member->key;
     double number = number_of(member);
     *wanted = "absent, null or false: it changes what the model computes";
-    if (strcmp(name, "quantization_config") == 0 && member->type != JSON_NULL) return CONFIG_KEY_CHANGES;
+    if (strcmp(name, "quantization_config") == 0 && member->type != JSON_NULL)
+        return CONFIG_KEY_CHANGES;
     if (is_off(member) || is_one_of(harmless, name)) return CONFIG_KEY_HARMLESS;
     if (is_one_of(features, name)) return CONFIG_KEY_CHANGES;
     if (is_one_of(activations, name)) {
@@ -223,7 +230,8 @@ enum config_key config_key_of(const struct json_value *member, uint64_t context,
     }
     if (is_one_of(amounts, name)) return number == 0 ? CONFIG_KEY_HARMLESS : CONFIG_KEY_CHANGES;
     if (strcmp(name, "sliding_window") == 0) {
-        *wanted = "absent, null or at least max_position_embeddings: there are no attention windows";
+        *wanted =
+            "absent, null or at least max_position_embeddings: there are no attention windows";
         return context && number >= (double)context ? CONFIG_KEY_HARMLESS : CONFIG_KEY_CHANGES;
     }
     if (strcmp(name, "layer_types") == 0) {

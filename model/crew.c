@@ -61,7 +61,8 @@ enum status crew_create(uint32_t workers, struct crew **out, struct error *error
     for (uint32_t i = 1; i < workers; i++) {
         struct crew_member *member = &crew->members[crew->member_count];
         *member = (struct crew_member){.crew = crew, .worker = i};
-        enum status status = thread_start("train", crew_member_main, member, &member->thread, error);
+        enum status status =
+            thread_start("train", crew_member_main, member, &member->thread, error);
         if (status != OK) {
             crew_destroy(crew);
             return status;
@@ -78,7 +79,8 @@ void crew_destroy(struct crew *crew) {
     crew->stopping = true;
     pthread_cond_broadcast(&crew->work);
     pthread_mutex_unlock(&crew->lock);
-    for (uint32_t i = 0; i < crew->member_count; i++) ASSERT(thread_join(crew->members[i].thread, UINT64_MAX) == OK);
+    for (uint32_t i = 0; i < crew->member_count; i++)
+        ASSERT(thread_join(crew->members[i].thread, UINT64_MAX) == OK);
     pthread_cond_destroy(&crew->work);
     pthread_cond_destroy(&crew->done);
     pthread_mutex_destroy(&crew->lock);

@@ -35,8 +35,9 @@ struct data {
     struct data_options options;
     struct data_file *files;
     size_t file_count;
-    struct data_seen *seen;                     /* while opening */
-    uint64_t scanned, to_scan, told_ms, old_ms; /* while opening: bytes; when progress was told last, when it began */
+    struct data_seen *seen; /* while opening */
+    /* while opening: bytes; when progress was told last, when it began */
+    uint64_t scanned, to_scan, told_ms, old_ms;
 };
 
 static uint64_t little_endian(const uint8_t *p, unsigned size) {
@@ -46,31 +47,39 @@ static uint64_t little_endian(const uint8_t *p, unsigned size) {
 }
 
 /* Exactly size bytes at `at`. */
-static enum status file_read_at(const struct data_file *file, uint64_t at, void *out, size_t size, struct error *error) {
+static enum status file_read_at(const struct data_file *file, uint64_t at, void *out, size_t size,
+                                struct error *error) {
     for (size_t done = 0; done < size;) {
-        ssize_t got = pread(file->descriptor, (uint8_t *)out + done, size - done, (off_t)(at + done));
+        ssize_t got =
+            pread(file->descriptor, (uint8_t *)out + done, size - done, (off_t)(at + done));
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) return error_set(error, FAILED, "read %s: %s", file->path, strerror(errno));
-        if (got == 0) return error_set(error, CORRUPT, "%s is shorter than when it was opened", file->path);
+        if (got == 0)
+            return error_set(error, CORRUPT, "%s is shorter than when it was opened", file->path);
         done += (size_t)got;
     }
     return OK;
 }
 
-static enum status check_token(const struct data_file *file, uint64_t index, uint32_t token, struct error *error) {
+static enum status check_token(const struct data_file *file, uint64_t index, uint32_t token,
+                               struct error *error) {
     if (token < file->limit) return OK;
-    return error_set(error, INVALID, "%s: token %u at %llu is beyond the vocabulary of %u", file->path, token,
-                     (unsigned long long)index, file->limit);
+    return error_set(error, INVALID, "%s: token %u at %llu is beyond the vocabulary of %u",
+                     file->path, token, (unsigned long long)index, file->limit);
 }
 
-static enum status read_tokens(const struct data_file *file, uint64_t at, size_t count, uint32_t *tokens, struct error *error) {
+static enum status read_tokens(const struct data_file *file, uint64_t at, size_t count,
+                               uint32_t *tokens, struct error *error) {
     if (file->memory) {
         memcpy(tokens, file->memory + at, count * sizeof *tokens);
         return OK; /* checked when they came */
     }
-    TRY(file_read_at(file, file->start + at * file->token_size, tokens, count * file->token_size, error));
-    const uint8_t *raw = (const uint8_t *)tokens; /* widened from the end, so that nothing is overwritten before it is read */
-    for (size_t i = count; i-- > 0;) tokens[i] = (uint32_t)little_endian(raw + i * file->token_size, file->token_size);
+    TRY(file_read_at(file, file->start + at * file->token_size, tokens, count * file->token_size,
+                     error));
+    /* widened from the end, so that nothing is overwritten before it is read */
+    const uint8_t *raw = (const uint8_t *)tokens;
+    for (size_t i = count; i-- > 0;)
+        tokens[i] = (uint32_t)little_endian(raw + i * file->token_size, file->token_size);
     for (size_t i = 0; i < count; i++) TRY(check_token(file, at + i, tokens[i], error));
     return OK;
 }
@@ -82,8 +91,9 @@ static void tell_progress(struct data *data, const struct data_file *file) {
     data->told_ms = now_ms;
     double part = data->to_scan ? (double)data->scanned / (double)data->to_scan : 0,
            spent = (double)(now_ms - data->old_ms) / 1000;
-    log_info("checking_data", "file=\"%s\" read_mb=%llu of_mb=%llu percent=%.0f seconds_left=%.0f", file->path,
-             (unsigned long long)(data->scanned >> 20), (unsigned long long)(data->to_scan >> 20), 100 * part,
+    log_info("checking_data", "file=\"%s\" read_mb=%llu of_mb=%llu percent=%.0f seconds_left=%.0f",
+             file->path, (unsigned long long)(data->scanned >> 20),
+             (unsigned long long)(data->to_scan >> 20), 100 * part,
              part > 0 ? spent / part - spent : 0.0);
 }
 
@@ -91,21 +101,24 @@ static bool is_scanned(const struct data_file *file) {
     return file->limit < UINT64_C(1) << 8 * file->token_size; /* else no token can be beyond it */
 }
 
-/* The largest token of a piece is enough to know that none is beyond the vocabulary; which it is, the slow way says. */
+/* The largest token of a piece is enough to know that none is beyond the vocabulary; which it is,
+ * the slow way says. */
 static uint64_t largest_token(const uint8_t *raw, size_t count, unsigned size) {
     uint64_t largest = 0;
     for (size_t i = 0; i < count; i++) largest = MAX(largest, little_endian(raw + i * size, size));
     return largest;
 }
 
-static enum status scan_tokens(struct data *data, const struct data_file *file, struct error *error) {
+static enum status scan_tokens(struct data *data, const struct data_file *file,
+                               struct error *error) {
     uint8_t *raw = xmalloc(SCAN_SIZE);
     uint32_t *tokens = NULL;
     uint64_t piece = SCAN_SIZE / file->token_size;
     enum status status = OK;
     for (uint64_t at = 0; at < file->tokens && status == OK; at += piece) {
         size_t count = (size_t)MIN(file->tokens - at, piece);
-        status = file_read_at(file, file->start + at * file->token_size, raw, count * file->token_size, error);
+        status = file_read_at(file, file->start + at * file->token_size, raw,
+                              count * file->token_size, error);
         if (status == OK && largest_token(raw, count, file->token_size) >= file->limit) {
             if (!tokens) tokens = xmalloc((size_t)piece * sizeof *tokens);
             status = read_tokens(file, at, count, tokens, error);
@@ -123,13 +136,14 @@ static enum status scan_file(struct data *data, const struct data_file *file, st
     struct data_fingerprint before, after;
     char question[96];
     if (!is_scanned(file)) return OK;
-    snprintf(question, sizeof question, "tokens-%u-bytes-from-%llu-below-%u", file->token_size, (unsigned long long)file->start,
-             file->limit);
+    snprintf(question, sizeof question, "tokens-%u-bytes-from-%llu-below-%u", file->token_size,
+             (unsigned long long)file->start, file->limit);
     TRY(data_fingerprint(file->descriptor, &before, error));
     if (data_seen_has(data->seen, &before, question)) return OK;
     TRY(scan_tokens(data, file, error));
     TRY(data_fingerprint(file->descriptor, &after, error));
-    if (data_fingerprint_equal(&before, &after)) data_seen_add(data->seen, &after, question, file->path);
+    if (data_fingerprint_equal(&before, &after))
+        data_seen_add(data->seen, &after, question, file->path);
     return OK;
 }
 
@@ -137,22 +151,27 @@ static enum status scan_files(struct data *data, struct error *error) {
     data->told_ms = data->old_ms = clock_monotonic_ms();
     data->seen = data_seen_open(data->options.seen);
     for (size_t i = 0; i < data->file_count; i++)
-        if (is_scanned(&data->files[i])) data->to_scan += data->files[i].tokens * data->files[i].token_size;
+        if (is_scanned(&data->files[i]))
+            data->to_scan += data->files[i].tokens * data->files[i].token_size;
     enum status status = OK;
-    for (size_t i = 0; i < data->file_count && status == OK; i++) status = scan_file(data, &data->files[i], error);
+    for (size_t i = 0; i < data->file_count && status == OK; i++)
+        status = scan_file(data, &data->files[i], error);
     data_seen_close(data->seen);
     data->seen = NULL;
     return status;
 }
 
-static enum status read_source(void *context, uint64_t at, void *out, size_t size, struct error *error) {
+static enum status read_source(void *context, uint64_t at, void *out, size_t size,
+                               struct error *error) {
     return file_read_at(context, at, out, size, error);
 }
 
 /* A byte order mark is not text, unless somebody insists on every byte. */
-static enum status skip_mark(const struct data_options *options, struct data_file *file, struct error *error) {
+static enum status skip_mark(const struct data_options *options, struct data_file *file,
+                             struct error *error) {
     uint8_t head[3];
-    if (options->format == DATA_BYTES || !file->bytes || file->token_size != 1 || file->start != 0 || file->tokens < sizeof head)
+    if (options->format == DATA_BYTES || !file->bytes || file->token_size != 1 ||
+        file->start != 0 || file->tokens < sizeof head)
         return OK;
     TRY(file_read_at(file, 0, head, sizeof head, error));
     file->start = utf8_mark(head, sizeof head);
@@ -161,9 +180,12 @@ static enum status skip_mark(const struct data_options *options, struct data_fil
 }
 
 /* What the file is; see model/data_format.h. */
-static enum status tell_format(const struct data_options *options, uint64_t size, struct data_file *file, struct error *error) {
-    const struct data_source source = {.read = read_source, .context = file, .name = file->path, .size = size};
-    const struct data_demand demand = {options->format, options->tokens, options->vocabulary, options->vouched};
+static enum status tell_format(const struct data_options *options, uint64_t size,
+                               struct data_file *file, struct error *error) {
+    const struct data_source source = {
+        .read = read_source, .context = file, .name = file->path, .size = size};
+    const struct data_demand demand = {options->format, options->tokens, options->vocabulary,
+                                       options->vouched};
     struct data_shape shape;
     TRY(data_format_detect(&source, &demand, &shape, error));
     file->start = shape.start;
@@ -172,11 +194,13 @@ static enum status tell_format(const struct data_options *options, uint64_t size
     file->limit = shape.limit;
     file->bytes = shape.bytes;
     TRY(skip_mark(options, file, error));
-    if (shape.advice) log_warn("data_looks_odd", "file=\"%s\" message=\"%s\"", file->path, shape.advice);
+    if (shape.advice)
+        log_warn("data_looks_odd", "file=\"%s\" message=\"%s\"", file->path, shape.advice);
     return file->tokens ? OK : error_set(error, INVALID, "%s has no tokens", file->path);
 }
 
-static enum status open_file(struct data *data, const char *path, struct data_file *file, struct error *error) {
+static enum status open_file(struct data *data, const char *path, struct data_file *file,
+                             struct error *error) {
     *file = (struct data_file){.path = xstrdup(path), .token_size = 1, .descriptor = -1};
     uint64_t size = 0;
     TRY(file_open(path, &file->descriptor, &size, error));
@@ -186,11 +210,12 @@ static enum status open_file(struct data *data, const char *path, struct data_fi
     return OK;
 }
 
-enum status data_open(const char *const *paths, size_t path_count, const struct data_options *options, struct data **out,
-                      struct error *error) {
+enum status data_open(const char *const *paths, size_t path_count,
+                      const struct data_options *options, struct data **out, struct error *error) {
     if (path_count == 0) return error_set(error, INVALID, "no data files are given");
     if (!(options->heldout >= 0.0 && options->heldout <= 1.0))
-        return error_set(error, INVALID, "held-out fraction is %g; it must be in 0..1", options->heldout);
+        return error_set(error, INVALID, "held-out fraction is %g; it must be in 0..1",
+                         options->heldout);
     if (options->vocabulary == 0) return error_set(error, INVALID, "vocabulary is 0");
     struct data *data = xcalloc(1, sizeof *data);
     data->options = *options;
@@ -212,15 +237,21 @@ enum status data_open(const char *const *paths, size_t path_count, const struct 
     return OK;
 }
 
-enum status data_open_tokens(const char *name, const uint32_t *tokens, uint64_t count, const struct data_options *options,
-                             struct data **out, struct error *error) {
+enum status data_open_tokens(const char *name, const uint32_t *tokens, uint64_t count,
+                             const struct data_options *options, struct data **out,
+                             struct error *error) {
     if (count == 0) return error_set(error, INVALID, "%s has no tokens", name);
     struct data *data = xcalloc(1, sizeof *data);
-    *data = (struct data){.options = *options, .files = xcalloc(1, sizeof *data->files), .file_count = 1};
-    data->files[0] = (struct data_file){
-        .path = xstrdup(name), .descriptor = -1, .tokens = count, .limit = options->vocabulary, .memory = tokens};
+    *data = (struct data){
+        .options = *options, .files = xcalloc(1, sizeof *data->files), .file_count = 1};
+    data->files[0] = (struct data_file){.path = xstrdup(name),
+                                        .descriptor = -1,
+                                        .tokens = count,
+                                        .limit = options->vocabulary,
+                                        .memory = tokens};
     enum status status = OK;
-    for (uint64_t i = 0; i < count && status == OK; i++) status = check_token(&data->files[0], i, tokens[i], error);
+    for (uint64_t i = 0; i < count && status == OK; i++)
+        status = check_token(&data->files[0], i, tokens[i], error);
     if (status == OK)
         *out = data;
     else
@@ -246,7 +277,8 @@ uint64_t data_training_tokens(const struct data *data) {
 
 uint64_t data_heldout_tokens(const struct data *data) {
     uint64_t tokens = 0;
-    for (size_t i = 0; i < data->file_count; i++) tokens += data->files[i].tokens - data->files[i].training;
+    for (size_t i = 0; i < data->file_count; i++)
+        tokens += data->files[i].tokens - data->files[i].training;
     return tokens;
 }
 
@@ -260,15 +292,19 @@ static uint64_t windows_in(uint64_t tokens, uint64_t offset, uint32_t length) {
     return tokens > offset ? (tokens - offset - 1) / length : 0;
 }
 
-/* Where a file's windows begin in an epoch: anywhere in the first `length` tokens that costs no more than the last window. */
-static uint64_t epoch_offset(const struct data *data, size_t file, uint64_t epoch, uint32_t length) {
+/* Where a file's windows begin in an epoch: anywhere in the first `length` tokens that costs no
+ * more than the last window. */
+static uint64_t epoch_offset(const struct data *data, size_t file, uint64_t epoch,
+                             uint32_t length) {
     uint64_t tokens = data->files[file].training;
     if (tokens < 2 * (uint64_t)length + 1) return 0;
-    return random_hash(data->options.seed ^ UINT64_C(0x6f66667365740000), epoch * UINT64_C(0x10001) + file) % length;
+    return random_hash(data->options.seed ^ UINT64_C(0x6f66667365740000),
+                       epoch * UINT64_C(0x10001) + file) %
+           length;
 }
 
-/* A permutation of 0..count-1 chosen by key: a four-round Feistel network on the next even number of bits, walked until it
- * lands inside (fewer than four steps on average). */
+/* A permutation of 0..count-1 chosen by key: a four-round Feistel network on the next even number
+ * of bits, walked until it lands inside (fewer than four steps on average). */
 static uint64_t permute(uint64_t index, uint64_t count, uint64_t key) {
     unsigned half = 1;
     while (half < 32 && count > UINT64_C(1) << 2 * half) half++;
@@ -285,16 +321,19 @@ static uint64_t permute(uint64_t index, uint64_t count, uint64_t key) {
     return index;
 }
 
-enum status data_next(const struct data *data, struct data_position *position, uint32_t length, uint32_t *tokens,
-                      struct error *error) {
+enum status data_next(const struct data *data, struct data_position *position, uint32_t length,
+                      uint32_t *tokens, struct error *error) {
     ASSERT(length > 0);
     struct data_position at = *position;
     for (;;) {
         uint64_t windows = 0;
         for (size_t i = 0; i < data->file_count; i++)
-            windows += windows_in(data->files[i].training, epoch_offset(data, i, at.epoch, length), length);
+            windows += windows_in(data->files[i].training, epoch_offset(data, i, at.epoch, length),
+                                  length);
         if (windows == 0)
-            return error_set(error, INVALID, "no data file has the %u training tokens that one sequence needs", length + 1);
+            return error_set(error, INVALID,
+                             "no data file has the %u training tokens that one sequence needs",
+                             length + 1);
         if (at.index >= windows) {
             at = (struct data_position){at.epoch + 1, 0};
             continue;
@@ -307,7 +346,8 @@ enum status data_next(const struct data *data, struct data_position *position, u
                 window -= here;
                 continue;
             }
-            TRY(read_tokens(&data->files[i], offset + window * length, (size_t)length + 1, tokens, error));
+            TRY(read_tokens(&data->files[i], offset + window * length, (size_t)length + 1, tokens,
+                            error));
             break;
         }
         *position = (struct data_position){at.epoch, at.index + 1};
@@ -322,11 +362,14 @@ uint64_t data_heldout_count(const struct data *data, uint32_t length) {
     return windows;
 }
 
-enum status data_heldout(const struct data *data, uint64_t index, uint32_t length, uint32_t *tokens, struct error *error) {
+enum status data_heldout(const struct data *data, uint64_t index, uint32_t length, uint32_t *tokens,
+                         struct error *error) {
     for (size_t i = 0; i < data->file_count; i++) {
         const struct data_file *file = &data->files[i];
         uint64_t here = windows_in(file->tokens - file->training, 0, length);
-        if (index < here) return read_tokens(file, file->training + index * length, (size_t)length + 1, tokens, error);
+        if (index < here)
+            return read_tokens(file, file->training + index * length, (size_t)length + 1, tokens,
+                               error);
         index -= here;
     }
     return error_set(error, NOT_FOUND, "no such held-out window");

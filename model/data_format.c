@@ -1,4 +1,5 @@
-/* What a data file is, by its content. First the header and magic numbers, then the statistics of a sample. */
+/* What a data file is, by its content. First the header and magic numbers, then the statistics of a
+ * sample. */
 #include "model/data_format.h"
 
 #include <stdio.h>
@@ -11,7 +12,8 @@
 enum {
     LLMC_HEADER_SIZE = 1024,
     HEAD_SIZE = 4096,
-    SAMPLE_HEAD = 1 << 18, /* bytes from the beginning: a thousand shards are looked at in a few seconds */
+    SAMPLE_HEAD =
+        1 << 18, /* bytes from the beginning: a thousand shards are looked at in a few seconds */
     SAMPLE_PIECE = 1 << 14,
     SAMPLE_PIECES = 16, /* spread over the rest */
     TEXT_LEAST = 4,     /* bytes that can be called text */
@@ -19,7 +21,7 @@ enum {
     NARROW_LIMIT = 65536,
     WIDE_LIMIT = 1 << 20, /* above every tokenizer's vocabulary */
     UTF16_LEAST = 64,     /* units from which on UTF-16 without a mark can be told */
-    ALPHABET = 320        /* a tokenizer's first numbers are bytes and control tokens, whatever the text */
+    ALPHABET = 320 /* a tokenizer's first numbers are bytes and control tokens, whatever the text */
 };
 
 const char *const data_format_names[] = {"auto", "bytes", "llmc", "u16", "u32", NULL};
@@ -36,7 +38,7 @@ static uint64_t little_endian(const uint8_t *p, unsigned size) {
     return value;
 }
 
-/* ---- other formats ---------------------------------------------------------------------------------------------------------- */
+/* ---- other formats --------------------------------------------------------------------------- */
 
 struct magic {
     const char *name;
@@ -64,7 +66,8 @@ static const struct magic magics[] = {
     {"Arrow", 0, 8, "ARROW1\0\0", TABLE},
     {"Feather", 0, 4, "FEA1", TABLE},
     {"Avro", 0, 4, "Obj\1", WRONG},
-    {"NumPy", 0, 6, "\x93NUMPY", "write its numbers alone, with `array.astype('<u2').tofile(path)`"},
+    {"NumPy", 0, 6, "\x93NUMPY",
+     "write its numbers alone, with `array.astype('<u2').tofile(path)`"},
     {"SQLite", 0, 16, "SQLite format 3\0", WRONG},
     {"LMDB", 16, 4, "\xde\xc0\xef\xbe", WRONG},
     {"HDF5", 0, 8, "\x89HDF\r\n\x1a\n", WRONG},
@@ -81,14 +84,16 @@ static const struct magic magics[] = {
     {"PNG", 0, 8, "\x89PNG\r\n\x1a\n", WRONG},
     {"JPEG", 0, 3, "\xff\xd8\xff", WRONG},
     {"PDF", 0, 5, "%PDF-", WRONG},
-    {"Git LFS pointer", 0, 35, "version https://git-lfs.github.com/", "`git lfs pull` fetches the file itself"},
+    {"Git LFS pointer", 0, 35, "version https://git-lfs.github.com/",
+     "`git lfs pull` fetches the file itself"},
     {"UTF-32 text", 0, 4, "\xff\xfe\0\0", "convert it: iconv -f UTF-32 -t UTF-8"},
     {"UTF-32 text", 0, 4, "\0\0\xfe\xff", "convert it: iconv -f UTF-32 -t UTF-8"},
     {"UTF-16 text", 0, 2, "\xff\xfe", "convert it: iconv -f UTF-16 -t UTF-8"},
     {"UTF-16 text", 0, 2, "\xfe\xff", "convert it: iconv -f UTF-16 -t UTF-8"},
 };
 
-static const struct magic safetensors = {"safetensors", 0, 0, "", "it holds a model's parameters, not its data"},
+static const struct magic safetensors = {"safetensors", 0, 0, "",
+                                         "it holds a model's parameters, not its data"},
                           pickle = {"pickle", 0, 0, "", WRONG}, gguf = {"GGUF", 0, 0, "", WRONG},
                           arrow = {"Arrow", 0, 0, "", TABLE};
 
@@ -96,63 +101,72 @@ static const struct magic safetensors = {"safetensors", 0, 0, "", "it holds a mo
 static const struct magic *foreign_by_number(const uint8_t *head, size_t size, uint64_t total) {
     if (size < 16) return NULL;
     uint64_t length = little_endian(head, 8);
-    if (head[8] == '{' && (head[9] == '"' || head[9] == ' ' || head[9] == '}') && length >= 2 && length <= total - 8 &&
-        length < UINT64_C(1) << 27)
+    if (head[8] == '{' && (head[9] == '"' || head[9] == ' ' || head[9] == '}') && length >= 2 &&
+        length <= total - 8 && length < UINT64_C(1) << 27)
         return &safetensors;
     if (head[0] == 0x80 && (head[1] == 4 || head[1] == 5) && head[2] == 0x95 && total >= 11 &&
         little_endian(head + 3, 8) <= total - 11)
         return &pickle;
     if (memcmp(head, "GGUF", 4) == 0 && little_endian(head + 4, 4) < 256) return &gguf;
     uint64_t metadata = little_endian(head + 4, 4);
-    if (memcmp(head, "\xff\xff\xff\xff", 4) == 0 && metadata > 0 && metadata % 8 == 0 && metadata < total) return &arrow;
+    if (memcmp(head, "\xff\xff\xff\xff", 4) == 0 && metadata > 0 && metadata % 8 == 0 &&
+        metadata < total)
+        return &arrow;
     return NULL;
 }
 
 static const struct magic *find_foreign(const uint8_t *head, size_t size, uint64_t total) {
     for (size_t i = 0; i < COUNT_OF(magics); i++)
-        if (magics[i].at + magics[i].size <= size && memcmp(head + magics[i].at, magics[i].bytes, magics[i].size) == 0)
+        if (magics[i].at + magics[i].size <= size &&
+            memcmp(head + magics[i].at, magics[i].bytes, magics[i].size) == 0)
             return &magics[i];
     return foreign_by_number(head, size, total);
 }
 
-/* ---- llm.c's header --------------------------------------------------------------------------------------------------------- */
+/* ---- llm.c's header -------------------------------------------------------------------------- */
 
-/* Relatives of llm.c write the same header with a date of their own as magic; size and count then tell the width beyond doubt. */
+/* Relatives of llm.c write the same header with a date of their own as magic; size and count then
+ * tell the width beyond doubt. */
 static bool is_date(uint64_t magic) {
     uint64_t month = magic / 100 % 100, day = magic % 100;
-    return magic >= 20200101 && magic <= 20991231 && month >= 1 && month <= 12 && day >= 1 && day <= 31;
+    return magic >= 20200101 && magic <= 20991231 && month >= 1 && month <= 12 && day >= 1 &&
+           day <= 31;
 }
 
 /* *shape from the header if there is one; *found says so. */
-static enum status read_header(const struct data_source *source, const uint8_t *head, struct data_shape *shape, bool *found,
-                               struct error *error) {
+static enum status read_header(const struct data_source *source, const uint8_t *head,
+                               struct data_shape *shape, bool *found, struct error *error) {
     *found = false;
     if (source->size < 12) return OK;
-    uint64_t magic = little_endian(head, 4), version = little_endian(head + 4, 4), count = little_endian(head + 8, 4);
+    uint64_t magic = little_endian(head, 4), version = little_endian(head + 4, 4),
+             count = little_endian(head + 8, 4);
     const struct layout_known *known = NULL;
     for (size_t i = 0; i < COUNT_OF(layouts); i++)
         if (layouts[i].magic == magic) known = &layouts[i];
     unsigned token_size = 0;
     if (known) {
         if (version != known->version)
-            return error_set(error, INVALID, "%s: version %llu of llm.c's layout; %u is supported", source->name,
-                             (unsigned long long)version, known->version);
+            return error_set(error, INVALID, "%s: version %llu of llm.c's layout; %u is supported",
+                             source->name, (unsigned long long)version, known->version);
         token_size = known->token_size;
         uint64_t wanted = LLMC_HEADER_SIZE + token_size * count;
         if (source->size < LLMC_HEADER_SIZE || source->size != wanted)
-            return error_set(error, INVALID, "%s is %llu bytes; its header promises %llu tokens, which take %llu", source->name,
-                             (unsigned long long)source->size, (unsigned long long)count, (unsigned long long)wanted);
+            return error_set(error, INVALID,
+                             "%s is %llu bytes; its header promises %llu tokens, which take %llu",
+                             source->name, (unsigned long long)source->size,
+                             (unsigned long long)count, (unsigned long long)wanted);
     } else if (is_date(magic) && count > 0) {
         for (unsigned size = 2; size <= 4; size += 2)
             if (source->size == LLMC_HEADER_SIZE + size * count) token_size = size;
     }
     if (!token_size) return OK;
     *found = true;
-    *shape = (struct data_shape){.start = LLMC_HEADER_SIZE, .tokens = count, .token_size = token_size};
+    *shape =
+        (struct data_shape){.start = LLMC_HEADER_SIZE, .tokens = count, .token_size = token_size};
     return OK;
 }
 
-/* ---- the sample and its statistics ------------------------------------------------------------------------------------------ */
+/* ---- the sample and its statistics ----------------------------------------------------------- */
 
 struct data_sample {
     uint8_t *bytes;
@@ -163,16 +177,19 @@ struct data_sample {
 };
 
 /* From `start` on; pieces begin at multiples of 8 after it. */
-static enum status take_sample(const struct data_source *source, uint64_t start, struct data_sample *out, struct error *error) {
+static enum status take_sample(const struct data_source *source, uint64_t start,
+                               struct data_sample *out, struct error *error) {
     uint64_t left = source->size - start;
     out->whole = left <= 2 * SAMPLE_HEAD;
-    out->bytes = xmalloc(MIN(left, (uint64_t)(SAMPLE_HEAD + SAMPLE_PIECES * SAMPLE_PIECE) + SAMPLE_HEAD));
+    out->bytes =
+        xmalloc(MIN(left, (uint64_t)(SAMPLE_HEAD + SAMPLE_PIECES * SAMPLE_PIECE) + SAMPLE_HEAD));
     size_t head = out->whole ? (size_t)left : SAMPLE_HEAD;
     TRY(source->read(source->context, start, out->bytes, head, error));
     out->pieces[out->piece_count++] = 0;
     out->size = head;
     for (unsigned i = 1; !out->whole && i <= SAMPLE_PIECES; i++) {
-        uint64_t last = left - SAMPLE_PIECE, at = SAMPLE_HEAD + (last - SAMPLE_HEAD) / SAMPLE_PIECES * i;
+        uint64_t last = left - SAMPLE_PIECE,
+                 at = SAMPLE_HEAD + (last - SAMPLE_HEAD) / SAMPLE_PIECES * i;
         at -= at % 8;
         TRY(source->read(source->context, start + at, out->bytes + out->size, SAMPLE_PIECE, error));
         out->pieces[out->piece_count++] = out->size;
@@ -187,15 +204,19 @@ struct text_facts {
     size_t first_broken;              /* in the sample */
 };
 
-/* As file(1) has it: what no text in any ASCII-compatible encoding uses. Back space, escape and line ends are text's. */
+/* As file(1) has it: what no text in any ASCII-compatible encoding uses. Back space, escape and
+ * line ends are text's. */
 static bool is_control(uint8_t c) { return c < 7 || (c > 13 && c < 32 && c != 27) || c == 127; }
 
-static void count_text(const uint8_t *bytes, size_t size, bool begins, bool ends, struct text_facts *facts, size_t offset) {
+static void count_text(const uint8_t *bytes, size_t size, bool begins, bool ends,
+                       struct text_facts *facts, size_t offset) {
     size_t at = 0;
-    while (!begins && at < size && at < 3 && (bytes[at] & 0xc0) == 0x80) at++; /* the rest of a character that was cut */
+    /* the rest of a character that was cut */
+    while (!begins && at < size && at < 3 && (bytes[at] & 0xc0) == 0x80) at++;
     while (at < size) {
         size_t length = utf8_length(bytes + at, size - at);
-        if (length == 0 && !ends && size - at < 4 && bytes[at] >= 0xc0) break; /* cut by the sample's end */
+        /* cut by the sample's end */
+        if (length == 0 && !ends && size - at < 4 && bytes[at] >= 0xc0) break;
         if (length == 0) {
             if (facts->broken++ == 0) facts->first_broken = offset + at;
             length = 1;
@@ -209,13 +230,14 @@ static void count_text(const uint8_t *bytes, size_t size, bool begins, bool ends
 static struct text_facts text_facts_of(const struct data_sample *sample) {
     struct text_facts facts = {0};
     for (size_t i = 0; i < sample->piece_count; i++)
-        count_text(sample->bytes + sample->pieces[i], sample->pieces[i + 1] - sample->pieces[i], i == 0, false, &facts,
-                   sample->pieces[i]);
+        count_text(sample->bytes + sample->pieces[i], sample->pieces[i + 1] - sample->pieces[i],
+                   i == 0, false, &facts, sample->pieces[i]);
     return facts;
 }
 
 struct token_facts {
-    uint64_t count, below_256, distinct, merged; /* `merged` are the distinct ones from ALPHABET on */
+    /* `merged` are the distinct ones from ALPHABET on */
+    uint64_t count, below_256, distinct, merged;
     uint32_t smallest, largest;
 };
 
@@ -223,7 +245,8 @@ static uint32_t token_at(const struct data_sample *sample, unsigned size, size_t
     return (uint32_t)little_endian(sample->bytes + index * size, size);
 }
 
-static struct token_facts token_facts_of(const struct data_sample *sample, unsigned size, uint32_t vocabulary) {
+static struct token_facts token_facts_of(const struct data_sample *sample, unsigned size,
+                                         uint32_t vocabulary) {
     struct token_facts facts = {.count = sample->size / size, .smallest = UINT32_MAX};
     uint8_t *seen = xcalloc(vocabulary, 1);
     for (size_t i = 0; i < facts.count; i++) {
@@ -241,24 +264,26 @@ static struct token_facts token_facts_of(const struct data_sample *sample, unsig
     return facts;
 }
 
-/* ---- what the statistics say ------------------------------------------------------------------------------------------------ */
+/* ---- what the statistics say ----------------------------------------------------------------- */
 
 /* Long texts have a stray byte here and there; a text in another encoding has many. */
 static bool is_mostly_utf8(const struct text_facts *facts) {
     return facts->broken * 1000 <= facts->bytes || (facts->broken == 1 && facts->bytes >= 100);
 }
 
-/* Any encoding that extends ASCII. 16-bit tokens have control characters in every tenth byte, whatever their vocabulary; a few
- * tokens by chance may not, hence UTF-8 where there is little to go by. */
+/* Any encoding that extends ASCII. 16-bit tokens have control characters in every tenth byte,
+ * whatever their vocabulary; a few tokens by chance may not, hence UTF-8 where there is little to
+ * go by. */
 static bool looks_like_text(const struct text_facts *facts) {
     if (facts->bytes < TEXT_LEAST || facts->controls * 100 >= facts->bytes) return false;
     return facts->broken == 0 || facts->bytes >= JUDGED_LEAST;
 }
 
-/* Read as numbers of `width` bytes, all lie below the vocabulary, though read as 16-bit tokens most of them would be 0. Or below
- * WIDE_LIMIT, where the vocabulary is another's: the upper halves are then next to nothing, and the lower ones are not. *largest
- * is the greatest number. */
-static bool is_wider(const struct data_sample *sample, unsigned width, bool big, uint32_t vocabulary, uint32_t *largest) {
+/* Read as numbers of `width` bytes, all lie below the vocabulary, though read as 16-bit tokens most
+ * of them would be 0. Or below WIDE_LIMIT, where the vocabulary is another's: the upper halves are
+ * then next to nothing, and the lower ones are not. *largest is the greatest number. */
+static bool is_wider(const struct data_sample *sample, unsigned width, bool big,
+                     uint32_t vocabulary, uint32_t *largest) {
     size_t count = sample->size / width;
     bool any = false, low = false;
     if (count < 32) return false;
@@ -266,7 +291,8 @@ static bool is_wider(const struct data_sample *sample, unsigned width, bool big,
     for (size_t i = 0; i < count; i++) {
         uint64_t value = 0;
         const uint8_t *p = sample->bytes + i * width;
-        for (unsigned b = 0; b < width; b++) value |= (uint64_t)p[b] << 8 * (big ? width - 1 - b : b);
+        for (unsigned b = 0; b < width; b++)
+            value |= (uint64_t)p[b] << 8 * (big ? width - 1 - b : b);
         if (value >= MAX(vocabulary, (uint32_t)WIDE_LIMIT)) return false;
         any |= value != 0;
         low |= (value & 0xffff) >= 4096;
@@ -275,17 +301,20 @@ static bool is_wider(const struct data_sample *sample, unsigned width, bool big,
     return *largest < vocabulary ? any : low;
 }
 
-/* Bytes, or text of one: first and second bytes of the pairs have the same distribution, and not that of noise. A token's two
- * bytes have nothing in common. */
+/* Bytes, or text of one: first and second bytes of the pairs have the same distribution, and not
+ * that of noise. A token's two bytes have nothing in common. */
 static bool is_of_single_bytes(const struct data_sample *sample) {
     uint64_t even[256] = {0}, odd[256] = {0}, apart = 0, squares = 0, pairs = sample->size / 2;
     if (pairs < 8192) return false;
-    for (size_t i = 0; i < pairs; i++) even[sample->bytes[2 * i]]++, odd[sample->bytes[2 * i + 1]]++;
+    for (size_t i = 0; i < pairs; i++)
+        even[sample->bytes[2 * i]]++, odd[sample->bytes[2 * i + 1]]++;
     for (unsigned i = 0; i < 256; i++) {
         apart += even[i] > odd[i] ? even[i] - odd[i] : odd[i] - even[i];
         squares += even[i] * even[i] / pairs;
     }
-    bool noise = squares < pairs / 100; /* the chance that two bytes agree: 1/256 for noise, about 1/15 for text */
+    bool noise =
+        squares <
+        pairs / 100; /* the chance that two bytes agree: 1/256 for noise, about 1/15 for text */
     return apart * 10 < pairs && !noise;
 }
 
@@ -293,7 +322,8 @@ static bool is_of_single_bytes(const struct data_sample *sample) {
 #define INSIST "; to use it all the same, give --data-format bytes, llmc, u16 or u32"
 const char data_format_insist[] = INSIST;
 
-/* Tokens below 256 are frequent in every language and under every tokenizer; their swapped bytes are not. */
+/* Tokens below 256 are frequent in every language and under every tokenizer; their swapped bytes
+ * are not. */
 static bool is_big_endian(const struct data_sample *sample, uint32_t vocabulary) {
     size_t count = sample->size / 2, small = 0, small_swapped = 0;
     bool beyond = false;
@@ -304,7 +334,8 @@ static bool is_big_endian(const struct data_sample *sample, uint32_t vocabulary)
         small += token < 256;
         small_swapped += swapped < 256;
     }
-    return count >= 32 && (beyond || (count >= 4096 && small_swapped * 10 > count && small_swapped > 8 * small));
+    return count >= 32 &&
+           (beyond || (count >= 4096 && small_swapped * 10 > count && small_swapped > 8 * small));
 }
 
 /* Scripts lie in blocks of 256; what belongs together is one block here. */
@@ -315,8 +346,9 @@ static unsigned block_of(uint32_t unit) {
     return unit >> 8;
 }
 
-/* UTF-16 without a byte order mark: blanks or full stops, no control characters, and nearly all of one or two scripts. Tokens lie
- * in a hundred blocks, and the lowest numbers, which would be control characters, are among the most frequent ones. */
+/* UTF-16 without a byte order mark: blanks or full stops, no control characters, and nearly all of
+ * one or two scripts. Tokens lie in a hundred blocks, and the lowest numbers, which would be
+ * control characters, are among the most frequent ones. */
 static bool is_utf16(const struct data_sample *sample, bool big) {
     uint64_t blocks[256] = {0}, blanks = 0, strange = 0, common = 0, first = 0, second = 0;
     size_t count = sample->size / 2;
@@ -326,13 +358,16 @@ static bool is_utf16(const struct data_sample *sample, bool big) {
         uint32_t unit = token_at(sample, 2, i);
         if (big) unit = (unit & 0xff) << 8 | unit >> 8;
         if (before == '\r') strange += unit != '\n';
-        strange += (unit < ' ' && unit != '\n' && unit != '\r' && unit != '\t') || (unit >= 0x7f && unit < 0xa0) ||
-                   (unit >= 0xe000 && unit < 0xf900) || unit >= 0xfffe;
-        blanks += unit == ' ' || unit == '\n' || (unit >= 0x3000 && unit <= 0x3002) || unit == 0xff0c;
+        strange += (unit < ' ' && unit != '\n' && unit != '\r' && unit != '\t') ||
+                   (unit >= 0x7f && unit < 0xa0) || (unit >= 0xe000 && unit < 0xf900) ||
+                   unit >= 0xfffe;
+        blanks +=
+            unit == ' ' || unit == '\n' || (unit >= 0x3000 && unit <= 0x3002) || unit == 0xff0c;
         blocks[block_of(unit)]++;
         before = unit;
     }
-    const unsigned shared[] = {0x00, 0x20, 0x30, 0xff}; /* Latin, punctuation, kana with CJK's punctuation, full-width forms */
+    /* Latin, punctuation, kana with CJK's punctuation, full-width forms */
+    const unsigned shared[] = {0x00, 0x20, 0x30, 0xff};
     for (size_t i = 0; i < COUNT_OF(shared); i++) {
         common += blocks[shared[i]];
         blocks[shared[i]] = 0;
@@ -341,7 +376,8 @@ static bool is_utf16(const struct data_sample *sample, bool big) {
         second = MAX(second, MIN(first, blocks[i]));
         first = MAX(first, blocks[i]);
     }
-    return strange * 200 <= count && blanks * 50 >= count && (common + first + second) * 100 >= (uint64_t)count * 97;
+    return strange * 200 <= count && blanks * 50 >= count &&
+           (common + first + second) * 100 >= (uint64_t)count * 97;
 }
 
 /* Tokens as bytes. Those that are none count as control characters. */
@@ -359,8 +395,8 @@ static struct text_facts text_of_tokens(const struct data_sample *sample, unsign
 }
 
 /* Not where it may as well be bytes of text as 16-bit tokens. */
-static enum status refuse_utf16(const struct data_source *source, const struct data_sample *sample, bool bytes,
-                                struct error *error) {
+static enum status refuse_utf16(const struct data_source *source, const struct data_sample *sample,
+                                bool bytes, struct error *error) {
     if (source->size % 2 != 0) return OK;
     bool little = is_utf16(sample, false), big = !little && is_utf16(sample, true);
     if (!little && !big) return OK;
@@ -373,53 +409,66 @@ static enum status refuse_utf16(const struct data_source *source, const struct d
                      source->name, little ? "LE" : "BE");
 }
 
-/* Whether the numbers in use end where no text of this vocabulary would end. Byte-pair tokenizers number by frequency: where a quarter
- * of the numbers are in use, the next third is not left out by the text's choice. The alphabet's use depends on the script and
- * what the text is of, so that alone it must be used nearly whole, as by tokenizers of letters. */
+/* Whether the numbers in use end where no text of this vocabulary would end. Byte-pair tokenizers
+ * number by frequency: where a quarter of the numbers are in use, the next third is not left out by
+ * the text's choice. The alphabet's use depends on the script and what the text is of, so that
+ * alone it must be used nearly whole, as by tokenizers of letters. */
 static bool is_narrow(const struct token_facts *facts, uint32_t vocabulary) {
     if (facts->largest >= (uint64_t)vocabulary * 2 / 3) return false;
-    if (facts->largest < ALPHABET) return facts->distinct >= 32 && facts->distinct * 10 >= facts->largest * UINT64_C(9);
+    if (facts->largest < ALPHABET)
+        return facts->distinct >= 32 && facts->distinct * 10 >= facts->largest * UINT64_C(9);
     return facts->merged >= 64 && facts->merged * 4 > facts->largest - ALPHABET;
 }
 
 /* The tokens of a file whose width is known, against a tokenizer's vocabulary. */
 static enum status judge_tokens(const struct data_source *source, const struct data_demand *demand,
-                                const struct data_sample *sample, unsigned size, struct error *error) {
+                                const struct data_sample *sample, unsigned size,
+                                struct error *error) {
     struct token_facts facts = token_facts_of(sample, size, demand->vocabulary);
     if (facts.count >= 64 && facts.smallest == facts.largest)
-        return error_set(error, INVALID, "%s has no token except %u: it was never filled" INSIST, source->name, facts.largest);
-    if (demand->tokens != DATA_TOKENS_EXTERNAL) return OK; /* nobody says that there is a tokenizer */
+        return error_set(error, INVALID, "%s has no token except %u: it was never filled" INSIST,
+                         source->name, facts.largest);
+    /* nobody says that there is a tokenizer */
+    if (demand->tokens != DATA_TOKENS_EXTERNAL) return OK;
     if (size == 2 && demand->vocabulary > NARROW_LIMIT)
         return error_set(error, INVALID,
-                         "%s has 16-bit tokens, and a vocabulary of %u needs 32 bits: it was made with another tokenizer" INSIST,
+                         "%s has 16-bit tokens, and a vocabulary of %u needs 32 bits: it was made "
+                         "with another tokenizer" INSIST,
                          source->name, demand->vocabulary);
-    if (demand->vouched || demand->vocabulary < 512 || facts.largest >= demand->vocabulary) return OK;
+    if (demand->vouched || demand->vocabulary < 512 || facts.largest >= demand->vocabulary)
+        return OK;
     struct text_facts text = text_of_tokens(sample, size);
-    if (facts.count >= JUDGED_LEAST && facts.largest < 256 && looks_like_text(&text) && is_mostly_utf8(&text))
-        return error_set(
-            error, INVALID,
-            "the tokens of %s are bytes of text, and this model's are a tokenizer's (vocabulary %u): make shards with "
-            "`scripts/prepare-data --tokenizer`" INSIST,
-            source->name, demand->vocabulary);
+    if (facts.count >= JUDGED_LEAST && facts.largest < 256 && looks_like_text(&text) &&
+        is_mostly_utf8(&text))
+        return error_set(error, INVALID,
+                         "the tokens of %s are bytes of text, and this model's are a tokenizer's "
+                         "(vocabulary %u): make shards with "
+                         "`scripts/prepare-data --tokenizer`" INSIST,
+                         source->name, demand->vocabulary);
     if (facts.count >= 20000 && is_narrow(&facts, demand->vocabulary))
         return error_set(error, INVALID,
-                         "%s uses %llu tokens, all below %u, of a vocabulary of %u: it was made with another tokenizer" INSIST,
-                         source->name, (unsigned long long)facts.distinct, facts.largest + 1, demand->vocabulary);
+                         "%s uses %llu tokens, all below %u, of a vocabulary of %u: it was made "
+                         "with another tokenizer" INSIST,
+                         source->name, (unsigned long long)facts.distinct, facts.largest + 1,
+                         demand->vocabulary);
     return OK;
 }
 
-/* ---- the three demands ------------------------------------------------------------------------------------------------------ */
+/* ---- the three demands ----------------------------------------------------------------------- */
 
-static enum status refuse_text(const struct data_source *source, const struct data_demand *demand, struct error *error) {
-    return error_set(error, INVALID,
-                     "%s is text, and this model's tokens are a tokenizer's (vocabulary %u): make shards with "
-                     "`scripts/prepare-data --tokenizer`" INSIST,
-                     source->name, demand->vocabulary);
+static enum status refuse_text(const struct data_source *source, const struct data_demand *demand,
+                               struct error *error) {
+    return error_set(
+        error, INVALID,
+        "%s is text, and this model's tokens are a tokenizer's (vocabulary %u): make shards with "
+        "`scripts/prepare-data --tokenizer`" INSIST,
+        source->name, demand->vocabulary);
 }
 
 /* Headerless tokens of a tokenizer. */
 static enum status detect_tokens(const struct data_source *source, const struct data_demand *demand,
-                                 const struct data_sample *sample, struct data_shape *out, struct error *error) {
+                                 const struct data_sample *sample, struct data_shape *out,
+                                 struct error *error) {
     struct text_facts text = text_facts_of(sample);
     if (looks_like_text(&text)) return refuse_text(source, demand, error);
     uint32_t largest;
@@ -427,25 +476,33 @@ static enum status detect_tokens(const struct data_source *source, const struct 
     bool four = !eight && is_wider(sample, 4, false, demand->vocabulary, &largest);
     if ((eight || four) && largest >= demand->vocabulary)
         return error_set(error, INVALID,
-                         "%s seems to hold %d-bit tokens of a tokenizer with more than %u, and this run's vocabulary is %u: make "
+                         "%s seems to hold %d-bit tokens of a tokenizer with more than %u, and "
+                         "this run's vocabulary is %u: make "
                          "shards with the run's own tokenizer.json" INSIST,
                          source->name, eight ? 64 : 32, largest, demand->vocabulary);
     if (eight)
         return error_set(error, INVALID,
-                         "%s seems to hold 64-bit tokens, and without a header 16 bits are expected: write 16 or 32 bits" INSIST,
+                         "%s seems to hold 64-bit tokens, and without a header 16 bits are "
+                         "expected: write 16 or 32 bits" INSIST,
                          source->name);
     if (four)
         return error_set(error, INVALID,
-                         "%s seems to hold 32-bit tokens, and without a header 16 bits are expected: --data-format u32 reads it",
+                         "%s seems to hold 32-bit tokens, and without a header 16 bits are "
+                         "expected: --data-format u32 reads it",
                          source->name);
-    if (is_wider(sample, 4, true, demand->vocabulary, &largest) || is_big_endian(sample, demand->vocabulary))
-        return error_set(error, INVALID, "%s seems to hold big-endian tokens: write them little-endian" INSIST, source->name);
+    if (is_wider(sample, 4, true, demand->vocabulary, &largest) ||
+        is_big_endian(sample, demand->vocabulary))
+        return error_set(error, INVALID,
+                         "%s seems to hold big-endian tokens: write them little-endian" INSIST,
+                         source->name);
     if (source->size % 2 != 0)
-        return error_set(error, INVALID, "%s is %llu bytes, an odd number, for 16-bit tokens", source->name,
-                         (unsigned long long)source->size);
+        return error_set(error, INVALID, "%s is %llu bytes, an odd number, for 16-bit tokens",
+                         source->name, (unsigned long long)source->size);
     if (is_of_single_bytes(sample))
-        return error_set(error, INVALID, "%s seems to hold single bytes, not 16-bit tokens" INSIST, source->name);
-    *out = (struct data_shape){.tokens = source->size / 2, .token_size = 2, .limit = demand->vocabulary};
+        return error_set(error, INVALID, "%s seems to hold single bytes, not 16-bit tokens" INSIST,
+                         source->name);
+    *out = (struct data_shape){
+        .tokens = source->size / 2, .token_size = 2, .limit = demand->vocabulary};
     return judge_tokens(source, demand, sample, 2, error);
 }
 
@@ -454,55 +511,68 @@ static bool is_text(const struct data_sample *sample) {
     return looks_like_text(&text) && is_mostly_utf8(&text);
 }
 
-static const char *advice_of(const struct data_sample *sample, const struct text_facts *facts, uint32_t vocabulary) {
+static const char *advice_of(const struct data_sample *sample, const struct text_facts *facts,
+                             uint32_t vocabulary) {
     size_t end = 0, at = utf8_mark(sample->bytes, sample->size);
     while (at < sample->size && (sample->bytes[at] == ' ' || sample->bytes[at] == '\n')) at++;
     for (end = at; end < sample->size && sample->bytes[end] != '\n';) end++;
     while (end > at && (sample->bytes[end - 1] == '\r' || sample->bytes[end - 1] == ' ')) end--;
-    if (end > at + 4 && sample->bytes[at] == '{' && sample->bytes[end - 1] == '}' && memchr(sample->bytes + at, ':', end - at))
-        return "it looks like JSON lines and is trained on as it is: scripts/prepare-data takes the text out of them";
+    if (end > at + 4 && sample->bytes[at] == '{' && sample->bytes[end - 1] == '}' &&
+        memchr(sample->bytes + at, ':', end - at))
+        return "it looks like JSON lines and is trained on as it is: scripts/prepare-data takes "
+               "the text out of them";
     if (facts->broken) return "some of its bytes are not UTF-8";
-    return vocabulary > 256 ? "its bytes are trained on as tokens, and the vocabulary has more than bytes need" : NULL;
+    return vocabulary > 256
+               ? "its bytes are trained on as tokens, and the vocabulary has more than bytes need"
+               : NULL;
 }
 
 /* A shard in a run of bytes: its tokens are to be bytes, and of text. */
-static enum status judge_byte_shard(const struct data_source *source, const struct data_sample *sample, unsigned size,
+static enum status judge_byte_shard(const struct data_source *source,
+                                    const struct data_sample *sample, unsigned size,
                                     struct error *error) {
     struct token_facts facts = token_facts_of(sample, size, 256);
     if (facts.largest >= 256)
         return error_set(error, INVALID,
-                         "%s: token %u is not a byte, and this run's tokens are bytes: its tokenizer is another" INSIST,
+                         "%s: token %u is not a byte, and this run's tokens are bytes: its "
+                         "tokenizer is another" INSIST,
                          source->name, facts.largest);
     struct text_facts text = text_of_tokens(sample, size);
     if (text.bytes >= JUDGED_LEAST && text.controls * 20 > text.bytes)
-        return error_set(
-            error, INVALID,
-            "%s: %llu of %llu tokens are control characters, and this run's tokens are bytes of text: its tokenizer is "
-            "another" INSIST,
-            source->name, (unsigned long long)text.controls, (unsigned long long)text.bytes);
+        return error_set(error, INVALID,
+                         "%s: %llu of %llu tokens are control characters, and this run's tokens "
+                         "are bytes of text: its tokenizer is "
+                         "another" INSIST,
+                         source->name, (unsigned long long)text.controls,
+                         (unsigned long long)text.bytes);
     if (text.bytes >= JUDGED_LEAST && !is_mostly_utf8(&text))
         return error_set(error, INVALID,
-                         "%s: its tokens are bytes that are not UTF-8 in %llu of %llu places, and this run's tokens are bytes of "
+                         "%s: its tokens are bytes that are not UTF-8 in %llu of %llu places, and "
+                         "this run's tokens are bytes of "
                          "text: its tokenizer is another" INSIST,
-                         source->name, (unsigned long long)text.broken, (unsigned long long)text.bytes);
+                         source->name, (unsigned long long)text.broken,
+                         (unsigned long long)text.bytes);
     return OK;
 }
 
-static enum status refuse_neither(const struct data_source *source, const struct text_facts *text, uint32_t limit,
-                                  uint32_t largest, struct error *error) {
+static enum status refuse_neither(const struct data_source *source, const struct text_facts *text,
+                                  uint32_t limit, uint32_t largest, struct error *error) {
     char why[64];
     if (source->size % 2 != 0)
         snprintf(why, sizeof why, "%llu bytes, an odd number", (unsigned long long)source->size);
     else
         snprintf(why, sizeof why, "there is a %u", largest);
     return error_set(error, INVALID,
-                     "%s is neither text (%llu of %llu bytes are control characters) nor 16-bit tokens below %u (%s)" INSIST,
-                     source->name, (unsigned long long)text->controls, (unsigned long long)text->bytes, limit, why);
+                     "%s is neither text (%llu of %llu bytes are control characters) nor 16-bit "
+                     "tokens below %u (%s)" INSIST,
+                     source->name, (unsigned long long)text->controls,
+                     (unsigned long long)text->bytes, limit, why);
 }
 
 /* Bytes, in themselves or as 16-bit tokens below `limit`. */
-static enum status detect_bytes(const struct data_source *source, const struct data_demand *demand, uint32_t limit,
-                                const struct data_sample *sample, struct data_shape *out, struct error *error) {
+static enum status detect_bytes(const struct data_source *source, const struct data_demand *demand,
+                                uint32_t limit, const struct data_sample *sample,
+                                struct data_shape *out, struct error *error) {
     struct text_facts text = text_facts_of(sample);
     bool clean = text.controls * 20 <= text.bytes, utf8 = is_mostly_utf8(&text);
     struct token_facts pairs = token_facts_of(sample, 2, 256);
@@ -513,71 +583,91 @@ static enum status detect_bytes(const struct data_source *source, const struct d
     if (!clean) return refuse_neither(source, &text, limit, pairs.largest, error);
     if (!utf8)
         return error_set(error, INVALID,
-                         "%s is not UTF-8 in %llu places of %llu bytes%s: convert it, as with `iconv -f LATIN1 -t UTF-8`" INSIST,
-                         source->name, (unsigned long long)text.broken, (unsigned long long)text.bytes,
+                         "%s is not UTF-8 in %llu places of %llu bytes%s: convert it, as with "
+                         "`iconv -f LATIN1 -t UTF-8`" INSIST,
+                         source->name, (unsigned long long)text.broken,
+                         (unsigned long long)text.bytes,
                          text.first_broken < SAMPLE_HEAD ? "" : ", late in the file");
-    *out =
-        (struct data_shape){.tokens = source->size, .token_size = 1, .limit = limit, .advice = advice_of(sample, &text, limit)};
+    *out = (struct data_shape){.tokens = source->size,
+                               .token_size = 1,
+                               .limit = limit,
+                               .advice = advice_of(sample, &text, limit)};
     return OK;
 }
 
-static enum status detect(const struct data_source *source, const struct data_demand *demand, const uint8_t *head,
-                          struct data_sample *sample, struct data_shape *out, struct error *error) {
-    bool header, bytes = demand->tokens == DATA_TOKENS_BYTE || (demand->tokens == DATA_TOKENS_ANY && demand->vocabulary <= 256);
-    uint32_t limit = demand->tokens == DATA_TOKENS_BYTE ? MIN(demand->vocabulary, 256u) : demand->vocabulary;
+static enum status detect(const struct data_source *source, const struct data_demand *demand,
+                          const uint8_t *head, struct data_sample *sample, struct data_shape *out,
+                          struct error *error) {
+    bool header, bytes = demand->tokens == DATA_TOKENS_BYTE ||
+                         (demand->tokens == DATA_TOKENS_ANY && demand->vocabulary <= 256);
+    uint32_t limit =
+        demand->tokens == DATA_TOKENS_BYTE ? MIN(demand->vocabulary, 256u) : demand->vocabulary;
     TRY(read_header(source, head, out, &header, error));
     out->limit = limit;
     if (header) {
         if (out->tokens == 0) return OK;
         TRY(take_sample(source, out->start, sample, error));
-        if (demand->tokens == DATA_TOKENS_BYTE) return judge_byte_shard(source, sample, out->token_size, error);
+        if (demand->tokens == DATA_TOKENS_BYTE)
+            return judge_byte_shard(source, sample, out->token_size, error);
         return judge_tokens(source, demand, sample, out->token_size, error);
     }
-    const struct magic *foreign = find_foreign(head, MIN(source->size, (uint64_t)HEAD_SIZE), source->size);
+    const struct magic *foreign =
+        find_foreign(head, MIN(source->size, (uint64_t)HEAD_SIZE), source->size);
     if (foreign)
         return error_set(error, INVALID, "%s is %s, not %s: %s" INSIST, source->name, foreign->name,
                          bytes ? "plain text" : "a shard of tokens", foreign->advice);
     TRY(take_sample(source, 0, sample, error));
     uint8_t only = sample->bytes[0];
-    if (sample->size >= 128 && (only == 0 || only == 0xff) && memcmp(sample->bytes, sample->bytes + 1, sample->size - 1) == 0)
-        return error_set(error, INVALID, "%s has no bytes except 0x%02x: it was never filled" INSIST, source->name, only);
-    if (demand->tokens == DATA_TOKENS_ANY) /* any model may be trained on bytes, unless it has a tokenizer */
+    if (sample->size >= 128 && (only == 0 || only == 0xff) &&
+        memcmp(sample->bytes, sample->bytes + 1, sample->size - 1) == 0)
+        return error_set(error, INVALID,
+                         "%s has no bytes except 0x%02x: it was never filled" INSIST, source->name,
+                         only);
+    if (demand->tokens ==
+        DATA_TOKENS_ANY) /* any model may be trained on bytes, unless it has a tokenizer */
         bytes = bytes || is_text(sample);
     TRY(refuse_utf16(source, sample, bytes, error));
-    return bytes ? detect_bytes(source, demand, limit, sample, out, error) : detect_tokens(source, demand, sample, out, error);
+    return bytes ? detect_bytes(source, demand, limit, sample, out, error)
+                 : detect_tokens(source, demand, sample, out, error);
 }
 
-/* ---- a format that was insisted on ------------------------------------------------------------------------------------------ */
+/* ---- a format that was insisted on ----------------------------------------------------------- */
 
-static enum status insisted(const struct data_source *source, const struct data_demand *demand, const uint8_t *head,
-                            struct data_shape *out, struct error *error) {
+static enum status insisted(const struct data_source *source, const struct data_demand *demand,
+                            const uint8_t *head, struct data_shape *out, struct error *error) {
     static const unsigned widths[] = {[DATA_BYTES] = 1, [DATA_U16] = 2, [DATA_U32] = 4};
     bool header = false;
     struct data_shape shape = {0};
     if (demand->format != DATA_BYTES) TRY(read_header(source, head, &shape, &header, error));
     if (demand->format == DATA_LLMC && !header)
-        return error_set(error, INVALID, "%s has no header of llm.c's layout, which --data-format llmc asks for", source->name);
+        return error_set(error, INVALID,
+                         "%s has no header of llm.c's layout, which --data-format llmc asks for",
+                         source->name);
     if (demand->format != DATA_LLMC) {
         if (header)
             return error_set(error, INVALID,
-                             "%s begins with a header of llm.c's layout, which --data-format %s denies: llmc reads it",
+                             "%s begins with a header of llm.c's layout, which --data-format %s "
+                             "denies: llmc reads it",
                              source->name, data_format_names[demand->format]);
         unsigned width = widths[demand->format];
         if (source->size % width != 0)
-            return error_set(error, INVALID, "%s is %llu bytes, not a multiple of %u, for %u-bit tokens", source->name,
-                             (unsigned long long)source->size, width, 8 * width);
-        shape = (struct data_shape){.tokens = source->size / width, .token_size = width, .bytes = width == 1};
+            return error_set(error, INVALID,
+                             "%s is %llu bytes, not a multiple of %u, for %u-bit tokens",
+                             source->name, (unsigned long long)source->size, width, 8 * width);
+        shape = (struct data_shape){
+            .tokens = source->size / width, .token_size = width, .bytes = width == 1};
     }
     shape.limit = demand->vocabulary;
     *out = shape;
     return OK;
 }
 
-enum status data_format_detect(const struct data_source *source, const struct data_demand *demand, struct data_shape *out,
-                               struct error *error) {
+enum status data_format_detect(const struct data_source *source, const struct data_demand *demand,
+                               struct data_shape *out, struct error *error) {
     uint8_t head[HEAD_SIZE] = {0};
     struct data_shape shape = {0};
-    TRY(source->read(source->context, 0, head, (size_t)MIN(source->size, (uint64_t)sizeof head), error));
+    TRY(source->read(source->context, 0, head, (size_t)MIN(source->size, (uint64_t)sizeof head),
+                     error));
     if (demand->format != DATA_AUTO) return insisted(source, demand, head, out, error);
     struct data_sample sample = {0};
     enum status status = detect(source, demand, head, &sample, &shape, error);

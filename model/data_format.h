@@ -1,14 +1,18 @@
-/* What a data file is, by its content: text whose bytes are tokens, or tokens of 16 or 32 bits, with or without llm.c's header.
+/* What a data file is, by its content: text whose bytes are tokens, or tokens of 16 or 32 bits,
+ * with or without llm.c's header.
  *
- * Why: a file of another kind trains without a word. Text read as 16-bit tokens is "valid" for any vocabulary above 32,639, 32-bit
- * tokens read as 16-bit ones have a zero in every second place, and what was learned from either goes into everybody's model. So the
- * name decides nothing; the content does, and what does not fit the run's tokenizer is refused with what it seems to be.
+ * Why: a file of another kind trains without a word. Text read as 16-bit tokens is "valid" for any
+ * vocabulary above 32,639, 32-bit tokens read as 16-bit ones have a zero in every second place, and
+ * what was learned from either goes into everybody's model. So the name decides nothing; the
+ * content does, and what does not fit the run's tokenizer is refused with what it seems to be.
  *
- * How: first the header and the magic numbers of other formats. Then a sample (the whole of a small file, else pieces spread over it):
- * is it text (UTF-8, few control characters), does every second 16-bit number vanish, do even and odd bytes have the same
- * distribution, are all tokens in a small corner of the vocabulary? Each question has an answer that real tokens give by a wide
- * margin; files too small to tell are taken at their word. Languages do not matter: text is told by control characters, which no
- * script uses, and by UTF-8's own structure. The place to insist on a format against all this is `format`.
+ * How: first the header and the magic numbers of other formats. Then a sample (the whole of a small
+ * file, else pieces spread over it): is it text (UTF-8, few control characters), does every second
+ * 16-bit number vanish, do even and odd bytes have the same distribution, are all tokens in a small
+ * corner of the vocabulary? Each question has an answer that real tokens give by a wide margin;
+ * files too small to tell are taken at their word. Languages do not matter: text is told by control
+ * characters, which no script uses, and by UTF-8's own structure. The place to insist on a format
+ * against all this is `format`.
  *
  * Pure over a reader function, so that tests and fuzzers feed it bytes.
  */
@@ -50,7 +54,8 @@ struct data_demand {
     enum data_format format;
     enum data_tokens tokens;
     uint32_t vocabulary;
-    bool vouched; /* the tokenizer is known to be the right one: how much of the vocabulary is in use says nothing */
+    bool vouched; /* the tokenizer is known to be the right one: how much of the vocabulary is in
+                     use says nothing */
 };
 
 struct data_shape {
@@ -62,9 +67,11 @@ struct data_shape {
     const char *advice;  /* what a person should know although the file is taken; static, or NULL */
 };
 
-/* INVALID: the file is of another kind than the demand; the message says what it seems to be and what to do. Statuses of `read`. */
-MUST_USE enum status data_format_detect(const struct data_source *source, const struct data_demand *demand,
-                                        struct data_shape *out, struct error *error);
+/* INVALID: the file is of another kind than the demand; the message says what it seems to be and
+ * what to do. Statuses of `read`. */
+MUST_USE enum status data_format_detect(const struct data_source *source,
+                                        const struct data_demand *demand, struct data_shape *out,
+                                        struct error *error);
 /* Ends the messages about what --data-format may overrule. */
 extern const char data_format_insist[];
 

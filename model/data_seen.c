@@ -16,7 +16,14 @@
 #include "base/log.h"
 #include "base/memory.h"
 
-enum { PIECES = 16, PIECE_SIZE = 4096, QUESTION_SIZE = 64, SEEN_LIMIT = 16 << 20, LINES_LIMIT = 1 << 16, SAVE_MS = 2000 };
+enum {
+    PIECES = 16,
+    PIECE_SIZE = 4096,
+    QUESTION_SIZE = 64,
+    SEEN_LIMIT = 16 << 20,
+    LINES_LIMIT = 1 << 16,
+    SAVE_MS = 2000
+};
 
 struct seen_line {
     struct data_fingerprint print;
@@ -32,12 +39,15 @@ struct data_seen {
     bool unsaved, warned;
 };
 
-/* --- fingerprints --------------------------------------------------------------------------------------------------------- */
+/* --- fingerprints ----------------------------------------------------------------------------- */
 
-static uint64_t nanoseconds(struct timespec time) { return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec; }
+static uint64_t nanoseconds(struct timespec time) {
+    return (uint64_t)time.tv_sec * 1000000000u + (uint64_t)time.tv_nsec;
+}
 
 /* First and last piece, and those between, evenly. */
-static enum status add_pieces(int descriptor, uint64_t size, struct buffer *out, struct error *error) {
+static enum status add_pieces(int descriptor, uint64_t size, struct buffer *out,
+                              struct error *error) {
     for (uint64_t i = 0; i < PIECES; i++) {
         uint64_t last = size > PIECE_SIZE ? size - PIECE_SIZE : 0, at = last / (PIECES - 1) * i;
         if (i + 1 == PIECES) at = last;
@@ -67,19 +77,22 @@ enum status data_fingerprint(int descriptor, struct data_fingerprint *out, struc
 }
 
 bool data_fingerprint_equal(const struct data_fingerprint *a, const struct data_fingerprint *b) {
-    return a->size == b->size && a->device == b->device && a->inode == b->inode && a->modified_ns == b->modified_ns &&
-           a->changed_ns == b->changed_ns && a->pieces == b->pieces;
+    return a->size == b->size && a->device == b->device && a->inode == b->inode &&
+           a->modified_ns == b->modified_ns && a->changed_ns == b->changed_ns &&
+           a->pieces == b->pieces;
 }
 
-/* --- the file: a head, then `CHECKSUM SIZE DEVICE INODE MODIFIED CHANGED PIECES QUESTION PATH` ------------------------------- */
+/* --- the file: a head, then `CHECKSUM SIZE DEVICE INODE MODIFIED CHANGED PIECES QUESTION PATH` ---
+ */
 
 static const char head[] = "atoll data seen 1\n";
 
 static void write_line(const struct seen_line *line, struct buffer *out) {
     struct buffer text = {0};
-    buffer_append_text(&text, "%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %016" PRIx64 " %s %s",
-                       line->print.size, line->print.device, line->print.inode, line->print.modified_ns, line->print.changed_ns,
-                       line->print.pieces, line->question, line->path);
+    buffer_append_text(
+        &text, "%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %016" PRIx64 " %s %s",
+        line->print.size, line->print.device, line->print.inode, line->print.modified_ns,
+        line->print.changed_ns, line->print.pieces, line->question, line->path);
     buffer_append_text(out, "%016" PRIx64 " ", checksum_crc64(buffer_bytes(&text)));
     buffer_append(out, text.data, text.size);
     buffer_append(out, "\n", 1);
@@ -93,8 +106,10 @@ static bool read_line(const char *text, struct seen_line *out) {
     if (sscanf(text, "%16" SCNx64 " %n", &sum, &body) != 1 || body != 17) return false;
     if (checksum_crc64(bytes_of(text + body, strlen(text + body))) != sum) return false;
     struct data_fingerprint *p = &line.print;
-    if (sscanf(text + body, "%" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNx64 " %63s %n", &p->size,
-               &p->device, &p->inode, &p->modified_ns, &p->changed_ns, &p->pieces, line.question, &path) != 7)
+    if (sscanf(text + body,
+               "%" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNx64 " %63s %n",
+               &p->size, &p->device, &p->inode, &p->modified_ns, &p->changed_ns, &p->pieces,
+               line.question, &path) != 7)
         return false;
     line.path = xstrdup(text + body + path);
     *out = line;
@@ -103,7 +118,8 @@ static bool read_line(const char *text, struct seen_line *out) {
 
 static void read_lines(struct data_seen *seen, char *text) {
     char *rest = NULL;
-    for (char *one = strtok_r(text, "\n", &rest); one && seen->count < LINES_LIMIT; one = strtok_r(NULL, "\n", &rest)) {
+    for (char *one = strtok_r(text, "\n", &rest); one && seen->count < LINES_LIMIT;
+         one = strtok_r(NULL, "\n", &rest)) {
         struct seen_line line;
         if (!read_line(one, &line)) continue;
         seen->lines = xrealloc(seen->lines, (seen->count + 1) * sizeof *seen->lines);
@@ -123,9 +139,12 @@ struct data_seen *data_seen_open(const char *path) {
     return seen;
 }
 
-bool data_seen_has(const struct data_seen *seen, const struct data_fingerprint *print, const char *question) {
+bool data_seen_has(const struct data_seen *seen, const struct data_fingerprint *print,
+                   const char *question) {
     for (size_t i = 0; i < seen->count; i++)
-        if (data_fingerprint_equal(&seen->lines[i].print, print) && strcmp(seen->lines[i].question, question) == 0) return true;
+        if (data_fingerprint_equal(&seen->lines[i].print, print) &&
+            strcmp(seen->lines[i].question, question) == 0)
+            return true;
     return false;
 }
 
@@ -138,16 +157,20 @@ static void save(struct data_seen *seen) {
     for (size_t i = 0; i < seen->count; i++) write_line(&seen->lines[i], &text);
     if (file_write(seen->path, buffer_bytes(&text), 0644, &error) != OK && !seen->warned) {
         seen->warned = true;
-        log_warn("data_not_remembered", "message=\"%s: all data will be read again at the next start\"", error.message);
+        log_warn("data_not_remembered",
+                 "message=\"%s: all data will be read again at the next start\"", error.message);
     }
     buffer_deinit(&text);
 }
 
-void data_seen_add(struct data_seen *seen, const struct data_fingerprint *print, const char *question, const char *path) {
+void data_seen_add(struct data_seen *seen, const struct data_fingerprint *print,
+                   const char *question, const char *path) {
     if (!seen->path || strchr(path, '\n') || strlen(question) >= QUESTION_SIZE) return;
     struct seen_line *line = NULL;
     for (size_t i = 0; i < seen->count && !line; i++)
-        if (strcmp(seen->lines[i].path, path) == 0 && strcmp(seen->lines[i].question, question) == 0) line = &seen->lines[i];
+        if (strcmp(seen->lines[i].path, path) == 0 &&
+            strcmp(seen->lines[i].question, question) == 0)
+            line = &seen->lines[i];
     if (!line && seen->count == LINES_LIMIT) return;
     if (!line) {
         seen->lines = xrealloc(seen->lines, (seen->count + 1) * sizeof *seen->lines);

@@ -9,22 +9,29 @@
 
 enum { RECORDED_LAYERS = 4096 }; /* layers of all micro-batches of a recorded step */
 
-/* --- making one ----------------------------------------------------------------------------------------------------------- */
+/* --- making one ------------------------------------------------------------------------------- */
 
 static enum status check_shape(const struct device_trainer_options *o, struct error *error) {
     const struct model_config *c = &o->layout->config;
     uint32_t head_size = model_head_size(c);
     if (head_size < 32 || head_size > 128 || head_size % 16 != 0)
-        return error_set(error, INVALID, "head size is %u; on CUDA it must be a multiple of 16 in 32..128", head_size);
+        return error_set(error, INVALID,
+                         "head size is %u; on CUDA it must be a multiple of 16 in 32..128",
+                         head_size);
     if (c->hidden > CUDA_WIDTH_MAX)
-        return error_set(error, INVALID, "hidden size is %u; on CUDA %d is the most", c->hidden, CUDA_WIDTH_MAX);
-    if (c->ffn % 8 != 0) return error_set(error, INVALID, "ffn size is %u; on CUDA it must be a multiple of 8", c->ffn);
+        return error_set(error, INVALID, "hidden size is %u; on CUDA %d is the most", c->hidden,
+                         CUDA_WIDTH_MAX);
+    if (c->ffn % 8 != 0)
+        return error_set(error, INVALID, "ffn size is %u; on CUDA it must be a multiple of 8",
+                         c->ffn);
     if ((uint64_t)o->sequences * o->length > 1u << 24)
-        return error_set(error, INVALID, "a batch is %u x %u tokens; on CUDA 16777216 is the most", o->sequences, o->length);
+        return error_set(error, INVALID, "a batch is %u x %u tokens; on CUDA 16777216 is the most",
+                         o->sequences, o->length);
     return OK;
 }
 
-static enum status status_of(const struct device_trainer *d, const char *answer, const char *what, struct error *error) {
+static enum status status_of(const struct device_trainer *d, const char *answer, const char *what,
+                             struct error *error) {
     enum status status = cuda_backend_status(d->cuda, answer, what, error);
     if (status == OK || status == FULL || status == INVALID) return status;
     if (error) error->status = UNAVAILABLE; /* whatever it was, the session is of no more use */
@@ -37,9 +44,10 @@ static enum status allocate_all(struct device_trainer *d, struct error *error) {
     TRY(status_of(d, d->cuda->memory(&available, &total), "device memory", error));
     if (need > available)
         return error_set(error, FULL,
-                         "training this model needs %.2f GiB of device memory for a batch of %u x %u; %.2f GiB of %.2f are free",
-                         (double)need / (1 << 30), d->options.sequences, d->options.length, (double)available / (1 << 30),
-                         (double)total / (1 << 30));
+                         "training this model needs %.2f GiB of device memory for a batch of %u x "
+                         "%u; %.2f GiB of %.2f are free",
+                         (double)need / (1 << 30), d->options.sequences, d->options.length,
+                         (double)available / (1 << 30), (double)total / (1 << 30));
     TRY(status_of(d, d->cuda->allocate(need, &d->memory), "device memory for training", error));
     TRY(status_of(d, d->cuda->synchronize(), "device memory for training", error));
     device_trainer_lay_out(d, d->memory.address);
@@ -49,7 +57,8 @@ static enum status allocate_all(struct device_trainer *d, struct error *error) {
         d->pinned[i] = pinned;
     }
     void *update = NULL;
-    TRY(status_of(d, d->cuda->allocate_host(sizeof *d->pinned_update, &update), "pinned memory", error));
+    TRY(status_of(d, d->cuda->allocate_host(sizeof *d->pinned_update, &update), "pinned memory",
+                  error));
     d->pinned_update = update;
     return OK;
 }
@@ -59,7 +68,8 @@ static const char *fill_rope(struct device_trainer *d) {
     uint64_t count = (uint64_t)d->options.length * half;
     float *cosines = xmalloc(2 * count * sizeof *cosines), *sines = cosines + count;
     for (uint64_t at = 0; at < count; at++) {
-        double frequency = pow((double)d->c.rope_theta, -2.0 * (double)(at % half) / size), position = (double)(at / half);
+        double frequency = pow((double)d->c.rope_theta, -2.0 * (double)(at % half) / size),
+               position = (double)(at / half);
         cosines[at] = (float)cos(position * frequency);
         sines[at] = (float)sin(position * frequency);
     }
@@ -75,15 +85,18 @@ static const char *fill_pieces(struct device_trainer *d) {
     for (uint32_t i = 0; i < layout->tensor_count; i++) {
         const struct layout_tensor *tensor = &layout->tensors[i];
         for (uint64_t at = 0; at < tensor->count; at += CUDA_PIECE)
-            *next++ =
-                (struct cuda_piece){tensor->offset + at, (uint32_t)MIN(tensor->count - at, (uint64_t)CUDA_PIECE), tensor->decays};
+            *next++ = (struct cuda_piece){tensor->offset + at,
+                                          (uint32_t)MIN(tensor->count - at, (uint64_t)CUDA_PIECE),
+                                          tensor->decays};
     }
-    const char *why = d->training->upload(d->session, d->pieces, pieces, d->piece_count * sizeof *pieces);
+    const char *why =
+        d->training->upload(d->session, d->pieces, pieces, d->piece_count * sizeof *pieces);
     free(pieces);
     return why;
 }
 
-/* Over zeroes: finds the algorithms of every product of a step, and leaves zero parameters as they were. */
+/* Over zeroes: finds the algorithms of every product of a step, and leaves zero parameters as they
+ * were. */
 static const char *prepare(struct device_trainer *d) {
     d->preparing = true;
     TRY_DEVICE(device_run_micro(d, 0));
@@ -97,8 +110,8 @@ static const char *prepare(struct device_trainer *d) {
     return why ? why : end;
 }
 
-enum status device_trainer_create(const struct device_trainer_options *options, struct device_trainer **out,
-                                  struct error *error) {
+enum status device_trainer_create(const struct device_trainer_options *options,
+                                  struct device_trainer **out, struct error *error) {
     TRY(check_shape(options, error));
     struct device_trainer *d = xcalloc(1, sizeof *d);
     d->options = *options;
@@ -107,9 +120,12 @@ enum status device_trainer_create(const struct device_trainer_options *options, 
     d->layers = xcalloc(d->c.layers, sizeof *d->layers);
     device_trainer_sizes(d);
     enum status status = cuda_training_find(options->backend, &d->training, error);
-    if (status == OK) status = status_of(d, d->training->open(options->cache, &d->session), "CUDA", error);
+    if (status == OK)
+        status = status_of(d, d->training->open(options->cache, &d->session), "CUDA", error);
     const struct cuda_attention attention = device_attention_of(d, &(struct kept){0});
-    if (status == OK) status = status_of(d, d->training->attention_prepare(d->session, &attention), "attention", error);
+    if (status == OK)
+        status = status_of(d, d->training->attention_prepare(d->session, &attention), "attention",
+                           error);
     if (status == OK) status = allocate_all(d, error);
     if (status == OK) status = status_of(d, fill_rope(d), "rotary positions", error);
     if (status == OK) status = status_of(d, fill_pieces(d), "parameters", error);
@@ -122,12 +138,15 @@ enum status device_trainer_create(const struct device_trainer_options *options, 
     return OK;
 }
 
-const char *device_trainer_line(const struct device_trainer *d) { return d->training->attention_line(d->session); }
+const char *device_trainer_line(const struct device_trainer *d) {
+    return d->training->attention_line(d->session);
+}
 
 void device_trainer_destroy(struct device_trainer *d) {
     if (!d) return;
     if (d->session && d->memory.address) {
-        const char *ignored = d->training->wait(d->session); /* copies from pinned memory may be under way */
+        /* copies from pinned memory may be under way */
+        const char *ignored = d->training->wait(d->session);
         (void)ignored;
     }
     if (d->session) d->training->close(d->session);
@@ -138,14 +157,15 @@ void device_trainer_destroy(struct device_trainer *d) {
     free(d);
 }
 
-/* --- state ----------------------------------------------------------------------------------------------------------------- */
+/* --- state ------------------------------------------------------------------------------------ */
 
 static size_t moments_size(const struct device_trainer *d) {
-    return (size_t)d->options.layout->count * (d->options.bf16_moments ? sizeof(uint16_t) : sizeof(float));
+    return (size_t)d->options.layout->count *
+           (d->options.bf16_moments ? sizeof(uint16_t) : sizeof(float));
 }
 
-enum status device_trainer_upload(struct device_trainer *d, const float *parameters, const void *m, const void *v,
-                                  struct error *error) {
+enum status device_trainer_upload(struct device_trainer *d, const float *parameters, const void *m,
+                                  const void *v, struct error *error) {
     const struct cuda_training *t = d->training;
     size_t count = (size_t)d->options.layout->count;
     const char *why = NULL;
@@ -156,63 +176,80 @@ enum status device_trainer_upload(struct device_trainer *d, const float *paramet
     return status_of(d, why, "copying the model to the device", error);
 }
 
-enum status device_trainer_download(struct device_trainer *d, float *parameters, void *m, void *v, struct error *error) {
+enum status device_trainer_download(struct device_trainer *d, float *parameters, void *m, void *v,
+                                    struct error *error) {
     const struct cuda_training *t = d->training;
     const char *why = NULL;
-    if (parameters) why = t->download(d->session, parameters, d->parameters, (size_t)d->options.layout->count * sizeof(float));
+    if (parameters)
+        why = t->download(d->session, parameters, d->parameters,
+                          (size_t)d->options.layout->count * sizeof(float));
     if (m && !why) why = t->download(d->session, m, d->m, moments_size(d));
     if (v && !why) why = t->download(d->session, v, d->v, moments_size(d));
     return status_of(d, why, "copying the model from the device", error);
 }
 
 enum status device_trainer_gradient(struct device_trainer *d, float *out, struct error *error) {
-    const char *why = d->training->download(d->session, out, d->gradient, (size_t)d->options.layout->count * sizeof(float));
+    const char *why = d->training->download(d->session, out, d->gradient,
+                                            (size_t)d->options.layout->count * sizeof(float));
     return status_of(d, why, "copying the gradient from the device", error);
 }
 
-/* --- steps ----------------------------------------------------------------------------------------------------------------- */
+/* --- steps ------------------------------------------------------------------------------------ */
 
 /* Rows in the order of their input tokens, rows of one token in their own: a counting sort. */
-static void sort_rows(const struct device_trainer *d, const uint32_t *tokens, uint32_t *order, uint32_t *first) {
+static void sort_rows(const struct device_trainer *d, const uint32_t *tokens, uint32_t *order,
+                      uint32_t *first) {
     uint32_t vocabulary = d->c.vocabulary, length = d->options.length;
     memset(first, 0, d->size.first);
-    for (uint32_t row = 0; row < d->rows; row++) first[tokens[(size_t)(row / length) * (length + 1) + row % length] + 1]++;
+    for (uint32_t row = 0; row < d->rows; row++)
+        first[tokens[(size_t)(row / length) * (length + 1) + row % length] + 1]++;
     for (uint32_t token = 0; token < vocabulary; token++) first[token + 1] += first[token];
     for (uint32_t row = 0; row < d->rows; row++)
         order[first[tokens[(size_t)(row / length) * (length + 1) + row % length]]++] = row;
-    memmove(first + 1, first, vocabulary * sizeof *first); /* each has moved to its end, the beginning of the next */
+    /* each has moved to its end, the beginning of the next */
+    memmove(first + 1, first, vocabulary * sizeof *first);
     first[0] = 0;
 }
 
-/* The two pinned buffers take turns: the copy from the other one ended before the step that used it did. */
-enum status device_trainer_stage(struct device_trainer *d, const uint32_t *tokens, struct error *error) {
+/* The two pinned buffers take turns: the copy from the other one ended before the step that used it
+ * did. */
+enum status device_trainer_stage(struct device_trainer *d, const uint32_t *tokens,
+                                 struct error *error) {
     uint8_t *pinned = d->pinned[d->turn++ % 2];
     for (uint32_t micro = 0; micro < d->options.accumulation; micro++) {
         uint8_t *at = pinned + d->size.micro * micro;
-        const uint32_t *from = tokens + (size_t)micro * d->options.sequences * (d->options.length + 1);
+        const uint32_t *from =
+            tokens + (size_t)micro * d->options.sequences * (d->options.length + 1);
         memcpy(at, from, d->size.tokens);
-        sort_rows(d, from, (uint32_t *)(void *)(at + d->size.tokens), (uint32_t *)(void *)(at + d->size.tokens + d->size.order));
+        sort_rows(d, from, (uint32_t *)(void *)(at + d->size.tokens),
+                  (uint32_t *)(void *)(at + d->size.tokens + d->size.order));
     }
-    return status_of(d, d->training->stage(d->session, d->incoming, pinned, d->size.all), "copying tokens to the device", error);
+    return status_of(d, d->training->stage(d->session, d->incoming, pinned, d->size.all),
+                     "copying tokens to the device", error);
 }
 
 static const char *begin(struct device_trainer *d) {
     TRY_DEVICE(d->training->receive(d->session, d->input, d->incoming, d->size.all));
-    TRY_DEVICE(d->training->send(d->session, d->update, d->pinned_update, sizeof *d->pinned_update));
+    TRY_DEVICE(
+        d->training->send(d->session, d->update, d->pinned_update, sizeof *d->pinned_update));
     return d->recorded ? d->training->replay(d->session) : device_run_step(d);
 }
 
-enum status device_trainer_begin(struct device_trainer *d, const struct cuda_update *update, struct error *error) {
+enum status device_trainer_begin(struct device_trainer *d, const struct cuda_update *update,
+                                 struct error *error) {
     *d->pinned_update = *update;
     return status_of(d, begin(d), "training step", error);
 }
 
-enum status device_trainer_end(struct device_trainer *d, struct cuda_outcome *outcome, struct error *error) {
-    return status_of(d, d->training->download(d->session, outcome, d->outcome, sizeof *outcome), "training step", error);
+enum status device_trainer_end(struct device_trainer *d, struct cuda_outcome *outcome,
+                               struct error *error) {
+    return status_of(d, d->training->download(d->session, outcome, d->outcome, sizeof *outcome),
+                     "training step", error);
 }
 
 /* A batch that is not full is filled up with token 0, whose losses are not added. */
-static const char *batch_loss(struct device_trainer *d, const uint32_t *tokens, uint32_t sequences, double *sum) {
+static const char *batch_loss(struct device_trainer *d, const uint32_t *tokens, uint32_t sequences,
+                              double *sum) {
     struct cuda_outcome outcome;
     uint8_t *pinned = d->pinned[0];
     size_t size = (size_t)sequences * (d->options.length + 1) * sizeof *tokens;
@@ -222,18 +259,20 @@ static const char *batch_loss(struct device_trainer *d, const uint32_t *tokens, 
     TRY_DEVICE(d->training->upload(d->session, d->input, pinned, d->size.tokens));
     TRY_DEVICE(device_forward(d, d->input));
     TRY_DEVICE(device_head(d, d->input, 0.0f, false));
-    TRY_DEVICE(d->training->loss_sum(d->session, d->losses, sequences * d->options.length, false, d->outcome));
+    TRY_DEVICE(d->training->loss_sum(d->session, d->losses, sequences * d->options.length, false,
+                                     d->outcome));
     TRY_DEVICE(d->training->download(d->session, &outcome, d->outcome, sizeof outcome));
     *sum += outcome.loss;
     return NULL;
 }
 
-enum status device_trainer_loss(struct device_trainer *d, const uint32_t *tokens, uint64_t count, double *sum,
-                                struct error *error) {
+enum status device_trainer_loss(struct device_trainer *d, const uint32_t *tokens, uint64_t count,
+                                double *sum, struct error *error) {
     double all = 0;
     for (uint64_t from = 0; from < count; from += d->options.sequences) {
         uint32_t here = (uint32_t)MIN(count - from, (uint64_t)d->options.sequences);
-        TRY(status_of(d, batch_loss(d, tokens + from * (d->options.length + 1), here, &all), "evaluation", error));
+        TRY(status_of(d, batch_loss(d, tokens + from * (d->options.length + 1), here, &all),
+                      "evaluation", error));
     }
     *sum = all;
     return OK;

@@ -3,7 +3,8 @@
 
 enum {
     ALIGNMENT = 256,
-    LOGITS_MOST = 1 << 28, /* elements of a chunk of logits: 512 MiB, enough rows to fill a device */
+    LOGITS_MOST =
+        1 << 28, /* elements of a chunk of logits: 512 MiB, enough rows to fill a device */
     CHUNK_MULTIPLE = 128,
 };
 
@@ -16,10 +17,15 @@ static struct device_memory take(struct memory_plan *plan, uint64_t count, uint6
     plan->used += (count * size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     return out;
 }
-static struct device_memory take_floats(struct memory_plan *plan, uint64_t count) { return take(plan, count, sizeof(float)); }
-static struct device_memory take_halves(struct memory_plan *plan, uint64_t count) { return take(plan, count, sizeof(uint16_t)); }
+static struct device_memory take_floats(struct memory_plan *plan, uint64_t count) {
+    return take(plan, count, sizeof(float));
+}
+static struct device_memory take_halves(struct memory_plan *plan, uint64_t count) {
+    return take(plan, count, sizeof(uint16_t));
+}
 
-static struct kept plan_kept(struct memory_plan *plan, const struct model_config *c, uint64_t rows) {
+static struct kept plan_kept(struct memory_plan *plan, const struct model_config *c,
+                             uint64_t rows) {
     struct kept kept = {.x = take_halves(plan, rows * c->hidden)};
     kept.rstd1 = take_floats(plan, rows);
     kept.normed1 = take_halves(plan, rows * c->hidden);
@@ -36,7 +42,8 @@ static struct kept plan_kept(struct memory_plan *plan, const struct model_config
 
 static uint32_t count_pieces(const struct layout *layout) {
     uint64_t count = 0;
-    for (uint32_t i = 0; i < layout->tensor_count; i++) count += (layout->tensors[i].count + CUDA_PIECE - 1) / CUDA_PIECE;
+    for (uint32_t i = 0; i < layout->tensor_count; i++)
+        count += (layout->tensors[i].count + CUDA_PIECE - 1) / CUDA_PIECE;
     return (uint32_t)count;
 }
 

@@ -24,7 +24,8 @@ static struct layer_weights weights_of(const struct device_trainer *d, uint32_t 
 
 static struct weights head_of(const struct device_trainer *d) {
     uint32_t tensor = d->c.tied ? 0 : 2 + 9 * d->c.layers;
-    return (struct weights){d->options.layout->tensors[tensor].offset, d->c.vocabulary, d->c.hidden};
+    return (struct weights){d->options.layout->tensors[tensor].offset, d->c.vocabulary,
+                            d->c.hidden};
 }
 
 static struct device_memory copy_at(const struct device_trainer *d, uint64_t offset) {
@@ -40,35 +41,37 @@ static const char *multiply(struct device_trainer *d, struct cuda_matmul m) {
     return d->training->matmul(d->session, &m);
 }
 
-static struct cuda_matmul product_of(enum cuda_linear kind, uint32_t rows, const struct weights *w) {
-    return (struct cuda_matmul){.kind = kind, .rows = rows, .out = w->out, .in = w->in, .out_stride = w->out};
+static struct cuda_matmul product_of(enum cuda_linear kind, uint32_t rows,
+                                     const struct weights *w) {
+    return (struct cuda_matmul){
+        .kind = kind, .rows = rows, .out = w->out, .in = w->in, .out_stride = w->out};
 }
 
 /* y = x W^T, plus add unless it is none */
-static const char *linear(struct device_trainer *d, const struct weights *w, struct device_memory x, struct device_memory add,
-                          struct device_memory y) {
+static const char *linear(struct device_trainer *d, const struct weights *w, struct device_memory x,
+                          struct device_memory add, struct device_memory y) {
     struct cuda_matmul m = product_of(CUDA_LINEAR_FORWARD, d->rows, w);
     m.left = x, m.right = copy_at(d, w->offset), m.add = add, m.result = y;
     m.accumulate = add.address != 0;
     return multiply(d, m);
 }
 
-static const char *linear_input(struct device_trainer *d, const struct weights *w, struct device_memory dy,
-                                struct device_memory dx) {
+static const char *linear_input(struct device_trainer *d, const struct weights *w,
+                                struct device_memory dy, struct device_memory dx) {
     struct cuda_matmul m = product_of(CUDA_LINEAR_INPUT, d->rows, w);
     m.left = dy, m.right = copy_at(d, w->offset), m.result = dx;
     return multiply(d, m);
 }
 
-static const char *linear_weight(struct device_trainer *d, const struct weights *w, struct device_memory x,
-                                 struct device_memory dy, bool accumulate) {
+static const char *linear_weight(struct device_trainer *d, const struct weights *w,
+                                 struct device_memory x, struct device_memory dy, bool accumulate) {
     struct cuda_matmul m = product_of(CUDA_LINEAR_WEIGHT, d->rows, w);
     m.left = dy, m.right = x, m.result = gradient_at(d, w->offset), m.accumulate = accumulate;
     return multiply(d, m);
 }
 
-static struct cuda_norm norm_of(const struct device_trainer *d, uint64_t offset, struct device_memory x,
-                                struct device_memory rstd) {
+static struct cuda_norm norm_of(const struct device_trainer *d, uint64_t offset,
+                                struct device_memory x, struct device_memory rstd) {
     return (struct cuda_norm){.rows = d->rows,
                               .width = d->c.hidden,
                               .eps = d->c.norm_eps,
@@ -79,16 +82,16 @@ static struct cuda_norm norm_of(const struct device_trainer *d, uint64_t offset,
                               .partials = d->norm_partials};
 }
 
-static const char *norm(struct device_trainer *d, uint64_t offset, struct device_memory x, struct device_memory y,
-                        struct device_memory rstd) {
+static const char *norm(struct device_trainer *d, uint64_t offset, struct device_memory x,
+                        struct device_memory y, struct device_memory rstd) {
     struct cuda_norm n = norm_of(d, offset, x, rstd);
     n.y = y;
     return d->training->norm_forward(d->session, &n);
 }
 
 /* d_x becomes (or, with add, grows by) the gradient of x. */
-static const char *norm_backward(struct device_trainer *d, uint64_t offset, struct device_memory x, struct device_memory rstd,
-                                 bool add, bool accumulate) {
+static const char *norm_backward(struct device_trainer *d, uint64_t offset, struct device_memory x,
+                                 struct device_memory rstd, bool add, bool accumulate) {
     struct cuda_norm n = norm_of(d, offset, x, rstd);
     n.dy = d->d_normed, n.dx = d->d_x, n.add = add, n.accumulate = accumulate;
     return d->training->norm_backward(d->session, &n);
@@ -111,8 +114,8 @@ struct cuda_attention device_attention_of(const struct device_trainer *d, const 
 }
 
 /* out none: only what backward needs is wanted. */
-static const char *layer_forward(struct device_trainer *d, const struct layer_weights *w, const struct kept *kept,
-                                 struct device_memory out) {
+static const char *layer_forward(struct device_trainer *d, const struct layer_weights *w,
+                                 const struct kept *kept, struct device_memory out) {
     const struct cuda_training *t = d->training;
     const struct device_memory none = {0};
     TRY_DEVICE(norm(d, w->norm1, kept->x, kept->normed1, kept->rstd1));
@@ -127,13 +130,13 @@ static const char *layer_forward(struct device_trainer *d, const struct layer_we
 }
 
 /* d_x is the gradient of the layer's output, and becomes that of its input. */
-static const char *layer_backward(struct device_trainer *d, const struct layer_weights *w, const struct kept *kept,
-                                  bool accumulate) {
+static const char *layer_backward(struct device_trainer *d, const struct layer_weights *w,
+                                  const struct kept *kept, bool accumulate) {
     const struct cuda_training *t = d->training;
     TRY_DEVICE(linear_weight(d, &w->down, kept->h, d->d_x, accumulate));
     TRY_DEVICE(linear_input(d, &w->down, d->d_x, d->d_wide)); /* dh */
-    TRY_DEVICE(
-        t->swiglu_backward(d->session, d->rows, d->c.ffn, kept->gate_up, d->d_wide, (struct device_memory){0}, kept->gate_up));
+    TRY_DEVICE(t->swiglu_backward(d->session, d->rows, d->c.ffn, kept->gate_up, d->d_wide,
+                                  (struct device_memory){0}, kept->gate_up));
     TRY_DEVICE(linear_weight(d, &w->gate_up, kept->normed2, kept->gate_up, accumulate));
     TRY_DEVICE(linear_input(d, &w->gate_up, kept->gate_up, d->d_normed));
     TRY_DEVICE(norm_backward(d, w->norm2, kept->middle, kept->rstd2, true, accumulate));
@@ -146,20 +149,26 @@ static const char *layer_backward(struct device_trainer *d, const struct layer_w
     return norm_backward(d, w->norm1, kept->x, kept->rstd1, true, accumulate);
 }
 
-const char *device_head(struct device_trainer *d, struct device_memory tokens, float scale, bool accumulate) {
+const char *device_head(struct device_trainer *d, struct device_memory tokens, float scale,
+                        bool accumulate) {
     struct weights w = head_of(d);
     for (uint32_t from = 0; from < d->rows; from += d->chunk) {
         uint32_t rows = MIN(d->rows - from, d->chunk);
         struct device_memory x = device_at(d->normed, (uint64_t)from * w.in * sizeof(uint16_t));
         struct cuda_matmul m = product_of(CUDA_LINEAR_FORWARD, rows, &w);
-        m.out_stride = d->logit_stride, m.left = x, m.right = copy_at(d, w.offset), m.result = d->logits;
+        m.out_stride = d->logit_stride, m.left = x, m.right = copy_at(d, w.offset),
+        m.result = d->logits;
         TRY_DEVICE(multiply(d, m));
-        struct cuda_loss loss = {
-            .from = from, .rows = rows, .length = d->options.length, .vocabulary = w.out, .stride = d->logit_stride};
+        struct cuda_loss loss = {.from = from,
+                                 .rows = rows,
+                                 .length = d->options.length,
+                                 .vocabulary = w.out,
+                                 .stride = d->logit_stride};
         loss.scale = scale, loss.logits = d->logits, loss.tokens = tokens, loss.losses = d->losses;
         TRY_DEVICE(d->training->cross_entropy(d->session, &loss));
         if (scale == 0.0f) continue;
-        m.kind = CUDA_LINEAR_WEIGHT, m.left = d->logits, m.right = x, m.result = gradient_at(d, w.offset);
+        m.kind = CUDA_LINEAR_WEIGHT, m.left = d->logits, m.right = x,
+        m.result = gradient_at(d, w.offset);
         m.accumulate = accumulate || from > 0;
         TRY_DEVICE(multiply(d, m));
         m.kind = CUDA_LINEAR_INPUT, m.right = copy_at(d, w.offset), m.accumulate = false;
@@ -184,13 +193,15 @@ const char *device_forward(struct device_trainer *d, struct device_memory tokens
 const char *device_run_micro(struct device_trainer *d, uint32_t micro) {
     const struct cuda_training *t = d->training;
     const struct layout *layout = d->options.layout;
-    struct device_memory tokens = device_at(d->input, d->size.micro * micro), order = device_at(tokens, d->size.tokens);
+    struct device_memory tokens = device_at(d->input, d->size.micro * micro),
+                         order = device_at(tokens, d->size.tokens);
     bool accumulate = micro > 0;
     float scale = (float)(1.0 / ((double)d->rows * d->options.accumulation));
     TRY_DEVICE(device_forward(d, tokens));
     TRY_DEVICE(device_head(d, tokens, scale, accumulate));
     TRY_DEVICE(t->loss_sum(d->session, d->losses, d->rows, accumulate, d->outcome));
-    TRY_DEVICE(norm_backward(d, layout->tensors[1 + 9 * d->c.layers].offset, d->x, d->rstd, false, accumulate));
+    TRY_DEVICE(norm_backward(d, layout->tensors[1 + 9 * d->c.layers].offset, d->x, d->rstd, false,
+                             accumulate));
     for (uint32_t i = d->c.layers; i-- > 0;) {
         struct layer_weights w = weights_of(d, i);
         if (d->options.recompute && i + 1 < d->c.layers)
@@ -198,14 +209,18 @@ const char *device_run_micro(struct device_trainer *d, uint32_t micro) {
         TRY_DEVICE(layer_backward(d, &w, &d->layers[i], accumulate));
     }
     struct device_memory d_table = gradient_at(d, layout->tensors[0].offset);
-    if (!accumulate && !d->c.tied) TRY_DEVICE(t->zero(d->session, d_table, (size_t)layout->tensors[0].count * sizeof(float)));
-    return t->embed_backward(d->session, d->c.vocabulary, d->c.hidden, order, device_at(order, d->size.order), d->d_x, d_table);
+    if (!accumulate && !d->c.tied)
+        TRY_DEVICE(t->zero(d->session, d_table, (size_t)layout->tensors[0].count * sizeof(float)));
+    return t->embed_backward(d->session, d->c.vocabulary, d->c.hidden, order,
+                             device_at(order, d->size.order), d->d_x, d_table);
 }
 
 const char *device_run_step(struct device_trainer *d) {
     const struct adamw_options *o = &d->options.adamw;
-    for (uint32_t micro = 0; micro < d->options.accumulation; micro++) TRY_DEVICE(device_run_micro(d, micro));
-    TRY_DEVICE(d->training->judge(d->session, d->options.layout->count, d->gradient, d->sum_partials, o->clip, d->outcome));
+    for (uint32_t micro = 0; micro < d->options.accumulation; micro++)
+        TRY_DEVICE(device_run_micro(d, micro));
+    TRY_DEVICE(d->training->judge(d->session, d->options.layout->count, d->gradient,
+                                  d->sum_partials, o->clip, d->outcome));
     const struct cuda_adamw adamw = {.count = d->options.layout->count,
                                      .piece_count = d->piece_count,
                                      .narrow = d->options.bf16_moments,

@@ -15,7 +15,8 @@
 #include "model/beside.h"
 #include "model/config_file.h"
 
-static enum status write_text(const char *directory, const char *name, struct buffer *text, struct error *error) {
+static enum status write_text(const char *directory, const char *name, struct buffer *text,
+                              struct error *error) {
     char *path = file_join(directory, name);
     buffer_u8(text, '\n');
     enum status status = file_write(path, buffer_bytes(text), 0644, error);
@@ -40,7 +41,8 @@ static void member_bool(struct json_writer *writer, const char *key, bool value)
 }
 
 /* config.json of the checkpoint that the model comes from, to *out; nothing where there is none. */
-static enum status read_origin(const struct export_options *options, struct buffer *out, struct error *error) {
+static enum status read_origin(const struct export_options *options, struct buffer *out,
+                               struct error *error) {
     if (!options->beside) return OK;
     char *path = beside_path(options->beside, "config.json");
     enum status status = file_read(path, CONFIG_FILE_MAX, out, error);
@@ -48,15 +50,18 @@ static enum status read_origin(const struct export_options *options, struct buff
     return status == NOT_FOUND ? OK : status;
 }
 
-static enum status write_config(const char *directory, const struct model_config *config, enum tensor_dtype dtype,
-                                const struct buffer *origin, struct error *error) {
-    static const char *const names[] = {[DTYPE_F32] = "float32", [DTYPE_BF16] = "bfloat16", [DTYPE_F16] = "float16"};
+static enum status write_config(const char *directory, const struct model_config *config,
+                                enum tensor_dtype dtype, const struct buffer *origin,
+                                struct error *error) {
+    static const char *const names[] = {
+        [DTYPE_F32] = "float32", [DTYPE_BF16] = "bfloat16", [DTYPE_F16] = "float16"};
     struct buffer text = {0};
     TRY(config_file_encode_onto(config, names[dtype], buffer_bytes(origin), &text, error));
     return write_text(directory, "config.json", &text, error);
 }
 
-/* The character that stands for a byte in byte-level BPE files (GPT-2's table): itself where printable, else from U+0100 on. */
+/* The character that stands for a byte in byte-level BPE files (GPT-2's table): itself where
+ * printable, else from U+0100 on. */
 static uint32_t byte_character(uint32_t byte) {
     uint32_t moved = 0;
     for (uint32_t b = 0; b <= byte; b++) {
@@ -92,7 +97,8 @@ static void write_byte_level(struct json_writer *w, const char *key) {
 }
 
 /* A byte-level BPE without merges: every byte is its own token, and its number. */
-static enum status write_tokenizer(const char *directory, const struct model_config *c, struct error *error) {
+static enum status write_tokenizer(const char *directory, const struct model_config *c,
+                                   struct error *error) {
     struct buffer text = {0};
     struct json_writer w = json_writer_of(&text, true);
     json_begin_object(&w);
@@ -127,8 +133,10 @@ static enum status write_tokenizer(const char *directory, const struct model_con
     return write_text(directory, "tokenizer_config.json", &text, error);
 }
 
-/* transformers looks here, and only here, for the tokens that end a text: those of config.json stand here too. */
-static enum status write_generation(const char *directory, const struct buffer *origin, struct error *error) {
+/* transformers looks here, and only here, for the tokens that end a text: those of config.json
+ * stand here too. */
+static enum status write_generation(const char *directory, const struct buffer *origin,
+                                    struct error *error) {
     static const char *const ids[] = {"bos_token_id", "eos_token_id", "pad_token_id"};
     struct buffer text = {0};
     struct json *json = NULL;
@@ -148,18 +156,20 @@ static enum status write_generation(const char *directory, const struct buffer *
     return write_text(directory, "generation_config.json", &text, error);
 }
 
-/* --- the tensors, in one file or several ---------------------------------------------------------------------------------------- */
+/* --- the tensors, in one file or several ------------------------------------------------------ */
 
 static enum status remove_file(const char *directory, const char *name, struct error *error) {
     char *path = file_join(directory, name);
     enum status status = OK;
-    if (unlink(path) != 0 && errno != ENOENT) status = error_set(error, FAILED, "remove %s: %s", path, strerror(errno));
+    if (unlink(path) != 0 && errno != ENOENT)
+        status = error_set(error, FAILED, "remove %s: %s", path, strerror(errno));
     free(path);
     return status;
 }
 
 /* How many tensors from the first-th on go into one file. */
-static uint32_t tensors_in_shard(const struct layout *layout, uint32_t first, const struct export_options *o) {
+static uint32_t tensors_in_shard(const struct layout *layout, uint32_t first,
+                                 const struct export_options *o) {
     uint64_t limit = o->shard_size ? o->shard_size : EXPORT_SHARD_SIZE, size = 0;
     uint32_t count = 0;
     for (; first + count < layout->tensor_count; count++) {
@@ -173,8 +183,9 @@ static char *shard_name(uint32_t number, uint32_t shards) {
     return xformat("model-%05u-of-%05u.safetensors", number + 1, shards);
 }
 
-static enum status write_index(const char *directory, const struct layout *layout, const struct export_options *o,
-                               uint32_t shards, struct error *error) {
+static enum status write_index(const char *directory, const struct layout *layout,
+                               const struct export_options *o, uint32_t shards,
+                               struct error *error) {
     struct buffer text = {0};
     struct json_writer w = json_writer_of(&text, true);
     json_begin_object(&w);
@@ -195,14 +206,18 @@ static enum status write_index(const char *directory, const struct layout *layou
     return write_text(directory, "model.safetensors.index.json", &text, error);
 }
 
-static enum status write_tensors(const char *directory, const struct layout *layout, const float *parameters,
-                                 const struct export_options *o, struct error *error) {
+static enum status write_tensors(const char *directory, const struct layout *layout,
+                                 const float *parameters, const struct export_options *o,
+                                 struct error *error) {
     uint32_t shards = 0;
-    for (uint32_t first = 0; first < layout->tensor_count; shards++) first += tensors_in_shard(layout, first, o);
+    for (uint32_t first = 0; first < layout->tensor_count; shards++)
+        first += tensors_in_shard(layout, first, o);
     for (uint32_t first = 0, shard = 0; first < layout->tensor_count; shard++) {
         uint32_t count = tensors_in_shard(layout, first, o);
-        char *name = shards == 1 ? xstrdup("model.safetensors") : shard_name(shard, shards), *path = file_join(directory, name);
-        enum status status = safetensors_write_part(path, layout, parameters, first, count, o->dtype, o->version, error);
+        char *name = shards == 1 ? xstrdup("model.safetensors") : shard_name(shard, shards),
+             *path = file_join(directory, name);
+        enum status status = safetensors_write_part(path, layout, parameters, first, count,
+                                                    o->dtype, o->version, error);
         free(path);
         free(name);
         TRY(status);
@@ -214,7 +229,7 @@ static enum status write_tensors(const char *directory, const struct layout *lay
     return write_index(directory, layout, o, shards, error);
 }
 
-/* --- the small files ---------------------------------------------------------------------------------------------------- */
+/* --- the small files -------------------------------------------------------------------------- */
 
 static bool exists_beside(const char *checkpoint, const char *name) {
     char *path = checkpoint ? beside_path(checkpoint, name) : NULL;
@@ -223,14 +238,18 @@ static bool exists_beside(const char *checkpoint, const char *name) {
     return there;
 }
 
-/* The checkpoint's own small files; where it has no tokenizer, the byte tokenizer's, unless somebody's own stands there. */
-static enum status write_small_files(const char *directory, const struct layout *layout, const struct export_options *options,
+/* The checkpoint's own small files; where it has no tokenizer, the byte tokenizer's, unless
+ * somebody's own stands there. */
+static enum status write_small_files(const char *directory, const struct layout *layout,
+                                     const struct export_options *options,
                                      const struct buffer *origin, struct error *error) {
     bool tokenizer = false;
     if (options->beside) TRY(beside_copy(options->beside, directory, false, &tokenizer, error));
     if (!tokenizer && options->byte_tokenizer) {
         if (beside_tokens(directory) == DATA_TOKENS_EXTERNAL)
-            log_warn("tokenizer_kept", "dir=\"%s\" message=\"its tokenizer is not of bytes, as this model's is\"", directory);
+            log_warn("tokenizer_kept",
+                     "dir=\"%s\" message=\"its tokenizer is not of bytes, as this model's is\"",
+                     directory);
         else
             TRY(write_tokenizer(directory, &layout->config, error));
     }
@@ -239,7 +258,7 @@ static enum status write_small_files(const char *directory, const struct layout 
     return write_config(directory, &layout->config, options->dtype, origin, error);
 }
 
-/* --- whose directory it is ------------------------------------------------------------------------------------------------------------ */
+/* --- whose directory it is -------------------------------------------------------------------- */
 
 static bool is_part(const char *name) {
     size_t size = strlen(name), suffix = strlen(".safetensors");
@@ -247,7 +266,8 @@ static bool is_part(const char *name) {
 }
 
 static bool is_written_here(const char *name) {
-    static const char *const names[] = {"config.json", "generation_config.json", "model.safetensors.index.json"};
+    static const char *const names[] = {"config.json", "generation_config.json",
+                                        "model.safetensors.index.json"};
     for (size_t i = 0; i < COUNT_OF(names); i++)
         if (strcmp(name, names[i]) == 0) return true;
     return is_part(name);
@@ -255,7 +275,8 @@ static bool is_written_here(const char *name) {
 
 static enum status check_owner(const char *directory, struct error *error) {
     DIR *listing = opendir(directory);
-    if (!listing) return error_set(error, FAILED, "open directory %s: %s", directory, strerror(errno));
+    if (!listing)
+        return error_set(error, FAILED, "open directory %s: %s", directory, strerror(errno));
     char *mark = file_join(directory, EXPORT_MARK);
     enum status status = OK;
     bool ours = file_exists(mark);
@@ -263,15 +284,18 @@ static enum status check_owner(const char *directory, struct error *error) {
         if (ours && strstr(entry->d_name, ".safetensors.tmp."))
             unlinkat(dirfd(listing), entry->d_name, 0); /* a killed export's */
         if (!ours && is_written_here(entry->d_name))
-            status = error_set(error, INVALID, "%s holds %.60s, which no export of this program wrote: name another directory",
-                               directory, entry->d_name);
+            status = error_set(
+                error, INVALID,
+                "%s holds %.60s, which no export of this program wrote: name another directory",
+                directory, entry->d_name);
     }
     free(mark);
     closedir(listing);
     return status;
 }
 
-static enum status claim_directory(const char *directory, uint64_t size, struct output **out, struct error *error) {
+static enum status claim_directory(const char *directory, uint64_t size, struct output **out,
+                                   struct error *error) {
     struct output *output;
     TRY(output_claim_directory(directory, size, &output, error));
     enum status status = check_owner(directory, error);
@@ -282,9 +306,11 @@ static enum status claim_directory(const char *directory, uint64_t size, struct 
     return status;
 }
 
-enum status export_claim(const char *directory, const struct layout *layout, const struct export_options *options,
-                         struct output **out, struct error *error) {
-    return claim_directory(directory, layout->count * tensor_dtype_size(options->dtype), out, error);
+enum status export_claim(const char *directory, const struct layout *layout,
+                         const struct export_options *options, struct output **out,
+                         struct error *error) {
+    return claim_directory(directory, layout->count * tensor_dtype_size(options->dtype), out,
+                           error);
 }
 
 enum status export_check(const char *directory, struct error *error) {
@@ -294,13 +320,18 @@ enum status export_check(const char *directory, struct error *error) {
     return OK;
 }
 
-static enum status write_all(const char *directory, const struct layout *layout, const float *parameters,
-                             const struct export_options *options, struct error *error) {
+static enum status write_all(const char *directory, const struct layout *layout,
+                             const float *parameters, const struct export_options *options,
+                             struct error *error) {
     struct buffer origin = {0}, mark = {0};
-    buffer_append_text(&mark, "A model that Atoll exported. What is here is written over by the next export.");
-    enum status status = read_origin(options, &origin, error); /* first: it may be the one that is replaced */
+    buffer_append_text(
+        &mark, "A model that Atoll exported. What is here is written over by the next export.");
+    /* first: it may be the one that is replaced */
+    enum status status = read_origin(options, &origin, error);
     if (status == OK) status = write_text(directory, EXPORT_MARK, &mark, error);
-    if (status == OK) status = remove_file(directory, "config.json", error); /* until all is written, this is not an export */
+    if (status == OK)
+        status = remove_file(directory, "config.json",
+                             error); /* until all is written, this is not an export */
     if (status == OK) status = write_tensors(directory, layout, parameters, options, error);
     if (status == OK) status = write_small_files(directory, layout, options, &origin, error);
     buffer_deinit(&mark);
@@ -308,19 +339,22 @@ static enum status write_all(const char *directory, const struct layout *layout,
     return status;
 }
 
-enum status export_model_as(const char *directory, const struct layout *layout, const float *parameters,
-                            const struct export_options *options, struct error *error) {
+enum status export_model_as(const char *directory, const struct layout *layout,
+                            const float *parameters, const struct export_options *options,
+                            struct error *error) {
     struct output *output = NULL;
     if (options->byte_tokenizer && layout->config.vocabulary < 256)
-        return error_set(error, INVALID, "a vocabulary of %u has no byte tokenizer", layout->config.vocabulary);
+        return error_set(error, INVALID, "a vocabulary of %u has no byte tokenizer",
+                         layout->config.vocabulary);
     if (!options->claimed) TRY(export_claim(directory, layout, options, &output, error));
     enum status status = write_all(directory, layout, parameters, options, error);
     output_release(output);
     return status;
 }
 
-enum status export_model(const char *directory, const struct layout *layout, const float *parameters, int64_t version,
-                         bool byte_tokenizer, struct error *error) {
+enum status export_model(const char *directory, const struct layout *layout,
+                         const float *parameters, int64_t version, bool byte_tokenizer,
+                         struct error *error) {
     const struct export_options options = {.version = version, .byte_tokenizer = byte_tokenizer};
     return export_model_as(directory, layout, parameters, &options, error);
 }

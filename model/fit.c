@@ -21,9 +21,14 @@ const char *size_text(uint64_t size, char out[static SIZE_TEXT_SIZE]) {
     return out;
 }
 
-/* What may be changed to make it smaller, the least painful first; false where there is nothing left of this kind. */
-static bool with_recompute(struct trainer_options *o) { return !o->recompute && (o->recompute = true); }
-static bool with_bf16_moments(struct trainer_options *o) { return !o->bf16_moments && (o->bf16_moments = true); }
+/* What may be changed to make it smaller, the least painful first; false where there is nothing
+ * left of this kind. */
+static bool with_recompute(struct trainer_options *o) {
+    return !o->recompute && (o->recompute = true);
+}
+static bool with_bf16_moments(struct trainer_options *o) {
+    return !o->bf16_moments && (o->bf16_moments = true);
+}
 static bool with_two_shards(struct trainer_options *o) {
     if (trainer_shards(o) <= 2) return false;
     o->shards = 2;
@@ -44,7 +49,8 @@ static const struct {
                {"1 shard", with_one_shard}};
 
 /* A loss alone: fewer threads, then shorter sequences, are all that there is to save. */
-static enum status forward_fit(const struct trainer_options *options, uint64_t also, uint64_t available, struct error *error) {
+static enum status forward_fit(const struct trainer_options *options, uint64_t also,
+                               uint64_t available, struct error *error) {
     struct trainer_options smaller = *options;
     uint64_t wanted = trainer_memory(options) + also;
     char a[SIZE_TEXT_SIZE], b[SIZE_TEXT_SIZE], c[SIZE_TEXT_SIZE];
@@ -54,15 +60,20 @@ static enum status forward_fit(const struct trainer_options *options, uint64_t a
         if (then > available) continue;
         char length[48] = "";
         if (shorter) snprintf(length, sizeof length, " and length %u", smaller.length);
-        return error_set(error, FULL, "evaluation takes %s and %s are free; with 1 thread%s it takes %s and fits",
-                         size_text(wanted, a), size_text(available, b), length, size_text(then, c));
+        return error_set(
+            error, FULL,
+            "evaluation takes %s and %s are free; with 1 thread%s it takes %s and fits",
+            size_text(wanted, a), size_text(available, b), length, size_text(then, c));
     }
     smaller.length = 1;
-    return error_set(error, FULL, "evaluation takes %s and %s are free; this model needs %s at least", size_text(wanted, a),
-                     size_text(available, b), size_text(trainer_memory(&smaller) + also, c));
+    return error_set(error, FULL,
+                     "evaluation takes %s and %s are free; this model needs %s at least",
+                     size_text(wanted, a), size_text(available, b),
+                     size_text(trainer_memory(&smaller) + also, c));
 }
 
-static const char *largest_preset(const struct trainer_options *options, uint64_t also, uint64_t available) {
+static const char *largest_preset(const struct trainer_options *options, uint64_t also,
+                                  uint64_t available) {
     const char *name = NULL;
     const struct preset *preset;
     for (size_t i = 0; (preset = preset_at(i)); i++) {
@@ -75,7 +86,8 @@ static const char *largest_preset(const struct trainer_options *options, uint64_
     return name;
 }
 
-enum status trainer_fit(const struct trainer_options *options, uint64_t also, uint64_t available, struct error *error) {
+enum status trainer_fit(const struct trainer_options *options, uint64_t also, uint64_t available,
+                        struct error *error) {
     struct trainer_options smaller = *options;
     uint64_t wanted = trainer_memory(options) + also;
     if (wanted <= available) return OK;
@@ -89,11 +101,14 @@ enum status trainer_fit(const struct trainer_options *options, uint64_t also, ui
         snprintf(advice + used, sizeof advice - used, "%s%s", used ? " and " : "", changes[i].name);
         uint64_t then = trainer_memory(&smaller) + also;
         if (then <= available)
-            return error_set(error, FULL, "training takes %s and %s are free; with %s it takes %s and fits", size_text(wanted, a),
-                             size_text(available, b), advice, size_text(then, c));
+            return error_set(
+                error, FULL, "training takes %s and %s are free; with %s it takes %s and fits",
+                size_text(wanted, a), size_text(available, b), advice, size_text(then, c));
     }
     const char *preset = largest_preset(options, also, available);
-    return error_set(error, FULL, "training takes %s and %s are free; %s%s%s", size_text(wanted, a), size_text(available, b),
-                     preset ? "the largest preset that fits is \"" : "no preset fits: make the batch or the length smaller",
+    return error_set(error, FULL, "training takes %s and %s are free; %s%s%s", size_text(wanted, a),
+                     size_text(available, b),
+                     preset ? "the largest preset that fits is \""
+                            : "no preset fits: make the batch or the length smaller",
                      preset ? preset : "", preset ? "\"" : "");
 }

@@ -27,12 +27,14 @@ static enum status open_log(const char *path, int *out, uint64_t *size, struct e
     struct stat info;
     TRY(file_check_kind(path, error));
     *out = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0644);
-    if (*out < 0 || fstat(*out, &info) != 0) return error_set(error, FAILED, "open %s: %s", path, strerror(errno));
+    if (*out < 0 || fstat(*out, &info) != 0)
+        return error_set(error, FAILED, "open %s: %s", path, strerror(errno));
     *size = (uint64_t)info.st_size;
     return OK;
 }
 
-static const char head[] = "step,tokens,loss,heldout_loss,gradient_norm,learning_rate,tokens_per_second,seconds\n";
+static const char head[] =
+    "step,tokens,loss,heldout_loss,gradient_norm,learning_rate,tokens_per_second,seconds\n";
 
 enum status history_open(const char *path, struct history **out, struct error *error) {
     struct history *history = xcalloc(1, sizeof *history);
@@ -62,9 +64,11 @@ void history_close(struct history *history) {
 }
 
 static void write_csv(const struct history_point *p, struct buffer *out) {
-    buffer_append_text(out, "%llu,%llu,%.6f,", (unsigned long long)p->step, (unsigned long long)p->tokens, p->loss);
+    buffer_append_text(out, "%llu,%llu,%.6f,", (unsigned long long)p->step,
+                       (unsigned long long)p->tokens, p->loss);
     if (isfinite(p->heldout)) buffer_append_text(out, "%.6f", p->heldout);
-    buffer_append_text(out, ",%.6g,%.6g,%.1f,%.3f\n", p->gradient_norm, p->learning_rate, p->tokens_per_second, p->seconds);
+    buffer_append_text(out, ",%.6g,%.6g,%.1f,%.3f\n", p->gradient_norm, p->learning_rate,
+                       p->tokens_per_second, p->seconds);
 }
 
 static void write_json(const struct history_point *p, struct buffer *out) {
@@ -91,7 +95,8 @@ static void write_json(const struct history_point *p, struct buffer *out) {
     buffer_u8(out, '\n');
 }
 
-enum status history_add(struct history *history, const struct history_point *point, struct error *error) {
+enum status history_add(struct history *history, const struct history_point *point,
+                        struct error *error) {
     if (history->count == history->capacity) {
         history->capacity = history->capacity ? 2 * history->capacity : 256;
         history->points = xrealloc(history->points, history->capacity * sizeof *history->points);
@@ -105,7 +110,7 @@ enum status history_add(struct history *history, const struct history_point *poi
     return status;
 }
 
-/* --- the picture ----------------------------------------------------------------------------------------------------------------- */
+/* --- the picture ------------------------------------------------------------------------------ */
 
 enum { WIDTH = 800, HEIGHT = 480, LEFT = 64, RIGHT = 20, TOP = 40, BOTTOM = 48, TICKS = 5 };
 
@@ -113,7 +118,9 @@ struct plot_frame {
     double x_most, y_least, y_most;
 };
 
-static double x_of(const struct plot_frame *f, double tokens) { return LEFT + (WIDTH - LEFT - RIGHT) * tokens / f->x_most; }
+static double x_of(const struct plot_frame *f, double tokens) {
+    return LEFT + (WIDTH - LEFT - RIGHT) * tokens / f->x_most;
+}
 static double y_of(const struct plot_frame *f, double loss) {
     return TOP + (HEIGHT - TOP - BOTTOM) * (f->y_most - loss) / (f->y_most - f->y_least);
 }
@@ -135,16 +142,20 @@ static struct plot_frame frame_of(const struct history *history) {
 
 static void plot_axes(const struct plot_frame *f, struct buffer *out) {
     for (int i = 0; i <= TICKS; i++) {
-        double loss = f->y_least + (f->y_most - f->y_least) * i / TICKS, tokens = f->x_most * i / TICKS;
-        buffer_append_text(out, "<line x1='%d' y1='%.1f' x2='%d' y2='%.1f' stroke='#ddd'/>\n", LEFT, y_of(f, loss), WIDTH - RIGHT,
-                           y_of(f, loss));
-        buffer_append_text(out, "<text x='%d' y='%.1f' text-anchor='end'>%.3g</text>\n", LEFT - 6, y_of(f, loss) + 4, loss);
-        buffer_append_text(out, "<text x='%.1f' y='%d' text-anchor='middle'>%.3g</text>\n", x_of(f, tokens), HEIGHT - BOTTOM + 18,
-                           tokens);
+        double loss = f->y_least + (f->y_most - f->y_least) * i / TICKS,
+               tokens = f->x_most * i / TICKS;
+        buffer_append_text(out, "<line x1='%d' y1='%.1f' x2='%d' y2='%.1f' stroke='#ddd'/>\n", LEFT,
+                           y_of(f, loss), WIDTH - RIGHT, y_of(f, loss));
+        buffer_append_text(out, "<text x='%d' y='%.1f' text-anchor='end'>%.3g</text>\n", LEFT - 6,
+                           y_of(f, loss) + 4, loss);
+        buffer_append_text(out, "<text x='%.1f' y='%d' text-anchor='middle'>%.3g</text>\n",
+                           x_of(f, tokens), HEIGHT - BOTTOM + 18, tokens);
     }
-    buffer_append_text(out, "<text x='%d' y='%d' text-anchor='middle'>tokens</text>\n", WIDTH / 2, HEIGHT - 10);
+    buffer_append_text(out, "<text x='%d' y='%d' text-anchor='middle'>tokens</text>\n", WIDTH / 2,
+                       HEIGHT - 10);
     buffer_append_text(out,
-                       "<text x='14' y='%d' text-anchor='middle' transform='rotate(-90 14 %d)'>loss, nats per token</text>\n",
+                       "<text x='14' y='%d' text-anchor='middle' transform='rotate(-90 14 "
+                       "%d)'>loss, nats per token</text>\n",
                        HEIGHT / 2, HEIGHT / 2);
 }
 
@@ -162,21 +173,23 @@ static void plot_title(const char *title, struct buffer *out) {
 void history_plot(const struct history *history, const char *title, struct buffer *out) {
     struct plot_frame f = frame_of(history);
     buffer_append_text(out,
-                       "<svg xmlns='http://www.w3.org/2000/svg' width='%d' height='%d' font-family='sans-serif' font-size='12'>\n"
+                       "<svg xmlns='http://www.w3.org/2000/svg' width='%d' height='%d' "
+                       "font-family='sans-serif' font-size='12'>\n"
                        "<rect width='100%%' height='100%%' fill='white'/>\n",
                        WIDTH, HEIGHT);
     plot_title(title, out);
     plot_axes(&f, out);
     double smooth = 0, weight = 0;
     for (int line = 0; line < 2; line++) {
-        buffer_append_text(out, "<polyline fill='none' stroke='%s' stroke-width='%d' points='", line ? "#1f5fbf" : "#bcd0ee",
-                           1 + line);
+        buffer_append_text(out, "<polyline fill='none' stroke='%s' stroke-width='%d' points='",
+                           line ? "#1f5fbf" : "#bcd0ee", 1 + line);
         for (size_t i = 0; i < history->count; i++) {
             const struct history_point *p = &history->points[i];
             if (!isfinite(p->loss)) continue;
             smooth = 0.9 * smooth + 0.1 * p->loss;
             weight = 0.9 * weight + 0.1; /* so that the start is not drawn towards zero */
-            buffer_append_text(out, "%.1f,%.1f ", x_of(&f, (double)p->tokens), y_of(&f, line ? smooth / weight : p->loss));
+            buffer_append_text(out, "%.1f,%.1f ", x_of(&f, (double)p->tokens),
+                               y_of(&f, line ? smooth / weight : p->loss));
         }
         smooth = weight = 0;
         buffer_append_text(out, "'/>\n");
@@ -184,6 +197,7 @@ void history_plot(const struct history *history, const char *title, struct buffe
     for (size_t i = 0; i < history->count; i++)
         if (isfinite(history->points[i].heldout))
             buffer_append_text(out, "<circle cx='%.1f' cy='%.1f' r='3' fill='#c0392b'/>\n",
-                               x_of(&f, (double)history->points[i].tokens), y_of(&f, history->points[i].heldout));
+                               x_of(&f, (double)history->points[i].tokens),
+                               y_of(&f, history->points[i].heldout));
     buffer_append_text(out, "</svg>\n");
 }

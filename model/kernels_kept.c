@@ -20,12 +20,16 @@ const char *kernels_to_use(const char *asked, const char *kept, const char *wher
     if (!kept[0] || strcmp(kept, "cuda") == 0) return asked;
     if (!asked && !(environment && *environment)) {
         if (kernels_find(kept, &table, &error) == OK) return kept;
-        log_warn("kernels_changed", "where=\"%s\" began_with=%s message=\"%s: the results are another machine's from here on\"",
+        log_warn("kernels_changed",
+                 "where=\"%s\" began_with=%s message=\"%s: the results are another machine's from "
+                 "here on\"",
                  where, kept, error.message);
         return NULL;
     }
     if (kernels_find(asked, &table, NULL) == OK && strcmp(table->name, kept) != 0)
-        log_warn("kernels_changed", "where=\"%s\" began_with=%s now=%s message=\"as it was asked for: other bits from here on\"",
+        log_warn("kernels_changed",
+                 "where=\"%s\" began_with=%s now=%s message=\"as it was asked for: other bits from "
+                 "here on\"",
                  where, kept, table->name);
     return asked;
 }

@@ -12,7 +12,8 @@
 
 static const char MAGIC[] = "atoll layout 1\n";
 
-/* s / sqrt(divisor) for s = 0.02, from integers alone: isqrt(0.0004 * 2^48 / divisor) / 2^24, one conversion to float. */
+/* s / sqrt(divisor) for s = 0.02, from integers alone: isqrt(0.0004 * 2^48 / divisor) / 2^24, one
+ * conversion to float. */
 static float initial_scale(uint64_t divisor) {
     uint64_t square = (UINT64_C(400) << 48) / (1000000 * divisor), root = 0;
     for (uint64_t bit = UINT64_C(1) << 28; bit; bit >>= 1)
@@ -20,8 +21,8 @@ static float initial_scale(uint64_t divisor) {
     return (float)root / 16777216.0f;
 }
 
-static void layout_add(struct layout *layout, const char *name, uint32_t dimensions, uint32_t rows, uint32_t columns,
-                       float scale) {
+static void layout_add(struct layout *layout, const char *name, uint32_t dimensions, uint32_t rows,
+                       uint32_t columns, float scale) {
     struct layout_tensor *tensor = &layout->tensors[layout->tensor_count++];
     snprintf(tensor->name, sizeof tensor->name, "%s", name);
     tensor->dimensions = dimensions;
@@ -56,18 +57,23 @@ static void layout_add_layer(struct layout *layout, uint32_t layer) {
     for (size_t i = 0; i < COUNT_OF(tensors); i++) {
         char name[LAYOUT_NAME_SIZE];
         snprintf(name, sizeof name, "model.layers.%u.%s.weight", layer, tensors[i].name);
-        layout_add(layout, name, tensors[i].dimensions, tensors[i].rows, tensors[i].columns, tensors[i].scale);
+        layout_add(layout, name, tensors[i].dimensions, tensors[i].rows, tensors[i].columns,
+                   tensors[i].scale);
     }
 }
 
-enum status layout_init(const struct model_config *config, struct layout *out, struct error *error) {
+enum status layout_init(const struct model_config *config, struct layout *out,
+                        struct error *error) {
     TRY(model_config_check(config, error));
     struct layout layout = {.config = *config};
     layout.tensors = xcalloc(9 * (size_t)config->layers + 3, sizeof *layout.tensors);
-    layout_add(&layout, "model.embed_tokens.weight", 2, config->vocabulary, config->hidden, initial_scale(1));
+    layout_add(&layout, "model.embed_tokens.weight", 2, config->vocabulary, config->hidden,
+               initial_scale(1));
     for (uint32_t layer = 0; layer < config->layers; layer++) layout_add_layer(&layout, layer);
     layout_add(&layout, "model.norm.weight", 1, config->hidden, 1, 0);
-    if (!config->tied) layout_add(&layout, "lm_head.weight", 2, config->vocabulary, config->hidden, initial_scale(1));
+    if (!config->tied)
+        layout_add(&layout, "lm_head.weight", 2, config->vocabulary, config->hidden,
+                   initial_scale(1));
     *out = layout;
     return OK;
 }
@@ -86,7 +92,8 @@ const struct layout_tensor *layout_find(const struct layout *layout, const char 
 void layout_describe(const struct layout *layout, struct buffer *out) {
     const struct model_config *c = &layout->config;
     buffer_append(out, MAGIC, sizeof MAGIC - 1);
-    const uint32_t numbers[] = {c->vocabulary, c->hidden, c->layers, c->heads, c->kv_heads, c->ffn, c->context, c->tied};
+    const uint32_t numbers[] = {c->vocabulary, c->hidden, c->layers,  c->heads,
+                                c->kv_heads,   c->ffn,    c->context, c->tied};
     for (size_t i = 0; i < COUNT_OF(numbers); i++) buffer_u32(out, numbers[i]);
     buffer_f32(out, c->rope_theta);
     buffer_f32(out, c->norm_eps);
@@ -102,19 +109,23 @@ void layout_describe(const struct layout *layout, struct buffer *out) {
     }
 }
 
-/* The settings at the front determine the rest, so a description is right if writing it anew gives the same bytes. */
+/* The settings at the front determine the rest, so a description is right if writing it anew gives
+ * the same bytes. */
 enum status layout_read(struct bytes description, struct layout *out, struct error *error) {
     struct reader reader = reader_of(description);
     struct bytes magic = reader_take(&reader, sizeof MAGIC - 1);
     if (reader.failed || memcmp(magic.data, MAGIC, sizeof MAGIC - 1) != 0)
         return error_set(error, INVALID, "not a layout description of version 1");
     struct model_config c = {0};
-    uint32_t *numbers[] = {&c.vocabulary, &c.hidden, &c.layers, &c.heads, &c.kv_heads, &c.ffn, &c.context};
+    uint32_t *numbers[] = {&c.vocabulary, &c.hidden, &c.layers, &c.heads,
+                           &c.kv_heads,   &c.ffn,    &c.context};
     for (size_t i = 0; i < COUNT_OF(numbers); i++) *numbers[i] = reader_u32(&reader);
     c.tied = reader_u32(&reader) != 0;
     c.rope_theta = reader_f32(&reader);
     c.norm_eps = reader_f32(&reader);
-    if (reader.failed) return error_set(error, INVALID, "layout description is cut off after %zu bytes", description.size);
+    if (reader.failed)
+        return error_set(error, INVALID, "layout description is cut off after %zu bytes",
+                         description.size);
     struct layout layout = {0};
     TRY(layout_init(&c, &layout, error));
     struct buffer again = {0};
@@ -129,11 +140,13 @@ enum status layout_read(struct bytes description, struct layout *out, struct err
     return OK;
 }
 
-static enum status compare_tensors(const struct layout_tensor *a, const struct layout_tensor *b, struct error *error) {
-    if (strcmp(a->name, b->name) != 0) return error_set(error, INVALID, "tensor \"%s\" against \"%s\"", a->name, b->name);
+static enum status compare_tensors(const struct layout_tensor *a, const struct layout_tensor *b,
+                                   struct error *error) {
+    if (strcmp(a->name, b->name) != 0)
+        return error_set(error, INVALID, "tensor \"%s\" against \"%s\"", a->name, b->name);
     if (a->dimensions != b->dimensions || a->shape[0] != b->shape[0] || a->shape[1] != b->shape[1])
-        return error_set(error, INVALID, "tensor \"%s\" is [%u, %u] against [%u, %u]", a->name, a->shape[0], a->shape[1],
-                         b->shape[0], b->shape[1]);
+        return error_set(error, INVALID, "tensor \"%s\" is [%u, %u] against [%u, %u]", a->name,
+                         a->shape[0], a->shape[1], b->shape[0], b->shape[1]);
     return OK;
 }
 
@@ -158,7 +171,8 @@ enum status layout_compare(const struct layout *a, const struct layout *b, struc
     };
     for (size_t i = 0; i < COUNT_OF(settings); i++)
         if (settings[i].a != settings[i].b)
-            return error_set(error, INVALID, "%s is %g against %g", settings[i].name, settings[i].a, settings[i].b);
+            return error_set(error, INVALID, "%s is %g against %g", settings[i].name, settings[i].a,
+                             settings[i].b);
     return OK;
 }
 
@@ -166,15 +180,19 @@ static float initial_value(uint64_t seed, uint64_t index, float scale) {
     int32_t sum = 0;
     for (uint64_t word = 0; word < 3; word++) {
         uint64_t bits = random_hash(seed, 3 * index + word);
-        sum += (int32_t)((bits & 0xffff) + (bits >> 16 & 0xffff) + (bits >> 32 & 0xffff) + (bits >> 48));
+        sum += (int32_t)((bits & 0xffff) + (bits >> 16 & 0xffff) + (bits >> 32 & 0xffff) +
+                         (bits >> 48));
     }
-    return (float)(sum - 393210) * (scale / 65536.0f); /* the sum has 20 bits and the division is exact: one rounding */
+    /* the sum has 20 bits and the division is exact: one rounding */
+    return (float)(sum - 393210) * (scale / 65536.0f);
 }
 
 void layout_initialise(const struct layout *layout, uint64_t seed, float *parameters) {
     for (uint32_t t = 0; t < layout->tensor_count; t++) {
         const struct layout_tensor *tensor = &layout->tensors[t];
         for (uint64_t i = tensor->offset; i < tensor->offset + tensor->count; i++)
-            parameters[i] = tensor->initial_scale == 0.0f ? 1.0f : initial_value(seed, i, tensor->initial_scale);
+            parameters[i] = tensor->initial_scale == 0.0f
+                                ? 1.0f
+                                : initial_value(seed, i, tensor->initial_scale);
     }
 }

@@ -7,7 +7,8 @@
 
 enum { PIECE = 4096 };
 
-void moments_plan(struct moments *moments, uint64_t count, bool narrow, struct tensor_arena *arena) {
+void moments_plan(struct moments *moments, uint64_t count, bool narrow,
+                  struct tensor_arena *arena) {
     *moments = (struct moments){.count = count};
     if (narrow)
         moments->narrow = tensor_arena_take(arena, count, sizeof *moments->narrow);
@@ -33,7 +34,8 @@ void moments_read(const struct moments *moments, uint64_t at, uint64_t count, fl
     }
 }
 
-/* Sixteen bits of chance from 32 of position and step: two rounds of multiply and shift, all of which vectorise. */
+/* Sixteen bits of chance from 32 of position and step: two rounds of multiply and shift, all of
+ * which vectorise. */
 static inline uint32_t chance(uint32_t position, uint32_t salt) {
     uint32_t x = position * 0x9e3779b1u ^ salt;
     x = (x ^ x >> 15) * 0x85ebca77u;
@@ -41,9 +43,12 @@ static inline uint32_t chance(uint32_t position, uint32_t salt) {
     return x >> 16;
 }
 
-uint32_t moments_salt(uint64_t salt) { return (uint32_t)((salt + 1) * UINT64_C(0x9e3779b97f4a7c15) >> 32); }
+uint32_t moments_salt(uint64_t salt) {
+    return (uint32_t)((salt + 1) * UINT64_C(0x9e3779b97f4a7c15) >> 32);
+}
 
-void moments_write(struct moments *moments, uint64_t at, uint64_t count, const float *values, uint64_t salt) {
+void moments_write(struct moments *moments, uint64_t at, uint64_t count, const float *values,
+                   uint64_t salt) {
     if (!moments->narrow) {
         memcpy(moments->wide + at, values, count * sizeof *values);
         return;
@@ -52,7 +57,8 @@ void moments_write(struct moments *moments, uint64_t at, uint64_t count, const f
     for (uint64_t i = 0; i < count; i++) {
         uint32_t bits;
         memcpy(&bits, &values[i], sizeof bits);
-        /* Finite values only: a step that is not finite never comes here. At most the next larger magnitude is reached. */
+        /* Finite values only: a step that is not finite never comes here. At most the next larger
+         * magnitude is reached. */
         moments->narrow[at + i] = (uint16_t)((bits + chance((uint32_t)(at + i), mixed)) >> 16);
     }
 }
@@ -71,5 +77,6 @@ void moments_load(struct moments *moments, const uint8_t *data) {
         memcpy(moments->wide, data, moments->count * sizeof *moments->wide);
         return;
     }
-    for (uint64_t i = 0; i < moments->count; i++) memcpy(&moments->narrow[i], data + 4 * i + 2, 2); /* the upper half */
+    /* the upper half */
+    for (uint64_t i = 0; i < moments->count; i++) memcpy(&moments->narrow[i], data + 4 * i + 2, 2);
 }

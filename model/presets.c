@@ -4,10 +4,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SHAPE(vocabulary_, hidden_, layers_, heads_, kv_heads_, ffn_, context_, theta_, tied_)                                   \
-    {                                                                                                                            \
-        .vocabulary = vocabulary_, .hidden = hidden_, .layers = layers_, .heads = heads_, .kv_heads = kv_heads_, .ffn = ffn_,    \
-        .context = context_, .rope_theta = theta_, .norm_eps = 1e-5f, .tied = tied_                                              \
+#define SHAPE(vocabulary_, hidden_, layers_, heads_, kv_heads_, ffn_, context_, theta_, tied_)     \
+    {                                                                                              \
+        .vocabulary = vocabulary_, .hidden = hidden_, .layers = layers_, .heads = heads_,          \
+        .kv_heads = kv_heads_, .ffn = ffn_, .context = context_, .rope_theta = theta_,             \
+        .norm_eps = 1e-5f, .tied = tied_                                                           \
     }
 
 static const struct preset presets[] = {
@@ -24,7 +25,9 @@ static const struct preset presets[] = {
 };
 enum { PRESET_COUNT = sizeof presets / sizeof presets[0] };
 
-const struct preset *preset_at(size_t index) { return index < PRESET_COUNT ? &presets[index] : NULL; }
+const struct preset *preset_at(size_t index) {
+    return index < PRESET_COUNT ? &presets[index] : NULL;
+}
 
 enum status preset_find(const char *name, struct model_config *out, struct error *error) {
     char list[160] = "";

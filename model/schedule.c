@@ -9,15 +9,19 @@
 #include "base/memory.h"
 
 enum status schedule_check(const struct schedule *schedule, struct error *error) {
-    if ((unsigned)schedule->shape > SCHEDULE_LINEAR) return error_set(error, INVALID, "schedule shape %d", (int)schedule->shape);
+    if ((unsigned)schedule->shape > SCHEDULE_LINEAR)
+        return error_set(error, INVALID, "schedule shape %d", (int)schedule->shape);
     if (!(schedule->peak > 0.0f && schedule->peak <= 100.0f))
-        return error_set(error, INVALID, "schedule peak is %g; it must be above 0 and at most 100", (double)schedule->peak);
-    if (!(schedule->floor >= 0.0f && schedule->floor <= schedule->peak))
-        return error_set(error, INVALID, "schedule floor is %g; it must be in 0..peak (%g)", (double)schedule->floor,
+        return error_set(error, INVALID, "schedule peak is %g; it must be above 0 and at most 100",
                          (double)schedule->peak);
+    if (!(schedule->floor >= 0.0f && schedule->floor <= schedule->peak))
+        return error_set(error, INVALID, "schedule floor is %g; it must be in 0..peak (%g)",
+                         (double)schedule->floor, (double)schedule->peak);
     if (schedule->shape != SCHEDULE_CONSTANT && schedule->total_tokens <= schedule->warmup_tokens)
-        return error_set(error, INVALID, "schedule total_tokens is %llu; it must be above warmup_tokens (%llu)",
-                         (unsigned long long)schedule->total_tokens, (unsigned long long)schedule->warmup_tokens);
+        return error_set(error, INVALID,
+                         "schedule total_tokens is %llu; it must be above warmup_tokens (%llu)",
+                         (unsigned long long)schedule->total_tokens,
+                         (unsigned long long)schedule->warmup_tokens);
     return OK;
 }
 
@@ -29,7 +33,10 @@ float schedule_at(const struct schedule *schedule, uint64_t tokens_seen) {
     }
     if (schedule->shape == SCHEDULE_CONSTANT) return schedule->peak;
     if (tokens_seen >= schedule->total_tokens) return schedule->floor;
-    double done = (double)(tokens_seen - schedule->warmup_tokens) / (double)(schedule->total_tokens - schedule->warmup_tokens);
-    double left = schedule->shape == SCHEDULE_COSINE ? 0.5 * (1.0 + cos(3.14159265358979323846 * done)) : 1.0 - done;
+    double done = (double)(tokens_seen - schedule->warmup_tokens) /
+                  (double)(schedule->total_tokens - schedule->warmup_tokens);
+    double left = schedule->shape == SCHEDULE_COSINE
+                      ? 0.5 * (1.0 + cos(3.14159265358979323846 * done))
+                      : 1.0 - done;
     return (float)(floor + (peak - floor) * left);
 }

@@ -1,5 +1,6 @@
-/* One allocation, many arrays. A plan function takes all its arrays from an arena; run over an empty arena it measures, run
- * over one that has memory, it places. So what a thing says it will take and what it takes are the same line of code.
+/* One allocation, many arrays. A plan function takes all its arrays from an arena; run over an
+ * empty arena it measures, run over one that has memory, it places. So what a thing says it will
+ * take and what it takes are the same line of code.
  */
 #ifndef MODEL_TENSOR_ARENA_H
 #define MODEL_TENSOR_ARENA_H
@@ -14,7 +15,8 @@ struct tensor_arena {
 
 enum { ARENA_ALIGNMENT = 64 };
 
-/* NULL while measuring. Sizes are bounded by model_config_check and trainer_check far below overflow. */
+/* NULL while measuring. Sizes are bounded by model_config_check and trainer_check far below
+ * overflow. */
 static inline void *tensor_arena_take(struct tensor_arena *arena, uint64_t count, uint64_t size) {
     void *out = arena->base ? arena->base + arena->used : NULL;
     arena->used += (count * size + ARENA_ALIGNMENT - 1) / ARENA_ALIGNMENT * ARENA_ALIGNMENT;

@@ -9,7 +9,8 @@
 #include "base/log.h"
 #include "base/memory.h"
 
-struct export_options train_export_options(const struct verb_settings *s, bool bytes, uint64_t steps) {
+struct export_options train_export_options(const struct verb_settings *s, bool bytes,
+                                           uint64_t steps) {
     return (struct export_options){.version = (int64_t)steps,
                                    .byte_tokenizer = bytes,
                                    .beside = s->start,
@@ -31,23 +32,28 @@ static bool is_same(const char *a, const char *b) {
 static enum status check_distinct(const struct verb_settings *s, struct error *error) {
     const struct {
         const char *flag, *path;
-    } outputs[] = {{"state", s->state}, {"export", s->export_to}, {"log", s->log}, {"plot", s->plot}};
+    } outputs[] = {
+        {"state", s->state}, {"export", s->export_to}, {"log", s->log}, {"plot", s->plot}};
     for (size_t i = 0; i < COUNT_OF(outputs); i++) {
         const char *path = outputs[i].path;
         struct stat info;
-        if (!path || (stat(path, &info) == 0 && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode))) continue; /* /dev/stderr */
+        /* /dev/stderr */
+        if (!path || (stat(path, &info) == 0 && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode)))
+            continue;
         for (size_t j = 0; j < i; j++)
             if (outputs[j].path && is_same(path, outputs[j].path))
-                return error_set(error, INVALID, "--%s and --%s are the same file, %s", outputs[j].flag, outputs[i].flag, path);
+                return error_set(error, INVALID, "--%s and --%s are the same file, %s",
+                                 outputs[j].flag, outputs[i].flag, path);
         for (size_t j = 0; j < s->data.count; j++)
             if (is_same(path, s->data.items[j]))
-                return error_set(error, INVALID, "--%s %s would overwrite the data", outputs[i].flag, path);
+                return error_set(error, INVALID, "--%s %s would overwrite the data",
+                                 outputs[i].flag, path);
     }
     return OK;
 }
 
-static enum status claim_model(const struct verb_settings *s, const struct model_config *model, struct train_outputs *out,
-                               struct error *error) {
+static enum status claim_model(const struct verb_settings *s, const struct model_config *model,
+                               struct train_outputs *out, struct error *error) {
     const struct export_options options = train_export_options(s, false, 0);
     struct layout layout;
     TRY(layout_init(model, &layout, error));
@@ -59,13 +65,14 @@ static enum status claim_model(const struct verb_settings *s, const struct model
 static uint64_t state_size(const struct verb_settings *s, const struct model_config *model) {
     struct layout layout;
     if (layout_init(model, &layout, NULL) != OK) return 0;
-    uint64_t size = layout.count * (sizeof(float) + 2 * (s->bf16_moments ? sizeof(uint16_t) : sizeof(float)));
+    uint64_t size =
+        layout.count * (sizeof(float) + 2 * (s->bf16_moments ? sizeof(uint16_t) : sizeof(float)));
     layout_deinit(&layout);
     return size;
 }
 
-enum status train_outputs_claim(const struct verb_settings *s, const struct model_config *model, struct train_outputs *out,
-                                struct error *error) {
+enum status train_outputs_claim(const struct verb_settings *s, const struct model_config *model,
+                                struct train_outputs *out, struct error *error) {
     enum status status = check_distinct(s, error);
     if (status == OK && s->state) {
         status = output_claim_file(s->state, state_size(s, model), &out->state, error);
@@ -86,8 +93,8 @@ void train_outputs_release(struct train_outputs *outputs) {
     *outputs = (struct train_outputs){0};
 }
 
-void first_failure_keep(struct first_failure *first, enum status status, const struct error *error, const char *event,
-                        bool by_the_way) {
+void first_failure_keep(struct first_failure *first, enum status status, const struct error *error,
+                        const char *event, bool by_the_way) {
     if (status == OK) return;
     bool is_first = first->status == OK;
     if (is_first) *first = (struct first_failure){status, *error};

@@ -1,6 +1,7 @@
-/* The thread that reads ahead: the tokens of a trainer's next step, from the data into pinned memory, sorted, and from there to the
- * device, beside the step that runs. It does one piece of work at a time and sleeps between them; a request waits for the
- * piece before, so data, device and tokens are never used by two threads at once but where the device itself allows it.
+/* The thread that reads ahead: the tokens of a trainer's next step, from the data into pinned
+ * memory, sorted, and from there to the device, beside the step that runs. It does one piece of
+ * work at a time and sleeps between them; a request waits for the piece before, so data, device and
+ * tokens are never used by two threads at once but where the device itself allows it.
  */
 #include <pthread.h>
 #include <stdlib.h>
@@ -21,7 +22,8 @@ struct ahead {
     struct error error;
 };
 
-static enum status read_one(struct ahead *a, const struct data *data, struct data_position *position, struct error *error) {
+static enum status read_one(struct ahead *a, const struct data *data,
+                            struct data_position *position, struct error *error) {
     struct trainer *t = a->trainer;
     TRY(trainer_gather(t, data, position, t->ahead_tokens, error));
     return device_trainer_stage(t->device, t->ahead_tokens, error);
@@ -88,8 +90,8 @@ void ahead_begin(struct ahead *a, const struct data *data, struct data_position 
     pthread_mutex_unlock(&a->lock);
 }
 
-enum status ahead_take(struct ahead *a, const struct data *data, struct data_position from, struct data_position *to,
-                       struct error *error) {
+enum status ahead_take(struct ahead *a, const struct data *data, struct data_position from,
+                       struct data_position *to, struct error *error) {
     pthread_mutex_lock(&a->lock);
     wait_idle(a);
     enum status status = a->status;

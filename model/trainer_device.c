@@ -1,13 +1,16 @@
-/* A trainer whose steps run on a device (model/device_trainer.h). The host keeps a mirror of the parameters and moments, and brings the
- * two sides together only where somebody looks:
- *     behind  the device has made steps that the mirror lacks: trainer_parameters, _save, _load and _reset_optimizer pull
+/* A trainer whose steps run on a device (model/device_trainer.h). The host keeps a mirror of the
+ * parameters and moments, and brings the two sides together only where somebody looks:
+ *     behind  the device has made steps that the mirror lacks: trainer_parameters, _save, _load and
+ *             _reset_optimizer pull
  *     ahead    the mirror may have been changed since: the next step or evaluation pushes
- * The counters in `mirrored` are those of the mirror. If the device is lost, the trainer falls back to them: what is then saved is the
- * whole state of an earlier moment, which a restart continues from bit for bit, and every later step is UNAVAILABLE.
+ * The counters in `mirrored` are those of the mirror. If the device is lost, the trainer falls back
+ * to them: what is then saved is the whole state of an earlier moment, which a restart continues
+ * from bit for bit, and every later step is UNAVAILABLE.
  *
- * A download goes beside the mirror and the two change places once it is whole: a device that is lost in the middle of one tears
- * nothing. While a step runs, and after it, a thread reads the next one's tokens and sends them beside it (trainer_ahead.c); the
- * device is never waited for but at a step's end. Where sampling stands is counted when a step takes what was read, so what is saved
+ * A download goes beside the mirror and the two change places once it is whole: a device that is
+ * lost in the middle of one tears nothing. While a step runs, and after it, a thread reads the next
+ * one's tokens and sends them beside it (trainer_ahead.c); the device is never waited for but at a
+ * step's end. Where sampling stands is counted when a step takes what was read, so what is saved
  * does not depend on how far ahead the thread is.
  */
 #include <stdio.h>
@@ -36,22 +39,28 @@ static enum status make(struct trainer *t, struct error *error) {
 }
 
 enum status trainer_device_start(struct trainer *t, struct error *error) {
-    static const enum cuda_wish wishes[] = {
-        [TRAINER_CPU] = CUDA_WISH_CPU, [TRAINER_CUDA] = CUDA_WISH_CUDA, [TRAINER_AUTO] = CUDA_WISH_AUTO};
+    static const enum cuda_wish wishes[] = {[TRAINER_CPU] = CUDA_WISH_CPU,
+                                            [TRAINER_CUDA] = CUDA_WISH_CUDA,
+                                            [TRAINER_AUTO] = CUDA_WISH_AUTO};
     const struct trainer_options *o = &t->options;
     struct error why = {0};
     TRY(cuda_backend_find(wishes[o->device], o->cuda_library, &t->backend, t->device_line, error));
     if (!t->backend.operations) return OK;
-    enum status status = o->forward_only ? error_set(&why, INVALID, "it only trains, and this only evaluates") : make(t, &why);
+    enum status status = o->forward_only
+                             ? error_set(&why, INVALID, "it only trains, and this only evaluates")
+                             : make(t, &why);
     t->ahead = true;
     if (status == OK) {
         size_t used = strlen(t->device_line);
-        snprintf(t->device_line + used, sizeof t->device_line - used, "; %s", device_trainer_line(t->device));
+        snprintf(t->device_line + used, sizeof t->device_line - used, "; %s",
+                 device_trainer_line(t->device));
         return OK;
     }
     trainer_device_stop(t);
-    /* Too little memory is for a person to judge: the CPU would take a hundred times as long, unasked. */
-    if (o->device == TRAINER_CUDA || status == FULL) return error_set(error, status, "%s", why.message);
+    /* Too little memory is for a person to judge: the CPU would take a hundred times as long,
+     * unasked. */
+    if (o->device == TRAINER_CUDA || status == FULL)
+        return error_set(error, status, "%s", why.message);
     snprintf(t->device_line, sizeof t->device_line, "no CUDA, using the CPU: %.400s", why.message);
     return OK;
 }
@@ -75,7 +84,8 @@ void trainer_release_data(struct trainer *t) { ahead_forget(t->reading); }
 
 uint64_t trainer_device_memory(const struct trainer_options *o) {
     struct layout layout;
-    if (o->device == TRAINER_CPU || o->forward_only || layout_init(&o->model, &layout, NULL) != OK) return 0;
+    if (o->device == TRAINER_CPU || o->forward_only || layout_init(&o->model, &layout, NULL) != OK)
+        return 0;
     const struct device_trainer_options options = {.layout = &layout,
                                                    .sequences = o->sequences,
                                                    .length = o->length,
@@ -87,7 +97,9 @@ uint64_t trainer_device_memory(const struct trainer_options *o) {
     return size;
 }
 
-static void *moments_at(struct moments *moments) { return moments->narrow ? (void *)moments->narrow : (void *)moments->wide; }
+static void *moments_at(struct moments *moments) {
+    return moments->narrow ? (void *)moments->narrow : (void *)moments->wide;
+}
 
 /* The device is of no more use: back to the mirror, which is whole. Returns the status in hand. */
 static enum status fall_back(struct trainer *t, enum status status) {
@@ -101,8 +113,8 @@ static enum status fall_back(struct trainer *t, enum status status) {
 void trainer_device_pull(struct trainer *t) {
     if (!t->device || !t->behind) return;
     struct error ignored; /* the next step says it */
-    enum status status =
-        device_trainer_download(t->device, t->other_parameters, moments_at(&t->other_m), moments_at(&t->other_v), &ignored);
+    enum status status = device_trainer_download(
+        t->device, t->other_parameters, moments_at(&t->other_m), moments_at(&t->other_v), &ignored);
     if (status != OK) {
         fall_back(t, status);
         return;
@@ -124,24 +136,29 @@ void trainer_device_changed(struct trainer *t) {
 
 static enum status push(struct trainer *t, struct error *error) {
     if (t->lost)
-        return error_set(error, UNAVAILABLE, "the CUDA device was lost; the trainer holds the state of step %llu",
+        return error_set(error, UNAVAILABLE,
+                         "the CUDA device was lost; the trainer holds the state of step %llu",
                          (unsigned long long)t->counters.steps);
     if (!t->ahead) return OK;
-    enum status status = device_trainer_upload(t->device, t->parameters, moments_at(&t->m), moments_at(&t->v), error);
+    enum status status = device_trainer_upload(t->device, t->parameters, moments_at(&t->m),
+                                               moments_at(&t->v), error);
     if (status != OK) return fall_back(t, status);
     t->ahead = false;
     return OK;
 }
 
-/* What was read ahead, if it is what this step needs: else (other data, a state that was loaded, a failure) it is read now. */
-static enum status stage(struct trainer *t, const struct data *data, struct data_position *to, struct error *error) {
+/* What was read ahead, if it is what this step needs: else (other data, a state that was loaded, a
+ * failure) it is read now. */
+static enum status stage(struct trainer *t, const struct data *data, struct data_position *to,
+                         struct error *error) {
     if (ahead_take(t->reading, data, t->counters.position, to, NULL) == OK) return OK;
     ahead_begin(t->reading, data, t->counters.position);
     return ahead_take(t->reading, data, t->counters.position, to, error);
 }
 
-enum status trainer_device_step(struct trainer *t, const struct data *data, const struct adamw_step *step, double *loss,
-                                double *norm, struct error *error) {
+enum status trainer_device_step(struct trainer *t, const struct data *data,
+                                const struct adamw_step *step, double *loss, double *norm,
+                                struct error *error) {
     struct cuda_outcome outcome;
     TRY(push(t, error));
     struct data_position position;
@@ -150,7 +167,8 @@ enum status trainer_device_step(struct trainer *t, const struct data *data, cons
     if (status != OK) return status;
     t->counters.position = position;
     const struct cuda_update update = {step->learning_rate, step->correction1, step->correction2,
-                                       moments_salt(2 * t->optimizer_steps), moments_salt(2 * t->optimizer_steps + 1)};
+                                       moments_salt(2 * t->optimizer_steps),
+                                       moments_salt(2 * t->optimizer_steps + 1)};
     status = device_trainer_begin(t->device, &update, error);
     if (status == OK) ahead_begin(t->reading, data, position);
     if (status == OK) status = device_trainer_end(t->device, &outcome, error);
@@ -161,7 +179,8 @@ enum status trainer_device_step(struct trainer *t, const struct data *data, cons
     return OK;
 }
 
-enum status trainer_device_evaluate(struct trainer *t, const uint32_t *tokens, uint64_t count, double *sum, struct error *error) {
+enum status trainer_device_evaluate(struct trainer *t, const uint32_t *tokens, uint64_t count,
+                                    double *sum, struct error *error) {
     TRY(push(t, error));
     ahead_forget(t->reading);
     enum status status = device_trainer_loss(t->device, tokens, count, sum, error);

@@ -35,7 +35,8 @@ struct trainer {
     struct device_trainer *device;
     char device_line[ERROR_MESSAGE_SIZE];
     bool behind, ahead, lost;
-    float *other_parameters; /* where the next download goes: it changes places with the mirror once it is whole */
+    float *other_parameters; /* where the next download goes: it changes places with the mirror once
+                                it is whole */
     struct moments other_m, other_v;
     uint32_t *ahead_tokens; /* as tokens, of the thread that reads ahead */
     struct ahead *reading;
@@ -44,19 +45,22 @@ struct trainer {
 };
 
 /* A step's sequences from *position to tokens, [t->total][length + 1]. Any thread. */
-MUST_USE enum status trainer_gather(const struct trainer *t, const struct data *data, struct data_position *position,
-                                    uint32_t *tokens, struct error *error);
+MUST_USE enum status trainer_gather(const struct trainer *t, const struct data *data,
+                                    struct data_position *position, uint32_t *tokens,
+                                    struct error *error);
 
-/* --- trainer_ahead.c: the next step's tokens are read and sent to the device by a thread of their own --- */
+/* --- trainer_ahead.c: the next step's tokens are read and sent to the device by a thread of their
+ * own --- */
 struct ahead;
 MUST_USE enum status ahead_create(struct trainer *t, struct ahead **out, struct error *error);
 void ahead_destroy(struct ahead *a); /* after what is being read; NULL is a no-op */
-/* Waits for the piece before, if there is one, and returns: `data` is in use until ahead_take, _forget or _destroy. */
+/* Waits for the piece before, if there is one, and returns: `data` is in use until ahead_take,
+ * _forget or _destroy. */
 void ahead_begin(struct ahead *a, const struct data *data, struct data_position from);
-/* Waits. OK: what stands staged is what follows `from` in `data`, up to *to. NOT_FOUND: it is not, or nothing was read; else why reading
- * it failed. Either way it is not given again. */
-MUST_USE enum status ahead_take(struct ahead *a, const struct data *data, struct data_position from, struct data_position *to,
-                                struct error *error);
+/* Waits. OK: what stands staged is what follows `from` in `data`, up to *to. NOT_FOUND: it is not,
+ * or nothing was read; else why reading it failed. Either way it is not given again. */
+MUST_USE enum status ahead_take(struct ahead *a, const struct data *data, struct data_position from,
+                                struct data_position *to, struct error *error);
 void ahead_forget(struct ahead *a); /* waits; NULL is a no-op */
 
 /* Makes the device's part if the options wish for it and there is one; t->device says whether. */
@@ -64,11 +68,13 @@ MUST_USE enum status trainer_device_start(struct trainer *t, struct error *error
 void trainer_device_stop(struct trainer *t);
 /* Once the trainer's memory is there: the thread that reads ahead. Nothing on the CPU. */
 MUST_USE enum status trainer_device_read_ahead(struct trainer *t, struct error *error);
-void trainer_device_pull(struct trainer *t);    /* the mirror becomes the device's state; nothing on the CPU */
+/* the mirror becomes the device's state; nothing on the CPU */
+void trainer_device_pull(struct trainer *t);
 void trainer_device_changed(struct trainer *t); /* the mirror was, or may be, written */
-MUST_USE enum status trainer_device_step(struct trainer *t, const struct data *data, const struct adamw_step *step, double *loss,
-                                         double *norm, struct error *error);
-MUST_USE enum status trainer_device_evaluate(struct trainer *t, const uint32_t *tokens, uint64_t count, double *sum,
-                                             struct error *error);
+MUST_USE enum status trainer_device_step(struct trainer *t, const struct data *data,
+                                         const struct adamw_step *step, double *loss, double *norm,
+                                         struct error *error);
+MUST_USE enum status trainer_device_evaluate(struct trainer *t, const uint32_t *tokens,
+                                             uint64_t count, double *sum, struct error *error);
 
 #endif

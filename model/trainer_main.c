@@ -1,4 +1,5 @@
-/* atoll-trainer: the training engine alone, built from gcc and make. Its verbs are model/verbs.h; without one it trains. */
+/* atoll-trainer: the training engine alone, built from gcc and make. Its verbs are model/verbs.h;
+ * without one it trains. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,13 +11,15 @@
 #include "model/verbs.h"
 
 static const struct command program = {.name = "atoll-trainer",
-                                       .summary = "trains a Llama-style model on one machine's processors",
+                                       .summary =
+                                           "trains a Llama-style model on one machine's processors",
                                        .children = verb_commands,
                                        .version = atoll_version};
 
 /* Whether the first argument stands where a verb does. Training needs none. */
 static bool has_verb(int argc, char **argv) {
-    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "--version") == 0)
+    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "--version") == 0)
         return true;
     for (size_t i = 0; verb_commands[i]; i++)
         if (strcmp(argv[1], verb_commands[i]->name) == 0) return true;

@@ -1,5 +1,6 @@
 /* The trainer's state as bytes:
- *     magic, u8 parts (bit 0: with parameters), u32 size and layout description, u64 steps, tokens, epoch, index, optimizer steps,
+ *     magic, u8 parts (bit 0: with parameters), u32 size and layout description, u64 steps, tokens,
+ *         epoch, index, optimizer steps,
  *     then [parameters,] m, v as little-endian fp32.
  */
 #include <math.h>
@@ -45,22 +46,27 @@ void trainer_save_optimizer(struct trainer *t, struct buffer *out) {
     save(t, 0, out);
 }
 
-static enum status check_layout(const struct trainer *t, struct bytes description, struct error *error) {
+static enum status check_layout(const struct trainer *t, struct bytes description,
+                                struct error *error) {
     struct layout layout = {0};
     enum status status = layout_read(description, &layout, error);
-    if (status != OK) return error_set(error, CORRUPT, "trainer state does not begin with a layout");
+    if (status != OK)
+        return error_set(error, CORRUPT, "trainer state does not begin with a layout");
     status = layout_compare(&t->layout, &layout, error);
     layout_deinit(&layout);
     return status == OK ? OK : error_wrap(error, status, "trainer state is of another model");
 }
 
-/* No step leaves such values behind, and one that began with them would not be finite, nor would any after it. */
-static enum status check_values(struct bytes values, const char *what, float least, struct error *error) {
+/* No step leaves such values behind, and one that began with them would not be finite, nor would
+ * any after it. */
+static enum status check_values(struct bytes values, const char *what, float least,
+                                struct error *error) {
     for (size_t at = 0; at < values.size; at += sizeof(float)) {
         float value;
         memcpy(&value, values.data + at, sizeof value);
         if (!(isfinite(value) && value >= least))
-            return error_set(error, CORRUPT, "trainer state is damaged: %s %zu is %g", what, at / sizeof value, (double)value);
+            return error_set(error, CORRUPT, "trainer state is damaged: %s %zu is %g", what,
+                             at / sizeof value, (double)value);
     }
     return OK;
 }
@@ -73,19 +79,21 @@ enum status trainer_load(struct trainer *t, struct bytes state, struct error *er
         return error_set(error, CORRUPT, "not a trainer state of version 1");
     uint8_t parts = reader_u8(&reader);
     struct bytes description = reader_take(&reader, reader_u32(&reader));
-    struct trainer_counters counters = {.steps = reader_u64(&reader), .tokens = reader_u64(&reader)};
+    struct trainer_counters counters = {.steps = reader_u64(&reader),
+                                        .tokens = reader_u64(&reader)};
     counters.position.epoch = reader_u64(&reader);
     counters.position.index = reader_u64(&reader);
     uint64_t optimizer_steps = reader_u64(&reader);
-    if (reader.failed || parts > WITH_PARAMETERS) return error_set(error, CORRUPT, "trainer state is damaged or cut off");
+    if (reader.failed || parts > WITH_PARAMETERS)
+        return error_set(error, CORRUPT, "trainer state is damaged or cut off");
     TRY(check_layout(t, description, error));
     size_t size = t->layout.count * sizeof(float);
     struct bytes parameters = {0};
     if (parts & WITH_PARAMETERS) parameters = reader_take(&reader, size);
     struct bytes m = reader_take(&reader, size), v = reader_take(&reader, size);
     if (reader.failed || reader_left(&reader) != 0)
-        return error_set(error, CORRUPT, "trainer state is %zu bytes, too %s for its model", state.size,
-                         reader.failed ? "few" : "many");
+        return error_set(error, CORRUPT, "trainer state is %zu bytes, too %s for its model",
+                         state.size, reader.failed ? "few" : "many");
     TRY(check_values(parameters, "parameter", -INFINITY, error));
     TRY(check_values(m, "first moment", -INFINITY, error));
     TRY(check_values(v, "second moment", 0.0f, error));

@@ -19,27 +19,34 @@ static const struct option eval_options[] = {
      .help = "Text (a token is a byte) or shards of tokens."},
     VERB_DATA_FORMAT,
     {"text", OPTION_PATH, VERB_FIELD(text), .value_name = "FILE",
-     .help = "UTF-8 text to read whole, by the tokenizer.json beside the model, instead of files of tokens."},
+     .help = "UTF-8 text to read whole, by the tokenizer.json beside the model, instead of files "
+             "of tokens."},
     {"control-tokens", OPTION_BOOL, VERB_FIELD(control_tokens),
-     .help = "With --text: text such as <|endoftext|> is the tokenizer's control token, and not text."},
-    {"length", OPTION_U64, VERB_FIELD(length), .fallback = "128", .min = "1", .max = "1048576", .help = "Tokens in a sequence."},
+     .help =
+         "With --text: text such as <|endoftext|> is the tokenizer's control token, and not text."},
+    {"length", OPTION_U64, VERB_FIELD(length), .fallback = "128", .min = "1", .max = "1048576",
+     .help = "Tokens in a sequence."},
     {"heldout", OPTION_F64, VERB_FIELD(heldout), .fallback = "0.05", .min = "0", .max = "1",
      .help = "Part of each file, its end, that is read; 1: all of it."},
-    {"evaluate-windows", OPTION_U64, VERB_FIELD(evaluate_windows), .fallback = "64", .help = "Sequences to read; 0: all."},
+    {"evaluate-windows", OPTION_U64, VERB_FIELD(evaluate_windows), .fallback = "64",
+     .help = "Sequences to read; 0: all."},
     VERB_THREADS,
     VERB_KERNELS,
     {0}};
 
-static enum status read_text(void *context, uint64_t at, void *out, size_t size, struct error *error) {
+static enum status read_text(void *context, uint64_t at, void *out, size_t size,
+                             struct error *error) {
     const struct bytes *text = context;
-    if (at > text->size || size > text->size - at) return error_set(error, CORRUPT, "beyond the end");
+    if (at > text->size || size > text->size - at)
+        return error_set(error, CORRUPT, "beyond the end");
     memcpy(out, text->data + at, size);
     return OK;
 }
 
 /* By the rules for text that is trained on: bytes that happen to be UTF-8 are not all text. */
 static enum status check_text(struct bytes text, struct error *error) {
-    const struct data_source source = {.read = read_text, .context = &text, .name = "the text", .size = text.size};
+    const struct data_source source = {
+        .read = read_text, .context = &text, .name = "the text", .size = text.size};
     const struct data_demand demand = {.tokens = DATA_TOKENS_BYTE, .vocabulary = 256};
     struct data_shape shape;
     if (text.size == 0) return error_set(error, INVALID, "it is empty");
@@ -54,11 +61,14 @@ static enum status check_text(struct bytes text, struct error *error) {
 }
 
 /* The data that were named. *tokens holds those of a text, and must live as long as *out. */
-static enum status open_data(const struct verb_settings *s, const struct model_config *model, struct buffer *tokens,
-                             struct data **out, struct error *error) {
-    const struct data_options options = {
-        .vocabulary = model->vocabulary, .heldout = s->heldout, .format = s->data_format, .tokens = beside_tokens(s->model)};
-    if ((s->text != NULL) == (s->data.count > 0)) return error_set(error, INVALID, "give files of tokens, or one --text FILE");
+static enum status open_data(const struct verb_settings *s, const struct model_config *model,
+                             struct buffer *tokens, struct data **out, struct error *error) {
+    const struct data_options options = {.vocabulary = model->vocabulary,
+                                         .heldout = s->heldout,
+                                         .format = s->data_format,
+                                         .tokens = beside_tokens(s->model)};
+    if ((s->text != NULL) == (s->data.count > 0))
+        return error_set(error, INVALID, "give files of tokens, or one --text FILE");
     if (!s->text) return data_open(s->data.items, s->data.count, &options, out, error);
     struct tokenizer *tokenizer = NULL;
     struct buffer text = {0};
@@ -72,15 +82,19 @@ static enum status open_data(const struct verb_settings *s, const struct model_c
                                    : tokenizer_encode_document(tokenizer, content, tokens, error);
     tokenizer_close(tokenizer);
     buffer_deinit(&text);
-    if (status == OK && tokens->size == 0) status = error_set(error, INVALID, "%s is empty", s->text);
+    if (status == OK && tokens->size == 0)
+        status = error_set(error, INVALID, "%s is empty", s->text);
     if (status != OK) return error_wrap(error, status, "--text %s", s->text);
-    return data_open_tokens(s->text, (const uint32_t *)(const void *)tokens->data, tokens->size / 4, &options, out, error);
+    return data_open_tokens(s->text, (const uint32_t *)(const void *)tokens->data, tokens->size / 4,
+                            &options, out, error);
 }
 
-static enum status check_idle(const struct options *options, const struct verb_settings *s, struct error *error) {
+static enum status check_idle(const struct options *options, const struct verb_settings *s,
+                              struct error *error) {
     const char *why = "with --text, which is read whole";
     TRY(options_refuse_idle(options, "heldout", s->text != NULL, why, error));
-    TRY(options_refuse_idle(options, "control-tokens", s->text == NULL, "without --text: tokens are what they are", error));
+    TRY(options_refuse_idle(options, "control-tokens", s->text == NULL,
+                            "without --text: tokens are what they are", error));
     return options_refuse_idle(options, "data-format", s->text != NULL, why, error);
 }
 
@@ -102,11 +116,14 @@ static int run_eval(struct options *options, void *values) {
     if (status == OK) status = trainer_check(&trainer_options, &error);
     if (status == OK) status = verb_check_memory(&trainer_options, 0, &error);
     if (status == OK) status = trainer_create(&trainer_options, &trainer, &error);
-    if (status == OK) status = checkpoint_read(s->model, trainer_layout(trainer), trainer_parameters(trainer), &error);
+    if (status == OK)
+        status =
+            checkpoint_read(s->model, trainer_layout(trainer), trainer_parameters(trainer), &error);
     if (status == OK) status = trainer_evaluate(trainer, data, s->evaluate_windows, &nats, &error);
     if (status == OK)
         printf("parameters=%llu kernels=%s heldout_nats=%.6f perplexity=%.4f\n",
-               (unsigned long long)trainer_layout(trainer)->count, trainer_kernels(trainer), nats, exp(nats));
+               (unsigned long long)trainer_layout(trainer)->count, trainer_kernels(trainer), nats,
+               exp(nats));
     trainer_destroy(trainer);
     data_close(data);
     buffer_deinit(&tokens);

@@ -13,7 +13,8 @@
 /* A site's environment may name what only its other verbs know. */
 static const char *const known_variables[] = {"ATOLL_*", NULL};
 static const struct command program = {.name = "atoll-node",
-                                       .summary = "trains and reads models alone, without a coordinator",
+                                       .summary =
+                                           "trains and reads models alone, without a coordinator",
                                        .children = verb_commands,
                                        .version = atoll_version};
 
@@ -31,9 +32,10 @@ bool alone_is_meant(int argc, char **argv) {
 }
 
 int alone_main(int argc, char **argv) {
-    if (strcmp(argv[1], "train") == 0 && !is_given(argc, argv, "--standalone") && !is_given(argc, argv, "--help") &&
-        !is_given(argc, argv, "-h")) {
-        fputs("atoll-node: to train without a coordinator, say so: atoll-node train --standalone FILE...\n"
+    if (strcmp(argv[1], "train") == 0 && !is_given(argc, argv, "--standalone") &&
+        !is_given(argc, argv, "--help") && !is_given(argc, argv, "-h")) {
+        fputs("atoll-node: to train without a coordinator, say so: atoll-node train --standalone "
+              "FILE...\n"
               "A site of a run trains by `atoll-node join`, and later by `atoll-node run`.\n",
               stderr);
         return EXIT_USAGE;
@@ -41,16 +43,19 @@ int alone_main(int argc, char **argv) {
     return verbs_main(&program, argc, argv, known_variables);
 }
 
-/* ---- a word about them in the site's own help ------------------------------------------------------------------------------------ */
+/* ---- a word about them in the site's own help ------------------------------------------------ */
 
 static int verb_elsewhere(struct options *options, void *values) {
     (void)options, (void)values;
-    fputs("atoll-node: `train` and `logits` come first: atoll-node train --standalone FILE...\n", stderr);
+    fputs("atoll-node: `train` and `logits` come first: atoll-node train --standalone FILE...\n",
+          stderr);
     return EXIT_USAGE;
 }
 
 static const struct command train_command = {
-    .name = "train", .summary = "trains one site alone, without a coordinator (--standalone)", .run = verb_elsewhere};
+    .name = "train",
+    .summary = "trains one site alone, without a coordinator (--standalone)",
+    .run = verb_elsewhere};
 static const struct command logits_command = {
     .name = "logits", .summary = "the logits of an exported model", .run = verb_elsewhere};
 
@@ -68,8 +73,9 @@ const struct command *alone_extend(const struct command *node) {
     children[count] = NULL;
     extended = *node;
     extended.children = children;
-    extended.description =
-        "On an exported model, without a run: atoll-node eval MODEL FILE..., atoll-node generate MODEL --prompt TEXT; "
-        "the model's directory comes right after the subcommand; `atoll-node eval MODEL --help` tells more.";
+    extended.description = "On an exported model, without a run: atoll-node eval MODEL FILE..., "
+                           "atoll-node generate MODEL --prompt TEXT; "
+                           "the model's directory comes right after the subcommand; `atoll-node "
+                           "eval MODEL --help` tells more.";
     return &extended;
 }

@@ -1,9 +1,11 @@
 /* atoll-node without a coordinator: model/verbs.h's verbs, under the node's name.
  *
- *     atoll-node train --standalone FILE...     the flag must be said: a site of a run trains by `join` and `run`
+ *     atoll-node train --standalone FILE...     the flag must be said: a site of a run trains by
+ *                                               `join` and `run`
  *     atoll-node logits MODEL ...
  *     atoll-node eval MODEL FILE...             the model directory stands right after the verb;
- *     atoll-node generate MODEL ...             without one these two are about the run's newest model (--dir)
+ *     atoll-node generate MODEL ...             without one these two are about the run's newest
+ *                                               model (--dir)
  */
 #ifndef NODE_ALONE_H
 #define NODE_ALONE_H

@@ -21,8 +21,8 @@ struct payload_hold { /* a claim of something that is not in the ledger's copy *
 
 struct claims {
     struct claims_owner owner;
-    uint64_t pruned;            /* entries below it have taken their effect on `names`; the keeper's */
-    pthread_mutex_t lock;       /* of the rest: the downlink claims, the keeper deletes */
+    uint64_t pruned;      /* entries below it have taken their effect on `names`; the keeper's */
+    pthread_mutex_t lock; /* of the rest: the downlink claims, the keeper deletes */
     struct payload_name *names; /* [name_count], by index */
     size_t name_count, name_capacity;
     struct payload_hold *holds; /* [hold_count], in no order */
@@ -44,7 +44,7 @@ void claims_destroy(struct claims *claims) {
     free(claims);
 }
 
-/* ---- holds ------------------------------------------------------------------------------------ */
+/* ---- holds ----------------------------------------------------------------------------------- */
 
 static struct payload_hold *hold_of(struct claims *claims, const uint8_t *digest) {
     for (size_t i = 0; i < claims->hold_count; i++) {
@@ -77,9 +77,10 @@ void claims_unhold(struct claims *claims, const uint8_t digest[static DIGEST_SIZ
     pthread_mutex_unlock(&claims->lock);
 }
 
-/* ---- names from entries ------------------------------------------------------------------------------------------------- */
+/* ---- names from entries ---------------------------------------------------------------------- */
 
-static void add_name(struct claims *claims, uint64_t index, const struct contribution *contribution) {
+static void add_name(struct claims *claims, uint64_t index,
+                     const struct contribution *contribution) {
     if (claims->name_count == claims->name_capacity) {
         claims->name_capacity = claims->name_capacity ? claims->name_capacity * 2 : 256;
         claims->names = xrealloc(claims->names, claims->name_capacity * sizeof claims->names[0]);
@@ -91,20 +92,24 @@ static void add_name(struct claims *claims, uint64_t index, const struct contrib
 }
 
 /* With the lock. */
-static enum status note_entry(struct claims *claims, uint64_t index, const struct ledger_entry *entry, struct error *error) {
+static enum status note_entry(struct claims *claims, uint64_t index,
+                              const struct ledger_entry *entry, struct error *error) {
     struct contribution contribution;
     if (entry->kind != LEDGER_CONTRIBUTION) return OK;
-    TRY(contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &contribution, error));
+    TRY(contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE),
+                            &contribution, error));
     add_name(claims, index, &contribution);
     return OK;
 }
 
-enum status claims_add(struct claims *claims, uint64_t first, const struct bytes *entries, size_t count, struct error *error) {
+enum status claims_add(struct claims *claims, uint64_t first, const struct bytes *entries,
+                       size_t count, struct error *error) {
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     enum status status = OK;
     pthread_mutex_lock(&claims->lock);
     for (size_t i = 0; i < count && status == OK; i++) {
-        if (ledger_entry_decode(entries[i], entry, NULL) == OK) /* else it is the brain's to say what is wrong with it */
+        /* else it is the brain's to say what is wrong with it */
+        if (ledger_entry_decode(entries[i], entry, NULL) == OK)
             status = note_entry(claims, first + i, entry, error);
     }
     pthread_mutex_unlock(&claims->lock);
@@ -127,7 +132,8 @@ static struct payload_name *name_at(const struct claims *claims, uint64_t index)
         else
             high = middle;
     }
-    return low < claims->name_count && claims->names[low].index == index ? &claims->names[low] : NULL;
+    return low < claims->name_count && claims->names[low].index == index ? &claims->names[low]
+                                                                         : NULL;
 }
 
 static void end_name(struct claims *claims, struct payload_name *name, struct ended *ended) {
@@ -139,8 +145,10 @@ static void end_name(struct claims *claims, struct payload_name *name, struct en
     memmove(name, name + 1, (size_t)(&claims->names[--claims->name_count] - name) * sizeof *name);
 }
 
-/* What an entry that the checkpoint has passed ends: by index and site, never by digest. With the lock. */
-static void end_names(struct claims *claims, uint64_t index, const struct ledger_entry *entry, struct ended *ended) {
+/* What an entry that the checkpoint has passed ends: by index and site, never by digest. With the
+ * lock. */
+static void end_names(struct claims *claims, uint64_t index, const struct ledger_entry *entry,
+                      struct ended *ended) {
     if (entry->kind == LEDGER_STEP) {
         for (uint16_t i = 0; i < entry->step.count; i++) {
             struct payload_name *name = name_at(claims, entry->step.parts[i].index);
@@ -152,12 +160,13 @@ static void end_names(struct claims *claims, uint64_t index, const struct ledger
     } else if (entry->kind == LEDGER_SITE_REVOKED) { /* what waited of it is never merged */
         for (size_t i = claims->name_count; i-- > 0;) {
             struct payload_name *name = &claims->names[i];
-            if (name->site == entry->revoked.site && name->index < index) end_name(claims, name, ended);
+            if (name->site == entry->revoked.site && name->index < index)
+                end_name(claims, name, ended);
         }
     }
 }
 
-/* ---- deleting ----------------------------------------------------------------------------------------------------------- */
+/* ---- deleting -------------------------------------------------------------------------------- */
 
 static int by_digest(const void *a, const void *b) { return memcmp(a, b, DIGEST_SIZE); }
 
@@ -165,8 +174,10 @@ static int by_digest(const void *a, const void *b) { return memcmp(a, b, DIGEST_
 static struct claims_list list_of(const struct claims *claims) {
     struct claims_list list = {.count = 0};
     list.digests = xcalloc(claims->name_count + claims->hold_count + 1, sizeof list.digests[0]);
-    for (size_t i = 0; i < claims->name_count; i++) memcpy(list.digests[list.count++], claims->names[i].digest, DIGEST_SIZE);
-    for (size_t i = 0; i < claims->hold_count; i++) memcpy(list.digests[list.count++], claims->holds[i].digest, DIGEST_SIZE);
+    for (size_t i = 0; i < claims->name_count; i++)
+        memcpy(list.digests[list.count++], claims->names[i].digest, DIGEST_SIZE);
+    for (size_t i = 0; i < claims->hold_count; i++)
+        memcpy(list.digests[list.count++], claims->holds[i].digest, DIGEST_SIZE);
     qsort(list.digests, list.count, sizeof list.digests[0], by_digest);
     return list;
 }
@@ -179,12 +190,14 @@ struct claims_list claims_list(struct claims *claims) {
     return list;
 }
 
-bool claims_list_has(const struct claims *claims, const struct claims_list *list, const uint8_t digest[static DIGEST_SIZE]) {
+bool claims_list_has(const struct claims *claims, const struct claims_list *list,
+                     const uint8_t digest[static DIGEST_SIZE]) {
     return claims->owner.is_in_flight(claims->owner.context, digest) ||
            bsearch(digest, list->digests, list->count, sizeof list->digests[0], by_digest);
 }
 
-static enum status delete_ended(struct claims *claims, const struct ended *ended, struct error *error) {
+static enum status delete_ended(struct claims *claims, const struct ended *ended,
+                                struct error *error) {
     enum status status = OK;
     pthread_mutex_lock(&claims->lock);
     struct claims_list list = list_of(claims);
@@ -197,7 +210,8 @@ static enum status delete_ended(struct claims *claims, const struct ended *ended
     return status;
 }
 
-enum status claims_drop(struct claims *claims, const uint8_t digest[static DIGEST_SIZE], struct error *error) {
+enum status claims_drop(struct claims *claims, const uint8_t digest[static DIGEST_SIZE],
+                        struct error *error) {
     struct ended one = {.items = xmalloc(DIGEST_SIZE), .count = 1};
     memcpy(one.items[0], digest, DIGEST_SIZE);
     enum status status = delete_ended(claims, &one, error);
@@ -205,14 +219,14 @@ enum status claims_drop(struct claims *claims, const uint8_t digest[static DIGES
     return status;
 }
 
-/* ---- at a checkpoint, and at the start -------------------------------------------------------- */
+/* ---- at a checkpoint, and at the start ------------------------------------------------------- */
 
 static bool is_beyond(const struct ledger_entry *entry, uint64_t version) {
     return entry->kind == LEDGER_STEP && entry->step.version > version;
 }
 
-enum status claims_prune(struct claims *claims, const struct ledger_source *source, uint64_t size, uint64_t version,
-                         struct error *error) {
+enum status claims_prune(struct claims *claims, const struct ledger_source *source, uint64_t size,
+                         uint64_t version, struct error *error) {
     struct buffer raw = {0};
     struct ended ended = {0};
     struct ledger_entry *entry = xmalloc(sizeof *entry);
@@ -236,7 +250,8 @@ enum status claims_prune(struct claims *claims, const struct ledger_source *sour
     return status;
 }
 
-enum status claims_learn(struct claims *claims, uint64_t index, struct bytes raw, uint64_t version, struct error *error) {
+enum status claims_learn(struct claims *claims, uint64_t index, struct bytes raw, uint64_t version,
+                         struct error *error) {
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     struct ended ended = {0}; /* the start looks at all files, so these need no look of their own */
     pthread_mutex_lock(&claims->lock);

@@ -1,8 +1,9 @@
-/* Which payloads somebody still has a claim to, and the end of the others. Pure, except for its lock.
+/* Which payloads somebody still has a claim to, and the end of the others. Pure, except for its
+ * lock.
  *
  * Payloads are named by what they hold, so one file may serve many: equal deltas of honest sites, a
- * site that sends another's bytes as its own, a message of ours that equals one in the ledger. A file
- * is deleted only when the last claim to it ends. Claims are
+ * site that sends another's bytes as its own, a message of ours that equals one in the ledger. A
+ * file is deleted only when the last claim to it ends. Claims are
  *
  *     names    contributions in our copy of the ledger whose end no checkpoint has passed: neither
  *              merged by a step at or before the checkpoint's version, nor dropped by a revocation
@@ -12,8 +13,8 @@
  *     rounds   messages of ours in flight: the journal is asked
  *
  * The downlink takes a hold before it looks whether the file is there, and lets go of it when the
- * entry has its name; the keeper, which alone deletes, looks at all claims and deletes under the same
- * lock. So a file that was seen to be there stays.
+ * entry has its name; the keeper, which alone deletes, looks at all claims and deletes under the
+ * same lock. So a file that was seen to be there stays.
  */
 #ifndef NODE_CLAIMS_H
 #define NODE_CLAIMS_H
@@ -35,7 +36,8 @@ void claims_destroy(struct claims *claims); /* NULL is a no-op */
 
 /* --- at the start, one thread --- */
 /* Entry `index` of our copy, from 0 on and in order; the checkpoint is at `version`. */
-MUST_USE enum status claims_learn(struct claims *claims, uint64_t index, struct bytes raw, uint64_t version, struct error *error);
+MUST_USE enum status claims_learn(struct claims *claims, uint64_t index, struct bytes raw,
+                                  uint64_t version, struct error *error);
 struct claims_list {
     uint8_t (*digests)[DIGEST_SIZE]; /* [count], sorted; freed by the caller */
     size_t count;
@@ -43,21 +45,24 @@ struct claims_list {
 /* Of names and holds as they are now. */
 struct claims_list claims_list(struct claims *claims);
 /* Somebody has a claim to it: by the list, or a round. */
-bool claims_list_has(const struct claims *claims, const struct claims_list *list, const uint8_t digest[static DIGEST_SIZE]);
+bool claims_list_has(const struct claims *claims, const struct claims_list *list,
+                     const uint8_t digest[static DIGEST_SIZE]);
 
 /* --- any thread --- */
 void claims_hold(struct claims *claims, const uint8_t digest[static DIGEST_SIZE]); /* they count */
 void claims_unhold(struct claims *claims, const uint8_t digest[static DIGEST_SIZE]);
-/* Entries from `first` on are in our copy: what contributions among them name is kept from now on. */
-MUST_USE enum status claims_add(struct claims *claims, uint64_t first, const struct bytes *entries, size_t count,
-                                struct error *error);
+/* Entries from `first` on are in our copy: what contributions among them name is kept from now on.
+ */
+MUST_USE enum status claims_add(struct claims *claims, uint64_t first, const struct bytes *entries,
+                                size_t count, struct error *error);
 
 /* --- the keeper --- */
-/* The checkpoint is at `version`, our copy has `size` entries: deletes the payloads that only entries
- * name which no replay reads any more. Repeatable. */
-MUST_USE enum status claims_prune(struct claims *claims, const struct ledger_source *source, uint64_t size, uint64_t version,
-                                  struct error *error);
+/* The checkpoint is at `version`, our copy has `size` entries: deletes the payloads that only
+ * entries name which no replay reads any more. Repeatable. */
+MUST_USE enum status claims_prune(struct claims *claims, const struct ledger_source *source,
+                                  uint64_t size, uint64_t version, struct error *error);
 /* Deletes it unless somebody has a claim to it. */
-MUST_USE enum status claims_drop(struct claims *claims, const uint8_t digest[static DIGEST_SIZE], struct error *error);
+MUST_USE enum status claims_drop(struct claims *claims, const uint8_t digest[static DIGEST_SIZE],
+                                 struct error *error);
 
 #endif

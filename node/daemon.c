@@ -34,7 +34,7 @@ enum {
     OWN_THREADS = 8
 };
 
-/* ---- what the threads tell ---------------------------------------------------------------------------------------------------- */
+/* ---- what the threads tell ------------------------------------------------------------------- */
 
 static void on_progress(void *context, uint64_t steps, uint64_t tokens, double loss) {
     struct node_event event = {.kind = NODE_PROGRESS};
@@ -44,17 +44,19 @@ static void on_progress(void *context, uint64_t steps, uint64_t tokens, double l
     daemon_tell(context, &event);
 }
 
-static void on_snapshotted(void *context, uint32_t fragment, uint64_t sequence, uint64_t steps, uint64_t tokens,
-                           uint64_t trainer_steps, struct buffer *optimizer) {
+static void on_snapshotted(void *context, uint32_t fragment, uint64_t sequence, uint64_t steps,
+                           uint64_t tokens, uint64_t trainer_steps, struct buffer *optimizer) {
     struct daemon *daemon = context;
     worker_snapshotted(daemon->worker, fragment, sequence, trainer_steps, optimizer);
-    struct node_event event = {.kind = NODE_SNAPSHOTTED, .fragment = fragment, .sequence = sequence};
+    struct node_event event = {
+        .kind = NODE_SNAPSHOTTED, .fragment = fragment, .sequence = sequence};
     event.snapshotted.steps = steps;
     event.snapshotted.tokens = tokens;
     daemon_tell(daemon, &event);
 }
 
-static void on_rebased(void *context, uint32_t fragment, uint64_t sequence, enum training_move why) {
+static void on_rebased(void *context, uint32_t fragment, uint64_t sequence,
+                       enum training_move why) {
     struct daemon *daemon = context;
     worker_rebased(daemon->worker, fragment, sequence, why);
 }
@@ -64,26 +66,31 @@ static void on_captured(void *context, struct training_capture *capture) {
     worker_captured(daemon->worker, capture);
 }
 
-/* A lost device needs no person: another process may find it again, or do without. So the daemon ends as for a signal, with its state
- * saved, and says with its exit code that it is to be started anew. */
+/* A lost device needs no person: another process may find it again, or do without. So the daemon
+ * ends as for a signal, with its state saved, and says with its exit code that it is to be started
+ * anew. */
 static void on_failed(void *context, enum status status, const char *message) {
     char text[256];
     if (status == UNAVAILABLE) {
         snprintf(text, sizeof text, "the device that trains was lost: %.180s", message);
-        if (daemon_end(context, DAEMON_BROKEN, text)) log_error("training_device_lost", "message=\"%s\"", text);
+        if (daemon_end(context, DAEMON_BROKEN, text))
+            log_error("training_device_lost", "message=\"%s\"", text);
         return;
     }
     snprintf(text, sizeof text, "training stopped: %.200s", message);
-    daemon_tell(context, &(struct node_event){.kind = NODE_FAULT, .status = status, .message = text});
+    daemon_tell(context,
+                &(struct node_event){.kind = NODE_FAULT, .status = status, .message = text});
 }
 
-static void on_step_applied(void *context, const struct ledger_entry *entry, const uint8_t root[DIGEST_SIZE], uint64_t spent_ms) {
+static void on_step_applied(void *context, const struct ledger_entry *entry,
+                            const uint8_t root[DIGEST_SIZE], uint64_t spent_ms) {
     struct daemon *daemon = context;
     char hex[HEX32_SIZE];
     report_add_root(daemon->report, entry->step.version, root);
     log_info("step_applied", "version=%llu fragment=%u parts=%u root_ok=%s root=%.16s ms=%llu",
              (unsigned long long)entry->step.version, entry->step.fragment, entry->step.count,
-             entry->step.has_root ? "true" : "unknown", hex_encode(root, DIGEST_SIZE, hex), (unsigned long long)spent_ms);
+             entry->step.has_root ? "true" : "unknown", hex_encode(root, DIGEST_SIZE, hex),
+             (unsigned long long)spent_ms);
 }
 
 static float compute_share(void *context) {
@@ -91,8 +98,9 @@ static float compute_share(void *context) {
     return report_compute_share(daemon->report, daemon->training);
 }
 
-/* What we sign with. Where our clock is off that is the coordinator's, or it would refuse what we send as expired; carried on by the
- * monotonic clock, so that it stays right when somebody sets ours. */
+/* What we sign with. Where our clock is off that is the coordinator's, or it would refuse what we
+ * send as expired; carried on by the monotonic clock, so that it stays right when somebody sets
+ * ours. */
 static uint64_t wall_ms(void *context) {
     struct daemon *daemon = context;
     int64_t ours = (int64_t)clock_wall_ms(), told = atomic_load(&daemon->coordinator_ms);
@@ -101,13 +109,15 @@ static uint64_t wall_ms(void *context) {
     return (uint64_t)(apart ? theirs : ours);
 }
 
-/* Certificates are judged by this machine's clock: where it is far off none holds, and the peer would be blamed. */
+/* Certificates are judged by this machine's clock: where it is far off none holds, and the peer
+ * would be blamed. */
 static void check_certificates(struct daemon *daemon) {
     struct error error = {0};
     uint64_t now_s = clock_wall_ms() / 1000;
     const struct buffer *certificates[] = {&daemon->site->ca_pem, &daemon->site->certificate_pem};
     for (size_t i = 0; i < COUNT_OF(certificates); i++) {
-        if (certificate_check_clock(buffer_bytes(certificates[i]), now_s, &error) != UNAVAILABLE) continue;
+        if (certificate_check_clock(buffer_bytes(certificates[i]), now_s, &error) != UNAVAILABLE)
+            continue;
         trouble_begins(daemon->troubles, TROUBLE_CERTIFICATE, error.message);
         return;
     }
@@ -135,42 +145,53 @@ static void load(void *context, const struct snapshot_header *header) {
     worker_load(daemon->worker, header);
 }
 
-/* ---- the first entry ------------------------------------------------------------------------------------------------------------ */
+/* ---- the first entry ------------------------------------------------------------------------- */
 
-static enum status compare_genesis(struct daemon *daemon, const struct ledger_entry *entry, struct error *error) {
+static enum status compare_genesis(struct daemon *daemon, const struct ledger_entry *entry,
+                                   struct error *error) {
     const struct site *site = daemon->site;
     struct manifest manifest;
     uint8_t digest[DIGEST_SIZE];
-    if (entry->kind != LEDGER_GENESIS) return error_set(error, INVALID, "the ledger does not begin with its genesis entry");
+    if (entry->kind != LEDGER_GENESIS)
+        return error_set(error, INVALID, "the ledger does not begin with its genesis entry");
     if (memcmp(entry->genesis.run_id, site->run_id, RUN_ID_SIZE) != 0)
         return error_set(error, INVALID, "the ledger is of another run than we joined");
     if (memcmp(entry->genesis.coordinator_key, site->coordinator_key, PUBLIC_KEY_SIZE) != 0)
-        return error_set(error, INVALID, "the ledger names another coordinator's key than the join did");
+        return error_set(error, INVALID,
+                         "the ledger names another coordinator's key than the join did");
     TRY(manifest_parse(entry->genesis.manifest, &manifest, error));
     manifest_digest(&manifest, digest);
     if (memcmp(digest, site->manifest_digest, DIGEST_SIZE) != 0)
         return error_set(error, INVALID, "the ledger has another manifest than the join gave");
     if (entry->genesis.parameters != daemon->layout.count)
         return error_set(error, INVALID,
-                         "the run's model has %llu parameters, the manifest's has %llu here: another build's layout",
-                         (unsigned long long)entry->genesis.parameters, (unsigned long long)daemon->layout.count);
+                         "the run's model has %llu parameters, the manifest's has %llu here: "
+                         "another build's layout",
+                         (unsigned long long)entry->genesis.parameters,
+                         (unsigned long long)daemon->layout.count);
     if (memcmp(entry->genesis.layout_digest, daemon->layout_digest, DIGEST_SIZE) != 0)
         return error_set(error, INVALID,
-                         "the run's parameter layout differs from the one this build makes of the manifest, from tensor %s on",
+                         "the run's parameter layout differs from the one this build makes of the "
+                         "manifest, from tensor %s on",
                          daemon->layout.tensors[0].name);
-    if (daemon->from_initial && memcmp(entry->genesis.initial_root, daemon->initial_root, DIGEST_SIZE) != 0)
-        return error_set(error, INVALID, "the run starts from other parameters than the manifest gives here");
+    if (daemon->from_initial &&
+        memcmp(entry->genesis.initial_root, daemon->initial_root, DIGEST_SIZE) != 0)
+        return error_set(error, INVALID,
+                         "the run starts from other parameters than the manifest gives here");
     return OK;
 }
 
-static enum status check_genesis(void *context, const struct ledger_entry *entry, struct error *error) {
+static enum status check_genesis(void *context, const struct ledger_entry *entry,
+                                 struct error *error) {
     struct daemon *daemon = context;
     enum status status = compare_genesis(daemon, entry, error);
-    if (status != OK) daemon_tell(daemon, &(struct node_event){.kind = NODE_FAULT, .status = status, .message = error->message});
+    if (status != OK)
+        daemon_tell(daemon, &(struct node_event){
+                                .kind = NODE_FAULT, .status = status, .message = error->message});
     return status;
 }
 
-/* ---- start ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- start ----------------------------------------------------------------------------------- */
 
 /* One line says what was found, or why not. */
 static enum status open_device(struct daemon *daemon, struct error *error) {
@@ -178,10 +199,12 @@ static enum status open_device(struct daemon *daemon, struct error *error) {
     char line[ERROR_MESSAGE_SIZE];
     struct error why = {0};
     TRY(cuda_backend_find(settings->device, settings->cuda_library, &daemon->cuda, line, error));
-    log_info("device", "training=\"%s\" on=\"%s\" encoding=\"%s\"", daemon->device, trainer_device_line(daemon->trainer), line);
+    log_info("device", "training=\"%s\" on=\"%s\" encoding=\"%s\"", daemon->device,
+             trainer_device_line(daemon->trainer), line);
     if (!daemon->cuda.operations) return OK;
     enum status status = replica_use_device(&daemon->replica, daemon->cuda.operations, &why);
-    if (status != OK && settings->device == CUDA_WISH_CUDA) return error_set(error, status, "%s", why.message);
+    if (status != OK && settings->device == CUDA_WISH_CUDA)
+        return error_set(error, status, "%s", why.message);
     if (status != OK) log_warn("device_unused", "message=\"%s\"", why.message);
     return OK;
 }
@@ -218,8 +241,9 @@ static void keep_kernels(const struct daemon *daemon, const char *before) {
 static enum status open_model(struct daemon *daemon, struct error *error) {
     const struct settings *settings = daemon->settings;
     const struct manifest *manifest = &daemon->site->manifest;
-    static const enum trainer_device devices[] = {
-        [CUDA_WISH_AUTO] = TRAINER_AUTO, [CUDA_WISH_CPU] = TRAINER_CPU, [CUDA_WISH_CUDA] = TRAINER_CUDA};
+    static const enum trainer_device devices[] = {[CUDA_WISH_AUTO] = TRAINER_AUTO,
+                                                  [CUDA_WISH_CPU] = TRAINER_CPU,
+                                                  [CUDA_WISH_CUDA] = TRAINER_CUDA};
     struct run_model_local local = {.sequences = (uint32_t)settings->sequences,
                                     .accumulation = (uint32_t)settings->accumulation,
                                     .threads = (uint32_t)settings->threads,
@@ -227,7 +251,8 @@ static enum status open_model(struct daemon *daemon, struct error *error) {
                                     .cuda_library = settings->cuda_library};
     uint64_t seed = random_hash(manifest->initial.seed, daemon->site->number);
     if (settings->data.count == 0)
-        return error_set(error, INVALID, "no training data: give --data FILE, or `data:` in node.yaml");
+        return error_set(error, INVALID,
+                         "no training data: give --data FILE, or `data:` in node.yaml");
     TRY(run_model_layout(manifest, &daemon->layout, error));
     run_model_layout_digest(&daemon->layout, daemon->layout_digest);
     struct run_model_files files = settings_files(settings);
@@ -246,7 +271,8 @@ static enum status open_model(struct daemon *daemon, struct error *error) {
     if (strcmp(trainer_kernels(daemon->trainer), "cuda") == 0)
         snprintf(daemon->device, sizeof daemon->device, "cuda");
     else
-        snprintf(daemon->device, sizeof daemon->device, "cpu %s x%u", trainer_kernels(daemon->trainer),
+        snprintf(daemon->device, sizeof daemon->device, "cpu %s x%u",
+                 trainer_kernels(daemon->trainer),
                  settings->threads ? (unsigned)settings->threads : thread_processor_count());
     TRY(replica_init(&daemon->replica, manifest, daemon->layout.count, error));
     return open_device(daemon, error);
@@ -266,10 +292,12 @@ static enum status check_stored_genesis(struct daemon *daemon, struct error *err
     return status == OK ? OK : error_wrap(error, status, "%s", daemon->site->directory);
 }
 
-/* A disk that is full already is waited out as one that becomes it. Nothing is unsaved yet, so a signal ends this. */
+/* A disk that is full already is waited out as one that becomes it. Nothing is unsaved yet, so a
+ * signal ends this. */
 static enum status open_journal_with_room(struct daemon *daemon, struct error *error) {
     for (;;) {
-        enum status status = journal_open(daemon->site->directory, daemon->site->manifest.fragments, &daemon->journal, error);
+        enum status status = journal_open(daemon->site->directory, daemon->site->manifest.fragments,
+                                          &daemon->journal, error);
         if (status == OK) trouble_ends(daemon->troubles, TROUBLE_DISK_LEDGER);
         if (status != FULL) return status;
         trouble_begins(daemon->troubles, TROUBLE_DISK_LEDGER, error->message);
@@ -281,24 +309,36 @@ static enum status open_journal(struct daemon *daemon, struct error *error) {
     const struct manifest *manifest = &daemon->site->manifest;
     TRY(open_journal_with_room(daemon, error));
     TRY(check_stored_genesis(daemon, error));
-    struct restore_model model = {
-        .manifest = manifest, .layout = &daemon->layout, .initial = daemon->settings->initial, .trainer = daemon->trainer};
-    struct restore_input input = {.journal = daemon->journal, .replica = &daemon->replica, .port = restore_model_port(&model)};
+    struct restore_model model = {.manifest = manifest,
+                                  .layout = &daemon->layout,
+                                  .initial = daemon->settings->initial,
+                                  .trainer = daemon->trainer};
+    struct restore_input input = {.journal = daemon->journal,
+                                  .replica = &daemon->replica,
+                                  .port = restore_model_port(&model)};
     TRY(restore_site(&input, &daemon->restored, error));
     daemon->from_initial = !daemon->restored.from_checkpoint && journal_size(daemon->journal) == 0;
-    if (daemon->from_initial) state_root(daemon->replica.global.theta, daemon->layout.count, daemon->initial_root);
-    log_info("restored", "version=%llu entries=%llu replayed=%llu checkpoint=%s in_flight=%zu trainer_steps=%llu",
-             (unsigned long long)daemon->replica.global.version, (unsigned long long)journal_size(daemon->journal),
-             (unsigned long long)daemon->restored.replayed, daemon->restored.from_checkpoint ? "true" : "false",
-             daemon->restored.spooled_count, (unsigned long long)trainer_counters(daemon->trainer).steps);
+    if (daemon->from_initial)
+        state_root(daemon->replica.global.theta, daemon->layout.count, daemon->initial_root);
+    log_info(
+        "restored",
+        "version=%llu entries=%llu replayed=%llu checkpoint=%s in_flight=%zu trainer_steps=%llu",
+        (unsigned long long)daemon->replica.global.version,
+        (unsigned long long)journal_size(daemon->journal),
+        (unsigned long long)daemon->restored.replayed,
+        daemon->restored.from_checkpoint ? "true" : "false", daemon->restored.spooled_count,
+        (unsigned long long)trainer_counters(daemon->trainer).steps);
     return OK;
 }
 
-/* Damage is not mended by a restart: what can be fetched again may go, and it is a person who says so. */
-static enum status tell_damage(const struct daemon *daemon, enum status status, struct error *error) {
+/* Damage is not mended by a restart: what can be fetched again may go, and it is a person who says
+ * so. */
+static enum status tell_damage(const struct daemon *daemon, enum status status,
+                               struct error *error) {
     if (status != CORRUPT && status != NOT_FOUND) return status;
     (void)!error_wrap(error, CORRUPT,
-                      "%s is damaged; journal, payloads and state in it may be deleted, they are fetched again (keep node.key)",
+                      "%s is damaged; journal, payloads and state in it may be deleted, they are "
+                      "fetched again (keep node.key)",
                       daemon->site->directory);
     return CORRUPT;
 }
@@ -306,7 +346,8 @@ static enum status tell_damage(const struct daemon *daemon, enum status status, 
 static enum status open_channel(struct daemon *daemon, struct error *error) {
     const struct site *site = daemon->site;
     if (!daemon->settings->address)
-        return error_set(error, INVALID, "no coordinator's address: give --address, or `address:` in node.yaml");
+        return error_set(error, INVALID,
+                         "no coordinator's address: give --address, or `address:` in node.yaml");
     struct rpc_channel_options options = {.address = daemon->settings->address,
                                           .proxy = daemon->settings->proxy,
                                           .root_ca = (const char *)site->ca_pem.data,
@@ -333,7 +374,8 @@ static enum status start_training(struct daemon *daemon, struct error *error) {
                                                    .failed = on_failed}};
     for (uint32_t i = 0; i < daemon->replica.fragments; i++) {
         options.fragment[i] = daemon->restored.fragment[i];
-        options.tokens_unsent += daemon->restored.fragment[i].progress.tokens / daemon->replica.fragments;
+        options.tokens_unsent +=
+            daemon->restored.fragment[i].progress.tokens / daemon->replica.fragments;
     }
     TRY(training_start(&options, &daemon->training, error));
     worker_set_training(daemon->worker, daemon->training);
@@ -353,7 +395,8 @@ static enum status start_links(struct daemon *daemon, struct error *error) {
                                 .timeout_ms = (uint32_t)daemon->settings->timeout_ms,
                                 .waits = !daemon->settings->overlap,
                                 .instance = daemon->instance,
-                                .payload_limit = codec_bound(daemon->replica.codec, (size_t)largest),
+                                .payload_limit =
+                                    codec_bound(daemon->replica.codec, (size_t)largest),
                                 .tell = daemon_tell,
                                 .context = daemon};
     check_certificates(daemon);
@@ -365,7 +408,8 @@ static enum status start_links(struct daemon *daemon, struct error *error) {
                                     .instance = daemon->instance,
                                     .restored = daemon_is_restored(daemon),
                                     .timeout_ms = (uint32_t)daemon->settings->timeout_ms,
-                                    .payload_limit = codec_bound(daemon->replica.codec, (size_t)largest),
+                                    .payload_limit =
+                                        codec_bound(daemon->replica.codec, (size_t)largest),
                                     .nominal_payload = daemon_nominal_payload(daemon),
                                     .snapshot_size = snapshot_size(&daemon->replica.global),
                                     .backlog_limit = BACKLOG_LIMIT,
@@ -411,7 +455,7 @@ static enum status start(struct daemon *daemon, struct error *error) {
     return thread_start("brain", daemon_brain_run, daemon, &daemon->brain, error);
 }
 
-/* ---- stop --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- stop ------------------------------------------------------------------------------------ */
 
 static void drop_event(struct envelope *envelope) {
     buffer_deinit(&envelope->bytes);
@@ -419,7 +463,8 @@ static void drop_event(struct envelope *envelope) {
 }
 
 static void stop(struct daemon *daemon, bool capture) {
-    /* Stopped, not destroyed: the brain goes on until the end, and what it still asks of them is dropped. */
+    /* Stopped, not destroyed: the brain goes on until the end, and what it still asks of them is
+     * dropped. */
     ending_limit(CLOSE_LIMIT_S, EXIT_FAILED, "closing the streams");
     troubles_give_up(daemon->troubles); /* nobody waits for a full disk any longer */
     if (daemon->downlink) downlink_stop(daemon->downlink);
@@ -430,7 +475,8 @@ static void stop(struct daemon *daemon, bool capture) {
     if (daemon->events) queue_close(daemon->events);
     (void)!thread_join(daemon->brain, UINT64_MAX);
     ending_limit(CLOSE_LIMIT_S, EXIT_FAILED, "closing the network");
-    rpc_channel_close(daemon->channel); /* the brain made calls on it until now; what comes back finds the queue closed */
+    rpc_channel_close(daemon->channel); /* the brain made calls on it until now; what comes back
+                                           finds the queue closed */
     daemon->channel = NULL;
     void *left;
     while (daemon->events && queue_pop(daemon->events, 0, &left) == OK) drop_event(left);
@@ -461,18 +507,21 @@ static void close_all(struct daemon *daemon) {
 
 static enum status export_result(struct daemon *daemon, struct error *error) {
     const struct settings *settings = daemon->settings;
-    char *path = settings->export_directory ? xstrdup(settings->export_directory) : site_path(daemon->site, "export");
+    char *path = settings->export_directory ? xstrdup(settings->export_directory)
+                                            : site_path(daemon->site, "export");
     const struct model_state *global = &daemon->replica.global;
     const struct export_options how = {.version = (int64_t)global->version,
-                                       .byte_tokenizer = daemon->site->manifest.tokenizer == TOKENIZER_BYTE,
+                                       .byte_tokenizer =
+                                           daemon->site->manifest.tokenizer == TOKENIZER_BYTE,
                                        .beside = settings->initial};
     enum status status = export_model_as(path, &daemon->layout, global->theta, &how, error);
-    if (status == OK) log_info("exported", "version=%llu path=\"%s\"", (unsigned long long)global->version, path);
+    if (status == OK)
+        log_info("exported", "version=%llu path=\"%s\"", (unsigned long long)global->version, path);
     free(path);
     return status;
 }
 
-/* ---- the main thread ------------------------------------------------------------------------------------------------------------------ */
+/* ---- the main thread ------------------------------------------------------------------------- */
 
 static bool has_ended(struct daemon *daemon) {
     pthread_mutex_lock(&daemon->lock);
@@ -497,8 +546,10 @@ static void watch(struct daemon *daemon) {
 }
 
 static enum status finish(struct daemon *daemon, enum daemon_end *how, struct error *error) {
-    static const char *const states[] = {
-        [DAEMON_STOPPED] = "stopped", [DAEMON_FINISHED] = "finished", [DAEMON_HALTED] = "halted", [DAEMON_BROKEN] = "broken"};
+    static const char *const states[] = {[DAEMON_STOPPED] = "stopped",
+                                         [DAEMON_FINISHED] = "finished",
+                                         [DAEMON_HALTED] = "halted",
+                                         [DAEMON_BROKEN] = "broken"};
     bool ended = has_ended(daemon);
     enum daemon_end first = ended ? daemon->end : DAEMON_STOPPED;
     stop(daemon, first != DAEMON_HALTED);
@@ -509,19 +560,23 @@ static enum status finish(struct daemon *daemon, enum daemon_end *how, struct er
     if (status == OK && daemon->ended && error) *error = daemon->why;
     if (*how == DAEMON_BROKEN) status = UNAVAILABLE;
     const char *message = daemon->ended ? daemon->why.message : NULL;
-    if (lacks_export) message = error ? error->message : "the run is over, and its model could not be exported";
-    report_write(daemon->report, daemon->training, states[lacks_export ? DAEMON_BROKEN : *how], message);
+    if (lacks_export)
+        message = error ? error->message : "the run is over, and its model could not be exported";
+    report_write(daemon->report, daemon->training, states[lacks_export ? DAEMON_BROKEN : *how],
+                 message);
     return status;
 }
 
-enum status daemon_run(const struct settings *settings, const struct site *site, enum daemon_end *how, struct error *error) {
+enum status daemon_run(const struct settings *settings, const struct site *site,
+                       enum daemon_end *how, struct error *error) {
     struct daemon *daemon = xcalloc(1, sizeof *daemon);
     daemon->settings = settings;
     daemon->site = site;
     pthread_mutex_init(&daemon->lock, NULL);
     daemon->events = queue_create(EVENTS_LIMIT);
     daemon->troubles = troubles_create();
-    ending_begin(EXIT_DONE); /* until it trains, nothing is unsaved: a signal ends a check of data or a replay at once */
+    ending_begin(EXIT_DONE); /* until it trains, nothing is unsaved: a signal ends a check of data
+                                or a replay at once */
     enum status status = rpc_environment_open(error);
     if (status != OK) {
         queue_destroy(daemon->events);
@@ -529,16 +584,18 @@ enum status daemon_run(const struct settings *settings, const struct site *site,
         free(daemon);
         return status;
     }
-    /* The brain's first actions need all threads, and the threads' first events its queue: so it starts last. */
+    /* The brain's first actions need all threads, and the threads' first events its queue: so it
+     * starts last. */
     status = start(daemon, error);
     ending_in_order(NULL);
     if (status == OK) {
-        log_info("started", "site=%u name=%s parameters=%llu device=\"%s\"", site->number, site->name,
-                 (unsigned long long)daemon->layout.count, daemon->device);
+        log_info("started", "site=%u name=%s parameters=%llu device=\"%s\"", site->number,
+                 site->name, (unsigned long long)daemon->layout.count, daemon->device);
         watch(daemon);
         status = finish(daemon, how, error);
     } else {
-        if (daemon->report) report_write(daemon->report, NULL, "halted", error ? error->message : NULL);
+        if (daemon->report)
+            report_write(daemon->report, NULL, "halted", error ? error->message : NULL);
         stop(daemon, false);
     }
     close_all(daemon);

@@ -11,12 +11,15 @@
 
 enum { HEARTBEAT_TIMEOUT_MS = 30000, INCLUSION_MS = 30000 };
 
-bool daemon_is_restored(const struct daemon *daemon) { return daemon->settings->restored || journal_size(daemon->journal) == 0; }
+bool daemon_is_restored(const struct daemon *daemon) {
+    return daemon->settings->restored || journal_size(daemon->journal) == 0;
+}
 
 static struct envelope *envelope_create(const struct node_event *event) {
     struct envelope *envelope = xcalloc(1, sizeof *envelope);
     envelope->event = *event;
-    if (event->bytes.size > 0) buffer_append(&envelope->bytes, event->bytes.data, event->bytes.size);
+    if (event->bytes.size > 0)
+        buffer_append(&envelope->bytes, event->bytes.data, event->bytes.size);
     envelope->event.bytes = buffer_bytes(&envelope->bytes);
     if (event->message) {
         size_t size = MIN(strlen(event->message), sizeof envelope->message - 1);
@@ -37,9 +40,10 @@ void daemon_tell(void *context, const struct node_event *event) {
     if (queue_push_wait(daemon->events, envelope) != OK) envelope_destroy(envelope);
 }
 
-/* ---- heartbeats: a call of their own, answered on rpc/'s thread ---------------------------------------------------------- */
+/* ---- heartbeats: a call of their own, answered on rpc/'s thread ------------------------------ */
 
-static enum status decode_reply(struct buffer *raw, struct heartbeat_reply *out, struct arena *arena, struct error *error) {
+static enum status decode_reply(struct buffer *raw, struct heartbeat_reply *out,
+                                struct arena *arena, struct error *error) {
     struct frame frame;
     TRY(frame_split(buffer_bytes(raw), &frame, error));
     return heartbeat_reply_decode(frame, arena, out, error);
@@ -53,17 +57,23 @@ static void compare_clocks(struct daemon *daemon, uint64_t server_ms) {
         trouble_ends(daemon->troubles, TROUBLE_CLOCK);
         return;
     }
-    snprintf(message, sizeof message, "this machine's clock is %lld s %s the coordinator's; contributions are signed by that one",
-             (long long)(ahead < 0 ? -ahead : ahead) / 1000, ahead < 0 ? "ahead of" : "behind");
+    snprintf(
+        message, sizeof message,
+        "this machine's clock is %lld s %s the coordinator's; contributions are signed by that one",
+        (long long)(ahead < 0 ? -ahead : ahead) / 1000, ahead < 0 ? "ahead of" : "behind");
     trouble_begins(daemon->troubles, TROUBLE_CLOCK, message);
 }
 
-_Static_assert((int)NODE_WANTED_LIMIT == (int)WIRE_WANTED_LIMIT, "the brain takes what one answer carries");
+_Static_assert((int)NODE_WANTED_LIMIT == (int)WIRE_WANTED_LIMIT,
+               "the brain takes what one answer carries");
 
 /* For now: as if it had not been answered. For good: the end of this process. */
-static struct node_event refused_heartbeat(const struct heartbeat_reply *reply, struct error *error) {
-    log_warn("heartbeat_refused", "code=%s message=\"%s\"", refusal_name(reply->code), reply->message);
-    if (refusal_is_temporary(reply->code)) return (struct node_event){.kind = NODE_HEARTBEAT_REPLY, .status = UNAVAILABLE};
+static struct node_event refused_heartbeat(const struct heartbeat_reply *reply,
+                                           struct error *error) {
+    log_warn("heartbeat_refused", "code=%s message=\"%s\"", refusal_name(reply->code),
+             reply->message);
+    if (refusal_is_temporary(reply->code))
+        return (struct node_event){.kind = NODE_HEARTBEAT_REPLY, .status = UNAVAILABLE};
     (void)error_set(error, REFUSED, "the coordinator refuses this site: %s", reply->message);
     return (struct node_event){.kind = NODE_FAULT, .status = REFUSED, .message = error->message};
 }
@@ -106,8 +116,8 @@ static void send_heartbeat(struct daemon *daemon) {
     report_heartbeat(daemon->report, daemon->training, &request);
     struct rpc_piece piece = rpc_piece_of(buffer_bytes(&request));
     struct rpc_call_options options = {.progress_timeout_ms = HEARTBEAT_TIMEOUT_MS};
-    enum status status = rpc_channel_unary(daemon->channel, service_path(METHOD_HEARTBEAT), &options, &piece, 1,
-                                           on_heartbeat_reply, daemon, &error);
+    enum status status = rpc_channel_unary(daemon->channel, service_path(METHOD_HEARTBEAT),
+                                           &options, &piece, 1, on_heartbeat_reply, daemon, &error);
     if (status == OK)
         traffic_up(&daemon->traffic, request.size);
     else
@@ -115,7 +125,7 @@ static void send_heartbeat(struct daemon *daemon) {
     buffer_deinit(&request);
 }
 
-/* ---- actions -------------------------------------------------------------------------------------------------------------- */
+/* ---- actions --------------------------------------------------------------------------------- */
 
 bool daemon_end(struct daemon *daemon, enum daemon_end how, const char *message) {
     pthread_mutex_lock(&daemon->lock);
@@ -131,30 +141,46 @@ bool daemon_end(struct daemon *daemon, enum daemon_end how, const char *message)
 
 static void log_merged(struct daemon *daemon, const struct node_action *action) {
     log_info("merged", "fragment=%u sequence=%llu staleness=%llu version=%llu", action->fragment,
-             (unsigned long long)action->sequence, (unsigned long long)node_state_staleness(daemon->state),
+             (unsigned long long)action->sequence,
+             (unsigned long long)node_state_staleness(daemon->state),
              (unsigned long long)run_state_version(node_state_run(daemon->state)));
 }
 
 static void carry_out(struct daemon *daemon, struct node_action *action) {
     switch (action->kind) {
     case NODE_DO_CONNECT:
-        downlink_connect(daemon->downlink, action->ask_offer, action->index, action->payloads_from, action->sequence);
+        downlink_connect(daemon->downlink, action->ask_offer, action->index, action->payloads_from,
+                         action->sequence);
         break;
     case NODE_DO_FETCH: downlink_fetch(daemon->downlink); break;
-    case NODE_DO_FOLLOW: downlink_follow(daemon->downlink, action->index, action->payloads_from, action->sequence); break;
-    case NODE_DO_SNAPSHOT: training_snapshot(daemon->training, action->fragment, action->sequence); break;
+    case NODE_DO_FOLLOW:
+        downlink_follow(daemon->downlink, action->index, action->payloads_from, action->sequence);
+        break;
+    case NODE_DO_SNAPSHOT:
+        training_snapshot(daemon->training, action->fragment, action->sequence);
+        break;
     case NODE_DO_ENCODE: worker_encode(daemon->worker, &action->contribution); break;
-    case NODE_DO_UPLOAD: uplink_send(daemon->uplink, daemon->channel, action->fragment, action->sequence); break;
-    case NODE_DO_APPLY: worker_apply(daemon->worker, node_state_run(daemon->state), buffer_bytes(&action->bytes)); break;
+    case NODE_DO_UPLOAD:
+        uplink_send(daemon->uplink, daemon->channel, action->fragment, action->sequence);
+        break;
+    case NODE_DO_APPLY:
+        worker_apply(daemon->worker, node_state_run(daemon->state), buffer_bytes(&action->bytes));
+        break;
     case NODE_DO_REBASE:
         log_merged(daemon, action);
         worker_rebase(daemon->worker, action->fragment, action->sequence);
         break;
     case NODE_DO_RESTORE: worker_restore(daemon->worker, action->fragment, action->sequence); break;
-    case NODE_DO_ACCEPTED: worker_accepted(daemon->worker, action->fragment, action->sequence, &action->head); break;
+    case NODE_DO_ACCEPTED:
+        worker_accepted(daemon->worker, action->fragment, action->sequence, &action->head);
+        break;
     case NODE_DO_ADVANCE: worker_advance(daemon->worker, action->fragment); break;
-    case NODE_DO_TRAIN: training_train(daemon->training, action->train, action->wait, action->until_steps); break;
-    case NODE_DO_REFETCH: uplink_refetch(daemon->uplink, daemon->channel, action->index, &action->contribution); break;
+    case NODE_DO_TRAIN:
+        training_train(daemon->training, action->train, action->wait, action->until_steps);
+        break;
+    case NODE_DO_REFETCH:
+        uplink_refetch(daemon->uplink, daemon->channel, action->index, &action->contribution);
+        break;
     case NODE_DO_SUPPLY: uplink_supply(daemon->uplink, daemon->channel, action->index); break;
     case NODE_DO_HEARTBEAT: send_heartbeat(daemon); break;
     case NODE_DO_TIMER: daemon->timer_at = action->at_ms; break;
@@ -179,7 +205,8 @@ static void publish(struct daemon *daemon) {
                                .ledger_size = run_state_size(run),
                                .sequence = node_state_sequence(state),
                                .staleness = node_state_staleness(state)};
-    for (unsigned code = 1; code < REFUSAL_COUNT; code++) view.refused[code] = node_state_refused(state, (enum refusal)code);
+    for (unsigned code = 1; code < REFUSAL_COUNT; code++)
+        view.refused[code] = node_state_refused(state, (enum refusal)code);
     if (view.has_run) {
         const struct run_site *own = run_state_site(run, daemon->site->number);
         view.version = run_state_version(run);
@@ -216,12 +243,14 @@ static void note_lost(struct daemon *daemon) {
         trouble_ends(daemon->troubles, TROUBLE_PAYLOAD);
         return;
     }
-    snprintf(message, sizeof message, "the payload of ledger entry %llu is damaged on this disk, and the next step needs it",
+    snprintf(message, sizeof message,
+             "the payload of ledger entry %llu is damaged on this disk, and the next step needs it",
              (unsigned long long)lost);
     trouble_begins(daemon->troubles, TROUBLE_PAYLOAD, message);
 }
 
-static void step(struct daemon *daemon, const struct node_event *event, struct node_actions *actions) {
+static void step(struct daemon *daemon, const struct node_event *event,
+                 struct node_actions *actions) {
     node_state_step(daemon->state, event, clock_instant(), actions);
     note_lost(daemon);
     settle(daemon, actions);
@@ -233,7 +262,8 @@ static uint64_t time_left(uint64_t at_ms) {
     return at_ms > now ? at_ms - now : 0;
 }
 
-/* Entries that were stored and that the replica could not go by: they come to the brain as if they had just come. */
+/* Entries that were stored and that the replica could not go by: they come to the brain as if they
+ * had just come. */
 static void take_stored(struct daemon *daemon, struct node_actions *actions) {
     struct ledger_source source = journal_source(daemon->journal);
     struct buffer raw = {0};
@@ -244,7 +274,9 @@ static void take_stored(struct daemon *daemon, struct node_actions *actions) {
         raw.size = 0;
         status = source.entry(source.context, index, &raw, &error);
         struct node_event event = {.kind = NODE_ENTRY, .bytes = buffer_bytes(&raw)};
-        if (status != OK) event = (struct node_event){.kind = NODE_FAULT, .status = status, .message = error.message};
+        if (status != OK)
+            event =
+                (struct node_event){.kind = NODE_FAULT, .status = status, .message = error.message};
         step(daemon, &event, actions);
     }
     buffer_deinit(&raw);
@@ -256,19 +288,22 @@ void daemon_brain_run(void *context) {
     void *item = NULL;
     enum status status;
     const struct restored *restored = &daemon->restored;
-    for (uint32_t i = 0; i < daemon->replica.fragments; i++) node_state_resume(daemon->state, i, &restored->fragment[i].progress);
-    node_state_start(daemon->state, daemon->replica.global.version, restored->spooled, restored->spooled_count, clock_instant(),
-                     &actions);
+    for (uint32_t i = 0; i < daemon->replica.fragments; i++)
+        node_state_resume(daemon->state, i, &restored->fragment[i].progress);
+    node_state_start(daemon->state, daemon->replica.global.version, restored->spooled,
+                     restored->spooled_count, clock_instant(), &actions);
     settle(daemon, &actions);
     take_stored(daemon, &actions);
-    while ((status = queue_pop(daemon->events, MIN(time_left(daemon->timer_at), 1000u), &item)) != CANCELLED) {
+    while ((status = queue_pop(daemon->events, MIN(time_left(daemon->timer_at), 1000u), &item)) !=
+           CANCELLED) {
         if (status == OK) {
             struct envelope *envelope = item;
             step(daemon, &envelope->event, &actions);
             envelope_destroy(envelope);
         }
         if (atomic_exchange(&daemon->heartbeat_lost, false))
-            step(daemon, &(struct node_event){.kind = NODE_HEARTBEAT_REPLY, .status = UNAVAILABLE}, &actions);
+            step(daemon, &(struct node_event){.kind = NODE_HEARTBEAT_REPLY, .status = UNAVAILABLE},
+                 &actions);
         if (time_left(daemon->timer_at) > 0) continue;
         daemon->timer_at = UINT64_MAX;
         step(daemon, &(struct node_event){.kind = NODE_TIMER}, &actions);
@@ -276,13 +311,15 @@ void daemon_brain_run(void *context) {
     node_actions_deinit(&actions);
 }
 
-/* ---- start ------------------------------------------------------------------------------------------------------------------ */
+/* ---- start ----------------------------------------------------------------------------------- */
 
 uint64_t daemon_nominal_payload(const struct daemon *daemon) {
     const struct manifest *manifest = &daemon->site->manifest;
     uint64_t parameters = daemon->layout.count;
     double bits = codec_bits((enum codec)manifest->codec.kind);
-    return (uint64_t)(bits / 8 * (double)parameters / manifest->fragments * manifest->merge.quorum) + 1;
+    return (uint64_t)(bits / 8 * (double)parameters / manifest->fragments *
+                      manifest->merge.quorum) +
+           1;
 }
 
 enum status daemon_brain_restore(struct daemon *daemon, struct error *error) {

@@ -1,4 +1,5 @@
-/* The inside of the daemon, shared by daemon.c (start, stop, main's loop) and daemon_brain.c (events and actions). */
+/* The inside of the daemon, shared by daemon.c (start, stop, main's loop) and daemon_brain.c
+ * (events and actions). */
 #ifndef NODE_DAEMON_INTERNAL_H
 #define NODE_DAEMON_INTERNAL_H
 
@@ -29,7 +30,8 @@ struct daemon {
     const struct site *site;
     struct layout layout;
     uint8_t layout_digest[DIGEST_SIZE], initial_root[DIGEST_SIZE];
-    bool from_initial; /* the replica started from the run's initial parameters: their root can be checked */
+    bool from_initial; /* the replica started from the run's initial parameters: their root can be
+                          checked */
     struct data *data;
     struct trainer *trainer;
     struct replica replica;
@@ -37,8 +39,9 @@ struct daemon {
     struct restored restored;
     struct report *report;
     struct troubles *troubles;
-    atomic_int_fast64_t coordinator_ms; /* its wall clock less our monotonic one, as last told; 0: not yet */
-    uint64_t instance;                  /* of this process: a copy of the directory has all but this */
+    atomic_int_fast64_t
+        coordinator_ms; /* its wall clock less our monotonic one, as last told; 0: not yet */
+    uint64_t instance;  /* of this process: a copy of the directory has all but this */
     char device[64];
     struct cuda_backend cuda; /* no operations: the CPU does all */
     struct traffic traffic;
@@ -67,8 +70,9 @@ enum { CLOCK_APART_MS = 60000 /* beyond it it is not a delay */ };
 /* The first end counts; whether this is it. Any thread. */
 bool daemon_end(struct daemon *daemon, enum daemon_end how, const char *message);
 /* Copies the event; waits for room. Any thread but rpc/'s. */
-/* Whether the ledger may have contributions of ours that were not made here. Who has nothing at all has nothing that could be merged
- * twice: its directory was emptied, and it begins anew. Before the links start. */
+/* Whether the ledger may have contributions of ours that were not made here. Who has nothing at all
+ * has nothing that could be merged twice: its directory was emptied, and it begins anew. Before the
+ * links start. */
 bool daemon_is_restored(const struct daemon *daemon);
 void daemon_tell(void *context, const struct node_event *event);
 /* The brain's first step, with what was restored; on the starting thread, before any other. */

@@ -29,10 +29,12 @@ void downlink_tell(struct downlink *downlink, const struct node_event *event) {
     downlink->options.tell(downlink->options.context, event);
 }
 
-enum status downlink_open(struct downlink *downlink, enum service_method method, uint32_t timeout_ms, struct bytes request,
-                          struct stream **out, struct error *error) {
+enum status downlink_open(struct downlink *downlink, enum service_method method,
+                          uint32_t timeout_ms, struct bytes request, struct stream **out,
+                          struct error *error) {
     struct stream *stream = NULL;
-    TRY(stream_open(downlink->options.channel, method, timeout_ms, downlink->options.traffic, &stream, error));
+    TRY(stream_open(downlink->options.channel, method, timeout_ms, downlink->options.traffic,
+                    &stream, error));
     pthread_mutex_lock(&downlink->lock);
     downlink->stream = stream;
     bool stopping = downlink->stopping;
@@ -58,47 +60,55 @@ void downlink_close(struct downlink *downlink, struct stream *stream) {
 static void link_down(struct downlink *downlink, enum status status, const struct error *error) {
     if (downlink_is_stopping(downlink)) return;
     char quoted[256];
-    log_warn("link_down", "reason=%s message=%s", status_name(status), log_quote(error->message, quoted, sizeof quoted));
-    downlink_tell(downlink, &(struct node_event){.kind = NODE_LINK_DOWN, .status = status, .message = error->message});
+    log_warn("link_down", "reason=%s message=%s", status_name(status),
+             log_quote(error->message, quoted, sizeof quoted));
+    downlink_tell(
+        downlink,
+        &(struct node_event){.kind = NODE_LINK_DOWN, .status = status, .message = error->message});
 }
 
-/* ---- connecting ----------------------------------------------------------------------------------------------------------- */
+/* ---- connecting ------------------------------------------------------------------------------ */
 
-/* A heartbeat is the cheapest thing that shows that there is somebody at the other end who knows us. */
+/* A heartbeat is the cheapest thing that shows that there is somebody at the other end who knows
+ * us. */
 static enum status knock(struct downlink *downlink, uint64_t *version, struct error *error) {
     struct buffer request = {0}, raw = {0};
     struct frame frame;
     struct heartbeat_reply reply;
     struct stream *stream = NULL;
     downlink->options.heartbeat(downlink->options.context, &request);
-    enum status status =
-        downlink_open(downlink, METHOD_HEARTBEAT, downlink->options.timeout_ms, buffer_bytes(&request), &stream, error);
+    enum status status = downlink_open(downlink, METHOD_HEARTBEAT, downlink->options.timeout_ms,
+                                       buffer_bytes(&request), &stream, error);
     if (status == OK) status = stream_read(stream, UINT64_MAX, &raw, error);
     arena_reset(&downlink->arena);
     if (status == OK) status = frame_split(buffer_bytes(&raw), &frame, error);
     if (status == OK) status = heartbeat_reply_decode(frame, &downlink->arena, &reply, error);
     if (status == OK) *version = reply.version;
     if (status == OK && reply.code) /* another process of this site is there; or worse */
-        status = error_set(error, refusal_is_temporary(reply.code) ? UNAVAILABLE : REFUSED, "%s", reply.message);
+        status = error_set(error, refusal_is_temporary(reply.code) ? UNAVAILABLE : REFUSED, "%s",
+                           reply.message);
     downlink_close(downlink, stream);
     buffer_deinit(&request);
     buffer_deinit(&raw);
     return status == NOT_FOUND ? UNAVAILABLE : status;
 }
 
-static enum status open_snapshot(struct downlink *downlink, uint64_t version, uint64_t offset, struct stream **out,
-                                 struct error *error) {
-    struct snapshot_request request = {.protocol = PROTOCOL_VERSION, .version = version, .offset = offset};
+static enum status open_snapshot(struct downlink *downlink, uint64_t version, uint64_t offset,
+                                 struct stream **out, struct error *error) {
+    struct snapshot_request request = {
+        .protocol = PROTOCOL_VERSION, .version = version, .offset = offset};
     struct buffer encoded = {0};
     enum status status = snapshot_request_encode(&request, &encoded, error);
     if (status == OK)
-        status = downlink_open(downlink, METHOD_SNAPSHOT, downlink->options.timeout_ms, buffer_bytes(&encoded), out, error);
+        status = downlink_open(downlink, METHOD_SNAPSHOT, downlink->options.timeout_ms,
+                               buffer_bytes(&encoded), out, error);
     buffer_deinit(&encoded);
     return status;
 }
 
-static enum status read_snapshot_frame(struct downlink *downlink, struct stream *stream, struct buffer *message,
-                                       struct snapshot_frame *out, struct error *error) {
+static enum status read_snapshot_frame(struct downlink *downlink, struct stream *stream,
+                                       struct buffer *message, struct snapshot_frame *out,
+                                       struct error *error) {
     struct frame frame;
     TRY(stream_read(stream, UINT64_MAX, message, error));
     arena_reset(&downlink->arena);
@@ -106,14 +116,18 @@ static enum status read_snapshot_frame(struct downlink *downlink, struct stream 
     return snapshot_frame_decode(frame, &downlink->arena, out, error);
 }
 
-/* Asked for from beyond its end, a snapshot is its descriptor alone. NOT_FOUND: the run has none yet. */
-static enum status ask_offer(struct downlink *downlink, struct snapshot_header *out, struct error *error) {
+/* Asked for from beyond its end, a snapshot is its descriptor alone. NOT_FOUND: the run has none
+ * yet. */
+static enum status ask_offer(struct downlink *downlink, struct snapshot_header *out,
+                             struct error *error) {
     struct buffer message = {0};
     struct stream *stream = NULL;
     struct snapshot_frame frame;
     TRY(open_snapshot(downlink, 0, WIRE_PAYLOAD_TOTAL_LIMIT, &stream, error));
     enum status status = read_snapshot_frame(downlink, stream, &message, &frame, error);
-    if (status == OK) status = snapshot_header_verify(frame.descriptor, downlink->options.site->coordinator_key, out, error);
+    if (status == OK)
+        status = snapshot_header_verify(frame.descriptor, downlink->options.site->coordinator_key,
+                                        out, error);
     if (status == OK && memcmp(out->run_id, downlink->options.site->run_id, RUN_ID_SIZE) != 0)
         status = error_set(error, INVALID, "the snapshot offered is of another run");
     downlink_close(downlink, stream);
@@ -121,13 +135,18 @@ static enum status ask_offer(struct downlink *downlink, struct snapshot_header *
     return status;
 }
 
-static enum status do_connect(struct downlink *downlink, const struct order *order, struct error *error) {
+static enum status do_connect(struct downlink *downlink, const struct order *order,
+                              struct error *error) {
     uint64_t version = 0;
     TRY(knock(downlink, &version, error));
-    if (!order->ask_offer) return downlink_run_follow(downlink, order->index, order->payloads_from, order->sequence, error);
+    if (!order->ask_offer)
+        return downlink_run_follow(downlink, order->index, order->payloads_from, order->sequence,
+                                   error);
     struct node_event event = {.kind = NODE_OFFER};
-    /* The offer comes with a chunk of content, so it is not asked for where replay is sure to be cheaper. */
-    bool worth_it = (double)version * (double)downlink->options.nominal_payload > (double)downlink->options.snapshot_size;
+    /* The offer comes with a chunk of content, so it is not asked for where replay is sure to be
+     * cheaper. */
+    bool worth_it = (double)version * (double)downlink->options.nominal_payload >
+                    (double)downlink->options.snapshot_size;
     enum status status = worth_it ? ask_offer(downlink, &event.offer.header, error) : NOT_FOUND;
     if (status != OK && status != NOT_FOUND) return status;
     event.offer.exists = status == OK;
@@ -136,9 +155,10 @@ static enum status do_connect(struct downlink *downlink, const struct order *ord
     return OK;
 }
 
-/* ---- fetching a snapshot ---------------------------------------------------------------------------------------------------- */
+/* ---- fetching a snapshot --------------------------------------------------------------------- */
 
-static enum status receive_snapshot(struct downlink *downlink, struct blob_upload *upload, struct error *error) {
+static enum status receive_snapshot(struct downlink *downlink, struct blob_upload *upload,
+                                    struct error *error) {
     const struct snapshot_header *wanted = &downlink->offer;
     struct buffer message = {0};
     struct stream *stream = NULL;
@@ -150,7 +170,8 @@ static enum status receive_snapshot(struct downlink *downlink, struct blob_uploa
         status = read_snapshot_frame(downlink, stream, &message, &frame, error);
         if (status == OK && frame.total != wanted->content_size)
             status = error_set(error, INVALID, "the snapshot has another size than was offered");
-        if (status == OK && frame.payload.size > 0) status = blob_upload_append(upload, frame.offset, frame.payload, error);
+        if (status == OK && frame.payload.size > 0)
+            status = blob_upload_append(upload, frame.offset, frame.payload, error);
     }
     if (stream) downlink_close(downlink, stream);
     buffer_deinit(&message);
@@ -161,14 +182,18 @@ static enum status do_fetch(struct downlink *downlink, struct error *error) {
     const struct snapshot_header *wanted = &downlink->offer;
     struct blob_upload *upload = NULL;
     char name[64], hex[HEX32_SIZE];
-    snprintf(name, sizeof name, "snapshot-%.32s", hex_encode(wanted->content_digest, DIGEST_SIZE, hex));
+    snprintf(name, sizeof name, "snapshot-%.32s",
+             hex_encode(wanted->content_digest, DIGEST_SIZE, hex));
     struct blob_store *blobs = journal_payloads(downlink->options.journal);
     TRY(blob_upload_open(blobs, name, wanted->content_size, &upload, error));
-    (void)!blob_upload_clean_named(blobs, "snapshot-", NULL, NULL); /* halves of others; the one that is open stays */
-    log_info("snapshot_fetching", "version=%llu bytes=%llu from=%llu", (unsigned long long)wanted->version,
-             (unsigned long long)wanted->content_size, (unsigned long long)blob_upload_size(upload));
+    (void)!blob_upload_clean_named(blobs, "snapshot-", NULL,
+                                   NULL); /* halves of others; the one that is open stays */
+    log_info("snapshot_fetching", "version=%llu bytes=%llu from=%llu",
+             (unsigned long long)wanted->version, (unsigned long long)wanted->content_size,
+             (unsigned long long)blob_upload_size(upload));
     enum status status = receive_snapshot(downlink, upload, error);
-    if (status == OK) journal_payload_hold(downlink->options.journal, wanted->content_digest); /* until the worker has read it */
+    /* until the worker has read it */
+    if (status == OK) journal_payload_hold(downlink->options.journal, wanted->content_digest);
     if (status == OK) {
         status = blob_upload_finish(upload, wanted->content_digest, error);
         if (status != OK) journal_payload_unhold(downlink->options.journal, wanted->content_digest);
@@ -177,19 +202,22 @@ static enum status do_fetch(struct downlink *downlink, struct error *error) {
     return status;
 }
 
-/* ---- the thread -------------------------------------------------------------------------------------------------------------- */
+/* ---- the thread ------------------------------------------------------------------------------ */
 
 static bool has_room(const struct downlink *downlink) {
     struct statvfs disk;
     uint64_t least = (1 << 20) + downlink->options.nominal_payload;
-    return statvfs(downlink->options.site->directory, &disk) == 0 && (uint64_t)disk.f_bavail * disk.f_frsize >= least;
+    return statvfs(downlink->options.site->directory, &disk) == 0 &&
+           (uint64_t)disk.f_bavail * disk.f_frsize >= least;
 }
 
-/* Our disk is full: no link does better before there is room. A quota does not show in what the disk says it has, so that now and
- * then a link is tried whatever it says. */
+/* Our disk is full: no link does better before there is room. A quota does not show in what the
+ * disk says it has, so that now and then a link is tried whatever it says. */
 static void wait_for_room(struct downlink *downlink, const struct error *error) {
     trouble_begins(downlink->options.troubles, TROUBLE_DISK_LEDGER, error->message);
-    for (int i = 0; i < FULL_TRIES && trouble_wait(downlink->options.troubles, FULL_RETRY_MS) && !has_room(downlink); i++) {}
+    for (int i = 0; i < FULL_TRIES && trouble_wait(downlink->options.troubles, FULL_RETRY_MS) &&
+                    !has_room(downlink);
+         i++) {}
     journal_resume(downlink->options.journal);
 }
 
@@ -198,7 +226,10 @@ static void obey(struct downlink *downlink, const struct order *order) {
     enum status status = OK;
     switch (order->kind) {
     case ORDER_CONNECT: status = do_connect(downlink, order, &error); break;
-    case ORDER_FOLLOW: status = downlink_run_follow(downlink, order->index, order->payloads_from, order->sequence, &error); break;
+    case ORDER_FOLLOW:
+        status = downlink_run_follow(downlink, order->index, order->payloads_from, order->sequence,
+                                     &error);
+        break;
     case ORDER_FETCH:
         status = do_fetch(downlink, &error);
         if (status == FULL) wait_for_room(downlink, &error);
@@ -206,17 +237,22 @@ static void obey(struct downlink *downlink, const struct order *order) {
             trouble_ends(downlink->options.troubles, TROUBLE_DISK_LEDGER);
             downlink->options.load(downlink->options.context, &downlink->offer);
         } else if (!downlink_is_stopping(downlink)) {
-            log_warn("snapshot_broken", "reason=%s message=\"%s\"", status_name(status), error.message);
-            downlink_tell(downlink,
-                          &(struct node_event){.kind = NODE_SNAPSHOT_LOADED, .status = status, .message = error.message});
+            log_warn("snapshot_broken", "reason=%s message=\"%s\"", status_name(status),
+                     error.message);
+            downlink_tell(downlink, &(struct node_event){.kind = NODE_SNAPSHOT_LOADED,
+                                                         .status = status,
+                                                         .message = error.message});
         }
         return;
     }
     if (status == FULL) wait_for_room(downlink, &error);
-    if (status == REFUSED && !downlink_is_stopping(downlink)) { /* by name: revoked, another run, no site's certificate */
+    if (status == REFUSED &&
+        !downlink_is_stopping(
+            downlink)) { /* by name: revoked, another run, no site's certificate */
         char message[ERROR_MESSAGE_SIZE + 64];
         snprintf(message, sizeof message, "the coordinator refuses this site: %s", error.message);
-        downlink_tell(downlink, &(struct node_event){.kind = NODE_FAULT, .status = status, .message = message});
+        downlink_tell(downlink, &(struct node_event){
+                                    .kind = NODE_FAULT, .status = status, .message = message});
     } else if (status != OK) {
         link_down(downlink, status, &error);
     }
@@ -231,7 +267,8 @@ static void body(void *context) {
     }
 }
 
-enum status downlink_start(const struct downlink_options *options, struct downlink **out, struct error *error) {
+enum status downlink_start(const struct downlink_options *options, struct downlink **out,
+                           struct error *error) {
     struct downlink *downlink = xcalloc(1, sizeof *downlink);
     downlink->options = *options;
     downlink->queue = queue_create(QUEUE_LIMIT);
@@ -248,19 +285,24 @@ enum status downlink_start(const struct downlink_options *options, struct downli
 static void push(struct downlink *downlink, struct order order) {
     struct order *copy = xmalloc(sizeof *copy);
     *copy = order;
-    if (queue_push(downlink->queue, copy) != OK) free(copy); /* stopping: the brain has one order out at a time */
+    /* stopping: the brain has one order out at a time */
+    if (queue_push(downlink->queue, copy) != OK) free(copy);
 }
 
-void downlink_connect(struct downlink *downlink, bool ask, uint64_t index, uint64_t payloads_from, uint64_t sequence) {
+void downlink_connect(struct downlink *downlink, bool ask, uint64_t index, uint64_t payloads_from,
+                      uint64_t sequence) {
     struct order order = {ORDER_CONNECT, ask, index, payloads_from, sequence};
     push(downlink, order);
 }
 
-void downlink_follow(struct downlink *downlink, uint64_t index, uint64_t payloads_from, uint64_t sequence) {
+void downlink_follow(struct downlink *downlink, uint64_t index, uint64_t payloads_from,
+                     uint64_t sequence) {
     push(downlink, (struct order){ORDER_FOLLOW, false, index, payloads_from, sequence});
 }
 
-void downlink_fetch(struct downlink *downlink) { push(downlink, (struct order){.kind = ORDER_FETCH}); }
+void downlink_fetch(struct downlink *downlink) {
+    push(downlink, (struct order){.kind = ORDER_FETCH});
+}
 
 void downlink_stop(struct downlink *downlink) {
     pthread_mutex_lock(&downlink->lock);

@@ -1,4 +1,5 @@
-/* Frames of Follow: places into entries, pieces into payloads, both into the journal, and then to the brain, in order. */
+/* Frames of Follow: places into entries, pieces into payloads, both into the journal, and then to
+ * the brain, in order. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,11 +12,12 @@
 
 enum { BACKLOG_POLL_MS = 20 };
 
-/* ---- payloads ------------------------------------------------------------------------------------------------------------- */
+/* ---- payloads -------------------------------------------------------------------------------- */
 
 static struct partial *partial_of(struct follow *follow, uint64_t index) {
     for (size_t i = 0; i < PARTIAL_LIMIT; i++) {
-        if (follow->partials[i].used && follow->partials[i].index == index) return &follow->partials[i];
+        if (follow->partials[i].used && follow->partials[i].index == index)
+            return &follow->partials[i];
     }
     return NULL;
 }
@@ -32,21 +34,24 @@ static struct waiting_entry *waiting_of(struct follow *follow, uint64_t index) {
     return NULL;
 }
 
-/* A payload that nobody waits for (we have it, or its entry is durable already) is counted through and dropped. */
+/* A payload that nobody waits for (we have it, or its entry is durable already) is counted through
+ * and dropped. */
 static bool is_unwanted(struct downlink *downlink, struct follow *follow, uint64_t index) {
     const struct waiting_entry *entry = waiting_of(follow, index);
     return entry ? !entry->needs_payload : index < journal_size(downlink->options.journal);
 }
 
-static enum status begin_partial(struct downlink *downlink, struct follow *follow, const struct follow_frame *frame,
-                                 struct partial **out, struct error *error) {
+static enum status begin_partial(struct downlink *downlink, struct follow *follow,
+                                 const struct follow_frame *frame, struct partial **out,
+                                 struct error *error) {
     struct partial *partial = NULL;
     for (size_t i = 0; i < PARTIAL_LIMIT && !partial; i++) {
         if (!follow->partials[i].used) partial = &follow->partials[i];
     }
     if (!partial) return error_set(error, INVALID, "more than %d payloads at once", PARTIAL_LIMIT);
     if (frame->payload_total > downlink->options.payload_limit)
-        return error_set(error, INVALID, "a payload of %llu bytes, at most %llu", (unsigned long long)frame->payload_total,
+        return error_set(error, INVALID, "a payload of %llu bytes, at most %llu",
+                         (unsigned long long)frame->payload_total,
                          (unsigned long long)downlink->options.payload_limit);
     struct blob_upload *upload = NULL;
     if (!is_unwanted(downlink, follow, frame->payload_index)) {
@@ -59,17 +64,22 @@ static enum status begin_partial(struct downlink *downlink, struct follow *follo
             TRY(blob_upload_open(blobs, name, frame->payload_total, &upload, error));
         }
     }
-    *partial = (struct partial){.index = frame->payload_index, .total = frame->payload_total, .upload = upload, .used = true};
+    *partial = (struct partial){.index = frame->payload_index,
+                                .total = frame->payload_total,
+                                .upload = upload,
+                                .used = true};
     *out = partial;
     return OK;
 }
 
 /* Once both the entry and the last byte are there. */
-static enum status finish_payload(struct follow *follow, struct waiting_entry *entry, struct error *error) {
+static enum status finish_payload(struct follow *follow, struct waiting_entry *entry,
+                                  struct error *error) {
     struct partial *partial = partial_of(follow, entry->index);
     if (!partial || !partial->upload || partial->received < partial->total) return OK;
     if (partial->total != entry->payload_size)
-        return error_set(error, INVALID, "the payload of entry %llu has another size than its header says",
+        return error_set(error, INVALID,
+                         "the payload of entry %llu has another size than its header says",
                          (unsigned long long)entry->index);
     enum status status = blob_upload_finish(partial->upload, entry->payload_digest, error);
     blob_upload_close(partial->upload);
@@ -78,14 +88,15 @@ static enum status finish_payload(struct follow *follow, struct waiting_entry *e
     return status;
 }
 
-static enum status take_piece(struct downlink *downlink, struct follow *follow, const struct follow_frame *frame,
-                              struct error *error) {
+static enum status take_piece(struct downlink *downlink, struct follow *follow,
+                              const struct follow_frame *frame, struct error *error) {
     struct partial *partial = partial_of(follow, frame->payload_index);
     if (!partial) TRY(begin_partial(downlink, follow, frame, &partial, error));
     if (frame->payload_offset != partial->received || frame->payload_total != partial->total)
         return error_set(error, INVALID, "a piece of the payload of entry %llu is out of order",
                          (unsigned long long)frame->payload_index);
-    if (partial->upload) TRY(blob_upload_append(partial->upload, frame->payload_offset, frame->payload, error));
+    if (partial->upload)
+        TRY(blob_upload_append(partial->upload, frame->payload_offset, frame->payload, error));
     partial->received += frame->payload.size;
     if (partial->received < partial->total) return OK;
     if (!partial->upload) {
@@ -96,10 +107,12 @@ static enum status take_piece(struct downlink *downlink, struct follow *follow, 
     return entry ? finish_payload(follow, entry, error) : OK;
 }
 
-/* ---- places --------------------------------------------------------------------------------------------------------------- */
+/* ---- places ---------------------------------------------------------------------------------- */
 
-/* After a restore of an old backup we may have made another contribution of that number than the ledger has. */
-static enum status check_stub(const struct follow_own *own, const struct ledger_entry *entry, struct error *error) {
+/* After a restore of an old backup we may have made another contribution of that number than the
+ * ledger has. */
+static enum status check_stub(const struct follow_own *own, const struct ledger_entry *entry,
+                              struct error *error) {
     uint8_t digest[DIGEST_SIZE];
     contribution_digest(entry->contribution.header, digest);
     struct reader reader = reader_of(bytes_of(digest, sizeof digest));
@@ -108,20 +121,23 @@ static enum status check_stub(const struct follow_own *own, const struct ledger_
                      (unsigned long long)own->sequence);
 }
 
-static enum status expand_stub(struct downlink *downlink, const struct follow_own *own, struct buffer *raw, struct error *error) {
+static enum status expand_stub(struct downlink *downlink, const struct follow_own *own,
+                               struct buffer *raw, struct error *error) {
     struct ledger_entry *entry = xcalloc(1, sizeof *entry);
     entry->kind = LEDGER_CONTRIBUTION;
     entry->epoch = own->epoch;
     entry->time_ms = own->time_ms;
     enum status status =
-        journal_sent(downlink->options.journal, own->sequence, entry->contribution.header, entry->contribution.signature, error);
+        journal_sent(downlink->options.journal, own->sequence, entry->contribution.header,
+                     entry->contribution.signature, error);
     if (status == OK) status = check_stub(own, entry, error);
     if (status == OK) ledger_entry_encode(entry, raw);
     free(entry);
     return status;
 }
 
-/* The coordinator says that no step will ever merge it. If one does, the step asks for the payload. */
+/* The coordinator says that no step will ever merge it. If one does, the step asks for the payload.
+ */
 static bool is_dropped(const struct follow_frame *frame, uint64_t index) {
     for (uint32_t i = 0; i < frame->dropped_count; i++) {
         if (frame->dropped[i] == index) return true;
@@ -129,22 +145,29 @@ static bool is_dropped(const struct follow_frame *frame, uint64_t index) {
     return false;
 }
 
-/* Looks into the entry as far as its payload goes; what else is wrong with it is the brain's to say. */
-static enum status find_payload(struct downlink *downlink, const struct follow *follow, const struct follow_frame *frame,
-                                struct waiting_entry *waiting, struct error *error) {
+/* Looks into the entry as far as its payload goes; what else is wrong with it is the brain's to
+ * say. */
+static enum status find_payload(struct downlink *downlink, const struct follow *follow,
+                                const struct follow_frame *frame, struct waiting_entry *waiting,
+                                struct error *error) {
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     struct contribution contribution;
     enum status status = ledger_entry_decode(buffer_bytes(&waiting->raw), entry, error);
-    if (status == OK && waiting->index == 0) status = downlink->options.check_genesis(downlink->options.context, entry, error);
-    if (status == OK && entry->kind == LEDGER_CONTRIBUTION && waiting->index >= follow->payloads_from) {
-        status = contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &contribution, error);
+    if (status == OK && waiting->index == 0)
+        status = downlink->options.check_genesis(downlink->options.context, entry, error);
+    if (status == OK && entry->kind == LEDGER_CONTRIBUTION &&
+        waiting->index >= follow->payloads_from) {
+        status = contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE),
+                                     &contribution, error);
         if (status == OK) {
             waiting->payload_size = contribution.payload_size;
             memcpy(waiting->payload_digest, contribution.payload_digest, DIGEST_SIZE);
-            journal_payload_hold(downlink->options.journal, waiting->payload_digest); /* first, so that it stays if it is there */
+            /* first, so that it stays if it is there */
+            journal_payload_hold(downlink->options.journal, waiting->payload_digest);
             waiting->held = true;
             waiting->needs_payload = !is_dropped(frame, waiting->index) &&
-                                     !blob_exists(journal_payloads(downlink->options.journal), contribution.payload_digest);
+                                     !blob_exists(journal_payloads(downlink->options.journal),
+                                                  contribution.payload_digest);
         }
     }
     free(entry);
@@ -156,10 +179,12 @@ static void waiting_deinit(struct downlink *downlink, struct waiting_entry *wait
     buffer_deinit(&waiting->raw);
 }
 
-static enum status take_place(struct downlink *downlink, struct follow *follow, const struct follow_frame *frame,
-                              const struct follow_item *item, struct error *error) {
+static enum status take_place(struct downlink *downlink, struct follow *follow,
+                              const struct follow_frame *frame, const struct follow_item *item,
+                              struct error *error) {
     if (follow->waiting_count == WAITING_LIMIT)
-        return error_set(error, INVALID, "%d entries came while a payload was missing", WAITING_LIMIT);
+        return error_set(error, INVALID, "%d entries came while a payload was missing",
+                         WAITING_LIMIT);
     struct waiting_entry waiting = {.index = follow->next};
     enum status status = OK;
     if (item->own)
@@ -182,20 +207,21 @@ static enum status take_place(struct downlink *downlink, struct follow *follow, 
     return finish_payload(follow, &follow->waiting[follow->waiting_count - 1], error);
 }
 
-static enum status take_places(struct downlink *downlink, struct follow *follow, const struct follow_frame *frame,
-                               struct error *error) {
+static enum status take_places(struct downlink *downlink, struct follow *follow,
+                               const struct follow_frame *frame, struct error *error) {
     if (frame->entry_count + frame->own_count == 0) return OK;
     uint64_t first = frame->has_first_index ? frame->first_index : follow->next;
     if (first != follow->next)
-        return error_set(error, INVALID, "entry %llu came where %llu was due", (unsigned long long)first,
-                         (unsigned long long)follow->next);
+        return error_set(error, INVALID, "entry %llu came where %llu was due",
+                         (unsigned long long)first, (unsigned long long)follow->next);
     struct follow_cursor cursor = {0};
     struct follow_item item;
-    while (follow_next(frame, &cursor, &item)) TRY(take_place(downlink, follow, frame, &item, error));
+    while (follow_next(frame, &cursor, &item))
+        TRY(take_place(downlink, follow, frame, &item, error));
     return OK;
 }
 
-/* ---- to the journal and the brain ------------------------------------------------------------------------------------------- */
+/* ---- to the journal and the brain ------------------------------------------------------------ */
 
 static enum status flush(struct downlink *downlink, struct follow *follow, struct error *error) {
     size_t count = 0;
@@ -211,11 +237,13 @@ static enum status flush(struct downlink *downlink, struct follow *follow, struc
     trouble_ends(downlink->options.troubles, TROUBLE_DISK_LEDGER);
     for (size_t i = 0; i < count; i++) waiting_deinit(downlink, &follow->waiting[i]);
     follow->waiting_count -= count;
-    memmove(follow->waiting, follow->waiting + count, follow->waiting_count * sizeof follow->waiting[0]);
+    memmove(follow->waiting, follow->waiting + count,
+            follow->waiting_count * sizeof follow->waiting[0]);
     return OK;
 }
 
-static enum status take_frame(struct downlink *downlink, struct follow *follow, struct bytes message, struct error *error) {
+static enum status take_frame(struct downlink *downlink, struct follow *follow,
+                              struct bytes message, struct error *error) {
     struct frame frame;
     struct follow_frame got;
     arena_reset(&downlink->arena);
@@ -224,7 +252,8 @@ static enum status take_frame(struct downlink *downlink, struct follow *follow, 
     TRY(take_places(downlink, follow, &got, error));
     if (got.payload_total > 0) TRY(take_piece(downlink, follow, &got, error));
     TRY(flush(downlink, follow, error));
-    if (got.head.size > 0) downlink_tell(downlink, &(struct node_event){.kind = NODE_HEAD, .bytes = got.head});
+    if (got.head.size > 0)
+        downlink_tell(downlink, &(struct node_event){.kind = NODE_HEAD, .bytes = got.head});
     return OK;
 }
 
@@ -234,7 +263,8 @@ static void wait_for_brain(struct downlink *downlink) {
         clock_sleep_ms(BACKLOG_POLL_MS);
 }
 
-static enum status open_follow(struct downlink *downlink, const struct follow *follow, struct stream **out, struct error *error) {
+static enum status open_follow(struct downlink *downlink, const struct follow *follow,
+                               struct stream **out, struct error *error) {
     struct follow_request request = {.protocol = PROTOCOL_VERSION,
                                      .from_index = follow->from,
                                      .payloads_from_index = follow->payloads_from,
@@ -244,39 +274,48 @@ static enum status open_follow(struct downlink *downlink, const struct follow *f
                                      .restored = downlink->options.restored};
     struct buffer encoded = {0};
     enum status status = follow_request_encode(&request, &encoded, error);
-    if (status == OK) status = downlink_open(downlink, METHOD_FOLLOW, 0, buffer_bytes(&encoded), out, error);
+    if (status == OK)
+        status = downlink_open(downlink, METHOD_FOLLOW, 0, buffer_bytes(&encoded), out, error);
     buffer_deinit(&encoded);
     return status;
 }
 
-static enum status read_frames(struct downlink *downlink, struct follow *follow, struct stream *stream, struct error *error) {
+static enum status read_frames(struct downlink *downlink, struct follow *follow,
+                               struct stream *stream, struct error *error) {
     struct buffer message = {0};
     enum status status = OK;
     while (status == OK) {
         wait_for_brain(downlink);
         status = stream_read(stream, UINT64_MAX, &message, error);
-        if (status == NOT_FOUND) status = error_set(error, UNAVAILABLE, "the coordinator ended the stream");
+        if (status == NOT_FOUND)
+            status = error_set(error, UNAVAILABLE, "the coordinator ended the stream");
         if (status != OK) break;
         status = take_frame(downlink, follow, buffer_bytes(&message), error);
-        if (status == FAILED) /* our own disk, and what it holds is unknown: no other link will do better */
-            downlink_tell(downlink, &(struct node_event){.kind = NODE_FAULT, .status = status, .message = error->message});
+        if (status ==
+            FAILED) /* our own disk, and what it holds is unknown: no other link will do better */
+            downlink_tell(downlink, &(struct node_event){.kind = NODE_FAULT,
+                                                         .status = status,
+                                                         .message = error->message});
     }
     buffer_deinit(&message);
     return status;
 }
 
 static void follow_deinit(struct downlink *downlink, struct follow *follow) {
-    for (size_t i = 0; i < follow->waiting_count; i++) waiting_deinit(downlink, &follow->waiting[i]);
+    for (size_t i = 0; i < follow->waiting_count; i++)
+        waiting_deinit(downlink, &follow->waiting[i]);
     for (size_t i = 0; i < PARTIAL_LIMIT; i++) drop_partial(&follow->partials[i]);
     free(follow->waiting);
 }
 
-enum status downlink_run_follow(struct downlink *downlink, uint64_t from, uint64_t payloads_from, uint64_t sequence,
-                                struct error *error) {
+enum status downlink_run_follow(struct downlink *downlink, uint64_t from, uint64_t payloads_from,
+                                uint64_t sequence, struct error *error) {
     bool omit_own = true, told = false;
     enum status status;
     do {
-        struct follow follow = {.payloads_from = payloads_from, .made_plus_1 = told ? 0 : sequence + 1, .omit_own = omit_own};
+        struct follow follow = {.payloads_from = payloads_from,
+                                .made_plus_1 = told ? 0 : sequence + 1,
+                                .omit_own = omit_own};
         follow.from = follow.next = MAX(from, journal_size(downlink->options.journal));
         follow.waiting = xcalloc(WAITING_LIMIT, sizeof *follow.waiting);
         struct stream *stream = NULL;

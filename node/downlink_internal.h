@@ -1,4 +1,5 @@
-/* The inside of the downlink, shared by downlink.c (orders, the link, snapshots) and downlink_follow.c (frames). */
+/* The inside of the downlink, shared by downlink.c (orders, the link, snapshots) and
+ * downlink_follow.c (frames). */
 #ifndef NODE_DOWNLINK_INTERNAL_H
 #define NODE_DOWNLINK_INTERNAL_H
 
@@ -52,12 +53,14 @@ struct downlink {
 bool downlink_is_stopping(struct downlink *downlink);
 void downlink_tell(struct downlink *downlink, const struct node_event *event);
 /* Opens a stream that downlink_stop can cut, and sends the one request. */
-MUST_USE enum status downlink_open(struct downlink *downlink, enum service_method method, uint32_t timeout_ms,
-                                   struct bytes request, struct stream **out, struct error *error);
+MUST_USE enum status downlink_open(struct downlink *downlink, enum service_method method,
+                                   uint32_t timeout_ms, struct bytes request, struct stream **out,
+                                   struct error *error);
 void downlink_close(struct downlink *downlink, struct stream *stream);
 
 /* Until the link breaks: says LINK_UP once it is open; the status and *error tell why it ended. */
-MUST_USE enum status downlink_run_follow(struct downlink *downlink, uint64_t from, uint64_t payloads_from, uint64_t sequence,
+MUST_USE enum status downlink_run_follow(struct downlink *downlink, uint64_t from,
+                                         uint64_t payloads_from, uint64_t sequence,
                                          struct error *error);
 
 #endif

@@ -16,13 +16,21 @@
 #include "proto/service.h"
 #include "rpc/channel.h"
 
-enum { JOIN_TIMEOUT_MS = 30000, JOIN_RETRY_MS = 500, JOIN_PAUSE_LIMIT_MS = 5000, CLOCK_APART_MS = 5 * 60 * 1000 };
+enum {
+    JOIN_TIMEOUT_MS = 30000,
+    JOIN_RETRY_MS = 500,
+    JOIN_PAUSE_LIMIT_MS = 5000,
+    CLOCK_APART_MS = 5 * 60 * 1000
+};
 
 static const char *advice(uint32_t code) {
     switch (code) {
-    case JOIN_SECRET: return "the token does not belong to any invitation of this run: ask the admin for another";
+    case JOIN_SECRET:
+        return "the token does not belong to any invitation of this run: ask the admin for another";
     case JOIN_EXPIRED: return "the invitation has expired: ask the admin for another";
-    case JOIN_USED: return "the invitation was used by another key: if that was not you, tell the admin at once";
+    case JOIN_USED:
+        return "the invitation was used by another key: if that was not you, tell the admin at "
+               "once";
     case JOIN_NAME: return "the invitation is for another name";
     case JOIN_CSR: return "the coordinator does not take this key: delete node.key and try again";
     case JOIN_PROTOCOL: return "this build and the coordinator have no protocol in common: update";
@@ -38,24 +46,28 @@ static enum status turn(struct error *error, enum status status, const char *wor
     return error_wrap(error, status, "%s", words);
 }
 
-/* Asks until somebody answers: the coordinator may be starting, or coming back. Who answers with another certificate than the
- * token names will do so again. */
-static enum status ask(struct rpc_channel *channel, struct bytes request, struct buffer *raw, struct error *error) {
+/* Asks until somebody answers: the coordinator may be starting, or coming back. Who answers with
+ * another certificate than the token names will do so again. */
+static enum status ask(struct rpc_channel *channel, struct bytes request, struct buffer *raw,
+                       struct error *error) {
     uint64_t end = clock_monotonic_ms() + JOIN_TIMEOUT_MS;
     for (;;) {
         struct rpc_call_options how = {.progress_timeout_ms = JOIN_TIMEOUT_MS};
-        enum status status = rpc_channel_unary_wait(channel, service_path(METHOD_JOIN), &how, request, raw, NULL, error);
+        enum status status = rpc_channel_unary_wait(channel, service_path(METHOD_JOIN), &how,
+                                                    request, raw, NULL, error);
         if (status != UNAVAILABLE) return status;
         if (rpc_is_distrust(error->message)) {
             char words[200], here[CERTIFICATE_TIME_SIZE];
             snprintf(words, sizeof words,
-                     "the invitation does not belong to the coordinator at this address, or was not copied whole, or this "
+                     "the invitation does not belong to the coordinator at this address, or was "
+                     "not copied whole, or this "
                      "machine's clock is "
                      "wrong (it says %s)",
                      certificate_time_text(clock_wall_ms() / 1000, here));
             return turn(error, REFUSED, words);
         }
-        if (rpc_is_proxy_refusal(error->message)) return turn(error, REFUSED, "the coordinator cannot be reached");
+        if (rpc_is_proxy_refusal(error->message))
+            return turn(error, REFUSED, "the coordinator cannot be reached");
         if (clock_monotonic_ms() + JOIN_RETRY_MS > end) {
             char words[32];
             snprintf(words, sizeof words, "after %d s", JOIN_TIMEOUT_MS / 1000);
@@ -65,16 +77,19 @@ static enum status ask(struct rpc_channel *channel, struct bytes request, struct
     }
 }
 
-static enum status call(const struct join_setup *setup, bool look, const struct invitation *invitation,
-                        const struct key_pair *key, struct arena *arena, struct buffer *raw, struct join_reply *reply,
+static enum status call(const struct join_setup *setup, bool look,
+                        const struct invitation *invitation, const struct key_pair *key,
+                        struct arena *arena, struct buffer *raw, struct join_reply *reply,
                         struct error *error) {
     struct rpc_channel *channel = NULL;
     struct buffer ca_pem = {0}, csr = {0}, request = {0};
-    enum status status =
-        certificate_check_clock(bytes_of(invitation->ca_der, invitation->ca_size), clock_wall_ms() / 1000, error);
-    if (status != OK && status != UNAVAILABLE) error_wrap(error, status, "the token is damaged, copy all of it: its certificate");
+    enum status status = certificate_check_clock(bytes_of(invitation->ca_der, invitation->ca_size),
+                                                 clock_wall_ms() / 1000, error);
+    if (status != OK && status != UNAVAILABLE)
+        error_wrap(error, status, "the token is damaged, copy all of it: its certificate");
     if (status == OK)
-        status = certificate_convert(bytes_of(invitation->ca_der, invitation->ca_size), CERTIFICATE_PEM, &ca_pem, error);
+        status = certificate_convert(bytes_of(invitation->ca_der, invitation->ca_size),
+                                     CERTIFICATE_PEM, &ca_pem, error);
     buffer_u8(&ca_pem, 0);
     if (status == OK) status = certificate_request_create(key, CERTIFICATE_DER, &csr, error);
     struct join_request message = {.protocol_min = PROTOCOL_OLDEST,
@@ -85,8 +100,10 @@ static enum status call(const struct join_setup *setup, bool look, const struct 
                                    .software = site_software,
                                    .look = look};
     if (status == OK) status = join_request_encode(&message, &request, error);
-    struct rpc_channel_options options = {
-        .address = setup->address, .proxy = setup->proxy, .root_ca = (const char *)ca_pem.data, .server_name = COORDINATOR_NAME};
+    struct rpc_channel_options options = {.address = setup->address,
+                                          .proxy = setup->proxy,
+                                          .root_ca = (const char *)ca_pem.data,
+                                          .server_name = COORDINATOR_NAME};
     if (status == OK) status = rpc_channel_open(&options, &channel, error);
     if (status == OK) status = ask(channel, buffer_bytes(&request), raw, error);
     rpc_channel_close(channel);
@@ -100,18 +117,20 @@ static enum status call(const struct join_setup *setup, bool look, const struct 
 }
 
 /* The reply must come from whom the token names, and be about our own key. */
-static enum status check(const struct invitation *invitation, const struct key_pair *key, const struct join_reply *reply,
-                         struct error *error) {
+static enum status check(const struct invitation *invitation, const struct key_pair *key,
+                         const struct join_reply *reply, struct error *error) {
     struct certificate_info info, authority, wanted;
     uint64_t now_s = clock_wall_ms() / 1000;
-    uint64_t apart =
-        reply->server_time_ms > now_s * 1000 ? reply->server_time_ms - now_s * 1000 : now_s * 1000 - reply->server_time_ms;
-    if (apart > CLOCK_APART_MS) log_warn("clock_differs", "from=coordinator by_ms=%llu", (unsigned long long)apart);
+    uint64_t apart = reply->server_time_ms > now_s * 1000 ? reply->server_time_ms - now_s * 1000
+                                                          : now_s * 1000 - reply->server_time_ms;
+    if (apart > CLOCK_APART_MS)
+        log_warn("clock_differs", "from=coordinator by_ms=%llu", (unsigned long long)apart);
     TRY(certificate_parse(bytes_of(invitation->ca_der, invitation->ca_size), &wanted, error));
     TRY(certificate_parse(reply->ca_pem, &authority, error));
     if (memcmp(wanted.fingerprint, authority.fingerprint, DIGEST_SIZE) != 0)
         return error_set(error, INVALID, "the reply names another CA than the token");
-    TRY(certificate_verify(reply->certificate_pem, reply->ca_pem, reply->server_time_ms / 1000, &info, error));
+    TRY(certificate_verify(reply->certificate_pem, reply->ca_pem, reply->server_time_ms / 1000,
+                           &info, error));
     if (memcmp(info.public_key, key_pair_public(key), PUBLIC_KEY_SIZE) != 0)
         return error_set(error, INVALID, "the certificate that came is for another key");
     return public_key_check(reply->coordinator_key, error);
@@ -123,8 +142,8 @@ static void append_terminated(struct buffer *out, struct bytes text) {
     out->size--;
 }
 
-static enum status store(struct site *site, const struct invitation *invitation, const struct join_reply *reply,
-                         struct error *error) {
+static enum status store(struct site *site, const struct invitation *invitation,
+                         const struct join_reply *reply, struct error *error) {
     site->number = reply->site;
     memcpy(site->name, invitation->name, sizeof site->name);
     memcpy(site->run_id, reply->run_id, RUN_ID_SIZE);
@@ -135,21 +154,26 @@ static enum status store(struct site *site, const struct invitation *invitation,
     return site_save(site, error);
 }
 
-/* An answer to "expired" that is right wherever the clock is wrong: the coordinator judges by its own. */
+/* An answer to "expired" that is right wherever the clock is wrong: the coordinator judges by its
+ * own. */
 static const char *advice_by_clocks(const struct join_reply *reply, char *out, size_t size) {
     int64_t ahead = (int64_t)(reply->server_time_ms - clock_wall_ms());
-    if (reply->code != JOIN_EXPIRED || reply->server_time_ms == 0 || ahead <= CLOCK_APART_MS) return advice(reply->code);
-    snprintf(
-        out, size,
-        "the coordinator's clock is %llu s ahead of this machine's; if it is the one that is wrong, the invitation holds again "
-        "once its operator has set it, else ask the admin for another",
-        (unsigned long long)ahead / 1000);
+    if (reply->code != JOIN_EXPIRED || reply->server_time_ms == 0 || ahead <= CLOCK_APART_MS)
+        return advice(reply->code);
+    snprintf(out, size,
+             "the coordinator's clock is %llu s ahead of this machine's; if it is the one that is "
+             "wrong, the invitation holds again "
+             "once its operator has set it, else ask the admin for another",
+             (unsigned long long)ahead / 1000);
     return out;
 }
 
-/* A coordinator that is busy for now is asked again, ever more slowly, for as long as one that does not answer. */
-static enum status ask_to(const struct join_setup *setup, bool look, const struct invitation *invitation, struct site *site,
-                          struct arena *arena, struct buffer *raw, struct join_reply *reply, struct error *error) {
+/* A coordinator that is busy for now is asked again, ever more slowly, for as long as one that does
+ * not answer. */
+static enum status ask_to(const struct join_setup *setup, bool look,
+                          const struct invitation *invitation, struct site *site,
+                          struct arena *arena, struct buffer *raw, struct join_reply *reply,
+                          struct error *error) {
     uint64_t end = clock_monotonic_ms() + JOIN_TIMEOUT_MS, pause = JOIN_RETRY_MS;
     enum status status;
     for (;;) {
@@ -163,20 +187,23 @@ static enum status ask_to(const struct join_setup *setup, bool look, const struc
     }
     if (status == TIMEOUT)
         error_wrap(error, status,
-                   "the coordinator at %s does not answer: check the address, that it is running, and the firewalls between",
+                   "the coordinator at %s does not answer: check the address, that it is running, "
+                   "and the firewalls between",
                    setup->address);
     if (status == OK && reply->code != JOIN_OK) {
         char quoted[256], by_clocks[256];
-        status = error_set(error, reply->code == JOIN_BUSY ? UNAVAILABLE : REFUSED, "join refused (%s): %s. It says: %s",
-                           join_code_name(reply->code), advice_by_clocks(reply, by_clocks, sizeof by_clocks),
+        status = error_set(error, reply->code == JOIN_BUSY ? UNAVAILABLE : REFUSED,
+                           "join refused (%s): %s. It says: %s", join_code_name(reply->code),
+                           advice_by_clocks(reply, by_clocks, sizeof by_clocks),
                            log_quote(reply->message, quoted, sizeof quoted));
     }
     return status;
 }
 
-/* The run's rules, and whether this site can follow them, while the token can still be given back by doing nothing. */
-static enum status look_first(const struct join_setup *setup, const struct invitation *invitation, struct site *site,
-                              struct error *error) {
+/* The run's rules, and whether this site can follow them, while the token can still be given back
+ * by doing nothing. */
+static enum status look_first(const struct join_setup *setup, const struct invitation *invitation,
+                              struct site *site, struct error *error) {
     struct buffer raw = {0};
     struct arena arena = {0};
     struct join_reply reply;
@@ -187,15 +214,16 @@ static enum status look_first(const struct join_setup *setup, const struct invit
     if (status == OK) status = manifest_parse(reply.manifest, &manifest, error);
     if (status == OK) {
         status = setup->check(setup->context, &manifest, error);
-        if (status != OK) error_wrap(error, status, "nothing has been joined, and the invitation is not used up");
+        if (status != OK)
+            error_wrap(error, status, "nothing has been joined, and the invitation is not used up");
     }
     arena_deinit(&arena);
     buffer_deinit(&raw);
     return status;
 }
 
-static enum status join_with(const struct join_setup *setup, const struct invitation *invitation, struct site *site,
-                             struct error *error) {
+static enum status join_with(const struct join_setup *setup, const struct invitation *invitation,
+                             struct site *site, struct error *error) {
     struct buffer raw = {0};
     struct arena arena = {0};
     struct join_reply reply;
@@ -210,17 +238,21 @@ static enum status join_with(const struct join_setup *setup, const struct invita
 }
 
 /* A directory that has joined keeps its identity: a token for another one would be ignored. */
-static enum status check_is_its_own(const char *directory, const struct invitation *invitation, struct error *error) {
+static enum status check_is_its_own(const char *directory, const struct invitation *invitation,
+                                    struct error *error) {
     struct site site = {0};
     struct certificate_info wanted, authority;
     TRY(site_load(directory, &site, error));
-    enum status status = certificate_parse(bytes_of(invitation->ca_der, invitation->ca_size), &wanted, error);
-    if (status != OK) error_wrap(error, status, "the token is damaged, copy all of it: its certificate");
+    enum status status =
+        certificate_parse(bytes_of(invitation->ca_der, invitation->ca_size), &wanted, error);
+    if (status != OK)
+        error_wrap(error, status, "the token is damaged, copy all of it: its certificate");
     if (status == OK) status = certificate_parse(buffer_bytes(&site.ca_pem), &authority, error);
-    if (status == OK &&
-        (strcmp(site.name, invitation->name) != 0 || memcmp(wanted.fingerprint, authority.fingerprint, DIGEST_SIZE) != 0))
+    if (status == OK && (strcmp(site.name, invitation->name) != 0 ||
+                         memcmp(wanted.fingerprint, authority.fingerprint, DIGEST_SIZE) != 0))
         status = error_set(error, INVALID,
-                           "%s is site \"%s\" of run \"%s\" already, and the token is for site \"%s\"%s: join with another --dir",
+                           "%s is site \"%s\" of run \"%s\" already, and the token is for site "
+                           "\"%s\"%s: join with another --dir",
                            directory, site.name, site.manifest.name, invitation->name,
                            strcmp(site.name, invitation->name) == 0 ? " of another run" : "");
     site_deinit(&site);
@@ -241,11 +273,13 @@ enum status join_run(const struct join_setup *setup, bool *already, struct error
     }
     enum status status = file_make_directory(directory, 0700, error);
     if (status == OK) site.directory = realpath(directory, NULL);
-    if (status == OK && !site.directory) status = error_set(error, FAILED, "%s cannot be resolved", directory);
+    if (status == OK && !site.directory)
+        status = error_set(error, FAILED, "%s cannot be resolved", directory);
     char *key_path = site.directory ? site_path(&site, "node.key") : NULL;
     if (status == OK) status = key_file_open(key_path, &site.key, &created, error);
     if (status == OK) status = join_with(setup, &invitation, &site, error);
-    if (status == OK) log_info("joined", "site=%u name=%s run=%s", site.number, site.name, site.manifest.name);
+    if (status == OK)
+        log_info("joined", "site=%u name=%s run=%s", site.number, site.name, site.manifest.name);
     free(key_path);
     clear(&invitation, sizeof invitation);
     site_deinit(&site);

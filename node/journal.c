@@ -1,4 +1,5 @@
-/* The journal in a directory: records in LMDB, everything large in files named by what they hold. */
+/* The journal in a directory: records in LMDB, everything large in files named by what they hold.
+ */
 #include "node/journal.h"
 
 #include <stdatomic.h>
@@ -29,13 +30,18 @@ struct journal {
 
 static struct bytes text_key(const char *text) { return bytes_of(text, strlen(text)); }
 
-static const char *const tables[] = {[ENTRIES] = "entries", [ROUNDS] = "rounds", [SENT] = "sent", [STATE] = "state"};
-enum { UPLOADS_KEPT_MS = 24 * 3600 * 1000 /* a snapshot of the run that was half fetched goes on where it stood */ };
+static const char *const tables[] = {
+    [ENTRIES] = "entries", [ROUNDS] = "rounds", [SENT] = "sent", [STATE] = "state"};
+enum {
+    UPLOADS_KEPT_MS =
+        24 * 3600 * 1000 /* a snapshot of the run that was half fetched goes on where it stood */
+};
 static const char checkpoint_key[] = "checkpoint";
 
-static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init, digest_update, digest_final};
+static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init,
+                                             digest_update, digest_final};
 
-/* ---- which blobs of DIR/state are still named by a record ------------------------------------------------------------ */
+/* ---- which blobs of DIR/state are still named by a record ------------------------------------ */
 
 static bool names(const struct journal_blob *blob, const uint8_t *digest) {
     return blob->size > 0 && memcmp(blob->digest, digest, DIGEST_SIZE) == 0;
@@ -45,23 +51,28 @@ static bool is_named(const struct journal *journal, const uint8_t *digest) {
     for (uint32_t i = 0; i < FRAGMENTS_LIMIT; i++) {
         const struct journal_round *round = &journal->rounds[i];
         if (journal->has_round[i] &&
-            (names(&round->feedback, digest) || names(&round->snapshot, digest) || names(&round->optimizer, digest)))
+            (names(&round->feedback, digest) || names(&round->snapshot, digest) ||
+             names(&round->optimizer, digest)))
             return true;
     }
     const struct journal_checkpoint *checkpoint = &journal->checkpoint;
-    return journal->has_checkpoint && (names(&checkpoint->global, digest) || names(&checkpoint->trainer, digest) ||
-                                       names(&checkpoint->base, digest) || names(&checkpoint->snapshot, digest));
+    return journal->has_checkpoint &&
+           (names(&checkpoint->global, digest) || names(&checkpoint->trainer, digest) ||
+            names(&checkpoint->base, digest) || names(&checkpoint->snapshot, digest));
 }
 
-/* Two records may name equal contents, so a blob goes only when none does. What a crash leaves behind goes at the next start. */
+/* Two records may name equal contents, so a blob goes only when none does. What a crash leaves
+ * behind goes at the next start. */
 static void release(struct journal *journal, const struct journal_blob *blob) {
     if (blob->size == 0 || is_named(journal, blob->digest)) return;
     struct error error = {0};
     enum status status = blob_delete(journal->state, blob->digest, &error);
-    if (status != OK && status != NOT_FOUND) log_warn("journal_delete_failed", "message=\"%s\"", error.message);
+    if (status != OK && status != NOT_FOUND)
+        log_warn("journal_delete_failed", "message=\"%s\"", error.message);
 }
 
-static enum status sweep_state(void *context, const uint8_t *digest, uint64_t size, struct error *error) {
+static enum status sweep_state(void *context, const uint8_t *digest, uint64_t size,
+                               struct error *error) {
     struct journal *journal = context;
     (void)size;
     if (is_named(journal, digest)) return OK;
@@ -69,7 +80,7 @@ static enum status sweep_state(void *context, const uint8_t *digest, uint64_t si
     return status == NOT_FOUND ? OK : status;
 }
 
-/* ---- claims to payloads ------------------------------------------------------------------------ */
+/* ---- claims to payloads ---------------------------------------------------------------------- */
 
 static bool is_in_flight(void *context, const uint8_t *payload_digest) {
     const struct journal *journal = context;
@@ -93,7 +104,8 @@ struct sweep {
     uint64_t count, size;
 };
 
-static enum status sweep_payload(void *context, const uint8_t *digest, uint64_t size, struct error *error) {
+static enum status sweep_payload(void *context, const uint8_t *digest, uint64_t size,
+                                 struct error *error) {
     struct sweep *sweep = context;
     if (claims_list_has(sweep->journal->claims, &sweep->claimed, digest)) return OK;
     sweep->count++;
@@ -107,12 +119,14 @@ static enum status sweep_payloads(struct journal *journal, struct error *error) 
     enum status status = blob_each(journal->payloads, sweep_payload, &sweep, error);
     free(sweep.claimed.digests);
     if (sweep.count > 0)
-        log_info("payloads_collected", "count=%llu bytes=%llu", (unsigned long long)sweep.count, (unsigned long long)sweep.size);
+        log_info("payloads_collected", "count=%llu bytes=%llu", (unsigned long long)sweep.count,
+                 (unsigned long long)sweep.size);
     return status;
 }
 
 static enum status learn_claims(struct journal *journal, struct error *error) {
-    struct store_scan *scan = store_scan_open(journal->store, ENTRIES, (struct bytes){0}, (struct bytes){0}, STORE_ASCENDING);
+    struct store_scan *scan = store_scan_open(journal->store, ENTRIES, (struct bytes){0},
+                                              (struct bytes){0}, STORE_ASCENDING);
     struct bytes key, value;
     uint64_t version = journal->has_checkpoint ? journal->checkpoint.version : 0;
     enum status status;
@@ -125,7 +139,7 @@ static enum status learn_claims(struct journal *journal, struct error *error) {
     return status;
 }
 
-/* ---- opening ---------------------------------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 static enum status read_records(struct journal *journal, struct error *error) {
     struct buffer key = {0}, value = {0};
@@ -135,7 +149,8 @@ static enum status read_records(struct journal *journal, struct error *error) {
     if (status == OK) atomic_store(&journal->size, last + 1);
     if (status == NOT_FOUND) status = OK;
 
-    struct store_scan *scan = store_scan_open(journal->store, ROUNDS, (struct bytes){0}, (struct bytes){0}, STORE_ASCENDING);
+    struct store_scan *scan = store_scan_open(journal->store, ROUNDS, (struct bytes){0},
+                                              (struct bytes){0}, STORE_ASCENDING);
     struct bytes scan_key, scan_value;
     while (status == OK && (status = store_scan_next(scan, &scan_key, &scan_value, error)) == OK) {
         struct journal_round round;
@@ -147,15 +162,18 @@ static enum status read_records(struct journal *journal, struct error *error) {
     store_scan_close(scan);
     if (status == NOT_FOUND) status = OK;
 
-    if (status == OK) status = store_get(journal->store, STATE, text_key(checkpoint_key), &value, error);
+    if (status == OK)
+        status = store_get(journal->store, STATE, text_key(checkpoint_key), &value, error);
     if (status == OK) {
         status = journal_checkpoint_decode(buffer_bytes(&value), &journal->checkpoint, error);
         journal->has_checkpoint = status == OK;
     }
     if (status == NOT_FOUND) status = OK;
-    if (status == OK && journal->has_checkpoint && journal->checkpoint.fragments != journal->fragments)
-        status = error_set(error, INVALID, "the journal is of a run with %u fragments, this one has %u",
-                           journal->checkpoint.fragments, journal->fragments);
+    if (status == OK && journal->has_checkpoint &&
+        journal->checkpoint.fragments != journal->fragments)
+        status =
+            error_set(error, INVALID, "the journal is of a run with %u fragments, this one has %u",
+                      journal->checkpoint.fragments, journal->fragments);
     buffer_deinit(&key);
     buffer_deinit(&value);
     return status;
@@ -166,8 +184,9 @@ static void on_fatal(void *context, const struct error *error) {
     log_error("journal_failed", "message=\"%s\"", error->message);
 }
 
-/* What crashes left behind, up to gigabytes: writes that were cut off, payloads that came half (Follow sends them anew), blobs that no
- * record names. Only a snapshot of the run that was being fetched is worth keeping. Nobody else writes here. */
+/* What crashes left behind, up to gigabytes: writes that were cut off, payloads that came half
+ * (Follow sends them anew), blobs that no record names. Only a snapshot of the run that was being
+ * fetched is worth keeping. Nobody else writes here. */
 static enum status collect_orphans(struct journal *journal, struct error *error) {
     TRY(blob_upload_clean_named(journal->payloads, ".tmp-", NULL, error));
     TRY(blob_upload_clean_named(journal->payloads, "payload-", NULL, error));
@@ -176,11 +195,12 @@ static enum status collect_orphans(struct journal *journal, struct error *error)
     return blob_each(journal->state, sweep_state, journal, error);
 }
 
-static enum status open_with(const char *directory, uint32_t fragments, bool reading, struct journal **out, struct error *error) {
+static enum status open_with(const char *directory, uint32_t fragments, bool reading,
+                             struct journal **out, struct error *error) {
     struct journal *journal = xcalloc(1, sizeof *journal);
     journal->fragments = fragments;
-    journal->claims =
-        claims_create(&(struct claims_owner){.context = journal, .is_in_flight = is_in_flight, .remove = remove_payload});
+    journal->claims = claims_create(&(struct claims_owner){
+        .context = journal, .is_in_flight = is_in_flight, .remove = remove_payload});
     char *store = file_join(directory, "journal"), *payloads = file_join(directory, "payloads"),
          *state = file_join(directory, "state");
     struct store_options options = {.directory = store,
@@ -189,8 +209,8 @@ static enum status open_with(const char *directory, uint32_t fragments, bool rea
                                     .digest = &sha256,
                                     .read_only = reading,
                                     .on_fatal = on_fatal};
-    enum status (*open_blobs)(const char *, const struct storage_digest *, struct blob_store **, struct error *) =
-        reading ? blob_store_open_reading : blob_store_open;
+    enum status (*open_blobs)(const char *, const struct storage_digest *, struct blob_store **,
+                              struct error *) = reading ? blob_store_open_reading : blob_store_open;
     enum status status = store_open(&options, &journal->store, error);
     if (status == OK) status = open_blobs(payloads, &sha256, &journal->payloads, error);
     if (status == OK) status = open_blobs(state, &sha256, &journal->state, error);
@@ -208,11 +228,13 @@ static enum status open_with(const char *directory, uint32_t fragments, bool rea
     return status;
 }
 
-enum status journal_open(const char *directory, uint32_t fragments, struct journal **out, struct error *error) {
+enum status journal_open(const char *directory, uint32_t fragments, struct journal **out,
+                         struct error *error) {
     return open_with(directory, fragments, false, out, error);
 }
 
-enum status journal_open_reading(const char *directory, uint32_t fragments, struct journal **out, struct error *error) {
+enum status journal_open_reading(const char *directory, uint32_t fragments, struct journal **out,
+                                 struct error *error) {
     return open_with(directory, fragments, true, out, error);
 }
 
@@ -227,11 +249,12 @@ void journal_close(struct journal *journal) {
 
 void journal_resume(struct journal *journal) { store_resume(journal->store); }
 
-/* ---- the ledger's copy -------------------------------------------------------------------------------------------------- */
+/* ---- the ledger's copy ----------------------------------------------------------------------- */
 
 uint64_t journal_size(const struct journal *journal) { return atomic_load(&journal->size); }
 
-enum status journal_append(struct journal *journal, const struct bytes *entries, size_t count, struct error *error) {
+enum status journal_append(struct journal *journal, const struct bytes *entries, size_t count,
+                           struct error *error) {
     uint64_t size = journal_size(journal);
     struct store_batch *batch = store_batch_create(journal->store);
     for (size_t i = 0; i < count; i++) {
@@ -240,24 +263,27 @@ enum status journal_append(struct journal *journal, const struct bytes *entries,
         store_batch_put(batch, ENTRIES, bytes_of(key, sizeof key), entries[i]);
     }
     TRY(store_commit_wait(journal->store, batch, error));
-    TRY(claims_add(journal->claims, size, entries, count, error)); /* before any step among them can be pruned */
+    /* before any step among them can be pruned */
+    TRY(claims_add(journal->claims, size, entries, count, error));
     atomic_store(&journal->size, size + count);
     return OK;
 }
 
-static enum status source_entry(void *context, uint64_t index, struct buffer *out, struct error *error) {
+static enum status source_entry(void *context, uint64_t index, struct buffer *out,
+                                struct error *error) {
     struct journal *journal = context;
     uint8_t key[STORE_KEY_U64_SIZE];
     store_key_u64(index, key);
     struct buffer value = {0};
-    enum status status = store_get(journal->store, ENTRIES, bytes_of(key, sizeof key), &value, error);
+    enum status status =
+        store_get(journal->store, ENTRIES, bytes_of(key, sizeof key), &value, error);
     if (status == OK) buffer_append(out, value.data, value.size);
     buffer_deinit(&value);
     return status;
 }
 
-static enum status source_payload(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size, struct buffer *out,
-                                  struct error *error) {
+static enum status source_payload(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size,
+                                  struct buffer *out, struct error *error) {
     struct journal *journal = context;
     struct buffer value = {0};
     enum status status = blob_read(journal->payloads, digest, size, &value, error);
@@ -267,17 +293,20 @@ static enum status source_payload(void *context, const uint8_t digest[DIGEST_SIZ
 }
 
 struct ledger_source journal_source(struct journal *journal) {
-    return (struct ledger_source){.entry = source_entry, .payload = source_payload, .context = journal};
+    return (struct ledger_source){
+        .entry = source_entry, .payload = source_payload, .context = journal};
 }
 
-enum status journal_sent(struct journal *journal, uint64_t sequence, uint8_t header[static CONTRIBUTION_HEADER_SIZE],
+enum status journal_sent(struct journal *journal, uint64_t sequence,
+                         uint8_t header[static CONTRIBUTION_HEADER_SIZE],
                          uint8_t signature[static SIGNATURE_SIZE], struct error *error) {
     uint8_t key[STORE_KEY_U64_SIZE];
     store_key_u64(sequence, key);
     struct buffer value = {0};
     enum status status = store_get(journal->store, SENT, bytes_of(key, sizeof key), &value, error);
     if (status == OK && value.size != CONTRIBUTION_HEADER_SIZE + SIGNATURE_SIZE)
-        status = error_set(error, CORRUPT, "journal: sent %llu has %zu bytes", (unsigned long long)sequence, value.size);
+        status = error_set(error, CORRUPT, "journal: sent %llu has %zu bytes",
+                           (unsigned long long)sequence, value.size);
     if (status == OK) {
         memcpy(header, value.data, CONTRIBUTION_HEADER_SIZE);
         memcpy(signature, value.data + CONTRIBUTION_HEADER_SIZE, SIGNATURE_SIZE);
@@ -290,8 +319,8 @@ struct blob_store *journal_payloads(struct journal *journal) {
     return journal->payloads;
 }
 
-enum status journal_payload_read(struct journal *journal, const uint8_t digest[static DIGEST_SIZE], size_t limit,
-                                 struct buffer *out, struct error *error) {
+enum status journal_payload_read(struct journal *journal, const uint8_t digest[static DIGEST_SIZE],
+                                 size_t limit, struct buffer *out, struct error *error) {
     return blob_read(journal->payloads, digest, limit, out, error);
 }
 
@@ -303,22 +332,26 @@ void journal_payload_unhold(struct journal *journal, const uint8_t digest[static
     claims_unhold(journal->claims, digest);
 }
 
-enum status journal_payload_drop(struct journal *journal, const uint8_t digest[static DIGEST_SIZE], struct error *error) {
+enum status journal_payload_drop(struct journal *journal, const uint8_t digest[static DIGEST_SIZE],
+                                 struct error *error) {
     return claims_drop(journal->claims, digest, error);
 }
 
-/* ---- rounds ------------------------------------------------------------------------------------------------------------- */
+/* ---- rounds ---------------------------------------------------------------------------------- */
 
 const struct journal_round *journal_round(const struct journal *journal, uint32_t fragment) {
-    return fragment < FRAGMENTS_LIMIT && journal->has_round[fragment] ? &journal->rounds[fragment] : NULL;
+    return fragment < FRAGMENTS_LIMIT && journal->has_round[fragment] ? &journal->rounds[fragment]
+                                                                      : NULL;
 }
 
-static enum status add_blob(struct blob_batch *batch, struct bytes content, struct journal_blob *out, struct error *error) {
+static enum status add_blob(struct blob_batch *batch, struct bytes content,
+                            struct journal_blob *out, struct error *error) {
     *out = (struct journal_blob){.size = content.size};
     return content.size == 0 ? OK : blob_batch_add(batch, content, out->digest, error);
 }
 
-static enum status put_round(struct journal *journal, const struct journal_round *round, bool with_sent, struct error *error) {
+static enum status put_round(struct journal *journal, const struct journal_round *round,
+                             bool with_sent, struct error *error) {
     struct store_batch *batch = store_batch_create(journal->store);
     struct buffer record = {0}, sent = {0};
     uint8_t key[STORE_KEY_U64_SIZE];
@@ -339,9 +372,10 @@ static enum status put_round(struct journal *journal, const struct journal_round
     return status;
 }
 
-/* Makes `round` the fragment's record, in memory as on disk, and lets go of what only the old one named. */
-static enum status replace_round(struct journal *journal, const struct journal_round *round, bool with_sent,
-                                 struct error *error) {
+/* Makes `round` the fragment's record, in memory as on disk, and lets go of what only the old one
+ * named. */
+static enum status replace_round(struct journal *journal, const struct journal_round *round,
+                                 bool with_sent, struct error *error) {
     struct journal_round old = journal->rounds[round->fragment];
     bool had = journal->has_round[round->fragment];
     TRY(put_round(journal, round, with_sent, error));
@@ -356,7 +390,8 @@ static enum status replace_round(struct journal *journal, const struct journal_r
 }
 
 enum status journal_round_begin(struct journal *journal, const struct journal_round *round,
-                                const struct journal_round_contents *contents, struct error *error) {
+                                const struct journal_round_contents *contents,
+                                struct error *error) {
     struct journal_round taken = *round;
     taken.in_flight = true;
     taken.refused = false;
@@ -373,10 +408,12 @@ enum status journal_round_begin(struct journal *journal, const struct journal_ro
     return status;
 }
 
-enum status journal_round_accept(struct journal *journal, uint32_t fragment, uint64_t sequence, const struct ledger_head *head,
-                                 struct error *error) {
+enum status journal_round_accept(struct journal *journal, uint32_t fragment, uint64_t sequence,
+                                 const struct ledger_head *head, struct error *error) {
     const struct journal_round *current = journal_round(journal, fragment);
-    if (!current || !current->in_flight || current->sequence != sequence || current->accepted.size >= head->size) return OK;
+    if (!current || !current->in_flight || current->sequence != sequence ||
+        current->accepted.size >= head->size)
+        return OK;
     struct journal_round round = *current;
     round.accepted.epoch = head->epoch;
     round.accepted.size = head->size;
@@ -384,8 +421,8 @@ enum status journal_round_accept(struct journal *journal, uint32_t fragment, uin
     return replace_round(journal, &round, true, error);
 }
 
-enum status journal_round_end(struct journal *journal, uint32_t fragment, uint64_t base_version, bool refused,
-                              struct bytes feedback, struct error *error) {
+enum status journal_round_end(struct journal *journal, uint32_t fragment, uint64_t base_version,
+                              bool refused, struct bytes feedback, struct error *error) {
     const struct journal_round *current = journal_round(journal, fragment);
     if (!current || !current->in_flight) return OK; /* ended before a crash */
     struct journal_round round = *current;
@@ -401,13 +438,15 @@ enum status journal_round_end(struct journal *journal, uint32_t fragment, uint64
     return journal_payload_drop(journal, round.payload_digest, error);
 }
 
-/* ---- checkpoints -------------------------------------------------------------------------------------------------------- */
+/* ---- checkpoints ----------------------------------------------------------------------------- */
 
 const struct journal_checkpoint *journal_checkpoint(const struct journal *journal) {
     return journal->has_checkpoint ? &journal->checkpoint : NULL;
 }
 
-static enum status put_checkpoint(struct journal *journal, const struct journal_checkpoint *checkpoint, struct error *error) {
+static enum status put_checkpoint(struct journal *journal,
+                                  const struct journal_checkpoint *checkpoint,
+                                  struct error *error) {
     struct buffer record = {0};
     journal_checkpoint_encode(checkpoint, &record);
     struct store_batch *batch = store_batch_create(journal->store);
@@ -416,8 +455,10 @@ static enum status put_checkpoint(struct journal *journal, const struct journal_
     return store_commit_wait(journal->store, batch, error);
 }
 
-enum status journal_checkpoint_write(struct journal *journal, const struct journal_checkpoint *checkpoint,
-                                     const struct journal_checkpoint_contents *contents, struct error *error) {
+enum status journal_checkpoint_write(struct journal *journal,
+                                     const struct journal_checkpoint *checkpoint,
+                                     const struct journal_checkpoint_contents *contents,
+                                     struct error *error) {
     struct journal_checkpoint taken = *checkpoint, old = journal->checkpoint;
     bool had = journal->has_checkpoint;
     struct blob_batch *batch = blob_batch_create(journal->state);
@@ -447,7 +488,8 @@ enum status journal_checkpoint_write(struct journal *journal, const struct journ
     return claims_prune(journal->claims, &source, journal_size(journal), taken.version, error);
 }
 
-enum status journal_blob_read(struct journal *journal, const struct journal_blob *blob, struct buffer *out, struct error *error) {
+enum status journal_blob_read(struct journal *journal, const struct journal_blob *blob,
+                              struct buffer *out, struct error *error) {
     if (blob->size == 0) return error_set(error, INVALID, "the record names no such blob");
     return blob_read(journal->state, blob->digest, blob->size, out, error);
 }

@@ -15,9 +15,11 @@
 
 /* Makes what is missing. UNAVAILABLE: another process has it. Left-over blobs that no record names
  * are deleted. */
-MUST_USE enum status journal_open(const char *directory, uint32_t fragments, struct journal **out, struct error *error);
+MUST_USE enum status journal_open(const char *directory, uint32_t fragments, struct journal **out,
+                                  struct error *error);
 /* For looking at it beside a running node: nothing is changed or locked. */
-MUST_USE enum status journal_open_reading(const char *directory, uint32_t fragments, struct journal **out, struct error *error);
+MUST_USE enum status journal_open_reading(const char *directory, uint32_t fragments,
+                                          struct journal **out, struct error *error);
 struct blob_store *journal_payloads(struct journal *journal);
 
 #endif

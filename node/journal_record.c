@@ -63,7 +63,8 @@ void journal_round_encode(const struct journal_round *round, struct buffer *out)
 enum status journal_round_decode(struct bytes raw, struct journal_round *out, struct error *error) {
     struct reader reader = reader_of(raw);
     struct journal_round round = {0};
-    uint8_t format = reader_u8(&reader), in_flight = reader_u8(&reader), refused = reader_u8(&reader);
+    uint8_t format = reader_u8(&reader), in_flight = reader_u8(&reader),
+            refused = reader_u8(&reader);
     round.in_flight = in_flight == 1;
     round.refused = refused == 1;
     round.fragment = reader_u32(&reader);
@@ -80,9 +81,11 @@ enum status journal_round_decode(struct bytes raw, struct journal_round *out, st
     round.accepted.epoch = reader_u32(&reader);
     round.accepted.size = reader_u64(&reader);
     reader_copy(&reader, round.accepted.root, DIGEST_SIZE);
-    if (reader_finish(&reader, "the record of a round", error) != OK) return error_wrap(error, CORRUPT, "journal");
+    if (reader_finish(&reader, "the record of a round", error) != OK)
+        return error_wrap(error, CORRUPT, "journal");
     if (format != ROUND_FORMAT || in_flight > 1 || refused > 1 || round.fragment >= FRAGMENTS_LIMIT)
-        return error_set(error, CORRUPT, "journal: the record of a round has a wrong format (%u)", format);
+        return error_set(error, CORRUPT, "journal: the record of a round has a wrong format (%u)",
+                         format);
     *out = round;
     return OK;
 }
@@ -106,7 +109,8 @@ void journal_checkpoint_encode(const struct journal_checkpoint *checkpoint, stru
     blob_write_to(&checkpoint->snapshot, out);
 }
 
-enum status journal_checkpoint_decode(struct bytes raw, struct journal_checkpoint *out, struct error *error) {
+enum status journal_checkpoint_decode(struct bytes raw, struct journal_checkpoint *out,
+                                      struct error *error) {
     struct reader reader = reader_of(raw);
     struct journal_checkpoint checkpoint = {0};
     uint8_t format = reader_u8(&reader);
@@ -116,7 +120,8 @@ enum status journal_checkpoint_decode(struct bytes raw, struct journal_checkpoin
     checkpoint.payloads_from = reader_u64(&reader);
     checkpoint.fragments = reader_u32(&reader);
     if (format != CHECKPOINT_FORMAT || checkpoint.fragments > FRAGMENTS_LIMIT)
-        return error_set(error, CORRUPT, "journal: the checkpoint's record has a wrong format (%u)", format);
+        return error_set(error, CORRUPT, "journal: the checkpoint's record has a wrong format (%u)",
+                         format);
     for (uint32_t i = 0; i < checkpoint.fragments; i++) {
         checkpoint.fragment[i].base_version = reader_u64(&reader);
         checkpoint.fragment[i].in_flight = reader_u64(&reader);
@@ -127,7 +132,8 @@ enum status journal_checkpoint_decode(struct bytes raw, struct journal_checkpoin
     checkpoint.trainer = blob_read_from(&reader);
     checkpoint.base = blob_read_from(&reader);
     checkpoint.snapshot = blob_read_from(&reader);
-    if (reader_finish(&reader, "the checkpoint's record", error) != OK) return error_wrap(error, CORRUPT, "journal");
+    if (reader_finish(&reader, "the checkpoint's record", error) != OK)
+        return error_wrap(error, CORRUPT, "journal");
     *out = checkpoint;
     return OK;
 }

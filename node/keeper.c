@@ -22,26 +22,32 @@ static void tell(struct keeper *keeper, const struct node_event *event) {
     keeper->options.port.tell(keeper->options.port.context, event);
 }
 
-static void rebase(struct keeper *keeper, uint32_t fragment, uint64_t sequence, enum training_move why) {
+static void rebase(struct keeper *keeper, uint32_t fragment, uint64_t sequence,
+                   enum training_move why) {
     keeper->options.port.rebase(keeper->options.port.context, fragment, sequence, why);
 }
 
-static void capture(struct keeper *keeper) { keeper->options.port.capture(keeper->options.port.context); }
+static void capture(struct keeper *keeper) {
+    keeper->options.port.capture(keeper->options.port.context);
+}
 
-static enum keeper_outcome fault(struct keeper *keeper, const char *doing, const struct keeper_job *job) {
+static enum keeper_outcome fault(struct keeper *keeper, const char *doing,
+                                 const struct keeper_job *job) {
     char message[ERROR_MESSAGE_SIZE + 32];
     snprintf(message, sizeof message, "%s: %s", doing, job->error.message);
-    tell(keeper, &(struct node_event){.kind = NODE_FAULT, .status = job->status, .message = message});
+    tell(keeper,
+         &(struct node_event){.kind = NODE_FAULT, .status = job->status, .message = message});
     return KEEPER_DONE;
 }
 
-static struct bytes fragment_floats(const struct replica *replica, const float *vector, uint32_t fragment) {
+static struct bytes fragment_floats(const struct replica *replica, const float *vector,
+                                    uint32_t fragment) {
     uint64_t start, count;
     fragment_range(replica->parameters, replica->fragments, fragment, &start, &count);
     return vector ? bytes_of(vector + start, count * sizeof(float)) : (struct bytes){0};
 }
 
-/* ---- a round's message ------------------------------------------------------------------------ */
+/* ---- a round's message ----------------------------------------------------------------------- */
 
 /* The header's last fields, then the signature. */
 static void seal(struct keeper *keeper, struct keeper_job *job) {
@@ -62,9 +68,10 @@ static void seal(struct keeper *keeper, struct keeper_job *job) {
 static enum status write_round(struct keeper *keeper, struct keeper_job *job) {
     const struct replica *replica = keeper->options.replica;
     uint32_t fragment = job->contribution.fragment;
-    struct journal_round_contents contents = {.payload = buffer_bytes(&job->payload),
-                                              .feedback = fragment_floats(replica, replica->feedback, fragment),
-                                              .snapshot = fragment_floats(replica, replica->snapshot, fragment)};
+    struct journal_round_contents contents = {
+        .payload = buffer_bytes(&job->payload),
+        .feedback = fragment_floats(replica, replica->feedback, fragment),
+        .snapshot = fragment_floats(replica, replica->snapshot, fragment)};
     if (keeper->snapshots[fragment].sequence == job->contribution.sequence) {
         job->round.trainer_steps = keeper->snapshots[fragment].trainer_steps;
         contents.optimizer = buffer_bytes(&keeper->snapshots[fragment].optimizer);
@@ -74,12 +81,14 @@ static enum status write_round(struct keeper *keeper, struct keeper_job *job) {
 
 static void make_message(struct keeper *keeper, struct keeper_job *job) {
     job->made = true;
-    job->status = replica_encode(keeper->options.replica, job->fragment, &job->payload, &job->contribution.norm, &job->error);
+    job->status = replica_encode(keeper->options.replica, job->fragment, &job->payload,
+                                 &job->contribution.norm, &job->error);
     if (job->status == OK) seal(keeper, job);
 }
 
 static enum keeper_outcome do_encode(struct keeper *keeper, struct keeper_job *job) {
-    struct node_event event = {.kind = NODE_ENCODED, .fragment = job->fragment, .sequence = job->sequence};
+    struct node_event event = {
+        .kind = NODE_ENCODED, .fragment = job->fragment, .sequence = job->sequence};
     if (!job->made) make_message(keeper, job);
     event.status = job->status;
     memcpy(event.encoded.header, job->round.header, sizeof job->round.header);
@@ -104,9 +113,11 @@ static enum keeper_outcome do_restore(struct keeper *keeper, struct keeper_job *
     const struct journal_round *round = journal_round(keeper->options.journal, job->fragment);
     enum status status = OK;
     if (!round || !round->in_flight || round->sequence != job->sequence)
-        status = error_set(&job->error, FAILED, "no record of sequence %llu", (unsigned long long)job->sequence);
+        status = error_set(&job->error, FAILED, "no record of sequence %llu",
+                           (unsigned long long)job->sequence);
     if (status == OK)
-        status = journal_payload_read(keeper->options.journal, round->payload_digest, round->payload_size, &payload, &job->error);
+        status = journal_payload_read(keeper->options.journal, round->payload_digest,
+                                      round->payload_size, &payload, &job->error);
     /* For good: a restart would find it as it is. The site goes on without it. */
     job->lost = status == CORRUPT || status == NOT_FOUND || status == INVALID;
     if (job->lost) {
@@ -127,7 +138,8 @@ static enum status end_round(struct keeper *keeper, struct keeper_job *job, uint
     bool refused = job->why == MOVE_REFUSED;
     struct bytes feedback = {0};
     if (refused) feedback = fragment_floats(replica, replica->feedback, job->fragment);
-    TRY(journal_round_end(keeper->options.journal, job->fragment, version, refused, feedback, &job->error));
+    TRY(journal_round_end(keeper->options.journal, job->fragment, version, refused, feedback,
+                          &job->error));
     job->written = true;
     /* Dense: theta_local alone has it now. */
     if (refused && !replica->feedback) capture(keeper);
@@ -143,21 +155,23 @@ static enum keeper_outcome do_rebased(struct keeper *keeper, struct keeper_job *
     if (job->why != MOVE_ADVANCED) job->status = end_round(keeper, job, version);
     if (job->status == FULL) return KEEPER_FULL;
     if (job->status != OK) return fault(keeper, "record the end of a round", job);
-    struct node_event event = {.kind = NODE_REBASED, .fragment = job->fragment, .sequence = job->sequence};
+    struct node_event event = {
+        .kind = NODE_REBASED, .fragment = job->fragment, .sequence = job->sequence};
     event.rebased.base_version = version;
     tell(keeper, &event);
     return KEEPER_DONE;
 }
 
 static enum keeper_outcome do_accepted(struct keeper *keeper, struct keeper_job *job) {
-    job->status = journal_round_accept(keeper->options.journal, job->fragment, job->sequence, &job->head, &job->error);
+    job->status = journal_round_accept(keeper->options.journal, job->fragment, job->sequence,
+                                       &job->head, &job->error);
     if (job->status == FULL) return KEEPER_FULL;
     if (job->status != OK) return fault(keeper, "record a receipt", job);
     job->written = true;
     return KEEPER_DONE;
 }
 
-/* ---- the replica ------------------------------------------------------------------------------ */
+/* ---- the replica ----------------------------------------------------------------------------- */
 
 static enum keeper_outcome do_apply(struct keeper *keeper, struct keeper_job *job) {
     struct replica *replica = keeper->options.replica;
@@ -167,12 +181,14 @@ static enum keeper_outcome do_apply(struct keeper *keeper, struct keeper_job *jo
     uint64_t lost = UINT64_MAX;
     event.status = ledger_entry_decode(buffer_bytes(&job->bytes), step, &job->error);
     if (event.status == OK)
-        event.status = replay_step(&source, job->run, step, &replica->global, event.applied.root, &lost, &job->error);
+        event.status = replay_step(&source, job->run, step, &replica->global, event.applied.root,
+                                   &lost, &job->error);
     event.applied.version = replica->global.version;
     event.applied.lost = lost == UINT64_MAX ? 0 : lost;
     event.message = job->error.message;
     job->status = event.status;
-    if (event.status == OK) keeper->options.port.step_applied(keeper->options.port.context, step, event.applied.root);
+    if (event.status == OK)
+        keeper->options.port.step_applied(keeper->options.port.context, step, event.applied.root);
     free(step);
     tell(keeper, &event);
     return KEEPER_DONE;
@@ -198,15 +214,16 @@ static enum status write_checkpoint(struct keeper *keeper, struct keeper_job *jo
                                                    .trainer = buffer_bytes(&taken->trainer),
                                                    .base = buffer_bytes(&taken->base),
                                                    .snapshot = buffer_bytes(&taken->snapshot)};
-    enum status status = journal_checkpoint_write(keeper->options.journal, &checkpoint, &contents, &job->error);
+    enum status status =
+        journal_checkpoint_write(keeper->options.journal, &checkpoint, &contents, &job->error);
     buffer_deinit(&global);
     return status;
 }
 
 static enum keeper_outcome do_captured(struct keeper *keeper, struct keeper_job *job) {
     job->status = write_checkpoint(keeper, job);
-    /* Without it, what came before a loaded snapshot is missing here. Otherwise rounds may still have
-     * room, and another checkpoint will do. */
+    /* Without it, what came before a loaded snapshot is missing here. Otherwise rounds may still
+     * have room, and another checkpoint will do. */
     if (job->status == FULL) return keeper->loaded ? KEEPER_FULL : KEEPER_LEFT_OUT;
     if (job->status != OK) return fault(keeper, "write a checkpoint", job);
     job->written = true;
@@ -223,8 +240,11 @@ static enum keeper_outcome do_load(struct keeper *keeper, struct keeper_job *job
     struct journal *journal = keeper->options.journal;
     const struct snapshot_header *snapshot = &job->snapshot;
     struct buffer content = {0};
-    job->status = journal_payload_read(journal, snapshot->content_digest, snapshot->content_size, &content, &job->error);
-    if (job->status == OK) job->status = snapshot_read(&replica->global, snapshot, buffer_bytes(&content), &job->error);
+    job->status = journal_payload_read(journal, snapshot->content_digest, snapshot->content_size,
+                                       &content, &job->error);
+    if (job->status == OK)
+        job->status =
+            snapshot_read(&replica->global, snapshot, buffer_bytes(&content), &job->error);
     buffer_deinit(&content);
     journal_payload_unhold(journal, snapshot->content_digest);
     (void)!journal_payload_drop(journal, snapshot->content_digest, NULL);
@@ -243,9 +263,10 @@ static enum keeper_outcome do_load(struct keeper *keeper, struct keeper_job *job
     return KEEPER_DONE;
 }
 
-/* ---- jobs ------------------------------------------------------------------------------------- */
+/* ---- jobs ------------------------------------------------------------------------------------ */
 
-static enum keeper_outcome stage(struct keeper *keeper, const struct keeper_job *job, uint64_t sequence, enum training_move why) {
+static enum keeper_outcome stage(struct keeper *keeper, const struct keeper_job *job,
+                                 uint64_t sequence, enum training_move why) {
     replica_stage(keeper->options.replica, job->fragment);
     rebase(keeper, job->fragment, sequence, why);
     return KEEPER_DONE;

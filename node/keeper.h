@@ -1,9 +1,9 @@
 /* The keeper: owns the replica and the journal's rounds and checkpoints, and does one job after the
  * other in the order in which they were asked for.
  *
- * Order is what makes recovery simple: a round's record is durable before its message is told to the
- * state machine (and so before its upload); the record that a round is over is written before any
- * checkpoint that was taken after it; a step is applied before the base is staged from it.
+ * Order is what makes recovery simple: a round's record is durable before its message is told to
+ * the state machine (and so before its upload); the record that a round is over is written before
+ * any checkpoint that was taken after it; a step is applied before the base is staged from it.
  *
  * No thread and no clock: node/worker.c gives it both, the simulator gives it its own. It never
  * waits. Where there is no room on the disk for what must be there before anything else, keeper_do
@@ -30,7 +30,8 @@ struct keeper_port { /* called in keeper_do */
     void (*capture)(void *context);
     /* To the state machine. It takes nothing: copies what it keeps. */
     void (*tell)(void *context, const struct node_event *event);
-    void (*step_applied)(void *context, const struct ledger_entry *step, const uint8_t root[DIGEST_SIZE]);
+    void (*step_applied)(void *context, const struct ledger_entry *step,
+                         const uint8_t root[DIGEST_SIZE]);
 };
 
 struct keeper_options {
@@ -50,7 +51,8 @@ enum keeper_job_kind {
     KEEPER_ADVANCE,  /* the base fell behind */
     KEEPER_ACCEPTED, /* `head` */
     /* of the trainer */
-    KEEPER_SNAPSHOTTED, /* `bytes`: the optimizer, may be empty; before the ENCODE of that sequence */
+    KEEPER_SNAPSHOTTED, /* `bytes`: the optimizer, may be empty; before the ENCODE of that sequence
+                         */
     KEEPER_REBASED,     /* `why` */
     KEEPER_CAPTURED,    /* `capture` */
     /* of who fetched a snapshot of the run: a payload of the journal, with a hold on it */
@@ -83,7 +85,7 @@ void keeper_job_deinit(struct keeper_job *job);
 
 enum keeper_outcome {
     KEEPER_DONE,
-    KEEPER_FULL,    /* no room: once there may be (journal_resume), this job again before any other */
+    KEEPER_FULL, /* no room: once there may be (journal_resume), this job again before any other */
     KEEPER_LEFT_OUT /* no room for a checkpoint: done without it, another capture is to come soon */
 };
 

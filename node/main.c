@@ -1,5 +1,5 @@
-/* atoll-node: a site of a run. Options and verbs are node/settings.c's, the daemon is node/daemon.h; what it
- * does without a coordinator is node/alone.h's. */
+/* atoll-node: a site of a run. Options and verbs are node/settings.c's, the daemon is
+ * node/daemon.h; what it does without a coordinator is node/alone.h's. */
 #include <unistd.h>
 
 #include "base/ending.h"
@@ -13,7 +13,8 @@ int main(int argc, char **argv) {
     streams_open();
     ending_begin(ENDING_BY_SIGNAL);
     store_guard(node_command.name, EXIT_HALTED,
-                "journal, payloads and state in the site's directory may be deleted, they are fetched again (keep node.key)");
+                "journal, payloads and state in the site's directory may be deleted, they are "
+                "fetched again (keep node.key)");
     (void)!limits_raise_descriptors(NULL, NULL);
     if (alone_is_meant(argc, argv)) return streams_close(node_command.name, alone_main(argc, argv));
     struct settings settings = {0};

@@ -1,8 +1,9 @@
 /* What the ledger says: entries, steps and heads, in order, each believed only once it was checked.
  *
- * An entry that is not a step takes effect at once. A STEP waits for the worker to move the replica; entries that come meanwhile
- * queue after it, so the run state and the replica always speak of the same prefix. A head is compared with our own tree as
- * soon as we have as many entries as it speaks of.
+ * An entry that is not a step takes effect at once. A STEP waits for the worker to move the
+ * replica; entries that come meanwhile queue after it, so the run state and the replica always
+ * speak of the same prefix. A head is compared with our own tree as soon as we have as many entries
+ * as it speaks of.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +12,8 @@
 #include "base/memory.h"
 #include "node/node_state_internal.h"
 
-static struct slot *slot_of_digest(struct node_state *state, const uint8_t digest[static DIGEST_SIZE]) {
+static struct slot *slot_of_digest(struct node_state *state,
+                                   const uint8_t digest[static DIGEST_SIZE]) {
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
         struct slot *slot = &state->slots[fragment];
         if (slot->encoded && memcmp(slot->header_digest, digest, DIGEST_SIZE) == 0) return slot;
@@ -19,8 +21,10 @@ static struct slot *slot_of_digest(struct node_state *state, const uint8_t diges
     return NULL;
 }
 
-/* Under our name and not of ours: a number that we have not used yet, or one that we use for another message just now. */
-static bool made_elsewhere(const struct node_state *state, const struct contribution *contribution) {
+/* Under our name and not of ours: a number that we have not used yet, or one that we use for
+ * another message just now. */
+static bool made_elsewhere(const struct node_state *state,
+                           const struct contribution *contribution) {
     if (contribution->sequence > state->sequence) return true;
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
         const struct slot *slot = &state->slots[fragment];
@@ -29,28 +33,36 @@ static bool made_elsewhere(const struct node_state *state, const struct contribu
     return false;
 }
 
-static void note_contribution(struct node_state *state, const struct ledger_entry *entry, uint64_t index) {
+static void note_contribution(struct node_state *state, const struct ledger_entry *entry,
+                              uint64_t index) {
     struct contribution contribution;
     struct bytes header = bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE);
-    if (contribution_decode(header, &contribution, NULL) != OK || contribution.site != state->options.site) return;
+    if (contribution_decode(header, &contribution, NULL) != OK ||
+        contribution.site != state->options.site)
+        return;
     uint8_t digest[DIGEST_SIZE];
     contribution_digest(entry->contribution.header, digest);
     struct slot *slot = slot_of_digest(state, digest);
-    if (!slot && state->started && made_elsewhere(state, &contribution)) state->foreign = contribution.sequence;
+    if (!slot && state->started && made_elsewhere(state, &contribution))
+        state->foreign = contribution.sequence;
     state->sequence = MAX(state->sequence, contribution.sequence);
     if (!slot) MARK("ledger: ours, from before our disk was set back");
-    if (!slot) return; /* ours, from before a restore of an old backup: nothing of it is left here */
+    if (!slot)
+        return; /* ours, from before a restore of an old backup: nothing of it is left here */
     slot->in_ledger = true;
     slot->index = index;
 }
 
-/* What a superseded coordinator signed beyond the takeover is not evidence against its successor. */
+/* What a superseded coordinator signed beyond the takeover is not evidence against its successor.
+ */
 static void epoch_begins(struct node_state *state, uint64_t index) {
-    if (state->head.epoch < run_state_epoch(state->run) && state->head.size > index) state->head.size = 0;
+    if (state->head.epoch < run_state_epoch(state->run) && state->head.size > index)
+        state->head.size = 0;
     node_rounds_epoch_begins(state);
 }
 
-enum status node_ledger_take(struct node_state *state, struct bytes raw, bool trusted, struct error *error) {
+enum status node_ledger_take(struct node_state *state, struct bytes raw, bool trusted,
+                             struct error *error) {
     struct ledger_entry entry;
     TRY(ledger_entry_decode(raw, &entry, error));
     uint64_t index = run_state_size(state->run);
@@ -69,7 +81,8 @@ enum status node_ledger_take(struct node_state *state, struct bytes raw, bool tr
 static void note_dropped(struct node_state *state, uint64_t index, struct node_actions *out) {
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
         const struct slot *slot = &state->slots[fragment];
-        if (slot->encoded && slot->in_ledger && slot->index == index) node_slot_dropped(state, fragment, out);
+        if (slot->encoded && slot->in_ledger && slot->index == index)
+            node_slot_dropped(state, fragment, out);
     }
 }
 
@@ -79,7 +92,8 @@ static void check_head(struct node_state *state, struct node_actions *out) {
     merkle_root(run_state_tree(state->run), state->head.size, root);
     if (memcmp(root, state->head.root, DIGEST_SIZE) != 0) {
         node_halt(state, out,
-                  "the coordinator signed another history: its head over %llu entries is not ours. Keep this "
+                  "the coordinator signed another history: its head over %llu entries is not ours. "
+                  "Keep this "
                   "directory as evidence and tell the admin",
                   (unsigned long long)state->head.size);
     }
@@ -98,7 +112,9 @@ void node_ledger_head(struct node_state *state, struct bytes raw, struct node_ac
         node_halt(state, out, "a ledger head is of another run");
         return;
     }
-    if (head.epoch < run_state_epoch(state->run)) { /* of a coordinator that has been superseded: as with its receipts */
+    if (head.epoch <
+        run_state_epoch(
+            state->run)) { /* of a coordinator that has been superseded: as with its receipts */
         MARK("head: of an epoch that is over");
         return;
     }
@@ -106,13 +122,16 @@ void node_ledger_head(struct node_state *state, struct bytes raw, struct node_ac
     check_head(state, out);
 }
 
-/* The rules' half of a step, once the replica has it; then what it means for our own contributions. */
-static void step_taken(struct node_state *state, struct bytes raw, const struct ledger_entry *entry, struct node_actions *out) {
+/* The rules' half of a step, once the replica has it; then what it means for our own contributions.
+ */
+static void step_taken(struct node_state *state, struct bytes raw, const struct ledger_entry *entry,
+                       struct node_actions *out) {
     struct error error = {0};
     uint32_t fragment = entry->step.fragment;
     struct slot *slot = fragment < state->fragments ? &state->slots[fragment] : NULL;
     bool ours = false;
-    for (uint16_t i = 0; slot && slot->in_ledger && i < entry->step.count; i++) ours |= entry->step.parts[i].index == slot->index;
+    for (uint16_t i = 0; slot && slot->in_ledger && i < entry->step.count; i++)
+        ours |= entry->step.parts[i].index == slot->index;
     uint64_t staleness = ours ? run_state_staleness(state->run, fragment, slot->base_version) : 0;
     if (node_ledger_take(state, raw, false, &error) != OK) {
         node_halt(state, out, "the ledger breaks its rules: %.180s", error.message);
@@ -129,7 +148,8 @@ static void take(struct node_state *state, struct bytes raw, struct node_actions
     struct error error = {0};
     struct ledger_entry entry;
     if (ledger_entry_decode(raw, &entry, &error) != OK) {
-        node_halt(state, out, "entry %llu: %.180s", (unsigned long long)run_state_size(state->run), error.message);
+        node_halt(state, out, "entry %llu: %.180s", (unsigned long long)run_state_size(state->run),
+                  error.message);
         return;
     }
     if (entry.kind != LEDGER_STEP) {
@@ -138,11 +158,12 @@ static void take(struct node_state *state, struct bytes raw, struct node_actions
         else if (entry.kind == LEDGER_DROPPED)
             note_dropped(state, entry.dropped.index, out);
         else if (state->foreign && !state->options.restored)
-            node_halt(
-                state, out,
-                "contribution %llu under this site's name was not made here: a copy of this directory or machine has run, or "
-                "this directory is from an older backup. If no copy runs any more: start it once with --restored",
-                (unsigned long long)state->foreign);
+            node_halt(state, out,
+                      "contribution %llu under this site's name was not made here: a copy of this "
+                      "directory or machine has run, or "
+                      "this directory is from an older backup. If no copy runs any more: start it "
+                      "once with --restored",
+                      (unsigned long long)state->foreign);
     } else if (entry.step.version <= state->replica_version) {
         MARK("ledger: a step that the snapshot has");
         step_taken(state, raw, &entry, out); /* the snapshot we started from has it */
@@ -194,9 +215,11 @@ void node_ledger_entry(struct node_state *state, struct bytes raw, struct node_a
     drain(state, out);
 }
 
-void node_ledger_applied(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out) {
+void node_ledger_applied(struct node_state *state, const struct node_event *event,
+                         struct instant now, struct node_actions *out) {
     if (!state->applying || state->queue_count == 0) return;
-    if (event->status != OK && event->applied.lost) { /* nothing was touched: the step stays at the queue's head */
+    if (event->status != OK &&
+        event->applied.lost) { /* nothing was touched: the step stays at the queue's head */
         node_payload_lost(state, event->applied.lost, now);
         return;
     }
@@ -207,11 +230,15 @@ void node_ledger_applied(struct node_state *state, const struct node_event *even
     struct ledger_entry entry;
     struct error error = {0};
     if (event->status != OK) {
-        node_halt(state, out, "a step cannot be applied: %.180s", event->message ? event->message : status_name(event->status));
+        node_halt(state, out, "a step cannot be applied: %.180s",
+                  event->message ? event->message : status_name(event->status));
     } else if (ledger_entry_decode(buffer_bytes(&first), &entry, &error) != OK) {
         node_halt(state, out, "%.200s", error.message);
-    } else if (entry.step.has_root && memcmp(entry.step.root, event->applied.root, DIGEST_SIZE) != 0) {
-        node_halt(state, out, "state root differs at version %llu: this site's replica is not the model that the ledger names",
+    } else if (entry.step.has_root &&
+               memcmp(entry.step.root, event->applied.root, DIGEST_SIZE) != 0) {
+        node_halt(state, out,
+                  "state root differs at version %llu: this site's replica is not the model that "
+                  "the ledger names",
                   (unsigned long long)entry.step.version);
     } else {
         step_taken(state, buffer_bytes(&first), &entry, out);

@@ -1,9 +1,11 @@
-/* The site's link to the coordinator: connecting, a snapshot to start from, following, heartbeats. */
+/* The site's link to the coordinator: connecting, a snapshot to start from, following, heartbeats.
+ */
 #include "base/mark.h"
 #include "base/memory.h"
 #include "node/node_state_internal.h"
 
-/* Full jitter: a uniform part of base * 2^attempts, at most the limit. Spreads a thousand sites that lost one coordinator. */
+/* Full jitter: a uniform part of base * 2^attempts, at most the limit. Spreads a thousand sites
+ * that lost one coordinator. */
 uint64_t node_backoff(struct node_state *state, uint32_t attempts) {
     uint64_t ceiling = state->options.backoff_ms << MIN(attempts, 20u);
     ceiling = MAX(MIN(ceiling, state->options.backoff_limit_ms), 1);
@@ -12,7 +14,8 @@ uint64_t node_backoff(struct node_state *state, uint32_t attempts) {
 
 static void connect_now(struct node_state *state, struct node_actions *out) {
     struct node_action *action = node_act(out, NODE_DO_CONNECT);
-    action->ask_offer = run_state_size(state->run) == 0 && state->queue_count == 0 && state->replica_version == 0;
+    action->ask_offer =
+        run_state_size(state->run) == 0 && state->queue_count == 0 && state->replica_version == 0;
     action->index = run_state_size(state->run) + state->queue_count;
     action->payloads_from = state->payloads_from;
     action->sequence = state->sequence;
@@ -36,11 +39,13 @@ void node_link_down(struct node_state *state, struct instant now) {
 }
 
 /* A snapshot is worth fetching where it is fewer bytes than the steps it saves. */
-void node_offer(struct node_state *state, const struct node_event *event, struct node_actions *out) {
+void node_offer(struct node_state *state, const struct node_event *event,
+                struct node_actions *out) {
     if (state->link != LINK_CONNECTING) return;
     const struct snapshot_header *header = &event->offer.header;
-    uint64_t missed =
-        event->offer.exists && header->version > state->replica_version ? header->version - state->replica_version : 0;
+    uint64_t missed = event->offer.exists && header->version > state->replica_version
+                          ? header->version - state->replica_version
+                          : 0;
     if (missed > 0 && missed * MAX(state->options.nominal_payload, 1) > header->content_size) {
         MARK("link: fetching a snapshot");
         state->offer = *header;
@@ -51,8 +56,8 @@ void node_offer(struct node_state *state, const struct node_event *event, struct
     }
 }
 
-void node_snapshot_loaded(struct node_state *state, const struct node_event *event, struct instant now,
-                          struct node_actions *out) {
+void node_snapshot_loaded(struct node_state *state, const struct node_event *event,
+                          struct instant now, struct node_actions *out) {
     if (state->link != LINK_FETCHING) return;
     if (event->status != OK) {
         MARK("link: a fetch that failed");
@@ -66,14 +71,16 @@ void node_snapshot_loaded(struct node_state *state, const struct node_event *eve
     follow(state, out);
 }
 
-void node_heartbeat_reply(struct node_state *state, const struct node_event *event, struct instant now) {
+void node_heartbeat_reply(struct node_state *state, const struct node_event *event,
+                          struct instant now) {
     state->heartbeat_open = false;
     state->heartbeat_at = now.monotonic_ms + state->options.heartbeat_ms;
     if (event->status != OK) return;
     if (event->heartbeat.inner_steps > 0) state->inner_steps = event->heartbeat.inner_steps;
     if (event->heartbeat.sites_present > 0) state->sites_present = event->heartbeat.sites_present;
     node_wanted(state, event);
-    if (state->catching_up && state->caught_up_at == UINT64_MAX) state->caught_up_at = event->heartbeat.version;
+    if (state->catching_up && state->caught_up_at == UINT64_MAX)
+        state->caught_up_at = event->heartbeat.version;
 }
 
 void node_link_up(struct node_state *state, struct instant now) {
@@ -84,8 +91,10 @@ void node_link_up(struct node_state *state, struct instant now) {
 }
 
 void node_link_settle(struct node_state *state, struct instant now, struct node_actions *out) {
-    if (state->link == LINK_DOWN && now.monotonic_ms >= state->link_retry_at) connect_now(state, out);
-    if (state->link == LINK_UP && !state->heartbeat_open && now.monotonic_ms >= state->heartbeat_at) {
+    if (state->link == LINK_DOWN && now.monotonic_ms >= state->link_retry_at)
+        connect_now(state, out);
+    if (state->link == LINK_UP && !state->heartbeat_open &&
+        now.monotonic_ms >= state->heartbeat_at) {
         state->heartbeat_open = true;
         node_act(out, NODE_DO_HEARTBEAT);
     }

@@ -1,5 +1,5 @@
-/* Payloads that a disk has lost: ours are asked of the coordinator, its own are brought to it. Content by digest, so a damaged copy
- * is as good as none and anybody's is as good as the first. */
+/* Payloads that a disk has lost: ours are asked of the coordinator, its own are brought to it.
+ * Content by digest, so a damaged copy is as good as none and anybody's is as good as the first. */
 #include <string.h>
 
 #include "base/mark.h"
@@ -12,10 +12,12 @@ void node_payload_lost(struct node_state *state, uint64_t index, struct instant 
     state->refetch_at = now.monotonic_ms;
 }
 
-void node_refetched(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out) {
+void node_refetched(struct node_state *state, const struct node_event *event, struct instant now,
+                    struct node_actions *out) {
     if (!state->refetching) return;
     state->refetching = false;
-    if (event->status != OK) { /* the link is down, or the coordinator has lost it too and asks for it elsewhere */
+    if (event->status !=
+        OK) { /* the link is down, or the coordinator has lost it too and asks for it elsewhere */
         state->refetch_at = now.monotonic_ms + node_backoff(state, ++state->refetch_attempts);
         return;
     }
@@ -25,7 +27,8 @@ void node_refetched(struct node_state *state, const struct node_event *event, st
     node_ledger_apply_again(state, out);
 }
 
-/* As the run knows it: the record on the disk may be damaged as well. A step waits for it, so it is pending. */
+/* As the run knows it: the record on the disk may be damaged as well. A step waits for it, so it is
+ * pending. */
 static struct contribution contribution_at(const struct run_state *run, uint64_t index) {
     for (uint32_t fragment = 0; fragment < run_state_manifest(run)->fragments; fragment++)
         for (uint32_t at = 0; at < run_state_pending_count(run, fragment); at++) {
@@ -36,7 +39,8 @@ static struct contribution contribution_at(const struct run_state *run, uint64_t
 }
 
 void node_wanted(struct node_state *state, const struct node_event *event) {
-    if (state->supplying || state->wanted_next < state->wanted_count) return; /* those of the last answer first */
+    /* those of the last answer first */
+    if (state->supplying || state->wanted_next < state->wanted_count) return;
     state->wanted_count = MIN(event->heartbeat.wanted_count, (uint32_t)NODE_WANTED_LIMIT);
     state->wanted_next = 0;
     memcpy(state->wanted, event->heartbeat.wanted, sizeof state->wanted);
@@ -60,7 +64,8 @@ void node_payloads_settle(struct node_state *state, struct instant now, struct n
 }
 
 uint64_t node_payloads_wake(const struct node_state *state) {
-    return state->link == LINK_UP && state->lost && !state->refetching ? state->refetch_at : UINT64_MAX;
+    return state->link == LINK_UP && state->lost && !state->refetching ? state->refetch_at
+                                                                       : UINT64_MAX;
 }
 
 uint64_t node_state_lost(const struct node_state *state) { return state->lost; }

@@ -1,5 +1,5 @@
-/* The site's rounds: a slot per fragment, from snapshot to rebase, the coordinator's answers to what was sent, and when training
- * goes on. node_state.c decides when these are asked. */
+/* The site's rounds: a slot per fragment, from snapshot to rebase, the coordinator's answers to
+ * what was sent, and when training goes on. node_state.c decides when these are asked. */
 #include <math.h>
 #include <string.h>
 
@@ -14,13 +14,15 @@ uint32_t node_inner_steps_now(const struct node_state *state) {
     return state->inner_steps ? MIN(state->inner_steps, group) : group;
 }
 
-/* Rounds of several fragments end one after another, not all at once: fragment f is due (f + 1) / F of a round in, rounded up:
- * due at once it would have nothing to send, and with overlap off the trainer would never get to its first step. */
+/* Rounds of several fragments end one after another, not all at once: fragment f is due (f + 1) / F
+ * of a round in, rounded up: due at once it would have nothing to send, and with overlap off the
+ * trainer would never get to its first step. */
 void node_rounds_stagger(struct node_state *state) {
     int64_t round = node_inner_steps_now(state), count = state->fragments;
     for (int64_t fragment = 0; fragment < count; fragment++) {
         struct slot *slot = &state->slots[fragment];
-        slot->steps_mark = (int64_t)state->steps + (round * (fragment + 1) + count - 1) / count - round;
+        slot->steps_mark =
+            (int64_t)state->steps + (round * (fragment + 1) + count - 1) / count - round;
         if (!slot->resumed) continue;
         MARK("restart: a round goes on");
         if (slot->begun) slot->steps_mark = (int64_t)state->steps;
@@ -28,18 +30,22 @@ void node_rounds_stagger(struct node_state *state) {
     }
 }
 
-/* Also, our own entry must have come: a restart in the middle of the first catch-up has less than that, and a header could name
- * neither our key nor our last contribution. */
+/* Also, our own entry must have come: a restart in the middle of the first catch-up has less than
+ * that, and a header could name neither our key nor our last contribution. */
 static bool run_takes_contributions(const struct node_state *state) {
-    return state->started && !state->halted && run_state_has_genesis(state->run) && run_state_phase(state->run) == RUN_ACTIVE &&
+    return state->started && !state->halted && run_state_has_genesis(state->run) &&
+           run_state_phase(state->run) == RUN_ACTIVE &&
            run_state_site(state->run, state->options.site);
 }
 
-/* A message of ours that is not in the ledger yet: the next one must name it as its predecessor, so it waits. */
+/* A message of ours that is not in the ledger yet: the next one must name it as its predecessor, so
+ * it waits. */
 static bool message_under_way(const struct node_state *state) {
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
         const struct slot *slot = &state->slots[fragment];
-        if (slot->phase == SLOT_SNAPSHOT || slot->phase == SLOT_ENCODING || (slot->encoded && !slot->in_ledger)) return true;
+        if (slot->phase == SLOT_SNAPSHOT || slot->phase == SLOT_ENCODING ||
+            (slot->encoded && !slot->in_ledger))
+            return true;
     }
     return false;
 }
@@ -51,7 +57,9 @@ static void advance(struct node_state *state, uint32_t fragment, struct node_act
 }
 
 /* An empty delta helps nobody. */
-static bool has_something(const struct slot *slot) { return slot->steps_unsent > 0 && slot->tokens_unsent > 0; }
+static bool has_something(const struct slot *slot) {
+    return slot->steps_unsent > 0 && slot->tokens_unsent > 0;
+}
 
 static bool waits_for_merge(const struct node_state *state) {
     if (state->options.overlap) return false;
@@ -61,12 +69,14 @@ static bool waits_for_merge(const struct node_state *state) {
     return false;
 }
 
-/* With overlap off, sites that joined at different times are due on different fragments, and where a step takes every site they
- * would wait for each other for ever. So a site that waits gives what it has of each fragment that another one waits for; and
- * where it has nothing of it (a start has forgotten what it trained, or the fragment was merged while it stood still), it trains
- * one step more and gives that. So each fragment that anybody waits for is given by all, and merges. */
+/* With overlap off, sites that joined at different times are due on different fragments, and where
+ * a step takes every site they would wait for each other for ever. So a site that waits gives what
+ * it has of each fragment that another one waits for; and where it has nothing of it (a start has
+ * forgotten what it trained, or the fragment was merged while it stood still), it trains one step
+ * more and gives that. So each fragment that anybody waits for is given by all, and merges. */
 static bool is_waited_for(const struct node_state *state, uint32_t fragment) {
-    return state->slots[fragment].phase == SLOT_TRAINING && run_state_pending_count(state->run, fragment) > 0;
+    return state->slots[fragment].phase == SLOT_TRAINING &&
+           run_state_pending_count(state->run, fragment) > 0;
 }
 
 static bool owes_a_step(const struct node_state *state) {
@@ -79,7 +89,8 @@ static bool owes_a_step(const struct node_state *state) {
 static bool fragment_due(const struct node_state *state, uint32_t fragment) {
     const struct slot *slot = &state->slots[fragment];
     if (slot->phase != SLOT_TRAINING || !has_something(slot)) return false;
-    if ((int64_t)state->steps - slot->steps_mark >= (int64_t)node_inner_steps_now(state)) return true;
+    if ((int64_t)state->steps - slot->steps_mark >= (int64_t)node_inner_steps_now(state))
+        return true;
     return waits_for_merge(state) && is_waited_for(state, fragment);
 }
 
@@ -107,13 +118,17 @@ void node_rounds_begin(struct node_state *state, struct node_actions *out) {
 
 /* A site that is new starts from the newest parameters, not from those the run began with. */
 void node_rounds_catch_up(struct node_state *state, struct node_actions *out) {
-    if (!state->catching_up || !run_state_has_genesis(state->run) || run_state_version(state->run) < state->caught_up_at) return;
+    if (!state->catching_up || !run_state_has_genesis(state->run) ||
+        run_state_version(state->run) < state->caught_up_at)
+        return;
     state->catching_up = false;
-    for (uint32_t fragment = 0; fragment < state->fragments; fragment++) advance(state, fragment, out);
+    for (uint32_t fragment = 0; fragment < state->fragments; fragment++)
+        advance(state, fragment, out);
 }
 
 void node_progress(struct node_state *state, const struct node_event *event) {
-    uint64_t tokens = event->progress.tokens - state->tokens, steps = event->progress.steps - state->steps;
+    uint64_t tokens = event->progress.tokens - state->tokens,
+             steps = event->progress.steps - state->steps;
     state->steps = event->progress.steps;
     state->tokens = event->progress.tokens;
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
@@ -128,38 +143,44 @@ void node_progress(struct node_state *state, const struct node_event *event) {
 }
 
 /* The header, except what only the encoded payload tells. */
-static void fill_header(const struct node_state *state, uint32_t fragment, const struct slot *slot, struct contribution *out) {
+static void fill_header(const struct node_state *state, uint32_t fragment, const struct slot *slot,
+                        struct contribution *out) {
     const struct run_site *own = run_state_site(state->run, state->options.site);
     const struct manifest *manifest = run_state_manifest(state->run);
-    *out = (struct contribution){.protocol = PROTOCOL_VERSION,
-                                 .codec = manifest->codec.kind,
-                                 .epoch = run_state_epoch(state->run),
-                                 .site = state->options.site,
-                                 .fragment = fragment,
-                                 .sequence = slot->sequence,
-                                 .base_version = slot->base_version,
-                                 .inner_steps = (uint32_t)MIN(slot->steps_in_flight, UINT32_MAX),
-                                 /* each fragment's contribution carries its share, so that the run counts a token once */
-                                 .tokens = slot->tokens_in_flight / state->fragments,
-                                 .loss = slot->loss_count ? (float)(slot->loss_sum / (double)slot->loss_count) : 0};
+    *out = (struct contribution){
+        .protocol = PROTOCOL_VERSION,
+        .codec = manifest->codec.kind,
+        .epoch = run_state_epoch(state->run),
+        .site = state->options.site,
+        .fragment = fragment,
+        .sequence = slot->sequence,
+        .base_version = slot->base_version,
+        .inner_steps = (uint32_t)MIN(slot->steps_in_flight, UINT32_MAX),
+        /* each fragment's contribution carries its share, so that the run
+         * counts a token once */
+        .tokens = slot->tokens_in_flight / state->fragments,
+        .loss = slot->loss_count ? (float)(slot->loss_sum / (double)slot->loss_count) : 0};
     memcpy(out->run_id, run_state_run_id(state->run), RUN_ID_SIZE);
     memcpy(out->layout_digest, run_state_layout_digest(state->run), DIGEST_SIZE);
     memcpy(out->manifest_digest, run_state_manifest_digest(state->run), DIGEST_SIZE);
-    if (!run_state_root_at(state->run, slot->base_version, out->base_root)) memset(out->base_root, 0, DIGEST_SIZE);
+    if (!run_state_root_at(state->run, slot->base_version, out->base_root))
+        memset(out->base_root, 0, DIGEST_SIZE);
     if (own) {
         memcpy(out->previous, own->last_digest, DIGEST_SIZE);
         key_id(own->public_key, out->key_id);
     }
 }
 
-void node_snapshotted(struct node_state *state, const struct node_event *event, struct node_actions *out) {
+void node_snapshotted(struct node_state *state, const struct node_event *event,
+                      struct node_actions *out) {
     if (event->fragment >= state->fragments) return;
     struct slot *slot = &state->slots[event->fragment];
     if (slot->phase != SLOT_SNAPSHOT || slot->sequence != event->sequence) return;
     slot->steps_mark = (int64_t)event->snapshotted.steps;
     slot->steps_in_flight = slot->steps_unsent;
     slot->steps_unsent = 0;
-    /* each fragment's contribution carries its share; what that leaves over is left to the next one */
+    /* each fragment's contribution carries its share; what that leaves over is left to the next one
+     */
     slot->tokens_in_flight = slot->tokens_unsent - slot->tokens_unsent % state->fragments;
     slot->tokens_unsent -= slot->tokens_in_flight;
     MARK("slot: encoding");
@@ -172,9 +193,11 @@ void node_snapshotted(struct node_state *state, const struct node_event *event, 
     slot->loss_count = 0;
 }
 
-static void upload(struct node_state *state, uint32_t fragment, struct instant now, struct node_actions *out) {
+static void upload(struct node_state *state, uint32_t fragment, struct instant now,
+                   struct node_actions *out) {
     struct slot *slot = &state->slots[fragment];
-    if (state->link != LINK_UP || run_state_phase(state->run) != RUN_ACTIVE) { /* tried again when either changes */
+    if (state->link != LINK_UP ||
+        run_state_phase(state->run) != RUN_ACTIVE) { /* tried again when either changes */
         MARK("slot: backoff, the link is down or the run is paused");
         slot->phase = SLOT_BACKOFF;
         slot->retry_at = now.monotonic_ms + node_backoff(state, slot->attempts);
@@ -204,11 +227,13 @@ static void give_back(struct slot *slot) {
     slot->tokens_in_flight = 0;
 }
 
-void node_encoded(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out) {
+void node_encoded(struct node_state *state, const struct node_event *event, struct instant now,
+                  struct node_actions *out) {
     if (event->fragment >= state->fragments) return;
     struct slot *slot = &state->slots[event->fragment];
     if (slot->phase != SLOT_ENCODING || slot->sequence != event->sequence) return;
-    if (event->status != OK) { /* the delta was not finite: training goes on, the next round tries again */
+    if (event->status !=
+        OK) { /* the delta was not finite: training goes on, the next round tries again */
         slot->phase = SLOT_TRAINING;
         give_back(slot);
         slot->sequence = 0;
@@ -254,7 +279,9 @@ void node_slot_dropped(struct node_state *state, uint32_t fragment, struct node_
 void node_rebased(struct node_state *state, const struct node_event *event) {
     if (event->fragment >= state->fragments) return;
     struct slot *slot = &state->slots[event->fragment];
-    if (slot->phase != SLOT_MERGING && slot->phase != SLOT_RESTORING && slot->phase != SLOT_ADVANCING) return;
+    if (slot->phase != SLOT_MERGING && slot->phase != SLOT_RESTORING &&
+        slot->phase != SLOT_ADVANCING)
+        return;
     MARK("slot: training again");
     slot->phase = SLOT_TRAINING;
     slot->base_version = event->rebased.base_version;
@@ -262,7 +289,7 @@ void node_rebased(struct node_state *state, const struct node_event *event) {
     slot->encoded = false;
     slot->attempts = 0;
 }
-/* ---- the coordinator's answers ------------------------------------------------------------------------------------------ */
+/* ---- the coordinator's answers --------------------------------------------------------------- */
 
 static struct slot *uploading(struct node_state *state, const struct node_event *event) {
     if (event->fragment >= state->fragments) return NULL;
@@ -270,14 +297,16 @@ static struct slot *uploading(struct node_state *state, const struct node_event 
     return slot->phase == SLOT_UPLOADING && slot->sequence == event->sequence ? slot : NULL;
 }
 
-static void wait_and_retry(struct node_state *state, struct slot *slot, uint64_t at_least_ms, struct instant now) {
+static void wait_and_retry(struct node_state *state, struct slot *slot, uint64_t at_least_ms,
+                           struct instant now) {
     MARK("slot: backoff after an answer or none");
     slot->phase = SLOT_BACKOFF;
     slot->attempts++;
     slot->retry_at = now.monotonic_ms + at_least_ms + node_backoff(state, slot->attempts);
 }
 
-/* The coordinator says that it has it. Its entry must come by Follow; where it does not, the coordinator is asked again. */
+/* The coordinator says that it has it. Its entry must come by Follow; where it does not, the
+ * coordinator is asked again. */
 static void round_accepted(struct node_state *state, struct slot *slot, struct instant now) {
     slot->phase = SLOT_ACCEPTED;
     slot->attempts = 0;
@@ -285,7 +314,8 @@ static void round_accepted(struct node_state *state, struct slot *slot, struct i
 }
 
 /* A receipt is a head, too: our own ledger must come to agree with it. */
-static void accepted_with(struct node_state *state, struct slot *slot, const struct ledger_head *head, struct instant now) {
+static void accepted_with(struct node_state *state, struct slot *slot,
+                          const struct ledger_head *head, struct instant now) {
     round_accepted(state, slot, now);
     if (head->size <= state->head.size) return;
     state->head.epoch = head->epoch;
@@ -293,17 +323,22 @@ static void accepted_with(struct node_state *state, struct slot *slot, const str
     memcpy(state->head.root, head->root, DIGEST_SIZE);
 }
 
-/* A receipt decides by itself what the slot does next: accepted, sent again, or the end of this site. */
-static void take_receipt(struct node_state *state, struct slot *slot, struct bytes receipt, struct instant now,
-                         struct node_actions *out) {
+/* A receipt decides by itself what the slot does next: accepted, sent again, or the end of this
+ * site. */
+static void take_receipt(struct node_state *state, struct slot *slot, struct bytes receipt,
+                         struct instant now, struct node_actions *out) {
     struct receipt got;
     struct error error = {0};
-    if (receipt_verify(receipt, run_state_coordinator_key(state->run), slot->header, slot->signature, &got, &error) != OK ||
+    if (receipt_verify(receipt, run_state_coordinator_key(state->run), slot->header,
+                       slot->signature, &got, &error) != OK ||
         memcmp(got.run_id, run_state_run_id(state->run), RUN_ID_SIZE) != 0) {
-        node_halt(state, out, "a receipt does not verify: %.180s", *error.message ? error.message : "it is of another run");
+        node_halt(state, out, "a receipt does not verify: %.180s",
+                  *error.message ? error.message : "it is of another run");
         return;
     }
-    if (got.epoch < run_state_epoch(state->run)) { /* from a coordinator that has been superseded: it counts for nothing */
+    if (got.epoch <
+        run_state_epoch(
+            state->run)) { /* from a coordinator that has been superseded: it counts for nothing */
         MARK("receipt: of an epoch that is over");
         wait_and_retry(state, slot, 0, now);
         return;
@@ -318,14 +353,16 @@ static void take_receipt(struct node_state *state, struct slot *slot, struct byt
     action->head = head;
 }
 
-void node_receipt(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out) {
+void node_receipt(struct node_state *state, const struct node_event *event, struct instant now,
+                  struct node_actions *out) {
     struct slot *slot = uploading(state, event);
     if (slot) take_receipt(state, slot, event->bytes, now, out);
 }
 
-/* It is in the ledger already, says the coordinator. With the old receipt, that is what is judged. */
-static void take_duplicate(struct node_state *state, struct slot *slot, struct bytes receipt, struct instant now,
-                           struct node_actions *out) {
+/* It is in the ledger already, says the coordinator. With the old receipt, that is what is judged.
+ */
+static void take_duplicate(struct node_state *state, struct slot *slot, struct bytes receipt,
+                           struct instant now, struct node_actions *out) {
     if (receipt.size > 0) {
         take_receipt(state, slot, receipt, now, out);
         return;
@@ -349,11 +386,12 @@ static bool refusal_ends_us(enum refusal code) {
 }
 
 static bool refusal_blames_us(enum refusal code) {
-    return code == REFUSED_MALFORMED || code == REFUSED_NONFINITE || code == REFUSED_SIZE || code == REFUSED_DIGEST ||
-           code == REFUSED_NORM;
+    return code == REFUSED_MALFORMED || code == REFUSED_NONFINITE || code == REFUSED_SIZE ||
+           code == REFUSED_DIGEST || code == REFUSED_NORM;
 }
 
-void node_refused(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out) {
+void node_refused(struct node_state *state, const struct node_event *event, struct instant now,
+                  struct node_actions *out) {
     struct slot *slot = uploading(state, event);
     if (!slot) return;
     enum refusal code = event->refused.code;
@@ -373,19 +411,23 @@ void node_refused(struct node_state *state, const struct node_event *event, stru
         return;
     }
     if (refusal_blames_us(code) && ++slot->rejected >= REJECTED_IN_A_ROW_LIMIT) {
-        node_halt(state, out, "%u contributions in a row were refused (%s): this build or this machine is broken. %.100s",
+        node_halt(state, out,
+                  "%u contributions in a row were refused (%s): this build or this machine is "
+                  "broken. %.100s",
                   slot->rejected, refusal_name(code), event->message ? event->message : "");
         return;
     }
     restore(state, event->fragment, out);
 }
-void node_upload_broken(struct node_state *state, const struct node_event *event, struct instant now) {
+void node_upload_broken(struct node_state *state, const struct node_event *event,
+                        struct instant now) {
     struct slot *slot = uploading(state, event);
     if (slot) wait_and_retry(state, slot, 0, now);
 }
 
 void node_rounds_link_up(struct node_state *state, struct instant now) {
-    for (uint32_t fragment = 0; fragment < state->fragments; fragment++) { /* do not sit out a backoff meant for the outage */
+    for (uint32_t fragment = 0; fragment < state->fragments;
+         fragment++) { /* do not sit out a backoff meant for the outage */
         struct slot *slot = &state->slots[fragment];
         if (slot->phase == SLOT_BACKOFF && slot->attempts == 0) slot->retry_at = now.monotonic_ms;
     }
@@ -399,12 +441,14 @@ uint64_t node_rounds_wake(const struct node_state *state) {
     uint64_t wake = UINT64_MAX;
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
         const struct slot *slot = &state->slots[fragment];
-        if (slot->phase == SLOT_BACKOFF || inclusion_is_due(state, slot)) wake = MIN(wake, slot->retry_at);
+        if (slot->phase == SLOT_BACKOFF || inclusion_is_due(state, slot))
+            wake = MIN(wake, slot->retry_at);
     }
     return wake;
 }
 
-/* What the superseded coordinator accepted is in the ledger before the new epoch's entry, or nowhere: ask the new one. */
+/* What the superseded coordinator accepted is in the ledger before the new epoch's entry, or
+ * nowhere: ask the new one. */
 void node_rounds_epoch_begins(struct node_state *state) {
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
         struct slot *slot = &state->slots[fragment];
@@ -415,7 +459,8 @@ void node_rounds_epoch_begins(struct node_state *state) {
 void node_rounds_retry(struct node_state *state, struct instant now, struct node_actions *out) {
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
         const struct slot *slot = &state->slots[fragment];
-        if (slot->phase == SLOT_BACKOFF && now.monotonic_ms >= slot->retry_at) upload(state, fragment, now, out);
+        if (slot->phase == SLOT_BACKOFF && now.monotonic_ms >= slot->retry_at)
+            upload(state, fragment, now, out);
         if (inclusion_is_due(state, slot) && now.monotonic_ms >= slot->retry_at) {
             MARK("slot: an inclusion that does not come is asked for");
             upload(state, fragment, now, out);
@@ -424,15 +469,16 @@ void node_rounds_retry(struct node_state *state, struct instant now, struct node
 }
 
 /* Where a message that was in the spool at the crash stands, by the ledger as we have it. */
-void node_rounds_take_up(struct node_state *state, const struct node_spooled *spooled, struct instant now,
-                         struct node_actions *out) {
+void node_rounds_take_up(struct node_state *state, const struct node_spooled *spooled,
+                         struct instant now, struct node_actions *out) {
     if (spooled->fragment >= state->fragments) return;
     struct slot *slot = &state->slots[spooled->fragment];
     slot->sequence = spooled->sequence;
     take_message(slot, spooled->header, spooled->signature);
     struct contribution contribution;
     if (slot->steps_in_flight == 0 &&
-        contribution_decode(bytes_of(spooled->header, CONTRIBUTION_HEADER_SIZE), &contribution, NULL) == OK) {
+        contribution_decode(bytes_of(spooled->header, CONTRIBUTION_HEADER_SIZE), &contribution,
+                            NULL) == OK) {
         slot->steps_in_flight = contribution.inner_steps;
         slot->tokens_in_flight = contribution.tokens * state->fragments;
     }
@@ -467,9 +513,10 @@ void node_rounds_take_up(struct node_state *state, const struct node_spooled *sp
     node_slot_merged(state, spooled->fragment, out);
 }
 
-/* ---- when training goes on ------------------------------------------------------------------------------------------------ */
+/* ---- when training goes on ------------------------------------------------------------------- */
 
-/* With overlap off a round is exactly H_w steps: the trainer stops there by itself and waits until it was merged. */
+/* With overlap off a round is exactly H_w steps: the trainer stops there by itself and waits until
+ * it was merged. */
 static uint64_t round_end(const struct node_state *state) {
     if (state->options.overlap) return UINT64_MAX;
     int64_t end = INT64_MAX;
@@ -495,7 +542,8 @@ void node_train_or_wait(struct node_state *state, struct node_actions *out) {
     } else {
         until = round_end(state);
         if (waits_for_merge(state) && owes_a_step(state)) {
-            MARK("training: a step more, others wait for a fragment of which there is nothing to give");
+            MARK("training: a step more, others wait for a fragment of which there is nothing to "
+                 "give");
             until = state->steps + 1;
         } else if (waits_for_merge(state)) {
             MARK("training: waits for a merge, overlap is off");

@@ -1,5 +1,5 @@
-/* The site's brain: its life, events, and what follows from where things stand. Its other parts are node_rounds.c, node_link.c and
- * node_ledger.c; the header tells how they work together. */
+/* The site's brain: its life, events, and what follows from where things stand. Its other parts are
+ * node_rounds.c, node_link.c and node_ledger.c; the header tells how they work together. */
 #include "node/node_state.h"
 
 #include <stdarg.h>
@@ -43,7 +43,7 @@ void node_halt(struct node_state *state, struct node_actions *out, const char *f
     va_end(arguments);
 }
 
-/* ---- what follows from where things stand -------------------------------------------------------------------------------- */
+/* ---- what follows from where things stand ---------------------------------------------------- */
 
 static void set_timer(struct node_state *state, struct node_actions *out) {
     uint64_t wake = UINT64_MAX;
@@ -56,15 +56,20 @@ static void set_timer(struct node_state *state, struct node_actions *out) {
     node_act(out, NODE_DO_TIMER)->at_ms = wake;
 }
 
-/* The run has been stopped, and what of ours is in the ledger has been merged: there is nothing left to do. A message that is
- * not in the ledger by now will be refused, so it is not waited for. */
+/* The run has been stopped, and what of ours is in the ledger has been merged: there is nothing
+ * left to do. A message that is not in the ledger by now will be refused, so it is not waited for.
+ */
 static void finish_if_over(struct node_state *state, struct node_actions *out) {
     if (state->finishing || state->halted || !run_state_has_genesis(state->run)) return;
-    if (run_state_phase(state->run) != RUN_STOPPED || state->applying || state->queue_count > 0) return;
+    if (run_state_phase(state->run) != RUN_STOPPED || state->applying || state->queue_count > 0)
+        return;
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
         const struct slot *slot = &state->slots[fragment];
         if (run_state_pending_count(state->run, fragment) > 0) return;
-        if (slot->phase == SLOT_SNAPSHOT || slot->phase == SLOT_ENCODING || slot->phase >= SLOT_MERGING) { return; }
+        if (slot->phase == SLOT_SNAPSHOT || slot->phase == SLOT_ENCODING ||
+            slot->phase >= SLOT_MERGING) {
+            return;
+        }
     }
     MARK("site: finishes");
     state->finishing = true;
@@ -82,7 +87,7 @@ static void settle(struct node_state *state, struct instant now, struct node_act
     node_train_or_wait(state, out);
     set_timer(state, out);
 }
-/* ---- life --------------------------------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 struct node_state *node_state_create(const struct node_options *options) {
     struct node_state *state = xcalloc(1, sizeof *state);
@@ -99,7 +104,8 @@ struct node_state *node_state_create(const struct node_options *options) {
 
 void node_state_destroy(struct node_state *state) {
     if (!state) return;
-    for (size_t i = 0; i < state->queue_count; i++) buffer_deinit(&state->queue[(state->queue_head + i) % state->queue_capacity]);
+    for (size_t i = 0; i < state->queue_count; i++)
+        buffer_deinit(&state->queue[(state->queue_head + i) % state->queue_capacity]);
     free(state->queue);
     run_state_destroy(state->run);
     free(state);
@@ -110,7 +116,8 @@ enum status node_state_restore(struct node_state *state, struct bytes entry, str
     return node_ledger_take(state, entry, true, error);
 }
 
-void node_state_resume(struct node_state *state, uint32_t fragment, const struct round_progress *progress) {
+void node_state_resume(struct node_state *state, uint32_t fragment,
+                       const struct round_progress *progress) {
     ASSERT(!state->started && fragment < FRAGMENTS_LIMIT);
     struct slot *slot = &state->slots[fragment];
     slot->steps_unsent = progress->steps;
@@ -124,8 +131,9 @@ void node_state_resume(struct node_state *state, uint32_t fragment, const struct
     slot->resumed = true;
 }
 
-void node_state_start(struct node_state *state, uint64_t replica_version, const struct node_spooled *spooled,
-                      size_t spooled_count, struct instant now, struct node_actions *out) {
+void node_state_start(struct node_state *state, uint64_t replica_version,
+                      const struct node_spooled *spooled, size_t spooled_count, struct instant now,
+                      struct node_actions *out) {
     state->started = true;
     state->replica_version = replica_version;
     state->link_retry_at = now.monotonic_ms;
@@ -136,12 +144,14 @@ void node_state_start(struct node_state *state, uint64_t replica_version, const 
         if (own) state->sequence = MAX(state->sequence, own->last_sequence);
         node_rounds_stagger(state);
     }
-    for (uint32_t fragment = 0; fragment < FRAGMENTS_LIMIT; fragment++) state->slots[fragment].base_version = replica_version;
+    for (uint32_t fragment = 0; fragment < FRAGMENTS_LIMIT; fragment++)
+        state->slots[fragment].base_version = replica_version;
     for (size_t i = 0; i < spooled_count; i++) node_rounds_take_up(state, &spooled[i], now, out);
     settle(state, now, out);
 }
 
-void node_state_step(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out) {
+void node_state_step(struct node_state *state, const struct node_event *event, struct instant now,
+                     struct node_actions *out) {
     if (state->halted) return;
     bool knew_run = run_state_has_genesis(state->run);
     switch (event->kind) {
@@ -166,20 +176,28 @@ void node_state_step(struct node_state *state, const struct node_event *event, s
     case NODE_SUPPLIED: state->supplying = false; break;
     case NODE_REBASED: node_rebased(state, event); break;
     case NODE_HEARTBEAT_REPLY: node_heartbeat_reply(state, event, now); break;
-    case NODE_FAULT: node_halt(state, out, "%.200s", event->message ? event->message : status_name(event->status)); break;
+    case NODE_FAULT:
+        node_halt(state, out, "%.200s",
+                  event->message ? event->message : status_name(event->status));
+        break;
     }
     if (!knew_run && run_state_has_genesis(state->run)) node_rounds_stagger(state);
     settle(state, now, out);
 }
 
 const struct run_state *node_state_run(const struct node_state *state) { return state->run; }
-enum slot_phase node_state_slot(const struct node_state *state, uint32_t fragment) { return state->slots[fragment].phase; }
+enum slot_phase node_state_slot(const struct node_state *state, uint32_t fragment) {
+    return state->slots[fragment].phase;
+}
 uint64_t node_state_backlog(const struct node_state *state) { return state->queue_count; }
 uint64_t node_state_sequence(const struct node_state *state) { return state->sequence; }
-uint32_t node_state_inner_steps(const struct node_state *state) { return node_inner_steps_now(state); }
+uint32_t node_state_inner_steps(const struct node_state *state) {
+    return node_inner_steps_now(state);
+}
 uint64_t node_state_staleness(const struct node_state *state) { return state->staleness; }
 int64_t node_state_round_steps(const struct node_state *state, uint32_t fragment) {
-    return fragment < FRAGMENTS_LIMIT ? (int64_t)state->steps - state->slots[fragment].steps_mark : 0;
+    return fragment < FRAGMENTS_LIMIT ? (int64_t)state->steps - state->slots[fragment].steps_mark
+                                      : 0;
 }
 uint32_t node_state_sites_present(const struct node_state *state) { return state->sites_present; }
 bool node_state_linked(const struct node_state *state) { return state->link == LINK_UP; }

@@ -1,5 +1,6 @@
-/* The inside of the site's brain, shared by node_state.c (events, and what follows from them), node_rounds.c (slots),
- * node_link.c (the connection), node_ledger.c (what the ledger says) and node_payloads.c (payloads that were lost). Nobody else includes it. */
+/* The inside of the site's brain, shared by node_state.c (events, and what follows from them),
+ * node_rounds.c (slots), node_link.c (the connection), node_ledger.c (what the ledger says) and
+ * node_payloads.c (payloads that were lost). Nobody else includes it. */
 #ifndef NODE_NODE_STATE_INTERNAL_H
 #define NODE_NODE_STATE_INTERNAL_H
 
@@ -18,12 +19,14 @@ struct slot { /* a fragment's round */
     bool in_ledger; /* our entry is at `index` */
     uint64_t index;
     uint64_t base_version;
-    int64_t steps_mark;                       /* the trainer's count at the last snapshot (below 0 at first: staggered) */
-    uint64_t tokens_unsent, tokens_in_flight; /* trained since what was sent last, and in what is under way */
+    int64_t steps_mark; /* the trainer's count at the last snapshot (below 0 at first: staggered) */
+    uint64_t tokens_unsent,
+        tokens_in_flight; /* trained since what was sent last, and in what is under way */
     uint64_t steps_unsent, steps_in_flight;
     double loss_sum; /* over steps since the last snapshot */
     uint64_t loss_count;
-    uint64_t retry_at; /* BACKOFF: when it is sent again; ACCEPTED and not in the ledger: when it is asked for again */
+    uint64_t retry_at; /* BACKOFF: when it is sent again; ACCEPTED and not in the ledger: when it is
+                          asked for again */
     uint32_t attempts;
     uint32_t rejected; /* refusals in a row that say our own message was bad */
 };
@@ -37,10 +40,11 @@ struct node_state {
     struct slot slots[FRAGMENTS_LIMIT];
     uint32_t fragments;
     bool started, halted, finishing;
-    bool catching_up;      /* new here: training waits until the version of the first heartbeat's answer has been reached */
+    bool catching_up; /* new here: training waits until the version of the first heartbeat's answer
+                         has been reached */
     uint64_t caught_up_at; /* version to reach; UINT64_MAX: not known yet */
     uint64_t sequence;     /* the last one used, by us or according to the ledger */
-    uint64_t foreign;      /* the last one that the ledger has and that was not made here; 0: none */
+    uint64_t foreign; /* the last one that the ledger has and that was not made here; 0: none */
     uint64_t replica_version;
     uint64_t steps, tokens; /* the trainer's counts */
     uint32_t inner_steps;   /* H_w as last told; 0: not told yet */
@@ -69,7 +73,8 @@ struct node_state {
     bool refetching;
     uint64_t refetch_at;
     uint32_t refetch_attempts;
-    uint64_t wanted[NODE_WANTED_LIMIT]; /* by the coordinator, [wanted_count], the first wanted_next of them dealt with */
+    uint64_t wanted[NODE_WANTED_LIMIT]; /* by the coordinator, [wanted_count], the first wanted_next
+                                           of them dealt with */
     uint32_t wanted_count, wanted_next;
     bool supplying;
 
@@ -77,32 +82,41 @@ struct node_state {
 };
 
 struct node_action *node_act(struct node_actions *out, enum node_action_kind kind);
-void node_halt(struct node_state *state, struct node_actions *out, const char *format, ...) PRINTF_LIKE(3, 4);
+void node_halt(struct node_state *state, struct node_actions *out, const char *format, ...)
+    PRINTF_LIKE(3, 4);
 
 /* node_ledger.c */
 void node_ledger_entry(struct node_state *state, struct bytes raw, struct node_actions *out);
-void node_ledger_applied(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out);
+void node_ledger_applied(struct node_state *state, const struct node_event *event,
+                         struct instant now, struct node_actions *out);
 void node_ledger_head(struct node_state *state, struct bytes raw, struct node_actions *out);
 /* Takes an entry of ours or another's into the run state, and what it means for our slots. */
-enum status node_ledger_take(struct node_state *state, struct bytes raw, bool trusted, struct error *error);
+enum status node_ledger_take(struct node_state *state, struct bytes raw, bool trusted,
+                             struct error *error);
 
 /* The step at the queue's head once more. */
 void node_ledger_apply_again(struct node_state *state, struct node_actions *out);
 
 /* node_payloads.c */
 void node_payload_lost(struct node_state *state, uint64_t index, struct instant now);
-void node_refetched(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out);
+void node_refetched(struct node_state *state, const struct node_event *event, struct instant now,
+                    struct node_actions *out);
 void node_wanted(struct node_state *state, const struct node_event *event);
 void node_payloads_settle(struct node_state *state, struct instant now, struct node_actions *out);
 uint64_t node_payloads_wake(const struct node_state *state);
 
 /* node_rounds.c: what a slot does at an event ... */
 void node_progress(struct node_state *state, const struct node_event *event);
-void node_snapshotted(struct node_state *state, const struct node_event *event, struct node_actions *out);
-void node_encoded(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out);
-void node_receipt(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out);
-void node_refused(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out);
-void node_upload_broken(struct node_state *state, const struct node_event *event, struct instant now);
+void node_snapshotted(struct node_state *state, const struct node_event *event,
+                      struct node_actions *out);
+void node_encoded(struct node_state *state, const struct node_event *event, struct instant now,
+                  struct node_actions *out);
+void node_receipt(struct node_state *state, const struct node_event *event, struct instant now,
+                  struct node_actions *out);
+void node_refused(struct node_state *state, const struct node_event *event, struct instant now,
+                  struct node_actions *out);
+void node_upload_broken(struct node_state *state, const struct node_event *event,
+                        struct instant now);
 void node_rebased(struct node_state *state, const struct node_event *event);
 /* (its message has been merged by a step that is in the run state and the replica now) */
 void node_slot_merged(struct node_state *state, uint32_t fragment, struct node_actions *out);
@@ -111,8 +125,8 @@ void node_slot_dropped(struct node_state *state, uint32_t fragment, struct node_
 /* ... when the run begins, the link is up, a message was found in the spool at a start ... */
 void node_rounds_stagger(struct node_state *state);
 void node_rounds_link_up(struct node_state *state, struct instant now);
-void node_rounds_take_up(struct node_state *state, const struct node_spooled *spooled, struct instant now,
-                         struct node_actions *out);
+void node_rounds_take_up(struct node_state *state, const struct node_spooled *spooled,
+                         struct instant now, struct node_actions *out);
 void node_rounds_epoch_begins(struct node_state *state);
 /* When node_rounds_retry has something to do; UINT64_MAX: nothing. */
 uint64_t node_rounds_wake(const struct node_state *state);
@@ -127,8 +141,10 @@ uint32_t node_inner_steps_now(const struct node_state *state);
 uint64_t node_backoff(struct node_state *state, uint32_t attempts);
 void node_link_down(struct node_state *state, struct instant now);
 void node_offer(struct node_state *state, const struct node_event *event, struct node_actions *out);
-void node_snapshot_loaded(struct node_state *state, const struct node_event *event, struct instant now, struct node_actions *out);
-void node_heartbeat_reply(struct node_state *state, const struct node_event *event, struct instant now);
+void node_snapshot_loaded(struct node_state *state, const struct node_event *event,
+                          struct instant now, struct node_actions *out);
+void node_heartbeat_reply(struct node_state *state, const struct node_event *event,
+                          struct instant now);
 void node_link_up(struct node_state *state, struct instant now);
 void node_link_settle(struct node_state *state, struct instant now, struct node_actions *out);
 

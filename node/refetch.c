@@ -9,28 +9,33 @@
 #include "node/journal_files.h"
 #include "proto/messages.h"
 
-static enum status ask(struct stream *stream, uint64_t instance, uint64_t index, struct error *error) {
-    struct follow_request request = {
-        .protocol = PROTOCOL_VERSION, .instance = instance, .from_index = index, .payloads_from_index = index};
+static enum status ask(struct stream *stream, uint64_t instance, uint64_t index,
+                       struct error *error) {
+    struct follow_request request = {.protocol = PROTOCOL_VERSION,
+                                     .instance = instance,
+                                     .from_index = index,
+                                     .payloads_from_index = index};
     struct buffer encoded = {0};
     enum status status = follow_request_encode(&request, &encoded, error);
-    if (status == OK) status = stream_write(stream, buffer_bytes(&encoded), (struct bytes){0}, error);
+    if (status == OK)
+        status = stream_write(stream, buffer_bytes(&encoded), (struct bytes){0}, error);
     if (status == OK) stream_half_close(stream);
     buffer_deinit(&encoded);
     return status;
 }
 
-static enum status take(const struct follow_frame *frame, uint64_t index, uint64_t size, struct blob_upload *upload,
-                        struct error *error) {
+static enum status take(const struct follow_frame *frame, uint64_t index, uint64_t size,
+                        struct blob_upload *upload, struct error *error) {
     if (frame->payload_total == 0 || frame->payload_index != index) return OK;
     if (frame->payload_total != size)
-        return error_set(error, INVALID, "the payload of entry %llu has another size than its header says",
+        return error_set(error, INVALID,
+                         "the payload of entry %llu has another size than its header says",
                          (unsigned long long)index);
     return blob_upload_append(upload, frame->payload_offset, frame->payload, error);
 }
 
-static enum status receive(struct stream *stream, uint64_t index, uint64_t size, struct blob_upload *upload,
-                           struct error *error) {
+static enum status receive(struct stream *stream, uint64_t index, uint64_t size,
+                           struct blob_upload *upload, struct error *error) {
     struct buffer message = {0};
     struct arena arena = {0};
     arena_create(&arena, ARENA_SIZE);
@@ -39,7 +44,8 @@ static enum status receive(struct stream *stream, uint64_t index, uint64_t size,
         struct frame frame;
         struct follow_frame decoded;
         status = stream_read(stream, UINT64_MAX, &message, error);
-        if (status == NOT_FOUND) status = error_set(error, UNAVAILABLE, "the coordinator ended the stream");
+        if (status == NOT_FOUND)
+            status = error_set(error, UNAVAILABLE, "the coordinator ended the stream");
         arena_reset(&arena);
         if (status == OK) status = frame_split(buffer_bytes(&message), &frame, error);
         if (status == OK) status = follow_frame_decode(frame, &arena, &decoded, error);
@@ -50,8 +56,9 @@ static enum status receive(struct stream *stream, uint64_t index, uint64_t size,
     return status;
 }
 
-enum status refetch_payload(struct journal *journal, struct stream *stream, uint64_t instance, uint64_t index, uint64_t size,
-                            const uint8_t digest[static DIGEST_SIZE], struct error *error) {
+enum status refetch_payload(struct journal *journal, struct stream *stream, uint64_t instance,
+                            uint64_t index, uint64_t size, const uint8_t digest[static DIGEST_SIZE],
+                            struct error *error) {
     struct blob_upload *upload = NULL;
     char name[64];
     snprintf(name, sizeof name, "lost-%llu", (unsigned long long)index);

@@ -17,14 +17,17 @@ static enum status vector(uint64_t count, float **out, struct error *error) {
     return OK;
 }
 
-enum status replica_init(struct replica *replica, const struct manifest *manifest, uint64_t parameters, struct error *error) {
-    *replica =
-        (struct replica){.parameters = parameters, .fragments = manifest->fragments, .codec = (enum codec)manifest->codec.kind};
+enum status replica_init(struct replica *replica, const struct manifest *manifest,
+                         uint64_t parameters, struct error *error) {
+    *replica = (struct replica){.parameters = parameters,
+                                .fragments = manifest->fragments,
+                                .codec = (enum codec)manifest->codec.kind};
     enum status status = model_state_init(&replica->global, manifest, parameters, error);
     if (status == OK) status = vector(parameters, &replica->base, error);
     if (status == OK) status = vector(parameters, &replica->snapshot, error);
     if (status == OK) status = vector(parameters, &replica->next, error);
-    if (status == OK && manifest->outer.mode == OUTER_SPARSE) status = vector(parameters, &replica->feedback, error);
+    if (status == OK && manifest->outer.mode == OUTER_SPARSE)
+        status = vector(parameters, &replica->feedback, error);
     for (uint32_t fragment = 0; status == OK && fragment < replica->fragments; fragment++) {
         uint64_t start, count;
         fragment_range(parameters, replica->fragments, fragment, &start, &count);
@@ -48,7 +51,8 @@ void replica_deinit(struct replica *replica) {
     free(replica->snapshot);
     free(replica->next);
     free(replica->feedback);
-    for (uint32_t fragment = 0; fragment < replica->fragments; fragment++) codec_encoder_destroy(replica->encoders[fragment]);
+    for (uint32_t fragment = 0; fragment < replica->fragments; fragment++)
+        codec_encoder_destroy(replica->encoders[fragment]);
     *replica = (struct replica){0};
 }
 
@@ -64,24 +68,29 @@ static struct range range_of(const struct replica *replica, uint32_t fragment) {
     return range;
 }
 
-enum status replica_use_device(struct replica *replica, const struct cuda_operations *cuda, struct error *error) {
+enum status replica_use_device(struct replica *replica, const struct cuda_operations *cuda,
+                               struct error *error) {
     enum status status = OK;
     for (uint32_t fragment = 0; status == OK && fragment < replica->fragments; fragment++) {
-        status = device_encoder_create(cuda, replica->codec, range_of(replica, fragment).count, replica->feedback != NULL,
-                                       &replica->device[fragment], error);
+        status =
+            device_encoder_create(cuda, replica->codec, range_of(replica, fragment).count,
+                                  replica->feedback != NULL, &replica->device[fragment], error);
     }
     if (status != OK) leave_device(replica);
     return status;
 }
 
-/* On the device, where there is one. It changes nothing when it fails, so the CPU can do it then. */
-static enum status encode_range(struct replica *replica, uint32_t fragment, const struct range *range, float *feedback,
-                                struct buffer *payload, struct error *error) {
+/* On the device, where there is one. It changes nothing when it fails, so the CPU can do it then.
+ */
+static enum status encode_range(struct replica *replica, uint32_t fragment,
+                                const struct range *range, float *feedback, struct buffer *payload,
+                                struct error *error) {
     const float *base = replica->base + range->start, *snapshot = replica->snapshot + range->start;
     struct device_encoder *device = replica->device[fragment];
     if (device) {
         struct error why = {0};
-        enum status status = device_encode_from_host(device, base, snapshot, feedback, payload, &why);
+        enum status status =
+            device_encode_from_host(device, base, snapshot, feedback, payload, &why);
         if (status == OK) return OK;
         if (status == INVALID) return error_set(error, INVALID, "%s", why.message);
         replica->device_error = why;
@@ -106,8 +115,8 @@ void replica_snapshot(struct replica *replica, uint32_t fragment, const float *l
     memcpy(replica->snapshot + range.start, local + range.start, range.size);
 }
 
-enum status replica_encode(struct replica *replica, uint32_t fragment, struct buffer *payload, double *norm,
-                           struct error *error) {
+enum status replica_encode(struct replica *replica, uint32_t fragment, struct buffer *payload,
+                           double *norm, struct error *error) {
     struct range range = range_of(replica, fragment);
     float *feedback = replica->feedback ? replica->feedback + range.start : NULL;
     size_t before = payload->size;
@@ -125,14 +134,20 @@ void replica_stage(struct replica *replica, uint32_t fragment) {
     replica->next_version[fragment] = replica->global.version;
 }
 
-enum status replica_restore(struct replica *replica, uint32_t fragment, struct bytes payload, struct error *error) {
+enum status replica_restore(struct replica *replica, uint32_t fragment, struct bytes payload,
+                            struct error *error) {
     struct range range = range_of(replica, fragment);
-    if (replica->feedback) { TRY(codec_restore(replica->codec, payload, range.count, replica->feedback + range.start, error)); }
+    if (replica->feedback) {
+        TRY(codec_restore(replica->codec, payload, range.count, replica->feedback + range.start,
+                          error));
+    }
     replica_stage(replica, fragment);
     return OK;
 }
 
-enum rebase replica_refused(const struct replica *replica) { return replica->feedback ? REBASE_SENT : REBASE_KEEP; }
+enum rebase replica_refused(const struct replica *replica) {
+    return replica->feedback ? REBASE_SENT : REBASE_KEEP;
+}
 
 void replica_rebase(struct replica *replica, uint32_t fragment, float *local, enum rebase what) {
     struct range range = range_of(replica, fragment);

@@ -41,7 +41,7 @@ struct report {
     struct complaint status_file, metrics_file;
 };
 
-/* ---- what came before ------------------------------------------------------------------------------------------------------- */
+/* ---- what came before ------------------------------------------------------------------------ */
 
 static uint64_t member(const struct json_value *object, const char *key) {
     uint64_t value = 0;
@@ -52,7 +52,8 @@ static void read_roots(struct report *report, const struct json_value *roots) {
     for (size_t i = 0; roots && roots->type == JSON_OBJECT && i < roots->count; i++) {
         uint8_t root[DIGEST_SIZE];
         const struct json_value *item = &roots->items[i];
-        if (item->type != JSON_STRING || hex_decode(item->text, root, DIGEST_SIZE, NULL) != OK) continue;
+        if (item->type != JSON_STRING || hex_decode(item->text, root, DIGEST_SIZE, NULL) != OK)
+            continue;
         report_add_root(report, strtoull(item->key, NULL, 10), root);
     }
 }
@@ -62,29 +63,37 @@ static void book_downtime(struct report *report, const struct json_value *last) 
     const char *state = "";
     struct report_totals *totals = &report->totals;
     (void)!json_get_text(last, "state", &state, NULL);
-    if (strcmp(state, "stopped") == 0 || strcmp(state, "halted") == 0 || strcmp(state, "finished") == 0) return;
+    if (strcmp(state, "stopped") == 0 || strcmp(state, "halted") == 0 ||
+        strcmp(state, "finished") == 0)
+        return;
     uint64_t stamp = member(last, "stamp_ms"), now = clock_wall_ms();
     if (stamp > 0 && now > stamp) totals->lost_ms[LOST_RESTART] += now - stamp;
-    if (totals->trainer_steps <= report->options.trainer_steps || totals->trainer_steps == 0) return;
+    if (totals->trainer_steps <= report->options.trainer_steps || totals->trainer_steps == 0)
+        return;
     uint64_t again = totals->trainer_steps - report->options.trainer_steps;
     uint64_t spent = MIN(totals->compute_ms, again * totals->compute_ms / totals->trainer_steps);
     totals->compute_ms -= spent;
     totals->lost_ms[LOST_RESTART] += spent;
-    log_info("steps_lost", "steps=%llu ms=%llu", (unsigned long long)again, (unsigned long long)spent);
+    log_info("steps_lost", "steps=%llu ms=%llu", (unsigned long long)again,
+             (unsigned long long)spent);
 }
 
 static void read_last(struct report *report) {
     struct buffer text = {0};
     struct json *json = NULL;
-    if (file_read(report->path, STATUS_LIMIT, &text, NULL) == OK && json_parse(buffer_bytes(&text), NULL, &json, NULL) == OK) {
+    if (file_read(report->path, STATUS_LIMIT, &text, NULL) == OK &&
+        json_parse(buffer_bytes(&text), NULL, &json, NULL) == OK) {
         const struct json_value *last = json_root(json);
-        const struct json_value *lost = json_object_get(last, "lost_ms"), *refused = json_object_get(last, "refused");
+        const struct json_value *lost = json_object_get(last, "lost_ms"),
+                                *refused = json_object_get(last, "refused");
         struct report_totals *totals = &report->totals;
         totals->compute_ms = member(last, "compute_ms");
-        for (uint32_t i = 0; i < LOST_CAUSE_COUNT; i++) totals->lost_ms[i] = member(lost, lost_cause_name(i));
+        for (uint32_t i = 0; i < LOST_CAUSE_COUNT; i++)
+            totals->lost_ms[i] = member(lost, lost_cause_name(i));
         totals->bytes_up = member(last, "bytes_up");
         totals->bytes_down = member(last, "bytes_down");
-        for (unsigned i = 1; i < REFUSAL_COUNT; i++) totals->refused[i] = member(refused, refusal_name(i));
+        for (unsigned i = 1; i < REFUSAL_COUNT; i++)
+            totals->refused[i] = member(refused, refusal_name(i));
         totals->trainer_steps = member(last, "trainer_steps");
         totals->starts = member(last, "starts");
         read_roots(report, json_object_get(last, "roots"));
@@ -112,7 +121,7 @@ void report_destroy(struct report *report) {
     free(report);
 }
 
-/* ---- what is told ------------------------------------------------------------------------------------------------------------ */
+/* ---- what is told ---------------------------------------------------------------------------- */
 
 void report_set_view(struct report *report, const struct report_view *view) {
     pthread_mutex_lock(&report->lock);
@@ -127,18 +136,20 @@ void report_set_answer(struct report *report, uint32_t turn, uint32_t copies) {
     report->copies = copies;
     pthread_mutex_unlock(&report->lock);
     if (more)
-        log_error(
-            "site_runs_twice",
-            "copies=%u message=\"another process with this site's key tried to take part and was cut: find the copy of this "
-            "directory or machine, and stop it\"",
-            copies);
+        log_error("site_runs_twice",
+                  "copies=%u message=\"another process with this site's key tried to take part and "
+                  "was cut: find the copy of this "
+                  "directory or machine, and stop it\"",
+                  copies);
 }
 
-void report_add_root(struct report *report, uint64_t version, const uint8_t root[static DIGEST_SIZE]) {
+void report_add_root(struct report *report, uint64_t version,
+                     const uint8_t root[static DIGEST_SIZE]) {
     static const uint8_t none[DIGEST_SIZE];
     if (memcmp(root, none, DIGEST_SIZE) == 0) return; /* no root in this version */
     pthread_mutex_lock(&report->lock);
-    for (size_t i = 0; i < report->root_count; i++) { /* replayed after a crash: the newest word on a version counts */
+    for (size_t i = 0; i < report->root_count;
+         i++) { /* replayed after a crash: the newest word on a version counts */
         struct root_of *known = &report->roots[(report->root_head + i) % REPORT_ROOTS];
         if (known->version != version) continue;
         memcpy(known->root, root, DIGEST_SIZE);
@@ -149,7 +160,8 @@ void report_add_root(struct report *report, uint64_t version, const uint8_t root
         report->root_head = (report->root_head + 1) % REPORT_ROOTS;
         report->root_count--;
     }
-    struct root_of *next = &report->roots[(report->root_head + report->root_count++) % REPORT_ROOTS];
+    struct root_of *next =
+        &report->roots[(report->root_head + report->root_count++) % REPORT_ROOTS];
     next->version = version;
     memcpy(next->root, root, DIGEST_SIZE);
     pthread_mutex_unlock(&report->lock);
@@ -167,7 +179,8 @@ struct status_snapshot {         /* all figures at one moment */
 };
 
 static void collect(struct report *report, struct training *training, struct status_snapshot *out) {
-    *out = (struct status_snapshot){.training = {.loss = (double)NAN, .trainer_steps = report->options.trainer_steps}};
+    *out = (struct status_snapshot){
+        .training = {.loss = (double)NAN, .trainer_steps = report->options.trainer_steps}};
     if (training) training_figures(training, &out->training);
     pthread_mutex_lock(&report->lock);
     out->totals = report->totals;
@@ -175,7 +188,8 @@ static void collect(struct report *report, struct training *training, struct sta
     out->turn = report->turn;
     out->copies = report->copies;
     out->root_count = report->root_count;
-    for (size_t i = 0; i < report->root_count; i++) out->roots[i] = report->roots[(report->root_head + i) % REPORT_ROOTS];
+    for (size_t i = 0; i < report->root_count; i++)
+        out->roots[i] = report->roots[(report->root_head + i) % REPORT_ROOTS];
     pthread_mutex_unlock(&report->lock);
     struct report_totals *totals = &out->totals;
     uint64_t lost = 0;
@@ -202,7 +216,7 @@ float report_compute_share(struct report *report, struct training *training) {
     return share;
 }
 
-/* ---- status.json ------------------------------------------------------------------------------------------------------------- */
+/* ---- status.json ----------------------------------------------------------------------------- */
 
 static void put_u64(struct json_writer *writer, const char *key, uint64_t value) {
     json_key(writer, key);
@@ -229,7 +243,8 @@ static const char *slot_name(enum slot_phase slot) {
     return (unsigned)slot < COUNT_OF(names) ? names[slot] : "unknown";
 }
 
-static void put_site(struct json_writer *writer, const struct report *report, const struct status_snapshot *told) {
+static void put_site(struct json_writer *writer, const struct report *report,
+                     const struct status_snapshot *told) {
     const struct site *site = report->options.site;
     char hex[HEX32_SIZE];
     put_text(writer, "run", site->manifest.name);
@@ -250,8 +265,11 @@ static void put_run(struct json_writer *writer, const struct status_snapshot *to
     json_key(writer, "linked");
     json_bool(writer, view->linked);
     put_u64(writer, "version", view->version);
-    put_text(writer, "root", told->root_count ? hex_encode(told->roots[told->root_count - 1].root, DIGEST_SIZE, hex) : NULL);
-    put_u64(writer, "root_version", told->root_count ? told->roots[told->root_count - 1].version : 0);
+    put_text(writer, "root",
+             told->root_count ? hex_encode(told->roots[told->root_count - 1].root, DIGEST_SIZE, hex)
+                              : NULL);
+    put_u64(writer, "root_version",
+            told->root_count ? told->roots[told->root_count - 1].version : 0);
     put_u64(writer, "ledger_size", view->ledger_size);
     put_u64(writer, "epoch", view->epoch);
     put_u64(writer, "run_tokens", view->run_tokens);
@@ -291,7 +309,8 @@ static void put_training(struct json_writer *writer, const struct status_snapsho
     put_u64(writer, "compute_ms", told->totals.compute_ms);
     json_key(writer, "lost_ms");
     json_begin_object(writer);
-    for (uint32_t i = 0; i < LOST_CAUSE_COUNT; i++) put_u64(writer, lost_cause_name(i), told->totals.lost_ms[i]);
+    for (uint32_t i = 0; i < LOST_CAUSE_COUNT; i++)
+        put_u64(writer, lost_cause_name(i), told->totals.lost_ms[i]);
     json_end_object(writer);
 }
 
@@ -306,7 +325,8 @@ static bool is_ready(const struct report *report, const struct status_snapshot *
 }
 
 /* What somebody has to mend, and whether the site does its work. */
-static void put_troubles(struct json_writer *writer, const struct report *report, const struct status_snapshot *told) {
+static void put_troubles(struct json_writer *writer, const struct report *report,
+                         const struct status_snapshot *told) {
     char message[TROUBLE_TEXT_SIZE];
     uint64_t since_ms = 0;
     json_key(writer, "troubles");
@@ -335,7 +355,8 @@ static void put_roots(struct json_writer *writer, const struct status_snapshot *
     json_end_object(writer);
 }
 
-/* Over what is there: a full disk has room for that, and tells its readers. A reader may see half of it. */
+/* Over what is there: a full disk has room for that, and tells its readers. A reader may see half
+ * of it. */
 static enum status overwrite(const char *path, struct bytes content, struct error *error) {
     int file = open(path, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
     if (file < 0) return error_set(error, FAILED, "open %s: %s", path, strerror(errno));
@@ -353,7 +374,8 @@ static enum status replace(const char *path, struct bytes content, struct error 
     int file = -1;
     unlink(temporary); /* never opened: whatever is there is not ours */
     if (status == OK) file = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-    if (status == OK && file < 0) status = error_set(error, FAILED, "open %s: %s", temporary, strerror(errno));
+    if (status == OK && file < 0)
+        status = error_set(error, FAILED, "open %s: %s", temporary, strerror(errno));
     if (status == OK) {
         status = file_write_all(file, content.data, content.size, error);
         close(file);
@@ -367,58 +389,63 @@ static enum status replace(const char *path, struct bytes content, struct error 
 }
 
 /* The first failure is said at once, the same one ever more rarely, and its end too. */
-static void complain(struct complaint *complaint, const char *event, const char *path, enum status status,
-                     const struct error *error) {
+static void complain(struct complaint *complaint, const char *event, const char *path,
+                     enum status status, const struct error *error) {
     enum { FIRST_MS = 60 * 1000, MOST_MS = 60 * 60 * 1000 };
     uint64_t now_ms = clock_monotonic_ms();
     if (status == OK) {
         if (complaint->since_ms)
-            log_info(event, "file=\"%s\" state=written after_ms=%llu", path, (unsigned long long)(now_ms - complaint->since_ms));
+            log_info(event, "file=\"%s\" state=written after_ms=%llu", path,
+                     (unsigned long long)(now_ms - complaint->since_ms));
         *complaint = (struct complaint){0};
         return;
     }
     if (complaint->since_ms && now_ms < complaint->next_ms) return;
-    complaint->wait_ms = complaint->since_ms ? MIN(complaint->wait_ms * 2, (uint64_t)MOST_MS) : (uint64_t)FIRST_MS;
+    complaint->wait_ms =
+        complaint->since_ms ? MIN(complaint->wait_ms * 2, (uint64_t)MOST_MS) : (uint64_t)FIRST_MS;
     if (!complaint->since_ms) complaint->since_ms = MAX(now_ms, 1u);
     complaint->next_ms = now_ms + complaint->wait_ms;
-    log_warn(event, "file=\"%s\" state=failing message=\"%s\" again_in_ms=%llu", path, error->message,
-             (unsigned long long)complaint->wait_ms);
+    log_warn(event, "file=\"%s\" state=failing message=\"%s\" again_in_ms=%llu", path,
+             error->message, (unsigned long long)complaint->wait_ms);
 }
 
 static void write_metrics(struct report *report, const struct status_snapshot *told) {
     struct buffer text = {0};
     const struct site *site = report->options.site;
     char labels[128], hex[HEX32_SIZE];
-    snprintf(labels, sizeof labels, "run_id=\"%s\",site_id=\"%s\"", hex_encode(site->run_id, RUN_ID_SIZE, hex), site->name);
+    snprintf(labels, sizeof labels, "run_id=\"%s\",site_id=\"%s\"",
+             hex_encode(site->run_id, RUN_ID_SIZE, hex), site->name);
     const struct {
         const char *name, *type;
         double value;
-    } series[] = {{"atoll_node_version", "gauge", (double)told->view.version},
-                  {"atoll_node_linked", "gauge", told->view.linked},
-                  {"atoll_node_ready", "gauge", is_ready(report, told)},
-                  {"atoll_node_staleness_versions", "gauge", (double)told->view.staleness},
-                  {"atoll_node_loss_nats", "gauge", told->training.loss},
-                  {"atoll_node_trainer_tokens_total", "counter", (double)told->training.trainer_tokens},
-                  {"atoll_node_trainer_steps_total", "counter", (double)told->training.trainer_steps},
-                  {"atoll_node_contributions_accepted_total", "counter", (double)told->view.accepted},
-                  {"atoll_node_contributions_refused_total", "counter", (double)told->refused},
-                  {"atoll_node_sent_bytes_total", "counter", (double)told->totals.bytes_up},
-                  {"atoll_node_received_bytes_total", "counter", (double)told->totals.bytes_down},
-                  {"atoll_node_compute_seconds_total", "counter", (double)told->totals.compute_ms * 1e-3}};
+    } series[] = {
+        {"atoll_node_version", "gauge", (double)told->view.version},
+        {"atoll_node_linked", "gauge", told->view.linked},
+        {"atoll_node_ready", "gauge", is_ready(report, told)},
+        {"atoll_node_staleness_versions", "gauge", (double)told->view.staleness},
+        {"atoll_node_loss_nats", "gauge", told->training.loss},
+        {"atoll_node_trainer_tokens_total", "counter", (double)told->training.trainer_tokens},
+        {"atoll_node_trainer_steps_total", "counter", (double)told->training.trainer_steps},
+        {"atoll_node_contributions_accepted_total", "counter", (double)told->view.accepted},
+        {"atoll_node_contributions_refused_total", "counter", (double)told->refused},
+        {"atoll_node_sent_bytes_total", "counter", (double)told->totals.bytes_up},
+        {"atoll_node_received_bytes_total", "counter", (double)told->totals.bytes_down},
+        {"atoll_node_compute_seconds_total", "counter", (double)told->totals.compute_ms * 1e-3}};
     for (size_t i = 0; i < COUNT_OF(series); i++)
-        buffer_append_text(&text, "# TYPE %s %s\n%s{%s} %.17g\n", series[i].name, series[i].type, series[i].name, labels,
-                           series[i].value);
+        buffer_append_text(&text, "# TYPE %s %s\n%s{%s} %.17g\n", series[i].name, series[i].type,
+                           series[i].name, labels, series[i].value);
     buffer_append_text(&text, "# TYPE atoll_node_lost_seconds_total counter\n");
     for (uint32_t i = 0; i < LOST_CAUSE_COUNT; i++)
-        buffer_append_text(&text, "atoll_node_lost_seconds_total{%s,cause=\"%s\"} %.17g\n", labels, lost_cause_name(i),
-                           (double)told->totals.lost_ms[i] * 1e-3);
+        buffer_append_text(&text, "atoll_node_lost_seconds_total{%s,cause=\"%s\"} %.17g\n", labels,
+                           lost_cause_name(i), (double)told->totals.lost_ms[i] * 1e-3);
     struct error error = {0};
     enum status status = replace(report->options.metrics_file, buffer_bytes(&text), &error);
     complain(&report->metrics_file, "metrics_file", report->options.metrics_file, status, &error);
     buffer_deinit(&text);
 }
 
-void report_write(struct report *report, struct training *training, const char *state, const char *message) {
+void report_write(struct report *report, struct training *training, const char *state,
+                  const char *message) {
     struct status_snapshot *told = xmalloc(sizeof *told);
     struct buffer text = {0};
     struct error error = {0};
@@ -449,7 +476,7 @@ void report_write(struct report *report, struct training *training, const char *
     free(told);
 }
 
-/* ---- heartbeats -------------------------------------------------------------------------------------------------------------- */
+/* ---- heartbeats ------------------------------------------------------------------------------ */
 
 void report_heartbeat(struct report *report, struct training *training, struct buffer *out) {
     struct status_snapshot *told = xmalloc(sizeof *told);
@@ -464,7 +491,8 @@ void report_heartbeat(struct report *report, struct training *training, struct b
                                         .tokens_per_second = told->training.tokens_per_second,
                                         .steps_per_second = told->training.steps_per_second,
                                         .loss = (float)told->training.loss,
-                                        .staleness = (uint32_t)MIN(told->view.staleness, UINT32_MAX),
+                                        .staleness =
+                                            (uint32_t)MIN(told->view.staleness, UINT32_MAX),
                                         .bytes_up = told->totals.bytes_up,
                                         .bytes_down = told->totals.bytes_down,
                                         .compute_ms = told->totals.compute_ms,
@@ -479,6 +507,7 @@ void report_heartbeat(struct report *report, struct training *training, struct b
     if (told->root_count && told->roots[told->root_count - 1].version == told->view.version)
         memcpy(request.last_root, told->roots[told->root_count - 1].root, DIGEST_SIZE);
     struct error error = {0};
-    if (heartbeat_request_encode(&request, out, &error) != OK) log_warn("heartbeat_failed", "message=\"%s\"", error.message);
+    if (heartbeat_request_encode(&request, out, &error) != OK)
+        log_warn("heartbeat_failed", "message=\"%s\"", error.message);
     free(told);
 }

@@ -1,10 +1,13 @@
-/* What a site tells about itself: DIR/status.json for scripts and people, and the same figures in each heartbeat.
+/* What a site tells about itself: DIR/status.json for scripts and people, and the same figures in
+ * each heartbeat.
  *
- * The file is rewritten about once a second, whole or not at all, without waiting for the disk: it is not a record, but it survives a killed
- * process, and so the totals in it go on over restarts. After a crash, the time from the last status to the restart is
- * booked as lost to `restart`, and so is the time of the steps that have to be done again.
+ * The file is rewritten about once a second, whole or not at all, without waiting for the disk: it
+ * is not a record, but it survives a killed process, and so the totals in it go on over restarts.
+ * After a crash, the time from the last status to the restart is booked as lost to `restart`, and
+ * so is the time of the steps that have to be done again.
  *
- * Threads write their part (the brain its view, the worker the roots), anybody may read; one lock, held briefly.
+ * Threads write their part (the brain its view, the worker the roots), anybody may read; one lock,
+ * held briefly.
  */
 #ifndef NODE_REPORT_H
 #define NODE_REPORT_H
@@ -53,12 +56,16 @@ struct report *report_create(const struct report_options *options);
 void report_destroy(struct report *report); /* NULL is a no-op */
 
 void report_set_view(struct report *report, const struct report_view *view);
-void report_add_root(struct report *report, uint64_t version, const uint8_t root[static DIGEST_SIZE]);
+void report_add_root(struct report *report, uint64_t version,
+                     const uint8_t root[static DIGEST_SIZE]);
 /* Share of its time that the site has trained, since it joined. training may be NULL. */
 float report_compute_share(struct report *report, struct training *training);
-/* `state`: "starting", "training", "waiting", "stopped", "halted", "finished"; NULL: from what is known. */
-void report_write(struct report *report, struct training *training, const char *state, const char *message);
-/* What the coordinator's last answer said: the turn, for the next heartbeat, and copies of this site that were cut. */
+/* `state`: "starting", "training", "waiting", "stopped", "halted", "finished"; NULL: from what is
+ * known. */
+void report_write(struct report *report, struct training *training, const char *state,
+                  const char *message);
+/* What the coordinator's last answer said: the turn, for the next heartbeat, and copies of this
+ * site that were cut. */
 void report_set_answer(struct report *report, uint32_t turn, uint32_t copies);
 /* Appends an encoded heartbeat. */
 void report_heartbeat(struct report *report, struct training *training, struct buffer *out);

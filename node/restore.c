@@ -1,4 +1,5 @@
-/* The replica, then fragment by fragment what the records and the checkpoint say: the table in node/restore.h. */
+/* The replica, then fragment by fragment what the records and the checkpoint say: the table in
+ * node/restore.h. */
 #include "node/restore.h"
 
 #include <stdlib.h>
@@ -7,14 +8,15 @@
 #include "base/memory.h"
 #include "kernels/elementwise.h"
 
-/* ---- the replica ---------------------------------------------------------------------------------------------------------- */
+/* ---- the replica ----------------------------------------------------------------------------- */
 
 static enum status load_global(const struct restore_input *input, struct error *error) {
     const struct journal_checkpoint *checkpoint = journal_checkpoint(input->journal);
     struct model_state *global = &input->replica->global;
     if (!checkpoint) return input->port.initialise(input->port.context, global->theta, error);
     struct buffer content = {0};
-    struct snapshot_header header = {.version = checkpoint->version, .content_size = checkpoint->global.size};
+    struct snapshot_header header = {.version = checkpoint->version,
+                                     .content_size = checkpoint->global.size};
     memcpy(header.root, checkpoint->root, DIGEST_SIZE);
     memcpy(header.content_digest, checkpoint->global.digest, DIGEST_SIZE);
     enum status status = journal_blob_read(input->journal, &checkpoint->global, &content, error);
@@ -24,7 +26,8 @@ static enum status load_global(const struct restore_input *input, struct error *
 }
 
 /* The version that the stored entries reach. */
-static enum status stored_version(const struct ledger_source *source, uint64_t *out, struct error *error) {
+static enum status stored_version(const struct ledger_source *source, uint64_t *out,
+                                  struct error *error) {
     struct replay_options options = {.trusted = true, .until = UINT64_MAX};
     struct replay_report report = {0};
     struct run_state *run = run_state_create();
@@ -34,11 +37,14 @@ static enum status stored_version(const struct ledger_source *source, uint64_t *
     return status;
 }
 
-/* The steps beyond the checkpoint. After a snapshot of the run was loaded the stored ledger may still be on its way to it: then
- * there are none, and the entries that come are control only until they have reached the replica. */
-static enum status replay(const struct restore_input *input, struct restored *out, struct error *error) {
+/* The steps beyond the checkpoint. After a snapshot of the run was loaded the stored ledger may
+ * still be on its way to it: then there are none, and the entries that come are control only until
+ * they have reached the replica. */
+static enum status replay(const struct restore_input *input, struct restored *out,
+                          struct error *error) {
     struct ledger_source source = journal_source(input->journal);
-    struct replay_options options = {.trusted = true, .until = UINT64_MAX, .tensors_from = input->replica->global.version};
+    struct replay_options options = {
+        .trusted = true, .until = UINT64_MAX, .tensors_from = input->replica->global.version};
     uint64_t version = 0;
     out->entries = journal_size(input->journal);
     if (journal_size(input->journal) == 0) return OK;
@@ -47,8 +53,8 @@ static enum status replay(const struct restore_input *input, struct restored *ou
         struct run_state *run = run_state_create();
         struct replay_report report = {0};
         status = replay_run(&source, &options, run, &input->replica->global, &report, error);
-        if (status != OK &&
-            report.lost_payload) { /* it is fetched again once there is a link; until then the replica stands here */
+        if (status != OK && report.lost_payload) { /* it is fetched again once there is a link;
+                                                      until then the replica stands here */
             input->port.payload_lost(input->port.context, report.failed_entry, error);
             out->entries = run_state_size(run);
             status = OK;
@@ -59,7 +65,7 @@ static enum status replay(const struct restore_input *input, struct restored *ou
     return status == OK ? OK : error_wrap(error, status, "replay of the stored ledger");
 }
 
-/* ---- a fragment ------------------------------------------------------------------------------------------------------------ */
+/* ---- a fragment ------------------------------------------------------------------------------ */
 
 struct restoring {
     const struct restore_input *input;
@@ -75,7 +81,8 @@ struct restore_range { /* of a vector */
 
 static struct restore_range piece_of(const struct restore_input *input, uint32_t fragment) {
     struct restore_range piece;
-    fragment_range(input->replica->parameters, input->replica->fragments, fragment, &piece.start, &piece.count);
+    fragment_range(input->replica->parameters, input->replica->fragments, fragment, &piece.start,
+                   &piece.count);
     piece.size = (size_t)piece.count * sizeof(float);
     return piece;
 }
@@ -85,8 +92,9 @@ static const float *floats_of(const struct buffer *buffer, struct restore_range 
 }
 
 /* A blob that holds one fragment's vector, into its place. */
-static enum status read_vector(struct restoring *r, const struct journal_blob *blob, struct restore_range piece, float *vector,
-                               const char *what, struct error *error) {
+static enum status read_vector(struct restoring *r, const struct journal_blob *blob,
+                               struct restore_range piece, float *vector, const char *what,
+                               struct error *error) {
     struct buffer content = {0};
     enum status status = journal_blob_read(r->input->journal, blob, &content, error);
     if (status == OK && content.size != piece.size)
@@ -97,18 +105,21 @@ static enum status read_vector(struct restoring *r, const struct journal_blob *b
 }
 
 /* base = theta_s + decode(message), where the checkpoint does not have the base. */
-static enum status rebuild_base(struct restoring *r, const struct journal_round *round, struct restore_range piece,
-                                struct error *error) {
+static enum status rebuild_base(struct restoring *r, const struct journal_round *round,
+                                struct restore_range piece, struct error *error) {
     struct replica *replica = r->input->replica;
     if (replica->feedback) return OK; /* sparse mode never asks for it */
     struct buffer payload = {0};
     float *base = replica->base + piece.start;
     const float *snapshot = replica->snapshot + piece.start;
-    enum status status =
-        journal_payload_read(r->input->journal, round->payload_digest, (size_t)round->payload_size, &payload, error);
-    if (status == OK) status = codec_decode(replica->codec, buffer_bytes(&payload), (size_t)piece.count, base, error);
+    enum status status = journal_payload_read(r->input->journal, round->payload_digest,
+                                              (size_t)round->payload_size, &payload, error);
+    if (status == OK)
+        status =
+            codec_decode(replica->codec, buffer_bytes(&payload), (size_t)piece.count, base, error);
     if (status == OK) elementwise_add(base, base, snapshot, (size_t)piece.count);
-    if (status == CORRUPT || status == NOT_FOUND) { /* for good: if the message is refused, its mass is lost */
+    if (status == CORRUPT ||
+        status == NOT_FOUND) { /* for good: if the message is refused, its mass is lost */
         r->input->port.message_lost(r->input->port.context, round, error);
         memcpy(base, snapshot, piece.size);
         status = OK;
@@ -117,12 +128,13 @@ static enum status rebuild_base(struct restoring *r, const struct journal_round 
     return status;
 }
 
-static enum status restore_in_flight(struct restoring *r, const struct journal_round *round, struct restore_range piece,
-                                     struct error *error) {
+static enum status restore_in_flight(struct restoring *r, const struct journal_round *round,
+                                     struct restore_range piece, struct error *error) {
     struct replica *replica = r->input->replica;
     uint32_t fragment = round->fragment;
     replica->base_version[fragment] = round->base_version;
-    if (r->checkpoint && r->checkpoint->fragment[fragment].in_flight == round->sequence && r->snapshot.size > 0) {
+    if (r->checkpoint && r->checkpoint->fragment[fragment].in_flight == round->sequence &&
+        r->snapshot.size > 0) {
         memcpy(replica->base + piece.start, floats_of(&r->base, piece), piece.size);
         memcpy(replica->snapshot + piece.start, floats_of(&r->snapshot, piece), piece.size);
         return OK;
@@ -139,16 +151,21 @@ static struct round_progress progress_of(const struct restoring *r, uint32_t fra
     bool in_flight = round && round->in_flight;
     struct contribution sent = {0};
     struct round_progress progress = {0};
-    if (round) (void)!contribution_decode(bytes_of(round->header, CONTRIBUTION_HEADER_SIZE), &sent, NULL);
+    if (round)
+        (void)!contribution_decode(bytes_of(round->header, CONTRIBUTION_HEADER_SIZE), &sent, NULL);
     uint64_t sent_tokens = sent.tokens * r->input->replica->fragments;
     if (r->checkpoint && !in_flight && r->checkpoint->fragment[fragment].over == last) {
         progress = r->checkpoint->fragment[fragment].progress;
-        round_progress_over(&progress, true); /* in flight only where a delta could not be encoded: it is in theta_local */
-    } else if (r->checkpoint && r->checkpoint->fragment[fragment].in_flight == last && r->snapshot.size > 0) {
+        round_progress_over(
+            &progress,
+            true); /* in flight only where a delta could not be encoded: it is in theta_local */
+    } else if (r->checkpoint && r->checkpoint->fragment[fragment].in_flight == last &&
+               r->snapshot.size > 0) {
         progress = r->checkpoint->fragment[fragment].progress;
         if (!in_flight) round_progress_over(&progress, round->refused);
     } else if (in_flight) { /* theta_local is theta_s */
-        progress = (struct round_progress){.begun = true, .steps_in_flight = sent.inner_steps, .tokens_in_flight = sent_tokens};
+        progress = (struct round_progress){
+            .begun = true, .steps_in_flight = sent.inner_steps, .tokens_in_flight = sent_tokens};
     } else if (round && round->refused && r->input->replica->feedback) {
         progress = (struct round_progress){.steps = sent.inner_steps, .tokens = sent_tokens};
     }
@@ -156,7 +173,8 @@ static struct round_progress progress_of(const struct restoring *r, uint32_t fra
 }
 
 /* What of the checkpoint's theta_local no message has carried: local - *from. NULL: nothing. */
-static const float *uncarried_from(struct restoring *r, uint32_t fragment, struct restore_range piece) {
+static const float *uncarried_from(struct restoring *r, uint32_t fragment,
+                                   struct restore_range piece) {
     const struct journal_round *round = journal_round(r->input->journal, fragment);
     uint64_t over = round ? round->sequence : 0;
     if (!r->checkpoint) return NULL;
@@ -177,7 +195,8 @@ static void restore_idle(struct restoring *r, uint32_t fragment, struct restore_
     } /* else it is where it was, bit for bit */
 }
 
-static enum status restore_fragment(struct restoring *r, uint32_t fragment, struct restored *out, struct error *error) {
+static enum status restore_fragment(struct restoring *r, uint32_t fragment, struct restored *out,
+                                    struct error *error) {
     struct restore_range piece = piece_of(r->input, fragment);
     struct replica *replica = r->input->replica;
     const struct journal_round *round = journal_round(r->input->journal, fragment);
@@ -195,12 +214,13 @@ static enum status restore_fragment(struct restoring *r, uint32_t fragment, stru
     spooled->sequence = round->sequence;
     memcpy(spooled->header, round->header, CONTRIBUTION_HEADER_SIZE);
     memcpy(spooled->signature, round->signature, SIGNATURE_SIZE);
-    spooled->accepted = (struct ledger_head){.epoch = round->accepted.epoch, .size = round->accepted.size};
+    spooled->accepted =
+        (struct ledger_head){.epoch = round->accepted.epoch, .size = round->accepted.size};
     memcpy(spooled->accepted.root, round->accepted.root, DIGEST_SIZE);
     return restore_in_flight(r, round, piece, error);
 }
 
-/* ---- the trainer ------------------------------------------------------------------------------------------------------------ */
+/* ---- the trainer ----------------------------------------------------------------------------- */
 
 static enum status load_trainer(struct restoring *r, struct error *error) {
     const struct restore_input *input = r->input;
@@ -210,16 +230,19 @@ static enum status load_trainer(struct restoring *r, struct error *error) {
     size_t size = (size_t)input->replica->parameters * sizeof(float);
     enum status status = journal_blob_read(input->journal, &r->checkpoint->trainer, &state, error);
     if (status == OK) status = input->port.load(input->port.context, buffer_bytes(&state), error);
-    if (status == OK) status = journal_blob_read(input->journal, &r->checkpoint->base, &r->base, error);
+    if (status == OK)
+        status = journal_blob_read(input->journal, &r->checkpoint->base, &r->base, error);
     if (status == OK && r->checkpoint->snapshot.size > 0)
         status = journal_blob_read(input->journal, &r->checkpoint->snapshot, &r->snapshot, error);
-    if (status == OK && (r->base.size != size || (r->snapshot.size != 0 && r->snapshot.size != size)))
+    if (status == OK &&
+        (r->base.size != size || (r->snapshot.size != 0 && r->snapshot.size != size)))
         status = error_set(error, CORRUPT, "its vectors have another size than the model");
     buffer_deinit(&state);
     return status == OK ? OK : error_wrap(error, status, "the checkpoint's trainer");
 }
 
-/* Optimizer and data position of the youngest round, where they are younger than the checkpoint's. */
+/* Optimizer and data position of the youngest round, where they are younger than the checkpoint's.
+ */
 static enum status load_optimizer(struct restoring *r, struct error *error) {
     const struct journal_round *youngest = NULL;
     for (uint32_t i = 0; i < r->input->replica->fragments; i++) {
@@ -227,26 +250,32 @@ static enum status load_optimizer(struct restoring *r, struct error *error) {
         if (!round || round->optimizer.size == 0) continue;
         if (!youngest || round->trainer_steps > youngest->trainer_steps) youngest = round;
     }
-    if (!youngest || (r->checkpoint && youngest->trainer_steps <= r->checkpoint->trainer_steps)) return OK;
+    if (!youngest || (r->checkpoint && youngest->trainer_steps <= r->checkpoint->trainer_steps))
+        return OK;
     struct buffer state = {0};
     enum status status = journal_blob_read(r->input->journal, &youngest->optimizer, &state, error);
-    if (status == OK) status = r->input->port.load(r->input->port.context, buffer_bytes(&state), error);
+    if (status == OK)
+        status = r->input->port.load(r->input->port.context, buffer_bytes(&state), error);
     buffer_deinit(&state);
     return status == OK ? OK : error_wrap(error, status, "the last round's optimizer");
 }
 
-enum status restore_site(const struct restore_input *input, struct restored *out, struct error *error) {
+enum status restore_site(const struct restore_input *input, struct restored *out,
+                         struct error *error) {
     struct error unseen = {0};
     if (!error) error = &unseen; /* the port is told why */
     *out = (struct restored){.from_checkpoint = journal_checkpoint(input->journal) != NULL};
-    if (out->from_checkpoint) out->payloads_from = journal_checkpoint(input->journal)->payloads_from;
+    if (out->from_checkpoint)
+        out->payloads_from = journal_checkpoint(input->journal)->payloads_from;
     TRY(load_global(input, error));
     TRY(replay(input, out, error));
     if (!input->port.local) return OK;
-    struct restoring r = {
-        .input = input, .checkpoint = journal_checkpoint(input->journal), .local = input->port.local(input->port.context)};
+    struct restoring r = {.input = input,
+                          .checkpoint = journal_checkpoint(input->journal),
+                          .local = input->port.local(input->port.context)};
     enum status status = load_trainer(&r, error);
-    for (uint32_t i = 0; status == OK && i < input->replica->fragments; i++) status = restore_fragment(&r, i, out, error);
+    for (uint32_t i = 0; status == OK && i < input->replica->fragments; i++)
+        status = restore_fragment(&r, i, out, error);
     if (status == OK) status = load_optimizer(&r, error);
     buffer_deinit(&r.base);
     buffer_deinit(&r.snapshot);

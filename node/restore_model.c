@@ -8,7 +8,8 @@
 
 static enum status initialise(void *context, float *theta, struct error *error) {
     const struct restore_model *model = context;
-    enum status status = run_model_initialise(model->manifest, model->layout, model->initial, theta, error);
+    enum status status =
+        run_model_initialise(model->manifest, model->layout, model->initial, theta, error);
     /* The user's file, not the site's directory: deleting that would help nobody. */
     if (!model->initial || (status != NOT_FOUND && status != CORRUPT)) return status;
     if (error) error->status = INVALID;
@@ -27,14 +28,18 @@ static enum status load(void *context, struct bytes state, struct error *error) 
 
 static void payload_lost(void *context, uint64_t entry, const struct error *why) {
     (void)context;
-    log_error("payload_lost", "entry=%llu message=\"%s\" do=\"nothing: the coordinator is asked for it\"",
+    log_error("payload_lost",
+              "entry=%llu message=\"%s\" do=\"nothing: the coordinator is asked for it\"",
               (unsigned long long)entry, why->message);
 }
 
-static void message_lost(void *context, const struct journal_round *round, const struct error *why) {
+static void message_lost(void *context, const struct journal_round *round,
+                         const struct error *why) {
     (void)context;
-    log_error("contribution_lost", "fragment=%u sequence=%llu message=\"%s\" do=\"nothing: the site goes on without it\"",
-              round->fragment, (unsigned long long)round->sequence, why->message);
+    log_error(
+        "contribution_lost",
+        "fragment=%u sequence=%llu message=\"%s\" do=\"nothing: the site goes on without it\"",
+        round->fragment, (unsigned long long)round->sequence, why->message);
 }
 
 struct restore_port restore_model_port(const struct restore_model *model) {

@@ -1,4 +1,5 @@
-/* A restore (node/restore.h) with the run's model and the site's trainer; what is gone is logged. */
+/* A restore (node/restore.h) with the run's model and the site's trainer; what is gone is logged.
+ */
 #ifndef NODE_RESTORE_MODEL_H
 #define NODE_RESTORE_MODEL_H
 

@@ -1,8 +1,10 @@
-/* How far a fragment's round is: what has been trained and is in no message yet, so that the next header can count it.
+/* How far a fragment's round is: what has been trained and is in no message yet, so that the next
+ * header can count it.
  *
- * The trainer's thread keeps one beside each fragment's tensors and changes it exactly when they change; so a checkpoint holds
- * counts and tensors of one moment, and after a restart (node/restore.h) the brain goes on with the counts of what came back.
- * The brain keeps its own from what it is told, and judges by that.
+ * The trainer's thread keeps one beside each fragment's tensors and changes it exactly when they
+ * change; so a checkpoint holds counts and tensors of one moment, and after a restart
+ * (node/restore.h) the brain goes on with the counts of what came back. The brain keeps its own
+ * from what it is told, and judges by that.
  */
 #ifndef NODE_ROUND_PROGRESS_H
 #define NODE_ROUND_PROGRESS_H
@@ -14,13 +16,14 @@
 struct round_progress {
     uint64_t steps, tokens;                     /* in no message: the next one counts them */
     uint64_t steps_in_flight, tokens_in_flight; /* counted by the message under way */
-    uint64_t round_steps;                       /* since the last snapshot; if `begun` is false, since the site began */
-    bool begun;                                 /* a snapshot was taken: rounds are no longer staggered */
-    double loss_sum;                            /* over steps since the last snapshot, of those with a finite loss */
+    uint64_t round_steps; /* since the last snapshot; if `begun` is false, since the site began */
+    bool begun;           /* a snapshot was taken: rounds are no longer staggered */
+    double loss_sum;      /* over steps since the last snapshot, of those with a finite loss */
     uint64_t loss_count;
 };
 
-static inline void round_progress_step(struct round_progress *progress, uint64_t tokens, double loss) {
+static inline void round_progress_step(struct round_progress *progress, uint64_t tokens,
+                                       double loss) {
     progress->steps++;
     progress->tokens += tokens;
     progress->round_steps++;
@@ -32,8 +35,10 @@ static inline void round_progress_step(struct round_progress *progress, uint64_t
 /* A header says tokens / fragments; what that leaves over is left to the next one. */
 static inline void round_progress_snapshot(struct round_progress *progress, uint32_t fragments) {
     uint64_t left = progress->tokens % fragments;
-    *progress = (struct round_progress){
-        .begun = true, .tokens = left, .steps_in_flight = progress->steps, .tokens_in_flight = progress->tokens - left};
+    *progress = (struct round_progress){.begun = true,
+                                        .tokens = left,
+                                        .steps_in_flight = progress->steps,
+                                        .tokens_in_flight = progress->tokens - left};
 }
 
 /* `back`: the message was refused, and what it counted is to be counted again. */

@@ -19,90 +19,106 @@
 enum { SETTINGS_FILE_LIMIT = 1 << 20 };
 
 static const struct option common[] = {
-    {"dir", OPTION_PATH, OPTION_FIELD(struct settings, directory), .fallback = "atoll-site", .value_name = "DIR",
-     .help = "the site's directory: key, certificate, ledger, checkpoints", .flags = 0},
-    {"address", OPTION_TEXT, OPTION_FIELD(struct settings, address), .value_name = "HOST:PORT", .check = address_check_connect,
-     .help = "the coordinator's address"},
-    {"proxy", OPTION_TEXT, OPTION_FIELD(struct settings, proxy), .value_name = "URL", .check = rpc_proxy_check,
-     .flags = OPTION_SECRET,
-     .help = "forward proxy to the coordinator (HTTP CONNECT): http://[USER:PASSWORD@]HOST:PORT; none: without; unset: as "
+    {"dir", OPTION_PATH, OPTION_FIELD(struct settings, directory), .fallback = "atoll-site",
+     .value_name = "DIR", .help = "the site's directory: key, certificate, ledger, checkpoints",
+     .flags = 0},
+    {"address", OPTION_TEXT, OPTION_FIELD(struct settings, address), .value_name = "HOST:PORT",
+     .check = address_check_connect, .help = "the coordinator's address"},
+    {"proxy", OPTION_TEXT, OPTION_FIELD(struct settings, proxy), .value_name = "URL",
+     .check = rpc_proxy_check, .flags = OPTION_SECRET,
+     .help = "forward proxy to the coordinator (HTTP CONNECT): http://[USER:PASSWORD@]HOST:PORT; "
+             "none: without; unset: as "
              "grpc_proxy, https_proxy, http_proxy and no_proxy in the environment say"},
     {"data", OPTION_LIST, OPTION_FIELD(struct settings, data), .value_name = "FILE",
-     .help = "training data: plain text (byte tokenizer), or shards of 16- or 32-bit tokens. May be repeated"},
-    {"data-format", OPTION_ENUM, OPTION_FIELD(struct settings, data_format), .fallback = "auto", .choices = data_format_names,
-     .help =
-         "what the data files are. auto: told from their content, and refused where they do not fit the run; to insist: bytes "
-         "(each a token), llmc (tokens after llm.c's header), u16 or u32 (tokens without a header)"},
-    {"heldout", OPTION_F64, OPTION_FIELD(struct settings, heldout), .fallback = "0.02", .min = "0", .max = "0.5",
-     .help = "fraction of each file's end that is never trained on"},
+     .help = "training data: plain text (byte tokenizer), or shards of 16- or 32-bit tokens. May "
+             "be repeated"},
+    {"data-format", OPTION_ENUM, OPTION_FIELD(struct settings, data_format), .fallback = "auto",
+     .choices = data_format_names,
+     .help = "what the data files are. auto: told from their content, and refused where they do "
+             "not fit the run; to insist: bytes "
+             "(each a token), llmc (tokens after llm.c's header), u16 or u32 (tokens without a "
+             "header)"},
+    {"heldout", OPTION_F64, OPTION_FIELD(struct settings, heldout), .fallback = "0.02", .min = "0",
+     .max = "0.5", .help = "fraction of each file's end that is never trained on"},
     {"threads", OPTION_U64, OPTION_FIELD(struct settings, threads), .fallback = "0", .max = "4096",
      .help = "threads that train; 0: one per processor. Does not change results"},
-    {"batch.sequences", OPTION_U64, OPTION_FIELD(struct settings, sequences), .fallback = "8", .min = "1", .max = "65536",
+    {"batch.sequences", OPTION_U64, OPTION_FIELD(struct settings, sequences), .fallback = "8",
+     .min = "1", .max = "65536",
      .help = "sequences in a batch, each as long as the model's context"},
-    {"batch.accumulation", OPTION_U64, OPTION_FIELD(struct settings, accumulation), .fallback = "1", .min = "1", .max = "65536",
-     .help = "batches in an inner step"},
+    {"batch.accumulation", OPTION_U64, OPTION_FIELD(struct settings, accumulation), .fallback = "1",
+     .min = "1", .max = "65536", .help = "batches in an inner step"},
     {"overlap", OPTION_BOOL, OPTION_FIELD(struct settings, overlap), .fallback = "true",
-     .help = "train on while a contribution is under way; off: wait for its merge (the synchronous reference)"},
-    {"device", OPTION_ENUM, OPTION_FIELD(struct settings, device), .fallback = "auto", .choices = cuda_wish_names,
-     .help = "cuda: train (in bfloat16) and make contributions on a CUDA device (CUDA_VISIBLE_DEVICES is honoured), and do not "
+     .help = "train on while a contribution is under way; off: wait for its merge (the synchronous "
+             "reference)"},
+    {"device", OPTION_ENUM, OPTION_FIELD(struct settings, device), .fallback = "auto",
+     .choices = cuda_wish_names,
+     .help = "cuda: train (in bfloat16) and make contributions on a CUDA device "
+             "(CUDA_VISIBLE_DEVICES is honoured), and do not "
              "start without one; auto: where there is one; cpu: never"},
-    {"cuda-library", OPTION_PATH, OPTION_FIELD(struct settings, cuda_library), .value_name = "FILE", .flags = OPTION_HIDDEN,
+    {"cuda-library", OPTION_PATH, OPTION_FIELD(struct settings, cuda_library), .value_name = "FILE",
+     .flags = OPTION_HIDDEN,
      .help = "the CUDA backend; unset: atoll-kernels-cuda.so beside the program"},
-    {"throttle", OPTION_F64, OPTION_FIELD(struct settings, throttle), .fallback = "1", .min = "1", .max = "1000",
-     .help = "play a slower device: steps take this many times as long"},
+    {"throttle", OPTION_F64, OPTION_FIELD(struct settings, throttle), .fallback = "1", .min = "1",
+     .max = "1000", .help = "play a slower device: steps take this many times as long"},
     {"pace", OPTION_DURATION, OPTION_FIELD(struct settings, pace_ms), .fallback = "0", .max = "1h",
      .help = "play a slower device: a step takes at least this long, however busy this machine is"},
-    {"checkpoint-interval", OPTION_DURATION, OPTION_FIELD(struct settings, checkpoint_ms), .fallback = "5m", .min = "1s",
-     .max = "7d", .help = "between checkpoints: what a crash may cost of inner progress"},
+    {"checkpoint-interval", OPTION_DURATION, OPTION_FIELD(struct settings, checkpoint_ms),
+     .fallback = "5m", .min = "1s", .max = "7d",
+     .help = "between checkpoints: what a crash may cost of inner progress"},
     {"upload.bandwidth", OPTION_SIZE, OPTION_FIELD(struct settings, bandwidth), .fallback = "0",
      .help = "most bytes per second that contributions may use; 0: no cap"},
-    {"connections", OPTION_U64, OPTION_FIELD(struct settings, connections), .fallback = "1", .min = "1", .max = "16",
-     .help = "TCP connections to the coordinator, for long fat links"},
-    {"heartbeat-interval", OPTION_DURATION, OPTION_FIELD(struct settings, heartbeat_ms), .fallback = "20s", .min = "100ms",
-     .max = "1h", .help = "between reports to the coordinator"},
-    {"retry.first", OPTION_DURATION, OPTION_FIELD(struct settings, backoff_ms), .fallback = "1s", .min = "10ms", .max = "10m",
+    {"connections", OPTION_U64, OPTION_FIELD(struct settings, connections), .fallback = "1",
+     .min = "1", .max = "16", .help = "TCP connections to the coordinator, for long fat links"},
+    {"heartbeat-interval", OPTION_DURATION, OPTION_FIELD(struct settings, heartbeat_ms),
+     .fallback = "20s", .min = "100ms", .max = "1h", .help = "between reports to the coordinator"},
+    {"retry.first", OPTION_DURATION, OPTION_FIELD(struct settings, backoff_ms), .fallback = "1s",
+     .min = "10ms", .max = "10m",
      .help = "bound of the first random wait after a failure; doubles"},
-    {"retry.limit", OPTION_DURATION, OPTION_FIELD(struct settings, backoff_limit_ms), .fallback = "60s", .min = "10ms",
-     .max = "1h", .help = "largest bound of a random wait after a failure"},
-    {"progress-timeout", OPTION_DURATION, OPTION_FIELD(struct settings, timeout_ms), .fallback = "60s", .min = "1s", .max = "1h",
+    {"retry.limit", OPTION_DURATION, OPTION_FIELD(struct settings, backoff_limit_ms),
+     .fallback = "60s", .min = "10ms", .max = "1h",
+     .help = "largest bound of a random wait after a failure"},
+    {"progress-timeout", OPTION_DURATION, OPTION_FIELD(struct settings, timeout_ms),
+     .fallback = "60s", .min = "1s", .max = "1h",
      .help = "a transfer without progress for this long is ended, and resumed later"},
     {"export", OPTION_PATH, OPTION_FIELD(struct settings, export_directory), .value_name = "DIR",
      .help = "where the model goes when the run ends; unset: export/ in the site's directory"},
     {"initial", OPTION_PATH, OPTION_FIELD(struct settings, initial), .value_name = "PATH",
-     .help = "the safetensors file that the run starts from, or the directory of its model.safetensors, where the manifest names "
+     .help = "the safetensors file that the run starts from, or the directory of its "
+             "model.safetensors, where the manifest names "
              "one by its digest; what lies beside it (tokenizer, token ids) comes out of exports"},
     {"metrics-file", OPTION_PATH, OPTION_FIELD(struct settings, metrics_file), .value_name = "FILE",
      .help = "rewritten every second with Prometheus text, for a textfile collector"},
     {0}};
 
-static const struct option join_options[] = {{"coordinator", OPTION_TEXT, OPTION_FIELD(struct settings, join_address),
-                                              .value_name = "HOST:PORT", .check = address_check_connect,
-                                              .help = "the coordinator's address, from the invitation",
-                                              .flags = OPTION_POSITIONAL | OPTION_REQUIRED},
-                                             {"token", OPTION_TEXT, OPTION_FIELD(struct settings, token),
-                                              .help = "the invitation's token", .flags = OPTION_SECRET | OPTION_REQUIRED},
-                                             {"run", OPTION_BOOL, OPTION_FIELD(struct settings, run_after), .fallback = "true",
-                                              .help = "start training once joined", .flags = OPTION_FLAG_ONLY},
-                                             {0}};
+static const struct option join_options[] = {
+    {"coordinator", OPTION_TEXT, OPTION_FIELD(struct settings, join_address),
+     .value_name = "HOST:PORT", .check = address_check_connect,
+     .help = "the coordinator's address, from the invitation",
+     .flags = OPTION_POSITIONAL | OPTION_REQUIRED},
+    {"token", OPTION_TEXT, OPTION_FIELD(struct settings, token), .help = "the invitation's token",
+     .flags = OPTION_SECRET | OPTION_REQUIRED},
+    {"run", OPTION_BOOL, OPTION_FIELD(struct settings, run_after), .fallback = "true",
+     .help = "start training once joined", .flags = OPTION_FLAG_ONLY},
+    {0}};
 
-static const struct option eval_options[] = {{"windows", OPTION_U64, OPTION_FIELD(struct settings, windows), .fallback = "0",
-                                              .help = "held-out windows at most, evenly spread; 0: all",
-                                              .flags = OPTION_FLAG_ONLY},
-                                             {0}};
+static const struct option eval_options[] = {
+    {"windows", OPTION_U64, OPTION_FIELD(struct settings, windows), .fallback = "0",
+     .help = "held-out windows at most, evenly spread; 0: all", .flags = OPTION_FLAG_ONLY},
+    {0}};
 
 static const struct option generate_options[] = {
-    {"prompt", OPTION_TEXT, OPTION_FIELD(struct settings, prompt), .fallback = "The ", .help = "text to continue, as bytes",
-     .flags = OPTION_FLAG_ONLY},
-    {"count", OPTION_U64, OPTION_FIELD(struct settings, count), .fallback = "200", .min = "1", .max = "1000000",
-     .help = "tokens to write", .flags = OPTION_FLAG_ONLY},
-    {"temperature", OPTION_F64, OPTION_FIELD(struct settings, temperature), .fallback = "0.8", .min = "0", .max = "10",
-     .help = "0: the most likely token", .flags = OPTION_FLAG_ONLY},
-    {"top-k", OPTION_U64, OPTION_FIELD(struct settings, top_k), .fallback = "0", .max = "65536", .help = "0: no limit",
-     .flags = OPTION_FLAG_ONLY},
-    {"top-p", OPTION_F64, OPTION_FIELD(struct settings, top_p), .fallback = "1", .min = "0.001", .max = "1",
-     .help = "1: no limit", .flags = OPTION_FLAG_ONLY},
-    {"seed", OPTION_U64, OPTION_FIELD(struct settings, seed), .fallback = "1", .help = "of the sampling",
-     .flags = OPTION_FLAG_ONLY},
+    {"prompt", OPTION_TEXT, OPTION_FIELD(struct settings, prompt), .fallback = "The ",
+     .help = "text to continue, as bytes", .flags = OPTION_FLAG_ONLY},
+    {"count", OPTION_U64, OPTION_FIELD(struct settings, count), .fallback = "200", .min = "1",
+     .max = "1000000", .help = "tokens to write", .flags = OPTION_FLAG_ONLY},
+    {"temperature", OPTION_F64, OPTION_FIELD(struct settings, temperature), .fallback = "0.8",
+     .min = "0", .max = "10", .help = "0: the most likely token", .flags = OPTION_FLAG_ONLY},
+    {"top-k", OPTION_U64, OPTION_FIELD(struct settings, top_k), .fallback = "0", .max = "65536",
+     .help = "0: no limit", .flags = OPTION_FLAG_ONLY},
+    {"top-p", OPTION_F64, OPTION_FIELD(struct settings, top_p), .fallback = "1", .min = "0.001",
+     .max = "1", .help = "1: no limit", .flags = OPTION_FLAG_ONLY},
+    {"seed", OPTION_U64, OPTION_FIELD(struct settings, seed), .fallback = "1",
+     .help = "of the sampling", .flags = OPTION_FLAG_ONLY},
     {0}};
 
 static const struct command join_command = {
@@ -110,48 +126,64 @@ static const struct command join_command = {
     .summary = "takes an invitation, then trains",
     .description = "Makes a key in DIR, gets a certificate for it, stores what the run demands. "
                    "Repeating it is harmless.",
-    .examples = "atoll-node join coordinator.example:7400 --token atoll... --dir site --data text.txt",
+    .examples =
+        "atoll-node join coordinator.example:7400 --token atoll... --dir site --data text.txt",
     .options = join_options,
     .run = verb_join};
 static const struct option run_options[] = {
     {"restored", OPTION_BOOL, OPTION_FIELD(struct settings, restored), .fallback = "false",
-     .help = "this directory was restored from an older backup and no copy of it runs: go on although the ledger has "
+     .help = "this directory was restored from an older backup and no copy of it runs: go on "
+             "although the ledger has "
              "contributions under this site's name that were not made here. Needed once",
      .flags = OPTION_FLAG_ONLY},
     {0}};
-static const struct command run_command = {.name = "run",
-                                           .options = run_options,
-                                           .summary = "trains, for as long as the run lasts",
-                                           .description =
-                                               "Exit codes: 0 stopped or the run has ended, 1 a failure that a restart may heal, "
-                                               "2 wrong usage, 3 halted: a person must look.",
-                                           .run = verb_run};
+static const struct command run_command = {
+    .name = "run",
+    .options = run_options,
+    .summary = "trains, for as long as the run lasts",
+    .description =
+        "Exit codes: 0 stopped or the run has ended, 1 a failure that a restart may heal, "
+        "2 wrong usage, 3 halted: a person must look.",
+    .run = verb_run};
 static const struct option status_options[] = {
     {"ready", OPTION_BOOL, OPTION_FIELD(struct settings, ready), .fallback = "false",
-     .help = "exit with code 1 and the reason unless the site runs, is connected and needs no person", .flags = OPTION_FLAG_ONLY},
+     .help =
+         "exit with code 1 and the reason unless the site runs, is connected and needs no person",
+     .flags = OPTION_FLAG_ONLY},
     {0}};
-static const struct command status_command = {
-    .name = "status", .summary = "prints DIR/status.json", .options = status_options, .run = verb_status};
+static const struct command status_command = {.name = "status",
+                                              .summary = "prints DIR/status.json",
+                                              .options = status_options,
+                                              .run = verb_status};
 static const struct command evaluate_command = {
-    .name = "eval", .summary = "loss of the run's newest model on held-out data", .options = eval_options, .run = verb_eval};
+    .name = "eval",
+    .summary = "loss of the run's newest model on held-out data",
+    .options = eval_options,
+    .run = verb_eval};
 static const struct command generate_command = {.name = "generate",
-                                                .summary = "generates text with the run's newest model",
+                                                .summary =
+                                                    "generates text with the run's newest model",
                                                 .options = generate_options,
                                                 .run = verb_generate};
-static const struct command export_command = {
-    .name = "export", .summary = "writes the run's newest model as safetensors", .run = verb_export};
+static const struct command export_command = {.name = "export",
+                                              .summary =
+                                                  "writes the run's newest model as safetensors",
+                                              .run = verb_export};
 static const struct command validate_command = {
-    .name = "validate", .summary = "checks settings, directory and data, changes nothing", .run = verb_validate};
+    .name = "validate",
+    .summary = "checks settings, directory and data, changes nothing",
+    .run = verb_validate};
 
-const struct command node_command = {.name = "atoll-node",
-                                     .summary = "trains at a site, and exchanges what it learned",
-                                     .options = common,
-                                     .children = (const struct command *const[]){&join_command, &run_command, &status_command,
-                                                                                 &evaluate_command, &generate_command,
-                                                                                 &export_command, &validate_command, NULL},
-                                     .version = atoll_version};
+const struct command node_command = {
+    .name = "atoll-node",
+    .summary = "trains at a site, and exchanges what it learned",
+    .options = common,
+    .children = (const struct command *const[]){&join_command, &run_command, &status_command,
+                                                &evaluate_command, &generate_command,
+                                                &export_command, &validate_command, NULL},
+    .version = atoll_version};
 
-/* ---- reading ---------------------------------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static const char *argument_of(int argc, char **argv, const char *flag) {
     size_t length = strlen(flag);
@@ -184,8 +216,10 @@ int settings_read(struct options *options, int argc, char **argv, char **environ
         arguments[argc++] = flag;
         arguments[argc++] = path;
     }
-    int code = options_start(
-        options, &(struct options_setup){.argc = argc, .argv = arguments, .environment = environment, .load_file = config_load});
+    int code = options_start(options, &(struct options_setup){.argc = argc,
+                                                              .argv = arguments,
+                                                              .environment = environment,
+                                                              .load_file = config_load});
     free(arguments);
     free(path);
     return code;
@@ -197,7 +231,8 @@ static bool is_listed(const char *const *list, const char *name) {
     return false;
 }
 
-enum status settings_check_used(const struct options *options, const char *const *used, struct error *error) {
+enum status settings_check_used(const struct options *options, const char *const *used,
+                                struct error *error) {
     char why[64];
     snprintf(why, sizeof why, "on `atoll-node %s`", options_command(options)->name);
     for (const struct option *option = common; option->name; option++)
@@ -212,7 +247,7 @@ struct run_model_files settings_files(const struct settings *settings) {
                                     .heldout = settings->heldout};
 }
 
-/* ---- writing ---------------------------------------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 /* A supervisor that restarts us may stand in another directory. Owned by the caller. */
 static char *absolute_path(const char *path) {
@@ -242,13 +277,17 @@ static void write_value(const struct option *option, const void *field, struct b
     }
 }
 
-/* What the file is to say: all that is not a default, wherever it came from; *told are those that this command line gave. */
-static void write_settings(const struct options *options, const struct settings *settings, struct buffer *out,
-                           struct buffer *told) {
-    buffer_append_text(out, "# Settings of this site. `atoll-node run --example-config` explains them all.\naddress: ");
+/* What the file is to say: all that is not a default, wherever it came from; *told are those that
+ * this command line gave. */
+static void write_settings(const struct options *options, const struct settings *settings,
+                           struct buffer *out, struct buffer *told) {
+    buffer_append_text(
+        out,
+        "# Settings of this site. `atoll-node run --example-config` explains them all.\naddress: ");
     config_quote(settings->join_address, out);
     buffer_append_text(out, "\n");
-    if (!settings->address || strcmp(settings->address, settings->join_address) != 0) buffer_append_text(told, " address");
+    if (!settings->address || strcmp(settings->address, settings->join_address) != 0)
+        buffer_append_text(told, " address");
     for (const struct option *option = common; option->name; option++) {
         if (strcmp(option->name, "dir") == 0 || strcmp(option->name, "address") == 0) continue;
         enum option_source source = options_source(options, option->name, NULL);
@@ -261,15 +300,19 @@ static void write_settings(const struct options *options, const struct settings 
     buffer_u8(told, 0);
 }
 
-/* A file that is there says what an earlier join, or a person, wrote: what is said now goes over it, and the old file is kept. */
-static enum status replace(const char *path, const struct buffer *text, mode_t mode, const char *told, struct error *error) {
+/* A file that is there says what an earlier join, or a person, wrote: what is said now goes over
+ * it, and the old file is kept. */
+static enum status replace(const char *path, const struct buffer *text, mode_t mode,
+                           const char *told, struct error *error) {
     struct buffer old = {0};
     char *kept = xformat("%s.old", path);
     enum status status = file_read(path, SETTINGS_FILE_LIMIT, &old, error);
     if (status == OK && !bytes_equal(buffer_bytes(&old), buffer_bytes(text))) {
         status = file_write(kept, buffer_bytes(&old), 0600, error);
         if (status == OK) status = file_write(path, buffer_bytes(text), mode, error);
-        if (status == OK) log_info("settings_replaced", "file=\"%s\" keys=\"%s\" before=\"%s\"", path, told + 1, kept);
+        if (status == OK)
+            log_info("settings_replaced", "file=\"%s\" keys=\"%s\" before=\"%s\"", path, told + 1,
+                     kept);
     }
     buffer_deinit(&old);
     free(kept);
@@ -289,16 +332,18 @@ static enum status check_text(struct bytes text, struct error *error) {
             else
                 buffer_u8(&shown, '?');
         }
-        enum status status =
-            error_set(error, INVALID, "a name that is not UTF-8 cannot stand in node.yaml: %.*s; rename it, or give a link to it",
-                      (int)MIN(shown.size, (size_t)200), (const char *)shown.data);
+        enum status status = error_set(error, INVALID,
+                                       "a name that is not UTF-8 cannot stand in node.yaml: %.*s; "
+                                       "rename it, or give a link to it",
+                                       (int)MIN(shown.size, (size_t)200), (const char *)shown.data);
         buffer_deinit(&shown);
         return status;
     }
     return OK;
 }
 
-enum status settings_check_saved(const struct options *options, const struct settings *settings, struct error *error) {
+enum status settings_check_saved(const struct options *options, const struct settings *settings,
+                                 struct error *error) {
     struct buffer text = {0}, told = {0};
     write_settings(options, settings, &text, &told);
     enum status status = check_text(buffer_bytes(&text), error);
@@ -307,7 +352,8 @@ enum status settings_check_saved(const struct options *options, const struct set
     return status;
 }
 
-enum status settings_save(const struct options *options, const struct settings *settings, struct error *error) {
+enum status settings_save(const struct options *options, const struct settings *settings,
+                          struct error *error) {
     char *path = file_join(settings->directory, "node.yaml");
     struct buffer text = {0}, told = {0};
     mode_t mode = settings->proxy ? 0600 : 0644; /* a password may stand in it */

@@ -1,4 +1,5 @@
-/* What a site decides for itself: one table of options, for every verb. What the group decides is in the run's manifest. */
+/* What a site decides for itself: one table of options, for every verb. What the group decides is
+ * in the run's manifest. */
 #ifndef NODE_SETTINGS_H
 #define NODE_SETTINGS_H
 
@@ -41,17 +42,22 @@ struct settings {
 
 extern const struct command node_command;
 
-/* The command line, environment and DIR/node.yaml, where there is one. OPTIONS_GO_ON or an exit code, as options_start. */
+/* The command line, environment and DIR/node.yaml, where there is one. OPTIONS_GO_ON or an exit
+ * code, as options_start. */
 int settings_read(struct options *options, int argc, char **argv, char **environment);
-/* INVALID names a setting that was given as a flag and that this command does not use; `used` ends with NULL. In a file or the
- * environment it may stand: those serve all commands. */
-MUST_USE enum status settings_check_used(const struct options *options, const char *const *used, struct error *error);
+/* INVALID names a setting that was given as a flag and that this command does not use; `used` ends
+ * with NULL. In a file or the environment it may stand: those serve all commands. */
+MUST_USE enum status settings_check_used(const struct options *options, const char *const *used,
+                                         struct error *error);
 /* The data they name, as run_model_data takes them. */
 struct run_model_files settings_files(const struct settings *settings);
-/* INVALID, naming it: a path that node.yaml cannot hold, which is text in UTF-8. To be asked before a join; settings_save asks too. */
-MUST_USE enum status settings_check_saved(const struct options *options, const struct settings *settings, struct error *error);
-/* Writes DIR/node.yaml after a join: the address, what was said on the command line, and what the file says besides where there is one
- * already; that is then kept as node.yaml.old. */
-MUST_USE enum status settings_save(const struct options *options, const struct settings *settings, struct error *error);
+/* INVALID, naming it: a path that node.yaml cannot hold, which is text in UTF-8. To be asked before
+ * a join; settings_save asks too. */
+MUST_USE enum status settings_check_saved(const struct options *options,
+                                          const struct settings *settings, struct error *error);
+/* Writes DIR/node.yaml after a join: the address, what was said on the command line, and what the
+ * file says besides where there is one already; that is then kept as node.yaml.old. */
+MUST_USE enum status settings_save(const struct options *options, const struct settings *settings,
+                                   struct error *error);
 
 #endif

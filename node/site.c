@@ -10,11 +10,14 @@
 #include "base/memory.h"
 #include "crypto/certificate.h"
 
-const char site_software[] = "atoll-node " ATOLL_VERSION; /* the Makefile gives this file the content of VERSION, too */
+const char site_software[] =
+    "atoll-node " ATOLL_VERSION; /* the Makefile gives this file the content of VERSION, too */
 
 enum { SMALL_FILE_LIMIT = 128 * 1024 };
 
-char *site_path(const struct site *site, const char *name) { return file_join(site->directory, name); }
+char *site_path(const struct site *site, const char *name) {
+    return file_join(site->directory, name);
+}
 
 bool site_exists(const char *directory) {
     char *path = file_join(directory, "site.json");
@@ -23,7 +26,8 @@ bool site_exists(const char *directory) {
     return exists;
 }
 
-static enum status read_piece(const struct site *site, const char *name, struct buffer *out, struct error *error) {
+static enum status read_piece(const struct site *site, const char *name, struct buffer *out,
+                              struct error *error) {
     char *path = site_path(site, name);
     enum status status = file_read(path, SMALL_FILE_LIMIT, out, error);
     free(path);
@@ -41,9 +45,11 @@ static enum status parse_identity(struct site *site, struct bytes text, struct e
     if (status == OK) status = json_get_text(root, "run_id", &run_id, error);
     if (status == OK) status = json_get_text(root, "coordinator_key", &coordinator_key, error);
     if (status == OK) status = name_check(name, error);
-    if (status == OK && (number == 0 || number > UINT32_MAX)) status = error_set(error, INVALID, "site is not a number");
+    if (status == OK && (number == 0 || number > UINT32_MAX))
+        status = error_set(error, INVALID, "site is not a number");
     if (status == OK) status = hex_decode(run_id, site->run_id, RUN_ID_SIZE, error);
-    if (status == OK) status = hex_decode(coordinator_key, site->coordinator_key, PUBLIC_KEY_SIZE, error);
+    if (status == OK)
+        status = hex_decode(coordinator_key, site->coordinator_key, PUBLIC_KEY_SIZE, error);
     if (status == OK) {
         site->number = (uint32_t)number;
         memcpy(site->name, name, strlen(name) + 1);
@@ -57,12 +63,14 @@ static enum status named(const char *file, enum status status, struct error *err
     return status == OK ? OK : error_wrap(error, status, "%s", file);
 }
 
-/* The certificate is for our key, by our CA, and names this run and site. Its dates are the coordinator's to judge. */
+/* The certificate is for our key, by our CA, and names this run and site. Its dates are the
+ * coordinator's to judge. */
 static enum status check_certificate(const struct site *site, struct error *error) {
     struct certificate_info info;
     struct identity identity;
     TRY(named("ca.pem", certificate_parse(buffer_bytes(&site->ca_pem), &info, error), error));
-    TRY(named("node.pem", certificate_parse(buffer_bytes(&site->certificate_pem), &info, error), error));
+    TRY(named("node.pem", certificate_parse(buffer_bytes(&site->certificate_pem), &info, error),
+              error));
     TRY(identity_parse(info.uri, &identity, error));
     if (site->key && memcmp(info.public_key, key_pair_public(site->key), PUBLIC_KEY_SIZE) != 0)
         return error_set(error, INVALID, "node.pem is not for the key in node.key");
@@ -72,16 +80,21 @@ static enum status check_certificate(const struct site *site, struct error *erro
     return OK;
 }
 
-static enum status load(const char *directory, bool with_key, struct site *out, struct error *error) {
+static enum status load(const char *directory, bool with_key, struct site *out,
+                        struct error *error) {
     struct site site = {0};
     struct buffer text = {0}, manifest = {0};
     site.directory = realpath(directory, NULL);
-    if (!site.directory) return error_set(error, NOT_FOUND, "there is no directory %s: run `atoll-node join` first", directory);
+    if (!site.directory)
+        return error_set(error, NOT_FOUND, "there is no directory %s: run `atoll-node join` first",
+                         directory);
     char *key_path = site_path(&site, "node.key");
     enum status status = read_piece(&site, "site.json", &text, error);
     if (status == NOT_FOUND)
-        error_set(error, NOT_FOUND, "%s is not a site's directory yet: run `atoll-node join` first", directory);
-    if (status == OK) status = named("site.json", parse_identity(&site, buffer_bytes(&text), error), error);
+        error_set(error, NOT_FOUND, "%s is not a site's directory yet: run `atoll-node join` first",
+                  directory);
+    if (status == OK)
+        status = named("site.json", parse_identity(&site, buffer_bytes(&text), error), error);
     if (status == OK && with_key) status = key_file_load(key_path, &site.key, error);
     if (status == OK && with_key) status = key_pair_to_pem(site.key, &site.key_pem, error);
     if (status == OK && with_key) buffer_u8(&site.key_pem, 0);
@@ -89,7 +102,9 @@ static enum status load(const char *directory, bool with_key, struct site *out, 
     if (status == OK) status = read_piece(&site, "ca.pem", &site.ca_pem, error);
     if (status == OK) status = check_certificate(&site, error);
     if (status == OK) status = read_piece(&site, "manifest.yaml", &manifest, error);
-    if (status == OK) status = named("manifest.yaml", manifest_parse(buffer_bytes(&manifest), &site.manifest, error), error);
+    if (status == OK)
+        status = named("manifest.yaml",
+                       manifest_parse(buffer_bytes(&manifest), &site.manifest, error), error);
     if (status == OK) manifest_digest(&site.manifest, site.manifest_digest);
     free(key_path);
     buffer_deinit(&text);
@@ -98,10 +113,13 @@ static enum status load(const char *directory, bool with_key, struct site *out, 
         *out = site;
     else
         site_deinit(&site);
-    return status == OK || status == NOT_FOUND ? status : error_wrap(error, status, "%s", directory);
+    return status == OK || status == NOT_FOUND ? status
+                                               : error_wrap(error, status, "%s", directory);
 }
 
-enum status site_load(const char *directory, struct site *out, struct error *error) { return load(directory, true, out, error); }
+enum status site_load(const char *directory, struct site *out, struct error *error) {
+    return load(directory, true, out, error);
+}
 
 enum status site_load_reading(const char *directory, struct site *out, struct error *error) {
     return load(directory, false, out, error);
@@ -116,7 +134,8 @@ void site_deinit(struct site *site) {
     *site = (struct site){0};
 }
 
-static enum status write_piece(const struct site *site, const char *name, struct bytes content, struct error *error) {
+static enum status write_piece(const struct site *site, const char *name, struct bytes content,
+                               struct error *error) {
     char *path = site_path(site, name);
     enum status status = file_write(path, content, 0644, error);
     free(path);

@@ -41,7 +41,8 @@ static bool is_one_of(const char *text, const char *const *names, size_t count) 
 }
 
 /* The last words of a process that has not spoken for so long, put right. */
-static void write_silent(struct json_writer *writer, const struct json_value *last, const char *state, const char *message) {
+static void write_silent(struct json_writer *writer, const struct json_value *last,
+                         const char *state, const char *message) {
     static const char *const rates[] = {"tokens_per_second", "steps_per_second"};
     json_begin_object(writer);
     for (size_t i = 0; i < last->count; i++) {
@@ -61,8 +62,8 @@ static void write_silent(struct json_writer *writer, const struct json_value *la
     json_end_object(writer);
 }
 
-enum status status_as_of(struct bytes file, uint64_t now_ms, bool (*alive)(uint64_t pid), struct buffer *out,
-                         struct error *error) {
+enum status status_as_of(struct bytes file, uint64_t now_ms, bool (*alive)(uint64_t pid),
+                         struct buffer *out, struct error *error) {
     static const char *const working[] = {"starting", "training", "waiting"};
     struct json *json = NULL;
     const char *state = "";
@@ -75,13 +76,17 @@ enum status status_as_of(struct bytes file, uint64_t now_ms, bool (*alive)(uint6
     bool is_old = now_ms > stamp && now_ms - stamp >= STATUS_SILENT_MS;
     bool is_there = status == OK && alive(pid);
     bool starts = strcmp(state, "starting") == 0; /* it says so once, and may take its time */
-    if (status == OK && is_one_of(state, working, COUNT_OF(working)) && is_old && !(starts && is_there)) {
+    if (status == OK && is_one_of(state, working, COUNT_OF(working)) && is_old &&
+        !(starts && is_there)) {
         char message[192];
         unsigned long long process = pid, seconds = (now_ms - stamp) / 1000;
-        snprintf(message, sizeof message,
-                 is_there ? "process %llu has written no status for %llu s: it stands still, or the disk does"
-                          : "process %llu is not running; its last status is %llu s old: start the site again (atoll-node run)",
-                 process, seconds);
+        snprintf(
+            message, sizeof message,
+            is_there
+                ? "process %llu has written no status for %llu s: it stands still, or the disk does"
+                : "process %llu is not running; its last status is %llu s old: start the site "
+                  "again (atoll-node run)",
+            process, seconds);
         struct json_writer writer = json_writer_of(out, true);
         write_silent(&writer, last, is_there ? "silent" : "gone", message);
         buffer_append_text(out, "\n");

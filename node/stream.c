@@ -67,16 +67,18 @@ static void on_closed(struct rpc_call *call, void *user, const struct rpc_outcom
     pthread_mutex_unlock(&stream->lock);
 }
 
-enum status stream_open(struct rpc_channel *channel, enum service_method method, uint32_t timeout_ms, struct traffic *traffic,
-                        struct stream **out, struct error *error) {
-    static const struct rpc_handler handler = {.on_message = on_message, .on_writable = on_writable, .on_closed = on_closed};
+enum status stream_open(struct rpc_channel *channel, enum service_method method,
+                        uint32_t timeout_ms, struct traffic *traffic, struct stream **out,
+                        struct error *error) {
+    static const struct rpc_handler handler = {
+        .on_message = on_message, .on_writable = on_writable, .on_closed = on_closed};
     /* rpc/ keeps the method by reference: it must outlive the channel. */
     static struct rpc_method methods[METHOD_COUNT];
     static pthread_mutex_t methods_lock = PTHREAD_MUTEX_INITIALIZER;
     pthread_mutex_lock(&methods_lock);
     if (!methods[method].path)
-        methods[method] =
-            (struct rpc_method){service_path(method), service_client_streams(method), service_server_streams(method)};
+        methods[method] = (struct rpc_method){service_path(method), service_client_streams(method),
+                                              service_server_streams(method)};
     pthread_mutex_unlock(&methods_lock);
 
     struct stream *stream = xcalloc(1, sizeof *stream);
@@ -87,9 +89,11 @@ enum status stream_open(struct rpc_channel *channel, enum service_method method,
     pthread_cond_init(&stream->changed, &monotonic);
     pthread_condattr_destroy(&monotonic);
     stream->traffic = traffic;
-    struct rpc_call_options options = {.progress_timeout_ms = timeout_ms, .wait_for_connection = timeout_ms > 0};
+    struct rpc_call_options options = {.progress_timeout_ms = timeout_ms,
+                                       .wait_for_connection = timeout_ms > 0};
     struct rpc_call *call = NULL;
-    enum status status = rpc_channel_call(channel, &methods[method], &options, &handler, stream, &call, error);
+    enum status status =
+        rpc_channel_call(channel, &methods[method], &options, &handler, stream, &call, error);
     if (status != OK) {
         stream->closed = true;
         stream_close(stream);
@@ -102,12 +106,14 @@ enum status stream_open(struct rpc_channel *channel, enum service_method method,
 
 /* With the lock: what ended the call, as a status for the owner. */
 static enum status ended(struct stream *stream, struct error *error) {
-    if (stream->outcome.status == OK) return error_set(error, NOT_FOUND, "the peer has ended the call");
+    if (stream->outcome.status == OK)
+        return error_set(error, NOT_FOUND, "the peer has ended the call");
     if (error) *error = stream->outcome;
     return stream->outcome.status;
 }
 
-enum status stream_write(struct stream *stream, struct bytes head, struct bytes payload, struct error *error) {
+enum status stream_write(struct stream *stream, struct bytes head, struct bytes payload,
+                         struct error *error) {
     struct rpc_piece pieces[2] = {rpc_piece_of(head), rpc_piece_of(payload)};
     for (;;) {
         pthread_mutex_lock(&stream->lock);
@@ -122,10 +128,12 @@ enum status stream_write(struct stream *stream, struct bytes head, struct bytes 
             return OK;
         }
         if (status == INVALID)
-            return error_set(error, INVALID, "a message of %zu bytes cannot be sent", head.size + payload.size);
+            return error_set(error, INVALID, "a message of %zu bytes cannot be sent",
+                             head.size + payload.size);
         /* FULL: on_writable will follow. CANCELLED: on_closed will, with the reason. */
         pthread_mutex_lock(&stream->lock);
-        while (!stream->closed && !(status == FULL && stream->writable)) pthread_cond_wait(&stream->changed, &stream->lock);
+        while (!stream->closed && !(status == FULL && stream->writable))
+            pthread_cond_wait(&stream->changed, &stream->lock);
         pthread_mutex_unlock(&stream->lock);
     }
 }
@@ -137,7 +145,8 @@ static struct timespec deadline_of(uint64_t wait_ms) {
     return (struct timespec){(time_t)(at_ns / 1000000000u), (long)(at_ns % 1000000000u)};
 }
 
-enum status stream_read(struct stream *stream, uint64_t wait_ms, struct buffer *out, struct error *error) {
+enum status stream_read(struct stream *stream, uint64_t wait_ms, struct buffer *out,
+                        struct error *error) {
     enum status status = OK;
     bool forever = wait_ms > UINT32_MAX;
     struct timespec deadline = deadline_of(forever ? 0 : wait_ms);
@@ -168,7 +177,9 @@ enum status stream_read(struct stream *stream, uint64_t wait_ms, struct buffer *
     return status;
 }
 
-void stream_cancel(struct stream *stream) { rpc_call_cancel(stream->call, RPC_CANCELLED, "this side stops"); }
+void stream_cancel(struct stream *stream) {
+    rpc_call_cancel(stream->call, RPC_CANCELLED, "this side stops");
+}
 
 void stream_close(struct stream *stream) {
     if (!stream) return;

@@ -55,12 +55,13 @@ static void on_capture_freed(void *context, uint64_t retry_ms) {
     uint64_t interval = training->options.checkpoint_ms;
     pthread_mutex_lock(&training->lock);
     training->capture_out = false;
-    training->capture_at_ms = clock_monotonic_ms() + (retry_ms ? MIN(retry_ms, interval) : interval);
+    training->capture_at_ms =
+        clock_monotonic_ms() + (retry_ms ? MIN(retry_ms, interval) : interval);
     pthread_cond_broadcast(&training->changed);
     pthread_mutex_unlock(&training->lock);
 }
 
-/* ---- time --------------------------------------------------------------------------------------------------------------- */
+/* ---- time ------------------------------------------------------------------------------------ */
 
 /* The time since the last call goes to compute, or to a cause. With the lock. */
 static void book(struct training *training, bool compute, enum lost_cause cause) {
@@ -94,22 +95,28 @@ static void wait_until_ns(struct training *training, uint64_t at_ns) {
     pthread_cond_timedwait(&training->changed, &training->lock, &at);
 }
 
-/* ---- requests ----------------------------------------------------------------------------------------------------------- */
+/* ---- requests -------------------------------------------------------------------------------- */
 
 static void ask(struct training *training, struct training_request request) {
     pthread_mutex_lock(&training->lock);
-    ASSERT(training->request_count < REQUESTS_LIMIT); /* the brain has at most one per fragment under way */
-    training->requests[(training->request_head + training->request_count++) % REQUESTS_LIMIT] = request;
+    /* the brain has at most one per fragment under way */
+    ASSERT(training->request_count < REQUESTS_LIMIT);
+    training->requests[(training->request_head + training->request_count++) % REQUESTS_LIMIT] =
+        request;
     pthread_cond_broadcast(&training->changed);
     pthread_mutex_unlock(&training->lock);
 }
 
 void training_snapshot(struct training *training, uint32_t fragment, uint64_t sequence) {
-    ask(training, (struct training_request){.kind = REQUEST_SNAPSHOT, .fragment = fragment, .sequence = sequence});
+    ask(training, (struct training_request){
+                      .kind = REQUEST_SNAPSHOT, .fragment = fragment, .sequence = sequence});
 }
 
-void training_rebase(struct training *training, uint32_t fragment, uint64_t sequence, enum training_move why) {
-    ask(training, (struct training_request){.kind = REQUEST_REBASE, .fragment = fragment, .sequence = sequence, .why = why});
+void training_rebase(struct training *training, uint32_t fragment, uint64_t sequence,
+                     enum training_move why) {
+    ask(training,
+        (struct training_request){
+            .kind = REQUEST_REBASE, .fragment = fragment, .sequence = sequence, .why = why});
 }
 
 void training_capture(struct training *training) {
@@ -130,42 +137,48 @@ static void fail(struct training *training, enum status status, const char *mess
 static void do_snapshot(struct training *training, const struct training_request *request) {
     struct trainer *trainer = training->options.trainer;
     float *local = trainer_parameters(trainer);
-    if (trainer_is_lost(trainer)) { /* what is left is older than what the message would say of its steps */
+    if (trainer_is_lost(
+            trainer)) { /* what is left is older than what the message would say of its steps */
         fail(training, UNAVAILABLE, "before a contribution was made");
         return;
     }
-    training_mark_snapshot(&training->options.fragment[request->fragment], training->options.replica, request->fragment,
-                           request->sequence, local);
+    training_mark_snapshot(&training->options.fragment[request->fragment],
+                           training->options.replica, request->fragment, request->sequence, local);
     struct buffer optimizer = {0};
     if (training->options.keep_optimizer) trainer_save_optimizer(trainer, &optimizer);
     book_unlocked(training, LOST_ENCODE);
-    training->options.handler.snapshotted(training->options.handler.context, request->fragment, request->sequence,
-                                          training->figures.steps, training->figures.tokens, trainer_counters(trainer).steps,
+    training->options.handler.snapshotted(training->options.handler.context, request->fragment,
+                                          request->sequence, training->figures.steps,
+                                          training->figures.tokens, trainer_counters(trainer).steps,
                                           &optimizer);
     buffer_deinit(&optimizer);
 }
 
 static void do_rebase(struct training *training, const struct training_request *request) {
-    training_mark_rebase(&training->options.fragment[request->fragment], training->options.replica, request->fragment,
-                         request->sequence, request->why, trainer_parameters(training->options.trainer));
+    training_mark_rebase(&training->options.fragment[request->fragment], training->options.replica,
+                         request->fragment, request->sequence, request->why,
+                         trainer_parameters(training->options.trainer));
     book_unlocked(training, LOST_REBASE);
-    training->options.handler.rebased(training->options.handler.context, request->fragment, request->sequence, request->why);
+    training->options.handler.rebased(training->options.handler.context, request->fragment,
+                                      request->sequence, request->why);
 }
 
 static void do_capture(struct training *training) {
-    struct training_capture *capture = training_capture_create(training->options.fragment, training->options.replica);
+    struct training_capture *capture =
+        training_capture_create(training->options.fragment, training->options.replica);
     capture->freed = on_capture_freed;
     capture->context = training;
     trainer_save(training->options.trainer, &capture->trainer);
-    capture->trainer_steps = trainer_counters(training->options.trainer).steps; /* saving may find the device lost, and go back */
+    /* saving may find the device lost, and go back */
+    capture->trainer_steps = trainer_counters(training->options.trainer).steps;
     book_unlocked(training, LOST_OTHER);
     training->options.handler.captured(training->options.handler.context, capture);
 }
 
-/* ---- steps -------------------------------------------------------------------------------------------------------------- */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
-/* Tokens the whole run has seen, by the ledger and by what we and, presumably, the others have trained since our last
- * contribution that is in it. With the lock. */
+/* Tokens the whole run has seen, by the ledger and by what we and, presumably, the others have
+ * trained since our last contribution that is in it. With the lock. */
 static uint64_t tokens_for_schedule(struct training *training) {
     uint64_t told = training->run_own_tokens - training->run_own_tokens_first;
     uint64_t trained = training->options.tokens_unsent + training->figures.tokens;
@@ -178,7 +191,8 @@ static uint64_t tokens_for_schedule(struct training *training) {
 static void note_rates(struct training *training, double step_s, uint64_t tokens) {
     struct training_figures *figures = &training->figures;
     double rate = step_s > 0 ? 1.0 / step_s : 0;
-    figures->steps_per_second = figures->steps_per_second > 0 ? 0.9 * figures->steps_per_second + 0.1 * rate : rate;
+    figures->steps_per_second =
+        figures->steps_per_second > 0 ? 0.9 * figures->steps_per_second + 0.1 * rate : rate;
     uint64_t now = clock_monotonic_ms();
     training->rate_tokens += tokens;
     uint64_t window = now - training->rate_from_ms;
@@ -202,7 +216,8 @@ static void note_standstill(struct training *training) {
 /* Plays a slower device: the rest of the step's time is slept, but a stop ends it. */
 static void throttle(struct training *training, uint64_t from_ns) {
     uint64_t now = clock_monotonic_ns(), until = from_ns + training->options.pace_ns;
-    uint64_t slower = now + (uint64_t)((double)(now - from_ns) * (training->options.throttle - 1.0));
+    uint64_t slower =
+        now + (uint64_t)((double)(now - from_ns) * (training->options.throttle - 1.0));
     if (training->options.throttle > 1.0) until = MAX(until, slower);
     if (until <= now) return;
     pthread_mutex_lock(&training->lock);
@@ -218,11 +233,14 @@ static void one_step(struct training *training) {
     pthread_mutex_unlock(&training->lock);
     struct data_position before = trainer_counters(training->options.trainer).position;
     uint64_t from = clock_monotonic_ns();
-    enum status status = trainer_step(training->options.trainer, training->options.data, run_tokens, &result, &error);
+    enum status status = trainer_step(training->options.trainer, training->options.data, run_tokens,
+                                      &result, &error);
     struct data_position after = trainer_counters(training->options.trainer).position;
-    bool moved = after.epoch != before.epoch || after.index != before.index; /* else it is the data that failed */
+    /* else it is the data that failed */
+    bool moved = after.epoch != before.epoch || after.index != before.index;
     if (status == CORRUPT && moved && ++training->bad_steps < BAD_STEPS_LIMIT) {
-        log_warn("step_not_finite", "in_a_row=%u message=\"%s\"", training->bad_steps, error.message);
+        log_warn("step_not_finite", "in_a_row=%u message=\"%s\"", training->bad_steps,
+                 error.message);
         book_unlocked(training, LOST_OTHER);
         return;
     }
@@ -249,14 +267,16 @@ static void one_step(struct training *training) {
     uint64_t steps = figures->steps, tokens = figures->tokens;
     pthread_mutex_unlock(&training->lock);
 
-    training->options.handler.progress(training->options.handler.context, steps, tokens, result.loss);
+    training->options.handler.progress(training->options.handler.context, steps, tokens,
+                                       result.loss);
 }
 
 enum todo { TODO_STOP, TODO_REQUEST, TODO_CAPTURE, TODO_STEP };
 
 /* With the lock: a capture may be made now, and is wanted or due. Marks it as handed out. */
 static bool take_capture(struct training *training, bool train) {
-    bool due = train && training->options.checkpoint_ms > 0 && clock_monotonic_ms() >= training->capture_at_ms;
+    bool due = train && training->options.checkpoint_ms > 0 &&
+               clock_monotonic_ms() >= training->capture_at_ms;
     if (training->capture_out || !(due || training->capture_wanted)) return false;
     training->capture_out = true;
     training->capture_wanted = false;
@@ -285,7 +305,8 @@ static enum todo next(struct training *training, struct training_request *reques
             break;
         }
         enum lost_cause cause = cause_of(training->train ? NODE_WAIT_MERGE : training->wait);
-        wait_until_ns(training, clock_monotonic_ns() + 200000000u); /* wakes to keep the books current */
+        /* wakes to keep the books current */
+        wait_until_ns(training, clock_monotonic_ns() + 200000000u);
         book(training, false, cause);
         note_standstill(training);
     }
@@ -320,9 +341,10 @@ static void body(void *context) {
     if (training->capture_last) capture_at_end(training);
 }
 
-/* ---- life --------------------------------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
-enum status training_start(const struct training_options *options, struct training **out, struct error *error) {
+enum status training_start(const struct training_options *options, struct training **out,
+                           struct error *error) {
     struct training *training = xcalloc(1, sizeof *training);
     training->options = *options;
     training->wait = NODE_WAIT_START;
@@ -347,7 +369,8 @@ enum status training_start(const struct training_options *options, struct traini
     return status;
 }
 
-void training_train(struct training *training, bool train, enum node_wait wait, uint64_t until_steps) {
+void training_train(struct training *training, bool train, enum node_wait wait,
+                    uint64_t until_steps) {
     pthread_mutex_lock(&training->lock);
     training->train = train;
     training->wait = wait;
@@ -356,7 +379,8 @@ void training_train(struct training *training, bool train, enum node_wait wait, 
     pthread_mutex_unlock(&training->lock);
 }
 
-void training_tell_run(struct training *training, uint64_t tokens, uint64_t own_tokens, uint32_t active_sites) {
+void training_tell_run(struct training *training, uint64_t tokens, uint64_t own_tokens,
+                       uint32_t active_sites) {
     pthread_mutex_lock(&training->lock);
     if (!training->run_told) training->run_own_tokens_first = own_tokens;
     training->run_told = true;

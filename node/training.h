@@ -1,16 +1,19 @@
-/* The trainer's thread: inner steps, one after another, and between two of them what the brain and the worker ask for.
+/* The trainer's thread: inner steps, one after another, and between two of them what the brain and
+ * the worker ask for.
  *
- * It owns the trainer and so theta_local; of the replica it writes `snapshot` (training_snapshot) and reads and writes `base`
- * (training_rebase) in the phases in which node/replica.h gives them to it. Requests are done in the order they came, between
- * two steps, also while training is off. What has been done is told through the handler, on this thread, in the same order: so a
- * receiver that queues what it is told sees captures, snapshots and rebases exactly as they happened.
+ * It owns the trainer and so theta_local; of the replica it writes `snapshot` (training_snapshot)
+ * and reads and writes `base` (training_rebase) in the phases in which node/replica.h gives them to
+ * it. Requests are done in the order they came, between two steps, also while training is off. What
+ * has been done is told through the handler, on this thread, in the same order: so a receiver that
+ * queues what it is told sees captures, snapshots and rebases exactly as they happened.
  *
- * It never waits for the network: a step waits for the one before it, for a request's memory copy, for the handler (which puts
- * into a local queue), and for nothing else while training is on. With overlap off the brain gives it a count of steps to
- * stop at, so that a round is exactly H steps and nothing is trained after the snapshot: the synchronous reference.
+ * It never waits for the network: a step waits for the one before it, for a request's memory copy,
+ * for the handler (which puts into a local queue), and for nothing else while training is on. With
+ * overlap off the brain gives it a count of steps to stop at, so that a round is exactly H steps
+ * and nothing is trained after the snapshot: the synchronous reference.
  *
- * Every nanosecond is booked: to compute (a step, with the throttle's sleep, which plays a slower device), or to a cause.
- * Stops within one step.
+ * Every nanosecond is booked: to compute (a step, with the throttle's sleep, which plays a slower
+ * device), or to a cause. Stops within one step.
  */
 #ifndef NODE_TRAINING_H
 #define NODE_TRAINING_H
@@ -26,39 +29,49 @@ struct training;
 struct training_handler { /* called on the trainer's thread */
     void *context;
     void (*progress)(void *context, uint64_t steps, uint64_t tokens, double loss);
-    /* optimizer: trainer_save_optimizer at the snapshot where the options ask for it, else empty; may be taken. */
-    void (*snapshotted)(void *context, uint32_t fragment, uint64_t sequence, uint64_t steps, uint64_t tokens,
-                        uint64_t trainer_steps, struct buffer *optimizer);
+    /* optimizer: trainer_save_optimizer at the snapshot where the options ask for it, else empty;
+     * may be taken. */
+    void (*snapshotted)(void *context, uint32_t fragment, uint64_t sequence, uint64_t steps,
+                        uint64_t tokens, uint64_t trainer_steps, struct buffer *optimizer);
     void (*rebased)(void *context, uint32_t fragment, uint64_t sequence, enum training_move why);
     void (*captured)(void *context, struct training_capture *capture); /* takes it */
-    /* Training is off. UNAVAILABLE: the device that trains was lost, and captures hold the state of when it was last looked at. */
+    /* Training is off. UNAVAILABLE: the device that trains was lost, and captures hold the state of
+     * when it was last looked at. */
     void (*failed)(void *context, enum status status, const char *message);
 };
 
 struct training_options {
-    struct trainer *trainer;                        /* borrowed until training_destroy; theta_local is in it */
-    const struct data *data;                        /* borrowed */
-    struct replica *replica;                        /* borrowed */
-    double throttle;                                /* a step takes this many times as long; >= 1 */
-    uint64_t pace_ns;                               /* and at least so long */
-    bool keep_optimizer;                            /* with each snapshot */
-    uint64_t checkpoint_ms;                         /* a capture so long after the last one was freed; 0: only when asked for */
+    struct trainer *trainer; /* borrowed until training_destroy; theta_local is in it */
+    const struct data *data; /* borrowed */
+    struct replica *replica; /* borrowed */
+    double throttle;         /* a step takes this many times as long; >= 1 */
+    uint64_t pace_ns;        /* and at least so long */
+    bool keep_optimizer;     /* with each snapshot */
+    uint64_t
+        checkpoint_ms; /* a capture so long after the last one was freed; 0: only when asked for */
     struct training_mark fragment[FRAGMENTS_LIMIT]; /* as restored */
-    uint64_t tokens_unsent; /* of before the start, in no contribution yet: for the learning rate's schedule */
+    uint64_t tokens_unsent; /* of before the start, in no contribution yet: for the learning rate's
+                               schedule */
     struct training_handler handler;
 };
 
 /* Waiting (NODE_WAIT_START) until training_train says otherwise. */
-MUST_USE enum status training_start(const struct training_options *options, struct training **out, struct error *error);
-/* Off: wait, booked under `wait`. On: until so many steps have been done since the start (UINT64_MAX: no limit), then wait. */
-void training_train(struct training *training, bool train, enum node_wait wait, uint64_t until_steps);
+MUST_USE enum status training_start(const struct training_options *options, struct training **out,
+                                    struct error *error);
+/* Off: wait, booked under `wait`. On: until so many steps have been done since the start
+ * (UINT64_MAX: no limit), then wait. */
+void training_train(struct training *training, bool train, enum node_wait wait,
+                    uint64_t until_steps);
 void training_snapshot(struct training *training, uint32_t fragment, uint64_t sequence);
 /* The replica's `next` is staged for the fragment. sequence 0: no message was under way. */
-void training_rebase(struct training *training, uint32_t fragment, uint64_t sequence, enum training_move why);
+void training_rebase(struct training *training, uint32_t fragment, uint64_t sequence,
+                     enum training_move why);
 /* One more capture, taken after what was asked for before this call. */
 void training_capture(struct training *training);
-/* What the run has seen, for the learning rate: tokens in the ledger, of these ours, and the sites at work. */
-void training_tell_run(struct training *training, uint64_t tokens, uint64_t own_tokens, uint32_t active_sites);
+/* What the run has seen, for the learning rate: tokens in the ledger, of these ours, and the sites
+ * at work. */
+void training_tell_run(struct training *training, uint64_t tokens, uint64_t own_tokens,
+                       uint32_t active_sites);
 
 struct training_figures { /* since the thread started */
     uint64_t steps, tokens;
@@ -72,8 +85,8 @@ struct training_figures { /* since the thread started */
 };
 void training_figures(struct training *training, struct training_figures *out); /* any thread */
 
-/* After the current step: one last capture (if `capture`), once the one there is has been freed; then the thread ends. Pending
- * requests are dropped. */
+/* After the current step: one last capture (if `capture`), once the one there is has been freed;
+ * then the thread ends. Pending requests are dropped. */
 void training_stop(struct training *training, bool capture);
 void training_destroy(struct training *training); /* stopped; NULL is a no-op */
 

@@ -5,8 +5,8 @@
 
 #include "base/memory.h"
 
-void training_mark_snapshot(struct training_mark *mark, struct replica *replica, uint32_t fragment, uint64_t sequence,
-                            const float *local) {
+void training_mark_snapshot(struct training_mark *mark, struct replica *replica, uint32_t fragment,
+                            uint64_t sequence, const float *local) {
     replica_snapshot(replica, fragment, local);
     mark->in_flight = sequence;
     round_progress_snapshot(&mark->progress, replica->fragments);
@@ -22,8 +22,8 @@ static enum rebase kept_after(const struct replica *replica, enum training_move 
     return REBASE_KEEP;
 }
 
-void training_mark_rebase(struct training_mark *mark, struct replica *replica, uint32_t fragment, uint64_t sequence,
-                          enum training_move why, float *local) {
+void training_mark_rebase(struct training_mark *mark, struct replica *replica, uint32_t fragment,
+                          uint64_t sequence, enum training_move why, float *local) {
     replica_rebase(replica, fragment, local, kept_after(replica, why));
     if (why != MOVE_MERGED && why != MOVE_REFUSED) return;
     mark->in_flight = 0;
@@ -31,7 +31,8 @@ void training_mark_rebase(struct training_mark *mark, struct replica *replica, u
     round_progress_over(&mark->progress, why == MOVE_REFUSED);
 }
 
-struct training_capture *training_capture_create(const struct training_mark *marks, const struct replica *replica) {
+struct training_capture *training_capture_create(const struct training_mark *marks,
+                                                 const struct replica *replica) {
     struct training_capture *capture = xcalloc(1, sizeof *capture);
     size_t size = (size_t)replica->parameters * sizeof(float);
     bool in_flight = false;

@@ -10,8 +10,9 @@
 enum training_move {                  /* why a fragment goes to another base */
                      MOVE_MERGED = 1, /* its message was merged */
                      MOVE_REFUSED,    /* it was refused: replica_refused says what is kept */
-                     MOVE_ADVANCED,   /* no message was under way, the base fell behind: all progress is kept */
-                     MOVE_LOADED      /* the same, and the new base is a snapshot of the run */
+                     MOVE_ADVANCED, /* no message was under way, the base fell behind: all progress
+                                       is kept */
+                     MOVE_LOADED    /* the same, and the new base is a snapshot of the run */
 };
 
 struct training_mark {  /* of a fragment */
@@ -27,7 +28,7 @@ struct training_mark {  /* of a fragment */
 struct training_capture {
     void (*freed)(void *context, uint64_t retry_ms); /* told when it is freed; NULL: nobody */
     void *context;
-    uint64_t retry_ms;      /* it was of no use: the next one so soon, where that is sooner; 0: it was */
+    uint64_t retry_ms; /* it was of no use: the next one so soon, where that is sooner; 0: it was */
     uint64_t trainer_steps; /* trainer_counters().steps */
     struct buffer trainer;  /* trainer_save */
     struct buffer base;     /* [parameters] floats */
@@ -39,13 +40,14 @@ struct training_capture {
 };
 
 /* theta_s of the fragment is `local` as it is now; the message under way is `sequence`. */
-void training_mark_snapshot(struct training_mark *mark, struct replica *replica, uint32_t fragment, uint64_t sequence,
-                            const float *local);
+void training_mark_snapshot(struct training_mark *mark, struct replica *replica, uint32_t fragment,
+                            uint64_t sequence, const float *local);
 /* The replica's `next` is staged: the fragment of `local` moves there. */
-void training_mark_rebase(struct training_mark *mark, struct replica *replica, uint32_t fragment, uint64_t sequence,
-                          enum training_move why, float *local);
+void training_mark_rebase(struct training_mark *mark, struct replica *replica, uint32_t fragment,
+                          uint64_t sequence, enum training_move why, float *local);
 /* Bases, snapshots and marks, [replica->fragments] of them; the trainer's state is the caller's. */
-struct training_capture *training_capture_create(const struct training_mark *marks, const struct replica *replica);
+struct training_capture *training_capture_create(const struct training_mark *marks,
+                                                 const struct replica *replica);
 void training_capture_destroy(struct training_capture *capture); /* NULL is a no-op */
 
 #endif

@@ -28,12 +28,13 @@ static const struct {
     const char *name, *advice;
 } kinds[TROUBLE_COUNT] = {
     [TROUBLE_DISK_ROUNDS] = {"disk", "make room on the site's disk: the site goes on by itself"},
-    [TROUBLE_DISK_CHECKPOINT] = {"disk",
-                                 "make room on the site's disk: a crash now costs what was trained since the last checkpoint"},
+    [TROUBLE_DISK_CHECKPOINT] = {"disk", "make room on the site's disk: a crash now costs what was "
+                                         "trained since the last checkpoint"},
     [TROUBLE_DISK_LEDGER] = {"disk", "make room on the site's disk: the site goes on by itself"},
     [TROUBLE_CLOCK] = {"clock", "set the clock that is wrong (NTP)"},
     [TROUBLE_CERTIFICATE] = {"clock", "set this machine's clock (NTP): the site goes on by itself"},
-    [TROUBLE_PAYLOAD] = {"payload", "look after the site's disk: the payload is asked for, and the site goes on when it is here"},
+    [TROUBLE_PAYLOAD] = {"payload", "look after the site's disk: the payload is asked for, and the "
+                                    "site goes on when it is here"},
 };
 
 const char *trouble_name(enum trouble trouble) { return kinds[trouble].name; }
@@ -68,8 +69,8 @@ void trouble_begins(struct troubles *troubles, enum trouble trouble, const char 
     snprintf(troubles->of[trouble].message, sizeof troubles->of[trouble].message, "%s", message);
     pthread_mutex_unlock(&troubles->lock);
     if (say)
-        log_error("waits", "for=%s message=%s do=\"%s\"", kinds[trouble].name, log_quote(message, quoted, sizeof quoted),
-                  kinds[trouble].advice);
+        log_error("waits", "for=%s message=%s do=\"%s\"", kinds[trouble].name,
+                  log_quote(message, quoted, sizeof quoted), kinds[trouble].advice);
 }
 
 void trouble_ends(struct troubles *troubles, enum trouble trouble) {
@@ -81,7 +82,8 @@ void trouble_ends(struct troubles *troubles, enum trouble trouble) {
     if (was) log_info("waited", "for=%s", kinds[trouble].name);
 }
 
-bool trouble_is(struct troubles *troubles, enum trouble trouble, char message[static TROUBLE_TEXT_SIZE], uint64_t *since_ms) {
+bool trouble_is(struct troubles *troubles, enum trouble trouble,
+                char message[static TROUBLE_TEXT_SIZE], uint64_t *since_ms) {
     if (!troubles) return false;
     pthread_mutex_lock(&troubles->lock);
     bool is = troubles->of[trouble].is;

@@ -58,14 +58,15 @@ static void pay(struct uplink *uplink, size_t size) {
     uplink->paid_until_ns += (uint64_t)((double)size * 1e9 / (double)uplink->options.bandwidth);
     pthread_mutex_lock(&uplink->lock);
     while (!uplink->stopping && clock_monotonic_ns() < uplink->paid_until_ns) {
-        struct timespec at = {(time_t)(uplink->paid_until_ns / 1000000000u), (long)(uplink->paid_until_ns % 1000000000u)};
+        struct timespec at = {(time_t)(uplink->paid_until_ns / 1000000000u),
+                              (long)(uplink->paid_until_ns % 1000000000u)};
         pthread_cond_timedwait(&uplink->changed, &uplink->lock, &at);
     }
     pthread_mutex_unlock(&uplink->lock);
 }
 
-static enum status send_frame(struct uplink *uplink, struct stream *stream, const struct submit_frame *frame,
-                              struct error *error) {
+static enum status send_frame(struct uplink *uplink, struct stream *stream,
+                              const struct submit_frame *frame, struct error *error) {
     struct buffer head = {0};
     enum status status = submit_frame_encode(frame, &head, error);
     if (status == OK) {
@@ -76,23 +77,30 @@ static enum status send_frame(struct uplink *uplink, struct stream *stream, cons
     return status;
 }
 
-static enum status send_open(struct uplink *uplink, struct stream *stream, struct site_upload *upload, struct error *error) {
-    struct submit_frame frame = {
-        .kind = SUBMIT_OPEN,
-        .open = {.protocol = PROTOCOL_VERSION, .waits = uplink->options.waits, .instance = uplink->options.instance}};
+static enum status send_open(struct uplink *uplink, struct stream *stream,
+                             struct site_upload *upload, struct error *error) {
+    struct submit_frame frame = {.kind = SUBMIT_OPEN,
+                                 .open = {.protocol = PROTOCOL_VERSION,
+                                          .waits = uplink->options.waits,
+                                          .instance = uplink->options.instance}};
     struct contribution contribution;
     if (upload->kind == UPLOAD_SUPPLY) {
         struct ledger_entry *entry = xmalloc(sizeof *entry);
-        enum status status = journal_contribution(uplink->options.journal, upload->index, entry, &contribution, error);
-        if (status == OK) status = blob_check(journal_payloads(uplink->options.journal), contribution.payload_digest, error);
+        enum status status = journal_contribution(uplink->options.journal, upload->index, entry,
+                                                  &contribution, error);
+        if (status == OK)
+            status = blob_check(journal_payloads(uplink->options.journal),
+                                contribution.payload_digest, error);
         memcpy(frame.open.header, entry->contribution.header, sizeof frame.open.header);
         memcpy(frame.open.signature, entry->contribution.signature, sizeof frame.open.signature);
         frame.open.supply = true;
         free(entry);
         TRY(status);
     } else {
-        TRY(journal_sent(uplink->options.journal, upload->sequence, frame.open.header, frame.open.signature, error));
-        TRY(contribution_decode(bytes_of(frame.open.header, sizeof frame.open.header), &contribution, error));
+        TRY(journal_sent(uplink->options.journal, upload->sequence, frame.open.header,
+                         frame.open.signature, error));
+        TRY(contribution_decode(bytes_of(frame.open.header, sizeof frame.open.header),
+                                &contribution, error));
     }
     upload->payload_size = contribution.payload_size;
     memcpy(upload->payload_digest, contribution.payload_digest, DIGEST_SIZE);
@@ -100,8 +108,9 @@ static enum status send_open(struct uplink *uplink, struct stream *stream, struc
 }
 
 /* Reads the next reply; `message` keeps what it lends. */
-static enum status read_reply(struct uplink *uplink, struct stream *stream, uint64_t wait_ms, struct buffer *message,
-                              struct submit_reply *out, struct error *error) {
+static enum status read_reply(struct uplink *uplink, struct stream *stream, uint64_t wait_ms,
+                              struct buffer *message, struct submit_reply *out,
+                              struct error *error) {
     struct frame frame;
     TRY(stream_read(stream, wait_ms, message, error));
     arena_reset(&uplink->arena);
@@ -109,32 +118,40 @@ static enum status read_reply(struct uplink *uplink, struct stream *stream, uint
     return submit_reply_decode(frame, &uplink->arena, out, error);
 }
 
-/* OK with a reply that came early (the coordinator has all, or does not need it), NOT_FOUND when all is sent and none has come. */
-static enum status send_payload(struct uplink *uplink, struct stream *stream, struct site_upload *upload, uint64_t offset,
-                                uint32_t chunk_limit, struct buffer *message, struct submit_reply *reply, struct error *error) {
+/* OK with a reply that came early (the coordinator has all, or does not need it), NOT_FOUND when
+ * all is sent and none has come. */
+static enum status send_payload(struct uplink *uplink, struct stream *stream,
+                                struct site_upload *upload, uint64_t offset, uint32_t chunk_limit,
+                                struct buffer *message, struct submit_reply *reply,
+                                struct error *error) {
     struct blob_reader *reader = NULL;
     size_t limit = MIN((size_t)chunk_limit, (size_t)FRAME_PAYLOAD_LIMIT);
-    if (uplink->options.bandwidth) limit = MIN(limit, (size_t)MAX(uplink->options.bandwidth, (uint64_t)CHUNK_LEAST));
+    if (uplink->options.bandwidth)
+        limit = MIN(limit, (size_t)MAX(uplink->options.bandwidth, (uint64_t)CHUNK_LEAST));
     uint8_t *chunk = xmalloc(limit);
-    enum status status =
-        blob_reader_open_unchecked(journal_payloads(uplink->options.journal), upload->payload_digest, &reader, error);
+    enum status status = blob_reader_open_unchecked(journal_payloads(uplink->options.journal),
+                                                    upload->payload_digest, &reader, error);
     if (status == OK && blob_reader_size(reader) != upload->payload_size)
-        status = error_set(error, CORRUPT, "the spooled payload has another size than its header says");
+        status =
+            error_set(error, CORRUPT, "the spooled payload has another size than its header says");
     while (status == OK && offset < upload->payload_size && !is_stopping(uplink)) {
         size_t size = (size_t)MIN((uint64_t)limit, upload->payload_size - offset);
         status = blob_reader_read(reader, offset, chunk, size, error);
         if (status != OK) break;
-        struct submit_frame frame = {.kind = SUBMIT_CHUNK, .chunk = {.offset = offset}, .payload = bytes_of(chunk, size)};
+        struct submit_frame frame = {
+            .kind = SUBMIT_CHUNK, .chunk = {.offset = offset}, .payload = bytes_of(chunk, size)};
         status = send_frame(uplink, stream, &frame, error);
         offset += size;
         if (status == OK) upload->sent += size;
         struct error early = {0};
-        if (status == OK && offset < upload->payload_size && read_reply(uplink, stream, 0, message, reply, &early) == OK)
+        if (status == OK && offset < upload->payload_size &&
+            read_reply(uplink, stream, 0, message, reply, &early) == OK)
             goto out;
     }
     if (status == OK) status = NOT_FOUND;
     /* A call that ended under us may have sent its reason as a last message. */
-    if (status != NOT_FOUND && read_reply(uplink, stream, 0, message, reply, NULL) == OK) status = OK;
+    if (status != NOT_FOUND && read_reply(uplink, stream, 0, message, reply, NULL) == OK)
+        status = OK;
 out:
     blob_reader_close(reader);
     free(chunk);
@@ -142,45 +159,54 @@ out:
 }
 
 /* One whole Submit call. OK: *reply is a receipt or a refusal. */
-static enum status talk(struct uplink *uplink, struct stream *stream, struct site_upload *upload, struct buffer *message,
-                        struct submit_reply *reply, struct error *error) {
+static enum status talk(struct uplink *uplink, struct stream *stream, struct site_upload *upload,
+                        struct buffer *message, struct submit_reply *reply, struct error *error) {
     TRY(send_open(uplink, stream, upload, error));
     TRY(read_reply(uplink, stream, UINT64_MAX, message, reply, error));
     if (reply->kind != SUBMIT_CREDIT) return OK;
     if (reply->credit.resume_offset > upload->payload_size)
         return error_set(error, INVALID, "the coordinator gave credit from byte %llu of %llu",
-                         (unsigned long long)reply->credit.resume_offset, (unsigned long long)upload->payload_size);
-    enum status status =
-        send_payload(uplink, stream, upload, reply->credit.resume_offset, reply->credit.chunk_limit, message, reply, error);
+                         (unsigned long long)reply->credit.resume_offset,
+                         (unsigned long long)upload->payload_size);
+    enum status status = send_payload(uplink, stream, upload, reply->credit.resume_offset,
+                                      reply->credit.chunk_limit, message, reply, error);
     if (status == NOT_FOUND) {
         stream_half_close(stream);
         status = read_reply(uplink, stream, UINT64_MAX, message, reply, error);
     }
-    if (status == OK && reply->kind == SUBMIT_CREDIT) return error_set(error, INVALID, "a second credit");
-    return status == NOT_FOUND ? error_set(error, UNAVAILABLE, "the coordinator ended the call without an answer") : status;
+    if (status == OK && reply->kind == SUBMIT_CREDIT)
+        return error_set(error, INVALID, "a second credit");
+    return status == NOT_FOUND
+               ? error_set(error, UNAVAILABLE, "the coordinator ended the call without an answer")
+               : status;
 }
 
 static void supplied(struct uplink *uplink, const struct site_upload *upload, enum status status,
                      const struct submit_reply *reply, const struct error *error) {
     char quoted[256];
     if (status == OK && reply->kind == SUBMIT_REFUSAL && reply->refusal.code == REFUSED_DUPLICATE)
-        log_info("payload_supplied", "entry=%llu sent=%llu", (unsigned long long)upload->index, (unsigned long long)upload->sent);
+        log_info("payload_supplied", "entry=%llu sent=%llu", (unsigned long long)upload->index,
+                 (unsigned long long)upload->sent);
     else if (!is_stopping(uplink))
-        log_info("payload_not_supplied", "entry=%llu reason=%s message=%s", (unsigned long long)upload->index,
-                 status == OK && reply->kind == SUBMIT_REFUSAL ? refusal_name(reply->refusal.code) : status_name(status),
-                 log_quote(status == OK && reply->kind == SUBMIT_REFUSAL ? reply->refusal.message : error->message, quoted,
-                           sizeof quoted));
+        log_info("payload_not_supplied", "entry=%llu reason=%s message=%s",
+                 (unsigned long long)upload->index,
+                 status == OK && reply->kind == SUBMIT_REFUSAL ? refusal_name(reply->refusal.code)
+                                                               : status_name(status),
+                 log_quote(status == OK && reply->kind == SUBMIT_REFUSAL ? reply->refusal.message
+                                                                         : error->message,
+                           quoted, sizeof quoted));
     uplink->options.tell(uplink->options.context, &(struct node_event){.kind = NODE_SUPPLIED});
 }
 
-static void answer(struct uplink *uplink, const struct site_upload *upload, const struct submit_reply *reply) {
+static void answer(struct uplink *uplink, const struct site_upload *upload,
+                   const struct submit_reply *reply) {
     struct node_event event = {.fragment = upload->fragment, .sequence = upload->sequence};
     if (reply->kind == SUBMIT_RECEIPT) {
         event.kind = NODE_UPLOAD_RECEIPT;
         event.bytes = reply->receipt;
-        log_info("contribution_accepted", "fragment=%u sequence=%llu bytes=%llu sent=%llu", upload->fragment,
-                 (unsigned long long)upload->sequence, (unsigned long long)upload->payload_size,
-                 (unsigned long long)upload->sent);
+        log_info("contribution_accepted", "fragment=%u sequence=%llu bytes=%llu sent=%llu",
+                 upload->fragment, (unsigned long long)upload->sequence,
+                 (unsigned long long)upload->payload_size, (unsigned long long)upload->sent);
     } else {
         event.kind = NODE_UPLOAD_REFUSED;
         event.message = reply->refusal.message;
@@ -190,9 +216,12 @@ static void answer(struct uplink *uplink, const struct site_upload *upload, cons
         event.refused.current_version = reply->refusal.current_version;
         char quoted[256];
         log_warn("contribution_refused",
-                 "fragment=%u sequence=%llu code=%s sent=%llu retry_after_ms=%llu current=%llu message=%s", upload->fragment,
-                 (unsigned long long)upload->sequence, refusal_name(reply->refusal.code), (unsigned long long)upload->sent,
-                 (unsigned long long)reply->refusal.retry_after_ms, (unsigned long long)reply->refusal.current_version,
+                 "fragment=%u sequence=%llu code=%s sent=%llu retry_after_ms=%llu current=%llu "
+                 "message=%s",
+                 upload->fragment, (unsigned long long)upload->sequence,
+                 refusal_name(reply->refusal.code), (unsigned long long)upload->sent,
+                 (unsigned long long)reply->refusal.retry_after_ms,
+                 (unsigned long long)reply->refusal.current_version,
                  log_quote(reply->refusal.message, quoted, sizeof quoted));
     }
     uplink->options.tell(uplink->options.context, &event);
@@ -212,20 +241,22 @@ static void refetch(struct uplink *uplink, const struct site_upload *upload) {
     struct error error = {0};
     struct stream *stream = NULL;
     char quoted[256];
-    event.status =
-        stream_open(upload->channel, METHOD_FOLLOW, uplink->options.timeout_ms, uplink->options.traffic, &stream, &error);
+    event.status = stream_open(upload->channel, METHOD_FOLLOW, uplink->options.timeout_ms,
+                               uplink->options.traffic, &stream, &error);
     set_stream(uplink, stream);
     if (event.status == OK)
-        event.status = refetch_payload(uplink->options.journal, stream, uplink->options.instance, upload->index,
-                                       upload->payload_size, upload->payload_digest, &error);
+        event.status =
+            refetch_payload(uplink->options.journal, stream, uplink->options.instance,
+                            upload->index, upload->payload_size, upload->payload_digest, &error);
     set_stream(uplink, NULL);
     stream_close(stream);
     event.message = error.message;
     if (event.status == OK)
         log_info("payload_refetched", "entry=%llu", (unsigned long long)upload->index);
     else if (!is_stopping(uplink))
-        log_warn("payload_not_refetched", "entry=%llu reason=%s message=%s", (unsigned long long)upload->index,
-                 status_name(event.status), log_quote(error.message, quoted, sizeof quoted));
+        log_warn("payload_not_refetched", "entry=%llu reason=%s message=%s",
+                 (unsigned long long)upload->index, status_name(event.status),
+                 log_quote(error.message, quoted, sizeof quoted));
     uplink->options.tell(uplink->options.context, &event);
 }
 
@@ -234,8 +265,8 @@ static void send_upload(struct uplink *uplink, struct site_upload *upload) {
     struct buffer message = {0};
     struct submit_reply reply;
     struct stream *stream = NULL;
-    enum status status =
-        stream_open(upload->channel, METHOD_SUBMIT, uplink->options.timeout_ms, uplink->options.traffic, &stream, &error);
+    enum status status = stream_open(upload->channel, METHOD_SUBMIT, uplink->options.timeout_ms,
+                                     uplink->options.traffic, &stream, &error);
     if (status == OK) {
         set_stream(uplink, stream);
         status = talk(uplink, stream, upload, &message, &reply, &error);
@@ -246,8 +277,9 @@ static void send_upload(struct uplink *uplink, struct site_upload *upload) {
         answer(uplink, upload, &reply);
     } else if (!is_stopping(uplink)) {
         char quoted[256];
-        log_warn("upload_broken", "fragment=%u sequence=%llu sent=%llu reason=%s message=%s", upload->fragment,
-                 (unsigned long long)upload->sequence, (unsigned long long)upload->sent, status_name(status),
+        log_warn("upload_broken", "fragment=%u sequence=%llu sent=%llu reason=%s message=%s",
+                 upload->fragment, (unsigned long long)upload->sequence,
+                 (unsigned long long)upload->sent, status_name(status),
                  log_quote(error.message, quoted, sizeof quoted));
         struct node_event event = {.kind = NODE_UPLOAD_BROKEN,
                                    .fragment = upload->fragment,
@@ -274,7 +306,8 @@ static void body(void *context) {
     }
 }
 
-enum status uplink_start(const struct uplink_options *options, struct uplink **out, struct error *error) {
+enum status uplink_start(const struct uplink_options *options, struct uplink **out,
+                         struct error *error) {
     struct uplink *uplink = xcalloc(1, sizeof *uplink);
     uplink->options = *options;
     uplink->queue = queue_create(QUEUE_LIMIT);
@@ -296,20 +329,26 @@ enum status uplink_start(const struct uplink_options *options, struct uplink **o
 static void push(struct uplink *uplink, struct site_upload upload) {
     struct site_upload *copy = xmalloc(sizeof *copy);
     *copy = upload;
-    if (queue_push(uplink->queue, copy) != OK) free(copy); /* stopping: a fragment has one upload at most */
+    /* stopping: a fragment has one upload at most */
+    if (queue_push(uplink->queue, copy) != OK) free(copy);
 }
 
-void uplink_send(struct uplink *uplink, struct rpc_channel *channel, uint32_t fragment, uint64_t sequence) {
-    push(uplink, (struct site_upload){.channel = channel, .fragment = fragment, .sequence = sequence});
+void uplink_send(struct uplink *uplink, struct rpc_channel *channel, uint32_t fragment,
+                 uint64_t sequence) {
+    push(uplink,
+         (struct site_upload){.channel = channel, .fragment = fragment, .sequence = sequence});
 }
 
 void uplink_supply(struct uplink *uplink, struct rpc_channel *channel, uint64_t index) {
     push(uplink, (struct site_upload){.kind = UPLOAD_SUPPLY, .channel = channel, .index = index});
 }
 
-void uplink_refetch(struct uplink *uplink, struct rpc_channel *channel, uint64_t index, const struct contribution *contribution) {
-    struct site_upload upload = {
-        .kind = UPLOAD_REFETCH, .channel = channel, .index = index, .payload_size = contribution->payload_size};
+void uplink_refetch(struct uplink *uplink, struct rpc_channel *channel, uint64_t index,
+                    const struct contribution *contribution) {
+    struct site_upload upload = {.kind = UPLOAD_REFETCH,
+                                 .channel = channel,
+                                 .index = index,
+                                 .payload_size = contribution->payload_size};
     memcpy(upload.payload_digest, contribution->payload_digest, DIGEST_SIZE);
     push(uplink, upload);
 }

@@ -33,7 +33,8 @@ static int failed(const char *doing, enum status status, const struct error *err
     return status == REFUSED || status == CORRUPT ? EXIT_HALTED : EXIT_FAILED;
 }
 
-/* A site that a supervisor keeps running: what is wrong with its directory or its data a restart would only meet again. */
+/* A site that a supervisor keeps running: what is wrong with its directory or its data a restart
+ * would only meet again. */
 static int failed_to_run(const char *doing, enum status status, const struct error *error) {
     int code = failed(doing, status, error);
     return status == INVALID ? EXIT_HALTED : code;
@@ -44,11 +45,13 @@ static int misused(const char *doing, const struct error *error) {
     return EXIT_USAGE;
 }
 
-/* ---- join, run ------------------------------------------------------------------------------------------------------------------ */
+/* ---- join, run ------------------------------------------------------------------------------- */
 
-/* What is written while it runs, looked at before: the first line that says so would come an hour later. */
+/* What is written while it runs, looked at before: the first line that says so would come an hour
+ * later. */
 static enum status check_outputs(const struct settings *settings, struct error *error) {
-    enum status status = settings->metrics_file ? file_check_output(settings->metrics_file, error) : OK;
+    enum status status =
+        settings->metrics_file ? file_check_output(settings->metrics_file, error) : OK;
     if (status != OK) return error_wrap(error, status, "metrics-file");
     status = settings->export_directory ? export_check(settings->export_directory, error) : OK;
     return status == OK ? OK : error_wrap(error, status, "export");
@@ -65,7 +68,8 @@ static int run_site(struct settings *settings) {
     char context[RUN_NAME_SIZE + SITE_NAME_SIZE + 16];
     snprintf(context, sizeof context, "run=%s site=%s", site.manifest.name, site.name);
     log_set_context(context);
-    if (limits_raise_descriptors(&descriptors, &error) != OK) log_warn("descriptor_limit", "message=\"%s\"", error.message);
+    if (limits_raise_descriptors(&descriptors, &error) != OK)
+        log_warn("descriptor_limit", "message=\"%s\"", error.message);
     status = daemon_run(settings, &site, &end, &error);
     site_deinit(&site);
     if (status != OK) return failed_to_run("run", status, &error);
@@ -79,7 +83,8 @@ int verb_run(struct options *options, void *values) {
     return run_site(values);
 }
 
-static enum status check_data_first(void *context, const struct manifest *manifest, struct error *error) {
+static enum status check_data_first(void *context, const struct manifest *manifest,
+                                    struct error *error) {
     const struct settings *settings = context;
     struct data *data = NULL;
     struct run_model_files files = settings_files(settings);
@@ -98,7 +103,8 @@ static enum status check_data_again(struct settings *settings, struct error *err
     if (status == OK && settings->data.count) {
         status = check_data_first(settings, &site.manifest, error);
         if (status != OK)
-            error_wrap(error, status, "%s has joined before, and its settings stay as they were", settings->directory);
+            error_wrap(error, status, "%s has joined before, and its settings stay as they were",
+                       settings->directory);
     }
     site_deinit(&site);
     return status;
@@ -115,22 +121,29 @@ int verb_join(struct options *options, void *values) {
                                .check = settings->data.count ? check_data_first : NULL,
                                .context = settings};
     bool other = settings->address && strcmp(settings->address, settings->join_address) != 0;
-    enum status status = options_refuse_idle(options, "address", other, "beside the address that is joined", &error);
+    enum status status =
+        options_refuse_idle(options, "address", other, "beside the address that is joined", &error);
     if (status == OK) status = check_outputs(settings, &error);
     if (status == OK) status = settings_check_saved(options, settings, &error);
     if (status == OK) status = join_run(&setup, &already, &error);
     if (status == OK && already) status = check_data_again(settings, &error);
     if (status == OK) status = settings_save(options, settings, &error);
     if (status != OK) return failed("join", status, &error);
-    if (already) log_info("joined_before", "dir=\"%s\" message=\"the token was not used\"", settings->directory);
+    if (already)
+        log_info("joined_before", "dir=\"%s\" message=\"the token was not used\"",
+                 settings->directory);
     if (!settings->run_after) return EXIT_DONE;
-    settings->address = settings->join_address; /* also where node.yaml had another: that has just been replaced */
+    /* also where node.yaml had another: that has just been replaced */
+    settings->address = settings->join_address;
     return run_site(settings);
 }
 
-static bool process_exists(uint64_t pid) { return pid > 0 && pid <= INT_MAX && (kill((pid_t)pid, 0) == 0 || errno == EPERM); }
+static bool process_exists(uint64_t pid) {
+    return pid > 0 && pid <= INT_MAX && (kill((pid_t)pid, 0) == 0 || errno == EPERM);
+}
 
-/* UNAVAILABLE says why not: what it waits for, or what its status says of a site that is not at work. */
+/* UNAVAILABLE says why not: what it waits for, or what its status says of a site that is not at
+ * work. */
 static enum status check_ready(struct bytes told, struct error *error) {
     struct json *json = NULL;
     bool ready = false, linked = false;
@@ -142,9 +155,10 @@ static enum status check_ready(struct bytes told, struct error *error) {
     (void)!json_get_text(root, "message", &message, NULL);
     if (linked && troubles && troubles->type == JSON_ARRAY && troubles->count > 0)
         (void)!json_get_text(&troubles->items[0], "message", &message, NULL);
-    enum status status =
-        ready && linked ? OK
-                        : error_set(error, UNAVAILABLE, "not ready: %s", message ? message : "the coordinator is not reached");
+    enum status status = ready && linked
+                             ? OK
+                             : error_set(error, UNAVAILABLE, "not ready: %s",
+                                         message ? message : "the coordinator is not reached");
     json_close(json);
     return status;
 }
@@ -169,7 +183,7 @@ int verb_status(struct options *options, void *values) {
     return status == OK ? EXIT_DONE : failed("status", status, &error);
 }
 
-/* ---- the run's newest model, from what is in the directory ---------------------------------------------------------------------- */
+/* ---- the run's newest model, from what is in the directory ----------------------------------- */
 
 struct model {
     struct site site;
@@ -188,25 +202,34 @@ static void model_close(struct model *model) {
 /* Whether the checkpoint that was read is no longer the newest. */
 static bool has_moved(const struct settings *settings, const struct model *model) {
     struct journal *now = NULL;
-    if (journal_open_reading(settings->directory, model->site.manifest.fragments, &now, NULL) != OK) return true;
-    const struct journal_checkpoint *before = journal_checkpoint(model->journal), *newest = journal_checkpoint(now);
+    if (journal_open_reading(settings->directory, model->site.manifest.fragments, &now, NULL) != OK)
+        return true;
+    const struct journal_checkpoint *before = journal_checkpoint(model->journal),
+                                    *newest = journal_checkpoint(now);
     bool moved = (before != NULL) != (newest != NULL) ||
-                 (before && memcmp(before->global.digest, newest->global.digest, sizeof before->global.digest) != 0) ||
-                 (before && before->trainer_steps != newest->trainer_steps) || journal_size(model->journal) != journal_size(now);
+                 (before && memcmp(before->global.digest, newest->global.digest,
+                                   sizeof before->global.digest) != 0) ||
+                 (before && before->trainer_steps != newest->trainer_steps) ||
+                 journal_size(model->journal) != journal_size(now);
     journal_close(now);
     return moved;
 }
 
-static enum status model_open_once(const struct settings *settings, struct model *out, bool *moved, struct error *error) {
+static enum status model_open_once(const struct settings *settings, struct model *out, bool *moved,
+                                   struct error *error) {
     struct model model = {0};
     struct restored restored;
     enum status status = site_load_reading(settings->directory, &model.site, error);
     const struct manifest *manifest = &model.site.manifest;
     if (status == OK) status = run_model_layout(manifest, &model.layout, error);
-    if (status == OK) status = journal_open_reading(settings->directory, manifest->fragments, &model.journal, error);
+    if (status == OK)
+        status =
+            journal_open_reading(settings->directory, manifest->fragments, &model.journal, error);
     if (status == OK) status = replica_init(&model.replica, manifest, model.layout.count, error);
-    struct restore_model what = {.manifest = manifest, .layout = &model.layout, .initial = settings->initial};
-    struct restore_input input = {.journal = model.journal, .replica = &model.replica, .port = restore_model_port(&what)};
+    struct restore_model what = {
+        .manifest = manifest, .layout = &model.layout, .initial = settings->initial};
+    struct restore_input input = {
+        .journal = model.journal, .replica = &model.replica, .port = restore_model_port(&what)};
     *moved = false;
     if (status == OK) {
         status = restore_site(&input, &restored, error);
@@ -219,28 +242,35 @@ static enum status model_open_once(const struct settings *settings, struct model
     return status;
 }
 
-/* The node may be running: what a checkpoint names goes once the next one is there. A reader that was overtaken looks again. */
-static enum status model_open(const struct settings *settings, struct model *out, struct error *error) {
+/* The node may be running: what a checkpoint names goes once the next one is there. A reader that
+ * was overtaken looks again. */
+static enum status model_open(const struct settings *settings, struct model *out,
+                              struct error *error) {
     enum { TRIES = 20 };
     bool moved = true;
     enum status status = OK;
     for (int i = 0; moved && i < TRIES; i++) status = model_open_once(settings, out, &moved, error);
-    return status == OK || !moved ? status
-                                  : error_wrap(error, UNAVAILABLE, "the node makes checkpoints faster than they are read");
+    return status == OK || !moved
+               ? status
+               : error_wrap(error, UNAVAILABLE,
+                            "the node makes checkpoints faster than they are read");
 }
 
-static enum status evaluate(const struct settings *settings, struct model *model, double *nats, struct error *error) {
+static enum status evaluate(const struct settings *settings, struct model *model, double *nats,
+                            struct error *error) {
     struct data *data = NULL;
     struct trainer *trainer = NULL;
     struct run_model_files files = settings_files(settings);
     char *seen = site_path(&model->site, "data.seen");
     files.heldout_only = true;
     files.seen = seen;
-    struct run_model_local local = {.sequences = (uint32_t)settings->sequences, .threads = (uint32_t)settings->threads};
+    struct run_model_local local = {.sequences = (uint32_t)settings->sequences,
+                                    .threads = (uint32_t)settings->threads};
     enum status status = run_model_data(&model->site.manifest, &files, &data, error);
     if (status == OK) status = run_model_trainer(&model->site.manifest, &local, &trainer, error);
     if (status == OK) {
-        memcpy(trainer_parameters(trainer), model->replica.global.theta, (size_t)model->layout.count * sizeof(float));
+        memcpy(trainer_parameters(trainer), model->replica.global.theta,
+               (size_t)model->layout.count * sizeof(float));
         status = trainer_evaluate(trainer, data, settings->windows, nats, error);
     }
     trainer_destroy(trainer);
@@ -250,7 +280,8 @@ static enum status evaluate(const struct settings *settings, struct model *model
 }
 
 int verb_eval(struct options *options, void *values) {
-    static const char *const used[] = {"dir", "data", "data-format", "heldout", "threads", "batch.sequences", "initial", NULL};
+    static const char *const used[] = {
+        "dir", "data", "data-format", "heldout", "threads", "batch.sequences", "initial", NULL};
     const struct settings *settings = values;
     struct error error = {0};
     if (settings_check_used(options, used, &error) != OK) return misused("eval", &error);
@@ -258,21 +289,25 @@ int verb_eval(struct options *options, void *values) {
     double nats = 0;
     enum status status = model_open(settings, &model, &error);
     if (status == OK) status = evaluate(settings, &model, &nats, &error);
-    if (status == OK) printf("version %llu loss %.6f\n", (unsigned long long)model.replica.global.version, nats);
+    if (status == OK)
+        printf("version %llu loss %.6f\n", (unsigned long long)model.replica.global.version, nats);
     model_close(&model);
     return status == OK ? EXIT_DONE : failed("eval", status, &error);
 }
 
-static enum status write_text(const struct settings *settings, const struct model *model, struct error *error) {
+static enum status write_text(const struct settings *settings, const struct model *model,
+                              struct error *error) {
     const struct manifest *manifest = &model->site.manifest;
     if (manifest->tokenizer != TOKENIZER_BYTE)
-        return error_set(error, INVALID, "this run's tokens are not bytes: export the model and use its tokenizer");
+        return error_set(error, INVALID,
+                         "this run's tokens are not bytes: export the model and use its tokenizer");
     size_t prompt_size = settings->prompt ? strlen(settings->prompt) : 0;
     if (prompt_size == 0) return error_set(error, INVALID, "the prompt is empty");
     if (prompt_size >= manifest->model.context)
-        return error_set(error, INVALID, "the prompt has %zu tokens; the model's context is %u", prompt_size,
-                         manifest->model.context);
-    uint64_t count = MIN(settings->count, manifest->model.context - prompt_size); /* as much as the context holds */
+        return error_set(error, INVALID, "the prompt has %zu tokens; the model's context is %u",
+                         prompt_size, manifest->model.context);
+    /* as much as the context holds */
+    uint64_t count = MIN(settings->count, manifest->model.context - prompt_size);
     uint32_t *tokens = xcalloc(prompt_size + (size_t)count, sizeof *tokens);
     for (size_t i = 0; i < prompt_size; i++) tokens[i] = (uint8_t)settings->prompt[i];
     struct generate_options how = {.temperature = (float)settings->temperature,
@@ -280,8 +315,8 @@ static enum status write_text(const struct settings *settings, const struct mode
                                    .top_p = (float)settings->top_p,
                                    .seed = settings->seed};
     uint32_t *out = tokens + prompt_size;
-    enum status status =
-        generate(&model->layout, model->replica.global.theta, &how, tokens, (uint32_t)prompt_size, out, (uint32_t)count, error);
+    enum status status = generate(&model->layout, model->replica.global.theta, &how, tokens,
+                                  (uint32_t)prompt_size, out, (uint32_t)count, error);
     if (status == OK) {
         fputs(settings->prompt, stdout);
         for (uint64_t i = 0; i < count; i++) putchar(out[i] < 256 ? (int)out[i] : '?');
@@ -309,13 +344,16 @@ int verb_export(struct options *options, void *values) {
     struct error error = {0};
     if (settings_check_used(options, used, &error) != OK) return misused("export", &error);
     struct model model = {0};
-    enum status status = settings->export_directory ? export_check(settings->export_directory, &error) : OK;
+    enum status status =
+        settings->export_directory ? export_check(settings->export_directory, &error) : OK;
     if (status == OK) status = model_open(settings, &model, &error);
     if (status == OK) {
-        char *path = settings->export_directory ? xstrdup(settings->export_directory) : site_path(&model.site, "export");
+        char *path = settings->export_directory ? xstrdup(settings->export_directory)
+                                                : site_path(&model.site, "export");
         const struct model_state *global = &model.replica.global;
         const struct export_options how = {.version = (int64_t)global->version,
-                                           .byte_tokenizer = model.site.manifest.tokenizer == TOKENIZER_BYTE,
+                                           .byte_tokenizer =
+                                               model.site.manifest.tokenizer == TOKENIZER_BYTE,
                                            .beside = settings->initial};
         status = export_model_as(path, &model.layout, global->theta, &how, &error);
         if (status == OK) printf("%s version %llu\n", path, (unsigned long long)global->version);
@@ -335,7 +373,8 @@ int verb_validate(struct options *options, void *values) {
     enum status status = site_load(settings->directory, &site, &error);
     if (status == OK) status = check_outputs(settings, &error);
     if (status == OK) status = run_model_layout(&site.manifest, &layout, &error);
-    if (status == OK && !settings->address) status = error_set(&error, INVALID, "no coordinator's address");
+    if (status == OK && !settings->address)
+        status = error_set(&error, INVALID, "no coordinator's address");
     struct run_model_files files = settings_files(settings);
     char *seen = status == OK ? site_path(&site, "data.seen") : NULL;
     files.seen = seen;
@@ -343,9 +382,11 @@ int verb_validate(struct options *options, void *values) {
     if (status == OK) status = run_model_data(&site.manifest, &files, &data, &error);
     free(seen);
     if (status == OK)
-        printf("run %s, site %s (number %u), coordinator %s\n%llu parameters, %llu tokens to train on, %llu held out\n",
-               site.manifest.name, site.name, site.number, settings->address, (unsigned long long)layout.count,
-               (unsigned long long)data_training_tokens(data), (unsigned long long)data_heldout_tokens(data));
+        printf("run %s, site %s (number %u), coordinator %s\n%llu parameters, %llu tokens to train "
+               "on, %llu held out\n",
+               site.manifest.name, site.name, site.number, settings->address,
+               (unsigned long long)layout.count, (unsigned long long)data_training_tokens(data),
+               (unsigned long long)data_heldout_tokens(data));
     data_close(data);
     layout_deinit(&layout);
     site_deinit(&site);

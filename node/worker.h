@@ -1,12 +1,12 @@
-/* The keeper's thread (node/keeper.h): everything that moves the replica or the journal, in the order it
- * was asked for.
+/* The keeper's thread (node/keeper.h): everything that moves the replica or the journal, in the
+ * order it was asked for.
  *
  * One queue, first in, first out. The state machine's thread asks (encode, apply, rebase, restore,
- * advance); the trainer's thread tells (snapshotted, rebased, captured). What was done is told to the
- * state machine as an event, through `tell`, on this thread. A full disk is waited out, as
- * node/trouble.h tells it: records of rounds are tried again until there is room, and what comes after
- * them waits; a checkpoint is left out, and another one made soon. Stops when the queue is empty, so
- * that a last checkpoint is written.
+ * advance); the trainer's thread tells (snapshotted, rebased, captured). What was done is told to
+ * the state machine as an event, through `tell`, on this thread. A full disk is waited out, as
+ * node/trouble.h tells it: records of rounds are tried again until there is room, and what comes
+ * after them waits; a checkpoint is left out, and another one made soon. Stops when the queue is
+ * empty, so that a last checkpoint is written.
  */
 #ifndef NODE_WORKER_H
 #define NODE_WORKER_H
@@ -26,15 +26,18 @@ struct worker_options {
     uint64_t payloads_from;    /* as restored */
     /* Any event it makes; takes nothing: copies what it keeps. */
     void (*tell)(void *context, const struct node_event *event);
-    void (*step_applied)(void *context, const struct ledger_entry *step, const uint8_t root[DIGEST_SIZE], uint64_t spent_ms);
+    void (*step_applied)(void *context, const struct ledger_entry *step,
+                         const uint8_t root[DIGEST_SIZE], uint64_t spent_ms);
     float (*compute_share)(void *context);
     uint64_t (*wall_ms)(void *context); /* what a message is signed with */
     struct troubles *troubles;
     void *context;
 };
 
-MUST_USE enum status worker_start(const struct worker_options *options, struct worker **out, struct error *error);
-void worker_set_training(struct worker *worker, struct training *training); /* before anything else is asked */
+MUST_USE enum status worker_start(const struct worker_options *options, struct worker **out,
+                                  struct error *error);
+/* before anything else is asked */
+void worker_set_training(struct worker *worker, struct training *training);
 
 /* --- from the brain's thread --- */
 void worker_encode(struct worker *worker, const struct contribution *contribution);
@@ -43,16 +46,19 @@ void worker_apply(struct worker *worker, const struct run_state *run, struct byt
 void worker_rebase(struct worker *worker, uint32_t fragment, uint64_t sequence);
 void worker_restore(struct worker *worker, uint32_t fragment, uint64_t sequence);
 void worker_advance(struct worker *worker, uint32_t fragment);
-void worker_accepted(struct worker *worker, uint32_t fragment, uint64_t sequence, const struct ledger_head *head);
+void worker_accepted(struct worker *worker, uint32_t fragment, uint64_t sequence,
+                     const struct ledger_head *head);
 
 /* --- from the trainer's thread --- */
 /* Before SNAPSHOTTED is told to the brain, so that the encoding finds it. Takes *optimizer. */
-void worker_snapshotted(struct worker *worker, uint32_t fragment, uint64_t sequence, uint64_t trainer_steps,
-                        struct buffer *optimizer);
-void worker_rebased(struct worker *worker, uint32_t fragment, uint64_t sequence, enum training_move why);
+void worker_snapshotted(struct worker *worker, uint32_t fragment, uint64_t sequence,
+                        uint64_t trainer_steps, struct buffer *optimizer);
+void worker_rebased(struct worker *worker, uint32_t fragment, uint64_t sequence,
+                    enum training_move why);
 void worker_captured(struct worker *worker, struct training_capture *capture); /* takes it */
 
-/* --- from the thread that fetched a snapshot of the run; NODE_SNAPSHOT_LOADED follows. The content is a blob of journal_payloads --- */
+/* --- from the thread that fetched a snapshot of the run; NODE_SNAPSHOT_LOADED follows. The content
+ * is a blob of journal_payloads --- */
 void worker_load(struct worker *worker, const struct snapshot_header *header);
 
 /* Does what is in the queue and ends. */

@@ -9,12 +9,12 @@
 #include "base/memory.h"
 #include "plan/plan_internal.h"
 
-const char *const plan_cause_names[PLAN_CAUSES] = {"useful",      "copy",        "rework",      "repair",
-                                                   "restart",     "start",       "wait_encode", "wait_upload",
-                                                   "wait_outage", "wait_quorum", "wait_down",   "absent"};
+const char *const plan_cause_names[PLAN_CAUSES] = {
+    "useful",      "copy",        "rework",      "repair",      "restart",   "start",
+    "wait_encode", "wait_upload", "wait_outage", "wait_quorum", "wait_down", "absent"};
 const char *const plan_phase_names[PLAN_PHASES] = {"encode", "upload", "check", "merge", "return"};
 
-/* ---- events -------------------------------------------------------------------------------------------------------------- */
+/* ---- events ---------------------------------------------------------------------------------- */
 
 static bool before(const void *first, const void *second) {
     const struct plan_event *a = first, *b = second;
@@ -27,23 +27,27 @@ void *plan_grow(void *items, size_t count, size_t *capacity, size_t size) {
     return xrealloc(items, *capacity * size);
 }
 
-void plan_post(struct plan *plan, double at, enum plan_event_kind kind, uint32_t site, uint32_t fragment, uint64_t number,
-               int64_t steps) {
+void plan_post(struct plan *plan, double at, enum plan_event_kind kind, uint32_t site,
+               uint32_t fragment, uint64_t number, int64_t steps) {
     if (!(at <= plan->end)) return; /* also INFINITY: never */
-    struct plan_event event = {fmax(at, plan->now), plan->order++, kind, site, fragment, number, steps};
+    struct plan_event event = {
+        fmax(at, plan->now), plan->order++, kind, site, fragment, number, steps};
     heap_push(&plan->events, &event);
 }
 
-/* ---- rates over time ----------------------------------------------------------------------------------------------------- */
+/* ---- rates over time ------------------------------------------------------------------------- */
 
-static void spread(double *buckets, size_t count, double width, double from, double to, double bytes) {
-    size_t first = MIN((size_t)(from / width), count - 1), last = MIN((size_t)(to / width), count - 1);
+static void spread(double *buckets, size_t count, double width, double from, double to,
+                   double bytes) {
+    size_t first = MIN((size_t)(from / width), count - 1),
+           last = MIN((size_t)(to / width), count - 1);
     if (first == last || !(to > from)) {
         buckets[last] += bytes;
         return;
     }
     for (size_t bucket = first; bucket <= last; bucket++) {
-        double low = fmax(from, (double)bucket * width), high = bucket == last ? to : (double)(bucket + 1) * width;
+        double low = fmax(from, (double)bucket * width),
+               high = bucket == last ? to : (double)(bucket + 1) * width;
         buckets[bucket] += bytes * (high - low) / (to - from);
     }
 }
@@ -53,10 +57,11 @@ enum { PEAK_BUCKETS = 8640 };
 void plan_count_bytes(struct plan *plan, bool in, double from, double to, double bytes) {
     if (to - from > plan->bucket_width * 4) from = to - plan->bucket_width * 4;
     spread(in ? plan->peak_in : plan->peak_out, PEAK_BUCKETS, plan->peak_width, from, to, bytes);
-    spread(in ? plan->out->series_in : plan->out->series_out, PLAN_BUCKETS, plan->bucket_width, from, to, bytes);
+    spread(in ? plan->out->series_in : plan->out->series_out, PLAN_BUCKETS, plan->bucket_width,
+           from, to, bytes);
 }
 
-/* ---- life ---------------------------------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 /* Bits per parameter of a message; docs/codec.md. */
 static void set_up_site(struct plan *plan, uint32_t number, uint64_t seed) {
@@ -70,7 +75,8 @@ static void set_up_site(struct plan *plan, uint32_t number, uint64_t seed) {
     site->cap_down = topology_rate_down(&site->group->link);
     site->one_way = site->group->link.rtt / 2;
     site->slots = xcalloc(plan->fragments, sizeof *site->slots);
-    for (uint32_t fragment = 0; fragment < plan->fragments; fragment++) site->slots[fragment].sequence = 1;
+    for (uint32_t fragment = 0; fragment < plan->fragments; fragment++)
+        site->slots[fragment].sequence = 1;
     site->cause = PLAN_ABSENT;
     site->heard = -INFINITY;
     random_init(&site->faults, random_hash(seed, 2 * (uint64_t)number + 1));
@@ -79,7 +85,8 @@ static void set_up_site(struct plan *plan, uint32_t number, uint64_t seed) {
     plan_post(plan, site->group->leaves, EV_LEAVE, number, 0, 0, 0);
 }
 
-static void set_up(struct plan *plan, const struct topology *topology, uint64_t seed, double quantum, struct plan_result *out) {
+static void set_up(struct plan *plan, const struct topology *topology, uint64_t seed,
+                   double quantum, struct plan_result *out) {
     const struct topology_coordinator *machine = &topology->coordinator;
     plan->topology = topology;
     plan->out = out;
@@ -101,7 +108,8 @@ static void set_up(struct plan *plan, const struct topology *topology, uint64_t 
     plan->level = INFINITY;
     plan->tick_at = plan->window_at = INFINITY;
     plan->site_count = topology->site_count;
-    plan->quantum = fmax(plan->site_count <= PLAN_EXACT_SITES ? 0 : plan->end * plan->site_count / 1e8, quantum);
+    plan->quantum = fmax(
+        plan->site_count <= PLAN_EXACT_SITES ? 0 : plan->end * plan->site_count / 1e8, quantum);
     plan->peak_width = fmax(plan->end / PEAK_BUCKETS, fmin(10, plan->end));
     plan->bucket_width = plan->end / PLAN_BUCKETS;
     plan->peak_in = xcalloc(PEAK_BUCKETS, sizeof *plan->peak_in);
@@ -113,7 +121,8 @@ static void set_up(struct plan *plan, const struct topology *topology, uint64_t 
     out->seconds_to_target = topology->target_tokens > 0 ? INFINITY : NAN;
     random_init(&plan->random, random_hash(seed, 0));
     double replay = 0;
-    for (uint32_t group = 0; group < topology->group_count; group++) replay = fmax(replay, topology->groups[group].decode);
+    for (uint32_t group = 0; group < topology->group_count; group++)
+        replay = fmax(replay, topology->groups[group].decode);
     plan->replay_part = replay * plan->fragment_parameters;
     plan->replay_step = replay * plan->fragment_parameters;
     for (uint32_t i = 0; i < plan->site_count; i++) set_up_site(plan, i, seed);
@@ -142,12 +151,13 @@ static void tear_down(struct plan *plan) {
     free(plan->peak_out);
 }
 
-/* ---- sums ---------------------------------------------------------------------------------------------------------------- */
+/* ---- sums ------------------------------------------------------------------------------------ */
 
 static void sum_site(struct plan *plan, struct site_now *site) {
     struct plan_result *out = plan->out;
     struct plan_site *own = site->out;
-    double present = plan->end - own->time[PLAN_ABSENT], linked = present - own->time[PLAN_REPAIR] - own->time[PLAN_RESTART];
+    double present = plan->end - own->time[PLAN_ABSENT],
+           linked = present - own->time[PLAN_REPAIR] - own->time[PLAN_RESTART];
     own->sent += fmax(0, linked) / HEARTBEAT_SECONDS * WIRE_HEARTBEAT_UP;
     own->received += fmax(0, linked) / HEARTBEAT_SECONDS * WIRE_HEARTBEAT_DOWN;
     own->received += own->received_lost; /* as sent to it, as `sent` is as sent by it */
@@ -164,7 +174,8 @@ static void sum_site(struct plan *plan, struct site_now *site) {
     out->goodput_tokens += own->tokens;
 }
 
-/* A message that takes longer from its base to its entry than `cap` steps of its fragment is refused, and so is the next one. */
+/* A message that takes longer from its base to its entry than `cap` steps of its fragment is
+ * refused, and so is the next one. */
 static void name_starved(struct plan *plan) {
     struct plan_result *out = plan->out;
     const char *first = NULL;
@@ -181,11 +192,13 @@ static void name_starved(struct plan *plan) {
     }
     if (!first) return;
     snprintf(out->binding, sizeof out->binding,
-             "the staleness cap of %.0f against upload time: %u site%s (%s%s) had %llu messages refused and %llu merged, for "
+             "the staleness cap of %.0f against upload time: %u site%s (%s%s) had %llu messages "
+             "refused and %llu merged, for "
              "they take "
              "up to %llu steps to come",
-             plan->topology->run.staleness_cap, out->starved_sites, out->starved_sites > 1 ? "s" : "", first,
-             out->starved_sites > 1 ? ", ..." : "", (unsigned long long)refused, (unsigned long long)merged,
+             plan->topology->run.staleness_cap, out->starved_sites,
+             out->starved_sites > 1 ? "s" : "", first, out->starved_sites > 1 ? ", ..." : "",
+             (unsigned long long)refused, (unsigned long long)merged,
              (unsigned long long)out->cap_wanted);
 }
 
@@ -199,15 +212,18 @@ static void name_binding(struct plan *plan) {
     size_t most = 0;
     for (size_t j = 1; j < PLAN_PHASES; j++)
         if (phase[j] > phase[most]) most = j;
-    static const char *const words[PLAN_PHASES] = {"encoding at the sites", "the sites' uplinks (or BUSY and retries)",
-                                                   "the coordinator's intake and disk", "quorum and grace window",
-                                                   "the downlinks and replay at the sites"};
+    static const char *const words[PLAN_PHASES] = {
+        "encoding at the sites", "the sites' uplinks (or BUSY and retries)",
+        "the coordinator's intake and disk", "quorum and grace window",
+        "the downlinks and replay at the sites"};
     const char *what = words[most];
-    if (out->model_busy > 0.95 * plan->end) what = "the coordinator's model thread: outer steps one by one";
+    if (out->model_busy > 0.95 * plan->end)
+        what = "the coordinator's model thread: outer steps one by one";
     if (out->intake_busy > 0.95 * plan->end) what = "the coordinator's intake thread";
     if (out->down_bytes > 0.9 * plan->topology->coordinator.up * plan->end)
         what = "the coordinator's uplink, shared by all downlinks";
-    if (plan->topology->run.overlap && merged > 0 && out->effective_inner_steps <= 1.1 * out->wanted_inner_steps)
+    if (plan->topology->run.overlap && merged > 0 &&
+        out->effective_inner_steps <= 1.1 * out->wanted_inner_steps)
         what = "nothing: rounds return within H steps";
     snprintf(out->binding, sizeof out->binding, "%s", what);
 }
@@ -247,16 +263,20 @@ static void sum_up(struct plan *plan) {
     }
     name_binding(plan);
     name_starved(plan);
-    /* TLS 1.06 GB/s and SHA-256 1.4 GB/s a core, Ed25519 100 us to verify and 40 to sign: measured (docs/planning.md). */
-    double crypto = (out->up_bytes + out->down_bytes) / 1.06e9 + out->up_bytes / 1.4e9 + (double)out->contributions * 140e-6;
+    /* TLS 1.06 GB/s and SHA-256 1.4 GB/s a core, Ed25519 100 us to verify and 40 to sign: measured
+     * (docs/planning.md). */
+    double crypto = (out->up_bytes + out->down_bytes) / 1.06e9 + out->up_bytes / 1.4e9 +
+                    (double)out->contributions * 140e-6;
     out->cpu_cores = (crypto + out->intake_busy + out->model_busy) / plan->end;
     out->intake_busy /= plan->end;
     out->model_busy /= plan->end;
     out->step_apply = plan->apply_step + plan->apply_part;
-    double parameters = plan->topology->model.parameters, snapshot = (run->mode == OUTER_DENSE ? 12 : 4) * parameters;
-    out->ram = snapshot + 3 * 4 * plan->fragment_parameters + 102e3 * plan->site_count + 64 * (double)out->entries +
-               24 * (double)out->contributions + 64e6;
-    out->disk = (double)out->contributions * (plan->payload + 400) + 2 * snapshot + (double)out->entries * 400;
+    double parameters = plan->topology->model.parameters,
+           snapshot = (run->mode == OUTER_DENSE ? 12 : 4) * parameters;
+    out->ram = snapshot + 3 * 4 * plan->fragment_parameters + 102e3 * plan->site_count +
+               64 * (double)out->entries + 24 * (double)out->contributions + 64e6;
+    out->disk = (double)out->contributions * (plan->payload + 400) + 2 * snapshot +
+                (double)out->entries * 400;
     out->events = plan->order;
     out->quantum = plan->quantum;
 }
@@ -265,7 +285,8 @@ void plan_run(const struct topology *topology, uint64_t seed, struct plan_result
     plan_run_coarse(topology, seed, 0, out);
 }
 
-void plan_run_coarse(const struct topology *topology, uint64_t seed, double quantum, struct plan_result *out) {
+void plan_run_coarse(const struct topology *topology, uint64_t seed, double quantum,
+                     struct plan_result *out) {
     struct plan *plan = xcalloc(1, sizeof *plan);
     memset(out, 0, sizeof *out);
     set_up(plan, topology, seed, quantum, out);

@@ -1,4 +1,5 @@
-/* The coordinator of a plan: intake, group commits, outer steps; what coordinator_state decides, on sizes. */
+/* The coordinator of a plan: intake, group commits, outer steps; what coordinator_state decides, on
+ * sizes. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,7 +8,8 @@
 #include "fed/ledger.h"
 #include "plan/plan_internal.h"
 
-uint64_t plan_staleness_of(const struct plan *plan, uint32_t fragment, uint64_t base, uint64_t now) {
+uint64_t plan_staleness_of(const struct plan *plan, uint32_t fragment, uint64_t base,
+                           uint64_t now) {
     const uint64_t *versions = plan->fragment_versions[fragment];
     size_t low = 0, high = plan->fragment_count[fragment];
     while (low < high) { /* the first step after base */
@@ -34,13 +36,16 @@ static bool refused_as_stale(struct plan *plan, const struct plan_event *event) 
     return true;
 }
 
-/* ---- intake -------------------------------------------------------------------------------------------------------------- */
+/* ---- intake ---------------------------------------------------------------------------------- */
 
-static double latency(struct plan *plan, uint32_t site) { return plan->sites[site].one_way + site_jitter(&plan->sites[site]); }
+static double latency(struct plan *plan, uint32_t site) {
+    return plan->sites[site].one_way + site_jitter(&plan->sites[site]);
+}
 
 static void answer(struct plan *plan, enum plan_event_kind kind, const struct plan_event *about) {
     plan->sites[about->site].out->received += WIRE_RECEIPT;
-    plan_post(plan, plan->now + latency(plan, about->site), kind, about->site, about->fragment, about->number, 0);
+    plan_post(plan, plan->now + latency(plan, about->site), kind, about->site, about->fragment,
+              about->number, 0);
 }
 
 /* The header has come. */
@@ -59,14 +64,15 @@ static void opened(struct plan *plan, const struct plan_event *event) {
         site->out->busy_answers++;
         answer(plan, EV_BUSY, event);
     } else {
-        /* Credit goes back and the first byte comes; slow start from ten segments costs further round trips, as long as
-         * the window that the rate needs is not reached or the message is through. */
+        /* Credit goes back and the first byte comes; slow start from ten segments costs further
+         * round trips, as long as the window that the rate needs is not reached or the message is
+         * through. */
         double rtt = 2 * site->one_way, left = plan->payload * WIRE_SHARE - slot->got;
         double reach = fmin(site->cap_up * rtt, left) / 14480;
         double rounds = reach > 1 && isfinite(reach) ? floor(log(reach) / log(2.0)) : 0;
         plan->uploads++;
-        plan_post(plan, plan->now + rtt * (1 + 0.5 * rounds) + site_jitter(site), EV_DATA, event->site, event->fragment,
-                  event->number, (int64_t)plan->life);
+        plan_post(plan, plan->now + rtt * (1 + 0.5 * rounds) + site_jitter(site), EV_DATA,
+                  event->site, event->fragment, event->number, (int64_t)plan->life);
     }
 }
 
@@ -78,7 +84,8 @@ static void data_begins(struct plan *plan, const struct plan_event *event) {
         plan->uploads--;
         return;
     }
-    ingress_begin(plan, event->site, event->fragment, fmax(plan->payload * WIRE_SHARE - slot->got, 1), site->cap_up);
+    ingress_begin(plan, event->site, event->fragment,
+                  fmax(plan->payload * WIRE_SHARE - slot->got, 1), site->cap_up);
 }
 
 void coordinator_uploaded(struct plan *plan, uint32_t site, uint32_t fragment) {
@@ -87,13 +94,15 @@ void coordinator_uploaded(struct plan *plan, uint32_t site, uint32_t fragment) {
     double phase = plan->now - slot->phase_at;
     slot->phase[PLAN_UPLOADING] += phase;
     slot->phase_at = plan->now;
-    double work = plan->payload / machine->disk_rate + machine->commit / 2 + machine->decode * plan->fragment_parameters;
+    double work = plan->payload / machine->disk_rate + machine->commit / 2 +
+                  machine->decode * plan->fragment_parameters;
     plan->intake_free = fmax(plan->intake_free, plan->now) + work;
     plan->out->intake_busy += work;
-    plan_post(plan, plan->intake_free, EV_CHECKED, site, fragment, slot->sequence, (int64_t)plan->life);
+    plan_post(plan, plan->intake_free, EV_CHECKED, site, fragment, slot->sequence,
+              (int64_t)plan->life);
 }
 
-/* ---- commits ------------------------------------------------------------------------------------------------------------- */
+/* ---- commits --------------------------------------------------------------------------------- */
 
 static void sync_next(struct plan *plan) {
     if (plan->syncing || plan->commit_count == 0) return;
@@ -103,7 +112,8 @@ static void sync_next(struct plan *plan) {
 }
 
 static void commit(struct plan *plan, struct plan_commit item) {
-    plan->commits = plan_grow(plan->commits, plan->commit_count, &plan->commit_capacity, sizeof *plan->commits);
+    plan->commits =
+        plan_grow(plan->commits, plan->commit_count, &plan->commit_capacity, sizeof *plan->commits);
     plan->commits[plan->commit_count++] = item;
     sync_next(plan);
 }
@@ -152,8 +162,8 @@ static void publish(struct plan *plan, const struct plan_commit *item) {
         plan->waiting_commits--;
         site->out->received += WIRE_RECEIPT;
         if (plan->up)
-            plan_post(plan, plan->now + latency(plan, item->part.site), EV_RECEIPT, item->part.site, item->part.fragment,
-                      item->part.sequence, 0);
+            plan_post(plan, plan->now + latency(plan, item->part.site), EV_RECEIPT, item->part.site,
+                      item->part.fragment, item->part.sequence, 0);
         return;
     }
     if (item->parts) {
@@ -175,14 +185,15 @@ static void synced(struct plan *plan) {
     sync_next(plan);
 }
 
-/* ---- outer steps --------------------------------------------------------------------------------------------------------- */
+/* ---- outer steps ----------------------------------------------------------------------------- */
 
 /* As the coordinator tells it; a site that has left counts as revoked. */
 static uint32_t sites_present(const struct plan *plan) {
     uint32_t count = 0;
     for (uint32_t i = 0; i < plan->site_count; i++) {
         const struct site_now *site = &plan->sites[i];
-        count += site->present && merge_is_present(site->linked, site->heard, plan->now, MERGE_PRESENCE_SECONDS);
+        count += site->present &&
+                 merge_is_present(site->linked, site->heard, plan->now, MERGE_PRESENCE_SECONDS);
     }
     return count;
 }
@@ -190,7 +201,8 @@ static uint32_t sites_present(const struct plan *plan) {
 static struct merge_view view_of(const struct plan *plan) {
     struct merge_view view = {.version = plan->version, .enrolled = plan->present};
     if (merge_is_warm_up(&plan->merge, plan->version)) view.present = sites_present(plan);
-    for (uint32_t fragment = 0; fragment < plan->fragments; fragment++) view.waiting[fragment] = plan->pending[fragment].count;
+    for (uint32_t fragment = 0; fragment < plan->fragments; fragment++)
+        view.waiting[fragment] = plan->pending[fragment].count;
     return view;
 }
 
@@ -201,7 +213,8 @@ static void begin_step(struct plan *plan, uint32_t fragment) {
     plan->step_count = count;
     memcpy(plan->step_parts, pending->items, count * sizeof *plan->step_parts);
     for (uint32_t i = 0; i < count; i++) {
-        uint64_t staleness = plan_staleness_of(plan, fragment, plan->step_parts[i].base, plan->version);
+        uint64_t staleness =
+            plan_staleness_of(plan, fragment, plan->step_parts[i].base, plan->version);
         plan->out->staleness[MIN(staleness, PLAN_STALENESS_MAX - 1)]++;
     }
     plan->applying = true;
@@ -231,28 +244,33 @@ static void applied(struct plan *plan) {
     plan->applying = false;
     plan->version++;
     plan->out->versions++;
-    plan->fragment_versions[fragment] = plan_grow(plan->fragment_versions[fragment], plan->fragment_count[fragment],
-                                                  &plan->fragment_capacity[fragment], sizeof **plan->fragment_versions);
+    plan->fragment_versions[fragment] =
+        plan_grow(plan->fragment_versions[fragment], plan->fragment_count[fragment],
+                  &plan->fragment_capacity[fragment], sizeof **plan->fragment_versions);
     plan->fragment_versions[fragment][plan->fragment_count[fragment]++] = plan->version;
-    commit(plan, (struct plan_commit){.is_step = true, .version = plan->version, .parts = plan->step_count});
+    commit(plan, (struct plan_commit){
+                     .is_step = true, .version = plan->version, .parts = plan->step_count});
     for (uint32_t i = 0; i < plan->step_count; i++)
-        commit(plan, (struct plan_commit){.is_step = true, .version = plan->version, .part = plan->step_parts[i]});
+        commit(plan, (struct plan_commit){
+                         .is_step = true, .version = plan->version, .part = plan->step_parts[i]});
     pending->count -= plan->step_count;
-    memmove(pending->items, pending->items + plan->step_count, pending->count * sizeof *pending->items);
+    memmove(pending->items, pending->items + plan->step_count,
+            pending->count * sizeof *pending->items);
     if (plan->version % (uint64_t)run->snapshot_interval == 0) {
-        double work =
-            (run->mode == OUTER_DENSE ? 12 : 4) * plan->topology->model.parameters / plan->topology->coordinator.disk_rate;
+        double work = (run->mode == OUTER_DENSE ? 12 : 4) * plan->topology->model.parameters /
+                      plan->topology->coordinator.disk_rate;
         plan->model_free = plan->now + work;
         plan->out->model_busy += work;
     }
     coordinator_consider(plan);
 }
 
-/* ---- outages ------------------------------------------------------------------------------------------------------------- */
+/* ---- outages --------------------------------------------------------------------------------- */
 
 static void goes_down(struct plan *plan, const struct plan_event *event) {
     if (!plan->up) return;
-    /* What the disk was about to sync is taken as durable: it is 8 ms of work. A step under way is computed anew. */
+    /* What the disk was about to sync is taken as durable: it is 8 ms of work. A step under way is
+     * computed anew. */
     while (plan->commit_count) {
         plan->syncing_count = (uint32_t)plan->commit_count;
         plan->syncing = true;
@@ -281,7 +299,10 @@ static void comes_up(struct plan *plan, const struct plan_event *event) {
     }
     coordinator_consider(plan);
     if (event->fragment == 0)
-        plan_post(plan, plan->now + topology_fault_gap(&plan->topology->coordinator.outage, &plan->random), EV_DOWN, 0, 0, 0, 0);
+        plan_post(plan,
+                  plan->now +
+                      topology_fault_gap(&plan->topology->coordinator.outage, &plan->random),
+                  EV_DOWN, 0, 0, 0, 0);
 }
 
 void coordinator_event(struct plan *plan, const struct plan_event *event) {

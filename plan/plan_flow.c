@@ -1,4 +1,5 @@
-/* Links that flows share: uploads into the coordinator, one by one; the ledger's stream out of it, to all sites at once. */
+/* Links that flows share: uploads into the coordinator, one by one; the ledger's stream out of it,
+ * to all sites at once. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,7 +35,7 @@ double fair_level(const double *caps, const uint32_t *counts, size_t count, doub
     return level;
 }
 
-/* ---- uploads ------------------------------------------------------------------------------------------------------------- */
+/* ---- uploads --------------------------------------------------------------------------------- */
 
 static void ingress_share(struct plan *plan) {
     double caps_room[256] = {0};
@@ -58,7 +59,8 @@ static void ingress_share(struct plan *plan) {
         free(ones);
     }
     plan->ingress_number++;
-    if (isfinite(next)) plan_post(plan, plan->now + next, EV_INGRESS, 0, 0, plan->ingress_number, 0);
+    if (isfinite(next))
+        plan_post(plan, plan->now + next, EV_INGRESS, 0, 0, plan->ingress_number, 0);
 }
 
 /* Moves all flows to now; those that are through go on at the coordinator. */
@@ -102,7 +104,8 @@ void ingress_begin(struct plan *plan, uint32_t site, uint32_t fragment, double b
     size_t capacity = plan->flow_capacity;
     plan->flows = plan_grow(plan->flows, plan->flow_count, &capacity, sizeof *plan->flows);
     plan->flow_capacity = (uint32_t)capacity;
-    plan->flows[plan->flow_count++] = (struct plan_flow){.site = site, .fragment = fragment, .left = bytes, .cap = cap};
+    plan->flows[plan->flow_count++] =
+        (struct plan_flow){.site = site, .fragment = fragment, .left = bytes, .cap = cap};
     plan->sites[site].uploading = true;
     ingress_share(plan);
 }
@@ -114,10 +117,13 @@ void ingress_cut(struct plan *plan, uint32_t number) {
     for (uint32_t i = 0; i < plan->flow_count; i++) {
         if (plan->flows[i].site != number) continue;
         const struct plan_flow *flow = &plan->flows[i];
-        double flying = fmin(flow->left, fmin(site->group->link.window, isfinite(flow->rate) ? flow->rate * site->one_way : 0));
+        double flying =
+            fmin(flow->left, fmin(site->group->link.window,
+                                  isfinite(flow->rate) ? flow->rate * site->one_way : 0));
         site->out->sent += flying;
         site->out->sent_lost += flying;
-        memmove(&plan->flows[i], &plan->flows[i + 1], (plan->flow_count - i - 1) * sizeof *plan->flows);
+        memmove(&plan->flows[i], &plan->flows[i + 1],
+                (plan->flow_count - i - 1) * sizeof *plan->flows);
         plan->flow_count--;
         break;
     }
@@ -126,7 +132,7 @@ void ingress_cut(struct plan *plan, uint32_t number) {
     ingress_share(plan);
 }
 
-/* ---- the ledger's stream ------------------------------------------------------------------------------------------------- */
+/* ---- the ledger's stream --------------------------------------------------------------------- */
 
 static void ask_tick(struct plan *plan, double at) {
     if (at >= plan->tick_at) return;
@@ -138,7 +144,8 @@ static void ask_tick(struct plan *plan, double at) {
 void stream_publish(struct plan *plan, double bytes, const struct plan_part *own) {
     if (own) {
         struct site_now *site = &plan->sites[own->site];
-        if (site->own_count == COUNT_OF(site->own)) { /* several behind: one span then covers a little too much */
+        if (site->own_count ==
+            COUNT_OF(site->own)) { /* several behind: one span then covers a little too much */
             site->own[site->own_count - 1].to = plan->stream + bytes;
         } else {
             site->own[site->own_count++] = (struct plan_span){plan->stream, plan->stream + bytes};
@@ -179,17 +186,20 @@ static double offset_after(const struct site_now *site, double from, double byte
     return fmin(at + bytes, limit);
 }
 
-static void target_reached(struct plan *plan, struct site_now *site, const struct plan_target *target, double at) {
+static void target_reached(struct plan *plan, struct site_now *site,
+                           const struct plan_target *target, double at) {
     uint32_t number = (uint32_t)(site - plan->sites);
     at += site_jitter(site);
     if (target->version == 0) {
-        plan_post(plan, fmax(at, plan->now), EV_DUE, number, target->fragment, site->life, -(int64_t)target->sequence);
+        plan_post(plan, fmax(at, plan->now), EV_DUE, number, target->fragment, site->life,
+                  -(int64_t)target->sequence);
         return;
     }
     double done = fmax(at + target->weight, site->work_at + (target->work - site->work));
     site->work = target->work;
     site->work_at = done;
-    plan_post(plan, fmax(done, plan->now), EV_MERGED, number, target->fragment, target->sequence, (int64_t)target->version);
+    plan_post(plan, fmax(done, plan->now), EV_MERGED, number, target->fragment, target->sequence,
+              (int64_t)target->version);
 }
 
 /* Moves one site's stream from site->from to `now`. */
@@ -201,13 +211,15 @@ static void stream_move(struct plan *plan, struct site_now *site, double limit) 
     double used = fmin(bytes, site->prefix);
     site->prefix -= used;
     double start = site->position;
-    double reached = bytes >= room * (1 - 1e-12) - 1e-6 ? limit : offset_after(site, start, bytes - used, limit);
+    double reached =
+        bytes >= room * (1 - 1e-12) - 1e-6 ? limit : offset_after(site, start, bytes - used, limit);
     uint32_t taken = 0;
     for (; taken < site->queue_count && site->prefix <= 0; taken++) {
         const struct plan_target *target = &site->queue[taken];
         if (target->offset > reached * (1 + 1e-15) + 1e-9) break;
-        double when =
-            isinf(rate) || !(rate > 0) ? plan->now : site->from + (used + bytes_between(site, start, target->offset)) / rate;
+        double when = isinf(rate) || !(rate > 0)
+                          ? plan->now
+                          : site->from + (used + bytes_between(site, start, target->offset)) / rate;
         target_reached(plan, site, target, fmax(when, target->at + site->one_way));
     }
     if (taken) {
@@ -230,7 +242,9 @@ static double group_limit(const struct plan *plan, uint32_t group) {
     return plan->seen[group] ? plan->log[plan->seen[group] - 1].end : 0;
 }
 
-static bool stream_runs(const struct site_now *site) { return site->present && site->alive && site->linked && !site->cut; }
+static bool stream_runs(const struct site_now *site) {
+    return site->present && site->alive && site->linked && !site->cut;
+}
 
 void stream_tick(struct plan *plan) {
     const struct topology *topology = plan->topology;
@@ -241,7 +255,8 @@ void stream_tick(struct plan *plan) {
     for (uint32_t group = 0; group < topology->group_count; group++) {
         double delay = topology->groups[group].link.rtt / 2;
         before[group] = plan->seen[group];
-        while (plan->seen[group] < plan->log_count && plan->log[plan->seen[group]].at + delay <= plan->now + 1e-9)
+        while (plan->seen[group] < plan->log_count &&
+               plan->log[plan->seen[group]].at + delay <= plan->now + 1e-9)
             plan->seen[group]++;
     }
     for (uint32_t i = 0; i < plan->site_count; i++) {
@@ -250,11 +265,14 @@ void stream_tick(struct plan *plan) {
         uint32_t group = site->group_index;
         double limit = group_limit(plan, group);
         if (!site->active) { /* what it can see now it could not at the last tick */
-            if (plan->seen[group] == before[group] && site->position >= limit && !(site->prefix > 0)) {
+            if (plan->seen[group] == before[group] && site->position >= limit &&
+                !(site->prefix > 0)) {
                 site->from = plan->now;
                 continue;
             }
-            double first = before[group] < plan->log_count ? plan->log[before[group]].at + site->one_way : plan->now;
+            double first = before[group] < plan->log_count
+                               ? plan->log[before[group]].at + site->one_way
+                               : plan->now;
             site->from = fmin(plan->now, fmax(site->from, first));
             site->rate = fmin(site->cap_down, plan->level);
         }
@@ -274,11 +292,13 @@ void stream_tick(struct plan *plan) {
         site->rate = fmin(site->cap_down, plan->level);
         if (plan->quantum > 0) continue;
         double limit = group_limit(plan, site->group_index);
-        if (site->queue_count && site->queue[0].offset < limit) limit = fmax(site->queue[0].offset, site->position);
+        if (site->queue_count && site->queue[0].offset < limit)
+            limit = fmax(site->queue[0].offset, site->position);
         next = fmin(next, (site->prefix + bytes_between(site, site->position, limit)) / site->rate);
     }
     if (plan->quantum > 0) {
-        for (uint32_t group = 0; group < topology->group_count; group++) any |= plan->seen[group] < plan->log_count;
+        for (uint32_t group = 0; group < topology->group_count; group++)
+            any |= plan->seen[group] < plan->log_count;
         if (any) ask_tick(plan, plan->now + plan->quantum);
     } else if (isfinite(next)) {
         ask_tick(plan, plan->now + fmax(next, 1e-9));
@@ -286,7 +306,8 @@ void stream_tick(struct plan *plan) {
     if (plan->quantum > 0) return;
     for (uint32_t group = 0; group < topology->group_count; group++) { /* what is on its way */
         if (plan->seen[group] < plan->log_count)
-            ask_tick(plan, fmax(plan->now + 1e-9, plan->log[plan->seen[group]].at + topology->groups[group].link.rtt / 2));
+            ask_tick(plan, fmax(plan->now + 1e-9, plan->log[plan->seen[group]].at +
+                                                      topology->groups[group].link.rtt / 2));
     }
 }
 
@@ -316,7 +337,8 @@ void stream_resume(struct plan *plan, struct site_now *site) {
     site->active = site->position < group_limit(plan, site->group_index) || site->prefix > 0;
     if (site->active) {
         site->rate = fmin(site->cap_down, plan->level);
-        ask_tick(plan, plan->quantum > 0 ? fmax(plan->now, plan->ticked + plan->quantum) : plan->now);
+        ask_tick(plan,
+                 plan->quantum > 0 ? fmax(plan->now, plan->ticked + plan->quantum) : plan->now);
     }
 }
 

@@ -1,5 +1,5 @@
-/* The inside of the planner: plan.c (life, events, result), plan_site.c (rounds, uploads, links, failures), plan_coordinator.c
- * (intake, commits, steps), plan_flow.c (shared links). */
+/* The inside of the planner: plan.c (life, events, result), plan_site.c (rounds, uploads, links,
+ * failures), plan_coordinator.c (intake, commits, steps), plan_flow.c (shared links). */
 #ifndef PLAN_PLAN_INTERNAL_H
 #define PLAN_PLAN_INTERNAL_H
 
@@ -65,19 +65,21 @@ enum slot_state {
 
 struct plan_slot { /* a fragment at a site */
     enum slot_state state;
-    int64_t mark;                                /* inner steps at the last snapshot */
-    uint64_t base;                               /* version */
-    uint64_t sequence;                           /* of the round; counts up with everything that voids its events */
-    int64_t steps;                               /* in flight */
-    bool encoded, entered, in_ledger, published; /* entered: at the coordinator; in_ledger: the site has seen it there */
+    int64_t mark;      /* inner steps at the last snapshot */
+    uint64_t base;     /* version */
+    uint64_t sequence; /* of the round; counts up with everything that voids its events */
+    int64_t steps;     /* in flight */
+    /* entered: at the coordinator; in_ledger: the site has seen it there */
+    bool encoded, entered, in_ledger, published;
     uint32_t attempts;
     double got;      /* bytes that the coordinator has */
     double phase_at; /* begin of the present phase of the round */
     double phase[PLAN_PHASES];
 };
 
-struct plan_target {                 /* something in the stream down that a site waits for */
-    double offset, work, weight, at; /* of the stream; cumulative replay work and that of this step; published at */
+struct plan_target { /* something in the stream down that a site waits for */
+    double offset, work, weight,
+        at; /* of the stream; cumulative replay work and that of this step; published at */
     uint32_t fragment;
     uint64_t version; /* 0: the site's own contribution; else the step that merged it */
     uint64_t sequence;
@@ -92,7 +94,8 @@ struct site_now {
     double step, cap_up, cap_down, one_way;
     struct random faults, jitter;
     bool present, alive, linked, cut, training, started;
-    double heard; /* linked until then; -INFINITY: never, or not by this process of the coordinator */
+    double
+        heard; /* linked until then; -INFINITY: never, or not by this process of the coordinator */
     uint32_t attempts;
     uint64_t life, link; /* generations of events */
     double origin;       /* time at which the trainer had done origin_steps */
@@ -186,11 +189,13 @@ struct plan {
 };
 
 /* plan.c */
-/* plan_run, with downlinks moved every `quantum` seconds at least. A candidate of the advice covers a part of the duration and takes
- * the plan's own quantum: else it would cost as many updates as the whole. */
-void plan_run_coarse(const struct topology *topology, uint64_t seed, double quantum, struct plan_result *out);
-void plan_post(struct plan *plan, double at, enum plan_event_kind kind, uint32_t site, uint32_t fragment, uint64_t number,
-               int64_t steps);
+/* plan_run, with downlinks moved every `quantum` seconds at least. A candidate of the advice covers
+ * a part of the duration and takes the plan's own quantum: else it would cost as many updates as
+ * the whole. */
+void plan_run_coarse(const struct topology *topology, uint64_t seed, double quantum,
+                     struct plan_result *out);
+void plan_post(struct plan *plan, double at, enum plan_event_kind kind, uint32_t site,
+               uint32_t fragment, uint64_t number, int64_t steps);
 void *plan_grow(void *items, size_t count, size_t *capacity, size_t size);
 void plan_count_bytes(struct plan *plan, bool in, double from, double to, double bytes);
 
@@ -222,13 +227,15 @@ void stream_resume(struct plan *plan, struct site_now *site);
 uint64_t stream_version(const struct plan *plan, const struct site_now *site);
 
 /* --- bytes on the wire beside payloads, measured on real streams (docs/planning.md) --- */
-#define WIRE_SHARE (1 + 31.0 / 16384 + 32.0 / 262144) /* TLS records and HTTP/2 frames of 16 KiB, chunks of 256 KiB */
-#define WIRE_SUBMIT 620.0                             /* header, signature, credit's counterpart, HTTP/2 headers */
-#define WIRE_RECEIPT 900.0                            /* down: credit, receipt with its proof */
-#define WIRE_ENTRY 384.0                              /* down: a contribution's entry */
-#define WIRE_STUB 40.0                                /* down: one's own */
-#define WIRE_STEP 110.0                               /* down: a step's entry ... */
-#define WIRE_PART 12.0                                /* ... and each of its parts */
+#define WIRE_SHARE                                                                                 \
+    (1 + 31.0 / 16384 +                                                                            \
+     32.0 / 262144)        /* TLS records and HTTP/2 frames of 16 KiB, chunks of 256 KiB */
+#define WIRE_SUBMIT 620.0  /* header, signature, credit's counterpart, HTTP/2 headers */
+#define WIRE_RECEIPT 900.0 /* down: credit, receipt with its proof */
+#define WIRE_ENTRY 384.0   /* down: a contribution's entry */
+#define WIRE_STUB 40.0     /* down: one's own */
+#define WIRE_STEP 110.0    /* down: a step's entry ... */
+#define WIRE_PART 12.0     /* ... and each of its parts */
 #define WIRE_HEARTBEAT_UP 420.0
 #define WIRE_HEARTBEAT_DOWN 160.0
 #define WIRE_CONNECT_UP 2600.0

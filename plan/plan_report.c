@@ -34,88 +34,113 @@ static const char *span(double seconds, char out[static 32]) {
 
 /* Where the target lies past the end of the plan, its rate is taken to go on. */
 static double time_to_target(const struct topology *topology, const struct plan_result *result) {
-    if (!isinf(result->seconds_to_target) || !(result->merged_tokens > 0)) return result->seconds_to_target;
+    if (!isinf(result->seconds_to_target) || !(result->merged_tokens > 0))
+        return result->seconds_to_target;
     return result->duration * topology->target_tokens / result->merged_tokens;
 }
 
 static void text_sites(const struct plan_result *result, struct buffer *out) {
     char a[32], b[32], c[32];
     uint32_t shown = MIN(result->site_count, 16u);
-    buffer_append_text(out, "\n%-18s %8s %12s %8s %8s %10s %10s %7s %7s\n", "site", "busy", "tokens/s", "rounds", "merged", "up",
-                       "down", "crashes", "behind");
+    buffer_append_text(out, "\n%-18s %8s %12s %8s %8s %10s %10s %7s %7s\n", "site", "busy",
+                       "tokens/s", "rounds", "merged", "up", "down", "crashes", "behind");
     for (uint32_t i = 0; i < shown; i++) {
         const struct plan_site *site = &result->sites[i];
-        buffer_append_text(out, "%-18.18s %7.2f%% %12s %8llu %8llu %10s %10s %7llu %6.2f%%\n", site->place.name, 100 * site->busy,
+        buffer_append_text(out, "%-18.18s %7.2f%% %12s %8llu %8llu %10s %10s %7llu %6.2f%%\n",
+                           site->place.name, 100 * site->busy,
                            scaled(site->tokens_per_second, "", a), (unsigned long long)site->rounds,
-                           (unsigned long long)site->merged, scaled(site->sent, "B", b), scaled(site->received, "B", c),
-                           (unsigned long long)site->crashes, 100 * site->behind / result->duration);
+                           (unsigned long long)site->merged, scaled(site->sent, "B", b),
+                           scaled(site->received, "B", c), (unsigned long long)site->crashes,
+                           100 * site->behind / result->duration);
     }
     if (shown < result->site_count)
-        buffer_append_text(out, "... and %u more: --format json has all\n", result->site_count - shown);
+        buffer_append_text(out, "... and %u more: --format json has all\n",
+                           result->site_count - shown);
 }
 
-static void text_rounds(const struct topology *topology, const struct plan_result *result, struct buffer *out) {
+static void text_rounds(const struct topology *topology, const struct plan_result *result,
+                        struct buffer *out) {
     double merged = 0, phases[PLAN_PHASES] = {0};
     char a[32];
     for (uint32_t i = 0; i < result->site_count; i++) {
         merged += (double)result->sites[i].merged;
         for (size_t j = 0; j < PLAN_PHASES; j++) phases[j] += result->sites[i].phase[j];
     }
-    buffer_append_text(out, "\nrounds      %llu contributions in %llu outer steps; %.4g inner steps each (H as wanted: %.4g)\n",
-                       (unsigned long long)result->contributions, (unsigned long long)result->versions,
-                       result->effective_inner_steps, result->wanted_inner_steps);
+    buffer_append_text(out,
+                       "\nrounds      %llu contributions in %llu outer steps; %.4g inner steps "
+                       "each (H as wanted: %.4g)\n",
+                       (unsigned long long)result->contributions,
+                       (unsigned long long)result->versions, result->effective_inner_steps,
+                       result->wanted_inner_steps);
     buffer_append_text(out, "a round     ");
     for (size_t j = 0; j < PLAN_PHASES; j++)
-        buffer_append_text(out, "%s%s %s", j ? ", " : "", plan_phase_names[j], span(merged > 0 ? phases[j] / merged : 0, a));
-    buffer_append_text(
-        out, "\nstaleness   p50 %llu, p90 %llu, p99 %llu, most %llu; %llu refused past the cap of %.0f; %llu told BUSY\n",
-        (unsigned long long)plan_staleness(result, 0.5), (unsigned long long)plan_staleness(result, 0.9),
-        (unsigned long long)plan_staleness(result, 0.99), (unsigned long long)plan_staleness(result, 1),
-        (unsigned long long)result->refused_stale, topology->run.staleness_cap, (unsigned long long)result->busy_answers);
+        buffer_append_text(out, "%s%s %s", j ? ", " : "", plan_phase_names[j],
+                           span(merged > 0 ? phases[j] / merged : 0, a));
+    buffer_append_text(out,
+                       "\nstaleness   p50 %llu, p90 %llu, p99 %llu, most %llu; %llu refused past "
+                       "the cap of %.0f; %llu told BUSY\n",
+                       (unsigned long long)plan_staleness(result, 0.5),
+                       (unsigned long long)plan_staleness(result, 0.9),
+                       (unsigned long long)plan_staleness(result, 0.99),
+                       (unsigned long long)plan_staleness(result, 1),
+                       (unsigned long long)result->refused_stale, topology->run.staleness_cap,
+                       (unsigned long long)result->busy_answers);
 }
 
-static void text_advice(const struct plan_result *result, const struct plan_advice *advice, struct buffer *out) {
+static void text_advice(const struct plan_result *result, const struct plan_advice *advice,
+                        struct buffer *out) {
     char a[32], b[32];
-    buffer_append_text(
-        out, "\nadvice      failures and joining leave %.2f %%; wanted: 99 %% of that busy, and rounds of at most 1.1 H\n",
-        100 * advice->possible);
+    buffer_append_text(out,
+                       "\nadvice      failures and joining leave %.2f %%; wanted: 99 %% of that "
+                       "busy, and rounds of at most 1.1 H\n",
+                       100 * advice->possible);
     if (advice->fine) buffer_append_text(out, "            as it is, it gets there\n");
-    buffer_append_text(out, "  %8s %-10s %9s %9s %9s %10s %10s %5s\n", "H", "codec", "fragments", "busy", "round/H", "up", "down",
-                       "p99");
+    buffer_append_text(out, "  %8s %-10s %9s %9s %9s %10s %10s %5s\n", "H", "codec", "fragments",
+                       "busy", "round/H", "up", "down", "p99");
     for (size_t i = 0; i < advice->count; i++) {
         const struct plan_candidate *candidate = &advice->candidates[i];
         buffer_append_text(out, "%s %8.0f %-10s %9.0f %8.2f%% %9.3f %10s %10s %5.0f\n",
                            (int)i == advice->best ? "*"
                            : candidate->reaches   ? "+"
                                                   : " ",
-                           candidate->inner_steps, codec_name(candidate->codec), candidate->fragments, 100 * candidate->busy,
-                           candidate->stretch, scaled(candidate->up_bytes, "B", a), scaled(candidate->down_bytes, "B", b),
-                           candidate->staleness_p99);
+                           candidate->inner_steps, codec_name(candidate->codec),
+                           candidate->fragments, 100 * candidate->busy, candidate->stretch,
+                           scaled(candidate->up_bytes, "B", a),
+                           scaled(candidate->down_bytes, "B", b), candidate->staleness_p99);
     }
     if (result->starved_sites > 0)
-        buffer_append_text(
-            out,
-            "            of %u site%s most messages come too late: a staleness_cap of %llu or more, fewer bytes (codec), "
-            "a larger H\n            for all or a faster uplink lets them in; nothing is lost meanwhile, and nothing of it "
-            "merged\n",
-            result->starved_sites, result->starved_sites > 1 ? "s" : "", (unsigned long long)result->cap_wanted);
+        buffer_append_text(out,
+                           "            of %u site%s most messages come too late: a staleness_cap "
+                           "of %llu or more, fewer bytes (codec), "
+                           "a larger H\n            for all or a faster uplink lets them in; "
+                           "nothing is lost meanwhile, and nothing of it "
+                           "merged\n",
+                           result->starved_sites, result->starved_sites > 1 ? "s" : "",
+                           (unsigned long long)result->cap_wanted);
     if (advice->best >= 0)
-        buffer_append_text(out, "            *: the shortest rounds that get there, with the fewest bytes; +: gets there too\n");
+        buffer_append_text(out, "            *: the shortest rounds that get there, with the "
+                                "fewest bytes; +: gets there too\n");
     else
         buffer_append_text(out, "            none of these gets there\n");
 }
 
-void plan_text(const struct topology *topology, const struct plan_result *result, const struct plan_advice *advice,
-               struct buffer *out) {
+void plan_text(const struct topology *topology, const struct plan_result *result,
+               const struct plan_advice *advice, struct buffer *out) {
     char a[32], b[32], c[32], d[32];
-    buffer_append_text(out, "%s: %u sites, %s parameters, %s, H %.0f, %.0f fragments, quorum %.0f, overlap %s; %s simulated\n",
-                       topology->name, result->site_count, scaled(topology->model.parameters, "", a),
-                       codec_name(topology->run.codec), topology->run.inner_steps, topology->run.fragments, topology->run.quorum,
+    buffer_append_text(out,
+                       "%s: %u sites, %s parameters, %s, H %.0f, %.0f fragments, quorum %.0f, "
+                       "overlap %s; %s simulated\n",
+                       topology->name, result->site_count,
+                       scaled(topology->model.parameters, "", a), codec_name(topology->run.codec),
+                       topology->run.inner_steps, topology->run.fragments, topology->run.quorum,
                        topology->run.overlap ? "on" : "off", span(result->duration, b));
     if (result->site_count > result->site_limit)
-        buffer_append_text(out, "note        a run admits at most %llu sites; this plan supposes that it admitted more\n",
+        buffer_append_text(out,
+                           "note        a run admits at most %llu sites; this plan supposes that "
+                           "it admitted more\n",
                            (unsigned long long)result->site_limit);
-    buffer_append_text(out, "\nbusy        %.2f %% of the sites' time trains and is kept\n", 100 * result->busy);
+    buffer_append_text(out, "\nbusy        %.2f %% of the sites' time trains and is kept\n",
+                       100 * result->busy);
     if (!isnan(topology->reported.busy))
         buffer_append_text(out, "reported    %.2f %% busy%s%s\n", 100 * topology->reported.busy,
                            topology->reported.source[0] ? ": " : "", topology->reported.source);
@@ -124,38 +149,49 @@ void plan_text(const struct topology *topology, const struct plan_result *result
     for (int cause = PLAN_COPY; cause < PLAN_ABSENT; cause++) {
         double share = plan_share(result, (enum plan_cause)cause);
         if (!(share > 0)) continue;
-        buffer_append_text(out, "%s %s %.3f %%", any ? "," : "", plan_cause_names[cause], 100 * share);
+        buffer_append_text(out, "%s %s %.3f %%", any ? "," : "", plan_cause_names[cause],
+                           100 * share);
         any = true;
     }
     buffer_append_text(out, "%s\ngoodput     %s tokens/s; merged %s\n", any ? "" : " nothing",
-                       scaled(result->goodput_tokens / result->duration, "", a), scaled(result->merged_tokens, "tokens", b));
+                       scaled(result->goodput_tokens / result->duration, "", a),
+                       scaled(result->merged_tokens, "tokens", b));
     if (topology->target_tokens > 0)
-        buffer_append_text(out, "target      %s tokens in %s\n", scaled(topology->target_tokens, "", a),
+        buffer_append_text(out, "target      %s tokens in %s\n",
+                           scaled(topology->target_tokens, "", a),
                            span(time_to_target(topology, result), b));
     text_rounds(topology, result, out);
-    buffer_append_text(out, "wan         up %s, down %s; a contribution %s, %.4f bits per parameter",
-                       scaled(result->up_bytes, "B", a), scaled(result->down_bytes, "B", b), scaled(result->round_bytes, "B", c),
-                       result->uplink_bits);
-    if (!isnan(topology->reported.uplink_bits)) buffer_append_text(out, " (reported: %.4f)", topology->reported.uplink_bits);
-    buffer_append_text(out, "\n            lost and sent again: up %s, down %s\n", scaled(result->up_lost, "B", a),
-                       scaled(result->down_lost, "B", b));
-    buffer_append_text(out, "cost        %.2f: sites' egress %.2f, coordinator's egress %.2f, its hours %.2f\n",
-                       result->cost_sites + result->cost_egress + result->cost_hours, result->cost_sites, result->cost_egress,
-                       result->cost_hours);
     buffer_append_text(out,
-                       "coordinator peak in %s/s, out %s/s; %.3g of %.0f cores (intake thread %.1f %%, model thread %.1f %%)\n",
-                       scaled(result->peak_in, "B", a), scaled(result->peak_out, "B", b), result->cpu_cores,
-                       topology->coordinator.cores, 100 * result->intake_busy, 100 * result->model_busy);
+                       "wan         up %s, down %s; a contribution %s, %.4f bits per parameter",
+                       scaled(result->up_bytes, "B", a), scaled(result->down_bytes, "B", b),
+                       scaled(result->round_bytes, "B", c), result->uplink_bits);
+    if (!isnan(topology->reported.uplink_bits))
+        buffer_append_text(out, " (reported: %.4f)", topology->reported.uplink_bits);
+    buffer_append_text(out, "\n            lost and sent again: up %s, down %s\n",
+                       scaled(result->up_lost, "B", a), scaled(result->down_lost, "B", b));
     buffer_append_text(
-        out, "            ram %s of %s, disk %s of %s%s\n", scaled(result->ram, "B", a),
-        scaled(topology->coordinator.ram, "B", b), scaled(result->disk, "B", c), scaled(topology->coordinator.disk, "B", d),
-        result->ram > topology->coordinator.ram || result->disk > topology->coordinator.disk ? ": TOO LITTLE" : "");
+        out, "cost        %.2f: sites' egress %.2f, coordinator's egress %.2f, its hours %.2f\n",
+        result->cost_sites + result->cost_egress + result->cost_hours, result->cost_sites,
+        result->cost_egress, result->cost_hours);
+    buffer_append_text(out,
+                       "coordinator peak in %s/s, out %s/s; %.3g of %.0f cores (intake thread %.1f "
+                       "%%, model thread %.1f %%)\n",
+                       scaled(result->peak_in, "B", a), scaled(result->peak_out, "B", b),
+                       result->cpu_cores, topology->coordinator.cores, 100 * result->intake_busy,
+                       100 * result->model_busy);
+    buffer_append_text(out, "            ram %s of %s, disk %s of %s%s\n",
+                       scaled(result->ram, "B", a), scaled(topology->coordinator.ram, "B", b),
+                       scaled(result->disk, "B", c), scaled(topology->coordinator.disk, "B", d),
+                       result->ram > topology->coordinator.ram ||
+                               result->disk > topology->coordinator.disk
+                           ? ": TOO LITTLE"
+                           : "");
     buffer_append_text(out, "binds       %s\n", result->binding);
     text_sites(result, out);
     if (advice) text_advice(result, advice, out);
 }
 
-/* ---- JSON ---------------------------------------------------------------------------------------------------------------- */
+/* ---- JSON ------------------------------------------------------------------------------------ */
 
 static void number(struct json_writer *json, const char *key, double value) {
     json_key(json, key);
@@ -199,7 +235,8 @@ static void json_site(struct json_writer *json, const struct plan_site *site) {
     json_end_object(json);
 }
 
-static void json_totals(struct json_writer *json, const struct topology *topology, const struct plan_result *result) {
+static void json_totals(struct json_writer *json, const struct topology *topology,
+                        const struct plan_result *result) {
     number(json, "busy", result->busy);
     number(json, "reported_busy", topology->reported.busy);
     number(json, "tokens_per_second", result->goodput_tokens / result->duration);
@@ -271,8 +308,8 @@ static void json_advice(struct json_writer *json, const struct plan_advice *advi
     json_end_object(json);
 }
 
-void plan_json(const struct topology *topology, const struct plan_result *result, const struct plan_advice *advice,
-               struct buffer *out) {
+void plan_json(const struct topology *topology, const struct plan_result *result,
+               const struct plan_advice *advice, struct buffer *out) {
     struct json_writer writer = json_writer_of(out, true), *json = &writer;
     json_begin_object(json);
     json_key(json, "name");
@@ -290,9 +327,10 @@ void plan_json(const struct topology *topology, const struct plan_result *result
     buffer_append_text(out, "\n");
 }
 
-/* ---- SVG ----------------------------------------------------------------------------------------------------------------- */
+/* ---- SVG ------------------------------------------------------------------------------------- */
 
-static void svg_line(struct buffer *out, const double *values, double most, double top, const char *colour) {
+static void svg_line(struct buffer *out, const double *values, double most, double top,
+                     const char *colour) {
     buffer_append_text(out, "<polyline fill=\"none\" stroke=\"%s\" points=\"", colour);
     for (size_t i = 0; i < PLAN_BUCKETS; i++)
         buffer_append_text(out, "%s%.1f,%.1f", i ? " " : "", 70 + 3.0 * ((double)i + 0.5),
@@ -306,26 +344,32 @@ static double highest(const double *values) {
     return most;
 }
 
-static void svg_panel(struct buffer *out, double top, const char *title, const char *scale, const char *end) {
+static void svg_panel(struct buffer *out, double top, const char *title, const char *scale,
+                      const char *end) {
     buffer_append_text(
         out,
         "<rect x=\"70\" y=\"%.0f\" width=\"720\" height=\"120\" fill=\"none\" stroke=\"#999\"/>\n"
-        "<text x=\"70\" y=\"%.0f\">%s</text>\n<text x=\"66\" y=\"%.0f\" text-anchor=\"end\">%s</text>\n"
-        "<text x=\"66\" y=\"%.0f\" text-anchor=\"end\">0</text>\n<text x=\"790\" y=\"%.0f\" text-anchor=\"end\">%s</text>\n",
+        "<text x=\"70\" y=\"%.0f\">%s</text>\n<text x=\"66\" y=\"%.0f\" "
+        "text-anchor=\"end\">%s</text>\n"
+        "<text x=\"66\" y=\"%.0f\" text-anchor=\"end\">0</text>\n<text x=\"790\" y=\"%.0f\" "
+        "text-anchor=\"end\">%s</text>\n",
         top, top - 6, title, top + 10, scale, top + 120, top + 134, end);
 }
 
-void plan_svg(const struct topology *topology, const struct plan_result *result, struct buffer *out) {
-    static const char *const colours[PLAN_CAUSES] = {"#4a7", "#9c9", "#c63", "#a22", "#d77", "#bbb",
-                                                     "#cc6", "#59c", "#339", "#96c", "#6cc", "#eee"};
+void plan_svg(const struct topology *topology, const struct plan_result *result,
+              struct buffer *out) {
+    static const char *const colours[PLAN_CAUSES] = {"#4a7", "#9c9", "#c63", "#a22",
+                                                     "#d77", "#bbb", "#cc6", "#59c",
+                                                     "#339", "#96c", "#6cc", "#eee"};
     char end[32], most[32];
     span(result->duration, end);
-    buffer_append_text(
-        out,
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"820\" height=\"600\" font-family=\"sans-serif\" font-size=\"11\">\n"
-        "<rect width=\"820\" height=\"600\" fill=\"#fff\"/>\n<text x=\"70\" y=\"24\" font-size=\"14\">%s: %u sites, busy %.2f "
-        "%%</text>\n",
-        topology->name, result->site_count, 100 * result->busy);
+    buffer_append_text(out,
+                       "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"820\" height=\"600\" "
+                       "font-family=\"sans-serif\" font-size=\"11\">\n"
+                       "<rect width=\"820\" height=\"600\" fill=\"#fff\"/>\n<text x=\"70\" "
+                       "y=\"24\" font-size=\"14\">%s: %u sites, busy %.2f "
+                       "%%</text>\n",
+                       topology->name, result->site_count, 100 * result->busy);
     svg_panel(out, 50, "share of sites that train", "1", end);
     svg_line(out, result->series_busy, 1, 50, "#4a7");
     double rate = fmax(highest(result->series_in), highest(result->series_out));
@@ -340,15 +384,17 @@ void plan_svg(const struct topology *topology, const struct plan_result *result,
             double height = 120 * fmax(0, result->sites[i].time[cause]) / result->duration;
             if (height < 0.05) continue;
             y -= height;
-            buffer_append_text(out, "<rect x=\"%.1f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\" fill=\"%s\"/>\n", 70 + i * width,
-                               y, width * 0.9, height, colours[cause]);
+            buffer_append_text(
+                out, "<rect x=\"%.1f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\" fill=\"%s\"/>\n",
+                70 + i * width, y, width * 0.9, height, colours[cause]);
         }
     }
     for (size_t cause = 0; cause < PLAN_CAUSES; cause++) {
         double x = 70 + 120 * (double)(cause % 6), y = 530 + 20 * (double)(cause / 6);
-        buffer_append_text(
-            out, "<rect x=\"%.0f\" y=\"%.0f\" width=\"10\" height=\"10\" fill=\"%s\"/><text x=\"%.0f\" y=\"%.0f\">%s</text>\n", x,
-            y, colours[cause], x + 14, y + 9, plan_cause_names[cause]);
+        buffer_append_text(out,
+                           "<rect x=\"%.0f\" y=\"%.0f\" width=\"10\" height=\"10\" "
+                           "fill=\"%s\"/><text x=\"%.0f\" y=\"%.0f\">%s</text>\n",
+                           x, y, colours[cause], x + 14, y + 9, plan_cause_names[cause]);
     }
     buffer_append_text(out, "</svg>\n");
 }

@@ -1,4 +1,5 @@
-/* A site of a plan: rounds, the spool, links and failures; what node_state decides, with a trainer that is arithmetic. */
+/* A site of a plan: rounds, the spool, links and failures; what node_state decides, with a trainer
+ * that is arithmetic. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,18 +12,21 @@ double site_jitter(struct site_now *site) {
     return jitter > 0 ? jitter * random_unit(&site->jitter) : 0;
 }
 
-static uint32_t number_of(const struct plan *plan, const struct site_now *site) { return (uint32_t)(site - plan->sites); }
+static uint32_t number_of(const struct plan *plan, const struct site_now *site) {
+    return (uint32_t)(site - plan->sites);
+}
 
-static void post(struct plan *plan, struct site_now *site, double at, enum plan_event_kind kind, uint32_t fragment,
-                 int64_t steps) {
-    uint64_t number = kind == EV_SNAPSHOT || kind == EV_REBASE || kind == EV_ENCODED || kind == EV_RETRY || kind == EV_OPEN
+static void post(struct plan *plan, struct site_now *site, double at, enum plan_event_kind kind,
+                 uint32_t fragment, int64_t steps) {
+    uint64_t number = kind == EV_SNAPSHOT || kind == EV_REBASE || kind == EV_ENCODED ||
+                              kind == EV_RETRY || kind == EV_OPEN
                           ? site->slots[fragment].sequence
                           : site->life;
     if (kind == EV_CONNECT || kind == EV_LINKED) number = site->link;
     plan_post(plan, at, kind, number_of(plan, site), fragment, number, steps);
 }
 
-/* ---- time ---------------------------------------------------------------------------------------------------------------- */
+/* ---- time ------------------------------------------------------------------------------------ */
 
 static enum plan_cause waits_for(const struct plan *plan, const struct site_now *site) {
     for (uint32_t fragment = 0; fragment < plan->fragments; fragment++) {
@@ -43,8 +47,9 @@ static void book(struct plan *plan, struct site_now *site, enum plan_cause next)
         if (site->cause == PLAN_USEFUL) { /* spread over the buckets of the plot */
             for (double at = site->since; at < plan->now;) {
                 size_t bucket = MIN((size_t)(at / plan->bucket_width), PLAN_BUCKETS - 1);
-                double until =
-                    bucket + 1 == PLAN_BUCKETS ? plan->now : fmin(plan->now, (double)(bucket + 1) * plan->bucket_width);
+                double until = bucket + 1 == PLAN_BUCKETS
+                                   ? plan->now
+                                   : fmin(plan->now, (double)(bucket + 1) * plan->bucket_width);
                 if (!(until > at)) until = plan->now;
                 plan->out->series_busy[bucket] += until - at;
                 at = until;
@@ -57,7 +62,10 @@ static void book(struct plan *plan, struct site_now *site, enum plan_cause next)
 
 void site_cause(struct plan *plan, struct site_now *site) {
     if (!site->present || !site->alive) return; /* told by who changed it */
-    book(plan, site, !site->started ? PLAN_START : site->training ? PLAN_USEFUL : waits_for(plan, site));
+    book(plan, site,
+         !site->started   ? PLAN_START
+         : site->training ? PLAN_USEFUL
+                          : waits_for(plan, site));
 }
 
 static int64_t steps_now(const struct plan *plan, const struct site_now *site) {
@@ -94,16 +102,17 @@ static void begin_training(struct plan *plan, struct site_now *site) {
     site_cause(plan, site);
 }
 
-/* As the coordinator tells it: by rates once two contributions were merged, before that by what the site has not offered by now,
- * which makes a first round H * sqrt(rate / fastest). */
+/* As the coordinator tells it: by rates once two contributions were merged, before that by what the
+ * site has not offered by now, which makes a first round H * sqrt(rate / fastest). */
 static double inner_steps(const struct plan *plan, const struct site_now *site) {
     const struct topology_run *run = &plan->topology->run;
     if (!run->dylu || !isfinite(plan->fastest)) return run->inner_steps;
     double share = plan->fastest / site->step;
-    return dylu_inner_steps((uint32_t)run->inner_steps, site->out->merged < 2 ? sqrt(share) : share, 1);
+    return dylu_inner_steps((uint32_t)run->inner_steps, site->out->merged < 2 ? sqrt(share) : share,
+                            1);
 }
 
-/* ---- rounds -------------------------------------------------------------------------------------------------------------- */
+/* ---- rounds ---------------------------------------------------------------------------------- */
 
 static void phase_over(struct plan *plan, struct plan_slot *slot, enum plan_phase phase) {
     slot->phase[phase] += plan->now - slot->phase_at;
@@ -113,13 +122,17 @@ static void phase_over(struct plan *plan, struct plan_slot *slot, enum plan_phas
 static bool message_under_way(const struct plan *plan, const struct site_now *site) {
     for (uint32_t fragment = 0; fragment < plan->fragments; fragment++) {
         const struct plan_slot *slot = &site->slots[fragment];
-        if (slot->state == IN_SNAPSHOT || slot->state == IN_ENCODING || (slot->encoded && !slot->in_ledger)) return true;
+        if (slot->state == IN_SNAPSHOT || slot->state == IN_ENCODING ||
+            (slot->encoded && !slot->in_ledger))
+            return true;
     }
     return false;
 }
 
-/* A request to the trainer, who is in the next step by the time it comes; with overlap off he stands. */
-static void at_next_step(struct plan *plan, struct site_now *site, enum plan_event_kind kind, uint32_t fragment, bool at_end) {
+/* A request to the trainer, who is in the next step by the time it comes; with overlap off he
+ * stands. */
+static void at_next_step(struct plan *plan, struct site_now *site, enum plan_event_kind kind,
+                         uint32_t fragment, bool at_end) {
     int64_t steps = steps_now(plan, site);
     double at = plan->now;
     if (site->training) {
@@ -144,7 +157,8 @@ static void check_rounds(struct plan *plan, struct site_now *site) {
         }
         if (message_under_way(plan, site)) return; /* asked again when it is in the ledger */
         uint64_t replica = stream_version(plan, site);
-        if ((double)plan_staleness_of(plan, fragment, slot->base, replica) > plan->topology->run.staleness_cap) {
+        if ((double)plan_staleness_of(plan, fragment, slot->base, replica) >
+            plan->topology->run.staleness_cap) {
             slot->state = IN_ADVANCING;
             at_next_step(plan, site, EV_REBASE, fragment, true);
             continue;
@@ -181,11 +195,13 @@ static void snapshotted(struct plan *plan, struct site_now *site, uint32_t fragm
 }
 
 static double backoff(struct site_now *site, uint32_t attempts) {
-    double ceiling = attempts > 10 ? BACKOFF_LIMIT : fmin(BACKOFF_FIRST * (double)(1u << attempts), BACKOFF_LIMIT);
+    double ceiling = attempts > 10 ? BACKOFF_LIMIT
+                                   : fmin(BACKOFF_FIRST * (double)(1u << attempts), BACKOFF_LIMIT);
     return 0.001 + random_unit(&site->jitter) * ceiling;
 }
 
-static void wait_and_retry(struct plan *plan, struct site_now *site, uint32_t fragment, double at_least) {
+static void wait_and_retry(struct plan *plan, struct site_now *site, uint32_t fragment,
+                           double at_least) {
     struct plan_slot *slot = &site->slots[fragment];
     slot->state = IN_BACKOFF;
     slot->attempts++;
@@ -218,22 +234,27 @@ void site_published(struct plan *plan, const struct plan_part *part, uint64_t ve
         plan->wanted_steps += inner_steps(plan, site);
         site->out->steps_sent += (double)part->steps;
         double before = plan->out->merged_tokens;
-        plan->out->merged_tokens += (double)part->steps * site->group->batch_tokens / plan->fragments;
+        plan->out->merged_tokens +=
+            (double)part->steps * site->group->batch_tokens / plan->fragments;
         double target = plan->topology->target_tokens;
-        if (target > 0 && before < target && plan->out->merged_tokens >= target) plan->out->seconds_to_target = plan->now;
+        if (target > 0 && before < target && plan->out->merged_tokens >= target)
+            plan->out->seconds_to_target = plan->now;
         site_cause(plan, site);
     }
-    double weight = version ? plan->marks[version - 1].work - (version > 1 ? plan->marks[version - 2].work : 0) : 0;
+    double weight =
+        version ? plan->marks[version - 1].work - (version > 1 ? plan->marks[version - 2].work : 0)
+                : 0;
     size_t capacity = site->queue_capacity;
     site->queue = plan_grow(site->queue, site->queue_count, &capacity, sizeof *site->queue);
     site->queue_capacity = (uint32_t)capacity;
-    site->queue[site->queue_count++] = (struct plan_target){.offset = version ? plan->marks[version - 1].offset : plan->stream,
-                                                            .work = version ? plan->marks[version - 1].work : 0,
-                                                            .weight = weight,
-                                                            .at = plan->now,
-                                                            .fragment = part->fragment,
-                                                            .version = version,
-                                                            .sequence = part->sequence};
+    site->queue[site->queue_count++] =
+        (struct plan_target){.offset = version ? plan->marks[version - 1].offset : plan->stream,
+                             .work = version ? plan->marks[version - 1].work : 0,
+                             .weight = weight,
+                             .at = plan->now,
+                             .fragment = part->fragment,
+                             .version = version,
+                             .sequence = part->sequence};
 }
 
 static void rebased(struct plan *plan, struct site_now *site, uint32_t fragment) {
@@ -249,7 +270,8 @@ static void rebased(struct plan *plan, struct site_now *site, uint32_t fragment)
     copy(plan, site, steps_now(plan, site));
     if (!site->training) {
         bool wait = false;
-        for (uint32_t other = 0; other < plan->fragments; other++) wait |= site->slots[other].state > IN_SNAPSHOT;
+        for (uint32_t other = 0; other < plan->fragments; other++)
+            wait |= site->slots[other].state > IN_SNAPSHOT;
         if (!wait) begin_training(plan, site);
     }
     site_cause(plan, site);
@@ -274,15 +296,17 @@ static void refused(struct plan *plan, struct site_now *site, uint32_t fragment)
     at_next_step(plan, site, EV_REBASE, fragment, false);
 }
 
-/* ---- links --------------------------------------------------------------------------------------------------------------- */
+/* ---- links ----------------------------------------------------------------------------------- */
 
 static void connections_cut(struct plan *plan, struct site_now *site) {
     stream_pause(plan, site, true);
     ingress_cut(plan, number_of(plan, site));
     if (site->linked) {
         site->heard = plan->now;
-        if (merge_is_warm_up(&plan->merge, plan->version)) /* it waits for one site less from then on */
-            plan_post(plan, plan->now + MERGE_PRESENCE_SECONDS + 1e-3, EV_WINDOW, 0, 0, plan->life, 0);
+        /* it waits for one site less from then on */
+        if (merge_is_warm_up(&plan->merge, plan->version))
+            plan_post(plan, plan->now + MERGE_PRESENCE_SECONDS + 1e-3, EV_WINDOW, 0, 0, plan->life,
+                      0);
     }
     site->linked = false;
     site->link++;
@@ -304,7 +328,8 @@ void site_link_lost(struct plan *plan, uint32_t number) {
 
 static void connect_site(struct plan *plan, struct site_now *site) {
     if (!plan->up || site->cut) {
-        post(plan, site, plan->now + 2 * site->one_way + backoff(site, site->attempts), EV_CONNECT, 0, 0);
+        post(plan, site, plan->now + 2 * site->one_way + backoff(site, site->attempts), EV_CONNECT,
+             0, 0);
         site->attempts++;
         return;
     }
@@ -316,10 +341,12 @@ static void connect_site(struct plan *plan, struct site_now *site) {
 static void stagger(struct plan *plan, struct site_now *site) {
     int64_t round = (int64_t)inner_steps(plan, site), count = plan->fragments;
     for (int64_t fragment = 0; fragment < count; fragment++)
-        site->slots[fragment].mark = site->origin_steps + (round * (fragment + 1) + count - 1) / count - round;
+        site->slots[fragment].mark =
+            site->origin_steps + (round * (fragment + 1) + count - 1) / count - round;
 }
 
-/* A site that is new takes the newest snapshot where that is fewer bytes than the steps it saves. */
+/* A site that is new takes the newest snapshot where that is fewer bytes than the steps it saves.
+ */
 static void take_snapshot(struct plan *plan, struct site_now *site) {
     if (plan->version == 0) return;
     const struct topology_run *run = &plan->topology->run;
@@ -343,7 +370,8 @@ static void linked(struct plan *plan, struct site_now *site) {
         double room = plan->stream - site->position + site->prefix;
         double rate = fmin(site->cap_down, plan->level);
         double wait = 2 * site->one_way + (room > 0 ? room / rate : 0) +
-                      fmax(0, plan->stream_work - site->work); /* told at once: a joining site is alone on its link */
+                      /* told at once: a joining site is alone on its link */
+                      fmax(0, plan->stream_work - site->work);
         post(plan, site, plan->now + wait, EV_TRAIN, 0, 0);
     }
     for (uint32_t fragment = 0; fragment < plan->fragments; fragment++) {
@@ -357,7 +385,8 @@ static void starts_training(struct plan *plan, struct site_now *site) {
     site->started = true;
     site->start_at = plan->now;
     uint64_t version = stream_version(plan, site);
-    for (uint32_t fragment = 0; fragment < plan->fragments; fragment++) site->slots[fragment].base = version;
+    for (uint32_t fragment = 0; fragment < plan->fragments; fragment++)
+        site->slots[fragment].base = version;
     stagger(plan, site);
     begin_training(plan, site);
     check_rounds(plan, site);
@@ -377,14 +406,15 @@ static void note_fastest(struct plan *plan, const struct site_now *changed) {
     for (uint32_t i = 0; i < plan->site_count; i++) check_rounds(plan, &plan->sites[i]);
 }
 
-/* ---- failures ------------------------------------------------------------------------------------------------------------ */
+/* ---- failures -------------------------------------------------------------------------------- */
 
 static void fails(struct plan *plan, struct site_now *site, double length) {
     if (!site->alive) return;
     site->out->crashes++;
     book(plan, site, PLAN_REPAIR);
     double since_checkpoint = fmod(plan->now - site->checkpoint_from, site->group->checkpoint);
-    double kept = fmax(site->restore_useful, site->out->time[PLAN_USEFUL] - fmax(0, since_checkpoint));
+    double kept =
+        fmax(site->restore_useful, site->out->time[PLAN_USEFUL] - fmax(0, since_checkpoint));
     double lost = fmax(0, fmin(site->out->time[PLAN_USEFUL] - kept, site->out->time[PLAN_USEFUL]));
     if (!site->started) lost = 0;
     site->out->time[PLAN_USEFUL] -= lost;
@@ -401,8 +431,8 @@ static void fails(struct plan *plan, struct site_now *site, double length) {
     for (uint32_t fragment = 0; fragment < plan->fragments; fragment++) {
         struct plan_slot *slot = &site->slots[fragment];
         slot->attempts = 0;
-        if (slot->state == IN_SNAPSHOT || slot->state == IN_ENCODING || slot->state == IN_RESTORING ||
-            slot->state == IN_ADVANCING) {
+        if (slot->state == IN_SNAPSHOT || slot->state == IN_ENCODING ||
+            slot->state == IN_RESTORING || slot->state == IN_ADVANCING) {
             slot->state = IN_TRAINING;
             slot->sequence++;
         } else if (slot->state == IN_MERGING) {
@@ -426,10 +456,12 @@ static void restarted(struct plan *plan, struct site_now *site) {
         for (uint32_t fragment = 0; fragment < plan->fragments; fragment++) {
             struct plan_slot *slot = &site->slots[fragment];
             if (slot->state == IN_TRAINING) slot->base = version;
-            if (slot->state == IN_BACKOFF) post(plan, site, plan->now + backoff(site, 0), EV_RETRY, fragment, 0);
+            if (slot->state == IN_BACKOFF)
+                post(plan, site, plan->now + backoff(site, 0), EV_RETRY, fragment, 0);
         }
         bool wait = false;
-        for (uint32_t other = 0; other < plan->fragments; other++) wait |= site->slots[other].state > IN_SNAPSHOT;
+        for (uint32_t other = 0; other < plan->fragments; other++)
+            wait |= site->slots[other].state > IN_SNAPSHOT;
         site->restore_steps = site->origin_steps;
         if (plan->topology->run.overlap || !wait) begin_training(plan, site);
     }
@@ -444,7 +476,8 @@ static double failure_gap(struct site_now *site) {
     const struct topology_fault *fault = &site->group->failure;
     double gpus = site->group->gpu_mtbf / site->group->gpu_count;
     if (fault->regular || isinf(gpus))
-        return fmin(topology_fault_gap(fault, &site->faults), isinf(gpus) ? INFINITY : topology_draw(gpus, &site->faults));
+        return fmin(topology_fault_gap(fault, &site->faults),
+                    isinf(gpus) ? INFINITY : topology_draw(gpus, &site->faults));
     double rate = 1 / gpus + (isfinite(fault->every) ? 1 / fault->every : 0);
     return topology_draw(1 / rate, &site->faults);
 }
@@ -460,9 +493,11 @@ static void joins(struct plan *plan, struct site_now *site) {
     connect_site(plan, site);
     plan_post(plan, plan->now + failure_gap(site), EV_FAIL, number, 0, 0, 0);
     plan_post(plan, group->failure.at, EV_FAIL, number, 1, 0, 0);
-    plan_post(plan, plan->now + topology_fault_gap(&group->link.reset, &site->faults), EV_RESET, number, 0, 0, 0);
+    plan_post(plan, plan->now + topology_fault_gap(&group->link.reset, &site->faults), EV_RESET,
+              number, 0, 0, 0);
     plan_post(plan, group->link.reset.at, EV_RESET, number, 1, 0, 0);
-    plan_post(plan, plan->now + topology_fault_gap(&group->link.outage, &site->faults), EV_OUTAGE, number, 0, 0, 0);
+    plan_post(plan, plan->now + topology_fault_gap(&group->link.outage, &site->faults), EV_OUTAGE,
+              number, 0, 0, 0);
     plan_post(plan, group->link.outage.at, EV_OUTAGE, number, 1, 0, 0);
 }
 
@@ -474,7 +509,8 @@ static void leaves(struct plan *plan, struct site_now *site) {
     site->life++;
     site->link++;
     site->active = false;
-    for (uint32_t fragment = 0; fragment < plan->fragments; fragment++) site->slots[fragment].sequence++;
+    for (uint32_t fragment = 0; fragment < plan->fragments; fragment++)
+        site->slots[fragment].sequence++;
     plan->present--;
     note_fastest(plan, site);
     coordinator_consider(plan);
@@ -492,13 +528,16 @@ static void fault_event(struct plan *plan, struct site_now *site, const struct p
             site->out->resets++;
             site_link_lost(plan, event->site);
         }
-        if (!extra) plan_post(plan, plan->now + topology_fault_gap(fault, &site->faults), EV_RESET, event->site, 0, 0, 0);
+        if (!extra)
+            plan_post(plan, plan->now + topology_fault_gap(fault, &site->faults), EV_RESET,
+                      event->site, 0, 0, 0);
         return;
     }
     double length = topology_fault_length(fault, extra, &site->faults);
     if (event->kind == EV_FAIL) {
         fails(plan, site, length);
-        if (!extra) plan_post(plan, plan->now + length + failure_gap(site), EV_FAIL, event->site, 0, 0, 0);
+        if (!extra)
+            plan_post(plan, plan->now + length + failure_gap(site), EV_FAIL, event->site, 0, 0, 0);
         return;
     }
     stream_pause(plan, site, false);
@@ -511,8 +550,8 @@ static void fault_event(struct plan *plan, struct site_now *site, const struct p
 static void outage_over(struct plan *plan, struct site_now *site, const struct plan_event *event) {
     site->cut = false;
     if (event->fragment == 0)
-        plan_post(plan, plan->now + topology_fault_gap(&site->group->link.outage, &site->faults), EV_OUTAGE, event->site, 0, 0,
-                  0);
+        plan_post(plan, plan->now + topology_fault_gap(&site->group->link.outage, &site->faults),
+                  EV_OUTAGE, event->site, 0, 0, 0);
     if (!site->present || !site->alive) return;
     if (plan->now - site->outage_from > KEEPALIVE_SECONDS && site->linked) {
         site_link_lost(plan, event->site); /* keepalive gave the connections up meanwhile */
@@ -527,14 +566,15 @@ static void outage_over(struct plan *plan, struct site_now *site, const struct p
     if (site->uploading) ingress_advance(plan);
 }
 
-/* ---- events -------------------------------------------------------------------------------------------------------------- */
+/* ---- events ---------------------------------------------------------------------------------- */
 
 static void slot_event(struct plan *plan, struct site_now *site, const struct plan_event *event) {
     struct plan_slot *slot = &site->slots[event->fragment];
     if (slot->sequence != event->number || !site->present) return;
     if (event->kind == EV_MERGED) { /* also where it comes before the receipt */
         if (!site->alive)           /* it will be replayed after the restart */
-            plan_post(plan, plan->now + 1, EV_MERGED, event->site, event->fragment, event->number, event->steps);
+            plan_post(plan, plan->now + 1, EV_MERGED, event->site, event->fragment, event->number,
+                      event->steps);
         else if (slot->state != IN_TRAINING)
             merged(plan, site, event->fragment, (uint64_t)event->steps);
         return;
@@ -543,8 +583,10 @@ static void slot_event(struct plan *plan, struct site_now *site, const struct pl
     switch (event->kind) {
     case EV_SNAPSHOT:
     case EV_REBASE:
-        if (site->training && boundary(site, event->steps) > plan->now + 1e-9) { /* another copy came between */
-            post(plan, site, boundary(site, event->steps), event->kind, event->fragment, event->steps);
+        if (site->training &&
+            boundary(site, event->steps) > plan->now + 1e-9) { /* another copy came between */
+            post(plan, site, boundary(site, event->steps), event->kind, event->fragment,
+                 event->steps);
         } else if (event->kind == EV_SNAPSHOT) {
             if (slot->state == IN_SNAPSHOT) snapshotted(plan, site, event->fragment);
         } else {
@@ -598,12 +640,14 @@ void site_event(struct plan *plan, const struct plan_event *event) {
         check_rounds(plan, site);
         return;
     case EV_TRAIN:
-        if (event->number == site->life && site->alive && !site->started) starts_training(plan, site);
+        if (event->number == site->life && site->alive && !site->started)
+            starts_training(plan, site);
         return;
     case EV_REPAIRED:
         if (event->number != site->life) return;
         book(plan, site, PLAN_RESTART);
-        plan_post(plan, plan->now + site->group->restart, EV_RESTARTED, event->site, 0, site->life, 0);
+        plan_post(plan, plan->now + site->group->restart, EV_RESTARTED, event->site, 0, site->life,
+                  0);
         return;
     case EV_RESTARTED:
         if (event->number == site->life && site->present) {

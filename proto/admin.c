@@ -31,7 +31,7 @@ const char *admin_code_name(uint32_t code) {
     return code < ADMIN_CODE_COUNT ? names[code] : "unknown";
 }
 
-/* --- request ----------------------------------------------------------------------------------------------------------- */
+/* --- request ---------------------------------------------------------------------------------- */
 
 static enum status request_check(const struct admin_request *request, struct error *error) {
     TRY(wire_check_protocol(request->protocol, error));
@@ -40,8 +40,8 @@ static enum status request_check(const struct admin_request *request, struct err
     return wire_check_text(request->reason, 0, WIRE_REASON_LIMIT, "reason", error);
 }
 
-static enum status request_convert(const ProtobufCMessage *message, struct bytes payload, struct arena *arena, void *out,
-                                   struct error *error) {
+static enum status request_convert(const ProtobufCMessage *message, struct bytes payload,
+                                   struct arena *arena, void *out, struct error *error) {
     (void)payload, (void)arena;
     const Atoll__V1__AdminRequest *from = (const Atoll__V1__AdminRequest *)message;
     struct admin_request request = {
@@ -58,9 +58,11 @@ static enum status request_convert(const ProtobufCMessage *message, struct bytes
     return OK;
 }
 
-static const struct wire_type request_type = {&atoll__v1__admin_request__descriptor, 1024, 4 * 1024, false, request_convert};
+static const struct wire_type request_type = {&atoll__v1__admin_request__descriptor, 1024, 4 * 1024,
+                                              false, request_convert};
 
-enum status admin_request_encode(const struct admin_request *request, struct buffer *out, struct error *error) {
+enum status admin_request_encode(const struct admin_request *request, struct buffer *out,
+                                 struct error *error) {
     char reason[WIRE_REASON_LIMIT + 1];
     struct admin_request cleaned = *request;
     cleaned.reason = wire_text_clean(request->reason, WIRE_REASON_LIMIT, reason);
@@ -76,18 +78,20 @@ enum status admin_request_encode(const struct admin_request *request, struct buf
     return wire_encode(&request_type, &message.base, out, error);
 }
 
-enum status admin_request_decode(struct frame frame, struct arena *arena, struct admin_request *out, struct error *error) {
+enum status admin_request_decode(struct frame frame, struct arena *arena, struct admin_request *out,
+                                 struct error *error) {
     return wire_decode(&request_type, frame, arena, out, error);
 }
 
-/* --- the run, within the reply ------------------------------------------------------------------------------------------- */
+/* --- the run, within the reply ---------------------------------------------------------------- */
 
 /* Both ways; free texts are checked on arrival only, being cut and cleaned when they leave. */
 static enum status run_answer_check(const struct run_status *run, struct error *error) {
     return wire_check_text(run->name, 0, WIRE_RUN_NAME_LIMIT, "run.name", error);
 }
 
-static enum status run_convert(const Atoll__V1__RunStatus *from, struct run_status *out, struct error *error) {
+static enum status run_convert(const Atoll__V1__RunStatus *from, struct run_status *out,
+                               struct error *error) {
     *out = (struct run_status){
         .name = from->name,
         .phase = from->phase,
@@ -116,8 +120,9 @@ static enum status run_convert(const Atoll__V1__RunStatus *from, struct run_stat
     TRY(wire_check_text(out->waits, 0, WIRE_MESSAGE_LIMIT, "run.waits", error));
     TRY(wire_check_range(from->n_refused, 0, WIRE_CODES, "run.refused", error));
     for (size_t i = 0; i < from->n_refused; i++) {
-        uint64_t count = from->refused[i]->count,
-                 *sum = &out->refused[from->refused[i]->code < WIRE_CODES ? from->refused[i]->code : 0];
+        uint64_t
+            count = from->refused[i]->count,
+            *sum = &out->refused[from->refused[i]->code < WIRE_CODES ? from->refused[i]->code : 0];
         *sum = count > UINT64_MAX - *sum ? UINT64_MAX : *sum + count;
     }
     TRY(wire_fixed(from->run_id, out->run_id, sizeof out->run_id, false, "run.run_id", error));
@@ -167,14 +172,15 @@ static void run_pack(const struct run_status *run, struct run_packing *out) {
     }
 }
 
-/* --- a site, within the reply -------------------------------------------------------------------------------------------- */
+/* --- a site, within the reply ----------------------------------------------------------------- */
 
 static enum status site_check(const struct site_status *site, struct error *error) {
     TRY(wire_check_text(site->name, 1, WIRE_SITE_NAME_LIMIT, "sites.name", error));
     return wire_check_rate(site->tokens_per_second, "sites.tokens_per_second", error);
 }
 
-static enum status site_convert(const Atoll__V1__SiteStatus *from, struct site_status *out, struct error *error) {
+static enum status site_convert(const Atoll__V1__SiteStatus *from, struct site_status *out,
+                                struct error *error) {
     *out = (struct site_status){
         .site = from->site,
         .name = from->name,
@@ -236,7 +242,7 @@ static void site_pack(const struct site_status *site, struct site_packing *out) 
     message->software = wire_text_clean(site->software, WIRE_SOFTWARE_LIMIT, out->software);
 }
 
-/* --- reply ------------------------------------------------------------------------------------------------------------- */
+/* --- reply ------------------------------------------------------------------------------------ */
 
 static enum status secret_check(struct bytes secret, struct error *error) {
     if (secret.size == 0) return OK;
@@ -247,16 +253,18 @@ static enum status reply_check(const struct admin_reply *reply, struct error *er
     TRY(wire_check_range(reply->site_count, 0, WIRE_SITES_LIMIT, "sites", error));
     uint32_t number = 0;
     for (uint32_t i = 0; i < reply->site_count; i++) {
-        TRY(wire_check_range(reply->sites[i].site, (uint64_t)number + 1, UINT32_MAX, "sites.site", error));
+        TRY(wire_check_range(reply->sites[i].site, (uint64_t)number + 1, UINT32_MAX, "sites.site",
+                             error));
         number = reply->sites[i].site;
     }
     TRY(secret_check(reply->invitation_secret, error));
-    TRY(wire_check_text(reply->address ? reply->address : "", 0, WIRE_ADDRESS_LIMIT, "address", error));
+    TRY(wire_check_text(reply->address ? reply->address : "", 0, WIRE_ADDRESS_LIMIT, "address",
+                        error));
     return wire_check_size(reply->head, 0, WIRE_HEAD_LIMIT, "head", error);
 }
 
-static enum status reply_convert(const ProtobufCMessage *message, struct bytes payload, struct arena *arena, void *out,
-                                 struct error *error) {
+static enum status reply_convert(const ProtobufCMessage *message, struct bytes payload,
+                                 struct arena *arena, void *out, struct error *error) {
     (void)payload;
     const Atoll__V1__AdminReply *from = (const Atoll__V1__AdminReply *)message;
     TRY(wire_check_range(from->n_sites, 0, WIRE_SITES_LIMIT, "sites", error));
@@ -283,10 +291,11 @@ static enum status reply_convert(const ProtobufCMessage *message, struct bytes p
     return OK;
 }
 
-static const struct wire_type reply_type = {&atoll__v1__admin_reply__descriptor, FRAME_HEADER_LIMIT, ARENA_SIZE, false,
-                                            reply_convert};
+static const struct wire_type reply_type = {&atoll__v1__admin_reply__descriptor, FRAME_HEADER_LIMIT,
+                                            ARENA_SIZE, false, reply_convert};
 
-enum status admin_reply_encode(const struct admin_reply *reply, struct buffer *out, struct error *error) {
+enum status admin_reply_encode(const struct admin_reply *reply, struct buffer *out,
+                               struct error *error) {
     TRY(reply_check(reply, error));
     if (reply->has_run) TRY(run_answer_check(&reply->run, error));
     for (uint32_t i = 0; i < reply->site_count; i++) TRY(site_check(&reply->sites[i], error));
@@ -318,6 +327,7 @@ enum status admin_reply_encode(const struct admin_reply *reply, struct buffer *o
     return status;
 }
 
-enum status admin_reply_decode(struct frame frame, struct arena *arena, struct admin_reply *out, struct error *error) {
+enum status admin_reply_decode(struct frame frame, struct arena *arena, struct admin_reply *out,
+                               struct error *error) {
     return wire_decode(&reply_type, frame, arena, out, error);
 }

@@ -6,17 +6,18 @@
 
 #include "base/memory.h"
 
-/* --- request ----------------------------------------------------------------------------------------------------------- */
+/* --- request ---------------------------------------------------------------------------------- */
 
 static enum status request_check(const struct follow_request *request, struct error *error) {
     TRY(wire_check_protocol(request->protocol, error));
     TRY(wire_check_range(request->from_index, 0, INT64_MAX, "from_index", error));
     if (request->chunk_limit == 0) return OK;
-    return wire_check_range(request->chunk_limit, WIRE_CHUNK_MIN, FRAME_PAYLOAD_LIMIT, "chunk_limit", error);
+    return wire_check_range(request->chunk_limit, WIRE_CHUNK_MIN, FRAME_PAYLOAD_LIMIT,
+                            "chunk_limit", error);
 }
 
-static enum status request_convert(const ProtobufCMessage *message, struct bytes payload, struct arena *arena, void *out,
-                                   struct error *error) {
+static enum status request_convert(const ProtobufCMessage *message, struct bytes payload,
+                                   struct arena *arena, void *out, struct error *error) {
     (void)payload, (void)arena;
     const Atoll__V1__FollowRequest *from = (const Atoll__V1__FollowRequest *)message;
     struct follow_request request = {
@@ -34,9 +35,11 @@ static enum status request_convert(const ProtobufCMessage *message, struct bytes
     return OK;
 }
 
-static const struct wire_type request_type = {&atoll__v1__follow_request__descriptor, 1024, 4 * 1024, false, request_convert};
+static const struct wire_type request_type = {&atoll__v1__follow_request__descriptor, 1024,
+                                              4 * 1024, false, request_convert};
 
-enum status follow_request_encode(const struct follow_request *request, struct buffer *out, struct error *error) {
+enum status follow_request_encode(const struct follow_request *request, struct buffer *out,
+                                  struct error *error) {
     TRY(request_check(request, error));
     Atoll__V1__FollowRequest message = ATOLL__V1__FOLLOW_REQUEST__INIT;
     message.protocol = request->protocol;
@@ -50,26 +53,33 @@ enum status follow_request_encode(const struct follow_request *request, struct b
     return wire_encode(&request_type, &message.base, out, error);
 }
 
-enum status follow_request_decode(struct frame frame, struct arena *arena, struct follow_request *out, struct error *error) {
+enum status follow_request_decode(struct frame frame, struct arena *arena,
+                                  struct follow_request *out, struct error *error) {
     return wire_decode(&request_type, frame, arena, out, error);
 }
 
-/* --- frames ------------------------------------------------------------------------------------------------------------ */
+/* --- frames ----------------------------------------------------------------------------------- */
 
 static enum status piece_check(const struct follow_frame *message, struct error *error) {
     if (message->payload_total == 0) {
-        TRY(wire_check_range(message->payload_index, 0, 0, "payload_index without payload_total", error));
-        return wire_check_range(message->payload_offset, 0, 0, "payload_offset without payload_total", error);
+        TRY(wire_check_range(message->payload_index, 0, 0, "payload_index without payload_total",
+                             error));
+        return wire_check_range(message->payload_offset, 0, 0,
+                                "payload_offset without payload_total", error);
     }
-    TRY(wire_check_range(message->payload_total, 1, WIRE_PAYLOAD_TOTAL_LIMIT, "payload_total", error));
-    return wire_check_range(message->payload_offset, 0, message->payload_total - 1, "payload_offset", error);
+    TRY(wire_check_range(message->payload_total, 1, WIRE_PAYLOAD_TOTAL_LIMIT, "payload_total",
+                         error));
+    return wire_check_range(message->payload_offset, 0, message->payload_total - 1,
+                            "payload_offset", error);
 }
 
 static enum status frame_check(const struct follow_frame *message, struct error *error) {
     TRY(wire_check_range(message->entry_count, 0, WIRE_ENTRIES_LIMIT, "entries", error));
-    TRY(wire_check_range(message->own_count, 0, WIRE_ENTRIES_LIMIT - message->entry_count, "own", error));
+    TRY(wire_check_range(message->own_count, 0, WIRE_ENTRIES_LIMIT - message->entry_count, "own",
+                         error));
     uint32_t places = message->entry_count + message->own_count;
-    TRY(wire_check_range(message->first_index, 0, message->has_first_index ? INT64_MAX : 0, "first_index", error));
+    TRY(wire_check_range(message->first_index, 0, message->has_first_index ? INT64_MAX : 0,
+                         "first_index", error));
     for (uint32_t i = 0; i < message->entry_count; i++)
         TRY(wire_check_size(message->entries[i], 1, WIRE_ENTRY_LIMIT, "entries", error));
     uint32_t free_from = 0;
@@ -83,8 +93,8 @@ static enum status frame_check(const struct follow_frame *message, struct error 
     return piece_check(message, error);
 }
 
-static enum status frame_convert(const ProtobufCMessage *raw, struct bytes payload, struct arena *arena, void *out,
-                                 struct error *error) {
+static enum status frame_convert(const ProtobufCMessage *raw, struct bytes payload,
+                                 struct arena *arena, void *out, struct error *error) {
     const Atoll__V1__FollowFrame *from = (const Atoll__V1__FollowFrame *)raw;
     TRY(wire_check_range(from->n_entries, 0, WIRE_ENTRIES_LIMIT, "entries", error));
     TRY(wire_check_range(from->n_own, 0, WIRE_ENTRIES_LIMIT, "own", error));
@@ -96,8 +106,9 @@ static enum status frame_convert(const ProtobufCMessage *raw, struct bytes paylo
     for (size_t i = 0; i < from->n_entries; i++) entries[i] = wire_bytes(from->entries[i]);
     for (size_t i = 0; i < from->n_dropped; i++) dropped[i] = from->dropped[i];
     for (size_t i = 0; i < from->n_own; i++)
-        own[i] = (struct follow_own){from->own[i]->place, from->own[i]->sequence, from->own[i]->time_ms, from->own[i]->epoch,
-                                     from->own[i]->header};
+        own[i] =
+            (struct follow_own){from->own[i]->place, from->own[i]->sequence, from->own[i]->time_ms,
+                                from->own[i]->epoch, from->own[i]->header};
     struct follow_frame message = {
         .has_first_index = from->first_index_plus_1 > 0,
         .first_index = from->first_index_plus_1 > 0 ? from->first_index_plus_1 - 1 : 0,
@@ -118,24 +129,26 @@ static enum status frame_convert(const ProtobufCMessage *raw, struct bytes paylo
         TRY(wire_check_size(payload, 0, 0, "payload without payload_total", error));
     } else {
         TRY(wire_check_size(payload, 1, FRAME_PAYLOAD_LIMIT, "payload", error));
-        TRY(wire_check_range(payload.size, 1, message.payload_total - message.payload_offset, "payload past payload_total",
-                             error));
+        TRY(wire_check_range(payload.size, 1, message.payload_total - message.payload_offset,
+                             "payload past payload_total", error));
     }
     *(struct follow_frame *)out = message;
     return OK;
 }
 
-static const struct wire_type frame_type = {&atoll__v1__follow_frame__descriptor, FRAME_HEADER_LIMIT, ARENA_SIZE, true,
-                                            frame_convert};
+static const struct wire_type frame_type = {&atoll__v1__follow_frame__descriptor,
+                                            FRAME_HEADER_LIMIT, ARENA_SIZE, true, frame_convert};
 
-enum status follow_frame_encode(const struct follow_frame *message, struct buffer *out, struct error *error) {
+enum status follow_frame_encode(const struct follow_frame *message, struct buffer *out,
+                                struct error *error) {
     TRY(frame_check(message, error));
     Atoll__V1__FollowFrame frame = ATOLL__V1__FOLLOW_FRAME__INIT;
     uint64_t *dropped = xcalloc(message->dropped_count, sizeof *dropped);
     ProtobufCBinaryData *entries = xcalloc(message->entry_count, sizeof *entries);
     Atoll__V1__FollowOwn *own = xcalloc(message->own_count, sizeof *own),
                          **own_items = xcalloc(message->own_count, sizeof *own_items);
-    for (uint32_t i = 0; i < message->entry_count; i++) entries[i] = wire_binary(message->entries[i]);
+    for (uint32_t i = 0; i < message->entry_count; i++)
+        entries[i] = wire_binary(message->entries[i]);
     for (uint32_t i = 0; i < message->own_count; i++) {
         own_items[i] = &own[i];
         atoll__v1__follow_own__init(&own[i]);
@@ -165,11 +178,13 @@ enum status follow_frame_encode(const struct follow_frame *message, struct buffe
     return status;
 }
 
-enum status follow_frame_decode(struct frame frame, struct arena *arena, struct follow_frame *out, struct error *error) {
+enum status follow_frame_decode(struct frame frame, struct arena *arena, struct follow_frame *out,
+                                struct error *error) {
     return wire_decode(&frame_type, frame, arena, out, error);
 }
 
-bool follow_next(const struct follow_frame *frame, struct follow_cursor *cursor, struct follow_item *item) {
+bool follow_next(const struct follow_frame *frame, struct follow_cursor *cursor,
+                 struct follow_item *item) {
     *item = (struct follow_item){.place = cursor->place};
     if (cursor->own < frame->own_count && frame->own[cursor->own].place == cursor->place) {
         item->own = &frame->own[cursor->own++];

@@ -4,7 +4,7 @@
 
 #include "proto/wire.h"
 
-/* --- request ----------------------------------------------------------------------------------------------------------- */
+/* --- request ---------------------------------------------------------------------------------- */
 
 static enum status request_check(const struct heartbeat_request *request, struct error *error) {
     TRY(wire_check_protocol(request->protocol, error));
@@ -14,8 +14,8 @@ static enum status request_check(const struct heartbeat_request *request, struct
     return wire_check_text(request->software, 0, WIRE_SOFTWARE_LIMIT, "software", error);
 }
 
-static enum status request_convert(const ProtobufCMessage *message, struct bytes payload, struct arena *arena, void *out,
-                                   struct error *error) {
+static enum status request_convert(const ProtobufCMessage *message, struct bytes payload,
+                                   struct arena *arena, void *out, struct error *error) {
     (void)payload, (void)arena;
     const Atoll__V1__HeartbeatRequest *from = (const Atoll__V1__HeartbeatRequest *)message;
     struct heartbeat_request request = {
@@ -42,16 +42,18 @@ static enum status request_convert(const ProtobufCMessage *message, struct bytes
         .time_ms = from->time_ms,
     };
     TRY(lost_pairs_read(from->n_lost, from->lost, request.lost_ms, error));
-    TRY(wire_fixed(from->last_root, request.last_root, sizeof request.last_root, false, "last_root", error));
+    TRY(wire_fixed(from->last_root, request.last_root, sizeof request.last_root, false, "last_root",
+                   error));
     TRY(request_check(&request, error));
     *(struct heartbeat_request *)out = request;
     return OK;
 }
 
-static const struct wire_type request_type = {&atoll__v1__heartbeat_request__descriptor, 2 * 1024, 8 * 1024, false,
-                                              request_convert};
+static const struct wire_type request_type = {&atoll__v1__heartbeat_request__descriptor, 2 * 1024,
+                                              8 * 1024, false, request_convert};
 
-enum status heartbeat_request_encode(const struct heartbeat_request *request, struct buffer *out, struct error *error) {
+enum status heartbeat_request_encode(const struct heartbeat_request *request, struct buffer *out,
+                                     struct error *error) {
     char device[WIRE_DEVICE_LIMIT + 1], software[WIRE_SOFTWARE_LIMIT + 1];
     struct lost_pairs lost;
     struct heartbeat_request cleaned = *request;
@@ -86,15 +88,15 @@ enum status heartbeat_request_encode(const struct heartbeat_request *request, st
     return wire_encode(&request_type, &message.base, out, error);
 }
 
-enum status heartbeat_request_decode(struct frame frame, struct arena *arena, struct heartbeat_request *out,
-                                     struct error *error) {
+enum status heartbeat_request_decode(struct frame frame, struct arena *arena,
+                                     struct heartbeat_request *out, struct error *error) {
     return wire_decode(&request_type, frame, arena, out, error);
 }
 
-/* --- reply ------------------------------------------------------------------------------------------------------------- */
+/* --- reply ------------------------------------------------------------------------------------ */
 
-static enum status reply_convert(const ProtobufCMessage *message, struct bytes payload, struct arena *arena, void *out,
-                                 struct error *error) {
+static enum status reply_convert(const ProtobufCMessage *message, struct bytes payload,
+                                 struct arena *arena, void *out, struct error *error) {
     (void)payload, (void)arena;
     const Atoll__V1__HeartbeatReply *from = (const Atoll__V1__HeartbeatReply *)message;
     struct heartbeat_reply reply = {
@@ -117,9 +119,11 @@ static enum status reply_convert(const ProtobufCMessage *message, struct bytes p
     return OK;
 }
 
-static const struct wire_type reply_type = {&atoll__v1__heartbeat_reply__descriptor, 1024, 4 * 1024, false, reply_convert};
+static const struct wire_type reply_type = {&atoll__v1__heartbeat_reply__descriptor, 1024, 4 * 1024,
+                                            false, reply_convert};
 
-enum status heartbeat_reply_encode(const struct heartbeat_reply *reply, struct buffer *out, struct error *error) {
+enum status heartbeat_reply_encode(const struct heartbeat_reply *reply, struct buffer *out,
+                                   struct error *error) {
     char text[WIRE_MESSAGE_LIMIT + 1];
     uint64_t wanted[WIRE_WANTED_LIMIT];
     Atoll__V1__HeartbeatReply message = ATOLL__V1__HEARTBEAT_REPLY__INIT;
@@ -140,6 +144,7 @@ enum status heartbeat_reply_encode(const struct heartbeat_reply *reply, struct b
     return wire_encode(&reply_type, &message.base, out, error);
 }
 
-enum status heartbeat_reply_decode(struct frame frame, struct arena *arena, struct heartbeat_reply *out, struct error *error) {
+enum status heartbeat_reply_decode(struct frame frame, struct arena *arena,
+                                   struct heartbeat_reply *out, struct error *error) {
     return wire_decode(&reply_type, frame, arena, out, error);
 }

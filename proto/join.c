@@ -11,25 +11,34 @@ uint32_t protocol_negotiate(uint32_t min, uint32_t max) {
 
 const char *join_code_name(uint32_t code) {
     static const char *const names[JOIN_CODE_COUNT] = {
-        [JOIN_OK] = "ok",   [JOIN_SECRET] = "secret",     [JOIN_EXPIRED] = "expired", [JOIN_USED] = "used", [JOIN_NAME] = "name",
-        [JOIN_CSR] = "csr", [JOIN_PROTOCOL] = "protocol", [JOIN_STOPPED] = "stopped", [JOIN_BUSY] = "busy",
+        [JOIN_OK] = "ok",
+        [JOIN_SECRET] = "secret",
+        [JOIN_EXPIRED] = "expired",
+        [JOIN_USED] = "used",
+        [JOIN_NAME] = "name",
+        [JOIN_CSR] = "csr",
+        [JOIN_PROTOCOL] = "protocol",
+        [JOIN_STOPPED] = "stopped",
+        [JOIN_BUSY] = "busy",
     };
     return code < JOIN_CODE_COUNT ? names[code] : "unknown";
 }
 
-/* --- request ----------------------------------------------------------------------------------------------------------- */
+/* --- request ---------------------------------------------------------------------------------- */
 
 static enum status request_check(const struct join_request *request, struct error *error) {
     TRY(wire_check_range(request->protocol_min, 1, 65535, "protocol_min", error));
-    TRY(wire_check_range(request->protocol_max, request->protocol_min, 65535, "protocol_max", error));
+    TRY(wire_check_range(request->protocol_max, request->protocol_min, 65535, "protocol_max",
+                         error));
     TRY(wire_check_text(request->site_name, 1, WIRE_SITE_NAME_LIMIT, "site_name", error));
-    TRY(wire_check_size(request->invitation_secret, WIRE_SECRET_MIN, WIRE_SECRET_LIMIT, "invitation_secret", error));
+    TRY(wire_check_size(request->invitation_secret, WIRE_SECRET_MIN, WIRE_SECRET_LIMIT,
+                        "invitation_secret", error));
     TRY(wire_check_size(request->csr_der, 1, WIRE_CSR_LIMIT, "csr_der", error));
     return wire_check_text(request->software, 0, WIRE_SOFTWARE_LIMIT, "software", error);
 }
 
-static enum status request_convert(const ProtobufCMessage *message, struct bytes payload, struct arena *arena, void *out,
-                                   struct error *error) {
+static enum status request_convert(const ProtobufCMessage *message, struct bytes payload,
+                                   struct arena *arena, void *out, struct error *error) {
     (void)payload, (void)arena;
     const Atoll__V1__JoinRequest *from = (const Atoll__V1__JoinRequest *)message;
     struct join_request request = {
@@ -47,9 +56,11 @@ static enum status request_convert(const ProtobufCMessage *message, struct bytes
 }
 
 /* Small: this is what somebody without a certificate may make the server hold. */
-static const struct wire_type request_type = {&atoll__v1__join_request__descriptor, 8 * 1024, 16 * 1024, false, request_convert};
+static const struct wire_type request_type = {&atoll__v1__join_request__descriptor, 8 * 1024,
+                                              16 * 1024, false, request_convert};
 
-enum status join_request_encode(const struct join_request *request, struct buffer *out, struct error *error) {
+enum status join_request_encode(const struct join_request *request, struct buffer *out,
+                                struct error *error) {
     char software[WIRE_SOFTWARE_LIMIT + 1];
     struct join_request cleaned = *request;
     cleaned.software = wire_text_clean(request->software, WIRE_SOFTWARE_LIMIT, software);
@@ -65,28 +76,32 @@ enum status join_request_encode(const struct join_request *request, struct buffe
     return wire_encode(&request_type, &message.base, out, error);
 }
 
-enum status join_request_decode(struct frame frame, struct arena *arena, struct join_request *out, struct error *error) {
+enum status join_request_decode(struct frame frame, struct arena *arena, struct join_request *out,
+                                struct error *error) {
     return wire_decode(&request_type, frame, arena, out, error);
 }
 
-/* --- reply ------------------------------------------------------------------------------------------------------------- */
+/* --- reply ------------------------------------------------------------------------------------ */
 
 static enum status reply_check(const struct join_reply *reply, struct error *error) {
     TRY(wire_check_text(reply->message, 0, WIRE_MESSAGE_LIMIT, "message", error));
     if (reply->code != JOIN_OK) return OK;
     TRY(wire_check_protocol(reply->protocol, error));
     bool member = reply->site != 0;
-    if (!member && reply->certificate_pem.size > 0) return error_set(error, INVALID, "site: 0, beside a certificate");
-    TRY(wire_check_size(reply->certificate_pem, member ? 1 : 0, member ? WIRE_PEM_LIMIT : 0, "certificate_pem", error));
+    if (!member && reply->certificate_pem.size > 0)
+        return error_set(error, INVALID, "site: 0, beside a certificate");
+    TRY(wire_check_size(reply->certificate_pem, member ? 1 : 0, member ? WIRE_PEM_LIMIT : 0,
+                        "certificate_pem", error));
     TRY(wire_check_size(reply->ca_pem, 1, WIRE_PEM_LIMIT, "ca_pem", error));
     return wire_check_size(reply->manifest, 1, WIRE_MANIFEST_LIMIT, "manifest", error);
 }
 
-static enum status reply_convert(const ProtobufCMessage *message, struct bytes payload, struct arena *arena, void *out,
-                                 struct error *error) {
+static enum status reply_convert(const ProtobufCMessage *message, struct bytes payload,
+                                 struct arena *arena, void *out, struct error *error) {
     (void)payload, (void)arena;
     const Atoll__V1__JoinReply *from = (const Atoll__V1__JoinReply *)message;
-    struct join_reply reply = {.code = from->code, .message = from->message, .server_time_ms = from->server_time_ms};
+    struct join_reply reply = {
+        .code = from->code, .message = from->message, .server_time_ms = from->server_time_ms};
     if (reply.code == JOIN_OK) {
         reply.protocol = from->protocol;
         reply.site = from->site;
@@ -94,17 +109,19 @@ static enum status reply_convert(const ProtobufCMessage *message, struct bytes p
         reply.ca_pem = wire_bytes(from->ca_pem);
         reply.manifest = wire_bytes(from->manifest);
         TRY(wire_fixed(from->run_id, reply.run_id, sizeof reply.run_id, true, "run_id", error));
-        TRY(wire_fixed(from->coordinator_key, reply.coordinator_key, sizeof reply.coordinator_key, true, "coordinator_key",
-                       error));
+        TRY(wire_fixed(from->coordinator_key, reply.coordinator_key, sizeof reply.coordinator_key,
+                       true, "coordinator_key", error));
     }
     TRY(reply_check(&reply, error));
     *(struct join_reply *)out = reply;
     return OK;
 }
 
-static const struct wire_type reply_type = {&atoll__v1__join_reply__descriptor, 96 * 1024, 128 * 1024, false, reply_convert};
+static const struct wire_type reply_type = {&atoll__v1__join_reply__descriptor, 96 * 1024,
+                                            128 * 1024, false, reply_convert};
 
-enum status join_reply_encode(const struct join_reply *reply, struct buffer *out, struct error *error) {
+enum status join_reply_encode(const struct join_reply *reply, struct buffer *out,
+                              struct error *error) {
     char text[WIRE_MESSAGE_LIMIT + 1];
     struct join_reply cleaned = *reply;
     cleaned.message = wire_text_clean(reply->message, WIRE_MESSAGE_LIMIT, text);
@@ -120,11 +137,13 @@ enum status join_reply_encode(const struct join_reply *reply, struct buffer *out
         message.ca_pem = wire_binary(reply->ca_pem);
         message.manifest = wire_binary(reply->manifest);
         message.run_id = wire_binary(bytes_of(reply->run_id, sizeof reply->run_id));
-        message.coordinator_key = wire_binary(bytes_of(reply->coordinator_key, sizeof reply->coordinator_key));
+        message.coordinator_key =
+            wire_binary(bytes_of(reply->coordinator_key, sizeof reply->coordinator_key));
     }
     return wire_encode(&reply_type, &message.base, out, error);
 }
 
-enum status join_reply_decode(struct frame frame, struct arena *arena, struct join_reply *out, struct error *error) {
+enum status join_reply_decode(struct frame frame, struct arena *arena, struct join_reply *out,
+                              struct error *error) {
     return wire_decode(&reply_type, frame, arena, out, error);
 }

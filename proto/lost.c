@@ -5,11 +5,15 @@
 #include <string.h>
 
 static const char *const names[LOST_CAUSE_COUNT] = {
-    [LOST_DATA] = "data",     [LOST_ENCODE] = "encode",   [LOST_REBASE] = "rebase", [LOST_WAIT_QUORUM] = "wait_quorum",
-    [LOST_PAUSED] = "paused", [LOST_RESTART] = "restart", [LOST_OTHER] = "other",
+    [LOST_DATA] = "data",     [LOST_ENCODE] = "encode",
+    [LOST_REBASE] = "rebase", [LOST_WAIT_QUORUM] = "wait_quorum",
+    [LOST_PAUSED] = "paused", [LOST_RESTART] = "restart",
+    [LOST_OTHER] = "other",
 };
 
-const char *lost_cause_name(uint32_t cause) { return names[cause < LOST_CAUSE_COUNT ? cause : LOST_OTHER]; }
+const char *lost_cause_name(uint32_t cause) {
+    return names[cause < LOST_CAUSE_COUNT ? cause : LOST_OTHER];
+}
 
 size_t lost_pairs_fill(struct lost_pairs *pairs, const uint64_t lost_ms[static LOST_CAUSE_COUNT]) {
     size_t count = 0;
@@ -24,8 +28,8 @@ size_t lost_pairs_fill(struct lost_pairs *pairs, const uint64_t lost_ms[static L
     return count;
 }
 
-enum status lost_pairs_read(size_t count, Atoll__V1__LostTime *const *items, uint64_t out[static LOST_CAUSE_COUNT],
-                            struct error *error) {
+enum status lost_pairs_read(size_t count, Atoll__V1__LostTime *const *items,
+                            uint64_t out[static LOST_CAUSE_COUNT], struct error *error) {
     TRY(wire_check_range(count, 0, LOST_PAIRS_LIMIT, "lost", error));
     memset(out, 0, LOST_CAUSE_COUNT * sizeof *out);
     for (size_t i = 0; i < count; i++) {

@@ -8,12 +8,14 @@
 #include "base/status.h"
 #include "proto/atoll.pb-c.h"
 
-/* protobuf-c's descriptor does not say who streams; in the order of enum service_method, which is the schema's. */
+/* protobuf-c's descriptor does not say who streams; in the order of enum service_method, which is
+ * the schema's. */
 static const struct {
     bool client, server;
 } streams[METHOD_COUNT] = {
-    [METHOD_JOIN] = {false, false},    [METHOD_SUBMIT] = {true, true},      [METHOD_FOLLOW] = {false, true},
-    [METHOD_SNAPSHOT] = {false, true}, [METHOD_HEARTBEAT] = {false, false}, [METHOD_ADMIN] = {false, false},
+    [METHOD_JOIN] = {false, false},      [METHOD_SUBMIT] = {true, true},
+    [METHOD_FOLLOW] = {false, true},     [METHOD_SNAPSHOT] = {false, true},
+    [METHOD_HEARTBEAT] = {false, false}, [METHOD_ADMIN] = {false, false},
 };
 
 /* Written once, behind a lock, and only read from then on. */
@@ -24,7 +26,8 @@ static void paths_make(void) {
     const ProtobufCServiceDescriptor *service = &atoll__v1__atoll__descriptor;
     ASSERT(service->n_methods == METHOD_COUNT);
     for (unsigned i = 0; i < METHOD_COUNT; i++) {
-        int size = snprintf(paths[i], sizeof paths[i], "/%s/%s", service->name, service->methods[i].name);
+        int size =
+            snprintf(paths[i], sizeof paths[i], "/%s/%s", service->name, service->methods[i].name);
         ASSERT(size > 0 && (size_t)size < sizeof paths[i]);
     }
 }

@@ -1,6 +1,7 @@
 /* The methods of the service, by number: what rpc/ needs to route calls without knowing a message.
  *
- * Paths come from protobuf-c's descriptor of the service, so the schema is the one place where a name is written.
+ * Paths come from protobuf-c's descriptor of the service, so the schema is the one place where a
+ * name is written.
  */
 #ifndef PROTO_SERVICE_H
 #define PROTO_SERVICE_H

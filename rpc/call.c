@@ -16,9 +16,10 @@
 
 static void pump(struct rpc_call *call);
 
-/* ---- progress ---------------------------------------------------------------------------------------------------------- */
+/* ---- progress -------------------------------------------------------------------------------- */
 
-/* Under lock, whenever what the call waits for may have changed; `moved` after a message or an accepted write. */
+/* Under lock, whenever what the call waits for may have changed; `moved` after a message or an
+ * accepted write. */
 static void set_clock(struct rpc_call *call, bool moved) {
     bool end_awaited = !call->server && call->read_over; /* the peer owes the status */
     bool waiting = call->reading || call->sending || end_awaited;
@@ -42,14 +43,15 @@ void call_expire(struct rpc_call *call) {
     uint32_t timeout_ms = call->timeout_ms;
     pthread_mutex_unlock(&call->lock);
     if (call->proxy)
-        snprintf(reason, sizeof reason, "no progress for %u ms: neither %s nor, through it, %s answers", timeout_ms, call->proxy,
-                 call->address);
+        snprintf(reason, sizeof reason,
+                 "no progress for %u ms: neither %s nor, through it, %s answers", timeout_ms,
+                 call->proxy, call->address);
     else
         snprintf(reason, sizeof reason, "no progress for %u ms", timeout_ms);
     rpc_call_cancel(call, RPC_DEADLINE_EXCEEDED, reason);
 }
 
-/* ---- starting batches -------------------------------------------------------------------------------------------------- */
+/* ---- starting batches ------------------------------------------------------------------------ */
 
 static void start(struct rpc_call *call, const grpc_op *ops, size_t count, struct tag *tag) {
     queue_posts(call->queue);
@@ -95,13 +97,15 @@ void call_start_client(struct rpc_call *call) {
 static size_t compose(struct rpc_call *call, grpc_op ops[static 3], struct outgoing **message) {
     size_t count = 0;
     *message = call->first;
-    bool finish = call->finish_wanted && !call->finish_sent && (!*message ? call->queued == 0 : call->queued == 1);
+    bool finish = call->finish_wanted && !call->finish_sent &&
+                  (!*message ? call->queued == 0 : call->queued == 1);
     bool headers = !call->headers_sent && (*message || finish || call->headers_wanted);
     memset(ops, 0, 3 * sizeof *ops);
     if (headers) {
         ops[count].op = GRPC_OP_SEND_INITIAL_METADATA;
         if (call->wait_for_connection)
-            ops[count].flags = GRPC_INITIAL_METADATA_WAIT_FOR_READY | GRPC_INITIAL_METADATA_WAIT_FOR_READY_EXPLICITLY_SET;
+            ops[count].flags = GRPC_INITIAL_METADATA_WAIT_FOR_READY |
+                               GRPC_INITIAL_METADATA_WAIT_FOR_READY_EXPLICITLY_SET;
         count++;
         call->headers_sent = true;
     }
@@ -113,8 +117,10 @@ static size_t compose(struct rpc_call *call, grpc_op ops[static 3], struct outgo
         call->queued--;
     }
     if (finish) {
-        ops[count].op = call->server ? GRPC_OP_SEND_STATUS_FROM_SERVER : GRPC_OP_SEND_CLOSE_FROM_CLIENT;
-        if (call->server) ops[count].data.send_status_from_server.status = (grpc_status_code)call->finish_code;
+        ops[count].op =
+            call->server ? GRPC_OP_SEND_STATUS_FROM_SERVER : GRPC_OP_SEND_CLOSE_FROM_CLIENT;
+        if (call->server)
+            ops[count].data.send_status_from_server.status = (grpc_status_code)call->finish_code;
         count++;
         call->finish_sent = true;
     }
@@ -142,7 +148,8 @@ static void pump(struct rpc_call *call) {
     grpc_slice details = grpc_empty_slice();
     grpc_op *last = &ops[count - 1];
     if (last->op == GRPC_OP_SEND_STATUS_FROM_SERVER) {
-        details = grpc_slice_from_copied_string(call->finish_message); /* fixed once finish_wanted is set */
+        /* fixed once finish_wanted is set */
+        details = grpc_slice_from_copied_string(call->finish_message);
         last->data.send_status_from_server.status_details = &details;
     }
     start(call, ops, count, &call->send_tag);
@@ -154,7 +161,7 @@ static void pump(struct rpc_call *call) {
     call_leave(call);
 }
 
-/* ---- tags that come back, on the queue's thread ------------------------------------------------------------------------ */
+/* ---- tags that come back, on the queue's thread ---------------------------------------------- */
 
 void call_send_back(void *owner, bool ok) {
     struct rpc_call *call = owner;
@@ -200,7 +207,8 @@ void call_read_back(void *owner, bool ok) {
     } else if (got && tell) {
         call->got_message = true;
         if (call->handler->on_message) call->handler->on_message(call, call->user, &call->message);
-    } else if (!incoming && tell && call->server && !grpc_call_failed_before_recv_message(call->core)) {
+    } else if (!incoming && tell && call->server &&
+               !grpc_call_failed_before_recv_message(call->core)) {
         if (!call->method.client_streaming && !call->got_message)
             rpc_call_finish(call, RPC_INVALID_ARGUMENT, "the request is missing");
         else if (call->handler->on_half_close)
@@ -231,9 +239,10 @@ void call_end_back(void *owner, bool ok) {
     call_close_if_over(call);
 }
 
-/* ---- what users do, on any thread -------------------------------------------------------------------------------------- */
+/* ---- what users do, on any thread ------------------------------------------------------------ */
 
-static enum status queue_message(struct rpc_call *call, const struct rpc_piece *pieces, size_t count, bool always) {
+static enum status queue_message(struct rpc_call *call, const struct rpc_piece *pieces,
+                                 size_t count, bool always) {
     TRY(message_check(pieces, count, call->max_message_size, NULL));
     bool streams = call->server ? call->method.server_streaming : call->method.client_streaming;
     enum status status = OK;
@@ -242,7 +251,8 @@ static enum status queue_message(struct rpc_call *call, const struct rpc_piece *
         status = INVALID;
     } else if (call->finish_wanted || call->write_failed || call->cancelled || call->ended) {
         status = CANCELLED;
-    } else if (!always && call->queued + (call->sending_message && call->sending ? 1 : 0) >= call->write_queue) {
+    } else if (!always && call->queued + (call->sending_message && call->sending ? 1 : 0) >=
+                              call->write_queue) {
         status = FULL;
     } else {
         call->queued++; /* its place; it is built without the lock */
@@ -331,7 +341,8 @@ void rpc_call_cancel(struct rpc_call *call, enum rpc_code code, const char *reas
     if (may) {
         call->cancelled = true;
         call->cancel_code = code == RPC_OK ? RPC_CANCELLED : code;
-        snprintf(call->cancel_reason, sizeof call->cancel_reason, "%s", reason ? reason : "cancelled");
+        snprintf(call->cancel_reason, sizeof call->cancel_reason, "%s",
+                 reason ? reason : "cancelled");
         call->deadline_ms = 0;
         lost = call_detach_messages(call);
         call->inside++;
@@ -339,10 +350,13 @@ void rpc_call_cancel(struct rpc_call *call, enum rpc_code code, const char *reas
     pthread_mutex_unlock(&call->lock);
     if (!may) return;
     call_drop_messages(lost);
-    grpc_call_cancel_with_status(call->core, (grpc_status_code)call->cancel_code, call->cancel_reason, NULL);
+    grpc_call_cancel_with_status(call->core, (grpc_status_code)call->cancel_code,
+                                 call->cancel_reason, NULL);
     call_leave(call);
 }
 
 void rpc_call_set_user(struct rpc_call *call, void *user) { call->user = user; }
 const char *rpc_call_path(const struct rpc_call *call) { return call->path; }
-const struct rpc_peer *rpc_call_peer(const struct rpc_call *call) { return call->server ? &call->peer : NULL; }
+const struct rpc_peer *rpc_call_peer(const struct rpc_call *call) {
+    return call->server ? &call->peer : NULL;
+}

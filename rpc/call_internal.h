@@ -1,14 +1,16 @@
 /* Inside rpc/ only: the state of a call.
  *
- * One mutex guards the state; it is held for a few instructions, never across a callback and never while the library runs,
- * because the library may use the thread that starts a batch to push out other calls' bytes. Each kind of batch has one flag
- * ("sending", "reading") set under the lock by the thread that starts it and cleared by the queue's thread when its tag comes
- * back, so two threads never start the same kind at once.
+ * One mutex guards the state; it is held for a few instructions, never across a callback and never
+ * while the library runs, because the library may use the thread that starts a batch to push out
+ * other calls' bytes. Each kind of batch has one flag ("sending", "reading") set under the lock by
+ * the thread that starts it and cleared by the queue's thread when its tag comes back, so two
+ * threads never start the same kind at once.
  *
- * Life: `outstanding` counts tags that have not come back; when it is 0 and the end is known (`ended`: no thread starts
- * anything any more), the queue's thread delivers on_closed. `inside` counts the threads that may be in the library with
- * `core`, plus one until on_closed has returned; the thread that takes it to 0 frees the core, and only then is the call off the
- * engine's list. `references` keeps the struct itself.
+ * Life: `outstanding` counts tags that have not come back; when it is 0 and the end is known
+ * (`ended`: no thread starts anything any more), the queue's thread delivers on_closed. `inside`
+ * counts the threads that may be in the library with `core`, plus one until on_closed has returned;
+ * the thread that takes it to 0 frees the core, and only then is the call off the engine's list.
+ * `references` keeps the struct itself.
  */
 #ifndef RPC_CALL_INTERNAL_H
 #define RPC_CALL_INTERNAL_H
@@ -91,11 +93,13 @@ struct call_setup {
     void *after_closed_context;
 };
 
-/* The reference that is returned belongs to the call's own life and goes with its end. Nothing is started yet. */
+/* The reference that is returned belongs to the call's own life and goes with its end. Nothing is
+ * started yet. */
 struct rpc_call *call_create(const struct call_setup *setup);
 /* Server: waits for the end and lets the handler see it. On the queue's thread. */
 void call_start_server(struct rpc_call *call);
-/* Client: sends headers and whatever was queued before. Any thread; callbacks may come before it returns. */
+/* Client: sends headers and whatever was queued before. Any thread; callbacks may come before it
+ * returns. */
 void call_start_client(struct rpc_call *call);
 /* A thread leaves the library (`inside`); the last one takes the core with it. */
 void call_leave(struct rpc_call *call);

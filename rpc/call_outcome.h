@@ -8,8 +8,9 @@
 void call_find_peer(struct rpc_call *call);
 /* Calls on_closed with what is known when all tags are back. */
 void call_deliver_outcome(struct rpc_call *call);
-/* What a client is told when the network failed: the address, the library's own words, and what to check. `proxy` is what stands
- * between, in words, or NULL. */
-void call_explain(const char *address, const char *proxy, const char *details, char *out, size_t size);
+/* What a client is told when the network failed: the address, the library's own words, and what to
+ * check. `proxy` is what stands between, in words, or NULL. */
+void call_explain(const char *address, const char *proxy, const char *details, char *out,
+                  size_t size);
 
 #endif

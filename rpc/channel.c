@@ -31,31 +31,38 @@ struct rpc_channel {
     uint32_t turn; /* under lock */
 };
 
-/* ---- open and close ------------------------------------------------------------------------------------------------------ */
+/* ---- open and close -------------------------------------------------------------------------- */
 
 static bool is_pem(const char *text) { return text && strstr(text, "-----BEGIN"); }
 
 static enum status check(const struct rpc_channel_options *options, struct error *error) {
-    if (!options->address || !*options->address) return error_set(error, INVALID, "the server's address is missing");
+    if (!options->address || !*options->address)
+        return error_set(error, INVALID, "the server's address is missing");
     TRY(address_check_connect(options->address, error));
-    if (!is_pem(options->root_ca)) return error_set(error, INVALID, "the root certificate is not PEM");
+    if (!is_pem(options->root_ca))
+        return error_set(error, INVALID, "the root certificate is not PEM");
     if (!options->chain != !options->private_key)
         return error_set(error, INVALID, "a certificate and its private key go together");
-    if (options->chain && !is_pem(options->chain)) return error_set(error, INVALID, "the client's certificate chain is not PEM");
+    if (options->chain && !is_pem(options->chain))
+        return error_set(error, INVALID, "the client's certificate chain is not PEM");
     if (options->private_key && !is_pem(options->private_key))
         return error_set(error, INVALID, "the client's private key is not PEM");
     if (options->connections > CONNECTIONS_MAX)
-        return error_set(error, INVALID, "%u connections, limit %d", options->connections, CONNECTIONS_MAX);
-    if (options->threads > 64) return error_set(error, INVALID, "%u threads, limit 64", options->threads);
+        return error_set(error, INVALID, "%u connections, limit %d", options->connections,
+                         CONNECTIONS_MAX);
+    if (options->threads > 64)
+        return error_set(error, INVALID, "%u threads, limit 64", options->threads);
     return OK;
 }
 
-/* Names of the library's own, not in its headers: its proxy support reads the environment once for all channels, its list of
- * exceptions without names' borders, and hides what is wrong with either. */
+/* Names of the library's own, not in its headers: its proxy support reads the environment once for
+ * all channels, its list of exceptions without names' borders, and hides what is wrong with either.
+ */
 #define CONNECT_SERVER "grpc.http_connect_server"
 #define CONNECT_HEADERS "grpc.http_connect_headers"
 
-static grpc_channel *create_core(const struct rpc_channel_options *options, const struct rpc_proxy *proxy) {
+static grpc_channel *create_core(const struct rpc_channel_options *options,
+                                 const struct rpc_proxy *proxy) {
     grpc_ssl_pem_key_cert_pair pair = {options->private_key, options->chain};
     grpc_channel_credentials *credentials =
         grpc_ssl_credentials_create_ex(options->root_ca, options->chain ? &pair : NULL, NULL, NULL);
@@ -66,24 +73,30 @@ static grpc_channel *create_core(const struct rpc_channel_options *options, cons
                      options->keepalive_timeout_ms ? options->keepalive_timeout_ms : 20000);
     /* Channels with equal settings would otherwise share one connection. */
     arguments_integer(&arguments, GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    /* Repeating is the callers' decision: they know what is idempotent. It also keeps copies of what was sent. */
+    /* Repeating is the callers' decision: they know what is idempotent. It also keeps copies of
+     * what was sent. */
     arguments_integer(&arguments, GRPC_ARG_ENABLE_RETRIES, 0);
     arguments_integer(&arguments, GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1);
     arguments_integer(&arguments, GRPC_ARG_ENABLE_HTTP_PROXY, 0); /* rpc/proxy.h decides */
-    struct address server = {0};                                  /* the library copies what it is told */
-    if (proxy->address && address_parse(options->address, ADDRESS_TO_CONNECT, &server, NULL) == OK) {
+    struct address server = {0}; /* the library copies what it is told */
+    if (proxy->address &&
+        address_parse(options->address, ADDRESS_TO_CONNECT, &server, NULL) == OK) {
         arguments_text(&arguments, CONNECT_SERVER, options->address);
         if (proxy->header) arguments_text(&arguments, CONNECT_HEADERS, proxy->header);
         /* Else the library takes the proxy for the server, and needs the certificate to name it. */
-        arguments_text(&arguments, GRPC_ARG_DEFAULT_AUTHORITY, options->server_name ? options->server_name : options->address);
-        if (!options->server_name) arguments_text(&arguments, GRPC_SSL_TARGET_NAME_OVERRIDE_ARG, server.host);
+        arguments_text(&arguments, GRPC_ARG_DEFAULT_AUTHORITY,
+                       options->server_name ? options->server_name : options->address);
+        if (!options->server_name)
+            arguments_text(&arguments, GRPC_SSL_TARGET_NAME_OVERRIDE_ARG, server.host);
     }
     arguments_integer(&arguments, GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
     arguments_integer(&arguments, GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
     arguments_integer(&arguments, GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS, 1000);
-    if (options->server_name) arguments_text(&arguments, GRPC_SSL_TARGET_NAME_OVERRIDE_ARG, options->server_name);
+    if (options->server_name)
+        arguments_text(&arguments, GRPC_SSL_TARGET_NAME_OVERRIDE_ARG, options->server_name);
     grpc_channel_args core_arguments = arguments_core(&arguments);
-    grpc_channel *core = grpc_channel_create(proxy->address ? proxy->address : options->address, credentials, &core_arguments);
+    grpc_channel *core = grpc_channel_create(proxy->address ? proxy->address : options->address,
+                                             credentials, &core_arguments);
     grpc_channel_credentials_release(credentials);
     return core;
 }
@@ -101,12 +114,15 @@ static void free_channel(struct rpc_channel *channel) {
     rpc_environment_close();
 }
 
-enum status rpc_channel_open(const struct rpc_channel_options *options, struct rpc_channel **out, struct error *error) {
+enum status rpc_channel_open(const struct rpc_channel_options *options, struct rpc_channel **out,
+                             struct error *error) {
     TRY(check(options, error));
     TRY(rpc_environment_open(error));
     if (options->chain) {
-        /* Asked of the server's side, which says at once what a channel would only say at its first call. */
-        struct rpc_server_certificate own = {options->chain, options->private_key, options->root_ca};
+        /* Asked of the server's side, which says at once what a channel would only say at its first
+         * call. */
+        struct rpc_server_certificate own = {options->chain, options->private_key,
+                                             options->root_ca};
         enum status usable = material_check(&own, "client's", error);
         if (usable != OK) {
             rpc_environment_close();
@@ -124,7 +140,8 @@ enum status rpc_channel_open(const struct rpc_channel_options *options, struct r
     channel->address = xstrdup(options->address);
     channel->max_message_size = options->max_message_size ? options->max_message_size : 5u << 20;
     channel->write_queue = options->write_queue ? options->write_queue : 4;
-    enum status status = rpc_proxy_choose(options->proxy, options->address, environ, &channel->proxy, error);
+    enum status status =
+        rpc_proxy_choose(options->proxy, options->address, environ, &channel->proxy, error);
     if (status == OK) status = engine_create(threads, "rpc-channel", &channel->engine, error);
     for (uint32_t i = 0; status == OK && i < MAX(options->connections, 1u); i++) {
         grpc_channel *core = create_core(options, &channel->proxy);
@@ -152,27 +169,31 @@ void rpc_channel_close(struct rpc_channel *channel) {
     free_channel(channel);
 }
 
-/* ---- calls --------------------------------------------------------------------------------------------------------------- */
+/* ---- calls ----------------------------------------------------------------------------------- */
 
 static const struct rpc_call_options no_options;
 
 /* The returned call is not started; it has the caller's reference besides its own. */
-static enum status begin(struct rpc_channel *channel, const struct rpc_method *method, const struct rpc_call_options *options,
-                         const struct rpc_handler *handler, void *user, struct rpc_call **out, struct error *error) {
+static enum status begin(struct rpc_channel *channel, const struct rpc_method *method,
+                         const struct rpc_call_options *options, const struct rpc_handler *handler,
+                         void *user, struct rpc_call **out, struct error *error) {
     if (!options) options = &no_options;
     if (options->connection > channel->count)
-        return error_set(error, INVALID, "connection %u of %u", options->connection, channel->count);
+        return error_set(error, INVALID, "connection %u of %u", options->connection,
+                         channel->count);
     enum status status = OK;
     pthread_mutex_lock(&channel->lock);
     if (channel->closing) {
         status = error_set(error, CANCELLED, "the channel to %s is closing", channel->address);
     } else {
         uint32_t turn = channel->turn++;
-        uint32_t connection = options->connection > 0 ? options->connection - 1 : turn % channel->count;
+        uint32_t connection =
+            options->connection > 0 ? options->connection - 1 : turn % channel->count;
         struct engine_queue *queue = &channel->engine->queues[turn % channel->engine->count];
         grpc_slice path = grpc_slice_from_copied_string(method->path);
-        grpc_call *core = grpc_channel_create_call(channel->cores[connection], NULL, GRPC_PROPAGATE_DEFAULTS, queue->core, path,
-                                                   NULL, gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+        grpc_call *core = grpc_channel_create_call(channel->cores[connection], NULL,
+                                                   GRPC_PROPAGATE_DEFAULTS, queue->core, path, NULL,
+                                                   gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
         grpc_slice_unref(path);
         struct call_setup setup = {
             .queue = queue,
@@ -193,8 +214,10 @@ static enum status begin(struct rpc_channel *channel, const struct rpc_method *m
     return status;
 }
 
-enum status rpc_channel_call(struct rpc_channel *channel, const struct rpc_method *method, const struct rpc_call_options *options,
-                             const struct rpc_handler *handler, void *user, struct rpc_call **out, struct error *error) {
+enum status rpc_channel_call(struct rpc_channel *channel, const struct rpc_method *method,
+                             const struct rpc_call_options *options,
+                             const struct rpc_handler *handler, void *user, struct rpc_call **out,
+                             struct error *error) {
     struct rpc_call *call;
     TRY(begin(channel, method, options, handler, user, &call, error));
     *out = call; /* before the first callback */
@@ -224,11 +247,13 @@ static void unary_closed(struct rpc_call *call, void *user, const struct rpc_out
     free(unary);
 }
 
-static const struct rpc_handler unary_handler = {.on_message = unary_message, .on_closed = unary_closed};
+static const struct rpc_handler unary_handler = {.on_message = unary_message,
+                                                 .on_closed = unary_closed};
 
-enum status rpc_channel_unary(struct rpc_channel *channel, const char *path, const struct rpc_call_options *options,
-                              const struct rpc_piece *pieces, size_t count, rpc_reply_function *on_reply, void *user,
-                              struct error *error) {
+enum status rpc_channel_unary(struct rpc_channel *channel, const char *path,
+                              const struct rpc_call_options *options,
+                              const struct rpc_piece *pieces, size_t count,
+                              rpc_reply_function *on_reply, void *user, struct error *error) {
     TRY(message_check(pieces, count, channel->max_message_size, error));
     struct unary *unary = xcalloc(1, sizeof *unary);
     unary->on_reply = on_reply;
@@ -240,7 +265,8 @@ enum status rpc_channel_unary(struct rpc_channel *channel, const char *path, con
         free(unary);
         return status;
     }
-    if (rpc_call_write(call, pieces, count) != OK) { /* cancelled already, by rpc_channel_close: on_reply will say so */
+    if (rpc_call_write(call, pieces, count) !=
+        OK) { /* cancelled already, by rpc_channel_close: on_reply will say so */
         for (size_t i = 0; i < count; i++) {
             if (pieces[i].release) pieces[i].release(pieces[i].context);
         }
@@ -274,8 +300,9 @@ static void wake(void *user, const struct rpc_outcome *outcome, struct buffer *r
     pthread_mutex_unlock(&waiter->lock);
 }
 
-enum status rpc_channel_unary_wait(struct rpc_channel *channel, const char *path, const struct rpc_call_options *options,
-                                   struct bytes request, struct buffer *reply, enum rpc_code *code, struct error *error) {
+enum status rpc_channel_unary_wait(struct rpc_channel *channel, const char *path,
+                                   const struct rpc_call_options *options, struct bytes request,
+                                   struct buffer *reply, enum rpc_code *code, struct error *error) {
     struct channel_waiter waiter = {.error = error, .reply = reply};
     pthread_mutex_init(&waiter.lock, NULL);
     pthread_cond_init(&waiter.changed, NULL);

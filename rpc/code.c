@@ -36,13 +36,16 @@ enum status rpc_status_of(enum rpc_code code, const char *message, bool local) {
     case RPC_UNAVAILABLE: return UNAVAILABLE;
     case RPC_DATA_LOSS: return CORRUPT;
     case RPC_INTERNAL:
-    case RPC_UNKNOWN: return says(message, "RST_STREAM") || says(message, "Stream removed") ? UNAVAILABLE : FAILED;
+    case RPC_UNKNOWN:
+        return says(message, "RST_STREAM") || says(message, "Stream removed") ? UNAVAILABLE
+                                                                              : FAILED;
     }
     return FAILED; /* a number that no version of the protocol has given a meaning */
 }
 
 bool rpc_is_distrust(const char *message) {
-    return says(message, "certificate verify failed") || says(message, "CERTIFICATE_VERIFY_FAILED") || says(message, "Peer name");
+    return says(message, "certificate verify failed") ||
+           says(message, "CERTIFICATE_VERIFY_FAILED") || says(message, "Peer name");
 }
 
 bool rpc_is_proxy_refusal(const char *message) {

@@ -16,8 +16,10 @@ static bool is_accepted_on(int descriptor, uint16_t port) {
     socklen_t size = sizeof address;
     if (getsockname(descriptor, (struct sockaddr *)&address, &size) != 0) return false;
     uint16_t local = 0;
-    if (address.ss_family == AF_INET) local = ntohs(((const struct sockaddr_in *)&address)->sin_port);
-    if (address.ss_family == AF_INET6) local = ntohs(((const struct sockaddr_in6 *)&address)->sin6_port);
+    if (address.ss_family == AF_INET)
+        local = ntohs(((const struct sockaddr_in *)&address)->sin_port);
+    if (address.ss_family == AF_INET6)
+        local = ntohs(((const struct sockaddr_in6 *)&address)->sin6_port);
     if (local != port) return false;
     size = sizeof address;
     return getpeername(descriptor, (struct sockaddr *)&address, &size) == 0;

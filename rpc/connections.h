@@ -1,7 +1,8 @@
 /* Inside rpc/ only: the TCP connections that this process has accepted on a port.
  *
- * The library has no limit on connections and keeps no list, so this one is read from the kernel: the open descriptors
- * that are connected sockets with that local port. Dropping one is shutdown(2), which the library sees as the peer's doing.
+ * The library has no limit on connections and keeps no list, so this one is read from the kernel:
+ * the open descriptors that are connected sockets with that local port. Dropping one is
+ * shutdown(2), which the library sees as the peer's doing.
  */
 #ifndef RPC_CONNECTIONS_H
 #define RPC_CONNECTIONS_H

@@ -14,8 +14,10 @@
 
 enum { SCAN_MAX_MS = 250, SCAN_MIN_MS = 5, COMPLAIN_MS = 10000 };
 
-/* Takes out one call whose time is up, with a reference; else NULL and *next_ms is when to look again. */
-static struct rpc_call *take_expired(struct engine_queue *queue, uint64_t now_ms, uint64_t *next_ms) {
+/* Takes out one call whose time is up, with a reference; else NULL and *next_ms is when to look
+ * again. */
+static struct rpc_call *take_expired(struct engine_queue *queue, uint64_t now_ms,
+                                     uint64_t *next_ms) {
     struct rpc_call *expired = NULL;
     pthread_mutex_lock(&queue->lock);
     for (struct rpc_call *call = queue->calls; call; call = call->next) {
@@ -47,7 +49,8 @@ static void queue_body(void *context) {
     for (;;) {
         uint64_t now_ms = clock_monotonic_ms();
         if (now_ms >= queue->next_scan_ms) scan(queue, now_ms);
-        gpr_timespec wait = gpr_time_from_millis((int64_t)(queue->next_scan_ms - now_ms), GPR_TIMESPAN);
+        gpr_timespec wait =
+            gpr_time_from_millis((int64_t)(queue->next_scan_ms - now_ms), GPR_TIMESPAN);
         gpr_timespec until = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), wait);
         grpc_event event = grpc_completion_queue_next(queue->core, until, NULL);
         if (event.type == GRPC_QUEUE_SHUTDOWN) return;
@@ -58,7 +61,8 @@ static void queue_body(void *context) {
     }
 }
 
-enum status engine_create(uint32_t threads, const char *name, struct engine **out, struct error *error) {
+enum status engine_create(uint32_t threads, const char *name, struct engine **out,
+                          struct error *error) {
     struct engine *engine = xcalloc(1, sizeof *engine);
     engine->queues = xcalloc(threads, sizeof *engine->queues);
     pthread_mutex_init(&engine->lock, NULL);
@@ -85,15 +89,19 @@ enum status engine_create(uint32_t threads, const char *name, struct engine **ou
 }
 
 void engine_stop(struct engine *engine) {
-    for (uint32_t i = 0; i < engine->count; i++) grpc_completion_queue_shutdown(engine->queues[i].core);
+    for (uint32_t i = 0; i < engine->count; i++)
+        grpc_completion_queue_shutdown(engine->queues[i].core);
     for (uint32_t i = 0; i < engine->count; i++) {
         struct engine_queue *queue = &engine->queues[i];
         if (queue->thread) {
             enum status joined = thread_join(queue->thread, UINT64_MAX);
             ASSERT(joined == OK);
         } else {
-            grpc_event event; /* a queue must be drained before it is destroyed, with or without a thread */
-            do event = grpc_completion_queue_next(queue->core, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
+            grpc_event event; /* a queue must be drained before it is destroyed, with or without a
+                                 thread */
+            do
+                event = grpc_completion_queue_next(queue->core, gpr_inf_future(GPR_CLOCK_REALTIME),
+                                                   NULL);
             while (event.type != GRPC_QUEUE_SHUTDOWN);
         }
     }
@@ -141,7 +149,8 @@ static size_t collect(struct engine_queue *queue, struct rpc_call ***out) {
     for (struct rpc_call *call = queue->calls; call; call = call->next) count++;
     struct rpc_call **calls = xcalloc(count, sizeof *calls);
     count = 0;
-    for (struct rpc_call *call = queue->calls; call; call = call->next) calls[count++] = rpc_call_retain(call);
+    for (struct rpc_call *call = queue->calls; call; call = call->next)
+        calls[count++] = rpc_call_retain(call);
     pthread_mutex_unlock(&queue->lock);
     *out = calls;
     return count;

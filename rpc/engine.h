@@ -1,12 +1,14 @@
 /* Inside rpc/ only: completion queues, the thread of each, and the calls bound to them.
  *
- * A server and a channel each own an engine. Everything started on a queue carries a `struct tag`; the queue's thread gets it
- * back and runs it, one at a time. The same thread wakes at least four times a second to end calls whose progress timeout
- * has run out, so that the timers need no thread and no lock of their own.
+ * A server and a channel each own an engine. Everything started on a queue carries a `struct tag`;
+ * the queue's thread gets it back and runs it, one at a time. The same thread wakes at least four
+ * times a second to end calls whose progress timeout has run out, so that the timers need no thread
+ * and no lock of their own.
  *
- * Stop order: the owner makes sure that nothing new is started, cancels, waits with engine_wait_idle until no call is left,
- * then engine_destroy drains the queues and joins the threads. Starting anything on a queue after that would abort inside
- * the library; hence a call counts as live until the last thread inside it has left (call_internal.h).
+ * Stop order: the owner makes sure that nothing new is started, cancels, waits with
+ * engine_wait_idle until no call is left, then engine_destroy drains the queues and joins the
+ * threads. Starting anything on a queue after that would abort inside the library; hence a call
+ * counts as live until the last thread inside it has left (call_internal.h).
  */
 #ifndef RPC_ENGINE_H
 #define RPC_ENGINE_H
@@ -35,8 +37,9 @@ struct engine_queue {
     atomic_uint posted;     /* see queue_posts */
 };
 
-/* Before a tag is given to the library: what was written until now is seen by the queue's thread when it gets the tag back.
- * The library orders the two anyway; this says so in a way that the compiler and the race detector can see. */
+/* Before a tag is given to the library: what was written until now is seen by the queue's thread
+ * when it gets the tag back. The library orders the two anyway; this says so in a way that the
+ * compiler and the race detector can see. */
 static inline void queue_posts(struct engine_queue *queue) { atomic_fetch_add(&queue->posted, 1); }
 
 struct engine {
@@ -47,8 +50,10 @@ struct engine {
     uint64_t live;          /* under lock */
 };
 
-MUST_USE enum status engine_create(uint32_t threads, const char *name, struct engine **out, struct error *error);
-/* No call may be live. The owner has destroyed or drained whatever posts to the queues. Joins; queues are destroyed. */
+MUST_USE enum status engine_create(uint32_t threads, const char *name, struct engine **out,
+                                   struct error *error);
+/* No call may be live. The owner has destroyed or drained whatever posts to the queues. Joins;
+ * queues are destroyed. */
 void engine_stop(struct engine *engine);
 void engine_destroy(struct engine *engine);
 void engine_call_added(struct engine_queue *queue, struct rpc_call *call);

@@ -31,7 +31,8 @@ static void take_log_line(gpr_log_func_args *line) {
     const char *file = strrchr(line->file, '/');
     file = file ? file + 1 : line->file;
     if (line->severity == GPR_LOG_SEVERITY_ERROR) {
-        /* The library has no other sign that a listener died: after this line it never accepts again. */
+        /* The library has no other sign that a listener died: after this line it never accepts
+         * again. */
         if (strstr(line->message, "Failed accept4")) accept_failures++;
         log_warn("grpc_log", "at=%s:%d message=%s", file, line->line, text);
     } else {
@@ -43,15 +44,16 @@ static void prepare_once(void) {
     static bool done;
     if (done) return;
     done = true;
-    /* The interface has no setting for the TLS version. TLS 1.2 is left with one suite, for RSA certificates, which do not
-     * occur here; TLS 1.3 has its own list of suites, which this one does not touch. */
+    /* The interface has no setting for the TLS version. TLS 1.2 is left with one suite, for RSA
+     * certificates, which do not occur here; TLS 1.3 has its own list of suites, which this one
+     * does not touch. */
     setenv("GRPC_SSL_CIPHER_SUITES", "ECDHE-RSA-AES128-GCM-SHA256", 0);
     gpr_set_log_function(take_log_line);
     gpr_set_log_verbosity(log_is_on(LOG_DEBUG) ? GPR_LOG_SEVERITY_DEBUG : GPR_LOG_SEVERITY_ERROR);
     signal(SIGPIPE, SIG_IGN);
 }
 
-/* ---- threads ------------------------------------------------------------------------------------------------------------ */
+/* ---- threads --------------------------------------------------------------------------------- */
 
 struct trial {
     pthread_mutex_t lock;
@@ -66,7 +68,8 @@ static void trial_body(void *context) {
     pthread_mutex_unlock(&trial->lock);
 }
 
-/* What it starts by itself: a pool as large as the machine (2 to 16), two executors, timers, and one in reserve. */
+/* What it starts by itself: a pool as large as the machine (2 to 16), two executors, timers, and
+ * one in reserve. */
 static uint32_t library_threads(void) {
     long processors = sysconf(_SC_NPROCESSORS_CONF);
     return (uint32_t)(processors < 2 ? 2 : processors > 16 ? 16 : processors) + 4;
@@ -93,14 +96,14 @@ enum status rpc_threads_there(uint32_t own, struct error *error) {
     pthread_mutex_destroy(&trial.lock);
     free(threads);
     if (status == OK) return OK;
-    return error_wrap(
-        error, status,
-        "not enough threads: the system allows %u more, the network needs %u: raise the limit of processes (ulimit -u, or "
-        "pids.max of the cgroup)",
-        started, wanted);
+    return error_wrap(error, status,
+                      "not enough threads: the system allows %u more, the network needs %u: raise "
+                      "the limit of processes (ulimit -u, or "
+                      "pids.max of the cgroup)",
+                      started, wanted);
 }
 
-/* ---- open and close ------------------------------------------------------------------------------------------------------ */
+/* ---- open and close -------------------------------------------------------------------------- */
 
 enum status rpc_environment_open(struct error *error) {
     enum status status = OK;

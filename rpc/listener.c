@@ -43,7 +43,8 @@ struct listener {
 };
 
 /* The library asks at each handshake, one at a time for one address. */
-static grpc_ssl_certificate_config_reload_status fetch(void *context, grpc_ssl_server_certificate_config **config) {
+static grpc_ssl_certificate_config_reload_status
+fetch(void *context, grpc_ssl_server_certificate_config **config) {
     struct fetcher *fetcher = context;
     struct material *material = fetcher->material;
     pthread_mutex_lock(&material->lock);
@@ -54,7 +55,8 @@ static grpc_ssl_certificate_config_reload_status fetch(void *context, grpc_ssl_s
         fetcher->generation = material->generation;
     }
     pthread_mutex_unlock(&material->lock);
-    return news ? GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW : GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
+    return news ? GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW
+                : GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_UNCHANGED;
 }
 
 static void request_next(struct listener_request *request) {
@@ -62,9 +64,9 @@ static void request_next(struct listener_request *request) {
     grpc_metadata_array_init(&request->metadata);
     request->core = NULL;
     queue_posts(request->queue);
-    grpc_call_error result =
-        grpc_server_request_call(request->listener->core, &request->core, &request->details, &request->metadata,
-                                 request->queue->core, request->queue->core, &request->tag);
+    grpc_call_error result = grpc_server_request_call(
+        request->listener->core, &request->core, &request->details, &request->metadata,
+        request->queue->core, request->queue->core, &request->tag);
     ASSERT(result == GRPC_CALL_OK);
 }
 
@@ -81,7 +83,8 @@ static void on_request_back(void *owner, bool ok) {
     request_clear(request);
     pthread_mutex_lock(&listener->engine->lock);
     bool again = ok && !listener->shut;
-    if (!again && --listener->requests_pending == 0) pthread_cond_broadcast(&listener->engine->changed);
+    if (!again && --listener->requests_pending == 0)
+        pthread_cond_broadcast(&listener->engine->changed);
     pthread_mutex_unlock(&listener->engine->lock);
     /* If it is shut in between, the library hands this request back at once as failed. */
     if (again) request_next(request);
@@ -100,15 +103,19 @@ static void on_shut_back(void *owner, bool ok) {
 
 static grpc_server *create_core(const struct rpc_server_options *options) {
     struct rpc_arguments arguments = {0};
-    arguments_common(&arguments, options->max_message_size, options->keepalive_time_ms, options->keepalive_timeout_ms);
-    arguments_integer(&arguments, GRPC_ARG_ALLOW_REUSEPORT, 0); /* else two servers share a port and nobody is told */
+    arguments_common(&arguments, options->max_message_size, options->keepalive_time_ms,
+                     options->keepalive_timeout_ms);
+    /* else two servers share a port and nobody is told */
+    arguments_integer(&arguments, GRPC_ARG_ALLOW_REUSEPORT, 0);
     arguments_integer(&arguments, GRPC_ARG_MAX_CONCURRENT_STREAMS, options->max_calls_connection);
-    arguments_integer(&arguments, GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, options->handshake_timeout_ms);
+    arguments_integer(&arguments, GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS,
+                      options->handshake_timeout_ms);
     /* Clients' keepalive is not an attack: without this they earn a GOAWAY "too_many_pings". */
     arguments_integer(&arguments, GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
     arguments_integer(&arguments, GRPC_ARG_MAX_METADATA_SIZE, 16 * 1024);
     if (options->max_connection_age_ms > 0)
-        arguments_integer(&arguments, GRPC_ARG_MAX_CONNECTION_AGE_MS, options->max_connection_age_ms);
+        arguments_integer(&arguments, GRPC_ARG_MAX_CONNECTION_AGE_MS,
+                          options->max_connection_age_ms);
     grpc_resource_quota *quota = grpc_resource_quota_create("atoll");
     grpc_resource_quota_resize(quota, options->memory_quota);
     arguments_pointer(&arguments, GRPC_ARG_RESOURCE_QUOTA, quota, grpc_resource_quota_arg_vtable());
@@ -118,20 +125,21 @@ static grpc_server *create_core(const struct rpc_server_options *options) {
     return core;
 }
 
-/* Puts `port` in the place of a port 0, so that a second listener comes back where the first one was. */
+/* Puts `port` in the place of a port 0, so that a second listener comes back where the first one
+ * was. */
 static char *address_with(const char *address, uint16_t port) {
     size_t length = strlen(address);
     if (port == 0 || length < 2 || strcmp(address + length - 2, ":0") != 0) return xstrdup(address);
     return xformat("%.*s:%u", (int)(length - 2), address, port);
 }
 
-static enum status bind_all(struct listener *listener, const struct rpc_server_options *options, struct material *material,
-                            uint16_t *port, struct error *error) {
+static enum status bind_all(struct listener *listener, const struct rpc_server_options *options,
+                            struct material *material, uint16_t *port, struct error *error) {
     for (size_t i = 0; i < options->address_count; i++) {
         TRY(address_check_listen(options->addresses[i], error));
         listener->fetchers[i].material = material;
-        grpc_server_credentials *credentials =
-            grpc_ssl_server_credentials_create_with_options(grpc_ssl_server_credentials_create_options_using_config_fetcher(
+        grpc_server_credentials *credentials = grpc_ssl_server_credentials_create_with_options(
+            grpc_ssl_server_credentials_create_options_using_config_fetcher(
                 options->certificate.client_ca ? GRPC_SSL_REQUEST_CLIENT_CERTIFICATE_AND_VERIFY
                                                : GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE,
                 fetch, &listener->fetchers[i]));
@@ -139,11 +147,11 @@ static enum status bind_all(struct listener *listener, const struct rpc_server_o
         int bound = grpc_server_add_http2_port(listener->core, address, credentials);
         grpc_server_credentials_release(credentials);
         if (bound <= 0) {
-            enum status status =
-                error_set(error, UNAVAILABLE,
-                          "listen on %s: cannot bind; check that the address is this machine's, that no other process "
-                          "listens there, and that the port is allowed",
-                          address);
+            enum status status = error_set(error, UNAVAILABLE,
+                                           "listen on %s: cannot bind; check that the address is "
+                                           "this machine's, that no other process "
+                                           "listens there, and that the port is allowed",
+                                           address);
             free(address);
             return status;
         }
@@ -153,8 +161,9 @@ static enum status bind_all(struct listener *listener, const struct rpc_server_o
     return OK;
 }
 
-enum status listener_open(struct engine *engine, const struct rpc_server_options *options, struct material *material,
-                          uint16_t *port, listener_accept *accept, void *context, struct listener **out, struct error *error) {
+enum status listener_open(struct engine *engine, const struct rpc_server_options *options,
+                          struct material *material, uint16_t *port, listener_accept *accept,
+                          void *context, struct listener **out, struct error *error) {
     struct listener *listener = xcalloc(1, sizeof *listener);
     listener->engine = engine;
     listener->accept = accept;
@@ -166,7 +175,8 @@ enum status listener_open(struct engine *engine, const struct rpc_server_options
         grpc_server_register_completion_queue(listener->core, engine->queues[i].core, NULL);
     uint16_t bound = *port;
     enum status status = bind_all(listener, options, material, &bound, error);
-    grpc_server_start(listener->core); /* after a failed bind too: the orderly way out is the same */
+    grpc_server_start(
+        listener->core); /* after a failed bind too: the orderly way out is the same */
     if (status != OK) {
         listener_shut(listener);
         pthread_mutex_lock(&engine->lock);
@@ -197,7 +207,8 @@ void listener_shut(struct listener *listener) {
     pthread_mutex_unlock(&listener->engine->lock);
     if (!first) return;
     queue_posts(&listener->engine->queues[0]);
-    grpc_server_shutdown_and_notify(listener->core, listener->engine->queues[0].core, &listener->shut_tag);
+    grpc_server_shutdown_and_notify(listener->core, listener->engine->queues[0].core,
+                                    &listener->shut_tag);
 }
 
 bool listener_is_over(struct listener *listener) {
@@ -207,7 +218,9 @@ bool listener_is_over(struct listener *listener) {
     return over;
 }
 
-void listener_cancel_calls(struct listener *listener) { grpc_server_cancel_all_calls(listener->core); }
+void listener_cancel_calls(struct listener *listener) {
+    grpc_server_cancel_all_calls(listener->core);
+}
 
 void listener_close(struct listener *listener) {
     grpc_server_destroy(listener->core);

@@ -14,10 +14,11 @@
 
 enum { USER_MAX = 1024, SHOWN = 100 };
 
-/* ---- the proxy's own words ------------------------------------------------------------------------------------------------ */
+/* ---- the proxy's own words ------------------------------------------------------------------- */
 
 static int hex_digit(char c) {
-    const char *digits = "0123456789abcdef", *found = c ? strchr(digits, tolower((unsigned char)c)) : NULL;
+    const char *digits = "0123456789abcdef",
+               *found = c ? strchr(digits, tolower((unsigned char)c)) : NULL;
     return found ? (int)(found - digits) : -1;
 }
 
@@ -30,7 +31,8 @@ static int decode(const char *text, size_t size, char out[static USER_MAX]) {
             out[used++] = text[i];
             continue;
         }
-        int high = i + 2 < size ? hex_digit(text[i + 1]) : -1, low = i + 2 < size ? hex_digit(text[i + 2]) : -1;
+        int high = i + 2 < size ? hex_digit(text[i + 1]) : -1,
+            low = i + 2 < size ? hex_digit(text[i + 2]) : -1;
         if (high < 0 || low < 0) return -1;
         out[used++] = (char)(high << 4 | low);
         i += 2;
@@ -52,7 +54,8 @@ static char *base64(const char *text, size_t size) {
     return out;
 }
 
-static enum status make_header(const char *credentials, size_t size, char **out, struct error *error) {
+static enum status make_header(const char *credentials, size_t size, char **out,
+                               struct error *error) {
     char both[2 * USER_MAX + 1], part[USER_MAX];
     const char *colon = memchr(credentials, ':', size);
     size_t user_size = colon ? (size_t)(colon - credentials) : size;
@@ -70,26 +73,32 @@ static enum status make_header(const char *credentials, size_t size, char **out,
     goto out;
 wrong:
     status = error_set(error, INVALID,
-                       "the proxy's user name or password cannot be read: write : @ / and %% in them as %%3A %%40 %%2F and %%25");
+                       "the proxy's user name or password cannot be read: write : @ / and %% in "
+                       "them as %%3A %%40 %%2F and %%25");
 out:
     clear(both, sizeof both);
     clear(part, sizeof part);
     return status;
 }
 
-static bool begins_with(const char *text, const char *prefix) { return strncasecmp(text, prefix, strlen(prefix)) == 0; }
+static bool begins_with(const char *text, const char *prefix) {
+    return strncasecmp(text, prefix, strlen(prefix)) == 0;
+}
 
 static enum status parse(const char *text, struct rpc_proxy *out, struct error *error) {
     const char *scheme = strstr(text, "://");
     if (scheme && !begins_with(text, "http://"))
         return error_set(error, INVALID,
-                         "a proxy by %.*s is not supported: write http://HOST:PORT of a proxy that does HTTP CONNECT",
+                         "a proxy by %.*s is not supported: write http://HOST:PORT of a proxy that "
+                         "does HTTP CONNECT",
                          (int)MIN(scheme - text, 20), text);
     const char *rest = scheme ? scheme + 3 : text, *at = strrchr(rest, '@');
     const char *host = at ? at + 1 : rest;
     size_t size = strcspn(host, "/?#");
     if (host[size] && strcmp(host + size, "/") != 0)
-        return error_set(error, INVALID, "the proxy %.*s has a path after the port: write http://HOST:PORT", SHOWN, host);
+        return error_set(error, INVALID,
+                         "the proxy %.*s has a path after the port: write http://HOST:PORT", SHOWN,
+                         host);
     struct rpc_proxy proxy = {.address = xformat("%.*s", (int)size, host)};
     struct address address;
     enum status status = address_parse(proxy.address, ADDRESS_TO_CONNECT, &address, error);
@@ -117,7 +126,7 @@ void rpc_proxy_deinit(struct rpc_proxy *proxy) {
     *proxy = (struct rpc_proxy){0};
 }
 
-/* ---- whom it is not for ---------------------------------------------------------------------------------------------------- */
+/* ---- whom it is not for ---------------------------------------------------------------------- */
 
 /* "10.0.0.0/8", "fd00::/8": whether the address is in it. */
 static bool in_network(const struct address *server, const char *network, size_t size) {
@@ -132,7 +141,8 @@ static bool in_network(const struct address *server, const char *network, size_t
     int family = server->ipv4 ? AF_INET : AF_INET6;
     unsigned long bits = strtoul(slash + 1, &end, 10), most = server->ipv4 ? 32 : 128;
     if (end == slash + 1 || *end || bits > most) return false;
-    if (inet_pton(family, text, base) != 1 || inet_pton(family, server->host, host) != 1) return false;
+    if (inet_pton(family, text, base) != 1 || inet_pton(family, server->host, host) != 1)
+        return false;
     for (unsigned long i = 0; i < bits; i++) {
         if (((base[i / 8] ^ host[i / 8]) >> (7 - i % 8)) & 1) return false;
     }
@@ -156,16 +166,19 @@ static bool is_named(const struct address *server, const char *item, size_t size
     }
     if (colon && strtoul(colon + 1, NULL, 10) != server->port) return false;
     if (size > 1 && *item == '*' && item[1] == '.') item++, size--;
-    if (size > 0 && *item == '.') item++, size--; /* .example and example are the same: that name and all below it */
+    /* .example and example are the same: that name and all below it */
+    if (size > 0 && *item == '.') item++, size--;
     if (server->ipv6) {
         char text[64] = "";
         uint8_t a[16], b[16];
         if (size < sizeof text) memcpy(text, item, size);
-        return inet_pton(AF_INET6, text, a) == 1 && inet_pton(AF_INET6, server->host, b) == 1 && memcmp(a, b, sizeof a) == 0;
+        return inet_pton(AF_INET6, text, a) == 1 && inet_pton(AF_INET6, server->host, b) == 1 &&
+               memcmp(a, b, sizeof a) == 0;
     }
     size_t length = strlen(server->host);
     if (length > 0 && server->host[length - 1] == '.') length--;
-    if (size == 0 || size > length || strncasecmp(server->host + length - size, item, size) != 0) return false;
+    if (size == 0 || size > length || strncasecmp(server->host + length - size, item, size) != 0)
+        return false;
     return size == length || (!server->ipv4 && server->host[length - size - 1] == '.');
 }
 
@@ -178,13 +191,15 @@ static bool is_exempt(const struct address *server, const char *list) {
     return false;
 }
 
-/* ---- choosing -------------------------------------------------------------------------------------------------------------- */
+/* ---- choosing -------------------------------------------------------------------------------- */
 
-static const char *first_of(char *const *environment, const char *const *names, const char **found) {
+static const char *first_of(char *const *environment, const char *const *names,
+                            const char **found) {
     for (; *names; names++) {
         size_t size = strlen(*names);
         for (char *const *at = environment; at && *at; at++) {
-            if (strncmp(*at, *names, size) != 0 || (*at)[size] != '=' || (*at)[size + 1] == 0) continue;
+            if (strncmp(*at, *names, size) != 0 || (*at)[size] != '=' || (*at)[size + 1] == 0)
+                continue;
             *found = *names;
             return *at + size + 1;
         }
@@ -192,9 +207,10 @@ static const char *first_of(char *const *environment, const char *const *names, 
     return NULL;
 }
 
-enum status rpc_proxy_choose(const char *setting, const char *server, char *const *environment, struct rpc_proxy *out,
-                             struct error *error) {
-    static const char *const proxies[] = {"grpc_proxy", "https_proxy", "HTTPS_PROXY", "http_proxy", NULL};
+enum status rpc_proxy_choose(const char *setting, const char *server, char *const *environment,
+                             struct rpc_proxy *out, struct error *error) {
+    static const char *const proxies[] = {"grpc_proxy", "https_proxy", "HTTPS_PROXY", "http_proxy",
+                                          NULL};
     static const char *const exempt[] = {"no_grpc_proxy", "no_proxy", "NO_PROXY", NULL};
     const char *source = "--proxy", *ignored = NULL, *text = setting && *setting ? setting : NULL;
     struct rpc_proxy proxy = {0};
@@ -214,8 +230,9 @@ enum status rpc_proxy_choose(const char *setting, const char *server, char *cons
         rpc_proxy_deinit(&proxy);
         return OK;
     }
-    proxy.described = xformat("the proxy http://%s%s%s%s", proxy.address, from_environment ? " (from " : "",
-                              from_environment ? source : "", from_environment ? ")" : "");
+    proxy.described =
+        xformat("the proxy http://%s%s%s%s", proxy.address, from_environment ? " (from " : "",
+                from_environment ? source : "", from_environment ? ")" : "");
     *out = proxy;
     return OK;
 }

@@ -1,6 +1,7 @@
-/* Threads of a server: the engine's queue threads run callbacks; one watch thread looks twice a second at the connections and
- * at the listener. Stop order: the watch first (so that no listener is opened behind our back), then the listeners, the calls,
- * the queues, and last the core servers. */
+/* Threads of a server: the engine's queue threads run callbacks; one watch thread looks twice a
+ * second at the connections and at the listener. Stop order: the watch first (so that no listener
+ * is opened behind our back), then the listeners, the calls, the queues, and last the core servers.
+ */
 #include "rpc/server.h"
 
 #include <errno.h>
@@ -22,7 +23,8 @@
 enum { WATCH_MS = 500, LISTENERS_MAX = 8, CANCEL_WAIT_MS = 200 };
 
 struct rpc_server {
-    struct rpc_server_options options; /* with defaults filled in; pointers into the caller's memory are replaced */
+    struct rpc_server_options
+        options; /* with defaults filled in; pointers into the caller's memory are replaced */
     char **addresses;
     struct rpc_server_method *methods;
     struct engine *engine;
@@ -33,15 +35,17 @@ struct rpc_server {
     pthread_mutex_t lock;
     pthread_cond_t stop_changed;
     bool stopping;                             /* under lock */
-    struct listener *listeners[LISTENERS_MAX]; /* the watch's own while it runs, then close's; [0] is the one that accepts */
+    struct listener *listeners[LISTENERS_MAX]; /* the watch's own while it runs, then close's; [0]
+                                                  is the one that accepts */
     size_t listener_count;
     bool listening;
     uint64_t accept_failures_seen;
 
-    _Atomic uint64_t calls_open, calls_total, calls_refused, connections_open, connections_dropped, listeners_lost;
+    _Atomic uint64_t calls_open, calls_total, calls_refused, connections_open, connections_dropped,
+        listeners_lost;
 };
 
-/* ---- calls -------------------------------------------------------------------------------------------------------------- */
+/* ---- calls ----------------------------------------------------------------------------------- */
 
 static const struct rpc_handler no_handler;
 
@@ -50,14 +54,16 @@ static void call_has_closed(void *context) {
     server->calls_open--;
 }
 
-static const struct rpc_server_method *find_method(const struct rpc_server *server, const char *path) {
+static const struct rpc_server_method *find_method(const struct rpc_server *server,
+                                                   const char *path) {
     for (size_t i = 0; i < server->options.method_count; i++) {
         if (strcmp(server->methods[i].method.path, path) == 0) return &server->methods[i];
     }
     return NULL;
 }
 
-static void accept_call(void *context, struct engine_queue *queue, grpc_call *core, const char *path) {
+static void accept_call(void *context, struct engine_queue *queue, grpc_call *core,
+                        const char *path) {
     struct rpc_server *server = context;
     const struct rpc_server_method *method = find_method(server, path);
     uint64_t open = ++server->calls_open;
@@ -82,12 +88,13 @@ static void accept_call(void *context, struct engine_queue *queue, grpc_call *co
     if (refused) {
         server->calls_refused++;
         rpc_call_finish(call, full ? RPC_RESOURCE_EXHAUSTED : RPC_UNIMPLEMENTED,
-                        full ? "the server has as many calls as it allows: try again later" : "no such method");
+                        full ? "the server has as many calls as it allows: try again later"
+                             : "no such method");
     }
     rpc_call_release(call);
 }
 
-/* ---- watch -------------------------------------------------------------------------------------------------------------- */
+/* ---- watch ----------------------------------------------------------------------------------- */
 
 static void watch_listener(struct rpc_server *server) {
     uint64_t failures = environment_accept_failures();
@@ -96,7 +103,8 @@ static void watch_listener(struct rpc_server *server) {
         if (server->listening && server->listener_count < LISTENERS_MAX) {
             server->listeners_lost++;
             server->listening = false;
-            log_warn("listener_lost", "port=%u descriptors=%llu", server->port, (unsigned long long)rpc_descriptors_open());
+            log_warn("listener_lost", "port=%u descriptors=%llu", server->port,
+                     (unsigned long long)rpc_descriptors_open());
             listener_shut(server->listeners[server->listener_count - 1]);
         }
     }
@@ -104,7 +112,8 @@ static void watch_listener(struct rpc_server *server) {
         bool current = server->listening && i == server->listener_count - 1;
         if (current || !listener_is_over(server->listeners[i])) continue;
         listener_close(server->listeners[i]);
-        memmove(&server->listeners[i], &server->listeners[i + 1], (server->listener_count - i - 1) * sizeof *server->listeners);
+        memmove(&server->listeners[i], &server->listeners[i + 1],
+                (server->listener_count - i - 1) * sizeof *server->listeners);
         server->listener_count--;
         i--;
     }
@@ -112,8 +121,8 @@ static void watch_listener(struct rpc_server *server) {
         struct error error = {0};
         struct listener *listener;
         uint16_t port = server->port;
-        if (listener_open(server->engine, &server->options, &server->material, &port, accept_call, server, &listener, &error) ==
-            OK) {
+        if (listener_open(server->engine, &server->options, &server->material, &port, accept_call,
+                          server, &listener, &error) == OK) {
             server->listeners[server->listener_count++] = listener;
             server->listening = true;
             log_info("listener_restored", "port=%u", server->port);
@@ -130,7 +139,8 @@ static void watch_connections(struct rpc_server *server) {
         size_t excess = seen.count - server->options.max_connections;
         connections_drop(&seen, excess);
         server->connections_dropped += excess;
-        log_warn("connections_dropped", "count=%zu limit=%u", excess, server->options.max_connections);
+        log_warn("connections_dropped", "count=%zu limit=%u", excess,
+                 server->options.max_connections);
     }
     connections_deinit(&seen);
 }
@@ -146,7 +156,8 @@ static void watch_body(void *context) {
             until.tv_nsec -= 1000000000L;
             until.tv_sec++;
         }
-        if (pthread_cond_timedwait(&server->stop_changed, &server->lock, &until) != ETIMEDOUT) continue;
+        if (pthread_cond_timedwait(&server->stop_changed, &server->lock, &until) != ETIMEDOUT)
+            continue;
         pthread_mutex_unlock(&server->lock);
         watch_connections(server);
         watch_listener(server);
@@ -155,14 +166,15 @@ static void watch_body(void *context) {
     pthread_mutex_unlock(&server->lock);
 }
 
-/* ---- start and stop ------------------------------------------------------------------------------------------------------ */
+/* ---- start and stop -------------------------------------------------------------------------- */
 
 static void set_default(uint32_t *value, uint32_t otherwise) {
     if (*value == 0) *value = otherwise;
 }
 
 static enum status fill_in(struct rpc_server_options *options, struct error *error) {
-    if (options->address_count == 0) return error_set(error, INVALID, "a server needs an address to listen on");
+    if (options->address_count == 0)
+        return error_set(error, INVALID, "a server needs an address to listen on");
     set_default(&options->threads, MIN(thread_processor_count(), 8u));
     set_default(&options->max_message_size, 5u << 20);
     set_default(&options->max_calls, 4096);
@@ -174,12 +186,15 @@ static enum status fill_in(struct rpc_server_options *options, struct error *err
     uint64_t descriptors;
     TRY(limits_raise_descriptors(&descriptors, error));
     uint32_t allowed = (uint32_t)MIN(descriptors / 2, 8192u);
-    if (options->max_connections == 0 || options->max_connections > descriptors / 2) options->max_connections = allowed;
-    if (options->threads > 64) return error_set(error, INVALID, "%u threads, limit 64", options->threads);
+    if (options->max_connections == 0 || options->max_connections > descriptors / 2)
+        options->max_connections = allowed;
+    if (options->threads > 64)
+        return error_set(error, INVALID, "%u threads, limit 64", options->threads);
     for (size_t i = 0; i < options->method_count; i++) {
         const struct rpc_server_method *method = &options->methods[i];
         if (method->method.path[0] != '/' || !method->handler)
-            return error_set(error, INVALID, "method %s needs a path like /package.Service/Method and a handler",
+            return error_set(error, INVALID,
+                             "method %s needs a path like /package.Service/Method and a handler",
                              method->method.path);
     }
     return OK;
@@ -200,14 +215,18 @@ static struct rpc_server *allocate(const struct rpc_server_options *options) {
     struct rpc_server *server = xcalloc(1, sizeof *server);
     server->options = *options;
     server->addresses = xcalloc(options->address_count, sizeof *server->addresses);
-    for (size_t i = 0; i < options->address_count; i++) server->addresses[i] = xstrdup(options->addresses[i]);
+    for (size_t i = 0; i < options->address_count; i++)
+        server->addresses[i] = xstrdup(options->addresses[i]);
     server->options.addresses = (const char *const *)server->addresses;
     server->methods = xcalloc(options->method_count, sizeof *server->methods);
-    if (options->method_count > 0) memcpy(server->methods, options->methods, options->method_count * sizeof *server->methods);
+    if (options->method_count > 0)
+        memcpy(server->methods, options->methods, options->method_count * sizeof *server->methods);
     server->options.methods = server->methods;
     material_init(&server->material, &options->certificate);
-    /* Only whether there is a client CA is asked later: never the texts, which were the caller's. */
-    server->options.certificate = (struct rpc_server_certificate){.client_ca = options->certificate.client_ca ? "" : NULL};
+    /* Only whether there is a client CA is asked later: never the texts, which were the caller's.
+     */
+    server->options.certificate =
+        (struct rpc_server_certificate){.client_ca = options->certificate.client_ca ? "" : NULL};
     server->accept_failures_seen = environment_accept_failures();
     pthread_mutex_init(&server->lock, NULL);
     pthread_condattr_t monotonic;
@@ -218,7 +237,8 @@ static struct rpc_server *allocate(const struct rpc_server_options *options) {
     return server;
 }
 
-enum status rpc_server_create(const struct rpc_server_options *given, struct rpc_server **out, struct error *error) {
+enum status rpc_server_create(const struct rpc_server_options *given, struct rpc_server **out,
+                              struct error *error) {
     struct rpc_server_options options = *given;
     TRY(fill_in(&options, error));
     TRY(rpc_environment_open(error));
@@ -232,8 +252,8 @@ enum status rpc_server_create(const struct rpc_server_options *given, struct rpc
     struct listener *listener = NULL;
     status = engine_create(options.threads, "rpc-server", &server->engine, error);
     if (status != OK) goto no_engine;
-    status =
-        listener_open(server->engine, &server->options, &server->material, &server->port, accept_call, server, &listener, error);
+    status = listener_open(server->engine, &server->options, &server->material, &server->port,
+                           accept_call, server, &listener, error);
     if (status != OK) goto no_listener;
     server->listeners[server->listener_count++] = listener;
     server->listening = true;
@@ -255,10 +275,13 @@ no_engine:
 
 uint16_t rpc_server_port(const struct rpc_server *server) { return server->port; }
 
-enum status rpc_server_set_certificate(struct rpc_server *server, const struct rpc_server_certificate *certificate,
+enum status rpc_server_set_certificate(struct rpc_server *server,
+                                       const struct rpc_server_certificate *certificate,
                                        struct error *error) {
     if (!certificate->client_ca != !server->options.certificate.client_ca)
-        return error_set(error, INVALID, "whether client certificates are asked for is fixed when the server is created");
+        return error_set(
+            error, INVALID,
+            "whether client certificates are asked for is fixed when the server is created");
     TRY(material_check(certificate, "server's", error));
     material_set(&server->material, certificate);
     return OK;
@@ -305,10 +328,12 @@ void rpc_server_close(struct rpc_server *server, uint32_t grace_ms) {
     for (uint64_t waited_ms = 0; !over; waited_ms += CANCEL_WAIT_MS) {
         /* Again and again: a call may have been on its way to us while we cancelled the others. */
         engine_cancel_all(server->engine, RPC_UNAVAILABLE, "the server is closing");
-        for (size_t i = 0; i < server->listener_count; i++) listener_cancel_calls(server->listeners[i]);
+        for (size_t i = 0; i < server->listener_count; i++)
+            listener_cancel_calls(server->listeners[i]);
         over = wait_over(server, CANCEL_WAIT_MS);
         if (!over && waited_ms >= 10000)
-            log_warn("server_does_not_close", "calls=%llu", (unsigned long long)engine_live(server->engine));
+            log_warn("server_does_not_close", "calls=%llu",
+                     (unsigned long long)engine_live(server->engine));
     }
     engine_stop(server->engine);
     for (size_t i = 0; i < server->listener_count; i++) listener_close(server->listeners[i]);

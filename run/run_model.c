@@ -27,7 +27,8 @@ struct model_config run_model_config(const struct manifest *manifest) {
                                  .tied = manifest->model.tied};
 }
 
-enum status run_model_layout(const struct manifest *manifest, struct layout *out, struct error *error) {
+enum status run_model_layout(const struct manifest *manifest, struct layout *out,
+                             struct error *error) {
     struct model_config config = run_model_config(manifest);
     enum status status = layout_init(&config, out, error);
     return status == OK ? OK : error_wrap(error, status, "the manifest's model");
@@ -41,9 +42,11 @@ void run_model_layout_digest(const struct layout *layout, uint8_t out[static DIG
 }
 
 static struct schedule schedule_of(const struct manifest *manifest) {
-    uint64_t decay = manifest->inner.decay_tokens ? manifest->inner.decay_tokens : manifest->token_budget;
+    uint64_t decay =
+        manifest->inner.decay_tokens ? manifest->inner.decay_tokens : manifest->token_budget;
     struct schedule schedule = {.peak = (float)manifest->inner.learning_rate,
-                                .floor = (float)(manifest->inner.floor * manifest->inner.learning_rate),
+                                .floor =
+                                    (float)(manifest->inner.floor * manifest->inner.learning_rate),
                                 .warmup_tokens = manifest->inner.warmup_tokens,
                                 .total_tokens = decay,
                                 .shape = SCHEDULE_CONSTANT};
@@ -52,8 +55,8 @@ static struct schedule schedule_of(const struct manifest *manifest) {
     return schedule;
 }
 
-enum status run_model_trainer(const struct manifest *manifest, const struct run_model_local *local, struct trainer **out,
-                              struct error *error) {
+enum status run_model_trainer(const struct manifest *manifest, const struct run_model_local *local,
+                              struct trainer **out, struct error *error) {
     struct trainer_options options = {.model = run_model_config(manifest),
                                       .sequences = local->sequences ? local->sequences : 8,
                                       .length = manifest->model.context,
@@ -71,14 +74,15 @@ enum status run_model_trainer(const struct manifest *manifest, const struct run_
     return trainer_create(&options, out, error);
 }
 
-enum status run_model_data(const struct manifest *manifest, const struct run_model_files *files, struct data **out,
-                           struct error *error) {
-    struct data_options options = {.vocabulary = manifest->model.vocabulary,
-                                   .heldout = files->heldout,
-                                   .seed = files->seed,
-                                   .format = files->format,
-                                   .seen = files->seen,
-                                   .tokens = manifest->tokenizer == TOKENIZER_BYTE ? DATA_TOKENS_BYTE : DATA_TOKENS_EXTERNAL};
+enum status run_model_data(const struct manifest *manifest, const struct run_model_files *files,
+                           struct data **out, struct error *error) {
+    struct data_options options = {
+        .vocabulary = manifest->model.vocabulary,
+        .heldout = files->heldout,
+        .seed = files->seed,
+        .format = files->format,
+        .seen = files->seen,
+        .tokens = manifest->tokenizer == TOKENIZER_BYTE ? DATA_TOKENS_BYTE : DATA_TOKENS_EXTERNAL};
     struct data_position start = {0};
     struct data *data = NULL;
     const struct run_shards shards = {.paths = files->paths,
@@ -94,38 +98,47 @@ enum status run_model_data(const struct manifest *manifest, const struct run_mod
         return status;
     }
     uint32_t *tokens = xcalloc((size_t)manifest->model.context + 1, sizeof *tokens);
-    status = files->heldout_only ? OK : data_next(data, &start, manifest->model.context, tokens, error);
+    status =
+        files->heldout_only ? OK : data_next(data, &start, manifest->model.context, tokens, error);
     free(tokens);
     if (status != OK) {
         data_close(data);
-        return error_wrap(error, status, "%s%s", files->paths[0], files->count > 1 ? " and the others" : "");
+        return error_wrap(error, status, "%s%s", files->paths[0],
+                          files->count > 1 ? " and the others" : "");
     }
     *out = data;
     return OK;
 }
 
-enum status run_model_initialise(const struct manifest *manifest, const struct layout *layout, const char *checkpoint,
-                                 float *parameters, struct error *error) {
+enum status run_model_initialise(const struct manifest *manifest, const struct layout *layout,
+                                 const char *checkpoint, float *parameters, struct error *error) {
     static const uint8_t none[DIGEST_SIZE];
     if (digest_equal(manifest->initial.checkpoint_digest, none)) {
         if (checkpoint)
-            return error_set(error, INVALID, "the run starts from its seed: the checkpoint %s has no effect, leave it out",
-                             checkpoint);
+            return error_set(
+                error, INVALID,
+                "the run starts from its seed: the checkpoint %s has no effect, leave it out",
+                checkpoint);
         layout_initialise(layout, manifest->initial.seed, parameters);
         return OK;
     }
     char wanted[HEX32_SIZE];
     hex_encode(manifest->initial.checkpoint_digest, DIGEST_SIZE, wanted);
     if (!checkpoint)
-        return error_set(error, INVALID, "the run starts from the checkpoint with SHA-256 %s, and its file is needed", wanted);
+        return error_set(
+            error, INVALID,
+            "the run starts from the checkpoint with SHA-256 %s, and its file is needed", wanted);
     struct buffer file = {0};
     uint8_t digest[DIGEST_SIZE];
     char *path = beside_tensors(checkpoint);
-    enum status status = file_read(path, layout->count * sizeof(float) + CHECKPOINT_OVERHEAD, &file, error);
+    enum status status =
+        file_read(path, layout->count * sizeof(float) + CHECKPOINT_OVERHEAD, &file, error);
     if (status != OK) goto out;
     digest_sha256(file.data, file.size, digest);
     if (!digest_equal(digest, manifest->initial.checkpoint_digest)) {
-        status = error_set(error, INVALID, "%s is not the run's initial checkpoint: its SHA-256 is not %s", path, wanted);
+        status = error_set(error, INVALID,
+                           "%s is not the run's initial checkpoint: its SHA-256 is not %s", path,
+                           wanted);
         goto out;
     }
     status = safetensors_decode(layout, buffer_bytes(&file), parameters, error);

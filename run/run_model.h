@@ -1,9 +1,11 @@
-/* From the run's manifest to what trains: the one place where the words of fed/ become those of model/.
+/* From the run's manifest to what trains: the one place where the words of fed/ become those of
+ * model/.
  *
- * fed/ may not include model/ and the other way round, so neither can do it. The shape of the model, the parameter layout and
- * its digest, and the initial parameters are group-wide: every site and the coordinator must come to the same bits from the
- * same manifest. Batch, accumulation and threads are the site's own and are not touched here. Pure except
- * run_model_initialise, which may read the checkpoint file that the manifest names by digest.
+ * fed/ may not include model/ and the other way round, so neither can do it. The shape of the
+ * model, the parameter layout and its digest, and the initial parameters are group-wide: every site
+ * and the coordinator must come to the same bits from the same manifest. Batch, accumulation and
+ * threads are the site's own and are not touched here. Pure except run_model_initialise, which may
+ * read the checkpoint file that the manifest names by digest.
  */
 #ifndef RUN_RUN_MODEL_H
 #define RUN_RUN_MODEL_H
@@ -18,7 +20,8 @@
 
 struct manifest;
 
-struct run_model_local { /* the site's own part of what the trainer is told; zero: its default, on the CPU */
+struct run_model_local { /* the site's own part of what the trainer is told; zero: its default, on
+                            the CPU */
     uint32_t sequences, accumulation, threads;
     enum trainer_device device;
     const char *cuda_library; /* as in struct trainer_options */
@@ -27,29 +30,38 @@ struct run_model_local { /* the site's own part of what the trainer is told; zer
 
 struct model_config run_model_config(const struct manifest *manifest);
 /* The layout of the manifest's model; ends with layout_deinit. INVALID. */
-MUST_USE enum status run_model_layout(const struct manifest *manifest, struct layout *out, struct error *error);
+MUST_USE enum status run_model_layout(const struct manifest *manifest, struct layout *out,
+                                      struct error *error);
 /* SHA-256 of layout_describe: the layout digest of the genesis entry and of every contribution. */
 void run_model_layout_digest(const struct layout *layout, uint8_t out[static DIGEST_SIZE]);
-/* Model, sequence length, inner optimizer and schedule from the manifest. Statuses of trainer_create. */
-MUST_USE enum status run_model_trainer(const struct manifest *manifest, const struct run_model_local *local, struct trainer **out,
+/* Model, sequence length, inner optimizer and schedule from the manifest. Statuses of
+ * trainer_create. */
+MUST_USE enum status run_model_trainer(const struct manifest *manifest,
+                                       const struct run_model_local *local, struct trainer **out,
                                        struct error *error);
 struct run_model_files { /* the site's data */
     const char *const *paths;
     size_t count;
     enum data_format format;
     double heldout;
-    uint64_t seed;     /* of the order */
-    const char *seen;  /* as in struct data_options */
-    bool read_shards;  /* compare shards with the digests of their index, which reads all that `seen` does not know */
-    bool heldout_only; /* for reading the held-out part: what is left may be too short to train on */
+    uint64_t seed;    /* of the order */
+    const char *seen; /* as in struct data_options */
+    bool read_shards; /* compare shards with the digests of their index, which reads all that `seen`
+                         does not know */
+    bool
+        heldout_only; /* for reading the held-out part: what is left may be too short to train on */
 };
-/* Opens the site's data and draws a first sequence from it, so that data which cannot train the run's model, or is of another kind
- * than the run's tokenizer, is refused before anything starts. Statuses of data_open; INVALID too where no file holds one sequence. */
-MUST_USE enum status run_model_data(const struct manifest *manifest, const struct run_model_files *files, struct data **out,
+/* Opens the site's data and draws a first sequence from it, so that data which cannot train the
+ * run's model, or is of another kind than the run's tokenizer, is refused before anything starts.
+ * Statuses of data_open; INVALID too where no file holds one sequence. */
+MUST_USE enum status run_model_data(const struct manifest *manifest,
+                                    const struct run_model_files *files, struct data **out,
                                     struct error *error);
-/* The parameters of version 0, [layout->count]: from the manifest's seed, or from `checkpoint`, a safetensors file whose SHA-256
- * the manifest has, or the directory of its model.safetensors. INVALID if the manifest needs a checkpoint and there is none, or another one. */
-MUST_USE enum status run_model_initialise(const struct manifest *manifest, const struct layout *layout, const char *checkpoint,
+/* The parameters of version 0, [layout->count]: from the manifest's seed, or from `checkpoint`, a
+ * safetensors file whose SHA-256 the manifest has, or the directory of its model.safetensors.
+ * INVALID if the manifest needs a checkpoint and there is none, or another one. */
+MUST_USE enum status run_model_initialise(const struct manifest *manifest,
+                                          const struct layout *layout, const char *checkpoint,
                                           float *parameters, struct error *error);
 
 #endif

@@ -36,8 +36,8 @@ static void index_close(struct shard_index *index) {
     *index = (struct shard_index){0};
 }
 
-static enum status read_digest(const struct json_value *object, const char *key, uint8_t out[static DIGEST_SIZE],
-                               struct error *error) {
+static enum status read_digest(const struct json_value *object, const char *key,
+                               uint8_t out[static DIGEST_SIZE], struct error *error) {
     const char *text;
     const struct json_value *value = json_object_get(object, key);
     memset(out, 0, DIGEST_SIZE);
@@ -64,7 +64,9 @@ static enum status index_open(const char *directory, struct shard_index *out, st
     if (status == OK) status = json_get_array(root, "shards", &index.shards, error);
     if (status == OK) status = read_digest(root, "tokenizer_digest", index.digest, error);
     if (status != OK) { /* also where a member is NOT_FOUND: the index itself is there */
-        error_wrap(error, status, "%s is not the index that scripts/prepare-data writes: prepare the data again", index.path);
+        error_wrap(error, status,
+                   "%s is not the index that scripts/prepare-data writes: prepare the data again",
+                   index.path);
         status = INVALID;
     }
     buffer_deinit(&text);
@@ -79,40 +81,47 @@ static enum status index_open(const char *directory, struct shard_index *out, st
 static const struct json_value *index_find(const struct shard_index *index, const char *name) {
     const char *file;
     for (size_t i = 0; i < index->shards->count; i++)
-        if (json_get_text(&index->shards->items[i], "file", &file, NULL) == OK && strcmp(file, name) == 0)
+        if (json_get_text(&index->shards->items[i], "file", &file, NULL) == OK &&
+            strcmp(file, name) == 0)
             return &index->shards->items[i];
     return NULL;
 }
 
-/* ---- one shard -------------------------------------------------------------------------------------------------------------- */
+/* ---- one shard ------------------------------------------------------------------------------- */
 
-static enum status check_tokenizer(const struct manifest *manifest, const struct shard_index *index, const char *path,
-                                   struct error *error) {
+static enum status check_tokenizer(const struct manifest *manifest, const struct shard_index *index,
+                                   const char *path, struct error *error) {
     char theirs[HEX32_SIZE], ours[HEX32_SIZE];
     bool byte = strcmp(index->tokenizer, "byte") == 0;
     if (manifest->tokenizer == TOKENIZER_BYTE && !byte)
-        return error_set(error, INVALID, "%s was made with a tokenizer (%s), and this run's tokens are bytes", path, index->path);
-    if (manifest->tokenizer == TOKENIZER_EXTERNAL && byte && manifest->model.vocabulary > 256)
         return error_set(error, INVALID,
-                         "%s holds bytes (%s), and this run's tokens are a tokenizer's: make shards with "
-                         "`scripts/prepare-data --tokenizer`",
-                         path, index->path);
-    if (index->vocabulary > manifest->model.vocabulary)
-        return error_set(error, INVALID, "%s was made with a tokenizer of %llu tokens (%s), and this run's vocabulary is %u",
-                         path, (unsigned long long)index->vocabulary, index->path, manifest->model.vocabulary);
-    if (!digest_equal(manifest->tokenizer_digest, none) && !digest_equal(manifest->tokenizer_digest, index->digest))
+                         "%s was made with a tokenizer (%s), and this run's tokens are bytes", path,
+                         index->path);
+    if (manifest->tokenizer == TOKENIZER_EXTERNAL && byte && manifest->model.vocabulary > 256)
         return error_set(
             error, INVALID,
-            "%s was made with the tokenizer of SHA-256 %s (%s), and this run's is %s: make shards with the run's own "
-            "tokenizer.json",
-            path, hex_encode(index->digest, DIGEST_SIZE, theirs), index->path,
-            hex_encode(manifest->tokenizer_digest, DIGEST_SIZE, ours));
+            "%s holds bytes (%s), and this run's tokens are a tokenizer's: make shards with "
+            "`scripts/prepare-data --tokenizer`",
+            path, index->path);
+    if (index->vocabulary > manifest->model.vocabulary)
+        return error_set(
+            error, INVALID,
+            "%s was made with a tokenizer of %llu tokens (%s), and this run's vocabulary is %u",
+            path, (unsigned long long)index->vocabulary, index->path, manifest->model.vocabulary);
+    if (!digest_equal(manifest->tokenizer_digest, none) &&
+        !digest_equal(manifest->tokenizer_digest, index->digest))
+        return error_set(error, INVALID,
+                         "%s was made with the tokenizer of SHA-256 %s (%s), and this run's is %s: "
+                         "make shards with the run's own "
+                         "tokenizer.json",
+                         path, hex_encode(index->digest, DIGEST_SIZE, theirs), index->path,
+                         hex_encode(manifest->tokenizer_digest, DIGEST_SIZE, ours));
     return OK;
 }
 
 /* Long reads say how far they are. */
-static enum status digest_file(const char *path, int descriptor, uint64_t size, uint8_t out[static DIGEST_SIZE],
-                               struct error *error) {
+static enum status digest_file(const char *path, int descriptor, uint64_t size,
+                               uint8_t out[static DIGEST_SIZE], struct error *error) {
     struct digest digest;
     uint8_t *piece = xmalloc(PIECE);
     uint64_t done = 0, told_ms = clock_monotonic_ms();
@@ -124,18 +133,20 @@ static enum status digest_file(const char *path, int descriptor, uint64_t size, 
         done += (uint64_t)got;
         if (clock_monotonic_ms() - told_ms < TELL_MS) continue;
         told_ms = clock_monotonic_ms();
-        log_info("checking_shard", "file=\"%s\" read_mb=%llu of_mb=%llu", path, (unsigned long long)(done >> 20),
-                 (unsigned long long)(size >> 20));
+        log_info("checking_shard", "file=\"%s\" read_mb=%llu of_mb=%llu", path,
+                 (unsigned long long)(done >> 20), (unsigned long long)(size >> 20));
     }
-    enum status status = got == 0 ? OK : error_set(error, FAILED, "read %s: %s", path, strerror(errno));
+    enum status status =
+        got == 0 ? OK : error_set(error, FAILED, "read %s: %s", path, strerror(errno));
     digest_final(&digest, out);
     free(piece);
     return status;
 }
 
 /* Once per file, if what was found is kept. What was written to while it was read is not kept. */
-static enum status compare_digest(const struct shard_index *index, const char *path, int descriptor, uint64_t size,
-                                  const uint8_t wanted[static DIGEST_SIZE], struct data_seen *seen, struct error *error) {
+static enum status compare_digest(const struct shard_index *index, const char *path, int descriptor,
+                                  uint64_t size, const uint8_t wanted[static DIGEST_SIZE],
+                                  struct data_seen *seen, struct error *error) {
     struct data_fingerprint before, after;
     uint8_t got[DIGEST_SIZE];
     char hex[HEX32_SIZE], question[96];
@@ -145,16 +156,18 @@ static enum status compare_digest(const struct shard_index *index, const char *p
     TRY(digest_file(path, descriptor, size, got, error));
     if (!digest_equal(got, wanted))
         return error_set(error, INVALID,
-                         "%s is damaged, or another shard of that name: its SHA-256 is not the one in %s; copy both again", path,
-                         index->path);
+                         "%s is damaged, or another shard of that name: its SHA-256 is not the one "
+                         "in %s; copy both again",
+                         path, index->path);
     TRY(data_fingerprint(descriptor, &after, error));
     if (data_fingerprint_equal(&before, &after)) data_seen_add(seen, &after, question, path);
     return OK;
 }
 
 /* The file is what the index says: as long, and with `read_it` to the byte. */
-static enum status check_content(const struct shard_index *index, const struct json_value *entry, const char *path, bool read_it,
-                                 struct data_seen *seen, struct error *error) {
+static enum status check_content(const struct shard_index *index, const struct json_value *entry,
+                                 const char *path, bool read_it, struct data_seen *seen,
+                                 struct error *error) {
     uint64_t tokens = 0;
     uint8_t wanted[DIGEST_SIZE];
     struct stat info;
@@ -165,11 +178,15 @@ static enum status check_content(const struct shard_index *index, const struct j
         error_wrap(error, status, "%s, of %s", index->path, path);
         return INVALID;
     }
-    if (stat(path, &info) != 0) return error_set(error, errno == ENOENT ? NOT_FOUND : FAILED, "%s: %s", path, strerror(errno));
+    if (stat(path, &info) != 0)
+        return error_set(error, errno == ENOENT ? NOT_FOUND : FAILED, "%s: %s", path,
+                         strerror(errno));
     if ((uint64_t)info.st_size != HEADER_SIZE + tokens * index->token_bits / 8)
-        return error_set(error, INVALID, "%s is %llu bytes, and %s promises %llu tokens of %llu bits: copy it again", path,
-                         (unsigned long long)info.st_size, index->path, (unsigned long long)tokens,
-                         (unsigned long long)index->token_bits);
+        return error_set(
+            error, INVALID,
+            "%s is %llu bytes, and %s promises %llu tokens of %llu bits: copy it again", path,
+            (unsigned long long)info.st_size, index->path, (unsigned long long)tokens,
+            (unsigned long long)index->token_bits);
     if (!read_it) return OK;
     TRY(file_open(path, &descriptor, NULL, error));
     status = compare_digest(index, path, descriptor, (uint64_t)info.st_size, wanted, seen, error);
@@ -177,8 +194,9 @@ static enum status check_content(const struct shard_index *index, const struct j
     return status;
 }
 
-static enum status check_shard(const struct manifest *manifest, const struct shard_index *index, const char *path,
-                               const char *name, const struct run_shards *shards, struct data_seen *seen, struct error *error) {
+static enum status check_shard(const struct manifest *manifest, const struct shard_index *index,
+                               const char *path, const char *name, const struct run_shards *shards,
+                               struct data_seen *seen, struct error *error) {
     const struct json_value *entry = index->json ? index_find(index, name) : NULL;
     if (entry) {
         TRY(check_tokenizer(manifest, index, path, error));
@@ -186,20 +204,24 @@ static enum status check_shard(const struct manifest *manifest, const struct sha
     }
     if (index->json)
         log_warn("shard_not_in_index",
-                 "file=\"%s\" message=\"%s is of other shards: whether this one is of the same tokenizer is not known\"", path,
-                 index->path);
+                 "file=\"%s\" message=\"%s is of other shards: whether this one is of the same "
+                 "tokenizer is not known\"",
+                 path, index->path);
     if (digest_equal(manifest->tokenizer_digest, none) || shards->insisted) return OK;
-    return error_set(
-        error, INVALID,
-        "%s has no index (%s beside it) that names its tokenizer, and the run pins one: make shards with "
-        "`scripts/prepare-data --tokenizer`; if they are of the run's tokenizer, say with --data-format what they are",
-        path, SHARD_INDEX);
+    return error_set(error, INVALID,
+                     "%s has no index (%s beside it) that names its tokenizer, and the run pins "
+                     "one: make shards with "
+                     "`scripts/prepare-data --tokenizer`; if they are of the run's tokenizer, say "
+                     "with --data-format what they are",
+                     path, SHARD_INDEX);
 }
 
-/* ---- all of them ------------------------------------------------------------------------------------------------------------ */
+/* ---- all of them ----------------------------------------------------------------------------- */
 
-/* The directory of `path`, and its index if that is another one than *opened. NOT_FOUND: it has none. */
-static enum status open_beside(const char *path, char **opened, struct shard_index *index, struct error *error) {
+/* The directory of `path`, and its index if that is another one than *opened. NOT_FOUND: it has
+ * none. */
+static enum status open_beside(const char *path, char **opened, struct shard_index *index,
+                               struct error *error) {
     const char *slash = strrchr(path, '/');
     char *directory = slash ? xstrdup(path) : xstrdup(".");
     enum status status = OK;
@@ -226,13 +248,15 @@ bool run_shards_vouched(const struct manifest *manifest, const struct run_shards
     bool vouched = !digest_equal(manifest->tokenizer_digest, none);
     for (size_t i = 0; vouched && i < shards->count; i++)
         vouched = open_beside(shards->paths[i], &opened, &index, NULL) == OK && index.json &&
-                  index_find(&index, name_of(shards->paths[i])) && digest_equal(index.digest, manifest->tokenizer_digest);
+                  index_find(&index, name_of(shards->paths[i])) &&
+                  digest_equal(index.digest, manifest->tokenizer_digest);
     index_close(&index);
     free(opened);
     return vouched;
 }
 
-enum status run_shards_check(const struct manifest *manifest, const struct run_shards *shards, struct error *error) {
+enum status run_shards_check(const struct manifest *manifest, const struct run_shards *shards,
+                             struct error *error) {
     struct shard_index index = {0};
     char *opened = NULL;
     struct data_seen *seen = data_seen_open(shards->seen);
@@ -240,7 +264,8 @@ enum status run_shards_check(const struct manifest *manifest, const struct run_s
     for (size_t i = 0; status == OK && i < shards->count; i++) {
         const char *path = shards->paths[i];
         status = open_beside(path, &opened, &index, error);
-        if (status == OK) status = check_shard(manifest, &index, path, name_of(path), shards, seen, error);
+        if (status == OK)
+            status = check_shard(manifest, &index, path, name_of(path), shards, seen, error);
     }
     data_seen_close(seen);
     index_close(&index);

@@ -21,13 +21,15 @@ static void note_version(struct check *check) {
     for (uint32_t f = 0; f < check->model.fragments; f++) {
         uint64_t start, count;
         fragment_range(check->model.parameters, check->model.fragments, f, &start, &count);
-        digest_sha256(check->model.theta + start, (size_t)count * sizeof(float), truth->fragments[f]);
+        digest_sha256(check->model.theta + start, (size_t)count * sizeof(float),
+                      truth->fragments[f]);
     }
     if (!elementwise_is_finite(check->model.theta, (size_t)check->model.parameters))
         world_fail(check->world, "I7", "theta of version %llu is not finite", llu(version));
 }
 
-struct check *check_create(struct world *world, const struct scenario *scenario, struct disk *disk, const float *initial) {
+struct check *check_create(struct world *world, const struct scenario *scenario, struct disk *disk,
+                           const float *initial) {
     struct check *check = xcalloc(1, sizeof *check);
     check->world = world;
     check->scenario = scenario;
@@ -71,9 +73,11 @@ void check_destroy(struct check *check) {
 }
 
 const struct run_state *check_run(const struct check *check) { return check->run; }
-uint64_t check_merged(const struct check *check, uint32_t site) { return site < CHECK_SITES ? check->merged[site] : 0; }
+uint64_t check_merged(const struct check *check, uint32_t site) {
+    return site < CHECK_SITES ? check->merged[site] : 0;
+}
 
-/* ---- entries ---------------------------------------------------------------------------------------------------------------- */
+/* ---- entries --------------------------------------------------------------------------------- */
 
 static int by_value(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
@@ -84,12 +88,14 @@ static int by_value(const void *a, const void *b) {
 static double norm_limit(const struct check *check) {
     const struct manifest *manifest = &check->scenario->manifest;
     size_t held = MIN(check->norm_count, (size_t)manifest->admission.clip_window);
-    if (!(manifest->admission.clip_factor > 0) || check->norm_count < manifest->admission.clip_minimum || held == 0)
+    if (!(manifest->admission.clip_factor > 0) ||
+        check->norm_count < manifest->admission.clip_minimum || held == 0)
         return (double)INFINITY;
     double sorted[4096];
     memcpy(sorted, check->norms + check->norm_count - held, held * sizeof sorted[0]);
     qsort(sorted, held, sizeof sorted[0], by_value);
-    return sorted[held / 2] > 0 ? manifest->admission.clip_factor * sorted[held / 2] : (double)INFINITY;
+    return sorted[held / 2] > 0 ? manifest->admission.clip_factor * sorted[held / 2]
+                                : (double)INFINITY;
 }
 
 static bool is_malformed(const struct check *check, const uint8_t digest[static DIGEST_SIZE]) {
@@ -99,48 +105,59 @@ static bool is_malformed(const struct check *check, const uint8_t digest[static 
     return false;
 }
 
-static void take_contribution(struct check *check, const struct ledger_entry *entry, struct check_contribution *record) {
+static void take_contribution(struct check *check, const struct ledger_entry *entry,
+                              struct check_contribution *record) {
     struct world *world = check->world;
     struct contribution c;
     uint8_t digest[DIGEST_SIZE];
-    if (contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c, NULL) != OK || c.site == 0 ||
-        c.site >= CHECK_SITES) {
+    if (contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c,
+                            NULL) != OK ||
+        c.site == 0 || c.site >= CHECK_SITES) {
         world_fail(world, "ledger", "entry %llu holds no contribution's header", llu(check->size));
         return;
     }
     contribution_digest(entry->contribution.header, digest);
     if (check->revoked[c.site])
-        world_fail(world, "I5", "entry %llu is by site %u, which was revoked before", llu(check->size), c.site);
+        world_fail(world, "I5", "entry %llu is by site %u, which was revoked before",
+                   llu(check->size), c.site);
     if (c.sequence <= check->last_sequence[c.site])
-        world_fail(world, "I2", "entry %llu has sequence %llu of site %u, which has used %llu", llu(check->size), llu(c.sequence),
-                   c.site, llu(check->last_sequence[c.site]));
+        world_fail(world, "I2", "entry %llu has sequence %llu of site %u, which has used %llu",
+                   llu(check->size), llu(c.sequence), c.site, llu(check->last_sequence[c.site]));
     if (is_malformed(check, digest))
-        world_fail(world, "admission", "entry %llu is a contribution that was malformed on purpose", llu(check->size));
+        world_fail(world, "admission", "entry %llu is a contribution that was malformed on purpose",
+                   llu(check->size));
     if (!disk_blob_find(check->disk, c.payload_digest))
         world_fail(world, "I1", "entry %llu is durable and its payload is not", llu(check->size));
     check->last_sequence[c.site] = c.sequence;
-    *record = (struct check_contribution){
-        .site = c.site, .fragment = c.fragment, .sequence = c.sequence, .norm = c.norm, .limit = norm_limit(check)};
+    *record = (struct check_contribution){.site = c.site,
+                                          .fragment = c.fragment,
+                                          .sequence = c.sequence,
+                                          .norm = c.norm,
+                                          .limit = norm_limit(check)};
     check->norms = xrealloc(check->norms, (check->norm_count + 1) * sizeof check->norms[0]);
     check->norms[check->norm_count++] = c.norm;
     world->tally.contributions++;
 }
 
-static void take_part(struct check *check, const struct ledger_entry *entry, const struct step_part *part) {
+static void take_part(struct check *check, const struct ledger_entry *entry,
+                      const struct step_part *part) {
     struct world *world = check->world;
-    struct check_contribution *merged = part->index < check->size ? &check->entries[part->index] : NULL;
+    struct check_contribution *merged =
+        part->index < check->size ? &check->entries[part->index] : NULL;
     if (!merged || merged->site == 0 || merged->fragment != entry->step.fragment) {
-        world_fail(world, "ledger", "step %llu merges entry %llu, which is not such a contribution", llu(entry->step.version),
-                   llu(part->index));
+        world_fail(world, "ledger", "step %llu merges entry %llu, which is not such a contribution",
+                   llu(entry->step.version), llu(part->index));
         return;
     }
     if (merged->merged)
-        world_fail(world, "I2", "step %llu merges entry %llu for the second time", llu(entry->step.version), llu(part->index));
+        world_fail(world, "I2", "step %llu merges entry %llu for the second time",
+                   llu(entry->step.version), llu(part->index));
     if (merged->dropped)
-        world_fail(world, "I5", "step %llu merges entry %llu of a revoked site", llu(entry->step.version), llu(part->index));
+        world_fail(world, "I5", "step %llu merges entry %llu of a revoked site",
+                   llu(entry->step.version), llu(part->index));
     if (!((double)part->scale * merged->norm <= merged->limit * (1 + 0x1p-50)))
-        world_fail(world, "I7", "step %llu adds a norm of %g, the limit is %g", llu(entry->step.version),
-                   (double)part->scale * merged->norm, merged->limit);
+        world_fail(world, "I7", "step %llu adds a norm of %g, the limit is %g",
+                   llu(entry->step.version), (double)part->scale * merged->norm, merged->limit);
     merged->merged = true;
     check->merged[merged->site]++;
 }
@@ -156,8 +173,10 @@ static void take_step(struct check *check, const struct ledger_entry *entry) {
         return;
     }
     note_version(check);
-    if (entry->step.has_root && memcmp(entry->step.root, check->versions[entry->step.version].root, DIGEST_SIZE) != 0)
-        world_fail(check->world, "I3", "the ledger's root of version %llu is not replay's", llu(entry->step.version));
+    if (entry->step.has_root &&
+        memcmp(entry->step.root, check->versions[entry->step.version].root, DIGEST_SIZE) != 0)
+        world_fail(check->world, "I3", "the ledger's root of version %llu is not replay's",
+                   llu(entry->step.version));
     check->world->tally.steps++;
 }
 
@@ -182,7 +201,8 @@ static void take_entry(struct check *check, struct bytes raw) {
     } else if (entry->kind == LEDGER_SITE_REVOKED && entry->revoked.site < CHECK_SITES) {
         check->revoked[entry->revoked.site] = true;
         for (uint64_t i = 0; i < check->size; i++)
-            check->entries[i].dropped |= check->entries[i].site == entry->revoked.site && !check->entries[i].merged;
+            check->entries[i].dropped |=
+                check->entries[i].site == entry->revoked.site && !check->entries[i].merged;
     }
     if (!check->world->failed && run_state_apply(check->run, raw, true, &error) != OK)
         world_fail(check->world, "ledger", "%s", error.message);
@@ -197,8 +217,8 @@ void check_ledger_grew(struct check *check) {
 
 void check_coordinator_restarted(struct check *check) {
     if (check->disk->entry_count < check->size)
-        world_fail(check->world, "I4", "the ledger had %llu entries before the restart, now %llu", llu(check->size),
-                   llu(check->disk->entry_count));
+        world_fail(check->world, "I4", "the ledger had %llu entries before the restart, now %llu",
+                   llu(check->size), llu(check->disk->entry_count));
     for (size_t i = 0; i < check->acknowledged_count; i++) {
         const struct check_acknowledged *kept = &check->acknowledged[i];
         uint8_t leaf[DIGEST_SIZE];
@@ -206,21 +226,26 @@ void check_coordinator_restarted(struct check *check) {
             merkle_leaf(buffer_bytes(&check->disk->entries[kept->index]), leaf);
             if (memcmp(leaf, kept->leaf, DIGEST_SIZE) == 0) continue;
         }
-        world_fail(check->world, "I1", "entry %llu was acknowledged and is not in the ledger", llu(kept->index));
+        world_fail(check->world, "I1", "entry %llu was acknowledged and is not in the ledger",
+                   llu(kept->index));
     }
 }
 
-void check_root(struct check *check, const char *who, uint64_t version, const uint8_t root[static DIGEST_SIZE]) {
-    if (version > check->model.version || memcmp(check->versions[version].root, root, DIGEST_SIZE) == 0) return;
-    world_fail(check->world, "I3", "%s has another root of version %llu than the ledger gives", who, llu(version));
+void check_root(struct check *check, const char *who, uint64_t version,
+                const uint8_t root[static DIGEST_SIZE]) {
+    if (version > check->model.version ||
+        memcmp(check->versions[version].root, root, DIGEST_SIZE) == 0)
+        return;
+    world_fail(check->world, "I3", "%s has another root of version %llu than the ledger gives", who,
+               llu(version));
 }
 
 void check_prefix(struct check *check, const char *who, const struct run_state *run) {
     uint64_t size = run_state_size(run);
     uint8_t own[DIGEST_SIZE], truth[DIGEST_SIZE];
     if (size > check->size) {
-        world_fail(check->world, "I4", "%s holds %llu entries, %llu are durable at the coordinator", who, llu(size),
-                   llu(check->size));
+        world_fail(check->world, "I4", "%s holds %llu entries, %llu are durable at the coordinator",
+                   who, llu(size), llu(check->size));
         return;
     }
     merkle_root(run_state_tree(run), size, own);
@@ -229,7 +254,7 @@ void check_prefix(struct check *check, const char *who, const struct run_state *
         world_fail(check->world, "I4", "%s holds another prefix of %llu entries", who, llu(size));
 }
 
-/* ---- the end ---------------------------------------------------------------------------------------------------------------- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 void check_end(struct check *check) {
     struct error error = {0};
@@ -239,7 +264,8 @@ void check_end(struct check *check) {
     struct run_state *run = run_state_create();
     struct model_state model = {0};
     check_coordinator_restarted(check);
-    ASSERT(model_state_init(&model, &check->scenario->manifest, check->scenario->parameters, NULL) == OK);
+    ASSERT(model_state_init(&model, &check->scenario->manifest, check->scenario->parameters,
+                            NULL) == OK);
     memcpy(model.theta, check->initial, (size_t)check->scenario->parameters * sizeof(float));
     if (replay_run(&source, &options, run, &model, &report, &error) != OK) {
         world_fail(check->world, "I3", "the audit: %s", error.message);
@@ -248,8 +274,8 @@ void check_end(struct check *check) {
         state_root(model.theta, model.parameters, root);
         check_root(check, "the audit", model.version, root);
         if (model.version != check->model.version)
-            world_fail(check->world, "I3", "the audit ends at version %llu, not %llu", llu(model.version),
-                       llu(check->model.version));
+            world_fail(check->world, "I3", "the audit ends at version %llu, not %llu",
+                       llu(model.version), llu(check->model.version));
     }
     run_state_destroy(run);
     model_state_deinit(&model);

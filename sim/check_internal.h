@@ -4,7 +4,8 @@
 
 #include "sim/check.h"
 
-enum { CHECK_SITES = 4 * (SITES_MOST + SPARE_SITES) }; /* numbers that are told apart: a name that was robbed gets another one */
+/* numbers that are told apart: a name that was robbed gets another one */
+enum { CHECK_SITES = 4 * (SITES_MOST + SPARE_SITES) };
 
 struct check_version { /* the truth at a version */
     uint8_t root[DIGEST_SIZE];
@@ -23,9 +24,10 @@ struct check_acknowledged {
     uint8_t leaf[DIGEST_SIZE];
 };
 
-struct check_mass {                         /* a site's books, by process */
-    float *feedback;                        /* [parameters]: as the durable records have it */
-    float *target;                          /* [parameters]: 0.95 e + delta of the encoding under way; afterwards the new e */
+struct check_mass {  /* a site's books, by process */
+    float *feedback; /* [parameters]: as the durable records have it */
+    float
+        *target; /* [parameters]: 0.95 e + delta of the encoding under way; afterwards the new e */
     struct buffer message[FRAGMENTS_LIMIT]; /* spooled last */
     float *copied_feedback;                 /* [parameters], and */
     struct buffer copied_message[FRAGMENTS_LIMIT];

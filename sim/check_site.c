@@ -1,4 +1,5 @@
-/* What the checker knows of a site: what it was acknowledged, what it sent, and where the mass of its deltas is. */
+/* What the checker knows of a site: what it was acknowledged, what it sent, and where the mass of
+ * its deltas is. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,31 +9,39 @@
 
 static unsigned long long llu(uint64_t value) { return (unsigned long long)value; }
 
-void check_receipt(struct check *check, uint32_t site, const uint8_t header[static CONTRIBUTION_HEADER_SIZE],
+void check_receipt(struct check *check, uint32_t site,
+                   const uint8_t header[static CONTRIBUTION_HEADER_SIZE],
                    const uint8_t signature[static SIGNATURE_SIZE], struct bytes raw) {
     struct receipt receipt;
     struct error error = {0};
-    if (receipt_verify(raw, run_state_coordinator_key(check->run), header, signature, &receipt, &error) != OK) {
-        world_fail(check->world, "receipt", "a receipt for site %u does not verify: %s", site, error.message);
+    if (receipt_verify(raw, run_state_coordinator_key(check->run), header, signature, &receipt,
+                       &error) != OK) {
+        world_fail(check->world, "receipt", "a receipt for site %u does not verify: %s", site,
+                   error.message);
         return;
     }
     check->world->tally.receipts++;
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     bool there = receipt.index < check->disk->entry_count &&
-                 ledger_entry_decode(buffer_bytes(&check->disk->entries[receipt.index]), entry, NULL) == OK &&
-                 entry->kind == LEDGER_CONTRIBUTION && memcmp(entry->contribution.header, header, CONTRIBUTION_HEADER_SIZE) == 0;
+                 ledger_entry_decode(buffer_bytes(&check->disk->entries[receipt.index]), entry,
+                                     NULL) == OK &&
+                 entry->kind == LEDGER_CONTRIBUTION &&
+                 memcmp(entry->contribution.header, header, CONTRIBUTION_HEADER_SIZE) == 0;
     free(entry);
     if (!there) {
-        world_fail(check->world, "I1", "site %u has a receipt for entry %llu, which is not durable", site, llu(receipt.index));
+        world_fail(check->world, "I1", "site %u has a receipt for entry %llu, which is not durable",
+                   site, llu(receipt.index));
         return;
     }
-    check->acknowledged = xrealloc(check->acknowledged, (check->acknowledged_count + 1) * sizeof check->acknowledged[0]);
+    check->acknowledged = xrealloc(check->acknowledged,
+                                   (check->acknowledged_count + 1) * sizeof check->acknowledged[0]);
     struct check_acknowledged *kept = &check->acknowledged[check->acknowledged_count++];
     kept->index = receipt.index;
     merkle_leaf(buffer_bytes(&check->disk->entries[receipt.index]), kept->leaf);
 }
 
-void check_sent(struct check *check, uint32_t process, uint64_t sequence, const uint8_t header[static CONTRIBUTION_HEADER_SIZE]) {
+void check_sent(struct check *check, uint32_t process, uint64_t sequence,
+                const uint8_t header[static CONTRIBUTION_HEADER_SIZE]) {
     struct check_mass *mass = &check->mass[process];
     uint8_t digest[DIGEST_SIZE];
     contribution_digest(header, digest);
@@ -49,30 +58,34 @@ void check_sent(struct check *check, uint32_t process, uint64_t sequence, const 
 }
 
 void check_malformed(struct check *check, const uint8_t header[static CONTRIBUTION_HEADER_SIZE]) {
-    check->malformed = xrealloc(check->malformed, (check->malformed_count + 1) * sizeof check->malformed[0]);
+    check->malformed =
+        xrealloc(check->malformed, (check->malformed_count + 1) * sizeof check->malformed[0]);
     contribution_digest(header, check->malformed[check->malformed_count++]);
 }
 
 void check_waits(struct check *check, const char *who, bool overlap, bool waits_for_merge) {
-    if (overlap && waits_for_merge) world_fail(check->world, "I9", "%s waits for a merge while overlap is on", who);
+    if (overlap && waits_for_merge)
+        world_fail(check->world, "I9", "%s waits for a merge while overlap is on", who);
 }
 
-/* ---- payloads --------------------------------------------------------------------------------- */
+/* ---- payloads -------------------------------------------------------------------------------- */
 
 /* Entry `index` is a contribution with that payload; of which site. */
-static bool names_payload(const struct disk *disk, uint64_t index, const uint8_t *digest, struct ledger_entry *entry,
-                          uint32_t *site) {
+static bool names_payload(const struct disk *disk, uint64_t index, const uint8_t *digest,
+                          struct ledger_entry *entry, uint32_t *site) {
     struct contribution c;
     if (disk->entries[index].data[0] != LEDGER_CONTRIBUTION ||
         ledger_entry_decode(buffer_bytes(&disk->entries[index]), entry, NULL) != OK ||
-        contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c, NULL) != OK)
+        contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c,
+                            NULL) != OK)
         return false;
     *site = c.site;
     return memcmp(c.payload_digest, digest, DIGEST_SIZE) == 0;
 }
 
 /* A step at or before `version`, a drop or a revocation is what became of entry `index`. */
-static bool has_ended(const struct disk *disk, uint64_t index, uint32_t site, uint64_t version, struct ledger_entry *entry) {
+static bool has_ended(const struct disk *disk, uint64_t index, uint32_t site, uint64_t version,
+                      struct ledger_entry *entry) {
     for (uint64_t i = index + 1; i < disk->entry_count; i++) {
         uint8_t kind = disk->entries[i].data[0];
         if (kind != LEDGER_STEP && kind != LEDGER_DROPPED && kind != LEDGER_SITE_REVOKED) continue;
@@ -86,18 +99,20 @@ static bool has_ended(const struct disk *disk, uint64_t index, uint32_t site, ui
     return false;
 }
 
-void check_payload_deleted(struct check *check, const char *who, const struct disk *disk, uint64_t version,
-                           const uint8_t digest[static DIGEST_SIZE]) {
+void check_payload_deleted(struct check *check, const char *who, const struct disk *disk,
+                           uint64_t version, const uint8_t digest[static DIGEST_SIZE]) {
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     uint32_t site = 0;
     for (uint64_t i = 0; i < disk->entry_count; i++)
-        if (names_payload(disk, i, digest, entry, &site) && !has_ended(disk, i, site, version, entry))
-            world_fail(check->world, "payload", "%s, at version %llu, has deleted the payload of entry %llu", who, llu(version),
-                       llu(i));
+        if (names_payload(disk, i, digest, entry, &site) &&
+            !has_ended(disk, i, site, version, entry))
+            world_fail(check->world, "payload",
+                       "%s, at version %llu, has deleted the payload of entry %llu", who,
+                       llu(version), llu(i));
     free(entry);
 }
 
-/* ---- mass ------------------------------------------------------------------------------------------------------------------- */
+/* ---- mass ------------------------------------------------------------------------------------ */
 
 struct check_piece {
     uint64_t start, count;
@@ -105,33 +120,42 @@ struct check_piece {
 
 static struct check_piece piece_of(const struct check *check, uint32_t fragment) {
     struct check_piece piece;
-    fragment_range(check->scenario->parameters, check->scenario->manifest.fragments, fragment, &piece.start, &piece.count);
+    fragment_range(check->scenario->parameters, check->scenario->manifest.fragments, fragment,
+                   &piece.start, &piece.count);
     return piece;
 }
 
-static bool is_sparse(const struct check *check) { return check->scenario->manifest.outer.mode == OUTER_SPARSE; }
+static bool is_sparse(const struct check *check) {
+    return check->scenario->manifest.outer.mode == OUTER_SPARSE;
+}
 
-static void compare(struct check *check, uint32_t process, const float *got, const float *wanted, struct check_piece piece,
-                    const char *what) {
+static void compare(struct check *check, uint32_t process, const float *got, const float *wanted,
+                    struct check_piece piece, const char *what) {
     for (uint64_t i = piece.start; i < piece.start + piece.count; i++) {
         if (got[i] == wanted[i]) continue;
         world_fail(check->world, "mass", "%s, coordinate %llu: %s is %.9g, the books say %.9g",
-                   check->world->processes[process].name, llu(i), what, (double)got[i], (double)wanted[i]);
+                   check->world->processes[process].name, llu(i), what, (double)got[i],
+                   (double)wanted[i]);
         return;
     }
 }
 
-void check_before_encode(struct check *check, uint32_t process, const struct replica *replica, uint32_t fragment,
-                         const struct contribution *contribution) {
+void check_before_encode(struct check *check, uint32_t process, const struct replica *replica,
+                         uint32_t fragment, const struct contribution *contribution) {
     struct check_mass *mass = &check->mass[process];
     struct check_piece piece = piece_of(check, fragment);
     uint8_t digest[DIGEST_SIZE];
     digest_sha256(replica->base + piece.start, (size_t)piece.count * sizeof(float), digest);
     uint64_t base = contribution->base_version;
-    if (base > check->model.version || memcmp(digest, check->versions[base].fragments[fragment], DIGEST_SIZE) != 0)
-        world_fail(check->world, "base", "%s: its delta of fragment %u does not start at version %llu, as its header says",
-                   check->world->processes[process].name, fragment, llu(base));
-    if (is_sparse(check)) compare(check, process, replica->feedback, mass->feedback, piece, "the error feedback before encoding");
+    if (base > check->model.version ||
+        memcmp(digest, check->versions[base].fragments[fragment], DIGEST_SIZE) != 0)
+        world_fail(
+            check->world, "base",
+            "%s: its delta of fragment %u does not start at version %llu, as its header says",
+            check->world->processes[process].name, fragment, llu(base));
+    if (is_sparse(check))
+        compare(check, process, replica->feedback, mass->feedback, piece,
+                "the error feedback before encoding");
     for (uint64_t i = piece.start; i < piece.start + piece.count; i++) {
         float delta = replica->base[i] - replica->snapshot[i];
         float kept = CODEC_FEEDBACK_DECAY * mass->feedback[i];
@@ -139,18 +163,23 @@ void check_before_encode(struct check *check, uint32_t process, const struct rep
     }
 }
 
-void check_counts(struct check *check, uint32_t process, const struct contribution *contribution, int64_t steps,
-                  uint64_t tokens_per_step) {
-    uint64_t fragments = check->scenario->manifest.fragments, tokens = (uint64_t)steps * tokens_per_step;
-    uint64_t told = contribution->tokens * fragments; /* what a division leaves over, the next message has, or a crash */
-    if ((int64_t)contribution->inner_steps == steps && told < tokens + tokens_per_step && told + tokens_per_step > tokens) return;
-    world_fail(check->world, "counts", "%s, fragment %u: a header of %u steps and %llu tokens for a message of %lld steps",
-               check->world->processes[process].name, contribution->fragment, contribution->inner_steps,
-               llu(contribution->tokens), (long long)steps);
+void check_counts(struct check *check, uint32_t process, const struct contribution *contribution,
+                  int64_t steps, uint64_t tokens_per_step) {
+    uint64_t fragments = check->scenario->manifest.fragments,
+             tokens = (uint64_t)steps * tokens_per_step;
+    /* what a division leaves over, the next message has, or a crash */
+    uint64_t told = contribution->tokens * fragments;
+    if ((int64_t)contribution->inner_steps == steps && told < tokens + tokens_per_step &&
+        told + tokens_per_step > tokens)
+        return;
+    world_fail(check->world, "counts",
+               "%s, fragment %u: a header of %u steps and %llu tokens for a message of %lld steps",
+               check->world->processes[process].name, contribution->fragment,
+               contribution->inner_steps, llu(contribution->tokens), (long long)steps);
 }
 
-void check_after_encode(struct check *check, uint32_t process, const struct replica *replica, uint32_t fragment,
-                        struct bytes payload) {
+void check_after_encode(struct check *check, uint32_t process, const struct replica *replica,
+                        uint32_t fragment, struct bytes payload) {
     struct check_mass *mass = &check->mass[process];
     struct check_piece piece = piece_of(check, fragment);
     struct error error = {0};
@@ -159,17 +188,22 @@ void check_after_encode(struct check *check, uint32_t process, const struct repl
         world_fail(check->world, "codec", "an own message does not decode: %s", error.message);
         return;
     }
-    if (replica->codec == CODEC_FP32) compare(check, process, check->scratch, mass->target, piece, "what was sent");
+    if (replica->codec == CODEC_FP32)
+        compare(check, process, check->scratch, mass->target, piece, "what was sent");
     if (!is_sparse(check)) return;
-    for (uint64_t i = piece.start; i < piece.start + piece.count; i++) mass->target[i] -= check->scratch[i];
-    compare(check, process, replica->feedback, mass->target, piece, "the error feedback after encoding");
+    for (uint64_t i = piece.start; i < piece.start + piece.count; i++)
+        mass->target[i] -= check->scratch[i];
+    compare(check, process, replica->feedback, mass->target, piece,
+            "the error feedback after encoding");
     check->world->tally.residual_checks++;
 }
 
 void check_spooled(struct check *check, uint32_t process, uint32_t fragment, struct bytes payload) {
     struct check_mass *mass = &check->mass[process];
     struct check_piece piece = piece_of(check, fragment);
-    if (is_sparse(check)) memcpy(mass->feedback + piece.start, mass->target + piece.start, (size_t)piece.count * sizeof(float));
+    if (is_sparse(check))
+        memcpy(mass->feedback + piece.start, mass->target + piece.start,
+               (size_t)piece.count * sizeof(float));
     mass->message[fragment].size = 0;
     buffer_append(&mass->message[fragment], payload.data, payload.size);
 }
@@ -180,7 +214,9 @@ void check_round_over(struct check *check, uint32_t process, uint32_t fragment, 
     if (!refused || !is_sparse(check)) return;
     float *sent = check->scratch + piece.start;
     struct bytes message = buffer_bytes(&mass->message[fragment]);
-    if (codec_decode((enum codec)check->scenario->manifest.codec.kind, message, (size_t)piece.count, sent, NULL) != OK) return;
+    if (codec_decode((enum codec)check->scenario->manifest.codec.kind, message, (size_t)piece.count,
+                     sent, NULL) != OK)
+        return;
     for (uint64_t i = 0; i < piece.count; i++) mass->feedback[piece.start + i] += sent[i];
 }
 
@@ -190,7 +226,8 @@ void check_message_lost(struct check *check, uint32_t process, uint32_t fragment
 
 void check_backed_up(struct check *check, uint32_t process) {
     struct check_mass *mass = &check->mass[process];
-    memcpy(mass->copied_feedback, mass->feedback, (size_t)check->scenario->parameters * sizeof(float));
+    memcpy(mass->copied_feedback, mass->feedback,
+           (size_t)check->scenario->parameters * sizeof(float));
     for (uint32_t f = 0; f < FRAGMENTS_LIMIT; f++) {
         mass->copied_message[f].size = 0;
         buffer_append(&mass->copied_message[f], mass->message[f].data, mass->message[f].size);
@@ -199,10 +236,12 @@ void check_backed_up(struct check *check, uint32_t process) {
 
 void check_put_back(struct check *check, uint32_t process) {
     struct check_mass *mass = &check->mass[process];
-    memcpy(mass->feedback, mass->copied_feedback, (size_t)check->scenario->parameters * sizeof(float));
+    memcpy(mass->feedback, mass->copied_feedback,
+           (size_t)check->scenario->parameters * sizeof(float));
     for (uint32_t f = 0; f < FRAGMENTS_LIMIT; f++) {
         mass->message[f].size = 0;
-        buffer_append(&mass->message[f], mass->copied_message[f].data, mass->copied_message[f].size);
+        buffer_append(&mass->message[f], mass->copied_message[f].data,
+                      mass->copied_message[f].size);
     }
     mass->set_back = true;
 }
@@ -217,5 +256,6 @@ void check_wiped(struct check *check, uint32_t process) {
 void check_feedback(struct check *check, uint32_t process, const struct replica *replica) {
     if (!is_sparse(check)) return;
     struct check_piece all = {0, check->scenario->parameters};
-    compare(check, process, replica->feedback, check->mass[process].feedback, all, "the error feedback after a restart");
+    compare(check, process, replica->feedback, check->mass[process].feedback, all,
+            "the error feedback after a restart");
 }

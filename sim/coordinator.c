@@ -17,13 +17,15 @@ struct instant coordinator_now(const struct coordinator *coordinator) {
 struct disk *coordinator_disk(struct coordinator *coordinator) {
     return &coordinator->disk;
 }
-void coordinator_set_check(struct coordinator *coordinator, struct check *check) { coordinator->check = check; }
+void coordinator_set_check(struct coordinator *coordinator, struct check *check) {
+    coordinator->check = check;
+}
 
 const struct run_state *coordinator_run(const struct coordinator *coordinator) {
     return coordinator->state ? coordinator_state_run(coordinator->state) : NULL;
 }
 
-/* ---- laying out --------------------------------------------------------------------------------------------------------------- */
+/* ---- laying out ------------------------------------------------------------------------------ */
 
 static void write_genesis(struct coordinator *coordinator) {
     const struct scenario *scenario = coordinator->setup.scenario;
@@ -32,8 +34,10 @@ static void write_genesis(struct coordinator *coordinator) {
     entry->kind = LEDGER_GENESIS;
     entry->epoch = 1;
     entry->time_ms = process_wall_ms(coordinator->world, COORDINATOR);
-    for (size_t i = 0; i < RUN_ID_SIZE; i++) entry->genesis.run_id[i] = (uint8_t)world_below(coordinator->world, 256);
-    memcpy(entry->genesis.coordinator_key, key_pair_public(coordinator->setup.key), PUBLIC_KEY_SIZE);
+    for (size_t i = 0; i < RUN_ID_SIZE; i++)
+        entry->genesis.run_id[i] = (uint8_t)world_below(coordinator->world, 256);
+    memcpy(entry->genesis.coordinator_key, key_pair_public(coordinator->setup.key),
+           PUBLIC_KEY_SIZE);
     memset(entry->genesis.layout_digest, 0x1a, DIGEST_SIZE);
     entry->genesis.parameters = scenario->parameters;
     state_root(coordinator->setup.initial, scenario->parameters, entry->genesis.initial_root);
@@ -70,7 +74,7 @@ struct coordinator *coordinator_create(const struct coordinator_setup *setup) {
     return coordinator;
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 static void forget(struct coordinator *coordinator) {
     coordinator_state_destroy(coordinator->state);
@@ -87,7 +91,8 @@ static void lose(struct coordinator *coordinator, struct partial_upload *partial
     struct world *world = coordinator->world;
     size_t unsynced = partial->bytes.size - partial->synced;
     if (unsynced == 0) return;
-    size_t lost = 1 + (size_t)world_luck_below(world, unsynced), torn = MIN(unsynced, (size_t)SECTOR);
+    size_t lost = 1 + (size_t)world_luck_below(world, unsynced),
+           torn = MIN(unsynced, (size_t)SECTOR);
     bool tear = world_luck(world, 0.5);
     if (tear && world_fault(world, FAULT_TORN_SECTOR, COORDINATOR)) {
         for (size_t i = 0; i < torn; i++) partial->bytes.data[partial->bytes.size - 1 - i] ^= 0x5a;
@@ -126,7 +131,8 @@ bool coordinator_is_receiving(const struct coordinator *coordinator) {
 
 bool coordinator_is_called(const struct coordinator *coordinator, uint32_t site) {
     for (size_t i = 0; i < coordinator->call_count; i++) {
-        if (coordinator->calls[i].kind == MESSAGE_SUBMIT && coordinator->calls[i].site == site) return true;
+        if (coordinator->calls[i].kind == MESSAGE_SUBMIT && coordinator->calls[i].site == site)
+            return true;
     }
     return false;
 }
@@ -138,7 +144,8 @@ void coordinator_break(struct coordinator *coordinator, const char *message) {
 
 static void keep_receipt(struct coordinator *coordinator, const struct coordinator_action *action) {
     const struct simulated_call *call = coordinator_call(coordinator, action->call);
-    struct sent_receipt *kept = &coordinator->receipts[coordinator->receipt_count++ % RECEIPTS_KEPT];
+    struct sent_receipt *kept =
+        &coordinator->receipts[coordinator->receipt_count++ % RECEIPTS_KEPT];
     if (!call) return;
     memcpy(kept->header, call->header, sizeof kept->header);
     kept->epoch = run_state_epoch(coordinator_state_run(coordinator->state));
@@ -146,11 +153,14 @@ static void keep_receipt(struct coordinator *coordinator, const struct coordinat
     buffer_append(&kept->bytes, action->bytes.data, action->bytes.size);
 }
 
-bool coordinator_old_receipt(const struct coordinator *coordinator, const uint8_t header[static CONTRIBUTION_HEADER_SIZE],
-                             uint32_t epoch, struct bytes *out) {
+bool coordinator_old_receipt(const struct coordinator *coordinator,
+                             const uint8_t header[static CONTRIBUTION_HEADER_SIZE], uint32_t epoch,
+                             struct bytes *out) {
     for (size_t i = 0; i < RECEIPTS_KEPT; i++) {
         const struct sent_receipt *kept = &coordinator->receipts[i];
-        if (kept->bytes.size == 0 || kept->epoch >= epoch || memcmp(kept->header, header, sizeof kept->header) != 0) continue;
+        if (kept->bytes.size == 0 || kept->epoch >= epoch ||
+            memcmp(kept->header, header, sizeof kept->header) != 0)
+            continue;
         *out = buffer_bytes(&kept->bytes);
         return true;
     }
@@ -164,11 +174,12 @@ bool coordinator_stray_head(const struct coordinator *coordinator, uint8_t out[s
     bool found = false;
     while (at > 0 && !found) {
         at--;
-        found =
-            disk->entries[at].data[0] == LEDGER_EPOCH && ledger_entry_decode(buffer_bytes(&disk->entries[at]), entry, NULL) == OK;
+        found = disk->entries[at].data[0] == LEDGER_EPOCH &&
+                ledger_entry_decode(buffer_bytes(&disk->entries[at]), entry, NULL) == OK;
     }
     if (found) {
-        struct ledger_head head = {.epoch = entry->epoch - 1, .size = at + 1 + world_luck_below(coordinator->world, 8)};
+        struct ledger_head head = {.epoch = entry->epoch - 1,
+                                   .size = at + 1 + world_luck_below(coordinator->world, 8)};
         memcpy(head.run_id, run_state_run_id(check_run(coordinator->check)), RUN_ID_SIZE);
         head.root[0] = 1;
         ledger_head_sign(&head, coordinator->setup.key, out);
@@ -181,8 +192,10 @@ void coordinator_destroy(struct coordinator *coordinator) {
     if (!coordinator) return;
     forget(coordinator);
     coordinator_actions_deinit(&coordinator->actions);
-    for (size_t i = 0; i < coordinator->partial_count; i++) buffer_deinit(&coordinator->partials[i].bytes);
-    for (size_t i = 0; i < coordinator->snapshot_count; i++) buffer_deinit(&coordinator->snapshots[i].content);
+    for (size_t i = 0; i < coordinator->partial_count; i++)
+        buffer_deinit(&coordinator->partials[i].bytes);
+    for (size_t i = 0; i < coordinator->snapshot_count; i++)
+        buffer_deinit(&coordinator->snapshots[i].content);
     for (size_t i = 0; i < RECEIPTS_KEPT; i++) buffer_deinit(&coordinator->receipts[i].bytes);
     free(coordinator->partials);
     free(coordinator->calls);
@@ -190,7 +203,7 @@ void coordinator_destroy(struct coordinator *coordinator) {
     free(coordinator);
 }
 
-/* ---- actions ---------------------------------------------------------------------------------------------------------------- */
+/* ---- actions --------------------------------------------------------------------------------- */
 
 static void on_timer(void *context, struct event *event) {
     struct coordinator *coordinator = context;
@@ -200,14 +213,18 @@ static void on_timer(void *context, struct event *event) {
 
 static void set_timer(struct coordinator *coordinator, uint64_t at_ms) {
     uint64_t delay = process_delay_until(coordinator->world, COORDINATOR, at_ms);
-    world_post(coordinator->world, delay, COORDINATOR, on_timer, coordinator, NULL)->number = ++coordinator->timer_round;
+    world_post(coordinator->world, delay, COORDINATOR, on_timer, coordinator, NULL)->number =
+        ++coordinator->timer_round;
 }
 
 static void do_refuse(struct coordinator *coordinator, const struct coordinator_action *action) {
-    struct message message = {
-        .kind = MESSAGE_REFUSAL, .a = action->code, .b = action->retry_after_ms, .c = action->current_version};
+    struct message message = {.kind = MESSAGE_REFUSAL,
+                              .a = action->code,
+                              .b = action->retry_after_ms,
+                              .c = action->current_version};
     buffer_append(&message.bytes, action->bytes.data, action->bytes.size);
-    if ((unsigned)action->code < COUNT_OF(coordinator->world->tally.refusals)) coordinator->world->tally.refusals[action->code]++;
+    if ((unsigned)action->code < COUNT_OF(coordinator->world->tally.refusals))
+        coordinator->world->tally.refusals[action->code]++;
     coordinator_answer(coordinator, action->call, &message);
 }
 
@@ -215,27 +232,44 @@ static void do_cut(struct coordinator *coordinator, uint32_t site) {
     for (size_t i = coordinator->call_count; i-- > 0;) {
         if (i >= coordinator->call_count) continue;
         struct simulated_call *call = &coordinator->calls[i];
-        if (call->site != site || call->kind == MESSAGE_SUBMIT) continue; /* a Submit is answered with its refusal */
+        /* a Submit is answered with its refusal */
+        if (call->site != site || call->kind == MESSAGE_SUBMIT) continue;
         struct message denied = {.kind = MESSAGE_DENIED};
         coordinator_answer(coordinator, call->number, &denied);
     }
 }
 
-static const char *const action_names[] = {
-    [DO_ADMIT] = "admit",       [DO_REFUSE] = "refuse", [DO_RECEIPT] = "receipt",       [DO_DROP] = "drop",
-    [DO_CHECK] = "check",       [DO_COMMIT] = "commit", [DO_PUBLISH] = "publish",       [DO_APPLY] = "apply",
-    [DO_SNAPSHOT] = "snapshot", [DO_JOINED] = "joined", [DO_HEARTBEAT_REPLY] = "pulse", [DO_ADMIN_REPLY] = "admin reply",
-    [DO_END] = "end",           [DO_COPY] = "copy",     [DO_CATCH_UP] = "catch up",     [DO_CUT] = "cut",
-    [DO_TIMER] = "timer",       [DO_STOP] = "stop"};
+static const char *const action_names[] = {[DO_ADMIT] = "admit",
+                                           [DO_REFUSE] = "refuse",
+                                           [DO_RECEIPT] = "receipt",
+                                           [DO_DROP] = "drop",
+                                           [DO_CHECK] = "check",
+                                           [DO_COMMIT] = "commit",
+                                           [DO_PUBLISH] = "publish",
+                                           [DO_APPLY] = "apply",
+                                           [DO_SNAPSHOT] = "snapshot",
+                                           [DO_JOINED] = "joined",
+                                           [DO_HEARTBEAT_REPLY] = "pulse",
+                                           [DO_ADMIN_REPLY] = "admin reply",
+                                           [DO_END] = "end",
+                                           [DO_COPY] = "copy",
+                                           [DO_CATCH_UP] = "catch up",
+                                           [DO_CUT] = "cut",
+                                           [DO_TIMER] = "timer",
+                                           [DO_STOP] = "stop"};
 
 static void perform(struct coordinator *coordinator, const struct coordinator_action *action) {
     struct message reply = {0};
-    if (action->kind != DO_TIMER && action->kind != DO_HEARTBEAT_REPLY && action->kind != DO_PUBLISH)
-        world_trace(
-            coordinator->world, "coordinator  %s call=%llu site=%u code=%s commit=%llu v=%llu %.60s", action_names[action->kind],
-            (unsigned long long)action->call, action->kind == DO_ADMIT ? action->contribution.site : action->site,
-            refusal_name(action->code), (unsigned long long)action->commit,
-            (unsigned long long)(action->kind == DO_APPLY ? action->step.step.version : action->version), action->message);
+    if (action->kind != DO_TIMER && action->kind != DO_HEARTBEAT_REPLY &&
+        action->kind != DO_PUBLISH)
+        world_trace(coordinator->world,
+                    "coordinator  %s call=%llu site=%u code=%s commit=%llu v=%llu %.60s",
+                    action_names[action->kind], (unsigned long long)action->call,
+                    action->kind == DO_ADMIT ? action->contribution.site : action->site,
+                    refusal_name(action->code), (unsigned long long)action->commit,
+                    (unsigned long long)(action->kind == DO_APPLY ? action->step.step.version
+                                                                  : action->version),
+                    action->message);
     switch (action->kind) {
     case DO_ADMIT: coordinator_admit(coordinator, action); break;
     case DO_REFUSE: do_refuse(coordinator, action); break;
@@ -276,7 +310,8 @@ static void perform(struct coordinator *coordinator, const struct coordinator_ac
                                  .turn = action->turn,
                                  .code = (uint32_t)action->code};
         coordinator->world->tally.refusals[action->code] += action->code != ACCEPTED;
-        for (uint32_t i = 0; i < action->wanted_count; i++) buffer_u64(&reply.bytes, action->wanted[i]);
+        for (uint32_t i = 0; i < action->wanted_count; i++)
+            buffer_u64(&reply.bytes, action->wanted[i]);
         coordinator_answer(coordinator, action->call, &reply);
         break;
     }
@@ -298,23 +333,28 @@ static void perform(struct coordinator *coordinator, const struct coordinator_ac
 }
 
 static void perform_all(struct coordinator *coordinator) {
-    struct coordinator_actions actions = coordinator->actions; /* what is done may bring more, never while this runs */
+    /* what is done may bring more, never while this runs */
+    struct coordinator_actions actions = coordinator->actions;
     coordinator->actions = (struct coordinator_actions){0};
-    for (size_t i = 0; i < actions.count && !process_is_doomed(coordinator->world, COORDINATOR); i++)
+    for (size_t i = 0; i < actions.count && !process_is_doomed(coordinator->world, COORDINATOR);
+         i++)
         perform(coordinator, &actions.items[i]);
     coordinator_actions_deinit(&actions);
 }
 
 void coordinator_step(struct coordinator *coordinator, const struct coordinator_event *event) {
     if (!coordinator->state || process_is_doomed(coordinator->world, COORDINATOR)) return;
-    coordinator_state_step(coordinator->state, event, coordinator_now(coordinator), &coordinator->actions);
+    coordinator_state_step(coordinator->state, event, coordinator_now(coordinator),
+                           &coordinator->actions);
     perform_all(coordinator);
 }
 
-static void on_code(void *context, struct event *event) { coordinator_step(context, event->payload); }
+static void on_code(void *context, struct event *event) {
+    coordinator_step(context, event->payload);
+}
 
-void coordinator_tell_code(struct coordinator *coordinator, enum coordinator_event_kind kind, uint64_t call, enum refusal code,
-                           uint64_t delay) {
+void coordinator_tell_code(struct coordinator *coordinator, enum coordinator_event_kind kind,
+                           uint64_t call, enum refusal code, uint64_t delay) {
     struct coordinator_event *event = xcalloc(1, sizeof *event);
     event->kind = kind;
     event->call = call;
@@ -364,19 +404,21 @@ void coordinator_boot(struct coordinator *coordinator) {
         largest = MAX(largest, count);
     }
     coordinator->scratch = xcalloc((size_t)largest, sizeof(float));
-    struct coordinator_options options = {.key = coordinator->setup.key,
-                                          .uploads_limit = scenario->uploads_limit,
-                                          .payload_limit =
-                                              codec_bound((enum codec)scenario->manifest.codec.kind, (size_t)largest),
-                                          .presence_ms = scenario->presence_ms,
-                                          .retry_ms = 200,
-                                          .lost_ms = 4000 * MIN(scenario->pace, 8u),
-                                          .model_behind = behind};
+    struct coordinator_options options = {
+        .key = coordinator->setup.key,
+        .uploads_limit = scenario->uploads_limit,
+        .payload_limit = codec_bound((enum codec)scenario->manifest.codec.kind, (size_t)largest),
+        .presence_ms = scenario->presence_ms,
+        .retry_ms = 200,
+        .lost_ms = 4000 * MIN(scenario->pace, 8u),
+        .model_behind = behind};
     coordinator->published = run_state_size(run);
     coordinator->state = coordinator_state_create(&options, run);
-    world_trace(coordinator->world, "coordinator  up with %llu entries, version %llu", (unsigned long long)run_state_size(run),
+    world_trace(coordinator->world, "coordinator  up with %llu entries, version %llu",
+                (unsigned long long)run_state_size(run),
                 (unsigned long long)run_state_version(run));
-    coordinator_state_start(coordinator->state, coordinator_now(coordinator), &coordinator->actions);
+    coordinator_state_start(coordinator->state, coordinator_now(coordinator),
+                            &coordinator->actions);
     perform_all(coordinator);
 }
 

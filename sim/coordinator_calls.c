@@ -49,29 +49,36 @@ void coordinator_answer(struct coordinator *coordinator, uint64_t number, struct
     coordinator_step(coordinator, &event);
 }
 
-static struct simulated_call *call_begin(struct coordinator *coordinator, uint32_t stream, uint32_t site,
-                                         enum message_kind kind) {
+static struct simulated_call *call_begin(struct coordinator *coordinator, uint32_t stream,
+                                         uint32_t site, enum message_kind kind) {
     if (coordinator->call_count == coordinator->call_capacity) {
-        coordinator->call_capacity = coordinator->call_capacity ? coordinator->call_capacity * 2 : 32;
-        coordinator->calls = xrealloc(coordinator->calls, coordinator->call_capacity * sizeof coordinator->calls[0]);
+        coordinator->call_capacity =
+            coordinator->call_capacity ? coordinator->call_capacity * 2 : 32;
+        coordinator->calls =
+            xrealloc(coordinator->calls, coordinator->call_capacity * sizeof coordinator->calls[0]);
     }
     struct simulated_call *call = &coordinator->calls[coordinator->call_count++];
-    *call = (struct simulated_call){.number = ++coordinator->next_call, .stream = stream, .site = site, .kind = kind};
+    *call = (struct simulated_call){
+        .number = ++coordinator->next_call, .stream = stream, .site = site, .kind = kind};
     return call;
 }
 
-/* ---- Submit ----------------------------------------------------------------------------------------------------------------- */
+/* ---- Submit ---------------------------------------------------------------------------------- */
 
-static struct partial_upload *partial_of(struct coordinator *coordinator, const struct contribution *c) {
+static struct partial_upload *partial_of(struct coordinator *coordinator,
+                                         const struct contribution *c) {
     for (size_t i = 0; i < coordinator->partial_count; i++) {
         struct partial_upload *partial = &coordinator->partials[i];
-        if (partial->site == c->site && partial->fragment == c->fragment && partial->sequence == c->sequence &&
+        if (partial->site == c->site && partial->fragment == c->fragment &&
+            partial->sequence == c->sequence &&
             memcmp(partial->digest, c->payload_digest, DIGEST_SIZE) == 0)
             return partial;
     }
-    coordinator->partials = xrealloc(coordinator->partials, (coordinator->partial_count + 1) * sizeof coordinator->partials[0]);
+    coordinator->partials = xrealloc(coordinator->partials, (coordinator->partial_count + 1) *
+                                                                sizeof coordinator->partials[0]);
     struct partial_upload *partial = &coordinator->partials[coordinator->partial_count++];
-    *partial = (struct partial_upload){.site = c->site, .fragment = c->fragment, .sequence = c->sequence};
+    *partial =
+        (struct partial_upload){.site = c->site, .fragment = c->fragment, .sequence = c->sequence};
     memcpy(partial->digest, c->payload_digest, DIGEST_SIZE);
     return partial;
 }
@@ -81,23 +88,27 @@ static void partial_remove(struct coordinator *coordinator, struct partial_uploa
     *partial = coordinator->partials[--coordinator->partial_count];
 }
 
-static void finish_upload(struct coordinator *coordinator, struct simulated_call *call, struct partial_upload *partial) {
+static void finish_upload(struct coordinator *coordinator, struct simulated_call *call,
+                          struct partial_upload *partial) {
     uint8_t digest[DIGEST_SIZE];
     uint64_t number = call->number;
     enum refusal code = ACCEPTED;
     call->receiving = false;
     digest_sha256(partial->bytes.data, partial->bytes.size, digest);
-    if (memcmp(digest, partial->digest, DIGEST_SIZE) != 0) code = call->resumed ? REFUSED_BUSY : REFUSED_DIGEST;
+    if (memcmp(digest, partial->digest, DIGEST_SIZE) != 0)
+        code = call->resumed ? REFUSED_BUSY : REFUSED_DIGEST;
     enum status status = OK;
-    if (code == ACCEPTED) status = disk_blob_write(&coordinator->disk, buffer_bytes(&partial->bytes), digest);
+    if (code == ACCEPTED)
+        status = disk_blob_write(&coordinator->disk, buffer_bytes(&partial->bytes), digest);
     if (status == FAILED) coordinator_break(coordinator, "a payload cannot be made durable");
     if (status == FAILED || status == CANCELLED) return;
     if (status == FULL)
         code = REFUSED_BUSY; /* it is sent again once there is room */
     else
         partial_remove(coordinator, partial);
-    coordinator_tell_code(coordinator, COORDINATOR_UPLOADED, number, code,
-                          world_heavy_tail(coordinator->world, coordinator->setup.scenario->commit_us / 2));
+    coordinator_tell_code(
+        coordinator, COORDINATOR_UPLOADED, number, code,
+        world_heavy_tail(coordinator->world, coordinator->setup.scenario->commit_us / 2));
 }
 
 void coordinator_admit(struct coordinator *coordinator, const struct coordinator_action *action) {
@@ -110,7 +121,8 @@ void coordinator_admit(struct coordinator *coordinator, const struct coordinator
         return;
     }
     struct partial_upload *partial = partial_of(coordinator, &action->contribution);
-    if (partial->call && coordinator_call(coordinator, partial->call)) { /* another call writes to it */
+    if (partial->call &&
+        coordinator_call(coordinator, partial->call)) { /* another call writes to it */
         coordinator_tell_code(coordinator, COORDINATOR_UPLOADED, call->number, REFUSED_BUSY, MS);
         return;
     }
@@ -121,22 +133,27 @@ void coordinator_admit(struct coordinator *coordinator, const struct coordinator
         finish_upload(coordinator, call, partial);
         return;
     }
-    struct message credit = {.kind = MESSAGE_CREDIT, .a = partial->bytes.size, .b = coordinator->setup.scenario->chunk_limit};
+    struct message credit = {.kind = MESSAGE_CREDIT,
+                             .a = partial->bytes.size,
+                             .b = coordinator->setup.scenario->chunk_limit};
     network_send(coordinator->setup.network, call->stream, false, &credit);
 }
 
-static void take_chunk(struct coordinator *coordinator, struct simulated_call *call, const struct message *message) {
+static void take_chunk(struct coordinator *coordinator, struct simulated_call *call,
+                       const struct message *message) {
     if (!call->receiving) return;
     struct partial_upload *partial = partial_of(coordinator, &call->contribution);
     if (partial->call != call->number) return;
-    if (message->a != partial->bytes.size || partial->bytes.size + message->bytes.size > call->contribution.payload_size) {
+    if (message->a != partial->bytes.size ||
+        partial->bytes.size + message->bytes.size > call->contribution.payload_size) {
         call->receiving = false;
         coordinator_tell_code(coordinator, COORDINATOR_UPLOADED, call->number, REFUSED_SIZE, MS);
         return;
     }
     buffer_append(&partial->bytes, message->bytes.data, message->bytes.size);
     if (world_chance(coordinator->world, 0.2)) partial->synced = partial->bytes.size;
-    if (partial->bytes.size == call->contribution.payload_size) finish_upload(coordinator, call, partial);
+    if (partial->bytes.size == call->contribution.payload_size)
+        finish_upload(coordinator, call, partial);
 }
 
 /* True where an entry of the ledger, or one being checked or committed, names the payload. */
@@ -145,8 +162,11 @@ static bool is_named(struct coordinator *coordinator, const uint8_t *digest) {
         struct ledger_entry entry;
         struct contribution c;
         if (coordinator->disk.entries[i].data[0] != LEDGER_CONTRIBUTION) continue;
-        if (ledger_entry_decode(buffer_bytes(&coordinator->disk.entries[i]), &entry, NULL) != OK) continue;
-        if (contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE), &c, NULL) != OK) continue;
+        if (ledger_entry_decode(buffer_bytes(&coordinator->disk.entries[i]), &entry, NULL) != OK)
+            continue;
+        if (contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE), &c,
+                                NULL) != OK)
+            continue;
         if (memcmp(c.payload_digest, digest, DIGEST_SIZE) == 0) return true;
     }
     return coordinator->commit_count > 0 || coordinator_state_uploads(coordinator->state) > 1;
@@ -162,14 +182,17 @@ void coordinator_check(struct coordinator *coordinator, const struct coordinator
     const struct buffer *payload = disk_blob_find(&coordinator->disk, c->payload_digest);
     bool whole = disk_blob_is_whole(&coordinator->disk, c->payload_digest);
     if (!whole) code = REFUSED_BUSY; /* not the site's fault: it is sent again */
-    if (whole) code = admission_payload(c, &scenario->manifest, buffer_bytes(payload), count, coordinator->scratch, &why);
+    if (whole)
+        code = admission_payload(c, &scenario->manifest, buffer_bytes(payload), count,
+                                 coordinator->scratch, &why);
     if (code != ACCEPTED && whole && payload && !is_named(coordinator, c->payload_digest))
         disk_blob_delete(&coordinator->disk, c->payload_digest);
     coordinator_tell_code(coordinator, COORDINATOR_CHECKED, action->call, code,
                           world_heavy_tail(coordinator->world, scenario->check_us));
 }
 
-static void open_submit(struct coordinator *coordinator, struct simulated_call *call, const struct message *message) {
+static void open_submit(struct coordinator *coordinator, struct simulated_call *call,
+                        const struct message *message) {
     struct coordinator_event event = {.kind = COORDINATOR_SUBMIT_OPEN, .call = call->number};
     event.submit.site = call->site;
     event.submit.waits = !coordinator->setup.scenario->overlap;
@@ -182,20 +205,22 @@ static void open_submit(struct coordinator *coordinator, struct simulated_call *
     coordinator_step(coordinator, &event);
 }
 
-/* ---- Follow ----------------------------------------------------------------------------------------------------------------- */
+/* ---- Follow ---------------------------------------------------------------------------------- */
 
 static void put_piece(struct buffer *out, struct bytes piece) {
     buffer_u32(out, (uint32_t)piece.size);
     buffer_append(out, piece.data, piece.size);
 }
 
-static void put_entry(struct coordinator *coordinator, const struct simulated_call *call, uint64_t index, struct buffer *out) {
+static void put_entry(struct coordinator *coordinator, const struct simulated_call *call,
+                      uint64_t index, struct buffer *out) {
     struct bytes raw = buffer_bytes(&coordinator->disk.entries[index]), payload = {0};
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     struct contribution c = {0};
     bool own = false, dropped = false;
     if (raw.data[0] == LEDGER_CONTRIBUTION && ledger_entry_decode(raw, entry, NULL) == OK &&
-        contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c, NULL) == OK) {
+        contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c,
+                            NULL) == OK) {
         own = c.site == call->site && call->omit_own;
         const struct buffer *blob = disk_blob_find(&coordinator->disk, c.payload_digest);
         dropped = run_state_dropped(coordinator_state_run(coordinator->state), index);
@@ -219,16 +244,20 @@ static void put_entry(struct coordinator *coordinator, const struct simulated_ca
     free(entry);
 }
 
-/* False: a payload that the follower needs is lost, as the brain hears, and the follower comes again later. */
-static bool payloads_are_whole(struct coordinator *coordinator, const struct simulated_call *call, uint64_t from, uint64_t end) {
+/* False: a payload that the follower needs is lost, as the brain hears, and the follower comes
+ * again later. */
+static bool payloads_are_whole(struct coordinator *coordinator, const struct simulated_call *call,
+                               uint64_t from, uint64_t end) {
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     bool whole = true;
     for (uint64_t index = MAX(from, call->payloads_from); index < end && whole; index++) {
         struct contribution c;
         struct bytes raw = buffer_bytes(&coordinator->disk.entries[index]);
         if (raw.data[0] != LEDGER_CONTRIBUTION || ledger_entry_decode(raw, entry, NULL) != OK ||
-            contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c, NULL) != OK ||
-            (c.site == call->site && call->omit_own) || run_state_dropped(coordinator_state_run(coordinator->state), index) ||
+            contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c,
+                                NULL) != OK ||
+            (c.site == call->site && call->omit_own) ||
+            run_state_dropped(coordinator_state_run(coordinator->state), index) ||
             disk_blob_is_whole(&coordinator->disk, c.payload_digest))
             continue;
         whole = false;
@@ -242,7 +271,8 @@ enum { BATCH = 6, HEAD_EVERY = 5 };
 
 /* False: the call is over. */
 static bool pump(struct coordinator *coordinator, struct simulated_call *call) {
-    if (coordinator->disk.damaged_entry >= call->next && coordinator->disk.damaged_entry < coordinator->published) {
+    if (coordinator->disk.damaged_entry >= call->next &&
+        coordinator->disk.damaged_entry < coordinator->published) {
         coordinator_break(coordinator, "an entry of the ledger is damaged");
         return true;
     }
@@ -281,7 +311,8 @@ void coordinator_publish(struct coordinator *coordinator, uint64_t size) {
     uint64_t *follows = xcalloc(coordinator->call_count + 1, sizeof *follows);
     size_t count = 0; /* calls may end while one is served */
     for (size_t i = 0; i < coordinator->call_count; i++) {
-        if (coordinator->calls[i].kind == MESSAGE_FOLLOW) follows[count++] = coordinator->calls[i].number;
+        if (coordinator->calls[i].kind == MESSAGE_FOLLOW)
+            follows[count++] = coordinator->calls[i].number;
     }
     for (size_t i = 0; i < count; i++) {
         struct simulated_call *call = coordinator_call(coordinator, follows[i]);
@@ -290,7 +321,8 @@ void coordinator_publish(struct coordinator *coordinator, uint64_t size) {
     free(follows);
 }
 
-static void open_follow(struct coordinator *coordinator, struct simulated_call *call, const struct message *message) {
+static void open_follow(struct coordinator *coordinator, struct simulated_call *call,
+                        const struct message *message) {
     struct coordinator_event event = {.kind = COORDINATOR_FOLLOWING, .call = call->number};
     call->next = call->head_size = message->a;
     call->payloads_from = message->b;
@@ -302,20 +334,23 @@ static void open_follow(struct coordinator *coordinator, struct simulated_call *
     event.following.restored = message->restored;
     event.following.open = true;
     if (call->next > coordinator->disk.entry_count)
-        world_fail(coordinator->world, "I4", "site %u follows from entry %llu, there are %llu", call->site,
-                   (unsigned long long)call->next, (unsigned long long)coordinator->disk.entry_count);
+        world_fail(coordinator->world, "I4", "site %u follows from entry %llu, there are %llu",
+                   call->site, (unsigned long long)call->next,
+                   (unsigned long long)coordinator->disk.entry_count);
     uint64_t number = call->number;
     coordinator_step(coordinator, &event); /* that it is there, before that it is not */
     call = coordinator_call(coordinator, number);
     if (call) (void)pump(coordinator, call);
 }
 
-/* ---- the short ones --------------------------------------------------------------------------------------------------------- */
+/* ---- the short ones -------------------------------------------------------------------------- */
 
-static void open_fetch(struct coordinator *coordinator, struct simulated_call *call, const struct message *message) {
+static void open_fetch(struct coordinator *coordinator, struct simulated_call *call,
+                       const struct message *message) {
     const struct kept_snapshot *kept = NULL;
     for (size_t i = 0; i < coordinator->snapshot_count; i++) {
-        if (message->a == 0 || coordinator->snapshots[i].header.version == message->a) kept = &coordinator->snapshots[i];
+        if (message->a == 0 || coordinator->snapshots[i].header.version == message->a)
+            kept = &coordinator->snapshots[i];
     }
     struct message reply = {.kind = MESSAGE_SNAPSHOT, .a = kept != NULL, .b = message->b};
     uint64_t number = call->number;
@@ -330,7 +365,8 @@ static void open_fetch(struct coordinator *coordinator, struct simulated_call *c
         return;
     }
     const size_t piece = 16384;
-    for (size_t at = MIN((size_t)message->b, kept->content.size); at < kept->content.size; at += piece) {
+    for (size_t at = MIN((size_t)message->b, kept->content.size); at < kept->content.size;
+         at += piece) {
         struct message part = {.kind = MESSAGE_SNAPSHOT, .a = 1, .b = at, .c = kept->content.size};
         buffer_append(&part.bytes, kept->raw, SNAPSHOT_HEADER_SIZE);
         buffer_append(&part.bytes, kept->content.data + at, MIN(piece, kept->content.size - at));
@@ -340,7 +376,8 @@ static void open_fetch(struct coordinator *coordinator, struct simulated_call *c
     coordinator_call_end(coordinator, call);
 }
 
-static void open_join(struct coordinator *coordinator, const struct simulated_call *call, const struct message *message) {
+static void open_join(struct coordinator *coordinator, const struct simulated_call *call,
+                      const struct message *message) {
     struct coordinator_event event = {.kind = COORDINATOR_JOIN, .call = call->number};
     struct reader reader = reader_of(buffer_bytes(&message->bytes));
     reader_copy(&reader, event.join.secret_digest, DIGEST_SIZE);
@@ -354,8 +391,8 @@ static bool is_revoked(const struct coordinator *coordinator, uint32_t site) {
     return !found || found->revoked;
 }
 
-void coordinator_message(struct coordinator *coordinator, uint32_t stream, uint32_t site_process, uint32_t certificate,
-                         const struct message *message) {
+void coordinator_message(struct coordinator *coordinator, uint32_t stream, uint32_t site_process,
+                         uint32_t certificate, const struct message *message) {
     (void)site_process;
     if (!coordinator->state || process_is_doomed(coordinator->world, COORDINATOR)) return;
     struct simulated_call *call = call_on(coordinator, stream);
@@ -366,7 +403,8 @@ void coordinator_message(struct coordinator *coordinator, uint32_t stream, uint3
     if (call) return; /* nothing else follows an opening */
     call = call_begin(coordinator, stream, certificate, message->kind);
     /* A Submit by a revoked site goes to the brain, which must refuse it without help. */
-    if (message->kind != MESSAGE_JOIN && message->kind != MESSAGE_SUBMIT && is_revoked(coordinator, certificate)) {
+    if (message->kind != MESSAGE_JOIN && message->kind != MESSAGE_SUBMIT &&
+        is_revoked(coordinator, certificate)) {
         struct message denied = {.kind = MESSAGE_DENIED};
         call->kind = MESSAGE_DENIED;
         coordinator_answer(coordinator, call->number, &denied);

@@ -1,5 +1,6 @@
-/* The inside of the simulated coordinator: coordinator.c (life, events, actions), coordinator_calls.c (Submit, Follow and the other
- * calls), coordinator_model.c (commits, steps, snapshots). */
+/* The inside of the simulated coordinator: coordinator.c (life, events, actions),
+ * coordinator_calls.c (Submit, Follow and the other calls), coordinator_model.c (commits, steps,
+ * snapshots). */
 #ifndef SIM_COORDINATOR_INTERNAL_H
 #define SIM_COORDINATOR_INTERNAL_H
 
@@ -53,7 +54,8 @@ enum { SNAPSHOTS_KEPT = 2, PARTIALS_LIMIT = 256, RECEIPTS_KEPT = 64, SECTOR = 51
 
 struct sent_receipt { /* what a network that delivers late may still hold */
     uint32_t epoch;
-    uint8_t header[CONTRIBUTION_HEADER_SIZE]; /* of what it is for: a site from an old backup uses a number again */
+    uint8_t header[CONTRIBUTION_HEADER_SIZE]; /* of what it is for: a site from an old backup uses a
+                                                 number again */
     struct buffer bytes;
 };
 
@@ -94,8 +96,8 @@ struct coordinator {
 struct instant coordinator_now(const struct coordinator *coordinator);
 void coordinator_step(struct coordinator *coordinator, const struct coordinator_event *event);
 /* An event of kind UPLOADED or CHECKED for the call, after a while. */
-void coordinator_tell_code(struct coordinator *coordinator, enum coordinator_event_kind kind, uint64_t call, enum refusal code,
-                           uint64_t delay);
+void coordinator_tell_code(struct coordinator *coordinator, enum coordinator_event_kind kind,
+                           uint64_t call, enum refusal code, uint64_t delay);
 /* It cannot go on and stops itself, as server_break does. */
 void coordinator_break(struct coordinator *coordinator, const char *message);
 struct simulated_call *coordinator_call(struct coordinator *coordinator, uint64_t number);
@@ -111,12 +113,15 @@ void coordinator_publish(struct coordinator *coordinator, uint64_t size);
 void coordinator_commit(struct coordinator *coordinator, const struct coordinator_action *action);
 void coordinator_apply(struct coordinator *coordinator, const struct coordinator_action *action);
 void coordinator_snapshot(struct coordinator *coordinator, const struct coordinator_action *action);
-void coordinator_keep_snapshot(struct coordinator *coordinator, const struct snapshot_header *header, struct buffer *content);
+void coordinator_keep_snapshot(struct coordinator *coordinator,
+                               const struct snapshot_header *header, struct buffer *content);
 void coordinator_model_clear(struct coordinator *coordinator);
-/* Model and run state from the disk; *behind: a payload is lost, and the model stands before the step that needs it. */
+/* Model and run state from the disk; *behind: a payload is lost, and the model stands before the
+ * step that needs it. */
 struct run_state *coordinator_restore(struct coordinator *coordinator, bool *behind);
 void coordinator_catch_up(struct coordinator *coordinator);
 /* The brain hears of a payload that cannot be read. */
-void coordinator_tell_lost(struct coordinator *coordinator, uint64_t index, const struct contribution *contribution);
+void coordinator_tell_lost(struct coordinator *coordinator, uint64_t index,
+                           const struct contribution *contribution);
 
 #endif

@@ -1,11 +1,12 @@
-/* What the coordinator makes durable, and the model: commits in groups, steps and snapshots one after the other. */
+/* What the coordinator makes durable, and the model: commits in groups, steps and snapshots one
+ * after the other. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
 #include "sim/coordinator_internal.h"
 
-/* ---- commits ---------------------------------------------------------------------------------------------------------------- */
+/* ---- commits --------------------------------------------------------------------------------- */
 
 static void begin_sync(struct coordinator *coordinator);
 
@@ -16,12 +17,15 @@ static void on_told(void *context, struct event *event) {
     coordinator_step(context, &committed);
 }
 
-static void tell_committed(struct coordinator *coordinator, uint64_t number, uint64_t delay, bool durable) {
+static void tell_committed(struct coordinator *coordinator, uint64_t number, uint64_t delay,
+                           bool durable) {
     void *failed = durable ? NULL : xcalloc(1, 1);
-    world_post(coordinator->world, delay, COORDINATOR, on_told, coordinator, failed)->number = number;
+    world_post(coordinator->world, delay, COORDINATOR, on_told, coordinator, failed)->number =
+        number;
 }
 
-void coordinator_keep_snapshot(struct coordinator *coordinator, const struct snapshot_header *header, struct buffer *content) {
+void coordinator_keep_snapshot(struct coordinator *coordinator,
+                               const struct snapshot_header *header, struct buffer *content) {
     struct kept_snapshot *kept = &coordinator->snapshots[coordinator->snapshot_count++];
     kept->header = *header;
     kept->flipped = 0;
@@ -76,7 +80,8 @@ static void on_synced(void *context, struct event *event) {
     (void)event;
     for (size_t i = 0; i < coordinator->syncing_count; i++) {
         if (coordinator->commits[i].number)
-            buffer_append(&all, coordinator->commits[i].bytes.data, coordinator->commits[i].bytes.size);
+            buffer_append(&all, coordinator->commits[i].bytes.data,
+                          coordinator->commits[i].bytes.size);
     }
     enum status written = disk_append(&coordinator->disk, buffer_bytes(&all));
     buffer_deinit(&all);
@@ -85,8 +90,10 @@ static void on_synced(void *context, struct event *event) {
     check_ledger_grew(coordinator->check);
     for (size_t i = 0; i < coordinator->syncing_count; i++) {
         struct queued_commit *commit = &coordinator->commits[i];
-        if (!commit->number && written == OK && process_write(coordinator->world, COORDINATOR) == OK)
-            coordinator_keep_snapshot(coordinator, &commit->header, &commit->content); /* else there are the older ones */
+        if (!commit->number && written == OK &&
+            process_write(coordinator->world, COORDINATOR) == OK)
+            /* else there are the older ones */
+            coordinator_keep_snapshot(coordinator, &commit->header, &commit->content);
         uint64_t delay = (i + 1) * MS + world_below(coordinator->world, MS);
         if (commit->number) tell_committed(coordinator, commit->number, delay, written == OK);
         buffer_deinit(&commit->bytes);
@@ -102,12 +109,14 @@ static void on_synced(void *context, struct event *event) {
 static void begin_sync(struct coordinator *coordinator) {
     coordinator->syncing = true;
     coordinator->syncing_count = coordinator->commit_count;
-    world_post(coordinator->world, world_heavy_tail(coordinator->world, coordinator->setup.scenario->commit_us), COORDINATOR,
-               on_synced, coordinator, NULL);
+    world_post(coordinator->world,
+               world_heavy_tail(coordinator->world, coordinator->setup.scenario->commit_us),
+               COORDINATOR, on_synced, coordinator, NULL);
 }
 
 static struct queued_commit *queue_commit(struct coordinator *coordinator) {
-    coordinator->commits = xrealloc(coordinator->commits, (coordinator->commit_count + 1) * sizeof coordinator->commits[0]);
+    coordinator->commits = xrealloc(coordinator->commits, (coordinator->commit_count + 1) *
+                                                              sizeof coordinator->commits[0]);
     struct queued_commit *commit = &coordinator->commits[coordinator->commit_count++];
     *commit = (struct queued_commit){0};
     return commit;
@@ -120,15 +129,15 @@ void coordinator_commit(struct coordinator *coordinator, const struct coordinato
     if (!coordinator->syncing) begin_sync(coordinator);
 }
 
-/* ---- the model -------------------------------------------------------------------------------------------------------------- */
+/* ---- the model ------------------------------------------------------------------------------- */
 
 static void run_jobs(struct coordinator *coordinator);
 
 static void job_deinit(struct model_job *job) { free(job->parts); }
 
 /* Payloads that are not there or not whole go to `lost`. */
-static size_t step_inputs(struct coordinator *coordinator, const struct model_job *job, struct step_input *inputs,
-                          struct lost_payload *lost) {
+static size_t step_inputs(struct coordinator *coordinator, const struct model_job *job,
+                          struct step_input *inputs, struct lost_payload *lost) {
     size_t count = 0;
     for (uint16_t i = 0; i < job->step.step.count; i++) {
         const struct contribution *c = &job->parts[i].contribution;
@@ -155,15 +164,16 @@ static void run_step(struct coordinator *coordinator, const struct model_job *jo
     applied.applied.lost_count = step_inputs(coordinator, job, inputs, lost);
     applied.applied.status = applied.applied.lost_count > 0 ? CORRUPT : OK;
     if (applied.applied.status == OK)
-        applied.applied.status = model_state_step(&coordinator->model, job->step.step.fragment, job->step.step.version,
-                                                  job->step.step.count, inputs, applied.applied.root, &error);
+        applied.applied.status =
+            model_state_step(&coordinator->model, job->step.step.fragment, job->step.step.version,
+                             job->step.step.count, inputs, applied.applied.root, &error);
     applied.applied.message = error.message;
     free(inputs);
     coordinator_step(coordinator, &applied);
     free(lost);
 }
 
-/* ---- payloads that were lost --------------------------------------------------------------------------------------------------- */
+/* ---- payloads that were lost ----------------------------------------------------------------- */
 
 struct told_lost {
     struct coordinator_event event;
@@ -176,7 +186,8 @@ static void on_lost(void *context, struct event *event) {
     coordinator_step(context, &told->event);
 }
 
-void coordinator_tell_lost(struct coordinator *coordinator, uint64_t index, const struct contribution *contribution) {
+void coordinator_tell_lost(struct coordinator *coordinator, uint64_t index,
+                           const struct contribution *contribution) {
     struct told_lost *told = xcalloc(1, sizeof *told);
     told->event.kind = COORDINATOR_LOST;
     told->event.applied.lost_count = 1;
@@ -184,20 +195,24 @@ void coordinator_tell_lost(struct coordinator *coordinator, uint64_t index, cons
     world_post(coordinator->world, MS, COORDINATOR, on_lost, coordinator, told);
 }
 
-static bool contribution_at(struct coordinator *coordinator, uint64_t index, struct contribution *out) {
+static bool contribution_at(struct coordinator *coordinator, uint64_t index,
+                            struct contribution *out) {
     struct ledger_entry *entry = xmalloc(sizeof *entry);
-    bool found = index < coordinator->disk.entry_count &&
-                 ledger_entry_decode(buffer_bytes(&coordinator->disk.entries[index]), entry, NULL) == OK &&
-                 entry->kind == LEDGER_CONTRIBUTION &&
-                 contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), out, NULL) == OK;
+    bool found =
+        index < coordinator->disk.entry_count &&
+        ledger_entry_decode(buffer_bytes(&coordinator->disk.entries[index]), entry, NULL) == OK &&
+        entry->kind == LEDGER_CONTRIBUTION &&
+        contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), out,
+                            NULL) == OK;
     free(entry);
     return found;
 }
 
-static enum status catch_up(struct coordinator *coordinator, struct run_state *run, struct replay_report *report,
-                            struct error *error) {
+static enum status catch_up(struct coordinator *coordinator, struct run_state *run,
+                            struct replay_report *report, struct error *error) {
     struct ledger_source source = disk_source(&coordinator->disk);
-    struct replay_options options = {.trusted = true, .until = UINT64_MAX, .tensors_from = coordinator->model.version};
+    struct replay_options options = {
+        .trusted = true, .until = UINT64_MAX, .tensors_from = coordinator->model.version};
     return replay_run(&source, &options, run, &coordinator->model, report, error);
 }
 
@@ -209,7 +224,8 @@ static void run_catch_up(struct coordinator *coordinator) {
     struct run_state *run = run_state_create();
     applied.applied.status = catch_up(coordinator, run, &report, &error);
     run_state_destroy(run);
-    if (report.lost_payload && contribution_at(coordinator, report.failed_entry, &lost.contribution)) {
+    if (report.lost_payload &&
+        contribution_at(coordinator, report.failed_entry, &lost.contribution)) {
         lost.index = report.failed_entry;
         applied.applied.lost = &lost;
         applied.applied.lost_count = 1;
@@ -226,9 +242,12 @@ static void run_snapshot(struct coordinator *coordinator, struct model_job *job)
     struct queued_commit *commit = queue_commit(coordinator);
     commit->header = job->header;
     if (coordinator->model.version != job->header.version)
-        world_fail(coordinator->world, "shell", "a snapshot of version %llu was asked for while the model is at %llu",
-                   (unsigned long long)job->header.version, (unsigned long long)coordinator->model.version);
-    memcpy(commit->header.run_id, run_state_run_id(coordinator_state_run(coordinator->state)), RUN_ID_SIZE);
+        world_fail(coordinator->world, "shell",
+                   "a snapshot of version %llu was asked for while the model is at %llu",
+                   (unsigned long long)job->header.version,
+                   (unsigned long long)coordinator->model.version);
+    memcpy(commit->header.run_id, run_state_run_id(coordinator_state_run(coordinator->state)),
+           RUN_ID_SIZE);
     state_root(coordinator->model.theta, coordinator->model.parameters, commit->header.root);
     snapshot_write(&coordinator->model, &commit->content);
     if (!coordinator->syncing) begin_sync(coordinator);
@@ -251,14 +270,18 @@ static void on_job(void *context, struct event *event) {
 }
 
 static void run_jobs(struct coordinator *coordinator) {
-    if (coordinator->job_running || coordinator->job_count == 0 || process_is_doomed(coordinator->world, COORDINATOR)) return;
+    if (coordinator->job_running || coordinator->job_count == 0 ||
+        process_is_doomed(coordinator->world, COORDINATOR))
+        return;
     coordinator->job_running = true;
-    world_post(coordinator->world, world_heavy_tail(coordinator->world, coordinator->setup.scenario->apply_us), COORDINATOR,
-               on_job, coordinator, NULL);
+    world_post(coordinator->world,
+               world_heavy_tail(coordinator->world, coordinator->setup.scenario->apply_us),
+               COORDINATOR, on_job, coordinator, NULL);
 }
 
 static struct model_job *queue_job(struct coordinator *coordinator) {
-    coordinator->jobs = xrealloc(coordinator->jobs, (coordinator->job_count + 1) * sizeof coordinator->jobs[0]);
+    coordinator->jobs =
+        xrealloc(coordinator->jobs, (coordinator->job_count + 1) * sizeof coordinator->jobs[0]);
     struct model_job *job = &coordinator->jobs[coordinator->job_count++];
     *job = (struct model_job){0};
     return job;
@@ -266,7 +289,8 @@ static struct model_job *queue_job(struct coordinator *coordinator) {
 
 void coordinator_apply(struct coordinator *coordinator, const struct coordinator_action *action) {
     const struct run_state *run = coordinator_state_run(coordinator->state);
-    uint32_t fragment = action->step.step.fragment, pending = run_state_pending_count(run, fragment);
+    uint32_t fragment = action->step.step.fragment,
+             pending = run_state_pending_count(run, fragment);
     struct model_job *job = queue_job(coordinator);
     job->step = action->step;
     job->parts = xcalloc(action->step.step.count, sizeof *job->parts);
@@ -284,13 +308,15 @@ void coordinator_catch_up(struct coordinator *coordinator) {
     run_jobs(coordinator);
 }
 
-void coordinator_snapshot(struct coordinator *coordinator, const struct coordinator_action *action) {
+void coordinator_snapshot(struct coordinator *coordinator,
+                          const struct coordinator_action *action) {
     struct model_job *job = queue_job(coordinator);
     job->snapshot = true;
-    job->header = (struct snapshot_header){.epoch = run_state_epoch(coordinator_state_run(coordinator->state)),
-                                           .version = action->version,
-                                           .ledger_size = action->size,
-                                           .payloads_from = action->first_index};
+    job->header = (struct snapshot_header){
+        .epoch = run_state_epoch(coordinator_state_run(coordinator->state)),
+        .version = action->version,
+        .ledger_size = action->size,
+        .payloads_from = action->first_index};
     run_jobs(coordinator);
 }
 
@@ -309,14 +335,17 @@ void coordinator_model_clear(struct coordinator *coordinator) {
     model_state_deinit(&coordinator->model);
 }
 
-/* The newest snapshot that reads back whole; a damaged one is passed over, as newest_good_snapshot does. */
+/* The newest snapshot that reads back whole; a damaged one is passed over, as newest_good_snapshot
+ * does. */
 static enum status read_snapshot(struct coordinator *coordinator, struct error *error) {
     enum status status = NOT_FOUND;
     for (size_t i = coordinator->snapshot_count; i-- > 0 && status != OK;) {
         const struct kept_snapshot *kept = &coordinator->snapshots[i];
-        status = snapshot_read(&coordinator->model, &kept->header, buffer_bytes(&kept->content), error);
+        status =
+            snapshot_read(&coordinator->model, &kept->header, buffer_bytes(&kept->content), error);
         if ((status == OK) == (kept->flipped != 0))
-            world_fail(coordinator->world, "I3", "a flipped bit in a snapshot is not seen, or a whole one is refused");
+            world_fail(coordinator->world, "I3",
+                       "a flipped bit in a snapshot is not seen, or a whole one is refused");
         if (kept->flipped) coordinator->world->tally.snapshots_passed_over++;
     }
     return status;
@@ -327,11 +356,13 @@ static enum status begin_anew(struct coordinator *coordinator, struct error *err
     const struct scenario *scenario = coordinator->setup.scenario;
     model_state_deinit(&coordinator->model);
     TRY(model_state_init(&coordinator->model, &scenario->manifest, scenario->parameters, error));
-    memcpy(coordinator->model.theta, coordinator->setup.initial, (size_t)scenario->parameters * sizeof(float));
+    memcpy(coordinator->model.theta, coordinator->setup.initial,
+           (size_t)scenario->parameters * sizeof(float));
     return OK;
 }
 
-static enum status restore_once(struct coordinator *coordinator, struct run_state **run, bool *behind, struct error *error) {
+static enum status restore_once(struct coordinator *coordinator, struct run_state **run,
+                                bool *behind, struct error *error) {
     const struct scenario *scenario = coordinator->setup.scenario;
     struct replay_report report = {0};
     TRY(model_state_init(&coordinator->model, &scenario->manifest, scenario->parameters, error));
@@ -360,7 +391,8 @@ struct run_state *coordinator_restore(struct coordinator *coordinator, bool *beh
         run_state_destroy(run);
         model_state_deinit(&coordinator->model);
         if (!disk_has_damaged_record(&coordinator->disk)) break;
-        world_trace(coordinator->world, "coordinator  does not start, its disk is repaired: %.80s", error.message);
+        world_trace(coordinator->world, "coordinator  does not start, its disk is repaired: %.80s",
+                    error.message);
         coordinator->world->tally.stops++;
         disk_repair(&coordinator->disk);
     }

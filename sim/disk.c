@@ -22,7 +22,8 @@ void disk_deinit(struct disk *disk) {
 static void push_entry(struct disk *disk, struct bytes entry) {
     if (disk->entry_count == disk->entry_capacity) {
         disk->entry_capacity = disk->entry_capacity ? disk->entry_capacity * 2 : 64;
-        disk->entries = xrealloc(disk->entries, (size_t)disk->entry_capacity * sizeof disk->entries[0]);
+        disk->entries =
+            xrealloc(disk->entries, (size_t)disk->entry_capacity * sizeof disk->entries[0]);
     }
     struct buffer copy = {0};
     buffer_append(&copy, entry.data, entry.size);
@@ -32,7 +33,8 @@ static void push_entry(struct disk *disk, struct bytes entry) {
 enum status disk_append(struct disk *disk, struct bytes raw) {
     enum status status = process_write(disk->world, disk->process);
     if (status == CANCELLED || status == FULL) return status;
-    if (status == FAILED && world_luck(disk->world, 0.5)) return status; /* else it is there, but nobody may count on it */
+    /* else it is there, but nobody may count on it */
+    if (status == FAILED && world_luck(disk->world, 0.5)) return status;
     struct reader reader = reader_of(raw);
     while (reader_left(&reader) > 0) {
         uint32_t size = reader_u32(&reader);
@@ -48,7 +50,8 @@ static struct disk_blob *find(const struct disk *disk, const uint8_t digest[stat
     return NULL;
 }
 
-static void push_blob(struct disk *disk, struct bytes content, const uint8_t digest[static DIGEST_SIZE]) {
+static void push_blob(struct disk *disk, struct bytes content,
+                      const uint8_t digest[static DIGEST_SIZE]) {
     if (disk->blob_count == disk->blob_capacity) {
         disk->blob_capacity = disk->blob_capacity ? disk->blob_capacity * 2 : 64;
         disk->blobs = xrealloc(disk->blobs, disk->blob_capacity * sizeof disk->blobs[0]);
@@ -59,7 +62,8 @@ static void push_blob(struct disk *disk, struct bytes content, const uint8_t dig
     buffer_append(&blob->bytes, content.data, content.size);
 }
 
-static void put_blob(struct disk *disk, struct bytes content, const uint8_t digest[static DIGEST_SIZE]) {
+static void put_blob(struct disk *disk, struct bytes content,
+                     const uint8_t digest[static DIGEST_SIZE]) {
     struct disk_blob *there = find(disk, digest);
     if (!there) {
         push_blob(disk, content, digest);
@@ -69,13 +73,15 @@ static void put_blob(struct disk *disk, struct bytes content, const uint8_t dige
     }
 }
 
-enum status disk_blobs_write(struct disk *disk, const struct bytes *contents, uint8_t (*digests)[DIGEST_SIZE], size_t count) {
+enum status disk_blobs_write(struct disk *disk, const struct bytes *contents,
+                             uint8_t (*digests)[DIGEST_SIZE], size_t count) {
     enum status status = disk_write(disk);
     for (size_t i = 0; i < count && status == OK; i++) put_blob(disk, contents[i], digests[i]);
     return status;
 }
 
-enum status disk_blob_write(struct disk *disk, struct bytes content, const uint8_t digest[static DIGEST_SIZE]) {
+enum status disk_blob_write(struct disk *disk, struct bytes content,
+                            const uint8_t digest[static DIGEST_SIZE]) {
     enum status status = disk_write(disk);
     if (status == OK) put_blob(disk, content, digest);
     return status;
@@ -85,7 +91,8 @@ enum status disk_write(struct disk *disk) { return process_write(disk->world, di
 
 void disk_copy(struct disk *to, const struct disk *from) {
     disk_deinit(to);
-    for (uint64_t i = 0; i < from->entry_count; i++) push_entry(to, buffer_bytes(&from->entries[i]));
+    for (uint64_t i = 0; i < from->entry_count; i++)
+        push_entry(to, buffer_bytes(&from->entries[i]));
     for (size_t i = 0; i < from->blob_count; i++) { /* damage and all */
         push_blob(to, buffer_bytes(&from->blobs[i].bytes), from->blobs[i].digest);
         to->blobs[i].flipped = from->blobs[i].flipped;
@@ -98,7 +105,8 @@ bool disk_blob_is_whole(const struct disk *disk, const uint8_t digest[static DIG
     return blob && !blob->flipped;
 }
 
-const struct buffer *disk_blob_find(const struct disk *disk, const uint8_t digest[static DIGEST_SIZE]) {
+const struct buffer *disk_blob_find(const struct disk *disk,
+                                    const uint8_t digest[static DIGEST_SIZE]) {
     const struct disk_blob *blob = find(disk, digest);
     return blob ? &blob->bytes : NULL;
 }
@@ -110,23 +118,30 @@ void disk_blob_delete(struct disk *disk, const uint8_t digest[static DIGEST_SIZE
     *blob = disk->blobs[--disk->blob_count];
 }
 
-static enum status source_entry(void *context, uint64_t index, struct buffer *out, struct error *error) {
+static enum status source_entry(void *context, uint64_t index, struct buffer *out,
+                                struct error *error) {
     const struct disk *disk = context;
-    if (index >= disk->entry_count) return error_set(error, NOT_FOUND, "no entry %llu", (unsigned long long)index);
+    if (index >= disk->entry_count)
+        return error_set(error, NOT_FOUND, "no entry %llu", (unsigned long long)index);
     if (index == disk->damaged_entry)
-        return error_set(error, CORRUPT, "the record of entry %llu is damaged", (unsigned long long)index);
+        return error_set(error, CORRUPT, "the record of entry %llu is damaged",
+                         (unsigned long long)index);
     buffer_append(out, disk->entries[index].data, disk->entries[index].size);
     return OK;
 }
 
-static enum status source_payload(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size, struct buffer *out,
-                                  struct error *error) {
+static enum status source_payload(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size,
+                                  struct buffer *out, struct error *error) {
     const struct disk *disk = context;
     const struct disk_blob *blob = find(disk, digest);
     char hex[HEX32_SIZE];
     (void)size;
-    if (!blob) return error_set(error, NOT_FOUND, "payload %.16s is not there", hex_encode(digest, DIGEST_SIZE, hex));
-    if (blob->flipped) return error_set(error, CORRUPT, "payload %.16s is damaged", hex_encode(digest, DIGEST_SIZE, hex));
+    if (!blob)
+        return error_set(error, NOT_FOUND, "payload %.16s is not there",
+                         hex_encode(digest, DIGEST_SIZE, hex));
+    if (blob->flipped)
+        return error_set(error, CORRUPT, "payload %.16s is damaged",
+                         hex_encode(digest, DIGEST_SIZE, hex));
     buffer_append(out, blob->bytes.data, blob->bytes.size);
     return OK;
 }
@@ -135,15 +150,17 @@ struct ledger_source disk_source(struct disk *disk) {
     return (struct ledger_source){source_entry, source_payload, disk};
 }
 
-static enum status truth_entry(void *context, uint64_t index, struct buffer *out, struct error *error) {
+static enum status truth_entry(void *context, uint64_t index, struct buffer *out,
+                               struct error *error) {
     const struct disk *disk = context;
-    if (index >= disk->entry_count) return error_set(error, NOT_FOUND, "no entry %llu", (unsigned long long)index);
+    if (index >= disk->entry_count)
+        return error_set(error, NOT_FOUND, "no entry %llu", (unsigned long long)index);
     buffer_append(out, disk->entries[index].data, disk->entries[index].size);
     return OK;
 }
 
-static enum status truth_payload(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size, struct buffer *out,
-                                 struct error *error) {
+static enum status truth_payload(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size,
+                                 struct buffer *out, struct error *error) {
     const struct disk_blob *blob = find(context, digest);
     size_t before = out->size;
     if (!blob) return source_payload(context, digest, size, out, error);

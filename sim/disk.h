@@ -1,9 +1,12 @@
-/* A process's disk: a ledger, and blobs by digest. What is here survives a crash; what is not is gone.
+/* A process's disk: a ledger, and blobs by digest. What is here survives a crash; what is not is
+ * gone.
  *
- * Each change is one durable write, complete or not there at all (the stores are tested for that elsewhere); a crash may come
- * after any of them, and any of them may fail. A doomed process's writes do not happen. Bits may flip at rest: a blob's are
- * then read as they are, because a reader of a blob knows its digest; a record carries one of its own, so a damaged one cannot be
- * read at all. `disk_source` is what fed/replay.h reads; `disk_truth` reads the same without the damage, for the checker.
+ * Each change is one durable write, complete or not there at all (the stores are tested for that
+ * elsewhere); a crash may come after any of them, and any of them may fail. A doomed process's
+ * writes do not happen. Bits may flip at rest: a blob's are then read as they are, because a reader
+ * of a blob knows its digest; a record carries one of its own, so a damaged one cannot be read at
+ * all. `disk_source` is what fed/replay.h reads; `disk_truth` reads the same without the damage,
+ * for the checker.
  */
 #ifndef SIM_DISK_H
 #define SIM_DISK_H
@@ -35,19 +38,21 @@ void disk_deinit(struct disk *disk);
 /* *to becomes what `from` is; it was initialised. */
 void disk_copy(struct disk *to, const struct disk *from);
 
-/* One write for all of `raw`: entries, each u32 length || bytes. On anything but OK nothing is there, as process_write says;
- * with FAILED, by luck, all of it. */
+/* One write for all of `raw`: entries, each u32 length || bytes. On anything but OK nothing is
+ * there, as process_write says; with FAILED, by luck, all of it. */
 MUST_USE enum status disk_append(struct disk *disk, struct bytes raw);
-MUST_USE enum status disk_blob_write(struct disk *disk, struct bytes content, const uint8_t digest[static DIGEST_SIZE]);
+MUST_USE enum status disk_blob_write(struct disk *disk, struct bytes content,
+                                     const uint8_t digest[static DIGEST_SIZE]);
 /* One write for all of them, to be found by their digests. */
-MUST_USE enum status disk_blobs_write(struct disk *disk, const struct bytes *contents, uint8_t (*digests)[DIGEST_SIZE],
-                                      size_t count);
+MUST_USE enum status disk_blobs_write(struct disk *disk, const struct bytes *contents,
+                                      uint8_t (*digests)[DIGEST_SIZE], size_t count);
 /* One write of something that is kept elsewhere. */
 MUST_USE enum status disk_write(struct disk *disk);
 /* Is there and whole. */
 bool disk_blob_is_whole(const struct disk *disk, const uint8_t digest[static DIGEST_SIZE]);
 /* NULL: not there. Lent until the next change. */
-const struct buffer *disk_blob_find(const struct disk *disk, const uint8_t digest[static DIGEST_SIZE]);
+const struct buffer *disk_blob_find(const struct disk *disk,
+                                    const uint8_t digest[static DIGEST_SIZE]);
 void disk_blob_delete(struct disk *disk, const uint8_t digest[static DIGEST_SIZE]);
 struct ledger_source disk_source(struct disk *disk);
 struct ledger_source disk_truth(struct disk *disk);

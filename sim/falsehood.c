@@ -1,8 +1,10 @@
-/* What no honest coordinator says: heads of another history, entries that break a rule, receipts for something else.
+/* What no honest coordinator says: heads of another history, entries that break a rule, receipts
+ * for something else.
  *
- * A site's brain is made once more from what is on its disk, is told one such thing, and is thrown away: the run itself goes on
- * undisturbed. It must give up, and it must not have taken what it was told. The same for a replay of a damaged copy of the
- * ledger: an auditor must stop at it. Keys that a false coordinator would need to have are the coordinator's own: it is the worst one.
+ * A site's brain is made once more from what is on its disk, is told one such thing, and is thrown
+ * away: the run itself goes on undisturbed. It must give up, and it must not have taken what it was
+ * told. The same for a replay of a damaged copy of the ledger: an auditor must stop at it. Keys
+ * that a false coordinator would need to have are the coordinator's own: it is the worst one.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,7 +47,8 @@ static void make_head(struct false_one *f, enum falsehood kind) {
 /* An entry of the ledger again, changed so that nobody has signed it. */
 static bool forge_contribution(struct false_one *f) {
     for (uint64_t i = f->input->disk->entry_count; i-- > 0;) {
-        if (ledger_entry_decode(buffer_bytes(&f->input->disk->entries[i]), &f->entry, NULL) != OK) continue;
+        if (ledger_entry_decode(buffer_bytes(&f->input->disk->entries[i]), &f->entry, NULL) != OK)
+            continue;
         if (f->entry.kind != LEDGER_CONTRIBUTION) continue;
         f->entry.contribution.header[40] ^= 1;
         return true;
@@ -82,7 +85,8 @@ static bool make_entry(struct false_one *f, enum falsehood kind) {
     case FALSE_INVITED:
         entry->kind = LEDGER_SITE_INVITED;
         if (run_state_site_count(f->run) == 0 || run_state_site(f->run, 1)->revoked) return false;
-        snprintf(entry->invited.name, sizeof entry->invited.name, "%s", run_state_site(f->run, 1)->name);
+        snprintf(entry->invited.name, sizeof entry->invited.name, "%s",
+                 run_state_site(f->run, 1)->name);
         break;
     case FALSE_SIGNATURE:
         if (!forge_contribution(f)) return false;
@@ -107,12 +111,14 @@ static bool has_halted(const struct node_actions *actions) {
     return false;
 }
 
-/* Steps are not applied here, so what follows from their being taken is told at once: with another root than the entry has. */
+/* Steps are not applied here, so what follows from their being taken is told at once: with another
+ * root than the entry has. */
 static void answer_apply(struct node_state *state, struct node_actions *actions) {
     bool asked = false;
     for (size_t i = 0; i < actions->count; i++) asked |= actions->items[i].kind == NODE_DO_APPLY;
     if (!asked) return;
-    struct node_event applied = {.kind = NODE_APPLIED, .status = CORRUPT, .message = "the step is refused"};
+    struct node_event applied = {
+        .kind = NODE_APPLIED, .status = CORRUPT, .message = "the step is refused"};
     node_state_step(state, &applied, (struct instant){1, 1}, actions);
 }
 
@@ -138,9 +144,11 @@ bool falsehood_tell(const struct falsehood_input *input, enum falsehood kind, st
     if (possible && kind > FALSE_HEAD_SHORT) possible = make_entry(f, kind);
     if (possible) {
         uint64_t size = run_state_size(f->run);
-        node_state_start(state, run_state_version(f->run), NULL, 0, (struct instant){1, 1}, &actions);
-        node_state_step(state, &(struct node_event){.kind = f->kind, .bytes = buffer_bytes(&f->bytes)}, (struct instant){1, 1},
-                        &actions);
+        node_state_start(state, run_state_version(f->run), NULL, 0, (struct instant){1, 1},
+                         &actions);
+        node_state_step(state,
+                        &(struct node_event){.kind = f->kind, .bytes = buffer_bytes(&f->bytes)},
+                        (struct instant){1, 1}, &actions);
         answer_apply(state, &actions);
         noticed = has_halted(&actions) && run_state_size(f->run) == size;
     }

@@ -1,5 +1,6 @@
-/* The kinds of faults that a run can meet. Each one that is injected passes through world_fault (sim/world.h), which numbers,
- * counts and notes it, and may leave it out: so a failing run can be made smaller, fault by fault (sim/shrink.h). */
+/* The kinds of faults that a run can meet. Each one that is injected passes through world_fault
+ * (sim/world.h), which numbers, counts and notes it, and may leave it out: so a failing run can be
+ * made smaller, fault by fault (sim/shrink.h). */
 #ifndef SIM_FAULT_KIND_H
 #define SIM_FAULT_KIND_H
 
@@ -28,12 +29,13 @@ enum fault_kind {
     FAULT_FLIPPED_PAYLOAD, /* a bit, on its way */
     FAULT_FLIPPED_BLOB,    /* at rest */
     FAULT_FLIPPED_RECORD,
-    FAULT_OLD_BACKUP,        /* a site's disk is put back from an old copy */
-    FAULT_WIPED,             /* a site loses its disk, except its key */
-    FAULT_TAKEOVER,          /* another coordinator takes over, with the next epoch */
-    FAULT_LATE_RECEIPT,      /* a receipt of an epoch that has been superseded arrives */
-    FAULT_STRAY_ANSWER,      /* a coordinator that has been superseded goes on: it answers from a ledger of its own */
-    FAULT_LIE,               /* a site sends what must be refused */
+    FAULT_OLD_BACKUP,   /* a site's disk is put back from an old copy */
+    FAULT_WIPED,        /* a site loses its disk, except its key */
+    FAULT_TAKEOVER,     /* another coordinator takes over, with the next epoch */
+    FAULT_LATE_RECEIPT, /* a receipt of an epoch that has been superseded arrives */
+    FAULT_STRAY_ANSWER, /* a coordinator that has been superseded goes on: it answers from a ledger
+                           of its own */
+    FAULT_LIE,          /* a site sends what must be refused */
     FAULT_FALSE_COORDINATOR, /* somebody answers a site with what no honest coordinator says */
     FAULT_MALFORMED,         /* a stranger offers bytes to every parser */
     FAULT_THEFT,             /* somebody else uses a site's invitation first */

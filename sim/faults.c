@@ -45,9 +45,10 @@ bool faults_list_parse(const char *text, struct buffer *out) {
     return true;
 }
 
-/* ---- what a run put to the test ------------------------------------------------------------------------------------------------ */
+/* ---- what a run put to the test -------------------------------------------------------------- */
 
-/* In how many seeds each count was above zero: one that is so in few of them is at zero as soon as draws change. */
+/* In how many seeds each count was above zero: one that is so in few of them is at zero as soon as
+ * draws change. */
 struct seen {
     struct tally seeds;
     uint64_t *mark_seeds, *mark_counts; /* [marks_total()]; counts: up to the last seed */
@@ -64,34 +65,42 @@ static void see(struct seen *seen, const struct tally *tally) {
     }
 }
 
-static void print_named(FILE *out, const char *what, const char *name, uint64_t count, uint64_t seeds, uint64_t *missing) {
+static void print_named(FILE *out, const char *what, const char *name, uint64_t count,
+                        uint64_t seeds, uint64_t *missing) {
     if (count == 0) ++*missing;
     if (out)
-        fprintf(out, "%-10s %-44s %10llu in %5llu seeds%s\n", what, name, llu(count), llu(seeds), count ? "" : "   <- never");
+        fprintf(out, "%-10s %-44s %10llu in %5llu seeds%s\n", what, name, llu(count), llu(seeds),
+                count ? "" : "   <- never");
 }
 
 static uint64_t print_coverage(const struct tally *t, const struct seen *seen, FILE *out) {
     const struct tally *s = &seen->seeds;
     static const char *const orders[] = {
-        [ORDER_PAUSE] = "pause",   [ORDER_RESUME] = "resume",           [ORDER_STOP] = "stop",        [ORDER_INVITE] = "invite",
-        [ORDER_REVOKE] = "revoke", [ORDER_INNER_STEPS] = "inner_steps", [ORDER_SNAPSHOT] = "snapshot"};
+        [ORDER_PAUSE] = "pause",      [ORDER_RESUME] = "resume",
+        [ORDER_STOP] = "stop",        [ORDER_INVITE] = "invite",
+        [ORDER_REVOKE] = "revoke",    [ORDER_INNER_STEPS] = "inner_steps",
+        [ORDER_SNAPSHOT] = "snapshot"};
     uint64_t missing = 0;
     struct mark_count mark;
     for (unsigned i = 0; i < FAULT_KIND_COUNT; i++)
         print_named(out, "fault", fault_names[i], t->faults[i], s->faults[i], &missing);
-    for (unsigned i = 0; i < LIE_COUNT; i++) print_named(out, "lie", lie_names[i], t->lies[i], s->lies[i], &missing);
+    for (unsigned i = 0; i < LIE_COUNT; i++)
+        print_named(out, "lie", lie_names[i], t->lies[i], s->lies[i], &missing);
     for (unsigned i = 0; i < FALSEHOOD_COUNT; i++)
         print_named(out, "falsehood", falsehood_names[i], t->probes[i], s->probes[i], &missing);
-    print_named(out, "restart", "after a damaged snapshot", t->snapshots_passed_over, s->snapshots_passed_over, &missing);
+    print_named(out, "restart", "after a damaged snapshot", t->snapshots_passed_over,
+                s->snapshots_passed_over, &missing);
     print_named(out, "join", "with an invitation that was stolen", t->robbed, s->robbed, &missing);
     for (unsigned i = 0; i < MALFORMED_COUNT; i++)
-        print_named(out, "malformed", malformed_name((enum malformed)i), t->malformed[i], s->malformed[i], &missing);
+        print_named(out, "malformed", malformed_name((enum malformed)i), t->malformed[i],
+                    s->malformed[i], &missing);
     for (unsigned i = 1; i < REFUSAL_COUNT; i++)
         if (i != REFUSED_COPY) /* it takes two living processes with one key */
             print_named(out, "refusal", refusal_name(i), t->refusals[i], s->refusals[i], &missing);
     for (unsigned i = ORDER_PAUSE; i <= ORDER_SNAPSHOT; i++)
         print_named(out, "order", orders[i], t->orders[i], s->orders[i], &missing);
-    for (uint64_t i = 0; marks_at(i, &mark); i++) print_named(out, "mark", mark.name, mark.count, seen->mark_seeds[i], &missing);
+    for (uint64_t i = 0; marks_at(i, &mark); i++)
+        print_named(out, "mark", mark.name, mark.count, seen->mark_seeds[i], &missing);
     return missing;
 }
 
@@ -101,22 +110,28 @@ static void print_summary(const struct faults_summary *s, FILE *out) {
     for (unsigned i = 0; i < FAULT_KIND_COUNT; i++) faults += t->faults[i];
     for (unsigned i = 0; i < LIE_COUNT; i++) lies += t->lies[i];
     fprintf(out,
-            "seeds=%llu failures=%llu simulated_days=%.2f events=%llu messages=%llu faults=%llu lies=%llu "
-            "acknowledged=%llu contributions=%llu versions=%llu entries_followed=%llu joins=%llu restores=%llu advances=%llu "
-            "snapshots_loaded=%llu payloads_supplied=%llu payloads_refetched=%llu contributions_dropped=%llu "
+            "seeds=%llu failures=%llu simulated_days=%.2f events=%llu messages=%llu faults=%llu "
+            "lies=%llu "
+            "acknowledged=%llu contributions=%llu versions=%llu entries_followed=%llu joins=%llu "
+            "restores=%llu advances=%llu "
+            "snapshots_loaded=%llu payloads_supplied=%llu payloads_refetched=%llu "
+            "contributions_dropped=%llu "
             "residual_checks=%llu restarts_of_sites=%llu restarts_of_the_coordinator=%llu\n",
-            llu(s->seeds), llu(s->failures), (double)t->simulated_ms / 86400e3, llu(t->events), llu(t->messages), llu(faults),
-            llu(lies), llu(t->receipts), llu(t->contributions), llu(t->steps), llu(t->entries), llu(t->joins), llu(t->restores),
-            llu(t->advances), llu(t->snapshots_loaded), llu(t->supplied), llu(t->refetched), llu(t->dropped),
+            llu(s->seeds), llu(s->failures), (double)t->simulated_ms / 86400e3, llu(t->events),
+            llu(t->messages), llu(faults), llu(lies), llu(t->receipts), llu(t->contributions),
+            llu(t->steps), llu(t->entries), llu(t->joins), llu(t->restores), llu(t->advances),
+            llu(t->snapshots_loaded), llu(t->supplied), llu(t->refetched), llu(t->dropped),
             llu(t->residual_checks), llu(t->halts), llu(t->stops));
     fprintf(out, "faults:");
-    for (unsigned i = 0; i < FAULT_KIND_COUNT; i++) fprintf(out, " %s=%llu", fault_names[i], llu(t->faults[i]));
+    for (unsigned i = 0; i < FAULT_KIND_COUNT; i++)
+        fprintf(out, " %s=%llu", fault_names[i], llu(t->faults[i]));
     fprintf(out, "\nrefused:");
-    for (unsigned i = 1; i < REFUSAL_COUNT; i++) fprintf(out, " %s=%llu", refusal_name(i), llu(t->refusals[i]));
+    for (unsigned i = 1; i < REFUSAL_COUNT; i++)
+        fprintf(out, " %s=%llu", refusal_name(i), llu(t->refusals[i]));
     fprintf(out, "\nhash=%016llx\n", llu(s->hash));
 }
 
-/* ---- a seed that fails ------------------------------------------------------------------------------------------------------- */
+/* ---- a seed that fails ----------------------------------------------------------------------- */
 
 static void print_list(FILE *out, const uint64_t *numbers, size_t count) {
     for (size_t i = 0; i < count; i++) {
@@ -129,14 +144,15 @@ static void print_list(FILE *out, const uint64_t *numbers, size_t count) {
     if (count == 0) fprintf(out, "0");
 }
 
-static void print_replay(const struct faults_options *options, const struct federation_options *run, const struct shrunk *shrunk,
-                         FILE *out) {
+static void print_replay(const struct faults_options *options, const struct federation_options *run,
+                         const struct shrunk *shrunk, FILE *out) {
     fprintf(out, "    replay: atoll-sim faults --seed %llu --trace", llu(run->seed));
     if (options->sites) fprintf(out, " --sites %u", options->sites);
     if (options->plant) fprintf(out, " --plant %s", options->plant);
     if (shrunk) {
         fprintf(out, " --keep ");
-        print_list(out, (const uint64_t *)(const void *)shrunk->kept.data, shrunk->kept.size / sizeof(uint64_t));
+        print_list(out, (const uint64_t *)(const void *)shrunk->kept.data,
+                   shrunk->kept.size / sizeof(uint64_t));
         uint64_t absent[32];
         size_t count = 0;
         for (uint32_t site = 1; site < 32; site++) {
@@ -148,45 +164,50 @@ static void print_replay(const struct faults_options *options, const struct fede
     fprintf(out, "\n");
 }
 
-static void print_failure(const struct faults_options *options, const struct federation_options *run,
+static void print_failure(const struct faults_options *options,
+                          const struct federation_options *run,
                           const struct federation_result *failed, FILE *out) {
     struct shrunk shrunk;
     struct federation_options smaller = *run;
     struct federation_result result;
-    fprintf(out, "seed %llu broke %s: %s\n    %s\n", llu(run->seed), failed->invariant, failed->failure, failed->scenario);
+    fprintf(out, "seed %llu broke %s: %s\n    %s\n", llu(run->seed), failed->invariant,
+            failed->failure, failed->scenario);
     print_replay(options, run, NULL, out);
     if (!options->shrink) return;
     shrink(run, failed, &shrunk);
     uint64_t none = 0;
-    struct world_filter filter = {shrunk.kept.size ? (const uint64_t *)(const void *)shrunk.kept.data : &none,
-                                  shrunk.kept.size / sizeof(uint64_t), shrunk.absent};
+    struct world_filter filter = {
+        shrunk.kept.size ? (const uint64_t *)(const void *)shrunk.kept.data : &none,
+        shrunk.kept.size / sizeof(uint64_t), shrunk.absent};
     smaller.filter = &filter;
     smaller.report = out;
-    fprintf(out, "    %zu of its %zu faults break it alike (%u tries); the end of that run:\n", filter.kept_count,
-            failed->injected_count, shrunk.tries);
+    fprintf(out, "    %zu of its %zu faults break it alike (%u tries); the end of that run:\n",
+            filter.kept_count, failed->injected_count, shrunk.tries);
     federation_run(&smaller, &result);
     for (size_t i = 0; i < result.injected_count; i++) {
         const struct fault_record *fault = &result.injected[i];
-        fprintf(out, "    fault %llu: %s at %.6f s, process %u\n", llu(fault->number), fault_names[fault->kind],
-                (double)fault->at * 1e-6, fault->process);
+        fprintf(out, "    fault %llu: %s at %.6f s, process %u\n", llu(fault->number),
+                fault_names[fault->kind], (double)fault->at * 1e-6, fault->process);
     }
     print_replay(options, run, &shrunk, out);
     federation_result_deinit(&result);
     shrunk_deinit(&shrunk);
 }
 
-/* ---- many seeds ----------------------------------------------------------------------------------------------------------------- */
+/* ---- many seeds ------------------------------------------------------------------------------ */
 
-static void run_seed(const struct faults_options *options, uint64_t seed, FILE *out, struct faults_summary *summary,
-                     struct seen *seen) {
-    struct federation_options run = {.seed = seed, .sites = options->sites, .filter = options->filter, .trace = options->trace};
+static void run_seed(const struct faults_options *options, uint64_t seed, FILE *out,
+                     struct faults_summary *summary, struct seen *seen) {
+    struct federation_options run = {
+        .seed = seed, .sites = options->sites, .filter = options->filter, .trace = options->trace};
     struct federation_result result;
     federation_run(&run, &result);
     summary->seeds++;
     summary->hash = random_hash(summary->hash, result.trace_hash);
     add(&summary->tally, &result.tally);
     see(seen, &result.tally);
-    if (out && options->hashes) fprintf(out, "seed=%llu hash=%016llx\n", llu(seed), llu(result.trace_hash));
+    if (out && options->hashes)
+        fprintf(out, "seed=%llu hash=%016llx\n", llu(seed), llu(result.trace_hash));
     if (result.failed) {
         summary->failures++;
         summary->first_failure = seed;
@@ -208,7 +229,8 @@ void faults_run(const struct faults_options *options, FILE *out, struct faults_s
                         .mark_counts = xcalloc(marks_total() + 1, sizeof(uint64_t))};
     memset(summary, 0, sizeof *summary);
     marks_clear();
-    for (uint64_t seed = options->first; seed < options->first + options->count && summary->failures == 0; seed++)
+    for (uint64_t seed = options->first;
+         seed < options->first + options->count && summary->failures == 0; seed++)
         run_seed(options, seed, out, summary, &seen);
     summary->missing = print_coverage(&summary->tally, &seen, options->coverage ? out : NULL);
     free(seen.mark_seeds);
@@ -216,6 +238,8 @@ void faults_run(const struct faults_options *options, FILE *out, struct faults_s
     if (!out) return;
     print_summary(summary, out);
     double spent = cpu_seconds() - start;
-    fprintf(out, "cpu_s=%.1f simulated_s_per_cpu_s=%.0f\n", spent, (double)summary->tally.simulated_ms / 1e3 / (spent + 1e-9));
-    if (options->coverage && summary->missing) fprintf(out, "%llu marks were never passed\n", llu(summary->missing));
+    fprintf(out, "cpu_s=%.1f simulated_s_per_cpu_s=%.0f\n", spent,
+            (double)summary->tally.simulated_ms / 1e3 / (spent + 1e-9));
+    if (options->coverage && summary->missing)
+        fprintf(out, "%llu marks were never passed\n", llu(summary->missing));
 }

@@ -1,5 +1,5 @@
-/* `atoll-sim faults`: many seeds and what they put to the test; or one seed, with its trace; or, where one fails, the least of it
- * that still does. */
+/* `atoll-sim faults`: many seeds and what they put to the test; or one seed, with its trace; or,
+ * where one fails, the least of it that still does. */
 #ifndef SIM_FAULTS_H
 #define SIM_FAULTS_H
 
@@ -12,7 +12,7 @@ struct faults_options {
     const char *plant;                 /* planted on purpose; NULL: nothing */
     bool trace, hashes;                /* hashes: a line a seed with its trace hash */
     bool shrink;                       /* a seed that fails is made smaller first */
-    bool coverage;                     /* every mark is named with its count, and one at zero is a failure */
+    bool coverage; /* every mark is named with its count, and one at zero is a failure */
 };
 
 struct faults_summary {
@@ -23,10 +23,12 @@ struct faults_summary {
     uint64_t missing; /* marks at zero */
 };
 
-/* Stops at the first seed that fails, which is told on `out` with what it takes to see it again. out may be NULL. */
+/* Stops at the first seed that fails, which is told on `out` with what it takes to see it again.
+ * out may be NULL. */
 void faults_run(const struct faults_options *options, FILE *out, struct faults_summary *summary);
 
-/* "3,7-9,40" into rising numbers, appended to *out (uint64_t each). False: it is not such a list. */
+/* "3,7-9,40" into rising numbers, appended to *out (uint64_t each). False: it is not such a list.
+ */
 bool faults_list_parse(const char *text, struct buffer *out);
 
 #endif

@@ -13,10 +13,11 @@ bool federation_is_absent(const struct federation *f, uint32_t process) {
 }
 
 bool federation_is_honest(const struct federation *f, uint32_t process) {
-    return !f->scenario.site[process].faulty && !f->revoking[process] && !f->gone[process] && !federation_is_absent(f, process);
+    return !f->scenario.site[process].faulty && !f->revoking[process] && !f->gone[process] &&
+           !federation_is_absent(f, process);
 }
 
-/* ---- processes ---------------------------------------------------------------------------------------------------------------- */
+/* ---- processes ------------------------------------------------------------------------------- */
 
 static void on_start(void *context, struct event *event) {
     struct federation *f = context;
@@ -95,26 +96,29 @@ static void on_site_halted(void *context, uint32_t process, const char *message)
         return;
     }
     f->halted[process] = true;
-    if (federation_is_honest(f, process)) world_fail(&f->world, "halt", "%s gave up: %s", site_name(f->sites[process]), message);
+    if (federation_is_honest(f, process))
+        world_fail(&f->world, "halt", "%s gave up: %s", site_name(f->sites[process]), message);
 }
 
-/* ---- the network's ends ------------------------------------------------------------------------------------------------------- */
+/* ---- the network's ends ---------------------------------------------------------------------- */
 
-static void message_at_coordinator(void *context, uint32_t stream, uint32_t site, uint32_t certificate,
-                                   const struct message *message) {
-    coordinator_message(((struct federation *)context)->coordinator, stream, site, certificate, message);
+static void message_at_coordinator(void *context, uint32_t stream, uint32_t site,
+                                   uint32_t certificate, const struct message *message) {
+    coordinator_message(((struct federation *)context)->coordinator, stream, site, certificate,
+                        message);
 }
 static void closed_at_coordinator(void *context, uint32_t stream) {
     coordinator_closed(((struct federation *)context)->coordinator, stream);
 }
-static void message_at_site(void *context, uint32_t site, uint32_t stream, const struct message *message) {
+static void message_at_site(void *context, uint32_t site, uint32_t stream,
+                            const struct message *message) {
     site_message(((struct federation *)context)->sites[site], stream, message);
 }
 static void closed_at_site(void *context, uint32_t site, uint32_t stream) {
     site_closed(((struct federation *)context)->sites[site], stream);
 }
 
-/* ---- the parts of a run ------------------------------------------------------------------------------------------------------- */
+/* ---- the parts of a run ---------------------------------------------------------------------- */
 
 static struct key_pair *key_of(struct federation *f) {
     uint8_t seed[KEY_SEED_SIZE];
@@ -129,20 +133,24 @@ static void create(struct federation *f, const struct federation_options *option
     f->world.print_trace = options->trace;
     f->world.filter = options->filter;
     scenario_draw(&f->scenario, &f->world, options->sites);
-    struct network_ends ends = {f, message_at_coordinator, closed_at_coordinator, message_at_site, closed_at_site};
+    struct network_ends ends = {f, message_at_coordinator, closed_at_coordinator, message_at_site,
+                                closed_at_site};
     f->network = network_create(&f->world, &ends);
     network_set_faults(f->network, &f->scenario.storm);
     f->initial = xcalloc((size_t)f->scenario.parameters, sizeof(float));
-    for (uint64_t i = 0; i < f->scenario.parameters; i++) f->initial[i] = (float)(random_unit(&f->world.random) - 0.5);
+    for (uint64_t i = 0; i < f->scenario.parameters; i++)
+        f->initial[i] = (float)(random_unit(&f->world.random) - 0.5);
     f->keys[COORDINATOR] = key_of(f);
-    snprintf(f->world.processes[COORDINATOR].name, sizeof f->world.processes[0].name, "coordinator");
-    f->coordinator = coordinator_create(&(struct coordinator_setup){.world = &f->world,
-                                                                    .scenario = &f->scenario,
-                                                                    .network = f->network,
-                                                                    .key = f->keys[COORDINATOR],
-                                                                    .initial = f->initial,
-                                                                    .stopped = on_coordinator_stopped,
-                                                                    .context = f});
+    snprintf(f->world.processes[COORDINATOR].name, sizeof f->world.processes[0].name,
+             "coordinator");
+    f->coordinator =
+        coordinator_create(&(struct coordinator_setup){.world = &f->world,
+                                                       .scenario = &f->scenario,
+                                                       .network = f->network,
+                                                       .key = f->keys[COORDINATOR],
+                                                       .initial = f->initial,
+                                                       .stopped = on_coordinator_stopped,
+                                                       .context = f});
     f->check = check_create(&f->world, &f->scenario, coordinator_disk(f->coordinator), f->initial);
     coordinator_set_check(f->coordinator, f->check);
     check_ledger_grew(f->check);
@@ -159,13 +167,15 @@ static void create(struct federation *f, const struct federation_options *option
                                    .process = i,
                                    .halted = on_site_halted,
                                    .context = f};
-        for (size_t j = 0; j < DIGEST_SIZE; j++) setup.secret_digest[j] = (uint8_t)world_below(&f->world, 256);
+        for (size_t j = 0; j < DIGEST_SIZE; j++)
+            setup.secret_digest[j] = (uint8_t)world_below(&f->world, 256);
         memcpy(f->secrets[i], setup.secret_digest, DIGEST_SIZE);
         f->sites[i] = site_create(&setup);
         bool spare = i > f->scenario.sites;
         if (i == f->scenario.guest) {
-            world_post(&f->world, world_between(&f->world, f->scenario.storm_us / 3, f->scenario.storm_us), NO_PROCESS, on_leave,
-                       f, NULL);
+            world_post(&f->world,
+                       world_between(&f->world, f->scenario.storm_us / 3, f->scenario.storm_us),
+                       NO_PROCESS, on_leave, f, NULL);
             spare = false;
         }
         f->invited_from[i] = spare ? world_between(&f->world, 2 * SECOND, f->scenario.storm_us) : 0;
@@ -189,8 +199,8 @@ static bool run_until(struct federation *f, uint64_t until) {
     return !f->world.failed;
 }
 
-/* Somebody puts right what the run cannot: records, and payloads of old steps. One that waits to be merged is the run's to have
- * again, or to give up. */
+/* Somebody puts right what the run cannot: records, and payloads of old steps. One that waits to be
+ * merged is the run's to have again, or to give up. */
 static void mend_disk(struct federation *f) {
     struct disk *disk = coordinator_disk(f->coordinator);
     const struct run_state *run = check_run(f->check);
@@ -198,7 +208,8 @@ static void mend_disk(struct federation *f) {
     size_t count = 0;
     for (uint32_t fragment = 0; fragment < f->scenario.manifest.fragments; fragment++) {
         for (uint32_t at = 0; at < run_state_pending_count(run, fragment); at++) {
-            const uint8_t *digest = run_state_pending(run, fragment, at)->contribution.payload_digest;
+            const uint8_t *digest =
+                run_state_pending(run, fragment, at)->contribution.payload_digest;
             if (disk_blob_is_whole(disk, digest)) continue;
             lost = xrealloc(lost, (count + 1) * sizeof *lost);
             memcpy(lost[count++], digest, DIGEST_SIZE);
@@ -228,12 +239,14 @@ static void calm(struct federation *f) {
     }
 }
 
-/* H_w of everybody who is there, once what was measured in the storm has faded: no site is told much less than its share of the
- * speed of those that are there, whatever others were there before. */
+/* H_w of everybody who is there, once what was measured in the storm has faded: no site is told
+ * much less than its share of the speed of those that are there, whatever others were there before.
+ */
 static void check_inner_steps(struct federation *f) {
     const struct scenario *s = &f->scenario;
     uint64_t slowest = 0, fastest = UINT64_MAX;
-    /* Sites that wait for several fragments give single steps to each other: what is measured then is how long answers take. */
+    /* Sites that wait for several fragments give single steps to each other: what is measured then
+     * is how long answers take. */
     if (!s->overlap && s->manifest.fragments > 1) return;
     for (uint32_t i = 1; i <= f->site_count; i++) {
         if (!site_brain(f->sites[i])) continue;
@@ -246,10 +259,13 @@ static void check_inner_steps(struct federation *f) {
     for (uint32_t i = 1; i <= f->site_count; i++) {
         const struct node_state *brain = site_brain(f->sites[i]);
         if (!federation_is_honest(f, i) || !brain) continue;
-        uint32_t inner_steps = run_state_inner_steps(node_state_run(brain)), told = node_state_inner_steps(brain);
-        uint32_t share = dylu_inner_steps(inner_steps, (double)fastest / (double)s->site[i].step_us, 1);
+        uint32_t inner_steps = run_state_inner_steps(node_state_run(brain)),
+                 told = node_state_inner_steps(brain);
+        uint32_t share =
+            dylu_inner_steps(inner_steps, (double)fastest / (double)s->site[i].step_us, 1);
         if (told < share / 2)
-            world_fail(&f->world, "speed", "%s is told %u inner steps of %u; %u are its share of the speed",
+            world_fail(&f->world, "speed",
+                       "%s is told %u inner steps of %u; %u are its share of the speed",
                        site_name(f->sites[i]), told, inner_steps, share);
     }
 }
@@ -258,7 +274,8 @@ static void check_inner_steps(struct federation *f) {
 static uint32_t without_merge(const struct federation *f, const uint64_t *before) {
     for (uint32_t process = 1; process <= f->site_count; process++) {
         uint32_t number = site_number(f->sites[process]);
-        if (federation_is_honest(f, process) && (number == 0 || check_merged(f->check, number) <= before[process]))
+        if (federation_is_honest(f, process) &&
+            (number == 0 || check_merged(f->check, number) <= before[process]))
             return process;
     }
     return 0;
@@ -268,16 +285,22 @@ static void fail_liveness(struct federation *f, uint32_t process) {
     const struct node_state *brain = site_brain(f->sites[process]);
     char slots[64] = "";
     for (uint32_t i = 0; brain && i < f->scenario.manifest.fragments; i++)
-        snprintf(slots + strlen(slots), sizeof slots - strlen(slots), " %d", (int)node_state_slot(brain, i));
+        snprintf(slots + strlen(slots), sizeof slots - strlen(slots), " %d",
+                 (int)node_state_slot(brain, i));
     world_fail(&f->world, "I8",
-               "%s has had nothing merged in %llu calm seconds: %s, linked %d, slots%s, backlog %llu, version %llu",
-               site_name(f->sites[process]), (unsigned long long)(LIVENESS_SECONDS * f->scenario.pace), brain ? "up" : "down",
-               brain && node_state_linked(brain), slots, (unsigned long long)(brain ? node_state_backlog(brain) : 0),
+               "%s has had nothing merged in %llu calm seconds: %s, linked %d, slots%s, backlog "
+               "%llu, version %llu",
+               site_name(f->sites[process]),
+               (unsigned long long)(LIVENESS_SECONDS * f->scenario.pace), brain ? "up" : "down",
+               brain && node_state_linked(brain), slots,
+               (unsigned long long)(brain ? node_state_backlog(brain) : 0),
                (unsigned long long)(brain ? run_state_version(node_state_run(brain)) : 0));
 }
 
 /* Its token budget may have ended the run. */
-static bool is_over(const struct federation *f) { return run_state_phase(check_run(f->check)) == RUN_STOPPED; }
+static bool is_over(const struct federation *f) {
+    return run_state_phase(check_run(f->check)) == RUN_STOPPED;
+}
 
 static void wait_for_merges(struct federation *f) {
     uint64_t before[PROCESS_LIMIT] = {0};
@@ -295,7 +318,8 @@ static void wait_for_merges(struct federation *f) {
 static uint32_t unfinished(const struct federation *f) {
     for (uint32_t process = 1; process <= f->site_count; process++) {
         if (site_number(f->sites[process]) == 0) continue; /* the run was over before it came */
-        if (federation_is_honest(f, process) && !site_is_finished(f->sites[process])) return process;
+        if (federation_is_honest(f, process) && !site_is_finished(f->sites[process]))
+            return process;
     }
     return 0;
 }
@@ -314,8 +338,8 @@ static void stop_run(struct federation *f) {
         return;
     }
     fail_liveness(f, late);
-    snprintf(f->world.failure, sizeof f->world.failure, "%s does not finish although the run was stopped",
-             site_name(f->sites[late]));
+    snprintf(f->world.failure, sizeof f->world.failure,
+             "%s does not finish although the run was stopped", site_name(f->sites[late]));
 }
 
 static void compare_replicas(struct federation *f) {

@@ -1,9 +1,11 @@
-/* One simulated federation from its seed to its verdict: a coordinator, its sites, an admin, and a storm of faults that ends.
+/* One simulated federation from its seed to its verdict: a coordinator, its sites, an admin, and a
+ * storm of faults that ends.
  *
- * First the storm: crashes at any moment and after any durable write, partitions, losses, resets, doubled calls, orders of the
- * admin, a site that misbehaves. Then calm: everybody is started again and nothing goes wrong any more; within
- * LIVENESS_SECONDS each honest site that was not revoked must have another contribution merged (I8). Then, in some runs, the admin
- * stops the run and every honest site must finish. At last the ledger is audited from entry 0.
+ * First the storm: crashes at any moment and after any durable write, partitions, losses, resets,
+ * doubled calls, orders of the admin, a site that misbehaves. Then calm: everybody is started again
+ * and nothing goes wrong any more; within LIVENESS_SECONDS each honest site that was not revoked
+ * must have another contribution merged (I8). Then, in some runs, the admin stops the run and every
+ * honest site must finish. At last the ledger is audited from entry 0.
  */
 #ifndef SIM_FEDERATION_H
 #define SIM_FEDERATION_H
@@ -18,7 +20,7 @@ struct federation_options {
     uint32_t sites;                    /* 0: drawn */
     const struct world_filter *filter; /* what is left out; may be NULL */
     bool trace;                        /* print every line of it on stdout */
-    FILE *report;                      /* gets the last lines of the trace where it failed; may be NULL */
+    FILE *report; /* gets the last lines of the trace where it failed; may be NULL */
 };
 
 struct federation_result {

@@ -1,10 +1,11 @@
-/* The admin: aims that are looked after, orders at random moments, half of them wrong; and strangers who knock. */
+/* The admin: aims that are looked after, orders at random moments, half of them wrong; and
+ * strangers who knock. */
 #include <string.h>
 
 #include "base/memory.h"
 #include "sim/federation_internal.h"
 
-/* ---- the admin ---------------------------------------------------------------------------------------------------------------- */
+/* ---- the admin ------------------------------------------------------------------------------- */
 
 static void order(struct federation *f, struct coordinator_event *event, const char *what) {
     world_trace(&f->world, "admin        %s %s", what, event->admin.name);
@@ -34,22 +35,25 @@ static void revoke(struct federation *f, uint32_t process) {
     order(f, &event, "revoke");
 }
 
-/* A site says that its invitation was used with another key: the thief is thrown out, and once that is durable the site is
- * invited again. A coordinator that crashes before has the thief back. */
-static void help_the_robbed(struct federation *f, uint32_t process, const struct run_site *in_its_name) {
-    const struct run_site *durable = run_state_site_named(check_run(f->check), site_name(f->sites[process]));
+/* A site says that its invitation was used with another key: the thief is thrown out, and once that
+ * is durable the site is invited again. A coordinator that crashes before has the thief back. */
+static void help_the_robbed(struct federation *f, uint32_t process,
+                            const struct run_site *in_its_name) {
+    const struct run_site *durable =
+        run_state_site_named(check_run(f->check), site_name(f->sites[process]));
     if (in_its_name && !in_its_name->revoked) {
         revoke(f, process);
         return;
     }
     if (durable && !durable->revoked) return;
-    for (size_t i = 0; i < DIGEST_SIZE; i++) f->secrets[process][i] = (uint8_t)world_luck_below(&f->world, 256);
+    for (size_t i = 0; i < DIGEST_SIZE; i++)
+        f->secrets[process][i] = (uint8_t)world_luck_below(&f->world, 256);
     site_take_invitation(f->sites[process], f->secrets[process]);
     f->world.tally.robbed++;
 }
 
-static void ask_to_join(struct federation *f, uint32_t process, const uint8_t *secret_digest, const struct key_pair *key,
-                        const char *name) {
+static void ask_to_join(struct federation *f, uint32_t process, const uint8_t *secret_digest,
+                        const struct key_pair *key, const char *name) {
     struct message message = {.kind = MESSAGE_JOIN};
     char padded[SITE_NAME_SIZE] = {0};
     snprintf(padded, sizeof padded, "%s", name);
@@ -59,16 +63,19 @@ static void ask_to_join(struct federation *f, uint32_t process, const uint8_t *s
     network_send(f->network, network_open(f->network, process, 0), true, &message);
 }
 
-/* A thief of the admin's mail comes first, from the machine of the first site, with a key of their own. */
+/* A thief of the admin's mail comes first, from the machine of the first site, with a key of their
+ * own. */
 static void on_theft(void *context, struct event *event) {
     struct federation *f = context;
     uint32_t process = (uint32_t)event->number;
-    if (!f->storm || !f->world.processes[1].alive || !world_fault(&f->world, FAULT_THEFT, process)) return;
+    if (!f->storm || !f->world.processes[1].alive || !world_fault(&f->world, FAULT_THEFT, process))
+        return;
     ask_to_join(f, 1, f->secrets[process], f->keys[COORDINATOR], site_name(f->sites[process]));
 }
 
 static bool is_stolen(const struct federation *f, uint32_t process) {
-    return process == f->scenario.sites + 1 && random_hash(f->world.seed, UINT64_C(0x7ef7)) % 6 == 0;
+    return process == f->scenario.sites + 1 &&
+           random_hash(f->world.seed, UINT64_C(0x7ef7)) % 6 == 0;
 }
 
 /* The admin's aims, looked after until the durable ledger shows them. */
@@ -87,7 +94,8 @@ void federation_on_admin(void *context, struct event *event) {
         site = run_state_site_named(now, site_name(f->sites[process]));
         if (wanted && (!site || site->revoked) && !run_state_invitation(now, f->secrets[process])) {
             invite(f, process);
-            if (!site && is_stolen(f, process)) world_post(&f->world, 0, NO_PROCESS, on_theft, f, NULL)->number = process;
+            if (!site && is_stolen(f, process))
+                world_post(&f->world, 0, NO_PROCESS, on_theft, f, NULL)->number = process;
         }
         now = coordinator_run(f->coordinator);
         if (!now) break;
@@ -95,9 +103,11 @@ void federation_on_admin(void *context, struct event *event) {
         if (f->revoking[process] && site && !site->revoked) revoke(f, process);
         now = coordinator_run(f->coordinator);
     }
-    if (now && !f->storm && run_state_phase(now) == RUN_PAUSED) plain_order(f, ORDER_RESUME, "resume");
+    if (now && !f->storm && run_state_phase(now) == RUN_PAUSED)
+        plain_order(f, ORDER_RESUME, "resume");
     now = coordinator_run(f->coordinator);
-    if (now && f->stop_wanted && run_state_phase(now) != RUN_STOPPED) plain_order(f, ORDER_STOP, "stop");
+    if (now && f->stop_wanted && run_state_phase(now) != RUN_STOPPED)
+        plain_order(f, ORDER_STOP, "stop");
     (void)run;
     world_post(&f->world, 400 * MS * f->scenario.pace, NO_PROCESS, federation_on_admin, f, NULL);
 }
@@ -114,7 +124,8 @@ static void wrong_order(struct federation *f, uint64_t kind, uint32_t process) {
         event.admin.inner_steps = 1000001;
         break;
     case 2: /* an enrolled site is not invited again, another cannot be revoked */
-        event.admin.order = run && run_state_site_named(run, event.admin.name) ? ORDER_INVITE : ORDER_REVOKE;
+        event.admin.order =
+            run && run_state_site_named(run, event.admin.name) ? ORDER_INVITE : ORDER_REVOKE;
         break;
     case 3:
         event.admin.order = ORDER_INVITE;
@@ -145,7 +156,8 @@ static void knock(struct federation *f, uint64_t kind, uint32_t process) {
         wrong_order(f, 5, process);
         ask_to_join(f, process, late, f->keys[process], "late");
     } else {
-        ask_to_join(f, process, f->secrets[process], f->keys[kind == 1 ? COORDINATOR : process], site_name(f->sites[process]));
+        ask_to_join(f, process, f->secrets[process], f->keys[kind == 1 ? COORDINATOR : process],
+                    site_name(f->sites[process]));
     }
 }
 
@@ -182,7 +194,8 @@ void federation_on_order(void *context, struct event *event) {
     else if (kind < 14)
         knock(f, wrong % 3, process);
     else if (revoked == 0 && f->scenario.sites >= 3 && f->world.now > f->scenario.storm_us / 3)
-        federation_at_moment(f, in_step ? federation_is_stepping : federation_is_submitting, order_revocation, process);
+        federation_at_moment(f, in_step ? federation_is_stepping : federation_is_submitting,
+                             order_revocation, process);
 }
 
 void federation_invite_latecomer(struct federation *f) {

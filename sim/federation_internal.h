@@ -1,5 +1,6 @@
-/* The inside of a simulated federation: federation.c (processes, the parts of a run), federation_storm.c (faults that come at times
- * of their own), federation_admin.c (the admin, and strangers who knock). */
+/* The inside of a simulated federation: federation.c (processes, the parts of a run),
+ * federation_storm.c (faults that come at times of their own), federation_admin.c (the admin, and
+ * strangers who knock). */
 #ifndef SIM_FEDERATION_INTERNAL_H
 #define SIM_FEDERATION_INTERNAL_H
 
@@ -38,14 +39,17 @@ void federation_begin_storm(struct federation *f);
 /* The next of a kind of fault; false: the storm is over. */
 bool federation_again(struct federation *f, uint64_t mean, event_handler *run);
 uint32_t federation_planned_site(struct federation *f);
-/* Does `act` as soon as `is`, or after some seconds all the same; not at all once the storm is over. */
+/* Does `act` as soon as `is`, or after some seconds all the same; not at all once the storm is
+ * over. */
 typedef bool federation_is(const struct federation *f, uint32_t process);
 typedef void federation_act(struct federation *f, uint32_t process);
-void federation_at_moment(struct federation *f, federation_is *is, federation_act *act, uint32_t process);
+void federation_at_moment(struct federation *f, federation_is *is, federation_act *act,
+                          uint32_t process);
 federation_is federation_is_stepping, federation_is_receiving, federation_is_submitting;
 
 /* --- federation_admin.c --- */
-event_handler federation_on_admin; /* the admin's aims, looked after until the durable ledger shows them */
+/* the admin's aims, looked after until the durable ledger shows them */
+event_handler federation_on_admin;
 event_handler federation_on_order; /* an order at a random moment */
 /* Somebody who was invited comes when the run is over. */
 void federation_invite_latecomer(struct federation *f);

@@ -7,10 +7,14 @@
 #include "sim/federation_internal.h"
 #include "sim/malformed.h"
 
-/* ---- faults ------------------------------------------------------------------------------------------------------------------- */
+/* ---- faults ---------------------------------------------------------------------------------- */
 
-static uint64_t planned_around(struct federation *f, uint64_t mean) { return world_plan(&f->world, mean / 4, mean * 7 / 4); }
-uint32_t federation_planned_site(struct federation *f) { return (uint32_t)world_plan(&f->world, 1, f->site_count); }
+static uint64_t planned_around(struct federation *f, uint64_t mean) {
+    return world_plan(&f->world, mean / 4, mean * 7 / 4);
+}
+uint32_t federation_planned_site(struct federation *f) {
+    return (uint32_t)world_plan(&f->world, 1, f->site_count);
+}
 
 /* The next of a kind of fault; false: the storm is over. */
 bool federation_again(struct federation *f, uint64_t mean, event_handler *run) {
@@ -38,7 +42,8 @@ static void on_moment(void *context, struct event *event) {
     world_post(&f->world, 5 * MS, NO_PROCESS, on_moment, f, moment);
 }
 
-void federation_at_moment(struct federation *f, federation_is *is, federation_act *act, uint32_t process) {
+void federation_at_moment(struct federation *f, federation_is *is, federation_act *act,
+                          uint32_t process) {
     struct moment_awaited *moment = xcalloc(1, sizeof *moment);
     *moment = (struct moment_awaited){is, act, process, 2000};
     world_post(&f->world, 0, NO_PROCESS, on_moment, f, moment);
@@ -58,7 +63,9 @@ bool federation_is_submitting(const struct federation *f, uint32_t process) {
     return coordinator_is_called(f->coordinator, site_number(f->sites[process]));
 }
 
-static void crash(struct federation *f, uint32_t process) { federation_go_down(f, process, "crash"); }
+static void crash(struct federation *f, uint32_t process) {
+    federation_go_down(f, process, "crash");
+}
 
 /* The fragments of which a site's message is under way, a bit each. */
 static uint32_t under_way(const struct federation *f, uint32_t process) {
@@ -83,7 +90,8 @@ static bool is_crossed(const struct federation *f, uint32_t process) {
     return false;
 }
 
-/* The power is gone everywhere. What each knew of the fragments that it had not given yet is gone with it. */
+/* The power is gone everywhere. What each knew of the fragments that it had not given yet is gone
+ * with it. */
 static void crash_all(struct federation *f, uint32_t process) {
     (void)process;
     for (uint32_t i = 1; i <= f->site_count; i++) crash(f, i);
@@ -102,8 +110,10 @@ static void on_crash(void *context, struct event *event) {
     bool in_transfer = world_plan(&f->world, 0, 1) == 1;
     if (!victim->alive) return;
     if (at_write) {
-        if (world_fault(&f->world, FAULT_CRASH_AT_WRITE, process)) victim->dies_at_write = victim->writes + writes;
-    } else if (world_fault(&f->world, coordinator ? FAULT_COORDINATOR_CRASH : FAULT_SITE_CRASH, process)) {
+        if (world_fault(&f->world, FAULT_CRASH_AT_WRITE, process))
+            victim->dies_at_write = victim->writes + writes;
+    } else if (world_fault(&f->world, coordinator ? FAULT_COORDINATOR_CRASH : FAULT_SITE_CRASH,
+                           process)) {
         if (coordinator && in_transfer)
             federation_at_moment(f, federation_is_receiving, crash, process);
         else if (!coordinator && !f->scenario.overlap && f->scenario.manifest.fragments > 1)
@@ -135,10 +145,12 @@ static void on_partition(void *context, struct event *event) {
     struct federation *f = context;
     (void)event;
     if (!federation_again(f, f->scenario.every.partition, on_partition)) return;
-    static const enum fault_kind kinds[] = {FAULT_PARTITION, FAULT_PARTITION_DOWN, FAULT_PARTITION_UP};
+    static const enum fault_kind kinds[] = {FAULT_PARTITION, FAULT_PARTITION_DOWN,
+                                            FAULT_PARTITION_UP};
     uint32_t site = federation_planned_site(f);
     uint64_t kind = world_plan(&f->world, 0, 2);
-    uint64_t duration = world_plan(&f->world, 200 * MS, 2 * SECOND) * (world_plan(&f->world, 1, 10) == 1 ? 10 : 1);
+    uint64_t duration =
+        world_plan(&f->world, 200 * MS, 2 * SECOND) * (world_plan(&f->world, 1, 10) == 1 ? 10 : 1);
     if (!world_fault(&f->world, kinds[kind], site)) return;
     network_partition(f->network, site, kind != 1, kind != 2, duration);
 }
@@ -194,7 +206,8 @@ static void on_clock(void *context, struct event *event) {
     int64_t drift = ((int64_t)world_plan(&f->world, 0, 40) - 20) * 1000;
     const struct process *victim = &f->world.processes[process];
     if (!world_fault(&f->world, jump ? FAULT_CLOCK_JUMP : FAULT_CLOCK_DRIFT, process)) return;
-    process_set_clock(&f->world, process, jump ? victim->drift_ppm : drift, jump ? skew : victim->wall_skew_ms);
+    process_set_clock(&f->world, process, jump ? victim->drift_ppm : drift,
+                      jump ? skew : victim->wall_skew_ms);
 }
 
 static bool pick_victim(struct federation *f, struct ledger_entry *out);
@@ -215,7 +228,8 @@ static bool has_waiting(const struct federation *f, uint32_t process) {
     const struct run_state *run = check_run(f->check);
     bool waiting = false;
     (void)process;
-    for (uint32_t i = 0; i < f->scenario.manifest.fragments; i++) waiting |= run_state_pending_count(run, i) > 0;
+    for (uint32_t i = 0; i < f->scenario.manifest.fragments; i++)
+        waiting |= run_state_pending_count(run, i) > 0;
     return waiting;
 }
 
@@ -230,7 +244,8 @@ static void flip_waiting(struct federation *f, uint32_t process) {
         uint32_t at = (uint32_t)world_luck_below(&f->world, count);
         const uint8_t *digest = run_state_pending(run, i, at)->contribution.payload_digest;
         (void)disk_flip(coordinator_disk(f->coordinator), digest);
-        for (uint32_t site = 1; everywhere && site <= f->site_count; site++) site_flip_payload(f->sites[site], digest);
+        for (uint32_t site = 1; everywhere && site <= f->site_count; site++)
+            site_flip_payload(f->sites[site], digest);
         return;
     }
 }
@@ -252,10 +267,12 @@ static bool flip_at_coordinator(struct federation *f, bool record) {
     }
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     bool found = pick_victim(f, entry) &&
-                 contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c, NULL) == OK &&
+                 contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE),
+                                     &c, NULL) == OK &&
                  disk_flip(disk, c.payload_digest);
     free(entry);
-    if (found && world_luck(&f->world, 0.5) && world_fault(&f->world, FAULT_COORDINATOR_CRASH, COORDINATOR))
+    if (found && world_luck(&f->world, 0.5) &&
+        world_fault(&f->world, FAULT_COORDINATOR_CRASH, COORDINATOR))
         crash(f, COORDINATOR); /* its replay may need it */
     return found;
 }
@@ -268,7 +285,8 @@ static void on_flip(void *context, struct event *event) {
     if (world_plan(&f->world, 0, 1) == 0) process = COORDINATOR;
     bool record = world_plan(&f->world, 0, 1) == 1;
     if (process != COORDINATOR && !site_has_disk(f->sites[process])) return;
-    if (!world_fault(&f->world, record ? FAULT_FLIPPED_RECORD : FAULT_FLIPPED_BLOB, process)) return;
+    if (!world_fault(&f->world, record ? FAULT_FLIPPED_RECORD : FAULT_FLIPPED_BLOB, process))
+        return;
     if (process == COORDINATOR)
         (void)flip_at_coordinator(f, record);
     else
@@ -299,9 +317,11 @@ static void on_falsehood(void *context, struct event *event) {
     if (!federation_again(f, f->scenario.every.falsehood, on_falsehood)) return;
     uint32_t process = federation_planned_site(f);
     enum falsehood kind = (enum falsehood)world_plan(&f->world, 0, FALSEHOOD_COUNT - 1);
-    struct falsehood_input input = {site_disk(f->sites[process]), site_number(f->sites[process]), f->keys[COORDINATOR],
-                                    f->keys[process]};
-    if (!federation_is_honest(f, process) || input.site == 0 || !world_fault(&f->world, FAULT_FALSE_COORDINATOR, process)) return;
+    struct falsehood_input input = {site_disk(f->sites[process]), site_number(f->sites[process]),
+                                    f->keys[COORDINATOR], f->keys[process]};
+    if (!federation_is_honest(f, process) || input.site == 0 ||
+        !world_fault(&f->world, FAULT_FALSE_COORDINATOR, process))
+        return;
     f->world.tally.probes[kind]++;
     if (!falsehood_tell(&input, kind, &error)) world_fail(&f->world, "trust", "%s", error.message);
 }
@@ -321,7 +341,8 @@ static void on_malformed(void *context, struct event *event) {
                                     .initial = f->initial};
     if (!world_fault(&f->world, FAULT_MALFORMED, process)) return;
     f->world.tally.malformed[kind]++;
-    if (!malformed_offer(&input, kind, &error)) world_fail(&f->world, "malformed", "%s: %s", malformed_name(kind), error.message);
+    if (!malformed_offer(&input, kind, &error))
+        world_fail(&f->world, "malformed", "%s: %s", malformed_name(kind), error.message);
 }
 
 static void on_takeover(void *context, struct event *event) {
@@ -339,7 +360,8 @@ static bool pick_victim(struct federation *f, struct ledger_entry *out) {
     const struct disk *disk = coordinator_disk(f->coordinator);
     for (int tries = 0; tries < 20; tries++) {
         uint64_t index = world_luck_below(&f->world, disk->entry_count);
-        if (ledger_entry_decode(buffer_bytes(&disk->entries[index]), out, NULL) == OK && out->kind == LEDGER_CONTRIBUTION)
+        if (ledger_entry_decode(buffer_bytes(&disk->entries[index]), out, NULL) == OK &&
+            out->kind == LEDGER_CONTRIBUTION)
             return true;
     }
     return false;
@@ -351,7 +373,8 @@ static void on_misbehave(void *context, struct event *event) {
     if (!federation_again(f, f->scenario.every.lie, on_misbehave)) return;
     struct ledger_entry *victim = xmalloc(sizeof *victim);
     for (uint32_t site = 1; site <= f->site_count; site++) {
-        if (!f->scenario.site[site].faulty || !f->world.processes[site].alive || f->halted[site]) continue;
+        if (!f->scenario.site[site].faulty || !f->world.processes[site].alive || f->halted[site])
+            continue;
         bool found = pick_victim(f, victim);
         site_misbehave(f->sites[site], check_run(f->check), found ? victim : NULL);
     }
@@ -366,12 +389,21 @@ void federation_begin_storm(struct federation *f) {
     struct {
         uint64_t every;
         event_handler *run;
-    } const faults[] = {{s->every.crash, on_crash},   {s->every.partition, on_partition}, {s->every.clog, on_clog},
-                        {s->every.pause, on_pause},   {s->every.clock, on_clock},         {s->every.flip, on_flip},
-                        {s->every.backup, on_backup}, {s->every.takeover, on_takeover},   {s->every.order, federation_on_order},
-                        {s->every.lie, on_misbehave}, {s->every.falsehood, on_falsehood}, {s->every.malformed, on_malformed}};
+    } const faults[] = {{s->every.crash, on_crash},
+                        {s->every.partition, on_partition},
+                        {s->every.clog, on_clog},
+                        {s->every.pause, on_pause},
+                        {s->every.clock, on_clock},
+                        {s->every.flip, on_flip},
+                        {s->every.backup, on_backup},
+                        {s->every.takeover, on_takeover},
+                        {s->every.order, federation_on_order},
+                        {s->every.lie, on_misbehave},
+                        {s->every.falsehood, on_falsehood},
+                        {s->every.malformed, on_malformed}};
     f->world.write_failures = s->write_failures;
-    if (s->manifest.token_budget && f->world.seed % 2 == 0) world_post(&f->world, 0, NO_PROCESS, on_spending, f, NULL);
+    if (s->manifest.token_budget && f->world.seed % 2 == 0)
+        world_post(&f->world, 0, NO_PROCESS, on_spending, f, NULL);
     for (size_t i = 0; i < COUNT_OF(faults); i++) {
         if (faults[i].every) (void)federation_again(f, faults[i].every, faults[i].run);
     }

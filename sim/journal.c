@@ -13,7 +13,7 @@ struct journal { /* in memory */
     struct claims *claims;
 };
 
-/* ---- on disk ---------------------------------------------------------------------------------- */
+/* ---- on disk --------------------------------------------------------------------------------- */
 
 void journal_records_init(struct journal_records *records, struct world *world, uint32_t process) {
     *records = (struct journal_records){0};
@@ -46,12 +46,14 @@ static bool is_named(const struct journal_records *records, const uint8_t *diges
     for (uint32_t i = 0; i < FRAGMENTS_LIMIT; i++) {
         const struct journal_round *round = &records->rounds[i];
         if (records->has_round[i] &&
-            (names(&round->feedback, digest) || names(&round->snapshot, digest) || names(&round->optimizer, digest)))
+            (names(&round->feedback, digest) || names(&round->snapshot, digest) ||
+             names(&round->optimizer, digest)))
             return true;
     }
     const struct journal_checkpoint *checkpoint = &records->checkpoint;
-    return records->has_checkpoint && (names(&checkpoint->global, digest) || names(&checkpoint->trainer, digest) ||
-                                       names(&checkpoint->base, digest) || names(&checkpoint->snapshot, digest));
+    return records->has_checkpoint &&
+           (names(&checkpoint->global, digest) || names(&checkpoint->trainer, digest) ||
+            names(&checkpoint->base, digest) || names(&checkpoint->snapshot, digest));
 }
 
 /* Deletes what no record names. */
@@ -63,13 +65,14 @@ static void collect(struct journal_records *records) {
     }
 }
 
-/* ---- claims to payloads ----------------------------------------------------------------------- */
+/* ---- claims to payloads ---------------------------------------------------------------------- */
 
 static bool is_in_flight(void *context, const uint8_t *digest) {
     const struct journal *journal = context;
     for (uint32_t i = 0; i < FRAGMENTS_LIMIT; i++) {
         const struct journal_round *round = journal_round(journal, i);
-        if (round && round->in_flight && memcmp(round->payload_digest, digest, DIGEST_SIZE) == 0) return true;
+        if (round && round->in_flight && memcmp(round->payload_digest, digest, DIGEST_SIZE) == 0)
+            return true;
     }
     return false;
 }
@@ -89,7 +92,8 @@ static enum status learn_claims(struct journal *journal, struct error *error) {
     for (uint64_t i = 0; i < journal->disk->entry_count && status == OK; i++) {
         raw.size = 0;
         status = source.entry(source.context, i, &raw, error);
-        if (status == OK) status = claims_learn(journal->claims, i, buffer_bytes(&raw), version, error);
+        if (status == OK)
+            status = claims_learn(journal->claims, i, buffer_bytes(&raw), version, error);
     }
     buffer_deinit(&raw);
     return status;
@@ -100,19 +104,21 @@ static void sweep_payloads(struct journal *journal) {
     for (size_t i = journal->disk->blob_count; i-- > 0;) {
         uint8_t digest[DIGEST_SIZE];
         memcpy(digest, journal->disk->blobs[i].digest, DIGEST_SIZE);
-        if (!claims_list_has(journal->claims, &claimed, digest)) disk_blob_delete(journal->disk, digest);
+        if (!claims_list_has(journal->claims, &claimed, digest))
+            disk_blob_delete(journal->disk, digest);
     }
     free(claimed.digests);
 }
 
-enum status journal_open_simulated(struct disk *disk, struct journal_records *records, struct journal **out,
-                                   struct error *error) {
-    if (records->damaged != DAMAGE_NONE) return error_set(error, CORRUPT, "a record of the journal is damaged");
+enum status journal_open_simulated(struct disk *disk, struct journal_records *records,
+                                   struct journal **out, struct error *error) {
+    if (records->damaged != DAMAGE_NONE)
+        return error_set(error, CORRUPT, "a record of the journal is damaged");
     struct journal *journal = xcalloc(1, sizeof *journal);
     journal->disk = disk;
     journal->records = records;
-    journal->claims =
-        claims_create(&(struct claims_owner){.context = journal, .is_in_flight = is_in_flight, .remove = remove_payload});
+    journal->claims = claims_create(&(struct claims_owner){
+        .context = journal, .is_in_flight = is_in_flight, .remove = remove_payload});
     enum status status = learn_claims(journal, error);
     if (status != OK) {
         journal_close(journal);
@@ -132,11 +138,12 @@ void journal_close(struct journal *journal) {
 
 void journal_resume(struct journal *journal) { (void)journal; }
 
-/* ---- the ledger's copy ------------------------------------------------------------------------ */
+/* ---- the ledger's copy ----------------------------------------------------------------------- */
 
 uint64_t journal_size(const struct journal *journal) { return journal->disk->entry_count; }
 
-enum status journal_append(struct journal *journal, const struct bytes *entries, size_t count, struct error *error) {
+enum status journal_append(struct journal *journal, const struct bytes *entries, size_t count,
+                           struct error *error) {
     struct buffer raw = {0};
     uint64_t first = journal_size(journal);
     for (size_t i = 0; i < count; i++) {
@@ -152,7 +159,8 @@ struct ledger_source journal_source(struct journal *journal) {
     return disk_source(journal->disk);
 }
 
-enum status journal_sent(struct journal *journal, uint64_t sequence, uint8_t header[static CONTRIBUTION_HEADER_SIZE],
+enum status journal_sent(struct journal *journal, uint64_t sequence,
+                         uint8_t header[static CONTRIBUTION_HEADER_SIZE],
                          uint8_t signature[static SIGNATURE_SIZE], struct error *error) {
     for (uint32_t i = 0; i < FRAGMENTS_LIMIT; i++) {
         const struct journal_round *round = journal_round(journal, i);
@@ -161,11 +169,12 @@ enum status journal_sent(struct journal *journal, uint64_t sequence, uint8_t hea
         memcpy(signature, round->signature, SIGNATURE_SIZE);
         return OK;
     }
-    return error_set(error, NOT_FOUND, "sequence %llu is not under way", (unsigned long long)sequence);
+    return error_set(error, NOT_FOUND, "sequence %llu is not under way",
+                     (unsigned long long)sequence);
 }
 
-enum status journal_payload_read(struct journal *journal, const uint8_t digest[static DIGEST_SIZE], size_t limit,
-                                 struct buffer *out, struct error *error) {
+enum status journal_payload_read(struct journal *journal, const uint8_t digest[static DIGEST_SIZE],
+                                 size_t limit, struct buffer *out, struct error *error) {
     struct ledger_source source = disk_source(journal->disk);
     out->size = 0;
     return source.payload(source.context, digest, limit, out, error);
@@ -179,15 +188,17 @@ void journal_payload_unhold(struct journal *journal, const uint8_t digest[static
     claims_unhold(journal->claims, digest);
 }
 
-enum status journal_payload_drop(struct journal *journal, const uint8_t digest[static DIGEST_SIZE], struct error *error) {
+enum status journal_payload_drop(struct journal *journal, const uint8_t digest[static DIGEST_SIZE],
+                                 struct error *error) {
     return claims_drop(journal->claims, digest, error);
 }
 
-/* ---- rounds ----------------------------------------------------------------------------------- */
+/* ---- rounds ---------------------------------------------------------------------------------- */
 
 const struct journal_round *journal_round(const struct journal *journal, uint32_t fragment) {
     const struct journal_records *records = journal->records;
-    return fragment < FRAGMENTS_LIMIT && records->has_round[fragment] ? &records->rounds[fragment] : NULL;
+    return fragment < FRAGMENTS_LIMIT && records->has_round[fragment] ? &records->rounds[fragment]
+                                                                      : NULL;
 }
 
 struct write { /* blobs that one sync makes durable */
@@ -206,10 +217,12 @@ static void add(struct write *write, struct bytes content, struct journal_blob *
 
 static enum status sync_blobs(struct journal *journal, struct write *write, struct error *error) {
     if (write->count == 0) return OK;
-    return failed(error, disk_blobs_write(&journal->records->state, write->contents, write->digests, write->count));
+    return failed(error, disk_blobs_write(&journal->records->state, write->contents, write->digests,
+                                          write->count));
 }
 
-static enum status replace_round(struct journal *journal, const struct journal_round *round, struct error *error) {
+static enum status replace_round(struct journal *journal, const struct journal_round *round,
+                                 struct error *error) {
     TRY(failed(error, disk_write(journal->disk)));
     journal->records->rounds[round->fragment] = *round;
     journal->records->has_round[round->fragment] = true;
@@ -218,7 +231,8 @@ static enum status replace_round(struct journal *journal, const struct journal_r
 }
 
 enum status journal_round_begin(struct journal *journal, const struct journal_round *round,
-                                const struct journal_round_contents *contents, struct error *error) {
+                                const struct journal_round_contents *contents,
+                                struct error *error) {
     struct journal_round taken = *round;
     struct write write = {.count = 0};
     taken.in_flight = true;
@@ -232,10 +246,12 @@ enum status journal_round_begin(struct journal *journal, const struct journal_ro
     return replace_round(journal, &taken, error);
 }
 
-enum status journal_round_accept(struct journal *journal, uint32_t fragment, uint64_t sequence, const struct ledger_head *head,
-                                 struct error *error) {
+enum status journal_round_accept(struct journal *journal, uint32_t fragment, uint64_t sequence,
+                                 const struct ledger_head *head, struct error *error) {
     const struct journal_round *current = journal_round(journal, fragment);
-    if (!current || !current->in_flight || current->sequence != sequence || current->accepted.size >= head->size) return OK;
+    if (!current || !current->in_flight || current->sequence != sequence ||
+        current->accepted.size >= head->size)
+        return OK;
     struct journal_round round = *current;
     round.accepted.epoch = head->epoch;
     round.accepted.size = head->size;
@@ -243,8 +259,8 @@ enum status journal_round_accept(struct journal *journal, uint32_t fragment, uin
     return replace_round(journal, &round, error);
 }
 
-enum status journal_round_end(struct journal *journal, uint32_t fragment, uint64_t base_version, bool refused,
-                              struct bytes feedback, struct error *error) {
+enum status journal_round_end(struct journal *journal, uint32_t fragment, uint64_t base_version,
+                              bool refused, struct bytes feedback, struct error *error) {
     const struct journal_round *current = journal_round(journal, fragment);
     if (!current || !current->in_flight) return OK; /* ended before a crash */
     struct journal_round round = *current;
@@ -259,14 +275,16 @@ enum status journal_round_end(struct journal *journal, uint32_t fragment, uint64
     return journal_payload_drop(journal, round.payload_digest, error);
 }
 
-/* ---- checkpoints ------------------------------------------------------------------------------ */
+/* ---- checkpoints ----------------------------------------------------------------------------- */
 
 const struct journal_checkpoint *journal_checkpoint(const struct journal *journal) {
     return journal->records->has_checkpoint ? &journal->records->checkpoint : NULL;
 }
 
-enum status journal_checkpoint_write(struct journal *journal, const struct journal_checkpoint *checkpoint,
-                                     const struct journal_checkpoint_contents *contents, struct error *error) {
+enum status journal_checkpoint_write(struct journal *journal,
+                                     const struct journal_checkpoint *checkpoint,
+                                     const struct journal_checkpoint_contents *contents,
+                                     struct error *error) {
     struct journal_checkpoint taken = *checkpoint;
     struct write write = {.count = 0};
     add(&write, contents->global, &taken.global);
@@ -285,7 +303,8 @@ enum status journal_checkpoint_write(struct journal *journal, const struct journ
     return claims_prune(journal->claims, &source, journal_size(journal), taken.version, error);
 }
 
-enum status journal_blob_read(struct journal *journal, const struct journal_blob *blob, struct buffer *out, struct error *error) {
+enum status journal_blob_read(struct journal *journal, const struct journal_blob *blob,
+                              struct buffer *out, struct error *error) {
     if (blob->size == 0) return error_set(error, INVALID, "the record names no such blob");
     struct ledger_source source = disk_source(&journal->records->state);
     out->size = 0;

@@ -28,7 +28,7 @@ void journal_records_copy(struct journal_records *to, const struct journal_recor
 
 /* Of a process that starts; both are borrowed until journal_close. CORRUPT: a record is damaged.
  * Payloads that nobody claims and blobs that no record names are deleted. */
-MUST_USE enum status journal_open_simulated(struct disk *disk, struct journal_records *records, struct journal **out,
-                                            struct error *error);
+MUST_USE enum status journal_open_simulated(struct disk *disk, struct journal_records *records,
+                                            struct journal **out, struct error *error);
 
 #endif

@@ -1,5 +1,6 @@
-/* What an enrolled site may send that must be refused, each for a reason of its own (sim/site_faulty.c). The last few are true, but odd: they
- * may be refused or taken, and nobody may come to harm. */
+/* What an enrolled site may send that must be refused, each for a reason of its own
+ * (sim/site_faulty.c). The last few are true, but odd: they may be refused or taken, and nobody may
+ * come to harm. */
 #ifndef SIM_LIES_H
 #define SIM_LIES_H
 

@@ -1,5 +1,5 @@
-/* atoll-sim: many sites on one machine, on simulated clocks, networks and disks, with the real state machines. Each verb is a file of
- * its own (sim/verb_*.c). */
+/* atoll-sim: many sites on one machine, on simulated clocks, networks and disks, with the real
+ * state machines. Each verb is a file of its own (sim/verb_*.c). */
 #include "base/ending.h"
 #include "base/limits.h"
 #include "base/options.h"
@@ -8,8 +8,10 @@
 #include "sim/verbs.h"
 
 static const struct command *const verbs[] = {&verb_faults, &verb_plan, &verb_train, NULL};
-static const struct command program = {
-    .name = "atoll-sim", .summary = "simulates federations on one machine", .children = verbs, .version = atoll_version};
+static const struct command program = {.name = "atoll-sim",
+                                       .summary = "simulates federations on one machine",
+                                       .children = verbs,
+                                       .version = atoll_version};
 
 int main(int argc, char **argv) {
     streams_open();

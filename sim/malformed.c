@@ -11,23 +11,24 @@
 static const struct {
     const char *name;
     void (*run)(struct offer *);
-} kinds[MALFORMED_COUNT] = {[MALFORMED_MANIFEST] = {"manifest", offer_manifest},
-                            [MALFORMED_SETTING] = {"setting", offer_setting},
-                            [MALFORMED_IDENTITY] = {"identity", offer_identity},
-                            [MALFORMED_INVITATION] = {"invitation", offer_invitation},
-                            [MALFORMED_PROOF] = {"proof", offer_proof},
-                            [MALFORMED_RECEIPT] = {"receipt", offer_receipt},
-                            [MALFORMED_ENTRY] = {"entry", offer_entry},
-                            [MALFORMED_RULE] = {"rule", offer_rule},
-                            [MALFORMED_GENESIS] = {"genesis", offer_genesis},
-                            [MALFORMED_REPLAY] = {"replay", offer_replay},
-                            [MALFORMED_STEP] = {"step", offer_step},
-                            [MALFORMED_SNAPSHOT] = {"snapshot", offer_snapshot},
-                            [MALFORMED_MESSAGE] = {"message", offer_message},
-                            [MALFORMED_DELTA] = {"delta", offer_delta},
-                            [MALFORMED_SUBMISSION] = {"submission", offer_submission},
-                            [MALFORMED_SITE_EVENT] = {"site_event", offer_site_event},
-                            [MALFORMED_COORDINATOR_EVENT] = {"coordinator_event", offer_coordinator_event}};
+} kinds[MALFORMED_COUNT] = {
+    [MALFORMED_MANIFEST] = {"manifest", offer_manifest},
+    [MALFORMED_SETTING] = {"setting", offer_setting},
+    [MALFORMED_IDENTITY] = {"identity", offer_identity},
+    [MALFORMED_INVITATION] = {"invitation", offer_invitation},
+    [MALFORMED_PROOF] = {"proof", offer_proof},
+    [MALFORMED_RECEIPT] = {"receipt", offer_receipt},
+    [MALFORMED_ENTRY] = {"entry", offer_entry},
+    [MALFORMED_RULE] = {"rule", offer_rule},
+    [MALFORMED_GENESIS] = {"genesis", offer_genesis},
+    [MALFORMED_REPLAY] = {"replay", offer_replay},
+    [MALFORMED_STEP] = {"step", offer_step},
+    [MALFORMED_SNAPSHOT] = {"snapshot", offer_snapshot},
+    [MALFORMED_MESSAGE] = {"message", offer_message},
+    [MALFORMED_DELTA] = {"delta", offer_delta},
+    [MALFORMED_SUBMISSION] = {"submission", offer_submission},
+    [MALFORMED_SITE_EVENT] = {"site_event", offer_site_event},
+    [MALFORMED_COORDINATOR_EVENT] = {"coordinator_event", offer_coordinator_event}};
 
 const char *malformed_name(enum malformed kind) { return kinds[kind].name; }
 
@@ -37,7 +38,9 @@ void claim(struct offer *offer, bool holds, const char *what) {
     (void)error_set(offer->error, FAILED, "%s", what);
 }
 
-uint64_t offer_below(struct offer *offer, uint64_t limit) { return random_below(&offer->random, limit); }
+uint64_t offer_below(struct offer *offer, uint64_t limit) {
+    return random_below(&offer->random, limit);
+}
 
 void offer_bend(struct offer *offer, struct buffer *bytes) {
     static const uint8_t odd[] = {0x00, 0x01, 0x7f, 0x80, 0xff};
@@ -62,20 +65,24 @@ void offer_bend(struct offer *offer, struct buffer *bytes) {
 struct run_state *offer_run(struct offer *offer, uint64_t size) {
     struct run_state *run = run_state_create();
     for (uint64_t i = 0; i < size; i++)
-        ASSERT(run_state_apply(run, buffer_bytes(&offer->input->ledger->entries[i]), true, NULL) == OK);
+        ASSERT(run_state_apply(run, buffer_bytes(&offer->input->ledger->entries[i]), true, NULL) ==
+               OK);
     return run;
 }
 
 bool offer_contribution(struct offer *offer, struct ledger_entry *out, uint64_t *index) {
     for (int tries = 0; tries < 20; tries++) {
         *index = offer_below(offer, run_state_size(offer->run));
-        if (ledger_entry_decode(buffer_bytes(&offer->input->ledger->entries[*index]), out, NULL) != OK) continue;
+        if (ledger_entry_decode(buffer_bytes(&offer->input->ledger->entries[*index]), out, NULL) !=
+            OK)
+            continue;
         if (out->kind == LEDGER_CONTRIBUTION) return true;
     }
     return false;
 }
 
-bool malformed_offer(const struct malformed_input *input, enum malformed kind, struct error *error) {
+bool malformed_offer(const struct malformed_input *input, enum malformed kind,
+                     struct error *error) {
     struct offer offer = {.input = input, .error = error};
     random_init(&offer.random, random_hash(world_luck_below(input->world, UINT64_MAX), kind));
     uint64_t size = 1 + offer_below(&offer, input->ledger->entry_count);

@@ -1,9 +1,9 @@
-/* What strangers offer to parsers: texts, proofs, receipts, entries, snapshots, messages and events, each made from
- * what the run has at that moment and then bent.
+/* What strangers offer to parsers: texts, proofs, receipts, entries, snapshots, messages and
+ * events, each made from what the run has at that moment and then bent.
  *
- * The rule is one for all readers: what is refused leaves no trace and says why; what is taken is written again as the same
- * bytes; and what was bent where a signature, a digest or a rule stands before it is refused. Nothing of the run is
- * changed. All randomness is from the world's luck.
+ * The rule is one for all readers: what is refused leaves no trace and says why; what is taken is
+ * written again as the same bytes; and what was bent where a signature, a digest or a rule stands
+ * before it is refused. Nothing of the run is changed. All randomness is from the world's luck.
  */
 #ifndef SIM_MALFORMED_H
 #define SIM_MALFORMED_H

@@ -1,5 +1,6 @@
-/* Brains that are told what is late, doubled, of nobody, or of a fragment that does not exist; and a coordinator that comes back
- * from an old copy of its disk. They are made once more from a prefix of the ledger, told, and thrown away. */
+/* Brains that are told what is late, doubled, of nobody, or of a fragment that does not exist; and
+ * a coordinator that comes back from an old copy of its disk. They are made once more from a prefix
+ * of the ledger, told, and thrown away. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +22,8 @@ static struct node_state *site_of(struct offer *offer, uint32_t site) {
                                    .nominal_payload = 1};
     struct node_state *state = node_state_create(&options);
     for (uint64_t i = 0; i < run_state_size(offer->run); i++)
-        ASSERT(node_state_restore(state, buffer_bytes(&offer->input->ledger->entries[i]), NULL) == OK);
+        ASSERT(node_state_restore(state, buffer_bytes(&offer->input->ledger->entries[i]), NULL) ==
+               OK);
     return state;
 }
 
@@ -34,11 +36,14 @@ static bool halts(const struct node_actions *actions) {
 
 static const enum status statuses[] = {OK, OK, OK, FAILED, CORRUPT, INVALID};
 
-static void odd_event(struct offer *offer, const struct node_state *state, struct node_event *event, struct buffer *bytes) {
+static void odd_event(struct offer *offer, const struct node_state *state, struct node_event *event,
+                      struct buffer *bytes) {
     const struct disk *disk = offer->input->ledger;
-    *event = (struct node_event){.kind = (enum node_event_kind)(NODE_TIMER + offer_below(offer, NODE_FAULT - NODE_TIMER + 1))};
+    *event = (struct node_event){.kind = (enum node_event_kind)(
+                                     NODE_TIMER + offer_below(offer, NODE_FAULT - NODE_TIMER + 1))};
     if (event->kind == NODE_FAULT && offer_below(offer, 6)) event->kind = NODE_PROGRESS;
-    event->fragment = (uint32_t)offer_below(offer, offer->input->scenario->manifest.fragments + (offer_below(offer, 3) == 0));
+    event->fragment = (uint32_t)offer_below(offer, offer->input->scenario->manifest.fragments +
+                                                       (offer_below(offer, 3) == 0));
     event->sequence = offer_below(offer, 2) ? node_state_sequence(state) : offer_below(offer, 40);
     event->status = statuses[offer_below(offer, COUNT_OF(statuses))];
     event->message = offer_below(offer, 2) ? NULL : offer_below(offer, 3) ? "a story" : "";
@@ -53,21 +58,28 @@ static void odd_event(struct offer *offer, const struct node_state *state, struc
         event->progress.tokens = event->progress.steps * 10;
         event->progress.loss = offer_below(offer, 4) ? 2.5 : (double)NAN;
     }
-    if (event->kind == NODE_SNAPSHOTTED) event->snapshotted.steps = event->snapshotted.tokens = offer_below(offer, 60);
-    if (event->kind == NODE_UPLOAD_REFUSED) event->refused.code = (enum refusal)offer_below(offer, REFUSAL_COUNT + 2);
+    if (event->kind == NODE_SNAPSHOTTED)
+        event->snapshotted.steps = event->snapshotted.tokens = offer_below(offer, 60);
+    if (event->kind == NODE_UPLOAD_REFUSED)
+        event->refused.code = (enum refusal)offer_below(offer, REFUSAL_COUNT + 2);
     if (event->kind == NODE_OFFER) {
         event->offer.exists = offer_below(offer, 2) == 0;
-        event->offer.header.version = run_state_version(node_state_run(state)) + offer_below(offer, 5);
+        event->offer.header.version =
+            run_state_version(node_state_run(state)) + offer_below(offer, 5);
         event->offer.header.content_size = offer_below(offer, 3);
     }
-    if (event->kind == NODE_APPLIED || event->kind == NODE_SNAPSHOT_LOADED) event->applied.version = offer_below(offer, 9);
-    if (event->kind == NODE_REBASED) event->rebased.base_version = run_state_version(node_state_run(state));
-    if (event->kind == NODE_HEARTBEAT_REPLY) event->heartbeat.inner_steps = (uint32_t)offer_below(offer, 12);
+    if (event->kind == NODE_APPLIED || event->kind == NODE_SNAPSHOT_LOADED)
+        event->applied.version = offer_below(offer, 9);
+    if (event->kind == NODE_REBASED)
+        event->rebased.base_version = run_state_version(node_state_run(state));
+    if (event->kind == NODE_HEARTBEAT_REPLY)
+        event->heartbeat.inner_steps = (uint32_t)offer_below(offer, 12);
     event->bytes = buffer_bytes(bytes);
 }
 
 /* What the brain asked for, done: so that odd events find it in the midst of its work. */
-static bool answer(struct offer *offer, const struct node_action *action, struct node_event *event) {
+static bool answer(struct offer *offer, const struct node_action *action,
+                   struct node_event *event) {
     *event = (struct node_event){.fragment = action->fragment, .sequence = action->sequence};
     bool fails = offer_below(offer, 3) == 0;
     switch (action->kind) {
@@ -108,7 +120,8 @@ void offer_site_event(struct offer *offer) {
     struct node_spooled odd = {.fragment = FRAGMENTS_LIMIT};
     bool halted = false, answers = offer_below(offer, 3) > 0;
     uint64_t now = 1, steps = 0;
-    node_state_start(state, run_state_version(offer->run), &odd, 1, (struct instant){now, now}, &actions);
+    node_state_start(state, run_state_version(offer->run), &odd, 1, (struct instant){now, now},
+                     &actions);
     for (int i = 0; i < 160; i++) {
         struct node_action todo = {0};
         bool asked = false;
@@ -130,13 +143,16 @@ void offer_site_event(struct offer *offer) {
         node_actions_clear(&actions);
         now += offer_below(offer, 900);
         node_state_step(state, &event, (struct instant){now, now}, &actions);
-        claim(offer, !halted || (actions.count == 0 && run_state_size(node_state_run(state)) == size), "who gave up goes on");
+        claim(offer,
+              !halted || (actions.count == 0 && run_state_size(node_state_run(state)) == size),
+              "who gave up goes on");
         halted |= halts(&actions);
         buffer_deinit(&kept);
     }
     uint64_t refused = 0;
     for (unsigned i = 0; i < REFUSAL_COUNT + 2; i++) refused += node_state_refused(state, i);
-    claim(offer, refused <= 160 && node_state_staleness(state) <= run_state_version(node_state_run(state)),
+    claim(offer,
+          refused <= 160 && node_state_staleness(state) <= run_state_version(node_state_run(state)),
           "counts beyond all events");
     claim(offer, node_state_inner_steps(state) > 0, "no inner steps are to be done");
     (void)node_state_linked(state);
@@ -147,11 +163,12 @@ void offer_site_event(struct offer *offer) {
     buffer_deinit(&bytes);
 }
 
-/* ---- a coordinator ---------------------------------------------------------------------------------------------------------- */
+/* ---- a coordinator --------------------------------------------------------------------------- */
 
 static void odd_call(struct offer *offer, struct coordinator_event *event, const char *name) {
     uint32_t site = (uint32_t)offer_below(offer, run_state_site_count(offer->run) + 3u);
-    *event = (struct coordinator_event){.kind = (enum coordinator_event_kind)(COORDINATOR_TIMER + offer_below(offer, 11))};
+    *event = (struct coordinator_event){
+        .kind = (enum coordinator_event_kind)(COORDINATOR_TIMER + offer_below(offer, 11))};
     event->call = offer_below(offer, 30);
     switch (event->kind) {
     case COORDINATOR_SUBMIT_OPEN: {
@@ -166,12 +183,16 @@ static void odd_call(struct offer *offer, struct coordinator_event *event, const
         break;
     }
     case COORDINATOR_UPLOADED:
-    case COORDINATOR_CHECKED: event->uploaded.code = (enum refusal)offer_below(offer, REFUSAL_COUNT); break;
+    case COORDINATOR_CHECKED:
+        event->uploaded.code = (enum refusal)offer_below(offer, REFUSAL_COUNT);
+        break;
     case COORDINATOR_COMMITTED: event->committed.commit = offer_below(offer, 12); break;
     case COORDINATOR_JOIN:
         snprintf(event->join.name, SITE_NAME_SIZE, "%s", name);
         memset(event->join.secret_digest, (int)offer_below(offer, 3), DIGEST_SIZE);
-        if (offer_below(offer, 2)) memcpy(event->join.public_key, key_pair_public(offer->input->stranger), PUBLIC_KEY_SIZE);
+        if (offer_below(offer, 2))
+            memcpy(event->join.public_key, key_pair_public(offer->input->stranger),
+                   PUBLIC_KEY_SIZE);
         break;
     case COORDINATOR_HEARTBEAT: event->heartbeat.site = site; break;
     case COORDINATOR_FOLLOWING:
@@ -190,8 +211,8 @@ static void odd_call(struct offer *offer, struct coordinator_event *event, const
 }
 
 /* The commits that it asked for, in order, durable or failed. */
-static void commit_all(struct offer *offer, struct coordinator_state *state, struct coordinator_actions *actions,
-                       uint64_t *last) {
+static void commit_all(struct offer *offer, struct coordinator_state *state,
+                       struct coordinator_actions *actions, uint64_t *last) {
     for (size_t i = 0; i < actions->count; i++) {
         if (actions->items[i].kind == DO_COMMIT) *last = actions->items[i].commit;
     }
@@ -216,8 +237,10 @@ void offer_coordinator_event(struct offer *offer) {
     struct coordinator_actions actions = {0};
     struct coordinator_event event;
     coordinator_state_start(state, (struct instant){1, 1}, &actions);
-    claim(offer, run_state_epoch(coordinator_state_run(state)) == run_state_epoch(offer->run) + 1, "a new epoch does not begin");
-    /* It is an old copy: a site that saw more of the ledger hears a head of another history, and must give up. */
+    claim(offer, run_state_epoch(coordinator_state_run(state)) == run_state_epoch(offer->run) + 1,
+          "a new epoch does not begin");
+    /* It is an old copy: a site that saw more of the ledger hears a head of another history, and
+     * must give up. */
     struct coordinator_event durable = {.kind = COORDINATOR_COMMITTED};
     for (size_t i = 0; i < actions.count; i++) {
         if (actions.items[i].kind == DO_COMMIT) durable.committed.commit = actions.items[i].commit;
@@ -230,7 +253,8 @@ void offer_coordinator_event(struct offer *offer) {
         struct node_actions done = {0};
         struct node_state *same = site_of(offer, 1);
         struct node_event heard = {.kind = NODE_HEAD, .bytes = bytes_of(head, sizeof head)};
-        node_state_start(same, run_state_version(offer->run), NULL, 0, (struct instant){1, 1}, &done);
+        node_state_start(same, run_state_version(offer->run), NULL, 0, (struct instant){1, 1},
+                         &done);
         node_state_step(same, &heard, (struct instant){1, 1}, &done);
         claim(offer, !halts(&done), "a site that saw no more than the copy has gives up");
         node_actions_clear(&done);
@@ -238,7 +262,8 @@ void offer_coordinator_event(struct offer *offer) {
         run_state_destroy(offer->run);
         offer->run = offer_run(offer, cut + 1);
         struct node_state *ahead = site_of(offer, 1);
-        node_state_start(ahead, run_state_version(offer->run), NULL, 0, (struct instant){1, 1}, &done);
+        node_state_start(ahead, run_state_version(offer->run), NULL, 0, (struct instant){1, 1},
+                         &done);
         node_state_step(ahead, &heard, (struct instant){1, 1}, &done);
         claim(offer, halts(&done), "a site follows a coordinator that came back from an old copy");
         node_actions_deinit(&done);
@@ -250,13 +275,18 @@ void offer_coordinator_event(struct offer *offer) {
         if (event.kind == COORDINATOR_APPLIED && offer_below(offer, 8)) continue;
         uint64_t now = 10 + (uint64_t)i * offer_below(offer, 90);
         coordinator_state_step(state, &event, (struct instant){now, now}, &actions);
-        (void)coordinator_state_connected(state, (uint32_t)offer_below(offer, 20), (struct instant){now, now});
-        claim(offer, coordinator_state_inner_steps(state, (uint32_t)offer_below(offer, 20), (struct instant){now, now}) > 0,
+        (void)coordinator_state_connected(state, (uint32_t)offer_below(offer, 20),
+                                          (struct instant){now, now});
+        claim(offer,
+              coordinator_state_inner_steps(state, (uint32_t)offer_below(offer, 20),
+                                            (struct instant){now, now}) > 0,
               "no inner steps are to be done");
-        claim(offer, coordinator_state_uploads(state) <= options.uploads_limit, "more uploads than are allowed");
+        claim(offer, coordinator_state_uploads(state) <= options.uploads_limit,
+              "more uploads than are allowed");
     }
     uint64_t refused = 0;
-    for (unsigned i = 0; i < REFUSAL_COUNT + 2; i++) refused += coordinator_state_refused(state, (enum refusal)i);
+    for (unsigned i = 0; i < REFUSAL_COUNT + 2; i++)
+        refused += coordinator_state_refused(state, (enum refusal)i);
     claim(offer, refused <= 240, "counts beyond all events");
     coordinator_actions_deinit(&actions);
     coordinator_state_destroy(state);

@@ -7,7 +7,7 @@
 #include "fed/receipt.h"
 #include "sim/malformed_internal.h"
 
-/* ---- proofs ----------------------------------------------------------------------------------------------------------------- */
+/* ---- proofs ---------------------------------------------------------------------------------- */
 
 void offer_proof(struct offer *offer) {
     const struct merkle *tree = run_state_tree(offer->run);
@@ -15,22 +15,31 @@ void offer_proof(struct offer *offer) {
     merkle_root(tree, 0, none);
     for (int i = 0; i < 40; i++) {
         struct merkle_proof proof, inclusion;
-        uint64_t size = 1 + offer_below(offer, merkle_size(tree)), old = offer_below(offer, size + 1),
-                 index = offer_below(offer, size);
+        uint64_t size = 1 + offer_below(offer, merkle_size(tree)),
+                 old = offer_below(offer, size + 1), index = offer_below(offer, size);
         merkle_root(tree, old, old_root);
         merkle_root(tree, size, root);
         merkle_prove_consistency(tree, old, size, &proof);
         merkle_prove_inclusion(tree, index, size, &inclusion);
         merkle_leaf(buffer_bytes(&offer->input->ledger->entries[index]), leaf);
-        claim(offer, merkle_check_consistency(old, old_root, size, root, &proof), "a proof of consistency is not believed");
-        claim(offer, merkle_check_inclusion(leaf, index, size, &inclusion, root), "a proof of inclusion is not believed");
-        claim(offer, !merkle_check_consistency(size + 1, root, size, root, &proof), "a ledger that shrank is believed");
-        claim(offer, !merkle_check_inclusion(leaf, size, size, &inclusion, root), "an entry beyond the end is believed");
-        claim(offer, old == 0 || !merkle_check_consistency(old, none, size, root, &proof), "another old root is believed");
-        claim(offer, old == 0 || !merkle_check_consistency(old, old_root, size, none, &proof), "another root is believed");
-        claim(offer, old > 0 || !merkle_check_consistency(0, root, size, root, &proof), "a root of nothing is believed");
-        (void)merkle_check_consistency(old, old_root, size + 1 + offer_below(offer, 9), root, &proof);
-        (void)merkle_check_inclusion(leaf, index, size + 1 + offer_below(offer, 9), &inclusion, root);
+        claim(offer, merkle_check_consistency(old, old_root, size, root, &proof),
+              "a proof of consistency is not believed");
+        claim(offer, merkle_check_inclusion(leaf, index, size, &inclusion, root),
+              "a proof of inclusion is not believed");
+        claim(offer, !merkle_check_consistency(size + 1, root, size, root, &proof),
+              "a ledger that shrank is believed");
+        claim(offer, !merkle_check_inclusion(leaf, size, size, &inclusion, root),
+              "an entry beyond the end is believed");
+        claim(offer, old == 0 || !merkle_check_consistency(old, none, size, root, &proof),
+              "another old root is believed");
+        claim(offer, old == 0 || !merkle_check_consistency(old, old_root, size, none, &proof),
+              "another root is believed");
+        claim(offer, old > 0 || !merkle_check_consistency(0, root, size, root, &proof),
+              "a root of nothing is believed");
+        (void)merkle_check_consistency(old, old_root, size + 1 + offer_below(offer, 9), root,
+                                       &proof);
+        (void)merkle_check_inclusion(leaf, index, size + 1 + offer_below(offer, 9), &inclusion,
+                                     root);
         struct merkle_proof *bent = i & 1 ? &proof : &inclusion;
         bool counts = i & 1 ? old > 0 : true;
         uint32_t count = bent->count;
@@ -47,11 +56,13 @@ void offer_proof(struct offer *offer) {
     }
 }
 
-/* ---- receipts --------------------------------------------------------------------------------------------------------------- */
+/* ---- receipts -------------------------------------------------------------------------------- */
 
-static struct receipt receipt_of(struct offer *offer, const struct ledger_entry *entry, uint64_t index) {
+static struct receipt receipt_of(struct offer *offer, const struct ledger_entry *entry,
+                                 uint64_t index) {
     struct contribution c;
-    ASSERT(contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c, NULL) == OK);
+    ASSERT(contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c,
+                               NULL) == OK);
     struct receipt receipt = {.epoch = entry->epoch,
                               .site = c.site,
                               .sequence = c.sequence,
@@ -87,12 +98,16 @@ void offer_receipt(struct offer *offer) {
     for (int i = 0; i < 16 && offer_contribution(offer, entry, &index); i++) {
         struct receipt receipt = receipt_of(offer, entry, index), read;
         struct buffer raw = {0};
-        const uint8_t *header = entry->contribution.header, *signature = entry->contribution.signature;
+        const uint8_t *header = entry->contribution.header,
+                      *signature = entry->contribution.signature;
         receipt_sign(&receipt, offer->input->key, &raw);
-        claim(offer, receipt_verify(buffer_bytes(&raw), key, header, signature, &read, NULL) == OK && read.index == index,
+        claim(offer,
+              receipt_verify(buffer_bytes(&raw), key, header, signature, &read, NULL) == OK &&
+                  read.index == index,
               "a receipt does not verify");
         offer_bend(offer, &raw);
-        claim(offer, receipt_verify(buffer_bytes(&raw), key, header, signature, &read, NULL) != OK, "a bent receipt verifies");
+        claim(offer, receipt_verify(buffer_bytes(&raw), key, header, signature, &read, NULL) != OK,
+              "a bent receipt verifies");
         raw.size = 0;
         receipt_sign(&receipt, offer->input->stranger, &raw);
         claim(offer, receipt_verify(buffer_bytes(&raw), key, header, signature, &read, NULL) != OK,
@@ -104,11 +119,12 @@ void offer_receipt(struct offer *offer) {
               "a receipt for something else verifies");
         buffer_deinit(&raw);
     }
-    claim(offer, strcmp(refusal_name(99), refusal_name(REFUSED_BUSY)) != 0 && refusal_advice(99)[0], "an unknown code is named");
+    claim(offer, strcmp(refusal_name(99), refusal_name(REFUSED_BUSY)) != 0 && refusal_advice(99)[0],
+          "an unknown code is named");
     free(entry);
 }
 
-/* ---- entries ---------------------------------------------------------------------------------------------------------------- */
+/* ---- entries --------------------------------------------------------------------------------- */
 
 static void claim_entry(struct offer *offer, struct bytes raw, struct ledger_entry *read) {
     struct buffer again = {0};
@@ -122,9 +138,10 @@ static void claim_entry(struct offer *offer, struct bytes raw, struct ledger_ent
     buffer_deinit(&again);
 }
 
-static const enum ledger_kind all_kinds[] = {LEDGER_SITE_INVITED, LEDGER_SITE_ADDED, LEDGER_SITE_REVOKED, LEDGER_CONTRIBUTION,
-                                             LEDGER_STEP,         LEDGER_PAUSED,     LEDGER_RESUMED,      LEDGER_STOPPED,
-                                             LEDGER_EPOCH,        LEDGER_INNER_STEPS};
+static const enum ledger_kind all_kinds[] = {
+    LEDGER_SITE_INVITED, LEDGER_SITE_ADDED, LEDGER_SITE_REVOKED, LEDGER_CONTRIBUTION,
+    LEDGER_STEP,         LEDGER_PAUSED,     LEDGER_RESUMED,      LEDGER_STOPPED,
+    LEDGER_EPOCH,        LEDGER_INNER_STEPS};
 
 /* An entry of that kind with every field in its place. */
 static void plain_entry(struct offer *offer, enum ledger_kind kind, struct ledger_entry *entry) {
@@ -134,7 +151,8 @@ static void plain_entry(struct offer *offer, enum ledger_kind kind, struct ledge
     if (kind == LEDGER_SITE_INVITED) snprintf(entry->invited.name, SITE_NAME_SIZE, "islet");
     if (kind == LEDGER_SITE_ADDED) snprintf(entry->added.name, SITE_NAME_SIZE, "islet");
     if (kind == LEDGER_SITE_REVOKED) snprintf(entry->revoked.reason, REASON_SIZE, "why not");
-    if (kind >= LEDGER_PAUSED && kind <= LEDGER_STOPPED) snprintf(entry->note.reason, REASON_SIZE, "why not");
+    if (kind >= LEDGER_PAUSED && kind <= LEDGER_STOPPED)
+        snprintf(entry->note.reason, REASON_SIZE, "why not");
     if (kind != LEDGER_STEP) return;
     entry->step.has_root = true;
     entry->step.count = 3;
@@ -157,31 +175,35 @@ void offer_entry(struct offer *offer) {
             ledger_entry_encode(entry, &raw);
         } else {
             const struct disk *disk = offer->input->ledger;
-            const struct buffer *some = &disk->entries[i < 224 ? 0 : offer_below(offer, disk->entry_count)];
+            const struct buffer *some =
+                &disk->entries[i < 224 ? 0 : offer_below(offer, disk->entry_count)];
             buffer_append(&raw, some->data, some->size);
         }
         if (entry->kind == LEDGER_STEP && offer_below(offer, 6) == 0) { /* its flag, its count */
             size_t flag = 1 + 4 + 8 + 4 + 8;
-            if (raw.size > flag + 1 + DIGEST_SIZE + 2) raw.data[offer_below(offer, 2) ? flag : flag + 2 + DIGEST_SIZE] = 2;
+            if (raw.size > flag + 1 + DIGEST_SIZE + 2)
+                raw.data[offer_below(offer, 2) ? flag : flag + 2 + DIGEST_SIZE] = 2;
         }
         if (i % 5) offer_bend(offer, &raw);
         claim_entry(offer, buffer_bytes(&raw), read);
     }
     while (raw.size <= LEDGER_ENTRY_LIMIT) buffer_u64(&raw, 0);
-    claim(offer, ledger_entry_decode(buffer_bytes(&raw), read, NULL) == INVALID, "an endless entry is read");
+    claim(offer, ledger_entry_decode(buffer_bytes(&raw), read, NULL) == INVALID,
+          "an endless entry is read");
     buffer_deinit(&raw);
     free(entry);
     free(read);
 }
 
-/* ---- rules ------------------------------------------------------------------------------------------------------------------ */
+/* ---- rules ----------------------------------------------------------------------------------- */
 
 static void claim_refused(struct offer *offer, const struct ledger_entry *entry, const char *what) {
     struct buffer raw = {0};
     struct error why = {0};
     uint64_t size = run_state_size(offer->run);
     ledger_entry_encode(entry, &raw);
-    enum status status = run_state_apply(offer->run, buffer_bytes(&raw), offer_below(offer, 2) == 0, &why);
+    enum status status =
+        run_state_apply(offer->run, buffer_bytes(&raw), offer_below(offer, 2) == 0, &why);
     claim(offer, status == INVALID && why.message[0] && run_state_size(offer->run) == size, what);
     buffer_deinit(&raw);
 }
@@ -241,7 +263,8 @@ static void bend_contributions(struct offer *offer, struct ledger_entry *entry) 
     if (!offer_contribution(offer, entry, &index)) return;
     entry->epoch = run_state_epoch(offer->run);
     claim_refused(offer, entry, "a contribution is entered twice");
-    ASSERT(contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c, NULL) == OK);
+    ASSERT(contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c,
+                               NULL) == OK);
     c.site = run_state_site_count(offer->run) + 1;
     contribution_encode(&c, entry->contribution.header);
     claim_refused(offer, entry, "a contribution of nobody is entered");
@@ -256,7 +279,8 @@ static void bend_contributions(struct offer *offer, struct ledger_entry *entry) 
 static void bend_step(struct offer *offer, struct ledger_entry *entry) {
     const struct manifest *manifest = run_state_manifest(offer->run);
     uint32_t fragment = 0;
-    while (fragment < manifest->fragments && run_state_pending_count(offer->run, fragment) == 0) fragment++;
+    while (fragment < manifest->fragments && run_state_pending_count(offer->run, fragment) == 0)
+        fragment++;
     if (fragment == manifest->fragments) return;
     uint16_t most = (uint16_t)MIN(run_state_pending_count(offer->run, fragment), 4u);
     for (unsigned how = 0; how < 6; how++) {
@@ -276,16 +300,22 @@ void offer_rule(struct offer *offer) {
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     uint8_t root[DIGEST_SIZE];
     const struct run_state *run = offer->run;
-    claim(offer, run_state_parameters(run) == offer->input->scenario->parameters, "a run has other parameters");
-    claim(offer, !run_state_root_at(run, run_state_version(run) + 1, root), "a version of tomorrow has a root");
+    claim(offer, run_state_parameters(run) == offer->input->scenario->parameters,
+          "a run has other parameters");
+    claim(offer, !run_state_root_at(run, run_state_version(run) + 1, root),
+          "a version of tomorrow has a root");
     claim(offer, run_state_site(run, 0) == NULL, "there is a site 0");
     for (uint32_t f = 0; f < FRAGMENTS_LIMIT + 1; f++) {
-        claim(offer, run_state_fragment_version(run, f) <= run_state_version(run), "a fragment is ahead of its run");
-        if (f >= FRAGMENTS_LIMIT) claim(offer, run_state_pending_count(run, f) == 0, "a fragment that is none waits");
-        claim(offer, run_state_staleness(run, f, run_state_version(run)) == 0, "the newest version is stale");
+        claim(offer, run_state_fragment_version(run, f) <= run_state_version(run),
+              "a fragment is ahead of its run");
+        if (f >= FRAGMENTS_LIMIT)
+            claim(offer, run_state_pending_count(run, f) == 0, "a fragment that is none waits");
+        claim(offer, run_state_staleness(run, f, run_state_version(run)) == 0,
+              "the newest version is stale");
     }
     for (uint32_t i = 0; i < run_state_invitation_count(run); i++)
-        claim(offer, run_state_invitation(run, run_state_invitation_at(run, i)->secret_digest) != NULL,
+        claim(offer,
+              run_state_invitation(run, run_state_invitation_at(run, i)->secret_digest) != NULL,
               "an invitation is not found");
     bend_step(offer, entry);
     bend_contributions(offer, entry);
@@ -298,7 +328,8 @@ void offer_rule(struct offer *offer) {
     if (run_state_phase(run) != RUN_STOPPED) bend_sites(offer, entry);
     plain_entry(offer, LEDGER_STOPPED, entry);
     (void)enter(offer, entry);
-    claim(offer, run_state_phase(run) == RUN_STOPPED && run_state_reason(run)[0], "a run does not stop");
+    claim(offer, run_state_phase(run) == RUN_STOPPED && run_state_reason(run)[0],
+          "a run does not stop");
     for (size_t i = 0; i < COUNT_OF(all_kinds); i++) {
         plain_entry(offer, all_kinds[i], entry);
         if (entry->kind == LEDGER_EPOCH) continue;
@@ -315,22 +346,27 @@ void offer_genesis(struct offer *offer) {
     uint8_t root[DIGEST_SIZE];
     uint64_t version;
     ASSERT(ledger_entry_decode(buffer_bytes(&offer->input->ledger->entries[0]), entry, NULL) == OK);
-    claim(offer, memcmp(run_state_initial_root(offer->run), entry->genesis.initial_root, DIGEST_SIZE) == 0,
+    claim(offer,
+          memcmp(run_state_initial_root(offer->run), entry->genesis.initial_root, DIGEST_SIZE) == 0,
           "a run has another root");
     run_state_destroy(offer->run);
     offer->run = run_state_create();
     run_state_root(offer->run, &version, root);
-    claim(offer, version == 0 && !run_state_root_at(offer->run, 0, root), "a run that has not begun has a root");
-    claim(offer, run_state_median_norm(offer->run) == 0 && run_state_staleness(offer->run, 0, 0) == 0, "nothing has a norm");
+    claim(offer, version == 0 && !run_state_root_at(offer->run, 0, root),
+          "a run that has not begun has a root");
     claim(offer,
-          admission_header(offer->run, 1, (struct bytes){0}, (struct bytes){0}, &(struct admission_limits){0}, &unread, NULL) ==
-              REFUSED_RUN,
+          run_state_median_norm(offer->run) == 0 && run_state_staleness(offer->run, 0, 0) == 0,
+          "nothing has a norm");
+    claim(offer,
+          admission_header(offer->run, 1, (struct bytes){0}, (struct bytes){0},
+                           &(struct admission_limits){0}, &unread, NULL) == REFUSED_RUN,
           "a contribution comes before the run");
     for (unsigned how = 0; how < 6; how++) {
         *bent = *entry;
         text.size = 0;
         buffer_append(&text, comment, how == 0 ? sizeof comment - 1 : 0);
-        buffer_append(&text, entry->genesis.manifest.data, entry->genesis.manifest.size - (how == 1 ? 9 : 0));
+        buffer_append(&text, entry->genesis.manifest.data,
+                      entry->genesis.manifest.size - (how == 1 ? 9 : 0));
         bent->genesis.manifest = buffer_bytes(&text);
         if (how == 2) bent->genesis.parameters = 0;
         if (how == 3) bent->genesis.parameters = CODEC_COUNT_MAX + 1;

@@ -1,4 +1,5 @@
-/* What moves parameters: replays, steps, snapshots, messages, and what a site would send of itself. */
+/* What moves parameters: replays, steps, snapshots, messages, and what a site would send of itself.
+ */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,7 +8,7 @@
 #include "codec/codec.h"
 #include "sim/malformed_internal.h"
 
-/* ---- replays ---------------------------------------------------------------------------------------------------------------- */
+/* ---- replays --------------------------------------------------------------------------------- */
 
 enum bent {
     BENT_NOTHING,
@@ -31,7 +32,8 @@ struct bent_source {
     bool told;          /* it has been */
 };
 
-static enum status bent_entry(void *context, uint64_t index, struct buffer *out, struct error *error) {
+static enum status bent_entry(void *context, uint64_t index, struct buffer *out,
+                              struct error *error) {
     struct bent_source *source = context;
     if (index >= source->until) return error_set(error, NOT_FOUND, "the end");
     size_t before = out->size;
@@ -40,15 +42,17 @@ static enum status bent_entry(void *context, uint64_t index, struct buffer *out,
         source->told = true;
         out->data[before] = 77;
     }
-    if (source->bent == BENT_ROOT && index >= source->at && out->data[before] == LEDGER_STEP && out->data[before + 25] == 1) {
+    if (source->bent == BENT_ROOT && index >= source->at && out->data[before] == LEDGER_STEP &&
+        out->data[before + 25] == 1) {
         source->told = true;
-        out->data[before + 30] ^= 1; /* the root stands behind kind, epoch, time, fragment, version and flag */
+        out->data[before + 30] ^=
+            1; /* the root stands behind kind, epoch, time, fragment, version and flag */
     }
     return OK;
 }
 
-static enum status bent_payload(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size, struct buffer *out,
-                                struct error *error) {
+static enum status bent_payload(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size,
+                                struct buffer *out, struct error *error) {
     struct bent_source *source = context;
     size_t before = out->size;
     bool here = offer_below(source->offer, 3) == 0;
@@ -58,34 +62,41 @@ static enum status bent_payload(void *context, const uint8_t digest[DIGEST_SIZE]
     }
     TRY(source->truth.payload(source->truth.context, digest, size, out, error));
     if (source->bent == BENT_SHORT && here) out->size--;
-    if (source->bent == BENT_BYTES && here) out->data[before + offer_below(source->offer, out->size - before)] ^= 4;
+    if (source->bent == BENT_BYTES && here)
+        out->data[before + offer_below(source->offer, out->size - before)] ^= 4;
     if ((source->bent == BENT_SHORT || source->bent == BENT_BYTES) && here) source->told = true;
     return OK;
 }
 
 static void replay_bent(struct offer *offer, enum bent bent) {
     const struct malformed_input *input = offer->input;
-    uint64_t parameters = input->scenario->parameters + (bent == BENT_SHAPE ? 1 : 0), size = run_state_size(offer->run);
-    struct bent_source source = {.offer = offer, .truth = disk_truth(input->ledger), .bent = bent, .until = size};
+    uint64_t parameters = input->scenario->parameters + (bent == BENT_SHAPE ? 1 : 0),
+             size = run_state_size(offer->run);
+    struct bent_source source = {
+        .offer = offer, .truth = disk_truth(input->ledger), .bent = bent, .until = size};
     source.at = bent == BENT_ENTRY ? offer_below(offer, size) : offer_below(offer, size) / 2;
     struct ledger_source lent = {bent_entry, bent_payload, &source};
-    struct replay_options options = {.trusted = bent == BENT_NOTHING, .until = UINT64_MAX, .every_payload = true};
+    struct replay_options options = {
+        .trusted = bent == BENT_NOTHING, .until = UINT64_MAX, .every_payload = true};
     struct run_state *run = run_state_create();
     struct model_state model = {0};
     struct error why = {0};
     ASSERT(model_state_init(&model, &input->scenario->manifest, parameters, NULL) == OK);
     memcpy(model.theta, input->initial, (size_t)input->scenario->parameters * sizeof(float));
     if (bent == BENT_INITIAL) model.theta[offer_below(offer, parameters)] += 1.5f;
-    if (bent == BENT_AHEAD) model.version = options.tensors_from = run_state_version(offer->run) + 5;
+    if (bent == BENT_AHEAD)
+        model.version = options.tensors_from = run_state_version(offer->run) + 5;
     if (bent == BENT_BEHIND) options.tensors_from = 3;
     source.told |= bent >= BENT_SHAPE;
     if (bent == BENT_NOTHING) options.until = size / 2; /* in two parts */
     enum status status = replay_run(&lent, &options, run, &model, NULL, &why);
     options.until = UINT64_MAX;
-    if (bent == BENT_NOTHING && status == OK) status = replay_run(&lent, &options, run, &model, NULL, &why);
+    if (bent == BENT_NOTHING && status == OK)
+        status = replay_run(&lent, &options, run, &model, NULL, &why);
     claim(offer, source.told ? status != OK && why.message[0] : status == OK,
           "a replay of a bent ledger goes through, or of a true one not");
-    if (bent == BENT_SHAPE && run_state_has_genesis(run)) claim(offer, status != OK, "a model of another shape is replayed");
+    if (bent == BENT_SHAPE && run_state_has_genesis(run))
+        claim(offer, status != OK, "a model of another shape is replayed");
     run_state_destroy(run);
     model_state_deinit(&model);
 }
@@ -96,10 +107,11 @@ void offer_replay(struct offer *offer) {
         offer->run = offer_run(offer, 20 + offer_below(offer, 100));
     }
     replay_bent(offer, BENT_NOTHING);
-    for (int i = 0; i < 3; i++) replay_bent(offer, (enum bent)(1 + offer_below(offer, BENT_COUNT - 1)));
+    for (int i = 0; i < 3; i++)
+        replay_bent(offer, (enum bent)(1 + offer_below(offer, BENT_COUNT - 1)));
 }
 
-/* ---- steps ------------------------------------------------------------------------------------------------------------------ */
+/* ---- steps ----------------------------------------------------------------------------------- */
 
 /* Steps that never became entries: what breaks a rule is refused before a tensor is touched. */
 void offer_step(struct offer *offer) {
@@ -108,8 +120,11 @@ void offer_step(struct offer *offer) {
     struct ledger_source source = disk_truth(input->ledger);
     struct model_state model = {0};
     uint8_t root[DIGEST_SIZE], digest[DIGEST_SIZE] = {0};
-    ASSERT(model_state_init(&model, &input->scenario->manifest, input->scenario->parameters, NULL) == OK);
-    claim(offer, model_state_memory(&input->scenario->manifest, input->scenario->parameters) >= 4 * model.parameters,
+    ASSERT(model_state_init(&model, &input->scenario->manifest, input->scenario->parameters,
+                            NULL) == OK);
+    claim(offer,
+          model_state_memory(&input->scenario->manifest, input->scenario->parameters) >=
+              4 * model.parameters,
           "a model is small");
     for (uint32_t f = 0; f < model.fragments; f++) {
         uint32_t pending = run_state_pending_count(offer->run, f);
@@ -135,16 +150,19 @@ void offer_step(struct offer *offer) {
                                   {buffer_bytes(&payload), 8, digest, (float)INFINITY}};
     memset(root, 0, sizeof root);
     for (size_t i = 0; i < COUNT_OF(inputs); i++)
-        claim(offer, model_state_step(&model, 0, 1, 1, &inputs[i], root, NULL) == CORRUPT, "a step of garbage is applied");
-    claim(offer, model_state_step(&model, 0, 9, 1, inputs, root, NULL) == INVALID, "a step to a version that does not follow");
+        claim(offer, model_state_step(&model, 0, 1, 1, &inputs[i], root, NULL) == CORRUPT,
+              "a step of garbage is applied");
+    claim(offer, model_state_step(&model, 0, 9, 1, inputs, root, NULL) == INVALID,
+          "a step to a version that does not follow");
     model_state_deinit(&model);
     struct manifest manifest = input->scenario->manifest;
-    claim(offer, model_state_init(&model, &manifest, UINT64_MAX, NULL) != OK, "a model beyond all bounds is made");
+    claim(offer, model_state_init(&model, &manifest, UINT64_MAX, NULL) != OK,
+          "a model beyond all bounds is made");
     buffer_deinit(&payload);
     free(entry);
 }
 
-/* ---- snapshots -------------------------------------------------------------------------------------------------------------- */
+/* ---- snapshots ------------------------------------------------------------------------------- */
 
 static void seal(struct snapshot_header *header, const struct buffer *content) {
     header->content_size = content->size;
@@ -156,7 +174,8 @@ static void offer_snapshot_of(struct offer *offer, enum outer_mode mode) {
     uint64_t parameters = offer->input->scenario->parameters;
     struct model_state model = {0}, read = {0};
     struct buffer content = {0}, bent = {0};
-    struct snapshot_header header = {.epoch = 1, .version = 7, .ledger_size = 9, .payloads_from = 9};
+    struct snapshot_header header = {
+        .epoch = 1, .version = 7, .ledger_size = 9, .payloads_from = 9};
     manifest.outer.mode = mode;
     ASSERT(model_state_init(&model, &manifest, parameters, NULL) == OK &&
            model_state_init(&read, &manifest, parameters, NULL) == OK);
@@ -164,7 +183,8 @@ static void offer_snapshot_of(struct offer *offer, enum outer_mode mode) {
     snapshot_write(&model, &content);
     state_root(model.theta, parameters, header.root);
     seal(&header, &content);
-    claim(offer, snapshot_read(&read, &header, buffer_bytes(&content), NULL) == OK && read.version == 7,
+    claim(offer,
+          snapshot_read(&read, &header, buffer_bytes(&content), NULL) == OK && read.version == 7,
           "a snapshot is not read");
     for (unsigned how = 0; how < 12; how++) {
         struct snapshot_header told = header;
@@ -174,11 +194,15 @@ static void offer_snapshot_of(struct offer *offer, enum outer_mode mode) {
         if (how == 6) bent.size -= 4;
         if (how == 7) told.content_size++;
         if (how == 8) told.root[5] ^= 1;
-        if (how == 9 || how == 10) memset(bent.data + bent.size - (how == 9 ? 4 : parameters * 4), 0xff, 4); /* a NaN */
+        /* a NaN */
+        if (how == 9 || how == 10)
+            memset(bent.data + bent.size - (how == 9 ? 4 : parameters * 4), 0xff, 4);
         if (how == 11) bent.data[bent.size - parameters * sizeof(float)] ^= 1;
-        if (how == 11 && mode == OUTER_DENSE) bent.data[bent.size - 3 * parameters * sizeof(float)] ^= 1;
+        if (how == 11 && mode == OUTER_DENSE)
+            bent.data[bent.size - 3 * parameters * sizeof(float)] ^= 1;
         if (how == 6 || how == 9 || how == 10 || how == 11) seal(&told, &bent);
-        claim(offer, snapshot_read(&read, &told, buffer_bytes(&bent), NULL) == CORRUPT, "a bent snapshot is read");
+        claim(offer, snapshot_read(&read, &told, buffer_bytes(&bent), NULL) == CORRUPT,
+              "a bent snapshot is read");
     }
     uint8_t raw[SNAPSHOT_HEADER_SIZE];
     snapshot_header_sign(&header, offer->input->key, raw);
@@ -189,9 +213,13 @@ static void offer_snapshot_of(struct offer *offer, enum outer_mode mode) {
     bent.size = 0;
     buffer_append(&bent, raw, sizeof raw);
     offer_bend(offer, &bent);
-    claim(offer, snapshot_header_verify(buffer_bytes(&bent), key, &again, NULL) != OK, "a bent header verifies");
-    claim(offer, snapshot_header_verify(bytes_of(raw, 9), key, &again, NULL) != OK, "a header that is cut verifies");
-    claim(offer, snapshot_header_verify(bytes_of(raw, sizeof raw), key_pair_public(offer->input->stranger), &again, NULL) != OK,
+    claim(offer, snapshot_header_verify(buffer_bytes(&bent), key, &again, NULL) != OK,
+          "a bent header verifies");
+    claim(offer, snapshot_header_verify(bytes_of(raw, 9), key, &again, NULL) != OK,
+          "a header that is cut verifies");
+    claim(offer,
+          snapshot_header_verify(bytes_of(raw, sizeof raw), key_pair_public(offer->input->stranger),
+                                 &again, NULL) != OK,
           "a stranger's header verifies");
     buffer_deinit(&content);
     buffer_deinit(&bent);
@@ -204,9 +232,10 @@ void offer_snapshot(struct offer *offer) {
     offer_snapshot_of(offer, OUTER_DENSE);
 }
 
-/* ---- messages --------------------------------------------------------------------------------------------------------------- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
-static const enum codec codecs[] = {CODEC_FP32, CODEC_BF16, CODEC_INT8, CODEC_FP4, CODEC_TOPK2_64, CODEC_TOPK2_128};
+static const enum codec codecs[] = {CODEC_FP32, CODEC_BF16,     CODEC_INT8,
+                                    CODEC_FP4,  CODEC_TOPK2_64, CODEC_TOPK2_128};
 
 /* As odd as fp32 has them. */
 static void fill(struct offer *offer, float *delta, size_t count) {
@@ -230,18 +259,26 @@ static void count_visit(void *context, const uint64_t *index, const float *value
 }
 
 /* All readers of messages agree on it. */
-static void claim_message(struct offer *offer, enum codec codec, struct bytes message, size_t count) {
+static void claim_message(struct offer *offer, enum codec codec, struct bytes message,
+                          size_t count) {
     float *out = xcalloc(count, sizeof *out), *sum = xcalloc(count, sizeof *sum);
     uint16_t *senders = xcalloc(count, sizeof *senders);
     uint64_t *places = xcalloc(count / CODEC_CHUNK + 1, sizeof *places), visited = 0, sent = 0;
     double squared = 0;
     enum status status = codec_check(codec, message, count, NULL);
-    claim(offer, codec_decode(codec, message, count, out, NULL) == status, "decode and check disagree");
-    claim(offer, codec_norm_squared(codec, message, count, &squared, NULL) == status, "norm and check disagree");
-    claim(offer, codec_accumulate(codec, message, count, 0.5f, sum, offer_below(offer, 4) ? senders : NULL, NULL) == status,
+    claim(offer, codec_decode(codec, message, count, out, NULL) == status,
+          "decode and check disagree");
+    claim(offer, codec_norm_squared(codec, message, count, &squared, NULL) == status,
+          "norm and check disagree");
+    claim(offer,
+          codec_accumulate(codec, message, count, 0.5f, sum, offer_below(offer, 4) ? senders : NULL,
+                           NULL) == status,
           "accumulate and check disagree");
-    claim(offer, codec_visit(codec, message, count, count_visit, &visited, NULL) == status, "visit and check disagree");
-    claim(offer, codec_places(codec, message, count, places, NULL) == (codec_is_sparse(codec) ? status : INVALID),
+    claim(offer, codec_visit(codec, message, count, count_visit, &visited, NULL) == status,
+          "visit and check disagree");
+    claim(offer,
+          codec_places(codec, message, count, places, NULL) ==
+              (codec_is_sparse(codec) ? status : INVALID),
           "places and check disagree");
     for (size_t i = 0; i < count; i++) {
         sent += senders[i];
@@ -263,9 +300,11 @@ void offer_message(struct offer *offer) {
         struct buffer message = {0}, bent = {0};
         ASSERT(codec_encoder_create(codecs[i], count, &encoder, NULL) == OK);
         fill(offer, delta, count);
-        ASSERT(codec_encode(encoder, delta, NULL, codec_is_sparse(codecs[i]) && offer_below(offer, 4) ? feedback : NULL, &message,
-                            NULL) == OK);
-        claim(offer, codec_check(codecs[i], buffer_bytes(&message), count, NULL) == OK, "a message is not read");
+        ASSERT(codec_encode(encoder, delta, NULL,
+                            codec_is_sparse(codecs[i]) && offer_below(offer, 4) ? feedback : NULL,
+                            &message, NULL) == OK);
+        claim(offer, codec_check(codecs[i], buffer_bytes(&message), count, NULL) == OK,
+              "a message is not read");
         claim_message(offer, codecs[i], buffer_bytes(&message), count);
         for (int j = 0; j < 24; j++) {
             bent.size = 0;
@@ -277,7 +316,9 @@ void offer_message(struct offer *offer) {
         claim_message(offer, codecs[i], buffer_bytes(&bent), count);
         claim_message(offer, codecs[i], buffer_bytes(&message), count + 1);
         claim_message(offer, codecs[(i + 1) % COUNT_OF(codecs)], buffer_bytes(&message), count);
-        claim(offer, codec_check(codecs[i], buffer_bytes(&message), CODEC_COUNT_MAX + 1, NULL) == INVALID, "too many are read");
+        claim(offer,
+              codec_check(codecs[i], buffer_bytes(&message), CODEC_COUNT_MAX + 1, NULL) == INVALID,
+              "too many are read");
         buffer_deinit(&message);
         buffer_deinit(&bent);
         codec_encoder_destroy(encoder);
@@ -301,9 +342,13 @@ void offer_delta(struct offer *offer) {
             delta[at] = offer_below(offer, 2) ? NAN : INFINITY;
         bool with = feedback[at] != 0 || offer_below(offer, 2);
         float before = feedback[at];
-        claim(offer, codec_encode(encoder, delta, NULL, with ? feedback : NULL, &message, &why) == INVALID && why.message[0],
+        claim(offer,
+              codec_encode(encoder, delta, NULL, with ? feedback : NULL, &message, &why) ==
+                      INVALID &&
+                  why.message[0],
               "what is not finite is encoded");
-        claim(offer, message.size == 0 && feedback[at] == before, "a delta that was refused left a trace");
+        claim(offer, message.size == 0 && feedback[at] == before,
+              "a delta that was refused left a trace");
         buffer_deinit(&message);
         codec_encoder_destroy(encoder);
         free(delta);
@@ -313,16 +358,20 @@ void offer_delta(struct offer *offer) {
     struct bytes nothing = {0};
     enum codec read;
     float out = 0;
-    claim(offer, codec_encoder_create((enum codec)99, 1, &none, NULL) == INVALID, "there is an encoder of no kind");
+    claim(offer, codec_encoder_create((enum codec)99, 1, &none, NULL) == INVALID,
+          "there is an encoder of no kind");
     claim(offer, codec_encoder_create(CODEC_INT8, CODEC_COUNT_MAX + 1, &none, NULL) == INVALID,
           "there is an encoder without end");
-    claim(offer, codec_decode((enum codec)99, nothing, 1, &out, NULL) == INVALID, "a message of no kind is read");
-    claim(offer, codec_parse("topk3", &read, NULL) == INVALID && strcmp(codec_name((enum codec)99), "unknown") == 0,
+    claim(offer, codec_decode((enum codec)99, nothing, 1, &out, NULL) == INVALID,
+          "a message of no kind is read");
+    claim(offer,
+          codec_parse("topk3", &read, NULL) == INVALID &&
+              strcmp(codec_name((enum codec)99), "unknown") == 0,
           "topk3 is known");
     codec_encoder_destroy(NULL);
 }
 
-/* ---- submissions ------------------------------------------------------------------------------------------------------------ */
+/* ---- submissions ----------------------------------------------------------------------------- */
 
 void offer_submission(struct offer *offer) {
     const struct scenario *scenario = offer->input->scenario;
@@ -334,10 +383,13 @@ void offer_submission(struct offer *offer) {
         struct bytes header = bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE);
         struct bytes signature = bytes_of(entry->contribution.signature, SIGNATURE_SIZE);
         if (contribution_decode(header, &c, NULL) != OK) continue;
-        claim(offer, contribution_decode(bytes_of(header.data, 9), &read, NULL) == INVALID, "half a header is read");
-        enum refusal code = admission_header(offer->run, c.site, bytes_of(header.data, 9), signature, &limits, &read, NULL);
+        claim(offer, contribution_decode(bytes_of(header.data, 9), &read, NULL) == INVALID,
+              "half a header is read");
+        enum refusal code = admission_header(offer->run, c.site, bytes_of(header.data, 9),
+                                             signature, &limits, &read, NULL);
         claim(offer, code != ACCEPTED && code != REFUSED_DUPLICATE, "half a header is taken");
-        code = admission_header(offer->run, c.site, header, bytes_of(signature.data, 9), &limits, &read, NULL);
+        code = admission_header(offer->run, c.site, header, bytes_of(signature.data, 9), &limits,
+                                &read, NULL);
         claim(offer, code != ACCEPTED && code != REFUSED_DUPLICATE, "half a signature is taken");
         code = admission_header(offer->run, c.site, header, signature, &limits, &read, NULL);
         claim(offer, code != ACCEPTED, "what is in the ledger is taken again");
@@ -345,16 +397,19 @@ void offer_submission(struct offer *offer) {
         limits.max_payload = offer_below(offer, 2) ? 9 : UINT64_MAX;
         limits.now_ms = c.signed_at_ms;
         code = admission_header(before, c.site, header, signature, &limits, &read, NULL);
-        claim(offer, limits.max_payload != 9 || code != ACCEPTED, "a payload that is too long is taken");
+        claim(offer, limits.max_payload != 9 || code != ACCEPTED,
+              "a payload that is too long is taken");
         run_state_destroy(before);
-        fragment_range(scenario->parameters, scenario->manifest.fragments, c.fragment, &start, &count);
+        fragment_range(scenario->parameters, scenario->manifest.fragments, c.fragment, &start,
+                       &count);
         const struct buffer *payload = disk_blob_find(offer->input->ledger, c.payload_digest);
         if (!payload) continue;
         float *scratch = xcalloc((size_t)count, sizeof *scratch);
         struct buffer bent = {0};
         buffer_append(&bent, payload->data, payload->size);
         offer_bend(offer, &bent);
-        code = admission_payload(&c, &scenario->manifest, buffer_bytes(&bent), count, scratch, NULL);
+        code =
+            admission_payload(&c, &scenario->manifest, buffer_bytes(&bent), count, scratch, NULL);
         claim(offer, code != ACCEPTED, "a bent payload is taken");
         free(scratch);
         buffer_deinit(&bent);

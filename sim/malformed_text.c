@@ -1,4 +1,5 @@
-/* Manifests, settings, names in certificates and invitations, as somebody might have typed, cut or forged them. */
+/* Manifests, settings, names in certificates and invitations, as somebody might have typed, cut or
+ * forged them. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +10,7 @@
 #include "fed/manifest_table.h"
 #include "sim/malformed_internal.h"
 
-/* ---- manifests -------------------------------------------------------------------------------------------------------------- */
+/* ---- manifests ------------------------------------------------------------------------------- */
 
 /* Pairs of a key and what is written instead; a NULL value: the key is left out. */
 static const char *const edits[][6] = {
@@ -57,7 +58,8 @@ static const char *const edits[][6] = {
     {"admission.expiry", "7w"},
     {"admission.expiry", "365d"},
     {"admission.expiry", "366d"},
-    {"initial.checkpoint_digest", "aabbccddeeff00112233445566778899aabbccddeeff00112233445566778899"},
+    {"initial.checkpoint_digest",
+     "aabbccddeeff00112233445566778899aabbccddeeff00112233445566778899"},
     {"initial.checkpoint_digest", "aabb"},
     {"initial.seed", "18446744073709551615"},
     {"initial.seed", "18446744073709551616"},
@@ -70,12 +72,13 @@ static const char *const edits[][6] = {
     {"model.tied", "false"},
     {"model.tied", "yes"},
 };
-static const char *const odd_values[] = {"0",    "1",     "-1",      "+1",   "1.5",   "01",     "forever", "none",
-                                         "\"\"", "abc",   "1d",      "[1]",  "1m",    "nan",    "inf",     "1e400",
-                                         "true", "x",     "-0",      "0x1",  "dense", "linear", "fp4",     "topk2-128",
-                                         "0.5",  "65537", "2000000", "10ms", "1e-3",  "{a: 1}"};
-static const char *const odd_keys[] = {"model", "zebra", "model.widht", "elsewhere.quorum", "fragment",
-                                       "outer", "x.y.z", "inner_steps", "a.quorumm",        "qqqqqqqqqqqqqqqqqqqqqqqqqqqqq"};
+static const char *const odd_values[] = {
+    "0",     "1",      "-1",  "+1",        "1.5", "01",    "forever", "none", "\"\"", "abc",
+    "1d",    "[1]",    "1m",  "nan",       "inf", "1e400", "true",    "x",    "-0",   "0x1",
+    "dense", "linear", "fp4", "topk2-128", "0.5", "65537", "2000000", "10ms", "1e-3", "{a: 1}"};
+static const char *const odd_keys[] = {
+    "model", "zebra", "model.widht", "elsewhere.quorum", "fragment",
+    "outer", "x.y.z", "inner_steps", "a.quorumm",        "qqqqqqqqqqqqqqqqqqqqqqqqqqqqq"};
 
 struct line {
     char key[64], value[80];
@@ -92,7 +95,8 @@ static size_t split(const struct buffer *text, struct line lines[static LINES]) 
         struct line *line = &lines[count++];
         *line = (struct line){0};
         snprintf(line->key, sizeof line->key, "%.*s", (int)colon, start);
-        snprintf(line->value, sizeof line->value, "%.*s", (int)(length - colon - 2), start + colon + 2);
+        snprintf(line->value, sizeof line->value, "%.*s", (int)(length - colon - 2),
+                 start + colon + 2);
         at += length + 1;
     }
     return count;
@@ -113,9 +117,11 @@ static void bend_lines(struct offer *offer, struct line *lines, size_t count) {
         const char *const *edit = edits[offer_below(offer, COUNT_OF(edits))];
         for (size_t i = 0; i < 6 && edit[i]; i += 2) set(lines, count, edit[i], edit[i + 1]);
     } else if (how < 8) {
-        snprintf(line->value, sizeof line->value, "%s", odd_values[offer_below(offer, COUNT_OF(odd_values))]);
+        snprintf(line->value, sizeof line->value, "%s",
+                 odd_values[offer_below(offer, COUNT_OF(odd_values))]);
     } else if (how < 9) {
-        snprintf(line->key, sizeof line->key, "%s", odd_keys[offer_below(offer, COUNT_OF(odd_keys))]);
+        snprintf(line->key, sizeof line->key, "%s",
+                 odd_keys[offer_below(offer, COUNT_OF(odd_keys))]);
     } else {
         line->key[offer_below(offer, strlen(line->key))] = (char)('a' + offer_below(offer, 26));
     }
@@ -127,7 +133,8 @@ static void claim_manifest(struct offer *offer, struct bytes yaml) {
     struct buffer once = {0}, twice = {0};
     struct error why = {0};
     if (manifest_parse(yaml, &first, &why) != OK) {
-        claim(offer, why.message[0] != '\0' && why.status == INVALID, "a manifest is refused without a word");
+        claim(offer, why.message[0] != '\0' && why.status == INVALID,
+              "a manifest is refused without a word");
         return;
     }
     manifest_write(&first, &once);
@@ -135,7 +142,8 @@ static void claim_manifest(struct offer *offer, struct bytes yaml) {
     if (same) manifest_write(&second, &twice);
     claim(offer, same && bytes_equal(buffer_bytes(&once), buffer_bytes(&twice)),
           "a manifest reads otherwise once it was written");
-    claim(offer, manifest_check(&first, &why) == OK, "a manifest that was read does not pass its check");
+    claim(offer, manifest_check(&first, &why) == OK,
+          "a manifest that was read does not pass its check");
     buffer_deinit(&once);
     buffer_deinit(&twice);
 }
@@ -150,7 +158,8 @@ void offer_manifest(struct offer *offer) {
     for (int i = 0; i < 60; i++) {
         struct buffer out = {0};
         memcpy(bent, lines, sizeof bent);
-        for (uint64_t some = 1 + offer_below(offer, 2); some > 0; some--) bend_lines(offer, bent, count);
+        for (uint64_t some = 1 + offer_below(offer, 2); some > 0; some--)
+            bend_lines(offer, bent, count);
         for (size_t j = 0; j < count; j++) {
             if (!bent[j].gone) buffer_append_text(&out, "%s: %s\n", bent[j].key, bent[j].value);
         }
@@ -188,11 +197,12 @@ void offer_setting(struct offer *offer) {
         case 11: m.inner.learning_rate = (double)INFINITY; break;
         default: m.codec.decay = sparse ? 0 : 0.95; break;
         }
-        claim(offer, manifest_check(&m, &why) == INVALID && why.message[0], "a manifest out of bounds passes its check");
+        claim(offer, manifest_check(&m, &why) == INVALID && why.message[0],
+              "a manifest out of bounds passes its check");
     }
 }
 
-/* ---- names ------------------------------------------------------------------------------------------------------------------ */
+/* ---- names ----------------------------------------------------------------------------------- */
 
 static void claim_identity(struct offer *offer, const char *uri) {
     struct identity read;
@@ -215,13 +225,17 @@ void offer_identity(struct offer *offer) {
                                        "/nobody/1",
                                        "/admin/a-name-that-is-longer-than-32-letters-are",
                                        ""};
-    struct identity who = {.role = IDENTITY_SITE, .site = 1 + (uint32_t)offer_below(offer, UINT32_MAX)}, read;
+    struct identity who = {.role = IDENTITY_SITE,
+                           .site = 1 + (uint32_t)offer_below(offer, UINT32_MAX)},
+                    read;
     char uri[IDENTITY_URI_SIZE], bent[2 * IDENTITY_URI_SIZE];
     memcpy(who.run_id, run_state_run_id(offer->run), RUN_ID_SIZE);
     for (int i = 0; i < 40; i++) {
         if (i == 20) who = (struct identity){.role = IDENTITY_ADMIN, .name = "operator-7"};
         identity_write(&who, uri);
-        claim(offer, identity_parse(uri, &read, NULL) == OK && read.role == who.role && read.site == who.site,
+        claim(offer,
+              identity_parse(uri, &read, NULL) == OK && read.role == who.role &&
+                  read.site == who.site,
               "a certificate's URI is not read");
         snprintf(bent, sizeof bent, "%s", uri);
         bent[offer_below(offer, strlen(bent))] = (char)(33 + offer_below(offer, 94));
@@ -237,13 +251,14 @@ void offer_identity(struct offer *offer) {
     claim(offer, identity_parse("atoll://", &read, NULL) == INVALID, "a URI of nothing is read");
 }
 
-/* ---- invitations ------------------------------------------------------------------------------------------------------------ */
+/* ---- invitations ----------------------------------------------------------------------------- */
 
 static void claim_token(struct offer *offer, const char *token, bool must_fail) {
     struct invitation read;
     struct error why = {0};
     if (invitation_parse(token, &read, &why) != OK) {
-        claim(offer, !strstr(why.message, token) || strlen(token) < 4, "a refusal repeats the secret");
+        claim(offer, !strstr(why.message, token) || strlen(token) < 4,
+              "a refusal repeats the secret");
         return;
     }
     claim(offer, !must_fail, "an invitation of no format is read");
@@ -253,7 +268,8 @@ static void claim_token(struct offer *offer, const char *token, bool must_fail) 
 }
 
 /* A token of the right letters, with anything in it. */
-static void claim_forged(struct offer *offer, uint8_t format, const char *name, size_t name_size, size_t ca_size) {
+static void claim_forged(struct offer *offer, uint8_t format, const char *name, size_t name_size,
+                         size_t ca_size) {
     struct buffer raw = {0};
     static const uint8_t zeros[CA_DER_LIMIT + 1];
     buffer_u8(&raw, format);
@@ -273,7 +289,9 @@ void offer_invitation(struct offer *offer) {
     for (size_t i = 0; i < good.ca_size; i++) good.ca_der[i] = (uint8_t)offer_below(offer, 256);
     char *token = invitation_write(&good);
     size_t size = strlen(token);
-    claim(offer, invitation_parse(token, &read, NULL) == OK && memcmp(&good.secret, &read.secret, SECRET_SIZE) == 0,
+    claim(offer,
+          invitation_parse(token, &read, NULL) == OK &&
+              memcmp(&good.secret, &read.secret, SECRET_SIZE) == 0,
           "an invitation is not read");
     for (int i = 0; i < 40; i++) {
         char *bent = xmalloc(size + 1);

@@ -11,7 +11,8 @@ struct mark_count {
 };
 
 uint64_t marks_total(void);
-/* Mark number `at`, in no order; false: there are not so many. Marks of one name are told apart by file alone. */
+/* Mark number `at`, in no order; false: there are not so many. Marks of one name are told apart by
+ * file alone. */
 bool marks_at(uint64_t at, struct mark_count *out);
 void marks_clear(void);
 

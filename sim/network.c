@@ -23,7 +23,7 @@ struct network {
     struct link_stream *streams; /* number n at n - 1 */
     uint32_t count, capacity;
     uint64_t blocked_up[PROCESS_LIMIT], blocked_down[PROCESS_LIMIT]; /* until */
-    uint32_t flips[PROCESS_LIMIT];                                   /* so far; a site whose messages are all damaged gives up */
+    uint32_t flips[PROCESS_LIMIT]; /* so far; a site whose messages are all damaged gives up */
 };
 
 enum { FLIPS_MOST = 2 };
@@ -47,9 +47,12 @@ void network_destroy(struct network *network) {
     free(network);
 }
 
-void network_set_faults(struct network *network, const struct network_faults *faults) { network->faults = *faults; }
+void network_set_faults(struct network *network, const struct network_faults *faults) {
+    network->faults = *faults;
+}
 
-void network_partition(struct network *network, uint32_t site, bool up, bool down, uint64_t duration) {
+void network_partition(struct network *network, uint32_t site, bool up, bool down,
+                       uint64_t duration) {
     uint64_t until = network->world->now + duration;
     if (up) network->blocked_up[site] = MAX(network->blocked_up[site], until);
     if (down) network->blocked_down[site] = MAX(network->blocked_down[site], until);
@@ -65,29 +68,34 @@ static struct link_stream *stream_of(struct network *network, uint32_t number) {
 }
 
 static bool incarnation_is(const struct network *network, uint32_t process, uint32_t incarnation) {
-    return network->world->processes[process].alive && network->world->processes[process].incarnation == incarnation;
+    return network->world->processes[process].alive &&
+           network->world->processes[process].incarnation == incarnation;
 }
 
 static bool site_is_there(const struct network *network, const struct link_stream *stream) {
-    return stream->site_open && incarnation_is(network, stream->site_process, stream->site_incarnation);
+    return stream->site_open &&
+           incarnation_is(network, stream->site_process, stream->site_incarnation);
 }
 
 static bool coordinator_is_there(const struct network *network, const struct link_stream *stream) {
-    return stream->coordinator_open && incarnation_is(network, COORDINATOR, stream->coordinator_incarnation);
+    return stream->coordinator_open &&
+           incarnation_is(network, COORDINATOR, stream->coordinator_incarnation);
 }
 
 static uint32_t stream_create(struct network *network, uint32_t site, uint32_t certificate) {
     if (network->count == network->capacity) {
         network->capacity = network->capacity ? network->capacity * 2 : 64;
-        network->streams = xrealloc(network->streams, network->capacity * sizeof network->streams[0]);
+        network->streams =
+            xrealloc(network->streams, network->capacity * sizeof network->streams[0]);
     }
     const struct process *processes = network->world->processes;
-    network->streams[network->count++] = (struct link_stream){.site_process = site,
-                                                              .certificate = certificate,
-                                                              .site_incarnation = processes[site].incarnation,
-                                                              .coordinator_incarnation = processes[COORDINATOR].incarnation,
-                                                              .site_open = true,
-                                                              .coordinator_open = true};
+    network->streams[network->count++] =
+        (struct link_stream){.site_process = site,
+                             .certificate = certificate,
+                             .site_incarnation = processes[site].incarnation,
+                             .coordinator_incarnation = processes[COORDINATOR].incarnation,
+                             .site_open = true,
+                             .coordinator_open = true};
     return network->count;
 }
 
@@ -95,7 +103,7 @@ uint32_t network_open(struct network *network, uint32_t site, uint32_t certifica
     return stream_create(network, site, certificate);
 }
 
-/* ---- the end of a stream ---------------------------------------------------------------------------------------------------- */
+/* ---- the end of a stream --------------------------------------------------------------------- */
 
 static void end_at_coordinator(void *context, struct event *event) {
     struct network *network = context;
@@ -115,7 +123,8 @@ static void end_at_site(void *context, struct event *event) {
     if (there) network->ends.closed_at_site(network->ends.context, stream->site_process, number);
 }
 
-static void post_end(struct network *network, uint64_t delay, uint32_t number, event_handler *run, uint32_t whose) {
+static void post_end(struct network *network, uint64_t delay, uint32_t number, event_handler *run,
+                     uint32_t whose) {
     struct event *event = world_post(network->world, delay, NO_PROCESS, run, network, NULL);
     event->number = number;
     event->gate = whose;
@@ -143,7 +152,7 @@ void network_process_died(struct network *network, uint32_t process) {
     }
 }
 
-/* ---- messages --------------------------------------------------------------------------------------------------------------- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 static void parcel_release(void *pointer) {
     struct parcel *parcel = pointer;
@@ -156,29 +165,33 @@ static void arrive(void *context, struct event *event) {
     struct parcel *parcel = event->payload;
     struct link_stream *stream = stream_of(network, parcel->stream);
     event->number = parcel->stream;
-    if (parcel->up ? stream->lost_up : stream->lost_down) return; /* the stream broke while it was on its way */
+    /* the stream broke while it was on its way */
+    if (parcel->up ? stream->lost_up : stream->lost_down) return;
     if (parcel->closing) {
         if (parcel->up)
             end_at_coordinator(network, event);
         else
             end_at_site(network, event);
     } else if (parcel->up) {
-        if (stream->coordinator_open && !coordinator_is_there(network, stream)) { /* nobody listens there, or not any more */
+        if (stream->coordinator_open &&
+            !coordinator_is_there(network, stream)) { /* nobody listens there, or not any more */
             stream->coordinator_open = false;
             break_stream(network, parcel->stream, 100 * MS);
         } else if (stream->coordinator_open)
-            network->ends.message_at_coordinator(network->ends.context, parcel->stream, stream->site_process, stream->certificate,
+            network->ends.message_at_coordinator(network->ends.context, parcel->stream,
+                                                 stream->site_process, stream->certificate,
                                                  &parcel->message);
     } else if (site_is_there(network, stream)) {
-        network->ends.message_at_site(network->ends.context, stream->site_process, parcel->stream, &parcel->message);
+        network->ends.message_at_site(network->ends.context, stream->site_process, parcel->stream,
+                                      &parcel->message);
     }
 }
 
 /* When a message sent now arrives; UINT64_MAX: never. */
 static uint64_t arrival(struct network *network, struct link_stream *stream, bool up, size_t size) {
     struct world *world = network->world;
-    uint64_t from = world->now,
-             blocked = up ? network->blocked_up[stream->site_process] : network->blocked_down[stream->site_process];
+    uint64_t from = world->now, blocked = up ? network->blocked_up[stream->site_process]
+                                             : network->blocked_down[stream->site_process];
     if (blocked > from) {
         if (blocked - from > network->faults.keepalive || world_luck(world, 0.3)) return UINT64_MAX;
         world->tally.messages_late++;
@@ -186,9 +199,13 @@ static uint64_t arrival(struct network *network, struct link_stream *stream, boo
     }
     const struct network_faults *faults = &network->faults;
     uint64_t delay = faults->latency / 2 + world_below(world, faults->latency + 1);
-    uint64_t tail = delay * (5 + world_luck_below(world, 46)), held = faults->latency * (2 + world_luck_below(world, 30));
-    if (world_luck(world, faults->slow) && world_fault(world, FAULT_SLOW, stream->site_process)) delay = tail;
-    if (world_luck(world, faults->reordered) && world_fault(world, FAULT_REORDER, stream->site_process)) delay += held;
+    uint64_t tail = delay * (5 + world_luck_below(world, 46)),
+             held = faults->latency * (2 + world_luck_below(world, 30));
+    if (world_luck(world, faults->slow) && world_fault(world, FAULT_SLOW, stream->site_process))
+        delay = tail;
+    if (world_luck(world, faults->reordered) &&
+        world_fault(world, FAULT_REORDER, stream->site_process))
+        delay += held;
     uint64_t at = from + delay + size * SECOND / faults->bytes_per_second;
     uint64_t *last = up ? &stream->last_up : &stream->last_down;
     at = MAX(at, *last);
@@ -204,7 +221,8 @@ static void post_parcel(struct network *network, uint64_t at, struct parcel *par
 }
 
 /* The same opening once more, later, as another call whose caller does not listen. */
-static void send_double(struct network *network, uint32_t number, const struct message *message, uint64_t first_at) {
+static void send_double(struct network *network, uint32_t number, const struct message *message,
+                        uint64_t first_at) {
     struct world *world = network->world;
     struct link_stream *original = stream_of(network, number);
     uint32_t ghost = stream_create(network, original->site_process, original->certificate);
@@ -220,17 +238,20 @@ static void send_double(struct network *network, uint32_t number, const struct m
     bool close = message->kind == MESSAGE_JOIN && world_luck(world, 0.5);
     if (close) delay = first_at - MIN(first_at, world->now) + world_luck_below(world, 10 * MS);
     post_parcel(network, world->now + delay, parcel);
-    post_end(network, delay + 1 + world_below(world, network->faults.keepalive), ghost, end_at_coordinator, COORDINATOR);
+    post_end(network, delay + 1 + world_below(world, network->faults.keepalive), ghost,
+             end_at_coordinator, COORDINATOR);
 }
 
 static bool opens_a_call(enum message_kind kind) {
     return kind == MESSAGE_SUBMIT || kind == MESSAGE_HEARTBEAT || kind == MESSAGE_JOIN;
 }
 
-static bool is_reset(struct network *network, const struct link_stream *stream, enum message_kind kind) {
+static bool is_reset(struct network *network, const struct link_stream *stream,
+                     enum message_kind kind) {
     struct world *world = network->world;
     bool transfer = kind == MESSAGE_CHUNK || kind == MESSAGE_SNAPSHOT;
-    if (!world_luck(world, transfer ? network->faults.reset_transfer : network->faults.reset)) return false;
+    if (!world_luck(world, transfer ? network->faults.reset_transfer : network->faults.reset))
+        return false;
     return world_fault(world, transfer ? FAULT_RESET_TRANSFER : FAULT_RESET, stream->site_process);
 }
 
@@ -283,7 +304,8 @@ void network_send(struct network *network, uint32_t number, bool up, struct mess
 
 void network_close(struct network *network, uint32_t number, bool by_site) {
     struct link_stream *stream = stream_of(network, number);
-    if (!stream || process_is_doomed(network->world, by_site ? stream->site_process : COORDINATOR)) return;
+    if (!stream || process_is_doomed(network->world, by_site ? stream->site_process : COORDINATOR))
+        return;
     bool *open = by_site ? &stream->site_open : &stream->coordinator_open;
     if (!*open) return;
     *open = false;

@@ -1,12 +1,15 @@
-/* The simulated network between sites and the coordinator: streams of messages, as gRPC gives them, and what goes wrong there.
+/* The simulated network between sites and the coordinator: streams of messages, as gRPC gives them,
+ * and what goes wrong there.
  *
- * A stream belongs to one call. Its messages come in order in each direction, each after a delay with a heavy tail; streams do
- * not wait for each other, so a receipt may come before or after the entry it is about. A lost message takes all later ones of
- * its stream and direction with it, and some time later both ends are told that the stream is over, each at its own time, as keepalives
- * do; a reset does the same at once. A partition (perhaps in one direction only) holds a site's messages back, or loses them.
- * A message may be held back while those of other streams overtake it, and a bit of a payload may be flipped on its way.
- * A call's opening message may be doubled: the coordinator then sees a second call with the same bytes, whose answers go to
- * nobody. When a process dies its ends are gone, and the other ends learn of it later.
+ * A stream belongs to one call. Its messages come in order in each direction, each after a delay
+ * with a heavy tail; streams do not wait for each other, so a receipt may come before or after the
+ * entry it is about. A lost message takes all later ones of its stream and direction with it, and
+ * some time later both ends are told that the stream is over, each at its own time, as keepalives
+ * do; a reset does the same at once. A partition (perhaps in one direction only) holds a site's
+ * messages back, or loses them. A message may be held back while those of other streams overtake
+ * it, and a bit of a payload may be flipped on its way. A call's opening message may be doubled:
+ * the coordinator then sees a second call with the same bytes, whose answers go to nobody. When a
+ * process dies its ends are gone, and the other ends learn of it later.
  */
 #ifndef SIM_NETWORK_H
 #define SIM_NETWORK_H
@@ -26,12 +29,15 @@ enum message_kind {
     MESSAGE_CREDIT,  /* a: resume offset, b: chunk limit */
     MESSAGE_RECEIPT, /* bytes */
     MESSAGE_REFUSAL, /* a: code, b: retry_after_ms, c: current version; bytes: receipt */
-    MESSAGE_ENTRIES, /* a: first index, b: count; bytes: per entry u8 (1: own, 2: dropped later), length u32, entry, payload length u32, payload */
+    /* a: first index, b: count; bytes: per entry u8 (1: own, 2: dropped later), length u32, entry,
+     * payload length u32, payload */
+    MESSAGE_ENTRIES,
     MESSAGE_HEAD,            /* bytes */
-    MESSAGE_HEARTBEAT_REPLY, /* a: inner steps, b: phase, c: version; bytes: indices of payloads that are wanted, u64 each */
+    MESSAGE_HEARTBEAT_REPLY, /* a: inner steps, b: phase, c: version; bytes: indices of payloads
+                                that are wanted, u64 each */
     MESSAGE_JOINED,          /* a: code, b: site number */
-    MESSAGE_SNAPSHOT,        /* a: exists, b: offset, c: total; bytes: signed header || piece of content */
-    MESSAGE_DENIED           /* this certificate is not served any more */
+    MESSAGE_SNAPSHOT, /* a: exists, b: offset, c: total; bytes: signed header || piece of content */
+    MESSAGE_DENIED    /* this certificate is not served any more */
 };
 
 struct message {
@@ -55,10 +61,11 @@ struct network_faults { /* probabilities a message, or a call */
 
 struct network_ends { /* who is told; the context is the federation's */
     void *context;
-    void (*message_at_coordinator)(void *context, uint32_t stream, uint32_t site_process, uint32_t certificate,
-                                   const struct message *message);
+    void (*message_at_coordinator)(void *context, uint32_t stream, uint32_t site_process,
+                                   uint32_t certificate, const struct message *message);
     void (*closed_at_coordinator)(void *context, uint32_t stream);
-    void (*message_at_site)(void *context, uint32_t site_process, uint32_t stream, const struct message *message);
+    void (*message_at_site)(void *context, uint32_t site_process, uint32_t stream,
+                            const struct message *message);
     void (*closed_at_site)(void *context, uint32_t site_process, uint32_t stream);
 };
 
@@ -66,12 +73,14 @@ struct network *network_create(struct world *world, const struct network_ends *e
 void network_destroy(struct network *network);
 void network_set_faults(struct network *network, const struct network_faults *faults);
 /* Holds back what the site sends (up) or is sent (down) for so long. */
-void network_partition(struct network *network, uint32_t site_process, bool up, bool down, uint64_t duration);
+void network_partition(struct network *network, uint32_t site_process, bool up, bool down,
+                       uint64_t duration);
 void network_heal(struct network *network); /* no partition any more */
 
 /* A new call by a site, which says who it is; returns the stream's number, never 0. */
 uint32_t network_open(struct network *network, uint32_t site_process, uint32_t certificate);
-/* Takes message->bytes. From the site (up) or from the coordinator. On a closed stream nothing happens. */
+/* Takes message->bytes. From the site (up) or from the coordinator. On a closed stream nothing
+ * happens. */
 void network_send(struct network *network, uint32_t stream, bool up, struct message *message);
 /* This end is done with it; the other is told in order. */
 void network_close(struct network *network, uint32_t stream, bool by_site);

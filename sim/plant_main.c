@@ -1,6 +1,8 @@
-/* Writes, for the build, the copy of a source file in which the planted bugs of sim/plants.c can be chosen:
+/* Writes, for the build, the copy of a source file in which the planted bugs of sim/plants.c can be
+ * chosen:
  *     plant FILE < FILE > COPY
- * A plant whose text is not in the file just once is left out and named on stderr; the tests notice that it is never reached. */
+ * A plant whose text is not in the file just once is left out and named on stderr; the tests notice
+ * that it is never reached. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +28,8 @@ static const char *end_of(const char *at, const char *wanted) {
     }
 }
 
-/* The first place from `at` on where `wanted` stands, and its end. Formatting may have broken its lines elsewhere. */
+/* The first place from `at` on where `wanted` stands, and its end. Formatting may have broken its
+ * lines elsewhere. */
 static const char *find(const char *at, const char *wanted, const char **end) {
     wanted += strspn(wanted, " \n");
     for (; (at = strchr(at, *wanted)); at++)
@@ -35,9 +38,11 @@ static const char *find(const char *at, const char *wanted, const char **end) {
 }
 
 static void replace(struct buffer *text, const struct plant *plant) {
-    const char *all = (const char *)text->data, *end = NULL, *other = NULL, *at = find(all, plant->old, &end);
+    const char *all = (const char *)text->data, *end = NULL, *other = NULL,
+               *at = find(all, plant->old, &end);
     if (!at || find(at + 1, plant->old, &other)) {
-        fprintf(stderr, "plant %s: its text is %s in %s\n", plant->name, at ? "more than once" : "not", plant->file);
+        fprintf(stderr, "plant %s: its text is %s in %s\n", plant->name,
+                at ? "more than once" : "not", plant->file);
         return;
     }
     struct buffer copy = {0};

@@ -1,5 +1,6 @@
 /* The table of planted bugs (sim/plants.h). Each entry is text of a shipped file and what replaces
- * it: when that file changes, change the text here alike, and let scripts/sim-plants find the bug. */
+ * it: when that file changes, change the text here alike, and let scripts/sim-plants find the bug.
+ */
 #include "sim/plants.h"
 
 #include <string.h>

@@ -8,7 +8,8 @@
 #include "base/memory.h"
 #include "codec/codec.h"
 
-/* Every draw is a statement of its own: the order in which a call's arguments are evaluated is the compiler's choice. */
+/* Every draw is a statement of its own: the order in which a call's arguments are evaluated is the
+ * compiler's choice. */
 static void draw_manifest(struct scenario *s, struct world *world) {
     static const char *const dense[] = {"int8", "int8", "fp32", "bf16", "fp4"};
     static const char *const expiries[] = {"0", "1d", "10s"}; /* clocks are up to 6 s apart */
@@ -17,22 +18,29 @@ static void draw_manifest(struct scenario *s, struct world *world) {
     bool forever = !s->overlap && world_chance(world, 0.6);
     uint64_t quorum = forever ? s->sites : world_between(world, 1, s->sites);
     struct buffer yaml = {0};
-    buffer_append_text(&yaml, "name: storm\nfragments: %u\nmerge:\n  quorum: %u\n", (unsigned)fragments, (unsigned)quorum);
+    buffer_append_text(&yaml, "name: storm\nfragments: %u\nmerge:\n  quorum: %u\n",
+                       (unsigned)fragments, (unsigned)quorum);
     if (forever)
         buffer_append_text(&yaml, "  grace: forever\n");
     else
-        buffer_append_text(&yaml, "  grace: %ums\n", (unsigned)(world_between(world, 0, 2000) * s->pace));
-    buffer_append_text(&yaml, "  staleness_cap: %u\n", (unsigned)world_between(world, 2, 3 * s->sites));
+        buffer_append_text(&yaml, "  grace: %ums\n",
+                           (unsigned)(world_between(world, 0, 2000) * s->pace));
+    buffer_append_text(&yaml, "  staleness_cap: %u\n",
+                       (unsigned)world_between(world, 2, 3 * s->sites));
     buffer_append_text(&yaml, "  warmup_steps: %u\n", (unsigned)world_below(world, 4));
-    buffer_append_text(&yaml, "  warmup_grace: %ums\n", (unsigned)(world_between(world, 500, 4000) * s->pace));
-    buffer_append_text(&yaml, "  staleness_weight: %s\n", world_chance(world, 0.3) ? "polynomial" : "none");
+    buffer_append_text(&yaml, "  warmup_grace: %ums\n",
+                       (unsigned)(world_between(world, 500, 4000) * s->pace));
+    buffer_append_text(&yaml, "  staleness_weight: %s\n",
+                       world_chance(world, 0.3) ? "polynomial" : "none");
     buffer_append_text(&yaml, "  staleness_exponent: %s\n", world_chance(world, 0.5) ? "0.5" : "1");
     buffer_append_text(&yaml, "inner:\n  inner_steps: %u\n", (unsigned)world_between(world, 3, 10));
     buffer_append_text(&yaml, "  dylu: %s\n", world_chance(world, 0.5) ? "true" : "false");
     buffer_append_text(&yaml, "outer:\n  mode: %s\n", sparse ? "sparse" : "dense");
-    if (!sparse) buffer_append_text(&yaml, "  period: %u\n", (unsigned)world_between(world, 1, 2 * s->sites));
-    const char *codec =
-        sparse ? (world_chance(world, 0.5) ? "topk2-64" : "topk2-128") : dense[world_below(world, COUNT_OF(dense))];
+    if (!sparse)
+        buffer_append_text(&yaml, "  period: %u\n",
+                           (unsigned)world_between(world, 1, 2 * s->sites));
+    const char *codec = sparse ? (world_chance(world, 0.5) ? "topk2-64" : "topk2-128")
+                               : dense[world_below(world, COUNT_OF(dense))];
     buffer_append_text(&yaml, "codec:\n  kind: %s\n", codec);
     uint64_t window = world_between(world, 4, 32);
     buffer_append_text(&yaml, "admission:\n  clip_window: %u\n", (unsigned)window);
@@ -42,14 +50,17 @@ static void draw_manifest(struct scenario *s, struct world *world) {
     bool budget = world_chance(world, 0.1);
     unsigned tokens = (unsigned)world_between(world, 2000, 20000);
     if (budget) buffer_append_text(&yaml, "token_budget: %u\n", tokens);
-    buffer_append_text(&yaml, "root_interval: %u\n", world_chance(world, 0.7) ? 1u : (unsigned)world_between(world, 2, 4));
+    buffer_append_text(&yaml, "root_interval: %u\n",
+                       world_chance(world, 0.7) ? 1u : (unsigned)world_between(world, 2, 4));
     buffer_append_text(&yaml, "snapshot_interval: %u\n", (unsigned)world_between(world, 2, 12));
     struct error error = {0};
     enum status status = manifest_parse(buffer_bytes(&yaml), &s->manifest, &error);
-    if (status != OK) fprintf(stderr, "%.*s\n%s\n", (int)yaml.size, (const char *)yaml.data, error.message);
+    if (status != OK)
+        fprintf(stderr, "%.*s\n%s\n", (int)yaml.size, (const char *)yaml.data, error.message);
     ASSERT(status == OK);
     buffer_deinit(&yaml);
-    s->parameters = fragments == 1 ? world_between(world, 64, 9000) : fragments * CODEC_CHUNK + world_below(world, 3000);
+    s->parameters = fragments == 1 ? world_between(world, 64, 9000)
+                                   : fragments * CODEC_CHUNK + world_below(world, 3000);
 }
 
 /* Most storms are moderate, some are as bad as can be: nothing that is under way gets through. */
@@ -60,7 +71,8 @@ static double some(struct world *world, double most) {
 
 static void draw_network(struct scenario *s, struct world *world) {
     uint64_t latency = world_between(world, 2, 60) * MS;
-    s->calm = (struct network_faults){.latency = latency, .bytes_per_second = 20000000, .keepalive = 3 * SECOND};
+    s->calm = (struct network_faults){
+        .latency = latency, .bytes_per_second = 20000000, .keepalive = 3 * SECOND};
     s->storm = s->calm;
     s->storm.lost = some(world, 0.3);
     s->storm.reset = some(world, 0.1);
@@ -75,7 +87,8 @@ static void draw_network(struct scenario *s, struct world *world) {
 }
 
 /* In such a share of the runs, every so many seconds at pace 1. */
-static uint64_t now_and_then(const struct scenario *s, struct world *world, double share, uint64_t low, uint64_t high) {
+static uint64_t now_and_then(const struct scenario *s, struct world *world, double share,
+                             uint64_t low, uint64_t high) {
     bool on = world_chance(world, share);
     uint64_t every = world_between(world, low * 10, high * 10) * 100 * MS * s->pace;
     return on ? every : 0;
@@ -120,10 +133,12 @@ void scenario_draw(struct scenario *s, struct world *world, uint32_t sites) {
     draw_manifest(s, world);
     draw_network(s, world);
     uint64_t step = world_between(world, 60, 250) * MS * s->pace;
-    for (uint32_t i = 1; i <= s->sites + s->spares; i++) s->site[i].step_us = step * world_between(world, 70, 200) / 100;
+    for (uint32_t i = 1; i <= s->sites + s->spares; i++)
+        s->site[i].step_us = step * world_between(world, 70, 200) / 100;
     draw_faults(s, world);
     bool guest = world_chance(world, 0.5);
-    if (guest && s->spares > 0 && s->manifest.inner.dylu && s->manifest.merge.grace_ms != UINT64_MAX) {
+    if (guest && s->spares > 0 && s->manifest.inner.dylu &&
+        s->manifest.merge.grace_ms != UINT64_MAX) {
         s->guest = s->sites + s->spares;
         s->site[s->guest].step_us /= 10;
     }
@@ -143,10 +158,12 @@ void scenario_draw(struct scenario *s, struct world *world, uint32_t sites) {
 
 void scenario_describe(const struct scenario *s, char *out, size_t size) {
     const struct manifest *m = &s->manifest;
-    snprintf(
-        out, size,
-        "%u sites%s at pace %u, %s %s, %u fragments of %llu, quorum %u, cap %u, overlap %s, drop %.3f, reset %.3f, double %.2f",
-        s->sites, s->every.lie ? " (one faulty)" : "", (unsigned)s->pace, m->outer.mode == OUTER_SPARSE ? "sparse" : "dense",
-        codec_name((enum codec)m->codec.kind), m->fragments, (unsigned long long)s->parameters, m->merge.quorum,
-        m->merge.staleness_cap, s->overlap ? "on" : "off", s->storm.lost, s->storm.reset, s->storm.doubled);
+    snprintf(out, size,
+             "%u sites%s at pace %u, %s %s, %u fragments of %llu, quorum %u, cap %u, overlap %s, "
+             "drop %.3f, reset %.3f, double %.2f",
+             s->sites, s->every.lie ? " (one faulty)" : "", (unsigned)s->pace,
+             m->outer.mode == OUTER_SPARSE ? "sparse" : "dense",
+             codec_name((enum codec)m->codec.kind), m->fragments, (unsigned long long)s->parameters,
+             m->merge.quorum, m->merge.staleness_cap, s->overlap ? "on" : "off", s->storm.lost,
+             s->storm.reset, s->storm.doubled);
 }

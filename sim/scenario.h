@@ -1,5 +1,6 @@
-/* What one seed stands for: the run's manifest, the sites, their pace, and how bad the network, disks and machines are. Drawn
- * once, at the start, from the world's randomness; every later decision draws again. */
+/* What one seed stands for: the run's manifest, the sites, their pace, and how bad the network,
+ * disks and machines are. Drawn once, at the start, from the world's randomness; every later
+ * decision draws again. */
 #ifndef SIM_SCENARIO_H
 #define SIM_SCENARIO_H
 
@@ -16,22 +17,25 @@ struct site_scenario {
 struct scenario {
     struct manifest manifest;
     uint64_t parameters;
-    uint32_t guest;                                          /* a spare that is fast and leaves for good; 0: none */
-    uint32_t sites, spares;                                  /* of the spares the admin invites one now and then */
+    uint32_t guest;         /* a spare that is fast and leaves for good; 0: none */
+    uint32_t sites, spares; /* of the spares the admin invites one now and then */
     struct site_scenario site[SITES_MOST + SPARE_SITES + 1]; /* by process number */
     bool overlap;
-    uint64_t pace; /* training, timers and faults are so many times slower than at 1, the network is not: a round of 1 to 100 s */
+    uint64_t pace; /* training, timers and faults are so many times slower than at 1, the network is
+                      not: a round of 1 to 100 s */
     uint64_t commit_us, apply_us, check_us, worker_us; /* means */
     struct network_faults storm, calm;
     uint64_t storm_us;     /* faults stop after so long */
     double crash_at_write; /* share of crashes that wait for a durable write */
     double write_failures; /* chance of a durable write to fail */
     struct {               /* means between two, us; 0: none */
-        uint64_t crash, partition, clog, pause, clock, flip, backup, takeover, order, lie, falsehood, malformed;
+        uint64_t crash, partition, clog, pause, clock, flip, backup, takeover, order, lie,
+            falsehood, malformed;
     } every;
     uint64_t checkpoint_us, heartbeat_ms, presence_ms;
     uint32_t uploads_limit, chunk_limit;
-    uint64_t nominal_payload; /* what sites take a missed step to cost: small ones load snapshots seldom */
+    uint64_t nominal_payload; /* what sites take a missed step to cost: small ones load snapshots
+                                 seldom */
     bool stop_at_end;
 };
 

@@ -49,7 +49,8 @@ static bool fails_without(struct search *search, size_t from, size_t size) {
 
 static void leave_out_faults(struct search *search) {
     if (search->count > 0 && fails_without(search, 0, search->count)) return;
-    for (size_t size = (search->count + 1) / 2; size > 0 && search->tries<SHRINK_TRIES; size = size> 1 ? (size + 1) / 2 : 0) {
+    for (size_t size = (search->count + 1) / 2;
+         size > 0 && search->tries<SHRINK_TRIES; size = size> 1 ? (size + 1) / 2 : 0) {
         for (size_t from = 0; from < search->count && search->tries < SHRINK_TRIES;) {
             size_t some = MIN(size, search->count - from);
             if (!fails_without(search, from, some)) from += some;
@@ -62,7 +63,8 @@ static void leave_out_sites(struct search *search, uint32_t sites) {
         (void)fails(search, search->kept, search->count, search->filter.absent | 1u << site);
 }
 
-void shrink(const struct federation_options *options, const struct federation_result *failed, struct shrunk *out) {
+void shrink(const struct federation_options *options, const struct federation_result *failed,
+            struct shrunk *out) {
     struct search search = {.options = *options, .invariant = failed->invariant};
     search.options.report = NULL;
     search.options.trace = false;

@@ -20,10 +20,11 @@ struct signature_slot {
 static struct signature_slot *table; /* [SLOTS], kept for the life of the process */
 static size_t used;
 
-static void ask(char what, const uint8_t *key, const char *tag, struct bytes message, struct bytes more,
-                uint8_t out[static DIGEST_SIZE]) {
+static void ask(char what, const uint8_t *key, const char *tag, struct bytes message,
+                struct bytes more, uint8_t out[static DIGEST_SIZE]) {
     uint8_t small[TAG_AND_MORE];
-    size_t tag_size = strlen(tag) + 1, size = 1 + PUBLIC_KEY_SIZE + tag_size + message.size + more.size;
+    size_t tag_size = strlen(tag) + 1,
+           size = 1 + PUBLIC_KEY_SIZE + tag_size + message.size + more.size;
     uint8_t *all = size <= sizeof small ? small : xmalloc(size), *at = all;
     *at++ = (uint8_t)what;
     memcpy(at, key, PUBLIC_KEY_SIZE);
@@ -44,7 +45,8 @@ static struct signature_slot *slot_of(const uint8_t question[static DIGEST_SIZE]
         used = 0;
     }
     memcpy(&at, question, sizeof at);
-    while (table[at % SLOTS].used && memcmp(table[at % SLOTS].question, question, DIGEST_SIZE) != 0) at++;
+    while (table[at % SLOTS].used && memcmp(table[at % SLOTS].question, question, DIGEST_SIZE) != 0)
+        at++;
     return &table[at % SLOTS];
 }
 
@@ -67,10 +69,11 @@ enum status remembered_sign(const struct key_pair *key, const char *tag, struct 
     return OK;
 }
 
-enum status remembered_verify(const uint8_t public_key[static PUBLIC_KEY_SIZE], const char *tag, struct bytes message,
-                              struct bytes signature, struct error *error) {
+enum status remembered_verify(const uint8_t public_key[static PUBLIC_KEY_SIZE], const char *tag,
+                              struct bytes message, struct bytes signature, struct error *error) {
     uint8_t question[DIGEST_SIZE];
-    if (signature.size != SIGNATURE_SIZE) return sign_verify(public_key, tag, message, signature, error);
+    if (signature.size != SIGNATURE_SIZE)
+        return sign_verify(public_key, tag, message, signature, error);
     ask('v', public_key, tag, message, signature, question);
     struct signature_slot *slot = slot_of(question);
     if (!slot->used) {

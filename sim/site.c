@@ -18,15 +18,20 @@ const char *site_name(const struct simulated_site *site) { return site->name; }
 uint32_t site_number(const struct simulated_site *site) { return site->number; }
 bool site_is_robbed(const struct simulated_site *site) { return site->robbed; }
 bool site_is_finished(const struct simulated_site *site) { return site->finished; }
-const struct node_state *site_brain(const struct simulated_site *site) { return site->running ? site->state : NULL; }
-const struct replica *site_replica(const struct simulated_site *site) { return site->running ? &site->replica : NULL; }
+const struct node_state *site_brain(const struct simulated_site *site) {
+    return site->running ? site->state : NULL;
+}
+const struct replica *site_replica(const struct simulated_site *site) {
+    return site->running ? &site->replica : NULL;
+}
 
 struct simulated_site *site_create(const struct site_setup *setup) {
     struct simulated_site *site = xcalloc(1, sizeof *site);
     site->setup = *setup;
     site->world = setup->world;
     snprintf(site->name, sizeof site->name, "site-%u", setup->process);
-    snprintf(site->world->processes[setup->process].name, sizeof site->world->processes[0].name, "%s", site->name);
+    snprintf(site->world->processes[setup->process].name, sizeof site->world->processes[0].name,
+             "%s", site->name);
     site_disk_init(site);
     return site;
 }
@@ -59,7 +64,7 @@ void site_destroy(struct simulated_site *site) {
     free(site);
 }
 
-/* ---- actions ---------------------------------------------------------------------------------------------------------------- */
+/* ---- actions --------------------------------------------------------------------------------- */
 
 static void step(struct simulated_site *site, const struct node_event *event);
 
@@ -70,15 +75,17 @@ static void on_timer(void *context, struct event *event) {
 
 static void set_timer(struct simulated_site *site, uint64_t at_ms) {
     uint64_t delay = process_delay_until(site->world, site->setup.process, at_ms);
-    world_post(site->world, delay, site->setup.process, on_timer, site, NULL)->number = ++site->timer_round;
+    world_post(site->world, delay, site->setup.process, on_timer, site, NULL)->number =
+        ++site->timer_round;
 }
 
-static const char *const names[] = {[NODE_DO_CONNECT] = "connect",   [NODE_DO_FETCH] = "fetch",   [NODE_DO_FOLLOW] = "follow",
-                                    [NODE_DO_SNAPSHOT] = "snapshot", [NODE_DO_ENCODE] = "encode", [NODE_DO_UPLOAD] = "upload",
-                                    [NODE_DO_APPLY] = "apply",       [NODE_DO_REBASE] = "rebase", [NODE_DO_RESTORE] = "restore",
-                                    [NODE_DO_ADVANCE] = "advance",   [NODE_DO_TRAIN] = "train",   [NODE_DO_HEARTBEAT] = "pulse",
-                                    [NODE_DO_REFETCH] = "refetch",   [NODE_DO_SUPPLY] = "supply", [NODE_DO_ACCEPTED] = "accepted",
-                                    [NODE_DO_TIMER] = "timer",       [NODE_DO_FINISH] = "finish", [NODE_DO_HALT] = "halt"};
+static const char *const names[] = {
+    [NODE_DO_CONNECT] = "connect",   [NODE_DO_FETCH] = "fetch",   [NODE_DO_FOLLOW] = "follow",
+    [NODE_DO_SNAPSHOT] = "snapshot", [NODE_DO_ENCODE] = "encode", [NODE_DO_UPLOAD] = "upload",
+    [NODE_DO_APPLY] = "apply",       [NODE_DO_REBASE] = "rebase", [NODE_DO_RESTORE] = "restore",
+    [NODE_DO_ADVANCE] = "advance",   [NODE_DO_TRAIN] = "train",   [NODE_DO_HEARTBEAT] = "pulse",
+    [NODE_DO_REFETCH] = "refetch",   [NODE_DO_SUPPLY] = "supply", [NODE_DO_ACCEPTED] = "accepted",
+    [NODE_DO_TIMER] = "timer",       [NODE_DO_FINISH] = "finish", [NODE_DO_HALT] = "halt"};
 
 static void apply(struct simulated_site *site, const struct node_action *action) {
     struct keeper_job job = {.kind = KEEPER_APPLY, .run = node_state_run(site->state)};
@@ -89,14 +96,18 @@ static void apply(struct simulated_site *site, const struct node_action *action)
 static void perform(struct simulated_site *site, const struct node_action *action) {
     const struct scenario *scenario = site->setup.scenario;
     if (action->kind != NODE_DO_TIMER && action->kind != NODE_DO_HEARTBEAT)
-        world_trace(site->world, "%-12s %s fragment=%u sequence=%llu index=%llu train=%d/%d %.60s", site->name,
-                    names[action->kind], action->fragment, (unsigned long long)action->sequence,
-                    (unsigned long long)action->index, action->train, (int)action->wait, action->message);
+        world_trace(site->world, "%-12s %s fragment=%u sequence=%llu index=%llu train=%d/%d %.60s",
+                    site->name, names[action->kind], action->fragment,
+                    (unsigned long long)action->sequence, (unsigned long long)action->index,
+                    action->train, (int)action->wait, action->message);
     switch (action->kind) {
     case NODE_DO_CONNECT: site_connect(site, action); break;
     case NODE_DO_FETCH: site_fetch(site); break;
     case NODE_DO_FOLLOW: site_follow(site, action); break;
-    case NODE_DO_SNAPSHOT: site_request(site, (struct request){REQUEST_SNAPSHOT, action->fragment, action->sequence, 0}); break;
+    case NODE_DO_SNAPSHOT:
+        site_request(site,
+                     (struct request){REQUEST_SNAPSHOT, action->fragment, action->sequence, 0});
+        break;
     case NODE_DO_ENCODE:
         site_job(site, &(struct keeper_job){.kind = KEEPER_ENCODE,
                                             .fragment = action->fragment,
@@ -106,23 +117,29 @@ static void perform(struct simulated_site *site, const struct node_action *actio
     case NODE_DO_UPLOAD: site_upload(site, action->fragment, action->sequence); break;
     case NODE_DO_APPLY: apply(site, action); break;
     case NODE_DO_REBASE:
-        site_job(site, &(struct keeper_job){.kind = KEEPER_REBASE, .fragment = action->fragment, .sequence = action->sequence});
+        site_job(site, &(struct keeper_job){.kind = KEEPER_REBASE,
+                                            .fragment = action->fragment,
+                                            .sequence = action->sequence});
         break;
     case NODE_DO_RESTORE:
         site->world->tally.restores++;
-        site_job(site, &(struct keeper_job){.kind = KEEPER_RESTORE, .fragment = action->fragment, .sequence = action->sequence});
+        site_job(site, &(struct keeper_job){.kind = KEEPER_RESTORE,
+                                            .fragment = action->fragment,
+                                            .sequence = action->sequence});
         break;
     case NODE_DO_ACCEPTED:
-        site_job(site,
-                 &(struct keeper_job){
-                     .kind = KEEPER_ACCEPTED, .fragment = action->fragment, .sequence = action->sequence, .head = action->head});
+        site_job(site, &(struct keeper_job){.kind = KEEPER_ACCEPTED,
+                                            .fragment = action->fragment,
+                                            .sequence = action->sequence,
+                                            .head = action->head});
         break;
     case NODE_DO_ADVANCE:
         site->world->tally.advances++;
         site_job(site, &(struct keeper_job){.kind = KEEPER_ADVANCE, .fragment = action->fragment});
         break;
     case NODE_DO_TRAIN:
-        check_waits(site->setup.check, site->name, scenario->overlap, !action->train && action->wait == NODE_WAIT_MERGE);
+        check_waits(site->setup.check, site->name, scenario->overlap,
+                    !action->train && action->wait == NODE_WAIT_MERGE);
         site_train(site, action->train, action->until_steps);
         break;
     case NODE_DO_HEARTBEAT: site_pulse(site); break;
@@ -144,7 +161,8 @@ static void perform(struct simulated_site *site, const struct node_action *actio
 static void perform_all(struct simulated_site *site) {
     struct node_actions actions = site->actions;
     site->actions = (struct node_actions){0};
-    for (size_t i = 0; i < actions.count && !process_is_doomed(site->world, site->setup.process); i++)
+    for (size_t i = 0; i < actions.count && !process_is_doomed(site->world, site->setup.process);
+         i++)
         perform(site, &actions.items[i]);
     node_actions_deinit(&actions);
 }
@@ -157,18 +175,21 @@ static bool site_receipt_is_late(const struct simulated_site *site, struct bytes
            epoch < run_state_epoch(node_state_run(site->state));
 }
 
-static const char *const slot_names[] = {"training", "snapshot", "encoding",  "uploading", "backoff",
-                                         "accepted", "merging",  "restoring", "advancing"};
+static const char *const slot_names[] = {"training",  "snapshot",  "encoding",
+                                         "uploading", "backoff",   "accepted",
+                                         "merging",   "restoring", "advancing"};
 
 static void step(struct simulated_site *site, const struct node_event *event) {
     if (!site->running || process_is_doomed(site->world, site->setup.process)) return;
     uint64_t size = run_state_size(node_state_run(site->state));
     if (event->kind != NODE_PROGRESS && event->kind != NODE_TIMER)
-        world_trace(site->world, "%-12s event %d fragment=%u (%s) sequence=%llu status=%s", site->name, (int)event->kind,
-                    event->fragment, slot_names[node_state_slot(site->state, MIN(event->fragment, FRAGMENTS_LIMIT - 1u))],
-                    (unsigned long long)event->sequence, status_name(event->status));
-    bool late = (event->kind == NODE_UPLOAD_RECEIPT || event->kind == NODE_UPLOAD_REFUSED) && event->bytes.size > 0 &&
-                site_receipt_is_late(site, event->bytes);
+        world_trace(
+            site->world, "%-12s event %d fragment=%u (%s) sequence=%llu status=%s", site->name,
+            (int)event->kind, event->fragment,
+            slot_names[node_state_slot(site->state, MIN(event->fragment, FRAGMENTS_LIMIT - 1u))],
+            (unsigned long long)event->sequence, status_name(event->status));
+    bool late = (event->kind == NODE_UPLOAD_RECEIPT || event->kind == NODE_UPLOAD_REFUSED) &&
+                event->bytes.size > 0 && site_receipt_is_late(site, event->bytes);
     node_state_step(site->state, event, site_now(site), &site->actions);
     if (late && node_state_slot(site->state, event->fragment) == SLOT_ACCEPTED)
         world_fail(site->world, "I6", "%s takes a receipt of an epoch that is over", site->name);
@@ -177,7 +198,7 @@ static void step(struct simulated_site *site, const struct node_event *event) {
     perform_all(site);
 }
 
-/* ---- what the brain is told ------------------------------------------------------------------------------------------------- */
+/* ---- what the brain is told ------------------------------------------------------------------ */
 
 struct heard {
     struct node_event event;
@@ -208,19 +229,23 @@ void site_tell(struct simulated_site *site, enum source source, const struct nod
     uint64_t at = world->now + world_below(world, 2 * MS);
     at = MAX(at, site->told_until[source]);
     site->told_until[source] = at;
-    world_post(world, at - world->now, site->setup.process, on_told, site, told)->release = told_release;
+    world_post(world, at - world->now, site->setup.process, on_told, site, told)->release =
+        told_release;
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 /* What must have survived the restart, by the books of the disk and of the tensors. */
-static void check_resumed(const struct simulated_site *site, const struct node_spooled *spooled, size_t count) {
+static void check_resumed(const struct simulated_site *site, const struct node_spooled *spooled,
+                          size_t count) {
     const struct run_state *run = node_state_run(site->state);
     if (!run_state_has_genesis(run)) return;
     for (uint32_t f = 0; f < site->replica.fragments; f++) {
         int64_t trained = site->trained[f].round;
-        if (!site->marks[f].progress.begun || node_state_round_steps(site->state, f) == trained) continue;
-        world_fail(site->world, "restart", "%s, fragment %u: a round of %lld steps goes on with %lld", site->name, f,
+        if (!site->marks[f].progress.begun || node_state_round_steps(site->state, f) == trained)
+            continue;
+        world_fail(site->world, "restart",
+                   "%s, fragment %u: a round of %lld steps goes on with %lld", site->name, f,
                    (long long)trained, (long long)node_state_round_steps(site->state, f));
     }
     for (size_t i = 0; i < count; i++) {
@@ -229,11 +254,12 @@ static void check_resumed(const struct simulated_site *site, const struct node_s
         if (accepted->size == 0 || accepted->epoch < run_state_epoch(run)) continue;
         enum slot_phase slot = node_state_slot(site->state, fragment);
         if (slot != SLOT_ACCEPTED && slot != SLOT_MERGING)
-            world_fail(site->world, "restart", "%s, fragment %u: a recorded receipt is forgotten", site->name, fragment);
+            world_fail(site->world, "restart", "%s, fragment %u: a recorded receipt is forgotten",
+                       site->name, fragment);
     }
 }
 
-/* ---- from the disk ---------------------------------------------------------------------------- */
+/* ---- from the disk --------------------------------------------------------------------------- */
 
 static enum status initialise(void *context, float *theta, struct error *error) {
     const struct simulated_site *site = context;
@@ -253,15 +279,19 @@ static enum status load(void *context, struct bytes state, struct error *error) 
 
 static void payload_lost(void *context, uint64_t entry, const struct error *why) {
     const struct simulated_site *site = context;
-    world_trace(site->world, "%-12s entry %llu: %.80s", site->name, (unsigned long long)entry, why->message);
+    world_trace(site->world, "%-12s entry %llu: %.80s", site->name, (unsigned long long)entry,
+                why->message);
 }
 
-static void message_lost(void *context, const struct journal_round *round, const struct error *why) {
+static void message_lost(void *context, const struct journal_round *round,
+                         const struct error *why) {
     const struct simulated_site *site = context;
-    world_trace(site->world, "%-12s sequence %llu is lost: %.80s", site->name, (unsigned long long)round->sequence, why->message);
+    world_trace(site->world, "%-12s sequence %llu is lost: %.80s", site->name,
+                (unsigned long long)round->sequence, why->message);
 }
 
-/* Steps in the vectors that have just come back, by the table in node/restore.h: as those were, not as anything was counted. */
+/* Steps in the vectors that have just come back, by the table in node/restore.h: as those were, not
+ * as anything was counted. */
 static struct trained trained_of(const struct simulated_site *site, uint32_t fragment) {
     const struct journal_round *round = journal_round(site->journal, fragment);
     const struct journal_checkpoint *checkpoint = journal_checkpoint(site->journal);
@@ -269,7 +299,8 @@ static struct trained trained_of(const struct simulated_site *site, uint32_t fra
     const struct trained *kept = &site->kept[fragment];
     struct trained trained = {.sent = books->steps_sent, .feedback = books->steps_in_feedback};
     uint64_t last = round ? round->sequence : 0;
-    bool snapshot_kept = checkpoint && checkpoint->fragment[fragment].in_flight == last && checkpoint->snapshot.size > 0;
+    bool snapshot_kept = checkpoint && checkpoint->fragment[fragment].in_flight == last &&
+                         checkpoint->snapshot.size > 0;
     if (round && round->in_flight) {
         trained.snapshot = snapshot_kept ? kept->snapshot : books->steps_in_snapshot;
         trained.local = snapshot_kept ? kept->local : books->steps_in_snapshot;
@@ -285,7 +316,8 @@ static struct trained trained_of(const struct simulated_site *site, uint32_t fra
     return trained;
 }
 
-static enum status restore(struct simulated_site *site, struct restored *restored, struct error *error) {
+static enum status restore(struct simulated_site *site, struct restored *restored,
+                           struct error *error) {
     struct restore_input input = {.journal = site->journal,
                                   .replica = &site->replica,
                                   .port = {.context = site,
@@ -321,7 +353,8 @@ static void create_state(struct simulated_site *site, uint64_t payloads_from) {
                                    .queue_limit = 1024,
                                    .nominal_payload = scenario->nominal_payload,
                                    .payloads_from = payloads_from,
-                                   .restored = site->restored || scenario->site[site->setup.process].faulty};
+                                   .restored = site->restored ||
+                                               scenario->site[site->setup.process].faulty};
     for (uint32_t f = 0; f < scenario->manifest.fragments; f++) {
         const struct journal_round *round = journal_round(site->journal, f);
         if (round) options.last_sequence = MAX(options.last_sequence, round->sequence);
@@ -329,7 +362,8 @@ static void create_state(struct simulated_site *site, uint64_t payloads_from) {
     site->state = node_state_create(&options);
 }
 
-static enum status come_back(struct simulated_site *site, struct restored *restored, struct error *error) {
+static enum status come_back(struct simulated_site *site, struct restored *restored,
+                             struct error *error) {
     TRY(journal_open_simulated(&site->disk, &site->records, &site->journal, error));
     TRY(restore(site, restored, error));
     create_state(site, restored->payloads_from);
@@ -350,17 +384,20 @@ void site_enter(struct simulated_site *site) {
         site->setup.halted(site->setup.context, site->setup.process, error.message);
         return;
     }
-    world_trace(site->world, "%-12s up with %llu entries, version %llu, %zu messages in flight", site->name,
-                (unsigned long long)site->disk.entry_count, (unsigned long long)site->replica.global.version,
-                restored.spooled_count);
+    world_trace(site->world, "%-12s up with %llu entries, version %llu, %zu messages in flight",
+                site->name, (unsigned long long)site->disk.entry_count,
+                (unsigned long long)site->replica.global.version, restored.spooled_count);
     site->capture_at = site->world->now + scenario->checkpoint_us;
-    for (uint32_t f = 0; f < scenario->manifest.fragments; f++) node_state_resume(site->state, f, &site->marks[f].progress);
-    node_state_start(site->state, site->replica.global.version, restored.spooled, restored.spooled_count, site_now(site),
-                     &site->actions);
+    for (uint32_t f = 0; f < scenario->manifest.fragments; f++)
+        node_state_resume(site->state, f, &site->marks[f].progress);
+    node_state_start(site->state, site->replica.global.version, restored.spooled,
+                     restored.spooled_count, site_now(site), &site->actions);
     check_resumed(site, restored.spooled, restored.spooled_count);
     perform_all(site);
-    for (uint64_t i = restored.entries; i < site->disk.entry_count; i++) /* as if they had just come */
-        step(site, &(struct node_event){.kind = NODE_ENTRY, .bytes = buffer_bytes(&site->disk.entries[i])});
+    /* as if they had just come */
+    for (uint64_t i = restored.entries; i < site->disk.entry_count; i++)
+        step(site, &(struct node_event){.kind = NODE_ENTRY,
+                                        .bytes = buffer_bytes(&site->disk.entries[i])});
 }
 
 void site_boot(struct simulated_site *site) {

@@ -1,12 +1,16 @@
-/* A site's simulated shell: it runs node_state and a real replica, and does what the brain says, as the daemon in node/ does.
+/* A site's simulated shell: it runs node_state and a real replica, and does what the brain says, as
+ * the daemon in node/ does.
  *
- * Three threads of the daemon are queues here, each working off its jobs in order and taking time for each: the trainer (inner
- * steps, and between two of them snapshots and rebases), the worker (everything that moves replica and records), and the links
- * (Follow, uploads, heartbeats). What each of them tells the brain comes in the order in which it was done.
+ * Three threads of the daemon are queues here, each working off its jobs in order and taking time
+ * for each: the trainer (inner steps, and between two of them snapshots and rebases), the worker
+ * (everything that moves replica and records), and the links (Follow, uploads, heartbeats). What
+ * each of them tells the brain comes in the order in which it was done.
  *
- * The disk holds what node/journal.h describes: the ledger's copy, payloads, a record for each fragment's round (header, signature,
- * payload, error feedback, theta_s), a checkpoint now and then. A restart follows the table in node/restore.h. The trainer is a toy:
- * each inner step pulls some coordinates towards the site's own optimum; no bit of it depends on anything but the step's number.
+ * The disk holds what node/journal.h describes: the ledger's copy, payloads, a record for each
+ * fragment's round (header, signature, payload, error feedback, theta_s), a checkpoint now and
+ * then. A restart follows the table in node/restore.h. The trainer is a toy: each inner step pulls
+ * some coordinates towards the site's own optimum; no bit of it depends on anything but the step's
+ * number.
  */
 #ifndef SIM_SITE_H
 #define SIM_SITE_H
@@ -40,21 +44,28 @@ struct simulated_site *site_create(const struct site_setup *setup);
 void site_destroy(struct simulated_site *site);
 const char *site_name(const struct simulated_site *site);
 uint32_t site_number(const struct simulated_site *site); /* in the ledger; 0: not joined yet */
-bool site_is_robbed(const struct simulated_site *site);  /* somebody else has used its invitation: only another one helps */
-void site_take_invitation(struct simulated_site *site,
-                          const uint8_t secret_digest[static DIGEST_SIZE]); /* which the admin hands over */
+/* somebody else has used its invitation: only another one helps */
+bool site_is_robbed(const struct simulated_site *site);
+void site_take_invitation(
+    struct simulated_site *site,
+    const uint8_t secret_digest[static DIGEST_SIZE]); /* which the admin hands over */
 bool site_is_finished(const struct simulated_site *site);
-const struct node_state *site_brain(const struct simulated_site *site); /* NULL: it is down, or not joined */
-const struct replica *site_replica(const struct simulated_site *site);  /* likewise */
+/* NULL: it is down, or not joined */
+const struct node_state *site_brain(const struct simulated_site *site);
+const struct replica *site_replica(const struct simulated_site *site); /* likewise */
 
 /* --- its disk, while it is down or up --- */
-void site_back_up(struct simulated_site *site);  /* keeps a copy of the disk as it is */
-bool site_put_back(struct simulated_site *site); /* the copy again, while it is down; false: there is none */
-void site_wipe(struct simulated_site *site);     /* while it is down: everything but its number and key */
+void site_back_up(struct simulated_site *site); /* keeps a copy of the disk as it is */
+/* the copy again, while it is down; false: there is none */
+bool site_put_back(struct simulated_site *site);
+/* while it is down: everything but its number and key */
+void site_wipe(struct simulated_site *site);
 /* Flips a bit of the copy of that payload, where there is one. */
 void site_flip_payload(struct simulated_site *site, const uint8_t *digest);
-bool site_flip(struct simulated_site *site, bool record); /* damages something at rest; false: nothing is there to damage */
-const struct disk *site_disk(const struct simulated_site *site); /* lent; entries may be damaged where site_has_damaged_record */
+/* damages something at rest; false: nothing is there to damage */
+bool site_flip(struct simulated_site *site, bool record);
+/* lent; entries may be damaged where site_has_damaged_record */
+const struct disk *site_disk(const struct simulated_site *site);
 bool site_has_damaged_record(const struct simulated_site *site);
 bool site_has_disk(const struct simulated_site *site); /* it was running once */
 
@@ -62,8 +73,10 @@ void site_boot(struct simulated_site *site);
 void site_die(struct simulated_site *site);
 void site_message(struct simulated_site *site, uint32_t stream, const struct message *message);
 void site_closed(struct simulated_site *site, uint32_t stream);
-/* A faulty site sends one contribution more, broken in a way drawn from the world's randomness. `victim`: a header and signature of
- * somebody else that is in the ledger, for the taking; NULL: none. */
-void site_misbehave(struct simulated_site *site, const struct run_state *run, const struct ledger_entry *victim);
+/* A faulty site sends one contribution more, broken in a way drawn from the world's randomness.
+ * `victim`: a header and signature of somebody else that is in the ledger, for the taking; NULL:
+ * none. */
+void site_misbehave(struct simulated_site *site, const struct run_state *run,
+                    const struct ledger_entry *victim);
 
 #endif

@@ -1,4 +1,5 @@
-/* What can happen to a site's disk: a copy is kept and put back, everything is lost, a bit flips. */
+/* What can happen to a site's disk: a copy is kept and put back, everything is lost, a bit flips.
+ */
 #include <stdlib.h>
 #include <string.h>
 
@@ -64,13 +65,18 @@ bool site_has_damaged_record(const struct simulated_site *site) {
     return site->records.damaged != DAMAGE_NONE || disk_has_damaged_record(&site->disk);
 }
 
-void site_flip_payload(struct simulated_site *site, const uint8_t *digest) { (void)disk_flip(&site->disk, digest); }
+void site_flip_payload(struct simulated_site *site, const uint8_t *digest) {
+    (void)disk_flip(&site->disk, digest);
+}
 
 bool site_flip(struct simulated_site *site, bool record) {
     struct world *world = site->world;
-    uint64_t kind = world_luck_below(world, 3), entry = world_luck_below(world, site->disk.entry_count + 1);
+    uint64_t kind = world_luck_below(world, 3),
+             entry = world_luck_below(world, site->disk.entry_count + 1);
     uint64_t blob = world_luck_below(world, site->disk.blob_count + 1);
-    if (!record) return blob < site->disk.blob_count && disk_flip(&site->disk, site->disk.blobs[blob].digest);
+    if (!record)
+        return blob < site->disk.blob_count &&
+               disk_flip(&site->disk, site->disk.blobs[blob].digest);
     if (kind == 0 && site->records.has_checkpoint) {
         site->records.damaged = DAMAGE_CHECKPOINT;
     } else if (kind == 1 && site->records.has_round[0]) {

@@ -1,4 +1,5 @@
-/* What an enrolled site may do that is up to no good, or badly broken: contributions that must be refused, each for its own reason. */
+/* What an enrolled site may do that is up to no good, or badly broken: contributions that must be
+ * refused, each for its own reason. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,36 +74,40 @@ static void fill_delta(struct world *world, enum lie_kind kind, float *delta, ui
 }
 
 /* A header that would be in order, with a payload of its own. */
-static void honest_header(struct simulated_site *site, enum lie_kind kind, const struct run_state *run, struct contribution *c,
+static void honest_header(struct simulated_site *site, enum lie_kind kind,
+                          const struct run_state *run, struct contribution *c,
                           struct buffer *payload) {
     const struct scenario *scenario = site->setup.scenario;
     const struct run_site *own = run_state_site(run, site->number);
     uint64_t start, count, skipped = world_luck_below(site->world, 2);
-    *c = (struct contribution){.protocol = PROTOCOL_VERSION,
-                               .codec = scenario->manifest.codec.kind,
-                               .epoch = run_state_epoch(run),
-                               .site = site->number,
-                               .fragment = (uint32_t)world_luck_below(site->world, scenario->manifest.fragments),
-                               .sequence = own->last_sequence + 1 + skipped,
-                               .base_version = run_state_version(run),
-                               .inner_steps = 3,
-                               .tokens = 10,
-                               .loss = 2,
-                               .compute_share = 0.5f,
-                               .signed_at_ms = process_wall_ms(site->world, COORDINATOR)};
+    *c = (struct contribution){
+        .protocol = PROTOCOL_VERSION,
+        .codec = scenario->manifest.codec.kind,
+        .epoch = run_state_epoch(run),
+        .site = site->number,
+        .fragment = (uint32_t)world_luck_below(site->world, scenario->manifest.fragments),
+        .sequence = own->last_sequence + 1 + skipped,
+        .base_version = run_state_version(run),
+        .inner_steps = 3,
+        .tokens = 10,
+        .loss = 2,
+        .compute_share = 0.5f,
+        .signed_at_ms = process_wall_ms(site->world, COORDINATOR)};
     memcpy(c->run_id, run_state_run_id(run), RUN_ID_SIZE);
     memcpy(c->layout_digest, run_state_layout_digest(run), DIGEST_SIZE);
     memcpy(c->manifest_digest, run_state_manifest_digest(run), DIGEST_SIZE);
     memcpy(c->previous, own->last_digest, DIGEST_SIZE);
     key_id(own->public_key, c->key_id);
     fragment_range(scenario->parameters, scenario->manifest.fragments, c->fragment, &start, &count);
-    float *delta = xcalloc((size_t)count, sizeof *delta), *feedback = xcalloc((size_t)count, sizeof *feedback);
+    float *delta = xcalloc((size_t)count, sizeof *delta),
+          *feedback = xcalloc((size_t)count, sizeof *feedback);
     fill_delta(site->world, kind, delta, count);
     struct codec_encoder *encoder = NULL;
     double squared = 0;
     ASSERT(codec_encoder_create((enum codec)c->codec, (size_t)count, &encoder, NULL) == OK);
     ASSERT(codec_encode(encoder, delta, NULL, feedback, payload, NULL) == OK);
-    ASSERT(codec_norm_squared((enum codec)c->codec, buffer_bytes(payload), (size_t)count, &squared, NULL) == OK);
+    ASSERT(codec_norm_squared((enum codec)c->codec, buffer_bytes(payload), (size_t)count, &squared,
+                              NULL) == OK);
     codec_encoder_destroy(encoder);
     free(delta);
     free(feedback);
@@ -115,7 +120,8 @@ static void seal_payload(struct contribution *c, const struct buffer *payload) {
 }
 
 /* Something else in the header. False: this lie cannot be told now. */
-static bool bend_header(struct simulated_site *site, enum lie_kind kind, const struct run_state *run, struct contribution *c) {
+static bool bend_header(struct simulated_site *site, enum lie_kind kind,
+                        const struct run_state *run, struct contribution *c) {
     struct world *world = site->world;
     switch (kind) {
     case LIE_DIGEST: c->payload_digest[world_luck_below(world, DIGEST_SIZE)] ^= 1; return true;
@@ -124,7 +130,9 @@ static bool bend_header(struct simulated_site *site, enum lie_kind kind, const s
     case LIE_NONFINITE_LOSS: c->loss = INFINITY; return true;
     case LIE_NONFINITE_SHARE: c->compute_share = NAN; return true;
     case LIE_NEGATIVE_ZERO: c->loss = -0.0f; return true;
-    case LIE_FUTURE_BASE: c->base_version += 1 + world_luck_below(world, 5) + run_state_size(run); return true;
+    case LIE_FUTURE_BASE:
+        c->base_version += 1 + world_luck_below(world, 5) + run_state_size(run);
+        return true;
     case LIE_OTHER_ROOT: {
         uint64_t version;
         run_state_root(run, &version, c->base_root);
@@ -135,11 +143,18 @@ static bool bend_header(struct simulated_site *site, enum lie_kind kind, const s
     case LIE_LAYOUT: c->layout_digest[3] ^= 0x80; return true;
     case LIE_MANIFEST: c->manifest_digest[3] ^= 0x80; return true;
     case LIE_RUN: c->run_id[0] ^= 1; return true;
-    case LIE_PROTOCOL: c->protocol = (uint16_t)(world_luck(world, 0.5) ? PROTOCOL_OLDEST - 1 : PROTOCOL_VERSION + 1); return true;
+    case LIE_PROTOCOL:
+        c->protocol =
+            (uint16_t)(world_luck(world, 0.5) ? PROTOCOL_OLDEST - 1 : PROTOCOL_VERSION + 1);
+        return true;
     case LIE_EPOCH: c->epoch += world_luck(world, 0.5) ? 1 : UINT32_MAX; return true;
-    case LIE_OTHER_SITE: c->site = site->number > 1 ? site->number - 1 : site->number + 1; return true;
+    case LIE_OTHER_SITE:
+        c->site = site->number > 1 ? site->number - 1 : site->number + 1;
+        return true;
     case LIE_OTHER_KEY: c->key_id[1] ^= 2; return true;
-    case LIE_OLD_SEQUENCE: c->sequence = run_state_site(run, site->number)->last_sequence; return c->sequence > 0;
+    case LIE_OLD_SEQUENCE:
+        c->sequence = run_state_site(run, site->number)->last_sequence;
+        return c->sequence > 0;
     case LIE_ZERO_SEQUENCE: c->sequence = 0; return true;
     case LIE_BROKEN_CHAIN: c->previous[9] ^= 8; return true;
     case LIE_CODEC: c->codec = (uint16_t)(c->codec + 1); return true;
@@ -154,7 +169,9 @@ static bool bend_header(struct simulated_site *site, enum lie_kind kind, const s
             c->reserved2 = 1;
         return true;
     case LIE_NO_PAYLOAD: c->payload_size = 0; return true;
-    case LIE_HUGE_PAYLOAD: c->payload_size = UINT64_MAX >> world_luck_below(world, 60); return c->payload_size > 1000000;
+    case LIE_HUGE_PAYLOAD:
+        c->payload_size = UINT64_MAX >> world_luck_below(world, 60);
+        return c->payload_size > 1000000;
     case LIE_ANNOUNCED_SHORTER: c->payload_size--; return true;
     case LIE_EXPIRED:
         c->signed_at_ms = world_luck(world, 0.5) ? 1 : UINT64_MAX / 2;
@@ -165,8 +182,9 @@ static bool bend_header(struct simulated_site *site, enum lie_kind kind, const s
 }
 
 /* A payload that is signed as it is sent. False: this lie cannot be told now. */
-static bool bend_payload(struct simulated_site *site, enum lie_kind kind, const struct ledger_entry *victim,
-                         struct contribution *c, struct buffer *payload) {
+static bool bend_payload(struct simulated_site *site, enum lie_kind kind,
+                         const struct ledger_entry *victim, struct contribution *c,
+                         struct buffer *payload) {
     struct world *world = site->world;
     struct contribution theirs;
     enum codec codec = (enum codec)c->codec;
@@ -175,25 +193,33 @@ static bool bend_payload(struct simulated_site *site, enum lie_kind kind, const 
     case LIE_TRUNCATED: payload->size -= MIN(payload->size - 1, some + 1); break;
     case LIE_LONGER: buffer_u8(payload, 0); break;
     case LIE_GARBAGE:
-        for (size_t i = CODEC_HEADER_SIZE; i < payload->size; i++) payload->data[i] = (uint8_t)world_luck_below(world, 256);
+        for (size_t i = CODEC_HEADER_SIZE; i < payload->size; i++)
+            payload->data[i] = (uint8_t)world_luck_below(world, 256);
         break;
     case LIE_FLIPPED: /* one bit, more often near the start, where tables and scales are */
-        if (world_luck(world, 0.5)) some = (size_t)world_luck_below(world, MIN(payload->size, (size_t)64));
+        if (world_luck(world, 0.5))
+            some = (size_t)world_luck_below(world, MIN(payload->size, (size_t)64));
         payload->data[some] ^= (uint8_t)(1u << world_luck_below(world, 8));
         break;
-    case LIE_HEADER_OF_PAYLOAD: payload->data[world_luck_below(world, CODEC_HEADER_SIZE)] ^= 0x11; break;
+    case LIE_HEADER_OF_PAYLOAD:
+        payload->data[world_luck_below(world, CODEC_HEADER_SIZE)] ^= 0x11;
+        break;
     case LIE_PADDING: payload->data[payload->size - 1] ^= 0x80; break;
     case LIE_NONFINITE_VALUES:
-        if (codec != CODEC_FP32 && codec != CODEC_BF16) { /* tables and scales are where others could hide one */
-            for (size_t i = 0; i < 4 && CODEC_HEADER_SIZE + i < payload->size; i++) payload->data[CODEC_HEADER_SIZE + i] = 0xff;
+        if (codec != CODEC_FP32 &&
+            codec != CODEC_BF16) { /* tables and scales are where others could hide one */
+            for (size_t i = 0; i < 4 && CODEC_HEADER_SIZE + i < payload->size; i++)
+                payload->data[CODEC_HEADER_SIZE + i] = 0xff;
             break;
         }
-        memset(payload->data + payload->size - (codec == CODEC_FP32 ? 4 : 2), 0x7f, codec == CODEC_FP32 ? 4 : 2);
+        memset(payload->data + payload->size - (codec == CODEC_FP32 ? 4 : 2), 0x7f,
+               codec == CODEC_FP32 ? 4 : 2);
         payload->data[payload->size - 2] = 0x80;
         break;
     case LIE_STOLEN_PAYLOAD: {
-        bool has =
-            victim && contribution_decode(bytes_of(victim->contribution.header, CONTRIBUTION_HEADER_SIZE), &theirs, NULL) == OK;
+        bool has = victim && contribution_decode(
+                                 bytes_of(victim->contribution.header, CONTRIBUTION_HEADER_SIZE),
+                                 &theirs, NULL) == OK;
         const struct buffer *blob = has ? disk_blob_find(&site->disk, theirs.payload_digest) : NULL;
         if (!blob || theirs.site == site->number) return false;
         payload->size = 0;
@@ -226,19 +252,22 @@ static void on_chunks(void *context, struct event *event) {
     }
 }
 
-static void submit(struct simulated_site *site, struct lie *lie, uint32_t certificate, const uint8_t *header,
-                   const uint8_t *signature) {
-    struct message open = {.kind = MESSAGE_SUBMIT, .instance = site->world->processes[site->setup.process].incarnation + 1};
+static void submit(struct simulated_site *site, struct lie *lie, uint32_t certificate,
+                   const uint8_t *header, const uint8_t *signature) {
+    struct message open = {.kind = MESSAGE_SUBMIT,
+                           .instance = site->world->processes[site->setup.process].incarnation + 1};
     buffer_append(&open.bytes, header, CONTRIBUTION_HEADER_SIZE);
     buffer_append(&open.bytes, signature, SIGNATURE_SIZE);
     lie->site = site;
     lie->stream = network_open(site->setup.network, site->setup.process, certificate);
     network_send(site->setup.network, lie->stream, true, &open);
     uint64_t delay = 4 * site->setup.scenario->storm.latency;
-    world_post(site->world, delay, site->setup.process, on_chunks, site, lie)->release = lie_release;
+    world_post(site->world, delay, site->setup.process, on_chunks, site, lie)->release =
+        lie_release;
 }
 
-void site_misbehave(struct simulated_site *site, const struct run_state *run, const struct ledger_entry *victim) {
+void site_misbehave(struct simulated_site *site, const struct run_state *run,
+                    const struct ledger_entry *victim) {
     if (!site->running || !site->number || site->number > run_state_site_count(run)) return;
     struct contribution c;
     uint8_t header[CONTRIBUTION_HEADER_SIZE], signature[SIGNATURE_SIZE];
@@ -246,7 +275,8 @@ void site_misbehave(struct simulated_site *site, const struct run_state *run, co
     struct lie *lie = xcalloc(1, sizeof *lie);
     honest_header(site, kind, run, &c, &lie->payload);
     seal_payload(&c, &lie->payload);
-    bool told = bend_header(site, kind, run, &c) && bend_payload(site, kind, victim, &c, &lie->payload) &&
+    bool told = bend_header(site, kind, run, &c) &&
+                bend_payload(site, kind, victim, &c, &lie->payload) &&
                 (kind != LIE_REPLAYED || victim);
     if (!told || !world_fault(site->world, FAULT_LIE, site->setup.process)) {
         lie_release(lie);
@@ -262,6 +292,9 @@ void site_misbehave(struct simulated_site *site, const struct run_state *run, co
         check_malformed(site->setup.check, header);
     }
     site->world->tally.lies[kind]++;
-    world_trace(site->world, "%-12s lies: %s, sequence %llu", site->name, lie_names[kind], (unsigned long long)c.sequence);
-    submit(site, lie, kind == LIE_NO_SITE ? 99 * (uint32_t)world_luck_below(site->world, 2) : site->number, header, signature);
+    world_trace(site->world, "%-12s lies: %s, sequence %llu", site->name, lie_names[kind],
+                (unsigned long long)c.sequence);
+    submit(site, lie,
+           kind == LIE_NO_SITE ? 99 * (uint32_t)world_luck_below(site->world, 2) : site->number,
+           header, signature);
 }

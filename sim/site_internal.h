@@ -1,5 +1,6 @@
-/* The inside of the simulated site: site.c (life, the brain's events and actions), site_trainer.c, site_keeper.c (the keeper's queue,
- * and the books around it), site_disk.c, site_link.c (the network), site_faulty.c (bad manners). */
+/* The inside of the simulated site: site.c (life, the brain's events and actions), site_trainer.c,
+ * site_keeper.c (the keeper's queue, and the books around it), site_disk.c, site_link.c (the
+ * network), site_faulty.c (bad manners). */
 #ifndef SIM_SITE_INTERNAL_H
 #define SIM_SITE_INTERNAL_H
 
@@ -10,8 +11,8 @@
 
 enum { TOKENS_A_STEP = 64 };
 
-/* How many inner steps are in a fragment's vectors beyond its base: moved as those are, and so apart from the counts that the site
- * keeps for its headers. The checker's. */
+/* How many inner steps are in a fragment's vectors beyond its base: moved as those are, and so
+ * apart from the counts that the site keeps for its headers. The checker's. */
 struct trained {
     int64_t local, snapshot, feedback;
     int64_t sent;  /* in the message under way */
@@ -40,7 +41,15 @@ struct request { /* to the trainer */
     enum training_move why;
 };
 
-enum source { FROM_TRAINER, FROM_KEEPER, FROM_DOWNLINK, FROM_UPLINK, FROM_PULSE, FROM_REFETCH, SOURCE_COUNT };
+enum source {
+    FROM_TRAINER,
+    FROM_KEEPER,
+    FROM_DOWNLINK,
+    FROM_UPLINK,
+    FROM_PULSE,
+    FROM_REFETCH,
+    SOURCE_COUNT
+};
 
 struct upload_order {
     uint32_t fragment;
@@ -59,7 +68,8 @@ struct simulated_site {
     uint32_t number; /* 0: not joined */
     struct journal_records records;
     struct round_books books[FRAGMENTS_LIMIT];
-    uint64_t payloads_had;  /* the checker's: entries before it need no payload, since a checkpoint */
+    uint64_t
+        payloads_had; /* the checker's: entries before it need no payload, since a checkpoint */
     struct buffer download; /* of a snapshot, as far as it came */
     bool restored;          /* the disk was set back, and its operator says so from then on */
     uint64_t made_plus_1;   /* of the last order to follow */
@@ -84,7 +94,8 @@ struct simulated_site {
     struct request requests[4 * FRAGMENTS_LIMIT];
     size_t request_count;
     struct training_mark marks[FRAGMENTS_LIMIT];
-    struct trained trained[FRAGMENTS_LIMIT], kept[FRAGMENTS_LIMIT]; /* kept: as the checkpoint has it */
+    /* kept: as the checkpoint has it */
+    struct trained trained[FRAGMENTS_LIMIT], kept[FRAGMENTS_LIMIT];
     uint64_t capture_at;
     bool capture_out, capture_wanted; /* one is not on the disk yet; another one after it */
 
@@ -99,7 +110,8 @@ struct simulated_site {
     uint64_t from, payloads_from, next;
     struct snapshot_header offer;
     uint32_t pulse_stream, turn;
-    uint32_t refetch_stream, supply_stream; /* payloads that were lost, ours and the coordinator's */
+    uint32_t refetch_stream,
+        supply_stream; /* payloads that were lost, ours and the coordinator's */
     uint64_t refetch_index, supply_index;
     uint8_t refetch_digest[DIGEST_SIZE];
     uint32_t join_stream;
@@ -116,12 +128,15 @@ void site_tell(struct simulated_site *site, enum source source, const struct nod
 void site_train(struct simulated_site *site, bool train, uint64_t until_steps);
 void site_request(struct simulated_site *site, struct request request);
 /* As node/restore.h asks for it. */
-MUST_USE enum status site_trainer_load(struct simulated_site *site, struct bytes state, struct error *error);
+MUST_USE enum status site_trainer_load(struct simulated_site *site, struct bytes state,
+                                       struct error *error);
 void site_trainer_clear(struct simulated_site *site);
 
 /* site_keeper.c */
-void site_keeper_start(struct simulated_site *site, uint64_t payloads_from); /* once replica and journal are there */
-void site_job(struct simulated_site *site, const struct keeper_job *job);    /* takes its bytes and its capture */
+/* once replica and journal are there */
+void site_keeper_start(struct simulated_site *site, uint64_t payloads_from);
+/* takes its bytes and its capture */
+void site_job(struct simulated_site *site, const struct keeper_job *job);
 void site_keeper_clear(struct simulated_site *site);
 
 /* site_disk.c */
@@ -134,7 +149,8 @@ void site_follow(struct simulated_site *site, const struct node_action *action);
 void site_fetch(struct simulated_site *site);
 void site_upload(struct simulated_site *site, uint32_t fragment, uint64_t sequence);
 void site_pulse(struct simulated_site *site);
-void site_refetch(struct simulated_site *site, uint64_t index, const struct contribution *contribution);
+void site_refetch(struct simulated_site *site, uint64_t index,
+                  const struct contribution *contribution);
 void site_supply(struct simulated_site *site, uint64_t index);
 void site_join(struct simulated_site *site);
 void site_enter(struct simulated_site *site); /* joined: the brain starts (site.c) */

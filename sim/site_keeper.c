@@ -1,5 +1,5 @@
-/* The keeper's queue (node/keeper.h): one job after the other, each taking a while before it takes effect. Around each job the
- * checker's books are kept: where the steps and the mass are. */
+/* The keeper's queue (node/keeper.h): one job after the other, each taking a while before it takes
+ * effect. Around each job the checker's books are kept: where the steps and the mass are. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,24 +8,28 @@
 
 enum { FULL_RETRY_MS = 300, CHECKPOINT_RETRY_MS = 700 };
 
-/* ---- what the keeper asks and tells ----------------------------------------------------------- */
+/* ---- what the keeper asks and tells ---------------------------------------------------------- */
 
 static void on_rebase(void *context, uint32_t fragment, uint64_t sequence, enum training_move why) {
     site_request(context, (struct request){REQUEST_REBASE, fragment, sequence, why});
 }
 
-static void on_capture(void *context) { site_request(context, (struct request){.kind = REQUEST_CAPTURE}); }
+static void on_capture(void *context) {
+    site_request(context, (struct request){.kind = REQUEST_CAPTURE});
+}
 
 /* What the state machine is told may be sent from now on. */
 static void on_tell(void *context, const struct node_event *event) {
     struct simulated_site *site = context;
-    if (event->kind == NODE_ENCODED && event->status == OK && !process_is_doomed(site->world, site->setup.process))
+    if (event->kind == NODE_ENCODED && event->status == OK &&
+        !process_is_doomed(site->world, site->setup.process))
         check_sent(site->setup.check, site->setup.process, event->sequence, event->encoded.header);
     site_tell(site, FROM_KEEPER, event);
 }
 
 /* At every version, also where the manifest needs no root. */
-static void on_step_applied(void *context, const struct ledger_entry *step, const uint8_t told[DIGEST_SIZE]) {
+static void on_step_applied(void *context, const struct ledger_entry *step,
+                            const uint8_t told[DIGEST_SIZE]) {
     struct simulated_site *site = context;
     uint8_t root[DIGEST_SIZE];
     if (step->step.has_root)
@@ -36,36 +40,45 @@ static void on_step_applied(void *context, const struct ledger_entry *step, cons
 }
 
 void site_keeper_start(struct simulated_site *site, uint64_t payloads_from) {
-    struct keeper_options options = {
-        .key = site->setup.key,
-        .replica = &site->replica,
-        .journal = site->journal,
-        .payloads_from = payloads_from,
-        .port = {.context = site, .rebase = on_rebase, .capture = on_capture, .tell = on_tell, .step_applied = on_step_applied}};
+    struct keeper_options options = {.key = site->setup.key,
+                                     .replica = &site->replica,
+                                     .journal = site->journal,
+                                     .payloads_from = payloads_from,
+                                     .port = {.context = site,
+                                              .rebase = on_rebase,
+                                              .capture = on_capture,
+                                              .tell = on_tell,
+                                              .step_applied = on_step_applied}};
     site->keeper = keeper_create(&options);
     site->loaded_from = site->payloads_had;
 }
 
-/* ---- the books, around a job ------------------------------------------------------------------ */
+/* ---- the books, around a job ----------------------------------------------------------------- */
 
 static void before_encode(struct simulated_site *site, struct keeper_job *job) {
     struct trained *trained = &site->trained[job->fragment];
-    check_before_encode(site->setup.check, site->setup.process, &site->replica, job->fragment, &job->contribution);
+    check_before_encode(site->setup.check, site->setup.process, &site->replica, job->fragment,
+                        &job->contribution);
     trained->sent = trained->snapshot + trained->feedback;
-    check_counts(site->setup.check, site->setup.process, &job->contribution, trained->sent, TOKENS_A_STEP);
+    check_counts(site->setup.check, site->setup.process, &job->contribution, trained->sent,
+                 TOKENS_A_STEP);
     job->contribution.compute_share = 0.9f;
     job->contribution.signed_at_ms = process_wall_ms(site->world, site->setup.process);
 }
 
-static void after_encode(struct simulated_site *site, const struct keeper_job *job, bool made_before) {
+static void after_encode(struct simulated_site *site, const struct keeper_job *job,
+                         bool made_before) {
     struct trained *trained = &site->trained[job->fragment];
     if (!made_before && job->payload.size > 0) {
         trained->feedback = 0;
-        check_after_encode(site->setup.check, site->setup.process, &site->replica, job->fragment, buffer_bytes(&job->payload));
+        check_after_encode(site->setup.check, site->setup.process, &site->replica, job->fragment,
+                           buffer_bytes(&job->payload));
     }
     if (!job->written) return;
-    site->books[job->fragment] = (struct round_books){.steps_in_snapshot = trained->snapshot, .steps_sent = trained->sent};
-    check_spooled(site->setup.check, site->setup.process, job->fragment, buffer_bytes(&job->payload));
+    site->books[job->fragment] =
+        (struct round_books){.steps_in_snapshot = trained->snapshot, .steps_sent = trained->sent};
+    check_spooled(site->setup.check, site->setup.process, job->fragment,
+                  buffer_bytes(&job->payload));
 }
 
 static void after_restore(struct simulated_site *site, const struct keeper_job *job) {
@@ -79,7 +92,8 @@ static bool is_in_flight(const struct simulated_site *site, uint32_t fragment) {
     return round && round->in_flight;
 }
 
-static void after_rebased(struct simulated_site *site, const struct keeper_job *job, bool in_flight_before) {
+static void after_rebased(struct simulated_site *site, const struct keeper_job *job,
+                          bool in_flight_before) {
     bool refused = job->why == MOVE_REFUSED;
     if (!in_flight_before || is_in_flight(site, job->fragment)) return;
     struct round_books *books = &site->books[job->fragment];
@@ -96,21 +110,25 @@ struct payloads {
 static struct payloads payloads_of(const struct disk *disk) {
     struct payloads payloads = {.count = disk->blob_count};
     payloads.digests = xcalloc(disk->blob_count + 1, sizeof payloads.digests[0]);
-    for (size_t i = 0; i < disk->blob_count; i++) memcpy(payloads.digests[i], disk->blobs[i].digest, DIGEST_SIZE);
+    for (size_t i = 0; i < disk->blob_count; i++)
+        memcpy(payloads.digests[i], disk->blobs[i].digest, DIGEST_SIZE);
     return payloads;
 }
 
-/* What was deleted nobody may need: a message of ours under way, or a replay from the checkpoint. */
+/* What was deleted nobody may need: a message of ours under way, or a replay from the checkpoint.
+ */
 static void check_deleted(const struct simulated_site *site, const struct payloads *before) {
     const struct journal_checkpoint *checkpoint = journal_checkpoint(site->journal);
     uint64_t version = checkpoint ? checkpoint->version : 0;
     for (size_t i = 0; i < before->count; i++) {
         if (disk_blob_find(&site->disk, before->digests[i])) continue;
         for (uint32_t f = 0; f < site->replica.fragments; f++)
-            if (is_in_flight(site, f) &&
-                memcmp(journal_round(site->journal, f)->payload_digest, before->digests[i], DIGEST_SIZE) == 0)
-                world_fail(site->world, "payload", "%s has deleted the payload of a message under way", site->name);
-        check_payload_deleted(site->setup.check, site->name, &site->disk, version, before->digests[i]);
+            if (is_in_flight(site, f) && memcmp(journal_round(site->journal, f)->payload_digest,
+                                                before->digests[i], DIGEST_SIZE) == 0)
+                world_fail(site->world, "payload",
+                           "%s has deleted the payload of a message under way", site->name);
+        check_payload_deleted(site->setup.check, site->name, &site->disk, version,
+                              before->digests[i]);
     }
 }
 
@@ -132,7 +150,7 @@ static enum keeper_outcome keep(struct simulated_site *site, struct keeper_job *
     return outcome;
 }
 
-/* ---- the queue -------------------------------------------------------------------------------- */
+/* ---- the queue ------------------------------------------------------------------------------- */
 
 static void work(struct simulated_site *site);
 
@@ -154,10 +172,12 @@ static void on_job(void *context, struct event *event) {
 }
 
 static void work(struct simulated_site *site) {
-    if (site->working || site->job_count == 0 || process_is_doomed(site->world, site->setup.process)) return;
+    if (site->working || site->job_count == 0 ||
+        process_is_doomed(site->world, site->setup.process))
+        return;
     site->working = true;
-    world_post(site->world, world_heavy_tail(site->world, site->setup.scenario->worker_us), site->setup.process, on_job, site,
-               NULL);
+    world_post(site->world, world_heavy_tail(site->world, site->setup.scenario->worker_us),
+               site->setup.process, on_job, site, NULL);
 }
 
 void site_job(struct simulated_site *site, const struct keeper_job *job) {

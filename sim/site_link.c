@@ -1,4 +1,5 @@
-/* The site's network: joining, the downlink (knock, offer, snapshot, Follow), uploads one after another, heartbeats. */
+/* The site's network: joining, the downlink (knock, offer, snapshot, Follow), uploads one after
+ * another, heartbeats. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,7 +19,7 @@ static void close_call(struct simulated_site *site, uint32_t *stream) {
     if (number) network_close(site->setup.network, number, true);
 }
 
-/* ---- joining ------------------------------------------------------------------------------------------------------------------ */
+/* ---- joining --------------------------------------------------------------------------------- */
 
 static void on_join_again(void *context, struct event *event) {
     struct simulated_site *site = context;
@@ -38,10 +39,12 @@ void site_join(struct simulated_site *site) {
 
 static void join_again(struct simulated_site *site) {
     close_call(site, &site->join_stream);
-    world_post(site->world, world_between(site->world, 300 * MS, 1500 * MS), site->setup.process, on_join_again, site, NULL);
+    world_post(site->world, world_between(site->world, 300 * MS, 1500 * MS), site->setup.process,
+               on_join_again, site, NULL);
 }
 
-void site_take_invitation(struct simulated_site *site, const uint8_t secret_digest[static DIGEST_SIZE]) {
+void site_take_invitation(struct simulated_site *site,
+                          const uint8_t secret_digest[static DIGEST_SIZE]) {
     memcpy(site->setup.secret_digest, secret_digest, DIGEST_SIZE);
     site->robbed = false;
     if (site->join_stream) join_again(site); /* nobody waits for what is said about the old one */
@@ -55,7 +58,8 @@ static void joined(struct simulated_site *site, const struct message *message) {
     }
     close_call(site, &site->join_stream);
     if (process_write(site->world, site->setup.process) != OK) {
-        site->setup.halted(site->setup.context, site->setup.process, "the certificate cannot be written");
+        site->setup.halted(site->setup.context, site->setup.process,
+                           "the certificate cannot be written");
         return;
     }
     site->number = (uint32_t)message->b;
@@ -63,12 +67,13 @@ static void joined(struct simulated_site *site, const struct message *message) {
     if (!process_is_doomed(site->world, site->setup.process)) site_enter(site);
 }
 
-/* ---- the downlink ------------------------------------------------------------------------------------------------------------- */
+/* ---- the downlink ---------------------------------------------------------------------------- */
 
 static void link_down(struct simulated_site *site) {
     close_call(site, &site->down_stream);
     site->down = DOWN_IDLE;
-    site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_LINK_DOWN, .status = UNAVAILABLE});
+    site_tell(site, FROM_DOWNLINK,
+              &(struct node_event){.kind = NODE_LINK_DOWN, .status = UNAVAILABLE});
 }
 
 static uint64_t instance_of(const struct simulated_site *site) {
@@ -76,11 +81,14 @@ static uint64_t instance_of(const struct simulated_site *site) {
 }
 
 static void run_follow(struct simulated_site *site) {
-    struct message message = {
-        .kind = MESSAGE_FOLLOW, .instance = instance_of(site), .b = site->payloads_from, .c = site->omit_own};
+    struct message message = {.kind = MESSAGE_FOLLOW,
+                              .instance = instance_of(site),
+                              .b = site->payloads_from,
+                              .c = site->omit_own};
     message.made_plus_1 = site->made_plus_1;
     message.restored =
-        site->restored || site->setup.scenario->site[site->setup.process].faulty; /* its lies are not in its books */
+        /* its lies are not in its books */
+        site->restored || site->setup.scenario->site[site->setup.process].faulty;
     site->next = message.a = MAX(site->from, site->disk.entry_count);
     site->down = DOWN_FOLLOWING;
     site->down_stream = open_call(site, &message);
@@ -88,7 +96,8 @@ static void run_follow(struct simulated_site *site) {
 }
 
 static uint32_t knock(struct simulated_site *site) {
-    struct message message = {.kind = MESSAGE_HEARTBEAT, .instance = instance_of(site), .turn = site->turn};
+    struct message message = {
+        .kind = MESSAGE_HEARTBEAT, .instance = instance_of(site), .turn = site->turn};
     return open_call(site, &message);
 }
 
@@ -96,7 +105,8 @@ static uint32_t knock(struct simulated_site *site) {
 static void take_payloads_from(struct simulated_site *site, uint64_t index) {
     site->payloads_from = index;
     if (index < site->payloads_had)
-        world_fail(site->world, "restart", "%s asks for payloads from entry %llu on, its snapshot had those before %llu",
+        world_fail(site->world, "restart",
+                   "%s asks for payloads from entry %llu on, its snapshot had those before %llu",
                    site->name, (unsigned long long)index, (unsigned long long)site->payloads_had);
 }
 
@@ -128,7 +138,8 @@ static void fetch_from(struct simulated_site *site, uint64_t version, bool offer
 }
 
 void site_fetch(struct simulated_site *site) {
-    if (memcmp(site->download_digest, site->offer.content_digest, DIGEST_SIZE) != 0) site->download.size = 0;
+    if (memcmp(site->download_digest, site->offer.content_digest, DIGEST_SIZE) != 0)
+        site->download.size = 0;
     memcpy(site->download_digest, site->offer.content_digest, DIGEST_SIZE);
     fetch_from(site, site->offer.version, false);
 }
@@ -136,7 +147,8 @@ void site_fetch(struct simulated_site *site) {
 static void fetch_failed(struct simulated_site *site, enum status status) {
     close_call(site, &site->down_stream);
     site->down = DOWN_IDLE;
-    site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_SNAPSHOT_LOADED, .status = status});
+    site_tell(site, FROM_DOWNLINK,
+              &(struct node_event){.kind = NODE_SNAPSHOT_LOADED, .status = status});
 }
 
 static void take_offer(struct simulated_site *site, const struct message *message) {
@@ -147,23 +159,27 @@ static void take_offer(struct simulated_site *site, const struct message *messag
     event.offer.exists = message->a != 0;
     if (event.offer.exists &&
         snapshot_header_verify(bytes_of(message->bytes.data, SNAPSHOT_HEADER_SIZE),
-                               run_state_coordinator_key(check_run(site->setup.check)), &event.offer.header, &error) != OK)
+                               run_state_coordinator_key(check_run(site->setup.check)),
+                               &event.offer.header, &error) != OK)
         world_fail(site->world, "snapshot", "an offer does not verify: %s", error.message);
     site->offer = event.offer.header;
     site_tell(site, FROM_DOWNLINK, &event);
 }
 
 static void take_snapshot_piece(struct simulated_site *site, const struct message *message) {
-    if (!message->a || message->c != site->offer.content_size || message->b != site->download.size) {
+    if (!message->a || message->c != site->offer.content_size ||
+        message->b != site->download.size) {
         if (!message->a) site->download.size = 0; /* that one is gone: ask for an offer again */
         fetch_failed(site, UNAVAILABLE);
         return;
     }
-    buffer_append(&site->download, message->bytes.data + SNAPSHOT_HEADER_SIZE, message->bytes.size - SNAPSHOT_HEADER_SIZE);
+    buffer_append(&site->download, message->bytes.data + SNAPSHOT_HEADER_SIZE,
+                  message->bytes.size - SNAPSHOT_HEADER_SIZE);
     if (site->download.size < site->offer.content_size) return;
     uint8_t digest[DIGEST_SIZE];
     digest_sha256(site->download.data, site->download.size, digest);
-    if (memcmp(digest, site->offer.content_digest, DIGEST_SIZE) != 0) { /* a piece of it was torn by a crash */
+    if (memcmp(digest, site->offer.content_digest, DIGEST_SIZE) !=
+        0) { /* a piece of it was torn by a crash */
         site->download.size = 0;
         fetch_failed(site, UNAVAILABLE);
         return;
@@ -196,7 +212,9 @@ static bool expand_stub(struct simulated_site *site, struct bytes stub, struct b
         uint8_t digest[DIGEST_SIZE];
         if (!round) continue;
         contribution_digest(round->header, digest);
-        if (!round->in_flight || round->sequence != sequence || memcmp(digest, &prefix, sizeof prefix) != 0) continue;
+        if (!round->in_flight || round->sequence != sequence ||
+            memcmp(digest, &prefix, sizeof prefix) != 0)
+            continue;
         if (!disk_blob_find(&site->disk, round->payload_digest)) break;
         memcpy(entry->contribution.header, round->header, CONTRIBUTION_HEADER_SIZE);
         memcpy(entry->contribution.signature, round->signature, SIGNATURE_SIZE);
@@ -208,13 +226,16 @@ static bool expand_stub(struct simulated_site *site, struct bytes stub, struct b
 }
 
 /* The payload that an entry needs is stored, or there already. CORRUPT: what came is another. */
-static enum status take_payload(struct simulated_site *site, uint64_t index, struct bytes raw, struct bytes payload) {
+static enum status take_payload(struct simulated_site *site, uint64_t index, struct bytes raw,
+                                struct bytes payload) {
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     struct contribution c;
     uint8_t digest[DIGEST_SIZE];
-    bool needed = index >= site->payloads_from && ledger_entry_decode(raw, entry, NULL) == OK &&
-                  entry->kind == LEDGER_CONTRIBUTION &&
-                  contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c, NULL) == OK;
+    bool needed =
+        index >= site->payloads_from && ledger_entry_decode(raw, entry, NULL) == OK &&
+        entry->kind == LEDGER_CONTRIBUTION &&
+        contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c,
+                            NULL) == OK;
     free(entry);
     if (!needed || disk_blob_find(&site->disk, c.payload_digest)) return OK;
     digest_sha256(payload.data, payload.size, digest);
@@ -226,11 +247,13 @@ static void tell_entries(struct simulated_site *site, const struct bytes *entrie
     for (size_t i = 0; i < count; i++) {
         site->next++;
         site->world->tally.entries++;
-        site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_ENTRY, .bytes = entries[i]});
+        site_tell(site, FROM_DOWNLINK,
+                  &(struct node_event){.kind = NODE_ENTRY, .bytes = entries[i]});
     }
 }
 
-/* Payloads first, then the entries in one write; then the brain is told. NOT_FOUND: a stub could not be made whole. */
+/* Payloads first, then the entries in one write; then the brain is told. NOT_FOUND: a stub could
+ * not be made whole. */
 static enum status take_entries(struct simulated_site *site, const struct message *message) {
     struct reader reader = reader_of(buffer_bytes(&message->bytes));
     size_t count = (size_t)message->b, expanded = 0;
@@ -258,18 +281,23 @@ static enum status take_entries(struct simulated_site *site, const struct messag
 
 static void follow_message(struct simulated_site *site, const struct message *message) {
     if (message->kind == MESSAGE_HEAD) {
-        site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_HEAD, .bytes = buffer_bytes(&message->bytes)});
+        site_tell(site, FROM_DOWNLINK,
+                  &(struct node_event){.kind = NODE_HEAD, .bytes = buffer_bytes(&message->bytes)});
         return;
     }
     if (message->kind != MESSAGE_ENTRIES) return;
     enum status status = message->a == site->next ? take_entries(site, message) : INVALID;
     if (status == FULL || status == FAILED) {
-        site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_FAULT, .status = status, .message = "the disk"});
+        site_tell(
+            site, FROM_DOWNLINK,
+            &(struct node_event){.kind = NODE_FAULT, .status = status, .message = "the disk"});
     } else if (status == INVALID || status == CORRUPT) {
         link_down(site);
     } else if (status == NOT_FOUND) { /* once more, in full; the link stays up for the brain */
-        struct message again = {
-            .kind = MESSAGE_FOLLOW, .instance = instance_of(site), .a = site->disk.entry_count, .b = site->payloads_from};
+        struct message again = {.kind = MESSAGE_FOLLOW,
+                                .instance = instance_of(site),
+                                .a = site->disk.entry_count,
+                                .b = site->payloads_from};
         close_call(site, &site->down_stream);
         site->omit_own = false;
         site->next = again.a;
@@ -280,7 +308,8 @@ static void follow_message(struct simulated_site *site, const struct message *me
 static void denied(struct simulated_site *site) {
     char message[96];
     snprintf(message, sizeof message, "the coordinator refuses this site");
-    site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_FAULT, .status = REFUSED, .message = message});
+    site_tell(site, FROM_DOWNLINK,
+              &(struct node_event){.kind = NODE_FAULT, .status = REFUSED, .message = message});
 }
 
 static void down_message(struct simulated_site *site, const struct message *message) {
@@ -307,9 +336,10 @@ static void down_message(struct simulated_site *site, const struct message *mess
     }
 }
 
-/* ---- uploads and heartbeats --------------------------------------------------------------------------------------------------- */
+/* ---- uploads and heartbeats ------------------------------------------------------------------ */
 
-static const struct journal_round *round_of(const struct simulated_site *site, const struct upload_order *order) {
+static const struct journal_round *round_of(const struct simulated_site *site,
+                                            const struct upload_order *order) {
     const struct journal_round *round = journal_round(site->journal, order->fragment);
     return round && round->in_flight && round->sequence == order->sequence ? round : NULL;
 }
@@ -319,10 +349,12 @@ static void upload_over(struct simulated_site *site, struct node_event *event);
 static bool take_old_receipt(struct simulated_site *site, uint64_t sequence) {
     struct node_event receipt = {.kind = NODE_UPLOAD_RECEIPT};
     struct bytes bytes;
-    if (!site->upload_stream || site->upload_count == 0 || site->uploads[0].sequence != sequence) return false;
+    if (!site->upload_stream || site->upload_count == 0 || site->uploads[0].sequence != sequence)
+        return false;
     const struct journal_round *round = round_of(site, &site->uploads[0]);
     uint32_t epoch = run_state_epoch(node_state_run(site->state));
-    if (!round || !coordinator_old_receipt(site->setup.coordinator, round->header, epoch, &bytes)) return false;
+    if (!round || !coordinator_old_receipt(site->setup.coordinator, round->header, epoch, &bytes))
+        return false;
     bool repeated = world_luck(site->world, 0.5);
     if (!world_fault(site->world, FAULT_LATE_RECEIPT, site->setup.process)) return false;
     receipt.bytes = bytes;
@@ -334,36 +366,43 @@ static bool take_old_receipt(struct simulated_site *site, uint64_t sequence) {
     return true;
 }
 
-/* A coordinator that was superseded and does not know it went on with a ledger of its own: it signs heads over that, and says of
- * what it has taken there that it is in the ledger. */
+/* A coordinator that was superseded and does not know it went on with a ledger of its own: it signs
+ * heads over that, and says of what it has taken there that it is in the ledger. */
 static void take_stray_answer(struct simulated_site *site, uint64_t sequence) {
     uint8_t head[HEAD_SIZE];
     bool is_head = world_luck(site->world, 0.5);
-    if (!world_luck(site->world, 0.05) || !coordinator_stray_head(site->setup.coordinator, head)) return;
+    if (!world_luck(site->world, 0.05) || !coordinator_stray_head(site->setup.coordinator, head))
+        return;
     if (!world_fault(site->world, FAULT_STRAY_ANSWER, site->setup.process)) return;
     if (is_head)
-        site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_HEAD, .bytes = bytes_of(head, sizeof head)});
+        site_tell(site, FROM_DOWNLINK,
+                  &(struct node_event){.kind = NODE_HEAD, .bytes = bytes_of(head, sizeof head)});
     else if (site->upload_stream && site->upload_count > 0 && site->uploads[0].sequence == sequence)
-        upload_over(site, &(struct node_event){.kind = NODE_UPLOAD_REFUSED, .refused.code = REFUSED_DUPLICATE});
+        upload_over(site, &(struct node_event){.kind = NODE_UPLOAD_REFUSED,
+                                               .refused.code = REFUSED_DUPLICATE});
 }
 
 static void on_old_receipt(void *context, struct event *event) {
     struct simulated_site *site = context;
-    if (take_old_receipt(site, event->number) || site->world->now >= site->setup.scenario->storm_us) return;
+    if (take_old_receipt(site, event->number) || site->world->now >= site->setup.scenario->storm_us)
+        return;
     take_stray_answer(site, event->number);
 }
 
-/* The answer to an earlier call for the same contribution, given by a coordinator that has been superseded, comes at last. */
+/* The answer to an earlier call for the same contribution, given by a coordinator that has been
+ * superseded, comes at last. */
 static void bring_old_receipt(struct simulated_site *site, const struct upload_order *order) {
     uint64_t delay = world_luck_below(site->world, 400 * MS);
-    world_post(site->world, delay, site->setup.process, on_old_receipt, site, NULL)->number = order->sequence;
+    world_post(site->world, delay, site->setup.process, on_old_receipt, site, NULL)->number =
+        order->sequence;
 }
 
 static void upload_next(struct simulated_site *site) {
     if (site->upload_stream || site->upload_count == 0) return;
     const struct upload_order *order = &site->uploads[0];
     const struct journal_round *round = round_of(site, order);
-    if (!round) { /* it was merged while it waited after another: the journal does not have it any more */
+    if (!round) { /* it was merged while it waited after another: the journal does not have it any
+                     more */
         upload_over(site, &(struct node_event){.kind = NODE_UPLOAD_BROKEN, .status = NOT_FOUND});
         return;
     }
@@ -392,9 +431,11 @@ static void upload_over(struct simulated_site *site, struct node_event *event) {
 
 static void send_chunks(struct simulated_site *site, const struct message *credit) {
     const struct journal_round *round = round_of(site, &site->uploads[0]);
-    const struct buffer *payload = round ? disk_blob_find(&site->disk, round->payload_digest) : NULL;
+    const struct buffer *payload =
+        round ? disk_blob_find(&site->disk, round->payload_digest) : NULL;
     if (!payload) {
-        world_fail(site->world, "shell", "%s has lost the payload of a message under way", site->name);
+        world_fail(site->world, "shell", "%s has lost the payload of a message under way",
+                   site->name);
         return;
     }
     size_t limit = MAX((size_t)credit->b, 1);
@@ -409,7 +450,8 @@ static void upload_message(struct simulated_site *site, const struct message *me
     struct node_event event = {.bytes = buffer_bytes(&message->bytes)};
     const struct journal_round *round = round_of(site, &site->uploads[0]);
     /* It overtakes the answer of who has taken over. */
-    if (message->kind != MESSAGE_CREDIT && take_old_receipt(site, site->uploads[0].sequence)) return;
+    if (message->kind != MESSAGE_CREDIT && take_old_receipt(site, site->uploads[0].sequence))
+        return;
     switch (message->kind) {
     case MESSAGE_CREDIT: send_chunks(site, message); return;
     case MESSAGE_RECEIPT: event.kind = NODE_UPLOAD_RECEIPT; break;
@@ -425,11 +467,12 @@ static void upload_message(struct simulated_site *site, const struct message *me
         break;
     }
     if (event.bytes.size > 0 && round)
-        check_receipt(site->setup.check, site->number, round->header, round->signature, event.bytes);
+        check_receipt(site->setup.check, site->number, round->header, round->signature,
+                      event.bytes);
     upload_over(site, &event);
 }
 
-/* ---- payloads that were lost ---------------------------------------------------------------------------------------------------- */
+/* ---- payloads that were lost ----------------------------------------------------------------- */
 
 static void refetched(struct simulated_site *site, enum status status) {
     close_call(site, &site->refetch_stream);
@@ -437,8 +480,10 @@ static void refetched(struct simulated_site *site, enum status status) {
     site_tell(site, FROM_REFETCH, &(struct node_event){.kind = NODE_REFETCHED, .status = status});
 }
 
-void site_refetch(struct simulated_site *site, uint64_t index, const struct contribution *contribution) {
-    struct message message = {.kind = MESSAGE_FOLLOW, .instance = instance_of(site), .a = index, .b = index};
+void site_refetch(struct simulated_site *site, uint64_t index,
+                  const struct contribution *contribution) {
+    struct message message = {
+        .kind = MESSAGE_FOLLOW, .instance = instance_of(site), .a = index, .b = index};
     site->refetch_index = index;
     memcpy(site->refetch_digest, contribution->payload_digest, DIGEST_SIZE);
     site->refetch_stream = open_call(site, &message);
@@ -487,7 +532,8 @@ static void supply_message(struct simulated_site *site, const struct message *me
     struct contribution c;
     struct buffer payload = {0};
     size_t limit = MAX((size_t)message->b, 1);
-    if (message->kind == MESSAGE_CREDIT && journal_contribution(site->journal, site->supply_index, entry, &c, NULL) == OK &&
+    if (message->kind == MESSAGE_CREDIT &&
+        journal_contribution(site->journal, site->supply_index, entry, &c, NULL) == OK &&
         journal_payload_read(site->journal, c.payload_digest, SIZE_MAX, &payload, NULL) == OK) {
         for (size_t at = (size_t)message->a; at < payload.size; at += limit) {
             struct message chunk = {.kind = MESSAGE_CHUNK, .a = at};
@@ -495,14 +541,15 @@ static void supply_message(struct simulated_site *site, const struct message *me
             network_send(site->setup.network, site->supply_stream, true, &chunk);
         }
     } else {
-        if (message->kind == MESSAGE_REFUSAL && message->a == REFUSED_DUPLICATE) site->world->tally.supplied++;
+        if (message->kind == MESSAGE_REFUSAL && message->a == REFUSED_DUPLICATE)
+            site->world->tally.supplied++;
         supplied(site);
     }
     buffer_deinit(&payload);
     free(entry);
 }
 
-/* ---- heartbeats ------------------------------------------------------------------------------------------------------------------ */
+/* ---- heartbeats ------------------------------------------------------------------------------ */
 
 void site_pulse(struct simulated_site *site) {
     close_call(site, &site->pulse_stream);
@@ -522,12 +569,13 @@ static void pulse_message(struct simulated_site *site, const struct message *mes
     event.heartbeat.phase = (enum run_phase)message->b;
     event.heartbeat.version = message->c;
     struct reader reader = reader_of(buffer_bytes(&message->bytes));
-    while (reader_left(&reader) >= sizeof(uint64_t) && event.heartbeat.wanted_count < NODE_WANTED_LIMIT)
+    while (reader_left(&reader) >= sizeof(uint64_t) &&
+           event.heartbeat.wanted_count < NODE_WANTED_LIMIT)
         event.heartbeat.wanted[event.heartbeat.wanted_count++] = reader_u64(&reader);
     site_tell(site, FROM_PULSE, &event);
 }
 
-/* ---- from the network --------------------------------------------------------------------------------------------------------- */
+/* ---- from the network ------------------------------------------------------------------------ */
 
 void site_message(struct simulated_site *site, uint32_t stream, const struct message *message) {
     if (process_is_doomed(site->world, site->setup.process) || stream == 0) return;
@@ -567,7 +615,8 @@ void site_closed(struct simulated_site *site, uint32_t stream) {
         supplied(site);
     } else if (stream == site->pulse_stream) {
         site->pulse_stream = 0;
-        site_tell(site, FROM_PULSE, &(struct node_event){.kind = NODE_HEARTBEAT_REPLY, .status = UNAVAILABLE});
+        site_tell(site, FROM_PULSE,
+                  &(struct node_event){.kind = NODE_HEARTBEAT_REPLY, .status = UNAVAILABLE});
     }
 }
 

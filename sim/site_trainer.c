@@ -1,6 +1,6 @@
-/* The site's trainer: inner steps and, between two of them, what it was asked for, in order. What it does to tensors and counts is
- * the daemon's (node/training_marks.h); what a step does is a toy. Its saved state is theta_local, its count of steps, and the
- * checker's books of them. */
+/* The site's trainer: inner steps and, between two of them, what it was asked for, in order. What
+ * it does to tensors and counts is the daemon's (node/training_marks.h); what a step does is a toy.
+ * Its saved state is theta_local, its count of steps, and the checker's books of them. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,7 +37,8 @@ static void save(const struct simulated_site *site, bool all, struct buffer *out
     buffer_append(out, site->trained, site->replica.fragments * sizeof site->trained[0]);
 }
 
-enum status site_trainer_load(struct simulated_site *site, struct bytes state, struct error *error) {
+enum status site_trainer_load(struct simulated_site *site, struct bytes state,
+                              struct error *error) {
     struct reader reader = reader_of(state);
     bool all = reader_u8(&reader) != 0;
     site->trainer_steps = reader_u64(&reader);
@@ -47,8 +48,9 @@ enum status site_trainer_load(struct simulated_site *site, struct bytes state, s
         if (!reader.failed) memcpy(site->local, local.data, local.size);
         if (!reader.failed) memcpy(site->kept, trained.data, trained.size);
     }
-    return reader.failed || reader_left(&reader) > 0 ? error_set(error, CORRUPT, "a trainer's state of %zu bytes", state.size)
-                                                     : OK;
+    return reader.failed || reader_left(&reader) > 0
+               ? error_set(error, CORRUPT, "a trainer's state of %zu bytes", state.size)
+               : OK;
 }
 
 static void capture_now(struct simulated_site *site) {
@@ -67,25 +69,30 @@ static void snapshot_now(struct simulated_site *site, const struct request *requ
                              .fragment = request->fragment,
                              .sequence = request->sequence,
                              .trainer_steps = site->trainer_steps};
-    training_mark_snapshot(&site->marks[request->fragment], &site->replica, request->fragment, request->sequence, site->local);
+    training_mark_snapshot(&site->marks[request->fragment], &site->replica, request->fragment,
+                           request->sequence, site->local);
     site->trained[request->fragment].snapshot = site->trained[request->fragment].local;
     site->trained[request->fragment].round = 0;
-    if (site->replica.fragments == 1) save(site, false, &job.bytes); /* as the daemon: with one fragment alone */
-    site_job(site, &job);                                            /* first, so that the encoding finds it */
-    struct node_event event = {.kind = NODE_SNAPSHOTTED, .fragment = request->fragment, .sequence = request->sequence};
+    /* as the daemon: with one fragment alone */
+    if (site->replica.fragments == 1) save(site, false, &job.bytes);
+    site_job(site, &job); /* first, so that the encoding finds it */
+    struct node_event event = {
+        .kind = NODE_SNAPSHOTTED, .fragment = request->fragment, .sequence = request->sequence};
     event.snapshotted.steps = site->steps;
     event.snapshotted.tokens = site->tokens;
     site_tell(site, FROM_TRAINER, &event);
 }
 
 static void rebase_now(struct simulated_site *site, const struct request *request) {
-    bool sent = request->why == MOVE_MERGED || (request->why == MOVE_REFUSED && replica_refused(&site->replica) == REBASE_SENT);
-    training_mark_rebase(&site->marks[request->fragment], &site->replica, request->fragment, request->sequence, request->why,
-                         site->local);
+    bool sent = request->why == MOVE_MERGED ||
+                (request->why == MOVE_REFUSED && replica_refused(&site->replica) == REBASE_SENT);
+    training_mark_rebase(&site->marks[request->fragment], &site->replica, request->fragment,
+                         request->sequence, request->why, site->local);
     if (sent) site->trained[request->fragment].local -= site->trained[request->fragment].snapshot;
-    site_job(site,
-             &(struct keeper_job){
-                 .kind = KEEPER_REBASED, .fragment = request->fragment, .sequence = request->sequence, .why = request->why});
+    site_job(site, &(struct keeper_job){.kind = KEEPER_REBASED,
+                                        .fragment = request->fragment,
+                                        .sequence = request->sequence,
+                                        .why = request->why});
 }
 
 static void on_inner_step(void *context, struct event *event) {
@@ -120,12 +127,14 @@ static void trainer_go(struct simulated_site *site) {
         case REQUEST_CAPTURE: site->capture_wanted = true; break;
         }
     }
-    bool train = site->train && site->steps < site->until_steps, due = train && site->world->now >= site->capture_at;
+    bool train = site->train && site->steps < site->until_steps,
+         due = train && site->world->now >= site->capture_at;
     if ((due || site->capture_wanted) && !site->capture_out) capture_now(site);
     if (!train) return;
     site->stepping = true;
     uint64_t step = site->setup.scenario->site[site->setup.process].step_us;
-    world_post(site->world, step * 9 / 10 + world_below(site->world, step / 5), site->setup.process, on_inner_step, site, NULL);
+    world_post(site->world, step * 9 / 10 + world_below(site->world, step / 5), site->setup.process,
+               on_inner_step, site, NULL);
 }
 
 void site_train(struct simulated_site *site, bool train, uint64_t until_steps) {

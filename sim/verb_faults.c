@@ -12,17 +12,23 @@
 
 static const struct option table[] = {
     {"seed", OPTION_U64, FIELD(seed), .help = "Run this seed alone."},
-    {"seeds", OPTION_U64, FIELD(seeds), .fallback = "200", .min = "1", .help = "Number of seeds to run."},
-    {"first", OPTION_U64, FIELD(first), .fallback = "0", .help = "The first seed; 0: drawn at random, and printed."},
-    {"sites", OPTION_U64, FIELD(sites), .fallback = "0", .max = "16", .help = "Number of sites; 0: each seed draws it."},
+    {"seeds", OPTION_U64, FIELD(seeds), .fallback = "200", .min = "1",
+     .help = "Number of seeds to run."},
+    {"first", OPTION_U64, FIELD(first), .fallback = "0",
+     .help = "The first seed; 0: drawn at random, and printed."},
+    {"sites", OPTION_U64, FIELD(sites), .fallback = "0", .max = "16",
+     .help = "Number of sites; 0: each seed draws it."},
     {"trace", OPTION_BOOL, FIELD(trace), .help = "Print every event."},
     {"hashes", OPTION_BOOL, FIELD(hashes), .help = "Print the hash of each seed's trace."},
     {"coverage", OPTION_BOOL, FIELD(coverage),
-     .help = "Print every mark with its count; one at zero is a failure, unless the first seed is drawn."},
+     .help = "Print every mark with its count; one at zero is a failure, unless the first seed is "
+             "drawn."},
     {"shrink", OPTION_BOOL, FIELD(shrink), .fallback = "true",
      .help = "Reduce a failing seed to the faults and sites that it needs to fail."},
-    {"keep", OPTION_TEXT, FIELD(keep), .value_name = "LIST", .help = "The only faults to inject, as 3,7-9; 0: none."},
-    {"absent", OPTION_TEXT, FIELD(absent), .value_name = "LIST", .help = "Sites that never appear."},
+    {"keep", OPTION_TEXT, FIELD(keep), .value_name = "LIST",
+     .help = "The only faults to inject, as 3,7-9; 0: none."},
+    {"absent", OPTION_TEXT, FIELD(absent), .value_name = "LIST",
+     .help = "Sites that never appear."},
     {"plant", OPTION_TEXT, FIELD(plant), .value_name = "NAME",
      .help = "The bug that is active in atoll-sim-planted; list names them all."},
     {0}};
@@ -39,8 +45,8 @@ static uint64_t drawn_first(uint64_t count) {
     uint64_t random;
     random_system(&random, sizeof random);
     uint64_t first = 10000000 + random % 1000000000;
-    printf("first seed %llu, drawn at random; the same again: --first %llu --seeds %llu\n", (unsigned long long)first,
-           (unsigned long long)first, (unsigned long long)count);
+    printf("first seed %llu, drawn at random; the same again: --first %llu --seeds %llu\n",
+           (unsigned long long)first, (unsigned long long)first, (unsigned long long)count);
     fflush(stdout);
     return first;
 }
@@ -48,7 +54,8 @@ static uint64_t drawn_first(uint64_t count) {
 static int run_them(const struct sim_settings *values, struct buffer *kept, struct buffer *absent) {
     uint64_t none = 0;
     struct world_filter filter = {0};
-    if (values->faults.keep) filter.kept = kept->size ? (const uint64_t *)(const void *)kept->data : &none;
+    if (values->faults.keep)
+        filter.kept = kept->size ? (const uint64_t *)(const void *)kept->data : &none;
     filter.kept_count = kept->size / sizeof(uint64_t);
     for (size_t i = 0; i < absent->size / sizeof(uint64_t); i++) {
         uint64_t site = ((const uint64_t *)(const void *)absent->data)[i];
@@ -83,7 +90,8 @@ static int run(struct options *options, void *context) {
         return code;
     }
     if (values->faults.plant && !plant_choose(values->faults.plant, stderr)) return 2;
-    if (read_list(values->faults.keep, "keep", &kept) && read_list(values->faults.absent, "absent", &absent))
+    if (read_list(values->faults.keep, "keep", &kept) &&
+        read_list(values->faults.absent, "absent", &absent))
         code = run_them(values, &kept, &absent);
     buffer_deinit(&kept);
     buffer_deinit(&absent);
@@ -92,8 +100,9 @@ static int run(struct options *options, void *context) {
 
 const struct command verb_faults = {
     .name = "faults",
-    .summary = "federations under crashes, partitions, losses and lies, checked against the invariants",
-    .examples =
-        "atoll-sim faults --seeds 1000\natoll-sim faults --seed 7 --trace\natoll-sim faults --seed 7 --keep 3,12 --absent 2",
+    .summary =
+        "federations under crashes, partitions, losses and lies, checked against the invariants",
+    .examples = "atoll-sim faults --seeds 1000\natoll-sim faults --seed 7 --trace\natoll-sim "
+                "faults --seed 7 --keep 3,12 --absent 2",
     .options = table,
     .run = run};

@@ -10,14 +10,20 @@
 
 static const char *const formats[] = {"text", "json", NULL};
 static const struct option table[] = {
-    {"file", OPTION_PATH, FIELD(file), .value_name = "FILE", .help = "The federation, as YAML.", .flags = OPTION_POSITIONAL},
+    {"file", OPTION_PATH, FIELD(file), .value_name = "FILE", .help = "The federation, as YAML.",
+     .flags = OPTION_POSITIONAL},
     {"preset", OPTION_TEXT, FIELD(preset), .value_name = "NAME",
-     .help = "A published deployment instead: intellect-1, covenant-72b, decoupled-diloco, eight-campuses."},
-    {"seed", OPTION_U64, FIELD(seed), .fallback = "1", .help = "Seed of failures, jitter and speeds."},
-    {"format", OPTION_ENUM, FIELD(format), .fallback = "text", .choices = formats, .help = "text or json."},
+     .help = "A published deployment instead: intellect-1, covenant-72b, decoupled-diloco, "
+             "eight-campuses."},
+    {"seed", OPTION_U64, FIELD(seed), .fallback = "1",
+     .help = "Seed of failures, jitter and speeds."},
+    {"format", OPTION_ENUM, FIELD(format), .fallback = "text", .choices = formats,
+     .help = "text or json."},
     {"plot", OPTION_PATH, FIELD(plot), .value_name = "FILE.svg", .help = "Also plot it."},
-    {"advice", OPTION_BOOL, FIELD(advice), .fallback = "true", .help = "Try other H, codecs and fragments too."},
-    {"explain", OPTION_BOOL, FIELD(explain), .help = "Print every key of the file with its default, and end."},
+    {"advice", OPTION_BOOL, FIELD(advice), .fallback = "true",
+     .help = "Try other H, codecs and fragments too."},
+    {"explain", OPTION_BOOL, FIELD(explain),
+     .help = "Print every key of the file with its default, and end."},
     {0}};
 
 static int complain(const struct error *error) {
@@ -44,7 +50,8 @@ static int plan_it(const struct sim_settings *values, const struct topology *top
     int code = print(&text);
     if (values->plan.plot) {
         plan_svg(topology, &result, &plot);
-        if (file_write(values->plan.plot, buffer_bytes(&plot), 0644, &error) != OK) code = complain(&error);
+        if (file_write(values->plan.plot, buffer_bytes(&plot), 0644, &error) != OK)
+            code = complain(&error);
     }
     buffer_deinit(&text);
     buffer_deinit(&plot);
@@ -68,8 +75,9 @@ static int run(struct options *options, void *context) {
         fprintf(stderr, "give a FILE or --preset NAME; --explain prints what a file may hold\n");
         return 2;
     }
-    enum status status = values->plan.file ? topology_load(values->plan.file, &topology, &error)
-                                           : topology_preset(values->plan.preset, &topology, &error);
+    enum status status = values->plan.file
+                             ? topology_load(values->plan.file, &topology, &error)
+                             : topology_preset(values->plan.preset, &topology, &error);
     if (status == OK && values->plan.plot) status = output_check_file(values->plan.plot, 0, &error);
     if (status != OK) {
         topology_destroy(topology);
@@ -80,10 +88,11 @@ static int run(struct options *options, void *context) {
     return code;
 }
 
-const struct command verb_plan = {.name = "plan",
-                                  .summary = "how busy sites will be, what crosses the WAN and what it costs, before it is built",
-                                  .examples =
-                                      "atoll-sim plan federation.yaml --plot plan.svg\natoll-sim plan --preset intellect-1\n"
-                                      "atoll-sim plan --explain > federation.yaml",
-                                  .options = table,
-                                  .run = run};
+const struct command verb_plan = {
+    .name = "plan",
+    .summary = "how busy sites will be, what crosses the WAN and what it costs, before it is built",
+    .examples =
+        "atoll-sim plan federation.yaml --plot plan.svg\natoll-sim plan --preset intellect-1\n"
+        "atoll-sim plan --explain > federation.yaml",
+    .options = table,
+    .run = run};

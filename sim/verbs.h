@@ -1,4 +1,5 @@
-/* The verbs of atoll-sim. Their settings lie side by side in one struct, which the option tables of all of them fill. */
+/* The verbs of atoll-sim. Their settings lie side by side in one struct, which the option tables of
+ * all of them fill. */
 #ifndef SIM_VERBS_H
 #define SIM_VERBS_H
 

@@ -44,15 +44,16 @@ void world_deinit(struct world *world) {
     world->injected = NULL;
 }
 
-/* ---- the heap ------------------------------------------------------------------------------------------------------------- */
+/* ---- the heap -------------------------------------------------------------------------------- */
 
-struct event *world_post(struct world *world, uint64_t delay, uint32_t process, event_handler *run, void *context,
-                         void *payload) {
+struct event *world_post(struct world *world, uint64_t delay, uint32_t process, event_handler *run,
+                         void *context, void *payload) {
     struct event event = {.at = world->now + delay,
                           .due = world->now + delay,
                           .order = world->order++,
                           .process = process,
-                          .incarnation = process < PROCESS_LIMIT ? world->processes[process].incarnation : 0,
+                          .incarnation =
+                              process < PROCESS_LIMIT ? world->processes[process].incarnation : 0,
                           .gate = process,
                           .run = run,
                           .context = context,
@@ -89,7 +90,7 @@ bool world_step(struct world *world, uint64_t until) {
     return true;
 }
 
-/* ---- processes ------------------------------------------------------------------------------------------------------------ */
+/* ---- processes ------------------------------------------------------------------------------- */
 
 void process_start(struct world *world, uint32_t number) {
     struct process *process = &world->processes[number];
@@ -121,12 +122,16 @@ static uint64_t monotonic_us(const struct world *world, uint32_t number) {
     return process->monotonic_from + drifted(process, world->now - process->clock_at);
 }
 
-uint64_t process_monotonic_ms(const struct world *world, uint32_t number) { return monotonic_us(world, number) / MS; }
+uint64_t process_monotonic_ms(const struct world *world, uint32_t number) {
+    return monotonic_us(world, number) / MS;
+}
 
 uint64_t process_wall_ms(const struct world *world, uint32_t number) {
     const struct process *process = &world->processes[number];
-    int64_t gained = (int64_t)drifted(process, world->now - process->clock_at) - (int64_t)(world->now - process->clock_at);
-    return (uint64_t)((int64_t)(WALL_EPOCH_MS + world->now / MS) + process->wall_skew_ms + gained / (int64_t)MS);
+    int64_t gained = (int64_t)drifted(process, world->now - process->clock_at) -
+                     (int64_t)(world->now - process->clock_at);
+    return (uint64_t)((int64_t)(WALL_EPOCH_MS + world->now / MS) + process->wall_skew_ms +
+                      gained / (int64_t)MS);
 }
 
 void process_set_clock(struct world *world, uint32_t number, int64_t drift_ppm, int64_t skew_ms) {
@@ -167,25 +172,29 @@ bool process_is_doomed(const struct world *world, uint32_t number) {
     return !world->processes[number].alive || world->processes[number].doomed;
 }
 
-bool process_is_frozen(const struct world *world, uint32_t number) { return world->processes[number].frozen_until > world->now; }
+bool process_is_frozen(const struct world *world, uint32_t number) {
+    return world->processes[number].frozen_until > world->now;
+}
 
 void process_freeze(struct world *world, uint32_t number, uint64_t duration) {
     world->processes[number].frozen_until = world->now + duration;
 }
 
-/* What waits at its gate stands in the heap at the time at which it would have gone on. Left there it would come after what is
- * sent from now on: an entry of the ledger after the one that follows it. */
+/* What waits at its gate stands in the heap at the time at which it would have gone on. Left there
+ * it would come after what is sent from now on: an entry of the ledger after the one that follows
+ * it. */
 void process_thaw(struct world *world, uint32_t number) {
     if (!process_is_frozen(world, number)) return;
     world->processes[number].frozen_until = 0;
     for (size_t i = 0; i < world->events.count; i++) {
         struct event *event = heap_at(&world->events, i);
-        if (event->gate == number && event->due < event->at) event->at = MAX(event->due, world->now);
+        if (event->gate == number && event->due < event->at)
+            event->at = MAX(event->due, world->now);
     }
     heap_changed_all(&world->events);
 }
 
-/* ---- faults ----------------------------------------------------------------------------------------------------------------- */
+/* ---- faults ---------------------------------------------------------------------------------- */
 
 static bool is_kept(const struct world_filter *filter, uint64_t number) {
     if (!filter || !filter->kept) return true;
@@ -205,33 +214,47 @@ bool world_fault(struct world *world, enum fault_kind kind, uint32_t process) {
     if (!is_kept(world->filter, number)) return false;
     if (world->injected_count == world->injected_capacity) {
         world->injected_capacity = world->injected_capacity ? world->injected_capacity * 2 : 128;
-        world->injected = xrealloc(world->injected, world->injected_capacity * sizeof world->injected[0]);
+        world->injected =
+            xrealloc(world->injected, world->injected_capacity * sizeof world->injected[0]);
     }
-    world->injected[world->injected_count++] = (struct fault_record){number, world->now, kind, process};
+    world->injected[world->injected_count++] =
+        (struct fault_record){number, world->now, kind, process};
     world->tally.faults[kind]++;
     world_trace(world, "FAULT %llu    %s %s", (unsigned long long)number, fault_names[kind],
                 process < PROCESS_LIMIT ? world->processes[process].name : "");
     return true;
 }
 
-bool world_luck(struct world *world, double probability) { return random_unit(&world->luck) < probability; }
-uint64_t world_luck_below(struct world *world, uint64_t limit) { return random_below(&world->luck, limit); }
-uint64_t world_plan(struct world *world, uint64_t low, uint64_t high) { return low + random_below(&world->plan, high - low + 1); }
+bool world_luck(struct world *world, double probability) {
+    return random_unit(&world->luck) < probability;
+}
+uint64_t world_luck_below(struct world *world, uint64_t limit) {
+    return random_below(&world->luck, limit);
+}
+uint64_t world_plan(struct world *world, uint64_t low, uint64_t high) {
+    return low + random_below(&world->plan, high - low + 1);
+}
 
-/* ---- randomness ------------------------------------------------------------------------------------------------------------- */
+/* ---- randomness ------------------------------------------------------------------------------ */
 
-uint64_t world_below(struct world *world, uint64_t limit) { return random_below(&world->random, limit); }
+uint64_t world_below(struct world *world, uint64_t limit) {
+    return random_below(&world->random, limit);
+}
 
-uint64_t world_between(struct world *world, uint64_t low, uint64_t high) { return low + world_below(world, high - low + 1); }
+uint64_t world_between(struct world *world, uint64_t low, uint64_t high) {
+    return low + world_below(world, high - low + 1);
+}
 
-bool world_chance(struct world *world, double probability) { return random_unit(&world->random) < probability; }
+bool world_chance(struct world *world, double probability) {
+    return random_unit(&world->random) < probability;
+}
 
 uint64_t world_heavy_tail(struct world *world, uint64_t mean) {
     uint64_t delay = mean / 2 + world_below(world, mean + 1);
     return world_below(world, 100) < 5 ? delay * 10 : delay;
 }
 
-/* ---- what is seen ----------------------------------------------------------------------------------------------------------- */
+/* ---- what is seen ---------------------------------------------------------------------------- */
 
 void world_trace(struct world *world, const char *format, ...) {
     char *line = world->lines[world->line_count++ % TRACE_LINES];
@@ -240,7 +263,8 @@ void world_trace(struct world *world, const char *format, ...) {
     va_start(arguments, format);
     vsnprintf(line + used, TRACE_LINE_SIZE - (size_t)used, format, arguments);
     va_end(arguments);
-    for (const char *at = line; *at; at++) world->trace_hash = (world->trace_hash ^ (uint8_t)*at) * FNV_PRIME;
+    for (const char *at = line; *at; at++)
+        world->trace_hash = (world->trace_hash ^ (uint8_t)*at) * FNV_PRIME;
     if (world->print_trace) puts(line);
 }
 
@@ -257,5 +281,6 @@ void world_fail(struct world *world, const char *invariant, const char *format, 
 
 void world_print_last(const struct world *world, FILE *out) {
     uint64_t first = world->line_count > TRACE_LINES ? world->line_count - TRACE_LINES : 0;
-    for (uint64_t i = first; i < world->line_count; i++) fprintf(out, "    %s\n", world->lines[i % TRACE_LINES]);
+    for (uint64_t i = first; i < world->line_count; i++)
+        fprintf(out, "    %s\n", world->lines[i % TRACE_LINES]);
 }

@@ -1,13 +1,17 @@
-/* The simulated world: one clock, one heap of events, one stream of randomness, and the processes that live in it.
+/* The simulated world: one clock, one heap of events, one stream of randomness, and the processes
+ * that live in it.
  *
- * Everything a run does comes from its seed: events happen in the order (time, time due, order of posting), nothing reads
- * a real clock or the system's randomness, there is one thread. So a seed names a run, and its trace hash (over every line
- * that the trace would have) says whether two runs were the same.
+ * Everything a run does comes from its seed: events happen in the order (time, time due, order of
+ * posting), nothing reads a real clock or the system's randomness, there is one thread. So a seed
+ * names a run, and its trace hash (over every line that the trace would have) says whether two runs
+ * were the same.
  *
- * A process is the coordinator or a site's daemon. It has its own clocks (a monotonic one that starts anywhere at each start,
- * a wall clock that is wrong by a bit) and dies with everything that is not on its disk: an event posted to a process is
- * dropped when that incarnation of it is gone. A process may be told to die at its n-th durable write from now; it is then
- * `doomed`: whatever its code still does in that event reaches neither disk nor network, and it is gone when the event ends.
+ * A process is the coordinator or a site's daemon. It has its own clocks (a monotonic one that
+ * starts anywhere at each start, a wall clock that is wrong by a bit) and dies with everything that
+ * is not on its disk: an event posted to a process is dropped when that incarnation of it is gone.
+ * A process may be told to die at its n-th durable write from now; it is then `doomed`: whatever
+ * its code still does in that event reaches neither disk nor network, and it is gone when the event
+ * ends.
  */
 #ifndef SIM_WORLD_H
 #define SIM_WORLD_H
@@ -29,12 +33,14 @@ struct event;
 typedef void event_handler(void *context, struct event *event);
 
 struct event {
-    uint64_t at, due, order;       /* due: when it was to come; at: when it comes, later where its gate stood still */
+    uint64_t at, due,
+        order; /* due: when it was to come; at: when it comes, later where its gate stood still */
     uint32_t process, incarnation; /* NO_PROCESS: always happens */
-    uint32_t gate;                 /* comes only once this process does not stand still; NO_PROCESS: none */
+    uint32_t gate; /* comes only once this process does not stand still; NO_PROCESS: none */
     event_handler *run;
     void *context;
-    void *payload;           /* owned; freed with `release` after the handler, unless it set payload to NULL */
+    void
+        *payload; /* owned; freed with `release` after the handler, unless it set payload to NULL */
     void (*release)(void *); /* may be NULL: free */
     uint64_t number;
 };
@@ -43,7 +49,8 @@ struct process {
     char name[16];
     uint32_t incarnation;
     bool alive, doomed;
-    uint64_t clock_at;       /* world time from which its clocks are counted: its start, or the last change of drift */
+    uint64_t clock_at;       /* world time from which its clocks are counted: its start, or the last
+                                change of drift */
     uint64_t monotonic_from; /* us that its monotonic clock showed then */
     int64_t wall_skew_ms;
     int64_t drift_ppm;      /* of both clocks; the machine's, so it outlives the process */
@@ -58,9 +65,10 @@ enum { LIE_KINDS = 48, PROBE_KINDS = 48, REFUSALS = 32 };
 
 /* What happened, for the lines that close a run. Every field is a count. */
 struct tally {
-    uint64_t events, messages, messages_late, commits, contributions, steps, receipts, entries, joins, orders[12],
-        refusals[REFUSALS], restores, advances, snapshots_loaded, snapshots_passed_over, dropped, supplied, refetched,
-        residual_checks, simulated_ms, halts, stops, robbed;
+    uint64_t events, messages, messages_late, commits, contributions, steps, receipts, entries,
+        joins, orders[12], refusals[REFUSALS], restores, advances, snapshots_loaded,
+        snapshots_passed_over, dropped, supplied, refetched, residual_checks, simulated_ms, halts,
+        stops, robbed;
     uint64_t faults[FAULT_KIND_COUNT], lies[LIE_KINDS], probes[PROBE_KINDS], malformed[PROBE_KINDS];
 };
 
@@ -102,8 +110,10 @@ void world_init(struct world *world, uint64_t seed);
 void world_deinit(struct world *world);
 
 /* Takes payload. `process` must be alive when the event comes, in the incarnation it is in now. */
-struct event *world_post(struct world *world, uint64_t delay, uint32_t process, event_handler *run, void *context, void *payload);
-/* Runs the next event; false where there is none, or something has failed, or the next lies after `until`. */
+struct event *world_post(struct world *world, uint64_t delay, uint32_t process, event_handler *run,
+                         void *context, void *payload);
+/* Runs the next event; false where there is none, or something has failed, or the next lies after
+ * `until`. */
 bool world_step(struct world *world, uint64_t until);
 
 void process_start(struct world *world, uint32_t process);
@@ -112,9 +122,9 @@ uint64_t process_monotonic_ms(const struct world *world, uint32_t process);
 uint64_t process_wall_ms(const struct world *world, uint32_t process);
 /* Delay until the process's monotonic clock shows `at_ms`. */
 uint64_t process_delay_until(const struct world *world, uint32_t process, uint64_t at_ms);
-/* A durable write is about to be done. CANCELLED: the process is doomed and it never happens; the write that dooms it happens.
- * FULL: there was no room for all of it, nothing is there. FAILED: its sync failed; the caller may ask world_luck whether it is
- * there all the same. */
+/* A durable write is about to be done. CANCELLED: the process is doomed and it never happens; the
+ * write that dooms it happens. FULL: there was no room for all of it, nothing is there. FAILED: its
+ * sync failed; the caller may ask world_luck whether it is there all the same. */
 MUST_USE enum status process_write(struct world *world, uint32_t process);
 bool process_is_doomed(const struct world *world, uint32_t process);
 bool process_is_frozen(const struct world *world, uint32_t process);
@@ -126,10 +136,12 @@ void process_thaw(struct world *world, uint32_t process);
 void process_set_clock(struct world *world, uint32_t process, int64_t drift_ppm, int64_t skew_ms);
 
 /* --- faults --- */
-/* A fault is due: true where it is to be injected, and then it has been counted. `process` is whom it befalls. */
+/* A fault is due: true where it is to be injected, and then it has been counted. `process` is whom
+ * it befalls. */
 bool world_fault(struct world *world, enum fault_kind kind, uint32_t process);
-bool world_luck(struct world *world, double probability);              /* from the stream of luck */
-uint64_t world_plan(struct world *world, uint64_t low, uint64_t high); /* from the plan's; inclusive */
+bool world_luck(struct world *world, double probability); /* from the stream of luck */
+/* from the plan's; inclusive */
+uint64_t world_plan(struct world *world, uint64_t low, uint64_t high);
 uint64_t world_luck_below(struct world *world, uint64_t limit);
 
 /* --- randomness of what happens anyway --- */
@@ -142,7 +154,8 @@ uint64_t world_heavy_tail(struct world *world, uint64_t mean);
 /* --- what is seen --- */
 void world_trace(struct world *world, const char *format, ...) PRINTF_LIKE(2, 3);
 /* The first failure of a run is kept and ends it. */
-void world_fail(struct world *world, const char *invariant, const char *format, ...) PRINTF_LIKE(3, 4);
+void world_fail(struct world *world, const char *invariant, const char *format, ...)
+    PRINTF_LIKE(3, 4);
 void world_print_last(const struct world *world, FILE *out);
 
 #endif

@@ -18,7 +18,8 @@
 
 /* --- the store --- */
 
-static enum status open_folder(struct blob_store *store, const char *name, int *out, struct error *error) {
+static enum status open_folder(struct blob_store *store, const char *name, int *out,
+                               struct error *error) {
     char *path = file_join(store->directory, name);
     enum status status = file_make_directory(path, 0700, error);
     if (status == OK && (*out = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0) {
@@ -41,8 +42,8 @@ static enum status make_folders(struct blob_store *store, struct error *error) {
     return file_sync_directory(store->directory, error);
 }
 
-enum status blob_store_open(const char *directory, const struct storage_digest *digest, struct blob_store **out,
-                            struct error *error) {
+enum status blob_store_open(const char *directory, const struct storage_digest *digest,
+                            struct blob_store **out, struct error *error) {
     struct blob_store *store = xcalloc(1, sizeof *store);
     store->directory = xstrdup(directory);
     store->digest = digest;
@@ -57,11 +58,13 @@ enum status blob_store_open(const char *directory, const struct storage_digest *
     return status;
 }
 
-enum status blob_store_open_reading(const char *directory, const struct storage_digest *digest, struct blob_store **out,
-                                    struct error *error) {
+enum status blob_store_open_reading(const char *directory, const struct storage_digest *digest,
+                                    struct blob_store **out, struct error *error) {
     char *path = file_join(directory, "blobs");
     int blobs = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    enum status status = blobs >= 0 || errno == ENOENT ? OK : error_set(error, FAILED, "open %s: %s", path, strerror(errno));
+    enum status status = blobs >= 0 || errno == ENOENT
+                             ? OK
+                             : error_set(error, FAILED, "open %s: %s", path, strerror(errno));
     free(path);
     TRY(status);
     struct blob_store *store = xcalloc(1, sizeof *store);
@@ -83,14 +86,15 @@ void blob_store_close(struct blob_store *store) {
 
 /* --- whole blobs --- */
 
-enum status blob_write(struct blob_store *store, struct bytes content, uint8_t digest[static BLOB_DIGEST_SIZE],
-                       struct error *error) {
+enum status blob_write(struct blob_store *store, struct bytes content,
+                       uint8_t digest[static BLOB_DIGEST_SIZE], struct error *error) {
     uint8_t made[BLOB_DIGEST_SIZE];
     char temporary[BLOB_TEMPORARY_SIZE];
     int file = -1;
     store->digest->pieces(&content, 1, made);
     TRY(blob_temporary(store, content, &file, temporary, error));
-    enum status status = fdatasync(file) == 0 ? OK : blob_failed(store, error, errno, "sync", temporary);
+    enum status status =
+        fdatasync(file) == 0 ? OK : blob_failed(store, error, errno, "sync", temporary);
     close(file);
     if (status == OK) status = blob_place(store, temporary, made, error);
     if (status != OK) {
@@ -102,10 +106,12 @@ enum status blob_write(struct blob_store *store, struct bytes content, uint8_t d
     return OK;
 }
 
-static enum status open_blob(struct blob_store *store, const uint8_t digest[static BLOB_DIGEST_SIZE], int *descriptor,
+static enum status open_blob(struct blob_store *store,
+                             const uint8_t digest[static BLOB_DIGEST_SIZE], int *descriptor,
                              uint64_t *size, struct error *error) {
     char name[BLOB_NAME_SIZE];
-    int file = openat(store->blobs, blob_name(digest, name), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    int file = openat(store->blobs, blob_name(digest, name),
+                      O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (file < 0) return blob_failed(store, error, errno, "open", name);
     struct stat info;
     enum status status = OK;
@@ -122,8 +128,8 @@ static enum status open_blob(struct blob_store *store, const uint8_t digest[stat
     return OK;
 }
 
-static enum status read_all(const struct blob_store *store, int file, uint8_t *out, size_t size, uint64_t offset,
-                            size_t *read_size, struct error *error) {
+static enum status read_all(const struct blob_store *store, int file, uint8_t *out, size_t size,
+                            uint64_t offset, size_t *read_size, struct error *error) {
     size_t at = 0;
     while (at < size) {
         ssize_t got = pread(file, out + at, size - at, (off_t)(offset + at));
@@ -136,15 +142,16 @@ static enum status read_all(const struct blob_store *store, int file, uint8_t *o
     return OK;
 }
 
-enum status blob_read(struct blob_store *store, const uint8_t digest[static BLOB_DIGEST_SIZE], size_t limit, struct buffer *out,
-                      struct error *error) {
+enum status blob_read(struct blob_store *store, const uint8_t digest[static BLOB_DIGEST_SIZE],
+                      size_t limit, struct buffer *out, struct error *error) {
     int file = -1;
     uint64_t size = 0;
     TRY(open_blob(store, digest, &file, &size, error));
     enum status status = OK;
     if (size > limit) {
-        status = error_set(error, INVALID, "blobs in %s: a blob of %llu bytes, more than the limit of %zu", store->directory,
-                           (unsigned long long)size, limit);
+        status = error_set(error, INVALID,
+                           "blobs in %s: a blob of %llu bytes, more than the limit of %zu",
+                           store->directory, (unsigned long long)size, limit);
         goto out;
     }
     out->size = 0;
@@ -154,7 +161,8 @@ enum status blob_read(struct blob_store *store, const uint8_t digest[static BLOB
         uint8_t made[BLOB_DIGEST_SIZE];
         struct bytes content = buffer_bytes(out);
         store->digest->pieces(&content, 1, made);
-        if (memcmp(made, digest, sizeof made) != 0) status = blob_corrupt(store, error, digest, "disagrees with its digest");
+        if (memcmp(made, digest, sizeof made) != 0)
+            status = blob_corrupt(store, error, digest, "disagrees with its digest");
     }
     if (status != OK) out->size = 0;
 out:
@@ -162,8 +170,8 @@ out:
     return status;
 }
 
-enum status blob_size(struct blob_store *store, const uint8_t digest[static BLOB_DIGEST_SIZE], uint64_t *out,
-                      struct error *error) {
+enum status blob_size(struct blob_store *store, const uint8_t digest[static BLOB_DIGEST_SIZE],
+                      uint64_t *out, struct error *error) {
     char name[BLOB_NAME_SIZE];
     struct stat info;
     if (fstatat(store->blobs, blob_name(digest, name), &info, AT_SYMLINK_NOFOLLOW) != 0) {
@@ -178,13 +186,15 @@ bool blob_exists(struct blob_store *store, const uint8_t digest[static BLOB_DIGE
     return blob_size(store, digest, NULL, NULL) == OK;
 }
 
-enum status blob_delete(struct blob_store *store, const uint8_t digest[static BLOB_DIGEST_SIZE], struct error *error) {
+enum status blob_delete(struct blob_store *store, const uint8_t digest[static BLOB_DIGEST_SIZE],
+                        struct error *error) {
     char name[BLOB_NAME_SIZE];
     if (unlinkat(store->blobs, blob_name(digest, name), 0) == 0) return OK;
     return blob_failed(store, error, errno, "delete", name);
 }
 
-enum status blob_check(struct blob_store *store, const uint8_t digest[static BLOB_DIGEST_SIZE], struct error *error) {
+enum status blob_check(struct blob_store *store, const uint8_t digest[static BLOB_DIGEST_SIZE],
+                       struct error *error) {
     struct blob_reader *reader = NULL;
     TRY(blob_reader_open(store, digest, &reader, error));
     blob_reader_close(reader);
@@ -200,7 +210,8 @@ struct blob_reader {
     uint8_t digest[BLOB_DIGEST_SIZE];
 };
 
-enum status blob_reader_open_unchecked(struct blob_store *store, const uint8_t digest[static BLOB_DIGEST_SIZE],
+enum status blob_reader_open_unchecked(struct blob_store *store,
+                                       const uint8_t digest[static BLOB_DIGEST_SIZE],
                                        struct blob_reader **out, struct error *error) {
     int file = -1;
     uint64_t size = 0;
@@ -214,8 +225,9 @@ enum status blob_reader_open_unchecked(struct blob_store *store, const uint8_t d
     return OK;
 }
 
-enum status blob_reader_open(struct blob_store *store, const uint8_t digest[static BLOB_DIGEST_SIZE], struct blob_reader **out,
-                             struct error *error) {
+enum status blob_reader_open(struct blob_store *store,
+                             const uint8_t digest[static BLOB_DIGEST_SIZE],
+                             struct blob_reader **out, struct error *error) {
     struct blob_reader *reader = NULL;
     TRY(blob_reader_open_unchecked(store, digest, &reader, error));
     uint8_t made[BLOB_DIGEST_SIZE];
@@ -232,10 +244,11 @@ enum status blob_reader_open(struct blob_store *store, const uint8_t digest[stat
 
 uint64_t blob_reader_size(const struct blob_reader *reader) { return reader->size; }
 
-enum status blob_reader_read(struct blob_reader *reader, uint64_t offset, void *out, size_t size, struct error *error) {
+enum status blob_reader_read(struct blob_reader *reader, uint64_t offset, void *out, size_t size,
+                             struct error *error) {
     if (offset > reader->size || size > reader->size - offset) {
-        return error_set(error, INVALID, "%zu bytes from %llu of a blob that has %llu", size, (unsigned long long)offset,
-                         (unsigned long long)reader->size);
+        return error_set(error, INVALID, "%zu bytes from %llu of a blob that has %llu", size,
+                         (unsigned long long)offset, (unsigned long long)reader->size);
     }
     size_t got = 0;
     TRY(read_all(reader->store, reader->file, out, size, offset, &got, error));
@@ -250,11 +263,14 @@ void blob_reader_close(struct blob_reader *reader) {
 
 /* --- walking --- */
 
-/* The digest that a path says, or false for anything that is not a blob's name in canonical spelling. */
-static bool digest_of_name(unsigned folder, const char *name, uint8_t out[static BLOB_DIGEST_SIZE]) {
+/* The digest that a path says, or false for anything that is not a blob's name in canonical
+ * spelling. */
+static bool digest_of_name(unsigned folder, const char *name,
+                           uint8_t out[static BLOB_DIGEST_SIZE]) {
     char canonical[BLOB_NAME_SIZE];
     out[0] = (uint8_t)folder;
-    return hex_decode(name, out + 1, BLOB_DIGEST_SIZE - 1, NULL) == OK && strcmp(blob_name(out, canonical) + 3, name) == 0;
+    return hex_decode(name, out + 1, BLOB_DIGEST_SIZE - 1, NULL) == OK &&
+           strcmp(blob_name(out, canonical) + 3, name) == 0;
 }
 
 struct found {
@@ -264,8 +280,8 @@ struct found {
 
 static int by_digest(const void *a, const void *b) { return memcmp(a, b, BLOB_DIGEST_SIZE); }
 
-static enum status list_folder(struct blob_store *store, unsigned folder, struct found **out, size_t *count,
-                               struct error *error) {
+static enum status list_folder(struct blob_store *store, unsigned folder, struct found **out,
+                               size_t *count, struct error *error) {
     char name[3];
     snprintf(name, sizeof name, "%02x", folder);
     int descriptor = openat(store->blobs, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -281,9 +297,12 @@ static enum status list_folder(struct blob_store *store, unsigned folder, struct
         struct stat info;
         struct found one = {0};
         if (!digest_of_name(folder, entry->d_name, one.digest)) continue;
-        if (fstatat(descriptor, entry->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(info.st_mode)) continue;
+        if (fstatat(descriptor, entry->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0 ||
+            !S_ISREG(info.st_mode))
+            continue;
         one.size = (uint64_t)info.st_size;
-        if (found == capacity) list = xrealloc(list, (capacity = capacity ? 2 * capacity : 16) * sizeof *list);
+        if (found == capacity)
+            list = xrealloc(list, (capacity = capacity ? 2 * capacity : 16) * sizeof *list);
         list[found++] = one;
     }
     closedir(directory);
@@ -293,20 +312,23 @@ static enum status list_folder(struct blob_store *store, unsigned folder, struct
     return OK;
 }
 
-enum status blob_each(struct blob_store *store, blob_visit *visit, void *context, struct error *error) {
+enum status blob_each(struct blob_store *store, blob_visit *visit, void *context,
+                      struct error *error) {
     for (unsigned folder = 0; folder < 256; folder++) {
         struct found *list = NULL;
         size_t count = 0;
         TRY(list_folder(store, folder, &list, &count, error));
         enum status status = OK;
-        for (size_t i = 0; status == OK && i < count; i++) status = visit(context, list[i].digest, list[i].size, error);
+        for (size_t i = 0; status == OK && i < count; i++)
+            status = visit(context, list[i].digest, list[i].size, error);
         free(list);
         if (status != OK) return status;
     }
     return OK;
 }
 
-static enum status add_up(void *context, const uint8_t *digest, uint64_t size, struct error *error) {
+static enum status add_up(void *context, const uint8_t *digest, uint64_t size,
+                          struct error *error) {
     (void)digest, (void)error;
     uint64_t *total = context;
     total[0]++;
@@ -314,7 +336,8 @@ static enum status add_up(void *context, const uint8_t *digest, uint64_t size, s
     return OK;
 }
 
-enum status blob_total(struct blob_store *store, uint64_t *count, uint64_t *size, struct error *error) {
+enum status blob_total(struct blob_store *store, uint64_t *count, uint64_t *size,
+                       struct error *error) {
     uint64_t total[2] = {0};
     TRY(blob_each(store, add_up, total, error));
     if (count) *count = total[0];
@@ -344,7 +367,8 @@ struct blob_batch *blob_batch_create(struct blob_store *store) {
 }
 
 static void drop_pending(struct blob_batch *batch) {
-    for (size_t i = 0; i < batch->count; i++) unlinkat(batch->store->uploads, batch->pending[i].temporary, 0);
+    for (size_t i = 0; i < batch->count; i++)
+        unlinkat(batch->store->uploads, batch->pending[i].temporary, 0);
     batch->count = 0;
 }
 
@@ -355,14 +379,16 @@ void blob_batch_destroy(struct blob_batch *batch) {
     free(batch);
 }
 
-enum status blob_batch_add(struct blob_batch *batch, struct bytes content, uint8_t digest[static BLOB_DIGEST_SIZE],
-                           struct error *error) {
-    if (batch->count == BATCH_BLOBS_MAX) return error_set(error, INVALID, "more than %d blobs in a batch", BATCH_BLOBS_MAX);
+enum status blob_batch_add(struct blob_batch *batch, struct bytes content,
+                           uint8_t digest[static BLOB_DIGEST_SIZE], struct error *error) {
+    if (batch->count == BATCH_BLOBS_MAX)
+        return error_set(error, INVALID, "more than %d blobs in a batch", BATCH_BLOBS_MAX);
     struct pending one;
     int file = -1;
     batch->store->digest->pieces(&content, 1, one.digest);
     TRY(blob_temporary(batch->store, content, &file, one.temporary, error));
-    close(file); /* what was written stays dirty until synced below: by name again, or with its whole file system */
+    close(file); /* what was written stays dirty until synced below: by name again, or with its
+                    whole file system */
     if (batch->count == batch->capacity) {
         batch->capacity = batch->capacity ? 2 * batch->capacity : 16;
         batch->pending = xrealloc(batch->pending, batch->capacity * sizeof *batch->pending);
@@ -372,19 +398,24 @@ enum status blob_batch_add(struct blob_batch *batch, struct bytes content, uint8
     return OK;
 }
 
-/* One syncfs lets the kernel write everything in its own order, which is several times as fast as waiting for each file.
- * It also writes other people's dirty pages: not worth it for a few. Write errors since the descriptor was opened are
- * reported by it (Linux 5.8). */
+/* One syncfs lets the kernel write everything in its own order, which is several times as fast as
+ * waiting for each file. It also writes other people's dirty pages: not worth it for a few. Write
+ * errors since the descriptor was opened are reported by it (Linux 5.8). */
 static enum status sync_contents(struct blob_batch *batch, struct error *error) {
     struct blob_store *store = batch->store;
     if (batch->count >= SYNC_WHOLE_FROM) {
-        return syncfs(store->uploads) == 0 ? OK : blob_failed(store, error, errno, "sync the file system of", "uploads");
+        return syncfs(store->uploads) == 0
+                   ? OK
+                   : blob_failed(store, error, errno, "sync the file system of", "uploads");
     }
     for (size_t i = 0; i < batch->count; i++) {
-        int file = openat(store->uploads, batch->pending[i].temporary, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
+        int file =
+            openat(store->uploads, batch->pending[i].temporary, O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
         int code = file < 0 ? errno : fdatasync(file) == 0 ? 0 : errno;
         if (file >= 0) close(file);
-        if (code) return blob_failed(store, error, code == ENOENT ? EIO : code, "sync", batch->pending[i].temporary);
+        if (code)
+            return blob_failed(store, error, code == ENOENT ? EIO : code, "sync",
+                               batch->pending[i].temporary);
     }
     return OK;
 }
@@ -394,7 +425,8 @@ enum status blob_batch_sync(struct blob_batch *batch, struct error *error) {
     size_t placed = 0;
     enum status status = sync_contents(batch, error);
     for (; status == OK && placed < batch->count; placed++) {
-        status = blob_place(batch->store, batch->pending[placed].temporary, batch->pending[placed].digest, error);
+        status = blob_place(batch->store, batch->pending[placed].temporary,
+                            batch->pending[placed].digest, error);
         touched[batch->pending[placed].digest[0]] = true;
     }
     for (unsigned folder = 0; status == OK && folder < 256; folder++) {

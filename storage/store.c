@@ -17,7 +17,8 @@
 #include "storage/lmdb_env.h"
 #include "storage/store_writer.h"
 
-/* A table of our own that says how to read the others. Its name cannot be a caller's: those do not begin with '_'. */
+/* A table of our own that says how to read the others. Its name cannot be a caller's: those do not
+ * begin with '_'. */
 #define FORMAT_TABLE "_format"
 #define FORMAT_TEXT "atoll store 1"
 
@@ -28,49 +29,56 @@ enum {
 
 static enum status check_options(const struct store_options *options, struct error *error) {
     if (options->table_count < 1 || options->table_count > STORE_TABLES_MAX) {
-        return error_set(error, INVALID, "a store of %zu tables: 1 to %d", options->table_count, STORE_TABLES_MAX);
+        return error_set(error, INVALID, "a store of %zu tables: 1 to %d", options->table_count,
+                         STORE_TABLES_MAX);
     }
     for (size_t i = 0; i < options->table_count; i++) {
         const char *name = options->tables[i];
         size_t size = strlen(name);
         if (size < 1 || size > STORE_TABLE_NAME_MAX || *name == '_' ||
             strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_") != size) {
-            return error_set(error, INVALID, "table %zu: its name must be 1 to %d of [a-z0-9_]", i, STORE_TABLE_NAME_MAX);
+            return error_set(error, INVALID, "table %zu: its name must be 1 to %d of [a-z0-9_]", i,
+                             STORE_TABLE_NAME_MAX);
         }
         for (size_t j = 0; j < i; j++) {
-            if (strcmp(name, options->tables[j]) == 0) return error_set(error, INVALID, "two tables are named %s", name);
+            if (strcmp(name, options->tables[j]) == 0)
+                return error_set(error, INVALID, "two tables are named %s", name);
         }
     }
     return OK;
 }
 
-/* flock belongs to the open file, so a second open in this process is refused as well, which LMDB would not survive. The
- * kernel lets go when the process ends, however it ends. */
+/* flock belongs to the open file, so a second open in this process is refused as well, which LMDB
+ * would not survive. The kernel lets go when the process ends, however it ends. */
 static enum status take_lock(struct store *store, struct error *error) {
     char *path = file_join(store->directory, "writer.lock");
     enum status status = OK;
     store->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (store->lock < 0) {
-        status = error_set(error, errno == ENOSPC ? FULL : FAILED, "open %s: %s", path, strerror(errno));
+        status =
+            error_set(error, errno == ENOSPC ? FULL : FAILED, "open %s: %s", path, strerror(errno));
     } else if (flock(store->lock, LOCK_EX | LOCK_NB) != 0) {
         char pid[24] = {0};
         ssize_t got = pread(store->lock, pid, sizeof pid - 1, 0);
         pid[got > 0 ? strspn(pid, "0123456789") : 0] = 0;
         status = errno == EWOULDBLOCK || got >= 0
-                     ? error_set(error, UNAVAILABLE, "store %s is in use by process %s: only one may write", store->directory,
-                                 *pid ? pid : "?")
+                     ? error_set(error, UNAVAILABLE,
+                                 "store %s is in use by process %s: only one may write",
+                                 store->directory, *pid ? pid : "?")
                      : error_set(error, FAILED, "lock %s: %s", path, strerror(errno));
     } else {
         char pid[24];
         int size = snprintf(pid, sizeof pid, "%ld\n", (long)getpid());
         /* For people only: a full disk must not keep the store from opening. */
-        if (ftruncate(store->lock, 0) != 0 || pwrite(store->lock, pid, (size_t)size, 0) != size) errno = 0;
+        if (ftruncate(store->lock, 0) != 0 || pwrite(store->lock, pid, (size_t)size, 0) != size)
+            errno = 0;
     }
     free(path);
     return status;
 }
 
-/* The map ends where the file ends only if no page is missing; LMDB would find out with a SIGBUS. */
+/* The map ends where the file ends only if no page is missing; LMDB would find out with a SIGBUS.
+ */
 static enum status check_length(struct store *store, struct error *error) {
     int descriptor = -1;
     struct stat file;
@@ -79,17 +87,18 @@ static enum status check_length(struct store *store, struct error *error) {
     mdb_env_get_fd(store->env, &descriptor);
     mdb_env_info(store->env, &info);
     mdb_env_stat(store->env, &pages);
-    if (fstat(descriptor, &file) != 0) return error_set(error, FAILED, "stat data.mdb: %s", strerror(errno));
+    if (fstat(descriptor, &file) != 0)
+        return error_set(error, FAILED, "stat data.mdb: %s", strerror(errno));
     uint64_t wanted = (uint64_t)(info.me_last_pgno + 1) * pages.ms_psize;
     if ((uint64_t)file.st_size < wanted) {
-        return error_set(error, CORRUPT, "store %s: data.mdb is cut to %lld of %llu bytes", store->directory,
-                         (long long)file.st_size, (unsigned long long)wanted);
+        return error_set(error, CORRUPT, "store %s: data.mdb is cut to %lld of %llu bytes",
+                         store->directory, (long long)file.st_size, (unsigned long long)wanted);
     }
     return OK;
 }
 
-/* A reader that may write LMDB's lock file is entered in it; any other reads without (store.h). On a read-only mount LMDB would
- * leave the lock file out as well, but would not say so. */
+/* A reader that may write LMDB's lock file is entered in it; any other reads without (store.h). On
+ * a read-only mount LMDB would leave the lock file out as well, but would not say so. */
 static bool may_be_listed(const struct store *store) {
     char *path = file_join(store->directory, "lock.mdb");
     bool may = faccessat(AT_FDCWD, path, R_OK | W_OK, AT_EACCESS) == 0;
@@ -100,31 +109,36 @@ static bool may_be_listed(const struct store *store) {
 /* LMDB's code. A failed open leaves an environment that can only be closed. */
 static int open_once(struct store *store, bool *prepared) {
     const struct store_options *options = &store->options;
-    unsigned flags = MDB_NOTLS | (options->read_only ? MDB_RDONLY : 0u) | (store->unlisted ? MDB_NOLOCK : 0u);
+    unsigned flags =
+        MDB_NOTLS | (options->read_only ? MDB_RDONLY : 0u) | (store->unlisted ? MDB_NOLOCK : 0u);
     int code = mdb_env_create(&store->env);
     if (code == MDB_SUCCESS) code = mdb_env_set_assert(store->env, lmdb_asserted);
     if (code == MDB_SUCCESS) code = mdb_env_set_maxreaders(store->env, STORE_READERS);
-    if (code == MDB_SUCCESS) code = mdb_env_set_maxdbs(store->env, (MDB_dbi)options->table_count + 1);
+    if (code == MDB_SUCCESS)
+        code = mdb_env_set_maxdbs(store->env, (MDB_dbi)options->table_count + 1);
     if (code == MDB_SUCCESS) code = mdb_env_set_mapsize(store->env, options->map_size);
     *prepared = code == MDB_SUCCESS;
     return *prepared ? mdb_env_open(store->env, store->directory, flags, 0600) : code;
 }
 
-static enum status reserve(const struct store *store, const char *name, int how, off_t size, struct error *error) {
+static enum status reserve(const struct store *store, const char *name, int how, off_t size,
+                           struct error *error) {
     char *path = file_join(store->directory, name);
     int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     enum status status = OK;
     if (file < 0)
-        status = error_set(error, errno == ENOSPC ? FULL : FAILED, "open %s: %s", path, strerror(errno));
-    else if (fallocate(file, how, 0, size) != 0 && errno == ENOSPC) /* some file systems have none of it */
+        status =
+            error_set(error, errno == ENOSPC ? FULL : FAILED, "open %s: %s", path, strerror(errno));
+    /* some file systems have none of it */
+    else if (fallocate(file, how, 0, size) != 0 && errno == ENOSPC)
         status = error_set(error, FULL, "reserve room for %s: %s", path, strerror(errno));
     if (file >= 0) close(file);
     free(path);
     return status;
 }
 
-/* LMDB's lock file is a map too: where the disk has no room for it, the first look at it would be a SIGBUS. And of a new store's first
- * pages it may write a part, which is none. */
+/* LMDB's lock file is a map too: where the disk has no room for it, the first look at it would be a
+ * SIGBUS. And of a new store's first pages it may write a part, which is none. */
 static enum status reserve_first(const struct store *store, struct error *error) {
     struct stat file;
     char *path = file_join(store->directory, "data.mdb");
@@ -140,37 +154,51 @@ static enum status open_environment(struct store *store, struct error *error) {
     store->unlisted = store->options.read_only && !may_be_listed(store);
     int code = open_once(store, &prepared);
     bool refused = code == EACCES || code == EPERM || code == EROFS;
-    if (prepared && refused && store->options.read_only && !store->unlisted) { /* such as a file that is immutable */
+    if (prepared && refused && store->options.read_only &&
+        !store->unlisted) { /* such as a file that is immutable */
         mdb_env_close(store->env);
         store->unlisted = true;
         code = open_once(store, &prepared);
     }
     if (!prepared) return lmdb_failed(store, error, code, "prepare the environment");
-    if (code == ENOENT) return error_set(error, NOT_FOUND, "there is no store in %s", store->directory);
+    if (code == ENOENT)
+        return error_set(error, NOT_FOUND, "there is no store in %s", store->directory);
     if (code == ENOMEM || code == EINVAL) { /* mmap's: the size that its first pages ask for */
         return error_set(error, CORRUPT,
-                         "store %s: the map that data.mdb asks for cannot be made (%s): it is damaged, unless the address space "
+                         "store %s: the map that data.mdb asks for cannot be made (%s): it is "
+                         "damaged, unless the address space "
                          "is limited (ulimit -v)",
                          store->directory, strerror(code));
     }
-    if (code == ENOSPC) /* of an environment that is not open LMDB has no figures, and crashes for them */
-        return error_set(error, FULL, "store %s: open the environment: %s", store->directory, strerror(code));
+    if (code ==
+        ENOSPC) /* of an environment that is not open LMDB has no figures, and crashes for them */
+        return error_set(error, FULL, "store %s: open the environment: %s", store->directory,
+                         strerror(code));
     if (code != MDB_SUCCESS) return lmdb_failed(store, error, code, "open the environment");
     TRY(check_length(store, error));
     int dead = 0;
-    code = mdb_reader_check(store->env, &dead); /* readers of processes that were killed would keep old pages for good */
+    /* readers of processes that were killed would keep old pages for good */
+    code = mdb_reader_check(store->env, &dead);
     return code == MDB_SUCCESS ? OK : lmdb_failed(store, error, code, "check for dead readers");
 }
 
-/* "atoll store " and a decimal number. Only a whole other number is another version's; anything else is damage. */
-static enum status check_format_text(const struct store *store, struct bytes text, struct error *error) {
+/* "atoll store " and a decimal number. Only a whole other number is another version's; anything
+ * else is damage. */
+static enum status check_format_text(const struct store *store, struct bytes text,
+                                     struct error *error) {
     const size_t head = sizeof FORMAT_TEXT - 2;
-    if (text.size == sizeof FORMAT_TEXT - 1 && memcmp(text.data, FORMAT_TEXT, text.size) == 0) return OK;
-    bool numbered = text.size > head && text.size <= head + 9 && memcmp(text.data, FORMAT_TEXT, head) == 0;
-    for (size_t i = head; numbered && i < text.size; i++) numbered = text.data[i] >= '0' && text.data[i] <= '9';
-    if (!numbered) return error_set(error, CORRUPT, "store %s: its format record is damaged", store->directory);
-    return error_set(error, INVALID, "store %s has format \"%.*s\", not \"%s\": it was made by another version", store->directory,
-                     (int)text.size, (const char *)text.data, FORMAT_TEXT);
+    if (text.size == sizeof FORMAT_TEXT - 1 && memcmp(text.data, FORMAT_TEXT, text.size) == 0)
+        return OK;
+    bool numbered =
+        text.size > head && text.size <= head + 9 && memcmp(text.data, FORMAT_TEXT, head) == 0;
+    for (size_t i = head; numbered && i < text.size; i++)
+        numbered = text.data[i] >= '0' && text.data[i] <= '9';
+    if (!numbered)
+        return error_set(error, CORRUPT, "store %s: its format record is damaged",
+                         store->directory);
+    return error_set(error, INVALID,
+                     "store %s has format \"%.*s\", not \"%s\": it was made by another version",
+                     store->directory, (int)text.size, (const char *)text.data, FORMAT_TEXT);
 }
 
 static enum status check_format(struct store *store, MDB_txn *txn, struct error *error) {
@@ -185,7 +213,9 @@ static enum status check_format(struct store *store, MDB_txn *txn, struct error 
         code = mdb_dbi_open(txn, NULL, 0, &names);
         if (code == MDB_SUCCESS) code = mdb_stat(txn, names, &stat);
         if (code == MDB_SUCCESS && stat.ms_entries > 1) {
-            return error_set(error, CORRUPT, "store %s holds tables, but does not say in which format", store->directory);
+            return error_set(error, CORRUPT,
+                             "store %s holds tables, but does not say in which format",
+                             store->directory);
         }
         value = (MDB_val){strlen(FORMAT_TEXT), (void *)(uintptr_t)FORMAT_TEXT};
         if (code == MDB_SUCCESS) code = mdb_put(txn, table, &key, &value, 0);
@@ -197,9 +227,11 @@ static enum status check_format(struct store *store, MDB_txn *txn, struct error 
 static enum status open_tables_in(struct store *store, MDB_txn *txn, struct error *error) {
     TRY(check_format(store, txn, error));
     for (size_t i = 0; i < store->options.table_count; i++) {
-        int code = mdb_dbi_open(txn, store->options.tables[i], store->options.read_only ? 0 : MDB_CREATE, &store->tables[i]);
+        int code = mdb_dbi_open(txn, store->options.tables[i],
+                                store->options.read_only ? 0 : MDB_CREATE, &store->tables[i]);
         if (code == MDB_NOTFOUND) {
-            return error_set(error, NOT_FOUND, "store %s has no table %s", store->directory, store->options.tables[i]);
+            return error_set(error, NOT_FOUND, "store %s has no table %s", store->directory,
+                             store->options.tables[i]);
         }
         if (code != MDB_SUCCESS) return lmdb_failed(store, error, code, "open a table");
     }
@@ -218,7 +250,9 @@ static enum status open_tables(struct store *store, struct error *error) {
         code = whole && status == OK ? mdb_txn_commit(txn) : (mdb_txn_abort(txn), MDB_SUCCESS);
         pthread_rwlock_unlock(&store->map_lock);
         if (!whole) continue;
-        return status != OK ? status : code == MDB_SUCCESS ? OK : lmdb_failed(store, error, code, "open the tables");
+        return status != OK          ? status
+               : code == MDB_SUCCESS ? OK
+                                     : lmdb_failed(store, error, code, "open the tables");
     }
     code = mdb_txn_begin(store->env, NULL, 0, &txn);
     if (code != MDB_SUCCESS) return lmdb_failed(store, error, code, "begin writing");
@@ -233,17 +267,20 @@ static enum status open_tables(struct store *store, struct error *error) {
 
 static size_t or_default(size_t value, size_t otherwise) { return value ? value : otherwise; }
 
-enum status store_open(const struct store_options *options, struct store **out, struct error *error) {
+enum status store_open(const struct store_options *options, struct store **out,
+                       struct error *error) {
     TRY(check_options(options, error));
     struct store *store = xcalloc(1, sizeof *store);
     store->options = *options;
     store->directory = xstrdup(options->directory);
     store->lock = -1;
     store->options.map_limit = or_default(options->map_limit, (size_t)256 << 30);
-    store->options.map_size = MIN(or_default(options->map_size, (size_t)64 << 20), store->options.map_limit);
+    store->options.map_size =
+        MIN(or_default(options->map_size, (size_t)64 << 20), store->options.map_limit);
     store->options.queue_batches = or_default(options->queue_batches, 1024);
     store->options.queue_bytes = or_default(options->queue_bytes, (size_t)64 << 20);
-    pthread_rwlockattr_t attributes; /* a waiting writer goes first, else steady readers could keep the map from growing */
+    pthread_rwlockattr_t attributes; /* a waiting writer goes first, else steady readers could keep
+                                        the map from growing */
     pthread_rwlockattr_init(&attributes);
     pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
     pthread_rwlock_init(&store->map_lock, &attributes);
@@ -279,7 +316,8 @@ void store_key_u64(uint64_t value, uint8_t out[static STORE_KEY_U64_SIZE]) {
 }
 
 enum status store_key_u64_read(struct bytes key, uint64_t *out, struct error *error) {
-    if (key.size != STORE_KEY_U64_SIZE) return error_set(error, CORRUPT, "a key of %zu bytes where a number is", key.size);
+    if (key.size != STORE_KEY_U64_SIZE)
+        return error_set(error, CORRUPT, "a key of %zu bytes where a number is", key.size);
     uint64_t value = 0;
     for (unsigned i = 0; i < STORE_KEY_U64_SIZE; i++) value = value << 8 | key.data[i];
     *out = value;

@@ -20,20 +20,23 @@ void store_batch_destroy(struct store_batch *batch) {
 }
 
 /* The digest is made here, on the thread that fills the batch, and not on the one writer. */
-static void append(struct store_batch *batch, enum batch_kind kind, unsigned table, struct bytes key, struct bytes value) {
+static void append(struct store_batch *batch, enum batch_kind kind, unsigned table,
+                   struct bytes key, struct bytes value) {
     if (batch->wrong.status != OK) return;
     if (table >= batch->store->options.table_count) {
-        error_set(&batch->wrong, INVALID, "table %u of %zu", table, batch->store->options.table_count);
+        error_set(&batch->wrong, INVALID, "table %u of %zu", table,
+                  batch->store->options.table_count);
         return;
     }
     const char *name = batch->store->options.tables[table];
     if (key.size < 1 || key.size > STORE_KEY_SIZE_MAX) {
-        error_set(&batch->wrong, INVALID, "a key of %zu bytes for table %s: 1 to %d", key.size, name, STORE_KEY_SIZE_MAX);
+        error_set(&batch->wrong, INVALID, "a key of %zu bytes for table %s: 1 to %d", key.size,
+                  name, STORE_KEY_SIZE_MAX);
         return;
     }
     if (value.size > STORE_VALUE_SIZE_MAX) {
-        error_set(&batch->wrong, INVALID, "a value of %zu bytes for table %s, more than %d", value.size, name,
-                  STORE_VALUE_SIZE_MAX);
+        error_set(&batch->wrong, INVALID, "a value of %zu bytes for table %s, more than %d",
+                  value.size, name, STORE_VALUE_SIZE_MAX);
         return;
     }
     struct buffer *out = &batch->operations;
@@ -51,7 +54,8 @@ static void append(struct store_batch *batch, enum batch_kind kind, unsigned tab
     batch->count++;
 }
 
-void store_batch_put(struct store_batch *batch, unsigned table, struct bytes key, struct bytes value) {
+void store_batch_put(struct store_batch *batch, unsigned table, struct bytes key,
+                     struct bytes value) {
     append(batch, BATCH_PUT, table, key, value);
 }
 
@@ -64,7 +68,8 @@ size_t store_batch_size(const struct store_batch *batch) { return batch->operati
 
 bool batch_next(const struct store_batch *batch, size_t *at, struct batch_operation *out) {
     if (*at >= batch->operations.size) return false;
-    struct reader reader = reader_of(bytes_of(batch->operations.data + *at, batch->operations.size - *at));
+    struct reader reader =
+        reader_of(bytes_of(batch->operations.data + *at, batch->operations.size - *at));
     out->kind = (enum batch_kind)reader_u8(&reader);
     out->table = reader_u8(&reader);
     uint16_t key_size = reader_u16(&reader);

@@ -52,8 +52,8 @@ static uintptr_t take_address(const char **at) {
     }
 }
 
-/* How far beyond a store's pages a damaged one may lead: LMDB adds offsets of 16 and sizes of 32 bits
- * to a page's address, and a negative difference goes below. Such an address is nobody's
+/* How far beyond a store's pages a damaged one may lead: LMDB adds offsets of 16 and sizes of 32
+ * bits to a page's address, and a negative difference goes below. Such an address is nobody's
  * (SEGV_MAPERR). */
 static const uintptr_t reach_below = (uintptr_t)1 << 32, reach_above = (uintptr_t)1 << 33;
 
@@ -62,7 +62,7 @@ static bool ends_with(const char *path, const char *name) {
     return size >= wanted && strcmp(path + size - wanted, name) == 0;
 }
 
-/* What a line of /proc/self/maps, "FROM-TO rights offset device inode   PATH", says about a fault. */
+/* What a line of /proc/self/maps, "FROM-TO rights offset device inode PATH", says about a fault. */
 struct fault {
     uintptr_t address, code; /* what was accessed, and by which instruction; 0: not known */
     bool astray;             /* nobody's address */

@@ -1,21 +1,24 @@
 /* The one thread that writes.
  *
- * It owns every write transaction. Other threads own a batch until they hand it over under `mutex`, and get it back never: the
- * writer destroys it after its callback. The queue is a list in the order of the commits; the writer takes from its head as
- * much as fits into one group, applies it in that order in one transaction and commits, which costs one sync for all. While it
- * syncs, the next group gathers: under load the groups grow by themselves and nobody ever waits for a timer.
+ * It owns every write transaction. Other threads own a batch until they hand it over under `mutex`,
+ * and get it back never: the writer destroys it after its callback. The queue is a list in the
+ * order of the commits; the writer takes from its head as much as fits into one group, applies it
+ * in that order in one transaction and commits, which costs one sync for all. While it syncs, the
+ * next group gathers: under load the groups grow by themselves and nobody ever waits for a timer.
  *
- * What is promised about order: callbacks come in the order of the commits, and a batch becomes durable only together with
- * or after all batches before it. So when a group is lost (disk full), everything after it is lost with it: the state
- * changes to `full` under the mutex at the same moment as the queue is emptied, and no later commit is accepted until
- * somebody resumes.
+ * What is promised about order: callbacks come in the order of the commits, and a batch becomes
+ * durable only together with or after all batches before it. So when a group is lost (disk full),
+ * everything after it is lost with it: the state changes to `full` under the mutex at the same
+ * moment as the queue is emptied, and no later commit is accepted until somebody resumes.
  *
- * Disk full is met before LMDB sees it: blocks for the group are reserved in the data file with fallocate. Where a file
- * system cannot do that, the write itself fails, LMDB gives the transaction up (its pages are copies: nothing that is
- * reachable was touched), and the store goes on. If LMDB has lost its meta page in the act, it says so at the next begin:
- * that is fatal, as is every other failure here.
+ * Disk full is met before LMDB sees it: blocks for the group are reserved in the data file with
+ * fallocate. Where a file system cannot do that, the write itself fails, LMDB gives the transaction
+ * up (its pages are copies: nothing that is reachable was touched), and the store goes on. If LMDB
+ * has lost its meta page in the act, it says so at the next begin: that is fatal, as is every other
+ * failure here.
  *
- * Stop: writer_stop sets `stopping`; the thread ends when the queue is empty, so that whatever was accepted is committed.
+ * Stop: writer_stop sets `stopping`; the thread ends when the queue is empty, so that whatever was
+ * accepted is committed.
  */
 #include "storage/store_writer.h"
 
@@ -60,12 +63,14 @@ struct store_writer {
 static uint64_t group_need(const struct store_batch *group, uint64_t page_size) {
     uint64_t need = RESERVE_STEP / 4;
     for (; group; group = group->next) {
-        need += 2 * group->operations.size + MIN(group->count, 64) * RESERVE_PAGES_PER_RECORD * page_size;
+        need += 2 * group->operations.size +
+                MIN(group->count, 64) * RESERVE_PAGES_PER_RECORD * page_size;
     }
     return need;
 }
 
-static enum status reserve(struct store_writer *writer, const struct store_batch *group, struct error *error) {
+static enum status reserve(struct store_writer *writer, const struct store_batch *group,
+                           struct error *error) {
     if (writer->cannot_reserve) return OK;
     MDB_envinfo info;
     MDB_stat stat;
@@ -75,7 +80,9 @@ static enum status reserve(struct store_writer *writer, const struct store_batch
     if (end <= writer->reserved_to) return OK;
     end = (end + RESERVE_STEP - 1) / RESERVE_STEP * RESERVE_STEP;
     int code;
-    do { code = fallocate(writer->data, FALLOC_FL_KEEP_SIZE, 0, (off_t)end) == 0 ? 0 : errno; } while (code == EINTR);
+    do {
+        code = fallocate(writer->data, FALLOC_FL_KEEP_SIZE, 0, (off_t)end) == 0 ? 0 : errno;
+    } while (code == EINTR);
     if (code == EOPNOTSUPP || code == ENOSYS) {
         writer->cannot_reserve = true;
         return OK;
@@ -90,13 +97,16 @@ static int apply(struct store *store, MDB_txn *txn, const struct store_batch *ba
     for (size_t at = 0; batch_next(batch, &at, &operation);) {
         MDB_val key = value_of(operation.key), value = value_of(operation.stored);
         MDB_dbi table = store->tables[operation.table];
-        int code = operation.kind == BATCH_PUT ? mdb_put(txn, table, &key, &value, 0) : mdb_del(txn, table, &key, NULL);
-        if (code != MDB_SUCCESS && !(code == MDB_NOTFOUND && operation.kind == BATCH_DELETE)) return code;
+        int code = operation.kind == BATCH_PUT ? mdb_put(txn, table, &key, &value, 0)
+                                               : mdb_del(txn, table, &key, NULL);
+        if (code != MDB_SUCCESS && !(code == MDB_NOTFOUND && operation.kind == BATCH_DELETE))
+            return code;
     }
     return MDB_SUCCESS;
 }
 
-/* A write cut short by a full disk is EIO in LMDB 0.9. Only believed where nothing could be reserved. */
+/* A write cut short by a full disk is EIO in LMDB 0.9. Only believed where nothing could be
+ * reserved. */
 static bool disk_is_full(const struct store_writer *writer, const struct store_batch *group) {
     struct statvfs disk;
     return writer->cannot_reserve && statvfs(writer->store->directory, &disk) == 0 &&
@@ -116,7 +126,8 @@ static enum status check_alive(struct store *store, struct error *error) {
 }
 
 /* One try. *map_full is set where a larger map would help. */
-static enum status try_group(struct store_writer *writer, const struct store_batch *group, bool *map_full, struct error *error) {
+static enum status try_group(struct store_writer *writer, const struct store_batch *group,
+                             bool *map_full, struct error *error) {
     struct store *store = writer->store;
     MDB_txn *txn = NULL;
     TRY(reserve(writer, group, error));
@@ -138,7 +149,8 @@ static enum status try_group(struct store_writer *writer, const struct store_bat
     return status == FULL && check_alive(store, error) != OK ? FAILED : status;
 }
 
-static enum status commit_group(struct store_writer *writer, const struct store_batch *group, struct error *error) {
+static enum status commit_group(struct store_writer *writer, const struct store_batch *group,
+                                struct error *error) {
     for (;;) {
         bool map_full = false;
         enum status status = try_group(writer, group, &map_full, error);
@@ -147,7 +159,8 @@ static enum status commit_group(struct store_writer *writer, const struct store_
         mdb_env_info(writer->store->env, &info);
         size_t limit = writer->store->options.map_limit;
         if (info.me_mapsize >= limit) return status;
-        TRY(map_resize(writer->store, info.me_mapsize > limit / 2 ? limit : info.me_mapsize * 2, error));
+        TRY(map_resize(writer->store, info.me_mapsize > limit / 2 ? limit : info.me_mapsize * 2,
+                       error));
     }
 }
 
@@ -176,7 +189,8 @@ static struct store_batch *take_group(struct store_writer *writer) {
     return group;
 }
 
-static void note_success(struct store_writer *writer, const struct store_batch *group, uint64_t took_ns) {
+static void note_success(struct store_writer *writer, const struct store_batch *group,
+                         uint64_t took_ns) {
     writer->figures.transactions++;
     writer->figures.commit_ns_total += took_ns;
     writer->figures.commit_ns_max = MAX(writer->figures.commit_ns_max, took_ns);
@@ -186,8 +200,10 @@ static void note_success(struct store_writer *writer, const struct store_batch *
     }
 }
 
-/* With the mutex held: from here on every commit is refused, and what waits shares the fate of the group. */
-static struct store_batch *enter_failure(struct store_writer *writer, enum status status, const struct error *error) {
+/* With the mutex held: from here on every commit is refused, and what waits shares the fate of the
+ * group. */
+static struct store_batch *enter_failure(struct store_writer *writer, enum status status,
+                                         const struct error *error) {
     writer->full = status == FULL;
     writer->failed = status != FULL;
     writer->reason = *error;
@@ -214,8 +230,10 @@ static void run_group(struct store_writer *writer, struct store_batch *group) {
         rest = enter_failure(writer, status, &error);
     pthread_mutex_unlock(&writer->mutex);
 
-    for (const struct store_batch *batch = group; batch; batch = batch->next) batches++, bytes += batch->operations.size;
-    for (const struct store_batch *batch = rest; batch; batch = batch->next) batches++, bytes += batch->operations.size;
+    for (const struct store_batch *batch = group; batch; batch = batch->next)
+        batches++, bytes += batch->operations.size;
+    for (const struct store_batch *batch = rest; batch; batch = batch->next)
+        batches++, bytes += batch->operations.size;
     struct store_options *options = &writer->store->options;
     error.status = status;
     if (status == FAILED && options->on_fatal) options->on_fatal(options->fatal_context, &error);
@@ -235,7 +253,8 @@ static void writer_main(void *context) {
     writer->self = pthread_self();
     writer->running = true;
     for (;;) {
-        while (!writer->first && !writer->stopping) pthread_cond_wait(&writer->work, &writer->mutex);
+        while (!writer->first && !writer->stopping)
+            pthread_cond_wait(&writer->work, &writer->mutex);
         if (!writer->first) break;
         struct store_batch *group = take_group(writer);
         pthread_mutex_unlock(&writer->mutex);
@@ -251,7 +270,8 @@ enum status writer_start(struct store *store, struct store_writer **out, struct 
     int data = open(path, O_RDWR | O_CLOEXEC);
     int reason = errno;
     free(path);
-    if (data < 0) return error_set(error, FAILED, "open %s/data.mdb: %s", store->directory, strerror(reason));
+    if (data < 0)
+        return error_set(error, FAILED, "open %s/data.mdb: %s", store->directory, strerror(reason));
     struct store_writer *writer = xcalloc(1, sizeof *writer);
     writer->store = store;
     writer->data = data;
@@ -284,13 +304,18 @@ void writer_stop(struct store_writer *writer) {
 
 /* --- what other threads call --- */
 
-static enum status check_batch(const struct store *store, const struct store_batch *batch, struct error *error) {
+static enum status check_batch(const struct store *store, const struct store_batch *batch,
+                               struct error *error) {
     ASSERT(batch->store == store);
-    if (!store->writer) return error_set(error, INVALID, "store %s is open for reading only", store->directory);
-    if (batch->wrong.status != OK) { return error_set(error, INVALID, "store %s: %s", store->directory, batch->wrong.message); }
+    if (!store->writer)
+        return error_set(error, INVALID, "store %s is open for reading only", store->directory);
+    if (batch->wrong.status != OK) {
+        return error_set(error, INVALID, "store %s: %s", store->directory, batch->wrong.message);
+    }
     if (batch->operations.size > store->options.queue_bytes) {
-        return error_set(error, INVALID, "store %s: a batch of %zu bytes, more than the queue's %zu", store->directory,
-                         batch->operations.size, store->options.queue_bytes);
+        return error_set(error, INVALID,
+                         "store %s: a batch of %zu bytes, more than the queue's %zu",
+                         store->directory, batch->operations.size, store->options.queue_bytes);
     }
     return OK;
 }
@@ -302,14 +327,16 @@ static bool has_room(const struct store_writer *writer, const struct store_batch
 }
 
 /* With the mutex held. */
-static enum status enqueue(struct store_writer *writer, struct store_batch *batch, struct error *error) {
+static enum status enqueue(struct store_writer *writer, struct store_batch *batch,
+                           struct error *error) {
     ASSERT(!writer->stopping);
     if (writer->full || writer->failed) {
-        return error_set(error, writer->reason.status, "%s; nothing is written any more", writer->reason.message);
+        return error_set(error, writer->reason.status, "%s; nothing is written any more",
+                         writer->reason.message);
     }
     if (!has_room(writer, batch)) {
-        return error_set(error, FULL, "store %s: %zu batches with %zu bytes wait to be written", writer->store->directory,
-                         writer->queued_batches, writer->queued_bytes);
+        return error_set(error, FULL, "store %s: %zu batches with %zu bytes wait to be written",
+                         writer->store->directory, writer->queued_batches, writer->queued_bytes);
     }
     batch->next = NULL;
     *writer->last = batch;
@@ -320,7 +347,8 @@ static enum status enqueue(struct store_writer *writer, struct store_batch *batc
     return OK;
 }
 
-enum status store_commit(struct store *store, struct store_batch *batch, store_done *done, void *context, struct error *error) {
+enum status store_commit(struct store *store, struct store_batch *batch, store_done *done,
+                         void *context, struct error *error) {
     TRY(check_batch(store, batch, error));
     batch->done = done;
     batch->context = context;
@@ -362,7 +390,8 @@ enum status store_commit_wait(struct store *store, struct store_batch *batch, st
     struct store_writer *writer = store->writer;
     pthread_mutex_lock(&writer->mutex);
     ASSERT(!writer->running || !pthread_equal(pthread_self(), writer->self));
-    while (!writer->full && !writer->failed && !has_room(writer, batch)) pthread_cond_wait(&writer->room, &writer->mutex);
+    while (!writer->full && !writer->failed && !has_room(writer, batch))
+        pthread_cond_wait(&writer->room, &writer->mutex);
     status = enqueue(writer, batch, error);
     pthread_mutex_unlock(&writer->mutex);
     if (status == OK) {

@@ -4,14 +4,16 @@
 
 #include "storage/lmdb_env.h"
 
-MUST_USE enum status writer_start(struct store *store, struct store_writer **out, struct error *error);
+MUST_USE enum status writer_start(struct store *store, struct store_writer **out,
+                                  struct error *error);
 void writer_stop(struct store_writer *writer); /* commits what waits first; NULL is a no-op */
 
 /* --- what a batch is made of --- */
 struct store_batch {
     struct store_batch *next; /* in the writer's queue */
     const struct store *store;
-    struct buffer operations; /* one after the other: u8 kind, u8 table, u16 key size, u32 value size, key, value with check */
+    struct buffer operations; /* one after the other: u8 kind, u8 table, u16 key size, u32 value
+                                 size, key, value with check */
     size_t count;
     struct error wrong; /* the first wrong put */
     store_done *done;

@@ -1,4 +1,5 @@
-/* The audit: a real run's data directory, copied; one byte changed anywhere in it is found, or is provably of no consequence. */
+/* The audit: a real run's data directory, copied; one byte changed anywhere in it is found, or is
+ * provably of no consequence. */
 #include "base/json.h"
 #include "tests/malformed_client.h"
 
@@ -19,10 +20,14 @@ static struct audit audit_run(const char *directory) {
     if (json_parse(buffer_bytes(&text), NULL, &json, NULL) == OK) {
         const struct json_value *root = json_root(json);
         out.json_good = json_get_bool(root, "verified", &out.verified, NULL) == OK;
-        if (json_get_text(root, "state_root", &word, NULL) == OK) snprintf(out.state_root, 65, "%s", word);
-        if (json_get_text(root, "ledger_root", &word, NULL) == OK) snprintf(out.ledger_root, 65, "%s", word);
-        if (json_get_text(root, "error", &word, NULL) == OK) snprintf(out.error, sizeof out.error, "%s", word);
-        if (json_get_u64(root, "failed_entry", &out.failed_entry, NULL) != OK) out.failed_entry = UINT64_MAX;
+        if (json_get_text(root, "state_root", &word, NULL) == OK)
+            snprintf(out.state_root, 65, "%s", word);
+        if (json_get_text(root, "ledger_root", &word, NULL) == OK)
+            snprintf(out.ledger_root, 65, "%s", word);
+        if (json_get_text(root, "error", &word, NULL) == OK)
+            snprintf(out.error, sizeof out.error, "%s", word);
+        if (json_get_u64(root, "failed_entry", &out.failed_entry, NULL) != OK)
+            out.failed_entry = UINT64_MAX;
         if (json_get_u64(root, "entries", &out.entries, NULL) != OK) out.entries = 0;
     }
     json_close(json);
@@ -31,7 +36,8 @@ static struct audit audit_run(const char *directory) {
     return out;
 }
 
-/* Eight contributions of two sites, a pause, H changed, a revocation. Returns the path of a copy; *w is stopped. */
+/* Eight contributions of two sites, a pause, H changed, a revocation. Returns the path of a copy;
+ * *w is stopped. */
 static char *make_copy(struct world *w) {
     world_create(w, "run", SPARSE_RUN "snapshot_interval: 3\n");
     world_start(w);
@@ -73,13 +79,16 @@ TEST_WITHIN(a_byte_changed_anywhere_in_the_store_is_found_or_changes_nothing, 12
     random_init(&random, 3);
     char *copy = make_copy(&w), *data = xformat("%s/store/data.mdb", copy);
     struct audit clean = audit_run(copy);
-    if (clean.code != 0) test_failed(__FILE__, __LINE__, "the copy does not verify: %s", clean.error);
-    CHECK(clean.json_good && clean.verified && clean.entries > 20 && strlen(clean.state_root) == 64);
+    if (clean.code != 0)
+        test_failed(__FILE__, __LINE__, "the copy does not verify: %s", clean.error);
+    CHECK(clean.json_good && clean.verified && clean.entries > 20 &&
+          strlen(clean.state_root) == 64);
     struct buffer content = {0};
     CHECK_OK(file_read(data, 1 << 30, &content, &error));
     unsigned found = 0, harmless = 0;
     for (int i = 0; i < 160; i++) {
-        uint64_t at = i < 40 ? random_below(&random, 8192) : random_below(&random, content.size); /* both meta pages often */
+        /* both meta pages often */
+        uint64_t at = i < 40 ? random_below(&random, 8192) : random_below(&random, content.size);
         uint8_t bits = (uint8_t)(1u << random_below(&random, 8));
         flip(data, at, bits);
         struct audit audit = audit_run(copy);
@@ -92,8 +101,8 @@ TEST_WITHIN(a_byte_changed_anywhere_in_the_store_is_found_or_changes_nothing, 12
             CHECK_EQUAL(audit.entries, clean.entries);
             harmless++;
         } else {
-            test_failed(__FILE__, __LINE__, "bits %02x at %llu: exit code %d, %s", bits, (unsigned long long)at, audit.code,
-                        audit.error);
+            test_failed(__FILE__, __LINE__, "bits %02x at %llu: exit code %d, %s", bits,
+                        (unsigned long long)at, audit.code, audit.error);
         }
     }
     printf("found %u, of no consequence %u\n", found, harmless);
@@ -128,7 +137,8 @@ TEST_WITHIN(a_byte_changed_in_a_recorded_entry_is_found_and_named_by_its_entry, 
             uint64_t at[64];
             /* older pages hold copies: all of them are changed */
             for (const uint8_t *from = content.data, *end = from + content.size; from < end;) {
-                const uint8_t *hit = memmem(from, (size_t)(end - from), entries[index].data, entries[index].size);
+                const uint8_t *hit =
+                    memmem(from, (size_t)(end - from), entries[index].data, entries[index].size);
                 if (!hit) break;
                 CHECK(places < 64);
                 at[places++] = (uint64_t)(hit - content.data) + within;
@@ -140,8 +150,10 @@ TEST_WITHIN(a_byte_changed_in_a_recorded_entry_is_found_and_named_by_its_entry, 
             struct audit audit = audit_run(copy);
             for (size_t i = 0; i < places; i++) flip(path, at[i], bits);
             if (audit.code != 4 || audit.failed_entry != index)
-                test_failed(__FILE__, __LINE__, "byte %zu of entry %llu: exit code %d, entry %llu named, %s", within,
-                            (unsigned long long)index, audit.code, (unsigned long long)audit.failed_entry, audit.error);
+                test_failed(__FILE__, __LINE__,
+                            "byte %zu of entry %llu: exit code %d, entry %llu named, %s", within,
+                            (unsigned long long)index, audit.code,
+                            (unsigned long long)audit.failed_entry, audit.error);
             CHECK(audit.json_good && !audit.verified);
         }
     }
@@ -170,19 +182,23 @@ TEST_WITHIN(a_byte_changed_in_a_payload_or_snapshot_is_found_and_so_is_a_missing
         CHECK(system(permit) == 0);
         free(permit);
         for (int try = 0; try < 4; try++) {
-            uint64_t at = try == 0 ? 0 : try == 1 ? content.size - 1 : random_below(&random, content.size);
+            uint64_t at = try == 0   ? 0
+                          : try == 1 ? content.size - 1
+                                     : random_below(&random, content.size);
             flip(path, at, 0x20);
             struct audit audit = audit_run(copy);
             flip(path, at, 0x20);
             if (audit.code != 4)
-                test_failed(__FILE__, __LINE__, "%s at %llu: exit code %d", path, (unsigned long long)at, audit.code);
+                test_failed(__FILE__, __LINE__, "%s at %llu: exit code %d", path,
+                            (unsigned long long)at, audit.code);
             CHECK(audit.json_good && !audit.verified && *audit.error);
             named += audit.failed_entry != UINT64_MAX;
         }
         snprintf(moved, sizeof moved, "%s/moved", copy);
         CHECK(rename(path, moved) == 0);
         struct audit audit = audit_run(copy);
-        if (audit.code != 4) test_failed(__FILE__, __LINE__, "%s is missing: exit code %d", path, audit.code);
+        if (audit.code != 4)
+            test_failed(__FILE__, __LINE__, "%s is missing: exit code %d", path, audit.code);
         CHECK(rename(moved, path) == 0);
         files++;
         buffer_deinit(&content);
@@ -195,7 +211,8 @@ TEST_WITHIN(a_byte_changed_in_a_payload_or_snapshot_is_found_and_so_is_a_missing
     world_destroy(&w);
 }
 
-/* An end cut off cleanly is a shorter ledger that is right in itself; what else is there gives it away. */
+/* An end cut off cleanly is a shorter ledger that is right in itself; what else is there gives it
+ * away. */
 TEST(a_ledger_with_an_entry_taken_out_does_not_verify) {
     struct world w;
     struct error error = {0};
@@ -215,14 +232,15 @@ TEST(a_ledger_with_an_entry_taken_out_does_not_verify) {
         directory_close(&data);
         struct audit audit = audit_run(copy);
         if (audit.code != 4)
-            test_failed(__FILE__, __LINE__, "without entry %llu: exit code %d", (unsigned long long)index, audit.code);
+            test_failed(__FILE__, __LINE__, "without entry %llu: exit code %d",
+                        (unsigned long long)index, audit.code);
         CHECK_EQUAL(audit.failed_entry, index);
     }
     free(copy);
     world_destroy(&w);
 }
 
-/* ---- the command line ----------------------------------------------------------------------------------------------------------- */
+/* ---- the command line ------------------------------------------------------------------------ */
 
 static void expect_json(const char *arguments, int code) {
     struct buffer text = {0};
@@ -230,7 +248,8 @@ static void expect_json(const char *arguments, int code) {
     struct error error = {0};
     char *line = xformat("%s --format json", arguments);
     int got = run_program("atollctl", line, false, &text);
-    if (got != code) test_failed(__FILE__, __LINE__, "atollctl %s: exit code %d, wanted %d", line, got, code);
+    if (got != code)
+        test_failed(__FILE__, __LINE__, "atollctl %s: exit code %d, wanted %d", line, got, code);
     if (code == 0 && json_parse(buffer_bytes(&text), NULL, &json, &error) != OK)
         test_failed(__FILE__, __LINE__, "atollctl %s: no JSON: %s", line, error.message);
     json_close(json);
@@ -300,13 +319,15 @@ TEST(every_command_has_help_and_says_json) {
         snprintf(line, sizeof line, "%s %s", asks[i].what, there);
         expect_json(line, asks[i].code);
     }
-    snprintf(line, sizeof line, "ledger list --dir '%s'", w.directory); /* beside the running coordinator */
+    snprintf(line, sizeof line, "ledger list --dir '%s'",
+             w.directory); /* beside the running coordinator */
     expect_json(line, 0);
     snprintf(line, sizeof line, "ledger list --from 3 --dir '%s'", w.directory);
     expect_json(line, 0);
     snprintf(line, sizeof line, "ledger verify --dir '%s'", w.directory);
     expect_json(line, 0);
-    snprintf(line, sizeof line, "model export --dir '%s' --output '%s/model'", w.directory, test_directory());
+    snprintf(line, sizeof line, "model export --dir '%s' --output '%s/model'", w.directory,
+             test_directory());
     expect_json(line, 0);
     expect_json("ledger list --dir /nonexistent", 1);
     expect_json("ledger verify --dir /nonexistent", 1);
@@ -321,16 +342,19 @@ TEST(a_run_is_made_once_in_a_place) {
     char line[900];
     snprintf(line, sizeof line, "run example > '%s/run.yaml'", test_directory());
     CHECK_EQUAL(run_program("atollctl", line, false, &text), 0);
-    snprintf(line, sizeof line, "run create '%s/new' --manifest '%s/run.yaml' --dry-run", test_directory(), test_directory());
+    snprintf(line, sizeof line, "run create '%s/new' --manifest '%s/run.yaml' --dry-run",
+             test_directory(), test_directory());
     expect_json(line, 0);
     snprintf(line, sizeof line, "%s/new", test_directory());
     CHECK(!file_exists(line));
-    snprintf(line, sizeof line, "run create '%s/new' --manifest '%s/run.yaml'", test_directory(), test_directory());
+    snprintf(line, sizeof line, "run create '%s/new' --manifest '%s/run.yaml'", test_directory(),
+             test_directory());
     expect_json(line, 0);
     snprintf(line, sizeof line, "ledger verify --dir '%s/new'", test_directory());
     expect_json(line, 0);
     CHECK_EQUAL(audit_run(test_directory()).code, 1); /* a directory without a run */
-    snprintf(line, sizeof line, "run create '%s/new' --manifest '%s/run.yaml'", test_directory(), test_directory());
+    snprintf(line, sizeof line, "run create '%s/new' --manifest '%s/run.yaml'", test_directory(),
+             test_directory());
     CHECK_EQUAL(run_program("atollctl", line, true, &text), 1);
     CHECK_CONTAINS((const char *)text.data, "holds a run already");
     snprintf(line, sizeof line, "ledger verify --dir '%s/new'", test_directory());

@@ -6,7 +6,8 @@
 static void is(const char *text, enum address_use use, const char *host, int port) {
     struct address address;
     struct error error = {0};
-    if (address_parse(text, use, &address, &error) != OK) test_failed(__FILE__, __LINE__, "%s: %s", text, error.message);
+    if (address_parse(text, use, &address, &error) != OK)
+        test_failed(__FILE__, __LINE__, "%s: %s", text, error.message);
     CHECK_TEXT(address.host, host);
     CHECK_EQUAL(address.port, port);
 }
@@ -14,8 +15,10 @@ static void is(const char *text, enum address_use use, const char *host, int por
 static void is_not(const char *text, enum address_use use, const char *because) {
     struct address address;
     struct error error = {0};
-    if (address_parse(text, use, &address, &error) != INVALID) test_failed(__FILE__, __LINE__, "\"%s\" is taken", text);
-    if (!strstr(error.message, because)) test_failed(__FILE__, __LINE__, "\"%s\": %s", text, error.message);
+    if (address_parse(text, use, &address, &error) != INVALID)
+        test_failed(__FILE__, __LINE__, "\"%s\" is taken", text);
+    if (!strstr(error.message, because))
+        test_failed(__FILE__, __LINE__, "\"%s\": %s", text, error.message);
 }
 
 TEST(names_and_addresses_of_both_kinds_are_read) {
@@ -32,7 +35,8 @@ TEST(names_and_addresses_of_both_kinds_are_read) {
 }
 
 TEST(a_port_is_never_guessed_nor_cut) {
-    is_not("coordinator.example", ADDRESS_TO_CONNECT, "has no port: write coordinator.example:7400");
+    is_not("coordinator.example", ADDRESS_TO_CONNECT,
+           "has no port: write coordinator.example:7400");
     is_not("coordinator.example:", ADDRESS_TO_CONNECT, "has no port");
     is_not("[::1]", ADDRESS_TO_CONNECT, "has no port: write [::1]:7400");
     is_not("0.0.0.0", ADDRESS_TO_LISTEN, "has no port: write 0.0.0.0:7400");
@@ -93,15 +97,17 @@ TEST(addresses_that_lead_back_to_this_machine_are_known) {
     static const struct {
         const char *text;
         bool local;
-    } cases[] = {{"127.0.0.1:1", true},     {"127.3.4.5:1", true},      {"localhost:1", true},
-                 {"LOCALHOST.:1", true},    {"a.localhost:1", true},    {"[::1]:1", true},
-                 {"0.0.0.0:1", true},       {"[::]:1", true},           {"[::ffff:127.0.0.1]:1", true},
-                 {"128.0.0.1:1", false},    {"[2001:db8::1]:1", false}, {"localhost.example:1", false},
-                 {"notlocalhost:1", false}, {"[fe80::1%eth0]:1", false}};
+    } cases[] = {
+        {"127.0.0.1:1", true},     {"127.3.4.5:1", true},      {"localhost:1", true},
+        {"LOCALHOST.:1", true},    {"a.localhost:1", true},    {"[::1]:1", true},
+        {"0.0.0.0:1", true},       {"[::]:1", true},           {"[::ffff:127.0.0.1]:1", true},
+        {"128.0.0.1:1", false},    {"[2001:db8::1]:1", false}, {"localhost.example:1", false},
+        {"notlocalhost:1", false}, {"[fe80::1%eth0]:1", false}};
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         struct address address;
         struct error error = {0};
         CHECK_OK(address_parse(cases[i].text, ADDRESS_TO_LISTEN, &address, &error));
-        if (address_is_local(&address) != cases[i].local) test_failed(__FILE__, __LINE__, "%s", cases[i].text);
+        if (address_is_local(&address) != cases[i].local)
+            test_failed(__FILE__, __LINE__, "%s", cases[i].text);
     }
 }

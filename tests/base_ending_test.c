@@ -12,7 +12,8 @@
 #include "base/memory.h"
 #include "tests/test.h"
 
-/* Runs body in a child, sends it the signals one after another, each when the child has said so on its pipe, and gives its status. */
+/* Runs body in a child, sends it the signals one after another, each when the child has said so on
+ * its pipe, and gives its status. */
 static int ended_by(void (*body)(int ready), const int *signals, uint64_t apart_ms) {
     int pipes[2], status = 0;
     char byte;

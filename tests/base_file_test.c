@@ -66,10 +66,12 @@ TEST(a_file_that_says_it_is_empty_is_read_all_the_same) {
 
 TEST(a_write_that_fails_leaves_the_old_file_and_no_litter) {
     struct error error = {0};
-    char *directory = in_directory("place"), *taken = file_join(directory, "taken"), *inside = file_join(taken, "x");
+    char *directory = in_directory("place"), *taken = file_join(directory, "taken"),
+         *inside = file_join(taken, "x");
     CHECK_OK(file_make_directory(taken, 0700, &error));
     CHECK_OK(file_write(inside, bytes_of("x", 1), 0600, &error));
-    CHECK_STATUS(file_write(taken, bytes_of("y", 1), 0600, &error), INVALID); /* a directory is in the way of the rename */
+    CHECK_STATUS(file_write(taken, bytes_of("y", 1), 0600, &error),
+                 INVALID); /* a directory is in the way of the rename */
     CHECK_CONTAINS(error.message, "write: ");
     CHECK_CONTAINS(error.message, "a directory");
     check_content(inside, "x");
@@ -97,7 +99,8 @@ TEST(a_full_disk_is_told_as_full) {
 
 TEST(directories_are_made_with_their_parents_unless_a_file_is_in_the_way) {
     struct error error = {0};
-    char *deep = in_directory("a/b/c"), *file = in_directory("file"), *below = in_directory("file/d");
+    char *deep = in_directory("a/b/c"), *file = in_directory("file"),
+         *below = in_directory("file/d");
     CHECK_OK(file_make_directory(deep, 0700, &error));
     CHECK_OK(file_make_directory(deep, 0700, &error));
     CHECK(file_exists(deep));

@@ -20,7 +20,9 @@ static bool before(const void *a, const void *b) {
     return x->key != y->key ? x->key < y->key : x->number < y->number;
 }
 
-static void placed(const void *item, size_t place) { place_of[((const struct item *)item)->number] = place; }
+static void placed(const void *item, size_t place) {
+    place_of[((const struct item *)item)->number] = place;
+}
 
 static struct item take_first(struct heap *heap) {
     struct item item = *(struct item *)heap_first(heap), taken;

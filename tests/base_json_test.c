@@ -13,14 +13,16 @@ static enum status parse(const char *text, struct json **out, struct error *erro
 static void check_refused(const char *text, const char *part) {
     struct error error = {0};
     struct json *json = NULL;
-    if (parse(text, &json, &error) != INVALID) test_failed(__FILE__, __LINE__, "accepted: %s", text);
+    if (parse(text, &json, &error) != INVALID)
+        test_failed(__FILE__, __LINE__, "accepted: %s", text);
     CHECK_CONTAINS(error.message, part);
     CHECK(json == NULL);
 }
 
-static const char sample[] =
-    "{ \"name\": \"eu-north\\n\\u00e9\\ud83d\\ude00\", \"count\": 18446744073709551615, \"rate\": -1.5e-3,\n"
-    " \"on\": true, \"off\": false, \"none\": null, \"list\": [1, [2, {}], \"x\"], \"deep\": {\"a\": {\"b\": 7}} }";
+static const char sample[] = "{ \"name\": \"eu-north\\n\\u00e9\\ud83d\\ude00\", \"count\": "
+                             "18446744073709551615, \"rate\": -1.5e-3,\n"
+                             " \"on\": true, \"off\": false, \"none\": null, \"list\": [1, [2, "
+                             "{}], \"x\"], \"deep\": {\"a\": {\"b\": 7}} }";
 
 TEST(every_kind_of_value_is_read) {
     struct error error = {0};
@@ -53,7 +55,8 @@ TEST(every_kind_of_value_is_read) {
 TEST(an_absent_key_and_one_of_another_type_are_told_apart) {
     struct error error = {0};
     struct json *json = NULL;
-    CHECK_OK(parse("{\"a\": -1, \"b\": \"x\", \"c\": 1.0, \"d\": 18446744073709551616}", &json, &error));
+    CHECK_OK(
+        parse("{\"a\": -1, \"b\": \"x\", \"c\": 1.0, \"d\": 18446744073709551616}", &json, &error));
     const struct json_value *root = json_root(json);
     uint64_t number = 42;
     CHECK_STATUS(json_get_u64(root, "z", &number, &error), NOT_FOUND);
@@ -148,15 +151,21 @@ TEST(depth_and_size_have_limits) {
     for (int i = 0; i < 32; i++) buffer_u8(&text, ']');
     CHECK_OK(json_parse(buffer_bytes(&text), NULL, &json, &error));
     json_close(json);
-    CHECK_STATUS(json_parse(buffer_bytes(&text), &(struct json_limits){.depth = 31}, &json, &error), INVALID);
+    CHECK_STATUS(json_parse(buffer_bytes(&text), &(struct json_limits){.depth = 31}, &json, &error),
+                 INVALID);
     CHECK_CONTAINS(error.message, "nested too deeply");
-    CHECK_STATUS(json_parse(buffer_bytes(&text), &(struct json_limits){.size = 63}, &json, &error), INVALID);
+    CHECK_STATUS(json_parse(buffer_bytes(&text), &(struct json_limits){.size = 63}, &json, &error),
+                 INVALID);
     text.size = 0;
     for (int i = 0; i < 1000000; i++) buffer_u8(&text, i % 2 ? '[' : '{');
-    CHECK_STATUS(json_parse(buffer_bytes(&text), &(struct json_limits){.depth = 100000}, &json, &error), INVALID);
+    CHECK_STATUS(
+        json_parse(buffer_bytes(&text), &(struct json_limits){.depth = 100000}, &json, &error),
+        INVALID);
     text.size = 0;
     for (int i = 0; i < 1000000; i++) buffer_u8(&text, '[');
-    CHECK_STATUS(json_parse(buffer_bytes(&text), &(struct json_limits){.depth = 100000}, &json, &error), INVALID);
+    CHECK_STATUS(
+        json_parse(buffer_bytes(&text), &(struct json_limits){.depth = 100000}, &json, &error),
+        INVALID);
     buffer_deinit(&text);
 }
 
@@ -211,7 +220,8 @@ TEST(random_mutations_are_refused_or_survive_a_round_trip) {
             static const char tokens[] = "{}[]\",:\\0123456789eE+-.utfn \n";
             uint64_t kind = random_below(&random, 2);
             copy[random_below(&random, size)] =
-                kind ? (uint8_t)tokens[random_below(&random, sizeof tokens - 1)] : (uint8_t)random_below(&random, 256);
+                kind ? (uint8_t)tokens[random_below(&random, sizeof tokens - 1)]
+                     : (uint8_t)random_below(&random, 256);
         }
         struct error error = {0};
         struct json *json = NULL, *again = NULL;
@@ -262,11 +272,12 @@ TEST(the_writer_is_compact_or_pretty_and_escapes) {
         CHECK(!json_is_complete(&writer));
         json_end_object(&writer);
         CHECK(json_is_complete(&writer));
-        CHECK_TEXT(
-            text_of(&out),
-            pretty ? "{\n  \"a\\\"b\": \"x\\n\\u0001\xef\xbf\xbd\xc3\xa9\",\n  \"list\": [\n    -3,\n    18446744073709551615,\n"
-                     "    null,\n    null\n  ],\n  \"none\": {}\n}"
-                   : "{\"a\\\"b\":\"x\\n\\u0001\xef\xbf\xbd\xc3\xa9\",\"list\":[-3,18446744073709551615,null,null],\"none\":{}}");
+        CHECK_TEXT(text_of(&out), pretty
+                                      ? "{\n  \"a\\\"b\": \"x\\n\\u0001\xef\xbf\xbd\xc3\xa9\",\n  "
+                                        "\"list\": [\n    -3,\n    18446744073709551615,\n"
+                                        "    null,\n    null\n  ],\n  \"none\": {}\n}"
+                                      : "{\"a\\\"b\":\"x\\n\\u0001\xef\xbf\xbd\xc3\xa9\",\"list\":["
+                                        "-3,18446744073709551615,null,null],\"none\":{}}");
         buffer_deinit(&out);
     }
 }
@@ -285,7 +296,8 @@ TEST(floats_are_the_shortest_that_read_back) {
                  {-NAN, "nan"},
                  {INFINITY, "inf"}};
     char text[F64_TEXT_SIZE];
-    for (size_t i = 0; i < COUNT_OF(cases); i++) CHECK_TEXT(f64_format(cases[i].value, text), cases[i].text);
+    for (size_t i = 0; i < COUNT_OF(cases); i++)
+        CHECK_TEXT(f64_format(cases[i].value, text), cases[i].text);
     struct random random;
     random_init(&random, 3);
     for (int i = 0; i < 20000; i++) {

@@ -44,10 +44,12 @@ TEST(without_groups_or_limits_there_is_no_limit) {
 
 TEST(pages_of_files_count_as_free) {
     version2("/system.slice/site.service");
-    put("sys/fs/cgroup/system.slice/site.service/memory.max", "1073741824\n");     /* 1024 MiB */
-    put("sys/fs/cgroup/system.slice/site.service/memory.current", "1069547520\n"); /* 1020: a corpus was copied */
+    put("sys/fs/cgroup/system.slice/site.service/memory.max", "1073741824\n"); /* 1024 MiB */
+    put("sys/fs/cgroup/system.slice/site.service/memory.current",
+        "1069547520\n"); /* 1020: a corpus was copied */
     put("sys/fs/cgroup/system.slice/site.service/memory.stat",
-        "anon 104857600\nfile 964689920\nactive_file 10485760\ninactive_file 943718400\nshmem 10485760\n"); /* 10 + 900 */
+        "anon 104857600\nfile 964689920\nactive_file 10485760\ninactive_file 943718400\nshmem "
+        "10485760\n"); /* 10 + 900 */
     CHECK_EQUAL(left(), MIB(914));
 }
 
@@ -72,17 +74,20 @@ TEST(the_tightest_of_the_group_and_all_above_it_holds) {
 }
 
 TEST(version_1_and_both_at_once_are_read_alike) {
-    put("proc/self/cgroup", "9:name=systemd:/\n4:memory:/jobs/7\n2:cpuacct,cpu:/jobs/7\n0::/jobs\n");
-    put("proc/self/mountinfo", "31 25 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
-                               "32 25 0:28 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset\n"
-                               "33 25 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
-                               "34 25 0:30 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n");
+    put("proc/self/cgroup",
+        "9:name=systemd:/\n4:memory:/jobs/7\n2:cpuacct,cpu:/jobs/7\n0::/jobs\n");
+    put("proc/self/mountinfo",
+        "31 25 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+        "32 25 0:28 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset\n"
+        "33 25 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
+        "34 25 0:30 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n");
     put("sys/fs/cgroup/memory/jobs/7/memory.limit_in_bytes", "9223372036854771712\n"); /* none */
     put("sys/fs/cgroup/memory/jobs/7/memory.usage_in_bytes", "1048576\n");
     CHECK_EQUAL(left(), UINT64_MAX);
     put("sys/fs/cgroup/memory/jobs/memory.limit_in_bytes", "1073741824\n");
     put("sys/fs/cgroup/memory/jobs/memory.usage_in_bytes", "1073741824\n");
-    put("sys/fs/cgroup/memory/jobs/memory.stat", "inactive_file 0\ntotal_inactive_file 524288000\ntotal_active_file 0\n");
+    put("sys/fs/cgroup/memory/jobs/memory.stat",
+        "inactive_file 0\ntotal_inactive_file 524288000\ntotal_active_file 0\n");
     CHECK_EQUAL(left(), MIB(500));
     put("sys/fs/cgroup/unified/jobs/memory.max", "104857600\n");
     put("sys/fs/cgroup/unified/jobs/memory.current", "0\n");
@@ -97,7 +102,8 @@ TEST(version_1_and_both_at_once_are_read_alike) {
 
 TEST(a_container_that_sees_its_group_as_the_root_finds_its_limit) {
     put("proc/self/cgroup", "4:memory:/docker/abc\n0::/../../elsewhere\n");
-    put("proc/self/mountinfo", "31 25 0:27 /docker/abc /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n" V2);
+    put("proc/self/mountinfo",
+        "31 25 0:27 /docker/abc /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n" V2);
     put("sys/fs/cgroup/memory/memory.limit_in_bytes", "536870912\n");
     put("sys/fs/cgroup/memory/memory.usage_in_bytes", "0\n");
     CHECK_EQUAL(left(), MIB(512));
@@ -125,7 +131,8 @@ TEST(the_least_of_machine_groups_and_address_space_counts) {
     CHECK_EQUAL(limits_memory(test_directory()), MIB(4));
     put("proc/meminfo", "MemAvailable:    4096000000 kB\n");
     put("sys/fs/cgroup/a/memory.max", "max\n");
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* which take more of it than any limit leaves */
+#if !defined(__SANITIZE_ADDRESS__) &&                                                              \
+    !defined(__SANITIZE_THREAD__) /* which take more of it than any limit leaves */
     struct rlimit limit;
     CHECK(getrlimit(RLIMIT_AS, &limit) == 0);
     if (limit.rlim_max != RLIM_INFINITY) return;

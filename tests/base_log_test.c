@@ -123,14 +123,16 @@ TEST(a_line_too_long_is_cut_and_still_ends) {
 
 static void chatter(void *context) {
     (void)context;
-    for (int i = 0; i < 10; i++) log_info("chatter", "i=%d text=%s", i, "abcdefghijklmnopqrstuvwxyz");
+    for (int i = 0; i < 10; i++)
+        log_info("chatter", "i=%d text=%s", i, "abcdefghijklmnopqrstuvwxyz");
 }
 TEST(lines_of_several_threads_do_not_mix) {
     capture();
     log_set_level(LOG_INFO);
     struct thread *threads[4];
     struct error error = {0};
-    for (int i = 0; i < 4; i++) CHECK_OK(thread_start("chatter", chatter, NULL, &threads[i], &error));
+    for (int i = 0; i < 4; i++)
+        CHECK_OK(thread_start("chatter", chatter, NULL, &threads[i], &error));
     for (int i = 0; i < 4; i++) CHECK_EQUAL(thread_join(threads[i], UINT64_MAX), OK);
     char *text = captured();
     for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {

@@ -19,14 +19,20 @@ struct values {
 #define FIELD(name_) OPTION_FIELD(struct values, name_)
 static const struct option node_options[] = {
     {"overlap", OPTION_BOOL, FIELD(overlap), .fallback = "true", .help = "train while uploading"},
-    {"inner-steps", OPTION_U64, FIELD(steps), .fallback = "500", .min = "1", .max = "100000", .help = "inner steps a round"},
-    {"upload.rate-limit", OPTION_SIZE, FIELD(rate), .max = "1GiB", .help = "bytes a second; 0 for no limit"},
-    {"timeout", OPTION_DURATION, FIELD(timeout), .fallback = "30s", .min = "1s", .max = "1h", .help = "without progress"},
-    {"beta", OPTION_F64, FIELD(beta), .fallback = "0.9", .min = "0", .max = "1", .help = "momentum"},
+    {"inner-steps", OPTION_U64, FIELD(steps), .fallback = "500", .min = "1", .max = "100000",
+     .help = "inner steps a round"},
+    {"upload.rate-limit", OPTION_SIZE, FIELD(rate), .max = "1GiB",
+     .help = "bytes a second; 0 for no limit"},
+    {"timeout", OPTION_DURATION, FIELD(timeout), .fallback = "30s", .min = "1s", .max = "1h",
+     .help = "without progress"},
+    {"beta", OPTION_F64, FIELD(beta), .fallback = "0.9", .min = "0", .max = "1",
+     .help = "momentum"},
     {"name", OPTION_TEXT, FIELD(name), .min = "2", .max = "8", .help = "of the site"},
-    {"directory", OPTION_PATH, FIELD(directory), .fallback = "/var/lib/atoll", .help = "where state is kept"},
+    {"directory", OPTION_PATH, FIELD(directory), .fallback = "/var/lib/atoll",
+     .help = "where state is kept"},
     {"token", OPTION_TEXT, FIELD(token), .flags = OPTION_SECRET, .help = "of the invitation"},
-    {"mode", OPTION_ENUM, FIELD(mode), .choices = modes, .fallback = "sparse", .help = "outer mode"},
+    {"mode", OPTION_ENUM, FIELD(mode), .choices = modes, .fallback = "sparse",
+     .help = "outer mode"},
     {"peers", OPTION_LIST, FIELD(peers), .help = "addresses"},
     {"force", OPTION_BOOL, FIELD(force), .flags = OPTION_FLAG_ONLY, .help = "do it all the same"},
     {0}};
@@ -57,14 +63,17 @@ struct run {
     enum status status;
 };
 
-static void run(struct run *run, const struct command *command, char **arguments, char **environment, const char *const *file) {
+static void run(struct run *run, const struct command *command, char **arguments,
+                char **environment, const char *const *file) {
     *run = (struct run){0};
     run->options = options_create(command, &run->values);
     int count = 0;
     while (arguments[count]) count++;
     file_pairs = file;
-    struct options_setup setup = {
-        .argc = count, .argv = arguments, .environment = environment, .load_file = file ? load_pairs : NULL};
+    struct options_setup setup = {.argc = count,
+                                  .argv = arguments,
+                                  .environment = environment,
+                                  .load_file = file ? load_pairs : NULL};
     run->status = options_read(run->options, &setup, &run->out, &run->answered, &run->error);
     buffer_u8(&run->out, 0);
 }
@@ -79,7 +88,8 @@ static void end(struct run *run) {
 #define WORDS(...) ((char *[]){__VA_ARGS__, NULL})
 #define PAIRS(...) ((const char *const[]){__VA_ARGS__, NULL})
 
-static void refused(char **arguments, char **environment, const char *const *file, const char *part) {
+static void refused(char **arguments, char **environment, const char *const *file,
+                    const char *part) {
     struct run r;
     run(&r, &node, arguments, environment, file);
     if (r.status == OK) test_failed(__FILE__, __LINE__, "accepted, wanted: %s", part);
@@ -110,8 +120,9 @@ TEST(defaults_stand_where_nothing_is_given) {
 TEST(flags_set_every_type_in_either_spelling) {
     struct run r;
     run(&r, &node,
-        LINE("--no-overlap", "--inner-steps=7", "--upload-rate-limit", "10MiB", "--timeout", "5m", "--beta", "-0e1", "--name",
-             "eu-1", "--mode=dense", "--peers", "a:1", "--peers=b,c", "--force"),
+        LINE("--no-overlap", "--inner-steps=7", "--upload-rate-limit", "10MiB", "--timeout", "5m",
+             "--beta", "-0e1", "--name", "eu-1", "--mode=dense", "--peers", "a:1", "--peers=b,c",
+             "--force"),
         NULL, NULL);
     CHECK_TEXT(r.error.message, "");
     CHECK(!r.values.overlap && r.values.force);
@@ -164,13 +175,15 @@ TEST(a_stronger_source_replaces_a_list_as_a_whole) {
 }
 
 TEST(a_value_that_loses_is_checked_all_the_same) {
-    refused(LINE("--inner-steps", "3"), WORDS("ATOLL_INNER_STEPS=many"), NULL, "ATOLL_INNER_STEPS: 'many'");
+    refused(LINE("--inner-steps", "3"), WORDS("ATOLL_INNER_STEPS=many"), NULL,
+            "ATOLL_INNER_STEPS: 'many'");
     refused(LINE("--inner-steps", "3", "--config=f"), NULL, PAIRS("inner-steps", "0"),
             "f:1: inner-steps: 0 is below the minimum of 1");
 }
 
 TEST(the_unknown_is_refused_and_the_nearest_known_one_named) {
-    refused(LINE("--inner-step", "3"), NULL, NULL, "unknown flag --inner-step; did you mean --inner-steps?");
+    refused(LINE("--inner-step", "3"), NULL, NULL,
+            "unknown flag --inner-step; did you mean --inner-steps?");
     refused(LINE("--inner_steps=3"), NULL, NULL, "did you mean --inner-steps?");
     refused(LINE("--hlep"), NULL, NULL, "did you mean --help?");
     refused(LINE("--zzzzzzzz"), NULL, NULL, "unknown flag --zzzzzzzz; see 'atoll-node --help'");
@@ -223,17 +236,19 @@ TEST(variables_that_are_read_elsewhere_are_known) {
     struct values values = {0};
     struct error error = {0};
     struct options *options = options_create(&node, &values);
-    char **environment =
-        WORDS("ATOLL_LOG=debug", "ATOLL_TEST_ANYTHING=1", "ATOLL_MINE=1", "ATOLL_PRE_X=2", "ATOLL", "NOATOLL_X=1");
+    char **environment = WORDS("ATOLL_LOG=debug", "ATOLL_TEST_ANYTHING=1", "ATOLL_MINE=1",
+                               "ATOLL_PRE_X=2", "ATOLL", "NOATOLL_X=1");
     CHECK_STATUS(options_read_environment(options, environment, NULL, &error), INVALID);
     CHECK_CONTAINS(error.message, "ATOLL_MINE");
-    CHECK_OK(options_read_environment(options, environment, PAIRS("ATOLL_MINE", "ATOLL_PRE_*"), &error));
+    CHECK_OK(
+        options_read_environment(options, environment, PAIRS("ATOLL_MINE", "ATOLL_PRE_*"), &error));
     options_destroy(options);
 }
 
 TEST(a_secret_is_neither_printed_nor_put_in_a_message) {
     static const struct option short_secret[] = {
-        {"token", OPTION_TEXT, FIELD(token), .max = "4", .flags = OPTION_SECRET, .help = "secret"}, {0}};
+        {"token", OPTION_TEXT, FIELD(token), .max = "4", .flags = OPTION_SECRET, .help = "secret"},
+        {0}};
     static const struct command command = {.name = "p", .summary = "s", .options = short_secret};
     struct run r;
     run(&r, &node, LINE("--token", "hunter2", "--print-config"), NULL, NULL);
@@ -247,17 +262,23 @@ TEST(a_secret_is_neither_printed_nor_put_in_a_message) {
 }
 
 /* --- commands --- */
-static const struct option root_options[] = {{"json", OPTION_BOOL, FIELD(json), .help = "print JSON"}, {0}};
+static const struct option root_options[] = {
+    {"json", OPTION_BOOL, FIELD(json), .help = "print JSON"}, {0}};
 static const struct option invite_options[] = {
     {"name", OPTION_TEXT, FIELD(name), .flags = OPTION_REQUIRED, .help = "of the site"},
     {"who", OPTION_TEXT, FIELD(who), .flags = OPTION_POSITIONAL | OPTION_REQUIRED, .help = "whom"},
     {"files", OPTION_LIST, FIELD(files), .flags = OPTION_POSITIONAL, .help = "more"},
     {0}};
-static const struct option revoke_options[] = {{"grace", OPTION_DURATION, FIELD(timeout), .help = "before it counts"}, {0}};
-static const struct command invite = {.name = "invite", .summary = "makes an invitation", .options = invite_options};
-static const struct command revoke = {.name = "revoke", .summary = "takes a site's rights", .options = revoke_options};
-static const struct command site = {
-    .name = "site", .summary = "manages sites", .children = (const struct command *const[]){&invite, &revoke, NULL}};
+static const struct option revoke_options[] = {
+    {"grace", OPTION_DURATION, FIELD(timeout), .help = "before it counts"}, {0}};
+static const struct command invite = {
+    .name = "invite", .summary = "makes an invitation", .options = invite_options};
+static const struct command revoke = {
+    .name = "revoke", .summary = "takes a site's rights", .options = revoke_options};
+static const struct command site = {.name = "site",
+                                    .summary = "manages sites",
+                                    .children =
+                                        (const struct command *const[]){&invite, &revoke, NULL}};
 static const struct command ctl = {.name = "atollctl",
                                    .summary = "administers a run",
                                    .options = root_options,
@@ -265,7 +286,8 @@ static const struct command ctl = {.name = "atollctl",
 
 TEST(nouns_and_verbs_choose_a_command_and_share_options) {
     struct run r;
-    run(&r, &ctl, LINE("site", "--json", "invite", "--name", "eu-north", "anna", "x", "--", "--y"), NULL, NULL);
+    run(&r, &ctl, LINE("site", "--json", "invite", "--name", "eu-north", "anna", "x", "--", "--y"),
+        NULL, NULL);
     CHECK_TEXT(r.error.message, "");
     CHECK(options_command(r.options) == &invite);
     CHECK(r.values.json);
@@ -280,12 +302,13 @@ TEST(a_command_that_is_unknown_missing_or_incomplete_says_so) {
     static const struct {
         char *line[8];
         const char *part;
-    } cases[] = {{{"p", "sit", NULL}, "unknown command 'atollctl sit'; did you mean 'atollctl site'?"},
-                 {{"p", NULL}, "'atollctl' needs a command after it"},
-                 {{"p", "site", NULL}, "'atollctl site' needs a command"},
-                 {{"p", "site", "invite", "anna", NULL}, "name is required: give --name, ATOLL_NAME"},
-                 {{"p", "site", "invite", "--name", "eu", NULL}, "the argument who is missing"},
-                 {{"p", "site", "revoke", "--name", "eu", NULL}, "unknown flag --name"}};
+    } cases[] = {
+        {{"p", "sit", NULL}, "unknown command 'atollctl sit'; did you mean 'atollctl site'?"},
+        {{"p", NULL}, "'atollctl' needs a command after it"},
+        {{"p", "site", NULL}, "'atollctl site' needs a command"},
+        {{"p", "site", "invite", "anna", NULL}, "name is required: give --name, ATOLL_NAME"},
+        {{"p", "site", "invite", "--name", "eu", NULL}, "the argument who is missing"},
+        {{"p", "site", "revoke", "--name", "eu", NULL}, "unknown flag --name"}};
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         struct run r;
         run(&r, &ctl, (char **)(uintptr_t)cases[i].line, NULL, NULL);
@@ -297,7 +320,8 @@ TEST(a_command_that_is_unknown_missing_or_incomplete_says_so) {
 
 TEST(settings_of_a_sibling_command_are_known_and_left_alone) {
     struct run r;
-    run(&r, &ctl, LINE("--config=f", "site", "revoke"), WORDS("ATOLL_NAME=x"), PAIRS("name", "y", "grace", "2s"));
+    run(&r, &ctl, LINE("--config=f", "site", "revoke"), WORDS("ATOLL_NAME=x"),
+        PAIRS("name", "y", "grace", "2s"));
     CHECK_TEXT(r.error.message, "");
     CHECK(r.values.name == NULL);
     CHECK_EQUAL(r.values.timeout, 2000);
@@ -310,7 +334,8 @@ TEST(help_teaches_at_each_level_and_comes_even_when_the_rest_is_broken) {
     const char *text = (const char *)r.out.data;
     CHECK(r.status == OK && r.answered);
     CHECK_CONTAINS(text, "Usage: atoll-node [options]");
-    CHECK_CONTAINS(text, "--timeout DURATION\n      without progress\n      [default 30s; 1s to 1h]");
+    CHECK_CONTAINS(text,
+                   "--timeout DURATION\n      without progress\n      [default 30s; 1s to 1h]");
     CHECK_CONTAINS(text, "--no-overlap\n");
     CHECK_CONTAINS(text, "[default sparse; one of dense, sparse]");
     CHECK_CONTAINS(text, "Examples:\n  atoll-node --name eu-1\n");
@@ -334,8 +359,8 @@ TEST(help_teaches_at_each_level_and_comes_even_when_the_rest_is_broken) {
 
 TEST(print_config_says_every_value_and_where_it_came_from) {
     struct run r;
-    run(&r, &node, LINE("--print-config", "--inner-steps", "9", "--peers", "a:1", "--peers", "yes"), WORDS("ATOLL_TIMEOUT=90s"),
-        NULL);
+    run(&r, &node, LINE("--print-config", "--inner-steps", "9", "--peers", "a:1", "--peers", "yes"),
+        WORDS("ATOLL_TIMEOUT=90s"), NULL);
     const char *text = (const char *)r.out.data;
     CHECK(r.answered);
     CHECK_CONTAINS(text, "inner-steps: 9                                  # --inner-steps\n");
@@ -400,26 +425,33 @@ static void create(const struct option *options) {
     options_destroy(options_create(&command, &values));
 }
 TEST_EXPECTED_TO(CRASH, a_default_out_of_bounds_asserts) {
-    create((const struct option[]){{"steps", OPTION_U64, FIELD(steps), .fallback = "5", .max = "4", .help = ""}, {0}});
+    create((const struct option[]){
+        {"steps", OPTION_U64, FIELD(steps), .fallback = "5", .max = "4", .help = ""}, {0}});
 }
 TEST_EXPECTED_TO(CRASH, a_field_of_the_wrong_size_asserts) {
     create((const struct option[]){{"steps", OPTION_U64, FIELD(overlap), .help = ""}, {0}});
 }
 TEST_EXPECTED_TO(CRASH, two_options_of_one_name_assert) {
-    create((const struct option[]){{"a", OPTION_U64, FIELD(steps), .help = ""}, {"a", OPTION_U64, FIELD(rate), .help = ""}, {0}});
+    create((const struct option[]){{"a", OPTION_U64, FIELD(steps), .help = ""},
+                                   {"a", OPTION_U64, FIELD(rate), .help = ""},
+                                   {0}});
 }
 
-/* ---- variables that others set ------------------------------------------------------------------------------------------------ */
+/* ---- variables that others set --------------------------------------------------------------- */
 
 TEST(what_kubernetes_makes_of_a_service_named_like_us_is_passed_over) {
     struct run r;
     run(&r, &node, BARE_LINE,
         WORDS("ATOLL_COORDINATOR_SERVICE_HOST=10.0.0.1", "ATOLL_COORDINATOR_SERVICE_PORT=7400",
-              "ATOLL_COORDINATOR_SERVICE_PORT_GRPC=7400", "ATOLL_COORDINATOR_PORT=tcp://10.0.0.1:7400",
-              "ATOLL_COORDINATOR_PORT_7400_TCP=tcp://10.0.0.1:7400", "ATOLL_COORDINATOR_PORT_7400_TCP_PROTO=tcp",
-              "ATOLL_COORDINATOR_PORT_7400_TCP_PORT=7400", "ATOLL_COORDINATOR_PORT_7400_TCP_ADDR=10.0.0.1",
-              "ATOLL_SITE_2_PORT_53_UDP=udp://10.0.0.2:53", "ATOLL_SITE_2_PORT_53_UDP_ADDR=10.0.0.2",
-              "ATOLL_X_PORT_9_SCTP_PORT=9", "ATOLL_SERVICE_HOST=10.0.0.3", "ATOLL_PORT=udp://10.0.0.3:53"),
+              "ATOLL_COORDINATOR_SERVICE_PORT_GRPC=7400",
+              "ATOLL_COORDINATOR_PORT=tcp://10.0.0.1:7400",
+              "ATOLL_COORDINATOR_PORT_7400_TCP=tcp://10.0.0.1:7400",
+              "ATOLL_COORDINATOR_PORT_7400_TCP_PROTO=tcp",
+              "ATOLL_COORDINATOR_PORT_7400_TCP_PORT=7400",
+              "ATOLL_COORDINATOR_PORT_7400_TCP_ADDR=10.0.0.1",
+              "ATOLL_SITE_2_PORT_53_UDP=udp://10.0.0.2:53",
+              "ATOLL_SITE_2_PORT_53_UDP_ADDR=10.0.0.2", "ATOLL_X_PORT_9_SCTP_PORT=9",
+              "ATOLL_SERVICE_HOST=10.0.0.3", "ATOLL_PORT=udp://10.0.0.3:53"),
         NULL);
     CHECK_TEXT(r.error.message, "");
     CHECK_EQUAL(r.status, OK);
@@ -439,5 +471,6 @@ TEST(what_only_looks_like_a_services_variable_is_still_refused) {
                                         "ATOLL_COORDINATOR_PORT_7400_TCP_NAME=x",
                                         "ATOLL_COORDINATOR_7400_TCP_ADDR=x"};
     for (size_t i = 0; i < COUNT_OF(wrong); i++)
-        refused(BARE_LINE, (char *[]){(char *)(uintptr_t)wrong[i], NULL}, NULL, "unknown environment variable ATOLL_C");
+        refused(BARE_LINE, (char *[]){(char *)(uintptr_t)wrong[i], NULL}, NULL,
+                "unknown environment variable ATOLL_C");
 }

@@ -47,8 +47,8 @@ TEST(a_claim_leaves_nothing_behind_and_changes_nothing_that_is_there) {
 TEST(what_cannot_be_written_is_refused_with_its_name) {
     struct error error = {0};
     struct output *output;
-    char *file = in_directory("file"), *below = in_directory("file/below"), *away = in_directory("no/where"),
-         *loop = in_directory("loop");
+    char *file = in_directory("file"), *below = in_directory("file/below"),
+         *away = in_directory("no/where"), *loop = in_directory("loop");
     put(file, "x");
     CHECK(symlink("loop", loop) == 0);
     CHECK_STATUS(output_claim_file(away, 0, &output, &error), NOT_FOUND);
@@ -70,11 +70,13 @@ TEST(what_cannot_be_written_is_refused_with_its_name) {
 TEST(one_process_has_an_output_at_a_time) {
     struct error error = {0};
     struct output *first, *second;
-    char *path = in_directory("state"), *link = in_directory("link"), *directory = in_directory("export");
+    char *path = in_directory("state"), *link = in_directory("link"),
+         *directory = in_directory("export");
     CHECK(symlink("state", link) == 0);
     CHECK_OK(output_claim_file(path, 0, &first, &error));
     CHECK_STATUS(output_claim_file(path, 0, &second, &error), UNAVAILABLE);
-    CHECK_STATUS(output_claim_file(link, 0, &second, &error), UNAVAILABLE); /* the same file by another name */
+    /* the same file by another name */
+    CHECK_STATUS(output_claim_file(link, 0, &second, &error), UNAVAILABLE);
     output_release(first);
     CHECK_OK(output_claim_file(link, 0, &first, &error));
     output_release(first);
@@ -96,7 +98,10 @@ TEST(a_users_own_lock_file_stays_and_a_dead_process_s_goes) {
     check_content(lock, "mine");
     unlink(lock);
     pid_t child = fork();
-    if (child == 0) { _exit(output_claim_file(path, 0, &output, NULL) == OK ? 0 : 1); /* ends without letting go */ }
+    if (child == 0) {
+        _exit(output_claim_file(path, 0, &output, NULL) == OK ? 0
+                                                              : 1); /* ends without letting go */
+    }
     int ended;
     CHECK(waitpid(child, &ended, 0) == child && ended == 0);
     CHECK(file_exists(lock));
@@ -110,8 +115,8 @@ TEST(a_users_own_lock_file_stays_and_a_dead_process_s_goes) {
 TEST(only_temporary_files_of_this_output_are_cleaned_up) {
     struct error error = {0};
     struct output *output;
-    char *path = in_directory("state"), *left = in_directory("state.tmp.12345"), *others = in_directory("state.tmp.12345.txt"),
-         *backup = in_directory("state.tmp.old");
+    char *path = in_directory("state"), *left = in_directory("state.tmp.12345"),
+         *others = in_directory("state.tmp.12345.txt"), *backup = in_directory("state.tmp.old");
     put(left, "half");
     put(others, "mine");
     put(backup, "mine");
@@ -147,8 +152,8 @@ TEST(directories_that_were_made_and_stay_empty_go_again) {
 TEST(writing_through_a_link_keeps_the_link) {
     struct error error = {0};
     struct stat info;
-    char *link = in_directory("link"), *target = in_directory("target"), *dangling = in_directory("dangling"),
-         *new = in_directory("new");
+    char *link = in_directory("link"), *target = in_directory("target"),
+         *dangling = in_directory("dangling"), *new = in_directory("new");
     put(target, "old");
     CHECK(symlink("target", link) == 0 && symlink(new, dangling) == 0);
     put(link, "fresh");
@@ -180,7 +185,8 @@ TEST(the_limit_of_a_file_s_size_is_an_error_that_names_it) {
     enum status claimed = output_claim_file(path, sizeof content, &output, &beforehand);
     CHECK(setrlimit(RLIMIT_FSIZE, &before) == 0);
     CHECK_EQUAL(status, FULL);
-    CHECK(strstr(error.message, "ulimit -f") && strstr(error.message, "4096") && strstr(error.message, path));
+    CHECK(strstr(error.message, "ulimit -f") && strstr(error.message, "4096") &&
+          strstr(error.message, path));
     CHECK_EQUAL(claimed, FULL);
     CHECK(strstr(beforehand.message, "ulimit -f") != NULL);
     check_content(path, "old");

@@ -88,8 +88,10 @@ TEST(nothing_is_lost_or_doubled_between_threads) {
     struct traffic traffic[2] = {{queue_create(7), 0}, {NULL, 0}};
     traffic[1].queue = traffic[0].queue;
     struct thread *producers[PRODUCERS], *consumers[2];
-    for (int i = 0; i < 2; i++) CHECK_OK(thread_start("consumer", consume, &traffic[i], &consumers[i], &error));
-    for (int i = 0; i < PRODUCERS; i++) CHECK_OK(thread_start("producer", produce, traffic[0].queue, &producers[i], &error));
+    for (int i = 0; i < 2; i++)
+        CHECK_OK(thread_start("consumer", consume, &traffic[i], &consumers[i], &error));
+    for (int i = 0; i < PRODUCERS; i++)
+        CHECK_OK(thread_start("producer", produce, traffic[0].queue, &producers[i], &error));
     for (int i = 0; i < PRODUCERS; i++) CHECK_EQUAL(thread_join(producers[i], UINT64_MAX), OK);
     queue_close(traffic[0].queue);
     for (int i = 0; i < 2; i++) CHECK_EQUAL(thread_join(consumers[i], UINT64_MAX), OK);

@@ -2,7 +2,8 @@
 
 #include "tests/test.h"
 
-/* splitmix64's first outputs for seed 0, and xoshiro256**'s for the state {1, 2, 3, 4}, as their authors' reference code gives them. */
+/* splitmix64's first outputs for seed 0, and xoshiro256**'s for the state {1, 2, 3, 4}, as their
+ * authors' reference code gives them. */
 TEST(the_stream_is_the_published_one) {
     struct random random;
     random_init(&random, 0);
@@ -34,7 +35,8 @@ TEST(below_a_limit_is_uniform) {
     for (int i = 0; i < 70000; i++) counts[random_below(&random, 7)]++;
     for (int i = 0; i < 7; i++) CHECK_NEAR(counts[i], 10000, 500); /* five sigma */
     for (int i = 0; i < 100; i++) CHECK_EQUAL(random_below(&random, 1), 0);
-    /* With a limit of 3/4 of the range, modulo bias would put twice as many into the lower third. */
+    /* With a limit of 3/4 of the range, modulo bias would put twice as many into the lower third.
+     */
     unsigned low = 0;
     for (int i = 0; i < 30000; i++) low += random_below(&random, 3ull << 62) < 1ull << 62;
     CHECK_NEAR(low, 10000, 500);

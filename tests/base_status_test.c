@@ -44,7 +44,8 @@ TEST(a_story_that_is_too_long_is_cut_and_terminated) {
 
 TEST(every_status_has_a_name_of_its_own) {
     for (int i = OK; i <= FAILED; i++) {
-        for (int j = OK; j < i; j++) CHECK(strcmp(status_name((enum status)i), status_name((enum status)j)) != 0);
+        for (int j = OK; j < i; j++)
+            CHECK(strcmp(status_name((enum status)i), status_name((enum status)j)) != 0);
         CHECK(strcmp(status_name((enum status)i), "unknown") != 0);
     }
     CHECK_TEXT(status_name((enum status)99), "unknown");

@@ -15,7 +15,8 @@ static void look(void *context) {
     sigset_t mask;
     pthread_getname_np(pthread_self(), seen->name, sizeof seen->name);
     pthread_sigmask(SIG_SETMASK, NULL, &mask);
-    seen->all_blocked = sigismember(&mask, SIGTERM) == 1 && sigismember(&mask, SIGINT) == 1 && sigismember(&mask, SIGUSR1) == 1;
+    seen->all_blocked = sigismember(&mask, SIGTERM) == 1 && sigismember(&mask, SIGINT) == 1 &&
+                        sigismember(&mask, SIGUSR1) == 1;
 }
 
 TEST(a_thread_has_its_name_and_takes_no_signals) {

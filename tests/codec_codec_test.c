@@ -1,5 +1,5 @@
-/* What holds for every codec: round trips, error feedback, merging, refusals; and golden digests, so that a change of one bit
- * of any message, on any compiler or machine, is seen. */
+/* What holds for every codec: round trips, error feedback, merging, refusals; and golden digests,
+ * so that a change of one bit of any message, on any compiler or machine, is seen. */
 #include "codec/codec.h"
 
 #include "base/memory.h"
@@ -7,7 +7,8 @@
 #include "kernels/elementwise.h"
 #include "tests/test.h"
 
-static const enum codec all[] = {CODEC_FP32, CODEC_BF16, CODEC_INT8, CODEC_FP4, CODEC_TOPK2_64, CODEC_TOPK2_128};
+static const enum codec all[] = {CODEC_FP32, CODEC_BF16,     CODEC_INT8,
+                                 CODEC_FP4,  CODEC_TOPK2_64, CODEC_TOPK2_128};
 static const size_t sizes[] = {0, 1, 31, 127, 128, 129, 4095, 4096, 4097, 1000003};
 
 static uint32_t bits_of(float value) {
@@ -36,7 +37,8 @@ static float *normals(size_t count, uint64_t seed, float scale) {
 
 static float *zeroes(size_t count) { return xcalloc(count + 1, sizeof(float)); }
 
-static struct buffer encoded(enum codec codec, const float *base, const float *local, float *e, size_t count) {
+static struct buffer encoded(enum codec codec, const float *base, const float *local, float *e,
+                             size_t count) {
     struct error error = {0};
     struct codec_encoder *encoder = NULL;
     struct buffer out = {0};
@@ -50,7 +52,8 @@ static struct buffer encoded(enum codec codec, const float *base, const float *l
 
 static uint64_t digest_of(const void *data, size_t size) { /* FNV-1a, 64 bit */
     uint64_t digest = 0xcbf29ce484222325ull;
-    for (size_t i = 0; i < size; i++) digest = (digest ^ ((const uint8_t *)data)[i]) * 0x100000001b3ull;
+    for (size_t i = 0; i < size; i++)
+        digest = (digest ^ ((const uint8_t *)data)[i]) * 0x100000001b3ull;
     return digest;
 }
 
@@ -108,7 +111,8 @@ TEST(dense_codecs_meet_their_targets_of_bits_a_parameter) {
     CHECK((double)codec_bound(CODEC_TOPK2_64, count) * 8 / (double)count <= 0.165);
 }
 
-/* What error feedback promises, to the bit: e after = (0.95·e + (base − local)) − decoded, each operation rounded once. */
+/* What error feedback promises, to the bit: e after = (0.95·e + (base − local)) − decoded, each
+ * operation rounded once. */
 /* Dense codecs to the bit, topk2 within 4 % for deltas that are about normal. */
 TEST(messages_take_the_bits_per_parameter_that_are_told) {
     enum { COUNT = 64 * 4096 };
@@ -141,7 +145,8 @@ TEST(error_feedback_keeps_exactly_what_was_not_sent) {
     for (size_t c = 0; c < COUNT_OF(all); c++) {
         for (size_t s = 0; s < COUNT_OF(sizes) - 1; s++) {
             size_t count = sizes[s];
-            float *base = normals(count, s, 1), *local = normals(count, s + 50, 1), *e = normals(count, s + 100, 0.1f);
+            float *base = normals(count, s, 1), *local = normals(count, s + 50, 1),
+                  *e = normals(count, s + 100, 0.1f);
             float *wanted = zeroes(count), *delta = zeroes(count), *out = zeroes(count);
             elementwise_copy(wanted, e, count);
             elementwise_subtract(delta, base, local, count);
@@ -156,13 +161,15 @@ TEST(error_feedback_keeps_exactly_what_was_not_sent) {
     }
 }
 
-/* Σ 0.95^(R−r)·q_r + e_R = Σ 0.95^(R−r)·delta_r over R rounds: what is not sent now is sent later, or still held. */
+/* Σ 0.95^(R−r)·q_r + e_R = Σ 0.95^(R−r)·delta_r over R rounds: what is not sent now is sent later,
+ * or still held. */
 TEST(no_mass_is_lost_over_many_rounds) {
     enum { COUNT = 9000, ROUNDS = 40 };
     struct error error = {0};
     for (size_t c = 0; c < COUNT_OF(all); c++) {
         float *e = zeroes(COUNT), *out = zeroes(COUNT);
-        double *in_total = xcalloc(COUNT, sizeof *in_total), *sent_total = xcalloc(COUNT, sizeof *sent_total);
+        double *in_total = xcalloc(COUNT, sizeof *in_total),
+               *sent_total = xcalloc(COUNT, sizeof *sent_total);
         for (uint64_t round = 0; round < ROUNDS; round++) {
             float *delta = normals(COUNT, 1000 + round, 1e-3f);
             struct buffer message = encoded(all[c], delta, NULL, e, COUNT);
@@ -174,7 +181,8 @@ TEST(no_mass_is_lost_over_many_rounds) {
             buffer_deinit(&message);
             free(delta);
         }
-        for (size_t i = 0; i < COUNT; i++) CHECK_NEAR(sent_total[i] + (double)e[i], in_total[i], 2e-8);
+        for (size_t i = 0; i < COUNT; i++)
+            CHECK_NEAR(sent_total[i] + (double)e[i], in_total[i], 2e-8);
         free(e), free(out), free(in_total), free(sent_total);
     }
 }
@@ -213,8 +221,10 @@ TEST(decoding_accumulating_visiting_and_the_norm_agree) {
     for (size_t c = 0; c < COUNT_OF(all); c++) {
         for (size_t s = 0; s < COUNT_OF(sizes) - 1; s++) {
             size_t count = sizes[s];
-            float *x = normals(count, s + 7, 1), *out = zeroes(count), *sum = zeroes(count), *seen = zeroes(count);
-            uint16_t *senders = xcalloc(count + 1, sizeof *senders), *visits = xcalloc(count + 1, sizeof *visits);
+            float *x = normals(count, s + 7, 1), *out = zeroes(count), *sum = zeroes(count),
+                  *seen = zeroes(count);
+            uint16_t *senders = xcalloc(count + 1, sizeof *senders),
+                     *visits = xcalloc(count + 1, sizeof *visits);
             struct buffer message = encoded(all[c], x, NULL, NULL, count);
             struct bytes bytes = buffer_bytes(&message);
             struct visited visited = {0, seen, visits};
@@ -242,7 +252,8 @@ TEST(a_delta_that_is_not_finite_is_refused_and_nothing_has_changed) {
     struct error error = {0};
     for (size_t c = 0; c < COUNT_OF(all); c++) {
         for (size_t kind = 0; kind < 5; kind++) {
-            float *base = normals(COUNT, 1, 1), *local = normals(COUNT, 2, 1), *e = normals(COUNT, 3, 1), *before = zeroes(COUNT);
+            float *base = normals(COUNT, 1, 1), *local = normals(COUNT, 2, 1),
+                  *e = normals(COUNT, 3, 1), *before = zeroes(COUNT);
             size_t at = kind * 2499;
             if (kind == 0) base[at] = NAN;
             if (kind == 1) local[at] = INFINITY;
@@ -272,22 +283,24 @@ TEST(a_delta_that_is_not_finite_is_refused_and_nothing_has_changed) {
 }
 
 TEST(special_values_come_through_finite) {
-    const float special[] = {0.0f,           -0.0f,         1e-45f,         -1e-45f, 5.877472e-39f /* 2^-127 */,
-                             1.1754944e-38f, 3.4028235e38f, -3.4028235e38f, 1.0f,    -1.5f,
-                             3.0f,           127.5f,        2.3693558e-38f, 1e30f};
+    const float special[] = {
+        0.0f,           -0.0f,         1e-45f,         -1e-45f, 5.877472e-39f /* 2^-127 */,
+        1.1754944e-38f, 3.4028235e38f, -3.4028235e38f, 1.0f,    -1.5f,
+        3.0f,           127.5f,        2.3693558e-38f, 1e30f};
     struct error error = {0};
     for (size_t c = 0; c < COUNT_OF(all); c++) {
         for (size_t trial = 0; trial < 200; trial++) {
             struct random random;
             random_init(&random, trial);
-            size_t count = 1 + random_below(&random, 400), kinds = 1 + random_below(&random, COUNT_OF(special));
+            size_t count = 1 + random_below(&random, 400),
+                   kinds = 1 + random_below(&random, COUNT_OF(special));
             size_t from = random_below(&random, COUNT_OF(special) - kinds + 1);
             float *x = zeroes(count), *out = zeroes(count);
             for (size_t i = 0; i < count; i++) x[i] = special[from + random_below(&random, kinds)];
             struct buffer message = encoded(all[c], x, NULL, NULL, count);
             CHECK_OK(codec_decode(all[c], buffer_bytes(&message), count, out, &error));
             CHECK(elementwise_is_finite(out, count)); /* and every decoder refuses what is not */
-            if (!codec_is_sparse(all[c])) {           /* what was decoded encodes to the same bytes */
+            if (!codec_is_sparse(all[c])) { /* what was decoded encodes to the same bytes */
                 struct buffer again = encoded(all[c], out, NULL, NULL, count);
                 CHECK_EQUAL(again.size, message.size);
                 CHECK_MEMORY(again.data, message.data, message.size);
@@ -329,12 +342,15 @@ TEST(messages_cut_anywhere_or_lengthened_are_refused) {
             struct buffer message = encoded(all[c], x, NULL, NULL, count);
             for (size_t size = 0; size <= message.size + 3; size++) {
                 if (size == message.size) continue;
-                uint8_t *exact = xcalloc(size, 1); /* so that a sanitizer sees a read past the end */
+                /* so that a sanitizer sees a read past the end */
+                uint8_t *exact = xcalloc(size, 1);
                 memcpy(exact, message.data, MIN(size, message.size));
-                CHECK_STATUS(codec_decode(all[c], bytes_of(exact, size), count, out, NULL), INVALID);
+                CHECK_STATUS(codec_decode(all[c], bytes_of(exact, size), count, out, NULL),
+                             INVALID);
                 free(exact);
             }
-            for (size_t i = 0; i < count; i++) CHECK_EQUAL(bits_of(out[i]), 0); /* nothing was written */
+            /* nothing was written */
+            for (size_t i = 0; i < count; i++) CHECK_EQUAL(bits_of(out[i]), 0);
             buffer_deinit(&message);
             free(x), free(out);
         }
@@ -386,7 +402,8 @@ TEST(broken_rules_of_the_dense_codecs_are_named) {
     for (size_t b = 0; b < COUNT_OF(broken); b++) {
         struct buffer message = encoded(broken[b].codec, x, NULL, NULL, 3);
         message.data[broken[b].at] = broken[b].value;
-        CHECK_STATUS(codec_decode(broken[b].codec, buffer_bytes(&message), 3, out, &error), INVALID);
+        CHECK_STATUS(codec_decode(broken[b].codec, buffer_bytes(&message), 3, out, &error),
+                     INVALID);
         CHECK_CONTAINS(error.message, broken[b].why ? broken[b].why : "element 0 is not finite");
         buffer_deinit(&message);
     }
@@ -411,7 +428,8 @@ TEST(what_a_flipped_bit_makes_of_a_dense_message_is_refused_or_canonical) {
                 }
                 message.data[bit / 8] = (uint8_t)(message.data[bit / 8] ^ 1u << bit % 8);
             }
-            CHECK(refused >= 96 && (count == 0 || accepted > 0)); /* all of the header; some of the payload */
+            /* all of the header; some of the payload */
+            CHECK(refused >= 96 && (count == 0 || accepted > 0));
             buffer_deinit(&message);
             free(x), free(out);
         }
@@ -449,14 +467,17 @@ TEST(messages_have_the_same_bits_everywhere) {
         struct random random;
         random_init(&random, 78);
         for (size_t i = 0; i < COUNT; i++)
-            x[i] *= float_from((100 + (uint32_t)(i / 9000)) << 23) * (random_below(&random, 9) ? 1 : 8);
+            x[i] *=
+                float_from((100 + (uint32_t)(i / 9000)) << 23) * (random_below(&random, 9) ? 1 : 8);
         for (int round = 0; round < 3; round++) {
             struct buffer message = encoded(all[c], x, NULL, e, COUNT);
             if (round == 2) {
-                uint64_t message_digest = digest_of(message.data, message.size), e_digest = digest_of(e, COUNT * sizeof *e);
+                uint64_t message_digest = digest_of(message.data, message.size),
+                         e_digest = digest_of(e, COUNT * sizeof *e);
                 if (message_digest != wanted[c][0] || e_digest != wanted[c][1]) {
-                    test_failed(__FILE__, __LINE__, "%s: {0x%016llx, 0x%016llx}", codec_name(all[c]),
-                                (unsigned long long)message_digest, (unsigned long long)e_digest);
+                    test_failed(__FILE__, __LINE__, "%s: {0x%016llx, 0x%016llx}",
+                                codec_name(all[c]), (unsigned long long)message_digest,
+                                (unsigned long long)e_digest);
                 }
             }
             buffer_deinit(&message);

@@ -1,5 +1,5 @@
-/* The codec on a device beside the CPU's: the same messages and the same feedback, byte by byte, and the same parameters after a
- * step. tests/cuda_fixture.h says which device. */
+/* The codec on a device beside the CPU's: the same messages and the same feedback, byte by byte,
+ * and the same parameters after a step. tests/cuda_fixture.h says which device. */
 #include "codec/device.h"
 
 #include <float.h>
@@ -12,7 +12,8 @@
 #include "tests/device_record.h"
 #include "tests/test.h"
 
-static const enum codec codecs[] = {CODEC_FP32, CODEC_BF16, CODEC_INT8, CODEC_FP4, CODEC_TOPK2_64, CODEC_TOPK2_128};
+static const enum codec codecs[] = {CODEC_FP32, CODEC_BF16,     CODEC_INT8,
+                                    CODEC_FP4,  CODEC_TOPK2_64, CODEC_TOPK2_128};
 
 /* --- tensors --- */
 
@@ -70,9 +71,11 @@ static float *tensor(size_t count, enum kind kind, uint64_t seed) {
 
 /* --- encoding --- */
 
-/* Both ways, `rounds` messages one after the other with the feedback carried on. base, local and e are not changed. */
-static void compare_encoding(const struct cuda_operations *cuda, enum codec codec, size_t count, const float *base,
-                             const float *local, const float *e_first, int rounds, const char *what) {
+/* Both ways, `rounds` messages one after the other with the feedback carried on. base, local and e
+ * are not changed. */
+static void compare_encoding(const struct cuda_operations *cuda, enum codec codec, size_t count,
+                             const float *base, const float *local, const float *e_first,
+                             int rounds, const char *what) {
     struct error error = {0};
     struct codec_encoder *here = NULL;
     struct device_encoder *there = NULL;
@@ -88,13 +91,17 @@ static void compare_encoding(const struct cuda_operations *cuda, enum codec code
     for (int round = 0; round < rounds; round++) {
         struct buffer wanted = {0}, got = {0};
         struct error wanted_error = {0}, got_error = {0};
-        enum status status = codec_encode(here, base, local, feedback ? e_here : NULL, &wanted, &wanted_error);
-        CHECK_STATUS(device_encode_from_host(there, base, local, feedback ? e_there : NULL, &got, &got_error), status);
+        enum status status =
+            codec_encode(here, base, local, feedback ? e_here : NULL, &wanted, &wanted_error);
+        CHECK_STATUS(device_encode_from_host(there, base, local, feedback ? e_there : NULL, &got,
+                                             &got_error),
+                     status);
         CHECK_TEXT(got_error.message, wanted_error.message);
         if (got.size != wanted.size || (got.size && memcmp(got.data, wanted.data, got.size) != 0)) {
             size_t at = 0;
             while (at < MIN(got.size, wanted.size) && got.data[at] == wanted.data[at]) at++;
-            test_failed(__FILE__, __LINE__, "%s, %s of %zu, round %d: %zu bytes, wanted %zu; they part at %zu", what,
+            test_failed(__FILE__, __LINE__,
+                        "%s, %s of %zu, round %d: %zu bytes, wanted %zu; they part at %zu", what,
                         codec_name(codec), count, round, got.size, wanted.size, at);
         }
         if (feedback) CHECK_MEMORY(e_there, e_here, size);
@@ -115,10 +122,12 @@ TEST(a_hundred_random_tensors_have_the_cpus_bytes) {
         size_t count = sizes[seed % COUNT_OF(sizes)];
         enum kind kind = (enum kind)(seed * 5 % KINDS);
         enum codec codec = seed % 3 ? codecs[4 + seed % 2] : codecs[seed / 3 % 4];
-        float *base = tensor(count, kind, seed), *local = tensor(count, kind, seed + 1000), *e = tensor(count, kind, seed + 2000);
+        float *base = tensor(count, kind, seed), *local = tensor(count, kind, seed + 1000),
+              *e = tensor(count, kind, seed + 2000);
         char what[64];
         snprintf(what, sizeof what, "seed %llu, kind %d", (unsigned long long)seed, (int)kind);
-        compare_encoding(backend.operations, codec, count, base, seed % 4 ? local : NULL, seed % 5 ? e : NULL, 2, what);
+        compare_encoding(backend.operations, codec, count, base, seed % 4 ? local : NULL,
+                         seed % 5 ? e : NULL, 2, what);
         free(base);
         free(local);
         free(e);
@@ -131,7 +140,8 @@ TEST(every_kind_of_tensor_has_the_cpus_bytes_in_every_codec) {
     find_backend(&backend);
     enum { COUNT = 3 * CODEC_CHUNK + 77 };
     for (int kind = 0; kind < KINDS; kind++) {
-        float *base = tensor(COUNT, (enum kind)kind, (uint64_t)kind), *e = tensor(COUNT, (enum kind)kind, (uint64_t)kind + 50);
+        float *base = tensor(COUNT, (enum kind)kind, (uint64_t)kind),
+              *e = tensor(COUNT, (enum kind)kind, (uint64_t)kind + 50);
         char what[32];
         snprintf(what, sizeof what, "kind %d", kind);
         for (size_t c = 0; c < COUNT_OF(codecs); c++)
@@ -146,21 +156,25 @@ TEST(every_kind_of_tensor_has_the_cpus_bytes_in_every_codec) {
 TEST(special_values_have_the_cpus_bytes) {
     struct cuda_backend backend;
     find_backend(&backend);
-    static const float values[] = {0.0f,      -0.0f,     FLT_MIN,     -FLT_MIN,   FLT_TRUE_MIN, -FLT_TRUE_MIN, FLT_MAX,
-                                   -FLT_MAX,  1.0f,      -1.0f,       1.9921875f, 1.984375f,    0.5f,          1.5f,
-                                   0x1p-127f, 0x1p-126f, 0x1.8p-127f, 0x1p127f,   0x1.8p-1f,    3.0f};
+    static const float values[] = {0.0f,          -0.0f,       FLT_MIN,  -FLT_MIN,  FLT_TRUE_MIN,
+                                   -FLT_TRUE_MIN, FLT_MAX,     -FLT_MAX, 1.0f,      -1.0f,
+                                   1.9921875f,    1.984375f,   0.5f,     1.5f,      0x1p-127f,
+                                   0x1p-126f,     0x1.8p-127f, 0x1p127f, 0x1.8p-1f, 3.0f};
     enum { COUNT = CODEC_CHUNK + 300 };
     float x[COUNT];
     for (uint64_t seed = 0; seed < 12; seed++) {
         struct random random;
         random_init(&random, seed);
         size_t few[3] = {0};
-        for (size_t i = 0; i < COUNT; i++) { /* of two or three values a block, so that each is the largest of some */
-            for (size_t k = 0; k < COUNT_OF(few) && i % CODEC_BLOCK == 0; k++) few[k] = random_below(&random, COUNT_OF(values));
+        for (size_t i = 0; i < COUNT;
+             i++) { /* of two or three values a block, so that each is the largest of some */
+            for (size_t k = 0; k < COUNT_OF(few) && i % CODEC_BLOCK == 0; k++)
+                few[k] = random_below(&random, COUNT_OF(values));
             x[i] = values[few[random_below(&random, seed % 2 ? 3 : 2)]];
         }
         for (size_t c = 0; c < COUNT_OF(codecs); c++)
-            compare_encoding(backend.operations, codecs[c], COUNT, x, NULL, NULL, 1, "special values");
+            compare_encoding(backend.operations, codecs[c], COUNT, x, NULL, NULL, 1,
+                             "special values");
     }
     cuda_backend_close(&backend);
 }
@@ -222,7 +236,8 @@ TEST(fragments_that_begin_anywhere_have_the_cpus_bytes) {
             CHECK_OK(device_encoder_create(cuda, codecs[c], COUNT, false, &there, &error));
             CHECK_OK(codec_encode(here, base + start, local + start, NULL, &wanted, &error));
             CHECK_OK(device_encode(there, device_memory_at(base_there, start * sizeof(float)),
-                                   device_memory_at(local_there, start * sizeof(float)), NULL, &got, &error));
+                                   device_memory_at(local_there, start * sizeof(float)), NULL, &got,
+                                   &error));
             CHECK_EQUAL(got.size, wanted.size);
             CHECK_MEMORY(got.data, wanted.data, wanted.size);
             codec_encoder_destroy(here);
@@ -238,13 +253,15 @@ TEST(fragments_that_begin_anywhere_have_the_cpus_bytes) {
     cuda_backend_close(&backend);
 }
 
-/* More chunks than a block takes at a time where sums run over all of them, and empty chunks in between. */
+/* More chunks than a block takes at a time where sums run over all of them, and empty chunks in
+ * between. */
 TEST(a_large_tensor_has_the_cpus_bytes) {
     struct cuda_backend backend;
     find_backend(&backend);
     enum { COUNT = 1100 * CODEC_CHUNK + 1234 };
     float *base = tensor(COUNT, SCALED_CHUNKS, 5);
-    for (size_t c = 3; c < 1100; c += 1 + c % 9) memset(base + c * CODEC_CHUNK, 0, (c % 3) * CODEC_CHUNK * sizeof *base);
+    for (size_t c = 3; c < 1100; c += 1 + c % 9)
+        memset(base + c * CODEC_CHUNK, 0, (c % 3) * CODEC_CHUNK * sizeof *base);
     memset(base, 0, 2 * CODEC_CHUNK * sizeof *base);
     compare_encoding(backend.operations, CODEC_TOPK2_64, COUNT, base, NULL, base, 1, "large");
     free(base);
@@ -265,20 +282,20 @@ static struct buffer message_of(enum codec codec, size_t count, enum kind kind, 
     return out;
 }
 
-static void check_floats(const struct cuda_operations *cuda, struct device_memory there, const float *here, size_t count,
-                         const char *what) {
+static void check_floats(const struct cuda_operations *cuda, struct device_memory there,
+                         const float *here, size_t count, const char *what) {
     float *got = xmalloc((count + 1) * sizeof *got);
     must(cuda->download(got, there, 0, count * sizeof *got));
     for (size_t i = 0; i < count; i++) {
         if (memcmp(&got[i], &here[i], sizeof *got) != 0)
-            test_failed(__FILE__, __LINE__, "%s: element %zu of %zu is %a, wanted %a", what, i, count, (double)got[i],
-                        (double)here[i]);
+            test_failed(__FILE__, __LINE__, "%s: element %zu of %zu is %a, wanted %a", what, i,
+                        count, (double)got[i], (double)here[i]);
     }
     free(got);
 }
 
-static void compare_sparse_step(const struct cuda_operations *cuda, enum codec codec, size_t count, uint32_t parts,
-                                uint64_t seed) {
+static void compare_sparse_step(const struct cuda_operations *cuda, enum codec codec, size_t count,
+                                uint32_t parts, uint64_t seed) {
     struct error error = {0};
     struct buffer messages[40];
     struct cuda_part there[40];
@@ -290,9 +307,13 @@ static void compare_sparse_step(const struct cuda_operations *cuda, enum codec c
     must(cuda->upload(theta_there, 0, theta, count * sizeof *theta));
     for (uint32_t i = 0; i < parts; i++) {
         float scale = i % 3 ? 1.0f : 0.37f;
-        messages[i] = message_of(codec, count, i % 4 == 3 ? SPARSE : (enum kind)(seed % 4), seed + i % 7); /* some alike */
-        CHECK_OK(device_part_open(cuda, codec, buffer_bytes(&messages[i]), count, scale, &there[i], &error));
-        CHECK_OK(codec_accumulate(codec, buffer_bytes(&messages[i]), count, scale, sum, senders, &error));
+        /* some alike */
+        messages[i] =
+            message_of(codec, count, i % 4 == 3 ? SPARSE : (enum kind)(seed % 4), seed + i % 7);
+        CHECK_OK(device_part_open(cuda, codec, buffer_bytes(&messages[i]), count, scale, &there[i],
+                                  &error));
+        CHECK_OK(codec_accumulate(codec, buffer_bytes(&messages[i]), count, scale, sum, senders,
+                                  &error));
     }
     elementwise_sgd_mean(theta, sum, senders, 0.7f, count);
     must(cuda->codec_step_sparse((uint32_t)codec, count, there, parts, 0.7f, theta_there));
@@ -316,8 +337,9 @@ TEST(sparse_steps_have_the_cpus_bits) {
     find_backend(&backend);
     static const size_t sizes[] = {1, 33, 4095, 4096, 4097, 12300};
     for (uint64_t seed = 0; seed < 12; seed++) {
-        compare_sparse_step(backend.operations, seed % 2 ? CODEC_TOPK2_64 : CODEC_TOPK2_128, sizes[seed % COUNT_OF(sizes)],
-                            seed == 3 ? 40 : 1 + (uint32_t)seed % 5, seed);
+        compare_sparse_step(backend.operations, seed % 2 ? CODEC_TOPK2_64 : CODEC_TOPK2_128,
+                            sizes[seed % COUNT_OF(sizes)], seed == 3 ? 40 : 1 + (uint32_t)seed % 5,
+                            seed);
     }
     cuda_backend_close(&backend);
 }
@@ -329,8 +351,8 @@ TEST(dense_steps_have_the_cpus_bits) {
     struct error error = {0};
     enum { COUNT = 10007, PERIOD = 3 };
     for (size_t c = 0; c < 4; c++) {
-        float *theta = tensor(COUNT, NORMAL, 1), *momentum = tensor(COUNT, NORMAL, 2), *sum = tensor(COUNT, NORMAL, 3),
-              *g = xmalloc(COUNT * sizeof *g);
+        float *theta = tensor(COUNT, NORMAL, 1), *momentum = tensor(COUNT, NORMAL, 2),
+              *sum = tensor(COUNT, NORMAL, 3), *g = xmalloc(COUNT * sizeof *g);
         struct cuda_nesterov step = {.rate = 0.7f, .beta = 0.9f, .period = PERIOD};
         float *const here[] = {theta, momentum, sum};
         struct device_memory *const there[] = {&step.theta, &step.momentum, &step.sum};
@@ -342,16 +364,19 @@ TEST(dense_steps_have_the_cpus_bits) {
             struct buffer message = message_of(codecs[c], COUNT, (enum kind)(round % KINDS), round);
             struct cuda_part part;
             float scale = round % 2 ? 1.0f : 0.5f;
-            CHECK_OK(device_part_open(cuda, codecs[c], buffer_bytes(&message), COUNT, scale, &part, &error));
+            CHECK_OK(device_part_open(cuda, codecs[c], buffer_bytes(&message), COUNT, scale, &part,
+                                      &error));
             CHECK_OK(codec_decode(codecs[c], buffer_bytes(&message), COUNT, g, &error));
             elementwise_scale(g, g, scale, COUNT);
             step.ends = round % PERIOD == PERIOD - 1;
             if (step.ends)
-                elementwise_nesterov_end(theta, momentum, sum, g, step.rate, step.beta, step.period, COUNT);
+                elementwise_nesterov_end(theta, momentum, sum, g, step.rate, step.beta, step.period,
+                                         COUNT);
             else
                 elementwise_nesterov_between(theta, sum, g, step.rate, step.period, COUNT);
             must(cuda->codec_step_dense((uint32_t)codecs[c], COUNT, &part, &step));
-            for (size_t i = 0; i < 3; i++) check_floats(cuda, *there[i], here[i], COUNT, codec_name(codecs[c]));
+            for (size_t i = 0; i < 3; i++)
+                check_floats(cuda, *there[i], here[i], COUNT, codec_name(codecs[c]));
             device_part_close(cuda, &part);
             buffer_deinit(&message);
         }
@@ -396,34 +421,43 @@ TEST(a_message_that_breaks_its_format_never_reaches_the_device) {
     uint64_t places[2];
     for (size_t c = 0; c < COUNT_OF(codecs); c++) {
         struct buffer message = message_of(codecs[c], 5000, NORMAL, 9);
-        CHECK_STATUS(device_part_open(cuda, codecs[c], bytes_of(message.data, message.size - 1), 5000, 1, &part, &error),
+        CHECK_STATUS(device_part_open(cuda, codecs[c], bytes_of(message.data, message.size - 1),
+                                      5000, 1, &part, &error),
                      INVALID);
-        CHECK_STATUS(device_part_open(cuda, codecs[c], buffer_bytes(&message), 5001, 1, &part, &error), INVALID);
+        CHECK_STATUS(
+            device_part_open(cuda, codecs[c], buffer_bytes(&message), 5001, 1, &part, &error),
+            INVALID);
         if (!codec_is_sparse(codecs[c]))
-            CHECK_STATUS(codec_places(codecs[c], buffer_bytes(&message), 5000, places, &error), INVALID);
+            CHECK_STATUS(codec_places(codecs[c], buffer_bytes(&message), 5000, places, &error),
+                         INVALID);
         buffer_deinit(&message);
     }
     CHECK(cuda->codec_step_sparse(CODEC_INT8, 1, NULL, 0, 1, (struct device_memory){0}) != NULL);
     CHECK_EQUAL(cuda->failure(), CUDA_FAILURE_INPUT);
-    CHECK(cuda->codec_step_sparse(CODEC_TOPK2_64, 1, NULL, CUDA_PARTS_MAX + 1, 1, (struct device_memory){0}) != NULL);
+    CHECK(cuda->codec_step_sparse(CODEC_TOPK2_64, 1, NULL, CUDA_PARTS_MAX + 1, 1,
+                                  (struct device_memory){0}) != NULL);
     CHECK(cuda->codec_step_dense(CODEC_TOPK2_64, 1, NULL, NULL) != NULL);
     CHECK(cuda->codec_encode(&(struct cuda_encoding){.codec = 99}, NULL) != NULL);
     struct device_encoder *encoder = NULL;
     CHECK_STATUS(device_encoder_create(cuda, CODEC_INT8, 10, true, &encoder, &error), INVALID);
     CHECK_STATUS(device_encoder_create(cuda, (enum codec)0, 10, false, &encoder, &error), INVALID);
-    CHECK_STATUS(device_encoder_create(cuda, CODEC_INT8, CODEC_COUNT_MAX + 1, false, &encoder, &error), INVALID);
+    CHECK_STATUS(
+        device_encoder_create(cuda, CODEC_INT8, CODEC_COUNT_MAX + 1, false, &encoder, &error),
+        INVALID);
     cuda_backend_close(&backend);
 }
 
 /* At every launch of an encoding. */
 TEST(a_device_that_is_lost_leaves_the_feedback_whole) {
     enum { COUNT = CODEC_CHUNK + 3 };
-    float *base = tensor(COUNT, NORMAL, 1), *e = tensor(COUNT, NORMAL, 2), *e_before = tensor(COUNT, NORMAL, 2);
+    float *base = tensor(COUNT, NORMAL, 1), *e = tensor(COUNT, NORMAL, 2),
+          *e_before = tensor(COUNT, NORMAL, 2);
     struct error error = {0};
     struct cuda_backend backend;
     open_emulation(&backend);
     struct device_encoder *encoder = NULL;
-    CHECK_OK(device_encoder_create(backend.operations, CODEC_TOPK2_64, COUNT, true, &encoder, &error));
+    CHECK_OK(
+        device_encoder_create(backend.operations, CODEC_TOPK2_64, COUNT, true, &encoder, &error));
     struct buffer out = {0};
     CHECK_OK(device_encode_from_host(encoder, base, NULL, e, &out, &error)); /* nine launches */
     memcpy(e, e_before, COUNT * sizeof *e);
@@ -448,9 +482,11 @@ TEST(an_encoder_that_does_not_fit_is_refused_with_the_figures) {
     setenv("EMULATED_MEMORY", "4194304", 1);
     open_emulation(&backend);
     struct device_encoder *encoder = NULL;
-    CHECK_STATUS(device_encoder_create(backend.operations, CODEC_TOPK2_64, 1 << 20, true, &encoder, &error), FULL);
-    CHECK_CONTAINS(error.message,
-                   "topk2-64 encoder for 1048576 elements: error feedback: out of device memory: asked for 0.004 GiB");
+    CHECK_STATUS(
+        device_encoder_create(backend.operations, CODEC_TOPK2_64, 1 << 20, true, &encoder, &error),
+        FULL);
+    CHECK_CONTAINS(error.message, "topk2-64 encoder for 1048576 elements: error feedback: out of "
+                                  "device memory: asked for 0.004 GiB");
     CHECK(!encoder);
     size_t available, total; /* what was taken came back */
     must(backend.operations->memory(&available, &total));

@@ -1,5 +1,6 @@
-/* topk2 against a second implementation: selection by sorting, and a parser and a writer that go bit by bit and know nothing
- * of codec/'s. What the codec accepts, the second writer must write again to the same bytes. */
+/* topk2 against a second implementation: selection by sorting, and a parser and a writer that go
+ * bit by bit and know nothing of codec/'s. What the codec accepts, the second writer must write
+ * again to the same bytes. */
 #include "base/memory.h"
 #include "base/random.h"
 #include "codec/codec.h"
@@ -61,7 +62,8 @@ static int by_size_then_place(const void *a, const void *b) {
 /* Marks what a chunk must send. */
 static void mark_largest(const float *x, size_t size, size_t keep, uint8_t *marked) {
     struct element *all = xmalloc(size * sizeof *all);
-    for (size_t i = 0; i < size; i++) all[i] = (struct element){bits_of(x[i]) & 0x7FFFFFFF, (uint32_t)i};
+    for (size_t i = 0; i < size; i++)
+        all[i] = (struct element){bits_of(x[i]) & 0x7FFFFFFF, (uint32_t)i};
     qsort(all, size, sizeof *all, by_size_then_place);
     memset(marked, 0, size);
     for (size_t j = 0; j < keep && all[j].key != 0; j++) marked[all[j].index] = 1;
@@ -85,7 +87,8 @@ struct tape {
 };
 
 static unsigned tape_bit(struct tape *tape) {
-    if (tape->at >= tape->bits) return 1; /* so that unary parts end; the comparison of bytes then fails */
+    if (tape->at >= tape->bits)
+        return 1; /* so that unary parts end; the comparison of bytes then fails */
     unsigned bit = (unsigned)tape->data[tape->at / 8] >> tape->at % 8 & 1u;
     tape->at++;
     return bit;
@@ -106,13 +109,16 @@ static unsigned tape_unary(struct tape *tape) {
 static void tape_write(struct tape *tape, unsigned value, unsigned width) {
     for (unsigned i = 0; i < width; i++, tape->at++) {
         if (tape->at % 8 == 0) tape->data[tape->at / 8] = 0;
-        tape->data[tape->at / 8] = (uint8_t)(tape->data[tape->at / 8] | (i < 32 ? value >> i & 1u : 0) << tape->at % 8);
+        tape->data[tape->at / 8] =
+            (uint8_t)(tape->data[tape->at / 8] | (i < 32 ? value >> i & 1u : 0) << tape->at % 8);
     }
 }
 
 static unsigned usual_rice(enum codec codec) { return codec == CODEC_TOPK2_64 ? 5 : 4; }
 static unsigned keep_whole(enum codec codec) { return codec == CODEC_TOPK2_64 ? 64 : 128; }
-static size_t keep_for(enum codec codec, size_t size) { return (size * keep_whole(codec) + CHUNK - 1) / CHUNK; }
+static size_t keep_for(enum codec codec, size_t size) {
+    return (size * keep_whole(codec) + CHUNK - 1) / CHUNK;
+}
 static unsigned sent_width(enum codec codec) { return codec == CODEC_TOPK2_64 ? 7 : 8; }
 
 /* Trusts the message: only for those that the codec has accepted. */
@@ -127,9 +133,11 @@ static void parse(enum codec codec, struct bytes message, size_t count, struct c
     for (size_t first = 0; first < count; first += CHUNK) {
         size_t c = first / CHUNK, size = MIN((size_t)CHUNK, count - first);
         unsigned rice = usual_rice(codec), sent = (unsigned)keep_for(codec, size);
-        if (!tape_bit(&tape)) rice = tape_number(&tape, 4), sent = tape_number(&tape, sent_width(codec));
+        if (!tape_bit(&tape))
+            rice = tape_number(&tape, 4), sent = tape_number(&tape, sent_width(codec));
         if (sent > 0 && known) {
-            unsigned width = tape_unary(&tape), value = (1u << width) + tape_number(&tape, width) - 1;
+            unsigned width = tape_unary(&tape),
+                     value = (1u << width) + tape_number(&tape, width) - 1;
             shift += value & 1 ? -(int)((value + 1) / 2) : (int)(value / 2);
         }
         if (sent > 0) known = true;
@@ -155,11 +163,13 @@ static void parse(enum codec codec, struct bytes message, size_t count, struct c
 
 static size_t gaps_cost(const uint32_t *index, unsigned sent, uint32_t first, unsigned rice) {
     size_t cost = 0;
-    for (unsigned j = 0; j < sent; j++) cost += 1 + rice + ((index[j] - (j ? index[j - 1] + 1 : first)) >> rice);
+    for (unsigned j = 0; j < sent; j++)
+        cost += 1 + rice + ((index[j] - (j ? index[j - 1] + 1 : first)) >> rice);
     return cost;
 }
 
-/* The lengths of the runs of small elements in one chunk, one before each large element and the one at the end. */
+/* The lengths of the runs of small elements in one chunk, one before each large element and the one
+ * at the end. */
 static unsigned runs_of(const unsigned *code, unsigned sent, unsigned *run) {
     unsigned runs = 0, length = 0;
     for (unsigned j = 0; j < sent; j++) {
@@ -194,7 +204,8 @@ static unsigned cheapest_for_runs(enum codec codec, const struct content *conten
 
 static size_t write_again(enum codec codec, const struct content *content, uint8_t *out) {
     uint8_t header[12] = {(uint8_t)codec, 1};
-    for (unsigned byte = 0; byte < 8; byte++) header[4 + byte] = (uint8_t)((uint64_t)content->count >> 8 * byte);
+    for (unsigned byte = 0; byte < 8; byte++)
+        header[4 + byte] = (uint8_t)((uint64_t)content->count >> 8 * byte);
     memcpy(out, header, 12);
     memcpy(out + 12, content->table, 16);
     unsigned run_rice = cheapest_for_runs(codec, content);
@@ -208,10 +219,13 @@ static size_t write_again(enum codec codec, const struct content *content, uint8
         size_t c = first / CHUNK, size = MIN((size_t)CHUNK, content->count - first);
         unsigned sent = content->chunk[c].sent, rice = 0;
         for (unsigned r = 1; r <= 12; r++) {
-            if (gaps_cost(index, sent, (uint32_t)first, r) < gaps_cost(index, sent, (uint32_t)first, rice)) rice = r;
+            if (gaps_cost(index, sent, (uint32_t)first, r) <
+                gaps_cost(index, sent, (uint32_t)first, rice))
+                rice = r;
         }
         size_t special = 5 + sent_width(codec) + gaps_cost(index, sent, (uint32_t)first, rice);
-        if (sent == keep_for(codec, size) && 1 + gaps_cost(index, sent, (uint32_t)first, usual_rice(codec)) <= special) {
+        if (sent == keep_for(codec, size) &&
+            1 + gaps_cost(index, sent, (uint32_t)first, usual_rice(codec)) <= special) {
             rice = usual_rice(codec);
             tape_write(&tape, 1, 1);
         } else {
@@ -221,7 +235,9 @@ static size_t write_again(enum codec codec, const struct content *content, uint8
         }
         if (sent > 0 && known) {
             int difference = content->chunk[c].shift - shift;
-            unsigned value = 1 + (difference < 0 ? (unsigned)(-2 * difference - 1) : (unsigned)(2 * difference)), width = 0;
+            unsigned value = 1 + (difference < 0 ? (unsigned)(-2 * difference - 1)
+                                                 : (unsigned)(2 * difference)),
+                     width = 0;
             while (value >> (width + 1)) width++;
             tape_write(&tape, 0, width);
             tape_write(&tape, 1, 1);
@@ -248,7 +264,8 @@ static size_t write_again(enum codec codec, const struct content *content, uint8
     return 29 + (tape.at + 7) / 8;
 }
 
-/* The codec accepted it, so the second implementation reads the same values out of it and writes the same bytes. */
+/* The codec accepted it, so the second implementation reads the same values out of it and writes
+ * the same bytes. */
 static void check_canonical(enum codec codec, struct bytes message, size_t count) {
     struct error error = {0};
     struct content *content = xcalloc(1, sizeof *content);
@@ -262,7 +279,8 @@ static void check_canonical(enum codec codec, struct bytes message, size_t count
     for (size_t j = 0; j < content->entries; j++) {
         uint32_t raw;
         memcpy(&raw, content->table + 4 * content->code[j], 4);
-        wanted[content->index[j]] = float_from(raw) * ldexpf(1, content->chunk[content->index[j] / CHUNK].shift);
+        wanted[content->index[j]] =
+            float_from(raw) * ldexpf(1, content->chunk[content->index[j] / CHUNK].shift);
     }
     CHECK_MEMORY(out, wanted, count * sizeof *out);
     free(content);
@@ -280,7 +298,8 @@ TEST(a_message_for_one_element_is_the_bytes_worked_out_by_hand) {
     struct buffer message = encoded(CODEC_TOPK2_64, &two, NULL, 1);
     /* header: codec 5, version 1, 0, count 1; table: 2.0 0 0 0; runs' Rice parameter 0;
      * bits: 1 (usual form), 1 (gap 0), 00000, 0 (positive), 01 (a run of one, to the end) */
-    const uint8_t wanted[] = {5, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x40, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 2};
+    const uint8_t wanted[] = {5, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x40,
+                              0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 2};
     CHECK_EQUAL(message.size, sizeof wanted);
     CHECK_MEMORY(message.data, wanted, sizeof wanted);
     buffer_deinit(&message);
@@ -295,10 +314,13 @@ TEST(the_largest_are_sent_ties_go_to_the_lowest_index_and_zeroes_are_never_sent)
         random_init(&random, trial);
         float *x = normals(count, trial, 1e-3f);
         for (size_t i = 0; i < count; i++) {
-            if (kind == 1) x[i] = (float)((int)random_below(&random, 5) - 2);             /* ties, zeroes */
-            if (kind == 2) x[i] = -1.0f;                                                  /* all equal */
-            if (kind == 3) x[i] = random_below(&random, 400) ? -0.0f : 3e-42f;            /* few, denormal */
-            if (kind == 4) x[i] = float_from((uint32_t)random_u64(&random) & 0xBF7FFFFF); /* of any size */
+            /* ties, zeroes */
+            if (kind == 1) x[i] = (float)((int)random_below(&random, 5) - 2);
+            if (kind == 2) x[i] = -1.0f; /* all equal */
+                                         /* few, denormal */
+            if (kind == 3) x[i] = random_below(&random, 400) ? -0.0f : 3e-42f;
+            /* of any size */
+            if (kind == 4) x[i] = float_from((uint32_t)random_u64(&random) & 0xBF7FFFFF);
             if (kind == 5) x[i] = 0.0f;
         }
         uint8_t *sent = xcalloc(count, 1);
@@ -339,14 +361,17 @@ TEST(evenly_spread_deltas_meet_the_target_of_bits_a_parameter) {
     free(x);
 }
 
-/* Rows of 128 of very different sizes, as an embedding's: positions cluster and chunks differ in scale. */
+/* Rows of 128 of very different sizes, as an embedding's: positions cluster and chunks differ in
+ * scale. */
 TEST(clustered_deltas_of_many_scales_meet_it_too) {
     const size_t count = 1300000;
     float *x = normals(count, 2, 1e-3f), *row = normals(count / 128 + 1, 3, 1.0f);
-    for (size_t i = 0; i < count; i++) x[i] *= row[i / 128] * row[i / 128] * (float)(1 + i / 300000 * 7);
+    for (size_t i = 0; i < count; i++)
+        x[i] *= row[i / 128] * row[i / 128] * (float)(1 + i / 300000 * 7);
     CHECK(bits_a_parameter(CODEC_TOPK2_64, x, count) <= 0.145);
     CHECK(bits_a_parameter(CODEC_TOPK2_128, x, count) <= 0.255);
-    for (size_t i = 0; i < count; i++) x[i] = i / 128 % 16 ? x[i] * 1e-3f : x[i]; /* one row in sixteen has it all */
+    /* one row in sixteen has it all */
+    for (size_t i = 0; i < count; i++) x[i] = i / 128 % 16 ? x[i] * 1e-3f : x[i];
     CHECK(bits_a_parameter(CODEC_TOPK2_64, x, count) <= 0.130);
     free(x);
     free(row);
@@ -355,7 +380,8 @@ TEST(clustered_deltas_of_many_scales_meet_it_too) {
 TEST(the_worst_case_stays_within_the_bound) {
     const size_t count = 40 * CHUNK;
     float *x = xcalloc(count, sizeof *x);
-    for (size_t i = 0; i < count; i++) { /* the kept ones far apart in places, scales at both ends */
+    for (size_t i = 0; i < count;
+         i++) { /* the kept ones far apart in places, scales at both ends */
         bool kept = i % 64 == 63;
         x[i] = (kept ? 4.0f : 1.0f) * (i / CHUNK % 2 ? 1e30f : 1e-30f);
     }
@@ -383,14 +409,17 @@ TEST(tensors_of_different_scale_are_decoded_each_at_its_own) {
 }
 
 TEST(the_ends_of_fp32_are_encoded_to_finite_messages) {
-    const float extremes[] = {3.4028235e38f, -3.4028235e38f, 1e-45f, -1e-45f, 1.1754944e-38f, 1e20f, -1e-20f, 0.0f, -0.0f};
+    const float extremes[] = {3.4028235e38f, -3.4028235e38f, 1e-45f, -1e-45f, 1.1754944e-38f,
+                              1e20f,         -1e-20f,        0.0f,   -0.0f};
     struct random random;
     random_init(&random, 11);
     for (size_t trial = 0; trial < 300; trial++) {
         size_t count = 1 + random_below(&random, 3 * CHUNK);
         float *x = xcalloc(count, sizeof *x), *e = xcalloc(count, sizeof *e);
         for (size_t i = 0; i < count; i++)
-            x[i] = trial % 3 && random_below(&random, 100) ? 0 : extremes[random_below(&random, COUNT_OF(extremes))];
+            x[i] = trial % 3 && random_below(&random, 100)
+                       ? 0
+                       : extremes[random_below(&random, COUNT_OF(extremes))];
         struct buffer message = encoded(both[trial % 2], x, e, count);
         check_canonical(both[trial % 2], buffer_bytes(&message), count);
         buffer_deinit(&message);
@@ -415,7 +444,8 @@ TEST(what_a_flipped_bit_makes_of_a_message_is_refused_or_canonical) {
             }
             message.data[bit / 8] = (uint8_t)(message.data[bit / 8] ^ 1u << bit % 8);
         }
-        CHECK(accepted > 0); /* the table's mantissas at least: or the test has not looked at anything */
+        CHECK(accepted >
+              0); /* the table's mantissas at least: or the test has not looked at anything */
         buffer_deinit(&message);
         free(x);
         free(out);
@@ -437,7 +467,8 @@ TEST_WITHIN(a_hundred_thousand_mutated_messages_are_refused_or_canonical, 120000
             memcpy(copy, message.data, message.size);
             size_t size = message.size;
             for (size_t edits = 1 + random_below(&random, 4); edits > 0; edits--) {
-                size_t from = random_below(&random, 4) ? 29 : 0, at = from + random_below(&random, message.size - from);
+                size_t from = random_below(&random, 4) ? 29 : 0,
+                       at = from + random_below(&random, message.size - from);
                 copy[at] = (uint8_t)random_u64(&random);
             }
             if (random_below(&random, 4) == 0) size = random_below(&random, size + 8);
@@ -473,7 +504,8 @@ static void check_refused(const uint8_t *payload, size_t size, size_t count, con
 
 TEST(each_broken_rule_is_named) {
     enum { RUNS = 16, BITS = 17, SIZE = 19 };
-    const uint8_t two[4] = {0, 0, 0, 0x40}, four[4] = {0, 0, 0x80, 0x40}, infinite[4] = {0, 0, 0x80, 0x7F};
+    const uint8_t two[4] = {0, 0, 0, 0x40}, four[4] = {0, 0, 0x80, 0x40},
+                  infinite[4] = {0, 0, 0x80, 0x7F};
     uint8_t payload[40] = {0}; /* as for one element of 2.0: 1, 1, 00000, 0, 01 */
     check_refused(payload, 16, 1, "truncated in its table");
     check_refused(payload, 17, 1, "chunk 0: truncated");
@@ -513,7 +545,9 @@ TEST(each_broken_rule_is_named) {
     check_refused(payload, SIZE, 1, "Rice parameter");
     payload[BITS] = 0 | 0 << 1 | 2 << 5; /* sends two of one */
     check_refused(payload, SIZE, 1, "more elements than it may");
-    payload[BITS] = 0 | 0 << 1 | 1 << 5; /* the long form of the usual: rice 0, sent 1 (bits 5 to 11), gap "1", 0, 01 */
+    payload[BITS] =
+        0 | 0 << 1 |
+        1 << 5; /* the long form of the usual: rice 0, sent 1 (bits 5 to 11), gap "1", 0, 01 */
     payload[BITS + 1] = 1 << 4 | 1 << 7;
     check_refused(payload, SIZE, 1, "not in its shortest form");
     payload[BITS] = 0 | 1 << 1; /* nothing sent, but a Rice parameter */
@@ -535,7 +569,8 @@ TEST(a_delta_of_nothing_and_a_message_of_no_elements_round_trip) {
     }
 }
 
-/* Messages that only the second writer can make: take a good one apart, break one thing, put it together again. */
+/* Messages that only the second writer can make: take a good one apart, break one thing, put it
+ * together again. */
 static void check_rewritten(const struct content *content, const char *why) {
     struct error error = {0};
     uint8_t *bytes = xcalloc(1, codec_bound(CODEC_TOPK2_64, content->count) + 64);
@@ -557,12 +592,14 @@ TEST(shifts_and_tables_out_of_range_are_refused) {
     struct buffer message = encoded(CODEC_TOPK2_64, x, NULL, COUNT);
     struct content *content = xcalloc(1, sizeof *content);
     parse(CODEC_TOPK2_64, buffer_bytes(&message), COUNT, content);
-    CHECK(content->entries == 40 && content->code[0] == 0 && content->code[7] == 1 && content->chunk[1].shift == 0);
+    CHECK(content->entries == 40 && content->code[0] == 0 && content->code[7] == 1 &&
+          content->chunk[1].shift == 0);
     check_rewritten(content, NULL);
     for (int shift = 124; shift <= 129; shift++) {
         content->chunk[1].shift = -shift;
         check_rewritten(content, shift <= 126 ? NULL : "chunk 1: shift is out of range");
-        content->chunk[1].shift = shift; /* the table has 1 and 10, and 10 · 2^124 is still finite */
+        content->chunk[1].shift =
+            shift; /* the table has 1 and 10, and 10 · 2^124 is still finite */
         check_rewritten(content, shift <= 124   ? NULL
                                  : shift <= 126 ? "table entry 1 is not finite once shifted"
                                                 : "shift is out of range");

@@ -12,7 +12,8 @@ struct values {
 };
 #define FIELD(name_) OPTION_FIELD(struct values, name_)
 static const struct option options_table[] = {
-    {"inner-steps", OPTION_U64, FIELD(steps), .fallback = "500", .min = "1", .help = "inner steps a round"},
+    {"inner-steps", OPTION_U64, FIELD(steps), .fallback = "500", .min = "1",
+     .help = "inner steps a round"},
     {"upload.rate-limit", OPTION_SIZE, FIELD(rate), .fallback = "1MiB", .help = "bytes a second"},
     {"name", OPTION_TEXT, FIELD(name), .help = "of the site: what others see"},
     {"peers", OPTION_LIST, FIELD(peers), .help = "addresses"},
@@ -20,15 +21,17 @@ static const struct option options_table[] = {
     {0}};
 static const struct command program = {.name = "p", .summary = "s", .options = options_table};
 
-static enum status load(struct values *values, struct options **options, const char *text, struct error *error) {
+static enum status load(struct values *values, struct options **options, const char *text,
+                        struct error *error) {
     *options = options_create(&program, values);
     return config_load_text(*options, bytes_of(text, strlen(text)), "p.yaml", error);
 }
 
 TEST(a_file_fills_the_table_nested_or_dotted) {
-    static const char *const texts[] = {
-        "inner-steps: 7\nupload:\n  rate-limit: 2MiB\nname: eu\npeers:\n  - a:1\n  - b:2\nforce: true\n",
-        "upload.rate-limit: 2MiB\nname: \"eu\"\npeers: [\"a:1\", 'b:2']\ninner-steps: 7\nforce: on\n"};
+    static const char *const texts[] = {"inner-steps: 7\nupload:\n  rate-limit: 2MiB\nname: "
+                                        "eu\npeers:\n  - a:1\n  - b:2\nforce: true\n",
+                                        "upload.rate-limit: 2MiB\nname: \"eu\"\npeers: [\"a:1\", "
+                                        "'b:2']\ninner-steps: 7\nforce: on\n"};
     for (size_t i = 0; i < COUNT_OF(texts); i++) {
         struct values values = {0};
         struct error error = {0};
@@ -50,17 +53,18 @@ TEST(a_file_fills_the_table_nested_or_dotted) {
 TEST(what_the_table_does_not_take_is_refused_with_line_and_remedy) {
     static const struct {
         const char *text, *part;
-    } cases[] = {{"name: x\ninner-step: 7\n", "p.yaml:2: unknown key inner-step; did you mean inner-steps?"},
-                 {"upload:\n  rate: 1\n", "p.yaml:2: unknown key upload.rate"},
-                 {"upload:\n", "p.yaml:1: unknown key upload"},
-                 {"inner-steps: 0\n", "p.yaml:1: inner-steps: 0 is below the minimum of 1"},
-                 {"inner-steps: [1]\n", "p.yaml:1: inner-steps takes one value"},
-                 {"inner-steps:\n  x: 1\n", "p.yaml:2: unknown key inner-steps.x"},
-                 {"inner-steps: []\n", "takes one value"},
-                 {"peers: {}\n", "p.yaml:1: peers has nothing in it"},
-                 {"peers:\n  - name: x\n", "p.yaml:2: peers takes a list of plain texts"},
-                 {"inner-steps:\n", "p.yaml:1: inner-steps: ''"},
-                 {"name: x\nname: y\n", "p.yaml:2: the key name is there twice"}};
+    } cases[] = {
+        {"name: x\ninner-step: 7\n", "p.yaml:2: unknown key inner-step; did you mean inner-steps?"},
+        {"upload:\n  rate: 1\n", "p.yaml:2: unknown key upload.rate"},
+        {"upload:\n", "p.yaml:1: unknown key upload"},
+        {"inner-steps: 0\n", "p.yaml:1: inner-steps: 0 is below the minimum of 1"},
+        {"inner-steps: [1]\n", "p.yaml:1: inner-steps takes one value"},
+        {"inner-steps:\n  x: 1\n", "p.yaml:2: unknown key inner-steps.x"},
+        {"inner-steps: []\n", "takes one value"},
+        {"peers: {}\n", "p.yaml:1: peers has nothing in it"},
+        {"peers:\n  - name: x\n", "p.yaml:2: peers takes a list of plain texts"},
+        {"inner-steps:\n", "p.yaml:1: inner-steps: ''"},
+        {"name: x\nname: y\n", "p.yaml:2: the key name is there twice"}};
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         struct values values = {0};
         struct error error = {0};
@@ -81,13 +85,15 @@ TEST(an_absent_file_is_told_apart_from_a_wrong_one) {
     options_destroy(options);
 }
 
-/* The three texts of a table agree: what is printed, and the example once uncommented, load to the same values. */
+/* The three texts of a table agree: what is printed, and the example once uncommented, load to the
+ * same values. */
 TEST(printed_and_example_files_load_again) {
     struct values values = {0}, again = {0}, third = {0};
     struct error error = {0};
     struct options *options = NULL, *reread = NULL, *example_options = NULL;
     struct buffer printed = {0}, example = {0}, example_on = {0};
-    CHECK_OK(load(&values, &options, "name: 'on: #1'\npeers: [\"x y\", \"no\"]\nupload.rate-limit: 3KiB\n", &error));
+    CHECK_OK(load(&values, &options,
+                  "name: 'on: #1'\npeers: [\"x y\", \"no\"]\nupload.rate-limit: 3KiB\n", &error));
     options_print(options, &printed);
     char *path = file_join(test_directory(), "p.yaml");
     CHECK_OK(file_write(path, buffer_bytes(&printed), 0600, &error));
@@ -100,7 +106,8 @@ TEST(printed_and_example_files_load_again) {
 
     options_example(options, &example);
     for (size_t i = 0; i < example.size; i++) { /* "#name: " is a setting, "# text" a comment */
-        bool setting = example.data[i] == '#' && (i == 0 || example.data[i - 1] == '\n') && example.data[i + 1] != ' ';
+        bool setting = example.data[i] == '#' && (i == 0 || example.data[i - 1] == '\n') &&
+                       example.data[i + 1] != ' ';
         if (!setting) buffer_u8(&example_on, example.data[i]);
     }
     example_options = options_create(&program, &third);

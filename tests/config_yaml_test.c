@@ -12,14 +12,16 @@ static enum status read_text(const char *text, struct yaml **out, struct error *
 static void refused(const char *text, const char *part) {
     struct error error = {0};
     struct yaml *yaml = NULL;
-    if (read_text(text, &yaml, &error) != INVALID) test_failed(__FILE__, __LINE__, "accepted: %s", text);
+    if (read_text(text, &yaml, &error) != INVALID)
+        test_failed(__FILE__, __LINE__, "accepted: %s", text);
     CHECK_CONTAINS(error.message, part);
     CHECK(yaml == NULL);
 }
 
-static const char sample[] =
-    "# a comment\nname: eu-north # site\nupload:\n  rate-limit: 10MiB\n  retry: {first: 1s, last: \"5m\"}\n"
-    "peers: [a, 'b:2']\nsites:\n  - name: x\n    tags: []\n  - name: y\nnote: |\n  two\n  lines\nempty:\nmap: {}\n";
+static const char sample[] = "# a comment\nname: eu-north # site\nupload:\n  rate-limit: 10MiB\n  "
+                             "retry: {first: 1s, last: \"5m\"}\n"
+                             "peers: [a, 'b:2']\nsites:\n  - name: x\n    tags: []\n  - name: "
+                             "y\nnote: |\n  two\n  lines\nempty:\nmap: {}\n";
 
 TEST(nested_settings_become_dotted_keys_with_lines) {
     static const struct {
@@ -68,7 +70,8 @@ TEST(a_byte_order_mark_is_no_text_and_utf16_is_named) {
 }
 
 TEST(an_empty_document_has_no_entries) {
-    static const char *const texts[] = {"", "\n\n", "# only a comment\n", "---\n", "---\n...\n", "{}"};
+    static const char *const texts[] = {"",      "\n\n",       "# only a comment\n",
+                                        "---\n", "---\n...\n", "{}"};
     for (size_t i = 0; i < COUNT_OF(texts); i++) {
         struct error error = {0};
         struct yaml *yaml = NULL;
@@ -120,9 +123,13 @@ TEST(size_depth_entries_and_keys_have_limits) {
     CHECK_CONTAINS(error.message, "nested too deeply");
     text.size = 0;
     for (int i = 0; i < 11; i++) buffer_append_text(&text, "k%d: v\n", i);
-    CHECK_STATUS(yaml_read(buffer_bytes(&text), "f", &(struct yaml_limits){.entries = 10}, &yaml, &error), INVALID);
+    CHECK_STATUS(
+        yaml_read(buffer_bytes(&text), "f", &(struct yaml_limits){.entries = 10}, &yaml, &error),
+        INVALID);
     CHECK_CONTAINS(error.message, "f:11: too many settings");
-    CHECK_STATUS(yaml_read(buffer_bytes(&text), "f", &(struct yaml_limits){.size = text.size - 1}, &yaml, &error), INVALID);
+    CHECK_STATUS(yaml_read(buffer_bytes(&text), "f", &(struct yaml_limits){.size = text.size - 1},
+                           &yaml, &error),
+                 INVALID);
     CHECK_CONTAINS(error.message, "more than the limit");
     text.size = 0;
     for (int i = 0; i < 12; i++) buffer_append_text(&text, "{abcdefghijklmnopqrstuvwxyz: ");
@@ -142,9 +149,9 @@ TEST(truncations_and_mutations_never_do_worse_than_be_refused) {
         memcpy(copy, sample, size);
         for (uint64_t i = cut ? 0 : 1 + random_below(&random, 4); i > 0; i--) {
             static const char tokens[] = "{}[]&*!|>'\"%@`:-?,# \n\tab0";
-            copy[random_below(&random, size)] = random_below(&random, 3)
-                                                    ? (uint8_t)tokens[random_below(&random, sizeof tokens - 1)]
-                                                    : (uint8_t)random_below(&random, 256);
+            copy[random_below(&random, size)] =
+                random_below(&random, 3) ? (uint8_t)tokens[random_below(&random, sizeof tokens - 1)]
+                                         : (uint8_t)random_below(&random, 256);
         }
         struct yaml *yaml = NULL;
         struct error error = {0};

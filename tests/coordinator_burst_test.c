@@ -1,6 +1,8 @@
-/* Many orders in one moment, and a disk that stands still or is full: the coordinator waits, says so, and loses nothing.
+/* Many orders in one moment, and a disk that stands still or is full: the coordinator waits, says
+ * so, and loses nothing.
  *
- * The disk is this process's: fdatasync and fallocate below stand before libc's, for the store of the server under test. */
+ * The disk is this process's: fdatasync and fallocate below stand before libc's, for the store of
+ * the server under test. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -23,7 +25,7 @@ int fallocate(int descriptor, int mode, off_t offset, off_t size) {
     return (int)syscall(SYS_fallocate, descriptor, mode, offset, size);
 }
 
-/* ---- many unary calls at once ------------------------------------------------------------------------------------------------ */
+/* ---- many unary calls at once ---------------------------------------------------------------- */
 
 enum { INVITATIONS = 1200, JOINS = 1000 };
 
@@ -83,16 +85,18 @@ static void on_answer(void *user, const struct rpc_outcome *outcome, struct buff
     pthread_mutex_unlock(&burst->lock);
 }
 
-static void burst_ask(struct burst *burst, size_t at, enum service_method method, const struct buffer *request) {
+static void burst_ask(struct burst *burst, size_t at, enum service_method method,
+                      const struct buffer *request) {
     struct error error = {0};
     struct rpc_piece piece = rpc_piece_of(buffer_bytes(request));
-    struct rpc_call_options options = {.progress_timeout_ms = PATIENCE_MS, .wait_for_connection = true};
+    struct rpc_call_options options = {.progress_timeout_ms = PATIENCE_MS,
+                                       .wait_for_connection = true};
     burst->answers[at].burst = burst;
     pthread_mutex_lock(&burst->lock);
     burst->open++;
     pthread_mutex_unlock(&burst->lock);
-    CHECK_OK(
-        rpc_channel_unary(burst->channel, service_path(method), &options, &piece, 1, on_answer, &burst->answers[at], &error));
+    CHECK_OK(rpc_channel_unary(burst->channel, service_path(method), &options, &piece, 1, on_answer,
+                               &burst->answers[at], &error));
 }
 
 static size_t burst_open(struct burst *burst) {
@@ -114,7 +118,8 @@ static void invite_all(struct burst *burst, size_t count) {
         char name[SITE_NAME_SIZE];
         struct buffer bytes = {0};
         snprintf(name, sizeof name, "site-%zu", i);
-        struct admin_request request = {.protocol = 1, .verb = ADMIN_INVITE, .site_name = name, .reason = ""};
+        struct admin_request request = {
+            .protocol = 1, .verb = ADMIN_INVITE, .site_name = name, .reason = ""};
         CHECK_OK(admin_request_encode(&request, &bytes, &error));
         burst_ask(burst, i, METHOD_ADMIN, &bytes);
         buffer_deinit(&bytes);
@@ -159,7 +164,8 @@ static uint64_t bytes_in(struct world *w) {
     return bytes;
 }
 
-/* Until the server has been given all of them, the disk standing still: at least so many bytes came. */
+/* Until the server has been given all of them, the disk standing still: at least so many bytes
+ * came. */
 static void wait_for_bytes(struct world *w, uint64_t size) {
     while (bytes_in(w) < size) clock_sleep_ms(5);
     (void)bytes_in(w); /* after them in the brain's queue */

@@ -1,5 +1,5 @@
-/* The coordinator's process is killed in the middle of its work, again and again: nothing that it acknowledged is lost, and nothing
- * is in the ledger twice. */
+/* The coordinator's process is killed in the middle of its work, again and again: nothing that it
+ * acknowledged is lost, and nothing is in the ledger twice. */
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
@@ -31,8 +31,9 @@ struct sender { /* one site, on its thread */
 static pid_t coordinator_spawn(struct world *w) {
     char *program = program_path("atoll-coordinator"), *port_file = file_join(w->directory, "port");
     unlink(port_file);
-    char *arguments[] = {program,   "--dir",   w->directory, "--listen", "127.0.0.1:0", "--port-file",
-                         port_file, "--retry", "10ms",       "--chunk",  "1KiB",        NULL};
+    char *arguments[] = {program,       "--dir",       w->directory, "--listen",
+                         "127.0.0.1:0", "--port-file", port_file,    "--retry",
+                         "10ms",        "--chunk",     "1KiB",       NULL};
     posix_spawn_file_actions_t files;
     posix_spawn_file_actions_init(&files);
     posix_spawn_file_actions_addopen(&files, 2, "/dev/null", O_WRONLY, 0);
@@ -45,10 +46,13 @@ static pid_t coordinator_spawn(struct world *w) {
     for (uint64_t until = clock_monotonic_ms() + PATIENCE_MS; w->port == 0;) {
         int status;
         if (waitpid(pid, &status, WNOHANG) != 0)
-            test_failed(__FILE__, __LINE__, "the coordinator does not start again: exit code %d", WEXITSTATUS(status));
-        if (clock_monotonic_ms() > until) test_failed(__FILE__, __LINE__, "the coordinator does not say its port");
+            test_failed(__FILE__, __LINE__, "the coordinator does not start again: exit code %d",
+                        WEXITSTATUS(status));
+        if (clock_monotonic_ms() > until)
+            test_failed(__FILE__, __LINE__, "the coordinator does not say its port");
         text.size = 0;
-        if (file_exists(port_file) && file_read(port_file, 64, &text, &error) == OK && text.size > 1) {
+        if (file_exists(port_file) && file_read(port_file, 64, &text, &error) == OK &&
+            text.size > 1) {
             buffer_u8(&text, 0);
             w->port = (uint16_t)atoi((const char *)text.data);
         }
@@ -79,13 +83,15 @@ static void *send_on(void *context) {
             CHECK(s->done_count < ACKNOWLEDGED_LIMIT);
             check_receipt(s->world, &verdict, &s->header, &receipt);
             struct acknowledged *one = &s->done[s->done_count++];
-            *one = (struct acknowledged){.site = s->site->number, .sequence = receipt.sequence, .index = receipt.index};
+            *one = (struct acknowledged){
+                .site = s->site->number, .sequence = receipt.sequence, .index = receipt.index};
             memcpy(one->header_digest, receipt.header_digest, DIGEST_SIZE);
             s->duplicates += !verdict.accepted;
             site_advance(s->site, &s->header);
             s->under_way = false;
         } else if (verdict.code != 0) {
-            test_failed(__FILE__, __LINE__, "refused: %s, %s", refusal_name(verdict.code), verdict.message);
+            test_failed(__FILE__, __LINE__, "refused: %s, %s", refusal_name(verdict.code),
+                        verdict.message);
         } else {
             s->broken++;
             return NULL;
@@ -129,7 +135,8 @@ static void compare_with_list(const struct world *w, const struct sender *sender
             CHECK_OK(json_get_u64(entry, "sequence", &sequence, &error));
             CHECK(site == number && sequence == one->sequence);
         }
-        CHECK(counted[number] == senders[s].done_count || counted[number] == senders[s].done_count + 1);
+        CHECK(counted[number] == senders[s].done_count ||
+              counted[number] == senders[s].done_count + 1);
     }
     json_close(json);
     buffer_deinit(&text);
@@ -161,7 +168,8 @@ TEST_WITHIN(a_coordinator_killed_at_any_moment_loses_nothing_and_applies_nothing
         CHECK(now.accepted >= most);
         stream_waits = false;
         pthread_t threads[SITES];
-        for (int i = 0; i < SITES; i++) CHECK(pthread_create(&threads[i], NULL, send_on, &senders[i]) == 0);
+        for (int i = 0; i < SITES; i++)
+            CHECK(pthread_create(&threads[i], NULL, send_on, &senders[i]) == 0);
         clock_sleep_ms(10 + random_below(&random, 150));
         CHECK(kill(pid, round == ROUNDS ? SIGTERM : SIGKILL) == 0);
         int status;
@@ -177,12 +185,13 @@ TEST_WITHIN(a_coordinator_killed_at_any_moment_loses_nothing_and_applies_nothing
         duplicates += senders[i].duplicates;
         CHECK(senders[i].done_count > ROUNDS);
     }
-    printf("acknowledged %llu, broken streams %llu, receipts asked for again %llu\n", (unsigned long long)most,
-           (unsigned long long)broken, (unsigned long long)duplicates);
+    printf("acknowledged %llu, broken streams %llu, receipts asked for again %llu\n",
+           (unsigned long long)most, (unsigned long long)broken, (unsigned long long)duplicates);
     struct buffer text = {0};
     char *arguments = xformat("ledger verify --dir '%s'", w.directory);
     int code = run_program("atollctl", arguments, true, &text);
-    if (code != 0) test_failed(__FILE__, __LINE__, "the ledger does not verify (%d): %s", code, text.data);
+    if (code != 0)
+        test_failed(__FILE__, __LINE__, "the ledger does not verify (%d): %s", code, text.data);
     free(arguments);
     buffer_deinit(&text);
     for (int i = 0; i < SITES; i++) {

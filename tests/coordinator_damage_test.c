@@ -1,10 +1,12 @@
-/* A run's directory with damage that a restart would only meet again: the programs say which file it is and end with the code that no
- * supervisor restarts; they never crash. */
+/* A run's directory with damage that a restart would only meet again: the programs say which file
+ * it is and end with the code that no supervisor restarts; they never crash. */
 #include "tests/malformed_client.h"
 
 enum { PAGE = 4096 };
 
-static char *file_of(const struct world *w, const char *name) { return xformat("%s/%s", w->directory, name); }
+static char *file_of(const struct world *w, const char *name) {
+    return xformat("%s/%s", w->directory, name);
+}
 
 static void put(const char *path, const struct buffer *text, size_t size) {
     struct error error = {0};
@@ -69,19 +71,23 @@ TEST(a_root_key_that_is_not_the_root_certificates_is_seen_before_it_signs_for_an
     world_destroy(&w);
 }
 
-/* Of each page the place that says where its free room ends: what LMDB finds by it lies anywhere. */
+/* Of each page the place that says where its free room ends: what LMDB finds by it lies anywhere.
+ */
 TEST_WITHIN(a_damaged_page_of_the_ledger_crashes_no_program, 120000) {
     struct world w;
     struct buffer whole = {0}, text = {0};
     unsigned named = 0;
     world_with_history(&w);
-    char *path = file_of(&w, "store/data.mdb"), *arguments = xformat("ledger verify --dir '%s'", w.directory);
+    char *path = file_of(&w, "store/data.mdb"),
+         *arguments = xformat("ledger verify --dir '%s'", w.directory);
     keep(path, &whole);
     for (size_t page = 2; (page + 1) * PAGE <= whole.size && page < 64; page++) {
         whole.data[page * PAGE + 13] ^= 0x40;
         put(path, &whole, whole.size);
         int code = run_program("atollctl", arguments, true, &text);
-        if (code >= 128) test_failed(__FILE__, __LINE__, "page %zu: ended by signal %d: %s", page, code - 128, text.data);
+        if (code >= 128)
+            test_failed(__FILE__, __LINE__, "page %zu: ended by signal %d: %s", page, code - 128,
+                        text.data);
         if (strstr((const char *)text.data, "data.mdb is damaged, or its disk cannot be read")) {
             CHECK_EQUAL(code, 4);
             named++;

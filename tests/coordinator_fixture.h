@@ -1,5 +1,6 @@
-/* The coordinator's brain with a pretended shell around it: disk, workers and clock are the test's to move. What becomes durable is
- * replayed into a second run_state that trusts nothing, so every test also shows that the ledger stays legal. */
+/* The coordinator's brain with a pretended shell around it: disk, workers and clock are the test's
+ * to move. What becomes durable is replayed into a second run_state that trusts nothing, so every
+ * test also shows that the ledger stays legal. */
 #ifndef TESTS_COORDINATOR_FIXTURE_H
 #define TESTS_COORDINATOR_FIXTURE_H
 
@@ -35,7 +36,8 @@ struct brain {
     bool restored;
 };
 
-FIXTURE const struct coordinator_action *brain_find(const struct brain *b, enum coordinator_action_kind kind) {
+FIXTURE const struct coordinator_action *brain_find(const struct brain *b,
+                                                    enum coordinator_action_kind kind) {
     for (size_t i = 0; i < b->out.count; i++)
         if (b->out.items[i].kind == kind) return &b->out.items[i];
     return NULL;
@@ -94,11 +96,12 @@ FIXTURE struct brain *brain_open_unstarted(const char *more, uint32_t sites) {
     float *delta = fixture_delta(b->f, 0, 1);
     b->payload = fixture_payload_of(b->f, 0, delta);
     free(delta);
-    b->options = (struct coordinator_options){.key = b->f->coordinator,
-                                              .uploads_limit = 8,
-                                              .payload_limit = codec_bound(b->f->manifest.codec.kind, 4096),
-                                              .presence_ms = 30000,
-                                              .retry_ms = 500};
+    b->options =
+        (struct coordinator_options){.key = b->f->coordinator,
+                                     .uploads_limit = 8,
+                                     .payload_limit = codec_bound(b->f->manifest.codec.kind, 4096),
+                                     .presence_ms = 30000,
+                                     .retry_ms = 500};
     b->now = (struct instant){1000000, FIXTURE_NOW};
     b->timer_ms = UINT64_MAX;
     b->durable = run_state_create();
@@ -123,9 +126,11 @@ FIXTURE void brain_close(struct brain *b) {
     free(b);
 }
 
-FIXTURE const struct run_state *brain_run(const struct brain *b) { return coordinator_state_run(b->state); }
+FIXTURE const struct run_state *brain_run(const struct brain *b) {
+    return coordinator_state_run(b->state);
+}
 
-/* ---- events --------------------------------------------------------------------------------------------------------------- */
+/* ---- events ---------------------------------------------------------------------------------- */
 
 FIXTURE void brain_plain(struct brain *b, enum coordinator_event_kind kind, uint64_t call) {
     struct coordinator_event event = {.kind = kind, .call = call};
@@ -133,7 +138,8 @@ FIXTURE void brain_plain(struct brain *b, enum coordinator_event_kind kind, uint
 }
 
 /* Sends a header as it is. Returns the call. */
-FIXTURE uint64_t brain_submit(struct brain *b, uint32_t site, const struct ledger_entry *signed_header) {
+FIXTURE uint64_t brain_submit(struct brain *b, uint32_t site,
+                              const struct ledger_entry *signed_header) {
     struct coordinator_event event = {.kind = COORDINATOR_SUBMIT_OPEN, .call = ++b->last_call};
     event.submit.site = site;
     event.submit.waits = b->waits;
@@ -146,7 +152,8 @@ FIXTURE uint64_t brain_submit(struct brain *b, uint32_t site, const struct ledge
 
 /* The site's next good contribution. */
 FIXTURE struct ledger_entry brain_header(struct brain *b, uint32_t site, uint32_t fragment) {
-    struct contribution c = fixture_contribution(b->f, site, fragment, run_state_version(b->f->run), b->payload);
+    struct contribution c =
+        fixture_contribution(b->f, site, fragment, run_state_version(b->f->run), b->payload);
     c.signed_at_ms = b->now.wall_ms;
     return fixture_signed(b->f, &c, b->f->keys[site]);
 }
@@ -200,7 +207,8 @@ FIXTURE void brain_settle(struct brain *b) {
 }
 
 /* From the header to the COMMIT. Returns the call. */
-FIXTURE uint64_t brain_contribute_header(struct brain *b, uint32_t site, const struct ledger_entry *header) {
+FIXTURE uint64_t brain_contribute_header(struct brain *b, uint32_t site,
+                                         const struct ledger_entry *header) {
     uint64_t call = brain_submit(b, site, header);
     CHECK(brain_find(b, DO_ADMIT));
     brain_uploaded(b, call, ACCEPTED);
@@ -243,7 +251,8 @@ FIXTURE uint32_t brain_heartbeat(struct brain *b, uint32_t site) {
     return reply->inner_steps;
 }
 
-FIXTURE struct coordinator_event brain_order(struct brain *b, enum admin_order order, const char *name) {
+FIXTURE struct coordinator_event brain_order(struct brain *b, enum admin_order order,
+                                             const char *name) {
     struct coordinator_event event = {.kind = COORDINATOR_ADMIN, .call = ++b->last_call};
     event.admin.order = order;
     snprintf(event.admin.name, SITE_NAME_SIZE, "%s", name);
@@ -260,7 +269,8 @@ FIXTURE uint64_t brain_admin(struct brain *b, enum admin_order order, const char
     return event.call;
 }
 
-FIXTURE struct coordinator_event brain_join_event(struct brain *b, const char *name, const uint8_t *secret_digest,
+FIXTURE struct coordinator_event brain_join_event(struct brain *b, const char *name,
+                                                  const uint8_t *secret_digest,
                                                   const struct key_pair *key) {
     struct coordinator_event event = {.kind = COORDINATOR_JOIN, .call = ++b->last_call};
     snprintf(event.join.name, SITE_NAME_SIZE, "%s", name);
@@ -269,24 +279,28 @@ FIXTURE struct coordinator_event brain_join_event(struct brain *b, const char *n
     return event;
 }
 
-FIXTURE void brain_expect_refusal(const struct brain *b, uint64_t call, enum refusal code, const char *file, int line) {
+FIXTURE void brain_expect_refusal(const struct brain *b, uint64_t call, enum refusal code,
+                                  const char *file, int line) {
     const struct coordinator_action *refuse = brain_find(b, DO_REFUSE);
     if (!refuse) test_failed(file, line, "not refused as %s", refusal_name(code));
     if (refuse->code != code)
-        test_failed(file, line, "refused as %s (%s), wanted %s", refusal_name(refuse->code), refuse->message, refusal_name(code));
+        test_failed(file, line, "refused as %s (%s), wanted %s", refusal_name(refuse->code),
+                    refuse->message, refusal_name(code));
     if (refuse->call != call) test_failed(file, line, "the refusal is for another call");
     if (!*refuse->message) test_failed(file, line, "a refusal without a word");
-    if ((refuse->retry_after_ms > 0) != refusal_is_temporary(code)) test_failed(file, line, "retry_after does not fit the code");
+    if ((refuse->retry_after_ms > 0) != refusal_is_temporary(code))
+        test_failed(file, line, "retry_after does not fit the code");
 }
 #define EXPECT_REFUSAL(b, call, code) brain_expect_refusal(b, call, code, __FILE__, __LINE__)
 
 /* ---- receipts ---- */
 
-FIXTURE void brain_check_receipt(const struct brain *b, const struct buffer *bytes, const struct ledger_entry *header,
-                                 struct receipt *out) {
+FIXTURE void brain_check_receipt(const struct brain *b, const struct buffer *bytes,
+                                 const struct ledger_entry *header, struct receipt *out) {
     struct error error = {0};
-    CHECK_OK(receipt_verify(buffer_bytes(bytes), key_pair_public(b->f->coordinator), header->contribution.header,
-                            header->contribution.signature, out, &error));
+    CHECK_OK(receipt_verify(buffer_bytes(bytes), key_pair_public(b->f->coordinator),
+                            header->contribution.header, header->contribution.signature, out,
+                            &error));
 }
 
 #endif

@@ -1,4 +1,5 @@
-/* What goes down to a site: the ledger, payloads and snapshots as streams, checked as a site checks them. */
+/* What goes down to a site: the ledger, payloads and snapshots as streams, checked as a site checks
+ * them. */
 #include "tests/malformed_client.h"
 
 struct follower {
@@ -16,7 +17,8 @@ static void take_entry(struct follower *f, struct bytes raw) {
 }
 
 /* A stub stands for the caller's own entry: it has the header, the frame the rest. */
-static void take_stub(struct follower *f, const struct follow_own *own, const struct signed_header *headers) {
+static void take_stub(struct follower *f, const struct follow_own *own,
+                      const struct signed_header *headers) {
     struct ledger_entry entry;
     struct buffer raw = {0};
     memset(&entry, 0, sizeof entry);
@@ -59,10 +61,12 @@ static void follow_until(struct world *w, struct follower *f, struct stream *str
             if (frame.payload_offset == 0) {
                 struct ledger_entry entry;
                 CHECK_EQUAL(left, 0);
-                CHECK_OK(ledger_entry_decode(buffer_bytes(&f->entries[frame.payload_index]), &entry, &error));
+                CHECK_OK(ledger_entry_decode(buffer_bytes(&f->entries[frame.payload_index]), &entry,
+                                             &error));
                 CHECK_EQUAL(entry.kind, LEDGER_CONTRIBUTION);
-                CHECK_OK(
-                    contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE), &contribution, &error));
+                CHECK_OK(contribution_decode(
+                    bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE), &contribution,
+                    &error));
                 CHECK_EQUAL(contribution.payload_size, frame.payload_total);
                 left = frame.payload_total;
                 digest_init(&digest);
@@ -110,7 +114,9 @@ static size_t contribute_kept(struct world *w, struct site *site, struct signed_
     struct contribution c = site_contribution(w, site, buffer_bytes(&payload));
     struct signed_header header = site_sign(site, &c);
     struct verdict verdict;
-    do { verdict = submit(site, &header, buffer_bytes(&payload)); } while (verdict.code == REFUSED_BUSY);
+    do {
+        verdict = submit(site, &header, buffer_bytes(&payload));
+    } while (verdict.code == REFUSED_BUSY);
     CHECK(verdict.accepted);
     headers[site->sequence + 1] = header;
     site_advance(site, &header);
@@ -136,7 +142,8 @@ TEST(following_from_the_start_gives_a_ledger_that_stands_every_check) {
     struct standing now = world_settle(&w);
     for (int omit = 0; omit < 2; omit++) {
         struct follower f = {.run = run_state_create()};
-        struct follow_request request = {.protocol = 1, .omit_own = omit, .chunk_limit = omit ? 1024 : 0};
+        struct follow_request request = {
+            .protocol = 1, .omit_own = omit, .chunk_limit = omit ? 1024 : 0};
         struct stream *stream = follow(one, &request);
         follow_until(&w, &f, stream, now.ledger_size, headers);
         CHECK_EQUAL(f.stubs, omit ? one->sequence : 0);
@@ -147,8 +154,9 @@ TEST(following_from_the_start_gives_a_ledger_that_stands_every_check) {
         run_state_root(f.run, &version, root);
         CHECK_MEMORY(root, now.root, DIGEST_SIZE);
         merkle_root(run_state_tree(f.run), now.ledger_size, root);
-        CHECK_MEMORY(root, now.head, DIGEST_SIZE); /* the same ledger as the coordinator's, stubs and all */
-        all += contribute_kept(&w, one, headers);  /* and it goes on as the ledger grows */
+        /* the same ledger as the coordinator's, stubs and all */
+        CHECK_MEMORY(root, now.head, DIGEST_SIZE);
+        all += contribute_kept(&w, one, headers); /* and it goes on as the ledger grows */
         uint64_t more = contribute_kept(&w, two, headers + 8);
         all += more;
         others += more;
@@ -195,9 +203,10 @@ TEST(a_follower_goes_on_where_it_was_and_gets_no_payload_that_a_snapshot_covers)
     world_destroy(&w);
 }
 
-/* Reads at most `frames` frames; 0: all of them. Appends to *content; true at the end of the stream. */
-static bool fetch_snapshot(struct world *w, struct site *site, uint64_t version, struct buffer *content, int frames,
-                           struct snapshot_header *header) {
+/* Reads at most `frames` frames; 0: all of them. Appends to *content; true at the end of the
+ * stream. */
+static bool fetch_snapshot(struct world *w, struct site *site, uint64_t version,
+                           struct buffer *content, int frames, struct snapshot_header *header) {
     struct error error = {0};
     struct buffer bytes = {0};
     struct snapshot_request request = {.protocol = 1, .version = version, .offset = content->size};
@@ -215,7 +224,8 @@ static bool fetch_snapshot(struct world *w, struct site *site, uint64_t version,
         CHECK_OK(frame_split(raw, &split, &error));
         CHECK_OK(snapshot_frame_decode(split, arena, &frame, &error));
         CHECK((frame.descriptor.size > 0) == (count == 0));
-        if (count == 0) CHECK_OK(snapshot_header_verify(frame.descriptor, w->coordinator_key, header, &error));
+        if (count == 0)
+            CHECK_OK(snapshot_header_verify(frame.descriptor, w->coordinator_key, header, &error));
         CHECK_EQUAL(frame.offset, content->size);
         CHECK_EQUAL(frame.total, header->content_size);
         buffer_append(content, frame.payload.data, frame.payload.size);
@@ -333,7 +343,8 @@ TEST(a_server_that_cannot_start_leaves_nothing_behind) {
     CHECK_STATUS(server_start(&options, &server, &error), UNAVAILABLE);
     world_start(&w);
     options.addresses = addresses;
-    CHECK_STATUS(server_start(&options, &server, &error), UNAVAILABLE); /* one process a directory */
+    /* one process a directory */
+    CHECK_STATUS(server_start(&options, &server, &error), UNAVAILABLE);
     CHECK(server == NULL);
     world_join(&w, "one");
     world_stop(&w);

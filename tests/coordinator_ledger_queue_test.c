@@ -10,7 +10,8 @@
 #include "crypto/digest.h"
 #include "tests/test.h"
 
-static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init, digest_update, digest_final};
+static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init,
+                                             digest_update, digest_final};
 static const char *const tables[] = {"ledger", "snapshots"};
 
 struct world {
@@ -38,8 +39,11 @@ static void broken(void *context, const char *message) {
 static void open_store(struct world *world, size_t map_limit) {
     struct error error = {0};
     char *path = file_join(test_directory(), "store");
-    struct store_options options = {
-        .directory = path, .tables = tables, .table_count = COUNT_OF(tables), .digest = &sha256, .map_limit = map_limit};
+    struct store_options options = {.directory = path,
+                                    .tables = tables,
+                                    .table_count = COUNT_OF(tables),
+                                    .digest = &sha256,
+                                    .map_limit = map_limit};
     options.map_size = map_limit;
     CHECK_OK(store_open(&options, &world->store, &error));
     free(path);
@@ -48,8 +52,11 @@ static void open_store(struct world *world, size_t map_limit) {
 static void begin(struct world *world, size_t map_limit) {
     *world = (struct world){.disk = disk_watch_create(), .said = queue_create(64)};
     open_store(world, map_limit);
-    struct ledger_queue_options options = {
-        .store = world->store, .disk = world->disk, .written = written, .broken = broken, .context = world};
+    struct ledger_queue_options options = {.store = world->store,
+                                           .disk = world->disk,
+                                           .written = written,
+                                           .broken = broken,
+                                           .context = world};
     world->ledger = ledger_queue_create(&options);
 }
 

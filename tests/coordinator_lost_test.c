@@ -1,4 +1,5 @@
-/* The brain and payloads that the disk has lost: who is asked, what is brought, what is given up, and a model that is behind. */
+/* The brain and payloads that the disk has lost: who is asked, what is brought, what is given up,
+ * and a model that is behind. */
 #include "tests/coordinator_fixture.h"
 
 #define PAIR "merge: {quorum: 1, grace: 0ms, warmup_steps: 0}\n"
@@ -151,7 +152,8 @@ TEST(a_model_that_is_behind_catches_up_before_any_step) {
     CHECK(brain_find(b, DO_CATCH_UP) && !coordinator_state_has_model(b->state));
     struct ledger_entry header = entry_at(b, merged);
     struct lost_payload lost = {.index = merged};
-    CHECK(contribution_decode(bytes_of(header.contribution.header, CONTRIBUTION_HEADER_SIZE), &lost.contribution, NULL) == OK);
+    CHECK(contribution_decode(bytes_of(header.contribution.header, CONTRIBUTION_HEADER_SIZE),
+                              &lost.contribution, NULL) == OK);
     struct coordinator_event event = {.kind = COORDINATOR_APPLIED};
     event.applied.status = CORRUPT;
     event.applied.lost = &lost;
@@ -189,14 +191,16 @@ TEST(what_a_person_puts_back_on_the_disk_is_found_without_a_restart) {
     brain_start(b, b->f->run);
     struct ledger_entry header = entry_at(b, merged);
     struct lost_payload lost = {.index = merged};
-    CHECK(contribution_decode(bytes_of(header.contribution.header, CONTRIBUTION_HEADER_SIZE), &lost.contribution, NULL) == OK);
+    CHECK(contribution_decode(bytes_of(header.contribution.header, CONTRIBUTION_HEADER_SIZE),
+                              &lost.contribution, NULL) == OK);
     struct coordinator_event failed = {.kind = COORDINATOR_APPLIED};
     failed.applied.status = CORRUPT;
     failed.applied.lost = &lost;
     failed.applied.lost_count = 1;
     brain_step(b, &failed);
     for (int tries = 0; tries < 3; tries++) { /* by the timer that the brain asks for */
-        CHECK(!brain_find(b, DO_CATCH_UP) && b->timer_ms > b->now.monotonic_ms && b->timer_ms != UINT64_MAX);
+        CHECK(!brain_find(b, DO_CATCH_UP) && b->timer_ms > b->now.monotonic_ms &&
+              b->timer_ms != UINT64_MAX);
         brain_wait(b, b->timer_ms - b->now.monotonic_ms);
         CHECK_EQUAL(brain_count(b, DO_CATCH_UP), 1);
         brain_wait(b, 1000); /* one at a time */

@@ -3,9 +3,10 @@
 
 #define ALONE "merge: {quorum: 1, grace: 10s, warmup_steps: 0, staleness_cap: 2}\n"
 
-/* ---- joining -------------------------------------------------------------------------------------------------------------------- */
+/* ---- joining --------------------------------------------------------------------------------- */
 
-static void invite(struct brain *b, const char *name, uint64_t expires_ms, uint8_t secret[static DIGEST_SIZE]) {
+static void invite(struct brain *b, const char *name, uint64_t expires_ms,
+                   uint8_t secret[static DIGEST_SIZE]) {
     struct coordinator_event event = brain_order(b, ORDER_INVITE, name);
     event.admin.expires_ms = expires_ms;
     memcpy(secret, event.admin.secret_digest, DIGEST_SIZE);
@@ -15,7 +16,8 @@ static void invite(struct brain *b, const char *name, uint64_t expires_ms, uint8
     CHECK_EQUAL(brain_find(b, DO_ADMIN_REPLY)->outcome, ORDER_DONE);
 }
 
-static enum refusal join(struct brain *b, const char *name, const uint8_t *secret, const struct key_pair *key) {
+static enum refusal join(struct brain *b, const char *name, const uint8_t *secret,
+                         const struct key_pair *key) {
     struct coordinator_event event = brain_join_event(b, name, secret, key);
     brain_step(b, &event);
     if (b->commit_count > 0) {
@@ -83,7 +85,9 @@ TEST(the_coordinators_clock_is_off_when_most_sites_say_so_in_one_direction) {
     CHECK(!is_off(b, &ahead));
     b->now.wall_ms -= 7 * MINUTE;
     CHECK(is_off(b, &ahead));
-    for (uint32_t site = 1; site <= 4; site++) tells_time(b, site, INT64_MAX - (int64_t)b->now.wall_ms); /* of no calendar */
+    /* of no calendar */
+    for (uint32_t site = 1; site <= 4; site++)
+        tells_time(b, site, INT64_MAX - (int64_t)b->now.wall_ms);
     CHECK(!is_off(b, &ahead));
     for (uint32_t site = 1; site <= 4; site++) tells_time(b, site, -20 * MINUTE);
     CHECK(is_off(b, &ahead));
@@ -102,7 +106,8 @@ TEST(an_invitation_that_only_our_clock_has_expired_is_refused_with_words_that_sa
     tells_time(b, 1, -10 * HOUR);
     tells_time(b, 2, -10 * HOUR);
     CHECK_EQUAL(join(b, "lagoon", secret, b->f->keys[3]), REFUSED_EXPIRED);
-    CHECK_CONTAINS(brain_find(b, DO_JOINED)->message, "the coordinator's clock is 36000 s ahead, and only by that");
+    CHECK_CONTAINS(brain_find(b, DO_JOINED)->message,
+                   "the coordinator's clock is 36000 s ahead, and only by that");
     b->now.wall_ms += 2 * HOUR; /* by every clock */
     b->now.monotonic_ms += 2 * HOUR;
     tells_time(b, 1, -10 * HOUR);
@@ -137,7 +142,8 @@ TEST(who_was_not_invited_does_not_join_and_stops_nothing) {
     uint64_t size = run_state_size(brain_run(b));
     CHECK(join(b, "lagoon", wrong, b->f->keys[2]) != ACCEPTED);
     CHECK(join(b, "reef", secret, b->f->keys[2]) != ACCEPTED);
-    CHECK(join(b, "lagoon", secret, b->f->keys[1]) != ACCEPTED); /* a key that is site 1's already */
+    CHECK(join(b, "lagoon", secret, b->f->keys[1]) !=
+          ACCEPTED); /* a key that is site 1's already */
     brain_wait(b, 1001);
     CHECK_EQUAL(join(b, "lagoon", secret, b->f->keys[2]), REFUSED_EXPIRED);
     CHECK_EQUAL(run_state_size(brain_run(b)), size);
@@ -177,9 +183,10 @@ TEST(nobody_joins_a_run_that_has_ended) {
     brain_close(b);
 }
 
-/* ---- the admin -------------------------------------------------------------------------------------------------------------------- */
+/* ---- the admin ------------------------------------------------------------------------------- */
 
-static void order_refused(struct brain *b, enum admin_order order, const char *name, enum order_outcome outcome) {
+static void order_refused(struct brain *b, enum admin_order order, const char *name,
+                          enum order_outcome outcome) {
     uint64_t size = run_state_size(brain_run(b));
     uint64_t call = brain_admin(b, order, name);
     const struct coordinator_action *reply = brain_find(b, DO_ADMIN_REPLY);
@@ -228,7 +235,8 @@ TEST(inner_steps_out_of_their_bounds_are_refused_and_stop_nothing) {
         event = brain_order(b, ORDER_INNER_STEPS, "");
         event.admin.inner_steps = wrong[i];
         brain_step(b, &event);
-        CHECK(brain_find(b, DO_ADMIN_REPLY) && brain_find(b, DO_ADMIN_REPLY)->outcome == ORDER_BAD_VALUE);
+        CHECK(brain_find(b, DO_ADMIN_REPLY) &&
+              brain_find(b, DO_ADMIN_REPLY)->outcome == ORDER_BAD_VALUE);
         CHECK(!b->stopped);
     }
     order_done(b, ORDER_STOP, "");
@@ -257,7 +265,9 @@ TEST(revocations_behind_a_step_are_bounded_and_one_too_many_is_told_to_come_agai
     brain_contribute(b, 1, 0);
     CHECK(b->applying);
     int deferred = 0;
-    while (brain_admin(b, ORDER_REVOKE, "site-2"), !brain_find(b, DO_ADMIN_REPLY) && deferred < 1000) deferred++;
+    while (brain_admin(b, ORDER_REVOKE, "site-2"),
+           !brain_find(b, DO_ADMIN_REPLY) && deferred < 1000)
+        deferred++;
     CHECK_EQUAL(deferred, 64);
     CHECK_EQUAL(brain_find(b, DO_ADMIN_REPLY)->outcome, ORDER_BUSY);
     brain_applied(b);
@@ -275,14 +285,17 @@ TEST(more_orders_than_the_disk_takes_are_told_to_come_again_and_stop_nothing) {
     }
     brain_admin(b, ORDER_INVITE, "more");
     CHECK(!brain_find(b, DO_COMMIT) && brain_find(b, DO_ADMIN_REPLY)->outcome == ORDER_BUSY);
-    const struct run_invitation *invitation = run_state_invitation_at(brain_run(b), run_state_invitation_count(brain_run(b)) - 1);
+    const struct run_invitation *invitation =
+        run_state_invitation_at(brain_run(b), run_state_invitation_count(brain_run(b)) - 1);
     struct key_pair *key = fixture_key(200);
-    struct coordinator_event event = brain_join_event(b, invitation->name, invitation->secret_digest, key);
+    struct coordinator_event event =
+        brain_join_event(b, invitation->name, invitation->secret_digest, key);
     brain_step(b, &event);
     CHECK(brain_find(b, DO_JOINED) && brain_find(b, DO_JOINED)->code == REFUSED_BUSY);
     brain_admin(b, ORDER_PAUSE, ""); /* what saves a run comes through ... */
     CHECK(brain_find(b, DO_COMMIT));
-    for (int i = 1; i < COMMITS_RESERVED; i++) brain_admin(b, i % 2 ? ORDER_RESUME : ORDER_PAUSE, "");
+    for (int i = 1; i < COMMITS_RESERVED; i++)
+        brain_admin(b, i % 2 ? ORDER_RESUME : ORDER_PAUSE, "");
     brain_admin(b, ORDER_PAUSE, ""); /* ... up to a bound */
     CHECK(brain_find(b, DO_ADMIN_REPLY)->outcome == ORDER_BUSY);
     CHECK(!b->stopped);
@@ -310,7 +323,8 @@ TEST(one_commit_that_is_durable_answers_for_all_before_it) {
 }
 
 TEST(revoking_cuts_the_site_and_drops_what_waits_from_it) {
-    struct brain *b = brain_open("fragments: 2\nmerge: {quorum: 3, grace: 10s, warmup_steps: 0}\n", 3);
+    struct brain *b =
+        brain_open("fragments: 2\nmerge: {quorum: 3, grace: 10s, warmup_steps: 0}\n", 3);
     brain_contribute(b, 1, 0);
     brain_contribute(b, 2, 0);
     brain_settle(b);
@@ -382,7 +396,8 @@ TEST(heads_cover_what_is_durable_and_nothing_else) {
     struct ledger_head head;
     struct error error = {0};
     coordinator_state_head(b->state, raw);
-    CHECK_OK(ledger_head_verify(bytes_of(raw, sizeof raw), key_pair_public(b->f->coordinator), &head, &error));
+    CHECK_OK(ledger_head_verify(bytes_of(raw, sizeof raw), key_pair_public(b->f->coordinator),
+                                &head, &error));
     CHECK_EQUAL(head.size, run_state_size(b->durable));
     merkle_root(run_state_tree(b->durable), head.size, root);
     CHECK_MEMORY(head.root, root, DIGEST_SIZE);

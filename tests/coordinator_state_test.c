@@ -3,7 +3,7 @@
 #define PLAIN "merge: {quorum: 2, grace: 10s, warmup_steps: 0, staleness_cap: 2}\n"
 #define ALONE "merge: {quorum: 1, grace: 10s, warmup_steps: 0, staleness_cap: 2}\n"
 
-/* ---- one contribution ----------------------------------------------------------------------------------------------------- */
+/* ---- one contribution ------------------------------------------------------------------------ */
 
 TEST(a_contribution_goes_from_its_header_to_a_receipt_that_proves_it) {
     struct brain *b = brain_open(PLAIN, 2);
@@ -19,7 +19,8 @@ TEST(a_contribution_goes_from_its_header_to_a_receipt_that_proves_it) {
     uint64_t index = run_state_size(brain_run(b));
     brain_checked(b, call, ACCEPTED);
     CHECK(brain_find(b, DO_COMMIT));
-    CHECK(!brain_find(b, DO_RECEIPT) && !brain_find(b, DO_PUBLISH)); /* not durable: nobody hears of it */
+    /* not durable: nobody hears of it */
+    CHECK(!brain_find(b, DO_RECEIPT) && !brain_find(b, DO_PUBLISH));
     CHECK_EQUAL(coordinator_state_committed(b->state), index);
     brain_durable(b);
     const struct coordinator_action *receipt = brain_find(b, DO_RECEIPT);
@@ -34,7 +35,8 @@ TEST(a_contribution_goes_from_its_header_to_a_receipt_that_proves_it) {
 }
 
 TEST(receipts_of_commits_that_come_together_are_each_for_their_own) {
-    struct brain *b = brain_open("fragments: 2\nmerge: {quorum: 4, grace: forever, warmup_steps: 0}\n", 4);
+    struct brain *b =
+        brain_open("fragments: 2\nmerge: {quorum: 4, grace: forever, warmup_steps: 0}\n", 4);
     struct ledger_entry headers[4];
     uint64_t calls[4];
     for (uint32_t i = 0; i < 4; i++) { /* two fragments by site 1, one each by 2 and 3 */
@@ -81,7 +83,7 @@ TEST(a_repeated_contribution_gets_its_old_receipt_signed_again) {
     brain_close(b);
 }
 
-/* ---- superseded calls ------------------------------------------------------------------------------------------------------ */
+/* ---- superseded calls ------------------------------------------------------------------------ */
 
 TEST(a_newer_call_takes_the_place_of_a_transfer_that_broke) {
     struct brain *b = brain_open(PLAIN, 2);
@@ -90,7 +92,8 @@ TEST(a_newer_call_takes_the_place_of_a_transfer_that_broke) {
     uint64_t fresh = brain_submit(b, 1, &header);
     CHECK_EQUAL(brain_find(b, DO_DROP)->call, old);
     CHECK_EQUAL(brain_find(b, DO_ADMIT)->call, fresh);
-    CHECK(brain_find(b, DO_DROP) < brain_find(b, DO_ADMIT)); /* the upload is let go before it is opened again */
+    /* the upload is let go before it is opened again */
+    CHECK(brain_find(b, DO_DROP) < brain_find(b, DO_ADMIT));
     CHECK_EQUAL(coordinator_state_uploads(b->state), 1);
     brain_uploaded(b, old, ACCEPTED); /* said before it was dropped: nobody's any more */
     CHECK_EQUAL(b->out.count, 0);
@@ -151,7 +154,8 @@ TEST(a_peer_that_goes_away_in_any_phase_leaves_nothing_behind) {
     struct ledger_entry header = brain_header(b, 1, 0);
     brain_plain(b, COORDINATOR_CALL_GONE, 4711); /* a call nobody knows */
     uint64_t call = brain_submit(b, 1, &header);
-    brain_plain(b, COORDINATOR_CALL_GONE, call); /* while receiving: forgotten, the bytes are kept by the shell */
+    /* while receiving: forgotten, the bytes are kept by the shell */
+    brain_plain(b, COORDINATOR_CALL_GONE, call);
     CHECK_EQUAL(coordinator_state_uploads(b->state), 0);
     brain_uploaded(b, call, ACCEPTED);
     brain_checked(b, call, ACCEPTED);
@@ -159,12 +163,14 @@ TEST(a_peer_that_goes_away_in_any_phase_leaves_nothing_behind) {
 
     call = brain_submit(b, 1, &header);
     brain_uploaded(b, call, ACCEPTED);
-    brain_plain(b, COORDINATOR_CALL_GONE, call); /* while checked: it goes into the ledger all the same */
+    /* while checked: it goes into the ledger all the same */
+    brain_plain(b, COORDINATOR_CALL_GONE, call);
     brain_checked(b, call, ACCEPTED);
     CHECK_EQUAL(b->commit_count, 1);
     brain_durable(b);
     CHECK(!brain_find(b, DO_RECEIPT));
-    EXPECT_REFUSAL(b, brain_submit(b, 1, &header), REFUSED_DUPLICATE); /* and the receipt is there to be asked for */
+    /* and the receipt is there to be asked for */
+    EXPECT_REFUSAL(b, brain_submit(b, 1, &header), REFUSED_DUPLICATE);
     CHECK(brain_find(b, DO_REFUSE)->bytes.size > 0);
 
     call = brain_contribute(b, 2, 0);
@@ -202,14 +208,16 @@ TEST(events_that_come_twice_or_out_of_order_change_nothing) {
     brain_close(b);
 }
 
-/* ---- refusals --------------------------------------------------------------------------------------------------------------- */
+/* ---- refusals -------------------------------------------------------------------------------- */
 
 struct change {
     enum refusal code;
     void (*make)(struct contribution *c, struct brain *b);
 };
 static void change_protocol(struct contribution *c, struct brain *b) { (void)b, c->protocol = 9; }
-static void change_codec(struct contribution *c, struct brain *b) { (void)b, c->codec = CODEC_FP32; }
+static void change_codec(struct contribution *c, struct brain *b) {
+    (void)b, c->codec = CODEC_FP32;
+}
 static void change_epoch(struct contribution *c, struct brain *b) { (void)b, c->epoch = 2; }
 static void change_run(struct contribution *c, struct brain *b) { (void)b, c->run_id[3] ^= 1; }
 static void change_site(struct contribution *c, struct brain *b) { (void)b, c->site = 2; }
@@ -221,35 +229,58 @@ static void change_root(struct contribution *c, struct brain *b) { (void)b, c->b
 static void change_steps(struct contribution *c, struct brain *b) { (void)b, c->inner_steps = 0; }
 static void change_reserved(struct contribution *c, struct brain *b) { (void)b, c->reserved = 1; }
 static void change_reserved2(struct contribution *c, struct brain *b) { (void)b, c->reserved2 = 1; }
-static void change_tokens(struct contribution *c, struct brain *b) { (void)b, c->tokens = TOKENS_LIMIT + 1; }
+static void change_tokens(struct contribution *c, struct brain *b) {
+    (void)b, c->tokens = TOKENS_LIMIT + 1;
+}
 static void change_loss(struct contribution *c, struct brain *b) { (void)b, c->loss = NAN; }
-static void change_share(struct contribution *c, struct brain *b) { (void)b, c->compute_share = 1.5f; }
-static void change_share_nan(struct contribution *c, struct brain *b) { (void)b, c->compute_share = NAN; }
+static void change_share(struct contribution *c, struct brain *b) {
+    (void)b, c->compute_share = 1.5f;
+}
+static void change_share_nan(struct contribution *c, struct brain *b) {
+    (void)b, c->compute_share = NAN;
+}
 static void change_norm(struct contribution *c, struct brain *b) { (void)b, c->norm = INFINITY; }
 static void change_norm_sign(struct contribution *c, struct brain *b) { (void)b, c->norm = -1; }
-static void change_layout(struct contribution *c, struct brain *b) { (void)b, c->layout_digest[31] ^= 1; }
-static void change_size(struct contribution *c, struct brain *b) { c->payload_size = b->options.payload_limit + 1; }
-static void change_size_zero(struct contribution *c, struct brain *b) { (void)b, c->payload_size = 0; }
-static void change_size_huge(struct contribution *c, struct brain *b) { (void)b, c->payload_size = UINT64_MAX; }
-static void change_previous(struct contribution *c, struct brain *b) { (void)b, c->previous[0] ^= 1; }
-static void change_time(struct contribution *c, struct brain *b) { c->signed_at_ms = b->now.wall_ms - 86400001; }
-static void change_time_ahead(struct contribution *c, struct brain *b) { c->signed_at_ms = b->now.wall_ms + 86400001; }
-static void change_manifest(struct contribution *c, struct brain *b) { (void)b, c->manifest_digest[0] ^= 1; }
+static void change_layout(struct contribution *c, struct brain *b) {
+    (void)b, c->layout_digest[31] ^= 1;
+}
+static void change_size(struct contribution *c, struct brain *b) {
+    c->payload_size = b->options.payload_limit + 1;
+}
+static void change_size_zero(struct contribution *c, struct brain *b) {
+    (void)b, c->payload_size = 0;
+}
+static void change_size_huge(struct contribution *c, struct brain *b) {
+    (void)b, c->payload_size = UINT64_MAX;
+}
+static void change_previous(struct contribution *c, struct brain *b) {
+    (void)b, c->previous[0] ^= 1;
+}
+static void change_time(struct contribution *c, struct brain *b) {
+    c->signed_at_ms = b->now.wall_ms - 86400001;
+}
+static void change_time_ahead(struct contribution *c, struct brain *b) {
+    c->signed_at_ms = b->now.wall_ms + 86400001;
+}
+static void change_manifest(struct contribution *c, struct brain *b) {
+    (void)b, c->manifest_digest[0] ^= 1;
+}
 
-static const struct change changes[] = {{REFUSED_RUN, change_protocol},        {REFUSED_MALFORMED, change_codec},
-                                        {REFUSED_EPOCH, change_epoch},         {REFUSED_RUN, change_run},
-                                        {REFUSED_UNKNOWN_SITE, change_site},   {REFUSED_MALFORMED, change_fragment},
-                                        {REFUSED_SIGNATURE, change_key_id},    {REFUSED_MALFORMED, change_sequence},
-                                        {REFUSED_BASE, change_base},           {REFUSED_BASE, change_root},
-                                        {REFUSED_MALFORMED, change_steps},     {REFUSED_MALFORMED, change_reserved},
-                                        {REFUSED_MALFORMED, change_reserved2}, {REFUSED_MALFORMED, change_tokens},
-                                        {REFUSED_NONFINITE, change_loss},      {REFUSED_MALFORMED, change_share},
-                                        {REFUSED_NONFINITE, change_share_nan}, {REFUSED_NONFINITE, change_norm},
-                                        {REFUSED_MALFORMED, change_norm_sign}, {REFUSED_LAYOUT, change_layout},
-                                        {REFUSED_SIZE, change_size},           {REFUSED_SIZE, change_size_zero},
-                                        {REFUSED_SIZE, change_size_huge},      {REFUSED_SEQUENCE, change_previous},
-                                        {REFUSED_EXPIRED, change_time},        {REFUSED_EXPIRED, change_time_ahead},
-                                        {REFUSED_RUN, change_manifest}};
+static const struct change changes[] = {
+    {REFUSED_RUN, change_protocol},        {REFUSED_MALFORMED, change_codec},
+    {REFUSED_EPOCH, change_epoch},         {REFUSED_RUN, change_run},
+    {REFUSED_UNKNOWN_SITE, change_site},   {REFUSED_MALFORMED, change_fragment},
+    {REFUSED_SIGNATURE, change_key_id},    {REFUSED_MALFORMED, change_sequence},
+    {REFUSED_BASE, change_base},           {REFUSED_BASE, change_root},
+    {REFUSED_MALFORMED, change_steps},     {REFUSED_MALFORMED, change_reserved},
+    {REFUSED_MALFORMED, change_reserved2}, {REFUSED_MALFORMED, change_tokens},
+    {REFUSED_NONFINITE, change_loss},      {REFUSED_MALFORMED, change_share},
+    {REFUSED_NONFINITE, change_share_nan}, {REFUSED_NONFINITE, change_norm},
+    {REFUSED_MALFORMED, change_norm_sign}, {REFUSED_LAYOUT, change_layout},
+    {REFUSED_SIZE, change_size},           {REFUSED_SIZE, change_size_zero},
+    {REFUSED_SIZE, change_size_huge},      {REFUSED_SEQUENCE, change_previous},
+    {REFUSED_EXPIRED, change_time},        {REFUSED_EXPIRED, change_time_ahead},
+    {REFUSED_RUN, change_manifest}};
 
 TEST(every_wrong_field_of_a_header_is_refused_with_its_code_before_a_byte_comes) {
     struct brain *b = brain_open(PLAIN, 2);
@@ -279,18 +310,21 @@ TEST(headers_of_strangers_and_with_wrong_signatures_are_refused) {
     EXPECT_REFUSAL(b, brain_submit(b, 0, &header), REFUSED_UNKNOWN_SITE);
     EXPECT_REFUSAL(b, brain_submit(b, 3, &header), REFUSED_UNKNOWN_SITE);
     EXPECT_REFUSAL(b, brain_submit(b, UINT32_MAX, &header), REFUSED_UNKNOWN_SITE);
-    EXPECT_REFUSAL(b, brain_submit(b, 2, &header), REFUSED_SIGNATURE); /* site 1's header under site 2's certificate */
+    /* site 1's header under site 2's certificate */
+    EXPECT_REFUSAL(b, brain_submit(b, 2, &header), REFUSED_SIGNATURE);
     for (size_t at = 0; at < SIGNATURE_SIZE; at += 7) {
         struct ledger_entry broken = header;
         broken.contribution.signature[at] ^= 0x10;
         EXPECT_REFUSAL(b, brain_submit(b, 1, &broken), REFUSED_SIGNATURE);
     }
-    for (size_t at = 0; at < CONTRIBUTION_HEADER_SIZE; at++) { /* no bit of the header is outside the signature */
+    for (size_t at = 0; at < CONTRIBUTION_HEADER_SIZE;
+         at++) { /* no bit of the header is outside the signature */
         struct ledger_entry broken = header;
         broken.contribution.header[at] ^= 1;
         EXPECT_REFUSAL(b, brain_submit(b, 1, &broken), REFUSED_SIGNATURE);
     }
-    CHECK(!coordinator_state_connected(b->state, 1, b->now)); /* a forger does not make a site look alive */
+    /* a forger does not make a site look alive */
+    CHECK(!coordinator_state_connected(b->state, 1, b->now));
     brain_close(b);
 }
 
@@ -389,7 +423,8 @@ TEST(a_disk_that_stands_still_does_not_make_the_commits_grow_without_bound) {
 }
 
 TEST(one_site_cannot_take_all_the_places_there_are) {
-    struct brain *b = brain_open("fragments: 16\nmerge: {quorum: 2, grace: forever, warmup_steps: 0}\n", 2);
+    struct brain *b =
+        brain_open("fragments: 16\nmerge: {quorum: 2, grace: forever, warmup_steps: 0}\n", 2);
     uint32_t admitted = 0;
     for (uint32_t fragment = 0; fragment < 16; fragment++) {
         struct ledger_entry header = brain_header(b, 1, fragment);
@@ -403,7 +438,7 @@ TEST(one_site_cannot_take_all_the_places_there_are) {
     brain_close(b);
 }
 
-/* ---- all of it at once ---------------------------------------------------------------------------------------------------------------- */
+/* ---- all of it at once ----------------------------------------------------------------------- */
 
 enum { WALK_STEPS = 1500, WALK_CALLS = WALK_STEPS + 2 };
 
@@ -422,7 +457,8 @@ static void walk_check(struct walk *w) {
     struct brain *b = w->b;
     for (size_t i = 0; i < b->out.count; i++) {
         const struct coordinator_action *action = &b->out.items[i];
-        if (action->kind == DO_STOP) test_failed(__FILE__, __LINE__, "it stopped: %s", action->message);
+        if (action->kind == DO_STOP)
+            test_failed(__FILE__, __LINE__, "it stopped: %s", action->message);
         if (action->kind == DO_PUBLISH) CHECK(action->size <= run_state_size(b->durable));
         w->refused += action->kind == DO_REFUSE;
         if (action->kind != DO_RECEIPT) continue;
@@ -433,7 +469,8 @@ static void walk_check(struct walk *w) {
         struct contribution c;
         uint64_t index;
         brain_check_receipt(b, &action->bytes, header, &read);
-        CHECK(contribution_decode(bytes_of(header->contribution.header, CONTRIBUTION_HEADER_SIZE), &c, NULL) == OK);
+        CHECK(contribution_decode(bytes_of(header->contribution.header, CONTRIBUTION_HEADER_SIZE),
+                                  &c, NULL) == OK);
         CHECK(read.index < run_state_size(b->durable));
         CHECK(run_state_find(b->durable, c.site, c.sequence, &index) && index == read.index);
     }
@@ -449,7 +486,8 @@ static void walk_submit(struct walk *w, uint32_t site, uint32_t fragment) {
 
 static void walk_once(struct walk *w) {
     struct brain *b = w->b;
-    uint32_t site = 1 + (uint32_t)random_below(&w->random, 6), fragment = (uint32_t)random_below(&w->random, 2);
+    uint32_t site = 1 + (uint32_t)random_below(&w->random, 6),
+             fragment = (uint32_t)random_below(&w->random, 2);
     uint64_t call = w->admitted[site][fragment];
     struct coordinator_event event;
     switch (random_below(&w->random, 16)) {
@@ -483,7 +521,8 @@ static void walk_once(struct walk *w) {
         char name[SITE_NAME_SIZE];
         snprintf(name, sizeof name, "site-%u", site);
         enum admin_order order = (enum admin_order)(1 + random_below(&w->random, 7));
-        if (order == ORDER_STOP || (order == ORDER_REVOKE && random_below(&w->random, 40))) order = ORDER_RESUME;
+        if (order == ORDER_STOP || (order == ORDER_REVOKE && random_below(&w->random, 40)))
+            order = ORDER_RESUME;
         event = brain_order(b, order, name);
         event.admin.inner_steps = (uint32_t)random_below(&w->random, 3) * 700000;
         brain_step(b, &event);
@@ -497,7 +536,8 @@ TEST(any_order_of_events_keeps_the_ledger_legal_and_the_receipts_true) {
     uint64_t receipts = 0, refused = 0, versions = 0;
     for (uint64_t seed = 1; seed <= 12; seed++) {
         struct walk *w = xcalloc(1, sizeof *w);
-        w->b = brain_open("fragments: 2\nmerge: {quorum: 3, grace: 5s, warmup_steps: 2, warmup_grace: 20s, staleness_cap: 3}\n"
+        w->b = brain_open("fragments: 2\nmerge: {quorum: 3, grace: 5s, warmup_steps: 2, "
+                          "warmup_grace: 20s, staleness_cap: 3}\n"
                           "snapshot_interval: 3\n",
                           6);
         random_init(&w->random, seed);
@@ -508,7 +548,8 @@ TEST(any_order_of_events_keeps_the_ledger_legal_and_the_receipts_true) {
         char *durable = fixture_describe(w->b->durable, &w->b->f->manifest);
         CHECK_TEXT(durable, ahead);
         free(ahead), free(durable);
-        receipts += w->receipts, refused += w->refused, versions += run_state_version(w->b->durable);
+        receipts += w->receipts, refused += w->refused,
+            versions += run_state_version(w->b->durable);
         brain_close(w->b);
         free(w->of_call);
         free(w);

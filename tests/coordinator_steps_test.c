@@ -4,7 +4,7 @@
 #define PLAIN "merge: {quorum: 2, grace: 10s, warmup_steps: 0, staleness_cap: 2}\n"
 #define ALONE "merge: {quorum: 1, grace: 10s, warmup_steps: 0, staleness_cap: 2}\n"
 
-/* ---- when a step starts ------------------------------------------------------------------------------------------------------ */
+/* ---- when a step starts ---------------------------------------------------------------------- */
 
 TEST(a_step_starts_with_the_quorum) {
     struct brain *b = brain_open(PLAIN, 3);
@@ -79,7 +79,8 @@ TEST(one_step_at_a_time_and_what_comes_meanwhile_goes_into_the_next) {
 }
 
 TEST(the_fragment_that_waited_longest_goes_first) {
-    struct brain *b = brain_open("fragments: 3\nmerge: {quorum: 2, grace: 10s, warmup_steps: 0}\n", 3);
+    struct brain *b =
+        brain_open("fragments: 3\nmerge: {quorum: 2, grace: 10s, warmup_steps: 0}\n", 3);
     brain_contribute(b, 1, 2);
     brain_wait(b, 10);
     brain_contribute(b, 1, 0);
@@ -104,7 +105,7 @@ TEST(roots_are_recorded_every_nth_version) {
     brain_close(b);
 }
 
-/* ---- warm-up: everybody who is there -------------------------------------------------------------------------------------------- */
+/* ---- warm-up: everybody who is there --------------------------------------------------------- */
 
 #define WARM "merge: {quorum: 1, grace: 1s, warmup_steps: 2, warmup_grace: 1m}\n"
 
@@ -128,7 +129,8 @@ TEST(the_first_steps_wait_for_every_connected_site) {
 TEST(a_site_that_died_does_not_hold_up_the_first_step_for_longer_than_the_warmup_window) {
     struct brain *b = brain_open(WARM, 2);
     brain_following(b, 1, true);
-    brain_following(b, 2, true); /* connected as far as anybody can tell, but it says nothing more */
+    brain_following(b, 2,
+                    true); /* connected as far as anybody can tell, but it says nothing more */
     brain_contribute(b, 1, 0);
     CHECK_EQUAL(b->timer_ms, b->now.monotonic_ms + 60000);
     brain_wait(b, 59999);
@@ -183,7 +185,7 @@ TEST(presence_comes_from_streams_and_from_being_heard) {
     brain_close(b);
 }
 
-/* ---- one process of a site at a time --------------------------------------------------------------------------------------------- */
+/* ---- one process of a site at a time --------------------------------------------------------- */
 
 static enum refusal beat(struct brain *b, uint64_t instance) {
     b->instance = instance;
@@ -205,7 +207,9 @@ TEST(a_site_that_runs_twice_is_told_from_one_that_was_started_again_and_who_came
     follow(b, 7, true);
     brain_wait(b, 1000);
     uint32_t turn = b->turn;
-    CHECK_EQUAL(beat(b, 8), REFUSED_HELD); /* perhaps the first is dead, and its connection does not know it yet */
+    CHECK_EQUAL(
+        beat(b, 8),
+        REFUSED_HELD); /* perhaps the first is dead, and its connection does not know it yet */
     struct ledger_entry header = brain_header(b, 1, 0);
     b->instance = 8;
     EXPECT_REFUSAL(b, brain_submit(b, 1, &header), REFUSED_HELD);
@@ -254,7 +258,9 @@ TEST(a_process_whose_host_was_lost_holds_the_place_no_longer_than_its_connection
     CHECK_EQUAL(beat(b, 8), REFUSED_HELD); /* or its link broke for a moment, and it comes back */
     brain_wait(b, 6000);
     CHECK_EQUAL(beat(b, 8), ACCEPTED);
-    CHECK_EQUAL(beat(b, 7), ACCEPTED); /* nobody follows: it takes the place, and now 8 is the one that comes second */
+    CHECK_EQUAL(
+        beat(b, 7),
+        ACCEPTED); /* nobody follows: it takes the place, and now 8 is the one that comes second */
     follow(b, 7, true);
     CHECK_EQUAL(beat(b, 8), REFUSED_HELD);
     brain_close(b);
@@ -289,14 +295,16 @@ TEST(a_process_that_lacks_what_the_ledger_has_of_its_site_is_cut_and_everybody_i
     CHECK(!brain_find(b, DO_COPY) && !brain_find(b, DO_END));
     follow(b, 7, false);
     follow(b, 7, false);
-    b->made_plus_1 = 4; /* a crash, and it is started again: a message is in its journal before it is sent */
+    b->made_plus_1 =
+        4; /* a crash, and it is started again: a message is in its journal before it is sent */
     follow(b, 8, true);
     CHECK(!brain_find(b, DO_COPY) && !brain_find(b, DO_END));
     follow(b, 8, false);
     b->made_plus_1 = 2; /* a copy that was made after the first of them */
     follow(b, 9, true);
     CHECK(brain_find(b, DO_COPY) && brain_find(b, DO_END));
-    CHECK_CONTAINS(brain_find(b, DO_COPY)->message, "site-1 came back without its contributions 2 to 3");
+    CHECK_CONTAINS(brain_find(b, DO_COPY)->message,
+                   "site-1 came back without its contributions 2 to 3");
     CHECK_EQUAL(brain_find(b, DO_END)->code, REFUSED_COPY);
     CHECK_CONTAINS(brain_find(b, DO_END)->message, "contributions 2 to 3");
     CHECK_CONTAINS(brain_find(b, DO_END)->message, "--restored");
@@ -347,33 +355,39 @@ TEST(another_contribution_of_a_number_that_the_ledger_has_is_of_a_copy) {
     b->made_plus_1 = 1;
     follow(b, 7, true);
     struct ledger_entry header = brain_header(b, 1, 0);
-    struct contribution other = fixture_contribution(b->f, 1, 0, run_state_version(b->f->run), b->payload);
+    struct contribution other =
+        fixture_contribution(b->f, 1, 0, run_state_version(b->f->run), b->payload);
     other.signed_at_ms = b->now.wall_ms;
     other.inner_steps++;
     struct ledger_entry twin = fixture_signed(b->f, &other, b->f->keys[1]);
     brain_contribute_header(b, 1, &header);
     brain_settle(b);
     follow(b, 7, false);
-    b->made_plus_1 = 2; /* both made one of that number; the one that comes later has its own in its journal */
+    b->made_plus_1 =
+        2; /* both made one of that number; the one that comes later has its own in its journal */
     b->instance = 8;
-    EXPECT_REFUSAL(b, brain_submit(b, 1, &twin), REFUSED_HELD); /* what it says when it follows is on its way */
+    /* what it says when it follows is on its way */
+    EXPECT_REFUSAL(b, brain_submit(b, 1, &twin), REFUSED_HELD);
     follow(b, 8, true);
     CHECK(!brain_find(b, DO_END));
     b->instance = 8;
-    EXPECT_REFUSAL(b, brain_submit(b, 1, &header), REFUSED_DUPLICATE); /* that one is the ledger's */
+    /* that one is the ledger's */
+    EXPECT_REFUSAL(b, brain_submit(b, 1, &header), REFUSED_DUPLICATE);
     EXPECT_REFUSAL(b, brain_submit(b, 1, &twin), REFUSED_COPY);
     CHECK(brain_find(b, DO_COPY));
-    CHECK_CONTAINS(brain_find(b, DO_REFUSE)->message, "contributions 1 to 1 of this site were made elsewhere");
+    CHECK_CONTAINS(brain_find(b, DO_REFUSE)->message,
+                   "contributions 1 to 1 of this site were made elsewhere");
     uint64_t ago;
     CHECK_EQUAL(coordinator_state_copies(b->state, 1, b->now, &ago), 1);
     brain_close(b);
 }
 
-/* ---- speeds ------------------------------------------------------------------------------------------------------------------- */
+/* ---- speeds ---------------------------------------------------------------------------------- */
 
 /* A site's next contribution of so many inner steps, merged at once. */
 static void give(struct brain *b, uint32_t site, uint32_t fragment, uint32_t steps) {
-    struct contribution c = fixture_contribution(b->f, site, fragment, run_state_version(b->f->run), b->payload);
+    struct contribution c =
+        fixture_contribution(b->f, site, fragment, run_state_version(b->f->run), b->payload);
     c.signed_at_ms = b->now.wall_ms;
     c.inner_steps = steps;
     struct ledger_entry header = fixture_signed(b->f, &c, b->f->keys[site]);
@@ -381,8 +395,8 @@ static void give(struct brain *b, uint32_t site, uint32_t fragment, uint32_t ste
     brain_settle(b);
 }
 
-/* Time passes in which sites 1 to 3 train at 10, 5 and 1 step a second (a bit of `mask` each), and each gives what it has done after
- * every `inner` steps. All are heard. */
+/* Time passes in which sites 1 to 3 train at 10, 5 and 1 step a second (a bit of `mask` each), and
+ * each gives what it has done after every `inner` steps. All are heard. */
 static void train(struct brain *b, unsigned mask, uint32_t inner, unsigned seconds) {
     static const uint32_t rates[] = {0, 10, 5, 1};
     for (unsigned second = 1; second <= seconds; second++) {
@@ -395,7 +409,9 @@ static void train(struct brain *b, unsigned mask, uint32_t inner, unsigned secon
     }
 }
 enum { FAST = 1, HALF = 2, TENTH = 3, ALL = 14 };
-#define DYLU "merge: {quorum: 1, grace: 0s, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: true}\nadmission: {expiry: 0}\n"
+#define DYLU                                                                                       \
+    "merge: {quorum: 1, grace: 0s, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: "              \
+    "true}\nadmission: {expiry: 0}\n"
 
 TEST(slower_sites_get_fewer_inner_steps_by_what_was_accepted_of_them) {
     struct brain *b = brain_open(DYLU, 3);
@@ -435,7 +451,8 @@ TEST(a_site_that_was_away_is_not_taken_for_slow) {
     struct brain *b = brain_open(DYLU, 3);
     train(b, ALL, 10, 60);
     train(b, ALL & ~(1u << FAST), 10, 600);
-    train(b, ALL, 10, 2); /* its first contribution afterwards has two seconds' steps: nobody knows what it did before */
+    train(b, ALL, 10, 2); /* its first contribution afterwards has two seconds' steps: nobody knows
+                             what it did before */
     CHECK_EQUAL(brain_heartbeat(b, FAST), 40);
     CHECK_EQUAL(brain_heartbeat(b, HALF), 20);
     brain_close(b);
@@ -483,19 +500,23 @@ TEST(a_slow_newcomer_need_not_end_a_whole_round_first) {
         train(b, ALL & ~(1u << TENTH), 10, 2);
         brain_heartbeat(b, TENTH);
     }
-    CHECK_EQUAL(brain_heartbeat(b, TENTH), 5); /* 40 steps in 32 s at the most: an eighth of the fastest */
+    CHECK_EQUAL(brain_heartbeat(b, TENTH),
+                5); /* 40 steps in 32 s at the most: an eighth of the fastest */
     brain_close(b);
 }
 
 TEST(what_a_site_has_under_way_is_not_held_against_it) {
-    struct brain *b = brain_open("merge: {quorum: 3, grace: 1h, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: true}\n", 3);
+    struct brain *b = brain_open(
+        "merge: {quorum: 3, grace: 1h, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: true}\n",
+        3);
     for (int round = 0; round < 4; round++) {
         brain_wait(b, 1000);
         for (uint32_t site = 1; site <= 2; site++) {
             struct ledger_entry header = brain_header(b, site, 0);
             brain_contribute_header(b, site, &header);
         }
-        for (int i = 0; i < 60; i++) { /* the third takes its time, and the others are heard meanwhile */
+        for (int i = 0; i < 60;
+             i++) { /* the third takes its time, and the others are heard meanwhile */
             brain_wait(b, 1000);
             for (uint32_t site = 1; site <= 3; site++) brain_heartbeat(b, site);
         }
@@ -507,11 +528,15 @@ TEST(what_a_site_has_under_way_is_not_held_against_it) {
 }
 
 TEST(time_in_which_a_site_waits_for_its_merge_is_not_counted_where_it_does_not_train_then) {
-    struct brain *b = brain_open("merge: {quorum: 2, grace: 1h, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: true}\n", 2);
+    struct brain *b = brain_open(
+        "merge: {quorum: 2, grace: 1h, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: true}\n",
+        2);
     b->waits = true;
-    for (int round = 0; round < 6; round++) { /* 40 steps take site 1 four seconds and site 2 eight; both begin together */
+    for (int round = 0; round < 6;
+         round++) { /* 40 steps take site 1 four seconds and site 2 eight; both begin together */
         brain_wait(b, 4000);
-        struct contribution c = fixture_contribution(b->f, 1, 0, run_state_version(b->f->run), b->payload);
+        struct contribution c =
+            fixture_contribution(b->f, 1, 0, run_state_version(b->f->run), b->payload);
         c.signed_at_ms = b->now.wall_ms;
         c.inner_steps = 40;
         struct ledger_entry header = fixture_signed(b->f, &c, b->f->keys[1]);
@@ -525,15 +550,19 @@ TEST(time_in_which_a_site_waits_for_its_merge_is_not_counted_where_it_does_not_t
     brain_close(b);
 }
 
-/* Site 1 waits for site 2's part of fragment 0, and meanwhile gives what it has of fragment 1, which took no time of its own. */
+/* Site 1 waits for site 2's part of fragment 0, and meanwhile gives what it has of fragment 1,
+ * which took no time of its own. */
 TEST(time_in_which_a_site_waits_for_one_fragment_is_not_that_of_another_which_it_gives_meanwhile) {
-    struct brain *b =
-        brain_open("fragments: 2\nmerge: {quorum: 2, grace: 1h, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: true}\n", 2);
+    struct brain *b = brain_open("fragments: 2\nmerge: {quorum: 2, grace: 1h, warmup_steps: "
+                                 "0}\ninner: {inner_steps: 40, dylu: true}\n",
+                                 2);
     b->waits = true;
-    for (int round = 0; round < 8; round++) { /* both do 40 steps in four seconds, and site 2 comes much later */
+    for (int round = 0; round < 8;
+         round++) { /* both do 40 steps in four seconds, and site 2 comes much later */
         brain_wait(b, 4000);
         for (uint32_t fragment = 0; fragment < 2; fragment++) {
-            struct contribution c = fixture_contribution(b->f, 1, fragment, run_state_version(b->f->run), b->payload);
+            struct contribution c =
+                fixture_contribution(b->f, 1, fragment, run_state_version(b->f->run), b->payload);
             c.signed_at_ms = b->now.wall_ms;
             c.inner_steps = 40;
             struct ledger_entry header = fixture_signed(b->f, &c, b->f->keys[1]);
@@ -551,17 +580,20 @@ TEST(time_in_which_a_site_waits_for_one_fragment_is_not_that_of_another_which_it
     brain_close(b);
 }
 
-/* There is one place, and site 3 sits on it for twenty seconds while site 1, as fast as site 2, asks and is told to come later. */
+/* There is one place, and site 3 sits on it for twenty seconds while site 1, as fast as site 2,
+ * asks and is told to come later. */
 TEST(time_in_which_there_is_no_room_for_a_contribution_is_that_of_the_next_one) {
-    struct brain *b =
-        brain_open_unstarted("merge: {quorum: 1, grace: 0s, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: true}\n", 3);
+    struct brain *b = brain_open_unstarted(
+        "merge: {quorum: 1, grace: 0s, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: true}\n",
+        3);
     b->options.uploads_limit = 1;
     brain_start(b, b->f->run);
     for (int round = 0; round < 6; round++) {
         brain_wait(b, 4000);
         struct ledger_entry hog = brain_header(b, 3, 0);
         uint64_t held = brain_submit(b, 3, &hog);
-        struct contribution c = fixture_contribution(b->f, 1, 0, run_state_version(b->f->run), b->payload);
+        struct contribution c =
+            fixture_contribution(b->f, 1, 0, run_state_version(b->f->run), b->payload);
         c.signed_at_ms = b->now.wall_ms;
         c.inner_steps = 40;
         struct ledger_entry header = fixture_signed(b->f, &c, b->f->keys[1]);
@@ -582,10 +614,12 @@ TEST(time_in_which_there_is_no_room_for_a_contribution_is_that_of_the_next_one) 
     brain_close(b);
 }
 
-/* Site 1 is told that there is no room and has a minute to come again, while site 2 goes on at the same speed. */
+/* Site 1 is told that there is no room and has a minute to come again, while site 2 goes on at the
+ * same speed. */
 TEST(a_site_that_was_told_to_come_later_is_not_taken_for_slow_until_it_should_have_come) {
-    struct brain *b =
-        brain_open_unstarted("merge: {quorum: 1, grace: 0s, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: true}\n", 3);
+    struct brain *b = brain_open_unstarted(
+        "merge: {quorum: 1, grace: 0s, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: true}\n",
+        3);
     b->options.uploads_limit = 1;
     brain_start(b, b->f->run);
     for (int round = 0; round < 6; round++) {
@@ -611,9 +645,11 @@ TEST(a_site_that_was_told_to_come_later_is_not_taken_for_slow_until_it_should_ha
 }
 
 TEST(fragments_that_come_unevenly_add_up_to_the_sites_speed) {
-    struct brain *b =
-        brain_open("fragments: 2\nmerge: {quorum: 1, grace: 0s, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: true}\n", 2);
-    for (int round = 0; round < 12; round++) { /* site 1 does 40 steps in 4 s, site 2 in 8; fragment 1 comes soon after 0 */
+    struct brain *b = brain_open("fragments: 2\nmerge: {quorum: 1, grace: 0s, warmup_steps: "
+                                 "0}\ninner: {inner_steps: 40, dylu: true}\n",
+                                 2);
+    for (int round = 0; round < 12;
+         round++) { /* site 1 does 40 steps in 4 s, site 2 in 8; fragment 1 comes soon after 0 */
         give(b, 1, 0, 40);
         if (round % 2 == 0) give(b, 2, 0, 40);
         brain_wait(b, 800);
@@ -627,11 +663,13 @@ TEST(fragments_that_come_unevenly_add_up_to_the_sites_speed) {
     brain_close(b);
 }
 
-#define FOUR                                                                                                                     \
-    "fragments: 4\nmerge: {quorum: 1, grace: 0s, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: true}\nadmission: {expiry: "   \
+#define FOUR                                                                                       \
+    "fragments: 4\nmerge: {quorum: 1, grace: 0s, warmup_steps: 0}\ninner: {inner_steps: 40, "      \
+    "dylu: true}\nadmission: {expiry: "                                                            \
     "0}\n"
 
-/* Rounds in which site 1 does 40 steps in 4 s and site 2 in 8, each fragment of both in its turn. */
+/* Rounds in which site 1 does 40 steps in 4 s and site 2 in 8, each fragment of both in its turn.
+ */
 static void four(struct brain *b, int rounds) {
     for (int tenth = 0; tenth < rounds * 40; tenth++) {
         if (tenth % 10 == 0) give(b, 1, (uint32_t)tenth / 10 % 4, 40);
@@ -641,7 +679,8 @@ static void four(struct brain *b, int rounds) {
     }
 }
 
-TEST(a_site_that_comes_back_and_gives_each_fragment_all_that_it_did_meanwhile_is_not_taken_for_fast) {
+TEST(
+    a_site_that_comes_back_and_gives_each_fragment_all_that_it_did_meanwhile_is_not_taken_for_fast) {
     struct brain *b = brain_open(FOUR, 2);
     four(b, 12);
     CHECK_EQUAL(brain_heartbeat(b, 1), 40);
@@ -683,7 +722,8 @@ TEST(fragments_of_a_site_that_was_started_again_count_from_its_start_on) {
 
 TEST(fragments_that_wait_for_a_slow_upload_count_the_time_that_their_steps_took) {
     struct brain *b = brain_open(FOUR, 2);
-    for (int round = 0; round < 24; round++) { /* site 2 does 5 steps per second and gives all four in a row, every 8 s */
+    for (int round = 0; round < 24;
+         round++) { /* site 2 does 5 steps per second and gives all four in a row, every 8 s */
         for (int second = 0; second < 8; second++) {
             brain_wait(b, 1000);
             brain_heartbeat(b, 2);
@@ -700,7 +740,8 @@ TEST(fragments_that_wait_for_a_slow_upload_count_the_time_that_their_steps_took)
 
 /* Sends what was trained; its merge waits for the other's. */
 static void offer(struct brain *b, uint32_t site, uint32_t fragment, uint32_t steps) {
-    struct contribution c = fixture_contribution(b->f, site, fragment, run_state_version(b->f->run), b->payload);
+    struct contribution c =
+        fixture_contribution(b->f, site, fragment, run_state_version(b->f->run), b->payload);
     c.signed_at_ms = b->now.wall_ms;
     c.inner_steps = steps;
     struct ledger_entry header = fixture_signed(b->f, &c, b->f->keys[site]);
@@ -712,7 +753,8 @@ TEST(waits_for_merges_are_left_out_of_each_fragments_time) {
                                  "inner: {inner_steps: 40, dylu: true}\n",
                                  2);
     b->waits = true;
-    for (int half = 0; half < 24; half++) { /* 20 steps take site 1 two seconds and site 2 four; then it is the next one's turn */
+    for (int half = 0; half < 24; half++) { /* 20 steps take site 1 two seconds and site 2 four;
+                                               then it is the next one's turn */
         brain_wait(b, 2000);
         offer(b, 1, (uint32_t)half % 2, 40);
         brain_wait(b, 2000);
@@ -730,8 +772,8 @@ TEST(a_step_more_that_a_waiting_site_trains_for_others_does_not_make_it_fast) {
                                  "inner: {inner_steps: 40, dylu: true}\n",
                                  2);
     b->waits = true;
-    for (int half = 0; half < 24;
-         half++) { /* both as fast; they are due on different fragments, and each gives a step of the other's */
+    for (int half = 0; half < 24; half++) { /* both as fast; they are due on different fragments,
+                                               and each gives a step of the other's */
         brain_wait(b, 4000);
         offer(b, 1, 0, 40);
         brain_wait(b, 100);
@@ -748,7 +790,9 @@ TEST(a_step_more_that_a_waiting_site_trains_for_others_does_not_make_it_fast) {
 }
 
 TEST(without_dylu_everybody_does_the_same) {
-    struct brain *b = brain_open("merge: {quorum: 1, grace: 0s, warmup_steps: 0}\ninner: {inner_steps: 30, dylu: false}\n", 2);
+    struct brain *b = brain_open(
+        "merge: {quorum: 1, grace: 0s, warmup_steps: 0}\ninner: {inner_steps: 30, dylu: false}\n",
+        2);
     give(b, 1, 0, 30);
     brain_wait(b, 1000);
     give(b, 1, 0, 30);
@@ -757,7 +801,7 @@ TEST(without_dylu_everybody_does_the_same) {
     brain_close(b);
 }
 
-/* ---- the end ------------------------------------------------------------------------------------------------------------------- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 TEST(stopping_merges_what_waits_and_takes_nothing_more) {
     struct brain *b = brain_open("merge: {quorum: 3, grace: forever, warmup_steps: 0}\n", 3);
@@ -792,11 +836,13 @@ TEST(the_token_budget_ends_the_run_by_itself) {
     brain_close(b);
 }
 
-/* Of the contribution that spends the last tokens and the entry that ends the run, only the first reached the disk. */
+/* Of the contribution that spends the last tokens and the entry that ends the run, only the first
+ * reached the disk. */
 TEST(a_run_whose_tokens_are_spent_ends_at_the_next_start_where_a_crash_came_between) {
     struct brain *b = brain_open_unstarted(ALONE "token_budget: 500\n", 2);
     fixture_contribute(b->f, 1, 0, 0, 1);
-    CHECK(run_state_apply(b->durable, buffer_bytes(&b->f->entries[b->f->entry_count - 1]), false, NULL) == OK);
+    CHECK(run_state_apply(b->durable, buffer_bytes(&b->f->entries[b->f->entry_count - 1]), false,
+                          NULL) == OK);
     CHECK(run_state_tokens(b->f->run) >= 500);
     CHECK_EQUAL(run_state_phase(b->f->run), RUN_ACTIVE);
     brain_start(b, b->f->run);
@@ -858,7 +904,8 @@ TEST(a_step_that_cannot_be_computed_stops_the_process) {
 TEST(a_restart_takes_up_what_was_acknowledged_and_not_merged) {
     struct brain *b = brain_open_unstarted(PLAIN, 3);
     fixture_contribute(b->f, 1, 0, 0, 1);
-    CHECK(run_state_apply(b->durable, buffer_bytes(&b->f->entries[b->f->entry_count - 1]), false, NULL) == OK);
+    CHECK(run_state_apply(b->durable, buffer_bytes(&b->f->entries[b->f->entry_count - 1]), false,
+                          NULL) == OK);
     brain_start(b, b->f->run);
     CHECK(!brain_find(b, DO_APPLY)); /* below the quorum: its window starts anew */
     CHECK_EQUAL(b->timer_ms, b->now.monotonic_ms + 10000);
@@ -873,7 +920,8 @@ TEST(a_restart_at_the_quorum_steps_at_once) {
     struct brain *b = brain_open_unstarted(PLAIN, 3);
     for (uint32_t site = 1; site <= 2; site++) {
         fixture_contribute(b->f, site, 0, 0, 1);
-        CHECK(run_state_apply(b->durable, buffer_bytes(&b->f->entries[b->f->entry_count - 1]), false, NULL) == OK);
+        CHECK(run_state_apply(b->durable, buffer_bytes(&b->f->entries[b->f->entry_count - 1]),
+                              false, NULL) == OK);
     }
     brain_start(b, b->f->run);
     CHECK_EQUAL(brain_find(b, DO_APPLY)->step.step.count, 2);
@@ -886,7 +934,9 @@ TEST(a_coordinator_that_takes_over_begins_an_epoch_and_takes_nothing_made_for_th
     uint32_t epoch = run_state_epoch(b->f->run);
     b->options.new_epoch = true;
     brain_start(b, b->f->run);
-    CHECK_EQUAL(b->commit_count, 1); /* the EPOCH entry goes first, and like any other it is durable before it is told */
+    CHECK_EQUAL(
+        b->commit_count,
+        1); /* the EPOCH entry goes first, and like any other it is durable before it is told */
     CHECK(!brain_find(b, DO_PUBLISH));
     brain_settle(b);
     CHECK_EQUAL(run_state_epoch(b->durable), epoch + 1);
@@ -906,7 +956,8 @@ TEST(a_coordinator_that_takes_over_begins_an_epoch_and_takes_nothing_made_for_th
 TEST(a_coordinator_that_takes_over_merges_what_the_last_one_acknowledged) {
     struct brain *b = brain_open_unstarted(ALONE, 2);
     fixture_contribute(b->f, 1, 0, 0, 1);
-    CHECK(run_state_apply(b->durable, buffer_bytes(&b->f->entries[b->f->entry_count - 1]), false, NULL) == OK);
+    CHECK(run_state_apply(b->durable, buffer_bytes(&b->f->entries[b->f->entry_count - 1]), false,
+                          NULL) == OK);
     uint32_t epoch = run_state_epoch(b->f->run);
     b->options.new_epoch = true;
     brain_start(b, b->f->run);
@@ -916,7 +967,7 @@ TEST(a_coordinator_that_takes_over_merges_what_the_last_one_acknowledged) {
     brain_close(b);
 }
 
-/* ---- snapshots ------------------------------------------------------------------------------------------------------------------ */
+/* ---- snapshots ------------------------------------------------------------------------------- */
 
 TEST(snapshots_come_every_nth_version_and_name_the_oldest_payload_they_need) {
     struct brain *b = brain_open(ALONE "snapshot_interval: 2\n", 2);
@@ -924,7 +975,8 @@ TEST(snapshots_come_every_nth_version_and_name_the_oldest_payload_they_need) {
         brain_contribute(b, 1, 0);
         bool waits = version == 4;
         uint64_t index = run_state_size(brain_run(b));
-        if (waits) brain_contribute(b, 2, 0); /* while the step is computed: pending in the snapshot */
+        if (waits)
+            brain_contribute(b, 2, 0); /* while the step is computed: pending in the snapshot */
         brain_applied(b);
         const struct coordinator_action *snapshot = brain_find(b, DO_SNAPSHOT);
         CHECK((snapshot != NULL) == (version % 2 == 0));

@@ -1,6 +1,7 @@
 /* What crashes and clocks leave behind at the coordinator.
  *
- * The wall clock is this process's: clock_gettime below stands before libc's. TLS looks at the real one. */
+ * The wall clock is this process's: clock_gettime below stands before libc's. TLS looks at the real
+ * one. */
 #include <stdatomic.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -17,7 +18,8 @@ int clock_gettime(clockid_t clock, struct timespec *out) {
     return (int)status;
 }
 
-static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init, digest_update, digest_final};
+static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init,
+                                             digest_update, digest_final};
 
 static struct blob_store *blobs_open(const struct world *w) {
     struct blob_store *blobs = NULL;
@@ -67,7 +69,8 @@ TEST(what_neither_the_ledger_nor_a_snapshot_names_is_gone_after_a_start) {
     site_contribute(&w, one);
     CHECK_EQUAL(world_settle(&w).accepted, 4);
     world_stop(&w);
-    char *arguments = xformat("ledger verify --dir '%s'", w.directory); /* all that is named is there */
+    char *arguments =
+        xformat("ledger verify --dir '%s'", w.directory); /* all that is named is there */
     struct buffer text = {0};
     CHECK_EQUAL(run_program("atollctl", arguments, false, &text), 0);
     free(arguments);
@@ -76,7 +79,8 @@ TEST(what_neither_the_ledger_nor_a_snapshot_names_is_gone_after_a_start) {
     world_destroy(&w);
 }
 
-/* A run that was made, and a site that joined, by a clock that is off by that much, go on when it is right. */
+/* A run that was made, and a site that joined, by a clock that is off by that much, go on when it
+ * is right. */
 static void clock_was_off(const char *name, int64_t skew_s) {
     struct world w;
     atomic_store(&wall_skew_s, skew_s);
@@ -94,4 +98,6 @@ static void clock_was_off(const char *name, int64_t skew_s) {
 
 TEST(a_clock_that_was_ahead_locks_nobody_out) { clock_was_off("ahead", INT64_C(400) * 86400); }
 
-TEST(a_clock_that_was_years_behind_locks_nobody_out) { clock_was_off("behind", -INT64_C(6 * 366) * 86400); }
+TEST(a_clock_that_was_years_behind_locks_nobody_out) {
+    clock_was_off("behind", -INT64_C(6 * 366) * 86400);
+}

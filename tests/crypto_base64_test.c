@@ -38,7 +38,8 @@ TEST(whatever_was_encoded_comes_back_and_the_size_macro_is_exact) {
         struct buffer out = {0};
         CHECK_OK(base64url_decode(text, strlen(text), size, &out, &error));
         CHECK(bytes_equal(buffer_bytes(&out), bytes_of(raw, size)));
-        if (size > 0) CHECK_STATUS(base64url_decode(text, strlen(text), size - 1, &out, NULL), INVALID);
+        if (size > 0)
+            CHECK_STATUS(base64url_decode(text, strlen(text), size - 1, &out, NULL), INVALID);
         buffer_deinit(&out);
     }
 }

@@ -25,8 +25,9 @@ static struct key_pair *new_key(void) {
 static struct world world_create(void) {
     struct world world = {new_key(), new_key(), {0}, {0}};
     struct error error = {0};
-    CHECK_OK(certificate_create_authority(world.root_key, "Atoll run demo", NOW - DAY, NOW + 3650ull * DAY, CERTIFICATE_PEM,
-                                          &world.root, &error));
+    CHECK_OK(certificate_create_authority(world.root_key, "Atoll run demo", NOW - DAY,
+                                          NOW + 3650ull * DAY, CERTIFICATE_PEM, &world.root,
+                                          &error));
     CHECK_OK(certificate_request_create(world.node_key, CERTIFICATE_PEM, &world.request, &error));
     return world;
 }
@@ -37,13 +38,16 @@ static void world_destroy(struct world *world) {
     buffer_deinit(&world->request);
 }
 static struct certificate_terms site_terms(void) {
-    return (struct certificate_terms){
-        .common_name = "site eu-1", .uri = SITE_URI, .client = true, .not_before_s = NOW - 60, .not_after_s = NOW + 30 * DAY};
+    return (struct certificate_terms){.common_name = "site eu-1",
+                                      .uri = SITE_URI,
+                                      .client = true,
+                                      .not_before_s = NOW - 60,
+                                      .not_after_s = NOW + 30 * DAY};
 }
-static enum status issue(const struct world *world, const struct certificate_terms *terms, struct buffer *out,
-                         struct error *error) {
-    return certificate_issue(buffer_bytes(&world->root), world->root_key, buffer_bytes(&world->request), terms, CERTIFICATE_PEM,
-                             out, error);
+static enum status issue(const struct world *world, const struct certificate_terms *terms,
+                         struct buffer *out, struct error *error) {
+    return certificate_issue(buffer_bytes(&world->root), world->root_key,
+                             buffer_bytes(&world->request), terms, CERTIFICATE_PEM, out, error);
 }
 
 TEST(what_is_issued_says_what_the_terms_say_and_is_valid) {
@@ -84,14 +88,15 @@ TEST(dates_beyond_2038_and_2050_are_kept) {
     struct buffer root = {0}, pem = {0};
     struct certificate_info info;
     uint64_t far = 250000000000; /* in 9892 */
-    CHECK_OK(certificate_create_authority(world.root_key, "far", 0, far, CERTIFICATE_DER, &root, &error));
+    CHECK_OK(certificate_create_authority(world.root_key, "far", 0, far, CERTIFICATE_DER, &root,
+                                          &error));
     CHECK_OK(certificate_parse(buffer_bytes(&root), &info, &error));
     CHECK_EQUAL(info.not_before_s, 0);
     CHECK_EQUAL(info.not_after_s, far);
     struct certificate_terms terms = site_terms();
     terms.not_after_s = far;
-    CHECK_OK(certificate_issue(buffer_bytes(&root), world.root_key, buffer_bytes(&world.request), &terms, CERTIFICATE_PEM, &pem,
-                               &error));
+    CHECK_OK(certificate_issue(buffer_bytes(&root), world.root_key, buffer_bytes(&world.request),
+                               &terms, CERTIFICATE_PEM, &pem, &error));
     CHECK_OK(certificate_verify(buffer_bytes(&pem), buffer_bytes(&root), far - 1, NULL, &error));
     buffer_deinit(&root);
     buffer_deinit(&pem);
@@ -178,7 +183,8 @@ TEST(terms_that_could_mislead_are_refused) {
             break;
         }
         struct error error = {0};
-        if (issue(&world, &terms, &out, &error) != INVALID) test_failed(__FILE__, __LINE__, "case %d was not refused", wrong);
+        if (issue(&world, &terms, &out, &error) != INVALID)
+            test_failed(__FILE__, __LINE__, "case %d was not refused", wrong);
         CHECK_EQUAL(out.size, 0);
     }
     world_destroy(&world);
@@ -198,9 +204,9 @@ TEST(a_request_proves_that_its_sender_holds_the_key) {
     memcpy(at, key_pair_public(victim), PUBLIC_KEY_SIZE);
     CHECK_STATUS(certificate_request_key(buffer_bytes(&der), key, &error), INVALID);
     CHECK_CONTAINS(error.message, "not signed by its own key");
-    CHECK_STATUS(
-        certificate_issue(buffer_bytes(&world.root), world.root_key, buffer_bytes(&der), &terms, CERTIFICATE_PEM, &out, &error),
-        INVALID);
+    CHECK_STATUS(certificate_issue(buffer_bytes(&world.root), world.root_key, buffer_bytes(&der),
+                                   &terms, CERTIFICATE_PEM, &out, &error),
+                 INVALID);
     key_pair_destroy(victim);
     buffer_deinit(&der);
     world_destroy(&world);
@@ -218,12 +224,14 @@ TEST(one_flipped_bit_anywhere_in_a_request_or_certificate_is_refused) {
         CHECK_STATUS(certificate_request_key(buffer_bytes(&request), key, NULL), INVALID);
         request.data[bit / 8] ^= (uint8_t)(1u << bit % 8);
     }
-    CHECK_OK(certificate_issue(buffer_bytes(&world.root), world.root_key, buffer_bytes(&request), &terms, CERTIFICATE_DER, &der,
-                               &error));
+    CHECK_OK(certificate_issue(buffer_bytes(&world.root), world.root_key, buffer_bytes(&request),
+                               &terms, CERTIFICATE_DER, &der, &error));
     for (size_t bit = 0; bit < 8 * der.size; bit++) {
         der.data[bit / 8] ^= (uint8_t)(1u << bit % 8);
-        enum status status = certificate_verify(buffer_bytes(&der), buffer_bytes(&world.root), NOW, NULL, NULL);
-        if (status != INVALID && status != REFUSED) test_failed(__FILE__, __LINE__, "bit %zu: %s", bit, status_name(status));
+        enum status status =
+            certificate_verify(buffer_bytes(&der), buffer_bytes(&world.root), NOW, NULL, NULL);
+        if (status != INVALID && status != REFUSED)
+            test_failed(__FILE__, __LINE__, "bit %zu: %s", bit, status_name(status));
         der.data[bit / 8] ^= (uint8_t)(1u << bit % 8);
     }
     CHECK_OK(certificate_verify(buffer_bytes(&der), buffer_bytes(&world.root), NOW, NULL, &error));
@@ -260,7 +268,8 @@ TEST(cut_extended_oversized_and_wrong_kinds_of_input_are_refused) {
     CHECK_STATUS(certificate_parse(buffer_bytes(&key_pem), &info, &error), INVALID);
     uint8_t *big = xcalloc(1, CERTIFICATE_SIZE_MAX + 1);
     memset(big, 0x30, CERTIFICATE_SIZE_MAX + 1);
-    CHECK_STATUS(certificate_parse(bytes_of(big, CERTIFICATE_SIZE_MAX + 1), &info, &error), INVALID);
+    CHECK_STATUS(certificate_parse(bytes_of(big, CERTIFICATE_SIZE_MAX + 1), &info, &error),
+                 INVALID);
     CHECK_STATUS(certificate_parse(bytes_of(big, CERTIFICATE_SIZE_MAX), &info, &error), INVALID);
     CHECK_STATUS(certificate_parse(bytes_of(NULL, 0), &info, &error), INVALID);
     free(big);
@@ -285,7 +294,8 @@ TEST(random_junk_behind_a_good_beginning_never_crashes) {
             copy[random_below(&random, der.size)] = (uint8_t)random_u64(&random);
         }
         (void)!certificate_parse(bytes_of(copy, der.size), &info, &error);
-        enum status status = certificate_verify(bytes_of(copy, der.size), buffer_bytes(&world.root), NOW, NULL, NULL);
+        enum status status = certificate_verify(bytes_of(copy, der.size), buffer_bytes(&world.root),
+                                                NOW, NULL, NULL);
         CHECK(status == INVALID || status == REFUSED);
     }
     free(copy);
@@ -309,11 +319,13 @@ TEST(trust_needs_this_authority_these_dates_and_an_end_certificate) {
     CHECK_STATUS(certificate_verify(site, root, terms.not_after_s + 1, NULL, &error), REFUSED);
     CHECK_CONTAINS(error.message, "expired");
     CHECK_STATUS(certificate_verify(root, root, NOW, NULL, &error), REFUSED);
-    CHECK_STATUS(certificate_verify(site, site, NOW, NULL, &error), REFUSED); /* it does not vouch for itself */
+    /* it does not vouch for itself */
+    CHECK_STATUS(certificate_verify(site, site, NOW, NULL, &error), REFUSED);
     CHECK_STATUS(certificate_verify(site, root, UINT64_MAX, NULL, &error), INVALID);
     /* Another root of the same name: names prove nothing. */
-    CHECK_OK(certificate_issue(buffer_bytes(&other.root), other.root_key, buffer_bytes(&other.request), &terms, CERTIFICATE_PEM,
-                               &forged, &error));
+    CHECK_OK(certificate_issue(buffer_bytes(&other.root), other.root_key,
+                               buffer_bytes(&other.request), &terms, CERTIFICATE_PEM, &forged,
+                               &error));
     CHECK_STATUS(certificate_verify(buffer_bytes(&forged), root, NOW, NULL, &error), REFUSED);
     buffer_deinit(&pem);
     buffer_deinit(&forged);
@@ -330,19 +342,19 @@ TEST(a_site_cannot_issue_and_a_wrong_key_cannot_either) {
     struct key_pair *friend_key = new_key();
     struct buffer request = {0};
     CHECK_OK(certificate_request_create(friend_key, CERTIFICATE_PEM, &request, &error));
-    CHECK_STATUS(
-        certificate_issue(buffer_bytes(&site), world.node_key, buffer_bytes(&request), &terms, CERTIFICATE_PEM, &out, &error),
-        INVALID);
+    CHECK_STATUS(certificate_issue(buffer_bytes(&site), world.node_key, buffer_bytes(&request),
+                                   &terms, CERTIFICATE_PEM, &out, &error),
+                 INVALID);
     CHECK_CONTAINS(error.message, "not a certificate authority");
-    CHECK_STATUS(certificate_issue(buffer_bytes(&world.root), world.node_key, buffer_bytes(&request), &terms, CERTIFICATE_PEM,
-                                   &out, &error),
+    CHECK_STATUS(certificate_issue(buffer_bytes(&world.root), world.node_key,
+                                   buffer_bytes(&request), &terms, CERTIFICATE_PEM, &out, &error),
                  INVALID);
     CHECK_CONTAINS(error.message, "not that of the authority");
     struct buffer own = {0}; /* the authority's own key must not become a peer's */
     CHECK_OK(certificate_request_create(world.root_key, CERTIFICATE_PEM, &own, &error));
-    CHECK_STATUS(
-        certificate_issue(buffer_bytes(&world.root), world.root_key, buffer_bytes(&own), &terms, CERTIFICATE_PEM, &out, &error),
-        INVALID);
+    CHECK_STATUS(certificate_issue(buffer_bytes(&world.root), world.root_key, buffer_bytes(&own),
+                                   &terms, CERTIFICATE_PEM, &out, &error),
+                 INVALID);
     CHECK_EQUAL(out.size, 0);
     key_pair_destroy(friend_key);
     buffer_deinit(&site);
@@ -365,11 +377,13 @@ static void check_openssl(const char *format, ...) {
     va_start(list, format);
     vsnprintf(arguments, sizeof arguments, format, list);
     va_end(list);
-    snprintf(command, sizeof command, "cd '%s' && { %s; } >log 2>&1 || { cat log >&2; exit 1; }", test_directory(), arguments);
+    snprintf(command, sizeof command, "cd '%s' && { %s; } >log 2>&1 || { cat log >&2; exit 1; }",
+             test_directory(), arguments);
     if (system(command) != 0) test_failed(__FILE__, __LINE__, "failed: %s", arguments);
 }
 static void need_openssl(void) {
-    if (system("command -v openssl >/dev/null") != 0) TEST_SKIP("the program openssl is not installed");
+    if (system("command -v openssl >/dev/null") != 0)
+        TEST_SKIP("the program openssl is not installed");
 }
 
 TEST(openssls_own_tools_accept_and_print_what_we_issue) {
@@ -384,14 +398,20 @@ TEST(openssls_own_tools_accept_and_print_what_we_issue) {
     free(write_temporary("root.pem", buffer_bytes(&world.root)));
     free(write_temporary("site.pem", buffer_bytes(&pem)));
     free(write_temporary("site.csr", buffer_bytes(&world.request)));
-    check_openssl("openssl verify -x509_strict -check_ss_sig -purpose sslclient -attime %d -CAfile root.pem site.pem", NOW);
-    check_openssl("openssl verify -x509_strict -check_ss_sig -attime %d -CAfile root.pem root.pem", NOW);
-    check_openssl("! openssl verify -x509_strict -purpose sslserver -attime %d -CAfile root.pem site.pem", NOW);
+    check_openssl("openssl verify -x509_strict -check_ss_sig -purpose sslclient -attime %d -CAfile "
+                  "root.pem site.pem",
+                  NOW);
+    check_openssl("openssl verify -x509_strict -check_ss_sig -attime %d -CAfile root.pem root.pem",
+                  NOW);
+    check_openssl(
+        "! openssl verify -x509_strict -purpose sslserver -attime %d -CAfile root.pem site.pem",
+        NOW);
     check_openssl("openssl req -in site.csr -verify -noout");
     check_openssl("openssl x509 -in site.pem -noout -text | grep -q 'URI:" SITE_URI "'");
     char hex[HEX32_SIZE];
     hex_encode(info.fingerprint, DIGEST_SIZE, hex);
-    check_openssl("openssl x509 -in site.pem -noout -fingerprint -sha256 | tr -d : | grep -qi %s", hex);
+    check_openssl("openssl x509 -in site.pem -noout -fingerprint -sha256 | tr -d : | grep -qi %s",
+                  hex);
     buffer_deinit(&pem);
     world_destroy(&world);
 }
@@ -403,24 +423,26 @@ TEST(a_request_made_elsewhere_gets_our_names_and_none_of_its_own) {
     struct buffer request = {0}, out = {0};
     struct error error = {0};
     struct certificate_info info;
-    check_openssl(
-        "openssl genpkey -algorithm ED25519 -out k.pem && openssl req -new -key k.pem -subj '/CN=coordinator/O=evil' -addext "
-        "'subjectAltName=DNS:atoll-coordinator,URI:atoll:admin:root' -addext 'basicConstraints=critical,CA:TRUE' -out k.csr");
+    check_openssl("openssl genpkey -algorithm ED25519 -out k.pem && openssl req -new -key k.pem "
+                  "-subj '/CN=coordinator/O=evil' -addext "
+                  "'subjectAltName=DNS:atoll-coordinator,URI:atoll:admin:root' -addext "
+                  "'basicConstraints=critical,CA:TRUE' -out k.csr");
     char *path = file_join(test_directory(), "k.csr");
     CHECK_OK(file_read(path, CERTIFICATE_SIZE_MAX, &request, &error));
-    CHECK_OK(certificate_issue(buffer_bytes(&world.root), world.root_key, buffer_bytes(&request), &terms, CERTIFICATE_PEM, &out,
-                               &error));
+    CHECK_OK(certificate_issue(buffer_bytes(&world.root), world.root_key, buffer_bytes(&request),
+                               &terms, CERTIFICATE_PEM, &out, &error));
     CHECK_OK(certificate_parse(buffer_bytes(&out), &info, &error));
     CHECK_TEXT(info.common_name, "site eu-1");
     CHECK_TEXT(info.uri, SITE_URI);
     CHECK_EQUAL(info.dns_count, 0);
     CHECK(!info.authority && info.client && !info.server);
     /* and requests for keys that are not Ed25519 get nothing */
-    check_openssl("openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout e.pem -subj /CN=x -out k.csr");
+    check_openssl("openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "
+                  "e.pem -subj /CN=x -out k.csr");
     request.size = 0;
     CHECK_OK(file_read(path, CERTIFICATE_SIZE_MAX, &request, &error));
-    CHECK_STATUS(certificate_issue(buffer_bytes(&world.root), world.root_key, buffer_bytes(&request), &terms, CERTIFICATE_PEM,
-                                   &out, &error),
+    CHECK_STATUS(certificate_issue(buffer_bytes(&world.root), world.root_key,
+                                   buffer_bytes(&request), &terms, CERTIFICATE_PEM, &out, &error),
                  INVALID);
     CHECK_CONTAINS(error.message, "not Ed25519");
     free(path);
@@ -431,14 +453,15 @@ TEST(a_request_made_elsewhere_gets_our_names_and_none_of_its_own) {
 
 TEST(foreign_certificates_with_two_identities_or_forged_names_are_refused) {
     need_openssl();
-    static const char *const names[] = {"URI:atoll:site:a,URI:atoll:admin:b", "URI:atoll:site:a b", "DNS:a.b,IP:10.0.0.1",
-                                        "email:a@b.c"};
+    static const char *const names[] = {"URI:atoll:site:a,URI:atoll:admin:b", "URI:atoll:site:a b",
+                                        "DNS:a.b,IP:10.0.0.1", "email:a@b.c"};
     char *path = file_join(test_directory(), "c.pem");
     for (size_t i = 0; i < COUNT_OF(names); i++) {
         struct buffer pem = {0};
         struct error error = {0};
         struct certificate_info info;
-        check_openssl("openssl req -x509 -newkey ed25519 -nodes -keyout k.pem -subj /CN=x -addext 'subjectAltName=%s' -out c.pem",
+        check_openssl("openssl req -x509 -newkey ed25519 -nodes -keyout k.pem -subj /CN=x -addext "
+                      "'subjectAltName=%s' -out c.pem",
                       names[i]);
         CHECK_OK(file_read(path, CERTIFICATE_SIZE_MAX, &pem, &error));
         CHECK_STATUS(certificate_parse(buffer_bytes(&pem), &info, &error), INVALID);
@@ -463,8 +486,8 @@ TEST(two_of_openssls_own_peers_shake_hands_with_our_certificates_under_tls_1_3) 
     terms.server = true;
     terms.dns[0] = "atoll-coordinator";
     CHECK_OK(certificate_request_create(server_key, CERTIFICATE_PEM, &request, &error));
-    CHECK_OK(certificate_issue(buffer_bytes(&world.root), world.root_key, buffer_bytes(&request), &terms, CERTIFICATE_PEM,
-                               &server, &error));
+    CHECK_OK(certificate_issue(buffer_bytes(&world.root), world.root_key, buffer_bytes(&request),
+                               &terms, CERTIFICATE_PEM, &server, &error));
     free(write_temporary("root.pem", buffer_bytes(&world.root)));
     free(write_temporary("site.pem", buffer_bytes(&site)));
     free(write_temporary("server.pem", buffer_bytes(&server)));
@@ -474,14 +497,16 @@ TEST(two_of_openssls_own_peers_shake_hands_with_our_certificates_under_tls_1_3) 
     CHECK_OK(key_pair_to_pem(server_key, &key, &error));
     free(write_temporary("server.key", buffer_bytes(&key)));
     int port = 20000 + (int)(getpid() % 20000);
-    check_openssl(
-        "openssl s_server -accept 127.0.0.1:%d -tls1_3 -cert server.pem -key server.key -CAfile root.pem -Verify 1 "
-        "-verify_return_error -attime %d -naccept 2 -quiet >/dev/null 2>server.log & "
-        "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.3; echo hello | openssl s_client -connect 127.0.0.1:%d -tls1_3 -cert site.pem "
-        "-key site.key -CAfile root.pem -verify_return_error -verify_hostname atoll-coordinator -attime %d >client.log 2>&1 && "
-        "break; "
-        "done; kill $! 2>/dev/null; grep -q 'Verify return code: 0 (ok)' client.log",
-        port, NOW, port, NOW);
+    check_openssl("openssl s_server -accept 127.0.0.1:%d -tls1_3 -cert server.pem -key server.key "
+                  "-CAfile root.pem -Verify 1 "
+                  "-verify_return_error -attime %d -naccept 2 -quiet >/dev/null 2>server.log & "
+                  "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.3; echo hello | openssl s_client "
+                  "-connect 127.0.0.1:%d -tls1_3 -cert site.pem "
+                  "-key site.key -CAfile root.pem -verify_return_error -verify_hostname "
+                  "atoll-coordinator -attime %d >client.log 2>&1 && "
+                  "break; "
+                  "done; kill $! 2>/dev/null; grep -q 'Verify return code: 0 (ok)' client.log",
+                  port, NOW, port, NOW);
     key_pair_destroy(server_key);
     buffer_deinit(&request);
     buffer_deinit(&server);

@@ -56,7 +56,8 @@ TEST(a_copied_stream_goes_on_by_itself) {
 }
 
 TEST(pieces_are_hashed_one_behind_the_other) {
-    const struct bytes pieces[4] = {bytes_of("a", 1), bytes_of(NULL, 0), bytes_of("bc", 2), bytes_of("", 0)};
+    const struct bytes pieces[4] = {bytes_of("a", 1), bytes_of(NULL, 0), bytes_of("bc", 2),
+                                    bytes_of("", 0)};
     uint8_t out[DIGEST_SIZE], wanted[DIGEST_SIZE];
     digest_pieces(pieces, 4, out);
     digest_sha256("abc", 3, wanted);
@@ -67,7 +68,8 @@ TEST(pieces_are_hashed_one_behind_the_other) {
 }
 
 TEST(tree_nodes_are_those_of_rfc_6962) {
-    /* The reference implementation of certificate transparency tests with these leaves: "" and 0x00. */
+    /* The reference implementation of certificate transparency tests with these leaves: "" and
+     * 0x00. */
     uint8_t left[DIGEST_SIZE], right[DIGEST_SIZE];
     digest_leaf("", 0, left);
     check_hex(left, "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d");

@@ -111,18 +111,22 @@ TEST(missing_cut_oversized_and_wrong_files_are_refused) {
     char *fifo = path_of("fifo.key");
     CHECK(mkfifo(fifo, 0600) == 0);
     CHECK_STATUS(key_file_load(fifo, &key, &error), INVALID);
-    CHECK_STATUS(key_file_open(path, &key, &(bool){false}, &error), INVALID); /* and is not replaced by a new one */
+    /* and is not replaced by a new one */
+    CHECK_STATUS(key_file_open(path, &key, &(bool){false}, &error), INVALID);
     free(fifo);
     free(path);
 }
 
 TEST(openssls_own_tool_reads_our_keys_and_we_read_its) {
-    if (system("command -v openssl >/dev/null") != 0) TEST_SKIP("the program openssl is not installed");
+    if (system("command -v openssl >/dev/null") != 0)
+        TEST_SKIP("the program openssl is not installed");
     char *ours = path_of("ours.key"), *theirs = path_of("theirs.key"), command[700];
     struct key_pair *key = saved_key(ours), *other = NULL;
     struct error error = {0};
-    snprintf(command, sizeof command, "openssl pkey -in '%s' -noout && umask 077 && openssl genpkey -algorithm ED25519 -out '%s'",
-             ours, theirs);
+    snprintf(
+        command, sizeof command,
+        "openssl pkey -in '%s' -noout && umask 077 && openssl genpkey -algorithm ED25519 -out '%s'",
+        ours, theirs);
     CHECK(system(command) == 0);
     CHECK_OK(key_file_load(theirs, &other, &error));
     key_pair_destroy(key);

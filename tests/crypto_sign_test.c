@@ -6,23 +6,26 @@
 
 #define TAG "atoll test v1"
 
-/* The RFC's keys; signatures over tag || 00 || message from tests/crypto_sign_vectors.py, which shares no code with OpenSSL. */
+/* The RFC's keys; signatures over tag || 00 || message from tests/crypto_sign_vectors.py, which
+ * shares no code with OpenSSL. */
 static const struct vector {
     const char *seed, *public_key, *tag, *message, *signature;
-} vectors[] = {
-    {"9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60",
-     "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a", TAG, "",
-     "8ea11ee83bb00fb01a747ff6025e364ef4fb1f786261508c4f1db8c3b512e17f2b9f1d26f8c5a33d573ddd0e69110f7f6f795105a079914bbe6e2382b5"
-     "49cb01"},
-    {"4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb",
-     "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c", "t", "\x72",
-     "3af9ead8049884bed70cd0e837a35fcfbc0ff34962d8ef7445c3c849438c6ab1ff9a32bcae49d15f0f5b4981ec0736a61be3424d13616eeaa4d5b61f9e"
-     "2ed404"},
-    {"c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7",
-     "fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025",
-     "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", "\xaf\x82",
-     "b0488972c54b7f3e43ecf20123216741a8fe217b87434463035f2ab0b8b9ceb024f3ceb5c02ce05433776137c1667179cf6cf5e208056649e7c22ab814"
-     "a07503"}};
+} vectors[] = {{"9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60",
+                "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a", TAG, "",
+                "8ea11ee83bb00fb01a747ff6025e364ef4fb1f786261508c4f1db8c3b512e17f2b9f1d26f8c5a33d57"
+                "3ddd0e69110f7f6f795105a079914bbe6e2382b5"
+                "49cb01"},
+               {"4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb",
+                "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c", "t", "\x72",
+                "3af9ead8049884bed70cd0e837a35fcfbc0ff34962d8ef7445c3c849438c6ab1ff9a32bcae49d15f0f"
+                "5b4981ec0736a61be3424d13616eeaa4d5b61f9e"
+                "2ed404"},
+               {"c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7",
+                "fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025",
+                "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", "\xaf\x82",
+                "b0488972c54b7f3e43ecf20123216741a8fe217b87434463035f2ab0b8b9ceb024f3ceb5c02ce05433"
+                "776137c1667179cf6cf5e208056649e7c22ab814"
+                "a07503"}};
 static const char *const long_signature =
     "1417e7dc77b0873f4f0375327386ade6747b90a5ae8f6b3c905d740983b9a0b723157189c0426f33fb54e33807"
     "724b7c0bb0d901057964bcf1edfd22c1576b03";
@@ -42,7 +45,8 @@ static void signed_hello(struct key_pair **key, uint8_t signature[static SIGNATU
     struct error error = {0};
     CHECK_OK(key_pair_create(key, &error));
     CHECK_OK(sign_message(*key, TAG, text_bytes("hello"), signature, &error));
-    CHECK_OK(sign_verify(key_pair_public(*key), TAG, text_bytes("hello"), bytes_of(signature, SIGNATURE_SIZE), &error));
+    CHECK_OK(sign_verify(key_pair_public(*key), TAG, text_bytes("hello"),
+                         bytes_of(signature, SIGNATURE_SIZE), &error));
 }
 
 TEST(keys_and_signatures_are_those_of_an_independent_ed25519) {
@@ -52,7 +56,8 @@ TEST(keys_and_signatures_are_those_of_an_independent_ed25519) {
         uint8_t signature[SIGNATURE_SIZE];
         struct error error = {0};
         CHECK_TEXT(hex_encode(key_pair_public(key), PUBLIC_KEY_SIZE, text), vectors[i].public_key);
-        CHECK_OK(sign_message(key, vectors[i].tag, text_bytes(vectors[i].message), signature, &error));
+        CHECK_OK(
+            sign_message(key, vectors[i].tag, text_bytes(vectors[i].message), signature, &error));
         CHECK_TEXT(hex_encode(signature, SIGNATURE_SIZE, text), vectors[i].signature);
         CHECK_OK(sign_verify(key_pair_public(key), vectors[i].tag, text_bytes(vectors[i].message),
                              bytes_of(signature, sizeof signature), &error));
@@ -68,12 +73,13 @@ TEST(a_message_longer_than_the_stack_buffer_is_signed_the_same_way) {
     char text[2 * SIGNATURE_SIZE + 1];
     CHECK_OK(sign_message(key, TAG, bytes_of(message, sizeof message), signature, &error));
     CHECK_TEXT(hex_encode(signature, SIGNATURE_SIZE, text), long_signature);
-    CHECK_OK(
-        sign_verify(key_pair_public(key), TAG, bytes_of(message, sizeof message), bytes_of(signature, SIGNATURE_SIZE), &error));
+    CHECK_OK(sign_verify(key_pair_public(key), TAG, bytes_of(message, sizeof message),
+                         bytes_of(signature, SIGNATURE_SIZE), &error));
     /* around the boundary between stack and heap */
     for (size_t size = 1024 - sizeof TAG - 2; size < 1024 - sizeof TAG + 3; size++) {
         CHECK_OK(sign_message(key, TAG, bytes_of(message, size), signature, &error));
-        CHECK_OK(sign_verify(key_pair_public(key), TAG, bytes_of(message, size), bytes_of(signature, SIGNATURE_SIZE), &error));
+        CHECK_OK(sign_verify(key_pair_public(key), TAG, bytes_of(message, size),
+                             bytes_of(signature, SIGNATURE_SIZE), &error));
     }
     key_pair_destroy(key);
 }
@@ -85,7 +91,8 @@ TEST(one_flipped_bit_anywhere_in_the_signature_is_refused) {
     for (unsigned bit = 0; bit < 8 * SIGNATURE_SIZE; bit++) {
         signature[bit / 8] ^= (uint8_t)(1u << bit % 8);
         struct error error = {0};
-        CHECK_STATUS(sign_verify(key_pair_public(key), TAG, text_bytes("hello"), bytes_of(signature, SIGNATURE_SIZE), &error),
+        CHECK_STATUS(sign_verify(key_pair_public(key), TAG, text_bytes("hello"),
+                                 bytes_of(signature, SIGNATURE_SIZE), &error),
                      INVALID);
         CHECK_EQUAL(error.status, INVALID);
         signature[bit / 8] ^= (uint8_t)(1u << bit % 8);
@@ -100,12 +107,20 @@ TEST(one_flipped_bit_in_the_key_or_the_message_is_refused) {
     memcpy(public_key, key_pair_public(key), sizeof public_key);
     for (unsigned bit = 0; bit < 8 * PUBLIC_KEY_SIZE; bit++) {
         public_key[bit / 8] ^= (uint8_t)(1u << bit % 8);
-        CHECK_STATUS(sign_verify(public_key, TAG, text_bytes("hello"), bytes_of(signature, SIGNATURE_SIZE), NULL), INVALID);
+        CHECK_STATUS(sign_verify(public_key, TAG, text_bytes("hello"),
+                                 bytes_of(signature, SIGNATURE_SIZE), NULL),
+                     INVALID);
         public_key[bit / 8] ^= (uint8_t)(1u << bit % 8);
     }
-    CHECK_STATUS(sign_verify(public_key, TAG, text_bytes("hellp"), bytes_of(signature, SIGNATURE_SIZE), NULL), INVALID);
-    CHECK_STATUS(sign_verify(public_key, TAG, text_bytes("hello "), bytes_of(signature, SIGNATURE_SIZE), NULL), INVALID);
-    CHECK_STATUS(sign_verify(public_key, TAG, bytes_of(NULL, 0), bytes_of(signature, SIGNATURE_SIZE), NULL), INVALID);
+    CHECK_STATUS(sign_verify(public_key, TAG, text_bytes("hellp"),
+                             bytes_of(signature, SIGNATURE_SIZE), NULL),
+                 INVALID);
+    CHECK_STATUS(sign_verify(public_key, TAG, text_bytes("hello "),
+                             bytes_of(signature, SIGNATURE_SIZE), NULL),
+                 INVALID);
+    CHECK_STATUS(
+        sign_verify(public_key, TAG, bytes_of(NULL, 0), bytes_of(signature, SIGNATURE_SIZE), NULL),
+        INVALID);
     key_pair_destroy(key);
 }
 
@@ -116,10 +131,14 @@ TEST(a_signature_of_another_length_is_refused) {
     static const size_t sizes[] = {0, 1, 32, 63, 65};
     for (size_t i = 0; i < COUNT_OF(sizes); i++) {
         struct error error = {0};
-        CHECK_STATUS(sign_verify(key_pair_public(key), TAG, text_bytes("hello"), bytes_of(signature, sizes[i]), &error), INVALID);
+        CHECK_STATUS(sign_verify(key_pair_public(key), TAG, text_bytes("hello"),
+                                 bytes_of(signature, sizes[i]), &error),
+                     INVALID);
         CHECK_CONTAINS(error.message, "not 64");
     }
-    CHECK_STATUS(sign_verify(key_pair_public(key), TAG, text_bytes("hello"), bytes_of(NULL, 0), NULL), INVALID);
+    CHECK_STATUS(
+        sign_verify(key_pair_public(key), TAG, text_bytes("hello"), bytes_of(NULL, 0), NULL),
+        INVALID);
     key_pair_destroy(key);
 }
 
@@ -137,7 +156,8 @@ TEST(s_plus_the_group_order_is_a_second_spelling_and_refused) {
             signature[32 + i] = (uint8_t)carry;
             carry >>= 8;
         }
-        CHECK_STATUS(sign_verify(key_pair_public(key), TAG, text_bytes("hello"), bytes_of(signature, SIGNATURE_SIZE), NULL),
+        CHECK_STATUS(sign_verify(key_pair_public(key), TAG, text_bytes("hello"),
+                                 bytes_of(signature, SIGNATURE_SIZE), NULL),
                      INVALID);
     }
     key_pair_destroy(key);
@@ -147,7 +167,9 @@ TEST(keys_of_small_order_are_refused_though_the_equation_holds) {
     /* With A = R = the identity and S = 0 the equation S B = R + k A holds for every message. */
     uint8_t identity[PUBLIC_KEY_SIZE] = {1}, signature[SIGNATURE_SIZE] = {1};
     struct error error = {0};
-    CHECK_STATUS(sign_verify(identity, TAG, text_bytes("anything"), bytes_of(signature, SIGNATURE_SIZE), &error), INVALID);
+    CHECK_STATUS(sign_verify(identity, TAG, text_bytes("anything"),
+                             bytes_of(signature, SIGNATURE_SIZE), &error),
+                 INVALID);
     CHECK_CONTAINS(error.message, "small order");
     identity[31] = 0x80;
     CHECK_STATUS(public_key_check(identity, &error), INVALID);
@@ -166,7 +188,8 @@ TEST(a_key_that_is_no_point_on_the_curve_is_refused) {
     struct error error = {0};
     CHECK_STATUS(public_key_check(off_curve, &error), INVALID);
     CHECK_CONTAINS(error.message, "not on the curve");
-    unsigned on = 0; /* half of all y have an x: the check is neither always yes nor always no, and agrees with real keys */
+    unsigned on = 0; /* half of all y have an x: the check is neither always yes nor always no, and
+                        agrees with real keys */
     for (unsigned y = 3; y < 131; y++) {
         off_curve[0] = (uint8_t)y;
         on += public_key_check(off_curve, NULL) == OK;
@@ -188,7 +211,8 @@ TEST(random_junk_is_refused_and_nothing_crashes) {
         for (size_t i = 0; i < sizeof junk; i++) junk[i] = (uint8_t)random_u64(&random);
         if (round % 3 == 0) memset(junk + PUBLIC_KEY_SIZE + 32, 0, 32); /* S = 0 */
         if (round % 5 == 0) memset(junk + PUBLIC_KEY_SIZE, 0xff, 32);
-        CHECK_STATUS(sign_verify(junk, TAG, bytes_of(junk, (size_t)random_below(&random, sizeof junk)),
+        CHECK_STATUS(sign_verify(junk, TAG,
+                                 bytes_of(junk, (size_t)random_below(&random, sizeof junk)),
                                  bytes_of(junk + PUBLIC_KEY_SIZE, SIGNATURE_SIZE), NULL),
                      INVALID);
     }
@@ -200,11 +224,15 @@ TEST(a_signature_for_one_kind_of_object_is_none_for_another) {
     signed_hello(&key, signature);
     const uint8_t *public_key = key_pair_public(key);
     struct bytes whole = bytes_of(signature, sizeof signature);
-    CHECK_STATUS(sign_verify(public_key, "atoll test v2", text_bytes("hello"), whole, NULL), INVALID);
+    CHECK_STATUS(sign_verify(public_key, "atoll test v2", text_bytes("hello"), whole, NULL),
+                 INVALID);
     /* Moving the boundary between tag and message must not help. */
-    CHECK_STATUS(sign_verify(public_key, "atoll test v1h", text_bytes("ello"), whole, NULL), INVALID);
-    CHECK_STATUS(sign_verify(public_key, "atoll test v", text_bytes("1hello"), whole, NULL), INVALID);
-    CHECK_STATUS(sign_verify(public_key, "atoll test v", bytes_of("1\0hello", 7), whole, NULL), INVALID);
+    CHECK_STATUS(sign_verify(public_key, "atoll test v1h", text_bytes("ello"), whole, NULL),
+                 INVALID);
+    CHECK_STATUS(sign_verify(public_key, "atoll test v", text_bytes("1hello"), whole, NULL),
+                 INVALID);
+    CHECK_STATUS(sign_verify(public_key, "atoll test v", bytes_of("1\0hello", 7), whole, NULL),
+                 INVALID);
     key_pair_destroy(key);
 }
 
@@ -224,7 +252,8 @@ TEST(a_private_key_survives_pem) {
     again = NULL;
     buffer_append(&pem, "x", 1);
     CHECK_STATUS(key_pair_from_pem(buffer_bytes(&pem), &again, &error), INVALID);
-    for (size_t size = 0; size < 110; size++) CHECK_STATUS(key_pair_from_pem(bytes_of(pem.data, size), &again, NULL), INVALID);
+    for (size_t size = 0; size < 110; size++)
+        CHECK_STATUS(key_pair_from_pem(bytes_of(pem.data, size), &again, NULL), INVALID);
     CHECK(again == NULL);
     buffer_deinit(&pem);
 }
@@ -232,13 +261,17 @@ TEST(a_private_key_survives_pem) {
 TEST(keys_of_other_kinds_and_encrypted_keys_are_refused) {
     /* openssl genpkey -algorithm X25519 */
     static const char *const x25519 =
-        "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VuBCIEIHCUlZHgFn8lRwYvWZXSTTsxYBW5ndKDbqYuLcLWbKhT\n"
+        "-----BEGIN PRIVATE "
+        "KEY-----\nMC4CAQAwBQYDK2VuBCIEIHCUlZHgFn8lRwYvWZXSTTsxYBW5ndKDbqYuLcLWbKhT\n"
         "-----END PRIVATE KEY-----\n";
-    /* openssl genpkey -algorithm ED25519 -aes128 -pass pass:x, shortened: it must fail at the passphrase, not ask for it */
+    /* openssl genpkey -algorithm ED25519 -aes128 -pass pass:x, shortened: it must fail at the
+     * passphrase, not ask for it */
     static const char *const encrypted =
-        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIGbMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAgAAAAAAAAAAAICCAAw\n"
+        "-----BEGIN ENCRYPTED PRIVATE "
+        "KEY-----\nMIGbMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAgAAAAAAAAAAAICCAAw\n"
         "DAYIKoZIhvcNAgkFADAdBglghkgBZQMEAQIEEAAAAAAAAAAAAAAAAAAAAAAEQAAA\n"
-        "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\nAAAAAAAAAAAAAAAAAAAAAAA=\n"
+        "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\nAAAAAAAAAAAAAAAAAAAAAAA="
+        "\n"
         "-----END ENCRYPTED PRIVATE KEY-----\n";
     struct key_pair *key = NULL;
     struct error error = {0};

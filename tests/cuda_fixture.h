@@ -1,5 +1,6 @@
-/* Which CUDA backend a test compares with: what ATOLL_TEST_CUDA_LIBRARY names, which must open; else bin/atoll-kernels-cuda.so beside
- * the tests' folder where there is a device; else the same source built for the CPU (tests/cuda_emulation). A test says which. */
+/* Which CUDA backend a test compares with: what ATOLL_TEST_CUDA_LIBRARY names, which must open;
+ * else bin/atoll-kernels-cuda.so beside the tests' folder where there is a device; else the same
+ * source built for the CPU (tests/cuda_emulation). A test says which. */
 #ifndef TESTS_CUDA_FIXTURE_H
 #define TESTS_CUDA_FIXTURE_H
 
@@ -34,7 +35,9 @@ static inline void find_backend(struct cuda_backend *out) {
     char *beside = beside_the_test("../bin/atoll-kernels-cuda.so");
     bool found = cuda_backend_open(named ? named : beside, out, &error) == OK;
     free(beside);
-    if (!found && named) test_failed(__FILE__, __LINE__, "%s", error.message); /* a library that was named must be used */
+    if (!found && named)
+        test_failed(__FILE__, __LINE__, "%s",
+                    error.message); /* a library that was named must be used */
     if (!found) CHECK_CONTAINS(error.message, "no CUDA, using the CPU: ");
     if (!found) open_emulation(out);
     printf("  compared with %s\n", out->found);

@@ -1,10 +1,14 @@
-/* A small federation done on a device, and its record: what a CPU needs to do it again and to compare.
+/* A small federation done on a device, and its record: what a CPU needs to do it again and to
+ * compare.
  *
- * Sites make their locals, encode with feedback and apply steps where a GPU is; only messages come back, and the last parameters.
- * tests/fed_device_test.c replays such a record with the rules of the ledger, on a machine that need have no GPU.
+ * Sites make their locals, encode with feedback and apply steps where a GPU is; only messages come
+ * back, and the last parameters. tests/fed_device_test.c replays such a record with the rules of
+ * the ledger, on a machine that need have no GPU.
  *
- *     "atoll device record 1\n", then little-endian 64-bit numbers: codec, count, fragments, period, steps, seed; the size of the device's
- *     name and the name; per step: fragment, parts, and per part its scale's bits, its size and the message; last the parameters
+ *     "atoll device record 1\n", then little-endian 64-bit numbers: codec, count, fragments,
+ *     period, steps, seed; the size of the device's
+ *     name and the name; per step: fragment, parts, and per part its scale's bits, its size and the
+ *     message; last the parameters
  */
 #ifndef TESTS_DEVICE_RECORD_H
 #define TESTS_DEVICE_RECORD_H
@@ -25,10 +29,14 @@ struct record_shape {
     uint64_t count, fragments, steps, seed;
 };
 
-/* As fragment_range of fed/run_state.h, which is not there where only this is built; the replay compares. */
-static inline void record_range(const struct record_shape *shape, uint64_t fragment, uint64_t *start, uint64_t *count) {
+/* As fragment_range of fed/run_state.h, which is not there where only this is built; the replay
+ * compares. */
+static inline void record_range(const struct record_shape *shape, uint64_t fragment,
+                                uint64_t *start, uint64_t *count) {
     uint64_t chunks = shape->count / CODEC_CHUNK;
-    uint64_t end = fragment + 1 == shape->fragments ? shape->count : chunks * (fragment + 1) / shape->fragments * CODEC_CHUNK;
+    uint64_t end = fragment + 1 == shape->fragments
+                       ? shape->count
+                       : chunks * (fragment + 1) / shape->fragments * CODEC_CHUNK;
     *start = chunks * fragment / shape->fragments * CODEC_CHUNK;
     *count = end - *start;
 }
@@ -40,12 +48,14 @@ static inline void record_initial(const struct record_shape *shape, float *theta
 }
 
 /* Rows of their own scale, and rows that no step touches. */
-static inline void record_progress(const struct record_shape *shape, uint64_t step, uint64_t site, float *out) {
+static inline void record_progress(const struct record_shape *shape, uint64_t step, uint64_t site,
+                                   float *out) {
     struct random random;
     random_init(&random, random_hash(shape->seed + step, site + 1));
     for (uint64_t i = 0; i < shape->count; i++) {
         float size = (float)(1 << (i / 1000 * 5 % 12)) * 1e-5f;
-        out[i] = i / 500 % 7 == 3 ? 0 : size * (float)(random_unit(&random) + random_unit(&random) - 1);
+        out[i] =
+            i / 500 % 7 == 3 ? 0 : size * (float)(random_unit(&random) + random_unit(&random) - 1);
     }
 }
 
@@ -71,8 +81,10 @@ static inline void recording_open(struct recording *r) {
     for (uint64_t f = 0; f < r->shape.fragments; f++) {
         uint64_t start, count;
         record_range(&r->shape, f, &start, &count);
-        CHECK_OK(device_encoder_create(r->cuda, r->shape.codec, count, sparse, &r->encoders[f], &error));
-        for (size_t s = 0; sparse && s < RECORD_SITES; s++) must(r->cuda->allocate(count * sizeof(float), &r->e[s][f]));
+        CHECK_OK(
+            device_encoder_create(r->cuda, r->shape.codec, count, sparse, &r->encoders[f], &error));
+        for (size_t s = 0; sparse && s < RECORD_SITES; s++)
+            must(r->cuda->allocate(count * sizeof(float), &r->e[s][f]));
     }
 }
 
@@ -87,24 +99,27 @@ static inline void recording_close(struct recording *r) {
 }
 
 /* A site's message for the fragment: local = theta − progress. */
-static inline struct buffer record_message(struct recording *r, uint64_t step, uint64_t site, uint64_t fragment, uint64_t start) {
+static inline struct buffer record_message(struct recording *r, uint64_t step, uint64_t site,
+                                           uint64_t fragment, uint64_t start) {
     struct error error = {0};
     struct buffer message = {0};
     size_t offset = start * sizeof(float);
     record_progress(&r->shape, step, site, r->host);
     must(r->cuda->upload(r->noise, 0, r->host, r->shape.count * sizeof(float)));
     must(r->cuda->subtract(r->local, r->theta, r->noise, r->shape.count));
-    CHECK_OK(device_encode(r->encoders[fragment], device_memory_at(r->theta, offset), device_memory_at(r->local, offset),
-                           codec_is_sparse(r->shape.codec) ? &r->e[site][fragment] : NULL, &message, &error));
+    CHECK_OK(device_encode(r->encoders[fragment], device_memory_at(r->theta, offset),
+                           device_memory_at(r->local, offset),
+                           codec_is_sparse(r->shape.codec) ? &r->e[site][fragment] : NULL, &message,
+                           &error));
     return message;
 }
 
-static inline void record_apply(struct recording *r, uint64_t fragment, uint64_t start, uint64_t count, struct cuda_part *parts,
-                                uint32_t part_count) {
+static inline void record_apply(struct recording *r, uint64_t fragment, uint64_t start,
+                                uint64_t count, struct cuda_part *parts, uint32_t part_count) {
     size_t offset = start * sizeof(float);
     if (codec_is_sparse(r->shape.codec)) {
-        must(r->cuda->codec_step_sparse((uint32_t)r->shape.codec, count, parts, part_count, (float)RECORD_RATE,
-                                        device_memory_at(r->theta, offset)));
+        must(r->cuda->codec_step_sparse((uint32_t)r->shape.codec, count, parts, part_count,
+                                        (float)RECORD_RATE, device_memory_at(r->theta, offset)));
     }
     for (uint32_t i = 0; i < part_count && !codec_is_sparse(r->shape.codec); i++) {
         struct cuda_nesterov step = {.theta = device_memory_at(r->theta, offset),
@@ -131,7 +146,8 @@ static inline void record_step(struct recording *r, uint64_t step, struct buffer
         uint32_t scale_bits;
         memcpy(&scale_bits, &scale, sizeof scale_bits);
         struct buffer message = record_message(r, step, i, fragment, start);
-        CHECK_OK(device_part_open(r->cuda, r->shape.codec, buffer_bytes(&message), count, scale, &parts[i], &error));
+        CHECK_OK(device_part_open(r->cuda, r->shape.codec, buffer_bytes(&message), count, scale,
+                                  &parts[i], &error));
         buffer_u64(out, scale_bits);
         buffer_u64(out, message.size);
         buffer_append(out, message.data, message.size);
@@ -142,12 +158,14 @@ static inline void record_step(struct recording *r, uint64_t step, struct buffer
 }
 
 /* Appends the record of a federation done on the backend's device. */
-static inline void record_federation(const struct cuda_backend *backend, const struct record_shape *shape, struct buffer *out) {
+static inline void record_federation(const struct cuda_backend *backend,
+                                     const struct record_shape *shape, struct buffer *out) {
     struct recording r = {.cuda = backend->operations, .shape = *shape};
     recording_open(&r);
     buffer_append(out, RECORD_TAG, strlen(RECORD_TAG));
-    const uint64_t head[] = {(uint64_t)shape->codec, shape->count, shape->fragments,      RECORD_PERIOD,
-                             shape->steps,           shape->seed,  strlen(backend->found)};
+    const uint64_t head[] = {(uint64_t)shape->codec, shape->count, shape->fragments,
+                             RECORD_PERIOD,          shape->steps, shape->seed,
+                             strlen(backend->found)};
     for (size_t i = 0; i < COUNT_OF(head); i++) buffer_u64(out, head[i]);
     buffer_append(out, backend->found, strlen(backend->found));
     for (uint64_t step = 0; step < shape->steps; step++) record_step(&r, step, out);

@@ -1,4 +1,5 @@
-/* The workbench: real training in virtual time, the same for any number of threads, whatever fails. */
+/* The workbench: real training in virtual time, the same for any number of threads, whatever fails.
+ */
 #include "experiment/train.h"
 
 #include <unistd.h>
@@ -11,7 +12,8 @@ static char *write_text(void) {
     char *path = file_join(test_directory(), "text.txt");
     struct buffer text = {0};
     struct error error = {0};
-    for (int i = 0; i < 4000; i++) buffer_append_text(&text, "the %d of %d is %s. ", i % 10, i % 7, i % 3 ? "small" : "large");
+    for (int i = 0; i < 4000; i++)
+        buffer_append_text(&text, "the %d of %d is %s. ", i % 10, i % 7, i % 3 ? "small" : "large");
     CHECK_OK(file_write(path, buffer_bytes(&text), 0600, &error));
     buffer_deinit(&text);
     return path;
@@ -20,7 +22,9 @@ static char *write_text(void) {
 static struct topology *topology_of(const char *more) {
     struct topology *topology = NULL;
     struct error error = {0};
-    char *text = xformat("duration: 60s\nmodel: {parameters: 10000}\nrun: {inner_steps: 8, warmup_steps: 0}\n%s", more);
+    char *text = xformat(
+        "duration: 60s\nmodel: {parameters: 10000}\nrun: {inner_steps: 8, warmup_steps: 0}\n%s",
+        more);
     CHECK_OK(topology_parse(bytes_of(text, strlen(text)), "test", &topology, &error));
     free(text);
     return topology;
@@ -29,16 +33,17 @@ static struct topology *topology_of(const char *more) {
 static struct manifest manifest_of(const char *more) {
     struct manifest manifest;
     struct error error = {0};
-    char *text = xformat("name: tiny\nmodel: {hidden: 32, layers: 1, heads: 2, kv_heads: 1, ffn: 64, context: 32}\n"
-                         "inner: {learning_rate: 3e-3, inner_steps: 8}\n%s",
-                         more);
+    char *text = xformat(
+        "name: tiny\nmodel: {hidden: 32, layers: 1, heads: 2, kv_heads: 1, ffn: 64, context: 32}\n"
+        "inner: {learning_rate: 3e-3, inner_steps: 8}\n%s",
+        more);
     CHECK_OK(manifest_parse(bytes_of(text, strlen(text)), &manifest, &error));
     free(text);
     return manifest;
 }
 
-static struct train_options options_of(const struct topology *topology, const struct manifest *manifest,
-                                       const char *const *data) {
+static struct train_options options_of(const struct topology *topology,
+                                       const struct manifest *manifest, const char *const *data) {
     return (struct train_options){.topology = topology,
                                   .manifest = manifest,
                                   .data = data,
@@ -66,8 +71,9 @@ static struct train_result run_with(const char *sites, const char *rules, uint32
     return result;
 }
 
-#define FOUR                                                                                                                     \
-    "sites:\n  - {name: a, step: 200ms, link: {rtt: 200ms}}\n  - {name: b, step: 300ms}\n  - {name: c, count: 2, step: 250ms}\n"
+#define FOUR                                                                                       \
+    "sites:\n  - {name: a, step: 200ms, link: {rtt: 200ms}}\n  - {name: b, step: 300ms}\n  - "     \
+    "{name: c, count: 2, step: 250ms}\n"
 
 TEST(four_sites_learn_in_sparse_mode_and_are_always_busy) {
     struct train_result result = run_with(FOUR, "", 2);
@@ -75,13 +81,15 @@ TEST(four_sites_learn_in_sparse_mode_and_are_always_busy) {
     CHECK(result.busy > 0.98 && result.busy <= 1.0);
     CHECK(result.contributions > 80 && result.versions > 40);
     CHECK_EQUAL(result.refused, 0);
-    CHECK(result.steps >= 976 && result.steps <= 980); /* 300 + 200 + 240 + 240, and the last may end after the end */
+    /* 300 + 200 + 240 + 240, and the last may end after the end */
+    CHECK(result.steps >= 976 && result.steps <= 980);
     CHECK(result.distinct_versions_most <= 6 + 4);
 }
 
 TEST(four_sites_learn_in_dense_mode) {
-    struct train_result result =
-        run_with(FOUR, "outer: {mode: dense, period: 4}\ncodec: {kind: int8}\nmerge: {warmup_steps: 2}\n", 2);
+    struct train_result result = run_with(
+        FOUR, "outer: {mode: dense, period: 4}\ncodec: {kind: int8}\nmerge: {warmup_steps: 2}\n",
+        2);
     CHECK(result.heldout < 3.0);
     CHECK(result.versions > 10);
 }
@@ -96,8 +104,8 @@ TEST(sites_that_train_side_by_side_give_the_same_bits_for_any_number_of_threads)
 
 /* The root is of every parameter of the last version. */
 TEST(any_number_of_threads_gives_the_same_bits) {
-    static const char sites[] =
-        "defaults: {failures: {every: 15s, lasts: 2s}, restart: 1s, checkpoint: 3s, link: {jitter: 50ms}}\n" FOUR;
+    static const char sites[] = "defaults: {failures: {every: 15s, lasts: 2s}, restart: 1s, "
+                                "checkpoint: 3s, link: {jitter: 50ms}}\n" FOUR;
     struct train_result one = run_with(sites, "merge: {quorum: 2, grace: 1s}\n", 1);
     struct train_result three = run_with(sites, "merge: {quorum: 2, grace: 1s}\n", 3);
     CHECK_MEMORY(one.root, three.root, DIGEST_SIZE);
@@ -108,24 +116,25 @@ TEST(any_number_of_threads_gives_the_same_bits) {
 }
 
 TEST(a_far_site_behind_the_cap_is_refused_and_goes_on) {
-    struct train_result result =
-        run_with("sites:\n  - {name: a, count: 3, step: 200ms}\n  - {name: far, step: 200ms, link: {rtt: 20s}}\n",
-                 "merge: {staleness_cap: 3, warmup_steps: 0}\n", 2);
+    struct train_result result = run_with("sites:\n  - {name: a, count: 3, step: 200ms}\n  - "
+                                          "{name: far, step: 200ms, link: {rtt: 20s}}\n",
+                                          "merge: {staleness_cap: 3, warmup_steps: 0}\n", 2);
     CHECK(result.refused > 0);
     CHECK(result.heldout < 3.0);
 }
 
 TEST(an_absent_coordinator_costs_merges_and_no_training) {
-    struct train_result away =
-        run_with("coordinator: {outages: {at: 10s, at_lasts: 45s}}\n" FOUR, "merge: {warmup_steps: 0}\n", 2);
+    struct train_result away = run_with("coordinator: {outages: {at: 10s, at_lasts: 45s}}\n" FOUR,
+                                        "merge: {warmup_steps: 0}\n", 2);
     CHECK(away.busy > 0.98);
     CHECK(away.contributions < 50 && away.contributions > 20);
 }
 
 TEST(a_site_that_leaves_trains_no_more_and_one_that_comes_late_starts_from_the_newest_version) {
-    struct train_result result = run_with("sites:\n  - {name: a, step: 250ms}\n  - {name: b, step: 250ms, leaves: 20s}\n"
-                                          "  - {name: c, step: 250ms, joins: 40s}\n",
-                                          "merge: {warmup_steps: 0, staleness_cap: 3}\n", 2);
+    struct train_result result =
+        run_with("sites:\n  - {name: a, step: 250ms}\n  - {name: b, step: 250ms, leaves: 20s}\n"
+                 "  - {name: c, step: 250ms, joins: 40s}\n",
+                 "merge: {warmup_steps: 0, staleness_cap: 3}\n", 2);
     CHECK(result.steps >= 236 + 76 + 76 && result.steps <= 240 + 80 + 80);
     CHECK(result.busy > 0.97 && result.busy <= 1.0);
     CHECK_EQUAL(result.refused, 0); /* version 0 would be far beyond the cap */
@@ -134,33 +143,36 @@ TEST(a_site_that_leaves_trains_no_more_and_one_that_comes_late_starts_from_the_n
 
 /* A quorum of three where one of three is gone: two are enough. */
 TEST(a_quorum_does_not_wait_for_who_has_left) {
-    struct train_result result =
-        run_with("sites:\n  - {name: a, count: 2, step: 250ms}\n  - {name: b, step: 250ms, leaves: 10s}\n",
-                 "merge: {warmup_steps: 0, quorum: 3, grace: 1h}\n", 2);
+    struct train_result result = run_with(
+        "sites:\n  - {name: a, count: 2, step: 250ms}\n  - {name: b, step: 250ms, leaves: 10s}\n",
+        "merge: {warmup_steps: 0, quorum: 3, grace: 1h}\n", 2);
     CHECK(result.versions > 15);
 }
 
 /* With no grace window, what waited when a site left would wait for ever. */
 TEST(a_step_that_waited_for_a_site_starts_when_it_has_left) {
-    struct train_result result = run_with("sites:\n  - {name: a, step: 200ms}\n  - {name: b, step: 2s, leaves: 19900ms}\n",
-                                          "merge: {warmup_steps: 0, quorum: 2, grace: forever}\n", 2);
+    struct train_result result =
+        run_with("sites:\n  - {name: a, step: 200ms}\n  - {name: b, step: 2s, leaves: 19900ms}\n",
+                 "merge: {warmup_steps: 0, quorum: 2, grace: forever}\n", 2);
     CHECK(result.versions > 9 + 20); /* of both until then, then of one each 1.6 s */
 }
 
 /* As the coordinator and the planner have it: not at once, and not for ever. */
 TEST(during_warm_up_a_site_that_crashed_is_waited_for_as_long_as_it_counts_as_present) {
-    struct train_result result = run_with("sites:\n  - {name: a, step: 200ms}\n"
-                                          "  - {name: b, step: 200ms, failures: {at: 10s, at_lasts: 100s}}\n",
-                                          "merge: {warmup_steps: 1000, warmup_grace: 1h}\n", 2);
+    struct train_result result =
+        run_with("sites:\n  - {name: a, step: 200ms}\n"
+                 "  - {name: b, step: 200ms, failures: {at: 10s, at_lasts: 100s}}\n",
+                 "merge: {warmup_steps: 1000, warmup_grace: 1h}\n", 2);
     CHECK(result.versions >= 5 + 10); /* each 1.6 s until 10 s, and again from 40 s on */
     CHECK(result.versions <= 6 + 14);
 }
 
 /* A round in which more versions are made than the cap allows. */
 TEST(a_base_that_fell_behind_the_cap_moves_forward_before_the_round_s_snapshot) {
-    struct train_result result = run_with("defaults: {link: {rtt: 10ms}}\n"
-                                          "sites:\n  - {name: a, count: 3, step: 100ms}\n  - {name: slow, step: 2s}\n",
-                                          "merge: {warmup_steps: 0, staleness_cap: 5}\n", 2);
+    struct train_result result =
+        run_with("defaults: {link: {rtt: 10ms}}\n"
+                 "sites:\n  - {name: a, count: 3, step: 100ms}\n  - {name: slow, step: 2s}\n",
+                 "merge: {warmup_steps: 0, staleness_cap: 5}\n", 2);
     CHECK_EQUAL(result.refused, 0);
     CHECK(result.contributions >= 3 * 70 + 25);
 }
@@ -168,7 +180,8 @@ TEST(a_base_that_fell_behind_the_cap_moves_forward_before_the_round_s_snapshot) 
 /* at_lasts may be left out where lasts says it: the one outage of `at` is no instant. */
 TEST(a_fault_of_its_own_time_lasts_as_long_as_others_where_nothing_else_is_said) {
     struct train_result away =
-        run_with("coordinator: {outages: {at: 10s, lasts: 45s, regular: true}}\n" FOUR, "merge: {warmup_steps: 0}\n", 2);
+        run_with("coordinator: {outages: {at: 10s, lasts: 45s, regular: true}}\n" FOUR,
+                 "merge: {warmup_steps: 0}\n", 2);
     CHECK(away.contributions < 50 && away.contributions > 20);
 }
 
@@ -194,7 +207,8 @@ TEST(more_than_one_fragment_and_no_data_are_refused) {
 }
 
 TEST(memory_grows_with_sites_by_the_formula) {
-    struct topology *four = topology_of(FOUR), *eight = topology_of("sites:\n  - {name: a, count: 8, step: 1s}\n");
+    struct topology *four = topology_of(FOUR),
+                    *eight = topology_of("sites:\n  - {name: a, count: 8, step: 1s}\n");
     struct manifest manifest = manifest_of("");
     const char *data = "unused";
     struct train_options options = options_of(four, &manifest, &data);

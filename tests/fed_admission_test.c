@@ -1,16 +1,20 @@
 #include "tests/fed_fixture.h"
 
-static const struct admission_limits limits = {.now_ms = FIXTURE_NOW + 1000, .max_payload = UINT64_MAX};
+static const struct admission_limits limits = {.now_ms = FIXTURE_NOW + 1000,
+                                               .max_payload = UINT64_MAX};
 
-/* What admission says to the header of `c`, signed by the key of `signer`, that came with `site`'s certificate. */
-static enum refusal ask(struct fixture *f, uint32_t site, const struct contribution *c, uint32_t signer) {
+/* What admission says to the header of `c`, signed by the key of `signer`, that came with `site`'s
+ * certificate. */
+static enum refusal ask(struct fixture *f, uint32_t site, const struct contribution *c,
+                        uint32_t signer) {
     uint8_t header[CONTRIBUTION_HEADER_SIZE], signature[SIGNATURE_SIZE];
     struct contribution out;
     struct error why = {0};
     contribution_encode(c, header);
     contribution_sign(f->keys[signer], header, signature);
-    enum refusal refusal = admission_header(f->run, site, bytes_of(header, sizeof header), bytes_of(signature, sizeof signature),
-                                            &limits, &out, &why);
+    enum refusal refusal =
+        admission_header(f->run, site, bytes_of(header, sizeof header),
+                         bytes_of(signature, sizeof signature), &limits, &out, &why);
     if (refusal == ACCEPTED) {
         uint8_t again[CONTRIBUTION_HEADER_SIZE];
         contribution_encode(&out, again);
@@ -21,9 +25,11 @@ static enum refusal ask(struct fixture *f, uint32_t site, const struct contribut
     return refusal;
 }
 
-static struct contribution next_of(struct fixture *f, uint32_t site, uint32_t fragment, uint64_t base) {
+static struct contribution next_of(struct fixture *f, uint32_t site, uint32_t fragment,
+                                   uint64_t base) {
     float *delta = fixture_delta(f, fragment, 0.01f);
-    struct contribution c = fixture_contribution(f, site, fragment, base, fixture_payload_of(f, fragment, delta));
+    struct contribution c =
+        fixture_contribution(f, site, fragment, base, fixture_payload_of(f, fragment, delta));
     free(delta);
     return c;
 }
@@ -64,9 +70,11 @@ TEST(another_key_another_key_id_or_a_short_signature_is_refused) {
     uint8_t header[CONTRIBUTION_HEADER_SIZE], signature[SIGNATURE_SIZE];
     contribution_encode(&c, header);
     contribution_sign(f->keys[1], header, signature);
-    CHECK_REFUSAL(admission_header(f->run, 1, bytes_of(header, sizeof header), bytes_of(signature, 63), &limits, &out, NULL),
+    CHECK_REFUSAL(admission_header(f->run, 1, bytes_of(header, sizeof header),
+                                   bytes_of(signature, 63), &limits, &out, NULL),
                   REFUSED_SIGNATURE);
-    CHECK_REFUSAL(admission_header(f->run, 1, bytes_of(header, sizeof header), bytes_of(NULL, 0), &limits, &out, NULL),
+    CHECK_REFUSAL(admission_header(f->run, 1, bytes_of(header, sizeof header), bytes_of(NULL, 0),
+                                   &limits, &out, NULL),
                   REFUSED_SIGNATURE);
     c.key_id[0] ^= 1;
     CHECK_REFUSAL(ask(f, 1, &c, 1), REFUSED_SIGNATURE);
@@ -82,7 +90,8 @@ TEST(a_revoked_site_is_told_so_whatever_it_sends) {
     fixture_close(f);
 }
 
-/* Such values are finite, and yet no step could be computed with them: the run would stand still for ever. */
+/* Such values are finite, and yet no step could be computed with them: the run would stand still
+ * for ever. */
 TEST(a_norm_that_a_step_could_not_bear_is_refused_as_divergence) {
     struct fixture *f = small_run();
     struct contribution c = next_of(f, 1, 0, 0);
@@ -112,7 +121,9 @@ TEST(another_run_manifest_protocol_or_layout_is_refused) {
     c.layout_digest[0] ^= 1;
     CHECK_REFUSAL(ask(f, 1, &c, 1), REFUSED_LAYOUT);
     struct run_state *empty = run_state_create();
-    CHECK_REFUSAL(admission_header(empty, 1, bytes_of(NULL, 0), bytes_of(NULL, 0), &limits, &c, NULL), REFUSED_RUN);
+    CHECK_REFUSAL(
+        admission_header(empty, 1, bytes_of(NULL, 0), bytes_of(NULL, 0), &limits, &c, NULL),
+        REFUSED_RUN);
     run_state_destroy(empty);
     fixture_close(f);
 }
@@ -122,9 +133,9 @@ TEST(headers_without_form_are_malformed) {
     struct contribution good = next_of(f, 1, 0, 0), c = good, out;
     uint8_t header[CONTRIBUTION_HEADER_SIZE + 1] = {0}, signature[SIGNATURE_SIZE] = {0};
     for (size_t size = 0; size <= sizeof header; size += 17)
-        CHECK_REFUSAL(
-            admission_header(f->run, 1, bytes_of(header, size), bytes_of(signature, SIGNATURE_SIZE), &limits, &out, NULL),
-            size == CONTRIBUTION_HEADER_SIZE ? REFUSED_SIGNATURE : REFUSED_MALFORMED);
+        CHECK_REFUSAL(admission_header(f->run, 1, bytes_of(header, size),
+                                       bytes_of(signature, SIGNATURE_SIZE), &limits, &out, NULL),
+                      size == CONTRIBUTION_HEADER_SIZE ? REFUSED_SIGNATURE : REFUSED_MALFORMED);
     c.reserved = 1;
     CHECK_REFUSAL(ask(f, 1, &c, 1), REFUSED_MALFORMED);
     c.norm = (double)NAN; /* broken twice: the form comes first */
@@ -284,9 +295,9 @@ TEST(payloads_beyond_a_bound_are_refused_before_they_come) {
     contribution_encode(&c, header);
     contribution_sign(f->keys[1], header, signature);
     const struct admission_limits tight = {.now_ms = FIXTURE_NOW, .max_payload = 100};
-    CHECK_REFUSAL(
-        admission_header(f->run, 1, bytes_of(header, sizeof header), bytes_of(signature, sizeof signature), &tight, &out, NULL),
-        REFUSED_SIZE);
+    CHECK_REFUSAL(admission_header(f->run, 1, bytes_of(header, sizeof header),
+                                   bytes_of(signature, sizeof signature), &tight, &out, NULL),
+                  REFUSED_SIZE);
     fixture_close(f);
 }
 
@@ -314,7 +325,8 @@ TEST(messages_expire_both_ways_unless_the_manifest_says_never) {
 /* --- payloads --- */
 enum { COUNT = 5000 };
 
-static enum refusal ask_payload(struct fixture *f, const struct contribution *c, struct bytes payload) {
+static enum refusal ask_payload(struct fixture *f, const struct contribution *c,
+                                struct bytes payload) {
     static float scratch[COUNT];
     struct error why = {0};
     enum refusal refusal = admission_payload(c, &f->manifest, payload, COUNT, scratch, &why);
@@ -338,10 +350,12 @@ static void payload_checks(const char *yaml) {
         memcpy(copy, payload.data, payload.size);
         copy[i] ^= 0x40;
         CHECK_REFUSAL(ask_payload(f, &c, bytes_of(copy, payload.size)), REFUSED_DIGEST);
-        /* Signed as it is: refused, or another message with another norm or, for a flipped sign, the same one. */
+        /* Signed as it is: refused, or another message with another norm or, for a flipped sign,
+         * the same one. */
         digest_sha256(copy, payload.size, c.payload_digest);
         enum refusal refusal = ask_payload(f, &c, bytes_of(copy, payload.size));
-        CHECK(refusal == REFUSED_MALFORMED || refusal == REFUSED_NONFINITE || refusal == REFUSED_NORM || refusal == ACCEPTED);
+        CHECK(refusal == REFUSED_MALFORMED || refusal == REFUSED_NONFINITE ||
+              refusal == REFUSED_NORM || refusal == ACCEPTED);
     }
     c = good; /* one byte more, honestly announced */
     memcpy(copy, payload.data, payload.size);
@@ -368,7 +382,8 @@ static void poison_checks(const char *yaml, size_t width) {
     fixture_sites(f, 1);
     float *delta = fixture_delta(f, 0, 0.01f);
     struct bytes payload = fixture_payload_of(f, 0, delta);
-    static const uint8_t poisons[][2] = {{0x80, 0x7F}, {0xC0, 0x7F}, {0x80, 0xFF}, {0x81, 0x7F}}; /* inf, NaN, -inf, NaN */
+    /* inf, NaN, -inf, NaN */
+    static const uint8_t poisons[][2] = {{0x80, 0x7F}, {0xC0, 0x7F}, {0x80, 0xFF}, {0x81, 0x7F}};
     const size_t places[] = {0, COUNT / 2, COUNT - 1};
     for (size_t i = 0; i < COUNT_OF(poisons); i++)
         for (size_t p = 0; p < COUNT_OF(places); p++) {
@@ -392,7 +407,8 @@ TEST(one_value_that_is_not_finite_is_found_wherever_it_hides) {
 TEST(every_refusal_has_a_name_and_an_advice_and_three_are_temporary) {
     for (unsigned i = 0; i < REFUSAL_COUNT; i++) {
         CHECK(strlen(refusal_name(i)) > 2 && strlen(refusal_advice(i)) > 10);
-        CHECK_EQUAL(refusal_is_temporary(i), i == REFUSED_PAUSED || i == REFUSED_BUSY || i == REFUSED_HELD);
+        CHECK_EQUAL(refusal_is_temporary(i),
+                    i == REFUSED_PAUSED || i == REFUSED_BUSY || i == REFUSED_HELD);
         for (unsigned j = 0; j < i; j++) CHECK(strcmp(refusal_name(i), refusal_name(j)) != 0);
     }
     CHECK_TEXT(refusal_name(REFUSAL_COUNT), "unknown");

@@ -79,7 +79,8 @@ TEST(no_other_length_is_a_header) {
     struct error error = {0};
     contribution_encode(&c, raw);
     for (size_t size = 0; size <= sizeof raw; size++)
-        if (size != CONTRIBUTION_HEADER_SIZE) CHECK_STATUS(contribution_decode(bytes_of(raw, size), &read, &error), INVALID);
+        if (size != CONTRIBUTION_HEADER_SIZE)
+            CHECK_STATUS(contribution_decode(bytes_of(raw, size), &read, &error), INVALID);
 }
 
 TEST(a_flipped_bit_is_refused_or_gives_another_header_of_the_same_bytes) {

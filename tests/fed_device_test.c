@@ -1,6 +1,7 @@
-/* A federation done on a device and done again by the ledger's rules on the CPU: the same messages, and after the last step the
- * same state root. The record is made here, on the device that tests/cuda_fixture.h finds, or on another machine:
- * ATOLL_TEST_DEVICE_RECORD names a file that codec_device_test wrote there (docs/gpu.md). */
+/* A federation done on a device and done again by the ledger's rules on the CPU: the same messages,
+ * and after the last step the same state root. The record is made here, on the device that
+ * tests/cuda_fixture.h finds, or on another machine: ATOLL_TEST_DEVICE_RECORD names a file that
+ * codec_device_test wrote there (docs/gpu.md). */
 #include "fed/merkle.h"
 #include "tests/device_record.h"
 #include "tests/fed_fixture.h"
@@ -23,7 +24,8 @@ static struct record_shape read_head(struct reader *reader, char *device, size_t
     shape.steps = reader_u64(reader);
     shape.seed = reader_u64(reader);
     struct bytes name = reader_take(reader, (size_t)reader_u64(reader));
-    CHECK(!reader->failed && shape.fragments >= 1 && shape.fragments <= RECORD_FRAGMENTS_MAX && shape.count < 1 << 26);
+    CHECK(!reader->failed && shape.fragments >= 1 && shape.fragments <= RECORD_FRAGMENTS_MAX &&
+          shape.count < 1 << 26);
     snprintf(device, size, "%.*s", (int)name.size, (const char *)name.data);
     return shape;
 }
@@ -34,9 +36,11 @@ static void again_open(struct again *a) {
     bool sparse = codec_is_sparse(a->shape.codec);
     char outer[64];
     snprintf(outer, sizeof outer,
-             sparse ? "{learning_rate: 0.7}" : "{mode: dense, period: %d, learning_rate: 0.7, momentum: 0.9}", RECORD_PERIOD);
-    char *yaml = xformat("name: test\nfragments: %u\nouter: %s\ncodec.kind: %s\n", (unsigned)a->shape.fragments, outer,
-                         codec_name(a->shape.codec));
+             sparse ? "{learning_rate: 0.7}"
+                    : "{mode: dense, period: %d, learning_rate: 0.7, momentum: 0.9}",
+             RECORD_PERIOD);
+    char *yaml = xformat("name: test\nfragments: %u\nouter: %s\ncodec.kind: %s\n",
+                         (unsigned)a->shape.fragments, outer, codec_name(a->shape.codec));
     CHECK_OK(manifest_parse(bytes_of(yaml, strlen(yaml)), &manifest, &error));
     free(yaml);
     CHECK_OK(model_state_init(&a->model, &manifest, a->shape.count, &error));
@@ -62,7 +66,8 @@ static void again_close(struct again *a) {
     for (size_t f = 0; f < RECORD_FRAGMENTS_MAX; f++) codec_encoder_destroy(a->encoders[f]);
 }
 
-static void check_message(struct again *a, uint64_t step, uint64_t site, uint32_t fragment, struct bytes recorded) {
+static void check_message(struct again *a, uint64_t step, uint64_t site, uint32_t fragment,
+                          struct bytes recorded) {
     struct error error = {0};
     struct buffer wanted = {0};
     uint64_t start, count;
@@ -70,7 +75,8 @@ static void check_message(struct again *a, uint64_t step, uint64_t site, uint32_
     record_progress(&a->shape, step, site, a->noise);
     elementwise_subtract(a->local, a->model.theta, a->noise, a->shape.count);
     CHECK_OK(codec_encode(a->encoders[fragment], a->model.theta + start, a->local + start,
-                          codec_is_sparse(a->shape.codec) ? a->e[site] + start : NULL, &wanted, &error));
+                          codec_is_sparse(a->shape.codec) ? a->e[site] + start : NULL, &wanted,
+                          &error));
     CHECK_EQUAL(recorded.size, wanted.size);
     CHECK_MEMORY(recorded.data, wanted.data, wanted.size);
     buffer_deinit(&wanted);
@@ -88,10 +94,12 @@ static void replay_one(struct again *a, uint64_t step, struct reader *reader) {
         CHECK(!reader->failed);
         check_message(a, step, i, fragment, payload);
         digest_sha256(payload.data, payload.size, digests[i]);
-        inputs[i] = (struct step_input){.payload = payload, .payload_size = payload.size, .payload_digest = digests[i]};
+        inputs[i] = (struct step_input){
+            .payload = payload, .payload_size = payload.size, .payload_digest = digests[i]};
         memcpy(&inputs[i].scale, &bits, sizeof bits);
     }
-    CHECK_OK(model_state_step(&a->model, fragment, a->model.version + 1, parts, inputs, NULL, &error));
+    CHECK_OK(
+        model_state_step(&a->model, fragment, a->model.version + 1, parts, inputs, NULL, &error));
 }
 
 static void replay(struct bytes record) {
@@ -111,8 +119,9 @@ static void replay(struct bytes record) {
     record_initial(&a.shape, theta);
     state_root(theta, a.shape.count, first);
     CHECK(memcmp(first, here, DIGEST_SIZE) != 0); /* and something was done */
-    printf("  %s: %llu steps of %s over %llu fragments on %s have the CPU's state root\n", codec_name(a.shape.codec),
-           (unsigned long long)a.shape.steps, codec_name(a.shape.codec), (unsigned long long)a.shape.fragments, device);
+    printf("  %s: %llu steps of %s over %llu fragments on %s have the CPU's state root\n",
+           codec_name(a.shape.codec), (unsigned long long)a.shape.steps, codec_name(a.shape.codec),
+           (unsigned long long)a.shape.fragments, device);
     free(theta);
     again_close(&a);
 }

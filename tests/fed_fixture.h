@@ -1,5 +1,6 @@
-/* A small federation in memory for the tests of fed/: a coordinator that follows the rules, its ledger, its payloads and the
- * model that they make. Deltas are drawn from a seed; keys are made from seeds, so every byte of a scenario is reproducible. */
+/* A small federation in memory for the tests of fed/: a coordinator that follows the rules, its
+ * ledger, its payloads and the model that they make. Deltas are drawn from a seed; keys are made
+ * from seeds, so every byte of a scenario is reproducible. */
 #ifndef TESTS_FED_FIXTURE_H
 #define TESTS_FED_FIXTURE_H
 
@@ -46,7 +47,8 @@ FIXTURE struct key_pair *fixture_key(uint8_t number) {
 
 FIXTURE float fixture_float(struct random *random) { return (float)(random_unit(random) * 2 - 1); }
 
-FIXTURE enum status fixture_apply(struct fixture *f, const struct ledger_entry *entry, struct error *error) {
+FIXTURE enum status fixture_apply(struct fixture *f, const struct ledger_entry *entry,
+                                  struct error *error) {
     struct buffer raw = {0};
     ledger_entry_encode(entry, &raw);
     enum status status = run_state_apply(f->run, buffer_bytes(&raw), false, error);
@@ -110,7 +112,8 @@ FIXTURE struct fixture *fixture_open(const char *more, uint64_t parameters) {
     for (uint32_t i = 0; i < f->manifest.fragments; i++) {
         uint64_t start, count;
         fragment_range(parameters, f->manifest.fragments, i, &start, &count);
-        CHECK_OK(codec_encoder_create(f->manifest.codec.kind, (size_t)count, &f->encoders[i], &error));
+        CHECK_OK(
+            codec_encoder_create(f->manifest.codec.kind, (size_t)count, &f->encoders[i], &error));
     }
     struct buffer manifest = {0};
     struct ledger_entry genesis = fixture_genesis(f, &manifest);
@@ -138,7 +141,8 @@ FIXTURE struct ledger_entry fixture_invited(struct fixture *f, const char *name,
     return entry;
 }
 
-FIXTURE struct ledger_entry fixture_added(struct fixture *f, uint32_t site, const char *name, uint8_t secret) {
+FIXTURE struct ledger_entry fixture_added(struct fixture *f, uint32_t site, const char *name,
+                                          uint8_t secret) {
     struct ledger_entry entry = fixture_entry(f, LEDGER_SITE_ADDED);
     entry.added.site = site;
     snprintf(entry.added.name, SITE_NAME_SIZE, "%s", name);
@@ -200,7 +204,8 @@ FIXTURE float *fixture_delta(struct fixture *f, uint32_t fragment, float size) {
 }
 
 /* A header that the rules accept as the site's next. */
-FIXTURE struct contribution fixture_contribution(struct fixture *f, uint32_t site, uint32_t fragment, uint64_t base,
+FIXTURE struct contribution fixture_contribution(struct fixture *f, uint32_t site,
+                                                 uint32_t fragment, uint64_t base,
                                                  struct bytes payload) {
     struct contribution c = {.protocol = PROTOCOL_VERSION,
                              .codec = f->manifest.codec.kind,
@@ -232,7 +237,8 @@ FIXTURE struct contribution fixture_contribution(struct fixture *f, uint32_t sit
     return c;
 }
 
-FIXTURE struct ledger_entry fixture_signed(struct fixture *f, const struct contribution *c, const struct key_pair *key) {
+FIXTURE struct ledger_entry fixture_signed(struct fixture *f, const struct contribution *c,
+                                           const struct key_pair *key) {
     struct ledger_entry entry = fixture_entry(f, LEDGER_CONTRIBUTION);
     contribution_encode(c, entry.contribution.header);
     contribution_sign(key, entry.contribution.header, entry.contribution.signature);
@@ -240,8 +246,8 @@ FIXTURE struct ledger_entry fixture_signed(struct fixture *f, const struct contr
 }
 
 /* Enters the site's next contribution. Returns its ledger index. */
-FIXTURE uint64_t fixture_contribute_delta(struct fixture *f, uint32_t site, uint32_t fragment, uint64_t base,
-                                          const float *delta) {
+FIXTURE uint64_t fixture_contribute_delta(struct fixture *f, uint32_t site, uint32_t fragment,
+                                          uint64_t base, const float *delta) {
     struct bytes payload = fixture_payload_of(f, fragment, delta);
     struct contribution c = fixture_contribution(f, site, fragment, base, payload);
     struct ledger_entry entry = fixture_signed(f, &c, f->keys[site]);
@@ -249,22 +255,25 @@ FIXTURE uint64_t fixture_contribute_delta(struct fixture *f, uint32_t site, uint
     return f->entry_count - 1;
 }
 
-FIXTURE uint64_t fixture_contribute(struct fixture *f, uint32_t site, uint32_t fragment, uint64_t base, float size) {
+FIXTURE uint64_t fixture_contribute(struct fixture *f, uint32_t site, uint32_t fragment,
+                                    uint64_t base, float size) {
     float *delta = fixture_delta(f, fragment, size);
     uint64_t index = fixture_contribute_delta(f, site, fragment, base, delta);
     free(delta);
     return index;
 }
 
-FIXTURE enum status fixture_read_entry(void *context, uint64_t index, struct buffer *out, struct error *error) {
+FIXTURE enum status fixture_read_entry(void *context, uint64_t index, struct buffer *out,
+                                       struct error *error) {
     struct fixture *f = context;
-    if (index >= f->entry_count) return error_set(error, NOT_FOUND, "entry %llu", (unsigned long long)index);
+    if (index >= f->entry_count)
+        return error_set(error, NOT_FOUND, "entry %llu", (unsigned long long)index);
     buffer_append(out, f->entries[index].data, f->entries[index].size);
     return OK;
 }
 
-FIXTURE enum status fixture_read_payload(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size, struct buffer *out,
-                                         struct error *error) {
+FIXTURE enum status fixture_read_payload(void *context, const uint8_t digest[DIGEST_SIZE],
+                                         uint64_t size, struct buffer *out, struct error *error) {
     struct fixture *f = context;
     (void)size;
     for (uint64_t i = 0; i < f->payload_count; i++) {
@@ -291,27 +300,33 @@ FIXTURE void fixture_step(struct fixture *f, uint32_t fragment, uint16_t count) 
     fixture_append(f, &entry);
 }
 
-/* The state as text: equal texts before and after a refused entry are the proof that nothing changed. */
+/* The state as text: equal texts before and after a refused entry are the proof that nothing
+ * changed. */
 FIXTURE char *fixture_describe(const struct run_state *run, const struct manifest *manifest) {
     struct buffer text = {0};
     char hex[HEX32_SIZE];
     uint8_t root[DIGEST_SIZE];
     uint64_t version;
     merkle_root(run_state_tree(run), run_state_size(run), root);
-    buffer_append_text(&text, "size %llu tree %s\n", (unsigned long long)run_state_size(run), hex_encode(root, DIGEST_SIZE, hex));
+    buffer_append_text(&text, "size %llu tree %s\n", (unsigned long long)run_state_size(run),
+                       hex_encode(root, DIGEST_SIZE, hex));
     if (!run_state_has_genesis(run)) goto out;
     run_state_root(run, &version, root);
-    buffer_append_text(&text, "version %llu root %llu %s epoch %u phase %d reason %s H %u tokens %llu median %.17g\n",
-                       (unsigned long long)run_state_version(run), (unsigned long long)version,
-                       hex_encode(root, DIGEST_SIZE, hex), run_state_epoch(run), (int)run_state_phase(run), run_state_reason(run),
-                       run_state_inner_steps(run), (unsigned long long)run_state_tokens(run), run_state_median_norm(run));
+    buffer_append_text(
+        &text,
+        "version %llu root %llu %s epoch %u phase %d reason %s H %u tokens %llu median %.17g\n",
+        (unsigned long long)run_state_version(run), (unsigned long long)version,
+        hex_encode(root, DIGEST_SIZE, hex), run_state_epoch(run), (int)run_state_phase(run),
+        run_state_reason(run), run_state_inner_steps(run),
+        (unsigned long long)run_state_tokens(run), run_state_median_norm(run));
     for (uint32_t i = 1; i <= run_state_site_count(run); i++) {
         const struct run_site *site = run_state_site(run, i);
-        buffer_append_text(&text, "site %u %s revoked %d at %llu last %llu %llu %s count %llu tokens %llu\n", site->site,
-                           site->name, site->revoked, (unsigned long long)site->revoked_at,
-                           (unsigned long long)site->last_sequence, (unsigned long long)site->last_index,
-                           hex_encode(site->last_digest, DIGEST_SIZE, hex), (unsigned long long)site->contributions,
-                           (unsigned long long)site->tokens);
+        buffer_append_text(
+            &text, "site %u %s revoked %d at %llu last %llu %llu %s count %llu tokens %llu\n",
+            site->site, site->name, site->revoked, (unsigned long long)site->revoked_at,
+            (unsigned long long)site->last_sequence, (unsigned long long)site->last_index,
+            hex_encode(site->last_digest, DIGEST_SIZE, hex),
+            (unsigned long long)site->contributions, (unsigned long long)site->tokens);
     }
     for (uint32_t i = 0; i < run_state_invitation_count(run); i++)
         buffer_append_text(&text, "invitation %s %d\n", run_state_invitation_at(run, i)->name,
@@ -319,14 +334,16 @@ FIXTURE char *fixture_describe(const struct run_state *run, const struct manifes
     for (uint32_t f = 0; f < manifest->fragments; f++)
         for (uint32_t i = 0; i < run_state_pending_count(run, f); i++) {
             const struct run_pending *p = run_state_pending(run, f, i);
-            buffer_append_text(&text, "pending %u %llu clip %.17g\n", f, (unsigned long long)p->index, p->clip);
+            buffer_append_text(&text, "pending %u %llu clip %.17g\n", f,
+                               (unsigned long long)p->index, p->clip);
         }
 out:
     buffer_u8(&text, 0);
     return (char *)text.data;
 }
 
-FIXTURE void fixture_refused(struct fixture *f, const struct ledger_entry *entry, const char *part) {
+FIXTURE void fixture_refused(struct fixture *f, const struct ledger_entry *entry,
+                             const char *part) {
     struct error error = {0};
     char *before = fixture_describe(f->run, &f->manifest);
     if (fixture_apply(f, entry, &error) != INVALID)

@@ -52,5 +52,6 @@ TEST(an_identity_has_one_form) {
                                       "atoll://00000000000000000000000000000000/admin/ROOT",
                                       "atoll://0000000000000000000000000000000G/site/12",
                                       "http://00000000000000000000000000000000/site/12"};
-    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) CHECK_STATUS(identity_parse(bad[i], &got, &error), INVALID);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        CHECK_STATUS(identity_parse(bad[i], &got, &error), INVALID);
 }

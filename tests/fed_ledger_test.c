@@ -2,9 +2,10 @@
 #include "fed/ledger.h"
 #include "tests/test.h"
 
-static const enum ledger_kind kinds[] = {LEDGER_GENESIS,      LEDGER_SITE_INVITED, LEDGER_SITE_ADDED,  LEDGER_SITE_REVOKED,
-                                         LEDGER_CONTRIBUTION, LEDGER_STEP,         LEDGER_PAUSED,      LEDGER_RESUMED,
-                                         LEDGER_STOPPED,      LEDGER_EPOCH,        LEDGER_INNER_STEPS, LEDGER_DROPPED};
+static const enum ledger_kind kinds[] = {
+    LEDGER_GENESIS,      LEDGER_SITE_INVITED, LEDGER_SITE_ADDED,  LEDGER_SITE_REVOKED,
+    LEDGER_CONTRIBUTION, LEDGER_STEP,         LEDGER_PAUSED,      LEDGER_RESUMED,
+    LEDGER_STOPPED,      LEDGER_EPOCH,        LEDGER_INNER_STEPS, LEDGER_DROPPED};
 
 static struct ledger_entry sample(enum ledger_kind kind) {
     struct ledger_entry entry;
@@ -46,7 +47,8 @@ static struct ledger_entry sample(enum ledger_kind kind) {
         entry.step.has_root = true;
         memset(entry.step.root, 9, DIGEST_SIZE);
         entry.step.count = 3;
-        for (uint16_t i = 0; i < 3; i++) entry.step.parts[i] = (struct step_part){100 + i, 1.0f / (float)(i + 1)};
+        for (uint16_t i = 0; i < 3; i++)
+            entry.step.parts[i] = (struct step_part){100 + i, 1.0f / (float)(i + 1)};
         break;
     case LEDGER_PAUSED:
     case LEDGER_RESUMED:
@@ -106,7 +108,8 @@ TEST(an_entry_cut_short_anywhere_or_too_long_is_refused) {
         struct error error = {0};
         ledger_entry_encode(&entry, &raw);
         for (size_t size = 0; size < raw.size; size++) {
-            uint8_t *copy = malloc(size ? size : 1); /* of its own, so that a sanitizer sees a read past the end */
+            /* of its own, so that a sanitizer sees a read past the end */
+            uint8_t *copy = malloc(size ? size : 1);
             memcpy(copy, raw.data, size);
             CHECK_STATUS(ledger_entry_decode(bytes_of(copy, size), &read, &error), INVALID);
             free(copy);

@@ -11,14 +11,16 @@ static enum status parse(const char *yaml, struct manifest *out, struct error *e
 static void check_refused(const char *yaml, const char *part) {
     struct manifest manifest;
     struct error error = {0};
-    if (parse(yaml, &manifest, &error) != INVALID) test_failed(__FILE__, __LINE__, "not refused: %s", yaml);
+    if (parse(yaml, &manifest, &error) != INVALID)
+        test_failed(__FILE__, __LINE__, "not refused: %s", yaml);
     CHECK_CONTAINS(error.message, part);
 }
 
 static void check_taken(const char *yaml) {
     struct manifest manifest;
     struct error error = {0};
-    if (parse(yaml, &manifest, &error) != OK) test_failed(__FILE__, __LINE__, "%s: %s", yaml, error.message);
+    if (parse(yaml, &manifest, &error) != OK)
+        test_failed(__FILE__, __LINE__, "%s: %s", yaml, error.message);
 }
 
 static char *canonical_text(const struct manifest *manifest) {
@@ -81,7 +83,8 @@ TEST(dense_mode_brings_its_own_defaults_and_wants_the_period_said) {
     CHECK_EQUAL(m.outer.period, 4);
     CHECK_EQUAL(m.codec.kind, CODEC_INT8);
     CHECK_NEAR(m.codec.decay, 0, 0);
-    check_refused("name: demo\nouter.mode: dense\n", "outer.period: must be given in dense mode: write 1 to 4096");
+    check_refused("name: demo\nouter.mode: dense\n",
+                  "outer.period: must be given in dense mode: write 1 to 4096");
     check_refused("outer.mode: sparse\n", "name: must be given: write 1-32 characters");
 }
 
@@ -107,7 +110,8 @@ TEST(every_misspelt_key_is_refused_with_its_line_and_the_key_that_was_meant) {
         size_t length = strlen(keys[i]), at = length > 6 ? length - 2 : length - 1;
         char *wrong = xformat("%.*sx%s", (int)at, keys[i], keys[i] + at); /* one letter too many */
         char *yaml = xformat("name: demo\n\n%s: 1\n", wrong),
-             *told = xformat("manifest:3: %s: there is no such key; did you mean %s?", wrong, keys[i]);
+             *told =
+                 xformat("manifest:3: %s: there is no such key; did you mean %s?", wrong, keys[i]);
         check_refused(yaml, told);
         free(wrong);
         free(yaml);
@@ -135,63 +139,65 @@ struct bound {
 
 TEST(every_number_has_bounds_and_both_ends_hold) {
     /* good: just inside where that goes alone; bad: just outside */
-    static const struct bound bounds[] = {{"model.vocabulary", "256", "1"},
-                                          {"model.vocabulary", "1048576", "1048577"},
-                                          {"model.hidden", "8", "1"},
-                                          {"model.hidden", "4096", "65537"},
-                                          {"model.layers", "1", "0"},
-                                          {"model.layers", "1024", "1025"},
-                                          {"model.heads", "2", "0"},
-                                          {"model.heads", "2", "32769"},
-                                          {"model.kv_heads", "1", "0"},
-                                          {"model.ffn", "1", "0"},
-                                          {"model.ffn", "1048576", "1048577"},
-                                          {"model.context", "1", "0"},
-                                          {"model.context", "1048576", "1048577"},
-                                          {"model.rope_theta", "1", "0.99"},
-                                          {"model.rope_theta", "1e9", "1.1e9"},
-                                          {"model.norm_epsilon", "1e-12", "0"},
-                                          {"model.norm_epsilon", "0.01", "0.011"},
-                                          {"initial.seed", "0", "-1"},
-                                          {"initial.seed", "18446744073709551615", "18446744073709551616"},
-                                          {"inner.learning_rate", "1e-12", "0"},
-                                          {"inner.learning_rate", "10", "10.1"},
-                                          {"inner.beta1", "0", "1"},
-                                          {"inner.beta2", "0.99999", "1"},
-                                          {"inner.epsilon", "1", "0"},
-                                          {"inner.weight_decay", "0", "10.5"},
-                                          {"inner.clip_norm", "0", "1e7"},
-                                          {"inner.warmup_tokens", "1152921504606846976", "1152921504606846977"},
-                                          {"inner.floor", "1", "1.01"},
-                                          {"inner.inner_steps", "1", "0"},
-                                          {"inner.inner_steps", "1000000", "1000001"},
-                                          {"outer.learning_rate", "1e-6", "0"},
-                                          {"outer.learning_rate", "10", "11"},
-                                          {"outer.momentum", "0", "1"},
-                                          {"fragments", "1", "0"},
-                                          {"fragments", "64", "65"},
-                                          {"merge.quorum", "1", "0"},
-                                          {"merge.quorum", "256", "257"},
-                                          {"merge.grace", "30d", "31d"},
-                                          {"merge.staleness_cap", "0", "x"},
-                                          {"merge.staleness_cap", "4096", "4097"},
-                                          {"merge.warmup_steps", "1000000", "1000001"},
-                                          {"merge.warmup_grace", "30d", "720h1m"},
-                                          {"admission.clip_factor", "1000", "1001"},
-                                          {"admission.clip_window", "4096", "4097"},
-                                          {"admission.clip_window", "16", "0"},
-                                          {"admission.clip_minimum", "1", "0"},
-                                          {"admission.clip_minimum", "64", "4097"},
-                                          {"admission.expiry", "365d", "366d"},
-                                          {"token_budget", "1152921504606846976", "1152921504606846977"},
-                                          {"root_interval", "1", "0"},
-                                          {"root_interval", "1000000", "1000001"},
-                                          {"snapshot_interval", "1", "0"},
-                                          {"snapshot_interval", "1000000", "1000001"}};
+    static const struct bound bounds[] = {
+        {"model.vocabulary", "256", "1"},
+        {"model.vocabulary", "1048576", "1048577"},
+        {"model.hidden", "8", "1"},
+        {"model.hidden", "4096", "65537"},
+        {"model.layers", "1", "0"},
+        {"model.layers", "1024", "1025"},
+        {"model.heads", "2", "0"},
+        {"model.heads", "2", "32769"},
+        {"model.kv_heads", "1", "0"},
+        {"model.ffn", "1", "0"},
+        {"model.ffn", "1048576", "1048577"},
+        {"model.context", "1", "0"},
+        {"model.context", "1048576", "1048577"},
+        {"model.rope_theta", "1", "0.99"},
+        {"model.rope_theta", "1e9", "1.1e9"},
+        {"model.norm_epsilon", "1e-12", "0"},
+        {"model.norm_epsilon", "0.01", "0.011"},
+        {"initial.seed", "0", "-1"},
+        {"initial.seed", "18446744073709551615", "18446744073709551616"},
+        {"inner.learning_rate", "1e-12", "0"},
+        {"inner.learning_rate", "10", "10.1"},
+        {"inner.beta1", "0", "1"},
+        {"inner.beta2", "0.99999", "1"},
+        {"inner.epsilon", "1", "0"},
+        {"inner.weight_decay", "0", "10.5"},
+        {"inner.clip_norm", "0", "1e7"},
+        {"inner.warmup_tokens", "1152921504606846976", "1152921504606846977"},
+        {"inner.floor", "1", "1.01"},
+        {"inner.inner_steps", "1", "0"},
+        {"inner.inner_steps", "1000000", "1000001"},
+        {"outer.learning_rate", "1e-6", "0"},
+        {"outer.learning_rate", "10", "11"},
+        {"outer.momentum", "0", "1"},
+        {"fragments", "1", "0"},
+        {"fragments", "64", "65"},
+        {"merge.quorum", "1", "0"},
+        {"merge.quorum", "256", "257"},
+        {"merge.grace", "30d", "31d"},
+        {"merge.staleness_cap", "0", "x"},
+        {"merge.staleness_cap", "4096", "4097"},
+        {"merge.warmup_steps", "1000000", "1000001"},
+        {"merge.warmup_grace", "30d", "720h1m"},
+        {"admission.clip_factor", "1000", "1001"},
+        {"admission.clip_window", "4096", "4097"},
+        {"admission.clip_window", "16", "0"},
+        {"admission.clip_minimum", "1", "0"},
+        {"admission.clip_minimum", "64", "4097"},
+        {"admission.expiry", "365d", "366d"},
+        {"token_budget", "1152921504606846976", "1152921504606846977"},
+        {"root_interval", "1", "0"},
+        {"root_interval", "1000000", "1000001"},
+        {"snapshot_interval", "1", "0"},
+        {"snapshot_interval", "1000000", "1000001"}};
     for (size_t i = 0; i < COUNT_OF(bounds); i++) {
         char *good = xformat("name: demo\n%s: %s\n", bounds[i].key, bounds[i].good);
         char *bad = xformat("name: demo\n%s: %s\n", bounds[i].key, bounds[i].bad);
-        char *told = xformat("manifest:2: %s: invalid value \"%s\": write ", bounds[i].key, bounds[i].bad);
+        char *told =
+            xformat("manifest:2: %s: invalid value \"%s\": write ", bounds[i].key, bounds[i].bad);
         check_taken(good);
         check_refused(bad, told);
         free(good);
@@ -208,8 +214,8 @@ TEST(numbers_that_are_none_are_refused) {
         check_refused(yaml, "manifest:2: inner.weight_decay");
         free(yaml);
     }
-    static const char *const wholes[] = {"",          "1.0", "1e3", "0x10", "-1", "+1", "010", "1_000", "99999999999999999999",
-                                         "4294967297"};
+    static const char *const wholes[] = {
+        "", "1.0", "1e3", "0x10", "-1", "+1", "010", "1_000", "99999999999999999999", "4294967297"};
     for (size_t i = 0; i < COUNT_OF(wholes); i++) {
         char *yaml = xformat("name: demo\ninner.inner_steps: %s\n", wholes[i]);
         check_refused(yaml, "manifest:2: inner.inner_steps");
@@ -224,13 +230,15 @@ TEST(words_are_taken_exactly) {
     check_refused("name: demo\ntokenizer: bpe", "write byte or external");
     check_refused("name: demo\ncodec.kind: topk", "fp32, bf16, int8, fp4, topk2-64 or topk2-128");
     check_refused("name: demo\ninitial.checkpoint_digest: abc", "none or 64 hexadecimal digits");
-    check_taken("name: demo\ninitial.checkpoint_digest: 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f");
+    check_taken("name: demo\ninitial.checkpoint_digest: "
+                "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f");
 }
 
 TEST(names_are_short_plain_and_begin_with_a_letter) {
     static const char *const good[] = {"a", "eu-north-1", "abcdefghijklmnopqrstuvwxyz-01234"};
-    static const char *const bad[] = {
-        "", "1a", "-a", "Demo", "a_b", "a b", "a.b", "\xC3\xA4", "abcdefghijklmnopqrstuvwxyz-012345"};
+    static const char *const bad[] = {"",     "1a",       "-a",
+                                      "Demo", "a_b",      "a b",
+                                      "a.b",  "\xC3\xA4", "abcdefghijklmnopqrstuvwxyz-012345"};
     struct error error = {0};
     for (size_t i = 0; i < COUNT_OF(good); i++) CHECK_OK(name_check(good[i], &error));
     for (size_t i = 0; i < COUNT_OF(bad); i++) CHECK_STATUS(name_check(bad[i], &error), INVALID);
@@ -242,7 +250,8 @@ TEST(durations_want_units_and_only_waiting_may_last_for_ever) {
         uint64_t ms;
     } good[] = {{"200ms", 200},    {"30s", 30000}, {"5m", 300000}, {"12h", 43200000},
                 {"7d", 604800000}, {"0", 0},       {"0s", 0},      {"forever", UINT64_MAX}};
-    static const char *const bad[] = {"200", "5 m", "1.5s", "5min", "-1s", "s", "99999999999999999999s", "Forever", "1h30m"};
+    static const char *const bad[] = {
+        "200", "5 m", "1.5s", "5min", "-1s", "s", "99999999999999999999s", "Forever", "1h30m"};
     struct error error = {0};
     for (size_t i = 0; i < COUNT_OF(good); i++) {
         struct manifest m;
@@ -260,26 +269,32 @@ TEST(durations_want_units_and_only_waiting_may_last_for_ever) {
 }
 
 TEST(the_two_outer_modes_do_not_mix) {
-    check_refused("name: demo\nouter.momentum: 0.9", "manifest:2: outer.momentum: 0.9 with sparse mode diverges");
+    check_refused("name: demo\nouter.momentum: 0.9",
+                  "manifest:2: outer.momentum: 0.9 with sparse mode diverges");
     check_refused("name: demo\nouter.period: 4", "manifest:2: outer.period");
     check_refused("name: demo\ncodec.kind: int8", "manifest:2: codec.kind: int8 is for dense mode");
     check_refused("name: demo\ncodec.decay: 0.9", "manifest:2: codec.decay");
     check_refused("name: demo\ncodec.decay: 0", "write that");
     check_refused("name: demo\nouter.mode: dense\nouter.period: 4\ncodec.kind: topk2-64",
                   "manifest:4: codec.kind: topk2-64 is for sparse");
-    check_refused("name: demo\nouter.mode: dense\nouter.period: 4\ncodec.decay: 0.95", "manifest:4: codec.decay");
+    check_refused("name: demo\nouter.mode: dense\nouter.period: 4\ncodec.decay: 0.95",
+                  "manifest:4: codec.decay");
     check_taken("name: demo\nouter.mode: dense\nouter.period: 4\ncodec.kind: fp4");
     check_taken("name: demo\nouter.mode: dense\nouter.period: 4\nouter.momentum: 0");
     check_taken("name: demo\ncodec.kind: topk2-128");
 }
 
 TEST(shapes_that_do_not_divide_are_refused) {
-    check_refused("name: demo\nmodel.heads: 3", "manifest:2: model.heads: 3 heads do not divide model.hidden 128");
-    check_refused("name: demo\nmodel.hidden: 130\nmodel.heads: 26\nmodel.kv_heads: 26", "5 wide: it must be even");
+    check_refused("name: demo\nmodel.heads: 3",
+                  "manifest:2: model.heads: 3 heads do not divide model.hidden 128");
+    check_refused("name: demo\nmodel.hidden: 130\nmodel.heads: 26\nmodel.kv_heads: 26",
+                  "5 wide: it must be even");
     check_refused("name: demo\nmodel.kv_heads: 3", "manifest:2: model.kv_heads");
     check_refused("name: demo\nmodel.kv_heads: 8", "manifest:2: model.kv_heads");
-    check_refused("name: demo\nmodel.hidden: 65536\nmodel.heads: 2\nmodel.kv_heads: 2", "at most 1024");
-    check_refused("name: demo\nmodel.hidden: 126", "manifest: model.heads (by default)"); /* 4 heads were not written */
+    check_refused("name: demo\nmodel.hidden: 65536\nmodel.heads: 2\nmodel.kv_heads: 2",
+                  "at most 1024");
+    check_refused("name: demo\nmodel.hidden: 126",
+                  "manifest: model.heads (by default)"); /* 4 heads were not written */
     check_refused("name: demo\nmodel.vocabulary: 255", "byte tokenizer");
     check_taken("name: demo\nmodel.vocabulary: 200\ntokenizer: external");
 }
@@ -287,16 +302,20 @@ TEST(shapes_that_do_not_divide_are_refused) {
 TEST(schedules_want_an_end_behind_their_warmup) {
     check_refused("name: demo\ninner.schedule: cosine", "needs an end");
     check_refused("name: demo\ninner.decay_tokens: 5", "constant schedule");
-    check_refused("name: demo\ninner.schedule: linear\ninner.decay_tokens: 100\ninner.warmup_tokens: 100", "manifest:4");
+    check_refused(
+        "name: demo\ninner.schedule: linear\ninner.decay_tokens: 100\ninner.warmup_tokens: 100",
+        "manifest:4");
     check_taken("name: demo\ninner.schedule: cosine\ntoken_budget: 1000\ninner.warmup_tokens: 10");
-    check_taken("name: demo\ninner.schedule: linear\ninner.decay_tokens: 101\ninner.warmup_tokens: 100");
+    check_taken(
+        "name: demo\ninner.schedule: linear\ninner.decay_tokens: 101\ninner.warmup_tokens: 100");
 }
 
 TEST(merging_and_admission_settings_fit_each_other) {
     check_refused("name: demo\nmerge.staleness_exponent: 0.7", "write 0.5 or 1");
     check_refused("name: demo\nadmission.clip_factor: 0.5", "0 (off) or 1");
     check_refused("name: demo\nadmission.clip_minimum: 65", "clip_window 64");
-    check_taken("name: demo\nadmission.clip_factor: 0\nmerge.staleness_weight: polynomial\nmerge.staleness_exponent: 1");
+    check_taken("name: demo\nadmission.clip_factor: 0\nmerge.staleness_weight: "
+                "polynomial\nmerge.staleness_exponent: 1");
 }
 
 TEST(checking_finds_what_a_program_put_in_wrongly) {
@@ -327,11 +346,13 @@ TEST(checking_finds_what_a_program_put_in_wrongly) {
 
 static const char unusual[] =
     "name: run-7\n"
-    "model:\n  vocabulary: 4096\n  hidden: 192\n  rope_theta: 12345.678\n  norm_epsilon: 3.3e-6\n  tied: false\n"
+    "model:\n  vocabulary: 4096\n  hidden: 192\n  rope_theta: 12345.678\n  norm_epsilon: 3.3e-6\n  "
+    "tied: false\n"
     "initial:\n  seed: 18446744073709551615\n"
     "  checkpoint_digest: FF0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n"
     "tokenizer: external\n"
-    "inner: {learning_rate: 0.1234567890123456789, schedule: cosine, warmup_tokens: 10, decay_tokens: 99}\n"
+    "inner: {learning_rate: 0.1234567890123456789, schedule: cosine, warmup_tokens: 10, "
+    "decay_tokens: 99}\n"
     "outer: {mode: dense, period: 6, learning_rate: 0.30000000000000004}\n"
     "codec.kind: bf16\n"
     "merge: {grace: 90s, warmup_grace: forever, staleness_weight: polynomial}\n"
@@ -366,9 +387,12 @@ TEST(the_canonical_form_reads_back_to_the_same_and_writes_to_the_same) {
 TEST(the_same_settings_written_differently_have_one_digest) {
     struct manifest a, b;
     struct error error = {0};
-    CHECK_OK(parse("name: demo\nmerge.grace: 60s\ninner.learning_rate: 1e-3\nmodel: {hidden: 256}\n", &a, &error));
     CHECK_OK(
-        parse("model:\n  hidden: '256'\nmerge: {grace: 1m}\ninner: {learning_rate: 0.00100}\n\"name\": \"demo\"\n", &b, &error));
+        parse("name: demo\nmerge.grace: 60s\ninner.learning_rate: 1e-3\nmodel: {hidden: 256}\n", &a,
+              &error));
+    CHECK_OK(parse("model:\n  hidden: '256'\nmerge: {grace: 1m}\ninner: {learning_rate: "
+                   "0.00100}\n\"name\": \"demo\"\n",
+                   &b, &error));
     char *x = canonical_text(&a), *y = canonical_text(&b);
     CHECK_TEXT(x, y);
     free(x);
@@ -382,7 +406,8 @@ TEST(the_digest_of_the_defaults_is_a_constant_of_the_format) {
     char hex[HEX32_SIZE];
     CHECK_OK(parse("name: golden", &m, &error));
     manifest_digest(&m, digest);
-    CHECK_TEXT(hex_encode(digest, DIGEST_SIZE, hex), "a51473367d8acadb22b0dbe4842b9693ba3ed2bf5f134f3c6bbdf102eb1ce1da");
+    CHECK_TEXT(hex_encode(digest, DIGEST_SIZE, hex),
+               "a51473367d8acadb22b0dbe4842b9693ba3ed2bf5f134f3c6bbdf102eb1ce1da");
 }
 
 TEST(a_manifest_beyond_its_limit_is_refused) {
@@ -414,10 +439,13 @@ TEST(the_example_in_docs_is_what_the_table_explains_and_holds_the_defaults) {
     char *a = canonical_text(&m), *b = canonical_text(&defaults);
     CHECK_TEXT(a, b);
     char *path = file_join(test_root(), "docs/manifest.example.yaml");
-    if (getenv("ATOLL_WRITE_EXAMPLES")) CHECK_OK(file_write(path, buffer_bytes(&explained), 0644, &error));
+    if (getenv("ATOLL_WRITE_EXAMPLES"))
+        CHECK_OK(file_write(path, buffer_bytes(&explained), 0644, &error));
     CHECK_OK(file_read(path, MANIFEST_LIMIT, &file, &error));
     if (!bytes_equal(buffer_bytes(&file), buffer_bytes(&explained)))
-        test_failed(__FILE__, __LINE__, "docs/manifest.example.yaml is out of date: run this test with ATOLL_WRITE_EXAMPLES=1");
+        test_failed(
+            __FILE__, __LINE__,
+            "docs/manifest.example.yaml is out of date: run this test with ATOLL_WRITE_EXAMPLES=1");
     free(a);
     free(b);
     free(path);
@@ -425,7 +453,7 @@ TEST(the_example_in_docs_is_what_the_table_explains_and_holds_the_defaults) {
     buffer_deinit(&file);
 }
 
-/* ---- the example in each mode, and values that are hardly meant --------------------------------------------------------------- */
+/* ---- the example in each mode, and values that are hardly meant ------------------------------ */
 
 /* The example with one line's text replaced. */
 static char *example_with(const char *old, const char *new) {
@@ -433,8 +461,10 @@ static char *example_with(const char *old, const char *new) {
     manifest_explain(&text);
     buffer_u8(&text, 0);
     char *at = strstr((char *)text.data, old);
-    if (!at || strstr(at + 1, old)) test_failed(__FILE__, __LINE__, "\"%s\" is not just once in the example", old);
-    char *out = xformat("%.*s%s%s", (int)(at - (char *)text.data), (char *)text.data, new, at + strlen(old));
+    if (!at || strstr(at + 1, old))
+        test_failed(__FILE__, __LINE__, "\"%s\" is not just once in the example", old);
+    char *out = xformat("%.*s%s%s", (int)(at - (char *)text.data), (char *)text.data, new,
+                        at + strlen(old));
     buffer_deinit(&text);
     return out;
 }
@@ -473,14 +503,20 @@ static void warns(const char *yaml, const char *part) {
 TEST(values_of_the_other_mode_or_without_effect_are_warned_of) {
     warns("name: a", NULL);
     warns("name: a\nouter: {mode: dense, period: 4}", NULL);
-    warns("name: a\nouter: {mode: dense, period: 4, momentum: 0}", "outer.momentum: 0 is sparse mode's");
-    warns("name: a\nouter: {mode: dense, period: 4, learning_rate: 1}", "outer.learning_rate: 1 is sparse mode's");
+    warns("name: a\nouter: {mode: dense, period: 4, momentum: 0}",
+          "outer.momentum: 0 is sparse mode's");
+    warns("name: a\nouter: {mode: dense, period: 4, learning_rate: 1}",
+          "outer.learning_rate: 1 is sparse mode's");
     warns("name: a\nouter: {mode: dense, period: 1}", "outer.period: 1 is sparse mode's");
-    warns("name: a\ninner.floor: 0.2", "inner.floor: 0.2 has no effect: inner.schedule is constant");
+    warns("name: a\ninner.floor: 0.2",
+          "inner.floor: 0.2 has no effect: inner.schedule is constant");
     warns("name: a\ninner: {floor: 0.2, schedule: linear, decay_tokens: 1000}", NULL);
     warns("name: a\nmerge.staleness_exponent: 1", "merge.staleness_exponent: 1 has no effect");
     warns("name: a\nmerge: {staleness_exponent: 1, staleness_weight: polynomial}", NULL);
-    warns("name: a\nmerge: {warmup_steps: 0, warmup_grace: 2m}", "merge.warmup_grace: 2m has no effect");
-    warns("name: a\nadmission: {clip_factor: 0, clip_window: 32}", "admission.clip_window: 32 has no effect");
-    warns("name: a\nadmission: {clip_factor: 0, clip_minimum: 4}", "admission.clip_minimum: 4 has no effect");
+    warns("name: a\nmerge: {warmup_steps: 0, warmup_grace: 2m}",
+          "merge.warmup_grace: 2m has no effect");
+    warns("name: a\nadmission: {clip_factor: 0, clip_window: 32}",
+          "admission.clip_window: 32 has no effect");
+    warns("name: a\nadmission: {clip_factor: 0, clip_minimum: 4}",
+          "admission.clip_minimum: 4 has no effect");
 }

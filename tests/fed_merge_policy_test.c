@@ -5,13 +5,17 @@
 
 #include "tests/test.h"
 
-static const struct merge_settings rules = {.fragments = 3, .quorum = 4, .warmup_steps = 10, .grace = 60, .warmup_grace = 300};
+static const struct merge_settings rules = {
+    .fragments = 3, .quorum = 4, .warmup_steps = 10, .grace = 60, .warmup_grace = 300};
 
-static struct merge_view view_of(uint64_t version, uint32_t first, uint32_t second, uint32_t third) {
-    return (struct merge_view){.version = version, .enrolled = 8, .present = 2, .waiting = {first, second, third}};
+static struct merge_view view_of(uint64_t version, uint32_t first, uint32_t second,
+                                 uint32_t third) {
+    return (struct merge_view){
+        .version = version, .enrolled = 8, .present = 2, .waiting = {first, second, third}};
 }
 
-static struct merge_decision decide(const struct merge_view *view, double now, struct merge_windows *windows) {
+static struct merge_decision decide(const struct merge_view *view, double now,
+                                    struct merge_windows *windows) {
     return merge_decide(&rules, view, now, windows);
 }
 
@@ -35,7 +39,8 @@ TEST(a_quorum_starts_a_step_at_once_and_one_less_waits_for_the_grace_window) {
     struct merge_windows windows = {0};
     struct merge_view view = view_of(10, 3, 0, 0);
     check_waits(decide(&view, 100, &windows), 160);
-    check_waits(decide(&view, 159.999, &windows), 160); /* since the first one came, not since now */
+    /* since the first one came, not since now */
+    check_waits(decide(&view, 159.999, &windows), 160);
     view.waiting[0] = 4;
     check_due(decide(&view, 120, &windows), 0);
 }

@@ -2,18 +2,26 @@
 #include "fed/merkle.h"
 #include "tests/test.h"
 
-/* --- the vectors of Certificate Transparency's reference implementation (RFC 6962's authors) --- */
-static const char *const leaves[8] = {
-    "", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"};
-static const char *const roots[9] = {"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-                                     "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
-                                     "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
-                                     "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
-                                     "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
-                                     "4e3bbb1f7b478dcfe71fb631631519a3bca12c9aefca1612bfce4c13a86264d4",
-                                     "76e67dadbcdf1e10e1b74ddc608abd2f98dfb16fbce75277b5232a127f2087ef",
-                                     "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
-                                     "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328"};
+/* --- the vectors of Certificate Transparency's reference implementation (RFC 6962's authors) ---
+ */
+static const char *const leaves[8] = {"",
+                                      "00",
+                                      "10",
+                                      "2021",
+                                      "3031",
+                                      "40414243",
+                                      "5051525354555657",
+                                      "606162636465666768696a6b6c6d6e6f"};
+static const char *const roots[9] = {
+    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
+    "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
+    "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
+    "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+    "4e3bbb1f7b478dcfe71fb631631519a3bca12c9aefca1612bfce4c13a86264d4",
+    "76e67dadbcdf1e10e1b74ddc608abd2f98dfb16fbce75277b5232a127f2087ef",
+    "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
+    "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328"};
 
 static void vector_leaf(size_t at, uint8_t out[static DIGEST_SIZE]) {
     uint8_t raw[16];
@@ -165,11 +173,13 @@ static void consistency_of(const struct merkle *tree, size_t old_size, size_t si
     for (size_t wrong = 0; wrong <= SIZES; wrong++) {
         uint8_t wrong_root[DIGEST_SIZE];
         merkle_root(tree, wrong, wrong_root);
-        if (wrong != old_size) CHECK(!merkle_check_consistency(old_size, wrong_root, size, root, &proof));
-        if (wrong != size && old_size != 0) CHECK(!merkle_check_consistency(old_size, old_root, size, wrong_root, &proof));
+        if (wrong != old_size)
+            CHECK(!merkle_check_consistency(old_size, wrong_root, size, root, &proof));
+        if (wrong != size && old_size != 0)
+            CHECK(!merkle_check_consistency(old_size, old_root, size, wrong_root, &proof));
     }
-    if (old_size > 0)
-        CHECK(!merkle_check_consistency(old_size, old_root, size + 64, root, &proof)); /* a higher tree's path is longer */
+    if (old_size > 0) /* a higher tree's path is longer */
+        CHECK(!merkle_check_consistency(old_size, old_root, size + 64, root, &proof));
     for (uint32_t i = 0; i < proof.count; i++) {
         proof.hashes[i][31] ^= 0x80;
         CHECK(!merkle_check_consistency(old_size, old_root, size, root, &proof));
@@ -189,7 +199,8 @@ static void consistency_of(const struct merkle *tree, size_t old_size, size_t si
 TEST(every_consistency_proof_passes_and_every_altered_one_fails) {
     struct merkle *tree = number_tree(SIZES);
     for (size_t size = 0; size <= SIZES; size++)
-        for (size_t old_size = 0; old_size <= size; old_size++) consistency_of(tree, old_size, size);
+        for (size_t old_size = 0; old_size <= size; old_size++)
+            consistency_of(tree, old_size, size);
     merkle_destroy(tree);
 }
 
@@ -243,14 +254,21 @@ TEST(a_signed_head_comes_back_and_no_byte_of_it_may_change) {
     CHECK_MEMORY(read.root, head.root, DIGEST_SIZE);
     CHECK_EQUAL(read.epoch, 4);
     CHECK_EQUAL(read.size, 5);
-    CHECK_STATUS(ledger_head_verify(bytes_of(raw, sizeof raw), key_pair_public(other), &read, &error), INVALID);
+    CHECK_STATUS(
+        ledger_head_verify(bytes_of(raw, sizeof raw), key_pair_public(other), &read, &error),
+        INVALID);
     for (size_t i = 0; i < sizeof raw; i++) {
         raw[i] ^= 0x10;
-        CHECK_STATUS(ledger_head_verify(bytes_of(raw, sizeof raw), key_pair_public(key), &read, &error), INVALID);
+        CHECK_STATUS(
+            ledger_head_verify(bytes_of(raw, sizeof raw), key_pair_public(key), &read, &error),
+            INVALID);
         raw[i] ^= 0x10;
     }
-    CHECK_STATUS(ledger_head_verify(bytes_of(raw, sizeof raw - 1), key_pair_public(key), &read, &error), INVALID);
-    CHECK_STATUS(ledger_head_verify(bytes_of(raw, 0), key_pair_public(key), &read, &error), INVALID);
+    CHECK_STATUS(
+        ledger_head_verify(bytes_of(raw, sizeof raw - 1), key_pair_public(key), &read, &error),
+        INVALID);
+    CHECK_STATUS(ledger_head_verify(bytes_of(raw, 0), key_pair_public(key), &read, &error),
+                 INVALID);
     key_pair_destroy(key);
     key_pair_destroy(other);
 }
@@ -258,14 +276,16 @@ TEST(a_signed_head_comes_back_and_no_byte_of_it_may_change) {
 /* --- the state root --- */
 TEST(the_state_root_is_the_tree_over_mebibyte_pieces) {
     enum { PIECE = STATE_PIECE_SIZE / 4 };
-    const uint64_t counts[] = {0, 1, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 3 * PIECE, 4 * PIECE + 5, 6 * PIECE + 1, 7 * PIECE};
+    const uint64_t counts[] = {0,         1,         PIECE - 1,     PIECE,         PIECE + 1,
+                               2 * PIECE, 3 * PIECE, 4 * PIECE + 5, 6 * PIECE + 1, 7 * PIECE};
     float *theta = xcalloc(7 * PIECE, sizeof *theta);
     for (size_t i = 0; i < 7 * PIECE; i++) theta[i] = (float)i;
     for (size_t at = 0; at < COUNT_OF(counts); at++) {
         struct merkle *tree = merkle_create();
         for (uint64_t i = 0; i < counts[at]; i += PIECE) {
             uint8_t leaf[DIGEST_SIZE];
-            merkle_leaf(bytes_of(theta + i, (size_t)MIN((uint64_t)PIECE, counts[at] - i) * 4), leaf);
+            merkle_leaf(bytes_of(theta + i, (size_t)MIN((uint64_t)PIECE, counts[at] - i) * 4),
+                        leaf);
             merkle_append(tree, leaf);
         }
         uint8_t got[DIGEST_SIZE], wanted[DIGEST_SIZE];

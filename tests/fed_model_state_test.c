@@ -1,7 +1,9 @@
 #include "tests/fed_fixture.h"
 
 /* --- references, written straight from the papers' formulas, one rounding an operation --- */
-#define DENSE "outer: {mode: dense, period: %u, learning_rate: 0.7, momentum: 0.9}\ncodec.kind: %s\nadmission.clip_factor: 0\n"
+#define DENSE                                                                                      \
+    "outer: {mode: dense, period: %u, learning_rate: 0.7, momentum: 0.9}\ncodec.kind: "            \
+    "%s\nadmission.clip_factor: 0\n"
 
 struct reference {
     float *theta, *momentum, *sum;
@@ -14,12 +16,14 @@ static float rounded(float x) {
 }
 
 /* arXiv 2401.09135, algorithm 3 with c = 0. */
-static void reference_dense(struct reference *r, const float *g, uint64_t count, uint32_t period, float rate, float beta) {
+static void reference_dense(struct reference *r, const float *g, uint64_t count, uint32_t period,
+                            float rate, float beta) {
     for (uint64_t i = 0; i < count; i++) {
         float share = rounded(g[i] / (float)period);
         r->sum[i] = rounded(r->sum[i] + g[i]);
         if ((r->t + 1) % period == 0) {
-            r->momentum[i] = rounded(rounded(beta * r->momentum[i]) + rounded(r->sum[i] / (float)period));
+            r->momentum[i] =
+                rounded(rounded(beta * r->momentum[i]) + rounded(r->sum[i] / (float)period));
             float move = rounded(rounded(beta * r->momentum[i]) + share);
             r->theta[i] = rounded(r->theta[i] - rounded(rate * move));
             r->sum[i] = 0;
@@ -31,7 +35,8 @@ static void reference_dense(struct reference *r, const float *g, uint64_t count,
 }
 
 static struct reference reference_of(const struct fixture *f) {
-    struct reference r = {xcalloc(f->parameters, 4), xcalloc(f->parameters, 4), xcalloc(f->parameters, 4), 0};
+    struct reference r = {xcalloc(f->parameters, 4), xcalloc(f->parameters, 4),
+                          xcalloc(f->parameters, 4), 0};
     memcpy(r.theta, f->model.theta, f->parameters * 4);
     return r;
 }
@@ -42,7 +47,9 @@ static void reference_free(struct reference *r) {
     free(r->sum);
 }
 
-static char *dense_yaml(uint32_t period, const char *codec) { return xformat(DENSE, period, codec); }
+static char *dense_yaml(uint32_t period, const char *codec) {
+    return xformat(DENSE, period, codec);
+}
 
 static struct fixture *dense_run(uint32_t period, const char *codec, uint64_t parameters) {
     char *yaml = dense_yaml(period, codec);
@@ -93,7 +100,8 @@ TEST(with_a_quorum_of_all_it_is_synchronous_diloco) {
             free(delta);
         }
         fixture_step(f, 0, K);
-        for (size_t i = 0; i < COUNT; i++) { /* Nesterov on the averaged pseudo-gradient (arXiv 2311.08105, algorithm 1) */
+        for (size_t i = 0; i < COUNT;
+             i++) { /* Nesterov on the averaged pseudo-gradient (arXiv 2311.08105, algorithm 1) */
             momentum[i] = 0.9 * momentum[i] + mean[i];
             theta[i] -= 0.7 * (0.9 * momentum[i] + mean[i]);
         }
@@ -133,10 +141,10 @@ static void note_sent(void *context, const uint64_t *index, const float *value, 
 
 TEST(sparse_steps_average_each_coordinate_over_the_sites_that_sent_it) {
     enum { COUNT = 10000, SITES = 4 };
-    struct fixture *f =
-        fixture_open("outer.learning_rate: 0.8\nmerge: {staleness_weight: polynomial}\nadmission.clip_minimum: 1\n"
-                     "admission.clip_factor: 1\n",
-                     COUNT);
+    struct fixture *f = fixture_open("outer.learning_rate: 0.8\nmerge: {staleness_weight: "
+                                     "polynomial}\nadmission.clip_minimum: 1\n"
+                                     "admission.clip_factor: 1\n",
+                                     COUNT);
     struct error error = {0};
     fixture_sites(f, SITES);
     struct sent sent = {xcalloc(COUNT, sizeof(float)), xcalloc(COUNT, sizeof(bool))};
@@ -146,7 +154,9 @@ TEST(sparse_steps_average_each_coordinate_over_the_sites_that_sent_it) {
         unsigned senders[COUNT] = {0};
         memcpy(wanted, f->model.theta, sizeof wanted);
         for (uint32_t s = 1; s <= SITES; s++)
-            fixture_contribute(f, s, 0, s == 2 && round > 0 ? run_state_version(f->run) - 1 : run_state_version(f->run),
+            fixture_contribute(f, s, 0,
+                               s == 2 && round > 0 ? run_state_version(f->run) - 1
+                                                   : run_state_version(f->run),
                                0.1f * (float)s);
         struct ledger_entry planned;
         run_state_plan_step(f->run, 0, SITES, &planned);
@@ -163,7 +173,9 @@ TEST(sparse_steps_average_each_coordinate_over_the_sites_that_sent_it) {
         for (size_t i = 0; i < COUNT; i++) {
             several += senders[i] > 1;
             none += senders[i] == 0;
-            if (senders[i]) wanted[i] = rounded(wanted[i] - rounded(0.8f * rounded(sum[i] / (float)senders[i])));
+            if (senders[i])
+                wanted[i] =
+                    rounded(wanted[i] - rounded(0.8f * rounded(sum[i] / (float)senders[i])));
         }
         fixture_step(f, 0, SITES);
         CHECK_MEMORY(f->model.theta, wanted, sizeof wanted);
@@ -221,15 +233,18 @@ static void check_unchanged(const struct model_state *model, struct copy *copy) 
 
 static struct step_input input_of(struct fixture *f, const float *delta, float scale) {
     struct bytes payload = fixture_payload_of(f, 0, delta);
-    return (struct step_input){payload, payload.size, f->payloads[f->payload_count - 1].digest, scale};
+    return (struct step_input){payload, payload.size, f->payloads[f->payload_count - 1].digest,
+                               scale};
 }
 
-static void check_step_refused(struct fixture *f, uint32_t fragment, uint64_t version, uint32_t count,
-                               const struct step_input *inputs, enum status wanted, const char *part) {
+static void check_step_refused(struct fixture *f, uint32_t fragment, uint64_t version,
+                               uint32_t count, const struct step_input *inputs, enum status wanted,
+                               const char *part) {
     struct copy copy = copy_of(&f->model);
     struct error error = {0};
     uint8_t root[DIGEST_SIZE];
-    CHECK_STATUS(model_state_step(&f->model, fragment, version, count, inputs, root, &error), wanted);
+    CHECK_STATUS(model_state_step(&f->model, fragment, version, count, inputs, root, &error),
+                 wanted);
     CHECK_EQUAL(error.status, wanted);
     CHECK_CONTAINS(error.message, part);
     check_unchanged(&f->model, &copy);
@@ -291,7 +306,8 @@ TEST(one_flipped_byte_of_a_payload_is_found) {
 }
 
 TEST(values_that_would_grow_beyond_the_finite_change_nothing) {
-    const char *const yamls[] = {"outer: {mode: dense, period: 2}\ncodec.kind: fp32\n", "outer: {mode: dense, period: 2}\n", ""};
+    const char *const yamls[] = {"outer: {mode: dense, period: 2}\ncodec.kind: fp32\n",
+                                 "outer: {mode: dense, period: 2}\n", ""};
     for (size_t y = 0; y < COUNT_OF(yamls); y++) {
         struct fixture *f = fixture_open(yamls[y], 5000);
         float *delta = xcalloc(5000, sizeof *delta);
@@ -305,7 +321,8 @@ TEST(values_that_would_grow_beyond_the_finite_change_nothing) {
         f->model.theta[4000] = NAN;
         check_step_refused(f, 0, 1, 1, both, CORRUPT, "part 0: values could grow");
         f->model.theta[4000] = 0;
-        if (f->model.accumulated) { /* nor one whose sums are broken, though they do not reach theta in this step */
+        if (f->model.accumulated) { /* nor one whose sums are broken, though they do not reach theta
+                                       in this step */
             f->model.accumulated[4999] = NAN;
             check_step_refused(f, 0, 1, 1, both, CORRUPT, "part 0: values could grow");
         }
@@ -321,8 +338,10 @@ TEST(sums_that_overflow_only_together_are_refused_too) {
     struct step_input input = input_of(f, delta, 1);
     struct error error = {0};
     CHECK_OK(model_state_step(&f->model, 0, 1, 1, &input, NULL, &error));
-    check_step_refused(f, 0, 2, 1, &(struct step_input){input.payload, input.payload_size, input.payload_digest, 2}, CORRUPT,
-                       "grow");
+    check_step_refused(
+        f, 0, 2, 1,
+        &(struct step_input){input.payload, input.payload_size, input.payload_digest, 2}, CORRUPT,
+        "grow");
     CHECK(elementwise_is_finite(f->model.accumulated, 16));
     fixture_close(f);
 }
@@ -366,8 +385,9 @@ static void golden_scenario(const char *yaml, const char *wanted_root, const cha
     fixture_close(f);
 }
 
-#define GOLDEN_CLIP                                                                                                              \
-    "admission: {clip_minimum: 3, clip_window: 5}\nmerge: {staleness_weight: polynomial, staleness_exponent: 0.5}\n"
+#define GOLDEN_CLIP                                                                                \
+    "admission: {clip_minimum: 3, clip_window: 5}\nmerge: {staleness_weight: polynomial, "         \
+    "staleness_exponent: 0.5}\n"
 
 TEST(the_golden_sparse_run_has_its_committed_root) {
     golden_scenario("fragments: 2\nouter.learning_rate: 0.7\n" GOLDEN_CLIP,

@@ -5,7 +5,8 @@ static struct receipt receipt_of(struct fixture *f, uint64_t index, struct ledge
     struct error error = {0};
     CHECK_OK(ledger_entry_decode(buffer_bytes(&f->entries[index]), entry, &error));
     struct contribution c;
-    CHECK_OK(contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c, &error));
+    CHECK_OK(contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c,
+                                 &error));
     struct receipt receipt = {.epoch = run_state_epoch(f->run),
                               .site = c.site,
                               .sequence = c.sequence,
@@ -37,12 +38,15 @@ static struct scene scene_open(void) {
     return scene;
 }
 
-static enum status verify(const struct scene *scene, struct bytes raw, struct receipt *out, struct error *error) {
-    return receipt_verify(raw, key_pair_public(scene->f->coordinator), scene->entry.contribution.header,
-                          scene->entry.contribution.signature, out, error);
+static enum status verify(const struct scene *scene, struct bytes raw, struct receipt *out,
+                          struct error *error) {
+    return receipt_verify(raw, key_pair_public(scene->f->coordinator),
+                          scene->entry.contribution.header, scene->entry.contribution.signature,
+                          out, error);
 }
 
-static void check_refused(const struct scene *scene, const struct receipt *receipt, const struct key_pair *key) {
+static void check_refused(const struct scene *scene, const struct receipt *receipt,
+                          const struct key_pair *key) {
     struct buffer raw = {0};
     struct receipt out;
     struct error error = {0};
@@ -93,7 +97,8 @@ TEST(a_receipt_that_lies_is_refused_though_it_is_signed) {
     lie.index++;
     check_refused(&scene, &lie, scene.f->coordinator);
     lie = scene.receipt;
-    lie.size = lie.index; /* a size that is off by little may have the same path: heads and consistency proofs settle that */
+    lie.size = lie.index; /* a size that is off by little may have the same path: heads and
+                             consistency proofs settle that */
     check_refused(&scene, &lie, scene.f->coordinator);
     lie = scene.receipt;
     lie.root[0] ^= 1;

@@ -4,7 +4,8 @@ static struct error error; /* each test has a process of its own */
 
 static const struct replay_options whole = {.until = UINT64_MAX};
 
-/* A history with every kind of entry: five sites, stale and clipped contributions, a revocation, a pause, a new epoch. */
+/* A history with every kind of entry: five sites, stale and clipped contributions, a revocation, a
+ * pause, a new epoch. */
 static struct fixture *history(const char *yaml) {
     struct fixture *f = fixture_open(yaml, 2 * 4096 + 500);
     uint32_t fragments = f->manifest.fragments;
@@ -115,7 +116,9 @@ TEST(replay_stops_before_until_goes_on_from_there_and_tells_its_progress) {
     uint64_t seen = 0;
     struct replayed r = replay_start(f);
     for (uint64_t until = 0; until <= f->entry_count; until++) {
-        replay_go(f, &r, &(struct replay_options){.until = until, .progress = count_entries, .context = &seen});
+        replay_go(
+            f, &r,
+            &(struct replay_options){.until = until, .progress = count_entries, .context = &seen});
         CHECK_EQUAL(r.status, OK);
         CHECK_EQUAL(run_state_size(r.run), until);
         CHECK_EQUAL(seen, until);
@@ -144,23 +147,29 @@ static void goes_on_from_snapshot(const char *yaml, uint64_t version) {
     struct replayed past = replay_start(f), r = replay_start(f);
     struct ledger_source source = fixture_source(f);
     struct buffer content = {0};
-    while (past.model.version < version) replay_go(f, &past, &(struct replay_options){.until = run_state_size(past.run) + 1});
+    while (past.model.version < version)
+        replay_go(f, &past, &(struct replay_options){.until = run_state_size(past.run) + 1});
     snapshot_write(&past.model, &content);
     struct snapshot_header header = {.version = version, .content_size = content.size};
     state_root(past.model.theta, f->parameters, header.root);
     digest_sha256(content.data, content.size, header.content_digest);
     CHECK_OK(snapshot_read(&r.model, &header, buffer_bytes(&content), &error));
-    replay_go(f, &r, &(struct replay_options){.until = UINT64_MAX, .tensors_from = version, .trusted = true});
+    replay_go(
+        f, &r,
+        &(struct replay_options){.until = UINT64_MAX, .tensors_from = version, .trusted = true});
     check_same(f, &r);
     replay_end(&r);
-    /* The same snapshot with one value moved, though digest and root were made to fit, is not this ledger's. */
+    /* The same snapshot with one value moved, though digest and root were made to fit, is not this
+     * ledger's. */
     if (version % f->manifest.root_interval == 0) {
         r = replay_start(f);
         CHECK_OK(snapshot_read(&r.model, &header, buffer_bytes(&content), &error));
         r.model.theta[77] += 1;
-        CHECK_STATUS(replay_run(&source, &(struct replay_options){.until = UINT64_MAX, .tensors_from = version}, r.run, &r.model,
-                                &r.report, &r.error),
-                     CORRUPT);
+        CHECK_STATUS(
+            replay_run(&source,
+                       &(struct replay_options){.until = UINT64_MAX, .tensors_from = version},
+                       r.run, &r.model, &r.report, &r.error),
+            CORRUPT);
         CHECK_CONTAINS(r.error.message, "snapshot's parameters");
         replay_end(&r);
     }
@@ -216,7 +225,7 @@ TEST(a_flipped_byte_of_a_payload_is_reported_with_its_contributions_entry) {
         struct ledger_entry entry;
         CHECK_OK(ledger_entry_decode(buffer_bytes(&f->entries[index]), &entry, &error));
         if (entry.kind != LEDGER_CONTRIBUTION) continue;
-        bool dropped = payload == 6;             /* of the site that was revoked: nobody will ever need it */
+        bool dropped = payload == 6; /* of the site that was revoked: nobody will ever need it */
         bool merged = !dropped && payload != 13; /* the last one */
         struct buffer *bytes = &f->payloads[payload++].bytes;
         for (size_t at = 0; at < bytes->size; at += bytes->size / 3) {
@@ -256,8 +265,9 @@ TEST(a_missing_payload_is_reported_with_its_contributions_entry) {
     fixture_close(f);
 }
 
-/* Every byte of the ledger is under its tree's root. Replay itself refuses at or after the entry what breaks a rule; what no rule
- * looks at (times, reasons, secrets) changes the root, which no longer is the one in the coordinator's signed head. */
+/* Every byte of the ledger is under its tree's root. Replay itself refuses at or after the entry
+ * what breaks a rule; what no rule looks at (times, reasons, secrets) changes the root, which no
+ * longer is the one in the coordinator's signed head. */
 static void flips_of(const char *yaml) {
     struct fixture *f = history(yaml);
     uint8_t wanted[DIGEST_SIZE], got[DIGEST_SIZE];
@@ -376,13 +386,14 @@ TEST(planning_gives_the_root_that_the_entry_then_carries) {
     fixture_close(f);
 }
 
-static enum status broken_entry(void *context, uint64_t index, struct buffer *out, struct error *why) {
+static enum status broken_entry(void *context, uint64_t index, struct buffer *out,
+                                struct error *why) {
     if (index == 3) return error_set(why, CORRUPT, "the record's digest");
     return fixture_read_entry(context, index, out, why);
 }
 
-static enum status short_payload(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size, struct buffer *out,
-                                 struct error *why) {
+static enum status short_payload(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size,
+                                 struct buffer *out, struct error *why) {
     TRY(fixture_read_payload(context, digest, size, out, why));
     out->size--;
     return OK;

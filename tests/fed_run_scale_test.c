@@ -1,6 +1,7 @@
 #include "tests/fed_fixture.h"
 
-static struct ledger_entry next_of(struct fixture *f, uint32_t site, uint32_t fragment, uint64_t base, struct contribution *c) {
+static struct ledger_entry next_of(struct fixture *f, uint32_t site, uint32_t fragment,
+                                   uint64_t base, struct contribution *c) {
     float *delta = fixture_delta(f, fragment, 0.01f);
     *c = fixture_contribution(f, site, fragment, base, fixture_payload_of(f, fragment, delta));
     free(delta);
@@ -139,13 +140,15 @@ TEST(a_contribution_at_the_cap_is_taken_and_one_beyond_is_not) {
     fixture_close(f);
 }
 
-/* Rounded to the nearest, half of these would be above their limit; in the denormal range by any part of it. */
+/* Rounded to the nearest, half of these would be above their limit; in the denormal range by any
+ * part of it. */
 TEST(a_scaled_norm_is_never_above_its_limit_not_even_where_scales_are_denormal) {
     const float medians[] = {1e-3f, 1e-20f, 1e-38f, 1e-41f, 3e-44f};
     for (size_t m = 0; m < COUNT_OF(medians); m++) {
-        struct fixture *f = fixture_open(
-            "codec.kind: fp32\nouter: {mode: dense, period: 1}\nadmission: {clip_minimum: 1, clip_window: 9, clip_factor: 1}\n",
-            64);
+        struct fixture *f =
+            fixture_open("codec.kind: fp32\nouter: {mode: dense, period: 1}\nadmission: "
+                         "{clip_minimum: 1, clip_window: 9, clip_factor: 1}\n",
+                         64);
         fixture_sites(f, 1);
         float *delta = xcalloc(64, sizeof *delta);
         uint64_t clipped = 0;
@@ -162,7 +165,8 @@ TEST(a_scaled_norm_is_never_above_its_limit_not_even_where_scales_are_denormal) 
             struct ledger_entry entry = planned_step(f, 0, 1);
             double scaled = (double)entry.step.parts[0].scale * (double)delta[0];
             CHECK(scaled <= limit * (1 + 0x1p-50));
-            CHECK(scaled >= limit * (1 - 0x1p-22) - 0x1p-148); /* and as near to it as fp32 has it */
+            /* and as near to it as fp32 has it */
+            CHECK(scaled >= limit * (1 - 0x1p-22) - 0x1p-148);
             clipped += entry.step.parts[0].scale < 1;
             fixture_step(f, 0, 1);
         }
@@ -175,8 +179,9 @@ TEST(a_scaled_norm_is_never_above_its_limit_not_even_where_scales_are_denormal) 
 TEST(polynomial_weights_are_the_exact_roots_and_quotients) {
     const char *const exponents[] = {"0.5", "1"};
     for (size_t e = 0; e < 2; e++) {
-        char *yaml =
-            xformat("merge: {staleness_weight: polynomial, staleness_exponent: %s}\nadmission.clip_factor: 0\n", exponents[e]);
+        char *yaml = xformat("merge: {staleness_weight: polynomial, staleness_exponent: "
+                             "%s}\nadmission.clip_factor: 0\n",
+                             exponents[e]);
         struct fixture *f = fixture_open(yaml, 5000);
         fixture_sites(f, 4);
         for (uint64_t v = 0; v < 3; v++) {
@@ -207,7 +212,8 @@ static int by_value(const void *a, const void *b) {
 }
 
 TEST(the_median_is_the_upper_one_of_the_last_window_and_clips_those_that_come_after) {
-    struct fixture *f = fixture_open("admission: {clip_window: 7, clip_minimum: 4, clip_factor: 1.5}\n", 5000);
+    struct fixture *f =
+        fixture_open("admission: {clip_window: 7, clip_minimum: 4, clip_factor: 1.5}\n", 5000);
     fixture_sites(f, 1);
     double norms[64];
     size_t count = 0, clipped = 0;
@@ -221,7 +227,8 @@ TEST(the_median_is_the_upper_one_of_the_last_window_and_clips_those_that_come_af
             wanted = sorted[held / 2];
         }
         CHECK(run_state_median_norm(f->run) == wanted);
-        fixture_contribute(f, 1, 0, v, (float)(0.01 + random_unit(&f->random) * (v % 9 == 5 ? 3 : 0.2)));
+        fixture_contribute(f, 1, 0, v,
+                           (float)(0.01 + random_unit(&f->random) * (v % 9 == 5 ? 3 : 0.2)));
         const struct run_pending *p = run_state_pending(f->run, 0, 0);
         double norm = norms[count++] = p->contribution.norm;
         double clip = wanted > 0 && norm > 1.5 * wanted ? 1.5 * wanted / norm : 1;
@@ -236,7 +243,8 @@ TEST(the_median_is_the_upper_one_of_the_last_window_and_clips_those_that_come_af
 }
 
 TEST(what_comes_while_a_step_is_planned_does_not_change_its_scales) {
-    struct fixture *f = fixture_open("admission: {clip_window: 4, clip_minimum: 1, clip_factor: 1}\n", 5000);
+    struct fixture *f =
+        fixture_open("admission: {clip_window: 4, clip_minimum: 1, clip_factor: 1}\n", 5000);
     fixture_sites(f, 6);
     fixture_contribute(f, 1, 0, 0, 0.1f);
     fixture_contribute(f, 2, 0, 0, 1.0f); /* clipped */
@@ -248,7 +256,8 @@ TEST(what_comes_while_a_step_is_planned_does_not_change_its_scales) {
 }
 
 TEST(a_median_of_zero_clips_nobody) {
-    struct fixture *f = fixture_open("admission: {clip_window: 4, clip_minimum: 1, clip_factor: 2}\n", 5000);
+    struct fixture *f =
+        fixture_open("admission: {clip_window: 4, clip_minimum: 1, clip_factor: 2}\n", 5000);
     fixture_sites(f, 4);
     float *zero = xcalloc(5000, sizeof *zero);
     for (uint32_t site = 1; site <= 3; site++) fixture_contribute_delta(f, site, 0, 0, zero);
@@ -260,7 +269,8 @@ TEST(a_median_of_zero_clips_nobody) {
 
 /* --- fragments --- */
 TEST(fragments_cover_all_parameters_once_and_begin_at_chunks) {
-    const uint64_t sizes[] = {1, 4095, 4096, 4097, 8192, 100000, 123457, 1000003, UINT64_C(7000000001)};
+    const uint64_t sizes[] = {
+        1, 4095, 4096, 4097, 8192, 100000, 123457, 1000003, UINT64_C(7000000001)};
     for (size_t s = 0; s < COUNT_OF(sizes); s++)
         for (uint32_t n = 1; n <= FRAGMENTS_LIMIT; n++) {
             uint64_t at = 0, least = UINT64_MAX, most = 0;

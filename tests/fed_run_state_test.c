@@ -8,7 +8,8 @@ TEST(a_ledger_begins_with_genesis_and_has_one) {
     CHECK_EQUAL(run_state_parameters(f->run), 5000);
     CHECK_MEMORY(run_state_run_id(f->run), f->run_id, RUN_ID_SIZE);
     CHECK_MEMORY(run_state_layout_digest(f->run), f->layout, DIGEST_SIZE);
-    CHECK_MEMORY(run_state_coordinator_key(f->run), key_pair_public(f->coordinator), PUBLIC_KEY_SIZE);
+    CHECK_MEMORY(run_state_coordinator_key(f->run), key_pair_public(f->coordinator),
+                 PUBLIC_KEY_SIZE);
     uint8_t digest[DIGEST_SIZE], root[DIGEST_SIZE];
     manifest_digest(&f->manifest, digest);
     CHECK_MEMORY(run_state_manifest_digest(f->run), digest, DIGEST_SIZE);
@@ -112,7 +113,8 @@ TEST(a_site_is_added_once_with_its_own_invitation_and_key) {
     CHECK_EQUAL(run_state_active_sites(f->run), 1);
     CHECK_TEXT(run_state_site(f->run, 1)->name, "berlin");
     CHECK(run_state_site_named(f->run, "berlin") == run_state_site(f->run, 1));
-    CHECK(!run_state_site(f->run, 0) && !run_state_site(f->run, 2) && !run_state_site(f->run, UINT32_MAX));
+    CHECK(!run_state_site(f->run, 0) && !run_state_site(f->run, 2) &&
+          !run_state_site(f->run, UINT32_MAX));
     CHECK(!run_state_site_named(f->run, "paris"));
 
     entry = fixture_added(f, 2, "berlin", 1);
@@ -165,7 +167,8 @@ TEST(a_revoked_site_can_come_back_as_another_but_never_with_its_key) {
 }
 
 /* --- contributions --- */
-static struct ledger_entry next_of(struct fixture *f, uint32_t site, uint32_t fragment, uint64_t base, struct contribution *c) {
+static struct ledger_entry next_of(struct fixture *f, uint32_t site, uint32_t fragment,
+                                   uint64_t base, struct contribution *c) {
     float *delta = fixture_delta(f, fragment, 0.01f);
     *c = fixture_contribution(f, site, fragment, base, fixture_payload_of(f, fragment, delta));
     free(delta);
@@ -175,7 +178,8 @@ static struct ledger_entry next_of(struct fixture *f, uint32_t site, uint32_t fr
 TEST(a_contribution_is_entered_found_and_pending) {
     struct fixture *f = fixture_open("", 5000);
     fixture_sites(f, 2);
-    uint64_t first = fixture_contribute(f, 1, 0, 0, 0.1f), second = fixture_contribute(f, 2, 0, 0, 0.1f), at = 0;
+    uint64_t first = fixture_contribute(f, 1, 0, 0, 0.1f),
+             second = fixture_contribute(f, 2, 0, 0, 0.1f), at = 0;
     CHECK_EQUAL(run_state_pending_count(f->run, 0), 2);
     CHECK_EQUAL(run_state_pending(f->run, 0, 1)->index, second);
     CHECK(run_state_find(f->run, 1, 1, &at) && at == first);
@@ -185,7 +189,8 @@ TEST(a_contribution_is_entered_found_and_pending) {
     CHECK(!run_state_find(f->run, 0, 1, &at));
     CHECK_EQUAL(run_state_site(f->run, 1)->contributions, 1);
     CHECK_EQUAL(run_state_site(f->run, 1)->last_index, first);
-    CHECK_EQUAL(run_state_site(f->run, 1)->last_time_ms, FIXTURE_NOW + first); /* a repeated receipt is made of these */
+    /* a repeated receipt is made of these */
+    CHECK_EQUAL(run_state_site(f->run, 1)->last_time_ms, FIXTURE_NOW + first);
     CHECK_EQUAL(run_state_site(f->run, 1)->last_epoch, run_state_epoch(f->run));
     CHECK_EQUAL(run_state_tokens(f->run), 2000);
     fixture_step(f, 0, 2);
@@ -222,7 +227,8 @@ TEST(sequences_may_skip_but_not_repeat_or_go_back) {
     fixture_refused(f, &entry, "does not follow");
     entry = next_of(f, 1, 0, 1, &c);
     fixture_append(f, &entry);
-    CHECK(run_state_find(f->run, 1, 7, &at) && run_state_find(f->run, 1, 8, &at) && !run_state_find(f->run, 1, 3, &at));
+    CHECK(run_state_find(f->run, 1, 7, &at) && run_state_find(f->run, 1, 8, &at) &&
+          !run_state_find(f->run, 1, 3, &at));
     fixture_close(f);
 }
 
@@ -372,7 +378,8 @@ TEST(the_inner_steps_change_within_bounds) {
 }
 
 /* --- limits --- */
-static enum status apply_raw(struct fixture *f, const struct ledger_entry *entry, struct error *error) {
+static enum status apply_raw(struct fixture *f, const struct ledger_entry *entry,
+                             struct error *error) {
     struct buffer raw = {0};
     ledger_entry_encode(entry, &raw);
     enum status status = run_state_apply(f->run, buffer_bytes(&raw), true, error);

@@ -1,4 +1,5 @@
-/* Clipping, staleness and rounding without a ledger; tests/fed_run_scale_test.c has them with one. */
+/* Clipping, staleness and rounding without a ledger; tests/fed_run_scale_test.c has them with one.
+ */
 #include "fed/scale.h"
 
 #include <math.h>

@@ -78,7 +78,8 @@ TEST(a_model_goes_on_from_its_snapshot_as_if_nothing_had_been) {
     fixture_close(f);
 }
 
-static void check_refused(struct fixture *f, const struct snapshot_header *header, struct bytes content, const char *part) {
+static void check_refused(struct fixture *f, const struct snapshot_header *header,
+                          struct bytes content, const char *part) {
     struct model_state model;
     struct error error = {0};
     CHECK_OK(model_state_init(&model, &f->manifest, f->parameters, &error));
@@ -94,7 +95,8 @@ TEST(a_snapshot_that_is_cut_altered_not_finite_or_of_another_root_is_refused) {
     const struct snapshot_header good = header_of(f, &content);
     struct snapshot_header header = good;
     const size_t cuts[] = {0, 1, 8, content.size - 1};
-    for (size_t i = 0; i < COUNT_OF(cuts); i++) check_refused(f, &good, bytes_of(content.data, cuts[i]), "bytes");
+    for (size_t i = 0; i < COUNT_OF(cuts); i++)
+        check_refused(f, &good, bytes_of(content.data, cuts[i]), "bytes");
     header.content_size++;
     check_refused(f, &header, buffer_bytes(&content), "bytes");
     for (size_t i = 0; i < content.size; i += 997) {
@@ -141,11 +143,14 @@ TEST(a_signed_header_comes_back_and_no_byte_of_it_may_change) {
     CHECK_MEMORY(read.content_digest, header.content_digest, DIGEST_SIZE);
     for (size_t i = 0; i < sizeof raw; i++) {
         raw[i] ^= 0x20;
-        CHECK_STATUS(snapshot_header_verify(bytes_of(raw, sizeof raw), key, &read, &error), INVALID);
+        CHECK_STATUS(snapshot_header_verify(bytes_of(raw, sizeof raw), key, &read, &error),
+                     INVALID);
         raw[i] ^= 0x20;
         CHECK_STATUS(snapshot_header_verify(bytes_of(raw, i), key, &read, &error), INVALID);
     }
-    CHECK_STATUS(snapshot_header_verify(bytes_of(raw, sizeof raw), key_pair_public(f->keys[1]), &read, &error), INVALID);
+    CHECK_STATUS(snapshot_header_verify(bytes_of(raw, sizeof raw), key_pair_public(f->keys[1]),
+                                        &read, &error),
+                 INVALID);
     buffer_deinit(&content);
     fixture_close(f);
 }

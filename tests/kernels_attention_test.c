@@ -4,7 +4,8 @@
 
 static const struct attention_shape shapes[] = {
     /* length, heads, kv_heads, head_size */
-    {1, 1, 1, 2}, {31, 2, 1, 4}, {32, 2, 2, 32}, {33, 4, 2, 10}, {24, 1, 1, 34}, {65, 3, 1, 64}, {100, 2, 2, 6}, {48, 2, 1, 16},
+    {1, 1, 1, 2},   {31, 2, 1, 4},  {32, 2, 2, 32}, {33, 4, 2, 10},
+    {24, 1, 1, 34}, {65, 3, 1, 64}, {100, 2, 2, 6}, {48, 2, 1, 16},
 };
 
 struct reference { /* one head of attention in double */
@@ -13,25 +14,31 @@ struct reference { /* one head of attention in double */
     double *dp; /* same: dS */
 };
 
-static double at(const float *rows, size_t stride, size_t row, size_t column) { return (double)rows[row * stride + column]; }
+static double at(const float *rows, size_t stride, size_t row, size_t column) {
+    return (double)rows[row * stride + column];
+}
 
 /* P, and with d_out also dS, of one query head. */
-static void fill_reference(struct reference *r, const struct attention_shape *s, const float *qkv, size_t head,
-                           const float *d_out) {
-    size_t stride = attention_qkv_width(s), size = s->head_size, group = s->heads / s->kv_heads, width = s->heads * size;
+static void fill_reference(struct reference *r, const struct attention_shape *s, const float *qkv,
+                           size_t head, const float *d_out) {
+    size_t stride = attention_qkv_width(s), size = s->head_size, group = s->heads / s->kv_heads,
+           width = s->heads * size;
     size_t q = head * size, k = (s->heads + head / group) * size, v = k + s->kv_heads * size;
     for (size_t i = 0; i < s->length; i++) {
-        double sum = 0, top = -INFINITY, mean = 0, *p = r->p + i * s->length, *dp = r->dp + i * s->length;
+        double sum = 0, top = -INFINITY, mean = 0, *p = r->p + i * s->length,
+               *dp = r->dp + i * s->length;
         for (size_t j = 0; j <= i; j++) {
             p[j] = 0;
-            for (size_t d = 0; d < size; d++) p[j] += at(qkv, stride, i, q + d) * at(qkv, stride, j, k + d) / sqrt((double)size);
+            for (size_t d = 0; d < size; d++)
+                p[j] += at(qkv, stride, i, q + d) * at(qkv, stride, j, k + d) / sqrt((double)size);
             top = fmax(top, p[j]);
         }
         for (size_t j = 0; j <= i; j++) sum += p[j] = exp(p[j] - top);
         for (size_t j = 0; j < s->length; j++) p[j] = j <= i ? p[j] / sum : 0;
         for (size_t j = 0; j < s->length; j++) {
             dp[j] = 0;
-            for (size_t d = 0; d_out && d < size; d++) dp[j] += at(d_out, width, i, q + d) * at(qkv, stride, j, v + d);
+            for (size_t d = 0; d_out && d < size; d++)
+                dp[j] += at(d_out, width, i, q + d) * at(qkv, stride, j, v + d);
             mean += p[j] * dp[j];
         }
         for (size_t j = 0; j < s->length; j++) dp[j] = p[j] * (dp[j] - mean) / sqrt((double)size);
@@ -39,9 +46,12 @@ static void fill_reference(struct reference *r, const struct attention_shape *s,
 }
 
 static void check_attention(const struct kernels *k, const struct attention_shape *s) {
-    size_t stride = attention_qkv_width(s), width = s->heads * s->head_size, size = s->head_size, group = s->heads / s->kv_heads;
-    float *qkv = guarded_samples(s->length * stride, 1, 2.0f), *d_out = guarded_samples(s->length * width, 2, 1.0f);
-    float *out = guarded(s->length * width), *lse = guarded(s->length * s->heads), *d_qkv = guarded(s->length * stride);
+    size_t stride = attention_qkv_width(s), width = s->heads * s->head_size, size = s->head_size,
+           group = s->heads / s->kv_heads;
+    float *qkv = guarded_samples(s->length * stride, 1, 2.0f),
+          *d_out = guarded_samples(s->length * width, 2, 1.0f);
+    float *out = guarded(s->length * width), *lse = guarded(s->length * s->heads),
+          *d_qkv = guarded(s->length * stride);
     void *scratch = xmalloc(k->attention_scratch_size(s));
     k->attention_forward(s, qkv, out, lse, scratch);
     k->attention_backward(s, qkv, out, lse, d_out, d_qkv, scratch);
@@ -56,14 +66,19 @@ static void check_attention(const struct kernels *k, const struct attention_shap
                 double o = 0;
                 for (size_t j = 0; j <= i; j++) {
                     o += r.p[i * s->length + j] * at(qkv, stride, j, v + d);
-                    wanted[i * stride + q + d] += r.dp[i * s->length + j] * at(qkv, stride, j, kk + d);
-                    wanted[j * stride + kk + d] += r.dp[i * s->length + j] * at(qkv, stride, i, q + d);
-                    wanted[j * stride + v + d] += r.p[i * s->length + j] * at(d_out, width, i, q + d);
+                    wanted[i * stride + q + d] +=
+                        r.dp[i * s->length + j] * at(qkv, stride, j, kk + d);
+                    wanted[j * stride + kk + d] +=
+                        r.dp[i * s->length + j] * at(qkv, stride, i, q + d);
+                    wanted[j * stride + v + d] +=
+                        r.p[i * s->length + j] * at(d_out, width, i, q + d);
                 }
-                check_close(k->name, "out", i * width + q + d, (double)out[i * width + q + d], o, 4, 64);
+                check_close(k->name, "out", i * width + q + d, (double)out[i * width + q + d], o, 4,
+                            64);
             }
     }
-    for (size_t i = 0; i < s->length * stride; i++) check_close(k->name, "d_qkv", i, (double)d_qkv[i], wanted[i], 16, 256);
+    for (size_t i = 0; i < s->length * stride; i++)
+        check_close(k->name, "d_qkv", i, (double)d_qkv[i], wanted[i], 16, 256);
     free(r.p);
     free(r.dp);
     free(wanted);
@@ -106,7 +121,8 @@ TEST(large_scores_do_not_overflow) {
     const struct kernels *k;
     const struct attention_shape s = {40, 1, 1, 8};
     FOR_EVERY_TABLE(k) {
-        float *qkv = guarded_samples(s.length * 24, 1, 200.0f), *out = guarded(s.length * 8), *lse = guarded(s.length);
+        float *qkv = guarded_samples(s.length * 24, 1, 200.0f), *out = guarded(s.length * 8),
+              *lse = guarded(s.length);
         float *d_qkv = guarded(s.length * 24);
         void *scratch = xmalloc(k->attention_scratch_size(&s));
         k->attention_forward(&s, qkv, out, lse, scratch);

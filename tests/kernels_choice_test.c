@@ -18,30 +18,37 @@ static void spend(unsigned turns) {
     measured++;
     for (unsigned i = 0; i < turns; i++) sink = sink + 1.0f;
 }
-static void slow(size_t rows, size_t out, size_t in, const float *x, size_t x_stride, const void *packed, const float *add,
-                 float *y, size_t y_stride, void *scratch) {
-    (void)rows, (void)out, (void)in, (void)x, (void)x_stride, (void)packed, (void)add, (void)y, (void)y_stride, (void)scratch;
+static void slow(size_t rows, size_t out, size_t in, const float *x, size_t x_stride,
+                 const void *packed, const float *add, float *y, size_t y_stride, void *scratch) {
+    (void)rows, (void)out, (void)in, (void)x, (void)x_stride, (void)packed, (void)add, (void)y,
+        (void)y_stride, (void)scratch;
     spend(200000);
 }
-static void fast(size_t rows, size_t out, size_t in, const float *x, size_t x_stride, const void *packed, const float *add,
-                 float *y, size_t y_stride, void *scratch) {
-    (void)rows, (void)out, (void)in, (void)x, (void)x_stride, (void)packed, (void)add, (void)y, (void)y_stride, (void)scratch;
+static void fast(size_t rows, size_t out, size_t in, const float *x, size_t x_stride,
+                 const void *packed, const float *add, float *y, size_t y_stride, void *scratch) {
+    (void)rows, (void)out, (void)in, (void)x, (void)x_stride, (void)packed, (void)add, (void)y,
+        (void)y_stride, (void)scratch;
     spend(20000);
 }
-static void no_pack(size_t out, size_t in, const float *w, void *packed) { (void)out, (void)in, (void)w, (void)packed; }
-static void no_input(size_t rows, size_t out, size_t in, const float *dy, size_t dy_stride, const void *packed, float *dx,
-                     size_t dx_stride, void *scratch) {
-    (void)rows, (void)out, (void)in, (void)dy, (void)dy_stride, (void)packed, (void)dx, (void)dx_stride, (void)scratch;
+static void no_pack(size_t out, size_t in, const float *w, void *packed) {
+    (void)out, (void)in, (void)w, (void)packed;
 }
-static void no_weight(size_t rows, size_t out, size_t in, const float *dy, size_t dy_stride, const float *x, size_t x_stride,
-                      const float *add, float *dw, void *scratch) {
-    (void)rows, (void)out, (void)in, (void)dy, (void)dy_stride, (void)x, (void)x_stride, (void)add, (void)dw, (void)scratch;
+static void no_input(size_t rows, size_t out, size_t in, const float *dy, size_t dy_stride,
+                     const void *packed, float *dx, size_t dx_stride, void *scratch) {
+    (void)rows, (void)out, (void)in, (void)dy, (void)dy_stride, (void)packed, (void)dx,
+        (void)dx_stride, (void)scratch;
 }
-static void no_forward(const struct attention_shape *shape, const float *qkv, float *out, float *lse, void *scratch) {
+static void no_weight(size_t rows, size_t out, size_t in, const float *dy, size_t dy_stride,
+                      const float *x, size_t x_stride, const float *add, float *dw, void *scratch) {
+    (void)rows, (void)out, (void)in, (void)dy, (void)dy_stride, (void)x, (void)x_stride, (void)add,
+        (void)dw, (void)scratch;
+}
+static void no_forward(const struct attention_shape *shape, const float *qkv, float *out,
+                       float *lse, void *scratch) {
     (void)shape, (void)qkv, (void)out, (void)lse, (void)scratch;
 }
-static void no_backward(const struct attention_shape *shape, const float *qkv, const float *out, const float *lse,
-                        const float *d_out, float *d_qkv, void *scratch) {
+static void no_backward(const struct attention_shape *shape, const float *qkv, const float *out,
+                        const float *lse, const float *d_out, float *d_qkv, void *scratch) {
     (void)shape, (void)qkv, (void)out, (void)lse, (void)d_out, (void)d_qkv, (void)scratch;
 }
 static void no_swiglu(size_t rows, size_t width, const float *gate_up, float *h) {
@@ -65,7 +72,8 @@ static char *cache(void) { return xformat("%s/deep/er/kernels", test_directory()
 
 TEST(the_fastest_is_chosen_wherever_it_stands_and_the_line_says_what_each_took) {
     for (unsigned at = 0; at < 3; at++) {
-        const struct kernels tables[] = {named("a", at != 0), named("b", at != 1), named("c", at != 2)};
+        const struct kernels tables[] = {named("a", at != 0), named("b", at != 1),
+                                         named("c", at != 2)};
         const struct kernels *const list[] = {&tables[0], &tables[1], &tables[2]};
         struct kernels_choice choice;
         kernels_measure(list, 3, &choice);
@@ -100,14 +108,16 @@ TEST(an_answer_is_kept_per_processor_and_not_measured_again) {
     CHECK_EQUAL(measured, once);
     CHECK_TEXT(choice.table->name, "fast");
     CHECK_CONTAINS(choice.why, "measured: ");
-    kernels_choose(path, "one processo", list, 2, &choice); /* another one, though its name begins alike */
+    kernels_choose(path, "one processo", list, 2,
+                   &choice); /* another one, though its name begins alike */
     CHECK(measured > once);
     once = measured;
     kernels_choose(path, "one processor", list, 2, &choice); /* both are kept */
     kernels_choose(path, "one processo", list, 2, &choice);
     CHECK_EQUAL(measured, once);
     const struct kernels *const without[] = {&other, &other};
-    kernels_choose(path, "one processor", without, 2, &choice); /* it names one that cannot run: as if it were not there */
+    kernels_choose(path, "one processor", without, 2,
+                   &choice); /* it names one that cannot run: as if it were not there */
     CHECK_TEXT(choice.table->name, "other");
     free(path);
 }
@@ -133,7 +143,8 @@ TEST(a_damaged_a_bogus_and_an_unwritable_file_mean_measuring_and_nothing_else) {
         free(bad);
         if (i > 70) i += 30;
     }
-    static const char bogus[] = "p | other | because I say so\n0000000000000000 p | other | no\n\0\xff\n";
+    static const char bogus[] =
+        "p | other | because I say so\n0000000000000000 p | other | no\n\0\xff\n";
     CHECK_OK(file_write(path, bytes_of(bogus, sizeof bogus), 0600, &error));
     kernels_choose(path, "p", list, 2, &choice);
     CHECK_TEXT(choice.table->name, "fast");
@@ -201,7 +212,9 @@ TEST(the_default_is_the_kept_answer_and_says_why) {
 }
 
 TEST(a_cache_is_where_the_variables_say_and_nowhere_without_them) {
-    const char *const names[] = {"ATOLL_CACHE", "XDG_CACHE_HOME", "HOME"}, *const wanted[] = {"x", "atoll/x", ".cache/atoll/x"};
+    const char *const names[] = {"ATOLL_CACHE", "XDG_CACHE_HOME", "HOME"}, *const wanted[] = {
+                                                                               "x", "atoll/x",
+                                                                               ".cache/atoll/x"};
     for (unsigned i = 0; i < 3; i++) unsetenv(names[i]);
     CHECK(file_cache("x") == NULL);
     for (unsigned i = 3; i-- > 0;) {
@@ -219,7 +232,8 @@ TEST(a_training_goes_on_with_the_table_it_began_with_unless_told_otherwise) {
     CHECK(kernels_to_use(NULL, "", "here") == NULL);
     CHECK_TEXT(kernels_to_use(NULL, "portable", "here"), "portable");
     CHECK_TEXT(kernels_to_use("portable", "avx2", "here"), "portable");
-    CHECK(kernels_to_use(NULL, "amx9000", "here") == NULL); /* not of this processor: said, and the default */
+    CHECK(kernels_to_use(NULL, "amx9000", "here") ==
+          NULL); /* not of this processor: said, and the default */
     CHECK(kernels_to_use(NULL, "cuda", "here") == NULL);
     setenv("ATOLL_KERNELS", "portable", 1);
     CHECK(kernels_to_use(NULL, "avx2", "here") == NULL); /* the environment says */

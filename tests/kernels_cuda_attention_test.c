@@ -1,5 +1,6 @@
-/* How attention's way is chosen on a device that has two (kernels/cuda/attention_choice.cu): emulated alone, for a GPU's kernels cannot be
- * made to be wrong. What each way computes is kernels_cuda_training_test's. */
+/* How attention's way is chosen on a device that has two (kernels/cuda/attention_choice.cu):
+ * emulated alone, for a GPU's kernels cannot be made to be wrong. What each way computes is
+ * kernels_cuda_training_test's. */
 #include "kernels/cuda_training.h"
 
 #include <stdio.h>
@@ -10,7 +11,8 @@
 
 static struct cuda_backend backend;
 static const struct cuda_training *training;
-static const struct cuda_attention shape = {.sequences = 1, .length = 64, .heads = 2, .kv_heads = 1, .head_size = 64};
+static const struct cuda_attention shape = {
+    .sequences = 1, .length = 64, .heads = 2, .kv_heads = 1, .head_size = 64};
 
 static void start(void) {
     struct error error = {0};
@@ -41,7 +43,8 @@ static char *file_text(const char *path) {
 
 TEST(the_faster_way_is_measured_once_and_kept) {
     start();
-    char *cache = file_join(test_directory(), "cache"), *kept = file_join(test_directory(), "cache.attention");
+    char *cache = file_join(test_directory(), "cache"),
+         *kept = file_join(test_directory(), "cache.attention");
     char *first = line_of(cache);
     CHECK_CONTAINS(first, " ms, wgmma ");
     CHECK(strncmp(first, "attention by ", 13) == 0);
@@ -58,7 +61,8 @@ TEST(the_faster_way_is_measured_once_and_kept) {
 
 TEST(a_damaged_file_is_measured_anew) {
     start();
-    char *cache = file_join(test_directory(), "cache"), *kept = file_join(test_directory(), "cache.attention");
+    char *cache = file_join(test_directory(), "cache"),
+         *kept = file_join(test_directory(), "cache.attention");
     char *first = line_of(cache), *text = file_text(kept);
     char *digit = strstr(text, " ms, wgmma ");
     CHECK(digit != NULL);
@@ -114,7 +118,8 @@ TEST(a_probe_that_finds_no_device_is_tried_again) {
 
 TEST(without_the_probe_attention_goes_by_mma_sync) {
     struct error error = {0};
-    char *library = beside_the_test("atoll-kernels-emulated.so"), *alone = file_join(test_directory(), "alone.so");
+    char *library = beside_the_test("atoll-kernels-emulated.so"),
+         *alone = file_join(test_directory(), "alone.so");
     char *command = xformat("cp %s %s", library, alone);
     setenv("EMULATED_TENSOR_MAPS", "1", 1);
     if (file_exists(library)) {
@@ -122,7 +127,9 @@ TEST(without_the_probe_attention_goes_by_mma_sync) {
         CHECK_OK(cuda_backend_open(alone, &backend, &error));
         CHECK_OK(cuda_training_find(&backend, &training, &error));
         char *line = line_of(NULL);
-        CHECK_CONTAINS(line, "attention by mma.sync: wgmma was not measured: there is no atoll-cuda-probe beside ");
+        CHECK_CONTAINS(
+            line,
+            "attention by mma.sync: wgmma was not measured: there is no atoll-cuda-probe beside ");
         free(line);
     }
     free(command), free(alone), free(library);
@@ -139,7 +146,8 @@ TEST(a_wish_is_followed_unmeasured_or_refused) {
     char *mma = line_of(NULL);
     CHECK_TEXT(mma, "attention by mma.sync, as ATOLL_ATTENTION says");
     setenv("ATOLL_ATTENTION", "fast", 1);
-    CHECK_CONTAINS(training->open(NULL, &session), "ATOLL_ATTENTION is \"fast\"; it must be auto, mma or wgmma");
+    CHECK_CONTAINS(training->open(NULL, &session),
+                   "ATOLL_ATTENTION is \"fast\"; it must be auto, mma or wgmma");
     setenv("EMULATED_TENSOR_MAPS", "0", 1);
     setenv("ATOLL_ATTENTION", "wgmma", 1);
     CHECK_CONTAINS(training->open(NULL, &session), "needs compute 9.0 and a driver for CUDA 12");

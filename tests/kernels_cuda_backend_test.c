@@ -1,4 +1,5 @@
-/* The loader, which must be right where there is no CUDA; failures of a device; and parity with the CPU, bit for bit. */
+/* The loader, which must be right where there is no CUDA; failures of a device; and parity with the
+ * CPU, bit for bit. */
 #include "kernels/cuda_backend.h"
 
 #include "base/file.h"
@@ -13,10 +14,13 @@ static const size_t sizes[] = {0, 1, 31, 32, 33, 1023, 1025, 4095, 4096, 4097, 5
 TEST(a_missing_library_is_unavailable_in_one_line) {
     struct error error = {0};
     struct cuda_backend backend = {0};
-    CHECK_STATUS(cuda_backend_open("/nonexistent/atoll-kernels-cuda.so", &backend, &error), UNAVAILABLE);
-    CHECK_CONTAINS(error.message, "no CUDA, using the CPU: there is no /nonexistent/atoll-kernels-cuda.so");
+    CHECK_STATUS(cuda_backend_open("/nonexistent/atoll-kernels-cuda.so", &backend, &error),
+                 UNAVAILABLE);
+    CHECK_CONTAINS(error.message,
+                   "no CUDA, using the CPU: there is no /nonexistent/atoll-kernels-cuda.so");
     CHECK(!strchr(error.message, '\n') && !backend.library);
-    CHECK_STATUS(cuda_backend_open(NULL, &backend, &error), UNAVAILABLE); /* beside this test there is none */
+    /* beside this test there is none */
+    CHECK_STATUS(cuda_backend_open(NULL, &backend, &error), UNAVAILABLE);
     char *beside = beside_the_test("atoll-kernels-cuda.so");
     CHECK_CONTAINS(error.message, beside);
     free(beside);
@@ -56,7 +60,8 @@ TEST(an_answer_becomes_a_status_with_its_context) {
     CHECK_OK(cuda_backend_status(&operations, NULL, "upload", &error));
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         pretended = cases[i].kind;
-        CHECK_STATUS(cuda_backend_status(&operations, "cudaMemcpyAsync: why", "upload", &error), cases[i].status);
+        CHECK_STATUS(cuda_backend_status(&operations, "cudaMemcpyAsync: why", "upload", &error),
+                     cases[i].status);
         CHECK_TEXT(error.message, "upload: cudaMemcpyAsync: why");
     }
 }
@@ -71,10 +76,11 @@ TEST(a_wish_is_granted_or_refused_with_the_reason) {
     CHECK_OK(cuda_backend_find(CUDA_WISH_AUTO, "/nonexistent", &backend, line, &error));
     CHECK(!backend.operations);
     CHECK_TEXT(line, "no CUDA, using the CPU: there is no /nonexistent");
-    CHECK_STATUS(cuda_backend_find(CUDA_WISH_CUDA, "/nonexistent", &backend, line, &error), UNAVAILABLE);
-    CHECK_TEXT(error.message,
-               "device is set to cuda, and there is no CUDA: there is no /nonexistent; set it to auto or cpu to go on "
-               "without");
+    CHECK_STATUS(cuda_backend_find(CUDA_WISH_CUDA, "/nonexistent", &backend, line, &error),
+                 UNAVAILABLE);
+    CHECK_TEXT(error.message, "device is set to cuda, and there is no CUDA: there is no "
+                              "/nonexistent; set it to auto or cpu to go on "
+                              "without");
 }
 
 /* --- a device --- */
@@ -88,8 +94,12 @@ TEST(what_does_not_fit_is_refused_with_the_figures) {
     struct device_memory first, second = {0};
     size_t available, total;
     must(cuda->allocate((size_t)32 << 20, &first));
-    CHECK_STATUS(cuda_backend_status(cuda, cuda->allocate((size_t)112 << 20, &second), "the model", &error), FULL);
-    CHECK_TEXT(error.message, "the model: out of device memory: asked for 0.109 GiB, 0.094 GiB of 0.125 GiB are free");
+    CHECK_STATUS(
+        cuda_backend_status(cuda, cuda->allocate((size_t)112 << 20, &second), "the model", &error),
+        FULL);
+    CHECK_TEXT(
+        error.message,
+        "the model: out of device memory: asked for 0.109 GiB, 0.094 GiB of 0.125 GiB are free");
     CHECK(second.address == 0);
     must(cuda->memory(&available, &total)); /* and nothing is broken by it */
     CHECK_EQUAL(available, (size_t)96 << 20);
@@ -114,8 +124,12 @@ TEST(a_lost_device_is_unavailable_for_good) {
     CHECK_STATUS(cuda_backend_status(cuda, cuda->add(a, a, a, 1), "add", &error), UNAVAILABLE);
     CHECK_CONTAINS(error.message, "add: for_each_element");
     CHECK_CONTAINS(error.message, "the device is lost: an illegal memory access");
-    CHECK_STATUS(cuda_backend_status(cuda, cuda->download(&value, a, 0, sizeof value), "download", &error), UNAVAILABLE);
-    CHECK_TEXT(error.message, "download: cudaMemcpyAsync: the device is lost: an illegal memory access was encountered");
+    CHECK_STATUS(
+        cuda_backend_status(cuda, cuda->download(&value, a, 0, sizeof value), "download", &error),
+        UNAVAILABLE);
+    CHECK_TEXT(
+        error.message,
+        "download: cudaMemcpyAsync: the device is lost: an illegal memory access was encountered");
     CHECK_STATUS(cuda_backend_status(cuda, cuda->synchronize(), "wait", &error), UNAVAILABLE);
     cuda->release(a);
     cuda_backend_close(&backend);
@@ -171,7 +185,8 @@ static float *randoms(size_t count, uint64_t seed) {
     struct random random;
     random_init(&random, seed);
     float *x = xmalloc((count + 1) * sizeof *x);
-    for (size_t i = 0; i < count; i++) x[i] = (float)(random_unit(&random) * 4 - 2) * (random_below(&random, 9) ? 1.0f : 1e-39f);
+    for (size_t i = 0; i < count; i++)
+        x[i] = (float)(random_unit(&random) * 4 - 2) * (random_below(&random, 9) ? 1.0f : 1e-39f);
     return x;
 }
 
@@ -187,13 +202,14 @@ static struct pair pair_create(const struct cuda_operations *cuda, size_t count,
     return pair;
 }
 
-static void pair_check(const struct cuda_operations *cuda, const struct pair *pair, size_t count, const char *what) {
+static void pair_check(const struct cuda_operations *cuda, const struct pair *pair, size_t count,
+                       const char *what) {
     float *got = xmalloc((count + 1) * sizeof *got);
     must(cuda->download(got, pair->device, 0, count * sizeof *got));
     for (size_t i = 0; i < count; i++) {
         if (memcmp(&got[i], &pair->host[i], sizeof *got) != 0) {
-            test_failed(__FILE__, __LINE__, "%s of %zu: element %zu is %a, wanted %a", what, count, i, (double)got[i],
-                        (double)pair->host[i]);
+            test_failed(__FILE__, __LINE__, "%s of %zu: element %zu is %a, wanted %a", what, count,
+                        i, (double)got[i], (double)pair->host[i]);
         }
     }
     free(got);
@@ -237,7 +253,8 @@ static void compare_all(const struct cuda_operations *cuda, size_t count) {
     COMPARE("nesterov_between", 0);
     COMPARE("nesterov_between's sum", 1);
     elementwise_nesterov_end(a, d, b, c, 0.7f, 0.9f, 3, count);
-    must(cuda->nesterov_end(p[0].device, p[3].device, p[1].device, p[2].device, 0.7f, 0.9f, 3, count));
+    must(cuda->nesterov_end(p[0].device, p[3].device, p[1].device, p[2].device, 0.7f, 0.9f, 3,
+                            count));
     COMPARE("nesterov_end", 0);
     COMPARE("nesterov_end's momentum", 3);
     COMPARE("nesterov_end's sum", 1);
@@ -287,7 +304,8 @@ TEST(scattering_has_the_cpus_bits) {
     must(cuda->allocate(sizeof senders, &senders_there));
     must(cuda->upload(index_there, 0, index, sizeof index));
     must(cuda->scatter_add(sum.device, senders_there, index_there, value.device, 0.7f, SENT));
-    must(cuda->scatter_add(sum.device, (struct device_memory){0}, index_there, value.device, 0.7f, SENT));
+    must(cuda->scatter_add(sum.device, (struct device_memory){0}, index_there, value.device, 0.7f,
+                           SENT));
     elementwise_scatter_add(sum.host, senders, index, value.host, 0.7f, SENT);
     elementwise_scatter_add(sum.host, NULL, index, value.host, 0.7f, SENT);
     pair_check(cuda, &sum, COUNT, "scatter_add");

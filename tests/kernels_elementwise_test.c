@@ -10,13 +10,15 @@ static float *randoms(size_t count, uint64_t seed) {
     struct random random;
     random_init(&random, seed);
     float *x = xmalloc((count + 1) * sizeof *x);
-    for (size_t i = 0; i < count; i++) x[i] = (float)(random_unit(&random) * 4 - 2) * (random_below(&random, 50) ? 1.0f : 1e-39f);
+    for (size_t i = 0; i < count; i++)
+        x[i] = (float)(random_unit(&random) * 4 - 2) * (random_below(&random, 50) ? 1.0f : 1e-39f);
     x[count] = 12345.0f; /* a guard */
     return x;
 }
 
 static uint64_t digest_add(uint64_t digest, const void *data, size_t size) { /* FNV-1a, 64 bit */
-    for (size_t i = 0; i < size; i++) digest = (digest ^ ((const uint8_t *)data)[i]) * 0x100000001b3ull;
+    for (size_t i = 0; i < size; i++)
+        digest = (digest ^ ((const uint8_t *)data)[i]) * 0x100000001b3ull;
     return digest;
 }
 
@@ -29,14 +31,16 @@ static float rounded(float value) {
 TEST(every_operation_rounds_once_in_the_documented_order) {
     for (size_t s = 0; s < COUNT_OF(sizes); s++) {
         size_t count = sizes[s];
-        float *a = randoms(count, 1), *b = randoms(count, 2), *c = randoms(count, 3), *d = randoms(count, 4);
+        float *a = randoms(count, 1), *b = randoms(count, 2), *c = randoms(count, 3),
+              *d = randoms(count, 4);
         float *p = randoms(count, 1), *q = randoms(count, 2), *r = randoms(count, 3);
 
         elementwise_subtract(p, a, b, count);
         elementwise_add(q, a, b, count);
         elementwise_scale(r, a, 0.3f, count);
         for (size_t i = 0; i < count; i++)
-            CHECK(p[i] == rounded(a[i] - b[i]) && q[i] == rounded(a[i] + b[i]) && r[i] == rounded(0.3f * a[i]));
+            CHECK(p[i] == rounded(a[i] - b[i]) && q[i] == rounded(a[i] + b[i]) &&
+                  r[i] == rounded(0.3f * a[i]));
 
         elementwise_copy(p, a, count);
         elementwise_copy(q, a, count);
@@ -65,7 +69,8 @@ TEST(every_operation_rounds_once_in_the_documented_order) {
         for (size_t i = 0; i < count; i++) {
             float m = rounded(rounded(0.9f * b[i]) + rounded(rounded(c[i] + d[i]) / 3.0f));
             CHECK(q[i] == m && r[i] == 0.0f);
-            CHECK(p[i] == rounded(a[i] - rounded(0.7f * rounded(rounded(0.9f * m) + rounded(d[i] / 3.0f)))));
+            CHECK(p[i] == rounded(a[i] - rounded(0.7f * rounded(rounded(0.9f * m) +
+                                                                rounded(d[i] / 3.0f)))));
         }
 
         elementwise_copy(p, a, count);
@@ -76,9 +81,12 @@ TEST(every_operation_rounds_once_in_the_documented_order) {
         elementwise_sgd_mean(q, b, senders, 0.7f, count);
         for (size_t i = 0; i < count; i++) {
             CHECK(p[i] == rounded(a[i] - rounded(0.7f * b[i])));
-            CHECK(q[i] == (senders[i] ? rounded(a[i] - rounded(0.7f * rounded(b[i] / (float)senders[i]))) : a[i]));
+            CHECK(q[i] == (senders[i]
+                               ? rounded(a[i] - rounded(0.7f * rounded(b[i] / (float)senders[i])))
+                               : a[i]));
         }
-        CHECK(p[count] == 12345.0f && q[count] == 12345.0f && r[count] == 12345.0f && senders[count] == 0);
+        CHECK(p[count] == 12345.0f && q[count] == 12345.0f && r[count] == 12345.0f &&
+              senders[count] == 0);
         free(a), free(b), free(c), free(d), free(p), free(q), free(r), free(senders);
     }
 }
@@ -126,7 +134,8 @@ static double norm_by_the_book(const float *x, size_t count) {
     double total = 0;
     for (size_t block = 0; block < count; block += 4096) {
         volatile double lane[16] = {0};
-        for (size_t i = block; i < count && i < block + 4096; i++) lane[i % 16] = lane[i % 16] + (double)x[i] * (double)x[i];
+        for (size_t i = block; i < count && i < block + 4096; i++)
+            lane[i % 16] = lane[i % 16] + (double)x[i] * (double)x[i];
         for (int j = 0; j < 8; j++) lane[j] = lane[j] + lane[j + 8];
         for (int j = 0; j < 4; j++) lane[j] = lane[j] + lane[j + 4];
         for (int j = 0; j < 2; j++) lane[j] = lane[j] + lane[j + 2];
@@ -149,7 +158,8 @@ TEST(the_norm_is_summed_in_the_documented_tree) {
 /* The constant was written by gcc at -O0 on x86-64; every other build must arrive at it. */
 TEST(results_have_the_same_bits_everywhere) {
     enum { COUNT = 50021 };
-    float *a = randoms(COUNT, 1), *b = randoms(COUNT, 2), *c = randoms(COUNT, 3), *d = randoms(COUNT, 4);
+    float *a = randoms(COUNT, 1), *b = randoms(COUNT, 2), *c = randoms(COUNT, 3),
+          *d = randoms(COUNT, 4);
     uint64_t digest = 0xcbf29ce484222325ull;
     for (int round = 0; round < 5; round++) {
         elementwise_nesterov_between(a, c, d, 0.7f, 5.0f, COUNT);
@@ -164,6 +174,7 @@ TEST(results_have_the_same_bits_everywhere) {
         digest = digest_add(digest, b, COUNT * sizeof *b);
         digest = digest_add(digest, d, COUNT * sizeof *d);
     }
-    if (digest != 0x5e0443ca85935816ull) test_failed(__FILE__, __LINE__, "digest 0x%016llx", (unsigned long long)digest);
+    if (digest != 0x5e0443ca85935816ull)
+        test_failed(__FILE__, __LINE__, "digest 0x%016llx", (unsigned long long)digest);
     free(a), free(b), free(c), free(d);
 }

@@ -4,8 +4,9 @@
 
 static const size_t shapes[][3] = {
     /* rows, out, in */
-    {1, 1, 1},     {1, 33, 31},   {31, 32, 33}, {33, 31, 1},  {12, 32, 16}, {13, 65, 47}, {24, 1, 40},  {257, 34, 9},
-    {7, 100, 129}, {300, 17, 70}, {3, 5, 1025}, {2, 1030, 7}, {25, 96, 64}, {99, 6, 512}, {14, 512, 5}, {261, 1024, 3},
+    {1, 1, 1},    {1, 33, 31},  {31, 32, 33},  {33, 31, 1},    {12, 32, 16}, {13, 65, 47},
+    {24, 1, 40},  {257, 34, 9}, {7, 100, 129}, {300, 17, 70},  {3, 5, 1025}, {2, 1030, 7},
+    {25, 96, 64}, {99, 6, 512}, {14, 512, 5},  {261, 1024, 3},
 };
 
 struct linear_case {
@@ -14,7 +15,9 @@ struct linear_case {
     bool coarse;
 };
 
-static double bound_ulps(const struct kernels *k, bool coarse) { return coarse ? 8 : product_ulps(k, 8); }
+static double bound_ulps(const struct kernels *k, bool coarse) {
+    return coarse ? 8 : product_ulps(k, 8);
+}
 
 static struct linear_case case_of(const size_t shape[3]) {
     struct linear_case c = {.rows = shape[0], .out = shape[1], .in = shape[2]};
@@ -42,11 +45,13 @@ static void case_free(struct linear_case *c) {
 
 static void check_forward(const struct kernels *k, const struct linear_case *c, bool with_add) {
     size_t y_stride = c->out + 3;
-    float *y = guarded_samples(c->rows * y_stride, 4, 1.0f), *before = guarded_samples(c->rows * y_stride, 4, 1.0f);
+    float *y = guarded_samples(c->rows * y_stride, 4, 1.0f),
+          *before = guarded_samples(c->rows * y_stride, 4, 1.0f);
     void *packed = xmalloc(k->linear_forward_size(c->out, c->in)),
          *scratch = xmalloc(k->linear_scratch_size(c->rows, c->out, c->in));
     k->linear_pack_forward(c->out, c->in, c->w, packed);
-    k->linear_forward(c->rows, c->out, c->in, c->x, c->in, packed, with_add ? y : NULL, y, y_stride, scratch);
+    k->linear_forward(c->rows, c->out, c->in, c->x, c->in, packed, with_add ? y : NULL, y, y_stride,
+                      scratch);
     for (size_t i = 0; i < c->rows; i++)
         for (size_t j = 0; j < y_stride; j++) {
             if (j >= c->out) { /* between rows nothing may be written */
@@ -59,7 +64,8 @@ static void check_forward(const struct kernels *k, const struct linear_case *c, 
                 sum += term;
                 weight += fabs(term);
             }
-            check_close(k->name, "y", i * y_stride + j, (double)y[i * y_stride + j], sum, weight, bound_ulps(k, c->coarse));
+            check_close(k->name, "y", i * y_stride + j, (double)y[i * y_stride + j], sum, weight,
+                        bound_ulps(k, c->coarse));
         }
     free(packed);
     free(scratch);
@@ -81,17 +87,20 @@ static void check_backward_input(const struct kernels *k, const struct linear_ca
                 sum += term;
                 weight += fabs(term);
             }
-            check_close(k->name, "dx", i * c->in + n, (double)dx[i * c->in + n], sum, weight, bound_ulps(k, c->coarse));
+            check_close(k->name, "dx", i * c->in + n, (double)dx[i * c->in + n], sum, weight,
+                        bound_ulps(k, c->coarse));
         }
     free(packed);
     free(scratch);
     guarded_free(dx, c->rows * c->in);
 }
 
-static void check_backward_weight(const struct kernels *k, const struct linear_case *c, bool with_add) {
+static void check_backward_weight(const struct kernels *k, const struct linear_case *c,
+                                  bool with_add) {
     float *dw = guarded_samples(c->out * c->in, 5, 1.0f);
     void *scratch = xmalloc(k->linear_scratch_size(c->rows, c->out, c->in));
-    k->linear_backward_weight(c->rows, c->out, c->in, c->dy, c->out, c->x, c->in, with_add ? dw : NULL, dw, scratch);
+    k->linear_backward_weight(c->rows, c->out, c->in, c->dy, c->out, c->x, c->in,
+                              with_add ? dw : NULL, dw, scratch);
     for (size_t j = 0; j < c->out; j++)
         for (size_t n = 0; n < c->in; n++) {
             double sum = with_add ? (double)sample(5, j * c->in + n, 1.0f) : 0, weight = fabs(sum);
@@ -100,7 +109,8 @@ static void check_backward_weight(const struct kernels *k, const struct linear_c
                 sum += term;
                 weight += fabs(term);
             }
-            check_close(k->name, "dw", j * c->in + n, (double)dw[j * c->in + n], sum, weight, bound_ulps(k, c->coarse));
+            check_close(k->name, "dw", j * c->in + n, (double)dw[j * c->in + n], sum, weight,
+                        bound_ulps(k, c->coarse));
         }
     free(scratch);
     guarded_free(dw, c->out * c->in);
@@ -156,7 +166,8 @@ TEST(linear_of_no_rows_adds_nothing) {
     const struct kernels *k;
     FOR_EVERY_TABLE(k) {
         float w[6] = {1, 2, 3, 4, 5, 6}, dw[6] = {1, 2, 3, 4, 5, 6}, *y = guarded(0);
-        void *packed = xmalloc(k->linear_forward_size(2, 3)), *scratch = xmalloc(k->linear_scratch_size(1, 2, 3) + 64);
+        void *packed = xmalloc(k->linear_forward_size(2, 3)),
+             *scratch = xmalloc(k->linear_scratch_size(1, 2, 3) + 64);
         k->linear_pack_forward(2, 3, w, packed);
         k->linear_forward(0, 2, 3, w, 3, packed, NULL, y, 2, scratch);
         k->linear_backward_weight(0, 2, 3, w, 2, w, 3, dw, dw, scratch);
@@ -173,9 +184,11 @@ TEST(one_not_a_number_reaches_its_whole_row_and_no_other) {
     const struct kernels *k;
     FOR_EVERY_TABLE(k) {
         size_t rows = 14, out = 37, in = 21;
-        float *x = guarded_samples(rows * in, 1, 1.0f), *w = guarded_samples(out * in, 2, 1.0f), *y = guarded(rows * out);
+        float *x = guarded_samples(rows * in, 1, 1.0f), *w = guarded_samples(out * in, 2, 1.0f),
+              *y = guarded(rows * out);
         x[5 * in + 20] = NAN;
-        void *packed = xmalloc(k->linear_forward_size(out, in)), *scratch = xmalloc(k->linear_scratch_size(rows, out, in));
+        void *packed = xmalloc(k->linear_forward_size(out, in)),
+             *scratch = xmalloc(k->linear_scratch_size(rows, out, in));
         k->linear_pack_forward(out, in, w, packed);
         k->linear_forward(rows, out, in, x, in, packed, NULL, y, out, scratch);
         for (size_t i = 0; i < rows; i++)

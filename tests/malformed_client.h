@@ -1,5 +1,6 @@
-/* A run on a real disk with a real server in this process, and a raw client that sends exactly what a test tells it to: the
- * admin over the wire, sites that joined over the wire, and Submit streams frame by frame. */
+/* A run on a real disk with a real server in this process, and a raw client that sends exactly what
+ * a test tells it to: the admin over the wire, sites that joined over the wire, and Submit streams
+ * frame by frame. */
 #ifndef TESTS_MALFORMED_CLIENT_H
 #define TESTS_MALFORMED_CLIENT_H
 
@@ -44,26 +45,29 @@ struct world {
     uint16_t port;
     struct manifest manifest;
     uint64_t parameters;
-    uint8_t run_id[RUN_ID_SIZE], layout_digest[DIGEST_SIZE], manifest_digest[DIGEST_SIZE], coordinator_key[PUBLIC_KEY_SIZE];
+    uint8_t run_id[RUN_ID_SIZE], layout_digest[DIGEST_SIZE], manifest_digest[DIGEST_SIZE],
+        coordinator_key[PUBLIC_KEY_SIZE];
     struct buffer ca_pem;
     struct rpc_channel *admin, *anonymous;
     struct site sites[WORLD_SITES + 1]; /* site n at n */
     uint32_t site_count;
-    uint64_t orders; /* entries of the ledger that are neither contributions nor steps, except the first */
+    uint64_t orders; /* entries of the ledger that are neither contributions nor steps, except the
+                        first */
 };
 
 #define SPARSE_RUN "merge: {quorum: 1, grace: 0ms, warmup_steps: 0, staleness_cap: 4096}\n"
-#define DENSE_RUN                                                                                                                \
-    "outer: {mode: dense, period: 4}\ncodec: {kind: fp32}\n"                                                                     \
+#define DENSE_RUN                                                                                  \
+    "outer: {mode: dense, period: 4}\ncodec: {kind: fp32}\n"                                       \
     "merge: {quorum: 1, grace: 0ms, warmup_steps: 0, staleness_cap: 4096}\n"
 
-/* ---- the world ------------------------------------------------------------------------------------------------------------- */
+/* ---- the world ------------------------------------------------------------------------------- */
 
 CLIENT void world_create(struct world *w, const char *name, const char *more) {
     struct error error = {0};
     struct layout layout = {0};
     *w = (struct world){.directory = file_join(test_directory(), name)};
-    char *yaml = xformat("name: test\nmodel: {vocabulary: 256, hidden: 32, layers: 1, heads: 2, kv_heads: 1, ffn: 64, context: "
+    char *yaml = xformat("name: test\nmodel: {vocabulary: 256, hidden: 32, layers: 1, heads: 2, "
+                         "kv_heads: 1, ffn: 64, context: "
                          "16}\nadmission: {clip_factor: 0}\n%s",
                          more);
     CHECK_OK(manifest_parse(bytes_of(yaml, strlen(yaml)), &w->manifest, &error));
@@ -85,7 +89,8 @@ CLIENT void read_pem(const struct world *w, const char *name, struct buffer *out
     free(path);
 }
 
-CLIENT struct rpc_channel *world_channel(const struct world *w, const struct buffer *chain, const struct buffer *key) {
+CLIENT struct rpc_channel *world_channel(const struct world *w, const struct buffer *chain,
+                                         const struct buffer *key) {
     struct error error = {0};
     struct rpc_channel *channel = NULL;
     char address[64];
@@ -170,15 +175,16 @@ CLIENT char *program_path(const char *name) {
     return xformat("%s/bin/%s", here, name);
 }
 
-/* Runs `program arguments` in a shell; what it wrote to stdout (and stderr, if `errors`) into *out, terminated. The exit code;
- * 128 and more: a signal. */
+/* Runs `program arguments` in a shell; what it wrote to stdout (and stderr, if `errors`) into *out,
+ * terminated. The exit code; 128 and more: a signal. */
 CLIENT int run_program(const char *name, const char *arguments, bool errors, struct buffer *out) {
     char *path = program_path(name), piece[4096];
     char *line = xformat("'%s' %s 2>%s", path, arguments, errors ? "&1" : "/dev/null");
     FILE *pipe = popen(line, "r");
     CHECK(pipe);
     out->size = 0;
-    for (size_t got; (got = fread(piece, 1, sizeof piece, pipe)) > 0;) buffer_append(out, piece, got);
+    for (size_t got; (got = fread(piece, 1, sizeof piece, pipe)) > 0;)
+        buffer_append(out, piece, got);
     int status = pclose(pipe);
     buffer_u8(out, 0);
     out->size--;
@@ -187,16 +193,17 @@ CLIENT int run_program(const char *name, const char *arguments, bool errors, str
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-/* ---- unary calls -------------------------------------------------------------------------------------------------------------- */
+/* ---- unary calls ----------------------------------------------------------------------------- */
 
-CLIENT enum rpc_code unary(struct rpc_channel *channel, enum service_method method, const struct buffer *request,
-                           struct buffer *reply) {
+CLIENT enum rpc_code unary(struct rpc_channel *channel, enum service_method method,
+                           const struct buffer *request, struct buffer *reply) {
     struct error error = {0};
     enum rpc_code code = RPC_OK;
-    struct rpc_call_options options = {.progress_timeout_ms = PATIENCE_MS, .wait_for_connection = true};
+    struct rpc_call_options options = {.progress_timeout_ms = PATIENCE_MS,
+                                       .wait_for_connection = true};
     reply->size = 0;
-    enum status status =
-        rpc_channel_unary_wait(channel, service_path(method), &options, buffer_bytes(request), reply, &code, &error);
+    enum status status = rpc_channel_unary_wait(channel, service_path(method), &options,
+                                                buffer_bytes(request), reply, &code, &error);
     CHECK((status == OK) == (code == RPC_OK));
     return code;
 }
@@ -212,8 +219,8 @@ CLIENT void arena_free(struct arena *arena) {
 }
 
 /* The reply lives in the arena; its payload-less frame in *raw. */
-CLIENT enum rpc_code admin_ask(struct rpc_channel *channel, const struct admin_request *request, struct arena *arena,
-                               struct buffer *raw, struct admin_reply *reply) {
+CLIENT enum rpc_code admin_ask(struct rpc_channel *channel, const struct admin_request *request,
+                               struct arena *arena, struct buffer *raw, struct admin_reply *reply) {
     struct error error = {0};
     struct buffer bytes = {0};
     struct frame frame;
@@ -227,8 +234,12 @@ CLIENT enum rpc_code admin_ask(struct rpc_channel *channel, const struct admin_r
 }
 
 CLIENT uint32_t admin_do(struct world *w, enum admin_verb verb, const char *name, uint64_t value) {
-    struct admin_request request = {
-        .protocol = 1, .verb = verb, .site_name = name, .reason = "because", .value = value, .expires_ms = 0};
+    struct admin_request request = {.protocol = 1,
+                                    .verb = verb,
+                                    .site_name = name,
+                                    .reason = "because",
+                                    .value = value,
+                                    .expires_ms = 0};
     struct admin_reply reply;
     struct buffer raw = {0};
     struct arena *arena = arena_new();
@@ -278,18 +289,23 @@ CLIENT struct standing world_settle(struct world *w) {
     uint64_t until = clock_monotonic_ms() + PATIENCE_MS;
     for (;;) {
         struct standing now = world_look(w);
-        if (now.pending == 0 && now.ledger_size == 1 + w->orders + now.accepted + now.version) return now;
+        if (now.pending == 0 && now.ledger_size == 1 + w->orders + now.accepted + now.version)
+            return now;
         if (clock_monotonic_ms() > until)
-            test_failed(__FILE__, __LINE__, "the coordinator does not come to rest: ledger %llu, accepted %llu, version %llu",
-                        (unsigned long long)now.ledger_size, (unsigned long long)now.accepted, (unsigned long long)now.version);
+            test_failed(
+                __FILE__, __LINE__,
+                "the coordinator does not come to rest: ledger %llu, accepted %llu, version %llu",
+                (unsigned long long)now.ledger_size, (unsigned long long)now.accepted,
+                (unsigned long long)now.version);
         clock_sleep_ms(2);
     }
 }
 
-/* ---- joining ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- joining --------------------------------------------------------------------------------- */
 
 CLIENT void world_invite(struct world *w, const char *name, uint8_t secret[static SECRET_SIZE]) {
-    struct admin_request request = {.protocol = 1, .verb = ADMIN_INVITE, .site_name = name, .reason = ""};
+    struct admin_request request = {
+        .protocol = 1, .verb = ADMIN_INVITE, .site_name = name, .reason = ""};
     struct admin_reply reply;
     struct buffer raw = {0};
     struct arena *arena = arena_new();
@@ -303,7 +319,8 @@ CLIENT void world_invite(struct world *w, const char *name, uint8_t secret[stati
 }
 
 /* Asks to join; on code 0 the certificate and the run's facts are taken over. */
-CLIENT uint32_t world_ask_join(struct world *w, const char *name, struct bytes secret, struct site *site) {
+CLIENT uint32_t world_ask_join(struct world *w, const char *name, struct bytes secret,
+                               struct site *site) {
     struct error error = {0};
     struct buffer csr = {0}, bytes = {0}, raw = {0};
     struct join_reply reply;
@@ -324,7 +341,8 @@ CLIENT uint32_t world_ask_join(struct world *w, const char *name, struct bytes s
     if (code == JOIN_OK) {
         site->number = reply.site;
         site->certificate_pem.size = 0;
-        buffer_append(&site->certificate_pem, reply.certificate_pem.data, reply.certificate_pem.size);
+        buffer_append(&site->certificate_pem, reply.certificate_pem.data,
+                      reply.certificate_pem.size);
         buffer_u8(&site->certificate_pem, 0);
         memcpy(w->coordinator_key, reply.coordinator_key, PUBLIC_KEY_SIZE);
         memcpy(w->run_id, reply.run_id, RUN_ID_SIZE);
@@ -355,7 +373,7 @@ CLIENT struct site *world_join(struct world *w, const char *name) {
     return site;
 }
 
-/* ---- streams ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- streams --------------------------------------------------------------------------------- */
 
 struct stream { /* a call with what came on it */
     struct rpc_call *call;
@@ -396,14 +414,18 @@ CLIENT void stream_on_closed(struct rpc_call *call, void *user, const struct rpc
 CLIENT bool stream_waits = true;
 
 CLIENT struct stream *stream_open(struct rpc_channel *channel, enum service_method method) {
-    static const struct rpc_handler handler = {.on_message = stream_on_message, .on_closed = stream_on_closed};
+    static const struct rpc_handler handler = {.on_message = stream_on_message,
+                                               .on_closed = stream_on_closed};
     struct error error = {0};
     struct stream *stream = xcalloc(1, sizeof *stream);
     pthread_mutex_init(&stream->lock, NULL);
     pthread_cond_init(&stream->changed, NULL);
-    struct rpc_method description = {service_path(method), service_client_streams(method), service_server_streams(method)};
-    struct rpc_call_options options = {.progress_timeout_ms = PATIENCE_MS, .wait_for_connection = stream_waits};
-    CHECK_OK(rpc_channel_call(channel, &description, &options, &handler, stream, &stream->call, &error));
+    struct rpc_method description = {service_path(method), service_client_streams(method),
+                                     service_server_streams(method)};
+    struct rpc_call_options options = {.progress_timeout_ms = PATIENCE_MS,
+                                       .wait_for_connection = stream_waits};
+    CHECK_OK(
+        rpc_channel_call(channel, &description, &options, &handler, stream, &stream->call, &error));
     rpc_call_read(stream->call);
     return stream;
 }
@@ -458,7 +480,7 @@ CLIENT bool stream_write(struct stream *stream, struct bytes head, struct bytes 
     }
 }
 
-/* ---- contributions ------------------------------------------------------------------------------------------------------------------- */
+/* ---- contributions --------------------------------------------------------------------------- */
 
 struct signed_header {
     uint8_t header[CONTRIBUTION_HEADER_SIZE], signature[SIGNATURE_SIZE];
@@ -470,7 +492,8 @@ CLIENT struct buffer site_payload(struct world *w, struct site *site) {
     struct codec_encoder *encoder = NULL;
     struct buffer payload = {0};
     float *delta = xcalloc(w->parameters, sizeof *delta);
-    for (uint64_t i = 0; i < w->parameters; i++) delta[i] = (float)(random_unit(&site->random) * 2 - 1) * 1e-3f;
+    for (uint64_t i = 0; i < w->parameters; i++)
+        delta[i] = (float)(random_unit(&site->random) * 2 - 1) * 1e-3f;
     CHECK_OK(codec_encoder_create(w->manifest.codec.kind, w->parameters, &encoder, &error));
     CHECK_OK(codec_encode(encoder, delta, NULL, NULL, &payload, &error));
     codec_encoder_destroy(encoder);
@@ -479,7 +502,8 @@ CLIENT struct buffer site_payload(struct world *w, struct site *site) {
 }
 
 /* The site's next, base version 0, which is never too stale here. */
-CLIENT struct contribution site_contribution(const struct world *w, const struct site *site, struct bytes payload) {
+CLIENT struct contribution site_contribution(const struct world *w, const struct site *site,
+                                             struct bytes payload) {
     struct contribution c = {.protocol = PROTOCOL_VERSION,
                              .codec = w->manifest.codec.kind,
                              .epoch = 1,
@@ -498,7 +522,8 @@ CLIENT struct contribution site_contribution(const struct world *w, const struct
     memcpy(c.previous, site->previous, DIGEST_SIZE);
     key_id(key_pair_public(site->key), c.key_id);
     digest_sha256(payload.data, payload.size, c.payload_digest);
-    if (codec_norm_squared(w->manifest.codec.kind, payload, w->parameters, &squared, NULL) == OK) c.norm = sqrt(squared);
+    if (codec_norm_squared(w->manifest.codec.kind, payload, w->parameters, &squared, NULL) == OK)
+        c.norm = sqrt(squared);
     return c;
 }
 
@@ -580,7 +605,8 @@ CLIENT void read_verdict(struct stream *stream, struct verdict *out) {
 }
 
 /* The honest way through, with whatever header and payload. */
-CLIENT struct verdict submit(struct site *site, const struct signed_header *header, struct bytes payload) {
+CLIENT struct verdict submit(struct site *site, const struct signed_header *header,
+                             struct bytes payload) {
     struct verdict out = {0};
     struct stream *stream = stream_open(site->channel, METHOD_SUBMIT);
     write_open(stream, header);
@@ -597,11 +623,11 @@ CLIENT struct verdict submit(struct site *site, const struct signed_header *head
     return out;
 }
 
-CLIENT void check_receipt(const struct world *w, const struct verdict *verdict, const struct signed_header *header,
-                          struct receipt *out) {
+CLIENT void check_receipt(const struct world *w, const struct verdict *verdict,
+                          const struct signed_header *header, struct receipt *out) {
     struct error error = {0};
-    CHECK_OK(receipt_verify(bytes_of(verdict->receipt, verdict->receipt_size), w->coordinator_key, header->header,
-                            header->signature, out, &error));
+    CHECK_OK(receipt_verify(bytes_of(verdict->receipt, verdict->receipt_size), w->coordinator_key,
+                            header->header, header->signature, out, &error));
 }
 
 /* The site knows that it is in the ledger. */
@@ -623,8 +649,8 @@ CLIENT uint64_t site_contribute(struct world *w, struct site *site) {
             break;
         }
         if (verdict.code != REFUSED_BUSY || attempt > 1000)
-            test_failed(__FILE__, __LINE__, "an honest contribution was refused: %s (%s), %s", refusal_name(verdict.code),
-                        rpc_code_name(verdict.rpc), verdict.message);
+            test_failed(__FILE__, __LINE__, "an honest contribution was refused: %s (%s), %s",
+                        refusal_name(verdict.code), rpc_code_name(verdict.rpc), verdict.message);
         clock_sleep_ms(5);
     }
     site_advance(site, &header);

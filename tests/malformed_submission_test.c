@@ -1,8 +1,9 @@
-/* What an enrolled site may send by mistake or with intent. Each is refused with its code, the state root stays as it was, an honest
- * site goes on contributing before, between and after, and the server lives. */
+/* What an enrolled site may send by mistake or with intent. Each is refused with its code, the
+ * state root stays as it was, an honest site goes on contributing before, between and after, and
+ * the server lives. */
 #include "tests/malformed_client.h"
 
-/* ---- the frame of every case ------------------------------------------------------------------------------------------------ */
+/* ---- the frame of every case ----------------------------------------------------------------- */
 
 struct trial {
     struct world world;
@@ -24,8 +25,8 @@ static void trial_open(struct trial *t, const char *run) {
 static void trial_unchanged(struct trial *t, const char *what) {
     struct standing after = world_settle(&t->world);
     if (memcmp(&after, &t->before, sizeof after) != 0)
-        test_failed(__FILE__, __LINE__, "%s: it left a trace: version %llu, ledger of %llu entries", what,
-                    (unsigned long long)after.version, (unsigned long long)after.ledger_size);
+        test_failed(__FILE__, __LINE__, "%s: it left a trace: version %llu, ledger of %llu entries",
+                    what, (unsigned long long)after.version, (unsigned long long)after.ledger_size);
     site_contribute(&t->world, t->good);
     t->before = world_settle(&t->world);
     CHECK_EQUAL(t->before.version, after.version + 1);
@@ -47,12 +48,12 @@ static void trial_close(struct trial *t) {
 static void expect(const struct verdict *verdict, uint32_t code, const char *what) {
     if (verdict->accepted || verdict->code != code)
         test_failed(__FILE__, __LINE__, "%s: %s (%s, %s), wanted %s", what,
-                    verdict->accepted ? "accepted" : refusal_name(verdict->code), rpc_code_name(verdict->rpc), verdict->message,
-                    refusal_name(code));
+                    verdict->accepted ? "accepted" : refusal_name(verdict->code),
+                    rpc_code_name(verdict->rpc), verdict->message, refusal_name(code));
     CHECK(*verdict->message || code == REFUSED_DUPLICATE);
 }
 
-/* ---- headers -------------------------------------------------------------------------------------------------------------------- */
+/* ---- headers --------------------------------------------------------------------------------- */
 
 struct change {
     const char *what;
@@ -141,7 +142,8 @@ TEST(a_wrong_signature_and_another_sites_header_are_refused) {
     verdict = submit(t.bad, &header, buffer_bytes(&payload));
     expect(&verdict, REFUSED_SIGNATURE, "another key");
     trial_unchanged(&t, "another key");
-    c = site_contribution(&t.world, t.good, buffer_bytes(&payload)); /* true in itself, but not theirs to send */
+    /* true in itself, but not theirs to send */
+    c = site_contribution(&t.world, t.good, buffer_bytes(&payload));
     header = site_sign(t.good, &c);
     verdict = submit(t.bad, &header, buffer_bytes(&payload));
     expect(&verdict, REFUSED_SIGNATURE, "another site's header");
@@ -168,7 +170,8 @@ TEST(replays_are_duplicates_with_the_old_receipt_and_old_sequences_do_not_come_b
         CHECK_EQUAL(again.index, first.index);
         trial_unchanged(&t, "a replay");
     }
-    c = site_contribution(&t.world, t.bad, buffer_bytes(&other)); /* the same sequence, another content */
+    /* the same sequence, another content */
+    c = site_contribution(&t.world, t.bad, buffer_bytes(&other));
     struct signed_header second = site_sign(t.bad, &c);
     verdict = submit(t.bad, &second, buffer_bytes(&other));
     expect(&verdict, REFUSED_COPY, "a used sequence"); /* somebody else with the same key */
@@ -186,10 +189,11 @@ TEST(replays_are_duplicates_with_the_old_receipt_and_old_sequences_do_not_come_b
     trial_close(&t);
 }
 
-/* ---- payloads ------------------------------------------------------------------------------------------------------------------ */
+/* ---- payloads -------------------------------------------------------------------------------- */
 
 /* Submits these bytes under a header that is right about them. */
-static void try_payload(struct trial *t, struct bytes payload, double norm, uint32_t code, const char *what) {
+static void try_payload(struct trial *t, struct bytes payload, double norm, uint32_t code,
+                        const char *what) {
     struct contribution c = site_contribution(&t->world, t->bad, payload);
     if (c.norm == 0) c.norm = norm;
     struct signed_header header = site_sign(t->bad, &c);
@@ -205,12 +209,14 @@ TEST(sparse_payloads_that_break_the_format_are_refused) {
     struct contribution c = site_contribution(&t.world, t.bad, buffer_bytes(&good));
     double norm = c.norm;
     static const size_t cuts[] = {1, 2, 11, 12, 13, 40};
-    for (size_t i = 0; i < COUNT_OF(cuts); i++) try_payload(&t, bytes_of(good.data, cuts[i]), norm, REFUSED_MALFORMED, "cut");
+    for (size_t i = 0; i < COUNT_OF(cuts); i++)
+        try_payload(&t, bytes_of(good.data, cuts[i]), norm, REFUSED_MALFORMED, "cut");
     try_payload(&t, bytes_of(good.data, good.size - 1), norm, REFUSED_MALFORMED, "a byte short");
     buffer_append(&p, good.data, good.size);
     buffer_u8(&p, 0);
     try_payload(&t, buffer_bytes(&p), norm, REFUSED_MALFORMED, "a byte behind the end");
-    for (unsigned fill = 0; fill < 256; fill += 85) { /* gaps of zero and gaps past the chunk's end */
+    for (unsigned fill = 0; fill < 256;
+         fill += 85) { /* gaps of zero and gaps past the chunk's end */
         p.size = 0;
         buffer_append(&p, good.data, good.size);
         memset(p.data + CODEC_HEADER_SIZE, (int)fill, p.size - CODEC_HEADER_SIZE);
@@ -230,7 +236,8 @@ TEST(sparse_payloads_that_break_the_format_are_refused) {
     trial_close(&t);
 }
 
-/* Flips bits anywhere: refused, or (a flipped sign is as good a message) accepted; never a crash, never a broken state. */
+/* Flips bits anywhere: refused, or (a flipped sign is as good a message) accepted; never a crash,
+ * never a broken state. */
 TEST(flipped_bits_in_a_sparse_payload_are_refused_or_are_another_good_message) {
     struct trial t;
     trial_open(&t, SPARSE_RUN);
@@ -248,7 +255,8 @@ TEST(flipped_bits_in_a_sparse_payload_are_refused_or_are_another_good_message) {
             site_advance(t.bad, &header);
             t.before = world_settle(&t.world);
         } else {
-            CHECK(verdict.code == REFUSED_MALFORMED || verdict.code == REFUSED_NORM || verdict.code == REFUSED_BUSY);
+            CHECK(verdict.code == REFUSED_MALFORMED || verdict.code == REFUSED_NORM ||
+                  verdict.code == REFUSED_BUSY);
             refused++;
             if (i % 10 == 0) trial_unchanged(&t, "a flipped bit");
         }
@@ -268,12 +276,14 @@ TEST(nan_and_infinity_are_refused_as_such) {
     for (size_t i = 0; i < COUNT_OF(patterns); i++) {
         struct buffer p = {0};
         buffer_append(&p, good.data, good.size);
-        size_t at = CODEC_HEADER_SIZE + 4 * (size_t)random_below(&t.bad->random, t.world.parameters);
+        size_t at =
+            CODEC_HEADER_SIZE + 4 * (size_t)random_below(&t.bad->random, t.world.parameters);
         memcpy(p.data + at, &patterns[i], 4);
         try_payload(&t, buffer_bytes(&p), 1, REFUSED_NONFINITE, "a number that is none");
         buffer_deinit(&p);
     }
-    try_payload(&t, bytes_of(good.data, good.size - 4), 1, REFUSED_MALFORMED, "one parameter short");
+    try_payload(&t, bytes_of(good.data, good.size - 4), 1, REFUSED_MALFORMED,
+                "one parameter short");
     buffer_deinit(&good);
     trial_close(&t);
 }
@@ -288,7 +298,8 @@ TEST(other_bytes_than_were_signed_are_refused) {
     struct verdict verdict = submit(t.bad, &header, buffer_bytes(&payload));
     expect(&verdict, REFUSED_DIGEST, "a flipped bit on the way");
     trial_unchanged(&t, "a flipped bit on the way");
-    payload.data[payload.size / 2] ^= 1; /* and the right ones are taken then, under the same header */
+    payload.data[payload.size / 2] ^=
+        1; /* and the right ones are taken then, under the same header */
     verdict = submit(t.bad, &header, buffer_bytes(&payload));
     CHECK(verdict.accepted);
     site_advance(t.bad, &header);
@@ -297,7 +308,8 @@ TEST(other_bytes_than_were_signed_are_refused) {
     trial_close(&t);
 }
 
-/* Who follows the ledger knows the digests of the others' payloads, and may name them in a header of its own. */
+/* Who follows the ledger knows the digests of the others' payloads, and may name them in a header
+ * of its own. */
 TEST(naming_another_sites_payload_with_a_wrong_header_does_not_destroy_it) {
     struct trial t;
     trial_open(&t, SPARSE_RUN);
@@ -314,9 +326,12 @@ TEST(naming_another_sites_payload_with_a_wrong_header_does_not_destroy_it) {
         if (kind == 1) c.payload_size -= 1;
         if (kind == 2) c.payload_size += 1;
         header = site_sign(t.bad, &c);
-        verdict = submit(t.bad, &header, bytes_of(payload.data, (size_t)c.payload_size > payload.size ? payload.size : 1));
+        verdict = submit(
+            t.bad, &header,
+            bytes_of(payload.data, (size_t)c.payload_size > payload.size ? payload.size : 1));
         CHECK(!verdict.accepted &&
-              (verdict.code == REFUSED_NORM || verdict.code == REFUSED_DIGEST || verdict.code == REFUSED_SIZE));
+              (verdict.code == REFUSED_NORM || verdict.code == REFUSED_DIGEST ||
+               verdict.code == REFUSED_SIZE));
         trial_unchanged(&t, "another site's payload under a wrong header");
     }
     struct directory data;
@@ -328,7 +343,7 @@ TEST(naming_another_sites_payload_with_a_wrong_header_does_not_destroy_it) {
     trial_close(&t);
 }
 
-/* ---- the stream ------------------------------------------------------------------------------------------------------------------- */
+/* ---- the stream ------------------------------------------------------------------------------ */
 
 /* Opens a stream with a good header and reads the credit. */
 static struct stream *credited(struct trial *t, struct bytes payload, struct verdict *verdict) {
@@ -363,7 +378,8 @@ TEST(chunks_at_a_wrong_offset_or_past_the_end_are_refused) {
     struct stream *stream = credited(&t, buffer_bytes(&payload), &verdict);
     size_t last = payload.size / 4096 * 4096;
     if (last == payload.size) last -= 4096;
-    for (size_t at = 0; at < last; at += 4096) CHECK(write_chunk(stream, at, bytes_of(payload.data + at, 4096)));
+    for (size_t at = 0; at < last; at += 4096)
+        CHECK(write_chunk(stream, at, bytes_of(payload.data + at, 4096)));
     write_chunk(stream, last, bytes_of(payload.data, payload.size - last + 1));
     read_verdict(stream, &verdict);
     expect(&verdict, REFUSED_SIZE, "a byte more than announced");
@@ -424,11 +440,14 @@ TEST(garbage_frames_end_the_call_and_nothing_else) {
     for (unsigned i = 0; i < 24; i++) {
         struct buffer noise = {0};
         size_t size = i == 0 ? 0 : (size_t)random_below(&t.bad->random, 3000);
-        for (size_t at = 0; at < size; at++) buffer_u8(&noise, (uint8_t)random_below(&t.bad->random, 256));
-        if (i % 3 == 1 && size > 4) memcpy(noise.data, &(uint32_t){(uint32_t)size - 4}, 4); /* a frame, but no message */
-        if (i % 3 == 2 && size > 4) memset(noise.data, 255, 4);                             /* a header of 4 GiB */
-        struct stream *stream =
-            i % 2 ? stream_open(t.bad->channel, METHOD_SUBMIT) : credited(&t, buffer_bytes(&payload), &verdict);
+        for (size_t at = 0; at < size; at++)
+            buffer_u8(&noise, (uint8_t)random_below(&t.bad->random, 256));
+        /* a frame, but no message */
+        if (i % 3 == 1 && size > 4) memcpy(noise.data, &(uint32_t){(uint32_t)size - 4}, 4);
+        /* a header of 4 GiB */
+        if (i % 3 == 2 && size > 4) memset(noise.data, 255, 4);
+        struct stream *stream = i % 2 ? stream_open(t.bad->channel, METHOD_SUBMIT)
+                                      : credited(&t, buffer_bytes(&payload), &verdict);
         stream_write(stream, buffer_bytes(&noise), bytes_of(NULL, 0));
         CHECK_EQUAL(stream_end(stream), RPC_INVALID_ARGUMENT);
         stream_close(stream);
@@ -468,7 +487,8 @@ TEST(a_broken_upload_goes_on_at_the_byte_where_it_broke) {
         write_open(stream, &header);
         CHECK(read_reply(stream, &verdict) && verdict.credited);
         if (verdict.resume_offset > sent || verdict.resume_offset + 8192 < sent)
-            test_failed(__FILE__, __LINE__, "resumes at %llu, %zu were sent", (unsigned long long)verdict.resume_offset, sent);
+            test_failed(__FILE__, __LINE__, "resumes at %llu, %zu were sent",
+                        (unsigned long long)verdict.resume_offset, sent);
         if (round > 0) CHECK(verdict.resume_offset > 0);
         for (sent = verdict.resume_offset; sent < (size_t)(round + 1) * 16384; sent += 4096)
             CHECK(write_chunk(stream, sent, bytes_of(payload.data + sent, 4096)));
@@ -518,9 +538,11 @@ TEST(what_was_begun_and_never_accepted_does_not_fill_the_disk) {
         struct stream *stream = stream_open(t.bad->channel, METHOD_SUBMIT);
         write_open(stream, &header);
         CHECK(read_reply(stream, &verdict) && verdict.credited);
-        size_t end = i % 3 == 0 ? payload.size / 2 : payload.size; /* half of it; all; all, and away before the verdict */
+        /* half of it; all; all, and away before the verdict */
+        size_t end = i % 3 == 0 ? payload.size / 2 : payload.size;
         for (size_t at = 0; at < end; at += 4096)
-            CHECK(write_chunk(stream, at, bytes_of(payload.data + at, MIN(end - at, (size_t)4096))));
+            CHECK(
+                write_chunk(stream, at, bytes_of(payload.data + at, MIN(end - at, (size_t)4096))));
         if (i % 3 == 1) read_verdict(stream, &verdict);
         if (i % 3 == 2) clock_sleep_ms((uint64_t)i / 3);
         stream_close(stream);
@@ -537,20 +559,24 @@ TEST(what_was_begun_and_never_accepted_does_not_fill_the_disk) {
     trial_close(&t);
 }
 
-/* ---- who may do what -------------------------------------------------------------------------------------------------------------- */
+/* ---- who may do what ------------------------------------------------------------------------- */
 
 TEST(nobody_without_a_certificate_does_anything_but_join) {
     struct trial t;
     trial_open(&t, SPARSE_RUN);
-    static const enum service_method methods[] = {METHOD_SUBMIT, METHOD_FOLLOW, METHOD_SNAPSHOT, METHOD_HEARTBEAT, METHOD_ADMIN};
+    static const enum service_method methods[] = {METHOD_SUBMIT, METHOD_FOLLOW, METHOD_SNAPSHOT,
+                                                  METHOD_HEARTBEAT, METHOD_ADMIN};
     for (size_t i = 0; i < COUNT_OF(methods); i++) {
         struct stream *stream = stream_open(t.world.anonymous, methods[i]);
-        CHECK_EQUAL((stream_write(stream, bytes_of("\0\0\0\0", 4), bytes_of(NULL, 0)), stream_end(stream)), RPC_UNAUTHENTICATED);
+        CHECK_EQUAL(
+            (stream_write(stream, bytes_of("\0\0\0\0", 4), bytes_of(NULL, 0)), stream_end(stream)),
+            RPC_UNAUTHENTICATED);
         stream_close(stream);
     }
     struct site stranger = {.key = t.bad->key};
     uint8_t secret[SECRET_SIZE] = {1};
-    CHECK_EQUAL(world_ask_join(&t.world, "good", bytes_of(secret, sizeof secret), &stranger), JOIN_SECRET);
+    CHECK_EQUAL(world_ask_join(&t.world, "good", bytes_of(secret, sizeof secret), &stranger),
+                JOIN_SECRET);
     trial_unchanged(&t, "strangers");
     trial_close(&t);
 }
@@ -562,13 +588,18 @@ TEST(sites_do_not_give_orders_and_admins_do_not_train) {
     struct buffer raw = {0};
     struct arena *arena = arena_new();
     for (int verb = ADMIN_STATUS; verb < ADMIN_VERB_COUNT; verb++) {
-        struct admin_request request = {
-            .protocol = 1, .verb = (enum admin_verb)verb, .site_name = "good", .reason = "", .value = 3};
-        CHECK_EQUAL(admin_ask(t.bad->channel, &request, arena, &raw, &reply), RPC_PERMISSION_DENIED);
+        struct admin_request request = {.protocol = 1,
+                                        .verb = (enum admin_verb)verb,
+                                        .site_name = "good",
+                                        .reason = "",
+                                        .value = 3};
+        CHECK_EQUAL(admin_ask(t.bad->channel, &request, arena, &raw, &reply),
+                    RPC_PERMISSION_DENIED);
     }
     buffer_deinit(&raw);
     arena_free(arena);
-    static const enum service_method methods[] = {METHOD_SUBMIT, METHOD_FOLLOW, METHOD_SNAPSHOT, METHOD_HEARTBEAT};
+    static const enum service_method methods[] = {METHOD_SUBMIT, METHOD_FOLLOW, METHOD_SNAPSHOT,
+                                                  METHOD_HEARTBEAT};
     for (size_t i = 0; i < COUNT_OF(methods); i++) {
         struct stream *stream = stream_open(t.world.admin, methods[i]);
         stream_write(stream, bytes_of("\0\0\0\0", 4), bytes_of(NULL, 0));
@@ -599,7 +630,8 @@ TEST(joining_is_idempotent_over_the_wire_and_bound_to_secret_name_and_key) {
     CHECK_EQUAL(world_ask_join(&w, "lagoon", bytes_of(secret, sizeof secret), &other), JOIN_USED);
     uint8_t second[SECRET_SIZE];
     world_invite(&w, "reef", second);
-    CHECK_EQUAL(world_ask_join(&w, "reef", bytes_of(second, sizeof second), &one), JOIN_CSR); /* a key is enrolled once */
+    CHECK_EQUAL(world_ask_join(&w, "reef", bytes_of(second, sizeof second), &one),
+                JOIN_CSR); /* a key is enrolled once */
     CHECK_EQUAL(world_ask_join(&w, "reef", bytes_of(second, sizeof second), &other), JOIN_OK);
     CHECK_EQUAL(other.number, 2);
     key_pair_destroy(one.key);
@@ -636,7 +668,8 @@ TEST(a_revoked_site_is_cut_and_stays_out) {
         verdict = submit(t.bad, &header, buffer_bytes(&payload));
         CHECK(!verdict.accepted);
         CHECK(verdict.code == REFUSED_REVOKED || verdict.rpc == RPC_PERMISSION_DENIED);
-        CHECK_EQUAL(unary(t.bad->channel, METHOD_HEARTBEAT, &request, &reply), RPC_PERMISSION_DENIED);
+        CHECK_EQUAL(unary(t.bad->channel, METHOD_HEARTBEAT, &request, &reply),
+                    RPC_PERMISSION_DENIED);
         following = stream_open(t.bad->channel, METHOD_FOLLOW);
         stream_write(following, buffer_bytes(&request), bytes_of(NULL, 0));
         CHECK_EQUAL(stream_end(following), RPC_PERMISSION_DENIED);
@@ -681,7 +714,8 @@ TEST(orders_that_make_no_sense_are_refused_and_the_coordinator_lives) {
     struct site late = {0};
     struct error error = {0};
     CHECK_OK(key_pair_create(&late.key, &error));
-    CHECK_EQUAL(world_ask_join(&t.world, "late", bytes_of(secret, sizeof secret), &late), JOIN_STOPPED);
+    CHECK_EQUAL(world_ask_join(&t.world, "late", bytes_of(secret, sizeof secret), &late),
+                JOIN_STOPPED);
     key_pair_destroy(late.key);
     c = site_contribution(&t.world, t.bad, buffer_bytes(&payload));
     header = site_sign(t.bad, &c);

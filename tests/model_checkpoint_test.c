@@ -47,19 +47,22 @@ TEST(sharded_and_whole_exports_come_back_as_the_same_tensors_and_bytes) {
                 CHECK_OK(layout_init(&config, &layout, &error));
                 float *values = xmalloc(layout.count * sizeof *values), *first, *second;
                 layout_initialise(&layout, 3, values);
-                const struct export_options options = {.version = 4, .dtype = (enum tensor_dtype)dtype, .shard_size = shard_size};
+                const struct export_options options = {
+                    .version = 4, .dtype = (enum tensor_dtype)dtype, .shard_size = shard_size};
                 char *once = place("once"), *twice = place("twice");
                 CHECK_OK(export_model_as(once, &layout, values, &options, &error));
                 CHECK_OK(checkpoint_load(once, &back, &first, &error));
                 CHECK_OK(layout_compare(&layout, &back, &error));
                 if (dtype == DTYPE_F32) CHECK_MEMORY(values, first, layout.count * sizeof *values);
                 for (uint64_t i = 0; i < layout.count; i++)
-                    CHECK_NEAR(first[i], values[i], fabsf(values[i]) * (dtype == DTYPE_F32 ? 0 : 0.00391f) + 1e-7f);
+                    CHECK_NEAR(first[i], values[i],
+                               fabsf(values[i]) * (dtype == DTYPE_F32 ? 0 : 0.00391f) + 1e-7f);
                 layout_deinit(&back);
                 CHECK_OK(export_model_as(twice, &layout, first, &options, &error));
                 CHECK_OK(checkpoint_load(twice, &back, &second, &error));
                 CHECK_MEMORY(first, second, layout.count * sizeof *first);
-                const char *name = shard_size ? "model.safetensors.index.json" : "model.safetensors";
+                const char *name =
+                    shard_size ? "model.safetensors.index.json" : "model.safetensors";
                 struct buffer a = read_file(once, name), b = read_file(twice, name);
                 CHECK(bytes_equal(buffer_bytes(&a), buffer_bytes(&b)));
                 buffer_deinit(&a);
@@ -90,9 +93,12 @@ TEST(exported_logits_are_those_of_transformers_within_1e_4) {
             CHECK_OK(generator_create(&back, parameters, g.length, "portable", &generator, &error));
             for (uint32_t i = 0; i < g.length; i++) {
                 const float *logits;
-                CHECK_OK(generator_read(generator, g.tokens[s * (g.length + 1) + i], &logits, &error));
+                CHECK_OK(
+                    generator_read(generator, g.tokens[s * (g.length + 1) + i], &logits, &error));
                 for (uint32_t v = 0; v < g.config.vocabulary; v++)
-                    CHECK_NEAR(logits[v], g.logits[((uint64_t)s * g.length + i) * g.config.vocabulary + v], 1e-4);
+                    CHECK_NEAR(logits[v],
+                               g.logits[((uint64_t)s * g.length + i) * g.config.vocabulary + v],
+                               1e-4);
             }
             generator_destroy(generator);
         }
@@ -108,7 +114,8 @@ TEST(values_round_to_nearest_even_and_what_does_not_fit_is_refused) {
     struct error error = {0};
     struct layout layout;
     CHECK_OK(layout_init(&shape, &layout, &error));
-    float *values = xcalloc(layout.count, sizeof *values), *back = xcalloc(layout.count, sizeof *back);
+    float *values = xcalloc(layout.count, sizeof *values),
+          *back = xcalloc(layout.count, sizeof *back);
     const struct {
         enum tensor_dtype dtype;
         float in[6], out[6];
@@ -124,13 +131,17 @@ TEST(values_round_to_nearest_even_and_what_does_not_fit_is_refused) {
     for (size_t c = 0; c < COUNT_OF(cases); c++) {
         memcpy(values, cases[c].in, sizeof cases[c].in);
         uint32_t *held = xcalloc(layout.tensor_count + 1, sizeof *held);
-        CHECK_OK(safetensors_write_part(path, &layout, values, 0, layout.tensor_count, cases[c].dtype, -1, &error));
+        CHECK_OK(safetensors_write_part(path, &layout, values, 0, layout.tensor_count,
+                                        cases[c].dtype, -1, &error));
         CHECK_OK(safetensors_read_part(path, &layout, back, 1, held, &error));
-        for (int i = 0; i < 6; i++) CHECK_NEAR(back[i], cases[c].out[i], fabsf(cases[c].out[i]) * 1e-6f);
+        for (int i = 0; i < 6; i++)
+            CHECK_NEAR(back[i], cases[c].out[i], fabsf(cases[c].out[i]) * 1e-6f);
         free(held);
         values[0] = c == 0 ? 3.4e38f : 65520.0f; /* one more rounds to infinity */
         if (c == 0) values[0] = 3.4028234e38f;
-        CHECK_STATUS(safetensors_write_part(path, &layout, values, 0, layout.tensor_count, cases[c].dtype, -1, &error), INVALID);
+        CHECK_STATUS(safetensors_write_part(path, &layout, values, 0, layout.tensor_count,
+                                            cases[c].dtype, -1, &error),
+                     INVALID);
         CHECK_CONTAINS(error.message, "does not fit");
         CHECK_CONTAINS(error.message, "model.embed_tokens.weight");
     }
@@ -140,10 +151,11 @@ TEST(values_round_to_nearest_even_and_what_does_not_fit_is_refused) {
     layout_deinit(&layout);
 }
 
-/* --- config.json ------------------------------------------------------------------------------------------------------------------- */
+/* --- config.json ------------------------------------------------------------------------------ */
 
-static const char plain[] = "\"model_type\":\"llama\",\"vocab_size\":12,\"hidden_size\":8,\"num_hidden_layers\":2,"
-                            "\"num_attention_heads\":4,\"intermediate_size\":10,\"max_position_embeddings\":16";
+static const char plain[] =
+    "\"model_type\":\"llama\",\"vocab_size\":12,\"hidden_size\":8,\"num_hidden_layers\":2,"
+    "\"num_attention_heads\":4,\"intermediate_size\":10,\"max_position_embeddings\":16";
 
 static enum status decode(const char *more, struct model_config *out, struct error *error) {
     char *text = xformat("{%s%s}", plain, more);
@@ -158,11 +170,13 @@ TEST(a_config_takes_llamas_defaults_and_both_spellings_of_rotary_settings) {
     CHECK_OK(decode("", &c, &error));
     CHECK_EQUAL(c.kv_heads, 4);
     CHECK(c.rope_theta == 10000.0f && c.norm_eps == 1e-6f && !c.tied);
-    CHECK_OK(decode(",\"rope_theta\":500.0,\"rope_scaling\":null,\"head_dim\":2,\"use_cache\":true,\"_odd\":7,\"new\":null", &c,
-                    &error));
+    CHECK_OK(decode(",\"rope_theta\":500.0,\"rope_scaling\":null,\"head_dim\":2,\"use_cache\":true,"
+                    "\"_odd\":7,\"new\":null",
+                    &c, &error));
     CHECK(c.rope_theta == 500.0f);
-    CHECK_OK(
-        decode(",\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":500.0},\"num_key_value_heads\":2", &c, &error));
+    CHECK_OK(decode(",\"rope_parameters\":{\"rope_type\":\"default\",\"rope_theta\":500.0},\"num_"
+                    "key_value_heads\":2",
+                    &c, &error));
     CHECK(c.rope_theta == 500.0f);
     CHECK_EQUAL(c.kv_heads, 2);
     struct buffer text = {0};
@@ -181,9 +195,11 @@ TEST(what_does_not_change_the_computation_is_passed_over) {
         ",\"max_length\":4096,\"temperature\":0.9,\"pad_token_id\":0", /* Llama-2-chat */
         ",\"hidden_act\":\"swish\"",
         ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":1.0}",
-        ",\"rope_scaling\":{\"rope_type\":\"default\",\"factor\":1,\"original_max_position_embeddings\":16}",
+        ",\"rope_scaling\":{\"rope_type\":\"default\",\"factor\":1,\"original_max_position_"
+        "embeddings\":16}",
         ",\"partial_rotary_factor\":1.0,\"sliding_window\":16,\"layer_types\":[\"full_attention\"]",
-        ",\"logits_scaling\":1.0,\"num_experts_per_tok\":0,\"pruned_heads\":{},\"attention_bias\":null",
+        ",\"logits_scaling\":1.0,\"num_experts_per_tok\":0,\"pruned_heads\":{},\"attention_bias\":"
+        "null",
         ",\"id2label\":{\"0\":\"A\"},\"somebodys_note\":\"trained on a train\",\"some_number\":7",
     };
     struct error error = {0};
@@ -216,7 +232,8 @@ TEST(the_tokens_that_end_a_text_are_read_from_the_config) {
         uint32_t tokens[CONFIG_END_TOKENS] = {0};
         size_t count = 0;
         struct error error = {0};
-        CHECK_STATUS(config_file_end_tokens(bytes_of(cases[i].text, strlen(cases[i].text)), tokens, &count, &error),
+        CHECK_STATUS(config_file_end_tokens(bytes_of(cases[i].text, strlen(cases[i].text)), tokens,
+                                            &count, &error),
                      cases[i].status);
         if (cases[i].status != OK) {
             CHECK_CONTAINS(error.message, "eos_token_id");
@@ -264,7 +281,8 @@ TEST(a_config_of_another_kind_of_model_is_refused_by_its_field) {
         CHECK_STATUS(decode(cases[i].more, &c, &error), INVALID);
         CHECK_CONTAINS(error.message, cases[i].word);
     }
-    static const char *const missing[] = {"model_type", "vocab_size", "hidden_size", "max_position_embeddings"};
+    static const char *const missing[] = {"model_type", "vocab_size", "hidden_size",
+                                          "max_position_embeddings"};
     for (size_t i = 0; i < COUNT_OF(missing); i++) {
         struct error error = {0};
         char *text = xformat("{%s}", plain), *at = strstr(text, missing[i]);
@@ -280,7 +298,7 @@ TEST(a_config_of_another_kind_of_model_is_refused_by_its_field) {
     CHECK_CONTAINS(error.message, "\"intermediate_size\" is 11; it must be 10");
 }
 
-/* --- an index that lies ------------------------------------------------------------------------------------------------------------- */
+/* --- an index that lies ----------------------------------------------------------------------- */
 
 static void refused(const char *find, const char *replacement, const char *word) {
     struct error error = {0};
@@ -294,7 +312,8 @@ static void refused(const char *find, const char *replacement, const char *word)
     buffer_u8(&text, 0);
     char *at = strstr((char *)text.data, find);
     CHECK(at);
-    char *lie = xformat("%.*s%s%s", (int)(at - (char *)text.data), (char *)text.data, replacement, at + strlen(find));
+    char *lie = xformat("%.*s%s%s", (int)(at - (char *)text.data), (char *)text.data, replacement,
+                        at + strlen(find));
     write_file(directory, "model.safetensors.index.json", lie);
     enum status status = checkpoint_read(directory, &layout, values, &error);
     CHECK(status == INVALID || status == NOT_FOUND);
@@ -309,11 +328,14 @@ static void refused(const char *find, const char *replacement, const char *word)
 TEST(an_index_that_lies_is_refused_by_tensor_or_file) {
     refused("\"model.norm.weight\": \"model-00011", "\"model.norm.weight\": \"model-00010",
             "\"model.norm.weight\" is not in the file that the index names");
-    refused("\"model.norm.weight\": \"model-00", "\"model.norm.weight\": \"/etc/model-00", "not the name of a .safetensors file");
-    refused("\"model.norm.weight\": \"model-00", "\"model.norm.weight\": \"..model-00", "not the name of a .safetensors file");
+    refused("\"model.norm.weight\": \"model-00", "\"model.norm.weight\": \"/etc/model-00",
+            "not the name of a .safetensors file");
+    refused("\"model.norm.weight\": \"model-00", "\"model.norm.weight\": \"..model-00",
+            "not the name of a .safetensors file");
     refused("model.norm.weight", "model.norm.weights", "model.norm.weights\" is not in this model");
     refused("\"weight_map\"", "\"weights\"", "weight_map");
-    refused("\"model.embed_tokens.weight\": \"model-00001", "\"model.embed_tokens.weight\": \"model-00099", "model-00099");
+    refused("\"model.embed_tokens.weight\": \"model-00001",
+            "\"model.embed_tokens.weight\": \"model-00099", "model-00099");
 }
 
 TEST(a_directory_without_config_or_tensors_says_which) {

@@ -1,5 +1,5 @@
-/* The trainer's loss curve beside PyTorch's from the same weights and batches: tests/golden/model_curve.txt, which
- * tests/golden/curve.py writes and describes. */
+/* The trainer's loss curve beside PyTorch's from the same weights and batches:
+ * tests/golden/model_curve.txt, which tests/golden/curve.py writes and describes. */
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -24,7 +24,8 @@ static void read_golden(double *losses) {
     free(path);
 }
 
-/* Every step has a file of its own with its batch as the only windows, in an order that does not matter to the loss. */
+/* Every step has a file of its own with its batch as the only windows, in an order that does not
+ * matter to the loss. */
 static struct data *step_data(int step) {
     static uint64_t last;
     struct error error = {0};
@@ -42,7 +43,8 @@ static struct data *step_data(int step) {
         tokens.size = 0;
         for (int i = 0; i <= LENGTH; i++) buffer_u16(&tokens, batch[s * (LENGTH + 1) + i]);
         char *path = xformat("%s/%d.bin", test_directory(), s);
-        int descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600); /* file_write would wait for the disk each time */
+        /* file_write would wait for the disk each time */
+        int descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
         CHECK(descriptor >= 0);
         CHECK_OK(file_write_all(descriptor, tokens.data, tokens.size, &error));
         close(descriptor);
@@ -114,7 +116,8 @@ TEST_WITHIN(bf16_losses_are_pytorchs_within_half_a_percent_after_500_steps, 1200
             continue; /* the portable set too, so that something runs everywhere */
         train_curve(kernels->name, STEPS, losses);
         ours = theirs = 0;
-        for (int step = STEPS - 50; step < STEPS; step++) ours += losses[step], theirs += golden[step];
+        for (int step = STEPS - 50; step < STEPS; step++)
+            ours += losses[step], theirs += golden[step];
         printf("%s: %.6f against %.6f\n", kernels->name, ours / 50, theirs / 50);
         CHECK_NEAR(ours / theirs, 1, 0.005);
         CHECK_NEAR(losses[STEPS - 1] / golden[STEPS - 1], 1, 0.005);

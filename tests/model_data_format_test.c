@@ -9,23 +9,27 @@
 #include "base/random.h"
 #include "tests/test.h"
 
-static enum status read_buffer(void *context, uint64_t at, void *out, size_t size, struct error *error) {
+static enum status read_buffer(void *context, uint64_t at, void *out, size_t size,
+                               struct error *error) {
     const struct buffer *file = context;
-    if (at > file->size || size > file->size - at) return error_set(error, CORRUPT, "beyond the end");
+    if (at > file->size || size > file->size - at)
+        return error_set(error, CORRUPT, "beyond the end");
     memcpy(out, file->data + at, size);
     return OK;
 }
 
-static enum status detect(struct buffer *file, enum data_format format, enum data_tokens tokens, uint32_t vocabulary,
-                          struct data_shape *shape, struct error *error) {
+static enum status detect(struct buffer *file, enum data_format format, enum data_tokens tokens,
+                          uint32_t vocabulary, struct data_shape *shape, struct error *error) {
     *error = (struct error){0};
     *shape = (struct data_shape){0};
-    const struct data_source source = {.read = read_buffer, .context = file, .name = "the-file", .size = file->size};
+    const struct data_source source = {
+        .read = read_buffer, .context = file, .name = "the-file", .size = file->size};
     const struct data_demand demand = {format, tokens, vocabulary, false};
     return data_format_detect(&source, &demand, shape, error);
 }
 
-static void taken(struct buffer *file, enum data_tokens tokens, uint32_t vocabulary, unsigned token_size, uint64_t count) {
+static void taken(struct buffer *file, enum data_tokens tokens, uint32_t vocabulary,
+                  unsigned token_size, uint64_t count) {
     struct error error;
     struct data_shape shape;
     CHECK_OK(detect(file, DATA_AUTO, tokens, vocabulary, &shape, &error));
@@ -33,7 +37,8 @@ static void taken(struct buffer *file, enum data_tokens tokens, uint32_t vocabul
     CHECK_EQUAL(shape.tokens, count);
 }
 
-static void refused(struct buffer *file, enum data_tokens tokens, uint32_t vocabulary, const char *words) {
+static void refused(struct buffer *file, enum data_tokens tokens, uint32_t vocabulary,
+                    const char *words) {
     struct error error;
     struct data_shape shape;
     CHECK_STATUS(detect(file, DATA_AUTO, tokens, vocabulary, &shape, &error), INVALID);
@@ -45,8 +50,8 @@ static void put(struct buffer *file, uint64_t value, unsigned size) {
     for (unsigned i = 0; i < size; i++) buffer_u8(file, (uint8_t)(value >> 8 * i));
 }
 
-/* Tokens as natural language has them: the n-th most frequent comes about 1/n as often as the first, and numbers follow frequency
- * as merges of a byte-pair encoding do, roughly. */
+/* Tokens as natural language has them: the n-th most frequent comes about 1/n as often as the
+ * first, and numbers follow frequency as merges of a byte-pair encoding do, roughly. */
 static uint32_t zipf(struct random *random, uint32_t vocabulary) {
     double u = random_unit(random);
     double drawn = exp(u * log((double)vocabulary + 1)) - 1 + (double)random_below(random, 40);
@@ -76,8 +81,10 @@ static struct buffer repeated(const char *text, size_t size) {
 static const struct {
     const char *name, *text;
 } languages[] = {
-    {"English", "It is a truth universally acknowledged, that a single man in possession of a good fortune\n"},
-    {"Chinese", "\xe4\xba\xba\xe4\xb9\x8b\xe5\x88\x9d\xef\xbc\x8c\xe6\x80\xa7\xe6\x9c\xac\xe5\x96\x84\xe3\x80\x82"},
+    {"English",
+     "It is a truth universally acknowledged, that a single man in possession of a good fortune\n"},
+    {"Chinese", "\xe4\xba\xba\xe4\xb9\x8b\xe5\x88\x9d\xef\xbc\x8c\xe6\x80\xa7\xe6\x9c\xac\xe5\x96"
+                "\x84\xe3\x80\x82"},
     {"Hindi", "\xe0\xa4\xa8\xe0\xa4\xae\xe0\xa4\xb8\xe0\xa5\x8d\xe0\xa4\xa4\xe0\xa5\x87 "},
     {"Arabic", "\xd9\x85\xd8\xb1\xd8\xad\xd8\xa8\xd8\xa7\r\n"},
     {"emoji", "\xf0\x9f\x90\xa0\xf0\x9f\x8f\x9d "},
@@ -112,8 +119,9 @@ TEST(text_that_is_not_utf_8_is_refused_but_for_a_few_bytes) {
     struct buffer mostly = repeated("plain words of a long text, and a name: ", 5000);
     buffer_append(&mostly, "K\xf6ln", 4);
     taken(&mostly, DATA_TOKENS_BYTE, 256, 1, mostly.size);
-    struct buffer note =
-        repeated("A short note by K\xf6nig and others, of a hundred characters and some more, in ASCII otherwise, as said.", 1);
+    struct buffer note = repeated("A short note by K\xf6nig and others, of a hundred characters "
+                                  "and some more, in ASCII otherwise, as said.",
+                                  1);
     taken(&note, DATA_TOKENS_BYTE, 256, 1, note.size);
     buffer_deinit(&note);
     struct buffer little = repeated("words\n", 6);
@@ -132,8 +140,10 @@ TEST(shards_of_any_vocabulary_and_size_are_taken_with_and_without_header) {
                 struct buffer file = shard(vocabulary, count, kind == 2 ? 4 : 2, kind > 0);
                 taken(&file, DATA_TOKENS_EXTERNAL, vocabulary, kind == 2 ? 4 : 2, count);
                 taken(&file, DATA_TOKENS_ANY, vocabulary, kind == 2 ? 4 : 2, count);
-                uint32_t padded = vocabulary + (vocabulary < 64 ? 62 : 47); /* as people round it up */
-                if (padded <= 65536) taken(&file, DATA_TOKENS_EXTERNAL, padded, kind == 2 ? 4 : 2, count);
+                /* as people round it up */
+                uint32_t padded = vocabulary + (vocabulary < 64 ? 62 : 47);
+                if (padded <= 65536)
+                    taken(&file, DATA_TOKENS_EXTERNAL, padded, kind == 2 ? 4 : 2, count);
                 buffer_deinit(&file);
             }
         }
@@ -152,7 +162,8 @@ TEST(two_words_of_a_large_vocabulary_are_a_language_too) {
     struct buffer file = {0};
     struct random random;
     random_init(&random, 4);
-    for (unsigned i = 0; i < 200000; i++) put(&file, random_below(&random, 2) ? 657 : 352, 2); /* " 0" and " 1" of GPT-2 */
+    /* " 0" and " 1" of GPT-2 */
+    for (unsigned i = 0; i < 200000; i++) put(&file, random_below(&random, 2) ? 657 : 352, 2);
     taken(&file, DATA_TOKENS_EXTERNAL, 50257, 2, 200000);
     buffer_deinit(&file);
 }
@@ -161,7 +172,8 @@ TEST(tokens_of_another_width_or_byte_order_are_told_by_their_zeros) {
     struct error error;
     struct data_shape shape;
     for (uint64_t count = 64; count <= 1000000; count *= 25) {
-        struct buffer words = shard(50257, count, 4, false), longs = shard(50257, count, 8, false), swapped = {0}, turned = {0};
+        struct buffer words = shard(50257, count, 4, false), longs = shard(50257, count, 8, false),
+                      swapped = {0}, turned = {0};
         refused(&words, DATA_TOKENS_EXTERNAL, 50304, "32-bit tokens");
         refused(&words, DATA_TOKENS_EXTERNAL, 65536, "--data-format u32");
         refused(&words, DATA_TOKENS_EXTERNAL, 128256, "32-bit tokens");
@@ -185,14 +197,15 @@ TEST(tokens_of_another_width_or_byte_order_are_told_by_their_zeros) {
 }
 
 TEST(shards_of_another_tokenizer_are_told_by_what_they_never_use) {
-    struct buffer narrow = shard(4096, 60000, 2, true), letters = shard(65, 60000, 2, false), bytes = {0},
-                  gpt2 = shard(50257, 5000, 2, true);
+    struct buffer narrow = shard(4096, 60000, 2, true), letters = shard(65, 60000, 2, false),
+                  bytes = {0}, gpt2 = shard(50257, 5000, 2, true);
     refused(&narrow, DATA_TOKENS_EXTERNAL, 50304, "another tokenizer");
     refused(&letters, DATA_TOKENS_EXTERNAL, 50304, "another tokenizer");
     refused(&letters, DATA_TOKENS_BYTE, 256, "another");
     refused(&gpt2, DATA_TOKENS_EXTERNAL, 128256, "16-bit tokens");
     refused(&gpt2, DATA_TOKENS_BYTE, 256, "not a byte");
-    refused(&gpt2, DATA_TOKENS_BYTE, 50304, "not a byte"); /* a vocabulary that was rounded up does not make them bytes */
+    refused(&gpt2, DATA_TOKENS_BYTE, 50304,
+            "not a byte"); /* a vocabulary that was rounded up does not make them bytes */
     struct buffer text = repeated(languages[0].text, 2000);
     for (size_t i = 0; i < text.size; i++) put(&bytes, text.data[i], 2);
     refused(&bytes, DATA_TOKENS_EXTERNAL, 50304, "bytes of text");
@@ -200,7 +213,8 @@ TEST(shards_of_another_tokenizer_are_told_by_what_they_never_use) {
     struct buffer single = {0};
     struct random random;
     random_init(&random, 2);
-    for (unsigned i = 0; i < 40000; i++) buffer_u8(&single, (uint8_t)zipf(&random, 65)); /* one byte per token */
+    /* one byte per token */
+    for (unsigned i = 0; i < 40000; i++) buffer_u8(&single, (uint8_t)zipf(&random, 65));
     refused(&single, DATA_TOKENS_EXTERNAL, 50304, "single bytes");
     struct buffer zeros = {0};
     for (unsigned i = 0; i < 4096; i++) buffer_u8(&zeros, 0);
@@ -220,7 +234,10 @@ static struct buffer utf16(const char *text, bool big, size_t size) {
     struct buffer file = {0};
     for (size_t at = 0; file.size < size; at = text[at] ? at : 0) {
         const uint8_t *c = (const uint8_t *)text + at;
-        unsigned length = c[0] < 0x80 ? 1 : c[0] < 0xe0 ? 2 : 3, unit = c[0] & (length == 1 ? 0x7fu : 0x3fu >> (length - 1));
+        unsigned length = c[0] < 0x80   ? 1
+                          : c[0] < 0xe0 ? 2
+                                        : 3,
+                 unit = c[0] & (length == 1 ? 0x7fu : 0x3fu >> (length - 1));
         for (unsigned i = 1; i < length; i++) unit = unit << 6 | (c[i] & 0x3f);
         put(&file, big ? (unit & 0xff) << 8 | unit >> 8 : unit, 2);
         at += length;
@@ -233,9 +250,11 @@ TEST(utf16_without_a_mark_is_no_shard_of_tokens) {
         ("Gr\xc3\xb6\xc3\x9f"
          "e und Stra\xc3\x9f"
          "e, f\xc3\xbcr alle.\n"),
-        ("\xd0\xb2\xd1\x81\xd0\xb5 \xd1\x81\xd1\x87\xd0\xb0\xd1\x81\xd1\x82\xd0\xbb\xd0\xb8\xd0\xb2\xd1\x8b\xd0\xb5, "
+        ("\xd0\xb2\xd1\x81\xd0\xb5 "
+         "\xd1\x81\xd1\x87\xd0\xb0\xd1\x81\xd1\x82\xd0\xbb\xd0\xb8\xd0\xb2\xd1\x8b\xd0\xb5, "
          "\xe2\x80\x94\r\n"),
-        "\xe4\xba\xba\xe4\xb9\x8b\xe5\x88\x9d\xef\xbc\x8c\xe6\x80\xa7\xe6\x9c\xac\xe5\x96\x84\xe3\x80\x82",
+        "\xe4\xba\xba\xe4\xb9\x8b\xe5\x88\x9d\xef\xbc\x8c\xe6\x80\xa7\xe6\x9c\xac\xe5\x96\x84\xe3"
+        "\x80\x82",
         "\xe0\xa4\xae\xe0\xa5\x87\xe0\xa4\xb0\xe0\xa4\xbe \xe0\xa4\xa8\xe0\xa4\xbe\xe0\xa4\xae "};
     for (size_t i = 0; i < COUNT_OF(texts); i++)
         for (unsigned big = 0; big < 2; big++) {
@@ -248,16 +267,19 @@ TEST(utf16_without_a_mark_is_no_shard_of_tokens) {
         }
 }
 
-/* What a text is of, and in which script, is not the tokenizer's: tokens of the alphabet alone are honest. */
+/* What a text is of, and in which script, is not the tokenizer's: tokens of the alphabet alone are
+ * honest. */
 TEST(texts_that_use_little_of_their_vocabulary_are_taken) {
     struct random random;
     random_init(&random, 5);
     struct buffer digits = {0}, script = {0}, few = {0}, mixed = {0};
     for (unsigned i = 0; i < 30000; i++) {
-        put(&digits, 16 + random_below(&random, 10), 2);                /* GPT-2's */
-        put(&script, i % 3 ? 100 + random_below(&random, 64) : 165, 2); /* bytes of characters that have no tokens */
+        put(&digits, 16 + random_below(&random, 10), 2); /* GPT-2's */
+        /* bytes of characters that have no tokens */
+        put(&script, i % 3 ? 100 + random_below(&random, 64) : 165, 2);
         put(&few, random_below(&random, 2) ? 3 : 31000, 2);
-        put(&mixed, i % 100 ? 100 + random_below(&random, 156) : 256 + 7 * random_below(&random, 60),
+        put(&mixed,
+            i % 100 ? 100 + random_below(&random, 156) : 256 + 7 * random_below(&random, 60),
             2); /* with some words of another script */
     }
     for (unsigned i = 0; i < 4; i++) {
@@ -273,7 +295,9 @@ TEST(byte_shards_hold_utf8_and_may_begin_within_a_character) {
     struct random random;
     random_init(&random, 6);
     struct buffer script = {0}, tail = {0}, text = repeated(languages[1].text, 900);
-    for (unsigned i = 0; i < 3000; i++) put(&script, i % 3 ? 100 + random_below(&random, 156) : 157, 2); /* of GPT-2 */
+    /* of GPT-2 */
+    for (unsigned i = 0; i < 3000; i++)
+        put(&script, i % 3 ? 100 + random_below(&random, 156) : 157, 2);
     for (size_t i = 1; i < 301; i++) put(&tail, text.data[i], 2);
     refused(&script, DATA_TOKENS_BYTE, 256, "not UTF-8");
     taken(&script, DATA_TOKENS_EXTERNAL, 50304, 2, 3000);
@@ -284,15 +308,18 @@ TEST(byte_shards_hold_utf8_and_may_begin_within_a_character) {
 }
 
 TEST(numbers_of_another_width_or_order_are_told_whatever_the_vocabulary) {
-    struct buffer large = shard(128256, 4000, 4, false), dense = shard(32000, 200000, 2, true), swapped = {0},
-                  plain = shard(50000, 8000, 2, false), words = repeated("\xef\xbb\xbf{\"text\": \"some text\"}\n", 900);
+    struct buffer large = shard(128256, 4000, 4, false), dense = shard(32000, 200000, 2, true),
+                  swapped = {0}, plain = shard(50000, 8000, 2, false),
+                  words = repeated("\xef\xbb\xbf{\"text\": \"some text\"}\n", 900);
     for (size_t i = 0; i < plain.size; i++) buffer_u8(&swapped, plain.data[i ^ 1]);
     refused(&large, DATA_TOKENS_EXTERNAL, 65536, "32-bit tokens of a tokenizer with more than");
     refused(&large, DATA_TOKENS_EXTERNAL, 50304, "32-bit tokens of a tokenizer with more than");
     refused(&large, DATA_TOKENS_EXTERNAL, 128256, "--data-format u32 reads it");
-    refused(&dense, DATA_TOKENS_EXTERNAL, 50304, "another tokenizer"); /* as Llama 2's in a run of GPT-2's */
+    refused(&dense, DATA_TOKENS_EXTERNAL, 50304,
+            "another tokenizer"); /* as Llama 2's in a run of GPT-2's */
     taken(&dense, DATA_TOKENS_EXTERNAL, 32064, 2, 200000);
-    refused(&swapped, DATA_TOKENS_EXTERNAL, 65536, "big-endian"); /* no token can be beyond this vocabulary */
+    refused(&swapped, DATA_TOKENS_EXTERNAL, 65536,
+            "big-endian"); /* no token can be beyond this vocabulary */
     taken(&plain, DATA_TOKENS_EXTERNAL, 65536, 2, 8000);
     struct error error;
     struct data_shape shape;
@@ -364,7 +391,9 @@ TEST(headers_count_by_their_own_arithmetic_and_relatives_of_llm_c_are_read) {
         put(&dated, size == 2 ? 20250401 : 20251013, 4);
         buffer_append(&dated, file.data + 4, file.size - 4);
         taken(&dated, DATA_TOKENS_EXTERNAL, 50304, size, 700);
-        CHECK_STATUS(detect(&file, size == 2 ? DATA_U16 : DATA_U32, DATA_TOKENS_EXTERNAL, 50304, &shape, &error), INVALID);
+        CHECK_STATUS(detect(&file, size == 2 ? DATA_U16 : DATA_U32, DATA_TOKENS_EXTERNAL, 50304,
+                            &shape, &error),
+                     INVALID);
         CHECK_CONTAINS(error.message, "llmc reads it");
         CHECK_OK(detect(&file, DATA_LLMC, DATA_TOKENS_EXTERNAL, 50304, &shape, &error));
         file.size -= 2;
@@ -386,7 +415,8 @@ TEST(headers_count_by_their_own_arithmetic_and_relatives_of_llm_c_are_read) {
 TEST(json_lines_are_trained_on_as_they_are_with_a_word_about_it) {
     struct error error;
     struct data_shape shape;
-    struct buffer lines = repeated("{\"text\": \"one\"}\n", 400), text = repeated(languages[0].text, 400);
+    struct buffer lines = repeated("{\"text\": \"one\"}\n", 400),
+                  text = repeated(languages[0].text, 400);
     CHECK_OK(detect(&lines, DATA_AUTO, DATA_TOKENS_BYTE, 256, &shape, &error));
     CHECK_CONTAINS(shape.advice, "JSON lines");
     CHECK_OK(detect(&text, DATA_AUTO, DATA_TOKENS_BYTE, 256, &shape, &error));

@@ -78,15 +78,19 @@ TEST(files_that_cannot_be_trained_on_are_refused_by_name) {
     file.size = 0;
     put_llmc(&file, 20240801, 1, 1);
     buffer_u32(&file, 1);
-    refused(put("version32.bin", file.data, file.size), 65536, INVALID, "version 1 of llm.c's layout; 7 is supported");
+    refused(put("version32.bin", file.data, file.size), 65536, INVALID,
+            "version 1 of llm.c's layout; 7 is supported");
     file.size = 0;
     put_llmc(&file, 20240801, 7, 2);
     buffer_u32(&file, 128255);
     buffer_append(&file, "\0\0\0", 3);
-    refused(put("short32.bin", file.data, file.size), 128256, INVALID, "promises 2 tokens, which take 1032");
+    refused(put("short32.bin", file.data, file.size), 128256, INVALID,
+            "promises 2 tokens, which take 1032");
     buffer_u8(&file, 0x80);
-    refused(put("wide32.bin", file.data, file.size), 128256, INVALID, "token 2147483648 at 1 is beyond the vocabulary of 128256");
-    refused(put("wide16.bin", file.data, file.size), 128255, INVALID, "token 128255 at 0 is beyond");
+    refused(put("wide32.bin", file.data, file.size), 128256, INVALID,
+            "token 2147483648 at 1 is beyond the vocabulary of 128256");
+    refused(put("wide16.bin", file.data, file.size), 128255, INVALID,
+            "token 128255 at 0 is beyond");
     buffer_deinit(&file);
     struct error error = {0};
     struct data *data;
@@ -101,11 +105,13 @@ TEST(both_bin_layouts_and_text_give_their_tokens) {
     uint32_t tokens[4];
     struct buffer llmc = {0}, raw = {0};
     put_llmc(&llmc, 20240520, 1, 4);
-    for (uint16_t i = 0; i < 4; i++) buffer_u16(&llmc, (uint16_t)(1000 + i)), buffer_u16(&raw, (uint16_t)(1000 + i));
-    const char *paths[] = {put("llmc.bin", llmc.data, llmc.size), put("raw.bin", raw.data, raw.size),
-                           put("text", "\xe8\xe9\xea\xeb", 4)};
+    for (uint16_t i = 0; i < 4; i++)
+        buffer_u16(&llmc, (uint16_t)(1000 + i)), buffer_u16(&raw, (uint16_t)(1000 + i));
+    const char *paths[] = {put("llmc.bin", llmc.data, llmc.size),
+                           put("raw.bin", raw.data, raw.size), put("text", "\xe8\xe9\xea\xeb", 4)};
     for (size_t i = 0; i < 3; i++) {
-        const struct data_options options = {.vocabulary = 2000, .format = i == 2 ? DATA_BYTES : DATA_AUTO};
+        const struct data_options options = {.vocabulary = 2000,
+                                             .format = i == 2 ? DATA_BYTES : DATA_AUTO};
         struct data *data = open_with(&paths[i], 1, options);
         struct data_position position = {0};
         CHECK_EQUAL(data_training_tokens(data), 4);
@@ -140,7 +146,8 @@ TEST(llama_3_shards_have_32_bit_tokens) {
     put_llmc(&file, 20240801, 7, 8);
     for (uint32_t i = 0; i < 8; i++) buffer_u32(&file, 128248 + i);
     const char *path = put("llama.bin", file.data, file.size);
-    struct data *data = open_with(&path, 1, (struct data_options){.vocabulary = 128256, .heldout = 0.5});
+    struct data *data =
+        open_with(&path, 1, (struct data_options){.vocabulary = 128256, .heldout = 0.5});
     CHECK_EQUAL(data_training_tokens(data), 4);
     CHECK_OK(data_next(data, &(struct data_position){0}, 3, tokens, &error));
     for (uint32_t j = 0; j < 4; j++) CHECK_EQUAL(tokens[j], 128248 + j);
@@ -193,9 +200,11 @@ static void check_epochs(const struct data *data, uint32_t length) {
 }
 
 TEST(an_epoch_visits_every_window_once_and_never_what_is_held_out) {
-    const char *paths[] = {put_bytes("a", 100, 0), put_bytes("b", 57, 128), put_bytes("tiny", 3, 250)};
-    struct data *data =
-        open_with(paths, 3, (struct data_options){.vocabulary = 256, .format = DATA_BYTES, .heldout = 0.2, .seed = 5});
+    const char *paths[] = {put_bytes("a", 100, 0), put_bytes("b", 57, 128),
+                           put_bytes("tiny", 3, 250)};
+    struct data *data = open_with(
+        paths, 3,
+        (struct data_options){.vocabulary = 256, .format = DATA_BYTES, .heldout = 0.2, .seed = 5});
     CHECK_EQUAL(data_training_tokens(data), 80 + 46 + 3);
     CHECK_EQUAL(data_heldout_tokens(data), 20 + 11);
     for (uint32_t length = 3; length <= 20; length++) check_epochs(data, length);
@@ -206,20 +215,23 @@ TEST(a_saved_position_goes_on_where_it_stood_and_a_seed_gives_an_order) {
     struct error error = {0};
     const char *path = put_bytes("a", 250, 0);
     uint32_t tokens[40][6], again[6];
-    struct data *data = open_with(&path, 1, (struct data_options){.vocabulary = 256, .format = DATA_BYTES, .seed = 1});
+    struct data *data = open_with(
+        &path, 1, (struct data_options){.vocabulary = 256, .format = DATA_BYTES, .seed = 1});
     struct data_position positions[41] = {0};
     for (int i = 0; i < 40; i++) {
         positions[i + 1] = positions[i];
         CHECK_OK(data_next(data, &positions[i + 1], 5, tokens[i], &error));
     }
     data_close(data);
-    data = open_with(&path, 1, (struct data_options){.vocabulary = 256, .format = DATA_BYTES, .seed = 1});
+    data = open_with(&path, 1,
+                     (struct data_options){.vocabulary = 256, .format = DATA_BYTES, .seed = 1});
     for (int i = 39; i >= 0; i--) {
         CHECK_OK(data_next(data, &positions[i], 5, again, &error));
         CHECK_MEMORY(again, tokens[i], sizeof again);
     }
     data_close(data);
-    data = open_with(&path, 1, (struct data_options){.vocabulary = 256, .format = DATA_BYTES, .seed = 2});
+    data = open_with(&path, 1,
+                     (struct data_options){.vocabulary = 256, .format = DATA_BYTES, .seed = 2});
     struct data_position other = {0};
     int same = 0;
     for (int i = 0; i < 40; i++) {
@@ -233,7 +245,8 @@ TEST(a_saved_position_goes_on_where_it_stood_and_a_seed_gives_an_order) {
 TEST(too_little_text_for_one_sequence_is_said) {
     struct error error = {0};
     const char *path = put_bytes("a", 10, 0);
-    struct data *data = open_with(&path, 1, (struct data_options){.vocabulary = 256, .format = DATA_BYTES});
+    struct data *data =
+        open_with(&path, 1, (struct data_options){.vocabulary = 256, .format = DATA_BYTES});
     struct data_position position = {0};
     uint32_t tokens[12];
     CHECK_OK(data_next(data, &position, 9, tokens, &error));
@@ -246,7 +259,8 @@ TEST(too_little_text_for_one_sequence_is_said) {
 TEST(held_out_windows_lie_in_the_last_part_of_each_file) {
     struct error error = {0};
     const char *paths[] = {put_bytes("a", 100, 0), put_bytes("b", 50, 128)};
-    struct data *data = open_with(paths, 2, (struct data_options){.vocabulary = 256, .format = DATA_BYTES, .heldout = 0.3});
+    struct data *data = open_with(
+        paths, 2, (struct data_options){.vocabulary = 256, .format = DATA_BYTES, .heldout = 0.3});
     uint32_t tokens[8];
     CHECK_EQUAL(data_heldout_count(data, 7), 4 + 2);
     for (uint64_t i = 0; i < 6; i++) {
@@ -277,7 +291,7 @@ TEST(a_file_that_shrinks_or_changes_under_us_is_an_error_not_a_crash) {
     data_close(data);
 }
 
-/* ---- what was read whole is remembered ----------------------------------------------------------------------------------------- */
+/* ---- what was read whole is remembered ------------------------------------------------------- */
 
 static char *read_text(const char *path) {
     struct error error = {0};
@@ -295,7 +309,8 @@ static enum status open_seen(const char *path, uint32_t vocabulary, const char *
     return status;
 }
 
-/* Writes without changing size and time of modification: what only a whole read, or the time of change, can find. */
+/* Writes without changing size and time of modification: what only a whole read, or the time of
+ * change, can find. */
 static void overwrite_in_secret(const char *path, size_t at, uint16_t token) {
     struct stat info;
     int file = open(path, O_WRONLY | O_CLOEXEC);

@@ -1,7 +1,9 @@
-/* A step on the device against the CPU's, over whole models: loss, gradient and update; what is refused; what a lost device does.
+/* A step on the device against the CPU's, over whole models: loss, gradient and update; what is
+ * refused; what a lost device does.
  *
- * On the GPU where there is one, else on the emulated device (docs/gpu.md). Bounds: activations have 8 bits, so a loss within 0.5 %
- * and, of the gradient as a vector, a distance within 3 % of its length; AdamW and its sums are fp32 and held to 1e-5. */
+ * On the GPU where there is one, else on the emulated device (docs/gpu.md). Bounds: activations
+ * have 8 bits, so a loss within 0.5 % and, of the gradient as a vector, a distance within 3 % of
+ * its length; AdamW and its sums are fp32 and held to 1e-5. */
 #include "model/device_trainer.h"
 
 #include <limits.h>
@@ -19,7 +21,9 @@ static const char *library(bool emulated) {
     char program[PATH_MAX] = {0};
     CHECK(readlink("/proc/self/exe", program, sizeof program - 1) > 0);
     *strrchr(program, '/') = 0;
-    snprintf(path, sizeof path, emulated ? "%s/atoll-kernels-emulated.so" : "%s/../bin/atoll-kernels-cuda.so", program);
+    snprintf(path, sizeof path,
+             emulated ? "%s/atoll-kernels-emulated.so" : "%s/../bin/atoll-kernels-cuda.so",
+             program);
     return path;
 }
 
@@ -36,7 +40,8 @@ static void find_backend(struct cuda_backend *out) {
     CHECK_OK(cuda_backend_open(library(true), out, &error));
 }
 
-static struct model_config config_of(uint32_t heads, uint32_t kv_heads, uint32_t head_size, bool tied) {
+static struct model_config config_of(uint32_t heads, uint32_t kv_heads, uint32_t head_size,
+                                     bool tied) {
     return (struct model_config){.vocabulary = 131,
                                  .hidden = heads * head_size,
                                  .layers = 2,
@@ -72,13 +77,14 @@ static void fill_tokens(struct both *b, uint64_t seed) {
     random_init(&random, seed);
     for (uint64_t i = 0; i < b->sequences * (b->options.length + 1); i++) {
         uint32_t before = i ? b->tokens[i - 1] : 1;
-        b->tokens[i] = random_below(&random, 4) ? (before * 5 + 3) % b->layout.config.vocabulary
-                                                : (uint32_t)random_below(&random, b->layout.config.vocabulary);
+        b->tokens[i] = random_below(&random, 4)
+                           ? (before * 5 + 3) % b->layout.config.vocabulary
+                           : (uint32_t)random_below(&random, b->layout.config.vocabulary);
     }
 }
 
-static void make(struct both *b, const struct cuda_backend *backend, struct model_config config, uint32_t sequences,
-                 uint32_t length, uint32_t accumulation) {
+static void make(struct both *b, const struct cuda_backend *backend, struct model_config config,
+                 uint32_t sequences, uint32_t length, uint32_t accumulation) {
     struct error error = {0};
     *b = (struct both){.sequences = (uint64_t)sequences * accumulation};
     CHECK_OK(layout_init(&config, &b->layout, &error));
@@ -121,8 +127,9 @@ static double cpu_loss(struct both *b) {
     memset(b->gradient, 0, b->layout.count * sizeof(float));
     for (uint32_t job = 0; job < transformer_pack_jobs(&b->transformer); job++)
         transformer_pack(&b->transformer, b->parameters, job);
-    return transformer_run(&b->transformer, &b->workspace, b->parameters, b->tokens, (uint32_t)b->sequences, b->options.length,
-                           (float)(1.0 / (double)count), b->gradient, false) /
+    return transformer_run(&b->transformer, &b->workspace, b->parameters, b->tokens,
+                           (uint32_t)b->sequences, b->options.length, (float)(1.0 / (double)count),
+                           b->gradient, false) /
            (double)count;
 }
 
@@ -149,22 +156,27 @@ static void compare_gradients(const struct both *b, const float *got) {
     for (uint32_t t = 0; t < b->layout.tensor_count; t++) {
         const struct layout_tensor *tensor = &b->layout.tensors[t];
         float *difference = xmalloc(tensor->count * sizeof *difference);
-        for (uint64_t i = 0; i < tensor->count; i++) difference[i] = got[tensor->offset + i] - b->gradient[tensor->offset + i];
-        double far = length_of(difference, tensor->count), whole = length_of(b->gradient + tensor->offset, tensor->count);
+        for (uint64_t i = 0; i < tensor->count; i++)
+            difference[i] = got[tensor->offset + i] - b->gradient[tensor->offset + i];
+        double far = length_of(difference, tensor->count),
+               whole = length_of(b->gradient + tensor->offset, tensor->count);
         if (!(far <= 0.03 * whole + 1e-7))
-            test_failed(__FILE__, __LINE__, "%s: gradient is %g away of a length of %g", tensor->name, far, whole);
+            test_failed(__FILE__, __LINE__, "%s: gradient is %g away of a length of %g",
+                        tensor->name, far, whole);
         free(difference);
     }
 }
 
-static void compare_model(const struct cuda_backend *backend, struct model_config config, uint32_t sequences, uint32_t length,
-                          uint32_t accumulation, bool recompute) {
+static void compare_model(const struct cuda_backend *backend, struct model_config config,
+                          uint32_t sequences, uint32_t length, uint32_t accumulation,
+                          bool recompute) {
     struct error error = {0};
     struct both b;
     make(&b, backend, config, sequences, length, accumulation);
     b.options.recompute = recompute;
     make_device(&b);
-    for (uint32_t step = 1; step <= 2; step++) { /* the second finds what the first has left behind */
+    for (uint32_t step = 1; step <= 2;
+         step++) { /* the second finds what the first has left behind */
         double loss = cpu_loss(&b);
         struct cuda_outcome outcome = device_step(&b, 0.0f, step);
         CHECK_EQUAL(outcome.finite, 1);
@@ -190,20 +202,22 @@ TEST(a_step_has_the_cpus_loss_and_gradient) {
     cuda_backend_close(&backend);
 }
 
-/* Recorded and repeated, with micro-batches, and rotated anew where activations are computed again. */
+/* Recorded and repeated, with micro-batches, and rotated anew where activations are computed again.
+ */
 TEST(a_step_with_hoppers_attention_has_the_cpus_loss_and_gradient) {
     struct cuda_backend backend;
     setenv("ATOLL_ATTENTION", "wgmma", 1);
     setenv("EMULATED_TENSOR_MAPS", "1", 1);
     find_backend(&backend);
-    if (backend.device.major != 9 || backend.device.minor != 0) TEST_SKIP("%s has no wgmma", backend.found);
+    if (backend.device.major != 9 || backend.device.minor != 0)
+        TEST_SKIP("%s has no wgmma", backend.found);
     printf("  compared with %s\n", backend.found);
     compare_model(&backend, config_of(2, 1, 64, true), 1, 33, 2, true);
     cuda_backend_close(&backend);
 }
 
-/* Both sides from the same weights and batches, the CPU's by its own AdamW: 200 steps on a GPU, 20 emulated, or as many as
- * ATOLL_TEST_CURVE_STEPS says. */
+/* Both sides from the same weights and batches, the CPU's by its own AdamW: 200 steps on a GPU, 20
+ * emulated, or as many as ATOLL_TEST_CURVE_STEPS says. */
 TEST(the_loss_curve_is_the_cpus_within_half_a_percent) {
     struct cuda_backend backend;
     find_backend(&backend);
@@ -214,7 +228,9 @@ TEST(the_loss_curve_is_the_cpus_within_half_a_percent) {
     float *m = xcalloc(b.layout.count, sizeof *m), *v = xcalloc(b.layout.count, sizeof *v);
     double first = 0, loss = 0;
     const char *said = getenv("ATOLL_TEST_CURVE_STEPS");
-    uint32_t steps = said ? (uint32_t)atoi(said) : strncmp(backend.found, "emulated", 8) == 0 ? 20 : 200;
+    uint32_t steps = said                                         ? (uint32_t)atoi(said)
+                     : strncmp(backend.found, "emulated", 8) == 0 ? 20
+                                                                  : 200;
     for (uint32_t step = 1; step <= steps; step++) {
         fill_tokens(&b, 100 + step);
         loss = cpu_loss(&b);
@@ -234,7 +250,8 @@ TEST(the_loss_curve_is_the_cpus_within_half_a_percent) {
                                               .correction1 = (float)(1 / (1 - pow(0.9f, step))),
                                               .correction2 = (float)(1 / (1 - pow(0.95f, step)))};
             uint64_t at = tensor->offset;
-            kernels_at(0)->adamw(tensor->count, &update, b.gradient + at, b.parameters + at, m + at, v + at);
+            kernels_at(0)->adamw(tensor->count, &update, b.gradient + at, b.parameters + at, m + at,
+                                 v + at);
         }
     }
     printf("  %u steps: the loss is %.4f from %.4f\n", steps, loss, first);
@@ -295,8 +312,8 @@ TEST(evaluation_has_the_cpus_loss_for_any_number_of_sequences) {
         CHECK_OK(device_trainer_loss(b.device, b.tokens, count, &got, &error));
         for (uint32_t job = 0; job < transformer_pack_jobs(&b.transformer); job++)
             transformer_pack(&b.transformer, b.parameters, job);
-        wanted = transformer_run(&b.transformer, &b.workspace, b.parameters, b.tokens, (uint32_t)count, b.options.length, 0, NULL,
-                                 false);
+        wanted = transformer_run(&b.transformer, &b.workspace, b.parameters, b.tokens,
+                                 (uint32_t)count, b.options.length, 0, NULL, false);
         CHECK_NEAR(got / (double)rows, wanted / (double)rows, 0.005 * wanted / (double)rows);
     }
     end(&b);
@@ -340,7 +357,8 @@ TEST(too_little_memory_is_refused_with_both_figures) {
     make(&b, &backend, config_of(2, 1, 32, true), 1, 16, 1);
     CHECK(device_trainer_memory(&b.options) > 32 << 20);
     CHECK_STATUS(device_trainer_create(&b.options, &b.device, &error), FULL);
-    CHECK_CONTAINS(error.message, "needs 0.03 GiB of device memory for a batch of 1 x 16; 0.00 GiB");
+    CHECK_CONTAINS(error.message,
+                   "needs 0.03 GiB of device memory for a batch of 1 x 16; 0.00 GiB");
     end(&b);
     cuda_backend_close(&backend);
 }
@@ -413,7 +431,8 @@ static struct data *text_data(void) {
     struct random random;
     random_init(&random, 3);
     while (text.size < 20000)
-        buffer_append_text(&text, "the %s sat on the %s. ", (const char *[]){"cat", "dog", "owl"}[random_below(&random, 3)],
+        buffer_append_text(&text, "the %s sat on the %s. ",
+                           (const char *[]){"cat", "dog", "owl"}[random_below(&random, 3)],
                            (const char *[]){"mat", "hill", "moon"}[random_below(&random, 3)]);
     char *path = file_join(test_directory(), "train.txt");
     CHECK_OK(file_write(path, buffer_bytes(&text), 0600, &error));
@@ -435,7 +454,8 @@ static struct trainer_options trainer_options_of(enum trainer_device device) {
     options.threads = 1;
     options.device = device;
     options.cuda_library = getenv("ATOLL_TEST_CUDA_LIBRARY");
-    if (!options.cuda_library) options.cuda_library = library(!file_exists(library(false)) || !getenv("ATOLL_TEST_GPU"));
+    if (!options.cuda_library)
+        options.cuda_library = library(!file_exists(library(false)) || !getenv("ATOLL_TEST_GPU"));
     return options;
 }
 
@@ -462,7 +482,8 @@ static struct buffer state_of(struct trainer *trainer) {
 }
 
 TEST(a_trainer_on_the_device_follows_the_cpus_and_its_state_moves_between_them) {
-    struct trainer_options there = trainer_options_of(TRAINER_CUDA), here = trainer_options_of(TRAINER_CPU);
+    struct trainer_options there = trainer_options_of(TRAINER_CUDA),
+                           here = trainer_options_of(TRAINER_CPU);
     need_library(there.cuda_library);
     struct error error = {0};
     struct data *data = text_data();
@@ -497,7 +518,8 @@ TEST(a_trainer_on_the_device_continues_from_its_state_bit_for_bit) {
         need_library(options.cuda_library);
         struct error error = {0};
         struct data *data = text_data();
-        struct trainer *whole = trainer_of(&options), *first = trainer_of(&options), *second = trainer_of(&options);
+        struct trainer *whole = trainer_of(&options), *first = trainer_of(&options),
+                       *second = trainer_of(&options);
         for (int i = 0; i < 3; i++) step_of(whole, data);
         trainer_parameters(whole)[70] += 0.25f;
         step_of(whole, data);
@@ -533,7 +555,8 @@ TEST(a_trainer_whose_device_is_lost_keeps_the_last_state_that_was_seen) {
     step_of(trainer, data);
     struct buffer seen = state_of(trainer), left = {0};
     enum status status = OK;
-    for (int i = 0; i < 50 && status == OK; i++) status = trainer_step(trainer, data, 0, NULL, &error);
+    for (int i = 0; i < 50 && status == OK; i++)
+        status = trainer_step(trainer, data, 0, NULL, &error);
     CHECK_EQUAL(status, UNAVAILABLE);
     CHECK_STATUS(trainer_step(trainer, data, 0, NULL, &error), UNAVAILABLE);
     CHECK_CONTAINS(error.message, "the trainer holds the state of step 1");
@@ -589,12 +612,14 @@ TEST(data_may_be_closed_once_they_are_released_and_others_opened) {
     char *path = file_join(test_directory(), "other.txt");
     struct error error = {0};
     struct buffer text = {0};
-    for (unsigned i = 0; i < 9000; i++) buffer_u8(&text, (uint8_t)('a' + random_hash(3, i / 3) % 26));
+    for (unsigned i = 0; i < 9000; i++)
+        buffer_u8(&text, (uint8_t)('a' + random_hash(3, i / 3) % 26));
     CHECK_OK(file_write(path, buffer_bytes(&text), 0600, &error));
     const struct data_options data_options = {.vocabulary = 256, .seed = 2};
     CHECK_OK(data_open((const char *const[]){path}, 1, &data_options, &data, &error));
     double nats;
-    CHECK_STATUS(trainer_evaluate(other, data, 1, &nats, &error), NOT_FOUND); /* these hold nothing out */
+    /* these hold nothing out */
+    CHECK_STATUS(trainer_evaluate(other, data, 1, &nats, &error), NOT_FOUND);
     for (int i = 0; i < 2; i++) CHECK(step_of(one, data) == step_of(other, data));
     struct buffer a = state_of(one), b = state_of(other);
     CHECK_EQUAL(a.size, b.size);
@@ -632,14 +657,16 @@ TEST(data_that_fail_are_said_by_the_step_that_needs_them) {
 }
 
 TEST(memory_is_reckoned_for_the_host_and_for_the_device) {
-    struct trainer_options there = trainer_options_of(TRAINER_CUDA), here = trainer_options_of(TRAINER_CPU);
+    struct trainer_options there = trainer_options_of(TRAINER_CUDA),
+                           here = trainer_options_of(TRAINER_CPU);
     there.sequences = here.sequences = 64;
     struct layout layout;
     struct error error = {0};
     CHECK_OK(layout_init(&there.model, &layout, &error));
     CHECK_EQUAL(trainer_device_memory(&here), 0);
     CHECK(trainer_device_memory(&there) > 18 * layout.count);
-    CHECK(trainer_memory(&there) >= 24 * layout.count); /* the mirror, and where the next one comes down */
+    /* the mirror, and where the next one comes down */
+    CHECK(trainer_memory(&there) >= 24 * layout.count);
     CHECK(trainer_memory(&there) < trainer_memory(&here));
     there.device = TRAINER_AUTO;
     CHECK_EQUAL(trainer_memory(&there), trainer_memory(&here));
@@ -652,7 +679,8 @@ TEST(auto_uses_the_cpu_and_says_why_where_the_device_cannot) {
     struct trainer *trainer;
     options.cuda_library = "/nonexistent.so";
     CHECK_OK(trainer_create(&options, &trainer, &error));
-    CHECK_CONTAINS(trainer_device_line(trainer), "no CUDA, using the CPU: there is no /nonexistent.so");
+    CHECK_CONTAINS(trainer_device_line(trainer),
+                   "no CUDA, using the CPU: there is no /nonexistent.so");
     CHECK(strcmp(trainer_kernels(trainer), "cuda") != 0);
     trainer_destroy(trainer);
     options.device = TRAINER_CUDA;
@@ -662,6 +690,7 @@ TEST(auto_uses_the_cpu_and_says_why_where_the_device_cannot) {
     setenv("EMULATED_BLAS", "0", 1);
     options.device = TRAINER_AUTO;
     CHECK_OK(trainer_create(&options, &trainer, &error));
-    CHECK_CONTAINS(trainer_device_line(trainer), "no CUDA, using the CPU: CUDA: training on CUDA needs cuBLASLt");
+    CHECK_CONTAINS(trainer_device_line(trainer),
+                   "no CUDA, using the CPU: CUDA: training on CUDA needs cuBLASLt");
     trainer_destroy(trainer);
 }

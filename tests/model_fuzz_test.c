@@ -1,7 +1,8 @@
-/* 10,000 damaged files: no crash, no read beyond the end (sanitizer builds), an error with a name and a story for each that is
- * refused, and nothing that is out of bounds in one that is taken. Damage is a cut, a few bytes set, a piece copied elsewhere, or a token
- * of the file's own grammar put in. ATOLL_TEST_FUZZ_CASES=200000 makes as many in all (and ATOLL_TEST_SLOWDOWN=100 the time for it);
- * ATOLL_TEST_FUZZ_SEED makes others than the usual ones. */
+/* 10,000 damaged files: no crash, no read beyond the end (sanitizer builds), an error with a name
+ * and a story for each that is refused, and nothing that is out of bounds in one that is taken.
+ * Damage is a cut, a few bytes set, a piece copied elsewhere, or a token of the file's own grammar
+ * put in. ATOLL_TEST_FUZZ_CASES=200000 makes as many in all (and ATOLL_TEST_SLOWDOWN=100 the time
+ * for it); ATOLL_TEST_FUZZ_SEED makes others than the usual ones. */
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -40,9 +41,10 @@ static const struct model_config shape = {.vocabulary = 10,
 
 /* A damaged copy in an allocation of its own size. */
 static struct bytes damaged(struct bytes good, size_t front, struct random *random) {
-    static const char *const words[] = {"{",          "}",       "[",    "]",  "\"",    ":",
-                                        ",",          "null",    "true", "-1", "1e999", "18446744073709551615",
-                                        "4294967296", "\\u0000", "\xff", "..", "0"};
+    static const char *const words[] = {
+        "{",          "}",       "[",    "]",  "\"",    ":",
+        ",",          "null",    "true", "-1", "1e999", "18446744073709551615",
+        "4294967296", "\\u0000", "\xff", "..", "0"};
     size_t size = good.size;
     if (random_below(random, 3) == 0) size = (size_t)random_below(random, size + 1);
     uint8_t *copy = xmalloc(size);
@@ -55,7 +57,8 @@ static struct bytes damaged(struct bytes good, size_t front, struct random *rand
         case 0: copy[at] = (uint8_t)random_u64(random); break;
         case 1: memcpy(copy + at, word, MIN(strlen(word), size - at)); break;
         default: {
-            size_t from = (size_t)random_below(random, reach), count = (size_t)random_below(random, 40);
+            size_t from = (size_t)random_below(random, reach),
+                   count = (size_t)random_below(random, 40);
             memmove(copy + at, copy + from, MIN(count, size - MAX(at, from)));
         }
         }
@@ -72,7 +75,9 @@ static bool judge(enum status status, const struct error *error) {
     return true;
 }
 
-static void write_over(const char *path, struct bytes content) { /* without file_write's syncs, which would take minutes */
+static void
+write_over(const char *path,
+           struct bytes content) { /* without file_write's syncs, which would take minutes */
     int descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
     CHECK(descriptor >= 0 && file_write_all(descriptor, content.data, content.size, NULL) == OK);
     close(descriptor);
@@ -101,11 +106,14 @@ TEST_WITHIN(damaged_safetensors_are_refused_by_name, 120000) {
     int refusals = 0, each = cases() / (int)COUNT_OF(dtypes);
     for (size_t n = 0; n < COUNT_OF(dtypes); n++) {
         struct buffer file = {0};
-        CHECK_OK(safetensors_write_part(path, &layout, values, 0, layout.tensor_count, dtypes[n], 1, &error));
+        CHECK_OK(safetensors_write_part(path, &layout, values, 0, layout.tensor_count, dtypes[n], 1,
+                                        &error));
         CHECK_OK(file_read(path, 1 << 20, &file, &error));
         for (int i = 0; i < each; i++) {
             error = (struct error){0};
-            struct bytes bad = damaged(buffer_bytes(&file), file.size - layout.count * tensor_dtype_size(dtypes[n]), &random);
+            struct bytes bad =
+                damaged(buffer_bytes(&file),
+                        file.size - layout.count * tensor_dtype_size(dtypes[n]), &random);
             memset(values, 0, layout.count * sizeof *values);
             if (judge(safetensors_decode(&layout, bad, values, &error), &error))
                 refusals++;
@@ -209,7 +217,8 @@ TEST_WITHIN(damaged_shards_of_tokens_are_refused_by_name, 240000) {
             for (int n = 0; n < 3; n++)
                 if (!judge(data_next(data, &position, 16, tokens, &error), &error))
                     for (size_t t = 0; t < COUNT_OF(tokens); t++) CHECK(tokens[t] < 10);
-            if (data_heldout_count(data, 16) > 0) CHECK_OK(data_heldout(data, 0, 16, tokens, &error));
+            if (data_heldout_count(data, 16) > 0)
+                CHECK_OK(data_heldout(data, 0, 16, tokens, &error));
         } else
             refusals++;
         data_close(data);

@@ -57,7 +57,8 @@ TEST(sampled_frequencies_follow_the_golden_softmax) {
     int counts[64] = {0};
     for (uint64_t seed = 0; seed < ROUNDS; seed++) {
         uint32_t out;
-        CHECK_OK(generate(&layout, golden.parameters, &(struct generate_options){.temperature = 1, .top_p = 1, .seed = seed},
+        CHECK_OK(generate(&layout, golden.parameters,
+                          &(struct generate_options){.temperature = 1, .top_p = 1, .seed = seed},
                           golden.tokens, 5, &out, 1, &error));
         counts[out]++;
     }
@@ -76,17 +77,22 @@ TEST(impossible_requests_are_refused) {
     struct error error = {0};
     uint32_t out[40], bad = 19;
     struct generate_options options = GENERATE_DEFAULTS;
-    CHECK_STATUS(generate(&layout, golden.parameters, &options, golden.tokens, 0, out, 1, &error), INVALID);
-    CHECK_STATUS(generate(&layout, golden.parameters, &options, golden.tokens, 5, out, 28, &error), INVALID);
+    CHECK_STATUS(generate(&layout, golden.parameters, &options, golden.tokens, 0, out, 1, &error),
+                 INVALID);
+    CHECK_STATUS(generate(&layout, golden.parameters, &options, golden.tokens, 5, out, 28, &error),
+                 INVALID);
     CHECK_CONTAINS(error.message, "context is 32");
     CHECK_STATUS(generate(&layout, golden.parameters, &options, &bad, 1, out, 1, &error), INVALID);
     options.temperature = NAN;
-    CHECK_STATUS(generate(&layout, golden.parameters, &options, golden.tokens, 5, out, 1, &error), INVALID);
+    CHECK_STATUS(generate(&layout, golden.parameters, &options, golden.tokens, 5, out, 1, &error),
+                 INVALID);
     options = (struct generate_options){.temperature = 1, .top_p = 0};
-    CHECK_STATUS(generate(&layout, golden.parameters, &options, golden.tokens, 5, out, 1, &error), INVALID);
+    CHECK_STATUS(generate(&layout, golden.parameters, &options, golden.tokens, 5, out, 1, &error),
+                 INVALID);
     golden.parameters[golden.tokens[0] * 16] = NAN;
     options = (struct generate_options)GENERATE_DEFAULTS;
-    CHECK_STATUS(generate(&layout, golden.parameters, &options, golden.tokens, 5, out, 1, &error), CORRUPT);
+    CHECK_STATUS(generate(&layout, golden.parameters, &options, golden.tokens, 5, out, 1, &error),
+                 CORRUPT);
     teardown();
 }
 
@@ -127,7 +133,8 @@ TEST(of_tokens_that_are_equally_likely_no_more_are_kept_than_top_p_and_top_k_all
         options = (struct generate_options){.temperature = 1, .top_p = 1, .top_k = 3, .seed = seed};
         CHECK_OK(generate(&layout, zeroes, &options, golden.tokens, 1, &out, 1, &error));
         CHECK(out < 3);
-        options = (struct generate_options){.temperature = 1, .top_p = 0.5f, .top_k = 4, .seed = seed};
+        options =
+            (struct generate_options){.temperature = 1, .top_p = 0.5f, .top_k = 4, .seed = seed};
         CHECK_OK(generate(&layout, zeroes, &options, golden.tokens, 1, &out, 1, &error));
         CHECK(out < 2); /* two of four are half of the chance: a third is not needed */
     }
@@ -141,12 +148,16 @@ TEST(a_generator_reads_up_to_its_limit_and_has_none_beyond_the_context) {
     struct error error = {0};
     struct generator *generator = NULL;
     const float *logits;
-    CHECK_STATUS(generator_create(&layout, golden.parameters, 0, NULL, &generator, &error), INVALID);
-    CHECK_STATUS(generator_create(&layout, golden.parameters, golden.config.context + 1, NULL, &generator, &error), INVALID);
+    CHECK_STATUS(generator_create(&layout, golden.parameters, 0, NULL, &generator, &error),
+                 INVALID);
+    CHECK_STATUS(generator_create(&layout, golden.parameters, golden.config.context + 1, NULL,
+                                  &generator, &error),
+                 INVALID);
     CHECK_CONTAINS(error.message, "33 tokens; the model's context is 32");
     CHECK_OK(generator_create(&layout, golden.parameters, 3, NULL, &generator, &error));
     CHECK_STATUS(generator_read(generator, golden.config.vocabulary, &logits, &error), INVALID);
-    for (int i = 0; i < 3; i++) CHECK_OK(generator_read(generator, golden.tokens[i], &logits, &error));
+    for (int i = 0; i < 3; i++)
+        CHECK_OK(generator_read(generator, golden.tokens[i], &logits, &error));
     CHECK_STATUS(generator_read(generator, golden.tokens[3], &logits, &error), INVALID);
     CHECK_CONTAINS(error.message, "limit of 3");
     generator_destroy(generator);

@@ -31,8 +31,9 @@ static inline struct golden golden_read(const char *name) {
     CHECK_OK(file_read(path, 1 << 20, &file, &error));
     struct reader r = reader_of(buffer_bytes(&file));
     struct golden g = {0};
-    uint32_t *numbers[] = {&g.config.vocabulary, &g.config.hidden, &g.config.layers, &g.config.heads,
-                           &g.config.kv_heads,   &g.config.ffn,    &g.config.context};
+    uint32_t *numbers[] = {&g.config.vocabulary, &g.config.hidden,   &g.config.layers,
+                           &g.config.heads,      &g.config.kv_heads, &g.config.ffn,
+                           &g.config.context};
     for (size_t i = 0; i < COUNT_OF(numbers); i++) *numbers[i] = reader_u32(&r);
     g.config.tied = reader_u32(&r) != 0;
     g.sequences = reader_u32(&r);

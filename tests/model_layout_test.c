@@ -29,7 +29,8 @@ TEST(tensors_follow_each_other_without_gaps_under_hugging_face_names) {
     uint64_t at = 0;
     for (uint32_t i = 0; i < layout.tensor_count; i++) {
         CHECK_EQUAL(layout.tensors[i].offset, at);
-        CHECK_EQUAL(layout.tensors[i].count, layout.tensors[i].shape[0] * layout.tensors[i].shape[1]);
+        CHECK_EQUAL(layout.tensors[i].count,
+                    layout.tensors[i].shape[0] * layout.tensors[i].shape[1]);
         CHECK(layout.tensors[i].decays == (layout.tensors[i].dimensions == 2));
         at += layout.tensors[i].count;
     }
@@ -71,7 +72,8 @@ TEST(a_description_that_is_cut_or_changed_anywhere_is_refused) {
     for (size_t i = 0; i < bytes.size; i++) {
         bytes.data[i] ^= 0x40;
         enum status status = layout_read(buffer_bytes(&bytes), &again, &error);
-        if (status == OK) { /* only a setting without a tensor may still make sense, and then it is another layout */
+        if (status == OK) { /* only a setting without a tensor may still make sense, and then it is
+                               another layout */
             CHECK(i < 60);
             CHECK_STATUS(layout_compare(&layout, &again, &error), INVALID);
             layout_deinit(&again);
@@ -111,7 +113,8 @@ TEST(a_comparison_names_the_first_tensor_or_setting_that_differs) {
     layout_deinit(&a);
 }
 
-/* The values are protocol: a run's version 0 is its seed. These came from an independent program. */
+/* The values are protocol: a run's version 0 is its seed. These came from an independent program.
+ */
 TEST(initial_parameters_have_these_bits_on_every_machine) {
     struct layout layout = layout_of(shape);
     float *parameters = xmalloc(layout.count * sizeof *parameters);
@@ -119,10 +122,16 @@ TEST(initial_parameters_have_these_bits_on_every_machine) {
     const struct {
         size_t index;
         uint32_t bits;
-    } wanted[] = {{0, 0xbcbca1e0}, {1, 0xbc7ee50f}, {8191, 0xbca40cc3}, {10272, 0xbb279eae}, {11295, 0x3ae65c1b}};
-    for (size_t i = 0; i < COUNT_OF(wanted); i++) CHECK_MEMORY(&parameters[wanted[i].index], &wanted[i].bits, 4);
+    } wanted[] = {{0, 0xbcbca1e0},
+                  {1, 0xbc7ee50f},
+                  {8191, 0xbca40cc3},
+                  {10272, 0xbb279eae},
+                  {11295, 0x3ae65c1b}};
+    for (size_t i = 0; i < COUNT_OF(wanted); i++)
+        CHECK_MEMORY(&parameters[wanted[i].index], &wanted[i].bits, 4);
     double sum = 0, squares = 0;
-    for (size_t i = 0; i < 256 * 32; i++) sum += (double)parameters[i], squares += pow((double)parameters[i], 2);
+    for (size_t i = 0; i < 256 * 32; i++)
+        sum += (double)parameters[i], squares += pow((double)parameters[i], 2);
     CHECK_NEAR(sum / 8192, 0, 0.001);
     CHECK_NEAR(sqrt(squares / 8192), 0.02, 0.001);
     CHECK(parameters[8192] == 1.0f); /* the first norm */

@@ -27,7 +27,8 @@ static struct trainer_options small_options(void) {
 static struct data *open_data(void) {
     struct error error = {0};
     struct buffer text = {0};
-    for (uint64_t i = 0; i < 20000; i++) buffer_u8(&text, (uint8_t)('a' + (i * i / 7 + random_hash(3, i) % 3) % 20));
+    for (uint64_t i = 0; i < 20000; i++)
+        buffer_u8(&text, (uint8_t)('a' + (i * i / 7 + random_hash(3, i) % 3) % 20));
     char *path = file_join(test_directory(), "text");
     CHECK_OK(file_write(path, buffer_bytes(&text), 0600, &error));
     buffer_deinit(&text);
@@ -39,8 +40,8 @@ static struct data *open_data(void) {
 }
 
 /* The state after `steps` steps from the seed, or from `from`. */
-static struct buffer trained(const struct trainer_options *options, const struct data *data, int steps, const struct buffer *from,
-                             double *loss) {
+static struct buffer trained(const struct trainer_options *options, const struct data *data,
+                             int steps, const struct buffer *from, double *loss) {
     struct error error = {0};
     struct trainer *trainer;
     struct trainer_result result = {0};
@@ -76,13 +77,15 @@ TEST(bf16_moments_train_as_well_and_the_same_on_any_threads_and_after_a_restart)
     layout_deinit(&layout);
     struct data *data = open_data();
     double loss_wide, loss_narrow;
-    struct buffer reference = trained(&wide, data, 150, NULL, &loss_wide), one = trained(&narrow, data, 150, NULL, &loss_narrow);
+    struct buffer reference = trained(&wide, data, 150, NULL, &loss_wide),
+                  one = trained(&narrow, data, 150, NULL, &loss_narrow);
     CHECK(loss_wide < 3.5);
     CHECK_NEAR(loss_narrow / loss_wide, 1.0, 0.02);
     CHECK(!bytes_equal(buffer_bytes(&reference), buffer_bytes(&one)));
     for (uint32_t threads = 1; threads <= 4; threads *= 2) {
         narrow.threads = threads;
-        struct buffer half = trained(&narrow, data, 75, NULL, NULL), whole = trained(&narrow, data, 75, &half, NULL);
+        struct buffer half = trained(&narrow, data, 75, NULL, NULL),
+                      whole = trained(&narrow, data, 75, &half, NULL);
         CHECK(bytes_equal(buffer_bytes(&one), buffer_bytes(&whole)));
         buffer_deinit(&half);
         buffer_deinit(&whole);

@@ -61,7 +61,8 @@ TEST(a_file_cut_anywhere_is_refused) {
     struct buffer file = {0};
     safetensors_encode(&layout, values, -1, &file);
     for (size_t size = 0; size < file.size; size++) {
-        uint8_t *exact = xmalloc(size); /* its own allocation, so that a sanitizer sees a read beyond it */
+        uint8_t *exact =
+            xmalloc(size); /* its own allocation, so that a sanitizer sees a read beyond it */
         memcpy(exact, file.data, size);
         CHECK_STATUS(safetensors_decode(&layout, bytes_of(exact, size), values, &error), CORRUPT);
         free(exact);
@@ -86,7 +87,8 @@ TEST(damaged_headers_never_crash_nor_read_beyond_the_file) {
         memcpy(copy, file.data, file.size);
         for (uint64_t hits = 1 + random_below(&random, 3); hits > 0; hits--)
             copy[random_below(&random, header)] =
-                round % 2 ? (uint8_t)random_u64(&random) : (uint8_t) "0123456789{}[]\":,"[random_below(&random, 17)];
+                round % 2 ? (uint8_t)random_u64(&random)
+                          : (uint8_t) "0123456789{}[]\":,"[random_below(&random, 17)];
         enum status status = safetensors_decode(&layout, bytes_of(copy, file.size), back, NULL);
         CHECK(status == OK || status == CORRUPT || status == INVALID);
     }
@@ -117,29 +119,40 @@ TEST(hostile_and_foreign_headers_are_refused_by_reason) {
     refused("{\"a\"", 0, CORRUPT, "header");
     refused("{\"model.norm.weight\":[]}", 0, CORRUPT, "model.norm.weight");
     refused("{}", 0, INVALID, "model.embed_tokens.weight\" is missing");
-    refused("{\"other.weight\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, INVALID, "other.weight");
-    refused("{\"model.norm.weight\":{\"dtype\":\"F32\",\"shape\":[4]}}", 16, CORRUPT, "data_offsets");
-    refused("{\"model.norm.weight\":{\"dtype\":\"I64\",\"shape\":[4],\"data_offsets\":[0,32]}}", 32, INVALID, "I64");
-    refused("{\"model.norm.weight\":{\"dtype\":\"F32\",\"shape\":[5],\"data_offsets\":[0,20]}}", 20, INVALID, "shape is not [4]");
-    refused("{\"model.norm.weight\":{\"dtype\":\"F32\",\"shape\":[4,1],\"data_offsets\":[0,16]}}", 16, INVALID,
-            "shape is not [4]");
-    refused("{\"model.norm.weight\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,20]}}", 20, CORRUPT, "do not fit");
-    refused("{\"model.norm.weight\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[4,20]}}", 16, CORRUPT, "do not fit");
-    refused("{\"model.norm.weight\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[-16,0]}}", 16, CORRUPT, "whole number");
-    refused("{\"model.norm.weight\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[18446744073709551600,0]}}", 16, CORRUPT,
-            "do not fit");
-    refused("{\"model.norm.weight\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16,16]}}", 16, CORRUPT, "3 offsets");
+    refused("{\"other.weight\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4,
+            INVALID, "other.weight");
+    refused("{\"model.norm.weight\":{\"dtype\":\"F32\",\"shape\":[4]}}", 16, CORRUPT,
+            "data_offsets");
+    refused("{\"model.norm.weight\":{\"dtype\":\"I64\",\"shape\":[4],\"data_offsets\":[0,32]}}", 32,
+            INVALID, "I64");
+    refused("{\"model.norm.weight\":{\"dtype\":\"F32\",\"shape\":[5],\"data_offsets\":[0,20]}}", 20,
+            INVALID, "shape is not [4]");
+    refused("{\"model.norm.weight\":{\"dtype\":\"F32\",\"shape\":[4,1],\"data_offsets\":[0,16]}}",
+            16, INVALID, "shape is not [4]");
+    refused("{\"model.norm.weight\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,20]}}", 20,
+            CORRUPT, "do not fit");
+    refused("{\"model.norm.weight\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[4,20]}}", 16,
+            CORRUPT, "do not fit");
+    refused("{\"model.norm.weight\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[-16,0]}}",
+            16, CORRUPT, "whole number");
+    refused("{\"model.norm.weight\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":["
+            "18446744073709551600,0]}}",
+            16, CORRUPT, "do not fit");
+    refused("{\"model.norm.weight\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16,16]}}",
+            16, CORRUPT, "3 offsets");
 }
 
 /* Every tensor in one dtype, each at an offset of the caller's choosing. */
-static struct buffer written_as(const struct layout *layout, const char *dtype, unsigned item, bool with_head, uint64_t shift) {
+static struct buffer written_as(const struct layout *layout, const char *dtype, unsigned item,
+                                bool with_head, uint64_t shift) {
     struct buffer header = {0};
     uint64_t at = 0;
     for (uint32_t i = 0; i < layout->tensor_count + with_head; i++) {
         const struct layout_tensor *tensor = &layout->tensors[i < layout->tensor_count ? i : 0];
         const char *name = i < layout->tensor_count ? tensor->name : "lm_head.weight";
         uint64_t begin = i == 1 ? at - shift : at;
-        buffer_append_text(&header, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%u", i ? "," : "{", name, dtype, tensor->shape[0]);
+        buffer_append_text(&header, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%u", i ? "," : "{", name,
+                           dtype, tensor->shape[0]);
         if (tensor->dimensions == 2) buffer_append_text(&header, ",%u", tensor->shape[1]);
         buffer_append_text(&header, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)begin,
                            (unsigned long long)(begin + tensor->count * item));
@@ -186,7 +199,8 @@ TEST(overlapping_tensors_are_refused_and_a_tied_head_must_agree) {
     struct error error = {0};
     struct layout layout = layout_of(true);
     float *values = values_of(&layout);
-    struct buffer overlap = written_as(&layout, "F32", 4, false, 4), twice = written_as(&layout, "F32", 4, true, 0);
+    struct buffer overlap = written_as(&layout, "F32", 4, false, 4),
+                  twice = written_as(&layout, "F32", 4, true, 0);
     CHECK_STATUS(safetensors_decode(&layout, buffer_bytes(&overlap), values, &error), CORRUPT);
     CHECK_CONTAINS(error.message, "overlaps");
     CHECK_OK(safetensors_decode(&layout, buffer_bytes(&twice), values, &error));
@@ -204,7 +218,8 @@ TEST(an_export_has_all_its_files_and_config_comes_last) {
     struct layout layout = layout_of(true);
     float *values = values_of(&layout);
     char *directory = file_join(test_directory(), "export");
-    CHECK_STATUS(export_model(directory, &layout, values, 1, true, &error), INVALID); /* 10 tokens are not bytes */
+    /* 10 tokens are not bytes */
+    CHECK_STATUS(export_model(directory, &layout, values, 1, true, &error), INVALID);
     CHECK_OK(export_model(directory, &layout, values, 1, false, &error));
     const char *names[] = {"model.safetensors", "config.json", "generation_config.json"};
     for (size_t i = 0; i < COUNT_OF(names); i++) {

@@ -11,7 +11,11 @@ TEST(warmup_rises_in_a_line_and_reaches_the_peak_at_its_last_token) {
 }
 
 TEST(cosine_and_line_fall_to_the_floor_and_stay_there) {
-    struct schedule s = {.shape = SCHEDULE_COSINE, .peak = 1.0f, .floor = 0.1f, .warmup_tokens = 100, .total_tokens = 1100};
+    struct schedule s = {.shape = SCHEDULE_COSINE,
+                         .peak = 1.0f,
+                         .floor = 0.1f,
+                         .warmup_tokens = 100,
+                         .total_tokens = 1100};
     CHECK(schedule_at(&s, 100) == 1.0f);
     CHECK_NEAR(schedule_at(&s, 600), 0.55, 1e-6);
     CHECK_NEAR(schedule_at(&s, 350), 0.1 + 0.9 * 0.5 * (1 + sqrt(0.5)), 1e-6);

@@ -22,8 +22,11 @@ static struct trainer_options small_options(void) {
     options.sequences = 6;
     options.length = 40;
     options.threads = 1;
-    options.schedule =
-        (struct schedule){.shape = SCHEDULE_COSINE, .peak = 3e-3f, .floor = 3e-4f, .warmup_tokens = 1000, .total_tokens = 100000};
+    options.schedule = (struct schedule){.shape = SCHEDULE_COSINE,
+                                         .peak = 3e-3f,
+                                         .floor = 3e-4f,
+                                         .warmup_tokens = 1000,
+                                         .total_tokens = 100000};
     return options;
 }
 
@@ -41,7 +44,8 @@ static struct data *text_data(double heldout) {
     struct random random;
     random_init(&random, 3);
     while (text.size < 20000)
-        buffer_append_text(&text, "the %s sat on the %s. ", (const char *[]){"cat", "dog", "owl"}[random_below(&random, 3)],
+        buffer_append_text(&text, "the %s sat on the %s. ",
+                           (const char *[]){"cat", "dog", "owl"}[random_below(&random, 3)],
                            (const char *[]){"mat", "hill", "moon"}[random_below(&random, 3)]);
     char *path = xformat("%s/train.txt", test_directory());
     CHECK_OK(file_write(path, buffer_bytes(&text), 0600, &error));
@@ -56,7 +60,8 @@ static struct data *text_data(double heldout) {
 static double run_steps(struct trainer *trainer, const struct data *data, int count) {
     struct error error = {0};
     struct trainer_result result = {0};
-    for (int i = 0; i < count; i++) CHECK_OK(trainer_step(trainer, data, trainer_counters(trainer).tokens, &result, &error));
+    for (int i = 0; i < count; i++)
+        CHECK_OK(trainer_step(trainer, data, trainer_counters(trainer).tokens, &result, &error));
     return result.loss;
 }
 
@@ -95,7 +100,8 @@ TEST(training_lowers_the_loss_on_every_table) {
     data_close(data);
 }
 
-/* The trainer reads its data from a file: one epoch of exactly the golden sequences, in whatever order. */
+/* The trainer reads its data from a file: one epoch of exactly the golden sequences, in whatever
+ * order. */
 TEST(one_step_matches_the_golden_adamw_step) {
     struct error error = {0};
     struct golden g = golden_read("long"); /* one sequence: the order of sampling cannot matter */
@@ -111,7 +117,8 @@ TEST(one_step_matches_the_golden_adamw_step) {
     options.model = g.config;
     options.sequences = 1;
     options.length = g.length;
-    options.adamw = (struct adamw_options){.beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f, .decay = 0.1f, .clip = 0.25f};
+    options.adamw = (struct adamw_options){
+        .beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f, .decay = 0.1f, .clip = 0.25f};
     options.schedule = (struct schedule){.shape = SCHEDULE_CONSTANT, .peak = 3e-3f};
     const char *tables[] = {"portable", "avx2", "avx512"};
     for (size_t t = 0; t < COUNT_OF(tables); t++) {
@@ -124,9 +131,11 @@ TEST(one_step_matches_the_golden_adamw_step) {
         CHECK_OK(trainer_step(trainer, data, 0, &result, &error));
         CHECK_NEAR(result.loss, g.loss, 2e-6);
         CHECK_NEAR(result.gradient_norm, g.norm, 1e-5);
-        /* A first Adam step is lr * g / (|g| + eps): a gradient near eps (1e-8, clipped) magnifies its own rounding. */
+        /* A first Adam step is lr * g / (|g| + eps): a gradient near eps (1e-8, clipped) magnifies
+         * its own rounding. */
         for (uint64_t i = 0; i < g.count; i++)
-            CHECK_NEAR(trainer_parameters(trainer)[i], g.stepped[i], fabsf(g.gradient[i]) > 1e-4f ? 1e-5 : 3e-3);
+            CHECK_NEAR(trainer_parameters(trainer)[i], g.stepped[i],
+                       fabsf(g.gradient[i]) > 1e-4f ? 1e-5 : 3e-3);
         trainer_destroy(trainer);
     }
     data_close(data);
@@ -264,7 +273,8 @@ TEST(a_state_with_values_that_no_step_leaves_is_refused_by_place) {
         CHECK(bytes_equal(buffer_bytes(&after), buffer_bytes(&state)));
         buffer_deinit(&after);
     }
-    for (uint8_t parts = 2; parts != 0; parts++) { /* after the magic: only "with parameters" and "without" are known */
+    for (uint8_t parts = 2; parts != 0;
+         parts++) { /* after the magic: only "with parameters" and "without" are known */
         state.data[16] = parts;
         CHECK_STATUS(trainer_load(trainer, buffer_bytes(&state), &error), CORRUPT);
     }
@@ -342,7 +352,8 @@ TEST(evaluation_changes_nothing_and_ignores_the_batch_size) {
     CHECK_NEAR(all, some, 0.3);
     uint64_t count = data_heldout_count(data, 40);
     uint32_t *tokens = xmalloc(count * 41 * sizeof *tokens);
-    for (uint64_t i = 0; i < count; i++) CHECK_OK(data_heldout(data, i, 40, tokens + i * 41, &error));
+    for (uint64_t i = 0; i < count; i++)
+        CHECK_OK(data_heldout(data, i, 40, tokens + i * 41, &error));
     CHECK_OK(trainer_evaluate_tokens(trainer, tokens, count, &tokens_nats, &error));
     CHECK_NEAR(tokens_nats, all, 1e-9);
     struct buffer after = state_of(trainer);
@@ -364,12 +375,12 @@ TEST(options_out_of_range_are_refused_by_name) {
     struct trainer_options options = small_options();
     CHECK_OK(trainer_check(&options, &error));
     CHECK(trainer_memory(&options) > 4 * 30000 * sizeof(float));
-#define REFUSED(change, word)                                                                                                    \
-    do {                                                                                                                         \
-        options = small_options();                                                                                               \
-        change;                                                                                                                  \
-        CHECK_STATUS(trainer_check(&options, &error), INVALID);                                                                  \
-        CHECK_CONTAINS(error.message, word);                                                                                     \
+#define REFUSED(change, word)                                                                      \
+    do {                                                                                           \
+        options = small_options();                                                                 \
+        change;                                                                                    \
+        CHECK_STATUS(trainer_check(&options, &error), INVALID);                                    \
+        CHECK_CONTAINS(error.message, word);                                                       \
     } while (0)
     REFUSED(options.length = 65, "length");
     REFUSED(options.length = 0, "length");
@@ -414,8 +425,10 @@ TEST(a_gradient_is_scaled_down_to_the_clip_and_no_further) {
         struct trainer_result result;
         CHECK_OK(trainer_step(trainer, data, 0, &result, &error));
         CHECK(result.gradient_norm > 1.1);
-        double wanted = clips[i] > 0 ? fmin((double)clips[i], result.gradient_norm) : result.gradient_norm;
-        CHECK_NEAR(norm_of_first_moment(trainer) / (1 - (double)options.adamw.beta1), wanted, wanted * 1e-4);
+        double wanted =
+            clips[i] > 0 ? fmin((double)clips[i], result.gradient_norm) : result.gradient_norm;
+        CHECK_NEAR(norm_of_first_moment(trainer) / (1 - (double)options.adamw.beta1), wanted,
+                   wanted * 1e-4);
         trainer_destroy(trainer);
     }
     data_close(data);
@@ -432,7 +445,8 @@ TEST(sequences_that_do_not_divide_by_the_shards_all_count) {
         struct trainer *trainer = make(&options);
         CHECK_OK(trainer_step(trainer, data, 0, shards == 1 ? &one : &other, &error));
         if (shards > 1) CHECK_NEAR(other.loss, one.loss, 1e-6 * one.loss);
-        if (shards > 1) CHECK_NEAR(other.gradient_norm, one.gradient_norm, 1e-5 * one.gradient_norm);
+        if (shards > 1)
+            CHECK_NEAR(other.gradient_norm, one.gradient_norm, 1e-5 * one.gradient_norm);
         trainer_destroy(trainer);
     }
     data_close(data);
@@ -454,7 +468,8 @@ TEST(forgetting_the_optimizer_leaves_nothing_of_it_but_the_counters) {
         struct buffer state = {0};
         trainer_save_optimizer(trainer, &state);
         /* at the end: the optimizer's own steps as u64, m and v */
-        for (size_t at = state.size - 8 - 8 * trainer_layout(trainer)->count; at < state.size; at++) CHECK(state.data[at] == 0);
+        for (size_t at = state.size - 8 - 8 * trainer_layout(trainer)->count; at < state.size; at++)
+            CHECK(state.data[at] == 0);
         buffer_deinit(&state);
         trainer_destroy(trainer);
     }
@@ -468,14 +483,17 @@ TEST(a_finite_loss_with_a_gradient_that_is_not_is_refused_too) {
     options.model.tied = false;
     struct trainer *trainer = make(&options);
     const struct layout_tensor *head = layout_find(trainer_layout(trainer), "lm_head.weight");
-    for (uint64_t i = 0; i < head->count; i++) trainer_parameters(trainer)[head->offset + i] *= 1e25f; /* squares do not fit */
+    /* squares do not fit */
+    for (uint64_t i = 0; i < head->count; i++)
+        trainer_parameters(trainer)[head->offset + i] *= 1e25f;
     struct buffer before = state_of(trainer);
     CHECK_STATUS(trainer_step(trainer, data, 0, NULL, &error), CORRUPT);
     CHECK(!strstr(error.message, "(loss inf") && !strstr(error.message, "nan"));
     CHECK_CONTAINS(error.message, "gradient norm inf");
     struct buffer after = state_of(trainer);
     size_t size = trainer_layout(trainer)->count * sizeof(float);
-    CHECK_MEMORY(after.data + after.size - 3 * size, before.data + before.size - 3 * size, 3 * size);
+    CHECK_MEMORY(after.data + after.size - 3 * size, before.data + before.size - 3 * size,
+                 3 * size);
     buffer_deinit(&before);
     buffer_deinit(&after);
     trainer_destroy(trainer);
@@ -486,7 +504,8 @@ TEST(data_opened_for_a_larger_vocabulary_are_refused_at_the_first_token_beyond) 
     struct error error = {0};
     char *path = xformat("%s/larger.txt", test_directory());
     uint8_t bytes[300];
-    memset(bytes, 100, sizeof bytes); /* as many as the model has tokens: the least that is beyond */
+    memset(bytes, 100,
+           sizeof bytes); /* as many as the model has tokens: the least that is beyond */
     CHECK_OK(file_write(path, bytes_of(bytes, sizeof bytes), 0600, &error));
     const struct data_options data_options = {.vocabulary = 256, .seed = 1};
     struct data *data;

@@ -16,8 +16,8 @@ struct model {
     struct workspace workspace;
 };
 
-static void model_make(struct model *m, const struct model_config *config, const struct kernels *k, uint32_t sequences,
-                       uint32_t length, const float *parameters) {
+static void model_make(struct model *m, const struct model_config *config, const struct kernels *k,
+                       uint32_t sequences, uint32_t length, const float *parameters) {
     struct error error = {0};
     CHECK_OK(layout_init(config, &m->layout, &error));
     struct tensor_arena arena = {0};
@@ -47,8 +47,9 @@ TEST(loss_and_gradient_match_the_golden_vectors_on_every_table) {
             CHECK_EQUAL(m.layout.count, g.count);
             float *gradient = xcalloc(g.count, sizeof *gradient);
             double tokens = (double)g.sequences * g.length;
-            double loss = transformer_run(&m.transformer, &m.workspace, g.parameters, g.tokens, g.sequences, g.length,
-                                          (float)(1 / tokens), gradient, false);
+            double loss =
+                transformer_run(&m.transformer, &m.workspace, g.parameters, g.tokens, g.sequences,
+                                g.length, (float)(1 / tokens), gradient, false);
             CHECK_NEAR(loss / tokens, g.loss, loosened(k, 2e-6));
             double off = 0;
             for (uint64_t i = 0; i < g.count; i++) {
@@ -56,12 +57,12 @@ TEST(loss_and_gradient_match_the_golden_vectors_on_every_table) {
                 CHECK_NEAR(gradient[i], g.gradient[i], loosened(k, 3e-6));
             }
             CHECK(sqrt(off) <= loosened(k, 4e-6) * g.norm);
-            CHECK(transformer_run(&m.transformer, &m.workspace, g.parameters, g.tokens, g.sequences, g.length, 0, NULL, false) ==
-                  loss);
+            CHECK(transformer_run(&m.transformer, &m.workspace, g.parameters, g.tokens, g.sequences,
+                                  g.length, 0, NULL, false) == loss);
             float *fresh = xmalloc(g.count * sizeof *fresh);
             for (uint64_t i = 0; i < g.count; i++) fresh[i] = NAN;
-            CHECK(transformer_run(&m.transformer, &m.workspace, g.parameters, g.tokens, g.sequences, g.length,
-                                  (float)(1 / tokens), fresh, true) == loss);
+            CHECK(transformer_run(&m.transformer, &m.workspace, g.parameters, g.tokens, g.sequences,
+                                  g.length, (float)(1 / tokens), fresh, true) == loss);
             for (uint64_t i = 0; i < g.count; i++) CHECK(fresh[i] == gradient[i]);
             free(fresh);
             free(gradient);
@@ -81,11 +82,15 @@ TEST(a_token_at_a_time_gives_the_golden_logits_on_every_table) {
         for (size_t t = 0; (k = kernels_at(t)); t++)
             for (uint32_t s = 0; s < g.sequences; s++) {
                 struct generator *generator;
-                CHECK_OK(generator_create(&layout, g.parameters, g.length, k->name, &generator, &error));
+                CHECK_OK(
+                    generator_create(&layout, g.parameters, g.length, k->name, &generator, &error));
                 for (uint32_t i = 0; i < g.length; i++) {
-                    const float *logits, *wanted = g.logits + ((size_t)s * g.length + i) * g.config.vocabulary;
-                    CHECK_OK(generator_read(generator, g.tokens[s * (g.length + 1) + i], &logits, &error));
-                    for (uint32_t j = 0; j < g.config.vocabulary; j++) CHECK_NEAR(logits[j], wanted[j], loosened(k, 4e-5));
+                    const float *logits,
+                        *wanted = g.logits + ((size_t)s * g.length + i) * g.config.vocabulary;
+                    CHECK_OK(generator_read(generator, g.tokens[s * (g.length + 1) + i], &logits,
+                                            &error));
+                    for (uint32_t j = 0; j < g.config.vocabulary; j++)
+                        CHECK_NEAR(logits[j], wanted[j], loosened(k, 4e-5));
                 }
                 generator_destroy(generator);
             }
@@ -94,7 +99,8 @@ TEST(a_token_at_a_time_gives_the_golden_logits_on_every_table) {
     }
 }
 
-/* Central differences along random directions: catches what the golden shapes cannot, such as sizes past one tile. */
+/* Central differences along random directions: catches what the golden shapes cannot, such as sizes
+ * past one tile. */
 TEST(the_gradient_is_that_of_the_loss_for_a_larger_shape) {
     const struct model_config config = {.vocabulary = 300,
                                         .hidden = 72,
@@ -111,24 +117,29 @@ TEST(the_gradient_is_that_of_the_loss_for_a_larger_shape) {
     struct error error = {0};
     struct layout layout;
     CHECK_OK(layout_init(&config, &layout, &error));
-    float *parameters = xmalloc(layout.count * sizeof *parameters), *gradient = xcalloc(layout.count, sizeof *gradient);
+    float *parameters = xmalloc(layout.count * sizeof *parameters),
+          *gradient = xcalloc(layout.count, sizeof *gradient);
     float *moved = xmalloc(layout.count * sizeof *moved);
     layout_initialise(&layout, 5, parameters);
     for (uint64_t i = 0; i < layout.count; i++) parameters[i] *= 4;
     uint32_t tokens[SEQUENCES * (LENGTH + 1)];
     for (size_t i = 0; i < COUNT_OF(tokens); i++) tokens[i] = (uint16_t)(random_hash(1, i) % 300);
     for (size_t t = 0; (k = kernels_at(t)); t++) {
-        if (strstr(k->name, "bf16") || strstr(k->name, "amx")) continue; /* too coarse for differences */
+        if (strstr(k->name, "bf16") || strstr(k->name, "amx"))
+            continue; /* too coarse for differences */
         struct model m;
         model_make(&m, &config, k, SEQUENCES, LENGTH, parameters);
         memset(gradient, 0, layout.count * sizeof *gradient);
-        double loss = transformer_run(&m.transformer, &m.workspace, parameters, tokens, SEQUENCES, LENGTH, 1, gradient, false);
+        double loss = transformer_run(&m.transformer, &m.workspace, parameters, tokens, SEQUENCES,
+                                      LENGTH, 1, gradient, false);
         CHECK(isfinite(loss));
         for (uint32_t tensor = 0; tensor < layout.tensor_count; tensor++) {
-            /* Move one tensor along its own gradient: the loss must change by |gradient|^2 * step. */
+            /* Move one tensor along its own gradient: the loss must change by |gradient|^2 * step.
+             */
             const struct layout_tensor *moving = &layout.tensors[tensor];
             double square = 0, change[2];
-            for (uint64_t i = moving->offset; i < moving->offset + moving->count; i++) square += pow((double)gradient[i], 2);
+            for (uint64_t i = moving->offset; i < moving->offset + moving->count; i++)
+                square += pow((double)gradient[i], 2);
             CHECK(square > 0);
             double step = 0.4 / sqrt(square);
             step = fmin(step, 0.005 / square * loss);
@@ -138,10 +149,13 @@ TEST(the_gradient_is_that_of_the_loss_for_a_larger_shape) {
                     moved[i] += (float)((side ? step : -step) * (double)gradient[i]);
                 for (uint32_t job = 0; job < transformer_pack_jobs(&m.transformer); job++)
                     transformer_pack(&m.transformer, moved, job);
-                change[side] = transformer_run(&m.transformer, &m.workspace, moved, tokens, SEQUENCES, LENGTH, 0, NULL, false);
+                change[side] = transformer_run(&m.transformer, &m.workspace, moved, tokens,
+                                               SEQUENCES, LENGTH, 0, NULL, false);
             }
             double slope = (change[1] - change[0]) / (2 * step * square);
-            if (!(fabs(slope - 1) < 0.02)) test_failed(__FILE__, __LINE__, "%s: %s has slope %g", k->name, moving->name, slope);
+            if (!(fabs(slope - 1) < 0.02))
+                test_failed(__FILE__, __LINE__, "%s: %s has slope %g", k->name, moving->name,
+                            slope);
         }
         model_free(&m);
     }

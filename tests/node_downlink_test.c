@@ -16,7 +16,9 @@ struct node { /* what stands around the downlink in these tests */
     bool refuse_genesis;
 };
 
-static void tell(void *context, const struct node_event *event) { told_event(&((struct node *)context)->told, event); }
+static void tell(void *context, const struct node_event *event) {
+    told_event(&((struct node *)context)->told, event);
+}
 static uint64_t backlog(void *context) { return atomic_load(&((struct node *)context)->backlog); }
 
 static void heartbeat(void *context, struct buffer *out) {
@@ -26,9 +28,11 @@ static void heartbeat(void *context, struct buffer *out) {
     CHECK_OK(heartbeat_request_encode(&request, out, &error));
 }
 
-static enum status check_genesis(void *context, const struct ledger_entry *entry, struct error *error) {
+static enum status check_genesis(void *context, const struct ledger_entry *entry,
+                                 struct error *error) {
     (void)entry;
-    return ((struct node *)context)->refuse_genesis ? error_set(error, INVALID, "of another run") : OK;
+    return ((struct node *)context)->refuse_genesis ? error_set(error, INVALID, "of another run")
+                                                    : OK;
 }
 
 static void load(void *context, const struct snapshot_header *header) {
@@ -71,7 +75,7 @@ static void end(struct node *node) {
     free(node);
 }
 
-/* ---- what the ledger of these tests is made of ------------------------------------------------------------------------- */
+/* ---- what the ledger of these tests is made of ----------------------------------------------- */
 
 static void entry_paused(struct buffer *out, const char *reason) {
     struct ledger_entry entry = {.kind = LEDGER_PAUSED, .epoch = 1, .time_ms = 5};
@@ -86,7 +90,8 @@ static void payload_of(struct buffer *out, size_t size) {
 static void contribution_of(struct ledger_entry *out, uint64_t sequence, size_t payload_size) {
     struct buffer payload = {0};
     payload_of(&payload, payload_size);
-    struct contribution contribution = {.protocol = 1, .site = 2, .sequence = sequence, .payload_size = payload_size};
+    struct contribution contribution = {
+        .protocol = 1, .site = 2, .sequence = sequence, .payload_size = payload_size};
     digest_sha256(payload.data, payload.size, contribution.payload_digest);
     *out = (struct ledger_entry){.kind = LEDGER_CONTRIBUTION, .epoch = 3, .time_ms = 77};
     contribution_encode(&contribution, out->contribution.header);
@@ -112,7 +117,8 @@ static void script(struct node *node, size_t call, const struct follow_frame *fr
 static void script_entry(struct node *node, size_t call, uint64_t index, struct buffer *raw) {
     struct bytes entry = buffer_bytes(raw);
     script(node, call,
-           &(struct follow_frame){.has_first_index = true, .first_index = index, .entry_count = 1, .entries = &entry});
+           &(struct follow_frame){
+               .has_first_index = true, .first_index = index, .entry_count = 1, .entries = &entry});
     buffer_deinit(raw);
 }
 
@@ -122,7 +128,8 @@ static void script_paused(struct node *node, size_t call, uint64_t index, const 
     script_entry(node, call, index, &raw);
 }
 
-static void script_piece(struct node *node, size_t call, uint64_t index, struct bytes payload, uint64_t offset, size_t size) {
+static void script_piece(struct node *node, size_t call, uint64_t index, struct bytes payload,
+                         uint64_t offset, size_t size) {
     script(node, call,
            &(struct follow_frame){.payload_total = payload.size,
                                   .payload_index = index,
@@ -139,7 +146,7 @@ static void check_entry(struct node *node, size_t at, const char *reason) {
     buffer_deinit(&raw);
 }
 
-/* ---- following ------------------------------------------------------------------------------------------------------------- */
+/* ---- following ------------------------------------------------------------------------------- */
 
 TEST(entries_are_durable_before_they_are_told_and_come_in_order) {
     struct node *node = begin();
@@ -218,7 +225,9 @@ static void spool(struct node *node, uint64_t sequence, size_t payload_size) {
 
 static void script_stub(struct node *node, size_t call, uint64_t index, uint64_t sequence) {
     struct follow_own own = {.place = 0, .sequence = sequence, .time_ms = 77, .epoch = 3};
-    script(node, call, &(struct follow_frame){.has_first_index = true, .first_index = index, .own_count = 1, .own = &own});
+    script(node, call,
+           &(struct follow_frame){
+               .has_first_index = true, .first_index = index, .own_count = 1, .own = &own});
 }
 
 TEST(a_stub_of_our_own_becomes_the_entry_it_stands_for) {
@@ -245,7 +254,8 @@ TEST(a_stub_that_we_cannot_expand_is_asked_for_in_full) {
     script_piece(node, 1, 0, buffer_bytes(&payload), 0, 700);
     downlink_connect(node->downlink, false, 0, 0, 0);
     CHECK_EQUAL(told_wait(&node->told, 0)->kind, NODE_LINK_UP);
-    CHECK_EQUAL(told_wait(&node->told, 1)->kind, NODE_ENTRY); /* and no link that went down between */
+    /* and no link that went down between */
+    CHECK_EQUAL(told_wait(&node->told, 1)->kind, NODE_ENTRY);
     CHECK(fake_follow(node->fake, 0)->omit_own);
     CHECK(!fake_follow(node->fake, 1)->omit_own);
     buffer_deinit(&payload);
@@ -258,7 +268,8 @@ TEST(a_stub_of_another_header_than_ours_is_asked_for_in_full) {
     struct buffer raw = {0}, payload = {0};
     payload_of(&payload, 900);
     spool(node, 4, 700);
-    struct follow_own own = {.place = 0, .sequence = 4, .time_ms = 77, .epoch = 3, .header = 0xdeadbeef};
+    struct follow_own own = {
+        .place = 0, .sequence = 4, .time_ms = 77, .epoch = 3, .header = 0xdeadbeef};
     script(node, 0, &(struct follow_frame){.has_first_index = true, .own_count = 1, .own = &own});
     entry_contribution(&raw, 4, 900);
     script_entry(node, 1, 0, &raw);
@@ -343,7 +354,8 @@ TEST(after_a_break_it_goes_on_behind_what_is_durable) {
     script_paused(node, 0, 0, "one");
     entry_contribution(&raw, 1, 700);
     script_entry(node, 0, 1, &raw);
-    script_piece(node, 0, 1, buffer_bytes(&payload), 0, 300); /* half a payload, then the link breaks */
+    /* half a payload, then the link breaks */
+    script_piece(node, 0, 1, buffer_bytes(&payload), 0, 300);
     node->fake->ends[0] = true;
     entry_contribution(&raw, 1, 700);
     script_entry(node, 1, 1, &raw);
@@ -366,8 +378,10 @@ TEST(heads_are_passed_on_behind_the_entries_they_came_with) {
     entry_paused(&raw, "one");
     struct bytes entry = buffer_bytes(&raw);
     script(node, 0,
-           &(struct follow_frame){
-               .has_first_index = true, .entry_count = 1, .entries = &entry, .head = bytes_of("a signed head", 13)});
+           &(struct follow_frame){.has_first_index = true,
+                                  .entry_count = 1,
+                                  .entries = &entry,
+                                  .head = bytes_of("a signed head", 13)});
     buffer_deinit(&raw);
     downlink_connect(node->downlink, false, 0, 0, 0);
     check_entry(node, 1, "one");
@@ -389,7 +403,7 @@ TEST(a_brain_that_is_behind_stops_the_reading) {
     end(node);
 }
 
-/* ---- the run's snapshot ---------------------------------------------------------------------------------------------------- */
+/* ---- the run's snapshot ---------------------------------------------------------------------- */
 
 enum { CONTENT = 5000 };
 
@@ -400,15 +414,17 @@ static struct snapshot_header header_of(const struct node *node, const struct bu
     return header;
 }
 
-static void script_snapshot(struct node *node, size_t call, const struct buffer *content, size_t from, size_t to,
-                            bool descriptor) {
+static void script_snapshot(struct node *node, size_t call, const struct buffer *content,
+                            size_t from, size_t to, bool descriptor) {
     struct fake *fake = node->fake;
     struct buffer *raw = &fake->frames[call][fake->frame_count[call]++];
     struct error error = {0};
     uint8_t signed_header[SNAPSHOT_HEADER_SIZE];
     struct snapshot_header header = header_of(node, content);
     snapshot_header_sign(&header, fake->server_key, signed_header);
-    struct snapshot_frame frame = {.offset = from, .total = content->size, .payload = bytes_of(content->data + from, to - from)};
+    struct snapshot_frame frame = {.offset = from,
+                                   .total = content->size,
+                                   .payload = bytes_of(content->data + from, to - from)};
     if (descriptor) frame.descriptor = bytes_of(signed_header, sizeof signed_header);
     CHECK_OK(snapshot_frame_encode(&frame, raw, &error));
     buffer_append(raw, frame.payload.data, frame.payload.size);
@@ -472,7 +488,7 @@ TEST(stopping_ends_a_follow_that_has_nothing_to_say) {
     struct node *node = begin();
     downlink_connect(node->downlink, false, 0, 0, 0);
     CHECK_EQUAL(told_wait(&node->told, 0)->kind, NODE_LINK_UP);
-    downlink_stop(node->downlink);                  /* if it waits for the stream, the test's deadline ends it */
+    downlink_stop(node->downlink); /* if it waits for the stream, the test's deadline ends it */
     CHECK_EQUAL(atomic_load(&node->told.count), 1); /* a link that we cut is not down */
     end(node);
 }

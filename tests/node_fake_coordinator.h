@@ -1,4 +1,5 @@
-/* A coordinator that says what a test tells it to, over real TLS, and the events that a site's threads made of it. */
+/* A coordinator that says what a test tells it to, over real TLS, and the events that a site's
+ * threads made of it. */
 #ifndef TESTS_NODE_FAKE_COORDINATOR_H
 #define TESTS_NODE_FAKE_COORDINATOR_H
 
@@ -16,16 +17,17 @@
 #include "rpc/server.h"
 #include "tests/test.h"
 
-#define WAIT_FOR(condition)                                                                                                      \
-    do {                                                                                                                         \
-        uint64_t until_ = clock_monotonic_ms() + 20000;                                                                          \
-        while (!(condition)) {                                                                                                   \
-            if (clock_monotonic_ms() > until_) test_failed(__FILE__, __LINE__, "waited 20 s for %s", #condition);                \
-            clock_sleep_ms(1);                                                                                                   \
-        }                                                                                                                        \
+#define WAIT_FOR(condition)                                                                        \
+    do {                                                                                           \
+        uint64_t until_ = clock_monotonic_ms() + 20000;                                            \
+        while (!(condition)) {                                                                     \
+            if (clock_monotonic_ms() > until_)                                                     \
+                test_failed(__FILE__, __LINE__, "waited 20 s for %s", #condition);                 \
+            clock_sleep_ms(1);                                                                     \
+        }                                                                                          \
     } while (0)
 
-/* ---- events, as the brain would get them ------------------------------------------------------------------------------ */
+/* ---- events, as the brain would get them ----------------------------------------------------- */
 
 enum { EVENTS_MAX = 512 };
 struct told {
@@ -55,7 +57,7 @@ static inline void told_deinit(struct told *told) {
     for (size_t i = 0; i < EVENTS_MAX; i++) buffer_deinit(&told->bytes[i]);
 }
 
-/* ---- the coordinator ------------------------------------------------------------------------------------------------------ */
+/* ---- the coordinator ------------------------------------------------------------------------- */
 
 enum { SCRIPT_MAX = 64, REQUESTS_MAX = 16 };
 
@@ -65,7 +67,8 @@ struct fake { /* what it does is set before the site's thread starts, or between
     struct buffer ca, chain, key, site_chain, site_key;
     struct key_pair *ca_key, *server_key, *site_key_pair;
 
-    /* Follow and Snapshot: the frames of each call, one list a call; then the call ends if `ends`, else stays open */
+    /* Follow and Snapshot: the frames of each call, one list a call; then the call ends if `ends`,
+     * else stays open */
     struct buffer frames[REQUESTS_MAX][SCRIPT_MAX];
     size_t frame_count[REQUESTS_MAX];
     bool ends[REQUESTS_MAX];
@@ -85,7 +88,9 @@ struct fake { /* what it does is set before the site's thread starts, or between
     atomic_size_t submits;
 
     size_t
-        busy; /* Join and Admin calls that are answered so; then joins are told that the run is over, orders that they are done */
+        /* Join and Admin calls that are answered so; then joins are told that the run is over,
+         * orders that they are done */
+        busy;
     atomic_size_t asked; /* Join and Admin calls */
 
     uint64_t version; /* in heartbeats */
@@ -105,7 +110,8 @@ struct fake_stream { /* a Follow or Snapshot call being served */
 static inline void fake_pump(struct rpc_call *call, struct fake_stream *stream) {
     struct fake *fake = stream->fake;
     while (stream->next < fake->frame_count[stream->call]) {
-        struct rpc_piece piece = rpc_piece_of(buffer_bytes(&fake->frames[stream->call][stream->next]));
+        struct rpc_piece piece =
+            rpc_piece_of(buffer_bytes(&fake->frames[stream->call][stream->next]));
         if (rpc_call_write(call, &piece, 1) != OK) return;
         stream->next++;
         atomic_fetch_add(&fake->sent, 1);
@@ -151,7 +157,8 @@ static inline const struct snapshot_request *fake_snapshot(struct fake *fake, si
 
 static inline void fake_writable(struct rpc_call *call, void *user) { fake_pump(call, user); }
 
-static inline void fake_closed(struct rpc_call *call, void *user, const struct rpc_outcome *outcome) {
+static inline void fake_closed(struct rpc_call *call, void *user,
+                               const struct rpc_outcome *outcome) {
     (void)call;
     (void)outcome;
     free(user);
@@ -173,8 +180,9 @@ static inline void fake_submit(struct rpc_call *call, void *user, struct buffer 
     CHECK_OK(submit_frame_decode(frame, &arena, &got, &error));
     if (got.kind == SUBMIT_OPEN) {
         memcpy(fake->header, got.open.header, sizeof fake->header);
-        struct submit_reply credit = {.kind = SUBMIT_CREDIT,
-                                      .credit = {.resume_offset = fake->credit_offset, .chunk_limit = fake->chunk_limit}};
+        struct submit_reply credit = {
+            .kind = SUBMIT_CREDIT,
+            .credit = {.resume_offset = fake->credit_offset, .chunk_limit = fake->chunk_limit}};
         struct buffer raw = {0};
         CHECK_OK(submit_reply_encode(&credit, &raw, &error));
         fake_write(call, &raw);
@@ -221,7 +229,8 @@ static inline void fake_join(struct rpc_call *call, void *user, struct buffer *m
     struct fake *fake = user;
     (void)message;
     bool busy = atomic_fetch_add(&fake->asked, 1) < fake->busy;
-    struct join_reply reply = {.code = busy ? JOIN_BUSY : JOIN_STOPPED, .message = "as the test says"};
+    struct join_reply reply = {.code = busy ? JOIN_BUSY : JOIN_STOPPED,
+                               .message = "as the test says"};
     struct buffer raw = {0};
     struct error error = {0};
     CHECK_OK(join_reply_encode(&reply, &raw, &error));
@@ -232,15 +241,16 @@ static inline void fake_admin(struct rpc_call *call, void *user, struct buffer *
     struct fake *fake = user;
     (void)message;
     bool busy = atomic_fetch_add(&fake->asked, 1) < fake->busy;
-    struct admin_reply reply = {.code = busy ? ADMIN_BUSY : ADMIN_OK, .message = "as the test says"};
+    struct admin_reply reply = {.code = busy ? ADMIN_BUSY : ADMIN_OK,
+                                .message = "as the test says"};
     struct buffer raw = {0};
     struct error error = {0};
     CHECK_OK(admin_reply_encode(&reply, &raw, &error));
     fake_answer(call, &raw);
 }
 
-static inline void fake_certificate(const struct fake *fake, const struct key_pair *key, bool server, struct buffer *chain,
-                                    struct buffer *pem) {
+static inline void fake_certificate(const struct fake *fake, const struct key_pair *key,
+                                    bool server, struct buffer *chain, struct buffer *pem) {
     struct error error = {0};
     struct buffer request = {0};
     uint64_t now_s = clock_wall_ms() / 1000;
@@ -252,27 +262,34 @@ static inline void fake_certificate(const struct fake *fake, const struct key_pa
                                       .not_after_s = now_s + 3600};
     if (server) terms.dns[0] = "atoll-coordinator";
     CHECK_OK(certificate_request_create(key, CERTIFICATE_DER, &request, &error));
-    CHECK_OK(
-        certificate_issue(buffer_bytes(&fake->ca), fake->ca_key, buffer_bytes(&request), &terms, CERTIFICATE_PEM, chain, &error));
+    CHECK_OK(certificate_issue(buffer_bytes(&fake->ca), fake->ca_key, buffer_bytes(&request),
+                               &terms, CERTIFICATE_PEM, chain, &error));
     buffer_u8(chain, 0);
     CHECK_OK(key_pair_to_pem(key, pem, &error));
     buffer_u8(pem, 0);
     buffer_deinit(&request);
 }
 
-static const struct rpc_handler fake_stream_handler = {
-    .on_open = fake_open, .on_message = fake_request, .on_writable = fake_writable, .on_closed = fake_closed};
-static const struct rpc_handler fake_submit_handler = {.on_open = fake_submit_open, .on_message = fake_submit};
-static const struct rpc_handler fake_join_handler = {.on_open = fake_submit_open, .on_message = fake_join};
-static const struct rpc_handler fake_admin_handler = {.on_open = fake_submit_open, .on_message = fake_admin};
-static const struct rpc_handler fake_heartbeat_handler = {.on_open = fake_submit_open, .on_message = fake_heartbeat};
+static const struct rpc_handler fake_stream_handler = {.on_open = fake_open,
+                                                       .on_message = fake_request,
+                                                       .on_writable = fake_writable,
+                                                       .on_closed = fake_closed};
+static const struct rpc_handler fake_submit_handler = {.on_open = fake_submit_open,
+                                                       .on_message = fake_submit};
+static const struct rpc_handler fake_join_handler = {.on_open = fake_submit_open,
+                                                     .on_message = fake_join};
+static const struct rpc_handler fake_admin_handler = {.on_open = fake_submit_open,
+                                                      .on_message = fake_admin};
+static const struct rpc_handler fake_heartbeat_handler = {.on_open = fake_submit_open,
+                                                          .on_message = fake_heartbeat};
 
-static inline struct rpc_server_method fake_method(enum service_method method, const struct rpc_handler *handler,
-                                                   struct fake *fake) {
-    return (struct rpc_server_method){
-        .method = {service_path(method), service_client_streams(method), service_server_streams(method)},
-        .handler = handler,
-        .user = fake};
+static inline struct rpc_server_method
+fake_method(enum service_method method, const struct rpc_handler *handler, struct fake *fake) {
+    return (struct rpc_server_method){.method = {service_path(method),
+                                                 service_client_streams(method),
+                                                 service_server_streams(method)},
+                                      .handler = handler,
+                                      .user = fake};
 }
 
 static inline struct fake *fake_start(void) {
@@ -283,23 +300,27 @@ static inline struct fake *fake_start(void) {
     CHECK_OK(key_pair_create(&fake->ca_key, &error));
     CHECK_OK(key_pair_create(&fake->server_key, &error));
     CHECK_OK(key_pair_create(&fake->site_key_pair, &error));
-    CHECK_OK(
-        certificate_create_authority(fake->ca_key, "federation", now_s - 120, now_s + 7200, CERTIFICATE_PEM, &fake->ca, &error));
+    CHECK_OK(certificate_create_authority(fake->ca_key, "federation", now_s - 120, now_s + 7200,
+                                          CERTIFICATE_PEM, &fake->ca, &error));
     fake_certificate(fake, fake->server_key, true, &fake->chain, &fake->key);
     fake_certificate(fake, fake->site_key_pair, false, &fake->site_chain, &fake->site_key);
     buffer_u8(&fake->ca, 0);
     const char *address = "127.0.0.1:0";
     struct rpc_server_method methods[] = {
-        fake_method(METHOD_FOLLOW, &fake_stream_handler, fake), fake_method(METHOD_SNAPSHOT, &fake_stream_handler, fake),
-        fake_method(METHOD_SUBMIT, &fake_submit_handler, fake), fake_method(METHOD_HEARTBEAT, &fake_heartbeat_handler, fake),
-        fake_method(METHOD_JOIN, &fake_join_handler, fake),     fake_method(METHOD_ADMIN, &fake_admin_handler, fake)};
-    struct rpc_server_options server = {
-        .addresses = &address,
-        .address_count = 1,
-        .certificate = {(const char *)fake->chain.data, (const char *)fake->key.data, (const char *)fake->ca.data},
-        .methods = methods,
-        .method_count = COUNT_OF(methods),
-        .threads = 1};
+        fake_method(METHOD_FOLLOW, &fake_stream_handler, fake),
+        fake_method(METHOD_SNAPSHOT, &fake_stream_handler, fake),
+        fake_method(METHOD_SUBMIT, &fake_submit_handler, fake),
+        fake_method(METHOD_HEARTBEAT, &fake_heartbeat_handler, fake),
+        fake_method(METHOD_JOIN, &fake_join_handler, fake),
+        fake_method(METHOD_ADMIN, &fake_admin_handler, fake)};
+    struct rpc_server_options server = {.addresses = &address,
+                                        .address_count = 1,
+                                        .certificate = {(const char *)fake->chain.data,
+                                                        (const char *)fake->key.data,
+                                                        (const char *)fake->ca.data},
+                                        .methods = methods,
+                                        .method_count = COUNT_OF(methods),
+                                        .threads = 1};
     CHECK_OK(rpc_server_create(&server, &fake->server, &error));
     char target[32];
     snprintf(target, sizeof target, "127.0.0.1:%u", rpc_server_port(fake->server));
@@ -323,7 +344,8 @@ static inline void fake_stop(struct fake *fake) {
     struct buffer *owned[] = {&fake->ca,       &fake->chain,  &fake->key,    &fake->site_chain,
                               &fake->site_key, &fake->answer, &fake->payload};
     for (size_t i = 0; i < COUNT_OF(owned); i++) buffer_deinit(owned[i]);
-    for (size_t i = 0; i < REQUESTS_MAX * SCRIPT_MAX; i++) buffer_deinit(&fake->frames[i / SCRIPT_MAX][i % SCRIPT_MAX]);
+    for (size_t i = 0; i < REQUESTS_MAX * SCRIPT_MAX; i++)
+        buffer_deinit(&fake->frames[i / SCRIPT_MAX][i % SCRIPT_MAX]);
     free(fake);
 }
 

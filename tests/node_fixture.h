@@ -1,4 +1,5 @@
-/* A site's tensors without a site: a tiny manifest, its trainer, data and replica, for the tests of node/. */
+/* A site's tensors without a site: a tiny manifest, its trainer, data and replica, for the tests of
+ * node/. */
 #ifndef TESTS_NODE_FIXTURE_H
 #define TESTS_NODE_FIXTURE_H
 
@@ -22,7 +23,8 @@ struct fixture {
     size_t count; /* parameters */
 };
 
-static inline void fixture_manifest(struct manifest *manifest, enum outer_mode mode, uint32_t fragments) {
+static inline void fixture_manifest(struct manifest *manifest, enum outer_mode mode,
+                                    uint32_t fragments) {
     manifest_defaults(manifest);
     strcpy(manifest->name, "fixture");
     manifest->model.vocabulary = 256;
@@ -49,7 +51,8 @@ static inline void fixture_init(struct fixture *fixture, enum outer_mode mode, u
     fixture_manifest(&fixture->manifest, mode, fragments);
     char *path = file_join(test_directory(), "text.txt");
     struct buffer text = {0};
-    for (unsigned i = 0; i < 6000; i++) buffer_u8(&text, (uint8_t)('a' + random_hash(3, i / 3) % 26));
+    for (unsigned i = 0; i < 6000; i++)
+        buffer_u8(&text, (uint8_t)('a' + random_hash(3, i / 3) % 26));
     CHECK_OK(file_write(path, buffer_bytes(&text), 0644, &error));
     buffer_deinit(&text);
     struct data_options data = {.vocabulary = 256, .seed = 5};
@@ -61,7 +64,8 @@ static inline void fixture_init(struct fixture *fixture, enum outer_mode mode, u
     struct run_model_local local = {.sequences = 4, .threads = 1};
     CHECK_OK(run_model_trainer(&fixture->manifest, &local, &fixture->trainer, &error));
     CHECK_OK(replica_init(&fixture->replica, &fixture->manifest, fixture->layout.count, &error));
-    CHECK_OK(run_model_initialise(&fixture->manifest, &fixture->layout, NULL, fixture->replica.global.theta, &error));
+    CHECK_OK(run_model_initialise(&fixture->manifest, &fixture->layout, NULL,
+                                  fixture->replica.global.theta, &error));
     replica_begin(&fixture->replica, trainer_parameters(fixture->trainer));
 }
 
@@ -74,12 +78,14 @@ static inline void fixture_deinit(struct fixture *fixture) {
 
 static inline void fixture_train(struct fixture *fixture, unsigned steps) {
     struct error error = {0};
-    for (unsigned i = 0; i < steps; i++) CHECK_OK(trainer_step(fixture->trainer, fixture->data, 0, NULL, &error));
+    for (unsigned i = 0; i < steps; i++)
+        CHECK_OK(trainer_step(fixture->trainer, fixture->data, 0, NULL, &error));
 }
 
 /* Values that no two calls share, small enough to be parameters. */
 static inline void fixture_fill(float *out, size_t count, uint64_t seed) {
-    for (size_t i = 0; i < count; i++) out[i] = (float)(int32_t)(random_hash(seed, i) >> 40) * 0x1p-26f;
+    for (size_t i = 0; i < count; i++)
+        out[i] = (float)(int32_t)(random_hash(seed, i) >> 40) * 0x1p-26f;
 }
 
 #endif

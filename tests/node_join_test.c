@@ -1,5 +1,5 @@
-/* What a join says before it has asked anybody: first what is wrong at this end. And a coordinator that is busy for now, which a
- * join and the admin's program ask again. */
+/* What a join says before it has asked anybody: first what is wrong at this end. And a coordinator
+ * that is busy for now, which a join and the admin's program ask again. */
 #include "node/join.h"
 
 #include <sys/wait.h>
@@ -20,7 +20,8 @@ static char *token_of(uint64_t not_before_s, uint64_t not_after_s) {
     struct buffer der = {0};
     struct invitation invitation = {.name = "one"};
     CHECK_OK(key_pair_create(&key, &error));
-    CHECK_OK(certificate_create_authority(key, "root", not_before_s, not_after_s, CERTIFICATE_DER, &der, &error));
+    CHECK_OK(certificate_create_authority(key, "root", not_before_s, not_after_s, CERTIFICATE_DER,
+                                          &der, &error));
     memcpy(invitation.ca_der, der.data, der.size);
     invitation.ca_size = der.size;
     buffer_deinit(&der);
@@ -28,10 +29,13 @@ static char *token_of(uint64_t not_before_s, uint64_t not_after_s) {
     return invitation_write(&invitation);
 }
 
-static void joins_with_clock_trouble(uint64_t not_before_s, uint64_t not_after_s, const char *words) {
+static void joins_with_clock_trouble(uint64_t not_before_s, uint64_t not_after_s,
+                                     const char *words) {
     struct error error = {0};
-    char *token = token_of(not_before_s, not_after_s), *directory = file_join(test_directory(), "site");
-    struct join_setup setup = {.address = "127.0.0.1:1", .proxy = "none", .token = token, .directory = directory};
+    char *token = token_of(not_before_s, not_after_s),
+         *directory = file_join(test_directory(), "site");
+    struct join_setup setup = {
+        .address = "127.0.0.1:1", .proxy = "none", .token = token, .directory = directory};
     CHECK_STATUS(join_run(&setup, NULL, &error), UNAVAILABLE);
     CHECK_CONTAINS(error.message, "this machine's clock says 20");
     CHECK_CONTAINS(error.message, words);
@@ -49,7 +53,7 @@ TEST(a_clock_that_is_ahead_is_named_before_the_coordinator_is_blamed) {
     joins_with_clock_trouble(now_s - 400 * DAY_S, now_s - 2 * DAY_S, "holds only until 20");
 }
 
-/* ---- a coordinator that is busy ---------------------------------------------------------------------------------------------- */
+/* ---- a coordinator that is busy -------------------------------------------------------------- */
 
 static void address_of(const struct fake *fake, char out[static 32]) {
     snprintf(out, 32, "127.0.0.1:%u", rpc_server_port(fake->server));
@@ -63,11 +67,13 @@ TEST(a_join_asks_a_busy_coordinator_again) {
     char address[32], *directory = file_join(test_directory(), "site");
     fake->busy = 2;
     address_of(fake, address);
-    CHECK_OK(certificate_convert(bytes_of(fake->ca.data, fake->ca.size - 1), CERTIFICATE_DER, &der, &error));
+    CHECK_OK(certificate_convert(bytes_of(fake->ca.data, fake->ca.size - 1), CERTIFICATE_DER, &der,
+                                 &error));
     memcpy(invitation.ca_der, der.data, der.size);
     invitation.ca_size = der.size;
     char *token = invitation_write(&invitation);
-    struct join_setup setup = {.address = address, .proxy = "none", .token = token, .directory = directory};
+    struct join_setup setup = {
+        .address = address, .proxy = "none", .token = token, .directory = directory};
     CHECK_STATUS(join_run(&setup, NULL, &error), REFUSED);
     CHECK_CONTAINS(error.message, "the run has ended"); /* the answer after the busy ones */
     CHECK_EQUAL(atomic_load(&fake->asked), 3);
@@ -91,8 +97,9 @@ static int pause_by(const struct fake *fake, const char *timeout) {
     here[size] = 0;
     for (int up = 0; up < 2; up++) *strrchr(here, '/') = 0;
     address_of(fake, address);
-    char *line = xformat("'%s/bin/atollctl' --keys '%s' --server %s --proxy none --timeout %s run pause >/dev/null 2>&1", here,
-                         test_directory(), address, timeout);
+    char *line = xformat("'%s/bin/atollctl' --keys '%s' --server %s --proxy none --timeout %s run "
+                         "pause >/dev/null 2>&1",
+                         here, test_directory(), address, timeout);
     int status = system(line);
     free(line);
     CHECK(WIFEXITED(status));

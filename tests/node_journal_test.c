@@ -21,15 +21,18 @@ static struct journal *open_journal(void) {
 
 static struct bytes text(const char *value) { return bytes_of(value, strlen(value)); }
 
-static void put_payload(struct journal *journal, const char *value, uint8_t digest[static DIGEST_SIZE]) {
+static void put_payload(struct journal *journal, const char *value,
+                        uint8_t digest[static DIGEST_SIZE]) {
     struct error error = {0};
     CHECK_OK(blob_write(journal_payloads(journal), text(value), digest, &error));
 }
 
 /* Header and signature of sequence `sequence` whose payload has these bytes. */
 static struct journal_round round_of(uint64_t sequence, const char *payload) {
-    struct journal_round round = {.fragment = 1, .sequence = sequence, .base_version = 7, .trainer_steps = 40};
-    struct contribution contribution = {.protocol = 1, .fragment = 1, .sequence = sequence, .payload_size = strlen(payload)};
+    struct journal_round round = {
+        .fragment = 1, .sequence = sequence, .base_version = 7, .trainer_steps = 40};
+    struct contribution contribution = {
+        .protocol = 1, .fragment = 1, .sequence = sequence, .payload_size = strlen(payload)};
     digest_sha256(payload, strlen(payload), contribution.payload_digest);
     round.payload_size = strlen(payload);
     memcpy(round.payload_digest, contribution.payload_digest, DIGEST_SIZE);
@@ -62,12 +65,16 @@ static void append_step(struct journal *journal, uint64_t version, uint64_t part
     append(journal, &entry);
 }
 
-static void write_checkpoint(struct journal *journal, uint64_t version, const char *global, const char *snapshot) {
+static void write_checkpoint(struct journal *journal, uint64_t version, const char *global,
+                             const char *snapshot) {
     struct error error = {0};
-    struct journal_checkpoint checkpoint = {.version = version, .trainer_steps = 50, .fragments = 2};
+    struct journal_checkpoint checkpoint = {
+        .version = version, .trainer_steps = 50, .fragments = 2};
     checkpoint.fragment[1].in_flight = 3;
-    struct journal_checkpoint_contents contents = {
-        .global = text(global), .trainer = text("trainer"), .base = text("base"), .snapshot = text(snapshot)};
+    struct journal_checkpoint_contents contents = {.global = text(global),
+                                                   .trainer = text("trainer"),
+                                                   .base = text("base"),
+                                                   .snapshot = text(snapshot)};
     CHECK_OK(journal_checkpoint_write(journal, &checkpoint, &contents, &error));
 }
 
@@ -86,12 +93,14 @@ static bool state_has(struct journal *journal, const char *content) {
     return there;
 }
 
-static void begin_round(struct journal *journal, uint64_t sequence, const char *payload, const char *feedback,
-                        const char *snapshot) {
+static void begin_round(struct journal *journal, uint64_t sequence, const char *payload,
+                        const char *feedback, const char *snapshot) {
     struct error error = {0};
     struct journal_round round = round_of(sequence, payload);
-    struct journal_round_contents contents = {
-        .payload = text(payload), .feedback = text(feedback), .snapshot = text(snapshot), .optimizer = text("optimizer")};
+    struct journal_round_contents contents = {.payload = text(payload),
+                                              .feedback = text(feedback),
+                                              .snapshot = text(snapshot),
+                                              .optimizer = text("optimizer")};
     CHECK_OK(journal_round_begin(journal, &round, &contents, &error));
 }
 
@@ -175,7 +184,8 @@ TEST(a_refused_round_takes_its_new_feedback_and_drops_its_payload) {
     CHECK(!state_has(journal, "feedback"));
     CHECK(!has_payload(journal, "payload"));
     CHECK(journal_round(journal, 1)->refused);
-    CHECK_OK(journal_round_end(journal, 1, 8, true, text("again"), &error)); /* a second end changes nothing */
+    CHECK_OK(journal_round_end(journal, 1, 8, true, text("again"),
+                               &error)); /* a second end changes nothing */
     CHECK_EQUAL(journal_round(journal, 1)->base_version, 7);
     CHECK(state_has(journal, "restored"));
     journal_close(journal);
@@ -222,7 +232,8 @@ TEST(a_payload_in_flight_is_not_pruned) {
     append_contribution(journal, 3, "mine");
     append_step(journal, 1, 0);
     write_checkpoint(journal, 1, "global", "s");
-    CHECK(has_payload(journal, "mine")); /* its round has not ended yet: a restart would look for it */
+    CHECK(has_payload(journal,
+                      "mine")); /* its round has not ended yet: a restart would look for it */
     journal_close(journal);
     journal = open_journal();
     CHECK(has_payload(journal, "mine"));
@@ -232,7 +243,8 @@ TEST(a_payload_in_flight_is_not_pruned) {
     journal_close(journal);
 }
 
-/* Equal deltas of honest sites, or a site that sends another's bytes as its own: one file, two contributions. */
+/* Equal deltas of honest sites, or a site that sends another's bytes as its own: one file, two
+ * contributions. */
 TEST(a_payload_that_two_contributions_name_outlives_the_first_of_them) {
     struct journal *journal = open_journal();
     uint8_t digest[DIGEST_SIZE];
@@ -271,7 +283,8 @@ TEST(a_payload_that_an_entry_on_its_way_names_is_not_pruned) {
     append_contribution(journal, 1, "the same");
     append_step(journal, 1, 0);
     put_payload(journal, "the same", digest);
-    journal_payload_hold(journal, digest); /* received, seen to need no payload, not in our copy yet */
+    journal_payload_hold(journal,
+                         digest); /* received, seen to need no payload, not in our copy yet */
     journal_payload_hold(journal, digest);
     write_checkpoint(journal, 1, "global", "s");
     CHECK(has_payload(journal, "the same"));
@@ -315,7 +328,8 @@ TEST(opening_sweeps_what_nothing_names) {
     char *state = file_join(test_directory(), "state");
     struct blob_store *blobs = NULL;
     struct error error = {0};
-    static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init, digest_update, digest_final};
+    static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init,
+                                                 digest_update, digest_final};
     CHECK_OK(blob_store_open(state, &sha256, &blobs, &error));
     CHECK_OK(blob_write(blobs, text("half a checkpoint"), digest, &error));
     blob_store_close(blobs);
@@ -329,12 +343,14 @@ TEST(opening_sweeps_what_nothing_names) {
     journal_close(journal);
 }
 
-/* What a crash may leave in uploads/: a write of gigabytes that was cut off, payloads that came half, a snapshot being fetched. */
+/* What a crash may leave in uploads/: a write of gigabytes that was cut off, payloads that came
+ * half, a snapshot being fetched. */
 TEST(opening_collects_writes_that_were_cut_off_and_keeps_a_snapshot_being_fetched) {
     struct journal *journal = open_journal();
     struct error error = {0};
     journal_close(journal);
-    static const char *const left[] = {"payloads/uploads/.tmp-1-00aa", "payloads/uploads/payload-17", "state/uploads/.tmp-1-00bb",
+    static const char *const left[] = {"payloads/uploads/.tmp-1-00aa",
+                                       "payloads/uploads/payload-17", "state/uploads/.tmp-1-00bb",
                                        "payloads/uploads/snapshot-00cc"};
     for (size_t i = 0; i < COUNT_OF(left); i++) {
         char *path = file_join(test_directory(), left[i]);
@@ -402,7 +418,8 @@ TEST(a_damaged_blob_is_corrupt_not_believed) {
     journal_close(journal);
 }
 
-/* One writer that is killed anywhere: what it said to be durable is there afterwards, and the journal opens. */
+/* One writer that is killed anywhere: what it said to be durable is there afterwards, and the
+ * journal opens. */
 static void write_until_killed(int tell) {
     struct journal *journal = open_journal();
     uint64_t first = journal_size(journal) + 1;
@@ -412,7 +429,8 @@ static void write_until_killed(int tell) {
         begin_round(journal, i, payload, payload, payload);
         append_contribution(journal, i, payload);
         if (i == first || i % 3 == 0) write_checkpoint(journal, i, payload, payload);
-        CHECK(journal_round_end(journal, 1, i, i % 4 == 0, i % 4 == 0 ? text("restored") : (struct bytes){0}, NULL) == OK);
+        CHECK(journal_round_end(journal, 1, i, i % 4 == 0,
+                                i % 4 == 0 ? text("restored") : (struct bytes){0}, NULL) == OK);
         CHECK(write(tell, &i, sizeof i) == sizeof i);
     }
 }
@@ -432,7 +450,8 @@ TEST(whatever_was_durable_survives_a_kill_at_any_moment) {
         }
         close(ends[1]);
         uint64_t told;
-        if (attempt % 2 == 0) { /* on a slow disk too, something was said; else the kill may come before anything was */
+        if (attempt % 2 == 0) { /* on a slow disk too, something was said; else the kill may come
+                                   before anything was */
             CHECK(read(ends[0], &told, sizeof told) == sizeof told);
             expected = told;
         }
@@ -452,7 +471,8 @@ TEST(whatever_was_durable_survives_a_kill_at_any_moment) {
             CHECK_OK(journal_blob_read(journal, &round->feedback, &got, &error));
             if (round->in_flight) {
                 CHECK_OK(journal_blob_read(journal, &round->snapshot, &got, &error));
-                CHECK_OK(blob_read(journal_payloads(journal), round->payload_digest, 64, &got, &error));
+                CHECK_OK(
+                    blob_read(journal_payloads(journal), round->payload_digest, 64, &got, &error));
             }
             const struct journal_checkpoint *checkpoint = journal_checkpoint(journal);
             if (expected > 0) {

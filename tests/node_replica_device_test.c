@@ -1,11 +1,14 @@
-/* A site whose contributions are made on a device beside one without: the same messages and feedback, also when the device fails. */
+/* A site whose contributions are made on a device beside one without: the same messages and
+ * feedback, also when the device fails. */
 #include "tests/cuda_fixture.h"
 #include "tests/node_fixture.h"
 
 static void progress(struct fixture *site, uint64_t round) {
     float *local = trainer_parameters(site->trainer);
-    for (size_t i = 0; i < site->count; i++) local[i] += (float)(random_hash(round, i) % 2001) * 1e-6f - 1e-3f;
-    for (uint32_t f = 0; f < site->replica.fragments; f++) replica_snapshot(&site->replica, f, local);
+    for (size_t i = 0; i < site->count; i++)
+        local[i] += (float)(random_hash(round, i) % 2001) * 1e-6f - 1e-3f;
+    for (uint32_t f = 0; f < site->replica.fragments; f++)
+        replica_snapshot(&site->replica, f, local);
 }
 
 static void compare_rounds(struct fixture *with, struct fixture *without, uint64_t rounds) {
@@ -23,7 +26,9 @@ static void compare_rounds(struct fixture *with, struct fixture *without, uint64
             buffer_deinit(&got);
             buffer_deinit(&wanted);
         }
-        if (with->replica.feedback) CHECK_MEMORY(with->replica.feedback, without->replica.feedback, with->count * sizeof(float));
+        if (with->replica.feedback)
+            CHECK_MEMORY(with->replica.feedback, without->replica.feedback,
+                         with->count * sizeof(float));
     }
 }
 

@@ -1,5 +1,6 @@
-/* What a crash leaves behind, case by case: checkpoints and records are written as the worker writes them, into a journal
- * whose ledger is empty, so that the replica is the checkpoint's and every other array can be told from it. */
+/* What a crash leaves behind, case by case: checkpoints and records are written as the worker
+ * writes them, into a journal whose ledger is empty, so that the replica is the checkpoint's and
+ * every other array can be told from it. */
 #include "node/restore.h"
 
 #include "node/journal_files.h"
@@ -7,9 +8,9 @@
 #include "tests/node_fixture.h"
 
 /* RFC 8032's first public key: any that is on the curve will do. */
-static const uint8_t test_public_key[PUBLIC_KEY_SIZE] = {0xd7, 0x5a, 0x98, 0x01, 0x82, 0xb1, 0x0a, 0xb7, 0xd5, 0x4b, 0xfe,
-                                                         0xd3, 0xc9, 0x64, 0x07, 0x3a, 0x0e, 0xe1, 0x72, 0xf3, 0xda, 0xa6,
-                                                         0x23, 0x25, 0xaf, 0x02, 0x1a, 0x68, 0xf7, 0x07, 0x51, 0x1a};
+static const uint8_t test_public_key[PUBLIC_KEY_SIZE] = {
+    0xd7, 0x5a, 0x98, 0x01, 0x82, 0xb1, 0x0a, 0xb7, 0xd5, 0x4b, 0xfe, 0xd3, 0xc9, 0x64, 0x07, 0x3a,
+    0x0e, 0xe1, 0x72, 0xf3, 0xda, 0xa6, 0x23, 0x25, 0xaf, 0x02, 0x1a, 0x68, 0xf7, 0x07, 0x51, 0x1a};
 
 struct crashed {
     struct fixture site;
@@ -56,26 +57,32 @@ static void checkpoint(struct crashed *crashed, unsigned steps, uint64_t over, u
     struct buffer global = {0}, trainer = {0};
     fixture_train(&crashed->site, steps);
     crashed->counters = trainer_counters(crashed->site.trainer);
-    memcpy(crashed->local, trainer_parameters(crashed->site.trainer), crashed->site.count * sizeof(float));
+    memcpy(crashed->local, trainer_parameters(crashed->site.trainer),
+           crashed->site.count * sizeof(float));
     snapshot_write(&crashed->site.replica.global, &global);
     trainer_save(crashed->site.trainer, &trainer);
-    struct journal_checkpoint record = {
-        .version = crashed->site.replica.global.version, .trainer_steps = crashed->counters.steps, .fragments = 1};
+    struct journal_checkpoint record = {.version = crashed->site.replica.global.version,
+                                        .trainer_steps = crashed->counters.steps,
+                                        .fragments = 1};
     state_root(crashed->site.replica.global.theta, crashed->site.count, record.root);
     record.fragment[0].over = over;
     record.fragment[0].in_flight = in_flight;
     record.fragment[0].progress = counted;
-    if (!in_flight) record.fragment[0].progress.steps_in_flight = record.fragment[0].progress.tokens_in_flight = 0;
+    if (!in_flight)
+        record.fragment[0].progress.steps_in_flight = record.fragment[0].progress.tokens_in_flight =
+            0;
     record.payloads_from = 77;
-    struct journal_checkpoint_contents contents = {
-        .global = buffer_bytes(&global), .trainer = buffer_bytes(&trainer), .base = floats(crashed, crashed->base)};
+    struct journal_checkpoint_contents contents = {.global = buffer_bytes(&global),
+                                                   .trainer = buffer_bytes(&trainer),
+                                                   .base = floats(crashed, crashed->base)};
     if (in_flight) contents.snapshot = floats(crashed, crashed->snapshot);
     CHECK_OK(journal_checkpoint_write(crashed->journal, &record, &contents, &error));
     buffer_deinit(&global);
     buffer_deinit(&trainer);
 }
 
-/* A round's record after `steps` inner steps more. Its payload is the delta `base - theta_s`, encoded. */
+/* A round's record after `steps` inner steps more. Its payload is the delta `base - theta_s`,
+ * encoded. */
 static void record_round(struct crashed *crashed, unsigned steps, uint64_t sequence) {
     struct error error = {0};
     struct buffer payload = {0}, optimizer = {0};
@@ -84,16 +91,20 @@ static void record_round(struct crashed *crashed, unsigned steps, uint64_t seque
     trainer_save_optimizer(crashed->site.trainer, &optimizer);
     struct replica *replica = &crashed->site.replica;
     float *feedback = replica->feedback ? xcalloc(crashed->site.count, sizeof(float)) : NULL;
-    CHECK_OK(codec_encode(replica->encoders[0], crashed->base, crashed->theta_s, feedback, &payload, &error));
+    CHECK_OK(codec_encode(replica->encoders[0], crashed->base, crashed->theta_s, feedback, &payload,
+                          &error));
     free(feedback);
-    struct journal_round round = {.sequence = sequence, .base_version = 5, .trainer_steps = crashed->counters.steps};
+    struct journal_round round = {
+        .sequence = sequence, .base_version = 5, .trainer_steps = crashed->counters.steps};
     round.payload_size = payload.size;
     digest_sha256(payload.data, payload.size, round.payload_digest);
-    struct contribution contribution = {.protocol = PROTOCOL_VERSION, .sequence = sequence, .inner_steps = 60, .tokens = 6000};
+    struct contribution contribution = {
+        .protocol = PROTOCOL_VERSION, .sequence = sequence, .inner_steps = 60, .tokens = 6000};
     contribution_encode(&contribution, crashed->header);
     memcpy(round.header, crashed->header, sizeof round.header);
-    struct journal_round_contents contents = {
-        .payload = buffer_bytes(&payload), .snapshot = floats(crashed, crashed->theta_s), .optimizer = buffer_bytes(&optimizer)};
+    struct journal_round_contents contents = {.payload = buffer_bytes(&payload),
+                                              .snapshot = floats(crashed, crashed->theta_s),
+                                              .optimizer = buffer_bytes(&optimizer)};
     if (replica->feedback) contents.feedback = floats(crashed, crashed->feedback);
     CHECK_OK(journal_round_begin(crashed->journal, &round, &contents, &error));
     buffer_deinit(&payload);
@@ -111,9 +122,11 @@ static struct restored restart(struct crashed *crashed) {
     struct replica *replica = &crashed->site.replica;
     memset(replica->global.theta, 0x55, crashed->site.count * sizeof(float));
     CHECK_OK(journal_open(test_directory(), 1, &crashed->journal, &error));
-    struct restore_model model = {
-        .manifest = &crashed->site.manifest, .layout = &crashed->site.layout, .trainer = crashed->site.trainer};
-    struct restore_input input = {.journal = crashed->journal, .replica = replica, .port = restore_model_port(&model)};
+    struct restore_model model = {.manifest = &crashed->site.manifest,
+                                  .layout = &crashed->site.layout,
+                                  .trainer = crashed->site.trainer};
+    struct restore_input input = {
+        .journal = crashed->journal, .replica = replica, .port = restore_model_port(&model)};
     CHECK_OK(restore_site(&input, &restored, &error));
     struct trainer_counters counters = trainer_counters(crashed->site.trainer);
     CHECK_EQUAL(counters.steps, crashed->counters.steps);
@@ -131,7 +144,9 @@ static void end(struct crashed *crashed) {
     free(crashed->local);
 }
 
-static const float *local_of(struct crashed *crashed) { return trainer_parameters(crashed->site.trainer); }
+static const float *local_of(struct crashed *crashed) {
+    return trainer_parameters(crashed->site.trainer);
+}
 
 static void check_same(struct crashed *crashed, const float *got, const float *wanted) {
     CHECK_MEMORY(got, wanted, crashed->site.count * sizeof *got);
@@ -140,7 +155,8 @@ static void check_same(struct crashed *crashed, const float *got, const float *w
 /* global + (local - from), in fp32. */
 static void check_moved(struct crashed *crashed, const float *from) {
     const float *global = crashed->site.replica.global.theta, *local = local_of(crashed);
-    for (size_t i = 0; i < crashed->site.count; i++) CHECK(local[i] == global[i] + (crashed->local[i] - from[i]));
+    for (size_t i = 0; i < crashed->site.count; i++)
+        CHECK(local[i] == global[i] + (crashed->local[i] - from[i]));
 }
 
 TEST(a_fresh_site_starts_from_the_runs_initial_parameters) {
@@ -170,7 +186,8 @@ TEST(a_checkpoint_whose_base_is_still_the_newest_goes_on_bit_for_bit) {
     struct restored restored = restart(&crashed);
     CHECK(restored.from_checkpoint);
     check_same(&crashed, local_of(&crashed), crashed.local);
-    fixture_train(&crashed.site, 2); /* the same two steps again: data and optimizer are where they were */
+    fixture_train(&crashed.site,
+                  2); /* the same two steps again: data and optimizer are where they were */
     check_same(&crashed, local_of(&crashed), further);
     free(further);
     end(&crashed);
@@ -209,7 +226,8 @@ TEST(a_message_in_flight_younger_than_the_checkpoint_goes_on_from_theta_s) {
     begin(&crashed, OUTER_SPARSE);
     checkpoint(&crashed, 2, 3, 0);
     record_round(&crashed, 2, 4);
-    struct restored restored = restart(&crashed); /* also checks that optimizer and position are the round's */
+    /* also checks that optimizer and position are the round's */
+    struct restored restored = restart(&crashed);
     CHECK_EQUAL(restored.fragment[0].in_flight, 4);
     check_same(&crashed, local_of(&crashed), crashed.theta_s);
     check_same(&crashed, crashed.site.replica.snapshot, crashed.theta_s);
@@ -223,12 +241,13 @@ TEST(in_dense_mode_the_base_of_such_a_message_is_rebuilt_from_its_payload) {
     record_round(&crashed, 2, 1); /* and no checkpoint at all */
     restart(&crashed);
     check_same(&crashed, crashed.site.replica.snapshot, crashed.theta_s);
-    for (size_t i = 0; i < crashed.site.count; i++) CHECK_NEAR(crashed.site.replica.base[i], crashed.base[i], 1e-6);
+    for (size_t i = 0; i < crashed.site.count; i++)
+        CHECK_NEAR(crashed.site.replica.base[i], crashed.base[i], 1e-6);
     end(&crashed);
 }
 
-static void check_progress(const struct restored *restored, uint64_t steps, uint64_t tokens, uint64_t in_flight, uint64_t round,
-                           bool begun) {
+static void check_progress(const struct restored *restored, uint64_t steps, uint64_t tokens,
+                           uint64_t in_flight, uint64_t round, bool begun) {
     const struct round_progress *progress = &restored->fragment[0].progress;
     CHECK_EQUAL(progress->steps, steps);
     CHECK_EQUAL(progress->tokens, tokens);
@@ -240,25 +259,35 @@ static void check_progress(const struct restored *restored, uint64_t steps, uint
 TEST(steps_and_tokens_come_back_with_the_progress_that_they_count) {
     static const struct {
         enum outer_mode mode;
-        bool round, in_flight, refused, checkpoint, checkpoint_after; /* what there is, and which is younger */
+        /* what there is, and which is younger */
+        bool round, in_flight, refused, checkpoint, checkpoint_after;
         uint64_t steps, tokens, sent, round_steps;
         bool begun;
     } cases[] = {
-        {OUTER_SPARSE, false, false, false, true, true, 7, 700, 0, 5, true},   /* no round ever */
-        {OUTER_SPARSE, true, true, false, true, true, 7, 700, 61, 5, true},    /* in flight, and the checkpoint knows it */
-        {OUTER_SPARSE, true, true, false, true, false, 0, 0, 60, 0, true},     /* in flight, from theta_s */
-        {OUTER_DENSE, true, true, false, false, false, 0, 0, 60, 0, true},     /* the same without a checkpoint */
-        {OUTER_SPARSE, true, false, false, true, true, 7, 700, 0, 5, true},    /* merged since */
-        {OUTER_SPARSE, true, false, true, true, true, 68, 6701, 0, 5, true},   /* refused since: counted again, it is in e */
-        {OUTER_DENSE, true, false, true, true, true, 68, 6701, 0, 5, true},    /* likewise, it is in theta_local */
-        {OUTER_SPARSE, true, false, false, true, false, 0, 0, 0, 0, false},    /* merged, the progress since is gone */
-        {OUTER_SPARSE, true, false, true, true, false, 60, 6000, 0, 0, false}, /* refused, and that is in e */
-        {OUTER_DENSE, true, false, true, true, false, 0, 0, 0, 0, false},      /* refused, and that is gone */
+        {OUTER_SPARSE, false, false, false, true, true, 7, 700, 0, 5, true}, /* no round ever */
+        /* in flight, and the checkpoint knows it */
+        {OUTER_SPARSE, true, true, false, true, true, 7, 700, 61, 5, true},
+        /* in flight, from theta_s */
+        {OUTER_SPARSE, true, true, false, true, false, 0, 0, 60, 0, true},
+        /* the same without a checkpoint */
+        {OUTER_DENSE, true, true, false, false, false, 0, 0, 60, 0, true},
+        {OUTER_SPARSE, true, false, false, true, true, 7, 700, 0, 5, true}, /* merged since */
+        /* refused since: counted again, it is in e */
+        {OUTER_SPARSE, true, false, true, true, true, 68, 6701, 0, 5, true},
+        /* likewise, it is in theta_local */
+        {OUTER_DENSE, true, false, true, true, true, 68, 6701, 0, 5, true},
+        /* merged, the progress since is gone */
+        {OUTER_SPARSE, true, false, false, true, false, 0, 0, 0, 0, false},
+        /* refused, and that is in e */
+        {OUTER_SPARSE, true, false, true, true, false, 60, 6000, 0, 0, false},
+        /* refused, and that is gone */
+        {OUTER_DENSE, true, false, true, true, false, 0, 0, 0, 0, false},
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         struct crashed crashed;
         struct error error = {0};
-        for (const char *const *part = (const char *const[]){"journal", "payloads", "state", NULL}; *part; part++) {
+        for (const char *const *part = (const char *const[]){"journal", "payloads", "state", NULL};
+             *part; part++) {
             char *path = file_join(test_directory(), *part);
             CHECK_OK(file_remove_tree(path, &error));
             free(path);
@@ -266,11 +295,14 @@ TEST(steps_and_tokens_come_back_with_the_progress_that_they_count) {
         begin(&crashed, cases[i].mode);
         if (cases[i].checkpoint && !cases[i].checkpoint_after) checkpoint(&crashed, 1, 3, 0);
         if (cases[i].round) record_round(&crashed, 1, 4);
-        if (cases[i].checkpoint_after) checkpoint(&crashed, 1, cases[i].round ? 3 : 0, cases[i].round ? 4 : 0);
+        if (cases[i].checkpoint_after)
+            checkpoint(&crashed, 1, cases[i].round ? 3 : 0, cases[i].round ? 4 : 0);
         if (cases[i].round && !cases[i].in_flight)
-            CHECK_OK(journal_round_end(crashed.journal, 0, 6, cases[i].refused, (struct bytes){0}, &error));
+            CHECK_OK(journal_round_end(crashed.journal, 0, 6, cases[i].refused, (struct bytes){0},
+                                       &error));
         struct restored restored = restart(&crashed);
-        check_progress(&restored, cases[i].steps, cases[i].tokens, cases[i].sent, cases[i].round_steps, cases[i].begun);
+        check_progress(&restored, cases[i].steps, cases[i].tokens, cases[i].sent,
+                       cases[i].round_steps, cases[i].begun);
         CHECK_EQUAL(restored.payloads_from, cases[i].checkpoint ? 77 : 0);
         end(&crashed);
     }
@@ -283,7 +315,8 @@ TEST(a_receipt_comes_back_with_the_message_that_it_is_for) {
     record_round(&crashed, 1, 4);
     struct ledger_head head = {.epoch = 3, .size = 50};
     memset(head.root, 9, sizeof head.root);
-    CHECK_OK(journal_round_accept(crashed.journal, 0, 3, &head, &error)); /* of another message: nothing */
+    /* of another message: nothing */
+    CHECK_OK(journal_round_accept(crashed.journal, 0, 3, &head, &error));
     CHECK_EQUAL(journal_round(crashed.journal, 0)->accepted.size, 0);
     CHECK_OK(journal_round_accept(crashed.journal, 0, 4, &head, &error));
     struct restored restored = restart(&crashed);
@@ -332,7 +365,8 @@ TEST(after_a_refusal_in_sparse_mode_the_mass_is_in_the_feedback_and_not_in_theta
     record_round(&crashed, 1, 4);
     checkpoint(&crashed, 2, 3, 4);
     float *restored_feedback = vector(&crashed, 99);
-    CHECK_OK(journal_round_end(crashed.journal, 0, 6, true, floats(&crashed, restored_feedback), &error));
+    CHECK_OK(journal_round_end(crashed.journal, 0, 6, true, floats(&crashed, restored_feedback),
+                               &error));
     restart(&crashed);
     check_moved(&crashed, crashed.snapshot);
     check_same(&crashed, crashed.site.replica.feedback, restored_feedback);
@@ -386,7 +420,8 @@ static void store_genesis(struct crashed *crashed) {
 TEST(a_stored_ledger_that_has_not_reached_the_loaded_snapshot_is_no_damage) {
     struct crashed crashed;
     begin(&crashed, OUTER_SPARSE);
-    crashed.site.replica.global.version = 5; /* a snapshot of the run was loaded; of its ledger only the first entry has come */
+    crashed.site.replica.global.version =
+        5; /* a snapshot of the run was loaded; of its ledger only the first entry has come */
     checkpoint(&crashed, 3, 0, 0);
     store_genesis(&crashed);
     struct restored restored = restart(&crashed);
@@ -405,10 +440,12 @@ TEST(a_damaged_checkpoint_is_told_by_name) {
     hex_encode(journal_checkpoint(crashed.journal)->global.digest, DIGEST_SIZE, hex);
     snprintf(path, sizeof path, "%s/state/blobs/%.2s/%s", test_directory(), hex, hex + 2);
     CHECK(remove(path) == 0);
-    struct restore_model model = {
-        .manifest = &crashed.site.manifest, .layout = &crashed.site.layout, .trainer = crashed.site.trainer};
-    struct restore_input input = {
-        .journal = crashed.journal, .replica = &crashed.site.replica, .port = restore_model_port(&model)};
+    struct restore_model model = {.manifest = &crashed.site.manifest,
+                                  .layout = &crashed.site.layout,
+                                  .trainer = crashed.site.trainer};
+    struct restore_input input = {.journal = crashed.journal,
+                                  .replica = &crashed.site.replica,
+                                  .port = restore_model_port(&model)};
     CHECK_STATUS(restore_site(&input, &restored, &error), NOT_FOUND);
     CHECK_CONTAINS(error.message, "checkpoint's replica");
     end(&crashed);
@@ -425,9 +462,11 @@ TEST(a_missing_initial_checkpoint_is_no_damage_of_the_site) {
                                   .layout = &crashed.site.layout,
                                   .initial = "/nonexistent/model.safetensors",
                                   .trainer = crashed.site.trainer};
-    struct restore_input input = {
-        .journal = crashed.journal, .replica = &crashed.site.replica, .port = restore_model_port(&model)};
-    CHECK_STATUS(restore_site(&input, &restored, &error), INVALID); /* NOT_FOUND would say: delete journal and state */
+    struct restore_input input = {.journal = crashed.journal,
+                                  .replica = &crashed.site.replica,
+                                  .port = restore_model_port(&model)};
+    /* NOT_FOUND would say: delete journal and state */
+    CHECK_STATUS(restore_site(&input, &restored, &error), INVALID);
     CHECK_CONTAINS(error.message, "--initial");
     CHECK_CONTAINS(error.message, "/nonexistent/model.safetensors");
     end(&crashed);

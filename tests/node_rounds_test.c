@@ -1,5 +1,6 @@
-/* The site's brain between the coordinator's answers and the ledger: what is accepted, what is asked for again, and whose word
- * counts once another coordinator has taken over. Worker, trainer and network are the test's to move. */
+/* The site's brain between the coordinator's answers and the ledger: what is accepted, what is
+ * asked for again, and whose word counts once another coordinator has taken over. Worker, trainer
+ * and network are the test's to move. */
 #include "node/node_state.h"
 #include "tests/fed_fixture.h"
 
@@ -7,7 +8,8 @@
 enum { SITE = 1, INCLUSION_MS = 5000, BACKOFF_MS = 100 };
 
 struct site {
-    struct fixture *f, *old; /* the coordinator that counts, and one that it supersedes: the same ledger up to the takeover */
+    struct fixture *f, *old; /* the coordinator that counts, and one that it supersedes: the same
+                                ledger up to the takeover */
     struct node_state *state;
     struct node_actions out;
     uint64_t now_ms, told; /* told: entries that the site has */
@@ -55,7 +57,8 @@ static bool comes_within(struct site *s, enum node_action_kind kind, uint64_t ms
 
 static void tell_entries(struct site *s) {
     for (; s->told < s->f->entry_count; s->told++)
-        step(s, &(struct node_event){.kind = NODE_ENTRY, .bytes = buffer_bytes(&s->f->entries[s->told])});
+        step(s, &(struct node_event){.kind = NODE_ENTRY,
+                                     .bytes = buffer_bytes(&s->f->entries[s->told])});
 }
 
 static struct site *site_open_as(bool restored) {
@@ -148,7 +151,8 @@ static void enter(struct site *s, struct fixture *coordinator, struct buffer *re
 }
 
 static void answer_duplicate(struct site *s, struct bytes receipt) {
-    struct node_event event = {.kind = NODE_UPLOAD_REFUSED, .sequence = s->contribution.sequence, .bytes = receipt};
+    struct node_event event = {
+        .kind = NODE_UPLOAD_REFUSED, .sequence = s->contribution.sequence, .bytes = receipt};
     event.refused.code = REFUSED_DUPLICATE;
     step(s, &event);
 }
@@ -202,8 +206,9 @@ TEST(an_entry_that_does_not_come_is_asked_for_until_it_does) {
     CHECK(!comes_within(s, NODE_DO_UPLOAD, INCLUSION_MS - 1));
     CHECK(comes_within(s, NODE_DO_UPLOAD, 1));
     enter(s, s->f, &receipt);
-    step(s, &(struct node_event){
-                .kind = NODE_UPLOAD_RECEIPT, .sequence = s->contribution.sequence, .bytes = buffer_bytes(&receipt)});
+    step(s, &(struct node_event){.kind = NODE_UPLOAD_RECEIPT,
+                                 .sequence = s->contribution.sequence,
+                                 .bytes = buffer_bytes(&receipt)});
     CHECK_EQUAL(node_state_slot(s->state, 0), SLOT_ACCEPTED);
     CHECK(comes_within(s, NODE_DO_UPLOAD, INCLUSION_MS)); /* the receipt alone is not the entry */
     answer_duplicate(s, buffer_bytes(&receipt));
@@ -231,14 +236,16 @@ TEST(what_a_superseded_coordinator_accepted_is_asked_for_when_the_new_epoch_begi
     struct buffer receipt = {0};
     send_round(s);
     enter(s, s->old, &receipt);
-    step(s, &(struct node_event){
-                .kind = NODE_UPLOAD_RECEIPT, .sequence = s->contribution.sequence, .bytes = buffer_bytes(&receipt)});
+    step(s, &(struct node_event){.kind = NODE_UPLOAD_RECEIPT,
+                                 .sequence = s->contribution.sequence,
+                                 .bytes = buffer_bytes(&receipt)});
     CHECK_EQUAL(node_state_slot(s->state, 0), SLOT_ACCEPTED); /* it cannot know yet */
     fixture_note(s->f, LEDGER_EPOCH);
     tell_entries(s);
     CHECK(find(s, NODE_DO_HALT) == NULL);
     CHECK(find(s, NODE_DO_UPLOAD) != NULL);
-    /* The receipt was a head over a ledger that is not ours: it is not evidence against the one that took over. */
+    /* The receipt was a head over a ledger that is not ours: it is not evidence against the one
+     * that took over. */
     for (int i = 0; i < 4; i++) fixture_note(s->f, i % 2 ? LEDGER_RESUMED : LEDGER_PAUSED);
     tell_entries(s);
     CHECK(find(s, NODE_DO_HALT) == NULL);
@@ -247,7 +254,8 @@ TEST(what_a_superseded_coordinator_accepted_is_asked_for_when_the_new_epoch_begi
 }
 
 static void give_head(struct site *s, struct fixture *coordinator) {
-    struct ledger_head head = {.epoch = run_state_epoch(coordinator->run), .size = coordinator->entry_count};
+    struct ledger_head head = {.epoch = run_state_epoch(coordinator->run),
+                               .size = coordinator->entry_count};
     uint8_t raw[HEAD_SIZE];
     memcpy(head.run_id, coordinator->run_id, RUN_ID_SIZE);
     merkle_root(run_state_tree(coordinator->run), head.size, head.root);
@@ -271,7 +279,7 @@ TEST(a_superseded_coordinators_head_counts_no_more_and_the_successors_does) {
     site_close(s);
 }
 
-/* ---- the ledger has what was not made here ---------------------------------------------------------------------------------- */
+/* ---- the ledger has what was not made here --------------------------------------------------- */
 
 TEST(a_contribution_under_our_name_that_was_not_made_here_ends_the_site_and_says_what_it_may_be) {
     struct site *s = site_open();
@@ -281,7 +289,8 @@ TEST(a_contribution_under_our_name_that_was_not_made_here_ends_the_site_and_says
     fixture_contribute(s->f, SITE, 0, 0, 1);
     tell_entries(s);
     CHECK(find(s, NODE_DO_HALT) != NULL);
-    CHECK_CONTAINS(find(s, NODE_DO_HALT)->message, "contribution 1 under this site's name was not made here");
+    CHECK_CONTAINS(find(s, NODE_DO_HALT)->message,
+                   "contribution 1 under this site's name was not made here");
     CHECK_CONTAINS(find(s, NODE_DO_HALT)->message, "a copy of this directory");
     CHECK_CONTAINS(find(s, NODE_DO_HALT)->message, "older backup");
     CHECK_CONTAINS(find(s, NODE_DO_HALT)->message, "--restored");
@@ -294,7 +303,8 @@ TEST(another_message_of_the_number_that_is_under_way_was_not_made_here) {
     fixture_contribute(s->f, SITE, 0, 0, 1); /* sequence 1 too */
     tell_entries(s);
     CHECK(find(s, NODE_DO_HALT) != NULL);
-    CHECK_CONTAINS(find(s, NODE_DO_HALT)->message, "contribution 1 under this site's name was not made here");
+    CHECK_CONTAINS(find(s, NODE_DO_HALT)->message,
+                   "contribution 1 under this site's name was not made here");
     site_close(s);
 }
 

@@ -8,8 +8,8 @@
 #include "tests/test.h"
 
 /* The command line below, with --dir the test's directory, through the same reading as main's. */
-static int read_settings(struct settings *settings, struct options **options, char **environment, int argc,
-                         const char *const *argv) {
+static int read_settings(struct settings *settings, struct options **options, char **environment,
+                         int argc, const char *const *argv) {
     char *arguments[24] = {0};
     int count = 0;
     arguments[count++] = xstrdup("atoll-node");
@@ -34,7 +34,8 @@ TEST(a_path_that_the_file_cannot_hold_is_refused_before_it_is_written) {
     struct settings settings;
     struct options *options;
     struct error error = {0};
-    const char *const arguments[] = {"join", "example:7400", "--token", "t", "--data", "caf\xe9.txt"};
+    const char *const arguments[] = {"join", "example:7400", "--token",
+                                     "t",    "--data",       "caf\xe9.txt"};
     CHECK_EQUAL(read_settings(&settings, &options, NULL, 6, arguments), OPTIONS_GO_ON);
     CHECK_STATUS(settings_check_saved(options, &settings, &error), INVALID);
     CHECK_CONTAINS(error.message, "caf?.txt");
@@ -49,8 +50,10 @@ TEST(a_path_that_the_file_cannot_hold_is_refused_before_it_is_written) {
 TEST(the_file_in_the_sites_directory_is_found_by_itself) {
     struct settings settings;
     struct options *options;
-    write_file("address: example:7400\nthreads: 3\noverlap: no\nupload:\n  bandwidth: 64KiB\ndata: [a.txt, b.bin]\n");
-    CHECK_EQUAL(read_settings(&settings, &options, NULL, 1, (const char *[]){"run"}), OPTIONS_GO_ON);
+    write_file("address: example:7400\nthreads: 3\noverlap: no\nupload:\n  bandwidth: 64KiB\ndata: "
+               "[a.txt, b.bin]\n");
+    CHECK_EQUAL(read_settings(&settings, &options, NULL, 1, (const char *[]){"run"}),
+                OPTIONS_GO_ON);
     CHECK_TEXT(settings.address, "example:7400");
     CHECK_EQUAL(settings.threads, 3);
     CHECK(!settings.overlap);
@@ -79,16 +82,21 @@ TEST(a_misspelt_key_in_the_file_refuses_the_start) {
     struct settings settings;
     struct options *options;
     write_file("thread: 3\n");
-    CHECK_EQUAL(read_settings(&settings, &options, NULL, 1, (const char *[]){"run"}), OPTIONS_EXIT_USAGE);
+    CHECK_EQUAL(read_settings(&settings, &options, NULL, 1, (const char *[]){"run"}),
+                OPTIONS_EXIT_USAGE);
     options_destroy(options);
 }
 
 TEST(a_join_needs_an_address_and_a_token) {
     struct settings settings;
     struct options *options;
-    CHECK_EQUAL(read_settings(&settings, &options, NULL, 2, (const char *[]){"join", "example:7400"}), OPTIONS_EXIT_USAGE);
+    CHECK_EQUAL(
+        read_settings(&settings, &options, NULL, 2, (const char *[]){"join", "example:7400"}),
+        OPTIONS_EXIT_USAGE);
     options_destroy(options);
-    CHECK_EQUAL(read_settings(&settings, &options, NULL, 3, (const char *[]){"join", "--token", "t"}), OPTIONS_EXIT_USAGE);
+    CHECK_EQUAL(
+        read_settings(&settings, &options, NULL, 3, (const char *[]){"join", "--token", "t"}),
+        OPTIONS_EXIT_USAGE);
     options_destroy(options);
     const char *flags[] = {"join", "example:7400", "--token", "t", "--no-run"};
     CHECK_EQUAL(read_settings(&settings, &options, NULL, 5, flags), OPTIONS_GO_ON);
@@ -121,7 +129,8 @@ TEST(what_was_said_at_the_join_is_there_at_the_next_run) {
     CHECK_EQUAL(read_settings(&settings, &options, NULL, 13, flags), OPTIONS_GO_ON);
     CHECK_OK(settings_save(options, &settings, &error));
     options_destroy(options);
-    CHECK_EQUAL(read_settings(&settings, &options, NULL, 1, (const char *[]){"run"}), OPTIONS_GO_ON);
+    CHECK_EQUAL(read_settings(&settings, &options, NULL, 1, (const char *[]){"run"}),
+                OPTIONS_GO_ON);
     CHECK_TEXT(settings.address, "[::1]:7400");
     CHECK_EQUAL(settings.data.count, 1);
     char *wanted = realpath("my text.txt", NULL); /* a supervisor may stand elsewhere */
@@ -149,7 +158,8 @@ TEST(what_join_is_told_goes_over_a_settings_file_that_is_there) {
     struct settings settings;
     struct options *options;
     struct error error = {0};
-    const char written[] = "# by hand\nthreads: 3\nthrottle: 2\ndata: [typo.txt]\naddress: example:7400\n";
+    const char written[] =
+        "# by hand\nthreads: 3\nthrottle: 2\ndata: [typo.txt]\naddress: example:7400\n";
     write_file(written);
     CHECK(chdir(test_directory()) == 0);
     const char *nothing[] = {"join", "example:7400", "--token", "t"};
@@ -158,18 +168,21 @@ TEST(what_join_is_told_goes_over_a_settings_file_that_is_there) {
     options_destroy(options);
     struct buffer same = content_of("node.yaml");
     CHECK_TEXT((const char *)same.data, written);
-    const char *flags[] = {"join", "other:7400", "--token", "t", "--threads", "5", "--data", "right.txt", "--export", "out"};
+    const char *flags[] = {"join", "other:7400", "--token",   "t",        "--threads",
+                           "5",    "--data",     "right.txt", "--export", "out"};
     CHECK_EQUAL(read_settings(&settings, &options, NULL, 10, flags), OPTIONS_GO_ON);
     CHECK_OK(settings_save(options, &settings, &error));
     options_destroy(options);
     struct buffer old = content_of("node.yaml.old");
     CHECK_TEXT((const char *)old.data, written);
-    CHECK_EQUAL(read_settings(&settings, &options, NULL, 1, (const char *[]){"run"}), OPTIONS_GO_ON);
+    CHECK_EQUAL(read_settings(&settings, &options, NULL, 1, (const char *[]){"run"}),
+                OPTIONS_GO_ON);
     CHECK_TEXT(settings.address, "other:7400");
     CHECK_EQUAL(settings.threads, 5);
     CHECK_NEAR(settings.throttle, 2, 0);
     CHECK_EQUAL(settings.data.count, 1);
-    CHECK(settings.data.items[0][0] == '/' && strstr(settings.data.items[0], "/right.txt")); /* also where it is not there yet */
+    CHECK(settings.data.items[0][0] == '/' &&
+          strstr(settings.data.items[0], "/right.txt")); /* also where it is not there yet */
     CHECK(settings.export_directory[0] == '/' && strstr(settings.export_directory, "/out"));
     options_destroy(options);
     buffer_deinit(&same);

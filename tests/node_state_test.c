@@ -1,8 +1,10 @@
-/* The site's brain: what it decides at a given point, one event at a time. Whole runs of it are the simulator's (sim_faults_test.c). */
+/* The site's brain: what it decides at a given point, one event at a time. Whole runs of it are the
+ * simulator's (sim_faults_test.c). */
 #include "node/node_state.h"
 #include "tests/fed_fixture.h"
 
-#define SYNCHRONOUS "fragments: 2\nmerge: {quorum: 3, grace: forever, warmup_steps: 0}\ninner.inner_steps: 10\n"
+#define SYNCHRONOUS                                                                                \
+    "fragments: 2\nmerge: {quorum: 3, grace: forever, warmup_steps: 0}\ninner.inner_steps: 10\n"
 
 struct started {
     struct fixture *f;
@@ -11,8 +13,10 @@ struct started {
     struct instant now;
 };
 
-/* Site 1 at a start, with what the fixture's ledger holds and its message `sequence` of the fragment, which is entry `index`. */
-static struct started *site_open(struct fixture *f, bool overlap, uint32_t fragment, uint64_t sequence, uint64_t index) {
+/* Site 1 at a start, with what the fixture's ledger holds and its message `sequence` of the
+ * fragment, which is entry `index`. */
+static struct started *site_open(struct fixture *f, bool overlap, uint32_t fragment,
+                                 uint64_t sequence, uint64_t index) {
     struct started *site = xcalloc(1, sizeof *site);
     struct node_options options = {.site = 1,
                                    .seed = 1,
@@ -27,7 +31,8 @@ static struct started *site_open(struct fixture *f, bool overlap, uint32_t fragm
     site->f = f;
     site->now = (struct instant){1000, FIXTURE_NOW};
     site->state = node_state_create(&options);
-    for (uint64_t i = 0; i < f->entry_count; i++) CHECK_OK(node_state_restore(site->state, buffer_bytes(&f->entries[i]), &error));
+    for (uint64_t i = 0; i < f->entry_count; i++)
+        CHECK_OK(node_state_restore(site->state, buffer_bytes(&f->entries[i]), &error));
     struct ledger_entry entry;
     CHECK_OK(ledger_entry_decode(buffer_bytes(&f->entries[index]), &entry, &error));
     struct node_spooled spooled = {.fragment = fragment, .sequence = sequence};
@@ -63,8 +68,9 @@ static void progress(struct started *site, uint64_t steps) {
     step(site, &event);
 }
 
-/* A step takes all three. Site 1 has given fragment 1 and waits, site 2 has given fragment 0 and waits. Site 1 was started anew and
- * has trained nothing since: waiting as it is, it would have nothing to give for ever. */
+/* A step takes all three. Site 1 has given fragment 1 and waits, site 2 has given fragment 0 and
+ * waits. Site 1 was started anew and has trained nothing since: waiting as it is, it would have
+ * nothing to give for ever. */
 TEST(with_overlap_off_a_site_that_others_wait_for_trains_a_step_and_gives_it) {
     struct fixture *f = fixture_open(SYNCHRONOUS, 2 * 4096);
     fixture_sites(f, 3);
@@ -111,7 +117,7 @@ TEST(with_overlap_on_a_site_trains_whoever_waits) {
     site_close(site);
 }
 
-/* ---- payloads that a disk has lost ------------------------------------------------------------------------------------------ */
+/* ---- payloads that a disk has lost ----------------------------------------------------------- */
 
 #define ALONE "merge: {quorum: 1, grace: 10s, warmup_steps: 0}\ninner.inner_steps: 10\n"
 
@@ -133,7 +139,8 @@ static void beat(struct started *site, const uint64_t *wanted, uint32_t wanted_c
 }
 
 static void entry_comes(struct started *site, uint64_t index) {
-    step(site, &(struct node_event){.kind = NODE_ENTRY, .bytes = buffer_bytes(&site->f->entries[index])});
+    step(site,
+         &(struct node_event){.kind = NODE_ENTRY, .bytes = buffer_bytes(&site->f->entries[index])});
 }
 
 TEST(a_step_whose_payload_is_damaged_here_waits_until_the_coordinator_has_sent_it_again) {
@@ -145,7 +152,8 @@ TEST(a_step_whose_payload_is_damaged_here_waits_until_the_coordinator_has_sent_i
     uint64_t made = f->entry_count - 1;
     entry_comes(site, made);
     CHECK_EQUAL(count(site, NODE_DO_APPLY), 1);
-    struct node_event damaged = {.kind = NODE_APPLIED, .status = CORRUPT, .message = "not its digest"};
+    struct node_event damaged = {
+        .kind = NODE_APPLIED, .status = CORRUPT, .message = "not its digest"};
     damaged.applied.lost = theirs;
     step(site, &damaged);
     CHECK(!find(site, NODE_DO_HALT) && !find(site, NODE_DO_APPLY));
@@ -154,7 +162,8 @@ TEST(a_step_whose_payload_is_damaged_here_waits_until_the_coordinator_has_sent_i
     tell(site, NODE_LINK_UP, OK);
     CHECK_EQUAL(count(site, NODE_DO_REFETCH), 1);
     CHECK_EQUAL(find(site, NODE_DO_REFETCH)->index, theirs);
-    CHECK(find(site, NODE_DO_REFETCH)->contribution.payload_size > 0); /* so that a damaged record does not matter */
+    /* so that a damaged record does not matter */
+    CHECK(find(site, NODE_DO_REFETCH)->contribution.payload_size > 0);
     tell(site, NODE_TIMER, OK);
     CHECK(!find(site, NODE_DO_REFETCH)); /* one at a time */
     tell(site, NODE_REFETCHED, UNAVAILABLE);
@@ -196,9 +205,11 @@ TEST(what_the_coordinator_has_lost_is_brought_one_by_one_and_only_what_is_known_
     CHECK_EQUAL(find(site, NODE_DO_SUPPLY)->index, own);
     beat(site, later, 1); /* a later answer does not start another */
     CHECK(!find(site, NODE_DO_SUPPLY));
-    tell(site, NODE_SUPPLIED, UNAVAILABLE); /* it went wrong: the coordinator asks again if it still lacks it */
+    tell(site, NODE_SUPPLIED,
+         UNAVAILABLE); /* it went wrong: the coordinator asks again if it still lacks it */
     CHECK_EQUAL(count(site, NODE_DO_SUPPLY), 1);
-    CHECK_EQUAL(find(site, NODE_DO_SUPPLY)->index, theirs); /* and nothing of entry 1000, which is not here */
+    /* and nothing of entry 1000, which is not here */
+    CHECK_EQUAL(find(site, NODE_DO_SUPPLY)->index, theirs);
     tell(site, NODE_LINK_DOWN, UNAVAILABLE);
     tell(site, NODE_SUPPLIED, UNAVAILABLE);
     CHECK(!find(site, NODE_DO_SUPPLY));
@@ -227,6 +238,7 @@ TEST(a_contribution_that_is_dropped_gives_its_mass_back_and_anothers_does_not) {
     }
     struct node_event restored = {.kind = NODE_REBASED, .fragment = 0, .sequence = 1};
     step(site, &restored);
-    CHECK_EQUAL(node_state_slot(site->state, 0), SLOT_TRAINING); /* the next message has what this one had */
+    /* the next message has what this one had */
+    CHECK_EQUAL(node_state_slot(site->state, 0), SLOT_TRAINING);
     site_close(site);
 }

@@ -1,12 +1,15 @@
-/* A status is of the process that wrote it: where that one has ended without a word, the reader is told. */
+/* A status is of the process that wrote it: where that one has ended without a word, the reader is
+ * told. */
 #include "base/json.h"
 #include "base/memory.h"
 #include "node/status.h"
 #include "tests/test.h"
 
 static const char *const text_of =
-    "{\"format\": 1, \"stamp_ms\": 100000, \"state\": \"%s\", \"message\": null, \"pid\": 77, \"linked\": true, \"loss\": 2.5,\n"
-    " \"tokens_per_second\": 900.5, \"steps_per_second\": 3, \"slots\": [\"training\"], \"lost_ms\": {\"data\": "
+    "{\"format\": 1, \"stamp_ms\": 100000, \"state\": \"%s\", \"message\": null, \"pid\": 77, "
+    "\"linked\": true, \"loss\": 2.5,\n"
+    " \"tokens_per_second\": 900.5, \"steps_per_second\": 3, \"slots\": [\"training\"], "
+    "\"lost_ms\": {\"data\": "
     "18446744073709551615}}";
 
 static bool alive(uint64_t pid) { return pid == 77; }
@@ -54,7 +57,8 @@ TEST(a_site_that_stands_still_is_silent) {
 TEST(a_long_start_is_no_silence_and_an_end_stays_what_it_was) {
     static const char *const same[] = {"starting", "stopped", "halted", "finished", "broken"};
     for (size_t i = 0; i < COUNT_OF(same); i++) {
-        char *text = read_at(same[i], 99999999, i == 0 ? alive : dead), *state = xformat("\"state\": \"%s\"", same[i]);
+        char *text = read_at(same[i], 99999999, i == 0 ? alive : dead),
+             *state = xformat("\"state\": \"%s\"", same[i]);
         CHECK_CONTAINS(text, state);
         free(state);
         free(text);
@@ -67,7 +71,8 @@ TEST(a_long_start_is_no_silence_and_an_end_stays_what_it_was) {
 TEST(what_is_no_status_is_refused) {
     struct buffer out = {0};
     struct error error = {0};
-    static const char *const bad[] = {"", "[]", "{}", "{\"state\": 1, \"stamp_ms\": 1, \"pid\": 1}", "{\"state\": \"training\"}"};
+    static const char *const bad[] = {"", "[]", "{}", "{\"state\": 1, \"stamp_ms\": 1, \"pid\": 1}",
+                                      "{\"state\": \"training\"}"};
     for (size_t i = 0; i < COUNT_OF(bad); i++)
         CHECK(status_as_of(bytes_of(bad[i], strlen(bad[i])), 1, alive, &out, &error) != OK);
     CHECK_EQUAL(out.size, 0);

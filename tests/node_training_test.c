@@ -26,25 +26,28 @@ static void on_progress(void *context, uint64_t steps, uint64_t tokens, double l
     atomic_store(&seen->tokens, tokens);
 }
 
-static void on_snapshotted(void *context, uint32_t fragment, uint64_t sequence, uint64_t steps, uint64_t tokens,
-                           uint64_t trainer_steps, struct buffer *optimizer) {
+static void on_snapshotted(void *context, uint32_t fragment, uint64_t sequence, uint64_t steps,
+                           uint64_t tokens, uint64_t trainer_steps, struct buffer *optimizer) {
     struct seen *seen = context;
     CHECK_EQUAL(fragment, 0);
     CHECK_EQUAL(sequence, 7);
     CHECK_EQUAL(steps, trainer_steps);
     CHECK_EQUAL(tokens, steps * 4 * 16);
     seen->optimizer_came = optimizer->size > 0;
-    memcpy(seen->at_snapshot, trainer_parameters(seen->site.trainer), seen->site.count * sizeof(float));
+    memcpy(seen->at_snapshot, trainer_parameters(seen->site.trainer),
+           seen->site.count * sizeof(float));
     atomic_store(&seen->snapshot_steps, steps);
     atomic_fetch_add(&seen->snapshots, 1);
 }
 
-static void on_rebased(void *context, uint32_t fragment, uint64_t sequence, enum training_move why) {
+static void on_rebased(void *context, uint32_t fragment, uint64_t sequence,
+                       enum training_move why) {
     struct seen *seen = context;
     (void)fragment;
     (void)sequence;
     (void)why;
-    memcpy(seen->at_rebase, trainer_parameters(seen->site.trainer), seen->site.count * sizeof(float));
+    memcpy(seen->at_rebase, trainer_parameters(seen->site.trainer),
+           seen->site.count * sizeof(float));
     atomic_fetch_add(&seen->rebases, 1);
 }
 
@@ -165,11 +168,13 @@ TEST(a_snapshot_is_taken_between_two_steps_and_training_goes_on) {
     training_stop(seen->training, false);
     CHECK(seen->optimizer_came);
     CHECK_MEMORY(seen->site.replica.snapshot, seen->at_snapshot, seen->site.count * sizeof(float));
-    CHECK(memcmp(trainer_parameters(seen->site.trainer), seen->at_snapshot, seen->site.count * sizeof(float)) != 0);
+    CHECK(memcmp(trainer_parameters(seen->site.trainer), seen->at_snapshot,
+                 seen->site.count * sizeof(float)) != 0);
     end(seen);
 }
 
-/* The arithmetic of replica.h on what the thread actually had, whatever it had trained meanwhile. */
+/* The arithmetic of replica.h on what the thread actually had, whatever it had trained meanwhile.
+ */
 static void check_rebase(enum outer_mode mode, enum training_move why, bool from_base) {
     struct seen *seen = begin(mode);
     size_t size = seen->site.count * sizeof(float);
@@ -203,9 +208,15 @@ static void check_rebase(enum outer_mode mode, enum training_move why, bool from
 
 TEST(a_merge_keeps_progress_since_the_snapshot) { check_rebase(OUTER_SPARSE, MOVE_MERGED, false); }
 TEST(a_merge_in_dense_mode_keeps_the_same) { check_rebase(OUTER_DENSE, MOVE_MERGED, false); }
-TEST(a_refusal_in_sparse_mode_keeps_progress_since_the_snapshot) { check_rebase(OUTER_SPARSE, MOVE_REFUSED, false); }
-TEST(a_refusal_in_dense_mode_keeps_progress_since_the_base) { check_rebase(OUTER_DENSE, MOVE_REFUSED, true); }
-TEST(a_base_that_moves_forward_keeps_progress_since_the_base) { check_rebase(OUTER_SPARSE, MOVE_ADVANCED, true); }
+TEST(a_refusal_in_sparse_mode_keeps_progress_since_the_snapshot) {
+    check_rebase(OUTER_SPARSE, MOVE_REFUSED, false);
+}
+TEST(a_refusal_in_dense_mode_keeps_progress_since_the_base) {
+    check_rebase(OUTER_DENSE, MOVE_REFUSED, true);
+}
+TEST(a_base_that_moves_forward_keeps_progress_since_the_base) {
+    check_rebase(OUTER_SPARSE, MOVE_ADVANCED, true);
+}
 
 TEST(captures_say_what_is_in_flight_and_what_is_over) {
     struct seen *seen = begin(OUTER_SPARSE);
@@ -237,7 +248,8 @@ TEST(captures_say_what_is_in_flight_and_what_is_over) {
     end(seen);
 }
 
-/* A producer by the clock and a consumer by the disk: what is not written yet is one capture, however many fall due or are asked for. */
+/* A producer by the clock and a consumer by the disk: what is not written yet is one capture,
+ * however many fall due or are asked for. */
 TEST(while_one_capture_waits_no_other_is_made_and_one_makes_up_for_all) {
     struct seen *seen = begin_with(OUTER_DENSE);
     struct error error = {0};
@@ -248,10 +260,12 @@ TEST(while_one_capture_waits_no_other_is_made_and_one_makes_up_for_all) {
     training_train(seen->training, true, NODE_WAIT_NONE, UINT64_MAX);
     wait_for(&seen->captures, 1);
     uint64_t steps = atomic_load(&seen->steps);
-    for (unsigned i = 0; i < 300; i++) training_capture(seen->training); /* more than the queue of requests holds */
+    /* more than the queue of requests holds */
+    for (unsigned i = 0; i < 300; i++) training_capture(seen->training);
     wait_for(&seen->steps, steps + 50);
     CHECK_EQUAL(atomic_load(&seen->captures), 1);
-    training_train(seen->training, false, NODE_WAIT_PAUSED, UINT64_MAX); /* nothing falls due any more */
+    /* nothing falls due any more */
+    training_train(seen->training, false, NODE_WAIT_PAUSED, UINT64_MAX);
     training_capture(seen->training);
     struct training_capture *first = seen->kept;
     seen->kept = NULL;
@@ -278,7 +292,8 @@ TEST(a_last_capture_is_made_when_it_stops_and_loads_into_another_trainer) {
     fixture_init(&other, OUTER_SPARSE, 1);
     CHECK_OK(trainer_load(other.trainer, buffer_bytes(&seen->capture->trainer), &error));
     CHECK_EQUAL(trainer_counters(other.trainer).steps, seen->capture->trainer_steps);
-    CHECK_MEMORY(trainer_parameters(other.trainer), trainer_parameters(seen->site.trainer), other.count * sizeof(float));
+    CHECK_MEMORY(trainer_parameters(other.trainer), trainer_parameters(seen->site.trainer),
+                 other.count * sizeof(float));
     fixture_deinit(&other);
     end(seen);
 }
@@ -291,7 +306,8 @@ TEST(a_stop_does_not_wait_for_a_throttled_step) {
     CHECK_OK(training_start(&options, &seen->training, &error));
     training_train(seen->training, true, NODE_WAIT_NONE, UINT64_MAX);
     clock_sleep_ms(300);
-    training_stop(seen->training, false); /* the step takes hours: the test's deadline would end it */
+    training_stop(seen->training,
+                  false); /* the step takes hours: the test's deadline would end it */
     CHECK(atomic_load(&seen->steps) <= 1);
     end(seen);
 }

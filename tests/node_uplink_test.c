@@ -54,8 +54,9 @@ static void answer_with_receipt(struct site *site) {
 }
 
 static void answer_with_refusal(struct site *site, enum refusal code) {
-    struct submit_reply reply = {.kind = SUBMIT_REFUSAL,
-                                 .refusal = {.code = code, .message = "no", .retry_after_ms = 250, .current_version = 12}};
+    struct submit_reply reply = {
+        .kind = SUBMIT_REFUSAL,
+        .refusal = {.code = code, .message = "no", .retry_after_ms = 250, .current_version = 12}};
     struct error error = {0};
     CHECK_OK(submit_reply_encode(&reply, &site->fake->answer, &error));
 }
@@ -144,7 +145,8 @@ TEST(a_contribution_that_is_not_spooled_is_not_sent) {
 }
 
 TEST(a_bandwidth_cap_is_kept) {
-    struct site *site = begin(40000); /* 50 kB take 1.25 s, of which a quarter of a second was saved up */
+    struct site *site =
+        begin(40000); /* 50 kB take 1.25 s, of which a quarter of a second was saved up */
     answer_with_receipt(site);
     uint64_t from = clock_monotonic_ms();
     uplink_send(site->uplink, site->fake->channel, 0, 9);

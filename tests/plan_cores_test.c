@@ -1,12 +1,20 @@
-/* The planner against the brains themselves: coordinator_state and node_state with signed headers and a real ledger, in a shell
- * that only moves time. Same federation, same delays: the same contributions, versions and staleness, except what falls on
- * the same millisecond. */
+/* The planner against the brains themselves: coordinator_state and node_state with signed headers
+ * and a real ledger, in a shell that only moves time. Same federation, same delays: the same
+ * contributions, versions and staleness, except what falls on the same millisecond. */
 #include "coordinator/coordinator_state.h"
 #include "node/node_state.h"
 #include "plan/plan.h"
 #include "tests/fed_fixture.h"
 
-enum { ONE_WAY = 50, COMMIT_MS = 8, ENCODE_MS = 8, INTAKE_MS = 4, SITES_OF_TEST = 8, QUEUE = 4096, LEDGER = 65536 };
+enum {
+    ONE_WAY = 50,
+    COMMIT_MS = 8,
+    ENCODE_MS = 8,
+    INTAKE_MS = 4,
+    SITES_OF_TEST = 8,
+    QUEUE = 4096,
+    LEDGER = 65536
+};
 
 struct happening {
     uint64_t at, order;
@@ -74,10 +82,12 @@ static void encode(struct shell *s, uint32_t site, const struct node_action *act
     c.compute_share = 1;
     c.signed_at_ms = FIXTURE_NOW + s->now;
     struct happening *h = later(s, ENCODE_MS, site);
-    h->node = (struct node_event){.kind = NODE_ENCODED, .fragment = action->fragment, .sequence = action->sequence};
+    h->node = (struct node_event){
+        .kind = NODE_ENCODED, .fragment = action->fragment, .sequence = action->sequence};
     contribution_encode(&c, h->node.encoded.header);
     contribution_sign(s->f->keys[site], h->node.encoded.header, h->node.encoded.signature);
-    memcpy(s->spool[site][action->fragment].header, h->node.encoded.header, CONTRIBUTION_HEADER_SIZE);
+    memcpy(s->spool[site][action->fragment].header, h->node.encoded.header,
+           CONTRIBUTION_HEADER_SIZE);
     memcpy(s->spool[site][action->fragment].signature, h->node.encoded.signature, SIGNATURE_SIZE);
 }
 
@@ -102,10 +112,13 @@ static void node_acts(struct shell *s, uint32_t site, const struct node_action *
         h->coordinator.call = ++s->calls;
         CHECK(s->calls < LEDGER / 8);
         s->upload_site[s->calls] = site;
-        s->uploads[s->calls] = (struct node_event){.fragment = action->fragment, .sequence = action->sequence};
+        s->uploads[s->calls] =
+            (struct node_event){.fragment = action->fragment, .sequence = action->sequence};
         h->coordinator.submit.site = site;
-        memcpy(h->coordinator.submit.header, s->spool[site][action->fragment].header, CONTRIBUTION_HEADER_SIZE);
-        memcpy(h->coordinator.submit.signature, s->spool[site][action->fragment].signature, SIGNATURE_SIZE);
+        memcpy(h->coordinator.submit.header, s->spool[site][action->fragment].header,
+               CONTRIBUTION_HEADER_SIZE);
+        memcpy(h->coordinator.submit.signature, s->spool[site][action->fragment].signature,
+               SIGNATURE_SIZE);
         break;
     case NODE_DO_APPLY:
         CHECK_OK(ledger_entry_decode(buffer_bytes(&action->bytes), &entry, &error));
@@ -115,7 +128,9 @@ static void node_acts(struct shell *s, uint32_t site, const struct node_action *
         memcpy(h->node.applied.root, entry.step.root, DIGEST_SIZE);
         break;
     case NODE_DO_HEARTBEAT: later(s, 2 * ONE_WAY, site)->node.kind = NODE_HEARTBEAT_REPLY; break;
-    case NODE_DO_TIMER: later(s, action->at_ms > s->now ? action->at_ms - s->now : 0, site)->node.kind = NODE_TIMER; break;
+    case NODE_DO_TIMER:
+        later(s, action->at_ms > s->now ? action->at_ms - s->now : 0, site)->node.kind = NODE_TIMER;
+        break;
     case NODE_DO_HALT: test_failed(__FILE__, __LINE__, "site %u: %s", site, action->message);
     default: break;
     }
@@ -124,12 +139,14 @@ static void node_acts(struct shell *s, uint32_t site, const struct node_action *
 static void tell_node(struct shell *s, uint32_t site, const struct node_event *event) {
     struct node_actions actions = {0};
     if (event->kind == NODE_APPLIED) s->replica[site] = event->applied.version;
-    node_state_step(s->nodes[site], event, (struct instant){s->now, FIXTURE_NOW + s->now}, &actions);
+    node_state_step(s->nodes[site], event, (struct instant){s->now, FIXTURE_NOW + s->now},
+                    &actions);
     for (size_t i = 0; i < actions.count; i++) node_acts(s, site, &actions.items[i]);
     node_actions_deinit(&actions);
 }
 
-static void answer(struct shell *s, const struct coordinator_action *action, enum node_event_kind kind) {
+static void answer(struct shell *s, const struct coordinator_action *action,
+                   enum node_event_kind kind) {
     struct happening *h = later(s, ONE_WAY, s->upload_site[action->call]);
     h->node = s->uploads[action->call];
     h->node.kind = kind;
@@ -176,15 +193,18 @@ static void coordinator_acts(struct shell *s, const struct coordinator_action *a
             for (uint32_t site = 1; site <= s->sites; site++) {
                 h = later(s, ONE_WAY, site);
                 h->node.kind = NODE_ENTRY;
-                buffer_append(&h->bytes, s->ledger[s->published].data, s->ledger[s->published].size);
+                buffer_append(&h->bytes, s->ledger[s->published].data,
+                              s->ledger[s->published].size);
             }
         }
         break;
     case DO_APPLY:
         for (uint16_t i = 0; i < action->step.step.count; i++) {
             const struct run_pending *part = run_state_pending(run, action->step.step.fragment, i);
-            uint64_t stale = run_state_staleness(run, action->step.step.fragment, part->contribution.base_version);
-            if (stale == UINT64_MAX) /* further back than the run state remembers, which is the cap */
+            uint64_t stale = run_state_staleness(run, action->step.step.fragment,
+                                                 part->contribution.base_version);
+            if (stale ==
+                UINT64_MAX) /* further back than the run state remembers, which is the cap */
                 s->forgotten++;
             else
                 s->staleness[MIN(stale, 63)]++;
@@ -194,7 +214,10 @@ static void coordinator_acts(struct shell *s, const struct coordinator_action *a
         h->coordinator.kind = COORDINATOR_APPLIED;
         h->coordinator.applied.version = action->step.step.version;
         break;
-    case DO_TIMER: later(s, action->at_ms > s->now ? action->at_ms - s->now : 0, 0)->coordinator.kind = COORDINATOR_TIMER; break;
+    case DO_TIMER:
+        later(s, action->at_ms > s->now ? action->at_ms - s->now : 0, 0)->coordinator.kind =
+            COORDINATOR_TIMER;
+        break;
     case DO_STOP: test_failed(__FILE__, __LINE__, "stop: %s", action->message);
     default: break;
     }
@@ -202,7 +225,8 @@ static void coordinator_acts(struct shell *s, const struct coordinator_action *a
 
 static void tell_coordinator(struct shell *s, const struct coordinator_event *event) {
     struct coordinator_actions actions = {0};
-    coordinator_state_step(s->coordinator, event, (struct instant){s->now, FIXTURE_NOW + s->now}, &actions);
+    coordinator_state_step(s->coordinator, event, (struct instant){s->now, FIXTURE_NOW + s->now},
+                           &actions);
     for (size_t i = 0; i < actions.count; i++) coordinator_acts(s, &actions.items[i]);
     coordinator_actions_deinit(&actions);
 }
@@ -214,13 +238,15 @@ static void step_ends(struct shell *s, uint32_t site) {
     memcpy(asked, s->requests[site], sizeof asked);
     s->request_count[site] = 0;
     s->steps[site]++;
-    struct node_event event = {.kind = NODE_PROGRESS, .progress = {s->steps[site], 100 * s->steps[site], 2.0}};
+    struct node_event event = {.kind = NODE_PROGRESS,
+                               .progress = {s->steps[site], 100 * s->steps[site], 2.0}};
     tell_node(s, site, &event);
     for (size_t i = 0; i < count; i++) run_request(s, site, &asked[i]);
     later(s, s->step_ms[site], site)->step = true;
 }
 
-static void open_shell(struct shell *s, const char *manifest, uint32_t sites, const uint64_t *step_ms) {
+static void open_shell(struct shell *s, const char *manifest, uint32_t sites,
+                       const uint64_t *step_ms) {
     s->f = fixture_open(manifest, 4 * 4096);
     s->sites = sites;
     s->ledger = xcalloc(LEDGER, sizeof *s->ledger);
@@ -228,8 +254,11 @@ static void open_shell(struct shell *s, const char *manifest, uint32_t sites, co
     for (uint64_t i = 0; i < s->f->entry_count; i++)
         buffer_append(&s->ledger[s->ledger_count++], s->f->entries[i].data, s->f->entries[i].size);
     s->published = s->ledger_count;
-    struct coordinator_options options = {
-        .key = s->f->coordinator, .uploads_limit = 64, .payload_limit = 1 << 20, .presence_ms = 30000, .retry_ms = 500};
+    struct coordinator_options options = {.key = s->f->coordinator,
+                                          .uploads_limit = 64,
+                                          .payload_limit = 1 << 20,
+                                          .presence_ms = 30000,
+                                          .retry_ms = 500};
     s->coordinator = coordinator_state_create(&options, s->f->run);
     s->f->run = NULL;
     for (uint32_t site = 1; site <= sites; site++) {
@@ -251,7 +280,8 @@ static void open_shell(struct shell *s, const char *manifest, uint32_t sites, co
         for (size_t i = 0; i < actions.count; i++) node_acts(s, site, &actions.items[i]);
         node_actions_deinit(&actions);
         s->step_ms[site] = step_ms[site - 1];
-        later(s, 4 * ONE_WAY * 2 + s->step_ms[site], site)->step = true; /* as long as the plan takes to join */
+        /* as long as the plan takes to join */
+        later(s, 4 * ONE_WAY * 2 + s->step_ms[site], site)->step = true;
     }
 }
 
@@ -296,9 +326,12 @@ static double mean_staleness(const uint64_t *counts, size_t size) {
     return all > 0 ? sum / all : 0;
 }
 
-static bool near(double a, double b, double share, double slack) { return fabs(a - b) <= share * fabs(b) + slack; }
+static bool near(double a, double b, double share, double slack) {
+    return fabs(a - b) <= share * fabs(b) + slack;
+}
 
-static void compare(uint32_t quorum, uint32_t grace_s, uint32_t cap, uint32_t fragments, double apply_s) {
+static void compare(uint32_t quorum, uint32_t grace_s, uint32_t cap, uint32_t fragments,
+                    double apply_s) {
     static const uint64_t step_ms[] = {1000, 1130, 1370, 1910};
     char yaml[1024], more[512];
     snprintf(more, sizeof more,
@@ -312,10 +345,14 @@ static void compare(uint32_t quorum, uint32_t grace_s, uint32_t cap, uint32_t fr
 
     /* Of 100,000 parameters a fragment, so that an outer step takes apply_s, whatever its parts. */
     snprintf(yaml, sizeof yaml,
-             "duration: 1h\nmodel: {parameters: %u}\nrun: {inner_steps: 20, dylu: false, fragments: %u, quorum: %u, grace: %us, "
-             "staleness_cap: %u, warmup_steps: 0, bits: 0.01}\ncoordinator: {decode: 0, step: %.0fns, commit: 8ms}\n"
-             "defaults: {encode: 0, decode: 0, copy: 0, link: {rtt: 100ms, up: unlimited, down: unlimited, window: 1TB}}\n"
-             "sites:\n  - {name: a, step: 1s}\n  - {name: b, step: 1130ms}\n  - {name: c, step: 1370ms}\n  - {name: d, step: "
+             "duration: 1h\nmodel: {parameters: %u}\nrun: {inner_steps: 20, dylu: false, "
+             "fragments: %u, quorum: %u, grace: %us, "
+             "staleness_cap: %u, warmup_steps: 0, bits: 0.01}\ncoordinator: {decode: 0, step: "
+             "%.0fns, commit: 8ms}\n"
+             "defaults: {encode: 0, decode: 0, copy: 0, link: {rtt: 100ms, up: unlimited, down: "
+             "unlimited, window: 1TB}}\n"
+             "sites:\n  - {name: a, step: 1s}\n  - {name: b, step: 1130ms}\n  - {name: c, step: "
+             "1370ms}\n  - {name: d, step: "
              "1910ms}\n",
              100000 * fragments, fragments, quorum, grace_s, cap, apply_s / 1e5 * 1e9);
     struct topology *topology = NULL;
@@ -325,18 +362,22 @@ static void compare(uint32_t quorum, uint32_t grace_s, uint32_t cap, uint32_t fr
     plan_run(topology, 1, &plan);
     const struct run_state *run = coordinator_state_run(s->coordinator);
     double versions = (double)run_state_version(run), contributions = 0, stale_refusals = 0;
-    for (uint32_t site = 1; site <= 4; site++) contributions += (double)run_state_site(run, site)->contributions;
+    for (uint32_t site = 1; site <= 4; site++)
+        contributions += (double)run_state_site(run, site)->contributions;
     stale_refusals = (double)coordinator_state_refused(s->coordinator, REFUSED_REBASE);
-    printf("quorum %u grace %u cap %u fragments %u: brains %.0f contributions, %.0f versions, staleness %.3f, %.0f too stale; "
+    printf("quorum %u grace %u cap %u fragments %u: brains %.0f contributions, %.0f versions, "
+           "staleness %.3f, %.0f too stale; "
            "plan %llu, %llu, %.3f, %llu\n",
-           quorum, grace_s, cap, fragments, contributions, versions, mean_staleness(s->staleness, 64), stale_refusals,
-           (unsigned long long)plan.contributions, (unsigned long long)plan.versions,
-           mean_staleness(plan.staleness, PLAN_STALENESS_MAX), (unsigned long long)plan.refused_stale);
+           quorum, grace_s, cap, fragments, contributions, versions,
+           mean_staleness(s->staleness, 64), stale_refusals, (unsigned long long)plan.contributions,
+           (unsigned long long)plan.versions, mean_staleness(plan.staleness, PLAN_STALENESS_MAX),
+           (unsigned long long)plan.refused_stale);
     CHECK(contributions > 100);
     CHECK(near((double)plan.contributions, contributions, 0.01, 2));
     CHECK(near((double)plan.versions, versions, 0.02, 2));
     if (s->forgotten == 0)
-        CHECK(near(mean_staleness(plan.staleness, PLAN_STALENESS_MAX), mean_staleness(s->staleness, 64), 0.05, 0.03));
+        CHECK(near(mean_staleness(plan.staleness, PLAN_STALENESS_MAX),
+                   mean_staleness(s->staleness, 64), 0.05, 0.03));
     CHECK(near((double)plan.refused_stale, stale_refusals, 0.1, 3));
     plan_result_deinit(&plan);
     topology_destroy(topology);
@@ -348,7 +389,8 @@ TEST(a_quorum_with_a_grace_window_gives_the_brains_counts) { compare(3, 7, 16, 1
 TEST(fragments_take_turns_as_the_brains_let_them) { compare(1, 10, 16, 3, 0.2); }
 TEST(a_tight_staleness_cap_refuses_as_the_brains_do) { compare(1, 10, 1, 1, 2); }
 
-/* Three sites make a step every 8 s or so; a payload of the fourth takes 60 s. docs/planning.md has the limit. */
+/* Three sites make a step every 8 s or so; a payload of the fourth takes 60 s. docs/planning.md has
+ * the limit. */
 static void slow_upload(uint32_t cap, uint64_t *merged, uint64_t *refused) {
     static const uint64_t step_ms[] = {1000, 1130, 1370, 1000};
     char more[256];

@@ -1,4 +1,5 @@
-/* The planner: closed forms, conservation, monotony, what faults cost, and that its output is what it says. */
+/* The planner: closed forms, conservation, monotony, what faults cost, and that its output is what
+ * it says. */
 #include "plan/plan.h"
 
 #include "base/json.h"
@@ -22,29 +23,35 @@ static struct plan_result planned(const char *text) {
 }
 
 static void close_to(double got, double wanted, double share) {
-    if (!(fabs(got - wanted) <= share * fabs(wanted))) test_failed(__FILE__, __LINE__, "%.9g is not near %.9g", got, wanted);
+    if (!(fabs(got - wanted) <= share * fabs(wanted)))
+        test_failed(__FILE__, __LINE__, "%.9g is not near %.9g", got, wanted);
 }
 
-#define STORM                                                                                                                    \
-    "coordinator: {up: 400Mbit/s, down: 400Mbit/s, outages: {every: 2h, lasts: 3m}}\n"                                           \
-    "defaults:\n  step: 1s\n  failures: {every: 3h, lasts: 4m}\n  link: {up: 30Mbit/s, down: 80Mbit/s, rtt: 150ms, jitter: "     \
-    "30ms, "                                                                                                                     \
-    "loss: 0.01%, outages: {every: 2h, lasts: 2m}, resets: {every: 10m}}\n"                                                      \
-    "sites:\n  - {name: a, count: 3}\n  - {name: b, count: 4, spread: 30%, joins: 1h, leaves: 9h}\n"
+#define STORM                                                                                      \
+    "coordinator: {up: 400Mbit/s, down: 400Mbit/s, outages: {every: 2h, lasts: 3m}}\n"             \
+    "defaults:\n  step: 1s\n  failures: {every: 3h, lasts: 4m}\n  link: {up: 30Mbit/s, down: "     \
+    "80Mbit/s, rtt: 150ms, jitter: "                                                               \
+    "30ms, "                                                                                       \
+    "loss: 0.01%, outages: {every: 2h, lasts: 2m}, resets: {every: 10m}}\n"                        \
+    "sites:\n  - {name: a, count: 3}\n  - {name: b, count: 4, spread: 30%, joins: 1h, leaves: "    \
+    "9h}\n"
 
 TEST(one_site_that_waits_takes_exactly_the_sum_of_its_parts) {
     struct plan_result result =
         planned("duration: 240h\nmodel: {parameters: 1B}\n"
-                "run: {inner_steps: 100, overlap: false, bits: 0.16, warmup_steps: 0, snapshot_interval: 1M}\n"
+                "run: {inner_steps: 100, overlap: false, bits: 0.16, warmup_steps: 0, "
+                "snapshot_interval: 1M}\n"
                 "coordinator: {disk_rate: 1GB/s, commit: 10ms, decode: 1ns, step: 2ns}\n"
-                "sites:\n  - {name: a, step: 1s, encode: 4ns, decode: 1ns, copy: 0.2ns, link: {up: 80Mbit/s, down: "
+                "sites:\n  - {name: a, step: 1s, encode: 4ns, decode: 1ns, copy: 0.2ns, link: {up: "
+                "80Mbit/s, down: "
                 "80Mbit/s, rtt: 100ms, window: 10MB}}\n");
     double payload = 0.16 / 8 * 1e9 + 12, rate = 10e6, rtt = 0.1;
     double slow_start = rtt * 0.5 * floor(log(rate * rtt / 14480) / log(2));
     double upload = rtt / 2 + rtt + slow_start + payload * WIRE_SHARE / rate;
     double intake = payload / 1e9 + 0.005 + 1, step = 2 + 1, commit = 0.01;
     double down = rtt / 2 + (WIRE_STEP + WIRE_PART) / rate, replay = 1 + 1;
-    double cycle = 100 + 0.2 + (4 + 0.008) - 0.2 + upload + intake + step + commit + down + replay + 0.2;
+    double cycle =
+        100 + 0.2 + (4 + 0.008) - 0.2 + upload + intake + step + commit + down + replay + 0.2;
     close_to(result.busy, 100 / cycle, 1e-3);
     close_to((double)result.versions, floor(240 * 3600 / cycle), 1e-3);
     CHECK_EQUAL(result.contributions - result.versions <= 1, 1);
@@ -55,11 +62,14 @@ TEST(one_site_that_waits_takes_exactly_the_sum_of_its_parts) {
 
 TEST(every_second_of_every_site_has_one_cause) {
     static const char *const runs[] = {
-        "run: {inner_steps: 60}\n", "run: {inner_steps: 60, overlap: false, quorum: 3, grace: 1m}\n",
-        "run: {inner_steps: 200, codec: int8, fragments: 4}\n", "run: {inner_steps: 100, fragments: 3, overlap: false}\n"};
+        "run: {inner_steps: 60}\n",
+        "run: {inner_steps: 60, overlap: false, quorum: 3, grace: 1m}\n",
+        "run: {inner_steps: 200, codec: int8, fragments: 4}\n",
+        "run: {inner_steps: 100, fragments: 3, overlap: false}\n"};
     for (size_t i = 0; i < COUNT_OF(runs); i++) {
         char text[2048];
-        snprintf(text, sizeof text, "duration: 12h\nmodel: {parameters: 300M}\n%s%s", runs[i], STORM);
+        snprintf(text, sizeof text, "duration: 12h\nmodel: {parameters: 300M}\n%s%s", runs[i],
+                 STORM);
         struct plan_result result = planned(text);
         for (uint32_t j = 0; j < result.site_count; j++) {
             double sum = 0;
@@ -75,7 +85,8 @@ TEST(every_second_of_every_site_has_one_cause) {
         }
         close_to(result.up_bytes, result.up_received + result.up_lost, 1e-12);
         close_to(result.down_bytes, result.down_received + result.down_lost, 1e-12);
-        CHECK(result.up_received >= (double)result.versions * result.round_bytes); /* what is merged has arrived */
+        /* what is merged has arrived */
+        CHECK(result.up_received >= (double)result.versions * result.round_bytes);
         CHECK(result.up_lost > 0 && result.down_lost > 0);
         plan_result_deinit(&result);
     }
@@ -85,8 +96,10 @@ TEST(with_overlap_on_no_link_ever_stops_training) {
     struct plan_result result =
         planned("duration: 24h\nmodel: {parameters: 1B}\nrun: {inner_steps: 30, codec: int8}\n"
                 "coordinator: {outages: {at: 5h, at_lasts: 1h}}\n"
-                "sites:\n  - {count: 4, step: 1s, link: {up: 10Mbit/s, rtt: 300ms, resets: {every: 1m}}}\n");
-    for (int cause = PLAN_WAIT_ENCODE; cause <= PLAN_WAIT_DOWN; cause++) CHECK(plan_share(&result, (enum plan_cause)cause) == 0);
+                "sites:\n  - {count: 4, step: 1s, link: {up: 10Mbit/s, rtt: 300ms, resets: {every: "
+                "1m}}}\n");
+    for (int cause = PLAN_WAIT_ENCODE; cause <= PLAN_WAIT_DOWN; cause++)
+        CHECK(plan_share(&result, (enum plan_cause)cause) == 0);
     CHECK(result.busy > 0.99);
     CHECK(result.effective_inner_steps > 5 * result.wanted_inner_steps); /* rounds wait instead */
     CHECK_CONTAINS(result.binding, "uplinks");
@@ -94,23 +107,25 @@ TEST(with_overlap_on_no_link_ever_stops_training) {
 }
 
 TEST(an_outage_of_the_coordinator_is_booked_as_such) {
-    struct plan_result result =
-        planned("duration: 6h\nmodel: {parameters: 100M}\nrun: {inner_steps: 60, overlap: false}\n"
-                "coordinator: {outages: {at: 2h, at_lasts: 30m, regular: true}}\nsites:\n  - {step: 1s}\n");
+    struct plan_result result = planned(
+        "duration: 6h\nmodel: {parameters: 100M}\nrun: {inner_steps: 60, overlap: false}\n"
+        "coordinator: {outages: {at: 2h, at_lasts: 30m, regular: true}}\nsites:\n  - {step: 1s}\n");
     double lost = result.sites[0].time[PLAN_WAIT_OUTAGE];
     CHECK(lost > 28.5 * 60 && lost <= 30 * 60);
     plan_result_deinit(&result);
 }
 
 TEST(regular_failures_cost_repair_restart_and_rework_exactly) {
-    struct plan_result result =
-        planned("duration: 11h\nmodel: {parameters: 100M}\nrun: {inner_steps: 100000, dylu: false}\n"
-                "sites:\n  - {step: 1s, restart: 1m, checkpoint: 10m, failures: {every: 55m, lasts: 4m, regular: true}}\n");
+    struct plan_result result = planned(
+        "duration: 11h\nmodel: {parameters: 100M}\nrun: {inner_steps: 100000, dylu: false}\n"
+        "sites:\n  - {step: 1s, restart: 1m, checkpoint: 10m, failures: {every: 55m, lasts: 4m, "
+        "regular: true}}\n");
     const struct plan_site *site = &result.sites[0];
     CHECK_EQUAL(site->crashes, 11); /* at 55 m, then each 59 m */
     close_to(site->time[PLAN_REPAIR], 11 * 240, 1e-9);
     close_to(site->time[PLAN_RESTART], 11 * 60, 1e-9);
-    CHECK(site->time[PLAN_REWORK] > 11 * 3 * 60.0 && site->time[PLAN_REWORK] < 11 * 6 * 60.0); /* 55 and 54 of each 10 minutes */
+    /* 55 and 54 of each 10 minutes */
+    CHECK(site->time[PLAN_REWORK] > 11 * 3 * 60.0 && site->time[PLAN_REWORK] < 11 * 6 * 60.0);
     plan_result_deinit(&result);
 }
 
@@ -148,7 +163,9 @@ TEST(a_faster_link_never_lowers_goodput_and_a_larger_h_never_raises_bytes) {
     for (int steps = 25; steps <= 1600; steps *= 2) {
         char text[512];
         snprintf(text, sizeof text,
-                 "duration: 24h\nmodel: {parameters: 1B}\nrun: {inner_steps: %d}\nsites:\n  - {count: 4, step: 1s}\n", steps);
+                 "duration: 24h\nmodel: {parameters: 1B}\nrun: {inner_steps: %d}\nsites:\n  - "
+                 "{count: 4, step: 1s}\n",
+                 steps);
         struct plan_result result = planned(text);
         CHECK(result.up_bytes <= bytes);
         bytes = result.up_bytes;
@@ -157,8 +174,8 @@ TEST(a_faster_link_never_lowers_goodput_and_a_larger_h_never_raises_bytes) {
 }
 
 TEST(downlink_is_the_number_of_the_others_times_uplink) {
-    struct plan_result result =
-        planned("duration: 24h\nmodel: {parameters: 1B}\nrun: {inner_steps: 100}\nsites:\n  - {count: 4, step: 1s}\n");
+    struct plan_result result = planned("duration: 24h\nmodel: {parameters: 1B}\nrun: "
+                                        "{inner_steps: 100}\nsites:\n  - {count: 4, step: 1s}\n");
     close_to(result.down_bytes / result.up_bytes, 3, 0.02); /* measured on real processes: 3.03 */
     close_to(result.uplink_bits, 0.1387, 0.03);             /* measured: 0.1387 */
     CHECK(plan_staleness(&result, 1) <= 6);
@@ -174,17 +191,19 @@ TEST(a_shared_link_is_shared_max_min) {
     double level = fair_level(caps, counts, 3, 20), sum = 0;
     for (size_t i = 0; i < 3; i++) sum += counts[i] * fmin(caps[i], level);
     close_to(sum, 20, 1e-12);
-    struct plan_result result = planned("duration: 12h\nmodel: {parameters: 1B}\nrun: {codec: int8, inner_steps: 200}\n"
-                                        "coordinator: {up: 200Mbit/s}\nsites:\n  - {count: 8, step: 1s}\n");
+    struct plan_result result =
+        planned("duration: 12h\nmodel: {parameters: 1B}\nrun: {codec: int8, inner_steps: 200}\n"
+                "coordinator: {up: 200Mbit/s}\nsites:\n  - {count: 8, step: 1s}\n");
     CHECK(result.peak_out <= 25e6 * 1.001 && result.peak_out > 24e6);
     CHECK(result.sites[0].behind > 0.5 * 12 * 3600);
     plan_result_deinit(&result);
 }
 
 TEST(contributions_older_than_the_cap_are_refused) {
-    struct plan_result result =
-        planned("duration: 12h\nmodel: {parameters: 300M}\nrun: {inner_steps: 20, staleness_cap: 2, dylu: false}\n"
-                "sites:\n  - {name: fast, count: 6, step: 1s}\n  - {name: slow, step: 1s, link: {up: 1Mbit/s}}\n");
+    struct plan_result result = planned("duration: 12h\nmodel: {parameters: 300M}\nrun: "
+                                        "{inner_steps: 20, staleness_cap: 2, dylu: false}\n"
+                                        "sites:\n  - {name: fast, count: 6, step: 1s}\n  - {name: "
+                                        "slow, step: 1s, link: {up: 1Mbit/s}}\n");
     CHECK(result.refused_stale > 0 && result.sites[6].refused_stale > 0);
     CHECK(plan_staleness(&result, 1) <= 2 + 6);
     CHECK(result.sites[0].merged > 100);
@@ -192,9 +211,11 @@ TEST(contributions_older_than_the_cap_are_refused) {
 }
 
 /* 300 M parameters in 5 MB at 0.125 MB/s: 41 s, in which six sites make some 12 steps. */
-#define SLOW_UPLINK(cap)                                                                                                         \
-    "duration: 6h\nmodel: {parameters: 300M}\nrun: {inner_steps: 20, staleness_cap: " cap ", dylu: false}\n"                     \
-    "sites:\n  - {name: fast, count: 6, step: 1s, spread: 20%}\n  - {name: slow, step: 1s, link: {up: 1Mbit/s}}\n"
+#define SLOW_UPLINK(cap)                                                                           \
+    "duration: 6h\nmodel: {parameters: 300M}\nrun: {inner_steps: 20, staleness_cap: " cap          \
+    ", dylu: false}\n"                                                                             \
+    "sites:\n  - {name: fast, count: 6, step: 1s, spread: 20%}\n  - {name: slow, step: 1s, link: " \
+    "{up: 1Mbit/s}}\n"
 
 TEST(a_site_whose_uploads_outlast_the_cap_is_named_and_the_cap_that_would_do_suffices) {
     struct topology *topology = read_plan(SLOW_UPLINK("4"));
@@ -226,10 +247,12 @@ TEST(a_site_whose_uploads_outlast_the_cap_is_named_and_the_cap_that_would_do_suf
 }
 
 TEST(many_sites_are_planned_in_quanta_and_come_out_alike) {
-    struct plan_result few = planned("duration: 12h\nmodel: {parameters: 100M}\nrun: {inner_steps: 300, quorum: 16, grace: 1m}\n"
-                                     "sites:\n  - {count: 64, step: 1s, spread: 20%}\n");
-    struct plan_result many = planned("duration: 12h\nmodel: {parameters: 100M}\nrun: {inner_steps: 300, quorum: 16, grace: 1m}\n"
-                                      "sites:\n  - {count: 65, step: 1s, spread: 20%}\n");
+    struct plan_result few = planned(
+        "duration: 12h\nmodel: {parameters: 100M}\nrun: {inner_steps: 300, quorum: 16, grace: 1m}\n"
+        "sites:\n  - {count: 64, step: 1s, spread: 20%}\n");
+    struct plan_result many = planned(
+        "duration: 12h\nmodel: {parameters: 100M}\nrun: {inner_steps: 300, quorum: 16, grace: 1m}\n"
+        "sites:\n  - {count: 65, step: 1s, spread: 20%}\n");
     CHECK(few.quantum == 0 && many.quantum > 0);
     close_to(many.busy, few.busy, 0.01);
     close_to((double)many.contributions / 65, (double)few.contributions / 64, 0.02);
@@ -238,9 +261,10 @@ TEST(many_sites_are_planned_in_quanta_and_come_out_alike) {
     plan_result_deinit(&many);
 }
 
-static void all_output(uint64_t seed, struct buffer *json, struct buffer *svg, struct buffer *text) {
-    struct topology *topology =
-        read_plan("duration: 6h\ntarget_tokens: 1G\nmodel: {parameters: 300M}\nrun: {inner_steps: 60}\n" STORM);
+static void all_output(uint64_t seed, struct buffer *json, struct buffer *svg,
+                       struct buffer *text) {
+    struct topology *topology = read_plan("duration: 6h\ntarget_tokens: 1G\nmodel: {parameters: "
+                                          "300M}\nrun: {inner_steps: 60}\n" STORM);
     struct plan_result result;
     struct plan_advice advice;
     plan_run(topology, seed, &result);
@@ -274,7 +298,8 @@ static void check_xml(const struct buffer *svg) {
 
 TEST(output_is_the_same_bytes_for_a_seed_and_is_json_and_svg) {
     struct buffer out[9] = {{0}};
-    for (size_t i = 0; i < 3; i++) all_output(i == 2 ? 8 : 7, &out[3 * i], &out[3 * i + 1], &out[3 * i + 2]);
+    for (size_t i = 0; i < 3; i++)
+        all_output(i == 2 ? 8 : 7, &out[3 * i], &out[3 * i + 1], &out[3 * i + 2]);
     for (size_t i = 0; i < 3; i++) {
         CHECK(bytes_equal(buffer_bytes(&out[i]), buffer_bytes(&out[3 + i])));
         CHECK(!bytes_equal(buffer_bytes(&out[i]), buffer_bytes(&out[6 + i])));
@@ -292,9 +317,10 @@ TEST(output_is_the_same_bytes_for_a_seed_and_is_json_and_svg) {
 }
 
 TEST(advice_finds_a_setting_that_keeps_sites_busy) {
-    struct topology *topology = read_plan(
-        "duration: 24h\nmodel: {parameters: 10B}\nrun: {codec: int8, inner_steps: 30}\n"
-        "sites:\n  - {count: 4, step: 2s, encode: 0.1ns, decode: 0.05ns, copy: 0, link: {up: 200Mbit/s, down: 1Gbit/s}}\n");
+    struct topology *topology =
+        read_plan("duration: 24h\nmodel: {parameters: 10B}\nrun: {codec: int8, inner_steps: 30}\n"
+                  "sites:\n  - {count: 4, step: 2s, encode: 0.1ns, decode: 0.05ns, copy: 0, link: "
+                  "{up: 200Mbit/s, down: 1Gbit/s}}\n");
     struct plan_result result;
     struct plan_advice advice;
     plan_run(topology, 1, &result);
@@ -315,7 +341,8 @@ TEST(presets_come_near_what_was_reported) {
         topology->duration = fmin(topology->duration, 36 * 3600.0);
         plan_run(topology, 1, &result);
         CHECK(result.versions > 0 && result.busy > 0.5 && result.busy <= 1);
-        if (!isnan(topology->reported.busy)) CHECK(fabs(result.busy - topology->reported.busy) < 0.08);
+        if (!isnan(topology->reported.busy))
+            CHECK(fabs(result.busy - topology->reported.busy) < 0.08);
         plan_result_deinit(&result);
         topology_destroy(topology);
     }

@@ -1,7 +1,9 @@
-/* What must have the same bits on every machine, as digests, a line each: the initial parameters, messages of every codec and what is
- * decoded from them, outer steps in both modes, the state root. tests/arm64_test.sh compares two machines' lines.
+/* What must have the same bits on every machine, as digests, a line each: the initial parameters,
+ * messages of every codec and what is decoded from them, outer steps in both modes, the state root.
+ * tests/arm64_test.sh compares two machines' lines.
  *
- * The digest is a plain SHA-256 in place of crypto/'s, so that no library of the other machine is needed. */
+ * The digest is a plain SHA-256 in place of crypto/'s, so that no library of the other machine is
+ * needed. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +17,7 @@
 #include "model/layout.h"
 #include "model/presets.h"
 
-/* ---- SHA-256, FIPS 180-4 ------------------------------------------------------------------------------------------------------ */
+/* ---- SHA-256, FIPS 180-4 --------------------------------------------------------------------- */
 
 static uint32_t rotated(uint32_t x, unsigned by) { return x >> by | x << (32 - by); }
 
@@ -24,7 +26,8 @@ static uint32_t root_bits(unsigned prime, bool cube) {
     unsigned __int128 wanted = (unsigned __int128)prime << (cube ? 96 : 64);
     uint64_t low = 0, high = UINT64_C(1) << 37;
     while (high - low > 1) {
-        unsigned __int128 middle = (low + high) / 2, power = cube ? middle * middle * middle : middle * middle;
+        unsigned __int128 middle = (low + high) / 2,
+                          power = cube ? middle * middle * middle : middle * middle;
         if (power <= wanted)
             low = (uint64_t)middle;
         else
@@ -49,16 +52,18 @@ static void make_constants(void) {
 static void compress(uint32_t h[8], const uint8_t *block) {
     uint32_t w[64], v[8];
     for (unsigned i = 0; i < 16; i++)
-        w[i] =
-            (uint32_t)block[4 * i] << 24 | (uint32_t)block[4 * i + 1] << 16 | (uint32_t)block[4 * i + 2] << 8 | block[4 * i + 3];
+        w[i] = (uint32_t)block[4 * i] << 24 | (uint32_t)block[4 * i + 1] << 16 |
+               (uint32_t)block[4 * i + 2] << 8 | block[4 * i + 3];
     for (unsigned i = 16; i < 64; i++)
-        w[i] = w[i - 16] + w[i - 7] + (rotated(w[i - 15], 7) ^ rotated(w[i - 15], 18) ^ w[i - 15] >> 3) +
+        w[i] = w[i - 16] + w[i - 7] +
+               (rotated(w[i - 15], 7) ^ rotated(w[i - 15], 18) ^ w[i - 15] >> 3) +
                (rotated(w[i - 2], 17) ^ rotated(w[i - 2], 19) ^ w[i - 2] >> 10);
     memcpy(v, h, sizeof v);
     for (unsigned i = 0; i < 64; i++) {
-        uint32_t a = v[7] + (rotated(v[4], 6) ^ rotated(v[4], 11) ^ rotated(v[4], 25)) + ((v[4] & v[5]) ^ (~v[4] & v[6])) +
-                     constants[i] + w[i];
-        uint32_t b = (rotated(v[0], 2) ^ rotated(v[0], 13) ^ rotated(v[0], 22)) + ((v[0] & v[1]) ^ (v[0] & v[2]) ^ (v[1] & v[2]));
+        uint32_t a = v[7] + (rotated(v[4], 6) ^ rotated(v[4], 11) ^ rotated(v[4], 25)) +
+                     ((v[4] & v[5]) ^ (~v[4] & v[6])) + constants[i] + w[i];
+        uint32_t b = (rotated(v[0], 2) ^ rotated(v[0], 13) ^ rotated(v[0], 22)) +
+                     ((v[0] & v[1]) ^ (v[0] & v[2]) ^ (v[1] & v[2]));
         memmove(v + 1, v, 7 * sizeof *v);
         v[4] += a;
         v[0] = a + b;
@@ -90,9 +95,10 @@ void digest_leaf(const void *data, size_t size, uint8_t out[static DIGEST_SIZE])
     digest_pieces(pieces, 2, out);
 }
 
-void digest_children(const uint8_t left[static DIGEST_SIZE], const uint8_t right[static DIGEST_SIZE],
-                     uint8_t out[static DIGEST_SIZE]) {
-    const struct bytes pieces[] = {bytes_of("\1", 1), bytes_of(left, DIGEST_SIZE), bytes_of(right, DIGEST_SIZE)};
+void digest_children(const uint8_t left[static DIGEST_SIZE],
+                     const uint8_t right[static DIGEST_SIZE], uint8_t out[static DIGEST_SIZE]) {
+    const struct bytes pieces[] = {bytes_of("\1", 1), bytes_of(left, DIGEST_SIZE),
+                                   bytes_of(right, DIGEST_SIZE)};
     digest_pieces(pieces, 3, out);
 }
 
@@ -100,7 +106,7 @@ bool digest_equal(const uint8_t a[static DIGEST_SIZE], const uint8_t b[static DI
     return memcmp(a, b, DIGEST_SIZE) == 0;
 }
 
-/* ---- the lines ---------------------------------------------------------------------------------------------------------------- */
+/* ---- the lines ------------------------------------------------------------------------------- */
 
 static void tell_digest(const char *name, const uint8_t digest[static DIGEST_SIZE]) {
     printf("%s ", name);
@@ -124,7 +130,9 @@ static float *numbers(size_t count, uint64_t seed) {
     float *values = xcalloc(count, sizeof *values);
     for (size_t i = 0; i < count; i++) {
         uint64_t r = random_hash(seed, i);
-        values[i] = ((float)(int32_t)(uint32_t)r * 0x1p-31f) * (r >> 60 == 0 ? 1e-38f : r >> 60 == 1 ? 100.0f : 0.01f);
+        values[i] = ((float)(int32_t)(uint32_t)r * 0x1p-31f) * (r >> 60 == 0   ? 1e-38f
+                                                                : r >> 60 == 1 ? 100.0f
+                                                                               : 0.01f);
     }
     return values;
 }
@@ -151,7 +159,8 @@ static void tell_codec(enum codec codec, size_t count) {
 }
 
 /* Three steps of two parts each, from the model's initial parameters. */
-static void tell_steps(const char *name, enum outer_mode mode, enum codec codec, const struct layout *layout) {
+static void tell_steps(const char *name, enum outer_mode mode, enum codec codec,
+                       const struct layout *layout) {
     struct error error = {0};
     struct model_state state;
     struct manifest manifest = {.fragments = 1};
@@ -174,8 +183,8 @@ static void tell_steps(const char *name, enum outer_mode mode, enum codec codec,
             float *delta = numbers(count, 100 * version + part);
             need(codec_encode(encoder, delta, NULL, NULL, &messages[part], &error), &error);
             digest_sha256(messages[part].data, messages[part].size, digests[part]);
-            inputs[part] =
-                (struct step_input){buffer_bytes(&messages[part]), messages[part].size, digests[part], part ? 0.3f : 1.0f};
+            inputs[part] = (struct step_input){buffer_bytes(&messages[part]), messages[part].size,
+                                               digests[part], part ? 0.3f : 1.0f};
             free(delta);
         }
         need(model_state_step(&state, 0, version, 2, inputs, root, &error), &error);
@@ -194,7 +203,8 @@ int main(void) {
     struct layout layout;
     make_constants();
     tell("sha256-abc", "abc", 3);
-    for (int codec = CODEC_FP32; codec <= CODEC_TOPK2_128; codec++) tell_codec((enum codec)codec, 3 * CODEC_CHUNK + 77);
+    for (int codec = CODEC_FP32; codec <= CODEC_TOPK2_128; codec++)
+        tell_codec((enum codec)codec, 3 * CODEC_CHUNK + 77);
     need(preset_find("300k", &config, &error), &error);
     need(layout_init(&config, &layout, &error), &error);
     float *parameters = xcalloc((size_t)layout.count, sizeof *parameters);

@@ -40,7 +40,8 @@ TEST(a_frame_cut_within_its_head_is_refused_at_every_length) {
     struct error error = {0};
     struct frame frame;
     for (size_t size = 0; size < sizeof whole; size++) {
-        uint8_t *part = xmalloc(size); /* of its exact size, so that a sanitizer sees one byte too far */
+        uint8_t *part =
+            xmalloc(size); /* of its exact size, so that a sanitizer sees one byte too far */
         memcpy(part, whole, size);
         CHECK_STATUS(frame_split(bytes_of(part, size), &frame, &error), INVALID);
         if (size >= FRAME_PREFIX_SIZE) CHECK_CONTAINS(error.message, "truncated");
@@ -59,7 +60,8 @@ TEST(a_header_may_be_as_long_as_the_limit_and_no_longer) {
     CHECK_OK(frame_split(buffer_bytes(&buffer), &frame, &error));
     CHECK_EQUAL(frame.header.size, FRAME_HEADER_LIMIT);
     buffer.size = 0;
-    CHECK_STATUS(frame_encode_head(bytes_of(message, FRAME_HEADER_LIMIT + 1), &buffer, &error), INVALID);
+    CHECK_STATUS(frame_encode_head(bytes_of(message, FRAME_HEADER_LIMIT + 1), &buffer, &error),
+                 INVALID);
     CHECK_EQUAL(buffer.size, 0);
     message[0] = 1, message[2] = 2; /* 0x20001 */
     CHECK_STATUS(frame_split(bytes_of(message, size), &frame, &error), INVALID);
@@ -131,9 +133,12 @@ TEST(an_arena_frees_only_a_block_of_its_own) {
 
 TEST(every_method_has_the_path_of_the_schema_and_is_found_by_it) {
     static const char *const names[METHOD_COUNT] = {
-        [METHOD_JOIN] = "/atoll.v1.Atoll/Join",           [METHOD_SUBMIT] = "/atoll.v1.Atoll/Submit",
-        [METHOD_FOLLOW] = "/atoll.v1.Atoll/Follow",       [METHOD_SNAPSHOT] = "/atoll.v1.Atoll/Snapshot",
-        [METHOD_HEARTBEAT] = "/atoll.v1.Atoll/Heartbeat", [METHOD_ADMIN] = "/atoll.v1.Atoll/Admin",
+        [METHOD_JOIN] = "/atoll.v1.Atoll/Join",
+        [METHOD_SUBMIT] = "/atoll.v1.Atoll/Submit",
+        [METHOD_FOLLOW] = "/atoll.v1.Atoll/Follow",
+        [METHOD_SNAPSHOT] = "/atoll.v1.Atoll/Snapshot",
+        [METHOD_HEARTBEAT] = "/atoll.v1.Atoll/Heartbeat",
+        [METHOD_ADMIN] = "/atoll.v1.Atoll/Admin",
     };
     for (unsigned i = 0; i < METHOD_COUNT; i++) {
         CHECK_TEXT(service_path((enum service_method)i), names[i]);
@@ -144,7 +149,8 @@ TEST(every_method_has_the_path_of_the_schema_and_is_found_by_it) {
     CHECK_EQUAL(service_method_of(""), METHOD_COUNT);
 }
 
-/* protobuf-c's descriptors do not say who streams, so the table is held against the schema's text. */
+/* protobuf-c's descriptors do not say who streams, so the table is held against the schema's text.
+ */
 TEST(who_streams_is_as_the_schema_says) {
     char *path = xformat("%s/proto/atoll.proto", test_root());
     FILE *file = fopen(path, "r");
@@ -157,7 +163,8 @@ TEST(who_streams_is_as_the_schema_says) {
         CHECK(method < METHOD_COUNT);
         char *first = strstr(call, "(stream ");
         CHECK_EQUAL(service_client_streams((enum service_method)method), first && first < returns);
-        CHECK_EQUAL(service_server_streams((enum service_method)method), strstr(returns, "(stream ") != NULL);
+        CHECK_EQUAL(service_server_streams((enum service_method)method),
+                    strstr(returns, "(stream ") != NULL);
         method++;
     }
     CHECK_EQUAL(method, METHOD_COUNT);

@@ -1,12 +1,15 @@
-/* What a stranger may send: nothing of it crashes, takes more than its budget, or passes as something it is not. */
+/* What a stranger may send: nothing of it crashes, takes more than its budget, or passes as
+ * something it is not. */
 #include "base/random.h"
 #include "tests/proto_samples.h"
 
-/* An arena whose block ends where the allocation does, so that the address sanitizer sees one byte too far. */
+/* An arena whose block ends where the allocation does, so that the address sanitizer sees one byte
+ * too far. */
 static struct arena arena;
 
 /* Decodes; OK or INVALID and nothing else, within the budget; what is OK can be encoded again. */
-static enum status try_bytes(const struct kind *kind, struct bytes header, struct bytes payload, struct error *error) {
+static enum status try_bytes(const struct kind *kind, struct bytes header, struct bytes payload,
+                             struct error *error) {
     uint8_t *exact = xmalloc(header.size);
     if (header.size) memcpy(exact, header.data, header.size);
     struct buffer again = {0};
@@ -14,9 +17,12 @@ static enum status try_bytes(const struct kind *kind, struct bytes header, struc
     arena_reset(&arena);
     struct frame frame = {bytes_of(exact, header.size), payload};
     enum status status = kind->pass(frame, &arena, &again, error);
-    if (status != OK && status != INVALID) test_failed(__FILE__, __LINE__, "%s: %s", kind->type, status_name(status));
-    if (status != OK && arena.used != 0) test_failed(__FILE__, __LINE__, "%s keeps %zu bytes", kind->type, arena.used);
-    if (arena.used > kind->budget + 16) test_failed(__FILE__, __LINE__, "%s takes %zu bytes", kind->type, arena.used);
+    if (status != OK && status != INVALID)
+        test_failed(__FILE__, __LINE__, "%s: %s", kind->type, status_name(status));
+    if (status != OK && arena.used != 0)
+        test_failed(__FILE__, __LINE__, "%s keeps %zu bytes", kind->type, arena.used);
+    if (arena.used > kind->budget + 16)
+        test_failed(__FILE__, __LINE__, "%s takes %zu bytes", kind->type, arena.used);
     if (status == OK) CHECK(again.size >= FRAME_PREFIX_SIZE);
     CHECK_EQUAL(arena.limit, arena.size);
     buffer_deinit(&again);
@@ -33,7 +39,7 @@ static void refused(const char *type, struct bytes header, struct bytes payload,
 
 static const struct bytes nothing = {0};
 
-/* --- damage ------------------------------------------------------------------------------------------------------------ */
+/* --- damage ----------------------------------------------------------------------------------- */
 
 TEST(a_message_cut_at_any_length_is_refused_or_a_shorter_message) {
     struct sample samples[SAMPLES_LIMIT];
@@ -42,7 +48,8 @@ TEST(a_message_cut_at_any_length_is_refused_or_a_shorter_message) {
         struct error error = {0};
         CHECK_OK(try_bytes(samples[i].kind, samples[i].header, samples[i].payload, &error));
         for (size_t size = 0; size < samples[i].header.size; size++)
-            refusals += try_bytes(samples[i].kind, bytes_of(samples[i].header.data, size), samples[i].payload, &error) == INVALID;
+            refusals += try_bytes(samples[i].kind, bytes_of(samples[i].header.data, size),
+                                  samples[i].payload, &error) == INVALID;
     }
     CHECK(refusals > 5000);
 }
@@ -50,8 +57,10 @@ TEST(a_message_cut_at_any_length_is_refused_or_a_shorter_message) {
 static void mutate(struct random *random, struct buffer *bytes) {
     static const uint8_t likely[] = {0, 1, 2, 0x7F, 0x80, 0xFF, 0x0A, 0x12, 0x1A, 0x22, 0x0B, 0x0C};
     for (uint64_t times = 1 + random_below(random, 4); times && bytes->size; times--) {
-        size_t at = (size_t)random_below(random, bytes->size), other = (size_t)random_below(random, bytes->size);
-        size_t length = (size_t)random_below(random, MIN(bytes->size - MAX(at, other), (size_t)64)) + 1;
+        size_t at = (size_t)random_below(random, bytes->size),
+               other = (size_t)random_below(random, bytes->size);
+        size_t length =
+            (size_t)random_below(random, MIN(bytes->size - MAX(at, other), (size_t)64)) + 1;
         switch (random_below(random, 6)) {
         case 0: bytes->data[at] ^= (uint8_t)(1u << random_below(random, 8)); break;
         case 1: bytes->data[at] = (uint8_t)random_u64(random); break;
@@ -74,7 +83,9 @@ TEST(twenty_thousand_random_mutations_stay_within_budget) {
     struct buffer bytes = {0};
     for (unsigned i = 0; i < 20000; i++) {
         const struct sample *sample = &samples[i % count];
-        const struct kind *kind = random_below(&random, 16) ? sample->kind : &kinds[random_below(&random, COUNT_OF(kinds))];
+        const struct kind *kind = random_below(&random, 16)
+                                      ? sample->kind
+                                      : &kinds[random_below(&random, COUNT_OF(kinds))];
         struct error error = {0};
         bytes.size = 0;
         buffer_append(&bytes, sample->header.data, sample->header.size);
@@ -100,7 +111,8 @@ TEST(an_arena_of_any_size_is_enough_or_the_message_is_refused) {
             struct arena small;
             uint8_t *block = xmalloc(size);
             arena_init(&small, block, size);
-            enum status status = samples[i].kind->pass(sample_frame(&samples[i]), &small, NULL, &error);
+            enum status status =
+                samples[i].kind->pass(sample_frame(&samples[i]), &small, NULL, &error);
             CHECK(status == OK || status == INVALID);
             CHECK(status == OK || !fits); /* more room never hurts */
             if (status == INVALID) CHECK_CONTAINS(error.message, "too much memory");
@@ -121,11 +133,13 @@ TEST(an_arena_holds_several_messages_until_it_is_full) {
     unsigned more = 0;
     while (heartbeat_request_decode(sample_frame(&sample), &shared, &other, &error) == OK) more++;
     CHECK(more > 3 && more < 100);
-    CHECK_TEXT(first.device, "2x H100"); /* not overwritten by those that came after, nor by the one that failed */
+    CHECK_TEXT(
+        first.device,
+        "2x H100"); /* not overwritten by those that came after, nor by the one that failed */
     arena_deinit(&shared);
 }
 
-/* --- bombs ------------------------------------------------------------------------------------------------------------- */
+/* --- bombs ------------------------------------------------------------------------------------ */
 
 /* A field, empty, again and again, up to `size` bytes. */
 static void bomb(struct buffer *out, unsigned field, size_t size) {
@@ -229,7 +243,7 @@ TEST(no_type_of_the_schema_contains_itself) {
     for (size_t i = 0; i < COUNT_OF(kinds); i++) CHECK(depth_of(kinds[i].descriptor, 0) <= 3);
 }
 
-/* --- newer peers ------------------------------------------------------------------------------------------------------- */
+/* --- newer peers ------------------------------------------------------------------------------ */
 
 TEST(unknown_fields_of_every_wire_type_are_ignored) {
     struct sample samples[SAMPLES_LIMIT];
@@ -250,7 +264,8 @@ TEST(unknown_fields_of_every_wire_type_are_ignored) {
         struct frame frame = {buffer_bytes(&raw), samples[i].payload};
         CHECK_OK(samples[i].kind->pass(frame, &own, &again, &error));
         CHECK_EQUAL(again.size, FRAME_PREFIX_SIZE + samples[i].header.size);
-        CHECK_MEMORY(again.data + FRAME_PREFIX_SIZE, samples[i].header.data, samples[i].header.size);
+        CHECK_MEMORY(again.data + FRAME_PREFIX_SIZE, samples[i].header.data,
+                     samples[i].header.size);
         buffer_deinit(&raw);
         buffer_deinit(&again);
     }
@@ -262,7 +277,8 @@ TEST(causes_and_codes_that_a_newer_peer_knows_are_still_counted) {
     struct error error = {0};
     arena_create(&arena, ARENA_SIZE);
     raw_number(&raw, 1, 1);
-    const uint64_t lost[][2] = {{LOST_DATA, 5}, {LOST_CAUSE_COUNT, 100}, {4000000000, UINT64_MAX - 50}, {LOST_DATA, 6}};
+    const uint64_t lost[][2] = {
+        {LOST_DATA, 5}, {LOST_CAUSE_COUNT, 100}, {4000000000, UINT64_MAX - 50}, {LOST_DATA, 6}};
     for (size_t i = 0; i < COUNT_OF(lost); i++) {
         pair.size = 0;
         raw_number(&pair, 1, lost[i][0]);
@@ -270,7 +286,8 @@ TEST(causes_and_codes_that_a_newer_peer_knows_are_still_counted) {
         raw_bytes(&raw, 15, buffer_bytes(&pair));
     }
     struct heartbeat_request heartbeat;
-    CHECK_OK(heartbeat_request_decode((struct frame){.header = buffer_bytes(&raw)}, &arena, &heartbeat, &error));
+    CHECK_OK(heartbeat_request_decode((struct frame){.header = buffer_bytes(&raw)}, &arena,
+                                      &heartbeat, &error));
     CHECK_EQUAL(heartbeat.lost_ms[LOST_DATA], 11);
     CHECK(heartbeat.lost_ms[LOST_OTHER] == UINT64_MAX); /* the sum stays at its end */
     pair.size = raw.size = 0;
@@ -279,25 +296,29 @@ TEST(causes_and_codes_that_a_newer_peer_knows_are_still_counted) {
     raw_bytes(&run, 12, buffer_bytes(&pair));
     raw_bytes(&raw, 3, buffer_bytes(&run));
     struct admin_reply reply;
-    CHECK_OK(admin_reply_decode((struct frame){.header = buffer_bytes(&raw)}, &arena, &reply, &error));
+    CHECK_OK(
+        admin_reply_decode((struct frame){.header = buffer_bytes(&raw)}, &arena, &reply, &error));
     CHECK_EQUAL(reply.run.refused[0], 9);
     buffer_deinit(&raw), buffer_deinit(&pair), buffer_deinit(&run);
     arena_deinit(&arena);
 }
 
-/* --- texts ------------------------------------------------------------------------------------------------------------- */
+/* --- texts ------------------------------------------------------------------------------------ */
 
-/* Every text of every type, in sub-messages too: a lone message with that field alone is refused because of it. */
-static void refuse_text(const struct kind *kind, const ProtobufCMessageDescriptor *descriptor, struct bytes text,
-                        unsigned outer) {
+/* Every text of every type, in sub-messages too: a lone message with that field alone is refused
+ * because of it. */
+static void refuse_text(const struct kind *kind, const ProtobufCMessageDescriptor *descriptor,
+                        struct bytes text, unsigned outer) {
     for (unsigned i = 0; i < descriptor->n_fields; i++) {
         const ProtobufCFieldDescriptor *field = &descriptor->fields[i];
-        if (field->type == PROTOBUF_C_TYPE_MESSAGE) refuse_text(kind, field->descriptor, text, field->id);
+        if (field->type == PROTOBUF_C_TYPE_MESSAGE)
+            refuse_text(kind, field->descriptor, text, field->id);
         if (field->type != PROTOBUF_C_TYPE_STRING) continue;
         struct buffer raw = {0}, whole = {0};
         raw_bytes(&raw, field->id, text);
         if (outer) raw_bytes(&whole, outer, buffer_bytes(&raw));
-        refused(kind->type, buffer_bytes(outer ? &whole : &raw), nothing, "not UTF-8, or with control characters");
+        refused(kind->type, buffer_bytes(outer ? &whole : &raw), nothing,
+                "not UTF-8, or with control characters");
         buffer_deinit(&raw), buffer_deinit(&whole);
     }
 }
@@ -368,7 +389,7 @@ TEST(texts_longer_than_their_limit_are_refused) {
     buffer_deinit(&raw);
 }
 
-/* --- what is well-formed and yet not meant ----------------------------------------------------------------------------- */
+/* --- what is well-formed and yet not meant ---------------------------------------------------- */
 
 TEST(two_of_a_choice_are_refused_and_so_is_none) {
     struct sample open = sample_named("submit_open"), chunk = sample_named("submit_chunk");
@@ -397,9 +418,14 @@ TEST(a_payload_is_refused_where_there_is_none_and_missed_where_there_must_be) {
     static uint8_t payload[101];
     for (size_t i = 0; i < count; i++) {
         struct error error = {0};
-        bool may = samples[i].payload.size > 0, must = may && strcmp(samples[i].name, "snapshot_frame") != 0;
-        if (!may) CHECK_STATUS(try_bytes(samples[i].kind, samples[i].header, bytes_of(payload, 1), &error), INVALID);
-        if (must) CHECK_STATUS(try_bytes(samples[i].kind, samples[i].header, nothing, &error), INVALID);
+        bool may = samples[i].payload.size > 0,
+             must = may && strcmp(samples[i].name, "snapshot_frame") != 0;
+        if (!may)
+            CHECK_STATUS(
+                try_bytes(samples[i].kind, samples[i].header, bytes_of(payload, 1), &error),
+                INVALID);
+        if (must)
+            CHECK_STATUS(try_bytes(samples[i].kind, samples[i].header, nothing, &error), INVALID);
     }
     struct sample piece = sample_named("follow_piece"); /* of which 100 bytes are left */
     refused("FollowFrame", piece.header, bytes_of(payload, 101), "payload past payload_total");
@@ -412,20 +438,27 @@ TEST(offsets_past_the_end_are_refused_and_do_not_wrap) {
     static uint8_t payload[10];
     const uint64_t cases[][3] = {
         /* snapshot's offset, total, 1: taken */
-        {90, 100, 1}, {91, 100, 0}, {UINT64_MAX - 4, 100, 0}, {0, UINT64_MAX, 0}, {0, WIRE_PAYLOAD_TOTAL_LIMIT, 1}, {0, 0, 0},
+        {90, 100, 1},
+        {91, 100, 0},
+        {UINT64_MAX - 4, 100, 0},
+        {0, UINT64_MAX, 0},
+        {0, WIRE_PAYLOAD_TOTAL_LIMIT, 1},
+        {0, 0, 0},
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         struct error error = {0};
         raw.size = 0;
         raw_number(&raw, 1, cases[i][0]);
         raw_number(&raw, 2, cases[i][1]);
-        CHECK_STATUS(try_bytes(kind_named("SnapshotFrame"), buffer_bytes(&raw), bytes_of(payload, 10), &error),
+        CHECK_STATUS(try_bytes(kind_named("SnapshotFrame"), buffer_bytes(&raw),
+                               bytes_of(payload, 10), &error),
                      cases[i][2] ? OK : INVALID);
         raw.size = 0; /* and a piece of payload alike */
         raw_number(&raw, 6, cases[i][0]);
         raw_number(&raw, 7, cases[i][1]);
-        CHECK_STATUS(try_bytes(kind_named("FollowFrame"), buffer_bytes(&raw), bytes_of(payload, 10), &error),
-                     cases[i][2] ? OK : INVALID);
+        CHECK_STATUS(
+            try_bytes(kind_named("FollowFrame"), buffer_bytes(&raw), bytes_of(payload, 10), &error),
+            cases[i][2] ? OK : INVALID);
     }
     buffer_deinit(&raw);
 }
@@ -449,13 +482,15 @@ TEST(fixed_arrays_have_their_size_and_no_other) {
         raw_bytes(&open, 2, bytes_of(bytes, size));
         raw_bytes(&open, 3, bytes_of(bytes, 64));
         raw_bytes(&raw, 1, buffer_bytes(&open));
-        CHECK_STATUS(try_bytes(kind_named("SubmitFrame"), buffer_bytes(&raw), nothing, &error), size == 272 ? OK : INVALID);
+        CHECK_STATUS(try_bytes(kind_named("SubmitFrame"), buffer_bytes(&raw), nothing, &error),
+                     size == 272 ? OK : INVALID);
         buffer_deinit(&open), buffer_deinit(&raw);
     }
 }
 
 TEST(a_join_without_one_of_its_parts_is_no_join) {
-    static const char *const parts[] = {"protocol", "run_id", "site", "certificate_pem", "ca_pem", "coordinator_key", "manifest"};
+    static const char *const parts[] = {"protocol", "run_id",          "site",    "certificate_pem",
+                                        "ca_pem",   "coordinator_key", "manifest"};
     const unsigned numbers[] = {3, 4, 5, 6, 7, 8, 9};
     struct sample sample = sample_named("join_reply");
     for (size_t part = 0; part < COUNT_OF(parts); part++) {
@@ -522,7 +557,9 @@ TEST(tags_and_lengths_in_forms_that_parsers_disagree_on_are_refused) {
     for (size_t t = 0; t < COUNT_OF(headers); t++)
         for (size_t i = 0; i < COUNT_OF(kinds); i++) {
             struct error error = {0};
-            CHECK_STATUS(try_bytes(&kinds[i], bytes_of(headers[t].data, headers[t].size), nothing, &error), INVALID);
+            CHECK_STATUS(
+                try_bytes(&kinds[i], bytes_of(headers[t].data, headers[t].size), nothing, &error),
+                INVALID);
         }
 }
 
@@ -536,7 +573,8 @@ TEST(nothing_that_is_refused_touches_the_result) {
     struct sample sample = sample_named("admin_reply");
     for (size_t size = 1; size < sample.header.size; size++) {
         arena_reset(&own);
-        if (admin_reply_decode((struct frame){.header = {sample.header.data, size}}, &own, &reply, &error) == OK)
+        if (admin_reply_decode((struct frame){.header = {sample.header.data, size}}, &own, &reply,
+                               &error) == OK)
             memcpy(&reply, &before, sizeof reply);
         CHECK_MEMORY(&reply, &before, sizeof reply);
     }
@@ -547,6 +585,7 @@ TEST(nothing_that_is_refused_touches_the_result) {
 TEST(the_worst_frame_costs_little) {
     struct buffer raw = {0};
     bomb(&raw, 1000, FRAME_HEADER_LIMIT);
-    for (unsigned i = 0; i < 300; i++) refused("AdminReply", buffer_bytes(&raw), nothing, "too much memory");
+    for (unsigned i = 0; i < 300; i++)
+        refused("AdminReply", buffer_bytes(&raw), nothing, "too much memory");
     buffer_deinit(&raw);
 }

@@ -3,14 +3,14 @@
 
 static struct arena arena;
 
-#define DECODE_SAMPLE(type_, name_)                                                                                              \
-    struct error error = {0};                                                                                                    \
-    struct type_ message;                                                                                                        \
-    struct sample sample = sample_named(name_);                                                                                  \
-    arena_create(&arena, ARENA_SIZE);                                                                                            \
+#define DECODE_SAMPLE(type_, name_)                                                                \
+    struct error error = {0};                                                                      \
+    struct type_ message;                                                                          \
+    struct sample sample = sample_named(name_);                                                    \
+    arena_create(&arena, ARENA_SIZE);                                                              \
     CHECK_OK(type_##_decode(sample_frame(&sample), &arena, &message, &error));
 
-/* --- against another implementation ------------------------------------------------------------------------------------ */
+/* --- against another implementation ----------------------------------------------------------- */
 
 TEST(every_message_of_another_implementation_is_written_again_byte_for_byte) {
     struct sample samples[SAMPLES_LIMIT];
@@ -20,11 +20,13 @@ TEST(every_message_of_another_implementation_is_written_again_byte_for_byte) {
     for (size_t i = 0; i < count; i++) {
         struct buffer again = {0};
         arena_reset(&arena);
-        enum status status = samples[i].kind->pass(sample_frame(&samples[i]), &arena, &again, &error);
+        enum status status =
+            samples[i].kind->pass(sample_frame(&samples[i]), &arena, &again, &error);
         if (status != OK) test_failed(__FILE__, __LINE__, "%s: %s", samples[i].name, error.message);
         struct frame frame;
         CHECK_OK(frame_split(buffer_bytes(&again), &frame, &error));
-        if (!bytes_equal(frame.header, samples[i].header)) test_failed(__FILE__, __LINE__, "%s differs", samples[i].name);
+        if (!bytes_equal(frame.header, samples[i].header))
+            test_failed(__FILE__, __LINE__, "%s differs", samples[i].name);
         buffer_deinit(&again);
     }
     arena_deinit(&arena);
@@ -35,7 +37,8 @@ struct seen {
     bool fields[32];
 };
 
-static void mark_fields(struct seen *seen, size_t *count, const ProtobufCMessageDescriptor *descriptor, struct bytes raw) {
+static void mark_fields(struct seen *seen, size_t *count,
+                        const ProtobufCMessageDescriptor *descriptor, struct bytes raw) {
     struct seen *mine = seen;
     while (mine < seen + *count && mine->descriptor != descriptor) mine++;
     if (mine == seen + *count) {
@@ -57,12 +60,14 @@ static void mark_fields(struct seen *seen, size_t *count, const ProtobufCMessage
         }
         if ((numbers[0] & 7) == 1) reader_take(&reader, 8);
         if ((numbers[0] & 7) == 5) reader_take(&reader, 4);
-        const ProtobufCFieldDescriptor *field = protobuf_c_message_descriptor_get_field(descriptor, (unsigned)(numbers[0] >> 3));
+        const ProtobufCFieldDescriptor *field =
+            protobuf_c_message_descriptor_get_field(descriptor, (unsigned)(numbers[0] >> 3));
         CHECK(field);
         mine->fields[field - descriptor->fields] = true;
         if ((numbers[0] & 7) != 2) continue;
         struct bytes value = reader_take(&reader, numbers[1]);
-        if (field->type == PROTOBUF_C_TYPE_MESSAGE) mark_fields(seen, count, field->descriptor, value);
+        if (field->type == PROTOBUF_C_TYPE_MESSAGE)
+            mark_fields(seen, count, field->descriptor, value);
     }
     CHECK(!reader.failed);
 }
@@ -73,12 +78,14 @@ TEST(every_field_of_the_schema_is_in_some_sample) {
     size_t seen_count = 0;
     struct sample samples[SAMPLES_LIMIT];
     size_t count = samples_read(samples);
-    for (size_t i = 0; i < count; i++) mark_fields(seen, &seen_count, samples[i].kind->descriptor, samples[i].header);
+    for (size_t i = 0; i < count; i++)
+        mark_fields(seen, &seen_count, samples[i].kind->descriptor, samples[i].header);
     CHECK_EQUAL(seen_count, COUNT_OF(kinds) + 10); /* and the types within them */
     for (size_t i = 0; i < seen_count; i++)
         for (unsigned f = 0; f < seen[i].descriptor->n_fields; f++)
             if (!seen[i].fields[f])
-                test_failed(__FILE__, __LINE__, "%s.%s", seen[i].descriptor->short_name, seen[i].descriptor->fields[f].name);
+                test_failed(__FILE__, __LINE__, "%s.%s", seen[i].descriptor->short_name,
+                            seen[i].descriptor->fields[f].name);
 }
 
 TEST(a_join_request_arrives_whole) {
@@ -186,14 +193,18 @@ TEST(a_follow_frame_arrives_whole_and_its_places_are_walked_in_order) {
     CHECK_EQUAL(message.payload_total, 0);
     struct follow_cursor cursor = {0};
     struct follow_item item;
-    CHECK(follow_next(&message, &cursor, &item) && !item.own && is_pattern(item.entry, 12, 70) && item.place == 0);
+    CHECK(follow_next(&message, &cursor, &item) && !item.own && is_pattern(item.entry, 12, 70) &&
+          item.place == 0);
     CHECK(follow_next(&message, &cursor, &item) && item.own && item.place == 1);
     CHECK_EQUAL(item.own->sequence, 12);
     CHECK_EQUAL(item.own->time_ms, 1767225600125);
     CHECK_EQUAL(item.own->epoch, 2);
-    CHECK(follow_next(&message, &cursor, &item) && !item.own && is_pattern(item.entry, 13, 349) && item.place == 2);
-    CHECK(follow_next(&message, &cursor, &item) && !item.own && is_pattern(item.entry, 14, 71) && item.place == 3);
-    CHECK(follow_next(&message, &cursor, &item) && item.own && item.own->sequence == 13 && item.place == 4);
+    CHECK(follow_next(&message, &cursor, &item) && !item.own && is_pattern(item.entry, 13, 349) &&
+          item.place == 2);
+    CHECK(follow_next(&message, &cursor, &item) && !item.own && is_pattern(item.entry, 14, 71) &&
+          item.place == 3);
+    CHECK(follow_next(&message, &cursor, &item) && item.own && item.own->sequence == 13 &&
+          item.place == 4);
     CHECK(!follow_next(&message, &cursor, &item));
     CHECK(!follow_next(&message, &cursor, &item));
     arena_deinit(&arena);
@@ -243,7 +254,8 @@ TEST(a_heartbeat_arrives_whole) {
     CHECK_EQUAL(message.bytes_up, 121212);
     CHECK_EQUAL(message.bytes_down, 131313);
     CHECK_EQUAL(message.compute_ms, 141414);
-    for (unsigned cause = 0; cause < LOST_CAUSE_COUNT; cause++) CHECK_EQUAL(message.lost_ms[cause], 150 + cause);
+    for (unsigned cause = 0; cause < LOST_CAUSE_COUNT; cause++)
+        CHECK_EQUAL(message.lost_ms[cause], 150 + cause);
     CHECK_EQUAL(message.rounds, 161);
     CHECK_EQUAL(message.refused, 17);
     CHECK_TEXT(message.device, "2x H100");
@@ -345,22 +357,23 @@ TEST(the_sites_of_an_admin_reply_arrive_whole) {
     CHECK_TEXT(site->software, "atoll-node 0.1.0");
     CHECK_EQUAL(site->inner_steps, 19);
     CHECK_TEXT(message.sites[1].name, "us-é");
-    CHECK(message.sites[1].last_seen_ms_ago == UINT64_MAX && !message.sites[1].connected && !message.sites[1].revoked);
+    CHECK(message.sites[1].last_seen_ms_ago == UINT64_MAX && !message.sites[1].connected &&
+          !message.sites[1].revoked);
     CHECK_TEXT(message.sites[1].device, "");
     arena_deinit(&arena);
 }
 
-/* --- what sending sees to ---------------------------------------------------------------------------------------------- */
+/* --- what sending sees to --------------------------------------------------------------------- */
 
 /* Encodes, splits, decodes: for messages that are made here. */
-#define THERE(type_, from_, to_)                                                                                                 \
-    do {                                                                                                                         \
-        struct buffer head_ = {0};                                                                                               \
-        struct frame frame_;                                                                                                     \
-        CHECK_OK(type_##_encode((from_), &head_, &error));                                                                       \
-        CHECK_OK(frame_split(buffer_bytes(&head_), &frame_, &error));                                                            \
-        CHECK_OK(type_##_decode(frame_, &arena, (to_), &error));                                                                 \
-        buffer_deinit(&head_);                                                                                                   \
+#define THERE(type_, from_, to_)                                                                   \
+    do {                                                                                           \
+        struct buffer head_ = {0};                                                                 \
+        struct frame frame_;                                                                       \
+        CHECK_OK(type_##_encode((from_), &head_, &error));                                         \
+        CHECK_OK(frame_split(buffer_bytes(&head_), &frame_, &error));                              \
+        CHECK_OK(type_##_decode(frame_, &arena, (to_), &error));                                   \
+        buffer_deinit(&head_);                                                                     \
     } while (0)
 
 TEST(free_texts_are_cut_at_a_character_and_cleaned_when_they_leave) {
@@ -368,7 +381,8 @@ TEST(free_texts_are_cut_at_a_character_and_cleaned_when_they_leave) {
     arena_create(&arena, ARENA_SIZE);
     char text[600];
     memset(text, 'x', sizeof text);
-    text[WIRE_MESSAGE_LIMIT - 1] = (char)0xC3, text[WIRE_MESSAGE_LIMIT] = (char)0xA9; /* é across the limit */
+    /* é across the limit */
+    text[WIRE_MESSAGE_LIMIT - 1] = (char)0xC3, text[WIRE_MESSAGE_LIMIT] = (char)0xA9;
     text[599] = 0;
     struct heartbeat_reply reply = {.message = text}, got;
     THERE(heartbeat_reply, &reply, &got);
@@ -386,7 +400,8 @@ TEST(a_name_is_never_cut_but_refused_and_nothing_is_written) {
     struct error error = {0};
     struct buffer out = {0};
     buffer_u8(&out, 1);
-    struct admin_request request = {.protocol = 1, .verb = ADMIN_INVITE, .site_name = "a name that is longer than 32 bytes"};
+    struct admin_request request = {
+        .protocol = 1, .verb = ADMIN_INVITE, .site_name = "a name that is longer than 32 bytes"};
     CHECK_STATUS(admin_request_encode(&request, &out, &error), INVALID);
     CHECK_CONTAINS(error.message, "site_name");
     request.site_name = "eu\n1";
@@ -399,13 +414,17 @@ TEST(what_a_receiver_would_refuse_is_not_sent) {
     struct error error = {0};
     struct buffer out = {0};
     uint8_t big[FRAME_HEADER_LIMIT] = {0};
-    struct join_reply join = {
-        .protocol = 1, .site = 1, .certificate_pem = {big, 10}, .ca_pem = {big, 10}, .manifest = {big, 65537}};
+    struct join_reply join = {.protocol = 1,
+                              .site = 1,
+                              .certificate_pem = {big, 10},
+                              .ca_pem = {big, 10},
+                              .manifest = {big, 65537}};
     CHECK_STATUS(join_reply_encode(&join, &out, &error), INVALID);
     CHECK_CONTAINS(error.message, "manifest");
     struct submit_reply refusal = {.kind = SUBMIT_REFUSAL};
     CHECK_STATUS(submit_reply_encode(&refusal, &out, &error), INVALID);
-    struct submit_reply credit = {.kind = SUBMIT_CREDIT, .credit = {.chunk_limit = FRAME_PAYLOAD_LIMIT + 1}};
+    struct submit_reply credit = {.kind = SUBMIT_CREDIT,
+                                  .credit = {.chunk_limit = FRAME_PAYLOAD_LIMIT + 1}};
     CHECK_STATUS(submit_reply_encode(&credit, &out, &error), INVALID);
     struct submit_frame frame = {0};
     CHECK_STATUS(submit_frame_encode(&frame, &out, &error), INVALID);
@@ -417,7 +436,8 @@ TEST(what_a_receiver_would_refuse_is_not_sent) {
     CHECK_STATUS(admin_request_encode(&admin, &out, &error), INVALID);
     struct follow_request follow = {.protocol = 0};
     CHECK_STATUS(follow_request_encode(&follow, &out, &error), INVALID);
-    struct bytes entries[] = {{big, 60000}, {big, 60000}, {big, 20000}}; /* each within its limit, together not */
+    /* each within its limit, together not */
+    struct bytes entries[] = {{big, 60000}, {big, 60000}, {big, 20000}};
     struct follow_frame entry_frame = {.entry_count = 3, .entries = entries};
     CHECK_STATUS(follow_frame_encode(&entry_frame, &out, &error), INVALID);
     CHECK_EQUAL(out.size, 0);
@@ -450,7 +470,8 @@ TEST(a_step_alone_costs_six_bytes_of_framing_and_an_own_stub_under_twenty_four) 
     CHECK_OK(follow_frame_encode(&frame, &out, &error));
     CHECK_EQUAL(out.size, 70 + 6);
     out.size = 0;
-    const struct follow_own own = {.sequence = 1000, .time_ms = 1767225600125, .epoch = 1, .header = 0xfedcba98};
+    const struct follow_own own = {
+        .sequence = 1000, .time_ms = 1767225600125, .epoch = 1, .header = 0xfedcba98};
     frame = (struct follow_frame){.own_count = 1, .own = &own};
     CHECK_OK(follow_frame_encode(&frame, &out, &error));
     CHECK(out.size < 24);
@@ -483,10 +504,11 @@ TEST(zero_roots_travel_as_absent) {
     arena_deinit(&arena);
 }
 
-/* --- numbers and names of the protocol --------------------------------------------------------------------------------- */
+/* --- numbers and names of the protocol -------------------------------------------------------- */
 
 TEST(the_newest_protocol_that_both_speak_is_chosen) {
-    CHECK_EQUAL(protocol_negotiate(WIRE_PROTOCOL_OLDEST, WIRE_PROTOCOL_NEWEST), WIRE_PROTOCOL_NEWEST);
+    CHECK_EQUAL(protocol_negotiate(WIRE_PROTOCOL_OLDEST, WIRE_PROTOCOL_NEWEST),
+                WIRE_PROTOCOL_NEWEST);
     CHECK_EQUAL(protocol_negotiate(1, 65535), WIRE_PROTOCOL_NEWEST);
     CHECK_EQUAL(protocol_negotiate(0, UINT32_MAX), WIRE_PROTOCOL_NEWEST);
     CHECK_EQUAL(protocol_negotiate(WIRE_PROTOCOL_NEWEST + 1, WIRE_PROTOCOL_NEWEST + 5), 0);
@@ -496,8 +518,10 @@ TEST(the_newest_protocol_that_both_speak_is_chosen) {
 
 TEST(every_code_has_a_name_and_unknown_ones_too) {
     for (uint32_t i = 0; i < JOIN_CODE_COUNT; i++) CHECK(strcmp(join_code_name(i), "unknown") != 0);
-    for (uint32_t i = 0; i < ADMIN_CODE_COUNT; i++) CHECK(strcmp(admin_code_name(i), "unknown") != 0);
-    for (uint32_t i = 1; i < ADMIN_VERB_COUNT; i++) CHECK(strcmp(admin_verb_name(i), "unknown") != 0);
+    for (uint32_t i = 0; i < ADMIN_CODE_COUNT; i++)
+        CHECK(strcmp(admin_code_name(i), "unknown") != 0);
+    for (uint32_t i = 1; i < ADMIN_VERB_COUNT; i++)
+        CHECK(strcmp(admin_verb_name(i), "unknown") != 0);
     for (uint32_t i = 0; i < LOST_OTHER; i++) CHECK(strcmp(lost_cause_name(i), "other") != 0);
     CHECK_TEXT(join_code_name(JOIN_CODE_COUNT), "unknown");
     CHECK_TEXT(admin_code_name(UINT32_MAX), "unknown");
@@ -506,7 +530,7 @@ TEST(every_code_has_a_name_and_unknown_ones_too) {
     CHECK_TEXT(lost_cause_name(99), "other");
 }
 
-/* --- the largest there is ---------------------------------------------------------------------------------------------- */
+/* --- the largest there is --------------------------------------------------------------------- */
 
 TEST(the_largest_follow_frames_fit_their_budget) {
     struct error error = {0};
@@ -514,8 +538,12 @@ TEST(the_largest_follow_frames_fit_their_budget) {
     static struct bytes entries[WIRE_ENTRIES_LIMIT];
     static struct follow_own own[WIRE_ENTRIES_LIMIT];
     arena_create(&arena, ARENA_SIZE);
-    struct follow_frame frame = {.has_first_index = true, .first_index = INT64_MAX, .entry_count = WIRE_ENTRIES_LIMIT}, got;
-    for (size_t i = 0; i < WIRE_ENTRIES_LIMIT; i++) entries[i] = bytes_of(raw, 508); /* 511 with tag and length, of 512 */
+    struct follow_frame frame = {.has_first_index = true,
+                                 .first_index = INT64_MAX,
+                                 .entry_count = WIRE_ENTRIES_LIMIT},
+                        got;
+    /* 511 with tag and length, of 512 */
+    for (size_t i = 0; i < WIRE_ENTRIES_LIMIT; i++) entries[i] = bytes_of(raw, 508);
     frame.entries = entries;
     THERE(follow_frame, &frame, &got);
     CHECK_EQUAL(got.first_index, INT64_MAX);
@@ -570,12 +598,17 @@ TEST(the_largest_join_fits_its_budget_both_ways) {
     char text[513];
     memset(text, 'x', 512), text[512] = 0;
     arena_create(&arena, ARENA_SIZE);
-    struct join_reply reply = {.protocol = 1, .site = UINT32_MAX, .message = text, .server_time_ms = UINT64_MAX}, got;
+    struct join_reply reply = {.protocol = 1,
+                               .site = UINT32_MAX,
+                               .message = text,
+                               .server_time_ms = UINT64_MAX},
+                      got;
     reply.certificate_pem = reply.ca_pem = bytes_of(raw, WIRE_PEM_LIMIT);
     reply.manifest = bytes_of(raw, WIRE_MANIFEST_LIMIT);
     THERE(join_reply, &reply, &got);
     CHECK_EQUAL(got.manifest.size, WIRE_MANIFEST_LIMIT);
-    struct join_request request = {.protocol_min = 1, .protocol_max = 65535, .software = text}, got_request;
+    struct join_request request = {.protocol_min = 1, .protocol_max = 65535, .software = text},
+                        got_request;
     request.site_name = "12345678901234567890123456789012";
     request.invitation_secret = bytes_of(raw, WIRE_SECRET_LIMIT);
     request.csr_der = bytes_of(raw, WIRE_CSR_LIMIT);
@@ -603,7 +636,11 @@ TEST(the_largest_of_the_others_fit_their_budgets) {
     heartbeat.device = heartbeat.software = text;
     THERE(heartbeat_request, &heartbeat, &got_heartbeat);
     CHECK(got_heartbeat.lost_ms[LOST_OTHER] == UINT64_MAX);
-    struct admin_request admin = {.protocol = 65535, .verb = ADMIN_SNAPSHOT, .reason = text, .value = UINT64_MAX}, got_admin;
+    struct admin_request admin = {.protocol = 65535,
+                                  .verb = ADMIN_SNAPSHOT,
+                                  .reason = text,
+                                  .value = UINT64_MAX},
+                         got_admin;
     admin.site_name = "12345678901234567890123456789012";
     admin.expires_ms = UINT64_MAX;
     THERE(admin_request, &admin, &got_admin);

@@ -1,4 +1,5 @@
-/* The messages of tests/golden/proto_messages.txt, and what all message types have in common, for the tests of proto/. */
+/* The messages of tests/golden/proto_messages.txt, and what all message types have in common, for
+ * the tests of proto/. */
 #ifndef TESTS_PROTO_SAMPLES_H
 #define TESTS_PROTO_SAMPLES_H
 
@@ -19,13 +20,15 @@ struct sample {
 };
 
 /* Decodes; encodes again into *again, if that is not NULL. */
-typedef enum status pass(struct frame frame, struct arena *arena, struct buffer *again, struct error *error);
+typedef enum status pass(struct frame frame, struct arena *arena, struct buffer *again,
+                         struct error *error);
 
-#define SAMPLE_PASS(type)                                                                                                        \
-    static enum status type##_pass(struct frame frame, struct arena *arena, struct buffer *again, struct error *error) {         \
-        struct type message;                                                                                                     \
-        TRY(type##_decode(frame, arena, &message, error));                                                                       \
-        return again ? type##_encode(&message, again, error) : OK;                                                               \
+#define SAMPLE_PASS(type)                                                                          \
+    static enum status type##_pass(struct frame frame, struct arena *arena, struct buffer *again,  \
+                                   struct error *error) {                                          \
+        struct type message;                                                                       \
+        TRY(type##_decode(frame, arena, &message, error));                                         \
+        return again ? type##_encode(&message, again, error) : OK;                                 \
     }
 SAMPLE_PASS(join_request)
 SAMPLE_PASS(join_reply)
@@ -44,7 +47,8 @@ static const struct kind {
     const char *type;
     const ProtobufCMessageDescriptor *descriptor;
     pass *pass;
-    size_t budget; /* bytes of arena it may take at most; a second statement of what proto/ says in its .c files */
+    size_t budget; /* bytes of arena it may take at most; a second statement of what proto/ says in
+                      its .c files */
 } kinds[] = {
     {"JoinRequest", &atoll__v1__join_request__descriptor, join_request_pass, 16 * 1024},
     {"JoinReply", &atoll__v1__join_reply__descriptor, join_reply_pass, 128 * 1024},
@@ -54,7 +58,8 @@ static const struct kind {
     {"FollowFrame", &atoll__v1__follow_frame__descriptor, follow_frame_pass, ARENA_SIZE},
     {"SnapshotRequest", &atoll__v1__snapshot_request__descriptor, snapshot_request_pass, 4 * 1024},
     {"SnapshotFrame", &atoll__v1__snapshot_frame__descriptor, snapshot_frame_pass, 16 * 1024},
-    {"HeartbeatRequest", &atoll__v1__heartbeat_request__descriptor, heartbeat_request_pass, 8 * 1024},
+    {"HeartbeatRequest", &atoll__v1__heartbeat_request__descriptor, heartbeat_request_pass,
+     8 * 1024},
     {"HeartbeatReply", &atoll__v1__heartbeat_reply__descriptor, heartbeat_reply_pass, 4 * 1024},
     {"AdminRequest", &atoll__v1__admin_request__descriptor, admin_request_pass, 4 * 1024},
     {"AdminReply", &atoll__v1__admin_reply__descriptor, admin_reply_pass, ARENA_SIZE},
@@ -86,7 +91,8 @@ static inline size_t samples_read(struct sample samples[static SAMPLES_LIMIT]) {
         snprintf(sample->name, sizeof sample->name, "%s", name);
         if (size) CHECK_OK(hex_decode(hex, raw + used, size, &error));
         used += size;
-        if (strcmp(name, "submit_chunk") == 0 || strcmp(name, "snapshot_frame") == 0) sample->payload = bytes_of(payload, 1000);
+        if (strcmp(name, "submit_chunk") == 0 || strcmp(name, "snapshot_frame") == 0)
+            sample->payload = bytes_of(payload, 1000);
         if (strcmp(name, "follow_piece") == 0) sample->payload = bytes_of(payload, 100);
     }
     CHECK(count >= COUNT_OF(kinds));
@@ -101,7 +107,9 @@ static inline struct sample sample_named(const char *name) {
     test_failed(__FILE__, __LINE__, "no sample %s", name);
 }
 
-static inline struct frame sample_frame(const struct sample *sample) { return (struct frame){sample->header, sample->payload}; }
+static inline struct frame sample_frame(const struct sample *sample) {
+    return (struct frame){sample->header, sample->payload};
+}
 
 /* As tests/proto_vectors.py fills its bytes. */
 static inline bool is_pattern(struct bytes bytes, unsigned start, size_t size) {

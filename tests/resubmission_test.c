@@ -1,5 +1,6 @@
-/* A site sends the payload of another one again, under a header of its own: bytes that two entries name. A real site follows: what
- * was merged goes from its disk with a checkpoint, what waits to be merged stays, and neither is the other's to decide. */
+/* A site sends the payload of another one again, under a header of its own: bytes that two entries
+ * name. A real site follows: what was merged goes from its disk with a checkpoint, what waits to be
+ * merged stays, and neither is the other's to decide. */
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
@@ -8,8 +9,8 @@
 
 extern char **environ;
 
-#define QUORUM_OF_THREE                                                                                                          \
-    "inner: {inner_steps: 1000000}\n"                                                                                            \
+#define QUORUM_OF_THREE                                                                            \
+    "inner: {inner_steps: 1000000}\n"                                                              \
     "merge: {quorum: 3, grace: 1h, warmup_steps: 0, staleness_cap: 4096}\n"
 
 struct follower { /* atoll-node, which trains and sends nothing */
@@ -18,19 +19,23 @@ struct follower { /* atoll-node, which trains and sends nothing */
 };
 
 static struct follower follower_start(struct world *w) {
-    struct follower f = {.directory = file_join(test_directory(), "follower"), .log = file_join(test_directory(), "log")};
+    struct follower f = {.directory = file_join(test_directory(), "follower"),
+                         .log = file_join(test_directory(), "log")};
     struct error error = {0};
     struct buffer line = {0};
-    char *data = file_join(test_directory(), "text"), text[20000], *program = program_path("atoll-node");
+    char *data = file_join(test_directory(), "text"), text[20000],
+         *program = program_path("atoll-node");
     for (size_t i = 0; i < sizeof text; i++) text[i] = "What goes around comes around.\n"[i % 31];
     CHECK_OK(file_write(data, bytes_of(text, sizeof text), 0600, &error));
     char *arguments =
-        xformat("--keys '%s/keys' --server 127.0.0.1:%u --proxy none site invite --name follower", w->directory, w->port);
+        xformat("--keys '%s/keys' --server 127.0.0.1:%u --proxy none site invite --name follower",
+                w->directory, w->port);
     CHECK_EQUAL(run_program("atollctl", arguments, false, &line), 0);
     free(arguments);
     const char *token = strstr((const char *)line.data, "--token ");
     CHECK(token);
-    arguments = xformat("join 127.0.0.1:%u --proxy none --run=false --dir '%s' --data '%s' --threads 1 --batch-sequences 1 "
+    arguments = xformat("join 127.0.0.1:%u --proxy none --run=false --dir '%s' --data '%s' "
+                        "--threads 1 --batch-sequences 1 "
                         "--checkpoint-interval 1s --heartbeat-interval 200ms --pace 20ms %s",
                         w->port, f.directory, data, token);
     CHECK_EQUAL(run_program("atoll-node", arguments, true, &line), 0);
@@ -64,12 +69,14 @@ static void follower_fails(const struct follower *f, const char *why) {
     struct buffer text = {0};
     CHECK_OK(file_read(f->log, 64 << 20, &text, &error));
     buffer_u8(&text, 0);
-    test_failed(__FILE__, __LINE__, "%s: %s", why, (const char *)text.data + (text.size > 600 ? text.size - 600 : 0));
+    test_failed(__FILE__, __LINE__, "%s: %s", why,
+                (const char *)text.data + (text.size > 600 ? text.size - 600 : 0));
 }
 
 /* Waits until the follower has said that, a number of times. */
 static void follower_says(const struct follower *f, const char *words, size_t times) {
-    for (uint64_t until = clock_monotonic_ms() + PATIENCE_MS; follower_said(f, words) < times; clock_sleep_ms(10)) {
+    for (uint64_t until = clock_monotonic_ms() + PATIENCE_MS; follower_said(f, words) < times;
+         clock_sleep_ms(10)) {
         int status;
         if (waitpid(f->pid, &status, WNOHANG) != 0) follower_fails(f, "the site has ended");
         if (clock_monotonic_ms() > until) follower_fails(f, words);
@@ -96,7 +103,8 @@ static void sends(struct world *w, struct site *site, const struct buffer *paylo
 }
 
 static void versions_reach(struct world *w, uint64_t version) {
-    for (uint64_t until = clock_monotonic_ms() + PATIENCE_MS; world_look(w).version < version; clock_sleep_ms(2))
+    for (uint64_t until = clock_monotonic_ms() + PATIENCE_MS; world_look(w).version < version;
+         clock_sleep_ms(2))
         CHECK(clock_monotonic_ms() < until);
 }
 
@@ -104,7 +112,8 @@ TEST_WITHIN(what_another_site_sends_again_is_kept_for_whoever_waits_and_nobody_i
     struct world w;
     world_create(&w, "run", QUORUM_OF_THREE);
     world_start(&w);
-    struct site *one = world_join(&w, "one"), *two = world_join(&w, "two"), *three = world_join(&w, "three");
+    struct site *one = world_join(&w, "one"), *two = world_join(&w, "two"),
+                *three = world_join(&w, "three");
     struct site *thief = world_join(&w, "thief");
     struct follower follower = follower_start(&w);
     follower_says(&follower, " checkpoint_written ", 1);

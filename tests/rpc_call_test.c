@@ -9,17 +9,19 @@ TEST(a_unary_call_is_answered_with_its_own_bytes) {
     struct error error = {0};
     struct buffer reply = {0};
     enum rpc_code code = RPC_UNKNOWN;
-    CHECK_OK(rpc_channel_unary_wait(pair.channel, echo_method.path, NULL, bytes_of("hello", 5), &reply, &code, &error));
+    CHECK_OK(rpc_channel_unary_wait(pair.channel, echo_method.path, NULL, bytes_of("hello", 5),
+                                    &reply, &code, &error));
     CHECK_EQUAL(reply.size, 5);
     CHECK_MEMORY(reply.data, "hello", 5);
     CHECK_EQUAL(code, RPC_OK);
-    CHECK_OK(rpc_channel_unary_wait(pair.channel, echo_method.path, NULL, bytes_of(NULL, 0), &reply, &code, &error));
+    CHECK_OK(rpc_channel_unary_wait(pair.channel, echo_method.path, NULL, bytes_of(NULL, 0), &reply,
+                                    &code, &error));
     CHECK_EQUAL(reply.size, 5); /* an empty reply is appended */
     buffer_deinit(&reply);
     pair_close(&pair);
 }
 
-/* ---- streams ------------------------------------------------------------------------------------------------------------- */
+/* ---- streams --------------------------------------------------------------------------------- */
 
 struct echo_client {
     int to_send, sent, received;
@@ -45,7 +47,8 @@ static void send_next(struct rpc_call *call, void *user) {
 static void receive_echo(struct rpc_call *call, void *user, struct buffer *message) {
     struct echo_client *client = user;
     struct reader reader = reader_of(buffer_bytes(message));
-    client->in_order = client->in_order && reader_u32(&reader) == (uint32_t)client->received && reader_left(&reader) == 0;
+    client->in_order = client->in_order && reader_u32(&reader) == (uint32_t)client->received &&
+                       reader_left(&reader) == 0;
     client->received++;
     rpc_call_read(call);
 }
@@ -63,7 +66,8 @@ TEST(a_stream_echoes_every_message_in_order_and_ends_well) {
     struct error error = {0};
     struct echo_client client = {.to_send = 1000, .in_order = true};
     struct rpc_call *call;
-    CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &echo_client_handler, &client, &call, &error));
+    CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &echo_client_handler, &client,
+                              &call, &error));
     rpc_call_read(call);
     /* The first write comes from here; the rest from on_writable. */
     struct buffer first = {0};
@@ -85,7 +89,8 @@ TEST(a_reader_that_takes_its_time_still_gets_every_message_before_the_end) {
     struct error error = {0};
     struct trace trace = {0};
     struct rpc_call *call;
-    CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &trace_handler, &trace, &call, &error));
+    CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &trace_handler, &trace, &call,
+                              &error));
     rpc_call_read(call);
     rpc_call_read(call); /* asking twice is asking once */
     for (int i = 0; i < 4; i++) {
@@ -109,13 +114,14 @@ TEST(a_reader_that_takes_its_time_still_gets_every_message_before_the_end) {
     pair_close(&pair);
 }
 
-/* ---- who is there -------------------------------------------------------------------------------------------------------- */
+/* ---- who is there ---------------------------------------------------------------------------- */
 
 TEST(the_server_sees_the_names_in_a_clients_certificate) {
     struct pair pair = standard_pair();
     struct error error = {0};
     struct buffer reply = {0};
-    CHECK_OK(rpc_channel_unary_wait(pair.channel, who_method.path, NULL, bytes_of("?", 1), &reply, NULL, &error));
+    CHECK_OK(rpc_channel_unary_wait(pair.channel, who_method.path, NULL, bytes_of("?", 1), &reply,
+                                    NULL, &error));
     buffer_u8(&reply, 0);
     CHECK_TEXT((const char *)reply.data, "yes|atoll://demo/site/eu-1|eu-1|pem");
     buffer_deinit(&reply);
@@ -130,7 +136,8 @@ TEST(a_caller_without_a_certificate_is_let_in_and_seen_as_nobody) {
     struct rpc_channel *anonymous;
     CHECK_OK(rpc_channel_open(&options, &anonymous, &error));
     struct buffer reply = {0};
-    CHECK_OK(rpc_channel_unary_wait(anonymous, who_method.path, NULL, bytes_of("?", 1), &reply, NULL, &error));
+    CHECK_OK(rpc_channel_unary_wait(anonymous, who_method.path, NULL, bytes_of("?", 1), &reply,
+                                    NULL, &error));
     buffer_u8(&reply, 0);
     CHECK_TEXT((const char *)reply.data, "no|||");
     buffer_deinit(&reply);
@@ -138,7 +145,7 @@ TEST(a_caller_without_a_certificate_is_let_in_and_seen_as_nobody) {
     pair_close(&pair);
 }
 
-/* ---- sizes and pieces ---------------------------------------------------------------------------------------------------- */
+/* ---- sizes and pieces ------------------------------------------------------------------------ */
 
 TEST(four_mebibytes_and_a_header_pass_gathered_and_come_back) {
     struct pair pair = standard_pair();
@@ -146,7 +153,8 @@ TEST(four_mebibytes_and_a_header_pass_gathered_and_come_back) {
     struct buffer body = {0}, reply = {0};
     buffer_reserve(&body, (4 << 20) + 200);
     for (uint32_t i = 0; i < (1 << 20) + 50; i++) buffer_u32(&body, i * 2654435761u);
-    CHECK_OK(rpc_channel_unary_wait(pair.channel, echo_method.path, NULL, buffer_bytes(&body), &reply, NULL, &error));
+    CHECK_OK(rpc_channel_unary_wait(pair.channel, echo_method.path, NULL, buffer_bytes(&body),
+                                    &reply, NULL, &error));
     CHECK_EQUAL(reply.size, body.size);
     CHECK_MEMORY(reply.data, body.data, body.size);
     buffer_deinit(&body);
@@ -161,7 +169,8 @@ TEST(a_message_over_the_limit_is_refused_here_and_by_the_server_which_goes_on) {
     buffer_reserve(&body, 8 << 20);
     body.size = 8 << 20;
     memset(body.data, 7, body.size);
-    CHECK_STATUS(rpc_channel_unary_wait(pair.channel, echo_method.path, NULL, buffer_bytes(&body), &reply, NULL, &error),
+    CHECK_STATUS(rpc_channel_unary_wait(pair.channel, echo_method.path, NULL, buffer_bytes(&body),
+                                        &reply, NULL, &error),
                  INVALID);
     CHECK_CONTAINS(error.message, "limit");
 
@@ -170,10 +179,13 @@ TEST(a_message_over_the_limit_is_refused_here_and_by_the_server_which_goes_on) {
     struct rpc_channel *bold;
     enum rpc_code code = RPC_OK;
     CHECK_OK(rpc_channel_open(&options, &bold, &error));
-    CHECK_STATUS(rpc_channel_unary_wait(bold, echo_method.path, NULL, buffer_bytes(&body), &reply, &code, &error), INVALID);
+    CHECK_STATUS(rpc_channel_unary_wait(bold, echo_method.path, NULL, buffer_bytes(&body), &reply,
+                                        &code, &error),
+                 INVALID);
     CHECK_EQUAL(code, RPC_RESOURCE_EXHAUSTED);
     CHECK_CONTAINS(error.message, "larger than max");
-    CHECK_OK(rpc_channel_unary_wait(bold, echo_method.path, NULL, bytes_of("ok", 2), &reply, NULL, &error));
+    CHECK_OK(rpc_channel_unary_wait(bold, echo_method.path, NULL, bytes_of("ok", 2), &reply, NULL,
+                                    &error));
     CHECK_EQUAL(reply.size, 2);
     rpc_channel_close(bold);
     buffer_deinit(&body);
@@ -205,14 +217,17 @@ TEST(a_lent_payload_is_released_exactly_once_whatever_happens_to_it) {
     struct pair pair = standard_pair();
     struct error error = {0};
     atomic_int replies = 0;
-    struct rpc_piece pieces[3] = {rpc_piece_of(bytes_of("head", 4)), owned_piece(300000), owned_piece(0)};
-    CHECK_OK(rpc_channel_unary(pair.channel, echo_method.path, NULL, pieces, 3, count_reply, &replies, &error));
+    struct rpc_piece pieces[3] = {rpc_piece_of(bytes_of("head", 4)), owned_piece(300000),
+                                  owned_piece(0)};
+    CHECK_OK(rpc_channel_unary(pair.channel, echo_method.path, NULL, pieces, 3, count_reply,
+                               &replies, &error));
     WAIT_FOR(replies == 1);
     WAIT_FOR(released == 2);
 
     struct trace trace = {0};
     struct rpc_call *call; /* cancelled with messages waiting */
-    CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &trace_handler, &trace, &call, &error));
+    CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &trace_handler, &trace, &call,
+                              &error));
     int taken = 0;
     for (int i = 0; i < 10; i++) {
         struct rpc_piece piece = owned_piece(1 << 20);
@@ -241,7 +256,8 @@ TEST(a_side_that_does_not_stream_may_write_once) {
     struct error error = {0};
     struct trace trace = {0};
     struct rpc_call *call;
-    CHECK_OK(rpc_channel_call(pair.channel, &echo_method, NULL, &trace_handler, &trace, &call, &error));
+    CHECK_OK(
+        rpc_channel_call(pair.channel, &echo_method, NULL, &trace_handler, &trace, &call, &error));
     struct rpc_piece piece = rpc_piece_of(bytes_of("1", 1));
     CHECK(rpc_call_write(call, &piece, 1) == OK);
     CHECK(rpc_call_write(call, &piece, 1) == INVALID);
@@ -254,7 +270,7 @@ TEST(a_side_that_does_not_stream_may_write_once) {
     pair_close(&pair);
 }
 
-/* ---- ends ---------------------------------------------------------------------------------------------------------------- */
+/* ---- ends ------------------------------------------------------------------------------------ */
 
 static void refuse(struct rpc_call *call, void *user) {
     rpc_call_finish(call, (enum rpc_code) * (atomic_int *)user, "revoked at entry 7");
@@ -265,30 +281,38 @@ static const struct rpc_handler refusing_handler = {.on_open = refuse};
 TEST(a_refusal_reaches_the_client_with_its_code_and_words) {
     atomic_int code = RPC_PERMISSION_DENIED;
     enum rpc_code got = RPC_OK;
-    const struct rpc_server_method methods[] = {{.method = echo_method, .handler = &refusing_handler, .user = &code}};
+    const struct rpc_server_method methods[] = {
+        {.method = echo_method, .handler = &refusing_handler, .user = &code}};
     struct pair pair = pair_open(methods, 1);
     struct error error = {0};
     struct buffer reply = {0};
-    CHECK_STATUS(rpc_channel_unary_wait(pair.channel, echo_method.path, NULL, bytes_of("x", 1), &reply, &got, &error), REFUSED);
+    CHECK_STATUS(rpc_channel_unary_wait(pair.channel, echo_method.path, NULL, bytes_of("x", 1),
+                                        &reply, &got, &error),
+                 REFUSED);
     CHECK_EQUAL(got, RPC_PERMISSION_DENIED);
     CHECK_TEXT(error.message, "revoked at entry 7");
     code = RPC_UNAVAILABLE; /* the server's own word for "later" is passed on as it is */
-    CHECK_STATUS(rpc_channel_unary_wait(pair.channel, echo_method.path, NULL, bytes_of("x", 1), &reply, &got, &error),
+    CHECK_STATUS(rpc_channel_unary_wait(pair.channel, echo_method.path, NULL, bytes_of("x", 1),
+                                        &reply, &got, &error),
                  UNAVAILABLE);
     CHECK_TEXT(error.message, "revoked at entry 7");
-    CHECK_STATUS(rpc_channel_unary_wait(pair.channel, "/test.Echo/None", NULL, bytes_of("x", 1), &reply, &got, &error), INVALID);
+    CHECK_STATUS(rpc_channel_unary_wait(pair.channel, "/test.Echo/None", NULL, bytes_of("x", 1),
+                                        &reply, &got, &error),
+                 INVALID);
     CHECK_EQUAL(got, RPC_UNIMPLEMENTED);
     pair_close(&pair);
 }
 
 TEST(a_call_that_the_client_cancels_is_seen_to_end_at_the_server) {
     struct trace server = {.read_on = true};
-    const struct rpc_server_method methods[] = {{.method = stream_method, .handler = &trace_handler, .user = &server}};
+    const struct rpc_server_method methods[] = {
+        {.method = stream_method, .handler = &trace_handler, .user = &server}};
     struct pair pair = pair_open(methods, 1);
     struct error error = {0};
     struct trace client = {0};
     struct rpc_call *call;
-    CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &trace_handler, &client, &call, &error));
+    CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &trace_handler, &client, &call,
+                              &error));
     WAIT_FOR(server.opened);
     rpc_call_cancel(call, RPC_CANCELLED, NULL);
     WAIT_FOR(server.closed && client.closed);
@@ -301,12 +325,14 @@ TEST(a_call_that_the_client_cancels_is_seen_to_end_at_the_server) {
 
 TEST(a_call_that_the_server_cancels_ends_at_both_sides) {
     struct trace server = {.keep_call = true};
-    const struct rpc_server_method methods[] = {{.method = stream_method, .handler = &trace_handler, .user = &server}};
+    const struct rpc_server_method methods[] = {
+        {.method = stream_method, .handler = &trace_handler, .user = &server}};
     struct pair pair = pair_open(methods, 1);
     struct error error = {0};
     struct trace client = {.read_on = true};
     struct rpc_call *call;
-    CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &trace_handler, &client, &call, &error));
+    CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &trace_handler, &client, &call,
+                              &error));
     rpc_call_read(call);
     WAIT_FOR(server.opened);
     rpc_call_cancel(server.call, RPC_PERMISSION_DENIED, "revoked");
@@ -319,7 +345,7 @@ TEST(a_call_that_the_server_cancels_ends_at_both_sides) {
     pair_close(&pair);
 }
 
-/* ---- answers from elsewhere ---------------------------------------------------------------------------------------------- */
+/* ---- answers from elsewhere ------------------------------------------------------------------ */
 
 struct brain { /* answers calls on a thread of its own, as a coordinator does */
     struct queue *inbox;
@@ -350,14 +376,17 @@ static void brain_body(void *context) {
 TEST(two_hundred_calls_at_once_are_answered_by_another_thread) {
     struct brain brain = {.inbox = queue_create(1000)};
     struct error error = {0};
-    const struct rpc_server_method methods[] = {{.method = who_method, .handler = &hand_over_handler, .user = &brain}};
+    const struct rpc_server_method methods[] = {
+        {.method = who_method, .handler = &hand_over_handler, .user = &brain}};
     struct pair pair = pair_open(methods, 1);
     atomic_int replies = 0;
     for (int i = 0; i < 200; i++) {
         struct rpc_piece piece = rpc_piece_of(bytes_of("q", 1));
-        CHECK_OK(rpc_channel_unary(pair.channel, who_method.path, NULL, &piece, 1, count_reply, &replies, &error));
+        CHECK_OK(rpc_channel_unary(pair.channel, who_method.path, NULL, &piece, 1, count_reply,
+                                   &replies, &error));
     }
-    /* The brain only starts when many wait: on one connection at most 128 are open at once, the others queue. */
+    /* The brain only starts when many wait: on one connection at most 128 are open at once, the
+     * others queue. */
     WAIT_FOR(queue_size(brain.inbox) >= 100);
     CHECK_OK(thread_start("brain", brain_body, &brain, &brain.thread, &error));
     WAIT_FOR(replies == 200);
@@ -369,12 +398,14 @@ TEST(two_hundred_calls_at_once_are_answered_by_another_thread) {
 
 TEST(an_answer_to_a_call_that_died_meanwhile_is_harmless_even_after_the_server_is_gone) {
     struct brain brain = {.inbox = queue_create(10)};
-    const struct rpc_server_method methods[] = {{.method = who_method, .handler = &hand_over_handler, .user = &brain}};
+    const struct rpc_server_method methods[] = {
+        {.method = who_method, .handler = &hand_over_handler, .user = &brain}};
     struct pair pair = pair_open(methods, 1);
     struct error error = {0};
     struct trace trace = {0};
     struct rpc_call *call;
-    CHECK_OK(rpc_channel_call(pair.channel, &who_method, NULL, &trace_handler, &trace, &call, &error));
+    CHECK_OK(
+        rpc_channel_call(pair.channel, &who_method, NULL, &trace_handler, &trace, &call, &error));
     struct rpc_piece piece = rpc_piece_of(bytes_of("q", 1));
     CHECK(rpc_call_write(call, &piece, 1) == OK);
     void *item;
@@ -396,18 +427,20 @@ TEST(an_answer_to_a_call_that_died_meanwhile_is_harmless_even_after_the_server_i
     queue_destroy(brain.inbox);
 }
 
-/* ---- progress ------------------------------------------------------------------------------------------------------------ */
+/* ---- progress -------------------------------------------------------------------------------- */
 
 TEST(a_stalled_server_trips_the_clients_progress_timeout) {
     struct trace server = {0}; /* reads nothing, says nothing */
-    const struct rpc_server_method methods[] = {{.method = deaf_method, .handler = &trace_handler, .user = &server}};
+    const struct rpc_server_method methods[] = {
+        {.method = deaf_method, .handler = &trace_handler, .user = &server}};
     struct pair pair = pair_open(methods, 1);
     struct error error = {0};
     struct trace client = {.read_on = true};
     struct rpc_call_options options = {.progress_timeout_ms = 300};
     struct rpc_call *call;
     uint64_t start_ms = clock_monotonic_ms();
-    CHECK_OK(rpc_channel_call(pair.channel, &deaf_method, &options, &trace_handler, &client, &call, &error));
+    CHECK_OK(rpc_channel_call(pair.channel, &deaf_method, &options, &trace_handler, &client, &call,
+                              &error));
     rpc_call_read(call);
     WAIT_FOR(client.closed);
     CHECK_EQUAL(client.status, TIMEOUT);
@@ -420,13 +453,16 @@ TEST(a_stalled_server_trips_the_clients_progress_timeout) {
 
 TEST(a_stalled_client_trips_the_servers_progress_timeout_and_is_told_why) {
     struct trace server = {.read_on = true};
-    const struct rpc_server_method methods[] = {
-        {.method = stream_method, .handler = &trace_handler, .user = &server, .progress_timeout_ms = 300}};
+    const struct rpc_server_method methods[] = {{.method = stream_method,
+                                                 .handler = &trace_handler,
+                                                 .user = &server,
+                                                 .progress_timeout_ms = 300}};
     struct pair pair = pair_open(methods, 1);
     struct error error = {0};
     struct trace client = {.read_on = true};
     struct rpc_call *call;
-    CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &trace_handler, &client, &call, &error));
+    CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &trace_handler, &client, &call,
+                              &error));
     rpc_call_read(call);
     WAIT_FOR(server.closed && client.closed);
     CHECK_EQUAL(server.status, TIMEOUT);
@@ -438,15 +474,18 @@ TEST(a_stalled_client_trips_the_servers_progress_timeout_and_is_told_why) {
 
 TEST(a_slow_peer_that_keeps_moving_trips_nothing) {
     struct trace server = {.read_on = true};
-    const struct rpc_server_method methods[] = {
-        {.method = stream_method, .handler = &trace_handler, .user = &server, .progress_timeout_ms = 1000}};
+    const struct rpc_server_method methods[] = {{.method = stream_method,
+                                                 .handler = &trace_handler,
+                                                 .user = &server,
+                                                 .progress_timeout_ms = 1000}};
     struct pair pair = pair_open(methods, 1);
     struct error error = {0};
     struct trace client = {.read_on = true};
     struct rpc_call *call;
     /* The client has asked for a message that never comes; what it can send is its progress. */
     struct rpc_call_options options = {.progress_timeout_ms = 1000};
-    CHECK_OK(rpc_channel_call(pair.channel, &stream_method, &options, &trace_handler, &client, &call, &error));
+    CHECK_OK(rpc_channel_call(pair.channel, &stream_method, &options, &trace_handler, &client,
+                              &call, &error));
     rpc_call_read(call);
     for (int i = 0; i < 8; i++) { /* 2.4 s in all, never a second without a message */
         clock_sleep_ms(300);
@@ -464,13 +503,16 @@ TEST(a_slow_peer_that_keeps_moving_trips_nothing) {
 
 TEST(a_server_that_thinks_is_not_a_client_that_stalls) {
     struct brain brain = {.inbox = queue_create(10)};
-    const struct rpc_server_method methods[] = {
-        {.method = who_method, .handler = &hand_over_handler, .user = &brain, .progress_timeout_ms = 200}};
+    const struct rpc_server_method methods[] = {{.method = who_method,
+                                                 .handler = &hand_over_handler,
+                                                 .user = &brain,
+                                                 .progress_timeout_ms = 200}};
     struct pair pair = pair_open(methods, 1);
     struct error error = {0};
     atomic_int replies = 0;
     struct rpc_piece piece = rpc_piece_of(bytes_of("q", 1));
-    CHECK_OK(rpc_channel_unary(pair.channel, who_method.path, NULL, &piece, 1, count_reply, &replies, &error));
+    CHECK_OK(rpc_channel_unary(pair.channel, who_method.path, NULL, &piece, 1, count_reply,
+                               &replies, &error));
     void *item;
     CHECK(queue_pop(brain.inbox, 10000, &item) == OK);
     clock_sleep_ms(900);
@@ -482,7 +524,7 @@ TEST(a_server_that_thinks_is_not_a_client_that_stalls) {
     queue_destroy(brain.inbox);
 }
 
-/* ---- back pressure ------------------------------------------------------------------------------------------------------- */
+/* ---- back pressure --------------------------------------------------------------------------- */
 
 static size_t resident_bytes(void) {
     FILE *file = fopen("/proc/self/statm", "r");
@@ -494,12 +536,14 @@ static size_t resident_bytes(void) {
 
 TEST(a_reader_that_stops_holds_the_writer_and_memory_stays_bounded) {
     struct trace server = {.keep_call = true};
-    const struct rpc_server_method methods[] = {{.method = stream_method, .handler = &trace_handler, .user = &server}};
+    const struct rpc_server_method methods[] = {
+        {.method = stream_method, .handler = &trace_handler, .user = &server}};
     struct pair pair = pair_open(methods, 1);
     struct error error = {0};
     struct trace client = {0};
     struct rpc_call *call;
-    CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &trace_handler, &client, &call, &error));
+    CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &trace_handler, &client, &call,
+                              &error));
     WAIT_FOR(server.opened);
     size_t before = resident_bytes();
     struct buffer body = {0};
@@ -536,7 +580,7 @@ TEST(a_reader_that_stops_holds_the_writer_and_memory_stays_bounded) {
     pair_close(&pair);
 }
 
-/* ---- everything at once -------------------------------------------------------------------------------------------------- */
+/* ---- everything at once ---------------------------------------------------------------------- */
 
 struct hammer {
     struct rpc_call *client, *server;
@@ -578,16 +622,19 @@ TEST(many_threads_may_do_anything_to_one_call_and_it_ends_once) {
     struct error error = {0};
     for (unsigned round = 0; round < 25; round++) {
         struct trace server = {.keep_call = true};
-        const struct rpc_server_method methods[] = {{.method = stream_method, .handler = &trace_handler, .user = &server}};
+        const struct rpc_server_method methods[] = {
+            {.method = stream_method, .handler = &trace_handler, .user = &server}};
         struct pair pair = pair_open(methods, 1);
         struct trace client = {0};
         struct rpc_call *call;
-        CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &trace_handler, &client, &call, &error));
+        CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &trace_handler, &client,
+                                  &call, &error));
         WAIT_FOR(server.opened == 1);
         struct hammer hammers[4];
         struct thread *threads[4];
         for (unsigned i = 0; i < 4; i++) {
-            hammers[i] = (struct hammer){rpc_call_retain(call), rpc_call_retain(server.call), round * 4 + i};
+            hammers[i] =
+                (struct hammer){rpc_call_retain(call), rpc_call_retain(server.call), round * 4 + i};
             CHECK_OK(thread_start("hammer", hammer_body, &hammers[i], &threads[i], &error));
         }
         for (unsigned i = 0; i < 4; i++) CHECK(thread_join(threads[i], UINT64_MAX) == OK);

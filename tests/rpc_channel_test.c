@@ -5,7 +5,8 @@
 static enum status call_once(struct rpc_channel *channel, struct error *error) {
     struct buffer reply = {0};
     struct rpc_call_options options = {.progress_timeout_ms = 15000};
-    enum status status = rpc_channel_unary_wait(channel, echo_method.path, &options, bytes_of("x", 1), &reply, NULL, error);
+    enum status status = rpc_channel_unary_wait(channel, echo_method.path, &options,
+                                                bytes_of("x", 1), &reply, NULL, error);
     buffer_deinit(&reply);
     return status;
 }
@@ -106,7 +107,8 @@ TEST(closing_a_channel_ends_its_open_calls_and_takes_no_new_ones) {
     for (size_t i = 0; i < COUNT_OF(trace); i++) {
         struct rpc_call *call;
         trace[i].read_on = true;
-        CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &trace_handler, &trace[i], &call, &error));
+        CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &trace_handler, &trace[i],
+                                  &call, &error));
         rpc_call_read(call);
         rpc_call_release(call);
     }
@@ -131,7 +133,9 @@ TEST(several_connections_are_really_several) {
     for (int i = 0; i < 8; i++) CHECK_OK(call_once(channel, &error));
     struct rpc_call_options fifth = {.connection = 5};
     struct buffer reply = {0};
-    CHECK_STATUS(rpc_channel_unary_wait(channel, echo_method.path, &fifth, bytes_of("x", 1), &reply, NULL, &error), INVALID);
+    CHECK_STATUS(rpc_channel_unary_wait(channel, echo_method.path, &fifth, bytes_of("x", 1), &reply,
+                                        NULL, &error),
+                 INVALID);
     struct rpc_server_counts counts;
     uint64_t until_ms = clock_monotonic_ms() + 5000;
     do {
@@ -146,7 +150,8 @@ TEST(several_connections_are_really_several) {
 TEST(a_call_that_may_wait_is_answered_once_the_server_is_there) {
     struct pki pki = pki_make();
     struct error error = {0};
-    struct rpc_server_options server_settings = server_options(&pki, standard_methods, COUNT_OF(standard_methods));
+    struct rpc_server_options server_settings =
+        server_options(&pki, standard_methods, COUNT_OF(standard_methods));
     struct rpc_server *server; /* find a free port, then leave it */
     CHECK_OK(rpc_server_create(&server_settings, &server, &error));
     uint16_t port = rpc_server_port(server);
@@ -158,7 +163,9 @@ TEST(a_call_that_may_wait_is_answered_once_the_server_is_there) {
 
     struct rpc_call_options impatient = {.progress_timeout_ms = 200, .wait_for_connection = true};
     struct buffer reply = {0};
-    CHECK_STATUS(rpc_channel_unary_wait(channel, echo_method.path, &impatient, bytes_of("x", 1), &reply, NULL, &error), TIMEOUT);
+    CHECK_STATUS(rpc_channel_unary_wait(channel, echo_method.path, &impatient, bytes_of("x", 1),
+                                        &reply, NULL, &error),
+                 TIMEOUT);
 
     char address[64];
     snprintf(address, sizeof address, "127.0.0.1:%u", port);
@@ -166,7 +173,8 @@ TEST(a_call_that_may_wait_is_answered_once_the_server_is_there) {
     server_settings.addresses = addresses;
     CHECK_OK(rpc_server_create(&server_settings, &server, &error));
     struct rpc_call_options patient = {.progress_timeout_ms = 30000, .wait_for_connection = true};
-    CHECK_OK(rpc_channel_unary_wait(channel, echo_method.path, &patient, bytes_of("x", 1), &reply, NULL, &error));
+    CHECK_OK(rpc_channel_unary_wait(channel, echo_method.path, &patient, bytes_of("x", 1), &reply,
+                                    NULL, &error));
     buffer_deinit(&reply);
     rpc_channel_close(channel);
     rpc_server_close(server, 1000);

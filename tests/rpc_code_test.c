@@ -15,9 +15,12 @@ TEST(a_cancellation_nobody_here_asked_for_is_worth_another_try) {
 }
 
 TEST(what_one_code_means_twice_is_told_apart) {
-    CHECK_EQUAL(rpc_status_of(RPC_RESOURCE_EXHAUSTED, "Received message larger than max (9 vs. 5)", false), INVALID);
+    CHECK_EQUAL(
+        rpc_status_of(RPC_RESOURCE_EXHAUSTED, "Received message larger than max (9 vs. 5)", false),
+        INVALID);
     CHECK_EQUAL(rpc_status_of(RPC_RESOURCE_EXHAUSTED, "busy", false), FULL);
-    CHECK_EQUAL(rpc_status_of(RPC_INTERNAL, "Received RST_STREAM with error code 2", false), UNAVAILABLE);
+    CHECK_EQUAL(rpc_status_of(RPC_INTERNAL, "Received RST_STREAM with error code 2", false),
+                UNAVAILABLE);
     CHECK_EQUAL(rpc_status_of(RPC_INTERNAL, "bug", false), FAILED);
     CHECK_EQUAL(rpc_status_of(RPC_INTERNAL, NULL, false), FAILED);
 }

@@ -1,4 +1,5 @@
-/* What the tests of rpc/ share: certificates made on the spot, and a server with a few methods. Static, one copy a test file. */
+/* What the tests of rpc/ share: certificates made on the spot, and a server with a few methods.
+ * Static, one copy a test file. */
 #ifndef TESTS_RPC_FIXTURE_H
 #define TESTS_RPC_FIXTURE_H
 
@@ -18,7 +19,7 @@
 
 #define UNUSED __attribute__((unused))
 
-/* ---- certificates -------------------------------------------------------------------------------------------------------- */
+/* ---- certificates ---------------------------------------------------------------------------- */
 
 struct identity {
     EVP_PKEY *key;
@@ -55,9 +56,11 @@ static void identity_sign(struct identity *identity, const struct identity *issu
 }
 
 /* Ed25519; issuer NULL makes a CA. names: "DNS:…", "URI:…" or NULL. */
-static struct identity identity_make(const char *common_name, const char *names, const struct identity *issuer) {
+static struct identity identity_make(const char *common_name, const char *names,
+                                     const struct identity *issuer) {
     static long serial = 1;
-    struct identity made = {.key = EVP_PKEY_Q_keygen(NULL, NULL, "ED25519"), .certificate = X509_new()};
+    struct identity made = {.key = EVP_PKEY_Q_keygen(NULL, NULL, "ED25519"),
+                            .certificate = X509_new()};
     CHECK(made.key && made.certificate);
     X509_set_version(made.certificate, 2);
     ASN1_INTEGER_set(X509_get_serialNumber(made.certificate), serial++);
@@ -65,10 +68,12 @@ static struct identity identity_make(const char *common_name, const char *names,
     X509_gmtime_adj(X509_getm_notAfter(made.certificate), 86400);
     X509_set_pubkey(made.certificate, made.key);
     X509_NAME *name = X509_get_subject_name(made.certificate);
-    X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, (const unsigned char *)common_name, -1, -1, 0);
+    X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, (const unsigned char *)common_name, -1, -1,
+                               0);
     X509 *above = issuer ? issuer->certificate : made.certificate;
     X509_set_issuer_name(made.certificate, X509_get_subject_name(above));
-    extend(made.certificate, above, NID_basic_constraints, issuer ? "critical,CA:FALSE" : "critical,CA:TRUE");
+    extend(made.certificate, above, NID_basic_constraints,
+           issuer ? "critical,CA:FALSE" : "critical,CA:TRUE");
     if (names) extend(made.certificate, above, NID_subject_alt_name, names);
     identity_sign(&made, issuer);
     BIO *bio = BIO_new(BIO_s_mem());
@@ -89,7 +94,8 @@ struct pki {
 };
 
 static struct pki pki_make(void) {
-    struct pki pki = {.ca = identity_make("federation", NULL, NULL), .other_ca = identity_make("elsewhere", NULL, NULL)};
+    struct pki pki = {.ca = identity_make("federation", NULL, NULL),
+                      .other_ca = identity_make("elsewhere", NULL, NULL)};
     pki.server = identity_make("coordinator", "DNS:atoll-coordinator", &pki.ca);
     pki.site = identity_make("eu-1", "URI:atoll://demo/site/eu-1", &pki.ca);
     pki.stranger = identity_make("eu-1", "URI:atoll://demo/site/eu-1", &pki.other_ca);
@@ -104,19 +110,20 @@ static void pki_deinit(struct pki *pki) {
     identity_deinit(&pki->stranger);
 }
 
-/* ---- waiting ------------------------------------------------------------------------------------------------------------- */
+/* ---- waiting --------------------------------------------------------------------------------- */
 
 /* Waits until condition holds, at most 20 s (the test's own deadline is longer). */
-#define WAIT_FOR(condition)                                                                                                      \
-    do {                                                                                                                         \
-        uint64_t until_ = clock_monotonic_ms() + 20000;                                                                          \
-        while (!(condition)) {                                                                                                   \
-            if (clock_monotonic_ms() > until_) test_failed(__FILE__, __LINE__, "waited 20 s for %s", #condition);                \
-            clock_sleep_ms(1);                                                                                                   \
-        }                                                                                                                        \
+#define WAIT_FOR(condition)                                                                        \
+    do {                                                                                           \
+        uint64_t until_ = clock_monotonic_ms() + 20000;                                            \
+        while (!(condition)) {                                                                     \
+            if (clock_monotonic_ms() > until_)                                                     \
+                test_failed(__FILE__, __LINE__, "waited 20 s for %s", #condition);                 \
+            clock_sleep_ms(1);                                                                     \
+        }                                                                                          \
     } while (0)
 
-/* ---- a server's methods --------------------------------------------------------------------------------------------------- */
+/* ---- a server's methods ---------------------------------------------------------------------- */
 
 static const struct rpc_method echo_method = {"/test.Echo/One", false, false};
 static const struct rpc_method stream_method = {"/test.Echo/Stream", true, true};
@@ -131,7 +138,8 @@ static void echo_one(struct rpc_call *call, void *user, struct buffer *message) 
 }
 static const struct rpc_handler echo_handler UNUSED = {.on_message = echo_one};
 
-/* Stream: each message comes back, the next is asked for when it went out; half-close is answered with OK. */
+/* Stream: each message comes back, the next is asked for when it went out; half-close is answered
+ * with OK. */
 static void stream_open(struct rpc_call *call, void *user) {
     (void)user;
     rpc_call_read(call);
@@ -146,15 +154,18 @@ static void stream_half_close(struct rpc_call *call, void *user) {
     (void)user;
     rpc_call_finish(call, RPC_OK, NULL);
 }
-static const struct rpc_handler stream_handler UNUSED = {
-    .on_open = stream_open, .on_message = stream_message, .on_writable = stream_open, .on_half_close = stream_half_close};
+static const struct rpc_handler stream_handler UNUSED = {.on_open = stream_open,
+                                                         .on_message = stream_message,
+                                                         .on_writable = stream_open,
+                                                         .on_half_close = stream_half_close};
 
 /* Who: "yes|uri|cn|has pem" */
 static void who_message(struct rpc_call *call, void *user, struct buffer *message) {
     (void)user, (void)message;
     const struct rpc_peer *peer = rpc_call_peer(call);
     struct buffer text = {0};
-    buffer_append_text(&text, "%s|%s|%s|%s", peer->authenticated ? "yes" : "no", peer->uri, peer->common_name,
+    buffer_append_text(&text, "%s|%s|%s|%s", peer->authenticated ? "yes" : "no", peer->uri,
+                       peer->common_name,
                        strstr(peer->certificate_pem, "BEGIN CERTIFICATE") ? "pem" : "");
     struct rpc_piece piece = rpc_piece_of(buffer_bytes(&text));
     CHECK(rpc_call_reply(call, &piece, 1) == OK);
@@ -211,7 +222,8 @@ static const struct rpc_handler trace_handler UNUSED = {.on_open = trace_open,
                                                         .on_half_close = trace_half_close,
                                                         .on_closed = trace_closed};
 
-static struct rpc_server_options server_options(const struct pki *pki, const struct rpc_server_method *methods, size_t count) {
+static struct rpc_server_options
+server_options(const struct pki *pki, const struct rpc_server_method *methods, size_t count) {
     static const char *const addresses[] = {"127.0.0.1:0"};
     return (struct rpc_server_options){
         .addresses = addresses,
@@ -262,6 +274,8 @@ static const struct rpc_server_method standard_methods[] UNUSED = {
     {.method = {"/test.Echo/Stream", true, true}, .handler = &stream_handler},
     {.method = {"/test.Echo/Who", false, false}, .handler = &who_handler},
 };
-UNUSED static struct pair standard_pair(void) { return pair_open(standard_methods, COUNT_OF(standard_methods)); }
+UNUSED static struct pair standard_pair(void) {
+    return pair_open(standard_methods, COUNT_OF(standard_methods));
+}
 
 #endif

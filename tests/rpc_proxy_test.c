@@ -27,7 +27,8 @@ static const char *chosen(const char *setting, const char *server) {
 
 TEST(a_setting_outranks_the_environment_and_none_is_no_proxy) {
     set("https_proxy=http://variable.example:3128", NULL, NULL);
-    CHECK_TEXT(chosen("http://setting.example:8080", "server.example:7400"), "setting.example:8080");
+    CHECK_TEXT(chosen("http://setting.example:8080", "server.example:7400"),
+               "setting.example:8080");
     CHECK_TEXT(chosen("setting.example:8080", "127.0.0.1:7400"), "setting.example:8080");
     CHECK_TEXT(chosen("none", "server.example:7400"), "");
     CHECK_TEXT(chosen(NULL, "server.example:7400"), "variable.example:3128");
@@ -98,7 +99,8 @@ static void header_is(const char *setting, const char *wanted) {
 
 TEST(credentials_are_sent_as_rfc_7617_says) {
     header_is("http://proxy:1", "");
-    header_is("http://Aladdin:open%20sesame@proxy:1", "Proxy-Authorization:Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
+    header_is("http://Aladdin:open%20sesame@proxy:1",
+              "Proxy-Authorization:Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
     header_is("http://user@proxy:1", "Proxy-Authorization:Basic dXNlcjo=");
     header_is("http://user:p%40%3a%2F%25w@proxy:1", "Proxy-Authorization:Basic dXNlcjpwQDovJXc=");
     header_is("http://user:p@w@proxy:1", "Proxy-Authorization:Basic dXNlcjpwQHc=");

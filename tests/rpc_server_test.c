@@ -17,21 +17,24 @@
 static enum status call_once(struct rpc_channel *channel, struct error *error) {
     struct buffer reply = {0};
     struct rpc_call_options options = {.progress_timeout_ms = 10000};
-    enum status status = rpc_channel_unary_wait(channel, echo_method.path, &options, bytes_of("x", 1), &reply, NULL, error);
+    enum status status = rpc_channel_unary_wait(channel, echo_method.path, &options,
+                                                bytes_of("x", 1), &reply, NULL, error);
     buffer_deinit(&reply);
     return status;
 }
 
-/* ---- starting and stopping ----------------------------------------------------------------------------------------------- */
+/* ---- starting and stopping ------------------------------------------------------------------- */
 
 TEST(shutdown_with_open_streams_ends_in_bounded_time_and_every_side_hears_of_it) {
     struct trace server = {.read_on = true};
-    const struct rpc_server_method methods[] = {{.method = stream_method, .handler = &trace_handler, .user = &server}};
+    const struct rpc_server_method methods[] = {
+        {.method = stream_method, .handler = &trace_handler, .user = &server}};
     struct pair pair = pair_open(methods, 1);
     struct error error = {0};
     struct trace client = {.read_on = true};
     struct rpc_call *call;
-    CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &trace_handler, &client, &call, &error));
+    CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &trace_handler, &client, &call,
+                              &error));
     rpc_call_read(call);
     WAIT_FOR(server.opened);
     rpc_server_close(pair.server, 100);
@@ -71,12 +74,14 @@ static void answer_soon(void *context) {
 
 TEST(an_open_call_may_end_by_itself_within_the_grace_of_a_shutdown) {
     struct trace server = {0};
-    const struct rpc_server_method methods[] = {{.method = who_method, .handler = &later_handler, .user = &server}};
+    const struct rpc_server_method methods[] = {
+        {.method = who_method, .handler = &later_handler, .user = &server}};
     struct pair pair = pair_open(methods, 1);
     struct error error = {0};
     atomic_int replies = 0;
     struct rpc_piece piece = rpc_piece_of(bytes_of("q", 1));
-    CHECK_OK(rpc_channel_unary(pair.channel, who_method.path, NULL, &piece, 1, count_outcome, &replies, &error));
+    CHECK_OK(rpc_channel_unary(pair.channel, who_method.path, NULL, &piece, 1, count_outcome,
+                               &replies, &error));
     WAIT_FOR(server.messages == 1);
     struct thread *thread;
     CHECK_OK(thread_start("late", answer_soon, &server, &thread, &error));
@@ -95,7 +100,8 @@ TEST(a_client_reconnects_after_the_server_restarts_on_its_port) {
     snprintf(address, sizeof address, "127.0.0.1:%u", rpc_server_port(pair.server));
     rpc_server_close(pair.server, 0);
     CHECK_STATUS(call_once(pair.channel, &error), UNAVAILABLE);
-    struct rpc_server_options options = server_options(&pair.pki, standard_methods, COUNT_OF(standard_methods));
+    struct rpc_server_options options =
+        server_options(&pair.pki, standard_methods, COUNT_OF(standard_methods));
     const char *const addresses[] = {address};
     options.addresses = addresses;
     CHECK_OK(rpc_server_create(&options, &pair.server, &error));
@@ -115,7 +121,8 @@ TEST(two_servers_do_not_share_a_port) {
     char address[64];
     snprintf(address, sizeof address, "127.0.0.1:%u", rpc_server_port(pair.server));
     const char *const addresses[] = {address};
-    struct rpc_server_options options = server_options(&pair.pki, standard_methods, COUNT_OF(standard_methods));
+    struct rpc_server_options options =
+        server_options(&pair.pki, standard_methods, COUNT_OF(standard_methods));
     options.addresses = addresses;
     struct rpc_server *second = NULL;
     CHECK_STATUS(rpc_server_create(&options, &second, &error), UNAVAILABLE);
@@ -129,14 +136,16 @@ TEST(a_server_with_a_certificate_that_cannot_work_does_not_start) {
     struct pki pki = pki_make();
     struct error error = {0};
     struct rpc_server *server = NULL;
-    struct rpc_server_options options = server_options(&pki, standard_methods, COUNT_OF(standard_methods));
+    struct rpc_server_options options =
+        server_options(&pki, standard_methods, COUNT_OF(standard_methods));
     options.certificate.private_key = pki.site.private_key; /* another one's */
     CHECK_STATUS(rpc_server_create(&options, &server, &error), INVALID);
     CHECK_CONTAINS(error.message, "key");
     options.certificate.private_key = NULL;
     CHECK_STATUS(rpc_server_create(&options, &server, &error), INVALID);
     options = server_options(&pki, standard_methods, COUNT_OF(standard_methods));
-    options.certificate.client_ca = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    options.certificate.client_ca =
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     CHECK_STATUS(rpc_server_create(&options, &server, &error), INVALID);
     options = server_options(&pki, standard_methods, COUNT_OF(standard_methods));
     options.address_count = 0;
@@ -145,13 +154,14 @@ TEST(a_server_with_a_certificate_that_cannot_work_does_not_start) {
     pki_deinit(&pki);
 }
 
-/* ---- limits -------------------------------------------------------------------------------------------------------------- */
+/* ---- limits ---------------------------------------------------------------------------------- */
 
 TEST(a_call_over_the_limit_is_told_to_come_later) {
     struct pki pki = pki_make();
     struct error error = {0};
     struct trace trace[2] = {0};
-    struct rpc_server_options options = server_options(&pki, standard_methods, COUNT_OF(standard_methods));
+    struct rpc_server_options options =
+        server_options(&pki, standard_methods, COUNT_OF(standard_methods));
     options.max_calls = 2;
     struct pair pair = {.pki = pki};
     CHECK_OK(rpc_server_create(&options, &pair.server, &error));
@@ -159,7 +169,8 @@ TEST(a_call_over_the_limit_is_told_to_come_later) {
     CHECK_OK(rpc_channel_open(&client, &pair.channel, &error));
     struct rpc_call *calls[2];
     for (int i = 0; i < 2; i++)
-        CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &trace_handler, &trace[i], &calls[i], &error));
+        CHECK_OK(rpc_channel_call(pair.channel, &stream_method, NULL, &trace_handler, &trace[i],
+                                  &calls[i], &error));
     struct rpc_server_counts counts = {0};
     WAIT_FOR((rpc_server_count(pair.server, &counts), counts.calls_open == 2));
     CHECK_STATUS(call_once(pair.channel, &error), FULL);
@@ -176,7 +187,8 @@ TEST(a_call_over_the_limit_is_told_to_come_later) {
 static int connect_raw(uint16_t port) {
     int descriptor = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (descriptor < 0) return -1;
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     if (connect(descriptor, (struct sockaddr *)&address, sizeof address) == 0) return descriptor;
     close(descriptor);
     return -1;
@@ -185,16 +197,19 @@ static int connect_raw(uint16_t port) {
 TEST(connections_over_the_limit_are_dropped_and_the_server_serves_on) {
     struct pki pki = pki_make();
     struct error error = {0};
-    struct rpc_server_options options = server_options(&pki, standard_methods, COUNT_OF(standard_methods));
+    struct rpc_server_options options =
+        server_options(&pki, standard_methods, COUNT_OF(standard_methods));
     options.max_connections = 5;
-    options.handshake_timeout_ms = 3600 * 1000; /* not what ends them: the test's deadline is before it */
+    /* not what ends them: the test's deadline is before it */
+    options.handshake_timeout_ms = 3600 * 1000;
     struct pair pair = {.pki = pki};
     CHECK_OK(rpc_server_create(&options, &pair.server, &error));
     struct rpc_channel_options client = channel_options(&pki, rpc_server_port(pair.server));
     CHECK_OK(rpc_channel_open(&client, &pair.channel, &error));
     CHECK_OK(call_once(pair.channel, &error));
     int raw[20];
-    for (size_t i = 0; i < COUNT_OF(raw); i++) CHECK((raw[i] = connect_raw(rpc_server_port(pair.server))) >= 0);
+    for (size_t i = 0; i < COUNT_OF(raw); i++)
+        CHECK((raw[i] = connect_raw(rpc_server_port(pair.server))) >= 0);
     struct rpc_server_counts counts = {0};
     WAIT_FOR((rpc_server_count(pair.server, &counts), counts.connections_dropped >= 16));
     WAIT_FOR((rpc_server_count(pair.server, &counts), counts.connections_open <= 5));
@@ -203,7 +218,7 @@ TEST(connections_over_the_limit_are_dropped_and_the_server_serves_on) {
     pair_close(&pair);
 }
 
-/* ---- strangers ----------------------------------------------------------------------------------------------------------- */
+/* ---- strangers ------------------------------------------------------------------------------- */
 
 TEST(garbage_on_the_port_and_storms_of_resets_do_not_hurt_the_server) {
     struct pair pair = standard_pair();
@@ -226,7 +241,8 @@ TEST(garbage_on_the_port_and_storms_of_resets_do_not_hurt_the_server) {
         close(descriptor);
     }
     CHECK_OK(call_once(pair.channel, &error));
-    int silent = connect_raw(rpc_server_port(pair.server)); /* never says a word, and does not hold up the shutdown */
+    /* never says a word, and does not hold up the shutdown */
+    int silent = connect_raw(rpc_server_port(pair.server));
     CHECK_OK(call_once(pair.channel, &error));
     rpc_server_close(pair.server, 100);
     close(silent);
@@ -278,13 +294,15 @@ TEST(an_expired_client_certificate_is_refused) {
     pair_close(&pair);
 }
 
-/* A client in a process of its own, forked before the library is started; it waits to be told the port. */
+/* A client in a process of its own, forked before the library is started; it waits to be told the
+ * port. */
 struct child {
     pid_t pid;
     int pipe[2];
 };
 
-static struct child child_start(const struct pki *pki, void (*body)(const struct pki *pki, uint16_t port)) {
+static struct child child_start(const struct pki *pki,
+                                void (*body)(const struct pki *pki, uint16_t port)) {
     struct child child;
     CHECK(pipe(child.pipe) == 0);
     child.pid = fork();
@@ -298,7 +316,9 @@ static struct child child_start(const struct pki *pki, void (*body)(const struct
     return child;
 }
 
-static void child_go(struct child *child, uint16_t port) { CHECK(write(child->pipe[1], &port, sizeof port) == sizeof port); }
+static void child_go(struct child *child, uint16_t port) {
+    CHECK(write(child->pipe[1], &port, sizeof port) == sizeof port);
+}
 
 static int child_wait(struct child *child) {
     int status = -1;
@@ -315,7 +335,8 @@ static void stream_until_killed(const struct pki *pki, uint16_t port) {
     CHECK_OK(rpc_channel_open(&options, &channel, &error));
     struct trace trace = {.read_on = true};
     struct rpc_call *call;
-    CHECK_OK(rpc_channel_call(channel, &stream_method, NULL, &trace_handler, &trace, &call, &error));
+    CHECK_OK(
+        rpc_channel_call(channel, &stream_method, NULL, &trace_handler, &trace, &call, &error));
     for (;;) {
         struct rpc_piece piece = rpc_piece_of(bytes_of("still here", 10));
         enum status status = rpc_call_write(call, &piece, 1);
@@ -328,7 +349,8 @@ static void lose_a_client(int with_signal, uint32_t keepalive_ms) {
     struct pki pki = pki_make();
     struct child child = child_start(&pki, stream_until_killed);
     struct trace trace = {.read_on = true};
-    const struct rpc_server_method methods[] = {{.method = stream_method, .handler = &trace_handler, .user = &trace}};
+    const struct rpc_server_method methods[] = {
+        {.method = stream_method, .handler = &trace_handler, .user = &trace}};
     struct rpc_server_options options = server_options(&pki, methods, 1);
     options.keepalive_time_ms = options.keepalive_timeout_ms = keepalive_ms;
     struct error error = {0};
@@ -353,7 +375,8 @@ TEST(a_client_frozen_in_mid_stream_is_noticed_by_keepalive) { lose_a_client(SIGS
 static void send_bomb(const struct pki *pki, uint16_t port) {
     grpc_init();
     grpc_ssl_pem_key_cert_pair key = {pki->site.private_key, pki->site.chain};
-    grpc_channel_credentials *credentials = grpc_ssl_credentials_create_ex(pki->ca.chain, &key, NULL, NULL);
+    grpc_channel_credentials *credentials =
+        grpc_ssl_credentials_create_ex(pki->ca.chain, &key, NULL, NULL);
     static char name_key[] = GRPC_SSL_TARGET_NAME_OVERRIDE_ARG, name[] = "atoll-coordinator";
     grpc_arg argument = {.type = GRPC_ARG_STRING, .key = name_key, .value.string = name};
     grpc_channel_args arguments = {1, &argument};
@@ -361,13 +384,14 @@ static void send_bomb(const struct pki *pki, uint16_t port) {
     snprintf(address, sizeof address, "127.0.0.1:%u", port);
     grpc_channel *channel = grpc_channel_create(address, credentials, &arguments);
     grpc_completion_queue *queue = grpc_completion_queue_create_for_next(NULL);
-    grpc_call *call =
-        grpc_channel_create_call(channel, NULL, GRPC_PROPAGATE_DEFAULTS, queue, grpc_slice_from_static_string(echo_method.path),
-                                 NULL, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
+    grpc_call *call = grpc_channel_create_call(channel, NULL, GRPC_PROPAGATE_DEFAULTS, queue,
+                                               grpc_slice_from_static_string(echo_method.path),
+                                               NULL, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
     grpc_slice zeros = grpc_slice_malloc(64 << 20);
     memset(GRPC_SLICE_START_PTR(zeros), 0, 64 << 20);
     grpc_byte_buffer *message = grpc_raw_byte_buffer_create(&zeros, 1);
-    grpc_metadata metadata = {.key = grpc_slice_from_static_string("grpc-internal-encoding-request"),
+    grpc_metadata metadata = {.key =
+                                  grpc_slice_from_static_string("grpc-internal-encoding-request"),
                               .value = grpc_slice_from_static_string("gzip")};
     grpc_metadata_array initial, trailing;
     grpc_metadata_array_init(&initial);
@@ -391,7 +415,8 @@ static void send_bomb(const struct pki *pki, uint16_t port) {
     ops[0].data.recv_status_on_client.status = &code;
     ops[0].data.recv_status_on_client.status_details = &details;
     CHECK(grpc_call_start_batch(call, ops, 1, ops, NULL) == GRPC_CALL_OK);
-    for (int i = 0; i < 2; i++) grpc_completion_queue_next(queue, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
+    for (int i = 0; i < 2; i++)
+        grpc_completion_queue_next(queue, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
     CHECK_EQUAL(code, GRPC_STATUS_UNIMPLEMENTED);
 }
 
@@ -410,7 +435,8 @@ static size_t peak_bytes(void) {
 TEST(a_compressed_bomb_is_refused_without_being_inflated) {
     struct pki pki = pki_make();
     struct child child = child_start(&pki, send_bomb);
-    struct rpc_server_options options = server_options(&pki, standard_methods, COUNT_OF(standard_methods));
+    struct rpc_server_options options =
+        server_options(&pki, standard_methods, COUNT_OF(standard_methods));
     struct error error = {0};
     struct rpc_server *server;
     CHECK_OK(rpc_server_create(&options, &server, &error));
@@ -422,7 +448,7 @@ TEST(a_compressed_bomb_is_refused_without_being_inflated) {
     pki_deinit(&pki);
 }
 
-/* ---- descriptors --------------------------------------------------------------------------------------------------------- */
+/* ---- descriptors ----------------------------------------------------------------------------- */
 
 static void exhaust_then_call(const struct pki *pki, uint16_t port) {
     int raw[150];
@@ -442,7 +468,8 @@ static void exhaust_then_call(const struct pki *pki, uint16_t port) {
     struct rpc_call_options patient = {.progress_timeout_ms = 1000};
     uint64_t until_ms = clock_monotonic_ms() + 30000;
     enum status status;
-    while ((status = rpc_channel_unary_wait(channel, echo_method.path, &patient, bytes_of("x", 1), &reply, NULL, &error)) != OK &&
+    while ((status = rpc_channel_unary_wait(channel, echo_method.path, &patient, bytes_of("x", 1),
+                                            &reply, NULL, &error)) != OK &&
            clock_monotonic_ms() < until_ms)
         clock_sleep_ms(50);
     CHECK_OK(status);
@@ -454,7 +481,8 @@ TEST(a_listener_that_ran_out_of_descriptors_is_replaced) {
     struct child child = child_start(&pki, exhaust_then_call);
     struct rlimit few = {64, 64};
     CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0);
-    struct rpc_server_options options = server_options(&pki, standard_methods, COUNT_OF(standard_methods));
+    struct rpc_server_options options =
+        server_options(&pki, standard_methods, COUNT_OF(standard_methods));
     struct error error = {0};
     struct rpc_server *server;
     CHECK_OK(rpc_server_create(&options, &server, &error));
@@ -483,14 +511,16 @@ TEST(the_descriptor_limit_is_raised_to_the_hard_one) {
     close(extra);
 }
 
-/* ---- certificates -------------------------------------------------------------------------------------------------------- */
+/* ---- certificates ---------------------------------------------------------------------------- */
 
 TEST(a_rotated_certificate_is_shown_at_the_next_handshake_and_connections_stay) {
     struct pair pair = standard_pair();
     struct error error = {0};
     CHECK_OK(call_once(pair.channel, &error));
-    struct identity next = identity_make("coordinator", "DNS:atoll-coordinator", &pair.pki.other_ca);
-    struct rpc_server_certificate certificate = {next.chain, next.private_key, pair.pki.other_ca.chain};
+    struct identity next =
+        identity_make("coordinator", "DNS:atoll-coordinator", &pair.pki.other_ca);
+    struct rpc_server_certificate certificate = {next.chain, next.private_key,
+                                                 pair.pki.other_ca.chain};
 
     struct rpc_server_certificate broken = certificate;
     broken.private_key = pair.pki.site.private_key;
@@ -504,7 +534,8 @@ TEST(a_rotated_certificate_is_shown_at_the_next_handshake_and_connections_stay) 
     CHECK_OK(rpc_server_set_certificate(pair.server, &certificate, &error));
     CHECK_OK(call_once(pair.channel, &error)); /* the old connection lives */
     CHECK_OK(rpc_channel_open(&options, &channel, &error));
-    CHECK_STATUS(call_once(channel, &error), UNAVAILABLE); /* who trusts only the old CA is not served any more */
+    /* who trusts only the old CA is not served any more */
+    CHECK_STATUS(call_once(channel, &error), UNAVAILABLE);
     rpc_channel_close(channel);
     options.root_ca = pair.pki.other_ca.chain;
     options.chain = pair.pki.stranger.chain; /* of the new CA, no stranger now */

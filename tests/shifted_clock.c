@@ -1,5 +1,6 @@
-/* A machine whose clock is off, for a program that is started with this in LD_PRELOAD: the wall clock is as many seconds ahead as the
- * file SHIFTED_CLOCK_FILE says (below 0: behind), read at each look, so that somebody may set the clock. Other clocks are right. */
+/* A machine whose clock is off, for a program that is started with this in LD_PRELOAD: the wall
+ * clock is as many seconds ahead as the file SHIFTED_CLOCK_FILE says (below 0: behind), read at
+ * each look, so that somebody may set the clock. Other clocks are right. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +21,8 @@ static long shift(void) {
 
 int clock_gettime(clockid_t clock, struct timespec *out) {
     int code = (int)syscall(SYS_clock_gettime, clock, out);
-    if (code == 0 && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) out->tv_sec += shift();
+    if (code == 0 && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE))
+        out->tv_sec += shift();
     return code;
 }
 

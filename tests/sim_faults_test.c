@@ -1,13 +1,16 @@
-/* Federations under simulated faults, of seeds that are always the same (sim_seeds_test.c has others): no invariant breaks, nothing that should be tried stays untried, runs are reproducible, a run
- * that fails is made smaller, and bugs that are planted on purpose are found. */
+/* Federations under simulated faults, of seeds that are always the same (sim_seeds_test.c has
+ * others): no invariant breaks, nothing that should be tried stays untried, runs are reproducible,
+ * a run that fails is made smaller, and bugs that are planted on purpose are found. */
 #include "base/memory.h"
 #include "sim/faults.h"
 #include "sim/lies.h"
 #include "sim/shrink.h"
 #include "tests/test.h"
 
-static struct faults_summary run(uint64_t first, uint64_t count, const struct world_filter *filter, FILE *out) {
-    struct faults_options options = {.first = first, .count = count, .filter = filter, .coverage = out != NULL, .shrink = true};
+static struct faults_summary run(uint64_t first, uint64_t count, const struct world_filter *filter,
+                                 FILE *out) {
+    struct faults_options options = {
+        .first = first, .count = count, .filter = filter, .coverage = out != NULL, .shrink = true};
     struct faults_summary summary;
     faults_run(&options, out, &summary);
     return summary;
@@ -35,7 +38,9 @@ TEST_WITHIN(the_same_seed_is_the_same_run, 200000) {
     CHECK_EQUAL(once.tally.messages, again.tally.messages);
 }
 
-TEST_WITHIN(another_seed_is_another_run, 200000) { CHECK(run(1, 1, NULL, NULL).hash != run(2, 1, NULL, NULL).hash); }
+TEST_WITHIN(another_seed_is_another_run, 200000) {
+    CHECK(run(1, 1, NULL, NULL).hash != run(2, 1, NULL, NULL).hash);
+}
 
 TEST_WITHIN(what_is_left_out_of_a_run_does_not_happen, 200000) {
     static const uint64_t none[1];
@@ -79,16 +84,18 @@ TEST(a_list_of_faults_is_read_and_nonsense_is_not) {
     const uint64_t wanted[] = {3, 7, 8, 9, 40};
     CHECK_EQUAL(list.size, sizeof wanted);
     CHECK_MEMORY(list.data, wanted, sizeof wanted);
-    static const char *const bad[] = {"x", "3,", "3,3", "9-7", "3-", "-3", "1,2x", "0", "5,4", "1-99999999"};
+    static const char *const bad[] = {"x",  "3,",   "3,3", "9-7", "3-",
+                                      "-3", "1,2x", "0",   "5,4", "1-99999999"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         list.size = 0;
         bool read = faults_list_parse(bad[i], &list);
-        if (read && strcmp(bad[i], "3,") != 0) test_failed(__FILE__, __LINE__, "\"%s\" is read", bad[i]);
+        if (read && strcmp(bad[i], "3,") != 0)
+            test_failed(__FILE__, __LINE__, "\"%s\" is read", bad[i]);
     }
     buffer_deinit(&list);
 }
 
-/* ---- planted bugs: a sample; `make sim-plants` finds them all -------------------------------------------------------------------- */
+/* ---- planted bugs: a sample; `make sim-plants` finds them all -------------------------------- */
 
 /* What atoll-sim-planted says, with this bug active. */
 static void find(const char *plant, const char *arguments, char *out, size_t size) {
@@ -108,13 +115,22 @@ static void check_found(const char *plant, const char *invariant) {
     char wanted[64];
     find(plant, "--first 1 --seeds 1000 --no-shrink", out, sizeof out);
     snprintf(wanted, sizeof wanted, " broke %s:", invariant);
-    if (!strstr(out, wanted)) test_failed(__FILE__, __LINE__, "%s: no \"%s\" in:\n%.300s", plant, wanted, out);
+    if (!strstr(out, wanted))
+        test_failed(__FILE__, __LINE__, "%s: no \"%s\" in:\n%.300s", plant, wanted, out);
 }
 
-TEST_WITHIN(a_receipt_before_the_entry_is_durable_is_found, 200000) { check_found("receipt_before_commit", "I1"); }
-TEST_WITHIN(a_rebase_that_was_not_done_is_found, 200000) { check_found("rebase_forgotten", "base"); }
-TEST_WITHIN(a_refused_messages_mass_that_is_lost_is_found, 200000) { check_found("residual_dropped", "mass"); }
-TEST_WITHIN(an_epoch_that_nobody_checks_is_found, 200000) { check_found("epoch_unchecked", "admission"); }
+TEST_WITHIN(a_receipt_before_the_entry_is_durable_is_found, 200000) {
+    check_found("receipt_before_commit", "I1");
+}
+TEST_WITHIN(a_rebase_that_was_not_done_is_found, 200000) {
+    check_found("rebase_forgotten", "base");
+}
+TEST_WITHIN(a_refused_messages_mass_that_is_lost_is_found, 200000) {
+    check_found("residual_dropped", "mass");
+}
+TEST_WITHIN(an_epoch_that_nobody_checks_is_found, 200000) {
+    check_found("epoch_unchecked", "admission");
+}
 
 TEST_WITHIN(a_run_that_fails_is_told_with_the_few_faults_that_it_takes, 200000) {
     static char out[65536];
@@ -124,7 +140,8 @@ TEST_WITHIN(a_run_that_fails_is_told_with_the_few_faults_that_it_takes, 200000) 
     CHECK(replay != NULL);
     unsigned long long seed = strtoull(strstr(out, "--seed ") + 7, NULL, 10);
     char arguments[512];
-    snprintf(arguments, sizeof arguments, "--no-shrink --seed %llu %.*s", seed, (int)strcspn(replay, "\n"), replay);
+    snprintf(arguments, sizeof arguments, "--no-shrink --seed %llu %.*s", seed,
+             (int)strcspn(replay, "\n"), replay);
     find("residual_dropped", arguments, out, sizeof out);
     CHECK(strstr(out, " broke mass:"));
 }

@@ -1,4 +1,5 @@
-/* The simulated world: what a process that stands still gets when it goes on, and in which order. */
+/* The simulated world: what a process that stands still gets when it goes on, and in which order.
+ */
 #include "base/memory.h"
 #include "sim/world.h"
 #include "tests/test.h"
@@ -52,7 +53,8 @@ TEST(what_waited_for_a_process_comes_in_the_order_in_which_it_was_due) {
     world_deinit(&world);
 }
 
-/* Two entries of a ledger: the first waits while the site stands still, the second is sent once it goes on, earlier than planned. */
+/* Two entries of a ledger: the first waits while the site stands still, the second is sent once it
+ * goes on, earlier than planned. */
 TEST(a_process_that_goes_on_early_gets_what_waited_before_what_is_sent_later) {
     struct world world;
     struct arrivals seen = {.world = &world};

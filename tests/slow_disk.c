@@ -1,5 +1,6 @@
-/* A disk that is slow to sync, for a program that is started with this in LD_PRELOAD: SLOW_DISK_MS is what each sync takes at least,
- * SLOW_DISK_FILE, where set, a file that holds another figure, read at each sync: so a disk can become slow and recover. */
+/* A disk that is slow to sync, for a program that is started with this in LD_PRELOAD: SLOW_DISK_MS
+ * is what each sync takes at least, SLOW_DISK_FILE, where set, a file that holds another figure,
+ * read at each sync: so a disk can become slow and recover. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdio.h>

@@ -1,4 +1,5 @@
-/* fdatasync and syncfs are defined here, as in storage_store_fault_test.c: a test can make them fail. */
+/* fdatasync and syncfs are defined here, as in storage_store_fault_test.c: a test can make them
+ * fail. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -23,9 +24,12 @@ static int fail(void) {
     return -1;
 }
 int fdatasync(int file) { return failing_code ? fail() : (int)syscall(SYS_fdatasync, file); }
-int syncfs(int file) { return failing_code ? fail() : (int)syscall(SYS_fdatasync, file); } /* tests need no whole-system sync */
+int syncfs(int file) {
+    return failing_code ? fail() : (int)syscall(SYS_fdatasync, file);
+} /* tests need no whole-system sync */
 
-static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init, digest_update, digest_final};
+static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init,
+                                             digest_update, digest_final};
 
 static struct blob_store *open_store(void) {
     struct blob_store *store = NULL;
@@ -157,7 +161,8 @@ TEST(something_else_under_a_blobs_name_is_not_followed) {
     CHECK_STATUS(blob_read(store, digest, 1 << 20, &out, &error), CORRUPT);
     CHECK_STATUS(blob_size(store, digest, NULL, &error), CORRUPT);
     CHECK(rmdir(path) == 0 && mkfifo(path, 0600) == 0);
-    CHECK_STATUS(blob_read(store, digest, 1 << 20, &out, &error), CORRUPT); /* and does not wait for a writer */
+    /* and does not wait for a writer */
+    CHECK_STATUS(blob_read(store, digest, 1 << 20, &out, &error), CORRUPT);
     free(path);
     blob_store_close(store);
 }
@@ -182,10 +187,12 @@ TEST(listing_gives_blobs_in_order_and_nothing_else) {
     struct walk walk = {0};
     struct blob_batch *batch = blob_batch_create(store);
     uint8_t digest[DIGEST_SIZE];
-    for (unsigned i = 0; i < 40; i++) CHECK_OK(blob_batch_add(batch, bytes_of(&i, sizeof i), digest, &error));
+    for (unsigned i = 0; i < 40; i++)
+        CHECK_OK(blob_batch_add(batch, bytes_of(&i, sizeof i), digest, &error));
     CHECK_OK(blob_batch_sync(batch, &error));
     char *upper = path_of(digest);
-    for (char *at = strrchr(upper, '/'); *at; at++) *at = (char)(*at >= 'a' && *at <= 'f' ? *at - 32 : *at);
+    for (char *at = strrchr(upper, '/'); *at; at++)
+        *at = (char)(*at >= 'a' && *at <= 'f' ? *at - 32 : *at);
     CHECK_OK(file_write(upper, text_bytes("stray"), 0600, &error)); /* not a canonical name */
     CHECK_OK(blob_each(store, visit, &walk, &error));
     CHECK_EQUAL(walk.count, 40);
@@ -193,7 +200,8 @@ TEST(listing_gives_blobs_in_order_and_nothing_else) {
     uint64_t count = 0, size = 0;
     CHECK_OK(blob_total(store, &count, &size, &error));
     CHECK(count == 40 && size == 160);
-    for (unsigned i = 100; i < 120; i++) CHECK_OK(blob_batch_add(batch, bytes_of(&i, sizeof i), digest, &error));
+    for (unsigned i = 100; i < 120; i++)
+        CHECK_OK(blob_batch_add(batch, bytes_of(&i, sizeof i), digest, &error));
     CHECK_OK(blob_batch_sync(batch, &error));
     walk = (struct walk){0};
     CHECK_STATUS(blob_each(store, visit, &walk, &error), CANCELLED);
@@ -290,7 +298,9 @@ TEST(an_upload_goes_on_where_it_broke_and_ends_as_a_blob) {
         for (unsigned i = 0; i < 3 && at < SIZE; i++) {
             size_t take = MIN((size_t)STEP, (size_t)(SIZE - at));
             CHECK_STATUS(blob_upload_append(upload, at + 1, bytes_of(data, 1), &error), INVALID);
-            if (at > 0) CHECK_STATUS(blob_upload_append(upload, at - 1, bytes_of(data, 1), &error), INVALID);
+            if (at > 0)
+                CHECK_STATUS(blob_upload_append(upload, at - 1, bytes_of(data, 1), &error),
+                             INVALID);
             CHECK_OK(blob_upload_append(upload, at, bytes_of(data + at, take), &error));
             at += take;
         }
@@ -385,7 +395,8 @@ TEST(an_upload_has_one_writer) {
     CHECK_STATUS(blob_upload_open(store, "u", 10, &second, &error), UNAVAILABLE);
     CHECK_OK(blob_upload_append(upload, 0, text_bytes("ab"), &error));
     blob_upload_close(upload);
-    CHECK_STATUS(blob_upload_open(store, "u", 1, &second, &error), INVALID); /* more is there than may be */
+    CHECK_STATUS(blob_upload_open(store, "u", 1, &second, &error),
+                 INVALID); /* more is there than may be */
     CHECK_OK(blob_upload_open(store, "u", 10, &second, &error));
     CHECK_EQUAL(blob_upload_size(second), 2);
     blob_upload_discard(second);
@@ -410,7 +421,8 @@ TEST(only_old_uploads_that_nobody_has_open_are_cleaned_away) {
     char *left_over = xformat("%s/uploads/.tmp-1-0000", test_directory());
     CHECK_OK(file_write(left_over, text_bytes("x"), 0600, &error));
     char command[400];
-    snprintf(command, sizeof command, "cd '%s/uploads' && touch -d '2 hours ago' old open .tmp-1-0000", test_directory());
+    snprintf(command, sizeof command,
+             "cd '%s/uploads' && touch -d '2 hours ago' old open .tmp-1-0000", test_directory());
     CHECK(system(command) == 0);
     CHECK_OK(blob_upload_clean(store, 3600 * 1000, &removed, &error));
     CHECK_EQUAL(removed, 2);
@@ -418,7 +430,8 @@ TEST(only_old_uploads_that_nobody_has_open_are_cleaned_away) {
     blob_upload_close(open);
     CHECK_EQUAL(files_in("uploads"), 2);
     CHECK_OK(file_write(left_over, text_bytes("of now"), 0600, &error));
-    CHECK_OK(blob_upload_clean_named(store, ".tmp-", &removed, &error)); /* whatever its age, and nothing else */
+    CHECK_OK(blob_upload_clean_named(store, ".tmp-", &removed,
+                                     &error)); /* whatever its age, and nothing else */
     CHECK_EQUAL(removed, 1);
     CHECK(!file_exists(left_over));
     CHECK_EQUAL(files_in("uploads"), 2);
@@ -444,7 +457,8 @@ TEST(a_failed_sync_means_no_blob_and_no_rest) {
         for (unsigned count = 1; count < 8; count += 6) {
             struct blob_batch *batch = blob_batch_create(store);
             uint8_t each[DIGEST_SIZE];
-            for (unsigned i = 0; i < count; i++) CHECK_OK(blob_batch_add(batch, bytes_of(&i, sizeof i), each, &error));
+            for (unsigned i = 0; i < count; i++)
+                CHECK_OK(blob_batch_add(batch, bytes_of(&i, sizeof i), each, &error));
             CHECK_STATUS(blob_batch_sync(batch, &error), wanted);
             blob_batch_destroy(batch);
             CHECK_EQUAL(files_in("blobs") + files_in("uploads"), 0);
@@ -470,7 +484,8 @@ static void unmount(void) { umount2(mounted, MNT_DETACH); }
 TEST(a_full_disk_is_said_with_figures_and_uploads_go_on_once_there_is_room) {
     snprintf(mounted, sizeof mounted, "%s/small", test_directory());
     CHECK(mkdir(mounted, 0700) == 0);
-    if (mount("tmpfs", mounted, "tmpfs", 0, "size=2m,nr_inodes=1000") != 0) TEST_SKIP("mounting is not allowed here");
+    if (mount("tmpfs", mounted, "tmpfs", 0, "size=2m,nr_inodes=1000") != 0)
+        TEST_SKIP("mounting is not allowed here");
     atexit(unmount);
     struct blob_store *store = NULL;
     struct error error = {0};
@@ -489,7 +504,8 @@ TEST(a_full_disk_is_said_with_figures_and_uploads_go_on_once_there_is_room) {
     CHECK_OK(blob_delete(store, ballast, &error));
     CHECK_OK(blob_upload_open(store, "u", SIZE, &upload, &error));
     CHECK_EQUAL(blob_upload_size(upload), kept);
-    CHECK_OK(blob_upload_append(upload, kept, bytes_of(data + kept, (size_t)(SIZE - kept)), &error));
+    CHECK_OK(
+        blob_upload_append(upload, kept, bytes_of(data + kept, (size_t)(SIZE - kept)), &error));
     digest_sha256(data, SIZE, digest);
     CHECK_OK(blob_upload_finish(upload, digest, &error));
     CHECK_OK(blob_check(store, digest, &error));
@@ -511,7 +527,8 @@ TEST(a_process_killed_while_uploading_leaves_an_upload_that_goes_on) {
         if (child == 0) {
             struct blob_upload *upload = NULL;
             CHECK_OK(blob_upload_open(store, "u", SIZE, &upload, &error));
-            for (uint64_t at = blob_upload_size(upload); at + STEP < SIZE; at = blob_upload_size(upload)) {
+            for (uint64_t at = blob_upload_size(upload); at + STEP < SIZE;
+                 at = blob_upload_size(upload)) {
                 CHECK_OK(blob_upload_append(upload, at, bytes_of(data + at, STEP), &error));
                 usleep(20);
             }

@@ -1,7 +1,8 @@
-/* What the store does when the world breaks: killed processes, damaged files, full disks, failed syncs.
+/* What the store does when the world breaks: killed processes, damaged files, full disks, failed
+ * syncs.
  *
- * fdatasync, pwrite, writev and fallocate are defined here, and so called by LMDB too (the program's symbols come first): a
- * test can make the n-th call fail. */
+ * fdatasync, pwrite, writev and fallocate are defined here, and so called by LMDB too (the
+ * program's symbols come first): a test can make the n-th call fail. */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -52,7 +53,8 @@ int fdatasync(int file) { return strikes(&sync_fault) ? -1 : (int)syscall(SYS_fd
 int fallocate(int file, int mode, off_t at, off_t size) {
     return strikes(&reserve_fault) ? -1 : (int)syscall(SYS_fallocate, file, mode, at, size);
 }
-static atomic_bool spare_meta; /* LMDB rewrites its two meta pages in place: no full disk keeps it from that */
+/* LMDB rewrites its two meta pages in place: no full disk keeps it from that */
+static atomic_bool spare_meta;
 ssize_t pwrite(int file, const void *data, size_t size, off_t at) {
     bool spared = atomic_load(&spare_meta) && at < 2 * 4096;
     return !spared && strikes(&write_fault) ? -1 : syscall(SYS_pwrite64, file, data, size, at);
@@ -61,7 +63,8 @@ ssize_t writev(int file, const struct iovec *pieces, int count) {
     return strikes(&write_fault) ? -1 : syscall(SYS_writev, file, pieces, count);
 }
 
-static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init, digest_update, digest_final};
+static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init,
+                                             digest_update, digest_final};
 enum { LEDGER, SITES };
 static const char *const tables[] = {"ledger", "sites"};
 
@@ -74,8 +77,10 @@ static char *keep(char *path) {
 }
 
 static struct store_options options_of(const char *name) {
-    return (struct store_options){
-        .directory = keep(file_join(test_directory(), name)), .tables = tables, .table_count = 2, .digest = &sha256};
+    return (struct store_options){.directory = keep(file_join(test_directory(), name)),
+                                  .tables = tables,
+                                  .table_count = 2,
+                                  .digest = &sha256};
 }
 static struct store *open_with(const struct store_options *options) {
     struct store *store = NULL;
@@ -95,7 +100,8 @@ static struct store_batch *numbered(struct store *store, uint64_t number, size_t
     return batch;
 }
 
-static enum status put_number(struct store *store, uint64_t number, size_t value_size, struct error *error) {
+static enum status put_number(struct store *store, uint64_t number, size_t value_size,
+                              struct error *error) {
     return store_commit_wait(store, numbered(store, number, value_size), error);
 }
 
@@ -114,7 +120,9 @@ static enum status get_number(struct store *store, uint64_t number, struct error
     return status;
 }
 
-static char *data_path(const struct store_options *options) { return keep(file_join(options->directory, "data.mdb")); }
+static char *data_path(const struct store_options *options) {
+    return keep(file_join(options->directory, "data.mdb"));
+}
 
 /* --- killed --- */
 
@@ -128,7 +136,8 @@ static void acknowledge(void *context, enum status status, const struct error *e
     if (status == OK) atomic_fetch_add(&shared->count, 1);
 }
 
-static void write_until_killed(const struct store_options *options, uint64_t from, struct acknowledgements *shared) {
+static void write_until_killed(const struct store_options *options, uint64_t from,
+                               struct acknowledgements *shared) {
     struct store *store = open_with(options);
     for (uint64_t number = from;; number++) {
         struct store_batch *batch = numbered(store, number, 8 + number % 3000);
@@ -140,7 +149,8 @@ TEST_WITHIN(nothing_acknowledged_is_lost_when_the_process_is_killed_at_any_momen
     struct store_options options = options_of("store");
     options.map_size = 256 << 10; /* growth is killed, too */
     options.queue_batches = 64;
-    struct acknowledgements *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct acknowledgements *shared =
+        mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(shared != MAP_FAILED);
     struct random random;
     random_init(&random, 9);
@@ -153,7 +163,8 @@ TEST_WITHIN(nothing_acknowledged_is_lost_when_the_process_is_killed_at_any_momen
         CHECK(kill(child, SIGKILL) == 0);
         int how = 0;
         CHECK(waitpid(child, &how, 0) == child);
-        CHECK(WIFSIGNALED(how) && WTERMSIG(how) == SIGKILL); /* it did not end by itself, refused something */
+        /* it did not end by itself, refused something */
+        CHECK(WIFSIGNALED(how) && WTERMSIG(how) == SIGKILL);
         uint64_t acknowledged = atomic_load(&shared->count), count = 0;
         struct store *store = open_with(&options);
         struct error error = {0};
@@ -220,7 +231,8 @@ TEST(a_record_moved_to_another_key_or_table_is_reported) {
     char *path = data_path(&options);
     struct buffer file = {0};
     CHECK_OK(file_read(path, 1 << 20, &file, &error));
-    for (uint8_t *at; (at = memmem(file.data, file.size, "key-one", 7)) != NULL;) memcpy(at, "key-two", 7);
+    for (uint8_t *at; (at = memmem(file.data, file.size, "key-one", 7)) != NULL;)
+        memcpy(at, "key-two", 7);
     CHECK_OK(file_write(path, buffer_bytes(&file), 0600, &error));
     store = open_with(&options);
     struct buffer out = {0};
@@ -228,18 +240,21 @@ TEST(a_record_moved_to_another_key_or_table_is_reported) {
     store_close(store);
     /* and the same bytes under another table's name */
     static const char *const swapped[] = {"sites", "ledger"};
-    for (uint8_t *at; (at = memmem(file.data, file.size, "key-two", 7)) != NULL;) memcpy(at, "key-one", 7);
+    for (uint8_t *at; (at = memmem(file.data, file.size, "key-two", 7)) != NULL;)
+        memcpy(at, "key-one", 7);
     CHECK_OK(file_write(path, buffer_bytes(&file), 0600, &error));
     options.tables = swapped;
     store = open_with(&options);
-    CHECK_OK(store_get(store, 0, text_bytes("key-one"), &out, &error)); /* tables are known by name, not by number */
+    CHECK_OK(store_get(store, 0, text_bytes("key-one"), &out,
+                       &error)); /* tables are known by name, not by number */
     store_close(store);
     buffer_deinit(&out);
     buffer_deinit(&file);
 }
 
-/* Every byte of a small store is flipped in turn, each tried in a process of its own. LMDB trusts its pages, so some damage
- * kills the reader or hides a record; what must never happen is a record that reads OK and is not what was written. */
+/* Every byte of a small store is flipped in turn, each tried in a process of its own. LMDB trusts
+ * its pages, so some damage kills the reader or hides a record; what must never happen is a record
+ * that reads OK and is not what was written. */
 static int try_damaged(const struct store_options *options) {
     struct store *store = NULL;
     if (!freopen("/dev/null", "w", stderr)) return 1;
@@ -264,7 +279,8 @@ TEST_WITHIN(no_flipped_byte_makes_a_wrong_record_look_right, 120000) {
     struct store_options options = options_of("store");
     struct store *store = open_with(&options);
     struct error error = {0};
-    struct store_batch *batch = store_batch_create(store); /* one commit, so that most pages of the file are in use */
+    /* one commit, so that most pages of the file are in use */
+    struct store_batch *batch = store_batch_create(store);
     for (uint64_t number = 0; number < 40; number++) {
         uint8_t key[STORE_KEY_U64_SIZE], value[600] = {0};
         memcpy(value, &number, sizeof number);
@@ -300,17 +316,19 @@ TEST_WITHIN(no_flipped_byte_makes_a_wrong_record_look_right, 120000) {
         else if (WEXITSTATUS(how) == 2)
             missing++;
         else
-            test_failed(__FILE__, __LINE__, "byte %zu ^ %02x: a wrong record was read as a right one", at, flip);
+            test_failed(__FILE__, __LINE__,
+                        "byte %zu ^ %02x: a wrong record was read as a right one", at, flip);
     }
-    printf("    of %u flipped bits: %u without effect, %u reported, %u only as a missing record, %u ended the process\n", rounds,
-           healthy, reported, missing, died);
+    printf("    of %u flipped bits: %u without effect, %u reported, %u only as a missing record, "
+           "%u ended the process\n",
+           rounds, healthy, reported, missing, died);
     CHECK(reported > rounds / 20);
     CHECK_EQUAL(missing, 0); /* store_check counts */
     buffer_deinit(&file);
 }
 
-/* What a site's daemon does with its journal: opens it for writing, reads all. What it must tell apart is damage, which a
- * person repairs, from everything that a restart may cure. */
+/* What a site's daemon does with its journal: opens it for writing, reads all. What it must tell
+ * apart is damage, which a person repairs, from everything that a restart may cure. */
 static int open_heavily_damaged(const struct store_options *options) {
     struct store *store = NULL;
     struct error error = {0};
@@ -331,7 +349,8 @@ TEST_WITHIN(a_heavily_damaged_store_is_called_damaged, 120000) {
     struct store_options options = options_of("store");
     struct error error = {0};
     struct store *store = open_with(&options);
-    for (uint64_t number = 0; number < 100; number++) CHECK_OK(put_number(store, number, 300, &error));
+    for (uint64_t number = 0; number < 100; number++)
+        CHECK_OK(put_number(store, number, 300, &error));
     store_close(store);
     struct buffer file = {0};
     char *path = data_path(&options);
@@ -346,7 +365,8 @@ TEST_WITHIN(a_heavily_damaged_store_is_called_damaged, 120000) {
         for (unsigned i = 0; i < flips; i++)
             damaged[random_below(&random, file.size)] ^= (uint8_t)(1 + random_below(&random, 255));
         int data = open(path, O_WRONLY | O_CLOEXEC);
-        CHECK(data >= 0 && pwrite(data, damaged, file.size, 0) == (ssize_t)file.size && ftruncate(data, (off_t)file.size) == 0);
+        CHECK(data >= 0 && pwrite(data, damaged, file.size, 0) == (ssize_t)file.size &&
+              ftruncate(data, (off_t)file.size) == 0);
         close(data);
         free(damaged);
         pid_t child = fork();
@@ -360,9 +380,11 @@ TEST_WITHIN(a_heavily_damaged_store_is_called_damaged, 120000) {
         else if (WEXITSTATUS(how) == CORRUPT || WEXITSTATUS(how) == NOT_FOUND)
             reported++;
         else
-            test_failed(__FILE__, __LINE__, "round %u: damage was given status %d", round, WEXITSTATUS(how));
+            test_failed(__FILE__, __LINE__, "round %u: damage was given status %d", round,
+                        WEXITSTATUS(how));
     }
-    printf("    of 300 damaged files: %u reported, %u ended the process, %u without effect\n", reported, died, healthy);
+    printf("    of 300 damaged files: %u reported, %u ended the process, %u without effect\n",
+           reported, died, healthy);
     CHECK(reported > 100);
     buffer_deinit(&file);
 }
@@ -395,7 +417,8 @@ TEST(a_store_of_another_format_is_refused) {
     struct store *store = NULL;
     struct error error = {0};
     CHECK_OK(file_read(path, 1 << 20, &file, &error));
-    for (uint8_t *at; (at = memmem(file.data, file.size, "atoll store 1", 13)) != NULL;) at[12] = '2';
+    for (uint8_t *at; (at = memmem(file.data, file.size, "atoll store 1", 13)) != NULL;)
+        at[12] = '2';
     CHECK_OK(file_write(path, buffer_bytes(&file), 0600, &error));
     CHECK_STATUS(store_open(&options, &store, &error), INVALID);
     CHECK_CONTAINS(error.message, "made by another version");
@@ -412,22 +435,27 @@ static void count_fatal(void *context, const struct error *error) {
 }
 
 /* Everything that a full disk promises; `break_it` and `mend_it` are the disk. */
-static void check_full_and_recovery(struct store_options options, void (*break_it)(void), void (*mend_it)(void)) {
+static void check_full_and_recovery(struct store_options options, void (*break_it)(void),
+                                    void (*mend_it)(void)) {
     options.on_fatal = count_fatal;
     struct store *store = open_with(&options);
     struct error error = {0};
-    for (uint64_t number = 0; number < 5; number++) CHECK_OK(put_number(store, number, 100, &error));
+    for (uint64_t number = 0; number < 5; number++)
+        CHECK_OK(put_number(store, number, 100, &error));
     break_it();
     enum status status = OK;
     uint64_t number = 5;
-    for (; status == OK && number < 3000; number++) status = put_number(store, number, 4000, &error);
+    for (; status == OK && number < 3000; number++)
+        status = put_number(store, number, 4000, &error);
     CHECK_EQUAL(status, FULL);
     CHECK_CONTAINS(error.message, "MiB free on disk");
     uint64_t lost = number - 1;
     CHECK_STATUS(get_number(store, lost, NULL), NOT_FOUND);
-    for (uint64_t i = 0; i < lost; i++) CHECK_OK(get_number(store, i, &error)); /* reading goes on */
+    /* reading goes on */
+    for (uint64_t i = 0; i < lost; i++) CHECK_OK(get_number(store, i, &error));
     mend_it();
-    CHECK_STATUS(put_number(store, number, 100, &error), FULL); /* nothing slips in after the lost one */
+    /* nothing slips in after the lost one */
+    CHECK_STATUS(put_number(store, number, 100, &error), FULL);
     CHECK_STATUS(get_number(store, number, NULL), NOT_FOUND);
     struct store_figures figures;
     store_figures(store, &figures);
@@ -471,7 +499,8 @@ TEST(a_disk_that_is_full_where_the_meta_page_goes_is_fatal) {
     CHECK_OK(put_number(store, 0, 10, &error));
     enum status status = OK;
     for (uint64_t number = 1; status == OK && number < 50; number++) {
-        set_fault(&write_fault, 2, ENOSPC, true); /* the pages are the first write, the meta page the second */
+        /* the pages are the first write, the meta page the second */
+        set_fault(&write_fault, 2, ENOSPC, true);
         status = put_number(store, number, 10, &error);
     }
     CHECK_EQUAL(status, FAILED);
@@ -492,7 +521,9 @@ static void mend_size(void) {
     struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
     CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0);
 }
-TEST(a_limit_on_the_file_size_is_a_full_disk) { check_full_and_recovery(options_of("store"), break_size, mend_size); }
+TEST(a_limit_on_the_file_size_is_a_full_disk) {
+    check_full_and_recovery(options_of("store"), break_size, mend_size);
+}
 
 TEST(the_map_limit_is_a_full_disk_until_something_is_deleted) {
     struct store_options options = options_of("store");
@@ -513,7 +544,8 @@ TEST(the_map_limit_is_a_full_disk_until_something_is_deleted) {
         store_key_u64(i, key);
         store_batch_delete(batch, LEDGER, bytes_of(key, sizeof key));
     }
-    CHECK_OK(store_commit_wait(store, batch, &error)); /* deleting needs room too, and there is some */
+    /* deleting needs room too, and there is some */
+    CHECK_OK(store_commit_wait(store, batch, &error));
     for (uint64_t i = 0; i < 10; i++) CHECK_OK(put_number(store, i, 2000, &error));
     store_close(store);
 }
@@ -524,7 +556,8 @@ static void unmount(void) { umount2(mounted, MNT_DETACH); }
 TEST(a_small_file_system_that_fills_up_loses_nothing) {
     snprintf(mounted, sizeof mounted, "%s/small", test_directory());
     CHECK(mkdir(mounted, 0700) == 0);
-    if (mount("tmpfs", mounted, "tmpfs", 0, "size=4m") != 0) TEST_SKIP("mounting is not allowed here");
+    if (mount("tmpfs", mounted, "tmpfs", 0, "size=4m") != 0)
+        TEST_SKIP("mounting is not allowed here");
     atexit(unmount);
     struct store_options options = options_of("small/store");
     char *ballast = keep(file_join(mounted, "ballast"));
@@ -597,7 +630,8 @@ TEST(whichever_write_fails_what_was_acknowledged_is_there_afterwards) {
             struct error error = {0};
             set_fault(kind ? &write_fault : &sync_fault, nth, EIO, false);
             uint64_t acknowledged = 0;
-            while (acknowledged < 20 && put_number(store, acknowledged, 5000, &error) == OK) acknowledged++;
+            while (acknowledged < 20 && put_number(store, acknowledged, 5000, &error) == OK)
+                acknowledged++;
             CHECK(acknowledged < 20 && error.status == FAILED);
             store_close(store);
             set_fault(kind ? &write_fault : &sync_fault, 0, 0, false);

@@ -15,7 +15,8 @@
 #include "storage/lmdb_env.h"
 #include "tests/test.h"
 
-static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init, digest_update, digest_final};
+static const struct storage_digest sha256 = {sizeof(struct digest), digest_pieces, digest_init,
+                                             digest_update, digest_final};
 enum { LEDGER, SITES };
 static const char *const tables[] = {"ledger", "sites"};
 
@@ -28,8 +29,10 @@ static char *keep(char *path) {
 }
 
 static struct store_options options_of(const char *name) {
-    return (struct store_options){
-        .directory = keep(file_join(test_directory(), name)), .tables = tables, .table_count = 2, .digest = &sha256};
+    return (struct store_options){.directory = keep(file_join(test_directory(), name)),
+                                  .tables = tables,
+                                  .table_count = 2,
+                                  .digest = &sha256};
 }
 
 static struct store *open_with(const struct store_options *options) {
@@ -143,7 +146,9 @@ TEST(wrong_puts_are_refused_at_the_commit_and_nothing_of_the_batch_is_stored) {
         CHECK_STATUS(store_has(store, SITES, text_bytes("good"), NULL), NOT_FOUND);
     }
     struct store_batch *batch = store_batch_create(store);
-    store_batch_put(batch, SITES, bytes_of(key, STORE_KEY_SIZE_MAX), bytes_of(big, STORE_VALUE_SIZE_MAX)); /* just fits */
+    /* just fits */
+    store_batch_put(batch, SITES, bytes_of(key, STORE_KEY_SIZE_MAX),
+                    bytes_of(big, STORE_VALUE_SIZE_MAX));
     CHECK_OK(store_commit_wait(store, batch, &error));
     struct buffer out = {0};
     CHECK_OK(store_get(store, SITES, bytes_of(key, STORE_KEY_SIZE_MAX), &out, &error));
@@ -155,8 +160,9 @@ TEST(wrong_puts_are_refused_at_the_commit_and_nothing_of_the_batch_is_stored) {
 }
 
 TEST(wrong_options_are_refused) {
-    static const char *const bad[][2] = {{"ok", "_format"}, {"ok", ""},         {"ok", "Upper"},
-                                         {"ok", "a/b"},     {"twice", "twice"}, {"ok", "a_name_of_more_than_thirty_two_chars"}};
+    static const char *const bad[][2] = {
+        {"ok", "_format"}, {"ok", ""},         {"ok", "Upper"},
+        {"ok", "a/b"},     {"twice", "twice"}, {"ok", "a_name_of_more_than_thirty_two_chars"}};
     struct store_options options = options_of("store");
     struct store *store = NULL;
     for (size_t i = 0; i < COUNT_OF(bad); i++) {
@@ -242,7 +248,8 @@ static void *read_many(void *context) {
         struct bytes key, value, none = bytes_of(NULL, 0);
         struct store_scan *scan = store_scan_open(one->store, SITES, none, none, STORE_ASCENDING);
         enum status status;
-        while ((status = store_scan_next(scan, &key, &value, &error)) == OK) CHECK(bytes_equal(key, value));
+        while ((status = store_scan_next(scan, &key, &value, &error)) == OK)
+            CHECK(bytes_equal(key, value));
         CHECK_EQUAL(status, NOT_FOUND);
         store_scan_close(scan);
         struct store_figures figures;
@@ -261,7 +268,8 @@ TEST(many_threads_write_and_read_at_once_and_share_commits) {
     atomic_uint stop = 0;
     for (unsigned i = 0; i < WRITERS + READERS; i++) {
         crowd[i] = (struct crowd){store, i, &stop};
-        CHECK(pthread_create(&threads[i], NULL, i < WRITERS ? write_many : read_many, &crowd[i]) == 0);
+        CHECK(pthread_create(&threads[i], NULL, i < WRITERS ? write_many : read_many, &crowd[i]) ==
+              0);
     }
     for (unsigned i = 0; i < WRITERS; i++) pthread_join(threads[i], NULL);
     atomic_store(&stop, 1);
@@ -357,7 +365,8 @@ static void check_scan(struct store *store, uint64_t from, uint64_t to, enum sto
     struct error error = {0};
     store_key_u64(from, low);
     store_key_u64(to, high);
-    struct store_scan *scan = store_scan_open(store, LEDGER, bytes_of(low, 8), bytes_of(high, 8), order);
+    struct store_scan *scan =
+        store_scan_open(store, LEDGER, bytes_of(low, 8), bytes_of(high, 8), order);
     for (uint64_t i = from; i < to; i++) {
         uint64_t wanted = order == STORE_ASCENDING ? i : to - 1 - (i - from), got = 0, stored = 0;
         CHECK_OK(store_scan_next(scan, &key, &value, &error));
@@ -428,8 +437,10 @@ TEST(bounds_longer_than_any_key_are_taken_for_what_they_are) {
     CHECK_OK(store_commit_wait(store, batch, &error));
     struct bytes bound = bytes_of(longest, sizeof longest), none = bytes_of(NULL, 0);
     for (int order = 0; order < 2; order++) {
-        CHECK_EQUAL(count_scan(store_scan_open(store, SITES, bound, none, (enum store_order)order)), 1);
-        CHECK_EQUAL(count_scan(store_scan_open(store, SITES, none, bound, (enum store_order)order)), 1);
+        CHECK_EQUAL(count_scan(store_scan_open(store, SITES, bound, none, (enum store_order)order)),
+                    1);
+        CHECK_EQUAL(count_scan(store_scan_open(store, SITES, none, bound, (enum store_order)order)),
+                    1);
     }
     store_close(store);
 }
@@ -525,9 +536,10 @@ TEST(looking_at_a_store_that_is_not_there_is_not_found) {
     CHECK(!file_exists(options.directory));
 }
 
-/* ---- reading without write access ---------------------------------------------------------------------------------------------- */
+/* ---- reading without write access ------------------------------------------------------------ */
 
-/* Files as an auditor finds them: readable, and not this process's to write. A child that calls it is nobody where it was root. */
+/* Files as an auditor finds them: readable, and not this process's to write. A child that calls it
+ * is nobody where it was root. */
 static void become_an_auditor(const char *directory) {
     static const char *const names[] = {"", "/data.mdb", "/lock.mdb", "/writer.lock"};
     CHECK(chmod(test_directory(), 0755) == 0);
@@ -574,7 +586,8 @@ TEST(looking_at_a_store_makes_no_file) {
     struct store *store = open_with(&options);
     put_now(store, SITES, "k", "v");
     store_close(store);
-    char *lock = keep(file_join(options.directory, "lock.mdb")), *writer = keep(file_join(options.directory, "writer.lock"));
+    char *lock = keep(file_join(options.directory, "lock.mdb")),
+         *writer = keep(file_join(options.directory, "writer.lock"));
     CHECK(unlink(lock) == 0 && unlink(writer) == 0); /* a copy of what counts */
     options.read_only = true;
     store = open_with(&options);
@@ -583,7 +596,8 @@ TEST(looking_at_a_store_makes_no_file) {
     CHECK(!file_exists(lock) && !file_exists(writer)); /* root's would keep the owner out */
 }
 
-/* What a reader read in one version is dropped once a writer may have reused that version's pages, and not before. */
+/* What a reader read in one version is dropped once a writer may have reused that version's pages,
+ * and not before. */
 TEST(an_unlisted_reader_that_was_overtaken_knows_it) {
     struct store_options options = options_of("store");
     struct store *store = open_with(&options);
@@ -623,7 +637,8 @@ TEST(an_unlisted_reader_that_was_overtaken_knows_it) {
     store_close(store);
 }
 
-/* Every commit rewrites all records with one number: whatever is read must have a right digest, and never go back. */
+/* Every commit rewrites all records with one number: whatever is read must have a right digest, and
+ * never go back. */
 TEST(an_unlisted_reader_beside_a_busy_writer_reads_only_what_was_committed) {
     struct store_options options = options_of("store");
     struct store *store = open_with(&options);
@@ -638,7 +653,8 @@ TEST(an_unlisted_reader_beside_a_busy_writer_reads_only_what_was_committed) {
         for (uint64_t i = 0; i < RECORDS; i++) {
             uint8_t key[STORE_KEY_U64_SIZE];
             store_key_u64(i, key);
-            store_batch_put(batch, LEDGER, bytes_of(key, sizeof key), bytes_of(value, sizeof value));
+            store_batch_put(batch, LEDGER, bytes_of(key, sizeof key),
+                            bytes_of(value, sizeof value));
         }
         CHECK_OK(store_commit_wait(store, batch, &error));
         if (round > 0) continue;
@@ -649,7 +665,8 @@ TEST(an_unlisted_reader_beside_a_busy_writer_reads_only_what_was_committed) {
             struct store *reader = open_with(&options);
             uint64_t newest = 0;
             for (int reading = 0; reading < READINGS; reading++) {
-                struct store_scan *scan = store_scan_open(reader, LEDGER, bytes_of(NULL, 0), bytes_of(NULL, 0), STORE_ASCENDING);
+                struct store_scan *scan = store_scan_open(reader, LEDGER, bytes_of(NULL, 0),
+                                                          bytes_of(NULL, 0), STORE_ASCENDING);
                 struct bytes key, found;
                 for (int i = 0; i < RECORDS; i++) {
                     uint64_t number;

@@ -49,8 +49,10 @@ void test_skipped(const char *format, ...) {
 const char *test_directory(void) {
     if (!*directory) {
         const char *base = getenv("TMPDIR");
-        snprintf(directory, sizeof directory, "%s/atoll-test-%ld", base ? base : "/tmp", (long)getpid());
-        char command[600]; /* process numbers come round again: what a killed test left must not be found */
+        snprintf(directory, sizeof directory, "%s/atoll-test-%ld", base ? base : "/tmp",
+                 (long)getpid());
+        char command[600]; /* process numbers come round again: what a killed test left must not be
+                              found */
         snprintf(command, sizeof command, "rm -rf '%s' && mkdir -p '%s'", directory, directory);
         if (system(command) != 0) test_failed(__FILE__, __LINE__, "cannot make %s", directory);
     }
@@ -87,8 +89,10 @@ struct outcome {
     uint64_t took_ms;
 };
 
-static struct outcome run_in_child(const struct test *test, const char *program, unsigned slowdown) {
-    uint64_t start = clock_monotonic_ms(), deadline = start + (uint64_t)test->deadline_ms * slowdown;
+static struct outcome run_in_child(const struct test *test, const char *program,
+                                   unsigned slowdown) {
+    uint64_t start = clock_monotonic_ms(),
+             deadline = start + (uint64_t)test->deadline_ms * slowdown;
     struct outcome outcome = {0};
     pid_t child = fork();
     if (child == 0) {
@@ -130,7 +134,8 @@ static bool leaks_are_seen(void) {
 }
 
 static bool was_skipped(const struct outcome *outcome) {
-    return !outcome->timed_out && WIFEXITED(outcome->status) && WEXITSTATUS(outcome->status) == EXIT_TEST_SKIPPED;
+    return !outcome->timed_out && WIFEXITED(outcome->status) &&
+           WEXITSTATUS(outcome->status) == EXIT_TEST_SKIPPED;
 }
 
 static bool as_expected(const struct test *test, const struct outcome *outcome) {
@@ -140,7 +145,9 @@ static bool as_expected(const struct test *test, const struct outcome *outcome) 
     case TEST_PASS: return code == 0;
     case TEST_FAIL: return code == EXIT_TEST_FAILED;
     case TEST_HANG: return outcome->timed_out;
-    case TEST_CRASH: return !outcome->timed_out && (WIFSIGNALED(outcome->status) || (code != 0 && code != EXIT_TEST_FAILED));
+    case TEST_CRASH:
+        return !outcome->timed_out &&
+               (WIFSIGNALED(outcome->status) || (code != 0 && code != EXIT_TEST_FAILED));
     case TEST_LEAK: return leaks_are_seen() ? code != 0 : code == 0;
     }
     return false;

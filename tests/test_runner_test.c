@@ -1,5 +1,5 @@
-/* The runner itself: what cannot run is said and counted by itself, as neither passed nor failed. The other canaries stand beside
- * what they are about. */
+/* The runner itself: what cannot run is said and counted by itself, as neither passed nor failed.
+ * The other canaries stand beside what they are about. */
 #include "tests/test.h"
 
 #include <unistd.h>

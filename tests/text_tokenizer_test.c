@@ -39,10 +39,12 @@ static void check_vector(const struct tokenizer *t, const char *name, char *hex,
         CHECK_OK(hex_decode(pair, &byte, 1, &error));
         buffer_u8(&text, byte);
     }
-    for (char *at = strtok(numbers, ",-"); at; at = strtok(NULL, ",-")) buffer_u32(&wanted, (uint32_t)strtoul(at, NULL, 10));
+    for (char *at = strtok(numbers, ",-"); at; at = strtok(NULL, ",-"))
+        buffer_u32(&wanted, (uint32_t)strtoul(at, NULL, 10));
     CHECK_OK(tokenizer_encode(t, buffer_bytes(&text), true, &tokens, &error));
     if (!bytes_equal(buffer_bytes(&tokens), buffer_bytes(&wanted)))
-        test_failed(__FILE__, __LINE__, "%s: \"%.*s\" has other tokens", name, (int)text.size, (const char *)text.data);
+        test_failed(__FILE__, __LINE__, "%s: \"%.*s\" has other tokens", name, (int)text.size,
+                    (const char *)text.data);
     tokens.size = 0;
     CHECK_OK(tokenizer_encode(t, buffer_bytes(&text), false, &tokens, &error));
     struct reader reader = reader_of(buffer_bytes(&tokens));
@@ -51,7 +53,8 @@ static void check_vector(const struct tokenizer *t, const char *name, char *hex,
     bool changes = strcmp(name, "qwen") == 0 && nfc_changes(buffer_bytes(&text), &normal);
     if (strcmp(name, "strip") != 0) /* there blanks go with the tokens beside them */
         CHECK(bytes_equal(buffer_bytes(&back), buffer_bytes(changes ? &normal : &text)));
-    buffer_deinit(&text), buffer_deinit(&tokens), buffer_deinit(&wanted), buffer_deinit(&back), buffer_deinit(&normal);
+    buffer_deinit(&text), buffer_deinit(&tokens), buffer_deinit(&wanted), buffer_deinit(&back),
+        buffer_deinit(&normal);
 }
 
 TEST(texts_have_the_tokens_that_the_tokenizers_package_gives_them) {
@@ -91,15 +94,21 @@ static void refused(const char *from, const char *to, const char *words) {
 }
 
 TEST(a_tokenizer_of_another_kind_is_refused_by_its_name) {
-    refused("\"type\":\"BPE\"", "\"type\":\"Unigram\"", "kind Unigram; byte-level BPE is what is supported; give tokens");
+    refused("\"type\":\"BPE\"", "\"type\":\"Unigram\"",
+            "kind Unigram; byte-level BPE is what is supported; give tokens");
     refused("\"byte_fallback\":false", "\"byte_fallback\":true", "byte fallback");
     refused("\"normalizer\":null", "\"normalizer\":{\"type\":\"NFKC\"}", "normalizer is NFKC");
     refused("\"normalizer\":null",
-            "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"},{\"type\":\"Lowercase\"}]}", "Lowercase");
-    refused("\"pre_tokenizer\":{\"type\":\"ByteLevel\"", "\"pre_tokenizer\":{\"type\":\"Metaspace\"", "Metaspace");
+            "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"},{\"type\":"
+            "\"Lowercase\"}]}",
+            "Lowercase");
+    refused("\"pre_tokenizer\":{\"type\":\"ByteLevel\"",
+            "\"pre_tokenizer\":{\"type\":\"Metaspace\"", "Metaspace");
     refused("\"add_prefix_space\":false", "\"add_prefix_space\":true", "blank before");
-    refused("\"decoder\":{\"type\":\"ByteLevel\"", "\"decoder\":{\"type\":\"WordPiece\"", "decoder is WordPiece");
-    refused("\"post_processor\":null", "\"post_processor\":{\"type\":\"BertProcessing\"}", "BertProcessing");
+    refused("\"decoder\":{\"type\":\"ByteLevel\"", "\"decoder\":{\"type\":\"WordPiece\"",
+            "decoder is WordPiece");
+    refused("\"post_processor\":null", "\"post_processor\":{\"type\":\"BertProcessing\"}",
+            "BertProcessing");
     refused("\"single_word\":false", "\"single_word\":true", "<|begin|>");
     refused("\"merges\":[", "\"merges\":[[\"qq\",\"zz\"],", "merge 0, \"qq\" and \"zz\"");
     refused("\"model\"", "\"modal\"", "model");
@@ -125,13 +134,14 @@ static struct buffer tokens_of(const char *from, const char *to, const char *tex
 TEST(what_a_file_keeps_of_its_last_use_and_empty_sequences_change_no_token) {
     static const char text[] = "the theory of other things, hello world, Hello World";
     static const char *const cases[][2] = {
-        {"\"truncation\":null",
-         "\"truncation\":{\"direction\":\"Right\",\"max_length\":3,\"strategy\":\"LongestFirst\",\"stride\":0}"},
-        {"\"padding\":null",
-         "\"padding\":{\"strategy\":{\"Fixed\":90},\"direction\":\"Right\",\"pad_id\":0,\"pad_token\":\"!\"}"},
+        {"\"truncation\":null", "\"truncation\":{\"direction\":\"Right\",\"max_length\":3,"
+                                "\"strategy\":\"LongestFirst\",\"stride\":0}"},
+        {"\"padding\":null", "\"padding\":{\"strategy\":{\"Fixed\":90},\"direction\":\"Right\","
+                             "\"pad_id\":0,\"pad_token\":\"!\"}"},
         {"\"dropout\":null", "\"dropout\":0.5"},
         {"\"normalizer\":null", "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[]}"},
-        {"\"normalizer\":null", "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"}]}"},
+        {"\"normalizer\":null",
+         "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"}]}"},
     };
     struct buffer wanted = tokens_of("\"padding\":null", "\"padding\":null", text);
     CHECK(wanted.size > 3 * 4);
@@ -185,9 +195,11 @@ TEST(text_of_one_base_and_very_many_marks_is_normalized_in_time) {
     struct buffer text = {0}, out = {0};
     buffer_append_text(&text, "a");
     for (int i = 0; i < 200000; i++)
-        buffer_append_text(&text, i % 2 ? "\xcc\x81" : "\xcc\xa3"); /* classes 230 and 220 in turns */
+        buffer_append_text(&text,
+                           i % 2 ? "\xcc\x81" : "\xcc\xa3"); /* classes 230 and 220 in turns */
     CHECK(nfc_changes(buffer_bytes(&text), &out));
-    CHECK_EQUAL(out.size, text.size); /* the first pair is one of as many bytes, the others change places */
+    CHECK_EQUAL(out.size,
+                text.size); /* the first pair is one of as many bytes, the others change places */
     buffer_deinit(&text), buffer_deinit(&out);
 }
 
@@ -269,28 +281,33 @@ TEST(what_streams_out_never_splits_a_character) {
     utf8_stream_end(&stream, &out);
     buffer_u8(&out, 0);
     CHECK_TEXT((const char *)out.data,
-               "a\xc3\xbc\xf0\x9f\x91\x8d z\xef\xbf\xbd\xef\xbf\xbd!\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");
+               "a\xc3\xbc\xf0\x9f\x91\x8d "
+               "z\xef\xbf\xbd\xef\xbf\xbd!\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");
     buffer_deinit(&out);
 }
 
 TEST(a_pattern_that_is_not_understood_or_too_slow_is_an_error) {
     struct error error = {0};
     struct pattern *pattern;
-    static const char *const bad[] = {"",           "(",     ")",      "a**",   "[a",  "(?<=x)", "a.b", "\\w+",
-                                      "\\p{Greek}", "(ab)+", "x{3,1}", "[z-a]", "a+?", "^a",     "\\1"};
-    for (size_t i = 0; i < COUNT_OF(bad); i++) CHECK_STATUS(pattern_compile(bad[i], &pattern, &error), INVALID);
+    static const char *const bad[] = {"",       "(",     ")",    "a**",        "[a",
+                                      "(?<=x)", "a.b",   "\\w+", "\\p{Greek}", "(ab)+",
+                                      "x{3,1}", "[z-a]", "a+?",  "^a",         "\\1"};
+    for (size_t i = 0; i < COUNT_OF(bad); i++)
+        CHECK_STATUS(pattern_compile(bad[i], &pattern, &error), INVALID);
     CHECK_OK(pattern_compile("a*a*a*a*a*a*a*a*a*a*b", &pattern, &error));
     char text[200];
     memset(text, 'a', sizeof text);
     size_t begin, end;
-    CHECK_STATUS(pattern_find(pattern, bytes_of(text, sizeof text), 0, &begin, &end, &error), INVALID);
+    CHECK_STATUS(pattern_find(pattern, bytes_of(text, sizeof text), 0, &begin, &end, &error),
+                 INVALID);
     CHECK_CONTAINS(error.message, "too long");
     pattern_free(pattern);
 }
 
 TEST_WITHIN(ten_thousand_damaged_tokenizers_are_refused_by_name_or_work, 120000) {
-    static const char *const words[] = {"{",  "}",     "[",          "]",       "\"",   ":", ",", "null",  "true",
-                                        "-1", "1e999", "4294967296", "\\u0000", "\xff", "(", "*", "\\\\p{"};
+    static const char *const words[] = {"{",       "}",    "[",    "]",  "\"",    ":",
+                                        ",",       "null", "true", "-1", "1e999", "4294967296",
+                                        "\\u0000", "\xff", "(",    "*",  "\\\\p{"};
     struct buffer file = golden_file("llama3.json");
     const char *text = (const char *)file.data;
     size_t head = (size_t)(strstr(text, "\"vocab\"") - text);
@@ -299,11 +316,13 @@ TEST_WITHIN(ten_thousand_damaged_tokenizers_are_refused_by_name_or_work, 120000)
     int refusals = 0;
     for (int i = 0; i < 10000; i++) {
         struct error error = {0};
-        size_t size = random_below(&random, 4) ? file.size : (size_t)random_below(&random, file.size);
+        size_t size =
+            random_below(&random, 4) ? file.size : (size_t)random_below(&random, file.size);
         uint8_t *copy = xmalloc(size);
         memcpy(copy, file.data, size);
         for (uint64_t hits = 1 + random_below(&random, 3); hits > 0 && size > 0; hits--) {
-            size_t at = (size_t)random_below(&random, random_below(&random, 2) ? MIN(head, size) : size);
+            size_t at =
+                (size_t)random_below(&random, random_below(&random, 2) ? MIN(head, size) : size);
             const char *word = words[random_below(&random, COUNT_OF(words))];
             if (random_below(&random, 2))
                 copy[at] = (uint8_t)random_u64(&random);
@@ -314,7 +333,8 @@ TEST_WITHIN(ten_thousand_damaged_tokenizers_are_refused_by_name_or_work, 120000)
         enum status status = tokenizer_parse(bytes_of(copy, size), &t, &error);
         if (status == OK) {
             struct buffer tokens = {0};
-            status = tokenizer_encode(t, bytes_of("Hello w\xc3\xb6rld 123\n\n  <|begin|>'s", 31), true, &tokens, &error);
+            status = tokenizer_encode(t, bytes_of("Hello w\xc3\xb6rld 123\n\n  <|begin|>'s", 31),
+                                      true, &tokens, &error);
             tokenizer_decode(t, 300, &tokens);
             buffer_deinit(&tokens);
             tokenizer_close(t);

@@ -1,4 +1,5 @@
-/* The arithmetic of a link, in a time of its own: rates, windows and losses to the percent, on any machine. */
+/* The arithmetic of a link, in a time of its own: rates, windows and losses to the percent, on any
+ * machine. */
 #include "wan/wan_link.h"
 
 #include "tests/test.h"
@@ -9,7 +10,8 @@
 static struct wan_settings settings_of(const char *const pairs[][2]) {
     struct wan_settings settings = wan_settings_default();
     struct error error = {0};
-    for (size_t i = 0; pairs[i][0]; i++) CHECK_OK(wan_settings_set(&settings, pairs[i][0], pairs[i][1], &error));
+    for (size_t i = 0; pairs[i][0]; i++)
+        CHECK_OK(wan_settings_set(&settings, pairs[i][0], pairs[i][1], &error));
     return settings;
 }
 
@@ -19,8 +21,8 @@ struct pending {
 };
 
 /* Sends `size` bytes up as fast as the flow allows; returns when the last byte arrives. */
-static uint64_t transfer(const struct wan_settings *settings, struct wan_flow *flow, uint64_t now_ns, uint64_t size,
-                         uint64_t seed) {
+static uint64_t transfer(const struct wan_settings *settings, struct wan_flow *flow,
+                         uint64_t now_ns, uint64_t size, uint64_t seed) {
     enum { PENDING_LIMIT = 1 << 16 };
     struct pending *pending = calloc(PENDING_LIMIT, sizeof(*pending));
     size_t first = 0, last = 0;
@@ -30,12 +32,14 @@ static uint64_t transfer(const struct wan_settings *settings, struct wan_flow *f
     random_init(&random, seed);
     while (size || first != last) {
         uint64_t wait_ns, next_ns;
-        size_t allowed = size ? wan_flow_allowance(flow, &bottleneck, settings, WAN_UP, now_ns, &wait_ns) : 0;
+        size_t allowed =
+            size ? wan_flow_allowance(flow, &bottleneck, settings, WAN_UP, now_ns, &wait_ns) : 0;
         if (allowed) {
             size_t piece = allowed < size ? allowed : size;
             arrival = wan_flow_send(flow, &bottleneck, settings, WAN_UP, &random, now_ns, piece);
             CHECK(arrival >= now_ns + settings->way[WAN_UP].delay_ns);
-            pending[last++ % PENDING_LIMIT] = (struct pending){arrival + settings->way[WAN_DOWN].delay_ns, piece};
+            pending[last++ % PENDING_LIMIT] =
+                (struct pending){arrival + settings->way[WAN_DOWN].delay_ns, piece};
             CHECK(last - first < PENDING_LIMIT);
             size -= piece;
             continue;
@@ -64,7 +68,10 @@ static double seconds(const char *const pairs[][2], uint64_t size) {
 
 TEST(a_rate_is_kept_to_the_percent) {
     CHECK_NEAR(seconds((const char *const[][2]){{"rate", "20mbit"}, {NULL}}, 10000000), 4, 0.01);
-    CHECK_NEAR(seconds((const char *const[][2]){{"up.rate", "1Gbit/s"}, {"down.rate", "1mbit"}, {NULL}}, 250000000), 2, 0.01);
+    CHECK_NEAR(
+        seconds((const char *const[][2]){{"up.rate", "1Gbit/s"}, {"down.rate", "1mbit"}, {NULL}},
+                250000000),
+        2, 0.01);
     CHECK_NEAR(seconds((const char *const[][2]){{"rate", "64kbit"}, {NULL}}, 80000), 10, 0.02);
 }
 
@@ -72,7 +79,8 @@ TEST(a_byte_takes_the_delay_and_a_window_takes_the_round_trip) {
     double one = seconds((const char *const[][2]){{"rtt", "200ms"}, {NULL}}, 1);
     CHECK_NEAR(one, 0.1, 1e-6);
     /* 64 KiB in every 100 ms: 10 round trips for 640 KiB, and about two more in slow start. */
-    double small = seconds((const char *const[][2]){{"rtt", "100ms"}, {"window", "64KiB"}, {NULL}}, 655360);
+    double small =
+        seconds((const char *const[][2]){{"rtt", "100ms"}, {"window", "64KiB"}, {NULL}}, 655360);
     CHECK_NEAR(small, 1.15, 0.1);
 }
 
@@ -90,20 +98,24 @@ TEST(a_flow_starts_slowly_and_again_after_idling) {
 }
 
 TEST(losses_cost_time_and_one_seed_gives_one_transfer) {
-    struct wan_settings clean = settings_of((const char *const[][2]){{"rtt", "100ms"}, {"rate", "100mbit"}, {NULL}});
-    struct wan_settings lossy =
-        settings_of((const char *const[][2]){{"rtt", "100ms"}, {"rate", "100mbit"}, {"loss", "1%"}, {NULL}});
+    struct wan_settings clean =
+        settings_of((const char *const[][2]){{"rtt", "100ms"}, {"rate", "100mbit"}, {NULL}});
+    struct wan_settings lossy = settings_of(
+        (const char *const[][2]){{"rtt", "100ms"}, {"rate", "100mbit"}, {"loss", "1%"}, {NULL}});
     struct wan_flow a, b, c;
     wan_flow_init(&a), wan_flow_init(&b), wan_flow_init(&c);
-    uint64_t without = transfer(&clean, &a, 0, 4000000, 7), with = transfer(&lossy, &b, 0, 4000000, 7);
+    uint64_t without = transfer(&clean, &a, 0, 4000000, 7),
+             with = transfer(&lossy, &b, 0, 4000000, 7);
     CHECK(b.losses > 0 && a.losses == 0);
-    CHECK(with > 3 * without); /* Mathis: 1460 / 0.1 s * 1.22 / sqrt(0.01) is 178 kB/s, not 12.5 MB/s */
+    CHECK(with >
+          3 * without); /* Mathis: 1460 / 0.1 s * 1.22 / sqrt(0.01) is 178 kB/s, not 12.5 MB/s */
     CHECK_NEAR(4000000 / ((double)with / 1e9), 178000, 100000);
     CHECK_EQUAL(transfer(&lossy, &c, 0, 4000000, 7), with);
 }
 
 TEST(jitter_never_reorders_and_stays_within_its_bound) {
-    struct wan_settings settings = settings_of((const char *const[][2]){{"delay", "10ms"}, {"jitter", "20ms"}, {NULL}});
+    struct wan_settings settings =
+        settings_of((const char *const[][2]){{"delay", "10ms"}, {"jitter", "20ms"}, {NULL}});
     struct wan_bottleneck bottleneck = {0};
     struct wan_flow flow;
     struct random random;
@@ -111,7 +123,8 @@ TEST(jitter_never_reorders_and_stays_within_its_bound) {
     random_init(&random, 3);
     wan_flow_init(&flow);
     for (uint64_t i = 0; i < 1000; i++) {
-        uint64_t now = i * 100 * MS, arrival = wan_flow_send(&flow, &bottleneck, &settings, WAN_UP, &random, now, 100);
+        uint64_t now = i * 100 * MS,
+                 arrival = wan_flow_send(&flow, &bottleneck, &settings, WAN_UP, &random, now, 100);
         CHECK(arrival >= last);
         last = arrival;
         if (arrival - now < least) least = arrival - now;
@@ -134,7 +147,8 @@ TEST(two_flows_share_one_bottleneck) {
 }
 
 TEST(a_full_queue_makes_the_sender_wait_until_there_is_room) {
-    struct wan_settings settings = settings_of((const char *const[][2]){{"rate", "8mbit"}, {"queue", "10000"}, {NULL}});
+    struct wan_settings settings =
+        settings_of((const char *const[][2]){{"rate", "8mbit"}, {"queue", "10000"}, {NULL}});
     struct wan_bottleneck bottleneck = {.free_ns = 15 * MS};
     struct wan_flow flow;
     uint64_t wait_ns;

@@ -1,4 +1,5 @@
-/* The proxy on real sockets. Times are only bounded from below here: a busy machine may be late, the link may never be early. */
+/* The proxy on real sockets. Times are only bounded from below here: a busy machine may be late,
+ * the link may never be early. */
 #include "wan/wan_proxy.h"
 
 #include <arpa/inet.h>
@@ -37,7 +38,8 @@ static int listen_anywhere(uint16_t *port) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t size = sizeof(address);
     int descriptor = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    CHECK(descriptor >= 0 && bind(descriptor, (struct sockaddr *)&address, size) == 0 && listen(descriptor, 64) == 0);
+    CHECK(descriptor >= 0 && bind(descriptor, (struct sockaddr *)&address, size) == 0 &&
+          listen(descriptor, 64) == 0);
     CHECK(getsockname(descriptor, (struct sockaddr *)&address, &size) == 0);
     *port = ntohs(address.sin_port);
     return descriptor;
@@ -66,7 +68,8 @@ static const char *say(struct fixture *f, const char *format, ...) {
 
 static uint16_t add_link(struct fixture *f, const char *name) {
     unsigned port = 0;
-    CHECK(sscanf(say(f, "link %s from 127.0.0.1:0 to 127.0.0.1:%u", name, f->target_port), "ok port=%u", &port) == 1);
+    CHECK(sscanf(say(f, "link %s from 127.0.0.1:0 to 127.0.0.1:%u", name, f->target_port),
+                 "ok port=%u", &port) == 1);
     return (uint16_t)port;
 }
 
@@ -104,9 +107,11 @@ static uint64_t counter(struct fixture *f, const char *way, const char *name) {
 }
 
 static int connect_to(uint16_t port) {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(port)};
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(port)};
     int descriptor = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    CHECK(descriptor >= 0 && connect(descriptor, (struct sockaddr *)&address, sizeof(address)) == 0);
+    CHECK(descriptor >= 0 &&
+          connect(descriptor, (struct sockaddr *)&address, sizeof(address)) == 0);
     deadline(descriptor, 30000);
     return descriptor;
 }
@@ -168,10 +173,12 @@ TEST(bytes_pass_intact_both_ways_at_once_then_the_ends_and_all_is_counted) {
     struct error error = {0};
     struct thread *threads[2];
     uint8_t *up = pattern(UP, 1), *down = pattern(DOWN, 2);
-    CHECK_TEXT(say(f, "set a rtt 10ms jitter 5ms rate 50mbit loss 0.5%% window 64KiB queue 32KiB"), "ok");
+    CHECK_TEXT(say(f, "set a rtt 10ms jitter 5ms rate 50mbit loss 0.5%% window 64KiB queue 32KiB"),
+               "ok");
     pair(f, &near, &far);
     struct sending sends[2] = {{near, up, UP}, {far, down, DOWN}};
-    for (int i = 0; i < 2; i++) CHECK_OK(thread_start("send", send_body, &sends[i], &threads[i], &error));
+    for (int i = 0; i < 2; i++)
+        CHECK_OK(thread_start("send", send_body, &sends[i], &threads[i], &error));
     CHECK_EQUAL(receive_all(far, up, UP), 0);
     CHECK_EQUAL(receive_all(near, down, DOWN), 0);
     for (int i = 0; i < 2; i++) CHECK(thread_join(threads[i], 10000) == OK);

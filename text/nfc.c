@@ -21,7 +21,7 @@ enum { /* Hangul syllables are arithmetic (The Unicode Standard, section 3.12) *
        FIRST = 0x300 /* below it nothing changes, moves or composes with what is before */
 };
 
-/* ---- the table -------------------------------------------------------------------------------------------------------------------- */
+/* ---- the table ------------------------------------------------------------------------------- */
 
 static uint32_t class_of(uint32_t point) {
     size_t low = 0, high = COUNT_OF(nfc_classes);
@@ -50,8 +50,10 @@ static const uint32_t *parts_of(uint32_t point) {
 
 /* What two make together; 0: nothing. */
 static uint32_t compose_two(uint32_t a, uint32_t b) {
-    if (a - L_BASE < L_COUNT && b - V_BASE < V_COUNT) return S_BASE + ((a - L_BASE) * V_COUNT + (b - V_BASE)) * T_COUNT;
-    if (a - S_BASE < S_COUNT && (a - S_BASE) % T_COUNT == 0 && b - T_BASE - 1 < T_COUNT - 1) return a + (b - T_BASE);
+    if (a - L_BASE < L_COUNT && b - V_BASE < V_COUNT)
+        return S_BASE + ((a - L_BASE) * V_COUNT + (b - V_BASE)) * T_COUNT;
+    if (a - S_BASE < S_COUNT && (a - S_BASE) % T_COUNT == 0 && b - T_BASE - 1 < T_COUNT - 1)
+        return a + (b - T_BASE);
     size_t low = 0, high = COUNT_OF(nfc_pairs);
     while (low < high) {
         size_t middle = low + (high - low) / 2;
@@ -61,10 +63,13 @@ static uint32_t compose_two(uint32_t a, uint32_t b) {
         else
             high = middle;
     }
-    return low < COUNT_OF(nfc_pairs) && nfc_pairs[low][0] == a && nfc_pairs[low][1] == b ? nfc_pairs[low][2] : 0;
+    return low < COUNT_OF(nfc_pairs) && nfc_pairs[low][0] == a && nfc_pairs[low][1] == b
+               ? nfc_pairs[low][2]
+               : 0;
 }
 
-/* NFC_Quick_Check is not "yes": it is made of parts that do not compose to it again, or it may compose with what is before. */
+/* NFC_Quick_Check is not "yes": it is made of parts that do not compose to it again, or it may
+ * compose with what is before. */
 static bool is_doubtful(uint32_t point) {
     if (point - V_BASE < V_COUNT || point - T_BASE - 1 < T_COUNT - 1) return true;
     const uint32_t *parts = parts_of(point);
@@ -80,7 +85,7 @@ static bool is_doubtful(uint32_t point) {
     return low < COUNT_OF(nfc_seconds) && nfc_seconds[low] == point;
 }
 
-/* ---- a stretch -------------------------------------------------------------------------------------------------------------------- */
+/* ---- a stretch ------------------------------------------------------------------------------- */
 
 struct stretch {
     uint32_t *points;
@@ -112,8 +117,8 @@ static void decompose(struct stretch *s, uint32_t point) { /* as deep as the tab
     if (parts[2]) decompose(s, parts[2]);
 }
 
-/* Marks after a base by their class, those of one class as they came. A class at a time, so that a long run of marks costs no more
- * than classes times its length. */
+/* Marks after a base by their class, those of one class as they came. A class at a time, so that a
+ * long run of marks costs no more than classes times its length. */
 static void order_marks(uint32_t *points, size_t count) {
     uint32_t *ordered = xmalloc(count * sizeof *ordered), next;
     size_t at = 0;
@@ -133,7 +138,8 @@ static void order(struct stretch *s) {
     for (size_t from = 0; from < s->count;) {
         size_t end = from;
         bool disordered = false;
-        for (uint32_t last = 0, class; end < s->count && (class = class_of(s->points[end])) != 0; end++, last = class)
+        for (uint32_t last = 0, class; end < s->count && (class = class_of(s->points[end])) != 0;
+             end++, last = class)
             disordered = disordered || class < last;
         if (disordered) order_marks(s->points + from, end - from);
         from = end + (end == from);
@@ -167,9 +173,10 @@ static void put_point(uint32_t point, struct buffer *out) {
     buffer_append(out, text, size);
 }
 
-/* ---- a text ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- a text ---------------------------------------------------------------------------------- */
 
-/* From `from` to the next character that begins anew: which neither changes nor moves nor composes with what is before. */
+/* From `from` to the next character that begins anew: which neither changes nor moves nor composes
+ * with what is before. */
 static size_t stretch_end(struct bytes text, size_t from) {
     size_t at = from;
     utf8_next(text, &at);
@@ -181,7 +188,8 @@ static size_t stretch_end(struct bytes text, size_t from) {
     return text.size;
 }
 
-/* The first stretch from `from` on that NFC may change: where it begins; text.size if there is none. */
+/* The first stretch from `from` on that NFC may change: where it begins; text.size if there is
+ * none. */
 static size_t next_doubt(struct bytes text, size_t from) {
     size_t begin = from;
     uint32_t last = 0;

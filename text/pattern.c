@@ -37,7 +37,7 @@ struct pattern {
     uint32_t item_count;
 };
 
-/* ---- characters ------------------------------------------------------------------------------------------------------------------ */
+/* ---- characters ------------------------------------------------------------------------------ */
 
 uint32_t utf8_next(struct bytes text, size_t *at) {
     const uint8_t *c = text.data + *at;
@@ -62,8 +62,9 @@ static uint32_t category_of(uint32_t point) {
 }
 
 bool unicode_is_space(uint32_t c) { /* White_Space */
-    return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) ||
-           c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
+    return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 ||
+           (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f ||
+           c == 0x205f || c == 0x3000;
 }
 
 static uint32_t fold(uint32_t c) {
@@ -75,15 +76,17 @@ static bool set_has(const struct pattern *p, const struct node *set, uint32_t po
     bool has = false;
     for (uint32_t i = 0; i < set->count && !has; i++) {
         const struct item *item = &p->items[set->first + i];
-        bool in = item->mask ? (item->mask == SPACE ? unicode_is_space(point) : (item->mask >> category_of(point) & 1) != 0)
+        bool in = item->mask ? (item->mask == SPACE ? unicode_is_space(point)
+                                                    : (item->mask >> category_of(point) & 1) != 0)
                              : point >= item->lo && point <= item->hi;
-        if (set->any_case && !item->mask) in = in || (item->lo == item->hi && fold(point) == fold(item->lo));
+        if (set->any_case && !item->mask)
+            in = in || (item->lo == item->hi && fold(point) == fold(item->lo));
         has = in != item->negated;
     }
     return has != set->negated;
 }
 
-/* ---- compiling ------------------------------------------------------------------------------------------------------------------- */
+/* ---- compiling ------------------------------------------------------------------------------- */
 
 struct pattern_parser {
     struct pattern *out;
@@ -99,10 +102,13 @@ struct fragment { /* ends in an EMPTY node whose next is still open */
 };
 
 static enum status refuse(struct pattern_parser *p, const char *what) {
-    return error_set(p->error, INVALID, "pattern at %zu: %s (near \"%.16s\")", p->at, what, (const char *)p->text.data + p->at);
+    return error_set(p->error, INVALID, "pattern at %zu: %s (near \"%.16s\")", p->at, what,
+                     (const char *)p->text.data + p->at);
 }
 
-static int peek(const struct pattern_parser *p) { return p->at < p->text.size ? p->text.data[p->at] : -1; }
+static int peek(const struct pattern_parser *p) {
+    return p->at < p->text.size ? p->text.data[p->at] : -1;
+}
 
 static bool accept(struct pattern_parser *p, const char *word) {
     size_t size = strlen(word);
@@ -114,7 +120,8 @@ static bool accept(struct pattern_parser *p, const char *word) {
 static enum status new_node(struct pattern_parser *p, enum node_kind kind, int *out) {
     if (p->out->node_count == NODES_MAX) return refuse(p, "it is too long");
     *out = p->out->node_count++;
-    p->out->nodes[*out] = (struct node){.kind = kind, .next = -1, .other = -1, .least = 1, .most = 1, .any_case = p->any_case};
+    p->out->nodes[*out] = (struct node){
+        .kind = kind, .next = -1, .other = -1, .least = 1, .most = 1, .any_case = p->any_case};
     return OK;
 }
 
@@ -125,8 +132,9 @@ static enum status add_item(struct pattern_parser *p, struct item item) {
 }
 
 static enum status parse_property(struct pattern_parser *p, bool negated) {
-    static const char names[][3] = {"Cn", "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps",
-                                    "Pe", "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Co"};
+    static const char names[][3] = {"Cn", "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd",
+                                    "Nl", "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Sm",
+                                    "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Co"};
     char name[4] = "";
     size_t size = 0;
     if (!accept(p, "{")) return refuse(p, "\\p without {");
@@ -171,7 +179,8 @@ static enum status parse_class(struct pattern_parser *p, bool *negated) {
     *negated = accept(p, "^");
     for (bool first = true; first || peek(p) != ']'; first = false) {
         if (peek(p) < 0) return refuse(p, "a class has no end");
-        if (peek(p) == '[' || accept(p, "&&")) return refuse(p, "classes in classes are not supported");
+        if (peek(p) == '[' || accept(p, "&&"))
+            return refuse(p, "classes in classes are not supported");
         uint32_t low, high;
         TRY(parse_single(p, &low));
         if (low == 0) continue;
@@ -190,7 +199,8 @@ static enum status parse_class(struct pattern_parser *p, bool *negated) {
 static bool parse_number(struct pattern_parser *p, uint32_t *out) {
     size_t from = p->at;
     uint32_t value = 0;
-    while (peek(p) >= '0' && peek(p) <= '9' && value < 100000) value = value * 10 + (uint32_t)(p->text.data[p->at++] - '0');
+    while (peek(p) >= '0' && peek(p) <= '9' && value < 100000)
+        value = value * 10 + (uint32_t)(p->text.data[p->at++] - '0');
     *out = value;
     return p->at > from;
 }
@@ -208,7 +218,8 @@ static enum status parse_quantifier(struct pattern_parser *p, struct node *node,
         if (!parse_number(p, &node->least)) return refuse(p, "a count is missing");
         node->most = node->least;
         if (accept(p, ",") && !parse_number(p, &node->most)) node->most = REPEAT_MAX;
-        if (!accept(p, "}") || node->most < node->least || node->most == 0) return refuse(p, "this count makes no sense");
+        if (!accept(p, "}") || node->most < node->least || node->most == 0)
+            return refuse(p, "this count makes no sense");
         return OK; /* {m,n}+ would be something else in Oniguruma: refused as a second quantifier */
     } else {
         *there = false;
@@ -237,13 +248,15 @@ static enum status parse_group(struct pattern_parser *p, struct fragment *out) {
     if (look) {
         TRY(new_node(p, NODE_LOOK, &node));
         p->out->nodes[out->end].kind = NODE_ACCEPT;
-        p->out->nodes[node].other = out->start, p->out->nodes[node].next = end, p->out->nodes[node].negated = negated;
+        p->out->nodes[node].other = out->start, p->out->nodes[node].next = end,
+        p->out->nodes[node].negated = negated;
         *out = (struct fragment){node, end};
         return OK;
     }
     bool there;
     TRY(parse_quantifier(p, &quantifier, &there));
-    if (quantifier.most != 1 || quantifier.possessive) return refuse(p, "a group may only be optional");
+    if (quantifier.most != 1 || quantifier.possessive)
+        return refuse(p, "a group may only be optional");
     p->out->nodes[out->end].next = end;
     if (quantifier.least == 0) {
         TRY(new_node(p, NODE_SPLIT, &node));
@@ -320,7 +333,8 @@ static enum status parse_alternatives(struct pattern_parser *p, struct fragment 
 enum status pattern_compile(const char *text, struct pattern **out, struct error *error) {
     struct pattern_parser p = {.text = bytes_of(text, strlen(text)), .error = error};
     if (p.text.size == 0 || p.text.size > PATTERN_MAX)
-        return error_set(error, INVALID, "a pattern has %zu bytes; 1 to %d are supported", p.text.size, PATTERN_MAX);
+        return error_set(error, INVALID, "a pattern has %zu bytes; 1 to %d are supported",
+                         p.text.size, PATTERN_MAX);
     p.out = xcalloc(1, sizeof *p.out);
     struct fragment whole;
     enum status status = parse_alternatives(&p, &whole);
@@ -337,7 +351,7 @@ enum status pattern_compile(const char *text, struct pattern **out, struct error
 
 void pattern_free(struct pattern *pattern) { free(pattern); }
 
-/* ---- matching -------------------------------------------------------------------------------------------------------------------- */
+/* ---- matching -------------------------------------------------------------------------------- */
 
 struct match {
     const struct pattern *p;
@@ -386,12 +400,13 @@ static ptrdiff_t match_from(struct match *m, int index, size_t at) {
     return NO_MATCH;
 }
 
-enum status pattern_find(const struct pattern *pattern, struct bytes text, size_t from, size_t *begin, size_t *end,
-                         struct error *error) {
+enum status pattern_find(const struct pattern *pattern, struct bytes text, size_t from,
+                         size_t *begin, size_t *end, struct error *error) {
     for (size_t at = from; at < text.size; utf8_next(text, &at)) {
         struct match m = {pattern, text, 0};
         ptrdiff_t to = match_from(&m, pattern->start, at);
-        if (m.steps > PATTERN_STEPS) return error_set(error, INVALID, "the tokenizer's pattern takes too long on this text");
+        if (m.steps > PATTERN_STEPS)
+            return error_set(error, INVALID, "the tokenizer's pattern takes too long on this text");
         if (to == NO_MATCH || (size_t)to == at) continue;
         *begin = at, *end = (size_t)to;
         return OK;

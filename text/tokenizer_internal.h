@@ -25,10 +25,11 @@ struct tokenizer {
     uint64_t names_mask;
     struct merge_slot *merges; /* [merges_mask + 1] open addressing by the pair */
     uint64_t merges_mask;
-    uint32_t *added;    /* [added_count] */
-    bool *special;      /* [added_count]: it controls, as the end of a text does, and is not text */
-    bool *normalized;   /* [added_count]: it is looked for in normalized text */
-    bool *left, *right; /* [added_count]: it takes the blanks before it, or those after it, with it */
+    uint32_t *added;  /* [added_count] */
+    bool *special;    /* [added_count]: it controls, as the end of a text does, and is not text */
+    bool *normalized; /* [added_count]: it is looked for in normalized text */
+    bool *left,
+        *right; /* [added_count]: it takes the blanks before it, or those after it, with it */
     size_t added_count;
     bool added_first[256]; /* the bytes that added tokens begin with */
     bool ignore_merges, nfc, byte_level;

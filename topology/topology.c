@@ -12,8 +12,8 @@
 #include "base/random.h"
 #include "topology/topology_table.h"
 
-/* Dense bf16 peaks without sparsity, from the makers' data sheets: A100, H100 (SXM), H200, B200 (NVIDIA), MI300X (AMD), TPU v4, v5e,
- * v5p, v6e (Google Cloud). */
+/* Dense bf16 peaks without sparsity, from the makers' data sheets: A100, H100 (SXM), H200, B200
+ * (NVIDIA), MI300X (AMD), TPU v4, v5e, v5p, v6e (Google Cloud). */
 const struct topology_gpu topology_gpus[] = {{"A100", 312e12, 80e9},
                                              {"H100", 989e12, 80e9},
                                              {"H200", 989e12, 141e9},
@@ -28,13 +28,16 @@ const struct topology_gpu topology_gpus[] = {{"A100", 312e12, 80e9},
                                              {"TPUv6e", 918e12, 32e9},
                                              {NULL, 0, 0}};
 
-/* ---- what follows from what was read ------------------------------------------------------------------------------------- */
+/* ---- what follows from what was read --------------------------------------------------------- */
 
-static enum status derive_step(const struct topology *topology, struct topology_site *site, struct error *error) {
+static enum status derive_step(const struct topology *topology, struct topology_site *site,
+                               struct error *error) {
     bool gpu = site->gpu_kind >= 0;
     int given = !isnan(site->step) + !isnan(site->tokens_per_second) + gpu;
     if (given != 1) {
-        return error_set(error, INVALID, "site \"%s\": give exactly one of step, tokens_per_second and gpu.kind", site->name);
+        return error_set(error, INVALID,
+                         "site \"%s\": give exactly one of step, tokens_per_second and gpu.kind",
+                         site->name);
     }
     if (!isnan(site->step)) {
         site->tokens_per_second = site->batch_tokens / site->step;
@@ -48,7 +51,8 @@ static enum status derive_step(const struct topology *topology, struct topology_
     return OK;
 }
 
-static enum status check_fault(const char *where, const struct topology_fault *fault, struct error *error) {
+static enum status check_fault(const char *where, const struct topology_fault *fault,
+                               struct error *error) {
     if (isfinite(fault->at) && !(fault->at_lasts > 0) && !(fault->lasts > 0)) {
         return error_set(error, INVALID, "%s: `at` needs `at_lasts` as well", where);
     }
@@ -60,39 +64,45 @@ static enum status check_run_section(struct topology *topology, struct error *er
     bool sparse = codec_is_sparse(run->codec);
     if ((int)run->mode < 0) run->mode = sparse ? OUTER_SPARSE : OUTER_DENSE;
     if (sparse != (run->mode == OUTER_SPARSE)) {
-        return error_set(error, INVALID, "run: codec %s goes with mode %s", codec_name(run->codec), sparse ? "sparse" : "dense");
+        return error_set(error, INVALID, "run: codec %s goes with mode %s", codec_name(run->codec),
+                         sparse ? "sparse" : "dense");
     }
-    if (isnan(run->staleness_cap)) run->staleness_cap = fmin(fmax(16, 2 * (double)topology->site_count), STALENESS_LIMIT);
+    if (isnan(run->staleness_cap))
+        run->staleness_cap = fmin(fmax(16, 2 * (double)topology->site_count), STALENESS_LIMIT);
     return OK;
 }
 
 enum status topology_settle(struct topology *topology, struct error *error) {
-    if (topology->group_count == 0) return error_set(error, INVALID, "sites: there is none; give at least one");
+    if (topology->group_count == 0)
+        return error_set(error, INVALID, "sites: there is none; give at least one");
     double sites = 0;
     for (uint32_t i = 0; i < topology->group_count; i++) {
         struct topology_site *site = &topology->groups[i];
         if (site->name[0] == '\0') snprintf(site->name, sizeof site->name, "site%u", i + 1);
         for (uint32_t j = 0; j < i; j++) {
             if (strcmp(topology->groups[j].name, site->name) == 0)
-                return error_set(error, INVALID, "sites: the name \"%s\" is there twice", site->name);
+                return error_set(error, INVALID, "sites: the name \"%s\" is there twice",
+                                 site->name);
         }
         TRY(derive_step(topology, site, error));
         TRY(check_fault("failures", &site->failure, error));
         TRY(check_fault("link.outages", &site->link.outage, error));
         if (!(site->leaves > site->joins)) {
-            return error_set(error, INVALID, "site \"%s\": leaves must come after joins", site->name);
+            return error_set(error, INVALID, "site \"%s\": leaves must come after joins",
+                             site->name);
         }
         sites += site->count;
     }
     if (sites > TOPOLOGY_SITES_LIMIT) {
-        return error_set(error, INVALID, "sites: %.0f of them; at most %d are simulated", sites, TOPOLOGY_SITES_LIMIT);
+        return error_set(error, INVALID, "sites: %.0f of them; at most %d are simulated", sites,
+                         TOPOLOGY_SITES_LIMIT);
     }
     topology->site_count = (uint32_t)sites;
     TRY(check_fault("coordinator.outages", &topology->coordinator.outage, error));
     return check_run_section(topology, error);
 }
 
-/* ---- life ---------------------------------------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 enum { FILE_LIMIT = 1 << 20 };
 
@@ -118,7 +128,7 @@ struct topology *topology_copy(const struct topology *topology) {
     return copy;
 }
 
-/* ---- single sites -------------------------------------------------------------------------------------------------------- */
+/* ---- single sites ---------------------------------------------------------------------------- */
 
 static uint64_t common_divisor(uint64_t a, uint64_t b) {
     while (b) {
@@ -136,7 +146,8 @@ static uint64_t shuffled(uint64_t index, uint64_t count, uint64_t seed) {
     return (index * stride + seed % count) % count;
 }
 
-struct topology_place topology_place(const struct topology *topology, uint32_t site, uint64_t seed) {
+struct topology_place topology_place(const struct topology *topology, uint32_t site,
+                                     uint64_t seed) {
     ASSERT(site < topology->site_count);
     struct topology_place place = {.index = site};
     while (place.index >= (uint32_t)topology->groups[place.group].count) {
@@ -154,16 +165,18 @@ struct topology_place topology_place(const struct topology *topology, uint32_t s
     return place;
 }
 
-/* ---- TCP ----------------------------------------------------------------------------------------------------------------- */
+/* ---- TCP ------------------------------------------------------------------------------------- */
 
 #define SEGMENT 1448.0
 
 /* One connection:
  *   window   window / rtt.
- *   loss     CUBIC: the larger of Mathis et al. 1997 (SEGMENT / rtt * 1.22 / sqrt(p)) and RFC 9438's response function
- *            (1.054 SEGMENT / (rtt^0.25 p^0.75)), times 2: measured 0.5 MB/s at 100 ms and 0.5 %, where the formula gives 0.25.
- *            BBR does not slow down for losses; only probing costs: 0.79 of the rate, measured at the same point (19.6 of
- *            24.7 MB/s); past its loss threshold of 2 % a round (BBRv2) it gives way, so it is taken as CUBIC beyond 10 %. */
+ *   loss     CUBIC: the larger of Mathis et al. 1997 (SEGMENT / rtt * 1.22 / sqrt(p)) and RFC
+ *            9438's response function (1.054 SEGMENT / (rtt^0.25 p^0.75)), times 2: measured 0.5
+ *            MB/s at 100 ms and 0.5 %, where the formula gives 0.25. BBR does not slow down for
+ *            losses; only probing costs: 0.79 of the rate, measured at the same point (19.6 of 24.7
+ *            MB/s); past its loss threshold of 2 % a round (BBRv2) it gives way, so it is taken as
+ *            CUBIC beyond 10 %. */
 static double connection_rate(const struct topology_link *link, double access) {
     double rate = access;
     if (link->rtt > 0) rate = fmin(rate, link->window / link->rtt);
@@ -171,7 +184,8 @@ static double connection_rate(const struct topology_link *link, double access) {
         rate *= 0.79 * (1 - link->loss);
     } else if (link->loss > 0 && link->rtt > 0) {
         double mathis = SEGMENT / link->rtt * 1.22 / sqrt(link->loss);
-        double cubic = SEGMENT * 1.054 / (sqrt(sqrt(link->rtt)) * sqrt(link->loss) * sqrt(sqrt(link->loss)));
+        double cubic =
+            SEGMENT * 1.054 / (sqrt(sqrt(link->rtt)) * sqrt(link->loss) * sqrt(sqrt(link->loss)));
         rate = fmin(rate, 2 * fmax(mathis, cubic));
     }
     return rate;
@@ -181,7 +195,9 @@ double topology_rate_up(const struct topology_link *link) {
     return fmin(link->up, link->connections * connection_rate(link, link->up));
 }
 
-double topology_rate_down(const struct topology_link *link) { return fmin(link->down, connection_rate(link, link->down)); }
+double topology_rate_down(const struct topology_link *link) {
+    return fmin(link->down, connection_rate(link, link->down));
+}
 
 /* ---- faults ---- */
 
@@ -195,7 +211,8 @@ double topology_fault_gap(const struct topology_fault *fault, struct random *ran
     return fault->regular ? fault->every : topology_draw(fault->every, random);
 }
 
-double topology_fault_length(const struct topology_fault *fault, bool is_extra, struct random *random) {
+double topology_fault_length(const struct topology_fault *fault, bool is_extra,
+                             struct random *random) {
     if (is_extra && fault->at_lasts > 0) return fault->at_lasts;
     return fault->regular ? fault->lasts : topology_draw(fault->lasts, random);
 }

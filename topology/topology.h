@@ -1,5 +1,6 @@
-/* A federation on paper: its model, its sites, their links and what fails, as a YAML file says it. `atoll-sim plan` and
- * `atoll-sim train` simulate it; scripts/local-federation runs the same file with real processes behind a shaping proxy.
+/* A federation on paper: its model, its sites, their links and what fails, as a YAML file says it.
+ * `atoll-sim plan` and `atoll-sim train` simulate it; scripts/local-federation runs the same file
+ * with real processes behind a shaping proxy.
  *
  *     duration: 24h                            sites:
  *     model: {parameters: 10B}                   - name: us
@@ -7,16 +8,18 @@
  *     coordinator: {up: 10Gbit/s}                  gpu: {kind: H100, count: 8}
  *                                                  link: {up: 1Gbit/s, down: 2Gbit/s, rtt: 90ms}
  *
- * Strict: an unknown key is an error that names the nearest one, with file and line; every number that has a unit must be
- * written with it. `defaults:` holds the keys of a site; each site starts from them. `topology_explain` prints every key
- * with its default and meaning.
+ * Strict: an unknown key is an error that names the nearest one, with file and line; every number
+ * that has a unit must be written with it. `defaults:` holds the keys of a site; each site starts
+ * from them. `topology_explain` prints every key with its default and meaning.
  *
- * Units here: seconds, bytes, bytes per second, shares from 0 to 1, all in double; INFINITY is "never" or "unlimited". Rates are of
- * TCP's payload: what headers of IP and TCP take (3 to 5 %) is not to be counted in. 1 GB is 10^9 bytes.
+ * Units here: seconds, bytes, bytes per second, shares from 0 to 1, all in double; INFINITY is
+ * "never" or "unlimited". Rates are of TCP's payload: what headers of IP and TCP take (3 to 5 %) is
+ * not to be counted in. 1 GB is 10^9 bytes.
  *
- * Speed of a site: `step` (an inner step) is given, or follows from `tokens_per_second`, or from its GPUs:
- * 6 * parameters * batch_tokens / (peak * mfu * gpus), Kaplan et al., arXiv 2001.08361, section 2.1. A group of `count` sites with
- * `spread: 20 %` has sites from 0.8 to 1.2 times that speed, evenly, in an order that the seed shuffles.
+ * Speed of a site: `step` (an inner step) is given, or follows from `tokens_per_second`, or from
+ * its GPUs: 6 * parameters * batch_tokens / (peak * mfu * gpus), Kaplan et al., arXiv 2001.08361,
+ * section 2.1. A group of `count` sites with `spread: 20 %` has sites from 0.8 to 1.2 times that
+ * speed, evenly, in an order that the seed shuffles.
  *
  * Plain data, one owner, no I/O but topology_load.
  */
@@ -34,8 +37,9 @@
 
 enum { TOPOLOGY_GROUPS_LIMIT = 256, TOPOLOGY_SITES_LIMIT = 100000, TOPOLOGY_NAME_SIZE = 48 };
 
-/* Something that breaks and is mended. Where `regular`, every `every` seconds to the second; else intervals are drawn from the
- * exponential distribution with that mean, and `lasts` is the mean of another. `at` adds one that begins then. */
+/* Something that breaks and is mended. Where `regular`, every `every` seconds to the second; else
+ * intervals are drawn from the exponential distribution with that mean, and `lasts` is the mean of
+ * another. `at` adds one that begins then. */
 struct topology_fault {
     double every; /* seconds of working between two; INFINITY: never */
     double lasts; /* seconds */
@@ -49,21 +53,23 @@ double topology_draw(double mean, struct random *random);
 /* Seconds of working until the next one, without the one of `at`; INFINITY: never. */
 double topology_fault_gap(const struct topology_fault *fault, struct random *random);
 /* How long one lasts; is_extra: the one of `at`, which lasts at_lasts where that is given. */
-double topology_fault_length(const struct topology_fault *fault, bool is_extra, struct random *random);
+double topology_fault_length(const struct topology_fault *fault, bool is_extra,
+                             struct random *random);
 
 enum congestion_control { CONGESTION_CUBIC = 0, CONGESTION_BBR = 1 };
 
 struct topology_link {
-    double up, down;              /* bytes per second at the site; INFINITY: unlimited */
-    double rtt;                   /* seconds, to the coordinator and back */
-    double jitter;                /* seconds: a message takes up to so much longer, evenly distributed */
-    double loss;                  /* share of packets */
-    double connections;           /* TCP connections that a transfer may use */
-    int congestion;               /* enum congestion_control */
-    double window;                /* bytes: the largest send and receive window of one connection */
-    double price;                 /* for each byte that the site sends; the file says it for a GB */
+    double up, down;    /* bytes per second at the site; INFINITY: unlimited */
+    double rtt;         /* seconds, to the coordinator and back */
+    double jitter;      /* seconds: a message takes up to so much longer, evenly distributed */
+    double loss;        /* share of packets */
+    double connections; /* TCP connections that a transfer may use */
+    int congestion;     /* enum congestion_control */
+    double window;      /* bytes: the largest send and receive window of one connection */
+    double price;       /* for each byte that the site sends; the file says it for a GB */
     struct topology_fault outage; /* nothing passes */
-    struct topology_fault reset;  /* every connection is cut, and may be opened at once; `lasts` is not used */
+    struct topology_fault
+        reset; /* every connection is cut, and may be opened at once; `lasts` is not used */
 };
 
 struct topology_site {             /* a group of `count` equal sites */
@@ -77,14 +83,16 @@ struct topology_site {             /* a group of `count` equal sites */
     double tokens_per_second;
     double step; /* seconds; always filled after reading */
     struct topology_link link;
-    struct topology_fault failure; /* of the site's processes or machines: training and daemon stop */
-    double gpu_mtbf;               /* seconds of one GPU: adds to the rate of `failure`; INFINITY: none */
-    double restart;                /* seconds from the repair until it trains again: loading, warming up */
-    double checkpoint;             /* seconds between two checkpoints of the site's daemon */
-    double decode;                 /* seconds for each parameter of a contribution to be decoded and merged, on all its cores */
-    double encode;                 /* seconds a parameter, once a round, beside training */
-    double copy;                   /* seconds a parameter that training stands still at a snapshot or rebase */
-    double joins, leaves;          /* seconds from the start */
+    struct topology_fault
+        failure;       /* of the site's processes or machines: training and daemon stop */
+    double gpu_mtbf;   /* seconds of one GPU: adds to the rate of `failure`; INFINITY: none */
+    double restart;    /* seconds from the repair until it trains again: loading, warming up */
+    double checkpoint; /* seconds between two checkpoints of the site's daemon */
+    double decode; /* seconds for each parameter of a contribution to be decoded and merged, on all
+                      its cores */
+    double encode; /* seconds a parameter, once a round, beside training */
+    double copy;   /* seconds a parameter that training stands still at a snapshot or rebase */
+    double joins, leaves; /* seconds from the start */
 };
 
 struct topology_coordinator {
@@ -93,8 +101,9 @@ struct topology_coordinator {
     double up, down;              /* bytes per second; INFINITY */
     double price_out, price_hour; /* a byte of egress (a GB in the file); an hour of the machine */
     double commit;                /* seconds: a group commit */
-    double decode, step;          /* seconds a parameter and core: decoding a contribution; an outer step with its root */
-    double uploads;               /* contributions taken at once; more are told BUSY */
+    double decode, step; /* seconds a parameter and core: decoding a contribution; an outer step
+                            with its root */
+    double uploads;      /* contributions taken at once; more are told BUSY */
     struct topology_fault outage; /* it is down */
 };
 
@@ -141,7 +150,8 @@ struct topology_gpu {
 extern const struct topology_gpu topology_gpus[]; /* ends with name NULL */
 
 /* INVALID with `name`, line and what to write instead. *out is freed with topology_destroy. */
-MUST_USE enum status topology_parse(struct bytes yaml, const char *name, struct topology **out, struct error *error);
+MUST_USE enum status topology_parse(struct bytes yaml, const char *name, struct topology **out,
+                                    struct error *error);
 MUST_USE enum status topology_load(const char *path, struct topology **out, struct error *error);
 /* A preset by name, compiled in from topology/presets; NOT_FOUND names the nearest. */
 MUST_USE enum status topology_preset(const char *name, struct topology **out, struct error *error);
@@ -154,8 +164,8 @@ void topology_explain(struct buffer *out);
 /* site < site_count: groups in the order of the file. */
 struct topology_place topology_place(const struct topology *topology, uint32_t site, uint64_t seed);
 
-/* Bytes per second that one transfer of the site can reach alone: the access link, windows over the round trip, and losses
- * (topology.c has the formulas and where they come from). */
+/* Bytes per second that one transfer of the site can reach alone: the access link, windows over the
+ * round trip, and losses (topology.c has the formulas and where they come from). */
 double topology_rate_up(const struct topology_link *link);
 double topology_rate_down(const struct topology_link *link);
 

@@ -11,28 +11,28 @@
 static const char *const congestions[] = {"cubic", "bbr", NULL};
 static const char *const modes[] = {"dense", "sparse", NULL};
 
-#define FAULT(key_, at_, what_)                                                                                                  \
-    {key_ ".every", FIELD_TIME, at_ + offsetof(struct topology_fault, every),         "never",                                   \
-     1e-3,          INFINITY,   .help = "Mean time of working between two " what_ "."},                                          \
-        {key_ ".lasts",                                                                                                          \
-         FIELD_TIME,                                                                                                             \
-         at_ + offsetof(struct topology_fault, lasts),                                                                           \
-         "0",                                                                                                                    \
-         0,                                                                                                                      \
-         BIG,                                                                                                                    \
-         .help = "Mean time until it is over."},                                                                                 \
-        {key_ ".at", FIELD_TIME, at_ + offsetof(struct topology_fault, at),      "never",                                        \
-         0,          INFINITY,   .help = "One more at this time from the start."},                                               \
-        {key_ ".at_lasts",                                                                                                       \
-         FIELD_TIME,                                                                                                             \
-         at_ + offsetof(struct topology_fault, at_lasts),                                                                        \
-         "0",                                                                                                                    \
-         0,                                                                                                                      \
-         BIG,                                                                                                                    \
-         .help = "How long that one lasts."},                                                                                    \
-    {                                                                                                                            \
-        key_ ".regular", FIELD_BOOL, at_ + offsetof(struct topology_fault, regular), "false", 0, 1,                              \
-            .help = "At exact intervals and of exact length, not drawn at random."                                               \
+#define FAULT(key_, at_, what_)                                                                    \
+    {key_ ".every", FIELD_TIME, at_ + offsetof(struct topology_fault, every),         "never",     \
+     1e-3,          INFINITY,   .help = "Mean time of working between two " what_ "."},            \
+        {key_ ".lasts",                                                                            \
+         FIELD_TIME,                                                                               \
+         at_ + offsetof(struct topology_fault, lasts),                                             \
+         "0",                                                                                      \
+         0,                                                                                        \
+         BIG,                                                                                      \
+         .help = "Mean time until it is over."},                                                   \
+        {key_ ".at", FIELD_TIME, at_ + offsetof(struct topology_fault, at),      "never",          \
+         0,          INFINITY,   .help = "One more at this time from the start."},                 \
+        {key_ ".at_lasts",                                                                         \
+         FIELD_TIME,                                                                               \
+         at_ + offsetof(struct topology_fault, at_lasts),                                          \
+         "0",                                                                                      \
+         0,                                                                                        \
+         BIG,                                                                                      \
+         .help = "How long that one lasts."},                                                      \
+    {                                                                                              \
+        key_ ".regular", FIELD_BOOL, at_ + offsetof(struct topology_fault, regular), "false", 0,   \
+            1, .help = "At exact intervals and of exact length, not drawn at random."              \
     }
 
 /* clang-format off */

@@ -38,7 +38,8 @@ extern const struct field topology_fields[];      /* of the file's top; ends wit
 extern const struct field topology_site_fields[]; /* of a site, and of `defaults` */
 
 /* Reads one value into the field of `base`. INVALID says what to write. */
-MUST_USE enum status field_read(const struct field *field, const char *text, void *base, struct error *error);
+MUST_USE enum status field_read(const struct field *field, const char *text, void *base,
+                                struct error *error);
 /* All fallbacks. */
 void fields_default(const struct field *fields, void *base);
 /* Appends what may be written: "a time: 200us, 30ms, ...". */

@@ -1,11 +1,13 @@
 /* One connection through a link: two pipes, each from one socket to the other.
  *
- * A pipe reads what its flow allows, gives each piece its time of arrival, writes it when that has come, and lets the sender know a
- * one-way delay later. Every change of anything ends in pipe_service, which does all that can be done now and sets the
- * one timer for what comes next; what depends on a socket is asked of epoll. So there is no state of "doing".
+ * A pipe reads what its flow allows, gives each piece its time of arrival, writes it when that has
+ * come, and lets the sender know a one-way delay later. Every change of anything ends in
+ * pipe_service, which does all that can be done now and sets the one timer for what comes next;
+ * what depends on a socket is asked of epoll. So there is no state of "doing".
  *
- * Epoll is level-triggered. A socket whose both ways have ended reports EPOLLHUP for ever, wanted or not: it is taken out of epoll
- * then, and what it still holds is read when the flow allows (a recv never waits there).
+ * Epoll is level-triggered. A socket whose both ways have ended reports EPOLLHUP for ever, wanted
+ * or not: it is taken out of epoll then, and what it still holds is read when the flow allows (a
+ * recv never waits there).
  */
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -20,7 +22,9 @@
 
 enum { READS_AT_ONCE = 16, SOCKET_BUFFER = 128 << 10 };
 
-static struct link_way *way_of(struct pipe *pipe) { return &pipe->connection->link->way[pipe->way]; }
+static struct link_way *way_of(struct pipe *pipe) {
+    return &pipe->connection->link->way[pipe->way];
+}
 static const struct wan_way_settings *settings_of(const struct pipe *pipe) {
     return &pipe->connection->link->settings.way[pipe->way];
 }
@@ -81,7 +85,8 @@ static void pipe_take(struct pipe *pipe, const uint8_t *data, size_t size, uint6
     memcpy(piece->data, data, size);
     piece->size = (uint32_t)size;
     pipe_corrupt(pipe, piece->data, size);
-    piece->arrival_ns = wan_flow_send(&pipe->flow, &way->bottleneck, &link->settings, pipe->way, &link->random, now_ns, size);
+    piece->arrival_ns = wan_flow_send(&pipe->flow, &way->bottleneck, &link->settings, pipe->way,
+                                      &link->random, now_ns, size);
     way->losses += pipe->flow.losses - losses;
 }
 
@@ -106,7 +111,8 @@ static enum wan_move pipe_read(struct pipe *pipe, uint64_t now_ns, uint64_t *wai
     for (int i = 0; i < READS_AT_ONCE; i++) {
         size_t allowed = sizeof(data);
         if (!pipe->discarding) {
-            allowed = wan_flow_allowance(&pipe->flow, &way->bottleneck, &link->settings, pipe->way, now_ns, wait_ns);
+            allowed = wan_flow_allowance(&pipe->flow, &way->bottleneck, &link->settings, pipe->way,
+                                         now_ns, wait_ns);
             if (!allowed) return MOVE_ON;
         }
         ssize_t got = recv(pipe->source->descriptor, data, MIN(allowed, sizeof(data)), 0);
@@ -140,14 +146,16 @@ static enum wan_move pipe_write(struct pipe *pipe, uint64_t now_ns) {
             piece_pop(pipe);
             continue;
         }
-        ssize_t sent = send(pipe->sink->descriptor, piece->data + piece->written, piece->size - piece->written, MSG_NOSIGNAL);
+        ssize_t sent = send(pipe->sink->descriptor, piece->data + piece->written,
+                            piece->size - piece->written, MSG_NOSIGNAL);
         if (sent < 0 && errno == EINTR) continue;
         if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return MOVE_BLOCKED;
         if (sent < 0) return MOVE_BROKEN;
         piece->written += (uint32_t)sent;
         way_of(pipe)->bytes_out += (uint64_t)sent;
         if (piece->written < piece->size) continue;
-        acknowledgement_push(pipe, now_ns + pipe->connection->link->settings.way[!pipe->way].delay_ns, piece->size);
+        acknowledgement_push(
+            pipe, now_ns + pipe->connection->link->settings.way[!pipe->way].delay_ns, piece->size);
         piece_pop(pipe);
     }
     return MOVE_ON;
@@ -172,7 +180,8 @@ static void pipe_acknowledge(struct pipe *pipe, uint64_t now_ns) {
 
 static void connection_watch(struct connection *connection, const uint32_t interest[static 2]) {
     struct wan_proxy *proxy = connection->link->proxy;
-    if (!endpoint_watch(proxy, &connection->near, interest[0]) || !endpoint_watch(proxy, &connection->far, interest[1]))
+    if (!endpoint_watch(proxy, &connection->near, interest[0]) ||
+        !endpoint_watch(proxy, &connection->far, interest[1]))
         connection_reset(connection);
 }
 
@@ -182,7 +191,8 @@ static bool pipe_service(struct pipe *pipe, uint64_t now_ns, bool *wants_read, b
     uint64_t held_until = held_until_ns(connection->link, pipe->way),
              back_held_until = held_until_ns(connection->link, !pipe->way);
     uint64_t next = UINT64_MAX, wait_ns = UINT64_MAX;
-    bool usable = connection->connected || pipe->way == WAN_DOWN; /* its sink: the near one always is */
+    /* its sink: the near one always is */
+    bool usable = connection->connected || pipe->way == WAN_DOWN;
     enum wan_move wrote = MOVE_ON, read = MOVE_ON;
     *wants_read = *wants_write = false;
     pipe_acknowledge(pipe, now_ns);
@@ -194,8 +204,10 @@ static bool pipe_service(struct pipe *pipe, uint64_t now_ns, bool *wants_read, b
     if (read == MOVE_BROKEN) return false;
     *wants_read = read == MOVE_BLOCKED;
 
-    if (pipe->first_acknowledgement) next = MAX(pipe->first_acknowledgement->at_ns, back_held_until);
-    if (pipe->first && usable && wrote == MOVE_ON) next = MIN(next, MAX(pipe->first->arrival_ns, held_until));
+    if (pipe->first_acknowledgement)
+        next = MAX(pipe->first_acknowledgement->at_ns, back_held_until);
+    if (pipe->first && usable && wrote == MOVE_ON)
+        next = MIN(next, MAX(pipe->first->arrival_ns, held_until));
     if (reads && pipe->opens_ns > now_ns) next = MIN(next, pipe->opens_ns);
     if (reads && read == MOVE_ON && !pipe->ended) next = MIN(next, wait_ns);
     if (next != UINT64_MAX) next = MAX(next, now_ns + 1);
@@ -226,8 +238,10 @@ static void connection_close(struct connection *connection) {
 void connection_reset(struct connection *connection) {
     struct linger abort_it = {.l_onoff = 1, .l_linger = 0};
     if (connection->dead) return;
-    (void)setsockopt(connection->near.descriptor, SOL_SOCKET, SO_LINGER, &abort_it, sizeof(abort_it));
-    (void)setsockopt(connection->far.descriptor, SOL_SOCKET, SO_LINGER, &abort_it, sizeof(abort_it));
+    (void)setsockopt(connection->near.descriptor, SOL_SOCKET, SO_LINGER, &abort_it,
+                     sizeof(abort_it));
+    (void)setsockopt(connection->far.descriptor, SOL_SOCKET, SO_LINGER, &abort_it,
+                     sizeof(abort_it));
     connection->link->resets++;
     connection_close(connection);
 }
@@ -272,9 +286,11 @@ static void connection_hung(struct connection *connection, struct endpoint *endp
     (void)epoll_ctl(connection->link->proxy->epoll, EPOLL_CTL_DEL, endpoint->descriptor, NULL);
 }
 
-void connection_event(struct connection *connection, struct endpoint *endpoint, uint32_t events, uint64_t now_ns) {
+void connection_event(struct connection *connection, struct endpoint *endpoint, uint32_t events,
+                      uint64_t now_ns) {
     if (connection->dead) return;
-    if (endpoint == &connection->far && !connection->connected && (events & (EPOLLOUT | EPOLLERR | EPOLLHUP))) {
+    if (endpoint == &connection->far && !connection->connected &&
+        (events & (EPOLLOUT | EPOLLERR | EPOLLHUP))) {
         int code = 0;
         socklen_t size = sizeof(code);
         (void)getsockopt(endpoint->descriptor, SOL_SOCKET, SO_ERROR, &code, &size);
@@ -333,10 +349,13 @@ void connection_open(struct link *link, int descriptor, uint64_t now_ns) {
     link->accepted++;
     link->proxy->connection_count++;
     for (int i = 0; i < WAN_WAYS; i++)
-        pipe_init(connection, (enum wan_way)i, i == WAN_UP ? now_ns + wan_round_trip_ns(&link->settings) : 0);
+        pipe_init(connection, (enum wan_way)i,
+                  i == WAN_UP ? now_ns + wan_round_trip_ns(&link->settings) : 0);
     socket_prepare(descriptor);
     if (far >= 0) socket_prepare(far);
-    if (far < 0 || (connect(far, (const struct sockaddr *)&link->target, sizeof(link->target)) != 0 && errno != EINPROGRESS)) {
+    if (far < 0 ||
+        (connect(far, (const struct sockaddr *)&link->target, sizeof(link->target)) != 0 &&
+         errno != EINPROGRESS)) {
         link->refused++;
         connection_reset(connection);
         return;

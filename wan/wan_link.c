@@ -38,25 +38,33 @@ enum status wan_rate_parse(const char *text, uint64_t *out, struct error *error)
     value = strtod(text, &end);
     for (size_t i = 0; end != text && i < COUNT_OF(units); i++) {
         size_t size = strlen(units[i].name);
-        if (strncasecmp(end, units[i].name, size) != 0 || (end[size] && strcmp(end + size, "/s") != 0)) continue;
+        if (strncasecmp(end, units[i].name, size) != 0 ||
+            (end[size] && strcmp(end + size, "/s") != 0))
+            continue;
         if (!(value * units[i].bits >= 1000 && value * units[i].bits <= 1e13))
-            return error_set(error, INVALID, "a rate of %.40s is not between 1kbit and 10000gbit", text);
+            return error_set(error, INVALID, "a rate of %.40s is not between 1kbit and 10000gbit",
+                             text);
         *out = (uint64_t)(value * units[i].bits);
         return OK;
     }
-    return error_set(error, INVALID, "\"%.40s\" is not a rate: write 20mbit, 512kbit, 1Gbit/s or unlimited", text);
+    return error_set(error, INVALID,
+                     "\"%.40s\" is not a rate: write 20mbit, 512kbit, 1Gbit/s or unlimited", text);
 }
 
-static enum status duration_parse(const char *text, const char *most, uint64_t *out_ns, struct error *error) {
-    struct option option = {.name = "duration", .type = OPTION_DURATION, .size = sizeof(uint64_t), .max = most};
+static enum status duration_parse(const char *text, const char *most, uint64_t *out_ns,
+                                  struct error *error) {
+    struct option option = {
+        .name = "duration", .type = OPTION_DURATION, .size = sizeof(uint64_t), .max = most};
     uint64_t ms;
     TRY(option_parse(&option, text, &ms, error));
     *out_ns = ms * MILLISECOND;
     return OK;
 }
 
-static enum status size_parse(const char *text, const char *least, const char *most, uint64_t *out, struct error *error) {
-    struct option option = {.name = "size", .type = OPTION_SIZE, .size = sizeof(uint64_t), .min = least, .max = most};
+static enum status size_parse(const char *text, const char *least, const char *most, uint64_t *out,
+                              struct error *error) {
+    struct option option = {
+        .name = "size", .type = OPTION_SIZE, .size = sizeof(uint64_t), .min = least, .max = most};
     return option_parse(&option, text, out, error);
 }
 
@@ -68,12 +76,14 @@ static enum status loss_parse(const char *text, double *out, struct error *error
         end++;
     }
     if (end == text || *end || !(value >= 0 && value <= 0.5))
-        return error_set(error, INVALID, "\"%.40s\" is not a loss: write 1%% or 0.01, at most 50%%", text);
+        return error_set(error, INVALID, "\"%.40s\" is not a loss: write 1%% or 0.01, at most 50%%",
+                         text);
     *out = value;
     return OK;
 }
 
-static enum status way_set(struct wan_way_settings *way, const char *key, const char *value, struct error *error) {
+static enum status way_set(struct wan_way_settings *way, const char *key, const char *value,
+                           struct error *error) {
     struct option flag = {.name = "blackhole", .type = OPTION_BOOL, .size = sizeof(bool)};
     if (strcmp(key, "delay") == 0) return duration_parse(value, "60s", &way->delay_ns, error);
     if (strcmp(key, "jitter") == 0) return duration_parse(value, "60s", &way->jitter_ns, error);
@@ -81,16 +91,18 @@ static enum status way_set(struct wan_way_settings *way, const char *key, const 
     if (strcmp(key, "queue") == 0) return size_parse(value, "1", "64MiB", &way->queue, error);
     if (strcmp(key, "window") == 0) return size_parse(value, "2920", "64MiB", &way->window, error);
     if (strcmp(key, "loss") == 0) return loss_parse(value, &way->loss, error);
-    if (strcmp(key, "corrupt") == 0) return size_parse(value, NULL, NULL, &way->corrupt_every, error);
+    if (strcmp(key, "corrupt") == 0)
+        return size_parse(value, NULL, NULL, &way->corrupt_every, error);
     if (strcmp(key, "blackhole") == 0) return option_parse(&flag, value, &way->blackhole, error);
-    return error_set(
-        error, INVALID,
-        "a link has no \"%.40s\": it has rtt, reset, and with up. or down. before it or for both: delay, jitter, rate, "
-        "queue, window, loss, corrupt, blackhole",
-        key);
+    return error_set(error, INVALID,
+                     "a link has no \"%.40s\": it has rtt, reset, and with up. or down. before it "
+                     "or for both: delay, jitter, rate, "
+                     "queue, window, loss, corrupt, blackhole",
+                     key);
 }
 
-enum status wan_settings_set(struct wan_settings *settings, const char *key, const char *value, struct error *error) {
+enum status wan_settings_set(struct wan_settings *settings, const char *key, const char *value,
+                             struct error *error) {
     struct wan_settings wanted = *settings;
     uint64_t round_trip;
     if (strcmp(key, "rtt") == 0) {
@@ -111,23 +123,32 @@ enum status wan_settings_set(struct wan_settings *settings, const char *key, con
 
 /* ---- flows ---- */
 
-void wan_flow_init(struct wan_flow *flow) { *flow = (struct wan_flow){.window = WAN_FIRST_WINDOW, .threshold = UINT64_MAX}; }
+void wan_flow_init(struct wan_flow *flow) {
+    *flow = (struct wan_flow){.window = WAN_FIRST_WINDOW, .threshold = UINT64_MAX};
+}
 
-static uint64_t transmission_ns(uint64_t rate, uint64_t size) { return rate ? (uint64_t)((double)size * 8e9 / (double)rate) : 0; }
+static uint64_t transmission_ns(uint64_t rate, uint64_t size) {
+    return rate ? (uint64_t)((double)size * 8e9 / (double)rate) : 0;
+}
 
-static uint64_t timeout_ns(uint64_t round_trip) { return MAX(2 * round_trip, (uint64_t)TIMEOUT_LEAST); }
+static uint64_t timeout_ns(uint64_t round_trip) {
+    return MAX(2 * round_trip, (uint64_t)TIMEOUT_LEAST);
+}
 
 /* A piece takes about 5 ms of the bottleneck, so that connections share it finely. */
 static uint64_t piece_size(uint64_t rate) {
-    return rate ? MIN(MAX(rate / 8 / 200, (uint64_t)WAN_SEGMENT), (uint64_t)CHUNK_MOST) : (uint64_t)CHUNK_MOST;
+    return rate ? MIN(MAX(rate / 8 / 200, (uint64_t)WAN_SEGMENT), (uint64_t)CHUNK_MOST)
+                : (uint64_t)CHUNK_MOST;
 }
 
-size_t wan_flow_allowance(struct wan_flow *flow, const struct wan_bottleneck *bottleneck, const struct wan_settings *settings,
-                          enum wan_way at, uint64_t now_ns, uint64_t *wait_ns) {
+size_t wan_flow_allowance(struct wan_flow *flow, const struct wan_bottleneck *bottleneck,
+                          const struct wan_settings *settings, enum wan_way at, uint64_t now_ns,
+                          uint64_t *wait_ns) {
     const struct wan_way_settings *way = &settings->way[at];
     uint64_t window, full_ns = transmission_ns(way->rate, way->queue);
     *wait_ns = UINT64_MAX;
-    if (!flow->unacknowledged && flow->sent_ns && now_ns > flow->sent_ns + timeout_ns(wan_round_trip_ns(settings)))
+    if (!flow->unacknowledged && flow->sent_ns &&
+        now_ns > flow->sent_ns + timeout_ns(wan_round_trip_ns(settings)))
         flow->window = MIN(flow->window, (uint64_t)WAN_FIRST_WINDOW); /* it idled */
     window = MIN(flow->window, way->window);
     if (flow->unacknowledged >= window) return 0;
@@ -144,8 +165,9 @@ static void flow_lose(struct wan_flow *flow) {
     flow->threshold = flow->window;
 }
 
-uint64_t wan_flow_send(struct wan_flow *flow, struct wan_bottleneck *bottleneck, const struct wan_settings *settings,
-                       enum wan_way way, struct random *random, uint64_t now_ns, size_t size) {
+uint64_t wan_flow_send(struct wan_flow *flow, struct wan_bottleneck *bottleneck,
+                       const struct wan_settings *settings, enum wan_way way, struct random *random,
+                       uint64_t now_ns, size_t size) {
     const struct wan_way_settings *one = &settings->way[way];
     uint64_t round_trip = wan_round_trip_ns(settings), departure, arrival;
     flow->unacknowledged += size;
@@ -156,7 +178,8 @@ uint64_t wan_flow_send(struct wan_flow *flow, struct wan_bottleneck *bottleneck,
     if (one->loss > 0) {
         double kept = pow(1 - one->loss, ceil((double)size / WAN_SEGMENT));
         if (random_unit(random) >= kept) {
-            /* Three segments after the lost one tell the sender; with fewer it has to wait for its timeout. */
+            /* Three segments after the lost one tell the sender; with fewer it has to wait for its
+             * timeout. */
             arrival += flow->unacknowledged > 4 * WAN_SEGMENT ? round_trip : timeout_ns(round_trip);
             flow_lose(flow);
         }
@@ -167,9 +190,12 @@ uint64_t wan_flow_send(struct wan_flow *flow, struct wan_bottleneck *bottleneck,
 }
 
 void wan_flow_acknowledge(struct wan_flow *flow, const struct wan_way_settings *way, size_t size) {
-    bool limited = 2 * flow->unacknowledged >= flow->window; /* a window that nobody uses does not grow */
+    /* a window that nobody uses does not grow */
+    bool limited = 2 * flow->unacknowledged >= flow->window;
     ASSERT(size <= flow->unacknowledged);
     flow->unacknowledged -= size;
     if (!limited || flow->window >= way->window) return;
-    flow->window += flow->window < flow->threshold ? size : MAX((uint64_t)WAN_SEGMENT * size / flow->window, 1u);
+    flow->window += flow->window < flow->threshold
+                        ? size
+                        : MAX((uint64_t)WAN_SEGMENT * size / flow->window, 1u);
 }

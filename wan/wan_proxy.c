@@ -1,4 +1,5 @@
-/* Links, the loop, and the lines that change them. One connection's bytes are in wan_connection.c. */
+/* Links, the loop, and the lines that change them. One connection's bytes are in wan_connection.c.
+ */
 #include "wan/wan_proxy.h"
 
 #include <arpa/inet.h>
@@ -26,7 +27,8 @@ bool endpoint_watch(struct wan_proxy *proxy, struct endpoint *endpoint, uint32_t
     if (endpoint->hung || (endpoint->watched && endpoint->interest == interest)) return true;
     endpoint->interest = interest;
     endpoint->watched = true;
-    return epoll_ctl(proxy->epoll, is_new ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, endpoint->descriptor, &event) == 0;
+    return epoll_ctl(proxy->epoll, is_new ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, endpoint->descriptor,
+                     &event) == 0;
 }
 
 enum status wan_proxy_create(uint64_t seed, struct wan_proxy **out, struct error *error) {
@@ -56,12 +58,14 @@ void wan_proxy_destroy(struct wan_proxy *proxy) {
 
 /* ---- links ---- */
 
-static enum status socket_address(const char *text, enum address_use use, struct sockaddr_in *out, struct error *error) {
+static enum status socket_address(const char *text, enum address_use use, struct sockaddr_in *out,
+                                  struct error *error) {
     struct address address;
     *out = (struct sockaddr_in){.sin_family = AF_INET};
     TRY(address_parse(text, use, &address, error));
     if (!address.ipv4 || inet_pton(AF_INET, address.host, &out->sin_addr) != 1)
-        return error_set(error, INVALID, "\"%.100s\": this program takes IPv4 addresses only", text);
+        return error_set(error, INVALID, "\"%.100s\": this program takes IPv4 addresses only",
+                         text);
     out->sin_port = htons(address.port);
     return OK;
 }
@@ -101,23 +105,30 @@ static enum status link_listen(struct link *link, const char *listen_at, struct 
     if (descriptor < 0) return error_set(error, FAILED, "socket: %s", strerror(errno));
     link->listener.descriptor = descriptor;
     (void)setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-    /* Small, and before anybody connects: the window that a peer sees is our link's, not loopback's. */
+    /* Small, and before anybody connects: the window that a peer sees is our link's, not
+     * loopback's. */
     (void)setsockopt(descriptor, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof(buffer));
-    if (bind(descriptor, (struct sockaddr *)&address, sizeof(address)) != 0 || listen(descriptor, 128) != 0)
+    if (bind(descriptor, (struct sockaddr *)&address, sizeof(address)) != 0 ||
+        listen(descriptor, 128) != 0)
         return error_set(error, UNAVAILABLE, "listen at %.60s: %s", listen_at, strerror(errno));
     (void)getsockname(descriptor, (struct sockaddr *)&address, &size);
     link->port = ntohs(address.sin_port);
     return OK;
 }
 
-enum status wan_proxy_add(struct wan_proxy *proxy, const struct wan_link_setup *setup, uint16_t *port, struct error *error) {
+enum status wan_proxy_add(struct wan_proxy *proxy, const struct wan_link_setup *setup,
+                          uint16_t *port, struct error *error) {
     struct link *link;
     enum status status;
-    if (proxy->link_count == WAN_LINKS_LIMIT) return error_set(error, FULL, "there are %d links already", WAN_LINKS_LIMIT);
+    if (proxy->link_count == WAN_LINKS_LIMIT)
+        return error_set(error, FULL, "there are %d links already", WAN_LINKS_LIMIT);
     if (!name_is_good(setup->name))
-        return error_set(error, INVALID, "\"%.70s\" is not a name for a link: use letters, digits, '-', '_' and '.'",
-                         setup->name);
-    if (link_find(proxy, setup->name)) return error_set(error, INVALID, "there is a link %s already", setup->name);
+        return error_set(
+            error, INVALID,
+            "\"%.70s\" is not a name for a link: use letters, digits, '-', '_' and '.'",
+            setup->name);
+    if (link_find(proxy, setup->name))
+        return error_set(error, INVALID, "there is a link %s already", setup->name);
     link = xcalloc(1, sizeof(*link));
     link->proxy = proxy;
     link->timer = (struct timer){.place = SIZE_MAX, .fire = link_fire};
@@ -134,7 +145,8 @@ enum status wan_proxy_add(struct wan_proxy *proxy, const struct wan_link_setup *
         free(link);
         return status;
     }
-    if (link->settings.reset_every_ns) timer_set(proxy, &link->timer, clock_monotonic_ns() + link->settings.reset_every_ns);
+    if (link->settings.reset_every_ns)
+        timer_set(proxy, &link->timer, clock_monotonic_ns() + link->settings.reset_every_ns);
     proxy->links[proxy->link_count++] = link;
     *port = link->port;
     return OK;
@@ -142,7 +154,8 @@ enum status wan_proxy_add(struct wan_proxy *proxy, const struct wan_link_setup *
 
 static void link_accept(struct link *link, uint64_t now_ns) {
     for (int i = 0; i < ACCEPTS_AT_ONCE; i++) {
-        int descriptor = accept4(link->listener.descriptor, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int descriptor =
+            accept4(link->listener.descriptor, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (descriptor < 0) return;
         if (link->proxy->connection_count >= WAN_CONNECTIONS_LIMIT) {
             link->refused++;
@@ -162,7 +175,8 @@ struct words {
     size_t count;
 };
 
-typedef enum status link_command(struct link *link, const struct words *words, uint64_t now_ns, struct error *error);
+typedef enum status link_command(struct link *link, const struct words *words, uint64_t now_ns,
+                                 struct error *error);
 
 static enum status way_parse(const char *text, enum wan_way *out, struct error *error) {
     bool up = strcmp(text, "up") == 0;
@@ -172,45 +186,56 @@ static enum status way_parse(const char *text, enum wan_way *out, struct error *
     return OK;
 }
 
-static enum status do_set(struct link *link, const struct words *words, uint64_t now_ns, struct error *error) {
+static enum status do_set(struct link *link, const struct words *words, uint64_t now_ns,
+                          struct error *error) {
     struct wan_settings wanted = link->settings;
-    if (words->count < 4 || words->count % 2) return error_set(error, INVALID, "set needs NAME KEY VALUE [KEY VALUE ...]");
-    for (size_t i = 2; i < words->count; i += 2) TRY(wan_settings_set(&wanted, words->at[i], words->at[i + 1], error));
+    if (words->count < 4 || words->count % 2)
+        return error_set(error, INVALID, "set needs NAME KEY VALUE [KEY VALUE ...]");
+    for (size_t i = 2; i < words->count; i += 2)
+        TRY(wan_settings_set(&wanted, words->at[i], words->at[i + 1], error));
     if (wanted.reset_every_ns != link->settings.reset_every_ns)
-        timer_set(link->proxy, &link->timer, wanted.reset_every_ns ? now_ns + wanted.reset_every_ns : UINT64_MAX);
-    for (int i = 0; i < WAN_WAYS; i++) /* what is under way at an old rate does not hold up the new one */
+        timer_set(link->proxy, &link->timer,
+                  wanted.reset_every_ns ? now_ns + wanted.reset_every_ns : UINT64_MAX);
+    for (int i = 0; i < WAN_WAYS;
+         i++) /* what is under way at an old rate does not hold up the new one */
         if (wanted.way[i].rate != link->settings.way[i].rate) link->way[i].bottleneck.free_ns = 0;
     link->settings = wanted;
     link_service(link, now_ns);
     return OK;
 }
 
-static enum status do_target(struct link *link, const struct words *words, uint64_t now_ns, struct error *error) {
+static enum status do_target(struct link *link, const struct words *words, uint64_t now_ns,
+                             struct error *error) {
     (void)now_ns;
     if (words->count != 3) return error_set(error, INVALID, "target needs NAME HOST:PORT");
     return socket_address(words->at[2], ADDRESS_TO_CONNECT, &link->target, error);
 }
 
-static enum status do_reset(struct link *link, const struct words *words, uint64_t now_ns, struct error *error) {
+static enum status do_reset(struct link *link, const struct words *words, uint64_t now_ns,
+                            struct error *error) {
     (void)now_ns;
     if (words->count != 2) return error_set(error, INVALID, "reset needs NAME");
     while (link->connections) connection_reset(link->connections);
     return OK;
 }
 
-static enum status do_stall(struct link *link, const struct words *words, uint64_t now_ns, struct error *error) {
+static enum status do_stall(struct link *link, const struct words *words, uint64_t now_ns,
+                            struct error *error) {
     struct wan_settings read = {0};
     enum wan_way way = WAN_UP;
-    if (words->count != 3 && words->count != 4) return error_set(error, INVALID, "stall needs NAME DURATION [up|down]");
+    if (words->count != 3 && words->count != 4)
+        return error_set(error, INVALID, "stall needs NAME DURATION [up|down]");
     TRY(wan_settings_set(&read, "delay", words->at[2], error));
     if (words->count == 4) TRY(way_parse(words->at[3], &way, error));
     for (int i = 0; i < WAN_WAYS; i++)
-        if (words->count == 3 || i == (int)way) link->way[i].stalled_until_ns = now_ns + read.way[0].delay_ns;
+        if (words->count == 3 || i == (int)way)
+            link->way[i].stalled_until_ns = now_ns + read.way[0].delay_ns;
     link_service(link, now_ns);
     return OK;
 }
 
-static enum status do_half_close(struct link *link, const struct words *words, uint64_t now_ns, struct error *error) {
+static enum status do_half_close(struct link *link, const struct words *words, uint64_t now_ns,
+                                 struct error *error) {
     enum wan_way way;
     if (words->count != 3) return error_set(error, INVALID, "half-close needs NAME up|down");
     TRY(way_parse(words->at[2], &way, error));
@@ -221,7 +246,8 @@ static enum status do_half_close(struct link *link, const struct words *words, u
     return OK;
 }
 
-static enum status do_corrupt(struct link *link, const struct words *words, uint64_t now_ns, struct error *error) {
+static enum status do_corrupt(struct link *link, const struct words *words, uint64_t now_ns,
+                              struct error *error) {
     enum wan_way way;
     (void)now_ns;
     if (words->count != 3) return error_set(error, INVALID, "corrupt needs NAME up|down");
@@ -265,7 +291,8 @@ static void show(const struct wan_proxy *proxy, struct buffer *answer) {
     json_end_object(&writer);
 }
 
-static enum status do_link(struct wan_proxy *proxy, const struct words *words, uint16_t *port, struct error *error) {
+static enum status do_link(struct wan_proxy *proxy, const struct words *words, uint16_t *port,
+                           struct error *error) {
     struct wan_link_setup setup = {.settings = wan_settings_default()};
     if (words->count != 6 || strcmp(words->at[2], "from") != 0 || strcmp(words->at[4], "to") != 0)
         return error_set(error, INVALID, "link needs NAME from HOST:PORT to HOST:PORT");
@@ -275,12 +302,15 @@ static enum status do_link(struct wan_proxy *proxy, const struct words *words, u
     return wan_proxy_add(proxy, &setup, port, error);
 }
 
-static enum status for_links(struct wan_proxy *proxy, const struct words *words, link_command *run, struct error *error) {
+static enum status for_links(struct wan_proxy *proxy, const struct words *words, link_command *run,
+                             struct error *error) {
     uint64_t now_ns = clock_monotonic_ns();
     struct link *link;
-    if (words->count < 2) return error_set(error, INVALID, "%s needs the NAME of a link, or *", words->at[0]);
+    if (words->count < 2)
+        return error_set(error, INVALID, "%s needs the NAME of a link, or *", words->at[0]);
     if (strcmp(words->at[1], "*") == 0) {
-        for (size_t i = 0; i < proxy->link_count; i++) TRY(run(proxy->links[i], words, now_ns, error));
+        for (size_t i = 0; i < proxy->link_count; i++)
+            TRY(run(proxy->links[i], words, now_ns, error));
         return OK;
     }
     link = link_find(proxy, words->at[1]);
@@ -288,8 +318,8 @@ static enum status for_links(struct wan_proxy *proxy, const struct words *words,
     return run(link, words, now_ns, error);
 }
 
-static enum status command_run(struct wan_proxy *proxy, const struct words *words, struct buffer *answer, bool *quit,
-                               struct error *error) {
+static enum status command_run(struct wan_proxy *proxy, const struct words *words,
+                               struct buffer *answer, bool *quit, struct error *error) {
     static const struct {
         const char *name;
         link_command *run;
@@ -314,7 +344,8 @@ static enum status command_run(struct wan_proxy *proxy, const struct words *word
         buffer_append_text(answer, "ok");
     } else {
         return error_set(error, INVALID,
-                         "\"%.40s\" is not a command: write link, set, target, reset, stall, half-close, corrupt, show, quit",
+                         "\"%.40s\" is not a command: write link, set, target, reset, stall, "
+                         "half-close, corrupt, show, quit",
                          name);
     }
     return OK;
@@ -388,7 +419,8 @@ enum status wan_proxy_run(struct wan_proxy *proxy, int input, int output, struct
         uint64_t now_ns = clock_monotonic_ns(), next_ns = timer_fire_due(proxy, now_ns);
         connection_free_dead(proxy);
         int count = epoll_wait(proxy->epoll, events, EVENTS_AT_ONCE, wait_ms(next_ns, now_ns));
-        if (count < 0 && errno != EINTR) return error_set(error, FAILED, "epoll: %s", strerror(errno));
+        if (count < 0 && errno != EINTR)
+            return error_set(error, FAILED, "epoll: %s", strerror(errno));
         now_ns = clock_monotonic_ns();
         for (int i = 0; i < count && go_on; i++) {
             struct endpoint *endpoint = events[i].data.ptr;
@@ -396,11 +428,14 @@ enum status wan_proxy_run(struct wan_proxy *proxy, int input, int output, struct
             case ENDPOINT_INPUT: go_on = input_read(proxy, input, output, &failure); break;
             case ENDPOINT_LISTENER: link_accept(endpoint->link, now_ns); break;
             case ENDPOINT_NEAR:
-            case ENDPOINT_FAR: connection_event(endpoint->connection, endpoint, events[i].events, now_ns); break;
+            case ENDPOINT_FAR:
+                connection_event(endpoint->connection, endpoint, events[i].events, now_ns);
+                break;
             }
         }
     }
     (void)epoll_ctl(proxy->epoll, EPOLL_CTL_DEL, input, NULL);
-    if (failure.status != OK) return error_set(error, failure.status, "answer: %.400s", failure.message);
+    if (failure.status != OK)
+        return error_set(error, failure.status, "answer: %.400s", failure.message);
     return OK;
 }

@@ -1,4 +1,5 @@
-/* The inside of the proxy: wan_proxy.c (links, commands, the loop) and wan_connection.c (one connection's bytes). */
+/* The inside of the proxy: wan_proxy.c (links, commands, the loop) and wan_connection.c (one
+ * connection's bytes). */
 #ifndef WAN_WAN_PROXY_INTERNAL_H
 #define WAN_WAN_PROXY_INTERNAL_H
 
@@ -10,7 +11,8 @@
 struct connection;
 struct link;
 
-enum endpoint_kind { ENDPOINT_LISTENER, ENDPOINT_NEAR, ENDPOINT_FAR, ENDPOINT_INPUT }; /* near: who connected; far: the target */
+/* near: who connected; far: the target */
+enum endpoint_kind { ENDPOINT_LISTENER, ENDPOINT_NEAR, ENDPOINT_FAR, ENDPOINT_INPUT };
 
 struct endpoint { /* what an epoll event belongs to */
     enum endpoint_kind kind;
@@ -52,8 +54,9 @@ struct pipe { /* one way of a connection */
     struct wan_flow flow;
     struct wan_piece *first, *last;
     struct acknowledgement *first_acknowledgement, *last_acknowledgement;
-    uint64_t opens_ns;            /* TCP's handshake takes a round trip: nothing is read before */
-    bool ended, shut, discarding; /* the source's end was read; told to the sink; half-closed by command */
+    uint64_t opens_ns; /* TCP's handshake takes a round trip: nothing is read before */
+    bool ended, shut,
+        discarding; /* the source's end was read; told to the sink; half-closed by command */
 };
 
 struct connection {
@@ -100,14 +103,16 @@ struct wan_proxy {
 
 /* --- wan_timer.c --- */
 void timers_init(struct heap *timers);
-void timer_set(struct wan_proxy *proxy, struct timer *timer, uint64_t at_ns); /* UINT64_MAX: not at all */
+/* UINT64_MAX: not at all */
+void timer_set(struct wan_proxy *proxy, struct timer *timer, uint64_t at_ns);
 /* Fires what is due; returns when the next one is, UINT64_MAX: none. */
 uint64_t timer_fire_due(struct wan_proxy *proxy, uint64_t now_ns);
 
 /* --- wan_connection.c --- */
 /* Takes the descriptor. */
 void connection_open(struct link *link, int descriptor, uint64_t now_ns);
-void connection_event(struct connection *connection, struct endpoint *endpoint, uint32_t events, uint64_t now_ns);
+void connection_event(struct connection *connection, struct endpoint *endpoint, uint32_t events,
+                      uint64_t now_ns);
 /* Moves what may move, after settings have changed. */
 void connection_service(struct connection *connection, uint64_t now_ns);
 void connection_half_close(struct connection *connection, enum wan_way way, uint64_t now_ns);

@@ -19,9 +19,11 @@ struct wan_proxy_settings {
 };
 
 static const struct option table[] = {
-    {"seed", OPTION_U64, OPTION_FIELD(struct wan_proxy_settings, seed), .fallback = "1", .help = "Seed of jitter and loss."},
+    {"seed", OPTION_U64, OPTION_FIELD(struct wan_proxy_settings, seed), .fallback = "1",
+     .help = "Seed of jitter and loss."},
     {"wan", OPTION_PATH, OPTION_FIELD(struct wan_proxy_settings, topology), .value_name = "FILE",
-     .help = "A federation's YAML file, as for atoll-sim plan: a link for each of its sites, named as the site."},
+     .help = "A federation's YAML file, as for atoll-sim plan: a link for each of its sites, named "
+             "as the site."},
     {"to", OPTION_TEXT, OPTION_FIELD(struct wan_proxy_settings, target), .value_name = "HOST:PORT",
      .check = address_check_connect, .help = "Address that those links lead to."},
     {"describe", OPTION_BOOL, OPTION_FIELD(struct wan_proxy_settings, describe),
@@ -29,27 +31,33 @@ static const struct option table[] = {
     {0}};
 static const struct command program = {
     .name = "atoll-wan-proxy",
-    .summary = "TCP links with delay, jitter, rate, loss, resets, corruption, half-close and blackholes",
-    .description =
-        "Reads commands from stdin, one per line, and answers each with one line, `ok ...` or `error ...`:\n\n"
-        "    link NAME from HOST:PORT to HOST:PORT    set NAME KEY VALUE ...    target NAME HOST:PORT\n"
-        "    reset NAME      stall NAME DURATION [up|down]     half-close NAME up|down     corrupt NAME up|down\n"
-        "    show            quit\n\n"
-        "NAME may be * for all links. Keys: rtt, reset; and delay, jitter, rate, queue, window, loss, corrupt, blackhole, "
-        "with `up.` or `down.` before them for one way.",
-    .examples = "printf 'link a from 127.0.0.1:0 to 127.0.0.1:7000\\nset a rtt 200ms up.rate 20mbit\\n' | cat - /dev/tty | "
+    .summary =
+        "TCP links with delay, jitter, rate, loss, resets, corruption, half-close and blackholes",
+    .description = "Reads commands from stdin, one per line, and answers each with one line, `ok "
+                   "...` or `error ...`:\n\n"
+                   "    link NAME from HOST:PORT to HOST:PORT    set NAME KEY VALUE ...    target "
+                   "NAME HOST:PORT\n"
+                   "    reset NAME      stall NAME DURATION [up|down]     half-close NAME up|down  "
+                   "   corrupt NAME up|down\n"
+                   "    show            quit\n\n"
+                   "NAME may be * for all links. Keys: rtt, reset; and delay, jitter, rate, queue, "
+                   "window, loss, corrupt, blackhole, "
+                   "with `up.` or `down.` before them for one way.",
+    .examples = "printf 'link a from 127.0.0.1:0 to 127.0.0.1:7000\\nset a rtt 200ms up.rate "
+                "20mbit\\n' | cat - /dev/tty | "
                 "atoll-wan-proxy",
     .options = table,
     .version = atoll_version};
 
-static enum status add_links(struct wan_proxy *proxy, const struct topology *topology, const struct wan_proxy_settings *settings,
-                             struct error *error) {
+static enum status add_links(struct wan_proxy *proxy, const struct topology *topology,
+                             const struct wan_proxy_settings *settings, struct error *error) {
     for (uint32_t i = 0; i < topology->site_count; i++) {
         struct topology_place place = topology_place(topology, i, settings->seed);
         struct wan_link_setup setup = {.name = place.name,
                                        .listen = "127.0.0.1:0",
                                        .target = settings->target,
-                                       .settings = wan_settings_of(&topology->groups[place.group].link)};
+                                       .settings =
+                                           wan_settings_of(&topology->groups[place.group].link)};
         uint16_t port;
         TRY(wan_proxy_add(proxy, &setup, &port, error));
     }

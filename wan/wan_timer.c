@@ -1,4 +1,5 @@
-/* The proxy's timers, by time. Each knows its place in the heap, so that it can be moved or taken out. */
+/* The proxy's timers, by time. Each knows its place in the heap, so that it can be moved or taken
+ * out. */
 #include "base/memory.h"
 #include "wan/wan_proxy_internal.h"
 

@@ -5,7 +5,9 @@
 
 #include "base/json.h"
 
-static uint64_t bits_of(double bytes_a_second) { return isinf(bytes_a_second) ? 0 : (uint64_t)(8 * bytes_a_second); }
+static uint64_t bits_of(double bytes_a_second) {
+    return isinf(bytes_a_second) ? 0 : (uint64_t)(8 * bytes_a_second);
+}
 static uint64_t ns_of(double seconds) { return (uint64_t)(seconds * 1e9); }
 
 struct wan_settings wan_settings_of(const struct topology_link *link) {
@@ -18,7 +20,8 @@ struct wan_settings wan_settings_of(const struct topology_link *link) {
         way->window = (uint64_t)fmin(fmax(link->window, WAN_WINDOW_LEAST), 64 << 20);
         way->rate = bits_of(i == WAN_UP ? link->up : link->down);
     }
-    if (link->reset.regular && isfinite(link->reset.every)) settings.reset_every_ns = ns_of(link->reset.every);
+    if (link->reset.regular && isfinite(link->reset.every))
+        settings.reset_every_ns = ns_of(link->reset.every);
     return settings;
 }
 
@@ -27,7 +30,8 @@ static void put(struct json_writer *writer, const char *key, double value) {
     json_f64(writer, value); /* not finite: null */
 }
 
-static void put_fault(struct json_writer *writer, const char *key, const struct topology_fault *fault) {
+static void put_fault(struct json_writer *writer, const char *key,
+                      const struct topology_fault *fault) {
     json_key(writer, key);
     json_begin_object(writer);
     put(writer, "every", fault->every);
@@ -62,7 +66,8 @@ static void put_run(struct json_writer *writer, const struct topology_run *run) 
     json_end_object(writer);
 }
 
-static void put_site(struct json_writer *writer, const struct topology *topology, uint32_t index, uint64_t seed) {
+static void put_site(struct json_writer *writer, const struct topology *topology, uint32_t index,
+                     uint64_t seed) {
     struct topology_place place = topology_place(topology, index, seed);
     const struct topology_site *site = &topology->groups[place.group];
     json_begin_object(writer);

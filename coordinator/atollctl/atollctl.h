@@ -1,8 +1,9 @@
 /* atollctl: the run's admin at a terminal. One file a noun; this is what they share.
  *
- * Commands that act on a running coordinator go over mTLS with the admin's certificate (client.c); those that read or make a data
- * directory need no coordinator. Results on stdout, as text for people or with --format json as one JSON value; what went wrong on
- * stderr. Exit codes: 0 done, 1 failed (the message says why), 2 wrong usage, 4 the check found damage.
+ * Commands that act on a running coordinator go over mTLS with the admin's certificate (client.c);
+ * those that read or make a data directory need no coordinator. Results on stdout, as text for
+ * people or with --format json as one JSON value; what went wrong on stderr. Exit codes: 0 done, 1
+ * failed (the message says why), 2 wrong usage, 4 the check found damage.
  */
 #ifndef COORDINATOR_ATOLLCTL_H
 #define COORDINATOR_ATOLLCTL_H
@@ -27,9 +28,11 @@ struct ctl_settings {
     bool dry_run, ready;
 };
 
-/* Sends the order and waits; while the coordinator is busy, again and again, as long as --timeout says. The reply lives in *arena, which the caller ends with arena_deinit (also after a failure). REFUSED
- * (UNAVAILABLE: still busy) with the coordinator's words where its code is not OK. */
-MUST_USE enum status client_ask(const struct ctl_settings *settings, const struct admin_request *request, struct arena *arena,
+/* Sends the order and waits; while the coordinator is busy, again and again, as long as --timeout
+ * says. The reply lives in *arena, which the caller ends with arena_deinit (also after a failure).
+ * REFUSED (UNAVAILABLE: still busy) with the coordinator's words where its code is not OK. */
+MUST_USE enum status client_ask(const struct ctl_settings *settings,
+                                const struct admin_request *request, struct arena *arena,
                                 struct admin_reply *out, struct error *error);
 
 /* Prints "atollctl: message" on stderr; the exit code for it. */

@@ -18,15 +18,19 @@ struct credentials {
     struct buffer ca, certificate, key; /* zero-terminated */
 };
 
-static enum status read_one(const char *directory, const char *name, struct buffer *out, struct error *error) {
+static enum status read_one(const char *directory, const char *name, struct buffer *out,
+                            struct error *error) {
     char *path = file_join(directory, name);
     enum status status = file_read(path, 64 * 1024, out, error);
     free(path);
     return status;
 }
 
-static enum status credentials_read(const struct ctl_settings *settings, struct credentials *out, struct error *error) {
-    if (!settings->keys) return error_set(error, INVALID, "say where the admin's keys are: --keys RUN/keys (or ATOLL_KEYS)");
+static enum status credentials_read(const struct ctl_settings *settings, struct credentials *out,
+                                    struct error *error) {
+    if (!settings->keys)
+        return error_set(error, INVALID,
+                         "say where the admin's keys are: --keys RUN/keys (or ATOLL_KEYS)");
     TRY(read_one(settings->keys, "ca.pem", &out->ca, error));
     TRY(read_one(settings->keys, "admin.pem", &out->certificate, error));
     TRY(certificate_check_clock(buffer_bytes(&out->certificate), clock_wall_ms() / 1000, error));
@@ -39,34 +43,40 @@ static void credentials_clear(struct credentials *credentials) {
     free_clearing(credentials->key.data, credentials->key.capacity);
 }
 
-static enum status decode(const struct buffer *raw, struct arena *arena, struct admin_reply *out, struct error *error) {
+static enum status decode(const struct buffer *raw, struct arena *arena, struct admin_reply *out,
+                          struct error *error) {
     struct frame frame;
     TRY(frame_split(buffer_bytes(raw), &frame, error));
     TRY(admin_reply_decode(frame, arena, out, error));
     if (out->code == ADMIN_OK) return OK;
-    return error_set(error, out->code == ADMIN_BUSY ? UNAVAILABLE : REFUSED, "the coordinator refused (%s): %s",
-                     admin_code_name(out->code), out->message);
+    return error_set(error, out->code == ADMIN_BUSY ? UNAVAILABLE : REFUSED,
+                     "the coordinator refused (%s): %s", admin_code_name(out->code), out->message);
 }
 
-/* Nothing of a request that is answered BUSY was done, so it is said again, ever more slowly, until the time is over. */
-static enum status ask(struct rpc_channel *channel, uint64_t timeout_ms, struct bytes request, struct arena *arena,
-                       struct admin_reply *out, struct error *error) {
+/* Nothing of a request that is answered BUSY was done, so it is said again, ever more slowly, until
+ * the time is over. */
+static enum status ask(struct rpc_channel *channel, uint64_t timeout_ms, struct bytes request,
+                       struct arena *arena, struct admin_reply *out, struct error *error) {
     uint64_t end = clock_monotonic_ms() + timeout_ms, pause = BUSY_PAUSE_MS;
     struct rpc_call_options call = {.progress_timeout_ms = (uint32_t)timeout_ms};
     for (;;) {
         struct buffer raw = {0};
         arena_reset(arena);
-        enum status status = rpc_channel_unary_wait(channel, service_path(METHOD_ADMIN), &call, request, &raw, NULL, error);
-        /* strings are copied into the arena, but a reply's payload would be borrowed: admin replies have none */
+        enum status status = rpc_channel_unary_wait(channel, service_path(METHOD_ADMIN), &call,
+                                                    request, &raw, NULL, error);
+        /* strings are copied into the arena, but a reply's payload would be borrowed: admin replies
+         * have none */
         if (status == OK) status = decode(&raw, arena, out, error);
         buffer_deinit(&raw);
-        if (status != UNAVAILABLE || out->code != ADMIN_BUSY || clock_monotonic_ms() + pause > end) return status;
+        if (status != UNAVAILABLE || out->code != ADMIN_BUSY || clock_monotonic_ms() + pause > end)
+            return status;
         clock_sleep_ms(pause);
         pause = MIN(pause * 2, (uint64_t)BUSY_PAUSE_LIMIT_MS);
     }
 }
 
-static enum status exchange(const struct ctl_settings *settings, const struct credentials *credentials, struct bytes request,
+static enum status exchange(const struct ctl_settings *settings,
+                            const struct credentials *credentials, struct bytes request,
                             struct arena *arena, struct admin_reply *out, struct error *error) {
     struct rpc_channel *channel = NULL;
     struct rpc_channel_options options = {.address = settings->server,
@@ -86,15 +96,16 @@ static enum status exchange(const struct ctl_settings *settings, const struct cr
     return status;
 }
 
-enum status client_ask(const struct ctl_settings *settings, const struct admin_request *request, struct arena *arena,
-                       struct admin_reply *out, struct error *error) {
+enum status client_ask(const struct ctl_settings *settings, const struct admin_request *request,
+                       struct arena *arena, struct admin_reply *out, struct error *error) {
     struct credentials credentials = {0};
     struct buffer raw = {0};
     out->code = ADMIN_OK;
     arena_create(arena, ARENA_SIZE);
     enum status status = admin_request_encode(request, &raw, error);
     if (status == OK) status = credentials_read(settings, &credentials, error);
-    if (status == OK) status = exchange(settings, &credentials, buffer_bytes(&raw), arena, out, error);
+    if (status == OK)
+        status = exchange(settings, &credentials, buffer_bytes(&raw), arena, out, error);
     credentials_clear(&credentials);
     buffer_deinit(&raw);
     return status;

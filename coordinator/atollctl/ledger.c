@@ -16,9 +16,10 @@ struct audit {
     struct replay_report report;
 };
 
-/* Version 0 is derived, not read: from the seed in entry 0, or from the checkpoint the auditor has. replay_run compares its root
- * with the genesis entry's. */
-static enum status initial_state(const struct ctl_settings *settings, struct audit *audit, struct error *error) {
+/* Version 0 is derived, not read: from the seed in entry 0, or from the checkpoint the auditor has.
+ * replay_run compares its root with the genesis entry's. */
+static enum status initial_state(const struct ctl_settings *settings, struct audit *audit,
+                                 struct error *error) {
     struct ledger_source source = directory_source(&audit->data);
     struct buffer raw = {0};
     struct ledger_entry genesis;
@@ -28,39 +29,46 @@ static enum status initial_state(const struct ctl_settings *settings, struct aud
     enum status status = source.entry(source.context, 0, &raw, error);
     audit->report.failed_entry = 0;
     if (status == OK) status = ledger_entry_decode(buffer_bytes(&raw), &genesis, error);
-    if (status == OK && genesis.kind != LEDGER_GENESIS) status = error_set(error, CORRUPT, "it is not a genesis entry");
+    if (status == OK && genesis.kind != LEDGER_GENESIS)
+        status = error_set(error, CORRUPT, "it is not a genesis entry");
     if (status == OK) status = manifest_parse(genesis.genesis.manifest, &manifest, error);
     if (status == OK) status = run_model_layout(&manifest, &layout, error);
     if (status == OK) run_model_layout_digest(&layout, digest);
     if (status == OK && !digest_equal(digest, genesis.genesis.layout_digest)) {
-        status = error_set(error, CORRUPT, "the layout that the manifest gives is not the one that was recorded");
+        status = error_set(error, CORRUPT,
+                           "the layout that the manifest gives is not the one that was recorded");
     }
     if (status == OK) status = model_state_init(&audit->model, &manifest, layout.count, error);
-    if (status == OK) status = run_model_initialise(&manifest, &layout, settings->checkpoint, audit->model.theta, error);
+    if (status == OK)
+        status = run_model_initialise(&manifest, &layout, settings->checkpoint, audit->model.theta,
+                                      error);
     layout_deinit(&layout);
     buffer_deinit(&raw);
     return status;
 }
 
 static enum status check_snapshots(struct audit *audit, struct error *error) {
-    struct store_scan *scan =
-        store_scan_open(audit->data.store, TABLE_SNAPSHOTS, bytes_of(NULL, 0), bytes_of(NULL, 0), STORE_ASCENDING);
+    struct store_scan *scan = store_scan_open(audit->data.store, TABLE_SNAPSHOTS, bytes_of(NULL, 0),
+                                              bytes_of(NULL, 0), STORE_ASCENDING);
     struct bytes key, value;
     enum status status;
     while ((status = store_scan_next(scan, &key, &value, error)) == OK) {
         struct snapshot_header header;
         uint8_t root[DIGEST_SIZE];
-        status = snapshot_header_verify(value, run_state_coordinator_key(audit->run), &header, error);
+        status =
+            snapshot_header_verify(value, run_state_coordinator_key(audit->run), &header, error);
         if (status == OK) status = blob_check(audit->data.blobs, header.content_digest, error);
         if (status == OK && header.version > run_state_version(audit->run)) {
             status = error_set(error, CORRUPT, "the ledger ends before it, at version %llu",
                                (unsigned long long)run_state_version(audit->run));
         }
-        if (status == OK && run_state_root_at(audit->run, header.version, root) && !digest_equal(root, header.root)) {
+        if (status == OK && run_state_root_at(audit->run, header.version, root) &&
+            !digest_equal(root, header.root)) {
             status = error_set(error, CORRUPT, "its state root is not the ledger's");
         }
         if (status != OK) {
-            error_wrap(error, CORRUPT, "snapshot of version %llu", (unsigned long long)header.version);
+            error_wrap(error, CORRUPT, "snapshot of version %llu",
+                       (unsigned long long)header.version);
             status = CORRUPT;
             break;
         }
@@ -69,7 +77,8 @@ static enum status check_snapshots(struct audit *audit, struct error *error) {
     return status == NOT_FOUND ? OK : status;
 }
 
-static enum status verify(const struct ctl_settings *settings, struct audit *audit, struct error *error) {
+static enum status verify(const struct ctl_settings *settings, struct audit *audit,
+                          struct error *error) {
     TRY(directory_open(settings->directory, true, NULL, NULL, &audit->data, error));
     TRY(initial_state(settings, audit, error));
     audit->run = run_state_create();
@@ -83,8 +92,8 @@ static enum status verify(const struct ctl_settings *settings, struct audit *aud
     return check_snapshots(audit, error);
 }
 
-static void print_report(const struct ctl_settings *settings, const struct audit *audit, enum status status,
-                         const struct error *error, uint64_t took_ms) {
+static void print_report(const struct ctl_settings *settings, const struct audit *audit,
+                         enum status status, const struct error *error, uint64_t took_ms) {
     char root_text[HEX32_SIZE] = "", head_text[HEX32_SIZE] = "";
     uint8_t root[DIGEST_SIZE];
     const struct replay_report *report = &audit->report;
@@ -98,9 +107,11 @@ static void print_report(const struct ctl_settings *settings, const struct audit
         if (status != OK) return;
         char took[HUMAN_SIZE];
         printf("verified   %llu entries, %llu contributions, %llu steps, %llu state roots in %s\n",
-               (unsigned long long)report->entries, (unsigned long long)report->contributions, (unsigned long long)report->steps,
-               (unsigned long long)report->roots_checked, human_duration(took_ms, took));
-        printf("version    %llu\nstate root %s\nledger     %s\n", (unsigned long long)audit->model.version, root_text, head_text);
+               (unsigned long long)report->entries, (unsigned long long)report->contributions,
+               (unsigned long long)report->steps, (unsigned long long)report->roots_checked,
+               human_duration(took_ms, took));
+        printf("version    %llu\nstate root %s\nledger     %s\n",
+               (unsigned long long)audit->model.version, root_text, head_text);
         return;
     }
     struct buffer out = {0};
@@ -149,13 +160,14 @@ static int ledger_verify(struct options *options, void *values) {
     if (status == OK) return EXIT_DONE;
     if (failed != UINT64_MAX) error_wrap(&error, status, "entry %llu", (unsigned long long)failed);
     report_failure(&error);
-    return failed != UINT64_MAX || status == CORRUPT || status == INVALID ? EXIT_DAMAGED : EXIT_FAILED;
+    return failed != UINT64_MAX || status == CORRUPT || status == INVALID ? EXIT_DAMAGED
+                                                                          : EXIT_FAILED;
 }
 
-/* ---- list ---------------------------------------------------------------------------------------------------------------- */
+/* ---- list ------------------------------------------------------------------------------------ */
 
-static void entry_json(uint64_t index, const struct ledger_entry *entry, const struct contribution *contribution,
-                       struct json_writer *writer) {
+static void entry_json(uint64_t index, const struct ledger_entry *entry,
+                       const struct contribution *contribution, struct json_writer *writer) {
     char hex[HEX32_SIZE];
     json_begin_object(writer);
     json_key(writer, "index");
@@ -193,7 +205,8 @@ static void entry_json(uint64_t index, const struct ledger_entry *entry, const s
         json_key(writer, "fragment");
         json_u64(writer, entry->step.fragment);
         json_key(writer, "state_root");
-        json_text(writer, entry->step.has_root ? hex_encode(entry->step.root, DIGEST_SIZE, hex) : NULL);
+        json_text(writer,
+                  entry->step.has_root ? hex_encode(entry->step.root, DIGEST_SIZE, hex) : NULL);
         json_key(writer, "parts");
         json_begin_array(writer);
         for (uint16_t i = 0; i < entry->step.count; i++) {
@@ -224,15 +237,19 @@ static void entry_json(uint64_t index, const struct ledger_entry *entry, const s
     json_end_object(writer);
 }
 
-static void entry_text(uint64_t index, const struct ledger_entry *entry, const struct contribution *contribution) {
+static void entry_text(uint64_t index, const struct ledger_entry *entry,
+                       const struct contribution *contribution) {
     printf("%8llu  %-14s", (unsigned long long)index, ledger_kind_name(entry->kind));
     if (contribution) {
-        printf(" site %u sequence %llu fragment %u base %llu loss %.4f, %llu bytes", contribution->site,
-               (unsigned long long)contribution->sequence, contribution->fragment, (unsigned long long)contribution->base_version,
+        printf(" site %u sequence %llu fragment %u base %llu loss %.4f, %llu bytes",
+               contribution->site, (unsigned long long)contribution->sequence,
+               contribution->fragment, (unsigned long long)contribution->base_version,
                (double)contribution->loss, (unsigned long long)contribution->payload_size);
     } else if (entry->kind == LEDGER_STEP) {
-        printf(" version %llu fragment %u merges", (unsigned long long)entry->step.version, entry->step.fragment);
-        for (uint16_t i = 0; i < entry->step.count; i++) printf(" %llu", (unsigned long long)entry->step.parts[i].index);
+        printf(" version %llu fragment %u merges", (unsigned long long)entry->step.version,
+               entry->step.fragment);
+        for (uint16_t i = 0; i < entry->step.count; i++)
+            printf(" %llu", (unsigned long long)entry->step.parts[i].index);
     } else if (entry->kind == LEDGER_SITE_ADDED) {
         printf(" %u %s", entry->added.site, entry->added.name);
     } else if (entry->kind == LEDGER_SITE_REVOKED) {
@@ -243,8 +260,8 @@ static void entry_text(uint64_t index, const struct ledger_entry *entry, const s
     putchar('\n');
 }
 
-static enum status list_entry(const struct ledger_source *source, uint64_t index, struct json_writer *writer,
-                              struct error *error) {
+static enum status list_entry(const struct ledger_source *source, uint64_t index,
+                              struct json_writer *writer, struct error *error) {
     struct buffer raw = {0};
     struct ledger_entry entry;
     struct contribution contribution;
@@ -253,7 +270,8 @@ static enum status list_entry(const struct ledger_source *source, uint64_t index
     if (status == OK) status = ledger_entry_decode(buffer_bytes(&raw), &entry, error);
     if (status == OK && entry.kind == LEDGER_CONTRIBUTION) {
         is_contribution = true;
-        status = contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE), &contribution, error);
+        status = contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE),
+                                     &contribution, error);
     }
     if (status == OK && writer)
         entry_json(index, &entry, is_contribution ? &contribution : NULL, writer);
@@ -286,28 +304,30 @@ static int ledger_list(struct options *options, void *values) {
     return status == NOT_FOUND ? EXIT_DONE : report_failure(&error);
 }
 
-static const struct option verify_options[] = {{.name = "dir",
-                                                .type = OPTION_PATH,
-                                                OPTION_FIELD(struct ctl_settings, directory),
-                                                .value_name = "DIR",
-                                                .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
-                                                .help = "a run's data directory, or a copy of one"},
-                                               {.name = "checkpoint",
-                                                .type = OPTION_PATH,
-                                                OPTION_FIELD(struct ctl_settings, checkpoint),
-                                                .value_name = "FILE",
-                                                .flags = OPTION_FLAG_ONLY,
-                                                .help = "the initial parameters, for a run that did not start from a seed"},
-                                               {0}};
+static const struct option verify_options[] = {
+    {.name = "dir",
+     .type = OPTION_PATH,
+     OPTION_FIELD(struct ctl_settings, directory),
+     .value_name = "DIR",
+     .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
+     .help = "a run's data directory, or a copy of one"},
+    {.name = "checkpoint",
+     .type = OPTION_PATH,
+     OPTION_FIELD(struct ctl_settings, checkpoint),
+     .value_name = "FILE",
+     .flags = OPTION_FLAG_ONLY,
+     .help = "the initial parameters, for a run that did not start from a seed"},
+    {0}};
 static const struct command verify_command = {
     .name = "verify",
     .summary = "replay the whole ledger from version 0 and compare everything",
     .options = verify_options,
     .run = ledger_verify,
-    .description =
-        "Derives version 0, then replays every entry: each signature, rule, payload digest and state root is checked, and the "
-        "final parameters are computed anew. Needs no coordinator and no keys. The first disagreement is reported by its entry. "
-        "Exit codes: 0 all of it holds, 4 it does not, 1 it could not be read.",
+    .description = "Derives version 0, then replays every entry: each signature, rule, payload "
+                   "digest and state root is checked, and the "
+                   "final parameters are computed anew. Needs no coordinator and no keys. The "
+                   "first disagreement is reported by its entry. "
+                   "Exit codes: 0 all of it holds, 4 it does not, 1 it could not be read.",
     .examples = "cp -a /srv/atoll/demo /tmp/copy && atollctl ledger verify --dir /tmp/copy"};
 static const struct option list_options[] = {{.name = "dir",
                                               .type = OPTION_PATH,
@@ -321,7 +341,10 @@ static const struct option list_options[] = {{.name = "dir",
                                               .flags = OPTION_FLAG_ONLY,
                                               .help = "first entry"},
                                              {0}};
-static const struct command list_command = {
-    .name = "list", .summary = "print the entries, as they are recorded", .options = list_options, .run = ledger_list};
+static const struct command list_command = {.name = "list",
+                                            .summary = "print the entries, as they are recorded",
+                                            .options = list_options,
+                                            .run = ledger_list};
 static const struct command *const verbs[] = {&verify_command, &list_command, NULL};
-const struct command ledger_command = {.name = "ledger", .summary = "prove what was trained", .children = verbs};
+const struct command ledger_command = {
+    .name = "ledger", .summary = "prove what was trained", .children = verbs};

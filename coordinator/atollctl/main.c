@@ -21,12 +21,14 @@ static const struct option table[] = {
      OPTION_FIELD(struct ctl_settings, format),
      .fallback = "text",
      .choices = formats,
-     .help = "how results are written: text for people, json for programs (nothing else goes to stdout then)"},
+     .help = "how results are written: text for people, json for programs (nothing else goes to "
+             "stdout then)"},
     {.name = "keys",
      .type = OPTION_PATH,
      OPTION_FIELD(struct ctl_settings, keys),
      .value_name = "DIR",
-     .help = "directory with ca.pem, admin.pem and admin.key; `atollctl run create` puts them in RUN/keys"},
+     .help = "directory with ca.pem, admin.pem and admin.key; `atollctl run create` puts them in "
+             "RUN/keys"},
     {.name = "server",
      .type = OPTION_TEXT,
      OPTION_FIELD(struct ctl_settings, server),
@@ -40,7 +42,8 @@ static const struct option table[] = {
      .value_name = "URL",
      .check = rpc_proxy_check,
      .flags = OPTION_SECRET,
-     .help = "forward proxy to the coordinator (HTTP CONNECT): http://[USER:PASSWORD@]HOST:PORT; none: without; unset: as "
+     .help = "forward proxy to the coordinator (HTTP CONNECT): http://[USER:PASSWORD@]HOST:PORT; "
+             "none: without; unset: as "
              "grpc_proxy, https_proxy, http_proxy and no_proxy in the environment say"},
     {.name = "timeout",
      .type = OPTION_DURATION,
@@ -51,18 +54,20 @@ static const struct option table[] = {
      .help = "how long to wait for the coordinator"},
     {0}};
 
-static const struct command *const nouns[] = {&run_command, &site_command, &model_command, &ledger_command, NULL};
+static const struct command *const nouns[] = {&run_command, &site_command, &model_command,
+                                              &ledger_command, NULL};
 
 static const struct command program = {
     .name = "atollctl",
     .summary = "makes runs, invites sites, watches them, exports and audits the model",
-    .description =
-        "A run lives in a data directory that a coordinator serves. Make one with `run create`, start atoll-coordinator on it, "
-        "invite each site with `site invite` and paste the line it prints at the site.",
+    .description = "A run lives in a data directory that a coordinator serves. Make one with `run "
+                   "create`, start atoll-coordinator on it, "
+                   "invite each site with `site invite` and paste the line it prints at the site.",
     .examples = "atollctl run example > run.yaml\n"
                 "atollctl run create /srv/atoll/demo --manifest run.yaml\n"
                 "atoll-coordinator --dir /srv/atoll/demo --listen 0.0.0.0:7400 &\n"
-                "atollctl --keys /srv/atoll/demo/keys site invite --name eu-north --address coordinator.example:7400\n"
+                "atollctl --keys /srv/atoll/demo/keys site invite --name eu-north --address "
+                "coordinator.example:7400\n"
                 "atollctl --keys /srv/atoll/demo/keys run status --watch 2s\n"
                 "atollctl model export --dir /srv/atoll/demo --output ./model\n"
                 "atollctl ledger verify --dir ./copy-of-demo",
@@ -77,7 +82,8 @@ int main(int argc, char **argv) {
     (void)!limits_raise_descriptors(NULL, NULL);
     struct ctl_settings settings = {0};
     struct options *options = options_create(&program, &settings);
-    struct options_setup setup = {.argc = argc, .argv = argv, .environment = environ, .load_file = config_load};
+    struct options_setup setup = {
+        .argc = argc, .argv = argv, .environment = environ, .load_file = config_load};
     int code = options_start(options, &setup);
     if (code == OPTIONS_GO_ON) code = options_command(options)->run(options, &settings);
     options_destroy(options);

@@ -22,13 +22,16 @@ static int model_export(struct options *options, void *values) {
     if (status != OK) return report_failure(&error);
     status = directory_restore(&data, settings->checkpoint, &run, &model, &report, &error);
     if (status == OK && report.lost_payload)
-        status = error_set(&error, CORRUPT, "the payload of ledger entry %llu is damaged: a running coordinator gets it again",
-                           (unsigned long long)report.failed_entry);
+        status = error_set(
+            &error, CORRUPT,
+            "the payload of ledger entry %llu is damaged: a running coordinator gets it again",
+            (unsigned long long)report.failed_entry);
     if (status == OK) status = run_model_layout(run_state_manifest(run), &layout, &error);
     if (status == OK) {
         char *beside = file_join(settings->directory, DIRECTORY_CHECKPOINT);
         const struct export_options how = {.version = (int64_t)model.version,
-                                           .byte_tokenizer = run_state_manifest(run)->tokenizer == TOKENIZER_BYTE,
+                                           .byte_tokenizer =
+                                               run_state_manifest(run)->tokenizer == TOKENIZER_BYTE,
                                            .beside = file_exists(beside) ? beside : NULL};
         status = export_model_as(settings->output, &layout, model.theta, &how, &error);
         free(beside);
@@ -45,29 +48,32 @@ static int model_export(struct options *options, void *values) {
     return EXIT_DONE;
 }
 
-static const struct option export_options[] = {{.name = "dir",
-                                                .type = OPTION_PATH,
-                                                OPTION_FIELD(struct ctl_settings, directory),
-                                                .value_name = "DIR",
-                                                .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
-                                                .help = "the run's data directory; the coordinator may be running on it"},
-                                               {.name = "output",
-                                                .type = OPTION_PATH,
-                                                OPTION_FIELD(struct ctl_settings, output),
-                                                .value_name = "DIR",
-                                                .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
-                                                .help = "where model.safetensors, config.json and the tokenizer go"},
-                                               {.name = "checkpoint",
-                                                .type = OPTION_PATH,
-                                                OPTION_FIELD(struct ctl_settings, checkpoint),
-                                                .value_name = "FILE",
-                                                .flags = OPTION_FLAG_ONLY,
-                                                .help = "what the run began from; only asked for where no snapshot can be read"},
-                                               {0}};
-static const struct command export_command = {.name = "export",
-                                              .summary = "write the newest version as transformers reads it",
-                                              .options = export_options,
-                                              .run = model_export,
-                                              .examples = "atollctl model export --dir /srv/atoll/demo --output ./model"};
+static const struct option export_options[] = {
+    {.name = "dir",
+     .type = OPTION_PATH,
+     OPTION_FIELD(struct ctl_settings, directory),
+     .value_name = "DIR",
+     .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
+     .help = "the run's data directory; the coordinator may be running on it"},
+    {.name = "output",
+     .type = OPTION_PATH,
+     OPTION_FIELD(struct ctl_settings, output),
+     .value_name = "DIR",
+     .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
+     .help = "where model.safetensors, config.json and the tokenizer go"},
+    {.name = "checkpoint",
+     .type = OPTION_PATH,
+     OPTION_FIELD(struct ctl_settings, checkpoint),
+     .value_name = "FILE",
+     .flags = OPTION_FLAG_ONLY,
+     .help = "what the run began from; only asked for where no snapshot can be read"},
+    {0}};
+static const struct command export_command = {
+    .name = "export",
+    .summary = "write the newest version as transformers reads it",
+    .options = export_options,
+    .run = model_export,
+    .examples = "atollctl model export --dir /srv/atoll/demo --output ./model"};
 static const struct command *const verbs[] = {&export_command, NULL};
-const struct command model_command = {.name = "model", .summary = "the model as files", .children = verbs};
+const struct command model_command = {
+    .name = "model", .summary = "the model as files", .children = verbs};

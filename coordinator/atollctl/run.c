@@ -13,7 +13,7 @@
 #include "fed/receipt.h"
 #include "run/run_model.h"
 
-/* ---- create and example -------------------------------------------------------------------------------------------------- */
+/* ---- create and example ---------------------------------------------------------------------- */
 
 static enum status read_manifest(const char *path, struct manifest *out, struct error *error) {
     struct buffer text = {0};
@@ -35,16 +35,20 @@ static void print_warnings(const struct buffer *warnings) {
 
 static void print_created(const struct ctl_settings *settings, const struct manifest *manifest,
                           const struct directory_needs *needs) {
-    char count[HUMAN_SIZE], model[HUMAN_SIZE], memory[HUMAN_SIZE], disk[HUMAN_SIZE], snapshot[HUMAN_SIZE];
+    char count[HUMAN_SIZE], model[HUMAN_SIZE], memory[HUMAN_SIZE], disk[HUMAN_SIZE],
+        snapshot[HUMAN_SIZE];
     if (settings->format == FORMAT_TEXT) {
-        printf("run \"%s\" %s in %s: %s parameters, the coordinator will take %s for the model (%s are free here)\n",
+        printf("run \"%s\" %s in %s: %s parameters, the coordinator will take %s for the model (%s "
+               "are free here)\n",
                manifest->name, settings->dry_run ? "would be made" : "made", settings->directory,
-               human_count((double)needs->parameters, count), human_bytes(needs->model_memory, model),
-               human_bytes(needs->memory_free, memory));
-        printf("disk: %s a snapshot, of which 3 are kept unless atoll-coordinator is told otherwise, and every payload; %s are "
+               human_count((double)needs->parameters, count),
+               human_bytes(needs->model_memory, model), human_bytes(needs->memory_free, memory));
+        printf("disk: %s a snapshot, of which 3 are kept unless atoll-coordinator is told "
+               "otherwise, and every payload; %s are "
                "free\n",
                human_bytes(needs->snapshot_size, snapshot), human_bytes(needs->disk_free, disk));
-        if (!settings->dry_run) printf("next: atoll-coordinator --dir %s --listen 0.0.0.0:7400\n", settings->directory);
+        if (!settings->dry_run)
+            printf("next: atoll-coordinator --dir %s --listen 0.0.0.0:7400\n", settings->directory);
         return;
     }
     struct buffer out = {0};
@@ -79,8 +83,10 @@ static int run_create(struct options *options, void *values) {
     (void)options;
     if (read_manifest(settings->manifest, &manifest, &error) != OK) return report_failure(&error);
     enum status status = settings->dry_run
-                             ? directory_create_check(settings->directory, &manifest, settings->checkpoint, &needs, &error)
-                             : directory_create(settings->directory, &manifest, settings->checkpoint, &needs, &error);
+                             ? directory_create_check(settings->directory, &manifest,
+                                                      settings->checkpoint, &needs, &error)
+                             : directory_create(settings->directory, &manifest,
+                                                settings->checkpoint, &needs, &error);
     struct buffer warnings = {0};
     manifest_warnings(&manifest, &warnings);
     if (warnings.size > 0) print_warnings(&warnings);
@@ -99,7 +105,7 @@ static int run_example(struct options *options, void *values) {
     return EXIT_DONE;
 }
 
-/* ---- status -------------------------------------------------------------------------------------------------------------- */
+/* ---- status ---------------------------------------------------------------------------------- */
 
 static const char *phase_name(uint32_t phase) {
     static const char *const names[] = {"active", "paused", "stopped"};
@@ -166,7 +172,8 @@ static void status_json(const struct run_status *run, struct json_writer *writer
 
 static void status_text(const struct run_status *run) {
     char hex[HEX32_SIZE], up[HUMAN_SIZE], tokens[HUMAN_SIZE], in[HUMAN_SIZE], out[HUMAN_SIZE];
-    printf("run        %s (%s)%s%s\n", run->name, phase_name(run->phase), *run->reason ? ": " : "", run->reason);
+    printf("run        %s (%s)%s%s\n", run->name, phase_name(run->phase), *run->reason ? ": " : "",
+           run->reason);
     if (*run->waits) printf("WAITS      %s\n", run->waits);
     printf("version    %llu, ledger of %llu entries, H %u\n", (unsigned long long)run->version,
            (unsigned long long)run->ledger_size, run->inner_steps);
@@ -174,18 +181,21 @@ static void status_text(const struct run_status *run) {
            (unsigned long long)run->root_version);
     printf("sites      %u connected of %u\n", run->sites_connected, run->sites_active);
     if (run->sites_twice)
-        printf("copies     %u site%s ran twice (or came back from an older backup), and one process was cut: see `site list`\n",
+        printf("copies     %u site%s ran twice (or came back from an older backup), and one "
+               "process was cut: see `site list`\n",
                run->sites_twice, run->sites_twice > 1 ? "s" : "");
-    printf("accepted   %llu, %u pending; refused:", (unsigned long long)run->accepted, run->pending);
+    printf("accepted   %llu, %u pending; refused:", (unsigned long long)run->accepted,
+           run->pending);
     bool any = false;
     for (unsigned code = 1; code < REFUSAL_COUNT; code++) {
-        if (run->refused[code]) printf(" %s %llu", refusal_name(code), (unsigned long long)run->refused[code]);
+        if (run->refused[code])
+            printf(" %s %llu", refusal_name(code), (unsigned long long)run->refused[code]);
         any |= run->refused[code] != 0;
     }
     printf("%s\n", any ? "" : " none");
     printf("tokens     %s\n", human_count((double)run->tokens, tokens));
-    printf("traffic    %s in, %s out in %s\n", human_bytes(run->bytes_in, in), human_bytes(run->bytes_out, out),
-           human_duration(run->uptime_ms, up));
+    printf("traffic    %s in, %s out in %s\n", human_bytes(run->bytes_in, in),
+           human_bytes(run->bytes_out, out), human_duration(run->uptime_ms, up));
 }
 
 static enum status show_status(const struct ctl_settings *settings, struct error *error) {
@@ -217,13 +227,14 @@ static int run_status_command(struct options *options, void *values) {
     for (;;) {
         if (show_status(settings, &error) != OK) return report_failure(&error);
         if (settings->watch_ms == 0) return EXIT_DONE;
-        if (streams_broken()) return EXIT_FAILED; /* the reader has gone away, or the disk is full */
+        /* the reader has gone away, or the disk is full */
+        if (streams_broken()) return EXIT_FAILED;
         clock_sleep_ms(settings->watch_ms);
         if (isatty(STDOUT_FILENO)) printf("\033[H\033[J");
     }
 }
 
-/* ---- orders -------------------------------------------------------------------------------------------------------------- */
+/* ---- orders ---------------------------------------------------------------------------------- */
 
 static int order(const struct ctl_settings *settings, enum admin_verb verb, const char *done) {
     struct admin_request request = {.protocol = WIRE_PROTOCOL_NEWEST,
@@ -238,13 +249,22 @@ static int order(const struct ctl_settings *settings, enum admin_verb verb, cons
     snprintf(version, sizeof version, "version %llu", (unsigned long long)reply.value);
     arena_deinit(&arena);
     if (status != OK) return report_failure(&error);
-    print_done(settings, done, verb == ADMIN_SNAPSHOT ? version : settings->reason ? settings->reason : "");
+    print_done(settings, done,
+               verb == ADMIN_SNAPSHOT ? version
+               : settings->reason     ? settings->reason
+                                      : "");
     return EXIT_DONE;
 }
 
-static int run_pause(struct options *options, void *values) { return (void)options, order(values, ADMIN_PAUSE, "paused"); }
-static int run_resume(struct options *options, void *values) { return (void)options, order(values, ADMIN_RESUME, "resumed"); }
-static int run_stop(struct options *options, void *values) { return (void)options, order(values, ADMIN_STOP, "stopped"); }
+static int run_pause(struct options *options, void *values) {
+    return (void)options, order(values, ADMIN_PAUSE, "paused");
+}
+static int run_resume(struct options *options, void *values) {
+    return (void)options, order(values, ADMIN_RESUME, "resumed");
+}
+static int run_stop(struct options *options, void *values) {
+    return (void)options, order(values, ADMIN_STOP, "stopped");
+}
 static int run_snapshot(struct options *options, void *values) {
     return (void)options, order(values, ADMIN_SNAPSHOT, "snapshot ordered");
 }
@@ -252,7 +272,7 @@ static int run_inner_steps(struct options *options, void *values) {
     return (void)options, order(values, ADMIN_SET_INNER_STEPS, "inner steps set");
 }
 
-/* ---- the tree ------------------------------------------------------------------------------------------------------------ */
+/* ---- the tree -------------------------------------------------------------------------------- */
 
 static const struct option create_options[] = {
     {.name = "directory",
@@ -272,9 +292,10 @@ static const struct option create_options[] = {
      OPTION_FIELD(struct ctl_settings, checkpoint),
      .value_name = "FILE",
      .flags = OPTION_FLAG_ONLY,
-     .help =
-         "the safetensors file to start from, or the directory of its model.safetensors, if the manifest names one by digest; "
-         "config.json beside it must agree with the manifest, and small files there come out of exports"},
+     .help = "the safetensors file to start from, or the directory of its model.safetensors, if "
+             "the manifest names one by digest; "
+             "config.json beside it must agree with the manifest, and small files there come out "
+             "of exports"},
     {.name = "dry-run",
      .type = OPTION_BOOL,
      OPTION_FIELD(struct ctl_settings, dry_run),
@@ -288,51 +309,65 @@ static const struct option reason_options[] = {{.name = "reason",
                                                 .flags = OPTION_FLAG_ONLY,
                                                 .help = "for the ledger and the sites' operators"},
                                                {0}};
-static const struct option status_options[] = {{.name = "watch",
-                                                .type = OPTION_DURATION,
-                                                OPTION_FIELD(struct ctl_settings, watch_ms),
-                                                .flags = OPTION_FLAG_ONLY,
-                                                .help = "show it again and again, this far apart"},
-                                               {.name = "ready",
-                                                .type = OPTION_BOOL,
-                                                OPTION_FIELD(struct ctl_settings, ready),
-                                                .flags = OPTION_FLAG_ONLY,
-                                                .help =
-                                                    "for health checks: exit 1, saying why, unless the coordinator answers and "
-                                                    "waits for nothing that somebody must mend (disk, lost payloads, clock)"},
-                                               {0}};
-static const struct option steps_options[] = {{.name = "inner-steps",
-                                               .type = OPTION_U64,
-                                               OPTION_FIELD(struct ctl_settings, inner_steps),
-                                               .min = "1",
-                                               .max = "1000000",
-                                               .flags = OPTION_REQUIRED | OPTION_POSITIONAL,
-                                               .help = "H: inner steps per round at the fastest site"},
-                                              {0}};
+static const struct option status_options[] = {
+    {.name = "watch",
+     .type = OPTION_DURATION,
+     OPTION_FIELD(struct ctl_settings, watch_ms),
+     .flags = OPTION_FLAG_ONLY,
+     .help = "show it again and again, this far apart"},
+    {.name = "ready",
+     .type = OPTION_BOOL,
+     OPTION_FIELD(struct ctl_settings, ready),
+     .flags = OPTION_FLAG_ONLY,
+     .help = "for health checks: exit 1, saying why, unless the coordinator answers and "
+             "waits for nothing that somebody must mend (disk, lost payloads, clock)"},
+    {0}};
+static const struct option steps_options[] = {
+    {.name = "inner-steps",
+     .type = OPTION_U64,
+     OPTION_FIELD(struct ctl_settings, inner_steps),
+     .min = "1",
+     .max = "1000000",
+     .flags = OPTION_REQUIRED | OPTION_POSITIONAL,
+     .help = "H: inner steps per round at the fastest site"},
+    {0}};
 
-static const struct command create_command = {.name = "create",
-                                              .summary = "make a run: keys, certificates, ledger, version 0",
-                                              .options = create_options,
-                                              .run = run_create,
-                                              .examples = "atollctl run create /srv/atoll/demo --manifest run.yaml"};
+static const struct command create_command = {
+    .name = "create",
+    .summary = "make a run: keys, certificates, ledger, version 0",
+    .options = create_options,
+    .run = run_create,
+    .examples = "atollctl run create /srv/atoll/demo --manifest run.yaml"};
 static const struct command example_command = {
-    .name = "example", .summary = "print a commented manifest with every key and its default", .run = run_example};
-static const struct command status_command = {
-    .name = "status", .summary = "where the run stands", .options = status_options, .run = run_status_command};
-static const struct command pause_command = {.name = "pause",
-                                             .summary = "take no contributions until resumed; sites stop training",
-                                             .options = reason_options,
-                                             .run = run_pause};
-static const struct command resume_command = {
-    .name = "resume", .summary = "go on after a pause", .options = reason_options, .run = run_resume};
-static const struct command stop_command = {.name = "stop",
-                                            .summary = "end the run for good: sites merge what is pending and exit",
-                                            .options = reason_options,
-                                            .run = run_stop};
-static const struct command steps_command = {
-    .name = "set-inner-steps", .summary = "change H from here on", .options = steps_options, .run = run_inner_steps};
-static const struct command snapshot_command = {.name = "snapshot", .summary = "write a snapshot now", .run = run_snapshot};
+    .name = "example",
+    .summary = "print a commented manifest with every key and its default",
+    .run = run_example};
+static const struct command status_command = {.name = "status",
+                                              .summary = "where the run stands",
+                                              .options = status_options,
+                                              .run = run_status_command};
+static const struct command pause_command = {
+    .name = "pause",
+    .summary = "take no contributions until resumed; sites stop training",
+    .options = reason_options,
+    .run = run_pause};
+static const struct command resume_command = {.name = "resume",
+                                              .summary = "go on after a pause",
+                                              .options = reason_options,
+                                              .run = run_resume};
+static const struct command stop_command = {
+    .name = "stop",
+    .summary = "end the run for good: sites merge what is pending and exit",
+    .options = reason_options,
+    .run = run_stop};
+static const struct command steps_command = {.name = "set-inner-steps",
+                                             .summary = "change H from here on",
+                                             .options = steps_options,
+                                             .run = run_inner_steps};
+static const struct command snapshot_command = {
+    .name = "snapshot", .summary = "write a snapshot now", .run = run_snapshot};
 static const struct command *const verbs[] = {&create_command, &example_command,  &status_command,
                                               &pause_command,  &resume_command,   &stop_command,
                                               &steps_command,  &snapshot_command, NULL};
-const struct command run_command = {.name = "run", .summary = "make, watch, pause and end a run", .children = verbs};
+const struct command run_command = {
+    .name = "run", .summary = "make, watch, pause and end a run", .children = verbs};

@@ -13,14 +13,17 @@
 #include "crypto/certificate.h"
 #include "fed/invitation.h"
 
-/* ---- invite -------------------------------------------------------------------------------------------------------------- */
+/* ---- invite ---------------------------------------------------------------------------------- */
 
-static enum status read_authority(const struct ctl_settings *settings, struct invitation *out, struct error *error) {
+static enum status read_authority(const struct ctl_settings *settings, struct invitation *out,
+                                  struct error *error) {
     char *path = file_join(settings->keys, "ca.pem");
     struct buffer pem = {0}, der = {0};
     enum status status = file_read(path, CERTIFICATE_SIZE_MAX, &pem, error);
-    if (status == OK) status = certificate_convert(buffer_bytes(&pem), CERTIFICATE_DER, &der, error);
-    if (status == OK && der.size > CA_DER_LIMIT) status = error_set(error, INVALID, "%s is too large for a token", path);
+    if (status == OK)
+        status = certificate_convert(buffer_bytes(&pem), CERTIFICATE_DER, &der, error);
+    if (status == OK && der.size > CA_DER_LIMIT)
+        status = error_set(error, INVALID, "%s is too large for a token", path);
     if (status == OK) {
         memcpy(out->ca_der, der.data, der.size);
         out->ca_size = der.size;
@@ -31,9 +34,11 @@ static enum status read_authority(const struct ctl_settings *settings, struct in
     return status;
 }
 
-static enum status make_token(const struct ctl_settings *settings, struct bytes secret, char **out, struct error *error) {
+static enum status make_token(const struct ctl_settings *settings, struct bytes secret, char **out,
+                              struct error *error) {
     struct invitation invitation = {0};
-    if (secret.size != SECRET_SIZE) return error_set(error, FAILED, "the coordinator sent no invitation secret");
+    if (secret.size != SECRET_SIZE)
+        return error_set(error, FAILED, "the coordinator sent no invitation secret");
     strncpy(invitation.name, settings->name, SITE_NAME_SIZE - 1);
     memcpy(invitation.secret, secret.data, SECRET_SIZE);
     enum status status = read_authority(settings, &invitation, error);
@@ -42,26 +47,32 @@ static enum status make_token(const struct ctl_settings *settings, struct bytes 
     return status;
 }
 
-/* What is said on the command line, else what the coordinator knows of itself, else the way that this command took. */
-static const char *outside_address(const struct ctl_settings *settings, const struct admin_reply *reply, bool *local) {
+/* What is said on the command line, else what the coordinator knows of itself, else the way that
+ * this command took. */
+static const char *outside_address(const struct ctl_settings *settings,
+                                   const struct admin_reply *reply, bool *local) {
     struct address address;
     const char *text = settings->address                   ? settings->address
                        : reply->address && *reply->address ? reply->address
                                                            : settings->server;
-    *local = address_parse(text, ADDRESS_TO_CONNECT, &address, NULL) == OK && address_is_local(&address);
+    *local =
+        address_parse(text, ADDRESS_TO_CONNECT, &address, NULL) == OK && address_is_local(&address);
     return text;
 }
 
-static void print_invitation(const struct ctl_settings *settings, const char *address, bool local, const char *token) {
+static void print_invitation(const struct ctl_settings *settings, const char *address, bool local,
+                             const char *token) {
     if (local) {
         struct address parsed = {0};
         char host[ADDRESS_HOST_SIZE] = "";
         (void)!address_parse(address, ADDRESS_TO_CONNECT, &parsed, NULL);
         if (gethostname(host, sizeof host - 1) != 0 || *host == 0) strcpy(host, "HOST");
         fprintf(stderr,
-                "atollctl: %s leads to this machine only, so this line works nowhere else: put the coordinator's address as "
+                "atollctl: %s leads to this machine only, so this line works nowhere else: put the "
+                "coordinator's address as "
                 "sites see "
-                "it into the line (%s:%u?), give it with --address, or start the coordinator with --advertise HOST:PORT\n",
+                "it into the line (%s:%u?), give it with --address, or start the coordinator with "
+                "--advertise HOST:PORT\n",
                 address, host, parsed.port);
     }
     if (settings->format == FORMAT_TEXT) {
@@ -86,10 +97,11 @@ static void print_invitation(const struct ctl_settings *settings, const char *ad
 
 static int site_invite(struct options *options, void *values) {
     const struct ctl_settings *settings = values;
-    struct admin_request request = {.protocol = WIRE_PROTOCOL_NEWEST,
-                                    .verb = ADMIN_INVITE,
-                                    .site_name = settings->name,
-                                    .expires_ms = settings->expires_ms ? clock_wall_ms() + settings->expires_ms : 0};
+    struct admin_request request = {
+        .protocol = WIRE_PROTOCOL_NEWEST,
+        .verb = ADMIN_INVITE,
+        .site_name = settings->name,
+        .expires_ms = settings->expires_ms ? clock_wall_ms() + settings->expires_ms : 0};
     struct admin_reply reply;
     struct arena arena = {0};
     struct error error = {0};
@@ -106,12 +118,13 @@ static int site_invite(struct options *options, void *values) {
     return status == OK ? EXIT_DONE : report_failure(&error);
 }
 
-/* ---- list ---------------------------------------------------------------------------------------------------------------- */
+/* ---- list ------------------------------------------------------------------------------------ */
 
 static double busy_share(const struct site_status *site) {
     uint64_t lost = 0;
     for (unsigned cause = 0; cause < LOST_CAUSE_COUNT; cause++) lost += site->lost_ms[cause];
-    return site->compute_ms + lost ? (double)site->compute_ms / (double)(site->compute_ms + lost) : 0;
+    return site->compute_ms + lost ? (double)site->compute_ms / (double)(site->compute_ms + lost)
+                                   : 0;
 }
 
 static void site_text(const struct site_status *site) {
@@ -121,14 +134,18 @@ static void site_text(const struct site_status *site) {
            site->revoked     ? "revoked"
            : site->connected ? "connected"
                              : "away",
-           (unsigned long long)site->version, site->staleness, loss, human_count(site->tokens_per_second, rate),
-           (unsigned long long)site->contributions, human_bytes(site->bytes_up, up), human_bytes(site->bytes_down, down),
+           (unsigned long long)site->version, site->staleness, loss,
+           human_count(site->tokens_per_second, rate), (unsigned long long)site->contributions,
+           human_bytes(site->bytes_up, up), human_bytes(site->bytes_down, down),
            100 * busy_share(site), site->device);
     if (site->copies == 0) return;
-    printf("      ^ runs twice: %u process%s with this site's key %s cut, the last %s ago; find the copy and stop it. One that "
+    printf("      ^ runs twice: %u process%s with this site's key %s cut, the last %s ago; find "
+           "the copy and stop it. One that "
            "came\n"
-           "        back after a restore from an older backup counts, too: run that one once with --restored\n",
-           site->copies, site->copies > 1 ? "es" : "", site->copies > 1 ? "were" : "was", human_duration(site->copy_ms_ago, up));
+           "        back after a restore from an older backup counts, too: run that one once with "
+           "--restored\n",
+           site->copies, site->copies > 1 ? "es" : "", site->copies > 1 ? "were" : "was",
+           human_duration(site->copy_ms_ago, up));
 }
 
 static void site_json(const struct site_status *site, struct json_writer *writer) {
@@ -189,9 +206,10 @@ static void site_json(const struct site_status *site, struct json_writer *writer
     json_end_object(writer);
 }
 
-static enum status list_page(const struct ctl_settings *settings, uint32_t *first, struct json_writer *writer,
-                             struct error *error) {
-    struct admin_request request = {.protocol = WIRE_PROTOCOL_NEWEST, .verb = ADMIN_SITES, .first_site = *first};
+static enum status list_page(const struct ctl_settings *settings, uint32_t *first,
+                             struct json_writer *writer, struct error *error) {
+    struct admin_request request = {
+        .protocol = WIRE_PROTOCOL_NEWEST, .verb = ADMIN_SITES, .first_site = *first};
     struct admin_reply reply;
     struct arena arena = {0};
     enum status status = client_ask(settings, &request, &arena, &reply, error);
@@ -218,9 +236,10 @@ static int site_list(struct options *options, void *values) {
     if (json)
         json_begin_array(&writer);
     else
-        printf("site  %-16s %-9s %7s %5s %7s %9s %6s %9s %9s %6s  %s\n", "name", "state", "version", "stale", "loss", "tokens/s",
-               "sent", "up", "down", "busy", "device");
-    while (status == OK && first != 0) status = list_page(settings, &first, json ? &writer : NULL, &error);
+        printf("site  %-16s %-9s %7s %5s %7s %9s %6s %9s %9s %6s  %s\n", "name", "state", "version",
+               "stale", "loss", "tokens/s", "sent", "up", "down", "busy", "device");
+    while (status == OK && first != 0)
+        status = list_page(settings, &first, json ? &writer : NULL, &error);
     if (status == OK && json) {
         json_end_array(&writer);
         print_buffer(&out);
@@ -229,7 +248,7 @@ static int site_list(struct options *options, void *values) {
     return status == OK ? EXIT_DONE : report_failure(&error);
 }
 
-/* ---- revoke -------------------------------------------------------------------------------------------------------------- */
+/* ---- revoke ---------------------------------------------------------------------------------- */
 
 static int site_revoke(struct options *options, void *values) {
     const struct ctl_settings *settings = values;
@@ -248,7 +267,7 @@ static int site_revoke(struct options *options, void *values) {
     return EXIT_DONE;
 }
 
-/* ---- the tree ------------------------------------------------------------------------------------------------------------ */
+/* ---- the tree -------------------------------------------------------------------------------- */
 
 static const struct option invite_options[] = {
     {.name = "name",
@@ -288,13 +307,18 @@ static const struct command invite_command = {
     .summary = "let a site in: prints the one line to paste there",
     .options = invite_options,
     .run = site_invite,
-    .description =
-        "The token in the line can be used once. It carries the federation's root certificate, so the site knows whom to trust.",
-    .examples = "atollctl --keys RUN/keys site invite --name eu-north --address coordinator.example:7400"};
-static const struct command list_command = {.name = "list", .summary = "every site and how it is doing", .run = site_list};
-static const struct command revoke_command = {.name = "revoke",
-                                              .summary = "take nothing from a site any more, and cut its connections",
-                                              .options = revoke_options,
-                                              .run = site_revoke};
-static const struct command *const verbs[] = {&invite_command, &list_command, &revoke_command, NULL};
-const struct command site_command = {.name = "site", .summary = "invite, watch and revoke sites", .children = verbs};
+    .description = "The token in the line can be used once. It carries the federation's root "
+                   "certificate, so the site knows whom to trust.",
+    .examples =
+        "atollctl --keys RUN/keys site invite --name eu-north --address coordinator.example:7400"};
+static const struct command list_command = {
+    .name = "list", .summary = "every site and how it is doing", .run = site_list};
+static const struct command revoke_command = {
+    .name = "revoke",
+    .summary = "take nothing from a site any more, and cut its connections",
+    .options = revoke_options,
+    .run = site_revoke};
+static const struct command *const verbs[] = {&invite_command, &list_command, &revoke_command,
+                                              NULL};
+const struct command site_command = {
+    .name = "site", .summary = "invite, watch and revoke sites", .children = verbs};

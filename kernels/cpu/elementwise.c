@@ -1,6 +1,6 @@
-/* Loops that any compiler may vectorise without changing a bit: no operation depends on another element's, and the norm's
- * lanes are written out, so that the vector form adds in the very order of the scalar form. -ffp-contract=off (Makefile) keeps
- * a·b + c at two roundings. */
+/* Loops that any compiler may vectorise without changing a bit: no operation depends on another
+ * element's, and the norm's lanes are written out, so that the vector form adds in the very order
+ * of the scalar form. -ffp-contract=off (Makefile) keeps a·b + c at two roundings. */
 #include "kernels/elementwise.h"
 
 #include <string.h>
@@ -33,15 +33,16 @@ void elementwise_rebase(float *local, const float *fresh, const float *origin, s
     for (size_t i = 0; i < count; i++) local[i] = fresh[i] + (local[i] - origin[i]);
 }
 
-void elementwise_nesterov_between(float *theta, float *sum, const float *g, float rate, float period, size_t count) {
+void elementwise_nesterov_between(float *theta, float *sum, const float *g, float rate,
+                                  float period, size_t count) {
     for (size_t i = 0; i < count; i++) {
         sum[i] = sum[i] + g[i];
         theta[i] = theta[i] - rate * (g[i] / period);
     }
 }
 
-void elementwise_nesterov_end(float *theta, float *momentum, float *sum, const float *g, float rate, float beta, float period,
-                              size_t count) {
+void elementwise_nesterov_end(float *theta, float *momentum, float *sum, const float *g, float rate,
+                              float beta, float period, size_t count) {
     for (size_t i = 0; i < count; i++) {
         float total = sum[i] + g[i];
         float m = beta * momentum[i] + total / period;
@@ -55,7 +56,8 @@ void elementwise_sgd(float *theta, const float *q, float weight, size_t count) {
     for (size_t i = 0; i < count; i++) theta[i] = theta[i] - weight * q[i];
 }
 
-void elementwise_sgd_mean(float *theta, const float *sum, const uint16_t *senders, float weight, size_t count) {
+void elementwise_sgd_mean(float *theta, const float *sum, const uint16_t *senders, float weight,
+                          size_t count) {
     for (size_t i = 0; i < count; i++) {
         /* Division by one where there is no sender keeps the loop free of branches and of 0/0. */
         float divisor = senders[i] > 0 ? (float)senders[i] : 1.0f;
@@ -64,15 +66,16 @@ void elementwise_sgd_mean(float *theta, const float *sum, const uint16_t *sender
     }
 }
 
-void elementwise_scatter_add(float *sum, uint16_t *senders, const uint32_t *index, const float *value, float scale,
-                             size_t count) {
+void elementwise_scatter_add(float *sum, uint16_t *senders, const uint32_t *index,
+                             const float *value, float scale, size_t count) {
     for (size_t j = 0; j < count; j++) {
         sum[index[j]] = sum[index[j]] + scale * value[j];
         if (senders) senders[index[j]] = (uint16_t)(senders[index[j]] + 1);
     }
 }
 
-/* On bit patterns rather than with isfinite: no compiler option can turn an integer comparison into a constant. */
+/* On bit patterns rather than with isfinite: no compiler option can turn an integer comparison into
+ * a constant. */
 bool elementwise_is_finite(const float *a, size_t count) {
     uint32_t bad = 0;
     for (size_t i = 0; i < count; i++) {

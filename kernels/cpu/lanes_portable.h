@@ -1,4 +1,5 @@
-/* Lanes for any processor: vectors of four in the compilers' own extension. No fused multiply-add. See lanes.h. */
+/* Lanes for any processor: vectors of four in the compilers' own extension. No fused multiply-add.
+ * See lanes.h. */
 #ifndef KERNELS_CPU_LANES_PORTABLE_H
 #define KERNELS_CPU_LANES_PORTABLE_H
 

@@ -9,7 +9,8 @@
 static float row_top(size_t count, const float *x) {
     vf top = vf_set(-INFINITY);
     size_t at = 0;
-    for (; at + LANES <= count; at += LANES) top = vf_max(top, vf_load(x + at)); /* a NaN stays until a number follows it */
+    /* a NaN stays until a number follows it */
+    for (; at + LANES <= count; at += LANES) top = vf_max(top, vf_load(x + at));
     if (at < count) top = vf_max(top, vf_load_some(x + at, count - at, -INFINITY));
     return vf_top(top);
 }
@@ -32,7 +33,8 @@ static float row_exp(size_t count, float *x, float top) {
     return vf_sum(sum) + rest;
 }
 
-static double cross_entropy(size_t rows, size_t vocabulary, float *logits, const uint32_t *targets, float scale) {
+static double cross_entropy(size_t rows, size_t vocabulary, float *logits, const uint32_t *targets,
+                            float scale) {
     double loss = 0;
     for (size_t i = 0; i < rows; i++, logits += vocabulary) {
         float wanted = logits[targets[i]], top = row_top(vocabulary, logits);
@@ -40,7 +42,8 @@ static double cross_entropy(size_t rows, size_t vocabulary, float *logits, const
         loss += (double)logf(sum) + ((double)top - (double)wanted);
         if (scale == 0.0f) continue;
         vf factor = vf_set(scale / sum);
-        FOR_LANES(j, vocabulary) vf_put(logits, j, vocabulary, vf_get(logits, j, vocabulary) * factor);
+        FOR_LANES(j, vocabulary)
+        vf_put(logits, j, vocabulary, vf_get(logits, j, vocabulary) * factor);
         logits[targets[i]] -= scale;
     }
     return loss;

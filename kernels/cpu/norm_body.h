@@ -36,32 +36,38 @@ static float norm_dot(size_t width, const float *dy, const float *w, const float
             sums[i] = vf_fma(vf_load(dy + here) * vf_load(w + here), vf_load(x + here), sums[i]);
         }
     }
-    for (; at < width; at += LANES) sums[0] = vf_fma(vf_get(dy, at, width) * vf_get(w, at, width), vf_get(x, at, width), sums[0]);
+    for (; at < width; at += LANES)
+        sums[0] =
+            vf_fma(vf_get(dy, at, width) * vf_get(w, at, width), vf_get(x, at, width), sums[0]);
     return vf_sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
-static void norm_again(size_t rows, size_t width, const float *x, const float *w, const float *rstd, float *y) {
+static void norm_again(size_t rows, size_t width, const float *x, const float *w, const float *rstd,
+                       float *y) {
     for (size_t i = 0; i < rows; i++, x += width, y += width) {
         vf scale = vf_set(rstd[i]);
         FOR_LANES(j, width) vf_put(y, j, width, vf_get(x, j, width) * scale * vf_get(w, j, width));
     }
 }
 
-static void norm_forward(size_t rows, size_t width, float eps, const float *x, const float *w, float *y, float *rstd) {
+static void norm_forward(size_t rows, size_t width, float eps, const float *x, const float *w,
+                         float *y, float *rstd) {
     for (size_t i = 0; i < rows; i++, x += width, y += width) {
         rstd[i] = 1.0f / sqrtf(norm_squares(width, x) / (float)width + eps);
         norm_again(1, width, x, w, rstd + i, y);
     }
 }
 
-static void norm_backward(size_t rows, size_t width, const float *dy, const float *x, const float *w, const float *rstd,
-                          float *dx, float *dw) {
+static void norm_backward(size_t rows, size_t width, const float *dy, const float *x,
+                          const float *w, const float *rstd, float *dx, float *dw) {
     for (size_t i = 0; i < rows; i++, x += width, dy += width, dx += width) {
-        vf scale = vf_set(rstd[i]), mean = vf_set(norm_dot(width, dy, w, x) * rstd[i] / (float)width);
+        vf scale = vf_set(rstd[i]),
+           mean = vf_set(norm_dot(width, dy, w, x) * rstd[i] / (float)width);
         FOR_LANES(j, width) {
             vf n = vf_get(x, j, width) * scale, g = vf_get(dy, j, width);
             vf_put(dw, j, width, vf_fma(g, n, vf_get(dw, j, width)));
-            vf_put(dx, j, width, vf_fma(scale, g * vf_get(w, j, width) - n * mean, vf_get(dx, j, width)));
+            vf_put(dx, j, width,
+                   vf_fma(scale, g * vf_get(w, j, width) - n * mean, vf_get(dx, j, width)));
         }
     }
 }

@@ -4,9 +4,11 @@
 
 #include "kernels/cpu/lanes.h"
 
-enum { NORM_BLOCK = 4096 }; /* squares are summed in fp32 within a block, in double between blocks */
+/* squares are summed in fp32 within a block, in double between blocks */
+enum { NORM_BLOCK = 4096 };
 
-static double gradient_sum(size_t count, size_t parts_count, const float *const *parts, size_t offset, float *out) {
+static double gradient_sum(size_t count, size_t parts_count, const float *const *parts,
+                           size_t offset, float *out) {
     double squares = 0;
     for (size_t from = 0; from < count; from += NORM_BLOCK) {
         size_t end = MIN(count, from + NORM_BLOCK);
@@ -22,12 +24,14 @@ static double gradient_sum(size_t count, size_t parts_count, const float *const 
     return squares;
 }
 
-static void adamw(size_t count, const struct adamw_step *step, const float *gradient, float *parameters, float *m, float *v) {
+static void adamw(size_t count, const struct adamw_step *step, const float *gradient,
+                  float *parameters, float *m, float *v) {
     vf beta1 = vf_set(step->beta1), beta2 = vf_set(step->beta2), rest1 = vf_set(1.0f - step->beta1),
        rest2 = vf_set(1.0f - step->beta2);
-    vf scale = vf_set(step->gradient_scale), keep = vf_set(1.0f - step->learning_rate * step->decay);
-    vf rate = vf_set(step->learning_rate * step->correction1), correction2 = vf_set(step->correction2),
-       epsilon = vf_set(step->epsilon);
+    vf scale = vf_set(step->gradient_scale),
+       keep = vf_set(1.0f - step->learning_rate * step->decay);
+    vf rate = vf_set(step->learning_rate * step->correction1),
+       correction2 = vf_set(step->correction2), epsilon = vf_set(step->epsilon);
     FOR_LANES(at, count) {
         vf g = vf_get(gradient, at, count) * scale;
         vf new_m = vf_fma(beta1, vf_get(m, at, count), rest1 * g);

@@ -1,5 +1,5 @@
-/* One instruction set's table, named by KERNELS_TABLE and KERNELS_NAME, from the bodies above it. LINEAR names the linear layers,
- * for a set that has its own. */
+/* One instruction set's table, named by KERNELS_TABLE and KERNELS_NAME, from the bodies above it.
+ * LINEAR names the linear layers, for a set that has its own. */
 #include "kernels/cpu/activation_body.h"
 #include "kernels/cpu/attention_body.h"
 #include "kernels/cpu/linear_body.h"

@@ -1,5 +1,6 @@
-/* The tables of kernels/cpu. A table whose instruction set the compiler cannot produce is absent from the build altogether:
- * its file is compiled only where the architecture has it (see tables.c). */
+/* The tables of kernels/cpu. A table whose instruction set the compiler cannot produce is absent
+ * from the build altogether: its file is compiled only where the architecture has it (see
+ * tables.c). */
 #ifndef KERNELS_CPU_TABLES_H
 #define KERNELS_CPU_TABLES_H
 

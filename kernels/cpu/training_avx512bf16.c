@@ -1,4 +1,5 @@
-/* The training operations on AVX-512 with AVX512-BF16: linear layers round their inputs to bfloat16, the rest is as on AVX-512. */
+/* The training operations on AVX-512 with AVX512-BF16: linear layers round their inputs to
+ * bfloat16, the rest is as on AVX-512. */
 #include "kernels/cpu/lanes_avx512.h"
 
 #define KERNELS_TABLE kernels_avx512bf16

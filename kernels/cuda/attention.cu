@@ -1,8 +1,10 @@
-// Causal attention with grouped queries, after FlashAttention-2 (Dao, arXiv 2307.08691), on tensor cores.
+// Causal attention with grouped queries, after FlashAttention-2 (Dao, arXiv 2307.08691), on tensor
+// cores.
 //
-// qkv holds what the projection gave: rotary positions are applied here, in shared memory, once a tile has arrived, and their
-// inverse to dq and dk in registers before they are stored. Tiles of TILE keys or queries come in by copies that do not wait, the
-// next while this one is used. A block has four warps, each with 16 rows of the tile that stays.
+// qkv holds what the projection gave: rotary positions are applied here, in shared memory, once a
+// tile has arrived, and their inverse to dq and dk in registers before they are stored. Tiles of
+// TILE keys or queries come in by copies that do not wait, the next while this one is used. A block
+// has four warps, each with 16 rows of the tile that stays.
 //
 // forward     a block a tile of queries; over the tiles of keys up to the diagonal: S = Q K^T, running largest and sum, O += P V
 // delta       D = rowsum(dO * O)
@@ -11,41 +13,47 @@
 //             what one product gives in registers is what the next one takes: S^T = K Q^T, dP^T = V dO^T,
 //             dV += P^T dO, dK += dS^T Q
 //     queries a block a tile of queries, as in forward: S and dP again, dQ += dS K
-// The second kernel computes S and dP once more (7 products instead of 5): the price of determinism without waiting.
-// Rows beyond the sequence's end are zeroes when loaded and not stored.
+// The second kernel computes S and dP once more (7 products instead of 5): the price of determinism
+// without waiting. Rows beyond the sequence's end are zeroes when loaded and not stored.
 #include "kernels/cuda/attention.cuh"
 
 namespace {
 
 constexpr unsigned TILE = 64, ATTENTION_WARPS = 4, ATTENTION_THREADS = ATTENTION_WARPS * WARP;
 
-// A tile in shared memory: rows of D elements and 16 bytes, so that eight rows at one column lie in different banks.
+// A tile in shared memory: rows of D elements and 16 bytes, so that eight rows at one column lie in
+// different banks.
 template <int D> constexpr int PITCH = D + 8;
 template <int D> constexpr int TILE_SIZE = static_cast<int>(TILE) * PITCH<D>;
 
-// `rows` rows from `from`, each D elements at `source` + row * stride; rows at and beyond `end` are zeroes.
+// `rows` rows from `from`, each D elements at `source` + row * stride; rows at and beyond `end` are
+// zeroes.
 template <int D>
-__device__ __forceinline__ void load_tile(bf16 *tile, const bf16 *source, size_t stride, unsigned from, unsigned rows,
-                                          unsigned end) {
+__device__ __forceinline__ void load_tile(bf16 *tile, const bf16 *source, size_t stride,
+                                          unsigned from, unsigned rows, unsigned end) {
     constexpr unsigned OCTETS = D / 8;
     for (unsigned i = threadIdx.x; i < rows * OCTETS; i += ATTENTION_THREADS) {
         unsigned row = i / OCTETS, at = i % OCTETS * 8;
         bool there = from + row < end;
-        copy_async(tile + row * PITCH<D> + at, source + (there ? (from + row) * stride : 0) + at, there);
+        copy_async(tile + row * PITCH<D> + at, source + (there ? (from + row) * stride : 0) + at,
+                   there);
     }
 }
 
 // (a, b) = (x[i], x[i + D/2]) -> (a cos - b sin, b cos + a sin), two i at a time.
 template <int D>
-__device__ __forceinline__ void rotate_tile(bf16 *tile, const float *cos, const float *sin, unsigned from, unsigned rows,
-                                            unsigned end) {
+__device__ __forceinline__ void rotate_tile(bf16 *tile, const float *cos, const float *sin,
+                                            unsigned from, unsigned rows, unsigned end) {
     constexpr unsigned HALF = D / 2, PAIRS = D / 4;
     for (unsigned i = threadIdx.x; i < rows * PAIRS; i += ATTENTION_THREADS) {
         unsigned row = i / PAIRS, at = i % PAIRS * 2;
         if (from + row >= end) continue;
-        const float *c = cos + size_t{from + row} * HALF + at, *s = sin + size_t{from + row} * HALF + at;
-        uint32_t *low = reinterpret_cast<uint32_t *>(tile + row * PITCH<D> + at), *high = low + HALF / 2;
-        float a0 = low_half(*low), a1 = high_half(*low), b0 = low_half(*high), b1 = high_half(*high);
+        const float *c = cos + size_t{from + row} * HALF + at,
+                    *s = sin + size_t{from + row} * HALF + at;
+        uint32_t *low = reinterpret_cast<uint32_t *>(tile + row * PITCH<D> + at),
+                 *high = low + HALF / 2;
+        float a0 = low_half(*low), a1 = high_half(*low), b0 = low_half(*high),
+              b1 = high_half(*high);
         *low = pack_bf16(a0 * c[0] - b0 * s[0], a1 * c[1] - b1 * s[1]);
         *high = pack_bf16(b0 * c[0] + a0 * s[0], b1 * c[1] + a1 * s[1]);
     }
@@ -53,25 +61,33 @@ __device__ __forceinline__ void rotate_tile(bf16 *tile, const float *cos, const 
 
 // The operands of multiply_add from tiles; see ptx.cuh for who holds what.
 // a = rows [row, row + 16) at columns [column, column + 16).
-template <int D> __device__ __forceinline__ void left_of(uint32_t a[4], const bf16 *tile, unsigned row, unsigned column) {
+template <int D>
+__device__ __forceinline__ void left_of(uint32_t a[4], const bf16 *tile, unsigned row,
+                                        unsigned column) {
     unsigned lane = threadIdx.x % WARP;
     load_matrices(a, tile + (row + lane % 16) * PITCH<D> + column + lane / 16 * 8);
 }
-// b[k][n] = tile[n][k]: two of them, for n in [row, row + 8) and the eight after; b[0], b[1] are the first's, b[2], b[3] the second's.
-template <int D> __device__ __forceinline__ void right_by_rows(uint32_t b[4], const bf16 *tile, unsigned row, unsigned column) {
+// b[k][n] = tile[n][k]: two of them, for n in [row, row + 8) and the eight after; b[0], b[1] are
+// the first's, b[2], b[3] the second's.
+template <int D>
+__device__ __forceinline__ void right_by_rows(uint32_t b[4], const bf16 *tile, unsigned row,
+                                              unsigned column) {
     unsigned lane = threadIdx.x % WARP;
-    load_matrices(b, tile + (row + lane / 16 * 8 + lane % 8) * PITCH<D> + column + lane / 8 % 2 * 8);
+    load_matrices(b,
+                  tile + (row + lane / 16 * 8 + lane % 8) * PITCH<D> + column + lane / 8 % 2 * 8);
 }
 // b[k][n] = tile[k][n], likewise for n in [column, column + 8) and the eight after.
 template <int D>
-__device__ __forceinline__ void right_by_columns(uint32_t b[4], const bf16 *tile, unsigned row, unsigned column) {
+__device__ __forceinline__ void right_by_columns(uint32_t b[4], const bf16 *tile, unsigned row,
+                                                 unsigned column) {
     unsigned lane = threadIdx.x % WARP;
     load_matrices_transposed(b, tile + (row + lane % 16) * PITCH<D> + column + lane / 16 * 8);
 }
 
 // s[rows of left][N] = left[16][D] right[N][D]^T
 template <int D, int N>
-__device__ __forceinline__ void scores(float s[N / 8][4], const bf16 *left, unsigned row, const bf16 *right) {
+__device__ __forceinline__ void scores(float s[N / 8][4], const bf16 *left, unsigned row,
+                                       const bf16 *right) {
     UNROLL for (int n = 0; n < N / 8; n++) for (int i = 0; i < 4; i++) s[n][i] = 0;
     UNROLL for (int k = 0; k < D; k += 16) {
         uint32_t a[4];
@@ -87,11 +103,12 @@ __device__ __forceinline__ void scores(float s[N / 8][4], const bf16 *left, unsi
 
 // sum[16][D] += w[16][N] right[N][D]; w is what scores left in registers, rounded to bf16 here.
 template <int D, int N>
-__device__ __forceinline__ void add_product(float sum[D / 8][4], const float w[N / 8][4], const bf16 *right) {
+__device__ __forceinline__ void add_product(float sum[D / 8][4], const float w[N / 8][4],
+                                            const bf16 *right) {
     UNROLL for (int k = 0; k < N; k += 16) {
         const float *first = w[k / 8], *second = w[k / 8 + 1];
-        uint32_t a[4] = {pack_bf16(first[0], first[1]), pack_bf16(first[2], first[3]), pack_bf16(second[0], second[1]),
-                         pack_bf16(second[2], second[3])};
+        uint32_t a[4] = {pack_bf16(first[0], first[1]), pack_bf16(first[2], first[3]),
+                         pack_bf16(second[0], second[1]), pack_bf16(second[2], second[3])};
         UNROLL for (int d = 0; d < D; d += 16) {
             uint32_t b[4];
             right_by_columns<D>(b, right, k, d);
@@ -101,7 +118,8 @@ __device__ __forceinline__ void add_product(float sum[D / 8][4], const float w[N
     }
 }
 
-// Where a block works. The last tiles of queries have the most to do, so they come first; of keys, the first.
+// Where a block works. The last tiles of queries have the most to do, so they come first; of keys,
+// the first.
 struct place {
     unsigned tile, head, sequence;
 };
@@ -112,12 +130,15 @@ __device__ __forceinline__ place place_of(unsigned tiles, unsigned heads, bool l
 
 // --- forward ---
 
-template <int D> __global__ void __launch_bounds__(ATTENTION_THREADS) attend(attention_arguments a) {
+template <int D>
+__global__ void __launch_bounds__(ATTENTION_THREADS) attend(attention_arguments a) {
     DYNAMIC_SHARED(shared);
-    bf16 *q = reinterpret_cast<bf16 *>(shared), *k = q + TILE_SIZE<D>, *v = k + 2 * TILE_SIZE<D>; // k and v twice each
+    bf16 *q = reinterpret_cast<bf16 *>(shared), *k = q + TILE_SIZE<D>,
+         *v = k + 2 * TILE_SIZE<D>; // k and v twice each
     place at = place_of(a.tiles, a.heads, true);
     unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, from = at.tile * TILE;
-    unsigned row = from + 16 * warp + lane / 4, column = 2 * (lane % 4), kv_head = at.head / (a.heads / a.kv_heads);
+    unsigned row = from + 16 * warp + lane / 4, column = 2 * (lane % 4),
+             kv_head = at.head / (a.heads / a.kv_heads);
     size_t stride = a.width(D);
     const bf16 *qkv = a.qkv + size_t{at.sequence} * a.length * stride;
     const bf16 *keys = qkv + size_t{a.heads + kv_head} * D, *values = keys + size_t{a.kv_heads} * D;
@@ -133,8 +154,10 @@ template <int D> __global__ void __launch_bounds__(ATTENTION_THREADS) attend(att
         copies_wait();
         __syncthreads(); // all have this tile, and are done with the one before
         if (j < at.tile) {
-            load_tile<D>(k + (j + 1) % 2 * TILE_SIZE<D>, keys, stride, (j + 1) * TILE, TILE, a.length);
-            load_tile<D>(v + (j + 1) % 2 * TILE_SIZE<D>, values, stride, (j + 1) * TILE, TILE, a.length);
+            load_tile<D>(k + (j + 1) % 2 * TILE_SIZE<D>, keys, stride, (j + 1) * TILE, TILE,
+                         a.length);
+            load_tile<D>(v + (j + 1) % 2 * TILE_SIZE<D>, values, stride, (j + 1) * TILE, TILE,
+                         a.length);
         }
         copies_commit();
         if (j == 0) rotate_tile<D>(q, a.cos, a.sin, from, TILE, a.length);
@@ -149,21 +172,25 @@ template <int D> __global__ void __launch_bounds__(ATTENTION_THREADS) attend(att
             highest[i / 2] = fmaxf(highest[i / 2], s[n][i]);
         }
         UNROLL for (int h = 0; h < 2; h++) {
-            float higher =
-                fmaxf(top[h], row_top(highest[h])); // of the first tile every row sees a key: finite, if the scores are
+            float higher = fmaxf(
+                top[h],
+                row_top(
+                    highest
+                        [h])); // of the first tile every row sees a key: finite, if the scores are
             shrink[h] = exp2f(top[h] - higher);
             top[h] = higher;
         }
-        UNROLL for (unsigned n = 0; n < TILE / 8; n++) for (unsigned i = 0; i < 4; i++) part[i / 2] += s[n][i] =
-            exp2f(s[n][i] - top[i / 2]);
+        UNROLL for (unsigned n = 0; n < TILE / 8; n++) for (unsigned i = 0; i < 4; i++)
+            part[i / 2] += s[n][i] = exp2f(s[n][i] - top[i / 2]);
         for (int h = 0; h < 2; h++) total[h] = total[h] * shrink[h] + part[h];
-        UNROLL for (int n = 0; n < D / 8; n++) for (int i = 0; i < 4; i++) sum[n][i] *= shrink[i / 2];
+        UNROLL for (int n = 0; n < D / 8; n++) for (int i = 0; i < 4; i++) sum[n][i] *=
+            shrink[i / 2];
         add_product<D, TILE>(sum, s, v_here);
     }
     for (int h = 0; h < 2; h++) total[h] = row_sum(total[h]);
     store_rows<D>(sum, 1.0f / total[0], 1.0f / total[1],
-                  a.out_to + size_t{at.sequence} * a.length * a.heads * D + size_t{at.head} * D, size_t{a.heads} * D, row,
-                  a.length, nullptr, nullptr);
+                  a.out_to + size_t{at.sequence} * a.length * a.heads * D + size_t{at.head} * D,
+                  size_t{a.heads} * D, row, a.length, nullptr, nullptr);
     if (lane % 4 != 0) return;
     float *lse = a.lse_to + (size_t{at.sequence} * a.heads + at.head) * a.length;
     for (int h = 0; h < 2; h++)
@@ -175,7 +202,8 @@ template <int D> __global__ void __launch_bounds__(ATTENTION_THREADS) attend(att
 // Eight lanes a row and head, or sixteen where it has more than 64 elements; eight elements each.
 __global__ void find_delta(attention_arguments a, unsigned size) {
     unsigned lanes = size > 64 ? 16 : 8, lane = threadIdx.x % lanes;
-    size_t item = (size_t{blockIdx.x} * ATTENTION_THREADS + threadIdx.x) / lanes, row = item / a.heads;
+    size_t item = (size_t{blockIdx.x} * ATTENTION_THREADS + threadIdx.x) / lanes,
+           row = item / a.heads;
     unsigned head = static_cast<unsigned>(item % a.heads);
     bool there = row < size_t{a.sequences} * a.length;
     float dot = 0, x[8], y[8];
@@ -185,21 +213,26 @@ __global__ void find_delta(attention_arguments a, unsigned size) {
         widen(load_octet(a.d_out + at), y);
         UNROLL for (int i = 0; i < 8; i++) dot = fmaf(x[i], y[i], dot);
     }
-    for (unsigned reach = lanes / 2; reach > 0; reach /= 2) dot += __shfl_xor_sync(ALL_LANES, dot, reach);
-    if (there && lane == 0) a.delta_to[(row / a.length * a.heads + head) * a.length + row % a.length] = dot;
+    for (unsigned reach = lanes / 2; reach > 0; reach /= 2)
+        dot += __shfl_xor_sync(ALL_LANES, dot, reach);
+    if (there && lane == 0)
+        a.delta_to[(row / a.length * a.heads + head) * a.length + row % a.length] = dot;
 }
 
 // What stays in registers is dK and dV of 16 keys a warp; N queries are looked at together.
-template <int D, int N> __global__ void __launch_bounds__(ATTENTION_THREADS) find_key_gradients(attention_arguments a) {
+template <int D, int N>
+__global__ void __launch_bounds__(ATTENTION_THREADS) find_key_gradients(attention_arguments a) {
     DYNAMIC_SHARED(shared);
     constexpr int PART = N * PITCH<D>;
     bf16 *k = reinterpret_cast<bf16 *>(shared), *v = k + TILE_SIZE<D>, *q = v + TILE_SIZE<D>,
          *d = q + 2 * PART; // q and d twice each
     float *row_lse = reinterpret_cast<float *>(d + 2 * PART), *row_delta = row_lse + N;
     place at = place_of(a.tiles, a.kv_heads, false);
-    unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, from = at.tile * TILE, group = a.heads / a.kv_heads;
+    unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, from = at.tile * TILE,
+             group = a.heads / a.kv_heads;
     unsigned key = from + 16 * warp + lane / 4, column = 2 * (lane % 4);
-    size_t stride = a.width(D), out_stride = size_t{a.heads} * D, first_row = size_t{at.sequence} * a.length;
+    size_t stride = a.width(D), out_stride = size_t{a.heads} * D,
+           first_row = size_t{at.sequence} * a.length;
     const bf16 *qkv = a.qkv + first_row * stride, *d_out = a.d_out + first_row * out_stride;
     size_t k_at = size_t{a.heads + at.head} * D, v_at = k_at + size_t{a.kv_heads} * D;
     float scale = 1.0f / sqrtf(static_cast<float>(D));
@@ -218,15 +251,19 @@ template <int D, int N> __global__ void __launch_bounds__(ATTENTION_THREADS) fin
         copies_wait();
         __syncthreads();
         if (j + 1 < count) {
-            unsigned next_head = at.head * group + (j + 1) / parts, next = (first + (j + 1) % parts) * N;
-            load_tile<D>(q + (j + 1) % 2 * PART, qkv + size_t{next_head} * D, stride, next, N, a.length);
-            load_tile<D>(d + (j + 1) % 2 * PART, d_out + size_t{next_head} * D, out_stride, next, N, a.length);
+            unsigned next_head = at.head * group + (j + 1) / parts,
+                     next = (first + (j + 1) % parts) * N;
+            load_tile<D>(q + (j + 1) % 2 * PART, qkv + size_t{next_head} * D, stride, next, N,
+                         a.length);
+            load_tile<D>(d + (j + 1) % 2 * PART, d_out + size_t{next_head} * D, out_stride, next, N,
+                         a.length);
         }
         copies_commit();
         if (threadIdx.x < N) {
             size_t query = (size_t{at.sequence} * a.heads + head) * a.length + start + threadIdx.x;
             bool there = start + threadIdx.x < a.length;
-            row_lse[threadIdx.x] = there ? a.lse[query] * LOG2_E : INFINITY; // no weight to what is not there
+            row_lse[threadIdx.x] =
+                there ? a.lse[query] * LOG2_E : INFINITY; // no weight to what is not there
             row_delta[threadIdx.x] = there ? a.delta[query] : 0.0f;
         }
         if (j == 0) rotate_tile<D>(k, a.cos, a.sin, from, TILE, a.length);
@@ -252,15 +289,18 @@ template <int D, int N> __global__ void __launch_bounds__(ATTENTION_THREADS) fin
 }
 
 // N keys are looked at together.
-template <int D, int N> __global__ void __launch_bounds__(ATTENTION_THREADS) find_query_gradients(attention_arguments a) {
+template <int D, int N>
+__global__ void __launch_bounds__(ATTENTION_THREADS) find_query_gradients(attention_arguments a) {
     DYNAMIC_SHARED(shared);
     constexpr int PART = N * PITCH<D>;
     bf16 *q = reinterpret_cast<bf16 *>(shared), *d = q + TILE_SIZE<D>, *k = d + TILE_SIZE<D>,
          *v = k + 2 * PART; // k and v twice each
     place at = place_of(a.tiles, a.heads, true);
     unsigned warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, from = at.tile * TILE;
-    unsigned row = from + 16 * warp + lane / 4, column = 2 * (lane % 4), kv_head = at.head / (a.heads / a.kv_heads);
-    size_t stride = a.width(D), out_stride = size_t{a.heads} * D, first_row = size_t{at.sequence} * a.length;
+    unsigned row = from + 16 * warp + lane / 4, column = 2 * (lane % 4),
+             kv_head = at.head / (a.heads / a.kv_heads);
+    size_t stride = a.width(D), out_stride = size_t{a.heads} * D,
+           first_row = size_t{at.sequence} * a.length;
     const bf16 *qkv = a.qkv + first_row * stride;
     const bf16 *keys = qkv + size_t{a.heads + kv_head} * D, *values = keys + size_t{a.kv_heads} * D;
     unsigned end = from + TILE < a.length ? from + TILE : a.length, parts = (end + N - 1) / N;
@@ -273,7 +313,8 @@ template <int D, int N> __global__ void __launch_bounds__(ATTENTION_THREADS) fin
     }
 
     load_tile<D>(q, qkv + size_t{at.head} * D, stride, from, TILE, a.length);
-    load_tile<D>(d, a.d_out + first_row * out_stride + size_t{at.head} * D, out_stride, from, TILE, a.length);
+    load_tile<D>(d, a.d_out + first_row * out_stride + size_t{at.head} * D, out_stride, from, TILE,
+                 a.length);
     load_tile<D>(k, keys, stride, 0, N, a.length);
     load_tile<D>(v, values, stride, 0, N, a.length);
     copies_commit();
@@ -301,17 +342,20 @@ template <int D, int N> __global__ void __launch_bounds__(ATTENTION_THREADS) fin
         }
         add_product<D, N>(dq, s, k_here);
     }
-    store_rows<D>(dq, scale, scale, a.d_qkv + first_row * stride + size_t{at.head} * D, stride, row, a.length, a.cos, a.sin);
+    store_rows<D>(dq, scale, scale, a.d_qkv + first_row * stride + size_t{at.head} * D, stride, row,
+                  a.length, a.cos, a.sin);
 }
 
 // --- launches ---
 
 attention_arguments arguments_of(const struct cuda_attention *a) {
     attention_arguments out = {};
-    out.sequences = a->sequences, out.length = a->length, out.heads = a->heads, out.kv_heads = a->kv_heads;
+    out.sequences = a->sequences, out.length = a->length, out.heads = a->heads,
+    out.kv_heads = a->kv_heads;
     out.tiles = (a->length + TILE - 1) / TILE;
     out.qkv = halves(a->qkv), out.out = halves(a->out), out.d_out = halves(a->d_out);
-    out.lse = floats(a->lse), out.cos = floats(a->cos), out.sin = floats(a->sin), out.delta = floats(a->delta);
+    out.lse = floats(a->lse), out.cos = floats(a->cos), out.sin = floats(a->sin),
+    out.delta = floats(a->delta);
     out.out_to = halves(a->out), out.d_qkv = halves(a->d_qkv), out.qkv_to = halves(a->qkv);
     out.lse_to = floats(a->lse), out.delta_to = floats(a->delta);
     return out;
@@ -320,22 +364,29 @@ attention_arguments arguments_of(const struct cuda_attention *a) {
 template <int D> const char *run_forward(cuda_session *session, const attention_arguments &a) {
     constexpr int SHARED = 5 * TILE_SIZE<D> * 2;
     TRY_CUDA(cudaFuncSetAttribute(attend<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED));
-    return LAUNCH_ON(session->stream, attend<D>, a.tiles * a.heads * a.sequences, ATTENTION_THREADS, SHARED, a);
+    return LAUNCH_ON(session->stream, attend<D>, a.tiles * a.heads * a.sequences, ATTENTION_THREADS,
+                     SHARED, a);
 }
 
 template <int D> const char *run_backward(cuda_session *session, const attention_arguments &a) {
     constexpr int N = D > 64 ? 32 : 64, PART = N * PITCH<D>;
-    constexpr int KEYS_SHARED = (2 * TILE_SIZE<D> + 4 * PART) * 2 + 2 * N * 4, QUERIES_SHARED = (2 * TILE_SIZE<D> + 4 * PART) * 2;
+    constexpr int KEYS_SHARED = (2 * TILE_SIZE<D> + 4 * PART) * 2 + 2 * N * 4,
+                  QUERIES_SHARED = (2 * TILE_SIZE<D> + 4 * PART) * 2;
     TRY_CUDA(attention_delta(session, a, D));
     auto by_keys = find_key_gradients<D, N>;
     auto by_queries = find_query_gradients<D, N>;
-    TRY_CUDA(cudaFuncSetAttribute(by_keys, cudaFuncAttributeMaxDynamicSharedMemorySize, KEYS_SHARED));
-    TRY_CUDA(cudaFuncSetAttribute(by_queries, cudaFuncAttributeMaxDynamicSharedMemorySize, QUERIES_SHARED));
-    TRY_CUDA(LAUNCH_ON(session->stream, by_keys, a.tiles * a.kv_heads * a.sequences, ATTENTION_THREADS, KEYS_SHARED, a));
-    return LAUNCH_ON(session->stream, by_queries, a.tiles * a.heads * a.sequences, ATTENTION_THREADS, QUERIES_SHARED, a);
+    TRY_CUDA(
+        cudaFuncSetAttribute(by_keys, cudaFuncAttributeMaxDynamicSharedMemorySize, KEYS_SHARED));
+    TRY_CUDA(cudaFuncSetAttribute(by_queries, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  QUERIES_SHARED));
+    TRY_CUDA(LAUNCH_ON(session->stream, by_keys, a.tiles * a.kv_heads * a.sequences,
+                       ATTENTION_THREADS, KEYS_SHARED, a));
+    return LAUNCH_ON(session->stream, by_queries, a.tiles * a.heads * a.sequences,
+                     ATTENTION_THREADS, QUERIES_SHARED, a);
 }
 
-template <int D> const char *run(cuda_session *session, const attention_arguments &a, bool forward) {
+template <int D>
+const char *run(cuda_session *session, const attention_arguments &a, bool forward) {
     return forward ? run_forward<D>(session, a) : run_backward<D>(session, a);
 }
 
@@ -348,9 +399,11 @@ const char *attention_backward(cuda_session *session, const struct cuda_attentio
 
 } // namespace
 
-const char *attention_run(cuda_session *session, const hopper_attention *hopper, const struct cuda_attention *a, bool forward) {
+const char *attention_run(cuda_session *session, const hopper_attention *hopper,
+                          const struct cuda_attention *a, bool forward) {
     attention_arguments arguments = arguments_of(a);
-    if (hopper && forward) return hopper_attention_forward(session, hopper, arguments, a->head_size);
+    if (hopper && forward)
+        return hopper_attention_forward(session, hopper, arguments, a->head_size);
     if (hopper) return hopper_attention_backward(session, hopper, arguments, a->head_size);
     switch (a->head_size) {
     case 32: return run<32>(session, arguments, forward);
@@ -360,13 +413,16 @@ const char *attention_run(cuda_session *session, const hopper_attention *hopper,
     case 96: return run<96>(session, arguments, forward);
     case 112: return run<112>(session, arguments, forward);
     case 128: return run<128>(session, arguments, forward);
-    default: return fail(CUDA_FAILURE_INPUT, "head size is %u; it must be a multiple of 16 in 32..128", a->head_size);
+    default:
+        return fail(CUDA_FAILURE_INPUT, "head size is %u; it must be a multiple of 16 in 32..128",
+                    a->head_size);
     }
 }
 
 const char *attention_delta(cuda_session *session, const attention_arguments &a, unsigned size) {
     size_t threads = size_t{a.sequences} * a.length * a.heads * (size > 64 ? 16 : 8);
-    return LAUNCH_ON(session->stream, find_delta, static_cast<unsigned>((threads + ATTENTION_THREADS - 1) / ATTENTION_THREADS),
+    return LAUNCH_ON(session->stream, find_delta,
+                     static_cast<unsigned>((threads + ATTENTION_THREADS - 1) / ATTENTION_THREADS),
                      ATTENTION_THREADS, 0, a, size);
 }
 

@@ -1,10 +1,13 @@
-// Whether a shape's attention goes by mma.sync (attention.cu, everywhere) or by wgmma (attention_hopper*.cu, compute 9.0).
+// Whether a shape's attention goes by mma.sync (attention.cu, everywhere) or by wgmma
+// (attention_hopper*.cu, compute 9.0).
 //
-// The faster one, if the two agree, found by measuring both once. A mistake in kernels that wait for barriers and copies may be a
-// trap, which no later call of its process survives; so it is a process of its own that measures, atoll-cuda-probe beside this
-// library, and what it says, or how it ended, is all that is believed. It is ended by force after PROBE_SECONDS. Whatever goes
-// wrong, the answer is mma.sync and a line that says why. The line is kept, with failures that another try would repeat, in a file
-// beside that of the matrix algorithms, by device, driver and this library's very file; without the file it is measured anew.
+// The faster one, if the two agree, found by measuring both once. A mistake in kernels that wait
+// for barriers and copies may be a trap, which no later call of its process survives; so it is a
+// process of its own that measures, atoll-cuda-probe beside this library, and what it says, or how
+// it ended, is all that is believed. It is ended by force after PROBE_SECONDS. Whatever goes wrong,
+// the answer is mma.sync and a line that says why. The line is kept, with failures that another try
+// would repeat, in a file beside that of the matrix algorithms, by device, driver and this
+// library's very file; without the file it is measured anew.
 //
 // ATOLL_ATTENTION=mma or wgmma takes that one, unmeasured; auto, or nothing, measures.
 #include <cerrno>
@@ -69,8 +72,8 @@ void read_cache(attention_choices *choices) {
     for (const std::string &line : cache_read(choices->cache)) {
         choice c = {};
         int at = 0;
-        if (sscanf(line.c_str(), "%u %u %u %u %u %u %n", &c.shape[0], &c.shape[1], &c.shape[2], &c.shape[3], &c.shape[4],
-                   &c.by_wgmma, &at) != 6)
+        if (sscanf(line.c_str(), "%u %u %u %u %u %u %n", &c.shape[0], &c.shape[1], &c.shape[2],
+                   &c.shape[3], &c.shape[4], &c.by_wgmma, &at) != 6)
             continue;
         c.why = line.substr(static_cast<size_t>(at));
         choices->all.push_back(c);
@@ -92,7 +95,8 @@ void write_cache(const attention_choices *choices) {
 std::string library_path() {
     Dl_info info = {};
     char real[4096];
-    if (!dladdr(reinterpret_cast<const void *>(&attention_choices_open), &info) || !info.dli_fname) return "";
+    if (!dladdr(reinterpret_cast<const void *>(&attention_choices_open), &info) || !info.dli_fname)
+        return "";
     return realpath(info.dli_fname, real) ? real : "";
 }
 
@@ -104,7 +108,8 @@ std::string probe_path(const std::string &library) {
     return "";
 }
 
-int start_probe(const std::string &program, const std::string &library, const struct cuda_attention *a, int output, pid_t *out) {
+int start_probe(const std::string &program, const std::string &library,
+                const struct cuda_attention *a, int output, pid_t *out) {
     uint32_t shape[5];
     shape_of(a, shape);
     std::vector<std::string> words = {program, library};
@@ -152,7 +157,8 @@ int hear_probe(pid_t probe, int input, std::string *said) {
     if (over) (void)kill(probe, SIGKILL);
     int status = 0;
     while (waitpid(probe, &status, 0) < 0)
-        if (errno != EINTR) break; // a program that ignores its children's ends: what was said counts
+        if (errno != EINTR)
+            break; // a program that ignores its children's ends: what was said counts
     return over ? -1 : status;
 }
 
@@ -175,7 +181,8 @@ bool judge(int status, const std::string &said, choice *out) {
     }
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
         out->why = "wgmma was not measured: " +
-                   (said.empty() ? "the probe ended with status " + std::to_string(status) : one_line(said));
+                   (said.empty() ? "the probe ended with status " + std::to_string(status)
+                                 : one_line(said));
         return WIFEXITED(status) && WEXITSTATUS(status) == PROBE_LOST;
     }
     if (sscanf(said.c_str(), "%f %f %f %f %lf", &ms[0], &ms[1], &ms[2], &ms[3], &distance) != 5) {
@@ -183,13 +190,14 @@ bool judge(int status, const std::string &said, choice *out) {
         return false;
     }
     if (!(distance <= DISTANCE_MOST)) {
-        snprintf(text, sizeof text, "wgmma has other results, %.3g of their length away (%.3g is the most)", distance,
+        snprintf(text, sizeof text,
+                 "wgmma has other results, %.3g of their length away (%.3g is the most)", distance,
                  DISTANCE_MOST);
     } else {
         float mma = ms[0] + ms[1], wgmma = ms[2] + ms[3];
         out->by_wgmma = wgmma < mma;
-        snprintf(text, sizeof text, "mma.sync takes %.3f ms, wgmma %.3f ms, %.2g apart", static_cast<double>(mma),
-                 static_cast<double>(wgmma), distance);
+        snprintf(text, sizeof text, "mma.sync takes %.3f ms, wgmma %.3f ms, %.2g apart",
+                 static_cast<double>(mma), static_cast<double>(wgmma), distance);
     }
     out->why = text;
     return true;
@@ -221,9 +229,10 @@ const char *prepare(cuda_session *session, const struct cuda_attention *a) {
     const choice *known = find(choices, a);
     if (choices->wish != WAY_AUTO || !hopper_attention_can(choices->hopper, a->head_size)) {
         bool wgmma = attention_chosen(choices, a) != nullptr;
-        choices->line = wgmma                      ? "attention by wgmma, as ATOLL_ATTENTION says"
-                        : choices->wish == WAY_MMA ? "attention by mma.sync, as ATOLL_ATTENTION says"
-                                                   : "attention by mma.sync";
+        choices->line = wgmma ? "attention by wgmma, as ATOLL_ATTENTION says"
+                        : choices->wish == WAY_MMA
+                            ? "attention by mma.sync, as ATOLL_ATTENTION says"
+                            : "attention by mma.sync";
         return nullptr;
     }
     if (!known) {
@@ -234,7 +243,9 @@ const char *prepare(cuda_session *session, const struct cuda_attention *a) {
         if (keep) write_cache(choices);
         known = &choices->all.back();
     }
-    choices->line = std::string(known->by_wgmma ? "attention by wgmma: " : "attention by mma.sync: ") + known->why;
+    choices->line =
+        std::string(known->by_wgmma ? "attention by wgmma: " : "attention by mma.sync: ") +
+        known->why;
     return nullptr;
 }
 
@@ -249,10 +260,12 @@ const char *fill(attention_choices *choices, const char *cache) {
     else if (strcmp(wish, "wgmma") == 0)
         choices->wish = WAY_WGMMA;
     else
-        return fail(CUDA_FAILURE_INPUT, "ATOLL_ATTENTION is \"%.40s\"; it must be auto, mma or wgmma", wish);
+        return fail(CUDA_FAILURE_INPUT,
+                    "ATOLL_ATTENTION is \"%.40s\"; it must be auto, mma or wgmma", wish);
     TRY_CUDA(hopper_attention_open(&choices->hopper));
     if (choices->wish == WAY_WGMMA && !choices->hopper)
-        return fail(CUDA_FAILURE_INPUT, "ATOLL_ATTENTION is wgmma, which needs compute 9.0 and a driver for CUDA 12");
+        return fail(CUDA_FAILURE_INPUT,
+                    "ATOLL_ATTENTION is wgmma, which needs compute 9.0 and a driver for CUDA 12");
     if (!choices->hopper) return nullptr;
     cudaDeviceProp properties;
     int driver = 0;
@@ -261,8 +274,10 @@ const char *fill(attention_choices *choices, const char *cache) {
     struct stat file = {};
     (void)stat(library_path().c_str(), &file);
     char owner[512];
-    snprintf(owner, sizeof owner, "atoll attention 1, %s, driver %d, library of %lld bytes and time %lld", properties.name,
-             driver, static_cast<long long>(file.st_size), static_cast<long long>(file.st_mtime));
+    snprintf(owner, sizeof owner,
+             "atoll attention 1, %s, driver %d, library of %lld bytes and time %lld",
+             properties.name, driver, static_cast<long long>(file.st_size),
+             static_cast<long long>(file.st_mtime));
     choices->cache = {cache ? std::string(cache) + ".attention" : "", owner};
     read_cache(choices);
     return nullptr;
@@ -287,10 +302,14 @@ void attention_choices_close(attention_choices *choices) {
     delete choices;
 }
 
-const hopper_attention *attention_hopper(const attention_choices *choices) { return choices ? choices->hopper : nullptr; }
+const hopper_attention *attention_hopper(const attention_choices *choices) {
+    return choices ? choices->hopper : nullptr;
+}
 
-const hopper_attention *attention_chosen(const attention_choices *choices, const struct cuda_attention *a) {
-    if (choices->wish == WAY_MMA || !hopper_attention_can(choices->hopper, a->head_size)) return nullptr;
+const hopper_attention *attention_chosen(const attention_choices *choices,
+                                         const struct cuda_attention *a) {
+    if (choices->wish == WAY_MMA || !hopper_attention_can(choices->hopper, a->head_size))
+        return nullptr;
     if (choices->wish == WAY_WGMMA) return choices->hopper;
     const choice *known = find(choices, a);
     return known && known->by_wgmma ? choices->hopper : nullptr;

@@ -6,9 +6,12 @@ namespace {
 // Two tiles stay; a part is a pair of tiles of N rows.
 template <int D, int N> struct backward_layout {
     static constexpr unsigned STAY = tile_bytes(ROWS, D), PART = tile_bytes(N, D),
-                              STAGES = stages_for(2 * STAY, 2 * PART + 2 * N * 4), SECOND = STAY, PARTS = 2 * STAY,
-                              ROW_VALUES = PARTS + STAGES * 2 * PART, // [STAGES][2][N] floats: lse, delta
-        GATES = ROW_VALUES + STAGES * 2 * N * 4, ALL = GATES + (1 + STAGES) * sizeof(gate) + ALIGNMENT;
+                              STAGES = stages_for(2 * STAY, 2 * PART + 2 * N * 4), SECOND = STAY,
+                              PARTS = 2 * STAY,
+                              ROW_VALUES =
+                                  PARTS + STAGES * 2 * PART, // [STAGES][2][N] floats: lse, delta
+        GATES = ROW_VALUES + STAGES * 2 * N * 4,
+                              ALL = GATES + (1 + STAGES) * sizeof(gate) + ALIGNMENT;
     static_assert(STAGES >= 2 && GATES % 8 == 0 && ALL <= SHARED_MOST, "");
 };
 
@@ -16,15 +19,17 @@ template <int D, int N> struct backward_layout {
 struct row_value {
     float lse, delta;
 };
-__device__ __forceinline__ row_value row_value_of(const attention_arguments &a, unsigned sequence, unsigned head, unsigned row) {
+__device__ __forceinline__ row_value row_value_of(const attention_arguments &a, unsigned sequence,
+                                                  unsigned head, unsigned row) {
     size_t at = (size_t{sequence} * a.heads + head) * a.length + row;
     return row < a.length ? row_value{a.lse[at], a.delta[at]} : row_value{INFINITY, 0.0f};
 }
 
 // The keys' parts are the queries of all heads of the group, from the diagonal on.
 template <int D, int N>
-__device__ __forceinline__ void key_orders(const attention_arguments &a, const tensor_map *qkv, const tensor_map *d_out,
-                                           unsigned char *memory, gate *stay, gate *parts, volatile uint64_t *complaint) {
+__device__ __forceinline__ void key_orders(const attention_arguments &a, const tensor_map *qkv,
+                                           const tensor_map *d_out, unsigned char *memory,
+                                           gate *stay, gate *parts, volatile uint64_t *complaint) {
     using layout = backward_layout<D, N>;
     uint32_t shared = shared_address(memory);
     unsigned lane = threadIdx.x % WARP, group = a.heads / a.kv_heads;
@@ -34,15 +39,17 @@ __device__ __forceinline__ void key_orders(const attention_arguments &a, const t
         wait_for(&stay->empty, kept.phase ^ 1, STAY_EMPTY, complaint);
         if (lane == 0) {
             barrier_arrive_expecting(&stay->full, 2 * layout::STAY);
-            order_tile<D>(shared, qkv, a.heads + at.head, at.tile * ROWS, ROWS, at.sequence, &stay->full);
-            order_tile<D>(shared + layout::SECOND, qkv, a.heads + a.kv_heads + at.head, at.tile * ROWS, ROWS, at.sequence,
+            order_tile<D>(shared, qkv, a.heads + at.head, at.tile * ROWS, ROWS, at.sequence,
                           &stay->full);
+            order_tile<D>(shared + layout::SECOND, qkv, a.heads + a.kv_heads + at.head,
+                          at.tile * ROWS, ROWS, at.sequence, &stay->full);
         }
         for (unsigned head = at.head * group; head < (at.head + 1) * group; head++)
             for (unsigned start = at.tile * ROWS; start < a.length; start += N, part.next()) {
                 gate *here = parts + part.stage;
                 uint32_t to = shared + layout::PARTS + part.stage * 2 * layout::PART;
-                float *values = reinterpret_cast<float *>(memory + layout::ROW_VALUES) + part.stage * 2 * N;
+                float *values =
+                    reinterpret_cast<float *>(memory + layout::ROW_VALUES) + part.stage * 2 * N;
                 row_value mine[N / WARP]; // on their way while others are waited for
                 UNROLL for (unsigned i = 0; i < N / WARP; i++) mine[i] =
                     row_value_of(a, at.sequence, head, start + i * WARP + lane);
@@ -50,10 +57,12 @@ __device__ __forceinline__ void key_orders(const attention_arguments &a, const t
                 if (lane == 0) {
                     barrier_arrive_expecting(&here->full, 2 * layout::PART);
                     order_tile<D>(to, qkv, head, start, N, at.sequence, &here->full);
-                    order_tile<D>(to + layout::PART, d_out, head, start, N, at.sequence, &here->full);
+                    order_tile<D>(to + layout::PART, d_out, head, start, N, at.sequence,
+                                  &here->full);
                 }
                 UNROLL for (unsigned i = 0; i < N / WARP; i++) {
-                    values[i * WARP + lane] = mine[i].lse * LOG2_E; // here: above it would wait for memory
+                    values[i * WARP + lane] =
+                        mine[i].lse * LOG2_E; // here: above it would wait for memory
                     values[N + i * WARP + lane] = mine[i].delta;
                 }
                 barrier_arrive(&here->full);
@@ -62,11 +71,13 @@ __device__ __forceinline__ void key_orders(const attention_arguments &a, const t
 }
 
 template <int D, int N>
-__device__ __forceinline__ void key_work(const attention_arguments &a, unsigned char *memory, gate *stay, gate *parts,
-                                         unsigned worker, volatile uint64_t *complaint) {
+__device__ __forceinline__ void key_work(const attention_arguments &a, unsigned char *memory,
+                                         gate *stay, gate *parts, unsigned worker,
+                                         volatile uint64_t *complaint) {
     using layout = backward_layout<D, N>;
     uint32_t shared = shared_address(memory);
-    unsigned lane = threadIdx.x % WARP, inside = threadIdx.x % WARPGROUP / WARP * 16 + lane / 4, column = 2 * (lane % 4);
+    unsigned lane = threadIdx.x % WARP, inside = threadIdx.x % WARPGROUP / WARP * 16 + lane / 4,
+             column = 2 * (lane % 4);
     unsigned group = a.heads / a.kv_heads;
     float scale = 1.0f / sqrtf(static_cast<float>(D)), power_scale = scale * LOG2_E;
     turn<1> kept;
@@ -79,8 +90,10 @@ __device__ __forceinline__ void key_work(const attention_arguments &a, unsigned 
         for (unsigned head = 0; head < group; head++)
             for (unsigned start = at.tile * ROWS; start < a.length; start += N, part.next()) {
                 gate *here = parts + part.stage;
-                uint32_t q = shared + layout::PARTS + part.stage * 2 * layout::PART, d = q + layout::PART;
-                const float *lse = reinterpret_cast<const float *>(memory + layout::ROW_VALUES) + part.stage * 2 * N,
+                uint32_t q = shared + layout::PARTS + part.stage * 2 * layout::PART,
+                         d = q + layout::PART;
+                const float *lse = reinterpret_cast<const float *>(memory + layout::ROW_VALUES) +
+                                   part.stage * 2 * N,
                             *delta = lse + N;
                 wait_for(&here->full, part.phase, PART_FULL, complaint);
                 if (start + N <= first) { // no query here sees a key of this half
@@ -113,7 +126,8 @@ __device__ __forceinline__ void key_work(const attention_arguments &a, unsigned 
                 settle(dp);
                 UNROLL for (unsigned n = 0; n < N / 8; n++) {
                     float2 two = *reinterpret_cast<const float2 *>(delta + 8 * n + column);
-                    UNROLL for (unsigned i = 0; i < 4; i++) s[n][i] *= dp[n][i] - (i % 2 ? two.y : two.x);
+                    UNROLL for (unsigned i = 0; i < 4; i++) s[n][i] *=
+                        dp[n][i] - (i % 2 ? two.y : two.x);
                 }
                 pack<N>(ds, s);
                 settle(ds);
@@ -130,14 +144,16 @@ __device__ __forceinline__ void key_work(const attention_arguments &a, unsigned 
         size_t stride = a.width(D), first_row = size_t{at.sequence} * a.length;
         bf16 *to = a.d_qkv + first_row * stride + size_t{a.heads + at.head} * D;
         store_rows<D>(dk, scale, scale, to, stride, key, a.length, a.cos, a.sin);
-        store_rows<D>(dv, 1.0f, 1.0f, to + size_t{a.kv_heads} * D, stride, key, a.length, nullptr, nullptr);
+        store_rows<D>(dv, 1.0f, 1.0f, to + size_t{a.kv_heads} * D, stride, key, a.length, nullptr,
+                      nullptr);
     }
 }
 
 template <int D, int N>
 __global__ void __launch_bounds__(HOPPER_THREADS, 1)
     find_key_gradients_hopper(attention_arguments a, const __grid_constant__ tensor_map qkv,
-                              const __grid_constant__ tensor_map d_out, volatile uint64_t *complaint) {
+                              const __grid_constant__ tensor_map d_out,
+                              volatile uint64_t *complaint) {
     DYNAMIC_SHARED(unaligned);
     unsigned char *shared = aligned(unaligned);
     using layout = backward_layout<D, N>;
@@ -161,46 +177,54 @@ __global__ void __launch_bounds__(HOPPER_THREADS, 1)
 }
 
 // Parts of keys that the last query of a tile sees, or of the sequence.
-template <int N> __device__ __forceinline__ unsigned parts_seen(const attention_arguments &a, unsigned tile) {
+template <int N>
+__device__ __forceinline__ unsigned parts_seen(const attention_arguments &a, unsigned tile) {
     unsigned end = (tile + 1) * ROWS < a.length ? (tile + 1) * ROWS : a.length;
     return (end + N - 1) / N;
 }
 
 template <int D, int N>
-__device__ __forceinline__ void query_orders(const attention_arguments &a, const tensor_map *qkv, const tensor_map *d_out,
-                                             uint32_t shared, gate *stay, gate *parts, volatile uint64_t *complaint) {
+__device__ __forceinline__ void query_orders(const attention_arguments &a, const tensor_map *qkv,
+                                             const tensor_map *d_out, uint32_t shared, gate *stay,
+                                             gate *parts, volatile uint64_t *complaint) {
     using layout = backward_layout<D, N>;
     turn<1> kept;
     turn<layout::STAGES> part;
     for (walk at(a.tiles, a.heads, a.sequences); at.next(); kept.next()) {
-        unsigned key_head = a.heads + at.head / (a.heads / a.kv_heads), end = parts_seen<N>(a, at.tile);
+        unsigned key_head = a.heads + at.head / (a.heads / a.kv_heads),
+                 end = parts_seen<N>(a, at.tile);
         wait_for(&stay->empty, kept.phase ^ 1, STAY_EMPTY, complaint);
         barrier_arrive_expecting(&stay->full, 2 * layout::STAY);
         order_tile<D>(shared, qkv, at.head, at.tile * ROWS, ROWS, at.sequence, &stay->full);
-        order_tile<D>(shared + layout::SECOND, d_out, at.head, at.tile * ROWS, ROWS, at.sequence, &stay->full);
+        order_tile<D>(shared + layout::SECOND, d_out, at.head, at.tile * ROWS, ROWS, at.sequence,
+                      &stay->full);
         for (unsigned j = 0; j < end; j++, part.next()) {
             gate *here = parts + part.stage;
             uint32_t to = shared + layout::PARTS + part.stage * 2 * layout::PART;
             wait_for(&here->empty, part.phase ^ 1, PART_EMPTY, complaint);
             barrier_arrive_expecting(&here->full, 2 * layout::PART);
             order_tile<D>(to, qkv, key_head, j * N, N, at.sequence, &here->full);
-            order_tile<D>(to + layout::PART, qkv, key_head + a.kv_heads, j * N, N, at.sequence, &here->full);
+            order_tile<D>(to + layout::PART, qkv, key_head + a.kv_heads, j * N, N, at.sequence,
+                          &here->full);
         }
     }
 }
 
 template <int D, int N>
-__device__ __forceinline__ void query_work(const attention_arguments &a, uint32_t shared, gate *stay, gate *parts,
-                                           unsigned worker, volatile uint64_t *complaint) {
+__device__ __forceinline__ void query_work(const attention_arguments &a, uint32_t shared,
+                                           gate *stay, gate *parts, unsigned worker,
+                                           volatile uint64_t *complaint) {
     using layout = backward_layout<D, N>;
     unsigned lane = threadIdx.x % WARP, inside = threadIdx.x % WARPGROUP / WARP * 16 + lane / 4;
     float scale = 1.0f / sqrtf(static_cast<float>(D)), power_scale = scale * LOG2_E;
     turn<1> kept;
     turn<layout::STAGES> part;
     for (walk at(a.tiles, a.heads, a.sequences); at.next(); kept.next()) {
-        unsigned first = at.tile * ROWS + 64 * worker, row = first + inside, end = parts_seen<N>(a, at.tile);
+        unsigned first = at.tile * ROWS + 64 * worker, row = first + inside,
+                 end = parts_seen<N>(a, at.tile);
         unsigned mine = (first + 64 + N - 1) / N < end ? (first + 64 + N - 1) / N : end;
-        row_value values[2] = {row_value_of(a, at.sequence, at.head, row), row_value_of(a, at.sequence, at.head, row + 8)};
+        row_value values[2] = {row_value_of(a, at.sequence, at.head, row),
+                               row_value_of(a, at.sequence, at.head, row + 8)};
         float shift[2] = {values[0].lse * LOG2_E, values[1].lse * LOG2_E};
         float dq[D / 8][4];
         UNROLL for (int n = 0; n < D / 8; n++) for (int i = 0; i < 4; i++) dq[n][i] = 0;
@@ -208,7 +232,8 @@ __device__ __forceinline__ void query_work(const attention_arguments &a, uint32_
         wait_for(&parts[part.stage].full, part.phase, PART_FULL, complaint);
         for (unsigned j = 0; j < mine; j++) {
             gate *here = parts + part.stage;
-            uint32_t k = shared + layout::PARTS + part.stage * 2 * layout::PART, v = k + layout::PART;
+            uint32_t k = shared + layout::PARTS + part.stage * 2 * layout::PART,
+                     v = k + layout::PART;
             float s[N / 8][4], dp[N / 8][4];
             uint32_t ds[N / 16][4];
             products_begin();
@@ -226,7 +251,8 @@ __device__ __forceinline__ void query_work(const attention_arguments &a, uint32_
             if (j + 1 < mine) wait_for(&parts[part.stage].full, part.phase, PART_FULL, complaint);
             products_wait<0>();
             settle(dp);
-            UNROLL for (int n = 0; n < N / 8; n++) for (int i = 0; i < 4; i++) s[n][i] *= dp[n][i] - values[i / 2].delta;
+            UNROLL for (int n = 0; n < N / 8; n++) for (int i = 0; i < 4; i++) s[n][i] *=
+                dp[n][i] - values[i / 2].delta;
             pack<N>(ds, s);
             settle(ds);
             settle(dq);
@@ -238,7 +264,8 @@ __device__ __forceinline__ void query_work(const attention_arguments &a, uint32_
             leave(here);
         }
         leave(stay);
-        for (unsigned j = mine; j < end; j++, part.next()) { // of these the other half alone sees keys
+        for (unsigned j = mine; j < end;
+             j++, part.next()) { // of these the other half alone sees keys
             wait_for(&parts[part.stage].full, part.phase, PART_FULL, complaint);
             leave(parts + part.stage);
         }
@@ -250,7 +277,8 @@ __device__ __forceinline__ void query_work(const attention_arguments &a, uint32_
 template <int D, int N>
 __global__ void __launch_bounds__(HOPPER_THREADS, 1)
     find_query_gradients_hopper(attention_arguments a, const __grid_constant__ tensor_map qkv,
-                                const __grid_constant__ tensor_map d_out, volatile uint64_t *complaint) {
+                                const __grid_constant__ tensor_map d_out,
+                                volatile uint64_t *complaint) {
     DYNAMIC_SHARED(unaligned);
     unsigned char *shared = aligned(unaligned);
     using layout = backward_layout<D, N>;
@@ -266,7 +294,8 @@ __global__ void __launch_bounds__(HOPPER_THREADS, 1)
     unsigned group = warpgroup_here();
     if (group == 0) {
         registers_give<REGISTERS_LEFT>();
-        if (threadIdx.x == 0) query_orders<D, N>(a, &qkv, &d_out, shared_address(shared), stay, parts, complaint);
+        if (threadIdx.x == 0)
+            query_orders<D, N>(a, &qkv, &d_out, shared_address(shared), stay, parts, complaint);
     } else {
         registers_take<REGISTERS_TAKEN>();
         query_work<D, N>(a, shared_address(shared), stay, parts, group - 1, complaint);
@@ -275,26 +304,32 @@ __global__ void __launch_bounds__(HOPPER_THREADS, 1)
 
 // --- launches ---
 
-template <int D> const char *backward(cuda_session *session, const hopper_attention *hopper, const attention_arguments &a) {
+template <int D>
+const char *backward(cuda_session *session, const hopper_attention *hopper,
+                     const attention_arguments &a) {
     constexpr int QUERIES = 64, KEYS = 128;
-    constexpr unsigned KEYS_SHARED = backward_layout<D, QUERIES>::ALL, QUERIES_SHARED = backward_layout<D, KEYS>::ALL;
+    constexpr unsigned KEYS_SHARED = backward_layout<D, QUERIES>::ALL,
+                       QUERIES_SHARED = backward_layout<D, KEYS>::ALL;
     tensor_map qkv, d_out;
     TRY_CUDA(hopper_attention_map(hopper, &qkv, a.qkv, a, a.heads + 2 * a.kv_heads, D));
     TRY_CUDA(hopper_attention_map(hopper, &d_out, a.d_out, a, a.heads, D));
     TRY_CUDA(attention_delta(session, a, D));
     auto by_keys = find_key_gradients_hopper<D, QUERIES>;
     auto by_queries = find_query_gradients_hopper<D, KEYS>;
-    TRY_CUDA(cudaFuncSetAttribute(by_keys, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(KEYS_SHARED)));
-    TRY_CUDA(cudaFuncSetAttribute(by_queries, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(QUERIES_SHARED)));
-    TRY_CUDA(LAUNCH_ON(session->stream, by_keys, hopper_attention_blocks(hopper, a, a.kv_heads), HOPPER_THREADS, KEYS_SHARED, a,
-                       qkv, d_out, hopper->complaint));
-    return LAUNCH_ON(session->stream, by_queries, hopper_attention_blocks(hopper, a, a.heads), HOPPER_THREADS, QUERIES_SHARED, a,
-                     qkv, d_out, hopper->complaint);
+    TRY_CUDA(cudaFuncSetAttribute(by_keys, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  static_cast<int>(KEYS_SHARED)));
+    TRY_CUDA(cudaFuncSetAttribute(by_queries, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  static_cast<int>(QUERIES_SHARED)));
+    TRY_CUDA(LAUNCH_ON(session->stream, by_keys, hopper_attention_blocks(hopper, a, a.kv_heads),
+                       HOPPER_THREADS, KEYS_SHARED, a, qkv, d_out, hopper->complaint));
+    return LAUNCH_ON(session->stream, by_queries, hopper_attention_blocks(hopper, a, a.heads),
+                     HOPPER_THREADS, QUERIES_SHARED, a, qkv, d_out, hopper->complaint);
 }
 
 } // namespace
 
-const char *hopper_attention_backward(cuda_session *session, const hopper_attention *hopper, const attention_arguments &a,
-                                      unsigned size) {
-    return size == 64 ? backward<64>(session, hopper, in_tiles(a)) : backward<128>(session, hopper, in_tiles(a));
+const char *hopper_attention_backward(cuda_session *session, const hopper_attention *hopper,
+                                      const attention_arguments &a, unsigned size) {
+    return size == 64 ? backward<64>(session, hopper, in_tiles(a))
+                      : backward<128>(session, hopper, in_tiles(a));
 }

@@ -1,4 +1,5 @@
-// Attention's two ways over the same random numbers: how far apart their results are, and how long each takes.
+// Attention's two ways over the same random numbers: how far apart their results are, and how long
+// each takes.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -18,7 +19,8 @@ struct problem {
 };
 
 __global__ void fill_random(bf16 *to, size_t count, unsigned seed, float scale) {
-    for (size_t i = size_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += size_t{gridDim.x} * blockDim.x) {
+    for (size_t i = size_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count;
+         i += size_t{gridDim.x} * blockDim.x) {
         unsigned hash = (static_cast<unsigned>(i) + seed) * 2654435761u; // a few rounds of a hash
         hash = (hash ^ hash >> 15) * 2246822519u;
         hash = (hash ^ hash >> 13) * 3266489917u;
@@ -30,7 +32,8 @@ __global__ void fill_random(bf16 *to, size_t count, unsigned seed, float scale) 
 __global__ void fill_angles(float *cos, float *sin, unsigned length, unsigned half) {
     for (size_t i = size_t{blockIdx.x} * blockDim.x + threadIdx.x; i < size_t{length} * half;
          i += size_t{gridDim.x} * blockDim.x) {
-        float angle = static_cast<float>(i / half) * powf(10000.0f, -static_cast<float>(i % half) / static_cast<float>(half));
+        float angle = static_cast<float>(i / half) *
+                      powf(10000.0f, -static_cast<float>(i % half) / static_cast<float>(half));
         cos[i] = cosf(angle);
         sin[i] = sinf(angle);
     }
@@ -43,7 +46,8 @@ __device__ __forceinline__ float number(float x) { return x; }
 template <class T> __global__ void compare(const T *a, const T *b, size_t count, double *sums) {
     __shared__ double far[BLOCK_THREADS], whole[BLOCK_THREADS];
     double f = 0, w = 0;
-    for (size_t i = size_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += size_t{gridDim.x} * blockDim.x) {
+    for (size_t i = size_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count;
+         i += size_t{gridDim.x} * blockDim.x) {
         double x = number(a[i]), y = number(b[i]);
         f += (x - y) * (x - y);
         w += x * x;
@@ -82,14 +86,16 @@ const char *make_problem(cuda_session *session, problem *p) {
         TRY_CUDA(take(p, p->rows * a->heads * sizeof(float), &p->lse[way]));
         TRY_CUDA(take(p, p->rows * p->width * sizeof(bf16), &p->d_qkv[way]));
         // Not numbers: what is not written shows.
-        TRY_CUDA(
-            cudaMemsetAsync(device_pointer<void>(p->out[way]), 0xFF, p->rows * p->out_width * sizeof(bf16), session->stream));
-        TRY_CUDA(cudaMemsetAsync(device_pointer<void>(p->d_qkv[way]), 0xFF, p->rows * p->width * sizeof(bf16), session->stream));
+        TRY_CUDA(cudaMemsetAsync(device_pointer<void>(p->out[way]), 0xFF,
+                                 p->rows * p->out_width * sizeof(bf16), session->stream));
+        TRY_CUDA(cudaMemsetAsync(device_pointer<void>(p->d_qkv[way]), 0xFF,
+                                 p->rows * p->width * sizeof(bf16), session->stream));
     }
-    TRY_CUDA(LAUNCH_ON(session->stream, fill_angles, blocks_for(angles), BLOCK_THREADS, 0, floats(a->cos), floats(a->sin),
-                       a->length, a->head_size / 2));
+    TRY_CUDA(LAUNCH_ON(session->stream, fill_angles, blocks_for(angles), BLOCK_THREADS, 0,
+                       floats(a->cos), floats(a->sin), a->length, a->head_size / 2));
     size_t count = p->rows * p->out_width;
-    return LAUNCH_ON(session->stream, fill_random, blocks_for(count), BLOCK_THREADS, 0, halves(a->d_out), count, 7u, 1.0f);
+    return LAUNCH_ON(session->stream, fill_random, blocks_for(count), BLOCK_THREADS, 0,
+                     halves(a->d_out), count, 7u, 1.0f);
 }
 
 const char *run(cuda_session *session, problem *p, const hopper_attention *hopper, bool forward) {
@@ -105,13 +111,15 @@ const char *finish(cuda_session *session, const hopper_attention *hopper) {
 }
 
 template <class T>
-const char *find_distance(cuda_session *session, problem *p, const struct device_memory arrays[2], size_t count,
-                          double *largest) {
+const char *find_distance(cuda_session *session, problem *p, const struct device_memory arrays[2],
+                          size_t count, double *largest) {
     double sums[COMPARERS][2], far = 0, whole = 0;
     auto kernel = compare<T>;
-    TRY_CUDA(LAUNCH_ON(session->stream, kernel, COMPARERS, BLOCK_THREADS, 0, device_pointer<const T>(arrays[0]),
-                       device_pointer<const T>(arrays[1]), count, device_pointer<double>(p->sums)));
-    TRY_CUDA(cudaMemcpyAsync(sums, device_pointer<void>(p->sums), sizeof sums, cudaMemcpyDeviceToHost, session->stream));
+    TRY_CUDA(LAUNCH_ON(session->stream, kernel, COMPARERS, BLOCK_THREADS, 0,
+                       device_pointer<const T>(arrays[0]), device_pointer<const T>(arrays[1]),
+                       count, device_pointer<double>(p->sums)));
+    TRY_CUDA(cudaMemcpyAsync(sums, device_pointer<void>(p->sums), sizeof sums,
+                             cudaMemcpyDeviceToHost, session->stream));
     TRY_CUDA(cudaStreamSynchronize(session->stream));
     for (auto &sum : sums) far += sum[0], whole += sum[1];
     double distance = sqrt(far / whole);
@@ -119,10 +127,12 @@ const char *find_distance(cuda_session *session, problem *p, const struct device
     return nullptr;
 }
 
-const char *compare_ways(cuda_session *session, problem *p, const hopper_attention *hopper, double *distance) {
+const char *compare_ways(cuda_session *session, problem *p, const hopper_attention *hopper,
+                         double *distance) {
     size_t count = p->rows * p->width;
     for (const hopper_attention *way : {static_cast<const hopper_attention *>(nullptr), hopper}) {
-        TRY_CUDA(LAUNCH_ON(session->stream, fill_random, blocks_for(count), BLOCK_THREADS, 0, halves(p->a.qkv), count, 1u, 2.0f));
+        TRY_CUDA(LAUNCH_ON(session->stream, fill_random, blocks_for(count), BLOCK_THREADS, 0,
+                           halves(p->a.qkv), count, 1u, 2.0f));
         TRY_CUDA(run(session, p, way, true));
         TRY_CUDA(run(session, p, way, false));
         TRY_CUDA(finish(session, hopper));
@@ -133,8 +143,8 @@ const char *compare_ways(cuda_session *session, problem *p, const hopper_attenti
 }
 
 // ms: of forward, then of backward.
-const char *time_way(cuda_session *session, problem *p, const hopper_attention *hopper, cudaEvent_t begin, cudaEvent_t end,
-                     float ms[2]) {
+const char *time_way(cuda_session *session, problem *p, const hopper_attention *hopper,
+                     cudaEvent_t begin, cudaEvent_t end, float ms[2]) {
     for (int direction = 0; direction < 2; direction++) {
         TRY_CUDA(run(session, p, hopper, direction == 0));
         TRY_CUDA(cudaEventRecord(begin, session->stream));
@@ -147,7 +157,8 @@ const char *time_way(cuda_session *session, problem *p, const hopper_attention *
     return nullptr;
 }
 
-const char *time_ways(cuda_session *session, problem *p, const hopper_attention *hopper, struct cuda_attention_measure *out) {
+const char *time_ways(cuda_session *session, problem *p, const hopper_attention *hopper,
+                      struct cuda_attention_measure *out) {
     cudaEvent_t begin = nullptr, end = nullptr;
     const char *why = answer_of(cudaEventCreate(&begin), "cudaEventCreate");
     if (!why) why = answer_of(cudaEventCreate(&end), "cudaEventCreate");
@@ -158,7 +169,8 @@ const char *time_ways(cuda_session *session, problem *p, const hopper_attention 
     return why;
 }
 
-const char *measure(cuda_session *session, const struct cuda_attention &shape, const hopper_attention *hopper, bool timed,
+const char *measure(cuda_session *session, const struct cuda_attention &shape,
+                    const hopper_attention *hopper, bool timed,
                     struct cuda_attention_measure *out) {
     problem p = {};
     p.a = shape;
@@ -171,12 +183,15 @@ const char *measure(cuda_session *session, const struct cuda_attention &shape, c
 
 } // namespace
 
-const char *attention_measure(cuda_session *session, const struct cuda_attention *shape, struct cuda_attention_measure *out) {
+const char *attention_measure(cuda_session *session, const struct cuda_attention *shape,
+                              struct cuda_attention_measure *out) {
     const hopper_attention *hopper = attention_hopper(session->attention);
     if (!hopper_attention_can(hopper, shape->head_size)) hopper = nullptr;
     struct cuda_attention whole = *shape, odd = *shape;
-    whole.sequences = std::max(1u, std::min(shape->sequences, ROWS_MOST / std::max(1u, shape->length)));
-    odd.sequences = 2, odd.length = 193, odd.heads = shape->heads / shape->kv_heads, odd.kv_heads = 1;
+    whole.sequences =
+        std::max(1u, std::min(shape->sequences, ROWS_MOST / std::max(1u, shape->length)));
+    odd.sequences = 2, odd.length = 193, odd.heads = shape->heads / shape->kv_heads,
+    odd.kv_heads = 1;
     *out = {};
     out->sequences = whole.sequences;
     TRY_CUDA(measure(session, odd, hopper, false, out));

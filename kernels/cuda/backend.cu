@@ -1,5 +1,5 @@
-// The shared object's one exported function, and what has to do with the device rather than with arithmetic: opening, memory,
-// streams, and failures.
+// The shared object's one exported function, and what has to do with the device rather than with
+// arithmetic: opening, memory, streams, and failures.
 #include <atomic>
 #include <cstdarg>
 #include <cstdio>
@@ -18,7 +18,8 @@ thread_local enum cuda_failure failure_kind = CUDA_FAILURE_NONE;
 thread_local cudaStream_t stream = nullptr;
 std::atomic<bool> lost{false};
 
-// What no later call survives: the driver answers everything with the same code until the process ends.
+// What no later call survives: the driver answers everything with the same code until the process
+// ends.
 bool loses_the_device(cudaError_t code) {
     switch (code) {
     case cudaErrorDevicesUnavailable:
@@ -63,8 +64,8 @@ const char *cuda_answer(cudaError_t code, const char *call) {
     return fail(gone                                ? CUDA_FAILURE_LOST
                 : code == cudaErrorMemoryAllocation ? CUDA_FAILURE_MEMORY
                                                     : CUDA_FAILURE_OTHER,
-                "%.*s: %s%s", static_cast<int>(strcspn(call, "(")), call, gone ? "the device is lost: " : "",
-                cudaGetErrorString(code));
+                "%.*s: %s%s", static_cast<int>(strcspn(call, "(")), call,
+                gone ? "the device is lost: " : "", cudaGetErrorString(code));
 }
 
 const char *device_allocate(void **out, size_t size) {
@@ -74,9 +75,11 @@ const char *device_allocate(void **out, size_t size) {
     if (code == cudaErrorMemoryAllocation) {
         cudaGetLastError();
         size_t available = 0, total = 0;
-        if (cudaMemGetInfo(&available, &total) != cudaSuccess) return cuda_answer(code, "cudaMalloc");
-        return fail(CUDA_FAILURE_MEMORY, "out of device memory: asked for %.3f GiB, %.3f GiB of %.3f GiB are free", gib(size),
-                    gib(available), gib(total));
+        if (cudaMemGetInfo(&available, &total) != cudaSuccess)
+            return cuda_answer(code, "cudaMalloc");
+        return fail(CUDA_FAILURE_MEMORY,
+                    "out of device memory: asked for %.3f GiB, %.3f GiB of %.3f GiB are free",
+                    gib(size), gib(available), gib(total));
     }
     TRY_CUDA(answer_of(code, "cudaMalloc"));
     *out = memory;
@@ -95,18 +98,21 @@ const char *open_device(struct cuda_device *out) {
     const char *visible = getenv("CUDA_VISIBLE_DEVICES");
     if (code == cudaErrorNoDevice || (code == cudaSuccess && devices == 0)) {
         cudaGetLastError();
-        if (visible) return fail(CUDA_FAILURE_OTHER, "no CUDA device (CUDA_VISIBLE_DEVICES is \"%.80s\")", visible);
+        if (visible)
+            return fail(CUDA_FAILURE_OTHER, "no CUDA device (CUDA_VISIBLE_DEVICES is \"%.80s\")",
+                        visible);
         return fail(CUDA_FAILURE_OTHER, "no CUDA device");
     }
-    if (code != cudaSuccess) { // the driver's own words say it best: this is how a missing or old driver shows
+    if (code !=
+        cudaSuccess) { // the driver's own words say it best: this is how a missing or old driver shows
         cudaGetLastError();
         return fail(CUDA_FAILURE_OTHER, "%s", cudaGetErrorString(code));
     }
     cudaDeviceProp properties;
     TRY_CUDA(cudaGetDeviceProperties(&properties, 0));
     if (properties.major < 8)
-        return fail(CUDA_FAILURE_OTHER, "%s has compute capability %d.%d, wanted 8.0 or later", properties.name, properties.major,
-                    properties.minor);
+        return fail(CUDA_FAILURE_OTHER, "%s has compute capability %d.%d, wanted 8.0 or later",
+                    properties.name, properties.major, properties.minor);
     TRY_CUDA(cudaSetDevice(0));
     TRY_CUDA(cudaDriverGetVersion(&driver));
     *out = cuda_device{};
@@ -150,17 +156,21 @@ const char *allocate_host(size_t size, void **out) {
 void release_host(void *address) { (void)cudaFreeHost(address); }
 
 const char *upload_later(struct device_memory to, size_t offset, const void *from, size_t size) {
-    TRY_CUDA(cudaMemcpyAsync(device_pointer<char>(to) + offset, from, size, cudaMemcpyHostToDevice, stream));
+    TRY_CUDA(cudaMemcpyAsync(device_pointer<char>(to) + offset, from, size, cudaMemcpyHostToDevice,
+                             stream));
     return nullptr;
 }
 
 const char *download_later(void *to, struct device_memory from, size_t offset, size_t size) {
-    TRY_CUDA(cudaMemcpyAsync(to, device_pointer<char>(from) + offset, size, cudaMemcpyDeviceToHost, stream));
+    TRY_CUDA(cudaMemcpyAsync(to, device_pointer<char>(from) + offset, size, cudaMemcpyDeviceToHost,
+                             stream));
     return nullptr;
 }
 
-const char *copy(struct device_memory to, size_t to_offset, struct device_memory from, size_t from_offset, size_t size) {
-    TRY_CUDA(cudaMemcpyAsync(device_pointer<char>(to) + to_offset, device_pointer<char>(from) + from_offset, size,
+const char *copy(struct device_memory to, size_t to_offset, struct device_memory from,
+                 size_t from_offset, size_t size) {
+    TRY_CUDA(cudaMemcpyAsync(device_pointer<char>(to) + to_offset,
+                             device_pointer<char>(from) + from_offset, size,
                              cudaMemcpyDeviceToDevice, stream));
     return nullptr;
 }
@@ -187,7 +197,9 @@ const char *download(void *to, struct device_memory from, size_t offset, size_t 
 
 // --- streams ---
 
-cudaStream_t stream_of(struct device_stream handle) { return reinterpret_cast<cudaStream_t>(handle.handle); }
+cudaStream_t stream_of(struct device_stream handle) {
+    return reinterpret_cast<cudaStream_t>(handle.handle);
+}
 
 const char *stream_create(struct device_stream *out) {
     cudaStream_t made = nullptr;

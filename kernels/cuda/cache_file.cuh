@@ -1,5 +1,6 @@
-// A file of what was measured once: its first line says by what (device, driver, library), each later one is a text and the text's sum. A
-// file of another owner, and a line that is damaged, are as if they were not there; nobody's work depends on them.
+// A file of what was measured once: its first line says by what (device, driver, library), each
+// later one is a text and the text's sum. A file of another owner, and a line that is damaged, are
+// as if they were not there; nobody's work depends on them.
 #ifndef KERNELS_CUDA_CACHE_FILE_CUH
 #define KERNELS_CUDA_CACHE_FILE_CUH
 
@@ -44,7 +45,8 @@ inline void cache_write(const cache_file &cache, const std::vector<std::string> 
     FILE *file = fopen(beside.c_str(), "w");
     if (!file) return;
     bool good = fputs((cache.owner + "\n").c_str(), file) >= 0;
-    for (const std::string &line : lines) good = fputs((line + cache_sum(line)).c_str(), file) >= 0 && good;
+    for (const std::string &line : lines)
+        good = fputs((line + cache_sum(line)).c_str(), file) >= 0 && good;
     good = fclose(file) == 0 && good;
     if (!good || rename(beside.c_str(), cache.path.c_str()) != 0) unlink(beside.c_str());
 }

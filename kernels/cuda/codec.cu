@@ -1,8 +1,9 @@
-// The codecs that send every element, fp32, bf16, int8 and fp4, with codec/dense.c's bits; and the choice between them and topk2.
+// The codecs that send every element, fp32, bf16, int8 and fp4, with codec/dense.c's bits; and the
+// choice between them and topk2.
 //
-// A warp takes a block of 128 elements, a lane four neighbours. Encoding reads base and local once and writes the message: 8 bytes a
-// parameter and the codec's. The outer step decodes, scales and applies in one pass: 16 bytes per parameter and the codec's, 24 where
-// a period ends.
+// A warp takes a block of 128 elements, a lane four neighbours. Encoding reads base and local once
+// and writes the message: 8 bytes a parameter and the codec's. The outer step decodes, scales and
+// applies in one pass: 16 bytes per parameter and the codec's, 24 where a period ends.
 #include "kernels/cuda/codec.cuh"
 #include "kernels/cuda/warp.cuh"
 
@@ -28,7 +29,8 @@ size_t payload_size(uint32_t codec, size_t count) {
 // --- encoding ---
 
 __device__ __forceinline__ uint32_t bf16_of(float x) {
-    uint32_t bits = __float_as_uint(x), rounded = ((bits & 0x7FFFFFFF) + 0x7FFF + (bits >> 16 & 1)) >> 16;
+    uint32_t bits = __float_as_uint(x),
+             rounded = ((bits & 0x7FFFFFFF) + 0x7FFF + (bits >> 16 & 1)) >> 16;
     return (rounded > BF16_MAX ? BF16_MAX : rounded) | bits >> 31 << 15;
 }
 
@@ -47,8 +49,12 @@ __device__ __forceinline__ uint32_t int8_code(float x, uint32_t scale) {
     return static_cast<uint32_t>(static_cast<int>(q)) & 0xFF;
 }
 
-__device__ __forceinline__ uint32_t nearest_exponent(uint32_t magnitude) { return (magnitude + 0x400000) >> 23; }
-__device__ __forceinline__ uint32_t half_level(uint32_t scale) { return scale > 1 ? (scale - 1) << 23 : 0x400000; }
+__device__ __forceinline__ uint32_t nearest_exponent(uint32_t magnitude) {
+    return (magnitude + 0x400000) >> 23;
+}
+__device__ __forceinline__ uint32_t half_level(uint32_t scale) {
+    return scale > 1 ? (scale - 1) << 23 : 0x400000;
+}
 
 __device__ __forceinline__ uint32_t fp4_scale(uint32_t largest) {
     if (largest < half_level(1)) return 0;
@@ -67,14 +73,16 @@ __device__ __forceinline__ uint32_t fp4_code(float x, uint32_t scale) {
 }
 
 template <uint32_t CODEC>
-__device__ __forceinline__ void put(uint8_t *payload, size_t count, size_t i, unsigned here, const float *x, uint32_t scale) {
+__device__ __forceinline__ void put(uint8_t *payload, size_t count, size_t i, unsigned here,
+                                    const float *x, uint32_t scale) {
     uint8_t *codes = payload + (count + BLOCK - 1) / BLOCK;
 #pragma unroll
     for (unsigned q = 0; q < EACH; q++) {
         if (q >= here) break;
         if (CODEC == FP32) {
             uint32_t bits = __float_as_uint(x[q]);
-            for (unsigned b = 0; b < 4; b++) payload[4 * (i + q) + b] = static_cast<uint8_t>(bits >> 8 * b);
+            for (unsigned b = 0; b < 4; b++)
+                payload[4 * (i + q) + b] = static_cast<uint8_t>(bits >> 8 * b);
         } else if (CODEC == BF16) {
             uint32_t bits = bf16_of(x[q]);
             payload[2 * (i + q)] = static_cast<uint8_t>(bits);
@@ -90,8 +98,10 @@ __device__ __forceinline__ void put(uint8_t *payload, size_t count, size_t i, un
 
 template <uint32_t CODEC>
 __global__ void __launch_bounds__(THREADS)
-    encode_blocks(const float *base, const float *local, size_t count, uint8_t *message, unsigned long long *bad) {
-    size_t block = (size_t{blockIdx.x} * THREADS + threadIdx.x) / WARP, i = block * BLOCK + threadIdx.x % WARP * EACH;
+    encode_blocks(const float *base, const float *local, size_t count, uint8_t *message,
+                  unsigned long long *bad) {
+    size_t block = (size_t{blockIdx.x} * THREADS + threadIdx.x) / WARP,
+           i = block * BLOCK + threadIdx.x % WARP * EACH;
     unsigned here = i >= count ? 0 : count - i < EACH ? static_cast<unsigned>(count - i) : EACH;
     float x[EACH] = {0, 0, 0, 0};
     uint32_t largest = 0;
@@ -112,20 +122,25 @@ __global__ void __launch_bounds__(THREADS)
     }
     uint32_t scale = CODEC == INT8 ? int8_scale(largest) : CODEC == FP4 ? fp4_scale(largest) : 0;
     uint8_t *payload = message + HEADER_SIZE;
-    if ((CODEC == INT8 || CODEC == FP4) && threadIdx.x % WARP == 0 && here) payload[block] = static_cast<uint8_t>(scale);
+    if ((CODEC == INT8 || CODEC == FP4) && threadIdx.x % WARP == 0 && here)
+        payload[block] = static_cast<uint8_t>(scale);
     put<CODEC>(payload, count, i, here, x, scale);
     if (block == 0 && threadIdx.x == 0) {
         message[0] = CODEC;
         message[1] = 1;
         message[2] = message[3] = 0;
-        for (unsigned b = 0; b < 8; b++) message[4 + b] = static_cast<uint8_t>(static_cast<unsigned long long>(count) >> 8 * b);
+        for (unsigned b = 0; b < 8; b++)
+            message[4 + b] = static_cast<uint8_t>(static_cast<unsigned long long>(count) >> 8 * b);
     }
 }
 
 template <uint32_t CODEC> const char *encode_dense(const struct cuda_encoding *encoding) {
-    size_t warps = blocks_of(encoding->count) + (encoding->count == 0); // the header is written in any case
-    return LAUNCH(encode_blocks<CODEC>, static_cast<unsigned>((warps * WARP + THREADS - 1) / THREADS), THREADS,
-                  floats(encoding->base), floats(encoding->local), encoding->count, device_pointer<uint8_t>(encoding->message),
+    size_t warps =
+        blocks_of(encoding->count) + (encoding->count == 0); // the header is written in any case
+    return LAUNCH(encode_blocks<CODEC>,
+                  static_cast<unsigned>((warps * WARP + THREADS - 1) / THREADS), THREADS,
+                  floats(encoding->base), floats(encoding->local), encoding->count,
+                  device_pointer<uint8_t>(encoding->message),
                   device_pointer<unsigned long long>(encoding->scratch));
 }
 
@@ -145,7 +160,8 @@ const char *encode(const struct cuda_encoding *encoding, struct cuda_encoded *ou
         return fail(CUDA_FAILURE_INPUT, "%llu elements are too many for one launch",
                     static_cast<unsigned long long>(encoding->count));
     if (encoding->codec >= TOPK2_64) return topk2_encode(encoding, out);
-    if (encoding->e.address) return fail(CUDA_FAILURE_INPUT, "codec %u has no error feedback", encoding->codec);
+    if (encoding->e.address)
+        return fail(CUDA_FAILURE_INPUT, "codec %u has no error feedback", encoding->codec);
     unsigned long long bad = encoding->count;
     void *at = device_pointer<void>(encoding->scratch);
     TRY_CUDA(cudaMemcpyAsync(at, &bad, sizeof bad, cudaMemcpyHostToDevice, current_stream()));
@@ -168,12 +184,15 @@ void sizes(uint32_t codec, uint64_t count, struct cuda_codec_sizes *out) {
 
 // --- decoding ---
 
-template <uint32_t CODEC> __device__ __forceinline__ float value_at(const uint8_t *payload, size_t count, size_t i) {
+template <uint32_t CODEC>
+__device__ __forceinline__ float value_at(const uint8_t *payload, size_t count, size_t i) {
     if (CODEC == FP32) {
         const uint8_t *at = payload + 4 * i;
-        return __uint_as_float(at[0] | uint32_t{at[1]} << 8 | uint32_t{at[2]} << 16 | uint32_t{at[3]} << 24);
+        return __uint_as_float(at[0] | uint32_t{at[1]} << 8 | uint32_t{at[2]} << 16 |
+                               uint32_t{at[3]} << 24);
     }
-    if (CODEC == BF16) return __uint_as_float((payload[2 * i] | uint32_t{payload[2 * i + 1]} << 8) << 16);
+    if (CODEC == BF16)
+        return __uint_as_float((payload[2 * i] | uint32_t{payload[2 * i + 1]} << 8) << 16);
     const uint8_t *codes = payload + (count + BLOCK - 1) / BLOCK;
     uint32_t scale = payload[i / BLOCK];
     if (CODEC == INT8) {
@@ -189,10 +208,12 @@ struct nesterov {
 };
 
 template <uint32_t CODEC, bool ENDS>
-__global__ void __launch_bounds__(THREADS) step_elements(const uint8_t *payload, size_t count, struct nesterov n) {
+__global__ void __launch_bounds__(THREADS)
+    step_elements(const uint8_t *payload, size_t count, struct nesterov n) {
     size_t stride = size_t{gridDim.x} * THREADS;
     for (size_t i = size_t{blockIdx.x} * THREADS + threadIdx.x; i < count; i += stride) {
-        float g = __fmul_rn(n.scale, value_at<CODEC>(payload, count, i)), total = __fadd_rn(n.sum[i], g), update;
+        float g = __fmul_rn(n.scale, value_at<CODEC>(payload, count, i)),
+              total = __fadd_rn(n.sum[i], g), update;
         if (ENDS) {
             float m = __fadd_rn(__fmul_rn(n.beta, n.momentum[i]), __fdiv_rn(total, n.period));
             update = __fadd_rn(__fmul_rn(n.beta, m), __fdiv_rn(g, n.period));
@@ -207,16 +228,22 @@ __global__ void __launch_bounds__(THREADS) step_elements(const uint8_t *payload,
 }
 
 template <uint32_t CODEC>
-const char *launch_step(const struct cuda_part *part, size_t count, const struct nesterov &n, bool ends) {
+const char *launch_step(const struct cuda_part *part, size_t count, const struct nesterov &n,
+                        bool ends) {
     const uint8_t *payload = device_pointer<uint8_t>(part->message) + HEADER_SIZE;
-    if (ends) return LAUNCH((step_elements<CODEC, true>), blocks_for(count), THREADS, payload, count, n);
+    if (ends)
+        return LAUNCH((step_elements<CODEC, true>), blocks_for(count), THREADS, payload, count, n);
     return LAUNCH((step_elements<CODEC, false>), blocks_for(count), THREADS, payload, count, n);
 }
 
-const char *step_dense(uint32_t codec, uint64_t count, const struct cuda_part *part, const struct cuda_nesterov *step) {
-    if (codec < FP32 || codec > FP4) return fail(CUDA_FAILURE_INPUT, "codec %u is not dense", codec);
+const char *step_dense(uint32_t codec, uint64_t count, const struct cuda_part *part,
+                       const struct cuda_nesterov *step) {
+    if (codec < FP32 || codec > FP4)
+        return fail(CUDA_FAILURE_INPUT, "codec %u is not dense", codec);
     if (count == 0) return nullptr;
-    struct nesterov n = {floats(step->theta), floats(step->momentum), floats(step->sum), part->scale, step->rate, step->beta,
+    struct nesterov n = {floats(step->theta), floats(step->momentum),
+                         floats(step->sum),   part->scale,
+                         step->rate,          step->beta,
                          step->period};
     switch (codec) {
     case FP32: return launch_step<FP32>(part, count, n, step->ends);
@@ -226,14 +253,17 @@ const char *step_dense(uint32_t codec, uint64_t count, const struct cuda_part *p
     }
 }
 
-const char *step_sparse(uint32_t codec, uint64_t count, const struct cuda_part *parts, uint32_t part_count, float rate,
-                        struct device_memory theta) {
-    if (codec != TOPK2_64 && codec != TOPK2_128) return fail(CUDA_FAILURE_INPUT, "codec %u is not sparse", codec);
+const char *step_sparse(uint32_t codec, uint64_t count, const struct cuda_part *parts,
+                        uint32_t part_count, float rate, struct device_memory theta) {
+    if (codec != TOPK2_64 && codec != TOPK2_128)
+        return fail(CUDA_FAILURE_INPUT, "codec %u is not sparse", codec);
     return topk2_step(codec, count, parts, part_count, rate, floats(theta));
 }
 
-const char *add(uint32_t codec, uint64_t count, const struct cuda_part *part, struct device_memory target) {
-    if (codec != TOPK2_64 && codec != TOPK2_128) return fail(CUDA_FAILURE_INPUT, "codec %u is not sparse", codec);
+const char *add(uint32_t codec, uint64_t count, const struct cuda_part *part,
+                struct device_memory target) {
+    if (codec != TOPK2_64 && codec != TOPK2_128)
+        return fail(CUDA_FAILURE_INPUT, "codec %u is not sparse", codec);
     return topk2_add(codec, count, part, floats(target));
 }
 

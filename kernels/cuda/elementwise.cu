@@ -1,5 +1,6 @@
-// kernels/elementwise.h on the device, with the same bits: every operation is an intrinsic that rounds once to nearest even
-// (__fadd_rn and its kin are never fused), denormals are kept, division is the IEEE one.
+// kernels/elementwise.h on the device, with the same bits: every operation is an intrinsic that
+// rounds once to nearest even (__fadd_rn and its kin are never fused), denormals are kept, division
+// is the IEEE one.
 #include <cstdlib>
 
 #include "kernels/cuda/device.cuh"
@@ -9,7 +10,8 @@ namespace {
 
 template <class Operation> __global__ void for_each_element(Operation operation, size_t count) {
     size_t stride = size_t{gridDim.x} * blockDim.x;
-    for (size_t i = size_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += stride) operation(i);
+    for (size_t i = size_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += stride)
+        operation(i);
 }
 
 template <class Operation> const char *run(Operation operation, size_t count) {
@@ -40,20 +42,26 @@ struct add_scaled_operation {
     float *out;
     const float *a;
     float scale;
-    __device__ void operator()(size_t i) const { out[i] = __fadd_rn(out[i], __fmul_rn(scale, a[i])); }
+    __device__ void operator()(size_t i) const {
+        out[i] = __fadd_rn(out[i], __fmul_rn(scale, a[i]));
+    }
 };
 
 struct feedback_operation {
     float *e;
     const float *delta;
     float decay;
-    __device__ void operator()(size_t i) const { e[i] = __fadd_rn(__fmul_rn(decay, e[i]), delta[i]); }
+    __device__ void operator()(size_t i) const {
+        e[i] = __fadd_rn(__fmul_rn(decay, e[i]), delta[i]);
+    }
 };
 
 struct rebase_operation {
     float *local;
     const float *fresh, *origin;
-    __device__ void operator()(size_t i) const { local[i] = __fadd_rn(fresh[i], __fsub_rn(local[i], origin[i])); }
+    __device__ void operator()(size_t i) const {
+        local[i] = __fadd_rn(fresh[i], __fsub_rn(local[i], origin[i]));
+    }
 };
 
 struct nesterov_between_operation {
@@ -73,7 +81,8 @@ struct nesterov_end_operation {
     __device__ void operator()(size_t i) const {
         float total = __fadd_rn(sum[i], g[i]);
         float m = __fadd_rn(__fmul_rn(beta, momentum[i]), __fdiv_rn(total, period));
-        theta[i] = __fsub_rn(theta[i], __fmul_rn(rate, __fadd_rn(__fmul_rn(beta, m), __fdiv_rn(g[i], period))));
+        theta[i] = __fsub_rn(
+            theta[i], __fmul_rn(rate, __fadd_rn(__fmul_rn(beta, m), __fdiv_rn(g[i], period))));
         momentum[i] = m;
         sum[i] = 0.0f;
     }
@@ -83,7 +92,9 @@ struct sgd_operation {
     float *theta;
     const float *q;
     float weight;
-    __device__ void operator()(size_t i) const { theta[i] = __fsub_rn(theta[i], __fmul_rn(weight, q[i])); }
+    __device__ void operator()(size_t i) const {
+        theta[i] = __fsub_rn(theta[i], __fmul_rn(weight, q[i]));
+    }
 };
 
 struct sgd_mean_operation {
@@ -93,7 +104,8 @@ struct sgd_mean_operation {
     float weight;
     __device__ void operator()(size_t i) const {
         if (senders[i] == 0) return;
-        theta[i] = __fsub_rn(theta[i], __fmul_rn(weight, __fdiv_rn(sum[i], static_cast<float>(senders[i]))));
+        theta[i] = __fsub_rn(theta[i],
+                             __fmul_rn(weight, __fdiv_rn(sum[i], static_cast<float>(senders[i]))));
     }
 };
 
@@ -115,11 +127,13 @@ struct find_bad_operation {
     const float *a;
     int *bad;
     __device__ void operator()(size_t i) const {
-        if ((__float_as_uint(a[i]) & 0x7F800000u) == 0x7F800000u) *bad = 1; // all writers write the same
+        if ((__float_as_uint(a[i]) & 0x7F800000u) == 0x7F800000u)
+            *bad = 1; // all writers write the same
     }
 };
 
-// A group of 16 threads is one block of the reduction tree: thread j is lane j, and walks down its rows.
+// A group of 16 threads is one block of the reduction tree: thread j is lane j, and walks down its
+// rows.
 constexpr unsigned LANES = ELEMENTWISE_LANES, TREES = BLOCK_THREADS / LANES;
 constexpr size_t TREE_SIZE = ELEMENTWISE_BLOCK;
 
@@ -143,11 +157,13 @@ __global__ void sum_squares(const float *a, size_t count, double *sums, size_t b
     if (j == 0 && block < blocks) sums[block] = lane[threadIdx.x];
 }
 
-const char *add(struct device_memory out, struct device_memory a, struct device_memory b, size_t count) {
+const char *add(struct device_memory out, struct device_memory a, struct device_memory b,
+                size_t count) {
     return run(add_operation{floats(out), floats(a), floats(b)}, count);
 }
 
-const char *subtract(struct device_memory out, struct device_memory a, struct device_memory b, size_t count) {
+const char *subtract(struct device_memory out, struct device_memory a, struct device_memory b,
+                     size_t count) {
     return run(subtract_operation{floats(out), floats(a), floats(b)}, count);
 }
 
@@ -159,38 +175,47 @@ const char *add_scaled(struct device_memory out, struct device_memory a, float b
     return run(add_scaled_operation{floats(out), floats(a), by}, count);
 }
 
-const char *feedback(struct device_memory e, struct device_memory delta, float decay, size_t count) {
+const char *feedback(struct device_memory e, struct device_memory delta, float decay,
+                     size_t count) {
     return run(feedback_operation{floats(e), floats(delta), decay}, count);
 }
 
-const char *rebase(struct device_memory local, struct device_memory fresh, struct device_memory origin, size_t count) {
+const char *rebase(struct device_memory local, struct device_memory fresh,
+                   struct device_memory origin, size_t count) {
     return run(rebase_operation{floats(local), floats(fresh), floats(origin)}, count);
 }
 
-const char *nesterov_between(struct device_memory theta, struct device_memory sum, struct device_memory g, float rate,
-                             float period, size_t count) {
-    return run(nesterov_between_operation{floats(theta), floats(sum), floats(g), rate, period}, count);
+const char *nesterov_between(struct device_memory theta, struct device_memory sum,
+                             struct device_memory g, float rate, float period, size_t count) {
+    return run(nesterov_between_operation{floats(theta), floats(sum), floats(g), rate, period},
+               count);
 }
 
-const char *nesterov_end(struct device_memory theta, struct device_memory momentum, struct device_memory sum,
-                         struct device_memory g, float rate, float beta, float period, size_t count) {
-    return run(nesterov_end_operation{floats(theta), floats(momentum), floats(sum), floats(g), rate, beta, period}, count);
+const char *nesterov_end(struct device_memory theta, struct device_memory momentum,
+                         struct device_memory sum, struct device_memory g, float rate, float beta,
+                         float period, size_t count) {
+    return run(nesterov_end_operation{floats(theta), floats(momentum), floats(sum), floats(g), rate,
+                                      beta, period},
+               count);
 }
 
 const char *sgd(struct device_memory theta, struct device_memory q, float weight, size_t count) {
     return run(sgd_operation{floats(theta), floats(q), weight}, count);
 }
 
-const char *sgd_mean(struct device_memory theta, struct device_memory sum, struct device_memory senders, float weight,
-                     size_t count) {
-    return run(sgd_mean_operation{floats(theta), floats(sum), device_pointer<uint16_t>(senders), weight}, count);
+const char *sgd_mean(struct device_memory theta, struct device_memory sum,
+                     struct device_memory senders, float weight, size_t count) {
+    return run(
+        sgd_mean_operation{floats(theta), floats(sum), device_pointer<uint16_t>(senders), weight},
+        count);
 }
 
-const char *scatter_add(struct device_memory sum, struct device_memory senders, struct device_memory index,
-                        struct device_memory value, float by, size_t count) {
-    return run(
-        scatter_add_operation{floats(sum), device_pointer<uint16_t>(senders), device_pointer<uint32_t>(index), floats(value), by},
-        count);
+const char *scatter_add(struct device_memory sum, struct device_memory senders,
+                        struct device_memory index, struct device_memory value, float by,
+                        size_t count) {
+    return run(scatter_add_operation{floats(sum), device_pointer<uint16_t>(senders),
+                                     device_pointer<uint32_t>(index), floats(value), by},
+               count);
 }
 
 const char *find_bad(const float *a, size_t count, int *bad, int *found) {
@@ -212,8 +237,10 @@ const char *is_finite(struct device_memory a, size_t count, int *out) {
 }
 
 const char *block_sums(const float *a, size_t count, double *sums, double *host, size_t blocks) {
-    TRY_CUDA(LAUNCH(sum_squares, static_cast<unsigned>((blocks + TREES - 1) / TREES), BLOCK_THREADS, a, count, sums, blocks));
-    TRY_CUDA(cudaMemcpyAsync(host, sums, blocks * sizeof *sums, cudaMemcpyDeviceToHost, current_stream()));
+    TRY_CUDA(LAUNCH(sum_squares, static_cast<unsigned>((blocks + TREES - 1) / TREES), BLOCK_THREADS,
+                    a, count, sums, blocks));
+    TRY_CUDA(cudaMemcpyAsync(host, sums, blocks * sizeof *sums, cudaMemcpyDeviceToHost,
+                             current_stream()));
     TRY_CUDA(cudaStreamSynchronize(current_stream()));
     return nullptr;
 }

@@ -1,12 +1,14 @@
-// RMSNorm, a warp a row. Its weight's gradient is a sum over all rows: each warp adds up its own rows in shared memory, each block
-// its warps, and a second kernel the CUDA_NORM_GROUPS blocks, all in a fixed order.
+// RMSNorm, a warp a row. Its weight's gradient is a sum over all rows: each warp adds up its own
+// rows in shared memory, each block its warps, and a second kernel the CUDA_NORM_GROUPS blocks, all
+// in a fixed order.
 #include "kernels/cuda/training.cuh"
 
 namespace {
 
 constexpr unsigned NORM_WARPS = 8, GROUPS = CUDA_NORM_GROUPS, NORM_SHARED = 64 * 1024;
 
-__global__ void normalise(unsigned rows, unsigned width, float eps, const bf16 *x, const float *w, bf16 *y, float *rstd) {
+__global__ void normalise(unsigned rows, unsigned width, float eps, const bf16 *x, const float *w,
+                          bf16 *y, float *rstd) {
     unsigned row = blockIdx.x * NORM_WARPS + threadIdx.x / WARP, lane = threadIdx.x % WARP;
     if (row >= rows) return;
     x += size_t{row} * width;
@@ -28,8 +30,9 @@ __global__ void normalise(unsigned rows, unsigned width, float eps, const bf16 *
 }
 
 // Block b does the rows b * warps + warp, and every gridDim.x * warps after it.
-__global__ void normalise_gradient(unsigned rows, unsigned width, const bf16 *dy, const bf16 *x, const float *w,
-                                   const float *rstd, bf16 *dx, bool add, float *partials) {
+__global__ void normalise_gradient(unsigned rows, unsigned width, const bf16 *dy, const bf16 *x,
+                                   const float *w, const float *rstd, bf16 *dx, bool add,
+                                   float *partials) {
     DYNAMIC_SHARED(shared);
     float *sums = reinterpret_cast<float *>(shared); // [warps][width]
     unsigned warps = blockDim.x / WARP, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
@@ -67,13 +70,17 @@ __global__ void normalise_gradient(unsigned rows, unsigned width, const bf16 *dy
     }
 }
 
-// A block has 32 columns; thread (slice, column) adds up every eighth group, then the first slice the eight slices.
-__global__ void sum_groups(unsigned groups, unsigned width, const float *partials, float *dw, bool accumulate) {
+// A block has 32 columns; thread (slice, column) adds up every eighth group, then the first slice
+// the eight slices.
+__global__ void sum_groups(unsigned groups, unsigned width, const float *partials, float *dw,
+                           bool accumulate) {
     __shared__ float slices[NORM_WARPS][WARP];
-    unsigned slice = threadIdx.x / WARP, lane = threadIdx.x % WARP, column = blockIdx.x * WARP + lane;
+    unsigned slice = threadIdx.x / WARP, lane = threadIdx.x % WARP,
+             column = blockIdx.x * WARP + lane;
     float sum = 0;
     if (column < width)
-        for (unsigned group = slice; group < groups; group += NORM_WARPS) sum += partials[size_t{group} * width + column];
+        for (unsigned group = slice; group < groups; group += NORM_WARPS)
+            sum += partials[size_t{group} * width + column];
     slices[slice][lane] = sum;
     __syncthreads();
     if (slice != 0 || column >= width) return;
@@ -82,21 +89,26 @@ __global__ void sum_groups(unsigned groups, unsigned width, const float *partial
 }
 
 const char *norm_forward(cuda_session *session, const struct cuda_norm *n) {
-    return LAUNCH_ON(session->stream, normalise, (n->rows + NORM_WARPS - 1) / NORM_WARPS, NORM_WARPS * WARP, 0, n->rows, n->width,
-                     n->eps, halves(n->x), floats(n->w), halves(n->y), floats(n->rstd));
+    return LAUNCH_ON(session->stream, normalise, (n->rows + NORM_WARPS - 1) / NORM_WARPS,
+                     NORM_WARPS * WARP, 0, n->rows, n->width, n->eps, halves(n->x), floats(n->w),
+                     halves(n->y), floats(n->rstd));
 }
 
 const char *norm_backward(cuda_session *session, const struct cuda_norm *n) {
-    if (n->width > CUDA_WIDTH_MAX) return fail(CUDA_FAILURE_INPUT, "a norm is %u wide; %d is the most", n->width, CUDA_WIDTH_MAX);
+    if (n->width > CUDA_WIDTH_MAX)
+        return fail(CUDA_FAILURE_INPUT, "a norm is %u wide; %d is the most", n->width,
+                    CUDA_WIDTH_MAX);
     unsigned warps = NORM_WARPS;
     while (warps > 1 && warps * n->width * sizeof(float) > NORM_SHARED) warps /= 2;
     unsigned wanted = (n->rows + warps - 1) / warps, groups = wanted < GROUPS ? wanted : GROUPS;
-    TRY_CUDA(cudaFuncSetAttribute(normalise_gradient, cudaFuncAttributeMaxDynamicSharedMemorySize, NORM_SHARED));
-    TRY_CUDA(LAUNCH_ON(session->stream, normalise_gradient, groups, warps * WARP, warps * n->width * sizeof(float), n->rows,
-                       n->width, halves(n->dy), halves(n->x), floats(n->w), floats(n->rstd), halves(n->dx), n->add != 0,
+    TRY_CUDA(cudaFuncSetAttribute(normalise_gradient, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  NORM_SHARED));
+    TRY_CUDA(LAUNCH_ON(session->stream, normalise_gradient, groups, warps * WARP,
+                       warps * n->width * sizeof(float), n->rows, n->width, halves(n->dy),
+                       halves(n->x), floats(n->w), floats(n->rstd), halves(n->dx), n->add != 0,
                        floats(n->partials)));
-    return LAUNCH_ON(session->stream, sum_groups, (n->width + WARP - 1) / WARP, NORM_WARPS * WARP, 0, groups, n->width,
-                     floats(n->partials), floats(n->dw), n->accumulate != 0);
+    return LAUNCH_ON(session->stream, sum_groups, (n->width + WARP - 1) / WARP, NORM_WARPS * WARP,
+                     0, groups, n->width, floats(n->partials), floats(n->dw), n->accumulate != 0);
 }
 
 } // namespace

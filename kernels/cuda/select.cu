@@ -1,11 +1,13 @@
-// topk2's first pass, the only one over all parameters: delta, error feedback, the check for values that are not finite, and the
-// selection of the largest of each chunk. 16 bytes per parameter: base, local and e are read once, the new e is written once.
+// topk2's first pass, the only one over all parameters: delta, error feedback, the check for values
+// that are not finite, and the selection of the largest of each chunk. 16 bytes per parameter:
+// base, local and e are read once, the new e is written once.
 //
-// A block of threads takes a chunk, each thread four runs of four neighbours, which stay in its registers. The keep-th largest
-// magnitude is found from histograms of the bit patterns in shared memory: eleven bits from the top, then ten, then ten more, of
-// those only whose upper bits are the bound's; mostly the first two tell all. Then each thread learns by sums over the block how
-// many elements in front of its own are above the bound, and how many are equal to it. Integers only once the sum is formed, so
-// the choice is codec/select.c's to the last tie.
+// A block of threads takes a chunk, each thread four runs of four neighbours, which stay in its
+// registers. The keep-th largest magnitude is found from histograms of the bit patterns in shared
+// memory: eleven bits from the top, then ten, then ten more, of those only whose upper bits are the
+// bound's; mostly the first two tell all. Then each thread learns by sums over the block how many
+// elements in front of its own are above the bound, and how many are equal to it. Integers only
+// once the sum is formed, so the choice is codec/select.c's to the last tie.
 #include "kernels/cuda/codec.cuh"
 #include "kernels/cuda/warp.cuh"
 
@@ -20,7 +22,8 @@ struct alignas(16) run_of_four {
 };
 
 // Elements beyond the chunk's end read as zero.
-__device__ __forceinline__ run_of_four load_run(const float *from, unsigned i, unsigned size, bool vectors) {
+__device__ __forceinline__ run_of_four load_run(const float *from, unsigned i, unsigned size,
+                                                bool vectors) {
     if (vectors) return *reinterpret_cast<const run_of_four *>(from + i);
     run_of_four run;
 #pragma unroll
@@ -28,7 +31,8 @@ __device__ __forceinline__ run_of_four load_run(const float *from, unsigned i, u
     return run;
 }
 
-__device__ __forceinline__ void store_run(float *to, unsigned i, unsigned size, bool vectors, const run_of_four &run) {
+__device__ __forceinline__ void store_run(float *to, unsigned i, unsigned size, bool vectors,
+                                          const run_of_four &run) {
     if (vectors) {
         *reinterpret_cast<run_of_four *>(to + i) = run;
         return;
@@ -46,8 +50,9 @@ struct bound {
 };
 
 // One digit further. Every thread returns with the same bound.
-__device__ __forceinline__ void narrow(struct bound *bound, const run_of_four *runs, unsigned shift, unsigned bits,
-                                       unsigned *histogram, unsigned *totals, unsigned *found) {
+__device__ __forceinline__ void narrow(struct bound *bound, const run_of_four *runs, unsigned shift,
+                                       unsigned bits, unsigned *histogram, unsigned *totals,
+                                       unsigned *found) {
 #pragma unroll
     for (unsigned b = 0; b < BINS_EACH; b++) histogram[threadIdx.x + b * THREADS] = 0;
     __syncthreads();
@@ -56,7 +61,8 @@ __device__ __forceinline__ void narrow(struct bound *bound, const run_of_four *r
 #pragma unroll
         for (unsigned q = 0; q < RUN; q++) {
             uint32_t key = magnitude_bits(runs[j].x[q]);
-            if ((key & bound->mask) == bound->prefix) atomicAdd(&histogram[key >> shift & ((1u << bits) - 1)], 1u);
+            if ((key & bound->mask) == bound->prefix)
+                atomicAdd(&histogram[key >> shift & ((1u << bits) - 1)], 1u);
         }
     }
     __syncthreads();
@@ -64,7 +70,8 @@ __device__ __forceinline__ void narrow(struct bound *bound, const run_of_four *r
 #pragma unroll
     for (unsigned b = 0; b < BINS_EACH; b++) mine += histogram[top - b];
     unsigned reach = block_inclusive_sum<THREADS>(mine, totals), above = reach - mine;
-    if (above < bound->wanted && bound->wanted <= reach) { // one thread: all together there are enough
+    if (above < bound->wanted &&
+        bound->wanted <= reach) { // one thread: all together there are enough
         unsigned bin = top;
         for (; above + histogram[bin] < bound->wanted; bin--) above += histogram[bin];
         found[0] = bin;
@@ -98,7 +105,8 @@ __global__ void __launch_bounds__(THREADS, 4) select_chunk(struct selection s) {
         if (s.e) {
             run_of_four e = load_run(s.e + first, i, size, vectors);
 #pragma unroll
-            for (unsigned q = 0; q < RUN; q++) runs[j].x[q] = __fadd_rn(__fmul_rn(s.decay, e.x[q]), runs[j].x[q]);
+            for (unsigned q = 0; q < RUN; q++)
+                runs[j].x[q] = __fadd_rn(__fmul_rn(s.decay, e.x[q]), runs[j].x[q]);
             store_run(s.e_out + first, i, size, vectors, runs[j]);
         }
     }
@@ -117,8 +125,8 @@ __global__ void __launch_bounds__(THREADS, 4) select_chunk(struct selection s) {
     if (!bound.all) narrow(&bound, runs, 10, 10, histogram, totals, found);
     if (!bound.all) narrow(&bound, runs, 0, 10, histogram, totals, found);
 
-    // Two counts in one word, elements above the bound low and those equal to it high; by run, then warp, then lane, which is the
-    // order of the indices. Zeroes are equal to nothing.
+    // Two counts in one word, elements above the bound low and those equal to it high; by run, then
+    // warp, then lane, which is the order of the indices. Zeroes are equal to nothing.
     unsigned lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, before[RUNS];
 #pragma unroll
     for (unsigned j = 0; j < RUNS; j++) {
@@ -161,12 +169,14 @@ __global__ void __launch_bounds__(THREADS, 4) select_chunk(struct selection s) {
             above += known > bound.prefix;
             equal += known == bound.prefix && key != 0;
         }
-        s.sent[blockIdx.x] = static_cast<uint16_t>(above + (equal < bound.wanted ? equal : bound.wanted));
+        s.sent[blockIdx.x] =
+            static_cast<uint16_t>(above + (equal < bound.wanted ? equal : bound.wanted));
     }
 }
 
 } // namespace
 
 const char *select_launch(const struct selection &selection) {
-    return LAUNCH(select_chunk, static_cast<unsigned>((selection.count + CHUNK - 1) / CHUNK), THREADS, selection);
+    return LAUNCH(select_chunk, static_cast<unsigned>((selection.count + CHUNK - 1) / CHUNK),
+                  THREADS, selection);
 }

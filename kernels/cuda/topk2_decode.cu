@@ -1,5 +1,6 @@
-// topk2's messages on their way back: a step of the outer optimizer over several, or one added to what is there. The places of the
-// chunks in a message's stream come from the host, whose check of the message has walked it anyway.
+// topk2's messages on their way back: a step of the outer optimizer over several, or one added to
+// what is there. The places of the chunks in a message's stream come from the host, whose check of
+// the message has walked it anyway.
 #include "kernels/cuda/topk2.cuh"
 
 namespace {
@@ -43,9 +44,10 @@ struct part {
     float scale;
 };
 
-// The elements of a chunk, its place known: index [KEEP_MAX], value [KEEP_MAX]. Returns how many. Whatever the bits are, indices stay
-// within `size`.
-__device__ unsigned decode_chunk(const struct part &part, shape form, size_t c, unsigned size, uint16_t *index, float *value) {
+// The elements of a chunk, its place known: index [KEEP_MAX], value [KEEP_MAX]. Returns how many.
+// Whatever the bits are, indices stay within `size`.
+__device__ unsigned decode_chunk(const struct part &part, shape form, size_t c, unsigned size,
+                                 uint16_t *index, float *value) {
     unsigned long long place = part.places[c];
     stream_reader in = {part.message, STREAM_AT + (place & 0xFFFFFFFFFFFFull), part.end};
     unsigned keep = (size * form.keep + CHUNK - 1) / CHUNK, rice = form.usual_rice, sent = keep;
@@ -60,7 +62,9 @@ __device__ unsigned decode_chunk(const struct part &part, shape form, size_t c, 
         in.at += width;
     }
     int shift = static_cast<int>(place >> 48 & 0x7FFF) - CUDA_PLACE_SHIFT_ZERO;
-    float scale = power_of_two(shift < -SHIFT_MAX ? -SHIFT_MAX : shift > SHIFT_MAX ? SHIFT_MAX : shift);
+    float scale = power_of_two(shift < -SHIFT_MAX  ? -SHIFT_MAX
+                               : shift > SHIFT_MAX ? SHIFT_MAX
+                                                   : shift);
     unsigned next = 0;
     for (unsigned j = 0; j < sent; j++) {
         unsigned gap = in.get_unary() << rice;
@@ -71,13 +75,15 @@ __device__ unsigned decode_chunk(const struct part &part, shape form, size_t c, 
         value[j] = (rest >> rice & 1) ? -1.0f : 1.0f; // the sign, until the runs are read
         next += gap + 1;
     }
-    uint8_t run_rice = reinterpret_cast<const uint8_t *>(part.message)[HEADER_SIZE + 4 * TABLE] & 15;
+    uint8_t run_rice =
+        reinterpret_cast<const uint8_t *>(part.message)[HEADER_SIZE + 4 * TABLE] & 15;
     const uint32_t *table = part.message + HEADER_SIZE / 4;
     for (unsigned at = 0;;) {
         unsigned run = in.get_unary() << run_rice;
         run |= in.get(run_rice);
         unsigned stop = run < sent - at ? at + run : sent;
-        for (; at < stop; at++) value[at] = __fmul_rn(__uint_as_float(table[value[at] < 0 ? 2 : 0]), scale);
+        for (; at < stop; at++)
+            value[at] = __fmul_rn(__uint_as_float(table[value[at] < 0 ? 2 : 0]), scale);
         if (at >= sent) return sent;
         value[at] = __fmul_rn(__uint_as_float(table[value[at] < 0 ? 3 : 1]), scale);
         at++;
@@ -89,7 +95,8 @@ struct part_list {
     struct part part[CUDA_PARTS_MAX];
 };
 
-// A block takes a chunk: its messages are decoded side by side, a thread each, and added in their order.
+// A block takes a chunk: its messages are decoded side by side, a thread each, and added in their
+// order.
 __global__ void __launch_bounds__(CHUNK_THREADS)
     step_chunk(struct part_list list, shape form, size_t count, float rate, float *theta) {
     __shared__ float sum[CHUNK], value[PARTS_AT_ONCE][KEEP_MAX];
@@ -107,7 +114,8 @@ __global__ void __launch_bounds__(CHUNK_THREADS)
         for (k = 0; k < parts; k++) {
             if (threadIdx.x < sent[k]) {
                 unsigned i = index[k][threadIdx.x];
-                sum[i] = __fadd_rn(sum[i], __fmul_rn(list.part[from + k].scale, value[k][threadIdx.x]));
+                sum[i] =
+                    __fadd_rn(sum[i], __fmul_rn(list.part[from + k].scale, value[k][threadIdx.x]));
                 senders[i] = static_cast<uint16_t>(senders[i] + 1);
             }
             __syncthreads();
@@ -120,7 +128,8 @@ __global__ void __launch_bounds__(CHUNK_THREADS)
     }
 }
 
-__global__ void __launch_bounds__(CHUNK_THREADS) add_chunk(struct part part, shape form, size_t count, float *target) {
+__global__ void __launch_bounds__(CHUNK_THREADS)
+    add_chunk(struct part part, shape form, size_t count, float *target) {
     __shared__ float value[KEEP_MAX];
     __shared__ uint16_t index[KEEP_MAX];
     __shared__ unsigned sent;
@@ -134,25 +143,27 @@ __global__ void __launch_bounds__(CHUNK_THREADS) add_chunk(struct part part, sha
 }
 
 struct part part_of(const struct cuda_part *part) {
-    return {device_pointer<uint32_t>(part->message), device_pointer<unsigned long long>(part->places), 8 * part->size,
-            part->scale};
+    return {device_pointer<uint32_t>(part->message),
+            device_pointer<unsigned long long>(part->places), 8 * part->size, part->scale};
 }
 
 } // namespace
 
-const char *topk2_step(uint32_t codec, size_t count, const struct cuda_part *parts, uint32_t part_count, float rate,
-                       float *theta) {
+const char *topk2_step(uint32_t codec, size_t count, const struct cuda_part *parts,
+                       uint32_t part_count, float rate, float *theta) {
     if (part_count > CUDA_PARTS_MAX)
-        return fail(CUDA_FAILURE_INPUT, "%u parts of a step, at most %d", part_count, CUDA_PARTS_MAX);
+        return fail(CUDA_FAILURE_INPUT, "%u parts of a step, at most %d", part_count,
+                    CUDA_PARTS_MAX);
     if (count == 0 || part_count == 0) return nullptr;
     struct part_list list = {};
     list.count = part_count;
     for (uint32_t i = 0; i < part_count; i++) list.part[i] = part_of(&parts[i]);
-    return LAUNCH(step_chunk, static_cast<unsigned>(chunks_of(count)), CHUNK_THREADS, list, shape_of(codec), count, rate, theta);
+    return LAUNCH(step_chunk, static_cast<unsigned>(chunks_of(count)), CHUNK_THREADS, list,
+                  shape_of(codec), count, rate, theta);
 }
 
 const char *topk2_add(uint32_t codec, size_t count, const struct cuda_part *part, float *target) {
     if (count == 0) return nullptr;
-    return LAUNCH(add_chunk, static_cast<unsigned>(chunks_of(count)), CHUNK_THREADS, part_of(part), shape_of(codec), count,
-                  target);
+    return LAUNCH(add_chunk, static_cast<unsigned>(chunks_of(count)), CHUNK_THREADS, part_of(part),
+                  shape_of(codec), count, target);
 }

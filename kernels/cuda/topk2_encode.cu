@@ -1,10 +1,12 @@
-// topk2 after its selection. After select.cu there is one element in 64 (32) left, so that here a thread takes a whole chunk and does
-// what codec/topk2.c does, in its order: every sum in double has the CPU's bits.
+// topk2 after its selection. After select.cu there is one element in 64 (32) left, so that here a
+// thread takes a whole chunk and does what codec/topk2.c does, in its order: every sum in double
+// has the CPU's bits.
 //
 // It is a row of short launches, because each needs sums over all chunks of the one before:
 //     magnitudes of the chunks -> their sum -> shifts -> sum of squares -> codes -> table -> lengths in bits -> places -> bits
-// The sums over chunks go from left to right, one addition after the other: that is their contract. One thread does them out of
-// shared memory while its block loads what comes next; at 124 M parameters that is 30,000 additions, three times.
+// The sums over chunks go from left to right, one addition after the other: that is their contract.
+// One thread does them out of shared memory while its block loads what comes next; at 124 M
+// parameters that is 30,000 additions, three times.
 #include <cfloat>
 #include <cstdint>
 
@@ -17,7 +19,9 @@ constexpr unsigned FOLD_THREADS = 256, FOLD_TILE = 1024, SCAN_THREADS = 1024;
 constexpr unsigned RICE_MAX = 12, RUN_RICE_MAX = 7, CODE_WORDS = KEEP_MAX / 32;
 constexpr double LARGE_SQUARED = 1.5 * 1.5, SQRT_2 = 1.41421356237309504880;
 
-unsigned blocks_of(size_t chunks) { return static_cast<unsigned>((chunks + CHUNK_THREADS - 1) / CHUNK_THREADS); }
+unsigned blocks_of(size_t chunks) {
+    return static_cast<unsigned>((chunks + CHUNK_THREADS - 1) / CHUNK_THREADS);
+}
 
 struct summary { // of one encoding; zeroed except bad and first_sent
     unsigned long long bad, entries, first_sent, run_cost[RUN_RICE_MAX + 1], members[TABLE], bits;
@@ -43,12 +47,16 @@ struct plan { // where everything is
     uint32_t *message;
 };
 
-__device__ __forceinline__ size_t chunk_of_thread() { return size_t{blockIdx.x} * blockDim.x + threadIdx.x; }
+__device__ __forceinline__ size_t chunk_of_thread() {
+    return size_t{blockIdx.x} * blockDim.x + threadIdx.x;
+}
 
 // --- sums over the chunks, from left to right ---
 
 // result[c] = Σ columns[c][0 … count), for the threads c < COLUMNS. `tile` is shared.
-template <unsigned COLUMNS> __device__ void fold(const double *columns, size_t count, double (*tile)[FOLD_TILE], double *result) {
+template <unsigned COLUMNS>
+__device__ void fold(const double *columns, size_t count, double (*tile)[FOLD_TILE],
+                     double *result) {
     constexpr unsigned EACH = FOLD_TILE / FOLD_THREADS;
     double next[COLUMNS][EACH], sum = 0;
     for (size_t at = 0; at < count; at += FOLD_TILE) {
@@ -64,12 +72,14 @@ template <unsigned COLUMNS> __device__ void fold(const double *columns, size_t c
 #pragma unroll
         for (unsigned c = 0; c < COLUMNS; c++) {
 #pragma unroll
-            for (unsigned k = 0; k < EACH; k++) tile[c][threadIdx.x + k * FOLD_THREADS] = next[c][k];
+            for (unsigned k = 0; k < EACH; k++)
+                tile[c][threadIdx.x + k * FOLD_THREADS] = next[c][k];
         }
         __syncthreads();
         if (threadIdx.x < COLUMNS) {
 #pragma unroll 32
-            for (unsigned i = 0; i < FOLD_TILE; i++) sum = __dadd_rn(sum, tile[threadIdx.x][i]); // + 0 beyond the end
+            for (unsigned i = 0; i < FOLD_TILE; i++)
+                sum = __dadd_rn(sum, tile[threadIdx.x][i]); // + 0 beyond the end
         }
     }
     if (threadIdx.x < COLUMNS) result[threadIdx.x] = sum;
@@ -152,7 +162,8 @@ __global__ void __launch_bounds__(CHUNK_THREADS) choose_shifts(struct plan p) {
 // --- codes ---
 
 // Calls use(run) for each run of elements that are not large, the one at the end included.
-template <class Use> __device__ __forceinline__ void for_each_run(const uint32_t *code, unsigned sent, Use use) {
+template <class Use>
+__device__ __forceinline__ void for_each_run(const uint32_t *code, unsigned sent, Use use) {
     unsigned from = 0;
     for (unsigned word = 0; word * 32 < sent; word++) {
         for (uint32_t left = code[word]; left; left &= left - 1) {
@@ -165,14 +176,16 @@ template <class Use> __device__ __forceinline__ void for_each_run(const uint32_t
 }
 
 __global__ void __launch_bounds__(CHUNK_THREADS) choose_codes(struct plan p) {
-    __shared__ unsigned cost[RUN_RICE_MAX + 1], members[TABLE]; // of a block's chunks: far below 2^32
+    __shared__ unsigned cost[RUN_RICE_MAX + 1],
+        members[TABLE]; // of a block's chunks: far below 2^32
     if (threadIdx.x <= RUN_RICE_MAX) cost[threadIdx.x] = 0;
     if (threadIdx.x < TABLE) members[threadIdx.x] = 0;
     __syncthreads();
     size_t c = chunk_of_thread();
     if (c < p.chunks) {
         unsigned sent = p.sent[c];
-        double entries = static_cast<double>(p.sum->entries), limit = __dmul_rn(LARGE_SQUARED, p.sum->squares);
+        double entries = static_cast<double>(p.sum->entries),
+               limit = __dmul_rn(LARGE_SQUARED, p.sum->squares);
         const float *value = p.value + c * p.form.keep;
         float down = power_of_two(-p.shift[c]);
         double part[TABLE] = {0, 0, 0, 0};
@@ -187,7 +200,8 @@ __global__ void __launch_bounds__(CHUNK_THREADS) choose_codes(struct plan p) {
                 unsigned code = (x < 0 ? 2u : 0u) | is_large;
                 double size = x < 0 ? -x : x;
 #pragma unroll
-                for (unsigned b = 0; b < TABLE; b++) { // no register array has an index that is not known
+                for (unsigned b = 0; b < TABLE;
+                     b++) { // no register array has an index that is not known
                     if (code == b) part[b] = __dadd_rn(part[b], size), in_bin[b]++;
                 }
                 large[word] |= static_cast<uint32_t>(is_large) << (j & 31);
@@ -203,15 +217,21 @@ __global__ void __launch_bounds__(CHUNK_THREADS) choose_codes(struct plan p) {
             unsigned mine[RUN_RICE_MAX + 1] = {0};
             for_each_run(p.code + c * CODE_WORDS, sent, [&mine](unsigned run) {
 #pragma unroll
-                for (unsigned rice = 0; rice <= RUN_RICE_MAX; rice++) mine[rice] += 1 + rice + (run >> rice);
+                for (unsigned rice = 0; rice <= RUN_RICE_MAX; rice++)
+                    mine[rice] += 1 + rice + (run >> rice);
             });
 #pragma unroll
-            for (unsigned rice = 0; rice <= RUN_RICE_MAX; rice++) atomicAdd(&cost[rice], mine[rice]);
+            for (unsigned rice = 0; rice <= RUN_RICE_MAX; rice++)
+                atomicAdd(&cost[rice], mine[rice]);
         }
     }
     __syncthreads();
-    if (threadIdx.x <= RUN_RICE_MAX) atomicAdd(&p.sum->run_cost[threadIdx.x], static_cast<unsigned long long>(cost[threadIdx.x]));
-    if (threadIdx.x < TABLE) atomicAdd(&p.sum->members[threadIdx.x], static_cast<unsigned long long>(members[threadIdx.x]));
+    if (threadIdx.x <= RUN_RICE_MAX)
+        atomicAdd(&p.sum->run_cost[threadIdx.x],
+                  static_cast<unsigned long long>(cost[threadIdx.x]));
+    if (threadIdx.x < TABLE)
+        atomicAdd(&p.sum->members[threadIdx.x],
+                  static_cast<unsigned long long>(members[threadIdx.x]));
 }
 
 __device__ void put_bytes(uint8_t *to, unsigned long long value, unsigned bytes) {
@@ -228,7 +248,8 @@ __global__ void __launch_bounds__(FOLD_THREADS) make_table(struct plan p) {
         if (p.sum->run_cost[rice] < p.sum->run_cost[best]) best = rice;
     }
     p.sum->run_rice = best;
-    double most = __dmul_rn(static_cast<double>(FLT_MAX), static_cast<double>(power_of_two(-p.sum->largest_shift))),
+    double most = __dmul_rn(static_cast<double>(FLT_MAX),
+                            static_cast<double>(power_of_two(-p.sum->largest_shift))),
            least = FLT_MIN;
     uint8_t *out = reinterpret_cast<uint8_t *>(p.message);
     out[0] = static_cast<uint8_t>(p.codec);
@@ -251,7 +272,8 @@ __global__ void __launch_bounds__(FOLD_THREADS) make_table(struct plan p) {
 
 // --- places ---
 
-// The shift's difference to that of the last chunk before c that sends anything; false where there is none.
+// The shift's difference to that of the last chunk before c that sends anything; false where there
+// is none.
 __device__ bool shift_difference(const struct plan &p, size_t c, int *difference) {
     for (size_t before = c; before > p.sum->first_sent;) {
         if (p.sent[--before] == 0) continue;
@@ -276,7 +298,8 @@ __global__ void __launch_bounds__(CHUNK_THREADS) measure(struct plan p) {
     unsigned sent = p.sent[c], length = 1 + RICE_BITS + p.form.sent_bits, form = 0;
     if (sent > 0) {
         size_t left = p.count - c * CHUNK;
-        unsigned size = left < CHUNK ? static_cast<unsigned>(left) : CHUNK, keep = (size * p.form.keep + CHUNK - 1) / CHUNK;
+        unsigned size = left < CHUNK ? static_cast<unsigned>(left) : CHUNK,
+                 keep = (size * p.form.keep + CHUNK - 1) / CHUNK;
         unsigned cost[RICE_MAX + 1], next = 0;
 #pragma unroll
         for (unsigned rice = 0; rice <= RICE_MAX; rice++) cost[rice] = sent * (1 + rice);
@@ -297,12 +320,15 @@ __global__ void __launch_bounds__(CHUNK_THREADS) measure(struct plan p) {
             if (rice == p.form.usual_rice) usual = cost[rice];
         }
         length += least;
-        if (sent == keep && usual <= RICE_BITS + p.form.sent_bits + least) form = USUAL, length = 1 + usual;
+        if (sent == keep && usual <= RICE_BITS + p.form.sent_bits + least)
+            form = USUAL, length = 1 + usual;
         int difference;
-        if (shift_difference(p, c, &difference)) length += 2 * gamma_width(gamma_of(difference)) + 1;
+        if (shift_difference(p, c, &difference))
+            length += 2 * gamma_width(gamma_of(difference)) + 1;
         length += sent; // signs
         unsigned rice = p.sum->run_rice;
-        for_each_run(p.code + c * CODE_WORDS, sent, [&](unsigned run) { length += (run >> rice) + 1 + rice; });
+        for_each_run(p.code + c * CODE_WORDS, sent,
+                     [&](unsigned run) { length += (run >> rice) + 1 + rice; });
     }
     p.form_of[c] = static_cast<uint8_t>(form);
     p.length[c] = length;
@@ -311,7 +337,8 @@ __global__ void __launch_bounds__(CHUNK_THREADS) measure(struct plan p) {
 // Exclusive sums of the lengths: each thread has a stretch of chunks.
 __global__ void __launch_bounds__(SCAN_THREADS) find_places(struct plan p) {
     __shared__ unsigned long long sums[SCAN_THREADS];
-    size_t each = (p.chunks + SCAN_THREADS - 1) / SCAN_THREADS, from = each * threadIdx.x, to = from + each;
+    size_t each = (p.chunks + SCAN_THREADS - 1) / SCAN_THREADS, from = each * threadIdx.x,
+           to = from + each;
     from = from < p.chunks ? from : p.chunks;
     to = to < p.chunks ? to : p.chunks;
     unsigned long long mine = 0;
@@ -334,14 +361,16 @@ __global__ void __launch_bounds__(SCAN_THREADS) find_places(struct plan p) {
 
 // --- bits ---
 
-// Little-endian words that are zero at first. The first and the last may be shared with a neighbour: those are or-ed.
+// Little-endian words that are zero at first. The first and the last may be shared with a
+// neighbour: those are or-ed.
 struct packer {
     uint32_t *word;
     uint64_t held;
     unsigned count;
     bool first;
 
-    __device__ packer(uint32_t *message, size_t at) : word(message + at / 32), held(0), count(at % 32), first(true) {}
+    __device__ packer(uint32_t *message, size_t at)
+        : word(message + at / 32), held(0), count(at % 32), first(true) {}
     __device__ void put(uint32_t value, unsigned bits) { // bits <= 32
         held |= uint64_t{value} << count;
         count += bits;
@@ -388,13 +417,15 @@ __global__ void __launch_bounds__(CHUNK_THREADS) pack(struct plan p) {
         float scale = power_of_two(p.shift[c]);
         unsigned next = 0;
         for (unsigned j = 0; j < sent; j++) {
-            unsigned i = index[j], gap = i - next, negative = value[j] < 0, large = code[j / 32] >> (j % 32) & 1;
+            unsigned i = index[j], gap = i - next, negative = value[j] < 0,
+                     large = code[j / 32] >> (j % 32) & 1;
             out.put_unary(gap >> rice);
             out.put((gap & ((1u << rice) - 1)) | negative << rice, rice + 1);
             next = i + 1;
             if (p.e_out)
-                p.e_out[c * CHUNK + i] =
-                    __fsub_rn(value[j], __fmul_rn(__uint_as_float(p.sum->table[2 * negative + large]), scale));
+                p.e_out[c * CHUNK + i] = __fsub_rn(
+                    value[j],
+                    __fmul_rn(__uint_as_float(p.sum->table[2 * negative + large]), scale));
         }
         unsigned run_rice = p.sum->run_rice;
         for_each_run(code, sent, [&](unsigned run) {
@@ -442,8 +473,8 @@ size_t lay_out(uint32_t codec, size_t count, char *base, struct plan *p) {
 size_t message_bound(uint32_t codec, size_t count) {
     shape form = shape_of(codec);
     size_t chunks = chunks_of(count), entries = chunks * form.keep;
-    size_t bits =
-        chunks * (1 + 1 + RICE_BITS + form.sent_bits + 17 + (CHUNK >> form.usual_rice)) + entries * (1 + form.usual_rice + 2);
+    size_t bits = chunks * (1 + 1 + RICE_BITS + form.sent_bits + 17 + (CHUNK >> form.usual_rice)) +
+                  entries * (1 + form.usual_rice + 2);
     return HEADER_SIZE + PREFIX_SIZE + (bits + 7) / 8;
 }
 
@@ -468,7 +499,8 @@ const char *topk2_encode(const struct cuda_encoding *encoding, struct cuda_encod
     start.first_sent = p.chunks;
     TRY_CUDA(cudaMemcpyAsync(p.sum, &start, sizeof start, cudaMemcpyHostToDevice, stream));
     TRY_CUDA(cudaMemsetAsync(p.message, 0, sizes.message, stream));
-    uint64_t addresses = encoding->base.address | encoding->local.address | encoding->e.address | encoding->e_out.address;
+    uint64_t addresses = encoding->base.address | encoding->local.address | encoding->e.address |
+                         encoding->e_out.address;
     selection selection = {floats(encoding->base),
                            floats(encoding->local),
                            floats(encoding->e),

@@ -1,4 +1,5 @@
-// The second exported function, and what has to do with streams, memory and the recorded step rather than with arithmetic.
+// The second exported function, and what has to do with streams, memory and the recorded step
+// rather than with arithmetic.
 #include <cstdlib>
 
 #include "kernels/cuda/attention.cuh"
@@ -44,32 +45,38 @@ const char *wait(cuda_session *session) {
 }
 
 const char *upload(cuda_session *session, struct device_memory to, const void *from, size_t size) {
-    TRY_CUDA(cudaMemcpyAsync(device_pointer<void>(to), from, size, cudaMemcpyHostToDevice, session->stream));
+    TRY_CUDA(cudaMemcpyAsync(device_pointer<void>(to), from, size, cudaMemcpyHostToDevice,
+                             session->stream));
     return wait(session);
 }
 
 const char *download(cuda_session *session, void *to, struct device_memory from, size_t size) {
-    TRY_CUDA(cudaMemcpyAsync(to, device_pointer<void>(from), size, cudaMemcpyDeviceToHost, session->stream));
+    TRY_CUDA(cudaMemcpyAsync(to, device_pointer<void>(from), size, cudaMemcpyDeviceToHost,
+                             session->stream));
     return wait(session);
 }
 
 const char *send(cuda_session *session, struct device_memory to, const void *pinned, size_t size) {
-    TRY_CUDA(cudaMemcpyAsync(device_pointer<void>(to), pinned, size, cudaMemcpyHostToDevice, session->stream));
+    TRY_CUDA(cudaMemcpyAsync(device_pointer<void>(to), pinned, size, cudaMemcpyHostToDevice,
+                             session->stream));
     return nullptr;
 }
 
 // An event that was never recorded is waited for in no time.
-const char *stage(cuda_session *session, struct device_memory incoming, const void *pinned, size_t size) {
+const char *stage(cuda_session *session, struct device_memory incoming, const void *pinned,
+                  size_t size) {
     TRY_CUDA(cudaStreamWaitEvent(session->copies, session->taken, 0));
-    TRY_CUDA(cudaMemcpyAsync(device_pointer<void>(incoming), pinned, size, cudaMemcpyHostToDevice, session->copies));
+    TRY_CUDA(cudaMemcpyAsync(device_pointer<void>(incoming), pinned, size, cudaMemcpyHostToDevice,
+                             session->copies));
     TRY_CUDA(cudaEventRecord(session->arrived, session->copies));
     return nullptr;
 }
 
-const char *receive(cuda_session *session, struct device_memory to, struct device_memory incoming, size_t size) {
+const char *receive(cuda_session *session, struct device_memory to, struct device_memory incoming,
+                    size_t size) {
     TRY_CUDA(cudaStreamWaitEvent(session->stream, session->arrived, 0));
-    TRY_CUDA(cudaMemcpyAsync(device_pointer<void>(to), device_pointer<void>(incoming), size, cudaMemcpyDeviceToDevice,
-                             session->stream));
+    TRY_CUDA(cudaMemcpyAsync(device_pointer<void>(to), device_pointer<void>(incoming), size,
+                             cudaMemcpyDeviceToDevice, session->stream));
     TRY_CUDA(cudaEventRecord(session->taken, session->stream));
     return nullptr;
 }
@@ -89,7 +96,8 @@ const char *capture_end(cuda_session *session) {
     TRY_CUDA(cudaStreamEndCapture(session->stream, &graph));
     if (session->step) (void)cudaGraphExecDestroy(session->step);
     session->step = nullptr;
-    const char *why = answer_of(cudaGraphInstantiate(&session->step, graph, 0), "cudaGraphInstantiate");
+    const char *why =
+        answer_of(cudaGraphInstantiate(&session->step, graph, 0), "cudaGraphInstantiate");
     (void)cudaGraphDestroy(graph);
     return why;
 }

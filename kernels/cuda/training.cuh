@@ -1,4 +1,5 @@
-// What the training's .cu files share: the session, launching on its stream, 16-byte pieces of bf16, sums over a warp.
+// What the training's .cu files share: the session, launching on its stream, 16-byte pieces of
+// bf16, sums over a warp.
 #ifndef KERNELS_CUDA_TRAINING_CUH
 #define KERNELS_CUDA_TRAINING_CUH
 
@@ -49,7 +50,8 @@ __device__ __forceinline__ float warp_sum(float x) {
     return x;
 }
 __device__ __forceinline__ float warp_top(float x) {
-    UNROLL for (int reach = 16; reach > 0; reach /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, reach));
+    UNROLL for (int reach = 16; reach > 0; reach /= 2) x =
+        fmaxf(x, __shfl_xor_sync(ALL_LANES, x, reach));
     return x;
 }
 

@@ -17,8 +17,10 @@ __device__ __forceinline__ unsigned warp_inclusive_sum(unsigned mine) {
     return mine;
 }
 
-// The same over a block of THREADS; `totals` is [THREADS / WARP], shared, free again after the next barrier.
-template <unsigned THREADS> __device__ __forceinline__ unsigned block_inclusive_sum(unsigned mine, unsigned *totals) {
+// The same over a block of THREADS; `totals` is [THREADS / WARP], shared, free again after the next
+// barrier.
+template <unsigned THREADS>
+__device__ __forceinline__ unsigned block_inclusive_sum(unsigned mine, unsigned *totals) {
     unsigned sum = warp_inclusive_sum(mine), warp = threadIdx.x / WARP;
     if (threadIdx.x % WARP == WARP - 1) totals[warp] = sum;
     __syncthreads();

@@ -1,7 +1,8 @@
-// Enough of CUDA to run kernels/cuda/*.cu on the CPU, so that their logic is tested where there is no GPU: docs/gpu.md has the
-// command. It stands in for <cuda_runtime.h>. A block's threads are fibers that take turns at __syncthreads, in increasing and
-// decreasing order by turns, so that a missing barrier is likely to show. It says nothing about a real device's arithmetic,
-// memory model or speed.
+// Enough of CUDA to run kernels/cuda/*.cu on the CPU, so that their logic is tested where there is
+// no GPU: docs/gpu.md has the command. It stands in for <cuda_runtime.h>. A block's threads are
+// fibers that take turns at __syncthreads, in increasing and decreasing order by turns, so that a
+// missing barrier is likely to show. It says nothing about a real device's arithmetic, memory model
+// or speed.
 #ifndef TESTS_CUDA_EMULATION_CUDA_RUNTIME_H
 #define TESTS_CUDA_EMULATION_CUDA_RUNTIME_H
 
@@ -68,9 +69,10 @@ struct cudaDeviceProp {
 
 namespace emulation {
 
-// Faults on demand, by the environment: EMULATED_MEMORY, bytes that can be allocated; EMULATED_LOSS=n, the n-th
-// launch (from 1) finds an illegal address, after which every call fails; EMULATED_TEAR=n, so does a copy to the host of n bytes
-// or more, in its middle; EMULATED_DEVICES=0, none.
+// Faults on demand, by the environment: EMULATED_MEMORY, bytes that can be allocated;
+// EMULATED_LOSS=n, the n-th launch (from 1) finds an illegal address, after which every call fails;
+// EMULATED_TEAR=n, so does a copy to the host of n bytes or more, in its middle;
+// EMULATED_DEVICES=0, none.
 inline size_t number_of(const char *name, size_t otherwise) {
     const char *text = getenv(name);
     return text && *text ? strtoull(text, nullptr, 10) : otherwise;
@@ -81,11 +83,18 @@ inline size_t launches;
 inline bool lost;
 inline cudaError_t last = cudaSuccess;
 inline cudaError_t told(cudaError_t code) { return lost ? cudaErrorIllegalAddress : code; }
-inline std::recursive_mutex mutex; // one launch at a time: the fibers are few, the threads that launch may be many
+inline std::recursive_mutex
+    mutex; // one launch at a time: the fibers are few, the threads that launch may be many
 
 enum { STACK = 64 * 1024, THREADS = 1024 };
 inline unsigned exchanges[THREADS];
-enum waiting { NOTHING, WARP_BARRIER, WARPGROUP_BARRIER, BLOCK_BARRIER, LOOKING_AGAIN }; // the last: until the next turn
+enum waiting {
+    NOTHING,
+    WARP_BARRIER,
+    WARPGROUP_BARRIER,
+    BLOCK_BARRIER,
+    LOOKING_AGAIN
+}; // the last: until the next turn
 struct fiber {
     jmp_buf at;
     bool started, done;
@@ -117,7 +126,8 @@ inline void turn_of(unsigned thread) {
     setcontext(&fresh);
 }
 
-// Gives the turn away: back to the caller once all others of the warp or of the block, if they have not ended, wait for the same.
+// Gives the turn away: back to the caller once all others of the warp or of the block, if they have
+// not ended, wait for the same.
 inline void yield(waiting what) {
     unsigned me = threadIdx.x;
     fibers[me].waits = what;
@@ -170,16 +180,19 @@ inline void (*block_end)();
 enum { SHARED_MOST = 227 * 1024 };
 alignas(128) inline unsigned char dynamic_shared[SHARED_MOST];
 
-// Work given to a stream while it is recorded; it runs at cudaGraphLaunch, with the arguments of now.
+// Work given to a stream while it is recorded; it runs at cudaGraphLaunch, with the arguments of
+// now.
 inline bool recording;
 inline std::vector<std::function<void()>> recorded;
 
 // A kernel and its arguments, which are of the time of the launch even where it is recorded.
-template <class Kernel, class... Arguments> std::function<void()> bound(Kernel kernel, Arguments... arguments) {
+template <class Kernel, class... Arguments>
+std::function<void()> bound(Kernel kernel, Arguments... arguments) {
     return [kernel, all = std::make_tuple(arguments...)] { std::apply(kernel, all); };
 }
 
-inline const char *launch(unsigned blocks, unsigned threads, size_t shared, const std::function<void()> &kernel) {
+inline const char *launch(unsigned blocks, unsigned threads, size_t shared,
+                          const std::function<void()> &kernel) {
     std::lock_guard<std::recursive_mutex> guard(mutex);
     if (recording) {
         recorded.push_back([=] { launch(blocks, threads, shared, kernel); });
@@ -233,17 +246,18 @@ inline const char *launch(unsigned blocks, unsigned threads, size_t shared, cons
 } // namespace emulation
 
 // blocks, threads: numbers.
-#define LAUNCH_ON(stream, kernel, blocks, threads, shared, ...)                                                                  \
-    ((void)(stream),                                                                                                             \
-     emulation::launch((blocks), (threads), (shared),                                                                            \
-                       emulation::bound([=](auto... argument) { kernel(argument...); }, __VA_ARGS__)),                           \
+#define LAUNCH_ON(stream, kernel, blocks, threads, shared, ...)                                    \
+    ((void)(stream),                                                                               \
+     emulation::launch(                                                                            \
+         (blocks), (threads), (shared),                                                            \
+         emulation::bound([=](auto... argument) { kernel(argument...); }, __VA_ARGS__)),           \
      launched(#kernel))
 inline void __syncthreads() { emulation::yield(emulation::BLOCK_BARRIER); }
 inline void __syncwarp(unsigned = 0xFFFFFFFFu) { emulation::yield(emulation::WARP_BARRIER); }
 
 namespace emulation {
-// What each lane shows the others of its warp. There are two sets in turn: who is already at the next exchange writes into the
-// other one, and nobody gets two ahead.
+// What each lane shows the others of its warp. There are two sets in turn: who is already at the
+// next exchange writes into the other one, and nobody gets two ahead.
 struct shown {
     alignas(16) unsigned char bytes[32];
 };
@@ -288,7 +302,9 @@ struct float2 {
 struct uint4 {
     unsigned x, y, z, w;
 };
-inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return uint4{x, y, z, w}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) {
+    return uint4{x, y, z, w};
+}
 inline float __uint_as_float(uint32_t bits) {
     float value;
     memcpy(&value, &bits, sizeof value);
@@ -339,7 +355,9 @@ enum cudaDeviceAttr {
     cudaDevAttrComputeCapabilityMinor = 76
 };
 inline cudaError_t cudaDeviceGetAttribute(int *out, cudaDeviceAttr attribute, int) {
-    *out = attribute == cudaDevAttrMultiProcessorCount ? 2 : attribute == cudaDevAttrComputeCapabilityMajor ? 9 : 0;
+    *out = attribute == cudaDevAttrMultiProcessorCount      ? 2
+           : attribute == cudaDevAttrComputeCapabilityMajor ? 9
+                                                            : 0;
     return emulation::told(cudaSuccess);
 }
 inline cudaError_t cudaMemGetInfo(size_t *available, size_t *total) {
@@ -379,7 +397,9 @@ inline cudaError_t cudaMallocHost(void **out, size_t size) {
     return (*out = malloc(size)) ? emulation::told(cudaSuccess) : cudaErrorMemoryAllocation;
 }
 inline cudaError_t cudaFreeHost(void *memory) { return free(memory), cudaSuccess; }
-inline cudaError_t cudaMemset(void *to, int value, size_t size) { return memset(to, value, size), emulation::told(cudaSuccess); }
+inline cudaError_t cudaMemset(void *to, int value, size_t size) {
+    return memset(to, value, size), emulation::told(cudaSuccess);
+}
 inline cudaError_t cudaMemsetAsync(void *to, int value, size_t size, cudaStream_t) {
     if (!emulation::recording) return cudaMemset(to, value, size);
     emulation::recorded.push_back([=] { cudaMemset(to, value, size); });
@@ -394,7 +414,8 @@ inline cudaError_t cudaMemcpy(void *to, const void *from, size_t size, cudaMemcp
     }
     return memmove(to, from, size), cudaSuccess;
 }
-inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, cudaMemcpyKind kind, cudaStream_t) {
+inline cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, cudaMemcpyKind kind,
+                                   cudaStream_t) {
     if (!emulation::recording) return cudaMemcpy(to, from, size, kind);
     emulation::recorded.push_back([=] { cudaMemcpy(to, from, size, kind); });
     return cudaSuccess;
@@ -412,18 +433,27 @@ typedef CUgraph_st *cudaGraph_t, *cudaGraphExec_t;
 enum { cudaEventDisableTiming = 2 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-template <class T> cudaError_t cudaFuncSetAttribute(T, cudaFuncAttribute, int) { return emulation::told(cudaSuccess); }
-inline cudaError_t cudaEventCreate(cudaEvent_t *out) { return *out = new CUevent_st, emulation::told(cudaSuccess); }
-inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned) { return cudaEventCreate(out); }
+template <class T> cudaError_t cudaFuncSetAttribute(T, cudaFuncAttribute, int) {
+    return emulation::told(cudaSuccess);
+}
+inline cudaError_t cudaEventCreate(cudaEvent_t *out) {
+    return *out = new CUevent_st, emulation::told(cudaSuccess);
+}
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned) {
+    return cudaEventCreate(out);
+}
 inline cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
 inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
     return event->at = std::chrono::steady_clock::now(), emulation::told(cudaSuccess);
 }
 inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return emulation::told(cudaSuccess); }
 inline cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to) {
-    return *ms = std::chrono::duration<float, std::milli>(to->at - from->at).count(), emulation::told(cudaSuccess);
+    return *ms = std::chrono::duration<float, std::milli>(to->at - from->at).count(),
+           emulation::told(cudaSuccess);
 }
-inline cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return emulation::told(cudaSuccess); }
+inline cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) {
+    return emulation::told(cudaSuccess);
+}
 inline cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
     if (emulation::recording) return cudaErrorInvalidValue;
     emulation::recording = true;
@@ -436,7 +466,8 @@ inline cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *out) {
     emulation::recorded.clear();
     return emulation::told(cudaSuccess);
 }
-inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long) {
+inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph,
+                                        unsigned long long) {
     return *out = new CUgraph_st(*graph), emulation::told(cudaSuccess);
 }
 inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }

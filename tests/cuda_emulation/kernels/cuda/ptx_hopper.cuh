@@ -1,10 +1,11 @@
-// kernels/cuda/ptx_hopper.cuh for the emulation, after the PTX ISA's text: mbarrier's phases, the copy engine's boxes and swizzle, wgmma's
-// matrix descriptors, layouts and fragments.
+// kernels/cuda/ptx_hopper.cuh for the emulation, after the PTX ISA's text: mbarrier's phases, the
+// copy engine's boxes and swizzle, wgmma's matrix descriptors, layouts and fragments.
 //
-// What runs beside the threads does so here too. A copy is made after some looks at its barrier, in no fixed order, so never for who does
-// not look; products are made when they are waited for. Their operands are looked at both when they are asked for and then: what changed in
-// between, because it had not arrived yet or was given away too early, ends the program, and so does a product after registers were
-// touched without products_begin. EMULATED_WRONG_PRODUCTS=1: products are wrong.
+// What runs beside the threads does so here too. A copy is made after some looks at its barrier, in
+// no fixed order, so never for who does not look; products are made when they are waited for. Their
+// operands are looked at both when they are asked for and then: what changed in between, because it
+// had not arrived yet or was given away too early, ends the program, and so does a product after
+// registers were touched without products_begin. EMULATED_WRONG_PRODUCTS=1: products are wrong.
 #ifndef KERNELS_CUDA_PTX_HOPPER_CUH
 #define KERNELS_CUDA_PTX_HOPPER_CUH
 
@@ -25,10 +26,12 @@ inline void broken(const char *what) {
 // Shared addresses do not begin at 0, and no tile is aligned by luck.
 enum : uint32_t { SHARED_FROM = 1024 + 128 };
 inline unsigned char *at_shared(uint32_t address) {
-    if (address < SHARED_FROM || address >= SHARED_FROM + SHARED_MOST) broken("an address outside of shared memory");
+    if (address < SHARED_FROM || address >= SHARED_FROM + SHARED_MOST)
+        broken("an address outside of shared memory");
     return dynamic_shared + (address - SHARED_FROM);
 }
-// The 128-byte swizzle: of an address, the 16-byte piece within a row of 128 bytes, bits 4 to 6, is xored with the row, bits 7 to 9.
+// The 128-byte swizzle: of an address, the 16-byte piece within a row of 128 bytes, bits 4 to 6, is
+// xored with the row, bits 7 to 9.
 inline uint32_t swizzled(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
 
 struct barrier_state {
@@ -37,7 +40,9 @@ struct barrier_state {
     uint32_t parity : 1;
 };
 static_assert(sizeof(barrier_state) == sizeof(uint64_t), "");
-inline barrier_state &state_of(uint64_t *barrier) { return *reinterpret_cast<barrier_state *>(barrier); }
+inline barrier_state &state_of(uint64_t *barrier) {
+    return *reinterpret_cast<barrier_state *>(barrier);
+}
 inline void end_phase_if_complete(barrier_state &b) {
     if (b.missing || b.bytes) return;
     b.missing = b.arrivals;
@@ -90,15 +95,17 @@ inline void copies_go_on(uint64_t *barrier) {
 struct matrix { // [contracted][other], as it lies in shared memory
     uint16_t value[16][128];
 };
-// The address of element `minor` of those that lie together, in row `major`, of a matrix with 128-byte swizzle. Its rows have 128
-// bytes; those after eight of them are the stride offset away, and what is beyond 64 elements the leading offset.
+// The address of element `minor` of those that lie together, in row `major`, of a matrix with
+// 128-byte swizzle. Its rows have 128 bytes; those after eight of them are the stride offset away,
+// and what is beyond 64 elements the leading offset.
 inline uint16_t element(uint64_t descriptor, unsigned major, unsigned minor) {
     uint32_t start = static_cast<uint32_t>(descriptor & 0x3FFF) << 4,
              leading = static_cast<uint32_t>(descriptor >> 16 & 0x3FFF) << 4,
              stride = static_cast<uint32_t>(descriptor >> 32 & 0x3FFF) << 4;
     if (descriptor >> 62 != 1 || (descriptor >> 49 & 7) != 0)
         broken("a descriptor without the 128-byte swizzle, or with a base offset");
-    uint32_t address = start + major / 8 * stride + major % 8 * 128 + minor / 64 * leading + minor % 64 * 2;
+    uint32_t address =
+        start + major / 8 * stride + major % 8 * 128 + minor / 64 * leading + minor % 64 * 2;
     uint16_t value;
     memcpy(&value, at_shared(swizzled(address)), sizeof value);
     return value;
@@ -106,7 +113,8 @@ inline uint16_t element(uint64_t descriptor, unsigned major, unsigned minor) {
 inline void read_matrix(matrix *out, uint64_t descriptor, unsigned others, bool down) {
     memset(out, 0, sizeof *out);
     for (unsigned k = 0; k < 16; k++)
-        for (unsigned n = 0; n < others; n++) out->value[k][n] = down ? element(descriptor, k, n) : element(descriptor, n, k);
+        for (unsigned n = 0; n < others; n++)
+            out->value[k][n] = down ? element(descriptor, k, n) : element(descriptor, n, k);
 }
 
 struct product { // one thread's part
@@ -147,7 +155,8 @@ inline void ask(const product &p) {
 
 inline float widened(uint16_t half) { return __uint_as_float(static_cast<uint32_t>(half) << 16); }
 
-// The first thread to come checks that nothing has changed, and widens; left sides in registers are all threads'.
+// The first thread to come checks that nothing has changed, and widens; left sides in registers are
+// all threads'.
 inline void decode(shared_product *s, const product &p, size_t group, size_t index) {
     matrix left = {}, right = {};
     if (!p.left_in_registers) read_matrix(&left, p.left, 64, false);
@@ -163,7 +172,8 @@ inline void decode(shared_product *s, const product &p, size_t group, size_t ind
             uint16_t value = left.value[k][row];
             if (p.left_in_registers) { // warp row / 16; lane 4 (row % 8) + k % 8 / 2; registers: row, row + 8, then columns from 8 on
                 unsigned holder = first + row / 16 * 32 + row % 8 * 4 + k % 8 / 2;
-                uint32_t pair = groups[holder][group].products[index].registers[row % 16 / 8 + k / 8 * 2];
+                uint32_t pair =
+                    groups[holder][group].products[index].registers[row % 16 / 8 + k / 8 * 2];
                 value = static_cast<uint16_t>(k % 2 ? pair >> 16 : pair);
             }
             s->left_values[row][k] = widened(value);
@@ -171,7 +181,8 @@ inline void decode(shared_product *s, const product &p, size_t group, size_t ind
     s->decoded = true;
 }
 
-// d[64][columns]: warp w has rows 16 w to 16 w + 15; a lane row lane / 4 and the one 8 below, at columns 8 n + 2 (lane % 4) and the next.
+// d[64][columns]: warp w has rows 16 w to 16 w + 15; a lane row lane / 4 and the one 8 below, at
+// columns 8 n + 2 (lane % 4) and the next.
 inline void make_product(const product &p, const shared_product &s) {
     unsigned lane = threadIdx.x % 32, top = threadIdx.x % 128 / 32 * 16 + lane / 4;
     if (p.left_in_registers && memcmp(p.registers, p.registers_at, sizeof p.registers) != 0)
@@ -189,9 +200,10 @@ inline void wait_for_products(size_t pending) {
     yield(WARPGROUP_BARRIER); // all have asked
     warpgroup_products &w = warpgroups[me / 128];
     begun[me] = false;
-    size_t committed = groups[me].empty() ? 0 : groups[me].size() - 1, ends = committed > pending ? committed - pending : 0,
-           at = 0;
-    if (!groups[me].empty() && !groups[me].back().products.empty()) broken("products were not committed");
+    size_t committed = groups[me].empty() ? 0 : groups[me].size() - 1,
+           ends = committed > pending ? committed - pending : 0, at = 0;
+    if (!groups[me].empty() && !groups[me].back().products.empty())
+        broken("products were not committed");
     for (size_t g = 0; g < ends; g++)
         for (size_t i = 0; i < groups[me][g].products.size(); i++, at++) {
             if (!w.asked[at].decoded) decode(&w.asked[at], groups[me][g].products[i], g, i);
@@ -215,7 +227,8 @@ inline void check_block_end() {
 } // namespace emulation
 
 inline uint32_t shared_address(const void *pointer) {
-    return static_cast<uint32_t>(static_cast<const unsigned char *>(pointer) - emulation::dynamic_shared) +
+    return static_cast<uint32_t>(static_cast<const unsigned char *>(pointer) -
+                                 emulation::dynamic_shared) +
            emulation::SHARED_FROM;
 }
 inline float power_of_two(float x) {
@@ -226,7 +239,8 @@ inline float power_of_two(float x) {
 // --- barriers ---
 inline void barrier_init(uint64_t *barrier, unsigned arrivals) {
     emulation::block_end = emulation::check_block_end;
-    emulation::state_of(barrier) = {static_cast<uint16_t>(arrivals), static_cast<uint16_t>(arrivals), 0, 0};
+    emulation::state_of(barrier) = {static_cast<uint16_t>(arrivals),
+                                    static_cast<uint16_t>(arrivals), 0, 0};
 }
 inline void barriers_made() {}
 inline void barrier_arrive(uint64_t *barrier) {
@@ -242,7 +256,8 @@ inline void barrier_arrive_expecting(uint64_t *barrier, unsigned bytes) {
 // EMULATED_STUCK=1: no barrier ever opens.
 inline bool barrier_passed(uint64_t *barrier, unsigned parity) {
     emulation::copies_go_on(barrier);
-    bool passed = emulation::state_of(barrier).parity != parity && !emulation::number_of("EMULATED_STUCK", 0);
+    bool passed =
+        emulation::state_of(barrier).parity != parity && !emulation::number_of("EMULATED_STUCK", 0);
     if (!passed) emulation::yield(emulation::LOOKING_AGAIN);
     return passed;
 }
@@ -256,7 +271,8 @@ inline void trap_with(volatile uint64_t *where, uint64_t code) {
 }
 
 // --- the copy engine ---
-inline void box_copy(uint32_t to, const tensor_map *map, unsigned c0, unsigned c1, unsigned c2, unsigned c3, uint64_t *barrier) {
+inline void box_copy(uint32_t to, const tensor_map *map, unsigned c0, unsigned c1, unsigned c2,
+                     unsigned c3, uint64_t *barrier) {
     if (to % 1024) emulation::broken("a swizzled box that is not aligned to its pattern");
     emulation::orders.push_back({to, *map, {c0, c1, c2, c3}, barrier, emulation::draw() % 4});
 }
