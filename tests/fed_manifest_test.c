@@ -410,6 +410,40 @@ TEST(the_digest_of_the_defaults_is_a_constant_of_the_format) {
                "a51473367d8acadb22b0dbe4842b9693ba3ed2bf5f134f3c6bbdf102eb1ce1da");
 }
 
+/* Every kind of value, none at its default: what is signed and stored by runs that are under way. */
+TEST(the_canonical_bytes_of_every_kind_of_value_are_a_constant_of_the_format) {
+    static const char given[] =
+        "name: no\nmodel: {vocabulary: 50304, hidden: 768, heads: 12, kv_heads: 4, "
+        "rope_theta: 500000, norm_epsilon: 0.00001, tied: false}\n"
+        "initial: {seed: 007}\n";
+    static const char head[] = "name: no\nmodel.vocabulary: 50304\nmodel.hidden: 768\n";
+    struct manifest m;
+    struct error error = {0};
+    CHECK_STATUS(parse(given, &m, &error), INVALID); /* octal to some */
+    CHECK_CONTAINS(error.message, "manifest:3: initial.seed: invalid value \"007\"");
+    CHECK_OK(parse(unusual, &m, &error));
+    strcpy(m.name, "no");
+    m.merge.grace_ms = 1500;
+    m.admission.expiry_ms = 3 * 86400000ull;
+    m.model.vocabulary = 50304, m.model.hidden = 768;
+    char *text = canonical_text(&m), hex[HEX32_SIZE];
+    uint8_t digest[DIGEST_SIZE];
+    CHECK(strncmp(text, head, strlen(head)) == 0);
+    CHECK_CONTAINS(text, "merge.grace: 1500ms\nmerge.staleness_cap: 16\n");
+    CHECK_CONTAINS(text, "merge.warmup_grace: forever\n");
+    CHECK_CONTAINS(text, "admission.expiry: 3d\n");
+    CHECK_CONTAINS(text, "inner.learning_rate: 0.12345678901234568\n");
+    CHECK_CONTAINS(text, "codec.kind: bf16\ncodec.decay: 0\n");
+    manifest_digest(&m, digest);
+    CHECK_TEXT(hex_encode(digest, DIGEST_SIZE, hex),
+               "26edd3b3026bddbc87f5ad652c751c1f00c4f591c503f5b86b432f5018a65e32");
+    m.admission.expiry_ms = 0;
+    manifest_digest(&m, digest);
+    CHECK_TEXT(hex_encode(digest, DIGEST_SIZE, hex),
+               "d35a067dba0d02108b8f5ad63323f8aa7f864b2c36d5429f76fcb89660bf9c3f");
+    free(text);
+}
+
 TEST(a_manifest_beyond_its_limit_is_refused) {
     struct buffer text = {0};
     buffer_append_text(&text, "name: demo\n");
