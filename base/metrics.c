@@ -12,13 +12,11 @@
 #include "base/json.h"
 #include "base/memory.h"
 
-enum kind { COUNTER, GAUGE, HISTOGRAM };
+enum kind { COUNTER, GAUGE };
 
 struct family { /* all series of one name */
     char *name, *help;
     enum kind kind;
-    size_t bound_count;
-    double *bounds;
     struct metric *first, *last;
     struct family *next;
 };
@@ -27,8 +25,7 @@ struct metric {
     struct family *family;
     char *labels; /* `site="eu-1",kind="x"`, common ones first; "" if none */
     struct metric *next;
-    _Atomic uint64_t value;     /* the bits of a double; a histogram's sum */
-    _Atomic uint64_t buckets[]; /* [bound_count + 1], each with what fell into it alone */
+    _Atomic uint64_t value; /* the bits of a double */
 };
 
 struct metrics {
@@ -36,7 +33,7 @@ struct metrics {
     struct buffer common;
     struct family *first, *last;
     size_t count;
-    struct metric *overflow[3]; /* by kind: where updates of what did not fit go */
+    struct metric *overflow[2]; /* by kind: where updates of what did not fit go */
     struct metric *dropped;
 };
 
@@ -94,24 +91,16 @@ static struct family *find_family(struct metrics *metrics, const char *name) {
     return NULL;
 }
 
-static struct family *family_create(enum kind kind, const char *name, const char *help,
-                                    const double *bounds, size_t bound_count) {
+static struct family *family_create(enum kind kind, const char *name, const char *help) {
     struct family *family = xcalloc(1, sizeof *family);
     family->name = xstrdup(name);
     family->help = xstrdup(help);
     family->kind = kind;
-    family->bound_count = bound_count;
-    family->bounds = xcalloc(bound_count, sizeof *family->bounds);
-    for (size_t i = 0; i < bound_count; i++) {
-        ASSERT(bounds[i] - bounds[i] == 0 && (i == 0 || bounds[i] > bounds[i - 1]));
-        family->bounds[i] = bounds[i];
-    }
     return family;
 }
 
 static struct metric *metric_create(struct family *family, const char *labels) {
-    size_t buckets = family->kind == HISTOGRAM ? family->bound_count + 1 : 0;
-    struct metric *metric = xcalloc(1, sizeof *metric + buckets * sizeof metric->buckets[0]);
+    struct metric *metric = xcalloc(1, sizeof *metric);
     metric->family = family;
     metric->labels = xstrdup(labels);
     return metric;
@@ -125,7 +114,7 @@ static struct metric *find_or_add(struct metrics *metrics, struct family *family
     if (metrics->count >= METRICS_LIMIT) {
         metric_increment(metrics->dropped);
         if (!metrics->overflow[family->kind]) {
-            struct family *hidden = family_create(family->kind, "overflow", "", NULL, 0);
+            struct family *hidden = family_create(family->kind, "overflow", "");
             metrics->overflow[family->kind] = metric_create(hidden, "");
         }
         return metrics->overflow[family->kind];
@@ -141,8 +130,8 @@ static struct metric *find_or_add(struct metrics *metrics, struct family *family
 }
 
 static struct metric *metrics_register(struct metrics *metrics, enum kind kind, const char *name,
-                                       const char *help, const double *bounds, size_t bound_count,
-                                       const struct metric_label *labels, size_t label_count) {
+                                       const char *help, const struct metric_label *labels,
+                                       size_t label_count) {
     check_name(name, kind == COUNTER);
     struct buffer text = {0};
     pthread_mutex_lock(&metrics->lock);
@@ -151,16 +140,14 @@ static struct metric *metrics_register(struct metrics *metrics, enum kind kind, 
     buffer_u8(&text, 0);
     struct family *family = find_family(metrics, name);
     if (!family) {
-        family = family_create(kind, name, help, bounds, bound_count);
+        family = family_create(kind, name, help);
         if (metrics->last)
             metrics->last->next = family;
         else
             metrics->first = family;
         metrics->last = family;
     }
-    ASSERT(family->kind == kind && family->bound_count == bound_count);
-    for (size_t i = 0; i < bound_count; i++)
-        ASSERT(!(family->bounds[i] < bounds[i]) && !(family->bounds[i] > bounds[i]));
+    ASSERT(family->kind == kind);
     struct metric *metric = find_or_add(metrics, family, (const char *)text.data);
     pthread_mutex_unlock(&metrics->lock);
     buffer_deinit(&text);
@@ -189,7 +176,6 @@ static void family_destroy(struct family *family) {
     }
     free(family->name);
     free(family->help);
-    free(family->bounds);
     free(family);
 }
 
@@ -212,20 +198,12 @@ void metrics_destroy(struct metrics *metrics) {
 
 struct metric *metrics_counter(struct metrics *metrics, const char *name, const char *help,
                                const struct metric_label *labels, size_t label_count) {
-    return metrics_register(metrics, COUNTER, name, help, NULL, 0, labels, label_count);
+    return metrics_register(metrics, COUNTER, name, help, labels, label_count);
 }
 
 struct metric *metrics_gauge(struct metrics *metrics, const char *name, const char *help,
                              const struct metric_label *labels, size_t label_count) {
-    return metrics_register(metrics, GAUGE, name, help, NULL, 0, labels, label_count);
-}
-
-struct metric *metrics_histogram(struct metrics *metrics, const char *name, const char *help,
-                                 const double *bounds, size_t bound_count,
-                                 const struct metric_label *labels, size_t label_count) {
-    ASSERT(bound_count <= METRIC_BUCKETS_MAX);
-    return metrics_register(metrics, HISTOGRAM, name, help, bounds, bound_count, labels,
-                            label_count);
+    return metrics_register(metrics, GAUGE, name, help, labels, label_count);
 }
 
 /* --- updates --- */
@@ -238,7 +216,6 @@ static void add_bits(_Atomic uint64_t *bits, double by) {
 
 void metric_add(struct metric *metric, double by) {
     if (!metric) return;
-    ASSERT(metric->family->kind != HISTOGRAM);
     if (metric->family->kind == COUNTER && !(by >= 0 && by - by == 0)) return;
     add_bits(&metric->value, by);
 }
@@ -251,27 +228,8 @@ void metric_set(struct metric *metric, double value) {
     atomic_store_explicit(&metric->value, bits_of(value), memory_order_relaxed);
 }
 
-void metric_observe(struct metric *metric, double value) {
-    if (!metric || value != value) return;
-    const struct family *family = metric->family;
-    ASSERT(family->kind == HISTOGRAM);
-    size_t bucket = 0;
-    while (bucket < family->bound_count && value > family->bounds[bucket]) bucket++;
-    atomic_fetch_add_explicit(&metric->buckets[bucket], 1, memory_order_relaxed);
-    add_bits(&metric->value, value);
-}
-
 double metric_value(const struct metric *metric) {
     return metric ? double_of(atomic_load_explicit(&metric->value, memory_order_relaxed)) : 0;
-}
-
-uint64_t metric_count(const struct metric *metric) {
-    uint64_t count = 0;
-    if (!metric || metric->family->kind != HISTOGRAM) return 0;
-    for (size_t i = 0; i <= metric->family->bound_count; i++) {
-        count += atomic_load_explicit(&metric->buckets[i], memory_order_relaxed);
-    }
-    return count;
 }
 
 /* --- the page --- */
@@ -289,37 +247,17 @@ static void write_plain(const struct metric *metric, struct buffer *out) {
                        number_text(metric_value(metric), text));
 }
 
-static void write_histogram(const struct metric *metric, struct buffer *out) {
-    const struct family *family = metric->family;
-    const char *comma = *metric->labels ? "," : "", *open = *metric->labels ? "{" : "",
-               *close = *metric->labels ? "}" : "";
-    char text[F64_TEXT_SIZE];
-    unsigned long long below = 0;
-    for (size_t i = 0; i <= family->bound_count; i++) {
-        below += atomic_load_explicit(&metric->buckets[i], memory_order_relaxed);
-        const char *bound = i < family->bound_count ? number_text(family->bounds[i], text) : "+Inf";
-        buffer_append_text(out, "%s_bucket{%s%sle=\"%s\"} %llu\n", family->name, metric->labels,
-                           comma, bound, below);
-    }
-    buffer_append_text(out, "%s_sum%s%s%s %s\n", family->name, open, metric->labels, close,
-                       number_text(metric_value(metric), text));
-    buffer_append_text(out, "%s_count%s%s%s %llu\n", family->name, open, metric->labels, close,
-                       below);
-}
-
 void metrics_write(struct metrics *metrics, struct buffer *out) {
-    static const char *const kinds[] = {"counter", "gauge", "histogram"};
+    static const char *const kinds[] = {"counter", "gauge"};
     pthread_mutex_lock(&metrics->lock);
     for (const struct family *family = metrics->first; family; family = family->next) {
         if (!family->first) continue;
+        if (family->first == metrics->dropped && !(metric_value(metrics->dropped) > 0)) continue;
         buffer_append_text(out, "# HELP %s ", family->name);
         append_escaped(out, family->help, false);
         buffer_append_text(out, "\n# TYPE %s %s\n", family->name, kinds[family->kind]);
         for (const struct metric *metric = family->first; metric; metric = metric->next) {
-            if (family->kind == HISTOGRAM)
-                write_histogram(metric, out);
-            else
-                write_plain(metric, out);
+            write_plain(metric, out);
         }
     }
     pthread_mutex_unlock(&metrics->lock);

@@ -1,4 +1,4 @@
-/* Counters, gauges and histograms, written as Prometheus text (exposition format 0.0.4).
+/* Counters and gauges, written as Prometheus text (exposition format 0.0.4).
  *
  * A metric is registered once, usually at start, and then updated through its handle from any
  * thread: an update is one or two relaxed atomic operations, no lock, no allocation, so the
@@ -7,8 +7,7 @@
  * `_total`: a name that breaks this asserts. Labels that every line carries (run_id, site_id) are
  * given to the registry.
  *
- * A value read while others write is at most one update old in each of its parts; a histogram's
- * count and buckets are written from one reading, so they always agree.
+ * A value read while others write is at most one update old.
  */
 #ifndef BASE_METRICS_H
 #define BASE_METRICS_H
@@ -25,7 +24,7 @@ struct metric_label {
     const char *name, *value; /* value: any text; it is escaped */
 };
 
-enum { METRICS_LIMIT = 20000, METRIC_LABELS_MAX = 8, METRIC_BUCKETS_MAX = 32 };
+enum { METRICS_LIMIT = 20000, METRIC_LABELS_MAX = 8 };
 #define METRICS_CONTENT_TYPE "text/plain; version=0.0.4; charset=utf-8"
 
 /* The common labels are copied. */
@@ -39,21 +38,12 @@ struct metric *metrics_counter(struct metrics *metrics, const char *name, const 
                                const struct metric_label *labels, size_t label_count);
 struct metric *metrics_gauge(struct metrics *metrics, const char *name, const char *help,
                              const struct metric_label *labels, size_t label_count);
-/* bounds: upper, inclusive, ascending, finite; the last bucket (+Inf) is added. */
-struct metric *metrics_histogram(struct metrics *metrics, const char *name, const char *help,
-                                 const double *bounds, size_t bound_count,
-                                 const struct metric_label *labels, size_t label_count);
-
 /* Any thread. NULL is a no-op, so that code without a registry (a simulated node) needs no second
  * path. */
-/* counter (by >= 0; else ignored) or gauge */
-void metric_add(struct metric *metric, double by);
-void metric_increment(struct metric *metric);             /* by 1 */
-void metric_set(struct metric *metric, double value);     /* gauge */
-void metric_observe(struct metric *metric, double value); /* histogram; NaN is ignored */
-/* counter, gauge; a histogram's sum; 0 for NULL */
-double metric_value(const struct metric *metric);
-uint64_t metric_count(const struct metric *metric); /* a histogram's observations */
+void metric_add(struct metric *metric, double by);    /* counter (by >= 0; else ignored) or gauge */
+void metric_increment(struct metric *metric);         /* by 1 */
+void metric_set(struct metric *metric, double value); /* gauge */
+double metric_value(const struct metric *metric);     /* 0 for NULL */
 
 /* Appends the whole page; families in the order of registration. */
 void metrics_write(struct metrics *metrics, struct buffer *out);

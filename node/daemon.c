@@ -41,7 +41,7 @@ static void on_progress(void *context, uint64_t steps, uint64_t tokens, double l
     event.progress.steps = steps;
     event.progress.tokens = tokens;
     event.progress.loss = loss;
-    daemon_tell(context, &event);
+    daemon_loop_post(context, &event);
 }
 
 static void on_snapshotted(void *context, uint32_t fragment, uint64_t sequence, uint64_t steps,
@@ -52,7 +52,7 @@ static void on_snapshotted(void *context, uint32_t fragment, uint64_t sequence, 
         .kind = NODE_SNAPSHOTTED, .fragment = fragment, .sequence = sequence};
     event.snapshotted.steps = steps;
     event.snapshotted.tokens = tokens;
-    daemon_tell(daemon, &event);
+    daemon_loop_post(daemon, &event);
 }
 
 static void on_rebased(void *context, uint32_t fragment, uint64_t sequence,
@@ -78,8 +78,8 @@ static void on_failed(void *context, enum status status, const char *message) {
         return;
     }
     snprintf(text, sizeof text, "training stopped: %.200s", message);
-    daemon_tell(context,
-                &(struct node_event){.kind = NODE_FAULT, .status = status, .message = text});
+    daemon_loop_post(context,
+                     &(struct node_event){.kind = NODE_FAULT, .status = status, .message = text});
 }
 
 static void on_step_applied(void *context, const struct ledger_entry *entry,
@@ -127,7 +127,7 @@ static void tell_link(void *context, const struct node_event *event) {
     struct daemon *daemon = context;
     if (event->kind == NODE_LINK_UP) trouble_ends(daemon->troubles, TROUBLE_CERTIFICATE);
     if (event->kind == NODE_LINK_DOWN) check_certificates(daemon);
-    daemon_tell(daemon, event);
+    daemon_loop_post(daemon, event);
 }
 
 static uint64_t backlog(void *context) {
@@ -186,8 +186,9 @@ static enum status check_genesis(void *context, const struct ledger_entry *entry
     struct daemon *daemon = context;
     enum status status = compare_genesis(daemon, entry, error);
     if (status != OK)
-        daemon_tell(daemon, &(struct node_event){
-                                .kind = NODE_FAULT, .status = status, .message = error->message});
+        daemon_loop_post(
+            daemon,
+            &(struct node_event){.kind = NODE_FAULT, .status = status, .message = error->message});
     return status;
 }
 
@@ -397,7 +398,7 @@ static enum status start_links(struct daemon *daemon, struct error *error) {
                                 .instance = daemon->instance,
                                 .payload_limit =
                                     codec_bound(daemon->replica.codec, (size_t)largest),
-                                .tell = daemon_tell,
+                                .tell = daemon_loop_post,
                                 .context = daemon};
     check_certificates(daemon);
     TRY(uplink_start(&up, &daemon->uplink, error));
@@ -438,12 +439,12 @@ static enum status start(struct daemon *daemon, struct error *error) {
                                     .trainer_steps = trainer_counters(daemon->trainer).steps};
     daemon->report = report_create(&report);
     report_write(daemon->report, NULL, "starting", NULL);
-    TRY(tell_damage(daemon, daemon_brain_restore(daemon, error), error));
+    TRY(tell_damage(daemon, daemon_loop_restore(daemon, error), error));
     struct worker_options worker = {.site = daemon->site,
                                     .replica = &daemon->replica,
                                     .journal = daemon->journal,
                                     .payloads_from = daemon->restored.payloads_from,
-                                    .tell = daemon_tell,
+                                    .tell = daemon_loop_post,
                                     .step_applied = on_step_applied,
                                     .compute_share = compute_share,
                                     .wall_ms = wall_ms,
@@ -452,14 +453,14 @@ static enum status start(struct daemon *daemon, struct error *error) {
     TRY(worker_start(&worker, &daemon->worker, error));
     TRY(start_training(daemon, error));
     TRY(start_links(daemon, error));
-    return thread_start("brain", daemon_brain_run, daemon, &daemon->brain, error);
+    return thread_start("loop", daemon_loop_run, daemon, &daemon->loop, error);
 }
 
 /* ---- stop ------------------------------------------------------------------------------------ */
 
-static void drop_event(struct envelope *envelope) {
-    buffer_deinit(&envelope->bytes);
-    free(envelope);
+static void drop_event(struct daemon_message *message) {
+    buffer_deinit(&message->bytes);
+    free(message);
 }
 
 static void stop(struct daemon *daemon, bool capture) {
@@ -473,7 +474,7 @@ static void stop(struct daemon *daemon, bool capture) {
     if (daemon->training) training_stop(daemon->training, capture);
     if (daemon->worker) worker_stop(daemon->worker);
     if (daemon->events) queue_close(daemon->events);
-    (void)!thread_join(daemon->brain, UINT64_MAX);
+    (void)!thread_join(daemon->loop, UINT64_MAX);
     ending_limit(CLOSE_LIMIT_S, EXIT_FAILED, "closing the network");
     rpc_channel_close(daemon->channel); /* the brain made calls on it until now; what comes back
                                            finds the queue closed */

@@ -1,12 +1,12 @@
 /* The site's daemon: the brain's shell. It puts the threads together, and carries out what the
  * brain says.
  *
- *     brain     node_state_step on one event after the other; never waits for disk, network or
- *               trainer
- *     trainer   inner steps (node/training.h)                    worker replica and journal
- *                                                                (node/worker.h)
- *     uplink    Submit (node/uplink.h)                           downlink Follow, Snapshot
- *                                                                (node/downlink.h)
+ *     loop      node_state_step on one event after the other;
+ *               never waits for disk, network or trainer
+ *     trainer   inner steps (node/training.h)
+ *     worker    replica and journal (node/worker.h)
+ *     uplink    Submit (node/uplink.h)
+ *     downlink  Follow, Snapshot (node/downlink.h)
  *     main      signals, and DIR/status.json once a second
  *
  * All tell the brain through one bounded queue; who finds it full waits (the trainer too: what

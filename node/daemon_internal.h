@@ -1,4 +1,4 @@
-/* The inside of the daemon, shared by daemon.c (start, stop, main's loop) and daemon_brain.c
+/* The inside of the daemon, shared by daemon.c (start, stop, main's loop) and daemon_loop.c
  * (events and actions). */
 #ifndef NODE_DAEMON_INTERNAL_H
 #define NODE_DAEMON_INTERNAL_H
@@ -19,7 +19,7 @@
 
 enum { EVENTS_LIMIT = 4096, BACKLOG_LIMIT = 1024 };
 
-struct envelope { /* an event on its way to the brain, with what it borrows */
+struct daemon_message { /* an event on its way to the brain, with what it borrows */
     struct node_event event;
     struct buffer bytes;
     char message[256];
@@ -54,7 +54,7 @@ struct daemon {
     /* the brain's */
     struct node_state *state;
     struct queue *events;
-    struct thread *brain;
+    struct thread *loop;
     uint64_t timer_at; /* monotonic ms; UINT64_MAX: none */
     uint64_t told_ledger_size;
     atomic_uint_fast64_t backlog;
@@ -69,15 +69,15 @@ struct daemon {
 enum { CLOCK_APART_MS = 60000 /* beyond it it is not a delay */ };
 /* The first end counts; whether this is it. Any thread. */
 bool daemon_end(struct daemon *daemon, enum daemon_end how, const char *message);
-/* Copies the event; waits for room. Any thread but rpc/'s. */
 /* Whether the ledger may have contributions of ours that were not made here. Who has nothing at all
  * has nothing that could be merged twice: its directory was emptied, and it begins anew. Before the
  * links start. */
 bool daemon_is_restored(const struct daemon *daemon);
-void daemon_tell(void *context, const struct node_event *event);
+/* Copies the event; waits for room. Any thread but rpc/'s. */
+void daemon_loop_post(void *context, const struct node_event *event);
 /* The brain's first step, with what was restored; on the starting thread, before any other. */
-MUST_USE enum status daemon_brain_restore(struct daemon *daemon, struct error *error);
-void daemon_brain_run(void *context);
+MUST_USE enum status daemon_loop_restore(struct daemon *daemon, struct error *error);
+void daemon_loop_run(void *context);
 /* Bytes that one outer step brings down, about: what a late joiner weighs against a snapshot. */
 uint64_t daemon_nominal_payload(const struct daemon *daemon);
 

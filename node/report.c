@@ -16,6 +16,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/metrics.h"
 
 enum { STATUS_LIMIT = 256 * 1024, STATUS_FORMAT = 1 };
 
@@ -121,7 +122,7 @@ void report_destroy(struct report *report) {
     free(report);
 }
 
-/* ---- what is told ---------------------------------------------------------------------------- */
+/* ---- a snapshot of what is reported ------------------------------------------------------- */
 
 void report_set_view(struct report *report, const struct report_view *view) {
     pthread_mutex_lock(&report->lock);
@@ -209,10 +210,10 @@ static void collect(struct report *report, struct training *training, struct sta
 }
 
 float report_compute_share(struct report *report, struct training *training) {
-    struct status_snapshot *told = xmalloc(sizeof *told);
-    collect(report, training, told);
-    float share = (float)told->share;
-    free(told);
+    struct status_snapshot *snapshot = xmalloc(sizeof *snapshot);
+    collect(report, training, snapshot);
+    float share = (float)snapshot->share;
+    free(snapshot);
     return share;
 }
 
@@ -244,7 +245,7 @@ static const char *slot_name(enum slot_phase slot) {
 }
 
 static void put_site(struct json_writer *writer, const struct report *report,
-                     const struct status_snapshot *told) {
+                     const struct status_snapshot *snapshot) {
     const struct site *site = report->options.site;
     char hex[HEX32_SIZE];
     put_text(writer, "run", site->manifest.name);
@@ -254,28 +255,29 @@ static void put_site(struct json_writer *writer, const struct report *report,
     put_u64(writer, "pid", (uint64_t)getpid());
     put_text(writer, "software", site_software);
     put_text(writer, "device", report->options.device);
-    put_u64(writer, "starts", told->totals.starts);
+    put_u64(writer, "starts", snapshot->totals.starts);
     put_u64(writer, "started_ms", report->started_ms);
 }
 
-static void put_run(struct json_writer *writer, const struct status_snapshot *told) {
-    const struct report_view *view = &told->view;
+static void put_run(struct json_writer *writer, const struct status_snapshot *snapshot) {
+    const struct report_view *view = &snapshot->view;
     char hex[HEX32_SIZE];
     put_text(writer, "phase", view->has_run ? phase_name(view->phase) : "unknown");
     json_key(writer, "linked");
     json_bool(writer, view->linked);
     put_u64(writer, "version", view->version);
     put_text(writer, "root",
-             told->root_count ? hex_encode(told->roots[told->root_count - 1].root, DIGEST_SIZE, hex)
-                              : NULL);
+             snapshot->root_count
+                 ? hex_encode(snapshot->roots[snapshot->root_count - 1].root, DIGEST_SIZE, hex)
+                 : NULL);
     put_u64(writer, "root_version",
-            told->root_count ? told->roots[told->root_count - 1].version : 0);
+            snapshot->root_count ? snapshot->roots[snapshot->root_count - 1].version : 0);
     put_u64(writer, "ledger_size", view->ledger_size);
     put_u64(writer, "epoch", view->epoch);
     put_u64(writer, "run_tokens", view->run_tokens);
     put_u64(writer, "active_sites", view->active_sites);
     put_u64(writer, "sites_present", view->sites_present);
-    put_u64(writer, "copies_cut", told->copies);
+    put_u64(writer, "copies_cut", snapshot->copies);
     put_u64(writer, "inner_steps", view->inner_steps);
     put_u64(writer, "staleness", view->staleness);
     put_u64(writer, "accepted", view->accepted);
@@ -287,38 +289,39 @@ static void put_run(struct json_writer *writer, const struct status_snapshot *to
     json_end_array(writer);
     json_key(writer, "refused");
     json_begin_object(writer);
-    put_u64(writer, "total", told->refused);
+    put_u64(writer, "total", snapshot->refused);
     for (unsigned i = 1; i < REFUSAL_COUNT; i++) {
-        if (told->totals.refused[i]) put_u64(writer, refusal_name(i), told->totals.refused[i]);
+        if (snapshot->totals.refused[i])
+            put_u64(writer, refusal_name(i), snapshot->totals.refused[i]);
     }
     json_end_object(writer);
 }
 
-static void put_training(struct json_writer *writer, const struct status_snapshot *told) {
-    put_f64(writer, "loss", told->training.loss);
-    put_f64(writer, "learning_rate", (double)told->training.learning_rate);
-    put_u64(writer, "steps", told->training.steps);
-    put_u64(writer, "tokens", told->training.tokens);
-    put_u64(writer, "trainer_steps", told->training.trainer_steps);
-    put_u64(writer, "trainer_tokens", told->training.trainer_tokens);
-    put_f64(writer, "tokens_per_second", told->training.tokens_per_second);
-    put_f64(writer, "steps_per_second", told->training.steps_per_second);
-    put_u64(writer, "bytes_up", told->totals.bytes_up);
-    put_u64(writer, "bytes_down", told->totals.bytes_down);
-    put_f64(writer, "compute_share", told->share);
-    put_u64(writer, "compute_ms", told->totals.compute_ms);
+static void put_training(struct json_writer *writer, const struct status_snapshot *snapshot) {
+    put_f64(writer, "loss", snapshot->training.loss);
+    put_f64(writer, "learning_rate", (double)snapshot->training.learning_rate);
+    put_u64(writer, "steps", snapshot->training.steps);
+    put_u64(writer, "tokens", snapshot->training.tokens);
+    put_u64(writer, "trainer_steps", snapshot->training.trainer_steps);
+    put_u64(writer, "trainer_tokens", snapshot->training.trainer_tokens);
+    put_f64(writer, "tokens_per_second", snapshot->training.tokens_per_second);
+    put_f64(writer, "steps_per_second", snapshot->training.steps_per_second);
+    put_u64(writer, "bytes_up", snapshot->totals.bytes_up);
+    put_u64(writer, "bytes_down", snapshot->totals.bytes_down);
+    put_f64(writer, "compute_share", snapshot->share);
+    put_u64(writer, "compute_ms", snapshot->totals.compute_ms);
     json_key(writer, "lost_ms");
     json_begin_object(writer);
     for (uint32_t i = 0; i < LOST_CAUSE_COUNT; i++)
-        put_u64(writer, lost_cause_name(i), told->totals.lost_ms[i]);
+        put_u64(writer, lost_cause_name(i), snapshot->totals.lost_ms[i]);
     json_end_object(writer);
 }
 
 /* Linked, and nothing that somebody must mend. */
-static bool is_ready(const struct report *report, const struct status_snapshot *told) {
+static bool is_ready(const struct report *report, const struct status_snapshot *snapshot) {
     char message[TROUBLE_TEXT_SIZE];
     uint64_t since_ms = 0;
-    bool ready = told->view.linked;
+    bool ready = snapshot->view.linked;
     for (enum trouble trouble = 0; trouble < TROUBLE_COUNT; trouble++)
         ready = ready && !trouble_is(report->options.troubles, trouble, message, &since_ms);
     return ready;
@@ -326,7 +329,7 @@ static bool is_ready(const struct report *report, const struct status_snapshot *
 
 /* What somebody has to mend, and whether the site does its work. */
 static void put_troubles(struct json_writer *writer, const struct report *report,
-                         const struct status_snapshot *told) {
+                         const struct status_snapshot *snapshot) {
     char message[TROUBLE_TEXT_SIZE];
     uint64_t since_ms = 0;
     json_key(writer, "troubles");
@@ -341,16 +344,16 @@ static void put_troubles(struct json_writer *writer, const struct report *report
     }
     json_end_array(writer);
     json_key(writer, "ready");
-    json_bool(writer, is_ready(report, told));
+    json_bool(writer, is_ready(report, snapshot));
 }
 
-static void put_roots(struct json_writer *writer, const struct status_snapshot *told) {
+static void put_roots(struct json_writer *writer, const struct status_snapshot *snapshot) {
     json_key(writer, "roots");
     json_begin_object(writer);
-    for (size_t i = 0; i < told->root_count; i++) {
+    for (size_t i = 0; i < snapshot->root_count; i++) {
         char version[24], hex[HEX32_SIZE];
-        snprintf(version, sizeof version, "%llu", (unsigned long long)told->roots[i].version);
-        put_text(writer, version, hex_encode(told->roots[i].root, DIGEST_SIZE, hex));
+        snprintf(version, sizeof version, "%llu", (unsigned long long)snapshot->roots[i].version);
+        put_text(writer, version, hex_encode(snapshot->roots[i].root, DIGEST_SIZE, hex));
     }
     json_end_object(writer);
 }
@@ -409,35 +412,64 @@ static void complain(struct complaint *complaint, const char *event, const char 
              error->message, (unsigned long long)complaint->wait_ms);
 }
 
-static void write_metrics(struct report *report, const struct status_snapshot *told) {
+static void add_series(struct metrics *metrics, const struct report *report,
+                       const struct status_snapshot *snapshot) {
+    const struct {
+        const char *name, *help;
+        double value;
+    } gauges[] = {
+        {"atoll_node_version", "Newest version of the model that is merged here.",
+         (double)snapshot->view.version},
+        {"atoll_node_linked", "1: connected with the coordinator.", snapshot->view.linked},
+        {"atoll_node_ready", "1: the site does its work.", is_ready(report, snapshot)},
+        {"atoll_node_staleness_versions", "Versions that the oldest base lies back.",
+         (double)snapshot->view.staleness},
+        {"atoll_node_loss_nats", "Of the last inner steps, per token.", snapshot->training.loss},
+    };
+    const struct {
+        const char *name, *help;
+        double value;
+    } counters[] = {
+        {"atoll_node_trainer_tokens_total", "Trained on.",
+         (double)snapshot->training.trainer_tokens},
+        {"atoll_node_trainer_steps_total", "Inner steps.",
+         (double)snapshot->training.trainer_steps},
+        {"atoll_node_contributions_accepted_total", "Contributions with a receipt.",
+         (double)snapshot->view.accepted},
+        {"atoll_node_contributions_refused_total", "Contributions that were refused.",
+         (double)snapshot->refused},
+        {"atoll_node_sent_bytes_total", "To the coordinator.", (double)snapshot->totals.bytes_up},
+        {"atoll_node_received_bytes_total", "From the coordinator.",
+         (double)snapshot->totals.bytes_down},
+        {"atoll_node_compute_seconds_total", "Time in which it trained.",
+         (double)snapshot->totals.compute_ms * 1e-3},
+    };
+    for (size_t i = 0; i < COUNT_OF(gauges); i++)
+        metric_set(metrics_gauge(metrics, gauges[i].name, gauges[i].help, NULL, 0),
+                   gauges[i].value);
+    for (size_t i = 0; i < COUNT_OF(counters); i++)
+        metric_add(metrics_counter(metrics, counters[i].name, counters[i].help, NULL, 0),
+                   counters[i].value);
+    for (uint32_t i = 0; i < LOST_CAUSE_COUNT; i++) {
+        const struct metric_label cause = {"cause", lost_cause_name(i)};
+        metric_add(metrics_counter(metrics, "atoll_node_lost_seconds_total",
+                                   "Time in which it did not train, by cause.", &cause, 1),
+                   (double)snapshot->totals.lost_ms[i] * 1e-3);
+    }
+}
+
+/* A registry per file: the figures are kept elsewhere, and some of them go on from before a
+ * restart. */
+static void write_metrics(struct report *report, const struct status_snapshot *snapshot) {
     struct buffer text = {0};
     const struct site *site = report->options.site;
-    char labels[128], hex[HEX32_SIZE];
-    snprintf(labels, sizeof labels, "run_id=\"%s\",site_id=\"%s\"",
-             hex_encode(site->run_id, RUN_ID_SIZE, hex), site->name);
-    const struct {
-        const char *name, *type;
-        double value;
-    } series[] = {
-        {"atoll_node_version", "gauge", (double)told->view.version},
-        {"atoll_node_linked", "gauge", told->view.linked},
-        {"atoll_node_ready", "gauge", is_ready(report, told)},
-        {"atoll_node_staleness_versions", "gauge", (double)told->view.staleness},
-        {"atoll_node_loss_nats", "gauge", told->training.loss},
-        {"atoll_node_trainer_tokens_total", "counter", (double)told->training.trainer_tokens},
-        {"atoll_node_trainer_steps_total", "counter", (double)told->training.trainer_steps},
-        {"atoll_node_contributions_accepted_total", "counter", (double)told->view.accepted},
-        {"atoll_node_contributions_refused_total", "counter", (double)told->refused},
-        {"atoll_node_sent_bytes_total", "counter", (double)told->totals.bytes_up},
-        {"atoll_node_received_bytes_total", "counter", (double)told->totals.bytes_down},
-        {"atoll_node_compute_seconds_total", "counter", (double)told->totals.compute_ms * 1e-3}};
-    for (size_t i = 0; i < COUNT_OF(series); i++)
-        buffer_append_text(&text, "# TYPE %s %s\n%s{%s} %.17g\n", series[i].name, series[i].type,
-                           series[i].name, labels, series[i].value);
-    buffer_append_text(&text, "# TYPE atoll_node_lost_seconds_total counter\n");
-    for (uint32_t i = 0; i < LOST_CAUSE_COUNT; i++)
-        buffer_append_text(&text, "atoll_node_lost_seconds_total{%s,cause=\"%s\"} %.17g\n", labels,
-                           lost_cause_name(i), (double)told->totals.lost_ms[i] * 1e-3);
+    char hex[HEX32_SIZE];
+    const struct metric_label common[] = {{"run_id", hex_encode(site->run_id, RUN_ID_SIZE, hex)},
+                                          {"site_id", site->name}};
+    struct metrics *metrics = metrics_create(common, COUNT_OF(common));
+    add_series(metrics, report, snapshot);
+    metrics_write(metrics, &text);
+    metrics_destroy(metrics);
     struct error error = {0};
     enum status status = replace(report->options.metrics_file, buffer_bytes(&text), &error);
     complain(&report->metrics_file, "metrics_file", report->options.metrics_file, status, &error);
@@ -446,15 +478,15 @@ static void write_metrics(struct report *report, const struct status_snapshot *t
 
 void report_write(struct report *report, struct training *training, const char *state,
                   const char *message) {
-    struct status_snapshot *told = xmalloc(sizeof *told);
+    struct status_snapshot *snapshot = xmalloc(sizeof *snapshot);
     struct buffer text = {0};
     struct error error = {0};
-    collect(report, training, told);
+    collect(report, training, snapshot);
     bool over = state && strcmp(state, "starting") != 0;
-    if (!state) state = told->training.training ? "training" : "waiting";
+    if (!state) state = snapshot->training.training ? "training" : "waiting";
     if (over) { /* last words stay: they must hold when nobody is there any more */
-        told->view.linked = false;
-        told->training.tokens_per_second = told->training.steps_per_second = 0;
+        snapshot->view.linked = false;
+        snapshot->training.tokens_per_second = snapshot->training.steps_per_second = 0;
     }
     struct json_writer writer = json_writer_of(&text, true);
     json_begin_object(&writer);
@@ -462,52 +494,53 @@ void report_write(struct report *report, struct training *training, const char *
     put_u64(&writer, "stamp_ms", clock_wall_ms());
     put_text(&writer, "state", state);
     put_text(&writer, "message", message);
-    put_troubles(&writer, report, told);
-    put_site(&writer, report, told);
-    put_run(&writer, told);
-    put_training(&writer, told);
-    put_roots(&writer, told);
+    put_troubles(&writer, report, snapshot);
+    put_site(&writer, report, snapshot);
+    put_run(&writer, snapshot);
+    put_training(&writer, snapshot);
+    put_roots(&writer, snapshot);
     json_end_object(&writer);
     buffer_append_text(&text, "\n");
     enum status status = replace(report->path, buffer_bytes(&text), &error);
     complain(&report->status_file, "status_file", report->path, status, &error);
-    if (report->options.metrics_file) write_metrics(report, told);
+    if (report->options.metrics_file) write_metrics(report, snapshot);
     buffer_deinit(&text);
-    free(told);
+    free(snapshot);
 }
 
 /* ---- heartbeats ------------------------------------------------------------------------------ */
 
 void report_heartbeat(struct report *report, struct training *training, struct buffer *out) {
-    struct status_snapshot *told = xmalloc(sizeof *told);
-    collect(report, training, told);
+    struct status_snapshot *snapshot = xmalloc(sizeof *snapshot);
+    collect(report, training, snapshot);
     struct heartbeat_request request = {.protocol = PROTOCOL_VERSION,
-                                        .epoch = told->view.epoch,
-                                        .version = told->view.version,
-                                        .ledger_size = told->view.ledger_size,
-                                        .phase = told->training.training ? 1 : 0,
-                                        .inner_steps_done = told->training.trainer_steps,
-                                        .tokens = told->training.trainer_tokens,
-                                        .tokens_per_second = told->training.tokens_per_second,
-                                        .steps_per_second = told->training.steps_per_second,
-                                        .loss = (float)told->training.loss,
+                                        .epoch = snapshot->view.epoch,
+                                        .version = snapshot->view.version,
+                                        .ledger_size = snapshot->view.ledger_size,
+                                        .phase = snapshot->training.training ? 1 : 0,
+                                        .inner_steps_done = snapshot->training.trainer_steps,
+                                        .tokens = snapshot->training.trainer_tokens,
+                                        .tokens_per_second = snapshot->training.tokens_per_second,
+                                        .steps_per_second = snapshot->training.steps_per_second,
+                                        .loss = (float)snapshot->training.loss,
                                         .staleness =
-                                            (uint32_t)MIN(told->view.staleness, UINT32_MAX),
-                                        .bytes_up = told->totals.bytes_up,
-                                        .bytes_down = told->totals.bytes_down,
-                                        .compute_ms = told->totals.compute_ms,
-                                        .rounds = told->view.accepted + told->refused,
-                                        .refused = told->refused,
+                                            (uint32_t)MIN(snapshot->view.staleness, UINT32_MAX),
+                                        .bytes_up = snapshot->totals.bytes_up,
+                                        .bytes_down = snapshot->totals.bytes_down,
+                                        .compute_ms = snapshot->totals.compute_ms,
+                                        .rounds = snapshot->view.accepted + snapshot->refused,
+                                        .refused = snapshot->refused,
                                         .device = report->options.device,
                                         .software = site_software};
     request.instance = report->options.instance;
-    request.turn = told->turn;
+    request.turn = snapshot->turn;
     request.time_ms = clock_wall_ms();
-    memcpy(request.lost_ms, told->totals.lost_ms, sizeof request.lost_ms);
-    if (told->root_count && told->roots[told->root_count - 1].version == told->view.version)
-        memcpy(request.last_root, told->roots[told->root_count - 1].root, DIGEST_SIZE);
+    memcpy(request.lost_ms, snapshot->totals.lost_ms, sizeof request.lost_ms);
+    if (snapshot->root_count &&
+        snapshot->roots[snapshot->root_count - 1].version == snapshot->view.version)
+        memcpy(request.last_root, snapshot->roots[snapshot->root_count - 1].root, DIGEST_SIZE);
     struct error error = {0};
     if (heartbeat_request_encode(&request, out, &error) != OK)
         log_warn("heartbeat_failed", "message=\"%s\"", error.message);
-    free(told);
+    free(snapshot);
 }

@@ -36,25 +36,6 @@ TEST(counters_and_gauges_appear_with_their_labels) {
     metrics_destroy(metrics);
 }
 
-TEST(a_histogram_counts_cumulatively_with_inclusive_bounds) {
-    struct metrics *metrics = metrics_create(NULL, 0);
-    struct metric *seconds = metrics_histogram(metrics, "atoll_upload_seconds", "h",
-                                               (const double[]){0.1, 1}, 2, NULL, 0);
-    static const double values[] = {0.1, 0.5, 1, 7, -INFINITY};
-    for (size_t i = 0; i < 4; i++) metric_observe(seconds, values[i]);
-    metric_observe(seconds, NAN);
-    CHECK_EQUAL(metric_count(seconds), 4);
-    CHECK_NEAR(metric_value(seconds), 8.6, 1e-12);
-    char *page = page_of(metrics);
-    CHECK_CONTAINS(
-        page,
-        "# TYPE atoll_upload_seconds histogram\natoll_upload_seconds_bucket{le=\"0.1\"} 1\n"
-        "atoll_upload_seconds_bucket{le=\"1\"} 3\natoll_upload_seconds_bucket{le=\"+Inf\"} 4\n"
-        "atoll_upload_seconds_sum 8.6\natoll_upload_seconds_count 4\n");
-    free(page);
-    metrics_destroy(metrics);
-}
-
 TEST(the_same_name_and_labels_give_the_same_series_and_one_header) {
     struct metrics *metrics = metrics_create(NULL, 0);
     struct metric *a =
@@ -80,7 +61,6 @@ TEST(a_counter_never_falls_and_ignores_what_is_no_number) {
     CHECK_NEAR(metric_value(counter), 5, 0);
     metric_add(NULL, 1);
     metric_set(NULL, 1);
-    metric_observe(NULL, 1);
     CHECK_NEAR(metric_value(NULL), 0, 0);
     metrics_destroy(metrics);
     metrics_destroy(NULL);
@@ -109,13 +89,12 @@ TEST(series_past_the_limit_are_dropped_and_counted) {
 enum { UPDATES = 20000, THREADS = 4 };
 struct shared {
     struct metrics *metrics;
-    struct metric *counter, *histogram;
+    struct metric *counter;
 };
 static void update(void *context) {
     struct shared *shared = context;
     for (int i = 0; i < UPDATES; i++) {
         metric_increment(shared->counter);
-        metric_observe(shared->histogram, i % 3);
         if (i % 5000 == 0)
             metrics_gauge(shared->metrics, "atoll_late", "registered meanwhile", NULL, 0);
     }
@@ -124,15 +103,12 @@ TEST(no_update_is_lost_between_threads) {
     struct shared shared = {.metrics = metrics_create(NULL, 0)};
     struct error error = {0};
     shared.counter = metrics_counter(shared.metrics, "atoll_x_total", "h", NULL, 0);
-    shared.histogram =
-        metrics_histogram(shared.metrics, "atoll_x_seconds", "h", (const double[]){1}, 1, NULL, 0);
     struct thread *threads[THREADS];
     for (int i = 0; i < THREADS; i++)
         CHECK_OK(thread_start("updater", update, &shared, &threads[i], &error));
     for (int i = 0; i < 20; i++) free(page_of(shared.metrics));
     for (int i = 0; i < THREADS; i++) CHECK_EQUAL(thread_join(threads[i], UINT64_MAX), OK);
     CHECK_NEAR(metric_value(shared.counter), UPDATES * THREADS, 0);
-    CHECK_EQUAL(metric_count(shared.histogram), UPDATES * THREADS);
     metrics_destroy(shared.metrics);
 }
 

@@ -679,6 +679,15 @@ def test_a_file_that_is_written_every_second_is_complained_of_once():
         made.sites["one"] = site
         site.start()
         made.until("metrics", lambda: os.path.exists("there/m.prom"), WAIT_S)
+        with open("there/m.prom") as file:
+            page = file.read()
+        for name, kind in (("version", "gauge"), ("linked", "gauge"), ("ready", "gauge"), ("staleness_versions", "gauge"),
+                           ("loss_nats", "gauge"), ("trainer_tokens_total", "counter"), ("trainer_steps_total", "counter"),
+                           ("contributions_accepted_total", "counter"), ("contributions_refused_total", "counter"),
+                           ("sent_bytes_total", "counter"), ("received_bytes_total", "counter"),
+                           ("compute_seconds_total", "counter"), ("lost_seconds_total", "counter")):
+            contains(page, f"# HELP atoll_node_{name} ", f"# TYPE atoll_node_{name} {kind}\natoll_node_{name}{{run_id=\"")
+        assert page.count('cause="') == 7 and "dropped" not in page, page
         os.rename("there", "gone")
         made.until("a complaint", lambda: " metrics_file " in site.text(), WAIT_S)
         stamp = site.status()["stamp_ms"]

@@ -1,4 +1,4 @@
-/* The brain's thread: events in, actions out. */
+/* The loop: events in, actions out, on a thread of its own. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,29 +15,28 @@ bool daemon_is_restored(const struct daemon *daemon) {
     return daemon->settings->restored || journal_size(daemon->journal) == 0;
 }
 
-static struct envelope *envelope_create(const struct node_event *event) {
-    struct envelope *envelope = xcalloc(1, sizeof *envelope);
-    envelope->event = *event;
-    if (event->bytes.size > 0)
-        buffer_append(&envelope->bytes, event->bytes.data, event->bytes.size);
-    envelope->event.bytes = buffer_bytes(&envelope->bytes);
+static struct daemon_message *event_message_create(const struct node_event *event) {
+    struct daemon_message *message = xcalloc(1, sizeof *message);
+    message->event = *event;
+    if (event->bytes.size > 0) buffer_append(&message->bytes, event->bytes.data, event->bytes.size);
+    message->event.bytes = buffer_bytes(&message->bytes);
     if (event->message) {
-        size_t size = MIN(strlen(event->message), sizeof envelope->message - 1);
-        memcpy(envelope->message, event->message, size);
-        envelope->event.message = envelope->message;
+        size_t size = MIN(strlen(event->message), sizeof message->message - 1);
+        memcpy(message->message, event->message, size);
+        message->event.message = message->message;
     }
-    return envelope;
+    return message;
 }
 
-static void envelope_destroy(struct envelope *envelope) {
-    buffer_deinit(&envelope->bytes);
-    free(envelope);
+static void event_message_destroy(struct daemon_message *message) {
+    buffer_deinit(&message->bytes);
+    free(message);
 }
 
-void daemon_tell(void *context, const struct node_event *event) {
+void daemon_loop_post(void *context, const struct node_event *event) {
     struct daemon *daemon = context;
-    struct envelope *envelope = envelope_create(event);
-    if (queue_push_wait(daemon->events, envelope) != OK) envelope_destroy(envelope);
+    struct daemon_message *message = event_message_create(event);
+    if (queue_push_wait(daemon->events, message) != OK) event_message_destroy(message);
 }
 
 /* ---- heartbeats: a call of their own, answered on rpc/'s thread ------------------------------ */
@@ -103,9 +102,9 @@ static void on_heartbeat_reply(void *user, const struct rpc_outcome *outcome, st
         }
     }
     arena_deinit(&arena);
-    struct envelope *envelope = envelope_create(&event);
-    if (queue_push(daemon->events, envelope) != OK) { /* this thread may not wait */
-        envelope_destroy(envelope);
+    struct daemon_message *message = event_message_create(&event);
+    if (queue_push(daemon->events, message) != OK) { /* this thread may not wait */
+        event_message_destroy(message);
         atomic_store(&daemon->heartbeat_lost, true);
     }
 }
@@ -146,7 +145,7 @@ static void log_merged(struct daemon *daemon, const struct node_action *action) 
              (unsigned long long)run_state_version(node_state_run(daemon->state)));
 }
 
-static void carry_out(struct daemon *daemon, struct node_action *action) {
+static void act(struct daemon *daemon, struct node_action *action) {
     switch (action->kind) {
     case NODE_DO_CONNECT:
         downlink_connect(daemon->downlink, action->ask_offer, action->index, action->payloads_from,
@@ -229,9 +228,9 @@ static void publish(struct daemon *daemon) {
     training_tell_run(daemon->training, view.run_tokens, view.own_tokens, sites);
 }
 
-static void settle(struct daemon *daemon, struct node_actions *actions) {
+static void act_all(struct daemon *daemon, struct node_actions *actions) {
     publish(daemon);
-    for (size_t i = 0; i < actions->count; i++) carry_out(daemon, &actions->items[i]);
+    for (size_t i = 0; i < actions->count; i++) act(daemon, &actions->items[i]);
     node_actions_clear(actions);
 }
 
@@ -253,7 +252,7 @@ static void step(struct daemon *daemon, const struct node_event *event,
                  struct node_actions *actions) {
     node_state_step(daemon->state, event, clock_instant(), actions);
     note_lost(daemon);
-    settle(daemon, actions);
+    act_all(daemon, actions);
 }
 
 static uint64_t time_left(uint64_t at_ms) {
@@ -282,7 +281,7 @@ static void take_stored(struct daemon *daemon, struct node_actions *actions) {
     buffer_deinit(&raw);
 }
 
-void daemon_brain_run(void *context) {
+void daemon_loop_run(void *context) {
     struct daemon *daemon = context;
     struct node_actions actions = {0};
     void *item = NULL;
@@ -292,14 +291,14 @@ void daemon_brain_run(void *context) {
         node_state_resume(daemon->state, i, &restored->fragment[i].progress);
     node_state_start(daemon->state, daemon->replica.global.version, restored->spooled,
                      restored->spooled_count, clock_instant(), &actions);
-    settle(daemon, &actions);
+    act_all(daemon, &actions);
     take_stored(daemon, &actions);
     while ((status = queue_pop(daemon->events, MIN(time_left(daemon->timer_at), 1000u), &item)) !=
            CANCELLED) {
         if (status == OK) {
-            struct envelope *envelope = item;
-            step(daemon, &envelope->event, &actions);
-            envelope_destroy(envelope);
+            struct daemon_message *message = item;
+            step(daemon, &message->event, &actions);
+            event_message_destroy(message);
         }
         if (atomic_exchange(&daemon->heartbeat_lost, false))
             step(daemon, &(struct node_event){.kind = NODE_HEARTBEAT_REPLY, .status = UNAVAILABLE},
@@ -322,7 +321,7 @@ uint64_t daemon_nominal_payload(const struct daemon *daemon) {
            1;
 }
 
-enum status daemon_brain_restore(struct daemon *daemon, struct error *error) {
+enum status daemon_loop_restore(struct daemon *daemon, struct error *error) {
     const struct settings *settings = daemon->settings;
     struct node_options options = {.site = daemon->site->number,
                                    .overlap = settings->overlap,
