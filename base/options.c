@@ -63,7 +63,7 @@ static void check_option(const struct option *option) {
     ASSERT(!(option->type == OPTION_LIST && option->fallback));
     ASSERT(!option->check || option->type == OPTION_TEXT || option->type == OPTION_PATH ||
            option->type == OPTION_LIST);
-    if (option->check && option->fallback) ASSERT(option->check(option->fallback, NULL) == OK);
+    if (option->check && option->fallback) MUST(option->check(option->fallback, NULL));
     for (size_t i = 0; option_built_in[i]; i++)
         ASSERT(strcmp(option->name, option_built_in[i]) != 0);
     struct error error = {0};
@@ -105,7 +105,7 @@ void option_add_command(struct options *options, const struct command *command) 
             xrealloc(options->states, (options->state_count + 1) * sizeof *options->states);
         options->states[options->state_count++] = (struct option_state){.option = option};
         unsigned char value[sizeof(struct option_list)] = {0};
-        if (option->fallback) ASSERT(option_parse(option, option->fallback, value, NULL) == OK);
+        if (option->fallback) MUST(option_parse(option, option->fallback, value, NULL));
         store(options, option, value);
     }
 }

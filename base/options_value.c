@@ -126,13 +126,13 @@ static enum status check_u64(const struct option *option, enum option_type type,
                              const char *text, const char *what, struct error *error) {
     uint64_t bound = 0;
     if (option->min) {
-        ASSERT(parse_number(type, option->min, &bound, NULL) == OK);
+        MUST(parse_number(type, option->min, &bound, NULL));
         if (value < bound)
             return error_set(error, INVALID, "%s%s is below the minimum of %s", what, text,
                              option->min);
     }
     if (option->max) {
-        ASSERT(parse_number(type, option->max, &bound, NULL) == OK);
+        MUST(parse_number(type, option->max, &bound, NULL));
         if (value > bound)
             return error_set(error, INVALID, "%s%s is above the maximum of %s", what, text,
                              option->max);
@@ -144,12 +144,12 @@ static enum status check_f64(const struct option *option, double value, const ch
                              struct error *error) {
     double bound = 0;
     if (option->min) {
-        ASSERT(parse_f64(option->min, &bound, NULL) == OK);
+        MUST(parse_f64(option->min, &bound, NULL));
         if (!(value >= bound))
             return error_set(error, INVALID, "%s is below the minimum of %s", text, option->min);
     }
     if (option->max) {
-        ASSERT(parse_f64(option->max, &bound, NULL) == OK);
+        MUST(parse_f64(option->max, &bound, NULL));
         if (!(value <= bound))
             return error_set(error, INVALID, "%s is above the maximum of %s", text, option->max);
     }

@@ -54,6 +54,13 @@ enum status error_wrap(struct error *error, enum status status, const char *form
     return error->status;
 }
 
+void must_failed(enum status status, const char *call, const char *file, int line) {
+    fprintf(stderr, "must succeed, but returned %s: %s at %s:%d\n", status_name(status), call, file,
+            line);
+    fflush(stderr);
+    abort();
+}
+
 void assert_failed(const char *condition, const char *file, int line) {
     fprintf(stderr, "assertion failed: %s at %s:%d\n", condition, file, line);
     fflush(stderr);

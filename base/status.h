@@ -66,4 +66,14 @@ enum status error_wrap(struct error *error, enum status status, const char *form
 #define ASSERT(condition) ((condition) ? (void)0 : assert_failed(#condition, __FILE__, __LINE__))
 __attribute__((noreturn)) void assert_failed(const char *condition, const char *file, int line);
 
+/* For a call that does work and can fail in a broken program only. An ASSERT contains no work, so
+ * that a reader may pass over it (scripts/check-code). */
+#define MUST(call)                                                                                 \
+    do {                                                                                           \
+        enum status must_status_ = (call);                                                         \
+        if (must_status_ != OK) must_failed(must_status_, #call, __FILE__, __LINE__);              \
+    } while (0)
+__attribute__((noreturn)) void must_failed(enum status status, const char *call, const char *file,
+                                           int line);
+
 #endif

@@ -124,8 +124,8 @@ enum status contribution_decode(struct bytes header, struct contribution *out,
 void contribution_sign(const struct key_pair *key,
                        const uint8_t header[static CONTRIBUTION_HEADER_SIZE],
                        uint8_t signature[static SIGNATURE_SIZE]) {
-    ASSERT(sign_message(key, CONTRIBUTION_TAG, bytes_of(header, CONTRIBUTION_HEADER_SIZE),
-                        signature, NULL) == OK);
+    MUST(sign_message(key, CONTRIBUTION_TAG, bytes_of(header, CONTRIBUTION_HEADER_SIZE), signature,
+                      NULL));
 }
 
 bool contribution_verify(const uint8_t public_key[static PUBLIC_KEY_SIZE],

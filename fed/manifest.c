@@ -36,7 +36,7 @@ static void fill_defaults(enum outer_mode mode, struct manifest *out) {
         const struct setting *setting = &manifest_settings[i];
         const char *text =
             strcmp(setting->key, "outer.mode") == 0 ? NULL : fallback_of(setting, mode);
-        if (text) ASSERT(setting_read(setting, text, out, NULL) == OK);
+        if (text) MUST(setting_read(setting, text, out, NULL));
     }
 }
 

@@ -221,7 +221,7 @@ void ledger_head_sign(const struct ledger_head *head, const struct key_pair *key
     struct buffer message = {0};
     head_message(head, &message);
     memcpy(out, message.data, message.size);
-    ASSERT(sign_message(key, HEAD_TAG, buffer_bytes(&message), out + message.size, NULL) == OK);
+    MUST(sign_message(key, HEAD_TAG, buffer_bytes(&message), out + message.size, NULL));
     buffer_deinit(&message);
 }
 

@@ -183,7 +183,7 @@ static void step_dense(struct model_state *state, uint32_t fragment, uint64_t st
           *accumulated = state->accumulated + start;
     for (uint32_t i = 0; i < parts; i++) {
         float *g = state->scratch;
-        ASSERT(codec_decode(state->manifest.codec.kind, inputs[i].payload, count, g, NULL) == OK);
+        MUST(codec_decode(state->manifest.codec.kind, inputs[i].payload, count, g, NULL));
         elementwise_scale(g, g, inputs[i].scale, count);
         if (ends_period(state->counts[fragment] + i, rules.every))
             elementwise_nesterov_end(theta, momentum, accumulated, g, rules.rate, rules.momentum,
@@ -198,8 +198,8 @@ static void step_sparse(struct model_state *state, uint64_t start, size_t count,
     memset(state->sum, 0, count * sizeof *state->sum);
     memset(state->senders, 0, count * sizeof *state->senders);
     for (uint32_t i = 0; i < parts; i++)
-        ASSERT(codec_accumulate(state->manifest.codec.kind, inputs[i].payload, count,
-                                inputs[i].scale, state->sum, state->senders, NULL) == OK);
+        MUST(codec_accumulate(state->manifest.codec.kind, inputs[i].payload, count, inputs[i].scale,
+                              state->sum, state->senders, NULL));
     elementwise_sgd_mean(state->theta + start, state->sum, state->senders, rules_of(state).rate,
                          count);
 }

@@ -131,8 +131,8 @@ void receipt_sign(const struct receipt *receipt, const struct key_pair *key, str
     buffer_u32(out, receipt->proof.count);
     buffer_append(out, receipt->proof.hashes, (size_t)receipt->proof.count * DIGEST_SIZE);
     uint8_t signature[SIGNATURE_SIZE];
-    ASSERT(sign_message(key, RECEIPT_TAG, bytes_of(out->data + start, out->size - start), signature,
-                        NULL) == OK);
+    MUST(sign_message(key, RECEIPT_TAG, bytes_of(out->data + start, out->size - start), signature,
+                      NULL));
     buffer_append(out, signature, sizeof signature);
 }
 

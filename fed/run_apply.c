@@ -54,7 +54,7 @@ static enum status check_genesis(const struct ledger_entry *entry, struct error 
 }
 
 static void commit_genesis(struct run_state *state, const struct ledger_entry *entry) {
-    ASSERT(manifest_parse(entry->genesis.manifest, &state->manifest, NULL) == OK);
+    MUST(manifest_parse(entry->genesis.manifest, &state->manifest, NULL));
     state->has_genesis = true;
     digest_sha256(entry->genesis.manifest.data, entry->genesis.manifest.size,
                   state->manifest_digest);

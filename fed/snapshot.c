@@ -85,7 +85,7 @@ void snapshot_header_sign(const struct snapshot_header *header, const struct key
     buffer_append(&message, header->content_digest, DIGEST_SIZE);
     ASSERT(message.size + SIGNATURE_SIZE == SNAPSHOT_HEADER_SIZE);
     memcpy(out, message.data, message.size);
-    ASSERT(sign_message(key, SNAPSHOT_TAG, buffer_bytes(&message), out + message.size, NULL) == OK);
+    MUST(sign_message(key, SNAPSHOT_TAG, buffer_bytes(&message), out + message.size, NULL));
     buffer_deinit(&message);
 }
 

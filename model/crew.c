@@ -80,7 +80,7 @@ void crew_destroy(struct crew *crew) {
     pthread_cond_broadcast(&crew->work);
     pthread_mutex_unlock(&crew->lock);
     for (uint32_t i = 0; i < crew->member_count; i++)
-        ASSERT(thread_join(crew->members[i].thread, UINT64_MAX) == OK);
+        MUST(thread_join(crew->members[i].thread, UINT64_MAX));
     pthread_cond_destroy(&crew->work);
     pthread_cond_destroy(&crew->done);
     pthread_mutex_destroy(&crew->lock);

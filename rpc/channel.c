@@ -165,7 +165,7 @@ void rpc_channel_close(struct rpc_channel *channel) {
     pthread_mutex_unlock(&channel->lock);
     engine_cancel_all(channel->engine, RPC_CANCELLED, "the channel is closing");
     enum status idle = engine_wait_idle(channel->engine, UINT64_MAX);
-    ASSERT(idle == OK);
+    MUST(idle);
     free_channel(channel);
 }
 

@@ -95,7 +95,7 @@ void engine_stop(struct engine *engine) {
         struct engine_queue *queue = &engine->queues[i];
         if (queue->thread) {
             enum status joined = thread_join(queue->thread, UINT64_MAX);
-            ASSERT(joined == OK);
+            MUST(joined);
         } else {
             grpc_event event; /* a queue must be drained before it is destroyed, with or without a
                                  thread */

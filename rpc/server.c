@@ -321,7 +321,7 @@ void rpc_server_close(struct rpc_server *server, uint32_t grace_ms) {
     pthread_cond_signal(&server->stop_changed);
     pthread_mutex_unlock(&server->lock);
     enum status joined = thread_join(server->watch, UINT64_MAX);
-    ASSERT(joined == OK);
+    MUST(joined);
 
     for (size_t i = 0; i < server->listener_count; i++) listener_shut(server->listeners[i]);
     bool over = wait_over(server, grace_ms);

@@ -37,7 +37,7 @@ struct check *check_create(struct world *world, const struct scenario *scenario,
     check->initial = initial;
     check->run = run_state_create();
     size_t size = (size_t)scenario->parameters * sizeof(float);
-    ASSERT(model_state_init(&check->model, &scenario->manifest, scenario->parameters, NULL) == OK);
+    MUST(model_state_init(&check->model, &scenario->manifest, scenario->parameters, NULL));
     memcpy(check->model.theta, initial, size);
     check->scratch = xcalloc(1, size);
     for (uint32_t i = 0; i < PROCESS_LIMIT; i++) {
@@ -264,8 +264,7 @@ void check_end(struct check *check) {
     struct run_state *run = run_state_create();
     struct model_state model = {0};
     check_coordinator_restarted(check);
-    ASSERT(model_state_init(&model, &check->scenario->manifest, check->scenario->parameters,
-                            NULL) == OK);
+    MUST(model_state_init(&model, &check->scenario->manifest, check->scenario->parameters, NULL));
     memcpy(model.theta, check->initial, (size_t)check->scenario->parameters * sizeof(float));
     if (replay_run(&source, &options, run, &model, &report, &error) != OK) {
         world_fail(check->world, "I3", "the audit: %s", error.message);

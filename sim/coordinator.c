@@ -46,12 +46,12 @@ static void write_genesis(struct coordinator *coordinator) {
     ledger_entry_encode(entry, &raw);
     buffer_u32(&record, (uint32_t)raw.size);
     buffer_append(&record, raw.data, raw.size);
-    ASSERT(disk_append(&coordinator->disk, buffer_bytes(&record)) == OK);
+    MUST(disk_append(&coordinator->disk, buffer_bytes(&record)));
     struct snapshot_header header = {.epoch = 1, .ledger_size = 1, .payloads_from = 1};
     memcpy(header.run_id, entry->genesis.run_id, RUN_ID_SIZE);
     memcpy(header.root, entry->genesis.initial_root, DIGEST_SIZE);
     struct model_state model = {0};
-    ASSERT(model_state_init(&model, &scenario->manifest, scenario->parameters, NULL) == OK);
+    MUST(model_state_init(&model, &scenario->manifest, scenario->parameters, NULL));
     memcpy(model.theta, coordinator->setup.initial, (size_t)scenario->parameters * sizeof(float));
     struct buffer content = {0};
     snapshot_write(&model, &content);

@@ -124,7 +124,7 @@ static struct key_pair *key_of(struct federation *f) {
     uint8_t seed[KEY_SEED_SIZE];
     struct key_pair *key = NULL;
     for (size_t i = 0; i < sizeof seed; i++) seed[i] = (uint8_t)world_below(&f->world, 256);
-    ASSERT(key_pair_from_seed(seed, &key, NULL) == OK);
+    MUST(key_pair_from_seed(seed, &key, NULL));
     return key;
 }
 

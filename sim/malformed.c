@@ -65,8 +65,7 @@ void offer_bend(struct offer *offer, struct buffer *bytes) {
 struct run_state *offer_run(struct offer *offer, uint64_t size) {
     struct run_state *run = run_state_create();
     for (uint64_t i = 0; i < size; i++)
-        ASSERT(run_state_apply(run, buffer_bytes(&offer->input->ledger->entries[i]), true, NULL) ==
-               OK);
+        MUST(run_state_apply(run, buffer_bytes(&offer->input->ledger->entries[i]), true, NULL));
     return run;
 }
 

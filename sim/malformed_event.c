@@ -22,8 +22,7 @@ static struct node_state *site_of(struct offer *offer, uint32_t site) {
                                    .nominal_payload = 1};
     struct node_state *state = node_state_create(&options);
     for (uint64_t i = 0; i < run_state_size(offer->run); i++)
-        ASSERT(node_state_restore(state, buffer_bytes(&offer->input->ledger->entries[i]), NULL) ==
-               OK);
+        MUST(node_state_restore(state, buffer_bytes(&offer->input->ledger->entries[i]), NULL));
     return state;
 }
 

@@ -61,8 +61,8 @@ void offer_proof(struct offer *offer) {
 static struct receipt receipt_of(struct offer *offer, const struct ledger_entry *entry,
                                  uint64_t index) {
     struct contribution c;
-    ASSERT(contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c,
-                               NULL) == OK);
+    MUST(contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c,
+                             NULL));
     struct receipt receipt = {.epoch = entry->epoch,
                               .site = c.site,
                               .sequence = c.sequence,
@@ -263,8 +263,8 @@ static void bend_contributions(struct offer *offer, struct ledger_entry *entry) 
     if (!offer_contribution(offer, entry, &index)) return;
     entry->epoch = run_state_epoch(offer->run);
     claim_refused(offer, entry, "a contribution is entered twice");
-    ASSERT(contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c,
-                               NULL) == OK);
+    MUST(contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c,
+                             NULL));
     c.site = run_state_site_count(offer->run) + 1;
     contribution_encode(&c, entry->contribution.header);
     claim_refused(offer, entry, "a contribution of nobody is entered");
@@ -345,7 +345,7 @@ void offer_genesis(struct offer *offer) {
     struct contribution unread;
     uint8_t root[DIGEST_SIZE];
     uint64_t version;
-    ASSERT(ledger_entry_decode(buffer_bytes(&offer->input->ledger->entries[0]), entry, NULL) == OK);
+    MUST(ledger_entry_decode(buffer_bytes(&offer->input->ledger->entries[0]), entry, NULL));
     claim(offer,
           memcmp(run_state_initial_root(offer->run), entry->genesis.initial_root, DIGEST_SIZE) == 0,
           "a run has another root");

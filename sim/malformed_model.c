@@ -81,7 +81,7 @@ static void replay_bent(struct offer *offer, enum bent bent) {
     struct run_state *run = run_state_create();
     struct model_state model = {0};
     struct error why = {0};
-    ASSERT(model_state_init(&model, &input->scenario->manifest, parameters, NULL) == OK);
+    MUST(model_state_init(&model, &input->scenario->manifest, parameters, NULL));
     memcpy(model.theta, input->initial, (size_t)input->scenario->parameters * sizeof(float));
     if (bent == BENT_INITIAL) model.theta[offer_below(offer, parameters)] += 1.5f;
     if (bent == BENT_AHEAD)
@@ -120,8 +120,7 @@ void offer_step(struct offer *offer) {
     struct ledger_source source = disk_truth(input->ledger);
     struct model_state model = {0};
     uint8_t root[DIGEST_SIZE], digest[DIGEST_SIZE] = {0};
-    ASSERT(model_state_init(&model, &input->scenario->manifest, input->scenario->parameters,
-                            NULL) == OK);
+    MUST(model_state_init(&model, &input->scenario->manifest, input->scenario->parameters, NULL));
     claim(offer,
           model_state_memory(&input->scenario->manifest, input->scenario->parameters) >=
               4 * model.parameters,
@@ -177,8 +176,8 @@ static void offer_snapshot_of(struct offer *offer, enum outer_mode mode) {
     struct snapshot_header header = {
         .epoch = 1, .version = 7, .ledger_size = 9, .payloads_from = 9};
     manifest.outer.mode = mode;
-    ASSERT(model_state_init(&model, &manifest, parameters, NULL) == OK &&
-           model_state_init(&read, &manifest, parameters, NULL) == OK);
+    MUST(model_state_init(&model, &manifest, parameters, NULL));
+    MUST(model_state_init(&read, &manifest, parameters, NULL));
     memcpy(model.theta, offer->input->initial, (size_t)parameters * sizeof(float));
     snapshot_write(&model, &content);
     state_root(model.theta, parameters, header.root);
@@ -298,11 +297,10 @@ void offer_message(struct offer *offer) {
         float *delta = xcalloc(count, sizeof *delta), *feedback = xcalloc(count, sizeof *feedback);
         struct codec_encoder *encoder = NULL;
         struct buffer message = {0}, bent = {0};
-        ASSERT(codec_encoder_create(codecs[i], count, &encoder, NULL) == OK);
+        MUST(codec_encoder_create(codecs[i], count, &encoder, NULL));
         fill(offer, delta, count);
-        ASSERT(codec_encode(encoder, delta, NULL,
-                            codec_is_sparse(codecs[i]) && offer_below(offer, 4) ? feedback : NULL,
-                            &message, NULL) == OK);
+        bool feeds_back = codec_is_sparse(codecs[i]) && offer_below(offer, 4);
+        MUST(codec_encode(encoder, delta, NULL, feeds_back ? feedback : NULL, &message, NULL));
         claim(offer, codec_check(codecs[i], buffer_bytes(&message), count, NULL) == OK,
               "a message is not read");
         claim_message(offer, codecs[i], buffer_bytes(&message), count);
@@ -335,7 +333,7 @@ void offer_delta(struct offer *offer) {
         struct codec_encoder *encoder = NULL;
         struct buffer message = {0};
         struct error why = {0};
-        ASSERT(codec_encoder_create(codecs[i], count, &encoder, NULL) == OK);
+        MUST(codec_encoder_create(codecs[i], count, &encoder, NULL));
         if (offer_below(offer, 3) == 0)
             feedback[at] = delta[at] = 0x1.fp127f;
         else

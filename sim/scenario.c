@@ -57,7 +57,7 @@ static void draw_manifest(struct scenario *s, struct world *world) {
     enum status status = manifest_parse(buffer_bytes(&yaml), &s->manifest, &error);
     if (status != OK)
         fprintf(stderr, "%.*s\n%s\n", (int)yaml.size, (const char *)yaml.data, error.message);
-    ASSERT(status == OK);
+    MUST(status);
     buffer_deinit(&yaml);
     s->parameters = fragments == 1 ? world_between(world, 64, 9000)
                                    : fragments * CODEC_CHUNK + world_below(world, 3000);

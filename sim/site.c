@@ -379,7 +379,7 @@ void site_enter(struct simulated_site *site) {
     struct restored restored;
     site->local = xcalloc((size_t)scenario->parameters, sizeof(float));
     site->running = true;
-    ASSERT(replica_init(&site->replica, &scenario->manifest, scenario->parameters, NULL) == OK);
+    MUST(replica_init(&site->replica, &scenario->manifest, scenario->parameters, NULL));
     if (come_back(site, &restored, &error) != OK) {
         site->setup.halted(site->setup.context, site->setup.process, error.message);
         return;

@@ -104,10 +104,10 @@ static void honest_header(struct simulated_site *site, enum lie_kind kind,
     fill_delta(site->world, kind, delta, count);
     struct codec_encoder *encoder = NULL;
     double squared = 0;
-    ASSERT(codec_encoder_create((enum codec)c->codec, (size_t)count, &encoder, NULL) == OK);
-    ASSERT(codec_encode(encoder, delta, NULL, feedback, payload, NULL) == OK);
-    ASSERT(codec_norm_squared((enum codec)c->codec, buffer_bytes(payload), (size_t)count, &squared,
-                              NULL) == OK);
+    MUST(codec_encoder_create((enum codec)c->codec, (size_t)count, &encoder, NULL));
+    MUST(codec_encode(encoder, delta, NULL, feedback, payload, NULL));
+    MUST(codec_norm_squared((enum codec)c->codec, buffer_bytes(payload), (size_t)count, &squared,
+                            NULL));
     codec_encoder_destroy(encoder);
     free(delta);
     free(feedback);

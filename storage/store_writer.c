@@ -294,7 +294,7 @@ void writer_stop(struct store_writer *writer) {
     pthread_cond_broadcast(&writer->work);
     pthread_mutex_unlock(&writer->mutex);
     enum status joined = thread_join(writer->thread, UINT64_MAX);
-    ASSERT(joined == OK);
+    MUST(joined);
     pthread_mutex_destroy(&writer->mutex);
     pthread_cond_destroy(&writer->work);
     pthread_cond_destroy(&writer->room);

@@ -52,3 +52,19 @@ TEST(every_status_has_a_name_of_its_own) {
 }
 
 TEST_EXPECTED_TO(CRASH, an_assertion_stops_the_program_in_every_build) { ASSERT(1 + 1 == 3); }
+
+static enum status counted(int *calls, enum status status) {
+    ++*calls;
+    return status;
+}
+
+TEST(what_must_succeed_is_done_once) {
+    int calls = 0;
+    MUST(counted(&calls, OK));
+    CHECK_EQUAL(calls, 1);
+}
+
+TEST_EXPECTED_TO(CRASH, what_must_succeed_and_fails_stops_the_program_in_every_build) {
+    int calls = 0;
+    MUST(counted(&calls, CORRUPT));
+}

@@ -182,9 +182,10 @@ enum status field_read(const struct field *field, const char *text, void *base,
 void fields_default(const struct field *fields, void *base) {
     for (const struct field *field = fields; field->key; field++) {
         void *at = (char *)base + field->offset;
-        if (field->fallback)
-            ASSERT(read_form(field, field->fallback, at));
-        else if (field->kind == FIELD_CHOICE || field->kind == FIELD_GPU)
+        if (field->fallback) {
+            bool is_valid = read_form(field, field->fallback, at);
+            ASSERT(is_valid);
+        } else if (field->kind == FIELD_CHOICE || field->kind == FIELD_GPU)
             *(int *)at = -1;
         else if (field->kind < FIELD_CHOICE)
             *(double *)at = NAN;
