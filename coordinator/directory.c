@@ -112,6 +112,18 @@ static enum status load_key(const char *directory, const char *name, struct key_
     return status;
 }
 
+/* For TLS; zero-terminated after the size. */
+static enum status read_key(const char *directory, const char *name, struct buffer *out,
+                            struct error *error) {
+    char *path = xformat("%s/keys/%s", directory, name);
+    enum status status = key_file_read(path, out, error);
+    free(path);
+    if (status != OK) return status;
+    buffer_u8(out, 0);
+    out->size--;
+    return OK;
+}
+
 /* With another key every site that joins would get a certificate that nobody takes, and its
  * invitation would be used up. */
 static enum status check_authority(const char *directory, const struct directory_keys *keys,
@@ -131,10 +143,8 @@ enum status directory_keys_open(const char *directory, struct directory_keys *ou
     enum status status = load_key(directory, "ca.key", &keys.authority, error);
     if (status == OK) status = load_key(directory, "coordinator.key", &keys.coordinator, error);
     if (status == OK) status = read_text(directory, "ca.pem", &keys.authority_pem, error);
-    if (status == OK)
-        status = read_text(directory, "coordinator.pem", &keys.coordinator_pem, error);
-    if (status == OK)
-        status = read_text(directory, "coordinator.key", &keys.coordinator_key_pem, error);
+    if (status == OK) status = read_text(directory, "server.pem", &keys.server_pem, error);
+    if (status == OK) status = read_key(directory, "server.key", &keys.server_key_pem, error);
     if (status == OK) status = check_authority(directory, &keys, error);
     if (status != OK) {
         directory_keys_close(&keys);
@@ -148,8 +158,8 @@ void directory_keys_close(struct directory_keys *keys) {
     key_pair_destroy(keys->authority);
     key_pair_destroy(keys->coordinator);
     buffer_deinit(&keys->authority_pem);
-    buffer_deinit(&keys->coordinator_pem);
-    free_clearing(keys->coordinator_key_pem.data, keys->coordinator_key_pem.capacity);
+    buffer_deinit(&keys->server_pem);
+    free_clearing(keys->server_key_pem.data, keys->server_key_pem.capacity);
     *keys = (struct directory_keys){0};
 }
 

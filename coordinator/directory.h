@@ -3,8 +3,8 @@
  *     DIR/manifest.yaml      the manifest in its canonical form, for people; entry 0 of the ledger
  *                            is what counts
  *     DIR/keys/ca.key, ca.pem                    the federation's root: its holder can enrol anyone
- *     DIR/keys/coordinator.key, coordinator.pem  signs receipts, heads and snapshots; also the
- *                                                server's TLS identity
+ *     DIR/keys/coordinator.key                   Ed25519: signs receipts, heads and snapshots
+ *     DIR/keys/server.key, server.pem            P-256: the server's TLS identity, nothing else
  *     DIR/keys/admin.key, admin.pem              the first admin's client certificate: copy it
  *                                                (with ca.pem) to where atollctl runs
  *     DIR/store/             LMDB: `ledger` (index -> entry), `snapshots` (version -> signed
@@ -40,7 +40,7 @@ struct directory {
 struct directory_keys {
     struct key_pair *authority, *coordinator;
     /* zero-terminated after the size */
-    struct buffer authority_pem, coordinator_pem, coordinator_key_pem;
+    struct buffer authority_pem, server_pem, server_key_pem;
 };
 
 /* What a run of this manifest takes, and what there is. */

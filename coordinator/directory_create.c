@@ -77,6 +77,19 @@ static enum status make_certificate(const struct making *making, const char *nam
     return status;
 }
 
+static enum status make_server(const struct making *making, const struct certificate_terms *terms,
+                               struct error *error) {
+    struct buffer certificate = {0}, key = {0};
+    enum status status = certificate_issue_server(
+        buffer_bytes(&making->authority_pem), making->authority, terms, &certificate, &key, error);
+    if (status == OK) status = save(making, "keys/server.key", buffer_bytes(&key), 0600, error);
+    if (status == OK)
+        status = save(making, "keys/server.pem", buffer_bytes(&certificate), 0644, error);
+    buffer_deinit(&certificate);
+    free_clearing(key.data, key.capacity);
+    return status;
+}
+
 static enum status make_identities(struct making *making, struct error *error) {
     uint64_t from = CERTIFICATE_FROM_S, now = MAX(making->now_s, CERTIFICATE_NOW_LEAST_S);
     uint64_t end = now + (uint64_t)CERTIFICATE_YEARS * YEAR_S;
@@ -92,7 +105,7 @@ static enum status make_identities(struct making *making, struct error *error) {
                                        .server = true,
                                        .not_before_s = from,
                                        .not_after_s = end};
-    TRY(make_certificate(making, "keys/coordinator.pem", making->coordinator, &server, error));
+    TRY(make_server(making, &server, error));
     struct identity identity = {.role = IDENTITY_ADMIN, .name = "root"};
     char uri[IDENTITY_URI_SIZE];
     memcpy(identity.run_id, making->run_id, RUN_ID_SIZE);

@@ -277,8 +277,8 @@ static enum status listen_here(struct server *server, struct error *error) {
     struct rpc_server_options options = {
         .addresses = server->options.addresses,
         .address_count = server->options.address_count,
-        .certificate = {.chain = (const char *)server->keys.coordinator_pem.data,
-                        .private_key = (const char *)server->keys.coordinator_key_pem.data,
+        .certificate = {.chain = (const char *)server->keys.server_pem.data,
+                        .private_key = (const char *)server->keys.server_key_pem.data,
                         .client_ca = (const char *)server->keys.authority_pem.data},
         .threads = server->options.rpc_threads,
         .max_connections = server->options.max_connections};

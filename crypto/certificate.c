@@ -3,6 +3,7 @@
  * certificate_parse.c. */
 #include "crypto/certificate.h"
 
+#include <openssl/ec.h>
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 #include <string.h>
@@ -79,9 +80,10 @@ static int add_extended_key_usage(X509 *certificate, bool server, bool client) {
 /* The first 20 bytes of SHA-256(public key), as RFC 7093 section 2 allows. */
 enum { KEY_IDENTIFIER_SIZE = 20 };
 
-static ASN1_OCTET_STRING *key_identifier(const uint8_t public_key[static PUBLIC_KEY_SIZE]) {
+static ASN1_OCTET_STRING *key_identifier(const X509 *certificate) {
+    const ASN1_BIT_STRING *key = X509_get0_pubkey_bitstr(certificate);
     uint8_t digest[DIGEST_SIZE];
-    digest_sha256(public_key, PUBLIC_KEY_SIZE, digest);
+    digest_sha256(ASN1_STRING_get0_data(key), (size_t)ASN1_STRING_length(key), digest);
     ASN1_OCTET_STRING *identifier = ASN1_OCTET_STRING_new();
     if (identifier && ASN1_OCTET_STRING_set(identifier, digest, KEY_IDENTIFIER_SIZE))
         return identifier;
@@ -89,11 +91,10 @@ static ASN1_OCTET_STRING *key_identifier(const uint8_t public_key[static PUBLIC_
     return NULL;
 }
 
-/* `issuer` is the issuing certificate, NULL for one that signs itself (asking an unfinished
- * certificate would make OpenSSL remember it as broken). */
-static int add_key_identifiers(X509 *certificate, const uint8_t public_key[static PUBLIC_KEY_SIZE],
-                               X509 *issuer) {
-    ASN1_OCTET_STRING *subject = key_identifier(public_key);
+/* After the public key is set. `issuer` is the issuing certificate, NULL for one that signs itself
+ * (asking an unfinished certificate would make OpenSSL remember it as broken). */
+static int add_key_identifiers(X509 *certificate, X509 *issuer) {
+    ASN1_OCTET_STRING *subject = key_identifier(certificate);
     const ASN1_OCTET_STRING *by = issuer ? X509_get0_subject_key_id(issuer) : subject;
     AUTHORITY_KEYID *authority = AUTHORITY_KEYID_new();
     int ok = subject && by && authority && (authority->keyid = ASN1_OCTET_STRING_dup(by)) != NULL &&
@@ -206,7 +207,7 @@ enum status certificate_create_authority(const struct key_pair *key, const char 
         !set_name(X509_get_subject_name(root), common_name) ||
         !X509_set_issuer_name(root, X509_get_subject_name(root)) ||
         !X509_set_pubkey(root, key->pkey) || !add_basic_constraints(root, true) ||
-        !add_key_usage(root, true) || !add_key_identifiers(root, key->public_key, NULL) ||
+        !add_key_usage(root, true) || !add_key_identifiers(root, NULL) ||
         X509_sign(root, key->pkey, NULL) <= 0) {
         status = openssl_failed(error, FAILED, "make an authority's certificate");
     }
@@ -257,40 +258,61 @@ enum status certificate_request_key(struct bytes request, uint8_t out[static PUB
     return status;
 }
 
+static enum status issue(X509 *root, const struct key_pair *authority_key, EVP_PKEY *key,
+                         const struct certificate_terms *terms, enum certificate_form form,
+                         struct buffer *out, struct error *error) {
+    X509 *issued = X509_new();
+    enum status status = OK;
+    if (!issued || !X509_set_version(issued, X509_VERSION_3) ||
+        !set_serial(issued, terms->serial) ||
+        !set_dates(issued, terms->not_before_s, terms->not_after_s) ||
+        !set_name(X509_get_subject_name(issued), terms->common_name) ||
+        !X509_set_issuer_name(issued, X509_get_subject_name(root)) ||
+        !X509_set_pubkey(issued, key) || !add_basic_constraints(issued, false) ||
+        !add_key_usage(issued, false) ||
+        !add_extended_key_usage(issued, terms->server, terms->client) ||
+        !add_alternative_names(issued, terms) || !add_key_identifiers(issued, root) ||
+        X509_sign(issued, authority_key->pkey, NULL) <= 0)
+        status = openssl_failed(error, FAILED, "make a certificate");
+    if (status == OK) status = certificate_write(issued, form, out, error);
+    X509_free(issued);
+    return status;
+}
+
 enum status certificate_issue(struct bytes authority, const struct key_pair *authority_key,
                               struct bytes request, const struct certificate_terms *terms,
                               enum certificate_form form, struct buffer *out, struct error *error) {
     TRY(check_terms(terms, error));
-    X509 *root = NULL, *issued = NULL;
+    X509 *root = NULL;
     X509_REQ *parsed = NULL;
     uint8_t public_key[PUBLIC_KEY_SIZE];
     enum status status = certificate_read(authority, &root, error);
     if (status == OK) status = check_authority(root, authority_key, terms, error);
     if (status == OK) status = certificate_request_read(request, &parsed, error);
     if (status == OK) status = request_key(parsed, public_key, error);
-    if (status != OK) goto out;
-    if (memcmp(public_key, authority_key->public_key, PUBLIC_KEY_SIZE) == 0) {
+    if (status == OK && memcmp(public_key, authority_key->public_key, PUBLIC_KEY_SIZE) == 0)
         status = error_set(error, INVALID, "the request is for the authority's own key");
-        goto out;
-    }
-    issued = X509_new();
-    if (!issued || !X509_set_version(issued, X509_VERSION_3) ||
-        !set_serial(issued, terms->serial) ||
-        !set_dates(issued, terms->not_before_s, terms->not_after_s) ||
-        !set_name(X509_get_subject_name(issued), terms->common_name) ||
-        !X509_set_issuer_name(issued, X509_get_subject_name(root)) ||
-        !X509_set_pubkey(issued, X509_REQ_get0_pubkey(parsed)) ||
-        !add_basic_constraints(issued, false) || !add_key_usage(issued, false) ||
-        !add_extended_key_usage(issued, terms->server, terms->client) ||
-        !add_alternative_names(issued, terms) || !add_key_identifiers(issued, public_key, root) ||
-        X509_sign(issued, authority_key->pkey, NULL) <= 0) {
-        status = openssl_failed(error, FAILED, "make a certificate");
-        goto out;
-    }
-    status = certificate_write(issued, form, out, error);
-out:
+    if (status == OK)
+        status = issue(root, authority_key, X509_REQ_get0_pubkey(parsed), terms, form, out, error);
     X509_free(root);
-    X509_free(issued);
     X509_REQ_free(parsed);
+    return status;
+}
+
+enum status certificate_issue_server(struct bytes authority, const struct key_pair *authority_key,
+                                     const struct certificate_terms *terms, struct buffer *out,
+                                     struct buffer *key_pem, struct error *error) {
+    TRY(check_terms(terms, error));
+    X509 *root = NULL;
+    EVP_PKEY *key = EVP_EC_gen("P-256");
+    size_t before = out->size;
+    enum status status = key ? OK : openssl_failed(error, FAILED, "make a P-256 key");
+    if (status == OK) status = certificate_read(authority, &root, error);
+    if (status == OK) status = check_authority(root, authority_key, terms, error);
+    if (status == OK) status = issue(root, authority_key, key, terms, CERTIFICATE_PEM, out, error);
+    if (status == OK) status = private_key_write(key, key_pem, error);
+    if (status != OK) out->size = before;
+    X509_free(root);
+    EVP_PKEY_free(key);
     return status;
 }

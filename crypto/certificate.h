@@ -8,6 +8,9 @@
  * name, such as `atoll-coordinator`. Profile: RFC 5280, Ed25519 per RFC 8410; roots have pathlen 0,
  * so nothing issued can issue. Works under TLS 1.3 with gRPC and with `openssl verify`.
  *
+ * One exception: a server's TLS key is P-256. Clients built on BoringSSL (PyPI's grpcio among them)
+ * verify Ed25519 in certificates and sign with it, and do not take it from a server's handshake.
+ *
  * Certificates and requests travel as bytes, PEM or DER: what goes in may be either (recognised by
  * its first bytes), what comes out is as asked. PEM input holds exactly one object of the right
  * kind. Inputs above CERTIFICATE_SIZE_MAX are refused before they are parsed. No clock is read
@@ -88,6 +91,16 @@ MUST_USE enum status certificate_issue(struct bytes authority, const struct key_
                                        struct bytes request, const struct certificate_terms *terms,
                                        enum certificate_form form, struct buffer *out,
                                        struct error *error);
+
+/* Makes a P-256 key and issues a certificate for it, both in PEM: a server's TLS identity, which
+ * signs handshakes and nothing else. Appends the certificate to *out and the key, PKCS#8 and a
+ * secret, to *key_pem: end it with free_clearing(key_pem->data, key_pem->capacity). INVALID as
+ * above. */
+MUST_USE enum status certificate_issue_server(struct bytes authority,
+                                              const struct key_pair *authority_key,
+                                              const struct certificate_terms *terms,
+                                              struct buffer *out, struct buffer *key_pem,
+                                              struct error *error);
 
 /* INVALID: not one well-formed v3 certificate with an Ed25519 key, more than one URI, names with
  * characters from outside the sets above, or bytes left over. Says nothing about trust. */

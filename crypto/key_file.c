@@ -35,7 +35,7 @@ static enum status check_access(int descriptor, const char *path, struct error *
     return OK;
 }
 
-enum status key_file_load(const char *path, struct key_pair **out, struct error *error) {
+enum status key_file_read(const char *path, struct buffer *out, struct error *error) {
     /* O_NONBLOCK: a FIFO of that name must not make the program wait. */
     int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (descriptor < 0) {
@@ -53,11 +53,19 @@ enum status key_file_load(const char *path, struct key_pair **out, struct error 
         size += (size_t)got;
     }
     close(descriptor);
-    if (status == OK) {
-        status = key_pair_from_pem(bytes_of(content, size), out, error);
-        if (status != OK) error_wrap(error, status, "%s", path);
-    }
+    if (status == OK && size > KEY_FILE_SIZE_MAX)
+        status = error_set(error, INVALID, "%s grew while it was read: not a key", path);
+    if (status == OK) buffer_append(out, content, size);
     clear(content, sizeof content);
+    return status;
+}
+
+enum status key_file_load(const char *path, struct key_pair **out, struct error *error) {
+    struct buffer pem = {0};
+    TRY(key_file_read(path, &pem, error));
+    enum status status = key_pair_from_pem(buffer_bytes(&pem), out, error);
+    if (status != OK) error_wrap(error, status, "%s", path);
+    free_clearing(pem.data, pem.capacity);
     return status;
 }
 

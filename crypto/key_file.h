@@ -1,4 +1,4 @@
-/* Private keys on disk: Ed25519, PEM PKCS#8, mode 0600, one key a file.
+/* Private keys on disk: PEM PKCS#8, mode 0600, one key per file; Ed25519, except a server's TLS key.
  *
  * A key file is an identity: it is written durably before its public half is told to anybody, never
  * overwritten, and not accepted when others may read it. The same format is read and written by
@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 
+#include "base/bytes.h"
 #include "crypto/sign.h"
 
 enum { KEY_FILE_SIZE_MAX = 4096 };
@@ -17,6 +18,9 @@ enum { KEY_FILE_SIZE_MAX = 4096 };
  * owned by another user than this process's or root, if it is larger than KEY_FILE_SIZE_MAX or
  * holds anything but one Ed25519 key. */
 MUST_USE enum status key_file_load(const char *path, struct key_pair **out, struct error *error);
+/* Appends the file's bytes, a secret, to *out: for a key that only a library reads, such as a
+ * server's TLS key. Statuses as above, except that its kind is not looked at. */
+MUST_USE enum status key_file_read(const char *path, struct buffer *out, struct error *error);
 /* INVALID if something of that name is there already. FULL if the disk is. Durable when it returns.
  */
 MUST_USE enum status key_file_save(const char *path, const struct key_pair *key,

@@ -11,4 +11,8 @@ struct key_pair {
     uint8_t public_key[PUBLIC_KEY_SIZE];
 };
 
+/* Appends PKCS#8 PEM, a secret, of any private key. */
+MUST_USE enum status private_key_write(const EVP_PKEY *pkey, struct buffer *out,
+                                       struct error *error);
+
 #endif

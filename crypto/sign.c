@@ -80,10 +80,10 @@ enum status key_pair_from_pem(struct bytes pem, struct key_pair **out, struct er
     return status;
 }
 
-enum status key_pair_to_pem(const struct key_pair *key, struct buffer *out, struct error *error) {
+enum status private_key_write(const EVP_PKEY *pkey, struct buffer *out, struct error *error) {
     BIO *bio = BIO_new(BIO_s_secmem()); /* overwritten when freed */
     enum status status = OK;
-    if (!bio || PEM_write_bio_PKCS8PrivateKey(bio, key->pkey, NULL, NULL, 0, NULL, NULL) != 1) {
+    if (!bio || PEM_write_bio_PKCS8PrivateKey(bio, pkey, NULL, NULL, 0, NULL, NULL) != 1) {
         status = openssl_failed(error, FAILED, "write a private key");
     } else {
         char *text = NULL;
@@ -92,6 +92,10 @@ enum status key_pair_to_pem(const struct key_pair *key, struct buffer *out, stru
     }
     BIO_free(bio);
     return status;
+}
+
+enum status key_pair_to_pem(const struct key_pair *key, struct buffer *out, struct error *error) {
+    return private_key_write(key->pkey, out, error);
 }
 
 void key_pair_destroy(struct key_pair *key) {
