@@ -116,13 +116,22 @@ MUST_USE enum status directory_sweep(struct directory *data,
                                      const uint8_t key[static PUBLIC_KEY_SIZE],
                                      struct error *error);
 
+/* Gives the parameters of version 0, where no snapshot can be read. */
+struct directory_initial {
+    enum status (*initialise)(void *context, const struct manifest *manifest, uint64_t parameters,
+                              float *theta, struct error *error);
+    void *context;
+};
+/* From the manifest's seed, or from `checkpoint`, its file (may be NULL; borrowed). */
+struct directory_initial directory_initial(const char *checkpoint);
+
 /* Everything a start needs: run state from all entries, the model from the newest good snapshot and
- * the steps after it, the last state root compared. Where no snapshot can be read, version 0
- * follows from the manifest's seed or from `checkpoint`, its file (may be NULL), and all steps are
- * replayed. *run and *model are the caller's. OK with report->lost_payload: the payload of the
+ * the steps after it, the last state root compared. Where no snapshot can be read, all steps are
+ * replayed from version 0. *run and *model are the caller's. OK with report->lost_payload: the payload of the
  * contribution at report->failed_entry is not there or damaged; *run is complete, and *model stands
  * at the version before the step that needs it (directory_catch_up). */
-MUST_USE enum status directory_restore(struct directory *data, const char *checkpoint,
+MUST_USE enum status directory_restore(struct directory *data,
+                                       const struct directory_initial *initial,
                                        struct run_state **run, struct model_state *model,
                                        struct replay_report *report, struct error *error);
 /* The steps that the model lacks. Not OK with report->lost_payload: as above. */

@@ -1,18 +1,8 @@
-/* The intake: payloads from the first chunk to the verdict. Its thread owns every upload that is
- * open.
+/* The intake: its thread owns every upload that is open, from the first chunk to the verdict.
  *
- * An upload's name holds site, fragment, sequence and the payload's digest, so a transfer that
- * broke is found again by a call that sends the same bytes, and never by anybody else. A call has
- * at most one chunk here at a time: its next read is asked for only when this one is in the file,
- * so memory is bounded by the number of calls.
- *
- * The disk is bounded by the table of transfers: the last one of each site and fragment. What it
- * left, a part of an upload or a whole payload that the ledger does not name, is deleted when the
- * next one begins. A payload is `fresh` while nobody else can have a claim to it: this process put
- * it there, and no entry names it. Only such a one is ever deleted, because a site that follows the
- * ledger knows the digests of other sites' payloads and may name them in a header that is refused.
- * What lies there from an earlier start of the process and is not named went at the start
- * (directory_sweep).
+ * What is done with a payload is coordinator/transfers.h; this gives it a thread, a clock and calls.
+ * A call has at most one chunk here at a time: its next read is asked for only when this one is in
+ * the file, so memory is bounded by the number of calls.
  *
  * Messages are done in the order they were posted: a CLOSE that was posted before an ADMIT has let
  * go of its upload by then. It stops when its queue is empty.
@@ -21,9 +11,8 @@
 #define COORDINATOR_INTAKE_H
 
 #include "coordinator/call.h"
-#include "coordinator/coordinator_state.h"
 #include "coordinator/disk_watch.h"
-#include "storage/blob.h"
+#include "coordinator/transfers.h"
 
 struct intake;
 

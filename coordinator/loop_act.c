@@ -192,33 +192,9 @@ static void act_end(struct loop *loop, const struct coordinator_action *action) 
     call_release(call);
 }
 
-static const struct run_pending *pending_of(const struct run_state *run, uint32_t fragment,
-                                            uint64_t index) {
-    uint32_t count = run_state_pending_count(run, fragment);
-    for (uint32_t at = 0; at < count; at++) {
-        const struct run_pending *pending = run_state_pending(run, fragment, at);
-        if (pending->index == index) return pending;
-    }
-    return NULL;
-}
-
-/* What the model's thread must know of the contributions is copied while the run state still has
- * them pending. */
 static void act_apply(struct loop *loop, const struct ledger_entry *entry) {
-    const struct run_state *run = coordinator_state_run(loop->state);
     struct model_message message = {.kind = MODEL_APPLY};
-    message.apply.fragment = entry->step.fragment;
-    message.apply.version = entry->step.version;
-    message.apply.count = entry->step.count;
-    message.apply.parts = xcalloc(entry->step.count, sizeof *message.apply.parts);
-    for (uint16_t i = 0; i < entry->step.count; i++) {
-        const struct run_pending *pending =
-            pending_of(run, entry->step.fragment, entry->step.parts[i].index);
-        ASSERT(pending);
-        message.apply.parts[i] = (struct model_part){.index = pending->index,
-                                                     .contribution = pending->contribution,
-                                                     .scale = entry->step.parts[i].scale};
-    }
+    message.apply = model_step_of(coordinator_state_run(loop->state), entry);
     model_thread_post(loop->options.model_thread, &message); /* takes the parts */
 }
 

@@ -7,49 +7,27 @@
 #ifndef COORDINATOR_MODEL_THREAD_H
 #define COORDINATOR_MODEL_THREAD_H
 
-#include "coordinator/coordinator_state.h"
-#include "coordinator/directory.h"
 #include "coordinator/disk_watch.h"
+#include "coordinator/model_work.h"
 
 struct model_thread;
 
 struct model_thread_options {
-    struct directory *data; /* borrowed, all of them */
-    struct model_state *model;
-    const struct key_pair *key; /* signs snapshots */
-    const struct manifest *manifest;
-    uint8_t run_id[RUN_ID_SIZE];
-    unsigned snapshots_kept;
-    struct disk_watch *disk;
+    struct model_work work;  /* its `tell` is called on this thread */
+    struct disk_watch *disk; /* borrowed */
     /* Waits until the ledger on disk has `size` entries; false: not now. A snapshot never speaks of
      * entries that are not on disk. */
     bool (*await_ledger)(void *context, uint64_t size);
-    /* APPLIED. On this thread; copies what it keeps. */
-    void (*tell)(void *context, const struct coordinator_event *event);
     void *context;
 };
 
 enum model_message_kind { MODEL_APPLY = 1, MODEL_CATCH_UP, MODEL_SNAPSHOT };
 
-struct model_part { /* a contribution that the step merges */
-    uint64_t index;
-    struct contribution contribution;
-    float scale;
-};
-
 struct model_message {
     enum model_message_kind kind;
     union {
-        struct {
-            uint32_t fragment, count;
-            uint64_t version;
-            struct model_part *parts; /* [count], taken */
-        } apply;
-        struct {
-            uint64_t version; /* of the model as it is then */
-            uint64_t ledger_size, payloads_from;
-            uint32_t epoch;
-        } snapshot;
+        struct model_step apply; /* its parts are taken */
+        struct model_snapshot snapshot;
     };
 };
 

@@ -164,8 +164,8 @@ static enum status restore(struct server *server, struct error *error) {
     char quoted[256];
     struct replay_report report = {0};
     uint64_t start = clock_monotonic_ms();
-    TRY(directory_restore(&server->data, server->options.checkpoint, &run, &server->model, &report,
-                          error));
+    struct directory_initial initial = directory_initial(server->options.checkpoint);
+    TRY(directory_restore(&server->data, &initial, &run, &server->model, &report, error));
     if (report.lost_payload)
         log_error("payload_lost",
                   "entry=%llu reason=%s do=\"nothing: the sites are asked for it, and the model is "
@@ -213,14 +213,15 @@ static enum status start_workers(struct server *server, const struct run_state *
                                           .written = on_written,
                                           .broken = on_broken,
                                           .context = server};
-    struct model_thread_options model = {.data = &server->data,
-                                         .model = &server->model,
-                                         .key = server->keys.coordinator,
-                                         .manifest = &server->manifest,
-                                         .snapshots_kept = server->options.snapshots_kept,
+    struct model_thread_options model = {.work = {.data = &server->data,
+                                                  .model = &server->model,
+                                                  .key = server->keys.coordinator,
+                                                  .manifest = &server->manifest,
+                                                  .snapshots_kept = server->options.snapshots_kept,
+                                                  .tell = on_event,
+                                                  .context = server},
                                          .disk = server->disk,
                                          .await_ledger = await_ledger,
-                                         .tell = on_event,
                                          .context = server};
     struct intake_options intake = {.blobs = server->data.blobs,
                                     .manifest = &server->manifest,
@@ -237,7 +238,7 @@ static enum status start_workers(struct server *server, const struct run_state *
                                           .tell = on_event,
                                           .context = server};
     server->ledger = ledger_queue_create(&ledger);
-    memcpy(model.run_id, server->run_id, RUN_ID_SIZE);
+    memcpy(model.work.run_id, server->run_id, RUN_ID_SIZE);
     TRY(model_thread_start(&model, &server->model_thread, error));
     TRY(intake_start(&intake, &server->intake, error));
     TRY(publisher_start(&publisher, &server->publisher, error));

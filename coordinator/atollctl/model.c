@@ -20,7 +20,8 @@ static int model_export(struct options *options, void *values) {
     enum status status = export_check(settings->output, &error); /* before the replay */
     if (status == OK) status = directory_open(settings->directory, true, NULL, NULL, &data, &error);
     if (status != OK) return report_failure(&error);
-    status = directory_restore(&data, settings->checkpoint, &run, &model, &report, &error);
+    struct directory_initial initial = directory_initial(settings->checkpoint);
+    status = directory_restore(&data, &initial, &run, &model, &report, &error);
     if (status == OK && report.lost_payload)
         status = error_set(
             &error, CORRUPT,
