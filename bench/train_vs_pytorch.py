@@ -1,16 +1,21 @@
 #!/usr/bin/env python3
 """The CPU trainer beside PyTorch: same shape, same optimizer, same threads, taking turns.
 
-    make bench-train [PYTHON=V/bin/python] [ARGUMENTS="--shape 12m --threads 2 --rounds 5 --seconds 2 --avx2 --busy"]
-    python3 -m venv V && V/bin/pip install torch        PyTorch's current release from PyPI is the fair opponent
+    make bench-train [PYTHON=V/bin/python] [ARGUMENTS="--shape 12m --threads 2 --rounds 5 --seconds
+        2 --avx2 --busy"]
+    python3 -m venv V && V/bin/pip install torch        PyTorch's current release from PyPI is the
+                                                        fair opponent
 
-PyTorch runs in fp32 and under bf16 autocast, eager and compiled, with scaled_dot_product_attention and fused AdamW, with OMP_NUM_THREADS
-set and, where it is found, jemalloc or tcmalloc preloaded; all of which is printed. All contestants of a thread count are started,
-warmed up (torch.compile compiles then) and left asleep; in each round each trains alone for --seconds, in an order that rotates. A
-round's figure is tokens per second of the median step; the table has the median of rounds, and the ratio to PyTorch's best in the
-same rounds. --avx2 forces AVX2 on both sides (ours against PyTorch's best in fp32 or bf16 under ATEN_CPU_CAPABILITY=avx2 and
-ONEDNN_MAX_CPU_ISA=AVX2). All tables that this processor can run take part, and `default`: what a trainer takes that nobody told. The
-bar is that the default is the fastest of them; --bar makes its exit code. --busy adds rounds with another process loading every core. Peak memory is each process's own.
+PyTorch runs in fp32 and under bf16 autocast, eager and compiled, with scaled_dot_product_attention
+and fused AdamW, with OMP_NUM_THREADS set and, where it is found, jemalloc or tcmalloc preloaded;
+all of which is printed. All contestants of a thread count are started, warmed up (torch.compile
+compiles then) and left asleep; in each round each trains alone for --seconds, in an order that
+rotates. A round's figure is tokens per second of the median step; the table has the median of
+rounds, and the ratio to PyTorch's best in the same rounds. --avx2 forces AVX2 on both sides (ours
+against PyTorch's best in fp32 or bf16 under ATEN_CPU_CAPABILITY=avx2 and ONEDNN_MAX_CPU_ISA=AVX2).
+All tables that this processor can run take part, and `default`: what a trainer takes that nobody
+told. The bar is that the default is the fastest of them; --bar makes its exit code. --busy adds
+rounds with another process loading every core. Peak memory is each process's own.
 """
 import argparse
 import json
@@ -42,7 +47,8 @@ def peak_kib():
 
 
 def torch_child(shape, threads, mode, device="cpu"):
-    """Trains for as many seconds as each line on stdin says; bench/gpu_vs_pytorch.py has it on a GPU."""
+    """Trains for as many seconds as each line on stdin says; bench/gpu_vs_pytorch.py has it on a
+    GPU."""
     import torch
     import torch.nn.functional as F
     if not hasattr(torch.nn, "RMSNorm"):  # before 2.4
@@ -61,7 +67,8 @@ def torch_child(shape, threads, mode, device="cpu"):
         scores = q @ k.transpose(-1, -2) / size ** 0.5  # before 2.0
         return torch.softmax(scores + mask, -1) @ v
 
-    hidden, layers, heads, ffn, length, sequences, vocabulary = SHAPES[shape] if isinstance(shape, str) else shape
+    hidden, layers, heads, ffn, length, sequences, vocabulary = (
+        SHAPES[shape] if isinstance(shape, str) else shape)
     mask = torch.full((length, length), float("-inf"), device=device).triu(1)
     size = hidden // heads
     if threads:
@@ -72,7 +79,8 @@ def torch_child(shape, threads, mode, device="cpu"):
         def __init__(self):
             super().__init__()
             linear = lambda out, inp: torch.nn.Linear(inp, out, bias=False)
-            self.norm1, self.norm2 = torch.nn.RMSNorm(hidden, eps=1e-5), torch.nn.RMSNorm(hidden, eps=1e-5)
+            self.norm1, self.norm2 = torch.nn.RMSNorm(hidden,
+                                                      eps=1e-5), torch.nn.RMSNorm(hidden, eps=1e-5)
             self.qkv, self.o = linear(3 * hidden, hidden), linear(hidden, hidden)
             self.gate_up, self.down = linear(2 * ffn, hidden), linear(hidden, ffn)
 
@@ -96,7 +104,8 @@ def torch_child(shape, threads, mode, device="cpu"):
             torch.nn.init.normal_(self.embedding.weight, std=0.02)
             self.layers = torch.nn.ModuleList(Layer() for _ in range(layers))
             self.norm = torch.nn.RMSNorm(hidden, eps=1e-5)
-            angles = torch.outer(torch.arange(length).float(), 10000.0 ** (-torch.arange(0, size, 2) / size))
+            angles = torch.outer(torch.arange(length).float(),
+                                 10000.0 ** (-torch.arange(0, size, 2) / size))
             self.register_buffer("cos", angles.cos())
             self.register_buffer("sin", angles.sin())
 
@@ -113,7 +122,8 @@ def torch_child(shape, threads, mode, device="cpu"):
         optimizer = torch.optim.AdamW(model.parameters(), fused=True, **adamw)
     except (RuntimeError, TypeError):  # not on a CPU, before 2.4
         optimizer = torch.optim.AdamW(model.parameters(), foreach=True, **adamw)
-    run = torch.compile(model) if mode.endswith("compiled") else torch.compile(model, mode="max-autotune") if mode.endswith("autotuned") else model
+    run = (torch.compile(model) if mode.endswith("compiled")
+           else torch.compile(model, mode="max-autotune") if mode.endswith("autotuned") else model)
     source = torch.randint(0, vocabulary, (1 << 18,))
 
     def step():
@@ -133,8 +143,9 @@ def torch_child(shape, threads, mode, device="cpu"):
             before = time.perf_counter()
             loss = step()
             times.append(time.perf_counter() - before)
-        print(json.dumps({"tokens_per_second": sequences * length / statistics.median(times), "loss": loss,
-                          "parameters": sum(p.numel() for p in model.parameters()), "version": torch.__version__, "peak_kib": peak_kib()}), flush=True)
+        print(json.dumps({"tokens_per_second": sequences * length / statistics.median(times),
+                          "loss": loss, "parameters": sum(p.numel() for p in model.parameters()),
+                          "version": torch.__version__, "peak_kib": peak_kib()}), flush=True)
 
 
 def allocator():
@@ -166,32 +177,43 @@ def bury(name, threads, process):
     fatal = next((i for i, line in enumerate(lines) if line.startswith("Fatal Python error")), None)
     if fatal is None:
         words = lines[-4:]
-    else:  # faulthandler's report goes on for pages: what killed it, and where the thread it killed was
-        current = next((i for i, line in enumerate(lines) if line.startswith("Current thread")), fatal)
+    # faulthandler's report goes on for pages: what killed it, and where the thread it killed was
+    else:
+        current = next((i for i, line in enumerate(lines) if line.startswith("Current thread")),
+                       fatal)
         words = lines[max(0, fatal - 1):fatal + 1] + lines[current + 1:current + 4]
-    print(f"{name} threads={threads} ended with status {process.wait()}:", *(words or ["(no word on stderr)"]), sep="\n    ", file=sys.stderr, flush=True)
+    print(f"{name} threads={threads} ended with status {process.wait()}:",
+          *(words or ["(no word on stderr)"]), sep="\n    ", file=sys.stderr, flush=True)
 
 
 def start(name, options, threads, narrow=False):
-    """`narrow`: PyTorch's own loops in AVX2, while oneDNN's and MKL's products keep the best instructions there are."""
-    environment = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), PYTHONFAULTHANDLER="1")
+    """`narrow`: PyTorch's own loops in AVX2, while oneDNN's and MKL's products keep the best
+    instructions there are."""
+    environment = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads),
+                       PYTHONFAULTHANDLER="1")
     if name.startswith("torch"):
         if options.avx2:
-            environment.update(ATEN_CPU_CAPABILITY="avx2", ONEDNN_MAX_CPU_ISA="AVX2", MKL_ENABLE_INSTRUCTIONS="AVX2")
+            environment.update(ATEN_CPU_CAPABILITY="avx2", ONEDNN_MAX_CPU_ISA="AVX2",
+                               MKL_ENABLE_INSTRUCTIONS="AVX2")
         if narrow:
             environment["ATEN_CPU_CAPABILITY"] = "avx2"
-        environment["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"  # large pages, which ours asks for too: up to a sixth faster here
+        # large pages, which ours asks for too: up to a sixth faster here
+        environment["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
         if allocator():
             environment["LD_PRELOAD"] = allocator()
-        command = [sys.executable, os.path.abspath(__file__), "--child", name, "--shape", options.shape, "--threads", str(threads)]
+        command = [sys.executable, os.path.abspath(__file__), "--child", name,
+                   "--shape", options.shape, "--threads", str(threads)]
     else:
-        command = [options.program, "serve"] + [str(n) for n in SHAPES[options.shape]] + [str(threads), name]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints(name, threads), text=True, env=environment)
+        command = [options.program,
+                   "serve"] + [str(n) for n in SHAPES[options.shape]] + [str(threads), name]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                            stderr=complaints(name, threads), text=True, env=environment)
 
 
 def runnable(program):
     """The tables of this processor. The portable one takes many times as long as any other."""
-    said = subprocess.run([program, "tables"], check=True, capture_output=True, text=True).stdout.split()
+    said = subprocess.run([program,
+                           "tables"], check=True, capture_output=True, text=True).stdout.split()
     return [name for name in said if name != "portable"] or said
 
 
@@ -199,14 +221,17 @@ def bar_of(rows):
     """Whether the default is the fastest table, by thread count; a line each."""
     held = True
     for threads in sorted({row["threads"] for row in rows}):
-        ours = {row["name"]: row for row in rows if row["threads"] == threads and not row["busy"] and not row["name"].startswith("torch")}
+        ours = {row["name"]: row for row in rows if row["threads"] == threads and
+                not row["busy"] and not row["name"].startswith("torch")}
         if "default" not in ours or len(ours) < 2:
             continue
-        best = max((row for row in ours.values() if row["name"] != "default"), key=lambda row: row["tokens_per_second"])
+        best = max((row for row in ours.values() if row["name"] != "default"),
+                   key=lambda row: row["tokens_per_second"])
         chosen = ours["default"]["kernels"]
         against = ours.get(chosen, ours["default"])["tokens_per_second"] / best["tokens_per_second"]
         held &= chosen == best["name"] or against >= 0.97  # two tables as fast as each other
-        print(f"threads={threads}: the default is {chosen}, the fastest table is {best['name']} ({against:.2f} of its speed): {ours['default']['why']}")
+        print(f"threads={threads}: the default is {chosen}, the fastest table is {best['name']} "
+              f"({against:.2f} of its speed): {ours['default']['why']}")
     return held
 
 
@@ -217,7 +242,8 @@ def turn(process, seconds):
 
 
 def try_narrow(name, options, threads, processes):
-    """PyTorch 2.15's compiled bf16 corrupts its heap with AVX-512 loops on some processors and runs with AVX2's."""
+    """PyTorch 2.15's compiled bf16 corrupts its heap with AVX-512 loops on some processors and runs
+    with AVX2's."""
     if options.avx2 or not name.endswith("compiled"):
         return False
     print(f"{name} again, under ATEN_CPU_CAPABILITY=avx2", file=sys.stderr, flush=True)
@@ -231,9 +257,11 @@ def try_narrow(name, options, threads, processes):
 
 
 def compete(names, processes, options, threads, busy):
-    """Every contestant's rounds, and what each said last. `busy` loads every core with another process for the time."""
+    """Every contestant's rounds, and what each said last. `busy` loads every core with another
+    process for the time."""
     rounds, last = {name: [] for name in names}, {"threads": threads}
-    load = [subprocess.Popen([sys.executable, "-c", LOAD]) for _ in range(os.cpu_count() if busy else 0)]
+    load = [subprocess.Popen([sys.executable, "-c", LOAD])
+            for _ in range(os.cpu_count() if busy else 0)]
     try:
         for number in range(options.rounds):
             shift = number % len(names)
@@ -255,25 +283,31 @@ def compete(names, processes, options, threads, busy):
 
 def table(rounds, last, threads, busy, idle):
     """Prints and returns a row a contestant."""
-    best = max((n for n in rounds if n.startswith("torch")), key=lambda n: statistics.median(rounds[n]), default=None)
+    best = max((n for n in rounds if n.startswith("torch")),
+               key=lambda n: statistics.median(rounds[n]), default=None)
     rows = []
     for name in rounds:
         speed = statistics.median(rounds[name])
-        row = {"name": name, "threads": threads, "busy": busy, "tokens_per_second": speed, "rounds": rounds[name],
-               "ratio_to_best_torch": statistics.median(a / b for a, b in zip(rounds[name], rounds[best])) if best else None,
-               "best_torch": best, "share_of_idle": speed / idle[name] if name in idle else None, "loss": last[name]["loss"],
-               "parameters": last[name]["parameters"], "peak_kib": last[name]["peak_kib"], "torch": last[name].get("version"),
+        row = {"name": name, "threads": threads, "busy": busy, "tokens_per_second": speed,
+               "rounds": rounds[name], "ratio_to_best_torch":
+               statistics.median(a / b for a, b in zip(rounds[name], rounds[best])) if best
+               else None,
+               "best_torch": best, "share_of_idle": speed / idle[name] if name in idle else None,
+               "loss": last[name]["loss"], "parameters": last[name]["parameters"],
+               "peak_kib": last[name]["peak_kib"], "torch": last[name].get("version"),
                "kernels": last[name].get("kernels"), "why": last[name].get("why")}
         rows.append(row)
         ratio = f"{row['ratio_to_best_torch']:6.2f} x {best}" if best else ""
-        share = f"  keeps {row['share_of_idle']:.2f} of its idle speed" if row["share_of_idle"] else ""
-        print(f"{name:20} threads={threads}{' busy' if busy else ''} {speed:9.0f} tokens/s {ratio}  {row['peak_kib'] / 1024:6.0f} MiB"
-              f"{share}", flush=True)
+        share = (f"  keeps {row['share_of_idle']:.2f} of its idle speed" if row["share_of_idle"]
+                 else "")
+        print(f"{name:20} threads={threads}{' busy' if busy else ''} {speed:9.0f} tokens/s "
+              f"{ratio}  {row['peak_kib'] / 1024:6.0f} MiB{share}", flush=True)
     return rows
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default=os.path.join(ROOT, "build/release/bench/train"))
     parser.add_argument("--shape", choices=SHAPES, default="1m")
     parser.add_argument("--threads", type=int, nargs="+", default=[2])
@@ -283,20 +317,26 @@ def main():
     parser.add_argument("--torch", nargs="*", default=TORCH)
     parser.add_argument("--avx2", action="store_true")
     parser.add_argument("--busy", action="store_true")
-    parser.add_argument("--bar", action="store_true", help="exit code 1 where the default is not the fastest table")
+    parser.add_argument("--bar", action="store_true",
+                        help="exit code 1 where the default is not the fastest table")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     check_file(os.path.join(ROOT, "build/bench/train.json"))
     if options.child:
         return torch_child(options.shape, options.threads[0], options.child)
-    kernels = options.kernels or (["avx2"] if options.avx2 else ["default", *runnable(options.program)])
+    kernels = options.kernels or (["avx2"] if options.avx2
+                                  else ["default", *runnable(options.program)])
     with open("/proc/cpuinfo") as file:
-        cpu = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "?")
-    settings = {"shape": options.shape, "hidden_layers_heads_ffn_length_sequences_vocabulary": SHAPES[options.shape],
-                "rounds": options.rounds, "seconds": options.seconds, "cpu": cpu, "processors": os.cpu_count(),
-                "load_average": os.getloadavg(), "torch_environment": {"OMP_NUM_THREADS": "as threads", "LD_PRELOAD": allocator(), "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-                "ATEN_CPU_CAPABILITY": "avx2" if options.avx2 else "best"}, "attention": "scaled_dot_product_attention",
-                "optimizer": "AdamW(fused)"}
+        cpu = next((line.split(":")[1].strip() for line in file if line.startswith("model name")),
+                   "?")
+    settings = {"shape": options.shape,
+                "hidden_layers_heads_ffn_length_sequences_vocabulary": SHAPES[options.shape],
+                "rounds": options.rounds, "seconds": options.seconds, "cpu": cpu,
+                "processors": os.cpu_count(), "load_average": os.getloadavg(),
+                "torch_environment": {"OMP_NUM_THREADS": "as threads", "LD_PRELOAD": allocator(),
+                                      "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+                                      "ATEN_CPU_CAPABILITY": "avx2" if options.avx2 else "best"},
+                "attention": "scaled_dot_product_attention", "optimizer": "AdamW(fused)"}
     print("settings:", json.dumps(settings))
     results = []
     for threads in options.threads:
@@ -315,7 +355,8 @@ def main():
         results += table(rounds, last, threads, False, {})
         if options.busy:
             idle = {name: statistics.median(rounds[name]) for name in rounds}
-            results += table(*compete(list(idle), processes, options, threads, True), threads, True, idle)
+            results += table(*compete(list(idle), processes, options, threads, True), threads, True,
+                             idle)
         for process in processes.values():
             if process.poll() is None:
                 process.stdin.close()

@@ -1,8 +1,10 @@
-"""A federation of real processes on this machine, for tests, the demo and scripts/local-federation. Standard library only.
+"""A federation of real processes on this machine, for tests, the demo and scripts/local-federation.
+Standard library only.
 
-Federation makes a run, starts and kills its programs, reads their logs and, at the end, audits everything against the ledger.
-Programs run with ATOLL_LOG=debug, where no line is dropped: each receipt that a site got is a line in its log, and the audit
-holds every one of them against the ledger.
+Federation makes a run, starts and kills its programs, reads their logs and, at the end, audits
+everything against the ledger. Programs run with ATOLL_LOG=debug, where no line is dropped: each
+receipt that a site got is a line in its log, and the audit holds every one of them against the
+ledger.
 """
 import json
 import os
@@ -27,7 +29,8 @@ class Failure(Exception):
 
 
 def own_directory(path):
-    """Ours, empty, and nobody else's while this process lives. Failure where it holds what no federation wrote."""
+    """Ours, empty, and nobody else's while this process lives. Failure where it holds what no
+    federation wrote."""
     try:
         return claim_directory(path, ".atoll-federation")
     except (OutputFault, OSError) as fault:
@@ -55,7 +58,8 @@ class Process:
     def start(self, arguments=None, preexec=None):
         environment = dict(os.environ, ATOLL_LOG="debug", **DIRECT, **self.environment)
         with open(self.log, "ab") as log:
-            self.handle = subprocess.Popen(arguments or self.arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+            self.handle = subprocess.Popen(arguments or self.arguments, stdin=subprocess.DEVNULL,
+                                           stdout=log, stderr=log, env=environment,
                                            preexec_fn=preexec)
 
     def kill(self):
@@ -113,7 +117,8 @@ class Site(Process):
     def read(self):
         lines = super().read()
         for line in lines:
-            if " contribution_accepted " in line or (" contribution_refused " in line and "code=duplicate" in line.lower()):
+            if " contribution_accepted " in line or (" contribution_refused " in line and
+                                                     "code=duplicate" in line.lower()):
                 found = re.search(r"fragment=(\d+) sequence=(\d+)", line)
                 self.receipts.append((int(found.group(1)), int(found.group(2))))
             if " sent=" in line and (" contribution_" in line or " upload_broken " in line):
@@ -151,22 +156,25 @@ class Federation:
         return os.path.join(self.programs, name)
 
     def call(self, name, *arguments, check=True, seconds=30):
-        done = subprocess.run([self.program(name), *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        done = subprocess.run([self.program(name), *arguments], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True,
                               errors="replace", timeout=seconds, env=dict(os.environ, **DIRECT))
         if check and done.returncode != 0:
-            raise Failure(f"{name} {' '.join(arguments[:3])}: exit code {done.returncode}: {done.stderr.strip()[-500:]}")
+            raise Failure(f"{name} {' '.join(arguments[:3])}: exit code {done.returncode}: "
+                          f"{done.stderr.strip()[-500:]}")
         return done
 
     def ctl(self, *arguments, check=True):
-        return self.call("atollctl", "--format", "json", "--keys", os.path.join(self.run, "keys"), "--server",
-                         f"127.0.0.1:{self.port}", *arguments, check=check)
+        return self.call("atollctl", "--format", "json", "--keys", os.path.join(self.run, "keys"),
+                         "--server", f"127.0.0.1:{self.port}", *arguments, check=check)
 
     def status(self):
         return json.loads(self.ctl("run", "status").stdout)
 
     # ---- life ----
     def start_coordinator(self, *options, seconds=60):
-        """On the port it had before, if it had one. Options hold for this start and all later ones."""
+        """On the port it had before, if it had one. Options hold for this start and all later
+        ones."""
         port_file = self.path("port")
         if os.path.exists(port_file):
             os.unlink(port_file)
@@ -174,7 +182,8 @@ class Federation:
             self.coordinator = Process("coordinator", [], self.path("logs", "coordinator.log"))
             self.coordinator.options = []
         self.coordinator.options += options
-        self.coordinator.arguments = [self.program("atoll-coordinator"), "--dir", self.run, "--listen", f"127.0.0.1:{self.port}",
+        self.coordinator.arguments = [self.program("atoll-coordinator"), "--dir", self.run,
+                                      "--listen", f"127.0.0.1:{self.port}",
                                       "--port-file", port_file, *self.coordinator.options]
         self.coordinator.start()
         limit = time.monotonic() + seconds
@@ -192,10 +201,12 @@ class Federation:
         """Joins, then is started from its directory alone, as after any restart."""
         invitation = self.invite(name)
         directory = self.path("sites", name)
-        settings = ["--dir", directory, "--data", data or self.path("text.txt"), "--threads", "1", "--batch-sequences", str(sequences),
-                    "--heartbeat-interval", "1s", *options]
-        self.call("atoll-node", "join", address or invitation["address"], "--token", invitation["token"], "--run=false", *settings)
-        site = Site(name, [self.program("atoll-node"), "run", "--dir", directory], self.path("logs", name + ".log"), directory)
+        settings = ["--dir", directory, "--data", data or self.path("text.txt"), "--threads", "1",
+                    "--batch-sequences", str(sequences), "--heartbeat-interval", "1s", *options]
+        self.call("atoll-node", "join", address or invitation["address"],
+                  "--token", invitation["token"], "--run=false", *settings)
+        site = Site(name, [self.program("atoll-node"), "run", "--dir", directory],
+                    self.path("logs", name + ".log"), directory)
         self.sites[name] = site
         if start:
             site.start()
@@ -207,7 +218,8 @@ class Federation:
     def check_alive(self, processes=None):
         for process in processes or self.processes():
             if process.handle and not process.alive():
-                raise Failure(f"{process.name} ended by itself with code {process.handle.returncode}:\n{process.tail()}")
+                raise Failure(f"{process.name} ended by itself with code "
+                              f"{process.handle.returncode}:\n{process.tail()}")
 
     def until(self, what, condition, seconds, alive=True):
         """Waits for it, reading logs; returns how long that took."""
@@ -229,7 +241,8 @@ class Federation:
         return max((site.version for site in self.sites.values()), default=0)
 
     def stop_run(self, seconds=20):
-        """Stops the run for good; every site must end by itself with code 0, then the coordinator by SIGTERM."""
+        """Stops the run for good; every site must end by itself with code 0, then the coordinator
+        by SIGTERM."""
         self.ctl("run", "stop", "--reason", "the test is over")
         codes = {name: site.wait(seconds) for name, site in self.sites.items() if site.handle}
         self.final = self.status()
@@ -244,22 +257,26 @@ class Federation:
 
     # ---- the audit ----
     def ledger(self):
-        return json.loads(self.call("atollctl", "--format", "json", "ledger", "list", "--dir", self.run).stdout)
+        return json.loads(self.call("atollctl", "--format", "json", "ledger", "list",
+                                    "--dir", self.run).stdout)
 
     def verify(self):
         """The whole ledger, replayed on a copy."""
         copy = self.path("copy")
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(self.run, copy)
-        done = self.call("atollctl", "--format", "json", "ledger", "verify", "--dir", copy, check=False, seconds=120)
+        done = self.call("atollctl", "--format", "json", "ledger", "verify", "--dir", copy,
+                         check=False, seconds=120)
         shutil.rmtree(copy)
         try:
             return json.loads(done.stdout)
         except ValueError:
-            raise Failure(f"ledger verify: exit code {done.returncode}: {done.stderr.strip()[-500:]}") from None
+            raise Failure(f"ledger verify: exit code {done.returncode}: "
+                          f"{done.stderr.strip()[-500:]}") from None
 
     def audit(self, sites=None):
-        """After stop_run: what does not hold, in words. `sites`: whose roots must be the final one (all)."""
+        """After stop_run: what does not hold, in words. `sites`: whose roots must be the final one
+        (all)."""
         wrong = []
         verified, entries = self.verify(), self.ledger()
         if not verified["verified"]:
@@ -273,7 +290,8 @@ class Federation:
         if len(merged) != len(set(merged)):
             wrong.append(f"{len(merged) - len(set(merged))} contributions are merged twice")
         if set(merged) != {e["index"] for e in contributions}:
-            wrong.append(f"{len(set(e['index'] for e in contributions) - set(merged))} contributions were never merged")
+            wrong.append(f"{len(set(e['index'] for e in contributions) - set(merged))} "
+                         "contributions were never merged")
         in_ledger = {(e["site"], e["fragment"], e["sequence"]) for e in contributions}
         self.receipts = 0
         for name, site in self.sites.items():
@@ -282,13 +300,16 @@ class Federation:
             held = {(status.get("site"), *receipt) for receipt in site.receipts}
             self.receipts += len(held)
             if held - in_ledger:
-                wrong.append(f"{name}: {len(held - in_ledger)} receipts are not in the ledger: {sorted(held - in_ledger)[:5]}")
+                wrong.append(f"{name}: {len(held - in_ledger)} receipts are not in the ledger: "
+                             f"{sorted(held - in_ledger)[:5]}")
             if sites is not None and name not in sites:
                 continue
             if status.get("root") != verified["state_root"]:
-                wrong.append(f"{name}: root {status.get('root')} at version {status.get('root_version')}, the ledger's is "
-                             f"{verified['state_root']}")
-            differ = [v for v, root in status.get("roots", {}).items() if int(v) > 0 and recorded.get(int(v)) != root]
+                wrong.append(
+                    f"{name}: root {status.get('root')} at version {status.get('root_version')}, "
+                    f"the ledger's is {verified['state_root']}")
+            differ = [v for v, root in status.get("roots", {}).items() if int(v) > 0 and
+                      recorded.get(int(v)) != root]
             if differ:
                 wrong.append(f"{name}: its roots of versions {differ[:5]} are not the ledger's")
         self.verified, self.entries, self.contributions = verified, entries, contributions

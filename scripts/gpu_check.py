@@ -1,11 +1,14 @@
-"""The machinery of scripts/gpu-check: parts, each with a deadline of its own, whose results are written at once.
+"""The machinery of scripts/gpu-check: parts, each with a deadline of its own, whose results are
+written at once.
 
-A part is a function of a `Run`. What it returns is its result; it raises `Failed` where something is wrong and `Skipped` where
-this machine cannot do it. Everything it starts goes through the run, which ends all of it at the part's deadline: so a part
-that hangs costs its deadline and no more. After a part that did not pass, the device is asked whether it is still there; while
-it is not, parts are `lost` without being tried, and each asks again.
+A part is a function of a `Run`. What it returns is its result; it raises `Failed` where something
+is wrong and `Skipped` where this machine cannot do it. Everything it starts goes through the run,
+which ends all of it at the part's deadline: so a part that hangs costs its deadline and no more.
+After a part that did not pass, the device is asked whether it is still there; while it is not,
+parts are `lost` without being tried, and each asks again.
 
-DIRECTORY/results.jsonl gets a line per part, synced, as it ends; DIRECTORY/check.log gets whatever the programs print.
+DIRECTORY/results.jsonl gets a line per part, synced, as it ends; DIRECTORY/check.log gets whatever
+the programs print.
 """
 import json
 import os
@@ -17,7 +20,8 @@ from dataclasses import dataclass, field
 from typing import Callable
 
 TAIL_LINES = 12
-AFTER_KILL_S = 5       # a process that waits within the driver may not end at all: it is left behind
+# a process that waits within the driver may not end at all: it is left behind
+AFTER_KILL_S = 5
 HEALTH_DEADLINE_S = 20
 LOST_TRIES = 2         # as often the device is asked again before the rest is given up
 
@@ -72,7 +76,8 @@ class Run:
         pipes.setdefault("stdout", self.log)
         pipes.setdefault("stderr", self.log)
         try:
-            process = subprocess.Popen(command, env={**self.environment, **(environment or {})}, start_new_session=True, **pipes)
+            process = subprocess.Popen(command, env={**self.environment, **(environment or {})},
+                                       start_new_session=True, **pipes)
         except OSError as error:
             raise Failed(f"cannot start {command[0]}: {error.strerror}") from error
         self.started.append(process)
@@ -108,7 +113,8 @@ class Run:
                     raise Hung()
                 piece = os.read(process.stdout.fileno(), 65536)
                 if not piece:
-                    raise Failed(f"it ended with status {process.wait(AFTER_KILL_S)}", output=self.tail())
+                    raise Failed(f"it ended with status {process.wait(AFTER_KILL_S)}",
+                                 output=self.tail())
                 answer += piece
         self.log.write(answer.decode(errors="replace"))
         self.log.flush()
@@ -193,13 +199,15 @@ def run_parts(run, parts, minutes, say=print):
             if lost:
                 status, reason, results = "lost", lost, {}
             elif part.estimate_s > left:
-                status, reason, results = "skipped", f"{left:.0f} s are left of {minutes:g} minutes", {}
+                status, reason, results = ("skipped",
+                                           f"{left:.0f} s are left of {minutes:g} minutes", {})
             else:
                 status, reason, results = run_part(run, part, min(part.deadline_s, left))
             doubtful = doubtful or status in ("failed", "hung")
             good = good and status in ("passed", "skipped")
             seconds = round(time.monotonic() - at, 2)
-            run.write(part=part.name, about=part.about, status=status, reason=reason, seconds=seconds,
+            run.write(part=part.name, about=part.about, status=status, reason=reason,
+                      seconds=seconds,
                       estimate_s=part.estimate_s, deadline_s=part.deadline_s, results=results)
             say(f"{status:8} {part.name:20} {seconds:6.1f} s{f'  {reason}' if reason else ''}")
     return good

@@ -1,6 +1,8 @@
-"""What tests/arm64_test.sh runs: the training engine built for 64-bit ARM, run by qemu, beside this machine's own build.
+"""What tests/arm64_test.sh runs: the training engine built for 64-bit ARM, run by qemu, beside this
+machine's own build.
 
-Needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user-static of Debian; without them everything is SKIPPED."""
+Needs gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user-static of Debian; without them
+everything is SKIPPED."""
 import os
 import re
 import shutil
@@ -16,8 +18,11 @@ PATIENCE_S = 10 * DEADLINE_S  # qemu takes nine times as long
 
 
 def command(*arguments, where=None):
-    done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True, errors="replace", timeout=PATIENCE_S, cwd=where)
-    assert done.returncode == 0, f"exit {done.returncode}: {' '.join(map(str, arguments))}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+    done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True,
+                          errors="replace", timeout=PATIENCE_S, cwd=where)
+    assert done.returncode == 0, (
+        f"exit {done.returncode}: "
+        f"{' '.join(map(str, arguments))}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return done.stdout
 
 
@@ -29,8 +34,10 @@ def built(*targets):
             raise Skip(f"{program} is not installed: apt-get install {package}")
     if not os.path.exists(os.path.join(LIBC, "lib/libc.so.6")):
         raise Skip(f"there is no libc in {LIBC}: apt-get install libc6-dev-arm64-cross")
-    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-    done = subprocess.run(["make", "-s", "-j2", f"CC={CC}", "BUILD=release", "CUDA=0", *targets], cwd=ROOT, capture_output=True, text=True,
+    environment = {name: value for name, value in os.environ.items()
+                   if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    done = subprocess.run(["make", "-s", "-j2", f"CC={CC}", "BUILD=release", "CUDA=0", *targets],
+                          cwd=ROOT, capture_output=True, text=True,
                           timeout=PATIENCE_S, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -41,16 +48,19 @@ def arm(program, *arguments):
 
 def test_the_trainer_is_built_and_trains_as_it_does_here():
     built("trainer")
-    arguments = [*SMALL, "--kernels", "portable", "--device", "cpu", "--schedule", "constant", "--evaluate-windows", "16"]
+    arguments = [*SMALL, "--kernels", "portable", "--device", "cpu", "--schedule", "constant",
+                 "--evaluate-windows", "16"]
     here = command(TRAINER, *arguments, "--steps", "4", "--state", "here", text())
-    there = arm(os.path.join(OUT, "bin/atoll-trainer"), *arguments, "--steps", "4", "--state", "there", text())
+    there = arm(os.path.join(OUT, "bin/atoll-trainer"), *arguments, "--steps", "4",
+                "--state", "there", text())
     loss = [float(re.search(r"heldout_nats=(\S+)", said).group(1)) for said in (here, there)]
     assert abs(loss[0] - loss[1]) < 2e-3 and loss[0] < 5.54, loss  # something was learned
     # and what was begun here goes on there
     arguments += ["--steps", "6"]
     said = arm(os.path.join(OUT, "bin/atoll-trainer"), *arguments, "--state", "here", text())
     assert "steps=6 " in said, said
-    arm(os.path.join(OUT, "bin/atoll-trainer"), "train", *arguments, "--state", "here", "--export", "model", text())
+    arm(os.path.join(OUT, "bin/atoll-trainer"), "train", *arguments, "--state", "here",
+        "--export", "model", text())
     logits = [command(TRAINER, "logits", "model", "--tokens", "1 2 3", "--kernels", "portable"),
               arm(os.path.join(OUT, "bin/atoll-trainer"), "logits", "model", "--tokens", "1 2 3")]
     numbers = [[float(n) for n in re.findall(r"-?\d+\.\d+(?:e[-+]\d+)?", said)] for said in logits]
@@ -59,26 +69,33 @@ def test_the_trainer_is_built_and_trains_as_it_does_here():
 
 
 def test_its_kernels_agree_with_the_references():
-    names = ["kernels_linear_test", "kernels_operations_test", "kernels_attention_test", "kernels_elementwise_test", "kernels_table_test"]
+    names = ["kernels_linear_test", "kernels_operations_test", "kernels_attention_test",
+             "kernels_elementwise_test", "kernels_table_test"]
     built(*[f"build/release-aarch64/gpu/{name}" for name in names])
     for name in names:
         path = os.path.join(OUT, "gpu", name)
         for one in arm(path, "--list").split():
-            arm(path, "--only", one)  # the runner would start itself anew, which needs an ARM machine
+            # the runner would start itself anew, which needs an ARM machine
+            arm(path, "--only", one)
 
 
 def test_what_must_have_the_same_bits_everywhere_has_them():
     built("trainer")
-    fed = [os.path.join("fed", name) for name in sorted(os.listdir(os.path.join(ROOT, "fed"))) if name.endswith(".c")]
+    fed = [os.path.join("fed", name) for name in sorted(os.listdir(os.path.join(ROOT, "fed")))
+           if name.endswith(".c")]
     said = []
-    for compiler, out, run in (("gcc", os.path.dirname(os.path.dirname(TRAINER)), []), (CC, OUT, [QEMU, "-L", LIBC])):
+    for compiler, out, run in (("gcc", os.path.dirname(os.path.dirname(TRAINER)), []),
+                               (CC, OUT, [QEMU, "-L", LIBC])):
         program = os.path.abspath(f"bits-{compiler}")
-        command(compiler, "-std=c11", "-O2", "-ffp-contract=off", "-ffunction-sections", "-Wl,--gc-sections", "-D_GNU_SOURCE", "-I.", "-pthread",
-                "-o", program, "tests/portable_bits.c", *fed, *[os.path.join(out, f"lib{name}.a") for name in ("model", "codec", "kernels", "base")],
+        command(compiler, "-std=c11", "-O2", "-ffp-contract=off", "-ffunction-sections",
+                "-Wl,--gc-sections", "-D_GNU_SOURCE", "-I.", "-pthread", "-o", program,
+                "tests/portable_bits.c", *fed, *[os.path.join(out, f"lib{name}.a")
+                                                 for name in ("model", "codec", "kernels", "base")],
                 "-lm", where=ROOT)
         said.append(dict(line.split() for line in command(*run, program).splitlines()))
     assert said[0]["sha256-abc"].startswith("ba7816bf8f01cfea"), "the digest itself"
-    assert len(said[0]) == 28 and {"initial-parameters", "dense-root-3", "sparse-root-3", "topk2-64-message", "int8-feedback"} <= set(said[0])
+    assert len(said[0]) == 28 and {"initial-parameters", "dense-root-3", "sparse-root-3",
+                                   "topk2-64-message", "int8-feedback"} <= set(said[0])
     assert said[0] == said[1], [name for name in said[0] if said[0][name] != said[1].get(name)]
 
 

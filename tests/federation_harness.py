@@ -1,8 +1,10 @@
-"""What the tests of a federation add to scripts/federation.py: a tiny model, and text that is in every checkout."""
+"""What the tests of a federation add to scripts/federation.py: a tiny model, and text that is in
+every checkout."""
 import os
 import sys
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "scripts"))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+                                "scripts"))
 import federation  # noqa: E402
 from federation import ROOT, Failure  # noqa: E402, F401
 

@@ -3,7 +3,8 @@
 
     ATOLL_BIN=build/release/bin tests/federation_test.sh [PATTERN ...]
 
-Each test is a function whose name is a sentence; it runs in a process of its own, under a deadline, three at a time.
+Each test is a function whose name is a sentence; it runs in a process of its own, under a deadline,
+three at a time.
 """
 import fnmatch
 import glob
@@ -24,7 +25,8 @@ from federation_harness import ROOT, Failure, Federation, manifest  # noqa: E402
 PROGRAMS = os.environ.get("ATOLL_BIN") or os.path.join(ROOT, "build", "release", "bin")
 SLOWDOWN = float(os.environ.get("ATOLL_TEST_SLOWDOWN") or 1)
 DEADLINE = 60 * SLOWDOWN
-FAST, SLOW = ["--throttle", "8", "--checkpoint-interval", "1s"], ["--throttle", "40", "--checkpoint-interval", "1s"]
+FAST, SLOW = ["--throttle", "8", "--checkpoint-interval", "1s"], ["--throttle", "40",
+                                                                  "--checkpoint-interval", "1s"]
 TESTS = {}
 
 
@@ -67,18 +69,21 @@ def trains(federation, versions=5, seconds=20):
     federation.until(f"version {aim}", lambda: federation.version() >= aim, seconds * SLOWDOWN)
 
 
-# ---- the good days ------------------------------------------------------------------------------------------------------------
+# ---- the good days -----------------------------------------------------------------------------
 
 
 @test
 def two_sites_train_and_agree(directory):
     federation = start(directory)
-    federation.until("receipts of both", lambda: all(len(s.receipts) >= 5 for s in federation.sites.values()), 20 * SLOWDOWN)
+    federation.until("receipts of both",
+                     lambda: all(len(s.receipts) >= 5 for s in federation.sites.values()),
+                     20 * SLOWDOWN)
     prove(federation)
     equal({e["site"] for e in federation.contributions}, {1, 2}, "sites in the ledger")
     for site in federation.sites.values():
         equal(site.status()["state"], "finished", "state")
-        check(os.path.exists(os.path.join(site.directory, "export", "model.safetensors")), "no export")
+        check(os.path.exists(os.path.join(site.directory, "export", "model.safetensors")),
+              "no export")
     check(federation.receipts >= 10, "receipts", federation.receipts)
     federation.sites["one"].receipts.append((0, 10**6))  # and the audit can fail
     check("not in the ledger" in str(federation.audit()), "the audit does not miss a contribution")
@@ -97,24 +102,28 @@ def a_site_that_joins_late_replays_and_contributes(directory):
 
 @test
 def a_late_site_fetches_a_snapshot_where_that_is_fewer_bytes(directory):
-    federation = Federation(PROGRAMS, directory, manifest(mode="dense", sites=2, codec__kind="fp32", snapshot_interval=5))
+    federation = Federation(PROGRAMS, directory, manifest(mode="dense", sites=2, codec__kind="fp32",
+                                                          snapshot_interval=5))
     federation.start_coordinator()
     federation.add_site("one", *FAST)
     trains(federation, 30)
-    federation.until("a snapshot", lambda: " snapshot_written " in federation.coordinator.text(), 10 * SLOWDOWN)
+    federation.until("a snapshot", lambda: " snapshot_written " in federation.coordinator.text(),
+                     10 * SLOWDOWN)
     late = federation.add_site("late", *FAST)
     federation.until("receipts of the late one", lambda: len(late.receipts) >= 3, 20 * SLOWDOWN)
     contains(late.text(), " snapshot_loaded ")
     late.kill()  # what a snapshot skipped must not be missed by a restart either
     late.start()
     had = len(late.receipts)
-    federation.until("receipts after the restart", lambda: len(late.receipts) >= had + 2, 20 * SLOWDOWN)
+    federation.until("receipts after the restart", lambda: len(late.receipts) >= had + 2,
+                     20 * SLOWDOWN)
     prove(federation)
 
 
 @test
 def with_overlap_off_and_quorum_k_every_step_has_k_contributions(directory):
-    text = manifest(mode="dense", sites=3, codec__kind="fp32", merge__quorum=3, merge__grace="forever")
+    text = manifest(mode="dense", sites=3, codec__kind="fp32", merge__quorum=3,
+                    merge__grace="forever")
     federation = Federation(PROGRAMS, directory, text)
     federation.start_coordinator()
     for name in ("one", "two", "three"):
@@ -123,19 +132,22 @@ def with_overlap_off_and_quorum_k_every_step_has_k_contributions(directory):
         site.start()
     trains(federation, 8)
     federation.ctl("run", "pause")
-    federation.until("stillness", lambda: all(s.status().get("phase") == "paused" for s in federation.sites.values()), 10 * SLOWDOWN)
+    federation.until("stillness", lambda: all(s.status().get("phase") == "paused"
+                                              for s in federation.sites.values()), 10 * SLOWDOWN)
     equal({site.end(10 * SLOWDOWN) for site in federation.sites.values()}, {0}, "exit codes")
     equal(federation.coordinator.end(10 * SLOWDOWN), 0, "the coordinator's exit code")
     entries = federation.ledger()
     steps = [e for e in entries if e["kind"] == "step"]
     equal({len(e["parts"]) for e in steps}, {3}, "contributions in a step")
-    base = {e["index"]: (e["base_version"], e["site"]) for e in entries if e["kind"] == "contribution"}
+    base = {e["index"]: (e["base_version"], e["site"]) for e in entries
+            if e["kind"] == "contribution"}
     for step in steps:  # nobody is stale, and everybody is there
-        equal(sorted(base[p["index"]] for p in step["parts"]), [(step["version"] - 1, site) for site in (1, 2, 3)], "parts")
+        equal(sorted(base[p["index"]] for p in step["parts"]),
+              [(step["version"] - 1, site) for site in (1, 2, 3)], "parts")
     check(federation.verify()["verified"], "the ledger does not verify")
 
 
-# ---- the admin ------------------------------------------------------------------------------------------------------------------
+# ---- the admin ---------------------------------------------------------------------------------
 
 
 @test
@@ -143,14 +155,18 @@ def a_pause_stops_training_until_the_run_is_resumed(directory):
     federation = start(directory)
     trains(federation)
     federation.ctl("run", "pause", "--reason", "lunch")
-    federation.until("stillness", lambda: all(s.status().get("phase") == "paused" for s in federation.sites.values()), 10 * SLOWDOWN)
+    federation.until("stillness", lambda: all(s.status().get("phase") == "paused"
+                                              for s in federation.sites.values()), 10 * SLOWDOWN)
     time.sleep(1.5)
-    before, steps = federation.status(), [s.status()["trainer_steps"] for s in federation.sites.values()]
+    before, steps = federation.status(), [s.status()["trainer_steps"]
+                                          for s in federation.sites.values()]
     time.sleep(2)
     equal(federation.status()["version"], before["version"], "version")
-    equal([s.status()["trainer_steps"] for s in federation.sites.values()], steps, "inner steps in a pause")
+    equal([s.status()["trainer_steps"] for s in federation.sites.values()], steps,
+          "inner steps in a pause")
     equal(before["phase"], "paused", "phase")
-    for words, code in ((("run", "pause"), "conflict"), (("site", "revoke", "--name", "nobody"), "not_found")):
+    for words, code in ((("run", "pause"), "conflict"),
+                        (("site", "revoke", "--name", "nobody"), "not_found")):
         no = federation.ctl(*words, check=False)
         check(no.returncode != 0 and f"({code})" in no.stderr, words, "is answered", no.stderr)
     contains(federation.ctl("run", "snapshot").stdout, f"version {before['version']}")
@@ -179,7 +195,8 @@ def a_revoked_site_halts_and_the_others_go_on(directory):
     trains(federation)
     prove(federation)
     revoked = next(e["index"] for e in federation.entries if e["kind"] == "site_revoked")
-    check(not [e for e in federation.contributions if e["site"] == 2 and e["index"] > revoked], "taken after the revocation")
+    check(not [e for e in federation.contributions if e["site"] == 2 and e["index"] > revoked],
+          "taken after the revocation")
 
 
 @test
@@ -187,8 +204,9 @@ def tokens_that_are_wrong_used_or_expired_are_refused(directory):
     federation = start(directory, sites=0)
 
     def join(where, token, name="atoll-node"):
-        return federation.call(name, "join", f"127.0.0.1:{federation.port}", "--token", token, "--run=false", "--dir",
-                               federation.path("sites", where), "--data", federation.path("text.txt"), check=False)
+        return federation.call(name, "join", f"127.0.0.1:{federation.port}", "--token", token,
+                               "--run=false", "--dir", federation.path("sites", where),
+                               "--data", federation.path("text.txt"), check=False)
 
     token = federation.invite("one")["token"]
     equal(join("a", token).returncode, 0, "a good token's exit code")
@@ -201,13 +219,15 @@ def tokens_that_are_wrong_used_or_expired_are_refused(directory):
     late = join("c", expired)
     equal(late.returncode, 3, "an expired token's exit code")
     contains(late.stderr, "has expired")
-    unknown = join("d", expired[:14] + ("A" if expired[14] != "A" else "B") + expired[15:])  # another secret
+    # another secret
+    unknown = join("d", expired[:14] + ("A" if expired[14] != "A" else "B") + expired[15:])
     equal(unknown.returncode, 3, "an unknown token's exit code")
     contains(unknown.stderr, "does not belong to any invitation")
     cut = join("d", token[:40])
     check(cut.returncode in (1, 2, 3), "a cut token's exit code", cut.returncode)
     contains(cut.stderr, "token")
-    check(not os.path.exists(federation.path("sites", "b", "site.json")), "a refused site has an identity")
+    check(not os.path.exists(federation.path("sites", "b", "site.json")),
+          "a refused site has an identity")
 
 
 @test
@@ -217,7 +237,8 @@ def a_token_of_another_run_is_not_taken(directory):
     other.start_coordinator()
     foreign = other.invite("three")["token"]
     other.close()
-    wrong = federation.call("atoll-node", "join", f"127.0.0.1:{federation.port}", "--token", foreign, "--run=false", "--dir",
+    wrong = federation.call("atoll-node", "join", f"127.0.0.1:{federation.port}",
+                            "--token", foreign, "--run=false", "--dir",
                             federation.path("sites", "e"), check=False, seconds=45 * SLOWDOWN)
     check(wrong.returncode in (1, 3), "exit code", wrong.returncode)
     contains(wrong.stderr, "the invitation does not belong to the coordinator at this address")
@@ -225,7 +246,7 @@ def a_token_of_another_run_is_not_taken(directory):
     check(not os.path.exists(federation.path("sites", "e", "site.json")), "it has an identity")
 
 
-# ---- what is refused before anything starts ---------------------------------------------------------------------------------------
+# ---- what is refused before anything starts ----------------------------------------------------
 
 
 def refused(site, code, *parts, seconds=20):
@@ -235,7 +256,8 @@ def refused(site, code, *parts, seconds=20):
     site.start()
     got = site.wait(seconds * SLOWDOWN)
     text = site.text()
-    check(got in (code if isinstance(code, tuple) else (code,)), f"exit code {got}, not {code}: {text[-400:]}")
+    check(got in (code if isinstance(code, tuple) else (code,)),
+          f"exit code {got}, not {code}: {text[-400:]}")
     for part in parts:
         contains(text, part)
     return text
@@ -246,10 +268,12 @@ def a_site_with_bad_data_key_or_manifest_does_not_start(directory):
     federation = start(directory, sites=0)
     site = federation.add_site("one", *FAST, start=False)
     yaml = os.path.join(site.directory, "node.yaml")
-    key, plan = os.path.join(site.directory, "node.key"), os.path.join(site.directory, "manifest.yaml")
+    key, plan = os.path.join(site.directory,
+                             "node.key"), os.path.join(site.directory, "manifest.yaml")
     with open(yaml) as file:
         settings = file.read()
-    for path, content, word in ((federation.path("gone.txt"), None, "gone.txt"), (federation.path("tiny.txt"), b"ab", "tiny.txt"),
+    for path, content, word in ((federation.path("gone.txt"), None, "gone.txt"),
+                                (federation.path("tiny.txt"), b"ab", "tiny.txt"),
                                 (federation.path("bad.bin"), b"\x01\x80\xff" * 1000, "bad.bin")):
         if content is not None:
             with open(path, "wb") as file:
@@ -289,7 +313,8 @@ def what_is_in_use_or_missing_is_refused_clearly(directory):
     trains(federation, 2)
 
     def coordinator(where, port):
-        return federation.call("atoll-coordinator", "--dir", where, "--listen", f"127.0.0.1:{port}", check=False, seconds=20)
+        return federation.call("atoll-coordinator", "--dir", where, "--listen", f"127.0.0.1:{port}",
+                               check=False, seconds=20)
 
     second = coordinator(federation.run, 0)
     equal(second.returncode, 1, "a second coordinator's exit code")
@@ -301,7 +326,8 @@ def what_is_in_use_or_missing_is_refused_clearly(directory):
     taken = coordinator(other.run, federation.port)
     equal(taken.returncode, 1, "exit code of a taken port")
     contains(taken.stderr, str(federation.port))
-    again = federation.call("atollctl", "run", "create", federation.run, "--manifest", federation.path("manifest.yaml"), check=False)
+    again = federation.call("atollctl", "run", "create", federation.run,
+                            "--manifest", federation.path("manifest.yaml"), check=False)
     check(again.returncode != 0, "a run was made over another")
     one = federation.sites["one"]
     beside = federation.call("atoll-node", "run", "--dir", one.directory, check=False)
@@ -314,7 +340,7 @@ def what_is_in_use_or_missing_is_refused_clearly(directory):
     prove(federation)
 
 
-# ---- the bad days -----------------------------------------------------------------------------------------------------------------
+# ---- the bad days ------------------------------------------------------------------------------
 
 
 @test
@@ -330,7 +356,8 @@ def sigterm_ends_everybody_and_a_restart_goes_on(directory):
         site.start()
     trains(federation)
     for name, site in federation.sites.items():
-        check(f"trainer_steps={steps[name]}" in site.text(), f"{name} did not go on from its {steps[name]} inner steps")
+        check(f"trainer_steps={steps[name]}" in site.text(),
+              f"{name} did not go on from its {steps[name]} inner steps")
     check(federation.version() > version)
     prove(federation)
 
@@ -338,13 +365,15 @@ def sigterm_ends_everybody_and_a_restart_goes_on(directory):
 @test
 def a_site_whose_device_is_lost_saves_its_state_and_ends_to_be_restarted(directory):
     """The device is tests/cuda_emulation, which can be told to fail."""
-    library = os.path.join(os.path.dirname(os.path.abspath(PROGRAMS)), "tests", "atoll-kernels-emulated.so")
+    library = os.path.join(os.path.dirname(os.path.abspath(PROGRAMS)), "tests",
+                           "atoll-kernels-emulated.so")
     if not os.path.exists(library):
         return print(f"  nothing was lost: there is no {library}")
     federation = Federation(PROGRAMS, directory, manifest().replace("hidden: 32", "hidden: 64"))
     federation.start_coordinator()
     federation.add_site("one", "--device", "cpu", *FAST)
-    site = federation.add_site("two", "--checkpoint-interval", "1h", "--device", "cuda", "--cuda-library", library, start=False)
+    site = federation.add_site("two", "--checkpoint-interval", "1h", "--device", "cuda",
+                               "--cuda-library", library, start=False)
 
     def ends_with(name, value, *parts):
         os.environ[name] = str(value)
@@ -362,7 +391,8 @@ def a_site_whose_device_is_lost_saves_its_state_and_ends_to_be_restarted(directo
     check(receipts, "nothing was done before the device was lost")
     ends_with("EMULATED_TEAR", 65536, *lost)  # in the download of a contribution's parameters
     site.start()
-    federation.until("receipts after the restart", lambda: len(site.receipts) > receipts + 2, 20 * SLOWDOWN)
+    federation.until("receipts after the restart", lambda: len(site.receipts) > receipts + 2,
+                     20 * SLOWDOWN)
     restored = [int(n) for n in re.findall(r" restored .*trainer_steps=(\d+)", site.text())]
     equal(restored[0], 0, "inner steps at the first start")
     check(restored[1] > 0, "the state was not saved as the device was lost")
@@ -373,14 +403,17 @@ def a_site_whose_device_is_lost_saves_its_state_and_ends_to_be_restarted(directo
 @test
 def while_the_coordinator_is_away_sites_train_on(directory):
     federation = start(directory)  # a site that has not caught up yet would wait for that
-    federation.until("receipts of both", lambda: all(len(s.receipts) >= 2 for s in federation.sites.values()), 20 * SLOWDOWN)
+    federation.until("receipts of both",
+                     lambda: all(len(s.receipts) >= 2 for s in federation.sites.values()),
+                     20 * SLOWDOWN)
     equal(federation.coordinator.end(10 * SLOWDOWN), 0, "exit code")
     time.sleep(1.5)
     before = {name: s.status() for name, s in federation.sites.items()}
     time.sleep(3)
     federation.check_alive(federation.sites.values())
     for name, site in federation.sites.items():
-        check(site.status()["trainer_steps"] > before[name]["trainer_steps"], name, "does not train:", before[name], site.status(), site.tail())
+        check(site.status()["trainer_steps"] > before[name]["trainer_steps"], name,
+              "does not train:", before[name], site.status(), site.tail())
         check(not site.status()["linked"], name, "says that it is linked")
     version = federation.version()
     federation.start_coordinator()
@@ -390,25 +423,33 @@ def while_the_coordinator_is_away_sites_train_on(directory):
 
 @test
 def a_copy_of_the_run_takes_over_with_a_new_epoch(directory):
-    """The coordinator's directory is copied to another machine, whose coordinator goes on; the first one is no longer believed."""
+    """The coordinator's directory is copied to another machine, whose coordinator goes on; the
+    first one is no longer believed."""
     federation = start(directory)
-    federation.until("receipts of both", lambda: all(len(s.receipts) >= 3 for s in federation.sites.values()), 20 * SLOWDOWN)
+    federation.until("receipts of both",
+                     lambda: all(len(s.receipts) >= 3 for s in federation.sites.values()),
+                     20 * SLOWDOWN)
     equal(federation.coordinator.end(10 * SLOWDOWN), 0, "exit code")
     moved = federation.path("moved")
     shutil.copytree(federation.run, moved)
     first, federation.run = federation.run, moved
     federation.start_coordinator("--new-epoch")
     had = [len(s.receipts) for s in federation.sites.values()]
-    federation.until("receipts by the successor", lambda: all(len(s.receipts) >= n + 3 for s, n in zip(federation.sites.values(), had)),
-                     20 * SLOWDOWN)
-    # a coordinator of the old epoch comes back in its place: it has less than the sites have seen, and nobody trains for it
+    federation.until("receipts by the successor",
+                     lambda: all(len(s.receipts) >= n + 3
+                                 for s, n in zip(federation.sites.values(), had)), 20 * SLOWDOWN)
+    # a coordinator of the old epoch comes back in its place: it has less than the sites have seen,
+    # and nobody trains for it
     federation.coordinator.options.remove("--new-epoch")
     equal(federation.coordinator.end(10 * SLOWDOWN), 0, "exit code")
     size = len(federation.ledger())
     federation.run = first
     federation.start_coordinator()
-    federation.until("the sites' word", lambda: not any(s.alive() for s in federation.sites.values()), 30 * SLOWDOWN, alive=False)
-    equal({s.handle.returncode for s in federation.sites.values()}, {3}, "exit codes of sites that saw a shorter ledger")
+    federation.until("the sites' word",
+                     lambda: not any(s.alive() for s in federation.sites.values()), 30 * SLOWDOWN,
+                     alive=False)
+    equal({s.handle.returncode for s in federation.sites.values()}, {3},
+          "exit codes of sites that saw a shorter ledger")
     equal(federation.coordinator.end(10 * SLOWDOWN), 0, "exit code")
     federation.run = moved
     federation.start_coordinator()
@@ -421,8 +462,10 @@ def a_copy_of_the_run_takes_over_with_a_new_epoch(directory):
 
 
 def crash_rounds(directory, *options):
-    done = subprocess.run([os.path.join(ROOT, "scripts", "crash-rounds"), "--programs", PROGRAMS, "--output", directory, "--rounds", "5",
-                           "--limit", str(5 * SLOWDOWN), "--give-up", str(20 * SLOWDOWN), *options], capture_output=True, text=True)
+    done = subprocess.run([os.path.join(ROOT, "scripts", "crash-rounds"), "--programs", PROGRAMS,
+                           "--output", directory, "--rounds", "5",
+                           "--limit", str(5 * SLOWDOWN), "--give-up", str(20 * SLOWDOWN), *options],
+                          capture_output=True, text=True)
     check(done.returncode == 0, done.stdout[-2000:], done.stderr[-500:])
 
 
@@ -448,8 +491,8 @@ def flip(path, count=3):
 
 
 def damaged(directory, folder, damage, mode="sparse", stops=True):
-    """A site is killed, files of a folder of it are damaged, and it is started: it recovers, or it stops, says so, and comes back
-    once its copies are deleted."""
+    """A site is killed, files of a folder of it are damaged, and it is started: it recovers, or it
+    stops, says so, and comes back once its copies are deleted."""
     federation = start(directory, settings=FAST, mode=mode)
     one = federation.sites["one"]
     federation.until("a checkpoint", lambda: " checkpoint_written " in one.text(), 20 * SLOWDOWN)
@@ -465,7 +508,8 @@ def damaged(directory, folder, damage, mode="sparse", stops=True):
     one.start()
     had = len(one.receipts)
     others = [federation.coordinator, federation.sites["two"]]
-    federation.until("a word from the damaged site", lambda: not one.alive() or len(one.receipts) >= had + 3, 20 * SLOWDOWN, alive=False)
+    federation.until("a word from the damaged site", lambda: not one.alive() or
+                     len(one.receipts) >= had + 3, 20 * SLOWDOWN, alive=False)
     federation.check_alive(others)
     check(stops or one.alive(), "the site stopped: " + one.tail(4))
     if not one.alive():
@@ -508,10 +552,11 @@ def a_site_whose_payloads_are_damaged_recovers(directory):
 
 @test
 def a_site_whose_ledger_is_damaged_stops_or_recovers(directory):
-    damaged(directory, "journal", lambda paths: [flip(path, 400) for path in paths if path.endswith("data.mdb")])
+    damaged(directory, "journal",
+            lambda paths: [flip(path, 400) for path in paths if path.endswith("data.mdb")])
 
 
-# ---- a payload that the coordinator's disk has lost ----------------------------------------------------------------------------
+# ---- a payload that the coordinator's disk has lost --------------------------------------------
 
 
 def blob_of(federation, entry):
@@ -537,7 +582,8 @@ def a_flipped_byte_in_a_waiting_payload_is_had_again_and_nothing_is_lost(directo
     one, two = federation.sites["one"], federation.sites["two"]
     two.kill()
     had = len(one.receipts)
-    federation.until("a contribution of the other one that waits", lambda: len(one.receipts) > had and federation.status()["pending"] > 0,
+    federation.until("a contribution of the other one that waits",
+                     lambda: len(one.receipts) > had and federation.status()["pending"] > 0,
                      20 * SLOWDOWN, alive=False)
     federation.coordinator.kill()
     victims = waiting(federation)
@@ -551,12 +597,14 @@ def a_flipped_byte_in_a_waiting_payload_is_had_again_and_nothing_is_lost(directo
     contains(federation.coordinator.text(), " payload_supplied ")
     equal(federation.status()["waits"], "", "what the coordinator waits for")
     prove(federation)  # every contribution was merged
-    check(not [e for e in federation.entries if e["kind"] == "dropped"], "a contribution was given up")
+    check(not [e for e in federation.entries if e["kind"] == "dropped"],
+          "a contribution was given up")
 
 
 @test
 def a_payload_that_nobody_has_is_given_up_and_the_run_goes_on(directory):
-    federation = Federation(PROGRAMS, directory, manifest(mode="sparse", merge__quorum=2, merge__grace="forever"))
+    federation = Federation(PROGRAMS, directory,
+                            manifest(mode="sparse", merge__quorum=2, merge__grace="forever"))
     federation.start_coordinator("--drop-after", "2s")
     for name in ("one", "two"):
         federation.add_site(name, *FAST)
@@ -564,7 +612,8 @@ def a_payload_that_nobody_has_is_given_up_and_the_run_goes_on(directory):
     one, two = federation.sites["one"], federation.sites["two"]
     two.kill()
     had = len(one.receipts)
-    federation.until("a contribution of the other one that waits", lambda: len(one.receipts) > had and federation.status()["pending"] > 0,
+    federation.until("a contribution of the other one that waits",
+                     lambda: len(one.receipts) > had and federation.status()["pending"] > 0,
                      20 * SLOWDOWN, alive=False)
     one.kill()
     federation.coordinator.kill()
@@ -572,7 +621,8 @@ def a_payload_that_nobody_has_is_given_up_and_the_run_goes_on(directory):
     for victim in victims:
         spoil(blob_of(federation, victim))
         for site in (one, two):
-            path = os.path.join(site.directory, "payloads", os.path.relpath(blob_of(federation, victim), federation.run))
+            path = os.path.join(site.directory, "payloads",
+                                os.path.relpath(blob_of(federation, victim), federation.run))
             if os.path.exists(path):
                 spoil(path)
     federation.start_coordinator()
@@ -582,16 +632,20 @@ def a_payload_that_nobody_has_is_given_up_and_the_run_goes_on(directory):
     codes = federation.stop_run()
     equal(set(codes.values()), {0}, "exit codes")
     entries = federation.ledger()
-    equal({e["contribution"] for e in entries if e["kind"] == "dropped"}, {v["index"] for v in victims}, "what was given up")
+    equal({e["contribution"] for e in entries if e["kind"] == "dropped"},
+          {v["index"] for v in victims}, "what was given up")
     check(federation.verify()["verified"], "the ledger does not verify")
-    equal({site.status()["root"] for site in federation.sites.values()}, {federation.verify()["state_root"]}, "roots")
+    equal({site.status()["root"] for site in federation.sites.values()},
+          {federation.verify()["state_root"]}, "roots")
 
 
 @test
 def without_a_readable_snapshot_the_coordinator_replays_and_has_lost_payloads_again(directory):
-    federation = start(directory, settings=["--throttle", "8", "--checkpoint-interval", "1h"], snapshot_interval=3)
+    federation = start(directory, settings=["--throttle", "8", "--checkpoint-interval", "1h"],
+                       snapshot_interval=3)
     trains(federation, 8)
-    federation.until("a snapshot", lambda: " snapshot_written " in federation.coordinator.text(), 20 * SLOWDOWN)
+    federation.until("a snapshot", lambda: " snapshot_written " in federation.coordinator.text(),
+                     20 * SLOWDOWN)
     federation.coordinator.kill()
     payloads = [blob_of(federation, e) for e in federation.ledger() if e["kind"] == "contribution"]
     for path in files_in(federation.run, "blobs"):
@@ -610,7 +664,8 @@ def without_a_readable_snapshot_the_coordinator_replays_and_has_lost_payloads_ag
 def small_disk(path, megabytes):
     """A disk of its own below path, in this process's own mount namespace (see run_one)."""
     os.makedirs(path, exist_ok=True)
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", path], capture_output=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", path],
+                          capture_output=True)
     if done.returncode != 0:
         print("no disk of its own could be mounted here: left out")
         sys.exit(0)
@@ -630,10 +685,13 @@ def fill(path):
 
 
 def full_disk(directory, which):
-    """One disk fills up under a site or the coordinator; space comes back later, and everything goes on and holds."""
-    federation = Federation(PROGRAMS, directory, manifest(fragments=2, snapshot_interval=10), disks={which: 24}, mount=small_disk)
+    """One disk fills up under a site or the coordinator; space comes back later, and everything
+    goes on and holds."""
+    federation = Federation(PROGRAMS, directory, manifest(fragments=2, snapshot_interval=10),
+                            disks={which: 24}, mount=small_disk)
     federation.start_coordinator()
-    for name in ("one", "two"):  # a full coordinator is busy: by default a site would wait up to a minute before it asks again
+    # a full coordinator is busy: by default a site would wait up to a minute before it asks again
+    for name in ("one", "two"):
         federation.add_site(name, *FAST, "--retry-limit", "2s")
     trains(federation, 5)
     victim = federation.coordinator if which == "run" else federation.sites["one"]
@@ -644,10 +702,12 @@ def full_disk(directory, which):
         time.sleep(0.05)
     victim.read()
     if not victim.alive():
-        check(victim.handle.returncode in (1, 3), "exit code", victim.handle.returncode, victim.tail())
+        check(victim.handle.returncode in (1, 3), "exit code", victim.handle.returncode,
+              victim.tail())
         contains(victim.tail(15), "No space left")
     else:
-        check("No space left" in victim.text(), victim.name, "says nothing of its disk:", victim.tail())
+        check("No space left" in victim.text(), victim.name, "says nothing of its disk:",
+              victim.tail())
     federation.check_alive([p for p in federation.processes() if p is not victim])
     os.unlink(filler)
     if not victim.alive():
@@ -656,8 +716,9 @@ def full_disk(directory, which):
         else:
             victim.start()
     had = [len(s.receipts) for s in federation.sites.values()]
-    federation.until("receipts of all", lambda: all(len(s.receipts) >= n + 3 for s, n in zip(federation.sites.values(), had)),
-                     20 * SLOWDOWN)
+    federation.until("receipts of all",
+                     lambda: all(len(s.receipts) >= n + 3
+                                 for s, n in zip(federation.sites.values(), had)), 20 * SLOWDOWN)
     prove(federation)
 
 
@@ -671,11 +732,12 @@ def a_full_disk_at_the_coordinator_costs_nothing_once_there_is_space(directory):
     full_disk(directory, "run")
 
 
-# ---- running them -------------------------------------------------------------------------------------------------------------------
+# ---- running them ------------------------------------------------------------------------------
 
 
 def can_unshare():
-    return shutil.which("unshare") and subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode == 0
+    return shutil.which("unshare") and subprocess.run(["unshare", "-rm", "true"],
+                                                      capture_output=True).returncode == 0
 
 
 def run_one(name):
@@ -683,8 +745,10 @@ def run_one(name):
     began = time.monotonic()
     directory = tempfile.mkdtemp(prefix="atoll-federation-")
     own_mounts = ["unshare", "-rm"] if "full_disk" in name and can_unshare() else []
-    child = subprocess.Popen(own_mounts + [sys.executable, os.path.abspath(sys.argv[0]), "--one", name, directory], stdin=subprocess.DEVNULL,
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True)
+    child = subprocess.Popen(own_mounts + [sys.executable, os.path.abspath(sys.argv[0]),
+                                           "--one", name, directory], stdin=subprocess.DEVNULL,
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                             errors="replace", start_new_session=True)
     try:
         text, _ = child.communicate(timeout=DEADLINE)
     except subprocess.TimeoutExpired:
@@ -707,12 +771,14 @@ def main():
             print(failure)
             return 1
         return 0
-    names = [n for n in TESTS if not sys.argv[1:] or any(fnmatch.fnmatch(n, p) for p in sys.argv[1:])]
+    names = [n for n in TESTS if not sys.argv[1:] or
+             any(fnmatch.fnmatch(n, p) for p in sys.argv[1:])]
     passed = 0
     with ThreadPoolExecutor(3) as pool:
         for name, held, text, seconds in pool.map(run_one, names):
             passed += held
-            print(f"{'ok  ' if held else 'FAIL'} {1000 * seconds:6.0f} ms {name}" + (f": {text}" if text else ""), flush=True)
+            print(f"{'ok  ' if held else 'FAIL'} {1000 * seconds:6.0f} ms {name}" +
+                  (f": {text}" if text else ""), flush=True)
     print(f"{passed} passed, {len(names) - passed} failed")
     return passed != len(names)
 

@@ -1,4 +1,5 @@
-"""What tests/interrupt_test.sh runs: nothing that a program waits for keeps it from ending, with the real programs."""
+"""What tests/interrupt_test.sh runs: nothing that a program waits for keeps it from ending, with
+the real programs."""
 import os
 import resource
 import shutil
@@ -13,7 +14,8 @@ from federation_harness import Federation, manifest  # noqa: E402
 from script_test import DEADLINE_S, PREPARE, ROOT, Skip, main, write  # noqa: E402
 
 PROGRAMS = os.environ.get("ATOLL_BIN") or os.path.join(ROOT, "build/release/bin")
-SHAPE = "--vocabulary 256 --hidden 32 --layers 1 --heads 2 --kv-heads 1 --ffn 64 --context 32 --length 32".split()
+SHAPE = ("--vocabulary 256 --hidden 32 --layers 1 --heads 2 --kv-heads 1 --ffn 64 --context 32 "
+         "--length 32".split())
 
 
 def program(name):
@@ -27,10 +29,12 @@ def federation(**more):
 def refuses(what, *arguments, code=None):
     """It ends by itself, not with success, and says what the path is."""
     try:
-        done = subprocess.run([str(a) for a in arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=30)
+        done = subprocess.run([str(a) for a in arguments], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, errors="replace", timeout=30)
     except subprocess.TimeoutExpired:
         raise AssertionError(f"it hangs: {' '.join(map(str, arguments))}") from None
-    assert done.returncode not in (0, None) and done.returncode > 0, f"exit {done.returncode}: {arguments}\n{done.stdout}{done.stderr}"
+    assert (done.returncode not in (0, None) and
+            done.returncode > 0), f"exit {done.returncode}: {arguments}\n{done.stdout}{done.stderr}"
     assert what in done.stderr, f"{arguments} says:\n{done.stderr}"
 
 
@@ -44,12 +48,14 @@ def test_a_pipe_in_the_place_of_a_file_is_refused_by_every_program():
     write("text", "some text to train on, again and again. " * 2000)
     listening = socket.socket(socket.AF_UNIX)
     listening.bind("socket")
-    trainer, node, ctl, sim = program("atoll-trainer"), program("atoll-node"), program("atollctl"), program("atoll-sim")
-    for data, what in (("pipe", "a pipe (FIFO)"), ("pipe.bin", "a pipe (FIFO)"), ("socket", "a socket"), ("/dev/zero", "a device"),
-                       (".", "a directory")):
+    trainer, node, ctl, sim = (program("atoll-trainer"), program("atoll-node"), program("atollctl"),
+                               program("atoll-sim"))
+    for data, what in (("pipe", "a pipe (FIFO)"), ("pipe.bin", "a pipe (FIFO)"),
+                       ("socket", "a socket"), ("/dev/zero", "a device"), (".", "a directory")):
         refuses(what, trainer, *SHAPE, "--steps", "1", data)
         refuses(what, node, "train", "--standalone", *SHAPE, "--steps", "1", data)
-    refuses("FIFO", trainer, *SHAPE, "--steps", "1", "--start", "pipe.safetensors", "--data-format", "bytes", "text")
+    refuses("FIFO", trainer, *SHAPE, "--steps", "1", "--start", "pipe.safetensors",
+            "--data-format", "bytes", "text")
     refuses("FIFO", trainer, *SHAPE, "--steps", "1", "--state", "pipe", "text")
     refuses("FIFO", trainer, *SHAPE, "--steps", "1", "--log", "model.jsonl", "text")
     refuses("FIFO", trainer, *SHAPE, "--steps", "1", "--log", "pipe", "text")
@@ -113,16 +119,21 @@ def ended(process, log, number):
 
 def start(log, *arguments, **more):
     with open(log, "wb") as file:
-        return subprocess.Popen([str(a) for a in arguments], stdin=subprocess.DEVNULL, stdout=file, stderr=file, **more)
+        return subprocess.Popen([str(a) for a in arguments], stdin=subprocess.DEVNULL, stdout=file,
+                                stderr=file, **more)
 
 
 def test_a_check_of_all_data_says_how_far_it_is_and_ends_at_a_signal():
     Large()
     run = federation()
     site = run.add_site_stopped()
-    for number, arguments in ((signal.SIGTERM, [program("atoll-node"), "run", "--dir", site, "--data", "large.bin", "--data-format", "u16"]),
-                              (signal.SIGINT, [program("atoll-node"), "validate", "--dir", site, "--data", "large.bin", "--data-format", "u16"]),
-                              (signal.SIGHUP, [program("atoll-trainer"), *SHAPE, "--vocabulary", "300", "--steps", "1", "--data-format", "u16", "large.bin"])):
+    for number, arguments in ((signal.SIGTERM, [program("atoll-node"), "run", "--dir", site,
+                                                "--data", "large.bin", "--data-format", "u16"]),
+                              (signal.SIGINT, [program("atoll-node"), "validate", "--dir", site,
+                                               "--data", "large.bin", "--data-format", "u16"]),
+                              (signal.SIGHUP,
+                               [program("atoll-trainer"), *SHAPE, "--vocabulary", "300",
+                                "--steps", "1", "--data-format", "u16", "large.bin"])):
         process = start("log", *arguments)
         said = wait_for(process, "log", "checking_data")
         assert "large.bin" in said and "seconds_left=" in said, said
@@ -130,7 +141,8 @@ def test_a_check_of_all_data_says_how_far_it_is_and_ends_at_a_signal():
 
 
 def test_what_was_read_whole_once_is_not_read_at_the_next_start():
-    """The reads are counted: a file in which the whole of it has been read is then touched only where a fingerprint looks."""
+    """The reads are counted: a file in which the whole of it has been read is then touched only
+    where a fingerprint looks."""
     strace = shutil.which("strace")
     if not strace:
         raise Skip("strace is not installed")
@@ -138,19 +150,23 @@ def test_what_was_read_whole_once_is_not_read_at_the_next_start():
         file.write(bytes(range(1, 201)) * 200_000)  # 40 MB of 16-bit tokens below 60000
     read = []
     for _ in range(2):
-        done = subprocess.run([strace, "-f", "-e", "trace=pread64", "-o", "calls", program("atoll-trainer"), *SHAPE, "--vocabulary", "60000", "--steps",
-                               "1", "--data-format", "u16", "tokens.bin"], env=dict(os.environ, ATOLL_CACHE=os.path.abspath("cache")),
+        done = subprocess.run([strace, "-f", "-e", "trace=pread64", "-o", "calls",
+                               program("atoll-trainer"), *SHAPE, "--vocabulary", "60000", "--steps",
+                               "1", "--data-format", "u16", "tokens.bin"],
+                              env=dict(os.environ, ATOLL_CACHE=os.path.abspath("cache")),
                               capture_output=True, text=True, timeout=DEADLINE_S)
         if done.returncode and "ptrace" in done.stderr:
             raise Skip("strace may not trace here")
         assert done.returncode == 0, done.stderr
         with open("calls") as file:
-            read.append(sum(int(line.rsplit("=", 1)[1]) for line in file if "pread64(" in line and line.rsplit("=", 1)[1].strip().isdigit()))
+            read.append(sum(int(line.rsplit("=", 1)[1]) for line in file if "pread64(" in line and
+                            line.rsplit("=", 1)[1].strip().isdigit()))
     assert read[0] >= 40_000_000 and read[1] < 20_000_000, read
 
 
 def test_what_is_first_in_a_container_ends_at_a_signal():
-    """The first process of a PID namespace has no default action: what has no handler is ignored."""
+    """The first process of a PID namespace has no default action: what has no handler is
+    ignored."""
     base = ["unshare", "--pid", "--fork", "--kill-child"]
     if subprocess.run([*base, "true"], capture_output=True).returncode != 0:
         raise Skip("a PID namespace needs root")
@@ -163,11 +179,14 @@ def test_what_is_first_in_a_container_ends_at_a_signal():
     run.close()
     address = f"127.0.0.1:{silent.getsockname()[1]}"
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        for arguments in ([program("atoll-node"), "join", address, "--token", token, "--dir", "s", "--data", "text"],
-                          [program("atollctl"), "--keys", run.path("run", "keys"), "--server", address, "--timeout", "10m", "run", "status"]):
+        for arguments in ([program("atoll-node"), "join", address, "--token", token, "--dir", "s",
+                           "--data", "text"],
+                          [program("atollctl"), "--keys", run.path("run", "keys"),
+                           "--server", address, "--timeout", "10m", "run", "status"]):
             process = start("log", *base, *arguments)
             time.sleep(0.5)  # it may be anywhere: wherever it is, it ends
-            inner = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+            inner = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True,
+                                   text=True).stdout.split()
             assert len(inner) == 1, inner
             os.kill(int(inner[0]), number)
             try:
@@ -179,8 +198,9 @@ def test_what_is_first_in_a_container_ends_at_a_signal():
 
 def checkpoint_of(site):
     path = os.path.join(site.directory, "state")
-    return max((os.stat(os.path.join(folder, name)).st_mtime_ns for folder, _, names in os.walk(path) for name in names), default=0) \
-        if os.path.isdir(path) else 0
+    return max((os.stat(os.path.join(folder, name)).st_mtime_ns
+                for folder, _, names in os.walk(path) for name in names),
+               default=0) if os.path.isdir(path) else 0
 
 
 def test_a_hangup_ends_a_site_in_order_and_one_under_nohup_goes_on():
@@ -195,7 +215,8 @@ def test_a_hangup_ends_a_site_in_order_and_one_under_nohup_goes_on():
         steps = site.status()["trainer_steps"]
         assert "signal=HUP" in site.text()
         site.start(preexec=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
-        run.until("it goes on from there", lambda: f"trainer_steps={steps}" in site.text(), DEADLINE_S)
+        run.until("it goes on from there", lambda: f"trainer_steps={steps}" in site.text(),
+                  DEADLINE_S)
         before = run.version()
         site.handle.send_signal(signal.SIGHUP)
         run.until("it trains on", lambda: run.version() >= before + 3, DEADLINE_S)
@@ -238,9 +259,11 @@ def test_threads_that_cannot_start_are_an_error_and_not_a_hang():
     joined = False  # a token admits once; with no data the node ends after it has joined
     try:
         for limit in (1, 2, 4, 7, 9, 11, 13):
-            for what in ([program("atoll-node"), "join", address, "--token", token, "--dir", os.path.abspath("federation/b")],
+            for what in ([program("atoll-node"), "join", address, "--token", token,
+                          "--dir", os.path.abspath("federation/b")],
                          [program("atoll-node"), "run", "--dir", site],
-                         [program("atollctl"), "--keys", run.path("run", "keys"), "--server", address, "run", "status"],
+                         [program("atollctl"), "--keys", run.path("run", "keys"),
+                          "--server", address, "run", "status"],
                          [program("atoll-coordinator"), "--dir", spare, "--listen", "127.0.0.1:0"]):
                 if what[1] == "join" and joined:
                     continue
@@ -251,7 +274,8 @@ def test_threads_that_cannot_start_are_an_error_and_not_a_hang():
                         for path in [folder, *(os.path.join(folder, name) for name in names)]:
                             os.chown(path, USER, USER)
                 process = start("log", *what, preexec_fn=as_user_with(limit))
-                end = time.monotonic() + 120  # it ends with an error, at the latest by its watchdog, or works
+                # it ends with an error, at the latest by its watchdog, or works
+                end = time.monotonic() + 120
                 while process.poll() is None and time.monotonic() < end and not works("log"):
                     time.sleep(0.05)
                 with open("log", errors="replace") as file:
@@ -263,7 +287,8 @@ def test_threads_that_cannot_start_are_an_error_and_not_a_hang():
                     joined = True
                     assert process.returncode > 0 and "no training data" in said, said
                 elif process.returncode != 0:
-                    assert process.returncode > 0 and "Resource temporarily unavailable" in said, f"{limit} threads: {what}\n{said}"
+                    assert process.returncode > 0 and "Resource temporarily unavailable" in said, (
+                        f"{limit} threads: {what}\n{said}")
         assert limit_is_named()
     finally:
         run.close()

@@ -1,4 +1,5 @@
-"""What tests/limits_test.sh runs: many files, little memory and half a processor, with the real programs."""
+"""What tests/limits_test.sh runs: many files, little memory and half a processor, with the real
+programs."""
 import os
 import re
 import resource
@@ -11,11 +12,13 @@ from script_test import DEADLINE_S, ROOT, Skip, main, write  # noqa: E402
 
 PROGRAMS = os.environ.get("ATOLL_BIN") or os.path.join(ROOT, "build/release/bin")
 TRAINER, NODE = os.path.join(PROGRAMS, "atoll-trainer"), os.path.join(PROGRAMS, "atoll-node")
-SHAPE = "--vocabulary 256 --hidden 32 --layers 1 --heads 2 --kv-heads 1 --ffn 64 --context 32 --length 32 --device cpu".split()
+SHAPE = ("--vocabulary 256 --hidden 32 --layers 1 --heads 2 --kv-heads 1 --ffn 64 --context 32 "
+         "--length 32 --device cpu".split())
 
 
 def run(*arguments, prepare=None):
-    return subprocess.run([str(a) for a in arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+    return subprocess.run([str(a) for a in arguments], stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, errors="replace",
                           timeout=DEADLINE_S, preexec_fn=prepare)
 
 
@@ -27,7 +30,9 @@ def test_more_shards_than_the_soft_limit_of_descriptors_are_opened_by_every_prog
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard != resource.RLIM_INFINITY and hard < 2000:
         raise Skip(f"the hard limit of descriptors is {hard} here")
-    shards = [write(f"shard-{i:04}.txt", f"shard {i} has a few words of text in it, enough for one sequence. " * 4) for i in range(1100)]
+    shards = [write(f"shard-{i:04}.txt",
+                    f"shard {i} has a few words of text in it, enough for one sequence. " * 4)
+              for i in range(1100)]
     for program in ([TRAINER], [NODE, "train", "--standalone"]):
         done = run(*program, *SHAPE, "--steps", "1", *shards, prepare=few_descriptors)
         assert done.returncode == 0, done.stderr
@@ -35,13 +40,17 @@ def test_more_shards_than_the_soft_limit_of_descriptors_are_opened_by_every_prog
     federation.start_coordinator()
     site = federation.add_site("a", start=False).directory
     federation.close()
-    done = run(NODE, "validate", "--dir", site, *[word for shard in shards for word in ("--data", shard)], prepare=few_descriptors)
+    done = run(NODE, "validate", "--dir", site,
+               *[word for shard in shards for word in ("--data", shard)], prepare=few_descriptors)
     assert done.returncode == 0, done.stderr
 
 
 def test_a_hard_limit_of_descriptors_is_named():
-    shards = [write(f"shard-{i:04}.txt", f"shard {i} has a few words of text in it, enough for one sequence. " * 4) for i in range(100)]
-    done = run(TRAINER, *SHAPE, "--steps", "1", *shards, prepare=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)))
+    shards = [write(f"shard-{i:04}.txt",
+                    f"shard {i} has a few words of text in it, enough for one sequence. " * 4)
+              for i in range(100)]
+    done = run(TRAINER, *SHAPE, "--steps", "1", *shards,
+               prepare=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)))
     assert done.returncode not in (0, None) and "ulimit -n" in done.stderr, done.stderr
 
 
@@ -52,7 +61,8 @@ class Group:
         """The limit, as (file, value) of either version."""
         self.path = None
         with open("/proc/self/cgroup") as file:
-            paths = {name: path for line in file for _, names, path in [line.strip().split(":", 2)] for name in names.split(",")}
+            paths = {name: path for line in file for _, names, path in [line.strip().split(":", 2)]
+                     for name in names.split(",")}
         with open("/proc/self/mountinfo") as file:
             mounts = [line.split() for line in file]
         for fields in mounts:
@@ -96,12 +106,16 @@ def test_a_corpus_that_was_just_copied_does_not_count_as_memory_in_use():
     try:
         copy = "dd if=/dev/zero of=copied bs=1M count=400 status=none"
         write("text", "some text to train on, again and again. " * 2000)
-        done = run("bash", "-c", f"{copy} && exec '{TRAINER}' --preset 1m --device cpu --length 32 --sequences 2 --steps 1 text", prepare=group.enter)
+        done = run("bash", "-c", f"{copy} && exec '{TRAINER}' --preset 1m --device cpu --length 32 "
+                   "--sequences 2 --steps 1 text", prepare=group.enter)
         assert done.returncode == 0, done.stderr
         free = re.search(r"takes .* of the ([0-9.]+ \w+) that are free", done.stderr).group(1)
-        assert free.endswith("MiB") and float(free.split()[0]) <= size / 2**20, f"the group's limit is not seen: {free}"
-        done = run(TRAINER, "--preset", "50m", "--device", "cpu", "--steps", "1", "text", prepare=group.enter)
-        assert done.returncode == 1 and "are free" in done.stderr, f"the limit is not seen: {done.stderr}"
+        assert (free.endswith("MiB") and
+                float(free.split()[0]) <= size / 2**20), f"the group's limit is not seen: {free}"
+        done = run(TRAINER, "--preset", "50m", "--device", "cpu", "--steps", "1", "text",
+                   prepare=group.enter)
+        assert (done.returncode == 1 and
+                "are free" in done.stderr), f"the limit is not seen: {done.stderr}"
     finally:
         os.path.exists("copied") and os.unlink("copied")
         group.remove()

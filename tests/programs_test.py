@@ -1,5 +1,5 @@
-"""What tests/programs_test.sh runs: the programs at the command line, where a file system, an address, a proxy or the environment
-is not as it should be. Real processes on 127.0.0.1."""
+"""What tests/programs_test.sh runs: the programs at the command line, where a file system, an
+address, a proxy or the environment is not as it should be. Real processes on 127.0.0.1."""
 import base64
 import contextlib
 import hashlib
@@ -19,7 +19,8 @@ from federation_harness import ROOT, Federation, manifest  # noqa: E402
 from federation import Site  # noqa: E402
 from script_test import Skip, main  # noqa: E402
 
-PROGRAMS = os.path.abspath(os.environ.get("ATOLL_BIN") or os.path.join(ROOT, "build", "release", "bin"))
+PROGRAMS = os.path.abspath(os.environ.get("ATOLL_BIN") or
+                           os.path.join(ROOT, "build", "release", "bin"))
 SLOWDOWN = float(os.environ.get("ATOLL_TEST_SLOWDOWN") or 1)
 WAIT_S = 30 * SLOWDOWN
 
@@ -30,7 +31,8 @@ def program(name):
 
 def call(name, *arguments, **more):
     """Its exit code, what it said on stdout and on stderr."""
-    done = subprocess.run([program(name), *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    done = subprocess.run([program(name), *map(str, arguments)], stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True,
                           errors="replace", timeout=60 * SLOWDOWN, **more)
     return done.returncode, done.stdout, done.stderr
 
@@ -63,11 +65,12 @@ def merged(made, versions):
     made.until(f"version {aim}", lambda: made.version() >= aim, WAIT_S)
 
 
-# ---- reading needs no write access ----------------------------------------------------------------------------------------------
+# ---- reading needs no write access -------------------------------------------------------------
 
 
 def as_another_user():
-    """Arguments before a command that take root's rights from it; programs are copied to where everybody may run them."""
+    """Arguments before a command that take root's rights from it; programs are copied to where
+    everybody may run them."""
     if os.geteuid() != 0:
         return []
     if not shutil.which("setpriv"):
@@ -77,10 +80,12 @@ def as_another_user():
 
 def on_a_read_only_mount(path):
     """The same, where path is mounted read-only for that command alone."""
-    probe = ["unshare", "-m", "sh", "-c", 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0"', path]
+    probe = ["unshare", "-m", "sh", "-c", 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0"',
+             path]
     if subprocess.run(probe, capture_output=True).returncode != 0:
         raise Skip("mounting is not allowed here")
-    return ["unshare", "-m", "sh", "-c", 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"', path]
+    return ["unshare", "-m", "sh",
+            "-c", 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"', path]
 
 
 def readable(*paths):
@@ -109,9 +114,11 @@ def read_everything(prefix, run, site, sequences=None):
     os.chmod(out, 0o777)
 
     def ask(name, *arguments):
-        done = subprocess.run(prefix + [os.path.join(programs, name), *arguments], stdin=subprocess.DEVNULL, capture_output=True,
+        done = subprocess.run(prefix + [os.path.join(programs, name), *arguments],
+                              stdin=subprocess.DEVNULL, capture_output=True,
                               text=True, errors="replace", timeout=60 * SLOWDOWN, cwd=out)
-        assert done.returncode == 0, f"{name} {' '.join(arguments)}: exit {done.returncode}: {done.stderr[-800:]}"
+        assert done.returncode == 0, (
+            f"{name} {' '.join(arguments)}: exit {done.returncode}: {done.stderr[-800:]}")
         return done.stdout
 
     if run:
@@ -123,8 +130,10 @@ def read_everything(prefix, run, site, sequences=None):
     if site:
         ask("atoll-node", "status", "--dir", site)
         contains(ask("atoll-node", "eval", "--dir", site, "--windows", "2"), "loss")
-        contains(ask("atoll-node", "generate", "--dir", site, "--prompt", "It ", "--count", "8"), "It ")
-        contains(ask("atoll-node", "generate", "--dir", site, "--prompt", "It was "), "It was ")  # as README has it
+        contains(ask("atoll-node", "generate", "--dir", site, "--prompt", "It ", "--count", "8"),
+                 "It ")
+        # as README has it
+        contains(ask("atoll-node", "generate", "--dir", site, "--prompt", "It was "), "It was ")
         ask("atoll-node", "export", "--dir", site, "--export", os.path.join(out, "site-model"))
         shutil.rmtree(os.path.join(out, "site-model"))
 
@@ -192,7 +201,7 @@ def test_a_run_is_read_by_who_may_read_all_and_write_nothing_beside_a_coordinato
     beside_a_coordinator(lambda run: as_another_user() + right)
 
 
-# ---- a creation that failed does not block the next --------------------------------------------------------------------------------
+# ---- a creation that failed does not block the next --------------------------------------------
 
 
 def write(name, content):
@@ -228,8 +237,10 @@ def test_a_run_can_be_made_where_a_creation_failed():
     assert create("--checkpoint", "other.safetensors")[0] == 1 and os.listdir("made") == []
     code, _, said = create("--checkpoint", checkpoint)
     assert code == 0, said
-    contains(good("atollctl", "ledger", "verify", "--dir", "made", "--checkpoint", checkpoint), "verified")
-    assert sorted(os.listdir("made")) == ["blobs", "checkpoint", "keys", "manifest.yaml", "store", "uploads"]
+    contains(good("atollctl", "ledger", "verify", "--dir", "made", "--checkpoint", checkpoint),
+             "verified")
+    assert sorted(os.listdir("made")) == ["blobs", "checkpoint", "keys", "manifest.yaml", "store",
+                                          "uploads"]
     code, _, said = create("--checkpoint", checkpoint)
     assert code == 1
     contains(said, "holds a run already")
@@ -239,15 +250,18 @@ def test_a_creation_that_was_killed_is_no_run_and_is_begun_anew():
     write("run.yaml", manifest())
     create()
     os.rename("made", "whole")
-    stages = ([], ["keys"], ["keys", "store", "blobs"], ["keys", "store", "blobs", "uploads", "manifest.yaml"])
+    stages = ([], ["keys"], ["keys", "store", "blobs"],
+              ["keys", "store", "blobs", "uploads", "manifest.yaml"])
     for stage in stages:
         shutil.rmtree("made", ignore_errors=True)
         os.mkdir("made")
         write("made/unfinished", "`atollctl run create` is making a run here\n")
         write("made/notes.txt", "not ours")
         for name in stage:
-            (shutil.copytree if os.path.isdir("whole/" + name) else shutil.copy)("whole/" + name, "made/" + name)
-        for command in (["ledger", "verify"], ["ledger", "list"], ["model", "export", "--output", "out"]):
+            (shutil.copytree if os.path.isdir("whole/" + name)
+             else shutil.copy)("whole/" + name, "made/" + name)
+        for command in (["ledger", "verify"], ["ledger", "list"],
+                        ["model", "export", "--output", "out"]):
             code, _, said = call("atollctl", *command, "--dir", "made")
             assert code == 1, said
             contains(said, "made has no complete run", "begins it anew")
@@ -256,14 +270,16 @@ def test_a_creation_that_was_killed_is_no_run_and_is_begun_anew():
         contains(said, "made has no complete run")
         assert create()[0] == 0
         contains(good("atollctl", "ledger", "verify", "--dir", "made"), "verified")
-        assert sorted(os.listdir("made")) == ["blobs", "keys", "manifest.yaml", "notes.txt", "store", "uploads"]
+        assert sorted(os.listdir("made")) == ["blobs", "keys", "manifest.yaml", "notes.txt",
+                                              "store", "uploads"]
 
 
 def test_a_creation_that_is_killed_at_any_moment_leaves_what_the_next_one_takes():
     write("run.yaml", manifest())
     for delay in range(0, 40, 4):
         shutil.rmtree("made", ignore_errors=True)
-        process = subprocess.Popen([program("atollctl"), "run", "create", "made", "--manifest", "run.yaml"], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen([program("atollctl"), "run", "create", "made",
+                                    "--manifest", "run.yaml"], stdout=subprocess.DEVNULL)
         time.sleep(delay / 1000)
         process.kill()
         process.wait()
@@ -277,7 +293,8 @@ def test_two_creations_at_once_make_one_run():
     write("run.yaml", manifest())
     for _ in range(5):
         shutil.rmtree("made", ignore_errors=True)
-        both = [subprocess.Popen([program("atollctl"), "run", "create", "made", "--manifest", "run.yaml"], stdout=subprocess.PIPE,
+        both = [subprocess.Popen([program("atollctl"), "run", "create", "made",
+                                  "--manifest", "run.yaml"], stdout=subprocess.PIPE,
                                  stderr=subprocess.PIPE, text=True) for _ in range(4)]
         said = [p.communicate()[1] for p in both]
         assert sorted(p.returncode for p in both) == [0, 1, 1, 1], said
@@ -307,25 +324,30 @@ def reshaped(changes):
 
 def on_a_small_disk(megabytes, *command):
     script = f'mkdir -p small && mount -t tmpfs -o size={megabytes}m none small && exec "$@"'
-    done = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", *command], capture_output=True, text=True)
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", *command],
+                          capture_output=True, text=True)
     if "unshare" in done.stderr or "mount:" in done.stderr:
         raise Skip("mounting is not allowed here")
     return done
 
 
 def test_a_run_that_cannot_fit_is_refused_before_anything_is_made_and_in_a_dry_run():
-    huge = {"hidden: 32": "hidden: 65536", "layers: 2": "layers: 400", "ffn: 64": "ffn: 262144", "  heads: 2": "  heads: 512"}
+    huge = {"hidden: 32": "hidden: 65536", "layers: 2": "layers: 400", "ffn: 64": "ffn: 262144",
+            "  heads: 2": "  heads: 512"}
     write("huge.yaml", reshaped(huge))
     for dry in ([], ["--dry-run"]):
         code, _, said = call("atollctl", "run", "create", "made", "--manifest", "huge.yaml", *dry)
         assert code == 1, said
         contains(said, "the coordinator takes", "TiB", "are free on this machine")
-    write("wide.yaml", reshaped({"hidden: 32": "hidden: 512", "layers: 2": "layers: 6", "ffn: 64": "ffn: 2048"}))
+    write("wide.yaml",
+          reshaped({"hidden: 32": "hidden: 512", "layers: 2": "layers: 6", "ffn: 64": "ffn: 2048"}))
     for dry in (["--dry-run"], []):
-        done = on_a_small_disk(64, program("atollctl"), "run", "create", "small/a/b", "--manifest", "wide.yaml", *dry)
+        done = on_a_small_disk(64, program("atollctl"), "run", "create", "small/a/b",
+                               "--manifest", "wide.yaml", *dry)
         assert done.returncode == 1, done.stdout
         contains(done.stderr, "needs", "for two snapshots", "its disk has 64.0 MiB left")
-    code, said, _ = call("atollctl", "run", "create", "small/a/b", "--manifest", "wide.yaml", "--dry-run")
+    code, said, _ = call("atollctl", "run", "create", "small/a/b", "--manifest", "wide.yaml",
+                         "--dry-run")
     assert code == 0 and not os.listdir("small")
     contains(said, "a snapshot", "are free")
 
@@ -334,14 +356,16 @@ def test_a_join_that_failed_does_not_block_the_next():
     with federation(sites=0) as made:
         invitation = made.invite("one")
         settings = ["--dir", "site", "--data", made.path("text.txt"), "--no-run"]
-        assert call("atoll-node", "join", invitation["address"], "--token", "nonsense", *settings)[0] != 0
+        assert call("atoll-node", "join", invitation["address"], "--token", "nonsense",
+                    *settings)[0] != 0
         token = invitation["token"]
-        assert call("atoll-node", "join", invitation["address"], "--token", token[:40], *settings)[0] != 0
+        assert call("atoll-node", "join", invitation["address"], "--token", token[:40],
+                    *settings)[0] != 0
         good("atoll-node", "join", invitation["address"], "--token", token, *settings)
         good("atoll-node", "validate", "--dir", "site")
 
 
-# ---- addresses ----------------------------------------------------------------------------------------------------------------------
+# ---- addresses ---------------------------------------------------------------------------------
 
 WRONG_ADDRESSES = {  # and what is said of them
     "coordinator.example": "has no port: write coordinator.example:7400",
@@ -361,18 +385,19 @@ WRONG_ADDRESSES = {  # and what is said of them
 def test_a_wrong_address_is_refused_at_once_by_every_program_and_setting():
     with federation(sites=0) as made:
         invitation = made.invite("one")
-        good("atoll-node", "join", invitation["address"], "--token", invitation["token"], "--dir", "site", "--data",
-             made.path("text.txt"), "--no-run")
+        good("atoll-node", "join", invitation["address"], "--token", invitation["token"],
+             "--dir", "site", "--data", made.path("text.txt"), "--no-run")
         keys = os.path.join(made.run, "keys")
         token = made.invite("two")["token"]
         for address, because in WRONG_ADDRESSES.items():
             uses = [("atoll-node", "join", address, "--token", token, "--dir", "other"),
                     ("atoll-node", "run", "--dir", "site", "--address", address),
                     ("atollctl", "--keys", keys, "--server", address, "run", "status"),
-                    ("atollctl", "--keys", keys, "--server", f"127.0.0.1:{made.port}", "site", "invite", "--name", "three", "--address",
-                     address),
+                    ("atollctl", "--keys", keys, "--server", f"127.0.0.1:{made.port}", "site",
+                     "invite", "--name", "three", "--address", address),
                     ("atoll-coordinator", "--dir", made.run, "--listen", address),
-                    ("atoll-coordinator", "--dir", made.run, "--listen", "127.0.0.1:0", "--advertise", address),
+                    ("atoll-coordinator", "--dir", made.run, "--listen", "127.0.0.1:0",
+                     "--advertise", address),
                     ("atoll-wan-proxy", "--wan", "plan.yaml", "--to", address)]
             for use in uses:
                 code, _, said = call(*use)
@@ -380,7 +405,8 @@ def test_a_wrong_address_is_refused_at_once_by_every_program_and_setting():
                 contains(said, because)
             for variable, use in (("ATOLL_SERVER", ("atollctl", "--keys", keys, "run", "status")),
                                   ("ATOLL_ADDRESS", ("atoll-node", "run", "--dir", "site")),
-                                  ("ATOLL_ADVERTISE", ("atoll-coordinator", "--dir", made.run, "--listen", "127.0.0.1:0"))):
+                                  ("ATOLL_ADVERTISE", ("atoll-coordinator", "--dir", made.run,
+                                                       "--listen", "127.0.0.1:0"))):
                 code, _, said = call(*use, env=dict(os.environ, **{variable: address}))
                 assert code == 2, f"{variable}={address}: exit {code}: {said}"
                 contains(said, variable + ": ", because)
@@ -399,8 +425,8 @@ def test_a_coordinator_is_reached_by_ipv6():
     with federation(sites=0) as made:
         assert made.coordinator.end(WAIT_S) == 0
         os.unlink(made.path("port"))
-        made.coordinator.arguments = [program("atoll-coordinator"), "--dir", made.run, "--listen", "[::1]:0", "--port-file",
-                                      made.path("port")]
+        made.coordinator.arguments = [program("atoll-coordinator"), "--dir", made.run,
+                                      "--listen", "[::1]:0", "--port-file", made.path("port")]
         made.coordinator.start()
         made.until("a port", lambda: os.path.exists(made.path("port")), WAIT_S)
         with open(made.path("port")) as file:
@@ -408,16 +434,19 @@ def test_a_coordinator_is_reached_by_ipv6():
         ctl = ["atollctl", "--keys", os.path.join(made.run, "keys"), "--server", address]
         said = good(*ctl, "site", "invite", "--name", "one").split()
         assert said[2] == address, said
-        good("atoll-node", "join", address, "--token", said[4], "--dir", "site", "--data", made.path("text.txt"), "--no-run")
+        good("atoll-node", "join", address, "--token", said[4], "--dir", "site",
+             "--data", made.path("text.txt"), "--no-run")
         contains(good(*ctl, "site", "list"), "one")
 
 
 def test_an_invitation_says_where_the_coordinator_is_reached_from_outside():
     with federation(sites=0) as made:
-        ctl = ["atollctl", "--keys", os.path.join(made.run, "keys"), "--server", f"127.0.0.1:{made.port}", "site", "invite"]
+        ctl = ["atollctl", "--keys", os.path.join(made.run, "keys"),
+               "--server", f"127.0.0.1:{made.port}", "site", "invite"]
         code, said, wrong = call(*ctl, "--name", "one")
         assert code == 0
-        contains(wrong, f"127.0.0.1:{made.port} leads to this machine only", "--address", "--advertise")
+        contains(wrong, f"127.0.0.1:{made.port} leads to this machine only", "--address",
+                 "--advertise")
         code, said, wrong = call(*ctl, "--name", "two", "--address", "outside.example:7400")
         assert code == 0 and wrong == "", wrong
         contains(said, "atoll-node join outside.example:7400 --token ")
@@ -429,17 +458,20 @@ def test_an_invitation_says_where_the_coordinator_is_reached_from_outside():
         assert code == 0 and wrong == "", wrong
         contains(said, "atoll-node join advertised.example:7411 --token ")
         code, said, _ = call("atollctl", "--format", "json", *ctl[1:], "--name", "five")
-        assert json.loads(said)["address"] == "advertised.example:7411" and json.loads(said)["this_machine_only"] is False
+        assert (json.loads(said)["address"] == "advertised.example:7411" and
+                json.loads(said)["this_machine_only"] is False)
 
 
-# ---- a forward proxy ------------------------------------------------------------------------------------------------------------------
+# ---- a forward proxy ---------------------------------------------------------------------------
 
 
 class ForwardProxy:
-    """HTTP CONNECT on 127.0.0.1. Names that do not resolve lead to `target`: what got there has come through here."""
+    """HTTP CONNECT on 127.0.0.1. Names that do not resolve lead to `target`: what got there has
+    come through here."""
 
     def __init__(self, target, answer=None, credentials=None, silent=False):
-        self.target, self.answer, self.silent, self.asked, self.tunnels = target, answer, silent, [], 0
+        self.target, self.answer, self.silent, self.asked, self.tunnels = (target, answer, silent,
+                                                                           [], 0)
         self.wanted = credentials and "Basic " + base64.b64encode(credentials.encode()).decode()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
@@ -472,7 +504,8 @@ class ForwardProxy:
                 head += piece
             lines = head.decode().split("\r\n")
             self.asked.append(lines[0])
-            authorization = [line.split(":", 1)[1].strip() for line in lines if line.lower().startswith("proxy-authorization:")]
+            authorization = [line.split(":", 1)[1].strip() for line in lines
+                             if line.lower().startswith("proxy-authorization:")]
             if self.silent:
                 return
             if self.answer is not None:
@@ -480,7 +513,8 @@ class ForwardProxy:
                 client.close()
                 return
             if self.wanted and authorization != [self.wanted]:
-                client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n")
+                client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: "
+                               b"Basic\r\nContent-Length: 0\r\n\r\n")
                 client.close()
                 return
             server = socket.create_connection(self.target)
@@ -501,7 +535,8 @@ class ForwardProxy:
 
 
 BEHIND = "coordinator.invalid:7400"  # resolves nowhere
-NO_PROXIES = {name: "" for name in ("grpc_proxy", "https_proxy", "HTTPS_PROXY", "http_proxy", "no_grpc_proxy", "no_proxy", "NO_PROXY")}
+NO_PROXIES = {name: "" for name in ("grpc_proxy", "https_proxy", "HTTPS_PROXY", "http_proxy",
+                                    "no_grpc_proxy", "no_proxy", "NO_PROXY")}
 
 
 def outside(**variables):
@@ -510,25 +545,31 @@ def outside(**variables):
 
 def join_behind(made, name, *settings, **more):
     token = made.invite(name)["token"]
-    return call("atoll-node", "join", BEHIND, "--token", token, "--dir", name, "--data", made.path("text.txt"), "--no-run",
+    return call("atoll-node", "join", BEHIND, "--token", token, "--dir", name,
+                "--data", made.path("text.txt"), "--no-run",
                 "--heartbeat-interval", "1s", "--retry-first", "100ms", *settings, **more)
 
 
 def test_a_site_joins_and_trains_through_a_forward_proxy_with_credentials():
-    with federation(sites=0) as made, ForwardProxy(("127.0.0.1", made.port), credentials="me:s3cret@x") as proxy:
+    with federation(sites=0) as made, ForwardProxy(("127.0.0.1",
+                                                    made.port), credentials="me:s3cret@x") as proxy:
         url = f"http://me:s3cret%40x@127.0.0.1:{proxy.port}"
-        code, said, wrong = join_behind(made, "one", "--proxy", url, "--threads", "1", env=outside())
+        code, said, wrong = join_behind(made, "one", "--proxy", url, "--threads", "1",
+                                        env=outside())
         assert code == 0, wrong
         assert "s3cret" not in said + wrong
         assert os.stat("one/node.yaml").st_mode & 0o777 == 0o600  # the password is in it
-        site = Site("one", [program("atoll-node"), "run", "--dir", "one"], "one.log", os.path.abspath("one"))
+        site = Site("one", [program("atoll-node"), "run", "--dir", "one"], "one.log",
+                    os.path.abspath("one"))
         made.sites["one"] = site
         site.start()
         made.until("receipts", lambda: len(site.receipts) >= 2, WAIT_S)
         keys = os.path.join(made.run, "keys")
-        contains(good("atollctl", "--keys", keys, "--server", BEHIND, "--proxy", url, "run", "status", env=outside()), "version")
+        contains(good("atollctl", "--keys", keys, "--server", BEHIND, "--proxy", url, "run",
+                      "status", env=outside()), "version")
         assert site.end(WAIT_S) == 0, site.tail()
-        assert set(proxy.asked) == {f"CONNECT {BEHIND} HTTP/1.0"} or set(proxy.asked) == {f"CONNECT {BEHIND} HTTP/1.1"}, proxy.asked
+        assert (set(proxy.asked) == {f"CONNECT {BEHIND} HTTP/1.0"} or
+                set(proxy.asked) == {f"CONNECT {BEHIND} HTTP/1.1"}), proxy.asked
         assert "s3cret" not in site.text()
 
 
@@ -543,31 +584,38 @@ def test_the_environments_proxy_is_used_unless_it_is_excepted():
             assert proxy.tunnels == before + 1, variable
         for variable in ("no_grpc_proxy", "no_proxy", "NO_PROXY"):
             before = proxy.tunnels
-            good(*ask, here, "run", "status", env=outside(https_proxy=url, **{variable: "127.0.0.1"}))
+            good(*ask, here, "run", "status",
+                 env=outside(https_proxy=url, **{variable: "127.0.0.1"}))
             assert proxy.tunnels == before, variable
         good(*ask, here, "--proxy", "none", "run", "status", env=outside(https_proxy=url))
-        good(*ask, here, "run", "status", env=outside(https_proxy="http://proxy.invalid:3128"))  # another machine's: not for 127.0.0.1
+        # another machine's: not for 127.0.0.1
+        good(*ask, here, "run", "status", env=outside(https_proxy="http://proxy.invalid:3128"))
         assert proxy.tunnels == before
         good(*ask, BEHIND, "run", "status", env=outside(ATOLL_PROXY=url))
         assert proxy.tunnels == before + 1
-        code, _, said = call(*ask, BEHIND, "run", "status", env=outside(https_proxy="socks5://127.0.0.1:1080"))
+        code, _, said = call(*ask, BEHIND, "run", "status",
+                             env=outside(https_proxy="socks5://127.0.0.1:1080"))
         assert code == 1
         contains(said, "https_proxy: a proxy by socks5 is not supported")
-        code, _, said = call(*ask, BEHIND, "--proxy", "https://127.0.0.1:1", "run", "status", env=outside())
+        code, _, said = call(*ask, BEHIND, "--proxy", "https://127.0.0.1:1", "run", "status",
+                             env=outside())
         assert code == 2
         contains(said, "--proxy: a proxy by https is not supported")
 
 
-REFUSALS = [(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", ("answers 407", "user name and a password")),
+REFUSALS = [(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n",
+             ("answers 407", "user name and a password")),
             (b"HTTP/1.1 403 Forbidden\r\n\r\n", ("answers 403", "does not allow this address")),
-            (b"HTTP/1.1 405 Method Not Allowed\r\n\r\n", ("answers 405", "does not allow this address")),
+            (b"HTTP/1.1 405 Method Not Allowed\r\n\r\n",
+             ("answers 405", "does not allow this address")),
             (b"HTTP/1.1 400 Bad Request\r\n\r\n", ("answers 400", "a proxy for HTTP CONNECT"))]
 
 
 def test_each_way_in_which_a_proxy_fails_has_its_own_message():
     with federation(sites=0) as made:
         target = ("127.0.0.1", made.port)
-        ask = ["atollctl", "--keys", os.path.join(made.run, "keys"), "--timeout", "2s", "--server", BEHIND, "run", "status", "--proxy"]
+        ask = ["atollctl", "--keys", os.path.join(made.run, "keys"), "--timeout", "2s",
+               "--server", BEHIND, "run", "status", "--proxy"]
 
         def fails(proxy_port, *parts, user="me:s3cret@"):
             code, _, said = call(*ask, f"http://{user}127.0.0.1:{proxy_port}", env=outside())
@@ -578,7 +626,8 @@ def test_each_way_in_which_a_proxy_fails_has_its_own_message():
         for answer, parts in REFUSALS:
             with ForwardProxy(target, answer) as proxy:
                 fails(proxy.port, *parts)
-                code, _, said = join_behind(made, f"site-{answer[9:12].decode()}", "--proxy", f"http://127.0.0.1:{proxy.port}",
+                code, _, said = join_behind(made, f"site-{answer[9:12].decode()}",
+                                            "--proxy", f"http://127.0.0.1:{proxy.port}",
                                             env=outside())
                 assert code == 3, said  # at once: asking again is of no use
                 contains(said, "the coordinator cannot be reached", *parts)
@@ -599,11 +648,12 @@ def test_each_way_in_which_a_proxy_fails_has_its_own_message():
         fails(port, "check the proxy's address")  # nobody is there
         with ForwardProxy(target) as proxy, socket.create_server(("127.0.0.1", 0)) as other:
             proxy.target = other.getsockname()  # a way to somebody who does not speak TLS
-            threading.Thread(target=lambda: other.accept()[0].sendall(b"220 mail\r\n"), daemon=True).start()
+            threading.Thread(target=lambda: other.accept()[0].sendall(b"220 mail\r\n"),
+                             daemon=True).start()
             fails(proxy.port, "through")
 
 
-# ---- what cannot be written --------------------------------------------------------------------------------------------------------
+# ---- what cannot be written --------------------------------------------------------------------
 
 
 def test_stdout_that_cannot_be_written_is_a_failure_and_is_named():
@@ -612,35 +662,43 @@ def test_stdout_that_cannot_be_written_is_a_failure_and_is_named():
     with federation() as made:
         merged(made, 2)
         site = made.sites["one"].directory
-        ctl = ["atollctl", "--keys", os.path.join(made.run, "keys"), "--server", f"127.0.0.1:{made.port}"]
-        uses = [ctl + ["run", "status"], ctl + ["--format", "json", "site", "list"], ctl + ["site", "list"],
-                ctl + ["run", "status", "--watch", "10ms"],
-                ["atollctl", "run", "example"], ["atollctl", "--help"], ["atollctl", "--print-config", "run", "example"],
-                ["atollctl", "ledger", "list", "--dir", made.run], ["atollctl", "ledger", "verify", "--dir", made.run],
+        ctl = ["atollctl", "--keys", os.path.join(made.run, "keys"),
+               "--server", f"127.0.0.1:{made.port}"]
+        uses = [ctl + ["run", "status"], ctl + ["--format", "json", "site", "list"],
+                ctl + ["site", "list"], ctl + ["run", "status", "--watch", "10ms"],
+                ["atollctl", "run", "example"], ["atollctl", "--help"],
+                ["atollctl", "--print-config", "run", "example"],
+                ["atollctl", "ledger", "list", "--dir", made.run],
+                ["atollctl", "ledger", "verify", "--dir", made.run],
                 ["atollctl", "run", "create", "made", "--manifest", made.path("manifest.yaml")],
-                ["atoll-node", "status", "--dir", site], ["atoll-node", "--version"], ["atoll-node", "validate", "--dir", site],
-                ["atoll-node", "run", "--example-config"],
-                ["atoll-coordinator", "--version"], ["atoll-trainer", "--help"], ["atoll-wan-proxy", "--help"], ["atoll-sim", "--help"],
+                ["atoll-node", "status", "--dir", site], ["atoll-node", "--version"],
+                ["atoll-node", "validate", "--dir", site],
+                ["atoll-node", "run", "--example-config"], ["atoll-coordinator", "--version"],
+                ["atoll-trainer", "--help"], ["atoll-wan-proxy", "--help"], ["atoll-sim", "--help"],
                 ["atoll-sim", "faults", "--first", "1", "--seeds", "1"]]
         for use in uses:
             for how in ("full", "closed"):
                 with open("/dev/full", "w") as full:
-                    done = subprocess.run([program(use[0]), *use[1:]], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                    done = subprocess.run([program(use[0]), *use[1:]], stdin=subprocess.DEVNULL,
+                                          stderr=subprocess.PIPE, text=True,
                                           stdout=full, timeout=60 * SLOWDOWN,
-                                          preexec_fn=(lambda: os.close(1)) if how == "closed" else None)
-                assert done.returncode == 1, f"{use} with stdout {how}: exit {done.returncode}: {done.stderr}"
+                                          preexec_fn=(lambda: os.close(1)) if how == "closed"
+                                          else None)
+                assert done.returncode == 1, (
+                    f"{use} with stdout {how}: exit {done.returncode}: {done.stderr}")
                 contains(done.stderr, f"{use[0]}: stdout cannot be written")
                 shutil.rmtree("made", ignore_errors=True)
         # With number 1 free, the next file that is opened would get it, and be printed into.
-        subprocess.run([program("atollctl"), "run", "create", "made", "--manifest", made.path("manifest.yaml")],
+        subprocess.run([program("atollctl"), "run", "create", "made",
+                        "--manifest", made.path("manifest.yaml")],
                        stderr=subprocess.DEVNULL, preexec_fn=lambda: os.close(1))
         contains(good("atollctl", "ledger", "verify", "--dir", "made"), "verified")
 
 
 def test_watching_ends_when_its_reader_goes_away():
     with federation(sites=0) as made:
-        watch = [program("atollctl"), "--keys", os.path.join(made.run, "keys"), "--server", f"127.0.0.1:{made.port}", "run", "status",
-                 "--watch", "20ms"]
+        watch = [program("atollctl"), "--keys", os.path.join(made.run, "keys"),
+                 "--server", f"127.0.0.1:{made.port}", "run", "status", "--watch", "20ms"]
         process = subprocess.Popen(watch, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         contains(process.stdout.readline(), "tiny")
         process.stdout.close()
@@ -652,10 +710,13 @@ def test_watching_ends_when_its_reader_goes_away():
 def test_a_metrics_file_that_cannot_be_written_is_refused_before_anything_else():
     with federation(sites=0) as made:
         invitation = made.invite("one")
-        settings = ["--dir", "site", "--data", made.path("text.txt"), "--heartbeat-interval", "1s", "--threads", "1"]
-        join = ["atoll-node", "join", invitation["address"], "--token", invitation["token"], *settings]
+        settings = ["--dir", "site", "--data", made.path("text.txt"), "--heartbeat-interval", "1s",
+                    "--threads", "1"]
+        join = ["atoll-node", "join", invitation["address"], "--token", invitation["token"],
+                *settings]
         os.mkdir("taken")
-        for wrong, because in (("nowhere/m.prom", "its directory nowhere: No such file"), ("taken", "it is a directory"),
+        for wrong, because in (("nowhere/m.prom", "its directory nowhere: No such file"),
+                               ("taken", "it is a directory"),
                                (made.path("text.txt") + "/m", "text.txt")):
             code, _, said = call(*join, "--metrics-file", wrong)
             assert code == 1, said
@@ -664,7 +725,8 @@ def test_a_metrics_file_that_cannot_be_written_is_refused_before_anything_else()
         os.mkdir("there")
         good(*join, "--metrics-file", "there/m.prom", "--no-run")
         for verb in ("validate", "run"):
-            code, _, said = call("atoll-node", verb, "--dir", "site", "--metrics-file", "nowhere/m.prom")
+            code, _, said = call("atoll-node", verb, "--dir", "site",
+                                 "--metrics-file", "nowhere/m.prom")
             assert code == 1, said
             contains(said, "metrics-file: nowhere/m.prom cannot be written")
 
@@ -673,20 +735,25 @@ def test_a_file_that_is_written_every_second_is_complained_of_once():
     with federation(sites=0) as made:
         invitation = made.invite("one")
         os.mkdir("there")
-        good("atoll-node", "join", invitation["address"], "--token", invitation["token"], "--dir", "site", "--data",
-             made.path("text.txt"), "--threads", "1", "--metrics-file", "there/m.prom", "--no-run")
-        site = Site("one", [program("atoll-node"), "run", "--dir", "site"], "one.log", os.path.abspath("site"))
+        good("atoll-node", "join", invitation["address"], "--token", invitation["token"],
+             "--dir", "site", "--data", made.path("text.txt"), "--threads", "1",
+             "--metrics-file", "there/m.prom", "--no-run")
+        site = Site("one", [program("atoll-node"), "run", "--dir", "site"], "one.log",
+                    os.path.abspath("site"))
         made.sites["one"] = site
         site.start()
         made.until("metrics", lambda: os.path.exists("there/m.prom"), WAIT_S)
         with open("there/m.prom") as file:
             page = file.read()
-        for name, kind in (("version", "gauge"), ("linked", "gauge"), ("ready", "gauge"), ("staleness_versions", "gauge"),
-                           ("loss_nats", "gauge"), ("trainer_tokens_total", "counter"), ("trainer_steps_total", "counter"),
-                           ("contributions_accepted_total", "counter"), ("contributions_refused_total", "counter"),
+        for name, kind in (("version", "gauge"), ("linked", "gauge"), ("ready", "gauge"),
+                           ("staleness_versions", "gauge"), ("loss_nats", "gauge"),
+                           ("trainer_tokens_total", "counter"), ("trainer_steps_total", "counter"),
+                           ("contributions_accepted_total", "counter"),
+                           ("contributions_refused_total", "counter"),
                            ("sent_bytes_total", "counter"), ("received_bytes_total", "counter"),
                            ("compute_seconds_total", "counter"), ("lost_seconds_total", "counter")):
-            contains(page, f"# HELP atoll_node_{name} ", f"# TYPE atoll_node_{name} {kind}\natoll_node_{name}{{run_id=\"")
+            contains(page, f"# HELP atoll_node_{name} ",
+                     f"# TYPE atoll_node_{name} {kind}\natoll_node_{name}{{run_id=\"")
         assert page.count('cause="') == 7 and "dropped" not in page, page
         os.rename("there", "gone")
         made.until("a complaint", lambda: " metrics_file " in site.text(), WAIT_S)
@@ -699,29 +766,35 @@ def test_a_file_that_is_written_every_second_is_complained_of_once():
         assert site.end(WAIT_S) == 0
 
 
-# ---- what others put into the environment --------------------------------------------------------------------------------------------
+# ---- what others put into the environment ------------------------------------------------------
 
 SERVICE = {"ATOLL_COORDINATOR_SERVICE_HOST": "10.0.0.1", "ATOLL_COORDINATOR_SERVICE_PORT": "7400",
-           "ATOLL_COORDINATOR_SERVICE_PORT_GRPC": "7400", "ATOLL_COORDINATOR_PORT": "tcp://10.0.0.1:7400",
-           "ATOLL_COORDINATOR_PORT_7400_TCP": "tcp://10.0.0.1:7400", "ATOLL_COORDINATOR_PORT_7400_TCP_PROTO": "tcp",
-           "ATOLL_COORDINATOR_PORT_7400_TCP_PORT": "7400", "ATOLL_COORDINATOR_PORT_7400_TCP_ADDR": "10.0.0.1"}
+           "ATOLL_COORDINATOR_SERVICE_PORT_GRPC": "7400",
+           "ATOLL_COORDINATOR_PORT": "tcp://10.0.0.1:7400",
+           "ATOLL_COORDINATOR_PORT_7400_TCP": "tcp://10.0.0.1:7400",
+           "ATOLL_COORDINATOR_PORT_7400_TCP_PROTO": "tcp",
+           "ATOLL_COORDINATOR_PORT_7400_TCP_PORT": "7400",
+           "ATOLL_COORDINATOR_PORT_7400_TCP_ADDR": "10.0.0.1"}
 
 
 def test_a_kubernetes_service_named_like_us_keeps_no_program_from_starting():
     with federation(sites=0) as made:
-        uses = [("atollctl", "ledger", "list", "--dir", made.run), ("atoll-node", "run", "--print-config"),
-                ("atoll-coordinator", "--dir", made.run, "--print-config"), ("atoll-trainer", "train", write("text.txt", b"the tide " * 9000), "--steps", "1", "--length", "32", "--sequences", "1",
-                 "--preset", "300k")]
+        uses = [("atollctl", "ledger", "list", "--dir", made.run),
+                ("atoll-node", "run", "--print-config"),
+                ("atoll-coordinator", "--dir", made.run, "--print-config"),
+                ("atoll-trainer", "train", write("text.txt", b"the tide " * 9000), "--steps", "1",
+                 "--length", "32", "--sequences", "1", "--preset", "300k")]
         for use in uses:
             good(*use, env=dict(os.environ, **SERVICE))
             code, _, said = call(*use, env=dict(os.environ, ATOLL_COORDINATOR_HOST="10.0.0.1"))
             assert code == 2, f"{use}: exit {code}: {said}"
             contains(said, "unknown environment variable ATOLL_COORDINATOR_HOST")
-        for use in (("atoll-sim", "faults", "--seeds", "1"), ("atoll-wan-proxy", "--help")):  # these read no variables
+        # these read no variables
+        for use in (("atoll-sim", "faults", "--seeds", "1"), ("atoll-wan-proxy", "--help")):
             good(*use, env=dict(os.environ, **SERVICE))
 
 
-# ---- an invitation is not spent on what cannot be --------------------------------------------------------------------------------------
+# ---- an invitation is not spent on what cannot be ----------------------------------------------
 
 
 def test_a_token_is_not_spent_before_the_data_is_known_to_fit_the_run():
@@ -729,21 +802,25 @@ def test_a_token_is_not_spent_before_the_data_is_known_to_fit_the_run():
         invitation = made.invite("one")
         write("empty.txt", b"")
         write("short.txt", b"too short")
-        write("tokens.bin", struct.pack("<IIQ", 20240520, 1, 4) + bytes(1008) + struct.pack("<4H", 1, 2, 3, 50000))
+        write("tokens.bin", struct.pack("<IIQ", 20240520, 1, 4) + bytes(1008) +
+              struct.pack("<4H", 1, 2, 3, 50000))
         os.mkdir("folder")
         for data in ("typo.txt", "empty.txt", "short.txt", "tokens.bin", "folder"):
             for more in ([], ["--no-run"]):
-                code, _, said = call("atoll-node", "join", invitation["address"], "--token", invitation["token"], "--dir", "first",
+                code, _, said = call("atoll-node", "join", invitation["address"],
+                                     "--token", invitation["token"], "--dir", "first",
                                      "--data", data, *more)
                 assert code == 1, f"{data}: exit {code}: {said}"
                 contains(said, data, "nothing has been joined, and the invitation is not used up")
                 assert not os.path.exists("first/site.json")
         # Another key may use it still.
-        good("atoll-node", "join", invitation["address"], "--token", invitation["token"], "--dir", "second", "--data",
-             made.path("text.txt"), "--no-run")
-        assert [entry["kind"] for entry in made.ledger()] == ["genesis", "site_invited", "site_added"]
-        code, _, said = call("atoll-node", "join", invitation["address"], "--token", invitation["token"], "--dir", "first", "--data",
-                             made.path("text.txt"), "--no-run")
+        good("atoll-node", "join", invitation["address"], "--token", invitation["token"],
+             "--dir", "second", "--data", made.path("text.txt"), "--no-run")
+        assert [entry["kind"] for entry in made.ledger()] == ["genesis", "site_invited",
+                                                              "site_added"]
+        code, _, said = call("atoll-node", "join", invitation["address"],
+                             "--token", invitation["token"], "--dir", "first",
+                             "--data", made.path("text.txt"), "--no-run")
         assert code == 3
         contains(said, "join refused (used)")
 
@@ -785,7 +862,8 @@ def test_what_reads_a_running_site_is_not_led_astray_by_its_next_checkpoint():
         raise Skip("no gcc, to hold the reader where the checkpoint overtakes it")
     with open("overtaken.c", "w") as file:
         file.write(OVERTAKEN)
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", "overtaken.so", "overtaken.c", "-ldl"], check=True)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", "overtaken.so", "overtaken.c", "-ldl"],
+                   check=True)
     with federation() as made:
         merged(made, 2)
         site = made.sites["one"].directory
@@ -793,8 +871,10 @@ def test_what_reads_a_running_site_is_not_led_astray_by_its_next_checkpoint():
         while not any(names for _, _, names in os.walk(os.path.join(site, "state"))):
             assert time.monotonic() < limit, "no checkpoint"
             time.sleep(0.05)
-        for arguments in (["generate", "--prompt", "It was "], ["eval", "--windows", "2"], ["export", "--export", "model"]):
-            said = good("atoll-node", *arguments, "--dir", site, env=dict(os.environ, LD_PRELOAD=os.path.abspath("overtaken.so")))
+        for arguments in (["generate", "--prompt", "It was "], ["eval", "--windows", "2"],
+                          ["export", "--export", "model"]):
+            said = good("atoll-node", *arguments, "--dir", site,
+                        env=dict(os.environ, LD_PRELOAD=os.path.abspath("overtaken.so")))
             assert said, arguments
 
 

@@ -1,10 +1,13 @@
-"""What tests/readme_test.sh runs: the commands of README.md and of the pages that go on from it, as printed.
+"""What tests/readme_test.sh runs: the commands of README.md and of the pages that go on from it, as
+printed.
 
-They are taken out of the files: lines of code blocks, and code spans that are commands. The lines of the code blocks and the table of
-the simulations are carried out, in the order of PAGES, by a shell: only the host's name and port, the folder /srv/atoll and the
-token of the invitation are replaced. Each has a step here that says how it ends; a line without a step fails the test, and so does
-a step without a line. The spans in running text are examples of single flags: for these the program, the verb, each flag, script and
-target must exist. What takes minutes is shortened by a flag behind it; ATOLL_TEST_README=full runs it as it is.
+They are taken out of the files: lines of code blocks, and code spans that are commands. The lines
+of the code blocks and the table of the simulations are carried out, in the order of PAGES, by a
+shell: only the host's name and port, the folder /srv/atoll and the token of the invitation are
+replaced. Each has a step here that says how it ends; a line without a step fails the test, and so
+does a step without a line. The spans in running text are examples of single flags: for these the
+program, the verb, each flag, script and target must exist. What takes minutes is shortened by a
+flag behind it; ATOLL_TEST_README=full runs it as it is.
 """
 import os
 import pty
@@ -22,18 +25,23 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from script_test import ROOT, main  # noqa: E402
 
-PROGRAMS = os.path.abspath(os.environ.get("ATOLL_BIN") or os.path.join(ROOT, "build", "release", "bin"))
+PROGRAMS = os.path.abspath(os.environ.get("ATOLL_BIN") or
+                           os.path.join(ROOT, "build", "release", "bin"))
 SLOWDOWN = float(os.environ.get("ATOLL_TEST_SLOWDOWN") or 1)
 FULL = os.environ.get("ATOLL_TEST_README") == "full"
 WAIT_S = 60 * SLOWDOWN
-PROGRAM_NAMES = ("atollctl", "ctl", "atoll-node", "atoll-coordinator", "atoll-sim", "atoll-trainer", "atoll-wan-proxy")
-COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:%s|make|printf|scripts/[a-z-]+)(?: |$)" % "|".join(PROGRAM_NAMES))
+PROGRAM_NAMES = ("atollctl", "ctl", "atoll-node", "atoll-coordinator", "atoll-sim", "atoll-trainer",
+                 "atoll-wan-proxy")
+COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )*(?:%s|make|printf|scripts/[a-z-]+)(?: |$)" %
+                     "|".join(PROGRAM_NAMES))
 
-PAGES = ("README.md", "docs/operate.md", "docs/data.md", "docs/simulate.md")  # in the order in which they are followed
+# in the order in which they are followed
+PAGES = ("README.md", "docs/operate.md", "docs/data.md", "docs/simulate.md")
 
 
 def read_pages():
-    """The lines of code blocks, the yaml block, code spans of table cells, code spans of running text."""
+    """The lines of code blocks, the yaml block, code spans of table cells, code spans of running
+    text."""
     blocks, yaml, cells, spans, fence, before = [], [], [], [], None, ""
     text = ""
     for page in PAGES:
@@ -48,7 +56,8 @@ def read_pages():
             blocks.append(line[4:])
         else:
             found = [span.replace("\\|", "|") for span in re.findall(r"(?<!`)`([^`]+)`(?!`)", line)]
-            (cells if line.startswith("|") else spans).extend(span for span in found if COMMAND.match(span))
+            (cells if line.startswith("|") else spans).extend(span for span in found
+                                                              if COMMAND.match(span))
         before = line
     return [line for line in blocks if line.strip()], "\n".join(yaml) + "\n", cells, spans
 
@@ -57,7 +66,7 @@ def without_comment(line):
     return re.sub(r"\s{2,}# .*$", "", line)
 
 
-# ---- carrying them out ------------------------------------------------------------------------------------------------------------------
+# ---- carrying them out -------------------------------------------------------------------------
 
 
 class Reader:
@@ -69,7 +78,8 @@ class Reader:
         os.makedirs("srv/atoll")
         os.symlink(os.path.join(ROOT, "scripts"), "scripts")
         texts = os.path.join(ROOT, "build", "data")
-        if all(os.path.exists(os.path.join(texts, name)) for name in ("austen.txt", "bible.txt", "perl.txt", "python.txt")):
+        if all(os.path.exists(os.path.join(texts, name))
+               for name in ("austen.txt", "bible.txt", "perl.txt", "python.txt")):
             os.symlink(texts, "build/data")
         else:
             os.makedirs("build/data")
@@ -77,25 +87,30 @@ class Reader:
                 write_text(os.path.join("build/data", name), name)
         write_text("text.txt", "first")
         write_text("other.txt", "other")
-        self.environment = dict(os.environ, PATH=PROGRAMS + ":" + os.environ["PATH"], no_grpc_proxy="127.0.0.1")
+        self.environment = dict(os.environ, PATH=PROGRAMS + ":" + os.environ["PATH"],
+                                no_grpc_proxy="127.0.0.1")
 
     def shell(self, line):
         """As printed, except for host, port, folder and token."""
-        line = line.replace("coordinator.example:7400", f"127.0.0.1:{self.port}").replace("0.0.0.0:7400", f"0.0.0.0:{self.port}")
+        line = line.replace("coordinator.example:7400",
+                            f"127.0.0.1:{self.port}").replace("0.0.0.0:7400",
+                                                              f"0.0.0.0:{self.port}")
         line = line.replace("/srv/atoll", os.path.abspath("srv/atoll"))
         if self.token:
             line = line.replace("AQhl...", self.token)
         return ["bash", "-c", self.ctl + "\n" + line]
 
     def run(self, line, code=0):
-        done = subprocess.run(self.shell(line), capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
-                              timeout=5 * WAIT_S, env=self.environment)
-        assert done.returncode == code, f"`{line}`: exit {done.returncode}: {done.stdout[-500:]}{done.stderr[-1500:]}"
+        done = subprocess.run(self.shell(line), capture_output=True, text=True, errors="replace",
+                              stdin=subprocess.DEVNULL, timeout=5 * WAIT_S, env=self.environment)
+        assert done.returncode == code, (
+            f"`{line}`: exit {done.returncode}: {done.stdout[-500:]}{done.stderr[-1500:]}")
         return done.stdout
 
     def start(self, name, line):
         with open(name + ".log", "ab") as log:
-            self.running[name] = subprocess.Popen(self.shell("exec " + without_comment(line)), stdin=subprocess.DEVNULL, stdout=log,
+            self.running[name] = subprocess.Popen(self.shell("exec " + without_comment(line)),
+                                                  stdin=subprocess.DEVNULL, stdout=log,
                                                   stderr=log, env=self.environment)
 
     def log(self, name):
@@ -106,8 +121,10 @@ class Reader:
         end = time.monotonic() + WAIT_S
         while not condition():
             process = self.running[name]
-            assert process.poll() is None, f"{name} ended by itself with code {process.returncode}: {self.log(name)[-1500:]}"
-            assert time.monotonic() < end, f"{name}: no {what} in {WAIT_S:.0f} s: {self.log(name)[-1500:]}"
+            assert process.poll() is None, (
+                f"{name} ended by itself with code {process.returncode}: {self.log(name)[-1500:]}")
+            assert time.monotonic() < end, (
+                f"{name}: no {what} in {WAIT_S:.0f} s: {self.log(name)[-1500:]}")
             time.sleep(0.02)
 
     def end(self, name, code=0, signal_number=signal.SIGTERM):
@@ -130,7 +147,8 @@ def free_port():
 
 def write_text(path, word):
     with open(path, "w") as file:
-        file.write("".join(f"It was the {word} tide of {i}: the waves came to ring {i * i % 31}, and went.\n" for i in range(4000)))
+        file.write("".join(f"It was the {word} tide of {i}: the waves came to ring {i * i % 31}, "
+                           "and went.\n" for i in range(4000)))
 
 
 def edit_name(reader, line):
@@ -143,7 +161,8 @@ def edit_name(reader, line):
 
 def dry_run(reader, line):
     said = reader.run(line)
-    assert "would be made" in said and "parameters" in said and not os.path.exists("srv/atoll/run"), said
+    assert ("would be made" in said and "parameters" in said and
+            not os.path.exists("srv/atoll/run")), said
 
 
 def serve(reader, line):
@@ -157,7 +176,8 @@ def define(reader, line):
 
 def invite(reader, line):
     said = reader.run(line).split()
-    assert said[:2] == ["atoll-node", "join"] and said[2] == f"127.0.0.1:{reader.port}" and said[3] == "--token", said
+    assert (said[:2] == ["atoll-node", "join"] and said[2] == f"127.0.0.1:{reader.port}" and
+            said[3] == "--token"), said
     reader.token = said[4]
 
 
@@ -206,7 +226,8 @@ def revoke(reader, line):
 def train_alone(reader, line):
     shutil.rmtree("model")
     reader.start("trainer", line + ("" if FULL else " --sequences 1 --length 64"))
-    reader.wait("trainer", "steps", lambda: os.path.exists("run.csv") and open("run.csv").read().count("\n") > 2)
+    reader.wait("trainer", "steps",
+                lambda: os.path.exists("run.csv") and open("run.csv").read().count("\n") > 2)
     reader.end("trainer")
     for name in ("run.state", "run.csv", "run.svg", "model/model.safetensors"):
         assert os.path.exists(name), f"no {name} after: {line}"
@@ -217,13 +238,16 @@ def shortened(line, flags):
 
 
 def local_federation(reader, line):
-    reader.run(shortened(line, " --seconds 12") + f" --output lf --programs '{PROGRAMS}' --data build/data")
+    reader.run(shortened(line, " --seconds 12") +
+               f" --output lf --programs '{PROGRAMS}' --data build/data")
 
 
 def on_a_terminal(reader, line):
-    """The link's commands come from the pipe, the rest from the terminal, whose end of file ends it."""
+    """The link's commands come from the pipe, the rest from the terminal, whose end of file ends
+    it."""
     near, far = free_port(), free_port()
-    line = line.replace("127.0.0.1:7401", f"127.0.0.1:{near}").replace("127.0.0.1:7400", f"127.0.0.1:{far}")
+    line = line.replace("127.0.0.1:7401",
+                        f"127.0.0.1:{near}").replace("127.0.0.1:7400", f"127.0.0.1:{far}")
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ.update(reader.environment)
@@ -256,23 +280,27 @@ STEPS = {  # in the pages' order
     "atollctl model export --dir /srv/atoll/run --output model": answers("exported"),
     "atollctl ledger verify --dir /srv/atoll/run": answers("verified", "state root"),
     "atollctl ledger list --dir /srv/atoll/run": answers("genesis", "contribution", "stopped"),
-    "atoll-node train --standalone text.txt --preset 4m --state run.state --save-every 100 --log run.csv --plot run.svg "
-    "--export model": train_alone,
+    "atoll-node train --standalone text.txt --preset 4m --state run.state --save-every 100 "
+    "--log run.csv --plot run.svg --export model": train_alone,
     "atoll-node eval model --text other.txt": answers("perplexity"),
     'atoll-node generate model --prompt "It was "': writes,
     "atoll-sim plan federation.yaml --plot plan.svg": answers("near", "far"),
-    "atoll-sim train federation.yaml --data build/data/austen.txt --data build/data/bible.txt --csv curve.csv --svg curve.svg":
+    "atoll-sim train federation.yaml --data build/data/austen.txt --data build/data/bible.txt "
+    "--csv curve.csv --svg curve.svg":
         lambda reader, line: reader.run(line),
-    "atoll-sim faults --first 1 --seeds 100": lambda reader, line: reader.run(shortened(line, " --seeds 5")),
+    "atoll-sim faults --first 1 --seeds 100":
+        lambda reader, line: reader.run(shortened(line, " --seeds 5")),
     "scripts/local-federation --wan federation.yaml --shape 300k --seconds 60": local_federation,
     "scripts/local-federation --wan federation.yaml --shape 300k --chaos 5": local_federation,
-    "printf 'link a from 127.0.0.1:7401 to 127.0.0.1:7400\\nset a rtt 200ms up.rate 20mbit\\n' | cat - /dev/tty | atoll-wan-proxy":
+    "printf 'link a from 127.0.0.1:7401 to 127.0.0.1:7400\\nset a rtt 200ms up.rate 20mbit\\n' | "
+    "cat - /dev/tty | atoll-wan-proxy":
         on_a_terminal,
 }
 
 
 def in_order():
-    """What is to be carried out, as the pages have it: code blocks, then commands that are all of a table's cell."""
+    """What is to be carried out, as the pages have it: code blocks, then commands that are all of a
+    table's cell."""
     blocks, yaml, cells, _ = read_pages()
     first = next(i for i, cell in enumerate(cells) if cell.startswith("atoll-sim plan"))
     last = next(i for i, cell in enumerate(cells) if cell.startswith("printf "))
@@ -298,11 +326,12 @@ def test_every_command_of_the_code_blocks_and_of_the_simulations_works_as_printe
         reader.close()
 
 
-# ---- those in running text ------------------------------------------------------------------------------------------------------------
+# ---- those in running text ---------------------------------------------------------------------
 
 
 def help_of(words):
-    done = subprocess.run([os.path.join(PROGRAMS, words[0]), *words[1:], "--help"], capture_output=True, text=True)
+    done = subprocess.run([os.path.join(PROGRAMS, words[0]), *words[1:], "--help"],
+                          capture_output=True, text=True)
     return done.stdout if done.returncode == 0 else None
 
 
@@ -317,11 +346,13 @@ def check_program(words):
         verbs.append(word)
     text = help_of(verbs)
     following = words[len(verbs)] if len(words) > len(verbs) else "-"
-    assert "\nCommands:\n" not in text or following.startswith("-"), f"{' '.join(verbs)} has no verb {following}"
+    assert ("\nCommands:\n" not in text or
+            following.startswith("-")), f"{' '.join(verbs)} has no verb {following}"
     for word in words[1:]:
         if word.startswith("--"):
             flag = word.split("=")[0]
-            assert re.search(re.escape(flag) + r"\b", text) or "--standalone" in flag, f"{' '.join(verbs)} has no {flag}"
+            assert re.search(re.escape(flag) + r"\b",
+                             text) or "--standalone" in flag, f"{' '.join(verbs)} has no {flag}"
 
 
 def check_script(words):
@@ -334,7 +365,8 @@ def check_script(words):
 
 
 def check_target(words):
-    done = subprocess.run(["make", "-n", "-C", ROOT, "--no-print-directory", *words[1:]], capture_output=True, text=True,
+    done = subprocess.run(["make", "-n", "-C", ROOT, "--no-print-directory", *words[1:]],
+                          capture_output=True, text=True,
                           env={k: v for k, v in os.environ.items() if not k.startswith("MAKE")})
     assert done.returncode == 0, done.stderr[-500:]
 
@@ -385,7 +417,8 @@ def test_a_command_that_is_added_to_any_page_needs_a_step():
 
 def test_a_broken_command_is_found():
     """The checks above can fail."""
-    for span in ("atollctl run statsu", "ctl run status --wotch 2s", "scripts/no-such-thing", "make no-such-target",
+    for span in ("atollctl run statsu", "ctl run status --wotch 2s", "scripts/no-such-thing",
+                 "make no-such-target",
                  "atoll-node status --dri site", "scripts/install-deps --no-such-flag"):
         try:
             check_span(span)

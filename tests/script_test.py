@@ -1,15 +1,18 @@
-"""What tests written in Python share: running programs and looking at what they say, and a runner that closes with
-`N passed, N failed`. A test is a function test_SENTENCE, run in an empty directory of its own; one that cannot run here raises
-Skip, which tests/with_python and scripts/run-tests repeat aloud: SKIPPED NAME - REASON."""
+"""What tests written in Python share: running programs and looking at what they say, and a runner
+that closes with `N passed, N failed`. A test is a function test_SENTENCE, run in an empty directory
+of its own; one that cannot run here raises Skip, which tests/with_python and scripts/run-tests
+repeat aloud: SKIPPED NAME - REASON."""
 import os
 import subprocess
 import sys
 import tempfile
 
 ROOT = os.environ.get("ATOLL_ROOT") or os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-TRAINER = os.path.join(os.environ.get("ATOLL_BIN") or os.path.join(ROOT, "build/release/bin"), "atoll-trainer")
+TRAINER = os.path.join(os.environ.get("ATOLL_BIN") or os.path.join(ROOT, "build/release/bin"),
+                       "atoll-trainer")
 PREPARE = os.path.join(ROOT, "scripts/prepare-data")
-SMALL = "--vocabulary 256 --hidden 32 --layers 2 --heads 4 --kv-heads 2 --ffn 48 --context 64 --sequences 8 --length 32".split()
+SMALL = ("--vocabulary 256 --hidden 32 --layers 2 --heads 4 --kv-heads 2 --ffn 48 --context 64 "
+         "--sequences 8 --length 32".split())
 DEADLINE_S = 120 * int(os.environ.get("ATOLL_TEST_SLOWDOWN") or 1)
 
 
@@ -18,8 +21,10 @@ class Skip(Exception):
 
 
 def run(*arguments, code=0):
-    done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True, errors="replace", timeout=DEADLINE_S)
-    assert done.returncode == code, f"exit {done.returncode}, wanted {code}: {' '.join(map(str, arguments))}\n{done.stderr}"
+    done = subprocess.run([str(a) for a in arguments], capture_output=True, text=True,
+                          errors="replace", timeout=DEADLINE_S)
+    assert done.returncode == code, (
+        f"exit {done.returncode}, wanted {code}: {' '.join(map(str, arguments))}\n{done.stderr}")
     return done.stdout if code == 0 else done.stderr
 
 
@@ -47,7 +52,8 @@ def read(name):
 
 
 def text():
-    return write("text", "".join(f"the {i % 13} small waves reach ring {i * i % 31} of the atoll.\n" for i in range(900)))
+    return write("text", "".join(f"the {i % 13} small waves reach ring {i * i % 31} of the atoll.\n"
+                                 for i in range(900)))
 
 
 def main(names):

@@ -1,4 +1,5 @@
-"""What tests/scripts_outputs_test.sh runs: outputs of scripts are tried before the work, and nothing of another's is touched."""
+"""What tests/scripts_outputs_test.sh runs: outputs of scripts are tried before the work, and
+nothing of another's is touched."""
 import fcntl
 import json
 import os
@@ -19,12 +20,14 @@ def tokens_of(directory):
 
 
 def leftovers(directory="."):
-    return sorted(name for name in os.listdir(directory) if "partial" in name or name.startswith("."))
+    return sorted(name for name in os.listdir(directory) if "partial" in name or
+                  name.startswith("."))
 
 
 def test_a_directory_that_exists_is_filled_and_stays_the_same_directory():
     write("t.txt", TEXT)
-    for output, make in (("plain", lambda: os.mkdir("plain")), ("link", lambda: (os.mkdir("target"), os.symlink("target", "link"))),
+    for output, make in (("plain", lambda: os.mkdir("plain")),
+                         ("link", lambda: (os.mkdir("target"), os.symlink("target", "link"))),
                          ("volume", lambda: os.makedirs("volume/lost+found"))):
         make()
         os.chmod(output, 0o750)
@@ -32,10 +35,12 @@ def test_a_directory_that_exists_is_filled_and_stays_the_same_directory():
         run(PREPARE, "--output", output, "t.txt")
         after = os.stat(output)
         assert (before.st_ino, before.st_mode) == (after.st_ino, after.st_mode), output
-        assert tokens_of(output).decode() == TEXT and not leftovers(output) and not leftovers(), output
+        assert (tokens_of(output).decode() == TEXT and not leftovers(output) and
+                not leftovers()), output
     assert os.path.islink("link")
     os.mkdir("here")
-    subprocess.run([PREPARE, "--output", ".", "../t.txt"], cwd="here", check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([PREPARE, "--output", ".", "../t.txt"], cwd="here", check=True,
+                   stdout=subprocess.DEVNULL)
     assert tokens_of("here").decode() == TEXT
     os.symlink("nowhere", "dangling")
     assert "link to nothing" in run(PREPARE, "--output", "dangling", "t.txt", code=2)
@@ -44,9 +49,11 @@ def test_a_directory_that_exists_is_filled_and_stays_the_same_directory():
 def test_a_mount_point_is_filled():
     write("t.txt", TEXT)
     os.mkdir("volume")
-    script = f"mount -t tmpfs none volume && {PREPARE} --output volume t.txt && cp -r volume copy && ls -A volume"
+    script = (f"mount -t tmpfs none volume && {PREPARE} --output volume t.txt && cp -r volume copy "
+              "&& ls -A volume")
     for command in (["unshare", "-m"], ["unshare", "-rm"]):
-        done = subprocess.run([*command, "sh", "-c", "mount -t tmpfs none volume"], capture_output=True, text=True)
+        done = subprocess.run([*command, "sh", "-c", "mount -t tmpfs none volume"],
+                              capture_output=True, text=True)
         if done.returncode == 0:
             run(*command, "sh", "-c", script)
             assert tokens_of("copy").decode() == TEXT and not leftovers("copy")
@@ -89,8 +96,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def start_held(output, staging, *arguments):
     """prepare-data, held where it has begun until there is a file `go`."""
     write("hook.py", HOOK)
-    process = subprocess.Popen([sys.executable, "hook.py", PREPARE, "--output", output, *arguments], stdout=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "hook.py", PREPARE, "--output", output, *arguments],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not is_locked(os.path.join(staging, ".prepare-data")):
         time.sleep(0.01)
     return process
@@ -133,8 +140,10 @@ def test_an_output_that_cannot_be_written_is_told_before_the_input_is_read():
 def test_a_limit_of_file_size_is_named():
     write("t.txt", TEXT * 40)
     done = subprocess.run([PREPARE, "--output", "out", "t.txt"], capture_output=True, text=True,
-                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)))
-    assert done.returncode == 2 and "ulimit -f" in done.stderr and "20000" in done.stderr, done.stderr
+                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE,
+                                                                (20000, 20000)))
+    assert (done.returncode == 2 and "ulimit -f" in done.stderr and
+            "20000" in done.stderr), done.stderr
     assert not os.path.exists("out") and not leftovers(), "it left something"
 
 
@@ -158,7 +167,8 @@ runpy.run_path({PREPARE!r}, run_name='__main__')
     os.mkdir("out")
     killed = subprocess.run([sys.executable, "hook.py"], capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert len([n for n in os.listdir("out") if n.endswith(".bin")]) == 1 and not os.path.exists("out/prepare-data.json")
+    assert len([n for n in os.listdir("out")
+                if n.endswith(".bin")]) == 1 and not os.path.exists("out/prepare-data.json")
     run(*command)
     assert tokens_of("out").decode() == TEXT * 3 and not leftovers("out")
     # another was put where the result should go while it was computed
@@ -185,18 +195,22 @@ def test_options_that_a_tokenizer_keeps_of_its_last_use_are_ignored_and_said():
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token=None))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.train([write("text", TEXT)], tokenizers.trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<pad>", "<s>"], initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False))
+        vocab_size=300, special_tokens=["<pad>", "<s>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
     plain = tokenizer.encode(TEXT).ids
-    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    for name, keep in (("truncation", lambda: tokenizer.enable_truncation(10)), ("padding", lambda: tokenizer.enable_padding(length=4000)),
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A",
+                                                                        special_tokens=[("<s>", 1)])
+    for name, keep in (("truncation", lambda: tokenizer.enable_truncation(10)),
+                       ("padding", lambda: tokenizer.enable_padding(length=4000)),
                        ("dropout", lambda: setattr(tokenizer.model, "dropout", 0.5))):
         tokenizer.no_truncation()
         tokenizer.no_padding()
         keep()
         tokenizer.save("tokenizer.json")
-        done = subprocess.run([sys.executable, PREPARE, "--output", name, "--tokenizer", ".", "text"], capture_output=True, text=True)
-        assert done.returncode == 0 and name in done.stderr and "ignored" in done.stderr, done.stderr
+        done = subprocess.run([sys.executable, PREPARE, "--output", name, "--tokenizer", ".",
+                               "text"], capture_output=True, text=True)
+        assert (done.returncode == 0 and name in done.stderr and
+                "ignored" in done.stderr), done.stderr
         shard = read(f"{name}/shard-00000.bin")[1024:]
         assert [shard[i] | shard[i + 1] << 8 for i in range(0, len(shard), 2)] == plain, name
 
@@ -204,7 +218,8 @@ def test_options_that_a_tokenizer_keeps_of_its_last_use_are_ignored_and_said():
 def test_a_byte_order_mark_is_no_text():
     mark = b"\xef\xbb\xbf"
     run(PREPARE, "--output", "text", write("t.txt", mark + TEXT.encode()))
-    run(PREPARE, "--output", "lines", write("t.jsonl", mark + json.dumps({"text": TEXT}).encode() + b"\r\n"))
+    run(PREPARE, "--output", "lines",
+        write("t.jsonl", mark + json.dumps({"text": TEXT}).encode() + b"\r\n"))
     assert tokens_of("text").decode() == TEXT and tokens_of("lines").decode() == TEXT
 
 
@@ -227,9 +242,11 @@ def test_benchmarks_try_their_outputs_first():
             assert path in str(end.code) and "cannot be written" in str(end.code), end.code
         else:
             raise AssertionError(path)
-    done = subprocess.run([os.path.join(ROOT, "bench/federation_vs_single"), "--output", "file", "--programs", "/nonexistent", "--data", "."],
+    done = subprocess.run([os.path.join(ROOT, "bench/federation_vs_single"), "--output", "file",
+                           "--programs", "/nonexistent", "--data", "."],
                           capture_output=True, text=True, timeout=60)
-    assert done.returncode != 0 and "cannot be written" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert (done.returncode != 0 and "cannot be written" in done.stderr and
+            "Traceback" not in done.stderr), done.stderr
     assert read("file") == b"mine"
 
 
@@ -245,9 +262,11 @@ def test_a_federations_directory_is_emptied_only_if_it_was_one():
     else:
         raise AssertionError("it was taken")
     assert read("home/thesis.txt") == b"mine"
-    done = subprocess.run([os.path.join(ROOT, "scripts/demo"), "--programs", "/nonexistent", "--data", "/nonexistent", "--output", "home"],
+    done = subprocess.run([os.path.join(ROOT, "scripts/demo"), "--programs", "/nonexistent",
+                           "--data", "/nonexistent", "--output", "home"],
                           capture_output=True, text=True)
-    assert done.returncode != 0 and "not empty" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert (done.returncode != 0 and "not empty" in done.stderr and
+            "Traceback" not in done.stderr), done.stderr
     assert read("home/thesis.txt") == b"mine"
 
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Who is there and how fast, with real processes: a site whose directory was copied, one that was killed, one that was fast and left.
+"""Who is there and how fast, with real processes: a site whose directory was copied, one that was
+killed, one that was fast and left.
 
     ATOLL_BIN=build/release/bin tests/site_copied_test.sh [PATTERN ...]
 
@@ -26,8 +27,8 @@ PACED = ["--pace", "20ms"]
 def copy_of(federation, site, name):
     directory = federation.path("sites", name)
     shutil.copytree(site.directory, directory)
-    return Site(name, [federation.program("atoll-node"), "run", "--dir", directory], federation.path("logs", name + ".log"),
-                directory)
+    return Site(name, [federation.program("atoll-node"), "run", "--dir", directory],
+                federation.path("logs", name + ".log"), directory)
 
 
 def received(site):
@@ -44,7 +45,8 @@ def of_a_site_that_runs_twice_the_second_is_cut_and_everybody_is_told(directory)
     federation = Federation(PROGRAMS, directory, manifest(sites=2))
     federation.start_coordinator()
     first, other = [federation.add_site(name, *PACED) for name in ("one", "two")]
-    federation.until("contributions", lambda: len(first.receipts) >= 3 and len(other.receipts) >= 3, 30 * SLOWDOWN)
+    federation.until("contributions", lambda: len(first.receipts) >= 3 and len(other.receipts) >= 3,
+                     30 * SLOWDOWN)
     equal(first.end(20), 0, "exit code")
     copy = copy_of(federation, first, "one-again")
     first.start()
@@ -58,12 +60,13 @@ def of_a_site_that_runs_twice_the_second_is_cut_and_everybody_is_told(directory)
     check(" site_runs_twice " in federation.coordinator.text(), "the coordinator's log names it")
     equal(listed(federation, "one")["copies_cut"], 1, "copies in the site list")
     equal(listed(federation, "two")["copies_cut"], 0, "copies of the other site")
-    text = federation.call("atollctl", "--keys", os.path.join(federation.run, "keys"), "--server", f"127.0.0.1:{federation.port}",
-                           "site", "list").stdout
+    text = federation.call("atollctl", "--keys", os.path.join(federation.run, "keys"),
+                           "--server", f"127.0.0.1:{federation.port}", "site", "list").stdout
     check("runs twice: 1 process" in text, "the site list for people:", text)
     check(federation.status()["sites_twice"] == 1, "the run's status:", federation.status())
     had = len(first.receipts)
-    federation.until("contributions of the first", lambda: len(first.receipts) >= had + 3, 30 * SLOWDOWN)
+    federation.until("contributions of the first", lambda: len(first.receipts) >= had + 3,
+                     30 * SLOWDOWN)
     equal(first.status()["copies_cut"], 1, "copies in the site's status")
     prove(federation)
 
@@ -73,7 +76,8 @@ def a_copy_that_ran_while_the_site_was_down_is_told_and_one_is_cut(directory):
     federation = Federation(PROGRAMS, directory, manifest(sites=2))
     federation.start_coordinator()
     first, other = [federation.add_site(name, *PACED) for name in ("one", "two")]
-    federation.until("contributions", lambda: len(first.receipts) >= 3 and len(other.receipts) >= 3, 30 * SLOWDOWN)
+    federation.until("contributions", lambda: len(first.receipts) >= 3 and len(other.receipts) >= 3,
+                     30 * SLOWDOWN)
     del federation.sites["one"]  # it comes and goes
     equal(first.end(20), 0, "exit code")
     copy = copy_of(federation, first, "one-again")
@@ -84,14 +88,16 @@ def a_copy_that_ran_while_the_site_was_down_is_told_and_one_is_cut(directory):
     federation.until("the end of the first", lambda: not first.alive(), 60 * SLOWDOWN)
     equal(first.handle.returncode, 3, "exit code of the first")
     # The coordinator's answer and the site's own look at the ledger race; either names both causes.
-    told = ("were made elsewhere: a copy ran, or this is an old backup", "was not made here: a copy of this directory")
+    told = ("were made elsewhere: a copy ran, or this is an old backup",
+            "was not made here: a copy of this directory")
     check(any(words in first.text() for words in told), "it is told why:", first.tail())
     check("--restored" in first.text(), "and what to do:", first.tail())
-    check("came back without its contributions" in federation.coordinator.text(), "the coordinator's log names it")
+    check("came back without its contributions" in federation.coordinator.text(),
+          "the coordinator's log names it")
     equal(listed(federation, "one")["copies_cut"], 1, "copies in the site list")
     check(federation.status()["sites_twice"] == 1, "the run's status:", federation.status())
-    text = federation.call("atollctl", "--keys", os.path.join(federation.run, "keys"), "--server", f"127.0.0.1:{federation.port}",
-                           "site", "list").stdout
+    text = federation.call("atollctl", "--keys", os.path.join(federation.run, "keys"),
+                           "--server", f"127.0.0.1:{federation.port}", "site", "list").stdout
     check("runs twice" in text and "--restored" in text, "the site list for people:", text)
     had = len(copy.receipts)
     copy.start()  # what has all of them is let in
@@ -100,13 +106,15 @@ def a_copy_that_ran_while_the_site_was_down_is_told_and_one_is_cut(directory):
     had = len(first.receipts)
     first.arguments.append("--restored")  # there is no copy any more, says a person
     first.start()
-    federation.until("contributions of the first", lambda: received(first) >= had + 2, 60 * SLOWDOWN)
+    federation.until("contributions of the first", lambda: received(first) >= had + 2,
+                     60 * SLOWDOWN)
     equal(first.end(20), 0, "exit code of the first")
     first.arguments.remove("--restored")
     had = len(first.receipts)
     first.start()
     federation.sites["one"] = first
-    federation.until("contributions of the first", lambda: received(first) >= had + 2, 60 * SLOWDOWN)
+    federation.until("contributions of the first", lambda: received(first) >= had + 2,
+                     60 * SLOWDOWN)
     prove(federation)
 
 

@@ -1,9 +1,11 @@
-"""Loss curves of PyTorch from the same weights and batches as tests/model_curve_test.c: tests/golden/model_curve.txt.
+"""Loss curves of PyTorch from the same weights and batches as tests/model_curve_test.c:
+tests/golden/model_curve.txt.
 
     python3 tests/golden/curve.py        needs torch, transformers and numpy
 
-Weights, tokens and the model are made here anew from their definitions (model/layout.h, base/random.h), independently of the C
-code; transformers' LlamaForCausalLM in float32 trains on them with PyTorch's AdamW. A line a step: the loss before its update.
+Weights, tokens and the model are made here anew from their definitions (model/layout.h,
+base/random.h), independently of the C code; transformers' LlamaForCausalLM in float32 trains on
+them with PyTorch's AdamW. A line a step: the loss before its update.
 """
 import os
 import numpy as np
@@ -59,13 +61,15 @@ def token_text(count):
 
 torch.set_num_threads(1)
 model = LlamaForCausalLM(LlamaConfig(
-    vocab_size=V, hidden_size=D, num_hidden_layers=L, num_attention_heads=H, num_key_value_heads=KV, intermediate_size=F,
-    max_position_embeddings=T, rope_theta=10000.0, rms_norm_eps=1e-5, tie_word_embeddings=True, attn_implementation="eager"))
+    vocab_size=V, hidden_size=D, num_hidden_layers=L, num_attention_heads=H, num_key_value_heads=KV,
+    intermediate_size=F, max_position_embeddings=T, rope_theta=10000.0, rms_norm_eps=1e-5,
+    tie_word_embeddings=True, attn_implementation="eager"))
 names, found = ["model.embed_tokens.weight"], dict(model.named_parameters())
 for layer in range(L):
-    names += [f"model.layers.{layer}.{part}.weight" for part in (
-        "input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-        "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")]
+    names += [f"model.layers.{layer}.{part}.weight"
+              for part in ("input_layernorm", "self_attn.q_proj", "self_attn.k_proj",
+                           "self_attn.v_proj", "self_attn.o_proj", "post_attention_layernorm",
+                           "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")]
 names.append("model.norm.weight")
 at = 0
 with torch.no_grad():
@@ -75,11 +79,13 @@ with torch.no_grad():
             tensor.fill_(1.0)
         else:
             small = name.endswith(("o_proj.weight", "down_proj.weight"))
-            tensor.copy_(torch.from_numpy(values(at, tensor.numel(), scale(2 * L if small else 1))).view_as(tensor))
+            tensor.copy_(torch.from_numpy(values(at, tensor.numel(),
+                                                 scale(2 * L if small else 1))).view_as(tensor))
         at += tensor.numel()
 optimizer = torch.optim.AdamW([
     dict(params=[found[n] for n in names if found[n].dim() == 2], weight_decay=0.1),
-    dict(params=[found[n] for n in names if found[n].dim() == 1], weight_decay=0.0)], lr=2e-3, betas=(0.9, 0.95), eps=1e-8)
+    dict(params=[found[n] for n in names if found[n].dim() == 1], weight_decay=0.0)], lr=2e-3,
+                              betas=(0.9, 0.95), eps=1e-8)
 text = torch.from_numpy(token_text(STEPS * B * (T + 1))).view(STEPS, B, T + 1)
 with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "model_curve.txt"), "w") as file:
     for step in range(STEPS):
