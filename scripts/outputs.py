@@ -1,8 +1,11 @@
-"""Directories that scripts write: tried before hours of work, one writer at a time, and only what carries our mark is ever deleted.
+"""Directories that scripts write: tried before hours of work, one writer at a time, and only what
+carries our mark is ever deleted.
 
-A mark is a file of a known name in the directory. The process that writes there holds a lock on it, which the system lets go when the process
-ends, however it ends. So three cases are told apart: without the mark the directory is somebody's own and stays as it is; with it and
-locked another process is at work; with it and free it is what an ended process left, and may go. Standard library only.
+A mark is a file of a known name in the directory. The process that writes there holds a lock on it,
+which the system lets go when the process ends, however it ends. So three cases are told apart:
+without the mark the directory is somebody's own and stays as it is; with it and locked another
+process is at work; with it and free it is what an ended process left, and may go. Standard library
+only.
 """
 import errno
 import fcntl
@@ -44,16 +47,19 @@ class Mark:
         self.path, self.handle, self.told = os.path.join(directory, name), None, {}
 
     def take(self, make):
-        """True: it is ours now. False: there is none (and none was made). OutputFault: another process holds it."""
+        """True: it is ours now. False: there is none (and none was made). OutputFault: another
+        process holds it."""
         try:
-            self.handle = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0), 0o644)
+            self.handle = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0),
+                                  0o644)
         except FileNotFoundError:
             return False
         try:
             fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.release()
-            raise OutputFault("another process is writing there now; wait for it, or name another output")
+            raise OutputFault(
+                "another process is writing there now; wait for it, or name another output")
         except OSError:
             pass  # a file system without locks
         with open(self.path, encoding="utf-8", errors="replace") as file:
@@ -82,7 +88,8 @@ class Mark:
 
 
 def check_file(path):
-    """A file that will be written after long work: its folder is made, and tried. Ends the program with a reason where it cannot be."""
+    """A file that will be written after long work: its folder is made, and tried. Ends the program
+    with a reason where it cannot be."""
     folder = os.path.dirname(os.path.abspath(path))
     try:
         os.makedirs(folder, exist_ok=True)
@@ -95,8 +102,9 @@ def check_file(path):
 
 
 def claim_directory(path, name):
-    """An empty directory with our mark, locked until the process ends: made, or emptied where it carries the mark already. The
-    directory itself stays (it may be a mount point or a link's target). OutputFault where it holds anything of another's."""
+    """An empty directory with our mark, locked until the process ends: made, or emptied where it
+    carries the mark already. The directory itself stays (it may be a mount point or a link's
+    target). OutputFault where it holds anything of another's."""
     try:
         os.makedirs(path, exist_ok=True)
     except FileExistsError:
@@ -104,7 +112,8 @@ def claim_directory(path, name):
     mark = Mark(path, name)
     there = set(os.listdir(path)) - KEPT
     if there and name not in there:
-        raise OutputFault(f"{path} is not empty and was not written by this program: name another directory, or empty it yourself")
+        raise OutputFault(f"{path} is not empty and was not written by this program: name another "
+                          "directory, or empty it yourself")
     try:
         mark.take(make=True)
     except OutputFault as fault:
@@ -119,12 +128,14 @@ def claim_directory(path, name):
 
 
 class Staging:
-    """A directory that is there whole or not at all. What is written goes to `directory`; publish() puts it under its name.
+    """A directory that is there whole or not at all. What is written goes to `directory`; publish()
+    puts it under its name.
 
-    Where the output does not exist, `directory` is OUTPUT.partial, or a like name that nobody uses, and takes the output's name at the
-    end. Where it exists (a mount point, a link, `.`), it is a folder inside, and its files move up one by one, the one named `last` at
-    the end, so that the output's own folder is never replaced. What a killed process left is finished if it was whole and the same,
-    else begun anew.
+    Where the output does not exist, `directory` is OUTPUT.partial, or a like name that nobody uses,
+    and takes the output's name at the end. Where it exists (a mount point, a link, `.`), it is a
+    folder inside, and its files move up one by one, the one named `last` at the end, so that the
+    output's own folder is never replaced. What a killed process left is finished if it was whole
+    and the same, else begun anew.
     """
     INSIDE = ".partial"
 
@@ -133,11 +144,14 @@ class Staging:
         self.mark = self.directory = None
         self.inside = os.path.isdir(output)
         if not self.inside and os.path.lexists(output):
-            raise OutputFault(f"{output} is {'a link to nothing' if os.path.islink(output) else 'in the way of a directory of that name'}")
+            what = ("a link to nothing" if os.path.islink(output)
+                    else "in the way of a directory of that name")
+            raise OutputFault(f"{output} is {what}")
 
     def holds(self):
         """The names in the output, without ours and without what every file system has."""
-        return set(os.listdir(self.output)) - KEPT - {self.name + self.INSIDE, self.name} if self.inside else set()
+        return set(os.listdir(self.output)) - KEPT - {self.name + self.INSIDE,
+                                                      self.name} if self.inside else set()
 
     def was_begun(self):
         return self.inside and os.path.isdir(os.path.join(self.output, self.name + self.INSIDE))
@@ -145,14 +159,16 @@ class Staging:
     def candidates(self):
         if self.inside:
             yield os.path.join(self.output, self.name + self.INSIDE)
-            raise OutputFault(f"{self.output} holds {self.name + self.INSIDE}, which was not written by this program: rename it")
+            raise OutputFault(f"{self.output} holds {self.name + self.INSIDE}, which was not "
+                              "written by this program: rename it")
         yield self.output + ".partial"
         for number in range(1, 1000):
             yield f"{self.output}.partial-{number}"
         raise OutputFault(f"{self.output}.partial and a thousand such names are taken")
 
     def begin(self):
-        """Makes and locks the directory: the first thing to do, for it tries whether the output can be written at all."""
+        """Makes and locks the directory: the first thing to do, for it tries whether the output can
+        be written at all."""
         for directory in self.candidates():
             mark = Mark(directory, self.name)
             try:
@@ -180,11 +196,13 @@ class Staging:
                 os.unlink(os.path.join(self.directory, name))
 
     def publish(self):
-        """Under its name. What fails here leaves all where it is: the work is done, and the same command ends it."""
+        """Under its name. What fails here leaves all where it is: the work is done, and the same
+        command ends it."""
         try:
             sync_directory(self.directory)
             if self.inside:
-                names = sorted(set(os.listdir(self.directory)) - {self.name, self.last}) + [self.last]
+                names = sorted(set(os.listdir(self.directory)) - {self.name,
+                                                                  self.last}) + [self.last]
                 self.mark.tell({"moved": sorted(set(self.mark.told.get("moved", [])) | set(names))})
                 for name in names:
                     os.rename(os.path.join(self.directory, name), os.path.join(self.output, name))
@@ -198,8 +216,8 @@ class Staging:
                 sync_directory(os.path.dirname(os.path.abspath(self.output)))
         except OSError as error:
             self.mark.release()
-            raise OutputFault(f"{explain(error)}. The result is whole in {self.directory}: make room for it, and the same command "
-                              f"puts it into {self.output}")
+            raise OutputFault(f"{explain(error)}. The result is whole in {self.directory}: make "
+                              f"room for it, and the same command puts it into {self.output}")
         self.directory = None
 
     def abandon(self):

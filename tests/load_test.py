@@ -1,4 +1,5 @@
-"""What tests/load_test.sh runs: which figures of the demo and its neighbours decide an exit code, and what keeps a machine busy."""
+"""What tests/load_test.sh runs: which figures of the demo and its neighbours decide an exit code,
+and what keeps a machine busy."""
 import importlib.machinery
 import importlib.util
 import json
@@ -12,16 +13,20 @@ from script_test import DEADLINE_S, ROOT, main, write  # noqa: E402
 
 
 def module(path):
-    loader = importlib.machinery.SourceFileLoader(os.path.basename(path).replace("-", "_"), os.path.join(ROOT, path))
+    loader = importlib.machinery.SourceFileLoader(os.path.basename(path).replace("-", "_"),
+                                                  os.path.join(ROOT, path))
     made = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
     loader.exec_module(made)
     return made
 
 
-SLOW = {"heldout_loss_start": 5.5, "heldout_loss_end": 4.9, "busy_share_min": 0.31, "wall_s": 235.0, "contributions_lost": 0, "contributions_twice": 0,
-        "contributions_accepted": 4, "ledger_verified": True, "state_roots_equal": True, "exit_codes": {"a": 0, "b": 0}, "other_load": 9.0}
+SLOW = {"heldout_loss_start": 5.5, "heldout_loss_end": 4.9, "busy_share_min": 0.31, "wall_s": 235.0,
+        "contributions_lost": 0, "contributions_twice": 0,
+        "contributions_accepted": 4, "ledger_verified": True, "state_roots_equal": True,
+        "exit_codes": {"a": 0, "b": 0}, "other_load": 9.0}
 FAST = dict(SLOW, heldout_loss_end=1.9, busy_share_min=0.99, wall_s=110.0)
-WRONG = {"contributions_lost": 1, "contributions_twice": 1, "contributions_accepted": 0, "ledger_verified": False, "state_roots_equal": False,
+WRONG = {"contributions_lost": 1, "contributions_twice": 1, "contributions_accepted": 0,
+         "ledger_verified": False, "state_roots_equal": False,
          "exit_codes": {"a": 0, "b": None}, "heldout_loss_end": 5.6}
 
 
@@ -33,9 +38,11 @@ def test_a_demo_on_a_busy_machine_has_not_failed_and_one_that_went_wrong_has():
 
 
 def test_the_bars_of_speed_are_the_bench_s():
-    for summary, code in ((SLOW, 1), (FAST, 0), (dict(FAST, busy_share_min=0.96), 1), (dict(FAST, heldout_loss_end=2.5), 1)):
+    for summary, code in ((SLOW, 1), (FAST, 0), (dict(FAST, busy_share_min=0.96), 1),
+                          (dict(FAST, heldout_loss_end=2.5), 1)):
         write("summary.json", json.dumps(summary))
-        done = subprocess.run([sys.executable, os.path.join(ROOT, "bench/demo"), "summary.json"], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, os.path.join(ROOT, "bench/demo"), "summary.json"],
+                              capture_output=True, text=True)
         assert done.returncode == code, (summary, done.stdout, done.stderr)
 
 
@@ -43,7 +50,9 @@ def test_a_demo_s_length_follows_what_was_trained_and_waits_for_a_first_merge():
     made = module("scripts/demo")
     demo = made.Demo(type("Options", (), {"output": "out", "seconds": 100}))
     demo.began = 0
-    trained = lambda tokens, accepted=1: [{"trainer_tokens": tokens, "accepted": accepted}]  # noqa: E731
+    def trained(tokens, accepted=1):
+        return [{"trainer_tokens": tokens, "accepted": accepted}]
+
     demo.started = time.monotonic() - 10
     assert demo.progress(trained(made.TOKENS)) >= 1, "the tokens are trained: it is over early"
     assert demo.progress(trained(1000)) < 0.5
