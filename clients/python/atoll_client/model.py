@@ -1,0 +1,82 @@
+"""The model itself: what snapshots hold and steps move, in fp32, the same bits as everywhere.
+
+    model = Model(ledger); model.load(*snapshot(connection, site))
+    for entry in steps: model.step(entry, payloads)     raises Untrue where the state root differs
+"""
+import numpy
+
+from . import codec, signed
+from .signed import Untrue
+
+
+class Model:
+    def __init__(self, ledger):
+        m = self.manifest = ledger.manifest
+        self.ledger, self.parameters = ledger, ledger.genesis.parameters
+        self.fragments, self.dense = int(m["fragments"]), m["outer.mode"] == "dense"
+        self.kind = m["codec.kind"]
+        self.rate = numpy.float32(float(m["outer.learning_rate"]))
+        self.momentum_rate = numpy.float32(float(m["outer.momentum"]))
+        self.period = int(m["outer.period"])
+        self.version, self.counts = 0, [0] * self.fragments
+        self.theta = numpy.zeros(self.parameters, numpy.float32)
+        self.momentum, self.accumulated = self.theta.copy(), self.theta.copy()
+
+    def root(self):
+        return signed.state_root(self.theta.astype("<f4").tobytes())
+
+    def load(self, descriptor, content):
+        """counts (u64 per fragment), theta and, in dense mode, momentum and accumulated."""
+        arrays = 3 if self.dense else 1
+        if len(content) != 8 * self.fragments + arrays * 4 * self.parameters:
+            raise Untrue("a snapshot is not of this model's size")
+        self.counts = [int(n) for n in numpy.frombuffer(content, "<u8", self.fragments)]
+        values = numpy.frombuffer(content, "<f4", offset=8 * self.fragments)
+        parts = values.astype(numpy.float32).reshape(arrays, self.parameters)
+        self.theta = parts[0].copy()
+        if self.dense:
+            self.momentum, self.accumulated = parts[1].copy(), parts[2].copy()
+        self.version = descriptor.version
+        if self.root() != descriptor.root:
+            raise Untrue("a snapshot's parameters have another state root than it names")
+
+    def step(self, entry, payloads):
+        """A step entry of the ledger, with the payloads of its parts by index."""
+        if entry.version != self.version + 1:
+            raise Untrue(f"a step to {entry.version} for a model at {self.version}")
+        start, count = self.ledger.fragment_range(entry.fragment)
+        parts = [(codec.decode(self.kind, payloads[index], count), numpy.float32(scale))
+                 for index, scale in entry.parts]
+        move = self._dense if self.dense else self._sparse
+        move(entry.fragment, slice(start, start + count), parts)
+        self.version = entry.version
+        if entry.root and self.root() != entry.root:
+            raise Untrue(f"version {self.version} has another state root here than in the ledger")
+
+    def _dense(self, fragment, at, parts):
+        """Delayed Nesterov, one contribution after the other."""
+        n = numpy.float32(self.period)
+        theta, momentum, d = self.theta[at], self.momentum[at], self.accumulated[at]
+        for values, scale in parts:
+            g = values * scale
+            d += g
+            if (self.counts[fragment] + 1) % self.period == 0:
+                momentum[:] = self.momentum_rate * momentum + d / n
+                theta -= self.rate * (self.momentum_rate * momentum + g / n)
+                d[:] = 0
+            else:
+                theta -= self.rate * (g / n)
+            self.counts[fragment] += 1
+
+    def _sparse(self, fragment, at, parts):
+        """Each coordinate moves by the mean over the parts that sent it."""
+        theta = self.theta[at]
+        total, senders = numpy.zeros_like(theta), numpy.zeros(len(theta), numpy.int64)
+        for values, scale in parts:
+            sent = values != 0
+            total[sent] = total[sent] + scale * values[sent]
+            senders += sent
+        moved = senders > 0
+        divisor = senders[moved].astype(numpy.float32)
+        theta[moved] = theta[moved] - self.rate * (total[moved] / divisor)
+        self.counts[fragment] += len(parts)
