@@ -53,6 +53,7 @@ void brain_lost(struct coordinator_state *state, const struct coordinator_event 
 
 static void drop(struct coordinator_state *state, const struct lost_payload *payload,
                  struct instant now, struct coordinator_actions *out) {
+    ASSERT(!state->applying && is_pending(state, payload));
     struct ledger_entry entry = brain_entry(state, LEDGER_DROPPED, now);
     entry.dropped.index = payload->index;
     snprintf(entry.dropped.reason, sizeof entry.dropped.reason,
@@ -154,6 +155,7 @@ void brain_supply_open(struct coordinator_state *state, const struct coordinator
         return;
     }
     if (lost->call) brain_act(out, DO_DROP, lost->call);
+    ASSERT(event->call != 0);
     lost->call = event->call;
     lost->supplier = site->site;
     struct coordinator_action *action = brain_act(out, DO_ADMIT, event->call);
@@ -203,6 +205,7 @@ bool brain_supply_gone(struct coordinator_state *state, uint64_t call) {
 
 void brain_catch_up(struct coordinator_state *state, struct coordinator_actions *out) {
     if (state->catching_up) return;
+    ASSERT(state->behind && !state->applying);
     state->catching_up = true;
     brain_act(out, DO_CATCH_UP, 0);
 }

@@ -155,6 +155,7 @@ enum refusal brain_take_place(struct coordinator_state *state, uint32_t site, ui
     /* there are other reasons to refuse it */
     if (!presence || run_state_site(state->run, site)->revoked) return ACCEPTED;
     if (!presence->held) give_place(presence, instance);
+    brain_check_place(presence);
     if (presence->holder == instance) return ACCEPTED;
     bool known = presence->challenger == instance;
     if (known && presence->is_decided) return REFUSED_COPY;
@@ -214,6 +215,7 @@ void brain_offered(struct coordinator_state *state, const struct contribution *c
         presence->timed = 0;
     }
     presence->offered_ms = trained_ms(state, presence, now);
+    ASSERT(presence->waited_ms <= active_ms(state, now));
     if (waits && !presence->is_waiting) presence->waiting_since_ms = active_ms(state, now);
     presence->is_waiting = waits;
 }
@@ -313,6 +315,7 @@ static struct coordinator_action *count_copy(struct presence *presence, uint32_t
 
 static void decide(struct coordinator_state *state, uint32_t site, struct presence *presence,
                    struct instant now, struct coordinator_actions *out) {
+    ASSERT(presence->held && presence->challenger != 0 && !presence->is_decided);
     presence->is_decided = true;
     struct coordinator_action *action = count_copy(presence, site, now, out);
     snprintf(
@@ -341,7 +344,9 @@ void brain_heartbeat(struct coordinator_state *state, const struct coordinator_e
     action->inner_steps = coordinator_state_inner_steps(state, site, now);
     action->sites_present = brain_connected(state, now);
     if (!presence || code != ACCEPTED) return;
+    brain_check_place(presence);
     brain_lost_ask(state, site, now, action);
+    ASSERT(action->wanted_count <= WANTED_LIMIT);
     action->turn = presence->turn;
     action->copies = presence->copies;
 }
@@ -429,5 +434,6 @@ void brain_following(struct coordinator_state *state, const struct coordinator_e
     } else if (presence->following > 0 && --presence->following == 0) {
         presence->left_ms = now.monotonic_ms;
     }
+    brain_check_place(presence);
     brain_hear(state, site, now);
 }

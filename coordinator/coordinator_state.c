@@ -101,6 +101,7 @@ void brain_sign_receipt(const struct coordinator_state *state, const struct run_
                               .entry_time_ms = site->last_time_ms,
                               .entry_epoch = site->last_epoch,
                               .size = size};
+    ASSERT(receipt.sequence > 0 && receipt.index < size);
     memcpy(receipt.run_id, run_state_run_id(state->run), RUN_ID_SIZE);
     memcpy(receipt.header_digest, site->last_digest, DIGEST_SIZE);
     const struct merkle *tree = run_state_tree(state->run);
@@ -111,6 +112,7 @@ void brain_sign_receipt(const struct coordinator_state *state, const struct run_
 
 void coordinator_state_head(const struct coordinator_state *state, uint8_t out[static HEAD_SIZE]) {
     struct ledger_head head = {.epoch = run_state_epoch(state->run), .size = state->committed};
+    ASSERT(head.size <= run_state_size(state->run));
     memcpy(head.run_id, run_state_run_id(state->run), RUN_ID_SIZE);
     merkle_root(run_state_tree(state->run), head.size, head.root);
     ledger_head_sign(&head, state->options.key, out);
@@ -120,6 +122,7 @@ void coordinator_state_head(const struct coordinator_state *state, uint8_t out[s
 
 static void answer(struct coordinator_state *state, const struct commit *commit,
                    struct coordinator_actions *out) {
+    ASSERT(commit->end <= state->committed);
     if (commit->call == 0) return;
     if (commit->answer == ANSWER_RECEIPT) {
         /* At most one contribution of a site is pending a fragment, but the next fragment's may be
@@ -153,6 +156,7 @@ static void committed(struct coordinator_state *state, const struct coordinator_
     while (at < state->commit_count && state->commits[at].number != event->committed.commit) at++;
     if (at == state->commit_count) return;
     size_t count = at + 1;
+    ASSERT(state->commits[count - 1].end > state->committed);
     state->committed = state->commits[count - 1].end;
     brain_act(out, DO_PUBLISH, 0)->size = state->committed;
     for (size_t i = 0; i < count; i++) answer(state, &state->commits[i], out);
@@ -218,6 +222,7 @@ void coordinator_state_start(struct coordinator_state *state, struct instant now
     state->behind = state->options.model_behind;
     if (state->behind) brain_catch_up(state, out);
     settle(state, now, out);
+    brain_check(state);
 }
 
 void coordinator_state_step(struct coordinator_state *state, const struct coordinator_event *event,
@@ -243,6 +248,7 @@ void coordinator_state_step(struct coordinator_state *state, const struct coordi
     }
     settle(state, now, out);
     brain_note_phase(state, now);
+    brain_check(state);
 }
 
 const struct run_state *coordinator_state_run(const struct coordinator_state *state) {

@@ -1,4 +1,4 @@
-/* The inside of the coordinator's brain, shared by its five files, each of which is one subject:
+/* The inside of the coordinator's brain, shared by its files, each of which is one subject:
  *
  *     coordinator_state.c    the ledger's next entry, what is said once it is durable, and the
  *                            order of it all
@@ -7,6 +7,7 @@
  *     coordinator_steps.c    when an outer step starts, and what becomes of it
  *     coordinator_orders.c   joining, and the admin's orders
  *     coordinator_lost.c     payloads that the disk lost, and how they are obtained again
+ *     coordinator_invariants.c what holds between two events
  *
  * Two tables hold what is under way. `uploads` has an item for each admitted contribution until its
  * entry is made: by `id`, the call it was admitted with, which worker and blob store answer to; and
@@ -135,6 +136,10 @@ struct commit *brain_append(struct coordinator_state *state, const struct ledger
                             enum answer answer, uint64_t call, struct coordinator_actions *out);
 void brain_sign_receipt(const struct coordinator_state *state, const struct run_site *site,
                         uint64_t size, struct buffer *out);
+
+/* coordinator_invariants.c */
+void brain_check(const struct coordinator_state *state);
+void brain_check_place(const struct presence *presence);
 
 /* coordinator_presence.c */
 /* NULL: there is no such site */

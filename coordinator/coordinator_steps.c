@@ -29,6 +29,7 @@ static void begin_step(struct coordinator_state *state, uint32_t fragment, uint3
     uint16_t count = (uint16_t)MIN(pending, (uint32_t)STEP_CONTRIBUTIONS_LIMIT);
     run_state_plan_step(state->run, fragment, count, &state->step);
     MARK("step: begins");
+    ASSERT(!state->applying && !state->behind && pending > 0);
     if (pending > 1) MARK("step: of several contributions");
     state->applying = true;
     brain_act(out, DO_APPLY, 0)->step = state->step;
@@ -69,6 +70,7 @@ static uint64_t oldest_pending(const struct coordinator_state *state) {
 
 /* Of the model as it is after the newest step; only while none is being applied. */
 void brain_snapshot(struct coordinator_state *state, struct coordinator_actions *out) {
+    ASSERT(!state->applying && !state->behind);
     struct coordinator_action *action = brain_act(out, DO_SNAPSHOT, 0);
     action->version = run_state_version(state->run);
     action->size = run_state_size(state->run);
@@ -99,6 +101,7 @@ void brain_step_applied(struct coordinator_state *state, const struct coordinato
         return;
     }
     const struct manifest *manifest = run_state_manifest(state->run);
+    ASSERT(state->step.step.version == run_state_version(state->run) + 1);
     struct ledger_entry entry = state->step;
     entry.epoch = run_state_epoch(state->run);
     entry.time_ms = now.wall_ms;

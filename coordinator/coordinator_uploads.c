@@ -20,13 +20,15 @@ static struct admitted *upload_by_id(struct coordinator_state *state, uint64_t i
 
 void brain_upload_remove(struct coordinator_state *state, struct admitted *upload) {
     struct presence *presence = brain_presence(state, upload->site);
-    if (presence) presence->uploading--;
+    ASSERT(presence && presence->uploading > 0);
+    presence->uploading--;
     *upload = state->uploads[--state->upload_count];
 }
 
 struct coordinator_action *brain_refuse(struct coordinator_state *state, uint64_t call,
                                         enum refusal code, const char *message,
                                         struct coordinator_actions *out) {
+    ASSERT(code != ACCEPTED && code < REFUSAL_COUNT);
     state->refused[code]++;
     if (call == 0) return NULL;
     struct coordinator_action *action = brain_act(out, DO_REFUSE, call);
@@ -169,6 +171,8 @@ void brain_submit_open(struct coordinator_state *state, const struct coordinator
         brain_refuse(state, event->call, REFUSED_BUSY, full, out);
         return;
     }
+    ASSERT(state->upload_count < state->options.uploads_limit);
+    ASSERT(!upload_by_id(state, fresh.id) && fresh.contribution.site == fresh.site);
     state->uploads[state->upload_count++] = fresh;
     brain_presence(state, fresh.site)->uploading++;
     brain_act(out, DO_ADMIT, event->call)->contribution = fresh.contribution;

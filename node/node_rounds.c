@@ -52,7 +52,7 @@ static bool message_under_way(const struct node_state *state) {
 
 static void advance(struct node_state *state, uint32_t fragment, struct node_actions *out) {
     MARK("slot: advancing");
-    state->slots[fragment].phase = SLOT_ADVANCING;
+    node_slot_enter(&state->slots[fragment], SLOT_ADVANCING);
     node_act(out, NODE_DO_ADVANCE)->fragment = fragment;
 }
 
@@ -108,7 +108,7 @@ void node_rounds_begin(struct node_state *state, struct node_actions *out) {
         MARK("slot: snapshot");
         if ((int64_t)state->steps - slot->steps_mark < (int64_t)node_inner_steps_now(state))
             MARK("slot: snapshot early, others wait for the fragment");
-        slot->phase = SLOT_SNAPSHOT;
+        node_slot_enter(slot, SLOT_SNAPSHOT);
         slot->sequence = ++state->sequence;
         struct node_action *action = node_act(out, NODE_DO_SNAPSHOT);
         action->fragment = fragment;
@@ -184,7 +184,7 @@ void node_snapshotted(struct node_state *state, const struct node_event *event,
     slot->tokens_in_flight = slot->tokens_unsent - slot->tokens_unsent % state->fragments;
     slot->tokens_unsent -= slot->tokens_in_flight;
     MARK("slot: encoding");
-    slot->phase = SLOT_ENCODING;
+    node_slot_enter(slot, SLOT_ENCODING);
     struct node_action *action = node_act(out, NODE_DO_ENCODE);
     action->fragment = event->fragment;
     action->sequence = slot->sequence;
@@ -199,12 +199,12 @@ static void upload(struct node_state *state, uint32_t fragment, struct instant n
     if (state->link != LINK_UP ||
         run_state_phase(state->run) != RUN_ACTIVE) { /* tried again when either changes */
         MARK("slot: backoff, the link is down or the run is paused");
-        slot->phase = SLOT_BACKOFF;
+        node_slot_enter(slot, SLOT_BACKOFF);
         slot->retry_at = now.monotonic_ms + node_backoff(state, slot->attempts);
         return;
     }
     MARK("slot: uploading");
-    slot->phase = SLOT_UPLOADING;
+    node_slot_enter(slot, SLOT_UPLOADING);
     struct node_action *action = node_act(out, NODE_DO_UPLOAD);
     action->fragment = fragment;
     action->sequence = slot->sequence;
@@ -234,7 +234,7 @@ void node_encoded(struct node_state *state, const struct node_event *event, stru
     if (slot->phase != SLOT_ENCODING || slot->sequence != event->sequence) return;
     if (event->status !=
         OK) { /* the delta was not finite: training goes on, the next round tries again */
-        slot->phase = SLOT_TRAINING;
+        node_slot_enter(slot, SLOT_TRAINING);
         give_back(slot);
         slot->sequence = 0;
         if (++slot->rejected >= REJECTED_IN_A_ROW_LIMIT) {
@@ -250,7 +250,7 @@ void node_encoded(struct node_state *state, const struct node_event *event, stru
 static void restore(struct node_state *state, uint32_t fragment, struct node_actions *out) {
     struct slot *slot = &state->slots[fragment];
     MARK("slot: restoring");
-    slot->phase = SLOT_RESTORING;
+    node_slot_enter(slot, SLOT_RESTORING);
     give_back(slot);
     struct node_action *action = node_act(out, NODE_DO_RESTORE);
     action->fragment = fragment;
@@ -260,7 +260,7 @@ static void restore(struct node_state *state, uint32_t fragment, struct node_act
 void node_slot_merged(struct node_state *state, uint32_t fragment, struct node_actions *out) {
     struct slot *slot = &state->slots[fragment];
     MARK("slot: merging");
-    slot->phase = SLOT_MERGING;
+    node_slot_enter(slot, SLOT_MERGING);
     slot->steps_in_flight = 0;
     slot->tokens_in_flight = 0;
     slot->rejected = 0;
@@ -283,10 +283,11 @@ void node_rebased(struct node_state *state, const struct node_event *event) {
         slot->phase != SLOT_ADVANCING)
         return;
     MARK("slot: training again");
-    slot->phase = SLOT_TRAINING;
+    node_slot_enter(slot, SLOT_TRAINING);
     slot->base_version = event->rebased.base_version;
     slot->sequence = 0;
     slot->encoded = false;
+    slot->in_ledger = false;
     slot->attempts = 0;
 }
 /* ---- the coordinator's answers --------------------------------------------------------------- */
@@ -300,7 +301,7 @@ static struct slot *uploading(struct node_state *state, const struct node_event 
 static void wait_and_retry(struct node_state *state, struct slot *slot, uint64_t at_least_ms,
                            struct instant now) {
     MARK("slot: backoff after an answer or none");
-    slot->phase = SLOT_BACKOFF;
+    node_slot_enter(slot, SLOT_BACKOFF);
     slot->attempts++;
     slot->retry_at = now.monotonic_ms + at_least_ms + node_backoff(state, slot->attempts);
 }
@@ -308,7 +309,7 @@ static void wait_and_retry(struct node_state *state, struct slot *slot, uint64_t
 /* The coordinator says that it has it. Its entry must come by Follow; where it does not, the
  * coordinator is asked again. */
 static void round_accepted(struct node_state *state, struct slot *slot, struct instant now) {
-    slot->phase = SLOT_ACCEPTED;
+    node_slot_enter(slot, SLOT_ACCEPTED);
     slot->attempts = 0;
     slot->retry_at = now.monotonic_ms + state->options.inclusion_ms;
 }
@@ -500,7 +501,7 @@ void node_rounds_take_up(struct node_state *state, const struct node_spooled *sp
         slot->in_ledger = true;
         slot->index = index;
         MARK("restart: a message that waits for its merge");
-        slot->phase = SLOT_ACCEPTED;
+        node_slot_enter(slot, SLOT_ACCEPTED);
         return;
     }
     if (run_state_dropped(state->run, index)) {

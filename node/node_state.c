@@ -148,6 +148,7 @@ void node_state_start(struct node_state *state, uint64_t replica_version,
         state->slots[fragment].base_version = replica_version;
     for (size_t i = 0; i < spooled_count; i++) node_rounds_take_up(state, &spooled[i], now, out);
     settle(state, now, out);
+    node_check(state);
 }
 
 void node_state_step(struct node_state *state, const struct node_event *event, struct instant now,
@@ -183,6 +184,7 @@ void node_state_step(struct node_state *state, const struct node_event *event, s
     }
     if (!knew_run && run_state_has_genesis(state->run)) node_rounds_stagger(state);
     settle(state, now, out);
+    node_check(state);
 }
 
 const struct run_state *node_state_run(const struct node_state *state) { return state->run; }

@@ -1,6 +1,7 @@
 /* The inside of the site's brain, shared by node_state.c (events, and what follows from them),
- * node_rounds.c (slots), node_link.c (the connection), node_ledger.c (what the ledger says) and
- * node_payloads.c (payloads that were lost). Nobody else includes it. */
+ * node_rounds.c (slots), node_link.c (the connection), node_ledger.c (what the ledger says),
+ * node_payloads.c (payloads that were lost) and node_invariants.c (what holds between two events).
+ * Nobody else includes it. */
 #ifndef NODE_NODE_STATE_INTERNAL_H
 #define NODE_NODE_STATE_INTERNAL_H
 
@@ -31,7 +32,7 @@ struct slot { /* a fragment's round */
     uint32_t rejected; /* refusals in a row that say our own message was bad */
 };
 
-enum link_phase { LINK_DOWN, LINK_CONNECTING, LINK_OFFERED, LINK_FETCHING, LINK_OPENING, LINK_UP };
+enum link_phase { LINK_DOWN, LINK_CONNECTING, LINK_FETCHING, LINK_OPENING, LINK_UP };
 
 struct node_state {
     struct node_options options;
@@ -84,6 +85,11 @@ struct node_state {
 struct node_action *node_act(struct node_actions *out, enum node_action_kind kind);
 void node_halt(struct node_state *state, struct node_actions *out, const char *format, ...)
     PRINTF_LIKE(3, 4);
+
+/* node_invariants.c */
+void node_check(const struct node_state *state);
+/* The only place where a slot's phase changes; which may follow which stands there. */
+void node_slot_enter(struct slot *slot, enum slot_phase phase);
 
 /* node_ledger.c */
 void node_ledger_entry(struct node_state *state, struct bytes raw, struct node_actions *out);

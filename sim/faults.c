@@ -3,6 +3,7 @@
 #include "sim/faults.h"
 
 #include <inttypes.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -196,11 +197,29 @@ static void print_failure(const struct faults_options *options,
 
 /* ---- many seeds ------------------------------------------------------------------------------ */
 
+static struct { /* what is being run, for on_abort */
+    const struct faults_options *options;
+    uint64_t seed;
+    FILE *out;
+} running;
+
+/* An assertion of the program under test has failed, and said so: which seed it was. Called on the
+ * thread that failed, from abort(); a process whose state contradicts itself is not gone on with, so
+ * such a seed is not made smaller. */
+static void on_abort(int signal) {
+    (void)signal;
+    struct federation_options run = {.seed = running.seed};
+    fprintf(running.out, "seed %llu broke assertion: see the line above\n", llu(running.seed));
+    print_replay(running.options, &run, NULL, running.out);
+    fflush(running.out);
+}
+
 static void run_seed(const struct faults_options *options, uint64_t seed, FILE *out,
                      struct faults_summary *summary, struct seen *seen) {
     struct federation_options run = {
         .seed = seed, .sites = options->sites, .filter = options->filter, .trace = options->trace};
     struct federation_result result;
+    running.seed = seed;
     federation_run(&run, &result);
     summary->seeds++;
     summary->hash = random_hash(summary->hash, result.trace_hash);
@@ -229,9 +248,13 @@ void faults_run(const struct faults_options *options, FILE *out, struct faults_s
                         .mark_counts = xcalloc(marks_total() + 1, sizeof(uint64_t))};
     memset(summary, 0, sizeof *summary);
     marks_clear();
+    running.options = options;
+    running.out = out ? out : stderr;
+    void (*before)(int) = signal(SIGABRT, on_abort);
     for (uint64_t seed = options->first;
          seed < options->first + options->count && summary->failures == 0; seed++)
         run_seed(options, seed, out, summary, &seen);
+    signal(SIGABRT, before);
     summary->missing = print_coverage(&summary->tally, &seen, options->coverage ? out : NULL);
     free(seen.mark_seeds);
     free(seen.mark_counts);

@@ -62,6 +62,10 @@ const struct plant plants[] = {
      "    if (read_snapshot(coordinator, error) != OK) TRY(begin_anew(coordinator, error));",
      "    enum status read = read_snapshot(coordinator, error);\n    if (PLANTED(\"snapshot_is_the_source\")) TRY(read);\n"
      "    if (read != OK) TRY(begin_anew(coordinator, error));"},
+    {"place_given_back_twice", "the end of an upload is counted twice", "coordinator/coordinator_uploads.c",
+     "    presence->uploading--;\n    *upload", "    presence->uploading -= PLANTED(\"place_given_back_twice\") ? 2 : 1;\n    *upload"},
+    {"commit_kept", "the newest of the commits that are durable stays in the table", "coordinator/coordinator_state.c",
+     "    state->commit_count -= count;\n", "    state->commit_count -= PLANTED(\"commit_kept\") ? count - 1 : count;\n"},
     /* --- the rules --- */
     {"sequence_unchecked", "a number that was used is taken again", "fed/admission.c",
      "    if (c->sequence <= site->site.last_sequence)", "    if (c->sequence <= site->site.last_sequence && !PLANTED(\"sequence_unchecked\"))"},
@@ -125,6 +129,8 @@ const struct plant plants[] = {
     {"snapshot_refetched", "a checkpoint forgets what the run's snapshot had", "node/keeper.c",
      "    keeper->options.payloads_from = snapshot->payloads_from;",
      "    if (!PLANTED(\"snapshot_refetched\")) keeper->options.payloads_from = snapshot->payloads_from;"},
+    {"stray_answer_taken", "an answer to a transfer that is over is taken for one to the next", "node/node_rounds.c",
+     "    return slot->phase == SLOT_UPLOADING && slot", "    return (slot->phase == SLOT_UPLOADING || PLANTED(\"stray_answer_taken\")) && slot"},
     {"residual_dropped", "a refused message's mass does not go back", "node/replica.c",
      "    if (replica->feedback) { TRY(codec_restore(", "    if (replica->feedback && !PLANTED(\"residual_dropped\")) { TRY(codec_restore("},
     {"late_receipt_taken", "a receipt of an epoch that is over counts", "node/node_rounds.c",

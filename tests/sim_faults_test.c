@@ -128,6 +128,17 @@ TEST_WITHIN(a_rebase_that_was_not_done_is_found, 200000) {
 TEST_WITHIN(a_refused_messages_mass_that_is_lost_is_found, 200000) {
     check_found("residual_dropped", "mass");
 }
+TEST_WITHIN(a_state_that_contradicts_itself_ends_the_program_and_the_seed_is_named, 200000) {
+    static const char *const plants[] = {"place_given_back_twice", "commit_kept",
+                                         "stray_answer_taken"};
+    for (size_t i = 0; i < COUNT_OF(plants); i++) {
+        static char out[65536];
+        find(plants[i], "--first 1 --seeds 1000 --no-shrink", out, sizeof out);
+        CHECK_CONTAINS(out, "assertion failed: ");
+        CHECK_CONTAINS(out, " broke assertion:");
+        CHECK_CONTAINS(out, "replay: atoll-sim faults --seed ");
+    }
+}
 TEST_WITHIN(an_epoch_that_nobody_checks_is_found, 200000) {
     check_found("epoch_unchecked", "admission");
 }
