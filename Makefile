@@ -1,19 +1,31 @@
 # Atoll's build. Everything goes below build/<variant>/; nothing is written into the source folders.
 #
-#   make                 the programs: build/release/bin/{atoll-coordinator,atoll-node,atollctl,atoll-sim,atoll-wan-proxy}
-#   make demo            four sites train one model on this machine, with crashes; summary in build/demo/summary.json
-#   make test            every test; closes with `N passed, N failed`        (TESTS='base_* fed_*' for some of them)
-#   make sim SEED=7      replay one simulated federation, with its trace     (SEEDS=1000 runs so many, from FIRST or at random)
+#   make                 the programs: build/release/bin/{atoll-coordinator,atoll-node,atollctl,
+#                        atoll-sim,atoll-wan-proxy}
+#   make demo            four sites train one model on this machine, with crashes; summary in
+#                        build/demo/summary.json
+#   make test            every test; closes with `N passed, N failed, N skipped`
+#                        (TESTS='base_* fed_*' for some of them)
+#   make sim SEED=7      replay one simulated federation, with its trace
+#                        (SEEDS=1000 runs so many, from FIRST or at random)
 #   make sim-coverage    which lines and branches of the pure cores the seeds reach
 #   make bench           speed and memory, never part of the tests           (bench/README.md)
-#   make bench-train     the CPU trainer beside PyTorch (PYTHON=V/bin/python: one with torch); build/bench/train.json
-#   make bench-plan      how long plans of 1,000 and 10,000 sites take; exit code 1 where a bar is missed
-#   make gpu-test        the CUDA kernels beside the CPU, on a GPU; gcc, make and nvcc are enough      (docs/gpu.md)
-#   make gpu-bench       the CUDA trainer beside torch.compile, and the codec's times; build/bench/gpu.json
-#   make gpu-kit         what scripts/gpu-check --quick carries to a machine with a GPU; needs nvcc, no GPU; build/gpu-kit
-#   make install         below PREFIX (/usr/local), with DESTDIR before it; make uninstall removes what it put there
-#   make trainer         the training engine alone: gcc and make are enough (CC=aarch64-linux-gnu-gcc: for another machine)
-#   make check           layers, formatting, words                             make clean    removes build/
+#   make bench-train     the CPU trainer beside PyTorch (PYTHON=V/bin/python: one with torch);
+#                        build/bench/train.json
+#   make bench-plan      how long plans of 1,000 and 10,000 sites take; exit code 1 where a bar is
+#                        missed
+#   make gpu-test        the CUDA kernels beside the CPU, on a GPU; gcc, make and nvcc are enough
+#                        (docs/gpu.md)
+#   make gpu-bench       the CUDA trainer beside torch.compile, and the codec's times;
+#                        build/bench/gpu.json
+#   make gpu-kit         what scripts/gpu-check --quick carries to a machine with a GPU; needs nvcc,
+#                        no GPU; build/gpu-kit
+#   make install         below PREFIX (/usr/local), with DESTDIR before it; make uninstall removes
+#                        what it put there
+#   make trainer         the training engine alone: gcc and make are enough
+#                        (CC=aarch64-linux-gnu-gcc: for another machine)
+#   make check           layers, names, code, formatting, words
+#   make clean           removes build/
 #
 # Variables: BUILD=release|debug|asan|tsan   CUDA=auto|0|1   CC=gcc|clang   V=1 shows the commands
 # Detected things are said in one line at the start; unknown values stop the build.
@@ -34,8 +46,8 @@ endif
 
 VERSION := $(shell cat VERSION)
 CC_NAME := $(if $(findstring clang,$(notdir $(CC))),-clang,)
-# A compiler for another machine has a folder of its own and none of this machine's libraries: `make trainer` works, and all of
-# base/, kernels/, codec/ and model/.
+# A compiler for another machine has a folder of its own and none of this machine's libraries: `make
+# trainer` works, and all of base/, kernels/, codec/ and model/.
 MACHINE := $(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))
 CROSS   := $(filter-out $(shell uname -m),$(MACHINE))
 OUT := build/$(BUILD)$(CC_NAME)$(if $(CROSS),-$(CROSS))
@@ -43,22 +55,28 @@ AR  := $(if $(CROSS),$(shell $(CC) -print-prog-name=ar),ar)
 Q   := $(if $(filter 1,$(V)),,@)
 say  = $(if $(filter 1,$(V)),,@printf '  %-6s %s\n' $(1) $(2))
 
-# ---- what is here -------------------------------------------------------------------------------------------------------
-NVCC      := $(if $(CROSS)$(filter 0,$(CUDA)),,$(shell command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null))
+# ---- what is here --------------------------------------------------------------------------------
+NVCC      := $(if $(CROSS)$(filter 0,$(CUDA)),,$(shell command -v nvcc || \
+                 ls /usr/local/cuda/bin/nvcc 2>/dev/null))
 PROTOC_C  := $(shell command -v protoc-c)
 have_lib   = $(shell pkg-config --exists $(1) 2>/dev/null && echo 1)
-LIBS_FOUND := $(and $(if $(CROSS),,1),$(call have_lib,grpc),$(call have_lib,libprotobuf-c),$(call have_lib,lmdb),$(call have_lib,openssl),$(call have_lib,yaml-0.1),$(PROTOC_C))
+LIBS_FOUND := $(and $(if $(CROSS),,1),$(call have_lib,grpc),$(call have_lib,libprotobuf-c),\
+                    $(call have_lib,lmdb),$(call have_lib,openssl),$(call have_lib,yaml-0.1),\
+                    $(PROTOC_C))
 ifeq ($(CUDA)$(NVCC),1)
 $(error CUDA=1 but there is no nvcc on PATH nor in /usr/local/cuda/bin)
 endif
 
-# ---- flags --------------------------------------------------------------------------------------------------------------
+# ---- flags ---------------------------------------------------------------------------------------
 # Text that is cut to fit is meant (messages are bounded), hence -Wno-format-truncation.
-WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wundef -Werror \
-            -Werror=implicit-function-declaration $(if $(CC_NAME),,-Wno-format-truncation)
+WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla \
+            -Wundef -Werror -Werror=implicit-function-declaration \
+            $(if $(CC_NAME),,-Wno-format-truncation)
 CPPFLAGS_ALL := -I. -I$(OUT)/generated -D_GNU_SOURCE $(CPPFLAGS)
-# -ffp-contract=off everywhere: the same bits from every compiler and level. Kernels that need FMA say so with intrinsics.
-CFLAGS_ALL := -std=c11 -g -pthread -fPIC -fno-omit-frame-pointer -ffp-contract=off -fstack-protector-strong $(WARNINGS) $(CFLAGS)
+# -ffp-contract=off everywhere: the same bits from every compiler and level. Kernels that need FMA
+# say so with intrinsics.
+CFLAGS_ALL := -std=c11 -g -pthread -fPIC -fno-omit-frame-pointer -ffp-contract=off \
+              -fstack-protector-strong $(WARNINGS) $(CFLAGS)
 LDFLAGS_ALL := -pthread -rdynamic -Wl,-z,relro,-z,now $(LDFLAGS)
 ifeq ($(BUILD),release)
 CFLAGS_ALL += -O2 -D_FORTIFY_SOURCE=2
@@ -81,12 +99,15 @@ ifneq ($(filter asan tsan debug,$(BUILD)),)
 export ATOLL_TEST_SLOWDOWN ?= 10
 endif
 
-# ---- sources: every .c below a folder belongs to its library, except the programs' own mains --------------------------
+# ---- sources: every .c below a folder belongs to its library, except the programs' own mains -----
 CORE_FOLDERS := base kernels codec text model
-FOLDERS := $(CORE_FOLDERS) $(if $(LIBS_FOUND),config crypto storage rpc proto fed run node coordinator topology plan wan experiment sim)
-MAINS   := coordinator/main.c node/main.c sim/main.c wan/wan_proxy_main.c sim/plant_main.c model/trainer_main.c kernels/cuda_probe_main.c $(wildcard coordinator/atollctl/*.c)
+FOLDERS := $(CORE_FOLDERS) $(if $(LIBS_FOUND),config crypto storage rpc proto fed run node \
+               coordinator topology plan wan experiment sim)
+MAINS   := coordinator/main.c node/main.c sim/main.c wan/wan_proxy_main.c sim/plant_main.c \
+           model/trainer_main.c kernels/cuda_probe_main.c $(wildcard coordinator/atollctl/*.c)
 # Of kernels/cpu, what this machine's instructions are for.
-OTHERS  := $(if $(filter x86_64 i%86,$(MACHINE)),,$(wildcard kernels/cpu/*_avx2.c kernels/cpu/*_avx512.c kernels/cpu/*_avx512bf16.c kernels/cpu/*_amx.c))
+OTHERS  := $(if $(filter x86_64 i%86,$(MACHINE)),,$(wildcard kernels/cpu/*_avx2.c \
+               kernels/cpu/*_avx512.c kernels/cpu/*_avx512bf16.c kernels/cpu/*_amx.c))
 sources  = $(filter-out $(MAINS) $(OTHERS),$(sort $(wildcard $(1)/*.c $(1)/cpu/*.c)))
 objects  = $(patsubst %.c,$(OUT)/%.o,$(1))
 SOURCES := $(foreach folder,$(FOLDERS),$(call sources,$(folder)))
@@ -105,7 +126,8 @@ PROTO_GENERATED := $(patsubst %.proto,$(OUT)/generated/%.pb-c,$(wildcard proto/*
 CUDA_BACKEND := $(if $(NVCC),$(OUT)/bin/atoll-kernels-cuda.so)
 CUDA_PROBE := $(OUT)/bin/atoll-cuda-probe
 
-.PHONY: all programs demo test test-run sim sim-plants sim-coverage bench bench-train trainer check clean deps-found generated tests-built coverage
+.PHONY: all programs demo test test-run sim sim-plants sim-coverage bench bench-train trainer \
+        check clean deps-found generated tests-built coverage
 .DEFAULT_GOAL := all
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -114,13 +136,18 @@ all: programs
 programs: deps-found $(PROGRAMS) $(CUDA_BACKEND) $(if $(NVCC),$(CUDA_PROBE))
 
 deps-found:
-	@echo "atoll: BUILD=$(BUILD) CC=$(CC) CUDA=$(if $(NVCC),$(NVCC),none) libraries=$(if $(LIBS_FOUND),found,missing)"
+	@echo "atoll: BUILD=$(BUILD) CC=$(CC) CUDA=$(if $(NVCC),$(NVCC),none)" \
+	      "libraries=$(if $(LIBS_FOUND),found,missing)"
 ifeq ($(LIBS_FOUND),)
 	@echo "atoll: a library is missing; run scripts/install-deps" >&2; exit 1
 endif
 
-# ---- compiling ----------------------------------------------------------------------------------------------------------
-ISA_FLAGS = $(if $(filter %_avx2.c,$<),-mavx2 -mfma -mf16c)$(if $(filter %_avx512.c,$<),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma)$(if $(filter %_avx512bf16.c,$<),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma)$(if $(filter %_amx.c,$<),-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mfma -mamx-tile -mamx-bf16)
+# ---- compiling -----------------------------------------------------------------------------------
+AVX512_FLAGS := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma
+ISA_FLAGS = $(if $(filter %_avx2.c,$<),-mavx2 -mfma -mf16c) \
+            $(if $(filter %_avx512.c,$<),$(AVX512_FLAGS)) \
+            $(if $(filter %_avx512bf16.c,$<),$(AVX512_FLAGS) -mavx512bf16) \
+            $(if $(filter %_amx.c,$<),$(AVX512_FLAGS) -mavx512bf16 -mamx-tile -mamx-bf16)
 # The hot loops are few; they get -O3, and nothing else does.
 HOT_FLAGS = $(if $(and $(filter release,$(BUILD)),$(filter kernels/% codec/%,$<)),-O3)
 
@@ -133,7 +160,8 @@ $(OUT)/topology/topology_presets.o: $(wildcard topology/presets/*.yaml)
 $(OUT)/base/version.o $(OUT)/node/site.o: CPPFLAGS_ALL += -DATOLL_VERSION='"$(VERSION)"'
 $(OUT)/base/version.o $(OUT)/node/site.o: VERSION
 
-# protoc-c's output is not ours: no warnings, and without the three UBSan checks it breaks harmlessly.
+# protoc-c's output is not ours: no warnings, and without the three UBSan checks it breaks
+# harmlessly.
 GENERATED_SOURCES := $(addsuffix .c,$(PROTO_GENERATED))
 GENERATED_HEADERS := $(addsuffix .h,$(PROTO_GENERATED))
 generated: $(GENERATED_HEADERS)
@@ -142,14 +170,18 @@ $(OUT)/generated/%.pb-c.c $(OUT)/generated/%.pb-c.h &: %.proto
 	$(Q)mkdir -p $(@D)
 	$(Q)$(PROTOC_C) --c_out=$(OUT)/generated $<
 $(OUT)/generated/%.o: $(OUT)/generated/%.c
-	$(Q)$(CC) $(CPPFLAGS_ALL) $(filter-out $(WARNINGS),$(CFLAGS_ALL)) -w $(if $(filter asan,$(BUILD)),-fno-sanitize=shift -fno-sanitize=pointer-overflow -fno-sanitize=nonnull-attribute) -c -o $@ $<
-$(filter $(OUT)/proto/% $(OUT)/tests/proto_%,$(call objects,$(SOURCES) $(TEST_SOURCES))): | $(GENERATED_HEADERS)
+	$(Q)$(CC) $(CPPFLAGS_ALL) $(filter-out $(WARNINGS),$(CFLAGS_ALL)) -w \
+	    $(if $(filter asan,$(BUILD)),-fno-sanitize=shift -fno-sanitize=pointer-overflow \
+	                                 -fno-sanitize=nonnull-attribute) -c -o $@ $<
+$(filter $(OUT)/proto/% $(OUT)/tests/proto_%,$(call objects,$(SOURCES) $(TEST_SOURCES))): \
+    | $(GENERATED_HEADERS)
 
-# The simulator runs copies of the pure cores of its own, with coverage marks (base/mark.h) and remembered signatures
-# (sim/signatures.h); sim/plants.c says what atoll-sim-planted has besides.
-SIM_CORES := $(wildcard coordinator/coordinator_*.c) coordinator/actions.c $(wildcard node/node_*.c) node/replica.c \
-             node/keeper.c node/restore.c node/claims.c node/training_marks.c node/journal_entries.c \
-             $(wildcard fed/*.c) $(filter-out codec/device.c,$(wildcard codec/*.c))
+# The simulator runs copies of the pure cores of its own, with coverage marks (base/mark.h) and
+# remembered signatures (sim/signatures.h); sim/plants.c says what atoll-sim-planted has besides.
+SIM_CORES := $(wildcard coordinator/coordinator_*.c) coordinator/actions.c \
+             $(wildcard node/node_*.c) node/replica.c node/keeper.c node/restore.c node/claims.c \
+             node/training_marks.c node/journal_entries.c $(wildcard fed/*.c) \
+             $(filter-out codec/device.c,$(wildcard codec/*.c))
 SIM_FLAGS := -DATOLL_SIMULATED -include sim/signatures.h
 SIM_CORE_OBJECTS := $(patsubst %.c,$(OUT)/sim/core/%.o,$(SIM_CORES))
 $(OUT)/sim/core/%.o: %.c
@@ -157,7 +189,8 @@ $(OUT)/sim/core/%.o: %.c
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(HOT_FLAGS) $(ISA_FLAGS) $(SIM_FLAGS) -MMD -MP -c -o $@ $<
 
-# atoll-sim with the planted bugs, one of which is chosen at its start: for `make sim-plants` and the tests alone.
+# atoll-sim with the planted bugs, one of which is chosen at its start: for `make sim-plants` and
+# the tests alone.
 SIM_PLANTED := $(sort $(shell grep -o '"[a-z]*/[a-z_0-9]*\.c"' sim/plants.c | tr -d '"'))
 SIM_PLANTED_OBJECTS := $(patsubst %.c,$(OUT)/sim/planted/%.o,$(SIM_PLANTED))
 $(OUT)/bin/plant: $(OUT)/sim/plant_main.o $(OUT)/sim/plants.o $(OUT)/libbase.a
@@ -168,38 +201,46 @@ $(OUT)/sim/planted/%.c: %.c $(OUT)/bin/plant
 $(OUT)/sim/planted/%.o: $(OUT)/sim/planted/%.c
 	$(call say,CC,$* with planted bugs)
 	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(SIM_FLAGS) -MMD -MP -c -o $@ $<
-# And with the compiler's own counters in the pure cores, for `make sim-coverage`. -O1: a line stays a line.
+# And with the compiler's own counters in the pure cores, for `make sim-coverage`. -O1: a line stays
+# a line.
 SIM_COVERED_OBJECTS := $(patsubst %.c,$(OUT)/sim/covered/%.o,$(SIM_CORES))
 $(OUT)/sim/covered/%.o: %.c
 	$(call say,CC,$< with counters)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -O1 --coverage $(ISA_FLAGS) $(SIM_FLAGS) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -O1 --coverage $(ISA_FLAGS) $(SIM_FLAGS) -MMD -MP \
+	    -c -o $@ $<
 define library_rule
-$(call LIBRARY,$(1)): $(call objects,$(call sources,$(1))) $(if $(filter sim,$(1)),$(SIM_CORE_OBJECTS)) $(if $(filter proto,$(1)),$(GENERATED_SOURCES:.c=.o))
+$(call LIBRARY,$(1)): $(call objects,$(call sources,$(1))) \
+    $(if $(filter sim,$(1)),$(SIM_CORE_OBJECTS)) \
+    $(if $(filter proto,$(1)),$(GENERATED_SOURCES:.c=.o))
 	$$(Q)rm -f $$@ && $(AR) rcs $$@ $$^
 endef
 $(foreach folder,$(FOLDERS),$(eval $(call library_rule,$(folder))))
 
-LINK = $(Q)mkdir -p $(@D); $(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group
-program_libraries = $(foreach folder,base kernels codec text model config crypto storage rpc proto fed run $(1),$(call LIBRARY,$(folder)))
+LINK = $(Q)mkdir -p $(@D); $(CC) $(CFLAGS_ALL) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) \
+           -Wl,--start-group $(filter %.a,$^) -Wl,--end-group
+PROGRAM_FOLDERS := base kernels codec text model config crypto storage rpc proto fed run
+program_libraries = $(foreach folder,$(PROGRAM_FOLDERS) $(1),$(call LIBRARY,$(folder)))
 
 $(OUT)/bin/atoll-coordinator: $(OUT)/coordinator/main.o $(call program_libraries,coordinator)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
-$(OUT)/bin/atollctl: $(call objects,$(wildcard coordinator/atollctl/*.c)) $(call program_libraries,coordinator)
+$(OUT)/bin/atollctl: $(call objects,$(wildcard coordinator/atollctl/*.c)) \
+    $(call program_libraries,coordinator)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
 $(OUT)/bin/atoll-node: $(OUT)/node/main.o $(call program_libraries,node)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
 # The planted copies stand before the library, so that nothing of theirs is taken from it.
-$(OUT)/bin/atoll-sim-planted: $(OUT)/sim/main.o $(SIM_PLANTED_OBJECTS) $(call program_libraries,topology plan experiment sim)
+SIM_LIBRARIES := $(call program_libraries,topology plan experiment sim)
+$(OUT)/bin/atoll-sim-planted: $(OUT)/sim/main.o $(SIM_PLANTED_OBJECTS) $(SIM_LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
-$(OUT)/bin/atoll-sim-covered: $(OUT)/sim/main.o $(SIM_COVERED_OBJECTS) $(call program_libraries,topology plan experiment sim)
+$(OUT)/bin/atoll-sim-covered: $(OUT)/sim/main.o $(SIM_COVERED_OBJECTS) $(SIM_LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) --coverage $(SYSTEM_LIBS)
-$(OUT)/bin/atoll-sim: $(OUT)/sim/main.o $(call program_libraries,topology plan experiment sim)
+$(OUT)/bin/atoll-sim: $(OUT)/sim/main.o $(SIM_LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
 
@@ -217,52 +258,64 @@ $(CUDA_PROBE): $(OUT)/kernels/cuda_probe_main.o $(call LIBRARY,kernels) $(call L
 	$(call say,LINK,$@)
 	$(LINK) $(CORE_LIBS)
 
-# ---- CUDA backend: a shared object that the programs open at start, so that they run where there is no driver ------------
-# Machine code for what this nvcc knows of 8.0, 9.0 and 10.0, and PTX for later ones. --fmad=false: the CPU's bits.
+# ---- CUDA backend --------------------------------------------------------------------------------
+# A shared object that the programs open at start, so that they run where there is no driver.
+# Machine code for what this nvcc knows of 8.0, 9.0 and 10.0, and PTX for later ones. --fmad=false:
+# the CPU's bits.
 CUDA_KNOWN := $(if $(NVCC),$(shell $(NVCC) --list-gpu-code))
 cuda_target = -gencode arch=compute_$(1),code=sm_$(1)
-CUDA_TARGETS := $(foreach n,80 90 100,$(if $(filter sm_$(n),$(CUDA_KNOWN)),$(call cuda_target,$(n)))) -gencode arch=compute_90,code=compute_90
-# Hopper's own instructions are in a target of their own, which nvcc knows from 12 on; without it, a file that says there are none.
+CUDA_TARGETS := $(foreach n,80 90 100,$(if $(filter sm_$(n),$(CUDA_KNOWN)), \
+                    $(call cuda_target,$(n)))) \
+                -gencode arch=compute_90,code=compute_90
+# Hopper's own instructions are in a target of their own, which nvcc knows from 12 on; without it, a
+# file that says there are none.
 HOPPER_TARGET := -gencode arch=compute_90a,code=sm_90a
-HOPPER_KNOWN := $(if $(NVCC),$(shell $(NVCC) $(HOPPER_TARGET) --dryrun -x cu -c /dev/null >/dev/null 2>&1 && echo 1))
+HOPPER_KNOWN := $(if $(NVCC),$(shell $(NVCC) $(HOPPER_TARGET) --dryrun -x cu -c /dev/null \
+                    >/dev/null 2>&1 && echo 1))
 CUDA_ALL := $(sort $(wildcard kernels/cuda/*.cu))
 CUDA_HOPPER := $(wildcard kernels/cuda/attention_hopper*.cu)
-CUDA_SOURCES := $(filter-out $(if $(HOPPER_KNOWN),kernels/cuda/attention_without_hopper.cu,$(CUDA_HOPPER)),$(CUDA_ALL))
+WITHOUT_HOPPER := kernels/cuda/attention_without_hopper.cu
+CUDA_SOURCES := $(filter-out $(if $(HOPPER_KNOWN),$(WITHOUT_HOPPER),$(CUDA_HOPPER)),$(CUDA_ALL))
 $(CUDA_HOPPER:%.cu=$(OUT)/cuda/%.o): CUDA_TARGETS := $(HOPPER_TARGET)
 CUDA_HEADERS := $(wildcard kernels/cuda/*.cuh kernels/*.h codec/*.h)
+NVCC_FLAGS := -std=c++17 -O3 --fmad=false -I. -Xcompiler -fPIC,-Wall,-Wextra --Werror all-warnings
 $(OUT)/cuda/%.o: %.cu $(CUDA_HEADERS)
 	$(call say,NVCC,$<)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(NVCC) -std=c++17 -O3 --fmad=false -I. $(CUDA_TARGETS) -Xcompiler -fPIC,-Wall,-Wextra --Werror all-warnings $(if $(filter 1,$(V)),-Xptxas -v) -c -o $@ $<
+	$(Q)$(NVCC) $(NVCC_FLAGS) $(CUDA_TARGETS) $(if $(filter 1,$(V)),-Xptxas -v) -c -o $@ $<
 $(OUT)/bin/atoll-kernels-cuda.so: $(patsubst %.cu,$(OUT)/cuda/%.o,$(CUDA_SOURCES))
 	$(call say,NVLINK,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(NVCC) $(CUDA_TARGETS) $(if $(HOPPER_KNOWN),$(HOPPER_TARGET)) -shared -cudart static -o $@ $^
 # The same source as C++, on the CPU: what the tests compare where there is no GPU.
-CUDA_EMULATED := $(filter-out kernels/cuda/attention_without_hopper.cu,$(CUDA_ALL))
+CUDA_EMULATED := $(filter-out $(WITHOUT_HOPPER),$(CUDA_ALL))
 CXX_FOUND := $(shell command -v $(CXX))
 CUDA_EMULATION := $(if $(CXX_FOUND),$(OUT)/tests/atoll-kernels-emulated.so)
-$(OUT)/emulated/%.o: %.cu $(CUDA_HEADERS) $(wildcard tests/cuda_emulation/*.h tests/cuda_emulation/kernels/cuda/*.cuh)
+$(OUT)/emulated/%.o: %.cu $(CUDA_HEADERS) \
+    $(wildcard tests/cuda_emulation/*.h tests/cuda_emulation/kernels/cuda/*.cuh)
 	$(call say,CXX,$<)
 	$(Q)mkdir -p $(@D)
-	$(Q)$(CXX) -std=c++17 -g -O2 -ffp-contract=off -fPIC -Wall -Wextra -Wno-unknown-pragmas -Wno-psabi -Werror -Itests/cuda_emulation -I. -x c++ -c -o $@ $<
+	$(Q)$(CXX) -std=c++17 -g -O2 -ffp-contract=off -fPIC -Wall -Wextra -Wno-unknown-pragmas \
+	    -Wno-psabi -Werror -Itests/cuda_emulation -I. -x c++ -c -o $@ $<
 $(OUT)/tests/atoll-kernels-emulated.so: $(patsubst %.cu,$(OUT)/emulated/%.o,$(CUDA_EMULATED))
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CXX) -shared -pthread -o $@ $^
 
-# ---- tests --------------------------------------------------------------------------------------------------------------
+# ---- tests ---------------------------------------------------------------------------------------
 TESTS ?= *
 $(OUT)/tests/test.o: CPPFLAGS_ALL += -DTEST_ROOT='"$(CURDIR)"'
-tests-built: deps-found $(TEST_PROGRAMS) $(if $(CUDA_EMULATION),$(CUDA_EMULATION) $(CUDA_PROBE) $(OUT)/bench/train $(OUT)/bench/gpu_codec)
+tests-built: deps-found $(TEST_PROGRAMS) $(if $(CUDA_EMULATION),\
+                 $(CUDA_EMULATION) $(CUDA_PROBE) $(OUT)/bench/train $(OUT)/bench/gpu_codec)
 $(OUT)/tests/%: $(OUT)/tests/%.o $(OUT)/tests/test.o $(LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
 test-run: programs trainer tests-built $(if $(LIBS_FOUND),$(OUT)/bin/atoll-sim-planted)
 	$(Q)scripts/run-tests $(OUT) '$(TESTS)'
-# The two commands of the README work on a machine that has nothing but make: they install, then start make anew, because what
-# is found is found when make starts.
-# Without the Python the tests run all the same, except those that compare with PyTorch and transformers: these say SKIPPED, and why.
+# The two commands of the README work on a machine that has nothing but make: they install, then
+# start make anew, because what is found is found when make starts.
+# Without the Python the tests run all the same, except those that compare with PyTorch and
+# transformers: these say SKIPPED, and why.
 test:
 	$(Q)scripts/install-deps
 	$(Q)scripts/install-deps --python build/python || true
@@ -273,8 +326,10 @@ SEED  ?=
 SEEDS ?=
 FIRST ?=
 sim: $(OUT)/bin/atoll-sim
-	$(if $(SEED),$(if $(SEEDS)$(FIRST),$(error SEED=$(SEED) runs that one seed: SEEDS and FIRST have no effect beside it)))
-	$(Q)$(OUT)/bin/atoll-sim faults $(if $(SEED),--seed $(SEED) --trace,--coverage $(if $(FIRST),--first $(FIRST)) --seeds $(if $(SEEDS),$(SEEDS),500))
+	$(if $(SEED),$(if $(SEEDS)$(FIRST),$(error SEED=$(SEED) runs that one seed: \
+	    SEEDS and FIRST have no effect beside it)))
+	$(Q)$(OUT)/bin/atoll-sim faults $(if $(SEED),--seed $(SEED) --trace,\
+	    --coverage $(if $(FIRST),--first $(FIRST)) --seeds $(if $(SEEDS),$(SEEDS),500))
 ifeq ($(SEED),)
 	$(Q)$(OUT)/bin/atoll-sim faults --sites 8 $(if $(FIRST),--first $(FIRST)) --seeds 50
 endif
@@ -298,9 +353,10 @@ PYTHON ?= python3
 bench-train: $(OUT)/bench/train
 	$(Q)$(PYTHON) bench/train_vs_pytorch.py --program $(OUT)/bench/train $(ARGUMENTS)
 
-# ---- on a machine with a GPU: these fail where there is none -------------------------------------------------------------
+# ---- on a machine with a GPU: these fail where there is none -------------------------------------
 # Their programs need the core libraries only, whatever else is here or is not.
-GPU_TESTS := kernels_cuda_backend_test codec_device_test $(patsubst tests/%.c,%,$(wildcard tests/model_device*_test.c tests/kernels_cuda_training*_test.c))
+GPU_TESTS := kernels_cuda_backend_test codec_device_test $(patsubst tests/%.c,%,\
+                 $(wildcard tests/model_device*_test.c tests/kernels_cuda_training*_test.c))
 GPU_PROGRAMS := $(addprefix $(OUT)/gpu/,$(GPU_TESTS) train gpu_codec)
 .PHONY: gpu-built gpu-test gpu-bench
 $(OUT)/gpu/%_test: $(OUT)/tests/%_test.o $(OUT)/tests/test.o $(CORE_LIBRARIES)
@@ -310,39 +366,48 @@ $(OUT)/gpu/%: $(OUT)/bench/%.o $(CORE_LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) $(CORE_LIBS)
 gpu-built: $(GPU_PROGRAMS) $(CUDA_BACKEND) $(CUDA_PROBE)
-	$(Q)test -n "$(CUDA_BACKEND)" || { echo "there is no nvcc on PATH nor in /usr/local/cuda/bin" >&2; exit 1; }
+	$(Q)test -n "$(CUDA_BACKEND)" || \
+	    { echo "there is no nvcc on PATH nor in /usr/local/cuda/bin" >&2; exit 1; }
 gpu-test: gpu-built
-	$(Q)failed=0; for t in $(GPU_TESTS); do ATOLL_TEST_CUDA_LIBRARY=$(abspath $(CUDA_BACKEND)) $(OUT)/gpu/$$t || failed=1; done; exit $$failed
-# What a machine with a GPU needs, made where there is none: nothing is compiled there (scripts/gpu-check --quick). Two libraries:
-# for compute 9.0 alone, and for all. Without symbols for debuggers; kit.json says what it was made of.
+	$(Q)failed=0; for t in $(GPU_TESTS); do \
+	    ATOLL_TEST_CUDA_LIBRARY=$(abspath $(CUDA_BACKEND)) $(OUT)/gpu/$$t || failed=1; \
+	done; exit $$failed
+# What a machine with a GPU needs, made where there is none: nothing is compiled there
+# (scripts/gpu-check --quick). Two libraries: for compute 9.0 alone, and for all. Without symbols
+# for debuggers; kit.json says what it was made of.
 GPU_KIT := build/gpu-kit
 GPU_KIT_LIBRARY := $(OUT)/gpu/atoll-kernels-cuda-sm_90a.so
 .PHONY: gpu-kit
 $(OUT)/cuda-sm_90a/%.o: %.cu $(CUDA_HEADERS)
 	$(call say,NVCC,'$< for 9.0a')
 	$(Q)mkdir -p $(@D)
-	$(Q)$(NVCC) -std=c++17 -O3 --fmad=false -I. $(HOPPER_TARGET) -Xcompiler -fPIC,-Wall,-Wextra --Werror all-warnings -c -o $@ $<
+	$(Q)$(NVCC) $(NVCC_FLAGS) $(HOPPER_TARGET) -c -o $@ $<
 $(GPU_KIT_LIBRARY): $(patsubst %.cu,$(OUT)/cuda-sm_90a/%.o,$(CUDA_SOURCES))
 	$(call say,NVLINK,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(NVCC) $(HOPPER_TARGET) -shared -cudart static -o $@ $^
 gpu-kit: gpu-built $(if $(HOPPER_KNOWN),$(GPU_KIT_LIBRARY))
-	$(Q)scripts/gpu-kit $(GPU_KIT) $(NVCC) $(GPU_PROGRAMS) $(CUDA_PROBE) $(CUDA_BACKEND) $(if $(HOPPER_KNOWN),$(GPU_KIT_LIBRARY))
+	$(Q)scripts/gpu-kit $(GPU_KIT) $(NVCC) $(GPU_PROGRAMS) $(CUDA_PROBE) $(CUDA_BACKEND) \
+	    $(if $(HOPPER_KNOWN),$(GPU_KIT_LIBRARY))
 gpu-bench: gpu-built
 	$(Q)mkdir -p $(OUT)/gpu
-	$(Q)$(PYTHON) bench/gpu_vs_pytorch.py --program $(OUT)/gpu/train --codec $(OUT)/gpu/gpu_codec --probe $(abspath $(CUDA_PROBE)) --library $(abspath $(CUDA_BACKEND)) $(ARGUMENTS)
+	$(Q)$(PYTHON) bench/gpu_vs_pytorch.py --program $(OUT)/gpu/train \
+	    --codec $(OUT)/gpu/gpu_codec --probe $(abspath $(CUDA_PROBE)) \
+	    --library $(abspath $(CUDA_BACKEND)) $(ARGUMENTS)
 
 $(OUT)/bench/%: $(OUT)/bench/%.o $(LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
 
-# ---- installing: programs, manual pages and completion made of their option tables, systemd units, documents --------------
+# ---- installing ----------------------------------------------------------------------------------
+# Programs, manual pages and completion made of their option tables, systemd units, documents.
 PREFIX  ?= /usr/local
 DESTDIR ?=
 INSTALLED := $(PROGRAMS) $(OUT)/bin/atoll-trainer
 .PHONY: install uninstall
 install: programs trainer
-	$(Q)scripts/install-files '$(DESTDIR)' '$(PREFIX)' $(INSTALLED) $(CUDA_BACKEND) $(if $(NVCC),$(CUDA_PROBE))
+	$(Q)scripts/install-files '$(DESTDIR)' '$(PREFIX)' $(INSTALLED) $(CUDA_BACKEND) \
+	    $(if $(NVCC),$(CUDA_PROBE))
 uninstall:
 	$(Q)scripts/install-files --remove '$(DESTDIR)' '$(PREFIX)'
 
@@ -355,4 +420,5 @@ check:
 clean:
 	rm -rf build
 
--include $(patsubst %.o,%.d,$(SIM_CORE_OBJECTS) $(SIM_COVERED_OBJECTS) $(call objects,$(SOURCES) $(MAINS) $(TEST_SOURCES) tests/test.c $(BENCH_SOURCES)))
+-include $(patsubst %.o,%.d,$(SIM_CORE_OBJECTS) $(SIM_COVERED_OBJECTS) \
+             $(call objects,$(SOURCES) $(MAINS) $(TEST_SOURCES) tests/test.c $(BENCH_SOURCES)))

@@ -127,9 +127,9 @@ struct directory_initial directory_initial(const char *checkpoint);
 
 /* Everything a start needs: run state from all entries, the model from the newest good snapshot and
  * the steps after it, the last state root compared. Where no snapshot can be read, all steps are
- * replayed from version 0. *run and *model are the caller's. OK with report->lost_payload: the payload of the
- * contribution at report->failed_entry is not there or damaged; *run is complete, and *model stands
- * at the version before the step that needs it (directory_catch_up). */
+ * replayed from version 0. *run and *model are the caller's. OK with report->lost_payload: the
+ * payload of the contribution at report->failed_entry is not there or damaged; *run is complete,
+ * and *model stands at the version before the step that needs it (directory_catch_up). */
 MUST_USE enum status directory_restore(struct directory *data,
                                        const struct directory_initial *initial,
                                        struct run_state **run, struct model_state *model,

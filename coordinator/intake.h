@@ -1,8 +1,8 @@
 /* The intake: its thread owns every upload that is open, from the first chunk to the verdict.
  *
- * What is done with a payload is coordinator/transfers.h; this gives it a thread, a clock and calls.
- * A call has at most one chunk here at a time: its next read is asked for only when this one is in
- * the file, so memory is bounded by the number of calls.
+ * What is done with a payload is coordinator/transfers.h; this gives it a thread, a clock and
+ * calls. A call has at most one chunk here at a time: its next read is asked for only when this one
+ * is in the file, so memory is bounded by the number of calls.
  *
  * Messages are done in the order they were posted: a CLOSE that was posted before an ADMIT has let
  * go of its upload by then. It stops when its queue is empty.

@@ -1,4 +1,5 @@
-/* Private keys on disk: PEM PKCS#8, mode 0600, one key per file; Ed25519, except a server's TLS key.
+/* Private keys on disk: PEM PKCS#8, mode 0600, one key per file; Ed25519, except a server's TLS
+ * key.
  *
  * A key file is an identity: it is written durably before its public half is told to anybody, never
  * overwritten, and not accepted when others may read it. The same format is read and written by

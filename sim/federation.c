@@ -256,7 +256,8 @@ static void check_inner_steps(struct federation *f) {
     uint64_t round = run_state_inner_steps(check_run(f->check)) * slowest;
     uint64_t until = f->world.now + (s->presence_ms + 2 * s->heartbeat_ms) * MS + 12 * round;
     if (!run_until(f, until)) return;
-    if (run_state_phase(check_run(f->check)) != RUN_ACTIVE) return; /* nobody trains, none is told */
+    /* nobody trains, none is told */
+    if (run_state_phase(check_run(f->check)) != RUN_ACTIVE) return;
     for (uint32_t i = 1; i <= f->site_count; i++) {
         const struct node_state *brain = site_brain(f->sites[i]);
         if (!federation_is_honest(f, i) || !brain) continue;

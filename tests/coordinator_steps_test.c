@@ -679,8 +679,7 @@ static void four(struct brain *b, int rounds) {
     }
 }
 
-TEST(
-    a_site_that_comes_back_and_gives_each_fragment_all_that_it_did_meanwhile_is_not_taken_for_fast) {
+TEST(a_site_that_comes_back_and_gives_each_fragment_what_it_did_meanwhile_is_not_taken_for_fast) {
     struct brain *b = brain_open(FOUR, 2);
     four(b, 12);
     CHECK_EQUAL(brain_heartbeat(b, 1), 40);

@@ -410,7 +410,8 @@ TEST(the_digest_of_the_defaults_is_a_constant_of_the_format) {
                "a51473367d8acadb22b0dbe4842b9693ba3ed2bf5f134f3c6bbdf102eb1ce1da");
 }
 
-/* Every kind of value, none at its default: what is signed and stored by runs that are under way. */
+/* Every kind of value, none at its default: what is signed and stored by runs that are under
+ * way. */
 TEST(the_canonical_bytes_of_every_kind_of_value_are_a_constant_of_the_format) {
     static const char given[] =
         "name: no\nmodel: {vocabulary: 50304, hidden: 768, heads: 12, kv_heads: 4, "

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Two real sites behind a WAN, under chaos, checked at the end by scripts/local-federation itself. Closes with `N passed, N failed`.
+# Two real sites behind a WAN, under chaos, checked at the end by scripts/local-federation itself.
+# Closes with `N passed, N failed`.
 set -u
 root=${ATOLL_ROOT:-$(cd "$(dirname "$0")/.." && pwd)}
 programs=${ATOLL_BIN:-$root/build/release/bin}
@@ -32,7 +33,8 @@ federation() {
     "$root/scripts/local-federation" --programs "$programs" --data "$directory/data" --shape tiny --wan "$directory/wan.yaml" \
         --output "$directory/out" "$@"
 }
-# Seed 5: whatever it draws, everything that was acknowledged must be in the ledger once, and all roots equal.
+# Seed 5: whatever it draws, everything that was acknowledged must be in the ledger once, and all
+# roots equal.
 under_chaos() { federation --chaos 5 --chaos-every 1; }
 a_wrong_file_is_refused() {
     sed 's/rtt: 60ms/rtt: 60/' "$directory/wan.yaml" >"$directory/wrong.yaml"

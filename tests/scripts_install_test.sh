@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installing below a DESTDIR: programs that run, manual pages and completion made of their tables, units, and a removal that leaves
-# nothing of ours and everything of others.
+# Installing below a DESTDIR: programs that run, manual pages and completion made of their tables,
+# units, and a removal that leaves nothing of ours and everything of others.
 set -u
 root=${ATOLL_ROOT:-$(cd "$(dirname "$0")/.." && pwd)}
 bin=${ATOLL_BIN:-$root/build/release/bin}

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The layers hold, and scripts/check-layers would say so if they did not: each kind of violation is planted in a copy.
+# The layers hold, and scripts/check-layers would say so if they did not: each kind of violation is
+# planted in a copy.
 set -u
 root=${ATOLL_ROOT:-$(cd "$(dirname "$0")/.." && pwd)}
 copy=$(mktemp -d)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# scripts/check-names finds each kind of violation in a small tree, and says nothing of one that is in order.
+# scripts/check-names finds each kind of violation in a small tree, and says nothing of one that is
+# in order.
 set -u
 root=${ATOLL_ROOT:-$(cd "$(dirname "$0")/.." && pwd)}
 place=$(mktemp -d)

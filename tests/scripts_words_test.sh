@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The words hold, and scripts/check-words would say so if they did not: each kind of mark is planted in a copy.
+# The words hold, and scripts/check-words would say so if they did not: each kind of mark is planted
+# in a copy.
 set -u
 root=${ATOLL_ROOT:-$(cd "$(dirname "$0")/.." && pwd)}
 copy=$(mktemp -d)

@@ -6,12 +6,13 @@
 // TILE keys or queries come in by copies that do not wait, the next while this one is used. A block
 // has four warps, each with 16 rows of the tile that stays.
 //
-// forward     a block a tile of queries; over the tiles of keys up to the diagonal: S = Q K^T, running largest and sum, O += P V
+// forward     a block a tile of queries; over the tiles of keys up to the diagonal: S = Q K^T,
+//             running largest and sum, O += P V
 // delta       D = rowsum(dO * O)
 // backward    two kernels, so that no sum is shared between blocks and nothing is atomic:
-//     keys    a block a tile of keys; over the group's heads and the tiles of queries from the diagonal on, all transposed so that
-//             what one product gives in registers is what the next one takes: S^T = K Q^T, dP^T = V dO^T,
-//             dV += P^T dO, dK += dS^T Q
+//     keys    a block a tile of keys; over the group's heads and the tiles of queries from the
+//             diagonal on, all transposed so that what one product gives in registers is what the
+//             next one takes: S^T = K Q^T, dP^T = V dO^T, dV += P^T dO, dK += dS^T Q
 //     queries a block a tile of queries, as in forward: S and dP again, dQ += dS K
 // The second kernel computes S and dP once more (7 products instead of 5): the price of determinism
 // without waiting. Rows beyond the sequence's end are zeroes when loaded and not stored.

@@ -74,7 +74,8 @@ INTERNAL const char *hopper_attention_backward(cuda_session *session,
                                                const hopper_attention *hopper,
                                                const attention_arguments &a, unsigned size);
 
-// --- attention_measure.cu: both ways over one problem of this shape and a small odd one. Not while a session has work. ---
+// --- attention_measure.cu: both ways over one problem of this shape and a small odd one ---
+// Not while a session has work.
 INTERNAL const char *attention_measure(cuda_session *session, const struct cuda_attention *shape,
                                        struct cuda_attention_measure *out);
 

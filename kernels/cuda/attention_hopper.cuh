@@ -11,13 +11,17 @@
 // A block has three warpgroups. One warp of the first tells the copy engine what to bring, two to
 // four parts ahead; the two others multiply, each for 64 of the ROWS rows of the tile that stays.
 // Registers are moved from the first to the others at the start.
-//     stays       in shared memory while its parts come by: queries; keys and values; queries and gradients
-//     parts       of what comes by, in a ring: keys, then values; queries with gradients; keys with values
+//     stays       in shared memory while its parts come by: queries; keys and values; queries and
+//                 gradients
+//     parts       of what comes by, in a ring: keys, then values; queries with gradients; keys with
+//                 values
 // Each place has two barriers: full, that what was ordered is there; empty, that all eight warps
 // are done with it.
 //
-// forward     S = Q K^T of the next part runs beside O += P V of this one's; the softmax of the next beside the latter
-// backward    two kernels, so that nothing is shared between blocks and nothing is atomic, as in attention.cu:
+// forward     S = Q K^T of the next part runs beside O += P V of this one's; the softmax of the
+//             next beside the latter
+// backward    two kernels, so that nothing is shared between blocks and nothing is atomic, as in
+//             attention.cu:
 //     keys    S^T = K Q^T, dP^T = V dO^T, dV += P^T dO, dK += dS^T Q
 //     queries S = Q K^T, dP = dO V^T, dQ += dS K
 // What one product leaves in registers is the left side of the next one, as it lies there; right
@@ -44,7 +48,8 @@ struct hopper_attention {
 };
 
 // --- attention_hopper.cu ---
-// Of [sequences][length][heads] rows of `size` elements; a box is 64 rows of one head, 64 elements of each.
+// Of [sequences][length][heads] rows of `size` elements; a box is 64 rows of one head, 64 elements
+// of each.
 INTERNAL const char *hopper_attention_map(const hopper_attention *hopper, tensor_map *out,
                                           const bf16 *from, const attention_arguments &a,
                                           unsigned heads, unsigned size);
@@ -60,7 +65,8 @@ constexpr unsigned ROWS = 64 * WORKERS, BOX_ROWS = 64, PANEL = 64, ROW_BYTES = 1
 constexpr long long WAIT_MOST = 1LL << 34;                // clocks: some 9 seconds
 constexpr int REGISTERS_LEFT = 32, REGISTERS_TAKEN = 232; // of 168 each: 32 + 2 * 232 <= 3 * 168
 
-// --- tiles: panels of 64 columns, each of rows of 128 bytes, swizzled as the copy engine does and the products undo ---
+// --- tiles: panels of 64 columns, each of rows of 128 bytes ---
+// Swizzled as the copy engine does and the products undo.
 
 constexpr unsigned tile_bytes(unsigned rows, unsigned size) { return rows * size * 2; }
 

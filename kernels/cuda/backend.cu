@@ -103,9 +103,9 @@ const char *open_device(struct cuda_device *out) {
                         visible);
         return fail(CUDA_FAILURE_OTHER, "no CUDA device");
     }
-    if (code !=
-        cudaSuccess) { // the driver's own words say it best: this is how a missing or old driver shows
+    if (code != cudaSuccess) {
         cudaGetLastError();
+        // the driver's own words say it best: this is how a missing or old driver shows
         return fail(CUDA_FAILURE_OTHER, "%s", cudaGetErrorString(code));
     }
     cudaDeviceProp properties;

@@ -21,8 +21,9 @@
 constexpr unsigned BLOCK_THREADS = 256;
 
 // --- failures (backend.cu) ---
-// NULL for success; else this thread's text, and its kind for cuda_operations.failure. `call` is source text: its name is the
-// part up to the parenthesis. A failure that the device does not survive is remembered for the whole process.
+// NULL for success; else this thread's text, and its kind for cuda_operations.failure. `call` is
+// source text: its name is the part up to the parenthesis. A failure that the device does not
+// survive is remembered for the whole process.
 INTERNAL const char *cuda_answer(cudaError_t code, const char *call);
 INTERNAL const char *fail(enum cuda_failure kind, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
@@ -43,7 +44,8 @@ inline const char *text_of(cudaError_t code) {
     } while (0)
 
 // --- launches ---
-// The stream that this thread's work goes to: cuda_operations.stream_use's, at first the device's default.
+// The stream that this thread's work goes to: cuda_operations.stream_use's, at first the device's
+// default.
 INTERNAL cudaStream_t current_stream();
 inline const char *launched(const char *kernel = "kernel launch") {
     return answer_of(cudaGetLastError(), kernel);

@@ -93,9 +93,8 @@ __global__ void __launch_bounds__(ROW_THREADS)
     float top = -INFINITY, sum = 0;
     for (unsigned at = 8 * threadIdx.x; at < vocabulary; at += 8 * ROW_THREADS) {
         float v[8], here = -INFINITY, part = 0;
-        widen(
-            load_octet(x + at),
-            v); // the stride is a multiple of eight: what lies beyond the vocabulary is there, and not used
+        // the stride is a multiple of eight: what lies beyond the vocabulary is there, and not used
+        widen(load_octet(x + at), v);
         for (int j = 0; j < 8; j++) {
             if (at + j >= vocabulary) v[j] = -INFINITY;
             here = fmaxf(here, v[j]);

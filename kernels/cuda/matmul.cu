@@ -2,7 +2,8 @@
 // [columns][rows], so that a product is asked for with its two sides and its result transposed:
 //     y  = x W^T       as  y^T  [out][rows] = (W^T)^T x^T      transposed W [in][out], x [in][rows]
 //     dx = dy W        as  dx^T [in][rows]  = W^T dy^T         W [in][out], dy [out][rows]
-//     dw = dy^T x      as  dw^T [in][out]   = x^T dy           x [in][rows], transposed dy [out][rows]
+//     dw = dy^T x      as  dw^T [in][out]   = x^T dy
+//                                              x [in][rows], transposed dy [out][rows]
 // Sums are fp32. The residual is added (beta 1) and gradients are added up (beta 1, in place) by
 // the product itself.
 //
@@ -34,8 +35,8 @@ struct choice {
     cublasLtMatmulAlgo_t algorithm;
 };
 
-struct
-    product { // all that a call needs, made anew for each: they are small, and a step is recorded once
+// all that a call needs, made anew for each: they are small, and a step is recorded once
+struct product {
     cublasLtMatmulDesc_t what;
     cublasLtMatrixLayout_t left, right, result;
 };

@@ -12,7 +12,8 @@
 //     products_begin();                   after registers it uses were touched
 //     multiply(...) ...; products_commit();
 //     products_wait<n>();                 until at most the n newest groups are running
-//     settle(d);                          only now d may be read: keeps the compiler from reading it earlier
+//     settle(d);                          only now d may be read: keeps the compiler from reading
+//                                         it earlier
 // Until then neither its registers nor its shared memory may be changed.
 //
 // Matrices in shared memory are said by 64 bits: bits 0 to 13 the address, 16 to 29 and 32 to 45
@@ -85,7 +86,8 @@ __device__ __forceinline__ void trap_with(volatile uint64_t *where, uint64_t cod
     asm volatile("trap;");
 }
 
-// --- the copy engine: a box of a map to shared memory, its bytes counted by the barrier. Called by one thread. ---
+// --- the copy engine: a box of a map to shared memory, its bytes counted by the barrier ---
+// Called by one thread.
 __device__ __forceinline__ void box_copy(uint32_t to, const tensor_map *map, unsigned c0,
                                          unsigned c1, unsigned c2, unsigned c3, uint64_t *barrier) {
     asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "

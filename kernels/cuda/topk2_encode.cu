@@ -3,7 +3,8 @@
 // has the CPU's bits.
 //
 // It is a row of short launches, because each needs sums over all chunks of the one before:
-//     magnitudes of the chunks -> their sum -> shifts -> sum of squares -> codes -> table -> lengths in bits -> places -> bits
+//     magnitudes of the chunks -> their sum -> shifts -> sum of squares -> codes -> table ->
+//     lengths in bits -> places -> bits
 // The sums over chunks go from left to right, one addition after the other: that is their contract.
 // One thread does them out of shared memory while its block loads what comes next; at 124 M
 // parameters that is 30,000 additions, three times.

@@ -170,7 +170,9 @@ inline void decode(shared_product *s, const product &p, size_t group, size_t ind
     for (unsigned row = 0; row < 64; row++)
         for (unsigned k = 0; k < 16; k++) {
             uint16_t value = left.value[k][row];
-            if (p.left_in_registers) { // warp row / 16; lane 4 (row % 8) + k % 8 / 2; registers: row, row + 8, then columns from 8 on
+            if (p.left_in_registers) {
+                // warp row / 16; lane 4 (row % 8) + k % 8 / 2; registers: row, row + 8, then
+                // columns from 8 on
                 unsigned holder = first + row / 16 * 32 + row % 8 * 4 + k % 8 / 2;
                 uint32_t pair =
                     groups[holder][group].products[index].registers[row % 16 / 8 + k / 8 * 2];
