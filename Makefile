@@ -8,7 +8,8 @@
 #                        (TESTS='base_* fed_*' for some of them)
 #   make sim SEED=7      replay one simulated federation, with its trace
 #                        (SEEDS=1000 runs so many, from FIRST or at random)
-#   make sim-coverage    which lines and branches of the pure cores the seeds reach
+#   make coverage        which lines and branches of the pure cores unit tests and seeds reach
+#                        (make sim-coverage: seeds alone)
 #   make bench           speed and memory, never part of the tests           (bench/README.md)
 #   make bench-train     the CPU trainer beside PyTorch (PYTHON=V/bin/python: one with torch);
 #                        build/bench/train.json
@@ -201,9 +202,20 @@ $(OUT)/sim/planted/%.c: %.c $(OUT)/bin/plant
 $(OUT)/sim/planted/%.o: $(OUT)/sim/planted/%.c
 	$(call say,CC,$* with planted bugs)
 	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(SIM_FLAGS) -MMD -MP -c -o $@ $<
-# And with the compiler's own counters in the pure cores, for `make sim-coverage`. -O1: a line stays
-# a line.
+# And with the compiler's own counters in the pure cores, for `make coverage`. -O1: a line stays a
+# line. Unit tests are linked with the same objects, which stand before the libraries; those that
+# only they reach are not in the simulator.
 SIM_COVERED_OBJECTS := $(patsubst %.c,$(OUT)/sim/covered/%.o,$(SIM_CORES))
+PROTO_COVERED_OBJECTS := $(patsubst %.c,$(OUT)/sim/covered/%.o,$(wildcard proto/*.c))
+COVERED_OBJECTS := $(SIM_COVERED_OBJECTS) $(PROTO_COVERED_OBJECTS) \
+                   $(OUT)/sim/covered/wan/wan_link.o
+COVERED_TESTS := $(patsubst tests/%.c,%,$(wildcard tests/fed_*_test.c tests/proto_*_test.c)) \
+                 codec_codec_test codec_topk2_test coordinator_lost_test coordinator_orders_test \
+                 coordinator_state_test coordinator_steps_test node_restore_test node_rounds_test \
+                 node_state_test wan_link_test
+COVERED_TEST_PROGRAMS := $(addprefix $(OUT)/sim/covered/,\
+                           $(filter-out fed_device_test,$(COVERED_TESTS)))
+$(PROTO_COVERED_OBJECTS): | $(GENERATED_HEADERS)
 $(OUT)/sim/covered/%.o: %.c
 	$(call say,CC,$< with counters)
 	$(Q)mkdir -p $(@D)
@@ -238,6 +250,10 @@ $(OUT)/bin/atoll-sim-planted: $(OUT)/sim/main.o $(SIM_PLANTED_OBJECTS) $(SIM_LIB
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
 $(OUT)/bin/atoll-sim-covered: $(OUT)/sim/main.o $(SIM_COVERED_OBJECTS) $(SIM_LIBRARIES)
+	$(call say,LINK,$@)
+	$(LINK) --coverage $(SYSTEM_LIBS)
+$(COVERED_TEST_PROGRAMS): $(OUT)/sim/covered/%: $(OUT)/tests/%.o $(OUT)/tests/test.o \
+    $(COVERED_OBJECTS) $(LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) --coverage $(SYSTEM_LIBS)
 $(OUT)/bin/atoll-sim: $(OUT)/sim/main.o $(SIM_LIBRARIES)
@@ -336,7 +352,9 @@ endif
 sim-plants: $(OUT)/bin/atoll-sim-planted
 	$(Q)scripts/sim-plants $(OUT)/bin/atoll-sim-planted
 sim-coverage: $(OUT)/bin/atoll-sim-covered
-	$(Q)scripts/sim-coverage $< $(OUT)/sim/covered $(if $(SEEDS),$(SEEDS),500)
+	$(Q)scripts/coverage $< $(OUT)/sim/covered $(if $(SEEDS),$(SEEDS),500)
+coverage: $(OUT)/bin/atoll-sim-covered $(COVERED_TEST_PROGRAMS)
+	$(Q)scripts/coverage $< $(OUT)/sim/covered $(if $(SEEDS),$(SEEDS),100) $(COVERED_TEST_PROGRAMS)
 
 demo:
 	$(Q)scripts/install-deps
@@ -420,5 +438,5 @@ check:
 clean:
 	rm -rf build
 
--include $(patsubst %.o,%.d,$(SIM_CORE_OBJECTS) $(SIM_COVERED_OBJECTS) \
+-include $(patsubst %.o,%.d,$(SIM_CORE_OBJECTS) $(COVERED_OBJECTS) \
              $(call objects,$(SOURCES) $(MAINS) $(TEST_SOURCES) tests/test.c $(BENCH_SOURCES)))
