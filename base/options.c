@@ -3,6 +3,7 @@
  * order of reading does not matter; the weaker value is still checked. */
 #include "base/options.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,44 +33,55 @@ char *option_variable(const char *name, char out[static FLAG_SIZE]) {
     return out;
 }
 
-const void *option_field(const struct options *options, const struct option *option) {
+char *option_key(const char *name, char out[static OPTION_NAME_SIZE]) {
+    snprintf(out, OPTION_NAME_SIZE, "%s", name);
+    for (char *c = out; *c; c++) {
+        if (*c == '-') *c = '_';
+    }
+    return out;
+}
+
+const void *option_field(const struct options *options, const struct setting *option) {
     return (const char *)options->values + option->offset;
 }
 
 /* --- the tables --- */
 
-static size_t field_size(enum option_type type) {
-    switch (type) {
-    case OPTION_BOOL: return sizeof(bool);
-    case OPTION_U64:
-    case OPTION_SIZE:
-    case OPTION_DURATION: return sizeof(uint64_t);
-    case OPTION_F64: return sizeof(double);
-    case OPTION_TEXT:
-    case OPTION_PATH: return sizeof(const char *);
-    case OPTION_ENUM: return sizeof(int);
-    case OPTION_LIST: return sizeof(struct option_list);
+static size_t field_size(enum setting_kind kind) {
+    switch (kind) {
+    case SETTING_BOOL: return sizeof(bool);
+    case SETTING_COUNT:
+    case SETTING_SIZE:
+    case SETTING_DURATION:
+    case SETTING_RATE: return sizeof(uint64_t);
+    case SETTING_NUMBER:
+    case SETTING_SHARE: return sizeof(double);
+    case SETTING_TEXT:
+    case SETTING_PATH: return sizeof(const char *);
+    case SETTING_CHOICE: return sizeof(int);
+    case SETTING_LIST: return sizeof(struct setting_list);
+    case SETTING_CHARS:
+    case SETTING_HEX: break; /* no program has such an option */
     }
     return 0;
 }
 
-static void check_option(const struct option *option) {
+static void check_option(const struct setting *option) {
     ASSERT(option->name[0] >= 'a' && option->name[0] <= 'z' &&
            strlen(option->name) < FLAG_SIZE - 8);
     ASSERT(strspn(option->name, "abcdefghijklmnopqrstuvwxyz0123456789-.") == strlen(option->name));
     ASSERT(strncmp(option->name, "no-", 3) != 0); /* --no-x unsets x */
-    ASSERT(option->size == field_size(option->type) && option->help);
-    ASSERT((option->type == OPTION_ENUM) == (option->choices != NULL));
-    ASSERT(!(option->type == OPTION_LIST && option->fallback));
-    ASSERT(!option->check || option->type == OPTION_TEXT || option->type == OPTION_PATH ||
-           option->type == OPTION_LIST);
-    if (option->check && option->fallback) MUST(option->check(option->fallback, NULL));
+    ASSERT(option->size > 0 && option->size == field_size(option->kind) && option->help);
+    ASSERT((option->kind == SETTING_CHOICE) == (option->choices != NULL));
+    ASSERT(!(option->kind == SETTING_LIST && option->fallback));
+    ASSERT(!option->check || option->kind == SETTING_TEXT || option->kind == SETTING_PATH ||
+           option->kind == SETTING_LIST);
     for (size_t i = 0; option_built_in[i]; i++)
         ASSERT(strcmp(option->name, option_built_in[i]) != 0);
     struct error error = {0};
     char room[16];
     /* Bounds pass through the same parser, so a bad one asserts there. */
-    if (option->fallback && option_parse(option, option->fallback, room, &error) != OK) {
+    if (option->fallback && setting_parse(option, option->fallback, room, &error) != OK) {
         fprintf(stderr, "option %s: default %s\n", option->name, error.message);
         assert_failed("the default of an option is valid", __FILE__, __LINE__);
     }
@@ -77,7 +89,7 @@ static void check_option(const struct option *option) {
 
 static void check_command(const struct command *command, size_t depth) {
     ASSERT(command->name && command->summary && depth < COMMAND_DEPTH);
-    for (const struct option *option = command->options; option && option->name; option++) {
+    for (const struct setting *option = command->options; option && option->name; option++) {
         check_option(option);
         ASSERT(!((option->flags & OPTION_POSITIONAL) && command->children));
     }
@@ -92,20 +104,31 @@ static struct option_state *find_state(const struct options *options, const char
     return NULL;
 }
 
-static void store(struct options *options, const struct option *option, const void *value) {
+struct option_state *option_spelt(const struct options *options, option_spelling *spell,
+                                  const char *text, unsigned without) {
+    char spelt[FLAG_SIZE];
+    for (size_t i = 0; i < options->state_count; i++) {
+        const struct setting *option = options->states[i].option;
+        if (!(option->flags & without) && strcmp(spell(option->name, spelt), text) == 0)
+            return &options->states[i];
+    }
+    return NULL;
+}
+
+static void store(struct options *options, const struct setting *option, const void *value) {
     memcpy((char *)options->values + option->offset, value, option->size);
 }
 
 void option_add_command(struct options *options, const struct command *command) {
     ASSERT(options->depth < COMMAND_DEPTH);
     options->chain[options->depth++] = command;
-    for (const struct option *option = command->options; option && option->name; option++) {
+    for (const struct setting *option = command->options; option && option->name; option++) {
         ASSERT(!find_state(options, option->name));
         options->states =
             xrealloc(options->states, (options->state_count + 1) * sizeof *options->states);
         options->states[options->state_count++] = (struct option_state){.option = option};
-        unsigned char value[sizeof(struct option_list)] = {0};
-        if (option->fallback) MUST(option_parse(option, option->fallback, value, NULL));
+        unsigned char value[sizeof(struct setting_list)] = {0};
+        if (option->fallback) MUST(setting_parse(option, option->fallback, value, NULL));
         store(options, option, value);
     }
 }
@@ -128,7 +151,7 @@ void options_destroy(struct options *options) {
     if (!options) return;
     for (size_t i = 0; i < options->state_count; i++) {
         struct option_state *state = &options->states[i];
-        bool secret = state->text && (state->option->flags & OPTION_SECRET);
+        bool secret = state->text && (state->option->flags & SETTING_SECRET);
         if (secret) clear(state->text, strlen(state->text));
         free(state->text);
         free(state->where);
@@ -150,7 +173,7 @@ static void remember(struct option_state *state, enum option_source source, cons
 static void append_item(struct options *options, struct option_state *state, const char *text) {
     state->items = xrealloc(state->items, (state->item_count + 1) * sizeof *state->items);
     state->items[state->item_count++] = xstrdup(text);
-    struct option_list list = {(const char *const *)state->items, state->item_count};
+    struct setting_list list = {(const char *const *)state->items, state->item_count};
     store(options, state->option, &list);
 }
 
@@ -158,7 +181,7 @@ static void clear_items(struct options *options, struct option_state *state) {
     free_items(state->items, state->item_count);
     state->items = NULL;
     state->item_count = 0;
-    store(options, state->option, &(struct option_list){0});
+    store(options, state->option, &(struct setting_list){0});
 }
 
 /* A stronger source replaces a list as a whole; the same source goes on with it. */
@@ -175,20 +198,18 @@ static void add_to_list(struct options *options, struct option_state *state,
 enum status option_set(struct options *options, struct option_state *state,
                        enum option_source source, const char *text, const char *where,
                        struct error *error) {
-    const struct option *option = state->option;
-    if (option->check) {
-        enum status checked = option->check(text, error);
+    const struct setting *option = state->option;
+    if (option->kind == SETTING_LIST) {
+        enum status checked = text && option->check ? option->check(text, error) : OK;
         if (checked != OK) return error_wrap(error, checked, "%s", where);
-    }
-    if (option->type == OPTION_LIST) {
         add_to_list(options, state, source, text, where);
         return OK;
     }
-    unsigned char value[sizeof(struct option_list)] = {0};
-    enum status status = option_parse(option, text, value, error);
+    unsigned char value[sizeof(struct setting_list)] = {0};
+    enum status status = setting_parse(option, text, value, error);
     if (status != OK) return error_wrap(error, status, "%s", where);
     if (source < state->source) return OK;
-    if (option->type == OPTION_TEXT || option->type == OPTION_PATH) {
+    if (option->kind == SETTING_TEXT || option->kind == SETTING_PATH) {
         char *copy = xstrdup(text);
         free(state->text);
         state->text = copy;
@@ -214,12 +235,11 @@ const char *option_command_words(const struct options *options, char *out, size_
 
 /* Whether some command of the program has the option that `matches` says; it may belong to another
  * command than the chosen. */
-static bool known_anywhere(const struct command *command, const char *name,
-                           char *(*spell)(const char *, char[static FLAG_SIZE]),
+static bool known_anywhere(const struct command *command, const char *name, option_spelling *spell,
                            struct suggestion *near, char (*names)[FLAG_SIZE], size_t *used,
                            size_t limit) {
-    for (const struct option *option = command->options; option && option->name; option++) {
-        if ((option->flags & (OPTION_POSITIONAL | OPTION_FLAG_ONLY)) || *used >= limit) continue;
+    for (const struct setting *option = command->options; option && option->name; option++) {
+        if ((option->flags & NOT_IN_FILES) || *used >= limit) continue;
         char *spelt = spell(option->name, names[(*used)++]);
         if (strcmp(spelt, name) == 0) return true;
         if (!(option->flags & OPTION_HIDDEN)) suggest_offer(near, spelt);
@@ -231,17 +251,12 @@ static bool known_anywhere(const struct command *command, const char *name,
     return false;
 }
 
-static char *spell_key(const char *name, char out[static FLAG_SIZE]) {
-    snprintf(out, FLAG_SIZE, "%s", name);
-    return out;
-}
-
 enum { NAMES_MAX = 1024 };
 
 /* OK if another command of the program knows it, else INVALID with the nearest. */
 static enum status refuse_unknown(const struct options *options, const char *what, const char *name,
-                                  char *(*spell)(const char *, char[static FLAG_SIZE]),
-                                  const char *const *more, struct error *error) {
+                                  option_spelling *spell, const char *const *more,
+                                  struct error *error) {
     struct suggestion near;
     suggest_init(&near, name);
     char(*names)[FLAG_SIZE] = xcalloc(NAMES_MAX, FLAG_SIZE);
@@ -310,7 +325,7 @@ static bool is_of_a_service(const char *name, const char *value) {
 
 static enum status set_from_environment(struct options *options, struct option_state *state,
                                         const char *name, const char *value, struct error *error) {
-    if (state->option->type != OPTION_LIST)
+    if (state->option->kind != SETTING_LIST)
         return option_set(options, state, OPTION_FROM_ENVIRONMENT, value, name, error);
     add_to_list(options, state, OPTION_FROM_ENVIRONMENT, NULL, name);
     while (*value) {
@@ -334,14 +349,8 @@ static enum status read_variable(struct options *options, const char *name, cons
         options->config_source = OPTION_FROM_ENVIRONMENT;
         return OK;
     }
-    char spelt[FLAG_SIZE];
-    for (size_t i = 0; i < options->state_count; i++) {
-        const struct option *option = options->states[i].option;
-        if (option->flags & (OPTION_POSITIONAL | OPTION_FLAG_ONLY)) continue;
-        if (strcmp(option_variable(option->name, spelt), name) == 0) {
-            return set_from_environment(options, &options->states[i], name, value, error);
-        }
-    }
+    struct option_state *state = option_spelt(options, option_variable, name, NOT_IN_FILES);
+    if (state) return set_from_environment(options, state, name, value, error);
     if (is_of_a_service(name, value)) return OK;
     return refuse_unknown(options, "environment variable", name, option_variable, always_known,
                           error);
@@ -368,13 +377,14 @@ enum status options_set_from_file(struct options *options, const char *key, cons
     const char *bracket = strchr(key, '[');
     size_t size = bracket ? (size_t)(bracket - key) : strlen(key);
     snprintf(name, sizeof name, "%.*s", (int)MIN(size, sizeof name - 1), key);
-    struct option_state *state = size < sizeof name ? find_state(options, name) : NULL;
-    if (!state || (state->option->flags & (OPTION_POSITIONAL | OPTION_FLAG_ONLY))) {
-        enum status status =
-            refuse_unknown(options, "key", size < sizeof name ? name : key, spell_key, NULL, error);
+    struct option_state *state =
+        size < sizeof name ? option_spelt(options, option_key, name, NOT_IN_FILES) : NULL;
+    if (!state) {
+        enum status status = refuse_unknown(options, "key", size < sizeof name ? name : key,
+                                            option_key, NULL, error);
         return status == OK ? OK : error_wrap(error, status, "%s", where);
     }
-    if (state->option->type == OPTION_LIST) {
+    if (state->option->kind == SETTING_LIST) {
         if (bracket && bracket[1 + strspn(bracket + 1, "0123456789")] != ']') bracket = NULL;
         bool is_item = bracket && strcmp(strchr(bracket, ']'), "]") == 0;
         if (strchr(key, '[') && !is_item)
@@ -396,13 +406,13 @@ enum status options_set_from_file(struct options *options, const char *key, cons
 
 enum status options_finish(struct options *options, struct error *error) {
     const struct command *command = options->chain[options->depth - 1];
-    char words[128], flag[FLAG_SIZE], variable[FLAG_SIZE];
+    char words[128], flag[FLAG_SIZE], variable[FLAG_SIZE], key[FLAG_SIZE];
     option_command_words(options, words, sizeof words);
     if (command->children)
         return error_set(error, INVALID, "'%s' needs a command after it; see '%s --help'", words,
                          words);
     for (size_t i = 0; i < options->state_count; i++) {
-        const struct option *option = options->states[i].option;
+        const struct setting *option = options->states[i].option;
         if (!(option->flags & OPTION_REQUIRED) || options->states[i].source != OPTION_FROM_DEFAULT)
             continue;
         if (option->flags & OPTION_POSITIONAL) {
@@ -413,7 +423,8 @@ enum status options_finish(struct options *options, struct error *error) {
             return error_set(error, INVALID, "%s is required", option_flag(option->name, flag));
         return error_set(error, INVALID, "%s is required: give %s, %s%s%s%s", option->name,
                          option_flag(option->name, flag), option_variable(option->name, variable),
-                         options->has_file ? " or '" : "", options->has_file ? option->name : "",
+                         options->has_file ? " or '" : "",
+                         options->has_file ? option_key(option->name, key) : "",
                          options->has_file ? ":' in the config file" : "");
     }
     return OK;

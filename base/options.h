@@ -1,23 +1,24 @@
 /* One table of options a program or command: it makes parsing, --help, --print-config and the
  * commented example file.
  *
- * An option has one name, a dotted key in kebab-case: `upload.rate-limit` is that key in the config
- * file, the flag `--upload-rate-limit` and the variable ATOLL_UPLOAD_RATE_LIMIT. A value given in
- * several places is taken by precedence, flag > environment > file > default, whatever the order of
- * reading, and the place it came from is remembered. All of them are checked, also those that lose.
- * A flag, key or ATOLL_ variable that nobody knows refuses the start and names the nearest known
- * one: a misspelt setting that is silently ignored is found weeks later.
+ * An option is a setting (base/setting.h has the kinds and the units). Its name in the table is
+ * kebab-case with dots; it is spelt `upload.rate_limit` in the config file, as all keys of files are
+ * snake_case, --upload-rate-limit as a flag and ATOLL_UPLOAD_RATE_LIMIT as a variable. A value given
+ * in several places is taken by precedence, flag > environment > file > default, whatever the order
+ * of reading, and the place it came from is remembered. All of them are checked, also those that
+ * lose. A flag, key or ATOLL_ variable that nobody knows refuses the start and names the nearest
+ * known one: a misspelt setting that is silently ignored is found weeks later.
  *
  * Values land in a plain struct of the program's, at each option's offset; texts and lists there
  * are owned by `struct options` and live as long as it. A program with nouns and verbs (`atollctl
  * site invite --name eu-north`) is a tree of commands; the options of a command hold for everything
  * below it, and all write into the same struct.
  *
- *     static const struct option node_options[] = {
- *         {"inner-steps", OPTION_U64, OPTION_FIELD(struct node_config, inner_steps),
+ *     static const struct setting node_options[] = {
+ *         {"inner-steps", SETTING_COUNT, SETTING_FIELD(struct node_config, inner_steps),
  *          .fallback = "500", .min = "1", .max = "100000", .help = "inner steps per round"},
- *         {"upload.rate-limit", OPTION_SIZE, OPTION_FIELD(struct node_config, rate_limit),
- *          .help = "bytes per second; 0: none"},
+ *         {"upload.rate-limit", SETTING_RATE, SETTING_FIELD(struct node_config, rate_limit),
+ *          .help = "0: none"},
  *         {0}};
  *     static const struct command node = {
  *         .name = "atoll-node", .summary = "trains at a site", .options = node_options};
@@ -36,62 +37,23 @@
 #define BASE_OPTIONS_H
 
 #include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
 
 #include "base/bytes.h"
+#include "base/setting.h"
 #include "base/status.h"
 
-/* clang-format off */
-enum option_type {   /* the field's type            what a person writes */
-    OPTION_BOOL,     /* bool                        true false yes no on off; as a flag also --name
-                                                    and --no-name */
-    OPTION_U64,      /* uint64_t                    a count: digits only */
-    OPTION_SIZE,     /* uint64_t, bytes             4096, 64KiB, 10MiB, 2GiB, 1TiB */
-    OPTION_DURATION, /* uint64_t, milliseconds      250ms, 30s, 5m, 12h, 7d; 0 needs no unit */
-    OPTION_F64,      /* double, always finite       0.7, 1e-4 */
-    OPTION_TEXT,     /* const char *, NULL unset    */
-    OPTION_PATH,     /* const char *, NULL unset    as TEXT; never empty */
-    OPTION_ENUM,     /* an enum or int              one of `choices`; the field gets its index */
-    OPTION_LIST      /* struct option_list          flag: repeated; environment: with commas; file:
-                                                    a sequence */
-};
-/* clang-format on */
-
-struct option_list {
-    const char *const *items;
-    size_t count;
+enum {                       /* flags of a setting in an option table, beside SETTING_SECRET */
+       OPTION_REQUIRED = 64, /* options_finish refuses where nothing gave it */
+       OPTION_POSITIONAL =
+           128, /* an argument without dashes, in table order; a LIST takes all that are
+                               left. Flag line only */
+       OPTION_FLAG_ONLY =
+           256,            /* not in the config file, not in the environment: what is said once, not
+                               configured (--force) */
+       OPTION_HIDDEN = 512 /* not in --help or the example file: for tests */
 };
 
-enum {
-    OPTION_REQUIRED = 1,   /* options_finish refuses where nothing gave it */
-    OPTION_POSITIONAL = 2, /* an argument without dashes, in table order; a LIST takes all that are
-                              left. Flag line only */
-    OPTION_FLAG_ONLY = 4,  /* not in the config file, not in the environment: what is said once, not
-                              configured (--force) */
-    OPTION_SECRET = 8,     /* its value is never printed, nor put in a message */
-    OPTION_HIDDEN = 16     /* not in --help or the example file: for tests */
-};
-
-struct option {
-    const char *name; /* kebab-case, dotted; the table ends with an option without a name */
-    enum option_type type;
-    size_t offset, size;  /* OPTION_FIELD fills both */
-    const char *fallback; /* default, written as a person would; NULL: zero, NULL or empty, shown as
-                             unset */
-    const char *min, *max; /* inclusive bounds, written alike ("1s", "64KiB"); NULL: none. For TEXT,
-                              PATH: of its length */
-    const char *const *choices; /* ENUM: ends with NULL, in the order of the enumerators from 0 */
-    const char *value_name;     /* for --help: "FILE"; NULL: by type */
-    /* TEXT, PATH and each item of a LIST: INVALID refuses it, in words that name no place. NULL:
-     * anything goes. */
-    enum status (*check)(const char *text, struct error *error);
-    const char *help; /* one or a few plain sentences, no line breaks */
-    unsigned flags;
-};
-
-#define OPTION_FIELD(type_, field_) offsetof(type_, field_), sizeof(((type_ *)0)->field_)
+enum { OPTION_NAME_SIZE = 96 };
 
 struct options;
 
@@ -100,7 +62,7 @@ struct command {
     const char *summary;                   /* one line, no full stop */
     const char *description;               /* paragraphs for its --help; NULL: none */
     const char *examples;                  /* lines for its --help, without indent; NULL: none */
-    const struct option *options;          /* NULL: none */
+    const struct setting *options;         /* NULL: none */
     const struct command *const *children; /* ends with NULL; NULL: a command that runs */
     /* never called from here: see options_command. Returns the exit code */
     int (*run)(struct options *options, void *values);
@@ -190,16 +152,7 @@ void options_example(const struct options *options, struct buffer *out);
  * belong. */
 void options_manual(const struct options *options, struct buffer *out);
 void options_completion(const struct options *options, struct buffer *out);
-/* One value of one type, without a table: what options_read accepts, for files of other kinds. *out
- * is the field of `option`'s type (not LIST; TEXT and PATH lend `text` itself). The message names
- * no place: wrap it. */
-MUST_USE enum status option_parse(const struct option *option, const char *text, void *out,
-                                  struct error *error);
-/* Writes a value so that option_parse reads the same one back: the largest unit that divides it,
- * the shortest float. */
-void option_format(const struct option *option, const void *field, struct buffer *out);
-/* A YAML scalar that reads back as exactly this text: bare where that is safe, else in double
- * quotes with escapes. */
-void option_quote(const char *text, struct buffer *out);
+/* The key of an option in a file, "upload.rate_limit", from its name. Returns out. */
+char *option_key(const char *name, char out[static OPTION_NAME_SIZE]);
 
 #endif

@@ -1,5 +1,6 @@
 /* The command line: words choose commands until one that runs, then fill positionals; flags may
  * stand anywhere after the command that has them. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,16 +39,6 @@ static enum status unknown_flag(const struct options *options, const char *flag,
                   : error_set(error, INVALID, "unknown flag %s; see '%s --help'", flag, words);
     free(flags);
     return status;
-}
-
-static struct option_state *find_flag(const struct options *options, const char *flag) {
-    char text[FLAG_SIZE];
-    for (size_t i = 0; i < options->state_count; i++) {
-        const struct option *option = options->states[i].option;
-        if (option->flags & OPTION_POSITIONAL) continue;
-        if (strcmp(option_flag(option->name, text), flag) == 0) return &options->states[i];
-    }
-    return NULL;
 }
 
 /* The value after '=', or else the next argument. */
@@ -104,19 +95,19 @@ static enum status read_flag(struct options *options, struct arguments *argument
     bool taken = false;
     TRY(read_built_in(options, arguments, flag, inline_value, &taken, error));
     if (taken) return OK;
-    struct option_state *state = find_flag(options, flag);
+    struct option_state *state = option_spelt(options, option_flag, flag, OPTION_POSITIONAL);
     if (!state && strncmp(flag, "--no-", 5) == 0) {
         char positive[FLAG_SIZE];
         snprintf(positive, sizeof positive, "--%s", flag + 5);
-        state = find_flag(options, positive);
-        if (state && state->option->type == OPTION_BOOL) {
+        state = option_spelt(options, option_flag, positive, OPTION_POSITIONAL);
+        if (state && state->option->kind == SETTING_BOOL) {
             if (inline_value) return error_set(error, INVALID, "%s takes no value", flag);
             return option_set(options, state, OPTION_FROM_FLAG, "false", flag, error);
         }
         state = NULL;
     }
     if (!state) return unknown_flag(options, flag, error);
-    if (state->option->type == OPTION_BOOL) {
+    if (state->option->kind == SETTING_BOOL) {
         return option_set(options, state, OPTION_FROM_FLAG, inline_value ? inline_value : "true",
                           flag, error);
     }
@@ -158,7 +149,7 @@ static enum status read_positional(struct options *options, struct arguments *ar
         return error_set(error, INVALID, "unexpected argument '%s'; see '%s --help'", text,
                          option_command_words(options, words, sizeof words));
     }
-    if (state->option->type == OPTION_LIST) arguments->positional = state;
+    if (state->option->kind == SETTING_LIST) arguments->positional = state;
     arguments->positionals++;
     return option_set(options, state, OPTION_FROM_FLAG, text, state->option->name, error);
 }

@@ -5,10 +5,10 @@
 
 #include "base/options.h"
 
-enum { COMMAND_DEPTH = 6, FLAG_SIZE = 96, OPTION_BUILT_INS = 7 };
+enum { COMMAND_DEPTH = 6, FLAG_SIZE = OPTION_NAME_SIZE, OPTION_BUILT_INS = 7 };
 
 struct option_state { /* one an option of the chosen chain of commands */
-    const struct option *option;
+    const struct setting *option;
     enum option_source source;
     char *where;  /* owned; NULL for the default */
     char *text;   /* owned: what a TEXT or PATH field points to */
@@ -29,6 +29,14 @@ struct options {
     bool wants_help, wants_version, wants_print, wants_example, wants_manual, wants_completion;
 };
 
+enum { NOT_IN_FILES = OPTION_POSITIONAL | OPTION_FLAG_ONLY }; /* nor in the environment */
+
+/* option_key, option_flag, option_variable: each writes a name in its way and returns out. */
+typedef char *option_spelling(const char *name, char out[static FLAG_SIZE]);
+/* The option of the chosen commands that is spelt `text` that way, and has none of the flags
+ * `without`; NULL: none is. */
+struct option_state *option_spelt(const struct options *options, option_spelling *spell,
+                                  const char *text, unsigned without);
 /* "--upload-rate-limit" and "ATOLL_UPLOAD_RATE_LIMIT" of "upload.rate-limit". Return out. */
 char *option_flag(const char *name, char out[static FLAG_SIZE]);
 char *option_variable(const char *name, char out[static FLAG_SIZE]);
@@ -43,11 +51,11 @@ MUST_USE enum status option_set(struct options *options, struct option_state *st
 const char *option_command_words(const struct options *options, char *out, size_t size);
 extern const char *const option_built_in[OPTION_BUILT_INS + 1];
 /* "FILE", "COUNT": what --help writes after the flag; "" for a BOOL. Lent. */
-const char *option_value_name(const struct option *option);
+const char *option_value_name(const struct setting *option);
 /* "default 30s; 1s to 10m; one of a, b": whatever of it there is; the caller frees it. */
-char *option_facts(const struct option *option);
+char *option_facts(const struct setting *option);
 /* A BOOL that is true unless something is said: its flag is shown as --no-name. */
-bool option_is_on_by_default(const struct option *option);
-const void *option_field(const struct options *options, const struct option *option);
+bool option_is_on_by_default(const struct setting *option);
+const void *option_field(const struct options *options, const struct setting *option);
 
 #endif

@@ -5,6 +5,7 @@
  * options, EXAMPLES. Text that comes from a table is escaped, so that a leading dot or a backslash
  * stays what it is. A completion script is one bash function: the words before the cursor choose a
  * command, and it offers that command's flags, its subcommands, and the choices of a flag. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,8 +15,8 @@
 
 enum { WORDS_SIZE = 256 };
 
-static bool is_shown(const struct option *option) { return !(option->flags & OPTION_HIDDEN); }
-static bool is_flag(const struct option *option) {
+static bool is_shown(const struct setting *option) { return !(option->flags & OPTION_HIDDEN); }
+static bool is_flag(const struct setting *option) {
     return is_shown(option) && !(option->flags & OPTION_POSITIONAL);
 }
 
@@ -43,11 +44,11 @@ static void append_line(struct buffer *out, const char *before, const char *text
     buffer_append_text(out, "%s\n", after);
 }
 
-static void manual_option(const struct option *option, struct buffer *out) {
+static void manual_option(const struct setting *option, struct buffer *out) {
     char flag[FLAG_SIZE];
     buffer_append_text(out, ".TP\n");
     if (option->flags & OPTION_POSITIONAL) {
-        append_line(out, ".I ", option->name, option->type == OPTION_LIST ? " ..." : "");
+        append_line(out, ".I ", option->name, option->kind == SETTING_LIST ? " ..." : "");
     } else {
         bool on = option_is_on_by_default(option);
         option_flag(option->name, flag);
@@ -66,8 +67,8 @@ static void manual_option(const struct option *option, struct buffer *out) {
     free(facts);
 }
 
-static void manual_options(const struct option *options, struct buffer *out) {
-    for (const struct option *option = options; option && option->name; option++)
+static void manual_options(const struct setting *options, struct buffer *out) {
+    for (const struct setting *option = options; option && option->name; option++)
         if (is_shown(option)) manual_option(option, out);
 }
 
@@ -128,9 +129,9 @@ void options_manual(const struct options *options, struct buffer *out) {
 
 /* --- bash's completion --- */
 
-static void completion_flags(const struct option *options, struct buffer *out) {
+static void completion_flags(const struct setting *options, struct buffer *out) {
     char flag[FLAG_SIZE];
-    for (const struct option *option = options; option && option->name; option++) {
+    for (const struct setting *option = options; option && option->name; option++) {
         if (!is_flag(option)) continue;
         option_flag(option->name, flag);
         buffer_append_text(out, " --%s%s", option_is_on_by_default(option) ? "no-" : "", flag + 2);
@@ -141,7 +142,7 @@ static void completion_flags(const struct option *options, struct buffer *out) {
 static void completion_values(const struct command *command, const char *path, struct buffer *out) {
     char flag[FLAG_SIZE];
     const char *below = command->children ? "*" : "";
-    for (const struct option *option = command->options; option && option->name; option++) {
+    for (const struct setting *option = command->options; option && option->name; option++) {
         if (!is_flag(option)) continue;
         option_flag(option->name, flag);
         if (option->choices) {
@@ -149,7 +150,7 @@ static void completion_values(const struct command *command, const char *path, s
             for (size_t i = 0; option->choices[i]; i++)
                 buffer_append_text(out, "%s%s", i ? " " : "", option->choices[i]);
             buffer_append_text(out, "\" ;;\n");
-        } else if (option->type == OPTION_PATH) {
+        } else if (option->kind == SETTING_PATH) {
             buffer_append_text(out, "        \"%s\"%s:%s) words=''; files=1 ;;\n", path, below,
                                flag);
         }

@@ -1,4 +1,5 @@
 /* The texts made of an option table: --help, --print-config and the example file. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,44 +34,43 @@ static void append_lines(struct buffer *out, const char *text) {
     }
 }
 
-const char *option_value_name(const struct option *option) {
+const char *option_value_name(const struct setting *option) {
     if (option->value_name) return option->value_name;
-    switch (option->type) {
-    case OPTION_BOOL: return "";
-    case OPTION_U64: return "COUNT";
-    case OPTION_SIZE: return "SIZE";
-    case OPTION_DURATION: return "DURATION";
-    case OPTION_F64: return "NUMBER";
-    case OPTION_PATH: return "PATH";
-    case OPTION_ENUM: return "NAME";
-    case OPTION_TEXT:
-    case OPTION_LIST: return "TEXT";
+    switch (option->kind) {
+    case SETTING_BOOL: return "";
+    case SETTING_COUNT: return "COUNT";
+    case SETTING_SIZE: return "SIZE";
+    case SETTING_DURATION: return "DURATION";
+    case SETTING_RATE: return "RATE";
+    case SETTING_NUMBER:
+    case SETTING_SHARE: return "NUMBER";
+    case SETTING_PATH: return "PATH";
+    case SETTING_CHOICE: return "NAME";
+    case SETTING_TEXT:
+    case SETTING_CHARS:
+    case SETTING_HEX:
+    case SETTING_LIST: return "TEXT";
     }
     return "";
 }
 
 /* "default 30s; 1s to 10m; one of a, b": whatever of it there is. */
-static void append_facts(struct buffer *out, const struct option *option) {
+static void append_facts(struct buffer *out, const struct setting *option) {
     const char *between = "";
-    bool text = option->type == OPTION_TEXT || option->type == OPTION_PATH;
+    bool text = option->kind == SETTING_TEXT || option->kind == SETTING_PATH;
     if (option->flags & OPTION_REQUIRED) {
         buffer_append_text(out, "required");
         between = "; ";
-    } else if (option->fallback && !(option->flags & OPTION_SECRET)) {
+    } else if (option->fallback && !(option->flags & SETTING_SECRET)) {
         buffer_append_text(out, "default %s", option->fallback);
         between = "; ";
-    } else if (option->type == OPTION_U64 || option->type == OPTION_SIZE ||
-               option->type == OPTION_DURATION || option->type == OPTION_F64) {
+    } else if (option->kind >= SETTING_COUNT && option->kind <= SETTING_RATE) {
         buffer_append_text(out, "default 0");
         between = "; ";
     }
     if (option->min || option->max) {
         buffer_append_text(out, "%s", between);
-        if (option->min && option->max)
-            buffer_append_text(out, "%s to %s", option->min, option->max);
-        else
-            buffer_append_text(out, "at %s %s", option->min ? "least" : "most",
-                               option->min ? option->min : option->max);
+        setting_bounds(option, out);
         if (text) buffer_append_text(out, " characters");
         between = "; ";
     }
@@ -79,28 +79,28 @@ static void append_facts(struct buffer *out, const struct option *option) {
         buffer_append_text(out, "%s", option->choices[i]);
     }
     if (option->choices) between = "; ";
-    if (option->type == OPTION_LIST && !(option->flags & OPTION_POSITIONAL))
+    if (option->kind == SETTING_LIST && !(option->flags & OPTION_POSITIONAL))
         buffer_append_text(out, "%smay be repeated", between);
 }
 
-bool option_is_on_by_default(const struct option *option) {
-    return option->type == OPTION_BOOL && option->fallback &&
+bool option_is_on_by_default(const struct setting *option) {
+    return option->kind == SETTING_BOOL && option->fallback &&
            strcmp(option->fallback, "false") != 0 && strcmp(option->fallback, "no") != 0;
 }
 
-char *option_facts(const struct option *option) {
+char *option_facts(const struct setting *option) {
     struct buffer facts = {0};
     append_facts(&facts, option);
     buffer_u8(&facts, 0);
     return (char *)facts.data;
 }
 
-static void help_option(struct buffer *out, const struct option *option) {
+static void help_option(struct buffer *out, const struct setting *option) {
     char flag[FLAG_SIZE];
     if (option->flags & OPTION_POSITIONAL) {
         buffer_append_text(out, "  %s%s\n", option->name,
-                           option->type == OPTION_LIST ? " ..." : "");
-    } else if (option->type == OPTION_BOOL) {
+                           option->kind == SETTING_LIST ? " ..." : "");
+    } else if (option->kind == SETTING_BOOL) {
         option_flag(option->name, flag);
         buffer_append_text(out, "  %s%s\n", option_is_on_by_default(option) ? "--no-" : "--",
                            flag + 2);
@@ -121,11 +121,11 @@ static void help_usage(const struct options *options, struct buffer *out) {
         buffer_append_text(out, " %s", options->chain[i]->name);
     if (command->children) buffer_append_text(out, " COMMAND");
     buffer_append_text(out, " [options]");
-    for (const struct option *option = command->options; option && option->name; option++) {
+    for (const struct setting *option = command->options; option && option->name; option++) {
         if (!(option->flags & OPTION_POSITIONAL)) continue;
         bool required = option->flags & OPTION_REQUIRED;
         buffer_append_text(out, " %s%s%s%s", required ? "" : "[", option->name,
-                           option->type == OPTION_LIST ? "..." : "", required ? "" : "]");
+                           option->kind == SETTING_LIST ? "..." : "", required ? "" : "]");
     }
     buffer_append_text(out, "\n\n%s %s.\n", command->name, command->summary);
     if (command->description) buffer_append_text(out, "\n%s\n", command->description);
@@ -145,7 +145,7 @@ static void help_commands(const struct command *command, struct buffer *out) {
 static void help_options(const struct command *command, const char *title, unsigned positional,
                          struct buffer *out) {
     bool titled = false;
-    for (const struct option *option = command->options; option && option->name; option++) {
+    for (const struct setting *option = command->options; option && option->name; option++) {
         if ((option->flags & OPTION_POSITIONAL) != positional || (option->flags & OPTION_HIDDEN))
             continue;
         if (!titled) buffer_append_text(out, "\n%s:\n", title);
@@ -185,12 +185,12 @@ void options_help(const struct options *options, struct buffer *out) {
         options->has_file ? " or from the config file" : "");
 }
 
-static bool belongs_in_file(const struct option *option) {
+static bool belongs_in_file(const struct setting *option) {
     return !(option->flags & (OPTION_POSITIONAL | OPTION_FLAG_ONLY));
 }
 
-static bool has_text(const struct options *options, const struct option *option) {
-    if (option->type != OPTION_TEXT && option->type != OPTION_PATH) return true;
+static bool has_text(const struct options *options, const struct setting *option) {
+    if (option->kind != SETTING_TEXT && option->kind != SETTING_PATH) return true;
     const char *text = NULL;
     memcpy(&text, option_field(options, option), sizeof text);
     return text != NULL;
@@ -200,11 +200,12 @@ void options_print(const struct options *options, struct buffer *out) {
     for (size_t i = 0; i < options->state_count; i++) {
         const struct option_state *state = &options->states[i];
         if (!belongs_in_file(state->option)) continue;
-        bool shown = has_text(options, state->option) && !(state->option->flags & OPTION_SECRET);
+        char key[FLAG_SIZE];
+        bool shown = has_text(options, state->option) && !(state->option->flags & SETTING_SECRET);
         size_t start = out->size;
-        buffer_append_text(out, "%s%s: ", shown ? "" : "# ", state->option->name);
+        buffer_append_text(out, "%s%s: ", shown ? "" : "# ", option_key(state->option->name, key));
         if (shown)
-            option_format(state->option, option_field(options, state->option), out);
+            setting_format(state->option, option_field(options, state->option), out);
         else
             buffer_append_text(out, "%s",
                                has_text(options, state->option) ? "(secret)" : "(unset)");
@@ -220,26 +221,27 @@ void options_example(const struct options *options, struct buffer *out) {
         "# Settings of %s, each at its default. Remove the '#' before a setting to change it.\n",
         options->program->name);
     for (size_t i = 0; i < options->state_count; i++) {
-        const struct option *option = options->states[i].option;
+        const struct setting *option = options->states[i].option;
         if (!belongs_in_file(option) || (option->flags & OPTION_HIDDEN)) continue;
         buffer_append_text(out, "\n");
         append_wrapped(out, "# ", option->help);
         char *facts = option_facts(option);
         if (*facts) buffer_append_text(out, "# [%s]\n", facts);
         free(facts);
-        buffer_append_text(out, "#%s: ", option->name);
-        bool text = option->type == OPTION_TEXT || option->type == OPTION_PATH;
-        if (option->type == OPTION_LIST)
+        char key[FLAG_SIZE];
+        buffer_append_text(out, "#%s: ", option_key(option->name, key));
+        bool text = option->kind == SETTING_TEXT || option->kind == SETTING_PATH;
+        if (option->kind == SETTING_LIST)
             buffer_append_text(out, "[]");
-        else if (option->flags & OPTION_SECRET)
+        else if (option->flags & SETTING_SECRET)
             buffer_append_text(out, "...");
         else if (text && option->fallback)
-            option_quote(option->fallback, out);
+            setting_quote(option->fallback, out);
         else if (option->fallback)
             buffer_append_text(out, "%s", option->fallback);
-        else if (option->type == OPTION_BOOL)
+        else if (option->kind == SETTING_BOOL)
             buffer_append_text(out, "false");
-        else if (option->type == OPTION_ENUM)
+        else if (option->kind == SETTING_CHOICE)
             buffer_append_text(out, "%s", option->choices[0]);
         else if (!text)
             buffer_append_text(out, "0");

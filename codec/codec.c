@@ -17,23 +17,16 @@ struct codec_encoder {
     struct topk2_encoder *topk2; /* NULL for dense codecs */
 };
 
-static const struct {
-    enum codec codec;
-    const char *name;
-} names[] = {{CODEC_FP32, "fp32"}, {CODEC_BF16, "bf16"},         {CODEC_INT8, "int8"},
-             {CODEC_FP4, "fp4"},   {CODEC_TOPK2_64, "topk2-64"}, {CODEC_TOPK2_128, "topk2-128"}};
+const char *const codec_names[] = {"fp32", "bf16", "int8", "fp4", "topk2-64", "topk2-128", NULL};
 
 const char *codec_name(enum codec codec) {
-    for (size_t i = 0; i < COUNT_OF(names); i++) {
-        if (names[i].codec == codec) return names[i].name;
-    }
-    return "unknown";
+    return codec_is_known(codec) ? codec_names[codec - CODEC_FP32] : "unknown";
 }
 
 enum status codec_parse(const char *text, enum codec *out, struct error *error) {
-    for (size_t i = 0; i < COUNT_OF(names); i++) {
-        if (strcmp(names[i].name, text) == 0) {
-            *out = names[i].codec;
+    for (int i = 0; codec_names[i]; i++) {
+        if (strcmp(codec_names[i], text) == 0) {
+            *out = (enum codec)(CODEC_FP32 + i);
             return OK;
         }
     }

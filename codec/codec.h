@@ -52,8 +52,9 @@ enum {
     ((size_t)1 << 40) /* elements a message: refused above, before any arithmetic on it */
 #define CODEC_FEEDBACK_DECAY 0.95f
 
-/* "fp32", "bf16", "int8", "fp4", "topk2-64", "topk2-128". Static storage; "unknown" for other
- * values. */
+/* "fp32", "bf16", "int8", "fp4", "topk2-64", "topk2-128", from CODEC_FP32 on; ends with NULL. */
+extern const char *const codec_names[];
+/* One of them; "unknown" for other values. */
 const char *codec_name(enum codec codec);
 /* INVALID names the codecs there are. */
 MUST_USE enum status codec_parse(const char *text, enum codec *out, struct error *error);

@@ -1,4 +1,4 @@
-/* Puts the flat list of a YAML file (config/yaml.h) into an option table (config/config.h), with
+/* Puts the flat list of a YAML file (config/yaml.h) into a table of settings (config/config.h), with
  * file and line in every refusal. */
 #include "config/config.h"
 
@@ -43,4 +43,37 @@ enum status config_load(struct options *options, const char *path, struct error 
     return status;
 }
 
-void config_quote(const char *text, struct buffer *out) { option_quote(text, out); }
+static bool is_section(const struct setting *settings, const char *key) {
+    size_t length = strlen(key);
+    for (const struct setting *at = settings; at->name; at++)
+        if (strncmp(at->name, key, length) == 0 && at->name[length] == '.') return true;
+    return false;
+}
+
+static enum status unknown_key(const struct config_table *table, const struct yaml_entry *entry,
+                               const char *key, struct error *error) {
+    if (is_section(table->settings, key))
+        return error_set(error, INVALID,
+                         "%s:%u: %s: a section needs keys below it: write some, or remove it",
+                         table->file, entry->line, entry->key);
+    const char *nearest = setting_nearest(table->settings, key);
+    if (!nearest)
+        return error_set(error, INVALID, "%s:%u: %s: there is no such key; %s", table->file,
+                         entry->line, entry->key, table->explained);
+    return error_set(error, INVALID, "%s:%u: %s: there is no such key; did you mean %.*s%s?",
+                     table->file, entry->line, entry->key, (int)(key - entry->key), entry->key,
+                     nearest);
+}
+
+enum status config_set(const struct config_table *table, const struct yaml_entry *entry,
+                       const char *key, void *base, struct error *error) {
+    const struct setting *setting = setting_find(table->settings, key);
+    if (!setting) return unknown_key(table, entry, key, error);
+    enum status status =
+        entry->kind == YAML_TEXT
+            ? setting_parse(setting, entry->text, (char *)base + setting->offset, error)
+            : error_set(error, INVALID,
+                        "a list or section is not allowed here: write a single value");
+    if (status == OK) return OK;
+    return error_wrap(error, status, "%s:%u: %s", table->file, entry->line, entry->key);
+}

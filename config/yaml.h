@@ -1,8 +1,8 @@
 /* YAML bytes to a flat list of (dotted key, text, line): the only form in which the rest of the
  * program sees a YAML file.
  *
- *     upload:                       upload.rate-limit   "10MiB"   line 2
- *       rate-limit: 10MiB     ->    peers[0]            "a:1"     line 3
+ *     upload:                       upload.rate_limit   "10MiB"   line 2
+ *       rate_limit: 10MiB     ->    peers[0]            "a:1"     line 3
  *     peers: [a:1, b:2]             peers[1]            "b:2"     line 3
  *
  * A small safe part of YAML: mappings, sequences and scalars, one document. Refused, each with its

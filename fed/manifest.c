@@ -1,14 +1,12 @@
 /* The manifest (fed/manifest.h): defaults, checks across keys, the canonical text and its digest.
- * Single keys are in manifest_table.c, their values in manifest_value.c. */
+ * Single keys are in manifest_table.c, their values in base/setting.c. */
 #include "fed/manifest.h"
 
-#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
-#include "base/suggest.h"
 #include "codec/codec.h"
-#include "config/yaml.h"
+#include "config/config.h"
 #include "fed/manifest_table.h"
 
 enum status name_check(const char *text, struct error *error) {
@@ -24,20 +22,20 @@ enum status name_check(const char *text, struct error *error) {
         text);
 }
 
-/* The text a key has where the file does not give it; NULL where it must. */
-static const char *fallback_of(const struct setting *setting, enum outer_mode mode) {
-    if (mode != OUTER_DENSE || !setting->dense) return setting->fallback;
-    return setting->dense[0] ? setting->dense : NULL;
+static void *field_of(const struct setting *setting, struct manifest *manifest) {
+    return (char *)manifest + setting->offset;
+}
+static const void *field_in(const struct setting *setting, const struct manifest *manifest) {
+    return (const char *)manifest + setting->offset;
 }
 
 static void fill_defaults(enum outer_mode mode, struct manifest *out) {
-    *out = (struct manifest){.outer.mode = mode};
-    for (size_t i = 0; i < manifest_setting_count; i++) {
-        const struct setting *setting = &manifest_settings[i];
-        const char *text =
-            strcmp(setting->key, "outer.mode") == 0 ? NULL : fallback_of(setting, mode);
-        if (text) MUST(setting_read(setting, text, out, NULL));
+    *out = (struct manifest){0};
+    for (const struct setting *at = manifest_settings; at->name; at++) {
+        const char *text = manifest_fallback(at, mode);
+        if (text) MUST(setting_parse(at, text, field_of(at, out), NULL));
     }
+    out->outer.mode = mode;
 }
 
 void manifest_defaults(struct manifest *out) { fill_defaults(OUTER_SPARSE, out); }
@@ -139,9 +137,9 @@ static enum status check_merge(const struct manifest *m, const char **key, struc
 
 /* *key is the one that the error is about. */
 static enum status check_all(const struct manifest *m, const char **key, struct error *error) {
-    for (size_t i = 0; i < manifest_setting_count; i++) {
-        *key = manifest_settings[i].key;
-        TRY(setting_check(&manifest_settings[i], m, error));
+    for (const struct setting *at = manifest_settings; at->name; at++) {
+        *key = at->name;
+        TRY(setting_check(at, field_in(at, m), error));
     }
     TRY(check_model(m, key, error));
     TRY(check_schedule(m, key, error));
@@ -156,88 +154,25 @@ enum status manifest_check(const struct manifest *manifest, struct error *error)
 }
 
 /* --- reading ---------------------------------------------------------------------------------- */
-static const struct setting *setting_named(const char *key) {
-    for (size_t i = 0; i < manifest_setting_count; i++)
-        if (strcmp(manifest_settings[i].key, key) == 0) return &manifest_settings[i];
-    return NULL;
-}
-
-static const char *leaf_of(const char *key) {
-    const char *dot = strrchr(key, '.');
-    return dot ? dot + 1 : key;
-}
-
-static bool is_section(const char *key) {
-    size_t length = strlen(key);
-    for (size_t i = 0; i < manifest_setting_count; i++)
-        if (strncmp(manifest_settings[i].key, key, length) == 0 &&
-            manifest_settings[i].key[length] == '.')
-            return true;
-    return false;
-}
-
-/* The nearest key by spelling; failing that, the one of the same last name in another section. */
-static const char *nearest_key(const char *key) {
-    struct suggestion suggestion;
-    suggest_init(&suggestion, key);
-    for (size_t i = 0; i < manifest_setting_count; i++)
-        suggest_offer(&suggestion, manifest_settings[i].key);
-    if (suggestion.best) return suggestion.best;
-    struct suggestion leaf;
-    suggest_init(&leaf, leaf_of(key));
-    const char *best = NULL;
-    for (size_t i = 0; i < manifest_setting_count; i++) {
-        const char *before = leaf.best;
-        suggest_offer(&leaf, leaf_of(manifest_settings[i].key));
-        if (leaf.best != before) best = manifest_settings[i].key;
-    }
-    return best;
-}
-
-static enum status unknown_key(const struct yaml_entry *entry, struct error *error) {
-    if (is_section(entry->key))
-        return error_set(error, INVALID,
-                         "manifest:%u: %s: a section needs keys below it: write some, or remove it",
-                         entry->line, entry->key);
-    const char *nearest = nearest_key(entry->key);
-    if (nearest)
-        return error_set(error, INVALID, "manifest:%u: %s: there is no such key; did you mean %s?",
-                         entry->line, entry->key, nearest);
-    return error_set(
-        error, INVALID,
-        "manifest:%u: %s: there is no such key; docs/manifest.example.yaml lists all of them",
-        entry->line, entry->key);
-}
-
-static enum status read_entry(const struct yaml_entry *entry, struct manifest *out,
-                              struct error *error) {
-    const struct setting *setting = setting_named(entry->key);
-    if (!setting) return unknown_key(entry, error);
-    enum status status =
-        entry->kind == YAML_TEXT
-            ? setting_read(setting, entry->text, out, error)
-            : error_set(error, INVALID,
-                        "a list or section is not allowed here: write a single value");
-    return status == OK ? OK
-                        : error_wrap(error, status, "manifest:%u: %s", entry->line, entry->key);
-}
-
 static enum status read_document(const struct yaml *yaml, struct manifest *out,
                                  struct error *error) {
+    const struct config_table table = {manifest_settings, "manifest",
+                                       "docs/manifest.example.yaml lists all of them"};
     /* The mode decides what the other keys default to, so it is read first. */
     struct manifest mode = {.outer.mode = OUTER_SPARSE};
     const struct yaml_entry *entry = yaml_find(yaml, "outer.mode");
-    if (entry) TRY(read_entry(entry, &mode, error));
+    if (entry) TRY(config_set(&table, entry, entry->key, &mode, error));
     fill_defaults(mode.outer.mode, out);
-    for (size_t i = 0; i < yaml_count(yaml); i++)
-        TRY(read_entry(yaml_entry_at(yaml, i), out, error));
-    for (size_t i = 0; i < manifest_setting_count; i++) {
-        const struct setting *setting = &manifest_settings[i];
-        if (fallback_of(setting, out->outer.mode) || yaml_find(yaml, setting->key)) continue;
+    for (size_t i = 0; i < yaml_count(yaml); i++) {
+        entry = yaml_entry_at(yaml, i);
+        TRY(config_set(&table, entry, entry->key, out, error));
+    }
+    for (const struct setting *at = manifest_settings; at->name; at++) {
+        if (manifest_fallback(at, out->outer.mode) || yaml_find(yaml, at->name)) continue;
         struct buffer range = {0};
-        setting_range(setting, &range);
+        setting_range(at, &range);
         enum status status = error_set(error, INVALID, "manifest: %s: must be given%s: write %.*s",
-                                       setting->key, setting->dense ? " in dense mode" : "",
+                                       at->name, at->fallback ? " in dense mode" : "",
                                        (int)range.size, (const char *)range.data);
         buffer_deinit(&range);
         return status;
@@ -263,9 +198,9 @@ enum status manifest_parse(struct bytes yaml, struct manifest *out, struct error
 
 /* --- writing ---------------------------------------------------------------------------------- */
 void manifest_write(const struct manifest *manifest, struct buffer *out) {
-    for (size_t i = 0; i < manifest_setting_count; i++) {
-        buffer_append_text(out, "%s: ", manifest_settings[i].key);
-        setting_write(&manifest_settings[i], manifest, out);
+    for (const struct setting *at = manifest_settings; at->name; at++) {
+        buffer_append_text(out, "%s: ", at->name);
+        setting_format(at, field_in(at, manifest), out);
         buffer_u8(out, '\n');
     }
 }
@@ -278,28 +213,31 @@ void manifest_digest(const struct manifest *manifest, uint8_t out[static DIGEST_
 }
 
 static bool same_section(const struct setting *a, const struct setting *b) {
-    size_t length = strcspn(a->key, ".");
-    return a->key[length] == '.' && strncmp(a->key, b->key, length + 1) == 0;
+    size_t length = strcspn(a->name, ".");
+    return a->name[length] == '.' && strncmp(a->name, b->name, length + 1) == 0;
+}
+
+static bool is_by_mode(const struct setting *setting) {
+    return manifest_fallback(setting, OUTER_DENSE) != manifest_fallback(setting, OUTER_SPARSE);
 }
 
 /* Whether every key of its section has another default in each mode: then the section is a comment
  * as a whole. */
 static bool section_is_by_mode(const struct setting *setting) {
-    for (size_t i = 0; i < manifest_setting_count; i++)
-        if (same_section(&manifest_settings[i], setting) && !manifest_settings[i].dense)
-            return false;
+    for (const struct setting *at = manifest_settings; at->name; at++)
+        if (same_section(at, setting) && !is_by_mode(at)) return false;
     return true;
 }
 
 /* Opens a section when the key's first part changes; returns the spaces the key stands behind. */
 static const char *explain_section(const struct setting *setting, const struct setting *before,
                                    struct buffer *out) {
-    const char *dot = strchr(setting->key, '.');
+    const char *dot = strchr(setting->name, '.');
     if (before && dot && same_section(before, setting)) return "  ";
     buffer_u8(out, '\n');
     if (!dot) return "";
     buffer_append_text(out, "%s%.*s:\n", section_is_by_mode(setting) ? "#" : "",
-                       (int)(dot - setting->key), setting->key);
+                       (int)(dot - setting->name), setting->name);
     return "  ";
 }
 
@@ -312,44 +250,33 @@ void manifest_explain(struct buffer *out) {
                             "on outer.mode are comments: remove the '#' (also\n"
                             "# before the section's name) to set one. Unknown keys are refused. "
                             "Durations carry units.\n");
-    for (size_t i = 0; i < manifest_setting_count; i++) {
-        const struct setting *setting = &manifest_settings[i];
-        const char *indent = explain_section(setting, i ? setting - 1 : NULL, out);
-        buffer_append_text(out, "%s# %s\n%s# ", indent, setting->help, indent);
-        setting_range(setting, out);
-        if (setting->dense)
+    for (const struct setting *at = manifest_settings; at->name; at++) {
+        const char *indent = explain_section(at, at > manifest_settings ? at - 1 : NULL, out);
+        buffer_append_text(out, "%s# %s\n%s# ", indent, at->help, indent);
+        setting_range(at, out);
+        const char *dense = manifest_fallback(at, OUTER_DENSE), *dot = strchr(at->name, '.');
+        if (is_by_mode(at))
             buffer_append_text(out, "; by default %s in sparse mode, %s in dense mode",
-                               setting->fallback,
-                               setting->dense[0] ? setting->dense : "to be given");
-        const char *key = strchr(setting->key, '.') ? leaf_of(setting->key) : setting->key;
-        const char *value = setting->fallback ? setting->fallback : "my-run";
-        if (setting->dense)
-            buffer_append_text(out, "\n#%s%s: %s\n", indent, key, value);
-        else
-            buffer_append_text(out, "\n%s%s: %s\n", indent, key, value);
+                               at->fallback, dense ? dense : "to be given");
+        buffer_append_text(out, "\n%s%s%s: %s\n", is_by_mode(at) ? "#" : "", indent,
+                           dot ? dot + 1 : at->name, at->fallback ? at->fallback : "my-run");
     }
 }
 
 /* --- what is legal and hardly meant ----------------------------------------------------------- */
 
-static bool is_default(const struct manifest *m, const char *key) {
-    const struct setting *setting = setting_named(key);
+static bool is_default(const struct manifest *m, const struct setting *setting) {
     struct manifest defaults;
-    struct buffer is = {0}, would_be = {0};
     fill_defaults(m->outer.mode, &defaults);
-    setting_write(setting, m, &is);
-    setting_write(setting, &defaults, &would_be);
-    bool same = bytes_equal(buffer_bytes(&is), buffer_bytes(&would_be));
-    buffer_deinit(&is);
-    buffer_deinit(&would_be);
-    return same;
+    return memcmp(field_in(setting, m), field_in(setting, &defaults), setting->size) == 0;
 }
 
 static void has_no_effect(const struct manifest *m, const char *key, const char *because,
                           struct buffer *out) {
-    if (is_default(m, key)) return;
+    const struct setting *setting = setting_find(manifest_settings, key);
+    if (is_default(m, setting)) return;
     buffer_append_text(out, "%s: ", key);
-    setting_write(setting_named(key), m, out);
+    setting_format(setting, field_in(setting, m), out);
     buffer_append_text(out, " has no effect: %s\n", because);
 }
 

@@ -13,22 +13,22 @@
 
 enum { TEXT_MAX = 1 << 30 };
 
-static const struct option eval_options[] = {
+static const struct setting eval_options[] = {
     VERB_MODEL,
-    {"data", OPTION_LIST, VERB_FIELD(data), .flags = OPTION_POSITIONAL, .value_name = "FILE",
+    {"data", SETTING_LIST, VERB_FIELD(data), .flags = OPTION_POSITIONAL, .value_name = "FILE",
      .help = "Text (a token is a byte) or shards of tokens."},
     VERB_DATA_FORMAT,
-    {"text", OPTION_PATH, VERB_FIELD(text), .value_name = "FILE",
+    {"text", SETTING_PATH, VERB_FIELD(text), .value_name = "FILE",
      .help = "UTF-8 text to read whole, by the tokenizer.json beside the model, instead of files "
              "of tokens."},
-    {"control-tokens", OPTION_BOOL, VERB_FIELD(control_tokens),
+    {"control-tokens", SETTING_BOOL, VERB_FIELD(control_tokens),
      .help =
          "With --text: text such as <|endoftext|> is the tokenizer's control token, and not text."},
-    {"length", OPTION_U64, VERB_FIELD(length), .fallback = "128", .min = "1", .max = "1048576",
+    {"length", SETTING_COUNT, VERB_FIELD(length), .fallback = "128", .min = "1", .max = "1048576",
      .help = "Tokens in a sequence."},
-    {"heldout", OPTION_F64, VERB_FIELD(heldout), .fallback = "0.05", .min = "0", .max = "1",
+    {"heldout", SETTING_SHARE, VERB_FIELD(heldout), .fallback = "0.05", .min = "0", .max = "1",
      .help = "Part of each file, its end, that is read; 1: all of it."},
-    {"evaluate-windows", OPTION_U64, VERB_FIELD(evaluate_windows), .fallback = "64",
+    {"evaluate-windows", SETTING_COUNT, VERB_FIELD(evaluate_windows), .fallback = "64",
      .help = "Sequences to read; 0: all."},
     VERB_THREADS,
     VERB_KERNELS,

@@ -11,23 +11,23 @@
 #include "model/verbs.h"
 #include "text/tokenizer.h"
 
-static const struct option generate_options_table[] = {
+static const struct setting generate_options_table[] = {
     VERB_MODEL,
-    {"prompt", OPTION_TEXT, VERB_FIELD(prompt),
+    {"prompt", SETTING_TEXT, VERB_FIELD(prompt),
      .help = "Text to continue, by the tokenizer.json beside the model."},
-    {"tokens", OPTION_TEXT, VERB_FIELD(tokens),
+    {"tokens", SETTING_TEXT, VERB_FIELD(tokens),
      .help = "Tokens to continue, as numbers: \"12 7 3\"; tokens are printed too."},
-    {"sample", OPTION_U64, VERB_FIELD(sample), .fallback = "200", .min = "1", .max = "1048576",
+    {"sample", SETTING_COUNT, VERB_FIELD(sample), .fallback = "200", .min = "1", .max = "1048576",
      .help = "Tokens to write after the prompt."},
-    {"temperature", OPTION_F64, VERB_FIELD(temperature), .fallback = "0.8", .min = "0",
+    {"temperature", SETTING_NUMBER, VERB_FIELD(temperature), .fallback = "0.8", .min = "0",
      .max = "100", .help = "0: always the likeliest."},
-    {"top-k", OPTION_U64, VERB_FIELD(top_k), .fallback = "0", .max = "1048576",
+    {"top-k", SETTING_COUNT, VERB_FIELD(top_k), .fallback = "0", .max = "1048576",
      .help = "Draw from the k likeliest; 0: all."},
-    {"top-p", OPTION_F64, VERB_FIELD(top_p), .fallback = "1", .max = "1",
+    {"top-p", SETTING_NUMBER, VERB_FIELD(top_p), .fallback = "1", .max = "1",
      .help = "Draw from the likeliest that make up this share."},
-    {"ignore-eos", OPTION_BOOL, VERB_FIELD(ignore_eos),
+    {"ignore-eos", SETTING_BOOL, VERB_FIELD(ignore_eos),
      .help = "Continue after the token that ends a text (eos_token_id of config.json)."},
-    {"seed", OPTION_U64, VERB_FIELD(seed), .fallback = "1", .help = "Seed of the sampling."},
+    {"seed", SETTING_COUNT, VERB_FIELD(seed), .fallback = "1", .help = "Seed of the sampling."},
     {0}};
 
 struct writer {                        /* prints tokens as they come */

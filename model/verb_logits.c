@@ -8,12 +8,12 @@
 #include "model/generate.h"
 #include "model/verbs.h"
 
-static const struct option logits_options[] = {VERB_MODEL,
-                                               {"tokens", OPTION_TEXT, VERB_FIELD(tokens),
-                                                .flags = OPTION_REQUIRED,
-                                                .help = "What to read, as numbers: \"12 7 3\"."},
-                                               VERB_KERNELS,
-                                               {0}};
+static const struct setting logits_options[] = {VERB_MODEL,
+                                                {"tokens", SETTING_TEXT, VERB_FIELD(tokens),
+                                                 .flags = OPTION_REQUIRED,
+                                                 .help = "What to read, as numbers: \"12 7 3\"."},
+                                                VERB_KERNELS,
+                                                {0}};
 
 static enum status write_logits(const struct verb_settings *s, const struct layout *layout,
                                 const float *parameters, struct error *error) {

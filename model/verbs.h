@@ -24,7 +24,7 @@ enum { VERB_DONE = 0, VERB_FAILED = 1, VERB_USAGE = 2 };
 
 struct verb_settings {
     bool standalone; /* of train: that there is no coordinator was said */
-    struct option_list data;
+    struct setting_list data;
     enum data_format data_format;
     uint64_t vocabulary, hidden, layers, heads, kv_heads, ffn, context;
     bool tied;
@@ -51,15 +51,15 @@ int verbs_main(const struct command *program, int argc, char **argv,
                const char *const *known_variables);
 
 /* --- what the verbs share --- */
-#define VERB_FIELD(name) OPTION_FIELD(struct verb_settings, name)
+#define VERB_FIELD(name) SETTING_FIELD(struct verb_settings, name)
 #define VERB_THREADS                                                                               \
     {                                                                                              \
-        "threads", OPTION_U64, VERB_FIELD(threads), .fallback = "0", .max = "1024",                \
-                                                    .help = "Threads; 0: one per processor."       \
+        "threads", SETTING_COUNT, VERB_FIELD(threads), .fallback = "0", .max = "1024",             \
+                                                       .help = "Threads; 0: one per processor."    \
     }
 #define VERB_DATA_FORMAT                                                                           \
     {                                                                                              \
-        "data-format", OPTION_ENUM, VERB_FIELD(data_format),                                       \
+        "data-format", SETTING_CHOICE, VERB_FIELD(data_format),                                    \
             .fallback = "auto", .choices = data_format_names,                                      \
             .help = "What the files are. auto: told from their content, and "                      \
                     "refused where they do not fit the model; to insist: "                         \
@@ -68,12 +68,12 @@ int verbs_main(const struct command *program, int argc, char **argv,
     }
 #define VERB_KERNELS                                                                               \
     {                                                                                              \
-        "kernels", OPTION_TEXT, VERB_FIELD(kernels),                                               \
+        "kernels", SETTING_TEXT, VERB_FIELD(kernels),                                              \
             .help = "Kernels to use instead of the best for this processor."                       \
     }
 #define VERB_MODEL                                                                                 \
     {                                                                                              \
-        "model", OPTION_PATH, VERB_FIELD(model),                                                   \
+        "model", SETTING_PATH, VERB_FIELD(model),                                                  \
             .flags = OPTION_POSITIONAL | OPTION_REQUIRED, .value_name = "MODEL",                   \
             .help = "Directory of config.json and model.safetensors, whole or in parts."           \
     }

@@ -18,106 +18,108 @@
 
 enum { SETTINGS_FILE_LIMIT = 1 << 20 };
 
-static const struct option common[] = {
-    {"dir", OPTION_PATH, OPTION_FIELD(struct settings, directory), .fallback = "atoll-site",
+static const struct setting common[] = {
+    {"dir", SETTING_PATH, SETTING_FIELD(struct settings, directory), .fallback = "atoll-site",
      .value_name = "DIR", .help = "the site's directory: key, certificate, ledger, checkpoints",
      .flags = 0},
-    {"address", OPTION_TEXT, OPTION_FIELD(struct settings, address), .value_name = "HOST:PORT",
+    {"address", SETTING_TEXT, SETTING_FIELD(struct settings, address), .value_name = "HOST:PORT",
      .check = address_check_connect, .help = "the coordinator's address"},
-    {"proxy", OPTION_TEXT, OPTION_FIELD(struct settings, proxy), .value_name = "URL",
-     .check = rpc_proxy_check, .flags = OPTION_SECRET,
+    {"proxy", SETTING_TEXT, SETTING_FIELD(struct settings, proxy), .value_name = "URL",
+     .check = rpc_proxy_check, .flags = SETTING_SECRET,
      .help = "forward proxy to the coordinator (HTTP CONNECT): http://[USER:PASSWORD@]HOST:PORT; "
              "none: without; unset: as "
              "grpc_proxy, https_proxy, http_proxy and no_proxy in the environment say"},
-    {"data", OPTION_LIST, OPTION_FIELD(struct settings, data), .value_name = "FILE",
+    {"data", SETTING_LIST, SETTING_FIELD(struct settings, data), .value_name = "FILE",
      .help = "training data: plain text (byte tokenizer), or shards of 16- or 32-bit tokens. May "
              "be repeated"},
-    {"data-format", OPTION_ENUM, OPTION_FIELD(struct settings, data_format), .fallback = "auto",
+    {"data-format", SETTING_CHOICE, SETTING_FIELD(struct settings, data_format), .fallback = "auto",
      .choices = data_format_names,
      .help = "what the data files are. auto: told from their content, and refused where they do "
              "not fit the run; to insist: bytes "
              "(each a token), llmc (tokens after llm.c's header), u16 or u32 (tokens without a "
              "header)"},
-    {"heldout", OPTION_F64, OPTION_FIELD(struct settings, heldout), .fallback = "0.02", .min = "0",
-     .max = "0.5", .help = "fraction of each file's end that is never trained on"},
-    {"threads", OPTION_U64, OPTION_FIELD(struct settings, threads), .fallback = "0", .max = "4096",
-     .help = "threads that train; 0: one per processor. Does not change results"},
-    {"batch.sequences", OPTION_U64, OPTION_FIELD(struct settings, sequences), .fallback = "8",
+    {"heldout", SETTING_SHARE, SETTING_FIELD(struct settings, heldout), .fallback = "0.02",
+     .min = "0", .max = "0.5", .help = "fraction of each file's end that is never trained on"},
+    {"threads", SETTING_COUNT, SETTING_FIELD(struct settings, threads), .fallback = "0",
+     .max = "4096", .help = "threads that train; 0: one per processor. Does not change results"},
+    {"batch.sequences", SETTING_COUNT, SETTING_FIELD(struct settings, sequences), .fallback = "8",
      .min = "1", .max = "65536",
      .help = "sequences in a batch, each as long as the model's context"},
-    {"batch.accumulation", OPTION_U64, OPTION_FIELD(struct settings, accumulation), .fallback = "1",
-     .min = "1", .max = "65536", .help = "batches in an inner step"},
-    {"overlap", OPTION_BOOL, OPTION_FIELD(struct settings, overlap), .fallback = "true",
+    {"batch.accumulation", SETTING_COUNT, SETTING_FIELD(struct settings, accumulation),
+     .fallback = "1", .min = "1", .max = "65536", .help = "batches in an inner step"},
+    {"overlap", SETTING_BOOL, SETTING_FIELD(struct settings, overlap), .fallback = "true",
      .help = "train on while a contribution is under way; off: wait for its merge (the synchronous "
              "reference)"},
-    {"device", OPTION_ENUM, OPTION_FIELD(struct settings, device), .fallback = "auto",
+    {"device", SETTING_CHOICE, SETTING_FIELD(struct settings, device), .fallback = "auto",
      .choices = cuda_wish_names,
      .help = "cuda: train (in bfloat16) and make contributions on a CUDA device "
              "(CUDA_VISIBLE_DEVICES is honoured), and do not "
              "start without one; auto: where there is one; cpu: never"},
-    {"cuda-library", OPTION_PATH, OPTION_FIELD(struct settings, cuda_library), .value_name = "FILE",
-     .flags = OPTION_HIDDEN,
+    {"cuda-library", SETTING_PATH, SETTING_FIELD(struct settings, cuda_library),
+     .value_name = "FILE", .flags = OPTION_HIDDEN,
      .help = "the CUDA backend; unset: atoll-kernels-cuda.so beside the program"},
-    {"throttle", OPTION_F64, OPTION_FIELD(struct settings, throttle), .fallback = "1", .min = "1",
-     .max = "1000", .help = "play a slower device: steps take this many times as long"},
-    {"pace", OPTION_DURATION, OPTION_FIELD(struct settings, pace_ms), .fallback = "0", .max = "1h",
+    {"throttle", SETTING_NUMBER, SETTING_FIELD(struct settings, throttle), .fallback = "1",
+     .min = "1", .max = "1000", .help = "play a slower device: steps take this many times as long"},
+    {"pace", SETTING_DURATION, SETTING_FIELD(struct settings, pace_ms), .fallback = "0",
+     .max = "1h",
      .help = "play a slower device: a step takes at least this long, however busy this machine is"},
-    {"checkpoint-interval", OPTION_DURATION, OPTION_FIELD(struct settings, checkpoint_ms),
+    {"checkpoint-interval", SETTING_DURATION, SETTING_FIELD(struct settings, checkpoint_ms),
      .fallback = "5m", .min = "1s", .max = "7d",
      .help = "between checkpoints: what a crash may cost of inner progress"},
-    {"upload.bandwidth", OPTION_SIZE, OPTION_FIELD(struct settings, bandwidth), .fallback = "0",
-     .help = "most bytes per second that contributions may use; 0: no cap"},
-    {"connections", OPTION_U64, OPTION_FIELD(struct settings, connections), .fallback = "1",
+    {"upload.bandwidth", SETTING_RATE, SETTING_FIELD(struct settings, bandwidth), .fallback = "0",
+     .help = "most that contributions may use, such as 20Mbit/s or 2MiB/s; 0: no cap"},
+    {"connections", SETTING_COUNT, SETTING_FIELD(struct settings, connections), .fallback = "1",
      .min = "1", .max = "16", .help = "TCP connections to the coordinator, for long fat links"},
-    {"heartbeat-interval", OPTION_DURATION, OPTION_FIELD(struct settings, heartbeat_ms),
+    {"heartbeat-interval", SETTING_DURATION, SETTING_FIELD(struct settings, heartbeat_ms),
      .fallback = "20s", .min = "100ms", .max = "1h", .help = "between reports to the coordinator"},
-    {"retry.first", OPTION_DURATION, OPTION_FIELD(struct settings, backoff_ms), .fallback = "1s",
+    {"retry.first", SETTING_DURATION, SETTING_FIELD(struct settings, backoff_ms), .fallback = "1s",
      .min = "10ms", .max = "10m",
      .help = "bound of the first random wait after a failure; doubles"},
-    {"retry.limit", OPTION_DURATION, OPTION_FIELD(struct settings, backoff_limit_ms),
+    {"retry.limit", SETTING_DURATION, SETTING_FIELD(struct settings, backoff_limit_ms),
      .fallback = "60s", .min = "10ms", .max = "1h",
      .help = "largest bound of a random wait after a failure"},
-    {"progress-timeout", OPTION_DURATION, OPTION_FIELD(struct settings, timeout_ms),
+    {"progress-timeout", SETTING_DURATION, SETTING_FIELD(struct settings, timeout_ms),
      .fallback = "60s", .min = "1s", .max = "1h",
      .help = "a transfer without progress for this long is ended, and resumed later"},
-    {"export", OPTION_PATH, OPTION_FIELD(struct settings, export_directory), .value_name = "DIR",
+    {"export", SETTING_PATH, SETTING_FIELD(struct settings, export_directory), .value_name = "DIR",
      .help = "where the model goes when the run ends; unset: export/ in the site's directory"},
-    {"initial", OPTION_PATH, OPTION_FIELD(struct settings, initial), .value_name = "PATH",
+    {"initial", SETTING_PATH, SETTING_FIELD(struct settings, initial), .value_name = "PATH",
      .help = "the safetensors file that the run starts from, or the directory of its "
              "model.safetensors, where the manifest names "
              "one by its digest; what lies beside it (tokenizer, token ids) comes out of exports"},
-    {"metrics-file", OPTION_PATH, OPTION_FIELD(struct settings, metrics_file), .value_name = "FILE",
+    {"metrics-file", SETTING_PATH, SETTING_FIELD(struct settings, metrics_file),
+     .value_name = "FILE",
      .help = "rewritten every second with Prometheus text, for a textfile collector"},
     {0}};
 
-static const struct option join_options[] = {
-    {"coordinator", OPTION_TEXT, OPTION_FIELD(struct settings, join_address),
+static const struct setting join_options[] = {
+    {"coordinator", SETTING_TEXT, SETTING_FIELD(struct settings, join_address),
      .value_name = "HOST:PORT", .check = address_check_connect,
      .help = "the coordinator's address, from the invitation",
      .flags = OPTION_POSITIONAL | OPTION_REQUIRED},
-    {"token", OPTION_TEXT, OPTION_FIELD(struct settings, token), .help = "the invitation's token",
-     .flags = OPTION_SECRET | OPTION_REQUIRED},
-    {"run", OPTION_BOOL, OPTION_FIELD(struct settings, run_after), .fallback = "true",
+    {"token", SETTING_TEXT, SETTING_FIELD(struct settings, token), .help = "the invitation's token",
+     .flags = SETTING_SECRET | OPTION_REQUIRED},
+    {"run", SETTING_BOOL, SETTING_FIELD(struct settings, run_after), .fallback = "true",
      .help = "start training once joined", .flags = OPTION_FLAG_ONLY},
     {0}};
 
-static const struct option eval_options[] = {
-    {"windows", OPTION_U64, OPTION_FIELD(struct settings, windows), .fallback = "0",
+static const struct setting eval_options[] = {
+    {"windows", SETTING_COUNT, SETTING_FIELD(struct settings, windows), .fallback = "0",
      .help = "held-out windows at most, evenly spread; 0: all", .flags = OPTION_FLAG_ONLY},
     {0}};
 
-static const struct option generate_options[] = {
-    {"prompt", OPTION_TEXT, OPTION_FIELD(struct settings, prompt), .fallback = "The ",
+static const struct setting generate_options[] = {
+    {"prompt", SETTING_TEXT, SETTING_FIELD(struct settings, prompt), .fallback = "The ",
      .help = "text to continue, as bytes", .flags = OPTION_FLAG_ONLY},
-    {"count", OPTION_U64, OPTION_FIELD(struct settings, count), .fallback = "200", .min = "1",
+    {"count", SETTING_COUNT, SETTING_FIELD(struct settings, count), .fallback = "200", .min = "1",
      .max = "1000000", .help = "tokens to write", .flags = OPTION_FLAG_ONLY},
-    {"temperature", OPTION_F64, OPTION_FIELD(struct settings, temperature), .fallback = "0.8",
+    {"temperature", SETTING_NUMBER, SETTING_FIELD(struct settings, temperature), .fallback = "0.8",
      .min = "0", .max = "10", .help = "0: the most likely token", .flags = OPTION_FLAG_ONLY},
-    {"top-k", OPTION_U64, OPTION_FIELD(struct settings, top_k), .fallback = "0", .max = "65536",
+    {"top-k", SETTING_COUNT, SETTING_FIELD(struct settings, top_k), .fallback = "0", .max = "65536",
      .help = "0: no limit", .flags = OPTION_FLAG_ONLY},
-    {"top-p", OPTION_F64, OPTION_FIELD(struct settings, top_p), .fallback = "1", .min = "0.001",
-     .max = "1", .help = "1: no limit", .flags = OPTION_FLAG_ONLY},
-    {"seed", OPTION_U64, OPTION_FIELD(struct settings, seed), .fallback = "1",
+    {"top-p", SETTING_NUMBER, SETTING_FIELD(struct settings, top_p), .fallback = "1",
+     .min = "0.001", .max = "1", .help = "1: no limit", .flags = OPTION_FLAG_ONLY},
+    {"seed", SETTING_COUNT, SETTING_FIELD(struct settings, seed), .fallback = "1",
      .help = "of the sampling", .flags = OPTION_FLAG_ONLY},
     {0}};
 
@@ -130,8 +132,8 @@ static const struct command join_command = {
         "atoll-node join coordinator.example:7400 --token atoll... --dir site --data text.txt",
     .options = join_options,
     .run = verb_join};
-static const struct option run_options[] = {
-    {"restored", OPTION_BOOL, OPTION_FIELD(struct settings, restored), .fallback = "false",
+static const struct setting run_options[] = {
+    {"restored", SETTING_BOOL, SETTING_FIELD(struct settings, restored), .fallback = "false",
      .help = "this directory was restored from an older backup and no copy of it runs: go on "
              "although the ledger has "
              "contributions under this site's name that were not made here. Needed once",
@@ -145,8 +147,8 @@ static const struct command run_command = {
         "Exit codes: 0 stopped or the run has ended, 1 a failure that a restart may heal, "
         "2 wrong usage, 3 halted: a person must look.",
     .run = verb_run};
-static const struct option status_options[] = {
-    {"ready", OPTION_BOOL, OPTION_FIELD(struct settings, ready), .fallback = "false",
+static const struct setting status_options[] = {
+    {"ready", SETTING_BOOL, SETTING_FIELD(struct settings, ready), .fallback = "false",
      .help =
          "exit with code 1 and the reason unless the site runs, is connected and needs no person",
      .flags = OPTION_FLAG_ONLY},
@@ -235,7 +237,7 @@ enum status settings_check_used(const struct options *options, const char *const
                                 struct error *error) {
     char why[64];
     snprintf(why, sizeof why, "on `atoll-node %s`", options_command(options)->name);
-    for (const struct option *option = common; option->name; option++)
+    for (const struct setting *option = common; option->name; option++)
         TRY(options_refuse_idle(options, option->name, !is_listed(used, option->name), why, error));
     return OK;
 }
@@ -259,21 +261,21 @@ static char *absolute_path(const char *path) {
 
 static void write_path(const char *path, struct buffer *out) {
     char *absolute = absolute_path(path);
-    config_quote(absolute, out);
+    setting_quote(absolute, out);
     free(absolute);
 }
 
-static void write_value(const struct option *option, const void *field, struct buffer *out) {
-    if (option->type == OPTION_PATH && *(const char *const *)field) {
+static void write_value(const struct setting *option, const void *field, struct buffer *out) {
+    if (option->kind == SETTING_PATH && *(const char *const *)field) {
         write_path(*(const char *const *)field, out);
-    } else if (option->type == OPTION_LIST) {
-        const struct option_list *list = field;
+    } else if (option->kind == SETTING_LIST) {
+        const struct setting_list *list = field;
         for (size_t i = 0; i < list->count; i++) {
             buffer_append_text(out, "\n  - ");
             write_path(list->items[i], out);
         }
     } else {
-        option_format(option, field, out);
+        setting_format(option, field, out);
     }
 }
 
@@ -284,16 +286,18 @@ static void write_settings(const struct options *options, const struct settings 
     buffer_append_text(
         out,
         "# Settings of this site. `atoll-node run --example-config` explains them all.\naddress: ");
-    config_quote(settings->join_address, out);
+    setting_quote(settings->join_address, out);
     buffer_append_text(out, "\n");
     if (!settings->address || strcmp(settings->address, settings->join_address) != 0)
         buffer_append_text(told, " address");
-    for (const struct option *option = common; option->name; option++) {
+    for (const struct setting *option = common; option->name; option++) {
         if (strcmp(option->name, "dir") == 0 || strcmp(option->name, "address") == 0) continue;
         enum option_source source = options_source(options, option->name, NULL);
         if (source == OPTION_FROM_DEFAULT) continue;
-        if (source != OPTION_FROM_FILE) buffer_append_text(told, " %s", option->name);
-        buffer_append_text(out, "%s: ", option->name);
+        char key[OPTION_NAME_SIZE];
+        option_key(option->name, key);
+        if (source != OPTION_FROM_FILE) buffer_append_text(told, " %s", key);
+        buffer_append_text(out, "%s: ", key);
         write_value(option, (const char *)settings + option->offset, out);
         buffer_append_text(out, "\n");
     }

@@ -9,9 +9,9 @@
 
 struct settings {
     const char *directory;
-    const char *address;     /* of the coordinator */
-    const char *proxy;       /* rpc/proxy.h's setting; NULL: as the environment says. Secret */
-    struct option_list data; /* files of text or tokens */
+    const char *address;      /* of the coordinator */
+    const char *proxy;        /* rpc/proxy.h's setting; NULL: as the environment says. Secret */
+    struct setting_list data; /* files of text or tokens */
     enum data_format data_format;
     double heldout;
     uint64_t threads, sequences, accumulation; /* 0: the trainer's default */

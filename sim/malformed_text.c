@@ -7,7 +7,6 @@
 #include "base/memory.h"
 #include "crypto/base64.h"
 #include "fed/invitation.h"
-#include "fed/manifest_table.h"
 #include "sim/malformed_internal.h"
 
 /* ---- manifests ------------------------------------------------------------------------------- */

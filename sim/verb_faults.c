@@ -8,28 +8,28 @@
 #include "sim/plants.h"
 #include "sim/verbs.h"
 
-#define FIELD(field_) OPTION_FIELD(struct sim_settings, faults.field_)
+#define FIELD(field_) SETTING_FIELD(struct sim_settings, faults.field_)
 
-static const struct option table[] = {
-    {"seed", OPTION_U64, FIELD(seed), .help = "Run this seed alone."},
-    {"seeds", OPTION_U64, FIELD(seeds), .fallback = "200", .min = "1",
+static const struct setting table[] = {
+    {"seed", SETTING_COUNT, FIELD(seed), .help = "Run this seed alone."},
+    {"seeds", SETTING_COUNT, FIELD(seeds), .fallback = "200", .min = "1",
      .help = "Number of seeds to run."},
-    {"first", OPTION_U64, FIELD(first), .fallback = "0",
+    {"first", SETTING_COUNT, FIELD(first), .fallback = "0",
      .help = "The first seed; 0: drawn at random, and printed."},
-    {"sites", OPTION_U64, FIELD(sites), .fallback = "0", .max = "16",
+    {"sites", SETTING_COUNT, FIELD(sites), .fallback = "0", .max = "16",
      .help = "Number of sites; 0: each seed draws it."},
-    {"trace", OPTION_BOOL, FIELD(trace), .help = "Print every event."},
-    {"hashes", OPTION_BOOL, FIELD(hashes), .help = "Print the hash of each seed's trace."},
-    {"coverage", OPTION_BOOL, FIELD(coverage),
+    {"trace", SETTING_BOOL, FIELD(trace), .help = "Print every event."},
+    {"hashes", SETTING_BOOL, FIELD(hashes), .help = "Print the hash of each seed's trace."},
+    {"coverage", SETTING_BOOL, FIELD(coverage),
      .help = "Print every mark with its count; one at zero is a failure, unless the first seed is "
              "drawn."},
-    {"shrink", OPTION_BOOL, FIELD(shrink), .fallback = "true",
+    {"shrink", SETTING_BOOL, FIELD(shrink), .fallback = "true",
      .help = "Reduce a failing seed to the faults and sites that it needs to fail."},
-    {"keep", OPTION_TEXT, FIELD(keep), .value_name = "LIST",
+    {"keep", SETTING_TEXT, FIELD(keep), .value_name = "LIST",
      .help = "The only faults to inject, as 3,7-9; 0: none."},
-    {"absent", OPTION_TEXT, FIELD(absent), .value_name = "LIST",
+    {"absent", SETTING_TEXT, FIELD(absent), .value_name = "LIST",
      .help = "Sites that never appear."},
-    {"plant", OPTION_TEXT, FIELD(plant), .value_name = "NAME",
+    {"plant", SETTING_TEXT, FIELD(plant), .value_name = "NAME",
      .help = "The bug that is active in atoll-sim-planted; list names them all."},
     {0}};
 

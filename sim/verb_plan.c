@@ -6,23 +6,23 @@
 #include "plan/plan.h"
 #include "sim/verbs.h"
 
-#define FIELD(field_) OPTION_FIELD(struct sim_settings, plan.field_)
+#define FIELD(field_) SETTING_FIELD(struct sim_settings, plan.field_)
 
 static const char *const formats[] = {"text", "json", NULL};
-static const struct option table[] = {
-    {"file", OPTION_PATH, FIELD(file), .value_name = "FILE", .help = "The federation, as YAML.",
+static const struct setting table[] = {
+    {"file", SETTING_PATH, FIELD(file), .value_name = "FILE", .help = "The federation, as YAML.",
      .flags = OPTION_POSITIONAL},
-    {"preset", OPTION_TEXT, FIELD(preset), .value_name = "NAME",
+    {"preset", SETTING_TEXT, FIELD(preset), .value_name = "NAME",
      .help = "A published deployment instead: intellect-1, covenant-72b, decoupled-diloco, "
              "eight-campuses."},
-    {"seed", OPTION_U64, FIELD(seed), .fallback = "1",
+    {"seed", SETTING_COUNT, FIELD(seed), .fallback = "1",
      .help = "Seed of failures, jitter and speeds."},
-    {"format", OPTION_ENUM, FIELD(format), .fallback = "text", .choices = formats,
+    {"format", SETTING_CHOICE, FIELD(format), .fallback = "text", .choices = formats,
      .help = "text or json."},
-    {"plot", OPTION_PATH, FIELD(plot), .value_name = "FILE.svg", .help = "Also plot it."},
-    {"advice", OPTION_BOOL, FIELD(advice), .fallback = "true",
+    {"plot", SETTING_PATH, FIELD(plot), .value_name = "FILE.svg", .help = "Also plot it."},
+    {"advice", SETTING_BOOL, FIELD(advice), .fallback = "true",
      .help = "Try other H, codecs and fragments too."},
-    {"explain", OPTION_BOOL, FIELD(explain),
+    {"explain", SETTING_BOOL, FIELD(explain),
      .help = "Print every key of the file with its default, and end."},
     {0}};
 

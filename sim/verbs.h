@@ -20,7 +20,7 @@ struct sim_settings {
     } plan;
     struct {
         const char *file, *manifest, *preset, *csv, *svg;
-        struct option_list data;
+        struct setting_list data;
         enum data_format data_format;
         uint64_t inner_steps, sites, sequences, threads, seed, duration_ms, evaluate_ms, windows;
         double heldout, learning_rate, outer_learning_rate;

@@ -7,17 +7,17 @@
 struct values {
     uint64_t steps, rate;
     const char *name;
-    struct option_list peers;
+    struct setting_list peers;
     bool force;
 };
-#define FIELD(name_) OPTION_FIELD(struct values, name_)
-static const struct option options_table[] = {
-    {"inner-steps", OPTION_U64, FIELD(steps), .fallback = "500", .min = "1",
+#define FIELD(name_) SETTING_FIELD(struct values, name_)
+static const struct setting options_table[] = {
+    {"inner-steps", SETTING_COUNT, FIELD(steps), .fallback = "500", .min = "1",
      .help = "inner steps a round"},
-    {"upload.rate-limit", OPTION_SIZE, FIELD(rate), .fallback = "1MiB", .help = "bytes a second"},
-    {"name", OPTION_TEXT, FIELD(name), .help = "of the site: what others see"},
-    {"peers", OPTION_LIST, FIELD(peers), .help = "addresses"},
-    {"force", OPTION_BOOL, FIELD(force), .help = "do it"},
+    {"upload.rate-limit", SETTING_SIZE, FIELD(rate), .fallback = "1MiB", .help = "bytes a second"},
+    {"name", SETTING_TEXT, FIELD(name), .help = "of the site: what others see"},
+    {"peers", SETTING_LIST, FIELD(peers), .help = "addresses"},
+    {"force", SETTING_BOOL, FIELD(force), .help = "do it"},
     {0}};
 static const struct command program = {.name = "p", .summary = "s", .options = options_table};
 
@@ -28,10 +28,10 @@ static enum status load(struct values *values, struct options **options, const c
 }
 
 TEST(a_file_fills_the_table_nested_or_dotted) {
-    static const char *const texts[] = {"inner-steps: 7\nupload:\n  rate-limit: 2MiB\nname: "
+    static const char *const texts[] = {"inner_steps: 7\nupload:\n  rate_limit: 2MiB\nname: "
                                         "eu\npeers:\n  - a:1\n  - b:2\nforce: true\n",
-                                        "upload.rate-limit: 2MiB\nname: \"eu\"\npeers: [\"a:1\", "
-                                        "'b:2']\ninner-steps: 7\nforce: on\n"};
+                                        "upload.rate_limit: 2MiB\nname: \"eu\"\npeers: [\"a:1\", "
+                                        "'b:2']\ninner_steps: 7\nforce: on\n"};
     for (size_t i = 0; i < COUNT_OF(texts); i++) {
         struct values values = {0};
         struct error error = {0};
@@ -54,16 +54,18 @@ TEST(what_the_table_does_not_take_is_refused_with_line_and_remedy) {
     static const struct {
         const char *text, *part;
     } cases[] = {
-        {"name: x\ninner-step: 7\n", "p.yaml:2: unknown key inner-step; did you mean inner-steps?"},
+        {"name: x\ninner-step: 7\n", "p.yaml:2: unknown key inner-step; did you mean inner_steps?"},
+        {"inner-steps: 7\n", "p.yaml:1: unknown key inner-steps; did you mean inner_steps?"},
         {"upload:\n  rate: 1\n", "p.yaml:2: unknown key upload.rate"},
         {"upload:\n", "p.yaml:1: unknown key upload"},
-        {"inner-steps: 0\n", "p.yaml:1: inner-steps: 0 is below the minimum of 1"},
-        {"inner-steps: [1]\n", "p.yaml:1: inner-steps takes one value"},
-        {"inner-steps:\n  x: 1\n", "p.yaml:2: unknown key inner-steps.x"},
-        {"inner-steps: []\n", "takes one value"},
+        {"inner_steps: 0\n",
+         "p.yaml:1: inner_steps: invalid value \"0\": write a whole number, at least 1"},
+        {"inner_steps: [1]\n", "p.yaml:1: inner_steps takes one value"},
+        {"inner_steps:\n  x: 1\n", "p.yaml:2: unknown key inner_steps.x"},
+        {"inner_steps: []\n", "takes one value"},
         {"peers: {}\n", "p.yaml:1: peers has nothing in it"},
         {"peers:\n  - name: x\n", "p.yaml:2: peers takes a list of plain texts"},
-        {"inner-steps:\n", "p.yaml:1: inner-steps: ''"},
+        {"inner_steps:\n", "p.yaml:1: inner_steps: invalid value \"\""},
         {"name: x\nname: y\n", "p.yaml:2: the key name is there twice"}};
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         struct values values = {0};
@@ -93,7 +95,7 @@ TEST(printed_and_example_files_load_again) {
     struct options *options = NULL, *reread = NULL, *example_options = NULL;
     struct buffer printed = {0}, example = {0}, example_on = {0};
     CHECK_OK(load(&values, &options,
-                  "name: 'on: #1'\npeers: [\"x y\", \"no\"]\nupload.rate-limit: 3KiB\n", &error));
+                  "name: 'on: #1'\npeers: [\"x y\", \"no\"]\nupload.rate_limit: 3KiB\n", &error));
     options_print(options, &printed);
     char *path = file_join(test_directory(), "p.yaml");
     CHECK_OK(file_write(path, buffer_bytes(&printed), 0600, &error));

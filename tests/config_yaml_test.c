@@ -2,7 +2,7 @@
 
 #include "base/memory.h"
 #include "base/random.h"
-#include "config/config.h"
+#include "base/setting.h"
 #include "tests/test.h"
 
 static enum status read_text(const char *text, struct yaml **out, struct error *error) {
@@ -18,7 +18,7 @@ static void refused(const char *text, const char *part) {
     CHECK(yaml == NULL);
 }
 
-static const char sample[] = "# a comment\nname: eu-north # site\nupload:\n  rate-limit: 10MiB\n  "
+static const char sample[] = "# a comment\nname: eu-north # site\nupload:\n  rate_limit: 10MiB\n  "
                              "retry: {first: 1s, last: \"5m\"}\n"
                              "peers: [a, 'b:2']\nsites:\n  - name: x\n    tags: []\n  - name: "
                              "y\nnote: |\n  two\n  lines\nempty:\nmap: {}\n";
@@ -30,7 +30,7 @@ TEST(nested_settings_become_dotted_keys_with_lines) {
         enum yaml_kind kind;
         bool quoted;
     } wanted[] = {{"name", "eu-north", 2, YAML_TEXT, false},
-                  {"upload.rate-limit", "10MiB", 4, YAML_TEXT, false},
+                  {"upload.rate_limit", "10MiB", 4, YAML_TEXT, false},
                   {"upload.retry.first", "1s", 5, YAML_TEXT, false},
                   {"upload.retry.last", "5m", 5, YAML_TEXT, true},
                   {"peers[0]", "a", 6, YAML_TEXT, false},
@@ -211,9 +211,9 @@ TEST(quoted_texts_read_back_exactly) {
         struct yaml *yaml = NULL;
         struct error error = {0};
         buffer_append_text(&line, "k: ");
-        config_quote(texts[i], &line);
+        setting_quote(texts[i], &line);
         buffer_append_text(&line, "\nl: [x, ");
-        config_quote(texts[i], &line);
+        setting_quote(texts[i], &line);
         buffer_append_text(&line, "]\n");
         CHECK_OK(yaml_read(buffer_bytes(&line), "f", NULL, &yaml, &error));
         CHECK_TEXT(yaml_find(yaml, "k")->text, texts[i]);

@@ -215,7 +215,8 @@ TEST(numbers_that_are_none_are_refused) {
         free(yaml);
     }
     static const char *const wholes[] = {
-        "", "1.0", "1e3", "0x10", "-1", "+1", "010", "1_000", "99999999999999999999", "4294967297"};
+        "",          "1.5", "1e-3", "0x10", "-1", "+1", "010", "1_000", "99999999999999999999",
+        "4294967297"};
     for (size_t i = 0; i < COUNT_OF(wholes); i++) {
         char *yaml = xformat("name: demo\ninner.inner_steps: %s\n", wholes[i]);
         check_refused(yaml, "manifest:2: inner.inner_steps");
@@ -224,7 +225,7 @@ TEST(numbers_that_are_none_are_refused) {
 }
 
 TEST(words_are_taken_exactly) {
-    check_refused("name: demo\nmodel.tied: yes", "write true or false");
+    check_refused("name: demo\nmodel.tied: True", "write true or false");
     check_refused("name: demo\nouter.mode: mixed", "write dense or sparse");
     check_refused("name: demo\nouter.mode: Sparse", "write dense or sparse");
     check_refused("name: demo\ntokenizer: bpe", "write byte or external");
@@ -249,9 +250,10 @@ TEST(durations_want_units_and_only_waiting_may_last_for_ever) {
         const char *text;
         uint64_t ms;
     } good[] = {{"200ms", 200},    {"30s", 30000}, {"5m", 300000}, {"12h", 43200000},
-                {"7d", 604800000}, {"0", 0},       {"0s", 0},      {"forever", UINT64_MAX}};
+                {"7d", 604800000}, {"0", 0},       {"0s", 0},      {"forever", UINT64_MAX},
+                {"1.5s", 1500},    {"5 m", 300000}};
     static const char *const bad[] = {
-        "200", "5 m", "1.5s", "5min", "-1s", "s", "99999999999999999999s", "Forever", "1h30m"};
+        "200", "5 ", "1.5ms", "5min", "-1s", "s", "99999999999999999999s", "Forever", "1h30m"};
     struct error error = {0};
     for (size_t i = 0; i < COUNT_OF(good); i++) {
         struct manifest m;

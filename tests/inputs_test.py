@@ -91,7 +91,7 @@ def test_a_site_takes_only_files_of_the_kind_that_its_run_trains_on():
                 assert path in said and words in said, said
         said = run(NODE, *invite("two"), "--dir", "other", "--data", plain, "--no-run", code=1)
         assert "is text" in said and not os.path.exists("other/site.json"), said
-        write("site/node.yaml", read("site/node.yaml") + b"data-format: u32\n")
+        write("site/node.yaml", read("site/node.yaml") + b"data_format: u32\n")
         assert "tokens to train on" in run(NODE, "validate", "--dir", "site", "--data", "u32")
 
 

@@ -50,8 +50,9 @@ TEST(a_path_that_the_file_cannot_hold_is_refused_before_it_is_written) {
 TEST(the_file_in_the_sites_directory_is_found_by_itself) {
     struct settings settings;
     struct options *options;
-    write_file("address: example:7400\nthreads: 3\noverlap: no\nupload:\n  bandwidth: 64KiB\ndata: "
-               "[a.txt, b.bin]\n");
+    write_file(
+        "address: example:7400\nthreads: 3\noverlap: no\nupload:\n  bandwidth: 64KiB/s\ndata: "
+        "[a.txt, b.bin]\n");
     CHECK_EQUAL(read_settings(&settings, &options, NULL, 1, (const char *[]){"run"}),
                 OPTIONS_GO_ON);
     CHECK_TEXT(settings.address, "example:7400");
@@ -122,7 +123,7 @@ TEST(what_was_said_at_the_join_is_there_at_the_next_run) {
                            "--throttle",
                            "2.5",
                            "--upload-bandwidth",
-                           "1MiB",
+                           "1MiB/s",
                            "--checkpoint-interval",
                            "90s",
                            "--no-overlap"};

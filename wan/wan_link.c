@@ -53,19 +53,19 @@ enum status wan_rate_parse(const char *text, uint64_t *out, struct error *error)
 
 static enum status duration_parse(const char *text, const char *most, uint64_t *out_ns,
                                   struct error *error) {
-    struct option option = {
-        .name = "duration", .type = OPTION_DURATION, .size = sizeof(uint64_t), .max = most};
+    struct setting option = {
+        .name = "duration", .kind = SETTING_DURATION, .size = sizeof(uint64_t), .max = most};
     uint64_t ms;
-    TRY(option_parse(&option, text, &ms, error));
+    TRY(setting_parse(&option, text, &ms, error));
     *out_ns = ms * MILLISECOND;
     return OK;
 }
 
 static enum status size_parse(const char *text, const char *least, const char *most, uint64_t *out,
                               struct error *error) {
-    struct option option = {
-        .name = "size", .type = OPTION_SIZE, .size = sizeof(uint64_t), .min = least, .max = most};
-    return option_parse(&option, text, out, error);
+    struct setting option = {
+        .name = "size", .kind = SETTING_SIZE, .size = sizeof(uint64_t), .min = least, .max = most};
+    return setting_parse(&option, text, out, error);
 }
 
 static enum status loss_parse(const char *text, double *out, struct error *error) {
@@ -84,7 +84,7 @@ static enum status loss_parse(const char *text, double *out, struct error *error
 
 static enum status way_set(struct wan_way_settings *way, const char *key, const char *value,
                            struct error *error) {
-    struct option flag = {.name = "blackhole", .type = OPTION_BOOL, .size = sizeof(bool)};
+    struct setting flag = {.name = "blackhole", .kind = SETTING_BOOL, .size = sizeof(bool)};
     if (strcmp(key, "delay") == 0) return duration_parse(value, "60s", &way->delay_ns, error);
     if (strcmp(key, "jitter") == 0) return duration_parse(value, "60s", &way->jitter_ns, error);
     if (strcmp(key, "rate") == 0) return wan_rate_parse(value, &way->rate, error);
@@ -93,7 +93,7 @@ static enum status way_set(struct wan_way_settings *way, const char *key, const 
     if (strcmp(key, "loss") == 0) return loss_parse(value, &way->loss, error);
     if (strcmp(key, "corrupt") == 0)
         return size_parse(value, NULL, NULL, &way->corrupt_every, error);
-    if (strcmp(key, "blackhole") == 0) return option_parse(&flag, value, &way->blackhole, error);
+    if (strcmp(key, "blackhole") == 0) return setting_parse(&flag, value, &way->blackhole, error);
     return error_set(error, INVALID,
                      "a link has no \"%.40s\": it has rtt, reset, and with up. or down. before it "
                      "or for both: delay, jitter, rate, "

@@ -18,15 +18,16 @@ struct wan_proxy_settings {
     bool describe;
 };
 
-static const struct option table[] = {
-    {"seed", OPTION_U64, OPTION_FIELD(struct wan_proxy_settings, seed), .fallback = "1",
+static const struct setting table[] = {
+    {"seed", SETTING_COUNT, SETTING_FIELD(struct wan_proxy_settings, seed), .fallback = "1",
      .help = "Seed of jitter and loss."},
-    {"wan", OPTION_PATH, OPTION_FIELD(struct wan_proxy_settings, topology), .value_name = "FILE",
+    {"wan", SETTING_PATH, SETTING_FIELD(struct wan_proxy_settings, topology), .value_name = "FILE",
      .help = "A federation's YAML file, as for atoll-sim plan: a link for each of its sites, named "
              "as the site."},
-    {"to", OPTION_TEXT, OPTION_FIELD(struct wan_proxy_settings, target), .value_name = "HOST:PORT",
-     .check = address_check_connect, .help = "Address that those links lead to."},
-    {"describe", OPTION_BOOL, OPTION_FIELD(struct wan_proxy_settings, describe),
+    {"to", SETTING_TEXT, SETTING_FIELD(struct wan_proxy_settings, target),
+     .value_name = "HOST:PORT", .check = address_check_connect,
+     .help = "Address that those links lead to."},
+    {"describe", SETTING_BOOL, SETTING_FIELD(struct wan_proxy_settings, describe),
      .help = "Print that federation as JSON, and do nothing else."},
     {0}};
 static const struct command program = {

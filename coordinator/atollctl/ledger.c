@@ -304,16 +304,16 @@ static int ledger_list(struct options *options, void *values) {
     return status == NOT_FOUND ? EXIT_DONE : report_failure(&error);
 }
 
-static const struct option verify_options[] = {
+static const struct setting verify_options[] = {
     {.name = "dir",
-     .type = OPTION_PATH,
-     OPTION_FIELD(struct ctl_settings, directory),
+     .kind = SETTING_PATH,
+     SETTING_FIELD(struct ctl_settings, directory),
      .value_name = "DIR",
      .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
      .help = "a run's data directory, or a copy of one"},
     {.name = "checkpoint",
-     .type = OPTION_PATH,
-     OPTION_FIELD(struct ctl_settings, checkpoint),
+     .kind = SETTING_PATH,
+     SETTING_FIELD(struct ctl_settings, checkpoint),
      .value_name = "FILE",
      .flags = OPTION_FLAG_ONLY,
      .help = "the initial parameters, for a run that did not start from a seed"},
@@ -329,18 +329,18 @@ static const struct command verify_command = {
                    "first disagreement is reported by its entry. "
                    "Exit codes: 0 all of it holds, 4 it does not, 1 it could not be read.",
     .examples = "cp -a /srv/atoll/demo /tmp/copy && atollctl ledger verify --dir /tmp/copy"};
-static const struct option list_options[] = {{.name = "dir",
-                                              .type = OPTION_PATH,
-                                              OPTION_FIELD(struct ctl_settings, directory),
-                                              .value_name = "DIR",
-                                              .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
-                                              .help = "a run's data directory, in use or copied"},
-                                             {.name = "from",
-                                              .type = OPTION_U64,
-                                              OPTION_FIELD(struct ctl_settings, from),
-                                              .flags = OPTION_FLAG_ONLY,
-                                              .help = "first entry"},
-                                             {0}};
+static const struct setting list_options[] = {{.name = "dir",
+                                               .kind = SETTING_PATH,
+                                               SETTING_FIELD(struct ctl_settings, directory),
+                                               .value_name = "DIR",
+                                               .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
+                                               .help = "a run's data directory, in use or copied"},
+                                              {.name = "from",
+                                               .kind = SETTING_COUNT,
+                                               SETTING_FIELD(struct ctl_settings, from),
+                                               .flags = OPTION_FLAG_ONLY,
+                                               .help = "first entry"},
+                                              {0}};
 static const struct command list_command = {.name = "list",
                                             .summary = "print the entries, as they are recorded",
                                             .options = list_options,

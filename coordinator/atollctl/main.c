@@ -15,39 +15,39 @@
 
 static const char *const formats[] = {"text", "json", NULL};
 
-static const struct option table[] = {
+static const struct setting table[] = {
     {.name = "format",
-     .type = OPTION_ENUM,
-     OPTION_FIELD(struct ctl_settings, format),
+     .kind = SETTING_CHOICE,
+     SETTING_FIELD(struct ctl_settings, format),
      .fallback = "text",
      .choices = formats,
      .help = "how results are written: text for people, json for programs (nothing else goes to "
              "stdout then)"},
     {.name = "keys",
-     .type = OPTION_PATH,
-     OPTION_FIELD(struct ctl_settings, keys),
+     .kind = SETTING_PATH,
+     SETTING_FIELD(struct ctl_settings, keys),
      .value_name = "DIR",
      .help = "directory with ca.pem, admin.pem and admin.key; `atollctl run create` puts them in "
              "RUN/keys"},
     {.name = "server",
-     .type = OPTION_TEXT,
-     OPTION_FIELD(struct ctl_settings, server),
+     .kind = SETTING_TEXT,
+     SETTING_FIELD(struct ctl_settings, server),
      .fallback = "127.0.0.1:7400",
      .value_name = "HOST:PORT",
      .check = address_check_connect,
      .help = "the coordinator"},
     {.name = "proxy",
-     .type = OPTION_TEXT,
-     OPTION_FIELD(struct ctl_settings, proxy),
+     .kind = SETTING_TEXT,
+     SETTING_FIELD(struct ctl_settings, proxy),
      .value_name = "URL",
      .check = rpc_proxy_check,
-     .flags = OPTION_SECRET,
+     .flags = SETTING_SECRET,
      .help = "forward proxy to the coordinator (HTTP CONNECT): http://[USER:PASSWORD@]HOST:PORT; "
              "none: without; unset: as "
              "grpc_proxy, https_proxy, http_proxy and no_proxy in the environment say"},
     {.name = "timeout",
-     .type = OPTION_DURATION,
-     OPTION_FIELD(struct ctl_settings, timeout_ms),
+     .kind = SETTING_DURATION,
+     SETTING_FIELD(struct ctl_settings, timeout_ms),
      .fallback = "10s",
      .min = "100ms",
      .max = "10m",

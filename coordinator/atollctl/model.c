@@ -49,22 +49,22 @@ static int model_export(struct options *options, void *values) {
     return EXIT_DONE;
 }
 
-static const struct option export_options[] = {
+static const struct setting export_options[] = {
     {.name = "dir",
-     .type = OPTION_PATH,
-     OPTION_FIELD(struct ctl_settings, directory),
+     .kind = SETTING_PATH,
+     SETTING_FIELD(struct ctl_settings, directory),
      .value_name = "DIR",
      .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
      .help = "the run's data directory; the coordinator may be running on it"},
     {.name = "output",
-     .type = OPTION_PATH,
-     OPTION_FIELD(struct ctl_settings, output),
+     .kind = SETTING_PATH,
+     SETTING_FIELD(struct ctl_settings, output),
      .value_name = "DIR",
      .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
      .help = "where model.safetensors, config.json and the tokenizer go"},
     {.name = "checkpoint",
-     .type = OPTION_PATH,
-     OPTION_FIELD(struct ctl_settings, checkpoint),
+     .kind = SETTING_PATH,
+     SETTING_FIELD(struct ctl_settings, checkpoint),
      .value_name = "FILE",
      .flags = OPTION_FLAG_ONLY,
      .help = "what the run began from; only asked for where no snapshot can be read"},

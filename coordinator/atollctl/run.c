@@ -274,22 +274,22 @@ static int run_inner_steps(struct options *options, void *values) {
 
 /* ---- the tree -------------------------------------------------------------------------------- */
 
-static const struct option create_options[] = {
+static const struct setting create_options[] = {
     {.name = "directory",
-     .type = OPTION_PATH,
-     OPTION_FIELD(struct ctl_settings, directory),
+     .kind = SETTING_PATH,
+     SETTING_FIELD(struct ctl_settings, directory),
      .value_name = "DIR",
      .flags = OPTION_REQUIRED | OPTION_POSITIONAL,
      .help = "where the run is to live; must not hold one yet"},
     {.name = "manifest",
-     .type = OPTION_PATH,
-     OPTION_FIELD(struct ctl_settings, manifest),
+     .kind = SETTING_PATH,
+     SETTING_FIELD(struct ctl_settings, manifest),
      .value_name = "FILE",
      .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
      .help = "the run's manifest; see `atollctl run example`"},
     {.name = "checkpoint",
-     .type = OPTION_PATH,
-     OPTION_FIELD(struct ctl_settings, checkpoint),
+     .kind = SETTING_PATH,
+     SETTING_FIELD(struct ctl_settings, checkpoint),
      .value_name = "FILE",
      .flags = OPTION_FLAG_ONLY,
      .help = "the safetensors file to start from, or the directory of its model.safetensors, if "
@@ -297,35 +297,35 @@ static const struct option create_options[] = {
              "config.json beside it must agree with the manifest, and small files there come out "
              "of exports"},
     {.name = "dry-run",
-     .type = OPTION_BOOL,
-     OPTION_FIELD(struct ctl_settings, dry_run),
+     .kind = SETTING_BOOL,
+     SETTING_FIELD(struct ctl_settings, dry_run),
      .flags = OPTION_FLAG_ONLY,
      .help = "check everything and say what would be made"},
     {0}};
-static const struct option reason_options[] = {{.name = "reason",
-                                                .type = OPTION_TEXT,
-                                                OPTION_FIELD(struct ctl_settings, reason),
-                                                .max = "127",
-                                                .flags = OPTION_FLAG_ONLY,
-                                                .help = "for the ledger and the sites' operators"},
-                                               {0}};
-static const struct option status_options[] = {
+static const struct setting reason_options[] = {{.name = "reason",
+                                                 .kind = SETTING_TEXT,
+                                                 SETTING_FIELD(struct ctl_settings, reason),
+                                                 .max = "127",
+                                                 .flags = OPTION_FLAG_ONLY,
+                                                 .help = "for the ledger and the sites' operators"},
+                                                {0}};
+static const struct setting status_options[] = {
     {.name = "watch",
-     .type = OPTION_DURATION,
-     OPTION_FIELD(struct ctl_settings, watch_ms),
+     .kind = SETTING_DURATION,
+     SETTING_FIELD(struct ctl_settings, watch_ms),
      .flags = OPTION_FLAG_ONLY,
      .help = "show it again and again, this far apart"},
     {.name = "ready",
-     .type = OPTION_BOOL,
-     OPTION_FIELD(struct ctl_settings, ready),
+     .kind = SETTING_BOOL,
+     SETTING_FIELD(struct ctl_settings, ready),
      .flags = OPTION_FLAG_ONLY,
      .help = "for health checks: exit 1, saying why, unless the coordinator answers and "
              "waits for nothing that somebody must mend (disk, lost payloads, clock)"},
     {0}};
-static const struct option steps_options[] = {
+static const struct setting steps_options[] = {
     {.name = "inner-steps",
-     .type = OPTION_U64,
-     OPTION_FIELD(struct ctl_settings, inner_steps),
+     .kind = SETTING_COUNT,
+     SETTING_FIELD(struct ctl_settings, inner_steps),
      .min = "1",
      .max = "1000000",
      .flags = OPTION_REQUIRED | OPTION_POSITIONAL,

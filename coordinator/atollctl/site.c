@@ -269,39 +269,39 @@ static int site_revoke(struct options *options, void *values) {
 
 /* ---- the tree -------------------------------------------------------------------------------- */
 
-static const struct option invite_options[] = {
+static const struct setting invite_options[] = {
     {.name = "name",
-     .type = OPTION_TEXT,
-     OPTION_FIELD(struct ctl_settings, name),
+     .kind = SETTING_TEXT,
+     SETTING_FIELD(struct ctl_settings, name),
      .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
      .help = "the site's name: 1-32 characters from a-z, 0-9 and '-', starting with a letter"},
     {.name = "address",
-     .type = OPTION_TEXT,
-     OPTION_FIELD(struct ctl_settings, address),
+     .kind = SETTING_TEXT,
+     SETTING_FIELD(struct ctl_settings, address),
      .value_name = "HOST:PORT",
      .check = address_check_connect,
      .flags = OPTION_FLAG_ONLY,
      .help = "where the site reaches the coordinator; if not given, what the coordinator "
              "was told with --advertise, else --server's"},
     {.name = "expires",
-     .type = OPTION_DURATION,
-     OPTION_FIELD(struct ctl_settings, expires_ms),
+     .kind = SETTING_DURATION,
+     SETTING_FIELD(struct ctl_settings, expires_ms),
      .fallback = "7d",
      .flags = OPTION_FLAG_ONLY,
      .help = "how long the invitation holds; 0: for ever"},
     {0}};
-static const struct option revoke_options[] = {{.name = "name",
-                                                .type = OPTION_TEXT,
-                                                OPTION_FIELD(struct ctl_settings, name),
-                                                .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
-                                                .help = "the site's name"},
-                                               {.name = "reason",
-                                                .type = OPTION_TEXT,
-                                                OPTION_FIELD(struct ctl_settings, reason),
-                                                .max = "127",
-                                                .flags = OPTION_FLAG_ONLY,
-                                                .help = "for the ledger and the site's operator"},
-                                               {0}};
+static const struct setting revoke_options[] = {{.name = "name",
+                                                 .kind = SETTING_TEXT,
+                                                 SETTING_FIELD(struct ctl_settings, name),
+                                                 .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
+                                                 .help = "the site's name"},
+                                                {.name = "reason",
+                                                 .kind = SETTING_TEXT,
+                                                 SETTING_FIELD(struct ctl_settings, reason),
+                                                 .max = "127",
+                                                 .flags = OPTION_FLAG_ONLY,
+                                                 .help = "for the ledger and the site's operator"},
+                                                {0}};
 static const struct command invite_command = {
     .name = "invite",
     .summary = "let a site in: prints the one line to paste there",
