@@ -91,6 +91,9 @@ static enum status read_token(struct bytes raw, struct invitation *out, struct e
                          "the invitation is cut short or damaged: paste the whole line");
     }
     reader_copy(&reader, out->ca_der, out->ca_size);
+    if (memchr(out->name, 0,
+               name_size)) /* the rest of it would be lost, and a token has one form */
+        return error_set(error, INVALID, "the invitation's site name has a NUL byte in it");
     return name_check(out->name, error);
 }
 

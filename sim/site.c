@@ -252,6 +252,10 @@ static void check_resumed(const struct simulated_site *site, const struct node_s
         uint32_t fragment = spooled[i].fragment;
         const struct ledger_head *accepted = &spooled[i].accepted;
         if (accepted->size == 0 || accepted->epoch < run_state_epoch(run)) continue;
+        uint64_t index; /* nobody had its payload any more: the ledger has given it up since */
+        if (run_state_find(run, site_number(site), spooled[i].sequence, &index) &&
+            run_state_dropped(run, index))
+            continue;
         enum slot_phase slot = node_state_slot(site->state, fragment);
         if (slot != SLOT_ACCEPTED && slot != SLOT_MERGING)
             world_fail(site->world, "restart", "%s, fragment %u: a recorded receipt is forgotten",

@@ -1,3 +1,5 @@
+#include "base/memory.h"
+#include "crypto/base64.h"
 #include "fed/invitation.h"
 #include "tests/test.h"
 
@@ -30,6 +32,22 @@ TEST(a_cut_or_changed_token_is_refused_without_repeating_it) {
     token[3] = ' ';
     CHECK_STATUS(invitation_parse(token, &got, &error), INVALID);
     CHECK_CONTAINS(error.message, "paste it whole");
+    free(token);
+}
+
+TEST(a_name_with_a_nul_byte_in_it_is_refused_and_not_cut) {
+    struct invitation invitation = sample(), got = {0};
+    char *token = invitation_write(&invitation);
+    struct error error = {0};
+    struct buffer raw = {0};
+    CHECK_OK(base64url_decode(token, strlen(token), strlen(token), &raw, NULL));
+    raw.data[2 + 4] = 0; /* format, size, "eu-n" */
+    char *bent = xmalloc(BASE64URL_SIZE(raw.size));
+    CHECK_STATUS(invitation_parse(base64url_encode(raw.data, raw.size, bent), &got, &error),
+                 INVALID);
+    CHECK_CONTAINS(error.message, "NUL byte");
+    buffer_deinit(&raw);
+    free(bent);
     free(token);
 }
 
