@@ -23,7 +23,9 @@ struct calls {
     struct call **open;   /* in no order, [count] */
     size_t count, capacity;
     uint64_t next_call;
-    uint8_t *revoked; /* a bit per site number, [SITES_LIMIT / 8 + 1] */
+    uint8_t *revoked;                 /* a bit per site number, [SITES_LIMIT / 8 + 1] */
+    uint8_t (*keys)[PUBLIC_KEY_SIZE]; /* [sites], of site 1 first */
+    uint32_t sites, keys_capacity;
 };
 
 static void tell(struct call *call, struct call_event *event) {
@@ -94,11 +96,35 @@ void calls_cut(struct calls *calls, uint32_t site, const char *reason) {
     pthread_mutex_unlock(&calls->lock);
 }
 
-static bool is_revoked(struct calls *calls, uint32_t site) {
+void calls_enrol(struct calls *calls, uint32_t site, const uint8_t key[static PUBLIC_KEY_SIZE]) {
     pthread_mutex_lock(&calls->lock);
-    bool revoked = site > SITES_LIMIT || (calls->revoked[site / 8] >> site % 8 & 1);
+    ASSERT(site >= 1 && site <= calls->sites + 1);
+    if (site > calls->keys_capacity) {
+        calls->keys_capacity = calls->keys_capacity ? calls->keys_capacity * 2 : 64;
+        calls->keys = xrealloc(calls->keys, calls->keys_capacity * sizeof *calls->keys);
+    }
+    memcpy(calls->keys[site - 1], key, PUBLIC_KEY_SIZE);
+    calls->sites = MAX(calls->sites, site);
     pthread_mutex_unlock(&calls->lock);
-    return revoked;
+}
+
+/* NULL for a site of this run that may speak; else why not. Its number alone says too little: a
+ * coordinator that was set back to an older copy gives numbers anew, and a certificate of before
+ * then names another site. */
+static const char *why_not(struct calls *calls, uint32_t site, const char *certificate_pem) {
+    struct certificate_info info;
+    struct bytes pem = bytes_of(certificate_pem, strlen(certificate_pem));
+    if (certificate_parse(pem, &info, NULL) != OK)
+        return "the certificate is not one that this run issues";
+    pthread_mutex_lock(&calls->lock);
+    bool enrolled = site <= calls->sites &&
+                    memcmp(calls->keys[site - 1], info.public_key, PUBLIC_KEY_SIZE) == 0;
+    bool revoked = enrolled && (calls->revoked[site / 8] >> site % 8 & 1);
+    pthread_mutex_unlock(&calls->lock);
+    if (revoked) return "this site was revoked";
+    return enrolled ? NULL
+                    : "no site of this run has that number and key: the coordinator was set back "
+                      "to an older copy; join again with a new invitation";
 }
 
 /* ---- opening --------------------------------------------------------------------------------- */
@@ -131,11 +157,9 @@ static bool identify(struct call *call) {
         return false;
     }
     call->site = wants_admin ? 0 : identity.site;
-    if (!wants_admin && is_revoked(call->calls, call->site)) {
-        rpc_call_finish(call->rpc, RPC_PERMISSION_DENIED, "this site was revoked");
-        return false;
-    }
-    return true;
+    const char *why = wants_admin ? NULL : why_not(call->calls, call->site, peer->certificate_pem);
+    if (why) rpc_call_finish(call->rpc, RPC_PERMISSION_DENIED, why);
+    return !why;
 }
 
 static void open_method(struct rpc_call *rpc, void *user, enum service_method method) {
@@ -478,6 +502,7 @@ void calls_stop(struct calls *calls) {
 void calls_destroy(struct calls *calls) {
     if (!calls) return;
     free(calls->open);
+    free(calls->keys);
     free(calls->revoked);
     pthread_mutex_destroy(&calls->lock);
     free(calls);

@@ -63,6 +63,9 @@ uint16_t calls_port(const struct calls *calls);
 /* --- from any thread --- */
 /* A reference to the open call of that number, or NULL. */
 struct call *calls_find(struct calls *calls, uint64_t number);
+/* The site of this number has this key: only a certificate for it speaks for the site. Numbers come
+ * in order, from 1; again with the same key is a no-op. */
+void calls_enrol(struct calls *calls, uint32_t site, const uint8_t key[static PUBLIC_KEY_SIZE]);
 /* Ends all calls of the site, now and to come; those that are open are told the reason. */
 void calls_cut(struct calls *calls, uint32_t site, const char *reason);
 /* Bytes of messages since the start. */

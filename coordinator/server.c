@@ -251,6 +251,7 @@ static void open_calls(struct server *server, const struct run_state *run) {
     memcpy(options.run_id, server->run_id, RUN_ID_SIZE);
     server->calls = calls_create(&options);
     for (uint32_t site = 1; site <= run_state_site_count(run); site++) {
+        calls_enrol(server->calls, site, run_state_site(run, site)->public_key);
         if (run_state_site(run, site)->revoked) calls_cut(server->calls, site, "");
     }
 }

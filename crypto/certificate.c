@@ -45,7 +45,7 @@ static int add_basic_constraints(X509 *certificate, bool authority) {
     if (!constraints) return 0;
     int ok = 1;
     if (authority) {
-        constraints->ca = 1;
+        constraints->ca = 0xFF; /* DER's true; OpenSSL writes what it is given */
         constraints->pathlen = ASN1_INTEGER_new();
         ok = constraints->pathlen && ASN1_INTEGER_set(constraints->pathlen, 0);
     }

@@ -14,8 +14,10 @@
 static char *property(const grpc_auth_context *context, const char *name) {
     grpc_auth_property_iterator at = grpc_auth_context_find_properties_by_name(context, name);
     const grpc_auth_property *found = grpc_auth_property_iterator_next(&at);
-    /* A value with a zero inside (a name made to look like another one) counts as absent. */
+    /* A value with a zero inside (a name made to look like another one) counts as absent, and so
+     * does one of several: a peer has one name. */
     if (!found || !found->value || strlen(found->value) != found->value_length) return xstrdup("");
+    if (grpc_auth_property_iterator_next(&at)) return xstrdup("");
     return xstrdup(found->value);
 }
 

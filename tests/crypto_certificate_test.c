@@ -517,6 +517,18 @@ TEST(a_client_that_takes_no_ed25519_handshake_speaks_with_our_server_under_tls_1
     world_destroy(&world);
 }
 
+/* X.690, 11.1: one of the parsers that take no other byte for true is Go's. */
+TEST(a_roots_basic_constraints_are_der) {
+    struct world world = world_create();
+    struct buffer der = {0};
+    struct error error = {0};
+    static const uint8_t wanted[] = {0x30, 0x06, 0x01, 0x01, 0xFF, 0x02, 0x01, 0x00};
+    CHECK_OK(certificate_convert(buffer_bytes(&world.root), CERTIFICATE_DER, &der, &error));
+    CHECK(memmem(der.data, der.size, wanted, sizeof wanted) != NULL);
+    buffer_deinit(&der);
+    world_destroy(&world);
+}
+
 TEST(a_servers_certificate_is_held_to_the_same_terms_and_each_has_a_key_of_its_own) {
     struct world world = world_create();
     struct buffer first = {0}, second = {0}, keys[2] = {{0}, {0}};

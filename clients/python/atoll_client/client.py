@@ -131,8 +131,7 @@ def join(address, token, key=None, look=False, software=SOFTWARE, timeout=30):
     certificate = x509.load_pem_x509_certificate(reply.certificate_pem)
     if certificate.public_key().public_bytes(*identity.RAW) != identity.public_bytes(key):
         raise Untrue("the certificate that came is for another key")
-    ca = x509.load_pem_x509_certificate(reply.ca_pem)
-    ca.public_key().verify(certificate.signature, certificate.tbs_certificate_bytes)
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(reply.ca_pem))
     return identity.Site(reply.site, invitation.name, reply.run_id, reply.coordinator_key, key,
                          reply.certificate_pem, reply.ca_pem, reply.manifest)
 
