@@ -62,7 +62,7 @@ static enum status session_open(struct session *session, const struct setup *s,
     options.threads = s->threads;
     bool cuda = s->kernels && strcmp(s->kernels, "cuda") == 0;
     options.kernels = cuda || strcmp(s->kernels, "default") == 0 ? NULL : s->kernels;
-    options.device = cuda ? TRAINER_CUDA : TRAINER_CPU;
+    options.device = cuda ? DEVICE_CUDA : DEVICE_CPU;
     options.cuda_library = getenv("ATOLL_TEST_CUDA_LIBRARY"); /* NULL: beside this program */
     char *path = xformat("/tmp/atoll-bench-%ld.txt", (long)getpid());
     const struct data_options data_options = {.vocabulary = 256, .seed = 1, .format = DATA_BYTES};
@@ -74,7 +74,7 @@ static enum status session_open(struct session *session, const struct setup *s,
     if (status == OK) status = trainer_create(&options, &session->trainer, error);
     if (status == OK)
         layout_initialise(trainer_layout(session->trainer), 1,
-                          trainer_parameters(session->trainer));
+                          trainer_parameters_to_change(session->trainer));
     return status;
 }
 

@@ -87,7 +87,7 @@ static enum status trainee_train(struct trainer *trainer, struct train_site *sit
                                  size_t parameters, struct error *error) {
     struct trainer_result result = {0};
     double sum = 0;
-    memcpy(trainer_parameters(trainer), site->theta, parameters * sizeof(float));
+    memcpy(trainer_parameters_to_change(trainer), site->theta, parameters * sizeof(float));
     TRY(trainer_load(trainer, buffer_bytes(&site->optimizer), error));
     for (size_t i = 0; i < site->due_count; i++) {
         TRY(trainer_step(trainer, site->data, site->due[i], &result, error));
@@ -95,7 +95,7 @@ static enum status trainee_train(struct trainer *trainer, struct train_site *sit
     }
     site->loss = sum / (double)site->due_count;
     site->due_count = 0;
-    memcpy(site->theta, trainer_parameters(trainer), parameters * sizeof(float));
+    memcpy(site->theta, trainer_parameters_to_change(trainer), parameters * sizeof(float));
     site->optimizer.size = 0;
     trainer_save_optimizer(trainer, &site->optimizer);
     return OK;
@@ -179,7 +179,7 @@ enum status site_rebase(struct train *train, struct train_site *site, struct err
 enum status train_evaluate(struct train *train, double *out, struct error *error) {
     double sum = 0, nats;
     size_t files = MIN(train->options->data_count, (size_t)train->site_count);
-    memcpy(trainer_parameters(train->trainers[0]), train->model.theta,
+    memcpy(trainer_parameters_to_change(train->trainers[0]), train->model.theta,
            train->layout.count * sizeof(float));
     for (size_t i = 0; i < files; i++) {
         TRY(trainer_evaluate(train->trainers[0], train->data[i], train->options->windows, &nats,

@@ -92,17 +92,17 @@ void cuda_backend_close(struct cuda_backend *backend) {
     *backend = (struct cuda_backend){0};
 }
 
-const char *const cuda_wish_names[] = {"auto", "cpu", "cuda", NULL};
+const char *const device_choice_names[] = {"cpu", "cuda", "auto", NULL};
 
-enum status cuda_backend_find(enum cuda_wish wish, const char *path, struct cuda_backend *out,
+enum status cuda_backend_find(enum device_choice choice, const char *path, struct cuda_backend *out,
                               char line[ERROR_MESSAGE_SIZE], struct error *error) {
     struct error why = {0};
     struct cuda_backend backend = {0};
-    if (wish == CUDA_WISH_CPU) {
+    if (choice == DEVICE_CPU) {
         snprintf(line, ERROR_MESSAGE_SIZE, "the CPU, as asked");
     } else if (cuda_backend_open(path, &backend, &why) == OK) {
         snprintf(line, ERROR_MESSAGE_SIZE, "%s", backend.found);
-    } else if (wish == CUDA_WISH_CUDA) {
+    } else if (choice == DEVICE_CUDA) {
         static const char cpu[] = ", using the CPU"; /* which is just what was not wanted */
         const char *at = strstr(why.message, cpu);
         return error_set(error, why.status,

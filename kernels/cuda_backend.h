@@ -10,6 +10,7 @@
 
 #include "base/status.h"
 #include "kernels/cuda_operations.h"
+#include "kernels/device_choice.h"
 
 enum { CUDA_BACKEND_FOUND_SIZE = 384 };
 
@@ -30,14 +31,11 @@ MUST_USE enum status cuda_backend_open(const char *path, struct cuda_backend *ou
 /* All device memory must have been released. {0} and NULL are no-ops. */
 void cuda_backend_close(struct cuda_backend *backend);
 
-/* What --device asks for, and its names in this order, then NULL: "auto", "cpu", "cuda". */
-enum cuda_wish { CUDA_WISH_AUTO, CUDA_WISH_CPU, CUDA_WISH_CUDA };
-extern const char *const cuda_wish_names[];
-/* Opens what is wished for, and writes one line for the log to say: what was found, or why the CPU
+/* Opens what is chosen, and writes one line for the log to say: what was found, or why the CPU
  * does the work. OK with out->operations NULL where the CPU is to do it (cpu; auto and nothing
- * found). With CUDA_WISH_CUDA, an error where none can be used: it says why and what to set
+ * found). With DEVICE_CUDA, an error where none can be used: it says why and what to set
  * instead. */
-MUST_USE enum status cuda_backend_find(enum cuda_wish wish, const char *path,
+MUST_USE enum status cuda_backend_find(enum device_choice choice, const char *path,
                                        struct cuda_backend *out, char line[ERROR_MESSAGE_SIZE],
                                        struct error *error);
 

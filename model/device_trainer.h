@@ -1,4 +1,4 @@
-/* The training step on a CUDA device: what trainer.c does with its crew, done by
+/* The training step on a CUDA device: what trainer.c does with its pool, done by
  * kernels/cuda_training.h.
  *
  * All state of training lies on the device: fp32 parameters, their bf16 copy, AdamW's moments, the

@@ -1,4 +1,4 @@
-/* The trainer's step. Four rounds of jobs over the crew, each with one join:
+/* The trainer's step. Four rounds of jobs over the pool, each with one join:
  *   pack      the matrices' two packed copies, from the master parameters (the caller may have
  *             changed them)
  *   shards    forward and backward of each shard's sequences, into the shard's own gradient
@@ -84,7 +84,7 @@ static void trainer_plan(struct trainer *t, struct tensor_arena *arena) {
     t->micro = (uint32_t)MIN(in_shard, (uint64_t)MAX(MICRO_ROWS / o->length, 1u));
     t->blocks = (count + BLOCK - 1) / BLOCK;
     /* which is not made yet where memory is only measured */
-    bool device = t->device || o->device == TRAINER_CUDA;
+    bool device = t->device || o->device == DEVICE_CUDA;
     if (device) t->workers = 1;
     if (!device)
         transformer_plan(&t->transformer, &t->layout, t->kernels, o->length, !o->forward_only,
@@ -156,7 +156,7 @@ enum status trainer_create(const struct trainer_options *options, struct trainer
     if (status != OK) goto out;
     arena = (struct tensor_arena){.base = t->memory};
     trainer_plan(t, &arena);
-    status = crew_create(t->workers, &t->crew, error);
+    status = thread_pool_create(t->workers, &t->pool, error);
     if (status == OK) status = trainer_device_read_ahead(t, error);
 out:
     if (status != OK) {
@@ -169,7 +169,7 @@ out:
 
 void trainer_destroy(struct trainer *t) {
     if (!t) return;
-    crew_destroy(t->crew);
+    thread_pool_destroy(t->pool);
     trainer_device_stop(t);
     layout_deinit(&t->layout);
     free(t->memory);
@@ -177,7 +177,7 @@ void trainer_destroy(struct trainer *t) {
 }
 
 const struct layout *trainer_layout(const struct trainer *t) { return &t->layout; }
-float *trainer_parameters(struct trainer *t) {
+float *trainer_parameters_to_change(struct trainer *t) {
     trainer_device_pull(t);
     trainer_device_changed(t);
     return t->parameters;
@@ -198,7 +198,7 @@ static void job_pack(void *context, uint64_t job, uint32_t worker) {
 }
 
 static void pack_all(struct trainer *t) {
-    if (!t->device) crew_run(t->crew, transformer_pack_jobs(&t->transformer), job_pack, t);
+    if (!t->device) thread_pool_run(t->pool, transformer_pack_jobs(&t->transformer), job_pack, t);
 }
 
 static void job_shard(void *context, uint64_t shard, uint32_t worker) {
@@ -304,15 +304,15 @@ enum status trainer_gather(const struct trainer *t, const struct data *data,
 }
 
 /* Mean loss of a step's sequences and the norm of its gradient, which is left for the update. */
-static enum status crew_step(struct trainer *t, const struct data *data, double *loss, double *norm,
+static enum status pool_step(struct trainer *t, const struct data *data, double *loss, double *norm,
                              struct error *error) {
     struct data_position position = t->counters.position;
     TRY(trainer_gather(t, data, &position, t->tokens, error));
     t->counters.position = position;
     pack_all(t);
-    crew_run(t->crew, t->shards, job_shard, t);
+    thread_pool_run(t->pool, t->shards, job_shard, t);
     *loss = sum_in_order(t->losses, t->shards) / (double)(t->total * t->options.length);
-    crew_run(t->crew, t->blocks, job_sum, t);
+    thread_pool_run(t->pool, t->blocks, job_sum, t);
     *norm = sqrt(sum_in_order(t->losses, t->blocks));
     return OK;
 }
@@ -327,12 +327,12 @@ enum status trainer_step(struct trainer *t, const struct data *data, uint64_t ru
     if (t->device)
         TRY(trainer_device_step(t, data, &t->update, &loss, &norm, error));
     else
-        TRY(crew_step(t, data, &loss, &norm, error));
+        TRY(pool_step(t, data, &loss, &norm, error));
     if (!isfinite(loss) || !isfinite(norm))
         return error_set(error, CORRUPT, "step %llu is not finite (loss %g, gradient norm %g)",
                          (unsigned long long)t->counters.steps + 1, loss, norm);
     t->update = update_constants(t, rate, norm);
-    if (!t->device) crew_run(t->crew, t->blocks, job_update, t);
+    if (!t->device) thread_pool_run(t->pool, t->blocks, job_update, t);
     t->optimizer_steps++;
     t->counters.steps++;
     t->counters.tokens += tokens;
@@ -375,7 +375,7 @@ static enum status evaluate_sum(struct trainer *t, const uint32_t *tokens, uint6
         struct evaluation part = {t, tokens + from * (t->options.length + 1),
                                   MIN(count - from, t->total)};
         uint64_t jobs = (part.count + t->micro - 1) / t->micro;
-        crew_run(t->crew, jobs, job_evaluate, &part);
+        thread_pool_run(t->pool, jobs, job_evaluate, &part);
         sum += sum_in_order(t->losses, jobs);
     }
     *out = sum;

@@ -3,10 +3,10 @@
  *     struct trainer_options options = TRAINER_DEFAULTS; options.model = ...;
  *     trainer_create(&options, &trainer, &error);             memory is taken here, once:
  *                                                             trainer_memory says how much
- *     layout_initialise(trainer_layout(trainer), seed, trainer_parameters(trainer));
+ *     layout_initialise(trainer_layout(trainer), seed, trainer_parameters_to_change(trainer));
  *     while (...) trainer_step(trainer, data, run_tokens, &result, &error);
  *
- * Between two steps the caller may read and write trainer_parameters (that is how a node snapshots
+ * Between two steps the caller may read and write trainer_parameters_to_change (that is how a node snapshots
  * and rebases): it is the fp32 master copy, a flat vector of trainer_layout()->count floats;
  * nothing derived from it outlives a step. AdamW's state is kept across rebases.
  *
@@ -23,6 +23,7 @@
 #define MODEL_TRAINER_H
 
 #include "base/bytes.h"
+#include "kernels/device_choice.h"
 #include "model/adamw.h"
 #include "model/config.h"
 #include "model/data.h"
@@ -30,11 +31,6 @@
 #include "model/schedule.h"
 
 struct trainer;
-
-/* Where steps run. AUTO: on CUDA where there is a device that can, else on the CPU;
- * trainer_device_line says which and why. On CUDA forward and backward are in bfloat16 and the
- * results are another machine's; shards and threads mean nothing. */
-enum trainer_device { TRAINER_CPU, TRAINER_CUDA, TRAINER_AUTO };
 
 struct trainer_options {
     struct model_config model;
@@ -46,7 +42,9 @@ struct trainer_options {
     uint32_t threads; /* 0: one per processor. Does not change results */
     const char *
         kernels; /* a table of kernels/kernels.h; NULL: the best here, or what ATOLL_KERNELS says */
-    enum trainer_device device;
+    /* On CUDA forward and backward are in bfloat16 and the results are another machine's; shards and
+     * threads mean nothing there. trainer_device_line says where steps run, and why. */
+    enum device_choice device;
     const char
         *cuda_library; /* the backend; NULL: beside the program. See kernels/cuda_backend.h */
     struct adamw_options adamw;
@@ -84,9 +82,9 @@ struct trainer_counters { /* since the trainer was new, kept by save and load */
 /* INVALID names the option. */
 MUST_USE enum status trainer_check(const struct trainer_options *options, struct error *error);
 /* Bytes that trainer_create will take; the options must have passed trainer_check. With
- * TRAINER_AUTO, as if there were no device. */
+ * DEVICE_AUTO, as if there were no device. */
 uint64_t trainer_memory(const struct trainer_options *options);
-/* And of the device's memory, its libraries' own aside: with TRAINER_AUTO, if there is one. 0 where
+/* And of the device's memory, its libraries' own aside: with DEVICE_AUTO, if there is one. 0 where
  * nothing needs one. */
 uint64_t trainer_device_memory(const struct trainer_options *options);
 /* The shards there will be; 0 in the options stands for one for every 1024 tokens of a step (adding
@@ -95,16 +93,16 @@ uint64_t trainer_device_memory(const struct trainer_options *options);
  * GiB. It depends on batch and model alone, never on the machine: so do the results. */
 uint32_t trainer_shards(const struct trainer_options *options);
 /* Parameters start as zeroes, AdamW's state too. INVALID; FULL if there is no memory, on the host
- * or on the device; UNAVAILABLE if there are no threads, or with TRAINER_CUDA no device. */
+ * or on the device; UNAVAILABLE if there are no threads, or with DEVICE_CUDA no device. */
 MUST_USE enum status trainer_create(const struct trainer_options *options, struct trainer **out,
                                     struct error *error);
 void trainer_destroy(struct trainer *trainer); /* joins its threads; NULL is a no-op */
 
 const struct layout *trainer_layout(const struct trainer *trainer); /* lent until trainer_destroy */
 /* [layout->count], lent until trainer_destroy; on a device until the next step: what it holds now
- * is copied here, and what is written here counts. Call again after a step, the place may be
- * another. */
-float *trainer_parameters(struct trainer *trainer);
+ * is copied here, and all of it goes back before the next step, for it may have been written. Call
+ * again after a step, the place may be another. */
+float *trainer_parameters_to_change(struct trainer *trainer);
 struct trainer_counters trainer_counters(const struct trainer *trainer);
 /* "avx512" and so on, "cuda" on a device, for logs */
 const char *trainer_kernels(const struct trainer *trainer);

@@ -1,6 +1,6 @@
 /* A trainer whose steps run on a device (model/device_trainer.h). The host keeps a mirror of the
  * parameters and moments, and brings the two sides together only where somebody looks:
- *     behind  the device has made steps that the mirror lacks: trainer_parameters, _save, _load and
+ *     behind  the device has made steps that the mirror lacks: trainer_parameters_to_change, _save, _load and
  *             _reset_optimizer pull
  *     ahead    the mirror may have been changed since: the next step or evaluation pushes
  * The counters in `mirrored` are those of the mirror. If the device is lost, the trainer falls back
@@ -39,12 +39,9 @@ static enum status make(struct trainer *t, struct error *error) {
 }
 
 enum status trainer_device_start(struct trainer *t, struct error *error) {
-    static const enum cuda_wish wishes[] = {[TRAINER_CPU] = CUDA_WISH_CPU,
-                                            [TRAINER_CUDA] = CUDA_WISH_CUDA,
-                                            [TRAINER_AUTO] = CUDA_WISH_AUTO};
     const struct trainer_options *o = &t->options;
     struct error why = {0};
-    TRY(cuda_backend_find(wishes[o->device], o->cuda_library, &t->backend, t->device_line, error));
+    TRY(cuda_backend_find(o->device, o->cuda_library, &t->backend, t->device_line, error));
     if (!t->backend.operations) return OK;
     enum status status = o->forward_only
                              ? error_set(&why, INVALID, "it only trains, and this only evaluates")
@@ -59,7 +56,7 @@ enum status trainer_device_start(struct trainer *t, struct error *error) {
     trainer_device_stop(t);
     /* Too little memory is for a person to judge: the CPU would take a hundred times as long,
      * unasked. */
-    if (o->device == TRAINER_CUDA || status == FULL)
+    if (o->device == DEVICE_CUDA || status == FULL)
         return error_set(error, status, "%s", why.message);
     snprintf(t->device_line, sizeof t->device_line, "no CUDA, using the CPU: %.400s", why.message);
     return OK;
@@ -84,7 +81,7 @@ void trainer_release_data(struct trainer *t) { ahead_forget(t->reading); }
 
 uint64_t trainer_device_memory(const struct trainer_options *o) {
     struct layout layout;
-    if (o->device == TRAINER_CPU || o->forward_only || layout_init(&o->model, &layout, NULL) != OK)
+    if (o->device == DEVICE_CPU || o->forward_only || layout_init(&o->model, &layout, NULL) != OK)
         return 0;
     const struct device_trainer_options options = {.layout = &layout,
                                                    .sequences = o->sequences,

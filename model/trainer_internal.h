@@ -2,9 +2,9 @@
 #ifndef MODEL_TRAINER_INTERNAL_H
 #define MODEL_TRAINER_INTERNAL_H
 
-#include "model/crew.h"
 #include "model/device_trainer.h"
 #include "model/moments.h"
+#include "model/thread_pool.h"
 #include "model/trainer.h"
 #include "model/transformer.h"
 
@@ -12,7 +12,7 @@ struct trainer {
     struct trainer_options options;
     struct layout layout;
     const struct kernels *kernels;
-    struct crew *crew;
+    struct thread_pool *pool;
     void *memory; /* all arrays below lie in it */
 
     uint64_t total;                  /* sequences per step */

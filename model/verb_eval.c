@@ -117,8 +117,8 @@ static int run_eval(struct options *options, void *values) {
     if (status == OK) status = verb_check_memory(&trainer_options, 0, &error);
     if (status == OK) status = trainer_create(&trainer_options, &trainer, &error);
     if (status == OK)
-        status =
-            checkpoint_read(s->model, trainer_layout(trainer), trainer_parameters(trainer), &error);
+        status = checkpoint_read(s->model, trainer_layout(trainer),
+                                 trainer_parameters_to_change(trainer), &error);
     if (status == OK) status = trainer_evaluate(trainer, data, s->evaluate_windows, &nats, &error);
     if (status == OK)
         printf("parameters=%llu kernels=%s heldout_nats=%.6f perplexity=%.4f\n",

@@ -26,7 +26,6 @@
 
 static const char *const schedules[] = {"constant", "cosine", "linear", NULL};
 static const char *const dtypes[] = {"f32", "bf16", "f16", NULL};
-static const char *const devices[] = {"cpu", "cuda", "auto", NULL}; /* enum trainer_device */
 static const struct setting train_options[] = {
     {"standalone", SETTING_BOOL, VERB_FIELD(standalone), .fallback = "false",
      .flags = OPTION_FLAG_ONLY, .help = "There is no coordinator: one site trains alone."},
@@ -65,7 +64,8 @@ static const struct setting train_options[] = {
     VERB_THREADS,
     {"steps", SETTING_COUNT, VERB_FIELD(steps), .fallback = "1000",
      .help = "Steps to train in all, those of a loaded state included."},
-    {"device", SETTING_CHOICE, VERB_FIELD(device), .fallback = "auto", .choices = devices,
+    {"device", SETTING_CHOICE, VERB_FIELD(device), .fallback = "auto",
+     .choices = device_choice_names,
      .help = "Where steps run: cuda (bfloat16, on the first device that CUDA_VISIBLE_DEVICES "
              "shows), cpu, or cuda where there is "
              "one."},
@@ -179,7 +179,7 @@ static struct trainer_options trainer_options_of(const struct verb_settings *s,
         .threads = (uint32_t)s->threads,
         .kernels = s->kernels,
         .cancelled = ending_is_asked,
-        .device = (enum trainer_device)s->device,
+        .device = s->device,
         .adamw = {.beta1 = 0.9f,
                   .beta2 = 0.95f,
                   .epsilon = 1e-8f,
@@ -211,9 +211,9 @@ static enum status begin(struct trainer *trainer, const struct verb_settings *s,
         return status == OK ? OK : error_wrap(error, status, "the training state %s", s->state);
     }
     if (s->start)
-        return checkpoint_read(s->start, trainer_layout(trainer), trainer_parameters(trainer),
-                               error);
-    layout_initialise(trainer_layout(trainer), s->seed, trainer_parameters(trainer));
+        return checkpoint_read(s->start, trainer_layout(trainer),
+                               trainer_parameters_to_change(trainer), error);
+    layout_initialise(trainer_layout(trainer), s->seed, trainer_parameters_to_change(trainer));
     return OK;
 }
 
@@ -324,7 +324,7 @@ static enum status sample(struct trainer *trainer, const struct verb_settings *s
     uint32_t *tokens = xcalloc(length + count, sizeof *tokens);
     for (size_t i = 0; i < length; i++) tokens[i] = (uint8_t)s->prompt[i];
     const struct generate_options options = GENERATE_DEFAULTS;
-    enum status status = generate(layout, trainer_parameters(trainer), &options, tokens,
+    enum status status = generate(layout, trainer_parameters_to_change(trainer), &options, tokens,
                                   (uint32_t)length, tokens + length, count, error);
     for (size_t i = 0; status == OK && i < length + count; i++)
         putchar(tokens[i] < 256 ? (int)tokens[i] : '?');
@@ -339,7 +339,8 @@ static enum status export_model_of(struct trainer *trainer, const struct data *d
     bool bytes = layout->config.vocabulary == 256 && data_is_bytes(data);
     const struct export_options how =
         train_export_options(s, bytes, trainer_counters(trainer).steps);
-    return export_model_as(s->export_to, layout, trainer_parameters(trainer), &how, error);
+    return export_model_as(s->export_to, layout, trainer_parameters_to_change(trainer), &how,
+                           error);
 }
 
 /* The line of figures; whether training was stopped goes to the person too. */
@@ -462,7 +463,7 @@ static int run_train(struct options *options, void *values) {
     if (status == OK) status = train_outputs_claim(s, &model, &outputs, &error);
     if (status == OK) status = history_open(s->log, &history, &error);
     if (status == OK) status = trainer_create(&trainer_options, &trainer, &error);
-    if (status == OK && s->device != TRAINER_CPU)
+    if (status == OK && s->device != DEVICE_CPU)
         log_info("device", "line=\"%s\"", trainer_device_line(trainer));
     if (status == OK) say_kernels(trainer);
     if (status == OK) status = begin(trainer, s, &error);

@@ -49,8 +49,8 @@ enum status verb_check_memory(const struct trainer_options *options, uint64_t al
     char wanted[SIZE_TEXT_SIZE], there[SIZE_TEXT_SIZE], device[SIZE_TEXT_SIZE],
         beside[SIZE_TEXT_SIZE + 32] = "";
     struct trainer_options settled = *options;
-    if (options->device == TRAINER_AUTO)
-        settled.device = finds_device(options) ? TRAINER_CUDA : TRAINER_CPU;
+    if (options->device == DEVICE_AUTO)
+        settled.device = finds_device(options) ? DEVICE_CUDA : DEVICE_CPU;
     uint64_t available = memory_available(), there_too = trainer_device_memory(&settled);
     if (there_too)
         snprintf(beside, sizeof beside, ", and %s of the device's", size_text(there_too, device));

@@ -204,7 +204,7 @@ static enum status open_device(struct daemon *daemon, struct error *error) {
              trainer_device_line(daemon->trainer), line);
     if (!daemon->cuda.operations) return OK;
     enum status status = replica_use_device(&daemon->replica, daemon->cuda.operations, &why);
-    if (status != OK && settings->device == CUDA_WISH_CUDA)
+    if (status != OK && settings->device == DEVICE_CUDA)
         return error_set(error, status, "%s", why.message);
     if (status != OK) log_warn("device_unused", "message=\"%s\"", why.message);
     return OK;
@@ -242,13 +242,10 @@ static void keep_kernels(const struct daemon *daemon, const char *before) {
 static enum status open_model(struct daemon *daemon, struct error *error) {
     const struct settings *settings = daemon->settings;
     const struct manifest *manifest = &daemon->site->manifest;
-    static const enum trainer_device devices[] = {[CUDA_WISH_AUTO] = TRAINER_AUTO,
-                                                  [CUDA_WISH_CPU] = TRAINER_CPU,
-                                                  [CUDA_WISH_CUDA] = TRAINER_CUDA};
     struct run_model_local local = {.sequences = (uint32_t)settings->sequences,
                                     .accumulation = (uint32_t)settings->accumulation,
                                     .threads = (uint32_t)settings->threads,
-                                    .device = devices[settings->device],
+                                    .device = settings->device,
                                     .cuda_library = settings->cuda_library};
     uint64_t seed = random_hash(manifest->initial.seed, daemon->site->number);
     if (settings->data.count == 0)

@@ -18,7 +18,7 @@ static enum status initialise(void *context, float *theta, struct error *error) 
 
 static float *local(void *context) {
     const struct restore_model *model = context;
-    return trainer_parameters(model->trainer);
+    return trainer_parameters_to_change(model->trainer);
 }
 
 static enum status load(void *context, struct bytes state, struct error *error) {

@@ -51,7 +51,7 @@ static const struct setting common[] = {
      .help = "train on while a contribution is under way; off: wait for its merge (the synchronous "
              "reference)"},
     {"device", SETTING_CHOICE, SETTING_FIELD(struct settings, device), .fallback = "auto",
-     .choices = cuda_wish_names,
+     .choices = device_choice_names,
      .help = "cuda: train (in bfloat16) and make contributions on a CUDA device "
              "(CUDA_VISIBLE_DEVICES is honoured), and do not "
              "start without one; auto: where there is one; cpu: never"},

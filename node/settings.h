@@ -16,7 +16,7 @@ struct settings {
     double heldout;
     uint64_t threads, sequences, accumulation; /* 0: the trainer's default */
     bool overlap;
-    enum cuda_wish device;
+    enum device_choice device;
     const char *cuda_library; /* NULL: beside the program */
     double throttle;
     uint64_t pace_ms;

@@ -136,7 +136,7 @@ static void fail(struct training *training, enum status status, const char *mess
 
 static void do_snapshot(struct training *training, const struct training_request *request) {
     struct trainer *trainer = training->options.trainer;
-    float *local = trainer_parameters(trainer);
+    float *local = trainer_parameters_to_change(trainer);
     if (trainer_is_lost(
             trainer)) { /* what is left is older than what the message would say of its steps */
         fail(training, UNAVAILABLE, "before a contribution was made");
@@ -157,7 +157,7 @@ static void do_snapshot(struct training *training, const struct training_request
 static void do_rebase(struct training *training, const struct training_request *request) {
     training_mark_rebase(&training->options.fragment[request->fragment], training->options.replica,
                          request->fragment, request->sequence, request->why,
-                         trainer_parameters(training->options.trainer));
+                         trainer_parameters_to_change(training->options.trainer));
     book_unlocked(training, LOST_REBASE);
     training->options.handler.rebased(training->options.handler.context, request->fragment,
                                       request->sequence, request->why);

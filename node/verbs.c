@@ -269,7 +269,7 @@ static enum status evaluate(const struct settings *settings, struct model *model
     enum status status = run_model_data(&model->site.manifest, &files, &data, error);
     if (status == OK) status = run_model_trainer(&model->site.manifest, &local, &trainer, error);
     if (status == OK) {
-        memcpy(trainer_parameters(trainer), model->replica.global.theta,
+        memcpy(trainer_parameters_to_change(trainer), model->replica.global.theta,
                (size_t)model->layout.count * sizeof(float));
         status = trainer_evaluate(trainer, data, settings->windows, nats, error);
     }

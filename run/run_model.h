@@ -23,7 +23,7 @@ struct manifest;
 struct run_model_local { /* the site's own part of what the trainer is told; zero: its default, on
                             the CPU */
     uint32_t sequences, accumulation, threads;
-    enum trainer_device device;
+    enum device_choice device;
     const char *cuda_library; /* as in struct trainer_options */
     const char *kernels;      /* as there */
 };

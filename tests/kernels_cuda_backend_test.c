@@ -70,13 +70,13 @@ TEST(a_wish_is_granted_or_refused_with_the_reason) {
     struct error error = {0};
     struct cuda_backend backend;
     char line[ERROR_MESSAGE_SIZE];
-    CHECK_OK(cuda_backend_find(CUDA_WISH_CPU, "/nonexistent", &backend, line, &error));
+    CHECK_OK(cuda_backend_find(DEVICE_CPU, "/nonexistent", &backend, line, &error));
     CHECK(!backend.operations);
     CHECK_TEXT(line, "the CPU, as asked");
-    CHECK_OK(cuda_backend_find(CUDA_WISH_AUTO, "/nonexistent", &backend, line, &error));
+    CHECK_OK(cuda_backend_find(DEVICE_AUTO, "/nonexistent", &backend, line, &error));
     CHECK(!backend.operations);
     CHECK_TEXT(line, "no CUDA, using the CPU: there is no /nonexistent");
-    CHECK_STATUS(cuda_backend_find(CUDA_WISH_CUDA, "/nonexistent", &backend, line, &error),
+    CHECK_STATUS(cuda_backend_find(DEVICE_CUDA, "/nonexistent", &backend, line, &error),
                  UNAVAILABLE);
     CHECK_TEXT(error.message, "device is set to cuda, and there is no CUDA: there is no "
                               "/nonexistent; set it to auto or cpu to go on "

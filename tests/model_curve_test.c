@@ -78,7 +78,7 @@ static void train_curve(const char *kernels, int steps, double *losses) {
     options.threads = 1;
     struct trainer *trainer;
     CHECK_OK(trainer_create(&options, &trainer, &error));
-    layout_initialise(trainer_layout(trainer), 1, trainer_parameters(trainer));
+    layout_initialise(trainer_layout(trainer), 1, trainer_parameters_to_change(trainer));
     for (int step = 0; step < steps; step++) {
         struct data *data = step_data(step);
         struct trainer_result result;

@@ -444,7 +444,7 @@ static struct data *text_data(void) {
     return data;
 }
 
-static struct trainer_options trainer_options_of(enum trainer_device device) {
+static struct trainer_options trainer_options_of(enum device_choice device) {
     struct trainer_options options = TRAINER_DEFAULTS;
     options.model = config_of(2, 1, 32, true);
     options.model.vocabulary = 256;
@@ -464,7 +464,7 @@ static struct trainer *trainer_of(const struct trainer_options *options) {
     struct trainer *trainer;
     setenv("XDG_CACHE_HOME", test_directory(), 1);
     CHECK_OK(trainer_create(options, &trainer, &error));
-    layout_initialise(trainer_layout(trainer), 7, trainer_parameters(trainer));
+    layout_initialise(trainer_layout(trainer), 7, trainer_parameters_to_change(trainer));
     return trainer;
 }
 
@@ -482,8 +482,8 @@ static struct buffer state_of(struct trainer *trainer) {
 }
 
 TEST(a_trainer_on_the_device_follows_the_cpus_and_its_state_moves_between_them) {
-    struct trainer_options there = trainer_options_of(TRAINER_CUDA),
-                           here = trainer_options_of(TRAINER_CPU);
+    struct trainer_options there = trainer_options_of(DEVICE_CUDA),
+                           here = trainer_options_of(DEVICE_CPU);
     need_library(there.cuda_library);
     struct error error = {0};
     struct data *data = text_data();
@@ -513,7 +513,7 @@ TEST(a_trainer_on_the_device_follows_the_cpus_and_its_state_moves_between_them) 
 /* Looking at the state, moving the parameters and loading between steps is what a node does. */
 TEST(a_trainer_on_the_device_continues_from_its_state_bit_for_bit) {
     for (int narrow = 0; narrow < 2; narrow++) {
-        struct trainer_options options = trainer_options_of(TRAINER_CUDA);
+        struct trainer_options options = trainer_options_of(DEVICE_CUDA);
         options.bf16_moments = narrow;
         need_library(options.cuda_library);
         struct error error = {0};
@@ -521,14 +521,14 @@ TEST(a_trainer_on_the_device_continues_from_its_state_bit_for_bit) {
         struct trainer *whole = trainer_of(&options), *first = trainer_of(&options),
                        *second = trainer_of(&options);
         for (int i = 0; i < 3; i++) step_of(whole, data);
-        trainer_parameters(whole)[70] += 0.25f;
+        trainer_parameters_to_change(whole)[70] += 0.25f;
         step_of(whole, data);
         step_of(whole, data);
         for (int i = 0; i < 3; i++) step_of(first, data);
         step_of(second, data); /* what was staged for it is not what comes next */
         struct buffer state = state_of(first);
         CHECK_OK(trainer_load(second, buffer_bytes(&state), &error));
-        trainer_parameters(second)[70] += 0.25f;
+        trainer_parameters_to_change(second)[70] += 0.25f;
         step_of(second, data);
         step_of(second, data);
         struct buffer a = state_of(whole), b = state_of(second);
@@ -545,7 +545,7 @@ TEST(a_trainer_on_the_device_continues_from_its_state_bit_for_bit) {
 }
 
 TEST(a_trainer_whose_device_is_lost_keeps_the_last_state_that_was_seen) {
-    struct trainer_options options = trainer_options_of(TRAINER_CUDA);
+    struct trainer_options options = trainer_options_of(DEVICE_CUDA);
     options.cuda_library = library(true);
     need_library(options.cuda_library);
     setenv("EMULATED_LOSS", "700", 1);
@@ -571,7 +571,7 @@ TEST(a_trainer_whose_device_is_lost_keeps_the_last_state_that_was_seen) {
 
 /* Half of the parameters came down, and nothing of the moments. */
 TEST(a_device_that_is_lost_in_a_download_leaves_the_last_state_whole) {
-    struct trainer_options options = trainer_options_of(TRAINER_CUDA);
+    struct trainer_options options = trainer_options_of(DEVICE_CUDA);
     options.cuda_library = library(true);
     need_library(options.cuda_library);
     struct error error = {0};
@@ -599,7 +599,7 @@ TEST(a_device_that_is_lost_in_a_download_leaves_the_last_state_whole) {
 
 /* What was read ahead of the old data is not what the new ones have at that place. */
 TEST(data_may_be_closed_once_they_are_released_and_others_opened) {
-    struct trainer_options options = trainer_options_of(TRAINER_CUDA);
+    struct trainer_options options = trainer_options_of(DEVICE_CUDA);
     need_library(options.cuda_library);
     struct data *data = text_data();
     struct trainer *one = trainer_of(&options), *other = trainer_of(&options);
@@ -635,7 +635,7 @@ TEST(data_may_be_closed_once_they_are_released_and_others_opened) {
 }
 
 TEST(data_that_fail_are_said_by_the_step_that_needs_them) {
-    struct trainer_options options = trainer_options_of(TRAINER_CUDA);
+    struct trainer_options options = trainer_options_of(DEVICE_CUDA);
     need_library(options.cuda_library);
     struct error error = {0};
     struct data *data = text_data();
@@ -657,8 +657,8 @@ TEST(data_that_fail_are_said_by_the_step_that_needs_them) {
 }
 
 TEST(memory_is_reckoned_for_the_host_and_for_the_device) {
-    struct trainer_options there = trainer_options_of(TRAINER_CUDA),
-                           here = trainer_options_of(TRAINER_CPU);
+    struct trainer_options there = trainer_options_of(DEVICE_CUDA),
+                           here = trainer_options_of(DEVICE_CPU);
     there.sequences = here.sequences = 64;
     struct layout layout;
     struct error error = {0};
@@ -668,13 +668,13 @@ TEST(memory_is_reckoned_for_the_host_and_for_the_device) {
     /* the mirror, and where the next one comes down */
     CHECK(trainer_memory(&there) >= 24 * layout.count);
     CHECK(trainer_memory(&there) < trainer_memory(&here));
-    there.device = TRAINER_AUTO;
+    there.device = DEVICE_AUTO;
     CHECK_EQUAL(trainer_memory(&there), trainer_memory(&here));
     layout_deinit(&layout);
 }
 
 TEST(auto_uses_the_cpu_and_says_why_where_the_device_cannot) {
-    struct trainer_options options = trainer_options_of(TRAINER_AUTO);
+    struct trainer_options options = trainer_options_of(DEVICE_AUTO);
     struct error error = {0};
     struct trainer *trainer;
     options.cuda_library = "/nonexistent.so";
@@ -683,12 +683,12 @@ TEST(auto_uses_the_cpu_and_says_why_where_the_device_cannot) {
                    "no CUDA, using the CPU: there is no /nonexistent.so");
     CHECK(strcmp(trainer_kernels(trainer), "cuda") != 0);
     trainer_destroy(trainer);
-    options.device = TRAINER_CUDA;
+    options.device = DEVICE_CUDA;
     CHECK(trainer_create(&options, &trainer, &error) != OK);
     options.cuda_library = library(true);
     need_library(options.cuda_library);
     setenv("EMULATED_BLAS", "0", 1);
-    options.device = TRAINER_AUTO;
+    options.device = DEVICE_AUTO;
     CHECK_OK(trainer_create(&options, &trainer, &error));
     CHECK_CONTAINS(trainer_device_line(trainer),
                    "no CUDA, using the CPU: CUDA: training on CUDA needs cuBLASLt");

@@ -239,7 +239,7 @@ static bool try_state(struct trainer *trainer, struct bytes bad, bool whole) {
         trainer_save(trainer, &after);
     else
         trainer_save_optimizer(trainer, &after);
-    if (!refused) all_finite(trainer_layout(trainer), trainer_parameters(trainer));
+    if (!refused) all_finite(trainer_layout(trainer), trainer_parameters_to_change(trainer));
     CHECK(bytes_equal(buffer_bytes(&after), refused ? buffer_bytes(&before) : bad));
     buffer_deinit(&before);
     buffer_deinit(&after);
@@ -254,7 +254,7 @@ TEST_WITHIN(damaged_trainer_states_are_refused_and_change_nothing, 240000) {
     options.model = shape, options.length = 8, options.threads = 1, options.kernels = "portable";
     struct trainer *trainer;
     CHECK_OK(trainer_create(&options, &trainer, &error));
-    layout_initialise(trainer_layout(trainer), 1, trainer_parameters(trainer));
+    layout_initialise(trainer_layout(trainer), 1, trainer_parameters_to_change(trainer));
     struct buffer good[2] = {0};
     trainer_save(trainer, &good[0]);
     trainer_save_optimizer(trainer, &good[1]);

@@ -47,7 +47,7 @@ static struct buffer trained(const struct trainer_options *options, const struct
     struct trainer_result result = {0};
     struct buffer state = {0};
     CHECK_OK(trainer_create(options, &trainer, &error));
-    layout_initialise(trainer_layout(trainer), 1, trainer_parameters(trainer));
+    layout_initialise(trainer_layout(trainer), 1, trainer_parameters_to_change(trainer));
     if (from) CHECK_OK(trainer_load(trainer, buffer_bytes(from), &error));
     for (int i = 0; i < steps; i++) CHECK_OK(trainer_step(trainer, data, 0, &result, &error));
     if (loss) *loss = result.loss;

@@ -34,7 +34,7 @@ static struct trainer *make(const struct trainer_options *options) {
     struct error error = {0};
     struct trainer *trainer;
     CHECK_OK(trainer_create(options, &trainer, &error));
-    layout_initialise(trainer_layout(trainer), 7, trainer_parameters(trainer));
+    layout_initialise(trainer_layout(trainer), 7, trainer_parameters_to_change(trainer));
     return trainer;
 }
 
@@ -126,7 +126,7 @@ TEST(one_step_matches_the_golden_adamw_step) {
         if (kernels_find(tables[t], &k, NULL) != OK) continue;
         options.kernels = tables[t];
         struct trainer *trainer = make(&options);
-        memcpy(trainer_parameters(trainer), g.parameters, g.count * sizeof(float));
+        memcpy(trainer_parameters_to_change(trainer), g.parameters, g.count * sizeof(float));
         struct trainer_result result;
         CHECK_OK(trainer_step(trainer, data, 0, &result, &error));
         CHECK_NEAR(result.loss, g.loss, 2e-6);
@@ -134,7 +134,7 @@ TEST(one_step_matches_the_golden_adamw_step) {
         /* A first Adam step is lr * g / (|g| + eps): a gradient near eps (1e-8, clipped) magnifies
          * its own rounding. */
         for (uint64_t i = 0; i < g.count; i++)
-            CHECK_NEAR(trainer_parameters(trainer)[i], g.stepped[i],
+            CHECK_NEAR(trainer_parameters_to_change(trainer)[i], g.stepped[i],
                        fabsf(g.gradient[i]) > 1e-4f ? 1e-5 : 3e-3);
         trainer_destroy(trainer);
     }
@@ -208,10 +208,11 @@ TEST(optimizer_state_alone_leaves_the_parameters_to_the_caller) {
     run_steps(a, data, 3);
     struct buffer state = {0};
     trainer_save_optimizer(a, &state);
-    float first = trainer_parameters(b)[0];
+    float first = trainer_parameters_to_change(b)[0];
     CHECK_OK(trainer_load(b, buffer_bytes(&state), &error));
-    CHECK(trainer_parameters(b)[0] == first);
-    memcpy(trainer_parameters(b), trainer_parameters(a), trainer_layout(a)->count * sizeof(float));
+    CHECK(trainer_parameters_to_change(b)[0] == first);
+    memcpy(trainer_parameters_to_change(b), trainer_parameters_to_change(a),
+           trainer_layout(a)->count * sizeof(float));
     check_same_state(a, b);
     buffer_deinit(&state);
     trainer_destroy(a);
@@ -292,8 +293,8 @@ TEST(a_rebase_between_steps_is_what_the_next_step_starts_from) {
     uint64_t count = trainer_layout(a)->count;
     run_steps(a, data, 2);
     run_steps(b, data, 2);
-    for (uint64_t i = 0; i < count; i++) trainer_parameters(a)[i] += 0.01f;
-    for (uint64_t i = 0; i < count; i++) trainer_parameters(b)[i] += 0.01f;
+    for (uint64_t i = 0; i < count; i++) trainer_parameters_to_change(a)[i] += 0.01f;
+    for (uint64_t i = 0; i < count; i++) trainer_parameters_to_change(b)[i] += 0.01f;
     double moved = run_steps(a, data, 1);
     CHECK(run_steps(b, data, 1) == moved);
     check_same_state(a, b);
@@ -308,12 +309,12 @@ TEST(a_step_that_is_not_finite_is_refused_and_its_batch_skipped) {
     struct trainer_options options = small_options();
     struct trainer *trainer = make(&options);
     run_steps(trainer, data, 1);
-    trainer_parameters(trainer)[5 * 32 + 1] = NAN;
+    trainer_parameters_to_change(trainer)[5 * 32 + 1] = NAN;
     uint64_t size = trainer_layout(trainer)->count * sizeof(float);
     float *before = xmalloc(size);
-    memcpy(before, trainer_parameters(trainer), size);
+    memcpy(before, trainer_parameters_to_change(trainer), size);
     CHECK_STATUS(trainer_step(trainer, data, 0, NULL, &error), CORRUPT);
-    CHECK_MEMORY(before, trainer_parameters(trainer), size);
+    CHECK_MEMORY(before, trainer_parameters_to_change(trainer), size);
     CHECK_EQUAL(trainer_counters(trainer).steps, 1);
     CHECK_EQUAL(trainer_counters(trainer).position.index, 12);
     free(before);
@@ -485,7 +486,7 @@ TEST(a_finite_loss_with_a_gradient_that_is_not_is_refused_too) {
     const struct layout_tensor *head = layout_find(trainer_layout(trainer), "lm_head.weight");
     /* squares do not fit */
     for (uint64_t i = 0; i < head->count; i++)
-        trainer_parameters(trainer)[head->offset + i] *= 1e25f;
+        trainer_parameters_to_change(trainer)[head->offset + i] *= 1e25f;
     struct buffer before = state_of(trainer);
     CHECK_STATUS(trainer_step(trainer, data, 0, NULL, &error), CORRUPT);
     CHECK(!strstr(error.message, "(loss inf") && !strstr(error.message, "nan"));

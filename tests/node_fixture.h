@@ -66,7 +66,7 @@ static inline void fixture_init(struct fixture *fixture, enum outer_mode mode, u
     CHECK_OK(replica_init(&fixture->replica, &fixture->manifest, fixture->layout.count, &error));
     CHECK_OK(run_model_initialise(&fixture->manifest, &fixture->layout, NULL,
                                   fixture->replica.global.theta, &error));
-    replica_begin(&fixture->replica, trainer_parameters(fixture->trainer));
+    replica_begin(&fixture->replica, trainer_parameters_to_change(fixture->trainer));
 }
 
 static inline void fixture_deinit(struct fixture *fixture) {

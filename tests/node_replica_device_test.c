@@ -4,7 +4,7 @@
 #include "tests/node_fixture.h"
 
 static void progress(struct fixture *site, uint64_t round) {
-    float *local = trainer_parameters(site->trainer);
+    float *local = trainer_parameters_to_change(site->trainer);
     for (size_t i = 0; i < site->count; i++)
         local[i] += (float)(random_hash(round, i) % 2001) * 1e-6f - 1e-3f;
     for (uint32_t f = 0; f < site->replica.fragments; f++)

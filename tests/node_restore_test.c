@@ -57,7 +57,7 @@ static void checkpoint(struct crashed *crashed, unsigned steps, uint64_t over, u
     struct buffer global = {0}, trainer = {0};
     fixture_train(&crashed->site, steps);
     crashed->counters = trainer_counters(crashed->site.trainer);
-    memcpy(crashed->local, trainer_parameters(crashed->site.trainer),
+    memcpy(crashed->local, trainer_parameters_to_change(crashed->site.trainer),
            crashed->site.count * sizeof(float));
     snapshot_write(&crashed->site.replica.global, &global);
     trainer_save(crashed->site.trainer, &trainer);
@@ -145,7 +145,7 @@ static void end(struct crashed *crashed) {
 }
 
 static const float *local_of(struct crashed *crashed) {
-    return trainer_parameters(crashed->site.trainer);
+    return trainer_parameters_to_change(crashed->site.trainer);
 }
 
 static void check_same(struct crashed *crashed, const float *got, const float *wanted) {

@@ -34,7 +34,7 @@ static void on_snapshotted(void *context, uint32_t fragment, uint64_t sequence, 
     CHECK_EQUAL(steps, trainer_steps);
     CHECK_EQUAL(tokens, steps * 4 * 16);
     seen->optimizer_came = optimizer->size > 0;
-    memcpy(seen->at_snapshot, trainer_parameters(seen->site.trainer),
+    memcpy(seen->at_snapshot, trainer_parameters_to_change(seen->site.trainer),
            seen->site.count * sizeof(float));
     atomic_store(&seen->snapshot_steps, steps);
     atomic_fetch_add(&seen->snapshots, 1);
@@ -46,7 +46,7 @@ static void on_rebased(void *context, uint32_t fragment, uint64_t sequence,
     (void)fragment;
     (void)sequence;
     (void)why;
-    memcpy(seen->at_rebase, trainer_parameters(seen->site.trainer),
+    memcpy(seen->at_rebase, trainer_parameters_to_change(seen->site.trainer),
            seen->site.count * sizeof(float));
     atomic_fetch_add(&seen->rebases, 1);
 }
@@ -168,7 +168,7 @@ TEST(a_snapshot_is_taken_between_two_steps_and_training_goes_on) {
     training_stop(seen->training, false);
     CHECK(seen->optimizer_came);
     CHECK_MEMORY(seen->site.replica.snapshot, seen->at_snapshot, seen->site.count * sizeof(float));
-    CHECK(memcmp(trainer_parameters(seen->site.trainer), seen->at_snapshot,
+    CHECK(memcmp(trainer_parameters_to_change(seen->site.trainer), seen->at_snapshot,
                  seen->site.count * sizeof(float)) != 0);
     end(seen);
 }
@@ -187,7 +187,7 @@ static void check_rebase(enum outer_mode mode, enum training_move why, bool from
     wait_for(&seen->steps, 9);
     training_train(seen->training, false, NODE_WAIT_MERGE, UINT64_MAX);
     clock_sleep_ms(50);
-    memcpy(before, trainer_parameters(seen->site.trainer), size);
+    memcpy(before, trainer_parameters_to_change(seen->site.trainer), size);
     memcpy(base, seen->site.replica.base, size);
     fixture_fill(seen->site.replica.global.theta, seen->site.count, 44);
     seen->site.replica.global.version = 3;
@@ -292,8 +292,8 @@ TEST(a_last_capture_is_made_when_it_stops_and_loads_into_another_trainer) {
     fixture_init(&other, OUTER_SPARSE, 1);
     CHECK_OK(trainer_load(other.trainer, buffer_bytes(&seen->capture->trainer), &error));
     CHECK_EQUAL(trainer_counters(other.trainer).steps, seen->capture->trainer_steps);
-    CHECK_MEMORY(trainer_parameters(other.trainer), trainer_parameters(seen->site.trainer),
-                 other.count * sizeof(float));
+    CHECK_MEMORY(trainer_parameters_to_change(other.trainer),
+                 trainer_parameters_to_change(seen->site.trainer), other.count * sizeof(float));
     fixture_deinit(&other);
     end(seen);
 }

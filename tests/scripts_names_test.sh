@@ -33,6 +33,11 @@ plant a_tag_that_is_defined_twice_is_found node/main.c 'struct thing {\n    long
 plant an_enum_of_the_same_tag_is_found node/main.c 'enum thing { A };\n' 'tag thing is defined in'
 plant a_static_function_of_an_exported_name_is_found node/main.c 'static void thing_use(int a) {\n}\n' 'function thing_use is exported and defined again'
 plant a_function_that_nobody_calls_is_found base/thing.c 'int thing_forgotten(void) {\n    return 1;\n}\n' 'thing_forgotten (base/thing.c:5) is called by tests only'
+plant a_name_that_was_given_up_is_found node/main.c 'static void now_here(struct moment *out) {\n}\n' 'main.c:9: now_here was given up: struct instant'
+tree
+: >"$place/tree/base/thing_core.h"
+! check && grep -q 'base/thing_core.h: a name of a file' "$place/out"
+verdict a_name_of_a_file_that_was_given_up_is_found $?
 tree
 printf 'int thing_forgotten(void) {\n    return 1;\n}\n' >>"$place/tree/base/thing.c"
 echo "thing_forgotten tests count with it" >"$place/tree/scripts/uncalled-functions"
