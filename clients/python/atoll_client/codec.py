@@ -69,6 +69,14 @@ def decode(codec, message, count):
     return values
 
 
+def sent(codec, message, count):
+    """(places, values): what the sender sent, all of it in the dense codecs."""
+    values = decode(codec, message, count)
+    if codec.startswith("topk2"):
+        return topk2_read(message[PREFIX.size:], count, **CODECS[codec][2])
+    return numpy.arange(count), values
+
+
 class ErrorFeedback:
     """What topk2 did not send: it comes with the next message."""
 
@@ -363,11 +371,19 @@ def topk2_encode(values, keep, usual_rice):
 
 
 def topk2_decode(payload, count, keep, usual_rice):
+    out = numpy.zeros(count, numpy.float32)
+    places, values = topk2_read(payload, count, keep, usual_rice)
+    out[places] = values
+    return out
+
+
+def topk2_read(payload, count, keep, usual_rice):
+    """Places and values of what was sent; a value may be so small that it is 0."""
     check(len(payload) >= 17, "truncated in its table")
     *table, rice_of_runs = struct.unpack_from("<4fB", payload)
     check(rice_of_runs <= RUN_RICE_MAX, "the runs' Rice parameter is out of range")
     bits, shift, largest, used, runs = BitReader(payload[17:]), None, 0, set(), []
-    out = numpy.zeros(count, numpy.float32)
+    places, values = [], []
     for first in range(0, count, CHUNK):
         size = min(CHUNK, count - first)
         most = sent = kept(size, keep)
@@ -402,7 +418,8 @@ def topk2_decode(payload, count, keep, usual_rice):
         for gap, minus, big in zip(gaps, negative, large):
             place += gap + 1
             used.add(2 * minus + big)
-            out[place] = numpy.float32(table[2 * minus + big]) * numpy.float32(2.0 ** shift)
+            places.append(place)
+            values.append(numpy.float32(table[2 * minus + big]) * numpy.float32(2.0 ** shift))
     check(bits.at_end(), "bytes after the last chunk")
     check(runs_rice(runs) == rice_of_runs, "the runs' Rice parameter is not the cheapest")
     for code, value in enumerate(table):
@@ -413,7 +430,7 @@ def topk2_decode(payload, count, keep, usual_rice):
               "a table entry has the wrong sign")
     for small, big in (table[:2], table[2:]):
         check(not small or not big or abs(small) <= abs(big), "small is larger than large")
-    return out
+    return numpy.array(places, numpy.int64), numpy.array(values, numpy.float32)
 
 
 CODECS = {"fp32": (fp32_encode, fp32_decode, {}), "bf16": (bf16_encode, bf16_decode, {}),

@@ -45,7 +45,7 @@ class Model:
         if entry.version != self.version + 1:
             raise Untrue(f"a step to {entry.version} for a model at {self.version}")
         start, count = self.ledger.fragment_range(entry.fragment)
-        parts = [(codec.decode(self.kind, payloads[index], count), numpy.float32(scale))
+        parts = [(*codec.sent(self.kind, payloads[index], count), numpy.float32(scale))
                  for index, scale in entry.parts]
         move = self._dense if self.dense else self._sparse
         move(entry.fragment, slice(start, start + count), parts)
@@ -57,7 +57,7 @@ class Model:
         """Delayed Nesterov, one contribution after the other."""
         n = numpy.float32(self.period)
         theta, momentum, d = self.theta[at], self.momentum[at], self.accumulated[at]
-        for values, scale in parts:
+        for _, values, scale in parts:
             g = values * scale
             d += g
             if (self.counts[fragment] + 1) % self.period == 0:
@@ -72,10 +72,9 @@ class Model:
         """Each coordinate moves by the mean over the parts that sent it."""
         theta = self.theta[at]
         total, senders = numpy.zeros_like(theta), numpy.zeros(len(theta), numpy.int64)
-        for values, scale in parts:
-            sent = values != 0
-            total[sent] = total[sent] + scale * values[sent]
-            senders += sent
+        for places, values, scale in parts:
+            total[places] = total[places] + scale * values
+            senders[places] += 1
         moved = senders > 0
         divisor = senders[moved].astype(numpy.float32)
         theta[moved] = theta[moved] - self.rate * (total[moved] / divisor)
