@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "base/memory.h"
 #include "coordinator/directory.h"
 
@@ -99,10 +98,10 @@ static void set_full(struct ledger_queue *queue, bool full) {
     pthread_mutex_unlock(&queue->lock);
 }
 
-static void wait_for_room(struct ledger_queue *queue, const char *message) {
-    disk_watch_waits(queue->options.disk, DISK_LEDGER, message);
+static void wait_for_room(struct ledger_queue *queue, const char *message, uint64_t now_ms) {
+    queue->options.waits(queue->options.context, message);
     set_full(queue, true);
-    queue->retry_at = clock_monotonic_ms() + RETRY_MS;
+    queue->retry_at = now_ms + RETRY_MS;
 }
 
 static void fail(struct ledger_queue *queue, const struct error *error) {
@@ -112,7 +111,7 @@ static void fail(struct ledger_queue *queue, const struct error *error) {
 }
 
 /* All that has gathered from item `from` on, as far as one batch goes. */
-static void send_batch(struct ledger_queue *queue, size_t from) {
+static void send_batch(struct ledger_queue *queue, size_t from, uint64_t now_ms) {
     struct store_batch *batch = store_batch_create(queue->options.store);
     struct writing *writing = xmalloc(sizeof *writing);
     size_t sent = from;
@@ -128,7 +127,7 @@ static void send_batch(struct ledger_queue *queue, size_t from) {
     store_batch_destroy(batch);
     free(writing);
     if (status == FULL)
-        wait_for_room(queue, error.message);
+        wait_for_room(queue, error.message, now_ms);
     else
         fail(queue, &error);
 }
@@ -144,30 +143,31 @@ void ledger_queue_add(struct ledger_queue *queue, uint64_t number, uint64_t firs
     buffer_append(&item->bytes, entries.data, entries.size);
 }
 
-void ledger_queue_flush(struct ledger_queue *queue) {
-    if (queue->count > 0 && queue->sent == 0 && queue->retry_at == 0) send_batch(queue, 0);
+void ledger_queue_flush(struct ledger_queue *queue, uint64_t now_ms) {
+    if (queue->count > 0 && queue->sent == 0 && queue->retry_at == 0) send_batch(queue, 0, now_ms);
 }
 
 uint64_t ledger_queue_retry_at(const struct ledger_queue *queue) {
     return queue->retry_at ? queue->retry_at : UINT64_MAX;
 }
 
-void ledger_queue_retry(struct ledger_queue *queue) {
+void ledger_queue_retry(struct ledger_queue *queue, uint64_t now_ms) {
     queue->retry_at = 0;
     store_resume(queue->options.store);
-    ledger_queue_flush(queue);
+    ledger_queue_flush(queue, now_ms);
 }
 
-uint64_t ledger_queue_taken(struct ledger_queue *queue, enum status status, const char *message) {
+uint64_t ledger_queue_taken(struct ledger_queue *queue, enum status status, const char *message,
+                            uint64_t now_ms) {
     size_t sent = queue->sent;
     queue->sent = 0;
     if (status == FULL) {
-        wait_for_room(queue, message);
+        wait_for_room(queue, message, now_ms);
         return 0;
     }
     uint64_t number = sent > 0 ? queue->items[sent - 1].number : 0;
     if (status != OK) return number;
-    disk_watch_has_room(queue->options.disk, DISK_LEDGER);
+    queue->options.has_room(queue->options.context);
     set_full(queue, false);
     for (size_t i = 0; i < sent; i++) buffer_deinit(&queue->items[i].bytes);
     queue->count -= sent;
@@ -175,11 +175,11 @@ uint64_t ledger_queue_taken(struct ledger_queue *queue, enum status status, cons
     return number;
 }
 
-void ledger_queue_end(struct ledger_queue *queue) {
+void ledger_queue_end(struct ledger_queue *queue, uint64_t now_ms) {
     while (queue->retry_at == 0 &&
            queue->sent < queue->count) { /* after what is out: the store keeps the order */
         size_t before = queue->sent;
-        send_batch(queue, before);
+        send_batch(queue, before, now_ms);
         if (queue->sent == before) break;
     }
     pthread_mutex_lock(&queue->lock);

@@ -10,26 +10,28 @@
  * until there is room. Nobody is told that they are durable before they are. Any other failure of
  * the store is the end: what the disk holds is then unknown.
  *
- * One thread, the loop's, except for ledger_queue_await.
+ * One thread, the loop's, except for ledger_queue_await, and no clock: the simulator's coordinator
+ * has one too, over a store of its own.
  */
 #ifndef COORDINATOR_LEDGER_QUEUE_H
 #define COORDINATOR_LEDGER_QUEUE_H
 
 #include "base/bytes.h"
-#include "coordinator/disk_watch.h"
 #include "storage/store.h"
 
 struct ledger_queue;
 
 struct ledger_queue_options {
-    struct store *store; /* borrowed, all of them */
-    struct disk_watch *disk;
-    uint64_t durable; /* entries that are, at the start */
+    struct store *store; /* borrowed */
+    uint64_t durable;    /* entries that are, at the start */
     /* The batch that is out is durable, or not: ledger_queue_taken is to be told on the loop's
      * thread. On the store's writer. */
     void (*written)(void *context, enum status status, const char *message);
     /* The store takes nothing any more: the process must end. */
     void (*broken)(void *context, const char *message);
+    /* The disk has no room for the ledger, and has again. On the loop's thread. */
+    void (*waits)(void *context, const char *message);
+    void (*has_room)(void *context);
     void *context;
 };
 
@@ -40,14 +42,15 @@ void ledger_queue_destroy(struct ledger_queue *queue);
 void ledger_queue_add(struct ledger_queue *queue, uint64_t number, uint64_t first_index,
                       struct bytes entries);
 /* At the end of a wake-up: what has gathered goes to the store. */
-void ledger_queue_flush(struct ledger_queue *queue);
+void ledger_queue_flush(struct ledger_queue *queue, uint64_t now_ms);
 /* When a full disk is to be tried again; UINT64_MAX: it is not full. */
 uint64_t ledger_queue_retry_at(const struct ledger_queue *queue);
-void ledger_queue_retry(struct ledger_queue *queue);
+void ledger_queue_retry(struct ledger_queue *queue, uint64_t now_ms);
 /* What `written` said. Returns the number of the batch's last commit; 0: it is tried again. */
-uint64_t ledger_queue_taken(struct ledger_queue *queue, enum status status, const char *message);
+uint64_t ledger_queue_taken(struct ledger_queue *queue, enum status status, const char *message,
+                            uint64_t now_ms);
 /* The loop ends: the rest goes to the store, and nobody waits any more. */
-void ledger_queue_end(struct ledger_queue *queue);
+void ledger_queue_end(struct ledger_queue *queue, uint64_t now_ms);
 /* Any other thread: waits until the ledger on disk has `size` entries; false: not now, as the disk
  * is full or the loop has ended. */
 bool ledger_queue_await(struct ledger_queue *queue, uint64_t size);

@@ -115,7 +115,8 @@ static void keep_report(struct loop *loop, const struct coordinator_event *event
 static void take_written(struct loop *loop, enum status status, const char *message,
                          struct coordinator_actions *actions) {
     struct coordinator_event event = {.kind = COORDINATOR_COMMITTED};
-    event.committed.commit = ledger_queue_taken(loop->options.ledger, status, message);
+    event.committed.commit =
+        ledger_queue_taken(loop->options.ledger, status, message, clock_monotonic_ms());
     event.committed.status = status;
     if (event.committed.commit == 0) return; /* the disk is full: it is tried again */
     if (status != OK) log_error("commit_failed", "reason=\"%s\"", message);
@@ -153,7 +154,7 @@ static void take_time(struct loop *loop, struct coordinator_actions *actions) {
         step(loop, &(struct coordinator_event){.kind = COORDINATOR_TIMER}, actions);
     }
     if (ledger_queue_retry_at(loop->options.ledger) <= now)
-        ledger_queue_retry(loop->options.ledger);
+        ledger_queue_retry(loop->options.ledger, now);
 }
 
 static uint64_t time_left(const struct loop *loop) {
@@ -187,12 +188,12 @@ static void run(void *context) {
     loop_publish(loop, coordinator_state_committed(loop->state));
     while (status != CANCELLED) {
         void *popped = NULL;
-        ledger_queue_flush(loop->options.ledger);
+        ledger_queue_flush(loop->options.ledger, clock_monotonic_ms());
         status = queue_pop(loop->queue, time_left(loop), &popped);
         if (status == OK && !wake(loop, popped, &actions)) break;
         take_time(loop, &actions);
     }
-    ledger_queue_end(loop->options.ledger);
+    ledger_queue_end(loop->options.ledger, clock_monotonic_ms());
     coordinator_actions_deinit(&actions);
 }
 

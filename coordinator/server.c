@@ -75,6 +75,14 @@ static void on_written(void *context, enum status status, const char *message) {
     loop_post(server->loop, &posted);
 }
 
+static void on_ledger_waits(void *context, const char *message) {
+    disk_watch_waits(((const struct server *)context)->disk, DISK_LEDGER, message);
+}
+
+static void on_ledger_room(void *context) {
+    disk_watch_has_room(((const struct server *)context)->disk, DISK_LEDGER);
+}
+
 static bool await_ledger(void *context, uint64_t size) {
     struct server *server = context;
     return ledger_queue_await(server->ledger, size);
@@ -208,10 +216,11 @@ static enum status restore(struct server *server, struct error *error) {
 static enum status start_workers(struct server *server, const struct run_state *run,
                                  struct error *error) {
     struct ledger_queue_options ledger = {.store = server->data.store,
-                                          .disk = server->disk,
                                           .durable = run_state_size(run),
                                           .written = on_written,
                                           .broken = on_broken,
+                                          .waits = on_ledger_waits,
+                                          .has_room = on_ledger_room,
                                           .context = server};
     struct model_thread_options model = {.work = {.data = &server->data,
                                                   .model = &server->model,

@@ -6,6 +6,7 @@
 #include "base/queue.h"
 #include "base/thread.h"
 #include "coordinator/directory.h"
+#include "coordinator/disk_watch.h"
 #include "coordinator/ledger_queue.h"
 #include "crypto/digest.h"
 #include "tests/test.h"
@@ -36,6 +37,14 @@ static void broken(void *context, const char *message) {
     world->broken = true;
 }
 
+static void waits(void *context, const char *message) {
+    disk_watch_waits(((struct world *)context)->disk, DISK_LEDGER, message);
+}
+
+static void has_room(void *context) {
+    disk_watch_has_room(((struct world *)context)->disk, DISK_LEDGER);
+}
+
 static void open_store(struct world *world, size_t map_limit) {
     struct error error = {0};
     char *path = file_join(test_directory(), "store");
@@ -53,9 +62,10 @@ static void begin(struct world *world, size_t map_limit) {
     *world = (struct world){.disk = disk_watch_create(), .said = queue_create(64)};
     open_store(world, map_limit);
     struct ledger_queue_options options = {.store = world->store,
-                                           .disk = world->disk,
                                            .written = written,
                                            .broken = broken,
+                                           .waits = waits,
+                                           .has_room = has_room,
                                            .context = world};
     world->ledger = ledger_queue_create(&options);
 }
@@ -86,7 +96,7 @@ static uint64_t take(struct world *world, enum status wanted) {
     enum status status = *(enum status *)item;
     free(item);
     CHECK_EQUAL(status, wanted);
-    return ledger_queue_taken(world->ledger, status, "");
+    return ledger_queue_taken(world->ledger, status, "", 1);
 }
 
 static uint64_t stored(struct world *world) {
@@ -100,13 +110,13 @@ TEST(what_gathers_while_a_batch_is_out_goes_as_one_after_it) {
     struct store_figures figures;
     begin(&world, 0);
     add(&world, 1, 0, 10);
-    ledger_queue_flush(world.ledger);
+    ledger_queue_flush(world.ledger, 1);
     for (uint64_t number = 2; number <= 5; number++) {
         add(&world, number, number - 1, 10);
-        ledger_queue_flush(world.ledger); /* nothing: one is out */
+        ledger_queue_flush(world.ledger, 1); /* nothing: one is out */
     }
     CHECK_EQUAL(take(&world, OK), 1);
-    ledger_queue_flush(world.ledger);
+    ledger_queue_flush(world.ledger, 1);
     CHECK_EQUAL(take(&world, OK), 5);
     CHECK_EQUAL(stored(&world), 5);
     store_figures(world.store, &figures);
@@ -119,10 +129,10 @@ TEST(what_has_gathered_is_on_disk_when_the_loop_has_ended) {
     struct world world;
     begin(&world, 0);
     add(&world, 1, 0, 10);
-    ledger_queue_flush(world.ledger);
+    ledger_queue_flush(world.ledger, 1);
     add(&world, 2, 1, 10);
     add(&world, 3, 2, 10);
-    ledger_queue_end(world.ledger);
+    ledger_queue_end(world.ledger, 1);
     store_close(world.store);
     open_store(&world, 0);
     CHECK_EQUAL(stored(&world), 3);
@@ -149,11 +159,11 @@ TEST(who_awaits_entries_is_let_go_when_they_are_durable_and_when_the_loop_ends) 
     CHECK_OK(thread_start("durable", await, &durable, &threads[0], &error));
     CHECK_OK(thread_start("never", await, &never, &threads[1], &error));
     add(&world, 1, 0, 10);
-    ledger_queue_flush(world.ledger);
+    ledger_queue_flush(world.ledger, 1);
     CHECK_OK(thread_join(threads[0], UINT64_MAX));
     CHECK(durable.reached);
     CHECK_EQUAL(take(&world, OK), 1);
-    ledger_queue_end(world.ledger);
+    ledger_queue_end(world.ledger, 1);
     CHECK_OK(thread_join(threads[1], UINT64_MAX));
     CHECK(!never.reached);
     end(&world);
@@ -170,21 +180,21 @@ TEST(a_full_disk_keeps_the_entries_in_order_and_lets_nobody_wait_for_them) {
         CHECK(number < 64);
         add(&world, number + 1, number, 100000);
         number++;
-        ledger_queue_flush(world.ledger);
+        ledger_queue_flush(world.ledger, 1);
         CHECK(queue_pop(world.said, 30000, &item) == OK);
         status = *(enum status *)item;
         free(item);
-        uint64_t last = ledger_queue_taken(world.ledger, status, "no room");
+        uint64_t last = ledger_queue_taken(world.ledger, status, "no room", 1);
         CHECK_EQUAL(last, status == OK ? number : 0);
     }
     CHECK_EQUAL(status, FULL);
     CHECK_EQUAL(stored(&world), number - 1);
-    CHECK(ledger_queue_retry_at(world.ledger) != UINT64_MAX);
+    CHECK_EQUAL(ledger_queue_retry_at(world.ledger), 1001);
     CHECK(disk_watch_waiting(world.disk, text, sizeof text));
     CHECK_CONTAINS(text, "no room");
     CHECK(!ledger_queue_await(world.ledger, number)); /* at once */
     CHECK(ledger_queue_await(world.ledger, number - 1));
-    ledger_queue_retry(world.ledger); /* the same entries, and still no room for them */
+    ledger_queue_retry(world.ledger, 1); /* the same entries, and still no room for them */
     CHECK_EQUAL(take(&world, FULL), 0);
     end(&world);
 }
