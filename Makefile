@@ -180,6 +180,9 @@ $(filter $(OUT)/proto/% $(OUT)/tests/proto_%,$(call objects,$(SOURCES) $(TEST_SO
 # The simulator runs copies of the pure cores of its own, with coverage marks (base/mark.h) and
 # remembered signatures (sim/signatures.h); sim/plants.c says what atoll-sim-planted has besides.
 SIM_CORES := $(wildcard coordinator/coordinator_*.c) coordinator/actions.c \
+             coordinator/transfers.c coordinator/model_work.c coordinator/ledger_queue.c \
+             coordinator/directory_contents.c coordinator/directory_restore.c \
+             coordinator/directory_sweep.c storage/store_key.c \
              $(wildcard node/node_*.c) node/replica.c node/keeper.c node/restore.c node/claims.c \
              node/training_marks.c node/journal_entries.c $(wildcard fed/*.c) \
              $(filter-out codec/device.c,$(wildcard codec/*.c))
@@ -245,7 +248,9 @@ $(OUT)/bin/atoll-node: $(OUT)/node/main.o $(call program_libraries,node)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
 # The planted copies stand before the library, so that nothing of theirs is taken from it.
-SIM_LIBRARIES := $(call program_libraries,topology plan experiment sim)
+# The simulator has a disk of its own behind storage/store.h and blob.h (sim/storage.h).
+SIM_LIBRARIES := $(filter-out $(call LIBRARY,storage),\
+                   $(call program_libraries,topology plan experiment sim))
 $(OUT)/bin/atoll-sim-planted: $(OUT)/sim/main.o $(SIM_PLANTED_OBJECTS) $(SIM_LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)

@@ -27,10 +27,30 @@ const struct run_state *coordinator_run(const struct coordinator *coordinator) {
 
 /* ---- laying out ------------------------------------------------------------------------------ */
 
+static void put_genesis(struct coordinator *coordinator, struct bytes raw) {
+    uint8_t key[STORE_KEY_U64_SIZE];
+    struct store_batch *batch = store_batch_create(coordinator->data.store);
+    store_key_u64(0, key);
+    store_batch_put(batch, TABLE_LEDGER, bytes_of(key, sizeof key), raw);
+    MUST(store_commit_wait(coordinator->data.store, batch, NULL));
+}
+
+static void put_first_snapshot(struct coordinator *coordinator, const uint8_t *run_id) {
+    const struct scenario *scenario = coordinator->setup.scenario;
+    struct snapshot_header header = {.epoch = 1, .ledger_size = 1, .payloads_from = 1};
+    struct model_state model = {0};
+    memcpy(header.run_id, run_id, RUN_ID_SIZE);
+    MUST(model_state_init(&model, &scenario->manifest, scenario->parameters, NULL));
+    memcpy(model.theta, coordinator->setup.initial, (size_t)scenario->parameters * sizeof(float));
+    MUST(directory_snapshot_write(&coordinator->data, &model, &header, coordinator->setup.key,
+                                  SNAPSHOTS_KEPT, NULL));
+    model_state_deinit(&model);
+}
+
 static void write_genesis(struct coordinator *coordinator) {
     const struct scenario *scenario = coordinator->setup.scenario;
     struct ledger_entry *entry = xcalloc(1, sizeof *entry);
-    struct buffer manifest = {0}, raw = {0}, record = {0};
+    struct buffer manifest = {0}, raw = {0};
     entry->kind = LEDGER_GENESIS;
     entry->epoch = 1;
     entry->time_ms = process_wall_ms(coordinator->world, COORDINATOR);
@@ -44,30 +64,47 @@ static void write_genesis(struct coordinator *coordinator) {
     manifest_write(&scenario->manifest, &manifest);
     entry->genesis.manifest = buffer_bytes(&manifest);
     ledger_entry_encode(entry, &raw);
-    buffer_u32(&record, (uint32_t)raw.size);
-    buffer_append(&record, raw.data, raw.size);
-    MUST(disk_append(&coordinator->disk, buffer_bytes(&record)));
-    struct snapshot_header header = {.epoch = 1, .ledger_size = 1, .payloads_from = 1};
-    memcpy(header.run_id, entry->genesis.run_id, RUN_ID_SIZE);
-    memcpy(header.root, entry->genesis.initial_root, DIGEST_SIZE);
-    struct model_state model = {0};
-    MUST(model_state_init(&model, &scenario->manifest, scenario->parameters, NULL));
-    memcpy(model.theta, coordinator->setup.initial, (size_t)scenario->parameters * sizeof(float));
-    struct buffer content = {0};
-    snapshot_write(&model, &content);
-    model_state_deinit(&model);
-    coordinator_keep_snapshot(coordinator, &header, &content);
+    put_genesis(coordinator, buffer_bytes(&raw));
+    put_first_snapshot(coordinator, entry->genesis.run_id);
     buffer_deinit(&manifest);
     buffer_deinit(&raw);
-    buffer_deinit(&record);
     free(entry);
+}
+
+static void on_grown(void *context) {
+    struct coordinator *coordinator = context;
+    if (coordinator->check) check_ledger_grew(coordinator->check);
+}
+
+static void on_fatal(void *context, struct event *event) {
+    (void)event;
+    coordinator_break(context, "a sync of the store failed");
+}
+
+/* What was under way goes on until the process notices. */
+static void on_store_fatal(void *context, const char *message) {
+    struct coordinator *coordinator = context;
+    (void)message;
+    world_post(coordinator->world, world_between(coordinator->world, MS, 50 * MS), COORDINATOR,
+               on_fatal, coordinator, NULL);
 }
 
 struct coordinator *coordinator_create(const struct coordinator_setup *setup) {
     struct coordinator *coordinator = xcalloc(1, sizeof *coordinator);
+    struct storage_setup storage = {.world = setup->world,
+                                    .process = COORDINATOR,
+                                    .disk = &coordinator->disk,
+                                    .key = key_pair_public(setup->key),
+                                    .commit_us = setup->scenario->commit_us,
+                                    .grown = on_grown,
+                                    .fatal = on_store_fatal,
+                                    .context = coordinator};
     coordinator->setup = *setup;
     coordinator->world = setup->world;
     disk_init(&coordinator->disk, setup->world, COORDINATOR);
+    storage_init(&coordinator->storage, &storage);
+    coordinator->data = (struct directory){.store = coordinator->storage.store,
+                                           .blobs = coordinator->storage.blobs};
     process_start(setup->world, COORDINATOR);
     write_genesis(coordinator);
     process_stop(setup->world, COORDINATOR);
@@ -81,36 +118,20 @@ static void forget(struct coordinator *coordinator) {
     coordinator->state = NULL;
     coordinator_actions_clear(&coordinator->actions);
     coordinator_model_clear(coordinator);
-    free(coordinator->scratch);
-    coordinator->scratch = NULL;
+    transfers_destroy(coordinator->transfers);
+    coordinator->transfers = NULL;
     coordinator->call_count = 0;
-}
-
-/* What was not synced: gone, or the file's end is garbage. */
-static void lose(struct coordinator *coordinator, struct partial_upload *partial) {
-    struct world *world = coordinator->world;
-    size_t unsynced = partial->bytes.size - partial->synced;
-    if (unsynced == 0) return;
-    size_t lost = 1 + (size_t)world_luck_below(world, unsynced),
-           torn = MIN(unsynced, (size_t)SECTOR);
-    bool tear = world_luck(world, 0.5);
-    if (tear && world_fault(world, FAULT_TORN_SECTOR, COORDINATOR)) {
-        for (size_t i = 0; i < torn; i++) partial->bytes.data[partial->bytes.size - 1 - i] ^= 0x5a;
-    } else if (!tear && world_fault(world, FAULT_LOST_WRITES, COORDINATOR)) {
-        partial->bytes.size -= lost;
-    }
-    partial->synced = partial->bytes.size;
 }
 
 void coordinator_die(struct coordinator *coordinator) {
     forget(coordinator);
-    for (size_t i = 0; i < coordinator->partial_count; i++) {
-        lose(coordinator, &coordinator->partials[i]);
-        coordinator->partials[i].call = 0;
-    }
+    storage_crash(&coordinator->storage);
+    ledger_queue_destroy(coordinator->ledger);
+    coordinator->ledger = NULL;
 }
 
 void coordinator_replace(struct coordinator *coordinator, bool behind_a_receipt) {
+    coordinator->new_epoch = 0;
     if (behind_a_receipt)
         coordinator->ends_at_receipt = true;
     else
@@ -118,15 +139,26 @@ void coordinator_replace(struct coordinator *coordinator, bool behind_a_receipt)
 }
 
 bool coordinator_is_stepping(const struct coordinator *coordinator) {
-    return coordinator->state && coordinator->job_count > 0 && !coordinator->jobs[0].snapshot;
+    return coordinator->state && coordinator->job_count > 0 &&
+           coordinator->jobs[0].kind != JOB_SNAPSHOT;
 }
 
 bool coordinator_is_receiving(const struct coordinator *coordinator) {
-    for (size_t i = 0; i < coordinator->partial_count && coordinator->state; i++) {
-        const struct partial_upload *partial = &coordinator->partials[i];
-        if (partial->call && partial->bytes.size > partial->synced) return true;
-    }
-    return false;
+    return coordinator->state && storage_is_receiving(&coordinator->storage);
+}
+
+bool coordinator_has_snapshots(const struct coordinator *coordinator) {
+    return storage_has_snapshots(&coordinator->storage);
+}
+
+/* Also the last that is whole: the ledger does without. */
+bool coordinator_flip_snapshot(struct coordinator *coordinator) {
+    return storage_flip_snapshot(&coordinator->storage);
+}
+
+void coordinator_mend(struct coordinator *coordinator) {
+    coordinator->ends_at_receipt = false;
+    storage_mend(&coordinator->storage);
 }
 
 bool coordinator_is_called(const struct coordinator *coordinator, uint32_t site) {
@@ -192,13 +224,10 @@ void coordinator_destroy(struct coordinator *coordinator) {
     if (!coordinator) return;
     forget(coordinator);
     coordinator_actions_deinit(&coordinator->actions);
-    for (size_t i = 0; i < coordinator->partial_count; i++)
-        buffer_deinit(&coordinator->partials[i].bytes);
-    for (size_t i = 0; i < coordinator->snapshot_count; i++)
-        buffer_deinit(&coordinator->snapshots[i].content);
     for (size_t i = 0; i < RECEIPTS_KEPT; i++) buffer_deinit(&coordinator->receipts[i].bytes);
-    free(coordinator->partials);
     free(coordinator->calls);
+    storage_deinit(&coordinator->storage);
+    ledger_queue_destroy(coordinator->ledger);
     disk_deinit(&coordinator->disk);
     free(coordinator);
 }
@@ -347,6 +376,7 @@ void coordinator_step(struct coordinator *coordinator, const struct coordinator_
     coordinator_state_step(coordinator->state, event, coordinator_now(coordinator),
                            &coordinator->actions);
     perform_all(coordinator);
+    coordinator_flush(coordinator);
 }
 
 static void on_code(void *context, struct event *event) {
@@ -362,48 +392,23 @@ void coordinator_tell_code(struct coordinator *coordinator, enum coordinator_eve
     world_post(coordinator->world, delay, COORDINATOR, on_code, coordinator, event);
 }
 
-/* A new epoch begins with an entry of its own; nothing of the old one is accepted after it. */
-static bool take_over(struct coordinator *coordinator, struct run_state *run) {
-    struct ledger_entry *entry = xcalloc(1, sizeof *entry);
-    struct buffer raw = {0}, record = {0};
-    struct error error = {0};
-    entry->kind = LEDGER_EPOCH;
-    entry->epoch = run_state_epoch(run) + 1;
-    entry->time_ms = process_wall_ms(coordinator->world, COORDINATOR);
-    ledger_entry_encode(entry, &raw);
-    buffer_u32(&record, (uint32_t)raw.size);
-    buffer_append(&record, raw.data, raw.size);
-    bool done = disk_append(&coordinator->disk, buffer_bytes(&record)) == OK;
-    check_ledger_grew(coordinator->check);
-    if (done && run_state_apply(run, buffer_bytes(&raw), true, &error) != OK)
-        world_fail(coordinator->world, "I6", "a new epoch is refused: %s", error.message);
-    coordinator->takeover = !done;
-    buffer_deinit(&raw);
-    buffer_deinit(&record);
-    free(entry);
-    return done;
+/* Another coordinator takes over: it goes on until its epoch is in the ledger, however often it has
+ * to start. */
+static bool begins_epoch(struct coordinator *coordinator, const struct run_state *run) {
+    if (!coordinator->takeover) return false;
+    if (coordinator->new_epoch == 0) coordinator->new_epoch = run_state_epoch(run) + 1;
+    coordinator->takeover = run_state_epoch(run) < coordinator->new_epoch;
+    return coordinator->takeover;
 }
 
 void coordinator_boot(struct coordinator *coordinator) {
     const struct scenario *scenario = coordinator->setup.scenario;
     process_start(coordinator->world, COORDINATOR);
     check_coordinator_restarted(coordinator->check);
-    bool behind = false;
-    struct run_state *run = coordinator_restore(coordinator, &behind);
+    bool is_behind = false;
+    struct run_state *run = coordinator_restore(coordinator, &is_behind);
     if (!run) return;
-    if (coordinator->takeover && !take_over(coordinator, run)) {
-        run_state_destroy(run);
-        coordinator_model_clear(coordinator);
-        coordinator_break(coordinator, "the epoch cannot be written");
-        return;
-    }
-    uint64_t largest = 0;
-    for (uint32_t f = 0; f < scenario->manifest.fragments; f++) {
-        uint64_t start, count;
-        fragment_range(scenario->parameters, scenario->manifest.fragments, f, &start, &count);
-        largest = MAX(largest, count);
-    }
-    coordinator->scratch = xcalloc((size_t)largest, sizeof(float));
+    uint64_t largest = fragment_largest(scenario->parameters, scenario->manifest.fragments);
     struct coordinator_options options = {
         .key = coordinator->setup.key,
         .uploads_limit = scenario->uploads_limit,
@@ -411,7 +416,9 @@ void coordinator_boot(struct coordinator *coordinator) {
         .presence_ms = scenario->presence_ms,
         .retry_ms = 200,
         .lost_ms = 4000 * MIN(scenario->pace, 8u),
-        .model_behind = behind};
+        .model_behind = is_behind,
+        .new_epoch = begins_epoch(coordinator, run)};
+    coordinator_begin_work(coordinator, run);
     coordinator->published = run_state_size(run);
     coordinator->state = coordinator_state_create(&options, run);
     world_trace(coordinator->world, "coordinator  up with %llu entries, version %llu",
@@ -420,6 +427,7 @@ void coordinator_boot(struct coordinator *coordinator) {
     coordinator_state_start(coordinator->state, coordinator_now(coordinator),
                             &coordinator->actions);
     perform_all(coordinator);
+    coordinator_flush(coordinator);
 }
 
 void coordinator_order(struct coordinator *coordinator, struct coordinator_event *event) {

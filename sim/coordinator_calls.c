@@ -20,9 +20,7 @@ static struct simulated_call *call_on(struct coordinator *coordinator, uint32_t 
 }
 
 void coordinator_call_end(struct coordinator *coordinator, struct simulated_call *call) {
-    for (size_t i = 0; i < coordinator->partial_count; i++) {
-        if (coordinator->partials[i].call == call->number) coordinator->partials[i].call = 0;
-    }
+    transfers_close(coordinator->transfers, call->number);
     size_t at = (size_t)(call - coordinator->calls);
     memmove(call, call + 1, (coordinator->call_count - at - 1) * sizeof *call);
     coordinator->call_count--;
@@ -65,130 +63,25 @@ static struct simulated_call *call_begin(struct coordinator *coordinator, uint32
 
 /* ---- Submit ---------------------------------------------------------------------------------- */
 
-static struct partial_upload *partial_of(struct coordinator *coordinator,
-                                         const struct contribution *c) {
-    for (size_t i = 0; i < coordinator->partial_count; i++) {
-        struct partial_upload *partial = &coordinator->partials[i];
-        if (partial->site == c->site && partial->fragment == c->fragment &&
-            partial->sequence == c->sequence &&
-            memcmp(partial->digest, c->payload_digest, DIGEST_SIZE) == 0)
-            return partial;
-    }
-    coordinator->partials = xrealloc(coordinator->partials, (coordinator->partial_count + 1) *
-                                                                sizeof coordinator->partials[0]);
-    struct partial_upload *partial = &coordinator->partials[coordinator->partial_count++];
-    *partial =
-        (struct partial_upload){.site = c->site, .fragment = c->fragment, .sequence = c->sequence};
-    memcpy(partial->digest, c->payload_digest, DIGEST_SIZE);
-    return partial;
-}
-
-static void partial_remove(struct coordinator *coordinator, struct partial_upload *partial) {
-    buffer_deinit(&partial->bytes);
-    *partial = coordinator->partials[--coordinator->partial_count];
-}
-
-static void finish_upload(struct coordinator *coordinator, struct simulated_call *call,
-                          struct partial_upload *partial) {
-    uint8_t digest[DIGEST_SIZE];
-    uint64_t number = call->number;
-    enum refusal code = ACCEPTED;
-    call->receiving = false;
-    digest_sha256(partial->bytes.data, partial->bytes.size, digest);
-    if (memcmp(digest, partial->digest, DIGEST_SIZE) != 0)
-        code = call->resumed ? REFUSED_BUSY : REFUSED_DIGEST;
-    enum status status = OK;
-    if (code == ACCEPTED)
-        status = disk_blob_write(&coordinator->disk, buffer_bytes(&partial->bytes), digest);
-    if (status == FAILED) coordinator_break(coordinator, "a payload cannot be made durable");
-    if (status == FAILED || status == CANCELLED) return;
-    if (status == FULL)
-        code = REFUSED_BUSY; /* it is sent again once there is room */
-    else
-        partial_remove(coordinator, partial);
-    coordinator_tell_code(
-        coordinator, COORDINATOR_UPLOADED, number, code,
-        world_heavy_tail(coordinator->world, coordinator->setup.scenario->commit_us / 2));
-}
-
 void coordinator_admit(struct coordinator *coordinator, const struct coordinator_action *action) {
-    struct simulated_call *call = coordinator_call(coordinator, action->call);
+    const struct simulated_call *call = coordinator_call(coordinator, action->call);
+    struct message credit = {.kind = MESSAGE_CREDIT, .b = coordinator->setup.scenario->chunk_limit};
     if (!call) return;
-    call->contribution = action->contribution;
-    call->supply = action->supply;
-    if (disk_blob_is_whole(&coordinator->disk, action->contribution.payload_digest)) {
-        coordinator_tell_code(coordinator, COORDINATOR_UPLOADED, call->number, ACCEPTED, MS);
-        return;
-    }
-    struct partial_upload *partial = partial_of(coordinator, &action->contribution);
-    if (partial->call &&
-        coordinator_call(coordinator, partial->call)) { /* another call writes to it */
-        coordinator_tell_code(coordinator, COORDINATOR_UPLOADED, call->number, REFUSED_BUSY, MS);
-        return;
-    }
-    partial->call = call->number;
-    call->receiving = true;
-    call->resumed = partial->bytes.size > 0;
-    if (partial->bytes.size == action->contribution.payload_size) {
-        finish_upload(coordinator, call, partial);
-        return;
-    }
-    struct message credit = {.kind = MESSAGE_CREDIT,
-                             .a = partial->bytes.size,
-                             .b = coordinator->setup.scenario->chunk_limit};
-    network_send(coordinator->setup.network, call->stream, false, &credit);
+    uint32_t stream = call->stream;
+    if (transfers_admit(coordinator->transfers, action->call, &action->contribution, action->supply,
+                        coordinator_now(coordinator).monotonic_ms, &credit.a) == TRANSFER_CREDIT)
+        network_send(coordinator->setup.network, stream, false, &credit);
 }
 
-static void take_chunk(struct coordinator *coordinator, struct simulated_call *call,
+/* One that nobody asked for any more was under way when its upload ended. */
+static void take_chunk(struct coordinator *coordinator, const struct simulated_call *call,
                        const struct message *message) {
-    if (!call->receiving) return;
-    struct partial_upload *partial = partial_of(coordinator, &call->contribution);
-    if (partial->call != call->number) return;
-    if (message->a != partial->bytes.size ||
-        partial->bytes.size + message->bytes.size > call->contribution.payload_size) {
-        call->receiving = false;
-        coordinator_tell_code(coordinator, COORDINATOR_UPLOADED, call->number, REFUSED_SIZE, MS);
-        return;
-    }
-    buffer_append(&partial->bytes, message->bytes.data, message->bytes.size);
-    if (world_chance(coordinator->world, 0.2)) partial->synced = partial->bytes.size;
-    if (partial->bytes.size == call->contribution.payload_size)
-        finish_upload(coordinator, call, partial);
-}
-
-/* True where an entry of the ledger, or one being checked or committed, names the payload. */
-static bool is_named(struct coordinator *coordinator, const uint8_t *digest) {
-    for (uint64_t i = 0; i < coordinator->disk.entry_count; i++) {
-        struct ledger_entry entry;
-        struct contribution c;
-        if (coordinator->disk.entries[i].data[0] != LEDGER_CONTRIBUTION) continue;
-        if (ledger_entry_decode(buffer_bytes(&coordinator->disk.entries[i]), &entry, NULL) != OK)
-            continue;
-        if (contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE), &c,
-                                NULL) != OK)
-            continue;
-        if (memcmp(c.payload_digest, digest, DIGEST_SIZE) == 0) return true;
-    }
-    return coordinator->commit_count > 0 || coordinator_state_uploads(coordinator->state) > 1;
+    (void)transfers_chunk(coordinator->transfers, call->number, message->a,
+                          buffer_bytes(&message->bytes));
 }
 
 void coordinator_check(struct coordinator *coordinator, const struct coordinator_action *action) {
-    const struct scenario *scenario = coordinator->setup.scenario;
-    const struct contribution *c = &action->contribution;
-    uint64_t start, count;
-    struct error why = {0};
-    enum refusal code = REFUSED_DIGEST;
-    fragment_range(scenario->parameters, scenario->manifest.fragments, c->fragment, &start, &count);
-    const struct buffer *payload = disk_blob_find(&coordinator->disk, c->payload_digest);
-    bool whole = disk_blob_is_whole(&coordinator->disk, c->payload_digest);
-    if (!whole) code = REFUSED_BUSY; /* not the site's fault: it is sent again */
-    if (whole)
-        code = admission_payload(c, &scenario->manifest, buffer_bytes(payload), count,
-                                 coordinator->scratch, &why);
-    if (code != ACCEPTED && whole && payload && !is_named(coordinator, c->payload_digest))
-        disk_blob_delete(&coordinator->disk, c->payload_digest);
-    coordinator_tell_code(coordinator, COORDINATOR_CHECKED, action->call, code,
-                          world_heavy_tail(coordinator->world, scenario->check_us));
+    transfers_check(coordinator->transfers, action->call, &action->contribution);
 }
 
 static void open_submit(struct coordinator *coordinator, struct simulated_call *call,
@@ -345,35 +238,55 @@ static void open_follow(struct coordinator *coordinator, struct simulated_call *
 
 /* ---- the short ones -------------------------------------------------------------------------- */
 
-static void open_fetch(struct coordinator *coordinator, struct simulated_call *call,
-                       const struct message *message) {
-    const struct kept_snapshot *kept = NULL;
-    for (size_t i = 0; i < coordinator->snapshot_count; i++) {
-        if (message->a == 0 || coordinator->snapshots[i].header.version == message->a)
-            kept = &coordinator->snapshots[i];
-    }
-    struct message reply = {.kind = MESSAGE_SNAPSHOT, .a = kept != NULL, .b = message->b};
-    uint64_t number = call->number;
-    if (!kept) {
-        coordinator_answer(coordinator, number, &reply);
-        return;
-    }
-    reply.c = kept->content.size;
-    if (message->c) { /* the offer alone */
-        buffer_append(&reply.bytes, kept->raw, SNAPSHOT_HEADER_SIZE);
-        coordinator_answer(coordinator, number, &reply);
-        return;
-    }
+/* A damaged one goes, and the site comes again. */
+static void spoil_snapshot(struct coordinator *coordinator, struct simulated_call *call,
+                           const struct snapshot_header *header) {
+    struct error error = {0};
+    enum status status = directory_snapshot_delete(&coordinator->data, header, &error);
+    world_trace(coordinator->world, "coordinator  a damaged snapshot is taken away: %s",
+                status == OK ? "done" : error.message);
+    network_close(coordinator->setup.network, call->stream, false);
+    coordinator_call_end(coordinator, call);
+}
+
+static void send_snapshot(struct coordinator *coordinator, struct simulated_call *call,
+                          const uint8_t *raw, const struct buffer *content, uint64_t from) {
     const size_t piece = 16384;
-    for (size_t at = MIN((size_t)message->b, kept->content.size); at < kept->content.size;
-         at += piece) {
-        struct message part = {.kind = MESSAGE_SNAPSHOT, .a = 1, .b = at, .c = kept->content.size};
-        buffer_append(&part.bytes, kept->raw, SNAPSHOT_HEADER_SIZE);
-        buffer_append(&part.bytes, kept->content.data + at, MIN(piece, kept->content.size - at));
+    for (size_t at = MIN((size_t)from, content->size); at < content->size; at += piece) {
+        struct message part = {.kind = MESSAGE_SNAPSHOT, .a = 1, .b = at, .c = content->size};
+        buffer_append(&part.bytes, raw, SNAPSHOT_HEADER_SIZE);
+        buffer_append(&part.bytes, content->data + at, MIN(piece, content->size - at));
         network_send(coordinator->setup.network, call->stream, false, &part);
     }
     network_close(coordinator->setup.network, call->stream, false);
     coordinator_call_end(coordinator, call);
+}
+
+static void open_fetch(struct coordinator *coordinator, struct simulated_call *call,
+                       const struct message *message) {
+    struct snapshot_header header;
+    uint8_t raw[SNAPSHOT_HEADER_SIZE];
+    struct buffer content = {0};
+    struct message reply = {.kind = MESSAGE_SNAPSHOT, .b = message->b};
+    enum status status =
+        directory_snapshot_header(&coordinator->data, message->a ? message->a : UINT64_MAX,
+                                  key_pair_public(coordinator->setup.key), raw, &header, NULL);
+    if (status != OK || (message->a && header.version != message->a)) {
+        coordinator_answer(coordinator, call->number, &reply);
+        return;
+    }
+    if (blob_read(coordinator->data.blobs, header.content_digest, header.content_size, &content,
+                  NULL) != OK) {
+        spoil_snapshot(coordinator, call, &header);
+    } else if (message->c) { /* the offer alone */
+        reply.a = 1;
+        reply.c = content.size;
+        buffer_append(&reply.bytes, raw, SNAPSHOT_HEADER_SIZE);
+        coordinator_answer(coordinator, call->number, &reply);
+    } else {
+        send_snapshot(coordinator, call, raw, &content, message->b);
+    }
+    buffer_deinit(&content);
 }
 
 static void open_join(struct coordinator *coordinator, const struct simulated_call *call,

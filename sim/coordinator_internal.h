@@ -4,23 +4,17 @@
 #ifndef SIM_COORDINATOR_INTERNAL_H
 #define SIM_COORDINATOR_INTERNAL_H
 
+#include "coordinator/directory.h"
+#include "coordinator/ledger_queue.h"
+#include "coordinator/model_work.h"
+#include "coordinator/transfers.h"
 #include "sim/coordinator.h"
-
-struct partial_upload { /* of a payload; on disk */
-    uint32_t site, fragment;
-    uint64_t sequence;
-    uint8_t digest[DIGEST_SIZE];
-    struct buffer bytes;
-    size_t synced;
-    uint64_t call; /* that appends to it now; 0: none */
-};
+#include "sim/storage.h"
 
 struct simulated_call {
     uint64_t number;
     uint32_t stream, site;
     enum message_kind kind; /* that opened it */
-    bool receiving, resumed, supply;
-    struct contribution contribution;
     uint8_t header[CONTRIBUTION_HEADER_SIZE], signature[SIGNATURE_SIZE];
     /* Follow */
     uint64_t next, payloads_from, head_size;
@@ -28,29 +22,15 @@ struct simulated_call {
     uint64_t instance;
 };
 
-struct queued_commit {
-    uint64_t number; /* 0: a snapshot */
-    struct buffer bytes;
-    struct snapshot_header header;
-    struct buffer content;
-};
+enum model_job_kind { JOB_STEP, JOB_CATCH_UP, JOB_SNAPSHOT };
 
 struct model_job {
-    bool snapshot, catch_up;
-    struct ledger_entry step;
-    struct run_pending *parts; /* [step.step.count], owned: copied while they are pending */
-    struct snapshot_header header;
+    enum model_job_kind kind;
+    struct model_step step; /* its parts are owned */
+    struct model_snapshot snapshot;
 };
 
-struct kept_snapshot { /* on disk */
-    struct snapshot_header header;
-    uint8_t raw[SNAPSHOT_HEADER_SIZE];
-    struct buffer content;
-    size_t flipped_at; /* the byte whose `flipped` bits are wrong */
-    uint8_t flipped;   /* 0: none are */
-};
-
-enum { SNAPSHOTS_KEPT = 2, PARTIALS_LIMIT = 256, RECEIPTS_KEPT = 64, SECTOR = 512 };
+enum { SNAPSHOTS_KEPT = 2, RECEIPTS_KEPT = 64 };
 
 struct sent_receipt { /* what a network that delivers late may still hold */
     uint32_t epoch;
@@ -65,12 +45,11 @@ struct coordinator {
     struct check *check;
 
     /* on disk */
-    struct disk disk;
-    struct partial_upload *partials; /* [partial_count] */
-    size_t partial_count;
-    struct kept_snapshot snapshots[SNAPSHOTS_KEPT + 1]; /* oldest first */
-    size_t snapshot_count;
+    struct disk disk; /* ledger and payloads */
+    struct storage storage;
+    struct directory data;                       /* borrows the storage */
     bool takeover;                               /* the next start is another coordinator's */
+    uint32_t new_epoch;                          /* ... and its epoch; 0: not known yet */
     bool ends_at_receipt;                        /* ... which begins after the next receipt */
     struct sent_receipt receipts[RECEIPTS_KEPT]; /* a ring; not this process's */
     uint64_t receipt_count;
@@ -78,18 +57,16 @@ struct coordinator {
     /* in memory */
     struct coordinator_state *state; /* NULL: down */
     struct coordinator_actions actions;
+    struct ledger_queue *ledger;
+    struct transfers *transfers;
     struct model_state model;
-    float *scratch;
+    struct model_work work;
     struct simulated_call *calls; /* [call_count], in order of opening */
     size_t call_count, call_capacity;
     uint64_t next_call;
-    struct queued_commit *commits; /* [commit_count]: not durable yet */
-    size_t commit_count;
-    bool syncing;
-    size_t syncing_count;   /* of the first commits */
     struct model_job *jobs; /* [job_count] */
     size_t job_count;
-    bool job_running;
+    bool job_running, retries; /* retries: a full disk is tried again at a time that is set */
     uint64_t published, timer_round;
 };
 
@@ -111,15 +88,17 @@ void coordinator_publish(struct coordinator *coordinator, uint64_t size);
 
 /* coordinator_model.c */
 void coordinator_commit(struct coordinator *coordinator, const struct coordinator_action *action);
+/* After a step: what has gathered goes to the disk. */
+void coordinator_flush(struct coordinator *coordinator);
 void coordinator_apply(struct coordinator *coordinator, const struct coordinator_action *action);
 void coordinator_snapshot(struct coordinator *coordinator, const struct coordinator_action *action);
-void coordinator_keep_snapshot(struct coordinator *coordinator,
-                               const struct snapshot_header *header, struct buffer *content);
 void coordinator_model_clear(struct coordinator *coordinator);
-/* Model and run state from the disk; *behind: a payload is lost, and the model stands before the
- * step that needs it. */
-struct run_state *coordinator_restore(struct coordinator *coordinator, bool *behind);
+/* Model and run state from the disk; *is_behind: a payload is lost, and the model stands before
+ * the step that needs it. */
+struct run_state *coordinator_restore(struct coordinator *coordinator, bool *is_behind);
 void coordinator_catch_up(struct coordinator *coordinator);
+/* Ledger queue, transfers and the model's work, once the run is restored. */
+void coordinator_begin_work(struct coordinator *coordinator, const struct run_state *run);
 /* The brain hears of a payload that cannot be read. */
 void coordinator_tell_lost(struct coordinator *coordinator, uint64_t index,
                            const struct contribution *contribution);

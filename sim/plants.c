@@ -8,15 +8,17 @@
 /* clang-format off */
 const struct plant plants[] = {
     /* --- the coordinator --- */
-    {"ack_before_durable", "a commit is told durable before it is", "sim/coordinator_model.c",
-     "    if (!coordinator->syncing) begin_sync(coordinator);\n}\n\n/* ---- the model",
-     "    if (PLANTED(\"ack_before_durable\")) tell_committed(coordinator, action->commit, 0, true);\n"
-     "    if (!coordinator->syncing) begin_sync(coordinator);\n}\n\n/* ---- the model"},
-    {"sync_error_ignored", "a failed sync counts as one that worked", "sim/coordinator_model.c",
-     "delay, written == OK)", "delay, written == OK || PLANTED(\"sync_error_ignored\"))"},
-    {"shared_payload_deleted", "a refused payload is deleted although the ledger names it", "sim/coordinator_calls.c",
-     "payload && !is_named(coordinator, c->payload_digest)",
-     "payload && (PLANTED(\"shared_payload_deleted\") || !is_named(coordinator, c->payload_digest))"},
+    {"ack_before_durable", "a commit is told durable before it is", "coordinator/ledger_queue.c",
+     "        queue->sent = sent;\n        return;\n",
+     "        queue->sent = sent;\n"
+     "        if (PLANTED(\"ack_before_durable\")) queue->options.written(queue->options.context, OK, \"\");\n"
+     "        return;\n"},
+    {"sync_error_ignored", "a failed sync counts as one that worked", "coordinator/ledger_queue.c",
+     "    queue->options.written(queue->options.context, status,",
+     "    if (status == FAILED && PLANTED(\"sync_error_ignored\")) status = OK;\n"
+     "    queue->options.written(queue->options.context, status,"},
+    {"shared_payload_deleted", "a refused payload is deleted although the ledger names it", "coordinator/transfers.c",
+     "    if (!transfer->fresh) return;", "    if (!transfer->fresh && !PLANTED(\"shared_payload_deleted\")) return;"},
     {"receipt_before_commit", "a contribution's receipt is signed when its entry is made", "coordinator/coordinator_uploads.c",
      "    contribution_digest(upload.header, commit->header_digest);\n",
      "    contribution_digest(upload.header, commit->header_digest);\n"
@@ -30,9 +32,9 @@ const struct plant plants[] = {
     {"snapshot_too_early", "a snapshot says that no payload before its ledger's end is needed", "coordinator/coordinator_steps.c",
      "action->first_index = oldest_pending(state);",
      "action->first_index = PLANTED(\"snapshot_too_early\") ? run_state_size(state->run) + 1 : oldest_pending(state);"},
-    {"snapshot_of_another_version", "a snapshot names the version before its content's", "sim/coordinator_model.c",
-     "    commit->header = job->header;\n",
-     "    commit->header = job->header;\n    if (PLANTED(\"snapshot_of_another_version\") && commit->header.version > 0) commit->header.version--;\n"},
+    {"snapshot_of_another_version", "a snapshot names the version before its content's", "coordinator/directory_contents.c",
+     "    header.version = model->version;",
+     "    header.version = model->version - (PLANTED(\"snapshot_of_another_version\") && model->version > 0);"},
     {"end_not_made_up_for", "a run whose tokens are spent is ended by the contribution that spends them, or never", "coordinator/coordinator_state.c",
      "    end_if_spent(state, now, out);\n",
      "    if (!PLANTED(\"end_not_made_up_for\") ||\n"
@@ -56,12 +58,11 @@ const struct plant plants[] = {
      "    if (state->behind && !state->stopping) brain", "    if (state->behind && !state->stopping && !PLANTED(\"disk_not_asked_again\")) brain"},
     {"lost_payload_kept", "a payload that nobody has is waited for, for ever", "coordinator/coordinator_lost.c",
      "uint64_t end = state->options.lost_ms >", "uint64_t end = PLANTED(\"lost_payload_kept\") || state->options.lost_ms >"},
-    {"lost_payload_blocks_start", "a restart needs every payload at once", "sim/coordinator_model.c",
-     "    *behind = status != OK && report.lost_payload;", "    *behind = status != OK && report.lost_payload && !PLANTED(\"lost_payload_blocks_start\");"},
-    {"snapshot_is_the_source", "without a readable snapshot the coordinator does not start", "sim/coordinator_model.c",
-     "    if (read_snapshot(coordinator, error) != OK) TRY(begin_anew(coordinator, error));",
-     "    enum status read = read_snapshot(coordinator, error);\n    if (PLANTED(\"snapshot_is_the_source\")) TRY(read);\n"
-     "    if (read != OK) TRY(begin_anew(coordinator, error));"},
+    {"lost_payload_blocks_start", "a restart needs every payload at once", "coordinator/directory_restore.c",
+     "    if (status != OK && report->lost_payload) status", "    if (status != OK && report->lost_payload && !PLANTED(\"lost_payload_blocks_start\")) status"},
+    {"snapshot_is_the_source", "without a readable snapshot the coordinator does not start", "coordinator/directory_restore.c",
+     "    if (status == NOT_FOUND)\n        status = begin_anew(",
+     "    if (status == NOT_FOUND && !PLANTED(\"snapshot_is_the_source\"))\n        status = begin_anew("},
     {"place_given_back_twice", "the end of an upload is counted twice", "coordinator/coordinator_uploads.c",
      "    presence->uploading--;\n    *upload", "    presence->uploading -= PLANTED(\"place_given_back_twice\") ? 2 : 1;\n    *upload"},
     {"commit_kept", "the newest of the commits that are durable stays in the table", "coordinator/coordinator_state.c",

@@ -50,6 +50,21 @@ tree
 echo "thing_use because" >"$place/tree/scripts/uncalled-functions"
 ! check && grep -q 'thing_use is called, or gone' "$place/out"
 verdict a_reason_for_what_is_called_is_found $?
+simulated() { # NAME TEXT-OF-sim/copy.c LINES-OF-sim-functions WORDS-IN-THE-COMPLAINT; none: it is in order
+    tree
+    mkdir -p "$place/tree/sim"
+    printf '%b' "$2" >"$place/tree/sim/copy.c"
+    printf '%b' "$3" >"$place/tree/scripts/sim-functions"
+    if [ -n "$4" ]; then ! check && grep -q "$4" "$place/out"; else check; fi
+    verdict "$1" $?
+}
+copy='static int helper(int a) {\n    return a;\n}\n'
+simulated a_function_of_the_simulator_with_a_shipped_name_is_found "$copy" '' "function helper (sim/copy.c:1) is a shipped function's name"
+simulated a_reason_beside_it_is_enough "$copy" 'sim/copy.c helper another thing\n' ''
+simulated a_star_fits_all_of_a_file "$copy" 'sim/copy.c * a port\n' ''
+simulated a_line_of_another_file_does_not_fit "$copy" 'sim/other.c helper another thing\n' 'sim/copy.c:1'
+simulated a_simulated_function_without_its_reason_is_found "$copy" 'sim/copy.c helper\n' 'needs its reason'
+simulated a_line_that_fits_nothing_is_found 'static int other(int a) {\n    return a;\n}\n' 'sim/copy.c helper another thing\n' 'fits no repeated name'
 
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]
