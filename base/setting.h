@@ -4,8 +4,8 @@
  * (topology/topology.h) are tables of these, over plain structs. What is written is the same in all
  * of them, in a flag, a variable or a file:
  *
- *     number    digits, with '.' and digits, with 'e' and an exponent: 500, 0.7, 1.5e-4. No sign, no
- *               leading zeros (some take them for octal), nothing else that strtod would take.
+ *     number    digits, with '.' and digits, with 'e' and an exponent: 500, 0.7, 1.5e-4. No sign,
+ *               no leading zeros (some take them for octal), nothing else that strtod would take.
  *     count     k M B T for 10^3 10^6 10^9 10^12, or none: 30, 64k, 1.5B; whole where it counts
  *     share     % or none: 0.02 is 2%
  *     size      B; kB MB GB TB PB for powers of 1000, KiB MiB GiB TiB for powers of 1024

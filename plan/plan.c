@@ -165,7 +165,7 @@ static void sum_site(struct plan *plan, struct site_now *site) {
     own->tokens = own->useful_steps * site->group->batch_tokens;
     own->busy = present > 0 ? own->time[PLAN_USEFUL] / present : 0;
     own->tokens_per_second = present > 0 ? own->tokens / present : 0;
-    own->cost = own->sent * site->group->link.price;
+    own->cost = own->sent / 1e9 * site->group->link.price;
     out->up_bytes += own->sent;
     out->down_bytes += own->received;
     out->up_lost += own->sent_lost;
@@ -250,7 +250,7 @@ static void sum_up(struct plan *plan) {
     out->up_received = out->up_bytes - out->up_lost;
     out->down_received = out->down_bytes - out->down_lost;
     out->uplink_bits = merged > 0 ? out->up_bytes * 8 / (merged * plan->fragment_parameters) : 0;
-    out->cost_egress = out->down_bytes * plan->topology->coordinator.price_out;
+    out->cost_egress = out->down_bytes / 1e9 * plan->topology->coordinator.price_out;
     out->cost_hours = plan->end / 3600 * plan->topology->coordinator.price_hour;
     for (size_t i = 0; i < PEAK_BUCKETS; i++) {
         out->peak_in = fmax(out->peak_in, plan->peak_in[i] / plan->peak_width);

@@ -263,7 +263,7 @@ TEST(many_sites_are_planned_in_quanta_and_come_out_alike) {
 
 static void all_output(uint64_t seed, struct buffer *json, struct buffer *svg,
                        struct buffer *text) {
-    struct topology *topology = read_plan("duration: 6h\ntarget_tokens: 1G\nmodel: {parameters: "
+    struct topology *topology = read_plan("duration: 6h\ntarget_tokens: 1B\nmodel: {parameters: "
                                           "300M}\nrun: {inner_steps: 60}\n" STORM);
     struct plan_result result;
     struct plan_advice advice;

@@ -14,19 +14,12 @@
 
 /* Dense bf16 peaks without sparsity, from the makers' data sheets: A100, H100 (SXM), H200, B200
  * (NVIDIA), MI300X (AMD), TPU v4, v5e, v5p, v6e (Google Cloud). */
-const struct topology_gpu topology_gpus[] = {{"A100", 312e12, 80e9},
-                                             {"H100", 989e12, 80e9},
-                                             {"H200", 989e12, 141e9},
-                                             {"B200", 2250e12, 180e9},
-                                             {"GB200", 2500e12, 186e9},
-                                             {"MI300X", 1307e12, 192e9},
-                                             {"L40S", 362e12, 48e9},
-                                             {"RTX4090", 165e12, 24e9},
-                                             {"TPUv4", 275e12, 32e9},
-                                             {"TPUv5e", 197e12, 16e9},
-                                             {"TPUv5p", 459e12, 95e9},
-                                             {"TPUv6e", 918e12, 32e9},
-                                             {NULL, 0, 0}};
+const char *const topology_gpu_names[] = {"A100",   "H100",   "H200",    "B200",  "GB200",
+                                          "MI300X", "L40S",   "RTX4090", "TPUv4", "TPUv5e",
+                                          "TPUv5p", "TPUv6e", NULL};
+static const double gpu_peaks[] = {312e12, 989e12, 989e12, 2250e12, 2500e12, 1307e12,
+                                   362e12, 165e12, 275e12, 197e12,  459e12,  918e12};
+_Static_assert(COUNT_OF(topology_gpu_names) == COUNT_OF(gpu_peaks) + 1, "a peak for each name");
 
 /* ---- what follows from what was read --------------------------------------------------------- */
 
@@ -44,7 +37,7 @@ static enum status derive_step(const struct topology *topology, struct topology_
         return OK;
     }
     if (gpu) {
-        double flops = topology_gpus[site->gpu_kind].peak * site->mfu * site->gpu_count;
+        double flops = gpu_peaks[site->gpu_kind] * site->mfu * site->gpu_count;
         site->tokens_per_second = flops / (6 * topology->model.parameters);
     }
     site->step = site->batch_tokens / site->tokens_per_second;

@@ -45,7 +45,7 @@ struct topology_fault {
     double lasts; /* seconds */
     double at;    /* seconds from the start; INFINITY: none */
     double at_lasts;
-    int regular; /* boolean */
+    bool regular;
 };
 
 /* From the exponential distribution of that mean; INFINITY for INFINITY. */
@@ -66,7 +66,7 @@ struct topology_link {
     double connections; /* TCP connections that a transfer may use */
     int congestion;     /* enum congestion_control */
     double window;      /* bytes: the largest send and receive window of one connection */
-    double price;       /* for each byte that the site sends; the file says it for a GB */
+    double price;       /* of a GB that the site sends */
     struct topology_fault outage; /* nothing passes */
     struct topology_fault
         reset; /* every connection is cut, and may be opened at once; `lasts` is not used */
@@ -76,7 +76,7 @@ struct topology_site {             /* a group of `count` equal sites */
     char name[TOPOLOGY_NAME_SIZE]; /* of the site, or "name-3" for the third of several */
     double count;
     double spread;       /* of speeds: 0 none, 0.2 from 0.8 to 1.2 */
-    int gpu_kind;        /* index into topology_gpus; -1: none given */
+    int gpu_kind;        /* index into topology_gpu_names; -1: none given */
     double gpu_count;    /* a site */
     double mfu;          /* share of the GPUs' peak that training reaches */
     double batch_tokens; /* of one inner step at one site */
@@ -99,7 +99,7 @@ struct topology_coordinator {
     double cores, ram;            /* count; bytes */
     double disk, disk_rate;       /* bytes; bytes per second */
     double up, down;              /* bytes per second; INFINITY */
-    double price_out, price_hour; /* a byte of egress (a GB in the file); an hour of the machine */
+    double price_out, price_hour; /* of a GB of egress; of an hour of the machine */
     double commit;                /* seconds: a group commit */
     double decode, step; /* seconds a parameter and core: decoding a contribution; an outer step
                             with its root */
@@ -114,7 +114,7 @@ struct topology_run { /* as in the run's manifest, and with its defaults */
     double inner_steps; /* H */
     double fragments, quorum, grace, staleness_cap, warmup_steps, warmup_grace;
     double snapshot_interval, root_interval;
-    int dylu, overlap; /* booleans */
+    bool dylu, overlap;
 };
 
 struct topology {
@@ -122,6 +122,7 @@ struct topology {
     double duration;      /* seconds that are simulated */
     double target_tokens; /* time to so many is reported; 0: none */
     struct {
+        char preset[16]; /* the shape that parameters were counted of; "": they were given */
         double parameters;
         double sequence; /* tokens, for people only */
     } model;
@@ -141,13 +142,6 @@ struct topology_place {
     double step;           /* seconds an inner step, with the group's spread */
     char name[TOPOLOGY_NAME_SIZE + 12];
 };
-
-struct topology_gpu {
-    const char *name;
-    double peak;   /* dense bf16 FLOP/s, as the maker publishes it */
-    double memory; /* bytes */
-};
-extern const struct topology_gpu topology_gpus[]; /* ends with name NULL */
 
 /* INVALID with `name`, line and what to write instead. *out is freed with topology_destroy. */
 MUST_USE enum status topology_parse(struct bytes yaml, const char *name, struct topology **out,
