@@ -305,6 +305,21 @@ static enum status consider(struct train *train, struct error *error) {
     }
 }
 
+double train_clip_limit(const struct train *train, const struct train_site *site) {
+    (void)site;
+    double factor = train->options->manifest->admission.clip_factor;
+    double median = clip_window_median(&train->clip);
+    return factor > 0 && median > 0 ? factor * median : (double)INFINITY;
+}
+
+static void note_clip(struct train *train, double clip) {
+    if (train->clip_count == train->clip_capacity) {
+        train->clip_capacity = MAX(2 * train->clip_capacity, (size_t)64);
+        train->clips = xrealloc(train->clips, train->clip_capacity * sizeof(train->clips[0]));
+    }
+    train->clips[train->clip_count++] = clip;
+}
+
 static enum status on_arrive(struct train *train, const struct train_event *event) {
     const struct manifest *manifest = train->options->manifest;
     struct train_site *site = &train->sites[event->site];
@@ -323,6 +338,8 @@ static enum status on_arrive(struct train *train, const struct train_event *even
                                   .base_version = site->base->version,
                                   .clip = clip_window_clip(&train->clip, site->norm)};
     clip_window_push(&train->clip, site->norm);
+    if (!site_is_hostile(train, site)) note_clip(train, one->clip);
+    hostile_note_honest(train, site);
     *train->pending_end = one;
     train->pending_end = &one->next;
     train->pending_count++;
@@ -536,7 +553,14 @@ static void train_close(struct train *train) {
     free(train->data);
     free(train->trainers);
     clip_window_deinit(&train->clip);
+    buffer_deinit(&train->overheard);
+    free(train->clips);
     heap_deinit(&train->heap);
+}
+
+static int by_value(const void *first, const void *second) {
+    const double *a = first, *b = second;
+    return (*a > *b) - (*a < *b);
 }
 
 static void finish(struct train *train, struct train_result *out) {
@@ -555,6 +579,8 @@ static void finish(struct train *train, struct train_result *out) {
     train->result.staleness = train->result.contributions ? (double)train->staleness_sum /
                                                                 (double)train->result.contributions
                                                           : 0;
+    if (train->clip_count) qsort(train->clips, train->clip_count, sizeof(double), by_value);
+    train->result.scale = train->clip_count ? train->clips[train->clip_count / 2] : 1;
     *out = train->result;
 }
 

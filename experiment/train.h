@@ -23,7 +23,9 @@
  *
  * A site that joins late stands on the newest version, one that leaves takes what it has not sent.
  *
- * Left out: fragments beyond one, the admission checks of a hostile site, what a coordinator's
+ * Sites can be hostile: they send what poisons the model and breaks no rule of form.
+ *
+ * Left out: fragments beyond one, the admission checks of a broken message, what a coordinator's
  * restart costs beyond its absence, and sites' downlink as a queue (a step is delivered after its
  * own transfer). One thread calls; no clock.
  */
@@ -37,6 +39,11 @@
 #include "model/history.h"
 #include "topology/topology.h"
 
+/* What hostile sites send: `large` is 100 times their delta; the others stay just under the clip:
+ * `flip` turns its sign, `random` is noise, `negate` is the last honest contribution's negative. */
+enum train_hostile { TRAIN_HONEST = 0, TRAIN_LARGE, TRAIN_FLIP, TRAIN_RANDOM, TRAIN_NEGATE };
+extern const char *const train_hostile_names[]; /* in that order, then NULL */
+
 struct train_options {
     const struct topology *topology; /* borrowed */
     const struct manifest
@@ -44,13 +51,16 @@ struct train_options {
     const char *const *data; /* [data_count]: site i trains on data[i % data_count] */
     size_t data_count;
     enum data_format data_format;
-    double heldout;          /* of each file's end */
-    uint64_t windows;        /* held-out windows a file and evaluation; 0: all */
-    uint32_t sequences;      /* a batch */
-    uint32_t threads;        /* 0: one per processor */
-    uint64_t seed;           /* of speeds, links and failures */
-    double duration;         /* virtual seconds */
-    double evaluate_every;   /* virtual seconds */
+    double heldout;        /* of each file's end */
+    uint64_t windows;      /* held-out windows a file and evaluation; 0: all */
+    uint32_t sequences;    /* a batch */
+    uint32_t threads;      /* 0: one per processor */
+    uint64_t seed;         /* of speeds, links and failures */
+    double duration;       /* virtual seconds */
+    double evaluate_every; /* virtual seconds */
+    enum train_hostile hostile;
+    uint32_t hostile_sites;  /* the last so many */
+    double hostile_from;     /* virtual seconds */
     FILE *csv;               /* NULL: none. time_s,site,version,tokens,loss,heldout */
     FILE *progress;          /* NULL: none */
     struct history *history; /* NULL: none */
@@ -63,6 +73,7 @@ struct train_result {
         heldout;      /* mean of the sites' last rounds; of the global model, mean over the files */
     double busy;      /* training / time that sites were there */
     double staleness; /* mean */
+    double scale;     /* median over the honest sites' contributions; 1: none was clipped */
     uint8_t root[DIGEST_SIZE];
 };
 

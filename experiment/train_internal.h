@@ -1,5 +1,5 @@
-/* The inside of the workbench: train.c (time: events, links, merging) and train_site.c (tensors:
- * steps, rounds, rebases). */
+/* The inside of the workbench: train.c (time: events, links, merging), train_site.c (tensors: steps,
+ * rounds, rebases) and train_hostile.c (what a hostile site sends). */
 #ifndef EXPERIMENT_TRAIN_INTERNAL_H
 #define EXPERIMENT_TRAIN_INTERNAL_H
 
@@ -105,10 +105,25 @@ struct train {
     struct merge_windows windows;
     double wake; /* of the newest GRACE event */
     struct clip_window clip;
+    double *clips; /* [clip_count], owned: of the honest sites' contributions */
+    size_t clip_count, clip_capacity;
+    struct buffer overheard; /* the last honest site's payload, for a hostile one */
     uint64_t ledger_tokens, staleness_sum;
     struct train_result result;
     struct error failure;
 };
+
+/* --- train.c --- */
+/* The norm above which a contribution of the site would be clipped now; INFINITY: none. */
+double train_clip_limit(const struct train *train, const struct train_site *site);
+
+/* --- train_hostile.c --- */
+bool site_is_hostile(const struct train *train, const struct train_site *site);
+/* A contribution has come, and everybody sees it. */
+void hostile_note_honest(struct train *train, const struct train_site *site);
+/* Instead of what was encoded: payload and norm. */
+MUST_USE enum status hostile_round(struct train *train, struct train_site *site,
+                                   struct error *error);
 
 /* --- train_site.c --- */
 MUST_USE enum status site_init(struct train *train, uint32_t index, struct error *error);

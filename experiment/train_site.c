@@ -153,7 +153,7 @@ enum status site_round(struct train *train, struct train_site *site, struct erro
                      &site->payload, error));
     TRY(codec_norm_squared(codec, buffer_bytes(&site->payload), count, &squared, error));
     site->norm = sqrt(squared);
-    return OK;
+    return site_is_hostile(train, site) ? hostile_round(train, site, error) : OK;
 }
 
 /* local = next + (local - snapshot), or where no delta was merged + (local - base): node/replica.h.

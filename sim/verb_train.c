@@ -56,6 +56,13 @@ static const struct setting table[] = {
      .help = "Held-out windows per file; 0: all."},
     {"heldout", SETTING_SHARE, FIELD(heldout), .fallback = "0.02", .min = "0.0001", .max = "0.5",
      .help = "Share of each file's end that is held out."},
+    {"hostile", SETTING_CHOICE, FIELD(hostile), .fallback = "none", .choices = train_hostile_names,
+     .help = "What the last sites send: large (100 times their delta), or just under the clip: "
+             "flip (its sign turned), random, negate (the last honest one's negative)."},
+    {"hostile-sites", SETTING_COUNT, FIELD(hostile_sites), .fallback = "1", .min = "1",
+     .max = "4096", .help = "Number of hostile sites."},
+    {"hostile-from", SETTING_DURATION, FIELD(hostile_from_ms), .fallback = "0",
+     .help = "Virtual time at which they begin."},
     {"csv", SETTING_PATH, FIELD(csv), .value_name = "FILE",
      .help = "time_s,site,version,tokens,loss,heldout: every round, every evaluation."},
     {"svg", SETTING_PATH, FIELD(svg), .value_name = "FILE",
@@ -153,11 +160,12 @@ static void print_result(const struct train_result *r) {
     printf("held-out %.4f  loss %.4f  %llu tokens in %llu steps, busy %.2f %%\n"
            "%llu versions of %llu contributions, staleness %.2f, %llu refused, %llu steps lost to "
            "crashes, %.3f MB up\n"
-           "at most %llu distinct versions held; state root %s\n",
+           "at most %llu distinct versions held; median scale of honest contributions %.3f; "
+           "state root %s\n",
            r->heldout, r->loss, (unsigned long long)r->tokens, (unsigned long long)r->steps,
            100 * r->busy, (unsigned long long)r->versions, (unsigned long long)r->contributions,
            r->staleness, (unsigned long long)r->refused, (unsigned long long)r->lost_steps,
-           (double)r->bytes_up / 1e6, (unsigned long long)r->distinct_versions_most,
+           (double)r->bytes_up / 1e6, (unsigned long long)r->distinct_versions_most, r->scale,
            hex_encode(r->root, DIGEST_SIZE, root));
 }
 
@@ -192,6 +200,9 @@ static enum status train(const struct sim_settings *settings, struct error *erro
         .threads = (uint32_t)settings->train.threads,
         .seed = settings->train.seed ? settings->train.seed : manifest.initial.seed,
         .duration = duration,
+        .hostile = (enum train_hostile)settings->train.hostile,
+        .hostile_sites = (uint32_t)settings->train.hostile_sites,
+        .hostile_from = (double)settings->train.hostile_from_ms / 1000,
         .evaluate_every = settings->train.evaluate_ms ? (double)settings->train.evaluate_ms / 1000
                                                       : duration / 20,
         .progress = stdout,

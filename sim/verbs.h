@@ -25,6 +25,8 @@ struct sim_settings {
         uint64_t inner_steps, sites, sequences, threads, seed, duration_ms, evaluate_ms, windows;
         double heldout, learning_rate, outer_learning_rate;
         int mode, codec; /* 0: as the file says */
+        int hostile;
+        uint64_t hostile_sites, hostile_from_ms;
     } train;
 };
 

@@ -222,3 +222,29 @@ TEST(memory_grows_with_sites_by_the_formula) {
     topology_destroy(four);
     topology_destroy(eight);
 }
+
+static struct train_result run_hostile(enum train_hostile kind, double from) {
+    struct topology *topology = topology_of(FOUR);
+    struct manifest manifest = manifest_of("admission: {clip_factor: 0}\n");
+    const char *data = write_text();
+    struct train_options options = options_of(topology, &manifest, &data);
+    struct train_result result = {0};
+    struct error error = {0};
+    options.hostile = kind;
+    options.hostile_sites = 1;
+    options.hostile_from = from;
+    CHECK_OK(train_run(&options, &result, &error));
+    topology_destroy(topology);
+    free((void *)data);
+    return result;
+}
+
+TEST(a_hostile_site_spoils_the_model_from_when_it_begins) {
+    struct train_result honest = run_hostile(TRAIN_HONEST, 0), late = run_hostile(TRAIN_FLIP, 1e9);
+    CHECK(memcmp(honest.root, late.root, DIGEST_SIZE) == 0); /* it never begins */
+    for (int kind = TRAIN_LARGE; kind <= TRAIN_NEGATE; kind++) {
+        struct train_result poisoned = run_hostile((enum train_hostile)kind, 0);
+        CHECK(!(poisoned.heldout < honest.heldout)); /* without any clip */
+        CHECK(memcmp(honest.root, poisoned.root, DIGEST_SIZE) != 0);
+    }
+}
