@@ -131,9 +131,6 @@ static void act_joined(struct loop *loop, const struct coordinator_action *actio
     call_release(call);
 }
 
-_Static_assert((int)WANTED_LIMIT == (int)WIRE_WANTED_LIMIT,
-               "the state machine asks for what one answer carries");
-
 static void act_heartbeat_reply(struct loop *loop, const struct coordinator_action *action) {
     struct call *call = calls_find(loop->options.calls, action->call);
     if (!call) return;

@@ -39,7 +39,7 @@ enum {
 
     /* limits, bytes */
     WIRE_SITE_NAME_LIMIT = 32,
-    WIRE_RUN_NAME_LIMIT = 64,
+    WIRE_RUN_NAME_LIMIT = 32,
     WIRE_SECRET_MIN = 16,
     WIRE_SECRET_LIMIT = 64,
     WIRE_CSR_LIMIT = 4096,

@@ -578,7 +578,7 @@ TEST(the_largest_admin_reply_fits_its_budget) {
     uint8_t raw[WIRE_HEAD_LIMIT] = {1};
     struct admin_reply reply = {.code = UINT32_MAX, .message = message, .has_run = true}, got;
     memset(&reply.run, 0xFF, sizeof reply.run);
-    reply.run.name = text, reply.run.reason = reply.run.waits = message;
+    reply.run.name = name, reply.run.reason = reply.run.waits = message;
     reply.site_count = WIRE_SITES_LIMIT;
     reply.sites = sites;
     reply.invitation_secret = bytes_of(raw, WIRE_SECRET_LIMIT);
