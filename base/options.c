@@ -80,7 +80,9 @@ static void check_option(const struct setting *option) {
         ASSERT(strcmp(option->name, option_built_in[i]) != 0);
     struct error error = {0};
     char room[16];
-    /* Bounds pass through the same parser, so a bad one asserts there. */
+    bool is_quantity = option->kind >= SETTING_COUNT && option->kind <= SETTING_RATE;
+    if (is_quantity && option->min) MUST(setting_parse(option, option->min, room, NULL));
+    if (is_quantity && option->max) MUST(setting_parse(option, option->max, room, NULL));
     if (option->fallback && setting_parse(option, option->fallback, room, &error) != OK) {
         fprintf(stderr, "option %s: default %s\n", option->name, error.message);
         assert_failed("the default of an option is valid", __FILE__, __LINE__);

@@ -292,7 +292,7 @@ STEPS = {  # in the pages' order
         lambda reader, line: reader.run(shortened(line, " --seeds 5")),
     "scripts/local-federation --wan federation.yaml --shape 300k --seconds 60": local_federation,
     "scripts/local-federation --wan federation.yaml --shape 300k --chaos 5": local_federation,
-    "printf 'link a from 127.0.0.1:7401 to 127.0.0.1:7400\\nset a rtt 200ms up.rate 20mbit\\n' | "
+    "printf 'link a from 127.0.0.1:7401 to 127.0.0.1:7400\\nset a rtt 200ms up.rate 20Mbit/s\\n' | "
     "cat - /dev/tty | atoll-wan-proxy":
         on_a_terminal,
 }

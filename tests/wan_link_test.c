@@ -67,12 +67,12 @@ static double seconds(const char *const pairs[][2], uint64_t size) {
 }
 
 TEST(a_rate_is_kept_to_the_percent) {
-    CHECK_NEAR(seconds((const char *const[][2]){{"rate", "20mbit"}, {NULL}}, 10000000), 4, 0.01);
+    CHECK_NEAR(seconds((const char *const[][2]){{"rate", "20Mbit/s"}, {NULL}}, 10000000), 4, 0.01);
     CHECK_NEAR(
-        seconds((const char *const[][2]){{"up.rate", "1Gbit/s"}, {"down.rate", "1mbit"}, {NULL}},
+        seconds((const char *const[][2]){{"up.rate", "1Gbit/s"}, {"down.rate", "1Mbit/s"}, {NULL}},
                 250000000),
         2, 0.01);
-    CHECK_NEAR(seconds((const char *const[][2]){{"rate", "64kbit"}, {NULL}}, 80000), 10, 0.02);
+    CHECK_NEAR(seconds((const char *const[][2]){{"rate", "64kbit/s"}, {NULL}}, 80000), 10, 0.02);
 }
 
 TEST(a_byte_takes_the_delay_and_a_window_takes_the_round_trip) {
@@ -99,9 +99,9 @@ TEST(a_flow_starts_slowly_and_again_after_idling) {
 
 TEST(losses_cost_time_and_one_seed_gives_one_transfer) {
     struct wan_settings clean =
-        settings_of((const char *const[][2]){{"rtt", "100ms"}, {"rate", "100mbit"}, {NULL}});
+        settings_of((const char *const[][2]){{"rtt", "100ms"}, {"rate", "100Mbit/s"}, {NULL}});
     struct wan_settings lossy = settings_of(
-        (const char *const[][2]){{"rtt", "100ms"}, {"rate", "100mbit"}, {"loss", "1%"}, {NULL}});
+        (const char *const[][2]){{"rtt", "100ms"}, {"rate", "100Mbit/s"}, {"loss", "1%"}, {NULL}});
     struct wan_flow a, b, c;
     wan_flow_init(&a), wan_flow_init(&b), wan_flow_init(&c);
     uint64_t without = transfer(&clean, &a, 0, 4000000, 7),
@@ -136,7 +136,8 @@ TEST(jitter_never_reorders_and_stays_within_its_bound) {
 }
 
 TEST(two_flows_share_one_bottleneck) {
-    struct wan_settings settings = settings_of((const char *const[][2]){{"rate", "8mbit"}, {NULL}});
+    struct wan_settings settings =
+        settings_of((const char *const[][2]){{"rate", "8Mbit/s"}, {NULL}});
     struct wan_bottleneck bottleneck = {0};
     struct wan_flow a, b;
     struct random random;
@@ -148,7 +149,7 @@ TEST(two_flows_share_one_bottleneck) {
 
 TEST(a_full_queue_makes_the_sender_wait_until_there_is_room) {
     struct wan_settings settings =
-        settings_of((const char *const[][2]){{"rate", "8mbit"}, {"queue", "10000"}, {NULL}});
+        settings_of((const char *const[][2]){{"rate", "8Mbit/s"}, {"queue", "10kB"}, {NULL}});
     struct wan_bottleneck bottleneck = {.free_ns = 15 * MS};
     struct wan_flow flow;
     uint64_t wait_ns;
@@ -160,19 +161,19 @@ TEST(a_full_queue_makes_the_sender_wait_until_there_is_room) {
 
 TEST(what_is_no_setting_is_refused_with_what_would_be_and_changes_nothing) {
     static const char *const wrong[][3] = {{"up.speed", "3", "rate"},
-                                           {"rate", "fast", "20mbit"},
-                                           {"rate", "20", "20mbit"},
-                                           {"rate", "1bit", "1kbit"},
-                                           {"rate", "-5mbit", "between"},
-                                           {"rate", "nanmbit", "between"},
+                                           {"rate", "fast", "1kbit/s to 10Tbit/s or unlimited"},
+                                           {"rate", "20", "units bit/s, kbit/s"},
+                                           {"rate", "1bit/s", "1kbit/s to"},
+                                           {"rate", "-5Mbit/s", "1kbit/s to"},
+                                           {"rate", "nanMbit/s", "1kbit/s to"},
                                            {"rtt", "200", "200"},
-                                           {"loss", "60%", "at most 50%"},
-                                           {"loss", "-1%", "at most 50%"},
-                                           {"loss", "nan", "at most"},
+                                           {"loss", "60%", "0 to 50%"},
+                                           {"loss", "-1%", "0 to 50%"},
+                                           {"loss", "nan", "0 to 50%"},
                                            {"window", "1", "window"},
                                            {"blackhole", "maybe", "maybe"},
                                            {"sideways.delay", "1ms", "up. or down."},
-                                           {"delay", "61s", ""},
+                                           {"delay", "61s", "0 to 60s"},
                                            {"", "", "up. or down."}};
     struct wan_settings settings = wan_settings_default(), before = settings;
     for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
@@ -185,7 +186,7 @@ TEST(what_is_no_setting_is_refused_with_what_would_be_and_changes_nothing) {
 
 TEST(settings_are_of_one_way_or_of_both) {
     struct wan_settings settings = settings_of((const char *const[][2]){{"rtt", "200ms"},
-                                                                        {"up.rate", "20mbit"},
+                                                                        {"up.rate", "20Mbit/s"},
                                                                         {"down.loss", "0.5%"},
                                                                         {"reset", "30s"},
                                                                         {"blackhole", "on"},

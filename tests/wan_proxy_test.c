@@ -173,8 +173,9 @@ TEST(bytes_pass_intact_both_ways_at_once_then_the_ends_and_all_is_counted) {
     struct error error = {0};
     struct thread *threads[2];
     uint8_t *up = pattern(UP, 1), *down = pattern(DOWN, 2);
-    CHECK_TEXT(say(f, "set a rtt 10ms jitter 5ms rate 50mbit loss 0.5%% window 64KiB queue 32KiB"),
-               "ok");
+    CHECK_TEXT(
+        say(f, "set a rtt 10ms jitter 5ms rate 50Mbit/s loss 0.5%% window 64KiB queue 32KiB"),
+        "ok");
     pair(f, &near, &far);
     struct sending sends[2] = {{near, up, UP}, {far, down, DOWN}};
     for (int i = 0; i < 2; i++)
@@ -219,7 +220,7 @@ TEST(a_rate_is_never_exceeded_and_may_be_changed_under_way) {
     struct thread *thread;
     uint8_t *data = pattern(SIZE, 1), piece[4096];
     size_t got = 0;
-    CHECK_TEXT(say(f, "set a up.rate 4mbit"), "ok");
+    CHECK_TEXT(say(f, "set a up.rate 4Mbit/s"), "ok");
     pair(f, &near, &far);
     uint64_t start_ns = clock_monotonic_ns();
     struct sending sends = {near, data, SIZE};
@@ -360,7 +361,7 @@ TEST(corruption_flips_one_bit_where_it_is_told_to) {
     CHECK(send(far, "\x40", 1, 0) == 1);
     CHECK(recv(near, &byte, 1, 0) == 1);
     CHECK_EQUAL(byte, 0x40);
-    CHECK_TEXT(say(f, "set a up.corrupt 60000"), "ok");
+    CHECK_TEXT(say(f, "set a up.corrupt 60kB"), "ok");
     struct sending sends = {near, data, SIZE};
     CHECK_OK(thread_start("up", send_body, &sends, &thread, &error));
     CHECK_EQUAL(receive_all(far, data, SIZE), 1);
@@ -447,7 +448,7 @@ TEST(a_line_that_is_no_command_is_answered_with_what_is_and_changes_nothing) {
         {"set b rtt 1ms", "there is no link \"b\""},
         {"set a rtt", "set needs NAME KEY VALUE"},
         {"set a rtt 1ms rate", "set needs NAME KEY VALUE"},
-        {"set a rtt 1ms up.speed 1mbit", "a link has no \"speed\""},
+        {"set a rtt 1ms up.speed 1Mbit/s", "a link has no \"speed\""},
         {"stall a", "stall needs"},
         {"stall a 1s sideways", "not a direction: write up or down"},
         {"half-close a", "half-close needs"},

@@ -3,12 +3,10 @@
 #include "wan/wan_link.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #include "base/memory.h"
-#include "base/options.h"
+#include "base/setting.h"
 
 enum { MILLISECOND = 1000000, TIMEOUT_LEAST = 200 * MILLISECOND, CHUNK_MOST = 65536 };
 #define SECOND 1000000000ull
@@ -24,92 +22,59 @@ uint64_t wan_round_trip_ns(const struct wan_settings *settings) {
 
 /* ---- settings ---- */
 
-enum status wan_rate_parse(const char *text, uint64_t *out, struct error *error) {
-    static const struct {
-        const char *name;
-        double bits;
-    } units[] = {{"bit", 1}, {"kbit", 1e3}, {"mbit", 1e6}, {"gbit", 1e9}};
-    char *end = NULL;
-    double value;
-    if (strcmp(text, "unlimited") == 0 || strcmp(text, "0") == 0) {
-        *out = 0;
-        return OK;
-    }
-    value = strtod(text, &end);
-    for (size_t i = 0; end != text && i < COUNT_OF(units); i++) {
-        size_t size = strlen(units[i].name);
-        if (strncasecmp(end, units[i].name, size) != 0 ||
-            (end[size] && strcmp(end + size, "/s") != 0))
-            continue;
-        if (!(value * units[i].bits >= 1000 && value * units[i].bits <= 1e13))
-            return error_set(error, INVALID, "a rate of %.40s is not between 1kbit and 10000gbit",
-                             text);
-        *out = (uint64_t)(value * units[i].bits);
-        return OK;
-    }
-    return error_set(error, INVALID,
-                     "\"%.40s\" is not a rate: write 20mbit, 512kbit, 1Gbit/s or unlimited", text);
-}
+#define REAL 0, sizeof(double), true
+static const struct setting rtt_setting = {"rtt", SETTING_DURATION, REAL, .max = "120s"};
+static const struct setting reset_setting = {"reset", SETTING_DURATION, REAL, .max = "10000d"};
+static const struct setting table[] = {
+    {"delay", SETTING_DURATION, REAL, .max = "60s"},
+    {"jitter", SETTING_DURATION, REAL, .max = "60s"},
+    {"rate", SETTING_RATE, REAL, .min = "1kbit/s", .max = "10Tbit/s", .flags = SETTING_ENDLESS},
+    {"queue", SETTING_SIZE, REAL, .min = "1B", .max = "64MiB"},
+    {"window", SETTING_SIZE, REAL, .min = "2920B", .max = "64MiB"},
+    {"loss", SETTING_SHARE, REAL, .max = "50%"},
+    {"corrupt", SETTING_SIZE, REAL, .max = "1PB"},
+    {"blackhole", SETTING_BOOL, 0, sizeof(bool), false, .help = ""},
+    {0}};
 
-static enum status duration_parse(const char *text, const char *most, uint64_t *out_ns,
-                                  struct error *error) {
-    struct setting option = {
-        .name = "duration", .kind = SETTING_DURATION, .size = sizeof(uint64_t), .max = most};
-    uint64_t ms;
-    TRY(setting_parse(&option, text, &ms, error));
-    *out_ns = ms * MILLISECOND;
-    return OK;
-}
-
-static enum status size_parse(const char *text, const char *least, const char *most, uint64_t *out,
-                              struct error *error) {
-    struct setting option = {
-        .name = "size", .kind = SETTING_SIZE, .size = sizeof(uint64_t), .min = least, .max = most};
-    return setting_parse(&option, text, out, error);
-}
-
-static enum status loss_parse(const char *text, double *out, struct error *error) {
-    char *end = NULL;
-    double value = strtod(text, &end);
-    if (end != text && strcmp(end, "%") == 0) {
-        value /= 100;
-        end++;
-    }
-    if (end == text || *end || !(value >= 0 && value <= 0.5))
-        return error_set(error, INVALID, "\"%.40s\" is not a loss: write 1%% or 0.01, at most 50%%",
-                         text);
-    *out = value;
+static enum status set_ns(const struct setting *setting, const char *value, uint64_t *out_ns,
+                          struct error *error) {
+    double seconds;
+    TRY(setting_parse(setting, value, &seconds, error));
+    *out_ns = (uint64_t)(MIN(seconds, 1e9) * 1e9 + 0.5);
     return OK;
 }
 
 static enum status way_set(struct wan_way_settings *way, const char *key, const char *value,
                            struct error *error) {
-    struct setting flag = {.name = "blackhole", .kind = SETTING_BOOL, .size = sizeof(bool)};
-    if (strcmp(key, "delay") == 0) return duration_parse(value, "60s", &way->delay_ns, error);
-    if (strcmp(key, "jitter") == 0) return duration_parse(value, "60s", &way->jitter_ns, error);
-    if (strcmp(key, "rate") == 0) return wan_rate_parse(value, &way->rate, error);
-    if (strcmp(key, "queue") == 0) return size_parse(value, "1", "64MiB", &way->queue, error);
-    if (strcmp(key, "window") == 0) return size_parse(value, "2920", "64MiB", &way->window, error);
-    if (strcmp(key, "loss") == 0) return loss_parse(value, &way->loss, error);
-    if (strcmp(key, "corrupt") == 0)
-        return size_parse(value, NULL, NULL, &way->corrupt_every, error);
-    if (strcmp(key, "blackhole") == 0) return setting_parse(&flag, value, &way->blackhole, error);
-    return error_set(error, INVALID,
-                     "a link has no \"%.40s\": it has rtt, reset, and with up. or down. before it "
-                     "or for both: delay, jitter, rate, "
-                     "queue, window, loss, corrupt, blackhole",
-                     key);
+    const struct setting *setting = setting_find(table, key);
+    if (!setting)
+        return error_set(error, INVALID,
+                         "a link has no \"%.40s\": it has rtt, reset, and with up. or down. before "
+                         "it or for both: delay, jitter, rate, queue, window, loss, corrupt, "
+                         "blackhole",
+                         key);
+    if (setting->kind == SETTING_BOOL) return setting_parse(setting, value, &way->blackhole, error);
+    if (setting->kind == SETTING_SHARE) return setting_parse(setting, value, &way->loss, error);
+    if (strcmp(key, "delay") == 0) return set_ns(setting, value, &way->delay_ns, error);
+    if (strcmp(key, "jitter") == 0) return set_ns(setting, value, &way->jitter_ns, error);
+    double bytes;
+    TRY(setting_parse(setting, value, &bytes, error));
+    if (setting->kind == SETTING_RATE) way->rate = isinf(bytes) ? 0 : (uint64_t)(bytes * 8);
+    if (strcmp(key, "queue") == 0) way->queue = (uint64_t)bytes;
+    if (strcmp(key, "window") == 0) way->window = (uint64_t)bytes;
+    if (strcmp(key, "corrupt") == 0) way->corrupt_every = (uint64_t)bytes;
+    return OK;
 }
 
 enum status wan_settings_set(struct wan_settings *settings, const char *key, const char *value,
                              struct error *error) {
     struct wan_settings wanted = *settings;
-    uint64_t round_trip;
     if (strcmp(key, "rtt") == 0) {
-        TRY(duration_parse(value, "120s", &round_trip, error));
-        for (int i = 0; i < WAN_WAYS; i++) wanted.way[i].delay_ns = round_trip / 2;
+        uint64_t ns;
+        TRY(set_ns(&rtt_setting, value, &ns, error));
+        for (int i = 0; i < WAN_WAYS; i++) wanted.way[i].delay_ns = ns / 2;
     } else if (strcmp(key, "reset") == 0) {
-        TRY(duration_parse(value, NULL, &wanted.reset_every_ns, error));
+        TRY(set_ns(&reset_setting, value, &wanted.reset_every_ns, error));
     } else if (strncmp(key, "up.", 3) == 0) {
         TRY(way_set(&wanted.way[WAN_UP], key + 3, value, error));
     } else if (strncmp(key, "down.", 5) == 0) {

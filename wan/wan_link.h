@@ -48,12 +48,10 @@ struct wan_settings {
 
 struct wan_settings wan_settings_default(void); /* a perfect link */
 /* Key and value as people write them: `rtt 200ms` (half of it each way), `up.delay 5ms`, `rate
- * 20mbit` (both ways), `down.loss 1%`, `queue 256KiB`, `window 4MiB`, `up.corrupt 10MiB`,
+ * 20Mbit/s` (both ways), `down.loss 1%`, `queue 256KiB`, `window 4MiB`, `up.corrupt 10MiB`,
  * `blackhole on`, `reset 30s`. INVALID names the keys there are, or the bound. */
 MUST_USE enum status wan_settings_set(struct wan_settings *settings, const char *key,
                                       const char *value, struct error *error);
-/* "20mbit", "512kbit", "1Gbit/s", "unlimited" or "0"; in bits. INVALID. */
-MUST_USE enum status wan_rate_parse(const char *text, uint64_t *out, struct error *error);
 uint64_t wan_round_trip_ns(const struct wan_settings *settings);
 
 struct wan_bottleneck { /* of one way; zeroed at first */

@@ -45,7 +45,7 @@ static const struct command program = {
                    "window, loss, corrupt, blackhole, "
                    "with `up.` or `down.` before them for one way.",
     .examples = "printf 'link a from 127.0.0.1:0 to 127.0.0.1:7000\\nset a rtt 200ms up.rate "
-                "20mbit\\n' | cat - /dev/tty | "
+                "20Mbit/s\\n' | cat - /dev/tty | "
                 "atoll-wan-proxy",
     .options = table,
     .version = atoll_version};
