@@ -31,6 +31,7 @@ static uint32_t asked(struct brain *b, uint32_t site, uint64_t index) {
 static uint64_t bring(struct brain *b, uint32_t site, const struct ledger_entry *header) {
     struct coordinator_event event = {.kind = COORDINATOR_SUBMIT_OPEN, .call = ++b->last_call};
     event.submit.site = site;
+    event.submit.instance = b->instance;
     event.submit.supply = true;
     memcpy(event.submit.header, header->contribution.header, CONTRIBUTION_HEADER_SIZE);
     memcpy(event.submit.signature, header->contribution.signature, SIGNATURE_SIZE);
@@ -110,6 +111,35 @@ TEST(everybody_is_asked_after_a_while_and_one_brings_it_at_a_time) {
     brain_close(b);
 }
 
+TEST(what_is_brought_is_judged_by_who_brings_it_and_by_its_header) {
+    struct brain *b = open_pair();
+    struct ledger_entry header, bent;
+    struct lost_payload lost = contribute_and_lose(b, &header);
+    bent = header;
+    memset(bent.contribution.header, 0xFF, sizeof bent.contribution.header);
+    EXPECT_REFUSAL(b, bring(b, 1, &bent), REFUSED_MALFORMED);
+    b->instance = 7;
+    brain_following(b, 1, true);
+    b->instance = 8; /* another process of the site, while the first one follows */
+    EXPECT_REFUSAL(b, bring(b, 1, &header), REFUSED_HELD);
+    CHECK_EQUAL(coordinator_state_lost(b->state, &(uint64_t){0}), 1);
+    b->instance = 7;
+    uint64_t first = bring(b, 1, &header), second = bring(b, 1, &header);
+    CHECK(brain_find(b, DO_DROP) && brain_find(b, DO_DROP)->call == first);
+    brain_plain(b, COORDINATOR_CALL_GONE, first); /* says nothing of the second */
+    brain_wait(b, 120000);                        /* nor is it given up while it comes */
+    CHECK(!brain_find(b, DO_COMMIT));
+    brain_uploaded(b, second, ACCEPTED);
+    CHECK(brain_find(b, DO_APPLY));
+    CHECK(!run_state_dropped(brain_run(b), lost.index));
+    brain_applied(b);
+    brain_settle(b);
+    brain_admin(b, ORDER_REVOKE, "site-2");
+    brain_settle(b);
+    EXPECT_REFUSAL(b, bring(b, 2, &header), REFUSED_REVOKED);
+    brain_close(b);
+}
+
 TEST(what_nobody_brings_is_dropped_and_its_site_goes_on) {
     struct brain *b = open_pair();
     struct ledger_entry header;
@@ -139,6 +169,80 @@ TEST(a_revoked_sites_lost_payload_is_forgotten) {
     CHECK_EQUAL(run_state_version(b->durable), 1);
     CHECK(!b->stopped);
     brain_close(b);
+}
+
+/* A restart whose ledger has two merged contributions; the model is behind. */
+static struct brain *open_behind(uint64_t merged[2]) {
+    struct brain *b = brain_open_unstarted(PAIR, 2);
+    merged[0] = fixture_contribute(b->f, 1, 0, 0, 1);
+    merged[1] = fixture_contribute(b->f, 2, 0, 0, 1);
+    fixture_step(b->f, 0, 2);
+    for (uint64_t i = run_state_size(b->durable); i < b->f->entry_count; i++)
+        CHECK(run_state_apply(b->durable, buffer_bytes(&b->f->entries[i]), false, NULL) == OK);
+    b->options.model_behind = true;
+    brain_start(b, b->f->run);
+    CHECK_EQUAL(brain_count(b, DO_CATCH_UP), 1);
+    return b;
+}
+
+TEST(all_that_a_restart_lacks_is_brought_before_it_tries_again) {
+    uint64_t merged[2];
+    struct brain *b = open_behind(merged);
+    struct ledger_entry headers[2];
+    struct lost_payload lost[2];
+    struct error error = {0};
+    for (int i = 0; i < 2; i++) {
+        headers[i] = entry_at(b, merged[i]);
+        lost[i] = (struct lost_payload){.index = merged[i]};
+        CHECK_OK(
+            contribution_decode(bytes_of(headers[i].contribution.header, CONTRIBUTION_HEADER_SIZE),
+                                &lost[i].contribution, &error));
+    }
+    struct coordinator_event event = {.kind = COORDINATOR_APPLIED};
+    event.applied.status = CORRUPT;
+    event.applied.lost = lost;
+    event.applied.lost_count = 2;
+    brain_step(b, &event);
+    brain_plain(b, COORDINATOR_TIMER, 0);
+    struct coordinator_event again = {.kind = COORDINATOR_LOST};
+    again.applied.lost = lost;
+    again.applied.lost_count = 2;
+    brain_step(b, &again); /* reported once more: they are known */
+    CHECK_EQUAL(coordinator_state_lost(b->state, &(uint64_t){0}), 2);
+    CHECK_EQUAL(asked(b, 1, merged[0]), 1);
+    CHECK_EQUAL(asked(b, 2, merged[1]), 1);
+    brain_uploaded(b, bring(b, 1, &headers[0]), ACCEPTED);
+    CHECK(!brain_find(b, DO_CATCH_UP)); /* the other one is missing still */
+    brain_uploaded(b, bring(b, 2, &headers[1]), ACCEPTED);
+    CHECK_EQUAL(brain_count(b, DO_CATCH_UP), 1);
+    brain_close(b);
+}
+
+TEST(a_model_that_cannot_be_restored_ends_the_program_and_says_whether_a_restart_may_help) {
+    const struct {
+        enum status status;
+        uint64_t version;
+        const char *message, *says;
+        bool halt;
+    } ends[] = {{CORRUPT, 1, "the snapshot is damaged", "the snapshot is damaged", true},
+                {INVALID, 1, NULL, "invalid", true},
+                {FAILED, 1, "the disk is away", "the disk is away", false},
+                {OK, 0, NULL, "ok", false}}; /* not the ledger's version */
+    for (size_t i = 0; i < COUNT_OF(ends); i++) {
+        uint64_t merged[2];
+        struct brain *b = open_behind(merged);
+        struct coordinator_event event = {.kind = COORDINATOR_APPLIED};
+        event.applied.status = ends[i].status;
+        event.applied.version = ends[i].version;
+        event.applied.message = ends[i].message;
+        brain_step(b, &event);
+        const struct coordinator_action *stop = brain_find(b, DO_STOP);
+        CHECK(stop != NULL);
+        CHECK_EQUAL(stop->halt, ends[i].halt);
+        CHECK_CONTAINS(stop->message, "the model cannot be restored: ");
+        CHECK_CONTAINS(stop->message, ends[i].says);
+        brain_close(b);
+    }
 }
 
 TEST(a_model_that_is_behind_catches_up_before_any_step) {
