@@ -408,6 +408,8 @@ void brain_following(struct coordinator_state *state, const struct coordinator_e
     struct presence *presence = brain_presence(state, site);
     if (!presence) return;
     if (event->following.open) {
+        if (run_state_site(state->run, site)->revoked)
+            return; /* as it began to follow: its stream is ended, and it has no place */
         enum refusal code = brain_take_place(state, site, event->following.instance, now);
         if (code != ACCEPTED) {
             struct coordinator_action *action = brain_act(out, DO_END, event->call);
