@@ -85,7 +85,7 @@ static void on_fatal(void *context, struct event *event) {
 static void on_store_fatal(void *context, const char *message) {
     struct coordinator *coordinator = context;
     (void)message;
-    world_post(coordinator->world, world_between(coordinator->world, MS, 50 * MS), COORDINATOR,
+    world_post(coordinator->world, world_between(coordinator->world, MS, SECOND), COORDINATOR,
                on_fatal, coordinator, NULL);
 }
 

@@ -13,9 +13,9 @@ const struct plant plants[] = {
      "        queue->sent = sent;\n"
      "        if (PLANTED(\"ack_before_durable\")) queue->options.written(queue->options.context, OK, \"\");\n"
      "        return;\n"},
-    {"sync_error_ignored", "a failed sync counts as one that worked", "coordinator/ledger_queue.c",
+    {"sync_error_ignored", "a commit that failed counts as one that worked", "coordinator/ledger_queue.c",
      "    queue->options.written(queue->options.context, status,",
-     "    if (status == FAILED && PLANTED(\"sync_error_ignored\")) status = OK;\n"
+     "    if ((status == FAILED || status == FULL) && PLANTED(\"sync_error_ignored\")) status = OK;\n"
      "    queue->options.written(queue->options.context, status,"},
     {"shared_payload_deleted", "a refused payload is deleted although the ledger names it", "coordinator/transfers.c",
      "    if (!transfer->fresh) return;", "    if (!transfer->fresh && !PLANTED(\"shared_payload_deleted\")) return;"},
