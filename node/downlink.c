@@ -71,7 +71,8 @@ static void link_down(struct downlink *downlink, enum status status, const struc
 
 /* A heartbeat is the cheapest thing that shows that there is somebody at the other end who knows
  * us. */
-static enum status knock(struct downlink *downlink, uint64_t *version, struct error *error) {
+static enum status connection_attempt(struct downlink *downlink, uint64_t *version,
+                                      struct error *error) {
     struct buffer request = {0}, raw = {0};
     struct frame frame;
     struct heartbeat_reply reply;
@@ -138,7 +139,7 @@ static enum status ask_offer(struct downlink *downlink, struct snapshot_header *
 static enum status do_connect(struct downlink *downlink, const struct order *order,
                               struct error *error) {
     uint64_t version = 0;
-    TRY(knock(downlink, &version, error));
+    TRY(connection_attempt(downlink, &version, error));
     if (!order->ask_offer)
         return downlink_run_follow(downlink, order->index, order->payloads_from, order->sequence,
                                    error);

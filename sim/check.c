@@ -66,7 +66,7 @@ void check_destroy(struct check *check) {
     free(check->versions);
     free(check->entries);
     free(check->norms);
-    free(check->malformed);
+    free(check->hostile_input);
     free(check->acknowledged);
     free(check->scratch);
     free(check);
@@ -98,9 +98,9 @@ static double norm_limit(const struct check *check) {
                                 : (double)INFINITY;
 }
 
-static bool is_malformed(const struct check *check, const uint8_t digest[static DIGEST_SIZE]) {
-    for (size_t i = 0; i < check->malformed_count; i++) {
-        if (memcmp(check->malformed[i], digest, DIGEST_SIZE) == 0) return true;
+static bool is_hostile_input(const struct check *check, const uint8_t digest[static DIGEST_SIZE]) {
+    for (size_t i = 0; i < check->hostile_input_count; i++) {
+        if (memcmp(check->hostile_input[i], digest, DIGEST_SIZE) == 0) return true;
     }
     return false;
 }
@@ -123,7 +123,7 @@ static void take_contribution(struct check *check, const struct ledger_entry *en
     if (c.sequence <= check->last_sequence[c.site])
         world_fail(world, "I2", "entry %llu has sequence %llu of site %u, which has used %llu",
                    llu(check->size), llu(c.sequence), c.site, llu(check->last_sequence[c.site]));
-    if (is_malformed(check, digest))
+    if (is_hostile_input(check, digest))
         world_fail(world, "admission", "entry %llu is a contribution that was malformed on purpose",
                    llu(check->size));
     if (!disk_blob_find(check->disk, c.payload_digest))

@@ -53,7 +53,8 @@ void check_receipt(struct check *check, uint32_t site,
 void check_sent(struct check *check, uint32_t process, uint64_t sequence,
                 const uint8_t header[static CONTRIBUTION_HEADER_SIZE]);
 /* Made on purpose by a faulty site: must never be in the ledger. */
-void check_malformed(struct check *check, const uint8_t header[static CONTRIBUTION_HEADER_SIZE]);
+void check_hostile_input(struct check *check,
+                         const uint8_t header[static CONTRIBUTION_HEADER_SIZE]);
 /* Around replica_encode: before it, and after it with its message. */
 void check_before_encode(struct check *check, uint32_t process, const struct replica *replica,
                          uint32_t fragment, const struct contribution *contribution);

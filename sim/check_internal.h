@@ -54,8 +54,8 @@ struct check {
     size_t norm_count;
     uint64_t last_sequence[CHECK_SITES], merged[CHECK_SITES];
     bool revoked[CHECK_SITES];
-    uint8_t (*malformed)[DIGEST_SIZE];
-    size_t malformed_count;
+    uint8_t (*hostile_input)[DIGEST_SIZE];
+    size_t hostile_input_count;
     struct check_acknowledged *acknowledged;
     size_t acknowledged_count;
     struct check_mass mass[PROCESS_LIMIT];

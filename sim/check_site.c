@@ -57,10 +57,11 @@ void check_sent(struct check *check, uint32_t process, uint64_t sequence,
     memcpy(mass->sent[mass->sent_count++].digest, digest, DIGEST_SIZE);
 }
 
-void check_malformed(struct check *check, const uint8_t header[static CONTRIBUTION_HEADER_SIZE]) {
-    check->malformed =
-        xrealloc(check->malformed, (check->malformed_count + 1) * sizeof check->malformed[0]);
-    contribution_digest(header, check->malformed[check->malformed_count++]);
+void check_hostile_input(struct check *check,
+                         const uint8_t header[static CONTRIBUTION_HEADER_SIZE]) {
+    check->hostile_input = xrealloc(check->hostile_input, (check->hostile_input_count + 1) *
+                                                              sizeof check->hostile_input[0]);
+    contribution_digest(header, check->hostile_input[check->hostile_input_count++]);
 }
 
 void check_waits(struct check *check, const char *who, bool overlap, bool waits_for_merge) {

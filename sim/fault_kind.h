@@ -35,9 +35,9 @@ enum fault_kind {
     FAULT_LATE_RECEIPT, /* a receipt of an epoch that has been superseded arrives */
     FAULT_STRAY_ANSWER, /* a coordinator that has been superseded goes on: it answers from a ledger
                            of its own */
-    FAULT_LIE,          /* a site sends what must be refused */
+    FAULT_BYZANTINE_SITE,    /* a site sends what must be refused */
     FAULT_FALSE_COORDINATOR, /* somebody answers a site with what no honest coordinator says */
-    FAULT_MALFORMED,         /* a stranger offers bytes to every parser */
+    FAULT_HOSTILE_INPUT,     /* a stranger offers bytes to every parser */
     FAULT_THEFT,             /* somebody else uses a site's invitation first */
     FAULT_LEAVE,             /* a fast site goes for good, without a word */
     FAULT_ORDER,             /* the admin does something at a random moment */

@@ -11,9 +11,9 @@
 #include "base/memory.h"
 #include "coordinator/coordinator_state.h"
 #include "fed/receipt.h"
-#include "sim/falsehood.h"
-#include "sim/lies.h"
-#include "sim/malformed.h"
+#include "sim/byzantine_coordinator.h"
+#include "sim/byzantine_site.h"
+#include "sim/hostile_input.h"
 #include "sim/marks.h"
 #include "sim/shrink.h"
 
@@ -85,16 +85,17 @@ static uint64_t print_coverage(const struct tally *t, const struct seen *seen, F
     struct mark_count mark;
     for (unsigned i = 0; i < FAULT_KIND_COUNT; i++)
         print_named(out, "fault", fault_names[i], t->faults[i], s->faults[i], &missing);
-    for (unsigned i = 0; i < LIE_COUNT; i++)
-        print_named(out, "lie", lie_names[i], t->lies[i], s->lies[i], &missing);
+    for (unsigned i = 0; i < BYZANTINE_COUNT; i++)
+        print_named(out, "lie", byzantine_site_names[i], t->lies[i], s->lies[i], &missing);
     for (unsigned i = 0; i < FALSEHOOD_COUNT; i++)
-        print_named(out, "falsehood", falsehood_names[i], t->probes[i], s->probes[i], &missing);
+        print_named(out, "falsehood", byzantine_coordinator_names[i], t->probes[i], s->probes[i],
+                    &missing);
     print_named(out, "restart", "after a damaged snapshot", t->snapshots_passed_over,
                 s->snapshots_passed_over, &missing);
     print_named(out, "join", "with an invitation that was stolen", t->robbed, s->robbed, &missing);
-    for (unsigned i = 0; i < MALFORMED_COUNT; i++)
-        print_named(out, "malformed", malformed_name((enum malformed)i), t->malformed[i],
-                    s->malformed[i], &missing);
+    for (unsigned i = 0; i < HOSTILE_COUNT; i++)
+        print_named(out, "malformed", hostile_input_name((enum hostile_input_kind)i),
+                    t->hostile_input[i], s->hostile_input[i], &missing);
     for (unsigned i = 1; i < REFUSAL_COUNT; i++)
         if (i != REFUSED_COPY) /* it takes two living processes with one key */
             print_named(out, "refusal", refusal_name(i), t->refusals[i], s->refusals[i], &missing);
@@ -109,7 +110,7 @@ static void print_summary(const struct faults_summary *s, FILE *out) {
     const struct tally *t = &s->tally;
     uint64_t faults = 0, lies = 0;
     for (unsigned i = 0; i < FAULT_KIND_COUNT; i++) faults += t->faults[i];
-    for (unsigned i = 0; i < LIE_COUNT; i++) lies += t->lies[i];
+    for (unsigned i = 0; i < BYZANTINE_COUNT; i++) lies += t->lies[i];
     fprintf(out,
             "seeds=%llu failures=%llu simulated_days=%.2f events=%llu messages=%llu faults=%llu "
             "lies=%llu "

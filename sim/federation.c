@@ -52,7 +52,7 @@ void federation_go_down(struct federation *f, uint32_t process, const char *why)
     else
         site_die(f->sites[process]);
     network_process_died(f->network, process);
-    federation_start_later(f, process, f->storm ? pause : 200 * MS);
+    federation_start_later(f, process, f->fault_phase ? pause : 200 * MS);
 }
 
 /* Its operator has stopped it, and tells nobody. */
@@ -137,7 +137,7 @@ static void create(struct federation *f, const struct federation_options *option
     struct network_ends ends = {f, message_at_coordinator, closed_at_coordinator, message_at_site,
                                 closed_at_site};
     f->network = network_create(&f->world, &ends);
-    network_set_faults(f->network, &f->scenario.storm);
+    network_set_faults(f->network, &f->scenario.fault_phase);
     f->initial = xcalloc((size_t)f->scenario.parameters, sizeof(float));
     for (uint64_t i = 0; i < f->scenario.parameters; i++)
         f->initial[i] = (float)(random_unit(&f->world.random) - 0.5);
@@ -175,11 +175,13 @@ static void create(struct federation *f, const struct federation_options *option
         bool spare = i > f->scenario.sites;
         if (i == f->scenario.guest) {
             world_post(&f->world,
-                       world_between(&f->world, f->scenario.storm_us / 3, f->scenario.storm_us),
+                       world_between(&f->world, f->scenario.fault_phase_us / 3,
+                                     f->scenario.fault_phase_us),
                        NO_PROCESS, on_leave, f, NULL);
             spare = false;
         }
-        f->invited_from[i] = spare ? world_between(&f->world, 2 * SECOND, f->scenario.storm_us) : 0;
+        f->invited_from[i] =
+            spare ? world_between(&f->world, 2 * SECOND, f->scenario.fault_phase_us) : 0;
         federation_start_later(f, i, f->invited_from[i] + world_below(&f->world, SECOND));
     }
 }
@@ -222,7 +224,7 @@ static void mend_disk(struct federation *f) {
 }
 
 static void calm(struct federation *f) {
-    f->storm = false;
+    f->fault_phase = false;
     world_trace(&f->world, "calm");
     network_set_faults(f->network, &f->scenario.calm);
     network_heal(f->network);
@@ -240,7 +242,7 @@ static void calm(struct federation *f) {
     }
 }
 
-/* H_w of everybody who is there, once what was measured in the storm has faded: no site is told
+/* H_w of everybody who is there, once what was measured in the fault phase has faded: no site is told
  * much less than its share of the speed of those that are there, whatever others were there before.
  */
 static void check_inner_steps(struct federation *f) {
@@ -336,7 +338,7 @@ static void stop_run(struct federation *f) {
     }
     uint32_t late = unfinished(f);
     if (!late) {
-        federation_latecomer_knocks(f);
+        federation_latecomer_attempts(f);
         (void)run_until(f, f->world.now + SECOND);
         return;
     }
@@ -362,8 +364,8 @@ void federation_run(const struct federation_options *options, struct federation_
     memset(out, 0, sizeof *out);
     scenario_describe(&f->scenario, out->scenario, sizeof out->scenario);
     world_trace(&f->world, "seed %llu: %.120s", (unsigned long long)options->seed, out->scenario);
-    federation_begin_storm(f);
-    bool fine = run_until(f, f->scenario.storm_us);
+    federation_begin_fault_phase(f);
+    bool fine = run_until(f, f->scenario.fault_phase_us);
     if (fine) calm(f);
     if (fine) wait_for_merges(f);
     if (!f->world.failed && f->scenario.guest && !is_over(f)) check_inner_steps(f);

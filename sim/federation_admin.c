@@ -1,5 +1,5 @@
 /* The admin: aims that are looked after, orders at random moments, half of them wrong; and
- * strangers who knock. */
+ * strangers who try to connect. */
 #include <string.h>
 
 #include "base/memory.h"
@@ -68,7 +68,8 @@ static void ask_to_join(struct federation *f, uint32_t process, const uint8_t *s
 static void on_theft(void *context, struct event *event) {
     struct federation *f = context;
     uint32_t process = (uint32_t)event->number;
-    if (!f->storm || !f->world.processes[1].alive || !world_fault(&f->world, FAULT_THEFT, process))
+    if (!f->fault_phase || !f->world.processes[1].alive ||
+        !world_fault(&f->world, FAULT_THEFT, process))
         return;
     ask_to_join(f, 1, f->secrets[process], f->keys[COORDINATOR], site_name(f->sites[process]));
 }
@@ -103,7 +104,7 @@ void federation_on_admin(void *context, struct event *event) {
         if (f->revoking[process] && site && !site->revoked) revoke(f, process);
         now = coordinator_run(f->coordinator);
     }
-    if (now && !f->storm && run_state_phase(now) == RUN_PAUSED)
+    if (now && !f->fault_phase && run_state_phase(now) == RUN_PAUSED)
         plain_order(f, ORDER_RESUME, "resume");
     now = coordinator_run(f->coordinator);
     if (now && f->stop_wanted && run_state_phase(now) != RUN_STOPPED)
@@ -148,8 +149,8 @@ static void wrong_order(struct federation *f, uint64_t kind, uint32_t process) {
     order(f, &event, "wrongly orders");
 }
 
-/* Somebody knocks with an invitation that is not theirs, or not good any more. */
-static void knock(struct federation *f, uint64_t kind, uint32_t process) {
+/* Somebody tries to connect with an invitation that is not theirs, or not good any more. */
+static void stranger_attempt(struct federation *f, uint64_t kind, uint32_t process) {
     static const uint8_t late[DIGEST_SIZE] = {7};
     if (!f->world.processes[process].alive || f->halted[process]) return;
     if (kind == 0) {
@@ -192,8 +193,9 @@ void federation_on_order(void *context, struct event *event) {
     else if (kind < 12)
         wrong_order(f, wrong, process);
     else if (kind < 14)
-        knock(f, wrong % 3, process);
-    else if (revoked == 0 && f->scenario.sites >= 3 && f->world.now > f->scenario.storm_us / 3)
+        stranger_attempt(f, wrong % 3, process);
+    else if (revoked == 0 && f->scenario.sites >= 3 &&
+             f->world.now > f->scenario.fault_phase_us / 3)
         federation_at_moment(f, in_step ? federation_is_stepping : federation_is_submitting,
                              order_revocation, process);
 }
@@ -206,7 +208,7 @@ void federation_invite_latecomer(struct federation *f) {
     order(f, &event, "invites");
 }
 
-void federation_latecomer_knocks(struct federation *f) {
+void federation_latecomer_attempts(struct federation *f) {
     static const uint8_t secret[DIGEST_SIZE] = {9};
     ask_to_join(f, 1, secret, f->keys[COORDINATOR], "latecomer");
 }

@@ -1,6 +1,6 @@
 /* The inside of a simulated federation: federation.c (processes, the parts of a run),
- * federation_storm.c (faults that come at times of their own), federation_admin.c (the admin, and
- * strangers who knock). */
+ * federation_fault_phase.c (faults that come at times of their own), federation_admin.c (the admin, and
+ * strangers who try to connect). */
 #ifndef SIM_FEDERATION_INTERNAL_H
 #define SIM_FEDERATION_INTERNAL_H
 
@@ -24,7 +24,7 @@ struct federation {
     bool wipe[PROCESS_LIMIT]; /* its disk did not bring it back, or it is to be lost */
     bool put_back[PROCESS_LIMIT];
     bool gone[PROCESS_LIMIT]; /* for good */
-    bool storm, stop_wanted;
+    bool fault_phase, stop_wanted;
 };
 
 bool federation_is_absent(const struct federation *f, uint32_t process);
@@ -34,12 +34,12 @@ void federation_start_later(struct federation *f, uint32_t process, uint64_t del
 /* The process is gone at once, and comes back after a while. */
 void federation_go_down(struct federation *f, uint32_t process, const char *why);
 
-/* --- federation_storm.c --- */
-void federation_begin_storm(struct federation *f);
-/* The next of a kind of fault; false: the storm is over. */
+/* --- federation_fault_phase.c --- */
+void federation_begin_fault_phase(struct federation *f);
+/* The next of a kind of fault; false: the fault phase is over. */
 bool federation_again(struct federation *f, uint64_t mean, event_handler *run);
 uint32_t federation_planned_site(struct federation *f);
-/* Does `act` as soon as `is`, or after some seconds all the same; not at all once the storm is
+/* Does `act` as soon as `is`, or after some seconds all the same; not at all once the fault phase is
  * over. */
 typedef bool federation_is(const struct federation *f, uint32_t process);
 typedef void federation_act(struct federation *f, uint32_t process);
@@ -53,6 +53,6 @@ event_handler federation_on_admin;
 event_handler federation_on_order; /* an order at a random moment */
 /* Somebody who was invited comes when the run is over. */
 void federation_invite_latecomer(struct federation *f);
-void federation_latecomer_knocks(struct federation *f);
+void federation_latecomer_attempts(struct federation *f);
 
 #endif

@@ -63,7 +63,7 @@ static void draw_manifest(struct scenario *s, struct world *world) {
                                    : fragments * CODEC_CHUNK + world_below(world, 3000);
 }
 
-/* Most storms are moderate, some are as bad as can be: nothing that is under way gets through. */
+/* Most fault phases are moderate, some are as bad as can be: nothing that is under way gets through. */
 static double some(struct world *world, double most) {
     double weight = random_unit(&world->random);
     return world_chance(world, 0.25) ? 0 : most * weight * weight * weight;
@@ -73,16 +73,16 @@ static void draw_network(struct scenario *s, struct world *world) {
     uint64_t latency = world_between(world, 2, 60) * MS;
     s->calm = (struct network_faults){
         .latency = latency, .bytes_per_second = 20000000, .keepalive = 3 * SECOND};
-    s->storm = s->calm;
-    s->storm.lost = some(world, 0.3);
-    s->storm.reset = some(world, 0.1);
-    s->storm.reset_transfer = some(world, 0.2);
-    s->storm.doubled = some(world, 0.5);
-    s->storm.reordered = some(world, 0.3);
-    s->storm.slow = some(world, 0.1);
-    s->storm.flipped = some(world, 0.01);
-    s->storm.latency = world_between(world, 1, 200) * MS;
-    s->storm.bytes_per_second = world_between(world, 20000, 2000000);
+    s->fault_phase = s->calm;
+    s->fault_phase.lost = some(world, 0.3);
+    s->fault_phase.reset = some(world, 0.1);
+    s->fault_phase.reset_transfer = some(world, 0.2);
+    s->fault_phase.doubled = some(world, 0.5);
+    s->fault_phase.reordered = some(world, 0.3);
+    s->fault_phase.slow = some(world, 0.1);
+    s->fault_phase.flipped = some(world, 0.01);
+    s->fault_phase.latency = world_between(world, 1, 200) * MS;
+    s->fault_phase.bytes_per_second = world_between(world, 20000, 2000000);
     s->write_failures = world_chance(world, 0.3) ? some(world, 0.03) : 0;
 }
 
@@ -105,8 +105,8 @@ static void draw_faults(struct scenario *s, struct world *world) {
     s->every.backup = now_and_then(s, world, 0.25, 4, 14);
     s->every.takeover = now_and_then(s, world, 0.3, 4, 16);
     s->every.order = now_and_then(s, world, 0.7, 2, 10);
-    s->every.falsehood = now_and_then(s, world, 0.6, 3, 14);
-    s->every.malformed = now_and_then(s, world, 0.6, 4, 12);
+    s->every.byzantine_coordinator = now_and_then(s, world, 0.6, 3, 14);
+    s->every.hostile_input = now_and_then(s, world, 0.6, 4, 12);
     if (s->sites >= 2 && s->manifest.merge.grace_ms != UINT64_MAX && world_chance(world, 0.5)) {
         s->site[s->sites].faulty = true;
         s->every.lie = now_and_then(s, world, 1, 0, 2) + 100 * MS;
@@ -146,7 +146,7 @@ void scenario_draw(struct scenario *s, struct world *world, uint32_t sites) {
     s->apply_us = world_between(world, 1, 150) * MS;
     s->check_us = world_between(world, 1, 60) * MS;
     s->worker_us = world_between(world, 1, 40) * MS;
-    s->storm_us = world_between(world, 12, 30) * SECOND * s->pace;
+    s->fault_phase_us = world_between(world, 12, 30) * SECOND * s->pace;
     s->checkpoint_us = world_between(world, 2, 20) * SECOND * s->pace;
     s->heartbeat_ms = world_between(world, 1000, 5000) * s->pace;
     s->presence_ms = 3 * s->heartbeat_ms;
@@ -164,6 +164,6 @@ void scenario_describe(const struct scenario *s, char *out, size_t size) {
              s->sites, s->every.lie ? " (one faulty)" : "", (unsigned)s->pace,
              m->outer.mode == OUTER_SPARSE ? "sparse" : "dense",
              codec_name((enum codec)m->codec.kind), m->fragments, (unsigned long long)s->parameters,
-             m->merge.quorum, m->merge.staleness_cap, s->overlap ? "on" : "off", s->storm.lost,
-             s->storm.reset, s->storm.doubled);
+             m->merge.quorum, m->merge.staleness_cap, s->overlap ? "on" : "off",
+             s->fault_phase.lost, s->fault_phase.reset, s->fault_phase.doubled);
 }

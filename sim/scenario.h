@@ -24,13 +24,13 @@ struct scenario {
     uint64_t pace; /* training, timers and faults are so many times slower than at 1, the network is
                       not: a round of 1 to 100 s */
     uint64_t commit_us, apply_us, check_us, worker_us; /* means */
-    struct network_faults storm, calm;
-    uint64_t storm_us;     /* faults stop after so long */
-    double crash_at_write; /* share of crashes that wait for a durable write */
-    double write_failures; /* chance of a durable write to fail */
-    struct {               /* means between two, us; 0: none */
+    struct network_faults fault_phase, calm;
+    uint64_t fault_phase_us; /* faults stop after so long */
+    double crash_at_write;   /* share of crashes that wait for a durable write */
+    double write_failures;   /* chance of a durable write to fail */
+    struct {                 /* means between two, us; 0: none */
         uint64_t crash, partition, clog, pause, clock, flip, backup, takeover, order, lie,
-            falsehood, malformed;
+            byzantine_coordinator, hostile_input;
     } every;
     uint64_t checkpoint_us, heartbeat_ms, presence_ms;
     uint32_t uploads_limit, chunk_limit;

@@ -1,6 +1,6 @@
 /* The inside of the simulated site: site.c (life, the brain's events and actions), site_trainer.c,
  * site_keeper.c (the keeper's queue, and the books around it), site_disk.c, site_link.c (the
- * network), site_faulty.c (bad manners). */
+ * network), site_byzantine.c (bad manners). */
 #ifndef SIM_SITE_INTERNAL_H
 #define SIM_SITE_INTERNAL_H
 

@@ -1,4 +1,4 @@
-/* The site's network: joining, the downlink (knock, offer, snapshot, Follow), uploads one after
+/* The site's network: joining, the downlink (connection attempt, offer, snapshot, Follow), uploads one after
  * another, heartbeats. */
 #include <stdlib.h>
 #include <string.h>
@@ -95,7 +95,7 @@ static void run_follow(struct simulated_site *site) {
     site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_LINK_UP});
 }
 
-static uint32_t knock(struct simulated_site *site) {
+static uint32_t site_attempt(struct simulated_site *site) {
     struct message message = {
         .kind = MESSAGE_HEARTBEAT, .instance = instance_of(site), .turn = site->turn};
     return open_call(site, &message);
@@ -118,7 +118,7 @@ void site_connect(struct simulated_site *site, const struct node_action *action)
     site->made_plus_1 = action->sequence + 1;
     site->omit_own = true;
     site->down = DOWN_KNOCKING;
-    site->down_stream = knock(site);
+    site->down_stream = site_attempt(site);
 }
 
 void site_follow(struct simulated_site *site, const struct node_action *action) {
@@ -384,7 +384,8 @@ static void take_stray_answer(struct simulated_site *site, uint64_t sequence) {
 
 static void on_old_receipt(void *context, struct event *event) {
     struct simulated_site *site = context;
-    if (take_old_receipt(site, event->number) || site->world->now >= site->setup.scenario->storm_us)
+    if (take_old_receipt(site, event->number) ||
+        site->world->now >= site->setup.scenario->fault_phase_us)
         return;
     take_stray_answer(site, event->number);
 }
@@ -553,7 +554,7 @@ static void supply_message(struct simulated_site *site, const struct message *me
 
 void site_pulse(struct simulated_site *site) {
     close_call(site, &site->pulse_stream);
-    site->pulse_stream = knock(site);
+    site->pulse_stream = site_attempt(site);
 }
 
 static void pulse_message(struct simulated_site *site, const struct message *message) {

@@ -61,7 +61,7 @@ struct process {
     uint64_t dies_at_write; /* `writes` to die at; 0: none */
 };
 
-enum { LIE_KINDS = 48, PROBE_KINDS = 48, REFUSALS = 32 };
+enum { BYZANTINE_KINDS = 48, PROBE_KINDS = 48, REFUSALS = 32 };
 
 /* What happened, for the lines that close a run. Every field is a count. */
 struct tally {
@@ -69,7 +69,8 @@ struct tally {
         joins, orders[12], refusals[REFUSALS], restores, advances, snapshots_loaded,
         snapshots_passed_over, dropped, supplied, refetched, residual_checks, simulated_ms, halts,
         stops, robbed;
-    uint64_t faults[FAULT_KIND_COUNT], lies[LIE_KINDS], probes[PROBE_KINDS], malformed[PROBE_KINDS];
+    uint64_t faults[FAULT_KIND_COUNT], lies[BYZANTINE_KINDS], probes[PROBE_KINDS],
+        hostile_input[PROBE_KINDS];
 };
 
 struct fault_record {    /* one that was injected */

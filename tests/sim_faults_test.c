@@ -2,8 +2,8 @@
  * others): no invariant breaks, nothing that should be tried stays untried, runs are reproducible,
  * a run that fails is made smaller, and bugs that are planted on purpose are found. */
 #include "base/memory.h"
+#include "sim/byzantine_site.h"
 #include "sim/faults.h"
-#include "sim/lies.h"
 #include "sim/shrink.h"
 #include "tests/test.h"
 

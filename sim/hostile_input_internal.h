@@ -1,13 +1,13 @@
-/* The inside of sim/malformed*.c. */
-#ifndef SIM_MALFORMED_INTERNAL_H
-#define SIM_MALFORMED_INTERNAL_H
+/* The inside of sim/hostile_input*.c. */
+#ifndef SIM_HOSTILE_INPUT_INTERNAL_H
+#define SIM_HOSTILE_INPUT_INTERNAL_H
 
 #include "base/random.h"
 #include "fed/replay.h"
-#include "sim/malformed.h"
+#include "sim/hostile_input.h"
 
 struct offer {
-    const struct malformed_input *input;
+    const struct hostile_input *input;
     struct random random;
     struct run_state *run; /* a prefix of the ledger, as long as drawn */
     struct error *error;

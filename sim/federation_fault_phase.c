@@ -1,11 +1,11 @@
-/* The storm: faults that come at times of their own, each kind in its own rhythm, until calm. */
+/* The fault phase: faults that come at times of their own, each kind in its own rhythm, until calm. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
-#include "sim/falsehood.h"
+#include "sim/byzantine_coordinator.h"
 #include "sim/federation_internal.h"
-#include "sim/malformed.h"
+#include "sim/hostile_input.h"
 
 /* ---- faults ---------------------------------------------------------------------------------- */
 
@@ -16,9 +16,9 @@ uint32_t federation_planned_site(struct federation *f) {
     return (uint32_t)world_plan(&f->world, 1, f->site_count);
 }
 
-/* The next of a kind of fault; false: the storm is over. */
+/* The next of a kind of fault; false: the fault phase is over. */
 bool federation_again(struct federation *f, uint64_t mean, event_handler *run) {
-    if (!f->storm) return false;
+    if (!f->fault_phase) return false;
     world_post(&f->world, planned_around(f, mean), NO_PROCESS, run, f, NULL);
     return true;
 }
@@ -33,7 +33,7 @@ struct moment_awaited {
 static void on_moment(void *context, struct event *event) {
     struct federation *f = context;
     struct moment_awaited *moment = event->payload;
-    if (!f->storm) return;
+    if (!f->fault_phase) return;
     if (moment->is(f, moment->process) || moment->tries-- == 0) {
         moment->act(f, moment->process);
         return;
@@ -133,7 +133,7 @@ static bool is_ending(const struct federation *f) {
 static void on_spending(void *context, struct event *event) {
     struct federation *f = context;
     (void)event;
-    if (!f->storm || run_state_phase(check_run(f->check)) == RUN_STOPPED) return;
+    if (!f->fault_phase || run_state_phase(check_run(f->check)) == RUN_STOPPED) return;
     if (!is_ending(f) || !f->world.processes[COORDINATOR].alive) {
         world_post(&f->world, 2 * MS, NO_PROCESS, on_spending, f, NULL);
     } else if (world_fault(&f->world, FAULT_COORDINATOR_CRASH, COORDINATOR)) {
@@ -164,7 +164,7 @@ struct clog {
 static void on_clogged(void *context, struct event *event) {
     struct federation *f = context;
     const struct clog *clog = event->payload;
-    if (!f->storm || !world_fault(&f->world, FAULT_CLOG, clog->site)) return;
+    if (!f->fault_phase || !world_fault(&f->world, FAULT_CLOG, clog->site)) return;
     network_partition(f->network, clog->site, clog->up, !clog->up, clog->duration);
 }
 
@@ -310,39 +310,44 @@ static void on_backup(void *context, struct event *event) {
     }
 }
 
-static void on_falsehood(void *context, struct event *event) {
+static void on_byzantine_coordinator(void *context, struct event *event) {
     struct federation *f = context;
     struct error error = {0};
     (void)event;
-    if (!federation_again(f, f->scenario.every.falsehood, on_falsehood)) return;
+    if (!federation_again(f, f->scenario.every.byzantine_coordinator, on_byzantine_coordinator))
+        return;
     uint32_t process = federation_planned_site(f);
-    enum falsehood kind = (enum falsehood)world_plan(&f->world, 0, FALSEHOOD_COUNT - 1);
-    struct falsehood_input input = {site_disk(f->sites[process]), site_number(f->sites[process]),
-                                    f->keys[COORDINATOR], f->keys[process]};
+    enum byzantine_coordinator kind =
+        (enum byzantine_coordinator)world_plan(&f->world, 0, FALSEHOOD_COUNT - 1);
+    struct byzantine_coordinator_input input = {site_disk(f->sites[process]),
+                                                site_number(f->sites[process]),
+                                                f->keys[COORDINATOR], f->keys[process]};
     if (!federation_is_honest(f, process) || input.site == 0 ||
         !world_fault(&f->world, FAULT_FALSE_COORDINATOR, process))
         return;
     f->world.tally.probes[kind]++;
-    if (!falsehood_tell(&input, kind, &error)) world_fail(&f->world, "trust", "%s", error.message);
+    if (!byzantine_coordinator_tell(&input, kind, &error))
+        world_fail(&f->world, "trust", "%s", error.message);
 }
 
-static void on_malformed(void *context, struct event *event) {
+static void on_hostile_input(void *context, struct event *event) {
     struct federation *f = context;
     struct error error = {0};
     (void)event;
-    if (!federation_again(f, f->scenario.every.malformed, on_malformed)) return;
+    if (!federation_again(f, f->scenario.every.hostile_input, on_hostile_input)) return;
     uint32_t process = federation_planned_site(f);
-    enum malformed kind = (enum malformed)world_plan(&f->world, 0, MALFORMED_COUNT - 1);
-    struct malformed_input input = {.world = &f->world,
-                                    .scenario = &f->scenario,
-                                    .ledger = coordinator_disk(f->coordinator),
-                                    .key = f->keys[COORDINATOR],
-                                    .stranger = f->keys[process],
-                                    .initial = f->initial};
-    if (!world_fault(&f->world, FAULT_MALFORMED, process)) return;
-    f->world.tally.malformed[kind]++;
-    if (!malformed_offer(&input, kind, &error))
-        world_fail(&f->world, "malformed", "%s: %s", malformed_name(kind), error.message);
+    enum hostile_input_kind kind =
+        (enum hostile_input_kind)world_plan(&f->world, 0, HOSTILE_COUNT - 1);
+    struct hostile_input input = {.world = &f->world,
+                                  .scenario = &f->scenario,
+                                  .ledger = coordinator_disk(f->coordinator),
+                                  .key = f->keys[COORDINATOR],
+                                  .stranger = f->keys[process],
+                                  .initial = f->initial};
+    if (!world_fault(&f->world, FAULT_HOSTILE_INPUT, process)) return;
+    f->world.tally.hostile_input[kind]++;
+    if (!hostile_input_offer(&input, kind, &error))
+        world_fail(&f->world, "malformed", "%s: %s", hostile_input_name(kind), error.message);
 }
 
 static void on_takeover(void *context, struct event *event) {
@@ -381,9 +386,9 @@ static void on_misbehave(void *context, struct event *event) {
     free(victim);
 }
 
-void federation_begin_storm(struct federation *f) {
+void federation_begin_fault_phase(struct federation *f) {
     const struct scenario *s = &f->scenario;
-    f->storm = true;
+    f->fault_phase = true;
     federation_start_later(f, COORDINATOR, 0);
     world_post(&f->world, 10 * MS, NO_PROCESS, federation_on_admin, f, NULL);
     struct {
@@ -399,8 +404,8 @@ void federation_begin_storm(struct federation *f) {
                         {s->every.takeover, on_takeover},
                         {s->every.order, federation_on_order},
                         {s->every.lie, on_misbehave},
-                        {s->every.falsehood, on_falsehood},
-                        {s->every.malformed, on_malformed}};
+                        {s->every.byzantine_coordinator, on_byzantine_coordinator},
+                        {s->every.hostile_input, on_hostile_input}};
     f->world.write_failures = s->write_failures;
     if (s->manifest.token_budget && f->world.seed % 2 == 0)
         world_post(&f->world, 0, NO_PROCESS, on_spending, f, NULL);

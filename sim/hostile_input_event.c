@@ -8,7 +8,7 @@
 #include "base/memory.h"
 #include "coordinator/coordinator_state.h"
 #include "node/node_state.h"
-#include "sim/malformed_internal.h"
+#include "sim/hostile_input_internal.h"
 
 static struct node_state *site_of(struct offer *offer, uint32_t site) {
     struct node_options options = {.site = site,

@@ -11,9 +11,9 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "sim/falsehood.h"
+#include "sim/byzantine_coordinator.h"
 
-const char *const falsehood_names[FALSEHOOD_COUNT] = {
+const char *const byzantine_coordinator_names[FALSEHOOD_COUNT] = {
     [FALSE_HEAD] = "another_history",         [FALSE_HEAD_KEY] = "head_of_a_stranger",
     [FALSE_HEAD_RUN] = "head_of_another_run", [FALSE_HEAD_SHORT] = "head_cut_short",
     [FALSE_ENTRY] = "entry_cut_short",        [FALSE_KIND] = "entry_of_no_kind",
@@ -24,14 +24,14 @@ const char *const falsehood_names[FALSEHOOD_COUNT] = {
     [FALSE_RESUMED] = "resumed_while_active", [FALSE_INVITED] = "invitation_of_a_member"};
 
 struct false_one {
-    const struct falsehood_input *input;
+    const struct byzantine_coordinator_input *input;
     const struct run_state *run;
     struct ledger_entry entry;
     struct buffer bytes;
     enum node_event_kind kind;
 };
 
-static void make_head(struct false_one *f, enum falsehood kind) {
+static void make_head(struct false_one *f, enum byzantine_coordinator kind) {
     struct ledger_head head = {.epoch = run_state_epoch(f->run), .size = run_state_size(f->run)};
     const struct key_pair *key = kind == FALSE_HEAD_KEY ? f->input->stranger : f->input->key;
     uint8_t raw[HEAD_SIZE];
@@ -56,7 +56,7 @@ static bool forge_contribution(struct false_one *f) {
     return false;
 }
 
-static bool make_entry(struct false_one *f, enum falsehood kind) {
+static bool make_entry(struct false_one *f, enum byzantine_coordinator kind) {
     struct ledger_entry *entry = &f->entry;
     entry->kind = LEDGER_PAUSED;
     switch (kind) {
@@ -122,7 +122,8 @@ static void answer_apply(struct node_state *state, struct node_actions *actions)
     node_state_step(state, &applied, (struct instant){1, 1}, actions);
 }
 
-bool falsehood_tell(const struct falsehood_input *input, enum falsehood kind, struct error *error) {
+bool byzantine_coordinator_tell(const struct byzantine_coordinator_input *input,
+                                enum byzantine_coordinator kind, struct error *error) {
     struct false_one *f = xcalloc(1, sizeof *f);
     struct node_options options = {.site = input->site,
                                    .seed = 1,
@@ -152,7 +153,8 @@ bool falsehood_tell(const struct falsehood_input *input, enum falsehood kind, st
         answer_apply(state, &actions);
         noticed = has_halted(&actions) && run_state_size(f->run) == size;
     }
-    if (!noticed) (void)error_set(error, FAILED, "%s is believed", falsehood_names[kind]);
+    if (!noticed)
+        (void)error_set(error, FAILED, "%s is believed", byzantine_coordinator_names[kind]);
     node_actions_deinit(&actions);
     node_state_destroy(state);
     buffer_deinit(&f->bytes);

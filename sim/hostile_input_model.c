@@ -6,7 +6,7 @@
 
 #include "base/memory.h"
 #include "codec/codec.h"
-#include "sim/malformed_internal.h"
+#include "sim/hostile_input_internal.h"
 
 /* ---- replays --------------------------------------------------------------------------------- */
 
@@ -69,7 +69,7 @@ static enum status bent_payload(void *context, const uint8_t digest[DIGEST_SIZE]
 }
 
 static void replay_bent(struct offer *offer, enum bent bent) {
-    const struct malformed_input *input = offer->input;
+    const struct hostile_input *input = offer->input;
     uint64_t parameters = input->scenario->parameters + (bent == BENT_SHAPE ? 1 : 0),
              size = run_state_size(offer->run);
     struct bent_source source = {
@@ -115,7 +115,7 @@ void offer_replay(struct offer *offer) {
 
 /* Steps that never became entries: what breaks a rule is refused before a tensor is touched. */
 void offer_step(struct offer *offer) {
-    const struct malformed_input *input = offer->input;
+    const struct hostile_input *input = offer->input;
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     struct ledger_source source = disk_truth(input->ledger);
     struct model_state model = {0};

@@ -6,54 +6,54 @@
 
 #include "base/memory.h"
 #include "codec/codec.h"
-#include "sim/lies.h"
+#include "sim/byzantine_site.h"
 #include "sim/site_internal.h"
 
-const char *const lie_names[LIE_COUNT] = {
-    [LIE_SIGNATURE] = "signature",
-    [LIE_DIGEST] = "digest",
-    [LIE_TRUNCATED] = "truncated",
-    [LIE_LONGER] = "longer",
-    [LIE_NORM] = "norm",
-    [LIE_NONFINITE_NORM] = "nonfinite_norm",
-    [LIE_NONFINITE_LOSS] = "nonfinite_loss",
-    [LIE_NONFINITE_SHARE] = "nonfinite_share",
-    [LIE_NEGATIVE_ZERO] = "negative_zero",
-    [LIE_REPLAYED] = "replayed",
-    [LIE_FUTURE_BASE] = "future_base",
-    [LIE_OTHER_ROOT] = "other_root",
-    [LIE_LAYOUT] = "layout",
-    [LIE_MANIFEST] = "manifest",
-    [LIE_RUN] = "run",
-    [LIE_PROTOCOL] = "protocol",
-    [LIE_EPOCH] = "epoch",
-    [LIE_OTHER_SITE] = "other_site",
-    [LIE_NO_SITE] = "no_site",
-    [LIE_OTHER_KEY] = "other_key",
-    [LIE_OLD_SEQUENCE] = "old_sequence",
-    [LIE_ZERO_SEQUENCE] = "zero_sequence",
-    [LIE_BROKEN_CHAIN] = "broken_chain",
-    [LIE_CODEC] = "codec",
-    [LIE_FRAGMENT] = "fragment",
-    [LIE_NO_STEPS] = "no_steps",
-    [LIE_TOKENS] = "tokens",
-    [LIE_SHARE] = "share",
-    [LIE_RESERVED] = "reserved",
-    [LIE_NO_PAYLOAD] = "no_payload",
-    [LIE_HUGE_PAYLOAD] = "huge_payload",
-    [LIE_ANNOUNCED_SHORTER] = "announced_shorter",
-    [LIE_EXPIRED] = "expired",
-    [LIE_STOLEN_PAYLOAD] = "stolen_payload",
-    [LIE_GARBAGE] = "garbage",
-    [LIE_FLIPPED] = "flipped",
-    [LIE_NONFINITE_VALUES] = "nonfinite_values",
-    [LIE_HEADER_OF_PAYLOAD] = "header_of_payload",
-    [LIE_PADDING] = "padding",
-    [LIE_ODD_HUGE] = "odd_huge",
-    [LIE_ODD_ZERO] = "odd_zero",
-    [LIE_ODD_TINY] = "odd_tiny",
-    [LIE_ODD_ONE] = "odd_one",
-    [LIE_ODD_STALE] = "odd_stale",
+const char *const byzantine_site_names[BYZANTINE_COUNT] = {
+    [BYZANTINE_SIGNATURE] = "signature",
+    [BYZANTINE_DIGEST] = "digest",
+    [BYZANTINE_TRUNCATED] = "truncated",
+    [BYZANTINE_LONGER] = "longer",
+    [BYZANTINE_NORM] = "norm",
+    [BYZANTINE_NONFINITE_NORM] = "nonfinite_norm",
+    [BYZANTINE_NONFINITE_LOSS] = "nonfinite_loss",
+    [BYZANTINE_NONFINITE_SHARE] = "nonfinite_share",
+    [BYZANTINE_NEGATIVE_ZERO] = "negative_zero",
+    [BYZANTINE_REPLAYED] = "replayed",
+    [BYZANTINE_FUTURE_BASE] = "future_base",
+    [BYZANTINE_OTHER_ROOT] = "other_root",
+    [BYZANTINE_LAYOUT] = "layout",
+    [BYZANTINE_MANIFEST] = "manifest",
+    [BYZANTINE_RUN] = "run",
+    [BYZANTINE_PROTOCOL] = "protocol",
+    [BYZANTINE_EPOCH] = "epoch",
+    [BYZANTINE_OTHER_SITE] = "other_site",
+    [BYZANTINE_NO_SITE] = "no_site",
+    [BYZANTINE_OTHER_KEY] = "other_key",
+    [BYZANTINE_OLD_SEQUENCE] = "old_sequence",
+    [BYZANTINE_ZERO_SEQUENCE] = "zero_sequence",
+    [BYZANTINE_BROKEN_CHAIN] = "broken_chain",
+    [BYZANTINE_CODEC] = "codec",
+    [BYZANTINE_FRAGMENT] = "fragment",
+    [BYZANTINE_NO_STEPS] = "no_steps",
+    [BYZANTINE_TOKENS] = "tokens",
+    [BYZANTINE_SHARE] = "share",
+    [BYZANTINE_RESERVED] = "reserved",
+    [BYZANTINE_NO_PAYLOAD] = "no_payload",
+    [BYZANTINE_HUGE_PAYLOAD] = "huge_payload",
+    [BYZANTINE_ANNOUNCED_SHORTER] = "announced_shorter",
+    [BYZANTINE_EXPIRED] = "expired",
+    [BYZANTINE_STOLEN_PAYLOAD] = "stolen_payload",
+    [BYZANTINE_GARBAGE] = "garbage",
+    [BYZANTINE_FLIPPED] = "flipped",
+    [BYZANTINE_NONFINITE_VALUES] = "nonfinite_values",
+    [BYZANTINE_HEADER_OF_PAYLOAD] = "header_of_payload",
+    [BYZANTINE_PADDING] = "padding",
+    [BYZANTINE_ODD_HUGE] = "odd_huge",
+    [BYZANTINE_ODD_ZERO] = "odd_zero",
+    [BYZANTINE_ODD_TINY] = "odd_tiny",
+    [BYZANTINE_ODD_ONE] = "odd_one",
+    [BYZANTINE_ODD_STALE] = "odd_stale",
 };
 
 struct lie {
@@ -63,18 +63,19 @@ struct lie {
 };
 
 /* Numbers as an honest site's, or as odd as fp32 has them. */
-static void fill_delta(struct world *world, enum lie_kind kind, float *delta, uint64_t count) {
+static void fill_delta(struct world *world, enum byzantine_site kind, float *delta,
+                       uint64_t count) {
     for (uint64_t i = 0; i < count; i++) {
         float value = (float)(random_unit(&world->luck) - 0.5);
-        if (kind == LIE_ODD_HUGE) value *= 0x1.8p127f;
-        if (kind == LIE_ODD_TINY) value *= 0x1p-140f;
-        if (kind == LIE_ODD_ZERO || (kind == LIE_ODD_ONE && i != count / 2)) value = 0;
+        if (kind == BYZANTINE_ODD_HUGE) value *= 0x1.8p127f;
+        if (kind == BYZANTINE_ODD_TINY) value *= 0x1p-140f;
+        if (kind == BYZANTINE_ODD_ZERO || (kind == BYZANTINE_ODD_ONE && i != count / 2)) value = 0;
         delta[i] = value;
     }
 }
 
 /* A header that would be in order, with a payload of its own. */
-static void honest_header(struct simulated_site *site, enum lie_kind kind,
+static void honest_header(struct simulated_site *site, enum byzantine_site kind,
                           const struct run_state *run, struct contribution *c,
                           struct buffer *payload) {
     const struct scenario *scenario = site->setup.scenario;
@@ -120,69 +121,71 @@ static void seal_payload(struct contribution *c, const struct buffer *payload) {
 }
 
 /* Something else in the header. False: this lie cannot be told now. */
-static bool bend_header(struct simulated_site *site, enum lie_kind kind,
+static bool bend_header(struct simulated_site *site, enum byzantine_site kind,
                         const struct run_state *run, struct contribution *c) {
     struct world *world = site->world;
     switch (kind) {
-    case LIE_DIGEST: c->payload_digest[world_luck_below(world, DIGEST_SIZE)] ^= 1; return true;
-    case LIE_NORM: c->norm = c->norm * 1.5 + 1; return true;
-    case LIE_NONFINITE_NORM: c->norm = (double)NAN; return true;
-    case LIE_NONFINITE_LOSS: c->loss = INFINITY; return true;
-    case LIE_NONFINITE_SHARE: c->compute_share = NAN; return true;
-    case LIE_NEGATIVE_ZERO: c->loss = -0.0f; return true;
-    case LIE_FUTURE_BASE:
+    case BYZANTINE_DIGEST:
+        c->payload_digest[world_luck_below(world, DIGEST_SIZE)] ^= 1;
+        return true;
+    case BYZANTINE_NORM: c->norm = c->norm * 1.5 + 1; return true;
+    case BYZANTINE_NONFINITE_NORM: c->norm = (double)NAN; return true;
+    case BYZANTINE_NONFINITE_LOSS: c->loss = INFINITY; return true;
+    case BYZANTINE_NONFINITE_SHARE: c->compute_share = NAN; return true;
+    case BYZANTINE_NEGATIVE_ZERO: c->loss = -0.0f; return true;
+    case BYZANTINE_FUTURE_BASE:
         c->base_version += 1 + world_luck_below(world, 5) + run_state_size(run);
         return true;
-    case LIE_OTHER_ROOT: {
+    case BYZANTINE_OTHER_ROOT: {
         uint64_t version;
         run_state_root(run, &version, c->base_root);
         c->base_root[5] ^= 1;
         c->base_version = version;
         return true;
     }
-    case LIE_LAYOUT: c->layout_digest[3] ^= 0x80; return true;
-    case LIE_MANIFEST: c->manifest_digest[3] ^= 0x80; return true;
-    case LIE_RUN: c->run_id[0] ^= 1; return true;
-    case LIE_PROTOCOL:
+    case BYZANTINE_LAYOUT: c->layout_digest[3] ^= 0x80; return true;
+    case BYZANTINE_MANIFEST: c->manifest_digest[3] ^= 0x80; return true;
+    case BYZANTINE_RUN: c->run_id[0] ^= 1; return true;
+    case BYZANTINE_PROTOCOL:
         c->protocol =
             (uint16_t)(world_luck(world, 0.5) ? PROTOCOL_OLDEST - 1 : PROTOCOL_VERSION + 1);
         return true;
-    case LIE_EPOCH: c->epoch += world_luck(world, 0.5) ? 1 : UINT32_MAX; return true;
-    case LIE_OTHER_SITE:
+    case BYZANTINE_EPOCH: c->epoch += world_luck(world, 0.5) ? 1 : UINT32_MAX; return true;
+    case BYZANTINE_OTHER_SITE:
         c->site = site->number > 1 ? site->number - 1 : site->number + 1;
         return true;
-    case LIE_OTHER_KEY: c->key_id[1] ^= 2; return true;
-    case LIE_OLD_SEQUENCE:
+    case BYZANTINE_OTHER_KEY: c->key_id[1] ^= 2; return true;
+    case BYZANTINE_OLD_SEQUENCE:
         c->sequence = run_state_site(run, site->number)->last_sequence;
         return c->sequence > 0;
-    case LIE_ZERO_SEQUENCE: c->sequence = 0; return true;
-    case LIE_BROKEN_CHAIN: c->previous[9] ^= 8; return true;
-    case LIE_CODEC: c->codec = (uint16_t)(c->codec + 1); return true;
-    case LIE_FRAGMENT: c->fragment = site->setup.scenario->manifest.fragments; return true;
-    case LIE_NO_STEPS: c->inner_steps = 0; return true;
-    case LIE_TOKENS: c->tokens = TOKENS_LIMIT + 1; return true;
-    case LIE_SHARE: c->compute_share = 1.5f; return true;
-    case LIE_RESERVED:
+    case BYZANTINE_ZERO_SEQUENCE: c->sequence = 0; return true;
+    case BYZANTINE_BROKEN_CHAIN: c->previous[9] ^= 8; return true;
+    case BYZANTINE_CODEC: c->codec = (uint16_t)(c->codec + 1); return true;
+    case BYZANTINE_FRAGMENT: c->fragment = site->setup.scenario->manifest.fragments; return true;
+    case BYZANTINE_NO_STEPS: c->inner_steps = 0; return true;
+    case BYZANTINE_TOKENS: c->tokens = TOKENS_LIMIT + 1; return true;
+    case BYZANTINE_SHARE: c->compute_share = 1.5f; return true;
+    case BYZANTINE_RESERVED:
         if (world_luck(world, 0.5))
             c->reserved = 1;
         else
             c->reserved2 = 1;
         return true;
-    case LIE_NO_PAYLOAD: c->payload_size = 0; return true;
-    case LIE_HUGE_PAYLOAD:
+    case BYZANTINE_NO_PAYLOAD: c->payload_size = 0; return true;
+    case BYZANTINE_HUGE_PAYLOAD:
         c->payload_size = UINT64_MAX >> world_luck_below(world, 60);
         return c->payload_size > 1000000;
-    case LIE_ANNOUNCED_SHORTER: c->payload_size--; return true;
-    case LIE_EXPIRED:
+    case BYZANTINE_ANNOUNCED_SHORTER: c->payload_size--; return true;
+    case BYZANTINE_EXPIRED:
         c->signed_at_ms = world_luck(world, 0.5) ? 1 : UINT64_MAX / 2;
         return site->setup.scenario->manifest.admission.expiry_ms != 0;
-    case LIE_ODD_STALE: c->base_version = 0; return true;
+    case BYZANTINE_ODD_STALE: c->base_version = 0; return true;
     default: return true;
     }
 }
 
 /* A payload that is signed as it is sent. False: this lie cannot be told now. */
-static bool bend_payload(struct simulated_site *site, enum lie_kind kind,
+static bool bend_payload(struct simulated_site *site, enum byzantine_site kind,
                          const struct ledger_entry *victim, struct contribution *c,
                          struct buffer *payload) {
     struct world *world = site->world;
@@ -190,22 +193,22 @@ static bool bend_payload(struct simulated_site *site, enum lie_kind kind,
     enum codec codec = (enum codec)c->codec;
     size_t some = (size_t)world_luck_below(world, payload->size);
     switch (kind) {
-    case LIE_TRUNCATED: payload->size -= MIN(payload->size - 1, some + 1); break;
-    case LIE_LONGER: buffer_u8(payload, 0); break;
-    case LIE_GARBAGE:
+    case BYZANTINE_TRUNCATED: payload->size -= MIN(payload->size - 1, some + 1); break;
+    case BYZANTINE_LONGER: buffer_u8(payload, 0); break;
+    case BYZANTINE_GARBAGE:
         for (size_t i = CODEC_HEADER_SIZE; i < payload->size; i++)
             payload->data[i] = (uint8_t)world_luck_below(world, 256);
         break;
-    case LIE_FLIPPED: /* one bit, more often near the start, where tables and scales are */
+    case BYZANTINE_FLIPPED: /* one bit, more often near the start, where tables and scales are */
         if (world_luck(world, 0.5))
             some = (size_t)world_luck_below(world, MIN(payload->size, (size_t)64));
         payload->data[some] ^= (uint8_t)(1u << world_luck_below(world, 8));
         break;
-    case LIE_HEADER_OF_PAYLOAD:
+    case BYZANTINE_HEADER_OF_PAYLOAD:
         payload->data[world_luck_below(world, CODEC_HEADER_SIZE)] ^= 0x11;
         break;
-    case LIE_PADDING: payload->data[payload->size - 1] ^= 0x80; break;
-    case LIE_NONFINITE_VALUES:
+    case BYZANTINE_PADDING: payload->data[payload->size - 1] ^= 0x80; break;
+    case BYZANTINE_NONFINITE_VALUES:
         if (codec != CODEC_FP32 &&
             codec != CODEC_BF16) { /* tables and scales are where others could hide one */
             for (size_t i = 0; i < 4 && CODEC_HEADER_SIZE + i < payload->size; i++)
@@ -216,7 +219,7 @@ static bool bend_payload(struct simulated_site *site, enum lie_kind kind,
                codec == CODEC_FP32 ? 4 : 2);
         payload->data[payload->size - 2] = 0x80;
         break;
-    case LIE_STOLEN_PAYLOAD: {
+    case BYZANTINE_STOLEN_PAYLOAD: {
         bool has = victim && contribution_decode(
                                  bytes_of(victim->contribution.header, CONTRIBUTION_HEADER_SIZE),
                                  &theirs, NULL) == OK;
@@ -234,7 +237,7 @@ static bool bend_payload(struct simulated_site *site, enum lie_kind kind,
     return true;
 }
 
-static void lie_release(void *pointer) {
+static void byzantine_site_release(void *pointer) {
     struct lie *lie = pointer;
     buffer_deinit(&lie->payload);
     free(lie);
@@ -261,9 +264,9 @@ static void submit(struct simulated_site *site, struct lie *lie, uint32_t certif
     lie->site = site;
     lie->stream = network_open(site->setup.network, site->setup.process, certificate);
     network_send(site->setup.network, lie->stream, true, &open);
-    uint64_t delay = 4 * site->setup.scenario->storm.latency;
+    uint64_t delay = 4 * site->setup.scenario->fault_phase.latency;
     world_post(site->world, delay, site->setup.process, on_chunks, site, lie)->release =
-        lie_release;
+        byzantine_site_release;
 }
 
 void site_misbehave(struct simulated_site *site, const struct run_state *run,
@@ -271,30 +274,31 @@ void site_misbehave(struct simulated_site *site, const struct run_state *run,
     if (!site->running || !site->number || site->number > run_state_site_count(run)) return;
     struct contribution c;
     uint8_t header[CONTRIBUTION_HEADER_SIZE], signature[SIGNATURE_SIZE];
-    enum lie_kind kind = (enum lie_kind)world_luck_below(site->world, LIE_COUNT);
+    enum byzantine_site kind = (enum byzantine_site)world_luck_below(site->world, BYZANTINE_COUNT);
     struct lie *lie = xcalloc(1, sizeof *lie);
     honest_header(site, kind, run, &c, &lie->payload);
     seal_payload(&c, &lie->payload);
     bool told = bend_header(site, kind, run, &c) &&
                 bend_payload(site, kind, victim, &c, &lie->payload) &&
-                (kind != LIE_REPLAYED || victim);
-    if (!told || !world_fault(site->world, FAULT_LIE, site->setup.process)) {
-        lie_release(lie);
+                (kind != BYZANTINE_REPLAYED || victim);
+    if (!told || !world_fault(site->world, FAULT_BYZANTINE_SITE, site->setup.process)) {
+        byzantine_site_release(lie);
         return;
     }
     contribution_encode(&c, header);
     contribution_sign(site->setup.key, header, signature);
-    if (kind == LIE_SIGNATURE) signature[world_luck_below(site->world, SIGNATURE_SIZE)] ^= 4;
-    if (kind == LIE_REPLAYED) {
+    if (kind == BYZANTINE_SIGNATURE) signature[world_luck_below(site->world, SIGNATURE_SIZE)] ^= 4;
+    if (kind == BYZANTINE_REPLAYED) {
         memcpy(header, victim->contribution.header, sizeof header);
         memcpy(signature, victim->contribution.signature, sizeof signature);
-    } else if (kind <= LIE_LAST_FALSE && kind != LIE_NO_SITE) {
-        check_malformed(site->setup.check, header);
+    } else if (kind <= BYZANTINE_LAST_FALSE && kind != BYZANTINE_NO_SITE) {
+        check_hostile_input(site->setup.check, header);
     }
     site->world->tally.lies[kind]++;
-    world_trace(site->world, "%-12s lies: %s, sequence %llu", site->name, lie_names[kind],
-                (unsigned long long)c.sequence);
+    world_trace(site->world, "%-12s lies: %s, sequence %llu", site->name,
+                byzantine_site_names[kind], (unsigned long long)c.sequence);
     submit(site, lie,
-           kind == LIE_NO_SITE ? 99 * (uint32_t)world_luck_below(site->world, 2) : site->number,
+           kind == BYZANTINE_NO_SITE ? 99 * (uint32_t)world_luck_below(site->world, 2)
+                                     : site->number,
            header, signature);
 }

@@ -1,36 +1,36 @@
-/* The kinds of hostile input (sim/malformed.h), and the one that an event draws; each kind is in a
- * malformed_*.c file. */
-#include "sim/malformed.h"
+/* The kinds of hostile input (sim/hostile_input.h), and the one that an event draws; each kind is in a
+ * hostile_input_*.c file. */
+#include "sim/hostile_input.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
-#include "sim/malformed_internal.h"
+#include "sim/hostile_input_internal.h"
 
 static const struct {
     const char *name;
     void (*run)(struct offer *);
-} kinds[MALFORMED_COUNT] = {
-    [MALFORMED_MANIFEST] = {"manifest", offer_manifest},
-    [MALFORMED_SETTING] = {"setting", offer_setting},
-    [MALFORMED_IDENTITY] = {"identity", offer_identity},
-    [MALFORMED_INVITATION] = {"invitation", offer_invitation},
-    [MALFORMED_PROOF] = {"proof", offer_proof},
-    [MALFORMED_RECEIPT] = {"receipt", offer_receipt},
-    [MALFORMED_ENTRY] = {"entry", offer_entry},
-    [MALFORMED_RULE] = {"rule", offer_rule},
-    [MALFORMED_GENESIS] = {"genesis", offer_genesis},
-    [MALFORMED_REPLAY] = {"replay", offer_replay},
-    [MALFORMED_STEP] = {"step", offer_step},
-    [MALFORMED_SNAPSHOT] = {"snapshot", offer_snapshot},
-    [MALFORMED_MESSAGE] = {"message", offer_message},
-    [MALFORMED_DELTA] = {"delta", offer_delta},
-    [MALFORMED_SUBMISSION] = {"submission", offer_submission},
-    [MALFORMED_SITE_EVENT] = {"site_event", offer_site_event},
-    [MALFORMED_COORDINATOR_EVENT] = {"coordinator_event", offer_coordinator_event}};
+} kinds[HOSTILE_COUNT] = {
+    [HOSTILE_MANIFEST] = {"manifest", offer_manifest},
+    [HOSTILE_SETTING] = {"setting", offer_setting},
+    [HOSTILE_IDENTITY] = {"identity", offer_identity},
+    [HOSTILE_INVITATION] = {"invitation", offer_invitation},
+    [HOSTILE_PROOF] = {"proof", offer_proof},
+    [HOSTILE_RECEIPT] = {"receipt", offer_receipt},
+    [HOSTILE_ENTRY] = {"entry", offer_entry},
+    [HOSTILE_RULE] = {"rule", offer_rule},
+    [HOSTILE_GENESIS] = {"genesis", offer_genesis},
+    [HOSTILE_REPLAY] = {"replay", offer_replay},
+    [HOSTILE_STEP] = {"step", offer_step},
+    [HOSTILE_SNAPSHOT] = {"snapshot", offer_snapshot},
+    [HOSTILE_MESSAGE] = {"message", offer_message},
+    [HOSTILE_DELTA] = {"delta", offer_delta},
+    [HOSTILE_SUBMISSION] = {"submission", offer_submission},
+    [HOSTILE_SITE_EVENT] = {"site_event", offer_site_event},
+    [HOSTILE_COORDINATOR_EVENT] = {"coordinator_event", offer_coordinator_event}};
 
-const char *malformed_name(enum malformed kind) { return kinds[kind].name; }
+const char *hostile_input_name(enum hostile_input_kind kind) { return kinds[kind].name; }
 
 void claim(struct offer *offer, bool holds, const char *what) {
     if (holds || offer->failed) return;
@@ -80,8 +80,8 @@ bool offer_contribution(struct offer *offer, struct ledger_entry *out, uint64_t 
     return false;
 }
 
-bool malformed_offer(const struct malformed_input *input, enum malformed kind,
-                     struct error *error) {
+bool hostile_input_offer(const struct hostile_input *input, enum hostile_input_kind kind,
+                         struct error *error) {
     struct offer offer = {.input = input, .error = error};
     random_init(&offer.random, random_hash(world_luck_below(input->world, UINT64_MAX), kind));
     uint64_t size = 1 + offer_below(&offer, input->ledger->entry_count);

@@ -7,7 +7,7 @@
 #include "base/memory.h"
 #include "crypto/base64.h"
 #include "fed/invitation.h"
-#include "sim/malformed_internal.h"
+#include "sim/hostile_input_internal.h"
 
 /* ---- manifests ------------------------------------------------------------------------------- */
 

@@ -5,7 +5,7 @@
 #include "base/memory.h"
 #include "codec/codec.h"
 #include "fed/receipt.h"
-#include "sim/malformed_internal.h"
+#include "sim/hostile_input_internal.h"
 
 /* ---- proofs ---------------------------------------------------------------------------------- */
 
