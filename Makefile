@@ -102,8 +102,10 @@ endif
 
 # ---- sources: every .c below a folder belongs to its library, except the programs' own mains -----
 CORE_FOLDERS := base kernels codec text model
-FOLDERS := $(CORE_FOLDERS) $(if $(LIBS_FOUND),config crypto storage rpc proto fed run node \
-               coordinator topology plan wan experiment sim)
+# storage stands after those that use it and before sim, which has a store and blobs of its own: a
+# test that links everything takes the shipped ones unless it names the simulator's.
+FOLDERS := $(CORE_FOLDERS) $(if $(LIBS_FOUND),config crypto rpc proto fed run node coordinator \
+               storage topology plan wan experiment sim)
 MAINS   := coordinator/main.c node/main.c sim/main.c wan/wan_proxy_main.c sim/plant_main.c \
            model/trainer_main.c kernels/cuda_probe_main.c $(wildcard coordinator/atollctl/*.c)
 # Of kernels/cpu, what this machine's instructions are for.
