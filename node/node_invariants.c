@@ -78,7 +78,6 @@ static void check_link(const struct node_state *state) {
     ASSERT(!state->refetching || state->lost != 0);
     ASSERT(state->wanted_next <= state->wanted_count);
     ASSERT(state->wanted_count <= NODE_WANTED_LIMIT);
-    ASSERT(state->timer > 0);
 }
 
 void node_check(const struct node_state *state) {
