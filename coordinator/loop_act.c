@@ -176,8 +176,9 @@ static void act_check(struct loop *loop, const struct coordinator_action *action
 static void act_drop(struct loop *loop, const struct coordinator_action *action) {
     struct call *call = calls_find(loop->options.calls, action->call);
     if (!call) return;
-    intake_post(loop->options.intake, &(struct intake_message){.kind = INTAKE_CLOSE, .call = call});
+    /* Ended first: else the intake may find a chunk of a call that it has closed, and blame it. */
     call_finish(call, RPC_ABORTED, "the site submits over a newer call");
+    intake_post(loop->options.intake, &(struct intake_message){.kind = INTAKE_CLOSE, .call = call});
     call_release(call);
 }
 

@@ -55,10 +55,11 @@ class Run:
         import atoll_client
         return atoll_client.join(self.address, self.token(name), key)
 
-    def follow(self, site, **how):
+    def follow(self, site, restored=False, **how):
         """A follower that has caught up and goes on."""
         import atoll_client
         follower = self.kept(atoll_client.Follower(self.address, site, **how))
+        follower.start(restored=restored)
         follower.catch_up(seconds=SECONDS)
         return follower
 

@@ -179,14 +179,16 @@ class Follower:
 
     def frames(self, payloads=True, restored=False, timeout=None):
         """Each frame's entries, after they were taken in, until `stop`."""
+        self.stopping = False
         try:
             for raw in self._open(payloads, restored, timeout):
                 yield self.take(raw)
-        except grpc.RpcError as error:
-            if error.code() != grpc.StatusCode.CANCELLED:
+        except grpc.RpcError:
+            if not self.stopping:
                 raise
 
     def stop(self):
+        self.stopping = True
         if self.stream:
             self.stream.cancel()
         if self.thread:
@@ -199,6 +201,7 @@ class Follower:
             try:
                 for _ in self.frames(**how):
                     pass
+                assert self.stopping, "the coordinator ended the stream"
             except Exception as fault:  # told by the next wait
                 with self.changed:
                     self.fault = fault
@@ -220,12 +223,22 @@ class Follower:
         return self.ledger
 
     def catch_up(self, quiet=0.3, seconds=30, payloads=True):
-        """Until all that there is has come: nothing new for `quiet` seconds, no payload missing.
-        (The coordinator signs a head only every so many entries, so heads do not tell.)"""
+        """Until what there is has come: the version that a heartbeat tells, our own entry, and all
+        payloads that are needed by then. A ledger that does not grow is waited for a little longer,
+        for its entries after that version. (Heads come only every so many entries.)"""
         if not self.thread:
             self.start(payloads=payloads)
-        return self.wait(lambda ledger: len(ledger) and not (payloads and self.missing()) and
-                         time.monotonic() - self.last_frame > quiet, seconds)
+        newest = self.connection.ask("Heartbeat", seconds, protocol=PROTOCOL,
+                                     instance=self.instance).version
+        self.wait(lambda ledger: ledger.version >= newest and self.site.number in ledger.sites,
+                  seconds)
+        size, since = len(self.ledger), time.monotonic()
+
+        def complete(ledger):
+            now, lacks = time.monotonic(), payloads and any(i < size for i in self.missing())
+            rests = now - max(since, self.last_frame) > quiet or now - since > 3 * quiet
+            return rests and not lacks
+        return self.wait(complete, seconds)
 
     def missing(self):
         """Contributions that wait for a step and whose payload has not come."""
