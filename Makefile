@@ -335,6 +335,20 @@ $(OUT)/tests/%: $(OUT)/tests/%.o $(OUT)/tests/test.o $(LIBRARIES)
 	$(LINK) $(SYSTEM_LIBS)
 test-run: programs trainer tests-built $(if $(LIBS_FOUND),$(OUT)/bin/atoll-sim-planted)
 	$(Q)scripts/run-tests $(OUT) '$(TESTS)'
+# A unit test has one part of the program to itself: no federation, no program of its own. Where a
+# sanitizer is in all code (BUILD=asan), these are what .ci/run has the time for.
+UNIT_TESTS := base_* config_* crypto_* storage_* proto_* text_* fed_* topology_* codec_codec* \
+              codec_topk2* rpc_code* wan_link* sim_world* test_runner* \
+              $(patsubst %,kernels_%_test,attention choice elementwise linear operations table) \
+              $(patsubst %,model_%_test,checkpoint curve data data_format generate layout memory \
+                  safetensors schedule trainer transformer) \
+              $(patsubst %,node_%_test,downlink journal restore rounds settings state status \
+                  uplink) \
+              $(patsubst %,coordinator_%_test,ledger_queue lost orders speeds state steps)
+UNIT_SOURCES := $(filter %_test.c,$(wildcard $(patsubst %,tests/%.c,$(UNIT_TESTS))))
+.PHONY: unit-test
+unit-test: deps-found $(patsubst tests/%.c,$(OUT)/tests/%,$(UNIT_SOURCES))
+	$(Q)scripts/run-tests $(OUT) '$(notdir $(basename $(UNIT_SOURCES)))'
 # The two commands of the README work on a machine that has nothing but make: they install, then
 # start make anew, because what is found is found when make starts.
 # Without the Python the tests run all the same, except those that compare with PyTorch and
@@ -439,6 +453,7 @@ uninstall:
 check:
 	$(Q)scripts/check-layers
 	$(Q)scripts/check-names
+	$(Q)scripts/check-code
 	$(Q)scripts/check-format
 	$(Q)scripts/check-words
 

@@ -2,12 +2,12 @@
  * commented example file.
  *
  * An option is a setting (base/setting.h has the kinds and the units). Its name in the table is
- * kebab-case with dots; it is spelt `upload.rate_limit` in the config file, as all keys of files are
- * snake_case, --upload-rate-limit as a flag and ATOLL_UPLOAD_RATE_LIMIT as a variable. A value given
- * in several places is taken by precedence, flag > environment > file > default, whatever the order
- * of reading, and the place it came from is remembered. All of them are checked, also those that
- * lose. A flag, key or ATOLL_ variable that nobody knows refuses the start and names the nearest
- * known one: a misspelt setting that is silently ignored is found weeks later.
+ * kebab-case with dots; it is spelt `upload.rate_limit` in the config file, as all keys of files
+ * are snake_case, --upload-rate-limit as a flag and ATOLL_UPLOAD_RATE_LIMIT as a variable. A value
+ * given in several places is taken by precedence, flag > environment > file > default, whatever the
+ * order of reading, and the place it came from is remembered. All of them are checked, also those
+ * that lose. A flag, key or ATOLL_ variable that nobody knows refuses the start and names the
+ * nearest known one: a misspelt setting that is silently ignored is found weeks later.
  *
  * Values land in a plain struct of the program's, at each option's offset; texts and lists there
  * are owned by `struct options` and live as long as it. A program with nouns and verbs (`atollctl

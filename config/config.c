@@ -1,5 +1,5 @@
-/* Puts the flat list of a YAML file (config/yaml.h) into a table of settings (config/config.h), with
- * file and line in every refusal. */
+/* Puts the flat list of a YAML file (config/yaml.h) into a table of settings (config/config.h),
+ * with file and line in every refusal. */
 #include "config/config.h"
 
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-/* YAML files into tables of settings (base/setting.h): a program's options, the manifest of a run, a
- * federation. Strict: a key the table does not know refuses the file and names the nearest one,
+/* YAML files into tables of settings (base/setting.h): a program's options, the manifest of a run,
+ * a federation. Strict: a key the table does not know refuses the file and names the nearest one,
  * with file and line. Nested mappings and dotted keys are the same thing.
  */
 #ifndef CONFIG_CONFIG_H

@@ -1,5 +1,5 @@
-/* The inside of the workbench: train.c (time: events, links, merging), train_site.c (tensors: steps,
- * rounds, rebases) and train_hostile.c (what a hostile site sends). */
+/* The inside of the workbench: train.c (time: events, links, merging), train_site.c (tensors:
+ * steps, rounds, rebases) and train_hostile.c (what a hostile site sends). */
 #ifndef EXPERIMENT_TRAIN_INTERNAL_H
 #define EXPERIMENT_TRAIN_INTERNAL_H
 

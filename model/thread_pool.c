@@ -1,5 +1,5 @@
-/* A pool of threads that share numbered jobs (model/thread_pool.h): one mutex, two conditions, a counter.
- * Results must not depend on which thread does which job. */
+/* A pool of threads that share numbered jobs (model/thread_pool.h): one mutex, two conditions, a
+ * counter. Results must not depend on which thread does which job. */
 #include "model/thread_pool.h"
 
 #include <pthread.h>

@@ -1,9 +1,9 @@
 /* Threads that work through numbered jobs together and sleep in between.
  *
  * thread_pool_run hands out jobs 0..count-1 in order to any free thread, the caller included, and
- * returns when all are done: one join. Which thread does which job is open, so results must not depend on
- * it; `worker` (0 is the caller) picks scratch memory. Waiting is on a condition variable, never
- * spinning: a pool on a busy machine loses time only in proportion.
+ * returns when all are done: one join. Which thread does which job is open, so results must not
+ * depend on it; `worker` (0 is the caller) picks scratch memory. Waiting is on a condition
+ * variable, never spinning: a pool on a busy machine loses time only in proportion.
  */
 #ifndef MODEL_THREAD_POOL_H
 #define MODEL_THREAD_POOL_H

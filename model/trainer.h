@@ -6,9 +6,9 @@
  *     layout_initialise(trainer_layout(trainer), seed, trainer_parameters_to_change(trainer));
  *     while (...) trainer_step(trainer, data, run_tokens, &result, &error);
  *
- * Between two steps the caller may read and write trainer_parameters_to_change (that is how a node snapshots
- * and rebases): it is the fp32 master copy, a flat vector of trainer_layout()->count floats;
- * nothing derived from it outlives a step. AdamW's state is kept across rebases.
+ * Between two steps the caller may read and write trainer_parameters_to_change (that is how a node
+ * snapshots and rebases): it is the fp32 master copy, a flat vector of trainer_layout()->count
+ * floats; nothing derived from it outlives a step. AdamW's state is kept across rebases.
  *
  * A step takes batch * accumulation sequences from the data, splits them into `shards` groups that
  * do not depend on the number of threads, runs forward and backward on shards in parallel and sums
@@ -42,8 +42,8 @@ struct trainer_options {
     uint32_t threads; /* 0: one per processor. Does not change results */
     const char *
         kernels; /* a table of kernels/kernels.h; NULL: the best here, or what ATOLL_KERNELS says */
-    /* On CUDA forward and backward are in bfloat16 and the results are another machine's; shards and
-     * threads mean nothing there. trainer_device_line says where steps run, and why. */
+    /* On CUDA forward and backward are in bfloat16 and the results are another machine's; shards
+     * and threads mean nothing there. trainer_device_line says where steps run, and why. */
     enum device_choice device;
     const char
         *cuda_library; /* the backend; NULL: beside the program. See kernels/cuda_backend.h */

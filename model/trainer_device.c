@@ -1,8 +1,8 @@
 /* A trainer whose steps run on a device (model/device_trainer.h). The host keeps a mirror of the
  * parameters and moments, and brings the two sides together only where somebody looks:
- *     behind  the device has made steps that the mirror lacks: trainer_parameters_to_change, _save, _load and
- *             _reset_optimizer pull
- *     ahead    the mirror may have been changed since: the next step or evaluation pushes
+ *     behind  the device has made steps that the mirror lacks: trainer_parameters_to_change,
+ *             _save, _load and _reset_optimizer pull
+ *     ahead   the mirror may have been changed since: the next step or evaluation pushes
  * The counters in `mirrored` are those of the mirror. If the device is lost, the trainer falls back
  * to them: what is then saved is the whole state of an earlier moment, which a restart continues
  * from bit for bit, and every later step is UNAVAILABLE.

@@ -1,7 +1,7 @@
 /* What holds of the site's state between two events, whatever came before, and how a slot may go
- * from one phase to the next. A violation is a fault of this program: it ends here, before a message
- * is made from a state that contradicts itself. Nothing that the coordinator says can bring one
- * about. */
+ * from one phase to the next. A violation is a fault of this program: it ends here, before a
+ * message is made from a state that contradicts itself. Nothing that the coordinator says can bring
+ * one about. */
 #include "node/node_state_internal.h"
 
 #define TO(phase_) (1u << (phase_))

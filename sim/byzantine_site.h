@@ -1,6 +1,6 @@
 /* What an enrolled site may send that must be refused, each for a reason of its own
- * (sim/site_byzantine.c). The last few are true, but odd: they may be refused or taken, and nobody may
- * come to harm. */
+ * (sim/site_byzantine.c). The last few are true, but odd: they may be refused or taken, and nobody
+ * may come to harm. */
 #ifndef SIM_BYZANTINE_SITE_H
 #define SIM_BYZANTINE_SITE_H
 

@@ -287,6 +287,20 @@ static const char *const action_names[] = {[DO_ADMIT] = "admit",
                                            [DO_TIMER] = "timer",
                                            [DO_STOP] = "stop"};
 
+static void reply_heartbeat(struct coordinator *coordinator,
+                            const struct coordinator_action *action) {
+    const struct run_state *run = coordinator_state_run(coordinator->state);
+    struct message reply = {.kind = MESSAGE_HEARTBEAT_REPLY,
+                            .a = action->inner_steps,
+                            .b = (uint64_t)run_state_phase(run),
+                            .c = run_state_version(run),
+                            .turn = action->turn,
+                            .code = (uint32_t)action->code};
+    coordinator->world->tally.refusals[action->code] += action->code != ACCEPTED;
+    for (uint32_t i = 0; i < action->wanted_count; i++) buffer_u64(&reply.bytes, action->wanted[i]);
+    coordinator_answer(coordinator, action->call, &reply);
+}
+
 static void perform(struct coordinator *coordinator, const struct coordinator_action *action) {
     struct message reply = {0};
     if (action->kind != DO_TIMER && action->kind != DO_HEARTBEAT_REPLY &&
@@ -330,20 +344,7 @@ static void perform(struct coordinator *coordinator, const struct coordinator_ac
         reply = (struct message){.kind = MESSAGE_JOINED, .a = action->code, .b = action->site};
         coordinator_answer(coordinator, action->call, &reply);
         break;
-    case DO_HEARTBEAT_REPLY: {
-        const struct run_state *run = coordinator_state_run(coordinator->state);
-        reply = (struct message){.kind = MESSAGE_HEARTBEAT_REPLY,
-                                 .a = action->inner_steps,
-                                 .b = (uint64_t)run_state_phase(run),
-                                 .c = run_state_version(run),
-                                 .turn = action->turn,
-                                 .code = (uint32_t)action->code};
-        coordinator->world->tally.refusals[action->code] += action->code != ACCEPTED;
-        for (uint32_t i = 0; i < action->wanted_count; i++)
-            buffer_u64(&reply.bytes, action->wanted[i]);
-        coordinator_answer(coordinator, action->call, &reply);
-        break;
-    }
+    case DO_HEARTBEAT_REPLY: reply_heartbeat(coordinator, action); break;
     case DO_ADMIN_REPLY: break; /* the admin looks at the ledger */
     case DO_END: {
         struct simulated_call *call = coordinator_call(coordinator, action->call);

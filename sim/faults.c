@@ -205,8 +205,8 @@ static struct { /* what is being run, for on_abort */
 } running;
 
 /* An assertion of the program under test has failed, and said so: which seed it was. Called on the
- * thread that failed, from abort(); a process whose state contradicts itself is not gone on with, so
- * such a seed is not made smaller. */
+ * thread that failed, from abort(); a process whose state contradicts itself is not gone on with,
+ * so such a seed is not made smaller. */
 static void on_abort(int signal) {
     (void)signal;
     struct federation_options run = {.seed = running.seed};

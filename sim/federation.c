@@ -242,8 +242,9 @@ static void calm(struct federation *f) {
     }
 }
 
-/* H_w of everybody who is there, once what was measured in the fault phase has faded: no site is told
- * much less than its share of the speed of those that are there, whatever others were there before.
+/* H_w of everybody who is there, once what was measured in the fault phase has faded: no site is
+ * told much less than its share of the speed of those that are there, whatever others were there
+ * before.
  */
 static void check_inner_steps(struct federation *f) {
     const struct scenario *s = &f->scenario;

@@ -1,11 +1,11 @@
 /* One simulated federation from its seed to its verdict: a coordinator, its sites, an admin, and a
  * fault phase of faults that ends.
  *
- * First the fault phase: crashes at any moment and after any durable write, partitions, losses, resets,
- * doubled calls, orders of the admin, a site that misbehaves. Then calm: everybody is started again
- * and nothing goes wrong any more; within LIVENESS_SECONDS each honest site that was not revoked
- * must have another contribution merged (I8). Then, in some runs, the admin stops the run and every
- * honest site must finish. At last the ledger is audited from entry 0.
+ * First the fault phase: crashes at any moment and after any durable write, partitions, losses,
+ * resets, doubled calls, orders of the admin, a site that misbehaves. Then calm: everybody is
+ * started again and nothing goes wrong any more; within LIVENESS_SECONDS each honest site that was
+ * not revoked must have another contribution merged (I8). Then, in some runs, the admin stops the
+ * run and every honest site must finish. At last the ledger is audited from entry 0.
  */
 #ifndef SIM_FEDERATION_H
 #define SIM_FEDERATION_H

@@ -1,4 +1,5 @@
-/* The fault phase: faults that come at times of their own, each kind in its own rhythm, until calm. */
+/* The fault phase: faults that come at times of their own, each kind in its own rhythm, until
+ * calm. */
 #include <stdlib.h>
 #include <string.h>
 

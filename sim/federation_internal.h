@@ -1,6 +1,6 @@
 /* The inside of a simulated federation: federation.c (processes, the parts of a run),
- * federation_fault_phase.c (faults that come at times of their own), federation_admin.c (the admin, and
- * strangers who try to connect). */
+ * federation_fault_phase.c (faults that come at times of their own), federation_admin.c (the admin,
+ * and strangers who try to connect). */
 #ifndef SIM_FEDERATION_INTERNAL_H
 #define SIM_FEDERATION_INTERNAL_H
 
@@ -39,8 +39,8 @@ void federation_begin_fault_phase(struct federation *f);
 /* The next of a kind of fault; false: the fault phase is over. */
 bool federation_again(struct federation *f, uint64_t mean, event_handler *run);
 uint32_t federation_planned_site(struct federation *f);
-/* Does `act` as soon as `is`, or after some seconds all the same; not at all once the fault phase is
- * over. */
+/* Does `act` as soon as `is`, or after some seconds all the same; not at all once the fault phase
+ * is over. */
 typedef bool federation_is(const struct federation *f, uint32_t process);
 typedef void federation_act(struct federation *f, uint32_t process);
 void federation_at_moment(struct federation *f, federation_is *is, federation_act *act,

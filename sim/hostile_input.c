@@ -1,5 +1,5 @@
-/* The kinds of hostile input (sim/hostile_input.h), and the one that an event draws; each kind is in a
- * hostile_input_*.c file. */
+/* The kinds of hostile input (sim/hostile_input.h), and the one that an event draws; each kind is
+ * in a hostile_input_*.c file. */
 #include "sim/hostile_input.h"
 
 #include <stdlib.h>

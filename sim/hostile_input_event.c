@@ -222,6 +222,36 @@ static void commit_all(struct offer *offer, struct coordinator_state *state,
     coordinator_state_step(state, &event, (struct instant){5, 5}, actions);
 }
 
+/* The coordinator is an old copy: a site that saw more of the ledger hears a head of another
+ * history, and must give up. */
+static void offer_old_copy(struct offer *offer, const struct coordinator_state *state) {
+    uint8_t head[HEAD_SIZE];
+    coordinator_state_head(state, head);
+    uint64_t size = run_state_size(coordinator_state_run(state)); /* the epoch, and a step if due */
+    if (offer->input->ledger->entry_count < size) return;
+    struct node_actions done = {0};
+    struct node_state *same = site_of(offer, 1);
+    struct node_event heard = {.kind = NODE_HEAD, .bytes = bytes_of(head, sizeof head)};
+    node_state_start(same, run_state_version(offer->run), NULL, 0, (struct instant){1, 1}, &done);
+    node_state_step(same, &heard, (struct instant){1, 1}, &done);
+    claim(offer, !halts(&done), "a site that saw no more than the copy has gives up");
+    node_actions_clear(&done);
+    node_state_destroy(same);
+    run_state_destroy(offer->run);
+    offer->run = offer_run(offer, size);
+    struct node_state *ahead = site_of(offer, 1);
+    node_state_start(ahead, run_state_version(offer->run), NULL, 0, (struct instant){1, 1}, &done);
+    node_state_step(ahead, &heard, (struct instant){1, 1}, &done);
+    /* Where the original began an epoch in the same place, both wrote the same entry. */
+    uint8_t copied[DIGEST_SIZE], original[DIGEST_SIZE];
+    merkle_root(run_state_tree(coordinator_state_run(state)), size, copied);
+    merkle_root(run_state_tree(offer->run), size, original);
+    claim(offer, halts(&done) == (memcmp(copied, original, DIGEST_SIZE) != 0),
+          "a site follows a coordinator that came back from an old copy");
+    node_actions_deinit(&done);
+    node_state_destroy(ahead);
+}
+
 void offer_coordinator_event(struct offer *offer) {
     static const char *const names[] = {"late", "islet", "No Name", "site-1", "site-2"};
     struct coordinator_options options = {.key = offer->input->key,
@@ -238,42 +268,13 @@ void offer_coordinator_event(struct offer *offer) {
     coordinator_state_start(state, (struct instant){1, 1}, &actions);
     claim(offer, run_state_epoch(coordinator_state_run(state)) == run_state_epoch(offer->run) + 1,
           "a new epoch does not begin");
-    /* It is an old copy: a site that saw more of the ledger hears a head of another history, and
-     * must give up. */
     struct coordinator_event durable = {.kind = COORDINATOR_COMMITTED};
     for (size_t i = 0; i < actions.count; i++) {
         if (actions.items[i].kind == DO_COMMIT) durable.committed.commit = actions.items[i].commit;
     }
     coordinator_actions_clear(&actions);
     coordinator_state_step(state, &durable, (struct instant){2, 2}, &actions);
-    uint8_t head[HEAD_SIZE];
-    coordinator_state_head(state, head);
-    uint64_t size = run_state_size(coordinator_state_run(state)); /* the epoch, and a step if due */
-    if (sites > 0 && offer->input->ledger->entry_count >= size) {
-        struct node_actions done = {0};
-        struct node_state *same = site_of(offer, 1);
-        struct node_event heard = {.kind = NODE_HEAD, .bytes = bytes_of(head, sizeof head)};
-        node_state_start(same, run_state_version(offer->run), NULL, 0, (struct instant){1, 1},
-                         &done);
-        node_state_step(same, &heard, (struct instant){1, 1}, &done);
-        claim(offer, !halts(&done), "a site that saw no more than the copy has gives up");
-        node_actions_clear(&done);
-        node_state_destroy(same);
-        run_state_destroy(offer->run);
-        offer->run = offer_run(offer, size);
-        struct node_state *ahead = site_of(offer, 1);
-        node_state_start(ahead, run_state_version(offer->run), NULL, 0, (struct instant){1, 1},
-                         &done);
-        node_state_step(ahead, &heard, (struct instant){1, 1}, &done);
-        /* Where the original began an epoch in the same place, both wrote the same entry. */
-        uint8_t copied[DIGEST_SIZE], original[DIGEST_SIZE];
-        merkle_root(run_state_tree(coordinator_state_run(state)), size, copied);
-        merkle_root(run_state_tree(offer->run), size, original);
-        claim(offer, halts(&done) == (memcmp(copied, original, DIGEST_SIZE) != 0),
-              "a site follows a coordinator that came back from an old copy");
-        node_actions_deinit(&done);
-        node_state_destroy(ahead);
-    }
+    if (sites > 0) offer_old_copy(offer, state);
     for (int i = 0; i < 120; i++) {
         commit_all(offer, state, &actions, &last);
         odd_call(offer, &event, names[offer_below(offer, COUNT_OF(names))]);

@@ -63,7 +63,8 @@ static void draw_manifest(struct scenario *s, struct world *world) {
                                    : fragments * CODEC_CHUNK + world_below(world, 3000);
 }
 
-/* Most fault phases are moderate, some are as bad as can be: nothing that is under way gets through. */
+/* Most fault phases are moderate, some are as bad as can be: nothing that is under way gets
+ * through. */
 static double some(struct world *world, double most) {
     double weight = random_unit(&world->random);
     return world_chance(world, 0.25) ? 0 : most * weight * weight * weight;

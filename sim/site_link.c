@@ -1,5 +1,5 @@
-/* The site's network: joining, the downlink (connection attempt, offer, snapshot, Follow), uploads one after
- * another, heartbeats. */
+/* The site's network: joining, the downlink (connection attempt, offer, snapshot, Follow), uploads
+ * one after another, heartbeats. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -2,10 +2,10 @@
  * place of both, so that coordinator/directory_contents.c, directory_restore.c, directory_sweep.c,
  * ledger_queue.c, transfers.c and model_work.c run as they ship.
  *
- * Ledger and payloads lie in a struct disk (sim/disk.h), where the checker finds them; snapshots, by
- * name and content, and uploads lie here. All that waits for a commit is written together after a
- * while, as one durable write, and a crash may come after any of them. A commit that is waited for
- * is written at once, after those that wait. As in the store: nothing is taken after FULL until
+ * Ledger and payloads lie in a struct disk (sim/disk.h), where the checker finds them; snapshots,
+ * by name and content, and uploads lie here. All that waits for a commit is written together after
+ * a while, as one durable write, and a crash may come after any of them. A commit that is waited
+ * for is written at once, after those that wait. As in the store: nothing is taken after FULL until
  * store_resume, nor ever after a sync that failed. What an upload has not synced may be gone after
  * a crash, or garbage.
  */

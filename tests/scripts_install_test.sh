@@ -2,28 +2,24 @@
 # Installing below a DESTDIR: programs that run, manual pages and completion made of their tables,
 # units, and a removal that leaves nothing of ours and everything of others.
 set -u
-root=${ATOLL_ROOT:-$(cd "$(dirname "$0")/.." && pwd)}
+. "$(dirname "$0")/verdict.sh"
 bin=${ATOLL_BIN:-$root/build/release/bin}
-place=$(mktemp -d)
-trap 'rm -rf "$place"' EXIT
-passed=0 failed=0
-verdict() { # NAME, 0 if it held
-    if [ "$2" = 0 ]; then passed=$((passed + 1)); echo "ok   $1"; else failed=$((failed + 1)); echo "FAIL $1"; fi
-}
 programs=(atoll-coordinator atoll-node atollctl atoll-sim atoll-wan-proxy atoll-trainer)
 installed=$place/usr
 mkdir -p "$installed/bin" "$installed/share/doc/atoll"
 echo theirs >"$installed/bin/another"
 echo theirs >"$installed/share/doc/atoll/notes"
 cp "$bin/atoll-wan-proxy" "$place/atoll-kernels-cuda.so" # any library does here
-"$root/scripts/install-files" "$place" /usr "${programs[@]/#/$bin/}" "$place/atoll-kernels-cuda.so" >"$place/out" 2>&1
+"$root/scripts/install-files" "$place" /usr "${programs[@]/#/$bin/}" \
+    "$place/atoll-kernels-cuda.so" >"$place/out" 2>&1
 verdict everything_is_installed $?
-cat "$place/out"
 
 all_there() {
     local path
     [ "$(wc -l <"$installed/share/atoll/installed")" -gt 20 ] || return 1
-    while IFS= read -r path; do [ -s "$place$path" ] || { echo "  $path is not there"; return 1; }; done <"$installed/share/atoll/installed"
+    while IFS= read -r path; do
+        [ -s "$place$path" ] || { echo "  $path is not there"; return 1; }
+    done <"$installed/share/atoll/installed"
     [ -f "$installed/lib/atoll/atoll-kernels-cuda.so" ]
 }
 all_there
@@ -32,31 +28,37 @@ verdict the_list_names_what_is_there $?
 versions() {
     local name
     for name in "${programs[@]}"; do
-        [ "$("$installed/bin/$name" --version)" = "$name $(cat "$root/VERSION")" ] || { echo "  $name says another version"; return 1; }
+        [ "$("$installed/bin/$name" --version)" = "$name $(cat "$root/VERSION")" ] ||
+            { echo "  $name says another version"; return 1; }
     done
 }
 versions
 verdict every_program_runs_and_says_the_one_version $?
 
-! grep -rlF "$root" "$installed/bin" "$installed/lib" "$installed/share/man" "$installed/share/bash-completion"
+! grep -rlF "$root" "$installed/bin" "$installed/lib" "$installed/share/man" \
+    "$installed/share/bash-completion"
 verdict nothing_names_the_build_directory $?
 
 pages() {
     local page
     for page in "$installed"/share/man/man1/*.1; do
-        grep -q '^\.SH NAME$' "$page" && grep -q '^\.SH DESCRIPTION$' "$page" || { echo "  $page lacks a section"; return 1; }
+        grep -q '^\.SH NAME$' "$page" && grep -q '^\.SH DESCRIPTION$' "$page" ||
+            { echo "  $page lacks a section"; return 1; }
         if command -v groff >/dev/null; then
             [ -z "$(groff -man -ww -z "$page" 2>&1)" ] || { groff -man -ww -z "$page"; return 1; }
         fi
     done
-    grep -q 'dry.*run' "$installed/share/man/man1/atollctl.1" && ! grep -rn 'cuda.-library' "$installed/share/man"
+    grep -q 'dry.*run' "$installed/share/man/man1/atollctl.1" &&
+        ! grep -rn 'cuda.-library' "$installed/share/man"
 }
 pages
 verdict manual_pages_have_every_command_and_no_hidden_option $?
 
 complete_line() { # WORD... -> what would be offered for the last one
-    bash -c 'shopt -s extglob; source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); "_${1//-/_}"
-             printf "%s\n" "${COMPREPLY[@]}"' - "$installed/share/bash-completion/completions/$1" "$@"
+    bash -c 'shopt -s extglob; source "$1"; shift
+             COMP_WORDS=("$@"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); "_${1//-/_}"
+             printf "%s\n" "${COMPREPLY[@]}"' \
+        - "$installed/share/bash-completion/completions/$1" "$@"
 }
 completions() {
     [ "$(complete_line atollctl si)" = site ] || return 1
@@ -69,19 +71,22 @@ completions() {
 completions
 verdict completion_offers_commands_flags_and_choices $?
 
-! grep -rn '@PREFIX@' "$installed/lib/systemd" && grep -q '^ExecStart=/usr/bin/atoll-node run' "$installed/lib/systemd/system/atoll-node@.service"
+! grep -rn '@PREFIX@' "$installed/lib/systemd" && grep -q '^ExecStart=/usr/bin/atoll-node run' \
+    "$installed/lib/systemd/system/atoll-node@.service"
 verdict units_start_what_was_installed $?
 
 "$root/scripts/install-files" --remove "$place" /usr >"$place/out" 2>&1 &&
-    [ "$(find "$installed" -type f | sort)" = "$(printf '%s\n' "$installed/bin/another" "$installed/share/doc/atoll/notes")" ]
+    [ "$(find "$installed" -type f | sort)" = \
+        "$(printf '%s\n' "$installed/bin/another" "$installed/share/doc/atoll/notes")" ]
 verdict removal_leaves_only_what_is_not_ours $?
 find "$installed" -type f
 
-! "$root/scripts/install-files" --remove "$place" /usr >"$place/out" 2>&1 && grep -q 'nothing is installed' "$place/out"
+! "$root/scripts/install-files" --remove "$place" /usr >"$place/out" 2>&1 &&
+    grep -q 'nothing is installed' "$place/out"
 verdict removing_twice_says_that_nothing_is_there $?
 
-! "$root/scripts/install-files" "$place" usr "$bin/atollctl" >"$place/out" 2>&1 && grep -q 'absolute path' "$place/out"
+! "$root/scripts/install-files" "$place" usr "$bin/atollctl" >"$place/out" 2>&1 &&
+    grep -q 'absolute path' "$place/out"
 verdict a_relative_prefix_is_refused $?
 
-echo "$passed passed, $failed failed"
-[ "$failed" = 0 ]
+finish

@@ -70,6 +70,8 @@ __device__ __forceinline__ void key_orders(const attention_arguments &a, const t
     }
 }
 
+// long: one pipeline, whose products are in flight in registers from one stage to the next; a cut
+// would let the compiler move them to memory.
 template <int D, int N>
 __device__ __forceinline__ void key_work(const attention_arguments &a, unsigned char *memory,
                                          gate *stay, gate *parts, unsigned worker,

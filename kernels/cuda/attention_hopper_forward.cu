@@ -85,6 +85,8 @@ __device__ __forceinline__ void forward_orders(const attention_arguments &a, con
     }
 }
 
+// long: one pipeline, whose products are in flight in registers from one stage to the next; a cut
+// would let the compiler move them to memory.
 template <int D, int N>
 __device__ __forceinline__ void forward_work(const attention_arguments &a, uint32_t shared,
                                              gate *stay, gate *keys, gate *values, unsigned worker,

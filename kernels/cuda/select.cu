@@ -85,6 +85,8 @@ __device__ __forceinline__ void narrow(struct bound *bound, const run_of_four *r
     bound->all = found[1] == found[2];
 }
 
+// long: one pass over a chunk whose values stay in registers from the first read to the last write;
+// its parts would have to hand all of them over.
 __global__ void __launch_bounds__(THREADS, 4) select_chunk(struct selection s) {
     __shared__ unsigned histogram[BINS], totals[WARPS], found[3], sums[WARP];
     size_t first = size_t{blockIdx.x} * CHUNK;
