@@ -109,33 +109,6 @@ static enum status take_piece(struct downlink *downlink, struct follow *follow,
 
 /* ---- places ---------------------------------------------------------------------------------- */
 
-/* After a restore of an old backup we may have made another contribution of that number than the
- * ledger has. */
-static enum status check_stub(const struct follow_own *own, const struct ledger_entry *entry,
-                              struct error *error) {
-    uint8_t digest[DIGEST_SIZE];
-    contribution_digest(entry->contribution.header, digest);
-    struct reader reader = reader_of(bytes_of(digest, sizeof digest));
-    if (own->header == 0 || own->header == reader_u32(&reader)) return OK;
-    return error_set(error, NOT_FOUND, "sequence %llu in the ledger is another than the journal's",
-                     (unsigned long long)own->sequence);
-}
-
-static enum status expand_stub(struct downlink *downlink, const struct follow_own *own,
-                               struct buffer *raw, struct error *error) {
-    struct ledger_entry *entry = xcalloc(1, sizeof *entry);
-    entry->kind = LEDGER_CONTRIBUTION;
-    entry->epoch = own->epoch;
-    entry->time_ms = own->time_ms;
-    enum status status =
-        journal_sent(downlink->options.journal, own->sequence, entry->contribution.header,
-                     entry->contribution.signature, error);
-    if (status == OK) status = check_stub(own, entry, error);
-    if (status == OK) ledger_entry_encode(entry, raw);
-    free(entry);
-    return status;
-}
-
 /* The coordinator says that no step will ever merge it. If one does, the step asks for the payload.
  */
 static bool is_dropped(const struct follow_frame *frame, uint64_t index) {
@@ -187,10 +160,15 @@ static enum status take_place(struct downlink *downlink, struct follow *follow,
                          WAITING_LIMIT);
     struct waiting_entry waiting = {.index = follow->next};
     enum status status = OK;
-    if (item->own)
-        status = expand_stub(downlink, item->own, &waiting.raw, error);
-    else
+    if (item->own) {
+        struct journal_stub stub = {.sequence = item->own->sequence,
+                                    .time_ms = item->own->time_ms,
+                                    .epoch = item->own->epoch,
+                                    .header = item->own->header};
+        status = journal_expand(downlink->options.journal, &stub, &waiting.raw, error);
+    } else {
         buffer_append(&waiting.raw, item->entry.data, item->entry.size);
+    }
     if (status == OK) status = find_payload(downlink, follow, frame, &waiting, error);
     bool lost = item->own && (status == NOT_FOUND || (status == OK && waiting.needs_payload));
     if (lost) { /* we should have it and have not: the whole entry, and its payload, must come */

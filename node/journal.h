@@ -109,6 +109,15 @@ struct ledger_source journal_source(struct journal *journal);
 MUST_USE enum status journal_sent(struct journal *journal, uint64_t sequence,
                                   uint8_t header[static CONTRIBUTION_HEADER_SIZE],
                                   uint8_t signature[static SIGNATURE_SIZE], struct error *error);
+/* An entry that is a contribution of ours, as it travels: the rest is in the journal. */
+struct journal_stub {
+    uint64_t sequence, time_ms;
+    uint32_t epoch, header; /* the first bytes of the header's digest; 0: not known */
+};
+/* Appends the entry to *raw. NOT_FOUND: its round is over, or after a restore of an old backup we
+ * have made another contribution of that number than the ledger has. */
+MUST_USE enum status journal_expand(struct journal *journal, const struct journal_stub *stub,
+                                    struct buffer *raw, struct error *error);
 /* Header and signature of the contribution that entry `index` is, and what it says. CORRUPT: it is
  * something else. */
 MUST_USE enum status journal_contribution(struct journal *journal, uint64_t index,

@@ -197,32 +197,27 @@ static void take_snapshot_piece(struct simulated_site *site, const struct messag
     site_job(site, &(struct keeper_job){.kind = KEEPER_LOAD, .snapshot = site->offer});
 }
 
-/* An entry of ours came as a stub: it is in a round's record, or must be asked for in full. */
-static bool expand_stub(struct simulated_site *site, struct bytes stub, struct buffer *raw) {
-    struct reader reader = reader_of(stub);
-    struct ledger_entry *entry = xcalloc(1, sizeof *entry);
-    entry->kind = LEDGER_CONTRIBUTION;
-    entry->epoch = reader_u32(&reader);
-    entry->time_ms = reader_u64(&reader);
-    uint64_t sequence = reader_u64(&reader);
-    uint32_t prefix = reader_u32(&reader);
-    bool found = false;
-    for (uint32_t f = 0; f < site->replica.fragments && !found; f++) {
-        const struct journal_round *round = journal_round(site->journal, f);
-        uint8_t digest[DIGEST_SIZE];
-        if (!round) continue;
-        contribution_digest(round->header, digest);
-        if (!round->in_flight || round->sequence != sequence ||
-            memcmp(digest, &prefix, sizeof prefix) != 0)
-            continue;
-        if (!disk_blob_find(&site->disk, round->payload_digest)) break;
-        memcpy(entry->contribution.header, round->header, CONTRIBUTION_HEADER_SIZE);
-        memcpy(entry->contribution.signature, round->signature, SIGNATURE_SIZE);
-        ledger_entry_encode(entry, raw);
-        found = true;
-    }
+/* The payload that the entry names is here. */
+static bool has_payload(const struct simulated_site *site, struct bytes raw) {
+    struct ledger_entry *entry = xmalloc(sizeof *entry);
+    struct contribution c;
+    bool found = ledger_entry_decode(raw, entry, NULL) == OK &&
+                 contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE),
+                                     &c, NULL) == OK &&
+                 disk_blob_find(&site->disk, c.payload_digest);
     free(entry);
     return found;
+}
+
+/* An entry of ours came as a stub: it is in a round's record, or must be asked for in full. */
+static bool take_stub(struct simulated_site *site, struct bytes bytes, struct buffer *raw) {
+    struct reader reader = reader_of(bytes);
+    struct journal_stub stub = {.epoch = reader_u32(&reader)};
+    stub.time_ms = reader_u64(&reader);
+    stub.sequence = reader_u64(&reader);
+    stub.header = reader_u32(&reader);
+    return journal_expand(site->journal, &stub, raw, NULL) == OK &&
+           has_payload(site, buffer_bytes(raw));
 }
 
 /* The payload that an entry needs is stored, or there already. CORRUPT: what came is another. */
@@ -265,7 +260,7 @@ static enum status take_entries(struct simulated_site *site, const struct messag
         struct bytes raw = reader_take(&reader, reader_u32(&reader));
         struct bytes payload = reader_take(&reader, reader_u32(&reader));
         if (mark == 1) {
-            if (!expand_stub(site, raw, &whole[expanded])) status = NOT_FOUND;
+            if (!take_stub(site, raw, &whole[expanded])) status = NOT_FOUND;
             raw = buffer_bytes(&whole[expanded++]);
         }
         if (status == OK && mark != 2) status = take_payload(site, message->a + i, raw, payload);
