@@ -265,20 +265,23 @@ TEST(a_stub_that_we_cannot_expand_is_asked_for_in_full) {
 /* As a site has it that was restored from an old backup: its number 4 is not the ledger's. */
 TEST(a_stub_of_another_header_than_ours_is_asked_for_in_full) {
     struct node *node = begin();
-    struct buffer raw = {0}, payload = {0};
+    struct buffer raw = {0}, payload = {0}, wanted = {0};
     payload_of(&payload, 900);
     spool(node, 4, 700);
     struct follow_own own = {
         .place = 0, .sequence = 4, .time_ms = 77, .epoch = 3, .header = 0xdeadbeef};
     script(node, 0, &(struct follow_frame){.has_first_index = true, .own_count = 1, .own = &own});
     entry_contribution(&raw, 4, 900);
+    buffer_append(&wanted, raw.data, raw.size);
     script_entry(node, 1, 0, &raw);
     script_piece(node, 1, 0, buffer_bytes(&payload), 0, 900);
     downlink_connect(node->downlink, false, 0, 0, 0);
     CHECK_EQUAL(told_wait(&node->told, 1)->kind, NODE_ENTRY);
-    CHECK_MEMORY(node->told.bytes[1].data, raw.data, raw.size); /* the ledger's */
+    CHECK_EQUAL(node->told.bytes[1].size, wanted.size);
+    CHECK_MEMORY(node->told.bytes[1].data, wanted.data, wanted.size); /* the ledger's */
     CHECK(!fake_follow(node->fake, 1)->omit_own);
     buffer_deinit(&payload);
+    buffer_deinit(&wanted);
     buffer_deinit(&raw);
     end(node);
 }
