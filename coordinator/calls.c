@@ -13,7 +13,31 @@
 #include "crypto/digest.h"
 #include "fed/invitation.h"
 
-enum { STOP_GRACE_MS = 1500, PROGRESS_TIMEOUT_MS = 60000, WRITE_QUEUE = 4 };
+enum {
+    STOP_GRACE_MS = 1500,
+    PROGRESS_TIMEOUT_MS = 60000,
+    WRITE_QUEUE = 4,
+    STRANGER_TIMEOUT_MS = 5000, /* for the one message of somebody who is nobody yet */
+    STRANGER_MS = 30000,        /* for all that somebody wants who is nobody yet */
+    STRANGER_CALLS = 8,         /* open at once on one connection; and in all */
+    STRANGER_CALLS_TOTAL = 256,
+    SITE_CONNECTIONS = 20, /* a node's --connections go up to 16 */
+    /* of all connections, so many at most, and a quarter of few */
+    STRANGERS_MOST = 256,
+    ADMINS_MOST = 16,
+    /* calls */
+    CALLS_LIMIT = 8192, /* with those that are being ended */
+    STRANGERS_CALLS = 64,
+    ADMINS_CALLS = 64,
+    SITES_CALLS = 4096
+};
+
+/* Calls of one site at once. A stream that is not read holds WRITE_QUEUE messages. */
+static const size_t site_calls[METHOD_COUNT] = {[METHOD_JOIN] = 64, /* of all */
+                                                [METHOD_SUBMIT] = 2 * FRAGMENTS_LIMIT,
+                                                [METHOD_FOLLOW] = 3,
+                                                [METHOD_SNAPSHOT] = 4,
+                                                [METHOD_HEARTBEAT] = 4};
 
 struct calls {
     struct calls_options options;
@@ -22,6 +46,7 @@ struct calls {
     pthread_mutex_t lock; /* of all that follows */
     struct call **open;   /* in no order, [count] */
     size_t count, capacity;
+    struct places places; /* of the calls, by number */
     uint64_t next_call;
     uint8_t *revoked;                 /* a bit per site number, [SITES_LIMIT / 8 + 1] */
     uint8_t (*keys)[PUBLIC_KEY_SIZE]; /* [sites], of site 1 first */
@@ -41,6 +66,34 @@ static void tell_kind(struct call *call, enum call_event_kind kind) {
 
 /* ---- the registry ---------------------------------------------------------------------------- */
 
+/* The address without its port. */
+static uint64_t source_of(const char *address) {
+    const char *end = strrchr(address, ':');
+    uint64_t hash = 14695981039346656037u; /* FNV-1a */
+    for (; *address && address != end; address++)
+        hash = (hash ^ (uint8_t)*address) * 1099511628211u;
+    return hash;
+}
+
+/* Under lock: ends the calls that have to go for others. */
+static void make_room(struct calls *calls) {
+    uint64_t number;
+    while (places_evict(&calls->places, 0, &number)) {
+        const struct place *place = places_find(&calls->places, number);
+        struct call *call = NULL;
+        for (size_t i = 0; i < calls->count && !call; i++) {
+            if (calls->open[i]->number == number) call = calls->open[i];
+        }
+        if (!call) continue;
+        rpc_call_set_progress_timeout(call->rpc, STRANGER_TIMEOUT_MS); /* if nobody hears it */
+        rpc_call_finish(call->rpc, RPC_RESOURCE_EXHAUSTED,
+                        place->role == PLACE_STRANGER
+                            ? "too many callers without a certificate at once: try again"
+                            : "more such calls at once than one site or admin may have: the "
+                              "oldest is ended");
+    }
+}
+
 static struct call *open_call(struct calls *calls, enum service_method method,
                               struct rpc_call *rpc) {
     struct call *call = xcalloc(1, sizeof *call);
@@ -56,8 +109,23 @@ static struct call *open_call(struct calls *calls, enum service_method method,
         calls->open = xrealloc(calls->open, calls->capacity * sizeof(struct call *));
     }
     calls->open[calls->count++] = call;
+    places_enter(&calls->places, call->number, source_of(rpc_call_peer(rpc)->address),
+                 calls->next_call);
+    make_room(calls);
     pthread_mutex_unlock(&calls->lock);
     return call;
+}
+
+/* A Join's is claimed once it has been said what it asks for, and is then one of a group of its
+ * own. */
+static void claim_place(struct calls *calls, const struct call *call) {
+    uint64_t group = (uint64_t)call->site * METHOD_COUNT + call->method;
+    pthread_mutex_lock(&calls->lock);
+    places_claim(&calls->places, call->number,
+                 call->method == METHOD_ADMIN ? PLACE_ADMIN : PLACE_MEMBER, group,
+                 site_calls[call->method]);
+    make_room(calls);
+    pthread_mutex_unlock(&calls->lock);
 }
 
 static void call_forget(struct call *call) {
@@ -68,6 +136,7 @@ static void call_forget(struct call *call) {
         calls->open[i] = calls->open[--calls->count];
         break;
     }
+    places_leave(&calls->places, call->number);
     pthread_mutex_unlock(&calls->lock);
     call_release(call);
 }
@@ -162,10 +231,30 @@ static bool identify(struct call *call) {
     return !why;
 }
 
+/* Whose connection it is, for the network's own limits. */
+static enum place_role who(void *context, const struct rpc_peer *peer, uint64_t *member) {
+    struct calls *calls = context;
+    struct identity identity;
+    if (identity_parse(peer->uri, &identity, NULL) != OK ||
+        memcmp(identity.run_id, calls->options.run_id, RUN_ID_SIZE) != 0)
+        return PLACE_STRANGER;
+    if (identity.role == IDENTITY_ADMIN) return PLACE_ADMIN;
+    if (why_not(calls, identity.site, peer->certificate_pem)) return PLACE_STRANGER;
+    *member = identity.site;
+    return PLACE_MEMBER;
+}
+
 static void open_method(struct rpc_call *rpc, void *user, enum service_method method) {
     struct call *call = open_call(user, method, rpc);
     rpc_call_set_user(rpc, call);
-    if (!identify(call)) return;
+    if (!identify(call)) {
+        rpc_call_set_progress_timeout(rpc, STRANGER_TIMEOUT_MS);
+        return;
+    }
+    if (method == METHOD_JOIN)
+        rpc_call_set_progress_timeout(rpc, STRANGER_TIMEOUT_MS);
+    else
+        claim_place(user, call);
     if (method == METHOD_SUBMIT) rpc_call_read(rpc);
 }
 
@@ -193,6 +282,10 @@ static void on_closed(struct rpc_call *rpc, void *user, const struct rpc_outcome
 static bool split(struct call *call, const struct buffer *message, struct frame *frame) {
     struct error error = {0};
     atomic_fetch_add(&call->calls->bytes_in, message->size + CALL_FRAME_OVERHEAD);
+    if (call->method == METHOD_JOIN) {
+        rpc_call_set_progress_timeout(call->rpc, PROGRESS_TIMEOUT_MS);
+        claim_place(call->calls, call);
+    }
     if (frame_split(buffer_bytes(message), frame, &error) == OK) return true;
     rpc_call_finish(call->rpc, RPC_INVALID_ARGUMENT, error.message);
     return false;
@@ -471,6 +564,9 @@ struct calls *calls_create(const struct calls_options *options) {
     struct calls *calls = xcalloc(1, sizeof *calls);
     calls->options = *options;
     calls->revoked = xcalloc(SITES_LIMIT / 8 + 1, 1);
+    places_init(&calls->places, &(struct places_limits){.strangers = STRANGERS_CALLS,
+                                                        .members = SITES_CALLS,
+                                                        .admins = ADMINS_CALLS});
     pthread_mutex_init(&calls->lock, NULL);
     return calls;
 }
@@ -483,6 +579,15 @@ enum status calls_listen(struct calls *calls, const struct rpc_server_options *s
     options.methods = methods;
     options.method_count = METHOD_COUNT;
     options.max_message_size = FRAME_LIMIT;
+    options.max_calls = CALLS_LIMIT;
+    options.places = (struct rpc_server_places){.strangers = STRANGERS_MOST,
+                                                .admins = ADMINS_MOST,
+                                                .member_connections = SITE_CONNECTIONS,
+                                                .stranger_ms = STRANGER_MS,
+                                                .stranger_calls = STRANGER_CALLS,
+                                                .stranger_calls_total = STRANGER_CALLS_TOTAL};
+    options.who = who;
+    options.who_context = calls;
     return rpc_server_create(&options, &calls->rpc, error);
 }
 
@@ -501,6 +606,7 @@ void calls_stop(struct calls *calls) {
 
 void calls_destroy(struct calls *calls) {
     if (!calls) return;
+    places_deinit(&calls->places);
     free(calls->open);
     free(calls->keys);
     free(calls->revoked);

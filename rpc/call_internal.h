@@ -19,6 +19,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "rpc/acceptor.h"
 #include "rpc/call.h"
 #include "rpc/engine.h"
 
@@ -42,8 +43,10 @@ struct rpc_call {
     bool server, wait_for_connection;
     size_t max_message_size;
     uint32_t write_queue;
-    void (*after_closed)(void *context); /* server: counts */
+    void (*after_closed)(void *context, struct rpc_call *call); /* server: counts */
     void *after_closed_context;
+    struct peer_key peer_key; /* server, while it is a stranger's: of its connection */
+    bool stranger;
 
     atomic_uint references;
     _Atomic(void *) user;
@@ -89,7 +92,7 @@ struct call_setup {
     uint32_t timeout_ms, write_queue;
     size_t max_message_size;
     bool server, wait_for_connection;
-    void (*after_closed)(void *context);
+    void (*after_closed)(void *context, struct rpc_call *call);
     void *after_closed_context;
 };
 

@@ -104,7 +104,7 @@ void call_close_if_over(struct rpc_call *call) {
     if (!over) return;
     call_drop_messages(left);
     call_deliver_outcome(call);
-    if (call->after_closed) call->after_closed(call->after_closed_context);
+    if (call->after_closed) call->after_closed(call->after_closed_context, call);
     grpc_metadata_array_destroy(&call->initial_metadata);
     grpc_metadata_array_destroy(&call->trailing_metadata);
     grpc_slice_unref(call->status_details);

@@ -16,14 +16,10 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/thread.h"
-#include "rpc/environment_internal.h"
 
 /* Process-wide because the library beneath is. */
 static pthread_mutex_t environment_lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned environment_references;
-static _Atomic uint64_t accept_failures;
-
-uint64_t environment_accept_failures(void) { return accept_failures; }
 
 static void take_log_line(gpr_log_func_args *line) {
     char text[512];
@@ -31,9 +27,6 @@ static void take_log_line(gpr_log_func_args *line) {
     const char *file = strrchr(line->file, '/');
     file = file ? file + 1 : line->file;
     if (line->severity == GPR_LOG_SEVERITY_ERROR) {
-        /* The library has no other sign that a listener died: after this line it never accepts
-         * again. */
-        if (strstr(line->message, "Failed accept4")) accept_failures++;
         log_warn("grpc_log", "at=%s:%d message=%s", file, line->line, text);
     } else {
         log_debug("grpc_log", "at=%s:%d message=%s", file, line->line, text);

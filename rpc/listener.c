@@ -1,21 +1,37 @@
-/* One listening core server (rpc/listener.h): its port, its TLS material and the request that is
- * always outstanding on each queue. */
+/* One core server (rpc/listener.h): its TLS material, the way in for connections, and the requests
+ * that are always outstanding on each queue. */
 #include "rpc/listener.h"
 
 #include <grpc/grpc_security.h>
 #include <grpc/slice.h>
 #include <grpc/support/alloc.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "base/address.h"
 #include "base/memory.h"
 #include "rpc/arguments.h"
 
 enum { REQUESTS_PER_QUEUE = 16 };
 
-struct fetcher { /* one per address: what its part of the library has been given last */
+/* How the library takes a connection that somebody else accepted: a C++ object, made by it under
+ * the name of an address that begins with "external:" and put where an argument of that name
+ * points. What gRPC's own C++ layer calls on it is its one method, behind the two destructors in
+ * its table. This is the layout that every C++ compiler for Linux gives
+ *     class TcpServerFdHandler {
+ *         virtual ~TcpServerFdHandler();
+ *         virtual void Handle(int listener_fd, int fd, grpc_byte_buffer* pending_read) = 0;
+ *     };
+ * and it is the same in all releases of gRPC core from 1.20 to 1.60. */
+#define WAY_IN "external:atoll"
+struct way_in;
+struct way_in_table {
+    void (*destroy[2])(struct way_in *way_in);
+    void (*handle)(struct way_in *way_in, int listening, int descriptor, grpc_byte_buffer *read);
+};
+struct way_in {
+    const struct way_in_table *table;
+};
+
+struct fetcher { /* what the library has been given last */
     struct material *material;
     uint64_t generation;
 };
@@ -34,7 +50,8 @@ struct listener {
     grpc_server *core;
     listener_accept *accept;
     void *context;
-    struct fetcher *fetchers;
+    struct fetcher fetcher;
+    struct way_in *way_in;
     struct listener_request *requests;
     size_t request_count;
     struct tag shut_tag;
@@ -42,7 +59,7 @@ struct listener {
     size_t requests_pending; /* under engine->lock */
 };
 
-/* The library asks at each handshake, one at a time for one address. */
+/* The library asks at each handshake, one at a time. */
 static grpc_ssl_certificate_config_reload_status
 fetch(void *context, grpc_ssl_server_certificate_config **config) {
     struct fetcher *fetcher = context;
@@ -101,12 +118,16 @@ static void on_shut_back(void *owner, bool ok) {
     pthread_mutex_unlock(&listener->engine->lock);
 }
 
-static grpc_server *create_core(const struct rpc_server_options *options) {
+static void *way_in_copy(void *way_in) { return way_in; }
+static void way_in_destroy(void *way_in) { (void)way_in; }
+static int way_in_compare(void *a, void *b) { return (a > b) - (a < b); }
+static const grpc_arg_pointer_vtable way_in_vtable = {way_in_copy, way_in_destroy, way_in_compare};
+
+static grpc_server *create_core(const struct rpc_server_options *options, struct way_in **way_in) {
     struct rpc_arguments arguments = {0};
     arguments_common(&arguments, options->max_message_size, options->keepalive_time_ms,
                      options->keepalive_timeout_ms);
-    /* else two servers share a port and nobody is told */
-    arguments_integer(&arguments, GRPC_ARG_ALLOW_REUSEPORT, 0);
+    arguments_pointer(&arguments, WAY_IN, way_in, &way_in_vtable);
     arguments_integer(&arguments, GRPC_ARG_MAX_CONCURRENT_STREAMS, options->max_calls_connection);
     arguments_integer(&arguments, GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS,
                       options->handshake_timeout_ms);
@@ -125,58 +146,36 @@ static grpc_server *create_core(const struct rpc_server_options *options) {
     return core;
 }
 
-/* Puts `port` in the place of a port 0, so that a second listener comes back where the first one
- * was. */
-static char *address_with(const char *address, uint16_t port) {
-    size_t length = strlen(address);
-    if (port == 0 || length < 2 || strcmp(address + length - 2, ":0") != 0) return xstrdup(address);
-    return xformat("%.*s:%u", (int)(length - 2), address, port);
-}
-
-static enum status bind_all(struct listener *listener, const struct rpc_server_options *options,
-                            struct material *material, uint16_t *port, struct error *error) {
-    for (size_t i = 0; i < options->address_count; i++) {
-        TRY(address_check_listen(options->addresses[i], error));
-        listener->fetchers[i].material = material;
-        grpc_server_credentials *credentials = grpc_ssl_server_credentials_create_with_options(
-            grpc_ssl_server_credentials_create_options_using_config_fetcher(
-                options->certificate.client_ca ? GRPC_SSL_REQUEST_CLIENT_CERTIFICATE_AND_VERIFY
-                                               : GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE,
-                fetch, &listener->fetchers[i]));
-        char *address = address_with(options->addresses[i], i == 0 ? *port : 0);
-        int bound = grpc_server_add_http2_port(listener->core, address, credentials);
-        grpc_server_credentials_release(credentials);
-        if (bound <= 0) {
-            enum status status = error_set(error, UNAVAILABLE,
-                                           "listen on %s: cannot bind; check that the address is "
-                                           "this machine's, that no other process "
-                                           "listens there, and that the port is allowed",
-                                           address);
-            free(address);
-            return status;
-        }
-        free(address);
-        if (i == 0) *port = (uint16_t)bound;
-    }
-    return OK;
+static enum status open_way_in(struct listener *listener, const struct rpc_server_options *options,
+                               struct material *material, struct error *error) {
+    listener->fetcher.material = material;
+    grpc_server_credentials *credentials = grpc_ssl_server_credentials_create_with_options(
+        grpc_ssl_server_credentials_create_options_using_config_fetcher(
+            options->certificate.client_ca ? GRPC_SSL_REQUEST_CLIENT_CERTIFICATE_AND_VERIFY
+                                           : GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE,
+            fetch, &listener->fetcher));
+    (void)grpc_server_add_http2_port(listener->core, WAY_IN, credentials);
+    grpc_server_credentials_release(credentials);
+    if (listener->way_in) return OK;
+    return error_set(error, UNAVAILABLE,
+                     "gRPC core %s takes no connections from outside: install a release from 1.20 "
+                     "to 1.60 (Debian 12 has 1.51)",
+                     grpc_version_string());
 }
 
 enum status listener_open(struct engine *engine, const struct rpc_server_options *options,
-                          struct material *material, uint16_t *port, listener_accept *accept,
-                          void *context, struct listener **out, struct error *error) {
+                          struct material *material, listener_accept *accept, void *context,
+                          struct listener **out, struct error *error) {
     struct listener *listener = xcalloc(1, sizeof *listener);
     listener->engine = engine;
     listener->accept = accept;
     listener->context = context;
     listener->shut_tag = (struct tag){on_shut_back, listener};
-    listener->fetchers = xcalloc(options->address_count, sizeof *listener->fetchers);
-    listener->core = create_core(options);
+    listener->core = create_core(options, &listener->way_in);
     for (uint32_t i = 0; i < engine->count; i++)
         grpc_server_register_completion_queue(listener->core, engine->queues[i].core, NULL);
-    uint16_t bound = *port;
-    enum status status = bind_all(listener, options, material, &bound, error);
-    grpc_server_start(
-        listener->core); /* after a failed bind too: the orderly way out is the same */
+    enum status status = open_way_in(listener, options, material, error);
+    grpc_server_start(listener->core); /* in any case: the orderly way out is the same */
     if (status != OK) {
         listener_shut(listener);
         pthread_mutex_lock(&engine->lock);
@@ -188,7 +187,6 @@ enum status listener_open(struct engine *engine, const struct rpc_server_options
     listener->request_count = (size_t)engine->count * REQUESTS_PER_QUEUE;
     listener->requests_pending = listener->request_count;
     listener->requests = xcalloc(listener->request_count, sizeof *listener->requests);
-    *port = bound;
     *out = listener; /* before the first call can come */
     for (size_t i = 0; i < listener->request_count; i++) {
         struct listener_request *request = &listener->requests[i];
@@ -198,6 +196,10 @@ enum status listener_open(struct engine *engine, const struct rpc_server_options
         request_next(request);
     }
     return OK;
+}
+
+void listener_give(struct listener *listener, int descriptor) {
+    listener->way_in->table->handle(listener->way_in, -1, descriptor, NULL);
 }
 
 void listener_shut(struct listener *listener) {
@@ -224,7 +226,6 @@ void listener_cancel_calls(struct listener *listener) {
 
 void listener_close(struct listener *listener) {
     grpc_server_destroy(listener->core);
-    free(listener->fetchers);
     free(listener->requests);
     free(listener);
 }

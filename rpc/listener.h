@@ -1,10 +1,6 @@
-/* Inside rpc/ only: one listening core server on the engine's queues, and the TLS material that it
- * shows.
- *
- * A rpc_server has one, and for a while a second one after accept failed in the first (server.h).
- * The material is shared by all listeners of a server and fetched by the library at each handshake,
- * which is how a certificate is rotated without touching connections.
- */
+/* Inside rpc/ only: a core server on the engine's queues, which is given connections
+ * (rpc/acceptor.h), and the TLS material that it shows: fetched by the library at each handshake,
+ * which is how a certificate is rotated without touching connections. */
 #ifndef RPC_LISTENER_H
 #define RPC_LISTENER_H
 
@@ -30,17 +26,16 @@ void material_deinit(struct material *material);
 
 struct listener;
 
-/* Opens a core server on all addresses and starts it. *port: of the first address; given as 0 it is
- * filled in, otherwise it replaces the port 0 of the address. accept is called on a queue's thread
- * for each call that comes, and takes `core`. UNAVAILABLE: an address cannot be bound. */
+/* accept is called on a queue's thread for each call that comes, and takes `core`. UNAVAILABLE: the
+ * library is not one that can be given connections. */
 typedef void listener_accept(void *context, struct engine_queue *queue, grpc_call *core,
                              const char *path);
 MUST_USE enum status listener_open(struct engine *engine, const struct rpc_server_options *options,
-                                   struct material *material, uint16_t *port,
-                                   listener_accept *accept, void *context, struct listener **out,
-                                   struct error *error);
-/* Stops listening, tells connected clients to go elsewhere, lets calls go on. Idempotent, returns
- * at once. */
+                                   struct material *material, listener_accept *accept,
+                                   void *context, struct listener **out, struct error *error);
+/* A connected socket; taken. From any thread, not after listener_shut. */
+void listener_give(struct listener *listener, int descriptor);
+/* Tells connected clients to go elsewhere, lets calls go on. Idempotent, returns at once. */
 void listener_shut(struct listener *listener);
 /* After listener_shut: whether the last of its calls and connections is gone. engine->changed is
  * signalled then. */

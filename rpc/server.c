@@ -1,26 +1,22 @@
-/* Threads of a server: the engine's queue threads run callbacks; one watch thread looks twice a
- * second at the connections and at the listener. Stop order: the watch first (so that no listener
- * is opened behind our back), then the listeners, the calls, the queues, and last the core servers.
- */
+/* Threads of a server: the engine's queue threads run callbacks; the acceptor's takes connections
+ * and sends some away. Stop order: the acceptor first, then the listener, the calls, the queues,
+ * and last the core server. */
 #include "rpc/server.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/clock.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/thread.h"
+#include "rpc/acceptor.h"
 #include "rpc/call_internal.h"
-#include "rpc/connections.h"
 #include "rpc/environment.h"
-#include "rpc/environment_internal.h"
 #include "rpc/listener.h"
 
-enum { WATCH_MS = 500, LISTENERS_MAX = 8, CANCEL_WAIT_MS = 200 };
+enum { CANCEL_WAIT_MS = 200 };
 
 struct rpc_server {
     struct rpc_server_options
@@ -29,29 +25,21 @@ struct rpc_server {
     struct rpc_server_method *methods;
     struct engine *engine;
     struct material material;
-    uint16_t port; /* fixed once the first listener is open */
+    struct acceptor *acceptor;
+    struct listener *listener;
+    uint16_t port;
 
-    struct thread *watch;
-    pthread_mutex_t lock;
-    pthread_cond_t stop_changed;
-    bool stopping;                             /* under lock */
-    struct listener *listeners[LISTENERS_MAX]; /* the watch's own while it runs, then close's; [0]
-                                                  is the one that accepts */
-    size_t listener_count;
-    bool listening;
-    uint64_t accept_failures_seen;
-
-    _Atomic uint64_t calls_open, calls_total, calls_refused, connections_open, connections_dropped,
-        listeners_lost;
+    _Atomic uint64_t calls_open, calls_total, calls_refused;
 };
 
 /* ---- calls ----------------------------------------------------------------------------------- */
 
 static const struct rpc_handler no_handler;
 
-static void call_has_closed(void *context) {
+static void call_has_closed(void *context, struct rpc_call *call) {
     struct rpc_server *server = context;
     server->calls_open--;
+    if (call->stranger) acceptor_stranger_call_over(server->acceptor, &call->peer_key);
 }
 
 static const struct rpc_server_method *find_method(const struct rpc_server *server,
@@ -62,14 +50,28 @@ static const struct rpc_server_method *find_method(const struct rpc_server *serv
     return NULL;
 }
 
+/* Whose connection it came on. */
+static enum place_role place_call(struct rpc_server *server, struct rpc_call *call) {
+    const struct rpc_server_options *options = &server->options;
+    if (!peer_key_of(call->peer.address, &call->peer_key)) return PLACE_STRANGER;
+    enum place_role role = acceptor_role(server->acceptor, &call->peer_key);
+    if (role == PLACE_STRANGER && call->peer.authenticated && options->who) {
+        uint64_t member = 0;
+        role = options->who(options->who_context, &call->peer, &member);
+        if (role != PLACE_STRANGER) acceptor_claim(server->acceptor, &call->peer_key, role, member);
+    }
+    call->stranger =
+        role == PLACE_STRANGER && acceptor_stranger_call(server->acceptor, &call->peer_key);
+    return role;
+}
+
 static void accept_call(void *context, struct engine_queue *queue, grpc_call *core,
                         const char *path) {
     struct rpc_server *server = context;
     const struct rpc_server_method *method = find_method(server, path);
     uint64_t open = ++server->calls_open;
     server->calls_total++;
-    bool full = open > server->options.max_calls;
-    bool refused = full || !method;
+    bool refused = !method;
     struct call_setup setup = {
         .queue = queue,
         .core = core,
@@ -84,8 +86,10 @@ static void accept_call(void *context, struct engine_queue *queue, grpc_call *co
         .after_closed_context = server,
     };
     struct rpc_call *call = rpc_call_retain(call_create(&setup));
+    bool full = place_call(server, call) != PLACE_ADMIN && open > server->options.max_calls;
+    if (full) call->handler = &no_handler;
     call_start_server(call);
-    if (refused) {
+    if (refused || full) {
         server->calls_refused++;
         rpc_call_finish(call, full ? RPC_RESOURCE_EXHAUSTED : RPC_UNIMPLEMENTED,
                         full ? "the server has as many calls as it allows: try again later"
@@ -94,76 +98,9 @@ static void accept_call(void *context, struct engine_queue *queue, grpc_call *co
     rpc_call_release(call);
 }
 
-/* ---- watch ----------------------------------------------------------------------------------- */
-
-static void watch_listener(struct rpc_server *server) {
-    uint64_t failures = environment_accept_failures();
-    if (failures != server->accept_failures_seen) {
-        server->accept_failures_seen = failures;
-        if (server->listening && server->listener_count < LISTENERS_MAX) {
-            server->listeners_lost++;
-            server->listening = false;
-            log_warn("listener_lost", "port=%u descriptors=%llu", server->port,
-                     (unsigned long long)rpc_descriptors_open());
-            listener_shut(server->listeners[server->listener_count - 1]);
-        }
-    }
-    for (size_t i = 0; i < server->listener_count; i++) { /* old ones whose last call has gone */
-        bool current = server->listening && i == server->listener_count - 1;
-        if (current || !listener_is_over(server->listeners[i])) continue;
-        listener_close(server->listeners[i]);
-        memmove(&server->listeners[i], &server->listeners[i + 1],
-                (server->listener_count - i - 1) * sizeof *server->listeners);
-        server->listener_count--;
-        i--;
-    }
-    if (!server->listening) {
-        struct error error = {0};
-        struct listener *listener;
-        uint16_t port = server->port;
-        if (listener_open(server->engine, &server->options, &server->material, &port, accept_call,
-                          server, &listener, &error) == OK) {
-            server->listeners[server->listener_count++] = listener;
-            server->listening = true;
-            log_info("listener_restored", "port=%u", server->port);
-        } else {
-            log_warn("listener_not_restored", "port=%u reason=\"%s\"", server->port, error.message);
-        }
-    }
-}
-
-static void watch_connections(struct rpc_server *server) {
-    struct connections seen = connections_of(server->port);
-    server->connections_open = seen.count;
-    if (seen.count > server->options.max_connections) {
-        size_t excess = seen.count - server->options.max_connections;
-        connections_drop(&seen, excess);
-        server->connections_dropped += excess;
-        log_warn("connections_dropped", "count=%zu limit=%u", excess,
-                 server->options.max_connections);
-    }
-    connections_deinit(&seen);
-}
-
-static void watch_body(void *context) {
+static void give_connection(void *context, int descriptor) {
     struct rpc_server *server = context;
-    pthread_mutex_lock(&server->lock);
-    while (!server->stopping) {
-        struct timespec until;
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_nsec += WATCH_MS * 1000000L;
-        if (until.tv_nsec >= 1000000000L) {
-            until.tv_nsec -= 1000000000L;
-            until.tv_sec++;
-        }
-        if (pthread_cond_timedwait(&server->stop_changed, &server->lock, &until) != ETIMEDOUT)
-            continue;
-        pthread_mutex_unlock(&server->lock);
-        watch_connections(server);
-        watch_listener(server);
-        pthread_mutex_lock(&server->lock);
-    }
-    pthread_mutex_unlock(&server->lock);
+    listener_give(server->listener, descriptor);
 }
 
 /* ---- start and stop -------------------------------------------------------------------------- */
@@ -201,9 +138,8 @@ static enum status fill_in(struct rpc_server_options *options, struct error *err
 }
 
 static void free_server(struct rpc_server *server) {
+    acceptor_close(server->acceptor);
     material_deinit(&server->material);
-    pthread_cond_destroy(&server->stop_changed);
-    pthread_mutex_destroy(&server->lock);
     for (size_t i = 0; i < server->options.address_count; i++) free(server->addresses[i]);
     free(server->addresses);
     free(server->methods);
@@ -227,13 +163,6 @@ static struct rpc_server *allocate(const struct rpc_server_options *options) {
      */
     server->options.certificate =
         (struct rpc_server_certificate){.client_ca = options->certificate.client_ca ? "" : NULL};
-    server->accept_failures_seen = environment_accept_failures();
-    pthread_mutex_init(&server->lock, NULL);
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&server->stop_changed, &monotonic);
-    pthread_condattr_destroy(&monotonic);
     return server;
 }
 
@@ -242,22 +171,21 @@ enum status rpc_server_create(const struct rpc_server_options *given, struct rpc
     struct rpc_server_options options = *given;
     TRY(fill_in(&options, error));
     TRY(rpc_environment_open(error));
-    enum status status = rpc_threads_there(options.threads + 1, error); /* and the watch */
+    enum status status = rpc_threads_there(options.threads + 1, error); /* and the acceptor's */
     if (status == OK) status = material_check(&options.certificate, "server's", error);
     if (status != OK) {
         rpc_environment_close();
         return status;
     }
     struct rpc_server *server = allocate(&options);
-    struct listener *listener = NULL;
     status = engine_create(options.threads, "rpc-server", &server->engine, error);
     if (status != OK) goto no_engine;
-    status = listener_open(server->engine, &server->options, &server->material, &server->port,
-                           accept_call, server, &listener, error);
+    status = acceptor_open(&server->options, &server->acceptor, &server->port, error);
     if (status != OK) goto no_listener;
-    server->listeners[server->listener_count++] = listener;
-    server->listening = true;
-    status = thread_start("rpc-watch", watch_body, server, &server->watch, error);
+    status = listener_open(server->engine, &server->options, &server->material, accept_call, server,
+                           &server->listener, error);
+    if (status != OK) goto no_listener;
+    status = acceptor_start(server->acceptor, give_connection, server, error);
     if (status != OK) {
         rpc_server_close(server, 0);
         return status;
@@ -292,17 +220,12 @@ void rpc_server_count(struct rpc_server *server, struct rpc_server_counts *out) 
         .calls_open = server->calls_open,
         .calls_total = server->calls_total,
         .calls_refused = server->calls_refused,
-        .connections_open = server->connections_open,
-        .connections_dropped = server->connections_dropped,
-        .listeners_lost = server->listeners_lost,
     };
+    acceptor_count(server->acceptor, &out->connections_open, &out->connections_dropped);
 }
 
 static bool all_over(struct rpc_server *server) {
-    for (size_t i = 0; i < server->listener_count; i++) {
-        if (!listener_is_over(server->listeners[i])) return false;
-    }
-    return engine_live(server->engine) == 0;
+    return listener_is_over(server->listener) && engine_live(server->engine) == 0;
 }
 
 static bool wait_over(struct rpc_server *server, uint64_t timeout_ms) {
@@ -316,27 +239,20 @@ static bool wait_over(struct rpc_server *server, uint64_t timeout_ms) {
 
 void rpc_server_close(struct rpc_server *server, uint32_t grace_ms) {
     if (!server) return;
-    pthread_mutex_lock(&server->lock);
-    server->stopping = true;
-    pthread_cond_signal(&server->stop_changed);
-    pthread_mutex_unlock(&server->lock);
-    enum status joined = thread_join(server->watch, UINT64_MAX);
-    MUST(joined);
-
-    for (size_t i = 0; i < server->listener_count; i++) listener_shut(server->listeners[i]);
+    acceptor_stop(server->acceptor);
+    listener_shut(server->listener);
     bool over = wait_over(server, grace_ms);
     for (uint64_t waited_ms = 0; !over; waited_ms += CANCEL_WAIT_MS) {
         /* Again and again: a call may have been on its way to us while we cancelled the others. */
         engine_cancel_all(server->engine, RPC_UNAVAILABLE, "the server is closing");
-        for (size_t i = 0; i < server->listener_count; i++)
-            listener_cancel_calls(server->listeners[i]);
+        listener_cancel_calls(server->listener);
         over = wait_over(server, CANCEL_WAIT_MS);
         if (!over && waited_ms >= 10000)
             log_warn("server_does_not_close", "calls=%llu",
                      (unsigned long long)engine_live(server->engine));
     }
     engine_stop(server->engine);
-    for (size_t i = 0; i < server->listener_count; i++) listener_close(server->listeners[i]);
+    listener_close(server->listener);
     engine_destroy(server->engine);
     free_server(server);
 }

@@ -6,14 +6,12 @@
  * another CA fails the handshake. Revocation is the handlers' matter: refuse by identity in
  * on_open, and cancel the calls that are open.
  *
- * What a stranger can make it hold is bounded: connections, calls, streams a connection, message
- * size, handshake time, and the memory of all its buffers together (a quota; over it, connections
- * are slowed down and then dropped). A call to an unknown path is answered UNIMPLEMENTED, one over
- * the limit of calls RESOURCE_EXHAUSTED.
- *
- * A listener whose accept failed for lack of descriptors accepts never again. The server notices,
- * says so (`warn listener_lost`), and listens anew on the same port while calls on the old listener
- * go on.
+ * What a peer can make it hold is bounded: connections, calls, streams a connection, message size,
+ * handshake time, and the memory of all its buffers together (a quota; over it, connections are
+ * slowed down and then dropped). Connections are shared by role (rpc/places.h): a peer that has not
+ * made a call with a certificate that `who` knows is a stranger. A call to an unknown path is
+ * answered UNIMPLEMENTED, one over the limit of calls RESOURCE_EXHAUSTED. Where descriptors are
+ * short, connections wait to be accepted (`warn accept_waits`).
  *
  * Threads: create, close and set_certificate from any thread but the callbacks'. Callbacks: see
  * call.h.
@@ -26,6 +24,7 @@
 
 #include "base/status.h"
 #include "rpc/call.h"
+#include "rpc/places.h"
 
 struct rpc_server;
 
@@ -44,6 +43,15 @@ struct rpc_server_certificate {
     const char *client_ca; /* one or more certificates; NULL: no client certificate is asked for */
 };
 
+/* Of the connections; 0: no such limit. What strangers and admins cannot take is the members'. */
+struct rpc_server_places {
+    uint32_t strangers, admins;    /* and at most a quarter and an eighth of them */
+    uint32_t member_connections;   /* of one member */
+    uint32_t stranger_ms;          /* afterwards it has to have shown who it is */
+    uint32_t stranger_calls;       /* open at once on a stranger's connection ... */
+    uint32_t stranger_calls_total; /* ... and all together: one more, and it is dropped */
+};
+
 struct rpc_server_options { /* zero for a limit is its default */
     const char *const
         *addresses; /* "0.0.0.0:7400", "[::]:7400"; port 0 picks one (then give one address) */
@@ -55,9 +63,13 @@ struct rpc_server_options { /* zero for a limit is its default */
     uint32_t max_message_size; /* bytes, received or sent; default 5 MiB */
     uint32_t max_calls;        /* open at once in all; default 4096 */
     uint32_t max_calls_connection; /* open at once on one connection; default 128 */
-    uint32_t max_connections; /* default: half the descriptor limit, at most 8192; enforced twice a
-                                 second */
-    uint64_t memory_quota;    /* bytes of network buffers in all; default 512 MiB */
+    uint32_t max_connections;      /* default: half the descriptor limit, at most 8192 */
+    struct rpc_server_places places;
+    /* Who shows that certificate, asked at the first call of a connection until it is no
+     * stranger; `member` is a member's number. On a queue's thread. NULL: all are strangers. */
+    enum place_role (*who)(void *context, const struct rpc_peer *peer, uint64_t *member);
+    void *who_context;
+    uint64_t memory_quota;         /* bytes of network buffers in all; default 512 MiB */
     uint32_t handshake_timeout_ms; /* default 10 s */
     uint32_t keepalive_time_ms;    /* an idle connection is probed after this; default 60 s */
     uint32_t
@@ -81,9 +93,8 @@ MUST_USE enum status rpc_server_set_certificate(struct rpc_server *server,
 
 struct rpc_server_counts {
     uint64_t calls_open, calls_total, calls_refused; /* refused: unknown path or over max_calls */
-    uint64_t connections_open;    /* as of the last look, at most half a second old */
-    uint64_t connections_dropped; /* over max_connections */
-    uint64_t listeners_lost;
+    uint64_t connections_open;                       /* as of a moment ago */
+    uint64_t connections_dropped;                    /* because there was no room, or time was up */
 };
 void rpc_server_count(struct rpc_server *server, struct rpc_server_counts *out);
 

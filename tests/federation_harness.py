@@ -1,6 +1,7 @@
 """What the tests of a federation add to scripts/federation.py: a tiny model, and text that is in
 every checkout."""
 import os
+import resource
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
@@ -58,3 +59,15 @@ class Federation(federation.Federation):
     def __init__(self, programs, output, manifest_text, disks=None, mount=None):
         super().__init__(programs, output, manifest_text, disks, mount)
         write_text(self.path("text.txt"))
+
+    def limit_descriptors(self, limit):
+        """Of the coordinator, before its first start."""
+        self.coordinator = Limited("coordinator", [], self.path("logs", "coordinator.log"))
+        self.coordinator.options, self.coordinator.limit = [], limit
+
+
+class Limited(federation.Process):
+    def start(self, arguments=None, preexec=None):
+        def few():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (self.limit, self.limit))
+        super().start(arguments, few)

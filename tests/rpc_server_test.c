@@ -476,13 +476,15 @@ static void exhaust_then_call(const struct pki *pki, uint16_t port) {
     _exit(0);
 }
 
-TEST(a_listener_that_ran_out_of_descriptors_is_replaced) {
+TEST(who_comes_while_descriptors_are_short_is_served_once_they_are_not) {
     struct pki pki = pki_make();
     struct child child = child_start(&pki, exhaust_then_call);
     struct rlimit few = {64, 64};
     CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0);
     struct rpc_server_options options =
         server_options(&pki, standard_methods, COUNT_OF(standard_methods));
+    int taken[32]; /* by others in this process: fewer are left than connections are allowed */
+    for (size_t i = 0; i < COUNT_OF(taken); i++) CHECK((taken[i] = dup(0)) >= 0);
     struct error error = {0};
     struct rpc_server *server;
     CHECK_OK(rpc_server_create(&options, &server, &error));
@@ -490,7 +492,6 @@ TEST(a_listener_that_ran_out_of_descriptors_is_replaced) {
     CHECK_EQUAL(child_wait(&child), 0);
     struct rpc_server_counts counts;
     rpc_server_count(server, &counts);
-    CHECK(counts.listeners_lost >= 1);
     CHECK(counts.calls_total >= 1);
     rpc_server_close(server, 1000);
     pki_deinit(&pki);

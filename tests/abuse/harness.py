@@ -28,12 +28,15 @@ def needed():
 class Run:
     """A federation with a coordinator, ended with the block."""
 
-    def __init__(self, codec="topk2-64", **keys):
+    def __init__(self, codec="topk2-64", coordinator=(), descriptors=None, **keys):
+        """coordinator: options of its program; descriptors: as many as it may have open."""
         needed()
         mode = "sparse" if codec.startswith("topk2") else "dense"
         text = manifest(mode=mode, codec__kind=codec, **keys)
         self.federation = Federation(PROGRAMS, "federation", text)
-        self.federation.start_coordinator()
+        if descriptors:
+            self.federation.limit_descriptors(descriptors)
+        self.federation.start_coordinator(*coordinator)
         self.address = f"127.0.0.1:{self.federation.port}"
         self.keys = os.path.join(self.federation.run, "keys")
         self.run_id = bytes.fromhex(self.federation.status()["run_id"])

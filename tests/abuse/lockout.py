@@ -1,0 +1,124 @@
+"""Strangers and members that occupy what they can: the admin and the honest are served all the
+while, as they are without an attack (the control).
+
+What is asserted is that every order and every contribution is answered, within a limit that a busy
+machine keeps. How long they took is printed. ATOLL_TEST_ABUSE_SECONDS is how long each attack goes
+on.
+"""
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+
+import harness
+from harness import HERE, SECONDS, Run, main, noise, submit
+
+ATTACK_S = float(os.environ.get("ATOLL_TEST_ABUSE_SECONDS") or 2)
+
+
+class Attack:
+    """Attackers in processes of their own; they are there when the block begins."""
+
+    def __init__(self, *attackers):
+        self.attackers, self.processes = attackers, []
+
+    def __enter__(self):
+        for arguments in self.attackers:
+            self.processes.append(subprocess.Popen(
+                [sys.executable, os.path.join(HERE, "attacker.py"), *map(str, arguments)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        for one in self.processes:
+            assert one.stdout.readline().strip() == "there", "an attacker did not come far"
+        return self
+
+    def __exit__(self, *_):
+        for one in self.processes:
+            one.stdin.close()
+            said = one.stdout.read()
+            one.wait()
+            print("    attacker:", said.strip())
+
+
+class Honest:
+    """An admin and a site, each with a new connection now and then."""
+
+    def __init__(self, run, fragments=1):
+        import atoll_client
+        self.client, self.run, self.fragments = atoll_client, run, fragments
+        self.site = run.join("honest")
+        self.follower = run.follow(self.site)
+        self.slowest, self.count, self.names = {}, 0, itertools.count()
+
+    def timed(self, what, call):
+        begun = time.monotonic()
+        done = call()
+        took = time.monotonic() - begun
+        self.slowest[what] = max(took, self.slowest.get(what, 0))
+        return done
+
+    def contribute(self):
+        fragment = self.count % self.fragments
+        self.count += 1
+        message, norm = noise(self.follower.ledger, fragment, self.count)
+        with self.client.Connection.of(self.run.address, self.site) as connection:
+            receipt = self.timed("contribution", lambda: self.client.submit(
+                connection, self.site, self.follower.ledger, message, norm, fragment=fragment,
+                instance=self.follower.instance, timeout=SECONDS))
+        self.follower.wait(lambda ledger: receipt.index in ledger.merged, SECONDS)
+
+    def order(self):
+        """A new connection: invites somebody and revokes the one before."""
+        name = f"other-{next(self.names)}"
+        with self.client.Connection.of_admin(self.run.address, self.run.keys) as connection:
+            token = self.timed("invite", lambda: self.client.invite(
+                connection, name, self.run.read("ca.pem"))).token
+        other = self.timed("join", lambda: self.client.join(self.run.address, token,
+                                                            timeout=SECONDS))
+        with self.client.Connection.of_admin(self.run.address, self.run.keys) as connection:
+            self.timed("revoke", lambda: self.client.admin(
+                connection, "revoke", SECONDS, site_name=name, reason="no longer needed"))
+        assert other.number > 0
+
+    def work(self, seconds):
+        limit, rounds = time.monotonic() + seconds, 0
+        while rounds < 3 or time.monotonic() < limit:
+            self.contribute()
+            self.order()
+            rounds += 1
+        slowest = " ".join(f"{what} {took:.3f} s" for what, took in self.slowest.items())
+        print(f"    {rounds} rounds; the slowest {slowest}", flush=True)
+        return rounds
+
+
+def port_of(run):
+    return run.federation.port
+
+
+def attacked(kinds, **how):
+    """kinds: [(KIND, COUNT)]"""
+    with Run(**how) as run:
+        honest = Honest(run)
+        with Attack(*((kind, port_of(run), count) for kind, count in kinds)):
+            return honest.work(ATTACK_S)
+
+
+def test_without_an_attack_everybody_is_served():
+    attacked([])
+
+
+def test_4224_half_made_joins_on_33_connections_lock_nobody_out():
+    attacked([("joins", 33)], coordinator=["--connections", "512"])
+
+
+def test_a_cap_of_512_connections_held_by_idle_strangers_locks_nobody_out():
+    attacked([("idle", 560)], coordinator=["--connections", "512"])
+
+
+def test_connections_that_say_nothing_lock_nobody_out():
+    attacked([("raw", 600)], coordinator=["--connections", "512"])
+
+
+if __name__ == "__main__":
+    main(globals())
