@@ -222,6 +222,12 @@ static enum status check_and_walk(enum codec codec, struct bytes message, size_t
     return walk(codec, message, count, use, context, error);
 }
 
+/* A walk over a message that was walked over before. */
+static void walk_checked(enum codec codec, struct bytes message, size_t count, piece_user *use,
+                         void *context) {
+    MUST(walk(codec, message, count, use, context, NULL));
+}
+
 /* --- uses --- */
 
 static void spread(const struct piece *piece, float *out) {
@@ -240,6 +246,10 @@ static void use_decode(void *context, const struct piece *piece) {
 enum status codec_decode(enum codec codec, struct bytes message, size_t count, float *out,
                          struct error *error) {
     return check_and_walk(codec, message, count, use_decode, out, error);
+}
+
+void codec_decode_checked(enum codec codec, struct bytes message, size_t count, float *out) {
+    walk_checked(codec, message, count, use_decode, out);
 }
 
 struct accumulation {
@@ -267,6 +277,12 @@ enum status codec_accumulate(enum codec codec, struct bytes message, size_t coun
                              float *sum, uint16_t *senders, struct error *error) {
     struct accumulation into = {scale, sum, senders};
     return check_and_walk(codec, message, count, use_accumulate, &into, error);
+}
+
+void codec_accumulate_checked(enum codec codec, struct bytes message, size_t count, float scale,
+                              float *sum, uint16_t *senders) {
+    struct accumulation into = {scale, sum, senders};
+    walk_checked(codec, message, count, use_accumulate, &into);
 }
 
 enum status codec_restore(enum codec codec, struct bytes message, size_t count, float *e,

@@ -101,6 +101,10 @@ MUST_USE enum status codec_check(enum codec codec, struct bytes message, size_t 
 /* out[i] = value sent, or 0 where none was. out is [count], written only on success. */
 MUST_USE enum status codec_decode(enum codec codec, struct bytes message, size_t count, float *out,
                                   struct error *error);
+/* The same of a message that is known to be good, because codec_check or codec_norm_squared has
+ * walked these bytes for that codec and count: one pass, and nothing to fail. fed/payload.h has the
+ * type that says so. */
+void codec_decode_checked(enum codec codec, struct bytes message, size_t count, float *out);
 /* For each coordinate sent, in increasing order: sum[i] = sum[i] + (scale · value); senders[i] += 1
  * unless senders is NULL. Dense codecs send every coordinate. sum and senders are [count], changed
  * only on success. This is how contributions merge: zero both, accumulate up to CODEC_MERGE_MAX
@@ -108,6 +112,9 @@ MUST_USE enum status codec_decode(enum codec codec, struct bytes message, size_t
 MUST_USE enum status codec_accumulate(enum codec codec, struct bytes message, size_t count,
                                       float scale, float *sum, uint16_t *senders,
                                       struct error *error);
+/* As codec_decode_checked. */
+void codec_accumulate_checked(enum codec codec, struct bytes message, size_t count, float scale,
+                              float *sum, uint16_t *senders);
 /* A message of ours was refused or lost: puts its mass back, e = e + decode(message). */
 MUST_USE enum status codec_restore(enum codec codec, struct bytes message, size_t count, float *e,
                                    struct error *error);

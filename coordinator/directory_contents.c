@@ -23,11 +23,7 @@ static enum status source_entry(void *context, uint64_t index, struct buffer *ou
 static enum status source_payload(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size,
                                   struct buffer *out, struct error *error) {
     struct directory *data = context;
-    struct buffer value = {0};
-    enum status status = blob_read(data->blobs, digest, size, &value, error);
-    if (status == OK) buffer_append(out, value.data, value.size);
-    buffer_deinit(&value);
-    return status;
+    return blob_read_unchecked(data->blobs, digest, size, out, error);
 }
 
 struct ledger_source directory_source(struct directory *data) {

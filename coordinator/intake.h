@@ -62,7 +62,7 @@ struct intake_message {
     };
 };
 
-/* Deletes old uploads first. FULL without the memory that checks need: one fragment's floats. */
+/* Deletes old uploads first. */
 MUST_USE enum status intake_start(const struct intake_options *options, struct intake **out,
                                   struct error *error);
 /* From any thread; waits where the queue is full. */

@@ -35,26 +35,23 @@ static const struct run_pending *pending_of(const struct run_state *run, uint32_
     return NULL;
 }
 
-/* Returns how many of the payloads cannot be read; the rest could. Whatever is wrong with a file of
- * ours, another has it. */
-static size_t read_inputs(const struct model_work *work, const struct model_part *parts,
-                          uint32_t count, struct step_input *inputs, struct buffer *payloads,
-                          struct lost_payload *lost, struct error *error) {
-    size_t lost_count = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        const struct contribution *contribution = &parts[i].contribution;
-        enum status status = blob_read(work->data->blobs, contribution->payload_digest,
-                                       contribution->payload_size, &payloads[i], error);
-        if (status == OK && payloads[i].size != contribution->payload_size)
-            status = error_set(error, CORRUPT, "the payload of entry %llu is cut",
-                               (unsigned long long)parts[i].index);
-        if (status != OK) log_lost(parts[i].index, contribution, error, &lost[lost_count++]);
-        inputs[i] = (struct step_input){.payload = buffer_bytes(&payloads[i]),
-                                        .payload_size = contribution->payload_size,
-                                        .payload_digest = contribution->payload_digest,
-                                        .scale = parts[i].scale};
+/* Reads all of them, so that every one that is lost is known at once. Whatever is wrong with a file
+ * of ours, another has it. */
+static enum status read_payloads(const struct model_work *work, const struct model_step *step,
+                                 struct verified_payload **payloads, struct lost_payload *lost,
+                                 size_t *lost_count, struct error *error) {
+    struct ledger_source source = directory_source(work->data);
+    enum status result = OK;
+    for (uint32_t i = 0; i < step->count; i++) {
+        const struct model_part *part = &step->parts[i];
+        struct payload_terms terms =
+            payload_terms_of(work->manifest, work->model->parameters, &part->contribution);
+        bool is_lost = false;
+        if (replay_payload(&source, &terms, &payloads[i], &is_lost, error) == OK) continue;
+        result = CORRUPT;
+        if (is_lost) log_lost(part->index, &part->contribution, error, &lost[(*lost_count)++]);
     }
-    return lost_count;
+    return result;
 }
 
 struct model_step model_step_of(const struct run_state *run, const struct ledger_entry *entry) {
@@ -76,16 +73,17 @@ struct model_step model_step_of(const struct run_state *run, const struct ledger
 void model_work_apply(const struct model_work *work, const struct model_step *step) {
     uint32_t count = step->count;
     struct step_input *inputs = xcalloc(count, sizeof *inputs);
-    struct buffer *payloads = xcalloc(count, sizeof *payloads);
+    struct verified_payload **payloads = xcalloc(count, sizeof *payloads);
     struct lost_payload *lost = xcalloc(count, sizeof *lost);
     struct error error = {0};
     struct coordinator_event event = {.kind = COORDINATOR_APPLIED};
     event.applied.version = step->version;
     event.applied.lost = lost;
-    event.applied.lost_count =
-        read_inputs(work, step->parts, count, inputs, payloads, lost, &error);
-    event.applied.status = event.applied.lost_count > 0 ? CORRUPT : OK;
+    event.applied.status =
+        read_payloads(work, step, payloads, lost, &event.applied.lost_count, &error);
     if (event.applied.status == OK) {
+        for (uint32_t i = 0; i < count; i++)
+            inputs[i] = (struct step_input){payloads[i], step->parts[i].scale};
         bool needs_root = step->version % work->manifest->root_interval == 0;
         event.applied.status =
             model_state_step(work->model, step->fragment, step->version, count, inputs,
@@ -93,7 +91,7 @@ void model_work_apply(const struct model_work *work, const struct model_step *st
     }
     event.applied.message = error.message;
     tell(work, &event);
-    for (uint32_t i = 0; i < count; i++) buffer_deinit(&payloads[i]);
+    for (uint32_t i = 0; i < count; i++) payload_destroy(payloads[i]);
     free(lost);
     free(payloads);
     free(inputs);

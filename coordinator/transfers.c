@@ -8,7 +8,6 @@
 
 #include "base/log.h"
 #include "base/memory.h"
-#include "codec/codec.h"
 
 enum {
     UPLOAD_AGE_MS = 24 * 3600 * 1000, /* nobody comes back for what is older */
@@ -36,7 +35,6 @@ struct transfers {
     size_t receiving_count, receiving_capacity;
     struct transfer *items; /* [count] */
     size_t count, capacity;
-    float *scratch;      /* [largest fragment] */
     uint64_t cleaned_ms; /* when old uploads were last looked for */
 };
 
@@ -291,59 +289,51 @@ void transfers_close(struct transfers *transfers, uint64_t call) {
 
 /* ---- the verdict ----------------------------------------------------------------------------- */
 
+/* The disk has damaged it: not the site's fault, and what is there is good for nobody. */
+static void spoil(struct transfers *transfers, const struct contribution *contribution,
+                  enum status status, struct error *why) {
+    log_error("payload_damaged", "site=%u sequence=%llu reason=\"%s\"", contribution->site,
+              (unsigned long long)contribution->sequence, why->message);
+    if (status == CORRUPT &&
+        blob_delete(transfers->options.blobs, contribution->payload_digest, NULL) != OK)
+        log_warn("blob_left_behind", "reason=\"%s\"", why->message);
+    (void)error_set(why, status, "the coordinator's copy of the payload is damaged: send it again");
+}
+
 void transfers_check(struct transfers *transfers, uint64_t call,
                      const struct contribution *contribution) {
-    const struct manifest *manifest = transfers->options.manifest;
-    struct blob_store *blobs = transfers->options.blobs;
-    struct buffer payload = {0};
+    struct buffer bytes = {0};
     struct error why = {0};
-    uint64_t start, count;
-    enum refusal code = REFUSED_DIGEST;
-    fragment_range(transfers->options.parameters, manifest->fragments, contribution->fragment,
-                   &start, &count);
-    enum status status =
-        blob_read(blobs, contribution->payload_digest, contribution->payload_size, &payload, &why);
+    enum refusal code = REFUSED_BUSY;
+    enum status status = blob_read_unchecked(transfers->options.blobs, contribution->payload_digest,
+                                             (size_t)contribution->payload_size, &bytes, &why);
     if (status == OK) {
-        code = admission_payload(contribution, manifest, buffer_bytes(&payload), count,
-                                 transfers->scratch, &why);
-    } else if (status == INVALID) {
-        /* it is larger than the header says: whole, perhaps, and another's */
+        code = admission_payload(contribution, transfers->options.manifest,
+                                 transfers->options.parameters, &bytes, &why);
+        if (code == REFUSED_DIGEST) status = CORRUPT; /* they were right when they came */
+    }
+    if (status == INVALID) { /* larger than the header says: whole, perhaps, and another's */
         code = REFUSED_SIZE;
-    } else {
-        /* the disk has damaged it: not the site's fault, and what is there is good for nobody */
+    } else if (status != OK) {
         code = REFUSED_BUSY;
-        log_error("payload_damaged", "site=%u sequence=%llu reason=\"%s\"", contribution->site,
-                  (unsigned long long)contribution->sequence, why.message);
-        if (status == CORRUPT && blob_delete(blobs, contribution->payload_digest, NULL) != OK)
-            log_warn("blob_left_behind", "reason=\"%s\"", why.message);
-        (void)error_set(&why, status,
-                        "the coordinator's copy of the payload is damaged: send it again");
+        spoil(transfers, contribution, status, &why);
     }
     struct transfer *transfer = transfer_of(transfers, contribution->site, contribution->fragment);
     if (code != ACCEPTED && transfer &&
         digest_equal(transfer->digest, contribution->payload_digest))
         drop_payload(transfers, transfer);
     tell(transfers, COORDINATOR_CHECKED, call, code, why.message);
-    buffer_deinit(&payload);
+    buffer_deinit(&bytes);
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
-
-static enum status prepare(struct transfers *transfers, uint64_t now_ms, struct error *error) {
-    void *scratch = NULL;
-    uint64_t largest =
-        fragment_largest(transfers->options.parameters, transfers->options.manifest->fragments);
-    TRY(memory_try((size_t)largest, sizeof(float), &scratch, error));
-    transfers->scratch = scratch;
-    transfers->cleaned_ms = now_ms;
-    return blob_upload_clean(transfers->options.blobs, UPLOAD_AGE_MS, NULL, error);
-}
 
 enum status transfers_create(const struct transfers_options *options, uint64_t now_ms,
                              struct transfers **out, struct error *error) {
     struct transfers *transfers = xcalloc(1, sizeof *transfers);
     transfers->options = *options;
-    enum status status = prepare(transfers, now_ms, error);
+    transfers->cleaned_ms = now_ms;
+    enum status status = blob_upload_clean(options->blobs, UPLOAD_AGE_MS, NULL, error);
     if (status == OK)
         *out = transfers;
     else
@@ -356,6 +346,5 @@ void transfers_destroy(struct transfers *transfers) {
     while (transfers->receiving_count > 0) receiving_end(transfers, transfers->receiving[0]);
     free(transfers->receiving);
     free(transfers->items);
-    free(transfers->scratch);
     free(transfers);
 }

@@ -43,7 +43,7 @@ enum transfer_next {
     TRANSFER_STRAY   /* nobody gave it credit, or the upload is over */
 };
 
-/* Deletes old uploads first. FULL without the memory that checks need: one fragment's floats. */
+/* Deletes old uploads first. */
 MUST_USE enum status transfers_create(const struct transfers_options *options, uint64_t now_ms,
                                       struct transfers **out, struct error *error);
 /* What came so far is kept. NULL is a no-op. */

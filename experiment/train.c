@@ -106,12 +106,12 @@ static enum status round_end(struct train *train, uint32_t index, struct error *
     TRY(advance_if_stale(train, site, error));
     TRY(site_round(train, site, error));
     log_round(train, site);
-    double size = (double)(site->payload.size + HEADER_BYTES);
+    double size = (double)(payload_terms(site->payload)->size + HEADER_BYTES);
     double sent = faults_release(&site->outage, train->now);
     event_push(train,
                event_at(sent + link->rtt + size / topology_rate_up(link) + jitter(train, link),
                         EVENT_ARRIVE, index));
-    train->result.bytes_up += site->payload.size + HEADER_BYTES;
+    train->result.bytes_up += payload_terms(site->payload)->size + HEADER_BYTES;
     site->since_snapshot = 0;
     site->round_tokens = site->tokens;
     site->waits = !train->options->topology->run.overlap;
@@ -222,14 +222,9 @@ static void deliver(struct train *train, uint32_t index, double bytes, bool refu
 }
 
 static struct step_input input_of(const struct train *train, const struct train_pending *one,
-                                  uint64_t staleness, uint8_t digest[static DIGEST_SIZE]) {
-    const struct buffer *payload = &train->sites[one->site].payload;
+                                  uint64_t staleness) {
     double weight = staleness_weight_of(train->options->manifest, staleness);
-    digest_sha256(payload->data, payload->size, digest);
-    return (struct step_input){.payload = buffer_bytes(payload),
-                               .payload_size = payload->size,
-                               .payload_digest = digest,
-                               .scale = scale_of(one->clip, weight)};
+    return (struct step_input){train->sites[one->site].payload, scale_of(one->clip, weight)};
 }
 
 /* Merges the first `count` of what waits. */
@@ -237,17 +232,15 @@ static enum status outer_step(struct train *train, uint32_t count, struct error 
     struct step_input *inputs = xcalloc(count, sizeof(inputs[0]));
     struct train_pending *one = train->pending;
     double bytes = 0;
-    uint8_t(*digests)[DIGEST_SIZE] = xcalloc(count, sizeof(digests[0]));
     for (uint32_t i = 0; i < count; i++, one = one->next) {
         uint64_t staleness = train->model.version - one->base_version;
-        inputs[i] = input_of(train, one, staleness, digests[i]);
-        bytes += (double)(inputs[i].payload_size + HEADER_BYTES);
+        inputs[i] = input_of(train, one, staleness);
+        bytes += (double)(payload_terms(inputs[i].payload)->size + HEADER_BYTES);
         train->staleness_sum += staleness;
     }
     enum status status = model_state_step(&train->model, 0, train->model.version + 1, count, inputs,
                                           train->result.root, error);
     free(inputs);
-    free(digests);
     if (status != OK) return status;
     version_release(train, train->newest);
     train->newest = version_take(train);

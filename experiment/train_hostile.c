@@ -23,7 +23,8 @@ bool site_is_hostile(const struct train *train, const struct train_site *site) {
 void hostile_note_honest(struct train *train, const struct train_site *site) {
     if (train->options->hostile != TRAIN_NEGATE || site_is_hostile(train, site)) return;
     train->overheard.size = 0;
-    buffer_append(&train->overheard, site->payload.data, site->payload.size);
+    struct bytes payload = payload_bytes(site->payload);
+    buffer_append(&train->overheard, payload.data, payload.size);
 }
 
 static void scale_all(float *values, double factor, size_t count) {
@@ -53,15 +54,10 @@ static enum status fill(struct train *train, const struct train_site *site, floa
 
 static enum status encode(struct train *train, struct train_site *site, const float *delta,
                           float *feedback, struct error *error) {
-    enum codec codec = (enum codec)train->options->manifest->codec.kind;
-    size_t count = train->layout.count;
-    double squared;
-    if (feedback) memset(feedback, 0, count * sizeof(float));
-    site->payload.size = 0;
-    TRY(codec_encode(train->encoder, delta, NULL, feedback, &site->payload, error));
-    TRY(codec_norm_squared(codec, buffer_bytes(&site->payload), count, &squared, error));
-    site->norm = sqrt(squared);
-    return OK;
+    struct buffer message = {0};
+    if (feedback) memset(feedback, 0, train->layout.count * sizeof(float));
+    TRY(codec_encode(train->encoder, delta, NULL, feedback, &message, error));
+    return site_seal(train, site, &message, error);
 }
 
 /* Just under the clip, so that all of it counts; where there is no clip, as much as `large`. */

@@ -52,7 +52,7 @@ struct train_site {
     /* books */
     uint64_t tokens, round_tokens, known_tokens, own_known_tokens;
     double loss, norm;
-    struct buffer payload; /* of the message under way */
+    struct verified_payload *payload; /* of the message under way; NULL: there was none yet */
 };
 
 struct train_pending { /* at the coordinator */
@@ -135,6 +135,9 @@ struct train_version *version_take(struct train *train);
 void site_step_due(struct train *train, struct train_site *site);
 /* Trains everything that is due at sites that cannot lose it, and at `must`, in parallel. */
 MUST_USE enum status sites_flush(struct train *train, struct train_site *must, struct error *error);
+/* What the site sends: payload and norm. Takes the message. */
+MUST_USE enum status site_seal(struct train *train, struct train_site *site, struct buffer *message,
+                               struct error *error);
 /* Snapshot, encoding: payload and norm. */
 MUST_USE enum status site_round(struct train *train, struct train_site *site, struct error *error);
 MUST_USE enum status site_rebase(struct train *train, struct train_site *site, struct error *error);

@@ -54,7 +54,7 @@ void trainee_deinit(struct train_site *site) {
     free(site->snapshot);
     free(site->due);
     buffer_deinit(&site->optimizer);
-    buffer_deinit(&site->payload);
+    payload_destroy(site->payload);
 }
 
 /* What the run has seen, as the site reckons it: node/training.c's estimate. */
@@ -141,18 +141,26 @@ enum status sites_flush(struct train *train, struct train_site *must, struct err
 
 /* ---- rounds ---- */
 
-enum status site_round(struct train *train, struct train_site *site, struct error *error) {
+enum status site_seal(struct train *train, struct train_site *site, struct buffer *message,
+                      struct error *error) {
     enum codec codec = (enum codec)train->options->manifest->codec.kind;
+    payload_destroy(site->payload);
+    site->payload = NULL;
+    enum status status = payload_seal(codec, train->layout.count, message, &site->payload, error);
+    buffer_deinit(message);
+    if (status == OK) site->norm = payload_norm(site->payload);
+    return status;
+}
+
+enum status site_round(struct train *train, struct train_site *site, struct error *error) {
     size_t count = train->layout.count;
-    double squared;
+    struct buffer message = {0};
     TRY(sites_flush(train, site, error));
     site->snapshot = xmalloc(count * sizeof(float));
     memcpy(site->snapshot, site->theta, count * sizeof(float));
-    site->payload.size = 0;
-    TRY(codec_encode(train->encoder, site->base->theta, site->snapshot, site->feedback,
-                     &site->payload, error));
-    TRY(codec_norm_squared(codec, buffer_bytes(&site->payload), count, &squared, error));
-    site->norm = sqrt(squared);
+    TRY(codec_encode(train->encoder, site->base->theta, site->snapshot, site->feedback, &message,
+                     error));
+    TRY(site_seal(train, site, &message, error));
     return site_is_hostile(train, site) ? hostile_round(train, site, error) : OK;
 }
 
@@ -165,7 +173,7 @@ enum status site_rebase(struct train *train, struct train_site *site, struct err
     const float *from = merged ? site->snapshot : site->base->theta;
     TRY(sites_flush(train, site, error));
     if (site->why == REBASE_SPARSE_REFUSED)
-        TRY(codec_restore(codec, buffer_bytes(&site->payload), train->layout.count, site->feedback,
+        TRY(codec_restore(codec, payload_bytes(site->payload), train->layout.count, site->feedback,
                           error));
     elementwise_rebase(site->theta, next, from, train->layout.count);
     version_release(train, site->base);

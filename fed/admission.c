@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include "codec/codec.h"
+#include "fed/payload.h"
 #include "fed/run_internal.h"
-#include "kernels/elementwise.h"
 
 #define REFUSE(refusal, ...)                                                                       \
     do {                                                                                           \
@@ -202,20 +202,27 @@ static bool payload_is_nonfinite(enum codec codec, struct bytes payload, uint64_
     return false;
 }
 
+static enum refusal refusal_of(const struct payload_terms *terms, enum status status,
+                               struct bytes payload) {
+    if (status == CORRUPT) return REFUSED_DIGEST;
+    if (payload.size != terms->size) return REFUSED_SIZE;
+    return payload_is_nonfinite(terms->codec, payload, terms->count) ? REFUSED_NONFINITE
+                                                                     : REFUSED_MALFORMED;
+}
+
 enum refusal admission_payload(const struct contribution *contribution,
-                               const struct manifest *manifest, struct bytes payload,
-                               uint64_t count, float *scratch, struct error *why) {
-    if (payload.size != contribution->payload_size)
-        REFUSE(REFUSED_SIZE, "%zu bytes came, %llu were announced", payload.size,
-               (unsigned long long)contribution->payload_size);
-    uint8_t digest[DIGEST_SIZE];
-    digest_sha256(payload.data, payload.size, digest);
-    if (memcmp(digest, contribution->payload_digest, DIGEST_SIZE) != 0)
-        REFUSE(REFUSED_DIGEST, "the payload is not the one that was signed");
-    enum codec codec = manifest->codec.kind;
-    if (codec_decode(codec, payload, (size_t)count, scratch, why) != OK)
-        return payload_is_nonfinite(codec, payload, count) ? REFUSED_NONFINITE : REFUSED_MALFORMED;
-    double norm = sqrt(elementwise_norm_squared(scratch, (size_t)count));
+                               const struct manifest *manifest, uint64_t parameters,
+                               struct buffer *bytes, struct error *why) {
+    struct payload_terms terms = payload_terms_of(manifest, parameters, contribution);
+    struct verified_payload *payload = NULL;
+    enum status status = payload_verify(&terms, bytes, &payload, why);
+    if (status != OK) {
+        enum refusal code = refusal_of(&terms, status, buffer_bytes(bytes));
+        buffer_deinit(bytes);
+        return code;
+    }
+    double norm = payload_norm(payload);
+    payload_destroy(payload);
     if (!(norm == contribution->norm))
         REFUSE(REFUSED_NORM, "the header tells a norm of %.17g, the payload has %.17g",
                contribution->norm, norm);

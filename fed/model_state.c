@@ -64,8 +64,8 @@ void model_state_deinit(struct model_state *state) {
 }
 
 /* --- a step --------------------------------------------------------------------------------------
- * Nothing is touched before everything is known to be good. Structure and digests are checked
- * message by message. That no value will leave the finite numbers follows from norms, which bound
+ * Nothing is touched before everything is known to be good. That the messages are, their type says
+ * (fed/payload.h). That no value will leave the finite numbers follows from norms, which bound
  * every element: the largest magnitude that any intermediate can reach is bounded in double, with
  * the same recurrences as the step itself, and refused above VALUE_LIMIT, which leaves a factor of
  * 256 to the largest float for the roundings that the bound ignores. The bound is deterministic, so
@@ -94,25 +94,13 @@ static double length_of(const float *values, uint64_t count) {
 static enum status check_input(const struct model_state *state, uint32_t part,
                                const struct step_input *input, uint64_t count, double *scaled_norm,
                                struct error *error) {
-    if (input->payload.size != input->payload_size)
-        return error_set(error, CORRUPT, "part %u: a payload of %zu bytes, its header names %llu",
-                         part, input->payload.size, (unsigned long long)input->payload_size);
-    uint8_t digest[DIGEST_SIZE];
-    digest_sha256(input->payload.data, input->payload.size, digest);
-    if (memcmp(digest, input->payload_digest, DIGEST_SIZE) != 0)
-        return error_set(error, CORRUPT, "part %u: the payload is not the one its header names",
-                         part);
-    double squared = 0;
-    enum codec codec = state->manifest.codec.kind;
-    if (codec_norm_squared(codec, input->payload, (size_t)count, &squared, error) != OK) {
-        if (error)
-            error->status = CORRUPT; /* INVALID is the codec's word for a peer's message; this one
-                                        was accepted once */
-        return error_wrap(error, CORRUPT, "part %u", part);
-    }
+    const struct payload_terms *terms = payload_terms(input->payload);
+    if (terms->codec != (enum codec)state->manifest.codec.kind || terms->count != count)
+        return error_set(error, INVALID, "part %u: a payload of %llu parameters in %s", part,
+                         (unsigned long long)terms->count, codec_name(terms->codec));
     if (!(input->scale >= 0) || !isfinite(input->scale))
         return error_set(error, CORRUPT, "part %u: its scale is invalid", part);
-    *scaled_norm = (double)input->scale * sqrt(squared);
+    *scaled_norm = (double)input->scale * payload_norm(input->payload);
     return OK;
 }
 
@@ -175,7 +163,6 @@ static enum status check_sparse(const struct model_state *state, uint64_t start,
     return OK;
 }
 
-/* The messages were checked: decoding them again cannot fail. */
 static void step_dense(struct model_state *state, uint32_t fragment, uint64_t start, size_t count,
                        uint32_t parts, const struct step_input inputs[]) {
     struct rules rules = rules_of(state);
@@ -183,7 +170,8 @@ static void step_dense(struct model_state *state, uint32_t fragment, uint64_t st
           *accumulated = state->accumulated + start;
     for (uint32_t i = 0; i < parts; i++) {
         float *g = state->scratch;
-        MUST(codec_decode(state->manifest.codec.kind, inputs[i].payload, count, g, NULL));
+        codec_decode_checked(state->manifest.codec.kind, payload_bytes(inputs[i].payload), count,
+                             g);
         elementwise_scale(g, g, inputs[i].scale, count);
         if (ends_period(state->counts[fragment] + i, rules.every))
             elementwise_nesterov_end(theta, momentum, accumulated, g, rules.rate, rules.momentum,
@@ -198,8 +186,8 @@ static void step_sparse(struct model_state *state, uint64_t start, size_t count,
     memset(state->sum, 0, count * sizeof *state->sum);
     memset(state->senders, 0, count * sizeof *state->senders);
     for (uint32_t i = 0; i < parts; i++)
-        MUST(codec_accumulate(state->manifest.codec.kind, inputs[i].payload, count, inputs[i].scale,
-                              state->sum, state->senders, NULL));
+        codec_accumulate_checked(state->manifest.codec.kind, payload_bytes(inputs[i].payload),
+                                 count, inputs[i].scale, state->sum, state->senders);
     elementwise_sgd_mean(state->theta + start, state->sum, state->senders, rules_of(state).rate,
                          count);
 }

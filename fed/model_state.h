@@ -18,6 +18,7 @@
 #ifndef FED_MODEL_STATE_H
 #define FED_MODEL_STATE_H
 
+#include "fed/payload.h"
 #include "fed/run_state.h"
 
 struct model_state {
@@ -43,17 +44,15 @@ void model_state_deinit(struct model_state *state);
 /* Bytes that model_state_init takes. */
 uint64_t model_state_memory(const struct manifest *manifest, uint64_t parameters);
 
-struct step_input { /* one part of the step, in the entry's order */
-    struct bytes payload;
-    uint64_t payload_size;
-    const uint8_t *payload_digest; /* [DIGEST_SIZE]; checked */
+struct step_input {                         /* one part of the step, in the entry's order */
+    const struct verified_payload *payload; /* borrowed */
     float scale;
 };
 /* Applies a step to `fragment`, making `version`, which must be the next one. CORRUPT (naming the
- * part) if a payload is not the one its header names or does not decode, or values could grow
- * beyond 2^120 (a bound from norms, computed before anything is touched, so the same everywhere);
- * the state is then as before. INVALID for another fragment or version than may come. `root` (may
- * be NULL) gets the new state root. */
+ * part) if a scale is invalid or values could grow beyond 2^120 (a bound from norms, computed
+ * before anything is touched, so the same everywhere); the state is then as before. INVALID for
+ * another fragment or version than may come, and for a payload of another codec or fragment. `root`
+ * (may be NULL) gets the new state root. */
 MUST_USE enum status model_state_step(struct model_state *state, uint32_t fragment,
                                       uint64_t version, uint32_t count,
                                       const struct step_input inputs[], uint8_t *root,

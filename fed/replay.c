@@ -2,57 +2,54 @@
  * checked. A failure names the entry. */
 #include "fed/replay.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
-#include "codec/codec.h"
 #include "fed/run_internal.h"
 
-/* --- one step --------------------------------------------------------------------------------- */
-struct replay_parts { /* the payloads of a step's parts, one after the other */
-    struct buffer bytes;
-    size_t offsets[STEP_CONTRIBUTIONS_LIMIT + 1];
-};
-
-static const struct contribution *part_of(const struct run_state *run,
-                                          const struct ledger_entry *step, uint32_t part) {
-    int64_t at = run_pending_at(run, step->step.fragment, step->step.parts[part].index);
-    ASSERT(at >= 0); /* the step was checked */
-    return &run->fragments[step->step.fragment].pending[at].pending.contribution;
-}
-
-static enum status read_payload(const struct ledger_source *source, const struct contribution *c,
-                                struct buffer *out, struct error *error) {
-    size_t before = out->size;
-    TRY(source->payload(source->context, c->payload_digest, c->payload_size, out, error));
-    if (out->size - before != c->payload_size)
-        return error_set(error, CORRUPT, "the store gave %zu bytes for a payload of %llu",
-                         out->size - before, (unsigned long long)c->payload_size);
-    return OK;
+/* --- payloads --------------------------------------------------------------------------------- */
+enum status replay_payload(const struct ledger_source *source, const struct payload_terms *terms,
+                           struct verified_payload **out, bool *lost, struct error *error) {
+    struct buffer bytes = {0};
+    *lost = true;
+    enum status status =
+        source->payload(source->context, terms->digest, terms->size, &bytes, error);
+    if (status == OK) {
+        status = payload_verify(terms, &bytes, out, error);
+        *lost = status == CORRUPT;
+    }
+    buffer_deinit(&bytes);
+    return *lost || status == OK ? status : error_restate(error, CORRUPT, "the payload");
 }
 
 /* The norm that a header tells decides its scale, so nobody takes it on trust. */
-static enum status check_norm(const struct run_state *run, const struct contribution *c,
-                              struct bytes payload, struct error *error) {
-    uint64_t start, count;
-    fragment_range(run->parameters, run->manifest.fragments, c->fragment, &start, &count);
-    double squared = 0;
-    if (codec_norm_squared(run->manifest.codec.kind, payload, (size_t)count, &squared, error) != OK)
-        return error_restate(error, CORRUPT, "the payload does not decode");
-    double norm = sqrt(squared);
+static enum status check_norm(const struct contribution *c, const struct verified_payload *payload,
+                              struct error *error) {
+    double norm = payload_norm(payload);
     if (norm == c->norm) return OK;
     return error_set(error, CORRUPT, "the header tells a norm of %.17g, the payload has %.17g",
                      c->norm, norm);
 }
 
-static enum status check_digest(const struct contribution *c, struct bytes payload,
-                                struct error *error) {
-    uint8_t digest[DIGEST_SIZE];
-    digest_sha256(payload.data, payload.size, digest);
-    if (memcmp(digest, c->payload_digest, DIGEST_SIZE) == 0) return OK;
-    return error_set(error, CORRUPT, "the payload is not the one that was signed");
+static enum status read_payload(const struct ledger_source *source, const struct run_state *run,
+                                const struct contribution *c, struct verified_payload **out,
+                                bool *lost, struct error *error) {
+    struct payload_terms terms = payload_terms_of(&run->manifest, run->parameters, c);
+    TRY(replay_payload(source, &terms, out, lost, error));
+    enum status status = check_norm(c, *out, error);
+    if (status == OK) return OK;
+    payload_destroy(*out);
+    *out = NULL;
+    return status;
+}
+
+/* --- one step --------------------------------------------------------------------------------- */
+static const struct contribution *part_of(const struct run_state *run,
+                                          const struct ledger_entry *step, uint32_t part) {
+    int64_t at = run_pending_at(run, step->step.fragment, step->step.parts[part].index);
+    ASSERT(at >= 0); /* the step was checked */
+    return &run->fragments[step->step.fragment].pending[at].pending.contribution;
 }
 
 struct culprit {    /* the contribution that an error is about */
@@ -61,43 +58,32 @@ struct culprit {    /* the contribution that an error is about */
 };
 
 static enum status gather(const struct ledger_source *source, const struct run_state *run,
-                          const struct ledger_entry *step, bool checked, struct replay_parts *out,
+                          const struct ledger_entry *step, struct verified_payload **out,
                           struct culprit *culprit, struct error *error) {
     for (uint32_t i = 0; i < step->step.count; i++) {
-        const struct contribution *c = part_of(run, step, i);
-        out->offsets[i] = out->bytes.size;
-        enum status status = read_payload(source, c, &out->bytes, error);
-        struct bytes payload =
-            bytes_of(out->bytes.data + out->offsets[i], out->bytes.size - out->offsets[i]);
-        if (status == OK && checked) status = check_digest(c, payload, error);
-        culprit->lost = status != OK;
-        if (status == OK && checked) status = check_norm(run, c, payload, error);
-        if (status != OK) {
-            culprit->index = step->step.parts[i].index;
-            return error_wrap(error, status, "payload of ledger entry %llu",
-                              (unsigned long long)culprit->index);
-        }
+        bool lost = false;
+        enum status status =
+            read_payload(source, run, part_of(run, step, i), &out[i], &lost, error);
+        if (status == OK) continue;
+        *culprit = (struct culprit){step->step.parts[i].index, lost};
+        return error_wrap(error, status, "payload of ledger entry %llu",
+                          (unsigned long long)culprit->index);
     }
     return OK;
 }
 
-/* root NULL: an own store is read back: payloads are compared with their digests alone, and no root
- * is computed. */
+/* root NULL: an own store is read back, and no root is computed. */
 static enum status step_model(const struct ledger_source *source, const struct run_state *run,
                               const struct ledger_entry *step, struct model_state *model,
                               uint8_t *root, struct culprit *culprit, struct error *error) {
-    struct replay_parts gathered = {0};
+    struct verified_payload **payloads = xcalloc(step->step.count, sizeof *payloads);
     struct step_input *inputs = xcalloc(step->step.count, sizeof *inputs);
     bool wants_root = root && step->step.version % run->manifest.root_interval == 0;
     if (root) memset(root, 0, DIGEST_SIZE);
-    enum status status = gather(source, run, step, root != NULL, &gathered, culprit, error);
+    enum status status = gather(source, run, step, payloads, culprit, error);
     if (status != OK) goto out;
-    for (uint32_t i = 0; i < step->step.count; i++) {
-        const struct contribution *c = part_of(run, step, i);
-        inputs[i] = (struct step_input){
-            bytes_of(gathered.bytes.data + gathered.offsets[i], (size_t)c->payload_size),
-            c->payload_size, c->payload_digest, step->step.parts[i].scale};
-    }
+    for (uint32_t i = 0; i < step->step.count; i++)
+        inputs[i] = (struct step_input){payloads[i], step->step.parts[i].scale};
     status = model_state_step(model, step->step.fragment, step->step.version, step->step.count,
                               inputs, wants_root ? root : NULL, error);
     if (status != OK) goto out;
@@ -107,8 +93,9 @@ static enum status step_model(const struct ledger_source *source, const struct r
                       "version %llu: the parameters have another state root than the ledger names",
                       (unsigned long long)step->step.version);
 out:
+    for (uint32_t i = 0; i < step->step.count; i++) payload_destroy(payloads[i]);
+    free(payloads);
     free(inputs);
-    buffer_deinit(&gathered.bytes);
     return status;
 }
 
@@ -144,7 +131,7 @@ struct replay { /* one call of replay_run */
     struct run_state *run;
     struct model_state *model;
     struct replay_report *report;
-    struct buffer raw, payload;
+    struct buffer raw;
     struct ledger_entry entry;
     struct contribution contribution;
     struct unread *unread; /* [unread_count] */
@@ -187,15 +174,17 @@ static enum status replay_genesis(struct replay *replay, struct error *error) {
 static enum status replay_contribution(struct replay *replay, struct error *error) {
     replay->report->contributions++;
     if (!replay->options->every_payload) return OK;
-    replay->payload.size = 0;
     struct error why = {0};
+    struct verified_payload *payload = NULL;
+    bool lost = false;
     enum status status =
-        read_payload(replay->source, &replay->contribution, &replay->payload, &why);
-    if (status == OK)
-        status = check_digest(&replay->contribution, buffer_bytes(&replay->payload), &why);
-    if (status == OK)
-        return check_norm(replay->run, &replay->contribution, buffer_bytes(&replay->payload),
-                          error);
+        read_payload(replay->source, replay->run, &replay->contribution, &payload, &lost, &why);
+    payload_destroy(payload);
+    if (status == OK) return OK;
+    if (!lost) {
+        if (error) *error = why;
+        return status;
+    }
     /* It may have been given up by a later entry: judged at the end. */
     replay->unread = xrealloc(replay->unread, (replay->unread_count + 1) * sizeof *replay->unread);
     replay->unread[replay->unread_count++] = (struct unread){replay->run->size, why};
@@ -312,7 +301,6 @@ enum status replay_run(const struct ledger_source *source, const struct replay_o
     if (status == OK && model && options->trusted) status = check_last_root(replay, error);
     if (status == OK) status = check_unread(replay, error);
     buffer_deinit(&replay->raw);
-    buffer_deinit(&replay->payload);
     free(replay->unread);
     free(replay);
     return status;

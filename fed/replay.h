@@ -14,11 +14,19 @@
 struct ledger_source {
     /* Appends entry `index`. NOT_FOUND past the end; CORRUPT. */
     enum status (*entry)(void *context, uint64_t index, struct buffer *out, struct error *error);
-    /* Appends the payload with that digest. NOT_FOUND; CORRUPT. */
+    /* Puts what lies under that digest into *out, which is empty; whether it is what the digest
+     * says, who asks will see (replay_payload). NOT_FOUND; what else is wrong with it. */
     enum status (*payload)(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size,
                            struct buffer *out, struct error *error);
     void *context;
 };
+
+/* Reads a payload and verifies it, once each. *lost on failure: it is not there or is damaged, and
+ * another copy helps; else it is what was signed and breaks the codec's rules (CORRUPT). The caller
+ * destroys *out. */
+MUST_USE enum status replay_payload(const struct ledger_source *source,
+                                    const struct payload_terms *terms,
+                                    struct verified_payload **out, bool *lost, struct error *error);
 
 struct replay_options {
     /* an own store read back at start: no signatures, and of the state roots only the newest, in

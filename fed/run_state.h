@@ -162,12 +162,12 @@ struct admission_limits {
 enum refusal admission_header(const struct run_state *state, uint32_t site, struct bytes header,
                               struct bytes signature, const struct admission_limits *limits,
                               struct contribution *out, struct error *why);
-/* The rest, from the payload, which is the caller's worker's job: size, digest, structure, finite,
- * norm. `scratch` holds `count` floats (the fragment's parameters) and holds the decoded delta
- * afterwards if ACCEPTED. Thread-safe: touches only its arguments. */
+/* The rest, from the payload, which is the caller's worker's job: digest, size, structure, finite,
+ * norm. Takes what is in *bytes. REFUSED_DIGEST alone says that they are not the bytes that were
+ * signed: all else is what the site signed. Thread-safe: touches only its arguments. */
 enum refusal admission_payload(const struct contribution *contribution,
-                               const struct manifest *manifest, struct bytes payload,
-                               uint64_t count, float *scratch, struct error *why);
+                               const struct manifest *manifest, uint64_t parameters,
+                               struct buffer *bytes, struct error *why);
 
 /* DyLU: H_w = floor(H * rate / fastest), at least H / 8 (a round with fewer steps costs more than
  * it brings) and 1, at most H. Rates are of any one unit; where nobody's is known (fastest is 0 or

@@ -285,11 +285,7 @@ static enum status source_entry(void *context, uint64_t index, struct buffer *ou
 static enum status source_payload(void *context, const uint8_t digest[DIGEST_SIZE], uint64_t size,
                                   struct buffer *out, struct error *error) {
     struct journal *journal = context;
-    struct buffer value = {0};
-    enum status status = blob_read(journal->payloads, digest, size, &value, error);
-    if (status == OK) buffer_append(out, value.data, value.size);
-    buffer_deinit(&value);
-    return status;
+    return blob_read_unchecked(journal->payloads, digest, size, out, error);
 }
 
 struct ledger_source journal_source(struct journal *journal) {

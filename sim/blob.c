@@ -38,15 +38,24 @@ enum status blob_check(struct blob_store *store, const uint8_t digest[static BLO
                      hex_encode(digest, DIGEST_SIZE, hex), there ? "damaged" : "not there");
 }
 
-enum status blob_read(struct blob_store *store, const uint8_t digest[static BLOB_DIGEST_SIZE],
-                      size_t limit, struct buffer *out, struct error *error) {
+enum status blob_read_unchecked(struct blob_store *store,
+                                const uint8_t digest[static BLOB_DIGEST_SIZE], size_t limit,
+                                struct buffer *out, struct error *error) {
     const struct buffer *found = disk_blob_find(disk_of(store, digest), digest);
     out->size = 0;
-    if (found && found->size > limit)
+    if (!found) return error_set(error, NOT_FOUND, "the blob is not there");
+    if (found->size > limit)
         return error_set(error, INVALID, "the blob is larger than %zu bytes", limit);
-    TRY(blob_check(store, digest, error));
     buffer_append(out, found->data, found->size);
     return OK;
+}
+
+enum status blob_read(struct blob_store *store, const uint8_t digest[static BLOB_DIGEST_SIZE],
+                      size_t limit, struct buffer *out, struct error *error) {
+    TRY(blob_read_unchecked(store, digest, limit, out, error));
+    enum status status = blob_check(store, digest, error);
+    if (status != OK) out->size = 0;
+    return status;
 }
 
 bool blob_exists(struct blob_store *store, const uint8_t digest[static BLOB_DIGEST_SIZE]) {

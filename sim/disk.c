@@ -139,11 +139,17 @@ static enum status source_payload(void *context, const uint8_t digest[DIGEST_SIZ
     if (!blob)
         return error_set(error, NOT_FOUND, "payload %.16s is not there",
                          hex_encode(digest, DIGEST_SIZE, hex));
-    if (blob->flipped)
-        return error_set(error, CORRUPT, "payload %.16s is damaged",
-                         hex_encode(digest, DIGEST_SIZE, hex));
     buffer_append(out, blob->bytes.data, blob->bytes.size);
     return OK;
+}
+
+enum status disk_blob_read(const struct disk *disk, const uint8_t digest[static DIGEST_SIZE],
+                           struct buffer *out, struct error *error) {
+    const struct disk_blob *blob = find(disk, digest);
+    char hex[HEX32_SIZE];
+    if (!blob || !blob->flipped)
+        return source_payload((void *)(uintptr_t)disk, digest, 0, out, error);
+    return error_set(error, CORRUPT, "blob %.16s is damaged", hex_encode(digest, DIGEST_SIZE, hex));
 }
 
 struct ledger_source disk_source(struct disk *disk) {

@@ -50,6 +50,10 @@ MUST_USE enum status disk_blobs_write(struct disk *disk, const struct bytes *con
 MUST_USE enum status disk_write(struct disk *disk);
 /* Is there and whole. */
 bool disk_blob_is_whole(const struct disk *disk, const uint8_t digest[static DIGEST_SIZE]);
+/* Appends it. NOT_FOUND; CORRUPT, as who compares the digest finds. */
+MUST_USE enum status disk_blob_read(const struct disk *disk,
+                                    const uint8_t digest[static DIGEST_SIZE], struct buffer *out,
+                                    struct error *error);
 /* NULL: not there. Lent until the next change. */
 const struct buffer *disk_blob_find(const struct disk *disk,
                                     const uint8_t digest[static DIGEST_SIZE]);

@@ -113,13 +113,50 @@ void offer_replay(struct offer *offer) {
 
 /* ---- steps ----------------------------------------------------------------------------------- */
 
+/* Bytes that are not what was signed, or not what a message is, become no payload; and a payload
+ * that is one makes no step that does not follow. */
+static void offer_payload(struct offer *offer, struct model_state *model) {
+    enum codec codec = offer->input->scenario->manifest.codec.kind;
+    struct payload_terms terms = {.codec = codec};
+    struct verified_payload *payload = NULL;
+    struct codec_encoder *encoder = NULL;
+    struct buffer bytes = {0};
+    uint8_t root[DIGEST_SIZE];
+    uint64_t start;
+    fragment_range(model->parameters, model->fragments, 0, &start, &terms.count);
+    buffer_u64(&bytes, 0);
+    terms.size = bytes.size;
+    claim(offer, payload_verify(&terms, &bytes, &payload, NULL) == CORRUPT,
+          "a payload of another digest is taken");
+    digest_sha256(bytes.data, bytes.size, terms.digest);
+    claim(offer, payload_verify(&terms, &bytes, &payload, NULL) == INVALID,
+          "a payload of garbage is taken");
+    bytes.size = 0;
+    MUST(codec_encoder_create(codec, (size_t)terms.count, &encoder, NULL));
+    MUST(codec_encode(encoder, model->theta + start, NULL, NULL, &bytes, NULL));
+    codec_encoder_destroy(encoder);
+    terms.size = bytes.size + 1;
+    digest_sha256(bytes.data, bytes.size, terms.digest);
+    claim(offer, payload_verify(&terms, &bytes, &payload, NULL) == INVALID,
+          "a payload of another size is taken");
+    terms.size--;
+    claim(offer, payload_verify(&terms, &bytes, &payload, NULL) == OK, "a payload is refused");
+    struct step_input input = {payload, (float)INFINITY};
+    claim(offer, model_state_step(model, 0, 1, 1, &input, root, NULL) == CORRUPT,
+          "a step of an infinite scale is applied");
+    claim(offer, model_state_step(model, 0, 9, 1, &input, root, NULL) == INVALID,
+          "a step to a version that does not follow");
+    payload_destroy(payload);
+    buffer_deinit(&bytes);
+}
+
 /* Steps that never became entries: what breaks a rule is refused before a tensor is touched. */
 void offer_step(struct offer *offer) {
     const struct hostile_input *input = offer->input;
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     struct ledger_source source = disk_truth(input->ledger);
     struct model_state model = {0};
-    uint8_t root[DIGEST_SIZE], digest[DIGEST_SIZE] = {0};
+    uint8_t root[DIGEST_SIZE];
     MUST(model_state_init(&model, &input->scenario->manifest, input->scenario->parameters, NULL));
     claim(offer,
           model_state_memory(&input->scenario->manifest, input->scenario->parameters) >=
@@ -140,24 +177,11 @@ void offer_step(struct offer *offer) {
         }
     }
     model.version = 0;
-    struct buffer payload = {0};
-    buffer_u64(&payload, 0);
-    digest_sha256(payload.data, payload.size, digest);
-    struct step_input inputs[] = {{buffer_bytes(&payload), 8, digest, 1},
-                                  {buffer_bytes(&payload), 9, digest, 1},
-                                  {buffer_bytes(&payload), 8, root, 1},
-                                  {buffer_bytes(&payload), 8, digest, (float)INFINITY}};
-    memset(root, 0, sizeof root);
-    for (size_t i = 0; i < COUNT_OF(inputs); i++)
-        claim(offer, model_state_step(&model, 0, 1, 1, &inputs[i], root, NULL) == CORRUPT,
-              "a step of garbage is applied");
-    claim(offer, model_state_step(&model, 0, 9, 1, inputs, root, NULL) == INVALID,
-          "a step to a version that does not follow");
+    offer_payload(offer, &model);
     model_state_deinit(&model);
     struct manifest manifest = input->scenario->manifest;
     claim(offer, model_state_init(&model, &manifest, UINT64_MAX, NULL) != OK,
           "a model beyond all bounds is made");
-    buffer_deinit(&payload);
     free(entry);
 }
 
@@ -374,7 +398,7 @@ void offer_delta(struct offer *offer) {
 void offer_submission(struct offer *offer) {
     const struct scenario *scenario = offer->input->scenario;
     struct ledger_entry *entry = xmalloc(sizeof *entry);
-    uint64_t index, start, count;
+    uint64_t index;
     struct contribution c, read;
     struct admission_limits limits = {.now_ms = UINT64_MAX, .max_payload = 9};
     for (int i = 0; i < 8 && offer_contribution(offer, entry, &index); i++) {
@@ -398,18 +422,13 @@ void offer_submission(struct offer *offer) {
         claim(offer, limits.max_payload != 9 || code != ACCEPTED,
               "a payload that is too long is taken");
         run_state_destroy(before);
-        fragment_range(scenario->parameters, scenario->manifest.fragments, c.fragment, &start,
-                       &count);
         const struct buffer *payload = disk_blob_find(offer->input->ledger, c.payload_digest);
         if (!payload) continue;
-        float *scratch = xcalloc((size_t)count, sizeof *scratch);
         struct buffer bent = {0};
         buffer_append(&bent, payload->data, payload->size);
         offer_bend(offer, &bent);
-        code =
-            admission_payload(&c, &scenario->manifest, buffer_bytes(&bent), count, scratch, NULL);
+        code = admission_payload(&c, &scenario->manifest, scenario->parameters, &bent, NULL);
         claim(offer, code != ACCEPTED, "a bent payload is taken");
-        free(scratch);
         buffer_deinit(&bent);
     }
     free(entry);

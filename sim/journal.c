@@ -175,9 +175,9 @@ enum status journal_sent(struct journal *journal, uint64_t sequence,
 
 enum status journal_payload_read(struct journal *journal, const uint8_t digest[static DIGEST_SIZE],
                                  size_t limit, struct buffer *out, struct error *error) {
-    struct ledger_source source = disk_source(journal->disk);
+    (void)limit;
     out->size = 0;
-    return source.payload(source.context, digest, limit, out, error);
+    return disk_blob_read(journal->disk, digest, out, error);
 }
 
 void journal_payload_hold(struct journal *journal, const uint8_t digest[static DIGEST_SIZE]) {
@@ -306,7 +306,6 @@ enum status journal_checkpoint_write(struct journal *journal,
 enum status journal_blob_read(struct journal *journal, const struct journal_blob *blob,
                               struct buffer *out, struct error *error) {
     if (blob->size == 0) return error_set(error, INVALID, "the record names no such blob");
-    struct ledger_source source = disk_source(&journal->records->state);
     out->size = 0;
-    return source.payload(source.context, blob->digest, blob->size, out, error);
+    return disk_blob_read(&journal->records->state, blob->digest, out, error);
 }

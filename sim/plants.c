@@ -176,6 +176,8 @@ const struct plant plants[] = {
     /* --- the codec and the model --- */
     {"decay_forgotten", "old feedback is not decayed", "codec/codec.c",
      "x[i] = CODEC_FEEDBACK_DECAY * e[i] + x[i];", "x[i] = (PLANTED(\"decay_forgotten\") ? 1.0f : CODEC_FEEDBACK_DECAY) * e[i] + x[i];"},
+    {"payload_digest_unchecked", "a payload is what lies under its digest, whatever that is", "fed/payload.c",
+     "    if (!digest_equal(digest, terms->digest))", "    if (!digest_equal(digest, terms->digest) && !PLANTED(\"payload_digest_unchecked\"))"},
     {"replay_off_by_one", "a replay applies the snapshot's own step again", "fed/replay.c",
      "    if (version > replay->options->tensors_from) {", "    if (version > replay->options->tensors_from || (PLANTED(\"replay_off_by_one\") && version == replay->options->tensors_from)) {"},
     {"count_of_parts", "an outer step counts as one contribution, however many it merged", "fed/snapshot.c",

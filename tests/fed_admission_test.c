@@ -327,9 +327,11 @@ enum { COUNT = 5000 };
 
 static enum refusal ask_payload(struct fixture *f, const struct contribution *c,
                                 struct bytes payload) {
-    static float scratch[COUNT];
     struct error why = {0};
-    enum refusal refusal = admission_payload(c, &f->manifest, payload, COUNT, scratch, &why);
+    struct buffer bytes = {0};
+    buffer_append(&bytes, payload.data, payload.size);
+    enum refusal refusal = admission_payload(c, &f->manifest, COUNT, &bytes, &why);
+    CHECK(!bytes.data); /* taken */
     CHECK((refusal == ACCEPTED) == (why.message[0] == 0));
     return refusal;
 }
@@ -341,7 +343,10 @@ static void payload_checks(const char *yaml) {
     struct bytes payload = fixture_payload_of(f, 0, delta);
     struct contribution good = fixture_contribution(f, 1, 0, 0, payload), c = good;
     CHECK_REFUSAL(ask_payload(f, &c, payload), ACCEPTED);
-    CHECK_REFUSAL(ask_payload(f, &c, bytes_of(payload.data, payload.size - 1)), REFUSED_SIZE);
+    CHECK_REFUSAL(ask_payload(f, &c, bytes_of(payload.data, payload.size - 1)), REFUSED_DIGEST);
+    c.payload_size--;
+    CHECK_REFUSAL(ask_payload(f, &c, payload), REFUSED_SIZE);
+    c = good;
     c.norm = nextafter(c.norm, 0);
     CHECK_REFUSAL(ask_payload(f, &c, payload), REFUSED_NORM);
     uint8_t *copy = xmalloc(payload.size + 1);

@@ -85,7 +85,7 @@ static void check_message(struct again *a, uint64_t step, uint64_t site, uint32_
 static void replay_one(struct again *a, uint64_t step, struct reader *reader) {
     struct error error = {0};
     struct step_input inputs[RECORD_SITES];
-    uint8_t digests[RECORD_SITES][DIGEST_SIZE];
+    struct verified_payload *payloads[RECORD_SITES];
     uint32_t fragment = (uint32_t)reader_u64(reader), parts = (uint32_t)reader_u64(reader);
     CHECK(!reader->failed && fragment < a->shape.fragments && parts >= 1 && parts <= RECORD_SITES);
     for (uint32_t i = 0; i < parts; i++) {
@@ -93,13 +93,17 @@ static void replay_one(struct again *a, uint64_t step, struct reader *reader) {
         struct bytes payload = reader_take(reader, (size_t)reader_u64(reader));
         CHECK(!reader->failed);
         check_message(a, step, i, fragment, payload);
-        digest_sha256(payload.data, payload.size, digests[i]);
-        inputs[i] = (struct step_input){
-            .payload = payload, .payload_size = payload.size, .payload_digest = digests[i]};
+        uint64_t start, count;
+        struct buffer bytes = {0};
+        fragment_range(a->shape.count, (uint32_t)a->shape.fragments, fragment, &start, &count);
+        buffer_append(&bytes, payload.data, payload.size);
+        CHECK_OK(payload_seal(a->shape.codec, count, &bytes, &payloads[i], &error));
+        inputs[i] = (struct step_input){.payload = payloads[i]};
         memcpy(&inputs[i].scale, &bits, sizeof bits);
     }
     CHECK_OK(
         model_state_step(&a->model, fragment, a->model.version + 1, parts, inputs, NULL, &error));
+    for (uint32_t i = 0; i < parts; i++) payload_destroy(payloads[i]);
 }
 
 static void replay(struct bytes record) {

@@ -237,6 +237,20 @@ FIXTURE struct contribution fixture_contribution(struct fixture *f, uint32_t sit
     return c;
 }
 
+/* The last payload that was made, as it comes from a disk. The caller destroys it. */
+FIXTURE struct verified_payload *fixture_verified(struct fixture *f, uint32_t fragment) {
+    struct bytes last = buffer_bytes(&f->payloads[f->payload_count - 1].bytes);
+    struct contribution c = {.fragment = fragment, .payload_size = last.size};
+    struct buffer bytes = {0};
+    struct verified_payload *payload = NULL;
+    struct error error = {0};
+    digest_sha256(last.data, last.size, c.payload_digest);
+    struct payload_terms terms = payload_terms_of(&f->manifest, f->parameters, &c);
+    buffer_append(&bytes, last.data, last.size);
+    CHECK_OK(payload_verify(&terms, &bytes, &payload, &error));
+    return payload;
+}
+
 FIXTURE struct ledger_entry fixture_signed(struct fixture *f, const struct contribution *c,
                                            const struct key_pair *key) {
     struct ledger_entry entry = fixture_entry(f, LEDGER_CONTRIBUTION);

@@ -64,14 +64,16 @@ TEST(a_model_goes_on_from_its_snapshot_as_if_nothing_had_been) {
     CHECK_OK(model_state_init(&model, &f->manifest, f->parameters, &error));
     CHECK_OK(snapshot_read(&model, &header, buffer_bytes(&content), &error));
     float *delta = fixture_delta(f, 0, 0.2f);
-    struct bytes payload = fixture_payload_of(f, 0, delta);
-    struct step_input input = {payload, payload.size, f->payloads[f->payload_count - 1].digest, 1};
+    fixture_payload_of(f, 0, delta);
+    struct verified_payload *payload = fixture_verified(f, 0);
+    struct step_input input = {payload, 1};
     uint8_t a[DIGEST_SIZE], b[DIGEST_SIZE];
     for (uint64_t v = 6; v <= 12; v++) {
         CHECK_OK(model_state_step(&f->model, 0, v, 1, &input, a, &error));
         CHECK_OK(model_state_step(&model, 0, v, 1, &input, b, &error));
         CHECK_MEMORY(a, b, DIGEST_SIZE);
     }
+    payload_destroy(payload);
     free(delta);
     buffer_deinit(&content);
     model_state_deinit(&model);

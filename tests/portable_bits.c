@@ -177,20 +177,20 @@ static void tell_steps(const char *name, enum outer_mode mode, enum codec codec,
     for (uint64_t version = 1; version <= 3; version++) {
         struct buffer messages[2] = {{0}};
         struct step_input inputs[2];
-        uint8_t digests[2][DIGEST_SIZE], root[DIGEST_SIZE];
+        struct verified_payload *payloads[2];
+        uint8_t root[DIGEST_SIZE];
         char line[64];
         for (unsigned part = 0; part < 2; part++) {
             float *delta = numbers(count, 100 * version + part);
             need(codec_encode(encoder, delta, NULL, NULL, &messages[part], &error), &error);
-            digest_sha256(messages[part].data, messages[part].size, digests[part]);
-            inputs[part] = (struct step_input){buffer_bytes(&messages[part]), messages[part].size,
-                                               digests[part], part ? 0.3f : 1.0f};
+            need(payload_seal(codec, count, &messages[part], &payloads[part], &error), &error);
+            inputs[part] = (struct step_input){payloads[part], part ? 0.3f : 1.0f};
             free(delta);
         }
         need(model_state_step(&state, 0, version, 2, inputs, root, &error), &error);
         snprintf(line, sizeof line, "%s-root-%u", name, (unsigned)version);
         tell_digest(line, root);
-        for (unsigned part = 0; part < 2; part++) buffer_deinit(&messages[part]);
+        for (unsigned part = 0; part < 2; part++) payload_destroy(payloads[part]);
     }
     tell(name, state.theta, count * sizeof(float));
     codec_encoder_destroy(encoder);
