@@ -209,9 +209,12 @@ class Scene:
 
 def test_the_table_has_every_call_of_the_service_and_no_other():
     methods, verbs = service_calls()
-    rows = set(grid(TABLE))
-    assert {row for row in rows if row.startswith("Admin ")} == verbs | {"Admin unknown"}
-    assert {row.split()[0] for row in rows} == methods | {"Admin", "Nonesuch"}
+    rows = grid(TABLE)
+    orders = {row for row in rows if row.startswith("Admin ")}
+    there = {row.split()[0] for row in rows if row not in orders}
+    wanted, have = methods | verbs | {"Admin unknown", "Nonesuch"}, there | orders
+    assert wanted == have, (f"TABLE lacks {sorted(wanted - have)} and has {sorted(have - wanted)}: "
+                            "say in a row who may make the call, and in Scene how it is made")
 
 
 def test_every_call_by_every_identity_ends_as_the_table_says():

@@ -149,7 +149,7 @@ class Follower:
 
     `ledger` is what was verified, `payloads` the payloads that no step has merged yet (with
     keep_payloads all of them). What cannot be right raises Untrue, in the thread's case from the
-    next `wait`."""
+    next `wait`. After a stream that broke, the same again goes on where it was."""
 
     def __init__(self, address, site, keep_payloads=False, instance=None, options=()):
         self.site, self.instance = site, instance or secrets.randbits(63) + 1
