@@ -332,12 +332,9 @@ enum status daemon_loop_restore(struct daemon *daemon, struct error *error) {
                                    .queue_limit = BACKLOG_LIMIT,
                                    .nominal_payload = daemon_nominal_payload(daemon),
                                    .payloads_from = daemon->restored.payloads_from,
+                                   .last_sequence = daemon->restored.last_sequence,
                                    .restored = daemon_is_restored(daemon)};
     random_system(&options.seed, sizeof options.seed);
-    for (uint32_t i = 0; i < daemon->site->manifest.fragments; i++) {
-        const struct journal_round *round = journal_round(daemon->journal, i);
-        if (round) options.last_sequence = MAX(options.last_sequence, round->sequence);
-    }
     daemon->timer_at = UINT64_MAX;
     daemon->state = node_state_create(&options);
     struct ledger_source source = journal_source(daemon->journal);

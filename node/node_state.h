@@ -52,8 +52,8 @@ struct node_state;
 struct node_options {
     uint32_t site;          /* our number */
     uint64_t seed;          /* of the jitter */
-    uint64_t last_sequence; /* of any round in our records, in flight or over: a refused one's is
-                               not in the ledger; 0: none */
+    uint64_t last_sequence; /* the highest that a message of ours ever had, recorded or not; a
+                               refused one's is not in the ledger; 0: none */
     bool overlap; /* off: training waits from snapshot to rebase (the synchronous reference) */
     uint64_t heartbeat_ms; /* between heartbeats */
     uint64_t

@@ -260,6 +260,17 @@ static enum status load_optimizer(struct restoring *r, struct error *error) {
     return status == OK ? OK : error_wrap(error, status, "the last round's optimizer");
 }
 
+static uint64_t last_sequence(const struct restore_input *input) {
+    const struct journal_checkpoint *checkpoint = journal_checkpoint(input->journal);
+    uint64_t last = 0;
+    for (uint32_t i = 0; i < input->replica->fragments; i++) {
+        const struct journal_round *round = journal_round(input->journal, i);
+        if (round) last = MAX(last, round->sequence);
+        if (checkpoint) last = MAX(last, checkpoint->fragment[i].in_flight);
+    }
+    return last;
+}
+
 enum status restore_site(const struct restore_input *input, struct restored *out,
                          struct error *error) {
     struct error unseen = {0};
@@ -267,6 +278,7 @@ enum status restore_site(const struct restore_input *input, struct restored *out
     *out = (struct restored){.from_checkpoint = journal_checkpoint(input->journal) != NULL};
     if (out->from_checkpoint)
         out->payloads_from = journal_checkpoint(input->journal)->payloads_from;
+    out->last_sequence = last_sequence(input);
     TRY(load_global(input, error));
     TRY(replay(input, out, error));
     if (!input->port.local) return OK;

@@ -60,7 +60,10 @@ struct restored {
         entries;
     struct node_spooled spooled[FRAGMENTS_LIMIT];
     size_t spooled_count;
-    uint64_t payloads_from;                         /* for node_options */
+    uint64_t payloads_from; /* for node_options */
+    /* For node_options: the highest number that was ever given to a message, also to one that was
+     * never recorded: a checkpoint that has its snapshot must not be taken for another's. */
+    uint64_t last_sequence;
     struct training_mark fragment[FRAGMENTS_LIMIT]; /* for training_options */
 };
 

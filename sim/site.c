@@ -345,7 +345,7 @@ static enum status restore(struct simulated_site *site, struct restored *restore
     return OK;
 }
 
-static void create_state(struct simulated_site *site, uint64_t payloads_from) {
+static void create_state(struct simulated_site *site, const struct restored *restored) {
     const struct scenario *scenario = site->setup.scenario;
     struct node_options options = {.site = site->number,
                                    .seed = random_hash(site->world->seed, site->world->now),
@@ -356,13 +356,10 @@ static void create_state(struct simulated_site *site, uint64_t payloads_from) {
                                    .inclusion_ms = 2000 * MIN(scenario->pace, 8u),
                                    .queue_limit = 1024,
                                    .nominal_payload = scenario->nominal_payload,
-                                   .payloads_from = payloads_from,
+                                   .payloads_from = restored->payloads_from,
+                                   .last_sequence = restored->last_sequence,
                                    .restored = site->restored ||
                                                scenario->site[site->setup.process].faulty};
-    for (uint32_t f = 0; f < scenario->manifest.fragments; f++) {
-        const struct journal_round *round = journal_round(site->journal, f);
-        if (round) options.last_sequence = MAX(options.last_sequence, round->sequence);
-    }
     site->state = node_state_create(&options);
 }
 
@@ -370,7 +367,7 @@ static enum status come_back(struct simulated_site *site, struct restored *resto
                              struct error *error) {
     TRY(journal_open_simulated(&site->disk, &site->records, &site->journal, error));
     TRY(restore(site, restored, error));
-    create_state(site, restored->payloads_from);
+    create_state(site, restored);
     for (uint64_t i = 0; i < restored->entries; i++)
         TRY(node_state_restore(site->state, buffer_bytes(&site->disk.entries[i]), error));
     site_keeper_start(site, restored->payloads_from);

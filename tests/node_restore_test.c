@@ -395,6 +395,7 @@ TEST(a_snapshot_that_was_never_recorded_left_its_progress_where_it_was) {
     checkpoint(&crashed, 2, 4, 5); /* 5 was being encoded */
     struct restored restored = restart(&crashed);
     CHECK_EQUAL(restored.spooled_count, 0);
+    CHECK_EQUAL(restored.last_sequence, 5); /* else the next message is taken for this one */
     check_moved(&crashed, crashed.base);
     end(&crashed);
 }
