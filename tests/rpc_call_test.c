@@ -128,6 +128,27 @@ TEST(the_server_sees_the_names_in_a_clients_certificate) {
     pair_close(&pair);
 }
 
+TEST(a_certificate_with_two_names_has_none) {
+    struct pair pair = standard_pair();
+    struct error error = {0};
+    struct identity two = identity_make(
+        "eu-1", "URI:atoll://demo/site/eu-1,URI:atoll://demo/admin/root", &pair.pki.ca);
+    struct rpc_channel_options options = channel_options(&pair.pki, rpc_server_port(pair.server));
+    options.chain = two.chain;
+    options.private_key = two.private_key;
+    struct rpc_channel *channel;
+    CHECK_OK(rpc_channel_open(&options, &channel, &error));
+    struct buffer reply = {0};
+    CHECK_OK(rpc_channel_unary_wait(channel, who_method.path, NULL, bytes_of("?", 1), &reply, NULL,
+                                    &error));
+    buffer_u8(&reply, 0);
+    CHECK_TEXT((const char *)reply.data, "yes||eu-1|pem");
+    buffer_deinit(&reply);
+    rpc_channel_close(channel);
+    identity_deinit(&two);
+    pair_close(&pair);
+}
+
 TEST(a_caller_without_a_certificate_is_let_in_and_seen_as_nobody) {
     struct pair pair = standard_pair();
     struct error error = {0};

@@ -62,7 +62,8 @@ def patiently(call, seconds=60):
             left = limit - time.monotonic()
             if refused.code not in TEMPORARY or left <= 0:
                 raise
-        time.sleep(min(left, random.uniform(0, pause)))
+            asked = getattr(refused.answer, "retry_after_ms", 0) / 1000
+        time.sleep(min(left, max(asked, random.uniform(0, pause))))
         pause = min(2 * pause, 60)
 
 
