@@ -495,10 +495,10 @@ static void join_message(struct rpc_call *rpc, void *user, struct buffer *messag
 /* The order as the state machine takes it; false for the verbs that only look. */
 static bool admin_order(const struct admin_request *request, struct coordinator_event *event) {
     static const enum admin_order orders[ADMIN_VERB_COUNT] = {
-        [ADMIN_PAUSE] = ORDER_PAUSE,      [ADMIN_RESUME] = ORDER_RESUME,
-        [ADMIN_STOP] = ORDER_STOP,        [ADMIN_INVITE] = ORDER_INVITE,
-        [ADMIN_REVOKE] = ORDER_REVOKE,    [ADMIN_SET_INNER_STEPS] = ORDER_INNER_STEPS,
-        [ADMIN_SNAPSHOT] = ORDER_SNAPSHOT};
+        [ADMIN_PAUSE] = ORDER_PAUSE,       [ADMIN_RESUME] = ORDER_RESUME,
+        [ADMIN_STOP] = ORDER_STOP,         [ADMIN_INVITE] = ORDER_INVITE,
+        [ADMIN_REVOKE] = ORDER_REVOKE,     [ADMIN_SET_INNER_STEPS] = ORDER_INNER_STEPS,
+        [ADMIN_SNAPSHOT] = ORDER_SNAPSHOT, [ADMIN_UNINVITE] = ORDER_UNINVITE};
     if (!orders[request->verb]) return false;
     event->kind = COORDINATOR_ADMIN;
     event->admin.order = orders[request->verb];

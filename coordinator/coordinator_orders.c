@@ -43,6 +43,20 @@ static void join_again(struct coordinator_state *state, const struct coordinator
     brain_act(out, DO_JOINED, event->call)->site = named->site;
 }
 
+/* Nothing but a used invitation is told apart by the key. */
+static void refuse_ended(const struct run_invitation *invitation, uint64_t call,
+                         struct coordinator_actions *out) {
+    MARK("join: with an invitation that holds no more");
+    refuse_join(call, REFUSED_REVOKED,
+                invitation->end == INVITATION_REPLACED
+                    ? "a newer invitation of that name took this one's place: use the newest"
+                : invitation->end == INVITATION_WITHDRAWN
+                    ? "the admin withdrew this invitation: ask for a new one"
+                    : "this invitation ended when a site of its name was enrolled or revoked: ask "
+                      "the admin for a new one",
+                out);
+}
+
 /* By our clock, which need not be right. */
 static void refuse_expired(struct coordinator_state *state, const struct run_invitation *invitation,
                            uint64_t call, struct instant now, struct coordinator_actions *out) {
@@ -75,8 +89,12 @@ void brain_join(struct coordinator_state *state, const struct coordinator_event 
                     "no such invitation: ask the admin for a new one (atollctl site invite)", out);
         return;
     }
-    if (invitation->used) {
+    if (invitation->end == INVITATION_USED) {
         join_again(state, event, named, out);
+        return;
+    }
+    if (invitation->end != INVITATION_OPEN) {
+        refuse_ended(invitation, event->call, out);
         return;
     }
     if (run_state_phase(state->run) == RUN_STOPPED) {
@@ -170,6 +188,14 @@ static struct objection order_entry(struct coordinator_state *state,
         memcpy(entry->invited.name, event->admin.name, SITE_NAME_SIZE);
         memcpy(entry->invited.secret_digest, event->admin.secret_digest, DIGEST_SIZE);
         entry->invited.expires_ms = event->admin.expires_ms;
+        return (struct objection){0};
+    case ORDER_UNINVITE:
+        if (!run_state_open_invitation(state->run, event->admin.name))
+            return (struct objection){
+                ORDER_NO_SUCH_SITE,
+                "no invitation of that name is open (atollctl site invitations lists them)"};
+        *entry = brain_entry(state, LEDGER_SITE_UNINVITED, now);
+        memcpy(entry->uninvited.name, event->admin.name, SITE_NAME_SIZE);
         return (struct objection){0};
     case ORDER_REVOKE:
         if (!site)

@@ -90,7 +90,8 @@ enum admin_order {
     ORDER_INVITE,
     ORDER_REVOKE,
     ORDER_INNER_STEPS,
-    ORDER_SNAPSHOT
+    ORDER_SNAPSHOT,
+    ORDER_UNINVITE
 };
 
 /* What became of an order. NOTHING of one that is not DONE is in the ledger. */
@@ -154,7 +155,7 @@ struct coordinator_event {
         } following;
         struct {
             enum admin_order order;
-            char name[SITE_NAME_SIZE];          /* INVITE, REVOKE */
+            char name[SITE_NAME_SIZE];          /* INVITE, UNINVITE, REVOKE */
             char reason[REASON_SIZE];           /* PAUSE, STOP, REVOKE */
             uint8_t secret_digest[DIGEST_SIZE]; /* INVITE */
             uint64_t expires_ms;                /* INVITE, wall clock */

@@ -84,6 +84,7 @@ static enum join_code join_code_of(enum refusal code) {
     case REFUSED_STOPPED: return JOIN_STOPPED;
     case REFUSED_BUSY: return JOIN_BUSY;
     case REFUSED_DUPLICATE: return JOIN_USED;
+    case REFUSED_REVOKED: return JOIN_VOID;
     case REFUSED_MALFORMED: return JOIN_CSR;
     default: return JOIN_SECRET;
     }

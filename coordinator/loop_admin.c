@@ -87,6 +87,27 @@ static void answer_sites(struct loop *loop, struct call *call, uint32_t first) {
     free(sites);
 }
 
+/* What the ledger holds, durable or not: an invitation that a crash takes back was not told. */
+static void answer_invitations(struct loop *loop, struct call *call, uint32_t first) {
+    const struct run_state *run = coordinator_state_run(loop->state);
+    uint32_t count = run_state_invitation_count(run), at = MAX(first, 1);
+    struct invitation_status *list = xcalloc(WIRE_SITES_LIMIT, sizeof *list);
+    struct admin_reply reply = {.invitations = list};
+    for (; at <= count && reply.invitation_count < WIRE_SITES_LIMIT; at++) {
+        const struct run_invitation *from = run_state_invitation_at(run, at - 1);
+        bool expired =
+            from->end == INVITATION_OPEN && from->expires_ms && clock_wall_ms() > from->expires_ms;
+        list[reply.invitation_count++] = (struct invitation_status){
+            .name = from->name,
+            .made_ms = from->made_ms,
+            .expires_ms = from->expires_ms,
+            .end = expired ? (uint32_t)INVITATION_EXPIRED : (uint32_t)from->end};
+    }
+    if (at <= count) reply.next_site = at;
+    call_answer_admin(call, &reply);
+    free(list);
+}
+
 static void answer_status(struct loop *loop, struct call *call) {
     struct admin_reply reply = {.has_run = true};
     uint8_t head[HEAD_SIZE];
@@ -123,6 +144,7 @@ void loop_order_done(struct loop *loop, const struct coordinator_action *action)
 void loop_answer(struct loop *loop, struct call *call, enum admin_verb verb, uint32_t first_site) {
     switch (verb) {
     case ADMIN_STATUS: answer_status(loop, call); break;
+    case ADMIN_INVITATIONS: answer_invitations(loop, call, first_site); break;
     case ADMIN_SITES: answer_sites(loop, call, first_site); break;
     default:
         call_answer_admin(

@@ -50,6 +50,7 @@ void ledger_entry_encode(const struct ledger_entry *entry, struct buffer *out) {
         buffer_append(out, entry->invited.secret_digest, DIGEST_SIZE);
         buffer_u64(out, entry->invited.expires_ms);
         return;
+    case LEDGER_SITE_UNINVITED: write_text(out, entry->uninvited.name, SITE_NAME_SIZE); return;
     case LEDGER_SITE_ADDED:
         buffer_u32(out, entry->added.site);
         write_text(out, entry->added.name, SITE_NAME_SIZE);
@@ -146,6 +147,8 @@ static enum status decode_fields(struct reader *reader, struct ledger_entry *out
         reader_copy(reader, out->invited.secret_digest, DIGEST_SIZE);
         out->invited.expires_ms = reader_u64(reader);
         return OK;
+    case LEDGER_SITE_UNINVITED:
+        return text_status(read_text(reader, out->uninvited.name, SITE_NAME_SIZE), what, error);
     case LEDGER_SITE_ADDED:
         out->added.site = reader_u32(reader);
         TRY(text_status(read_text(reader, out->added.name, SITE_NAME_SIZE), what, error));
@@ -203,6 +206,7 @@ const char *ledger_kind_name(enum ledger_kind kind) {
     case LEDGER_EPOCH: return "epoch";
     case LEDGER_INNER_STEPS: return "inner_steps";
     case LEDGER_DROPPED: return "dropped";
+    case LEDGER_SITE_UNINVITED: return "site_uninvited";
     }
     return "unknown";
 }

@@ -28,8 +28,9 @@ enum ledger_kind {
     LEDGER_EPOCH =
         10, /* a coordinator took over; entries of an older epoch are not accepted after it */
     LEDGER_INNER_STEPS = 11, /* H changed */
-    LEDGER_DROPPED = 12 /* a contribution that waits is given up: its payload was lost and cannot be
-                           obtained again */
+    LEDGER_DROPPED = 12, /* a contribution that waits is given up: its payload was lost and cannot
+                            be obtained again */
+    LEDGER_SITE_UNINVITED = 13 /* the admin withdrew the open invitation of a name */
 };
 
 enum {
@@ -61,6 +62,9 @@ struct ledger_entry {
             uint8_t secret_digest[DIGEST_SIZE]; /* SHA-256 of the one-time secret */
             uint64_t expires_ms;
         } invited;
+        struct {
+            char name[SITE_NAME_SIZE];
+        } uninvited;
         struct {
             uint32_t site; /* numbers are given in order, from 1, and never again */
             char name[SITE_NAME_SIZE];

@@ -5,6 +5,7 @@
  *
  *                   ACTIVE   PAUSED   STOPPED
  *   SITE_INVITED      x        x
+ *   SITE_UNINVITED    x        x         x
  *   SITE_ADDED        x        x
  *   SITE_REVOKED      x        x         x
  *   CONTRIBUTION      x                            and none once the token budget is spent
@@ -25,7 +26,13 @@
  * Revocation: contributions of the site that wait are dropped: they stay in the ledger and are
  * never merged, for the key's holder may be who wrote them. What was merged stays merged (excision
  * is a replay of its own). A key is enrolled once: neither a revoked key nor a second site can come
- * back with it. Times are not looked at: the expiry of invitations is the coordinator's to enforce.
+ * back with it.
+ *
+ * Invitations: at most one of a name is open. A newer one takes an older one's place, and the
+ * enrolment or the revocation of a site of that name ends what is open: a token that went astray
+ * opens nothing once its name was invited again, and a revoked site's name opens again only by a
+ * new decision of the admin. Times are not looked at: the expiry of invitations is the
+ * coordinator's to enforce.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -99,6 +106,12 @@ static enum status check_invited(const struct run_state *state, const struct led
     return OK;
 }
 
+static enum status check_uninvited(const struct run_state *state, const struct ledger_entry *entry,
+                                   struct error *error) {
+    if (run_state_open_invitation(state, entry->uninvited.name)) return OK;
+    return error_set(error, INVALID, "no invitation of \"%s\" is open", entry->uninvited.name);
+}
+
 static enum status check_added(const struct run_state *state, const struct ledger_entry *entry,
                                struct error *error) {
     if (entry->added.site != state->site_count + 1)
@@ -110,8 +123,11 @@ static enum status check_added(const struct run_state *state, const struct ledge
         run_state_invitation(state, entry->added.secret_digest);
     if (!invitation)
         return error_set(error, INVALID, "site %s comes without an invitation", entry->added.name);
-    if (invitation->used)
-        return error_set(error, INVALID, "the invitation of %s was used before", entry->added.name);
+    if (invitation->end != INVITATION_OPEN)
+        return error_set(error, INVALID,
+                         invitation->end == INVITATION_USED ? "the invitation of %s was used before"
+                                                            : "the invitation of %s holds no more",
+                         entry->added.name);
     if (strcmp(invitation->name, entry->added.name) != 0)
         return error_set(error, INVALID, "site %s comes with the invitation of %s",
                          entry->added.name, invitation->name);
@@ -135,7 +151,17 @@ static enum status check_revoked(const struct run_state *state, const struct led
     return OK;
 }
 
+static void end_invitations(struct run_state *state, const char *name, enum invitation_end end) {
+    for (uint32_t i = 0; i < state->invitation_count; i++) {
+        struct run_invitation *invitation = &state->invitations[i];
+        if (invitation->end != INVITATION_OPEN || strcmp(invitation->name, name) != 0) continue;
+        MARK("invitation: ended before it was used");
+        invitation->end = end;
+    }
+}
+
 static void commit_invited(struct run_state *state, const struct ledger_entry *entry) {
+    end_invitations(state, entry->invited.name, INVITATION_REPLACED);
     if (state->invitation_count == state->invitation_capacity) {
         state->invitation_capacity =
             state->invitation_capacity ? state->invitation_capacity * 2 : 8;
@@ -143,7 +169,8 @@ static void commit_invited(struct run_state *state, const struct ledger_entry *e
             xrealloc(state->invitations, state->invitation_capacity * sizeof *state->invitations);
     }
     struct run_invitation *invitation = &state->invitations[state->invitation_count++];
-    *invitation = (struct run_invitation){.expires_ms = entry->invited.expires_ms};
+    *invitation =
+        (struct run_invitation){.made_ms = entry->time_ms, .expires_ms = entry->invited.expires_ms};
     memcpy(invitation->name, entry->invited.name, SITE_NAME_SIZE);
     memcpy(invitation->secret_digest, entry->invited.secret_digest, DIGEST_SIZE);
 }
@@ -160,7 +187,8 @@ static void commit_added(struct run_state *state, const struct ledger_entry *ent
     state->active_sites++;
     for (uint32_t i = 0; i < state->invitation_count; i++)
         if (digest_equal(state->invitations[i].secret_digest, entry->added.secret_digest))
-            state->invitations[i].used = true;
+            state->invitations[i].end = INVITATION_USED;
+    end_invitations(state, entry->added.name, INVITATION_VOID);
 }
 
 static void note_dropped(struct run_state *state, uint64_t index) {
@@ -175,6 +203,7 @@ static void commit_revoked(struct run_state *state, const struct ledger_entry *e
     site->site.revoked_at = state->size;
     site->pending = 0;
     state->active_sites--;
+    end_invitations(state, site->site.name, INVITATION_VOID);
     for (uint32_t f = 0; f < state->manifest.fragments; f++) {
         struct fragment_slot *slot = &state->fragments[f];
         uint32_t kept = 0;
@@ -295,6 +324,7 @@ static const char *const phase_names[] = {
 static bool phase_allows(enum run_phase phase, enum ledger_kind kind) {
     switch (kind) {
     case LEDGER_SITE_REVOKED:
+    case LEDGER_SITE_UNINVITED:
     case LEDGER_STEP:
     case LEDGER_DROPPED:
     case LEDGER_EPOCH: return true;
@@ -310,6 +340,7 @@ static enum status check_kind(const struct run_state *state, const struct ledger
     switch (entry->kind) {
     case LEDGER_GENESIS: return check_genesis(entry, error);
     case LEDGER_SITE_INVITED: return check_invited(state, entry, error);
+    case LEDGER_SITE_UNINVITED: return check_uninvited(state, entry, error);
     case LEDGER_SITE_ADDED: return check_added(state, entry, error);
     case LEDGER_SITE_REVOKED: return check_revoked(state, entry, error);
     case LEDGER_CONTRIBUTION: return check_contribution(state, entry, trusted, decoded, error);
@@ -355,6 +386,9 @@ void run_commit(struct run_state *state, const struct ledger_entry *entry,
     switch (entry->kind) {
     case LEDGER_GENESIS: commit_genesis(state, entry); break;
     case LEDGER_SITE_INVITED: commit_invited(state, entry); break;
+    case LEDGER_SITE_UNINVITED:
+        end_invitations(state, entry->uninvited.name, INVITATION_WITHDRAWN);
+        break;
     case LEDGER_SITE_ADDED: commit_added(state, entry); break;
     case LEDGER_SITE_REVOKED: commit_revoked(state, entry); break;
     case LEDGER_CONTRIBUTION: commit_contribution(state, entry, decoded); break;

@@ -106,6 +106,15 @@ const struct run_invitation *run_state_invitation(const struct run_state *state,
     return NULL;
 }
 
+const struct run_invitation *run_state_open_invitation(const struct run_state *state,
+                                                       const char *name) {
+    for (uint32_t i = state->invitation_count; i-- > 0;)
+        if (state->invitations[i].end == INVITATION_OPEN &&
+            strcmp(state->invitations[i].name, name) == 0)
+            return &state->invitations[i];
+    return NULL;
+}
+
 const struct run_invitation *run_state_invitation_at(const struct run_state *state, uint32_t at) {
     ASSERT(at < state->invitation_count);
     return &state->invitations[at];

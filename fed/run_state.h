@@ -52,11 +52,21 @@ struct run_site {
     uint64_t contributions, tokens;   /* accepted */
 };
 
+/* At most one invitation of a name is open: what follows it in the ledger ends it. */
+enum invitation_end {
+    INVITATION_OPEN = 0,
+    INVITATION_USED,      /* a site was enrolled with it */
+    INVITATION_REPLACED,  /* by a newer one of that name */
+    INVITATION_WITHDRAWN, /* by the admin */
+    INVITATION_VOID,      /* a site of that name was enrolled or revoked meanwhile */
+    INVITATION_ENDS       /* count */
+};
+
 struct run_invitation {
     char name[SITE_NAME_SIZE];
     uint8_t secret_digest[DIGEST_SIZE];
-    uint64_t expires_ms;
-    bool used;
+    uint64_t made_ms, expires_ms; /* the entry's time; 0: never expires */
+    enum invitation_end end;
 };
 
 struct run_pending { /* in the ledger, not yet in a step */
@@ -115,9 +125,12 @@ const struct run_site *run_state_site(const struct run_state *state, uint32_t si
 const struct run_site *run_state_site_named(const struct run_state *state, const char *name);
 /* enrolled and not revoked */
 uint32_t run_state_active_sites(const struct run_state *state);
-/* The invitation with that secret digest, used or not; NULL if there is none. */
+/* The invitation with that secret digest, open or not; NULL if there is none. */
 const struct run_invitation *run_state_invitation(const struct run_state *state,
                                                   const uint8_t digest[static DIGEST_SIZE]);
+/* The open one of that name; NULL: none is. */
+const struct run_invitation *run_state_open_invitation(const struct run_state *state,
+                                                       const char *name);
 uint32_t run_state_invitation_count(const struct run_state *state);
 const struct run_invitation *run_state_invitation_at(const struct run_state *state, uint32_t at);
 uint32_t run_state_pending_count(const struct run_state *state, uint32_t fragment);

@@ -31,6 +31,9 @@ static const char *advice(uint32_t code) {
     case JOIN_USED:
         return "the invitation was used by another key: if that was not you, tell the admin at "
                "once";
+    case JOIN_VOID:
+        return "the invitation holds no more: use the newest one of this site's name, or ask the "
+               "admin for it";
     case JOIN_NAME: return "the invitation is for another name";
     case JOIN_CSR: return "the coordinator does not take this key: delete node.key and try again";
     case JOIN_PROTOCOL: return "this build and the coordinator have no protocol in common: update";

@@ -18,6 +18,8 @@ const char *admin_verb_name(uint32_t verb) {
         [ADMIN_SITES] = "sites",
         [ADMIN_SET_INNER_STEPS] = "set_inner_steps",
         [ADMIN_SNAPSHOT] = "snapshot",
+        [ADMIN_INVITATIONS] = "invitations",
+        [ADMIN_UNINVITE] = "uninvite",
     };
     return verb < ADMIN_VERB_COUNT ? names[verb] : "unknown";
 }
@@ -250,6 +252,10 @@ static enum status secret_check(struct bytes secret, struct error *error) {
 }
 
 static enum status reply_check(const struct admin_reply *reply, struct error *error) {
+    TRY(wire_check_range(reply->invitation_count, 0, WIRE_SITES_LIMIT, "invitations", error));
+    for (uint32_t i = 0; i < reply->invitation_count; i++)
+        TRY(wire_check_text(reply->invitations[i].name, 1, WIRE_SITE_NAME_LIMIT, "invitations.name",
+                            error));
     TRY(wire_check_range(reply->site_count, 0, WIRE_SITES_LIMIT, "sites", error));
     uint32_t number = 0;
     for (uint32_t i = 0; i < reply->site_count; i++) {
@@ -271,12 +277,23 @@ static enum status reply_convert(const ProtobufCMessage *message, struct bytes p
     struct site_status *sites = arena_take(arena, from->n_sites * sizeof *sites);
     if (!sites) return error_set(error, INVALID, "takes too much memory");
     for (size_t i = 0; i < from->n_sites; i++) TRY(site_convert(from->sites[i], &sites[i], error));
+    TRY(wire_check_range(from->n_invitations, 0, WIRE_SITES_LIMIT, "invitations", error));
+    struct invitation_status *invitations =
+        arena_take(arena, from->n_invitations * sizeof *invitations);
+    if (!invitations) return error_set(error, INVALID, "takes too much memory");
+    for (size_t i = 0; i < from->n_invitations; i++)
+        invitations[i] = (struct invitation_status){.name = from->invitations[i]->name,
+                                                    .made_ms = from->invitations[i]->made_ms,
+                                                    .expires_ms = from->invitations[i]->expires_ms,
+                                                    .end = from->invitations[i]->end};
     struct admin_reply reply = {
         .code = from->code,
         .message = from->message,
         .has_run = from->run != NULL,
         .site_count = (uint32_t)from->n_sites,
         .sites = sites,
+        .invitation_count = (uint32_t)from->n_invitations,
+        .invitations = invitations,
         .next_site = from->next_site,
         .invitation_secret = wire_bytes(from->invitation_secret),
         .address = from->address,
@@ -316,6 +333,20 @@ enum status admin_reply_encode(const struct admin_reply *reply, struct buffer *o
     }
     message.n_sites = reply->site_count;
     message.sites = items;
+    Atoll__V1__InvitationStatus *invitations =
+        xcalloc(reply->invitation_count, sizeof *invitations);
+    Atoll__V1__InvitationStatus **invitation_items =
+        xcalloc(reply->invitation_count, sizeof *invitation_items);
+    for (uint32_t i = 0; i < reply->invitation_count; i++) {
+        atoll__v1__invitation_status__init(&invitations[i]);
+        invitations[i].name = wire_text(reply->invitations[i].name);
+        invitations[i].made_ms = reply->invitations[i].made_ms;
+        invitations[i].expires_ms = reply->invitations[i].expires_ms;
+        invitations[i].end = reply->invitations[i].end;
+        invitation_items[i] = &invitations[i];
+    }
+    message.n_invitations = reply->invitation_count;
+    message.invitations = invitation_items;
     message.next_site = reply->next_site;
     message.invitation_secret = wire_binary(reply->invitation_secret);
     message.address = wire_text(reply->address ? reply->address : "");
@@ -324,6 +355,8 @@ enum status admin_reply_encode(const struct admin_reply *reply, struct buffer *o
     enum status status = wire_encode(&reply_type, &message.base, out, error);
     free(sites);
     free(items);
+    free(invitations);
+    free(invitation_items);
     return status;
 }
 

@@ -20,6 +20,7 @@ const char *join_code_name(uint32_t code) {
         [JOIN_PROTOCOL] = "protocol",
         [JOIN_STOPPED] = "stopped",
         [JOIN_BUSY] = "busy",
+        [JOIN_VOID] = "void",
     };
     return code < JOIN_CODE_COUNT ? names[code] : "unknown";
 }

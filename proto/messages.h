@@ -80,6 +80,7 @@ enum join_code { /* numbers stay */
                  JOIN_PROTOCOL = 6, /* no protocol in common */
                  JOIN_STOPPED = 7,  /* the run has ended */
                  JOIN_BUSY = 8,     /* try again, with backoff */
+                 JOIN_VOID = 9,     /* replaced by a newer invitation, or withdrawn */
                  JOIN_CODE_COUNT
 };
 /* "ok", "secret", ...; "unknown" beyond. Static. */
@@ -348,6 +349,8 @@ enum admin_verb { /* numbers stay */
                   ADMIN_SITES = 7,           /* first_site -> sites, next_site */
                   ADMIN_SET_INNER_STEPS = 8, /* value: H */
                   ADMIN_SNAPSHOT = 9,        /* -> value: the version it will be of */
+                  ADMIN_INVITATIONS = 10,    /* first_site: index -> invitations, next_site */
+                  ADMIN_UNINVITE = 11,       /* site_name: its open invitation ends */
                   ADMIN_VERB_COUNT           /* one past the last */
 };
 /* "status", "pause", ...; "unknown" beyond. Static. */
@@ -374,7 +377,7 @@ struct admin_request {
     const char *reason;    /* free text, at most WIRE_REASON_LIMIT */
     uint64_t value;
     uint64_t expires_ms; /* of an invitation: a stamp */
-    uint32_t first_site; /* SITES: start with this number; 0 or 1: the first */
+    uint32_t first_site; /* SITES: start with this number; 0 or 1: the first. INVITATIONS alike */
 };
 MUST_USE enum status admin_request_encode(const struct admin_request *request, struct buffer *out,
                                           struct error *error);
@@ -431,14 +434,24 @@ struct site_status {
     const char *software;
 };
 
+enum { INVITATION_EXPIRED = 5 }; /* of an open one, by the coordinator's clock */
+
+struct invitation_status {
+    const char *name;             /* 1 to WIRE_SITE_NAME_LIMIT */
+    uint64_t made_ms, expires_ms; /* 0: never expires */
+    uint32_t end; /* enum invitation_end of fed/run_state.h, or INVITATION_EXPIRED */
+};
+
 struct admin_reply {
     uint32_t code; /* enum admin_code */
     const char *message;
     bool has_run;
     struct run_status run;
-    uint32_t site_count;             /* at most WIRE_SITES_LIMIT */
-    const struct site_status *sites; /* [site_count], numbers strictly increasing */
-    uint32_t next_site;              /* ask again with this first_site; 0: these were the last */
+    uint32_t site_count;                         /* at most WIRE_SITES_LIMIT */
+    const struct site_status *sites;             /* [site_count], numbers strictly increasing */
+    uint32_t invitation_count;                   /* at most WIRE_SITES_LIMIT */
+    const struct invitation_status *invitations; /* [invitation_count], in the ledger's order */
+    uint32_t next_site;  /* ask again with this first_site; 0: these were the last */
     const char *address; /* "" or NULL, or at most WIRE_ADDRESS_LIMIT bytes: where sites reach the
                             coordinator */
     struct bytes

@@ -180,6 +180,29 @@ static void take_step(struct check *check, const struct ledger_entry *entry) {
     check->world->tally.steps++;
 }
 
+/* The newest word about a name in the ledger before its site's entry is that site's invitation: no
+ * older one, none that was withdrawn or outlived a revocation. */
+static void take_site(struct check *check, const struct ledger_entry *entry) {
+    struct ledger_entry *earlier = xmalloc(sizeof *earlier);
+    for (uint64_t i = check->size; i-- > 0;) {
+        if (ledger_entry_decode(buffer_bytes(&check->disk->entries[i]), earlier, NULL) != OK) break;
+        bool invited = earlier->kind == LEDGER_SITE_INVITED &&
+                       strcmp(earlier->invited.name, entry->added.name) == 0;
+        bool ended = (earlier->kind == LEDGER_SITE_UNINVITED &&
+                      strcmp(earlier->uninvited.name, entry->added.name) == 0) ||
+                     (earlier->kind == LEDGER_SITE_ADDED &&
+                      strcmp(earlier->added.name, entry->added.name) == 0);
+        if (!invited && !ended) continue;
+        if (ended ||
+            memcmp(earlier->invited.secret_digest, entry->added.secret_digest, DIGEST_SIZE) != 0)
+            world_fail(check->world, "invitation",
+                       "entry %llu enrols %s with an invitation that entry %llu had ended",
+                       llu(check->size), entry->added.name, llu(i));
+        break;
+    }
+    free(earlier);
+}
+
 static void take_entry(struct check *check, struct bytes raw) {
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     struct error error = {0};
@@ -195,6 +218,8 @@ static void take_entry(struct check *check, struct bytes raw) {
         take_contribution(check, entry, record);
     } else if (entry->kind == LEDGER_STEP) {
         take_step(check, entry);
+    } else if (entry->kind == LEDGER_SITE_ADDED) {
+        take_site(check, entry);
     } else if (entry->kind == LEDGER_DROPPED && entry->dropped.index < check->size) {
         check->entries[entry->dropped.index].dropped = true;
         check->world->tally.dropped++;

@@ -20,12 +20,17 @@ static void plain_order(struct federation *f, enum admin_order kind, const char 
     order(f, &event, what);
 }
 
-static void invite(struct federation *f, uint32_t process) {
+static void invite_with(struct federation *f, uint32_t process,
+                        const uint8_t secret_digest[static DIGEST_SIZE]) {
     struct coordinator_event event = {0};
     event.admin.order = ORDER_INVITE;
     snprintf(event.admin.name, sizeof event.admin.name, "%s", site_name(f->sites[process]));
-    memcpy(event.admin.secret_digest, f->secrets[process], DIGEST_SIZE);
+    memcpy(event.admin.secret_digest, secret_digest, DIGEST_SIZE);
     order(f, &event, "invite");
+}
+
+static void invite(struct federation *f, uint32_t process) {
+    invite_with(f, process, f->secrets[process]);
 }
 
 static void revoke(struct federation *f, uint32_t process) {
@@ -74,6 +79,35 @@ static void on_theft(void *context, struct event *event) {
     ask_to_join(f, 1, f->secrets[process], f->keys[COORDINATOR], site_name(f->sites[process]));
 }
 
+/* Of the first message to that site, which went astray: the admin sent another. */
+static void old_secret(const struct federation *f, uint32_t process,
+                       uint8_t out[static DIGEST_SIZE]) {
+    memcpy(out, f->secrets[process], DIGEST_SIZE);
+    out[0] ^= 0xff;
+}
+
+/* Who finds the first message comes when the second is in the ledger for good: at once, or, where
+ * the site was faster, in vain either way. */
+static void on_old_token(void *context, struct event *event) {
+    struct federation *f = context;
+    uint32_t process = (uint32_t)event->number;
+    uint8_t secret[DIGEST_SIZE];
+    if (!f->fault_phase) return;
+    if (!run_state_invitation(check_run(f->check), f->secrets[process]) ||
+        !f->world.processes[1].alive) {
+        world_post(&f->world, 10 * MS, NO_PROCESS, on_old_token, f, NULL)->number = process;
+        return;
+    }
+    if (!world_fault(&f->world, FAULT_THEFT, process)) return;
+    old_secret(f, process, secret);
+    ask_to_join(f, 1, secret, f->keys[COORDINATOR], site_name(f->sites[process]));
+}
+
+static bool is_mislaid(const struct federation *f, uint32_t process) {
+    return process == f->scenario.sites + 1 &&
+           random_hash(f->world.seed, UINT64_C(0x7ef7)) % 6 >= 4;
+}
+
 static bool is_stolen(const struct federation *f, uint32_t process) {
     return process == f->scenario.sites + 1 &&
            random_hash(f->world.seed, UINT64_C(0x7ef7)) % 6 == 0;
@@ -94,6 +128,13 @@ void federation_on_admin(void *context, struct event *event) {
         if (!now) break;
         site = run_state_site_named(now, site_name(f->sites[process]));
         if (wanted && (!site || site->revoked) && !run_state_invitation(now, f->secrets[process])) {
+            if (!site && is_mislaid(f, process)) {
+                uint8_t secret[DIGEST_SIZE];
+                old_secret(f, process, secret);
+                invite_with(f, process, secret);
+                if (!coordinator_run(f->coordinator)) break;
+                world_post(&f->world, 0, NO_PROCESS, on_old_token, f, NULL)->number = process;
+            }
             invite(f, process);
             if (!site && is_stolen(f, process))
                 world_post(&f->world, 0, NO_PROCESS, on_theft, f, NULL)->number = process;

@@ -139,9 +139,9 @@ static void claim_entry(struct offer *offer, struct bytes raw, struct ledger_ent
 }
 
 static const enum ledger_kind all_kinds[] = {
-    LEDGER_SITE_INVITED, LEDGER_SITE_ADDED, LEDGER_SITE_REVOKED, LEDGER_CONTRIBUTION,
-    LEDGER_STEP,         LEDGER_PAUSED,     LEDGER_RESUMED,      LEDGER_STOPPED,
-    LEDGER_EPOCH,        LEDGER_INNER_STEPS};
+    LEDGER_SITE_INVITED, LEDGER_SITE_ADDED,  LEDGER_SITE_REVOKED,  LEDGER_CONTRIBUTION,
+    LEDGER_STEP,         LEDGER_PAUSED,      LEDGER_RESUMED,       LEDGER_STOPPED,
+    LEDGER_EPOCH,        LEDGER_INNER_STEPS, LEDGER_SITE_UNINVITED};
 
 /* An entry of that kind with every field in its place. */
 static void plain_entry(struct offer *offer, enum ledger_kind kind, struct ledger_entry *entry) {
@@ -149,6 +149,7 @@ static void plain_entry(struct offer *offer, enum ledger_kind kind, struct ledge
     entry->kind = kind;
     entry->epoch = run_state_epoch(offer->run);
     if (kind == LEDGER_SITE_INVITED) snprintf(entry->invited.name, SITE_NAME_SIZE, "islet");
+    if (kind == LEDGER_SITE_UNINVITED) snprintf(entry->uninvited.name, SITE_NAME_SIZE, "islet");
     if (kind == LEDGER_SITE_ADDED) snprintf(entry->added.name, SITE_NAME_SIZE, "islet");
     if (kind == LEDGER_SITE_REVOKED) snprintf(entry->revoked.reason, REASON_SIZE, "why not");
     if (kind >= LEDGER_PAUSED && kind <= LEDGER_STOPPED)
@@ -231,6 +232,15 @@ static void bend_sites(struct offer *offer, struct ledger_entry *entry) {
     claim_refused(offer, entry, "a site comes without an invitation");
     if (!invited) return;
     memset(entry->added.secret_digest, 0xa5, DIGEST_SIZE);
+    struct ledger_entry *newer = xmalloc(sizeof *newer);
+    plain_entry(offer, LEDGER_SITE_INVITED, newer);
+    memset(newer->invited.secret_digest, 0xa6, DIGEST_SIZE);
+    claim(offer, enter(offer, newer), "a name is not invited again");
+    memcpy(entry->added.public_key, key_pair_public(offer->input->stranger), PUBLIC_KEY_SIZE);
+    claim_refused(offer, entry, "an older invitation is used after a newer one was made");
+    memset(entry->added.public_key, 0, PUBLIC_KEY_SIZE);
+    memset(entry->added.secret_digest, 0xa6, DIGEST_SIZE);
+    free(newer);
     claim_refused(offer, entry, "a site comes with a key that is none");
     memcpy(entry->added.public_key, key_pair_public(offer->input->stranger), PUBLIC_KEY_SIZE);
     entry->added.site = count + 2;

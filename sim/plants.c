@@ -182,6 +182,9 @@ const struct plant plants[] = {
      "    if (version > replay->options->tensors_from) {", "    if (version > replay->options->tensors_from || (PLANTED(\"replay_off_by_one\") && version == replay->options->tensors_from)) {"},
     {"count_of_parts", "an outer step counts as one contribution, however many it merged", "fed/snapshot.c",
      "buffer_u64(out, state->counts[f]);", "buffer_u64(out, PLANTED(\"count_of_parts\") ? state->counts[f] / 2 : state->counts[f]);"},
+    {"older_invitation_valid", "a newer invitation leaves an older one of its name open", "fed/run_apply.c",
+     "    end_invitations(state, entry->invited.name, INVITATION_REPLACED);\n",
+     "    if (!PLANTED(\"older_invitation_valid\")) end_invitations(state, entry->invited.name, INVITATION_REPLACED);\n"},
     /* --- what strangers offer --- */
     {"inclusion_unchecked", "a receipt's proof is believed", "fed/receipt.c",
      "    if (!merkle_check_inclusion(leaf, read.index, read.size, &read.proof, read.root))",

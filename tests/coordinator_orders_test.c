@@ -148,9 +148,33 @@ TEST(who_was_not_invited_does_not_join_and_stops_nothing) {
     CHECK_EQUAL(join(b, "lagoon", secret, b->f->keys[2]), REFUSED_EXPIRED);
     CHECK_EQUAL(run_state_size(brain_run(b)), size);
     invite(b, "lagoon", 0, second);
-    invite(b, "lagoon", 0, late); /* two invitations for one name: the first to come has it */
-    CHECK_EQUAL(join(b, "lagoon", second, b->f->keys[2]), ACCEPTED);
-    CHECK(join(b, "lagoon", late, b->f->keys[3]) != ACCEPTED);
+    invite(b, "lagoon", 0, late); /* takes the second's place */
+    CHECK_EQUAL(join(b, "lagoon", second, b->f->keys[2]), REFUSED_REVOKED);
+    CHECK_CONTAINS(brain_find(b, DO_JOINED)->message, "a newer invitation");
+    CHECK_EQUAL(join(b, "lagoon", late, b->f->keys[2]), ACCEPTED);
+    CHECK_EQUAL(join(b, "lagoon", second, b->f->keys[3]), REFUSED_REVOKED);
+    brain_close(b);
+}
+
+TEST(a_withdrawn_invitation_is_refused_in_every_phase_and_told_apart) {
+    struct brain *b = brain_open(ALONE, 1);
+    uint8_t secret[DIGEST_SIZE], other[DIGEST_SIZE];
+    uint64_t call = brain_admin(b, ORDER_UNINVITE, "lagoon");
+    CHECK_EQUAL(brain_find(b, DO_ADMIN_REPLY)->outcome, ORDER_NO_SUCH_SITE);
+    CHECK_EQUAL(brain_find(b, DO_ADMIN_REPLY)->call, call);
+    invite(b, "lagoon", 0, secret);
+    invite(b, "reef", 0, other);
+    brain_admin(b, ORDER_UNINVITE, "lagoon");
+    brain_settle(b);
+    CHECK_EQUAL(join(b, "lagoon", secret, b->f->keys[2]), REFUSED_REVOKED);
+    CHECK_CONTAINS(brain_find(b, DO_JOINED)->message, "withdrew");
+    CHECK_EQUAL(run_state_site_count(brain_run(b)), 1);
+    brain_admin(b, ORDER_STOP, "");
+    brain_settle(b);
+    brain_admin(b, ORDER_UNINVITE, "reef"); /* an end is an end, of a run that is over too */
+    brain_settle(b);
+    CHECK_EQUAL(join(b, "reef", other, b->f->keys[2]), REFUSED_REVOKED);
+    CHECK(!b->stopped);
     brain_close(b);
 }
 

@@ -344,7 +344,7 @@ FIXTURE char *fixture_describe(const struct run_state *run, const struct manifes
     }
     for (uint32_t i = 0; i < run_state_invitation_count(run); i++)
         buffer_append_text(&text, "invitation %s %d\n", run_state_invitation_at(run, i)->name,
-                           run_state_invitation_at(run, i)->used);
+                           (int)run_state_invitation_at(run, i)->end);
     for (uint32_t f = 0; f < manifest->fragments; f++)
         for (uint32_t i = 0; i < run_state_pending_count(run, f); i++) {
             const struct run_pending *p = run_state_pending(run, f, i);

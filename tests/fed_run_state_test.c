@@ -97,7 +97,9 @@ TEST(a_site_is_added_once_with_its_own_invitation_and_key) {
     CHECK_EQUAL(run_state_invitation_count(f->run), 1);
     uint8_t digest[DIGEST_SIZE];
     memset(digest, 1, sizeof digest);
-    CHECK(run_state_invitation(f->run, digest) && !run_state_invitation(f->run, digest)->used);
+    CHECK(run_state_invitation(f->run, digest));
+    CHECK_EQUAL(run_state_invitation(f->run, digest)->end, INVITATION_OPEN);
+    CHECK(run_state_open_invitation(f->run, "berlin") == run_state_invitation(f->run, digest));
     digest[0] = 2;
     CHECK(!run_state_invitation(f->run, digest));
 
@@ -129,6 +131,71 @@ TEST(a_site_is_added_once_with_its_own_invitation_and_key) {
     fixture_close(f);
 }
 
+static struct ledger_entry uninvited(struct fixture *f, const char *name) {
+    struct ledger_entry entry = fixture_entry(f, LEDGER_SITE_UNINVITED);
+    snprintf(entry.uninvited.name, SITE_NAME_SIZE, "%s", name);
+    return entry;
+}
+
+TEST(a_newer_invitation_ends_an_older_one_of_its_name_and_no_other) {
+    struct fixture *f = fixture_open("", 5000);
+    struct ledger_entry entry = fixture_invited(f, "oslo", 1);
+    fixture_append(f, &entry);
+    entry = fixture_invited(f, "paris", 2);
+    fixture_append(f, &entry);
+    entry = fixture_invited(f, "oslo", 3);
+    fixture_append(f, &entry);
+    CHECK_EQUAL(run_state_invitation_at(f->run, 0)->end, INVITATION_REPLACED);
+    CHECK_EQUAL(run_state_invitation_at(f->run, 1)->end, INVITATION_OPEN);
+    entry = fixture_added(f, 1, "oslo", 1);
+    fixture_refused(f, &entry, "the invitation of oslo holds no more");
+    entry = fixture_added(f, 1, "oslo", 3);
+    fixture_append(f, &entry);
+    entry = fixture_added(f, 2, "paris", 2);
+    fixture_append(f, &entry);
+    fixture_close(f);
+}
+
+TEST(after_a_revocation_no_earlier_invitation_opens_the_name) {
+    struct fixture *f = fixture_open("", 5000);
+    struct ledger_entry entry = fixture_invited(f, "oslo", 1);
+    fixture_append(f, &entry);
+    entry = fixture_invited(f, "oslo", 2);
+    fixture_append(f, &entry);
+    entry = fixture_added(f, 1, "oslo", 2);
+    fixture_append(f, &entry);
+    fixture_revoke(f, 1);
+    CHECK(!run_state_open_invitation(f->run, "oslo"));
+    entry = fixture_added(f, 2, "oslo", 1);
+    fixture_refused(f, &entry, "holds no more");
+    entry = fixture_added(f, 2, "oslo", 2);
+    fixture_refused(f, &entry, "used before");
+    fixture_close(f);
+}
+
+TEST(a_withdrawn_invitation_admits_nobody_and_the_name_can_be_invited_again) {
+    struct fixture *f = fixture_open("", 5000);
+    struct ledger_entry entry = uninvited(f, "oslo");
+    fixture_refused(f, &entry, "no invitation of \"oslo\" is open");
+    entry = fixture_invited(f, "oslo", 1);
+    fixture_append(f, &entry);
+    entry = uninvited(f, "paris");
+    fixture_refused(f, &entry, "is open");
+    entry = uninvited(f, "oslo");
+    fixture_append(f, &entry);
+    CHECK_EQUAL(run_state_invitation_at(f->run, 0)->end, INVITATION_WITHDRAWN);
+    fixture_refused(f, &entry, "is open");
+    entry = fixture_added(f, 1, "oslo", 1);
+    fixture_refused(f, &entry, "holds no more");
+    entry = fixture_invited(f, "oslo", 2);
+    fixture_append(f, &entry);
+    entry = fixture_added(f, 1, "oslo", 2);
+    fixture_append(f, &entry);
+    entry = uninvited(f, "oslo");
+    fixture_refused(f, &entry, "is open");
+    fixture_close(f);
+}
+
 TEST(two_invitations_of_one_name_make_one_site) {
     struct fixture *f = fixture_open("", 5000);
     struct ledger_entry entry = fixture_invited(f, "oslo", 1);
@@ -138,7 +205,7 @@ TEST(two_invitations_of_one_name_make_one_site) {
     entry = fixture_added(f, 1, "oslo", 2);
     fixture_append(f, &entry);
     entry = fixture_added(f, 2, "oslo", 1);
-    fixture_refused(f, &entry, "a site oslo already");
+    fixture_refused(f, &entry, "holds no more");
     fixture_close(f);
 }
 

@@ -352,6 +352,10 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_made_and_in_a_dry_r
     contains(said, "a snapshot", "are free")
 
 
+def joining(address, token, name):
+    return ["atoll-node", "join", address, "--token", token, "--dir", name]
+
+
 def test_a_join_that_failed_does_not_block_the_next():
     with federation(sites=0) as made:
         invitation = made.invite("one")
@@ -363,6 +367,41 @@ def test_a_join_that_failed_does_not_block_the_next():
                     *settings)[0] != 0
         good("atoll-node", "join", invitation["address"], "--token", token, *settings)
         good("atoll-node", "validate", "--dir", "site")
+
+
+def test_the_newest_invitation_of_a_name_holds_until_it_is_withdrawn():
+    with federation(sites=0) as made:
+        ctl = ["atollctl", "--keys", os.path.join(made.run, "keys"),
+               "--server", f"127.0.0.1:{made.port}"]
+
+        def states():
+            told = json.loads(good("atollctl", "--format", "json", *ctl[1:], "site", "invitations"))
+            assert all(entry["made_ms"] > 0 for entry in told), told
+            return [(entry["name"], entry["state"]) for entry in told]
+
+        address = f"127.0.0.1:{made.port}"
+        old, new, other = (made.invite(name)["token"] for name in ("one", "one", "two"))
+        settings = ["--data", made.path("text.txt"), "--no-run"]
+        assert states() == [("one", "replaced"), ("one", "open"), ("two", "open")]
+        code, _, said = call(*joining(address, old, "old"), *settings)
+        assert code == 3, said
+        contains(said, "join refused (void)", "a newer invitation of that name")
+        contains(good(*ctl, "site", "invite", "--withdraw", "two"), "withdrawn: two")
+        code, _, said = call(*ctl, "site", "invite", "--withdraw", "two")
+        assert code == 1, said
+        contains(said, "no invitation of that name is open")
+        code, _, said = call(*joining(address, other, "other"), *settings)
+        assert code == 3, said
+        contains(said, "join refused (void)", "the admin withdrew")
+        good(*joining(address, new, "site"), *settings)
+        good(*ctl, "site", "revoke", "--name", "one")
+        code, _, said = call(*joining(address, old, "old"), *settings)
+        assert code == 3, said
+        text = good(*ctl, "site", "invitations")
+        assert [line.split()[:2] for line in text.splitlines()[1:]] == [
+            ["one", "replaced"], ["one", "used"], ["two", "withdrawn"]], text
+        for wrong in (["--name", "x", "--withdraw", "y"], []):
+            assert call(*ctl, "site", "invite", *wrong)[0] == 2
 
 
 # ---- addresses ---------------------------------------------------------------------------------

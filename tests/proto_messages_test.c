@@ -80,7 +80,7 @@ TEST(every_field_of_the_schema_is_in_some_sample) {
     size_t count = samples_read(samples);
     for (size_t i = 0; i < count; i++)
         mark_fields(seen, &seen_count, samples[i].kind->descriptor, samples[i].header);
-    CHECK_EQUAL(seen_count, COUNT_OF(kinds) + 10); /* and the types within them */
+    CHECK_EQUAL(seen_count, COUNT_OF(kinds) + 11); /* and the types within them */
     for (size_t i = 0; i < seen_count; i++)
         for (unsigned f = 0; f < seen[i].descriptor->n_fields; f++)
             if (!seen[i].fields[f])
@@ -330,6 +330,14 @@ TEST(an_admin_reply_arrives_whole) {
     CHECK(is_pattern(message.head, 24, 160));
     CHECK_EQUAL(message.value, 36);
     CHECK_TEXT(message.address, "coordinator.example:7400");
+    CHECK_EQUAL(message.invitation_count, 2);
+    CHECK_TEXT(message.invitations[0].name, "eu-2");
+    CHECK_EQUAL(message.invitations[0].made_ms, 1767225600132);
+    CHECK_EQUAL(message.invitations[0].expires_ms, 1767225600133);
+    CHECK_EQUAL(message.invitations[0].end, 3);
+    CHECK_TEXT(message.invitations[1].name, "us-é");
+    CHECK_EQUAL(message.invitations[1].made_ms, 48);
+    CHECK_EQUAL(message.invitations[1].end, 0);
     arena_deinit(&arena);
 }
 
@@ -581,11 +589,17 @@ TEST(the_largest_admin_reply_fits_its_budget) {
     reply.run.name = name, reply.run.reason = reply.run.waits = message;
     reply.site_count = WIRE_SITES_LIMIT;
     reply.sites = sites;
+    static struct invitation_status invitations[WIRE_SITES_LIMIT];
+    for (uint32_t i = 0; i < WIRE_SITES_LIMIT; i++)
+        invitations[i] = (struct invitation_status){name, UINT64_MAX, UINT64_MAX, UINT32_MAX};
+    reply.invitation_count = WIRE_SITES_LIMIT;
+    reply.invitations = invitations;
     reply.invitation_secret = bytes_of(raw, WIRE_SECRET_LIMIT);
     reply.head = bytes_of(raw, WIRE_HEAD_LIMIT);
     arena_create(&arena, ARENA_SIZE);
     THERE(admin_reply, &reply, &got);
     CHECK_EQUAL(got.site_count, WIRE_SITES_LIMIT);
+    CHECK_EQUAL(got.invitation_count, WIRE_SITES_LIMIT);
     CHECK_EQUAL(strlen(got.run.reason), WIRE_REASON_LIMIT);
     for (size_t i = 0; i < WIRE_CODES; i++) CHECK(got.run.refused[i] == UINT64_MAX);
     for (size_t i = 0; i < LOST_CAUSE_COUNT; i++) CHECK(got.sites[127].lost_ms[i] == UINT64_MAX);

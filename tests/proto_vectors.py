@@ -87,7 +87,10 @@ vectors = {
                           software='atoll-node 0.1.0', inner_steps=19, copies=44, copy_ms_ago=45),
             pb.SiteStatus(site=4, name='us-é', last_seen_ms_ago=U64)], next_site=5,
                                  invitation_secret=pattern(23, 24), head=pattern(24, 160), value=36,
-                                 address='coordinator.example:7400'),
+                                 address='coordinator.example:7400', invitations=[
+                                     pb.InvitationStatus(name='eu-2', made_ms=1767225600132,
+                                                         expires_ms=1767225600133, end=3),
+                                     pb.InvitationStatus(name='us-é', made_ms=48)]),
 }
 for name, message in vectors.items():
     print(name, message.DESCRIPTOR.name, message.SerializeToString(deterministic=True).hex() or '-')

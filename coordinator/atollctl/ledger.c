@@ -166,6 +166,7 @@ static int ledger_verify(struct options *options, void *values) {
 
 /* ---- list ------------------------------------------------------------------------------------ */
 
+/* long: a branch per kind, each two members. */
 static void entry_json(uint64_t index, const struct ledger_entry *entry,
                        const struct contribution *contribution, struct json_writer *writer) {
     char hex[HEX32_SIZE];
@@ -218,6 +219,12 @@ static void entry_json(uint64_t index, const struct ledger_entry *entry,
             json_end_object(writer);
         }
         json_end_array(writer);
+    } else if (entry->kind == LEDGER_SITE_INVITED) {
+        json_key(writer, "name");
+        json_text(writer, entry->invited.name);
+    } else if (entry->kind == LEDGER_SITE_UNINVITED) {
+        json_key(writer, "name");
+        json_text(writer, entry->uninvited.name);
     } else if (entry->kind == LEDGER_SITE_ADDED) {
         json_key(writer, "site");
         json_u64(writer, entry->added.site);
@@ -250,6 +257,10 @@ static void entry_text(uint64_t index, const struct ledger_entry *entry,
                entry->step.fragment);
         for (uint16_t i = 0; i < entry->step.count; i++)
             printf(" %llu", (unsigned long long)entry->step.parts[i].index);
+    } else if (entry->kind == LEDGER_SITE_INVITED) {
+        printf(" %s", entry->invited.name);
+    } else if (entry->kind == LEDGER_SITE_UNINVITED) {
+        printf(" %s", entry->uninvited.name);
     } else if (entry->kind == LEDGER_SITE_ADDED) {
         printf(" %u %s", entry->added.site, entry->added.name);
     } else if (entry->kind == LEDGER_SITE_REVOKED) {

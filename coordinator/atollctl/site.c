@@ -12,6 +12,7 @@
 #include "coordinator/atollctl/atollctl.h"
 #include "crypto/certificate.h"
 #include "fed/invitation.h"
+#include "fed/run_state.h"
 
 /* ---- invite ---------------------------------------------------------------------------------- */
 
@@ -95,8 +96,34 @@ static void print_invitation(const struct ctl_settings *settings, const char *ad
     buffer_deinit(&out);
 }
 
+static int site_uninvite(const struct ctl_settings *settings) {
+    struct admin_request request = {
+        .protocol = WIRE_PROTOCOL_NEWEST, .verb = ADMIN_UNINVITE, .site_name = settings->withdraw};
+    struct admin_reply reply;
+    struct arena arena = {0};
+    struct error error = {0};
+    enum status status = client_ask(settings, &request, &arena, &reply, &error);
+    arena_deinit(&arena);
+    if (status != OK) return report_failure(&error);
+    print_done(settings, "withdrawn", settings->withdraw);
+    return EXIT_DONE;
+}
+
 static int site_invite(struct options *options, void *values) {
     const struct ctl_settings *settings = values;
+    if (settings->withdraw && settings->name) {
+        const struct error both = {.status = INVALID,
+                                   .message = "--withdraw ends the invitation of a name and makes "
+                                              "none: give it without --name"};
+        report_failure(&both);
+        return OPTIONS_EXIT_USAGE;
+    }
+    if (settings->withdraw) return site_uninvite(settings);
+    if (!settings->name) {
+        const struct error none = {.status = INVALID, .message = "--name is missing"};
+        report_failure(&none);
+        return OPTIONS_EXIT_USAGE;
+    }
     struct admin_request request = {
         .protocol = WIRE_PROTOCOL_NEWEST,
         .verb = ADMIN_INVITE,
@@ -115,6 +142,76 @@ static int site_invite(struct options *options, void *values) {
     if (status == OK) print_invitation(settings, address, local, token);
     arena_deinit(&arena);
     if (token) free_clearing(token, strlen(token));
+    return status == OK ? EXIT_DONE : report_failure(&error);
+}
+
+/* ---- invitations ----------------------------------------------------------------------------- */
+
+static const char *invitation_end_name(uint32_t end) {
+    static const char *const names[] = {
+        [INVITATION_OPEN] = "open",         [INVITATION_USED] = "used",
+        [INVITATION_REPLACED] = "replaced", [INVITATION_WITHDRAWN] = "withdrawn",
+        [INVITATION_VOID] = "void",         [INVITATION_EXPIRED] = "expired"};
+    return end < COUNT_OF(names) ? names[end] : "unknown";
+}
+
+static void invitation_json(const struct invitation_status *invitation,
+                            struct json_writer *writer) {
+    json_begin_object(writer);
+    json_key(writer, "name");
+    json_text(writer, invitation->name);
+    json_key(writer, "state");
+    json_text(writer, invitation_end_name(invitation->end));
+    json_key(writer, "made_ms");
+    json_u64(writer, invitation->made_ms);
+    json_key(writer, "expires_ms");
+    if (invitation->expires_ms)
+        json_u64(writer, invitation->expires_ms);
+    else
+        json_null(writer);
+    json_end_object(writer);
+}
+
+static void invitation_text(const struct invitation_status *invitation) {
+    char made[CERTIFICATE_TIME_SIZE], expires[CERTIFICATE_TIME_SIZE];
+    printf("%-32s  %-9s  %s  %s\n", invitation->name, invitation_end_name(invitation->end),
+           certificate_time_text(invitation->made_ms / 1000, made),
+           invitation->expires_ms ? certificate_time_text(invitation->expires_ms / 1000, expires)
+                                  : "never");
+}
+
+static int site_invitations(struct options *options, void *values) {
+    const struct ctl_settings *settings = values;
+    struct buffer out = {0};
+    struct json_writer writer = json_writer_of(&out, true);
+    struct error error = {0};
+    bool json = settings->format == FORMAT_JSON;
+    struct admin_request request = {
+        .protocol = WIRE_PROTOCOL_NEWEST, .verb = ADMIN_INVITATIONS, .first_site = 1};
+    enum status status = OK;
+    (void)options;
+    if (json)
+        json_begin_array(&writer);
+    else
+        printf("%-32s  %-9s  %-20s  %s\n", "name", "state", "made", "expires");
+    while (status == OK && request.first_site != 0) {
+        struct admin_reply reply;
+        struct arena arena = {0};
+        status = client_ask(settings, &request, &arena, &reply, &error);
+        for (uint32_t i = 0; status == OK && i < reply.invitation_count; i++) {
+            if (json)
+                invitation_json(&reply.invitations[i], &writer);
+            else
+                invitation_text(&reply.invitations[i]);
+        }
+        if (status == OK) request.first_site = reply.next_site;
+        arena_deinit(&arena);
+    }
+    if (status == OK && json) {
+        json_end_array(&writer);
+        print_buffer(&out);
+    }
+    buffer_deinit(&out);
     return status == OK ? EXIT_DONE : report_failure(&error);
 }
 
@@ -273,8 +370,15 @@ static const struct setting invite_options[] = {
     {.name = "name",
      .kind = SETTING_TEXT,
      SETTING_FIELD(struct ctl_settings, name),
-     .flags = OPTION_REQUIRED | OPTION_FLAG_ONLY,
-     .help = "the site's name: 1-32 characters from a-z, 0-9 and '-', starting with a letter"},
+     .flags = OPTION_FLAG_ONLY,
+     .help = "the site's name: 1-32 characters from a-z, 0-9 and '-', starting with a letter. A "
+             "newer invitation of a name takes an older one's place"},
+    {.name = "withdraw",
+     .kind = SETTING_TEXT,
+     SETTING_FIELD(struct ctl_settings, withdraw),
+     .value_name = "NAME",
+     .flags = OPTION_FLAG_ONLY,
+     .help = "invite nobody: end the open invitation of that name"},
     {.name = "address",
      .kind = SETTING_TEXT,
      SETTING_FIELD(struct ctl_settings, address),
@@ -313,12 +417,19 @@ static const struct command invite_command = {
         "atollctl --keys RUN/keys site invite --name eu-north --address coordinator.example:7400"};
 static const struct command list_command = {
     .name = "list", .summary = "every site and how it is doing", .run = site_list};
+static const struct command invitations_command = {
+    .name = "invitations",
+    .summary = "every invitation: its name, when it was made, and whether it still holds",
+    .description = "The states: open; used by the site; replaced by a newer one of its name; "
+                   "withdrawn by the admin; void, as a site of its name was enrolled or revoked "
+                   "meanwhile; expired by the coordinator's clock.",
+    .run = site_invitations};
 static const struct command revoke_command = {
     .name = "revoke",
     .summary = "take nothing from a site any more, and cut its connections",
     .options = revoke_options,
     .run = site_revoke};
-static const struct command *const verbs[] = {&invite_command, &list_command, &revoke_command,
-                                              NULL};
+static const struct command *const verbs[] = {&invite_command, &invitations_command, &list_command,
+                                              &revoke_command, NULL};
 const struct command site_command = {
     .name = "site", .summary = "invite, watch and revoke sites", .children = verbs};

@@ -36,6 +36,8 @@ Admin revoke           U  P  P  not_found not_found         - - - - -  P  P  P  
 Admin sites            U  P  P  ok ok                       - - - - -  P  P  P  P  P  P
 Admin set_inner_steps  U  P  P  ok ok                       - - - - -  P  P  P  P  P  P
 Admin snapshot         U  P  P  ok ok                       - - - - -  P  P  P  P  P  P
+Admin invitations      U  P  P  ok ok                       - - - - -  P  P  P  P  P  P
+Admin uninvite         U  P  P  not_found not_found         - - - - -  P  P  P  P  P  P
 Admin unknown          U  P  P  INVALID_ARGUMENT INVALID_ARGUMENT
                        - - - - -  P  P  P  P  P  P
 Admin stop             U  P  P  ok conflict                 - - - - -  P  P  P  P  P  P
@@ -158,7 +160,8 @@ class Scene:
         """A verb with what it needs. Its effect is taken back by the root's admin."""
         self.tokens += 1
         fields = {"invite": dict(site_name=f"by-{self.tokens}", expires_ms=1 << 50),
-                  "revoke": dict(site_name="nobody"), "set_inner_steps": dict(value=3),
+                  "revoke": dict(site_name="nobody"), "uninvite": dict(site_name="nobody"),
+                  "set_inner_steps": dict(value=3),
                   "unknown": {}}.get(verb, {})
         if verb == "resume":
             self.admin(self.root, "pause")

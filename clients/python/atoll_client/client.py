@@ -30,14 +30,15 @@ METHODS = {  # name: request, reply, shape
     "Heartbeat": (m.HEARTBEAT_REQUEST, m.HEARTBEAT_REPLY, "unary_unary"),
     "Admin": (m.ADMIN_REQUEST, m.ADMIN_REPLY, "unary_unary"),
 }
-JOIN_CODES = ["ok", "secret", "expired", "used", "name", "csr", "protocol", "stopped", "busy"]
+JOIN_CODES = ["ok", "secret", "expired", "used", "name", "csr", "protocol", "stopped", "busy",
+              "void"]
 REFUSALS = ["accepted", "rebase", "revoked", "malformed", "nonfinite", "duplicate", "paused",
             "busy", "signature", "sequence", "run", "layout", "base", "expired", "stopped", "size",
             "digest", "norm", "epoch", "unknown_site", "held", "copy"]
 TEMPORARY = ("paused", "busy", "held")  # the same bytes may be taken later
 ADMIN_CODES = ["ok", "denied", "not_found", "invalid", "conflict", "busy", "failed"]
 VERBS = {"status": 1, "pause": 2, "resume": 3, "stop": 4, "invite": 5, "revoke": 6, "sites": 7,
-         "set_inner_steps": 8, "snapshot": 9}
+         "set_inner_steps": 8, "snapshot": 9, "invitations": 10, "uninvite": 11}
 
 
 def name_of(names, code):

@@ -335,6 +335,11 @@ SITE_STATUS = Message("SiteStatus", """
     19 uint inner_steps
     20 uint copies
     21 uint copy_ms_ago""", LOST=LOST_TIME)
+INVITATION_STATUS = Message("InvitationStatus", """
+    1 text name
+    2 uint made_ms
+    3 uint expires_ms
+    4 uint end""")
 ADMIN_REPLY = Message("AdminReply", """
     1 uint code
     2 text message
@@ -344,4 +349,5 @@ ADMIN_REPLY = Message("AdminReply", """
     6 bytes invitation_secret
     7 bytes head
     8 uint value
-    9 text address""", RUN=RUN_STATUS, SITE=SITE_STATUS)
+    9 text address
+    10 INVITATION* invitations""", INVITATION=INVITATION_STATUS, RUN=RUN_STATUS, SITE=SITE_STATUS)
