@@ -3,6 +3,7 @@ verification and submits."""
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -95,6 +96,49 @@ def check_codec(kind):
         assert model.version == status["version"] == 4, (model.version, status)
         assert model.root().hex() == status["state_root"]
         assert status["accepted"] == 4 and status["refused"] == {}, status
+
+
+def test_the_clients_messages_and_codes_are_those_of_the_schema_and_the_headers():
+    needed()
+    from atoll_client import client, ledger, messages
+
+    def source(path):
+        with open(os.path.join(ROOT, path)) as file:
+            return file.read()
+    kinds = {"uint32": "uint", "uint64": "uint", "sint64": "sint", "string": "text"}
+    written = {}
+    schema = source("proto/atoll.proto")
+    for name, body in re.findall(r"^message (\w+) {(.*?)^}", schema, re.M | re.S):
+        fields = re.findall(r"^ +(repeated )?(\w+) (\w+) = (\d+);", body, re.M)
+        written[name] = {(int(number), kinds.get(kind, kind), field, bool(repeated))
+                         for repeated, kind, field, number in fields}
+    known = {}
+
+    def collect(message):
+        known[message.name] = set()
+        for number, kind, field, repeated in message.by_number.values():
+            inner = isinstance(kind, messages.Message)
+            known[message.name].add((number, kind.name if inner else kind, field, repeated))
+            if inner:
+                collect(kind)
+    for request, reply, _ in client.METHODS.values():
+        collect(request)
+        collect(reply)
+    differ = {name: known.get(name, set()) ^ fields for name, fields in written.items()}
+    assert known == written, {name: fields for name, fields in differ.items() if fields}
+
+    def codes(path, prefix):
+        found = re.findall(rf"\b{prefix}(\w+) =\s+(\d+)[,\s]", source(path))
+        return {int(number): name.lower() for name, number in found}
+    for names, path, prefix in ((client.REFUSALS[1:], "fed/receipt.h", "REFUSED_"),
+                                (client.JOIN_CODES, "proto/messages.h", "JOIN_")):
+        wanted = codes(path, prefix)
+        assert {n: name for n, name in enumerate(names, 1 - (prefix == "JOIN_"))} == wanted, wanted
+    kinds = codes("fed/ledger.h", "LEDGER_")
+    assert set(ledger.KINDS) == set(kinds), kinds
+    listed = re.search(r"enum admin_verb {(.*?)}", source("proto/messages.h"), re.S).group(1)
+    verbs = re.findall(r"ADMIN_(\w+) = (\d+)", listed)
+    assert client.VERBS == {name.lower(): int(number) for name, number in verbs}, verbs
 
 
 def test_contributions_in_fp32_and_bf16_are_accepted_and_move_the_model_as_the_client_computes():
@@ -293,6 +337,24 @@ def test_an_invitation_serves_one_key_and_that_one_as_often_as_it_asks():
                 raise AssertionError("joined")
             except Refused as refused:
                 assert refused.code == code, refused
+
+
+def test_an_invitation_that_was_replaced_or_withdrawn_is_void_to_the_client_too():
+    with Run() as run:
+        from atoll_client import Connection, Refused, admin, join
+        old, new = (run.federation.invite("late")["token"] for _ in range(2))
+        follower = run.follow(run.join("python"))
+        assert list(follower.ledger.invited.values()) == ["late"], follower.ledger.invited
+        with Connection.of_admin(run.address, os.path.join(run.federation.run, "keys")) as root:
+            for token in (old, new):
+                if token == new:
+                    admin(root, "uninvite", site_name="late")
+                try:
+                    join(run.address, token)
+                    raise AssertionError("joined")
+                except Refused as refused:
+                    assert refused.code == "void", refused
+        follower.wait(lambda ledger: not ledger.invited, SECONDS)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ class Ledger:
         self.run_id, self.coordinator_key = run_id, coordinator_key
         self.tree, self.entries, self.keep = signed.Tree(), [], keep_entries
         self.sites = {}  # number: name, public_key, revoked, last_sequence, last_digest
-        self.invited = {}  # secret's digest: name
+        self.invited = {}  # secret's digest: name; at most one of each
         self.waiting = {}  # index: the contribution's header, until a step merges it or it drops
         self.merged = {}  # index: version of the step
         self.dropped = set()
@@ -55,7 +55,16 @@ class Ledger:
         self.inner_steps = int(self.manifest["inner.inner_steps"])
 
     def _invited(self, entry):
+        self._end_invitation(entry.name)  # a newer one replaces it
         self.invited[entry.secret_digest] = entry.name
+
+    def _uninvited(self, entry):
+        if entry.name not in self.invited.values():
+            raise Untrue(f"entry {entry.index}: no invitation of {entry.name} is open")
+        self._end_invitation(entry.name)
+
+    def _end_invitation(self, name):
+        self.invited = {secret: other for secret, other in self.invited.items() if other != name}
 
     def _added(self, entry):
         if entry.site != len(self.sites) + 1:
@@ -67,7 +76,9 @@ class Ledger:
             last_digest=signed.ZERO)
 
     def _revoked(self, entry):
-        self._site(entry, entry.site).revoked = True
+        site = self._site(entry, entry.site)
+        site.revoked = True
+        self._end_invitation(site.name)
         for index in [i for i, c in self.waiting.items() if c.site == entry.site]:
             self._give_up(index)
 
@@ -161,4 +172,5 @@ def check_payload(contribution, payload):
 KINDS = {signed.GENESIS: "genesis", signed.INVITED: "invited", signed.ADDED: "added",
          signed.REVOKED: "revoked", signed.CONTRIBUTION: "contribution", signed.STEP: "step",
          signed.PAUSED: "phase", signed.RESUMED: "phase", signed.STOPPED: "phase",
-         signed.EPOCH: "epoch", signed.INNER_STEPS: "inner_steps", signed.DROPPED: "dropped"}
+         signed.EPOCH: "epoch", signed.INNER_STEPS: "inner_steps", signed.DROPPED: "dropped",
+         signed.UNINVITED: "uninvited"}

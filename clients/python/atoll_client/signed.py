@@ -187,7 +187,7 @@ def state_root(values):
 # ---- ledger entries ------------------------------------------------------------------------------
 
 GENESIS, INVITED, ADDED, REVOKED, CONTRIBUTION, STEP = 1, 2, 3, 4, 5, 6
-PAUSED, RESUMED, STOPPED, EPOCH, INNER_STEPS, DROPPED = 7, 8, 9, 10, 11, 12
+PAUSED, RESUMED, STOPPED, EPOCH, INNER_STEPS, DROPPED, UNINVITED = 7, 8, 9, 10, 11, 12, 13
 NAME_SIZE, REASON_SIZE = 33, 128
 
 
@@ -223,6 +223,8 @@ def decode_entry(raw):
         e.inner_steps = read.number("I")
     elif e.kind == DROPPED:
         e.dropped_index, e.reason = read.number("Q"), read.text(REASON_SIZE)
+    elif e.kind == UNINVITED:
+        e.name = read.text(NAME_SIZE)
     elif e.kind != EPOCH:
         raise Untrue(f"a ledger entry of kind {e.kind}: update this client")
     read.finish()
