@@ -35,7 +35,7 @@ int main(int argc, char **argv) {
     if (count) arguments[0] = argv[0];
     if (!has_verb(argc, argv)) arguments[count++] = verb;
     for (int i = skip; i < argc; i++) arguments[count++] = argv[i];
-    int code = verbs_main(&program, count, arguments, NULL);
+    int code = verbs_main(&program, count, arguments);
     free(arguments);
     return streams_close(program.name, code);
 }

@@ -27,8 +27,6 @@
 static const char *const schedules[] = {"constant", "cosine", "linear", NULL};
 static const char *const dtypes[] = {"f32", "bf16", "f16", NULL};
 static const struct setting train_options[] = {
-    {"standalone", SETTING_BOOL, VERB_FIELD(standalone), .fallback = "false",
-     .flags = OPTION_FLAG_ONLY, .help = "There is no coordinator: one site trains alone."},
     {"data", SETTING_LIST, VERB_FIELD(data), .flags = OPTION_POSITIONAL | OPTION_REQUIRED,
      .value_name = "FILE",
      .help = "Text (a token is a byte) or shards of tokens (llm.c's layouts of 16 and 32 bits, or "
@@ -491,8 +489,8 @@ const struct command verb_train_command = {
                    "(exit code 0); the same command "
                    "then goes on, and "
                    "ends with the same bits as if it had never stopped. " VERB_EXIT_CODES,
-    .examples = "train --standalone text.txt --preset 4m --steps 2000 --state run.state "
+    .examples = "train text.txt --preset 4m --steps 2000 --state run.state "
                 "--save-every 100 --export model\n"
-                "train --standalone shard_*.bin --start Llama-model --log run.csv --plot run.svg",
+                "train shard_*.bin --start Llama-model --log run.csv --plot run.svg",
     .options = train_options,
     .run = run_train};

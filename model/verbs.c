@@ -1,7 +1,6 @@
 /* What the trainer's subcommands share (model/verbs.h): options, exit codes, opening a model,
  * checking memory. */
 #include "model/verbs.h"
-#include "kernels/cuda_backend.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,12 +15,10 @@
 const struct command *const verb_commands[] = {&verb_train_command, &verb_eval_command,
                                                &verb_generate_command, &verb_logits_command, NULL};
 
-int verbs_main(const struct command *program, int argc, char **argv,
-               const char *const *known_variables) {
+int verbs_main(const struct command *program, int argc, char **argv) {
     struct verb_settings settings = {0};
     struct options *options = options_create(program, &settings);
-    const struct options_setup setup = {
-        .argc = argc, .argv = argv, .environment = environ, .known_variables = known_variables};
+    const struct options_setup setup = {.argc = argc, .argv = argv, .environment = environ};
     int code = options_start(options, &setup);
     if (code == OPTIONS_GO_ON) code = options_command(options)->run(options, &settings);
     options_destroy(options);

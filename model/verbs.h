@@ -1,5 +1,4 @@
-/* What the training engine does alone, on one machine: the verbs of `atoll-trainer`, and of
- * `atoll-node` where there is no coordinator.
+/* What the training engine does alone, on one machine: the verbs of `atoll-trainer`.
  *
  *     train      on text or .bin files, from a seed, a preset or any Llama checkpoint; exports what
  *                transformers opens
@@ -23,7 +22,6 @@
 enum { VERB_DONE = 0, VERB_FAILED = 1, VERB_USAGE = 2 };
 
 struct verb_settings {
-    bool standalone; /* of train: that there is no coordinator was said */
     struct setting_list data;
     enum data_format data_format;
     uint64_t vocabulary, hidden, layers, heads, kv_heads, ffn, context;
@@ -45,10 +43,8 @@ extern const struct command verb_train_command, verb_eval_command, verb_generate
 /* All of them, ending with NULL; `values` of their options is a struct verb_settings. */
 extern const struct command *const verb_commands[];
 
-/* Reads the arguments and runs the verb. `known_variables` as in struct options_setup. Returns the
- * exit code. */
-int verbs_main(const struct command *program, int argc, char **argv,
-               const char *const *known_variables);
+/* Reads the arguments and runs the verb. Returns the exit code. */
+int verbs_main(const struct command *program, int argc, char **argv);
 
 /* --- what the verbs share --- */
 #define VERB_FIELD(name) SETTING_FIELD(struct verb_settings, name)

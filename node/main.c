@@ -1,11 +1,10 @@
 /* atoll-node: a site of a run. Options and verbs are node/settings.c's, the daemon is
- * node/daemon.h; what it does without a coordinator is node/alone.h's. */
+ * node/daemon.h. */
 #include <unistd.h>
 
 #include "base/ending.h"
 #include "base/limits.h"
 #include "base/streams.h"
-#include "node/alone.h"
 #include "node/verbs.h"
 #include "storage/store_guard.h"
 
@@ -16,9 +15,8 @@ int main(int argc, char **argv) {
                 "journal, payloads and state in the site's directory may be deleted, they are "
                 "fetched again (keep node.key)");
     (void)!limits_raise_descriptors(NULL, NULL);
-    if (alone_is_meant(argc, argv)) return streams_close(node_command.name, alone_main(argc, argv));
     struct settings settings = {0};
-    struct options *options = options_create(alone_extend(&node_command), &settings);
+    struct options *options = options_create(&node_command, &settings);
     int code = settings_read(options, argc, argv, environ);
     if (code == OPTIONS_GO_ON) code = options_command(options)->run(options, &settings);
     options_destroy(options);

@@ -53,7 +53,6 @@ def test_a_pipe_in_the_place_of_a_file_is_refused_by_every_program():
     for data, what in (("pipe", "a pipe (FIFO)"), ("pipe.bin", "a pipe (FIFO)"),
                        ("socket", "a socket"), ("/dev/zero", "a device"), (".", "a directory")):
         refuses(what, trainer, *SHAPE, "--steps", "1", data)
-        refuses(what, node, "train", "--standalone", *SHAPE, "--steps", "1", data)
     refuses("FIFO", trainer, *SHAPE, "--steps", "1", "--start", "pipe.safetensors",
             "--data-format", "bytes", "text")
     refuses("FIFO", trainer, *SHAPE, "--steps", "1", "--state", "pipe", "text")

@@ -280,10 +280,10 @@ STEPS = {  # in the pages' order
     "atollctl model export --dir /srv/atoll/run --output model": answers("exported"),
     "atollctl ledger verify --dir /srv/atoll/run": answers("verified", "state root"),
     "atollctl ledger list --dir /srv/atoll/run": answers("genesis", "contribution", "stopped"),
-    "atoll-node train --standalone text.txt --preset 4m --state run.state --save-every 100 "
+    "atoll-trainer train text.txt --preset 4m --state run.state --save-every 100 "
     "--log run.csv --plot run.svg --export model": train_alone,
-    "atoll-node eval model --text other.txt": answers("perplexity"),
-    'atoll-node generate model --prompt "It was "': writes,
+    "atoll-trainer eval model --text other.txt": answers("perplexity"),
+    'atoll-trainer generate model --prompt "It was "': writes,
     "atoll-sim plan federation.yaml --plot plan.svg": answers("near", "far"),
     "atoll-sim train federation.yaml --data build/data/austen.txt --data build/data/bible.txt "
     "--csv curve.csv --svg curve.svg":
@@ -351,8 +351,7 @@ def check_program(words):
     for word in words[1:]:
         if word.startswith("--"):
             flag = word.split("=")[0]
-            assert re.search(re.escape(flag) + r"\b",
-                             text) or "--standalone" in flag, f"{' '.join(verbs)} has no {flag}"
+            assert re.search(re.escape(flag) + r"\b", text), f"{' '.join(verbs)} has no {flag}"
 
 
 def check_script(words):
