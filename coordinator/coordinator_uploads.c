@@ -93,22 +93,55 @@ static bool submit_supersedes(struct coordinator_state *state, uint64_t call,
     return false;
 }
 
-/* Why there is no room for another contribution of the site; NULL if there is. What waits for the
- * disk counts too, so a disk that stands still stops the intake; and one site, which may send all
- * fragments at once, gets a quarter of the places. */
-static const char *no_room(const struct coordinator_state *state, uint32_t site) {
-    uint32_t all = 0, own = 0;
-    for (size_t i = 0; i < state->upload_count; i++, all++) own += state->uploads[i].site == site;
-    for (size_t i = 0; i < state->commit_count; i++) {
-        if (state->commits[i].answer != ANSWER_RECEIPT) continue;
-        all++;
-        own += state->commits[i].site == site;
+/* Places that the site has, or with site 0 all that are taken. What waits for the disk counts too,
+ * so a disk that stands still stops the intake. */
+static uint32_t places_taken(const struct coordinator_state *state, uint32_t site) {
+    uint32_t taken = 0;
+    for (size_t i = 0; i < state->upload_count; i++)
+        taken += site == 0 || state->uploads[i].site == site;
+    for (size_t i = 0; i < state->commit_count; i++)
+        taken += state->commits[i].answer == ANSWER_RECEIPT &&
+                 (site == 0 || state->commits[i].site == site);
+    return taken;
+}
+
+/* The oldest transfer of the site that has most places, if that has two more than `own`: then both
+ * sites have their share afterwards. NULL: nobody has too many. */
+static struct admitted *gives_way(const struct coordinator_state *state, uint32_t own) {
+    struct admitted *found = NULL;
+    uint32_t most = own + 1;
+    for (size_t i = 0; i < state->upload_count; i++) {
+        struct admitted *upload = &state->uploads[i];
+        if (upload->phase != UPLOAD_RECEIVING) continue;
+        uint32_t taken = places_taken(state, upload->site);
+        bool more = taken > most, older = found && taken == most && upload->id < found->id;
+        if (!more && !older) continue;
+        found = upload;
+        most = taken;
     }
-    if (all >= state->options.uploads_limit) MARK("upload: all places are taken");
-    if (all >= state->options.uploads_limit)
-        return "as many uploads as the coordinator takes at once are under way";
-    if (own >= MAX(state->options.uploads_limit / 4, 1))
+    return found;
+}
+
+/* Why there is no room for another contribution of the site; NULL if there is, which may have cost
+ * another site its oldest transfer. One site, which may send all fragments at once, gets a quarter
+ * of the places, and several that do so leave none: then who has most makes room for who has few.
+ */
+static const char *make_room(struct coordinator_state *state, uint32_t site,
+                             struct coordinator_actions *out) {
+    uint32_t own = places_taken(state, site), limit = state->options.uploads_limit;
+    if (own >= MAX(limit / 4, 1))
         return "as many uploads as one site may have at once are under way";
+    if (places_taken(state, 0) < limit) return NULL;
+    MARK("upload: all places are taken");
+    struct admitted *other = gives_way(state, own);
+    if (!other) return "as many uploads as the coordinator takes at once are under way";
+    MARK("upload: who has most gives way");
+    if (other->call)
+        brain_refuse(state, other->call, REFUSED_BUSY,
+                     "a site with fewer uploads under way needs the place: this goes on later",
+                     out);
+    brain_turned_away(state, other->site);
+    brain_upload_remove(state, other);
     return NULL;
 }
 
@@ -165,7 +198,7 @@ void brain_submit_open(struct coordinator_state *state, const struct coordinator
     /* also where there is no room for it now */
     brain_offered(state, &fresh.contribution, event->submit.waits, now);
     if (submit_supersedes(state, event->call, &fresh, out)) return;
-    const char *full = no_room(state, fresh.site);
+    const char *full = make_room(state, fresh.site, out);
     if (full) {
         brain_turned_away(state, fresh.site);
         brain_refuse(state, event->call, REFUSED_BUSY, full, out);

@@ -438,6 +438,35 @@ TEST(one_site_cannot_take_all_the_places_there_are) {
     brain_close(b);
 }
 
+TEST(four_hoarding_sites_make_room_for_a_fifth_and_get_none_back) {
+    struct brain *b =
+        brain_open("fragments: 16\nmerge: {quorum: 5, grace: forever, warmup_steps: 0}\n", 5);
+    uint64_t first = 0;
+    for (uint32_t i = 0; i < 8; i++) {
+        struct ledger_entry header = brain_header(b, 1 + i / 2, i % 2);
+        uint64_t call = brain_submit(b, 1 + i / 2, &header);
+        CHECK(brain_find(b, DO_ADMIT));
+        if (i == 0) first = call;
+    }
+    struct ledger_entry honest = brain_header(b, 5, 0);
+    uint64_t call = brain_submit(b, 5, &honest);
+    CHECK(brain_find(b, DO_ADMIT));
+    EXPECT_REFUSAL(b, first, REFUSED_BUSY);
+    CHECK_EQUAL(coordinator_state_uploads(b->state), 8);
+    for (uint32_t site = 1; site <= 4; site++) { /* again, with the same or another one */
+        struct ledger_entry header = brain_header(b, site, 2);
+        EXPECT_REFUSAL(b, brain_submit(b, site, &header), REFUSED_BUSY);
+    }
+    brain_uploaded(b, first, ACCEPTED); /* its transfer was over just then */
+    CHECK(!brain_find(b, DO_CHECK));
+    brain_uploaded(b, call, ACCEPTED);
+    CHECK(brain_find(b, DO_CHECK));
+    brain_checked(b, call, ACCEPTED);
+    brain_settle(b);
+    CHECK_EQUAL(run_state_pending_count(brain_run(b), 0), 1);
+    brain_close(b);
+}
+
 /* ---- all of it at once ----------------------------------------------------------------------- */
 
 enum { WALK_STEPS = 1500, WALK_CALLS = WALK_STEPS + 2 };

@@ -1,12 +1,14 @@
 """Somebody who occupies what it can, as a process of its own, without manners: raw TLS and HTTP/2
 frames by hand. Standard library only.
 
-    attacker.py KIND PORT COUNT [CERTIFICATE KEY]
+    attacker.py KIND PORT COUNT [CERTIFICATE KEY CALLS]
 
 KIND is raw (TCP connections, nothing said), idle (TLS and HTTP/2, nothing asked), joins (on each
-connection 128 Join calls, the message never sent), streams (Follow and Snapshot calls that are
-never read, with a site's certificate). It holds COUNT connections, again and again where they are
-closed, until its standard input ends; then it says in JSON what it did.
+connection 128 Join calls, the message never sent), calls (on each connection what the file CALLS
+says, a JSON list of [METHOD, MESSAGE in hex, whether it has said all], with a certificate; the
+answers are never read, and each second the oldest connection is made anew). It holds COUNT
+connections, again and again where they are closed, until its standard input ends; then it says in
+JSON what it did.
 """
 import json
 import os
@@ -34,19 +36,16 @@ def headers(path):
             b"\x0f\x10" + text(b"application/grpc") + b"\x00" + text(b"te") + text(b"trailers"))
 
 
-def message(header):
-    """gRPC's prefix, ours, and the header."""
-    framed = struct.pack(">I", len(header)) + header
-    return b"\x00" + struct.pack(">I", len(framed)) + framed
-
-
 # No window for what the streams bring.
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, struct.pack(">HI", 4, 0))
 
 
 class Attacker:
-    def __init__(self, kind, port, count, certificate=None, key=None):
-        self.kind, self.port, self.count = kind, port, count
+    def __init__(self, kind, port, count, certificate=None, key=None, calls=None):
+        self.kind, self.port, self.count, self.script = kind, port, count, []
+        if calls:
+            with open(calls) as file:
+                self.script = json.load(file)
         self.open, self.calls, self.opened, self.failed = [], 0, 0, 0
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self.context.check_hostname, self.context.verify_mode = False, ssl.CERT_NONE
@@ -68,15 +67,16 @@ class Attacker:
         return secure
 
     def first_words(self):
-        words = b""
-        for i in range(0 if self.kind == "idle" else STREAMS):
+        if self.kind == "idle":
+            return b""
+        words, calls = b"", self.script or [("Join", "", False)] * STREAMS
+        for i, (method, message, over) in enumerate(calls):
             self.calls += 1
-            if self.kind == "joins":
-                words += frame(1, 4, 2 * i + 1, headers(b"/atoll.v1.Atoll/Join"))
-            else:  # protocol 1, from the first entry on
-                name = b"/atoll.v1.Atoll/" + (b"Follow" if i % 2 else b"Snapshot")
-                words += frame(1, 4, 2 * i + 1, headers(name))
-                words += frame(0, 1, 2 * i + 1, message(b"\x08\x01"))
+            words += frame(1, 4, 2 * i + 1, headers(b"/atoll.v1.Atoll/" + method.encode()))
+            if message:
+                sent = bytes.fromhex(message)
+                sent = b"\x00" + struct.pack(">I", len(sent)) + sent
+                words += frame(0, int(over), 2 * i + 1, sent)
         return words
 
     def drop_closed(self):
@@ -102,9 +102,12 @@ class Attacker:
 
     def go_on(self):
         """Until our standard input ends."""
-        said = False
+        said, renewed = False, time.monotonic()
         while not select.select([sys.stdin], [], [], 0)[0]:
             self.drop_closed()
+            if self.script and self.open and time.monotonic() - renewed > 1:
+                self.open.pop(0).close()
+                renewed = time.monotonic()
             for _ in range(min(64, self.count - len(self.open))):
                 try:
                     self.open.append(self.connect())

@@ -11,7 +11,7 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.dirname(HERE))
 from federation_harness import Federation, manifest  # noqa: E402
-from script_test import ROOT, Skip, main, need  # noqa: E402, F401
+from script_test import ROOT, Skip, main, need, write  # noqa: E402, F401
 
 sys.path.insert(0, os.path.join(ROOT, "clients", "python"))
 PROGRAMS = os.environ.get("ATOLL_BIN") or os.path.join(ROOT, "build", "release", "bin")
@@ -28,11 +28,15 @@ def needed():
 class Run:
     """A federation with a coordinator, ended with the block."""
 
-    def __init__(self, codec="topk2-64", coordinator=(), descriptors=None, **keys):
-        """coordinator: options of its program; descriptors: as many as it may have open."""
+    def __init__(self, codec="topk2-64", coordinator=(), descriptors=None, large=False,
+                 **keys):
+        """coordinator: options of its program; descriptors: as many as it may have open; large:
+        enough for 64 fragments."""
         needed()
         mode = "sparse" if codec.startswith("topk2") else "dense"
         text = manifest(mode=mode, codec__kind=codec, **keys)
+        if large:
+            text = text.replace("hidden: 32", "hidden: 128").replace("ffn: 64", "ffn: 256")
         self.federation = Federation(PROGRAMS, "federation", text)
         if descriptors:
             self.federation.limit_descriptors(descriptors)

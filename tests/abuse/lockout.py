@@ -13,7 +13,7 @@ import sys
 import time
 
 import harness
-from harness import HERE, SECONDS, Run, main, noise, submit
+from harness import HERE, SECONDS, Run, main, noise
 
 ATTACK_S = float(os.environ.get("ATOLL_TEST_ABUSE_SECONDS") or 2)
 
@@ -92,16 +92,54 @@ class Honest:
         return rounds
 
 
-def port_of(run):
-    return run.federation.port
-
-
 def attacked(kinds, **how):
     """kinds: [(KIND, COUNT)]"""
     with Run(**how) as run:
         honest = Honest(run)
-        with Attack(*((kind, port_of(run), count) for kind, count in kinds)):
-            return honest.work(ATTACK_S)
+        with Attack(*((kind, run.federation.port, count) for kind, count in kinds)):
+            honest.work(ATTACK_S)
+
+
+def hoarder(run, name, fragments, streams):
+    """A site that begins an upload of each fragment and sends none of it, and lets so many streams
+    come that it does not read; the attackers to be."""
+    import atoll_client
+    from atoll_client import messages as m, signed
+    site = run.join(name)
+    follower = atoll_client.Follower(run.address, site)
+    follower.catch_up(seconds=SECONDS)
+    follower.close()
+    uploads = []
+    for fragment in range(fragments):
+        message, norm = noise(follower.ledger, fragment, fragment)
+        header = atoll_client.contribution(site, follower.ledger, message, norm,
+                                           fragment=fragment).pack()
+        signature = signed.sign(site.key, signed.CONTRIBUTION_TAG, header)
+        uploads.append(("Submit", m.frame(m.SUBMIT_FRAME.encode(open=dict(
+            protocol=1, header=header, signature=signature, instance=follower.instance))), False))
+    unread = [("Follow", m.frame(m.FOLLOW_REQUEST.encode(
+        protocol=1, from_index=0, payloads_from_index=0, instance=follower.instance)), True),
+        ("Snapshot", m.frame(m.SNAPSHOT_REQUEST.encode(protocol=1, version=0)), True)]
+    files = [os.path.abspath(f"{name}.{kind}") for kind in ("pem", "key", "uploads", "streams")]
+    contents = [site.certificate_pem, site.key_pem]
+    for calls in uploads, unread * (streams // 2):
+        contents.append(json.dumps([(method, sent.hex(), over)
+                                    for method, sent, over in calls]).encode())
+    for file, content in zip(files, contents):
+        harness.write(file, content)
+    certificate, key, *calls = files
+    return [("calls", run.federation.port, 1, certificate, key, file) for file in calls]
+
+
+def test_four_hoarding_sites_and_256_descriptors_lock_nobody_out():
+    with Run(descriptors=256, large=True, fragments=64) as run:
+        attackers = [one for i in range(4) for one in hoarder(run, f"hoarder-{i}", 64, 100)]
+        honest = Honest(run, 64)
+        with Attack(*attackers):
+            honest.work(ATTACK_S)
+        with Attack(*attackers, ("idle", run.federation.port, 150),
+                    ("raw", run.federation.port, 150), ("joins", run.federation.port, 33)):
+            honest.work(ATTACK_S)
 
 
 def test_without_an_attack_everybody_is_served():
