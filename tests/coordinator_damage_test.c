@@ -1,5 +1,7 @@
 /* A run's directory with damage that a restart would only meet again: the programs say which file
  * it is and end with the code that no supervisor restarts; they never crash. */
+#include <sys/stat.h>
+
 #include "tests/malformed_client.h"
 
 enum { PAGE = 4096 };
@@ -65,6 +67,28 @@ TEST(a_root_key_that_is_not_the_root_certificates_is_seen_before_it_signs_for_an
     keep(another, &other);
     put(path, &other, other.size);
     halts(&w, "ca.key is not the key of ca.pem");
+    buffer_deinit(&other);
+    free(path);
+    free(another);
+    world_destroy(&w);
+}
+
+TEST(a_tls_key_that_others_may_read_or_that_is_of_another_certificate_serves_nobody) {
+    struct world w;
+    struct buffer own = {0}, other = {0};
+    world_with_history(&w);
+    char *path = file_of(&w, "keys/server.key"), *another = file_of(&w, "keys/admin.key");
+    keep(path, &own);
+    keep(another, &other);
+    CHECK(chmod(path, 0640) == 0);
+    halts(&w, "server.key is open to others (mode 640): chmod 600 it");
+    CHECK(chmod(path, 0600) == 0);
+    put(path, &other, other.size);
+    halts(&w, "TLS cannot use the server's certificate");
+    put(path, &own, own.size);
+    world_start(&w);
+    world_stop(&w);
+    buffer_deinit(&own);
     buffer_deinit(&other);
     free(path);
     free(another);
