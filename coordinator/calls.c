@@ -505,6 +505,7 @@ static bool admin_order(const struct admin_request *request, struct coordinator_
     strncpy(event->admin.name, request->site_name, SITE_NAME_SIZE - 1);
     strncpy(event->admin.reason, request->reason, REASON_SIZE - 1);
     event->admin.expires_ms = request->expires_ms;
+    if (request->verb == ADMIN_RESUME) event->admin.token_budget = request->value;
     event->admin.inner_steps = request->value > UINT32_MAX ? 0 : (uint32_t)request->value;
     return true;
 }

@@ -168,7 +168,12 @@ static struct objection order_entry(struct coordinator_state *state,
         if (phase != RUN_PAUSED)
             return conflict(phase == RUN_ACTIVE ? "the run is not paused"
                                                 : "the run has been stopped");
+        if (run_state_is_spent(state->run) &&
+            event->admin.token_budget <= run_state_tokens(state->run))
+            return conflict("the run's token budget is spent: resume it with a larger one "
+                            "(--token-budget), or stop it");
         *entry = brain_entry(state, LEDGER_RESUMED, now);
+        entry->note.token_budget = event->admin.token_budget;
         break;
     case ORDER_STOP:
         if (phase == RUN_STOPPED) return conflict("the run has been stopped already");

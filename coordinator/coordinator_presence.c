@@ -9,6 +9,9 @@
  * train while a contribution of its own is under way (overlap off), that too; and an interval in
  * which it was not present, for nobody knows what it did then.
  *
+ * Steps are what sites tell, so no single one sets the pace: fed/run_state.h says whom the others
+ * are measured by.
+ *
  * A record must not outlive what it is of. Only sites that are present count as the fastest; older
  * intervals fade by half with each round; and a site that is present and offers nothing is as slow
  * as what it has not offered by now.
@@ -272,12 +275,12 @@ static double rate_of(const struct coordinator_state *state, uint32_t site, stru
 }
 
 static double fastest_rate(const struct coordinator_state *state, struct instant now) {
-    double fastest = 0;
+    struct dylu_rates rates = {0};
     for (uint32_t site = 1; site <= state->presence_count; site++) {
         if (state->presence[site - 1].steps_ms > 0 && coordinator_state_connected(state, site, now))
-            fastest = fmax(fastest, rate_of(state, site, now));
+            dylu_note(&rates, rate_of(state, site, now));
     }
-    return fastest;
+    return dylu_fastest(&rates);
 }
 
 uint32_t coordinator_state_inner_steps(const struct coordinator_state *state, uint32_t site,

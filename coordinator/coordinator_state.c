@@ -164,25 +164,27 @@ static void committed(struct coordinator_state *state, const struct coordinator_
     memmove(state->commits, state->commits + count, state->commit_count * sizeof state->commits[0]);
 }
 
-/* The run is over once its tokens are spent. It is asked of the ledger after every event and at a
- * start, not told by the contribution that spends the last of them: a crash between that entry and
- * this one would leave a run that goes on, in which every contribution is refused. */
-static void end_if_spent(struct coordinator_state *state, struct instant now,
-                         struct coordinator_actions *out) {
-    uint64_t budget = run_state_manifest(state->run)->token_budget;
-    if (!budget || run_state_tokens(state->run) < budget ||
-        run_state_phase(state->run) != RUN_ACTIVE || state->stopping)
+/* The run pauses for its admin once its tokens are spent. It is asked of the ledger after every
+ * event and at a start, not told by the contribution that spends the last of them: a crash between
+ * that entry and this one would leave a run that goes on, in which every contribution is refused.
+ * A pause and not the end: how many tokens there were is what sites told. */
+static void pause_if_spent(struct coordinator_state *state, struct instant now,
+                           struct coordinator_actions *out) {
+    if (!run_state_is_spent(state->run) || run_state_phase(state->run) != RUN_ACTIVE ||
+        state->stopping)
         return;
     MARK("run: its token budget is spent");
-    struct ledger_entry end = brain_entry(state, LEDGER_STOPPED, now);
-    snprintf(end.note.reason, sizeof end.note.reason, "token budget reached");
-    brain_append(state, &end, ANSWER_NOBODY, 0, out);
+    struct ledger_entry pause = brain_entry(state, LEDGER_PAUSED, now);
+    snprintf(pause.note.reason, sizeof pause.note.reason,
+             "the token budget of %llu is spent: resume with a larger one, or stop the run",
+             (unsigned long long)run_state_token_budget(state->run));
+    brain_append(state, &pause, ANSWER_NOBODY, 0, out);
 }
 
 /* What follows from where things stand. */
 static void settle(struct coordinator_state *state, struct instant now,
                    struct coordinator_actions *out) {
-    end_if_spent(state, now, out);
+    pause_if_spent(state, now, out);
     brain_consider_step(state, now, out);
 }
 

@@ -74,7 +74,7 @@ enum coordinator_event_kind {
     COORDINATOR_COMMITTED, /* a COMMIT is durable (status OK), and all before it; or failed for good
                             */
     COORDINATOR_APPLIED,   /* an APPLY was computed: status, root; or a CATCH_UP. Not OK with lost
-                              payloads: none was touched */
+                              payloads, or a part that is nonfinite: none was touched */
     COORDINATOR_LOST,      /* somebody found payloads lost, outside of a step: `applied.lost` */
     COORDINATOR_JOIN, /* an unauthenticated caller asks to join, its CSR's signature checked by the
                          shell */
@@ -132,6 +132,8 @@ struct coordinator_event {
             const char *message;             /* borrowed, of a failure */
             const struct lost_payload *lost; /* [lost_count], borrowed */
             size_t lost_count;
+            uint64_t nonfinite; /* the entry whose part would make the model cease to be finite, so
+                                   that none was touched; 0: none */
         } applied;
         struct {
             char name[SITE_NAME_SIZE];
@@ -160,6 +162,7 @@ struct coordinator_event {
             uint8_t secret_digest[DIGEST_SIZE]; /* INVITE */
             uint64_t expires_ms;                /* INVITE, wall clock */
             uint32_t inner_steps;               /* INNER_STEPS */
+            uint64_t token_budget;              /* RESUME: a larger one; 0: as it was */
         } admin;
     };
 };

@@ -79,6 +79,17 @@ void brain_snapshot(struct coordinator_state *state, struct coordinator_actions 
     state->snapshot_wanted = false;
 }
 
+/* A step that would make the model cease to be finite is never entered: the part that would bring
+ * it there is given up, its site takes the mass back, and the step is planned anew without it. */
+static void drop_nonfinite(struct coordinator_state *state, uint64_t index, struct instant now,
+                           struct coordinator_actions *out) {
+    struct ledger_entry entry = brain_entry(state, LEDGER_DROPPED, now);
+    entry.dropped.index = index;
+    snprintf(entry.dropped.reason, sizeof entry.dropped.reason,
+             "the step with it would make the model cease to be finite");
+    if (brain_append(state, &entry, ANSWER_NOBODY, 0, out)) brain_merged(state, now);
+}
+
 void brain_step_applied(struct coordinator_state *state, const struct coordinator_event *event,
                         struct instant now, struct coordinator_actions *out) {
     if (state->behind) {
@@ -91,6 +102,10 @@ void brain_step_applied(struct coordinator_state *state, const struct coordinato
         0) { /* nothing was touched: the step is planned anew once they are here, or dropped */
         MARK("step: a payload is lost");
         brain_lost(state, event, now);
+        return;
+    }
+    if (event->applied.nonfinite > 0) {
+        drop_nonfinite(state, event->applied.nonfinite, now, out);
         return;
     }
     if (event->applied.status != OK) {

@@ -20,7 +20,7 @@ static void describe_run(struct loop *loop, struct run_status *out) {
     out->version = run_state_version(run);
     out->ledger_size = coordinator_state_committed(loop->state);
     out->tokens = run_state_tokens(run);
-    out->token_budget = loop->options.manifest->token_budget;
+    out->token_budget = run_state_token_budget(run);
     out->epoch = run_state_epoch(run);
     out->inner_steps = run_state_inner_steps(run);
     out->parameters = loop->options.parameters;
@@ -53,7 +53,11 @@ static void describe_site(struct loop *loop, const struct run_site *site, struct
         .connected = coordinator_state_connected(loop->state, site->site, clock_instant()),
         .inner_steps = coordinator_state_inner_steps(loop->state, site->site, clock_instant()),
         .tokens = site->tokens,
+        .tokens_uncounted = site->uncounted,
         .contributions = site->contributions,
+        .norm = site->last_norm,
+        .clip = site->last_clip,
+        .scale = site->last_scale,
         .loss = NAN,
         .last_seen_ms_ago = coordinator_state_silence(loop->state, site->site, clock_instant()),
         .device = report->device,

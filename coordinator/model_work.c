@@ -88,6 +88,9 @@ void model_work_apply(const struct model_work *work, const struct model_step *st
         event.applied.status =
             model_state_step(work->model, step->fragment, step->version, count, inputs,
                              needs_root ? event.applied.root : NULL, &error);
+        uint32_t part = work->model->nonfinite_part;
+        if (event.applied.status != OK && part > 0)
+            event.applied.nonfinite = step->parts[part - 1].index;
     }
     event.applied.message = error.message;
     tell(work, &event);

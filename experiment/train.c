@@ -121,14 +121,15 @@ static enum status round_end(struct train *train, uint32_t index, struct error *
 /* Of the sites that are there, as the coordinator tells it. */
 static void tell_inner_steps(struct train *train) {
     const struct manifest *manifest = train->options->manifest;
-    double fastest = INFINITY;
+    struct dylu_rates rates = {0};
     for (uint32_t i = 0; i < train->site_count; i++)
-        if (train->sites[i].up) fastest = fmin(fastest, train->sites[i].step);
+        if (train->sites[i].up) dylu_note(&rates, 1 / train->sites[i].step);
     for (uint32_t i = 0; i < train->site_count; i++) {
         struct train_site *site = &train->sites[i];
         site->inner_steps = manifest->inner.inner_steps;
         if (manifest->inner.dylu)
-            site->inner_steps = dylu_inner_steps(site->inner_steps, 1 / site->step, 1 / fastest);
+            site->inner_steps =
+                dylu_inner_steps(site->inner_steps, 1 / site->step, dylu_fastest(&rates));
     }
 }
 
@@ -180,6 +181,7 @@ static void on_fail(struct train *train, const struct train_event *event) {
 static void on_leave(struct train *train, struct train_site *site) {
     note_gone(train, site);
     site->left = true;
+    clip_silence(&train->clip, (uint32_t)(site - train->sites) + 1);
     tell_inner_steps(train);
 }
 
@@ -227,6 +229,26 @@ static struct step_input input_of(const struct train *train, const struct train_
     return (struct step_input){train->sites[one->site].payload, scale_of(one->clip, weight)};
 }
 
+static uint64_t milliseconds_of(double seconds) { return (uint64_t)(seconds * 1000); }
+
+static struct clip_rules clip_rules(const struct train *train) {
+    const struct manifest *manifest = train->options->manifest;
+    return clip_rules_of(manifest, manifest->inner.inner_steps, train->layout.count);
+}
+
+double train_clip_limit(const struct train *train) {
+    struct clip_rules rules = clip_rules(train);
+    return clip_limit(&train->clip, &rules);
+}
+
+/* A site that left counts as revoked. */
+static uint32_t enrolled(const struct train *train) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < train->site_count; i++)
+        count += !train->sites[i].left && train->now >= train->sites[i].group->joins;
+    return count;
+}
+
 /* Merges the first `count` of what waits. */
 static enum status outer_step(struct train *train, uint32_t count, struct error *error) {
     struct step_input *inputs = xcalloc(count, sizeof(inputs[0]));
@@ -242,6 +264,8 @@ static enum status outer_step(struct train *train, uint32_t count, struct error 
                                           train->result.root, error);
     free(inputs);
     if (status != OK) return status;
+    struct clip_rules rules = clip_rules(train);
+    clip_step(&train->clip, &rules, milliseconds_of(train->now), enrolled(train));
     version_release(train, train->newest);
     train->newest = version_take(train);
     for (uint32_t i = 0; i < count; i++) {
@@ -264,12 +288,13 @@ static bool is_present(struct train *train, struct train_site *site) {
 
 /* A site that left counts as revoked: a quorum does not wait for it. */
 static struct merge_view view_of(struct train *train, const struct merge_settings *settings) {
-    struct merge_view view = {.version = train->model.version, .waiting = {train->pending_count}};
+    struct merge_view view = {.version = train->model.version,
+                              .enrolled = enrolled(train),
+                              .waiting = {train->pending_count}};
     bool warm_up = merge_is_warm_up(settings, view.version);
     for (uint32_t i = 0; i < train->site_count; i++) {
         struct train_site *site = &train->sites[i];
         if (site->left || train->now < site->group->joins) continue;
-        view.enrolled++;
         view.present += warm_up && is_present(train, site);
     }
     return view;
@@ -298,13 +323,6 @@ static enum status consider(struct train *train, struct error *error) {
     }
 }
 
-double train_clip_limit(const struct train *train, const struct train_site *site) {
-    (void)site;
-    double factor = train->options->manifest->admission.clip_factor;
-    double median = clip_window_median(&train->clip);
-    return factor > 0 && median > 0 ? factor * median : (double)INFINITY;
-}
-
 static void note_clip(struct train *train, double clip) {
     if (train->clip_count == train->clip_capacity) {
         train->clip_capacity = MAX(2 * train->clip_capacity, (size_t)64);
@@ -329,8 +347,8 @@ static enum status on_arrive(struct train *train, const struct train_event *even
     struct train_pending *one = xcalloc(1, sizeof(*one));
     *one = (struct train_pending){.site = event->site,
                                   .base_version = site->base->version,
-                                  .clip = clip_window_clip(&train->clip, site->norm)};
-    clip_window_push(&train->clip, site->norm);
+                                  .clip = clip_of(train_clip_limit(train), site->norm)};
+    clip_note(&train->clip, event->site + 1, site->norm, milliseconds_of(train->now));
     if (!site_is_hostile(train, site)) note_clip(train, one->clip);
     hostile_note_honest(train, site);
     *train->pending_end = one;
@@ -545,7 +563,7 @@ static void train_close(struct train *train) {
     free(train->sites);
     free(train->data);
     free(train->trainers);
-    clip_window_deinit(&train->clip);
+    clip_deinit(&train->clip);
     buffer_deinit(&train->overheard);
     free(train->clips);
     heap_deinit(&train->heap);
@@ -586,7 +604,6 @@ enum status train_run(const struct train_options *options, struct train_result *
     train.data = xcalloc(train.site_count, sizeof(train.data[0]));
     train.trainers = xcalloc(train.threads, sizeof(train.trainers[0]));
     train.wake = INFINITY;
-    clip_window_init(&train.clip, options->manifest);
     heap_init(&train.heap, sizeof(struct train_event), before);
     train.pending_end = &train.pending;
     if (options->csv) fprintf(options->csv, "time_s,site,version,tokens,loss,heldout\n");

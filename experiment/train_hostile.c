@@ -64,7 +64,7 @@ static enum status encode(struct train *train, struct train_site *site, const fl
 static enum status encode_at_limit(struct train *train, struct train_site *site, float *delta,
                                    float *feedback, struct error *error) {
     size_t count = train->layout.count;
-    double limit = train_clip_limit(train, site), honest = site->norm;
+    double limit = train_clip_limit(train), honest = site->norm;
     TRY(encode(train, site, delta, feedback, error));
     if (!(site->norm > 0)) return OK;
     bool shorter = train->options->hostile == TRAIN_NEGATE && !(site->norm > limit);

@@ -104,7 +104,7 @@ struct train {
     uint32_t pending_count;
     struct merge_windows windows;
     double wake; /* of the newest GRACE event */
-    struct clip_window clip;
+    struct clip clip;
     double *clips; /* [clip_count], owned: of the honest sites' contributions */
     size_t clip_count, clip_capacity;
     struct buffer overheard; /* the last honest site's payload, for a hostile one */
@@ -114,8 +114,8 @@ struct train {
 };
 
 /* --- train.c --- */
-/* The norm above which a contribution of the site would be clipped now; INFINITY: none. */
-double train_clip_limit(const struct train *train, const struct train_site *site);
+/* The norm that longer ones are scaled down to now; INFINITY: none. */
+double train_clip_limit(const struct train *train);
 
 /* --- train_hostile.c --- */
 bool site_is_hostile(const struct train *train, const struct train_site *site);

@@ -52,6 +52,11 @@ static enum refusal rules_of_form(const struct run_state *state, const struct co
     if (c->inner_steps == 0) REFUSE(REFUSED_MALFORMED, "no inner steps");
     if (c->tokens > TOKENS_LIMIT)
         REFUSE(REFUSED_MALFORMED, "%llu tokens", (unsigned long long)c->tokens);
+    if (c->tokens > c->inner_steps * state->manifest.admission.max_step_tokens)
+        REFUSE(REFUSED_MALFORMED,
+               "%llu tokens in %u inner steps, where the run's admission.max_step_tokens is %llu",
+               (unsigned long long)c->tokens, c->inner_steps,
+               (unsigned long long)state->manifest.admission.max_step_tokens);
     if (!(c->norm <= NORM_LIMIT))
         REFUSE(REFUSED_NONFINITE, "a norm of %g: training has diverged", c->norm);
     if (!(c->compute_share <= 1))
@@ -69,6 +74,10 @@ static enum refusal rules_of_sequence(const struct site_slot *site, const struct
     if (c->sequence <= site->site.last_sequence)
         REFUSE(REFUSED_SEQUENCE, "sequence %llu after %llu", (unsigned long long)c->sequence,
                (unsigned long long)site->site.last_sequence);
+    if (c->sequence - site->site.last_sequence > SEQUENCE_LEAD_LIMIT)
+        REFUSE(REFUSED_SEQUENCE, "sequence %llu after %llu: it leads by more than %llu",
+               (unsigned long long)c->sequence, (unsigned long long)site->site.last_sequence,
+               (unsigned long long)SEQUENCE_LEAD_LIMIT);
     return ACCEPTED;
 }
 
@@ -78,9 +87,9 @@ static enum refusal rules_of_phase(const struct run_state *state, const struct c
         REFUSE(REFUSED_EPOCH, "made for the coordinator of epoch %u; now is %u", c->epoch,
                state->epoch);
     if (state->phase == RUN_STOPPED) REFUSE(REFUSED_STOPPED, "the run has ended");
-    if (state->manifest.token_budget != 0 && state->tokens >= state->manifest.token_budget)
-        REFUSE(REFUSED_STOPPED, "the run's %llu tokens are spent",
-               (unsigned long long)state->manifest.token_budget);
+    if (run_state_is_spent(state))
+        REFUSE(REFUSED_PAUSED, "the run's %llu tokens are spent: it waits for its admin",
+               (unsigned long long)state->token_budget);
     if (state->phase == RUN_PAUSED) REFUSE(REFUSED_PAUSED, "the run is paused");
     return ACCEPTED;
 }

@@ -57,6 +57,9 @@ struct contribution {
 };
 
 #define TOKENS_LIMIT (UINT64_C(1) << 50)
+/* A sequence leads the site's last one by at most so much: a number that was refused is lost, but
+ * the last of all numbers would end its site. */
+#define SEQUENCE_LEAD_LIMIT (UINT64_C(1) << 16)
 /* Of a contribution's norm. A step refuses values that could grow past 2^120 (fed/model_state.c),
  * and a step that cannot be computed is the end of a run; so nothing enters the ledger that could
  * bring it there in fewer than 2^50 contributions. */

@@ -78,8 +78,11 @@ void ledger_entry_encode(const struct ledger_entry *entry, struct buffer *out) {
         }
         return;
     case LEDGER_PAUSED:
-    case LEDGER_RESUMED:
     case LEDGER_STOPPED: write_text(out, entry->note.reason, REASON_SIZE); return;
+    case LEDGER_RESUMED:
+        write_text(out, entry->note.reason, REASON_SIZE);
+        buffer_u64(out, entry->note.token_budget);
+        return;
     case LEDGER_EPOCH: return;
     case LEDGER_INNER_STEPS: buffer_u32(out, entry->inner_steps.inner_steps); return;
     case LEDGER_DROPPED:
@@ -164,9 +167,12 @@ static enum status decode_fields(struct reader *reader, struct ledger_entry *out
         return OK;
     case LEDGER_STEP: return decode_step(reader, out, error);
     case LEDGER_PAUSED:
-    case LEDGER_RESUMED:
     case LEDGER_STOPPED:
         return text_status(read_text(reader, out->note.reason, REASON_SIZE), what, error);
+    case LEDGER_RESUMED:
+        TRY(text_status(read_text(reader, out->note.reason, REASON_SIZE), what, error));
+        out->note.token_budget = reader_u64(reader);
+        return OK;
     case LEDGER_EPOCH: return OK;
     case LEDGER_INNER_STEPS: out->inner_steps.inner_steps = reader_u32(reader); return OK;
     case LEDGER_DROPPED:

@@ -39,6 +39,8 @@ enum {
     LEDGER_ENTRY_LIMIT = MANIFEST_LIMIT + 1024
 };
 
+#define TOKEN_BUDGET_LIMIT (UINT64_C(1) << 60) /* leaves room to add */
+
 struct step_part {
     uint64_t index; /* the ledger index of the contribution */
     float scale; /* clip and staleness weight together; fed/run_state.h says how it comes about */
@@ -47,7 +49,8 @@ struct step_part {
 struct ledger_entry {
     enum ledger_kind kind;
     uint32_t epoch;
-    uint64_t time_ms; /* the coordinator's wall clock; not trusted by any rule */
+    uint64_t time_ms; /* the coordinator's wall clock, which may be set: differences of it say how
+                         old a voice is and how long a site took (run_tokens.c), nothing else */
     union {
         struct {
             uint8_t run_id[RUN_ID_SIZE];
@@ -93,7 +96,8 @@ struct ledger_entry {
         } dropped;
         struct {
             char reason[REASON_SIZE];
-        } note; /* PAUSED, RESUMED, STOPPED */
+            uint64_t token_budget; /* RESUMED: the run's from now on; 0: as it was */
+        } note;                    /* PAUSED, RESUMED, STOPPED */
         struct {
             uint32_t inner_steps;
         } inner_steps;

@@ -128,10 +128,6 @@ static enum status check_merge(const struct manifest *m, const char **key, struc
         REFUSE("admission.clip_factor",
                "%g would scale down half of all contributions: write 0 (off) or 1 and more",
                m->admission.clip_factor);
-    if (m->admission.clip_minimum > m->admission.clip_window)
-        REFUSE("admission.clip_minimum",
-               "%u is more than admission.clip_window %u holds: write no more than that",
-               m->admission.clip_minimum, m->admission.clip_window);
     return OK;
 }
 
@@ -306,7 +302,7 @@ void manifest_warnings(const struct manifest *m, struct buffer *out) {
     if (m->merge.warmup_steps == 0)
         has_no_effect(m, "merge.warmup_grace", "merge.warmup_steps is 0", out);
     if (m->admission.clip_factor == 0) {
-        has_no_effect(m, "admission.clip_window", "admission.clip_factor is 0", out);
         has_no_effect(m, "admission.clip_minimum", "admission.clip_factor is 0", out);
+        has_no_effect(m, "admission.norm_bound", "admission.clip_factor is 0", out);
     }
 }

@@ -95,13 +95,15 @@ struct manifest {
     } merge;
 
     struct {
-        double clip_factor; /* norms above this times the running median are scaled down; 0: off */
-        uint32_t clip_window;  /* accepted norms the median is taken over */
-        uint32_t clip_minimum; /* no clipping before this many were accepted */
-        uint64_t expiry_ms;    /* a header is refused this long after it was signed; 0: never */
+        double clip_factor;       /* norms above this times the median are scaled down; 0: off */
+        uint32_t clip_minimum;    /* no median before this many contributions came ... */
+        double norm_bound;        /* ... but this bound; 0: by learning rate and H (fed/scale.h) */
+        uint64_t voice_age_ms;    /* a site's last contribution counts in medians for so long */
+        uint64_t max_step_tokens; /* of an inner step of a site */
+        uint64_t expiry_ms;       /* a header is refused this long after it was signed; 0: never */
     } admission;
 
-    uint64_t token_budget;      /* the run stops by itself after so many tokens; 0: never */
+    uint64_t token_budget;      /* the run pauses by itself after so many tokens; 0: never */
     uint32_t root_interval;     /* a state root in every n-th step entry */
     uint32_t snapshot_interval; /* versions between snapshots */
 };

@@ -113,18 +113,26 @@ const struct setting manifest_settings[] = {
     {"merge.staleness_exponent", SETTING_NUMBER, AT(merge.staleness_exponent), "0.5", "0.5", "1",
      .help = "0.5 or 1: both are exact on every machine."},
 
-    {"admission.clip_factor", SETTING_NUMBER, AT(admission.clip_factor), "3", "0", "1000",
-     .help = "Contributions longer than this times the running median norm are scaled down to it; "
-             "0: off."},
-    {"admission.clip_window", SETTING_COUNT, AT(admission.clip_window), "64", "1", "4096",
-     .help = "Contributions that the median is taken over."},
+    {"admission.clip_factor", SETTING_NUMBER, AT(admission.clip_factor), "1", "0", "1000",
+     .help = "Contributions longer than this times the median of the sites' last norms are scaled "
+             "down to it; 0: off."},
     {"admission.clip_minimum", SETTING_COUNT, AT(admission.clip_minimum), "16", "1", "4096",
-     .help = "Nothing is clipped before this many came; at most clip_window."},
+     .help = "There is no median before this many contributions came; until then norm_bound is "
+             "the limit."},
+    {"admission.norm_bound", SETTING_NUMBER, AT(admission.norm_bound), "0", "0", "1e18",
+     .help = "What norms are scaled down to while there is no median; 0: inner.learning_rate * "
+             "inner_steps * the root of the number of parameters."},
+    {"admission.voice_age", SETTING_DURATION, AT(admission.voice_age_ms), "1d", "1s", "365d",
+     .help = "A site's last contribution counts in medians for this long."},
+    {"admission.max_step_tokens", SETTING_COUNT, AT(admission.max_step_tokens), "67108864", "1",
+     "2147483648",
+     .help = "Tokens that a site trains on in an inner step, at most: a site that would train on "
+             "more does not start, and a contribution that says more is malformed."},
     {"admission.expiry", SETTING_DURATION, AT(admission.expiry_ms), "1d", "0", "365d",
      .help = "A contribution is refused this long after it was signed; 0: never."},
 
     {"token_budget", SETTING_COUNT, AT(token_budget), "0", "0", TOKENS_LIMIT,
-     .help = "The run takes no more contributions after this many tokens; 0: it has no end."},
+     .help = "The run pauses for the admin after this many tokens; 0: it has no end."},
     {"root_interval", SETTING_COUNT, AT(root_interval), "1", "1", "1000000",
      .help = "Every n-th outer step records the digest of the parameters."},
     {"snapshot_interval", SETTING_COUNT, AT(snapshot_interval), "64", "1", "1000000",
@@ -135,11 +143,9 @@ _Static_assert(FRAGMENTS_LIMIT == 64 && SITES_LIMIT == 4096 && STALENESS_LIMIT =
 
 static const struct {
     const char *key, *text;
-} dense_defaults[] = {{"outer.learning_rate", "0.7"},
-                      {"outer.momentum", "0.9"},
-                      {"outer.period", NULL},
-                      {"codec.kind", "int8"},
-                      {"codec.decay", "0"}};
+} dense_defaults[] = {{"outer.learning_rate", "0.7"}, {"outer.momentum", "0.9"},
+                      {"outer.period", NULL},         {"codec.kind", "int8"},
+                      {"codec.decay", "0"},           {"admission.clip_factor", "1.5"}};
 
 const char *manifest_fallback(const struct setting *setting, enum outer_mode mode) {
     for (size_t i = 0; i < COUNT_OF(dense_defaults) && mode == OUTER_DENSE; i++)

@@ -104,8 +104,10 @@ static enum status check_input(const struct model_state *state, uint32_t part,
     return OK;
 }
 
-static enum status within_limit(double bound, uint32_t part, struct error *error) {
+static enum status within_limit(double bound, uint32_t part, uint32_t *nonfinite,
+                                struct error *error) {
     if (bound <= VALUE_LIMIT) return OK; /* NaN is not */
+    *nonfinite = part + 1;
     return error_set(error, CORRUPT, "part %u: values could grow to %g and cease to be finite",
                      part, bound);
 }
@@ -133,7 +135,7 @@ static double bounds_advance(struct bounds *b, const struct rules *rules, bool e
 
 static enum status check_dense(const struct model_state *state, uint32_t fragment, uint64_t start,
                                uint64_t count, uint32_t parts, const struct step_input inputs[],
-                               struct error *error) {
+                               uint32_t *nonfinite, struct error *error) {
     struct rules rules = rules_of(state);
     struct bounds bounds = {length_of(state->theta + start, count),
                             length_of(state->momentum + start, count),
@@ -144,21 +146,21 @@ static enum status check_dense(const struct model_state *state, uint32_t fragmen
         TRY(within_limit(bounds_advance(&bounds, &rules,
                                         ends_period(state->counts[fragment] + i, rules.every),
                                         norm),
-                         i, error));
+                         i, nonfinite, error));
     }
     return OK;
 }
 
 static enum status check_sparse(const struct model_state *state, uint64_t start, uint64_t count,
                                 uint32_t parts, const struct step_input inputs[],
-                                struct error *error) {
+                                uint32_t *nonfinite, struct error *error) {
     double sum = 0, theta = length_of(state->theta + start, count),
            rate = (double)rules_of(state).rate;
     for (uint32_t i = 0; i < parts; i++) {
         double norm;
         TRY(check_input(state, i, &inputs[i], count, &norm, error));
         sum += norm;
-        TRY(within_limit(sum + rate * sum + theta, i, error));
+        TRY(within_limit(sum + rate * sum + theta, i, nonfinite, error));
     }
     return OK;
 }
@@ -204,11 +206,13 @@ enum status model_state_step(struct model_state *state, uint32_t fragment, uint6
         return error_set(error, INVALID, "a step of %u contributions", count);
     uint64_t start, size;
     fragment_range(state->parameters, state->fragments, fragment, &start, &size);
+    uint32_t *nonfinite = &state->nonfinite_part;
+    *nonfinite = 0;
     if (state->mode == OUTER_DENSE) {
-        TRY(check_dense(state, fragment, start, size, count, inputs, error));
+        TRY(check_dense(state, fragment, start, size, count, inputs, nonfinite, error));
         step_dense(state, fragment, start, (size_t)size, count, inputs);
     } else {
-        TRY(check_sparse(state, start, size, count, inputs, error));
+        TRY(check_sparse(state, start, size, count, inputs, nonfinite, error));
         step_sparse(state, start, (size_t)size, count, inputs);
     }
     state->counts[fragment] += count;

@@ -30,6 +30,9 @@ struct model_state {
     float *momentum;                  /* [parameters], dense only, else NULL */
     float *accumulated;               /* [parameters], dense only, else NULL: D */
     uint64_t counts[FRAGMENTS_LIMIT]; /* t of each fragment */
+    /* After a step that failed because values could cease to be finite: the number, from 1, of the
+     * part that would bring them there. 0: it was something else. */
+    uint32_t nonfinite_part;
     /* private */
     struct manifest manifest;
     float *scratch;    /* [largest fragment], dense only: decoded part */

@@ -8,11 +8,11 @@
  *   SITE_UNINVITED    x        x         x
  *   SITE_ADDED        x        x
  *   SITE_REVOKED      x        x         x
- *   CONTRIBUTION      x                            and none once the token budget is spent
+ *   CONTRIBUTION      x                            none while the token budget is spent
  *   STEP              x        x         x         what was acknowledged is merged, whatever
  *                                                  happens
  *   PAUSED            x
- *   RESUMED                    x
+ *   RESUMED                    x                   with a larger token budget if it is spent
  *   STOPPED           x        x                   for good
  *   EPOCH             x        x         x         a coordinator that serves an ended run restarts
  *                                                  too
@@ -72,16 +72,21 @@ static void commit_genesis(struct run_state *state, const struct ledger_entry *e
     state->parameters = entry->genesis.parameters;
     state->epoch = entry->epoch;
     state->inner_steps = state->manifest.inner.inner_steps;
+    state->token_budget = state->manifest.token_budget;
+    state->began_ms = entry->time_ms;
     state->remembered = state->manifest.merge.staleness_cap + 1;
-    for (uint32_t f = 0; f < state->manifest.fragments; f++)
+    for (uint32_t f = 0; f < state->manifest.fragments; f++) {
+        uint64_t start;
+        fragment_range(state->parameters, state->manifest.fragments, f, &start,
+                       &state->fragments[f].parameters);
         state->fragments[f].versions = xcalloc(state->remembered, sizeof(uint64_t));
+    }
     /* A base may be as old as the cap of every fragment in turn. */
     state->root_reach = (uint64_t)state->remembered * state->manifest.fragments;
     state->root_capacity = state->root_reach / state->manifest.root_interval + 2;
     state->roots = xcalloc((size_t)state->root_capacity, sizeof *state->roots);
     state->roots[0].known = true;
     memcpy(state->roots[0].root, entry->genesis.initial_root, DIGEST_SIZE);
-    clip_window_init(&state->clip, &state->manifest);
 }
 
 /* --- sites ------------------------------------------------------------------------------------ */
@@ -181,7 +186,8 @@ static void commit_added(struct run_state *state, const struct ledger_entry *ent
         state->sites = xrealloc(state->sites, state->site_capacity * sizeof *state->sites);
     }
     struct site_slot *slot = &state->sites[state->site_count++];
-    *slot = (struct site_slot){.site.site = entry->added.site};
+    *slot = (struct site_slot){.site.site = entry->added.site,
+                               .rate.since_ms = run_active_ms(state, entry->time_ms)};
     memcpy(slot->site.name, entry->added.name, SITE_NAME_SIZE);
     memcpy(slot->site.public_key, entry->added.public_key, PUBLIC_KEY_SIZE);
     state->active_sites++;
@@ -207,6 +213,7 @@ static void commit_revoked(struct run_state *state, const struct ledger_entry *e
     for (uint32_t f = 0; f < state->manifest.fragments; f++) {
         struct fragment_slot *slot = &state->fragments[f];
         uint32_t kept = 0;
+        clip_silence(&slot->clip, entry->revoked.site);
         for (uint32_t i = 0; i < slot->count; i++)
             if (slot->pending[i].pending.contribution.site != entry->revoked.site)
                 slot->pending[kept++] = slot->pending[i];
@@ -238,9 +245,7 @@ static void commit_dropped(struct run_state *state, const struct ledger_entry *e
     const struct contribution *contribution = &slot->pending[at].pending.contribution;
     struct site_slot *site = &state->sites[contribution->site - 1];
     site->pending &= ~(UINT64_C(1) << fragment);
-    /* what carries its mass next counts them */
-    site->site.tokens -= MIN(site->site.tokens, contribution->tokens);
-    state->tokens -= MIN(state->tokens, contribution->tokens);
+    run_uncount_tokens(state, site, contribution->tokens);
     memmove(&slot->pending[at], &slot->pending[at + 1],
             (--slot->count - at) * sizeof slot->pending[0]);
     note_dropped(state, entry->dropped.index);
@@ -282,19 +287,14 @@ static void push_pending(struct run_state *state, const struct contribution *c,
         slot->capacity = slot->capacity ? slot->capacity * 2 : 4;
         slot->pending = xrealloc(slot->pending, slot->capacity * sizeof *slot->pending);
     }
+    double limit = run_state_norm_limit(state, c->fragment);
     struct pending_slot *pending = &slot->pending[slot->count++];
     *pending = (struct pending_slot){
-        .pending = {.index = state->size,
-                    .contribution = *c,
-                    .clip = clip_window_clip(&state->clip, c->norm)},
+        .pending = {.index = state->size, .contribution = *c, .clip = clip_of(limit, c->norm)},
         .staleness = run_state_staleness(state, c->fragment, c->base_version),
         .steps = slot->steps,
     };
     memcpy(pending->pending.header_digest, digest, DIGEST_SIZE);
-}
-
-static uint64_t add_saturated(uint64_t a, uint64_t b) {
-    return a > UINT64_MAX - b ? UINT64_MAX : a + b;
 }
 
 static void commit_contribution(struct run_state *state, const struct ledger_entry *entry,
@@ -303,18 +303,34 @@ static void commit_contribution(struct run_state *state, const struct ledger_ent
     contribution_digest(entry->contribution.header, digest);
     struct site_slot *site = &state->sites[c->site - 1];
     push_pending(state, c, digest);
-    clip_window_push(&state->clip,
-                     c->norm); /* after the clip: a contribution is measured by those before it */
+    struct fragment_slot *fragment = &state->fragments[c->fragment];
+    site->site.last_norm = c->norm;
+    site->site.last_clip = fragment->pending[fragment->count - 1].pending.clip;
+    clip_note(&fragment->clip, c->site, c->norm, entry->time_ms);
     push_record(site, &(struct sequence_record){c->sequence, state->size, digest_prefix(digest)});
     site->pending |= UINT64_C(1) << c->fragment;
     site->site.last_sequence = c->sequence;
     site->site.last_index = state->size;
+    run_count_tokens(state, site, c->tokens, entry->time_ms);
     site->site.last_time_ms = entry->time_ms;
     site->site.last_epoch = entry->epoch;
     memcpy(site->site.last_digest, digest, DIGEST_SIZE);
     site->site.contributions++;
-    site->site.tokens = add_saturated(site->site.tokens, c->tokens);
-    state->tokens = add_saturated(state->tokens, c->tokens);
+}
+
+/* --- a budget that is spent --------------------------------------------------------------------
+ */
+static enum status check_budget_of(const struct run_state *state, const struct ledger_entry *entry,
+                                   struct error *error) {
+    uint64_t budget = entry->note.token_budget ? entry->note.token_budget : state->token_budget;
+    if (budget > TOKEN_BUDGET_LIMIT)
+        return error_set(error, INVALID, "a token budget of %llu: at most %llu",
+                         (unsigned long long)budget, (unsigned long long)TOKEN_BUDGET_LIMIT);
+    if (budget == 0 || budget > state->tokens) return OK;
+    return error_set(
+        error, INVALID,
+        "%llu tokens are spent: resume with a token budget above that, or stop the run",
+        (unsigned long long)state->tokens);
 }
 
 /* --- the whole -------------------------------------------------------------------------------- */
@@ -351,8 +367,8 @@ static enum status check_kind(const struct run_state *state, const struct ledger
         return error_set(error, INVALID, "%u inner steps: 1 to 1000000",
                          entry->inner_steps.inner_steps);
     case LEDGER_DROPPED: return check_dropped(state, entry, error);
+    case LEDGER_RESUMED: return check_budget_of(state, entry, error);
     case LEDGER_PAUSED:
-    case LEDGER_RESUMED:
     case LEDGER_STOPPED:
     case LEDGER_EPOCH: return OK;
     }
@@ -396,11 +412,15 @@ void run_commit(struct run_state *state, const struct ledger_entry *entry,
     case LEDGER_PAUSED:
         MARK("run: paused");
         state->phase = RUN_PAUSED;
+        state->paused_since_ms = entry->time_ms;
         memcpy(state->reason, entry->note.reason, REASON_SIZE);
         break;
     case LEDGER_RESUMED:
         MARK("run: resumed");
         state->phase = RUN_ACTIVE;
+        if (entry->time_ms > state->paused_since_ms)
+            state->paused_ms += entry->time_ms - state->paused_since_ms;
+        if (entry->note.token_budget) state->token_budget = entry->note.token_budget;
         memset(state->reason, 0, REASON_SIZE); /* it was the pause's, which is over */
         break;
     case LEDGER_STOPPED:

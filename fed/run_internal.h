@@ -1,12 +1,13 @@
-/* The inside of run_state, shared by its four files: run_state.c (reading), run_apply.c (entries),
- * run_scale.c (staleness, clipping, steps), admission.c (the rules of one contribution). Nobody
+/* The inside of run_state, shared by its five files: run_state.c (reading), run_apply.c (entries),
+ * run_scale.c (staleness, clipping, steps), run_tokens.c (how many tokens count), admission.c (the
+ * rules of one contribution). Nobody
  * else includes this but replay.c, which must check a step before it touches a tensor and enter it
  * afterwards.
  *
  * Memory: 24 bytes per contribution for the index of sequences and 64 bytes per entry for the hash
  * tree grow with the ledger; everything else is bounded: sites by SITES_LIMIT, invitations by
  * INVITATIONS_LIMIT, pending contributions by one per site and fragment, remembered steps and roots
- * by the staleness cap, norms by the clip window.
+ * by the staleness cap, norms by one per site and fragment.
  */
 #ifndef FED_RUN_INTERNAL_H
 #define FED_RUN_INTERNAL_H
@@ -25,8 +26,15 @@ struct sequence_record { /* one contribution in the ledger */
                                content */
 };
 
+/* Tokens over the time in which the run was not paused, older parts fading by half with each. */
+struct token_rate {
+    uint64_t tokens, ms; /* ms 0: not known yet */
+    uint64_t since_ms;   /* of the last part, or of the site's enrolment */
+};
+
 struct site_slot {
     struct run_site site;
+    struct token_rate rate;
     uint64_t pending;                /* bit f: a contribution of fragment f waits */
     struct sequence_record *records; /* [count], owned; sequence and index both increase */
     uint64_t count, capacity;
@@ -41,6 +49,8 @@ struct pending_slot {
 struct fragment_slot {
     struct pending_slot *pending; /* [count], owned, in ledger order */
     uint32_t count, capacity;
+    struct clip clip;
+    uint64_t parameters;
     uint64_t steps;   /* ever made */
     uint64_t version; /* of the last */
     uint64_t
@@ -66,8 +76,9 @@ struct run_state {
     enum run_phase phase;
     char reason[REASON_SIZE];
     uint32_t inner_steps;
-    uint64_t tokens;
-    struct site_slot *sites; /* [site_count], owned; site n at n - 1 */
+    uint64_t tokens, token_budget;
+    uint64_t began_ms, paused_since_ms, paused_ms; /* times of entries; all pauses together */
+    struct site_slot *sites;                       /* [site_count], owned; site n at n - 1 */
     uint32_t site_count, site_capacity, active_sites;
     struct run_invitation *invitations; /* [invitation_count], owned */
     uint32_t invitation_count, invitation_capacity;
@@ -77,7 +88,6 @@ struct run_state {
                                 % root_capacity */
     uint64_t root_capacity, root_reach; /* versions further back than root_reach are not answered */
     uint64_t root_version;              /* the newest with a root */
-    struct clip_window clip;            /* of all contributions in the ledger */
     uint64_t
         *dropped; /* [dropped_count], owned: indices of contributions that were given up; rare */
     size_t dropped_count;
@@ -103,6 +113,7 @@ void run_commit(struct run_state *state, const struct ledger_entry *entry,
 /* --- run_scale.c --- */
 float run_scale_of(const struct run_state *state, uint32_t fragment,
                    const struct pending_slot *slot);
+struct clip_rules run_clip_rules(const struct run_state *state, uint32_t fragment);
 /* Every rule of a STEP entry but the epoch's and the phase's. */
 MUST_USE enum status run_check_step(const struct run_state *state, const struct ledger_entry *entry,
                                     struct error *error);
@@ -110,6 +121,15 @@ void run_commit_step(struct run_state *state, const struct ledger_entry *entry);
 /* The place of the contribution with that ledger index among the fragment's pending; -1 if it is
  * not there. */
 int64_t run_pending_at(const struct run_state *state, uint32_t fragment, uint64_t index);
+
+/* --- run_tokens.c --- */
+/* Milliseconds of the ledger's clock in which the run was not paused. */
+uint64_t run_active_ms(const struct run_state *state, uint64_t time_ms);
+/* The site's contribution of so many tokens is entered. */
+void run_count_tokens(struct run_state *state, struct site_slot *site, uint64_t tokens,
+                      uint64_t time_ms);
+/* One of so many tokens is given up: what carries its mass next says them again. */
+void run_uncount_tokens(struct run_state *state, struct site_slot *site, uint64_t tokens);
 
 /* --- admission.c --- */
 /* What the ledger itself demands of a contribution by `site`, which is enrolled and not revoked,

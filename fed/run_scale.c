@@ -1,4 +1,5 @@
 /* Staleness, and the steps of a ledger: what each part of one is scaled by (fed/scale.h). */
+#include <math.h>
 #include <string.h>
 
 #include "base/mark.h"
@@ -29,8 +30,19 @@ uint64_t run_state_staleness(const struct run_state *state, uint32_t fragment,
     return low == state->remembered && slot->steps > low ? UINT64_MAX : low;
 }
 
-double run_state_median_norm(const struct run_state *state) {
-    return state->has_genesis ? clip_window_median(&state->clip) : 0;
+struct clip_rules run_clip_rules(const struct run_state *state, uint32_t fragment) {
+    return clip_rules_of(&state->manifest, state->inner_steps,
+                         state->fragments[fragment].parameters);
+}
+
+double run_state_median_norm(const struct run_state *state, uint32_t fragment) {
+    return fragment < FRAGMENTS_LIMIT ? state->fragments[fragment].clip.median : 0;
+}
+
+double run_state_norm_limit(const struct run_state *state, uint32_t fragment) {
+    if (!state->has_genesis || fragment >= state->manifest.fragments) return (double)INFINITY;
+    struct clip_rules rules = run_clip_rules(state, fragment);
+    return clip_limit(&state->fragments[fragment].clip, &rules);
 }
 
 float run_scale_of(const struct run_state *state, uint32_t fragment,
@@ -94,7 +106,9 @@ void run_commit_step(struct run_state *state, const struct ledger_entry *entry) 
     for (uint32_t i = 0; i < slot->count; i++) {
         const struct run_pending *pending = &slot->pending[i].pending;
         if (part < entry->step.count && pending->index == entry->step.parts[part].index) {
-            state->sites[pending->contribution.site - 1].pending &= ~(UINT64_C(1) << fragment);
+            struct site_slot *site = &state->sites[pending->contribution.site - 1];
+            site->pending &= ~(UINT64_C(1) << fragment);
+            site->site.last_scale = entry->step.parts[part].scale;
             part++;
         } else {
             slot->pending[kept++] = slot->pending[i];
@@ -103,6 +117,8 @@ void run_commit_step(struct run_state *state, const struct ledger_entry *entry) 
     slot->count = kept;
     slot->versions[slot->steps++ % state->remembered] = entry->step.version;
     slot->version = state->version = entry->step.version;
+    struct clip_rules rules = run_clip_rules(state, fragment);
+    clip_step(&slot->clip, &rules, entry->time_ms, state->active_sites);
     if (!entry->step.has_root) return;
     struct root_slot *root =
         &state->roots[(state->version / state->manifest.root_interval) % state->root_capacity];

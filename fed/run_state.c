@@ -19,11 +19,11 @@ void run_state_destroy(struct run_state *state) {
     for (size_t i = 0; i < FRAGMENTS_LIMIT; i++) {
         free(state->fragments[i].pending);
         free(state->fragments[i].versions);
+        clip_deinit(&state->fragments[i].clip);
     }
     free(state->sites);
     free(state->invitations);
     free(state->roots);
-    clip_window_deinit(&state->clip);
     free(state->dropped);
     merkle_destroy(state->tree);
     free(state);
@@ -53,6 +53,10 @@ enum run_phase run_state_phase(const struct run_state *state) { return state->ph
 const char *run_state_reason(const struct run_state *state) { return state->reason; }
 uint32_t run_state_inner_steps(const struct run_state *state) { return state->inner_steps; }
 uint64_t run_state_tokens(const struct run_state *state) { return state->tokens; }
+uint64_t run_state_token_budget(const struct run_state *state) { return state->token_budget; }
+bool run_state_is_spent(const struct run_state *state) {
+    return state->token_budget != 0 && state->tokens >= state->token_budget;
+}
 uint32_t run_state_site_count(const struct run_state *state) { return state->site_count; }
 uint32_t run_state_active_sites(const struct run_state *state) { return state->active_sites; }
 uint32_t run_state_invitation_count(const struct run_state *state) {
@@ -131,6 +135,20 @@ uint32_t dylu_inner_steps(uint32_t inner_steps, double rate, double fastest) {
     /* 0.3 / 0.1 is 3, whatever fp64 says */
     double scaled = floor(rate / fastest * inner_steps * (1 + 1e-12));
     return scaled > least ? (uint32_t)scaled : least;
+}
+
+void dylu_note(struct dylu_rates *rates, double rate) {
+    rates->count++;
+    if (rate > rates->first) {
+        rates->second = rates->first;
+        rates->first = rate;
+    } else if (rate > rates->second) {
+        rates->second = rate;
+    }
+}
+
+double dylu_fastest(const struct dylu_rates *rates) {
+    return rates->count > 2 ? rates->second : rates->first;
 }
 
 bool run_state_site_pending(const struct run_state *state, uint32_t site) {

@@ -8,20 +8,20 @@
  *
  * Scale of a part in a step, all in fp32/fp64 with explicit rounding, so that everybody computes
  * the same bits:
- *   clip    = factor * median / norm where factor > 0, at least clip_minimum norms were accepted,
- *           the median is above 0
- *             and norm > factor * median, else 1. The median is over the norms of the last
- *             clip_window contributions in the
- *             ledger before THIS contribution's entry (upper median of the sorted norms), so it is
- *             known and fixed once the
- *             contribution is in the ledger: contributions that arrive while a step is being
- *             computed do not change that
- *             step.
+ *   clip    = limit / norm where norm > limit, else 1; limit = factor * median, or the manifest's
+ *           bound while there is no median. The median of a fragment is over its sites, the last
+ *           norm of each as it came, and moves once a step of the fragment (fed/scale.h): so the
+ *           clip is known and fixed once the contribution is in the ledger, and contributions that
+ *           arrive while a step is being computed do not change that step.
  *   weight  = 1, or 1 / sqrt(1 + staleness) or 1 / (1 + staleness) as the manifest says
  *   scale   = clip * weight, rounded to fp32 towards zero, so that no norm comes out above its
  *           limit
  * Staleness of a contribution = number of steps to its fragment with a version in (base_version,
  * now].
+ *
+ * Tokens are what sites tell, so how many count is bounded by what the median site does
+ * (run_tokens.c). Once the budget is spent no contribution is taken until the admin resumes the run
+ * with a larger one.
  *
  * A site has at most one contribution a fragment waiting. A pause or the end of the run refuses new
  * contributions; what waits may still be merged. A contribution that waits and whose payload is
@@ -38,6 +38,8 @@
 #include "fed/merkle.h"
 #include "fed/receipt.h"
 
+enum { TOKEN_RATE_LIMIT = 8 };
+
 struct run_site {
     uint32_t site;
     char name[SITE_NAME_SIZE];
@@ -49,7 +51,10 @@ struct run_site {
     uint64_t last_time_ms;  /* of that entry, and its epoch: what a repeated receipt needs */
     uint32_t last_epoch;
     uint8_t last_digest[DIGEST_SIZE]; /* of its header; zero: none yet */
-    uint64_t contributions, tokens;   /* accepted */
+    uint64_t contributions, tokens;   /* accepted; tokens as the site tells them, and of them ... */
+    uint64_t counted, uncounted;      /* ... so many are in the run's count, or wait to be */
+    double last_norm, last_clip;      /* of the last contribution */
+    float last_scale;                 /* of the last that was merged */
 };
 
 /* At most one invitation of a name is open: what follows it in the ledger ends it. */
@@ -115,8 +120,12 @@ enum run_phase run_state_phase(const struct run_state *state);
 /* of the pause or stop that holds now; "" */
 const char *run_state_reason(const struct run_state *state);
 uint32_t run_state_inner_steps(const struct run_state *state); /* H now */
-/* of all contributions in the ledger */
+/* Of all contributions in the ledger, as far as they count: a site's tokens beyond TOKEN_RATE_LIMIT
+ * times what the median site trains in the time are put off until they are within it. */
 uint64_t run_state_tokens(const struct run_state *state);
+/* The manifest's, or that of the last RESUMED entry with one; 0: none. */
+uint64_t run_state_token_budget(const struct run_state *state);
+bool run_state_is_spent(const struct run_state *state);
 /* ever added */
 uint32_t run_state_site_count(const struct run_state *state);
 /* NULL: no such number */
@@ -145,8 +154,10 @@ uint64_t run_state_staleness(const struct run_state *state, uint32_t fragment,
                              uint64_t base_version);
 /* Version of the fragment's last step; 0 if none. */
 uint64_t run_state_fragment_version(const struct run_state *state, uint32_t fragment);
-/* Running median of accepted norms; 0 while fewer than clip_minimum. */
-double run_state_median_norm(const struct run_state *state);
+/* Median norm of the fragment's sites; 0 while it is not known. */
+double run_state_median_norm(const struct run_state *state, uint32_t fragment);
+/* What the next contribution's norm is scaled down to; INFINITY: nothing is clipped. */
+double run_state_norm_limit(const struct run_state *state, uint32_t fragment);
 /* (site, sequence) -> ledger index of that contribution; false if none. */
 bool run_state_find(const struct run_state *state, uint32_t site, uint64_t sequence,
                     uint64_t *index);
@@ -186,6 +197,17 @@ enum refusal admission_payload(const struct contribution *contribution,
  * it brings) and 1, at most H. Rates are of any one unit; where nobody's is known (fastest is 0 or
  * infinite) it is H. */
 uint32_t dylu_inner_steps(uint32_t inner_steps, double rate, double fastest);
+
+/* Whom the others are measured by. A rate is steps that a site tells over a time that is seen, so
+ * no single voice sets it: of three sites or more it is the second fastest, for what one can do
+ * another can. Of two, and of one, it is the fastest: neither can outvote the other. */
+struct dylu_rates { /* all zero: none noted */
+    double first, second;
+    uint32_t count;
+};
+void dylu_note(struct dylu_rates *rates, double rate);
+/* 0: none is known. */
+double dylu_fastest(const struct dylu_rates *rates);
 
 /* Fragment f of a vector of `parameters` floats in `fragments` pieces: [*start, *start + *count).
  * Pieces are equal except rounding to 4096 (the codec's chunk); the last takes the rest. */

@@ -1,4 +1,4 @@
-/* Clipping by the running median, the weight of staleness, and the scale that both give. */
+/* Clipping by the median of the sites, the weight of staleness, and the scale that both give. */
 #include "fed/scale.h"
 
 #include <math.h>
@@ -8,59 +8,110 @@
 #include "base/mark.h"
 #include "base/memory.h"
 
-void clip_window_init(struct clip_window *window, const struct manifest *manifest) {
-    ASSERT(manifest->admission.clip_window >= 1);
-    *window = (struct clip_window){.factor = manifest->admission.clip_factor,
-                                   .size = manifest->admission.clip_window,
-                                   .minimum = manifest->admission.clip_minimum};
-    window->norms = xcalloc(window->size, sizeof window->norms[0]);
-    window->sorted = xcalloc(window->size, sizeof window->sorted[0]);
+struct clip_rules clip_rules_of(const struct manifest *manifest, uint32_t inner_steps,
+                                uint64_t parameters) {
+    struct clip_rules rules = {.factor = manifest->admission.clip_factor,
+                               .bound = manifest->admission.norm_bound,
+                               .minimum = manifest->admission.clip_minimum,
+                               .age_ms = manifest->admission.voice_age_ms};
+    /* AdamW moves no parameter by much more than its rate in a step */
+    if (!(rules.bound > 0))
+        rules.bound = manifest->inner.learning_rate * inner_steps * sqrt((double)parameters);
+    return rules;
 }
 
-void clip_window_deinit(struct clip_window *window) {
-    free(window->norms);
-    free(window->sorted);
-    *window = (struct clip_window){0};
+void clip_deinit(struct clip *clip) {
+    free(clip->voices);
+    *clip = (struct clip){0};
 }
 
-static uint64_t norms_held(const struct clip_window *window) {
-    return MIN(window->count, (uint64_t)window->size);
+double clip_limit(const struct clip *clip, const struct clip_rules *rules) {
+    if (!(rules->factor > 0)) return (double)INFINITY;
+    return clip->median > 0 ? rules->factor * clip->median : rules->bound;
 }
 
-double clip_window_median(const struct clip_window *window) {
-    if (window->count == 0 || window->count < window->minimum) return 0;
-    return window->sorted[norms_held(window) / 2];
-}
-
-/* A median of zero clips nothing: else the first sites to send zeroes could hold everybody at zero.
- */
-double clip_window_clip(const struct clip_window *window, double norm) {
-    double factor = window->factor, median = clip_window_median(window);
-    if (!(factor > 0) || !(median > 0)) return 1;
-    double limit = factor * median;
+double clip_of(double limit, double norm) {
     if (!(norm > limit)) return 1;
     MARK("norm: clipped");
     double clip = limit / norm;
     return clip > 0 ? clip : 0x1p-1022; /* an underflow stays above zero: clip is in (0, 1] */
 }
 
-void clip_window_push(struct clip_window *window, double norm) {
-    uint64_t held = norms_held(window), slot = window->count % window->size;
-    double *sorted = window->sorted;
-    if (held == window->size) { /* the oldest leaves the order; equal values are alike */
-        uint64_t at = 0;
-        while (sorted[at] != window->norms[slot]) at++;
-        memmove(&sorted[at], &sorted[at + 1], (size_t)(held - at - 1) * sizeof sorted[0]);
-        held--;
+static void make_room(struct clip *clip, uint32_t site) {
+    if (site <= clip->count) return;
+    uint32_t count = MAX(site, 2 * clip->count);
+    clip->voices = xrealloc(clip->voices, count * sizeof clip->voices[0]);
+    memset(clip->voices + clip->count, 0, (count - clip->count) * sizeof clip->voices[0]);
+    clip->count = count;
+}
+
+void clip_note(struct clip *clip, uint32_t site, double norm, uint64_t time_ms) {
+    ASSERT(site >= 1);
+    clip->contributions++;
+    if (!(norm > 0)) return;
+    make_room(clip, site);
+    clip->voices[site - 1] = (struct clip_voice){norm, time_ms};
+}
+
+void clip_silence(struct clip *clip, uint32_t site) {
+    if (site <= clip->count) clip->voices[site - 1].norm = 0;
+}
+
+bool voice_counts(uint64_t time_ms, uint64_t now_ms, uint64_t age_ms) {
+    return now_ms <= time_ms || now_ms - time_ms <= age_ms;
+}
+
+static void swap(double *a, double *b) {
+    double kept = *a;
+    *a = *b;
+    *b = kept;
+}
+
+/* Quickselect: what is kept is the part that the wanted place is in. */
+double lower_median(double *values, uint32_t count) {
+    ASSERT(count >= 1);
+    uint32_t wanted = (count - 1) / 2, low = 0, high = count - 1;
+    while (low < high) {
+        double pivot = values[low + (high - low) / 2];
+        uint32_t i = low, j = high;
+        for (;;) {
+            while (values[i] < pivot) i++;
+            while (values[j] > pivot) j--;
+            if (i >= j) break;
+            swap(&values[i++], &values[j--]);
+        }
+        if (wanted <= j)
+            high = j;
+        else
+            low = j + 1;
     }
-    uint64_t at = held;
-    while (at > 0 && sorted[at - 1] > norm) {
-        sorted[at] = sorted[at - 1];
-        at--;
+    return values[wanted];
+}
+
+static double within_a_factor_of_two(double value, double before) {
+    return fmin(fmax(value, before / 2), before * 2);
+}
+
+void clip_step(struct clip *clip, const struct clip_rules *rules, uint64_t time_ms,
+               uint32_t enrolled) {
+    if (clip->contributions < rules->minimum || clip->count == 0) return;
+    double *norms = xcalloc(clip->count, sizeof norms[0]);
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < clip->count; i++) {
+        const struct clip_voice *voice = &clip->voices[i];
+        if (voice->norm > 0 && voice_counts(voice->time_ms, time_ms, rules->age_ms))
+            norms[count++] = voice->norm;
     }
-    sorted[at] = norm;
-    window->norms[slot] = norm;
-    window->count++;
+    if (count >= MAX(MIN((uint32_t)CLIP_VOICES, enrolled), 1u)) {
+        double median = lower_median(norms, count), before = clip->median;
+        if (!(before > 0)) before = median = fmin(median, rules->bound);
+        median = within_a_factor_of_two(median, before);
+        if (median != before) MARK("norm: the median moves");
+        if (median >= 0x1p-1000) clip->median = median; /* halved for ever, it would become zero */
+    } else {
+        MARK("norm: too few voices");
+    }
+    free(norms);
 }
 
 double staleness_weight_of(const struct manifest *manifest, uint64_t staleness) {

@@ -1,32 +1,62 @@
-/* The scale of a contribution in a step, without a ledger: the running median that norms are
- * clipped by, the weight of its staleness, and the rounding to fp32. fed/run_state.h says what the
- * figures mean; run_state and the workbench both compute them here.
+/* The scale of a contribution in a step, without a ledger: the median norm of the sites, which
+ * norms are clipped by, the weight of staleness, and the rounding to fp32. fed/run_state.h says
+ * what the figures mean; run_state and the workbench both compute them here.
  *
- * All of it is integer arithmetic except for four operations in double (factor * median, / norm,
- * * weight, and sqrt, which IEEE-754 rounds exactly), so everybody gets the same bits.
+ * Each site has one voice per fragment, its last norm as it came, not as it was clipped: so a site
+ * that sends often, or much, moves the median no more than any other, and a minority moves it only
+ * between the norms of the rest. The median follows the voices once a step, by a factor of 2 at
+ * most, and is never zero. Before it is known, a bound of the manifest stands for it.
+ *
+ * All of it is integer arithmetic except for comparisons and five operations in double (*, / and
+ * sqrt, which IEEE-754 rounds exactly), so everybody gets the same bits.
  */
 #ifndef FED_SCALE_H
 #define FED_SCALE_H
 
 #include "fed/manifest.h"
 
-struct clip_window { /* the norms of the last contributions; zero before clip_window_init */
-    double factor;   /* 0: nothing is clipped */
-    uint32_t size, minimum;
-    double *norms;  /* [size], owned: number c at c % size */
-    double *sorted; /* [size], owned: the same, in order: the median is a look-up */
-    uint64_t count; /* ever pushed */
+enum { CLIP_VOICES = 3 /* fewer make no median, unless the run has fewer sites */ };
+
+struct clip_rules {
+    double factor;    /* 0: nothing is clipped */
+    double bound;     /* of a norm, while there is no median */
+    uint32_t minimum; /* contributions before there is a median */
+    uint64_t age_ms;  /* a voice counts for so long */
 };
 
-void clip_window_init(struct clip_window *window, const struct manifest *manifest);
-void clip_window_deinit(struct clip_window *window);
-/* Upper median of the norms in the window; 0 while fewer than clip_minimum were ever pushed. */
-double clip_window_median(const struct clip_window *window);
-/* What a contribution of this norm is multiplied by, in (0, 1]: to be asked before its own norm is
- * pushed. */
-double clip_window_clip(const struct clip_window *window, double norm);
-/* norm: finite, not negative. */
-void clip_window_push(struct clip_window *window, double norm);
+struct clip_voice {
+    double norm; /* 0: none */
+    uint64_t time_ms;
+};
+
+struct clip {                  /* of one fragment; all zero: nothing came yet */
+    struct clip_voice *voices; /* [count], owned: of site n at n - 1 */
+    uint32_t count;
+    uint64_t contributions; /* ever */
+    double median;          /* 0: not known yet */
+};
+
+/* For a fragment of `parameters` floats and the H of now. */
+struct clip_rules clip_rules_of(const struct manifest *manifest, uint32_t inner_steps,
+                                uint64_t parameters);
+void clip_deinit(struct clip *clip);
+/* The norm that longer ones are scaled down to; INFINITY: none. */
+double clip_limit(const struct clip *clip, const struct clip_rules *rules);
+/* What a contribution of this norm is multiplied by, in (0, 1]. */
+double clip_of(double limit, double norm);
+/* A contribution of the site, numbered from 1, came. norm: finite, not negative; of zero it leaves
+ * the site's voice as it is. */
+void clip_note(struct clip *clip, uint32_t site, double norm, uint64_t time_ms);
+/* Its voice counts no more. */
+void clip_silence(struct clip *clip, uint32_t site);
+/* A step was made, at that time and with so many sites enrolled: the median moves. */
+void clip_step(struct clip *clip, const struct clip_rules *rules, uint64_t time_ms,
+               uint32_t enrolled);
+
+/* Whether what came at `time_ms` counts `now`, by clocks that may be set. */
+bool voice_counts(uint64_t time_ms, uint64_t now_ms, uint64_t age_ms);
+/* The lower of the two middle values; count >= 1. Reorders them. */
+double lower_median(double *values, uint32_t count);
 
 /* 1, or (1 + staleness)^-exponent, in (0, 1]. */
 double staleness_weight_of(const struct manifest *manifest, uint64_t staleness);

@@ -103,7 +103,6 @@ static void set_up(struct plan *plan, const struct topology *topology, uint64_t 
                                           .warmup_steps = (uint32_t)topology->run.warmup_steps,
                                           .grace = topology->run.grace,
                                           .warmup_grace = topology->run.warmup_grace};
-    plan->fastest = INFINITY;
     plan->up = true;
     plan->level = INFINITY;
     plan->tick_at = plan->window_at = INFINITY;

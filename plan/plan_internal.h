@@ -153,8 +153,8 @@ struct plan {
     uint64_t order;
     struct site_now *sites;
     uint32_t site_count, present;
-    double fastest;      /* smallest step of the sites that are there; INFINITY: none is */
-    double wanted_steps; /* H_w, summed over merged contributions */
+    struct dylu_rates rates; /* of the sites that are there */
+    double wanted_steps;     /* H_w, summed over merged contributions */
     /* coordinator */
     struct random random;
     bool up, applying, syncing;

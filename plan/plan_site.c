@@ -106,8 +106,9 @@ static void begin_training(struct plan *plan, struct site_now *site) {
  * site has not offered by now, which makes a first round H * sqrt(rate / fastest). */
 static double inner_steps(const struct plan *plan, const struct site_now *site) {
     const struct topology_run *run = &plan->topology->run;
-    if (!run->dylu || !isfinite(plan->fastest)) return run->inner_steps;
-    double share = plan->fastest / site->step;
+    double fastest = dylu_fastest(&plan->rates);
+    if (!run->dylu || !(fastest > 0)) return run->inner_steps;
+    double share = 1 / site->step / fastest;
     return dylu_inner_steps((uint32_t)run->inner_steps, site->out->merged < 2 ? sqrt(share) : share,
                             1);
 }
@@ -394,15 +395,17 @@ static void starts_training(struct plan *plan, struct site_now *site) {
 
 /* A site has come or gone: the others' H_w follow. */
 static void note_fastest(struct plan *plan, const struct site_now *changed) {
-    double before = plan->fastest;
+    double before = dylu_fastest(&plan->rates);
     if (changed->alive) {
-        plan->fastest = fmin(plan->fastest, changed->step);
-    } else if (changed->step <= plan->fastest) {
-        plan->fastest = INFINITY;
+        dylu_note(&plan->rates, 1 / changed->step);
+    } else if (1 / changed->step >= plan->rates.second || plan->rates.count < 4) {
+        plan->rates = (struct dylu_rates){0};
         for (uint32_t i = 0; i < plan->site_count; i++)
-            if (plan->sites[i].alive) plan->fastest = fmin(plan->fastest, plan->sites[i].step);
+            if (plan->sites[i].alive) dylu_note(&plan->rates, 1 / plan->sites[i].step);
+    } else {
+        plan->rates.count--;
     }
-    if (plan->fastest == before || !plan->topology->run.dylu) return;
+    if (dylu_fastest(&plan->rates) == before || !plan->topology->run.dylu) return;
     for (uint32_t i = 0; i < plan->site_count; i++) check_rounds(plan, &plan->sites[i]);
 }
 

@@ -2,6 +2,7 @@
  * decode, and the checks of every field. */
 #include "proto/wire.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "base/memory.h"
@@ -178,6 +179,9 @@ static void run_pack(const struct run_status *run, struct run_packing *out) {
 
 static enum status site_check(const struct site_status *site, struct error *error) {
     TRY(wire_check_text(site->name, 1, WIRE_SITE_NAME_LIMIT, "sites.name", error));
+    if (!(site->norm >= 0) || !isfinite(site->norm) || !(site->clip >= 0 && site->clip <= 1) ||
+        !(site->scale >= 0 && site->scale <= 1))
+        return error_set(error, INVALID, "sites: a norm, clip or scale is out of its range");
     return wire_check_rate(site->tokens_per_second, "sites.tokens_per_second", error);
 }
 
@@ -202,6 +206,10 @@ static enum status site_convert(const Atoll__V1__SiteStatus *from, struct site_s
         .last_seen_ms_ago = from->last_seen_ms_ago,
         .copies = from->copies,
         .copy_ms_ago = from->copy_ms_ago,
+        .norm = from->norm,
+        .clip = from->clip,
+        .scale = from->scale,
+        .tokens_uncounted = from->tokens_uncounted,
         .device = from->device,
         .software = from->software,
     };
@@ -240,6 +248,10 @@ static void site_pack(const struct site_status *site, struct site_packing *out) 
     message->last_seen_ms_ago = site->last_seen_ms_ago;
     message->copies = site->copies;
     message->copy_ms_ago = site->copy_ms_ago;
+    message->norm = site->norm;
+    message->clip = site->clip;
+    message->scale = site->scale;
+    message->tokens_uncounted = site->tokens_uncounted;
     message->device = wire_text_clean(site->device, WIRE_DEVICE_LIMIT, out->device);
     message->software = wire_text_clean(site->software, WIRE_SOFTWARE_LIMIT, out->software);
 }

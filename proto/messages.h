@@ -342,7 +342,7 @@ MUST_USE enum status heartbeat_reply_decode(struct frame frame, struct arena *ar
 enum admin_verb { /* numbers stay */
                   ADMIN_STATUS = 1,
                   ADMIN_PAUSE = 2,           /* reason */
-                  ADMIN_RESUME = 3,          /* reason */
+                  ADMIN_RESUME = 3,          /* reason, value: a larger token budget or 0 */
                   ADMIN_STOP = 4,            /* reason */
                   ADMIN_INVITE = 5,          /* site_name, expires_ms -> invitation_secret */
                   ADMIN_REVOKE = 6,          /* site_name, reason */
@@ -430,6 +430,9 @@ struct site_status {
     uint64_t last_seen_ms_ago; /* UINT64_MAX: never */
     uint32_t copies;           /* processes that were cut because the site ran twice */
     uint64_t copy_ms_ago;      /* the last of them */
+    double norm, clip;         /* of its last contribution; clip 0: none came yet */
+    float scale;               /* of its last part of a step; 0: none yet */
+    uint64_t tokens_uncounted; /* told, and beyond what counts for now */
     const char *device;
     const char *software;
 };

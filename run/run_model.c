@@ -55,6 +55,20 @@ static struct schedule schedule_of(const struct manifest *manifest) {
     return schedule;
 }
 
+static enum status check_step_tokens(const struct manifest *manifest,
+                                     const struct trainer_options *options, struct error *error) {
+    uint64_t tokens = (uint64_t)options->sequences * options->accumulation * options->length,
+             most = manifest->admission.max_step_tokens;
+    if (tokens <= most) return OK;
+    return error_set(
+        error, INVALID,
+        "%llu tokens in an inner step are more than the run takes: %u sequences of %u "
+        "tokens, %u times, and the manifest's admission.max_step_tokens is %llu; write "
+        "less for batch.sequences or batch.accumulation",
+        (unsigned long long)tokens, options->sequences, options->length, options->accumulation,
+        (unsigned long long)most);
+}
+
 enum status run_model_trainer(const struct manifest *manifest, const struct run_model_local *local,
                               struct trainer **out, struct error *error) {
     struct trainer_options options = {.model = run_model_config(manifest),
@@ -71,6 +85,7 @@ enum status run_model_trainer(const struct manifest *manifest, const struct run_
                                                 .decay = (float)manifest->inner.weight_decay,
                                                 .clip = (float)manifest->inner.clip_norm},
                                       .schedule = schedule_of(manifest)};
+    TRY(check_step_tokens(manifest, &options, error));
     return trainer_create(&options, out, error);
 }
 

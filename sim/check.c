@@ -65,7 +65,6 @@ void check_destroy(struct check *check) {
     }
     free(check->versions);
     free(check->entries);
-    free(check->norms);
     free(check->hostile_input);
     free(check->acknowledged);
     free(check->scratch);
@@ -84,18 +83,52 @@ static int by_value(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-/* The plainest way to the running median, for comparison with run_state's. */
-static double norm_limit(const struct check *check) {
+/* The plainest way to the median of the sites, for comparison with run_state's. */
+static double norm_bound(const struct check *check, uint32_t fragment) {
     const struct manifest *manifest = &check->scenario->manifest;
-    size_t held = MIN(check->norm_count, (size_t)manifest->admission.clip_window);
-    if (!(manifest->admission.clip_factor > 0) ||
-        check->norm_count < manifest->admission.clip_minimum || held == 0)
-        return (double)INFINITY;
-    double sorted[4096];
-    memcpy(sorted, check->norms + check->norm_count - held, held * sizeof sorted[0]);
-    qsort(sorted, held, sizeof sorted[0], by_value);
-    return sorted[held / 2] > 0 ? manifest->admission.clip_factor * sorted[held / 2]
-                                : (double)INFINITY;
+    uint64_t start, count;
+    fragment_range(check->scenario->parameters, manifest->fragments, fragment, &start, &count);
+    if (manifest->admission.norm_bound > 0) return manifest->admission.norm_bound;
+    return manifest->inner.learning_rate * check->inner_steps * sqrt((double)count);
+}
+
+static double norm_limit(const struct check *check, uint32_t fragment) {
+    double factor = check->scenario->manifest.admission.clip_factor,
+           median = check->norms[fragment].median;
+    if (!(factor > 0)) return (double)INFINITY;
+    return median > 0 ? factor * median : norm_bound(check, fragment);
+}
+
+static void note_norm(struct check *check, const struct contribution *c, uint64_t time_ms) {
+    struct check_norms *norms = &check->norms[c->fragment];
+    norms->count++;
+    if (!(c->norm > 0)) return;
+    norms->norm[c->site] = c->norm;
+    norms->time_ms[c->site] = time_ms;
+}
+
+static void move_median(struct check *check, uint32_t fragment, uint64_t time_ms) {
+    const struct manifest *manifest = &check->scenario->manifest;
+    struct check_norms *norms = &check->norms[fragment];
+    double sorted[CHECK_SITES];
+    size_t count = 0;
+    for (size_t site = 1; site < CHECK_SITES; site++) {
+        bool is_old = time_ms > norms->time_ms[site] &&
+                      time_ms - norms->time_ms[site] > manifest->admission.voice_age_ms;
+        if (norms->norm[site] > 0 && !check->revoked[site] && !is_old)
+            sorted[count++] = norms->norm[site];
+    }
+    qsort(sorted, count, sizeof sorted[0], by_value);
+    bool are_few = count < 3 && count < check->enrolled;
+    if (norms->count < manifest->admission.clip_minimum || count == 0 || are_few) return;
+    double median = sorted[(count - 1) / 2], before = norms->median;
+    if (before == 0) {
+        norms->median = fmin(median, norm_bound(check, fragment));
+        return;
+    }
+    if (median > 2 * before) median = 2 * before;
+    if (median < before / 2) median = before / 2;
+    if (median >= 0x1p-1000) norms->median = median;
 }
 
 static bool is_hostile_input(const struct check *check, const uint8_t digest[static DIGEST_SIZE]) {
@@ -112,7 +145,7 @@ static void take_contribution(struct check *check, const struct ledger_entry *en
     uint8_t digest[DIGEST_SIZE];
     if (contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c,
                             NULL) != OK ||
-        c.site == 0 || c.site >= CHECK_SITES) {
+        c.site == 0 || c.site >= CHECK_SITES || c.fragment >= FRAGMENTS_LIMIT) {
         world_fail(world, "ledger", "entry %llu holds no contribution's header", llu(check->size));
         return;
     }
@@ -133,9 +166,8 @@ static void take_contribution(struct check *check, const struct ledger_entry *en
                                           .fragment = c.fragment,
                                           .sequence = c.sequence,
                                           .norm = c.norm,
-                                          .limit = norm_limit(check)};
-    check->norms = xrealloc(check->norms, (check->norm_count + 1) * sizeof check->norms[0]);
-    check->norms[check->norm_count++] = c.norm;
+                                          .limit = norm_limit(check, c.fragment)};
+    note_norm(check, &c, entry->time_ms);
     world->tally.contributions++;
 }
 
@@ -173,6 +205,7 @@ static void take_step(struct check *check, const struct ledger_entry *entry) {
         return;
     }
     note_version(check);
+    move_median(check, entry->step.fragment, entry->time_ms);
     if (entry->step.has_root &&
         memcmp(entry->step.root, check->versions[entry->step.version].root, DIGEST_SIZE) != 0)
         world_fail(check->world, "I3", "the ledger's root of version %llu is not replay's",
@@ -203,6 +236,17 @@ static void take_site(struct check *check, const struct ledger_entry *entry) {
     free(earlier);
 }
 
+/* Honest sites train on thousands; a liar tells 2^50. */
+static void check_tokens(struct check *check, enum ledger_kind kind) {
+    const uint64_t plenty = UINT64_C(1) << 40;
+    check->was_alone |= kind == LEDGER_CONTRIBUTION && check->enrolled == 1;
+    bool may_be =
+        check->was_alone || check->scenario->manifest.admission.voice_age_ms < UINT64_C(3600000);
+    if (!may_be && !check->world->failed && run_state_tokens(check->run) > plenty)
+        world_fail(check->world, "tokens", "entry %llu: %llu tokens count", llu(check->size),
+                   llu(run_state_tokens(check->run)));
+}
+
 static void take_entry(struct check *check, struct bytes raw) {
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     struct error error = {0};
@@ -218,19 +262,26 @@ static void take_entry(struct check *check, struct bytes raw) {
         take_contribution(check, entry, record);
     } else if (entry->kind == LEDGER_STEP) {
         take_step(check, entry);
+    } else if (entry->kind == LEDGER_GENESIS) {
+        check->inner_steps = check->scenario->manifest.inner.inner_steps;
+    } else if (entry->kind == LEDGER_INNER_STEPS) {
+        check->inner_steps = entry->inner_steps.inner_steps;
     } else if (entry->kind == LEDGER_SITE_ADDED) {
+        check->enrolled++;
         take_site(check, entry);
     } else if (entry->kind == LEDGER_DROPPED && entry->dropped.index < check->size) {
         check->entries[entry->dropped.index].dropped = true;
         check->world->tally.dropped++;
     } else if (entry->kind == LEDGER_SITE_REVOKED && entry->revoked.site < CHECK_SITES) {
         check->revoked[entry->revoked.site] = true;
+        check->enrolled--;
         for (uint64_t i = 0; i < check->size; i++)
             check->entries[i].dropped |=
                 check->entries[i].site == entry->revoked.site && !check->entries[i].merged;
     }
     if (!check->world->failed && run_state_apply(check->run, raw, true, &error) != OK)
         world_fail(check->world, "ledger", "%s", error.message);
+    check_tokens(check, entry->kind);
     free(entry);
     check->size++;
 }

@@ -50,8 +50,13 @@ struct check {
     struct check_version *versions;
     struct check_contribution *entries; /* [size] */
     size_t entry_capacity;
-    double *norms; /* of all contributions, in ledger order */
-    size_t norm_count;
+    struct check_norms {
+        double norm[CHECK_SITES]; /* the last of each site, by number; 0: none */
+        uint64_t time_ms[CHECK_SITES], count;
+        double median; /* 0: none yet */
+    } norms[FRAGMENTS_LIMIT];
+    uint32_t enrolled, inner_steps;
+    bool was_alone; /* a site was the only one that is enrolled: what it tells counts */
     uint64_t last_sequence[CHECK_SITES], merged[CHECK_SITES];
     bool revoked[CHECK_SITES];
     uint8_t (*hostile_input)[DIGEST_SIZE];

@@ -248,14 +248,15 @@ static void calm(struct federation *f) {
  */
 static void check_inner_steps(struct federation *f) {
     const struct scenario *s = &f->scenario;
-    uint64_t slowest = 0, fastest = UINT64_MAX;
+    uint64_t slowest = 0;
+    struct dylu_rates rates = {0};
     /* Sites that wait for several fragments give single steps to each other: what is measured then
      * is how long answers take. */
     if (!s->overlap && s->manifest.fragments > 1) return;
     for (uint32_t i = 1; i <= f->site_count; i++) {
         if (!site_brain(f->sites[i])) continue;
         slowest = MAX(slowest, s->site[i].step_us);
-        fastest = MIN(fastest, s->site[i].step_us);
+        dylu_note(&rates, 1.0 / (double)s->site[i].step_us);
     }
     uint64_t round = run_state_inner_steps(check_run(f->check)) * slowest;
     uint64_t until = f->world.now + (s->presence_ms + 2 * s->heartbeat_ms) * MS + 12 * round;
@@ -268,7 +269,7 @@ static void check_inner_steps(struct federation *f) {
         uint32_t inner_steps = run_state_inner_steps(node_state_run(brain)),
                  told = node_state_inner_steps(brain);
         uint32_t share =
-            dylu_inner_steps(inner_steps, (double)fastest / (double)s->site[i].step_us, 1);
+            dylu_inner_steps(inner_steps, 1.0 / (double)s->site[i].step_us, dylu_fastest(&rates));
         if (told < share / 2)
             world_fail(&f->world, "speed",
                        "%s is told %u inner steps of %u; %u are its share of the speed",

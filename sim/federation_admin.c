@@ -113,6 +113,13 @@ static bool is_stolen(const struct federation *f, uint32_t process) {
            random_hash(f->world.seed, UINT64_C(0x7ef7)) % 6 == 0;
 }
 
+/* With more tokens where they are spent: what is tried is not a run that is out of them. */
+static void resume(struct federation *f, const struct run_state *run) {
+    struct coordinator_event event = {.admin.order = ORDER_RESUME};
+    if (run_state_is_spent(run)) event.admin.token_budget = 2 * run_state_tokens(run) + 1000;
+    order(f, &event, "resume");
+}
+
 /* The admin's aims, looked after until the durable ledger shows them. */
 void federation_on_admin(void *context, struct event *event) {
     struct federation *f = context;
@@ -145,8 +152,8 @@ void federation_on_admin(void *context, struct event *event) {
         if (f->revoking[process] && site && !site->revoked) revoke(f, process);
         now = coordinator_run(f->coordinator);
     }
-    if (now && !f->fault_phase && run_state_phase(now) == RUN_PAUSED)
-        plain_order(f, ORDER_RESUME, "resume");
+    if (now && (!f->fault_phase || run_state_is_spent(now)) && run_state_phase(now) == RUN_PAUSED)
+        resume(f, now);
     now = coordinator_run(f->coordinator);
     if (now && f->stop_wanted && run_state_phase(now) != RUN_STOPPED)
         plain_order(f, ORDER_STOP, "stop");

@@ -124,11 +124,10 @@ static void on_crash(void *context, struct event *event) {
     }
 }
 
-/* The last token is spent for good, and that the run has ended is not. */
+/* The last token is spent for good, and that the run pauses is not. */
 static bool is_ending(const struct federation *f) {
     const struct run_state *durable = check_run(f->check);
-    uint64_t budget = f->scenario.manifest.token_budget;
-    return run_state_phase(durable) == RUN_ACTIVE && run_state_tokens(durable) >= budget;
+    return run_state_phase(durable) == RUN_ACTIVE && run_state_is_spent(durable);
 }
 
 static void on_spending(void *context, struct event *event) {

@@ -365,7 +365,7 @@ void offer_genesis(struct offer *offer) {
     claim(offer, version == 0 && !run_state_root_at(offer->run, 0, root),
           "a run that has not begun has a root");
     claim(offer,
-          run_state_median_norm(offer->run) == 0 && run_state_staleness(offer->run, 0, 0) == 0,
+          run_state_median_norm(offer->run, 0) == 0 && run_state_staleness(offer->run, 0, 0) == 0,
           "nothing has a norm");
     claim(offer,
           admission_header(offer->run, 1, (struct bytes){0}, (struct bytes){0},

@@ -42,10 +42,11 @@ static void draw_manifest(struct scenario *s, struct world *world) {
     const char *codec = sparse ? (world_chance(world, 0.5) ? "topk2-64" : "topk2-128")
                                : dense[world_below(world, COUNT_OF(dense))];
     buffer_append_text(&yaml, "codec:\n  kind: %s\n", codec);
-    uint64_t window = world_between(world, 4, 32);
-    buffer_append_text(&yaml, "admission:\n  clip_window: %u\n", (unsigned)window);
-    buffer_append_text(&yaml, "  clip_minimum: %u\n", (unsigned)world_between(world, 1, window));
+    buffer_append_text(&yaml, "admission:\n  clip_minimum: %u\n",
+                       (unsigned)world_between(world, 1, 16));
     buffer_append_text(&yaml, "  clip_factor: %u\n", (unsigned)world_below(world, 4));
+    if (world_chance(world, 0.3)) buffer_append_text(&yaml, "  norm_bound: 1\n");
+    if (world_chance(world, 0.3)) buffer_append_text(&yaml, "  voice_age: 20s\n");
     buffer_append_text(&yaml, "  expiry: %s\n", expiries[world_below(world, COUNT_OF(expiries))]);
     bool budget = world_chance(world, 0.1);
     unsigned tokens = (unsigned)world_between(world, 2000, 20000);

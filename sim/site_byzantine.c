@@ -32,11 +32,13 @@ const char *const byzantine_site_names[BYZANTINE_COUNT] = {
     [BYZANTINE_OTHER_KEY] = "other_key",
     [BYZANTINE_OLD_SEQUENCE] = "old_sequence",
     [BYZANTINE_ZERO_SEQUENCE] = "zero_sequence",
+    [BYZANTINE_FAR_SEQUENCE] = "far_sequence",
     [BYZANTINE_BROKEN_CHAIN] = "broken_chain",
     [BYZANTINE_CODEC] = "codec",
     [BYZANTINE_FRAGMENT] = "fragment",
     [BYZANTINE_NO_STEPS] = "no_steps",
     [BYZANTINE_TOKENS] = "tokens",
+    [BYZANTINE_STEP_TOKENS] = "step_tokens",
     [BYZANTINE_SHARE] = "share",
     [BYZANTINE_RESERVED] = "reserved",
     [BYZANTINE_NO_PAYLOAD] = "no_payload",
@@ -54,6 +56,8 @@ const char *const byzantine_site_names[BYZANTINE_COUNT] = {
     [BYZANTINE_ODD_TINY] = "odd_tiny",
     [BYZANTINE_ODD_ONE] = "odd_one",
     [BYZANTINE_ODD_STALE] = "odd_stale",
+    [BYZANTINE_ODD_STEPS] = "odd_steps",
+    [BYZANTINE_ODD_LOUD] = "odd_loud",
 };
 
 struct lie {
@@ -68,6 +72,7 @@ static void fill_delta(struct world *world, enum byzantine_site kind, float *del
     for (uint64_t i = 0; i < count; i++) {
         float value = (float)(random_unit(&world->luck) - 0.5);
         if (kind == BYZANTINE_ODD_HUGE) value *= 0x1.8p127f;
+        if (kind == BYZANTINE_ODD_LOUD) value *= 1e15f;
         if (kind == BYZANTINE_ODD_TINY) value *= 0x1p-140f;
         if (kind == BYZANTINE_ODD_ZERO || (kind == BYZANTINE_ODD_ONE && i != count / 2)) value = 0;
         delta[i] = value;
@@ -120,7 +125,8 @@ static void seal_payload(struct contribution *c, const struct buffer *payload) {
     digest_sha256(payload->data, payload->size, c->payload_digest);
 }
 
-/* Something else in the header. False: this lie cannot be told now. */
+/* long: a flat switch with a case per lie.
+ * Something else in the header. False: this lie cannot be told now. */
 static bool bend_header(struct simulated_site *site, enum byzantine_site kind,
                         const struct run_state *run, struct contribution *c) {
     struct world *world = site->world;
@@ -159,11 +165,23 @@ static bool bend_header(struct simulated_site *site, enum byzantine_site kind,
         c->sequence = run_state_site(run, site->number)->last_sequence;
         return c->sequence > 0;
     case BYZANTINE_ZERO_SEQUENCE: c->sequence = 0; return true;
+    case BYZANTINE_FAR_SEQUENCE:
+        c->sequence = world_luck(world, 0.5) ? UINT64_MAX
+                                             : run_state_site(run, site->number)->last_sequence +
+                                                   1 + SEQUENCE_LEAD_LIMIT;
+        return true;
     case BYZANTINE_BROKEN_CHAIN: c->previous[9] ^= 8; return true;
     case BYZANTINE_CODEC: c->codec = (uint16_t)(c->codec + 1); return true;
     case BYZANTINE_FRAGMENT: c->fragment = site->setup.scenario->manifest.fragments; return true;
     case BYZANTINE_NO_STEPS: c->inner_steps = 0; return true;
     case BYZANTINE_TOKENS: c->tokens = TOKENS_LIMIT + 1; return true;
+    case BYZANTINE_STEP_TOKENS:
+        c->tokens = 1 + c->inner_steps * site->setup.scenario->manifest.admission.max_step_tokens;
+        return true;
+    case BYZANTINE_ODD_STEPS:
+        c->inner_steps = UINT32_MAX;
+        c->tokens = TOKENS_LIMIT;
+        return true;
     case BYZANTINE_SHARE: c->compute_share = 1.5f; return true;
     case BYZANTINE_RESERVED:
         if (world_luck(world, 0.5))

@@ -395,26 +395,28 @@ static void give(struct brain *b, uint32_t site, uint32_t fragment, uint32_t ste
     brain_settle(b);
 }
 
+enum { FAST = 1, HALF = 2, TENTH = 3, TWIN = 4, ALL = 14 };
+
 /* Time passes in which sites 1 to 3 train at 10, 5 and 1 step a second (a bit of `mask` each), and
- * each gives what it has done after every `inner` steps. All are heard. */
+ * each gives what it has done after every `inner` steps. All are heard. Site 4 does what the first
+ * one does: a single voice does not set the pace. */
 static void train(struct brain *b, unsigned mask, uint32_t inner, unsigned seconds) {
-    static const uint32_t rates[] = {0, 10, 5, 1};
+    static const uint32_t rates[] = {0, 10, 5, 1, 10};
     for (unsigned second = 1; second <= seconds; second++) {
         brain_wait(b, 1000);
-        for (uint32_t site = 1; site <= 3; site++) {
-            if (!(mask >> site & 1)) continue;
+        for (uint32_t site = 1; site <= TWIN; site++) {
+            if (!(mask >> (site == TWIN ? FAST : site) & 1)) continue;
             brain_heartbeat(b, site);
             if (second * rates[site] % inner == 0) give(b, site, 0, inner);
         }
     }
 }
-enum { FAST = 1, HALF = 2, TENTH = 3, ALL = 14 };
 #define DYLU                                                                                       \
     "merge: {quorum: 1, grace: 0s, warmup_steps: 0}\ninner: {inner_steps: 40, dylu: "              \
     "true}\nadmission: {expiry: 0}\n"
 
 TEST(slower_sites_get_fewer_inner_steps_by_what_was_accepted_of_them) {
-    struct brain *b = brain_open(DYLU, 3);
+    struct brain *b = brain_open(DYLU, 4);
     CHECK_EQUAL(brain_heartbeat(b, FAST), 40); /* nothing is known */
     train(b, ALL, 10, 60);
     CHECK_EQUAL(brain_heartbeat(b, FAST), 40);
@@ -434,7 +436,7 @@ TEST(slower_sites_get_fewer_inner_steps_by_what_was_accepted_of_them) {
 }
 
 TEST(a_fast_site_that_left_holds_nobody_back_and_counts_again_when_it_returns) {
-    struct brain *b = brain_open(DYLU, 3);
+    struct brain *b = brain_open(DYLU, 4);
     brain_following(b, FAST, true);
     train(b, ALL, 10, 60);
     CHECK_EQUAL(brain_heartbeat(b, HALF), 20);
@@ -448,7 +450,7 @@ TEST(a_fast_site_that_left_holds_nobody_back_and_counts_again_when_it_returns) {
 }
 
 TEST(a_site_that_was_away_is_not_taken_for_slow) {
-    struct brain *b = brain_open(DYLU, 3);
+    struct brain *b = brain_open(DYLU, 4);
     train(b, ALL, 10, 60);
     train(b, ALL & ~(1u << FAST), 10, 600);
     train(b, ALL, 10, 2); /* its first contribution afterwards has two seconds' steps: nobody knows
@@ -459,14 +461,14 @@ TEST(a_site_that_was_away_is_not_taken_for_slow) {
 }
 
 TEST(a_pause_counts_as_no_time) {
-    struct brain *b = brain_open(DYLU, 3);
+    struct brain *b = brain_open(DYLU, 4);
     train(b, ALL, 10, 20);
     brain_wait(b, 300);
     brain_admin(b, ORDER_PAUSE, "");
     brain_settle(b);
     for (int i = 0; i < 100; i++) {
         brain_wait(b, 10000);
-        for (uint32_t site = 1; site <= 3; site++) brain_heartbeat(b, site);
+        for (uint32_t site = 1; site <= TWIN; site++) brain_heartbeat(b, site);
     }
     brain_admin(b, ORDER_RESUME, "");
     brain_settle(b);
@@ -480,11 +482,12 @@ TEST(a_pause_counts_as_no_time) {
 }
 
 TEST(a_site_that_is_there_and_offers_nothing_is_the_fastest_no_more) {
-    struct brain *b = brain_open(DYLU, 3);
+    struct brain *b = brain_open(DYLU, 4);
     train(b, ALL, 10, 60);
     uint32_t before = brain_heartbeat(b, HALF);
     for (unsigned second = 1; second <= 120; second++) { /* it is heard, and its trainer hangs */
         brain_heartbeat(b, FAST);
+        brain_heartbeat(b, TWIN);
         train(b, ALL & ~(1u << FAST), 10, 2);
     }
     CHECK_EQUAL(before, 20);
@@ -493,7 +496,7 @@ TEST(a_site_that_is_there_and_offers_nothing_is_the_fastest_no_more) {
 }
 
 TEST(a_slow_newcomer_need_not_end_a_whole_round_first) {
-    struct brain *b = brain_open(DYLU, 3);
+    struct brain *b = brain_open(DYLU, 4);
     train(b, ALL & ~(1u << TENTH), 10, 20);
     CHECK_EQUAL(brain_heartbeat(b, TENTH), 40);
     for (int i = 0; i < 16; i++) {
@@ -818,54 +821,97 @@ TEST(stopping_merges_what_waits_and_takes_nothing_more) {
     brain_close(b);
 }
 
-TEST(the_token_budget_ends_the_run_by_itself) {
-    struct brain *b = brain_open(ALONE "token_budget: 2500\n", 2);
+static void resume_with(struct brain *b, uint64_t token_budget) {
+    struct coordinator_event event = {.kind = COORDINATOR_ADMIN, .call = 77};
+    event.admin.order = ORDER_RESUME;
+    event.admin.token_budget = token_budget;
+    brain_step(b, &event);
+}
+
+TEST(the_token_budget_pauses_the_run_until_the_admin_gives_more_or_ends_it) {
+    struct brain *b = brain_open(ALONE "token_budget: 2500\n", 1);
     for (int i = 0; i < 2; i++) { /* a thousand tokens each */
         brain_contribute(b, 1, 0);
         brain_settle(b);
         CHECK_EQUAL(run_state_phase(brain_run(b)), RUN_ACTIVE);
     }
-    struct ledger_entry late = brain_header(b, 2, 0);
     brain_contribute(b, 1, 0);
-    CHECK_EQUAL(run_state_phase(brain_run(b)), RUN_STOPPED);
-    CHECK_CONTAINS(run_state_reason(brain_run(b)), "budget");
+    CHECK_EQUAL(run_state_phase(brain_run(b)), RUN_PAUSED);
+    CHECK_CONTAINS(run_state_reason(brain_run(b)), "budget of 2500 is spent");
     brain_settle(b);
     CHECK_EQUAL(run_state_version(b->durable), 3);
-    EXPECT_REFUSAL(b, brain_submit(b, 2, &late), REFUSED_STOPPED);
+    struct ledger_entry late = brain_header(b, 1, 0);
+    EXPECT_REFUSAL(b, brain_submit(b, 1, &late), REFUSED_PAUSED);
+    const uint64_t too_small[] = {0, 2500, 3000};
+    for (size_t i = 0; i < COUNT_OF(too_small); i++) {
+        resume_with(b, too_small[i]);
+        CHECK_EQUAL(run_state_phase(brain_run(b)), RUN_PAUSED);
+        CHECK_CONTAINS(brain_find(b, DO_ADMIN_REPLY)->message, "larger one");
+    }
+    resume_with(b, 4500);
+    brain_settle(b);
+    CHECK_EQUAL(run_state_phase(b->durable), RUN_ACTIVE);
+    CHECK_EQUAL(run_state_token_budget(b->durable), 4500);
+    for (int i = 0; i < 2; i++) {
+        brain_contribute(b, 1, 0);
+        brain_settle(b);
+    }
+    CHECK_EQUAL(run_state_phase(b->durable), RUN_PAUSED);
+    brain_admin(b, ORDER_STOP, "");
+    brain_settle(b);
+    CHECK_EQUAL(run_state_phase(b->durable), RUN_STOPPED);
     brain_close(b);
 }
 
-/* Of the contribution that spends the last tokens and the entry that ends the run, only the first
+/* Of the contribution that spends the last tokens and the entry that pauses the run, only the first
  * reached the disk. */
-TEST(a_run_whose_tokens_are_spent_ends_at_the_next_start_where_a_crash_came_between) {
-    struct brain *b = brain_open_unstarted(ALONE "token_budget: 500\n", 2);
+TEST(a_run_whose_tokens_are_spent_pauses_at_the_next_start_where_a_crash_came_between) {
+    struct brain *b = brain_open_unstarted(ALONE "token_budget: 500\n", 1);
     fixture_contribute(b->f, 1, 0, 0, 1);
     CHECK(run_state_apply(b->durable, buffer_bytes(&b->f->entries[b->f->entry_count - 1]), false,
                           NULL) == OK);
     CHECK(run_state_tokens(b->f->run) >= 500);
     CHECK_EQUAL(run_state_phase(b->f->run), RUN_ACTIVE);
     brain_start(b, b->f->run);
-    CHECK_EQUAL(run_state_phase(brain_run(b)), RUN_STOPPED);
+    CHECK_EQUAL(run_state_phase(brain_run(b)), RUN_PAUSED);
     CHECK_CONTAINS(run_state_reason(brain_run(b)), "budget");
     brain_settle(b);
-    CHECK_EQUAL(run_state_phase(b->durable), RUN_STOPPED);
+    CHECK_EQUAL(run_state_phase(b->durable), RUN_PAUSED);
     CHECK_EQUAL(run_state_version(b->durable), 1); /* what waits is merged */
     brain_close(b);
 }
 
-TEST(a_run_that_is_resumed_ends_where_its_tokens_were_spent_before) {
-    struct brain *b = brain_open_unstarted(ALONE "token_budget: 500\n", 2);
-    fixture_contribute(b->f, 1, 0, 0, 1);
-    fixture_note(b->f, LEDGER_PAUSED);
-    for (uint64_t i = b->f->entry_count - 2; i < b->f->entry_count; i++)
-        CHECK(run_state_apply(b->durable, buffer_bytes(&b->f->entries[i]), false, NULL) == OK);
-    brain_start(b, b->f->run);
-    CHECK_EQUAL(run_state_phase(brain_run(b)), RUN_PAUSED);
-    brain_settle(b);
-    brain_admin(b, ORDER_RESUME, "");
-    brain_settle(b);
-    CHECK_EQUAL(run_state_phase(b->durable), RUN_STOPPED);
+TEST(a_step_that_would_make_the_model_nonfinite_is_not_entered_and_its_part_is_dropped) {
+    struct brain *b = brain_open("merge: {quorum: 2, warmup_steps: 0, grace: 1h}\n", 2);
+    brain_contribute(b, 1, 0);
+    brain_contribute(b, 2, 0);
+    const struct coordinator_action *apply = brain_find(b, DO_APPLY);
+    CHECK(apply != NULL);
+    struct coordinator_event event = {.kind = COORDINATOR_APPLIED};
+    event.applied.status = CORRUPT;
+    event.applied.version = 1;
+    event.applied.nonfinite = apply->step.step.parts[1].index;
+    brain_step(b, &event);
+    CHECK(!b->stopped);
+    CHECK_EQUAL(run_state_version(brain_run(b)), 0);
+    CHECK(run_state_dropped(brain_run(b), event.applied.nonfinite));
+    CHECK_EQUAL(run_state_pending_count(brain_run(b), 0), 1); /* the other one waits on */
     brain_close(b);
+}
+
+/* Its steps are what it tells: of three sites none sets the others' pace. */
+TEST(a_site_that_tells_of_many_steps_does_not_slow_the_others_down) {
+    struct dylu_rates rates = {0};
+    CHECK_NEAR(dylu_fastest(&rates), 0, 0);
+    dylu_note(&rates, 1);
+    CHECK_NEAR(dylu_fastest(&rates), 1, 0);
+    dylu_note(&rates, 2);
+    CHECK_NEAR(dylu_fastest(&rates), 2, 0); /* neither of two outvotes the other */
+    dylu_note(&rates, 1e9);
+    CHECK_NEAR(dylu_fastest(&rates), 2, 0);
+    dylu_note(&rates, 0.5);
+    dylu_note(&rates, 1e9);
+    CHECK_NEAR(dylu_fastest(&rates), 1e9, 0); /* two say so */
 }
 
 TEST(a_commit_that_fails_stops_the_process_and_nobody_gets_a_receipt) {

@@ -332,7 +332,7 @@ FIXTURE char *fixture_describe(const struct run_state *run, const struct manifes
         (unsigned long long)run_state_version(run), (unsigned long long)version,
         hex_encode(root, DIGEST_SIZE, hex), run_state_epoch(run), (int)run_state_phase(run),
         run_state_reason(run), run_state_inner_steps(run),
-        (unsigned long long)run_state_tokens(run), run_state_median_norm(run));
+        (unsigned long long)run_state_tokens(run), run_state_median_norm(run, 0));
     for (uint32_t i = 1; i <= run_state_site_count(run); i++) {
         const struct run_site *site = run_state_site(run, i);
         buffer_append_text(

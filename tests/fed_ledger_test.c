@@ -53,6 +53,9 @@ static struct ledger_entry sample(enum ledger_kind kind) {
         break;
     case LEDGER_PAUSED:
     case LEDGER_RESUMED:
+        strcpy(entry.note.reason, "weiter");
+        entry.note.token_budget = 123456789012;
+        break;
     case LEDGER_STOPPED: strcpy(entry.note.reason, "Schluss f\xC3\xBCr heute"); break;
     case LEDGER_EPOCH: break;
     case LEDGER_SITE_UNINVITED: strcpy(entry.uninvited.name, "lagoon"); break;

@@ -58,8 +58,9 @@ TEST(a_name_is_enough_and_the_rest_has_the_defaults_of_sparse_mode) {
     CHECK_NEAR(m.codec.decay, 0.95, 0);
     CHECK_EQUAL(m.merge.quorum, 1);
     CHECK_EQUAL(m.merge.staleness_cap, 16);
-    CHECK_NEAR(m.admission.clip_factor, 3, 0);
-    CHECK_EQUAL(m.admission.clip_window, 64);
+    CHECK_NEAR(m.admission.clip_factor, 1, 0);
+    CHECK_EQUAL(m.admission.max_step_tokens, 1 << 26);
+    CHECK_EQUAL(m.admission.voice_age_ms, 86400000);
     CHECK_EQUAL(m.admission.clip_minimum, 16);
     CHECK_EQUAL(m.root_interval, 1);
     CHECK_EQUAL(m.snapshot_interval, 64);
@@ -183,8 +184,10 @@ TEST(every_number_has_bounds_and_both_ends_hold) {
         {"merge.warmup_steps", "1000000", "1000001"},
         {"merge.warmup_grace", "30d", "720h1m"},
         {"admission.clip_factor", "1000", "1001"},
-        {"admission.clip_window", "4096", "4097"},
-        {"admission.clip_window", "16", "0"},
+        {"admission.norm_bound", "1e18", "1e19"},
+        {"admission.voice_age", "1s", "999ms"},
+        {"admission.max_step_tokens", "2147483648", "2147483649"},
+        {"admission.max_step_tokens", "1", "0"},
         {"admission.clip_minimum", "1", "0"},
         {"admission.clip_minimum", "64", "4097"},
         {"admission.expiry", "365d", "366d"},
@@ -315,7 +318,6 @@ TEST(schedules_want_an_end_behind_their_warmup) {
 TEST(merging_and_admission_settings_fit_each_other) {
     check_refused("name: demo\nmerge.staleness_exponent: 0.7", "write 0.5 or 1");
     check_refused("name: demo\nadmission.clip_factor: 0.5", "0 (off) or 1");
-    check_refused("name: demo\nadmission.clip_minimum: 65", "clip_window 64");
     check_taken("name: demo\nadmission.clip_factor: 0\nmerge.staleness_weight: "
                 "polynomial\nmerge.staleness_exponent: 1");
 }
@@ -409,7 +411,7 @@ TEST(the_digest_of_the_defaults_is_a_constant_of_the_format) {
     CHECK_OK(parse("name: golden", &m, &error));
     manifest_digest(&m, digest);
     CHECK_TEXT(hex_encode(digest, DIGEST_SIZE, hex),
-               "a51473367d8acadb22b0dbe4842b9693ba3ed2bf5f134f3c6bbdf102eb1ce1da");
+               "075561643a99c4b0c2446719a10c6caf74887b7a450abf65ed4abddfb8ec7ea6");
 }
 
 /* Every kind of value, none at its default: what is signed and stored by runs that are under
@@ -439,11 +441,11 @@ TEST(the_canonical_bytes_of_every_kind_of_value_are_a_constant_of_the_format) {
     CHECK_CONTAINS(text, "codec.kind: bf16\ncodec.decay: 0\n");
     manifest_digest(&m, digest);
     CHECK_TEXT(hex_encode(digest, DIGEST_SIZE, hex),
-               "26edd3b3026bddbc87f5ad652c751c1f00c4f591c503f5b86b432f5018a65e32");
+               "7744e1cb450d775cdec04264ae15ef826621b477b82da8c3380c2754f9906c1d");
     m.admission.expiry_ms = 0;
     manifest_digest(&m, digest);
     CHECK_TEXT(hex_encode(digest, DIGEST_SIZE, hex),
-               "d35a067dba0d02108b8f5ad63323f8aa7f864b2c36d5429f76fcb89660bf9c3f");
+               "2cc54f3c52bae5159f490b5e38c38daa05f2744e233bae9b78236d9e8cd9124d");
     free(text);
 }
 
@@ -552,8 +554,8 @@ TEST(values_of_the_other_mode_or_without_effect_are_warned_of) {
     warns("name: a\nmerge: {staleness_exponent: 1, staleness_weight: polynomial}", NULL);
     warns("name: a\nmerge: {warmup_steps: 0, warmup_grace: 2m}",
           "merge.warmup_grace: 2m has no effect");
-    warns("name: a\nadmission: {clip_factor: 0, clip_window: 32}",
-          "admission.clip_window: 32 has no effect");
+    warns("name: a\nadmission: {clip_factor: 0, norm_bound: 32}",
+          "admission.norm_bound: 32 has no effect");
     warns("name: a\nadmission: {clip_factor: 0, clip_minimum: 4}",
           "admission.clip_minimum: 4 has no effect");
 }

@@ -147,7 +147,7 @@ TEST(a_scaled_norm_is_never_above_its_limit_not_even_where_scales_are_denormal) 
     for (size_t m = 0; m < COUNT_OF(medians); m++) {
         struct fixture *f =
             fixture_open("codec.kind: fp32\nouter: {mode: dense, period: 1}\nadmission: "
-                         "{clip_minimum: 1, clip_window: 9, clip_factor: 1}\n",
+                         "{clip_minimum: 1, clip_factor: 1}\n",
                          64);
         fixture_sites(f, 1);
         float *delta = xcalloc(64, sizeof *delta);
@@ -159,8 +159,9 @@ TEST(a_scaled_norm_is_never_above_its_limit_not_even_where_scales_are_denormal) 
         }
         for (uint64_t v = 5; v < 9; v++) {
             delta[0] = 1 + (float)v / 7;
-            double limit = run_state_median_norm(f->run);
-            CHECK_NEAR(limit, (double)medians[m], 0);
+            double limit = run_state_median_norm(f->run, 0);
+            /* the only site's voice, which a step follows by a factor of 2 */
+            CHECK_NEAR(limit, (double)medians[m] * (double)(1 << (v - 5)), 0);
             fixture_contribute_delta(f, 1, 0, v, delta);
             struct ledger_entry entry = planned_step(f, 0, 1);
             double scaled = (double)entry.step.parts[0].scale * (double)delta[0];
@@ -211,43 +212,90 @@ static int by_value(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-TEST(the_median_is_the_upper_one_of_the_last_window_and_clips_those_that_come_after) {
-    struct fixture *f =
-        fixture_open("admission: {clip_window: 7, clip_minimum: 4, clip_factor: 1.5}\n", 5000);
-    fixture_sites(f, 1);
-    double norms[64];
-    size_t count = 0, clipped = 0;
-    for (uint64_t v = 0; v < 40; v++) {
-        double wanted = 0;
-        if (count >= 4) {
-            double sorted[7];
-            size_t held = MIN(count, 7);
-            memcpy(sorted, norms + count - held, held * sizeof *sorted);
-            qsort(sorted, held, sizeof *sorted, by_value);
-            wanted = sorted[held / 2];
+TEST(a_contribution_is_scaled_to_the_median_of_the_sites_as_it_was_after_the_last_step) {
+    struct fixture *f = fixture_open("admission: {clip_minimum: 4, clip_factor: 1.5}\n", 5000);
+    enum { SITES = 4 };
+    double norms[SITES], median = 0;
+    size_t clipped = 0;
+    fixture_sites(f, SITES);
+    for (uint64_t v = 0; v < 12; v++) {
+        double limit = run_state_norm_limit(f->run, 0);
+        CHECK(median > 0 ? limit == 1.5 * median : limit == 0.001 * 30 * sqrt(5000));
+        for (uint32_t site = 1; site <= SITES; site++) {
+            fixture_contribute(f, site, 0, v,
+                               (float)(0.01 + random_unit(&f->random) * (v % 3 == 2 ? 3 : 0.2)));
+            const struct run_pending *p = run_state_pending(f->run, 0, site - 1);
+            double norm = norms[site - 1] = p->contribution.norm;
+            CHECK(p->clip == (norm > limit ? limit / norm : 1));
+            CHECK(run_state_site(f->run, site)->last_norm == norm);
+            CHECK(run_state_site(f->run, site)->last_clip == p->clip);
+            clipped += p->clip < 1;
+            CHECK(run_state_median_norm(f->run, 0) == median); /* it moves with steps alone */
         }
-        CHECK(run_state_median_norm(f->run) == wanted);
-        fixture_contribute(f, 1, 0, v,
-                           (float)(0.01 + random_unit(&f->random) * (v % 9 == 5 ? 3 : 0.2)));
-        const struct run_pending *p = run_state_pending(f->run, 0, 0);
-        double norm = norms[count++] = p->contribution.norm;
-        double clip = wanted > 0 && norm > 1.5 * wanted ? 1.5 * wanted / norm : 1;
-        CHECK(p->clip == clip);
-        clipped += clip < 1;
-        struct ledger_entry entry = planned_step(f, 0, 1);
-        CHECK(entry.step.parts[0].scale == below(clip));
-        fixture_step(f, 0, 1);
+        fixture_step(f, 0, SITES);
+        qsort(norms, SITES, sizeof *norms, by_value);
+        double wanted = norms[1];
+        if (v == 0)
+            median = fmin(wanted, limit);
+        else
+            median = fmin(fmax(wanted, median / 2), 2 * median);
+        CHECK(run_state_median_norm(f->run, 0) == median);
     }
     CHECK(clipped >= 3);
     fixture_close(f);
 }
 
+/* What one of four says, however large or small and however often, leaves the median between the
+ * norms of the others. */
+TEST(one_site_of_four_cannot_move_the_median_beyond_what_the_others_send) {
+    const float lies[] = {1e12f, 1e-30f, 0};
+    for (size_t l = 0; l < COUNT_OF(lies); l++) {
+        struct fixture *f = fixture_open("admission: {clip_minimum: 1, clip_factor: 1}\n"
+                                         "codec.kind: fp32\nouter: {mode: dense, period: 4}\n",
+                                         64);
+        float *delta = xcalloc(64, sizeof *delta);
+        fixture_sites(f, 4);
+        for (uint64_t v = 0; v < 60; v++) {
+            delta[0] = lies[l];
+            fixture_contribute_delta(f, 1, 0, v, delta); /* first, and twice as often */
+            for (uint32_t site = 2; site <= 4 && v % 2 == 0; site++) {
+                delta[0] = 0.1f * (float)site;
+                fixture_contribute_delta(f, site, 0, v, delta);
+                CHECK(run_state_site(f->run, site)->last_clip > 0.3);
+            }
+            fixture_step(f, 0, (uint16_t)run_state_pending_count(f->run, 0));
+            double median = run_state_median_norm(f->run, 0);
+            CHECK(v == 0 || (median > 0.19 && median < 0.41));
+            CHECK(run_state_site(f->run, 1)->last_scale * lies[l] < 0.41f || v == 0);
+        }
+        free(delta);
+        fixture_close(f);
+    }
+}
+
+TEST(a_revoked_site_has_no_voice_and_an_old_one_falls_silent) {
+    struct fixture *f = fixture_open("admission: {clip_minimum: 1, clip_factor: 1}\n", 5000);
+    fixture_sites(f, 4);
+    for (uint32_t site = 1; site <= 4; site++)
+        fixture_contribute(f, site, 0, 0, 0.01f * (float)site);
+    fixture_step(f, 0, 4);
+    double before = run_state_median_norm(f->run, 0);
+    double fourth = run_state_site(f->run, 4)->last_norm;
+    fixture_revoke(f, 1);
+    fixture_revoke(f, 2);
+    fixture_contribute(f, 3, 0, 1, 0.03f);
+    fixture_step(f, 0, 1);
+    double after = run_state_median_norm(f->run, 0);
+    CHECK(after > before && after <= 2 * before && after < fourth); /* of the third's voice */
+    fixture_close(f);
+}
+
 TEST(what_comes_while_a_step_is_planned_does_not_change_its_scales) {
     struct fixture *f =
-        fixture_open("admission: {clip_window: 4, clip_minimum: 1, clip_factor: 1}\n", 5000);
+        fixture_open("admission: {clip_minimum: 1, clip_factor: 1, norm_bound: 1}\n", 5000);
     fixture_sites(f, 6);
     fixture_contribute(f, 1, 0, 0, 0.1f);
-    fixture_contribute(f, 2, 0, 0, 1.0f); /* clipped */
+    fixture_contribute(f, 2, 0, 0, 9.0f); /* clipped */
     struct ledger_entry entry = planned_step(f, 0, 2);
     CHECK(entry.step.parts[1].scale < 0.5f);
     for (uint32_t site = 3; site <= 6; site++) fixture_contribute(f, site, 0, 0, 5.0f);
@@ -255,15 +303,76 @@ TEST(what_comes_while_a_step_is_planned_does_not_change_its_scales) {
     fixture_close(f);
 }
 
-TEST(a_median_of_zero_clips_nobody) {
-    struct fixture *f =
-        fixture_open("admission: {clip_window: 4, clip_minimum: 1, clip_factor: 2}\n", 5000);
+/* --- tokens --- */
+static void contribute_tokens(struct fixture *f, uint32_t site, uint64_t version, uint64_t tokens,
+                              uint64_t at_ms) {
+    struct contribution c;
+    struct ledger_entry entry = next_of(f, site, 0, version, &c);
+    c.tokens = tokens;
+    c.inner_steps = UINT32_MAX; /* never a reason to refuse */
+    contribution_encode(&c, entry.contribution.header);
+    contribution_sign(f->keys[site], entry.contribution.header, entry.contribution.signature);
+    entry.time_ms = at_ms;
+    fixture_append(f, &entry);
+}
+
+TEST(a_site_that_tells_any_number_of_tokens_counts_for_eight_of_the_others) {
+    struct fixture *f = fixture_open("", 5000);
+    uint64_t now = FIXTURE_NOW + 100000;
     fixture_sites(f, 4);
-    float *zero = xcalloc(5000, sizeof *zero);
-    for (uint32_t site = 1; site <= 3; site++) fixture_contribute_delta(f, site, 0, 0, zero);
-    fixture_contribute(f, 4, 0, 0, 0.5f);
-    CHECK(run_state_pending(f->run, 0, 3)->clip == 1);
-    free(zero);
+    for (uint64_t v = 0; v < 12; v++, now += 10000) {
+        contribute_tokens(f, 1, v, TOKENS_LIMIT, now); /* the very first, too */
+        for (uint32_t site = 2; site <= 4; site++)
+            if (site != 2 || v < 4 || v == 11) /* it is away, trains on, and comes back */
+                contribute_tokens(f, site, v, site == 2 && v == 11 ? 8000 : 1000, now + site);
+        CHECK(run_state_tokens(f->run) <= (v + 1) * (3 + TOKEN_RATE_LIMIT) * 1001);
+        fixture_step(f, 0, (uint16_t)run_state_pending_count(f->run, 0));
+    }
+    for (uint32_t site = 2; site <= 4; site++) {
+        CHECK_EQUAL(run_state_site(f->run, site)->counted, 12000);
+        CHECK_EQUAL(run_state_site(f->run, site)->uncounted, 0);
+    }
+    CHECK(run_state_site(f->run, 1)->uncounted > TOKENS_LIMIT);
+    CHECK(run_state_site(f->run, 1)->counted >= 7 * 9000);
+    fixture_close(f);
+}
+
+TEST(one_voice_alone_counts_once_no_other_came_for_a_voice_age) {
+    struct fixture *f = fixture_open("admission.voice_age: 1h\n", 5000);
+    uint64_t now = FIXTURE_NOW + 100000;
+    fixture_sites(f, 2);
+    for (uint64_t v = 0; v < 4; v++, now += 60000) {
+        contribute_tokens(f, 1, v, 1000, now);
+        CHECK_EQUAL(run_state_tokens(f->run), 0);
+        fixture_step(f, 0, 1);
+    }
+    for (uint64_t v = 4; v < 6; v++, now += 3600000) {
+        contribute_tokens(f, 1, v, 1000, now + 3600000);
+        fixture_step(f, 0, 1);
+    }
+    CHECK_EQUAL(run_state_tokens(f->run), 6000);
+    fixture_close(f);
+}
+
+TEST(a_pause_is_no_time_in_which_a_site_trained) {
+    struct fixture *f = fixture_open("", 5000);
+    uint64_t now = FIXTURE_NOW + 100000;
+    fixture_sites(f, 3);
+    for (uint64_t v = 0; v < 8; v++, now += 10000) {
+        if (v == 5) {
+            struct ledger_entry pause = fixture_entry(f, LEDGER_PAUSED),
+                                resume = fixture_entry(f, LEDGER_RESUMED);
+            pause.time_ms = now;
+            now += 86000000;
+            resume.time_ms = now;
+            fixture_append(f, &pause);
+            fixture_append(f, &resume);
+        }
+        contribute_tokens(f, 1, v, v == 5 ? 1000000000 : 1000, now);
+        for (uint32_t site = 2; site <= 3; site++) contribute_tokens(f, site, v, 1000, now + site);
+        fixture_step(f, 0, 3);
+    }
+    CHECK(run_state_tokens(f->run) <= 8 * (2 + TOKEN_RATE_LIMIT) * 1001);
     fixture_close(f);
 }
 

@@ -259,7 +259,8 @@ TEST(a_contribution_is_entered_found_and_pending) {
     /* a repeated receipt is made of these */
     CHECK_EQUAL(run_state_site(f->run, 1)->last_time_ms, FIXTURE_NOW + first);
     CHECK_EQUAL(run_state_site(f->run, 1)->last_epoch, run_state_epoch(f->run));
-    CHECK_EQUAL(run_state_tokens(f->run), 2000);
+    CHECK_EQUAL(run_state_site(f->run, 1)->tokens, 1000);
+    CHECK_EQUAL(run_state_site(f->run, 1)->uncounted, 1000); /* until there is a median */
     fixture_step(f, 0, 2);
     CHECK_EQUAL(run_state_pending_count(f->run, 0), 0);
     CHECK_EQUAL(run_state_version(f->run), 1);
@@ -398,12 +399,26 @@ TEST(a_stopped_run_stays_stopped_but_drains) {
 TEST(a_spent_token_budget_takes_no_more) {
     struct fixture *f = fixture_open("token_budget: 2000\n", 5000);
     struct contribution c;
-    fixture_sites(f, 3);
-    fixture_contribute(f, 1, 0, 0, 0.1f);
-    fixture_contribute(f, 2, 0, 0, 0.1f);
-    struct ledger_entry entry = next_of(f, 3, 0, 0, &c);
+    fixture_sites(f, 1);
+    for (uint64_t v = 0; v < 2; v++) {
+        fixture_contribute(f, 1, 0, v, 0.1f);
+        fixture_step(f, 0, 1);
+    }
+    struct ledger_entry entry = next_of(f, 1, 0, 2, &c);
     fixture_refused(f, &entry, "2000 tokens are spent");
-    fixture_step(f, 0, 2);
+    fixture_note(f, LEDGER_PAUSED);
+    struct ledger_entry resumed = fixture_entry(f, LEDGER_RESUMED);
+    fixture_refused(f, &resumed, "2000 tokens are spent");
+    resumed.note.token_budget = 2000;
+    fixture_refused(f, &resumed, "2000 tokens are spent");
+    resumed.note.token_budget = TOKEN_BUDGET_LIMIT + 1;
+    fixture_refused(f, &resumed, "at most");
+    resumed.note.token_budget = 2001;
+    fixture_append(f, &resumed);
+    CHECK_EQUAL(run_state_token_budget(f->run), 2001);
+    entry = next_of(f, 1, 0, 2, &c);
+    fixture_append(f, &entry);
+    CHECK(run_state_is_spent(f->run));
     fixture_close(f);
 }
 

@@ -9,67 +9,87 @@
 #include "base/random.h"
 #include "tests/test.h"
 
-static struct manifest manifest_of(double factor, uint32_t size, uint32_t minimum) {
-    struct manifest manifest;
-    manifest_defaults(&manifest);
-    manifest.admission.clip_factor = factor;
-    manifest.admission.clip_window = size;
-    manifest.admission.clip_minimum = minimum;
-    return manifest;
-}
-
 static int ascending(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-TEST(the_median_is_the_upper_one_of_the_last_norms_whatever_their_order) {
-    enum { COUNT = 500, SIZE = 12 };
-    struct manifest manifest = manifest_of(2, SIZE, 1);
-    struct clip_window window;
+TEST(the_lower_median_is_that_of_the_sorted_values) {
     struct random random;
-    double norms[COUNT];
     random_init(&random, 7);
-    clip_window_init(&window, &manifest);
-    for (size_t i = 0; i < COUNT; i++) {
-        norms[i] = floor(random_unit(&random) * 20); /* many are equal */
-        clip_window_push(&window, norms[i]);
-        size_t held = MIN(i + 1, (size_t)SIZE);
-        double sorted[SIZE];
-        for (size_t j = 0; j < held; j++) sorted[j] = norms[i - j];
-        qsort(sorted, held, sizeof sorted[0], ascending);
-        CHECK_NEAR(clip_window_median(&window), sorted[held / 2], 0);
+    for (uint32_t round = 0; round < 3000; round++) {
+        double values[33], sorted[33];
+        uint32_t count = 1 + (uint32_t)random_below(&random, 33);
+        for (uint32_t i = 0; i < count; i++)
+            values[i] = sorted[i] = floor(random_unit(&random) * 12); /* many are equal */
+        qsort(sorted, count, sizeof sorted[0], ascending);
+        CHECK_NEAR(lower_median(values, count), sorted[(count - 1) / 2], 0);
     }
-    clip_window_deinit(&window);
 }
 
-TEST(nothing_is_clipped_before_the_minimum_nor_with_a_factor_of_zero_nor_by_a_median_of_zero) {
-    struct manifest manifest = manifest_of(2, 8, 3);
-    struct clip_window window;
-    clip_window_init(&window, &manifest);
-    clip_window_push(&window, 1);
-    clip_window_push(&window, 1);
-    CHECK_NEAR(clip_window_clip(&window, 1e9), 1, 0);
-    clip_window_push(&window, 1);
-    CHECK_NEAR(clip_window_clip(&window, 2), 1, 0);
-    CHECK_NEAR(clip_window_clip(&window, 8), 0.25, 0);
-    window.factor = 0;
-    CHECK_NEAR(clip_window_clip(&window, 8), 1, 0);
-    window.factor = 2;
-    for (int i = 0; i < 8; i++) clip_window_push(&window, 0);
-    CHECK_NEAR(clip_window_clip(&window, 8), 1, 0);
-    clip_window_deinit(&window);
+static const struct clip_rules rules = {.factor = 2, .bound = 10, .minimum = 4, .age_ms = 100};
+
+static void note_all(struct clip *clip, double norm, uint64_t time_ms) {
+    for (uint32_t site = 1; site <= 4; site++) clip_note(clip, site, norm, time_ms);
+}
+
+TEST(the_bound_holds_until_there_are_enough_contributions_and_voices) {
+    struct clip clip = {0};
+    CHECK_NEAR(clip_limit(&clip, &rules), 10, 0);
+    for (int i = 0; i < 9; i++) clip_note(&clip, 1, 1e9, 0); /* one voice, however often */
+    clip_step(&clip, &rules, 0, 4);
+    CHECK_NEAR(clip_limit(&clip, &rules), 10, 0);
+    clip_note(&clip, 2, 3, 0);
+    clip_step(&clip, &rules, 0, 4);
+    CHECK_NEAR(clip_limit(&clip, &rules), 10, 0);
+    clip_note(&clip, 3, 3, 0);
+    clip_step(&clip, &rules, 0, 4);
+    CHECK_NEAR(clip_limit(&clip, &rules), 6, 0);
+    struct clip_rules off = rules;
+    off.factor = 0;
+    CHECK(isinf(clip_limit(&clip, &off)));
+    CHECK_NEAR(clip_of(6, 6), 1, 0);
+    CHECK_NEAR(clip_of(6, 24), 0.25, 0);
+    CHECK_NEAR(clip_of((double)INFINITY, 1e300), 1, 0);
+    clip_deinit(&clip);
+}
+
+TEST(a_step_moves_the_median_by_a_factor_of_two_and_never_to_zero) {
+    struct clip clip = {0};
+    note_all(&clip, 1, 0);
+    clip_step(&clip, &rules, 0, 4);
+    note_all(&clip, 1e9, 0);
+    for (int i = 1; i <= 5; i++) {
+        clip_step(&clip, &rules, 0, 4);
+        CHECK_NEAR(clip.median, (double)(1 << i), 0);
+    }
+    note_all(&clip, 0, 0); /* a norm of zero is not a voice */
+    clip_step(&clip, &rules, 0, 4);
+    CHECK_NEAR(clip.median, 64, 0);
+    note_all(&clip, 1e-308, 0);
+    for (int i = 0; i < 2000; i++) clip_step(&clip, &rules, 0, 4);
+    CHECK(clip.median > 0);
+    clip_deinit(&clip);
+}
+
+TEST(a_voice_counts_for_its_age_and_none_of_a_site_that_was_silenced) {
+    struct clip clip = {0};
+    for (uint32_t site = 1; site <= 5; site++) clip_note(&clip, site, 1 << site, 1000 * site);
+    clip_step(&clip, &rules, 2000, 5); /* of 2 to 5: later ones count, the clock may be set */
+    CHECK_NEAR(clip.median, 8, 0);
+    clip_silence(&clip, 5);
+    clip_silence(&clip, 99);
+    clip_step(&clip, &rules, 2100, 5);
+    CHECK_NEAR(clip.median, 8, 0);
+    clip_step(&clip, &rules, 2101, 5); /* two are too few */
+    CHECK_NEAR(clip.median, 8, 0);
+    clip_step(&clip, &rules, 3100, 2); /* but not of two sites */
+    CHECK_NEAR(clip.median, 8, 0);
+    clip_deinit(&clip);
 }
 
 /* 1e-300 * 1e-300 is not a double: without a guard the contribution would be scaled by zero. */
-TEST(a_clip_that_underflows_stays_above_zero) {
-    struct manifest manifest = manifest_of(1, 1, 1);
-    struct clip_window window;
-    clip_window_init(&window, &manifest);
-    clip_window_push(&window, 1e-300);
-    CHECK(clip_window_clip(&window, 1e300) > 0);
-    clip_window_deinit(&window);
-}
+TEST(a_clip_that_underflows_stays_above_zero) { CHECK(clip_of(1e-300, 1e300) > 0); }
 
 TEST(weights_fall_with_staleness_as_the_manifest_says) {
     struct manifest manifest;

@@ -364,6 +364,10 @@ TEST(the_sites_of_an_admin_reply_arrive_whole) {
     CHECK_TEXT(site->device, "cpu");
     CHECK_TEXT(site->software, "atoll-node 0.1.0");
     CHECK_EQUAL(site->inner_steps, 19);
+    CHECK_NEAR(site->norm, 46.5, 0);
+    CHECK_NEAR(site->clip, 0.25, 0);
+    CHECK_NEAR(site->scale, 0.125, 0);
+    CHECK_EQUAL(site->tokens_uncounted, 49);
     CHECK_TEXT(message.sites[1].name, "us-é");
     CHECK(message.sites[1].last_seen_ms_ago == UINT64_MAX && !message.sites[1].connected &&
           !message.sites[1].revoked);
@@ -582,6 +586,9 @@ TEST(the_largest_admin_reply_fits_its_budget) {
         sites[i].name = name, sites[i].device = text, sites[i].software = text;
         sites[i].revoked = sites[i].connected = true;
         sites[i].tokens_per_second = 1e15;
+        sites[i].norm = 1e300;
+        sites[i].clip = 0x1p-1022;
+        sites[i].scale = 0x1p-149f;
     }
     uint8_t raw[WIRE_HEAD_LIMIT] = {1};
     struct admin_reply reply = {.code = UINT32_MAX, .message = message, .has_run = true}, got;

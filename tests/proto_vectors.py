@@ -84,7 +84,8 @@ vectors = {
                           staleness=1, loss=2.25, tokens=808, tokens_per_second=9.5,
                           contributions=10, refused=11, bytes_up=12, bytes_down=13, compute_ms=14,
                           lost=lost((2, 15)), last_seen_ms_ago=16, device='cpu',
-                          software='atoll-node 0.1.0', inner_steps=19, copies=44, copy_ms_ago=45),
+                          software='atoll-node 0.1.0', inner_steps=19, copies=44, copy_ms_ago=45,
+                          norm=46.5, clip=0.25, scale=0.125, tokens_uncounted=49),
             pb.SiteStatus(site=4, name='us-é', last_seen_ms_ago=U64)], next_site=5,
                                  invitation_secret=pattern(23, 24), head=pattern(24, 160), value=36,
                                  address='coordinator.example:7400', invitations=[

@@ -25,7 +25,7 @@ struct ctl_settings {
     /* of single commands */
     const char *directory, *manifest, *checkpoint, *name, *address, *reason, *output;
     const char *withdraw;
-    uint64_t expires_ms, inner_steps, watch_ms, from;
+    uint64_t expires_ms, inner_steps, token_budget, watch_ms, from;
     bool dry_run, ready;
 };
 

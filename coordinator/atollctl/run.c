@@ -240,7 +240,8 @@ static int order(const struct ctl_settings *settings, enum admin_verb verb, cons
     struct admin_request request = {.protocol = WIRE_PROTOCOL_NEWEST,
                                     .verb = verb,
                                     .reason = settings->reason ? settings->reason : "",
-                                    .value = settings->inner_steps};
+                                    .value = verb == ADMIN_RESUME ? settings->token_budget
+                                                                  : settings->inner_steps};
     struct admin_reply reply = {0};
     struct arena arena = {0};
     struct error error = {0};
@@ -309,6 +310,20 @@ static const struct setting reason_options[] = {{.name = "reason",
                                                  .flags = OPTION_FLAG_ONLY,
                                                  .help = "for the ledger and the sites' operators"},
                                                 {0}};
+static const struct setting resume_options[] = {
+    {.name = "reason",
+     .kind = SETTING_TEXT,
+     SETTING_FIELD(struct ctl_settings, reason),
+     .max = "127",
+     .flags = OPTION_FLAG_ONLY,
+     .help = "for the ledger and the sites' operators"},
+    {.name = "token-budget",
+     .kind = SETTING_COUNT,
+     SETTING_FIELD(struct ctl_settings, token_budget),
+     .max = "1152921504606846976",
+     .flags = OPTION_FLAG_ONLY,
+     .help = "a larger one, of all tokens of the run; 0: as it was"},
+    {0}};
 static const struct setting status_options[] = {
     {.name = "watch",
      .kind = SETTING_DURATION,
@@ -353,7 +368,7 @@ static const struct command pause_command = {
     .run = run_pause};
 static const struct command resume_command = {.name = "resume",
                                               .summary = "go on after a pause",
-                                              .options = reason_options,
+                                              .options = resume_options,
                                               .run = run_resume};
 static const struct command stop_command = {
     .name = "stop",
