@@ -334,7 +334,11 @@ SITE_STATUS = Message("SiteStatus", """
     18 text software
     19 uint inner_steps
     20 uint copies
-    21 uint copy_ms_ago""", LOST=LOST_TIME)
+    21 uint copy_ms_ago
+    22 double norm
+    23 double clip
+    24 float scale
+    25 uint tokens_uncounted""", LOST=LOST_TIME)
 INVITATION_STATUS = Message("InvitationStatus", """
     1 text name
     2 uint made_ms

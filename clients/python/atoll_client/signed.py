@@ -219,6 +219,7 @@ def decode_entry(raw):
         e.parts = [(read.number("Q"), read.number("f")) for _ in range(read.number("H"))]
     elif e.kind in (PAUSED, RESUMED, STOPPED):
         e.reason = read.text(REASON_SIZE)
+        e.token_budget = read.number("Q") if e.kind == RESUMED else 0
     elif e.kind == INNER_STEPS:
         e.inner_steps = read.number("I")
     elif e.kind == DROPPED:
