@@ -48,9 +48,11 @@ enum {                       /* flags of a setting in an option table, beside SE
            128, /* an argument without dashes, in table order; a LIST takes all that are
                                left. Flag line only */
        OPTION_FLAG_ONLY =
-           256,            /* not in the config file, not in the environment: what is said once, not
+           256, /* not in the config file, not in the environment: what is said once, not
                                configured (--force) */
-       OPTION_HIDDEN = 512 /* not in --help or the example file: for tests */
+       OPTION_HIDDEN = 512,   /* not in --help or the example file: for tests */
+       OPTION_NOT_FLAG = 1024 /* never on the command line, which every user of a machine can read:
+                                 a secret */
 };
 
 enum { OPTION_NAME_SIZE = 96 };

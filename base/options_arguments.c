@@ -26,7 +26,9 @@ static enum status unknown_flag(const struct options *options, const char *flag,
     size_t count = 0;
     suggest_init(&near, flag);
     for (size_t i = 0; i < options->state_count; i++) {
-        if (options->states[i].option->flags & (OPTION_POSITIONAL | OPTION_HIDDEN)) continue;
+        if (options->states[i].option->flags &
+            (OPTION_POSITIONAL | OPTION_HIDDEN | OPTION_NOT_FLAG))
+            continue;
         suggest_offer(&near, option_flag(options->states[i].option->name, flags[count++]));
     }
     for (size_t i = 0; option_built_in[i]; i++)
@@ -107,6 +109,13 @@ static enum status read_flag(struct options *options, struct arguments *argument
         state = NULL;
     }
     if (!state) return unknown_flag(options, flag, error);
+    if (state->option->flags & OPTION_NOT_FLAG) {
+        char variable[FLAG_SIZE];
+        return error_set(error, INVALID,
+                         "%s is not a flag: every user of this machine can read a command line, "
+                         "and it is a secret; put it into the environment as %s",
+                         flag, option_variable(state->option->name, variable));
+    }
     if (state->option->kind == SETTING_BOOL) {
         return option_set(options, state, OPTION_FROM_FLAG, inline_value ? inline_value : "true",
                           flag, error);

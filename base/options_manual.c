@@ -17,7 +17,7 @@ enum { WORDS_SIZE = 256 };
 
 static bool is_shown(const struct setting *option) { return !(option->flags & OPTION_HIDDEN); }
 static bool is_flag(const struct setting *option) {
-    return is_shown(option) && !(option->flags & OPTION_POSITIONAL);
+    return is_shown(option) && !(option->flags & (OPTION_POSITIONAL | OPTION_NOT_FLAG));
 }
 
 /* --- the manual page --- */
@@ -49,6 +49,8 @@ static void manual_option(const struct setting *option, struct buffer *out) {
     buffer_append_text(out, ".TP\n");
     if (option->flags & OPTION_POSITIONAL) {
         append_line(out, ".I ", option->name, option->kind == SETTING_LIST ? " ..." : "");
+    } else if (option->flags & OPTION_NOT_FLAG) {
+        append_line(out, ".B ", option_variable(option->name, flag), ", in the environment");
     } else {
         bool on = option_is_on_by_default(option);
         option_flag(option->name, flag);

@@ -100,6 +100,8 @@ static void help_option(struct buffer *out, const struct setting *option) {
     if (option->flags & OPTION_POSITIONAL) {
         buffer_append_text(out, "  %s%s\n", option->name,
                            option->kind == SETTING_LIST ? " ..." : "");
+    } else if (option->flags & OPTION_NOT_FLAG) {
+        buffer_append_text(out, "  %s, in the environment\n", option_variable(option->name, flag));
     } else if (option->kind == SETTING_BOOL) {
         option_flag(option->name, flag);
         buffer_append_text(out, "  %s%s\n", option_is_on_by_default(option) ? "--no-" : "--",

@@ -16,7 +16,7 @@
 #include "node/verbs.h"
 #include "rpc/proxy.h"
 
-enum { SETTINGS_FILE_LIMIT = 1 << 20 };
+enum { SETTINGS_FILE_LIMIT = 1 << 20, TOKEN_FILE_LIMIT = 16384 };
 
 static const struct setting common[] = {
     {"dir", SETTING_PATH, SETTING_FIELD(struct settings, directory), .fallback = "atoll-site",
@@ -97,8 +97,13 @@ static const struct setting join_options[] = {
      .value_name = "HOST:PORT", .check = address_check_connect,
      .help = "the coordinator's address, from the invitation",
      .flags = OPTION_POSITIONAL | OPTION_REQUIRED},
-    {"token", SETTING_TEXT, SETTING_FIELD(struct settings, token), .help = "the invitation's token",
-     .flags = SETTING_SECRET | OPTION_REQUIRED},
+    {"token", SETTING_TEXT, SETTING_FIELD(struct settings, token),
+     .help = "the invitation's token, as `atollctl site invite` prints it",
+     .flags = SETTING_SECRET | OPTION_NOT_FLAG},
+    {"token-file", SETTING_TEXT, SETTING_FIELD(struct settings, token_file), .value_name = "FILE",
+     .help =
+         "read the invitation's token from this file, or from stdin (-), instead of ATOLL_TOKEN",
+     .flags = OPTION_FLAG_ONLY},
     {"run", SETTING_BOOL, SETTING_FIELD(struct settings, run_after), .fallback = "true",
      .help = "start training once joined", .flags = OPTION_FLAG_ONLY},
     {0}};
@@ -129,7 +134,8 @@ static const struct command join_command = {
     .description = "Makes a key in DIR, gets a certificate for it, stores what the run demands. "
                    "Repeating it is harmless.",
     .examples =
-        "atoll-node join coordinator.example:7400 --token atoll... --dir site --data text.txt",
+        "ATOLL_TOKEN=AQhl... atoll-node join coordinator.example:7400 --dir site --data text.txt\n"
+        "atoll-node join coordinator.example:7400 --token-file token --dir site --data text.txt",
     .options = join_options,
     .run = verb_join};
 static const struct setting run_options[] = {
@@ -225,6 +231,62 @@ int settings_read(struct options *options, int argc, char **argv, char **environ
     free(arguments);
     free(path);
     return code;
+}
+
+static void wipe_variable(char **environment, const char *name) {
+    size_t size = strlen(name);
+    for (char **entry = environment; entry && *entry; entry++)
+        if (strncmp(*entry, name, size) == 0 && (*entry)[size] == '=')
+            clear(*entry + size + 1, strlen(*entry + size + 1));
+}
+
+/* A token has a line of its own: what stands around it are blanks. */
+static enum status read_token_file(const char *path, char **out, struct error *error) {
+    bool is_stdin = strcmp(path, "-") == 0;
+    struct buffer text = {0};
+    enum status status = OK;
+    if (is_stdin) { /* a pipe as a rule */
+        uint8_t piece[TOKEN_FILE_LIMIT];
+        buffer_append(&text, piece, fread(piece, 1, sizeof piece, stdin));
+        buffer_u8(&text, 0);
+        clear(piece, sizeof piece);
+    } else {
+        status = file_read(path, TOKEN_FILE_LIMIT, &text, error);
+    }
+    if (status == OK) {
+        char *token = (char *)text.data;
+        token += strspn(token, " \t\r\n");
+        size_t size = strcspn(token, " \t\r\n");
+        if (size == 0 || token[size + strspn(token + size, " \t\r\n")] != 0)
+            status = error_set(error, INVALID, "there is %s where one token should be",
+                               size == 0 ? "nothing" : "more than one word");
+        if (status == OK) {
+            *out = xmalloc(size + 1);
+            memcpy(*out, token, size);
+            (*out)[size] = 0;
+        }
+    }
+    if (status != OK) error_wrap(error, status, "the token's file %s", is_stdin ? "(stdin)" : path);
+    free_clearing(text.data, text.capacity);
+    return status;
+}
+
+enum status settings_take_token(struct settings *settings, char **environment, char **out,
+                                struct error *error) {
+    if (settings->token && settings->token_file)
+        return error_set(error, INVALID,
+                         "ATOLL_TOKEN and --token-file both give a token, and only one would be "
+                         "used: leave one out");
+    if (settings->token_file) return read_token_file(settings->token_file, out, error);
+    if (!settings->token)
+        return error_set(error, INVALID,
+                         "no invitation: put its token into the environment as ATOLL_TOKEN, or "
+                         "name a file with --token-file (- is stdin)");
+    *out = xstrdup(settings->token);
+    clear((char *)settings->token, strlen(settings->token));
+    settings->token = NULL;
+    wipe_variable(environment, "ATOLL_TOKEN");
+    return OK;
 }
 
 static bool is_listed(const char *const *list, const char *name) {

@@ -29,7 +29,9 @@ struct settings {
     /* run */
     bool restored; /* from an older backup, says a person */
     /* join */
-    const char *join_address, *token;
+    const char *join_address;
+    const char *token;      /* from ATOLL_TOKEN: never a flag. Secret */
+    const char *token_file; /* "-": stdin; NULL: none */
     bool run_after;
     /* status */
     bool ready; /* the exit code says whether it is */
@@ -48,6 +50,11 @@ int settings_read(struct options *options, int argc, char **argv, char **environ
 /* INVALID names a setting that was given as a flag and that this command does not use; `used` ends
  * with NULL. In a file or the environment it may stand: those serve all commands. */
 MUST_USE enum status settings_check_used(const struct options *options, const char *const *used,
+                                         struct error *error);
+/* The invitation's token, of the one place that has it, into *out, which is the caller's to free
+ * with free_clearing; the settings' own copy and the environment's are wiped. INVALID: none is
+ * given, or two are, or the file holds something else. */
+MUST_USE enum status settings_take_token(struct settings *settings, char **environment, char **out,
                                          struct error *error);
 /* The data they name, as run_model_data takes them. */
 struct run_model_files settings_files(const struct settings *settings);

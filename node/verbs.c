@@ -116,16 +116,20 @@ int verb_join(struct options *options, void *values) {
     bool already = false;
     struct join_setup setup = {.address = settings->join_address,
                                .proxy = settings->proxy,
-                               .token = settings->token,
                                .directory = settings->directory,
                                .check = settings->data.count ? check_data_first : NULL,
                                .context = settings};
     bool other = settings->address && strcmp(settings->address, settings->join_address) != 0;
+    char *token = NULL;
+    if (settings_take_token(settings, environ, &token, &error) != OK)
+        return misused("join", &error);
+    setup.token = token;
     enum status status =
         options_refuse_idle(options, "address", other, "beside the address that is joined", &error);
     if (status == OK) status = check_outputs(settings, &error);
     if (status == OK) status = settings_check_saved(options, settings, &error);
     if (status == OK) status = join_run(&setup, &already, &error);
+    free_clearing(token, strlen(token));
     if (status == OK && already) status = check_data_again(settings, &error);
     if (status == OK) status = settings_save(options, settings, &error);
     if (status != OK) return failed("join", status, &error);

@@ -6,6 +6,7 @@ everything against the ledger. Programs run with ATOLL_LOG=debug, where no line 
 receipt that a site got is a line in its log, and the audit holds every one of them against the
 ledger.
 """
+import hashlib
 import json
 import os
 import re
@@ -197,6 +198,13 @@ class Federation:
     def invite(self, name, *options):
         return json.loads(self.ctl("site", "invite", "--name", name, *options).stdout)
 
+    def token_file(self, token):
+        """A secret in a command line could be read by every user of this machine."""
+        path = self.path(f"token-{hashlib.sha256(token.encode()).hexdigest()[:12]}")
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(token + "\n")
+        return path
+
     def add_site(self, name, *options, start=True, data=None, address=None, sequences=2):
         """Joins, then is started from its directory alone, as after any restart."""
         invitation = self.invite(name)
@@ -204,7 +212,7 @@ class Federation:
         settings = ["--dir", directory, "--data", data or self.path("text.txt"), "--threads", "1",
                     "--batch-sequences", str(sequences), "--heartbeat-interval", "1s", *options]
         self.call("atoll-node", "join", address or invitation["address"],
-                  "--token", invitation["token"], "--run=false", *settings)
+                  "--token-file", self.token_file(invitation["token"]), "--run=false", *settings)
         site = Site(name, [self.program("atoll-node"), "run", "--dir", directory],
                     self.path("logs", name + ".log"), directory)
         self.sites[name] = site

@@ -204,7 +204,8 @@ def tokens_that_are_wrong_used_or_expired_are_refused(directory):
     federation = start(directory, sites=0)
 
     def join(where, token, name="atoll-node"):
-        return federation.call(name, "join", f"127.0.0.1:{federation.port}", "--token", token,
+        return federation.call(name, "join", f"127.0.0.1:{federation.port}", "--token-file",
+                               federation.token_file(token),
                                "--run=false", "--dir", federation.path("sites", where),
                                "--data", federation.path("text.txt"), check=False)
 
@@ -238,7 +239,7 @@ def a_token_of_another_run_is_not_taken(directory):
     foreign = other.invite("three")["token"]
     other.close()
     wrong = federation.call("atoll-node", "join", f"127.0.0.1:{federation.port}",
-                            "--token", foreign, "--run=false", "--dir",
+                            "--token-file", federation.token_file(foreign), "--run=false", "--dir",
                             federation.path("sites", "e"), check=False, seconds=45 * SLOWDOWN)
     check(wrong.returncode in (1, 3), "exit code", wrong.returncode)
     contains(wrong.stderr, "the invitation does not belong to the coordinator at this address")

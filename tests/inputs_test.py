@@ -48,7 +48,9 @@ def coordinator(*arguments):
             try:
                 said = run(CTL, "--keys", "run/keys", "--server", address, "site", "invite",
                            "--name", name)
-                return ["join", address, "--token", re.search(r"--token (\S+)", said)[1]]
+                with open("token-" + name, "w") as file:
+                    file.write(re.search(r"ATOLL_TOKEN=(\S+)", said)[1])
+                return ["join", address, "--token-file", os.path.abspath("token-" + name)]
             except AssertionError:
                 if time.monotonic() > end:
                     raise

@@ -178,8 +178,8 @@ def test_what_is_first_in_a_container_ends_at_a_signal():
     run.close()
     address = f"127.0.0.1:{silent.getsockname()[1]}"
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        for arguments in ([program("atoll-node"), "join", address, "--token", token, "--dir", "s",
-                           "--data", "text"],
+        for arguments in ([program("atoll-node"), "join", address, "--token-file",
+                           run.token_file(token), "--dir", "s", "--data", "text"],
                           [program("atollctl"), "--keys", run.path("run", "keys"),
                            "--server", address, "--timeout", "10m", "run", "status"]):
             process = start("log", *base, *arguments)
@@ -242,7 +242,7 @@ def test_threads_that_cannot_start_are_an_error_and_not_a_hang():
         raise Skip("the limit of processes of another user is set by root only")
     run = federation()
     run.start_coordinator()
-    token = run.invite("b")["token"]
+    token_file = os.path.abspath(run.token_file(run.invite("b")["token"]))
     site = run.add_site("a", start=False).directory
     os.chmod(".", 0o755)
     for folder, _, names in os.walk("federation"):
@@ -258,8 +258,8 @@ def test_threads_that_cannot_start_are_an_error_and_not_a_hang():
     joined = False  # a token admits once; with no data the node ends after it has joined
     try:
         for limit in (1, 2, 4, 7, 9, 11, 13):
-            for what in ([program("atoll-node"), "join", address, "--token", token,
-                          "--dir", os.path.abspath("federation/b")],
+            for what in ([program("atoll-node"), "join", address, "--token-file",
+                          token_file, "--dir", os.path.abspath("federation/b")],
                          [program("atoll-node"), "run", "--dir", site],
                          [program("atollctl"), "--keys", run.path("run", "keys"),
                           "--server", address, "run", "status"],

@@ -34,9 +34,8 @@ TEST(a_path_that_the_file_cannot_hold_is_refused_before_it_is_written) {
     struct settings settings;
     struct options *options;
     struct error error = {0};
-    const char *const arguments[] = {"join", "example:7400", "--token",
-                                     "t",    "--data",       "caf\xe9.txt"};
-    CHECK_EQUAL(read_settings(&settings, &options, NULL, 6, arguments), OPTIONS_GO_ON);
+    const char *const arguments[] = {"join", "example:7400", "--data", "caf\xe9.txt"};
+    CHECK_EQUAL(read_settings(&settings, &options, NULL, 4, arguments), OPTIONS_GO_ON);
     CHECK_STATUS(settings_check_saved(options, &settings, &error), INVALID);
     CHECK_CONTAINS(error.message, "caf?.txt");
     CHECK_CONTAINS(error.message, "UTF-8");
@@ -88,21 +87,32 @@ TEST(a_misspelt_key_in_the_file_refuses_the_start) {
     options_destroy(options);
 }
 
-TEST(a_join_needs_an_address_and_a_token) {
+TEST(a_join_needs_an_address_and_a_token_which_is_never_a_flag) {
     struct settings settings;
     struct options *options;
-    CHECK_EQUAL(
-        read_settings(&settings, &options, NULL, 2, (const char *[]){"join", "example:7400"}),
-        OPTIONS_EXIT_USAGE);
-    options_destroy(options);
-    CHECK_EQUAL(
-        read_settings(&settings, &options, NULL, 3, (const char *[]){"join", "--token", "t"}),
-        OPTIONS_EXIT_USAGE);
+    struct error error = {0};
+    char token[] = "ATOLL_TOKEN=t0ken", *environment[] = {token, NULL}, *taken = NULL;
+    CHECK_EQUAL(read_settings(&settings, &options, environment, 1, (const char *[]){"join"}),
+                OPTIONS_EXIT_USAGE);
     options_destroy(options);
     const char *flags[] = {"join", "example:7400", "--token", "t", "--no-run"};
-    CHECK_EQUAL(read_settings(&settings, &options, NULL, 5, flags), OPTIONS_GO_ON);
+    CHECK_EQUAL(read_settings(&settings, &options, NULL, 5, flags), OPTIONS_EXIT_USAGE);
+    options_destroy(options);
+    CHECK_EQUAL(
+        read_settings(&settings, &options, NULL, 2, (const char *[]){"join", "example:7400"}),
+        OPTIONS_GO_ON);
+    CHECK_STATUS(settings_take_token(&settings, NULL, &taken, &error), INVALID);
+    CHECK_CONTAINS(error.message, "ATOLL_TOKEN");
+    options_destroy(options);
+    flags[2] = "--no-run";
+    CHECK_EQUAL(read_settings(&settings, &options, environment, 3, flags), OPTIONS_GO_ON);
     CHECK(!settings.run_after);
     CHECK(options_command(options)->run == verb_join);
+    CHECK_OK(settings_take_token(&settings, environment, &taken, &error));
+    CHECK_TEXT(taken, "t0ken");
+    CHECK(!settings.token);
+    CHECK(memchr(token + 1, 't', sizeof token - 1) == NULL); /* wiped */
+    free_clearing(taken, strlen(taken));
     options_destroy(options);
 }
 
@@ -114,20 +124,12 @@ TEST(what_was_said_at_the_join_is_there_at_the_next_run) {
     FILE *text = fopen("my text.txt", "w");
     CHECK(text);
     fclose(text);
-    const char *flags[] = {"join",
-                           "[::1]:7400",
-                           "--token",
-                           "secret",
-                           "--data",
-                           "my text.txt",
-                           "--throttle",
-                           "2.5",
-                           "--upload-bandwidth",
-                           "1MiB/s",
-                           "--checkpoint-interval",
-                           "90s",
-                           "--no-overlap"};
-    CHECK_EQUAL(read_settings(&settings, &options, NULL, 13, flags), OPTIONS_GO_ON);
+    char token[] = "ATOLL_TOKEN=secret", *environment[] = {token, NULL};
+    const char *flags[] = {
+        "join",        "[::1]:7400",         "--data", "my text.txt",           "--throttle",
+        "2.5",         "--upload-bandwidth", "1MiB/s", "--checkpoint-interval", "90s",
+        "--no-overlap"};
+    CHECK_EQUAL(read_settings(&settings, &options, environment, 11, flags), OPTIONS_GO_ON);
     CHECK_OK(settings_save(options, &settings, &error));
     options_destroy(options);
     CHECK_EQUAL(read_settings(&settings, &options, NULL, 1, (const char *[]){"run"}),
@@ -163,15 +165,15 @@ TEST(what_join_is_told_goes_over_a_settings_file_that_is_there) {
         "# by hand\nthreads: 3\nthrottle: 2\ndata: [typo.txt]\naddress: example:7400\n";
     write_file(written);
     CHECK(chdir(test_directory()) == 0);
-    const char *nothing[] = {"join", "example:7400", "--token", "t"};
-    CHECK_EQUAL(read_settings(&settings, &options, NULL, 4, nothing), OPTIONS_GO_ON);
+    const char *nothing[] = {"join", "example:7400"};
+    CHECK_EQUAL(read_settings(&settings, &options, NULL, 2, nothing), OPTIONS_GO_ON);
     CHECK_OK(settings_save(options, &settings, &error));
     options_destroy(options);
     struct buffer same = content_of("node.yaml");
     CHECK_TEXT((const char *)same.data, written);
-    const char *flags[] = {"join", "other:7400", "--token",   "t",        "--threads",
-                           "5",    "--data",     "right.txt", "--export", "out"};
-    CHECK_EQUAL(read_settings(&settings, &options, NULL, 10, flags), OPTIONS_GO_ON);
+    const char *flags[] = {"join",   "other:7400", "--threads", "5",
+                           "--data", "right.txt",  "--export",  "out"};
+    CHECK_EQUAL(read_settings(&settings, &options, NULL, 8, flags), OPTIONS_GO_ON);
     CHECK_OK(settings_save(options, &settings, &error));
     options_destroy(options);
     struct buffer old = content_of("node.yaml.old");

@@ -37,6 +37,13 @@ def call(name, *arguments, **more):
     return done.returncode, done.stdout, done.stderr
 
 
+def token_file(token):
+    path = os.path.abspath("token-" + hashlib.sha256(token.encode()).hexdigest()[:12])
+    with open(path, "w") as file:
+        file.write(token + "\n")
+    return path
+
+
 def good(name, *arguments, **more):
     code, said, wrong = call(name, *arguments, **more)
     assert code == 0, f"{name} {' '.join(map(str, arguments))}: exit {code}: {wrong}"
@@ -353,19 +360,19 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_made_and_in_a_dry_r
 
 
 def joining(address, token, name):
-    return ["atoll-node", "join", address, "--token", token, "--dir", name]
+    return ["atoll-node", "join", address, "--token-file", token_file(token), "--dir", name]
 
 
 def test_a_join_that_failed_does_not_block_the_next():
     with federation(sites=0) as made:
         invitation = made.invite("one")
         settings = ["--dir", "site", "--data", made.path("text.txt"), "--no-run"]
-        assert call("atoll-node", "join", invitation["address"], "--token", "nonsense",
+        assert call("atoll-node", "join", invitation["address"], "--token-file", token_file("nonsense"),
                     *settings)[0] != 0
         token = invitation["token"]
-        assert call("atoll-node", "join", invitation["address"], "--token", token[:40],
+        assert call("atoll-node", "join", invitation["address"], "--token-file", token_file(token[:40]),
                     *settings)[0] != 0
-        good("atoll-node", "join", invitation["address"], "--token", token, *settings)
+        good("atoll-node", "join", invitation["address"], "--token-file", token_file(token), *settings)
         good("atoll-node", "validate", "--dir", "site")
 
 
@@ -404,6 +411,67 @@ def test_the_newest_invitation_of_a_name_holds_until_it_is_withdrawn():
             assert call(*ctl, "site", "invite", *wrong)[0] == 2
 
 
+def test_a_token_comes_from_the_environment_a_file_or_stdin_and_never_from_the_command_line():
+    with federation(sites=0) as made:
+        address, settings = f"127.0.0.1:{made.port}", ["--data", made.path("text.txt"), "--no-run"]
+
+        def join(name, *more, token=None, stdin=subprocess.DEVNULL):
+            variables = dict(os.environ, **({"ATOLL_TOKEN": token} if token else {}))
+            done = subprocess.run([program("atoll-node"), "join", address, "--dir", name, *settings,
+                                   *more], stdin=stdin, capture_output=True, text=True,
+                                  timeout=60 * SLOWDOWN, env=variables)
+            assert not token or token not in done.stdout + done.stderr
+            return done.returncode, done.stderr
+
+        tokens = {name: made.invite(name)["token"] for name in ("one", "two", "three")}
+        for more in (["--token", tokens["one"]], ["--token=" + tokens["one"]]):
+            code, said = join("one", *more)
+            assert code == 2 and tokens["one"] not in said, said
+            contains(said, "--token is not a flag", "ATOLL_TOKEN")
+        code, said = join("one")
+        assert code == 2, said
+        contains(said, "no invitation", "ATOLL_TOKEN", "--token-file")
+        path = token_file(tokens["two"])
+        code, said = join("one", "--token-file", path, token=tokens["one"])
+        assert code == 2, said
+        contains(said, "both give a token")
+        for content, because in (("", "nothing"), ("a b", "more than one word")):
+            code, said = join("one", "--token-file", write("wrong", content))
+            assert code == 2, said
+            contains(said, "the token's file wrong: there is " + because)
+        assert join("one", "--token-file", "nowhere")[0] == 2
+        assert not os.path.exists("one")
+        assert join("one", token=tokens["one"])[0] == 0
+        assert join("two", "--token-file", path)[0] == 0
+        reader, writer = os.pipe()
+        os.write(writer, tokens["three"].encode() + b"\n")
+        os.close(writer)
+        assert join("three", "--token-file", "-", stdin=reader)[0] == 0
+        os.close(reader)
+        for name in tokens:
+            for folder, _, files in os.walk(name):
+                for file in files:
+                    with open(os.path.join(folder, file), "rb") as content:
+                        assert tokens[name].encode() not in content.read(), file
+
+
+def test_a_token_is_wiped_from_the_environment_that_the_kernel_shows():
+    with federation(sites=0) as made:
+        token = made.invite("one")["token"]
+        process = subprocess.Popen(
+            [program("atoll-node"), "join", f"127.0.0.1:{made.port}", "--dir", "one", "--data",
+             made.path("text.txt"), "--threads", "1"], stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, env=dict(os.environ, ATOLL_TOKEN=token))
+        try:
+            made.until("site", lambda: os.path.exists("one/site.json"), WAIT_S)
+            with open(f"/proc/{process.pid}/environ", "rb") as file:
+                shown = file.read()
+            assert b"ATOLL_TOKEN=" in shown and token.encode() not in shown
+        finally:
+            process.terminate()
+            process.wait(WAIT_S)
+
+
 # ---- addresses ---------------------------------------------------------------------------------
 
 WRONG_ADDRESSES = {  # and what is said of them
@@ -424,12 +492,12 @@ WRONG_ADDRESSES = {  # and what is said of them
 def test_a_wrong_address_is_refused_at_once_by_every_program_and_setting():
     with federation(sites=0) as made:
         invitation = made.invite("one")
-        good("atoll-node", "join", invitation["address"], "--token", invitation["token"],
+        good("atoll-node", "join", invitation["address"], "--token-file", made.token_file(invitation["token"]),
              "--dir", "site", "--data", made.path("text.txt"), "--no-run")
         keys = os.path.join(made.run, "keys")
         token = made.invite("two")["token"]
         for address, because in WRONG_ADDRESSES.items():
-            uses = [("atoll-node", "join", address, "--token", token, "--dir", "other"),
+            uses = [("atoll-node", "join", address, "--token-file", token_file(token), "--dir", "other"),
                     ("atoll-node", "run", "--dir", "site", "--address", address),
                     ("atollctl", "--keys", keys, "--server", address, "run", "status"),
                     ("atollctl", "--keys", keys, "--server", f"127.0.0.1:{made.port}", "site",
@@ -472,8 +540,8 @@ def test_a_coordinator_is_reached_by_ipv6():
             address = f"[::1]:{int(file.read())}"
         ctl = ["atollctl", "--keys", os.path.join(made.run, "keys"), "--server", address]
         said = good(*ctl, "site", "invite", "--name", "one").split()
-        assert said[2] == address, said
-        good("atoll-node", "join", address, "--token", said[4], "--dir", "site",
+        assert said[3] == address, said
+        good("atoll-node", "join", address, "--token-file", token_file(said[0].removeprefix("ATOLL_TOKEN=")), "--dir", "site",
              "--data", made.path("text.txt"), "--no-run")
         contains(good(*ctl, "site", "list"), "one")
 
@@ -488,14 +556,14 @@ def test_an_invitation_says_where_the_coordinator_is_reached_from_outside():
                  "--advertise")
         code, said, wrong = call(*ctl, "--name", "two", "--address", "outside.example:7400")
         assert code == 0 and wrong == "", wrong
-        contains(said, "atoll-node join outside.example:7400 --token ")
+        contains(said, "ATOLL_TOKEN=", " atoll-node join outside.example:7400\n")
         code, said, _ = call("atollctl", "--format", "json", *ctl[1:], "--name", "three")
         assert json.loads(said)["this_machine_only"] is True
         assert made.coordinator.end(WAIT_S) == 0
         made.start_coordinator("--advertise", "advertised.example:7411")
         code, said, wrong = call(*ctl, "--name", "four")
         assert code == 0 and wrong == "", wrong
-        contains(said, "atoll-node join advertised.example:7411 --token ")
+        contains(said, " atoll-node join advertised.example:7411\n")
         code, said, _ = call("atollctl", "--format", "json", *ctl[1:], "--name", "five")
         assert (json.loads(said)["address"] == "advertised.example:7411" and
                 json.loads(said)["this_machine_only"] is False)
@@ -584,7 +652,7 @@ def outside(**variables):
 
 def join_behind(made, name, *settings, **more):
     token = made.invite(name)["token"]
-    return call("atoll-node", "join", BEHIND, "--token", token, "--dir", name,
+    return call("atoll-node", "join", BEHIND, "--token-file", token_file(token), "--dir", name,
                 "--data", made.path("text.txt"), "--no-run",
                 "--heartbeat-interval", "1s", "--retry-first", "100ms", *settings, **more)
 
@@ -751,7 +819,7 @@ def test_a_metrics_file_that_cannot_be_written_is_refused_before_anything_else()
         invitation = made.invite("one")
         settings = ["--dir", "site", "--data", made.path("text.txt"), "--heartbeat-interval", "1s",
                     "--threads", "1"]
-        join = ["atoll-node", "join", invitation["address"], "--token", invitation["token"],
+        join = ["atoll-node", "join", invitation["address"], "--token-file", made.token_file(invitation["token"]),
                 *settings]
         os.mkdir("taken")
         for wrong, because in (("nowhere/m.prom", "its directory nowhere: No such file"),
@@ -774,7 +842,7 @@ def test_a_file_that_is_written_every_second_is_complained_of_once():
     with federation(sites=0) as made:
         invitation = made.invite("one")
         os.mkdir("there")
-        good("atoll-node", "join", invitation["address"], "--token", invitation["token"],
+        good("atoll-node", "join", invitation["address"], "--token-file", made.token_file(invitation["token"]),
              "--dir", "site", "--data", made.path("text.txt"), "--threads", "1",
              "--metrics-file", "there/m.prom", "--no-run")
         site = Site("one", [program("atoll-node"), "run", "--dir", "site"], "one.log",
@@ -847,18 +915,18 @@ def test_a_token_is_not_spent_before_the_data_is_known_to_fit_the_run():
         for data in ("typo.txt", "empty.txt", "short.txt", "tokens.bin", "folder"):
             for more in ([], ["--no-run"]):
                 code, _, said = call("atoll-node", "join", invitation["address"],
-                                     "--token", invitation["token"], "--dir", "first",
+                                     "--token-file", made.token_file(invitation["token"]), "--dir", "first",
                                      "--data", data, *more)
                 assert code == 1, f"{data}: exit {code}: {said}"
                 contains(said, data, "nothing has been joined, and the invitation is not used up")
                 assert not os.path.exists("first/site.json")
         # Another key may use it still.
-        good("atoll-node", "join", invitation["address"], "--token", invitation["token"],
+        good("atoll-node", "join", invitation["address"], "--token-file", made.token_file(invitation["token"]),
              "--dir", "second", "--data", made.path("text.txt"), "--no-run")
         assert [entry["kind"] for entry in made.ledger()] == ["genesis", "site_invited",
                                                               "site_added"]
         code, _, said = call("atoll-node", "join", invitation["address"],
-                             "--token", invitation["token"], "--dir", "first",
+                             "--token-file", made.token_file(invitation["token"]), "--dir", "first",
                              "--data", made.path("text.txt"), "--no-run")
         assert code == 3
         contains(said, "join refused (used)")

@@ -108,8 +108,9 @@ class Reader:
         return done.stdout
 
     def start(self, name, line):
-        with open(name + ".log", "ab") as log:
-            self.running[name] = subprocess.Popen(self.shell("exec " + without_comment(line)),
+        with open(name + ".log", "ab") as log:  # `exec` after the variables that are set for it
+            line = re.sub(r"^((?:[A-Z_]+=\S+ )*)", r"\1exec ", without_comment(line))
+            self.running[name] = subprocess.Popen(self.shell(line),
                                                   stdin=subprocess.DEVNULL, stdout=log,
                                                   stderr=log, env=self.environment)
 
@@ -176,9 +177,9 @@ def define(reader, line):
 
 def invite(reader, line):
     said = reader.run(line).split()
-    assert (said[:2] == ["atoll-node", "join"] and said[2] == f"127.0.0.1:{reader.port}" and
-            said[3] == "--token"), said
-    reader.token = said[4]
+    assert (said[0].startswith("ATOLL_TOKEN=") and
+            said[1:] == ["atoll-node", "join", f"127.0.0.1:{reader.port}"]), said
+    reader.token = said[0].removeprefix("ATOLL_TOKEN=")
 
 
 def accepted(reader):
@@ -268,7 +269,7 @@ STEPS = {  # in the pages' order
     "atoll-coordinator --dir /srv/atoll/run --listen 0.0.0.0:7400": serve,
     'ctl() { atollctl --keys /srv/atoll/run/keys --server coordinator.example:7400 "$@"; }': define,
     "ctl site invite --name eu-north": invite,
-    "atoll-node join coordinator.example:7400 --token AQhl... --dir site --data text.txt": join,
+    "ATOLL_TOKEN=AQhl... atoll-node join coordinator.example:7400 --dir site --data text.txt": join,
     "atoll-node run --dir site": go_on,
     "atoll-node status --dir site": status,
     'atoll-node generate --dir site --prompt "It was "': writes,

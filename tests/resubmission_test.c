@@ -32,12 +32,17 @@ static struct follower follower_start(struct world *w) {
                 w->directory, w->port);
     CHECK_EQUAL(run_program("atollctl", arguments, false, &line), 0);
     free(arguments);
-    const char *token = strstr((const char *)line.data, "--token ");
+    char *token = strstr((char *)line.data, "ATOLL_TOKEN="), *path;
     CHECK(token);
+    token += strlen("ATOLL_TOKEN=");
+    path = file_join(test_directory(), "token");
+    CHECK_OK(file_write(path, bytes_of(token, strcspn(token, " ")), 0600, &error));
     arguments = xformat("join 127.0.0.1:%u --proxy none --run=false --dir '%s' --data '%s' "
                         "--threads 1 --batch-sequences 1 "
-                        "--checkpoint-interval 1s --heartbeat-interval 200ms --pace 20ms %s",
-                        w->port, f.directory, data, token);
+                        "--checkpoint-interval 1s --heartbeat-interval 200ms --pace 20ms "
+                        "--token-file '%s'",
+                        w->port, f.directory, data, path);
+    free(path);
     CHECK_EQUAL(run_program("atoll-node", arguments, true, &line), 0);
     w->orders += 2;
     posix_spawn_file_actions_t files;

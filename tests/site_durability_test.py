@@ -317,7 +317,8 @@ def a_coordinator_whose_clock_is_off_names_it_and_shuts_nobody_out(directory):
     federation.until("receipts all the same",
                      lambda: all(len(s.receipts) >= n + 3 for s, n in zip(sites, had)),
                      40 * SLOWDOWN)
-    join = ("atoll-node", "join", invitation["address"], "--token", invitation["token"],
+    join = ("atoll-node", "join", invitation["address"], "--token-file",
+            federation.token_file(invitation["token"]),
             "--run=false",
             "--dir", federation.path("sites", "three"), "--data", federation.path("text.txt"))
     joined = federation.call(*join, check=False)

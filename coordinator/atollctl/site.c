@@ -77,7 +77,7 @@ static void print_invitation(const struct ctl_settings *settings, const char *ad
                 address, host, parsed.port);
     }
     if (settings->format == FORMAT_TEXT) {
-        printf("atoll-node join %s --token %s\n", address, token);
+        printf("ATOLL_TOKEN=%s atoll-node join %s\n", token, address);
         return;
     }
     struct buffer out = {0};
