@@ -44,6 +44,10 @@ def token_file(token):
     return path
 
 
+def by_file(token):
+    return "--token-file", token_file(token)
+
+
 def good(name, *arguments, **more):
     code, said, wrong = call(name, *arguments, **more)
     assert code == 0, f"{name} {' '.join(map(str, arguments))}: exit {code}: {wrong}"
@@ -360,19 +364,19 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_made_and_in_a_dry_r
 
 
 def joining(address, token, name):
-    return ["atoll-node", "join", address, "--token-file", token_file(token), "--dir", name]
+    return ["atoll-node", "join", address, *by_file(token), "--dir", name]
 
 
 def test_a_join_that_failed_does_not_block_the_next():
     with federation(sites=0) as made:
         invitation = made.invite("one")
         settings = ["--dir", "site", "--data", made.path("text.txt"), "--no-run"]
-        assert call("atoll-node", "join", invitation["address"], "--token-file", token_file("nonsense"),
+        assert call("atoll-node", "join", invitation["address"], *by_file("nonsense"),
                     *settings)[0] != 0
         token = invitation["token"]
-        assert call("atoll-node", "join", invitation["address"], "--token-file", token_file(token[:40]),
+        assert call("atoll-node", "join", invitation["address"], *by_file(token[:40]),
                     *settings)[0] != 0
-        good("atoll-node", "join", invitation["address"], "--token-file", token_file(token), *settings)
+        good("atoll-node", "join", invitation["address"], *by_file(token), *settings)
         good("atoll-node", "validate", "--dir", "site")
 
 
@@ -492,12 +496,12 @@ WRONG_ADDRESSES = {  # and what is said of them
 def test_a_wrong_address_is_refused_at_once_by_every_program_and_setting():
     with federation(sites=0) as made:
         invitation = made.invite("one")
-        good("atoll-node", "join", invitation["address"], "--token-file", made.token_file(invitation["token"]),
+        good("atoll-node", "join", invitation["address"], *by_file(invitation["token"]),
              "--dir", "site", "--data", made.path("text.txt"), "--no-run")
         keys = os.path.join(made.run, "keys")
         token = made.invite("two")["token"]
         for address, because in WRONG_ADDRESSES.items():
-            uses = [("atoll-node", "join", address, "--token-file", token_file(token), "--dir", "other"),
+            uses = [("atoll-node", "join", address, *by_file(token), "--dir", "other"),
                     ("atoll-node", "run", "--dir", "site", "--address", address),
                     ("atollctl", "--keys", keys, "--server", address, "run", "status"),
                     ("atollctl", "--keys", keys, "--server", f"127.0.0.1:{made.port}", "site",
@@ -541,7 +545,8 @@ def test_a_coordinator_is_reached_by_ipv6():
         ctl = ["atollctl", "--keys", os.path.join(made.run, "keys"), "--server", address]
         said = good(*ctl, "site", "invite", "--name", "one").split()
         assert said[3] == address, said
-        good("atoll-node", "join", address, "--token-file", token_file(said[0].removeprefix("ATOLL_TOKEN=")), "--dir", "site",
+        token = said[0].removeprefix("ATOLL_TOKEN=")
+        good("atoll-node", "join", address, *by_file(token), "--dir", "site",
              "--data", made.path("text.txt"), "--no-run")
         contains(good(*ctl, "site", "list"), "one")
 
@@ -652,7 +657,7 @@ def outside(**variables):
 
 def join_behind(made, name, *settings, **more):
     token = made.invite(name)["token"]
-    return call("atoll-node", "join", BEHIND, "--token-file", token_file(token), "--dir", name,
+    return call("atoll-node", "join", BEHIND, *by_file(token), "--dir", name,
                 "--data", made.path("text.txt"), "--no-run",
                 "--heartbeat-interval", "1s", "--retry-first", "100ms", *settings, **more)
 
@@ -819,7 +824,7 @@ def test_a_metrics_file_that_cannot_be_written_is_refused_before_anything_else()
         invitation = made.invite("one")
         settings = ["--dir", "site", "--data", made.path("text.txt"), "--heartbeat-interval", "1s",
                     "--threads", "1"]
-        join = ["atoll-node", "join", invitation["address"], "--token-file", made.token_file(invitation["token"]),
+        join = ["atoll-node", "join", invitation["address"], *by_file(invitation["token"]),
                 *settings]
         os.mkdir("taken")
         for wrong, because in (("nowhere/m.prom", "its directory nowhere: No such file"),
@@ -842,7 +847,7 @@ def test_a_file_that_is_written_every_second_is_complained_of_once():
     with federation(sites=0) as made:
         invitation = made.invite("one")
         os.mkdir("there")
-        good("atoll-node", "join", invitation["address"], "--token-file", made.token_file(invitation["token"]),
+        good("atoll-node", "join", invitation["address"], *by_file(invitation["token"]),
              "--dir", "site", "--data", made.path("text.txt"), "--threads", "1",
              "--metrics-file", "there/m.prom", "--no-run")
         site = Site("one", [program("atoll-node"), "run", "--dir", "site"], "one.log",
@@ -915,18 +920,18 @@ def test_a_token_is_not_spent_before_the_data_is_known_to_fit_the_run():
         for data in ("typo.txt", "empty.txt", "short.txt", "tokens.bin", "folder"):
             for more in ([], ["--no-run"]):
                 code, _, said = call("atoll-node", "join", invitation["address"],
-                                     "--token-file", made.token_file(invitation["token"]), "--dir", "first",
+                                     *by_file(invitation["token"]), "--dir", "first",
                                      "--data", data, *more)
                 assert code == 1, f"{data}: exit {code}: {said}"
                 contains(said, data, "nothing has been joined, and the invitation is not used up")
                 assert not os.path.exists("first/site.json")
         # Another key may use it still.
-        good("atoll-node", "join", invitation["address"], "--token-file", made.token_file(invitation["token"]),
+        good("atoll-node", "join", invitation["address"], *by_file(invitation["token"]),
              "--dir", "second", "--data", made.path("text.txt"), "--no-run")
         assert [entry["kind"] for entry in made.ledger()] == ["genesis", "site_invited",
                                                               "site_added"]
         code, _, said = call("atoll-node", "join", invitation["address"],
-                             "--token-file", made.token_file(invitation["token"]), "--dir", "first",
+                             *by_file(invitation["token"]), "--dir", "first",
                              "--data", made.path("text.txt"), "--no-run")
         assert code == 3
         contains(said, "join refused (used)")

@@ -219,6 +219,11 @@ def pause_and_resume(reader, line):
     reader.run("ctl run resume")
 
 
+def withdraw(reader, line):
+    reader.run("ctl site invite --name eu-south")
+    reader.run(line)
+
+
 def revoke(reader, line):
     reader.run(line)
     reader.end("site", code=3, signal_number=None)  # it halts by itself: a person must look
@@ -273,6 +278,8 @@ STEPS = {  # in the pages' order
     "atoll-node run --dir site": go_on,
     "atoll-node status --dir site": status,
     'atoll-node generate --dir site --prompt "It was "': writes,
+    "ctl site invitations": answers("eu-north", "used"),
+    "ctl site invite --withdraw eu-south": withdraw,
     "ctl run status": answers("tides", "version"),
     "ctl site list": answers("eu-north"),
     'ctl run pause --reason "moving racks"': pause_and_resume,
