@@ -1,9 +1,9 @@
 """A member who says what cannot be: tokens of 2^50, norms of 0, 1e-30, 8e18 and NaN, in its very
 first message and later, steps and sequences at their largest, a heartbeat of 9e11.
 
-Three honest sites contribute beside it, and the same three in a run without it: the run goes on, the
-honest are told as many inner steps, the tokens that count stay near, and what they send is hardly
-scaled down.
+Three honest sites contribute beside it, and the same three in a run without it: the run goes on,
+the honest are told as many inner steps, the tokens that count stay near, and what they send is
+hardly scaled down.
 """
 import sys
 
