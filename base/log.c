@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/utf8.h"
 
 enum { LINE_SIZE = 2048, WINDOW_MS = 10000, WINDOW_LINES = 20, CONTEXT_SIZE = 256 };
 
@@ -60,9 +61,14 @@ char *log_quote(const char *text, char *out, size_t size) {
     }
     size_t at = 0;
     if (!plain) out[at++] = '"';
-    for (const char *c = text; *c && at + 4 < size; c++) {
+    size_t left = strlen(text);
+    for (const char *c = text; *c && at + 4 < size;) {
+        size_t length = utf8_length((const uint8_t *)c, left);
+        bool shown = utf8_shown_length((const uint8_t *)c, left) > 0 || length == 0;
         if (!plain && (*c == '"' || *c == '\\')) out[at++] = '\\';
-        out[at++] = (unsigned char)*c < ' ' || *c == 127 ? '.' : *c;
+        size_t step = shown ? 1 : length; /* of a longer one the rest comes in the next rounds */
+        out[at++] = shown ? *c : '.';
+        c += step, left -= step;
     }
     if (!plain) out[at++] = '"';
     out[at] = 0;

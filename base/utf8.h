@@ -22,6 +22,21 @@ static inline size_t utf8_length(const uint8_t *text, size_t left) {
     return length;
 }
 
+/* The same, but 0 also for a character that is not to be shown to people in a text of somebody
+ * else: controls (C0, DEL, C1), which rule a terminal, and what cannot be seen or turns the order
+ * of what stands beside it, so that a text reads as another one: soft hyphen, zero width, line and paragraph separators, marks, embeddings and isolates of direction, tags. */
+static inline size_t utf8_shown_length(const uint8_t *text, size_t left) {
+    size_t length = utf8_length(text, left);
+    if (length <= 1) return length && text[0] >= 0x20 && text[0] != 0x7f ? 1 : 0;
+    uint32_t point = text[0] & (0xffu >> (length + 1));
+    for (size_t i = 1; i < length; i++) point = point << 6 | (text[i] & 0x3f);
+    bool hidden = point < 0xa0 || point == 0xad || point == 0x61c || point == 0x180e ||
+                  (point >= 0x200b && point <= 0x200f) || (point >= 0x2028 && point <= 0x202e) ||
+                  (point >= 0x2060 && point <= 0x206f) || point == 0xfeff ||
+                  (point >= 0xfff9 && point <= 0xfffb) || (point >= 0xe0000 && point <= 0xe007f);
+    return hidden ? 0 : length;
+}
+
 /* Bytes of the byte order mark that some editors put before UTF-8 text: 3, or 0 where there is
  * none. It is not a part of the text. */
 static inline size_t utf8_mark(const uint8_t *text, size_t size) {

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/options.h"
+#include "base/secrecy.h"
 #include "base/streams.h"
 #include "base/thread.h"
 #include "base/version.h"
@@ -217,6 +218,7 @@ static int run(const struct coordinator_settings *settings) {
 }
 
 int main(int argc, char **argv) {
+    secrecy_begin();
     streams_open();
     ending_begin(EXIT_SUCCESS); /* until it serves, nothing is unsaved */
     store_guard(program.name, EXIT_HALTED, "put a copy of the run's directory in its place");

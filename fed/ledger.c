@@ -5,6 +5,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/utf8.h"
+
 /* Texts travel in their whole field: characters, then zeroes to the end. So every text has one
  * encoding. */
 static void write_text(struct buffer *out, const char *text, size_t size) {
@@ -23,10 +25,15 @@ static bool read_text(struct reader *reader, char *out, size_t size) {
     }
     for (size_t i = length; i < size; i++)
         if (out[i] != '\0') return false;
-    /* Reasons are shown on terminals and in logs: no control characters (UTF-8 beyond ASCII is the
-     * admin's business). */
-    for (size_t i = 0; i < length; i++)
-        if ((uint8_t)out[i] < 0x20 || (uint8_t)out[i] == 0x7F) return false;
+    /* Reasons are shown on terminals and in logs. What is not UTF-8 is let be: a reason that was
+     * cut at its end may stop within a character. */
+    for (size_t i = 0; i < length;) {
+        const uint8_t *at = (const uint8_t *)out + i;
+        size_t size_here = utf8_length(at, length - i);
+        if (*at < 0x20 || *at == 0x7F) return false;
+        if (size_here && !utf8_shown_length(at, length - i)) return false;
+        i += size_here ? size_here : 1;
+    }
     return true;
 }
 

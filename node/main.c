@@ -4,11 +4,13 @@
 
 #include "base/ending.h"
 #include "base/limits.h"
+#include "base/secrecy.h"
 #include "base/streams.h"
 #include "node/verbs.h"
 #include "storage/store_guard.h"
 
 int main(int argc, char **argv) {
+    secrecy_begin();
     streams_open();
     ending_begin(ENDING_BY_SIGNAL);
     store_guard(node_command.name, EXIT_HALTED,

@@ -6,33 +6,13 @@
 #include <math.h>
 #include <string.h>
 
-/* --- texts ------------------------------------------------------------------------------------ */
+#include "base/utf8.h"
 
-/* Length of the character at data[0], 0 if it is not one that may travel: malformed UTF-8 (Unicode
- * 15, table 3-7), or a control character (C0, DEL, C1), which could rule the terminal it is printed
- * on. */
-static size_t character_size(const uint8_t *data, size_t size) {
-    uint8_t first = data[0];
-    if (first < 0x80) return first >= 0x20 && first != 0x7F;
-    size_t length = first >= 0xC2 && first <= 0xDF   ? 2
-                    : (first & 0xF0) == 0xE0         ? 3
-                    : first >= 0xF0 && first <= 0xF4 ? 4
-                                                     : 0;
-    if (length == 0 || length > size) return 0;
-    for (size_t i = 1; i < length; i++)
-        if ((data[i] & 0xC0) != 0x80) return 0;
-    uint8_t second = data[1];
-    if (first == 0xC2 && second < 0xA0) return 0; /* C1 */
-    if (first == 0xE0 && second < 0xA0) return 0; /* overlong */
-    if (first == 0xED && second > 0x9F) return 0; /* surrogate */
-    if (first == 0xF0 && second < 0x90) return 0; /* overlong */
-    if (first == 0xF4 && second > 0x8F) return 0; /* past U+10FFFF */
-    return length;
-}
+/* --- texts ------------------------------------------------------------------------------------ */
 
 static bool text_may_travel(const uint8_t *data, size_t size) {
     for (size_t at = 0; at < size;) {
-        size_t length = character_size(data + at, size - at);
+        size_t length = utf8_shown_length(data + at, size - at);
         if (length == 0) return false;
         at += length;
     }
@@ -43,7 +23,7 @@ char *wire_text_clean(const char *text, size_t limit, char *out) {
     const uint8_t *from = (const uint8_t *)(text ? text : "");
     size_t size = strlen((const char *)from), used = 0;
     for (size_t at = 0; at < size;) {
-        size_t length = character_size(from + at, size - at);
+        size_t length = utf8_shown_length(from + at, size - at);
         size_t wanted = length ? length : 1;
         if (used + wanted > limit) break;
         if (length) {

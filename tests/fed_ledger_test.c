@@ -214,6 +214,9 @@ TEST(texts_with_a_tail_without_an_end_or_with_control_characters_are_refused) {
     ledger_entry_encode(&entry, &raw);
     raw.data[text_at + 2] = 0x1B;
     check_refused(&raw);
+    ledger_entry_encode(&entry, &raw);
+    memcpy(raw.data + text_at + 2, "\xE2\x80\xAE", 3); /* turns what follows */
+    check_refused(&raw);
     buffer_deinit(&raw);
 }
 

@@ -348,6 +348,12 @@ TEST(texts_that_are_not_utf8_or_hold_control_characters_are_refused_in_every_fie
         {"\x7f", 1},
         {"\xC2\x9B", 2},
         {"\xC2\x80", 2},
+        {"\xE2\x80\xAE", 3},     /* what follows is read from right to left */
+        {"a\xE2\x80\x8B", 4},    /* zero width */
+        {"\xE2\x81\xA6", 3},     /* an isolate */
+        {"\xEF\xBB\xBF", 3},     /* a byte order mark */
+        {"\xD8\x9C", 2},         /* Arabic letter mark */
+        {"\xF3\xA0\x81\x81", 4}, /* a tag */
     };
     for (size_t t = 0; t < COUNT_OF(texts); t++)
         for (size_t i = 0; i < COUNT_OF(kinds); i++)

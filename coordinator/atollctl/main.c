@@ -6,6 +6,7 @@
 #include "base/address.h"
 #include "base/ending.h"
 #include "base/limits.h"
+#include "base/secrecy.h"
 #include "base/streams.h"
 #include "base/version.h"
 #include "config/config.h"
@@ -76,6 +77,7 @@ static const struct command program = {
     .version = atoll_version};
 
 int main(int argc, char **argv) {
+    secrecy_begin();
     streams_open();
     ending_begin(ENDING_BY_SIGNAL);
     store_guard(program.name, EXIT_DAMAGED, "put another copy of the run's directory in its place");
