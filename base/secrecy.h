@@ -1,4 +1,4 @@
-/* For programs that hold private keys: what they hold is written to no disk by a crash, and no other
+/* For programs that hold private keys: a crash writes what they hold to no disk, and no other
  * process of the same user reads it. */
 #ifndef BASE_SECRECY_H
 #define BASE_SECRECY_H

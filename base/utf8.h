@@ -24,7 +24,8 @@ static inline size_t utf8_length(const uint8_t *text, size_t left) {
 
 /* The same, but 0 also for a character that is not to be shown to people in a text of somebody
  * else: controls (C0, DEL, C1), which rule a terminal, and what cannot be seen or turns the order
- * of what stands beside it, so that a text reads as another one: soft hyphen, zero width, line and paragraph separators, marks, embeddings and isolates of direction, tags. */
+ * of what stands beside it, so that a text reads as another one: soft hyphen, zero width, line
+ * and paragraph separators, marks, embeddings and isolates of direction, tags. */
 static inline size_t utf8_shown_length(const uint8_t *text, size_t left) {
     size_t length = utf8_length(text, left);
     if (length <= 1) return length && text[0] >= 0x20 && text[0] != 0x7f ? 1 : 0;
