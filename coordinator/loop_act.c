@@ -90,6 +90,14 @@ static enum join_code join_code_of(enum refusal code) {
     }
 }
 
+/* A site is one whether or not the call that made it one is still there to be answered. */
+static void enrol_new(struct loop *loop) {
+    const struct run_state *run = coordinator_state_run(loop->state);
+    for (; loop->sites < run_state_site_count(run); loop->sites++)
+        calls_enrol(loop->options.calls, loop->sites + 1,
+                    run_state_site(run, loop->sites + 1)->public_key);
+}
+
 static void act_joined(struct loop *loop, const struct coordinator_action *action) {
     struct call *call = calls_find(loop->options.calls, action->call);
     if (!call) return;
@@ -115,7 +123,6 @@ static void act_joined(struct loop *loop, const struct coordinator_action *actio
         memcpy(reply.coordinator_key, key_pair_public(loop->options.keys->coordinator),
                PUBLIC_KEY_SIZE);
         reply.manifest = buffer_bytes(&manifest);
-        if (site) calls_enrol(loop->options.calls, action->site, site->public_key);
         if (site) log_info("site_joined", "site=%u name=%s", action->site, site->name);
     } else {
         char quoted[256];
@@ -218,7 +225,10 @@ static void act(struct loop *loop, const struct coordinator_action *action) {
         ledger_queue_add(loop->options.ledger, action->commit, action->first_index,
                          buffer_bytes(&action->bytes));
         break;
-    case DO_PUBLISH: loop_publish(loop, action->size); break;
+    case DO_PUBLISH:
+        enrol_new(loop);
+        loop_publish(loop, action->size);
+        break;
     case DO_APPLY: act_apply(loop, &action->step); break;
     case DO_CATCH_UP:
         model_thread_post(loop->options.model_thread,

@@ -30,6 +30,7 @@ struct loop {
     char waits[512];        /* the sentence of the last status */
     bool clock_is_off;      /* as last said */
     uint64_t clock_said_ms; /* when */
+    uint32_t sites;         /* whose keys the calls know */
 };
 
 /* --- loop_act.c --- */

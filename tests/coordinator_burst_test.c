@@ -27,12 +27,13 @@ int fallocate(int descriptor, int mode, off_t offset, off_t size) {
 
 /* ---- many unary calls at once ---------------------------------------------------------------- */
 
-enum { INVITATIONS = 1200, JOINS = 1000 };
+enum { INVITATIONS = 600, JOINS = 150, PLACES = 64 }; /* calls of strangers, and of admins */
 
 struct answer {
     struct burst *burst;
     enum status status;
-    struct buffer bytes;
+    struct buffer request, bytes;
+    bool came;
 };
 
 struct burst {
@@ -67,7 +68,10 @@ static struct burst *burst_create(const struct world *w, bool admin) {
 
 static void burst_destroy(struct burst *burst) {
     rpc_channel_close(burst->channel);
-    for (size_t i = 0; i < INVITATIONS; i++) buffer_deinit(&burst->answers[i].bytes);
+    for (size_t i = 0; i < INVITATIONS; i++) {
+        buffer_deinit(&burst->answers[i].request);
+        buffer_deinit(&burst->answers[i].bytes);
+    }
     pthread_cond_destroy(&burst->changed);
     pthread_mutex_destroy(&burst->lock);
     free(burst);
@@ -78,6 +82,7 @@ static void on_answer(void *user, const struct rpc_outcome *outcome, struct buff
     struct burst *burst = answer->burst;
     pthread_mutex_lock(&burst->lock);
     answer->status = outcome->status;
+    answer->came = true;
     answer->bytes = *reply;
     *reply = (struct buffer){0};
     burst->open--;
@@ -85,18 +90,41 @@ static void on_answer(void *user, const struct rpc_outcome *outcome, struct buff
     pthread_mutex_unlock(&burst->lock);
 }
 
-static void burst_ask(struct burst *burst, size_t at, enum service_method method,
-                      const struct buffer *request) {
+/* A Join that comes again while the first one's entry is being made durable is told to wait. */
+static bool is_busy(struct answer *answer) {
     struct error error = {0};
-    struct rpc_piece piece = rpc_piece_of(buffer_bytes(request));
+    struct frame frame;
+    struct join_reply reply;
+    struct arena *arena = arena_new();
+    CHECK_OK(frame_split(buffer_bytes(&answer->bytes), &frame, &error));
+    CHECK_OK(join_reply_decode(frame, arena, &reply, &error));
+    bool busy = reply.code == JOIN_BUSY;
+    arena_free(arena);
+    return busy;
+}
+
+static bool is_answered(struct answer *answer, enum service_method method) {
+    return answer->came && answer->status == OK && (method != METHOD_JOIN || !is_busy(answer));
+}
+
+/* Asks for all that were not answered yet. */
+static void burst_ask(struct burst *burst, size_t count, enum service_method method) {
+    struct error error = {0};
     struct rpc_call_options options = {.progress_timeout_ms = PATIENCE_MS,
                                        .wait_for_connection = true};
-    burst->answers[at].burst = burst;
-    pthread_mutex_lock(&burst->lock);
-    burst->open++;
-    pthread_mutex_unlock(&burst->lock);
-    CHECK_OK(rpc_channel_unary(burst->channel, service_path(method), &options, &piece, 1, on_answer,
-                               &burst->answers[at], &error));
+    for (size_t i = 0; i < count; i++) {
+        struct answer *answer = &burst->answers[i];
+        if (is_answered(answer, method)) continue;
+        struct rpc_piece piece = rpc_piece_of(buffer_bytes(&answer->request));
+        buffer_deinit(&answer->bytes);
+        answer->burst = burst;
+        answer->came = false;
+        pthread_mutex_lock(&burst->lock);
+        burst->open++;
+        pthread_mutex_unlock(&burst->lock);
+        CHECK_OK(rpc_channel_unary(burst->channel, service_path(method), &options, &piece, 1,
+                                   on_answer, answer, &error));
+    }
 }
 
 static size_t burst_open(struct burst *burst) {
@@ -112,18 +140,36 @@ static void burst_wait(struct burst *burst) {
     pthread_mutex_unlock(&burst->lock);
 }
 
+/* They are more than the coordinator keeps open at once: those that have to go come again. */
+static void burst_until_answered(struct burst *burst, size_t count, enum service_method method) {
+    for (size_t answered = 0; answered < count;) {
+        burst_wait(burst);
+        answered = 0;
+        for (size_t i = 0; i < count; i++) answered += is_answered(&burst->answers[i], method);
+        if (answered < count) burst_ask(burst, count, method);
+    }
+}
+
+/* While the disk stands still: all but a few had to go, and nobody got an answer. */
+static void burst_stands(struct burst *burst, size_t count) {
+    while (burst_open(burst) > PLACES) clock_sleep_ms(5);
+    CHECK(burst_open(burst) > 0);
+    pthread_mutex_lock(&burst->lock);
+    for (size_t i = 0; i < count; i++)
+        CHECK(!burst->answers[i].came || burst->answers[i].status != OK);
+    pthread_mutex_unlock(&burst->lock);
+}
+
 static void invite_all(struct burst *burst, size_t count) {
     struct error error = {0};
     for (size_t i = 0; i < count; i++) {
         char name[SITE_NAME_SIZE];
-        struct buffer bytes = {0};
         snprintf(name, sizeof name, "site-%zu", i);
         struct admin_request request = {
             .protocol = 1, .verb = ADMIN_INVITE, .site_name = name, .reason = ""};
-        CHECK_OK(admin_request_encode(&request, &bytes, &error));
-        burst_ask(burst, i, METHOD_ADMIN, &bytes);
-        buffer_deinit(&bytes);
+        CHECK_OK(admin_request_encode(&request, &burst->answers[i].request, &error));
     }
+    burst_ask(burst, count, METHOD_ADMIN);
 }
 
 static void invited(const struct answer *answer, uint8_t secret[static SECRET_SIZE]) {
@@ -140,35 +186,19 @@ static void invited(const struct answer *answer, uint8_t secret[static SECRET_SI
     arena_free(arena);
 }
 
-/* What the coordinator says that it waits for. */
+/* What the coordinator says that it waits for. The question, too, may have to go for another. */
 static void world_waits(struct world *w, char out[static 256]) {
     struct admin_request request = {.protocol = 1, .verb = ADMIN_STATUS};
     struct admin_reply reply;
     struct buffer raw = {0};
     struct arena *arena = arena_new();
-    CHECK_EQUAL(admin_ask(w->admin, &request, arena, &raw, &reply), RPC_OK);
+    while (admin_ask(w->admin, &request, arena, &raw, &reply) != RPC_OK) {
+        buffer_deinit(&raw);
+        clock_sleep_ms(5);
+    }
     snprintf(out, 256, "%s", reply.run.waits);
     buffer_deinit(&raw);
     arena_free(arena);
-}
-
-static uint64_t bytes_in(struct world *w) {
-    struct admin_request request = {.protocol = 1, .verb = ADMIN_STATUS};
-    struct admin_reply reply;
-    struct buffer raw = {0};
-    struct arena *arena = arena_new();
-    CHECK_EQUAL(admin_ask(w->admin, &request, arena, &raw, &reply), RPC_OK);
-    uint64_t bytes = reply.run.bytes_in;
-    buffer_deinit(&raw);
-    arena_free(arena);
-    return bytes;
-}
-
-/* Until the server has been given all of them, the disk standing still: at least so many bytes
- * came. */
-static void wait_for_bytes(struct world *w, uint64_t size) {
-    while (bytes_in(w) < size) clock_sleep_ms(5);
-    (void)bytes_in(w); /* after them in the brain's queue */
 }
 
 TEST_WITHIN(more_invitations_and_joins_at_once_than_a_disk_that_stands_still_can_take, 120000) {
@@ -178,25 +208,23 @@ TEST_WITHIN(more_invitations_and_joins_at_once_than_a_disk_that_stands_still_can
     world_start(&w);
     struct burst *burst = burst_create(&w, true);
     atomic_store(&standing_still, true);
-    uint64_t before = bytes_in(&w);
     invite_all(burst, INVITATIONS);
-    wait_for_bytes(&w, before + INVITATIONS * 16);
-    CHECK_EQUAL(burst_open(burst), INVITATIONS); /* nobody was answered before it was durable */
+    burst_stands(burst, INVITATIONS);
     atomic_store(&standing_still, false);
-    burst_wait(burst);
+    burst_until_answered(burst, INVITATIONS, METHOD_ADMIN);
     for (size_t i = 0; i < INVITATIONS; i++) invited(&burst->answers[i], secrets[i]);
-    CHECK_EQUAL(world_look(&w).ledger_size, 1 + INVITATIONS);
+    /* an order whose call had to go may have been entered all the same, and is given again */
+    CHECK(world_look(&w).ledger_size >= 1 + INVITATIONS);
     burst_destroy(burst);
 
     burst = burst_create(&w, false);
     struct error error = {0};
-    before = bytes_in(&w);
+    uint64_t invited_by = world_look(&w).ledger_size;
     atomic_store(&standing_still, true);
-    uint64_t asked = 0;
     for (size_t i = 0; i < JOINS; i++) {
         char name[SITE_NAME_SIZE];
         struct key_pair *key = NULL;
-        struct buffer csr = {0}, bytes = {0};
+        struct buffer csr = {0};
         snprintf(name, sizeof name, "site-%zu", i);
         CHECK_OK(key_pair_create(&key, &error));
         CHECK_OK(certificate_request_create(key, CERTIFICATE_DER, &csr, &error));
@@ -206,16 +234,14 @@ TEST_WITHIN(more_invitations_and_joins_at_once_than_a_disk_that_stands_still_can
                                        .invitation_secret = bytes_of(secrets[i], SECRET_SIZE),
                                        .csr_der = buffer_bytes(&csr),
                                        .software = "test"};
-        CHECK_OK(join_request_encode(&request, &bytes, &error));
-        asked += bytes.size;
-        burst_ask(burst, i, METHOD_JOIN, &bytes);
+        CHECK_OK(join_request_encode(&request, &burst->answers[i].request, &error));
         buffer_deinit(&csr);
-        buffer_deinit(&bytes);
         key_pair_destroy(key);
     }
-    wait_for_bytes(&w, before + asked);
+    burst_ask(burst, JOINS, METHOD_JOIN);
+    burst_stands(burst, JOINS);
     atomic_store(&standing_still, false);
-    burst_wait(burst);
+    burst_until_answered(burst, JOINS, METHOD_JOIN);
     for (size_t i = 0; i < JOINS; i++) {
         struct frame frame;
         struct join_reply reply;
@@ -226,7 +252,7 @@ TEST_WITHIN(more_invitations_and_joins_at_once_than_a_disk_that_stands_still_can
         CHECK_EQUAL(reply.code, JOIN_OK);
         arena_free(arena);
     }
-    CHECK_EQUAL(world_look(&w).ledger_size, 1 + INVITATIONS + JOINS);
+    CHECK_EQUAL(world_look(&w).ledger_size, invited_by + JOINS); /* each joined once */
     burst_destroy(burst);
     free(secrets);
     world_stop(&w); /* it had not broken */
@@ -247,6 +273,7 @@ TEST_WITHIN(a_full_disk_is_waited_out_and_named_and_nothing_is_lost, 120000) {
     invite_all(burst, SOME); /* more than the room that the store has reserved before */
     while (!*waits) {
         clock_sleep_ms(5);
+        if (burst_open(burst) == 0) burst_ask(burst, SOME, METHOD_ADMIN);
         world_waits(&w, waits);
     }
     CHECK(strstr(waits, "disk is full"));
@@ -255,11 +282,11 @@ TEST_WITHIN(a_full_disk_is_waited_out_and_named_and_nothing_is_lost, 120000) {
     world_waits(&w, waits);
     CHECK(*waits);
     atomic_store(&full, false);
-    burst_wait(burst);
+    burst_until_answered(burst, SOME, METHOD_ADMIN);
     for (size_t i = 0; i < SOME; i++) invited(&burst->answers[i], secret);
     while (world_waits(&w, waits), *waits) clock_sleep_ms(5);
-    CHECK_EQUAL(world_look(&w).ledger_size, size + SOME);
-    w.orders += SOME;
+    CHECK(world_look(&w).ledger_size >= size + SOME);
+    w.orders += world_look(&w).ledger_size - size;
     site_contribute(&w, one);
     CHECK_EQUAL(world_settle(&w).accepted, 1);
     world_stop(&w);
