@@ -1,4 +1,4 @@
-"""What tests/clients_python_test.sh runs: a client made from the documents joins, follows with
+"""What tests/clients_python_test.sh runs: a client of the documents joins, follows with
 verification and submits."""
 import base64
 import json

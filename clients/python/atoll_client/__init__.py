@@ -1,4 +1,4 @@
-"""A client of an Atoll coordinator, written from docs/protocol.md and docs/codec.md.
+"""A client of an Atoll coordinator, as docs/protocol.md and docs/codec.md describe it.
 
 Needs grpcio and cryptography; `codec` and `model` also numpy.
 """
