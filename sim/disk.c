@@ -15,7 +15,9 @@ void disk_deinit(struct disk *disk) {
     for (uint64_t i = 0; i < disk->entry_count; i++) buffer_deinit(&disk->entries[i]);
     for (size_t i = 0; i < disk->blob_count; i++) buffer_deinit(&disk->blobs[i].bytes);
     free(disk->entries);
+    for (size_t i = 0; i < disk->spoiled_count; i++) buffer_deinit(&disk->spoiled[i].bytes);
     free(disk->blobs);
+    free(disk->spoiled);
     disk_init(disk, disk->world, disk->process);
 }
 
@@ -114,7 +116,13 @@ const struct buffer *disk_blob_find(const struct disk *disk,
 void disk_blob_delete(struct disk *disk, const uint8_t digest[static DIGEST_SIZE]) {
     struct disk_blob *blob = find(disk, digest);
     if (!blob || process_is_doomed(disk->world, disk->process)) return;
-    buffer_deinit(&blob->bytes);
+    if (blob->flipped) {
+        size_t size = (disk->spoiled_count + 1) * sizeof disk->spoiled[0];
+        disk->spoiled = xrealloc(disk->spoiled, size);
+        disk->spoiled[disk->spoiled_count++] = *blob;
+    } else {
+        buffer_deinit(&blob->bytes);
+    }
     *blob = disk->blobs[--disk->blob_count];
 }
 
@@ -197,4 +205,11 @@ void disk_repair(struct disk *disk) {
         if (blob->flipped) blob->bytes.data[blob->flipped_at] ^= blob->flipped;
         blob->flipped = 0;
     }
+    for (size_t i = 0; i < disk->spoiled_count; i++) {
+        struct disk_blob *blob = &disk->spoiled[i];
+        blob->bytes.data[blob->flipped_at] ^= blob->flipped;
+        put_blob(disk, buffer_bytes(&blob->bytes), blob->digest);
+        buffer_deinit(&blob->bytes);
+    }
+    disk->spoiled_count = 0;
 }

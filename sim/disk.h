@@ -31,6 +31,9 @@ struct disk {
     uint64_t damaged_entry;  /* that cannot be read; UINT64_MAX: none */
     struct disk_blob *blobs; /* [blob_count], in no order */
     size_t blob_count, blob_capacity;
+    /* [spoiled_count]: deleted because they were damaged; the other copy has them still */
+    struct disk_blob *spoiled;
+    size_t spoiled_count;
 };
 
 void disk_init(struct disk *disk, struct world *world, uint32_t process);
