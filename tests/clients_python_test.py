@@ -79,6 +79,7 @@ def replay(follower, model):
 
 
 def check_codec(kind):
+    needed()
     from atoll_client import snapshot
     from atoll_client.model import Model
     with Run(kind, fragments=2) as run:
