@@ -135,7 +135,7 @@ static void on_spending(void *context, struct event *event) {
     (void)event;
     if (!f->fault_phase || run_state_phase(check_run(f->check)) == RUN_STOPPED) return;
     if (!is_ending(f) || !f->world.processes[COORDINATOR].alive) {
-        world_post(&f->world, 2 * MS, NO_PROCESS, on_spending, f, NULL);
+        world_post(&f->world, 8 * MS, NO_PROCESS, on_spending, f, NULL);
     } else if (world_fault(&f->world, FAULT_COORDINATOR_CRASH, COORDINATOR)) {
         crash(f, COORDINATOR);
     }
