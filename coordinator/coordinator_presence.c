@@ -49,7 +49,7 @@ static bool is_present(const struct coordinator_state *state, const struct prese
 }
 
 /* Milliseconds in which the run was not paused. */
-static uint64_t active_ms(const struct coordinator_state *state, struct instant now) {
+uint64_t brain_active_ms(const struct coordinator_state *state, struct instant now) {
     uint64_t paused = state->paused_ms;
     if (state->is_paused) paused += now.monotonic_ms - state->paused_since_ms;
     return now.monotonic_ms - paused;
@@ -70,7 +70,9 @@ void brain_hear(struct coordinator_state *state, uint32_t site, struct instant n
         MARK("presence: a site comes, or comes back");
         presence->timed = 0;
         presence->turned_away = false;
-        presence->idle_ms = active_ms(state, now);
+        presence->idle_ms = brain_active_ms(state, now);
+        presence->came_ms = presence->idle_ms;
+        presence->has_offered = false;
     }
     presence->heard = true;
     presence->heard_ms = now.monotonic_ms;
@@ -200,26 +202,28 @@ uint32_t coordinator_state_copies(const struct coordinator_state *state, uint32_
 static uint64_t trained_ms(const struct coordinator_state *state, const struct presence *presence,
                            struct instant now) {
     uint64_t waited = presence->waited_ms;
-    if (presence->is_waiting) waited += active_ms(state, now) - presence->waiting_since_ms;
-    return active_ms(state, now) - waited;
+    if (presence->is_waiting) waited += brain_active_ms(state, now) - presence->waiting_since_ms;
+    return brain_active_ms(state, now) - waited;
 }
 
 void brain_offered(struct coordinator_state *state, const struct contribution *contribution,
                    bool waits, struct instant now) {
     struct presence *presence = brain_presence(state, contribution->site);
     if (!presence) return;
-    presence->idle_ms = active_ms(state, now);
+    presence->idle_ms = brain_active_ms(state, now);
     presence->turned_away = false;
     if (contribution->sequence <= presence->offered_sequence) return; /* again, over a new call */
     presence->offered_sequence = contribution->sequence;
+    presence->offered_first_ms = brain_active_ms(state, now);
     if (presence->is_waiting && !run_state_site_pending(state->run, contribution->site)) {
         MARK("speed: what a site waited for was refused");
         presence->is_waiting = false; /* it trained again, nobody knows since when */
         presence->timed = 0;
     }
     presence->offered_ms = trained_ms(state, presence, now);
-    ASSERT(presence->waited_ms <= active_ms(state, now));
-    if (waits && !presence->is_waiting) presence->waiting_since_ms = active_ms(state, now);
+    uint64_t active = brain_active_ms(state, now);
+    ASSERT(presence->waited_ms <= active);
+    if (waits && !presence->is_waiting) presence->waiting_since_ms = active;
     presence->is_waiting = waits;
 }
 
@@ -239,6 +243,7 @@ void brain_accepted(struct coordinator_state *state, const struct contribution *
     if (presence->timed & bit && presence->offered_ms > *from_ms) {
         presence->steps = presence->steps * keep + contribution->inner_steps;
         presence->steps_ms = presence->steps_ms * keep + (double)(presence->offered_ms - *from_ms);
+        presence->rounds = presence->rounds * keep + 1;
     }
     presence->timed |= bit;
     *from_ms = presence->offered_ms;
@@ -250,7 +255,7 @@ void brain_merged(struct coordinator_state *state, struct instant now) {
         struct presence *presence = &state->presence[site - 1];
         if (!presence->waits_for_step || run_state_site_pending(state->run, site)) continue;
         presence->waits_for_step = false;
-        presence->idle_ms = active_ms(state, now);
+        presence->idle_ms = brain_active_ms(state, now);
         if (presence->is_waiting)
             presence->waited_ms += presence->idle_ms - presence->waiting_since_ms;
         presence->is_waiting = false;
@@ -264,7 +269,7 @@ static double rate_of(const struct coordinator_state *state, uint32_t site, stru
     const struct presence *presence = &state->presence[site - 1];
     bool measured = presence->steps_ms > 0;
     double rate = measured ? presence->steps * 1000 / presence->steps_ms : (double)INFINITY;
-    uint64_t idle = active_ms(state, now) - presence->idle_ms;
+    uint64_t idle = brain_active_ms(state, now) - presence->idle_ms;
     /* it waits for us, not we for it */
     if (presence->turned_away && idle < COMES_AGAIN_MS) return rate;
     if (idle == 0 || presence->uploading > 0 || run_state_site_pending(state->run, site))
@@ -299,7 +304,7 @@ static void note_idle(struct coordinator_state *state, struct instant now) {
     for (uint32_t site = 1; site <= state->presence_count; site++) {
         struct presence *presence = &state->presence[site - 1];
         if (presence->uploading > 0 || run_state_site_pending(state->run, site))
-            presence->idle_ms = active_ms(state, now);
+            presence->idle_ms = brain_active_ms(state, now);
     }
 }
 
@@ -334,6 +339,7 @@ void brain_heartbeat(struct coordinator_state *state, const struct coordinator_e
     struct presence *presence = brain_presence(state, site);
     enum refusal code = brain_take_place(state, site, event->heartbeat.instance, now);
     if (code == ACCEPTED) brain_hear(state, site, now);
+    if (code == ACCEPTED && presence) presence->beats = true;
     if (code == ACCEPTED && presence) note_clock(presence, event->heartbeat.time_ms, now);
     if (code == ACCEPTED && presence && presence->challenger && !presence->is_decided &&
         event->heartbeat.turn == presence->turn)

@@ -3,6 +3,7 @@
  *     coordinator_state.c    the ledger's next entry, what is said once it is durable, and the
  *                            order of it all
  *     coordinator_presence.c who is there, how fast they train, and what a heartbeat is told
+ *     coordinator_rate.c     how often a site may contribute
  *     coordinator_uploads.c  a contribution's way from its header to its entry
  *     coordinator_steps.c    when an outer step starts, and what becomes of it
  *     coordinator_orders.c   joining, and the admin's orders
@@ -81,7 +82,17 @@ struct presence { /* of site number i + 1 */
     uint64_t idle_ms;                        /* nothing of it has been under way since */
     bool turned_away; /* there was no room for what it offered then: it waits to come again */
     double steps,
-        steps_ms; /* of its last contributions, older ones fading; steps_ms 0: not measured yet */
+        steps_ms;  /* of its last contributions, older ones fading; steps_ms 0: not measured yet */
+    double rounds; /* contributions that steps_ms is of, fading likewise */
+
+    /* How often it contributes (coordinator_rate.c). Times are of the same clock. */
+    bool beats; /* it sends heartbeats */
+    uint64_t came_ms;
+    bool has_offered; /* since it came */
+    uint64_t first_round_ms;
+    uint64_t offered_first_ms;             /* of its newest contribution */
+    uint64_t accepted;                     /* bit f: a contribution of that fragment was, and ... */
+    uint64_t accepted_ms[FRAGMENTS_LIMIT]; /* ... counts as of then */
 };
 
 struct lost { /* a payload that is asked for */
@@ -149,6 +160,8 @@ void brain_hear(struct coordinator_state *state, uint32_t site, struct instant n
 enum refusal brain_take_place(struct coordinator_state *state, uint32_t site, uint64_t instance,
                               struct instant now);
 uint32_t brain_connected(const struct coordinator_state *state, struct instant now); /* sites */
+/* Milliseconds in which the run was not paused. */
+uint64_t brain_active_ms(const struct coordinator_state *state, struct instant now);
 void brain_note_phase(struct coordinator_state *state, struct instant now);
 /* A contribution was admitted; `waits`: its site does not train until it is merged. */
 /* after brain_offered: no room */
@@ -172,6 +185,14 @@ void brain_heartbeat(struct coordinator_state *state, const struct coordinator_e
                      struct instant now, struct coordinator_actions *out);
 void brain_following(struct coordinator_state *state, const struct coordinator_event *event,
                      struct instant now, struct coordinator_actions *out);
+
+/* coordinator_rate.c */
+/* Milliseconds until the site may contribute to the fragment again. */
+uint64_t brain_too_soon(struct coordinator_state *state, uint32_t site, uint32_t fragment,
+                        struct instant now);
+void brain_note_accepted(struct coordinator_state *state, uint32_t site, uint32_t fragment,
+                         struct instant now);
+void brain_note_offer(struct coordinator_state *state, uint32_t site, struct instant now);
 
 /* coordinator_steps.c */
 void brain_consider_step(struct coordinator_state *state, struct instant now,

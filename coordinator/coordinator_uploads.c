@@ -153,6 +153,21 @@ static enum refusal admit(const struct coordinator_state *state, uint32_t site,
                             bytes_of(signature, SIGNATURE_SIZE), &limits, out, why);
 }
 
+static bool refuse_too_soon(struct coordinator_state *state, uint64_t call,
+                            const struct contribution *contribution, struct instant now,
+                            struct coordinator_actions *out) {
+    uint64_t wait_ms = brain_too_soon(state, contribution->site, contribution->fragment, now);
+    if (wait_ms == 0) return false;
+    brain_turned_away(state, contribution->site);
+    struct coordinator_action *refused =
+        brain_refuse(state, call, REFUSED_BUSY,
+                     "this site contributes more than eight times as often as others: train more "
+                     "steps for each contribution",
+                     out);
+    if (refused) refused->retry_after_ms = wait_ms;
+    return true;
+}
+
 void brain_submit_open(struct coordinator_state *state, const struct coordinator_event *event,
                        struct instant now, struct coordinator_actions *out) {
     if (event->submit.supply) {
@@ -190,14 +205,18 @@ void brain_submit_open(struct coordinator_state *state, const struct coordinator
                                  sizeof why.message);
         if (code == REFUSED_HELD) why.message[0] = 0;
     }
+    if (code == ACCEPTED || code == REFUSED_REBASE) {
+        brain_hear(state, fresh.site, now);
+        brain_note_offer(state, fresh.site, now);
+    }
     if (code != ACCEPTED) {
         brain_refuse(state, event->call, code, why.message, out);
         return;
     }
-    brain_hear(state, fresh.site, now);
     /* also where there is no room for it now */
     brain_offered(state, &fresh.contribution, event->submit.waits, now);
     if (submit_supersedes(state, event->call, &fresh, out)) return;
+    if (refuse_too_soon(state, event->call, &fresh.contribution, now, out)) return;
     const char *full = make_room(state, fresh.site, out);
     if (full) {
         brain_turned_away(state, fresh.site);
@@ -256,6 +275,7 @@ void brain_checked(struct coordinator_state *state, const struct coordinator_eve
     commit->sequence = upload.contribution.sequence;
     brain_accepted(state, &upload.contribution);
     struct presence *presence = brain_presence(state, upload.site);
+    brain_note_accepted(state, upload.site, upload.contribution.fragment, now);
     if (presence->holder == upload.instance) presence->own_sequence = upload.contribution.sequence;
     contribution_digest(upload.header, commit->header_digest);
 }

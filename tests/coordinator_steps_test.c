@@ -1054,3 +1054,88 @@ TEST(the_admin_gets_a_snapshot_once_no_step_is_under_way) {
     CHECK(!brain_find(b, DO_SNAPSHOT)); /* asked for once, made once */
     brain_close(b);
 }
+
+/* ---- how often ------------------------------------------------------------------------------- */
+
+/* Tries every 10 ms for so long, while the sites before `others` are there; how often it was let
+ * in. */
+static uint32_t flood(struct brain *b, uint32_t site, uint32_t others, uint32_t ms) {
+    uint32_t made = 0;
+    for (uint32_t at = 0; at < ms; at += 10) {
+        for (uint32_t other = 1; other < others && at % 1000 == 0; other++)
+            brain_heartbeat(b, other);
+        brain_wait(b, 10);
+        struct contribution c =
+            fixture_contribution(b->f, site, 0, run_state_version(b->f->run), b->payload);
+        c.signed_at_ms = b->now.wall_ms;
+        c.inner_steps = 1000; /* whatever it says */
+        struct ledger_entry header = fixture_signed(b->f, &c, b->f->keys[site]);
+        uint64_t call = brain_submit(b, site, &header);
+        if (!brain_find(b, DO_ADMIT)) {
+            EXPECT_REFUSAL(b, call, REFUSED_BUSY);
+            CHECK(brain_find(b, DO_REFUSE)->retry_after_ms > 0);
+            continue;
+        }
+        brain_uploaded(b, call, ACCEPTED);
+        brain_checked(b, call, ACCEPTED);
+        brain_settle(b);
+        made++;
+    }
+    return made;
+}
+
+#define FLOODED "merge: {quorum: 1, grace: 0s, warmup_steps: 0, staleness_cap: 16}\n"
+
+TEST(a_site_that_floods_makes_eight_contributions_in_a_round_of_the_others) {
+    struct brain *b = brain_open(FLOODED, 4);
+    for (int round = 0; round < 3; round++) {
+        for (uint32_t site = 1; site <= 3; site++) give(b, site, 0, 40);
+        brain_wait(b, 4000);
+    }
+    uint32_t made = flood(b, 4, 4, 4000);
+    CHECK(made >= 7 && made <= 9);
+    made += flood(b, 4, 4, 4000);
+    CHECK(made >= 15 && made <= 17);
+    brain_close(b);
+}
+
+TEST(a_flood_from_the_start_does_not_make_the_first_contribution_of_others_stale) {
+    struct brain *b = brain_open(FLOODED, 3);
+    for (uint32_t site = 1; site <= 3; site++) brain_heartbeat(b, site);
+    struct ledger_entry first[2] = {brain_header(b, 1, 0), brain_header(b, 2, 0)};
+    CHECK(flood(b, 3, 3, 10000) <= 11);
+    for (uint32_t site = 1; site <= 2; site++) {
+        brain_submit(b, site, &first[site - 1]);
+        CHECK(brain_find(b, DO_ADMIT));
+    }
+    brain_close(b);
+}
+
+TEST(who_was_refused_as_stale_still_says_how_long_a_round_is) {
+    struct brain *b = brain_open(FLOODED, 3);
+    for (uint32_t site = 1; site <= 3; site++) brain_heartbeat(b, site);
+    struct ledger_entry first[2] = {brain_header(b, 1, 0), brain_header(b, 2, 0)};
+    CHECK(flood(b, 3, 3, 40000) > 16);
+    for (uint32_t site = 1; site <= 2; site++)
+        EXPECT_REFUSAL(b, brain_submit(b, site, &first[site - 1]), REFUSED_REBASE);
+    CHECK(flood(b, 3, 3, 40000) <= 9);
+    brain_close(b);
+}
+
+TEST(nobody_waits_for_those_who_only_follow_or_have_left) {
+    struct brain *b = brain_open(FLOODED, 2);
+    give(b, 2, 0, 40);
+    brain_wait(b, 3600 * 1000); /* it is not present any more */
+    CHECK_EQUAL(flood(b, 1, 1, 1000), 100);
+    brain_close(b);
+}
+
+TEST(sites_of_one_speed_and_one_seven_times_as_fast_never_wait) {
+    struct brain *b = brain_open(FLOODED, 4);
+    for (int tick = 0; tick < 40; tick++) {
+        give(b, 4, 0, 40); /* fails unless it is admitted */
+        for (uint32_t site = 1; site <= 3 && tick % 7 == 0; site++) give(b, site, 0, 40);
+        brain_wait(b, 1000);
+    }
+    brain_close(b);
+}

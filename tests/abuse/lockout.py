@@ -10,10 +10,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import harness
-from harness import HERE, SECONDS, Run, main, noise
+from harness import HERE, SECONDS, Run, main, noise, submit
 
 ATTACK_S = float(os.environ.get("ATOLL_TEST_ABUSE_SECONDS") or 2)
 
@@ -156,6 +157,41 @@ def test_a_cap_of_512_connections_held_by_idle_strangers_locks_nobody_out():
 
 def test_connections_that_say_nothing_lock_nobody_out():
     attacked([("raw", 600)], coordinator=["--connections", "512"])
+
+
+def test_a_site_that_contributes_as_often_as_it_can_makes_nobody_stale():
+    import atoll_client
+    with Run(merge__staleness_cap=16) as run:
+        sites = [run.join(name) for name in ("one", "two", "flood")]
+        followers = [run.follow(site) for site in sites]
+        for follower in followers:
+            atoll_client.heartbeat(follower.connection, follower.ledger,
+                                   instance=follower.instance)
+        made, over = [0, 0], threading.Event()
+
+        def flood():
+            seed = 1000
+            while not over.is_set():
+                try:
+                    receipt = submit(followers[2], seed=seed)
+                    made[0] += 1
+                    followers[2].wait(lambda ledger: len(ledger) > receipt.index, SECONDS)
+                    seed += 1
+                except atoll_client.Refused:
+                    made[1] += 1
+        thread = threading.Thread(target=flood)
+        thread.start()
+        try:
+            for seed in range(5):  # a second of work each, from the newest version
+                bases = [follower.ledger.version for follower in followers[:2]]
+                time.sleep(1)
+                for follower, base in zip(followers, bases):
+                    submit(follower, seed=seed, base_version=base)
+        finally:
+            over.set()
+            thread.join()
+        print(f"    the flood: {made[0]} accepted, {made[1]} refused; the others: 10 of 10")
+        assert made[0] > 1 and made[1] > made[0]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,92 @@
+/* How often a site may contribute.
+ *
+ * Each contribution makes a version, and what was made for one that is too many versions back is
+ * refused as stale: a site that floods starves the others. So a site's contributions of a fragment
+ * are at least an eighth of a round apart, where a round is what the median of the other sites that
+ * are present needs, by this clock. Who is eight times as fast as half of them trains more steps
+ * for each contribution, or waits. Nothing that the site says of itself, steps or tokens, counts.
+ *
+ * Time counts from the first offer of the last one, not from when there was room for it: who had to
+ * come again has trained meanwhile.
+ *
+ * The time of a round is measured between the first offers of contributions (presence). Until there
+ * are two, it is the time from when the site came to its first offer, be it refused as stale; until
+ * then, of a site that sends heartbeats, a guess. Who only follows has no rounds.
+ */
+#include <stdlib.h>
+
+#include "base/mark.h"
+#include "base/memory.h"
+#include "coordinator/coordinator_state_internal.h"
+
+enum {
+    FASTER_LIMIT = 8,        /* as fast as that the median's rounds, for one site */
+    GUESSED_ROUND_MS = 8000, /* of a site that has offered nothing yet ... */
+    GUESS_HOLDS_MS = 600000  /* ... and may never do */
+};
+
+/* 0: nobody can tell. */
+static uint64_t round_ms(const struct coordinator_state *state, const struct presence *presence,
+                         struct instant now) {
+    if (presence->rounds > 0) return (uint64_t)(presence->steps_ms / presence->rounds);
+    if (presence->has_offered) return presence->first_round_ms;
+    uint64_t here_ms = brain_active_ms(state, now) - presence->came_ms;
+    return presence->beats && here_ms < GUESS_HOLDS_MS ? GUESSED_ROUND_MS : 0;
+}
+
+static int by_duration(const void *a, const void *b) {
+    uint64_t left = *(const uint64_t *)a, right = *(const uint64_t *)b;
+    return (left > right) - (left < right);
+}
+
+/* Over the others that are present, the lower of two middle values; 0: there are none. */
+static uint64_t median_round_ms(const struct coordinator_state *state, uint32_t site,
+                                struct instant now) {
+    uint64_t *rounds = xcalloc(state->presence_count, sizeof *rounds);
+    size_t count = 0;
+    for (uint32_t other = 1; other <= state->presence_count; other++) {
+        if (other == site || !coordinator_state_connected(state, other, now)) continue;
+        uint64_t round = round_ms(state, &state->presence[other - 1], now);
+        if (round > 0) rounds[count++] = round;
+    }
+    qsort(rounds, count, sizeof *rounds, by_duration);
+    uint64_t median = count > 0 ? rounds[(count - 1) / 2] : 0;
+    free(rounds);
+    return median;
+}
+
+static uint64_t least_apart_ms(const struct coordinator_state *state, uint32_t site,
+                               struct instant now) {
+    return median_round_ms(state, site, now) / FASTER_LIMIT;
+}
+
+uint64_t brain_too_soon(struct coordinator_state *state, uint32_t site, uint32_t fragment,
+                        struct instant now) {
+    const struct presence *presence = brain_presence(state, site);
+    if (!(presence->accepted >> fragment & 1)) return 0;
+    uint64_t since_ms = brain_active_ms(state, now) - presence->accepted_ms[fragment];
+    uint64_t least_ms = least_apart_ms(state, site, now);
+    if (since_ms >= least_ms) return 0;
+    MARK("upload: a site contributes too often");
+    return least_ms - since_ms;
+}
+
+/* Who came before its time does not gain by it: its time counts. */
+void brain_note_accepted(struct coordinator_state *state, uint32_t site, uint32_t fragment,
+                         struct instant now) {
+    struct presence *presence = brain_presence(state, site);
+    uint64_t *accepted_ms = &presence->accepted_ms[fragment], bit = UINT64_C(1) << fragment;
+    uint64_t from_ms = presence->offered_first_ms;
+    if (presence->accepted & bit)
+        from_ms = MAX(from_ms, *accepted_ms + least_apart_ms(state, site, now));
+    *accepted_ms = MIN(from_ms, brain_active_ms(state, now));
+    presence->accepted |= bit;
+}
+
+/* Once its signature was found right, whatever else became of it. */
+void brain_note_offer(struct coordinator_state *state, uint32_t site, struct instant now) {
+    struct presence *presence = brain_presence(state, site);
+    if (!presence || presence->has_offered) return;
+    presence->has_offered = true;
+    presence->first_round_ms = brain_active_ms(state, now) - presence->came_ms;
+}
