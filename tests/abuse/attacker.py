@@ -8,7 +8,7 @@ connection 128 Join calls, the message never sent), calls (on each connection wh
 says, a JSON list of [METHOD, MESSAGE in hex, whether it has said all], with a certificate; the
 answers are never read, and each second the oldest connection is made anew). It holds COUNT
 connections, again and again where they are closed, until its standard input ends; then it says in
-JSON what it did.
+JSON what it did. KIND@ADDRESS comes from that address of this machine.
 """
 import json
 import os
@@ -42,7 +42,8 @@ HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, struct.pack(">HI", 
 
 class Attacker:
     def __init__(self, kind, port, count, certificate=None, key=None, calls=None):
-        self.kind, self.port, self.count, self.script = kind, port, count, []
+        self.kind, _, source = kind.partition("@")
+        self.source, self.port, self.count, self.script = source or "127.0.0.1", port, count, []
         if calls:
             with open(calls) as file:
                 self.script = json.load(file)
@@ -54,7 +55,7 @@ class Attacker:
             self.context.load_cert_chain(certificate, key)
 
     def connect(self):
-        plain = socket.create_connection(("127.0.0.1", self.port), 2)
+        plain = socket.create_connection(("127.0.0.1", self.port), 2, (self.source, 0))
         self.opened += 1
         if self.kind == "raw":
             return plain
