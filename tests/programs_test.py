@@ -908,7 +908,7 @@ def test_a_kubernetes_service_named_like_us_keeps_no_program_from_starting():
             assert code == 2, f"{use}: exit {code}: {said}"
             contains(said, "unknown environment variable ATOLL_COORDINATOR_HOST")
         # these read no variables
-        for use in (("atoll-sim", "faults", "--seeds", "1"), ("atoll-wan-proxy", "--help")):
+        for use in (("atoll-sim", "faults", "--seed", "1"), ("atoll-wan-proxy", "--help")):
             good(*use, env=dict(os.environ, **SERVICE))
 
 

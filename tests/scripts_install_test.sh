@@ -62,7 +62,7 @@ complete_line() { # WORD... -> what would be offered for the last one
 }
 completions() {
     [ "$(complete_line atollctl si)" = site ] || return 1
-    [ "$(complete_line atollctl site inv)" = invite ] || return 1
+    [ "$(complete_line atollctl site rev)" = revoke ] || return 1
     complete_line atollctl site invite --na | grep -qx -- --name || return 1
     ! complete_line atollctl site list --na | grep -qx -- --name || return 1
     [ "$(complete_line atollctl --format j)" = json ] || return 1
