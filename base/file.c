@@ -282,3 +282,13 @@ enum status file_make_directory(const char *path, mode_t mode, struct error *err
     free(partial);
     return status;
 }
+
+enum status file_check_private_directory(const char *path, struct error *error) {
+    struct stat info;
+    if (stat(path, &info) != 0) return from_errno(error, "look at directory", path);
+    if (!(info.st_mode & S_IWOTH)) return OK;
+    return error_set(error, INVALID,
+                     "everybody may write in %s (mode %04o): chmod o-w it, and see that nothing in "
+                     "it was replaced",
+                     path, (unsigned)info.st_mode & 07777);
+}

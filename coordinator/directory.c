@@ -116,7 +116,7 @@ static enum status load_key(const char *directory, const char *name, struct key_
 static enum status read_key(const char *directory, const char *name, struct buffer *out,
                             struct error *error) {
     char *path = xformat("%s/keys/%s", directory, name);
-    enum status status = key_file_read(path, out, error);
+    enum status status = key_file_read(path, false, out, error);
     free(path);
     if (status != OK) return status;
     buffer_u8(out, 0);
@@ -140,7 +140,11 @@ static enum status check_authority(const char *directory, const struct directory
 enum status directory_keys_open(const char *directory, struct directory_keys *out,
                                 struct error *error) {
     struct directory_keys keys = {0};
+    char *folder = file_join(directory, "keys");
     enum status status = load_key(directory, "ca.key", &keys.authority, error);
+    if (status == OK) status = file_check_private_directory(directory, error);
+    if (status == OK) status = file_check_private_directory(folder, error);
+    free(folder);
     if (status == OK) status = load_key(directory, "coordinator.key", &keys.coordinator, error);
     if (status == OK) status = read_text(directory, "ca.pem", &keys.authority_pem, error);
     if (status == OK) status = read_text(directory, "server.pem", &keys.server_pem, error);

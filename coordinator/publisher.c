@@ -108,7 +108,8 @@ static void following(struct publisher *publisher, const struct publication *str
 
 static void fail(struct publication *stream, enum status status, const struct error *error) {
     log_warn("stream_failed", "site=%u reason=\"%s\"", stream->call->site, error->message);
-    call_finish(stream->call, rpc_code_of(status), error->message);
+    call_finish(stream->call, rpc_code_of(status),
+                "the coordinator cannot read what it should send; its log says why");
     stream->full = true; /* nothing more; on_closed will follow */
 }
 
@@ -409,10 +410,12 @@ static void open_snapshot(struct publisher *publisher, struct call *call,
     enum status status =
         directory_snapshot_header(data, version, publisher->options.key, raw, &header, &error);
     if (status == OK && request->version && header.version != request->version)
-        status = error_set(&error, NOT_FOUND, "there is no snapshot of version %llu any more",
-                           (unsigned long long)request->version);
+        status = NOT_FOUND; /* not any more */
     if (status != OK) {
-        call_finish(call, rpc_code_of(status), error.message);
+        if (status != NOT_FOUND) log_warn("snapshot_unreadable", "reason=\"%s\"", error.message);
+        call_finish(call, rpc_code_of(status),
+                    status == NOT_FOUND ? "there is no such snapshot here"
+                                        : "the coordinator cannot read its snapshots now");
         return;
     }
     if (!digest_equal(publisher->intact_snapshot,

@@ -57,6 +57,23 @@ static void waits(struct transfers *transfers, const struct error *error) {
     transfers->options.waits(transfers->options.context, error->message);
 }
 
+/* What a site hears of its upload's storage: files of this machine are the log's matter. */
+static const char *told_of(enum status status) {
+    switch (status) {
+    case INVALID: return "other bytes than the header and the resume offset say";
+    case FULL: return "the coordinator's disk is full: it waits for room";
+    case CORRUPT: return "the bytes do not have the digest that the header names";
+    default: return "the coordinator cannot store it now: again in a moment";
+    }
+}
+
+static enum transfer_next not_stored(struct transfers *transfers, uint64_t call, enum refusal code,
+                                     enum status status, const struct error *error) {
+    if (status != INVALID && status != CORRUPT) /* its own doing, which the refusal says */
+        log_warn("upload_not_stored", "reason=\"%s\"", error->message);
+    return uploaded(transfers, call, code, told_of(status));
+}
+
 /* ---- the last of each site and fragment ------------------------------------------------------ */
 
 /* What a failing disk means for who sends; a full one is said. */
@@ -202,7 +219,8 @@ static enum transfer_next finish(struct transfers *transfers, struct receiving *
         uploaded(transfers, receiving->call, REFUSED_BUSY,
                  "the parts do not fit together: send it again from the start");
     } else if (status != OK) {
-        uploaded(transfers, receiving->call, refusal_of(transfers, status, &error), error.message);
+        not_stored(transfers, receiving->call, refusal_of(transfers, status, &error), status,
+                   &error);
     } else {
         uploaded(transfers, receiving->call, ACCEPTED, NULL);
     }
@@ -224,8 +242,8 @@ static enum transfer_next open_upload(struct transfers *transfers, uint64_t call
     if (status != OK) {
         if (status == FULL) waits(transfers, &error);
         /* INVALID: more than that is there */
-        return uploaded(transfers, call, status == INVALID ? REFUSED_SIZE : REFUSED_BUSY,
-                        error.message);
+        return not_stored(transfers, call, status == INVALID ? REFUSED_SIZE : REFUSED_BUSY, status,
+                          &error);
     }
     struct receiving *receiving = receiving_begin(transfers, call, upload, contribution, supply);
     *offset = blob_upload_size(upload);
@@ -267,8 +285,8 @@ enum transfer_next transfers_chunk(struct transfers *transfers, uint64_t call, u
     if (status != OK) {
         receiving_end(transfers, receiving);
         if (status == FULL) waits(transfers, &error);
-        return uploaded(transfers, call, status == INVALID ? REFUSED_SIZE : REFUSED_BUSY,
-                        error.message);
+        return not_stored(transfers, call, status == INVALID ? REFUSED_SIZE : REFUSED_BUSY, status,
+                          &error);
     }
     if (blob_upload_size(receiving->upload) == receiving->contribution.payload_size)
         return finish(transfers, receiving);
@@ -314,6 +332,7 @@ void transfers_check(struct transfers *transfers, uint64_t call,
     }
     if (status == INVALID) { /* larger than the header says: whole, perhaps, and another's */
         code = REFUSED_SIZE;
+        (void)error_set(&why, INVALID, "the payload has more bytes than the header says");
     } else if (status != OK) {
         code = REFUSED_BUSY;
         spoil(transfers, contribution, status, &why);

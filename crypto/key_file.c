@@ -13,7 +13,8 @@
 #include "base/file.h"
 #include "base/memory.h"
 
-static enum status check_access(int descriptor, const char *path, struct error *error) {
+static enum status check_access(int descriptor, const char *path, bool any_owner,
+                                struct error *error) {
     struct stat info;
     if (fstat(descriptor, &info) != 0)
         return error_set(error, FAILED, "stat %s: %s", path, strerror(errno));
@@ -24,7 +25,7 @@ static enum status check_access(int descriptor, const char *path, struct error *
                          "they may have read it",
                          path, (unsigned)info.st_mode & 0777);
     }
-    if (info.st_uid != geteuid() && info.st_uid != 0) {
+    if (!any_owner && info.st_uid != geteuid() && info.st_uid != 0) {
         return error_set(error, INVALID, "%s belongs to user %u, not to this one", path,
                          (unsigned)info.st_uid);
     }
@@ -35,7 +36,8 @@ static enum status check_access(int descriptor, const char *path, struct error *
     return OK;
 }
 
-enum status key_file_read(const char *path, struct buffer *out, struct error *error) {
+enum status key_file_read(const char *path, bool any_owner, struct buffer *out,
+                          struct error *error) {
     /* O_NONBLOCK: a FIFO of that name must not make the program wait. */
     int descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (descriptor < 0) {
@@ -44,7 +46,7 @@ enum status key_file_read(const char *path, struct buffer *out, struct error *er
     }
     uint8_t content[KEY_FILE_SIZE_MAX + 1];
     size_t size = 0;
-    enum status status = check_access(descriptor, path, error);
+    enum status status = check_access(descriptor, path, any_owner, error);
     while (status == OK && size < sizeof content) {
         ssize_t got = read(descriptor, content + size, sizeof content - size);
         if (got < 0 && errno == EINTR) continue;
@@ -62,7 +64,7 @@ enum status key_file_read(const char *path, struct buffer *out, struct error *er
 
 enum status key_file_load(const char *path, struct key_pair **out, struct error *error) {
     struct buffer pem = {0};
-    TRY(key_file_read(path, &pem, error));
+    TRY(key_file_read(path, false, &pem, error));
     enum status status = key_pair_from_pem(buffer_bytes(&pem), out, error);
     if (status != OK) error_wrap(error, status, "%s", path);
     free_clearing(pem.data, pem.capacity);

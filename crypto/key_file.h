@@ -20,8 +20,10 @@ enum { KEY_FILE_SIZE_MAX = 4096 };
  * holds anything but one Ed25519 key. */
 MUST_USE enum status key_file_load(const char *path, struct key_pair **out, struct error *error);
 /* Appends the file's bytes, a secret, to *out: for a key that only a library reads, such as a
- * server's TLS key. Statuses as above, except that its kind is not looked at. */
-MUST_USE enum status key_file_read(const char *path, struct buffer *out, struct error *error);
+ * server's TLS key. Statuses as above, except that its kind is not looked at. any_owner: for a
+ * program that a person runs on keys named in the call, be it as root on a user's. */
+MUST_USE enum status key_file_read(const char *path, bool any_owner, struct buffer *out,
+                                   struct error *error);
 /* INVALID if something of that name is there already. FULL if the disk is. Durable when it returns.
  */
 MUST_USE enum status key_file_save(const char *path, const struct key_pair *key,

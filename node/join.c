@@ -275,6 +275,7 @@ enum status join_run(const struct join_setup *setup, bool *already, struct error
         return status;
     }
     enum status status = file_make_directory(directory, 0700, error);
+    if (status == OK) status = file_check_private_directory(directory, error);
     if (status == OK) site.directory = realpath(directory, NULL);
     if (status == OK && !site.directory)
         status = error_set(error, FAILED, "%s cannot be resolved", directory);

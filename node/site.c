@@ -96,6 +96,7 @@ static enum status load(const char *directory, bool with_key, struct site *out,
     if (status == OK)
         status = named("site.json", parse_identity(&site, buffer_bytes(&text), error), error);
     if (status == OK && with_key) status = key_file_load(key_path, &site.key, error);
+    if (status == OK && with_key) status = file_check_private_directory(directory, error);
     if (status == OK && with_key) status = key_pair_to_pem(site.key, &site.key_pem, error);
     if (status == OK && with_key) buffer_u8(&site.key_pem, 0);
     if (status == OK) status = read_piece(&site, "node.pem", &site.certificate_pem, error);

@@ -114,3 +114,15 @@ TEST(directories_are_made_with_their_parents_unless_a_file_is_in_the_way) {
     free(file);
     free(below);
 }
+
+TEST(a_directory_in_which_everybody_may_write_is_not_private) {
+    char *path = file_join(test_directory(), "private");
+    struct error error = {0};
+    CHECK_STATUS(file_check_private_directory(path, &error), NOT_FOUND);
+    CHECK_OK(file_make_directory(path, 0755, &error));
+    CHECK_OK(file_check_private_directory(path, &error));
+    CHECK(chmod(path, 0777) == 0);
+    CHECK_STATUS(file_check_private_directory(path, &error), INVALID);
+    CHECK_CONTAINS(error.message, "chmod o-w");
+    free(path);
+}

@@ -57,6 +57,12 @@ TEST(a_key_of_another_user_is_refused) {
     CHECK(chown(path, 12345, 12345) == 0);
     CHECK_STATUS(key_file_load(path, &again, &error), INVALID);
     CHECK_CONTAINS(error.message, "belongs to user 12345");
+    struct buffer pem = {0};
+    CHECK_STATUS(key_file_read(path, false, &pem, &error), INVALID);
+    CHECK_OK(key_file_read(path, true, &pem, &error)); /* root, for a person */
+    buffer_deinit(&pem);
+    CHECK(chmod(path, 0640) == 0);
+    CHECK_STATUS(key_file_read(path, true, &pem, &error), INVALID);
     key_pair_destroy(key);
     free(path);
 }

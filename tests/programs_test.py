@@ -213,6 +213,36 @@ def test_a_run_is_read_by_who_may_read_all_and_write_nothing_beside_a_coordinato
     beside_a_coordinator(lambda run: as_another_user() + right)
 
 
+# ---- keys that others may read, folders in which they may write ---------------------------------
+
+
+def test_keys_and_folders_that_are_open_to_others_are_refused_with_the_cure():
+    write("run.yaml", manifest())
+    good("atollctl", "run", "create", "made", "--manifest", "run.yaml")
+    ask = ("atollctl", "--keys", "made/keys", "--server", "127.0.0.1:1", "--timeout", "1s",
+           "run", "status")
+    serve = ("atoll-coordinator", "--dir", "made", "--listen", "127.0.0.1:0")
+    for path, mode, cure, uses in (("made/keys/admin.key", 0o644, "chmod 600", (ask,)),
+                                   ("made/keys/server.key", 0o640, "chmod 600", (serve,)),
+                                   ("made/keys", 0o777, "chmod o-w", (ask, serve)),
+                                   ("made", 0o777, "chmod o-w", (serve,))):
+        before = os.stat(path).st_mode & 0o777
+        os.chmod(path, mode)
+        for use in uses:
+            code, _, said = call(*use)
+            assert code not in (0, None) and cure in said and path in said, (use, code, said)
+        os.chmod(path, before)
+
+
+def test_a_site_whose_steps_have_more_tokens_than_the_run_takes_does_not_start():
+    with federation(sites=0, admission__max_step_tokens=64) as made:
+        code, _, said = call("atoll-node", "join", f"127.0.0.1:{made.port}",
+                             *by_file(made.invite("big")["token"]), "--dir", "big", "--data",
+                             write("text.txt", b"the tide " * 9000), "--batch-sequences", "4")
+        assert code not in (0, None), said
+        contains(said, "max_step_tokens is 64", "batch.sequences")
+
+
 # ---- a creation that failed does not block the next --------------------------------------------
 
 

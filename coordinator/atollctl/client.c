@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "coordinator/atollctl/atollctl.h"
 #include "crypto/certificate.h"
+#include "crypto/key_file.h"
 #include "proto/service.h"
 #include "rpc/channel.h"
 #include "rpc/environment.h"
@@ -32,9 +33,14 @@ static enum status credentials_read(const struct ctl_settings *settings, struct 
         return error_set(error, INVALID,
                          "say where the admin's keys are: --keys RUN/keys (or ATOLL_KEYS)");
     TRY(read_one(settings->keys, "ca.pem", &out->ca, error));
+    TRY(file_check_private_directory(settings->keys, error));
     TRY(read_one(settings->keys, "admin.pem", &out->certificate, error));
     TRY(certificate_check_clock(buffer_bytes(&out->certificate), clock_wall_ms() / 1000, error));
-    return read_one(settings->keys, "admin.key", &out->key, error);
+    char *path = file_join(settings->keys, "admin.key");
+    enum status status = key_file_read(path, true, &out->key, error);
+    free(path);
+    if (status == OK) buffer_u8(&out->key, 0);
+    return status;
 }
 
 static void credentials_clear(struct credentials *credentials) {
