@@ -343,6 +343,7 @@ void offer_rule(struct offer *offer) {
     for (size_t i = 0; i < COUNT_OF(all_kinds); i++) {
         plain_entry(offer, all_kinds[i], entry);
         if (entry->kind == LEDGER_EPOCH) continue;
+        if (entry->kind == LEDGER_SITE_UNINVITED) continue; /* one that is open may be withdrawn */
         claim_refused(offer, entry, "an entry follows the end of its run");
     }
     free(entry);
