@@ -96,13 +96,17 @@ def noise(ledger, fragment=0, seed=0, scale=1e-3):
     return message, codec.norm(sent)
 
 
-def submit(follower, fragment=0, seed=0, scale=1e-3, **fields):
-    """A contribution of noise by a follower's site; its receipt."""
+def submit(follower, fragment=0, seed=0, scale=1e-3, patient=True, **fields):
+    """A contribution of noise by a follower's site; its receipt. patient: refused for now, as a
+    site is that contributes too often, it comes again."""
     import atoll_client
     message, norm = noise(follower.ledger, fragment, seed, scale)
-    return atoll_client.submit(
-        follower.connection, follower.site, follower.ledger, message, norm, fragment=fragment,
-        instance=follower.instance, timeout=SECONDS, **fields)
+
+    def once():
+        return atoll_client.submit(
+            follower.connection, follower.site, follower.ledger, message, norm, fragment=fragment,
+            instance=follower.instance, timeout=SECONDS, **fields)
+    return atoll_client.patiently(once, SECONDS) if patient else once()
 
 
 class Authority:

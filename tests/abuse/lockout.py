@@ -175,7 +175,7 @@ def test_a_site_that_contributes_as_often_as_it_can_makes_nobody_stale():
             seed = 1000
             while not over.is_set():
                 try:
-                    receipt = submit(followers[2], seed=seed)
+                    receipt = submit(followers[2], seed=seed, patient=False)
                     made[0] += 1
                     followers[2].wait(lambda ledger: len(ledger) > receipt.index, SECONDS)
                     seed += 1
@@ -188,7 +188,7 @@ def test_a_site_that_contributes_as_often_as_it_can_makes_nobody_stale():
                 bases = [follower.ledger.version for follower in followers[:2]]
                 time.sleep(1)
                 for follower, base in zip(followers, bases):
-                    submit(follower, seed=seed, base_version=base)
+                    submit(follower, seed=seed, patient=False, base_version=base)
         finally:
             over.set()
             thread.join()
