@@ -286,7 +286,8 @@ enum status file_make_directory(const char *path, mode_t mode, struct error *err
 enum status file_check_private_directory(const char *path, struct error *error) {
     struct stat info;
     if (stat(path, &info) != 0) return from_errno(error, "look at directory", path);
-    if (!(info.st_mode & S_IWOTH)) return OK;
+    bool others = info.st_mode & S_IWOTH, sticky = info.st_mode & S_ISVTX;
+    if (!others || sticky) return OK; /* sticky, as /tmp: nobody replaces what is another's */
     return error_set(error, INVALID,
                      "everybody may write in %s (mode %04o): chmod o-w it, and see that nothing in "
                      "it was replaced",

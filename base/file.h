@@ -36,7 +36,8 @@ MUST_USE enum status file_sync_directory(const char *path, struct error *error);
 /* Makes the directory and its missing parents. OK if it is there already; INVALID if a file is in
  * the way. */
 MUST_USE enum status file_make_directory(const char *path, mode_t mode, struct error *error);
-/* INVALID if everybody may write in it: whoever does could replace what is private there. */
+/* INVALID if everybody may write in it and it is not sticky: what is private there could be
+ * replaced. */
 MUST_USE enum status file_check_private_directory(const char *path, struct error *error);
 bool file_exists(const char *path);
 /* OK if a file of that name could be written now: its directory is there and ours to write, and no

@@ -12,6 +12,7 @@
 #include "crypto/certificate.h"
 #include "crypto/digest.h"
 #include "fed/invitation.h"
+#include "rpc/acceptor.h"
 
 enum {
     STOP_GRACE_MS = 1500,
@@ -71,15 +72,6 @@ static void tell_kind(struct call *call, enum call_event_kind kind) {
 
 /* ---- the registry ---------------------------------------------------------------------------- */
 
-/* The address without its port. */
-static uint64_t source_of(const char *address) {
-    const char *end = strrchr(address, ':');
-    uint64_t hash = 14695981039346656037u; /* FNV-1a */
-    for (; *address && address != end; address++)
-        hash = (hash ^ (uint8_t)*address) * 1099511628211u;
-    return hash;
-}
-
 /* Under lock: ends the calls that have to go for others. */
 static void make_room(struct calls *calls) {
     uint64_t number;
@@ -109,16 +101,32 @@ static struct call *open_call(struct calls *calls, enum service_method method,
     call->rpc = rpc_call_retain(rpc);
     pthread_mutex_lock(&calls->lock);
     call->number = ++calls->next_call;
+    pthread_mutex_unlock(&calls->lock);
+    return call;
+}
+
+/* Once it is clear whose it is: a member's or an admin's never takes the place of a stranger. A
+ * Join is a stranger's. Only a call that is here is cut with its site: false, if that was revoked
+ * meanwhile. */
+static bool register_call(struct calls *calls, struct call *call, bool is_known) {
+    uint64_t group = (uint64_t)call->site * METHOD_COUNT + call->method;
+    enum place_role role = call->method == METHOD_ADMIN ? PLACE_ADMIN : PLACE_MEMBER;
+    pthread_mutex_lock(&calls->lock);
     if (calls->count == calls->capacity) {
         calls->capacity = calls->capacity ? calls->capacity * 2 : 64;
         calls->open = xrealloc(calls->open, calls->capacity * sizeof(struct call *));
     }
     calls->open[calls->count++] = call;
-    places_enter(&calls->places, call->number, source_of(rpc_call_peer(rpc)->address),
-                 calls->next_call);
+    if (is_known)
+        places_enter_known(&calls->places, call->number, role, group, site_calls[call->method],
+                           call->number);
+    else
+        places_enter(&calls->places, call->number,
+                     peer_source_of(rpc_call_peer(call->rpc)->address), call->number);
+    bool revoked = is_known && (calls->revoked[call->site / 8] >> call->site % 8 & 1);
     make_room(calls);
     pthread_mutex_unlock(&calls->lock);
-    return call;
+    return !revoked;
 }
 
 /* A Join's is claimed once it has been said what it asks for, and is then one of a group of its
@@ -219,37 +227,35 @@ static const char *why_not(struct calls *calls, uint32_t site, const char *certi
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-/* Who the certificate says it is. False, with the call ended, for somebody who has no business
- * here. */
-static bool identify(struct call *call) {
+/* Who the certificate says it is. False, and with which code and why, for somebody who has no
+ * business here. */
+static bool identify(struct call *call, enum rpc_code *code, struct error *why) {
     const struct rpc_peer *peer = rpc_call_peer(call->rpc);
     if (call->method == METHOD_JOIN) return true;
     struct identity identity;
-    struct error error = {0};
+    *code = RPC_PERMISSION_DENIED;
     if (!peer->authenticated) {
-        rpc_call_finish(call->rpc, RPC_UNAUTHENTICATED,
+        *code = RPC_UNAUTHENTICATED;
+        (void)error_set(why, REFUSED,
                         "this method needs the certificate that joining the run gave you");
         return false;
     }
-    if (identity_parse(peer->uri, &identity, &error) != OK) {
-        rpc_call_finish(call->rpc, RPC_PERMISSION_DENIED, error.message);
-        return false;
-    }
+    if (identity_parse(peer->uri, &identity, why) != OK) return false;
     if (memcmp(identity.run_id, call->calls->options.run_id, RUN_ID_SIZE) != 0) {
-        rpc_call_finish(call->rpc, RPC_PERMISSION_DENIED, "the certificate is for another run");
+        (void)error_set(why, REFUSED, "the certificate is for another run");
         return false;
     }
     bool wants_admin = call->method == METHOD_ADMIN;
     if ((identity.role == IDENTITY_ADMIN) != wants_admin) {
-        rpc_call_finish(call->rpc, RPC_PERMISSION_DENIED,
-                        wants_admin ? "only an admin's certificate may do that"
-                                    : "only a site's certificate may do that");
+        (void)error_set(why, REFUSED, "only %s certificate may do that",
+                        wants_admin ? "an admin's" : "a site's");
         return false;
     }
     call->site = wants_admin ? 0 : identity.site;
-    const char *why = wants_admin ? NULL : why_not(call->calls, call->site, peer->certificate_pem);
-    if (why) rpc_call_finish(call->rpc, RPC_PERMISSION_DENIED, why);
-    return !why;
+    const char *reason =
+        wants_admin ? NULL : why_not(call->calls, call->site, peer->certificate_pem);
+    if (reason) (void)error_set(why, REFUSED, "%s", reason);
+    return !reason;
 }
 
 /* Whose connection it is, for the network's own limits. */
@@ -268,15 +274,17 @@ static enum place_role who(void *context, const struct rpc_peer *peer, uint64_t 
 static void open_method(struct rpc_call *rpc, void *user, enum service_method method) {
     struct call *call = open_call(user, method, rpc);
     rpc_call_set_user(rpc, call);
-    if (!identify(call)) {
-        rpc_call_set_progress_timeout(rpc, STRANGER_TIMEOUT_MS);
-        return;
+    enum rpc_code code = RPC_OK;
+    struct error why = {0};
+    bool may = identify(call, &code, &why);
+    if (!register_call(user, call, may && method != METHOD_JOIN)) {
+        may = false;
+        code = RPC_PERMISSION_DENIED;
+        (void)error_set(&why, REFUSED, "this site was revoked");
     }
-    if (method == METHOD_JOIN)
-        rpc_call_set_progress_timeout(rpc, STRANGER_TIMEOUT_MS);
-    else
-        claim_place(user, call);
-    if (method == METHOD_SUBMIT) rpc_call_read(rpc);
+    if (!may || method == METHOD_JOIN) rpc_call_set_progress_timeout(rpc, STRANGER_TIMEOUT_MS);
+    if (!may) rpc_call_finish(rpc, code, why.message);
+    if (may && method == METHOD_SUBMIT) rpc_call_read(rpc);
 }
 
 static void open_join(struct rpc_call *rpc, void *user) { open_method(rpc, user, METHOD_JOIN); }

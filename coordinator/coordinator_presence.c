@@ -338,11 +338,13 @@ void brain_heartbeat(struct coordinator_state *state, const struct coordinator_e
     uint32_t site = event->heartbeat.site;
     struct presence *presence = brain_presence(state, site);
     enum refusal code = brain_take_place(state, site, event->heartbeat.instance, now);
+    /* as it was under way: it has no place, and is not heard */
+    if (presence && run_state_site(state->run, site)->revoked) code = REFUSED_REVOKED;
     if (code == ACCEPTED) brain_hear(state, site, now);
     if (code == ACCEPTED && presence) presence->beats = true;
     if (code == ACCEPTED && presence) note_clock(presence, event->heartbeat.time_ms, now);
-    if (code == ACCEPTED && presence && presence->challenger && !presence->is_decided &&
-        event->heartbeat.turn == presence->turn)
+    if (code == ACCEPTED && presence && presence->held && presence->challenger &&
+        !presence->is_decided && event->heartbeat.turn == presence->turn)
         decide(state, site, presence, now, out);
     note_idle(state, now);
     struct coordinator_action *action = brain_act(out, DO_HEARTBEAT_REPLY, event->call);
@@ -382,6 +384,8 @@ static void cut_behind(struct coordinator_state *state, uint32_t site, uint64_t 
     if (presence->holder != instance || presence->following > 0) return;
     presence->held = false; /* who comes next may have all */
     presence->heard = false;
+    presence->challenger = 0;
+    presence->is_decided = false;
 }
 
 void brain_behind_message(const struct coordinator_state *state, uint32_t site, uint64_t first,

@@ -22,7 +22,8 @@
 enum {
     FASTER_LIMIT = 8,        /* as fast as that the median's rounds, for one site */
     GUESSED_ROUND_MS = 8000, /* of a site that has offered nothing yet ... */
-    GUESS_HOLDS_MS = 600000  /* ... and may never do */
+    GUESS_HOLDS_MS = 600000, /* ... and may never do; a first round is not longer, either */
+    ASK_AGAIN_MS = 60000     /* what was measured may have changed by then */
 };
 
 /* 0: nobody can tell. */
@@ -68,7 +69,7 @@ uint64_t brain_too_soon(struct coordinator_state *state, uint32_t site, uint32_t
     uint64_t least_ms = least_apart_ms(state, site, now);
     if (since_ms >= least_ms) return 0;
     MARK("upload: a site contributes too often");
-    return least_ms - since_ms;
+    return MIN(least_ms - since_ms, (uint64_t)ASK_AGAIN_MS);
 }
 
 /* Who came before its time does not gain by it: its time counts. */
@@ -88,5 +89,6 @@ void brain_note_offer(struct coordinator_state *state, uint32_t site, struct ins
     struct presence *presence = brain_presence(state, site);
     if (!presence || presence->has_offered) return;
     presence->has_offered = true;
-    presence->first_round_ms = brain_active_ms(state, now) - presence->came_ms;
+    uint64_t since_ms = brain_active_ms(state, now) - presence->came_ms;
+    presence->first_round_ms = MIN(since_ms, (uint64_t)GUESS_HOLDS_MS);
 }

@@ -298,12 +298,16 @@ static struct slot *uploading(struct node_state *state, const struct node_event 
     return slot->phase == SLOT_UPLOADING && slot->sequence == event->sequence ? slot : NULL;
 }
 
+/* Whatever the coordinator tells it to wait. */
+enum { TOLD_WAIT_LIMIT_MS = 600000 };
+
 static void wait_and_retry(struct node_state *state, struct slot *slot, uint64_t at_least_ms,
                            struct instant now) {
     MARK("slot: backoff after an answer or none");
     node_slot_enter(slot, SLOT_BACKOFF);
     slot->attempts++;
-    slot->retry_at = now.monotonic_ms + at_least_ms + node_backoff(state, slot->attempts);
+    slot->retry_at = now.monotonic_ms + MIN(at_least_ms, (uint64_t)TOLD_WAIT_LIMIT_MS) +
+                     node_backoff(state, slot->attempts);
 }
 
 /* The coordinator says that it has it. Its entry must come by Follow; where it does not, the

@@ -116,13 +116,16 @@ bool peer_key_of(const char *text, struct peer_key *out) {
     return true;
 }
 
-/* Who it comes from, port aside: of IPv6 the network, for each host has as many addresses as it
- * likes. */
 static uint64_t source_of(const struct peer_key *peer) {
     static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
     uint64_t source = 0;
     memcpy(&source, memcmp(peer->bytes, mapped, 12) == 0 ? peer->bytes + 8 : peer->bytes, 8);
     return source;
+}
+
+uint64_t peer_source_of(const char *text) {
+    struct peer_key peer;
+    return peer_key_of(text, &peer) ? source_of(&peer) : 0;
 }
 
 /* ---- listening ------------------------------------------------------------------------------- */

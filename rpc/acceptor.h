@@ -27,6 +27,10 @@ struct peer_key {
 /* From the library's words for it, "ipv4:192.0.2.1:4711"; false for what is none. */
 bool peer_key_of(const char *text, struct peer_key *out);
 
+/* Whom the library's words for an address are of, port aside: of IPv6 the network, for each host
+ * has as many addresses as it likes. 0: of nobody. */
+uint64_t peer_source_of(const char *text);
+
 /* Takes a connected socket. On the acceptor's thread. */
 typedef void acceptor_give(void *context, int descriptor);
 

@@ -56,27 +56,40 @@ static struct place *oldest(const struct places *places, enum place_role role, u
     return found;
 }
 
+static int by_number(uint64_t left, uint64_t right) { return (left > right) - (left < right); }
+
+/* Of a group the oldest first. */
 static int by_group(const void *a, const void *b) {
-    uint64_t left = *(const uint64_t *)a, right = *(const uint64_t *)b;
-    return (left > right) - (left < right);
+    const struct place *left = *(const struct place *const *)a,
+                       *right = *(const struct place *const *)b;
+    int order = by_number(left->group, right->group);
+    if (order == 0) order = by_number(left->since_ms, right->since_ms);
+    return order ? order : by_number(left->id, right->id);
 }
 
-/* The group of that role that has most, and how many. */
+/* The group of that role that has most, and how many. Of equal ones it is the one whose oldest came
+ * first: a number that its owner may choose, such as an address, decides nothing. */
 static size_t largest_group(const struct places *places, enum place_role role, uint64_t *out) {
-    uint64_t *groups = xcalloc(places->count + 1, sizeof *groups);
+    const struct place **sorted = xcalloc(places->count + 1, sizeof(struct place *));
     size_t count = 0, most = 0;
+    uint64_t first_ms = 0, first_id = 0;
     for (size_t i = 0; i < places->count; i++) {
         if (places->items[i].role == role && !places->items[i].leaving)
-            groups[count++] = places->items[i].group;
+            sorted[count++] = &places->items[i];
     }
-    qsort(groups, count, sizeof *groups, by_group);
-    for (size_t i = 0, begin = 0; i < count; i++) {
-        if (groups[i] != groups[begin]) begin = i;
-        if (i - begin + 1 <= most) continue;
-        most = i - begin + 1;
-        *out = groups[i];
+    qsort(sorted, count, sizeof(struct place *), by_group);
+    for (size_t begin = 0, end; begin < count; begin = end) {
+        for (end = begin; end < count && sorted[end]->group == sorted[begin]->group;) end++;
+        const struct place *eldest = sorted[begin];
+        bool is_older =
+            eldest->since_ms < first_ms || (eldest->since_ms == first_ms && eldest->id < first_id);
+        if (end - begin < most || (end - begin == most && !is_older)) continue;
+        most = end - begin;
+        first_ms = eldest->since_ms;
+        first_id = eldest->id;
+        *out = eldest->group;
     }
-    free(groups);
+    free(sorted);
     return most;
 }
 
@@ -114,13 +127,23 @@ static bool spare_member(struct places *places, size_t at_least) {
     return true;
 }
 
-void places_enter(struct places *places, uint64_t id, uint64_t source, uint64_t now_ms) {
+static void come_in(struct places *places, uint64_t id, uint64_t source, uint64_t now_ms) {
     if (places->count == places->capacity) {
         places->capacity = places->capacity ? places->capacity * 2 : 64;
         places->items = xrealloc(places->items, places->capacity * sizeof *places->items);
     }
     places->items[places->count++] =
         (struct place){.id = id, .group = source, .since_ms = now_ms, .role = PLACE_STRANGER};
+}
+
+void places_enter_known(struct places *places, uint64_t id, enum place_role role, uint64_t group,
+                        size_t group_limit, uint64_t now_ms) {
+    come_in(places, id, 0, now_ms);
+    places_claim(places, id, role, group, group_limit);
+}
+
+void places_enter(struct places *places, uint64_t id, uint64_t source, uint64_t now_ms) {
+    come_in(places, id, source, now_ms);
     size_t limit = places->limits.strangers;
     if (limit && count_of(places, PLACE_STRANGER) > limit) spare_stranger(places, now_ms);
 }

@@ -7,7 +7,7 @@
  *
  *     a stranger whose time is up;
  *     with too many strangers, of the source that has most of them one that has said nothing, or
- *         else the oldest;
+ *         else the oldest (of equal sources: of the one whose oldest came first);
  *     with too many of one group, the group's oldest (a peer that came back over a new connection
  *         has left the old one behind);
  *     with too many of all groups together, the oldest of the largest group;
@@ -52,6 +52,9 @@ void places_init(struct places *places, const struct places_limits *limits);
 void places_deinit(struct places *places);
 /* A stranger comes. Ids are the caller's, one each. */
 void places_enter(struct places *places, uint64_t id, uint64_t source, uint64_t now_ms);
+/* Somebody comes who is known at once: it never takes a stranger's place. Arguments as below. */
+void places_enter_known(struct places *places, uint64_t id, enum place_role role, uint64_t group,
+                        size_t group_limit, uint64_t now_ms);
 /* It has shown who it is. group_limit: how many of that group may be there; 0: no such limit.
  * Again is a no-op, and so is an id that is not there. */
 void places_claim(struct places *places, uint64_t id, enum place_role role, uint64_t group,

@@ -202,8 +202,31 @@ static bool run_until(struct federation *f, uint64_t until) {
     return !f->world.failed;
 }
 
-/* Somebody puts right what the run cannot: records, and payloads of old steps. One that waits to be
- * merged is the run's to have again, or to give up. */
+/* Whether a step that was taken needs these bytes, as of two contributions with the same ones. */
+static bool is_merged_too(const struct federation *f, const struct disk *disk,
+                          const uint8_t digest[static DIGEST_SIZE]) {
+    const struct run_state *run = check_run(f->check);
+    struct ledger_entry *entry = xmalloc(sizeof *entry);
+    bool found = false;
+    for (uint64_t i = 0; i < run_state_size(run) && i < disk->entry_count && !found; i++) {
+        struct contribution c;
+        bool waits = false;
+        if (ledger_entry_decode(buffer_bytes(&disk->entries[i]), entry, NULL) != OK ||
+            entry->kind != LEDGER_CONTRIBUTION ||
+            contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c,
+                                NULL) != OK ||
+            memcmp(c.payload_digest, digest, DIGEST_SIZE) != 0)
+            continue;
+        for (uint32_t at = 0; at < run_state_pending_count(run, c.fragment); at++)
+            waits |= run_state_pending(run, c.fragment, at)->index == i;
+        found = !waits && !run_state_dropped(run, i);
+    }
+    free(entry);
+    return found;
+}
+
+/* Somebody puts right what the run cannot: records, and payloads of steps that were taken. One that
+ * only waits to be merged is the run's to have again, or to give up. */
 static void mend_disk(struct federation *f) {
     struct disk *disk = coordinator_disk(f->coordinator);
     const struct run_state *run = check_run(f->check);
@@ -213,7 +236,7 @@ static void mend_disk(struct federation *f) {
         for (uint32_t at = 0; at < run_state_pending_count(run, fragment); at++) {
             const uint8_t *digest =
                 run_state_pending(run, fragment, at)->contribution.payload_digest;
-            if (disk_blob_is_whole(disk, digest)) continue;
+            if (disk_blob_is_whole(disk, digest) || is_merged_too(f, disk, digest)) continue;
             lost = xrealloc(lost, (count + 1) * sizeof *lost);
             memcpy(lost[count++], digest, DIGEST_SIZE);
         }
@@ -264,6 +287,9 @@ static void check_inner_steps(struct federation *f) {
     uint64_t round = run_state_inner_steps(check_run(f->check)) * slowest;
     uint64_t until = f->world.now + (s->presence_ms + 2 * s->heartbeat_ms) * MS + 12 * round;
     if (!run_until(f, until)) return;
+    uint32_t present = 0;
+    for (uint32_t i = 1; i <= f->site_count; i++) present += site_brain(f->sites[i]) != NULL;
+    if (present != rates.count) return; /* somebody came or went meanwhile */
     /* nobody trains, none is told */
     if (run_state_phase(check_run(f->check)) != RUN_ACTIVE) return;
     for (uint32_t i = 1; i <= f->site_count; i++) {

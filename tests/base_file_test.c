@@ -124,5 +124,7 @@ TEST(a_directory_in_which_everybody_may_write_is_not_private) {
     CHECK(chmod(path, 0777) == 0);
     CHECK_STATUS(file_check_private_directory(path, &error), INVALID);
     CHECK_CONTAINS(error.message, "chmod o-w");
+    CHECK(chmod(path, 01777) == 0);
+    CHECK_OK(file_check_private_directory(path, &error));
     free(path);
 }

@@ -382,6 +382,32 @@ TEST(another_contribution_of_a_number_that_the_ledger_has_is_of_a_copy) {
     brain_close(b);
 }
 
+TEST(a_heartbeat_of_a_site_that_was_revoked_as_it_was_under_way_decides_nothing) {
+    struct brain *b = brain_open(ALONE, 2);
+    b->instance = 7;
+    brain_contribute(b, 1, 0);
+    brain_settle(b);
+    brain_wait(b, 10000);
+    brain_settle(b);
+    b->instance = 10;
+    brain_following(b, 1, true);
+    b->instance = 11; /* another process: refused, and its place is in question */
+    brain_heartbeat(b, 1);
+    b->instance = 10;
+    brain_following(b, 1, false);
+    b->made_plus_1 = 1; /* and the first one comes back without what it made */
+    brain_following(b, 1, true);
+    brain_admin(b, ORDER_REVOKE, "site-1");
+    struct coordinator_event event = {.kind = COORDINATOR_HEARTBEAT, .call = ++b->last_call};
+    event.heartbeat.site = 1;
+    event.heartbeat.instance = 12;
+    event.heartbeat.turn = 1;
+    brain_step(b, &event);
+    CHECK(!b->stopped);
+    CHECK(!coordinator_state_connected(b->state, 1, b->now));
+    brain_close(b);
+}
+
 /* ---- speeds ---------------------------------------------------------------------------------- */
 
 /* A site's next contribution of so many inner steps, merged at once. */

@@ -146,3 +146,32 @@ TEST(no_storm_costs_the_honest_their_places) {
     }
     places_deinit(&places);
 }
+
+TEST(of_equal_sources_the_one_whose_oldest_came_first_goes_whatever_its_number) {
+    struct places places = places_of((struct places_limits){.strangers = 3});
+    uint64_t gone;
+    places_enter(&places, 1, 900, 0);
+    places_enter(&places, 2, 800, 1);
+    places_enter(&places, 3, 700, 2);
+    places_enter(&places, 4, 1, 3); /* the lowest number, and the newest */
+    CHECK(places_evict(&places, 3, &gone));
+    CHECK_EQUAL(gone, 1);
+    CHECK(!places_evict(&places, 3, &gone));
+    places_deinit(&places);
+}
+
+TEST(who_is_known_at_once_takes_no_strangers_place_and_loses_none_to_strangers) {
+    struct places places =
+        places_of((struct places_limits){.strangers = 2, .members = 8, .admins = 2});
+    uint64_t gone;
+    places_enter(&places, 1, 7, 0);
+    places_enter(&places, 2, 8, 1);
+    places_enter_known(&places, 3, PLACE_MEMBER, 5, 4, 2);
+    places_enter_known(&places, 4, PLACE_ADMIN, 0, 0, 3);
+    CHECK(!places_evict(&places, 3, &gone));
+    places_enter_known(&places, 5, PLACE_MEMBER, 5, 1, 4); /* its group's own oldest */
+    CHECK(places_evict(&places, 4, &gone));
+    CHECK_EQUAL(gone, 3);
+    CHECK(!places_evict(&places, 4, &gone));
+    places_deinit(&places);
+}
