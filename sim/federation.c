@@ -283,7 +283,8 @@ static void check_inner_steps(struct federation *f) {
         slowest = MAX(slowest, s->site[i].step_us);
         dylu_note(&rates, 1.0 / (double)s->site[i].step_us);
     }
-    if (rates.count < 3 && !all_honest) return; /* of two, one may tell any number of steps */
+    /* of two that are measured one may tell any number of steps; who is up may not be linked */
+    if (rates.count < 4 && !all_honest) return;
     uint64_t round = run_state_inner_steps(check_run(f->check)) * slowest;
     uint64_t until = f->world.now + (s->presence_ms + 2 * s->heartbeat_ms) * MS + 12 * round;
     if (!run_until(f, until)) return;
