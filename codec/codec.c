@@ -20,7 +20,7 @@ struct codec_encoder {
 const char *const codec_names[] = {"fp32", "bf16", "int8", "fp4", "topk2-64", "topk2-128", NULL};
 
 const char *codec_name(enum codec codec) {
-    return codec_is_known(codec) ? codec_names[codec - CODEC_FP32] : "unknown";
+    return codec_is_known((int)codec) ? codec_names[codec - CODEC_FP32] : "unknown";
 }
 
 enum status codec_parse(const char *text, enum codec *out, struct error *error) {
