@@ -156,7 +156,7 @@ static bool bend_header(struct simulated_site *site, enum byzantine_site kind,
         c->protocol =
             (uint16_t)(world_luck(world, 0.5) ? PROTOCOL_OLDEST - 1 : PROTOCOL_VERSION + 1);
         return true;
-    case BYZANTINE_EPOCH: c->epoch += world_luck(world, 0.5) ? 1 : UINT32_MAX; return true;
+    case BYZANTINE_EPOCH: c->epoch += world_luck(world, 0.5) ? 1000 : UINT32_MAX; return true;
     case BYZANTINE_OTHER_SITE:
         c->site = site->number > 1 ? site->number - 1 : site->number + 1;
         return true;
