@@ -216,8 +216,9 @@ COVERED_OBJECTS := $(SIM_COVERED_OBJECTS) $(PROTO_COVERED_OBJECTS) \
                    $(OUT)/sim/covered/wan/wan_link.o
 COVERED_TESTS := $(patsubst tests/%.c,%,$(wildcard tests/fed_*_test.c tests/proto_*_test.c)) \
                  codec_codec_test codec_topk2_test coordinator_lost_test coordinator_orders_test \
-                 coordinator_state_test coordinator_steps_test node_restore_test node_rounds_test \
-                 node_state_test wan_link_test
+                 coordinator_places_test coordinator_speeds_test coordinator_state_test \
+                 coordinator_steps_test node_restore_test node_rounds_test node_state_test \
+                 wan_link_test
 COVERED_TEST_PROGRAMS := $(addprefix $(OUT)/sim/covered/,\
                            $(filter-out fed_device_test,$(COVERED_TESTS)))
 $(PROTO_COVERED_OBJECTS): | $(GENERATED_HEADERS)
@@ -344,7 +345,8 @@ UNIT_TESTS := base_* config_* crypto_* storage_* proto_* text_* fed_* topology_*
                   safetensors schedule trainer transformer) \
               $(patsubst %,node_%_test,downlink journal restore rounds settings state status \
                   uplink) \
-              $(patsubst %,coordinator_%_test,ledger_queue lost orders speeds state steps)
+              $(patsubst %,coordinator_%_test,ledger_queue lost orders places speeds state \
+                steps)
 UNIT_SOURCES := $(filter %_test.c,$(wildcard $(patsubst %,tests/%.c,$(UNIT_TESTS))))
 .PHONY: unit-test
 unit-test: deps-found $(patsubst tests/%.c,$(OUT)/tests/%,$(UNIT_SOURCES))

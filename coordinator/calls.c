@@ -18,8 +18,8 @@ enum {
     STOP_GRACE_MS = 1500,
     PROGRESS_TIMEOUT_MS = 60000,
     WRITE_QUEUE = 4,
-    STRANGER_TIMEOUT_MS = 5000, /* for the one message of somebody who is nobody yet */
-    STRANGER_MS = 30000,        /* for all that somebody wants who is nobody yet */
+    STRANGER_TIMEOUT_MS = 5000, /* for the one message of a caller without a certificate */
+    STRANGER_MS = 30000,        /* for all that such a caller does */
     STRANGER_CALLS = 8,         /* open at once on one connection; and in all */
     STRANGER_CALLS_TOTAL = 256,
     SITE_CONNECTIONS = 20, /* a node's --connections go up to 16 */
@@ -91,8 +91,8 @@ static void make_room(struct calls *calls) {
     }
 }
 
-static struct call *open_call(struct calls *calls, enum service_method method,
-                              struct rpc_call *rpc) {
+static struct call *new_call(struct calls *calls, enum service_method method,
+                             struct rpc_call *rpc) {
     struct call *call = xcalloc(1, sizeof *call);
     atomic_init(&call->references, 1);
     call->calls = calls;
@@ -105,11 +105,14 @@ static struct call *open_call(struct calls *calls, enum service_method method,
     return call;
 }
 
+static uint64_t group_of(const struct call *call) {
+    return (uint64_t)call->site * METHOD_COUNT + call->method;
+}
+
 /* Once it is clear whose it is: a member's or an admin's never takes the place of a stranger. A
  * Join is a stranger's. Only a call that is here is cut with its site: false, if that was revoked
  * meanwhile. */
 static bool register_call(struct calls *calls, struct call *call, bool is_known) {
-    uint64_t group = (uint64_t)call->site * METHOD_COUNT + call->method;
     enum place_role role = call->method == METHOD_ADMIN ? PLACE_ADMIN : PLACE_MEMBER;
     pthread_mutex_lock(&calls->lock);
     if (calls->count == calls->capacity) {
@@ -118,8 +121,8 @@ static bool register_call(struct calls *calls, struct call *call, bool is_known)
     }
     calls->open[calls->count++] = call;
     if (is_known)
-        places_enter_known(&calls->places, call->number, role, group, site_calls[call->method],
-                           call->number);
+        places_enter_known(&calls->places, call->number, role, group_of(call),
+                           site_calls[call->method], call->number);
     else
         places_enter(&calls->places, call->number,
                      peer_source_of(rpc_call_peer(call->rpc)->address), call->number);
@@ -129,14 +132,12 @@ static bool register_call(struct calls *calls, struct call *call, bool is_known)
     return !revoked;
 }
 
-/* A Join's is claimed once it has been said what it asks for, and is then one of a group of its
- * own. */
-static void claim_place(struct calls *calls, const struct call *call) {
-    uint64_t group = (uint64_t)call->site * METHOD_COUNT + call->method;
+/* A Join that has said what it asks for is no stranger's any more, but one of a group of its own.
+ */
+static void claim_join(struct calls *calls, const struct call *call) {
     pthread_mutex_lock(&calls->lock);
-    places_claim(&calls->places, call->number,
-                 call->method == METHOD_ADMIN ? PLACE_ADMIN : PLACE_MEMBER, group,
-                 site_calls[call->method]);
+    places_claim(&calls->places, call->number, PLACE_MEMBER, group_of(call),
+                 site_calls[METHOD_JOIN]);
     make_room(calls);
     pthread_mutex_unlock(&calls->lock);
 }
@@ -272,7 +273,7 @@ static enum place_role who(void *context, const struct rpc_peer *peer, uint64_t 
 }
 
 static void open_method(struct rpc_call *rpc, void *user, enum service_method method) {
-    struct call *call = open_call(user, method, rpc);
+    struct call *call = new_call(user, method, rpc);
     rpc_call_set_user(rpc, call);
     enum rpc_code code = RPC_OK;
     struct error why = {0};
@@ -313,7 +314,7 @@ static bool split(struct call *call, const struct buffer *message, struct frame 
     atomic_fetch_add(&call->calls->bytes_in, message->size + CALL_FRAME_OVERHEAD);
     if (call->method == METHOD_JOIN) {
         rpc_call_set_progress_timeout(call->rpc, PROGRESS_TIMEOUT_MS);
-        claim_place(call->calls, call);
+        claim_join(call->calls, call);
     }
     if (frame_split(buffer_bytes(message), frame, &error) == OK) return true;
     rpc_call_finish(call->rpc, RPC_INVALID_ARGUMENT, error.message);

@@ -7,68 +7,10 @@ import re
 import subprocess
 import sys
 
-from script_test import ROOT, Skip, main, need
-from federation_harness import Federation, manifest
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "abuse"))
+from harness import CLIENT, ROOT, SECONDS, Run, delta, main, needed, submit  # noqa: E402
 
-CLIENT = os.path.join(ROOT, "clients", "python")
-PROGRAMS = os.environ.get("ATOLL_BIN") or os.path.join(ROOT, "build", "release", "bin")
-SECONDS = 30 * float(os.environ.get("ATOLL_TEST_SLOWDOWN") or 1)
-sys.path.insert(0, CLIENT)
 CODECS = "fp32", "bf16", "int8", "fp4", "topk2-64", "topk2-128"
-
-
-def needed():
-    for package in ("grpc", "cryptography", "numpy"):
-        need(package)
-    if not os.path.exists(os.path.join(PROGRAMS, "atoll-coordinator")):
-        raise Skip(f"there are no programs in {PROGRAMS}")
-
-
-class Run:
-    """A federation with a coordinator, ended with the block."""
-
-    def __init__(self, codec="topk2-64", **keys):
-        needed()
-        mode = "sparse" if codec.startswith("topk2") else "dense"
-        text = manifest(mode=mode, codec__kind=codec, **keys)
-        self.federation = Federation(PROGRAMS, "federation", text)
-        self.federation.start_coordinator()
-        self.address = f"127.0.0.1:{self.federation.port}"
-        self.followers = []
-
-    def join(self, name, key=None):
-        import atoll_client
-        return atoll_client.join(self.address, self.federation.invite(name)["token"], key)
-
-    def follow(self, site, **how):
-        import atoll_client
-        follower = atoll_client.Follower(self.address, site, **how)
-        self.followers.append(follower)
-        follower.catch_up(seconds=SECONDS)
-        return follower
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for follower in self.followers:
-            follower.close()
-        self.federation.close()
-
-
-def delta(count, seed, scale=1e-3):
-    import numpy
-    return numpy.random.default_rng(seed).normal(0, scale, count).astype(numpy.float32)
-
-
-def send(follower, fragment=0, seed=0, **fields):
-    """A contribution of noise in the run's codec; its receipt."""
-    from atoll_client import codec, submit
-    ledger = follower.ledger
-    count = ledger.fragment_range(fragment)[1]
-    message, sent = codec.encode(ledger.manifest["codec.kind"], delta(count, seed))
-    return submit(follower.connection, follower.site, ledger, message, codec.norm(sent),
-                  fragment=fragment, instance=follower.instance, timeout=SECONDS, **fields)
 
 
 def replay(follower, model):
@@ -87,7 +29,7 @@ def check_codec(kind):
         model = Model(follower.ledger)
         model.load(*snapshot(follower.connection, follower.site))
         for number in range(4):
-            receipt = send(follower, number % 2, number)
+            receipt = submit(follower, number % 2, number)
             follower.wait(lambda l: l.version > number and not follower.missing(), SECONDS)
             follower.ledger.check_root(receipt.size, receipt.root)
             assert receipt.index in follower.ledger.merged
@@ -170,7 +112,7 @@ def test_what_real_sites_train_is_verified_and_replayed_to_the_same_state_roots(
         follower = run.follow(run.join("python"), keep_payloads=True)
         descriptor, content = snapshot(follower.connection, follower.site)
         follower.wait(lambda ledger: ledger.version >= descriptor.version + 8, SECONDS)
-        send(follower, tokens=96)
+        submit(follower, tokens=96)
         number = follower.site.number
         follower.wait(lambda ledger: ledger.sites[number].last_sequence == 1, SECONDS)
         follower.stop()
@@ -192,7 +134,7 @@ def test_a_site_goes_on_after_a_restart_and_sends_a_lost_message_again():
     with Run() as run:
         site = run.join("python")
         first = run.follow(site)
-        receipt = send(first, seed=1)
+        receipt = submit(first, seed=1)
         ledger = first.wait(lambda ledger: len(ledger.merged) == 1, SECONDS)
         entry = ledger.entries[receipt.index]
         again = entry.header, entry.signature
@@ -207,7 +149,7 @@ def test_a_site_goes_on_after_a_restart_and_sends_a_lost_message_again():
             assert refused.code == "duplicate", refused
             old = signed.read_receipt(refused.answer.receipt, site.coordinator_key, *again)
             assert old.index == receipt.index
-        assert send(second, seed=2).sequence == 2
+        assert submit(second, seed=2).sequence == 2
 
 
 def test_wrong_contributions_are_refused_by_the_code_that_the_document_names():
@@ -243,7 +185,7 @@ def test_a_ledger_that_was_changed_on_its_way_is_found_out():
         site = run.join("python")
         follower = run.follow(site)
         for seed in range(2):
-            send(follower, seed=seed)
+            submit(follower, seed=seed)
             follower.wait(lambda ledger: ledger.version > seed, SECONDS)
         follower.stop()
         whole = [entry.raw for entry in follower.ledger.entries]
@@ -317,7 +259,7 @@ def test_a_directory_that_the_client_made_is_one_of_atoll_node_and_the_other_way
         assert loaded.manifest == site.manifest
         node = run.federation.add_site("one", start=False)
         follower = run.follow(Site.load(node.directory))
-        assert send(follower).site == 2
+        assert submit(follower).site == 2
         reply = heartbeat(follower.connection, follower.ledger, instance=follower.instance)
         assert reply.sites_present >= 1
 

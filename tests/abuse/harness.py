@@ -1,4 +1,5 @@
-"""What the attackers share: clients/python, a federation of real processes, made-up certificates.
+"""What the attackers and the client's own test share: clients/python, a federation of real
+processes, made-up certificates.
 
 An attacker is a file of this folder, made of functions test_SENTENCE, that tests/abuse_NAME_test.sh
 runs. Each test has a run of its own, `with Run() as run`, and asks at the end whether the honest
@@ -13,7 +14,8 @@ sys.path.insert(0, os.path.dirname(HERE))
 from federation_harness import Federation, manifest  # noqa: E402
 from script_test import ROOT, Skip, main, need, write  # noqa: E402, F401
 
-sys.path.insert(0, os.path.join(ROOT, "clients", "python"))
+CLIENT = os.path.join(ROOT, "clients", "python")
+sys.path.insert(0, CLIENT)
 PROGRAMS = os.environ.get("ATOLL_BIN") or os.path.join(ROOT, "build", "release", "bin")
 SECONDS = 30 * float(os.environ.get("ATOLL_TEST_SLOWDOWN") or 1)
 
