@@ -221,6 +221,7 @@ TEST(a_heartbeat_of_a_site_that_was_revoked_as_it_was_under_way_decides_nothing)
     event.heartbeat.turn = 1;
     brain_step(b, &event);
     CHECK(!b->stopped);
+    CHECK_EQUAL(brain_find(b, DO_HEARTBEAT_REPLY)->code, REFUSED_REVOKED);
     CHECK(!coordinator_state_connected(b->state, 1, b->now));
     brain_close(b);
 }
