@@ -30,8 +30,8 @@ struct json_value {  /* lent by the document; read only */
     union {
         double number;    /* of a NUMBER, always finite */
         const char *text; /* of a STRING: UTF-8, terminated, no zero inside */
-        const struct json_value
-            *items; /* [count], of an ARRAY; of an OBJECT its members, in the order of the file */
+        /* [count], of an ARRAY; of an OBJECT its members, in the order of the file */
+        const struct json_value *items;
     };
     union {
         uint64_t integer; /* of a NUMBER with is_u64 */

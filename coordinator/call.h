@@ -31,8 +31,8 @@ struct call {
     atomic_bool closed;
 
     bool submits; /* Submit, rpc's thread: the first frame came */
-    uint32_t
-        protocol; /* Join: this and the CSR are set before the call is told, then the loop\'s */
+    /* Join: this and the CSR are set before the call is told, then the loop's */
+    uint32_t protocol;
     struct buffer csr;
     struct buffer secret; /* of an invitation: the loop's, until it is sent */
 };

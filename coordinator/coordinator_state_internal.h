@@ -63,8 +63,8 @@ struct presence { /* of site number i + 1 */
     uint32_t turn;   /* said to the process that has the place since the challenge */
     bool is_decided; /* the holder has said it again: both are alive, and the challenger is cut */
     uint32_t copies; /* that were cut */
-    uint64_t
-        behind; /* the process that was cut last because it lacked what is in the ledger; 0: none */
+    /* the process that was cut last because it lacked what is in the ledger; 0: none */
+    uint64_t behind;
     bool is_restored;      /* of the holder: a person says that it may be behind */
     uint64_t own_sequence; /* of the holder: the newest that was accepted of it */
     uint64_t copy_ms;

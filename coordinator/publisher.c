@@ -52,8 +52,8 @@ struct publisher {
     size_t stream_count, stream_capacity;
     uint8_t head[HEAD_SIZE]; /* as last told */
     uint64_t head_of;
-    uint8_t
-        *intact; /* a bit per entry: its payload was read whole since the start, [intact_size] */
+    /* a bit per entry: its payload was read whole since the start, [intact_size] */
+    uint8_t *intact;
     size_t intact_size;
     uint8_t intact_snapshot[DIGEST_SIZE]; /* likewise, of a snapshot's content */
 };

@@ -42,9 +42,9 @@ struct contribution {
                                        where it kept none */
     uint32_t inner_steps;
     uint32_t reserved; /* zero */
-    uint64_t
-        tokens; /* trained on since the last contribution of this fragment; at most TOKENS_LIMIT */
-    float loss; /* mean over those, nats per token; finite */
+    /* trained on since the last contribution of this fragment; at most TOKENS_LIMIT */
+    uint64_t tokens;
+    float loss;          /* mean over those, nats per token; finite */
     float compute_share; /* of the site's time since its start, 0 to 1: told, not trusted */
     double norm; /* L2 norm of the decoded payload by codec/'s fixed reduction; finite, >= 0 */
     uint8_t layout_digest[DIGEST_SIZE];

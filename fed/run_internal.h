@@ -53,8 +53,8 @@ struct fragment_slot {
     uint64_t parameters;
     uint64_t steps;   /* ever made */
     uint64_t version; /* of the last */
-    uint64_t
-        *versions; /* [remembered], owned: the last steps' versions, step s at s % remembered */
+    /* [remembered], owned: the last steps' versions, step s at s % remembered */
+    uint64_t *versions;
 };
 
 struct root_slot {
@@ -88,8 +88,8 @@ struct run_state {
                                 % root_capacity */
     uint64_t root_capacity, root_reach; /* versions further back than root_reach are not answered */
     uint64_t root_version;              /* the newest with a root */
-    uint64_t
-        *dropped; /* [dropped_count], owned: indices of contributions that were given up; rare */
+    /* [dropped_count], owned: indices of contributions that were given up; rare */
+    uint64_t *dropped;
     size_t dropped_count;
 };
 

@@ -22,8 +22,8 @@
 struct export_options {
     int64_t version;     /* into the metadata; negative: none */
     bool byte_tokenizer; /* write the byte tokenizer's files if `beside` has no tokenizer */
-    const char
-        *beside; /* the checkpoint that the model began from, a directory or file; NULL: none */
+    /* the checkpoint that the model began from, a directory or file; NULL: none */
+    const char *beside;
     enum tensor_dtype dtype; /* of the stored tensors */
     uint64_t shard_size;     /* bytes of tensors a file may hold (one tensor at least); 0:
                                 EXPORT_SHARD_SIZE */

@@ -40,13 +40,13 @@ struct trainer_options {
     uint32_t shards;  /* 0: one for 1024 tokens of a step, see trainer_shards. More threads than
                          shards do not help */
     uint32_t threads; /* 0: one per processor. Does not change results */
-    const char *
-        kernels; /* a table of kernels/kernels.h; NULL: the best here, or what ATOLL_KERNELS says */
+    /* a table of kernels/kernels.h; NULL: the best here, or what ATOLL_KERNELS says */
+    const char *kernels;
     /* On CUDA forward and backward are in bfloat16 and the results are another machine's; shards
      * and threads mean nothing there. trainer_device_line says where steps run, and why. */
     enum device_choice device;
-    const char
-        *cuda_library; /* the backend; NULL: beside the program. See kernels/cuda_backend.h */
+    /* the backend; NULL: beside the program. See kernels/cuda_backend.h */
+    const char *cuda_library;
     struct adamw_options adamw;
     struct schedule schedule;
     bool recompute; /* keep only each layer's input for the backward pass: less memory, a third more

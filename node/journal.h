@@ -81,8 +81,8 @@ struct journal_checkpoint {
     uint64_t version;          /* of the replica */
     uint8_t root[DIGEST_SIZE]; /* state root of the replica */
     uint64_t trainer_steps;
-    uint64_t
-        payloads_from; /* of the snapshot of the run that the replica once came from; 0: none */
+    /* of the snapshot of the run that the replica once came from; 0: none */
+    uint64_t payloads_from;
     uint32_t fragments;
     struct {
         uint64_t base_version;

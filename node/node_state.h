@@ -56,17 +56,17 @@ struct node_options {
                                refused one's is not in the ledger; 0: none */
     bool overlap; /* off: training waits from snapshot to rebase (the synchronous reference) */
     uint64_t heartbeat_ms; /* between heartbeats */
-    uint64_t
-        backoff_ms; /* first retry; doubles up to backoff_limit_ms; a random part of it is waited */
+    /* first retry; doubles up to backoff_limit_ms; a random part of it is waited */
+    uint64_t backoff_ms;
     uint64_t backoff_limit_ms;
     uint64_t inclusion_ms; /* an accepted contribution whose entry has not come after this long is
                               asked for again */
-    uint32_t
-        queue_limit; /* entries waiting for a step; at the limit the shell stops reading Follow */
-    uint64_t
-        nominal_payload; /* bytes of a usual contribution: what a missed step costs to replay */
-    uint64_t
-        payloads_from; /* of the snapshot of the run that the replica once came from; 0: none */
+    /* entries waiting for a step; at the limit the shell stops reading Follow */
+    uint32_t queue_limit;
+    /* bytes of a usual contribution: what a missed step costs to replay */
+    uint64_t nominal_payload;
+    /* of the snapshot of the run that the replica once came from; 0: none */
+    uint64_t payloads_from;
     bool restored; /* a person says: from an older backup, so the ledger may have what was not made
                       here */
 };
@@ -79,8 +79,8 @@ struct node_spooled {
     uint64_t sequence;
     uint8_t header[CONTRIBUTION_HEADER_SIZE];
     uint8_t signature[SIGNATURE_SIZE];
-    struct ledger_head
-        accepted; /* what its receipt said of the ledger; size 0: no receipt was recorded */
+    /* what its receipt said of the ledger; size 0: no receipt was recorded */
+    struct ledger_head accepted;
 };
 
 /* --- events ----------------------------------------------------------------------------------- */

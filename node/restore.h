@@ -54,10 +54,9 @@ struct restore_input { /* all borrowed */
 struct restored {
     bool from_checkpoint;
     uint64_t replayed; /* steps */
-    uint64_t
-        /* stored entries that the replica has gone by: all, unless a step's payload is lost; the
-         * rest is the brain's to take as if it came now */
-        entries;
+    /* stored entries that the replica has gone by: all, unless a step's payload is lost; the
+     * rest is the brain's to take as if it came now */
+    uint64_t entries;
     struct node_spooled spooled[FRAGMENTS_LIMIT];
     size_t spooled_count;
     uint64_t payloads_from; /* for node_options */

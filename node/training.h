@@ -47,8 +47,8 @@ struct training_options {
     double throttle;         /* a step takes this many times as long; >= 1 */
     uint64_t pace_ns;        /* and at least so long */
     bool keep_optimizer;     /* with each snapshot */
-    uint64_t
-        checkpoint_ms; /* a capture so long after the last one was freed; 0: only when asked for */
+    /* a capture so long after the last one was freed; 0: only when asked for */
+    uint64_t checkpoint_ms;
     struct training_mark fragment[FRAGMENTS_LIMIT]; /* as restored */
     uint64_t tokens_unsent; /* of before the start, in no contribution yet: for the learning rate's
                                schedule */

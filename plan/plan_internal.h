@@ -94,8 +94,8 @@ struct site_now {
     double step, cap_up, cap_down, one_way;
     struct random faults, jitter;
     bool present, alive, linked, cut, training, started;
-    double
-        heard; /* linked until then; -INFINITY: never, or not by this process of the coordinator */
+    /* linked until then; -INFINITY: never, or not by this process of the coordinator */
+    double heard;
     uint32_t attempts;
     uint64_t life, link; /* generations of events */
     double origin;       /* time at which the trainer had done origin_steps */

@@ -89,11 +89,11 @@ const char *join_code_name(uint32_t code);
 struct join_request {
     uint32_t protocol_min, protocol_max; /* 1 <= min <= max <= 65535 */
     const char *site_name;               /* 1 to WIRE_SITE_NAME_LIMIT bytes */
-    struct bytes
-        invitation_secret; /* WIRE_SECRET_MIN to WIRE_SECRET_LIMIT bytes; a secret: do not log */
-    struct bytes csr_der;  /* 1 to WIRE_CSR_LIMIT bytes: PKCS #10, made with the site's own key */
-    const char *software;  /* "atoll-node 0.1.0 linux-x86_64" */
-    bool look;             /* only tell: the invitation stays as it is */
+    /* WIRE_SECRET_MIN to WIRE_SECRET_LIMIT bytes; a secret: do not log */
+    struct bytes invitation_secret;
+    struct bytes csr_der; /* 1 to WIRE_CSR_LIMIT bytes: PKCS #10, made with the site's own key */
+    const char *software; /* "atoll-node 0.1.0 linux-x86_64" */
+    bool look;            /* only tell: the invitation stays as it is */
 };
 MUST_USE enum status join_request_encode(const struct join_request *request, struct buffer *out,
                                          struct error *error);
@@ -131,9 +131,9 @@ struct submit_frame { /* client -> server */
             uint8_t signature[WIRE_SIGNATURE_SIZE];
             bool waits;        /* the site does not train while this is under way */
             uint64_t instance; /* of the site's process, drawn at its start */
-            bool
-                supply; /* the payload of an entry of the ledger, which the coordinator asked for */
-        } open;         /* no payload */
+            /* the payload of an entry of the ledger, which the coordinator asked for */
+            bool supply;
+        } open; /* no payload */
         struct {
             uint64_t offset; /* of `payload` in the contribution's payload, bytes */
         } chunk;
@@ -217,14 +217,14 @@ struct follow_frame {
     const struct bytes *entries; /* [entry_count], each 1 to WIRE_ENTRY_LIMIT bytes; together within
                                     FRAME_HEADER_LIMIT */
     uint32_t own_count;
-    const struct follow_own
-        *own; /* [own_count], places strictly increasing, each < entry_count + own_count */
+    /* [own_count], places strictly increasing, each < entry_count + own_count */
+    const struct follow_own *own;
     uint32_t dropped_count;  /* at most WIRE_ENTRIES_LIMIT */
     const uint64_t *dropped; /* [dropped_count], indices of contributions whose payload never comes:
                                 none merges them */
     struct bytes head;       /* signed ledger head; empty: none */
-    uint64_t
-        payload_total; /* size of the whole payload, bytes; 0: this frame carries none of one */
+    /* size of the whole payload, bytes; 0: this frame carries none of one */
+    uint64_t payload_total;
     uint64_t payload_index;  /* ledger index of the contribution it belongs to */
     uint64_t payload_offset; /* of `payload` in it; payload_offset + size <= payload_total */
     struct bytes payload; /* 1 to FRAME_PAYLOAD_LIMIT where payload_total > 0. Not read by encode:
@@ -457,10 +457,10 @@ struct admin_reply {
     uint32_t next_site;  /* ask again with this first_site; 0: these were the last */
     const char *address; /* "" or NULL, or at most WIRE_ADDRESS_LIMIT bytes: where sites reach the
                             coordinator */
-    struct bytes
-        invitation_secret; /* empty, or WIRE_SECRET_MIN to WIRE_SECRET_LIMIT bytes; a secret */
-    struct bytes head;     /* signed ledger head, at most WIRE_HEAD_LIMIT; empty: none */
-    uint64_t value;        /* what the verb says */
+    /* empty, or WIRE_SECRET_MIN to WIRE_SECRET_LIMIT bytes; a secret */
+    struct bytes invitation_secret;
+    struct bytes head; /* signed ledger head, at most WIRE_HEAD_LIMIT; empty: none */
+    uint64_t value;    /* what the verb says */
 };
 MUST_USE enum status admin_reply_encode(const struct admin_reply *reply, struct buffer *out,
                                         struct error *error);

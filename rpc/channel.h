@@ -35,8 +35,8 @@ struct rpc_channel_options { /* borrowed during rpc_channel_open; zero for a lim
     uint32_t write_queue; /* messages of one call that may wait or be on their way; default 4 */
     uint32_t keepalive_time_ms;    /* default 60 s; with or without calls */
     uint32_t keepalive_timeout_ms; /* default 20 s */
-    const char
-        *proxy; /* rpc/proxy.h's setting: "none", a URL (secret), NULL: as the environment says */
+    /* rpc/proxy.h's setting: "none", a URL (secret), NULL: as the environment says */
+    const char *proxy;
 };
 
 struct rpc_call_options {

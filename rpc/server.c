@@ -19,8 +19,8 @@
 enum { CANCEL_WAIT_MS = 200 };
 
 struct rpc_server {
-    struct rpc_server_options
-        options; /* with defaults filled in; pointers into the caller's memory are replaced */
+    /* with defaults filled in; pointers into the caller's memory are replaced */
+    struct rpc_server_options options;
     char **addresses;
     struct rpc_server_method *methods;
     struct engine *engine;

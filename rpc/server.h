@@ -72,8 +72,8 @@ struct rpc_server_options { /* zero for a limit is its default */
     uint64_t memory_quota;         /* bytes of network buffers in all; default 512 MiB */
     uint32_t handshake_timeout_ms; /* default 10 s */
     uint32_t keepalive_time_ms;    /* an idle connection is probed after this; default 60 s */
-    uint32_t
-        keepalive_timeout_ms; /* and dropped when there is no answer for this long; default 20 s */
+    /* and dropped when there is no answer for this long; default 20 s */
+    uint32_t keepalive_timeout_ms;
     uint32_t max_connection_age_ms; /* 0: none. Afterwards the client is told to reconnect, which
                                        makes it handshake anew */
 };

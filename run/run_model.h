@@ -48,8 +48,8 @@ struct run_model_files { /* the site's data */
     const char *seen; /* as in struct data_options */
     bool read_shards; /* compare shards with the digests of their index, which reads all that `seen`
                          does not know */
-    bool
-        heldout_only; /* for reading the held-out part: what is left may be too short to train on */
+    /* for reading the held-out part: what is left may be too short to train on */
+    bool heldout_only;
 };
 /* Opens the site's data and draws a first sequence from it, so that data which cannot train the
  * run's model, or is of another kind than the run's tokenizer, is refused before anything starts.

@@ -26,8 +26,8 @@ struct check_acknowledged {
 
 struct check_mass {  /* a site's books, by process */
     float *feedback; /* [parameters]: as the durable records have it */
-    float
-        *target; /* [parameters]: 0.95 e + delta of the encoding under way; afterwards the new e */
+    /* [parameters]: 0.95 e + delta of the encoding under way; afterwards the new e */
+    float *target;
     struct buffer message[FRAGMENTS_LIMIT]; /* spooled last */
     float *copied_feedback;                 /* [parameters], and */
     struct buffer copied_message[FRAGMENTS_LIMIT];

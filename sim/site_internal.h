@@ -68,8 +68,8 @@ struct simulated_site {
     uint32_t number; /* 0: not joined */
     struct journal_records records;
     struct round_books books[FRAGMENTS_LIMIT];
-    uint64_t
-        payloads_had; /* the checker's: entries before it need no payload, since a checkpoint */
+    /* the checker's: entries before it need no payload, since a checkpoint */
+    uint64_t payloads_had;
     struct buffer download; /* of a snapshot, as far as it came */
     bool restored;          /* the disk was set back, and its operator says so from then on */
     uint64_t made_plus_1;   /* of the last order to follow */

@@ -87,10 +87,9 @@ struct fake { /* what it does is set before the site's thread starts, or between
     uint8_t header[CONTRIBUTION_HEADER_SIZE];
     atomic_size_t submits;
 
-    size_t
-        /* Join and Admin calls that are answered so; then joins are told that the run is over,
-         * orders that they are done */
-        busy;
+    /* Join and Admin calls that are answered so; then joins are told that the run is over,
+     * orders that they are done */
+    size_t busy;
     atomic_size_t asked; /* Join and Admin calls */
 
     uint64_t version; /* in heartbeats */

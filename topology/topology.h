@@ -68,8 +68,8 @@ struct topology_link {
     double window;      /* bytes: the largest send and receive window of one connection */
     double price;       /* of a GB that the site sends */
     struct topology_fault outage; /* nothing passes */
-    struct topology_fault
-        reset; /* every connection is cut, and may be opened at once; `lasts` is not used */
+    /* every connection is cut, and may be opened at once; `lasts` is not used */
+    struct topology_fault reset;
 };
 
 struct topology_site {             /* a group of `count` equal sites */
