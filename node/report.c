@@ -2,8 +2,6 @@
  * Prometheus text, fills heartbeats. */
 #include "node/report.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -14,6 +12,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/live_file.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/metrics.h"
@@ -358,39 +357,6 @@ static void put_roots(struct json_writer *writer, const struct status_snapshot *
     json_end_object(writer);
 }
 
-/* Over what is there: a full disk has room for that, and tells its readers. A reader may see half
- * of it. */
-static enum status overwrite(const char *path, struct bytes content, struct error *error) {
-    int file = open(path, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
-    if (file < 0) return error_set(error, FAILED, "open %s: %s", path, strerror(errno));
-    enum status status = file_write_all(file, content.data, content.size, error);
-    if (status == OK && ftruncate(file, (off_t)content.size) != 0)
-        status = error_set(error, FAILED, "cut %s: %s", path, strerror(errno));
-    close(file);
-    return status;
-}
-
-/* Whole or not at all for readers, but not synced: a file a second is not worth a disk's time. */
-static enum status replace(const char *path, struct bytes content, struct error *error) {
-    char *temporary = xformat("%s.new", path);
-    enum status status = file_check_kind(path, error);
-    int file = -1;
-    unlink(temporary); /* never opened: whatever is there is not ours */
-    if (status == OK) file = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-    if (status == OK && file < 0)
-        status = error_set(error, FAILED, "open %s: %s", temporary, strerror(errno));
-    if (status == OK) {
-        status = file_write_all(file, content.data, content.size, error);
-        close(file);
-        if (status == OK && rename(temporary, path) != 0)
-            status = error_set(error, FAILED, "rename to %s: %s", path, strerror(errno));
-        if (status != OK) unlink(temporary);
-        if (status == FULL) status = overwrite(path, content, error);
-    }
-    free(temporary);
-    return status;
-}
-
 /* The first failure is said at once, the same one ever more rarely, and its end too. */
 static void complain(struct complaint *complaint, const char *event, const char *path,
                      enum status status, const struct error *error) {
@@ -471,7 +437,7 @@ static void write_metrics(struct report *report, const struct status_snapshot *s
     metrics_write(metrics, &text);
     metrics_destroy(metrics);
     struct error error = {0};
-    enum status status = replace(report->options.metrics_file, buffer_bytes(&text), &error);
+    enum status status = live_file_write(report->options.metrics_file, buffer_bytes(&text), &error);
     complain(&report->metrics_file, "metrics_file", report->options.metrics_file, status, &error);
     buffer_deinit(&text);
 }
@@ -501,7 +467,7 @@ void report_write(struct report *report, struct training *training, const char *
     put_roots(&writer, snapshot);
     json_end_object(&writer);
     buffer_append_text(&text, "\n");
-    enum status status = replace(report->path, buffer_bytes(&text), &error);
+    enum status status = live_file_write(report->path, buffer_bytes(&text), &error);
     complain(&report->status_file, "status_file", report->path, status, &error);
     if (report->options.metrics_file) write_metrics(report, snapshot);
     buffer_deinit(&text);
