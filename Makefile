@@ -106,7 +106,7 @@ CORE_FOLDERS := base kernels codec text model
 # test that links everything takes the shipped ones unless it names the simulator's.
 FOLDERS := $(CORE_FOLDERS) $(if $(LIBS_FOUND),config crypto rpc proto fed run node coordinator \
                storage topology plan wan experiment sim)
-MAINS   := coordinator/main.c node/main.c sim/main.c wan/wan_proxy_main.c sim/plant_main.c \
+MAINS   := coordinator/main.c node/main.c sim/main.c wan/wan_proxy_main.c sim/mutate_main.c \
            model/trainer_main.c kernels/cuda_probe_main.c $(wildcard coordinator/atollctl/*.c)
 # Of kernels/cpu, what this machine's instructions are for.
 OTHERS  := $(if $(filter x86_64 i%86,$(MACHINE)),,$(wildcard kernels/cpu/*_avx2.c \
@@ -129,7 +129,7 @@ PROTO_GENERATED := $(patsubst %.proto,$(OUT)/generated/%.pb-c,$(wildcard proto/*
 CUDA_BACKEND := $(if $(NVCC),$(OUT)/bin/atoll-kernels-cuda.so)
 CUDA_PROBE := $(OUT)/bin/atoll-cuda-probe
 
-.PHONY: all programs demo test test-run sim sim-plants sim-coverage bench bench-train trainer \
+.PHONY: all programs demo test test-run sim sim-mutants sim-coverage bench bench-train trainer \
         check clean deps-found generated tests-built coverage
 .DEFAULT_GOAL := all
 .SECONDARY:
@@ -180,7 +180,7 @@ $(filter $(OUT)/proto/% $(OUT)/tests/proto_%,$(call objects,$(SOURCES) $(TEST_SO
     | $(GENERATED_HEADERS)
 
 # The simulator runs copies of the pure cores of its own, with coverage marks (base/mark.h) and
-# remembered signatures (sim/signatures.h); sim/plants.c says what atoll-sim-planted has besides.
+# remembered signatures (sim/signatures.h); sim/mutants.c says what atoll-sim-mutated has besides.
 SIM_CORES := $(wildcard coordinator/coordinator_*.c) coordinator/actions.c \
              coordinator/transfers.c coordinator/model_work.c coordinator/ledger_queue.c \
              coordinator/directory_contents.c coordinator/directory_restore.c \
@@ -195,17 +195,17 @@ $(OUT)/sim/core/%.o: %.c
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(HOT_FLAGS) $(ISA_FLAGS) $(SIM_FLAGS) -MMD -MP -c -o $@ $<
 
-# atoll-sim with the planted bugs, one of which is chosen at its start: for `make sim-plants` and
+# atoll-sim with the mutants, one of which is chosen at its start: for `make sim-mutants` and
 # the tests alone.
-SIM_PLANTED := $(sort $(shell grep -o '"[a-z]*/[a-z_0-9]*\.c"' sim/plants.c | tr -d '"'))
-SIM_PLANTED_OBJECTS := $(patsubst %.c,$(OUT)/sim/planted/%.o,$(SIM_PLANTED))
-$(OUT)/bin/plant: $(OUT)/sim/plant_main.o $(OUT)/sim/plants.o $(OUT)/libbase.a
+SIM_MUTATED := $(sort $(shell grep -o '"[a-z]*/[a-z_0-9]*\.c"' sim/mutants.c | tr -d '"'))
+SIM_MUTATED_OBJECTS := $(patsubst %.c,$(OUT)/sim/mutated/%.o,$(SIM_MUTATED))
+$(OUT)/bin/mutate: $(OUT)/sim/mutate_main.o $(OUT)/sim/mutants.o $(OUT)/libbase.a
 	$(LINK) $(CORE_LIBS)
-$(OUT)/sim/planted/%.c: %.c $(OUT)/bin/plant
+$(OUT)/sim/mutated/%.c: %.c $(OUT)/bin/mutate
 	$(Q)mkdir -p $(@D)
-	$(Q)$(OUT)/bin/plant $< <$< >$@
-$(OUT)/sim/planted/%.o: $(OUT)/sim/planted/%.c
-	$(call say,CC,$* with planted bugs)
+	$(Q)$(OUT)/bin/mutate $< <$< >$@
+$(OUT)/sim/mutated/%.o: $(OUT)/sim/mutated/%.c
+	$(call say,CC,$* with mutants)
 	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(SIM_FLAGS) -MMD -MP -c -o $@ $<
 # And with the compiler's own counters in the pure cores, for `make coverage`. -O1: a line stays a
 # line. Unit tests are linked with the same objects, which stand before the libraries; those that
@@ -250,11 +250,11 @@ $(OUT)/bin/atollctl: $(call objects,$(wildcard coordinator/atollctl/*.c)) \
 $(OUT)/bin/atoll-node: $(OUT)/node/main.o $(call program_libraries,node)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
-# The planted copies stand before the library, so that nothing of theirs is taken from it.
+# The mutated copies stand before the library, so that nothing of theirs is taken from it.
 # The simulator has a disk of its own behind storage/store.h and blob.h (sim/storage.h).
 SIM_LIBRARIES := $(filter-out $(call LIBRARY,storage),\
                    $(call program_libraries,topology plan experiment sim))
-$(OUT)/bin/atoll-sim-planted: $(OUT)/sim/main.o $(SIM_PLANTED_OBJECTS) $(SIM_LIBRARIES)
+$(OUT)/bin/atoll-sim-mutated: $(OUT)/sim/main.o $(SIM_MUTATED_OBJECTS) $(SIM_LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
 $(OUT)/bin/atoll-sim-covered: $(OUT)/sim/main.o $(SIM_COVERED_OBJECTS) $(SIM_LIBRARIES)
@@ -334,7 +334,7 @@ tests-built: deps-found $(TEST_PROGRAMS) $(if $(CUDA_EMULATION),\
 $(OUT)/tests/%: $(OUT)/tests/%.o $(OUT)/tests/test.o $(LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
-test-run: programs trainer tests-built $(if $(LIBS_FOUND),$(OUT)/bin/atoll-sim-planted)
+test-run: programs trainer tests-built $(if $(LIBS_FOUND),$(OUT)/bin/atoll-sim-mutated)
 	$(Q)scripts/run-tests $(OUT) '$(TESTS)'
 # A unit test has one part of the program to itself: no federation, no program of its own. Where a
 # sanitizer is in all code (BUILD=asan), these are what .ci/run has the time for.
@@ -372,8 +372,8 @@ sim: $(OUT)/bin/atoll-sim
 ifeq ($(SEED),)
 	$(Q)$(OUT)/bin/atoll-sim faults --sites 8 $(if $(FIRST),--first $(FIRST)) --seeds 50
 endif
-sim-plants: $(OUT)/bin/atoll-sim-planted
-	$(Q)scripts/sim-plants $(OUT)/bin/atoll-sim-planted
+sim-mutants: $(OUT)/bin/atoll-sim-mutated
+	$(Q)scripts/sim-mutants $(OUT)/bin/atoll-sim-mutated
 sim-coverage: $(OUT)/bin/atoll-sim-covered
 	$(Q)scripts/coverage $< $(OUT)/sim/covered $(if $(SEEDS),$(SEEDS),500)
 coverage: $(OUT)/bin/atoll-sim-covered $(COVERED_TEST_PROGRAMS)

@@ -52,8 +52,8 @@ enum status live_file_write(const char *path, struct bytes content, struct error
     unlink(temporary); /* never opened: whatever is there is not ours */
     int file = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
     if (file < 0) {
-        status = error_set(error, errno == ENOSPC || errno == EDQUOT ? FULL : FAILED,
-                           "open %s: %s", temporary, strerror(errno));
+        status = error_set(error, errno == ENOSPC || errno == EDQUOT ? FULL : FAILED, "open %s: %s",
+                           temporary, strerror(errno));
     } else {
         status = file_write_all(file, content.data, content.size, error);
         if (status == OK) status = keep_room(file, content.size, error);

@@ -55,7 +55,7 @@ static void check_lost(const struct coordinator_state *state) {
     }
 }
 
-void brain_check(const struct coordinator_state *state) {
+void invariants_check(const struct coordinator_state *state) {
     check_commits(state);
     check_uploads(state);
     check_step(state);
@@ -64,7 +64,7 @@ void brain_check(const struct coordinator_state *state) {
 }
 
 /* One process has a site's place at most, and only it follows. */
-void brain_check_place(const struct presence *presence) {
+void invariants_check_place(const struct presence *presence) {
     ASSERT(presence->following == 0 || presence->held);
     ASSERT(presence->challenger == 0 || presence->challenger != presence->holder ||
            !presence->held);

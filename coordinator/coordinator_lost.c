@@ -33,8 +33,8 @@ static void forget(struct coordinator_state *state, struct lost *lost) {
     *lost = state->lost[--state->lost_count];
 }
 
-void brain_lost(struct coordinator_state *state, const struct coordinator_event *event,
-                struct instant now) {
+void lost_missing(struct coordinator_state *state, const struct coordinator_event *event,
+                  struct instant now) {
     for (size_t i = 0; i < event->applied.lost_count; i++) {
         const struct lost_payload *payload = &event->applied.lost[i];
         bool known = false;
@@ -54,16 +54,16 @@ void brain_lost(struct coordinator_state *state, const struct coordinator_event 
 static void drop(struct coordinator_state *state, const struct lost_payload *payload,
                  struct instant now, struct coordinator_actions *out) {
     ASSERT(!state->applying && is_pending(state, payload));
-    struct ledger_entry entry = brain_entry(state, LEDGER_DROPPED, now);
+    struct ledger_entry entry = state_entry(state, LEDGER_DROPPED, now);
     entry.dropped.index = payload->index;
     snprintf(entry.dropped.reason, sizeof entry.dropped.reason,
              "its payload is lost, and no site could supply it");
     MARK("lost: given up");
-    brain_append(state, &entry, ANSWER_NOBODY, 0, out);
+    state_append(state, &entry, ANSWER_NOBODY, 0, out);
 }
 
-uint64_t brain_lost_age(struct coordinator_state *state, struct instant now, uint64_t wake,
-                        struct coordinator_actions *out) {
+uint64_t lost_age(struct coordinator_state *state, struct instant now, uint64_t wake,
+                  struct coordinator_actions *out) {
     for (size_t i = state->lost_count; i-- > 0;) {
         struct lost *lost = &state->lost[i];
         if (lost->merged) continue;
@@ -85,7 +85,7 @@ uint64_t brain_lost_age(struct coordinator_state *state, struct instant now, uin
     return wake;
 }
 
-bool brain_lost_holds(const struct coordinator_state *state, uint32_t fragment) {
+bool lost_holds(const struct coordinator_state *state, uint32_t fragment) {
     for (size_t i = 0; i < state->lost_count; i++) {
         if (!state->lost[i].merged && state->lost[i].payload.contribution.fragment == fragment)
             return true;
@@ -93,8 +93,8 @@ bool brain_lost_holds(const struct coordinator_state *state, uint32_t fragment) 
     return false;
 }
 
-void brain_lost_ask(const struct coordinator_state *state, uint32_t site, struct instant now,
-                    struct coordinator_action *reply) {
+void lost_ask(const struct coordinator_state *state, uint32_t site, struct instant now,
+              struct coordinator_action *reply) {
     for (size_t i = 0; i < state->lost_count && reply->wanted_count < WANTED_LIMIT; i++) {
         const struct lost *lost = &state->lost[i];
         bool own = lost->payload.contribution.site == site;
@@ -118,47 +118,48 @@ static struct lost *lost_like(struct coordinator_state *state,
 
 static void thank(struct coordinator_state *state, uint64_t call, const char *message,
                   struct coordinator_actions *out) {
-    struct coordinator_action *action = brain_act(out, DO_REFUSE, call);
+    struct coordinator_action *action = state_act(out, DO_REFUSE, call);
     action->code = REFUSED_DUPLICATE;
     action->supply = true;
     action->current_version = run_state_version(state->run);
     snprintf(action->message, sizeof action->message, "%s", message);
 }
 
-void brain_supply_open(struct coordinator_state *state, const struct coordinator_event *event,
-                       struct instant now, struct coordinator_actions *out) {
+void lost_supply_open(struct coordinator_state *state, const struct coordinator_event *event,
+                      struct instant now, struct coordinator_actions *out) {
     const struct run_site *site = run_state_site(state->run, event->submit.site);
     struct contribution contribution;
     struct error why = {0};
     if (!site || site->revoked) {
-        brain_refuse(state, event->call, site ? REFUSED_REVOKED : REFUSED_UNKNOWN_SITE, NULL, out);
+        uploads_refuse(state, event->call, site ? REFUSED_REVOKED : REFUSED_UNKNOWN_SITE, NULL,
+                       out);
         return;
     }
     if (contribution_decode(bytes_of(event->submit.header, CONTRIBUTION_HEADER_SIZE), &contribution,
                             &why) != OK) {
-        brain_refuse(state, event->call, REFUSED_MALFORMED, why.message, out);
+        uploads_refuse(state, event->call, REFUSED_MALFORMED, why.message, out);
         return;
     }
-    enum refusal code = brain_take_place(state, site->site, event->submit.instance, now);
+    enum refusal code = presence_take_place(state, site->site, event->submit.instance, now);
     if (code != ACCEPTED) {
-        brain_refuse(state, event->call, code, NULL, out);
+        uploads_refuse(state, event->call, code, NULL, out);
         return;
     }
-    brain_hear(state, site->site, now);
+    presence_hear(state, site->site, now);
     struct lost *lost = lost_like(state, &contribution);
     if (!lost) {
         thank(state, event->call, "it is here", out);
         return;
     }
     if (lost->call && lost->supplier != site->site) {
-        brain_refuse(state, event->call, REFUSED_BUSY, "another site is bringing it", out);
+        uploads_refuse(state, event->call, REFUSED_BUSY, "another site is bringing it", out);
         return;
     }
-    if (lost->call) brain_act(out, DO_DROP, lost->call);
+    if (lost->call) state_act(out, DO_DROP, lost->call);
     ASSERT(event->call != 0);
     lost->call = event->call;
     lost->supplier = site->site;
-    struct coordinator_action *action = brain_act(out, DO_ADMIT, event->call);
+    struct coordinator_action *action = state_act(out, DO_ADMIT, event->call);
     action->contribution = lost->payload.contribution;
     action->supply = true;
 }
@@ -177,13 +178,13 @@ static bool any_merged(const struct coordinator_state *state) {
     return false;
 }
 
-bool brain_supply_uploaded(struct coordinator_state *state, const struct coordinator_event *event,
-                           struct coordinator_actions *out) {
+bool lost_supply_uploaded(struct coordinator_state *state, const struct coordinator_event *event,
+                          struct coordinator_actions *out) {
     struct lost *lost = lost_by_call(state, event->call);
     if (!lost) return false;
     lost->call = 0;
     if (event->uploaded.code != ACCEPTED) {
-        brain_refuse(state, event->call, event->uploaded.code, event->uploaded.message, out);
+        uploads_refuse(state, event->call, event->uploaded.code, event->uploaded.message, out);
         return true;
     }
     MARK("lost: obtained again");
@@ -191,11 +192,11 @@ bool brain_supply_uploaded(struct coordinator_state *state, const struct coordin
     /* entries may share bytes */
     for (struct lost *same; (same = lost_like(state, &contribution)) != NULL;) forget(state, same);
     thank(state, event->call, "thank you", out);
-    if (state->behind && !any_merged(state)) brain_catch_up(state, out);
+    if (state->behind && !any_merged(state)) lost_catch_up(state, out);
     return true;
 }
 
-bool brain_supply_gone(struct coordinator_state *state, uint64_t call) {
+bool lost_supply_gone(struct coordinator_state *state, uint64_t call) {
     struct lost *lost = lost_by_call(state, call);
     if (lost) lost->call = 0;
     return lost != NULL;
@@ -203,33 +204,33 @@ bool brain_supply_gone(struct coordinator_state *state, uint64_t call) {
 
 /* ---- the model of a restart ------------------------------------------------------------------ */
 
-void brain_catch_up(struct coordinator_state *state, struct coordinator_actions *out) {
+void lost_catch_up(struct coordinator_state *state, struct coordinator_actions *out) {
     if (state->catching_up) return;
     ASSERT(state->behind && !state->applying);
     state->catching_up = true;
-    brain_act(out, DO_CATCH_UP, 0);
+    state_act(out, DO_CATCH_UP, 0);
 }
 
-void brain_catch_up_again(struct coordinator_state *state, struct instant now,
-                          struct coordinator_actions *out) {
+void lost_catch_up_again(struct coordinator_state *state, struct instant now,
+                         struct coordinator_actions *out) {
     if (state->catching_up) return;
     uint64_t at = state->behind_ms + AGAIN_MS;
     if (now.monotonic_ms >= at) {
-        brain_catch_up(state, out);
+        lost_catch_up(state, out);
     } else if (state->timer_ms != at) {
         state->timer_ms = at;
-        brain_act(out, DO_TIMER, 0)->at_ms = at;
+        state_act(out, DO_TIMER, 0)->at_ms = at;
     }
 }
 
-void brain_caught_up(struct coordinator_state *state, const struct coordinator_event *event,
-                     struct instant now, struct coordinator_actions *out) {
+void lost_caught_up(struct coordinator_state *state, const struct coordinator_event *event,
+                    struct instant now, struct coordinator_actions *out) {
     state->catching_up = false;
     state->behind_ms = now.monotonic_ms;
-    brain_lost(state, event, now);
+    lost_missing(state, event, now);
     if (event->applied.lost_count > 0) return;
     if (event->applied.status != OK || event->applied.version != run_state_version(state->run)) {
-        brain_stop(state, out, event->applied.status == CORRUPT || event->applied.status == INVALID,
+        state_stop(state, out, event->applied.status == CORRUPT || event->applied.status == INVALID,
                    "the model cannot be restored: %s",
                    event->applied.message ? event->applied.message
                                           : status_name(event->applied.status));

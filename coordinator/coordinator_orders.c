@@ -15,7 +15,7 @@ enum { DEFERRED_LIMIT = 64 };
 
 static void refuse_join(uint64_t call, enum refusal code, const char *message,
                         struct coordinator_actions *out) {
-    struct coordinator_action *action = brain_act(out, DO_JOINED, call);
+    struct coordinator_action *action = state_act(out, DO_JOINED, call);
     action->code = code;
     snprintf(action->message, sizeof action->message, "%s", message);
 }
@@ -40,7 +40,7 @@ static void join_again(struct coordinator_state *state, const struct coordinator
         return;
     }
     MARK("join: again, the answer was lost");
-    brain_act(out, DO_JOINED, event->call)->site = named->site;
+    state_act(out, DO_JOINED, event->call)->site = named->site;
 }
 
 /* Nothing but a used invitation is told apart by the key. */
@@ -79,8 +79,8 @@ static void refuse_expired(struct coordinator_state *state, const struct run_inv
     refuse_join(call, REFUSED_EXPIRED, message, out);
 }
 
-void brain_join(struct coordinator_state *state, const struct coordinator_event *event,
-                struct instant now, struct coordinator_actions *out) {
+void orders_join(struct coordinator_state *state, const struct coordinator_event *event,
+                 struct instant now, struct coordinator_actions *out) {
     const struct run_invitation *invitation =
         run_state_invitation(state->run, event->join.secret_digest);
     const struct run_site *named = run_state_site_named(state->run, event->join.name);
@@ -113,7 +113,7 @@ void brain_join(struct coordinator_state *state, const struct coordinator_event 
         return;
     }
     if (event->join.look) {
-        brain_act(out, DO_JOINED, event->call);
+        state_act(out, DO_JOINED, event->call);
         return;
     }
     if (state->commit_count >= COMMITS_LIMIT) {
@@ -122,7 +122,7 @@ void brain_join(struct coordinator_state *state, const struct coordinator_event 
                     out);
         return;
     }
-    struct ledger_entry entry = brain_entry(state, LEDGER_SITE_ADDED, now);
+    struct ledger_entry entry = state_entry(state, LEDGER_SITE_ADDED, now);
     entry.added.site = run_state_site_count(state->run) + 1;
     memcpy(entry.added.name, event->join.name, SITE_NAME_SIZE);
     memcpy(entry.added.public_key, event->join.public_key, PUBLIC_KEY_SIZE);
@@ -131,13 +131,13 @@ void brain_join(struct coordinator_state *state, const struct coordinator_event 
      * is full. */
     struct error error = {0};
     struct commit *commit =
-        brain_append_if_legal(state, &entry, ANSWER_JOINED, event->call, out, &error);
+        state_append_if_legal(state, &entry, ANSWER_JOINED, event->call, out, &error);
     if (!commit) {
         refuse_join(event->call, REFUSED_MALFORMED, error.message, out);
         return;
     }
     commit->site = entry.added.site;
-    brain_hear(state, entry.added.site, now);
+    presence_hear(state, entry.added.site, now);
 }
 
 /* ---- the admin's orders ---------------------------------------------------------------------- */
@@ -162,7 +162,7 @@ static struct objection order_entry(struct coordinator_state *state,
         if (phase != RUN_ACTIVE)
             return conflict(phase == RUN_PAUSED ? "the run is paused already"
                                                 : "the run has been stopped");
-        *entry = brain_entry(state, LEDGER_PAUSED, now);
+        *entry = state_entry(state, LEDGER_PAUSED, now);
         break;
     case ORDER_RESUME:
         if (phase != RUN_PAUSED)
@@ -172,12 +172,12 @@ static struct objection order_entry(struct coordinator_state *state,
             event->admin.token_budget <= run_state_tokens(state->run))
             return conflict("the run's token budget is spent: resume it with a larger one "
                             "(--token-budget), or stop it");
-        *entry = brain_entry(state, LEDGER_RESUMED, now);
+        *entry = state_entry(state, LEDGER_RESUMED, now);
         entry->note.token_budget = event->admin.token_budget;
         break;
     case ORDER_STOP:
         if (phase == RUN_STOPPED) return conflict("the run has been stopped already");
-        *entry = brain_entry(state, LEDGER_STOPPED, now);
+        *entry = state_entry(state, LEDGER_STOPPED, now);
         break;
     case ORDER_INVITE:
         if (name_check(event->admin.name, NULL) != OK)
@@ -189,7 +189,7 @@ static struct objection order_entry(struct coordinator_state *state,
         if (phase == RUN_STOPPED) return conflict("the run has been stopped");
         if (run_state_site_count(state->run) >= SITES_LIMIT)
             return conflict("the run has as many sites as there can be");
-        *entry = brain_entry(state, LEDGER_SITE_INVITED, now);
+        *entry = state_entry(state, LEDGER_SITE_INVITED, now);
         memcpy(entry->invited.name, event->admin.name, SITE_NAME_SIZE);
         memcpy(entry->invited.secret_digest, event->admin.secret_digest, DIGEST_SIZE);
         entry->invited.expires_ms = event->admin.expires_ms;
@@ -199,21 +199,21 @@ static struct objection order_entry(struct coordinator_state *state,
             return (struct objection){
                 ORDER_NO_SUCH_SITE,
                 "no invitation of that name is open (atollctl site invitations lists them)"};
-        *entry = brain_entry(state, LEDGER_SITE_UNINVITED, now);
+        *entry = state_entry(state, LEDGER_SITE_UNINVITED, now);
         memcpy(entry->uninvited.name, event->admin.name, SITE_NAME_SIZE);
         return (struct objection){0};
     case ORDER_REVOKE:
         if (!site)
             return (struct objection){ORDER_NO_SUCH_SITE, "no site of that name was ever enrolled"};
         if (site->revoked) return conflict("the site is revoked already");
-        *entry = brain_entry(state, LEDGER_SITE_REVOKED, now);
+        *entry = state_entry(state, LEDGER_SITE_REVOKED, now);
         entry->revoked.site = site->site;
         memcpy(entry->revoked.reason, event->admin.reason, REASON_SIZE);
         return (struct objection){0};
     case ORDER_INNER_STEPS:
         if (event->admin.inner_steps == 0)
             return (struct objection){ORDER_BAD_VALUE, "the number of inner steps is at least 1"};
-        *entry = brain_entry(state, LEDGER_INNER_STEPS, now);
+        *entry = state_entry(state, LEDGER_INNER_STEPS, now);
         entry->inner_steps.inner_steps = event->admin.inner_steps;
         return (struct objection){0};
     default: return (struct objection){ORDER_BAD_VALUE, "there is no such order"};
@@ -227,17 +227,17 @@ static void cut_site(struct coordinator_state *state, uint32_t site, const char 
     for (size_t i = state->upload_count; i-- > 0;) {
         struct admitted *upload = &state->uploads[i];
         if (upload->site != site) continue;
-        brain_refuse(state, upload->call, REFUSED_REVOKED, NULL, out);
-        brain_upload_remove(state, upload);
+        uploads_refuse(state, upload->call, REFUSED_REVOKED, NULL, out);
+        uploads_remove(state, upload);
     }
-    struct coordinator_action *action = brain_act(out, DO_CUT, 0);
+    struct coordinator_action *action = state_act(out, DO_CUT, 0);
     action->site = site;
     snprintf(action->message, sizeof action->message, "%s", reason);
 }
 
 static struct coordinator_action *reply(struct coordinator_actions *out, uint64_t call,
                                         enum order_outcome outcome, const char *message) {
-    struct coordinator_action *action = brain_act(out, DO_ADMIN_REPLY, call);
+    struct coordinator_action *action = state_act(out, DO_ADMIN_REPLY, call);
     action->outcome = outcome;
     snprintf(action->message, sizeof action->message, "%s", message);
     return action;
@@ -269,12 +269,12 @@ static void order_snapshot(struct coordinator_state *state, const struct coordin
     if (state->applying)
         state->snapshot_wanted = true;
     else
-        brain_snapshot(state, out);
+        steps_snapshot(state, out);
     reply(out, event->call, ORDER_DONE, "a snapshot is being written")->version = version;
 }
 
-void brain_admin(struct coordinator_state *state, const struct coordinator_event *event,
-                 struct instant now, struct coordinator_actions *out) {
+void orders_admin(struct coordinator_state *state, const struct coordinator_event *event,
+                  struct instant now, struct coordinator_actions *out) {
     if (event->admin.order == ORDER_REVOKE && state->applying) {
         defer_revocation(state, event, out);
         return;
@@ -294,7 +294,7 @@ void brain_admin(struct coordinator_state *state, const struct coordinator_event
     struct commit *commit = NULL;
     struct objection objection = order_entry(state, event, now, &entry);
     if (!objection.reason) {
-        commit = brain_append_if_legal(state, &entry, ANSWER_ADMIN, event->call, out, &error);
+        commit = state_append_if_legal(state, &entry, ANSWER_ADMIN, event->call, out, &error);
         /* by a rule of the ledger */
         if (!commit) objection = (struct objection){ORDER_BAD_VALUE, error.message};
     }
@@ -307,10 +307,10 @@ void brain_admin(struct coordinator_state *state, const struct coordinator_event
         cut_site(state, entry.revoked.site, entry.revoked.reason, out);
 }
 
-void brain_take_deferred(struct coordinator_state *state, struct instant now,
-                         struct coordinator_actions *out) {
+void orders_take_deferred(struct coordinator_state *state, struct instant now,
+                          struct coordinator_actions *out) {
     size_t count = state->deferred_count;
     state->deferred_count = 0;
     for (size_t i = 0; i < count && !state->stopping; i++)
-        brain_admin(state, &state->deferred[i], now, out);
+        orders_admin(state, &state->deferred[i], now, out);
 }

@@ -29,7 +29,7 @@ enum { LATE_ROUNDS = 4, COMES_AGAIN_MS = 60000 };
 
 /* ---- who is there ---------------------------------------------------------------------------- */
 
-struct presence *brain_presence(struct coordinator_state *state, uint32_t site) {
+struct presence *presence_of(struct coordinator_state *state, uint32_t site) {
     if (site == 0 || site > run_state_site_count(state->run)) return NULL;
     if (site > state->presence_count) {
         size_t count = run_state_site_count(state->run);
@@ -49,13 +49,13 @@ static bool is_present(const struct coordinator_state *state, const struct prese
 }
 
 /* Milliseconds in which the run was not paused. */
-uint64_t brain_active_ms(const struct coordinator_state *state, struct instant now) {
+uint64_t presence_active_ms(const struct coordinator_state *state, struct instant now) {
     uint64_t paused = state->paused_ms;
     if (state->is_paused) paused += now.monotonic_ms - state->paused_since_ms;
     return now.monotonic_ms - paused;
 }
 
-void brain_note_phase(struct coordinator_state *state, struct instant now) {
+void presence_note_phase(struct coordinator_state *state, struct instant now) {
     bool paused = run_state_phase(state->run) != RUN_ACTIVE;
     if (paused == state->is_paused) return;
     if (state->is_paused) state->paused_ms += now.monotonic_ms - state->paused_since_ms;
@@ -63,14 +63,14 @@ void brain_note_phase(struct coordinator_state *state, struct instant now) {
     state->paused_since_ms = now.monotonic_ms;
 }
 
-void brain_hear(struct coordinator_state *state, uint32_t site, struct instant now) {
-    struct presence *presence = brain_presence(state, site);
+void presence_hear(struct coordinator_state *state, uint32_t site, struct instant now) {
+    struct presence *presence = presence_of(state, site);
     if (!presence) return;
     if (!is_present(state, presence, now)) {
         MARK("presence: a site comes, or comes back");
         presence->timed = 0;
         presence->turned_away = false;
-        presence->idle_ms = brain_active_ms(state, now);
+        presence->idle_ms = presence_active_ms(state, now);
         presence->came_ms = presence->idle_ms;
         presence->has_offered = false;
     }
@@ -92,7 +92,7 @@ uint64_t coordinator_state_silence(const struct coordinator_state *state, uint32
     return now.monotonic_ms - state->presence[site - 1].heard_ms;
 }
 
-uint32_t brain_connected(const struct coordinator_state *state, struct instant now) {
+uint32_t presence_connected(const struct coordinator_state *state, struct instant now) {
     uint32_t count = 0;
     for (uint32_t site = 1; site <= state->presence_count; site++)
         count += coordinator_state_connected(state, site, now);
@@ -154,13 +154,13 @@ static void give_place(struct presence *presence, uint64_t instance) {
     presence->timed = 0; /* its steps count from its first contributions on */
 }
 
-enum refusal brain_take_place(struct coordinator_state *state, uint32_t site, uint64_t instance,
-                              struct instant now) {
-    struct presence *presence = brain_presence(state, site);
+enum refusal presence_take_place(struct coordinator_state *state, uint32_t site, uint64_t instance,
+                                 struct instant now) {
+    struct presence *presence = presence_of(state, site);
     /* there are other reasons to refuse it */
     if (!presence || run_state_site(state->run, site)->revoked) return ACCEPTED;
     if (!presence->held) give_place(presence, instance);
-    brain_check_place(presence);
+    invariants_check_place(presence);
     if (presence->holder == instance) return ACCEPTED;
     bool known = presence->challenger == instance;
     if (known && presence->is_decided) return REFUSED_COPY;
@@ -202,40 +202,40 @@ uint32_t coordinator_state_copies(const struct coordinator_state *state, uint32_
 static uint64_t trained_ms(const struct coordinator_state *state, const struct presence *presence,
                            struct instant now) {
     uint64_t waited = presence->waited_ms;
-    if (presence->is_waiting) waited += brain_active_ms(state, now) - presence->waiting_since_ms;
-    return brain_active_ms(state, now) - waited;
+    if (presence->is_waiting) waited += presence_active_ms(state, now) - presence->waiting_since_ms;
+    return presence_active_ms(state, now) - waited;
 }
 
-void brain_offered(struct coordinator_state *state, const struct contribution *contribution,
-                   bool waits, struct instant now) {
-    struct presence *presence = brain_presence(state, contribution->site);
+void presence_offered(struct coordinator_state *state, const struct contribution *contribution,
+                      bool waits, struct instant now) {
+    struct presence *presence = presence_of(state, contribution->site);
     if (!presence) return;
-    presence->idle_ms = brain_active_ms(state, now);
+    presence->idle_ms = presence_active_ms(state, now);
     presence->turned_away = false;
     if (contribution->sequence <= presence->offered_sequence) return; /* again, over a new call */
     presence->offered_sequence = contribution->sequence;
-    presence->offered_first_ms = brain_active_ms(state, now);
+    presence->offered_first_ms = presence_active_ms(state, now);
     if (presence->is_waiting && !run_state_site_pending(state->run, contribution->site)) {
         MARK("speed: what a site waited for was refused");
         presence->is_waiting = false; /* it trained again, nobody knows since when */
         presence->timed = 0;
     }
     presence->offered_ms = trained_ms(state, presence, now);
-    uint64_t active = brain_active_ms(state, now);
+    uint64_t active = presence_active_ms(state, now);
     ASSERT(presence->waited_ms <= active);
     if (waits && !presence->is_waiting) presence->waiting_since_ms = active;
     presence->is_waiting = waits;
 }
 
-void brain_turned_away(struct coordinator_state *state, uint32_t site) {
-    struct presence *presence = brain_presence(state, site);
+void presence_turned_away(struct coordinator_state *state, uint32_t site) {
+    struct presence *presence = presence_of(state, site);
     if (presence) presence->turned_away = true;
 }
 
 /* A contribution carries all steps since the fragment's last one: they took the time in which the
  * site trained between the two. All fragments come once a round. */
-void brain_accepted(struct coordinator_state *state, const struct contribution *contribution) {
-    struct presence *presence = brain_presence(state, contribution->site);
+void presence_accepted(struct coordinator_state *state, const struct contribution *contribution) {
+    struct presence *presence = presence_of(state, contribution->site);
     if (!presence) return;
     double keep = 1 - 0.5 / run_state_manifest(state->run)->fragments;
     uint64_t *from_ms = &presence->timed_from_ms[contribution->fragment],
@@ -250,12 +250,12 @@ void brain_accepted(struct coordinator_state *state, const struct contribution *
     presence->waits_for_step = true;
 }
 
-void brain_merged(struct coordinator_state *state, struct instant now) {
+void presence_merged(struct coordinator_state *state, struct instant now) {
     for (uint32_t site = 1; site <= state->presence_count; site++) {
         struct presence *presence = &state->presence[site - 1];
         if (!presence->waits_for_step || run_state_site_pending(state->run, site)) continue;
         presence->waits_for_step = false;
-        presence->idle_ms = brain_active_ms(state, now);
+        presence->idle_ms = presence_active_ms(state, now);
         if (presence->is_waiting)
             presence->waited_ms += presence->idle_ms - presence->waiting_since_ms;
         presence->is_waiting = false;
@@ -269,7 +269,7 @@ static double rate_of(const struct coordinator_state *state, uint32_t site, stru
     const struct presence *presence = &state->presence[site - 1];
     bool measured = presence->steps_ms > 0;
     double rate = measured ? presence->steps * 1000 / presence->steps_ms : (double)INFINITY;
-    uint64_t idle = brain_active_ms(state, now) - presence->idle_ms;
+    uint64_t idle = presence_active_ms(state, now) - presence->idle_ms;
     /* it waits for us, not we for it */
     if (presence->turned_away && idle < COMES_AGAIN_MS) return rate;
     if (idle == 0 || presence->uploading > 0 || run_state_site_pending(state->run, site))
@@ -304,7 +304,7 @@ static void note_idle(struct coordinator_state *state, struct instant now) {
     for (uint32_t site = 1; site <= state->presence_count; site++) {
         struct presence *presence = &state->presence[site - 1];
         if (presence->uploading > 0 || run_state_site_pending(state->run, site))
-            presence->idle_ms = brain_active_ms(state, now);
+            presence->idle_ms = presence_active_ms(state, now);
     }
 }
 
@@ -315,7 +315,7 @@ static struct coordinator_action *count_copy(struct presence *presence, uint32_t
                                              struct instant now, struct coordinator_actions *out) {
     presence->copies++;
     presence->copy_ms = now.monotonic_ms;
-    struct coordinator_action *action = brain_act(out, DO_COPY, 0);
+    struct coordinator_action *action = state_act(out, DO_COPY, 0);
     action->site = site;
     action->copies = presence->copies;
     return action;
@@ -333,30 +333,30 @@ static void decide(struct coordinator_state *state, uint32_t site, struct presen
         (unsigned long long)presence->challenger);
 }
 
-void brain_heartbeat(struct coordinator_state *state, const struct coordinator_event *event,
-                     struct instant now, struct coordinator_actions *out) {
+void presence_heartbeat(struct coordinator_state *state, const struct coordinator_event *event,
+                        struct instant now, struct coordinator_actions *out) {
     uint32_t site = event->heartbeat.site;
-    struct presence *presence = brain_presence(state, site);
-    enum refusal code = brain_take_place(state, site, event->heartbeat.instance, now);
+    struct presence *presence = presence_of(state, site);
+    enum refusal code = presence_take_place(state, site, event->heartbeat.instance, now);
     /* as it was under way: it has no place, and is not heard */
     if (presence && run_state_site(state->run, site)->revoked) code = REFUSED_REVOKED;
-    if (code == ACCEPTED) brain_hear(state, site, now);
+    if (code == ACCEPTED) presence_hear(state, site, now);
     if (code == ACCEPTED && presence) presence->beats = true;
     if (code == ACCEPTED && presence) note_clock(presence, event->heartbeat.time_ms, now);
     if (code == ACCEPTED && presence && presence->held && presence->challenger &&
         !presence->is_decided && event->heartbeat.turn == presence->turn)
         decide(state, site, presence, now, out);
     note_idle(state, now);
-    struct coordinator_action *action = brain_act(out, DO_HEARTBEAT_REPLY, event->call);
+    struct coordinator_action *action = state_act(out, DO_HEARTBEAT_REPLY, event->call);
     action->site = site;
     action->code = code;
     if (code != ACCEPTED)
         snprintf(action->message, sizeof action->message, "%s", refusal_advice(code));
     action->inner_steps = coordinator_state_inner_steps(state, site, now);
-    action->sites_present = brain_connected(state, now);
+    action->sites_present = presence_connected(state, now);
     if (!presence || code != ACCEPTED) return;
-    brain_check_place(presence);
-    brain_lost_ask(state, site, now, action);
+    invariants_check_place(presence);
+    lost_ask(state, site, now, action);
     ASSERT(action->wanted_count <= WANTED_LIMIT);
     action->turn = presence->turn;
     action->copies = presence->copies;
@@ -369,7 +369,7 @@ void brain_heartbeat(struct coordinator_state *state, const struct coordinator_e
  * cut, both are named, and a person who knows that there is no other one says so (`restored`). */
 static void cut_behind(struct coordinator_state *state, uint32_t site, uint64_t instance,
                        uint64_t first, struct instant now, struct coordinator_actions *out) {
-    struct presence *presence = brain_presence(state, site);
+    struct presence *presence = presence_of(state, site);
     if (presence->behind != instance || instance == 0) {
         const struct run_site *enrolled = run_state_site(state->run, site);
         presence->behind = instance;
@@ -388,8 +388,8 @@ static void cut_behind(struct coordinator_state *state, uint32_t site, uint64_t 
     presence->is_decided = false;
 }
 
-void brain_behind_message(const struct coordinator_state *state, uint32_t site, uint64_t first,
-                          char *out, size_t size) {
+void presence_behind_message(const struct coordinator_state *state, uint32_t site, uint64_t first,
+                             char *out, size_t size) {
     snprintf(out, size,
              "contributions %llu to %llu of this site were made elsewhere: a copy ran, or this is "
              "an old backup. If there is no copy: "
@@ -398,11 +398,11 @@ void brain_behind_message(const struct coordinator_state *state, uint32_t site, 
              (unsigned long long)run_state_site(state->run, site)->last_sequence);
 }
 
-enum refusal brain_judge_sequence(struct coordinator_state *state,
-                                  const struct contribution *contribution, uint64_t instance,
-                                  struct instant now, struct coordinator_actions *out) {
+enum refusal presence_judge_sequence(struct coordinator_state *state,
+                                     const struct contribution *contribution, uint64_t instance,
+                                     struct instant now, struct coordinator_actions *out) {
     uint64_t index;
-    struct presence *presence = brain_presence(state, contribution->site);
+    struct presence *presence = presence_of(state, contribution->site);
     if (!presence || presence->is_restored ||
         !run_state_find(state->run, contribution->site, contribution->sequence, &index))
         return REFUSED_SEQUENCE;
@@ -415,17 +415,17 @@ enum refusal brain_judge_sequence(struct coordinator_state *state,
     return REFUSED_COPY;
 }
 
-void brain_following(struct coordinator_state *state, const struct coordinator_event *event,
-                     struct instant now, struct coordinator_actions *out) {
+void presence_following(struct coordinator_state *state, const struct coordinator_event *event,
+                        struct instant now, struct coordinator_actions *out) {
     uint32_t site = event->following.site;
-    struct presence *presence = brain_presence(state, site);
+    struct presence *presence = presence_of(state, site);
     if (!presence) return;
     if (event->following.open) {
         if (run_state_site(state->run, site)->revoked)
             return; /* as it began to follow: its stream is ended, and it has no place */
-        enum refusal code = brain_take_place(state, site, event->following.instance, now);
+        enum refusal code = presence_take_place(state, site, event->following.instance, now);
         if (code != ACCEPTED) {
-            struct coordinator_action *action = brain_act(out, DO_END, event->call);
+            struct coordinator_action *action = state_act(out, DO_END, event->call);
             action->site = site;
             action->code = code;
             snprintf(action->message, sizeof action->message, "%s", refusal_advice(code));
@@ -437,10 +437,11 @@ void brain_following(struct coordinator_state *state, const struct coordinator_e
         if (made_plus_1 > 0 && MAX(made_plus_1 - 1, presence->own_sequence) < last &&
             !presence->is_restored) {
             cut_behind(state, site, event->following.instance, made_plus_1, now, out);
-            struct coordinator_action *action = brain_act(out, DO_END, event->call);
+            struct coordinator_action *action = state_act(out, DO_END, event->call);
             action->site = site;
             action->code = REFUSED_COPY;
-            brain_behind_message(state, site, made_plus_1, action->message, sizeof action->message);
+            presence_behind_message(state, site, made_plus_1, action->message,
+                                    sizeof action->message);
             return;
         }
         presence->following++;
@@ -449,6 +450,6 @@ void brain_following(struct coordinator_state *state, const struct coordinator_e
     } else if (presence->following > 0 && --presence->following == 0) {
         presence->left_ms = now.monotonic_ms;
     }
-    brain_check_place(presence);
-    brain_hear(state, site, now);
+    invariants_check_place(presence);
+    presence_hear(state, site, now);
 }

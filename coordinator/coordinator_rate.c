@@ -31,7 +31,7 @@ static uint64_t round_ms(const struct coordinator_state *state, const struct pre
                          struct instant now) {
     if (presence->rounds > 0) return (uint64_t)(presence->steps_ms / presence->rounds);
     if (presence->has_offered) return presence->first_round_ms;
-    uint64_t here_ms = brain_active_ms(state, now) - presence->came_ms;
+    uint64_t here_ms = presence_active_ms(state, now) - presence->came_ms;
     return presence->beats && here_ms < GUESS_HOLDS_MS ? GUESSED_ROUND_MS : 0;
 }
 
@@ -61,11 +61,11 @@ static uint64_t least_apart_ms(const struct coordinator_state *state, uint32_t s
     return median_round_ms(state, site, now) / FASTER_LIMIT;
 }
 
-uint64_t brain_too_soon(struct coordinator_state *state, uint32_t site, uint32_t fragment,
-                        struct instant now) {
-    const struct presence *presence = brain_presence(state, site);
+uint64_t rate_too_soon(struct coordinator_state *state, uint32_t site, uint32_t fragment,
+                       struct instant now) {
+    const struct presence *presence = presence_of(state, site);
     if (!(presence->accepted >> fragment & 1)) return 0;
-    uint64_t since_ms = brain_active_ms(state, now) - presence->accepted_ms[fragment];
+    uint64_t since_ms = presence_active_ms(state, now) - presence->accepted_ms[fragment];
     uint64_t least_ms = least_apart_ms(state, site, now);
     if (since_ms >= least_ms) return 0;
     MARK("upload: a site contributes too often");
@@ -73,22 +73,22 @@ uint64_t brain_too_soon(struct coordinator_state *state, uint32_t site, uint32_t
 }
 
 /* Who came before its time does not gain by it: its time counts. */
-void brain_note_accepted(struct coordinator_state *state, uint32_t site, uint32_t fragment,
-                         struct instant now) {
-    struct presence *presence = brain_presence(state, site);
+void rate_note_accepted(struct coordinator_state *state, uint32_t site, uint32_t fragment,
+                        struct instant now) {
+    struct presence *presence = presence_of(state, site);
     uint64_t *accepted_ms = &presence->accepted_ms[fragment], bit = UINT64_C(1) << fragment;
     uint64_t from_ms = presence->offered_first_ms;
     if (presence->accepted & bit)
         from_ms = MAX(from_ms, *accepted_ms + least_apart_ms(state, site, now));
-    *accepted_ms = MIN(from_ms, brain_active_ms(state, now));
+    *accepted_ms = MIN(from_ms, presence_active_ms(state, now));
     presence->accepted |= bit;
 }
 
 /* Once its signature was found right, whatever else became of it. */
-void brain_note_offer(struct coordinator_state *state, uint32_t site, struct instant now) {
-    struct presence *presence = brain_presence(state, site);
+void rate_note_offer(struct coordinator_state *state, uint32_t site, struct instant now) {
+    struct presence *presence = presence_of(state, site);
     if (!presence || presence->has_offered) return;
     presence->has_offered = true;
-    uint64_t since_ms = brain_active_ms(state, now) - presence->came_ms;
+    uint64_t since_ms = presence_active_ms(state, now) - presence->came_ms;
     presence->first_round_ms = MIN(since_ms, (uint64_t)GUESS_HOLDS_MS);
 }

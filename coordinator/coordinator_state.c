@@ -1,4 +1,4 @@
-/* The coordinator's brain: the next entry of the ledger, and the order of events.
+/* The coordinator's core: the next entry of the ledger, and the order of events.
  * coordinator_state_internal.h tells how its files work together. */
 #include <stdarg.h>
 #include <stdio.h>
@@ -9,7 +9,7 @@
 #include "base/memory.h"
 #include "coordinator/coordinator_state_internal.h"
 
-struct coordinator_action *brain_act(struct coordinator_actions *out,
+struct coordinator_action *state_act(struct coordinator_actions *out,
                                      enum coordinator_action_kind kind, uint64_t call) {
     if (out->count == out->capacity) {
         out->capacity = out->capacity ? out->capacity * 2 : 8;
@@ -22,11 +22,11 @@ struct coordinator_action *brain_act(struct coordinator_actions *out,
     return action;
 }
 
-void brain_stop(struct coordinator_state *state, struct coordinator_actions *out, bool halt,
+void state_stop(struct coordinator_state *state, struct coordinator_actions *out, bool halt,
                 const char *format, ...) {
     if (state->stopping) return;
     state->stopping = true;
-    struct coordinator_action *action = brain_act(out, DO_STOP, 0);
+    struct coordinator_action *action = state_act(out, DO_STOP, 0);
     action->halt = halt;
     va_list arguments;
     va_start(arguments, format);
@@ -35,7 +35,7 @@ void brain_stop(struct coordinator_state *state, struct coordinator_actions *out
 }
 /* ---- writing the ledger ---------------------------------------------------------------------- */
 
-struct ledger_entry brain_entry(const struct coordinator_state *state, enum ledger_kind kind,
+struct ledger_entry state_entry(const struct coordinator_state *state, enum ledger_kind kind,
                                 struct instant now) {
     struct ledger_entry entry;
     memset(&entry, 0, sizeof entry);
@@ -47,7 +47,7 @@ struct ledger_entry brain_entry(const struct coordinator_state *state, enum ledg
 
 /* Makes the entry the ledger's next, if the rules of the ledger allow it; else NULL, with the rule
  * in *error, and nothing has changed. The result is valid until the next append. */
-struct commit *brain_append_if_legal(struct coordinator_state *state,
+struct commit *state_append_if_legal(struct coordinator_state *state,
                                      const struct ledger_entry *entry, enum answer answer,
                                      uint64_t call, struct coordinator_actions *out,
                                      struct error *error) {
@@ -58,7 +58,7 @@ struct commit *brain_append_if_legal(struct coordinator_state *state,
         buffer_deinit(&raw);
         return NULL;
     }
-    struct coordinator_action *action = brain_act(out, DO_COMMIT, 0);
+    struct coordinator_action *action = state_act(out, DO_COMMIT, 0);
     action->commit = state->next_commit++;
     action->first_index = index;
     buffer_u32(&action->bytes, (uint32_t)raw.size);
@@ -82,17 +82,17 @@ struct commit *brain_append_if_legal(struct coordinator_state *state,
 
 /* The same for what this program decided by itself or has checked: a refusal means that it is
  * wrong, and it stops rather than go on from there. NULL then. */
-struct commit *brain_append(struct coordinator_state *state, const struct ledger_entry *entry,
+struct commit *state_append(struct coordinator_state *state, const struct ledger_entry *entry,
                             enum answer answer, uint64_t call, struct coordinator_actions *out) {
     struct error error = {0};
-    struct commit *commit = brain_append_if_legal(state, entry, answer, call, out, &error);
+    struct commit *commit = state_append_if_legal(state, entry, answer, call, out, &error);
     if (!commit)
-        brain_stop(state, out, true, "an own %s entry breaks a rule: %.120s",
+        state_stop(state, out, true, "an own %s entry breaks a rule: %.120s",
                    ledger_kind_name(entry->kind), error.message);
     return commit;
 }
 
-void brain_sign_receipt(const struct coordinator_state *state, const struct run_site *site,
+void state_sign_receipt(const struct coordinator_state *state, const struct run_site *site,
                         uint64_t size, struct buffer *out) {
     struct receipt receipt = {.epoch = run_state_epoch(state->run),
                               .site = site->site,
@@ -133,12 +133,12 @@ static void answer(struct coordinator_state *state, const struct commit *commit,
         site.last_time_ms = commit->entry_time_ms;
         site.last_epoch = run_state_epoch(state->run);
         memcpy(site.last_digest, commit->header_digest, DIGEST_SIZE);
-        brain_sign_receipt(state, &site, state->committed,
-                           &brain_act(out, DO_RECEIPT, commit->call)->bytes);
+        state_sign_receipt(state, &site, state->committed,
+                           &state_act(out, DO_RECEIPT, commit->call)->bytes);
     } else if (commit->answer == ANSWER_JOINED) {
-        brain_act(out, DO_JOINED, commit->call)->site = commit->site;
+        state_act(out, DO_JOINED, commit->call)->site = commit->site;
     } else if (commit->answer == ANSWER_ADMIN) {
-        struct coordinator_action *action = brain_act(out, DO_ADMIN_REPLY, commit->call);
+        struct coordinator_action *action = state_act(out, DO_ADMIN_REPLY, commit->call);
         snprintf(action->message, sizeof action->message, "%s", commit->message);
     }
 }
@@ -147,7 +147,7 @@ static void committed(struct coordinator_state *state, const struct coordinator_
                       struct coordinator_actions *out) {
     if (event->committed.status != OK) {
         MARK("commit: failed");
-        brain_stop(state, out, false,
+        state_stop(state, out, false,
                    "the ledger cannot be written (%s); restart once the cause is gone",
                    status_name(event->committed.status));
         return;
@@ -158,7 +158,7 @@ static void committed(struct coordinator_state *state, const struct coordinator_
     size_t count = at + 1;
     ASSERT(state->commits[count - 1].end > state->committed);
     state->committed = state->commits[count - 1].end;
-    brain_act(out, DO_PUBLISH, 0)->size = state->committed;
+    state_act(out, DO_PUBLISH, 0)->size = state->committed;
     for (size_t i = 0; i < count; i++) answer(state, &state->commits[i], out);
     state->commit_count -= count;
     memmove(state->commits, state->commits + count, state->commit_count * sizeof state->commits[0]);
@@ -174,18 +174,18 @@ static void pause_if_spent(struct coordinator_state *state, struct instant now,
         state->stopping)
         return;
     MARK("run: its token budget is spent");
-    struct ledger_entry pause = brain_entry(state, LEDGER_PAUSED, now);
+    struct ledger_entry pause = state_entry(state, LEDGER_PAUSED, now);
     snprintf(pause.note.reason, sizeof pause.note.reason,
              "the token budget of %llu is spent: resume with a larger one, or stop the run",
              (unsigned long long)run_state_token_budget(state->run));
-    brain_append(state, &pause, ANSWER_NOBODY, 0, out);
+    state_append(state, &pause, ANSWER_NOBODY, 0, out);
 }
 
 /* What follows from where things stand. */
 static void settle(struct coordinator_state *state, struct instant now,
                    struct coordinator_actions *out) {
     pause_if_spent(state, now, out);
-    brain_consider_step(state, now, out);
+    steps_consider(state, now, out);
 }
 
 /* ---- life ------------------------------------------------------------------------------------ */
@@ -217,40 +217,40 @@ void coordinator_state_destroy(struct coordinator_state *state) {
 void coordinator_state_start(struct coordinator_state *state, struct instant now,
                              struct coordinator_actions *out) {
     if (state->options.new_epoch) {
-        struct ledger_entry entry = brain_entry(state, LEDGER_EPOCH, now);
+        struct ledger_entry entry = state_entry(state, LEDGER_EPOCH, now);
         entry.epoch++;
-        if (!brain_append(state, &entry, ANSWER_NOBODY, 0, out)) return;
+        if (!state_append(state, &entry, ANSWER_NOBODY, 0, out)) return;
     }
     state->behind = state->options.model_behind;
-    if (state->behind) brain_catch_up(state, out);
+    if (state->behind) lost_catch_up(state, out);
     settle(state, now, out);
-    brain_check(state);
+    invariants_check(state);
 }
 
 void coordinator_state_step(struct coordinator_state *state, const struct coordinator_event *event,
                             struct instant now, struct coordinator_actions *out) {
     if (state->stopping) return;
-    brain_note_phase(state, now);
+    presence_note_phase(state, now);
     switch (event->kind) {
     case COORDINATOR_TIMER: state->timer_ms = UINT64_MAX; break;
-    case COORDINATOR_SUBMIT_OPEN: brain_submit_open(state, event, now, out); break;
-    case COORDINATOR_UPLOADED: brain_uploaded(state, event, out); break;
-    case COORDINATOR_CHECKED: brain_checked(state, event, now, out); break;
-    case COORDINATOR_CALL_GONE: brain_call_gone(state, event->call); break;
+    case COORDINATOR_SUBMIT_OPEN: uploads_submit_open(state, event, now, out); break;
+    case COORDINATOR_UPLOADED: uploads_received(state, event, out); break;
+    case COORDINATOR_CHECKED: uploads_checked(state, event, now, out); break;
+    case COORDINATOR_CALL_GONE: uploads_call_gone(state, event->call); break;
     case COORDINATOR_COMMITTED: committed(state, event, out); break;
-    case COORDINATOR_LOST: brain_lost(state, event, now); break;
+    case COORDINATOR_LOST: lost_missing(state, event, now); break;
     case COORDINATOR_APPLIED:
-        brain_step_applied(state, event, now, out);
-        brain_take_deferred(state, now, out);
+        steps_applied(state, event, now, out);
+        orders_take_deferred(state, now, out);
         break;
-    case COORDINATOR_JOIN: brain_join(state, event, now, out); break;
-    case COORDINATOR_HEARTBEAT: brain_heartbeat(state, event, now, out); break;
-    case COORDINATOR_FOLLOWING: brain_following(state, event, now, out); break;
-    case COORDINATOR_ADMIN: brain_admin(state, event, now, out); break;
+    case COORDINATOR_JOIN: orders_join(state, event, now, out); break;
+    case COORDINATOR_HEARTBEAT: presence_heartbeat(state, event, now, out); break;
+    case COORDINATOR_FOLLOWING: presence_following(state, event, now, out); break;
+    case COORDINATOR_ADMIN: orders_admin(state, event, now, out); break;
     }
     settle(state, now, out);
-    brain_note_phase(state, now);
-    brain_check(state);
+    presence_note_phase(state, now);
+    invariants_check(state);
 }
 
 const struct run_state *coordinator_state_run(const struct coordinator_state *state) {

@@ -1,4 +1,4 @@
-/* The coordinator's brain: a pure state machine. Events and the time go in, actions come out; no
+/* The coordinator's core: a pure state machine. Events and the time go in, actions come out; no
  * I/O, no clock, no randomness, no threads. The shell (coordinator/server.h) and the simulator
  * (sim/) both run it.
  *
@@ -11,7 +11,7 @@
  *       sequence) is ever made (I2);
  *   - entries are committed in the order of their indices, and each was accepted by run_state_apply
  *   first, so what a restart
- *     reads back is always legal. The brain's run_state runs ahead of the disk by the commits under
+ *     reads back is always legal. The core's run_state runs ahead of the disk by the commits under
  *     way; a commit that fails
  *     is therefore the end (STOP): restart and replay;
  *   - one APPLY is under way at a time, so versions are given in the order of the ledger;

@@ -1,4 +1,4 @@
-/* The inside of the coordinator's brain, shared by its files, each of which is one subject:
+/* The inside of the coordinator's core, shared by its files, each of which is one subject:
  *
  *     coordinator_state.c    the ledger's next entry, what is said once it is durable, and the
  *                            order of it all
@@ -132,118 +132,118 @@ struct coordinator_state {
 };
 
 /* coordinator_state.c */
-struct coordinator_action *brain_act(struct coordinator_actions *out,
+struct coordinator_action *state_act(struct coordinator_actions *out,
                                      enum coordinator_action_kind kind, uint64_t call);
 /* halt: what is wrong is on the disk, or in this program, and a restart would meet it again. */
-void brain_stop(struct coordinator_state *state, struct coordinator_actions *out, bool halt,
+void state_stop(struct coordinator_state *state, struct coordinator_actions *out, bool halt,
                 const char *format, ...) PRINTF_LIKE(4, 5);
-struct ledger_entry brain_entry(const struct coordinator_state *state, enum ledger_kind kind,
+struct ledger_entry state_entry(const struct coordinator_state *state, enum ledger_kind kind,
                                 struct instant now);
-struct commit *brain_append_if_legal(struct coordinator_state *state,
+struct commit *state_append_if_legal(struct coordinator_state *state,
                                      const struct ledger_entry *entry, enum answer answer,
                                      uint64_t call, struct coordinator_actions *out,
                                      struct error *error);
-struct commit *brain_append(struct coordinator_state *state, const struct ledger_entry *entry,
+struct commit *state_append(struct coordinator_state *state, const struct ledger_entry *entry,
                             enum answer answer, uint64_t call, struct coordinator_actions *out);
-void brain_sign_receipt(const struct coordinator_state *state, const struct run_site *site,
+void state_sign_receipt(const struct coordinator_state *state, const struct run_site *site,
                         uint64_t size, struct buffer *out);
 
 /* coordinator_invariants.c */
-void brain_check(const struct coordinator_state *state);
-void brain_check_place(const struct presence *presence);
+void invariants_check(const struct coordinator_state *state);
+void invariants_check_place(const struct presence *presence);
 
 /* coordinator_presence.c */
 /* NULL: there is no such site */
-struct presence *brain_presence(struct coordinator_state *state, uint32_t site);
-void brain_hear(struct coordinator_state *state, uint32_t site, struct instant now);
+struct presence *presence_of(struct coordinator_state *state, uint32_t site);
+void presence_hear(struct coordinator_state *state, uint32_t site, struct instant now);
 /* ACCEPTED: the process has the site's place, or takes it. HELD, COPY: another has it. */
-enum refusal brain_take_place(struct coordinator_state *state, uint32_t site, uint64_t instance,
-                              struct instant now);
-uint32_t brain_connected(const struct coordinator_state *state, struct instant now); /* sites */
+enum refusal presence_take_place(struct coordinator_state *state, uint32_t site, uint64_t instance,
+                                 struct instant now);
+uint32_t presence_connected(const struct coordinator_state *state, struct instant now); /* sites */
 /* Milliseconds in which the run was not paused. */
-uint64_t brain_active_ms(const struct coordinator_state *state, struct instant now);
-void brain_note_phase(struct coordinator_state *state, struct instant now);
+uint64_t presence_active_ms(const struct coordinator_state *state, struct instant now);
+void presence_note_phase(struct coordinator_state *state, struct instant now);
 /* A contribution was admitted; `waits`: its site does not train until it is merged. */
-/* after brain_offered: no room */
-void brain_turned_away(struct coordinator_state *state, uint32_t site);
-void brain_offered(struct coordinator_state *state, const struct contribution *contribution,
-                   bool waits, struct instant now);
+/* after presence_offered: no room */
+void presence_turned_away(struct coordinator_state *state, uint32_t site);
+void presence_offered(struct coordinator_state *state, const struct contribution *contribution,
+                      bool waits, struct instant now);
 /* ... is in the ledger */
-void brain_accepted(struct coordinator_state *state, const struct contribution *contribution);
+void presence_accepted(struct coordinator_state *state, const struct contribution *contribution);
 /* an outer step was */
-void brain_merged(struct coordinator_state *state, struct instant now);
+void presence_merged(struct coordinator_state *state, struct instant now);
 /* Of what is refused as an old sequence: SEQUENCE; or COPY where the ledger has another
  * contribution of that number, so that somebody else has the site's key; or HELD until that can be
  * told. */
-enum refusal brain_judge_sequence(struct coordinator_state *state,
-                                  const struct contribution *contribution, uint64_t instance,
-                                  struct instant now, struct coordinator_actions *out);
+enum refusal presence_judge_sequence(struct coordinator_state *state,
+                                     const struct contribution *contribution, uint64_t instance,
+                                     struct instant now, struct coordinator_actions *out);
 /* For a process that lacks the contributions of its site from `first` on. */
-void brain_behind_message(const struct coordinator_state *state, uint32_t site, uint64_t first,
-                          char *out, size_t size);
-void brain_heartbeat(struct coordinator_state *state, const struct coordinator_event *event,
-                     struct instant now, struct coordinator_actions *out);
-void brain_following(struct coordinator_state *state, const struct coordinator_event *event,
-                     struct instant now, struct coordinator_actions *out);
+void presence_behind_message(const struct coordinator_state *state, uint32_t site, uint64_t first,
+                             char *out, size_t size);
+void presence_heartbeat(struct coordinator_state *state, const struct coordinator_event *event,
+                        struct instant now, struct coordinator_actions *out);
+void presence_following(struct coordinator_state *state, const struct coordinator_event *event,
+                        struct instant now, struct coordinator_actions *out);
 
 /* coordinator_rate.c */
 /* Milliseconds until the site may contribute to the fragment again. */
-uint64_t brain_too_soon(struct coordinator_state *state, uint32_t site, uint32_t fragment,
+uint64_t rate_too_soon(struct coordinator_state *state, uint32_t site, uint32_t fragment,
+                       struct instant now);
+void rate_note_accepted(struct coordinator_state *state, uint32_t site, uint32_t fragment,
                         struct instant now);
-void brain_note_accepted(struct coordinator_state *state, uint32_t site, uint32_t fragment,
-                         struct instant now);
-void brain_note_offer(struct coordinator_state *state, uint32_t site, struct instant now);
+void rate_note_offer(struct coordinator_state *state, uint32_t site, struct instant now);
 
 /* coordinator_steps.c */
-void brain_consider_step(struct coordinator_state *state, struct instant now,
-                         struct coordinator_actions *out);
-void brain_step_applied(struct coordinator_state *state, const struct coordinator_event *event,
-                        struct instant now, struct coordinator_actions *out);
-void brain_snapshot(struct coordinator_state *state, struct coordinator_actions *out);
+void steps_consider(struct coordinator_state *state, struct instant now,
+                    struct coordinator_actions *out);
+void steps_applied(struct coordinator_state *state, const struct coordinator_event *event,
+                   struct instant now, struct coordinator_actions *out);
+void steps_snapshot(struct coordinator_state *state, struct coordinator_actions *out);
 
 /* coordinator_uploads.c */
-struct coordinator_action *brain_refuse(struct coordinator_state *state, uint64_t call,
-                                        enum refusal code, const char *message,
-                                        struct coordinator_actions *out);
-void brain_submit_open(struct coordinator_state *state, const struct coordinator_event *event,
-                       struct instant now, struct coordinator_actions *out);
-void brain_upload_remove(struct coordinator_state *state, struct admitted *upload);
-void brain_uploaded(struct coordinator_state *state, const struct coordinator_event *event,
-                    struct coordinator_actions *out);
-void brain_checked(struct coordinator_state *state, const struct coordinator_event *event,
-                   struct instant now, struct coordinator_actions *out);
-void brain_call_gone(struct coordinator_state *state, uint64_t call);
+struct coordinator_action *uploads_refuse(struct coordinator_state *state, uint64_t call,
+                                          enum refusal code, const char *message,
+                                          struct coordinator_actions *out);
+void uploads_submit_open(struct coordinator_state *state, const struct coordinator_event *event,
+                         struct instant now, struct coordinator_actions *out);
+void uploads_remove(struct coordinator_state *state, struct admitted *upload);
+void uploads_received(struct coordinator_state *state, const struct coordinator_event *event,
+                      struct coordinator_actions *out);
+void uploads_checked(struct coordinator_state *state, const struct coordinator_event *event,
+                     struct instant now, struct coordinator_actions *out);
+void uploads_call_gone(struct coordinator_state *state, uint64_t call);
 
 /* coordinator_lost.c */
-void brain_lost(struct coordinator_state *state, const struct coordinator_event *event,
-                struct instant now);
+void lost_missing(struct coordinator_state *state, const struct coordinator_event *event,
+                  struct instant now);
 /* What waited too long is dropped, and what nobody needs any more forgotten. The time at which to
  * look again, at most `wake`. */
-uint64_t brain_lost_age(struct coordinator_state *state, struct instant now, uint64_t wake,
-                        struct coordinator_actions *out);
+uint64_t lost_age(struct coordinator_state *state, struct instant now, uint64_t wake,
+                  struct coordinator_actions *out);
 /* a step of it lacks a payload */
-bool brain_lost_holds(const struct coordinator_state *state, uint32_t fragment);
-void brain_lost_ask(const struct coordinator_state *state, uint32_t site, struct instant now,
-                    struct coordinator_action *reply);
-void brain_supply_open(struct coordinator_state *state, const struct coordinator_event *event,
-                       struct instant now, struct coordinator_actions *out);
+bool lost_holds(const struct coordinator_state *state, uint32_t fragment);
+void lost_ask(const struct coordinator_state *state, uint32_t site, struct instant now,
+              struct coordinator_action *reply);
+void lost_supply_open(struct coordinator_state *state, const struct coordinator_event *event,
+                      struct instant now, struct coordinator_actions *out);
 /* False: that call brings no lost payload. */
-bool brain_supply_uploaded(struct coordinator_state *state, const struct coordinator_event *event,
-                           struct coordinator_actions *out);
-bool brain_supply_gone(struct coordinator_state *state, uint64_t call);
-void brain_catch_up(struct coordinator_state *state, struct coordinator_actions *out);
-/* Nobody may be able to bring what is lost: the disk is asked again now and then. */
-void brain_catch_up_again(struct coordinator_state *state, struct instant now,
+bool lost_supply_uploaded(struct coordinator_state *state, const struct coordinator_event *event,
                           struct coordinator_actions *out);
-void brain_caught_up(struct coordinator_state *state, const struct coordinator_event *event,
-                     struct instant now, struct coordinator_actions *out);
+bool lost_supply_gone(struct coordinator_state *state, uint64_t call);
+void lost_catch_up(struct coordinator_state *state, struct coordinator_actions *out);
+/* Nobody may be able to bring what is lost: the disk is asked again now and then. */
+void lost_catch_up_again(struct coordinator_state *state, struct instant now,
+                         struct coordinator_actions *out);
+void lost_caught_up(struct coordinator_state *state, const struct coordinator_event *event,
+                    struct instant now, struct coordinator_actions *out);
 
 /* coordinator_orders.c */
-void brain_join(struct coordinator_state *state, const struct coordinator_event *event,
-                struct instant now, struct coordinator_actions *out);
-void brain_admin(struct coordinator_state *state, const struct coordinator_event *event,
+void orders_join(struct coordinator_state *state, const struct coordinator_event *event,
                  struct instant now, struct coordinator_actions *out);
-void brain_take_deferred(struct coordinator_state *state, struct instant now,
-                         struct coordinator_actions *out);
+void orders_admin(struct coordinator_state *state, const struct coordinator_event *event,
+                  struct instant now, struct coordinator_actions *out);
+void orders_take_deferred(struct coordinator_state *state, struct instant now,
+                          struct coordinator_actions *out);
 
 #endif

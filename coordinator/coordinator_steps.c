@@ -16,10 +16,10 @@ static struct merge_view view_of(const struct coordinator_state *state,
     struct merge_view view = {.version = run_state_version(state->run),
                               .is_over = run_state_phase(state->run) == RUN_STOPPED,
                               .enrolled = run_state_active_sites(state->run)};
-    if (merge_is_warm_up(settings, view.version)) view.present = brain_connected(state, now);
+    if (merge_is_warm_up(settings, view.version)) view.present = presence_connected(state, now);
     for (uint32_t fragment = 0; fragment < settings->fragments; fragment++) {
         view.waiting[fragment] = run_state_pending_count(state->run, fragment);
-        view.held[fragment] = view.waiting[fragment] > 0 && brain_lost_holds(state, fragment);
+        view.held[fragment] = view.waiting[fragment] > 0 && lost_holds(state, fragment);
     }
     return view;
 }
@@ -32,16 +32,16 @@ static void begin_step(struct coordinator_state *state, uint32_t fragment, uint3
     ASSERT(!state->applying && !state->behind && pending > 0);
     if (pending > 1) MARK("step: of several contributions");
     state->applying = true;
-    brain_act(out, DO_APPLY, 0)->step = state->step;
+    state_act(out, DO_APPLY, 0)->step = state->step;
 }
 
 /* Starts the next step if one is due, else asks for the timer that will make it due. Called after
  * everything that could have changed the answer. */
-void brain_consider_step(struct coordinator_state *state, struct instant now,
-                         struct coordinator_actions *out) {
-    if (state->behind && !state->stopping) brain_catch_up_again(state, now, out);
+void steps_consider(struct coordinator_state *state, struct instant now,
+                    struct coordinator_actions *out) {
+    if (state->behind && !state->stopping) lost_catch_up_again(state, now, out);
     if (state->applying || state->behind || state->stopping) return;
-    uint64_t wake = brain_lost_age(state, now, UINT64_MAX, out);
+    uint64_t wake = lost_age(state, now, UINT64_MAX, out);
     if (state->stopping) return;
     struct merge_settings settings = merge_settings_of(run_state_manifest(state->run));
     struct merge_view view = view_of(state, &settings, now);
@@ -54,7 +54,7 @@ void brain_consider_step(struct coordinator_state *state, struct instant now,
     if (decision.wake < 0x1p63) wake = MIN(wake, (uint64_t)decision.wake);
     if (wake == state->timer_ms || wake == UINT64_MAX) return;
     state->timer_ms = wake;
-    brain_act(out, DO_TIMER, 0)->at_ms = wake;
+    state_act(out, DO_TIMER, 0)->at_ms = wake;
 }
 
 /* Index of the oldest contribution that waits for a step; the ledger's size if none does. */
@@ -69,9 +69,9 @@ static uint64_t oldest_pending(const struct coordinator_state *state) {
 }
 
 /* Of the model as it is after the newest step; only while none is being applied. */
-void brain_snapshot(struct coordinator_state *state, struct coordinator_actions *out) {
+void steps_snapshot(struct coordinator_state *state, struct coordinator_actions *out) {
     ASSERT(!state->applying && !state->behind);
-    struct coordinator_action *action = brain_act(out, DO_SNAPSHOT, 0);
+    struct coordinator_action *action = state_act(out, DO_SNAPSHOT, 0);
     action->version = run_state_version(state->run);
     action->size = run_state_size(state->run);
     action->first_index = oldest_pending(state);
@@ -83,17 +83,17 @@ void brain_snapshot(struct coordinator_state *state, struct coordinator_actions 
  * it there is given up, its site takes the mass back, and the step is planned anew without it. */
 static void drop_nonfinite(struct coordinator_state *state, uint64_t index, struct instant now,
                            struct coordinator_actions *out) {
-    struct ledger_entry entry = brain_entry(state, LEDGER_DROPPED, now);
+    struct ledger_entry entry = state_entry(state, LEDGER_DROPPED, now);
     entry.dropped.index = index;
     snprintf(entry.dropped.reason, sizeof entry.dropped.reason,
              "the step with it would make the model cease to be finite");
-    if (brain_append(state, &entry, ANSWER_NOBODY, 0, out)) brain_merged(state, now);
+    if (state_append(state, &entry, ANSWER_NOBODY, 0, out)) presence_merged(state, now);
 }
 
-void brain_step_applied(struct coordinator_state *state, const struct coordinator_event *event,
-                        struct instant now, struct coordinator_actions *out) {
+void steps_applied(struct coordinator_state *state, const struct coordinator_event *event,
+                   struct instant now, struct coordinator_actions *out) {
     if (state->behind) {
-        brain_caught_up(state, event, now, out);
+        lost_caught_up(state, event, now, out);
         return;
     }
     if (!state->applying) return;
@@ -101,7 +101,7 @@ void brain_step_applied(struct coordinator_state *state, const struct coordinato
     if (event->applied.lost_count >
         0) { /* nothing was touched: the step is planned anew once they are here, or dropped */
         MARK("step: a payload is lost");
-        brain_lost(state, event, now);
+        lost_missing(state, event, now);
         return;
     }
     if (event->applied.nonfinite > 0) {
@@ -109,7 +109,7 @@ void brain_step_applied(struct coordinator_state *state, const struct coordinato
         return;
     }
     if (event->applied.status != OK) {
-        brain_stop(state, out, event->applied.status == CORRUPT || event->applied.status == INVALID,
+        state_stop(state, out, event->applied.status == CORRUPT || event->applied.status == INVALID,
                    "step %llu cannot be computed: %s", (unsigned long long)state->step.step.version,
                    event->applied.message ? event->applied.message
                                           : status_name(event->applied.status));
@@ -125,8 +125,8 @@ void brain_step_applied(struct coordinator_state *state, const struct coordinato
         memcpy(entry.step.root, event->applied.root, DIGEST_SIZE);
     else
         memset(entry.step.root, 0, DIGEST_SIZE);
-    if (!brain_append(state, &entry, ANSWER_NOBODY, 0, out)) return;
-    brain_merged(state, now);
+    if (!state_append(state, &entry, ANSWER_NOBODY, 0, out)) return;
+    presence_merged(state, now);
     if (entry.step.version % manifest->snapshot_interval == 0 || state->snapshot_wanted)
-        brain_snapshot(state, out);
+        steps_snapshot(state, out);
 }

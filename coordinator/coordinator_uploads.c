@@ -18,20 +18,20 @@ static struct admitted *upload_by_id(struct coordinator_state *state, uint64_t i
     return NULL;
 }
 
-void brain_upload_remove(struct coordinator_state *state, struct admitted *upload) {
-    struct presence *presence = brain_presence(state, upload->site);
+void uploads_remove(struct coordinator_state *state, struct admitted *upload) {
+    struct presence *presence = presence_of(state, upload->site);
     ASSERT(presence && presence->uploading > 0);
     presence->uploading--;
     *upload = state->uploads[--state->upload_count];
 }
 
-struct coordinator_action *brain_refuse(struct coordinator_state *state, uint64_t call,
-                                        enum refusal code, const char *message,
-                                        struct coordinator_actions *out) {
+struct coordinator_action *uploads_refuse(struct coordinator_state *state, uint64_t call,
+                                          enum refusal code, const char *message,
+                                          struct coordinator_actions *out) {
     ASSERT(code != ACCEPTED && code < REFUSAL_COUNT);
     state->refused[code]++;
     if (call == 0) return NULL;
-    struct coordinator_action *action = brain_act(out, DO_REFUSE, call);
+    struct coordinator_action *action = state_act(out, DO_REFUSE, call);
     action->code = code;
     action->current_version = run_state_version(state->run);
     if (refusal_is_temporary(code)) action->retry_after_ms = state->options.retry_ms;
@@ -49,17 +49,17 @@ static void submit_again(struct coordinator_state *state, uint64_t call,
         if (commit->answer == ANSWER_RECEIPT && commit->site == contribution->site &&
             commit->sequence == contribution->sequence) {
             MARK("upload: asked for again while it is being committed");
-            if (commit->call) brain_act(out, DO_DROP, commit->call);
+            if (commit->call) state_act(out, DO_DROP, commit->call);
             commit->call = call;
             return;
         }
     }
-    struct coordinator_action *action = brain_refuse(state, call, REFUSED_DUPLICATE, NULL, out);
+    struct coordinator_action *action = uploads_refuse(state, call, REFUSED_DUPLICATE, NULL, out);
     const struct run_site *site = run_state_site(state->run, contribution->site);
     if (action && site->last_sequence == contribution->sequence &&
         site->last_index < state->committed) {
         MARK("upload: a receipt is signed again");
-        brain_sign_receipt(state, site, state->committed, &action->bytes);
+        state_sign_receipt(state, site, state->committed, &action->bytes);
     }
 }
 
@@ -75,18 +75,18 @@ static bool submit_supersedes(struct coordinator_state *state, uint64_t call,
         bool same = memcmp(old->header, fresh->header, sizeof old->header) == 0;
         if (old->phase == UPLOAD_RECEIVING) {
             MARK("upload: a transfer gives way to a newer one");
-            if (old->call) brain_act(out, DO_DROP, old->call);
-            brain_upload_remove(state, old);
+            if (old->call) state_act(out, DO_DROP, old->call);
+            uploads_remove(state, old);
             return false;
         }
         if (same) {
             MARK("upload: asked for again while it is being checked");
-            if (old->call) brain_act(out, DO_DROP, old->call);
+            if (old->call) state_act(out, DO_DROP, old->call);
             old->call = call;
         } else {
             MARK("upload: another one is being checked");
-            brain_refuse(state, call, REFUSED_BUSY,
-                         "an earlier contribution of this site is being checked", out);
+            uploads_refuse(state, call, REFUSED_BUSY,
+                           "an earlier contribution of this site is being checked", out);
         }
         return true;
     }
@@ -137,11 +137,11 @@ static const char *make_room(struct coordinator_state *state, uint32_t site,
     if (!other) return "as many uploads as the coordinator takes at once are under way";
     MARK("upload: who has most gives way");
     if (other->call)
-        brain_refuse(state, other->call, REFUSED_BUSY,
-                     "a site with fewer uploads under way needs the place: this goes on later",
-                     out);
-    brain_turned_away(state, other->site);
-    brain_upload_remove(state, other);
+        uploads_refuse(state, other->call, REFUSED_BUSY,
+                       "a site with fewer uploads under way needs the place: this goes on later",
+                       out);
+    presence_turned_away(state, other->site);
+    uploads_remove(state, other);
     return NULL;
 }
 
@@ -156,22 +156,22 @@ static enum refusal admit(const struct coordinator_state *state, uint32_t site,
 static bool refuse_too_soon(struct coordinator_state *state, uint64_t call,
                             const struct contribution *contribution, struct instant now,
                             struct coordinator_actions *out) {
-    uint64_t wait_ms = brain_too_soon(state, contribution->site, contribution->fragment, now);
+    uint64_t wait_ms = rate_too_soon(state, contribution->site, contribution->fragment, now);
     if (wait_ms == 0) return false;
-    brain_turned_away(state, contribution->site);
+    presence_turned_away(state, contribution->site);
     struct coordinator_action *refused =
-        brain_refuse(state, call, REFUSED_BUSY,
-                     "this site contributes more than eight times as often as others: train more "
-                     "steps for each contribution",
-                     out);
+        uploads_refuse(state, call, REFUSED_BUSY,
+                       "this site contributes more than eight times as often as others: train more "
+                       "steps for each contribution",
+                       out);
     if (refused) refused->retry_after_ms = wait_ms;
     return true;
 }
 
-void brain_submit_open(struct coordinator_state *state, const struct coordinator_event *event,
-                       struct instant now, struct coordinator_actions *out) {
+void uploads_submit_open(struct coordinator_state *state, const struct coordinator_event *event,
+                         struct instant now, struct coordinator_actions *out) {
     if (event->submit.supply) {
-        brain_supply_open(state, event, now, out);
+        lost_supply_open(state, event, now, out);
         return;
     }
     struct admitted fresh = {.id = event->call,
@@ -181,14 +181,14 @@ void brain_submit_open(struct coordinator_state *state, const struct coordinator
     struct error why = {0};
     memcpy(fresh.header, event->submit.header, sizeof fresh.header);
     memcpy(fresh.signature, event->submit.signature, sizeof fresh.signature);
-    enum refusal code = brain_take_place(state, fresh.site, event->submit.instance, now);
+    enum refusal code = presence_take_place(state, fresh.site, event->submit.instance, now);
     if (code != ACCEPTED) {
-        brain_refuse(state, event->call, code, NULL, out);
+        uploads_refuse(state, event->call, code, NULL, out);
         return;
     }
     code = admit(state, fresh.site, fresh.header, fresh.signature, now, &fresh.contribution, &why);
     if (code == REFUSED_DUPLICATE) {
-        brain_hear(state, fresh.site, now);
+        presence_hear(state, fresh.site, now);
         if (contribution_decode(bytes_of(fresh.header, sizeof fresh.header), &fresh.contribution,
                                 &why) == OK) {
             submit_again(state, event->call, &fresh.contribution, out);
@@ -199,60 +199,61 @@ void brain_submit_open(struct coordinator_state *state, const struct coordinator
     if (code == REFUSED_SEQUENCE && /* its signature is right */
         contribution_decode(bytes_of(fresh.header, sizeof fresh.header), &fresh.contribution,
                             &why) == OK) {
-        code = brain_judge_sequence(state, &fresh.contribution, event->submit.instance, now, out);
+        code =
+            presence_judge_sequence(state, &fresh.contribution, event->submit.instance, now, out);
         if (code == REFUSED_COPY)
-            brain_behind_message(state, fresh.site, fresh.contribution.sequence, why.message,
-                                 sizeof why.message);
+            presence_behind_message(state, fresh.site, fresh.contribution.sequence, why.message,
+                                    sizeof why.message);
         if (code == REFUSED_HELD) why.message[0] = 0;
     }
     if (code == ACCEPTED || code == REFUSED_REBASE) {
-        brain_hear(state, fresh.site, now);
-        brain_note_offer(state, fresh.site, now);
+        presence_hear(state, fresh.site, now);
+        rate_note_offer(state, fresh.site, now);
     }
     if (code != ACCEPTED) {
-        brain_refuse(state, event->call, code, why.message, out);
+        uploads_refuse(state, event->call, code, why.message, out);
         return;
     }
     /* also where there is no room for it now */
-    brain_offered(state, &fresh.contribution, event->submit.waits, now);
+    presence_offered(state, &fresh.contribution, event->submit.waits, now);
     if (submit_supersedes(state, event->call, &fresh, out)) return;
     if (refuse_too_soon(state, event->call, &fresh.contribution, now, out)) return;
     const char *full = make_room(state, fresh.site, out);
     if (full) {
-        brain_turned_away(state, fresh.site);
-        brain_refuse(state, event->call, REFUSED_BUSY, full, out);
+        presence_turned_away(state, fresh.site);
+        uploads_refuse(state, event->call, REFUSED_BUSY, full, out);
         return;
     }
     ASSERT(state->upload_count < state->options.uploads_limit);
     ASSERT(!upload_by_id(state, fresh.id) && fresh.contribution.site == fresh.site);
     state->uploads[state->upload_count++] = fresh;
-    brain_presence(state, fresh.site)->uploading++;
-    brain_act(out, DO_ADMIT, event->call)->contribution = fresh.contribution;
+    presence_of(state, fresh.site)->uploading++;
+    state_act(out, DO_ADMIT, event->call)->contribution = fresh.contribution;
 }
 
-void brain_uploaded(struct coordinator_state *state, const struct coordinator_event *event,
-                    struct coordinator_actions *out) {
-    if (brain_supply_uploaded(state, event, out)) return;
+void uploads_received(struct coordinator_state *state, const struct coordinator_event *event,
+                      struct coordinator_actions *out) {
+    if (lost_supply_uploaded(state, event, out)) return;
     struct admitted *upload = upload_by_id(state, event->call);
     if (!upload || upload->phase != UPLOAD_RECEIVING) return;
     if (event->uploaded.code != ACCEPTED) {
-        brain_refuse(state, upload->call, event->uploaded.code, event->uploaded.message, out);
-        brain_upload_remove(state, upload);
+        uploads_refuse(state, upload->call, event->uploaded.code, event->uploaded.message, out);
+        uploads_remove(state, upload);
         return;
     }
     MARK("upload: checking");
     upload->phase = UPLOAD_CHECKING;
-    brain_act(out, DO_CHECK, upload->id)->contribution = upload->contribution;
+    state_act(out, DO_CHECK, upload->id)->contribution = upload->contribution;
 }
 
 /* The world may have moved while the payload came and was checked, so the header's rules are asked
  * again. */
-void brain_checked(struct coordinator_state *state, const struct coordinator_event *event,
-                   struct instant now, struct coordinator_actions *out) {
+void uploads_checked(struct coordinator_state *state, const struct coordinator_event *event,
+                     struct instant now, struct coordinator_actions *out) {
     struct admitted *found = upload_by_id(state, event->call);
     if (!found || found->phase != UPLOAD_CHECKING) return;
     struct admitted upload = *found;
-    brain_upload_remove(state, found);
+    uploads_remove(state, found);
     struct error why = {0};
     enum refusal code = event->checked.code;
     const char *message = event->checked.message;
@@ -263,31 +264,31 @@ void brain_checked(struct coordinator_state *state, const struct coordinator_eve
         if (code != ACCEPTED) MARK("upload: the world has moved while it was checked");
     }
     if (code != ACCEPTED) {
-        brain_refuse(state, upload.call, code, message, out);
+        uploads_refuse(state, upload.call, code, message, out);
         return;
     }
-    struct ledger_entry entry = brain_entry(state, LEDGER_CONTRIBUTION, now);
+    struct ledger_entry entry = state_entry(state, LEDGER_CONTRIBUTION, now);
     memcpy(entry.contribution.header, upload.header, sizeof upload.header);
     memcpy(entry.contribution.signature, upload.signature, sizeof upload.signature);
-    struct commit *commit = brain_append(state, &entry, ANSWER_RECEIPT, upload.call, out);
+    struct commit *commit = state_append(state, &entry, ANSWER_RECEIPT, upload.call, out);
     if (!commit) return;
     commit->site = upload.site;
     commit->sequence = upload.contribution.sequence;
-    brain_accepted(state, &upload.contribution);
-    struct presence *presence = brain_presence(state, upload.site);
-    brain_note_accepted(state, upload.site, upload.contribution.fragment, now);
+    presence_accepted(state, &upload.contribution);
+    struct presence *presence = presence_of(state, upload.site);
+    rate_note_accepted(state, upload.site, upload.contribution.fragment, now);
     if (presence->holder == upload.instance) presence->own_sequence = upload.contribution.sequence;
     contribution_digest(upload.header, commit->header_digest);
 }
 
-void brain_call_gone(struct coordinator_state *state, uint64_t call) {
-    if (brain_supply_gone(state, call)) return;
+void uploads_call_gone(struct coordinator_state *state, uint64_t call) {
+    if (lost_supply_gone(state, call)) return;
     for (size_t i = 0; i < state->upload_count; i++) {
         struct admitted *upload = &state->uploads[i];
         if (upload->call != call) continue;
         MARK("upload: its caller has gone");
         if (upload->phase == UPLOAD_RECEIVING)
-            brain_upload_remove(state, upload);
+            uploads_remove(state, upload);
         else
             upload->call = 0; /* the check goes on: the site will ask again and find its receipt */
         return;

@@ -108,7 +108,7 @@ enum status claims_add(struct claims *claims, uint64_t first, const struct bytes
     enum status status = OK;
     pthread_mutex_lock(&claims->lock);
     for (size_t i = 0; i < count && status == OK; i++) {
-        /* else it is the brain's to say what is wrong with it */
+        /* else it is the core's to say what is wrong with it */
         if (ledger_entry_decode(entries[i], entry, NULL) == OK)
             status = note_entry(claims, first + i, entry, error);
     }

@@ -461,7 +461,7 @@ static void drop_event(struct daemon_message *message) {
 }
 
 static void stop(struct daemon *daemon, bool capture) {
-    /* Stopped, not destroyed: the brain goes on until the end, and what it still asks of them is
+    /* Stopped, not destroyed: the core goes on until the end, and what it still asks of them is
      * dropped. */
     ending_limit(CLOSE_LIMIT_S, EXIT_FAILED, "closing the streams");
     troubles_give_up(daemon->troubles); /* nobody waits for a full disk any longer */
@@ -473,7 +473,7 @@ static void stop(struct daemon *daemon, bool capture) {
     if (daemon->events) queue_close(daemon->events);
     (void)!thread_join(daemon->loop, UINT64_MAX);
     ending_limit(CLOSE_LIMIT_S, EXIT_FAILED, "closing the network");
-    rpc_channel_close(daemon->channel); /* the brain made calls on it until now; what comes back
+    rpc_channel_close(daemon->channel); /* the core made calls on it until now; what comes back
                                            finds the queue closed */
     daemon->channel = NULL;
     void *left;
@@ -528,7 +528,7 @@ static bool has_ended(struct daemon *daemon) {
     return ended;
 }
 
-/* Until the brain has ended it, or a signal comes. */
+/* Until the core has ended it, or a signal comes. */
 static void watch(struct daemon *daemon) {
     uint64_t next_status = 0;
     while (!has_ended(daemon)) {
@@ -582,7 +582,7 @@ enum status daemon_run(const struct settings *settings, const struct site *site,
         free(daemon);
         return status;
     }
-    /* The brain's first actions need all threads, and the threads' first events its queue: so it
+    /* The core's first actions need all threads, and the threads' first events its queue: so it
      * starts last. */
     status = start(daemon, error);
     ending_in_order(NULL);

@@ -19,7 +19,7 @@
 
 enum { EVENTS_LIMIT = 4096, BACKLOG_LIMIT = 1024 };
 
-struct daemon_message { /* an event on its way to the brain, with what it borrows */
+struct daemon_message { /* an event on its way to the core, with what it borrows */
     struct node_event event;
     struct buffer bytes;
     char message[256];
@@ -51,7 +51,7 @@ struct daemon {
     struct uplink *uplink;
     struct downlink *downlink;
 
-    /* the brain's */
+    /* the core's */
     struct node_state *state;
     struct queue *events;
     struct thread *loop;
@@ -75,7 +75,7 @@ bool daemon_end(struct daemon *daemon, enum daemon_end how, const char *message)
 bool daemon_is_restored(const struct daemon *daemon);
 /* Copies the event; waits for room. Any thread but rpc/'s. */
 void daemon_loop_post(void *context, const struct node_event *event);
-/* The brain's first step, with what was restored; on the starting thread, before any other. */
+/* The core's first step, with what was restored; on the starting thread, before any other. */
 MUST_USE enum status daemon_loop_restore(struct daemon *daemon, struct error *error);
 void daemon_loop_run(void *context);
 /* Bytes that one outer step brings down, about: what a late joiner weighs against a snapshot. */

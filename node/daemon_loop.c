@@ -64,7 +64,7 @@ static void compare_clocks(struct daemon *daemon, uint64_t server_ms) {
 }
 
 _Static_assert((int)NODE_WANTED_LIMIT == (int)WIRE_WANTED_LIMIT,
-               "the brain takes what one answer carries");
+               "the core takes what one answer carries");
 
 /* For now: as if it had not been answered. For good: the end of this process. */
 static struct node_event refused_heartbeat(const struct heartbeat_reply *reply,
@@ -194,7 +194,7 @@ static void act(struct daemon *daemon, struct node_action *action) {
     }
 }
 
-/* What others may see of the brain, and what the trainer's schedule goes by. */
+/* What others may see of the core, and what the trainer's schedule goes by. */
 static void publish(struct daemon *daemon) {
     const struct node_state *state = daemon->state;
     const struct run_state *run = node_state_run(state);
@@ -261,7 +261,7 @@ static uint64_t time_left(uint64_t at_ms) {
     return at_ms > now ? at_ms - now : 0;
 }
 
-/* Entries that were stored and that the replica could not go by: they come to the brain as if they
+/* Entries that were stored and that the replica could not go by: they come to the core as if they
  * had just come. */
 static void take_stored(struct daemon *daemon, struct node_actions *actions) {
     struct ledger_source source = journal_source(daemon->journal);

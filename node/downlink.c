@@ -286,7 +286,7 @@ enum status downlink_start(const struct downlink_options *options, struct downli
 static void push(struct downlink *downlink, struct order order) {
     struct order *copy = xmalloc(sizeof *copy);
     *copy = order;
-    /* stopping: the brain has one order out at a time */
+    /* stopping: the core has one order out at a time */
     if (queue_push(downlink->queue, copy) != OK) free(copy);
 }
 

@@ -1,17 +1,17 @@
 /* The thread that receives: the ledger and its payloads (Follow), the offer and the content of a
  * snapshot of the run.
  *
- * It does one thing at a time, as the brain orders: connect (and ask for the offer, or follow),
+ * It does one thing at a time, as the core orders: connect (and ask for the offer, or follow),
  * follow, fetch. Of a frame, entries are put in order, stubs of our own contributions are made
  * whole from the journal, pieces of payload are appended to an upload of the blob store and, when
  * complete, checked against the digest in their contribution's header. An entry is told to the
- * brain only when it is durable in our copy, its payload is too, and so are all entries before it.
- * While the brain has many entries waiting for a step, nothing more is read: flow control stops the
+ * core only when it is durable in our copy, its payload is too, and so are all entries before it.
+ * While the core has many entries waiting for a step, nothing more is read: flow control stops the
  * coordinator.
  *
  * A stub or payload that we should have and have not (a lost file) is asked for in full. A frame
- * that breaks the protocol ends the link: LINK_DOWN, and the brain tries again later. What the
- * entries say is the brain's to judge, except the first one: it must be of the run that we joined,
+ * that breaks the protocol ends the link: LINK_DOWN, and the core tries again later. What the
+ * entries say is the core's to judge, except the first one: it must be of the run that we joined,
  * or nothing is stored.
  */
 #ifndef NODE_DOWNLINK_H
@@ -54,7 +54,7 @@ struct downlink_options {
 
 MUST_USE enum status downlink_start(const struct downlink_options *options, struct downlink **out,
                                     struct error *error);
-/* Brain's thread. Each is answered by LINK_UP, OFFER, SNAPSHOT_LOADED or LINK_DOWN. */
+/* Core's thread. Each is answered by LINK_UP, OFFER, SNAPSHOT_LOADED or LINK_DOWN. */
 /* sequence: the newest that is known to be ours. */
 void downlink_connect(struct downlink *downlink, bool ask_offer, uint64_t index,
                       uint64_t payloads_from, uint64_t sequence);

@@ -1,5 +1,5 @@
 /* Frames of Follow: places into entries, pieces into payloads, both into the journal, and then to
- * the brain, in order. */
+ * the core, in order. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -118,7 +118,7 @@ static bool is_dropped(const struct follow_frame *frame, uint64_t index) {
     return false;
 }
 
-/* Looks into the entry as far as its payload goes; what else is wrong with it is the brain's to
+/* Looks into the entry as far as its payload goes; what else is wrong with it is the core's to
  * say. */
 static enum status find_payload(struct downlink *downlink, const struct follow *follow,
                                 const struct follow_frame *frame, struct waiting_entry *waiting,
@@ -199,7 +199,7 @@ static enum status take_places(struct downlink *downlink, struct follow *follow,
     return OK;
 }
 
-/* ---- to the journal and the brain ------------------------------------------------------------ */
+/* ---- to the journal and the core ------------------------------------------------------------ */
 
 static enum status flush(struct downlink *downlink, struct follow *follow, struct error *error) {
     size_t count = 0;
@@ -235,7 +235,7 @@ static enum status take_frame(struct downlink *downlink, struct follow *follow,
     return OK;
 }
 
-static void wait_for_brain(struct downlink *downlink) {
+static void wait_for_core(struct downlink *downlink) {
     while (!downlink_is_stopping(downlink) &&
            downlink->options.backlog(downlink->options.context) >= downlink->options.backlog_limit)
         clock_sleep_ms(BACKLOG_POLL_MS);
@@ -263,7 +263,7 @@ static enum status read_frames(struct downlink *downlink, struct follow *follow,
     struct buffer message = {0};
     enum status status = OK;
     while (status == OK) {
-        wait_for_brain(downlink);
+        wait_for_core(downlink);
         status = stream_read(stream, UINT64_MAX, &message, error);
         if (status == NOT_FOUND)
             status = error_set(error, UNAVAILABLE, "the coordinator ended the stream");

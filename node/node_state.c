@@ -1,4 +1,4 @@
-/* The site's brain: its life, events, and what follows from where things stand. Its other parts are
+/* The site's core: its life, events, and what follows from where things stand. Its other parts are
  * node_rounds.c, node_link.c and node_ledger.c; the header tells how they work together. */
 #include "node/node_state.h"
 

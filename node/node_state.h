@@ -1,4 +1,4 @@
-/* The site's brain: a pure state machine. Events and the time go in, actions come out; no I/O, no
+/* The site's core: a pure state machine. Events and the time go in, actions come out; no I/O, no
  * clock, no threads; the only randomness is jitter from the seed it was given. The shell
  * (node/daemon.h) and the simulator (sim/) both run it.
  *

@@ -1,4 +1,4 @@
-/* The inside of the site's brain, shared by node_state.c (events, and what follows from them),
+/* The inside of the site's core, shared by node_state.c (events, and what follows from them),
  * node_rounds.c (slots), node_link.c (the connection), node_ledger.c (what the ledger says),
  * node_payloads.c (payloads that were lost) and node_invariants.c (what holds between two events).
  * Nobody else includes it. */

@@ -8,7 +8,7 @@
  *     feedback  e: the part of past deltas that was not sent (sparse mode)
  *
  * Who may touch what, when: the worker owns `global` and `feedback`; `base` and `snapshot` of a
- * fragment are handed back and forth by the brain's slot phases (the trainer writes snapshot in
+ * fragment are handed back and forth by the core's slot phases (the trainer writes snapshot in
  * SNAPSHOT and reads both when it rebases; the worker reads both in ENCODING and writes `next`
  * before a rebase), so no lock is needed. `local` below is the trainer's own vector.
  *

@@ -6,7 +6,7 @@
  * After a crash, the time from the last status to the restart is booked as lost to `restart`, and
  * so is the time of the steps that have to be done again.
  *
- * Threads write their part (the brain its view, the worker the roots), anybody may read; one lock,
+ * Threads write their part (the core its view, the worker the roots), anybody may read; one lock,
  * held briefly.
  */
 #ifndef NODE_REPORT_H
@@ -28,7 +28,7 @@ struct report_totals { /* of all processes of this site before this one */
     uint64_t starts;
 };
 
-struct report_view { /* the brain's, as of its last step */
+struct report_view { /* the core's, as of its last step */
     uint64_t version, ledger_size, run_tokens, staleness, accepted, own_tokens, sequence;
     uint32_t epoch, inner_steps, active_sites;
     uint32_t sites_present; /* as the coordinator last said; 0: not yet */

@@ -55,7 +55,7 @@ struct restored {
     bool from_checkpoint;
     uint64_t replayed; /* steps */
     /* stored entries that the replica has gone by: all, unless a step's payload is lost; the
-     * rest is the brain's to take as if it came now */
+     * rest is the core's to take as if it came now */
     uint64_t entries;
     struct node_spooled spooled[FRAGMENTS_LIMIT];
     size_t spooled_count;

@@ -3,7 +3,7 @@
  *
  * The trainer's thread keeps one beside each fragment's tensors and changes it exactly when they
  * change; so a checkpoint holds counts and tensors of one moment, and after a restart
- * (node/restore.h) the brain goes on with the counts of what came back. The brain keeps its own
+ * (node/restore.h) the core goes on with the counts of what came back. The core keeps its own
  * from what it is told, and judges by that.
  */
 #ifndef NODE_ROUND_PROGRESS_H

@@ -99,7 +99,7 @@ static void wait_until_ns(struct training *training, uint64_t at_ns) {
 
 static void ask(struct training *training, struct training_request request) {
     pthread_mutex_lock(&training->lock);
-    /* the brain has at most one per fragment under way */
+    /* the core has at most one per fragment under way */
     ASSERT(training->request_count < REQUESTS_LIMIT);
     training->requests[(training->request_head + training->request_count++) % REQUESTS_LIMIT] =
         request;

@@ -1,4 +1,4 @@
-/* The trainer's thread: inner steps, one after another, and between two of them what the brain and
+/* The trainer's thread: inner steps, one after another, and between two of them what the core and
  * the worker ask for.
  *
  * It owns the trainer and so theta_local; of the replica it writes `snapshot` (training_snapshot)
@@ -9,7 +9,7 @@
  *
  * It never waits for the network: a step waits for the one before it, for a request's memory copy,
  * for the handler (which puts into a local queue), and for nothing else while training is on. With
- * overlap off the brain gives it a count of steps to stop at, so that a round is exactly H steps
+ * overlap off the core gives it a count of steps to stop at, so that a round is exactly H steps
  * and nothing is trained after the snapshot: the synchronous reference.
  *
  * Every nanosecond is booked: to compute (a step, with the throttle's sleep, which plays a slower

@@ -10,7 +10,7 @@
  * whole, and gets those that this disk has lost (node/refetch.h): content by digest, both.
  *
  * Every upload ends in exactly one event (RECEIPT, REFUSED or BROKEN), unless the uplink is
- * stopped. What to do about it is the brain's business; nothing is retried here.
+ * stopped. What to do about it is the core's business; nothing is retried here.
  */
 #ifndef NODE_UPLINK_H
 #define NODE_UPLINK_H
@@ -36,7 +36,7 @@ struct uplink_options {
 
 MUST_USE enum status uplink_start(const struct uplink_options *options, struct uplink **out,
                                   struct error *error);
-/* Brain's thread. The channel is borrowed until uplink_stop. */
+/* Core's thread. The channel is borrowed until uplink_stop. */
 void uplink_send(struct uplink *uplink, struct rpc_channel *channel, uint32_t fragment,
                  uint64_t sequence);
 /* Likewise; NODE_SUPPLIED and NODE_REFETCHED follow. */

@@ -39,9 +39,9 @@ MUST_USE enum status worker_start(const struct worker_options *options, struct w
 /* before anything else is asked */
 void worker_set_training(struct worker *worker, struct training *training);
 
-/* --- from the brain's thread --- */
+/* --- from the core's thread --- */
 void worker_encode(struct worker *worker, const struct contribution *contribution);
-/* `run` must not change until NODE_APPLIED: the brain holds entries that follow a step back. */
+/* `run` must not change until NODE_APPLIED: the core holds entries that follow a step back. */
 void worker_apply(struct worker *worker, const struct run_state *run, struct bytes entry);
 void worker_rebase(struct worker *worker, uint32_t fragment, uint64_t sequence);
 void worker_restore(struct worker *worker, uint32_t fragment, uint64_t sequence);
@@ -50,7 +50,7 @@ void worker_accepted(struct worker *worker, uint32_t fragment, uint64_t sequence
                      const struct ledger_head *head);
 
 /* --- from the trainer's thread --- */
-/* Before SNAPSHOTTED is told to the brain, so that the encoding finds it. Takes *optimizer. */
+/* Before SNAPSHOTTED is told to the core, so that the encoding finds it. Takes *optimizer. */
 void worker_snapshotted(struct worker *worker, uint32_t fragment, uint64_t sequence,
                         uint64_t trainer_steps, struct buffer *optimizer);
 void worker_rebased(struct worker *worker, uint32_t fragment, uint64_t sequence,

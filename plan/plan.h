@@ -7,7 +7,7 @@
  *   grace window, warm-up, staleness cap,
  *     group commit, one outer step at a time, stubs for own contributions: the decisions of
  *     node_state and coordinator_state, on
- *     sizes instead of bytes. Running those brains themselves costs a signature check for each
+ *     sizes instead of bytes. Running those cores themselves costs a signature check for each
  *     entry at each site, which a
  *     thousand sites for a day (10^8 of them) do not allow. tests/plan_cores_test.c runs both on
  *         small cases and demands the same counts;

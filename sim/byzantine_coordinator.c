@@ -1,7 +1,7 @@
 /* What no honest coordinator says: heads of another history, entries that break a rule, receipts
  * for something else.
  *
- * A site's brain is made once more from what is on its disk, is told one such thing, and is thrown
+ * A site's core is made once more from what is on its disk, is told one such thing, and is thrown
  * away: the run itself goes on undisturbed. It must give up, and it must not have taken what it was
  * told. The same for a replay of a damaged copy of the ledger: an auditor must stop at it. Keys
  * that a false coordinator would need to have are the coordinator's own: it is the worst one.

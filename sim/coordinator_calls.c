@@ -137,7 +137,7 @@ static void put_entry(struct coordinator *coordinator, const struct simulated_ca
     free(entry);
 }
 
-/* False: a payload that the follower needs is lost, as the brain hears, and the follower comes
+/* False: a payload that the follower needs is lost, as the core hears, and the follower comes
  * again later. */
 static bool payloads_are_whole(struct coordinator *coordinator, const struct simulated_call *call,
                                uint64_t from, uint64_t end) {
@@ -315,7 +315,7 @@ void coordinator_message(struct coordinator *coordinator, uint32_t stream, uint3
     }
     if (call) return; /* nothing else follows an opening */
     call = call_begin(coordinator, stream, certificate, message->kind);
-    /* A Submit by a revoked site goes to the brain, which must refuse it without help. */
+    /* A Submit by a revoked site goes to the core, which must refuse it without help. */
     if (message->kind != MESSAGE_JOIN && message->kind != MESSAGE_SUBMIT &&
         is_revoked(coordinator, certificate)) {
         struct message denied = {.kind = MESSAGE_DENIED};

@@ -99,7 +99,7 @@ struct run_state *coordinator_restore(struct coordinator *coordinator, bool *is_
 void coordinator_catch_up(struct coordinator *coordinator);
 /* Ledger queue, transfers and the model's work, once the run is restored. */
 void coordinator_begin_work(struct coordinator *coordinator, const struct run_state *run);
-/* The brain hears of a payload that cannot be read. */
+/* The core hears of a payload that cannot be read. */
 void coordinator_tell_lost(struct coordinator *coordinator, uint64_t index,
                            const struct contribution *contribution);
 

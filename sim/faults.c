@@ -150,7 +150,7 @@ static void print_replay(const struct faults_options *options, const struct fede
                          const struct shrunk *shrunk, FILE *out) {
     fprintf(out, "    replay: atoll-sim faults --seed %llu --trace", llu(run->seed));
     if (options->sites) fprintf(out, " --sites %u", options->sites);
-    if (options->plant) fprintf(out, " --plant %s", options->plant);
+    if (options->mutant) fprintf(out, " --mutant %s", options->mutant);
     if (shrunk) {
         fprintf(out, " --keep ");
         print_list(out, (const uint64_t *)(const void *)shrunk->kept.data,

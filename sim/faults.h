@@ -9,7 +9,7 @@ struct faults_options {
     uint64_t first, count;             /* seeds */
     uint32_t sites;                    /* 0: each seed draws them */
     const struct world_filter *filter; /* what is left out; may be NULL */
-    const char *plant;                 /* planted on purpose; NULL: nothing */
+    const char *mutant;                /* put in on purpose; NULL: nothing */
     bool trace, hashes;                /* hashes: a line a seed with its trace hash */
     bool shrink;                       /* a seed that fails is made smaller first */
     bool coverage; /* every mark is named with its count, and one at zero is a failure */

@@ -278,7 +278,7 @@ static void check_inner_steps(struct federation *f) {
     if (!s->overlap && s->manifest.fragments > 1) return;
     bool all_honest = true;
     for (uint32_t i = 1; i <= f->site_count; i++) {
-        if (!site_brain(f->sites[i])) continue;
+        if (!site_core(f->sites[i])) continue;
         all_honest &= federation_is_honest(f, i);
         slowest = MAX(slowest, s->site[i].step_us);
         dylu_note(&rates, 1.0 / (double)s->site[i].step_us);
@@ -289,15 +289,15 @@ static void check_inner_steps(struct federation *f) {
     uint64_t until = f->world.now + (s->presence_ms + 2 * s->heartbeat_ms) * MS + 12 * round;
     if (!run_until(f, until)) return;
     uint32_t present = 0;
-    for (uint32_t i = 1; i <= f->site_count; i++) present += site_brain(f->sites[i]) != NULL;
+    for (uint32_t i = 1; i <= f->site_count; i++) present += site_core(f->sites[i]) != NULL;
     if (present != rates.count) return; /* somebody came or went meanwhile */
     /* nobody trains, none is told */
     if (run_state_phase(check_run(f->check)) != RUN_ACTIVE) return;
     for (uint32_t i = 1; i <= f->site_count; i++) {
-        const struct node_state *brain = site_brain(f->sites[i]);
-        if (!federation_is_honest(f, i) || !brain) continue;
-        uint32_t inner_steps = run_state_inner_steps(node_state_run(brain)),
-                 told = node_state_inner_steps(brain);
+        const struct node_state *core = site_core(f->sites[i]);
+        if (!federation_is_honest(f, i) || !core) continue;
+        uint32_t inner_steps = run_state_inner_steps(node_state_run(core)),
+                 told = node_state_inner_steps(core);
         uint32_t share =
             dylu_inner_steps(inner_steps, 1.0 / (double)s->site[i].step_us, dylu_fastest(&rates));
         if (told < share / 2)
@@ -319,19 +319,19 @@ static uint32_t without_merge(const struct federation *f, const uint64_t *before
 }
 
 static void fail_liveness(struct federation *f, uint32_t process) {
-    const struct node_state *brain = site_brain(f->sites[process]);
+    const struct node_state *core = site_core(f->sites[process]);
     char slots[64] = "";
-    for (uint32_t i = 0; brain && i < f->scenario.manifest.fragments; i++)
+    for (uint32_t i = 0; core && i < f->scenario.manifest.fragments; i++)
         snprintf(slots + strlen(slots), sizeof slots - strlen(slots), " %d",
-                 (int)node_state_slot(brain, i));
+                 (int)node_state_slot(core, i));
     world_fail(&f->world, "I8",
                "%s has had nothing merged in %llu calm seconds: %s, linked %d, slots%s, backlog "
                "%llu, version %llu",
                site_name(f->sites[process]),
-               (unsigned long long)(LIVENESS_SECONDS * f->scenario.pace), brain ? "up" : "down",
-               brain && node_state_linked(brain), slots,
-               (unsigned long long)(brain ? node_state_backlog(brain) : 0),
-               (unsigned long long)(brain ? run_state_version(node_state_run(brain)) : 0));
+               (unsigned long long)(LIVENESS_SECONDS * f->scenario.pace), core ? "up" : "down",
+               core && node_state_linked(core), slots,
+               (unsigned long long)(core ? node_state_backlog(core) : 0),
+               (unsigned long long)(core ? run_state_version(node_state_run(core)) : 0));
 }
 
 /* Its token budget may have ended the run. */

@@ -70,10 +70,10 @@ static void crash(struct federation *f, uint32_t process) {
 
 /* The fragments of which a site's message is under way, a bit each. */
 static uint32_t under_way(const struct federation *f, uint32_t process) {
-    const struct node_state *brain = site_brain(f->sites[process]);
+    const struct node_state *core = site_core(f->sites[process]);
     uint32_t bits = 0;
-    for (uint32_t i = 0; brain && i < f->scenario.manifest.fragments; i++) {
-        enum slot_phase phase = node_state_slot(brain, i);
+    for (uint32_t i = 0; core && i < f->scenario.manifest.fragments; i++) {
+        enum slot_phase phase = node_state_slot(core, i);
         bits |= (uint32_t)(phase >= SLOT_UPLOADING && phase <= SLOT_ACCEPTED) << i;
     }
     return bits;

@@ -1,4 +1,4 @@
-/* Brains that are told what is late, doubled, of nobody, or of a fragment that does not exist; and
+/* Cores that are told what is late, doubled, of nobody, or of a fragment that does not exist; and
  * a coordinator that comes back from an old copy of its disk. They are made once more from a prefix
  * of the ledger, told, and thrown away. */
 #include <math.h>
@@ -76,7 +76,7 @@ static void odd_event(struct offer *offer, const struct node_state *state, struc
     event->bytes = buffer_bytes(bytes);
 }
 
-/* What the brain asked for, done: so that odd events find it in the midst of its work. */
+/* What the core asked for, done: so that odd events find it in the midst of its work. */
 static bool answer(struct offer *offer, const struct node_action *action,
                    struct node_event *event) {
     *event = (struct node_event){.fragment = action->fragment, .sequence = action->sequence};

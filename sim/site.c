@@ -18,7 +18,7 @@ const char *site_name(const struct simulated_site *site) { return site->name; }
 uint32_t site_number(const struct simulated_site *site) { return site->number; }
 bool site_is_robbed(const struct simulated_site *site) { return site->robbed; }
 bool site_is_finished(const struct simulated_site *site) { return site->finished; }
-const struct node_state *site_brain(const struct simulated_site *site) {
+const struct node_state *site_core(const struct simulated_site *site) {
     return site->running ? site->state : NULL;
 }
 const struct replica *site_replica(const struct simulated_site *site) {
@@ -198,7 +198,7 @@ static void step(struct simulated_site *site, const struct node_event *event) {
     perform_all(site);
 }
 
-/* ---- what the brain is told ------------------------------------------------------------------ */
+/* ---- what the core is told ------------------------------------------------------------------ */
 
 struct heard {
     struct node_event event;

@@ -1,10 +1,10 @@
-/* A site's simulated shell: it runs node_state and a real replica, and does what the brain says, as
+/* A site's simulated shell: it runs node_state and a real replica, and does what the core says, as
  * the daemon in node/ does.
  *
  * Three threads of the daemon are queues here, each working off its jobs in order and taking time
  * for each: the trainer (inner steps, and between two of them snapshots and rebases), the worker
  * (everything that moves replica and records), and the links (Follow, uploads, heartbeats). What
- * each of them tells the brain comes in the order in which it was done.
+ * each of them tells the core comes in the order in which it was done.
  *
  * The disk holds what node/journal.h describes: the ledger's copy, payloads, a record for each
  * fragment's round (header, signature, payload, error feedback, theta_s), a checkpoint now and
@@ -35,7 +35,7 @@ struct site_setup { /* borrowed, all of it */
     const float *initial;
     uint32_t process;
     uint8_t secret_digest[DIGEST_SIZE]; /* of its invitation */
-    /* The brain gave up, or its disk does not bring it back. */
+    /* The core gave up, or its disk does not bring it back. */
     void (*halted)(void *context, uint32_t process, const char *message);
     void *context;
 };
@@ -51,7 +51,7 @@ void site_take_invitation(
     const uint8_t secret_digest[static DIGEST_SIZE]); /* which the admin hands over */
 bool site_is_finished(const struct simulated_site *site);
 /* NULL: it is down, or not joined */
-const struct node_state *site_brain(const struct simulated_site *site);
+const struct node_state *site_core(const struct simulated_site *site);
 const struct replica *site_replica(const struct simulated_site *site); /* likewise */
 
 /* --- its disk, while it is down or up --- */

@@ -1,4 +1,4 @@
-/* The inside of the simulated site: site.c (life, the brain's events and actions), site_trainer.c,
+/* The inside of the simulated site: site.c (life, the core's events and actions), site_trainer.c,
  * site_keeper.c (the keeper's queue, and the books around it), site_disk.c, site_link.c (the
  * network), site_byzantine.c (bad manners). */
 #ifndef SIM_SITE_INTERNAL_H
@@ -77,7 +77,7 @@ struct simulated_site {
     struct site_copy copy;
 
     /* in memory */
-    bool running; /* the brain is there */
+    bool running; /* the core is there */
     bool robbed;  /* its invitation was used, with another key */
     bool finished, halted;
     struct node_state *state;
@@ -153,7 +153,7 @@ void site_refetch(struct simulated_site *site, uint64_t index,
                   const struct contribution *contribution);
 void site_supply(struct simulated_site *site, uint64_t index);
 void site_join(struct simulated_site *site);
-void site_enter(struct simulated_site *site); /* joined: the brain starts (site.c) */
+void site_enter(struct simulated_site *site); /* joined: the core starts (site.c) */
 void site_link_clear(struct simulated_site *site);
 
 #endif

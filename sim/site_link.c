@@ -247,7 +247,7 @@ static void tell_entries(struct simulated_site *site, const struct bytes *entrie
     }
 }
 
-/* Payloads first, then the entries in one write; then the brain is told. NOT_FOUND: a stub could
+/* Payloads first, then the entries in one write; then the core is told. NOT_FOUND: a stub could
  * not be made whole. */
 static enum status take_entries(struct simulated_site *site, const struct message *message) {
     struct reader reader = reader_of(buffer_bytes(&message->bytes));
@@ -288,7 +288,7 @@ static void follow_message(struct simulated_site *site, const struct message *me
             &(struct node_event){.kind = NODE_FAULT, .status = status, .message = "the disk"});
     } else if (status == INVALID || status == CORRUPT) {
         link_down(site);
-    } else if (status == NOT_FOUND) { /* once more, in full; the link stays up for the brain */
+    } else if (status == NOT_FOUND) { /* once more, in full; the link stays up for the core */
         struct message again = {.kind = MESSAGE_FOLLOW,
                                 .instance = instance_of(site),
                                 .a = site->disk.entry_count,

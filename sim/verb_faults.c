@@ -5,7 +5,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "sim/faults.h"
-#include "sim/plants.h"
+#include "sim/mutants.h"
 #include "sim/verbs.h"
 
 #define FIELD(field_) SETTING_FIELD(struct sim_settings, faults.field_)
@@ -29,8 +29,8 @@ static const struct setting table[] = {
      .help = "The only faults to inject, as 3,7-9; 0: none."},
     {"absent", SETTING_TEXT, FIELD(absent), .value_name = "LIST",
      .help = "Sites that never appear."},
-    {"plant", SETTING_TEXT, FIELD(plant), .value_name = "NAME",
-     .help = "The bug that is active in atoll-sim-planted; list names them all."},
+    {"mutant", SETTING_TEXT, FIELD(mutant), .value_name = "NAME",
+     .help = "The bug that is active in atoll-sim-mutated; list names them all."},
     {0}};
 
 static bool read_list(const char *text, const char *option, struct buffer *out) {
@@ -68,7 +68,7 @@ static int run_them(const struct sim_settings *values, struct buffer *kept, stru
                                     .count = values->faults.seed ? 1 : values->faults.seeds,
                                     .sites = (uint32_t)values->faults.sites,
                                     .filter = &filter,
-                                    .plant = values->faults.plant,
+                                    .mutant = values->faults.mutant,
                                     .trace = values->faults.trace,
                                     .hashes = values->faults.hashes,
                                     .shrink = values->faults.shrink && !values->faults.trace,
@@ -89,7 +89,7 @@ static int run(struct options *options, void *context) {
         fprintf(stderr, "atoll-sim faults: %s\n", error.message);
         return code;
     }
-    if (values->faults.plant && !plant_choose(values->faults.plant, stderr)) return 2;
+    if (values->faults.mutant && !mutant_choose(values->faults.mutant, stderr)) return 2;
     if (read_list(values->faults.keep, "keep", &kept) &&
         read_list(values->faults.absent, "absent", &absent))
         code = run_them(values, &kept, &absent);

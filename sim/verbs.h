@@ -10,7 +10,7 @@ struct sim_settings {
     struct {
         uint64_t seed, seeds, first, sites;
         bool trace, hashes, coverage, shrink;
-        const char *keep, *absent, *plant;
+        const char *keep, *absent, *mutant;
     } faults;
     struct {
         const char *file, *preset, *plot;

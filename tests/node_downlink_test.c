@@ -393,7 +393,7 @@ TEST(heads_are_passed_on_behind_the_entries_they_came_with) {
     end(node);
 }
 
-TEST(a_brain_that_is_behind_stops_the_reading) {
+TEST(a_core_that_is_behind_stops_the_reading) {
     struct node *node = begin();
     atomic_store(&node->backlog, 10);
     for (unsigned i = 0; i < SCRIPT_MAX; i++) script_paused(node, 0, i, "x");

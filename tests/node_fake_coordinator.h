@@ -27,7 +27,7 @@
         }                                                                                          \
     } while (0)
 
-/* ---- events, as the brain would get them ----------------------------------------------------- */
+/* ---- events, as the core would get them ----------------------------------------------------- */
 
 enum { EVENTS_MAX = 512 };
 struct told {

@@ -1,4 +1,4 @@
-/* The site's brain between the coordinator's answers and the ledger: what is accepted, what is
+/* The site's core between the coordinator's answers and the ledger: what is accepted, what is
  * asked for again, and whose word counts once another coordinator has taken over. Worker, trainer
  * and network are the test's to move. */
 #include "node/node_state.h"

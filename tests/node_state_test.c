@@ -1,4 +1,4 @@
-/* The site's brain: what it decides at a given point, one event at a time. Whole runs of it are the
+/* The site's core: what it decides at a given point, one event at a time. Whole runs of it are the
  * simulator's (sim_faults_test.c). */
 #include "node/node_state.h"
 #include "tests/fed_fixture.h"

@@ -1,4 +1,4 @@
-/* The planner against the brains themselves: coordinator_state and node_state with signed headers
+/* The planner against the cores themselves: coordinator_state and node_state with signed headers
  * and a real ledger, in a shell that only moves time. Same federation, same delays: the same
  * contributions, versions and staleness, except what falls on the same millisecond. */
 #include "coordinator/coordinator_state.h"
@@ -365,7 +365,7 @@ static void compare(uint32_t quorum, uint32_t grace_s, uint32_t cap, uint32_t fr
     for (uint32_t site = 1; site <= 4; site++)
         contributions += (double)run_state_site(run, site)->contributions;
     stale_refusals = (double)coordinator_state_refused(s->coordinator, REFUSED_REBASE);
-    printf("quorum %u grace %u cap %u fragments %u: brains %.0f contributions, %.0f versions, "
+    printf("quorum %u grace %u cap %u fragments %u: cores %.0f contributions, %.0f versions, "
            "staleness %.3f, %.0f too stale; "
            "plan %llu, %llu, %.3f, %llu\n",
            quorum, grace_s, cap, fragments, contributions, versions,
@@ -384,10 +384,10 @@ static void compare(uint32_t quorum, uint32_t grace_s, uint32_t cap, uint32_t fr
     close_shell(s);
 }
 
-TEST(a_quorum_of_one_gives_the_brains_counts) { compare(1, 10, 16, 1, 0.5); }
-TEST(a_quorum_with_a_grace_window_gives_the_brains_counts) { compare(3, 7, 16, 1, 0.5); }
-TEST(fragments_take_turns_as_the_brains_let_them) { compare(1, 10, 16, 3, 0.2); }
-TEST(a_tight_staleness_cap_refuses_as_the_brains_do) { compare(1, 10, 1, 1, 2); }
+TEST(a_quorum_of_one_gives_the_cores_counts) { compare(1, 10, 16, 1, 0.5); }
+TEST(a_quorum_with_a_grace_window_gives_the_cores_counts) { compare(3, 7, 16, 1, 0.5); }
+TEST(fragments_take_turns_as_the_cores_let_them) { compare(1, 10, 16, 3, 0.2); }
+TEST(a_tight_staleness_cap_refuses_as_the_cores_do) { compare(1, 10, 1, 1, 2); }
 
 /* Three sites make a step every 8 s or so; a payload of the fourth takes 60 s. docs/planning.md has
  * the limit. */
@@ -408,7 +408,7 @@ static void slow_upload(uint32_t cap, uint64_t *merged, uint64_t *refused) {
     close_shell(s);
 }
 
-TEST(an_upload_that_outlasts_the_cap_is_refused_by_the_brains_too_and_so_is_every_one_after_it) {
+TEST(an_upload_that_outlasts_the_cap_is_refused_by_the_cores_too_and_so_is_every_one_after_it) {
     uint64_t merged, refused;
     slow_upload(4, &merged, &refused);
     CHECK_EQUAL(merged, 0);

@@ -368,22 +368,22 @@ TEST(a_call_that_the_server_cancels_ends_at_both_sides) {
 
 /* ---- answers from elsewhere ------------------------------------------------------------------ */
 
-struct brain { /* answers calls on a thread of its own, as a coordinator does */
+struct answerer { /* answers calls on a thread of its own, as a coordinator does */
     struct queue *inbox;
     struct thread *thread;
 };
 
 static void hand_over(struct rpc_call *call, void *user, struct buffer *message) {
-    struct brain *brain = user;
+    struct answerer *answerer = user;
     (void)message;
-    CHECK(queue_push(brain->inbox, rpc_call_retain(call)) == OK);
+    CHECK(queue_push(answerer->inbox, rpc_call_retain(call)) == OK);
 }
 static const struct rpc_handler hand_over_handler = {.on_message = hand_over};
 
-static void brain_body(void *context) {
-    struct brain *brain = context;
+static void answerer_body(void *context) {
+    struct answerer *answerer = context;
     void *item;
-    while (queue_pop(brain->inbox, UINT64_MAX, &item) == OK) {
+    while (queue_pop(answerer->inbox, UINT64_MAX, &item) == OK) {
         struct rpc_call *call = item;
         struct rpc_piece piece = rpc_piece_of(bytes_of("thought", 7));
         enum status status = rpc_call_reply(call, &piece, 1);
@@ -395,10 +395,10 @@ static void brain_body(void *context) {
 }
 
 TEST(two_hundred_calls_at_once_are_answered_by_another_thread) {
-    struct brain brain = {.inbox = queue_create(1000)};
+    struct answerer answerer = {.inbox = queue_create(1000)};
     struct error error = {0};
     const struct rpc_server_method methods[] = {
-        {.method = who_method, .handler = &hand_over_handler, .user = &brain}};
+        {.method = who_method, .handler = &hand_over_handler, .user = &answerer}};
     struct pair pair = pair_open(methods, 1);
     atomic_int replies = 0;
     for (int i = 0; i < 200; i++) {
@@ -406,21 +406,21 @@ TEST(two_hundred_calls_at_once_are_answered_by_another_thread) {
         CHECK_OK(rpc_channel_unary(pair.channel, who_method.path, NULL, &piece, 1, count_reply,
                                    &replies, &error));
     }
-    /* The brain only starts when many wait: on one connection at most 128 are open at once, the
+    /* It only starts when many wait: on one connection at most 128 are open at once, the
      * others queue. */
-    WAIT_FOR(queue_size(brain.inbox) >= 100);
-    CHECK_OK(thread_start("brain", brain_body, &brain, &brain.thread, &error));
+    WAIT_FOR(queue_size(answerer.inbox) >= 100);
+    CHECK_OK(thread_start("answerer", answerer_body, &answerer, &answerer.thread, &error));
     WAIT_FOR(replies == 200);
     pair_close(&pair);
-    queue_close(brain.inbox);
-    CHECK(thread_join(brain.thread, UINT64_MAX) == OK);
-    queue_destroy(brain.inbox);
+    queue_close(answerer.inbox);
+    CHECK(thread_join(answerer.thread, UINT64_MAX) == OK);
+    queue_destroy(answerer.inbox);
 }
 
 TEST(an_answer_to_a_call_that_died_meanwhile_is_harmless_even_after_the_server_is_gone) {
-    struct brain brain = {.inbox = queue_create(10)};
+    struct answerer answerer = {.inbox = queue_create(10)};
     const struct rpc_server_method methods[] = {
-        {.method = who_method, .handler = &hand_over_handler, .user = &brain}};
+        {.method = who_method, .handler = &hand_over_handler, .user = &answerer}};
     struct pair pair = pair_open(methods, 1);
     struct error error = {0};
     struct trace trace = {0};
@@ -430,7 +430,7 @@ TEST(an_answer_to_a_call_that_died_meanwhile_is_harmless_even_after_the_server_i
     struct rpc_piece piece = rpc_piece_of(bytes_of("q", 1));
     CHECK(rpc_call_write(call, &piece, 1) == OK);
     void *item;
-    CHECK(queue_pop(brain.inbox, 10000, &item) == OK);
+    CHECK(queue_pop(answerer.inbox, 10000, &item) == OK);
     rpc_call_cancel(call, RPC_CANCELLED, NULL);
     WAIT_FOR(trace.closed);
     pair_close(&pair);
@@ -444,8 +444,8 @@ TEST(an_answer_to_a_call_that_died_meanwhile_is_harmless_even_after_the_server_i
     rpc_call_release(dead);
     rpc_call_half_close(call);
     rpc_call_release(call);
-    queue_close(brain.inbox);
-    queue_destroy(brain.inbox);
+    queue_close(answerer.inbox);
+    queue_destroy(answerer.inbox);
 }
 
 /* ---- progress -------------------------------------------------------------------------------- */
@@ -523,10 +523,10 @@ TEST(a_slow_peer_that_keeps_moving_trips_nothing) {
 }
 
 TEST(a_server_that_thinks_is_not_a_client_that_stalls) {
-    struct brain brain = {.inbox = queue_create(10)};
+    struct answerer answerer = {.inbox = queue_create(10)};
     const struct rpc_server_method methods[] = {{.method = who_method,
                                                  .handler = &hand_over_handler,
-                                                 .user = &brain,
+                                                 .user = &answerer,
                                                  .progress_timeout_ms = 200}};
     struct pair pair = pair_open(methods, 1);
     struct error error = {0};
@@ -535,14 +535,14 @@ TEST(a_server_that_thinks_is_not_a_client_that_stalls) {
     CHECK_OK(rpc_channel_unary(pair.channel, who_method.path, NULL, &piece, 1, count_reply,
                                &replies, &error));
     void *item;
-    CHECK(queue_pop(brain.inbox, 10000, &item) == OK);
+    CHECK(queue_pop(answerer.inbox, 10000, &item) == OK);
     clock_sleep_ms(900);
     CHECK(rpc_call_reply(item, &piece, 1) == OK);
     rpc_call_release(item);
     WAIT_FOR(replies == 1);
     pair_close(&pair);
-    queue_close(brain.inbox);
-    queue_destroy(brain.inbox);
+    queue_close(answerer.inbox);
+    queue_destroy(answerer.inbox);
 }
 
 /* ---- back pressure --------------------------------------------------------------------------- */

@@ -1,6 +1,6 @@
 /* Federations under simulated faults, of seeds that are always the same (sim_seeds_test.c has
  * others): no invariant breaks, nothing that should be tried stays untried, runs are reproducible,
- * a run that fails is made smaller, and bugs that are planted on purpose are found. */
+ * a run that fails is made smaller, and bugs that are put in on purpose are found. */
 #include "base/memory.h"
 #include "sim/byzantine_site.h"
 #include "sim/faults.h"
@@ -95,14 +95,14 @@ TEST(a_list_of_faults_is_read_and_nonsense_is_not) {
     buffer_deinit(&list);
 }
 
-/* ---- planted bugs: a sample; `make sim-plants` finds them all -------------------------------- */
+/* ---- mutants: a sample; `make sim-mutants` finds them all -------------------------------- */
 
-/* What atoll-sim-planted says, with this bug active. */
-static void find(const char *plant, const char *arguments, char *out, size_t size) {
+/* What atoll-sim-mutated says, with this bug active. */
+static void find(const char *mutant, const char *arguments, char *out, size_t size) {
     char command[1024];
     const char *programs = getenv("ATOLL_BIN");
-    snprintf(command, sizeof command, "'%s/atoll-sim-planted' faults --plant %s %s 2>&1",
-             programs ? programs : "build/release/bin", plant, arguments);
+    snprintf(command, sizeof command, "'%s/atoll-sim-mutated' faults --mutant %s %s 2>&1",
+             programs ? programs : "build/release/bin", mutant, arguments);
     FILE *pipe = popen(command, "r");
     CHECK(pipe != NULL);
     size_t got = fread(out, 1, size - 1, pipe);
@@ -110,13 +110,13 @@ static void find(const char *plant, const char *arguments, char *out, size_t siz
     CHECK(pclose(pipe) != 0); /* it fails */
 }
 
-static void check_found(const char *plant, const char *invariant) {
+static void check_found(const char *mutant, const char *invariant) {
     static char out[65536];
     char wanted[64];
-    find(plant, "--first 1 --seeds 1000 --no-shrink", out, sizeof out);
+    find(mutant, "--first 1 --seeds 1000 --no-shrink", out, sizeof out);
     snprintf(wanted, sizeof wanted, " broke %s:", invariant);
     if (!strstr(out, wanted))
-        test_failed(__FILE__, __LINE__, "%s: no \"%s\" in:\n%.300s", plant, wanted, out);
+        test_failed(__FILE__, __LINE__, "%s: no \"%s\" in:\n%.300s", mutant, wanted, out);
 }
 
 TEST_WITHIN(a_receipt_before_the_entry_is_durable_is_found, 200000) {
@@ -129,11 +129,11 @@ TEST_WITHIN(a_refused_messages_mass_that_is_lost_is_found, 200000) {
     check_found("residual_dropped", "mass");
 }
 TEST_WITHIN(a_state_that_contradicts_itself_ends_the_program_and_the_seed_is_named, 200000) {
-    static const char *const plants[] = {"place_given_back_twice", "commit_kept",
-                                         "stray_answer_taken"};
-    for (size_t i = 0; i < COUNT_OF(plants); i++) {
+    static const char *const mutants[] = {"place_given_back_twice", "commit_kept",
+                                          "stray_answer_taken"};
+    for (size_t i = 0; i < COUNT_OF(mutants); i++) {
         static char out[65536];
-        find(plants[i], "--first 1 --seeds 1000 --no-shrink", out, sizeof out);
+        find(mutants[i], "--first 1 --seeds 1000 --no-shrink", out, sizeof out);
         CHECK_CONTAINS(out, "assertion failed: ");
         CHECK_CONTAINS(out, " broke assertion:");
         CHECK_CONTAINS(out, "replay: atoll-sim faults --seed ");

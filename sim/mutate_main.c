@@ -1,14 +1,14 @@
-/* Writes, for the build, the copy of a source file in which the planted bugs of sim/plants.c can be
+/* Writes, for the build, the copy of a source file in which the mutants of sim/mutants.c can be
  * chosen:
- *     plant FILE < FILE > COPY
- * A plant whose text is not in the file just once is left out and named on stderr; the tests notice
+ *     mutate FILE < FILE > COPY
+ * A mutant whose text is not in the file just once is left out and named on stderr; the tests see
  * that it is never reached. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/bytes.h"
-#include "sim/plants.h"
+#include "sim/mutants.h"
 
 static void read_all(FILE *in, struct buffer *out) {
     char piece[4096];
@@ -37,17 +37,17 @@ static const char *find(const char *at, const char *wanted, const char **end) {
     return NULL;
 }
 
-static void replace(struct buffer *text, const struct plant *plant) {
+static void replace(struct buffer *text, const struct mutant *mutant) {
     const char *all = (const char *)text->data, *end = NULL, *other = NULL,
-               *at = find(all, plant->old, &end);
-    if (!at || find(at + 1, plant->old, &other)) {
-        fprintf(stderr, "plant %s: its text is %s in %s\n", plant->name,
-                at ? "more than once" : "not", plant->file);
+               *at = find(all, mutant->old, &end);
+    if (!at || find(at + 1, mutant->old, &other)) {
+        fprintf(stderr, "mutant %s: its text is %s in %s\n", mutant->name,
+                at ? "more than once" : "not", mutant->file);
         return;
     }
     struct buffer copy = {0};
     buffer_append(&copy, all, (size_t)(at - all));
-    buffer_append(&copy, plant->new, strlen(plant->new));
+    buffer_append(&copy, mutant->new, strlen(mutant->new));
     buffer_append(&copy, end, strlen(end) + 1);
     buffer_deinit(text);
     *text = copy;
@@ -56,14 +56,14 @@ static void replace(struct buffer *text, const struct plant *plant) {
 int main(int argc, char **argv) {
     struct buffer text = {0};
     if (argc != 2) {
-        fprintf(stderr, "usage: plant FILE < FILE > COPY\n");
+        fprintf(stderr, "usage: mutate FILE < FILE > COPY\n");
         return 2;
     }
     read_all(stdin, &text);
-    for (size_t i = 0; i < plant_count; i++) {
-        if (strcmp(plants[i].file, argv[1]) == 0) replace(&text, &plants[i]);
+    for (size_t i = 0; i < mutant_count; i++) {
+        if (strcmp(mutants[i].file, argv[1]) == 0) replace(&text, &mutants[i]);
     }
-    printf("#include \"sim/plants.h\"\n#line 1 \"%s\"\n%s", argv[1], (const char *)text.data);
+    printf("#include \"sim/mutants.h\"\n#line 1 \"%s\"\n%s", argv[1], (const char *)text.data);
     buffer_deinit(&text);
     return 0;
 }

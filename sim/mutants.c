@@ -1,60 +1,60 @@
-/* The table of planted bugs (sim/plants.h). Each entry is text of a shipped file and what replaces
- * it: when that file changes, change the text here alike, and let scripts/sim-plants find the bug.
+/* The table of mutants (sim/mutants.h). Each entry is text of a shipped file and what replaces
+ * it: when that file changes, change the text here alike, and let scripts/sim-mutants find the bug.
  */
-#include "sim/plants.h"
+#include "sim/mutants.h"
 
 #include <string.h>
 
 /* clang-format off */
-const struct plant plants[] = {
+const struct mutant mutants[] = {
     /* --- the coordinator --- */
     {"ack_before_durable", "a commit is told durable before it is", "coordinator/ledger_queue.c",
      "        queue->sent = sent;\n        return;\n",
      "        queue->sent = sent;\n"
-     "        if (PLANTED(\"ack_before_durable\")) "
+     "        if (MUTATED(\"ack_before_durable\")) "
      "queue->options.written(queue->options.context, OK, \"\");\n"
      "        return;\n"},
     {"sync_error_ignored", "a commit that failed counts as one that worked",
      "coordinator/ledger_queue.c",
      "    queue->options.written(queue->options.context, status,",
-     "    if ((status == FAILED || status == FULL) && PLANTED(\"sync_error_ignored\")) status = "
+     "    if ((status == FAILED || status == FULL) && MUTATED(\"sync_error_ignored\")) status = "
      "OK;\n"
      "    queue->options.written(queue->options.context, status,"},
     {"shared_payload_deleted", "a refused payload is deleted although the ledger names it",
      "coordinator/transfers.c",
      "    if (!transfer->fresh) return;", "    if (!transfer->fresh && "
-     "!PLANTED(\"shared_payload_deleted\")) return;"},
+     "!MUTATED(\"shared_payload_deleted\")) return;"},
     {"receipt_before_commit", "a contribution's receipt is signed when its entry is made",
      "coordinator/coordinator_uploads.c",
      "    contribution_digest(upload.header, commit->header_digest);\n",
      "    contribution_digest(upload.header, commit->header_digest);\n"
-     "    if (PLANTED(\"receipt_before_commit\") && upload.call)\n"
-     "        brain_sign_receipt(state, run_state_site(state->run, upload.site), "
+     "    if (MUTATED(\"receipt_before_commit\") && upload.call)\n"
+     "        state_sign_receipt(state, run_state_site(state->run, upload.site), "
      "run_state_size(state->run),\n"
-     "                           &brain_act(out, DO_RECEIPT, upload.call)->bytes);\n"},
+     "                           &state_act(out, DO_RECEIPT, upload.call)->bytes);\n"},
     {"check_not_repeated", "the header's rules are not asked again once the payload was checked",
      "coordinator/coordinator_uploads.c",
      "    if (code == ACCEPTED) {\n        code = admit(",
-     "    if (code == ACCEPTED && !PLANTED(\"check_not_repeated\")) {\n        code = admit("},
+     "    if (code == ACCEPTED && !MUTATED(\"check_not_repeated\")) {\n        code = admit("},
     {"revocation_not_deferred", "a site is revoked while its contribution is being merged",
      "coordinator/coordinator_orders.c",
      "event->admin.order == ORDER_REVOKE && state->applying",
      "event->admin.order == ORDER_REVOKE && state->applying && "
-     "!PLANTED(\"revocation_not_deferred\")"},
+     "!MUTATED(\"revocation_not_deferred\")"},
     {"snapshot_too_early", "a snapshot says that no payload before its ledger's end is needed",
      "coordinator/coordinator_steps.c",
      "action->first_index = oldest_pending(state);",
-     "action->first_index = PLANTED(\"snapshot_too_early\") ? run_state_size(state->run) + 1 : "
+     "action->first_index = MUTATED(\"snapshot_too_early\") ? run_state_size(state->run) + 1 : "
      "oldest_pending(state);"},
     {"snapshot_of_another_version", "a snapshot names the version before its content's",
      "coordinator/directory_contents.c",
      "    header.version = model->version;",
-     "    header.version = model->version - (PLANTED(\"snapshot_of_another_version\") && "
+     "    header.version = model->version - (MUTATED(\"snapshot_of_another_version\") && "
      "model->version > 0);"},
     {"end_not_made_up_for", "a run whose tokens are spent is paused by the contribution that "
      "spends them, or never", "coordinator/coordinator_state.c",
      "    pause_if_spent(state, now, out);\n",
-     "    if (!PLANTED(\"end_not_made_up_for\") ||\n"
+     "    if (!MUTATED(\"end_not_made_up_for\") ||\n"
      "        (state->commit_count > 0 && state->commits[state->commit_count - 1].answer == "
      "ANSWER_RECEIPT))\n"
      "        pause_if_spent(state, now, out);\n"},
@@ -62,299 +62,299 @@ const struct plant plants[] = {
      "coordinator/coordinator_orders.c",
      "        if (site && !site->revoked) return conflict(\"a site of that name is enrolled: "
      "revoke it first\");",
-     "        if (site && (!site->revoked || PLANTED(\"robbed_for_good\"))) return conflict(\"a "
+     "        if (site && (!site->revoked || MUTATED(\"robbed_for_good\"))) return conflict(\"a "
      "site of that name is enrolled: revoke it first\");"},
     {"fastest_for_ever", "a site that has left still counts as the fastest",
      "coordinator/coordinator_presence.c",
      "        if (state->presence[site - 1].steps_ms > 0 && coordinator",
      "        const struct presence *ever = &state->presence[site - 1];\n"
-     "        if (PLANTED(\"fastest_for_ever\") && ever->steps_ms > 0)\n"
+     "        if (MUTATED(\"fastest_for_ever\") && ever->steps_ms > 0)\n"
      "            for (int twice = 0; twice < 2; twice++) dylu_note(&rates, ever->steps * 1000 / "
      "ever->steps_ms);\n"
      "        if (state->presence[site - 1].steps_ms > 0 && coordinator"},
     {"pace_of_one_voice", "the fastest site alone sets the others' inner steps", "fed/run_state.c",
      "    return rates->count > 2 ? rates->second",
-     "    return rates->count > 2 && !PLANTED(\"pace_of_one_voice\") ? rates->second"},
+     "    return rates->count > 2 && !MUTATED(\"pace_of_one_voice\") ? rates->second"},
     {"tokens_as_told", "tokens count as they are told", "fed/run_tokens.c",
      "    if (state->active_sites > 1) {", "    if (state->active_sites > 1 && "
-     "!PLANTED(\"tokens_as_told\")) {"},
+     "!MUTATED(\"tokens_as_told\")) {"},
     {"step_tokens_unbounded", "a contribution may tell any number of tokens in a step",
      "fed/admission.c",
-     "    if (c->tokens > c->inner_steps *", "    if (!PLANTED(\"step_tokens_unbounded\") && "
+     "    if (c->tokens > c->inner_steps *", "    if (!MUTATED(\"step_tokens_unbounded\") && "
      "c->tokens > c->inner_steps *"},
     {"sequence_leads", "a sequence may lead the last by any number", "fed/admission.c",
      "site->site.last_sequence > SEQUENCE_LEAD_LIMIT)",
-     "site->site.last_sequence > (PLANTED(\"sequence_leads\") ? UINT64_MAX : "
+     "site->site.last_sequence > (MUTATED(\"sequence_leads\") ? UINT64_MAX : "
      "SEQUENCE_LEAD_LIMIT))"},
     {"loudest_voice", "the largest norm stands for the median", "fed/scale.c",
      "        double median = lower_median(norms, count), before = clip->median;",
      "        double median = lower_median(norms, count), before = clip->median;\n"
-     "        for (uint32_t i = 0; i < count && PLANTED(\"loudest_voice\"); i++) median = "
+     "        for (uint32_t i = 0; i < count && MUTATED(\"loudest_voice\"); i++) median = "
      "fmax(median, norms[i]);"},
     {"median_jumps", "the median follows the voices at once", "fed/scale.c",
      "        median = within_a_factor_of_two(median, before);",
-     "        if (!PLANTED(\"median_jumps\")) median = within_a_factor_of_two(median, before);"},
+     "        if (!MUTATED(\"median_jumps\")) median = within_a_factor_of_two(median, before);"},
     {"no_first_bound", "before there is a median nothing is clipped", "fed/scale.c",
      "rules->factor * clip->median : rules->bound;",
-     "rules->factor * clip->median : PLANTED(\"no_first_bound\") ? (double)INFINITY : "
+     "rules->factor * clip->median : MUTATED(\"no_first_bound\") ? (double)INFINITY : "
      "rules->bound;"},
     {"revoked_voice", "a revoked site's norm still counts", "fed/scale.c",
      "    if (site <= clip->count) clip", "    if (site <= clip->count && "
-     "!PLANTED(\"revoked_voice\")) clip"},
+     "!MUTATED(\"revoked_voice\")) clip"},
     {"budget_of_the_manifest", "a larger token budget is not taken", "fed/run_apply.c",
      "        if (entry->note.token_budget) state",
-     "        if (entry->note.token_budget && !PLANTED(\"budget_of_the_manifest\")) state"},
+     "        if (entry->note.token_budget && !MUTATED(\"budget_of_the_manifest\")) state"},
     {"time_of_any_fragment", "a fragment's steps are taken over the time since the last "
      "contribution of any",
      "coordinator/coordinator_presence.c", "    uint64_t *from_ms = "
      "&presence->timed_from_ms[contribution->fragment], bit = UINT64_C(1) << "
      "contribution->fragment;",
-     "    uint32_t of = PLANTED(\"time_of_any_fragment\") ? 0 : contribution->fragment;\n"
+     "    uint32_t of = MUTATED(\"time_of_any_fragment\") ? 0 : contribution->fragment;\n"
      "    uint64_t *from_ms = &presence->timed_from_ms[of], bit = UINT64_C(1) << of;"},
     {"lost_payload_stops", "a payload that cannot be read is the end of the coordinator",
      "coordinator/coordinator_steps.c",
      "    if (event->applied.lost_count > 0) {", "    if (event->applied.lost_count > 0 && "
-     "!PLANTED(\"lost_payload_stops\")) {"},
+     "!MUTATED(\"lost_payload_stops\")) {"},
     {"disk_not_asked_again", "what a person puts back on the disk is found by a restart alone",
      "coordinator/coordinator_steps.c",
-     "    if (state->behind && !state->stopping) brain",
-     "    if (state->behind && !state->stopping && !PLANTED(\"disk_not_asked_again\")) brain"},
+     "    if (state->behind && !state->stopping) core",
+     "    if (state->behind && !state->stopping && !MUTATED(\"disk_not_asked_again\")) core"},
     {"lost_payload_kept", "a payload that nobody has is waited for, for ever",
      "coordinator/coordinator_lost.c",
-     "uint64_t end = state->options.lost_ms >", "uint64_t end = PLANTED(\"lost_payload_kept\") "
+     "uint64_t end = state->options.lost_ms >", "uint64_t end = MUTATED(\"lost_payload_kept\") "
      "|| state->options.lost_ms >"},
     {"lost_payload_blocks_start", "a restart needs every payload at once",
      "coordinator/directory_restore.c",
      "    if (status != OK && report->lost_payload) status",
-     "    if (status != OK && report->lost_payload && !PLANTED(\"lost_payload_blocks_start\")) "
+     "    if (status != OK && report->lost_payload && !MUTATED(\"lost_payload_blocks_start\")) "
      "status"},
     {"snapshot_is_the_source", "without a readable snapshot the coordinator does not start",
      "coordinator/directory_restore.c",
      "    if (status == NOT_FOUND)\n        status = begin_anew(",
-     "    if (status == NOT_FOUND && !PLANTED(\"snapshot_is_the_source\"))\n        status = "
+     "    if (status == NOT_FOUND && !MUTATED(\"snapshot_is_the_source\"))\n        status = "
      "begin_anew("},
     {"place_given_back_twice", "the end of an upload is counted twice",
      "coordinator/coordinator_uploads.c",
      "    presence->uploading--;\n    *upload", "    presence->uploading -= "
-     "PLANTED(\"place_given_back_twice\") ? 2 : 1;\n    *upload"},
+     "MUTATED(\"place_given_back_twice\") ? 2 : 1;\n    *upload"},
     {"commit_kept", "the newest of the commits that are durable stays in the table",
      "coordinator/coordinator_state.c",
-     "    state->commit_count -= count;\n", "    state->commit_count -= PLANTED(\"commit_kept\") "
+     "    state->commit_count -= count;\n", "    state->commit_count -= MUTATED(\"commit_kept\") "
      "? count - 1 : count;\n"},
     /* --- the rules --- */
     {"sequence_unchecked", "a number that was used is taken again", "fed/admission.c",
      "    if (c->sequence <= site->site.last_sequence)",
-     "    if (c->sequence <= site->site.last_sequence && !PLANTED(\"sequence_unchecked\"))"},
+     "    if (c->sequence <= site->site.last_sequence && !MUTATED(\"sequence_unchecked\"))"},
     {"duplicate_unnoticed", "a repetition is taken for something new", "fed/admission.c",
      "    PASS(rules_of_sequence(site, c, header_digest, why));",
-     "    if (!PLANTED(\"duplicate_unnoticed\")) PASS(rules_of_sequence(site, c, header_digest, "
+     "    if (!MUTATED(\"duplicate_unnoticed\")) PASS(rules_of_sequence(site, c, header_digest, "
      "why));"},
     {"epoch_unchecked", "a contribution of a superseded epoch is taken", "fed/admission.c",
      "    if (c->epoch != state->epoch)", "    if (c->epoch != state->epoch && "
-     "!PLANTED(\"epoch_unchecked\"))"},
+     "!MUTATED(\"epoch_unchecked\"))"},
     {"chain_unchecked", "a contribution need not name the one before it", "fed/admission.c",
      "    if (memcmp(c->previous, site->site.last_digest, DIGEST_SIZE) != 0)",
-     "    if (!PLANTED(\"chain_unchecked\") && memcmp(c->previous, site->site.last_digest, "
+     "    if (!MUTATED(\"chain_unchecked\") && memcmp(c->previous, site->site.last_digest, "
      "DIGEST_SIZE) != 0)"},
     {"base_unchecked", "a contribution may start from a version that does not exist",
      "fed/admission.c",
      "    if (c->base_version > state->version)", "    if (c->base_version > state->version && "
-     "!PLANTED(\"base_unchecked\"))"},
+     "!MUTATED(\"base_unchecked\"))"},
     {"norm_unchecked", "the norm in a header is believed", "fed/admission.c",
      "    if (!(norm == contribution->norm))", "    if (!(norm == contribution->norm) && "
-     "!PLANTED(\"norm_unchecked\"))"},
+     "!MUTATED(\"norm_unchecked\"))"},
     {"revoked_admitted", "a revoked site is let in", "fed/admission.c",
      "    if (slot->site.revoked) REFUSE", "    if (slot->site.revoked && "
-     "!PLANTED(\"revoked_admitted\")) REFUSE"},
+     "!MUTATED(\"revoked_admitted\")) REFUSE"},
     {"revoked_not_dropped", "what waits from a revoked site is merged", "fed/run_apply.c",
      "if (slot->pending[i].pending.contribution.site != entry->revoked.site) slot",
-     "if (PLANTED(\"revoked_not_dropped\") || slot->pending[i].pending.contribution.site != "
+     "if (MUTATED(\"revoked_not_dropped\") || slot->pending[i].pending.contribution.site != "
      "entry->revoked.site) slot"},
     {"clip_dropped", "norms are not clipped", "fed/scale.c",
      "    if (!(norm > limit)) return 1;", "    if (!(norm > limit) || "
-     "PLANTED(\"clip_dropped\")) return 1;"},
+     "MUTATED(\"clip_dropped\")) return 1;"},
     {"scale_to_nearest", "a scale is rounded to the nearest, which may be above the limit",
      "fed/scale.c",
      "    if (!((double)nearest > value)) return nearest;",
-     "    if (!((double)nearest > value) || PLANTED(\"scale_to_nearest\")) return nearest;"},
+     "    if (!((double)nearest > value) || MUTATED(\"scale_to_nearest\")) return nearest;"},
     {"quorum_of_the_gone", "a quorum waits for sites that are not enrolled any more",
      "fed/merge_policy.c",
      "        quorum = MIN(settings->quorum, view->enrolled);",
-     "        quorum = PLANTED(\"quorum_of_the_gone\") ? settings->quorum : "
+     "        quorum = MUTATED(\"quorum_of_the_gone\") ? settings->quorum : "
      "MIN(settings->quorum, view->enrolled);"},
     {"over_but_waits", "what waits when the run ends is not merged", "fed/merge_policy.c",
-     "        quorum = 1;\n", "        quorum = PLANTED(\"over_but_waits\") ? UINT32_MAX : 1;\n"},
+     "        quorum = 1;\n", "        quorum = MUTATED(\"over_but_waits\") ? UINT32_MAX : 1;\n"},
     {"norm_limit_forgotten", "a norm that no step can bear is taken", "fed/admission.c",
      "    if (!(c->norm <= NORM_LIMIT)) REFUSE", "    if (!(c->norm <= NORM_LIMIT) && "
-     "!PLANTED(\"norm_limit_forgotten\")) REFUSE"},
+     "!MUTATED(\"norm_limit_forgotten\")) REFUSE"},
     /* --- the site --- */
     {"rebase_forgotten", "a merge is told without having been done", "node/training_marks.c",
      "    replica_rebase(replica, fragment, local, kept_after(replica, why));",
-     "    if (!PLANTED(\"rebase_forgotten\") || why != MOVE_MERGED) replica_rebase(replica, "
+     "    if (!MUTATED(\"rebase_forgotten\") || why != MOVE_MERGED) replica_rebase(replica, "
      "fragment, local, kept_after(replica, why));"},
     {"pruned_by_digest", "a merged payload is deleted although another contribution has the same "
      "bytes", "node/claims.c",
      "        if (claims_list_has(claims, &list, ended->items[i])) continue;",
      "        if (claims_list_has(claims, &list, ended->items[i]) && "
-     "!PLANTED(\"pruned_by_digest\")) continue;"},
+     "!MUTATED(\"pruned_by_digest\")) continue;"},
     {"spool_after_send", "a message is told, and so sent, before its record is durable",
      "node/keeper.c",
      "        enum status status = write_round(keeper, job);",
-     "        if (PLANTED(\"spool_after_send\")) tell(keeper, &event);\n        enum status "
+     "        if (MUTATED(\"spool_after_send\")) tell(keeper, &event);\n        enum status "
      "status = write_round(keeper, job);"},
     {"encoded_twice", "a message whose record found no room is made once more", "node/keeper.c",
      "    if (!job->made) make_message(keeper, job);",
-     "    if (!job->made || PLANTED(\"encoded_twice\")) {\n        job->payload.size = 0;\n      "
+     "    if (!job->made || MUTATED(\"encoded_twice\")) {\n        job->payload.size = 0;\n      "
      "  make_message(keeper, job);\n    }"},
     {"applied_twice", "a checkpoint names the version before its content's", "node/keeper.c",
      "{.version = replica->global.version,",
-     "{.version = replica->global.version - (PLANTED(\"applied_twice\") && "
+     "{.version = replica->global.version - (MUTATED(\"applied_twice\") && "
      "replica->global.version > 0),"},
     {"old_feedback", "a record holds no feedback", "node/keeper.c",
      "        .feedback = fragment_floats(replica, replica->feedback, fragment),",
-     "        .feedback = fragment_floats(replica, PLANTED(\"old_feedback\") ? NULL : "
+     "        .feedback = fragment_floats(replica, MUTATED(\"old_feedback\") ? NULL : "
      "replica->feedback, fragment),"},
     {"refusal_unrecorded", "the end of a refused round holds no feedback", "node/keeper.c",
-     "    if (refused) feedback =", "    if (refused && !PLANTED(\"refusal_unrecorded\")) "
+     "    if (refused) feedback =", "    if (refused && !MUTATED(\"refusal_unrecorded\")) "
      "feedback ="},
     {"refusal_not_counted", "a restart forgets the steps that a refused message had counted",
      "node/restore.c",
      "        if (!in_flight) round_progress_over(&progress, round->refused);",
      "        if (!in_flight) round_progress_over(&progress, round->refused && "
-     "!PLANTED(\"refusal_not_counted\"));"},
+     "!MUTATED(\"refusal_not_counted\"));"},
     {"lost_step_passed", "a restart goes by entries that its replica could not follow",
      "node/restore.c",
      "            out->entries = run_state_size(run);",
-     "            if (!PLANTED(\"lost_step_passed\")) out->entries = run_state_size(run);"},
+     "            if (!MUTATED(\"lost_step_passed\")) out->entries = run_state_size(run);"},
     {"snapshot_refetched", "a checkpoint forgets what the run's snapshot had", "node/keeper.c",
      "    keeper->options.payloads_from = snapshot->payloads_from;",
-     "    if (!PLANTED(\"snapshot_refetched\")) keeper->options.payloads_from = "
+     "    if (!MUTATED(\"snapshot_refetched\")) keeper->options.payloads_from = "
      "snapshot->payloads_from;"},
     {"stray_answer_taken", "an answer to a transfer that is over is taken for one to the next",
      "node/node_rounds.c",
      "    return slot->phase == SLOT_UPLOADING && slot",
-     "    return (slot->phase == SLOT_UPLOADING || PLANTED(\"stray_answer_taken\")) && slot"},
+     "    return (slot->phase == SLOT_UPLOADING || MUTATED(\"stray_answer_taken\")) && slot"},
     {"residual_dropped", "a refused message's mass does not go back", "node/replica.c",
      "    if (replica->feedback) { TRY(codec_restore(",
-     "    if (replica->feedback && !PLANTED(\"residual_dropped\")) { TRY(codec_restore("},
+     "    if (replica->feedback && !MUTATED(\"residual_dropped\")) { TRY(codec_restore("},
     {"late_receipt_taken", "a receipt of an epoch that is over counts", "node/node_rounds.c",
      "    if (got.epoch < run_state_epoch(state->run)) {",
-     "    if (got.epoch < run_state_epoch(state->run) && !PLANTED(\"late_receipt_taken\")) {"},
+     "    if (got.epoch < run_state_epoch(state->run) && !MUTATED(\"late_receipt_taken\")) {"},
     {"verdict_overwritten", "a duplicate's receipt is rejected, and the contribution accepted "
      "all the same", "node/node_rounds.c",
      "        take_duplicate(state, slot, event->bytes, now, out);\n",
      "        take_duplicate(state, slot, event->bytes, now, out);\n        if "
-     "(PLANTED(\"verdict_overwritten\")) slot->phase = SLOT_ACCEPTED;\n"},
+     "(MUTATED(\"verdict_overwritten\")) slot->phase = SLOT_ACCEPTED;\n"},
     {"inclusion_not_asked", "what was accepted is waited for, for ever", "node/node_rounds.c",
      "    return slot->phase == SLOT_ACCEPTED && !slot->in_ledger",
-     "    return !PLANTED(\"inclusion_not_asked\") && slot->phase == SLOT_ACCEPTED && "
+     "    return !MUTATED(\"inclusion_not_asked\") && slot->phase == SLOT_ACCEPTED && "
      "!slot->in_ledger"},
     {"stray_head_believed", "a superseded coordinator's head is held against its successor",
      "node/node_ledger.c",
      "    if (head.epoch < run_state_epoch(state->run)) {",
-     "    if (head.epoch < run_state_epoch(state->run) && !PLANTED(\"stray_head_believed\")) {"},
+     "    if (head.epoch < run_state_epoch(state->run) && !MUTATED(\"stray_head_believed\")) {"},
     {"counts_forgotten", "a restart forgets the steps and tokens that no message has counted",
      "node/node_state.c",
      "    slot->steps_unsent = progress->steps;\n    slot->tokens_unsent = progress->tokens;\n",
-     "    slot->steps_unsent = PLANTED(\"counts_forgotten\") ? 0 : progress->steps;\n"
-     "    slot->tokens_unsent = PLANTED(\"counts_forgotten\") ? 0 : progress->tokens;\n"},
+     "    slot->steps_unsent = MUTATED(\"counts_forgotten\") ? 0 : progress->steps;\n"
+     "    slot->tokens_unsent = MUTATED(\"counts_forgotten\") ? 0 : progress->tokens;\n"},
     {"round_begins_anew", "a restart forgets how far a round was", "node/node_rounds.c",
      "        slot->steps_mark -= (int64_t)slot->round_steps;\n",
-     "        if (!PLANTED(\"round_begins_anew\")) slot->steps_mark -= "
+     "        if (!MUTATED(\"round_begins_anew\")) slot->steps_mark -= "
      "(int64_t)slot->round_steps;\n"},
     {"payloads_from_forgotten", "a restart forgets what the run's snapshot had",
      "node/node_state.c",
      "    state->payloads_from = options->payloads_from;\n",
-     "    if (!PLANTED(\"payloads_from_forgotten\")) state->payloads_from = "
+     "    if (!MUTATED(\"payloads_from_forgotten\")) state->payloads_from = "
      "options->payloads_from;\n"},
     {"receipt_forgotten", "a restart forgets that a message was accepted", "node/node_rounds.c",
-     "        if (spooled->accepted.size > 0 && ", "        if (!PLANTED(\"receipt_forgotten\") "
+     "        if (spooled->accepted.size > 0 && ", "        if (!MUTATED(\"receipt_forgotten\") "
      "&& spooled->accepted.size > 0 && "},
     {"upload_forgotten", "an upload that broke is never resumed", "node/node_rounds.c",
      "    if (slot) wait_and_retry(state, slot, 0, now);",
-     "    if (slot && !PLANTED(\"upload_forgotten\")) wait_and_retry(state, slot, 0, now);"},
+     "    if (slot && !MUTATED(\"upload_forgotten\")) wait_and_retry(state, slot, 0, now);"},
     {"busy_is_final", "a refusal for now is taken for one for good, and forgotten",
      "node/node_rounds.c",
-     "    if (refusal_is_temporary(code)) {", "    if (PLANTED(\"busy_is_final\") && "
+     "    if (refusal_is_temporary(code)) {", "    if (MUTATED(\"busy_is_final\") && "
      "refusal_is_temporary(code)) return;\n    if (refusal_is_temporary(code)) {"},
     {"base_too_young", "a header names the newest version as its base", "node/node_rounds.c",
      "                                 .base_version = slot->base_version,",
-     "                                 .base_version = PLANTED(\"base_too_young\") ? "
+     "                                 .base_version = MUTATED(\"base_too_young\") ? "
      "run_state_version(state->run) : slot->base_version,"},
     {"waits_for_merge", "training waits although overlap is on", "node/node_rounds.c",
      "    if (state->options.overlap) return false;",
-     "    if (state->options.overlap && !PLANTED(\"waits_for_merge\")) return false;"},
+     "    if (state->options.overlap && !MUTATED(\"waits_for_merge\")) return false;"},
     {"nothing_to_give", "a site that waits does not train although others wait for a fragment of "
      "which it has nothing", "node/node_rounds.c",
      "        if (waits_for_merge(state) && owes_a_step(state)) {",
-     "        if (waits_for_merge(state) && owes_a_step(state) && !PLANTED(\"nothing_to_give\")) "
+     "        if (waits_for_merge(state) && owes_a_step(state) && !MUTATED(\"nothing_to_give\")) "
      "{"},
     {"sequence_forgotten", "a restart forgets which numbers were used", "node/node_state.c",
      "    state->sequence = options->last_sequence;",
-     "    state->sequence = PLANTED(\"sequence_forgotten\") ? 0 : options->last_sequence;"},
+     "    state->sequence = MUTATED(\"sequence_forgotten\") ? 0 : options->last_sequence;"},
     {"stub_unchecked", "a stub is taken for whatever of that number is here",
      "node/journal_entries.c",
-     "    if (stub->header == 0 || ", "    if (stub->header == 0 || PLANTED(\"stub_unchecked\") "
+     "    if (stub->header == 0 || ", "    if (stub->header == 0 || MUTATED(\"stub_unchecked\") "
      "|| "},
     {"entry_without_payload", "an entry is believed without the payload that it names",
      "sim/site_link.c",
      "    if (memcmp(digest, c.payload_digest, DIGEST_SIZE) != 0) return CORRUPT;",
      "    if (memcmp(digest, c.payload_digest, DIGEST_SIZE) != 0 && "
-     "!PLANTED(\"entry_without_payload\")) return CORRUPT;"},
+     "!MUTATED(\"entry_without_payload\")) return CORRUPT;"},
     {"damaged_payload_halts", "a site whose copy of a payload is damaged gives up",
      "node/node_ledger.c",
      "    if (event->status != OK && event->applied.lost) {",
-     "    if (event->status != OK && event->applied.lost && !PLANTED(\"damaged_payload_halts\")) "
+     "    if (event->status != OK && event->applied.lost && !MUTATED(\"damaged_payload_halts\")) "
      "{"},
     /* --- the codec and the model --- */
     {"decay_forgotten", "old feedback is not decayed", "codec/codec.c",
-     "x[i] = CODEC_FEEDBACK_DECAY * e[i] + x[i];", "x[i] = (PLANTED(\"decay_forgotten\") ? 1.0f "
+     "x[i] = CODEC_FEEDBACK_DECAY * e[i] + x[i];", "x[i] = (MUTATED(\"decay_forgotten\") ? 1.0f "
      ": CODEC_FEEDBACK_DECAY) * e[i] + x[i];"},
     {"payload_digest_unchecked", "a payload is what lies under its digest, whatever that is",
      "fed/payload.c",
      "    if (!digest_equal(digest, terms->digest))",
-     "    if (!digest_equal(digest, terms->digest) && !PLANTED(\"payload_digest_unchecked\"))"},
+     "    if (!digest_equal(digest, terms->digest) && !MUTATED(\"payload_digest_unchecked\"))"},
     {"replay_off_by_one", "a replay applies the snapshot's own step again", "fed/replay.c",
      "    if (version > replay->options->tensors_from) {",
-     "    if (version > replay->options->tensors_from || (PLANTED(\"replay_off_by_one\") && "
+     "    if (version > replay->options->tensors_from || (MUTATED(\"replay_off_by_one\") && "
      "version == replay->options->tensors_from)) {"},
     {"count_of_parts", "an outer step counts as one contribution, however many it merged",
      "fed/snapshot.c",
-     "buffer_u64(out, state->counts[f]);", "buffer_u64(out, PLANTED(\"count_of_parts\") ? "
+     "buffer_u64(out, state->counts[f]);", "buffer_u64(out, MUTATED(\"count_of_parts\") ? "
      "state->counts[f] / 2 : state->counts[f]);"},
     {"older_invitation_valid", "a newer invitation leaves an older one of its name open",
      "fed/run_apply.c",
      "    end_invitations(state, entry->invited.name, INVITATION_REPLACED);\n",
-     "    if (!PLANTED(\"older_invitation_valid\")) end_invitations(state, entry->invited.name, "
+     "    if (!MUTATED(\"older_invitation_valid\")) end_invitations(state, entry->invited.name, "
      "INVITATION_REPLACED);\n"},
     /* --- what strangers offer --- */
     {"inclusion_unchecked", "a receipt's proof is believed", "fed/receipt.c",
      "    if (!merkle_check_inclusion(leaf, read.index, read.size, &read.proof, read.root))",
      "    if (!merkle_check_inclusion(leaf, read.index, read.size, &read.proof, read.root) && "
-     "!PLANTED(\"inclusion_unchecked\"))"},
+     "!MUTATED(\"inclusion_unchecked\"))"},
     {"snapshot_digest_unchecked", "a snapshot's content need not be the one that its header names",
      "fed/snapshot.c",
      "    if (memcmp(digest, header->content_digest, DIGEST_SIZE) != 0)",
      "    if (memcmp(digest, header->content_digest, DIGEST_SIZE) != 0 && "
-     "!PLANTED(\"snapshot_digest_unchecked\"))"},
+     "!MUTATED(\"snapshot_digest_unchecked\"))"},
     {"old_history_unchecked", "a proof of consistency need not lead to the old root",
      "fed/merkle.c",
      "digest_equal(old_hash, old_root) && digest_equal(hash, root);",
-     "(digest_equal(old_hash, old_root) || PLANTED(\"old_history_unchecked\")) && "
+     "(digest_equal(old_hash, old_root) || MUTATED(\"old_history_unchecked\")) && "
      "digest_equal(hash, root);"},
 };
 /* clang-format on */
-const size_t plant_count = sizeof plants / sizeof plants[0];
+const size_t mutant_count = sizeof mutants / sizeof mutants[0];
 
 static const char *active;
 
-bool plant_choose(const char *name, FILE *out) {
-    for (size_t i = 0; i < plant_count; i++) {
-        if (strcmp(plants[i].name, name) == 0) active = plants[i].name;
-        if (strcmp(name, "list") == 0) fprintf(out, "%s\n", plants[i].name);
+bool mutant_choose(const char *name, FILE *out) {
+    for (size_t i = 0; i < mutant_count; i++) {
+        if (strcmp(mutants[i].name, name) == 0) active = mutants[i].name;
+        if (strcmp(name, "list") == 0) fprintf(out, "%s\n", mutants[i].name);
     }
-    if (!active && strcmp(name, "list") != 0) fprintf(out, "there is no plant \"%s\"\n", name);
+    if (!active && strcmp(name, "list") != 0) fprintf(out, "there is no mutant \"%s\"\n", name);
     return active != NULL;
 }
 
-bool plant_is(const char *name) { return active && strcmp(active, name) == 0; }
+bool mutant_is(const char *name) { return active && strcmp(active, name) == 0; }
