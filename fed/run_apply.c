@@ -186,8 +186,9 @@ static void commit_added(struct run_state *state, const struct ledger_entry *ent
         state->sites = xrealloc(state->sites, state->site_capacity * sizeof *state->sites);
     }
     struct site_slot *slot = &state->sites[state->site_count++];
+    uint64_t now_ms = run_active_ms(state, entry->time_ms);
     *slot = (struct site_slot){.site.site = entry->added.site,
-                               .rate.since_ms = run_active_ms(state, entry->time_ms)};
+                               .rate = {.since_ms = now_ms, .settled_ms = now_ms}};
     memcpy(slot->site.name, entry->added.name, SITE_NAME_SIZE);
     memcpy(slot->site.public_key, entry->added.public_key, PUBLIC_KEY_SIZE);
     state->active_sites++;

@@ -26,10 +26,11 @@ struct sequence_record { /* one contribution in the ledger */
                                content */
 };
 
-/* Tokens over the time in which the run was not paused, older parts fading by half with each. */
+/* Tokens over the time in which the run was not paused, older parts fading. */
 struct token_rate {
     uint64_t tokens, ms; /* ms 0: not known yet */
     uint64_t since_ms;   /* of the last part, or of the site's enrolment */
+    uint64_t settled_ms; /* until then what the site told was measured by the others */
 };
 
 struct site_slot {

@@ -38,7 +38,7 @@
 #include "fed/merkle.h"
 #include "fed/receipt.h"
 
-enum { TOKEN_RATE_LIMIT = 8 };
+enum { TOKEN_RATE_LIMIT = 8, TOKEN_RATE_LIMIT_OF_TWO = 64 };
 
 struct run_site {
     uint32_t site;
@@ -121,7 +121,8 @@ enum run_phase run_state_phase(const struct run_state *state);
 const char *run_state_reason(const struct run_state *state);
 uint32_t run_state_inner_steps(const struct run_state *state); /* H now */
 /* Of all contributions in the ledger, as far as they count: a site's tokens beyond TOKEN_RATE_LIMIT
- * times what the median site trains in the time are put off until they are within it. */
+ * times what the median site trains in the time (of two, TOKEN_RATE_LIMIT_OF_TWO times the slower
+ * one) are put off until they are within it. */
 uint64_t run_state_tokens(const struct run_state *state);
 /* The manifest's, or that of the last RESUMED entry with one; 0: none. */
 uint64_t run_state_token_budget(const struct run_state *state);

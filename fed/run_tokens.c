@@ -6,11 +6,24 @@
  * parts come in a bunch after an outage, or are told before there is a median, loses nothing, and
  * one that tells 2^50 counts as eight.
  *
- * A site's rate is of its own parts, older ones fading. The median is over sites that were heard
- * within voice_age, each with one voice, the lower of two middle values. One voice alone is not a
- * median, except in a run of one site, or when no other came for a whole voice_age. The clock is
- * that of the entries less the pauses, so all agree; where it was set, a part counts late or early,
- * once.
+ * A site's rate is of its own parts within about voice_age. The median is over sites that were
+ * heard within voice_age, each with one voice, the lower of two middle values; where these are
+ * fewer than three, over all that are enrolled and ever told a rate, so nobody gains by the silence
+ * of the others.
+ *
+ * Two sites have no majority: whatever their ratio, the fast one may be honest, or the slow one, or
+ * neither. The faster one then counts for up to TOKEN_RATE_LIMIT_OF_TWO times the slower one. That
+ * is the ratio that the federation is made for: the faster one's parts have up to eight times the
+ * steps (DyLU), and come up to eight times as often (coordinator_rate.c).
+ *
+ * One voice alone is not a median, except in a run of one site, or when no other came for a whole
+ * voice_age. Until there is a median tokens wait, and the time, too: with the first median all
+ * counts that it allows since then. A run that warms up goes on meanwhile, by a part of the warm-up
+ * per contribution and no further than to its end: what a liar gains is that the rate rises early,
+ * over parts that are nobody's but its own, and neither the decay nor the budget begins.
+ *
+ * The clock is that of the entries less the pauses, so all agree; where it was set, a part counts
+ * late or early, once.
  */
 #include <stdlib.h>
 
@@ -29,49 +42,88 @@ uint64_t run_active_ms(const struct run_state *state, uint64_t time_ms) {
     return time_ms > paused ? time_ms - paused : 0;
 }
 
-/* Tokens per millisecond; 0: there is no median. */
-static double median_rate(const struct run_state *state, uint64_t time_ms) {
+enum { VOICES = 3 /* fewer have no majority */, WARMUP_PARTS = 16 };
+
+struct voices {
+    double *rates; /* [count] */
+    uint32_t count;
+};
+
+/* Tokens per millisecond, of the sites that were heard, or of all that ever told. */
+static struct voices voices_of(const struct run_state *state, uint64_t time_ms, bool heard) {
     uint64_t age = state->manifest.admission.voice_age_ms;
-    double *rates = xcalloc(state->site_count, sizeof rates[0]);
-    uint32_t count = 0;
+    struct voices voices = {.rates = xcalloc(state->site_count, sizeof voices.rates[0])};
     for (uint32_t i = 0; i < state->site_count; i++) {
         const struct site_slot *site = &state->sites[i];
-        if (site->site.revoked || site->rate.ms == 0 || site->rate.tokens == 0 ||
-            !voice_counts(site->site.last_time_ms, time_ms, age))
-            continue;
-        rates[count++] = (double)site->rate.tokens / (double)site->rate.ms;
+        if (site->site.revoked || site->rate.ms == 0 || site->rate.tokens == 0) continue;
+        if (heard && !voice_counts(site->site.last_time_ms, time_ms, age)) continue;
+        voices.rates[voices.count++] = (double)site->rate.tokens / (double)site->rate.ms;
     }
-    bool is_alone = count == 1 && !voice_counts(state->began_ms, time_ms, age);
-    double median = count >= 2 || is_alone ? lower_median(rates, count) : 0;
-    free(rates);
-    return median;
+    return voices;
+}
+
+/* Tokens per millisecond that a site counts for, at most; 0: nobody can tell yet. */
+static double rate_limit(const struct run_state *state, uint64_t time_ms) {
+    struct voices voices = voices_of(state, time_ms, true);
+    if (voices.count < VOICES) {
+        free(voices.rates);
+        voices = voices_of(state, time_ms, false);
+    }
+    bool is_alone = voices.count == 1 &&
+                    !voice_counts(state->began_ms, time_ms, state->manifest.admission.voice_age_ms);
+    double limit = 0;
+    if (voices.count >= 2 || is_alone)
+        limit = lower_median(voices.rates, voices.count) *
+                (state->active_sites == 2 ? TOKEN_RATE_LIMIT_OF_TWO : TOKEN_RATE_LIMIT);
+    free(voices.rates);
+    return limit;
 }
 
 static uint64_t most_of(double tokens) {
     return tokens < 0x1p60 ? (uint64_t)tokens : UINT64_C(1) << 60;
 }
 
-static void note_rate(struct site_slot *site, uint64_t tokens, uint64_t elapsed) {
+/* What a contribution counts while there is no median. */
+static uint64_t most_of_warmup(const struct run_state *state) {
+    uint64_t warmup = state->manifest.inner.warmup_tokens;
+    return warmup > state->tokens ? MIN(warmup / WARMUP_PARTS, warmup - state->tokens) : 0;
+}
+
+static void note_rate(struct site_slot *site, uint64_t tokens, uint64_t elapsed, uint64_t age_ms) {
     if (site->site.contributions == 0 || elapsed == 0) return; /* nobody knows since when */
-    site->rate.tokens = site->rate.tokens / 2 + tokens;
-    site->rate.ms = site->rate.ms / 2 + elapsed;
+    site->rate.tokens = add_saturated(site->rate.tokens, tokens);
+    site->rate.ms += elapsed;
+    if (site->rate.ms <= age_ms) return;
+    site->rate.tokens /= 2; /* what is older fades */
+    site->rate.ms = (site->rate.ms + 1) / 2;
+}
+
+static uint64_t since(uint64_t now_ms, uint64_t then_ms) {
+    return now_ms > then_ms ? now_ms - then_ms : 0;
 }
 
 void run_count_tokens(struct run_state *state, struct site_slot *site, uint64_t tokens,
                       uint64_t time_ms) {
     uint64_t now = run_active_ms(state, time_ms),
-             elapsed = now > site->rate.since_ms ? now - site->rate.since_ms : 0,
              told = add_saturated(site->site.uncounted, tokens), count = told;
     if (state->active_sites > 1) {
-        double most = TOKEN_RATE_LIMIT * median_rate(state, time_ms) * (double)elapsed;
-        count = MIN(told, most_of(most));
+        double limit = rate_limit(state, time_ms);
+        if (limit > 0) {
+            count = MIN(told, most_of(limit * (double)since(now, site->rate.settled_ms)));
+            site->rate.settled_ms = now;
+        } else {
+            MARK("tokens: nobody can tell yet how many count");
+            count = MIN(told, most_of_warmup(state));
+            if (site->site.contributions == 0) site->rate.settled_ms = now; /* idle before */
+        }
     }
     if (count < told) MARK("tokens: more than count");
     site->site.tokens = add_saturated(site->site.tokens, tokens);
     site->site.uncounted = told - count;
     site->site.counted = add_saturated(site->site.counted, count);
     state->tokens = add_saturated(state->tokens, count);
-    note_rate(site, tokens, elapsed);
+    note_rate(site, tokens, since(now, site->rate.since_ms),
+              state->manifest.admission.voice_age_ms);
     site->rate.since_ms = now;
 }
 
