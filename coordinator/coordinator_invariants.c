@@ -55,7 +55,17 @@ static void check_lost(const struct coordinator_state *state) {
     }
 }
 
+static void check_followed(const struct coordinator_state *state) {
+    ASSERT(state->followed_count <= state->followed_capacity);
+    for (size_t i = 0; i < state->followed_count; i++) {
+        uint32_t site = state->followed[i].site;
+        ASSERT(site >= 1 && site <= state->presence_count);
+        ASSERT(state->presence[site - 1].following > 0);
+    }
+}
+
 void invariants_check(const struct coordinator_state *state) {
+    check_followed(state);
     check_commits(state);
     check_uploads(state);
     check_step(state);

@@ -127,38 +127,32 @@ static void thank(struct coordinator_state *state, uint64_t call, const char *me
 
 void lost_supply_open(struct coordinator_state *state, const struct coordinator_event *event,
                       struct instant now, struct coordinator_actions *out) {
-    const struct run_site *site = run_state_site(state->run, event->submit.site);
+    uint32_t site = event->submit.site;
     struct contribution contribution;
     struct error why = {0};
-    if (!site || site->revoked) {
-        uploads_refuse(state, event->call, site ? REFUSED_REVOKED : REFUSED_UNKNOWN_SITE, NULL,
-                       out);
-        return;
-    }
-    if (contribution_decode(bytes_of(event->submit.header, CONTRIBUTION_HEADER_SIZE), &contribution,
-                            &why) != OK) {
-        uploads_refuse(state, event->call, REFUSED_MALFORMED, why.message, out);
-        return;
-    }
-    enum refusal code = presence_take_place(state, site->site, event->submit.instance, now);
+    enum refusal code = presence_take_place(state, site, event->submit.instance, now);
+    if (code == ACCEPTED &&
+        contribution_decode(bytes_of(event->submit.header, CONTRIBUTION_HEADER_SIZE), &contribution,
+                            &why) != OK)
+        code = REFUSED_MALFORMED;
     if (code != ACCEPTED) {
-        uploads_refuse(state, event->call, code, NULL, out);
+        uploads_refuse(state, event->call, code, why.message, out);
         return;
     }
-    presence_hear(state, site->site, now);
+    presence_hear(state, site, now);
     struct lost *lost = lost_like(state, &contribution);
     if (!lost) {
         thank(state, event->call, "it is here", out);
         return;
     }
-    if (lost->call && lost->supplier != site->site) {
+    if (lost->call && lost->supplier != site) {
         uploads_refuse(state, event->call, REFUSED_BUSY, "another site is bringing it", out);
         return;
     }
     if (lost->call) state_act(out, DO_DROP, lost->call);
     ASSERT(event->call != 0);
     lost->call = event->call;
-    lost->supplier = site->site;
+    lost->supplier = site;
     struct coordinator_action *action = state_act(out, DO_ADMIT, event->call);
     action->contribution = lost->payload.contribution;
     action->supply = true;

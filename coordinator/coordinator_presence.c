@@ -143,12 +143,41 @@ bool coordinator_state_clock_off(const struct coordinator_state *state, struct i
  * base; a copy is as old as the moment it was made. */
 enum { PLACE_MS = 5000, CHALLENGE_MS = 60000 };
 
-static void give_place(struct presence *presence, uint64_t instance) {
+static struct followed *followed_by(struct coordinator_state *state, uint64_t call) {
+    for (size_t i = 0; i < state->followed_count; i++) {
+        if (state->followed[i].call == call) return &state->followed[i];
+    }
+    return NULL;
+}
+
+static void follow(struct coordinator_state *state, struct presence *presence, uint64_t call,
+                   uint32_t site) {
+    if (state->followed_count == state->followed_capacity) {
+        state->followed_capacity = state->followed_capacity ? state->followed_capacity * 2 : 16;
+        state->followed =
+            xrealloc(state->followed, state->followed_capacity * sizeof state->followed[0]);
+    }
+    state->followed[state->followed_count++] = (struct followed){call, site};
+    presence->following++;
+}
+
+static void unfollow(struct coordinator_state *state, struct followed *one) {
+    struct presence *presence = presence_of(state, one->site);
+    ASSERT(presence->following > 0);
+    presence->following--;
+    *one = state->followed[--state->followed_count];
+}
+
+/* Streams of the process that had it count no more, whatever ends them. */
+static void give_place(struct coordinator_state *state, uint32_t site, uint64_t instance) {
+    struct presence *presence = presence_of(state, site);
+    for (size_t i = state->followed_count; i-- > 0;) {
+        if (state->followed[i].site == site) unfollow(state, &state->followed[i]);
+    }
     presence->held = true;
     presence->is_restored = false;
     presence->own_sequence = 0;
     presence->holder = instance;
-    presence->following = 0;
     presence->challenger = 0;
     presence->is_decided = false;
     presence->timed = 0; /* its steps count from its first contributions on */
@@ -157,9 +186,9 @@ static void give_place(struct presence *presence, uint64_t instance) {
 enum refusal presence_take_place(struct coordinator_state *state, uint32_t site, uint64_t instance,
                                  struct instant now) {
     struct presence *presence = presence_of(state, site);
-    /* there are other reasons to refuse it */
-    if (!presence || run_state_site(state->run, site)->revoked) return ACCEPTED;
-    if (!presence->held) give_place(presence, instance);
+    if (!presence) return REFUSED_UNKNOWN_SITE;
+    if (run_state_site(state->run, site)->revoked) return REFUSED_REVOKED;
+    if (!presence->held) give_place(state, site, instance);
     invariants_check_place(presence);
     if (presence->holder == instance) return ACCEPTED;
     bool known = presence->challenger == instance;
@@ -168,7 +197,7 @@ enum refusal presence_take_place(struct coordinator_state *state, uint32_t site,
     uint64_t quiet = now.monotonic_ms - MAX(presence->left_ms, presence->heard_ms);
     if (presence->following == 0 && (!known || quiet >= PLACE_MS)) {
         MARK("place: another process of the site takes it");
-        give_place(presence, instance);
+        give_place(state, site, instance);
         return ACCEPTED;
     }
     if (!known &&
@@ -338,14 +367,14 @@ void presence_heartbeat(struct coordinator_state *state, const struct coordinato
     uint32_t site = event->heartbeat.site;
     struct presence *presence = presence_of(state, site);
     enum refusal code = presence_take_place(state, site, event->heartbeat.instance, now);
-    /* as it was under way: it has no place, and is not heard */
-    if (presence && run_state_site(state->run, site)->revoked) code = REFUSED_REVOKED;
-    if (code == ACCEPTED) presence_hear(state, site, now);
-    if (code == ACCEPTED && presence) presence->beats = true;
-    if (code == ACCEPTED && presence) note_clock(presence, event->heartbeat.time_ms, now);
-    if (code == ACCEPTED && presence && presence->held && presence->challenger &&
-        !presence->is_decided && event->heartbeat.turn == presence->turn)
-        decide(state, site, presence, now, out);
+    if (code == ACCEPTED) {
+        presence_hear(state, site, now);
+        presence->beats = true;
+        note_clock(presence, event->heartbeat.time_ms, now);
+        if (presence->challenger && !presence->is_decided &&
+            event->heartbeat.turn == presence->turn)
+            decide(state, site, presence, now, out);
+    }
     note_idle(state, now);
     struct coordinator_action *action = state_act(out, DO_HEARTBEAT_REPLY, event->call);
     action->site = site;
@@ -354,7 +383,7 @@ void presence_heartbeat(struct coordinator_state *state, const struct coordinato
         snprintf(action->message, sizeof action->message, "%s", refusal_advice(code));
     action->inner_steps = coordinator_state_inner_steps(state, site, now);
     action->sites_present = presence_connected(state, now);
-    if (!presence || code != ACCEPTED) return;
+    if (code != ACCEPTED) return;
     invariants_check_place(presence);
     lost_ask(state, site, now, action);
     ASSERT(action->wanted_count <= WANTED_LIMIT);
@@ -415,41 +444,60 @@ enum refusal presence_judge_sequence(struct coordinator_state *state,
     return REFUSED_COPY;
 }
 
-void presence_following(struct coordinator_state *state, const struct coordinator_event *event,
+static void refuse_to_follow(const struct coordinator_event *event, enum refusal code,
+                             struct coordinator_actions *out) {
+    struct coordinator_action *action = state_act(out, DO_END, event->call);
+    action->site = event->following.site;
+    action->code = code;
+    snprintf(action->message, sizeof action->message, "%s", refusal_advice(code));
+}
+
+static void open_follow(struct coordinator_state *state, const struct coordinator_event *event,
                         struct instant now, struct coordinator_actions *out) {
     uint32_t site = event->following.site;
-    struct presence *presence = presence_of(state, site);
-    if (!presence) return;
-    if (event->following.open) {
-        if (run_state_site(state->run, site)->revoked)
-            return; /* as it began to follow: its stream is ended, and it has no place */
-        enum refusal code = presence_take_place(state, site, event->following.instance, now);
-        if (code != ACCEPTED) {
-            struct coordinator_action *action = state_act(out, DO_END, event->call);
-            action->site = site;
-            action->code = code;
-            snprintf(action->message, sizeof action->message, "%s", refusal_advice(code));
-            return;
-        }
-        uint64_t made_plus_1 = event->following.made_plus_1,
-                 last = run_state_site(state->run, site)->last_sequence;
-        presence->is_restored |= event->following.restored;
-        if (made_plus_1 > 0 && MAX(made_plus_1 - 1, presence->own_sequence) < last &&
-            !presence->is_restored) {
-            cut_behind(state, site, event->following.instance, made_plus_1, now, out);
-            struct coordinator_action *action = state_act(out, DO_END, event->call);
-            action->site = site;
-            action->code = REFUSED_COPY;
-            presence_behind_message(state, site, made_plus_1, action->message,
-                                    sizeof action->message);
-            return;
-        }
-        presence->following++;
-    } else if (!presence->held || presence->holder != event->following.instance) {
-        return; /* of a process that has lost its place since */
-    } else if (presence->following > 0 && --presence->following == 0) {
-        presence->left_ms = now.monotonic_ms;
+    enum refusal code = presence_take_place(state, site, event->following.instance, now);
+    if (code != ACCEPTED) {
+        refuse_to_follow(event, code, out);
+        return;
     }
+    struct presence *presence = presence_of(state, site);
+    uint64_t made_plus_1 = event->following.made_plus_1,
+             last = run_state_site(state->run, site)->last_sequence;
+    presence->is_restored |= event->following.restored;
+    if (made_plus_1 > 0 && MAX(made_plus_1 - 1, presence->own_sequence) < last &&
+        !presence->is_restored) {
+        cut_behind(state, site, event->following.instance, made_plus_1, now, out);
+        struct coordinator_action *action = state_act(out, DO_END, event->call);
+        action->site = site;
+        action->code = REFUSED_COPY;
+        presence_behind_message(state, site, made_plus_1, action->message, sizeof action->message);
+        return;
+    }
+    if (!followed_by(state, event->call)) follow(state, presence, event->call, site);
     invariants_check_place(presence);
     presence_hear(state, site, now);
+}
+
+/* One that was refused, or whose process has lost the place since, is not among them. */
+static void close_follow(struct coordinator_state *state, const struct coordinator_event *event,
+                         struct instant now) {
+    struct followed *one = followed_by(state, event->call);
+    if (!one) {
+        MARK("place: a stream that was refused ends");
+        return;
+    }
+    uint32_t site = one->site;
+    struct presence *presence = presence_of(state, site);
+    unfollow(state, one);
+    if (presence->following == 0) presence->left_ms = now.monotonic_ms;
+    invariants_check_place(presence);
+    presence_hear(state, site, now);
+}
+
+void presence_following(struct coordinator_state *state, const struct coordinator_event *event,
+                        struct instant now, struct coordinator_actions *out) {
+    if (event->following.open)
+        open_follow(state, event, now, out);
+    else
+        close_follow(state, event, now);
 }

@@ -209,6 +209,7 @@ void coordinator_state_destroy(struct coordinator_state *state) {
     free(state->uploads);
     free(state->commits);
     free(state->presence);
+    free(state->followed);
     free(state->deferred);
     free(state->lost);
     free(state);

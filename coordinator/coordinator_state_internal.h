@@ -50,7 +50,7 @@ struct commit {
 struct presence { /* of site number i + 1 */
     uint64_t heard_ms;
     bool heard;
-    uint32_t following; /* open Follow streams of the process that has the place */
+    uint32_t following; /* of `followed`: streams of the process that has the place */
     bool clock_told;
     int64_t clock_ms; /* its wall clock less our monotonic one, as last heard */
 
@@ -95,6 +95,11 @@ struct presence { /* of site number i + 1 */
     uint64_t accepted_ms[FRAGMENTS_LIMIT]; /* ... counts as of then */
 };
 
+struct followed { /* an open Follow stream that was let in, of a process that has its site's place */
+    uint64_t call;
+    uint32_t site;
+};
+
 struct lost { /* a payload that is asked for */
     struct lost_payload payload;
     bool merged; /* no step waits for it, but replay does */
@@ -112,6 +117,8 @@ struct coordinator_state {
     size_t commit_count, commit_capacity;
     struct presence *presence; /* [presence_count] */
     size_t presence_count;
+    struct followed *followed; /* [followed_count], in no order */
+    size_t followed_count, followed_capacity;
     bool is_paused;
     uint64_t paused_since_ms, paused_ms; /* monotonic; all earlier pauses together */
     uint64_t next_commit, committed;
@@ -156,7 +163,8 @@ void invariants_check_place(const struct presence *presence);
 /* NULL: there is no such site */
 struct presence *presence_of(struct coordinator_state *state, uint32_t site);
 void presence_hear(struct coordinator_state *state, uint32_t site, struct instant now);
-/* ACCEPTED: the process has the site's place, or takes it. HELD, COPY: another has it. */
+/* ACCEPTED: the process has the site's place, or takes it. HELD, COPY: another has it. REVOKED,
+ * UNKNOWN_SITE: it has none. */
 enum refusal presence_take_place(struct coordinator_state *state, uint32_t site, uint64_t instance,
                                  struct instant now);
 uint32_t presence_connected(const struct coordinator_state *state, struct instant now); /* sites */

@@ -194,8 +194,8 @@ static void act_drop(struct loop *loop, const struct coordinator_action *action)
 static void act_end(struct loop *loop, const struct coordinator_action *action) {
     struct call *call = calls_find(loop->options.calls, action->call);
     if (!call) return;
-    call_finish(call, action->code == REFUSED_COPY ? RPC_PERMISSION_DENIED : RPC_UNAVAILABLE,
-                action->message);
+    bool again = refusal_is_temporary(action->code);
+    call_finish(call, again ? RPC_UNAVAILABLE : RPC_PERMISSION_DENIED, action->message);
     call_release(call);
 }
 

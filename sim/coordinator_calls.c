@@ -41,7 +41,7 @@ void coordinator_answer(struct coordinator *coordinator, uint64_t number, struct
     network_close(coordinator->setup.network, stream, false);
     coordinator_call_end(coordinator, call);
     if (!follow) return;
-    struct coordinator_event event = {.kind = COORDINATOR_FOLLOWING};
+    struct coordinator_event event = {.kind = COORDINATOR_FOLLOWING, .call = number};
     event.following.site = site;
     event.following.instance = instance;
     coordinator_step(coordinator, &event);
@@ -178,7 +178,7 @@ static bool pump(struct coordinator *coordinator, struct simulated_call *call) {
             uint64_t instance = call->instance;
             network_close(coordinator->setup.network, call->stream, false);
             coordinator_call_end(coordinator, call);
-            struct coordinator_event event = {.kind = COORDINATOR_FOLLOWING};
+            struct coordinator_event event = {.kind = COORDINATOR_FOLLOWING, .call = number};
             event.following.site = site;
             event.following.instance = instance;
             coordinator_step(coordinator, &event);

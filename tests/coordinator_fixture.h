@@ -34,6 +34,10 @@ struct shell {
     uint32_t turn;        /* ... and the last answer's */
     uint64_t made_plus_1; /* ... as it says when it follows; 0: nothing */
     bool restored;
+    struct shell_follow { /* open streams: the call, and whose it is; call 0: none */
+        uint64_t call, instance;
+        uint32_t site;
+    } follows[16];
 };
 
 FIXTURE const struct coordinator_action *shell_find(const struct shell *s,
@@ -229,14 +233,33 @@ FIXTURE void shell_wait(struct shell *s, uint64_t ms) {
     shell_plain(s, COORDINATOR_TIMER, 0);
 }
 
-FIXTURE void shell_following(struct shell *s, uint32_t site, bool open) {
-    struct coordinator_event event = {.kind = COORDINATOR_FOLLOWING};
+/* Of the streams that the site's process of now has opened the newest, or the place of another. */
+FIXTURE struct shell_follow *shell_follow_of(struct shell *s, uint32_t site, bool open) {
+    struct shell_follow *found = NULL;
+    for (size_t i = 0; i < COUNT_OF(s->follows); i++) {
+        struct shell_follow *one = &s->follows[i];
+        bool matches = one->site == site && one->instance == s->instance && one->call;
+        if (open ? !one->call : matches && (!found || one->call > found->call)) found = one;
+    }
+    return found;
+}
+
+FIXTURE void shell_follow_call(struct shell *s, uint32_t site, bool open, uint64_t call) {
+    struct coordinator_event event = {.kind = COORDINATOR_FOLLOWING, .call = call};
     event.following.site = site;
     event.following.open = open;
     event.following.instance = s->instance;
     event.following.made_plus_1 = s->made_plus_1;
     event.following.restored = s->restored;
     shell_step(s, &event);
+}
+
+FIXTURE void shell_following(struct shell *s, uint32_t site, bool open) {
+    struct shell_follow *one = shell_follow_of(s, site, open);
+    uint64_t call = open || !one ? ++s->last_call : one->call;
+    if (one)
+        *one = open ? (struct shell_follow){call, s->instance, site} : (struct shell_follow){0};
+    shell_follow_call(s, site, open, call);
 }
 
 /* Returns H_w as it was answered. */

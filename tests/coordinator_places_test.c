@@ -225,3 +225,52 @@ TEST(a_heartbeat_of_a_site_that_was_revoked_as_it_was_under_way_decides_nothing)
     CHECK(!coordinator_state_connected(s->state, 1, s->now));
     shell_close(s);
 }
+
+TEST(who_was_revoked_or_never_enrolled_has_no_place_whatever_it_asks_for) {
+    struct shell *s = shell_open(PLAIN, 2);
+    s->instance = 7;
+    struct ledger_entry header = shell_header(s, 1, 0);
+    shell_admin(s, ORDER_REVOKE, "site-1");
+    shell_settle(s);
+    for (uint32_t site = 1; site <= 3; site += 2) {
+        enum refusal wanted = site == 1 ? REFUSED_REVOKED : REFUSED_UNKNOWN_SITE;
+        shell_following(s, site, true); /* its streams were cut before this one was known */
+        CHECK(shell_find(s, DO_END) && shell_find(s, DO_END)->code == wanted);
+        CHECK(*shell_find(s, DO_END)->message);
+        shell_heartbeat(s, site);
+        CHECK_EQUAL(shell_find(s, DO_HEARTBEAT_REPLY)->code, wanted);
+        EXPECT_REFUSAL(s, shell_submit(s, site, &header), wanted);
+        struct coordinator_event event = {.kind = COORDINATOR_SUBMIT_OPEN, .call = ++s->last_call};
+        event.submit.site = site;
+        event.submit.supply = true;
+        event.submit.instance = s->instance;
+        memcpy(event.submit.header, header.contribution.header, CONTRIBUTION_HEADER_SIZE);
+        shell_step(s, &event);
+        EXPECT_REFUSAL(s, event.call, wanted);
+        CHECK(!coordinator_state_connected(s->state, site, s->now));
+        CHECK(!coordinator_state_has_place(s->state, site, 7));
+    }
+    shell_close(s);
+}
+
+TEST(a_stream_that_was_refused_ends_no_other_one) {
+    struct shell *s = shell_open(PLAIN, 1);
+    follow(s, 7, true);
+    s->instance = 8; /* it comes back over another connection, and is refused for now */
+    shell_follow_call(s, 1, true, 801);
+    CHECK(shell_find(s, DO_END) && shell_find(s, DO_END)->code == REFUSED_HELD);
+    follow(s, 7, false);
+    shell_wait(s, 6000);
+    CHECK_EQUAL(beat(s, 8), ACCEPTED);
+    shell_follow_call(s, 1, true, 802);
+    CHECK(!shell_find(s, DO_END));
+    shell_follow_call(s, 1, false, 801); /* only now its end is known */
+    shell_follow_call(s, 1, false, 801);
+    shell_wait(s, 6000);
+    CHECK_EQUAL(beat(s, 9), REFUSED_HELD); /* 8 is there */
+    CHECK(coordinator_state_has_place(s->state, 1, 8));
+    shell_follow_call(s, 1, false, 802);
+    shell_wait(s, 6000);
+    CHECK_EQUAL(beat(s, 9), ACCEPTED);
+    shell_close(s);
+}
