@@ -95,7 +95,7 @@ struct presence { /* of site number i + 1 */
     uint64_t accepted_ms[FRAGMENTS_LIMIT]; /* ... counts as of then */
 };
 
-struct followed { /* an open Follow stream that was let in, of a process that has its site's place */
+struct followed { /* an open Follow stream of a process that has its site's place */
     uint64_t call;
     uint32_t site;
 };
