@@ -89,15 +89,21 @@ static void log_round(struct train *train, const struct train_site *site) {
 }
 
 /* A base beyond the staleness cap would be refused: it moves forward before the snapshot, and all
- * progress is kept, as node_rounds_begin orders it. The newest version counts as replayed. */
+ * progress is kept, as node_rounds_begin orders it. For a site that does not follow. */
 static enum status advance_if_stale(struct train *train, struct train_site *site,
                                     struct error *error) {
     uint64_t cap = train->options->manifest->merge.staleness_cap;
-    if (train->newest->version - site->base->version <= cap) return OK;
-    site->next = version_hold(train->newest);
-    site->why = REBASE_ADVANCED;
-    site->known_tokens = train->ledger_tokens;
+    if (train->newest->version - site->base->version <= cap || site->known == site->base) return OK;
+    site->why = REBASE_FOLLOW;
     return site_rebase(train, site, error);
+}
+
+/* Between two inner steps. */
+static enum status move(struct train *train, struct train_site *site, struct error *error) {
+    uint32_t interval = train->options->follow_interval;
+    bool follows = interval > 0 && ++site->since_follow >= interval && site->known != site->base;
+    if (site->why == REBASE_NONE && follows) site->why = REBASE_FOLLOW;
+    return site->why == REBASE_NONE ? OK : site_rebase(train, site, error);
 }
 
 static enum status round_end(struct train *train, uint32_t index, struct error *error) {
@@ -141,7 +147,7 @@ static enum status on_step(struct train *train, const struct train_event *event,
     site->since_snapshot++;
     site->busy += site->step;
     train->result.steps++;
-    if (site->next) TRY(site_rebase(train, site, error));
+    TRY(move(train, site, error));
     if (!site->snapshot && site->since_snapshot >= site->inner_steps)
         TRY(round_end(train, event->site, error));
     if (site->due_count && train->now - site->checkpointed >= site->group->checkpoint) {
@@ -188,7 +194,9 @@ static void on_leave(struct train *train, struct train_site *site) {
 /* A site that comes late starts from the newest version, as a node does that has caught up. */
 static void stand_on_newest(struct train *train, struct train_site *site) {
     version_release(train, site->base);
+    version_release(train, site->known);
     site->base = version_hold(train->newest);
+    site->known = version_hold(train->newest);
     memcpy(site->theta, site->base->theta, train->layout.count * sizeof(float));
     site->known_tokens = train->ledger_tokens;
 }
@@ -209,17 +217,20 @@ static void on_repair(struct train *train, const struct train_event *event) {
 
 /* ---- the coordinator ---- */
 
-/* A step, or word that there is none, on its way to the site. */
-static void deliver(struct train *train, uint32_t index, double bytes, bool refused) {
+/* On its way to the site, after all that was sent to it before: a step, or a refusal where
+ * `version` is NULL. A stream keeps its order, and its bytes wait for those before them. */
+static void deliver(struct train *train, uint32_t index, double bytes,
+                    struct train_version *version, bool merged) {
     struct train_site *site = &train->sites[index];
     const struct topology_link *link = &site->group->link;
-    double sent = faults_release(&site->outage, train->now);
+    double sent = MAX(faults_release(&site->outage, train->now), site->stream_until);
+    site->stream_until = sent + bytes / topology_rate_down(link);
     struct train_event event =
-        event_at(sent + link->rtt / 2 + bytes / topology_rate_down(link) + jitter(train, link),
-                 EVENT_DELIVER, index);
-    event.version = version_hold(train->newest);
+        event_at(site->stream_until + link->rtt / 2 + jitter(train, link), EVENT_DELIVER, index);
+    event.version = version ? version_hold(version) : NULL;
     event.run_tokens = train->ledger_tokens;
-    event.refused = refused;
+    event.merged = merged;
+    train->result.bytes_down += (uint64_t)bytes;
     event_push(train, event);
 }
 
@@ -249,16 +260,42 @@ static uint32_t enrolled(const struct train *train) {
     return count;
 }
 
+/* Everybody hears of the step, and fetches what others sent; its own payload a site has. */
+static void deliver_step(struct train *train, uint32_t count) {
+    double bytes = 0;
+    struct train_pending *one = train->pending;
+    for (uint32_t i = 0; i < count; i++, one = one->next) {
+        struct train_site *site = &train->sites[one->site];
+        site->part_bytes = (double)payload_terms(site->payload)->size;
+        bytes += site->part_bytes + HEADER_BYTES;
+    }
+    for (uint32_t i = 0; i < train->site_count; i++) {
+        struct train_site *site = &train->sites[i];
+        if (!site->left && site->came)
+            deliver(train, i, bytes - site->part_bytes, train->newest, site->part_bytes > 0);
+        site->part_bytes = 0;
+    }
+}
+
+static void pending_drop(struct train *train, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        struct train_pending *one = train->pending;
+        train->pending = one->next;
+        free(one);
+    }
+    if (!train->pending) train->pending_end = &train->pending;
+    train->pending_count -= count;
+}
+
 /* Merges the first `count` of what waits. */
 static enum status outer_step(struct train *train, uint32_t count, struct error *error) {
     struct step_input *inputs = xcalloc(count, sizeof(inputs[0]));
     struct train_pending *one = train->pending;
-    double bytes = 0;
     for (uint32_t i = 0; i < count; i++, one = one->next) {
         uint64_t staleness = train->model.version - one->base_version;
         inputs[i] = input_of(train, one, staleness);
-        bytes += (double)(payload_terms(inputs[i].payload)->size + HEADER_BYTES);
         train->staleness_sum += staleness;
+        train->result.staleness_most = MAX(train->result.staleness_most, staleness);
     }
     enum status status = model_state_step(&train->model, 0, train->model.version + 1, count, inputs,
                                           train->result.root, error);
@@ -268,14 +305,8 @@ static enum status outer_step(struct train *train, uint32_t count, struct error 
     clip_step(&train->clip, &rules, milliseconds_of(train->now), enrolled(train));
     version_release(train, train->newest);
     train->newest = version_take(train);
-    for (uint32_t i = 0; i < count; i++) {
-        one = train->pending;
-        train->pending = one->next;
-        deliver(train, one->site, bytes, false);
-        free(one);
-    }
-    if (!train->pending) train->pending_end = &train->pending;
-    train->pending_count -= count;
+    deliver_step(train, count);
+    pending_drop(train, count);
     return OK;
 }
 
@@ -339,14 +370,14 @@ static enum status on_arrive(struct train *train, const struct train_event *even
         event_push(train, event_at(back + site->group->link.rtt, EVENT_ARRIVE, event->site));
         return OK;
     }
-    if (train->model.version - site->base->version > manifest->merge.staleness_cap) {
+    if (train->model.version - site->message_base > manifest->merge.staleness_cap) {
         train->result.refused++;
-        deliver(train, event->site, HEADER_BYTES, true);
+        deliver(train, event->site, HEADER_BYTES, NULL, false);
         return OK;
     }
     struct train_pending *one = xcalloc(1, sizeof(*one));
     *one = (struct train_pending){.site = event->site,
-                                  .base_version = site->base->version,
+                                  .base_version = site->message_base,
                                   .clip = clip_of(train_clip_limit(train), site->norm)};
     clip_note(&train->clip, event->site + 1, site->norm, milliseconds_of(train->now));
     if (!site_is_hostile(train, site)) note_clip(train, one->clip);
@@ -359,11 +390,23 @@ static enum status on_arrive(struct train *train, const struct train_event *even
     return OK;
 }
 
-/* The site rebases at the end of the step it is in; one that waits does so now. */
+/* What a site has heard. A refusal after a merge cannot come: one message is under way at most. */
+static void hear(struct train *train, struct train_site *site, const struct train_event *event) {
+    if (event->version && event->version->version > site->known->version) {
+        version_release(train, site->known);
+        site->known = version_hold(event->version);
+        site->known_tokens = event->run_tokens;
+    }
+    if (!event->version) site->why = site->feedback ? REBASE_SPARSE_REFUSED : REBASE_DENSE_REFUSED;
+    if (!event->merged) return;
+    site->why = REBASE_MERGED;
+    site->own_known_tokens = site->round_tokens;
+}
+
+/* The site moves at the end of the step that it is in; one that waits for the merge does so now. */
 static enum status on_deliver(struct train *train, const struct train_event *event,
                               struct error *error) {
     struct train_site *site = &train->sites[event->site];
-    bool sparse = site->feedback != NULL;
     if (site->left) {
         version_release(train, event->version);
         return OK;
@@ -374,14 +417,9 @@ static enum status on_deliver(struct train *train, const struct train_event *eve
         event_push(train, later);
         return OK;
     }
-    version_release(train, site->next);
-    site->next = event->version;
-    site->why = !event->refused ? REBASE_MERGED
-                : sparse        ? REBASE_SPARSE_REFUSED
-                                : REBASE_DENSE_REFUSED;
-    site->known_tokens = event->run_tokens;
-    if (!event->refused) site->own_known_tokens = site->round_tokens;
-    if (!site->waits) return OK;
+    hear(train, site, event);
+    version_release(train, event->version);
+    if (!site->waits || site->why == REBASE_NONE) return OK;
     TRY(site_rebase(train, site, error));
     site->waits = false;
     site_go_on(train, event->site);
@@ -503,6 +541,7 @@ static enum status sites_open(struct train *train, struct error *error) {
         train->now = site->group->joins;
         if (train->now > 0) site->up = false;
         site->heard = -INFINITY;
+        site->came = site->up;
         if (site->up) {
             site_go_on(train, i);
             if (isfinite(site->failure.from))
@@ -545,7 +584,7 @@ static enum status train_open(struct train *train, struct error *error) {
 static void train_close(struct train *train) {
     for (uint32_t i = 0; i < train->site_count; i++) {
         version_release(train, train->sites[i].base);
-        version_release(train, train->sites[i].next);
+        version_release(train, train->sites[i].known);
         trainee_deinit(&train->sites[i]);
         data_close(train->data[i]);
     }

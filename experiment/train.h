@@ -26,8 +26,7 @@
  * Sites can be hostile: they send what poisons the model and breaks no rule of form.
  *
  * Left out: fragments beyond one, the admission checks of a broken message, what a coordinator's
- * restart costs beyond its absence, and sites' downlink as a queue (a step is delivered after its
- * own transfer). One thread calls; no clock.
+ * restart costs beyond its absence. One thread calls; no clock.
  */
 #ifndef EXPERIMENT_TRAIN_H
 #define EXPERIMENT_TRAIN_H
@@ -51,13 +50,14 @@ struct train_options {
     const char *const *data; /* [data_count]: site i trains on data[i % data_count] */
     size_t data_count;
     enum data_format data_format;
-    double heldout;        /* of each file's end */
-    uint64_t windows;      /* held-out windows a file and evaluation; 0: all */
-    uint32_t sequences;    /* a batch */
-    uint32_t threads;      /* 0: one per processor */
-    uint64_t seed;         /* of speeds, links and failures */
-    double duration;       /* virtual seconds */
-    double evaluate_every; /* virtual seconds */
+    double heldout;           /* of each file's end */
+    uint64_t windows;         /* held-out windows a file and evaluation; 0: all */
+    uint32_t sequences;       /* a batch */
+    uint32_t threads;         /* 0: one per processor */
+    uint64_t seed;            /* of speeds, links and failures */
+    uint32_t follow_interval; /* inner steps; 0: a site moves with its own merges only */
+    double duration;          /* virtual seconds */
+    double evaluate_every;    /* virtual seconds */
     enum train_hostile hostile;
     uint32_t hostile_sites;  /* the last so many */
     double hostile_from;     /* virtual seconds */
@@ -67,13 +67,14 @@ struct train_options {
 };
 
 struct train_result {
-    uint64_t versions, tokens, steps, contributions, refused, lost_steps, bytes_up;
+    uint64_t versions, tokens, steps, contributions, refused, lost_steps, bytes_up, bytes_down;
     uint64_t parameters, distinct_versions_most;
     double loss,
         heldout;      /* mean of the sites' last rounds; of the global model, mean over the files */
     double busy;      /* training / time that sites were there */
     double staleness; /* mean */
-    double scale;     /* median over the honest sites' contributions; 1: none was clipped */
+    uint64_t staleness_most;
+    double scale; /* median over the honest sites' contributions; 1: none was clipped */
     uint8_t root[DIGEST_SIZE];
 };
 

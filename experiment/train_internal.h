@@ -45,13 +45,25 @@ struct train_site {
     float *snapshot; /* [P]; NULL: no message under way */
     struct buffer optimizer;
     struct train_version *base;
-    struct train_version *next; /* rebase to it at the next step's end; NULL: nothing to do */
-    enum { REBASE_MERGED, REBASE_SPARSE_REFUSED, REBASE_DENSE_REFUSED, REBASE_ADVANCED } why;
-    uint64_t *due; /* [due_count] run tokens of steps not yet trained */
+    struct train_version *known; /* the newest that it has heard of */
+    /* What to do at the next step's end, with `known`. A follow is left out where the site does not
+     * follow, and is part of the others. */
+    enum {
+        REBASE_NONE,
+        REBASE_FOLLOW,
+        REBASE_MERGED,
+        REBASE_SPARSE_REFUSED,
+        REBASE_DENSE_REFUSED
+    } why;
+    uint64_t message_base; /* the version that the message under way is a delta from */
+    uint64_t since_follow; /* steps */
+    double stream_until;   /* what was sent to it before arrives by then */
+    uint64_t *due;         /* [due_count] run tokens of steps not yet trained */
     size_t due_count, due_capacity;
     /* books */
     uint64_t tokens, round_tokens, known_tokens, own_known_tokens;
     double loss, norm;
+    double part_bytes; /* of its part in the step that is delivered; 0: it has none */
     struct verified_payload *payload; /* of the message under way; NULL: there was none yet */
 };
 
@@ -79,9 +91,9 @@ struct train_event {
     enum train_event_kind kind;
     uint32_t site;
     uint64_t generation;
-    struct train_version *version; /* DELIVER */
+    struct train_version *version; /* DELIVER; NULL: a refusal */
     uint64_t run_tokens;
-    bool refused;
+    bool merged; /* the step has the site's part */
 };
 
 struct train {
@@ -140,6 +152,7 @@ MUST_USE enum status site_seal(struct train *train, struct train_site *site, str
                                struct error *error);
 /* Snapshot, encoding: payload and norm. */
 MUST_USE enum status site_round(struct train *train, struct train_site *site, struct error *error);
+/* What site->why says, onto site->known. */
 MUST_USE enum status site_rebase(struct train *train, struct train_site *site, struct error *error);
 /* The global model on every file's held-out part. */
 MUST_USE enum status train_evaluate(struct train *train, double *out, struct error *error);

@@ -43,6 +43,7 @@ enum status site_init(struct train *train, uint32_t index, struct error *error) 
         site->feedback = feedback;
     }
     site->base = version_hold(train->newest);
+    site->known = version_hold(train->newest);
     trainer_save_optimizer(train->trainers[0], &site->optimizer); /* it has not trained yet */
     site->loss = NAN;
     return OK;
@@ -158,29 +159,35 @@ enum status site_round(struct train *train, struct train_site *site, struct erro
     TRY(sites_flush(train, site, error));
     site->snapshot = xmalloc(count * sizeof(float));
     memcpy(site->snapshot, site->theta, count * sizeof(float));
+    site->message_base = site->base->version;
     TRY(codec_encode(train->encoder, site->base->theta, site->snapshot, site->feedback, &message,
                      error));
     TRY(site_seal(train, site, &message, error));
     return site_is_hostile(train, site) ? hostile_round(train, site, error) : OK;
 }
 
-/* local = next + (local - snapshot), or where no delta was merged + (local - base): node/replica.h.
- */
+/* node/replica.h: local = next + (local - from), where `from` is the snapshot if the message that
+ * it made is no longer under way, and the base otherwise. A snapshot that stays moves alike. */
 enum status site_rebase(struct train *train, struct train_site *site, struct error *error) {
     enum codec codec = (enum codec)train->options->manifest->codec.kind;
-    const float *next = site->next->theta;
-    bool merged = site->why == REBASE_MERGED || site->why == REBASE_SPARSE_REFUSED;
-    const float *from = merged ? site->snapshot : site->base->theta;
+    const float *next = site->known->theta;
+    size_t count = train->layout.count;
+    bool from_snapshot = site->why == REBASE_MERGED || site->why == REBASE_SPARSE_REFUSED;
+    bool ends = site->why != REBASE_FOLLOW;
     TRY(sites_flush(train, site, error));
     if (site->why == REBASE_SPARSE_REFUSED)
-        TRY(codec_restore(codec, payload_bytes(site->payload), train->layout.count, site->feedback,
-                          error));
-    elementwise_rebase(site->theta, next, from, train->layout.count);
+        TRY(codec_restore(codec, payload_bytes(site->payload), count, site->feedback, error));
+    elementwise_rebase(site->theta, next, from_snapshot ? site->snapshot : site->base->theta,
+                       count);
+    if (!ends && site->snapshot) elementwise_rebase(site->snapshot, next, site->base->theta, count);
     version_release(train, site->base);
-    site->base = site->next;
-    site->next = NULL;
-    free(site->snapshot);
-    site->snapshot = NULL;
+    site->base = version_hold(site->known);
+    if (ends) {
+        free(site->snapshot);
+        site->snapshot = NULL;
+    }
+    site->why = REBASE_NONE;
+    site->since_follow = 0;
     return OK;
 }
 

@@ -40,6 +40,9 @@ static const struct setting table[] = {
      .help = "Chooses the mode too, unless that is given."},
     {"inner-steps", SETTING_COUNT, FIELD(inner_steps), .max = "1000000",
      .help = "H; 0: the file's."},
+    {"follow-interval", SETTING_COUNT, FIELD(follow_interval), .fallback = "1", .max = "1000000",
+     .help = "Inner steps after which a site moves onto the newest version that it knows; 0: it "
+             "moves with its own merges only, for comparison."},
     {"sites", SETTING_COUNT, FIELD(sites),
      .help = "Number of sites, where the file has only one group; 0: the file's."},
     {"sequences", SETTING_COUNT, FIELD(sequences), .fallback = "8", .min = "1", .max = "4096",
@@ -199,6 +202,7 @@ static enum status train(const struct sim_settings *settings, struct error *erro
         .sequences = (uint32_t)settings->train.sequences,
         .threads = (uint32_t)settings->train.threads,
         .seed = settings->train.seed ? settings->train.seed : manifest.initial.seed,
+        .follow_interval = (uint32_t)settings->train.follow_interval,
         .duration = duration,
         .hostile = (enum train_hostile)settings->train.hostile,
         .hostile_sites = (uint32_t)settings->train.hostile_sites,

@@ -23,6 +23,7 @@ struct sim_settings {
         struct setting_list data;
         enum data_format data_format;
         uint64_t inner_steps, sites, sequences, threads, seed, duration_ms, evaluate_ms, windows;
+        uint64_t follow_interval;
         double heldout, learning_rate, outer_learning_rate;
         int mode, codec; /* 0: as the file says */
         int hostile;

@@ -53,11 +53,13 @@ static struct train_options options_of(const struct topology *topology,
                                   .sequences = 2,
                                   .threads = 1,
                                   .seed = 1,
+                                  .follow_interval = 1,
                                   .duration = topology->duration,
                                   .evaluate_every = 20};
 }
 
-static struct train_result run_with(const char *sites, const char *rules, uint32_t threads) {
+static struct train_result run_following(const char *sites, const char *rules, uint32_t threads,
+                                         uint32_t follow_interval) {
     struct topology *topology = topology_of(sites);
     struct manifest manifest = manifest_of(rules);
     const char *data = write_text();
@@ -65,10 +67,15 @@ static struct train_result run_with(const char *sites, const char *rules, uint32
     struct train_result result = {0};
     struct error error = {0};
     options.threads = threads;
+    options.follow_interval = follow_interval;
     CHECK_OK(train_run(&options, &result, &error));
     topology_destroy(topology);
     free((void *)data);
     return result;
+}
+
+static struct train_result run_with(const char *sites, const char *rules, uint32_t threads) {
+    return run_following(sites, rules, threads, 1);
 }
 
 #define FOUR                                                                                       \
@@ -165,6 +172,36 @@ TEST(during_warm_up_a_site_that_crashed_is_waited_for_as_long_as_it_counts_as_pr
                  "merge: {warmup_steps: 1000, warmup_grace: 1h}\n", 2);
     CHECK(result.versions >= 5 + 10); /* each 1.6 s until 10 s, and again from 40 s on */
     CHECK(result.versions <= 6 + 14);
+}
+
+/* Three sites of 2 s a round and one of 16 s: about 24 versions are made in one of its rounds. */
+#define ONE_SLOW                                                                                   \
+    "defaults: {link: {rtt: 10ms}}\nsites:\n  - {name: a, count: 3, step: 250ms}\n"                \
+    "  - {name: slow, step: 2s}\n"
+#define OLD_BASES "inner: {dylu: false}\nmerge: {warmup_steps: 0, staleness_cap: 100}\n"
+
+TEST(a_site_that_follows_sends_a_delta_from_the_newest_version_that_it_knows) {
+    struct train_result own = run_following(ONE_SLOW, OLD_BASES, 2, 0),
+                        follows = run_following(ONE_SLOW, OLD_BASES, 2, 1),
+                        seldom = run_following(ONE_SLOW, OLD_BASES, 2, 8);
+    CHECK(own.staleness_most >= 20);
+    CHECK(follows.staleness_most <= 3); /* what the others send while its message is on its way */
+    CHECK(seldom.staleness_most > follows.staleness_most); /* of a site with steps of 2 s */
+    CHECK_EQUAL(own.tokens, follows.tokens);               /* moving costs no training */
+    CHECK(follows.heldout < own.heldout);
+    CHECK(follows.bytes_down == own.bytes_down); /* each fetches every step, either way */
+}
+
+/* A link that needs 2 s for the others' payloads of a round of 2 s: what waits in it comes later
+ * and later, and a base becomes old for it. */
+TEST(what_a_site_follows_comes_down_its_link_one_byte_after_the_other) {
+    static const char fast[] = "sites:\n  - {name: a, count: 3, step: 250ms}\n"
+                               "  - {name: thin, step: 250ms, link: {down: 1Gbit/s}}\n",
+                      thin[] = "sites:\n  - {name: a, count: 3, step: 250ms}\n"
+                               "  - {name: thin, step: 250ms, link: {down: 8kbit/s}}\n";
+    struct train_result wide = run_with(fast, OLD_BASES, 2), narrow = run_with(thin, OLD_BASES, 2);
+    CHECK(wide.staleness_most <= 6);
+    CHECK(narrow.staleness_most > wide.staleness_most);
 }
 
 /* A round in which more versions are made than the cap allows. */
