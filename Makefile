@@ -186,7 +186,7 @@ SIM_CORES := $(wildcard coordinator/coordinator_*.c) coordinator/actions.c \
              coordinator/directory_contents.c coordinator/directory_restore.c \
              coordinator/directory_sweep.c storage/store_key.c \
              $(wildcard node/node_*.c) node/replica.c node/keeper.c node/restore.c node/claims.c \
-             node/training_marks.c node/journal_entries.c $(wildcard fed/*.c) \
+             node/training_marks.c node/journal_entries.c node/entry_payload.c $(wildcard fed/*.c) \
              $(filter-out codec/device.c,$(wildcard codec/*.c))
 SIM_FLAGS := -DATOLL_SIMULATED -include sim/signatures.h
 SIM_CORE_OBJECTS := $(patsubst %.c,$(OUT)/sim/core/%.o,$(SIM_CORES))
@@ -203,7 +203,7 @@ $(OUT)/bin/mutate: $(OUT)/sim/mutate_main.o $(OUT)/sim/mutants.o $(OUT)/libbase.
 	$(LINK) $(CORE_LIBS)
 $(OUT)/sim/mutated/%.c: %.c $(OUT)/bin/mutate
 	$(Q)mkdir -p $(@D)
-	$(Q)$(OUT)/bin/mutate $< <$< >$@
+	$(Q)$(OUT)/bin/mutate $< <$< >$@ || { rm -f $@; exit 1; }
 $(OUT)/sim/mutated/%.o: $(OUT)/sim/mutated/%.c
 	$(call say,CC,$* with mutants)
 	$(Q)$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(SIM_FLAGS) -MMD -MP -c -o $@ $<

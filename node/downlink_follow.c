@@ -77,11 +77,8 @@ static enum status finish_payload(struct follow *follow, struct waiting_entry *e
                                   struct error *error) {
     struct partial *partial = partial_of(follow, entry->index);
     if (!partial || !partial->upload || partial->received < partial->total) return OK;
-    if (partial->total != entry->payload_size)
-        return error_set(error, INVALID,
-                         "the payload of entry %llu has another size than its header says",
-                         (unsigned long long)entry->index);
-    enum status status = blob_upload_finish(partial->upload, entry->payload_digest, error);
+    TRY(entry_payload_check_size(entry->index, entry->payload.size, partial->total, error));
+    enum status status = blob_upload_finish(partial->upload, entry->payload.digest, error);
     blob_upload_close(partial->upload);
     *partial = (struct partial){0};
     if (status == OK) entry->needs_payload = false;
@@ -109,8 +106,6 @@ static enum status take_piece(struct downlink *downlink, struct follow *follow,
 
 /* ---- places ---------------------------------------------------------------------------------- */
 
-/* The coordinator says that no step will ever merge it. If one does, the step asks for the payload.
- */
 static bool is_dropped(const struct follow_frame *frame, uint64_t index) {
     for (uint32_t i = 0; i < frame->dropped_count; i++) {
         if (frame->dropped[i] == index) return true;
@@ -124,31 +119,27 @@ static enum status find_payload(struct downlink *downlink, const struct follow *
                                 const struct follow_frame *frame, struct waiting_entry *waiting,
                                 struct error *error) {
     struct ledger_entry *entry = xmalloc(sizeof *entry);
-    struct contribution contribution;
     enum status status = ledger_entry_decode(buffer_bytes(&waiting->raw), entry, error);
     if (status == OK && waiting->index == 0)
         status = downlink->options.check_genesis(downlink->options.context, entry, error);
-    if (status == OK && entry->kind == LEDGER_CONTRIBUTION &&
-        waiting->index >= follow->payloads_from) {
-        status = contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE),
-                                     &contribution, error);
-        if (status == OK) {
-            waiting->payload_size = contribution.payload_size;
-            memcpy(waiting->payload_digest, contribution.payload_digest, DIGEST_SIZE);
-            /* first, so that it stays if it is there */
-            journal_payload_hold(downlink->options.journal, waiting->payload_digest);
-            waiting->held = true;
-            waiting->needs_payload = !is_dropped(frame, waiting->index) &&
-                                     !blob_exists(journal_payloads(downlink->options.journal),
-                                                  contribution.payload_digest);
-        }
+    struct entry_payload *payload = &waiting->payload;
+    if (status == OK)
+        status = entry_payload_of(entry, waiting->index, follow->payloads_from,
+                                  is_dropped(frame, waiting->index), payload, error);
+    if (status == OK && payload->is_read) {
+        /* first, so that it stays if it is there */
+        journal_payload_hold(downlink->options.journal, payload->digest);
+        waiting->held = true;
+        waiting->needs_payload =
+            payload->is_due &&
+            !blob_exists(journal_payloads(downlink->options.journal), payload->digest);
     }
     free(entry);
     return status;
 }
 
 static void waiting_deinit(struct downlink *downlink, struct waiting_entry *waiting) {
-    if (waiting->held) journal_payload_unhold(downlink->options.journal, waiting->payload_digest);
+    if (waiting->held) journal_payload_unhold(downlink->options.journal, waiting->payload.digest);
     buffer_deinit(&waiting->raw);
 }
 

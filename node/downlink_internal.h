@@ -8,6 +8,7 @@
 #include "base/queue.h"
 #include "base/thread.h"
 #include "node/downlink.h"
+#include "node/entry_payload.h"
 #include "proto/messages.h"
 
 enum { WAITING_LIMIT = 4096, PARTIAL_LIMIT = 16 };
@@ -15,10 +16,9 @@ enum { WAITING_LIMIT = 4096, PARTIAL_LIMIT = 16 };
 struct waiting_entry { /* received, not durable yet */
     struct buffer raw;
     uint64_t index;
-    bool needs_payload;
-    bool held; /* the payload: journal_payload_hold */
-    uint64_t payload_size;
-    uint8_t payload_digest[DIGEST_SIZE];
+    struct entry_payload payload;
+    bool needs_payload; /* it is due and not there yet */
+    bool held;          /* the payload: journal_payload_hold */
 };
 
 struct partial { /* a payload coming in */

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "base/memory.h"
+#include "node/entry_payload.h"
 #include "node/journal_files.h"
 #include "proto/messages.h"
 
@@ -27,10 +28,7 @@ static enum status ask(struct stream *stream, uint64_t instance, uint64_t index,
 static enum status take(const struct follow_frame *frame, uint64_t index, uint64_t size,
                         struct blob_upload *upload, struct error *error) {
     if (frame->payload_total == 0 || frame->payload_index != index) return OK;
-    if (frame->payload_total != size)
-        return error_set(error, INVALID,
-                         "the payload of entry %llu has another size than its header says",
-                         (unsigned long long)index);
+    TRY(entry_payload_check_size(index, size, frame->payload_total, error));
     return blob_upload_append(upload, frame->payload_offset, frame->payload, error);
 }
 

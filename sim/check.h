@@ -77,6 +77,9 @@ void check_message_lost(struct check *check, uint32_t process, uint32_t fragment
  * it that a replay from there can merge. */
 void check_payload_deleted(struct check *check, const char *who, const struct disk *disk,
                            uint64_t version, const uint8_t digest[static DIGEST_SIZE]);
+/* An entry that none has given up comes into a site's copy: its payload is on its disk before. */
+void check_payload_there(struct check *check, const char *who, const struct disk *disk,
+                         uint64_t index, struct bytes raw);
 void check_backed_up(struct check *check, uint32_t process);
 void check_put_back(struct check *check, uint32_t process);
 void check_wiped(struct check *check, uint32_t process);

@@ -113,6 +113,20 @@ void check_payload_deleted(struct check *check, const char *who, const struct di
     free(entry);
 }
 
+void check_payload_there(struct check *check, const char *who, const struct disk *disk,
+                         uint64_t index, struct bytes raw) {
+    struct ledger_entry *entry = xmalloc(sizeof *entry);
+    struct contribution c;
+    if (raw.size > 0 && raw.data[0] == LEDGER_CONTRIBUTION &&
+        ledger_entry_decode(raw, entry, NULL) == OK &&
+        contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c,
+                            NULL) == OK &&
+        !disk_blob_find(disk, c.payload_digest))
+        world_fail(check->world, "payload", "%s takes entry %llu without its payload", who,
+                   llu(index));
+    free(entry);
+}
+
 /* ---- mass ------------------------------------------------------------------------------------ */
 
 struct check_piece {

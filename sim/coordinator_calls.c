@@ -119,7 +119,7 @@ static void put_entry(struct coordinator *coordinator, const struct simulated_ca
         dropped = run_state_dropped(coordinator_state_run(coordinator->state), index);
         if (blob && !own && !dropped && index >= call->payloads_from) payload = buffer_bytes(blob);
     }
-    buffer_u8(out, own ? 1 : dropped ? 2 : 0);
+    buffer_u8(out, own ? ENTRY_OWN : dropped ? ENTRY_DROPPED : ENTRY_WHOLE);
     if (own) {
         struct buffer stub = {0};
         buffer_u32(&stub, entry->epoch);

@@ -372,6 +372,18 @@ static bool pick_victim(struct federation *f, struct ledger_entry *out) {
     return false;
 }
 
+/* One that tells more steps than can be goes on when the faults are over: what is measured of it is
+ * soon forgotten. */
+static void on_boast(void *context, struct event *event) {
+    struct federation *f = context;
+    (void)event;
+    uint64_t again = world_luck_below(&f->world, 2 * f->scenario.every.lie);
+    world_post(&f->world, f->scenario.every.lie + again, NO_PROCESS, on_boast, f, NULL);
+    uint32_t site = f->scenario.sites;
+    if (!f->fault_phase && f->world.processes[site].alive && !f->halted[site])
+        site_boast(f->sites[site], check_run(f->check));
+}
+
 static void on_misbehave(void *context, struct event *event) {
     struct federation *f = context;
     (void)event;
@@ -391,6 +403,8 @@ void federation_begin_fault_phase(struct federation *f) {
     f->fault_phase = true;
     federation_start_later(f, COORDINATOR, 0);
     world_post(&f->world, 10 * MS, NO_PROCESS, federation_on_admin, f, NULL);
+    if (s->site[s->sites].boasts)
+        world_post(&f->world, s->fault_phase_us, NO_PROCESS, on_boast, f, NULL);
     struct {
         uint64_t every;
         event_handler *run;

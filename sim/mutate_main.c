@@ -1,8 +1,7 @@
 /* Writes, for the build, the copy of a source file in which the mutants of sim/mutants.c can be
  * chosen:
  *     mutate FILE < FILE > COPY
- * A mutant whose text is not in the file just once is left out and named on stderr; the tests see
- * that it is never reached. */
+ * A mutant whose text is not in the file just once is named on stderr, and the build fails. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,13 +36,14 @@ static const char *find(const char *at, const char *wanted, const char **end) {
     return NULL;
 }
 
-static void replace(struct buffer *text, const struct mutant *mutant) {
+/* False: its text is not there, or more than once. */
+static bool replace(struct buffer *text, const struct mutant *mutant) {
     const char *all = (const char *)text->data, *end = NULL, *other = NULL,
                *at = find(all, mutant->old, &end);
     if (!at || find(at + 1, mutant->old, &other)) {
         fprintf(stderr, "mutant %s: its text is %s in %s\n", mutant->name,
                 at ? "more than once" : "not", mutant->file);
-        return;
+        return false;
     }
     struct buffer copy = {0};
     buffer_append(&copy, all, (size_t)(at - all));
@@ -51,19 +51,21 @@ static void replace(struct buffer *text, const struct mutant *mutant) {
     buffer_append(&copy, end, strlen(end) + 1);
     buffer_deinit(text);
     *text = copy;
+    return true;
 }
 
 int main(int argc, char **argv) {
     struct buffer text = {0};
+    bool fine = true;
     if (argc != 2) {
         fprintf(stderr, "usage: mutate FILE < FILE > COPY\n");
         return 2;
     }
     read_all(stdin, &text);
     for (size_t i = 0; i < mutant_count; i++) {
-        if (strcmp(mutants[i].file, argv[1]) == 0) replace(&text, &mutants[i]);
+        if (strcmp(mutants[i].file, argv[1]) == 0) fine &= replace(&text, &mutants[i]);
     }
     printf("#include \"sim/mutants.h\"\n#line 1 \"%s\"\n%s", argv[1], (const char *)text.data);
     buffer_deinit(&text);
-    return 0;
+    return fine ? 0 : 1;
 }

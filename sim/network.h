@@ -29,8 +29,8 @@ enum message_kind {
     MESSAGE_CREDIT,  /* a: resume offset, b: chunk limit */
     MESSAGE_RECEIPT, /* bytes */
     MESSAGE_REFUSAL, /* a: code, b: retry_after_ms, c: current version; bytes: receipt */
-    /* a: first index, b: count; bytes: per entry u8 (1: own, 2: dropped later), length u32, entry,
-     * payload length u32, payload */
+    /* a: first index, b: count; bytes: per entry u8 (enum entry_mark), length u32, entry, payload
+     * length u32, payload */
     MESSAGE_ENTRIES,
     MESSAGE_HEAD,            /* bytes */
     MESSAGE_HEARTBEAT_REPLY, /* a: inner steps, b: phase, c: version; bytes: indices of payloads
@@ -38,6 +38,12 @@ enum message_kind {
     MESSAGE_JOINED,          /* a: code, b: site number */
     MESSAGE_SNAPSHOT, /* a: exists, b: offset, c: total; bytes: signed header || piece of content */
     MESSAGE_DENIED    /* this certificate is not served any more */
+};
+
+enum entry_mark {
+    ENTRY_WHOLE,
+    ENTRY_OWN,    /* a stub: who gets it has entry and payload */
+    ENTRY_DROPPED /* no step will merge it: without payload */
 };
 
 struct message {

@@ -8,6 +8,11 @@
 #include "base/memory.h"
 #include "codec/codec.h"
 
+/* One seed in `of`, by the seed alone: a draw that was added later and moves no other. */
+static bool is_one_in(const struct world *world, uint64_t what, uint64_t of) {
+    return random_hash(world->seed, what) % of == 0;
+}
+
 /* Every draw is a statement of its own: the order in which a call's arguments are evaluated is the
  * compiler's choice. */
 static void draw_manifest(struct scenario *s, struct world *world) {
@@ -15,8 +20,11 @@ static void draw_manifest(struct scenario *s, struct world *world) {
     static const char *const expiries[] = {"0", "1d", "10s"}; /* clocks are up to 6 s apart */
     bool sparse = world_chance(world, 0.55);
     uint64_t fragments = world_chance(world, 0.5) ? 1 : world_between(world, 2, 4);
-    bool forever = !s->overlap && world_chance(world, 0.6);
-    uint64_t quorum = forever ? s->sites : world_between(world, 1, s->sites);
+    /* all must come, and one of them may be revoked */
+    bool forever = s->overlap ? is_one_in(world, UINT64_C(0xf04e), 8) : world_chance(world, 0.6);
+    bool everybody = forever || is_one_in(world, UINT64_C(0xa110), 3);
+    uint64_t some = forever ? 0 : world_between(world, 1, s->sites);
+    uint64_t quorum = everybody ? s->sites : some;
     struct buffer yaml = {0};
     buffer_append_text(&yaml, "name: storm\nfragments: %u\nmerge:\n  quorum: %u\n",
                        (unsigned)fragments, (unsigned)quorum);
@@ -111,6 +119,7 @@ static void draw_faults(struct scenario *s, struct world *world) {
     s->every.hostile_input = now_and_then(s, world, 0.6, 4, 12);
     if (s->sites >= 2 && s->manifest.merge.grace_ms != UINT64_MAX && world_chance(world, 0.5)) {
         s->site[s->sites].faulty = true;
+        s->site[s->sites].boasts = is_one_in(world, UINT64_C(0xb0a5), 3);
         s->every.lie = now_and_then(s, world, 1, 0, 2) + 100 * MS;
     }
 }

@@ -11,6 +11,7 @@ enum { SITES_MOST = 16, SPARE_SITES = 2 /* invited while the run goes on */ };
 
 struct site_scenario {
     bool faulty;
+    bool boasts;      /* faulty, and tells more steps than can be to the end */
     uint64_t step_us; /* an inner step */
 };
 

@@ -78,5 +78,7 @@ void site_closed(struct simulated_site *site, uint32_t stream);
  * none. */
 void site_misbehave(struct simulated_site *site, const struct run_state *run,
                     const struct ledger_entry *victim);
+/* It sends one that is in order, except that it tells more inner steps than can be. */
+void site_boast(struct simulated_site *site, const struct run_state *run);
 
 #endif

@@ -287,12 +287,11 @@ static void submit(struct simulated_site *site, struct lie *lie, uint32_t certif
         byzantine_site_release;
 }
 
-void site_misbehave(struct simulated_site *site, const struct run_state *run,
-                    const struct ledger_entry *victim) {
+static void tell_lie(struct simulated_site *site, enum byzantine_site kind,
+                     const struct run_state *run, const struct ledger_entry *victim) {
     if (!site->running || !site->number || site->number > run_state_site_count(run)) return;
     struct contribution c;
     uint8_t header[CONTRIBUTION_HEADER_SIZE], signature[SIGNATURE_SIZE];
-    enum byzantine_site kind = (enum byzantine_site)world_luck_below(site->world, BYZANTINE_COUNT);
     struct lie *lie = xcalloc(1, sizeof *lie);
     honest_header(site, kind, run, &c, &lie->payload);
     seal_payload(&c, &lie->payload);
@@ -319,4 +318,14 @@ void site_misbehave(struct simulated_site *site, const struct run_state *run,
            kind == BYZANTINE_NO_SITE ? 99 * (uint32_t)world_luck_below(site->world, 2)
                                      : site->number,
            header, signature);
+}
+
+void site_misbehave(struct simulated_site *site, const struct run_state *run,
+                    const struct ledger_entry *victim) {
+    tell_lie(site, (enum byzantine_site)world_luck_below(site->world, BYZANTINE_COUNT), run,
+             victim);
+}
+
+void site_boast(struct simulated_site *site, const struct run_state *run) {
+    tell_lie(site, BYZANTINE_ODD_STEPS, run, NULL);
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "node/entry_payload.h"
 #include "sim/coordinator.h"
 #include "sim/site_internal.h"
 
@@ -197,16 +198,14 @@ static void take_snapshot_piece(struct simulated_site *site, const struct messag
     site_job(site, &(struct keeper_job){.kind = KEEPER_LOAD, .snapshot = site->offer});
 }
 
-/* The payload that the entry names is here. */
-static bool has_payload(const struct simulated_site *site, struct bytes raw) {
+static enum status payload_of(const struct simulated_site *site, uint64_t index, struct bytes raw,
+                              bool is_dropped, struct entry_payload *out) {
     struct ledger_entry *entry = xmalloc(sizeof *entry);
-    struct contribution c;
-    bool found = ledger_entry_decode(raw, entry, NULL) == OK &&
-                 contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE),
-                                     &c, NULL) == OK &&
-                 disk_blob_find(&site->disk, c.payload_digest);
+    enum status status = ledger_entry_decode(raw, entry, NULL);
+    if (status == OK)
+        status = entry_payload_of(entry, index, site->payloads_from, is_dropped, out, NULL);
     free(entry);
-    return found;
+    return status;
 }
 
 /* An entry of ours came as a stub: it is in a round's record, or must be asked for in full. */
@@ -216,26 +215,28 @@ static bool take_stub(struct simulated_site *site, struct bytes bytes, struct bu
     stub.time_ms = reader_u64(&reader);
     stub.sequence = reader_u64(&reader);
     stub.header = reader_u32(&reader);
-    return journal_expand(site->journal, &stub, raw, NULL) == OK &&
-           has_payload(site, buffer_bytes(raw));
+    return journal_expand(site->journal, &stub, raw, NULL) == OK;
 }
 
-/* The payload that an entry needs is stored, or there already. CORRUPT: what came is another. */
-static enum status take_payload(struct simulated_site *site, uint64_t index, struct bytes raw,
-                                struct bytes payload) {
-    struct ledger_entry *entry = xmalloc(sizeof *entry);
-    struct contribution c;
+/* CORRUPT: it is another than the one named; as storage/blob.h says it of an upload's end. */
+static enum status write_payload(struct simulated_site *site, struct bytes payload,
+                                 const uint8_t named[static DIGEST_SIZE]) {
     uint8_t digest[DIGEST_SIZE];
-    bool needed =
-        index >= site->payloads_from && ledger_entry_decode(raw, entry, NULL) == OK &&
-        entry->kind == LEDGER_CONTRIBUTION &&
-        contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c,
-                            NULL) == OK;
-    free(entry);
-    if (!needed || disk_blob_find(&site->disk, c.payload_digest)) return OK;
     digest_sha256(payload.data, payload.size, digest);
-    if (memcmp(digest, c.payload_digest, DIGEST_SIZE) != 0) return CORRUPT;
+    if (memcmp(digest, named, DIGEST_SIZE) != 0) return CORRUPT;
     return disk_blob_write(&site->disk, payload, digest);
+}
+
+/* The payload that an entry needs is stored, or there already. NOT_FOUND: of an entry of ours it
+ * does not come, and is not here. */
+static enum status take_payload(struct simulated_site *site, uint64_t index, struct bytes raw,
+                                uint8_t mark, struct bytes payload) {
+    struct entry_payload needed;
+    TRY(payload_of(site, index, raw, mark == ENTRY_DROPPED, &needed));
+    if (!needed.is_due || disk_blob_find(&site->disk, needed.digest)) return OK;
+    if (mark == ENTRY_OWN) return NOT_FOUND;
+    TRY(entry_payload_check_size(index, needed.size, payload.size, NULL));
+    return write_payload(site, payload, needed.digest);
 }
 
 static void tell_entries(struct simulated_site *site, const struct bytes *entries, size_t count) {
@@ -259,11 +260,13 @@ static enum status take_entries(struct simulated_site *site, const struct messag
         uint8_t mark = reader_u8(&reader);
         struct bytes raw = reader_take(&reader, reader_u32(&reader));
         struct bytes payload = reader_take(&reader, reader_u32(&reader));
-        if (mark == 1) {
+        if (mark == ENTRY_OWN) {
             if (!take_stub(site, raw, &whole[expanded])) status = NOT_FOUND;
             raw = buffer_bytes(&whole[expanded++]);
         }
-        if (status == OK && mark != 2) status = take_payload(site, message->a + i, raw, payload);
+        if (status == OK) status = take_payload(site, message->a + i, raw, mark, payload);
+        if (status == OK && mark != ENTRY_DROPPED && message->a + i >= site->payloads_from)
+            check_payload_there(site->setup.check, site->name, &site->disk, message->a + i, raw);
         entries[i] = raw;
     }
     if (status == OK) status = journal_append(site->journal, entries, count, NULL);
@@ -486,16 +489,13 @@ void site_refetch(struct simulated_site *site, uint64_t index,
 }
 
 static void refetch_message(struct simulated_site *site, const struct message *message) {
-    uint8_t digest[DIGEST_SIZE];
     struct reader reader = reader_of(buffer_bytes(&message->bytes));
     enum status status = UNAVAILABLE;
     if (message->kind == MESSAGE_ENTRIES && message->a == site->refetch_index) {
         reader_u8(&reader);
         reader_take(&reader, reader_u32(&reader));
         struct bytes payload = reader_take(&reader, reader_u32(&reader));
-        digest_sha256(payload.data, payload.size, digest);
-        bool same = memcmp(digest, site->refetch_digest, DIGEST_SIZE) == 0;
-        status = same ? disk_blob_write(&site->disk, payload, digest) : CORRUPT;
+        status = write_payload(site, payload, site->refetch_digest);
     }
     refetched(site, status);
 }
