@@ -10,6 +10,7 @@
 #include "base/thread.h"
 #include "experiment/train_internal.h"
 #include "fed/merkle.h"
+#include "fed/outer_rate.h"
 #include "run/run_model.h"
 
 enum { HEADER_BYTES = 600 /* a contribution's header, frames and receipt */, THREADS_LIMIT = 64 };
@@ -235,9 +236,9 @@ static void deliver(struct train *train, uint32_t index, double bytes,
 }
 
 static struct step_input input_of(const struct train *train, const struct train_pending *one,
-                                  uint64_t staleness) {
+                                  uint64_t staleness, double rate) {
     double weight = staleness_weight_of(train->options->manifest, staleness);
-    return (struct step_input){train->sites[one->site].payload, scale_of(one->clip, weight)};
+    return (struct step_input){train->sites[one->site].payload, scale_of(one->clip, weight * rate)};
 }
 
 static uint64_t milliseconds_of(double seconds) { return (uint64_t)(seconds * 1000); }
@@ -287,13 +288,32 @@ static void pending_drop(struct train *train, uint32_t count) {
     train->pending_count -= count;
 }
 
+/* Followed by the coordinator, or so lately that it does not miss the site yet. */
+static bool is_present(struct train *train, struct train_site *site) {
+    bool cut = faults_release(&site->outage, train->now) > train->now;
+    double heard = !site->up ? site->heard : cut ? site->outage.from : train->now;
+    return merge_is_present(site->up && !cut, heard, train->now, MERGE_PRESENCE_SECONDS);
+}
+
+static uint32_t present(struct train *train) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < train->site_count; i++) {
+        struct train_site *site = &train->sites[i];
+        if (site->left || train->now < site->group->joins) continue;
+        count += is_present(train, site);
+    }
+    return count;
+}
+
 /* Merges the first `count` of what waits. */
 static enum status outer_step(struct train *train, uint32_t count, struct error *error) {
     struct step_input *inputs = xcalloc(count, sizeof(inputs[0]));
     struct train_pending *one = train->pending;
+    enum outer_mode mode = train->options->manifest->outer.mode;
+    double rate = train->options->auto_rate ? outer_rate_factor(mode, present(train), count) : 1;
     for (uint32_t i = 0; i < count; i++, one = one->next) {
         uint64_t staleness = train->model.version - one->base_version;
-        inputs[i] = input_of(train, one, staleness);
+        inputs[i] = input_of(train, one, staleness, rate);
         train->staleness_sum += staleness;
         train->result.staleness_most = MAX(train->result.staleness_most, staleness);
     }
@@ -308,13 +328,6 @@ static enum status outer_step(struct train *train, uint32_t count, struct error 
     deliver_step(train, count);
     pending_drop(train, count);
     return OK;
-}
-
-/* Followed by the coordinator, or so lately that it does not miss the site yet. */
-static bool is_present(struct train *train, struct train_site *site) {
-    bool cut = faults_release(&site->outage, train->now) > train->now;
-    double heard = !site->up ? site->heard : cut ? site->outage.from : train->now;
-    return merge_is_present(site->up && !cut, heard, train->now, MERGE_PRESENCE_SECONDS);
 }
 
 /* A site that left counts as revoked: a quorum does not wait for it. */

@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "base/output.h"
 #include "experiment/train.h"
+#include "fed/outer_rate.h"
 #include "model/presets.h"
 #include "sim/verbs.h"
 
@@ -33,7 +34,8 @@ static const struct setting table[] = {
     {"learning-rate", SETTING_NUMBER, FIELD(learning_rate), .fallback = "0",
      .help = "Learning rate of AdamW; 0: the manifest's, or 2e-3."},
     {"outer-learning-rate", SETTING_NUMBER, FIELD(outer_learning_rate), .fallback = "0",
-     .help = "Learning rate of outer steps; 0: the manifest's, or the mode's default."},
+     .help = "Learning rate of outer steps; 0: the manifest's, or by mode, H, and the number of "
+             "present sites and of parts in a step (fed/outer_rate.h)."},
     {"mode", SETTING_CHOICE, FIELD(mode), .fallback = "file", .choices = modes,
      .help = "Outer optimizer."},
     {"codec", SETTING_CHOICE, FIELD(codec), .fallback = "file", .choices = codecs,
@@ -114,16 +116,17 @@ static enum status manifest_settle(const struct sim_settings *settings,
     out->codec.kind = (uint16_t)codec;
     out->codec.decay = dense ? 0 : 0.95;
     if (defaults) {
-        out->outer.learning_rate = dense ? 0.7 : 1;
         out->outer.momentum = dense ? 0.9 : 0;
-        out->outer.period = dense ? (uint32_t)MIN(topology->site_count, 256u) : 1;
+        out->outer.period = outer_period_default(out->outer.mode, topology->site_count);
     }
-    if (settings->train.outer_learning_rate > 0)
-        out->outer.learning_rate = settings->train.outer_learning_rate;
     if (settings->train.learning_rate > 0) out->inner.learning_rate = settings->train.learning_rate;
     if (settings->train.seed) out->initial.seed = settings->train.seed;
     out->inner.inner_steps = (uint32_t)(settings->train.inner_steps ? settings->train.inner_steps
                                                                     : (uint64_t)run->inner_steps);
+    if (defaults)
+        out->outer.learning_rate = outer_rate_default(out->outer.mode, out->inner.inner_steps);
+    if (settings->train.outer_learning_rate > 0)
+        out->outer.learning_rate = settings->train.outer_learning_rate;
     out->inner.dylu = run->dylu != 0;
     out->fragments = (uint32_t)run->fragments;
     out->merge.quorum = (uint32_t)run->quorum;
@@ -202,6 +205,7 @@ static enum status train(const struct sim_settings *settings, struct error *erro
         .sequences = (uint32_t)settings->train.sequences,
         .threads = (uint32_t)settings->train.threads,
         .seed = settings->train.seed ? settings->train.seed : manifest.initial.seed,
+        .auto_rate = !settings->train.manifest && !(settings->train.outer_learning_rate > 0),
         .follow_interval = (uint32_t)settings->train.follow_interval,
         .duration = duration,
         .hostile = (enum train_hostile)settings->train.hostile,

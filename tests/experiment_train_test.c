@@ -192,6 +192,28 @@ TEST(a_site_that_follows_sends_a_delta_from_the_newest_version_that_it_knows) {
     CHECK(follows.bytes_down == own.bytes_down); /* each fetches every step, either way */
 }
 
+/* Eight sites, one part in most steps: half of each delta. */
+TEST(parts_are_scaled_by_the_rate_of_the_sites_that_are_present) {
+    struct topology *topology =
+        topology_of("sites:\n  - {name: a, count: 8, spread: 20%, step: 250ms}\n");
+    struct manifest manifest =
+        manifest_of("outer: {learning_rate: 0.5}\nmerge: {warmup_steps: 0}\n");
+    const char *data = write_text();
+    struct train_options options = options_of(topology, &manifest, &data);
+    struct train_result halves, by_rule, whole;
+    struct error error = {0};
+    CHECK_OK(train_run(&options, &halves, &error));
+    manifest.outer.learning_rate = 1;
+    CHECK_OK(train_run(&options, &whole, &error));
+    options.auto_rate = true;
+    CHECK_OK(train_run(&options, &by_rule, &error));
+    CHECK(by_rule.versions == by_rule.contributions);     /* one part each */
+    CHECK_MEMORY(by_rule.root, halves.root, DIGEST_SIZE); /* halving is exact */
+    CHECK(memcmp(by_rule.root, whole.root, DIGEST_SIZE) != 0);
+    topology_destroy(topology);
+    free((void *)data);
+}
+
 /* A link that needs 2 s for the others' payloads of a round of 2 s: what waits in it comes later
  * and later, and a base becomes old for it. */
 TEST(what_a_site_follows_comes_down_its_link_one_byte_after_the_other) {

@@ -1,0 +1,41 @@
+/* The outer rate that follows the federation: what a step's parts are multiplied by, from the
+ * number of sites that are present (K) and the number of parts in the step (n).
+ *
+ * Sparse mode (plain outer SGD). Where a step has a part of every site, each coordinate is averaged
+ * over the sites that sent it, and a rate of 1 is right for any K. Where each step has one part,
+ * nothing is averaged: what K sites found out about the same coordinate is added up, one version
+ * after the other, and from K = 4 on that is too much. Hence
+ *
+ *     factor(K, n) = min(1, 4 n / K)
+ *
+ *       K     n = 1    n = 2    n = 4    n = K
+ *      1-4    1        1        1        1
+ *       8     1/2      1        1        1
+ *      16     1/4      1/2      1        1
+ *      32     1/8      1/4      1/2      1
+ *
+ * docs/experiments.md has what was measured for it. Dense mode (delayed Nesterov) divides by the
+ * period, which grows with K, and needs no factor: 1.
+ *
+ * Dense mode's rate depends on H instead: the shorter a round, the smaller the share of noise that
+ * averaging takes out of a delta, and the more a large outer step with momentum adds back. Linear
+ * up to H = 24, as measured at 8 (0.3 beats 0.7) and at 30 (0.7):
+ *
+ *     rate(H) = 0.7 min(1, H / 24), at least 0.1
+ *
+ * Sparse mode's is 1. Products and quotients of doubles, each rounded once: the same bits on every
+ * machine. The factor goes into the scale of the parts (fed/scale.h), so that the ledger says what
+ * was applied. */
+#ifndef FED_OUTER_RATE_H
+#define FED_OUTER_RATE_H
+
+#include "fed/manifest.h"
+
+/* In (0, 1]. present: at least the number of sites with a part in the step counts. parts >= 1. */
+double outer_rate_factor(enum outer_mode mode, uint32_t present, uint32_t parts);
+/* The outer learning rate of a run whose manifest names none. inner_steps: H, at least 1. */
+double outer_rate_default(enum outer_mode mode, uint32_t inner_steps);
+/* The period of delayed Nesterov for K sites, within what a manifest may say; 1 in sparse mode. */
+uint32_t outer_period_default(enum outer_mode mode, uint32_t present);
+
+#endif
