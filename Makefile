@@ -184,7 +184,7 @@ $(filter $(OUT)/proto/% $(OUT)/tests/proto_%,$(call objects,$(SOURCES) $(TEST_SO
 SIM_CORES := $(wildcard coordinator/coordinator_*.c) coordinator/actions.c \
              coordinator/transfers.c coordinator/model_work.c coordinator/ledger_queue.c \
              coordinator/directory_contents.c coordinator/directory_restore.c \
-             coordinator/directory_sweep.c storage/store_key.c \
+             coordinator/directory_sweep.c coordinator/follow_place.c storage/store_key.c \
              $(wildcard node/node_*.c) node/replica.c node/keeper.c node/restore.c node/claims.c \
              node/training_marks.c node/journal_entries.c node/entry_payload.c $(wildcard fed/*.c) \
              $(filter-out codec/device.c,$(wildcard codec/*.c))

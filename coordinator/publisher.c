@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "base/queue.h"
 #include "base/thread.h"
+#include "coordinator/follow_place.h"
 
 enum { MESSAGES_LIMIT = 65536, PACK_ENTRIES = 64, PACK_BYTES = 64 * 1024 };
 
@@ -135,7 +136,8 @@ static uint64_t published(struct publisher *publisher) {
     return size;
 }
 
-static bool is_dropped(struct publisher *publisher, uint64_t index) {
+static bool is_dropped(void *context, uint64_t index) {
+    struct publisher *publisher = context;
     bool found = false;
     pthread_mutex_lock(&publisher->lock);
     for (size_t i = 0; i < publisher->told.dropped_count && !found; i++)
@@ -144,16 +146,13 @@ static bool is_dropped(struct publisher *publisher, uint64_t index) {
     return found;
 }
 
-static void pack_own(struct packing *packing, const struct ledger_entry *entry, uint64_t sequence) {
-    uint8_t digest[DIGEST_SIZE];
-    contribution_digest(entry->contribution.header, digest);
-    struct reader reader = reader_of(bytes_of(digest, sizeof digest));
+static void pack_own(struct packing *packing, const struct follow_place *place) {
     struct follow_own *own = &packing->own[packing->own_count];
     *own = (struct follow_own){.place = packing->entry_count + packing->own_count,
-                               .sequence = sequence,
-                               .time_ms = entry->time_ms,
-                               .epoch = entry->epoch,
-                               .header = reader_u32(&reader)};
+                               .sequence = place->stub.sequence,
+                               .time_ms = place->stub.time_ms,
+                               .epoch = place->stub.epoch,
+                               .header = place->stub.header};
     packing->own_count++;
 }
 
@@ -161,26 +160,25 @@ static void pack_own(struct packing *packing, const struct ledger_entry *entry, 
 static enum status pack_entry(struct publisher *publisher, struct publication *stream,
                               struct packing *packing, uint64_t index, size_t offset,
                               struct error *error) {
-    struct ledger_entry entry;
-    struct contribution contribution;
+    struct follow_place place;
+    struct follower follower = {.site = stream->call->site,
+                                .omit_own = stream->request.omit_own,
+                                .payloads_from = stream->request.payloads_from_index,
+                                .is_dropped = is_dropped,
+                                .context = publisher};
     struct bytes raw = bytes_of(packing->raw.data + offset, packing->raw.size - offset);
-    TRY(ledger_entry_decode(raw, &entry, error));
+    TRY(follow_place_of(raw, index, &follower, &place, error));
     packing->next = index + 1;
-    if (entry.kind == LEDGER_CONTRIBUTION) {
-        TRY(contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE),
-                                &contribution, error));
-        if (contribution.site == stream->call->site && stream->request.omit_own) {
-            packing->raw.size = offset;
-            pack_own(packing, &entry, contribution.sequence);
-            return OK;
-        }
-        if (is_dropped(publisher, index)) {
-            packing->dropped[packing->dropped_count++] = index;
-        } else if (index >= stream->request.payloads_from_index) {
-            packing->payload_size = contribution.payload_size;
-            packing->payload_index = index;
-            memcpy(packing->payload_digest, contribution.payload_digest, DIGEST_SIZE);
-        }
+    if (place.is_own) {
+        packing->raw.size = offset;
+        pack_own(packing, &place);
+        return OK;
+    }
+    if (place.is_dropped) packing->dropped[packing->dropped_count++] = index;
+    if (place.has_payload) {
+        packing->payload_size = place.contribution.payload_size;
+        packing->payload_index = index;
+        memcpy(packing->payload_digest, place.contribution.payload_digest, DIGEST_SIZE);
     }
     packing->offsets[packing->entry_count++] = offset;
     return OK;

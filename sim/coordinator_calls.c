@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "coordinator/follow_place.h"
 #include "sim/coordinator_internal.h"
 
 struct simulated_call *coordinator_call(struct coordinator *coordinator, uint64_t number) {
@@ -105,59 +106,58 @@ static void put_piece(struct buffer *out, struct bytes piece) {
     buffer_append(out, piece.data, piece.size);
 }
 
+static bool is_dropped(void *context, uint64_t index) {
+    const struct coordinator *coordinator = context;
+    return run_state_dropped(coordinator_state_run(coordinator->state), index);
+}
+
+static struct follow_place place_at(struct coordinator *coordinator,
+                                    const struct simulated_call *call, uint64_t index) {
+    struct follower follower = {.site = call->site,
+                                .omit_own = call->omit_own,
+                                .payloads_from = call->payloads_from,
+                                .is_dropped = is_dropped,
+                                .context = coordinator};
+    struct follow_place place;
+    MUST(follow_place_of(buffer_bytes(&coordinator->disk.entries[index]), index, &follower, &place,
+                         NULL)); /* a damaged entry was found before */
+    return place;
+}
+
 static void put_entry(struct coordinator *coordinator, const struct simulated_call *call,
                       uint64_t index, struct buffer *out) {
-    struct bytes raw = buffer_bytes(&coordinator->disk.entries[index]), payload = {0};
-    struct ledger_entry *entry = xmalloc(sizeof *entry);
-    struct contribution c = {0};
-    bool own = false, dropped = false;
-    if (raw.data[0] == LEDGER_CONTRIBUTION && ledger_entry_decode(raw, entry, NULL) == OK &&
-        contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c,
-                            NULL) == OK) {
-        own = c.site == call->site && call->omit_own;
-        const struct buffer *blob = disk_blob_find(&coordinator->disk, c.payload_digest);
-        dropped = run_state_dropped(coordinator_state_run(coordinator->state), index);
-        if (blob && !own && !dropped && index >= call->payloads_from) payload = buffer_bytes(blob);
-    }
-    buffer_u8(out, own ? ENTRY_OWN : dropped ? ENTRY_DROPPED : ENTRY_WHOLE);
-    if (own) {
+    struct follow_place place = place_at(coordinator, call, index);
+    const struct buffer *blob =
+        place.has_payload ? disk_blob_find(&coordinator->disk, place.contribution.payload_digest)
+                          : NULL;
+    buffer_u8(out, place.is_own ? ENTRY_OWN : place.is_dropped ? ENTRY_DROPPED : ENTRY_WHOLE);
+    if (place.is_own) {
         struct buffer stub = {0};
-        buffer_u32(&stub, entry->epoch);
-        buffer_u64(&stub, entry->time_ms);
-        buffer_u64(&stub, c.sequence);
-        uint8_t digest[DIGEST_SIZE];
-        contribution_digest(entry->contribution.header, digest);
-        buffer_append(&stub, digest, sizeof(uint32_t));
+        buffer_u32(&stub, place.stub.epoch);
+        buffer_u64(&stub, place.stub.time_ms);
+        buffer_u64(&stub, place.stub.sequence);
+        buffer_u32(&stub, place.stub.header);
         put_piece(out, buffer_bytes(&stub));
         buffer_deinit(&stub);
     } else {
-        put_piece(out, raw);
+        put_piece(out, buffer_bytes(&coordinator->disk.entries[index]));
     }
-    put_piece(out, payload);
-    free(entry);
+    put_piece(out, blob ? buffer_bytes(blob) : (struct bytes){0});
 }
 
 /* False: a payload that the follower needs is lost, as the core hears, and the follower comes
  * again later. */
 static bool payloads_are_whole(struct coordinator *coordinator, const struct simulated_call *call,
                                uint64_t from, uint64_t end) {
-    struct ledger_entry *entry = xmalloc(sizeof *entry);
-    bool whole = true;
-    for (uint64_t index = MAX(from, call->payloads_from); index < end && whole; index++) {
-        struct contribution c;
-        struct bytes raw = buffer_bytes(&coordinator->disk.entries[index]);
-        if (raw.data[0] != LEDGER_CONTRIBUTION || ledger_entry_decode(raw, entry, NULL) != OK ||
-            contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE), &c,
-                                NULL) != OK ||
-            (c.site == call->site && call->omit_own) ||
-            run_state_dropped(coordinator_state_run(coordinator->state), index) ||
-            disk_blob_is_whole(&coordinator->disk, c.payload_digest))
+    for (uint64_t index = from; index < end; index++) {
+        struct follow_place place = place_at(coordinator, call, index);
+        if (!place.has_payload ||
+            disk_blob_is_whole(&coordinator->disk, place.contribution.payload_digest))
             continue;
-        whole = false;
-        coordinator_tell_lost(coordinator, index, &c);
+        coordinator_tell_lost(coordinator, index, &place.contribution);
+        return false;
     }
-    free(entry);
-    return whole;
+    return true;
 }
 
 enum { BATCH = 6, HEAD_EVERY = 5 };

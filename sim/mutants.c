@@ -133,6 +133,9 @@ const struct mutant mutants[] = {
      "    if (status == NOT_FOUND)\n        status = begin_anew(",
      "    if (status == NOT_FOUND && !MUTATED(\"snapshot_is_the_source\"))\n        status = "
      "begin_anew("},
+    {"payload_withheld", "an entry goes to a site without the payload that it lacks",
+     "coordinator/follow_place.c", "    out->has_payload = !out->is_dropped && index",
+     "    out->has_payload = !MUTATED(\"payload_withheld\") && !out->is_dropped && index"},
     {"place_given_back_twice", "the end of an upload is counted twice",
      "coordinator/coordinator_uploads.c",
      "    presence->uploading--;\n    *upload", "    presence->uploading -= "
