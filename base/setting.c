@@ -9,7 +9,7 @@
 #include "base/memory.h"
 #include "base/suggest.h"
 
-enum { VALUE_SIZE = 256 };
+enum { VALUE_SIZE = 2048 };
 #define DIGITS "0123456789"
 
 /* --- names --- */

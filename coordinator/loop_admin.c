@@ -21,6 +21,7 @@ static void describe_run(struct loop *loop, struct run_status *out) {
     out->ledger_size = coordinator_state_committed(loop->state);
     out->tokens = run_state_tokens(run);
     out->token_budget = run_state_token_budget(run);
+    out->weights = run_state_manifest(run)->weights;
     out->epoch = run_state_epoch(run);
     out->inner_steps = run_state_inner_steps(run);
     out->parameters = loop->options.parameters;
@@ -57,6 +58,7 @@ static void describe_site(struct loop *loop, const struct run_site *site, struct
         .contributions = site->contributions,
         .norm = site->last_norm,
         .clip = site->last_clip,
+        .weight = site->last_weight,
         .scale = site->last_scale,
         .loss = NAN,
         .last_seen_ms_ago = coordinator_state_silence(loop->state, site->site, clock_instant()),

@@ -189,6 +189,7 @@ static void on_leave(struct train *train, struct train_site *site) {
     note_gone(train, site);
     site->left = true;
     clip_silence(&train->clip, (uint32_t)(site - train->sites) + 1);
+    weighing_silence(&train->weights, (uint32_t)(site - train->sites) + 1);
     tell_inner_steps(train);
 }
 
@@ -237,7 +238,7 @@ static void deliver(struct train *train, uint32_t index, double bytes,
 
 static struct step_input input_of(const struct train *train, const struct train_pending *one,
                                   uint64_t staleness, double rate) {
-    double weight = staleness_weight_of(train->options->manifest, staleness);
+    double weight = one->weight * staleness_weight_of(train->options->manifest, staleness);
     return (struct step_input){train->sites[one->site].payload, scale_of(one->clip, weight * rate)};
 }
 
@@ -375,6 +376,15 @@ static void note_clip(struct train *train, double clip) {
     train->clips[train->clip_count++] = clip;
 }
 
+/* By the manifest's policy, as run_state weighs it. */
+static double weigh(struct train *train, uint32_t site, uint64_t tokens) {
+    const struct manifest *manifest = train->options->manifest;
+    uint64_t now = milliseconds_of(train->now);
+    double share = weight_share(manifest, train->sites[site].place.name);
+    weighing_note(&train->weights, site + 1, tokens, share, now, now);
+    return weighing_of(&train->weights, manifest, site + 1, now);
+}
+
 static enum status on_arrive(struct train *train, const struct train_event *event) {
     const struct manifest *manifest = train->options->manifest;
     struct train_site *site = &train->sites[event->site];
@@ -389,9 +399,11 @@ static enum status on_arrive(struct train *train, const struct train_event *even
         return OK;
     }
     struct train_pending *one = xcalloc(1, sizeof(*one));
+    uint64_t tokens = site->round_tokens - site->own_known_tokens;
     *one = (struct train_pending){.site = event->site,
                                   .base_version = site->message_base,
-                                  .clip = clip_of(train_clip_limit(train), site->norm)};
+                                  .clip = clip_of(train_clip_limit(train), site->norm),
+                                  .weight = weigh(train, event->site, tokens)};
     clip_note(&train->clip, event->site + 1, site->norm, milliseconds_of(train->now));
     if (!site_is_hostile(train, site)) note_clip(train, one->clip);
     hostile_note_honest(train, site);
@@ -399,7 +411,7 @@ static enum status on_arrive(struct train *train, const struct train_event *even
     train->pending_end = &one->next;
     train->pending_count++;
     train->result.contributions++;
-    train->ledger_tokens += site->round_tokens - site->own_known_tokens;
+    train->ledger_tokens += tokens;
     return OK;
 }
 
@@ -616,6 +628,7 @@ static void train_close(struct train *train) {
     free(train->data);
     free(train->trainers);
     clip_deinit(&train->clip);
+    weighing_deinit(&train->weights);
     buffer_deinit(&train->overheard);
     free(train->clips);
     heap_deinit(&train->heap);

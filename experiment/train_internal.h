@@ -10,6 +10,7 @@
 #include "fed/model_state.h"
 #include "fed/run_state.h"
 #include "fed/scale.h"
+#include "fed/weight.h"
 #include "model/trainer.h"
 
 struct train_version { /* theta of a version, shared */
@@ -71,7 +72,7 @@ struct train_pending { /* at the coordinator */
     uint32_t site;
     struct train_pending *next;
     uint64_t base_version;
-    double clip;
+    double clip, weight;
 };
 
 enum train_event_kind {
@@ -117,6 +118,7 @@ struct train {
     struct merge_windows windows;
     double wake; /* of the newest GRACE event */
     struct clip clip;
+    struct weighing weights;
     double *clips; /* [clip_count], owned: of the honest sites' contributions */
     size_t clip_count, clip_capacity;
     struct buffer overheard; /* the last honest site's payload, for a hostile one */

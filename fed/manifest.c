@@ -2,6 +2,7 @@
  * Single keys are in manifest_table.c, their values in base/setting.c. */
 #include "fed/manifest.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -150,6 +151,40 @@ enum status manifest_check(const struct manifest *manifest, struct error *error)
 }
 
 /* --- reading ---------------------------------------------------------------------------------- */
+static const char share_prefix[] = "shares.";
+
+static bool is_share(const struct yaml_entry *entry) {
+    return strncmp(entry->key, share_prefix, sizeof share_prefix - 1) == 0;
+}
+
+static int by_key(const void *a, const void *b) {
+    const struct yaml_entry *const *left = a, *const *right = b;
+    return strcmp((*left)->key, (*right)->key);
+}
+
+/* A mapping of sites to numbers, in whatever order, is the text with the names in theirs. */
+static enum status read_shares(const struct yaml *yaml, struct manifest *out, struct error *error) {
+    const struct yaml_entry **shares = xcalloc(yaml_count(yaml) + 1, sizeof(shares[0]));
+    struct buffer text = {0};
+    size_t count = 0;
+    unsigned line = 0;
+    for (size_t i = 0; i < yaml_count(yaml); i++)
+        if (is_share(yaml_entry_at(yaml, i))) shares[count++] = yaml_entry_at(yaml, i);
+    if (count > 0) line = shares[0]->line;
+    qsort(shares, count, sizeof(shares[0]), by_key);
+    for (size_t i = 0; i < count; i++)
+        buffer_append_text(&text, "%s%s=%s", i > 0 ? " " : "",
+                           shares[i]->key + sizeof share_prefix - 1, shares[i]->text);
+    buffer_u8(&text, 0);
+    const struct setting *setting = setting_find(manifest_settings, "shares");
+    enum status status = OK;
+    if (count > 0)
+        status = setting_parse(setting, (const char *)text.data, field_of(setting, out), error);
+    free(shares);
+    buffer_deinit(&text);
+    return status == OK ? OK : error_wrap(error, status, "manifest:%u: shares", line);
+}
+
 static enum status read_document(const struct yaml *yaml, struct manifest *out,
                                  struct error *error) {
     const struct config_table table = {manifest_settings, "manifest",
@@ -159,8 +194,10 @@ static enum status read_document(const struct yaml *yaml, struct manifest *out,
     const struct yaml_entry *entry = yaml_find(yaml, "outer.mode");
     if (entry) TRY(config_set(&table, entry, entry->key, &mode, error));
     fill_defaults(mode.outer.mode, out);
+    TRY(read_shares(yaml, out, error));
     for (size_t i = 0; i < yaml_count(yaml); i++) {
         entry = yaml_entry_at(yaml, i);
+        if (is_share(entry)) continue;
         TRY(config_set(&table, entry, entry->key, out, error));
     }
     for (const struct setting *at = manifest_settings; at->name; at++) {
@@ -299,6 +336,7 @@ void manifest_warnings(const struct manifest *m, struct buffer *out) {
         has_no_effect(m, "inner.floor", "inner.schedule is constant", out);
     if (m->merge.staleness_weight == STALENESS_NONE)
         has_no_effect(m, "merge.staleness_exponent", "merge.staleness_weight is none", out);
+    if (m->weights != WEIGHTS_SHARES) has_no_effect(m, "shares", "weights is not shares", out);
     if (m->merge.warmup_steps == 0)
         has_no_effect(m, "merge.warmup_grace", "merge.warmup_steps is 0", out);
     if (m->admission.clip_factor == 0) {

@@ -24,11 +24,13 @@ enum {
     MANIFEST_LIMIT = 64 * 1024, /* bytes of YAML */
     FRAGMENTS_LIMIT = 64,
     SITES_LIMIT = 4096,
+    SHARES_SIZE = 2048, /* of the text of all shares, with its zero */
     STALENESS_LIMIT = 4096
 };
 
 enum outer_mode { OUTER_DENSE = 0, OUTER_SPARSE = 1 };
 enum inner_schedule { INNER_CONSTANT = 0, INNER_LINEAR = 1, INNER_COSINE = 2 };
+enum weight_policy { WEIGHTS_EQUAL = 0, WEIGHTS_TOKENS = 1, WEIGHTS_SHARES = 2 };
 enum staleness_weight { STALENESS_NONE = 0, STALENESS_POLYNOMIAL = 1 };
 enum tokenizer_kind {
     TOKENIZER_BYTE = 0,
@@ -93,6 +95,9 @@ struct manifest {
         double staleness_exponent; /* polynomial: (1 + staleness)^-exponent; only 0.5 and 1 are
                                       there (sqrt and divide are exact) */
     } merge;
+
+    enum weight_policy weights; /* how much each contribution counts (fed/weight.h) */
+    char shares[SHARES_SIZE];   /* by shares: "none", or "eu-1=0.25 us-1=0.5", names ascending */
 
     struct {
         double clip_factor;       /* norms above this times the median are scaled down; 0: off */

@@ -6,6 +6,7 @@
 
 #include "base/memory.h"
 #include "codec/codec.h"
+#include "fed/weight.h"
 
 #define AT(field) SETTING_FIELD(struct manifest, field)
 #define TOKENS_LIMIT "1152921504606846976" /* 2^60: leaves room to add */
@@ -13,7 +14,8 @@
 static const char *const tokenizers[] = {"byte", "external", NULL};
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
 static const char *const modes[] = {"dense", "sparse", NULL};
-static const char *const weights[] = {"none", "polynomial", NULL};
+static const char *const staleness_weights[] = {"none", "polynomial", NULL};
+static const char *const weight_policies[] = {"equal", "tokens", "shares", NULL};
 
 const struct setting manifest_settings[] = {
     {"name", SETTING_CHARS, AT(name), NULL, .check = name_check,
@@ -107,11 +109,20 @@ const struct setting manifest_settings[] = {
     {"merge.warmup_grace", SETTING_DURATION, AT(merge.warmup_grace_ms), "1m", "0", "30d",
      .flags = SETTING_ENDLESS, .help = "... but no longer than this."},
     {"merge.staleness_weight", SETTING_CHOICE, AT(merge.staleness_weight), "none",
-     .choices = weights,
+     .choices = staleness_weights,
      .help = "polynomial: a contribution counts (1 + staleness)^-exponent. It does harm in dense "
              "mode."},
     {"merge.staleness_exponent", SETTING_NUMBER, AT(merge.staleness_exponent), "0.5", "0.5", "1",
      .help = "0.5 or 1: both are exact on every machine."},
+
+    {"weights", SETTING_CHOICE, AT(weights), "equal", .choices = weight_policies,
+     .help = "What a contribution counts by: equal, all alike; tokens, the tokens it was trained "
+             "on; shares, its site's share of the data over the tokens that it trains in a time. "
+             "At most twice as much as under equal."},
+    {"shares", SETTING_CHARS, AT(shares), "none", .check = shares_check,
+     .form = "SITE=NUMBER for each site with blanks between, or a mapping of them",
+     .help = "With weights: shares, what the sites' data should count, relative to each other; a "
+             "site that is not named has the mean of those that are. none: all alike."},
 
     {"admission.clip_factor", SETTING_NUMBER, AT(admission.clip_factor), "1", "0", "1000",
      .help = "Contributions longer than this times the median of the sites' last norms are scaled "

@@ -215,6 +215,7 @@ static void commit_revoked(struct run_state *state, const struct ledger_entry *e
         struct fragment_slot *slot = &state->fragments[f];
         uint32_t kept = 0;
         clip_silence(&slot->clip, entry->revoked.site);
+        weighing_silence(&slot->weights, entry->revoked.site);
         for (uint32_t i = 0; i < slot->count; i++)
             if (slot->pending[i].pending.contribution.site != entry->revoked.site)
                 slot->pending[kept++] = slot->pending[i];
@@ -281,7 +282,7 @@ static void push_record(struct site_slot *site, const struct sequence_record *re
     site->records[site->count++] = *record;
 }
 
-static void push_pending(struct run_state *state, const struct contribution *c,
+static void push_pending(struct run_state *state, const struct contribution *c, uint64_t time_ms,
                          const uint8_t digest[static DIGEST_SIZE]) {
     struct fragment_slot *slot = &state->fragments[c->fragment];
     if (slot->count == slot->capacity) {
@@ -289,9 +290,15 @@ static void push_pending(struct run_state *state, const struct contribution *c,
         slot->pending = xrealloc(slot->pending, slot->capacity * sizeof *slot->pending);
     }
     double limit = run_state_norm_limit(state, c->fragment);
+    weighing_note(&slot->weights, c->site, c->tokens,
+                  weight_share(&state->manifest, state->sites[c->site - 1].site.name), time_ms,
+                  run_active_ms(state, time_ms));
     struct pending_slot *pending = &slot->pending[slot->count++];
     *pending = (struct pending_slot){
-        .pending = {.index = state->size, .contribution = *c, .clip = clip_of(limit, c->norm)},
+        .pending = {.index = state->size,
+                    .contribution = *c,
+                    .clip = clip_of(limit, c->norm),
+                    .weight = weighing_of(&slot->weights, &state->manifest, c->site, time_ms)},
         .staleness = run_state_staleness(state, c->fragment, c->base_version),
         .steps = slot->steps,
     };
@@ -303,10 +310,11 @@ static void commit_contribution(struct run_state *state, const struct ledger_ent
     uint8_t digest[DIGEST_SIZE];
     contribution_digest(entry->contribution.header, digest);
     struct site_slot *site = &state->sites[c->site - 1];
-    push_pending(state, c, digest);
+    push_pending(state, c, entry->time_ms, digest);
     struct fragment_slot *fragment = &state->fragments[c->fragment];
     site->site.last_norm = c->norm;
     site->site.last_clip = fragment->pending[fragment->count - 1].pending.clip;
+    site->site.last_weight = fragment->pending[fragment->count - 1].pending.weight;
     clip_note(&fragment->clip, c->site, c->norm, entry->time_ms);
     push_record(site, &(struct sequence_record){c->sequence, state->size, digest_prefix(digest)});
     site->pending |= UINT64_C(1) << c->fragment;

@@ -7,13 +7,14 @@
  * Memory: 24 bytes per contribution for the index of sequences and 64 bytes per entry for the hash
  * tree grow with the ledger; everything else is bounded: sites by SITES_LIMIT, invitations by
  * INVITATIONS_LIMIT, pending contributions by one per site and fragment, remembered steps and roots
- * by the staleness cap, norms by one per site and fragment.
+ * by the staleness cap, norms and weights by one per site and fragment.
  */
 #ifndef FED_RUN_INTERNAL_H
 #define FED_RUN_INTERNAL_H
 
 #include "fed/run_state.h"
 #include "fed/scale.h"
+#include "fed/weight.h"
 
 enum {
     INVITATIONS_LIMIT = 4 * SITES_LIMIT
@@ -51,6 +52,7 @@ struct fragment_slot {
     struct pending_slot *pending; /* [count], owned, in ledger order */
     uint32_t count, capacity;
     struct clip clip;
+    struct weighing weights;
     uint64_t parameters;
     uint64_t steps;   /* ever made */
     uint64_t version; /* of the last */

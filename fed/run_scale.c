@@ -48,7 +48,8 @@ double run_state_norm_limit(const struct run_state *state, uint32_t fragment) {
 float run_scale_of(const struct run_state *state, uint32_t fragment,
                    const struct pending_slot *slot) {
     uint64_t staleness = slot->staleness + (state->fragments[fragment].steps - slot->steps);
-    return scale_of(slot->pending.clip, staleness_weight_of(&state->manifest, staleness));
+    return scale_of(slot->pending.clip,
+                    slot->pending.weight * staleness_weight_of(&state->manifest, staleness));
 }
 
 int64_t run_pending_at(const struct run_state *state, uint32_t fragment, uint64_t index) {

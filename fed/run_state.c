@@ -20,6 +20,7 @@ void run_state_destroy(struct run_state *state) {
         free(state->fragments[i].pending);
         free(state->fragments[i].versions);
         clip_deinit(&state->fragments[i].clip);
+        weighing_deinit(&state->fragments[i].weights);
     }
     free(state->sites);
     free(state->invitations);

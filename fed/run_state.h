@@ -13,9 +13,11 @@
  *           norm of each as it came, and moves once a step of the fragment (fed/scale.h): so the
  *           clip is known and fixed once the contribution is in the ledger, and contributions that
  *           arrive while a step is being computed do not change that step.
- *   weight  = 1, or 1 / sqrt(1 + staleness) or 1 / (1 + staleness) as the manifest says
- *   scale   = clip * weight, rounded to fp32 towards zero, so that no norm comes out above its
- *           limit
+ *   weight  = 1, or by tokens or shares as the manifest says, within the cap of influence: at most
+ *           WEIGHT_MOST (fed/weight.h); fixed when the clip is
+ *   scale   = clip * (weight * s), rounded to fp32 towards zero, so that no norm comes out above
+ *           weight times its limit; s = 1, or 1 / sqrt(1 + staleness) or 1 / (1 + staleness) as the
+ *           manifest says
  * Staleness of a contribution = number of steps to its fragment with a version in (base_version,
  * now].
  *
@@ -53,8 +55,8 @@ struct run_site {
     uint8_t last_digest[DIGEST_SIZE]; /* of its header; zero: none yet */
     uint64_t contributions, tokens;   /* accepted; tokens as the site tells them, and of them ... */
     uint64_t counted, uncounted;      /* ... so many are in the run's count, or wait to be */
-    double last_norm, last_clip;      /* of the last contribution */
-    float last_scale;                 /* of the last that was merged */
+    double last_norm, last_clip, last_weight; /* of the last contribution */
+    float last_scale;                         /* of the last that was merged */
 };
 
 /* At most one invitation of a name is open: what follows it in the ledger ends it. */
@@ -78,7 +80,7 @@ struct run_pending { /* in the ledger, not yet in a step */
     uint64_t index;
     uint8_t header_digest[DIGEST_SIZE];
     struct contribution contribution;
-    double clip; /* in (0, 1], fixed when the entry was applied */
+    double clip, weight; /* clip in (0, 1]; both fixed when the entry was applied */
 };
 
 enum run_phase { RUN_ACTIVE = 0, RUN_PAUSED = 1, RUN_STOPPED = 2 };

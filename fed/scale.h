@@ -60,7 +60,8 @@ double lower_median(double *values, uint32_t count);
 
 /* 1, or (1 + staleness)^-exponent, in (0, 1]. */
 double staleness_weight_of(const struct manifest *manifest, uint64_t staleness);
-/* clip * weight, both above 0, rounded to fp32 towards zero. */
+/* clip * weight, both above 0, rounded to fp32 towards zero. weight: of its policy (fed/weight.h)
+ * and of staleness together. */
 float scale_of(double clip, double weight);
 
 #endif

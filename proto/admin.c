@@ -111,6 +111,7 @@ static enum status run_convert(const Atoll__V1__RunStatus *from, struct run_stat
         .pending = from->pending,
         .sites_active = from->sites_active,
         .sites_connected = from->sites_connected,
+        .weights = from->weights,
         .sites_twice = from->sites_twice,
         .clock_ahead_ms = from->clock_ahead_ms,
         .uptime_ms = from->uptime_ms,
@@ -158,6 +159,7 @@ static void run_pack(const struct run_status *run, struct run_packing *out) {
     message->pending = run->pending;
     message->sites_active = run->sites_active;
     message->sites_connected = run->sites_connected;
+    message->weights = run->weights;
     message->sites_twice = run->sites_twice;
     message->clock_ahead_ms = run->clock_ahead_ms;
     message->uptime_ms = run->uptime_ms;
@@ -180,8 +182,10 @@ static void run_pack(const struct run_status *run, struct run_packing *out) {
 static enum status site_check(const struct site_status *site, struct error *error) {
     TRY(wire_check_text(site->name, 1, WIRE_SITE_NAME_LIMIT, "sites.name", error));
     if (!(site->norm >= 0) || !isfinite(site->norm) || !(site->clip >= 0 && site->clip <= 1) ||
-        !(site->scale >= 0 && site->scale <= 1))
-        return error_set(error, INVALID, "sites: a norm, clip or scale is out of its range");
+        !(site->scale >= 0) || !isfinite(site->scale) || !(site->weight >= 0) ||
+        !isfinite(site->weight))
+        return error_set(error, INVALID,
+                         "sites: a norm, clip, weight or scale is out of its range");
     return wire_check_rate(site->tokens_per_second, "sites.tokens_per_second", error);
 }
 
@@ -208,6 +212,7 @@ static enum status site_convert(const Atoll__V1__SiteStatus *from, struct site_s
         .copy_ms_ago = from->copy_ms_ago,
         .norm = from->norm,
         .clip = from->clip,
+        .weight = from->weight,
         .scale = from->scale,
         .tokens_uncounted = from->tokens_uncounted,
         .device = from->device,
@@ -250,6 +255,7 @@ static void site_pack(const struct site_status *site, struct site_packing *out) 
     message->copy_ms_ago = site->copy_ms_ago;
     message->norm = site->norm;
     message->clip = site->clip;
+    message->weight = site->weight;
     message->scale = site->scale;
     message->tokens_uncounted = site->tokens_uncounted;
     message->device = wire_text_clean(site->device, WIRE_DEVICE_LIMIT, out->device);

@@ -404,6 +404,7 @@ struct run_status {
     uint32_t pending;             /* contributions in the ledger, not yet in a step */
     uint32_t sites_active;        /* enrolled, not revoked */
     uint32_t sites_connected;
+    uint32_t weights;       /* enum weight_policy of fed/manifest.h */
     uint32_t sites_twice;   /* of which a second process was cut since the start */
     int64_t clock_ahead_ms; /* of most sites' that are present; 0: they agree */
     uint64_t uptime_ms;
@@ -430,7 +431,7 @@ struct site_status {
     uint64_t last_seen_ms_ago; /* UINT64_MAX: never */
     uint32_t copies;           /* processes that were cut because the site ran twice */
     uint64_t copy_ms_ago;      /* the last of them */
-    double norm, clip;         /* of its last contribution; clip 0: none came yet */
+    double norm, clip, weight; /* of its last contribution; clip 0: none came yet */
     float scale;               /* of its last part of a step; 0: none yet */
     uint64_t tokens_uncounted; /* told, and beyond what counts for now */
     const char *device;

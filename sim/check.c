@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "fed/weight.h"
 #include "kernels/elementwise.h"
 #include "sim/check_internal.h"
 
@@ -171,6 +172,20 @@ static void take_contribution(struct check *check, const struct ledger_entry *en
     world->tally.contributions++;
 }
 
+/* Whatever the policy and whatever the sites tell: under `equal` no norm is above its limit, else
+ * none is above WEIGHT_MOST limits; and what was not clipped counts no more than that, either. */
+static void check_influence(struct check *check, const struct ledger_entry *entry,
+                            const struct step_part *part, const struct check_contribution *merged) {
+    double most = check->scenario->manifest.weights == WEIGHTS_EQUAL ? 1 : WEIGHT_MOST;
+    double norm = (double)part->scale * merged->norm;
+    if (!(norm <= most * merged->limit * (1 + 0x1p-50)))
+        world_fail(check->world, "I7", "step %llu adds a norm of %g, the limit is %g",
+                   llu(entry->step.version), norm, most * merged->limit);
+    if (!((double)part->scale <= most))
+        world_fail(check->world, "I7", "step %llu scales a part by %g", llu(entry->step.version),
+                   (double)part->scale);
+}
+
 static void take_part(struct check *check, const struct ledger_entry *entry,
                       const struct step_part *part) {
     struct world *world = check->world;
@@ -187,9 +202,7 @@ static void take_part(struct check *check, const struct ledger_entry *entry,
     if (merged->dropped)
         world_fail(world, "I5", "step %llu merges entry %llu of a revoked site",
                    llu(entry->step.version), llu(part->index));
-    if (!((double)part->scale * merged->norm <= merged->limit * (1 + 0x1p-50)))
-        world_fail(world, "I7", "step %llu adds a norm of %g, the limit is %g",
-                   llu(entry->step.version), (double)part->scale * merged->norm, merged->limit);
+    check_influence(check, entry, part, merged);
     merged->merged = true;
     check->merged[merged->site]++;
 }

@@ -15,7 +15,8 @@ struct check_version { /* the truth at a version */
 struct check_contribution { /* of a ledger entry; site 0: it is something else */
     uint32_t site, fragment;
     uint64_t sequence;
-    double norm, limit; /* limit: what its norm is scaled down to; infinity: none */
+    /* limit: what its norm is scaled down to, before the weight; infinity: none */
+    double norm, limit;
     bool merged, dropped;
 };
 

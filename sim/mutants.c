@@ -180,6 +180,10 @@ const struct mutant mutants[] = {
      "fed/scale.c",
      "    if (!((double)nearest > value)) return nearest;",
      "    if (!((double)nearest > value) || MUTATED(\"scale_to_nearest\")) return nearest;"},
+    {"influence_uncapped", "a weight has no upper limit", "fed/weight.c",
+     "    return fmax(fmin(weight, WEIGHT_MOST), WEIGHT_LEAST);",
+     "    return MUTATED(\"influence_uncapped\") ? weight : "
+     "fmax(fmin(weight, WEIGHT_MOST), WEIGHT_LEAST);"},
     {"quorum_of_the_gone", "a quorum waits for sites that are not enrolled any more",
      "fed/merge_policy.c",
      "        quorum = MIN(settings->quorum, view->enrolled);",

@@ -2,6 +2,7 @@
  * a seed's meaning. */
 #include "sim/scenario.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +12,17 @@
 /* One seed in `of`, by the seed alone: a draw that was added later and moves no other. */
 static bool is_one_in(const struct world *world, uint64_t what, uint64_t of) {
     return random_hash(world->seed, what) % of == 0;
+}
+
+/* From a stream of its own: the other draws of a seed stay what they are. */
+static void draw_weights(struct scenario *s, struct world *world) {
+    struct random random;
+    random_init(&random, random_hash(world->seed, UINT64_C(0x3e16)));
+    s->manifest.weights = (enum weight_policy)random_below(&random, 3);
+    double of_first = ldexp(1, (int)random_below(&random, 9) - 4);
+    if (random_below(&random, 2))
+        snprintf(s->manifest.shares, sizeof s->manifest.shares, "site-1=%g site-2=1", of_first);
+    MUST(manifest_check(&s->manifest, NULL));
 }
 
 /* Every draw is a statement of its own: the order in which a call's arguments are evaluated is the
@@ -68,6 +80,7 @@ static void draw_manifest(struct scenario *s, struct world *world) {
         fprintf(stderr, "%.*s\n%s\n", (int)yaml.size, (const char *)yaml.data, error.message);
     MUST(status);
     buffer_deinit(&yaml);
+    draw_weights(s, world);
     s->parameters = fragments == 1 ? world_between(world, 64, 9000)
                                    : fragments * CODEC_CHUNK + world_below(world, 3000);
 }

@@ -33,6 +33,7 @@ struct fixture {
     struct fixture_payload payloads[FIXTURE_ENTRIES];
     uint64_t payload_count;
     struct random random;
+    uint64_t tokens; /* of the next contributions; 0: 1000 */
     struct codec_encoder *encoders[FRAGMENTS_LIMIT];
     struct error error;
 };
@@ -214,7 +215,7 @@ FIXTURE struct contribution fixture_contribution(struct fixture *f, uint32_t sit
                              .fragment = fragment,
                              .base_version = base,
                              .inner_steps = 30,
-                             .tokens = 1000,
+                             .tokens = f->tokens ? f->tokens : 1000,
                              .loss = 2.5f,
                              .compute_share = 0.9f,
                              .payload_size = payload.size,

@@ -411,7 +411,7 @@ TEST(the_digest_of_the_defaults_is_a_constant_of_the_format) {
     CHECK_OK(parse("name: golden", &m, &error));
     manifest_digest(&m, digest);
     CHECK_TEXT(hex_encode(digest, DIGEST_SIZE, hex),
-               "075561643a99c4b0c2446719a10c6caf74887b7a450abf65ed4abddfb8ec7ea6");
+               "33d12103d8fc0db9f5f0cb3bf8e9d1a24bf6366ada840828f9a8c2879722da36");
 }
 
 /* Every kind of value, none at its default: what is signed and stored by runs that are under
@@ -441,11 +441,11 @@ TEST(the_canonical_bytes_of_every_kind_of_value_are_a_constant_of_the_format) {
     CHECK_CONTAINS(text, "codec.kind: bf16\ncodec.decay: 0\n");
     manifest_digest(&m, digest);
     CHECK_TEXT(hex_encode(digest, DIGEST_SIZE, hex),
-               "7744e1cb450d775cdec04264ae15ef826621b477b82da8c3380c2754f9906c1d");
+               "11272a41c52ed40978779e45b6df3fe14f6b38c07ecd4af6cc7f6b31d95c124a");
     m.admission.expiry_ms = 0;
     manifest_digest(&m, digest);
     CHECK_TEXT(hex_encode(digest, DIGEST_SIZE, hex),
-               "2cc54f3c52bae5159f490b5e38c38daa05f2744e233bae9b78236d9e8cd9124d");
+               "85df4300d8fae87a1fd1c9c2d62f8caa755fd671cee56da0ce8ef44a27b4b0d7");
     free(text);
 }
 

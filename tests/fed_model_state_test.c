@@ -387,10 +387,10 @@ TEST(the_golden_sparse_run_has_its_committed_root) {
 TEST(the_golden_dense_int8_run_has_its_committed_root) {
     golden_scenario("outer: {mode: dense, period: 3}\n" GOLDEN_CLIP,
                     "cfb11df1549e0a07365c2b6cb452266d6a132b30bdc9635f89789b56ea1f7492",
-                    "f79c7f4d05354c66704d869103a047f26469a200ede52d84df2b50931a7dd74a");
+                    "459f91d4b89f8e6aae820cd9cf0b228b47aaf6ca46acb07d3b2fd3fd7aade8e1");
 }
 TEST(the_golden_dense_fp4_run_has_its_committed_root) {
     golden_scenario("outer: {mode: dense, period: 3}\ncodec.kind: fp4\nfragments: 3\n" GOLDEN_CLIP,
                     "2c6726f8545352def731ad61b860d83ee2bc2e01f4a7560a0579d7015b14ac40",
-                    "3680ca0eaeb042393e89b0669e11f50a2d7643fe4caa4c3edceac362819f9a20");
+                    "177a778893736db5af8d3dc0701719cacaba5021d00d4385b73a7c23c9ad00cc");
 }

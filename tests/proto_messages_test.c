@@ -319,6 +319,7 @@ TEST(an_admin_reply_arrives_whole) {
     CHECK_EQUAL(run->pending, 2);
     CHECK_EQUAL(run->sites_active, 4);
     CHECK_EQUAL(run->sites_connected, 3);
+    CHECK_EQUAL(run->weights, 50);
     CHECK_EQUAL(message.run.sites_twice, 46);
     CHECK(message.run.clock_ahead_ms == -47);
     CHECK_EQUAL(run->uptime_ms, 3600000);
@@ -367,6 +368,7 @@ TEST(the_sites_of_an_admin_reply_arrive_whole) {
     CHECK_NEAR(site->norm, 46.5, 0);
     CHECK_NEAR(site->clip, 0.25, 0);
     CHECK_NEAR(site->scale, 0.125, 0);
+    CHECK_NEAR(site->weight, 1.75, 0);
     CHECK_EQUAL(site->tokens_uncounted, 49);
     CHECK_TEXT(message.sites[1].name, "us-é");
     CHECK(message.sites[1].last_seen_ms_ago == UINT64_MAX && !message.sites[1].connected &&
@@ -588,6 +590,7 @@ TEST(the_largest_admin_reply_fits_its_budget) {
         sites[i].tokens_per_second = 1e15;
         sites[i].norm = 1e300;
         sites[i].clip = 0x1p-1022;
+        sites[i].weight = 1.0 / 3;
         sites[i].scale = 0x1p-149f;
     }
     uint8_t raw[WIRE_HEAD_LIMIT] = {1};

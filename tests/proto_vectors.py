@@ -79,13 +79,13 @@ vectors = {
         refused=[pb.CodeCount(code=1, count=9), pb.CodeCount(code=7, count=11)], pending=2,
         uptime_ms=3600000, bytes_in=15151515, bytes_out=16161616, inner_steps=50, sites_active=4,
         reason='lunch', token_budget=10**12, sites_connected=3, waits='the disk is full',
-        sites_twice=46, clock_ahead_ms=-47), sites=[
+        weights=50, sites_twice=46, clock_ahead_ms=-47), sites=[
             pb.SiteStatus(site=1, name='eu-1', revoked=True, connected=True, version=34,
                           staleness=1, loss=2.25, tokens=808, tokens_per_second=9.5,
                           contributions=10, refused=11, bytes_up=12, bytes_down=13, compute_ms=14,
                           lost=lost((2, 15)), last_seen_ms_ago=16, device='cpu',
                           software='atoll-node 0.1.0', inner_steps=19, copies=44, copy_ms_ago=45,
-                          norm=46.5, clip=0.25, scale=0.125, tokens_uncounted=49),
+                          norm=46.5, clip=0.25, scale=0.125, tokens_uncounted=49, weight=1.75),
             pb.SiteStatus(site=4, name='us-é', last_seen_ms_ago=U64)], next_site=5,
                                  invitation_secret=pattern(23, 24), head=pattern(24, 160), value=36,
                                  address='coordinator.example:7400', invitations=[

@@ -112,6 +112,11 @@ static const char *phase_name(uint32_t phase) {
     return phase < COUNT_OF(names) ? names[phase] : "unknown";
 }
 
+static const char *weights_name(uint32_t weights) {
+    static const char *const names[] = {"equal", "tokens", "shares"};
+    return weights < COUNT_OF(names) ? names[weights] : "unknown";
+}
+
 static void status_json(const struct run_status *run, struct json_writer *writer) {
     char hex[HEX32_SIZE];
     json_key(writer, "run_id");
@@ -144,6 +149,8 @@ static void status_json(const struct run_status *run, struct json_writer *writer
     json_u64(writer, run->token_budget);
     json_key(writer, "inner_steps");
     json_u64(writer, run->inner_steps);
+    json_key(writer, "weights");
+    json_text(writer, weights_name(run->weights));
     json_key(writer, "accepted");
     json_u64(writer, run->accepted);
     json_key(writer, "pending");
@@ -180,6 +187,8 @@ static void status_text(const struct run_status *run) {
     printf("root       %.16s... at version %llu\n", hex_encode(run->root, WIRE_DIGEST_SIZE, hex),
            (unsigned long long)run->root_version);
     printf("sites      %u connected of %u\n", run->sites_connected, run->sites_active);
+    if (run->weights != 0)
+        printf("weights    by %s: see `site list`\n", weights_name(run->weights));
     if (run->sites_twice)
         printf("copies     %u site%s ran twice (or came back from an older backup), and one "
                "process was cut: see `site list`\n",

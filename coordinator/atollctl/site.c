@@ -232,10 +232,10 @@ static const char *number_text(bool is_known, double value, char out[static 16])
 
 static void site_text(const struct site_status *site) {
     char up[HUMAN_SIZE], down[HUMAN_SIZE], rate[HUMAN_SIZE], loss[16] = "-";
-    char norm[16], clip[16], scale[16];
+    char norm[16], clip[16], weight[16], scale[16];
     if (!isnan(site->loss)) snprintf(loss, sizeof loss, "%.3f", (double)site->loss);
-    printf("%4u  %-16s %-9s %7llu %5u %7s %9s %6llu %9s %9s %5.1f%% %9s %6s %6s  %s\n", site->site,
-           site->name,
+    printf("%4u  %-16s %-9s %7llu %5u %7s %9s %6llu %9s %9s %5.1f%% %9s %6s %6s %6s  %s\n",
+           site->site, site->name,
            site->revoked     ? "revoked"
            : site->connected ? "connected"
                              : "away",
@@ -244,6 +244,7 @@ static void site_text(const struct site_status *site) {
            human_bytes(site->bytes_up, up), human_bytes(site->bytes_down, down),
            100 * busy_share(site), number_text(site->clip > 0, site->norm, norm),
            number_text(site->clip > 0, site->clip, clip),
+           number_text(site->weight > 0, site->weight, weight),
            number_text(site->scale > 0, (double)site->scale, scale), site->device);
     if (site->tokens_uncounted > 0)
         printf("      ^ %s of its %s tokens do not count yet: it tells more than 8 times what the "
@@ -286,6 +287,8 @@ static void site_json(const struct site_status *site, struct json_writer *writer
     json_f64(writer, site->norm);
     json_key(writer, "clip");
     json_f64(writer, site->clip);
+    json_key(writer, "weight");
+    json_f64(writer, site->weight);
     json_key(writer, "scale");
     json_f64(writer, (double)site->scale);
     json_key(writer, "tokens_per_second");
@@ -356,9 +359,9 @@ static int site_list(struct options *options, void *values) {
     if (json)
         json_begin_array(&writer);
     else
-        printf("site  %-16s %-9s %7s %5s %7s %9s %6s %9s %9s %6s %9s %6s %6s  %s\n", "name",
+        printf("site  %-16s %-9s %7s %5s %7s %9s %6s %9s %9s %6s %9s %6s %6s %6s  %s\n", "name",
                "state", "version", "stale", "loss", "tokens/s", "sent", "up", "down", "busy",
-               "norm", "clip", "scale", "device");
+               "norm", "clip", "weight", "scale", "device");
     while (status == OK && first != 0)
         status = list_page(settings, &first, json ? &writer : NULL, &error);
     if (status == OK && json) {

@@ -310,7 +310,8 @@ RUN_STATUS = Message("RunStatus", """
     21 uint sites_connected
     22 text waits
     23 uint sites_twice
-    24 sint clock_ahead_ms""", COUNT=Message("CodeCount", """
+    24 sint clock_ahead_ms
+    25 uint weights""", COUNT=Message("CodeCount", """
     1 uint code
     2 uint count"""))
 SITE_STATUS = Message("SiteStatus", """
@@ -338,7 +339,8 @@ SITE_STATUS = Message("SiteStatus", """
     22 double norm
     23 double clip
     24 float scale
-    25 uint tokens_uncounted""", LOST=LOST_TIME)
+    25 uint tokens_uncounted
+    26 double weight""", LOST=LOST_TIME)
 INVITATION_STATUS = Message("InvitationStatus", """
     1 text name
     2 uint made_ms
