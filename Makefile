@@ -186,7 +186,8 @@ SIM_CORES := $(wildcard coordinator/coordinator_*.c) coordinator/actions.c \
              coordinator/directory_contents.c coordinator/directory_restore.c \
              coordinator/directory_sweep.c coordinator/follow_place.c storage/store_key.c \
              $(wildcard node/node_*.c) node/replica.c node/keeper.c node/restore.c node/claims.c \
-             node/training_marks.c node/journal_entries.c node/entry_payload.c $(wildcard fed/*.c) \
+             node/training_marks.c node/journal_entries.c node/journal_set.c node/entry_payload.c \
+             $(wildcard fed/*.c) \
              $(filter-out codec/device.c,$(wildcard codec/*.c))
 SIM_FLAGS := -DATOLL_SIMULATED -include sim/signatures.h
 SIM_CORE_OBJECTS := $(patsubst %.c,$(OUT)/sim/core/%.o,$(SIM_CORES))

@@ -250,8 +250,8 @@ enum status claims_prune(struct claims *claims, const struct ledger_source *sour
     return status;
 }
 
-enum status claims_learn(struct claims *claims, uint64_t index, struct bytes raw, uint64_t version,
-                         struct error *error) {
+static enum status learn_entry(struct claims *claims, uint64_t index, struct bytes raw,
+                               uint64_t version, struct error *error) {
     struct ledger_entry *entry = xmalloc(sizeof *entry);
     struct ended ended = {0}; /* the start looks at all files, so these need no look of their own */
     pthread_mutex_lock(&claims->lock);
@@ -264,5 +264,18 @@ enum status claims_learn(struct claims *claims, uint64_t index, struct bytes raw
     pthread_mutex_unlock(&claims->lock);
     free(ended.items);
     free(entry);
+    return status;
+}
+
+enum status claims_learn(struct claims *claims, const struct ledger_source *source, uint64_t size,
+                         uint64_t version, struct error *error) {
+    struct buffer raw = {0};
+    enum status status = OK;
+    for (uint64_t index = 0; index < size && status == OK; index++) {
+        raw.size = 0;
+        status = source->entry(source->context, index, &raw, error);
+        if (status == OK) status = learn_entry(claims, index, buffer_bytes(&raw), version, error);
+    }
+    buffer_deinit(&raw);
     return status;
 }

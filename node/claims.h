@@ -35,9 +35,9 @@ struct claims *claims_create(const struct claims_owner *owner);
 void claims_destroy(struct claims *claims); /* NULL is a no-op */
 
 /* --- at the start, one thread --- */
-/* Entry `index` of our copy, from 0 on and in order; the checkpoint is at `version`. */
-MUST_USE enum status claims_learn(struct claims *claims, uint64_t index, struct bytes raw,
-                                  uint64_t version, struct error *error);
+/* The `size` entries of our copy; the checkpoint is at `version`. */
+MUST_USE enum status claims_learn(struct claims *claims, const struct ledger_source *source,
+                                  uint64_t size, uint64_t version, struct error *error);
 struct claims_list {
     uint8_t (*digests)[DIGEST_SIZE]; /* [count], sorted; freed by the caller */
     size_t count;

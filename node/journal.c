@@ -12,6 +12,7 @@
 #include "node/claims.h"
 #include "node/journal_files.h"
 #include "node/journal_record.h"
+#include "node/journal_set.h"
 #include "storage/store.h"
 
 enum table { ENTRIES, ROUNDS, SENT, STATE };
@@ -21,10 +22,7 @@ struct journal {
     struct blob_store *payloads, *state;
     uint32_t fragments;
     atomic_uint_fast64_t size;
-    struct journal_round rounds[FRAGMENTS_LIMIT];
-    bool has_round[FRAGMENTS_LIMIT];
-    struct journal_checkpoint checkpoint;
-    bool has_checkpoint;
+    struct journal_set records; /* as they are in the store */
     struct claims *claims;
 };
 
@@ -43,28 +41,10 @@ static const struct storage_digest sha256 = {sizeof(struct digest), digest_piece
 
 /* ---- which blobs of DIR/state are still named by a record ------------------------------------ */
 
-static bool names(const struct journal_blob *blob, const uint8_t *digest) {
-    return blob->size > 0 && memcmp(blob->digest, digest, DIGEST_SIZE) == 0;
-}
-
-static bool is_named(const struct journal *journal, const uint8_t *digest) {
-    for (uint32_t i = 0; i < FRAGMENTS_LIMIT; i++) {
-        const struct journal_round *round = &journal->rounds[i];
-        if (journal->has_round[i] &&
-            (names(&round->feedback, digest) || names(&round->snapshot, digest) ||
-             names(&round->optimizer, digest)))
-            return true;
-    }
-    const struct journal_checkpoint *checkpoint = &journal->checkpoint;
-    return journal->has_checkpoint &&
-           (names(&checkpoint->global, digest) || names(&checkpoint->trainer, digest) ||
-            names(&checkpoint->base, digest) || names(&checkpoint->snapshot, digest));
-}
-
 /* Two records may name equal contents, so a blob goes only when none does. What a crash leaves
  * behind goes at the next start. */
 static void release(struct journal *journal, const struct journal_blob *blob) {
-    if (blob->size == 0 || is_named(journal, blob->digest)) return;
+    if (blob->size == 0 || journal_set_names(&journal->records, blob->digest)) return;
     struct error error = {0};
     enum status status = blob_delete(journal->state, blob->digest, &error);
     if (status != OK && status != NOT_FOUND)
@@ -75,7 +55,7 @@ static enum status sweep_state(void *context, const uint8_t *digest, uint64_t si
                                struct error *error) {
     struct journal *journal = context;
     (void)size;
-    if (is_named(journal, digest)) return OK;
+    if (journal_set_names(&journal->records, digest)) return OK;
     enum status status = blob_delete(journal->state, digest, error);
     return status == NOT_FOUND ? OK : status;
 }
@@ -84,12 +64,7 @@ static enum status sweep_state(void *context, const uint8_t *digest, uint64_t si
 
 static bool is_in_flight(void *context, const uint8_t *payload_digest) {
     const struct journal *journal = context;
-    for (uint32_t i = 0; i < FRAGMENTS_LIMIT; i++) {
-        if (journal->has_round[i] && journal->rounds[i].in_flight &&
-            memcmp(journal->rounds[i].payload_digest, payload_digest, DIGEST_SIZE) == 0)
-            return true;
-    }
-    return false;
+    return journal_set_is_in_flight(&journal->records, payload_digest);
 }
 
 static enum status remove_payload(void *context, const uint8_t *digest, struct error *error) {
@@ -125,18 +100,10 @@ static enum status sweep_payloads(struct journal *journal, struct error *error) 
 }
 
 static enum status learn_claims(struct journal *journal, struct error *error) {
-    struct store_scan *scan = store_scan_open(journal->store, ENTRIES, (struct bytes){0},
-                                              (struct bytes){0}, STORE_ASCENDING);
-    struct bytes key, value;
-    uint64_t version = journal->has_checkpoint ? journal->checkpoint.version : 0;
-    enum status status;
-    for (uint64_t index = 0; (status = store_scan_next(scan, &key, &value, error)) == OK; index++) {
-        status = claims_learn(journal->claims, index, value, version, error);
-        if (status != OK) break;
-    }
-    store_scan_close(scan);
-    if (status == NOT_FOUND) status = OK;
-    return status;
+    const struct journal_checkpoint *checkpoint = journal_checkpoint(journal);
+    struct ledger_source source = journal_source(journal);
+    return claims_learn(journal->claims, &source, journal_size(journal),
+                        checkpoint ? checkpoint->version : 0, error);
 }
 
 /* ---- opening --------------------------------------------------------------------------------- */
@@ -156,8 +123,7 @@ static enum status read_records(struct journal *journal, struct error *error) {
         struct journal_round round;
         status = journal_round_decode(scan_value, &round, error);
         if (status != OK) break;
-        journal->rounds[round.fragment] = round;
-        journal->has_round[round.fragment] = true;
+        journal_set_put_round(&journal->records, &round);
     }
     store_scan_close(scan);
     if (status == NOT_FOUND) status = OK;
@@ -165,15 +131,16 @@ static enum status read_records(struct journal *journal, struct error *error) {
     if (status == OK)
         status = store_get(journal->store, STATE, text_key(checkpoint_key), &value, error);
     if (status == OK) {
-        status = journal_checkpoint_decode(buffer_bytes(&value), &journal->checkpoint, error);
-        journal->has_checkpoint = status == OK;
+        struct journal_checkpoint checkpoint;
+        status = journal_checkpoint_decode(buffer_bytes(&value), &checkpoint, error);
+        if (status == OK) journal_set_put_checkpoint(&journal->records, &checkpoint);
     }
     if (status == NOT_FOUND) status = OK;
-    if (status == OK && journal->has_checkpoint &&
-        journal->checkpoint.fragments != journal->fragments)
+    const struct journal_checkpoint *kept = journal_checkpoint(journal);
+    if (status == OK && kept && kept->fragments != journal->fragments)
         status =
             error_set(error, INVALID, "the journal is of a run with %u fragments, this one has %u",
-                      journal->checkpoint.fragments, journal->fragments);
+                      kept->fragments, journal->fragments);
     buffer_deinit(&key);
     buffer_deinit(&value);
     return status;
@@ -336,8 +303,7 @@ enum status journal_payload_drop(struct journal *journal, const uint8_t digest[s
 /* ---- rounds ---------------------------------------------------------------------------------- */
 
 const struct journal_round *journal_round(const struct journal *journal, uint32_t fragment) {
-    return fragment < FRAGMENTS_LIMIT && journal->has_round[fragment] ? &journal->rounds[fragment]
-                                                                      : NULL;
+    return journal_set_round(&journal->records, fragment);
 }
 
 static enum status add_blob(struct blob_batch *batch, struct bytes content,
@@ -372,26 +338,20 @@ static enum status put_round(struct journal *journal, const struct journal_round
  * named. */
 static enum status replace_round(struct journal *journal, const struct journal_round *round,
                                  bool with_sent, struct error *error) {
-    struct journal_round old = journal->rounds[round->fragment];
-    bool had = journal->has_round[round->fragment];
+    const struct journal_round *current = journal_round(journal, round->fragment);
+    struct journal_round old = current ? *current : (struct journal_round){0};
     TRY(put_round(journal, round, with_sent, error));
-    journal->rounds[round->fragment] = *round;
-    journal->has_round[round->fragment] = true;
-    if (had) {
-        release(journal, &old.feedback);
-        release(journal, &old.snapshot);
-        release(journal, &old.optimizer);
-    }
+    journal_set_put_round(&journal->records, round);
+    release(journal, &old.feedback);
+    release(journal, &old.snapshot);
+    release(journal, &old.optimizer);
     return OK;
 }
 
 enum status journal_round_begin(struct journal *journal, const struct journal_round *round,
                                 const struct journal_round_contents *contents,
                                 struct error *error) {
-    struct journal_round taken = *round;
-    taken.in_flight = true;
-    taken.refused = false;
-    memset(&taken.accepted, 0, sizeof taken.accepted);
+    struct journal_round taken = journal_set_begin(round);
     struct blob_batch *batch = blob_batch_create(journal->state);
     uint8_t digest[DIGEST_SIZE];
     enum status status = add_blob(batch, contents->feedback, &taken.feedback, error);
@@ -406,26 +366,15 @@ enum status journal_round_begin(struct journal *journal, const struct journal_ro
 
 enum status journal_round_accept(struct journal *journal, uint32_t fragment, uint64_t sequence,
                                  const struct ledger_head *head, struct error *error) {
-    const struct journal_round *current = journal_round(journal, fragment);
-    if (!current || !current->in_flight || current->sequence != sequence ||
-        current->accepted.size >= head->size)
-        return OK;
-    struct journal_round round = *current;
-    round.accepted.epoch = head->epoch;
-    round.accepted.size = head->size;
-    memcpy(round.accepted.root, head->root, DIGEST_SIZE);
+    struct journal_round round;
+    if (!journal_set_accept(&journal->records, fragment, sequence, head, &round)) return OK;
     return replace_round(journal, &round, true, error);
 }
 
 enum status journal_round_end(struct journal *journal, uint32_t fragment, uint64_t base_version,
                               bool refused, struct bytes feedback, struct error *error) {
-    const struct journal_round *current = journal_round(journal, fragment);
-    if (!current || !current->in_flight) return OK; /* ended before a crash */
-    struct journal_round round = *current;
-    round.in_flight = false;
-    round.refused = refused;
-    round.base_version = base_version;
-    round.snapshot = (struct journal_blob){0};
+    struct journal_round round;
+    if (!journal_set_end(&journal->records, fragment, base_version, refused, &round)) return OK;
     if (feedback.size > 0) {
         round.feedback.size = feedback.size;
         TRY(blob_write(journal->state, feedback, round.feedback.digest, error));
@@ -437,7 +386,7 @@ enum status journal_round_end(struct journal *journal, uint32_t fragment, uint64
 /* ---- checkpoints ----------------------------------------------------------------------------- */
 
 const struct journal_checkpoint *journal_checkpoint(const struct journal *journal) {
-    return journal->has_checkpoint ? &journal->checkpoint : NULL;
+    return journal_set_checkpoint(&journal->records);
 }
 
 static enum status put_checkpoint(struct journal *journal,
@@ -455,8 +404,9 @@ enum status journal_checkpoint_write(struct journal *journal,
                                      const struct journal_checkpoint *checkpoint,
                                      const struct journal_checkpoint_contents *contents,
                                      struct error *error) {
-    struct journal_checkpoint taken = *checkpoint, old = journal->checkpoint;
-    bool had = journal->has_checkpoint;
+    const struct journal_checkpoint *current = journal_checkpoint(journal);
+    struct journal_checkpoint taken = *checkpoint,
+                              old = current ? *current : (struct journal_checkpoint){0};
     struct blob_batch *batch = blob_batch_create(journal->state);
     enum status status = add_blob(batch, contents->global, &taken.global, error);
     if (status == OK) status = add_blob(batch, contents->trainer, &taken.trainer, error);
@@ -472,14 +422,11 @@ enum status journal_checkpoint_write(struct journal *journal,
         release(journal, &taken.snapshot);
     }
     TRY(status);
-    journal->checkpoint = taken;
-    journal->has_checkpoint = true;
-    if (had) {
-        release(journal, &old.global);
-        release(journal, &old.trainer);
-        release(journal, &old.base);
-        release(journal, &old.snapshot);
-    }
+    journal_set_put_checkpoint(&journal->records, &taken);
+    release(journal, &old.global);
+    release(journal, &old.trainer);
+    release(journal, &old.base);
+    release(journal, &old.snapshot);
     struct ledger_source source = journal_source(journal);
     return claims_prune(journal->claims, &source, journal_size(journal), taken.version, error);
 }

@@ -38,30 +38,12 @@ static enum status failed(struct error *error, enum status status) {
     return status == OK ? OK : error_set(error, status, "the disk: %s", status_name(status));
 }
 
-static bool names(const struct journal_blob *blob, const uint8_t *digest) {
-    return blob->size > 0 && memcmp(blob->digest, digest, DIGEST_SIZE) == 0;
-}
-
-static bool is_named(const struct journal_records *records, const uint8_t *digest) {
-    for (uint32_t i = 0; i < FRAGMENTS_LIMIT; i++) {
-        const struct journal_round *round = &records->rounds[i];
-        if (records->has_round[i] &&
-            (names(&round->feedback, digest) || names(&round->snapshot, digest) ||
-             names(&round->optimizer, digest)))
-            return true;
-    }
-    const struct journal_checkpoint *checkpoint = &records->checkpoint;
-    return records->has_checkpoint &&
-           (names(&checkpoint->global, digest) || names(&checkpoint->trainer, digest) ||
-            names(&checkpoint->base, digest) || names(&checkpoint->snapshot, digest));
-}
-
 /* Deletes what no record names. */
 static void collect(struct journal_records *records) {
     for (size_t i = records->state.blob_count; i-- > 0;) {
         uint8_t digest[DIGEST_SIZE];
         memcpy(digest, records->state.blobs[i].digest, DIGEST_SIZE);
-        if (!is_named(records, digest)) disk_blob_delete(&records->state, digest);
+        if (!journal_set_names(&records->set, digest)) disk_blob_delete(&records->state, digest);
     }
 }
 
@@ -69,12 +51,7 @@ static void collect(struct journal_records *records) {
 
 static bool is_in_flight(void *context, const uint8_t *digest) {
     const struct journal *journal = context;
-    for (uint32_t i = 0; i < FRAGMENTS_LIMIT; i++) {
-        const struct journal_round *round = journal_round(journal, i);
-        if (round && round->in_flight && memcmp(round->payload_digest, digest, DIGEST_SIZE) == 0)
-            return true;
-    }
-    return false;
+    return journal_set_is_in_flight(&journal->records->set, digest);
 }
 
 static enum status remove_payload(void *context, const uint8_t *digest, struct error *error) {
@@ -85,18 +62,10 @@ static enum status remove_payload(void *context, const uint8_t *digest, struct e
 }
 
 static enum status learn_claims(struct journal *journal, struct error *error) {
+    const struct journal_checkpoint *checkpoint = journal_checkpoint(journal);
     struct ledger_source source = disk_source(journal->disk);
-    uint64_t version = journal->records->has_checkpoint ? journal->records->checkpoint.version : 0;
-    struct buffer raw = {0};
-    enum status status = OK;
-    for (uint64_t i = 0; i < journal->disk->entry_count && status == OK; i++) {
-        raw.size = 0;
-        status = source.entry(source.context, i, &raw, error);
-        if (status == OK)
-            status = claims_learn(journal->claims, i, buffer_bytes(&raw), version, error);
-    }
-    buffer_deinit(&raw);
-    return status;
+    return claims_learn(journal->claims, &source, journal->disk->entry_count,
+                        checkpoint ? checkpoint->version : 0, error);
 }
 
 static void sweep_payloads(struct journal *journal) {
@@ -196,9 +165,7 @@ enum status journal_payload_drop(struct journal *journal, const uint8_t digest[s
 /* ---- rounds ---------------------------------------------------------------------------------- */
 
 const struct journal_round *journal_round(const struct journal *journal, uint32_t fragment) {
-    const struct journal_records *records = journal->records;
-    return fragment < FRAGMENTS_LIMIT && records->has_round[fragment] ? &records->rounds[fragment]
-                                                                      : NULL;
+    return journal_set_round(&journal->records->set, fragment);
 }
 
 struct write { /* blobs that one sync makes durable */
@@ -224,8 +191,7 @@ static enum status sync_blobs(struct journal *journal, struct write *write, stru
 static enum status replace_round(struct journal *journal, const struct journal_round *round,
                                  struct error *error) {
     TRY(failed(error, disk_write(journal->disk)));
-    journal->records->rounds[round->fragment] = *round;
-    journal->records->has_round[round->fragment] = true;
+    journal_set_put_round(&journal->records->set, round);
     collect(journal->records);
     return OK;
 }
@@ -233,11 +199,8 @@ static enum status replace_round(struct journal *journal, const struct journal_r
 enum status journal_round_begin(struct journal *journal, const struct journal_round *round,
                                 const struct journal_round_contents *contents,
                                 struct error *error) {
-    struct journal_round taken = *round;
+    struct journal_round taken = journal_set_begin(round);
     struct write write = {.count = 0};
-    taken.in_flight = true;
-    taken.refused = false;
-    memset(&taken.accepted, 0, sizeof taken.accepted);
     add(&write, contents->feedback, &taken.feedback);
     add(&write, contents->snapshot, &taken.snapshot);
     add(&write, contents->optimizer, &taken.optimizer);
@@ -248,27 +211,17 @@ enum status journal_round_begin(struct journal *journal, const struct journal_ro
 
 enum status journal_round_accept(struct journal *journal, uint32_t fragment, uint64_t sequence,
                                  const struct ledger_head *head, struct error *error) {
-    const struct journal_round *current = journal_round(journal, fragment);
-    if (!current || !current->in_flight || current->sequence != sequence ||
-        current->accepted.size >= head->size)
-        return OK;
-    struct journal_round round = *current;
-    round.accepted.epoch = head->epoch;
-    round.accepted.size = head->size;
-    memcpy(round.accepted.root, head->root, DIGEST_SIZE);
+    struct journal_round round;
+    if (!journal_set_accept(&journal->records->set, fragment, sequence, head, &round)) return OK;
     return replace_round(journal, &round, error);
 }
 
 enum status journal_round_end(struct journal *journal, uint32_t fragment, uint64_t base_version,
                               bool refused, struct bytes feedback, struct error *error) {
-    const struct journal_round *current = journal_round(journal, fragment);
-    if (!current || !current->in_flight) return OK; /* ended before a crash */
-    struct journal_round round = *current;
+    struct journal_round round;
     struct write write = {.count = 0};
-    round.in_flight = false;
-    round.refused = refused;
-    round.base_version = base_version;
-    round.snapshot = (struct journal_blob){0};
+    if (!journal_set_end(&journal->records->set, fragment, base_version, refused, &round))
+        return OK;
     if (feedback.size > 0) add(&write, feedback, &round.feedback);
     TRY(sync_blobs(journal, &write, error));
     TRY(replace_round(journal, &round, error));
@@ -278,7 +231,7 @@ enum status journal_round_end(struct journal *journal, uint32_t fragment, uint64
 /* ---- checkpoints ----------------------------------------------------------------------------- */
 
 const struct journal_checkpoint *journal_checkpoint(const struct journal *journal) {
-    return journal->records->has_checkpoint ? &journal->records->checkpoint : NULL;
+    return journal_set_checkpoint(&journal->records->set);
 }
 
 enum status journal_checkpoint_write(struct journal *journal,
@@ -293,10 +246,7 @@ enum status journal_checkpoint_write(struct journal *journal,
     add(&write, contents->snapshot, &taken.snapshot);
     enum status status = sync_blobs(journal, &write, error);
     if (status == OK) status = failed(error, disk_write(journal->disk));
-    if (status == OK) {
-        journal->records->checkpoint = taken;
-        journal->records->has_checkpoint = true;
-    }
+    if (status == OK) journal_set_put_checkpoint(&journal->records->set, &taken);
     collect(journal->records); /* the old one, or this one where there was no room */
     if (status != OK) return status;
     struct ledger_source source = journal_source(journal);

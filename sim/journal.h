@@ -7,16 +7,13 @@
 #ifndef SIM_JOURNAL_H
 #define SIM_JOURNAL_H
 
-#include "node/journal.h"
+#include "node/journal_set.h"
 #include "sim/disk.h"
 
 enum damage { DAMAGE_NONE, DAMAGE_ROUND, DAMAGE_CHECKPOINT };
 
 struct journal_records { /* on disk */
-    struct journal_round rounds[FRAGMENTS_LIMIT];
-    bool has_round[FRAGMENTS_LIMIT];
-    struct journal_checkpoint checkpoint;
-    bool has_checkpoint;
+    struct journal_set set;
     struct disk state;   /* blobs that records name */
     enum damage damaged; /* a record that cannot be read */
 };

@@ -77,9 +77,9 @@ bool site_flip(struct simulated_site *site, bool record) {
     if (!record)
         return blob < site->disk.blob_count &&
                disk_flip(&site->disk, site->disk.blobs[blob].digest);
-    if (kind == 0 && site->records.has_checkpoint) {
+    if (kind == 0 && site->records.set.has_checkpoint) {
         site->records.damaged = DAMAGE_CHECKPOINT;
-    } else if (kind == 1 && site->records.has_round[0]) {
+    } else if (kind == 1 && site->records.set.has_round[0]) {
         site->records.damaged = DAMAGE_ROUND;
     } else if (entry < site->disk.entry_count) {
         site->disk.damaged_entry = entry;
