@@ -11,6 +11,7 @@
 #include "experiment/train_internal.h"
 #include "fed/merkle.h"
 #include "fed/outer_rate.h"
+#include "model/export.h"
 #include "run/run_model.h"
 
 enum { HEADER_BYTES = 600 /* a contribution's header, frames and receipt */, THREADS_LIMIT = 64 };
@@ -33,7 +34,19 @@ static struct train_event event_pop(struct train *train) {
     return event;
 }
 
+static uint64_t tokens_of(const struct train *train) {
+    uint64_t tokens = 0;
+    for (uint32_t i = 0; i < train->site_count; i++) tokens += train->sites[i].tokens;
+    return tokens;
+}
+
+static bool has_enough(const struct train *train) {
+    uint64_t limit = train->options->token_limit;
+    return limit && tokens_of(train) >= limit;
+}
+
 static bool is_over(const struct train *train) {
+    if (has_enough(train)) return true;
     const struct train_event *next = heap_first(&train->heap);
     return !next || next->at > train->options->duration;
 }
@@ -115,9 +128,15 @@ static enum status round_end(struct train *train, uint32_t index, struct error *
     log_round(train, site);
     double size = (double)(payload_terms(site->payload)->size + HEADER_BYTES);
     double sent = faults_release(&site->outage, train->now);
-    event_push(train,
-               event_at(sent + link->rtt + size / topology_rate_up(link) + jitter(train, link),
-                        EVENT_ARRIVE, index));
+    struct train_event arrival =
+        event_at(sent + link->rtt + size / topology_rate_up(link) + jitter(train, link),
+                 EVENT_ARRIVE, index);
+    arrival.generation = site->sequence;
+    event_push(train, arrival);
+    if (train->options->duplicate > 0 && random_unit(&train->losses) < train->options->duplicate) {
+        arrival.at += link->rtt;
+        event_push(train, arrival);
+    }
     train->result.bytes_up += payload_terms(site->payload)->size + HEADER_BYTES;
     site->since_snapshot = 0;
     site->round_tokens = site->tokens;
@@ -316,6 +335,8 @@ static enum status outer_step(struct train *train, uint32_t count, struct error 
         uint64_t staleness = train->model.version - one->base_version;
         inputs[i] = input_of(train, one, staleness, rate);
         train->staleness_sum += staleness;
+        struct train_site_record *record = &train->sites[one->site].record;
+        record->staleness_most = MAX(record->staleness_most, staleness);
         train->result.staleness_most = MAX(train->result.staleness_most, staleness);
     }
     enum status status = model_state_step(&train->model, 0, train->model.version + 1, count, inputs,
@@ -390,11 +411,26 @@ static enum status on_arrive(struct train *train, const struct train_event *even
     struct train_site *site = &train->sites[event->site];
     double back = faults_release(&train->coordinator, train->now);
     if (back > train->now) { /* it is away: the site tries again when it is back */
-        event_push(train, event_at(back + site->group->link.rtt, EVENT_ARRIVE, event->site));
+        struct train_event again = *event;
+        again.at = back + site->group->link.rtt;
+        event_push(train, again);
+        return OK;
+    }
+    if (event->generation <= site->taken) { /* it came before */
+        train->result.duplicates++;
+        site->record.duplicates++;
+        return OK;
+    }
+    site->taken = event->generation;
+    if (train->options->drop > 0 && random_unit(&train->losses) < train->options->drop) {
+        train->result.dropped++;
+        site->record.dropped++;
+        deliver(train, event->site, HEADER_BYTES, NULL, false);
         return OK;
     }
     if (train->model.version - site->message_base > manifest->merge.staleness_cap) {
         train->result.refused++;
+        site->record.refused++;
         deliver(train, event->site, HEADER_BYTES, NULL, false);
         return OK;
     }
@@ -406,6 +442,9 @@ static enum status on_arrive(struct train *train, const struct train_event *even
                                   .weight = weigh(train, event->site, tokens)};
     clip_note(&train->clip, event->site + 1, site->norm, milliseconds_of(train->now));
     if (!site_is_hostile(train, site)) note_clip(train, one->clip);
+    train->result.clipped += one->clip < 1;
+    site->record.clipped += one->clip < 1;
+    site->record.contributions++;
     hostile_note_honest(train, site);
     *train->pending_end = one;
     train->pending_end = &one->next;
@@ -451,19 +490,36 @@ static enum status on_deliver(struct train *train, const struct train_event *eve
     return OK;
 }
 
-static enum status on_evaluate(struct train *train, struct error *error) {
+static struct train_evaluation *record_point(struct train *train, double **files) {
+    struct train_record *record = &train->record;
+    if (record->count == train->record_capacity) {
+        train->record_capacity = MAX(2 * train->record_capacity, (size_t)32);
+        record->evaluations =
+            xrealloc(record->evaluations, train->record_capacity * sizeof(record->evaluations[0]));
+        record->files = xrealloc(record->files, train->record_capacity * record->file_count *
+                                                    sizeof(record->files[0]));
+    }
+    *files = record->files + record->count * record->file_count;
+    return &record->evaluations[record->count];
+}
+
+enum status train_note_evaluation(struct train *train, struct error *error) {
     const struct train_options *options = train->options;
-    double sum = 0;
-    uint64_t tokens = 0;
+    double sum = 0, *files;
+    struct train_evaluation *evaluation = record_point(train, &files);
+    uint64_t tokens = tokens_of(train);
     uint32_t known = 0;
-    TRY(train_evaluate(train, &train->result.heldout, error));
+    TRY(train_evaluate(train, files, &train->result.heldout, error));
     for (uint32_t i = 0; i < train->site_count; i++) {
-        tokens += train->sites[i].tokens;
         if (isnan(train->sites[i].loss) || train->sites[i].left) continue;
         sum += train->sites[i].loss;
         known++;
     }
     train->result.loss = known ? sum / known : NAN;
+    *evaluation = (struct train_evaluation){
+        train->now, train->result.loss,    train->result.heldout, train->model.version,
+        tokens,     train->result.bytes_up};
+    train->record.count++;
     if (options->csv)
         fprintf(options->csv, "%.3f,global,%llu,%llu,%.6f,%.6f\n", train->now,
                 (unsigned long long)train->model.version, (unsigned long long)tokens,
@@ -485,6 +541,12 @@ static enum status on_evaluate(struct train *train, struct error *error) {
                                       .seconds = train->now};
         TRY(history_add(options->history, &point, error));
     }
+    return OK;
+}
+
+static enum status on_evaluate(struct train *train, struct error *error) {
+    const struct train_options *options = train->options;
+    TRY(train_note_evaluation(train, error));
     if (train->now < options->duration)
         event_push(train, event_at(MIN(train->now + options->evaluate_every, options->duration),
                                    EVENT_EVALUATE, 0));
@@ -601,6 +663,8 @@ static enum status train_open(struct train *train, struct error *error) {
     train->newest = version_take(train);
     faults_init(&train->coordinator, &options->topology->coordinator.outage, options->seed, 1);
     random_init(&train->random, random_hash(options->seed, 2));
+    random_init(&train->losses, random_hash(options->seed, 3));
+    train->record.file_count = train_file_count(train);
     TRY(sites_open(train, error));
     event_push(train, event_at(0, EVENT_EVALUATE, 0));
     return OK;
@@ -631,12 +695,43 @@ static void train_close(struct train *train) {
     weighing_deinit(&train->weights);
     buffer_deinit(&train->overheard);
     free(train->clips);
+    train_record_deinit(&train->record);
     heap_deinit(&train->heap);
 }
 
 static int by_value(const void *first, const void *second) {
     const double *a = first, *b = second;
     return (*a > *b) - (*a < *b);
+}
+
+void train_record_deinit(struct train_record *record) {
+    free(record->evaluations);
+    free(record->files);
+    free(record->sites);
+    *record = (struct train_record){0};
+}
+
+static double late_mean(const struct train_record *record) {
+    size_t late = MAX((record->count + 9) / 10, (size_t)1);
+    double sum = 0;
+    if (record->count < late) return NAN;
+    for (size_t i = record->count - late; i < record->count; i++)
+        sum += record->evaluations[i].heldout;
+    return sum / (double)late;
+}
+
+static void record_sites(struct train *train) {
+    struct train_record *record = &train->record;
+    record->site_count = train->site_count;
+    record->sites = xcalloc(train->site_count, sizeof(record->sites[0]));
+    for (uint32_t i = 0; i < train->site_count; i++) {
+        const struct train_site *site = &train->sites[i];
+        record->sites[i] = site->record;
+        strcpy(record->sites[i].name, site->place.name);
+        record->sites[i].file = i % train->options->data_count;
+        record->sites[i].inner_steps = site->inner_steps;
+        record->sites[i].tokens = site->tokens;
+    }
 }
 
 static void finish(struct train *train, struct train_result *out) {
@@ -657,7 +752,29 @@ static void finish(struct train *train, struct train_result *out) {
                                                           : 0;
     if (train->clip_count) qsort(train->clips, train->clip_count, sizeof(double), by_value);
     train->result.scale = train->clip_count ? train->clips[train->clip_count / 2] : 1;
+    train->result.seconds = train->now;
+    train->result.heldout_late = late_mean(&train->record);
     *out = train->result;
+    if (!train->options->record) return;
+    record_sites(train);
+    *train->options->record = train->record;
+    train->record = (struct train_record){0};
+}
+
+static enum status export_last(struct train *train, struct error *error) {
+    if (!train->options->export_to) return OK;
+    bool bytes = train->options->manifest->tokenizer == TOKENIZER_BYTE;
+    return export_model(train->options->export_to, &train->layout, train->model.theta,
+                        (int64_t)train->model.version, bytes, error);
+}
+
+static enum status simulate(struct train *train, struct error *error) {
+    while (!is_over(train)) {
+        struct train_event event = event_pop(train);
+        train->now = event.at;
+        TRY(handle(train, &event, error));
+    }
+    return OK;
 }
 
 enum status train_run(const struct train_options *options, struct train_result *out,
@@ -673,11 +790,11 @@ enum status train_run(const struct train_options *options, struct train_result *
     train.pending_end = &train.pending;
     if (options->csv) fprintf(options->csv, "time_s,site,version,tokens,loss,heldout\n");
     enum status status = train_open(&train, error);
-    while (status == OK && !is_over(&train)) {
-        struct train_event event = event_pop(&train);
-        train.now = event.at;
-        status = handle(&train, &event, error);
-    }
+    if (status == OK)
+        status = options->one_cluster ? cluster_run(&train, error) : simulate(&train, error);
+    bool cut = status == OK && has_enough(&train); /* between two evaluations */
+    if (cut) status = train_note_evaluation(&train, error);
+    if (status == OK) status = export_last(&train, error);
     if (status == OK) finish(&train, out);
     train_close(&train);
     return status;

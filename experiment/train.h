@@ -25,6 +25,9 @@
  *
  * Sites can be hostile: they send what poisons the model and breaks no rule of form.
  *
+ * The reference is one cluster that has every site's machines and texts: a batch of each site in
+ * turn, and an update after each.
+ *
  * Left out: fragments beyond one, the admission checks of a broken message, what a coordinator's
  * restart costs beyond its absence. One thread calls; no clock.
  */
@@ -43,6 +46,27 @@
 enum train_hostile { TRAIN_HONEST = 0, TRAIN_LARGE, TRAIN_FLIP, TRAIN_RANDOM, TRAIN_NEGATE };
 extern const char *const train_hostile_names[]; /* in that order, then NULL */
 
+struct train_evaluation {
+    double at, loss, heldout; /* seconds; nats: mean of the sites' last rounds; mean over files */
+    uint64_t version, tokens, bytes_up;
+};
+
+struct train_site_record {
+    char name[TOPOLOGY_NAME_SIZE + 12];
+    size_t file; /* of data */
+    uint32_t inner_steps;
+    uint64_t tokens, contributions, refused, clipped, dropped, duplicates, staleness_most;
+};
+
+struct train_record {                     /* all zero before; ends with train_record_deinit */
+    struct train_evaluation *evaluations; /* [count] */
+    double *files;                        /* [count][file_count] held-out nats */
+    size_t count, file_count;
+    struct train_site_record *sites; /* [site_count] */
+    uint32_t site_count;
+};
+void train_record_deinit(struct train_record *record);
+
 struct train_options {
     const struct topology *topology; /* borrowed */
     const struct manifest
@@ -57,17 +81,26 @@ struct train_options {
     uint64_t seed;      /* of speeds, links and failures */
     bool auto_rate;     /* parts are scaled by fed/outer_rate.h, on top of the manifest's rate */
     uint32_t follow_interval; /* inner steps; 0: a site moves with its own merges only */
+    bool one_cluster;         /* the reference: no federation at all */
+    bool no_feedback;         /* sparse mode without its error feedback, for comparison */
+    double drop, duplicate;   /* shares of messages that are lost (and told so), or come twice */
+    uint64_t token_limit;     /* of all sites together, where it ends; 0: none */
+    const char *export_to;    /* a directory for the last version; NULL: none */
     double duration;          /* virtual seconds */
     double evaluate_every;    /* virtual seconds */
     enum train_hostile hostile;
-    uint32_t hostile_sites;  /* the last so many */
-    double hostile_from;     /* virtual seconds */
-    FILE *csv;               /* NULL: none. time_s,site,version,tokens,loss,heldout */
-    FILE *progress;          /* NULL: none */
-    struct history *history; /* NULL: none */
+    uint32_t hostile_sites;      /* the last so many */
+    double hostile_from;         /* virtual seconds */
+    FILE *csv;                   /* NULL: none. time_s,site,version,tokens,loss,heldout */
+    FILE *progress;              /* NULL: none */
+    struct history *history;     /* NULL: none */
+    struct train_record *record; /* NULL: none */
 };
 
 struct train_result {
+    uint64_t dropped, duplicates, clipped;
+    double heldout_late; /* mean over the last tenth of evaluations, one at least */
+    double seconds;      /* virtual, when it ended */
     uint64_t versions, tokens, steps, contributions, refused, lost_steps, bytes_up, bytes_down;
     uint64_t parameters, distinct_versions_most;
     double loss,

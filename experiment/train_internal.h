@@ -64,7 +64,9 @@ struct train_site {
     /* books */
     uint64_t tokens, round_tokens, known_tokens, own_known_tokens;
     double loss, norm;
-    double part_bytes; /* of its part in the step that is delivered; 0: it has none */
+    double part_bytes;        /* of its part in the step that is delivered; 0: it has none */
+    uint64_t sequence, taken; /* of the last message; of the last that came or was lost */
+    struct train_site_record record;
     struct verified_payload *payload; /* of the message under way; NULL: there was none yet */
 };
 
@@ -91,7 +93,7 @@ struct train_event {
     uint64_t order; /* of equal times */
     enum train_event_kind kind;
     uint32_t site;
-    uint64_t generation;
+    uint64_t generation;           /* STEP: of the site; ARRIVE: the message's sequence */
     struct train_version *version; /* DELIVER; NULL: a refusal */
     uint64_t run_tokens;
     bool merged; /* the step has the site's part */
@@ -110,6 +112,7 @@ struct train {
     struct codec_encoder *encoder;
     struct train_faults coordinator;
     struct random random; /* jitter */
+    struct random losses; /* of messages */
     double now;
     struct heap heap; /* of train_event */
     uint64_t events;
@@ -123,6 +126,8 @@ struct train {
     size_t clip_count, clip_capacity;
     struct buffer overheard; /* the last honest site's payload, for a hostile one */
     uint64_t ledger_tokens, staleness_sum;
+    struct train_record record;
+    size_t record_capacity;
     struct train_result result;
     struct error failure;
 };
@@ -130,6 +135,11 @@ struct train {
 /* --- train.c --- */
 /* The norm that longer ones are scaled down to now; INFINITY: none. */
 double train_clip_limit(const struct train *train);
+
+MUST_USE enum status train_note_evaluation(struct train *train, struct error *error);
+
+/* --- train_cluster.c --- */
+MUST_USE enum status cluster_run(struct train *train, struct error *error);
 
 /* --- train_hostile.c --- */
 bool site_is_hostile(const struct train *train, const struct train_site *site);
@@ -156,7 +166,9 @@ MUST_USE enum status site_seal(struct train *train, struct train_site *site, str
 MUST_USE enum status site_round(struct train *train, struct train_site *site, struct error *error);
 /* What site->why says, onto site->known. */
 MUST_USE enum status site_rebase(struct train *train, struct train_site *site, struct error *error);
-/* The global model on every file's held-out part. */
-MUST_USE enum status train_evaluate(struct train *train, double *out, struct error *error);
+/* The global model on every file's held-out part, [files], and their mean. */
+MUST_USE enum status train_evaluate(struct train *train, double *files, double *out,
+                                    struct error *error);
+size_t train_file_count(const struct train *train);
 
 #endif

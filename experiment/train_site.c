@@ -162,6 +162,9 @@ enum status site_round(struct train *train, struct train_site *site, struct erro
     site->message_base = site->base->version;
     TRY(codec_encode(train->encoder, site->base->theta, site->snapshot, site->feedback, &message,
                      error));
+    if (site->feedback && train->options->no_feedback)
+        memset(site->feedback, 0, count * sizeof(float));
+    site->sequence++;
     TRY(site_seal(train, site, &message, error));
     return site_is_hostile(train, site) ? hostile_round(train, site, error) : OK;
 }
@@ -175,7 +178,7 @@ enum status site_rebase(struct train *train, struct train_site *site, struct err
     bool from_snapshot = site->why == REBASE_MERGED || site->why == REBASE_SPARSE_REFUSED;
     bool ends = site->why != REBASE_FOLLOW;
     TRY(sites_flush(train, site, error));
-    if (site->why == REBASE_SPARSE_REFUSED)
+    if (site->why == REBASE_SPARSE_REFUSED && !train->options->no_feedback)
         TRY(codec_restore(codec, payload_bytes(site->payload), count, site->feedback, error));
     elementwise_rebase(site->theta, next, from_snapshot ? site->snapshot : site->base->theta,
                        count);
@@ -191,16 +194,20 @@ enum status site_rebase(struct train *train, struct train_site *site, struct err
     return OK;
 }
 
-enum status train_evaluate(struct train *train, double *out, struct error *error) {
-    double sum = 0, nats;
-    size_t files = MIN(train->options->data_count, (size_t)train->site_count);
+size_t train_file_count(const struct train *train) {
+    return MIN(train->options->data_count, (size_t)train->site_count);
+}
+
+enum status train_evaluate(struct train *train, double *files, double *out, struct error *error) {
+    double sum = 0;
+    size_t count = train_file_count(train);
     memcpy(trainer_parameters_to_change(train->trainers[0]), train->model.theta,
            train->layout.count * sizeof(float));
-    for (size_t i = 0; i < files; i++) {
-        TRY(trainer_evaluate(train->trainers[0], train->data[i], train->options->windows, &nats,
+    for (size_t i = 0; i < count; i++) {
+        TRY(trainer_evaluate(train->trainers[0], train->data[i], train->options->windows, &files[i],
                              error));
-        sum += nats;
+        sum += files[i];
     }
-    *out = sum / (double)files;
+    *out = sum / (double)count;
     return OK;
 }

@@ -5,11 +5,11 @@
 #include <string.h>
 
 #include "base/file.h"
-#include "base/memory.h"
 #include "base/output.h"
 #include "experiment/train.h"
-#include "fed/outer_rate.h"
-#include "model/presets.h"
+#include "experiment/train_report.h"
+#include "model/export.h"
+#include "sim/train_settle.h"
 #include "sim/verbs.h"
 
 static const char *const modes[] = {"file", "dense", "sparse", NULL};
@@ -27,8 +27,8 @@ static const struct setting table[] = {
      .help = "Format of all data files; auto: told from their content, and refused where they do "
              "not fit the model."},
     {"manifest", SETTING_PATH, FIELD(manifest), .value_name = "FILE",
-     .help = "Model, inner optimizer and admission; values under run: in the file override it. "
-             "Without it, --preset and defaults."},
+     .help = "All rules of the run; a key under run: of the federation's file must agree with it. "
+             "Without it: --preset, the federation's run: and defaults."},
     {"preset", SETTING_TEXT, FIELD(preset), .fallback = "300k",
      .help = "Shape of the model: 300k, 1m, 4m, ..."},
     {"learning-rate", SETTING_NUMBER, FIELD(learning_rate), .fallback = "0",
@@ -45,6 +45,23 @@ static const struct setting table[] = {
     {"follow-interval", SETTING_COUNT, FIELD(follow_interval), .fallback = "1", .max = "1000000",
      .help = "Inner steps after which a site moves onto the newest version that it knows; 0: it "
              "moves with its own merges only, for comparison."},
+    {"period", SETTING_COUNT, FIELD(period), .max = "256",
+     .help = "Dense mode: contributions from one momentum step to the next; 0: the manifest's, or "
+             "one per site."},
+    {"sync", SETTING_BOOL, FIELD(sync),
+     .help = "The synchronous reference: every step has a part of every site, however long that "
+             "takes, and a site waits for it."},
+    {"one-cluster", SETTING_BOOL, FIELD(one_cluster),
+     .help = "The reference without a federation: one model, a batch of each site's text in turn."},
+    {"error-feedback", SETTING_BOOL, FIELD(error_feedback), .fallback = "true",
+     .help = "Sparse mode: keep what a message left out; false: for comparison."},
+    {"drop", SETTING_SHARE, FIELD(drop), .fallback = "0", .max = "95%",
+     .help = "Share of messages that are lost; the site is told, and keeps what it trained."},
+    {"duplicate", SETTING_SHARE, FIELD(duplicate), .fallback = "0", .max = "95%",
+     .help = "Share of messages that come twice."},
+    {"tokens", SETTING_COUNT, FIELD(tokens),
+     .help = "End once all sites together have trained on so many; 0: the manifest's budget, or "
+             "the duration alone."},
     {"sites", SETTING_COUNT, FIELD(sites),
      .help = "Number of sites, where the file has only one group; 0: the file's."},
     {"sequences", SETTING_COUNT, FIELD(sequences), .fallback = "8", .min = "1", .max = "4096",
@@ -68,89 +85,17 @@ static const struct setting table[] = {
      .max = "4096", .help = "Number of hostile sites."},
     {"hostile-from", SETTING_DURATION, FIELD(hostile_from_ms), .fallback = "0",
      .help = "Virtual time at which they begin."},
+    {"by-site", SETTING_BOOL, FIELD(by_site), .fallback = "true",
+     .help = "Print the loss on each text and what became of each site's messages."},
     {"csv", SETTING_PATH, FIELD(csv), .value_name = "FILE",
      .help = "time_s,site,version,tokens,loss,heldout: every round, every evaluation."},
+    {"json", SETTING_PATH, FIELD(json), .value_name = "FILE",
+     .help = "Rules, figures, every site and every evaluation with each text's loss."},
+    {"export", SETTING_PATH, FIELD(export_to), .value_name = "DIRECTORY",
+     .help = "The last version as a model."},
     {"svg", SETTING_PATH, FIELD(svg), .value_name = "FILE",
      .help = "Loss over tokens, training and held-out."},
     {0}};
-
-static enum status manifest_read(const struct sim_settings *settings, struct manifest *out,
-                                 struct error *error) {
-    struct buffer text = {0};
-    struct model_config config;
-    enum status status;
-    manifest_defaults(out);
-    if (settings->train.manifest) {
-        status = file_read(settings->train.manifest, MANIFEST_LIMIT, &text, error);
-        if (status == OK) status = manifest_parse(buffer_bytes(&text), out, error);
-        buffer_deinit(&text);
-        return status;
-    }
-    TRY(preset_find(settings->train.preset, &config, error));
-    strcpy(out->name, "train");
-    out->model.vocabulary = config.vocabulary;
-    out->model.hidden = config.hidden;
-    out->model.layers = config.layers;
-    out->model.heads = config.heads;
-    out->model.kv_heads = config.kv_heads;
-    out->model.ffn = config.ffn;
-    out->model.context = config.context;
-    out->model.rope_theta = (double)config.rope_theta;
-    /* the shortest decimal */
-    out->model.norm_epsilon = config.norm_eps == 1e-5f ? 1e-5 : (double)config.norm_eps;
-    out->model.tied = config.tied;
-    out->tokenizer = config.vocabulary > 256 ? TOKENIZER_EXTERNAL : TOKENIZER_BYTE;
-    out->inner.learning_rate = 2e-3;
-    return OK;
-}
-
-/* The file's `run:` and the command line over the manifest. */
-static enum status manifest_settle(const struct sim_settings *settings,
-                                   const struct topology *topology, struct manifest *out,
-                                   struct error *error) {
-    const struct topology_run *run = &topology->run;
-    enum codec codec = settings->train.codec ? (enum codec)settings->train.codec : run->codec;
-    bool dense = settings->train.mode ? settings->train.mode == 1 : !codec_is_sparse(codec);
-    bool defaults = !settings->train.manifest || dense != (out->outer.mode == OUTER_DENSE);
-    out->outer.mode = dense ? OUTER_DENSE : OUTER_SPARSE;
-    out->codec.kind = (uint16_t)codec;
-    out->codec.decay = dense ? 0 : 0.95;
-    if (defaults) {
-        out->outer.momentum = dense ? 0.9 : 0;
-        out->outer.period = outer_period_default(out->outer.mode, topology->site_count);
-    }
-    if (settings->train.learning_rate > 0) out->inner.learning_rate = settings->train.learning_rate;
-    if (settings->train.seed) out->initial.seed = settings->train.seed;
-    out->inner.inner_steps = (uint32_t)(settings->train.inner_steps ? settings->train.inner_steps
-                                                                    : (uint64_t)run->inner_steps);
-    if (defaults)
-        out->outer.learning_rate = outer_rate_default(out->outer.mode, out->inner.inner_steps);
-    if (settings->train.outer_learning_rate > 0)
-        out->outer.learning_rate = settings->train.outer_learning_rate;
-    out->inner.dylu = run->dylu != 0;
-    out->fragments = (uint32_t)run->fragments;
-    out->merge.quorum = (uint32_t)run->quorum;
-    out->merge.grace_ms = isinf(run->grace) ? UINT64_MAX : (uint64_t)(1000 * run->grace);
-    out->merge.staleness_cap = (uint32_t)run->staleness_cap;
-    out->merge.warmup_steps = (uint32_t)run->warmup_steps;
-    out->merge.warmup_grace_ms =
-        isinf(run->warmup_grace) ? UINT64_MAX : (uint64_t)(1000 * run->warmup_grace);
-    return manifest_check(out, error);
-}
-
-static enum status sites_settle(const struct sim_settings *settings, struct topology *topology,
-                                struct error *error) {
-    if (!settings->train.sites) return OK;
-    if (topology->group_count != 1)
-        return error_set(error, INVALID,
-                         "--sites needs a file with one group of sites; this one has %u",
-                         topology->group_count);
-    if (settings->train.sites > TOPOLOGY_SITES_LIMIT)
-        return error_set(error, INVALID, "more than %d sites", TOPOLOGY_SITES_LIMIT);
-    topology->groups[0].count = (double)settings->train.sites;
-    topology->site_count = (uint32_t)settings->train.sites;
-    return OK;
-}
 
 static enum status plot_write(const struct sim_settings *settings, const struct history *history,
                               struct error *error) {
@@ -161,42 +106,64 @@ static enum status plot_write(const struct sim_settings *settings, const struct 
     return status;
 }
 
+static enum status json_write(const char *path, const struct train_options *options,
+                              const struct train_result *result, const struct train_record *record,
+                              struct error *error) {
+    struct buffer json = {0};
+    train_report(options, result, record, &json);
+    enum status status = file_write(path, buffer_bytes(&json), 0644, error);
+    buffer_deinit(&json);
+    return status;
+}
+
+/* Who pays: the loss on each text, and what became of each site's messages. */
+static void print_sites(const struct train_options *options, const struct train_record *record) {
+    const double *last = record->files + (record->count - 1) * record->file_count;
+    for (size_t i = 0; record->count && i < record->file_count; i++)
+        printf("%.4f on %s\n", last[i], options->data[i]);
+    for (uint32_t i = 0; i < record->site_count; i++) {
+        const struct train_site_record *site = &record->sites[i];
+        printf("%-16s H %-4u %10llu tokens  %llu sent: %llu refused, %llu dropped, %llu twice, "
+               "%llu clipped; staleness at most %llu\n",
+               site->name, site->inner_steps, (unsigned long long)site->tokens,
+               (unsigned long long)(site->contributions + site->refused + site->dropped),
+               (unsigned long long)site->refused, (unsigned long long)site->dropped,
+               (unsigned long long)site->duplicates, (unsigned long long)site->clipped,
+               (unsigned long long)site->staleness_most);
+    }
+}
+
 static void print_result(const struct train_result *r) {
     char root[HEX32_SIZE];
-    printf("held-out %.4f  loss %.4f  %llu tokens in %llu steps, busy %.2f %%\n"
+    printf("held-out %.4f  late %.4f  loss %.4f  %llu tokens in %llu steps, busy %.2f %%\n"
            "%llu versions of %llu contributions, staleness %.2f, %llu refused, %llu steps lost to "
            "crashes, %.3f MB up\n"
            "at most %llu distinct versions held; median scale of honest contributions %.3f; "
            "state root %s\n",
-           r->heldout, r->loss, (unsigned long long)r->tokens, (unsigned long long)r->steps,
-           100 * r->busy, (unsigned long long)r->versions, (unsigned long long)r->contributions,
-           r->staleness, (unsigned long long)r->refused, (unsigned long long)r->lost_steps,
-           (double)r->bytes_up / 1e6, (unsigned long long)r->distinct_versions_most, r->scale,
+           r->heldout, r->heldout_late, r->loss, (unsigned long long)r->tokens,
+           (unsigned long long)r->steps, 100 * r->busy, (unsigned long long)r->versions,
+           (unsigned long long)r->contributions, r->staleness, (unsigned long long)r->refused,
+           (unsigned long long)r->lost_steps, (double)r->bytes_up / 1e6,
+           (unsigned long long)r->distinct_versions_most, r->scale,
            hex_encode(r->root, DIGEST_SIZE, root));
 }
 
-static enum status train(const struct sim_settings *settings, struct error *error) {
-    struct topology *topology = NULL;
-    struct manifest manifest;
-    struct history *history = NULL;
-    struct train_result result;
-    uint64_t memory;
-    FILE *csv = NULL;
-    enum status status = topology_load(settings->train.file, &topology, error);
-    if (status == OK) status = sites_settle(settings, topology, error);
-    if (status == OK) status = manifest_read(settings, &manifest, error);
-    if (status == OK) status = manifest_settle(settings, topology, &manifest, error);
-    if (status == OK) status = history_open(NULL, &history, error);
-    if (status == OK && settings->train.csv)
-        status = output_check_file(settings->train.csv, 0, error);
-    if (status == OK && settings->train.svg)
-        status = output_check_file(settings->train.svg, 0, error);
-    if (status != OK) goto out;
+static enum status outputs_check(const struct sim_settings *settings, struct error *error) {
+    const char *const files[] = {settings->train.csv, settings->train.svg, settings->train.json};
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
+        if (files[i]) TRY(output_check_file(files[i], 0, error));
+    return settings->train.export_to ? export_check(settings->train.export_to, error) : OK;
+}
+
+/* All that the settings say. */
+static struct train_options options_of(const struct sim_settings *settings,
+                                       const struct topology *topology,
+                                       const struct manifest *manifest) {
     double duration = settings->train.duration_ms ? (double)settings->train.duration_ms / 1000
                                                   : topology->duration;
-    struct train_options options = {
+    return (struct train_options){
         .topology = topology,
-        .manifest = &manifest,
+        .manifest = manifest,
         .data = settings->train.data.items,
         .data_count = settings->train.data.count,
         .data_format = settings->train.data_format,
@@ -204,8 +171,14 @@ static enum status train(const struct sim_settings *settings, struct error *erro
         .windows = settings->train.windows,
         .sequences = (uint32_t)settings->train.sequences,
         .threads = (uint32_t)settings->train.threads,
-        .seed = settings->train.seed ? settings->train.seed : manifest.initial.seed,
-        .auto_rate = !settings->train.manifest && !(settings->train.outer_learning_rate > 0),
+        .seed = settings->train.seed ? settings->train.seed : manifest->initial.seed,
+        .auto_rate = train_rate_is_auto(settings),
+        .one_cluster = settings->train.one_cluster,
+        .no_feedback = !settings->train.error_feedback,
+        .drop = settings->train.drop,
+        .duplicate = settings->train.duplicate,
+        .token_limit = settings->train.tokens ? settings->train.tokens : manifest->token_budget,
+        .export_to = settings->train.export_to,
         .follow_interval = (uint32_t)settings->train.follow_interval,
         .duration = duration,
         .hostile = (enum train_hostile)settings->train.hostile,
@@ -213,8 +186,25 @@ static enum status train(const struct sim_settings *settings, struct error *erro
         .hostile_from = (double)settings->train.hostile_from_ms / 1000,
         .evaluate_every = settings->train.evaluate_ms ? (double)settings->train.evaluate_ms / 1000
                                                       : duration / 20,
-        .progress = stdout,
-        .history = history};
+        .progress = stdout};
+}
+
+static enum status train(const struct sim_settings *settings, struct error *error) {
+    struct topology *topology = NULL;
+    struct manifest manifest;
+    struct history *history = NULL;
+    struct train_result result;
+    struct train_record record = {0};
+    uint64_t memory;
+    FILE *csv = NULL;
+    enum status status = topology_load(settings->train.file, &topology, error);
+    if (status == OK) status = train_settle(settings, topology, &manifest, error);
+    if (status == OK) status = history_open(NULL, &history, error);
+    if (status == OK) status = outputs_check(settings, error);
+    if (status != OK) goto out;
+    struct train_options options = options_of(settings, topology, &manifest);
+    options.record = &record;
+    options.history = history;
     status = train_memory(&options, &memory, error);
     if (status == OK && settings->train.csv && !(csv = fopen(settings->train.csv, "w")))
         status = error_set(error, FAILED, "open %s: %s", settings->train.csv, strerror(errno));
@@ -226,24 +216,46 @@ static enum status train(const struct sim_settings *settings, struct error *erro
            manifest.outer.mode == OUTER_SPARSE ? " + 4 P" : "");
     fflush(stdout);
     status = train_run(&options, &result, error);
+    if (status == OK && settings->train.by_site) print_sites(&options, &record);
     if (status == OK) print_result(&result);
     if (status == OK && settings->train.svg) status = plot_write(settings, history, error);
+    if (status == OK && settings->train.json)
+        status = json_write(settings->train.json, &options, &result, &record, error);
 out:;
     bool cut = csv && ferror(csv) != 0;
     if (csv && (fclose(csv) != 0 || cut) && status == OK)
         status = error_set(error, FAILED, "%s could not be written whole", settings->train.csv);
     history_close(history);
+    train_record_deinit(&record);
     topology_destroy(topology);
     return status;
+}
+
+/* What the run would ignore. */
+static enum status refuse_idle(const struct options *options, const struct sim_settings *settings,
+                               struct error *error) {
+    static const char *const of_federations[] = {
+        "sync",   "outer-learning-rate", "mode", "codec",     "inner-steps",
+        "period", "error-feedback",      "drop", "duplicate", "follow-interval",
+        "hostile"};
+    bool alone = settings->train.one_cluster;
+    TRY(options_refuse_idle(options, "preset", settings->train.manifest != NULL,
+                            "beside --manifest, which says the model's shape", error));
+    for (size_t i = 0; i < sizeof of_federations / sizeof of_federations[0]; i++)
+        TRY(options_refuse_idle(options, of_federations[i], alone,
+                                "beside --one-cluster, which merges nothing", error));
+    TRY(options_refuse_idle(options, "follow-interval", settings->train.sync,
+                            "beside --sync: nobody trains between two versions", error));
+    TRY(options_refuse_idle(options, "hostile-sites", settings->train.hostile == 0,
+                            "without --hostile", error));
+    return options_refuse_idle(options, "hostile-from", settings->train.hostile == 0,
+                               "without --hostile", error);
 }
 
 static int run(struct options *options, void *values) {
     struct error error = {0};
     const struct sim_settings *settings = values;
-    if (options_refuse_idle(options, "preset", settings->train.manifest != NULL,
-                            "beside --manifest, which says the model's shape", &error) == OK &&
-        train(settings, &error) == OK)
-        return 0;
+    if (refuse_idle(options, settings, &error) == OK && train(settings, &error) == OK) return 0;
     fprintf(stderr, "atoll-sim train: %s\n", error.message);
     return 1;
 }

@@ -19,12 +19,13 @@ struct sim_settings {
         bool advice, explain;
     } plan;
     struct {
-        const char *file, *manifest, *preset, *csv, *svg;
+        const char *file, *manifest, *preset, *csv, *svg, *json, *export_to;
         struct setting_list data;
         enum data_format data_format;
         uint64_t inner_steps, sites, sequences, threads, seed, duration_ms, evaluate_ms, windows;
-        uint64_t follow_interval;
-        double heldout, learning_rate, outer_learning_rate;
+        uint64_t follow_interval, period, tokens;
+        double heldout, learning_rate, outer_learning_rate, drop, duplicate;
+        bool sync, one_cluster, error_feedback, by_site;
         int mode, codec; /* 0: as the file says */
         int hostile;
         uint64_t hostile_sites, hostile_from_ms;

@@ -6,6 +6,8 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/random.h"
+#include "run/run_model.h"
 #include "tests/test.h"
 
 static char *write_text(void) {
@@ -224,6 +226,213 @@ TEST(what_a_site_follows_comes_down_its_link_one_byte_after_the_other) {
     struct train_result wide = run_with(fast, OLD_BASES, 2), narrow = run_with(thin, OLD_BASES, 2);
     CHECK(wide.staleness_most <= 6);
     CHECK(narrow.staleness_most > wide.staleness_most);
+}
+
+/* ---- the reference arms ---- */
+
+static struct train_result run_recorded(const char *sites, const char *rules,
+                                        void (*change)(struct train_options *options),
+                                        struct train_record *record) {
+    struct topology *topology = topology_of(sites);
+    struct manifest manifest = manifest_of(rules);
+    const char *data = write_text();
+    struct train_options options = options_of(topology, &manifest, &data);
+    struct train_result result = {0};
+    struct error error = {0};
+    options.record = record;
+    if (change) change(&options);
+    CHECK_OK(train_run(&options, &result, &error));
+    topology_destroy(topology);
+    free((void *)data);
+    return result;
+}
+
+#define ROUND 8
+#define SYNCHRONOUS                                                                                \
+    "outer: {mode: dense, period: 3, learning_rate: 0.7, momentum: 0.9}\ncodec: {kind: fp32}\n"    \
+    "admission: {clip_factor: 0}\nmerge: {quorum: 3, grace: forever, warmup_steps: 0}\n"
+
+static void once_a_round(struct train_options *options) { options->evaluate_every = ROUND; }
+
+struct reference { /* synchronous DiLoCo, arXiv 2311.08105, algorithm 1, in double */
+    struct layout layout;
+    double *theta, *momentum, *sum; /* [layout.count] */
+    struct trainer *trainers[3];
+    struct data *data[3];
+};
+
+static void reference_init(struct reference *reference, const struct manifest *manifest,
+                           const char *path) {
+    struct error error = {0};
+    struct run_model_local local = {.sequences = 2, .threads = 1};
+    CHECK_OK(run_model_layout(manifest, &reference->layout, &error));
+    size_t count = reference->layout.count;
+    float *first = xcalloc(count, sizeof first[0]);
+    CHECK_OK(run_model_initialise(manifest, &reference->layout, NULL, first, &error));
+    reference->theta = xcalloc(count, sizeof(double));
+    reference->momentum = xcalloc(count, sizeof(double));
+    reference->sum = xcalloc(count, sizeof(double));
+    for (size_t i = 0; i < count; i++) reference->theta[i] = (double)first[i];
+    free(first);
+    for (uint32_t site = 0; site < 3; site++) {
+        const struct run_model_files files = {.paths = &path,
+                                              .count = 1,
+                                              .heldout = 0.1,
+                                              .seed =
+                                                  random_hash(manifest->initial.seed, site + 1)};
+        CHECK_OK(run_model_data(manifest, &files, &reference->data[site], &error));
+        CHECK_OK(run_model_trainer(manifest, &local, &reference->trainers[site], &error));
+    }
+}
+
+static void reference_load(const struct reference *reference, uint32_t site) {
+    float *parameters = trainer_parameters_to_change(reference->trainers[site]);
+    for (size_t i = 0; i < reference->layout.count; i++) parameters[i] = (float)reference->theta[i];
+}
+
+static void reference_round(struct reference *reference) {
+    struct error error = {0};
+    size_t count = reference->layout.count;
+    memset(reference->sum, 0, count * sizeof(double));
+    for (uint32_t site = 0; site < 3; site++) {
+        reference_load(reference, site);
+        for (int step = 0; step < ROUND; step++)
+            CHECK_OK(
+                trainer_step(reference->trainers[site], reference->data[site], 0, NULL, &error));
+        const float *parameters = trainer_parameters_to_change(reference->trainers[site]);
+        for (size_t i = 0; i < count; i++)
+            reference->sum[i] += reference->theta[i] - (double)parameters[i];
+    }
+    for (size_t i = 0; i < count; i++) {
+        double mean = reference->sum[i] / 3;
+        reference->momentum[i] = 0.9 * reference->momentum[i] + mean;
+        reference->theta[i] -= 0.7 * (0.9 * reference->momentum[i] + mean);
+    }
+}
+
+static void reference_deinit(struct reference *reference) {
+    for (uint32_t site = 0; site < 3; site++) {
+        trainer_destroy(reference->trainers[site]);
+        data_close(reference->data[site]);
+    }
+    layout_deinit(&reference->layout);
+    free(reference->theta);
+    free(reference->momentum);
+    free(reference->sum);
+}
+
+/* An evaluation comes once a round, before the next merge. */
+TEST(a_quorum_of_all_and_no_overlap_is_synchronous_diloco_round_by_round) {
+    static const char sites[] = "run: {inner_steps: 8, warmup_steps: 0, overlap: false}\n"
+                                "sites:\n  - {name: a, count: 3, step: 1s, link: {rtt: 1ms}}\n";
+    struct train_record record = {0};
+    struct reference reference = {0};
+    struct error error = {0};
+    struct topology *topology = NULL;
+    char *text = xformat("duration: 60s\nmodel: {parameters: 10000}\n%s", sites);
+    CHECK_OK(topology_parse(bytes_of(text, strlen(text)), "test", &topology, &error));
+    free(text);
+    struct manifest manifest = manifest_of(SYNCHRONOUS);
+    const char *data = write_text();
+    struct train_options options = options_of(topology, &manifest, &data);
+    struct train_result result;
+    once_a_round(&options);
+    options.record = &record;
+    CHECK_OK(train_run(&options, &result, &error));
+    CHECK_EQUAL(result.versions, 7);
+    reference_init(&reference, &manifest, data);
+    double first = 0, nats = 0;
+    for (uint64_t version = 0, i = 0; i < record.count; i++) {
+        for (; version < record.evaluations[i].version; version++) reference_round(&reference);
+        reference_load(&reference, 0);
+        CHECK_OK(trainer_evaluate(reference.trainers[0], reference.data[0], 8, &nats, &error));
+        CHECK_NEAR(record.evaluations[i].heldout, nats, 1e-5);
+        if (i == 0) first = nats;
+    }
+    CHECK(record.evaluations[record.count - 1].version >= 6);
+    CHECK(nats < first - 1);
+    reference_deinit(&reference);
+    train_record_deinit(&record);
+    topology_destroy(topology);
+    free((void *)data);
+}
+
+/* Momentum on every single part: what the period of delayed Nesterov is there for. */
+TEST(asynchronous_nesterov_without_its_period_diverges) {
+    static const char rules[] = "outer: {mode: dense, period: %d}\ncodec: {kind: fp32}\n"
+                                "admission: {clip_factor: 0}\nmerge: {warmup_steps: 0}\n";
+    char *naive = xformat(rules, 1), *delayed = xformat(rules, 4);
+    struct train_result without = run_with(FOUR, naive, 2), with = run_with(FOUR, delayed, 2);
+    CHECK(!(without.heldout < with.heldout + 2));
+    CHECK(with.heldout < 3);
+    free(naive);
+    free(delayed);
+}
+
+static void as_one_cluster(struct train_options *options) { options->one_cluster = true; }
+
+TEST(one_cluster_makes_all_sites_steps_with_an_update_after_each) {
+    struct train_record record = {0};
+    struct train_result result = run_recorded(FOUR, "", as_one_cluster, &record);
+    CHECK(result.steps >= 980 && result.steps <= 981); /* 60 s of 5 + 3.33 + 4 + 4 a second */
+    CHECK_EQUAL(result.tokens, result.steps * 64);
+    CHECK_EQUAL(result.versions, 0);
+    CHECK(result.heldout < 1.5 && result.heldout > 0.2);
+    CHECK_NEAR(record.evaluations[record.count - 1].at, 60, 0);
+    train_record_deinit(&record);
+}
+
+static void with_a_limit(struct train_options *options) { options->token_limit = 10000; }
+
+TEST(a_run_ends_at_its_tokens_and_is_measured_there) {
+    struct train_record record = {0};
+    struct train_result result = run_recorded(FOUR, "", with_a_limit, &record);
+    CHECK(result.tokens >= 10000 && result.tokens < 10000 + 64);
+    CHECK(result.seconds < 12);
+    CHECK_EQUAL(record.evaluations[record.count - 1].tokens, result.tokens);
+    CHECK_EQUAL(record.site_count, 4);
+    uint64_t tokens = 0, contributions = 0;
+    for (uint32_t i = 0; i < record.site_count; i++) {
+        tokens += record.sites[i].tokens;
+        contributions += record.sites[i].contributions;
+    }
+    CHECK_EQUAL(tokens, result.tokens);
+    CHECK_EQUAL(contributions, result.contributions);
+    train_record_deinit(&record);
+}
+
+/* ---- messages that are lost, or come twice ---- */
+
+static void losing(struct train_options *options) { options->drop = 0.5; }
+static void repeating(struct train_options *options) { options->duplicate = 0.5; }
+static void forgetting(struct train_options *options) { options->no_feedback = true; }
+
+TEST(half_of_the_messages_lost_costs_little_since_nothing_trained_is_thrown_away) {
+    struct train_record record = {0};
+    struct train_result lost = run_recorded(FOUR, "", losing, &record),
+                        whole = run_with(FOUR, "", 1);
+    CHECK(lost.dropped > 30 && lost.dropped > lost.contributions / 2);
+    CHECK_EQUAL(lost.tokens, whole.tokens);
+    CHECK(lost.heldout < whole.heldout + 0.5);
+    uint64_t dropped = 0;
+    for (uint32_t i = 0; i < record.site_count; i++) dropped += record.sites[i].dropped;
+    CHECK_EQUAL(dropped, lost.dropped);
+    train_record_deinit(&record);
+}
+
+TEST(a_message_that_comes_twice_is_merged_once) {
+    struct train_result twice = run_recorded(FOUR, "", repeating, NULL),
+                        once = run_with(FOUR, "", 1);
+    CHECK(twice.duplicates > 20);
+    CHECK_EQUAL(twice.contributions, once.contributions);
+    CHECK_MEMORY(twice.root, once.root, DIGEST_SIZE);
+}
+
+TEST(error_feedback_can_be_left_out_for_comparison) {
+    struct train_result without = run_recorded(FOUR, "", forgetting, NULL),
+                        with = run_with(FOUR, "", 1);
+    CHECK(memcmp(without.root, with.root, DIGEST_SIZE) != 0);
+    CHECK_EQUAL(without.tokens, with.tokens);
 }
 
 /* A round in which more versions are made than the cap allows. */

@@ -128,6 +128,7 @@ struct topology {
     } model;
     struct topology_run run;
     struct topology_coordinator coordinator;
+    uint64_t written; /* a bit for each of its own keys that the file has: topology_says */
     struct topology_site *groups; /* [group_count], owned */
     uint32_t group_count, site_count;
     struct { /* what its operators published, for the table of presets; NAN: not */
@@ -150,6 +151,8 @@ MUST_USE enum status topology_load(const char *path, struct topology **out, stru
 /* A preset by name, compiled in from topology/presets; NOT_FOUND names the nearest. */
 MUST_USE enum status topology_preset(const char *name, struct topology **out, struct error *error);
 extern const char *const topology_preset_names[]; /* ends with NULL */
+/* Whether the file itself has this key (`run.quorum`); not one of a site. */
+bool topology_says(const struct topology *topology, const char *key);
 void topology_destroy(struct topology *topology); /* NULL is a no-op */
 struct topology *topology_copy(const struct topology *topology);
 /* A commented file with every key. */

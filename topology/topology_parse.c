@@ -74,6 +74,16 @@ static double count_of(const char *preset) {
     return count;
 }
 
+static uint64_t bit_of(const char *key) {
+    const struct setting *field = setting_find(topology_fields, key);
+    ASSERT(field && field - topology_fields < 64);
+    return UINT64_C(1) << (field - topology_fields);
+}
+
+bool topology_says(const struct topology *topology, const char *key) {
+    return (topology->written & bit_of(key)) != 0;
+}
+
 static enum status read_all(const struct yaml *yaml, const char *file, struct topology *topology,
                             struct error *error) {
     const struct config_table table = {topology_fields, file, explained};
@@ -87,6 +97,7 @@ static enum status read_all(const struct yaml *yaml, const char *file, struct to
             site_key(entry->key, &index, &key))
             continue;
         TRY(config_set(&table, entry, entry->key, topology, error));
+        topology->written |= bit_of(entry->key);
     }
     if (yaml_find(yaml, "model.parameters") && yaml_find(yaml, "model.preset")) {
         return error_set(error, INVALID, "%s: give model.parameters or model.preset, not both",

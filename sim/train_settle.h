@@ -1,0 +1,17 @@
+/* What `atoll-sim train` trains under: one manifest, from a manifest's file or else the
+ * federation's `run:`, and the command line over both. Where both files say a rule, they must say
+ * the same: what one of them loses silently is found when the curve is not what was asked for. */
+#ifndef SIM_TRAIN_SETTLE_H
+#define SIM_TRAIN_SETTLE_H
+
+#include "fed/manifest.h"
+#include "sim/verbs.h"
+#include "topology/topology.h"
+
+/* Changes `topology`, too: the number of sites, and for --sync that nothing overlaps. INVALID. */
+MUST_USE enum status train_settle(const struct sim_settings *settings, struct topology *topology,
+                                  struct manifest *out, struct error *error);
+/* Whether the outer rate follows the sites that are present: nobody has named one. */
+bool train_rate_is_auto(const struct sim_settings *settings);
+
+#endif
