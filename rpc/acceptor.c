@@ -4,6 +4,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/tcp.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -43,6 +44,7 @@ struct acceptor {
     int *listening; /* [listening_count] */
     size_t listening_count;
     int wake; /* eventfd: somebody has to go, or stop */
+    int hold; /* what is to be shut down; else the same as wake */
     struct thread *thread;
     acceptor_give *give;
     void *context;
@@ -193,6 +195,7 @@ enum status acceptor_open(const struct rpc_server_options *options, struct accep
     acceptor->options = *options;
     acceptor->listening = xcalloc(options->address_count, sizeof *acceptor->listening);
     acceptor->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    acceptor->hold = fcntl(acceptor->wake, F_DUPFD_CLOEXEC, 0);
     size_t all = options->max_connections;
     struct places_limits limits = {
         .strangers = shared->strangers ? MIN(shared->strangers, MAX(all / 4, 1)) : all,
@@ -204,7 +207,7 @@ enum status acceptor_open(const struct rpc_server_options *options, struct accep
     places_init(&acceptor->places, &limits);
     pthread_mutex_init(&acceptor->lock, NULL);
     enum status status =
-        acceptor->wake < 0 ? error_set(error, FAILED, "eventfd: %s", strerror(errno)) : OK;
+        acceptor->hold < 0 ? error_set(error, FAILED, "eventfd: %s", strerror(errno)) : OK;
     for (size_t i = 0; i < options->address_count && status == OK; i++)
         status = bind_one(acceptor, options->addresses[i], error);
     if (status != OK) {
@@ -254,30 +257,41 @@ static void forget_closed(struct acceptor *acceptor) {
     }
 }
 
+/* False: that connection has gone, and its number may be another's. */
+static bool shut_down(struct acceptor *acceptor, const struct accepted *one) {
+    if (dup3(one->descriptor, acceptor->hold, O_CLOEXEC) < 0) return false;
+    bool is_it = cookie_of(acceptor->hold) == one->cookie;
+    if (is_it) shutdown(acceptor->hold, SHUT_RDWR);
+    (void)dup3(acceptor->wake, acceptor->hold, O_CLOEXEC); /* let go */
+    return is_it;
+}
+
 static void send_away(struct acceptor *acceptor) {
     uint64_t cookie, now_ms = clock_monotonic_ms();
     while (places_evict(&acceptor->places, now_ms, &cookie)) {
-        struct accepted *one = connection_by(acceptor, cookie);
-        if (!one || cookie_of(one->descriptor) != cookie) continue;
-        shutdown(one->descriptor, SHUT_RDWR);
-        acceptor->dropped++;
+        const struct accepted *one = connection_by(acceptor, cookie);
+        if (one && shut_down(acceptor, one)) acceptor->dropped++;
     }
+}
+
+static bool may_be_too_many(const struct places *places) {
+    size_t strangers = 0;
+    for (size_t i = 0; i < places->count; i++)
+        strangers += places->items[i].role == PLACE_STRANGER && !places->items[i].leaving;
+    return strangers >= places->limits.strangers;
 }
 
 /* Who has said something. Asked only when somebody may have to go. */
 static void hear_strangers(struct acceptor *acceptor) {
     struct places *places = &acceptor->places;
-    size_t strangers = 0;
-    for (size_t i = 0; i < places->count; i++)
-        strangers += places->items[i].role == PLACE_STRANGER && !places->items[i].leaving;
-    if (strangers < places->limits.strangers) return;
     for (size_t i = 0; i < places->count; i++) {
         struct place *place = &places->items[i];
         if (place->role != PLACE_STRANGER || place->leaving || place->spoke) continue;
         struct tcp_info info = {0};
         socklen_t size = sizeof info;
-        if (getsockopt((int)place->handle, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
-            info.tcpi_bytes_received > 0)
+        int descriptor = (int)place->handle;
+        if (getsockopt(descriptor, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
+            cookie_of(descriptor) == place->id && info.tcpi_bytes_received > 0)
             place->spoke = true;
     }
 }
@@ -290,8 +304,11 @@ static void take_in(struct acceptor *acceptor, int descriptor,
         acceptor->open_capacity = acceptor->open_capacity ? acceptor->open_capacity * 2 : 64;
         acceptor->open = xrealloc(acceptor->open, acceptor->open_capacity * sizeof *acceptor->open);
     }
+    if (may_be_too_many(&acceptor->places)) { /* whose places are free goes first */
+        forget_closed(acceptor);
+        if (may_be_too_many(&acceptor->places)) hear_strangers(acceptor);
+    }
     acceptor->open[acceptor->open_count++] = one;
-    hear_strangers(acceptor);
     places_enter(&acceptor->places, one.cookie, source_of(&one.peer), clock_monotonic_ms());
     acceptor->places.items[acceptor->places.count - 1].handle = (uint64_t)descriptor;
 }
@@ -399,6 +416,7 @@ void acceptor_stop(struct acceptor *acceptor) {
 void acceptor_close(struct acceptor *acceptor) {
     if (!acceptor) return;
     acceptor_stop(acceptor);
+    if (acceptor->hold >= 0) close(acceptor->hold);
     if (acceptor->wake >= 0) close(acceptor->wake);
     places_deinit(&acceptor->places);
     pthread_mutex_destroy(&acceptor->lock);

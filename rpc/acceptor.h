@@ -8,9 +8,11 @@
  * somebody is sent away.
  *
  * A connection is known by its socket's cookie, which the kernel gives once: a descriptor's number
- * passes to somebody else as soon as the library closes it. Only the acceptor's thread makes
- * sockets with the listeners' port, and only it shuts them down, so between its look at the cookie
- * and the shutdown no other connection can have taken the number.
+ * passes to somebody else as soon as the library closes it. What is read by a number is believed
+ * once the cookie was looked at afterwards, since a number that was closed never gets the same
+ * socket again. To shut one down, the acceptor takes hold of whatever has the number now in a
+ * descriptor of its own, which it opened at its start (when descriptors are short there is no
+ * other), looks at the cookie of that, and shuts down that.
  */
 #ifndef RPC_ACCEPTOR_H
 #define RPC_ACCEPTOR_H
