@@ -172,6 +172,15 @@ static bool any_merged(const struct coordinator_state *state) {
     return false;
 }
 
+/* Entries may share bytes. Who brings them now is told when it has. */
+void lost_found(struct coordinator_state *state, const struct contribution *contribution,
+                struct coordinator_actions *out) {
+    struct lost *lost = lost_like(state, contribution);
+    if (!lost || lost->call) return;
+    while ((lost = lost_like(state, contribution)) != NULL) forget(state, lost);
+    if (state->behind && !any_merged(state)) lost_catch_up(state, out);
+}
+
 bool lost_supply_uploaded(struct coordinator_state *state, const struct coordinator_event *event,
                           struct coordinator_actions *out) {
     struct lost *lost = lost_by_call(state, event->call);
@@ -238,6 +247,14 @@ void lost_caught_up(struct coordinator_state *state, const struct coordinator_ev
 size_t coordinator_state_lost(const struct coordinator_state *state, uint64_t *index) {
     if (state->lost_count > 0) *index = state->lost[0].payload.index;
     return state->lost_count;
+}
+
+bool coordinator_state_asks_for(const struct coordinator_state *state,
+                                const uint8_t digest[static DIGEST_SIZE]) {
+    for (size_t i = 0; i < state->lost_count; i++) {
+        if (digest_equal(state->lost[i].payload.contribution.payload_digest, digest)) return true;
+    }
+    return false;
 }
 
 bool coordinator_state_has_model(const struct coordinator_state *state) { return !state->behind; }

@@ -277,6 +277,8 @@ bool coordinator_state_clock_off(const struct coordinator_state *state, struct i
                                  struct clock_off *out);
 /* Payloads of the ledger that are lost and not here again yet, and the entry of one of them. */
 size_t coordinator_state_lost(const struct coordinator_state *state, uint64_t *index);
+bool coordinator_state_asks_for(const struct coordinator_state *state,
+                                const uint8_t digest[static DIGEST_SIZE]);
 /* False while the model is behind the ledger. */
 bool coordinator_state_has_model(const struct coordinator_state *state);
 /* Signs a head over the durable entries. */

@@ -238,6 +238,9 @@ void lost_supply_open(struct coordinator_state *state, const struct coordinator_
 /* False: that call brings no lost payload. */
 bool lost_supply_uploaded(struct coordinator_state *state, const struct coordinator_event *event,
                           struct coordinator_actions *out);
+/* That payload is here and was found right. */
+void lost_found(struct coordinator_state *state, const struct contribution *contribution,
+                struct coordinator_actions *out);
 bool lost_supply_gone(struct coordinator_state *state, uint64_t call);
 void lost_catch_up(struct coordinator_state *state, struct coordinator_actions *out);
 /* Nobody may be able to bring what is lost: the disk is asked again now and then. */

@@ -257,6 +257,7 @@ void uploads_checked(struct coordinator_state *state, const struct coordinator_e
     struct error why = {0};
     enum refusal code = event->checked.code;
     const char *message = event->checked.message;
+    if (code == ACCEPTED) lost_found(state, &upload.contribution, out);
     if (code == ACCEPTED) {
         code = admit(state, upload.site, upload.header, upload.signature, now, &upload.contribution,
                      &why);

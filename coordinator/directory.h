@@ -92,6 +92,14 @@ MUST_USE enum status directory_check_end(struct directory *data, uint64_t size,
 MUST_USE enum status directory_contribution(struct directory *data, uint64_t index,
                                             struct contribution *out, struct error *error);
 
+enum { DIRECTORY_NAMING_LIMIT = 16 };
+/* The entries of contributions whose payload has that digest, the newest first, of many the newest.
+ * *count is set in any case, to what was found until then. */
+MUST_USE enum status directory_naming(struct directory *data,
+                                      const uint8_t digest[static DIGEST_SIZE],
+                                      uint64_t out[static DIRECTORY_NAMING_LIMIT], size_t *count,
+                                      struct error *error);
+
 /* The newest snapshot at or below `version`. NOT_FOUND if there is none. */
 MUST_USE enum status directory_snapshot_header(struct directory *data, uint64_t version,
                                                const uint8_t key[static PUBLIC_KEY_SIZE],

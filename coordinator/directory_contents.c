@@ -47,6 +47,38 @@ enum status directory_contribution(struct directory *data, uint64_t index, struc
     return status;
 }
 
+static enum status names(struct bytes raw, const uint8_t digest[static DIGEST_SIZE], bool *out,
+                         struct error *error) {
+    struct ledger_entry entry;
+    struct contribution contribution;
+    *out = false;
+    if (raw.size == 0 || raw.data[0] != LEDGER_CONTRIBUTION) return OK;
+    TRY(ledger_entry_decode(raw, &entry, error));
+    TRY(contribution_decode(bytes_of(entry.contribution.header, CONTRIBUTION_HEADER_SIZE),
+                            &contribution, error));
+    *out = digest_equal(contribution.payload_digest, digest);
+    return OK;
+}
+
+enum status directory_naming(struct directory *data, const uint8_t digest[static DIGEST_SIZE],
+                             uint64_t out[static DIRECTORY_NAMING_LIMIT], size_t *count,
+                             struct error *error) {
+    struct store_scan *scan = store_scan_open(data->store, TABLE_LEDGER, bytes_of(NULL, 0),
+                                              bytes_of(NULL, 0), STORE_DESCENDING);
+    struct bytes key, value;
+    enum status status = OK;
+    *count = 0;
+    while (*count < DIRECTORY_NAMING_LIMIT && status == OK) {
+        bool is_named = false;
+        status = store_scan_next(scan, &key, &value, error);
+        if (status == OK) status = names(value, digest, &is_named, error);
+        if (status == OK && is_named) status = store_key_u64_read(key, &out[*count], error);
+        if (status == OK && is_named) ++*count;
+    }
+    store_scan_close(scan);
+    return status == NOT_FOUND ? OK : status;
+}
+
 enum status directory_check_end(struct directory *data, uint64_t size, struct error *error) {
     uint64_t count;
     uint8_t key[STORE_KEY_U64_SIZE];

@@ -108,7 +108,7 @@ static void run(void *context) {
 enum status intake_start(const struct intake_options *options, struct intake **out,
                          struct error *error) {
     struct intake *intake = xcalloc(1, sizeof *intake);
-    struct transfers_options transfers = {.blobs = options->blobs,
+    struct transfers_options transfers = {.data = options->data,
                                           .manifest = options->manifest,
                                           .parameters = options->parameters,
                                           .tell = on_event,

@@ -17,12 +17,12 @@
 struct intake;
 
 struct intake_options {
-    struct blob_store *blobs; /* borrowed, all of them */
+    struct directory *data; /* borrowed, all of them */
     const struct manifest *manifest;
     uint64_t parameters;
     uint32_t chunk_limit; /* bytes that a site may send in a chunk */
     struct disk_watch *disk;
-    /* UPLOADED and CHECKED. On the intake's thread; copies what it keeps. */
+    /* UPLOADED, CHECKED and LOST. On the intake's thread; copies what it keeps. */
     void (*tell)(void *context, const struct coordinator_event *event);
     /* A payload cannot be made durable: the process must end. */
     void (*broken)(void *context, const char *message);

@@ -244,6 +244,16 @@ static enum status open_blob(struct publisher *publisher, struct publication *st
     return OK;
 }
 
+/* What was whole may have been found damaged since, and deleted: then it is asked for, too. */
+static enum status open_payload(struct publisher *publisher, struct publication *stream,
+                                const struct packing *packing, struct error *error) {
+    if (open_blob(publisher, stream, packing->payload_digest, error) == OK) return OK;
+    uint64_t index = packing->payload_index;
+    publisher->intact[index / 8] &= (uint8_t) ~(1u << index % 8);
+    TRY(check_payload(publisher, index, packing->payload_digest, error));
+    return open_blob(publisher, stream, packing->payload_digest, error);
+}
+
 /* The next piece of the blob into *out; closes it after the last. */
 static enum status next_piece(struct publisher *publisher, struct publication *stream,
                               uint32_t limit, struct buffer *out, struct error *error) {
@@ -276,7 +286,7 @@ static enum status follow_frame_send(struct publisher *publisher, struct publica
             stream->payload_index = packing->payload_index;
             status =
                 check_payload(publisher, packing->payload_index, packing->payload_digest, error);
-            if (status == OK) status = open_blob(publisher, stream, packing->payload_digest, error);
+            if (status == OK) status = open_payload(publisher, stream, packing, error);
             offset_before = 0;
         }
         if (status != OK) goto out;

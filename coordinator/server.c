@@ -232,7 +232,7 @@ static enum status start_workers(struct server *server, const struct run_state *
                                          .disk = server->disk,
                                          .await_ledger = await_ledger,
                                          .context = server};
-    struct intake_options intake = {.blobs = server->data.blobs,
+    struct intake_options intake = {.data = &server->data,
                                     .manifest = &server->manifest,
                                     .parameters = server->parameters,
                                     .chunk_limit = server->options.chunk_limit,

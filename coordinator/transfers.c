@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/mark.h"
 #include "base/memory.h"
 
 enum {
@@ -69,6 +70,7 @@ static const char *told_of(enum status status) {
 
 static enum transfer_next not_stored(struct transfers *transfers, uint64_t call, enum refusal code,
                                      enum status status, const struct error *error) {
+    if (status == FULL) waits(transfers, error);
     if (status != INVALID && status != CORRUPT) /* its own doing, which the refusal says */
         log_warn("upload_not_stored", "reason=\"%s\"", error->message);
     return uploaded(transfers, call, code, told_of(status));
@@ -76,10 +78,8 @@ static enum transfer_next not_stored(struct transfers *transfers, uint64_t call,
 
 /* ---- the last of each site and fragment ------------------------------------------------------ */
 
-/* What a failing disk means for who sends; a full one is said. */
-static enum refusal refusal_of(struct transfers *transfers, enum status status,
-                               const struct error *error) {
-    if (status == FULL) waits(transfers, error);
+/* What a failing disk means for who sends. */
+static enum refusal refusal_of(enum status status) {
     return status == FULL || status == UNAVAILABLE ? REFUSED_BUSY : REFUSED_DIGEST;
 }
 
@@ -109,7 +109,7 @@ static void drop_payload(struct transfers *transfers, struct transfer *transfer)
         other->fresh = true;
         return;
     }
-    enum status status = blob_delete(transfers->options.blobs, transfer->digest, &error);
+    enum status status = blob_delete(transfers->options.data->blobs, transfer->digest, &error);
     if (status != OK && status != NOT_FOUND)
         log_warn("blob_left_behind", "reason=\"%s\"", error.message);
 }
@@ -118,7 +118,7 @@ static void drop_upload(struct transfers *transfers, const struct transfer *tran
     char name[BLOB_UPLOAD_NAME_MAX];
     struct blob_upload *upload = NULL;
     upload_name(transfer, name);
-    if (blob_upload_open(transfers->options.blobs, name, UINT64_MAX, &upload, NULL) == OK)
+    if (blob_upload_open(transfers->options.data->blobs, name, UINT64_MAX, &upload, NULL) == OK)
         blob_upload_discard(upload);
 }
 
@@ -157,7 +157,7 @@ static void clean_now_and_then(struct transfers *transfers, uint64_t now) {
     struct error error = {0};
     if (now - transfers->cleaned_ms < CLEAN_EVERY_MS) return;
     transfers->cleaned_ms = now;
-    if (blob_upload_clean(transfers->options.blobs, UPLOAD_AGE_MS, NULL, &error) != OK)
+    if (blob_upload_clean(transfers->options.data->blobs, UPLOAD_AGE_MS, NULL, &error) != OK)
         log_warn("uploads_left_behind", "reason=\"%s\"", error.message);
 }
 
@@ -205,7 +205,7 @@ static void receiving_end(struct transfers *transfers, struct receiving *receivi
 static enum transfer_next finish(struct transfers *transfers, struct receiving *receiving) {
     struct error error = {0};
     const struct contribution *contribution = &receiving->contribution;
-    bool was_there = blob_exists(transfers->options.blobs, contribution->payload_digest);
+    bool was_there = blob_exists(transfers->options.data->blobs, contribution->payload_digest);
     enum status status =
         blob_upload_finish(receiving->upload, contribution->payload_digest, &error);
     if (status == OK) transfers->options.has_room(transfers->options.context);
@@ -219,8 +219,7 @@ static enum transfer_next finish(struct transfers *transfers, struct receiving *
         uploaded(transfers, receiving->call, REFUSED_BUSY,
                  "the parts do not fit together: send it again from the start");
     } else if (status != OK) {
-        not_stored(transfers, receiving->call, refusal_of(transfers, status, &error), status,
-                   &error);
+        not_stored(transfers, receiving->call, refusal_of(status), status, &error);
     } else {
         uploaded(transfers, receiving->call, ACCEPTED, NULL);
     }
@@ -237,14 +236,11 @@ static enum transfer_next open_upload(struct transfers *transfers, uint64_t call
                                       uint64_t *offset) {
     struct error error = {0};
     struct blob_upload *upload = NULL;
-    enum status status = blob_upload_open(transfers->options.blobs, name,
+    enum status status = blob_upload_open(transfers->options.data->blobs, name,
                                           contribution->payload_size, &upload, &error);
-    if (status != OK) {
-        if (status == FULL) waits(transfers, &error);
-        /* INVALID: more than that is there */
+    if (status != OK) /* INVALID: more than that is there */
         return not_stored(transfers, call, status == INVALID ? REFUSED_SIZE : REFUSED_BUSY, status,
                           &error);
-    }
     struct receiving *receiving = receiving_begin(transfers, call, upload, contribution, supply);
     *offset = blob_upload_size(upload);
     return *offset == contribution->payload_size ? finish(transfers, receiving) : TRANSFER_CREDIT;
@@ -255,7 +251,7 @@ static enum transfer_next open_upload(struct transfers *transfers, uint64_t call
 static enum transfer_next admit_supply(struct transfers *transfers, uint64_t call,
                                        const struct contribution *contribution, uint64_t *offset) {
     char name[BLOB_UPLOAD_NAME_MAX], digest[HEX32_SIZE];
-    if (blob_check(transfers->options.blobs, contribution->payload_digest, NULL) == OK)
+    if (blob_check(transfers->options.data->blobs, contribution->payload_digest, NULL) == OK)
         return uploaded(transfers, call, ACCEPTED, NULL);
     snprintf(name, sizeof name, "lost-%s",
              hex_encode(contribution->payload_digest, DIGEST_SIZE, digest));
@@ -269,7 +265,7 @@ enum transfer_next transfers_admit(struct transfers *transfers, uint64_t call,
     clean_now_and_then(transfers, now_ms);
     if (supply) return admit_supply(transfers, call, contribution, offset);
     const struct transfer *transfer = transfer_begin(transfers, contribution);
-    if (blob_exists(transfers->options.blobs,
+    if (blob_exists(transfers->options.data->blobs,
                     contribution->payload_digest)) /* an earlier stream brought all of it */
         return uploaded(transfers, call, ACCEPTED, NULL);
     upload_name(transfer, name);
@@ -284,7 +280,6 @@ enum transfer_next transfers_chunk(struct transfers *transfers, uint64_t call, u
     enum status status = blob_upload_append(receiving->upload, offset, content, &error);
     if (status != OK) {
         receiving_end(transfers, receiving);
-        if (status == FULL) waits(transfers, &error);
         return not_stored(transfers, call, status == INVALID ? REFUSED_SIZE : REFUSED_BUSY, status,
                           &error);
     }
@@ -307,14 +302,38 @@ void transfers_close(struct transfers *transfers, uint64_t call) {
 
 /* ---- the verdict ----------------------------------------------------------------------------- */
 
+/* What the ledger names of it is asked for like all that the disk has lost. */
+static void tell_lost(struct transfers *transfers, const uint8_t digest[static DIGEST_SIZE]) {
+    struct directory *data = transfers->options.data;
+    uint64_t entries[DIRECTORY_NAMING_LIMIT];
+    struct lost_payload lost[DIRECTORY_NAMING_LIMIT];
+    struct coordinator_event event = {.kind = COORDINATOR_LOST, .applied.lost = lost};
+    struct error error = {0};
+    size_t count = 0;
+    enum status status = directory_naming(data, digest, entries, &count, &error);
+    for (size_t i = 0; i < count && status == OK; i++) {
+        lost[i].index = entries[i];
+        status = directory_contribution(data, entries[i], &lost[i].contribution, &error);
+        event.applied.lost_count += status == OK;
+    }
+    if (status != OK) log_warn("ledger_not_searched", "reason=\"%s\"", error.message);
+    if (event.applied.lost_count == 0) return;
+    MARK("upload: what the ledger names was damaged");
+    log_error("payload_lost", "entry=%llu do=\"nothing: the sites are asked for it\"",
+              (unsigned long long)lost[0].index);
+    transfers->options.tell(transfers->options.context, &event);
+}
+
 /* The disk has damaged it: not the site's fault, and what is there is good for nobody. */
 static void spoil(struct transfers *transfers, const struct contribution *contribution,
                   enum status status, struct error *why) {
     log_error("payload_damaged", "site=%u sequence=%llu reason=\"%s\"", contribution->site,
               (unsigned long long)contribution->sequence, why->message);
     if (status == CORRUPT &&
-        blob_delete(transfers->options.blobs, contribution->payload_digest, NULL) != OK)
+        blob_delete(transfers->options.data->blobs, contribution->payload_digest, NULL) != OK)
         log_warn("blob_left_behind", "reason=\"%s\"", why->message);
+    if (status == CORRUPT || status == NOT_FOUND)
+        tell_lost(transfers, contribution->payload_digest);
     (void)error_set(why, status, "the coordinator's copy of the payload is damaged: send it again");
 }
 
@@ -323,8 +342,9 @@ void transfers_check(struct transfers *transfers, uint64_t call,
     struct buffer bytes = {0};
     struct error why = {0};
     enum refusal code = REFUSED_BUSY;
-    enum status status = blob_read_unchecked(transfers->options.blobs, contribution->payload_digest,
-                                             (size_t)contribution->payload_size, &bytes, &why);
+    enum status status =
+        blob_read_unchecked(transfers->options.data->blobs, contribution->payload_digest,
+                            (size_t)contribution->payload_size, &bytes, &why);
     if (status == OK) {
         code = admission_payload(contribution, transfers->options.manifest,
                                  transfers->options.parameters, &bytes, &why);
@@ -352,7 +372,7 @@ enum status transfers_create(const struct transfers_options *options, uint64_t n
     struct transfers *transfers = xcalloc(1, sizeof *transfers);
     transfers->options = *options;
     transfers->cleaned_ms = now_ms;
-    enum status status = blob_upload_clean(options->blobs, UPLOAD_AGE_MS, NULL, error);
+    enum status status = blob_upload_clean(options->data->blobs, UPLOAD_AGE_MS, NULL, error);
     if (status == OK)
         *out = transfers;
     else

@@ -18,15 +18,16 @@
 #define COORDINATOR_TRANSFERS_H
 
 #include "coordinator/coordinator_state.h"
-#include "storage/blob.h"
+#include "coordinator/directory.h"
 
 struct transfers;
 
 struct transfers_options {
-    struct blob_store *blobs; /* borrowed, all of them */
+    struct directory *data; /* borrowed, all of them */
     const struct manifest *manifest;
     uint64_t parameters;
-    /* UPLOADED and CHECKED. Copies what it keeps. */
+    /* UPLOADED, CHECKED, and LOST for a damaged payload that the ledger names. Copies what it
+     * keeps. */
     void (*tell)(void *context, const struct coordinator_event *event);
     /* A payload cannot be made durable: the process must end. */
     void (*broken)(void *context, const char *message);

@@ -83,6 +83,7 @@ static void take_chunk(struct coordinator *coordinator, const struct simulated_c
 
 void coordinator_check(struct coordinator *coordinator, const struct coordinator_action *action) {
     transfers_check(coordinator->transfers, action->call, &action->contribution);
+    coordinator_look_after(coordinator, action->contribution.payload_digest);
 }
 
 static void open_submit(struct coordinator *coordinator, struct simulated_call *call,

@@ -100,6 +100,9 @@ void coordinator_catch_up(struct coordinator *coordinator);
 /* Ledger queue, transfers and the model's work, once the run is restored. */
 void coordinator_begin_work(struct coordinator *coordinator, const struct run_state *run);
 /* The core hears of a payload that cannot be read. */
+/* A payload that the ledger names and that is gone must be asked for soon. */
+void coordinator_look_after(struct coordinator *coordinator,
+                            const uint8_t digest[static DIGEST_SIZE]);
 void coordinator_tell_lost(struct coordinator *coordinator, uint64_t index,
                            const struct contribution *contribution);
 

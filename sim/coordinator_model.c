@@ -189,6 +189,47 @@ void coordinator_tell_lost(struct coordinator *coordinator, uint64_t index,
     world_post(coordinator->world, MS, COORDINATOR, on_lost, coordinator, told);
 }
 
+static bool is_named_and_gone(const struct coordinator *coordinator,
+                              const uint8_t digest[static DIGEST_SIZE]) {
+    struct ledger_entry *entry = xmalloc(sizeof *entry);
+    const struct disk *disk = &coordinator->disk;
+    bool named = false;
+    for (uint64_t i = 0; i < disk->entry_count && !named && !disk_blob_find(disk, digest); i++) {
+        struct contribution c;
+        named = disk->entries[i].data[0] == LEDGER_CONTRIBUTION &&
+                ledger_entry_decode(buffer_bytes(&disk->entries[i]), entry, NULL) == OK &&
+                contribution_decode(bytes_of(entry->contribution.header, CONTRIBUTION_HEADER_SIZE),
+                                    &c, NULL) == OK &&
+                digest_equal(c.payload_digest, digest) &&
+                i < run_state_size(coordinator_state_run(coordinator->state)) &&
+                !run_state_dropped(coordinator_state_run(coordinator->state), i);
+    }
+    free(entry);
+    return named;
+}
+
+struct looked_after {
+    uint8_t digest[DIGEST_SIZE];
+};
+
+static void on_look(void *context, struct event *event) {
+    struct coordinator *coordinator = context;
+    const struct looked_after *after = event->payload;
+    if (!coordinator->state || process_is_doomed(coordinator->world, COORDINATOR)) return;
+    if (is_named_and_gone(coordinator, after->digest) &&
+        !coordinator_state_asks_for(coordinator->state, after->digest))
+        world_fail(coordinator->world, "lost",
+                   "a payload that the ledger names is gone, and nobody is asked for it");
+}
+
+void coordinator_look_after(struct coordinator *coordinator,
+                            const uint8_t digest[static DIGEST_SIZE]) {
+    if (!is_named_and_gone(coordinator, digest)) return;
+    struct looked_after *after = xcalloc(1, sizeof *after);
+    memcpy(after->digest, digest, DIGEST_SIZE);
+    world_post(coordinator->world, SECOND, COORDINATOR, on_look, coordinator, after);
+}
+
 /* ---- a start --------------------------------------------------------------------------------- */
 
 static enum status initialise(void *context, const struct manifest *manifest, uint64_t parameters,
@@ -245,6 +286,11 @@ static void on_applied(void *context, const struct coordinator_event *event) {
 static void on_checked(void *context, const struct coordinator_event *event) {
     struct coordinator *coordinator = context;
     const struct scenario *scenario = coordinator->setup.scenario;
+    for (size_t i = 0; event->kind == COORDINATOR_LOST && i < event->applied.lost_count; i++) {
+        const struct lost_payload *lost = &event->applied.lost[i];
+        coordinator_tell_lost(coordinator, lost->index, &lost->contribution);
+    }
+    if (event->kind == COORDINATOR_LOST) return;
     uint64_t mean =
         event->kind == COORDINATOR_CHECKED ? scenario->check_us : scenario->commit_us / 2;
     coordinator_tell_code(coordinator, event->kind, event->call, event->uploaded.code,
@@ -264,7 +310,7 @@ void coordinator_begin_work(struct coordinator *coordinator, const struct run_st
                                           .waits = on_waits,
                                           .has_room = on_room,
                                           .context = coordinator};
-    struct transfers_options transfers = {.blobs = coordinator->data.blobs,
+    struct transfers_options transfers = {.data = &coordinator->data,
                                           .manifest = &scenario->manifest,
                                           .parameters = scenario->parameters,
                                           .tell = on_checked,

@@ -250,6 +250,10 @@ static void flip_waiting(struct federation *f, uint32_t process) {
     }
 }
 
+static bool may_lie(const struct federation *f, uint32_t site) {
+    return f->scenario.site[site].faulty && f->world.processes[site].alive && !f->halted[site];
+}
+
 static bool flip_at_coordinator(struct federation *f, bool record) {
     struct disk *disk = coordinator_disk(f->coordinator);
     struct contribution c;
@@ -384,15 +388,30 @@ static void on_boast(void *context, struct event *event) {
         site_boast(f->sites[site], check_run(f->check));
 }
 
+/* The coordinator's copy of the victim's payload was damaged, and a liar names it in a contribution
+ * of its own: so the damage is found outside of a step, where nobody follows from there. */
+static bool name_damaged(struct federation *f, uint32_t site, const struct ledger_entry *victim) {
+    struct contribution c;
+    if (f->named_damaged >= 3 || !world_luck(&f->world, 0.3) ||
+        contribution_decode(bytes_of(victim->contribution.header, CONTRIBUTION_HEADER_SIZE), &c,
+                            NULL) != OK ||
+        c.site == site || !world_fault(&f->world, FAULT_FLIPPED_BLOB, COORDINATOR) ||
+        !disk_flip(coordinator_disk(f->coordinator), c.payload_digest))
+        return false;
+    f->named_damaged++;
+    site_steal(f->sites[site], check_run(f->check), victim);
+    return true;
+}
+
 static void on_misbehave(void *context, struct event *event) {
     struct federation *f = context;
     (void)event;
     if (!federation_again(f, f->scenario.every.lie, on_misbehave)) return;
     struct ledger_entry *victim = xmalloc(sizeof *victim);
     for (uint32_t site = 1; site <= f->site_count; site++) {
-        if (!f->scenario.site[site].faulty || !f->world.processes[site].alive || f->halted[site])
-            continue;
+        if (!may_lie(f, site)) continue;
         bool found = pick_victim(f, victim);
+        if (found && name_damaged(f, site, victim)) continue;
         site_misbehave(f->sites[site], check_run(f->check), found ? victim : NULL);
     }
     free(victim);

@@ -119,6 +119,10 @@ const struct mutant mutants[] = {
      "coordinator/coordinator_steps.c",
      "    if (state->behind && !state->stopping) lost",
      "    if (state->behind && !state->stopping && !MUTATED(\"disk_not_asked_again\")) lost"},
+    {"damaged_payload_forgotten", "a payload that the ledger names is deleted as damaged, and "
+     "nobody is asked for it", "coordinator/transfers.c",
+     "    if (event.applied.lost_count == 0) return;",
+     "    if (event.applied.lost_count == 0 || MUTATED(\"damaged_payload_forgotten\")) return;"},
     {"lost_payload_kept", "a payload that nobody has is waited for, for ever",
      "coordinator/coordinator_lost.c",
      "uint64_t end = state->options.lost_ms >", "uint64_t end = MUTATED(\"lost_payload_kept\") "

@@ -80,5 +80,8 @@ void site_misbehave(struct simulated_site *site, const struct run_state *run,
                     const struct ledger_entry *victim);
 /* It sends one that is in order, except that it tells more inner steps than can be. */
 void site_boast(struct simulated_site *site, const struct run_state *run);
+/* The same, with another site's payload as its own. */
+void site_steal(struct simulated_site *site, const struct run_state *run,
+                const struct ledger_entry *victim);
 
 #endif

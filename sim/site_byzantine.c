@@ -329,3 +329,8 @@ void site_misbehave(struct simulated_site *site, const struct run_state *run,
 void site_boast(struct simulated_site *site, const struct run_state *run) {
     tell_lie(site, BYZANTINE_ODD_STEPS, run, NULL);
 }
+
+void site_steal(struct simulated_site *site, const struct run_state *run,
+                const struct ledger_entry *victim) {
+    tell_lie(site, BYZANTINE_STOLEN_PAYLOAD, run, victim);
+}

@@ -127,3 +127,71 @@ TEST_WITHIN(a_damaged_page_of_the_ledger_crashes_no_program, 120000) {
     free(path);
     world_destroy(&w);
 }
+
+/* ---- a payload ------------------------------------------------------------------------------- */
+
+static void flip_payload(const struct world *w, const uint8_t digest[static DIGEST_SIZE]) {
+    char hex[2 * DIGEST_SIZE + 1];
+    struct buffer content = {0};
+    (void)hex_encode(digest, DIGEST_SIZE, hex);
+    char *path = xformat("%s/blobs/%.2s/%s", w->directory, hex, hex + 2);
+    CHECK(chmod(path, 0600) == 0);
+    keep(path, &content);
+    content.data[content.size / 2] ^= 0x10;
+    put(path, &content, content.size);
+    buffer_deinit(&content);
+    free(path);
+}
+
+/* How many payloads the site is asked for; the first one's entry. */
+static uint32_t wanted_of(struct site *site, uint64_t *index) {
+    struct heartbeat_request request = {.protocol = 1, .epoch = 1, .loss = 2};
+    struct heartbeat_reply reply;
+    struct buffer bytes = {0}, raw = {0};
+    struct frame frame;
+    struct error error = {0};
+    struct arena *arena = arena_new();
+    CHECK_OK(heartbeat_request_encode(&request, &bytes, &error));
+    CHECK_EQUAL(unary(site->channel, METHOD_HEARTBEAT, &bytes, &raw), RPC_OK);
+    CHECK_OK(frame_split(buffer_bytes(&raw), &frame, &error));
+    CHECK_OK(heartbeat_reply_decode(frame, arena, &reply, &error));
+    CHECK_EQUAL(reply.code, ACCEPTED);
+    uint32_t count = reply.wanted_count;
+    *index = count ? reply.wanted[0] : UINT64_MAX;
+    buffer_deinit(&bytes);
+    buffer_deinit(&raw);
+    arena_free(arena);
+    return count;
+}
+
+TEST(a_damaged_payload_that_the_ledger_names_is_asked_for_at_once_and_forgotten_once_it_is_here) {
+    struct world w;
+    struct receipt receipt;
+    uint64_t index;
+    world_create(&w, "run", SPARSE_RUN "snapshot_interval: 1\n");
+    world_start(&w);
+    struct site *one = world_join(&w, "one"), *two = world_join(&w, "two");
+    struct buffer payload = site_payload(&w, one);
+    struct contribution c = site_contribution(&w, one, buffer_bytes(&payload));
+    struct signed_header header = site_sign(one, &c);
+    struct verdict verdict = submit(one, &header, buffer_bytes(&payload));
+    CHECK(verdict.accepted);
+    check_receipt(&w, &verdict, &header, &receipt);
+    world_settle(&w); /* it is merged, and a snapshot covers it */
+    CHECK_EQUAL(wanted_of(one, &index), 0);
+    flip_payload(&w, c.payload_digest);
+    c = site_contribution(&w, two, buffer_bytes(&payload)); /* the same bytes, as it happens */
+    header = site_sign(two, &c);
+    verdict = submit(two, &header, bytes_of(NULL, 0));
+    CHECK(!verdict.accepted);
+    CHECK_EQUAL(verdict.code, REFUSED_BUSY);
+    CHECK_EQUAL(wanted_of(one, &index), 1);
+    CHECK_EQUAL(index, receipt.index);
+    verdict = submit(two, &header, buffer_bytes(&payload));
+    CHECK(verdict.credited && verdict.accepted);
+    CHECK_EQUAL(wanted_of(one, &index), 0);
+    world_settle(&w);
+    buffer_deinit(&payload);
+    world_stop(&w);
+    world_destroy(&w);
+}
