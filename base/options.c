@@ -266,11 +266,10 @@ static enum status refuse_unknown(const struct options *options, const char *wha
     enum status status = OK;
     if (!known_anywhere(options->program, name, spell, &near, names, &used, NAMES_MAX)) {
         for (size_t i = 0; more && more[i]; i++) suggest_offer(&near, more[i]);
-        status = near.best ? error_set(error, INVALID, "unknown %s %s; did you mean %s?", what,
-                                       name, near.best)
-                           : error_set(error, INVALID,
-                                       "unknown %s %s; see '%s --help' for those there are", what,
-                                       name, options->program->name);
+        char otherwise[96];
+        snprintf(otherwise, sizeof otherwise, "see '%s --help' for those there are",
+                 options->program->name);
+        status = suggest_refuse(what, name, near.best, otherwise, error);
     }
     free(names);
     return status;

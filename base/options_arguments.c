@@ -33,12 +33,10 @@ static enum status unknown_flag(const struct options *options, const char *flag,
     }
     for (size_t i = 0; option_built_in[i]; i++)
         suggest_offer(&near, option_flag(option_built_in[i], flags[count++]));
-    char words[128];
+    char words[128], otherwise[160];
     option_command_words(options, words, sizeof words);
-    enum status status =
-        near.best ? error_set(error, INVALID, "unknown flag %s; did you mean %s? See '%s --help'",
-                              flag, near.best, words)
-                  : error_set(error, INVALID, "unknown flag %s; see '%s --help'", flag, words);
+    snprintf(otherwise, sizeof otherwise, "see '%s --help'", words);
+    enum status status = suggest_refuse("flag", flag, near.best, otherwise, error);
     free(flags);
     return status;
 }
@@ -136,13 +134,12 @@ static enum status choose_child(struct options *options, const char *word, struc
         }
         suggest_offer(&near, command->children[i]->name);
     }
-    char words[128];
+    char words[128], name[256], nearest[256], otherwise[160];
     option_command_words(options, words, sizeof words);
-    if (near.best)
-        return error_set(error, INVALID, "unknown command '%s %s'; did you mean '%s %s'?", words,
-                         word, words, near.best);
-    return error_set(error, INVALID, "unknown command '%s %s'; see '%s --help'", words, word,
-                     words);
+    snprintf(name, sizeof name, "'%s %.100s'", words, word);
+    snprintf(nearest, sizeof nearest, "'%s %.100s'", words, near.best ? near.best : "");
+    snprintf(otherwise, sizeof otherwise, "see '%s --help'", words);
+    return suggest_refuse("command", name, near.best ? nearest : NULL, otherwise, error);
 }
 
 static enum status read_positional(struct options *options, struct arguments *arguments,

@@ -48,3 +48,10 @@ void suggest_offer(struct suggestion *suggestion, const char *name) {
     suggestion->distance = distance;
     suggestion->best = name;
 }
+
+enum status suggest_refuse(const char *what, const char *name, const char *nearest,
+                           const char *otherwise, struct error *error) {
+    if (nearest)
+        return error_set(error, INVALID, "unknown %s %s; did you mean %s?", what, name, nearest);
+    return error_set(error, INVALID, "unknown %s %s; %s", what, name, otherwise);
+}

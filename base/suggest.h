@@ -11,6 +11,8 @@
 
 #include <stddef.h>
 
+#include "base/status.h"
+
 /* Start with suggest_init, offer every known name, read `best`: NULL if none is near. Names are
  * borrowed. */
 struct suggestion {
@@ -21,6 +23,10 @@ struct suggestion {
 
 void suggest_init(struct suggestion *suggestion, const char *word);
 void suggest_offer(struct suggestion *suggestion, const char *name);
+/* INVALID: "unknown key upload.rate_limt; did you mean upload.rate_limit?"; without a nearest name
+ * `otherwise` says where all names are. The one wording for flags, commands, variables and keys. */
+MUST_USE enum status suggest_refuse(const char *what, const char *name, const char *nearest,
+                                    const char *otherwise, struct error *error);
 /* The edits from a to b; words past 127 characters are cut there, which bounds the work. */
 size_t suggest_distance(const char *a, const char *b);
 

@@ -2,11 +2,13 @@
  * with file and line in every refusal. */
 #include "config/config.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/suggest.h"
 #include "config/yaml.h"
 
 static enum status set_entry(struct options *options, const struct yaml_entry *entry,
@@ -57,12 +59,12 @@ static enum status unknown_key(const struct config_table *table, const struct ya
                          "%s:%u: %s: a section needs keys below it: write some, or remove it",
                          table->file, entry->line, entry->key);
     const char *nearest = setting_nearest(table->settings, key);
-    if (!nearest)
-        return error_set(error, INVALID, "%s:%u: %s: there is no such key; %s", table->file,
-                         entry->line, entry->key, table->explained);
-    return error_set(error, INVALID, "%s:%u: %s: there is no such key; did you mean %.*s%s?",
-                     table->file, entry->line, entry->key, (int)(key - entry->key), entry->key,
-                     nearest);
+    char whole[256];
+    snprintf(whole, sizeof whole, "%.*s%s", (int)(key - entry->key), entry->key,
+             nearest ? nearest : "");
+    enum status status =
+        suggest_refuse("key", entry->key, nearest ? whole : NULL, table->explained, error);
+    return error_wrap(error, status, "%s:%u", table->file, entry->line);
 }
 
 enum status config_set(const struct config_table *table, const struct yaml_entry *entry,

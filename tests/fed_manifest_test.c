@@ -111,8 +111,7 @@ TEST(every_misspelt_key_is_refused_with_its_line_and_the_key_that_was_meant) {
         size_t length = strlen(keys[i]), at = length > 6 ? length - 2 : length - 1;
         char *wrong = xformat("%.*sx%s", (int)at, keys[i], keys[i] + at); /* one letter too many */
         char *yaml = xformat("name: demo\n\n%s: 1\n", wrong),
-             *told =
-                 xformat("manifest:3: %s: there is no such key; did you mean %s?", wrong, keys[i]);
+             *told = xformat("manifest:3: unknown key %s; did you mean %s?", wrong, keys[i]);
         check_refused(yaml, told);
         free(wrong);
         free(yaml);
