@@ -332,6 +332,11 @@ TESTS ?= *
 $(OUT)/tests/test.o: CPPFLAGS_ALL += -DTEST_ROOT='"$(CURDIR)"'
 tests-built: deps-found $(TEST_PROGRAMS) $(if $(CUDA_EMULATION),\
                  $(CUDA_EMULATION) $(CUDA_PROBE) $(OUT)/bench/train $(OUT)/bench/gpu_codec)
+# It counts calls across folders.
+comma := ,
+COUNTED := digest_sha256 digest_pieces digest_update codec_norm_squared codec_check codec_decode \
+           codec_decode_checked codec_accumulate_checked
+$(OUT)/tests/coordinator_counts_test: LDFLAGS_ALL += $(addprefix -Wl$(comma)--wrap=,$(COUNTED))
 $(OUT)/tests/%: $(OUT)/tests/%.o $(OUT)/tests/test.o $(LIBRARIES)
 	$(call say,LINK,$@)
 	$(LINK) $(SYSTEM_LIBS)
