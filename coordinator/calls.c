@@ -446,6 +446,7 @@ static void heartbeat_message(struct rpc_call *rpc, void *user, struct buffer *m
         event.event.heartbeat.instance = request.instance;
         event.event.heartbeat.turn = request.turn;
         event.event.heartbeat.time_ms = request.time_ms;
+        event.event.heartbeat.leaving = request.leaving;
         tell(call, &event);
     }
     end_decode(arena);

@@ -1,7 +1,12 @@
-/* Who is there and how fast they train: the one place that says so. Status, site list, DyLU and the
- * quorum of the warm-up all ask here.
+/* Who is there and how fast they train: the one place that says so.
  *
- * A site is present while it follows or was heard within `presence_ms`, if it is enrolled. Its
+ * Two questions are kept apart. Whether a site is connected (it follows, or was heard within
+ * `presence_ms`) is for people, and for what is measured here. Whether it counts is in the ledger,
+ * so that all agree on K: a site that was silent for the manifest's away_after is entered as AWAY,
+ * as BACK once it is heard again, and as LEFT when it says that it goes. A site whose last word was
+ * that it goes is not back by a message that was on its way: another process of it must come.
+ *
+ * A site's
  * speed is measured, not told: inner steps of accepted contributions over the time of this clock in
  * which it could train. A contribution carries all steps since the one before it, so the time
  * between the moments when two of them are first offered is the time that they took, whatever the
@@ -63,6 +68,25 @@ void presence_note_phase(struct coordinator_state *state, struct instant now) {
     state->paused_since_ms = now.monotonic_ms;
 }
 
+/* When the site is away if it stays silent; UINT64_MAX: never. A Follow stream is a sign of life of
+ * those alone that send no heartbeats. Nobody is away before we have listened for so long. */
+static uint64_t away_at(const struct coordinator_state *state, const struct presence *presence) {
+    uint64_t after = run_state_manifest(state->run)->merge.away_after_ms,
+             last = MAX(presence->heard ? presence->heard_ms : 0, state->listening_ms);
+    if (after == UINT64_MAX || (presence->following > 0 && !presence->beats)) return UINT64_MAX;
+    return last + after;
+}
+
+/* A timer that is long overdue: this process stood still, and what sites said meanwhile is yet to
+ * be read. Their silence counts from now on. */
+void presence_note_sleep(struct coordinator_state *state, struct instant now) {
+    uint64_t after = run_state_manifest(state->run)->merge.away_after_ms;
+    if (state->timer_ms >= now.monotonic_ms || now.monotonic_ms - state->timer_ms < after / 2)
+        return;
+    MARK("presence: this process stood still");
+    state->listening_ms = now.monotonic_ms;
+}
+
 void presence_hear(struct coordinator_state *state, uint32_t site, struct instant now) {
     struct presence *presence = presence_of(state, site);
     if (!presence) return;
@@ -76,6 +100,10 @@ void presence_hear(struct coordinator_state *state, uint32_t site, struct instan
     }
     presence->heard = true;
     presence->heard_ms = now.monotonic_ms;
+    if (run_state_is_present(state->run, site))
+        state->presence_due_ms = MIN(state->presence_due_ms, away_at(state, presence));
+    else
+        state->presence_changed = true;
 }
 
 bool coordinator_state_connected(const struct coordinator_state *state, uint32_t site,
@@ -92,11 +120,53 @@ uint64_t coordinator_state_silence(const struct coordinator_state *state, uint32
     return now.monotonic_ms - state->presence[site - 1].heard_ms;
 }
 
-uint32_t presence_connected(const struct coordinator_state *state, struct instant now) {
-    uint32_t count = 0;
-    for (uint32_t site = 1; site <= state->presence_count; site++)
-        count += coordinator_state_connected(state, site, now);
-    return count;
+/* ---- who counts ------------------------------------------------------------------------------ */
+
+static void enter_presence(struct coordinator_state *state, enum ledger_kind kind, uint32_t site,
+                           struct instant now, struct coordinator_actions *out) {
+    struct ledger_entry entry = state_entry(state, kind, now);
+    entry.presence.site = site;
+    state_append(state, &entry, ANSWER_NOBODY, 0, out);
+}
+
+static void enter_site(struct coordinator_state *state, uint32_t site, struct instant now,
+                       struct coordinator_actions *out) {
+    struct presence *presence = presence_of(state, site);
+    const struct run_site *enrolled = run_state_site(state->run, site);
+    uint64_t away = away_at(state, presence);
+    bool is_away = now.monotonic_ms >= away;
+    if (presence->is_leaving) {
+        if (enrolled->presence == SITE_LEFT) return;
+        MARK("presence: a site leaves");
+        enter_presence(state, LEDGER_SITE_LEFT, site, now, out);
+    } else if (enrolled->presence != SITE_PRESENT) {
+        if (!presence->heard || is_away) return;
+        MARK("presence: a site counts again");
+        enter_presence(state, LEDGER_SITE_BACK, site, now, out);
+    } else if (is_away) {
+        MARK("presence: a site is away");
+        enter_presence(state, LEDGER_SITE_AWAY, site, now, out);
+        return;
+    }
+    if (!presence->is_leaving) state->presence_due_ms = MIN(state->presence_due_ms, away);
+}
+
+void presence_enter(struct coordinator_state *state, struct instant now,
+                    struct coordinator_actions *out) {
+    if (run_state_phase(state->run) == RUN_STOPPED) state->presence_due_ms = UINT64_MAX;
+    if (state->applying || state->stopping || run_state_phase(state->run) == RUN_STOPPED) return;
+    if (!state->presence_changed && now.monotonic_ms < state->presence_due_ms) return;
+    state->presence_changed = false;
+    state->presence_due_ms = UINT64_MAX;
+    uint32_t count = run_state_site_count(state->run);
+    for (uint32_t site = 1; site <= count && !state->stopping; site++) {
+        if (run_state_site(state->run, site)->revoked) continue;
+        if (state->commit_count >= COMMITS_LIMIT) {
+            state->presence_changed = true; /* the rest once the disk has caught up */
+            return;
+        }
+        enter_site(state, site, now, out);
+    }
 }
 
 /* ---- whose clock is off ---------------------------------------------------------------------- */
@@ -176,6 +246,7 @@ static void give_place(struct coordinator_state *state, uint32_t site, uint64_t 
     }
     presence->held = true;
     presence->is_restored = false;
+    presence->is_leaving = false;
     presence->own_sequence = 0;
     presence->holder = instance;
     presence->challenger = 0;
@@ -311,7 +382,7 @@ static double rate_of(const struct coordinator_state *state, uint32_t site, stru
 static double fastest_rate(const struct coordinator_state *state, struct instant now) {
     struct dylu_rates rates = {0};
     for (uint32_t site = 1; site <= state->presence_count; site++) {
-        if (state->presence[site - 1].steps_ms > 0 && coordinator_state_connected(state, site, now))
+        if (state->presence[site - 1].steps_ms > 0 && run_state_is_present(state->run, site))
             dylu_note(&rates, rate_of(state, site, now));
     }
     return dylu_fastest(&rates);
@@ -370,6 +441,8 @@ void presence_heartbeat(struct coordinator_state *state, const struct coordinato
     if (code == ACCEPTED) {
         presence_hear(state, site, now);
         presence->beats = true;
+        if (event->heartbeat.leaving && !presence->is_leaving)
+            presence->is_leaving = state->presence_changed = true;
         note_clock(presence, event->heartbeat.time_ms, now);
         if (presence->challenger && !presence->is_decided &&
             event->heartbeat.turn == presence->turn)
@@ -382,11 +455,13 @@ void presence_heartbeat(struct coordinator_state *state, const struct coordinato
     if (code != ACCEPTED)
         snprintf(action->message, sizeof action->message, "%s", refusal_advice(code));
     action->inner_steps = coordinator_state_inner_steps(state, site, now);
-    action->sites_present = presence_connected(state, now);
+    action->sites_present = run_state_present_sites(state->run);
     if (code != ACCEPTED) return;
     invariants_check_place(presence);
     lost_ask(state, site, now, action);
     ASSERT(action->wanted_count <= WANTED_LIMIT);
+    const struct run_site *enrolled = run_state_site(state->run, site);
+    action->has_left = enrolled->presence == SITE_LEFT && enrolled->presence_at < state->committed;
     action->turn = presence->turn;
     action->copies = presence->copies;
 }

@@ -185,6 +185,7 @@ static void pause_if_spent(struct coordinator_state *state, struct instant now,
 static void settle(struct coordinator_state *state, struct instant now,
                    struct coordinator_actions *out) {
     pause_if_spent(state, now, out);
+    presence_enter(state, now, out);
     steps_consider(state, now, out);
 }
 
@@ -200,6 +201,7 @@ struct coordinator_state *coordinator_state_create(const struct coordinator_opti
     state->committed = run_state_size(run);
     state->next_commit = 1;
     state->timer_ms = UINT64_MAX;
+    state->presence_due_ms = UINT64_MAX;
     return state;
 }
 
@@ -222,6 +224,8 @@ void coordinator_state_start(struct coordinator_state *state, struct instant now
         entry.epoch++;
         if (!state_append(state, &entry, ANSWER_NOBODY, 0, out)) return;
     }
+    state->listening_ms = now.monotonic_ms;
+    state->presence_changed = true;
     state->behind = state->options.model_behind;
     if (state->behind) lost_catch_up(state, out);
     settle(state, now, out);
@@ -232,6 +236,7 @@ void coordinator_state_step(struct coordinator_state *state, const struct coordi
                             struct instant now, struct coordinator_actions *out) {
     if (state->stopping) return;
     presence_note_phase(state, now);
+    presence_note_sleep(state, now);
     switch (event->kind) {
     case COORDINATOR_TIMER: state->timer_ms = UINT64_MAX; break;
     case COORDINATOR_SUBMIT_OPEN: uploads_submit_open(state, event, now, out); break;

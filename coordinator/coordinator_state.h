@@ -146,6 +146,7 @@ struct coordinator_event {
             uint64_t instance; /* of the site's process, drawn at its start */
             uint32_t turn;     /* of the last answer */
             uint64_t time_ms;  /* the site's wall clock; 0: not told */
+            bool leaving;      /* it goes, and has nothing under way */
         } heartbeat;
         struct {
             uint32_t site;
@@ -218,7 +219,8 @@ struct coordinator_action {
     uint64_t version;     /* SNAPSHOT; ADMIN_REPLY to an order for one: the version it will be of */
     uint32_t site;        /* JOINED, HEARTBEAT_REPLY, CUT */
     uint32_t inner_steps; /* HEARTBEAT_REPLY */
-    uint32_t sites_present; /* HEARTBEAT_REPLY */
+    uint32_t sites_present; /* HEARTBEAT_REPLY: K */
+    bool has_left;          /* HEARTBEAT_REPLY: the ledger has it that the site has left */
     uint32_t turn, copies;  /* HEARTBEAT_REPLY; COPY: copies */
     uint64_t at_ms;         /* TIMER */
 };
@@ -250,8 +252,8 @@ uint64_t coordinator_state_committed(const struct coordinator_state *state);
 uint32_t coordinator_state_uploads(const struct coordinator_state *state);
 /* since start */
 uint64_t coordinator_state_refused(const struct coordinator_state *state, enum refusal code);
-/* Present: enrolled, and following or heard lately. The only meaning of "connected" that there is.
- */
+/* Enrolled, and following or heard within presence_ms: what people are shown, and whose rounds set
+ * the others' rate. Who counts in K is the ledger's to say (run_state_is_present). */
 bool coordinator_state_connected(const struct coordinator_state *state, uint32_t site,
                                  struct instant now);
 /* Processes of the site that were cut because it ran twice, and how long ago the last was. */

@@ -52,6 +52,7 @@ struct presence { /* of site number i + 1 */
     bool heard;
     uint32_t following; /* of `followed`: streams of the process that has the place */
     bool clock_told;
+    bool is_leaving;  /* the process that has the place says that it goes */
     int64_t clock_ms; /* its wall clock less our monotonic one, as last heard */
 
     /* The place: one process of a site at a time. */
@@ -119,6 +120,9 @@ struct coordinator_state {
     size_t presence_count;
     struct followed *followed; /* [followed_count], in no order */
     size_t followed_count, followed_capacity;
+    uint64_t listening_ms;    /* since when silence counts: the start, or the end of a standstill */
+    bool presence_changed;    /* somebody who is away was heard, or somebody leaves */
+    uint64_t presence_due_ms; /* the first of the others is away then; UINT64_MAX: none */
     bool is_paused;
     uint64_t paused_since_ms, paused_ms; /* monotonic; all earlier pauses together */
     uint64_t next_commit, committed;
@@ -167,9 +171,13 @@ void presence_hear(struct coordinator_state *state, uint32_t site, struct instan
  * UNKNOWN_SITE: it has none. */
 enum refusal presence_take_place(struct coordinator_state *state, uint32_t site, uint64_t instance,
                                  struct instant now);
-uint32_t presence_connected(const struct coordinator_state *state, struct instant now); /* sites */
+/* Enters in the ledger who is away, back or gone; never while a step is being computed, whose rules
+ * depend on how many are present. */
+void presence_enter(struct coordinator_state *state, struct instant now,
+                    struct coordinator_actions *out);
 /* Milliseconds in which the run was not paused. */
 uint64_t presence_active_ms(const struct coordinator_state *state, struct instant now);
+void presence_note_sleep(struct coordinator_state *state, struct instant now);
 void presence_note_phase(struct coordinator_state *state, struct instant now);
 /* A contribution was admitted; `waits`: its site does not train until it is merged. */
 /* after presence_offered: no room */

@@ -12,11 +12,10 @@
 /* ---- outer steps ----------------------------------------------------------------------------- */
 
 static struct merge_view view_of(const struct coordinator_state *state,
-                                 const struct merge_settings *settings, struct instant now) {
+                                 const struct merge_settings *settings) {
     struct merge_view view = {.version = run_state_version(state->run),
                               .is_over = run_state_phase(state->run) == RUN_STOPPED,
-                              .enrolled = run_state_active_sites(state->run)};
-    if (merge_is_warm_up(settings, view.version)) view.present = presence_connected(state, now);
+                              .present = run_state_present_sites(state->run)};
     for (uint32_t fragment = 0; fragment < settings->fragments; fragment++) {
         view.waiting[fragment] = run_state_pending_count(state->run, fragment);
         view.held[fragment] = view.waiting[fragment] > 0 && lost_holds(state, fragment);
@@ -41,10 +40,10 @@ void steps_consider(struct coordinator_state *state, struct instant now,
                     struct coordinator_actions *out) {
     if (state->behind && !state->stopping) lost_catch_up_again(state, now, out);
     if (state->applying || state->behind || state->stopping) return;
-    uint64_t wake = lost_age(state, now, UINT64_MAX, out);
+    uint64_t wake = lost_age(state, now, state->presence_due_ms, out);
     if (state->stopping) return;
     struct merge_settings settings = merge_settings_of(run_state_manifest(state->run));
-    struct merge_view view = view_of(state, &settings, now);
+    struct merge_view view = view_of(state, &settings);
     struct merge_decision decision =
         merge_decide(&settings, &view, (double)now.monotonic_ms, &state->windows);
     if (decision.is_due) {

@@ -149,6 +149,7 @@ static void act_heartbeat_reply(struct loop *loop, const struct coordinator_acti
                                     .phase = run_state_phase(run),
                                     .server_time_ms = clock_wall_ms(),
                                     .sites_present = action->sites_present,
+                                    .has_left = action->has_left,
                                     .turn = action->turn,
                                     .copies = action->copies,
                                     .code = action->code,

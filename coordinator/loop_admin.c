@@ -40,6 +40,7 @@ static void describe_run(struct loop *loop, struct run_status *out) {
         out->sites_twice += coordinator_state_copies(loop->state, site, clock_instant(), &ago) > 0;
     }
     out->sites_active = run_state_active_sites(run);
+    out->sites_present = run_state_present_sites(run);
     out->uptime_ms = clock_monotonic_ms() - loop->started_ms;
     calls_traffic(loop->options.calls, &out->bytes_in, &out->bytes_out);
 }
@@ -51,6 +52,7 @@ static void describe_site(struct loop *loop, const struct run_site *site, struct
         .site = site->site,
         .name = site->name,
         .revoked = site->revoked,
+        .presence = (uint32_t)site->presence,
         .connected = coordinator_state_connected(loop->state, site->site, clock_instant()),
         .inner_steps = coordinator_state_inner_steps(loop->state, site->site, clock_instant()),
         .tokens = site->tokens,

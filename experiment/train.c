@@ -310,9 +310,10 @@ static void pending_drop(struct train *train, uint32_t count) {
 
 /* Followed by the coordinator, or so lately that it does not miss the site yet. */
 static bool is_present(struct train *train, struct train_site *site) {
+    double away_after = merge_settings_of(train->options->manifest).away_after / 1000;
     bool cut = faults_release(&site->outage, train->now) > train->now;
     double heard = !site->up ? site->heard : cut ? site->outage.from : train->now;
-    return merge_is_present(site->up && !cut, heard, train->now, MERGE_PRESENCE_SECONDS);
+    return merge_is_present(site->up && !cut, heard, train->now, away_after);
 }
 
 static uint32_t present(struct train *train) {
@@ -352,18 +353,11 @@ static enum status outer_step(struct train *train, uint32_t count, struct error 
     return OK;
 }
 
-/* A site that left counts as revoked: a quorum does not wait for it. */
-static struct merge_view view_of(struct train *train, const struct merge_settings *settings) {
-    struct merge_view view = {.version = train->model.version,
-                              .enrolled = enrolled(train),
-                              .waiting = {train->pending_count}};
-    bool warm_up = merge_is_warm_up(settings, view.version);
-    for (uint32_t i = 0; i < train->site_count; i++) {
-        struct train_site *site = &train->sites[i];
-        if (site->left || train->now < site->group->joins) continue;
-        view.present += warm_up && is_present(train, site);
-    }
-    return view;
+/* A site that left, or is away, is not waited for. */
+static struct merge_view view_of(struct train *train) {
+    return (struct merge_view){.version = train->model.version,
+                               .present = present(train),
+                               .waiting = {train->pending_count}};
 }
 
 /* Outer steps as long as one is due, or a timer for the next; after every event. */
@@ -373,8 +367,9 @@ static enum status consider(struct train *train, struct error *error) {
         return OK;
     settings.grace /= 1000; /* the time here is in seconds */
     settings.warmup_grace /= 1000;
+    settings.away_after /= 1000;
     for (;;) {
-        struct merge_view view = view_of(train, &settings);
+        struct merge_view view = view_of(train);
         struct merge_decision next = merge_decide(&settings, &view, train->now, &train->windows);
         if (next.is_due) {
             uint32_t count = MIN(train->pending_count, (uint32_t)STEP_CONTRIBUTIONS_LIMIT);

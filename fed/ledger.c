@@ -68,6 +68,9 @@ void ledger_entry_encode(const struct ledger_entry *entry, struct buffer *out) {
         buffer_u32(out, entry->revoked.site);
         write_text(out, entry->revoked.reason, REASON_SIZE);
         return;
+    case LEDGER_SITE_AWAY:
+    case LEDGER_SITE_BACK:
+    case LEDGER_SITE_LEFT: buffer_u32(out, entry->presence.site); return;
     case LEDGER_CONTRIBUTION:
         buffer_append(out, entry->contribution.header, CONTRIBUTION_HEADER_SIZE);
         buffer_append(out, entry->contribution.signature, SIGNATURE_SIZE);
@@ -168,6 +171,9 @@ static enum status decode_fields(struct reader *reader, struct ledger_entry *out
     case LEDGER_SITE_REVOKED:
         out->revoked.site = reader_u32(reader);
         return text_status(read_text(reader, out->revoked.reason, REASON_SIZE), what, error);
+    case LEDGER_SITE_AWAY:
+    case LEDGER_SITE_BACK:
+    case LEDGER_SITE_LEFT: out->presence.site = reader_u32(reader); return OK;
     case LEDGER_CONTRIBUTION:
         reader_copy(reader, out->contribution.header, CONTRIBUTION_HEADER_SIZE);
         reader_copy(reader, out->contribution.signature, SIGNATURE_SIZE);
@@ -220,6 +226,9 @@ const char *ledger_kind_name(enum ledger_kind kind) {
     case LEDGER_INNER_STEPS: return "inner_steps";
     case LEDGER_DROPPED: return "dropped";
     case LEDGER_SITE_UNINVITED: return "site_uninvited";
+    case LEDGER_SITE_AWAY: return "site_away";
+    case LEDGER_SITE_BACK: return "site_back";
+    case LEDGER_SITE_LEFT: return "site_left";
     }
     return "unknown";
 }

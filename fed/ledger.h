@@ -30,7 +30,10 @@ enum ledger_kind {
     LEDGER_INNER_STEPS = 11, /* H changed */
     LEDGER_DROPPED = 12, /* a contribution that waits is given up: its payload was lost and cannot
                             be obtained again */
-    LEDGER_SITE_UNINVITED = 13 /* the admin withdrew the open invitation of a name */
+    LEDGER_SITE_UNINVITED = 13, /* the admin withdrew the open invitation of a name */
+    LEDGER_SITE_AWAY = 14,      /* nothing was heard of a site for away_after: it counts no more */
+    LEDGER_SITE_BACK = 15,      /* it is heard again, and counts */
+    LEDGER_SITE_LEFT = 16       /* it said that it goes, with nothing of its own under way */
 };
 
 enum {
@@ -78,6 +81,9 @@ struct ledger_entry {
             uint32_t site;
             char reason[REASON_SIZE];
         } revoked;
+        struct {
+            uint32_t site;
+        } presence; /* AWAY, BACK, LEFT */
         struct {
             uint8_t header[CONTRIBUTION_HEADER_SIZE];
             uint8_t signature[SIGNATURE_SIZE];

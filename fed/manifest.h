@@ -91,6 +91,8 @@ struct manifest {
         uint32_t warmup_steps;  /* the first outer steps wait for every connected site (bounded by
                                    warmup_grace_ms) */
         uint64_t warmup_grace_ms;
+        uint64_t away_after_ms; /* without a sign of a site, until it counts no more; UINT64_MAX:
+                                   never */
         enum staleness_weight staleness_weight;
         double staleness_exponent; /* polynomial: (1 + staleness)^-exponent; only 0.5 and 1 are
                                       there (sqrt and divide are exact) */

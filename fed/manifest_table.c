@@ -108,6 +108,10 @@ const struct setting manifest_settings[] = {
      .help = "The first outer steps wait for every connected site ..."},
     {"merge.warmup_grace", SETTING_DURATION, AT(merge.warmup_grace_ms), "1m", "0", "30d",
      .flags = SETTING_ENDLESS, .help = "... but no longer than this."},
+    {"merge.away_after", SETTING_DURATION, AT(merge.away_after_ms), "2m", "1s", "30d",
+     .flags = SETTING_ENDLESS,
+     .help = "A site that is silent for so long counts as away, and as present again once it is "
+             "heard: quorum and warm-up count present sites."},
     {"merge.staleness_weight", SETTING_CHOICE, AT(merge.staleness_weight), "none",
      .choices = staleness_weights,
      .help = "polynomial: a contribution counts (1 + staleness)^-exponent. It does harm in dense "

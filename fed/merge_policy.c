@@ -14,15 +14,16 @@ struct merge_settings merge_settings_of(const struct manifest *manifest) {
                                    .quorum = manifest->merge.quorum,
                                    .warmup_steps = manifest->merge.warmup_steps,
                                    .grace = milliseconds(manifest->merge.grace_ms),
-                                   .warmup_grace = milliseconds(manifest->merge.warmup_grace_ms)};
+                                   .warmup_grace = milliseconds(manifest->merge.warmup_grace_ms),
+                                   .away_after = milliseconds(manifest->merge.away_after_ms)};
 }
 
 bool merge_is_warm_up(const struct merge_settings *settings, uint64_t version) {
     return version < settings->warmup_steps;
 }
 
-bool merge_is_present(bool is_linked, double heard, double now, double presence) {
-    return is_linked || now - heard <= presence;
+bool merge_is_present(bool is_linked, double heard, double now, double away_after) {
+    return is_linked || now - heard < away_after;
 }
 
 uint32_t merge_quorum(const struct merge_settings *settings, const struct merge_view *view) {
@@ -34,7 +35,7 @@ uint32_t merge_quorum(const struct merge_settings *settings, const struct merge_
         MARK("step: warm-up");
         quorum = view->present;
     } else {
-        quorum = MIN(settings->quorum, view->enrolled);
+        quorum = MIN(settings->quorum, view->present);
     }
     return MAX(quorum, 1u);
 }

@@ -6,7 +6,7 @@
  * contribution has waited longest goes first.
  *   - During the first warmup_steps versions the quorum is the number of sites that are present,
  *     and the window is warmup_grace: a site that died cannot hold up the run for longer.
- *   - Later the quorum is the manifest's, but never more than there are enrolled sites.
+ *   - Later the quorum is the manifest's, but never more than there are sites that are present.
  *   - Once the run is over, nobody else comes: one contribution is enough.
  * A fragment that lacks a payload is held: its window goes on, and no step of it starts.
  *
@@ -20,19 +20,16 @@
 
 #include "fed/manifest.h"
 
-/* The default of the coordinator's --presence, for those that have no such setting. */
-#define MERGE_PRESENCE_SECONDS 30.0
-
 struct merge_settings { /* of the run; times in the caller's unit */
     uint32_t fragments, quorum, warmup_steps;
     double grace, warmup_grace;
+    double away_after; /* a site that is not heard for so long is away; INFINITY: never */
 };
 
 struct merge_view { /* what there is now */
     uint64_t version;
-    bool is_over;      /* the run is stopped */
-    uint32_t enrolled; /* sites that are enrolled and not revoked */
-    uint32_t present;  /* of them, those that are present; asked only during warm-up */
+    bool is_over;                      /* the run is stopped */
+    uint32_t present;                  /* K: sites that are present by the ledger */
     uint32_t waiting[FRAGMENTS_LIMIT]; /* contributions that wait for a step */
     bool held[FRAGMENTS_LIMIT];        /* a payload of a contribution that waits is missing */
 };
@@ -51,10 +48,10 @@ struct merge_decision {
 /* The manifest's rules, in milliseconds. */
 struct merge_settings merge_settings_of(const struct manifest *manifest);
 bool merge_is_warm_up(const struct merge_settings *settings, uint64_t version);
-/* Whether a site counts as present: it has a connection, or had one, or was heard otherwise, at
- * most `presence` ago. `heard` -INFINITY: never. Whoever is not enrolled never counts; the caller
- * knows. */
-bool merge_is_present(bool is_linked, double heard, double now, double presence);
+/* Whether a site counts as present: it has a connection, or was heard less than `away_after` ago.
+ * `heard` -INFINITY: never. Whoever is not enrolled, or has left, never counts; the caller knows.
+ */
+bool merge_is_present(bool is_linked, double heard, double now, double away_after);
 /* Contributions that start a step at once. */
 uint32_t merge_quorum(const struct merge_settings *settings, const struct merge_view *view);
 /* To be asked after everything that can change the answer. Opens the windows of fragments for which

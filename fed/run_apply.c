@@ -8,6 +8,9 @@
  *   SITE_UNINVITED    x        x         x
  *   SITE_ADDED        x        x
  *   SITE_REVOKED      x        x         x
+ *   SITE_AWAY         x        x                   of a site that is present
+ *   SITE_BACK         x        x                   of one that is not
+ *   SITE_LEFT         x        x                   of one that has not left
  *   CONTRIBUTION      x                            none while the token budget is spent
  *   STEP              x        x         x         what was acknowledged is merged, whatever
  *                                                  happens
@@ -188,10 +191,12 @@ static void commit_added(struct run_state *state, const struct ledger_entry *ent
     struct site_slot *slot = &state->sites[state->site_count++];
     uint64_t now_ms = run_active_ms(state, entry->time_ms);
     *slot = (struct site_slot){.site.site = entry->added.site,
+                               .site.presence_at = state->size,
                                .rate = {.since_ms = now_ms, .settled_ms = now_ms}};
     memcpy(slot->site.name, entry->added.name, SITE_NAME_SIZE);
     memcpy(slot->site.public_key, entry->added.public_key, PUBLIC_KEY_SIZE);
     state->active_sites++;
+    state->present_sites++;
     for (uint32_t i = 0; i < state->invitation_count; i++)
         if (digest_equal(state->invitations[i].secret_digest, entry->added.secret_digest))
             state->invitations[i].end = INVITATION_USED;
@@ -210,6 +215,7 @@ static void commit_revoked(struct run_state *state, const struct ledger_entry *e
     site->site.revoked_at = state->size;
     site->pending = 0;
     state->active_sites--;
+    state->present_sites -= site->site.presence == SITE_PRESENT;
     end_invitations(state, site->site.name, INVITATION_VOID);
     for (uint32_t f = 0; f < state->manifest.fragments; f++) {
         struct fragment_slot *slot = &state->fragments[f];
@@ -223,6 +229,35 @@ static void commit_revoked(struct run_state *state, const struct ledger_entry *e
                 note_dropped(state, slot->pending[i].pending.index);
         slot->count = kept;
     }
+}
+
+/* --- who is present --------------------------------------------------------------------------- */
+static enum status check_presence(const struct run_state *state, const struct ledger_entry *entry,
+                                  struct error *error) {
+    static const char *const words[] = {
+        [SITE_PRESENT] = "present", [SITE_AWAY] = "away", [SITE_LEFT] = "gone"};
+    const struct site_slot *site = run_site_slot(state, entry->presence.site);
+    if (!site) return error_set(error, INVALID, "there is no site %u", entry->presence.site);
+    if (site->site.revoked)
+        return error_set(error, INVALID, "site %u was revoked by entry %llu", entry->presence.site,
+                         (unsigned long long)site->site.revoked_at);
+    enum site_presence is = site->site.presence;
+    bool may = entry->kind == LEDGER_SITE_AWAY   ? is == SITE_PRESENT
+               : entry->kind == LEDGER_SITE_BACK ? is != SITE_PRESENT
+                                                 : is != SITE_LEFT;
+    return may ? OK
+               : error_set(error, INVALID, "site %u is %s already", entry->presence.site,
+                           words[is]);
+}
+
+static void commit_presence(struct run_state *state, const struct ledger_entry *entry) {
+    struct run_site *site = &state->sites[entry->presence.site - 1].site;
+    state->present_sites -= site->presence == SITE_PRESENT;
+    site->presence = entry->kind == LEDGER_SITE_AWAY   ? SITE_AWAY
+                     : entry->kind == LEDGER_SITE_BACK ? SITE_PRESENT
+                                                       : SITE_LEFT;
+    state->present_sites += site->presence == SITE_PRESENT;
+    site->presence_at = state->size;
 }
 
 /* --- giving up a contribution ----------------------------------------------------------------- */
@@ -368,6 +403,9 @@ static enum status check_kind(const struct run_state *state, const struct ledger
     case LEDGER_SITE_UNINVITED: return check_uninvited(state, entry, error);
     case LEDGER_SITE_ADDED: return check_added(state, entry, error);
     case LEDGER_SITE_REVOKED: return check_revoked(state, entry, error);
+    case LEDGER_SITE_AWAY:
+    case LEDGER_SITE_BACK:
+    case LEDGER_SITE_LEFT: return check_presence(state, entry, error);
     case LEDGER_CONTRIBUTION: return check_contribution(state, entry, trusted, decoded, error);
     case LEDGER_STEP: return run_check_step(state, entry, error);
     case LEDGER_INNER_STEPS:
@@ -416,6 +454,9 @@ void run_commit(struct run_state *state, const struct ledger_entry *entry,
         break;
     case LEDGER_SITE_ADDED: commit_added(state, entry); break;
     case LEDGER_SITE_REVOKED: commit_revoked(state, entry); break;
+    case LEDGER_SITE_AWAY:
+    case LEDGER_SITE_BACK:
+    case LEDGER_SITE_LEFT: commit_presence(state, entry); break;
     case LEDGER_CONTRIBUTION: commit_contribution(state, entry, decoded); break;
     case LEDGER_STEP: run_commit_step(state, entry); break;
     case LEDGER_PAUSED:

@@ -82,7 +82,7 @@ struct run_state {
     uint64_t tokens, token_budget;
     uint64_t began_ms, paused_since_ms, paused_ms; /* times of entries; all pauses together */
     struct site_slot *sites;                       /* [site_count], owned; site n at n - 1 */
-    uint32_t site_count, site_capacity, active_sites;
+    uint32_t site_count, site_capacity, active_sites, present_sites;
     struct run_invitation *invitations; /* [invitation_count], owned */
     uint32_t invitation_count, invitation_capacity;
     struct fragment_slot fragments[FRAGMENTS_LIMIT];

@@ -60,6 +60,7 @@ bool run_state_is_spent(const struct run_state *state) {
 }
 uint32_t run_state_site_count(const struct run_state *state) { return state->site_count; }
 uint32_t run_state_active_sites(const struct run_state *state) { return state->active_sites; }
+uint32_t run_state_present_sites(const struct run_state *state) { return state->present_sites; }
 uint32_t run_state_invitation_count(const struct run_state *state) {
     return state->invitation_count;
 }
@@ -95,6 +96,11 @@ const struct site_slot *run_site_slot(const struct run_state *state, uint32_t si
 const struct run_site *run_state_site(const struct run_state *state, uint32_t site) {
     const struct site_slot *slot = run_site_slot(state, site);
     return slot ? &slot->site : NULL;
+}
+
+bool run_state_is_present(const struct run_state *state, uint32_t site) {
+    const struct site_slot *slot = run_site_slot(state, site);
+    return slot && !slot->site.revoked && slot->site.presence == SITE_PRESENT;
 }
 
 const struct run_site *run_state_site_named(const struct run_state *state, const char *name) {

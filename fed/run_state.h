@@ -42,15 +42,21 @@
 
 enum { TOKEN_RATE_LIMIT = 8, TOKEN_RATE_LIMIT_OF_TWO = 64 };
 
+/* Whether a site counts: K is the number of those that are present, and what depends on the number
+ * of sites depends on K alone. */
+enum site_presence { SITE_PRESENT = 0, SITE_AWAY, SITE_LEFT };
+
 struct run_site {
     uint32_t site;
     char name[SITE_NAME_SIZE];
     uint8_t public_key[PUBLIC_KEY_SIZE];
     bool revoked;
-    uint64_t revoked_at;    /* ledger index */
-    uint64_t last_sequence; /* 0: none yet */
-    uint64_t last_index;    /* ledger index of the last contribution */
-    uint64_t last_time_ms;  /* of that entry, and its epoch: what a repeated receipt needs */
+    uint64_t revoked_at;         /* ledger index */
+    enum site_presence presence; /* a site is present from its enrolment on */
+    uint64_t presence_at;        /* ledger index of the entry that says so */
+    uint64_t last_sequence;      /* 0: none yet */
+    uint64_t last_index;         /* ledger index of the last contribution */
+    uint64_t last_time_ms;       /* of that entry, and its epoch: what a repeated receipt needs */
     uint32_t last_epoch;
     uint8_t last_digest[DIGEST_SIZE]; /* of its header; zero: none yet */
     uint64_t contributions, tokens;   /* accepted; tokens as the site tells them, and of them ... */
@@ -137,6 +143,10 @@ const struct run_site *run_state_site(const struct run_state *state, uint32_t si
 const struct run_site *run_state_site_named(const struct run_state *state, const char *name);
 /* enrolled and not revoked */
 uint32_t run_state_active_sites(const struct run_state *state);
+/* K: of them, those that are present by the ledger. */
+uint32_t run_state_present_sites(const struct run_state *state);
+/* Whether the site counts in K. */
+bool run_state_is_present(const struct run_state *state, uint32_t site);
 /* The invitation with that secret digest, open or not; NULL if there is none. */
 const struct run_invitation *run_state_invitation(const struct run_state *state,
                                                   const uint8_t digest[static DIGEST_SIZE]);

@@ -20,6 +20,7 @@
 #include "model/trainer.h"
 #include "node/daemon_internal.h"
 #include "node/journal_files.h"
+#include "node/leave.h"
 #include "node/restore_model.h"
 #include "node/verbs.h"
 #include "rpc/environment.h"
@@ -528,10 +529,21 @@ static bool has_ended(struct daemon *daemon) {
     return ended;
 }
 
+static void begin_to_leave(struct daemon *daemon) {
+    log_info("leaving", "message=\"what is under way is sent first\"");
+    daemon_loop_post(daemon, &(struct node_event){.kind = NODE_LEAVE});
+}
+
 /* Until the core has ended it, or a signal comes. */
 static void watch(struct daemon *daemon) {
     uint64_t next_status = 0;
+    bool leaves = daemon->settings->leaves;
+    if (leaves) begin_to_leave(daemon);
     while (!has_ended(daemon)) {
+        if (!leaves && leave_is_asked(daemon->site->directory)) {
+            leaves = true;
+            begin_to_leave(daemon);
+        }
         if (ending_wait(SIGNAL_POLL_MS)) {
             log_info("stopping", "signal=%s", ending_signal_name(ending_asked()));
             return;
@@ -568,6 +580,7 @@ static enum status finish(struct daemon *daemon, enum daemon_end *how, struct er
 enum status daemon_run(const struct settings *settings, const struct site *site,
                        enum daemon_end *how, struct error *error) {
     struct daemon *daemon = xcalloc(1, sizeof *daemon);
+    leave_forget(site->directory); /* before status.json says that there is somebody to ask */
     daemon->settings = settings;
     daemon->site = site;
     pthread_mutex_init(&daemon->lock, NULL);

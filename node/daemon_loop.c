@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "node/daemon_internal.h"
+#include "node/leave.h"
 
 enum { HEARTBEAT_TIMEOUT_MS = 30000, INCLUSION_MS = 30000 };
 
@@ -92,6 +93,7 @@ static void on_heartbeat_reply(void *user, const struct rpc_outcome *outcome, st
             event.heartbeat.phase = (enum run_phase)reply.phase;
             event.heartbeat.version = reply.version;
             event.heartbeat.sites_present = reply.sites_present;
+            event.heartbeat.has_left = reply.has_left;
             if (reply.server_time_ms > 0) compare_clocks(daemon, reply.server_time_ms);
             event.heartbeat.wanted_count = MIN(reply.wanted_count, (uint32_t)NODE_WANTED_LIMIT);
             memcpy(event.heartbeat.wanted, reply.wanted, sizeof event.heartbeat.wanted);
@@ -181,11 +183,18 @@ static void act(struct daemon *daemon, struct node_action *action) {
         uplink_refetch(daemon->uplink, daemon->channel, action->index, &action->contribution);
         break;
     case NODE_DO_SUPPLY: uplink_supply(daemon->uplink, daemon->channel, action->index); break;
-    case NODE_DO_HEARTBEAT: send_heartbeat(daemon); break;
+    case NODE_DO_HEARTBEAT:
+        report_set_leaving(daemon->report, action->leaving);
+        send_heartbeat(daemon);
+        break;
     case NODE_DO_TIMER: daemon->timer_at = action->at_ms; break;
     case NODE_DO_FINISH:
         log_info("run_over", "reason=\"%s\"", run_state_reason(node_state_run(daemon->state)));
         (void)daemon_end(daemon, DAEMON_FINISHED, "the run is over");
+        break;
+    case NODE_DO_LEFT:
+        log_info("left", "message=\"it counts no more until it is started again\"");
+        (void)daemon_end(daemon, DAEMON_STOPPED, LEAVE_DONE);
         break;
     case NODE_DO_HALT:
         log_error("halted", "message=\"%s\"", action->message);

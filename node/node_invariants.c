@@ -98,4 +98,5 @@ void node_check(const struct node_state *state) {
     ASSERT(!state->training || run_state_phase(state->run) == RUN_ACTIVE);
     ASSERT(!state->training || !state->catching_up);
     ASSERT(!state->finishing || run_state_phase(state->run) == RUN_STOPPED);
+    ASSERT(!state->has_left || (state->leaving && !state->training));
 }

@@ -4,6 +4,8 @@
 #include "base/memory.h"
 #include "node/node_state_internal.h"
 
+enum { LEAVE_AGAIN_MS = 250 /* between heartbeats of a site that waits to have left */ };
+
 /* Full jitter: a uniform part of base * 2^attempts, at most the limit. Spreads a thousand sites
  * that lost one coordinator. */
 uint64_t node_backoff(struct node_state *state, uint32_t attempts) {
@@ -72,10 +74,16 @@ void node_snapshot_loaded(struct node_state *state, const struct node_event *eve
 }
 
 void node_heartbeat_reply(struct node_state *state, const struct node_event *event,
-                          struct instant now) {
+                          struct instant now, struct node_actions *out) {
     state->heartbeat_open = false;
     state->heartbeat_at = now.monotonic_ms + state->options.heartbeat_ms;
     if (event->status != OK) return;
+    if (state->leaving && event->heartbeat.has_left && node_rounds_drained(state) &&
+        !state->has_left) {
+        MARK("site: has left");
+        state->has_left = true;
+        node_act(out, NODE_DO_LEFT);
+    }
     if (event->heartbeat.inner_steps > 0) state->inner_steps = event->heartbeat.inner_steps;
     if (event->heartbeat.sites_present > 0) state->sites_present = event->heartbeat.sites_present;
     node_wanted(state, event);
@@ -93,9 +101,11 @@ void node_link_up(struct node_state *state, struct instant now) {
 void node_link_settle(struct node_state *state, struct instant now, struct node_actions *out) {
     if (state->link == LINK_DOWN && now.monotonic_ms >= state->link_retry_at)
         connect_now(state, out);
+    if (state->leaving && node_rounds_drained(state))
+        state->heartbeat_at = MIN(state->heartbeat_at, now.monotonic_ms + LEAVE_AGAIN_MS);
     if (state->link == LINK_UP && !state->heartbeat_open &&
         now.monotonic_ms >= state->heartbeat_at) {
         state->heartbeat_open = true;
-        node_act(out, NODE_DO_HEARTBEAT);
+        node_act(out, NODE_DO_HEARTBEAT)->leaving = state->leaving && node_rounds_drained(state);
     }
 }

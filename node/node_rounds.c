@@ -50,6 +50,17 @@ static bool message_under_way(const struct node_state *state) {
     return false;
 }
 
+/* What was accepted is in the ledger, and merged without us. */
+bool node_rounds_drained(const struct node_state *state) {
+    if (!state->started || state->supplying || state->wanted_next < state->wanted_count)
+        return false;
+    for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
+        enum slot_phase phase = state->slots[fragment].phase;
+        if (phase != SLOT_TRAINING && phase != SLOT_ACCEPTED) return false;
+    }
+    return true;
+}
+
 static void advance(struct node_state *state, uint32_t fragment, struct node_actions *out) {
     MARK("slot: advancing");
     node_slot_enter(&state->slots[fragment], SLOT_ADVANCING);
@@ -95,7 +106,7 @@ static bool fragment_due(const struct node_state *state, uint32_t fragment) {
 }
 
 void node_rounds_begin(struct node_state *state, struct node_actions *out) {
-    if (!run_takes_contributions(state) || state->catching_up) return;
+    if (!run_takes_contributions(state) || state->catching_up || state->leaving) return;
     uint32_t cap = run_state_manifest(state->run)->merge.staleness_cap;
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
         struct slot *slot = &state->slots[fragment];
@@ -543,6 +554,9 @@ void node_train_or_wait(struct node_state *state, struct node_actions *out) {
         wait = NODE_WAIT_START;
     } else if (run_state_phase(state->run) != RUN_ACTIVE) {
         MARK("training: waits, paused");
+        wait = NODE_WAIT_PAUSED;
+    } else if (state->leaving) {
+        MARK("training: ends, the site leaves");
         wait = NODE_WAIT_PAUSED;
     } else {
         until = round_end(state);

@@ -176,7 +176,8 @@ void node_state_step(struct node_state *state, const struct node_event *event, s
     case NODE_REFETCHED: node_refetched(state, event, now, out); break;
     case NODE_SUPPLIED: state->supplying = false; break;
     case NODE_REBASED: node_rebased(state, event); break;
-    case NODE_HEARTBEAT_REPLY: node_heartbeat_reply(state, event, now); break;
+    case NODE_HEARTBEAT_REPLY: node_heartbeat_reply(state, event, now, out); break;
+    case NODE_LEAVE: state->leaving = true; break;
     case NODE_FAULT:
         node_halt(state, out, "%.200s",
                   event->message ? event->message : status_name(event->status));

@@ -102,6 +102,7 @@ enum node_event_kind {
     NODE_REBASED,   /* REBASE or RESTORE done: the fragment's base is base_version */
     NODE_REFETCHED, /* REFETCH done: status */
     NODE_SUPPLIED,  /* SUPPLY done, well or not */
+    NODE_LEAVE,     /* the operator wants the site to go: what is under way is sent, then LEFT */
     NODE_HEARTBEAT_REPLY, /* inner steps for us; or it failed (then nothing) */
     NODE_FAULT            /* the shell's worker, trainer or disk failed: status, message */
 };
@@ -148,6 +149,7 @@ struct node_event {
             enum run_phase phase;
             uint64_t version; /* the coordinator's */
             uint32_t sites_present;
+            bool has_left; /* the ledger has it that we have left */
             uint32_t wanted_count;
             /* ledger indices: payloads that the coordinator has lost */
             uint64_t wanted[NODE_WANTED_LIMIT];
@@ -185,6 +187,7 @@ enum node_action_kind {
     NODE_DO_TIMER,     /* send TIMER at this monotonic time; replaces the one asked for before */
     NODE_DO_FINISH,    /* the run has stopped and everything of ours is merged or refused: save,
                           export, exit 0 */
+    NODE_DO_LEFT,      /* the site asked to leave, and the ledger says that it has: save, exit 0 */
     NODE_DO_HALT       /* stop with this message; exit code is not 0 */
 };
 
@@ -196,6 +199,7 @@ struct node_action {
     uint64_t sequence;
     uint64_t index, payloads_from; /* FOLLOW, REFETCH, SUPPLY: ledger indices */
     bool ask_offer;                /* CONNECT */
+    bool leaving;                  /* HEARTBEAT: we go, and nothing of ours is under way */
     bool train;                    /* TRAIN */
     uint64_t until_steps; /* TRAIN: wait for more orders at this count of inner steps (overlap off);
                              UINT64_MAX: none */

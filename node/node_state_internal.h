@@ -41,6 +41,7 @@ struct node_state {
     struct slot slots[FRAGMENTS_LIMIT];
     uint32_t fragments;
     bool started, halted, finishing;
+    bool leaving, has_left; /* no round begins any more; and the ledger has it */
     bool catching_up; /* new here: training waits until the version of the first heartbeat's answer
                          has been reached */
     uint64_t caught_up_at; /* version to reach; UINT64_MAX: not known yet */
@@ -150,8 +151,10 @@ void node_offer(struct node_state *state, const struct node_event *event, struct
 void node_snapshot_loaded(struct node_state *state, const struct node_event *event,
                           struct instant now, struct node_actions *out);
 void node_heartbeat_reply(struct node_state *state, const struct node_event *event,
-                          struct instant now);
+                          struct instant now, struct node_actions *out);
 void node_link_up(struct node_state *state, struct instant now);
+/* True once nothing of ours is under way that a receipt is waited for. */
+bool node_rounds_drained(const struct node_state *state);
 void node_link_settle(struct node_state *state, struct instant now, struct node_actions *out);
 
 #endif

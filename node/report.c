@@ -36,6 +36,7 @@ struct report {
     struct report_totals totals;
     struct report_view view;
     uint32_t turn, copies;              /* as last answered */
+    bool leaving;                       /* to be said in heartbeats */
     struct root_of roots[REPORT_ROOTS]; /* a ring, oldest at root_head */
     size_t root_head, root_count;
     struct complaint status_file, metrics_file;
@@ -143,6 +144,12 @@ void report_set_answer(struct report *report, uint32_t turn, uint32_t copies) {
                   copies);
 }
 
+void report_set_leaving(struct report *report, bool leaving) {
+    pthread_mutex_lock(&report->lock);
+    report->leaving = leaving;
+    pthread_mutex_unlock(&report->lock);
+}
+
 void report_add_root(struct report *report, uint64_t version,
                      const uint8_t root[static DIGEST_SIZE]) {
     static const uint8_t none[DIGEST_SIZE];
@@ -172,6 +179,7 @@ struct status_snapshot {         /* all figures at one moment */
     struct report_view view;
     struct training_figures training;
     uint32_t turn, copies;
+    bool leaving;
     struct root_of roots[REPORT_ROOTS];
     size_t root_count;
     uint64_t refused;
@@ -186,6 +194,7 @@ static void collect(struct report *report, struct training *training, struct sta
     out->totals = report->totals;
     out->view = report->view;
     out->turn = report->turn;
+    out->leaving = report->leaving;
     out->copies = report->copies;
     out->root_count = report->root_count;
     for (size_t i = 0; i < report->root_count; i++)
@@ -500,6 +509,7 @@ void report_heartbeat(struct report *report, struct training *training, struct b
                                         .software = site_software};
     request.instance = report->options.instance;
     request.turn = snapshot->turn;
+    request.leaving = snapshot->leaving;
     request.time_ms = clock_wall_ms();
     memcpy(request.lost_ms, snapshot->totals.lost_ms, sizeof request.lost_ms);
     if (snapshot->root_count &&

@@ -67,6 +67,8 @@ void report_write(struct report *report, struct training *training, const char *
 /* What the coordinator's last answer said: the turn, for the next heartbeat, and copies of this
  * site that were cut. */
 void report_set_answer(struct report *report, uint32_t turn, uint32_t copies);
+/* Heartbeats say from now on that the site goes (true), or that it does not. */
+void report_set_leaving(struct report *report, bool leaving);
 /* Appends an encoded heartbeat. */
 void report_heartbeat(struct report *report, struct training *training, struct buffer *out);
 

@@ -153,6 +153,15 @@ static const struct command run_command = {
         "Exit codes: 0 stopped or the run has ended, 1 a failure that a restart may heal, "
         "2 wrong usage, 3 halted: a person must look.",
     .run = verb_run};
+static const struct command leave_command = {
+    .name = "leave",
+    .summary = "lets the site go in good order: nobody waits for it any more",
+    .description =
+        "Sends what is under way, has the ledger say that the site has left, and ends the daemon "
+        "of DIR; "
+        "where none runs, it starts one for that. `atoll-node run` brings the site back. Stop the "
+        "site's supervisor too if it restarts what has ended.",
+    .run = verb_leave};
 static const struct setting status_options[] = {
     {"ready", SETTING_BOOL, SETTING_FIELD(struct settings, ready), .fallback = "false",
      .help =
@@ -186,9 +195,10 @@ const struct command node_command = {
     .name = "atoll-node",
     .summary = "trains at a site, and exchanges what it learned",
     .options = common,
-    .children = (const struct command *const[]){&join_command, &run_command, &status_command,
-                                                &evaluate_command, &generate_command,
-                                                &export_command, &validate_command, NULL},
+    .children =
+        (const struct command *const[]){&join_command, &run_command, &leave_command,
+                                        &status_command, &evaluate_command, &generate_command,
+                                        &export_command, &validate_command, NULL},
     .version = atoll_version};
 
 /* ---- reading --------------------------------------------------------------------------------- */

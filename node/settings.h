@@ -34,7 +34,8 @@ struct settings {
     const char *token_file; /* "-": stdin; NULL: none */
     bool run_after;
     /* status */
-    bool ready; /* the exit code says whether it is */
+    bool leaves; /* the daemon runs in order to leave */
+    bool ready;  /* the exit code says whether it is */
     /* eval, generate */
     uint64_t windows;
     const char *prompt;

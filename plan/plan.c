@@ -102,7 +102,8 @@ static void set_up(struct plan *plan, const struct topology *topology, uint64_t 
                                           .quorum = (uint32_t)topology->run.quorum,
                                           .warmup_steps = (uint32_t)topology->run.warmup_steps,
                                           .grace = topology->run.grace,
-                                          .warmup_grace = topology->run.warmup_grace};
+                                          .warmup_grace = topology->run.warmup_grace,
+                                          .away_after = topology->run.away_after};
     plan->up = true;
     plan->level = INFINITY;
     plan->tick_at = plan->window_at = INFINITY;

@@ -187,20 +187,19 @@ static void synced(struct plan *plan) {
 
 /* ---- outer steps ----------------------------------------------------------------------------- */
 
-/* As the coordinator tells it; a site that has left counts as revoked. */
+/* K. A site that has gone for good has left. */
 static uint32_t sites_present(const struct plan *plan) {
     uint32_t count = 0;
     for (uint32_t i = 0; i < plan->site_count; i++) {
         const struct site_now *site = &plan->sites[i];
         count += site->present &&
-                 merge_is_present(site->linked, site->heard, plan->now, MERGE_PRESENCE_SECONDS);
+                 merge_is_present(site->linked, site->heard, plan->now, plan->merge.away_after);
     }
     return count;
 }
 
 static struct merge_view view_of(const struct plan *plan) {
-    struct merge_view view = {.version = plan->version, .enrolled = plan->present};
-    if (merge_is_warm_up(&plan->merge, plan->version)) view.present = sites_present(plan);
+    struct merge_view view = {.version = plan->version, .present = sites_present(plan)};
     for (uint32_t fragment = 0; fragment < plan->fragments; fragment++)
         view.waiting[fragment] = plan->pending[fragment].count;
     return view;
@@ -294,8 +293,11 @@ static void comes_up(struct plan *plan, const struct plan_event *event) {
     plan->up = true;
     plan->windows = (struct merge_windows){0};
     for (uint32_t i = 0; i < plan->site_count; i++) {
-        plan->sites[i].heard = -INFINITY;
-        site_cause(plan, &plan->sites[i]);
+        struct site_now *site = &plan->sites[i];
+        /* who was present by the ledger is so until it has been silent for as long again */
+        if (merge_is_present(site->linked, site->heard, plan->now, plan->merge.away_after))
+            site->heard = plan->now;
+        site_cause(plan, site);
     }
     coordinator_consider(plan);
     if (event->fragment == 0)

@@ -305,8 +305,8 @@ static void connections_cut(struct plan *plan, struct site_now *site) {
     if (site->linked) {
         site->heard = plan->now;
         /* it waits for one site less from then on */
-        if (merge_is_warm_up(&plan->merge, plan->version))
-            plan_post(plan, plan->now + MERGE_PRESENCE_SECONDS + 1e-3, EV_WINDOW, 0, 0, plan->life,
+        if (isfinite(plan->merge.away_after))
+            plan_post(plan, plan->now + plan->merge.away_after + 1e-3, EV_WINDOW, 0, 0, plan->life,
                       0);
     }
     site->linked = false;

@@ -112,6 +112,7 @@ static enum status run_convert(const Atoll__V1__RunStatus *from, struct run_stat
         .sites_active = from->sites_active,
         .sites_connected = from->sites_connected,
         .weights = from->weights,
+        .sites_present = from->sites_present,
         .sites_twice = from->sites_twice,
         .clock_ahead_ms = from->clock_ahead_ms,
         .uptime_ms = from->uptime_ms,
@@ -160,6 +161,7 @@ static void run_pack(const struct run_status *run, struct run_packing *out) {
     message->sites_active = run->sites_active;
     message->sites_connected = run->sites_connected;
     message->weights = run->weights;
+    message->sites_present = run->sites_present;
     message->sites_twice = run->sites_twice;
     message->clock_ahead_ms = run->clock_ahead_ms;
     message->uptime_ms = run->uptime_ms;
@@ -196,6 +198,7 @@ static enum status site_convert(const Atoll__V1__SiteStatus *from, struct site_s
         .name = from->name,
         .revoked = from->revoked,
         .connected = from->connected,
+        .presence = from->presence,
         .version = from->version,
         .staleness = from->staleness,
         .inner_steps = from->inner_steps,
@@ -237,6 +240,7 @@ static void site_pack(const struct site_status *site, struct site_packing *out) 
     message->name = wire_text(site->name);
     message->revoked = site->revoked;
     message->connected = site->connected;
+    message->presence = site->presence;
     message->version = site->version;
     message->staleness = site->staleness;
     message->inner_steps = site->inner_steps;

@@ -40,6 +40,7 @@ static enum status request_convert(const ProtobufCMessage *message, struct bytes
         .instance = from->instance,
         .turn = from->turn,
         .time_ms = from->time_ms,
+        .leaving = from->leaving,
     };
     TRY(lost_pairs_read(from->n_lost, from->lost, request.lost_ms, error));
     TRY(wire_fixed(from->last_root, request.last_root, sizeof request.last_root, false, "last_root",
@@ -84,6 +85,7 @@ enum status heartbeat_request_encode(const struct heartbeat_request *request, st
     message.instance = request->instance;
     message.turn = request->turn;
     message.time_ms = request->time_ms;
+    message.leaving = request->leaving;
     message.last_root = wire_binary_fixed(request->last_root, sizeof request->last_root);
     return wire_encode(&request_type, &message.base, out, error);
 }
@@ -108,6 +110,7 @@ static enum status reply_convert(const ProtobufCMessage *message, struct bytes p
         .phase = from->phase,
         .server_time_ms = from->server_time_ms,
         .sites_present = from->sites_present,
+        .has_left = from->has_left,
         .turn = from->turn,
         .copies = from->copies,
     };
@@ -135,6 +138,7 @@ enum status heartbeat_reply_encode(const struct heartbeat_reply *reply, struct b
     message.phase = reply->phase;
     message.server_time_ms = reply->server_time_ms;
     message.sites_present = reply->sites_present;
+    message.has_left = reply->has_left;
     message.turn = reply->turn;
     message.copies = reply->copies;
     TRY(wire_check_range(reply->wanted_count, 0, WIRE_WANTED_LIMIT, "wanted", error));

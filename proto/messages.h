@@ -311,6 +311,7 @@ struct heartbeat_request {
     uint64_t instance;                   /* of the process, drawn at its start */
     uint32_t turn;                       /* of the last reply */
     uint64_t time_ms;                    /* the site's own clock, as it is; 0: not told */
+    bool leaving;                        /* the site goes, and waits for no receipt */
 };
 MUST_USE enum status heartbeat_request_encode(const struct heartbeat_request *request,
                                               struct buffer *out, struct error *error);
@@ -325,7 +326,8 @@ struct heartbeat_reply {
     uint64_t version; /* the coordinator's */
     uint32_t phase;   /* enum run_phase of fed/run_state.h */
     uint64_t server_time_ms;
-    uint32_t sites_present; /* with this one */
+    uint32_t sites_present; /* K, by the ledger */
+    bool has_left;          /* the ledger has it that this site has left */
     uint32_t turn;          /* to be said in the next request: a process that does is alive */
     uint32_t copies;        /* processes of this site that were cut because it ran twice */
     uint32_t wanted_count;  /* at most WIRE_WANTED_LIMIT */
@@ -405,6 +407,7 @@ struct run_status {
     uint32_t sites_active;        /* enrolled, not revoked */
     uint32_t sites_connected;
     uint32_t weights;       /* enum weight_policy of fed/manifest.h */
+    uint32_t sites_present; /* K, by the ledger */
     uint32_t sites_twice;   /* of which a second process was cut since the start */
     int64_t clock_ahead_ms; /* of most sites' that are present; 0: they agree */
     uint64_t uptime_ms;
@@ -417,6 +420,7 @@ struct site_status {
     uint32_t site;    /* number, from 1 */
     const char *name; /* 1 to WIRE_SITE_NAME_LIMIT */
     bool revoked, connected;
+    uint32_t presence; /* enum site_presence of fed/run_state.h */
     uint64_t version;
     uint32_t staleness;
     uint32_t inner_steps; /* H_w */

@@ -295,6 +295,7 @@ static void reply_heartbeat(struct coordinator *coordinator,
                             .b = (uint64_t)run_state_phase(run),
                             .c = run_state_version(run),
                             .turn = action->turn,
+                            .leaving = action->has_left,
                             .code = (uint32_t)action->code};
     coordinator->world->tally.refusals[action->code] += action->code != ACCEPTED;
     for (uint32_t i = 0; i < action->wanted_count; i++) buffer_u64(&reply.bytes, action->wanted[i]);

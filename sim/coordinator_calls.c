@@ -334,6 +334,7 @@ void coordinator_message(struct coordinator *coordinator, uint32_t stream, uint3
         event.heartbeat.site = certificate;
         event.heartbeat.instance = message->instance;
         event.heartbeat.turn = message->turn;
+        event.heartbeat.leaving = message->leaving;
         coordinator_step(coordinator, &event);
         break;
     }

@@ -35,4 +35,5 @@ const char *const fault_names[FAULT_KIND_COUNT] = {[FAULT_DROP] = "drop",
                                                    [FAULT_HOSTILE_INPUT] = "malformed",
                                                    [FAULT_THEFT] = "theft",
                                                    [FAULT_LEAVE] = "leave",
+                                                   [FAULT_DRAIN] = "drain",
                                                    [FAULT_ORDER] = "order"};

@@ -40,6 +40,7 @@ enum fault_kind {
     FAULT_HOSTILE_INPUT,     /* a stranger offers bytes to every parser */
     FAULT_THEFT,             /* somebody else uses a site's invitation first */
     FAULT_LEAVE,             /* a fast site goes for good, without a word */
+    FAULT_DRAIN,             /* a site's operator lets it leave, and starts it again */
     FAULT_ORDER,             /* the admin does something at a random moment */
     FAULT_KIND_COUNT
 };

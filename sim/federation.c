@@ -86,6 +86,13 @@ static void on_coordinator_stopped(void *context, const char *message) {
     f->world.processes[COORDINATOR].doomed = true;
 }
 
+/* It comes back as after a crash, unless it has gone for good. */
+static void on_site_left(void *context, uint32_t process) {
+    struct federation *f = context;
+    world_trace(&f->world, "%-12s has left", site_name(f->sites[process]));
+    f->world.processes[process].doomed = true;
+}
+
 static void on_site_halted(void *context, uint32_t process, const char *message) {
     struct federation *f = context;
     bool damaged = site_has_damaged_record(f->sites[process]);
@@ -167,6 +174,7 @@ static void create(struct federation *f, const struct federation_options *option
                                    .initial = f->initial,
                                    .process = i,
                                    .halted = on_site_halted,
+                                   .left = on_site_left,
                                    .context = f};
         for (size_t j = 0; j < DIGEST_SIZE; j++)
             setup.secret_digest[j] = (uint8_t)world_below(&f->world, 256);
@@ -286,7 +294,8 @@ static void check_inner_steps(struct federation *f) {
     /* of two that are measured one may tell any number of steps; who is up may not be linked */
     if (rates.count < 4 && !all_honest) return;
     uint64_t round = run_state_inner_steps(check_run(f->check)) * slowest;
-    uint64_t until = f->world.now + (s->presence_ms + 2 * s->heartbeat_ms) * MS + 12 * round;
+    uint64_t until =
+        f->world.now + (s->manifest.merge.away_after_ms + 2 * s->heartbeat_ms) * MS + 12 * round;
     if (!run_until(f, until)) return;
     uint32_t present = 0;
     for (uint32_t i = 1; i <= f->site_count; i++) present += site_core(f->sites[i]) != NULL;
@@ -305,6 +314,35 @@ static void check_inner_steps(struct federation *f) {
                        "%s is told %u inner steps of %u; %u are its share of the speed",
                        site_name(f->sites[i]), told, inner_steps, share);
     }
+}
+
+/* The first site that the ledger counts wrongly: one that is up and linked is present, one that has
+ * gone for good is not. 0: none. */
+static uint32_t counted_wrongly(const struct federation *f) {
+    if (run_state_phase(check_run(f->check)) == RUN_STOPPED) return 0;
+    for (uint32_t i = 1; i <= f->site_count; i++) {
+        uint32_t number = site_number(f->sites[i]);
+        const struct node_state *core = site_core(f->sites[i]);
+        const struct run_site *site = number ? run_state_site(check_run(f->check), number) : NULL;
+        if (!site || site->revoked) continue;
+        bool is_here = core && node_state_linked(core), is_gone = !core && f->gone[i];
+        if (site->presence == SITE_PRESENT ? is_gone : is_here) return i;
+    }
+    return 0;
+}
+
+/* Sooner or later the ledger has it right. */
+static void check_counted(struct federation *f) {
+    const struct scenario *s = &f->scenario;
+    uint64_t until =
+        f->world.now + (s->manifest.merge.away_after_ms + 3 * s->heartbeat_ms) * MS + SECOND;
+    while (counted_wrongly(f) && f->world.now < until)
+        if (!run_until(f, f->world.now + s->heartbeat_ms * MS / 2)) return;
+    uint32_t wrong = counted_wrongly(f);
+    if (wrong)
+        world_fail(&f->world, "presence", "%s is %s, and the ledger %s it",
+                   site_name(f->sites[wrong]), f->gone[wrong] ? "gone" : "up",
+                   f->gone[wrong] ? "counts" : "does not count");
 }
 
 /* Somebody fast has left, or one of several may tell any number of steps. */
@@ -407,6 +445,7 @@ void federation_run(const struct federation_options *options, struct federation_
     if (fine) calm(f);
     if (fine) wait_for_merges(f);
     if (!f->world.failed && speeds_are_asked(f) && !is_over(f)) check_inner_steps(f);
+    if (!f->world.failed && !is_over(f)) check_counted(f);
     if (!f->world.failed && (f->scenario.stop_at_end || is_over(f))) stop_run(f);
     if (!f->world.failed) compare_replicas(f);
     if (!f->world.failed) check_end(f->check);

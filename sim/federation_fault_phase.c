@@ -314,6 +314,17 @@ static void on_backup(void *context, struct event *event) {
     }
 }
 
+static void on_drain(void *context, struct event *event) {
+    struct federation *f = context;
+    (void)event;
+    if (!federation_again(f, f->scenario.every.drain, on_drain)) return;
+    uint32_t process = federation_planned_site(f);
+    if (!f->world.processes[process].alive || process_is_frozen(&f->world, process) ||
+        !site_core(f->sites[process]) || !world_fault(&f->world, FAULT_DRAIN, process))
+        return;
+    (void)site_leave(f->sites[process]);
+}
+
 static void on_byzantine_coordinator(void *context, struct event *event) {
     struct federation *f = context;
     struct error error = {0};
@@ -436,6 +447,7 @@ void federation_begin_fault_phase(struct federation *f) {
                         {s->every.backup, on_backup},
                         {s->every.takeover, on_takeover},
                         {s->every.order, federation_on_order},
+                        {s->every.drain, on_drain},
                         {s->every.lie, on_misbehave},
                         {s->every.byzantine_coordinator, on_byzantine_coordinator},
                         {s->every.hostile_input, on_hostile_input}};

@@ -66,12 +66,31 @@ const struct mutant mutants[] = {
      "site of that name is enrolled: revoke it first\");"},
     {"fastest_for_ever", "a site that has left still counts as the fastest",
      "coordinator/coordinator_presence.c",
-     "        if (state->presence[site - 1].steps_ms > 0 && coordinator",
+     "        if (state->presence[site - 1].steps_ms > 0 && run",
      "        const struct presence *ever = &state->presence[site - 1];\n"
      "        if (MUTATED(\"fastest_for_ever\") && ever->steps_ms > 0)\n"
      "            for (int twice = 0; twice < 2; twice++) dylu_note(&rates, ever->steps * 1000 / "
      "ever->steps_ms);\n"
-     "        if (state->presence[site - 1].steps_ms > 0 && coordinator"},
+     "        if (state->presence[site - 1].steps_ms > 0 && run"},
+    {"away_for_never", "a site that is silent counts for ever",
+     "coordinator/coordinator_presence.c",
+     "    uint64_t away = away_at(state, presence);",
+     "    uint64_t away = MUTATED(\"away_for_never\") ? UINT64_MAX : away_at(state, presence);"},
+    {"away_for_good", "a site that was away and is heard again does not count",
+     "coordinator/coordinator_presence.c",
+     "        if (!presence->heard || is_away) return;",
+     "        if (!presence->heard || is_away || (enrolled->presence == SITE_AWAY && "
+     "MUTATED(\"away_for_good\"))) return;"},
+    {"left_for_good", "a site that has left does not count when it comes back",
+     "coordinator/coordinator_presence.c",
+     "    if (presence->is_leaving) {",
+     "    if (enrolled->presence == SITE_LEFT && MUTATED(\"left_for_good\")) return;\n"
+     "    if (presence->is_leaving) {"},
+    {"leaves_undrained", "a site leaves while what it has sent is not acknowledged",
+     "node/node_rounds.c",
+     "        if (phase != SLOT_TRAINING && phase != SLOT_ACCEPTED) return false;",
+     "        if (phase != SLOT_TRAINING && phase != SLOT_ACCEPTED && "
+     "!MUTATED(\"leaves_undrained\")) return false;"},
     {"pace_of_one_voice", "the fastest site alone sets the others' inner steps", "fed/run_state.c",
      "    return rates->count > 2 ? rates->second",
      "    return rates->count > 2 && !MUTATED(\"pace_of_one_voice\") ? rates->second"},
@@ -190,9 +209,9 @@ const struct mutant mutants[] = {
      "fmax(fmin(weight, WEIGHT_MOST), WEIGHT_LEAST);"},
     {"quorum_of_the_gone", "a quorum waits for sites that are not enrolled any more",
      "fed/merge_policy.c",
-     "        quorum = MIN(settings->quorum, view->enrolled);",
+     "        quorum = MIN(settings->quorum, view->present);",
      "        quorum = MUTATED(\"quorum_of_the_gone\") ? settings->quorum : "
-     "MIN(settings->quorum, view->enrolled);"},
+     "MIN(settings->quorum, view->present);"},
     {"over_but_waits", "what waits when the run ends is not merged", "fed/merge_policy.c",
      "        quorum = 1;\n", "        quorum = MUTATED(\"over_but_waits\") ? UINT32_MAX : 1;\n"},
     {"norm_limit_forgotten", "a norm that no step can bear is taken", "fed/admission.c",

@@ -51,6 +51,7 @@ struct message {
     uint64_t a, b, c;
     uint64_t instance;    /* SUBMIT, FOLLOW, HEARTBEAT: the process's */
     uint32_t turn, code;  /* HEARTBEAT and its REPLY */
+    bool leaving;         /* HEARTBEAT: the site goes; its REPLY: it has left */
     uint64_t made_plus_1; /* FOLLOW, as restored */
     bool restored;
     struct buffer bytes;

@@ -130,6 +130,7 @@ static void draw_faults(struct scenario *s, struct world *world) {
     s->every.order = now_and_then(s, world, 0.7, 2, 10);
     s->every.byzantine_coordinator = now_and_then(s, world, 0.6, 3, 14);
     s->every.hostile_input = now_and_then(s, world, 0.6, 4, 12);
+    s->every.drain = now_and_then(s, world, 0.35, 4, 16);
     if (s->sites >= 2 && s->manifest.merge.grace_ms != UINT64_MAX && world_chance(world, 0.5)) {
         s->site[s->sites].faulty = true;
         s->site[s->sites].boasts = is_one_in(world, UINT64_C(0xb0a5), 3);
@@ -174,6 +175,7 @@ void scenario_draw(struct scenario *s, struct world *world, uint32_t sites) {
     s->checkpoint_us = world_between(world, 2, 20) * SECOND * s->pace;
     s->heartbeat_ms = world_between(world, 1000, 5000) * s->pace;
     s->presence_ms = 3 * s->heartbeat_ms;
+    s->manifest.merge.away_after_ms = s->heartbeat_ms * world_between(world, 15, 30) / 10;
     s->uploads_limit = (uint32_t)(world_chance(world, 0.2) ? 1 : world_between(world, 2, 16));
     s->chunk_limit = (uint32_t)world_between(world, 64, 8192);
     s->nominal_payload = s->parameters * sizeof(float) / world_between(world, 1, 12);

@@ -30,7 +30,7 @@ struct scenario {
     double crash_at_write;   /* share of crashes that wait for a durable write */
     double write_failures;   /* chance of a durable write to fail */
     struct {                 /* means between two, us; 0: none */
-        uint64_t crash, partition, clog, pause, clock, flip, backup, takeover, order, lie,
+        uint64_t crash, partition, clog, pause, clock, flip, backup, takeover, order, lie, drain,
             byzantine_coordinator, hostile_input;
     } every;
     uint64_t checkpoint_us, heartbeat_ms, presence_ms;

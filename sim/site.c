@@ -85,12 +85,23 @@ static const char *const names[] = {
     [NODE_DO_APPLY] = "apply",       [NODE_DO_REBASE] = "rebase", [NODE_DO_RESTORE] = "restore",
     [NODE_DO_ADVANCE] = "advance",   [NODE_DO_TRAIN] = "train",   [NODE_DO_HEARTBEAT] = "pulse",
     [NODE_DO_REFETCH] = "refetch",   [NODE_DO_SUPPLY] = "supply", [NODE_DO_ACCEPTED] = "accepted",
-    [NODE_DO_TIMER] = "timer",       [NODE_DO_FINISH] = "finish", [NODE_DO_HALT] = "halt"};
+    [NODE_DO_TIMER] = "timer",       [NODE_DO_FINISH] = "finish", [NODE_DO_LEFT] = "left",
+    [NODE_DO_HALT] = "halt"};
 
 static void apply(struct simulated_site *site, const struct node_action *action) {
     struct keeper_job job = {.kind = KEEPER_APPLY, .run = node_state_run(site->state)};
     buffer_append(&job.bytes, action->bytes.data, action->bytes.size);
     site_job(site, &job);
+}
+
+/* Who has left has nothing under way that nobody has acknowledged. */
+static void check_left(struct simulated_site *site) {
+    for (uint32_t f = 0; f < site->setup.scenario->manifest.fragments; f++) {
+        enum slot_phase phase = node_state_slot(site->state, f);
+        if (phase >= SLOT_SNAPSHOT && phase <= SLOT_BACKOFF)
+            world_fail(site->world, "leave", "%s has left while fragment %u is in phase %d",
+                       site->name, f, (int)phase);
+    }
 }
 
 static void perform(struct simulated_site *site, const struct node_action *action) {
@@ -142,13 +153,18 @@ static void perform(struct simulated_site *site, const struct node_action *actio
                     !action->train && action->wait == NODE_WAIT_MERGE);
         site_train(site, action->train, action->until_steps);
         break;
-    case NODE_DO_HEARTBEAT: site_pulse(site); break;
+    case NODE_DO_HEARTBEAT: site_pulse(site, action->leaving); break;
     case NODE_DO_REFETCH: site_refetch(site, action->index, &action->contribution); break;
     case NODE_DO_SUPPLY: site_supply(site, action->index); break;
     case NODE_DO_TIMER: set_timer(site, action->at_ms); break;
     case NODE_DO_FINISH:
         site->finished = true;
         site_train(site, false, UINT64_MAX);
+        break;
+    case NODE_DO_LEFT:
+        site_train(site, false, UINT64_MAX);
+        check_left(site);
+        site->setup.left(site->setup.context, site->setup.process);
         break;
     case NODE_DO_HALT:
         site->halted = true;
@@ -399,6 +415,13 @@ void site_enter(struct simulated_site *site) {
     for (uint64_t i = restored.entries; i < site->disk.entry_count; i++)
         step(site, &(struct node_event){.kind = NODE_ENTRY,
                                         .bytes = buffer_bytes(&site->disk.entries[i])});
+}
+
+bool site_leave(struct simulated_site *site) {
+    if (!site->running || site->finished || process_is_doomed(site->world, site->setup.process))
+        return false;
+    step(site, &(struct node_event){.kind = NODE_LEAVE});
+    return true;
 }
 
 void site_boot(struct simulated_site *site) {

@@ -37,6 +37,8 @@ struct site_setup { /* borrowed, all of it */
     uint8_t secret_digest[DIGEST_SIZE]; /* of its invitation */
     /* The core gave up, or its disk does not bring it back. */
     void (*halted)(void *context, uint32_t process, const char *message);
+    /* It was told to leave, and has: it ends. */
+    void (*left)(void *context, uint32_t process);
     void *context;
 };
 
@@ -71,6 +73,8 @@ bool site_has_disk(const struct simulated_site *site); /* it was running once */
 
 void site_boot(struct simulated_site *site);
 void site_die(struct simulated_site *site);
+/* Its operator wants it to go, and says so. False: it is not up. */
+bool site_leave(struct simulated_site *site);
 void site_message(struct simulated_site *site, uint32_t stream, const struct message *message);
 void site_closed(struct simulated_site *site, uint32_t stream);
 /* A faulty site sends one contribution more, broken in a way drawn from the world's randomness.

@@ -148,7 +148,7 @@ void site_connect(struct simulated_site *site, const struct node_action *action)
 void site_follow(struct simulated_site *site, const struct node_action *action);
 void site_fetch(struct simulated_site *site);
 void site_upload(struct simulated_site *site, uint32_t fragment, uint64_t sequence);
-void site_pulse(struct simulated_site *site);
+void site_pulse(struct simulated_site *site, bool leaving);
 void site_refetch(struct simulated_site *site, uint64_t index,
                   const struct contribution *contribution);
 void site_supply(struct simulated_site *site, uint64_t index);

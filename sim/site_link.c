@@ -96,9 +96,11 @@ static void run_follow(struct simulated_site *site) {
     site_tell(site, FROM_DOWNLINK, &(struct node_event){.kind = NODE_LINK_UP});
 }
 
-static uint32_t site_attempt(struct simulated_site *site) {
-    struct message message = {
-        .kind = MESSAGE_HEARTBEAT, .instance = instance_of(site), .turn = site->turn};
+static uint32_t site_attempt(struct simulated_site *site, bool leaving) {
+    struct message message = {.kind = MESSAGE_HEARTBEAT,
+                              .instance = instance_of(site),
+                              .turn = site->turn,
+                              .leaving = leaving};
     return open_call(site, &message);
 }
 
@@ -119,7 +121,7 @@ void site_connect(struct simulated_site *site, const struct node_action *action)
     site->made_plus_1 = action->sequence + 1;
     site->omit_own = true;
     site->down = DOWN_KNOCKING;
-    site->down_stream = site_attempt(site);
+    site->down_stream = site_attempt(site, false);
 }
 
 void site_follow(struct simulated_site *site, const struct node_action *action) {
@@ -547,9 +549,9 @@ static void supply_message(struct simulated_site *site, const struct message *me
 
 /* ---- heartbeats ------------------------------------------------------------------------------ */
 
-void site_pulse(struct simulated_site *site) {
+void site_pulse(struct simulated_site *site, bool leaving) {
     close_call(site, &site->pulse_stream);
-    site->pulse_stream = site_attempt(site);
+    site->pulse_stream = site_attempt(site, leaving);
 }
 
 static void pulse_message(struct simulated_site *site, const struct message *message) {
@@ -564,6 +566,7 @@ static void pulse_message(struct simulated_site *site, const struct message *mes
     event.heartbeat.inner_steps = (uint32_t)message->a;
     event.heartbeat.phase = (enum run_phase)message->b;
     event.heartbeat.version = message->c;
+    event.heartbeat.has_left = message->leaving;
     struct reader reader = reader_of(buffer_bytes(&message->bytes));
     while (reader_left(&reader) >= sizeof(uint64_t) &&
            event.heartbeat.wanted_count < NODE_WANTED_LIMIT)

@@ -60,7 +60,7 @@ TEST(a_fast_site_that_left_holds_nobody_back_and_counts_again_when_it_returns) {
     train(s, ALL, 10, 60);
     CHECK_EQUAL(shell_heartbeat(s, HALF), 20);
     shell_following(s, FAST, false);
-    train(s, ALL & ~(1u << FAST), 10, 31); /* presence is 30 s */
+    train(s, ALL & ~(1u << FAST), 10, 122); /* away_after is two minutes */
     CHECK_EQUAL(shell_heartbeat(s, HALF), 40);
     CHECK_EQUAL(shell_heartbeat(s, TENTH), 8);
     train(s, ALL, 10, 1);

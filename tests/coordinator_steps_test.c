@@ -1,7 +1,8 @@
 /* When outer steps start and what they wait for, the end of a run, restarts, snapshots. */
 #include "tests/coordinator_fixture.h"
 
-#define PLAIN "merge: {quorum: 2, grace: 10s, warmup_steps: 0, staleness_cap: 2}\n"
+#define PLAIN                                                                                      \
+    "merge: {quorum: 2, grace: 10s, warmup_steps: 0, staleness_cap: 2, away_after: forever}\n"
 #define ALONE "merge: {quorum: 1, grace: 10s, warmup_steps: 0, staleness_cap: 2}\n"
 
 /* ---- when a step starts ---------------------------------------------------------------------- */
@@ -51,7 +52,8 @@ TEST(a_window_ends_with_what_it_was_opened_for) {
 }
 
 TEST(an_infinite_window_waits_for_the_quorum_and_never_longer_than_there_are_sites) {
-    struct shell *s = shell_open("merge: {quorum: 3, grace: forever, warmup_steps: 0}\n", 3);
+    struct shell *s =
+        shell_open("merge: {quorum: 3, grace: forever, warmup_steps: 0, away_after: forever}\n", 3);
     shell_contribute(s, 1, 0);
     shell_contribute(s, 2, 0);
     shell_wait(s, UINT64_C(1) << 40);
@@ -107,9 +109,10 @@ TEST(roots_are_recorded_every_nth_version) {
 
 /* ---- warm-up: everybody who is there --------------------------------------------------------- */
 
-#define WARM "merge: {quorum: 1, grace: 1s, warmup_steps: 2, warmup_grace: 1m}\n"
+#define WARM "merge: {quorum: 1, grace: 1s, warmup_steps: 2, warmup_grace: 1m, away_after: 30s}\n"
+#define COUNTED "merge: {quorum: 3, grace: forever, warmup_steps: 0, away_after: 1m}\n"
 
-TEST(the_first_steps_wait_for_every_connected_site) {
+TEST(the_first_steps_wait_for_every_site_that_is_present) {
     struct shell *s = shell_open(WARM, 3);
     for (uint32_t site = 1; site <= 3; site++) shell_following(s, site, true);
     for (int round = 0; round < 2; round++) {
@@ -127,7 +130,9 @@ TEST(the_first_steps_wait_for_every_connected_site) {
 }
 
 TEST(a_site_that_died_does_not_hold_up_the_first_step_for_longer_than_the_warmup_window) {
-    struct shell *s = shell_open(WARM, 2);
+    struct shell *s = shell_open("merge: {quorum: 1, grace: 1s, warmup_steps: 2, warmup_grace: "
+                                 "1m, away_after: forever}\n",
+                                 2);
     shell_following(s, 1, true);
     shell_following(s, 2,
                     true); /* connected as far as anybody can tell, but it says nothing more */
@@ -147,16 +152,128 @@ TEST(a_site_that_hung_up_is_not_waited_for) {
     shell_contribute(s, 1, 0);
     shell_following(s, 2, false);
     CHECK(!shell_find(s, DO_APPLY)); /* it was heard a moment ago: perhaps it comes back */
-    shell_wait(s, 30001);
+    shell_wait(s, 29999);
+    CHECK(!shell_find(s, DO_APPLY));
+    shell_wait(s, 1);
     CHECK(shell_find(s, DO_APPLY));
     shell_close(s);
 }
 
-TEST(an_enrolled_site_that_was_never_there_is_not_waited_for) {
+TEST(an_enrolled_site_that_was_never_there_is_waited_for_until_it_counts_as_away) {
     struct shell *s = shell_open(WARM, 3);
     shell_following(s, 1, true);
     shell_contribute(s, 1, 0);
+    CHECK(!shell_find(s, DO_APPLY));
+    shell_wait(s, 30000);
     CHECK(shell_find(s, DO_APPLY));
+    shell_settle(s);
+    CHECK_EQUAL(run_state_present_sites(s->durable), 1);
+    CHECK_EQUAL(run_state_active_sites(s->durable), 3);
+    shell_close(s);
+}
+
+/* ---- who counts ------------------------------------------------------------------------------ */
+
+static void leaving(struct shell *s, uint32_t site) {
+    struct coordinator_event event = {.kind = COORDINATOR_HEARTBEAT, .call = ++s->last_call};
+    event.heartbeat.site = site;
+    event.heartbeat.instance = s->instance;
+    event.heartbeat.leaving = true;
+    shell_step(s, &event);
+}
+
+static enum site_presence presence_of(const struct shell *s, uint32_t site) {
+    return run_state_site(s->durable, site)->presence;
+}
+
+TEST(a_site_that_is_silent_counts_no_more_and_a_quorum_of_all_goes_on_without_it) {
+    struct shell *s = shell_open(COUNTED, 3);
+    for (uint32_t site = 1; site <= 3; site++) shell_heartbeat(s, site);
+    shell_wait(s, 40000);
+    shell_heartbeat(s, 1);
+    shell_contribute(s, 2, 0);
+    shell_contribute(s, 1, 0);
+    CHECK(!shell_find(s, DO_APPLY));
+    CHECK_EQUAL(s->timer_ms, s->now.monotonic_ms + 20000);
+    shell_wait(s, 19999);
+    shell_settle(s);
+    CHECK_EQUAL(run_state_version(s->durable), 0);
+    shell_wait(s, 1);
+    CHECK(shell_find(s, DO_APPLY));
+    shell_settle(s);
+    CHECK_EQUAL(presence_of(s, 3), SITE_AWAY);
+    CHECK_EQUAL(run_state_present_sites(s->durable), 2);
+    CHECK_EQUAL(run_state_version(s->durable), 1);
+    shell_heartbeat(s, 3); /* it is back, and waited for again */
+    shell_settle(s);
+    CHECK_EQUAL(presence_of(s, 3), SITE_PRESENT);
+    shell_contribute(s, 1, 0);
+    shell_contribute(s, 2, 0);
+    CHECK(!shell_find(s, DO_APPLY));
+    shell_close(s);
+}
+
+TEST(a_site_that_says_that_it_goes_has_left_once_that_is_durable_and_only_another_process_returns) {
+    struct shell *s = shell_open(COUNTED, 3);
+    s->instance = 7;
+    for (uint32_t site = 1; site <= 3; site++) shell_heartbeat(s, site);
+    shell_contribute(s, 1, 0);
+    shell_contribute(s, 2, 0);
+    leaving(s, 3);
+    CHECK(!shell_find(s, DO_HEARTBEAT_REPLY)->has_left); /* not durable yet */
+    CHECK(shell_find(s, DO_APPLY));
+    shell_settle(s);
+    CHECK_EQUAL(presence_of(s, 3), SITE_LEFT);
+    leaving(s, 3);
+    CHECK(shell_find(s, DO_HEARTBEAT_REPLY)->has_left);
+    shell_following(s, 3, true); /* of the same process: it was on its way */
+    shell_following(s, 3, false);
+    shell_settle(s);
+    CHECK_EQUAL(presence_of(s, 3), SITE_LEFT);
+    shell_wait(s, 6000);
+    s->instance = 8;
+    shell_heartbeat(s, 3);
+    shell_settle(s);
+    CHECK_EQUAL(presence_of(s, 3), SITE_PRESENT);
+    shell_close(s);
+}
+
+TEST(who_is_present_is_not_changed_while_a_step_is_computed) {
+    struct shell *s = shell_open(COUNTED, 3);
+    for (uint32_t site = 1; site <= 3; site++) shell_contribute(s, site, 0);
+    CHECK(s->applying);
+    leaving(s, 3);
+    shell_wait(s, 60000);
+    CHECK_EQUAL(run_state_present_sites(shell_run(s)), 3);
+    shell_settle(s);
+    CHECK_EQUAL(presence_of(s, 3), SITE_LEFT);
+    CHECK_EQUAL(presence_of(s, 1), SITE_AWAY);
+    shell_close(s);
+}
+
+TEST(a_coordinator_that_stood_still_does_not_take_its_sites_for_away) {
+    struct shell *s = shell_open(COUNTED, 2);
+    for (uint32_t site = 1; site <= 2; site++) shell_heartbeat(s, site);
+    shell_wait(s, 30000);
+    shell_wait(s, 600000); /* the timer of half a minute comes ten minutes late */
+    shell_settle(s);
+    CHECK_EQUAL(run_state_present_sites(s->durable), 2);
+    shell_wait(s, 60000);
+    shell_settle(s);
+    CHECK_EQUAL(run_state_present_sites(s->durable), 0);
+    shell_close(s);
+}
+
+TEST(a_new_coordinator_listens_as_long_before_it_takes_a_site_for_away) {
+    struct shell *s = shell_open_unstarted(COUNTED, 2);
+    s->now.monotonic_ms = 1000000000;
+    shell_start(s, s->f->run);
+    shell_wait(s, 59999);
+    shell_settle(s);
+    CHECK_EQUAL(run_state_present_sites(s->durable), 2);
+    shell_wait(s, 1);
+    shell_settle(s);
+    CHECK_EQUAL(run_state_present_sites(s->durable), 0);
     shell_close(s);
 }
 
@@ -165,7 +282,7 @@ TEST(presence_comes_from_streams_and_from_being_heard) {
     CHECK(!coordinator_state_connected(s->state, 1, s->now));
     shell_heartbeat(s, 1);
     CHECK(coordinator_state_connected(s->state, 1, s->now));
-    shell_wait(s, 30000);
+    shell_wait(s, 29999);
     CHECK(coordinator_state_connected(s->state, 1, s->now));
     shell_wait(s, 1);
     CHECK(!coordinator_state_connected(s->state, 1, s->now));

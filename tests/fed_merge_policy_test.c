@@ -10,8 +10,7 @@ static const struct merge_settings rules = {
 
 static struct merge_view view_of(uint64_t version, uint32_t first, uint32_t second,
                                  uint32_t third) {
-    return (struct merge_view){
-        .version = version, .enrolled = 8, .present = 2, .waiting = {first, second, third}};
+    return (struct merge_view){.version = version, .present = 8, .waiting = {first, second, third}};
 }
 
 static struct merge_decision decide(const struct merge_view *view, double now,
@@ -85,15 +84,14 @@ TEST(during_warm_up_every_site_that_is_present_is_waited_for_and_the_window_is_i
     CHECK(merge_is_warm_up(&rules, 9) && !merge_is_warm_up(&rules, 10));
 }
 
-TEST(a_quorum_is_never_more_than_there_are_enrolled_sites_nor_none) {
+TEST(a_quorum_is_never_more_than_there_are_sites_present_nor_none) {
     struct merge_view view = view_of(10, 0, 0, 0);
     CHECK_EQUAL(merge_quorum(&rules, &view), 4);
-    view.enrolled = 3;
+    view.present = 3;
     CHECK_EQUAL(merge_quorum(&rules, &view), 3);
-    view.enrolled = 0;
+    view.present = 0;
     CHECK_EQUAL(merge_quorum(&rules, &view), 1);
     view.version = 0;
-    view.present = 0; /* after a restart of the coordinator nobody is there yet */
     CHECK_EQUAL(merge_quorum(&rules, &view), 1);
 }
 
@@ -135,8 +133,9 @@ TEST(a_fragment_that_lacks_a_payload_waits_holds_up_no_other_and_keeps_its_place
 
 TEST(a_site_is_present_while_it_is_linked_or_was_heard_lately) {
     CHECK(merge_is_present(true, -INFINITY, 100, 30));
-    CHECK(merge_is_present(false, 70, 100, 30));
-    CHECK(!merge_is_present(false, 69.9, 100, 30));
+    CHECK(merge_is_present(false, 70.1, 100, 30));
+    CHECK(!merge_is_present(false, 70, 100, 30));
+    CHECK(merge_is_present(false, 0, 1e9, INFINITY));
     CHECK(!merge_is_present(false, -INFINITY, 100, 30));
 }
 

@@ -209,6 +209,47 @@ TEST(two_invitations_of_one_name_make_one_site) {
     fixture_close(f);
 }
 
+static struct ledger_entry presence(struct fixture *f, enum ledger_kind kind, uint32_t site) {
+    struct ledger_entry entry = fixture_entry(f, kind);
+    entry.presence.site = site;
+    return entry;
+}
+
+TEST(sites_count_from_their_enrolment_until_they_are_away_gone_or_revoked) {
+    struct fixture *f = fixture_open("", 5000);
+    fixture_sites(f, 3);
+    CHECK_EQUAL(run_state_present_sites(f->run), 3);
+    struct ledger_entry entry = presence(f, LEDGER_SITE_BACK, 1);
+    fixture_refused(f, &entry, "is present already");
+    entry = presence(f, LEDGER_SITE_AWAY, 4);
+    fixture_refused(f, &entry, "no site 4");
+    entry = presence(f, LEDGER_SITE_AWAY, 1);
+    fixture_append(f, &entry);
+    entry = presence(f, LEDGER_SITE_AWAY, 1);
+    fixture_refused(f, &entry, "is away already");
+    entry = presence(f, LEDGER_SITE_LEFT, 2);
+    fixture_append(f, &entry);
+    entry = presence(f, LEDGER_SITE_LEFT, 2);
+    fixture_refused(f, &entry, "is gone already");
+    entry = presence(f, LEDGER_SITE_AWAY, 2);
+    fixture_refused(f, &entry, "is gone already");
+    CHECK_EQUAL(run_state_present_sites(f->run), 1);
+    CHECK_EQUAL(run_state_active_sites(f->run), 3);
+    CHECK(run_state_is_present(f->run, 3) && !run_state_is_present(f->run, 1));
+    CHECK(!run_state_is_present(f->run, 0) && !run_state_is_present(f->run, 9));
+    entry = presence(f, LEDGER_SITE_BACK, 2);
+    fixture_append(f, &entry);
+    CHECK_EQUAL(run_state_present_sites(f->run), 2);
+    CHECK_EQUAL(run_state_site(f->run, 2)->presence_at, f->entry_count - 1);
+    fixture_revoke(f, 1); /* away already: it is not counted twice */
+    CHECK_EQUAL(run_state_present_sites(f->run), 2);
+    fixture_revoke(f, 3);
+    CHECK_EQUAL(run_state_present_sites(f->run), 1);
+    entry = presence(f, LEDGER_SITE_BACK, 3);
+    fixture_refused(f, &entry, "was revoked");
+    fixture_close(f);
+}
+
 TEST(a_revoked_site_can_come_back_as_another_but_never_with_its_key) {
     struct fixture *f = fixture_open("", 5000);
     fixture_sites(f, 1);

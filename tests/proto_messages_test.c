@@ -262,6 +262,7 @@ TEST(a_heartbeat_arrives_whole) {
     CHECK_TEXT(message.software, "atoll-node 0.1.0");
     CHECK(is_pattern(bytes_of(message.last_root, 32), 20, 32));
     CHECK_EQUAL(message.time_ms, 1767225600131);
+    CHECK(message.leaving);
     arena_deinit(&arena);
 }
 
@@ -277,6 +278,7 @@ TEST(a_heartbeat_reply_arrives_whole) {
     CHECK_EQUAL(message.sites_present, 37);
     CHECK_EQUAL(message.turn, 42);
     CHECK_EQUAL(message.copies, 43);
+    CHECK(message.has_left);
     CHECK(message.wanted_count == 2 && message.wanted[0] == 300 && message.wanted[1] == 5);
     arena_deinit(&arena);
 }
@@ -320,6 +322,7 @@ TEST(an_admin_reply_arrives_whole) {
     CHECK_EQUAL(run->sites_active, 4);
     CHECK_EQUAL(run->sites_connected, 3);
     CHECK_EQUAL(run->weights, 50);
+    CHECK_EQUAL(run->sites_present, 52);
     CHECK_EQUAL(message.run.sites_twice, 46);
     CHECK(message.run.clock_ahead_ms == -47);
     CHECK_EQUAL(run->uptime_ms, 3600000);
@@ -349,6 +352,7 @@ TEST(the_sites_of_an_admin_reply_arrive_whole) {
     CHECK_EQUAL(site->site, 1);
     CHECK_TEXT(site->name, "eu-1");
     CHECK(site->revoked && site->connected);
+    CHECK_EQUAL(site->presence, 2);
     CHECK_EQUAL(site->version, 34);
     CHECK_EQUAL(site->staleness, 1);
     CHECK_NEAR(site->loss, 2.25, 0);

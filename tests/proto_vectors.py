@@ -67,10 +67,12 @@ vectors = {
         bytes_up=121212, bytes_down=131313, compute_ms=141414,
         lost=lost((0, 150), (1, 151), (2, 152), (3, 153), (4, 154), (5, 155),
                   (6, 156)), rounds=161, refused=17, device='2x H100', software='atoll-node 0.1.0',
-        last_root=pattern(20, 32), instance=2**63 + 40, turn=41, time_ms=1767225600131),
+        last_root=pattern(20, 32), instance=2**63 + 40, turn=41, time_ms=1767225600131,
+        leaving=True),
     'heartbeat_reply': pb.HeartbeatReply(code=6, message='paused by the admin', inner_steps=50,
                                          epoch=2, version=34, phase=1, server_time_ms=1767225600127,
-                                         sites_present=37, turn=42, copies=43, wanted=[300, 5]),
+                                         sites_present=37, turn=42, copies=43, wanted=[300, 5],
+                                         has_left=True),
     'admin_request': pb.AdminRequest(protocol=1, verb=6, site_name='eu-1', reason='key lost',
                                      value=99, expires_ms=1767225600128, first_site=3),
     'admin_reply': pb.AdminReply(code=4, message='already paused', run=pb.RunStatus(
@@ -79,13 +81,14 @@ vectors = {
         refused=[pb.CodeCount(code=1, count=9), pb.CodeCount(code=7, count=11)], pending=2,
         uptime_ms=3600000, bytes_in=15151515, bytes_out=16161616, inner_steps=50, sites_active=4,
         reason='lunch', token_budget=10**12, sites_connected=3, waits='the disk is full',
-        weights=50, sites_twice=46, clock_ahead_ms=-47), sites=[
+        weights=50, sites_twice=46, clock_ahead_ms=-47, sites_present=52), sites=[
             pb.SiteStatus(site=1, name='eu-1', revoked=True, connected=True, version=34,
                           staleness=1, loss=2.25, tokens=808, tokens_per_second=9.5,
                           contributions=10, refused=11, bytes_up=12, bytes_down=13, compute_ms=14,
                           lost=lost((2, 15)), last_seen_ms_ago=16, device='cpu',
                           software='atoll-node 0.1.0', inner_steps=19, copies=44, copy_ms_ago=45,
-                          norm=46.5, clip=0.25, scale=0.125, tokens_uncounted=49, weight=1.75),
+                          norm=46.5, clip=0.25, scale=0.125, tokens_uncounted=49, weight=1.75,
+                          presence=2),
             pb.SiteStatus(site=4, name='us-é', last_seen_ms_ago=U64)], next_site=5,
                                  invitation_secret=pattern(23, 24), head=pattern(24, 160), value=36,
                                  address='coordinator.example:7400', invitations=[

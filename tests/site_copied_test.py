@@ -145,8 +145,9 @@ def a_site_that_is_killed_and_started_again_is_no_copy(directory):
 
 @test
 def a_fast_site_that_left_holds_nobody_back(directory):
-    federation = Federation(PROGRAMS, directory, manifest(sites=2, inner_steps=16))
-    federation.start_coordinator("--presence", "3s")
+    federation = Federation(PROGRAMS, directory,
+                            manifest(sites=2, inner_steps=16, merge__away_after="3s"))
+    federation.start_coordinator()
     slow = federation.add_site("slow", "--pace", "40ms")
     fast = federation.add_site("fast", "--pace", "4ms")
 
@@ -158,6 +159,46 @@ def a_fast_site_that_left_holds_nobody_back(directory):
     del federation.sites["fast"]
     equal(fast.end(20), 0, "exit code of the fast site")
     federation.until("all steps for it again", lambda: told(slow) >= 16, 60 * SLOWDOWN)
+    prove(federation)
+
+
+@test
+def a_site_that_leaves_is_waited_for_no_more_and_counts_again_when_it_comes_back(directory):
+    federation = Federation(PROGRAMS, directory,
+                            manifest(sites=2, merge__quorum=2, merge__grace="forever",
+                                     merge__away_after="5s"))
+    federation.start_coordinator()
+    one, two = [federation.add_site(name, *PACED) for name in ("one", "two")]
+
+    def moves():
+        had = federation.status()["version"]
+        federation.until("versions", lambda: federation.status()["version"] >= had + 3,
+                         60 * SLOWDOWN)
+
+    def counts(standing):
+        federation.until(standing, lambda: listed(federation, "two")["presence"] == standing,
+                         60 * SLOWDOWN)
+
+    federation.until("contributions", lambda: len(one.receipts) >= 2 and len(two.receipts) >= 2,
+                     60 * SLOWDOWN)
+    del federation.sites["two"]  # it comes and goes
+    federation.call("atoll-node", "leave", "--dir", two.directory, seconds=60 * SLOWDOWN)
+    equal(two.handle.wait(20), 0, "exit code of the site that left")
+    equal(listed(federation, "two")["presence"], "left", "in the site list")
+    equal(federation.status()["sites_present"], 1, "sites present")
+    moves()  # the quorum of two is one now
+    two.start()
+    counts("present")
+    moves()
+    two.kill()
+    counts("away")  # nobody told the coordinator
+    moves()
+    federation.call("atoll-node", "leave", "--dir", two.directory, seconds=60 * SLOWDOWN)
+    equal(listed(federation, "two")["presence"], "left", "of a site that was down")
+    text = federation.call("atollctl", "ledger", "list", "--dir", federation.run).stdout
+    kinds = [line.split()[1] for line in text.splitlines()]
+    equal([k for k in kinds if k in ("site_away", "site_back", "site_left")][:3],
+          ["site_left", "site_back", "site_away"], "entries")
     prove(federation)
 
 

@@ -77,6 +77,8 @@ const struct setting topology_fields[] = {
      .help = "The first outer steps wait for every site ..."},
     {"run.warmup_grace", SETTING_DURATION, AT(run.warmup_grace), "1m", .flags = SETTING_ENDLESS,
      .help = "... but no longer than this."},
+    {"run.away_after", SETTING_DURATION, AT(run.away_after), "2m", "1s", "30d",
+     .flags = SETTING_ENDLESS, .help = "A site that is silent for so long counts as away."},
     {"run.snapshot_interval", SETTING_COUNT, AT(run.snapshot_interval), "64", "1", "1M",
      .help = "Outer steps between two snapshots."},
     {"run.root_interval", SETTING_COUNT, AT(run.root_interval), "1", "1", "1M",

@@ -235,6 +235,9 @@ static void entry_json(uint64_t index, const struct ledger_entry *entry,
         json_u64(writer, entry->revoked.site);
         json_key(writer, "reason");
         json_text(writer, entry->revoked.reason);
+    } else if (entry->kind >= LEDGER_SITE_AWAY && entry->kind <= LEDGER_SITE_LEFT) {
+        json_key(writer, "site");
+        json_u64(writer, entry->presence.site);
     } else if (entry->kind == LEDGER_DROPPED) {
         json_key(writer, "contribution");
         json_u64(writer, entry->dropped.index);
@@ -265,6 +268,8 @@ static void entry_text(uint64_t index, const struct ledger_entry *entry,
         printf(" %u %s", entry->added.site, entry->added.name);
     } else if (entry->kind == LEDGER_SITE_REVOKED) {
         printf(" %u %s", entry->revoked.site, entry->revoked.reason);
+    } else if (entry->kind >= LEDGER_SITE_AWAY && entry->kind <= LEDGER_SITE_LEFT) {
+        printf(" %u", entry->presence.site);
     } else if (entry->kind == LEDGER_DROPPED) {
         printf(" entry %llu: %s", (unsigned long long)entry->dropped.index, entry->dropped.reason);
     }

@@ -159,6 +159,8 @@ static void status_json(const struct run_status *run, struct json_writer *writer
     json_u64(writer, run->sites_active);
     json_key(writer, "sites_connected");
     json_u64(writer, run->sites_connected);
+    json_key(writer, "sites_present");
+    json_u64(writer, run->sites_present);
     json_key(writer, "sites_twice");
     json_u64(writer, run->sites_twice);
     json_key(writer, "uptime_ms");
@@ -186,7 +188,8 @@ static void status_text(const struct run_status *run) {
            (unsigned long long)run->ledger_size, run->inner_steps);
     printf("root       %.16s... at version %llu\n", hex_encode(run->root, WIRE_DIGEST_SIZE, hex),
            (unsigned long long)run->root_version);
-    printf("sites      %u connected of %u\n", run->sites_connected, run->sites_active);
+    printf("sites      %u connected of %u; %u count as present\n", run->sites_connected,
+           run->sites_active, run->sites_present);
     if (run->weights != 0)
         printf("weights    by %s: see `site list`\n", weights_name(run->weights));
     if (run->sites_twice)

@@ -230,19 +230,27 @@ static const char *number_text(bool is_known, double value, char out[static 16])
     return out;
 }
 
+static const char *presence_name(uint32_t presence) {
+    return presence == SITE_LEFT ? "left" : presence == SITE_AWAY ? "away" : "present";
+}
+
+/* `silent`: not heard, and not for so long that the ledger has it as away. */
+static const char *standing_name(const struct site_status *site) {
+    if (site->revoked) return "revoked";
+    if (site->presence != SITE_PRESENT) return presence_name(site->presence);
+    return site->connected ? "connected" : "silent";
+}
+
 static void site_text(const struct site_status *site) {
     char up[HUMAN_SIZE], down[HUMAN_SIZE], rate[HUMAN_SIZE], loss[16] = "-";
     char norm[16], clip[16], weight[16], scale[16];
     if (!isnan(site->loss)) snprintf(loss, sizeof loss, "%.3f", (double)site->loss);
     printf("%4u  %-16s %-9s %7llu %5u %7s %9s %6llu %9s %9s %5.1f%% %9s %6s %6s %6s  %s\n",
-           site->site, site->name,
-           site->revoked     ? "revoked"
-           : site->connected ? "connected"
-                             : "away",
-           (unsigned long long)site->version, site->staleness, loss,
-           human_count(site->tokens_per_second, rate), (unsigned long long)site->contributions,
-           human_bytes(site->bytes_up, up), human_bytes(site->bytes_down, down),
-           100 * busy_share(site), number_text(site->clip > 0, site->norm, norm),
+           site->site, site->name, standing_name(site), (unsigned long long)site->version,
+           site->staleness, loss, human_count(site->tokens_per_second, rate),
+           (unsigned long long)site->contributions, human_bytes(site->bytes_up, up),
+           human_bytes(site->bytes_down, down), 100 * busy_share(site),
+           number_text(site->clip > 0, site->norm, norm),
            number_text(site->clip > 0, site->clip, clip),
            number_text(site->weight > 0, site->weight, weight),
            number_text(site->scale > 0, (double)site->scale, scale), site->device);
@@ -271,6 +279,8 @@ static void site_json(const struct site_status *site, struct json_writer *writer
     json_bool(writer, site->revoked);
     json_key(writer, "connected");
     json_bool(writer, site->connected);
+    json_key(writer, "presence");
+    json_text(writer, presence_name(site->presence));
     json_key(writer, "version");
     json_u64(writer, site->version);
     json_key(writer, "staleness");

@@ -173,4 +173,5 @@ KINDS = {signed.GENESIS: "genesis", signed.INVITED: "invited", signed.ADDED: "ad
          signed.REVOKED: "revoked", signed.CONTRIBUTION: "contribution", signed.STEP: "step",
          signed.PAUSED: "phase", signed.RESUMED: "phase", signed.STOPPED: "phase",
          signed.EPOCH: "epoch", signed.INNER_STEPS: "inner_steps", signed.DROPPED: "dropped",
-         signed.UNINVITED: "uninvited"}
+         signed.UNINVITED: "uninvited", signed.AWAY: "presence", signed.BACK: "presence",
+         signed.LEFT: "presence"}
