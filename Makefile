@@ -13,6 +13,8 @@
 #   make bench           speed and memory, never part of the tests           (bench/README.md)
 #   make bench-train     the CPU trainer beside PyTorch (PYTHON=V/bin/python: one with torch);
 #                        build/bench/train.json
+#   make experiments     how a federation learns: docs/experiments.md, in about 15 minutes on two
+#                        quiet cores (ARGUMENTS='--only modes --seeds 1' for less)
 #   make bench-plan      how long plans of 1,000 and 10,000 sites take; exit code 1 where a bar is
 #                        missed
 #   make gpu-test        the CUDA kernels beside the CPU, on a GPU; gcc, make and nvcc are enough
@@ -129,6 +131,7 @@ PROTO_GENERATED := $(patsubst %.proto,$(OUT)/generated/%.pb-c,$(wildcard proto/*
 CUDA_BACKEND := $(if $(NVCC),$(OUT)/bin/atoll-kernels-cuda.so)
 CUDA_PROBE := $(OUT)/bin/atoll-cuda-probe
 
+.PHONY: experiments
 .PHONY: all programs demo test test-run sim sim-mutants sim-coverage bench bench-train trainer \
         check clean deps-found generated tests-built coverage
 .DEFAULT_GOAL := all
@@ -390,6 +393,10 @@ demo:
 	$(Q)$(MAKE) --no-print-directory -j$(shell nproc) programs trainer
 	$(Q)scripts/demo-data build/data
 	$(Q)scripts/demo --programs $(OUT)/bin --data build/data --output build/demo
+
+experiments: programs
+	$(Q)scripts/demo-data build/data
+	$(Q)scripts/experiments --programs $(OUT)/bin $(ARGUMENTS)
 
 bench: programs $(BENCH_PROGRAMS)
 	$(Q)bench/run $(OUT)

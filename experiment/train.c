@@ -731,10 +731,11 @@ static void record_sites(struct train *train) {
 
 static void finish(struct train *train, struct train_result *out) {
     double busy = 0, there = 0;
+    double end = has_enough(train) ? train->now : train->options->duration;
     train->result.tokens = 0;
     for (uint32_t i = 0; i < train->site_count; i++) {
         const struct topology_site *group = train->sites[i].group;
-        there += MAX(MIN(group->leaves, train->options->duration) - group->joins, 0.0);
+        there += MAX(MIN(group->leaves, end) - group->joins, 0.0);
         busy += train->sites[i].busy;
         train->result.tokens += train->sites[i].tokens;
     }

@@ -171,7 +171,7 @@ TEST(during_warm_up_a_site_that_crashed_is_waited_for_as_long_as_it_counts_as_pr
     struct train_result result =
         run_with("sites:\n  - {name: a, step: 200ms}\n"
                  "  - {name: b, step: 200ms, failures: {at: 10s, at_lasts: 100s}}\n",
-                 "merge: {warmup_steps: 1000, warmup_grace: 1h}\n", 2);
+                 "merge: {warmup_steps: 1000, warmup_grace: 1h, away_after: 30s}\n", 2);
     CHECK(result.versions >= 5 + 10); /* each 1.6 s until 10 s, and again from 40 s on */
     CHECK(result.versions <= 6 + 14);
 }
