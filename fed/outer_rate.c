@@ -15,7 +15,9 @@ double outer_rate_factor(enum outer_mode mode, uint32_t present, uint32_t parts)
     ASSERT(parts >= 1);
     uint32_t sites = MAX(present, parts);
     if (mode == OUTER_DENSE) return 1;
-    return fmin(1, (double)parts * AT_FULL_RATE / sites);
+    if (sites <= AT_FULL_RATE) return 1;
+    double one = (double)AT_FULL_RATE / sites;
+    return fmin(one + (1 - one) * ((double)(parts - 1) / (double)(sites - 1)), 1);
 }
 
 double outer_rate_default(enum outer_mode mode, uint32_t inner_steps) {
