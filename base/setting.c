@@ -216,6 +216,16 @@ static bool is_endless(const struct setting *setting, const char *text) {
     return strcmp(text, "never") == 0 || strcmp(text, "forever") == 0;
 }
 
+static bool is_auto(const struct setting *setting, const void *field) {
+    double value;
+    if (!(setting->flags & SETTING_AUTO)) return false;
+    if (!setting->real)
+        return load_whole(setting, field) ==
+               (setting->size == sizeof(uint64_t) ? UINT64_MAX : UINT32_MAX);
+    memcpy(&value, field, sizeof value);
+    return value == -1;
+}
+
 /* --- reading --- */
 
 static bool read_bool(const char *text, bool *out) {
@@ -251,7 +261,14 @@ static bool has_length(const struct setting *setting, const char *text) {
 }
 
 static bool read_form(const struct setting *setting, const char *text, void *field) {
-    double infinite = INFINITY;
+    double infinite = INFINITY, automatic = -1;
+    if ((setting->flags & SETTING_AUTO) && strcmp(text, "auto") == 0) {
+        if (setting->real)
+            memcpy(field, &automatic, sizeof automatic);
+        else
+            memset(field, 0xFF, setting->size);
+        return true;
+    }
     switch (setting->kind) {
     case SETTING_BOOL: return read_bool(text, field);
     case SETTING_CHOICE: return read_choice(setting, text, field);
@@ -359,6 +376,10 @@ static bool is_zero(const uint8_t *bytes, size_t size) {
 }
 
 void setting_format(const struct setting *setting, const void *field, struct buffer *out) {
+    if (is_auto(setting, field)) {
+        buffer_append_text(out, "auto");
+        return;
+    }
     switch (setting->kind) {
     case SETTING_BOOL: buffer_append_text(out, *(const bool *)field ? "true" : "false"); return;
     case SETTING_CHOICE: format_choice(setting, field, out); return;
@@ -452,5 +473,6 @@ void setting_range(const struct setting *setting, struct buffer *out) {
         buffer_append_text(out, "%s", words[setting->kind]);
     if (setting->flags & SETTING_ENDLESS)
         buffer_append_text(out, setting->kind == SETTING_RATE ? " or unlimited" : " or forever");
+    if (setting->flags & SETTING_AUTO) buffer_append_text(out, " or auto");
     if (has_units(setting)) append_units(setting, out);
 }

@@ -57,8 +57,9 @@ struct setting_list {
 };
 
 enum {
-    SETTING_SECRET = 1, /* its value is never printed, nor put in a message */
-    SETTING_ENDLESS = 2 /* DURATION: `never`, `forever`; RATE: `unlimited`. INFINITY, UINT64_MAX */
+    SETTING_SECRET = 1,  /* its value is never printed, nor put in a message */
+    SETTING_ENDLESS = 2, /* DURATION: `never`, `forever`; RATE: `unlimited`. INFINITY, UINT64_MAX */
+    SETTING_AUTO = 4     /* COUNT, NUMBER: `auto`, which is all ones or -1 */
 };
 
 struct setting {

@@ -11,6 +11,15 @@
 
 enum { DEFERRED_LIMIT = 64 };
 
+/* Until the outer step under way is done. False: too much waits for it. */
+static bool defer(struct coordinator_state *state, const struct coordinator_event *event) {
+    if (state->deferred_count == DEFERRED_LIMIT) return false;
+    if (event->kind == COORDINATOR_ADMIN) MARK("order: deferred until a step is done");
+    state->deferred = xrealloc(state->deferred, (state->deferred_count + 1) * sizeof *event);
+    state->deferred[state->deferred_count++] = *event;
+    return true;
+}
+
 /* ---- joining --------------------------------------------------------------------------------- */
 
 static void refuse_join(uint64_t call, enum refusal code, const char *message,
@@ -120,6 +129,13 @@ void orders_join(struct coordinator_state *state, const struct coordinator_event
         refuse_join(event->call, REFUSED_BUSY,
                     "more waits for the coordinator's disk than it takes: ask again in a moment",
                     out);
+        return;
+    }
+    if (state->applying) { /* the step's rate follows the number of sites */
+        MARK("join: deferred until a step is done");
+        if (!defer(state, event))
+            refuse_join(event->call, REFUSED_BUSY,
+                        "more wait to join than the coordinator takes: ask again in a moment", out);
         return;
     }
     struct ledger_entry entry = state_entry(state, LEDGER_SITE_ADDED, now);
@@ -244,17 +260,13 @@ static struct coordinator_action *reply(struct coordinator_actions *out, uint64_
 }
 
 /* A revocation drops the site's waiting contributions, and one of them may be in the step under
- * way. */
-static void defer_revocation(struct coordinator_state *state, const struct coordinator_event *event,
-                             struct coordinator_actions *out) {
-    if (state->deferred_count == DEFERRED_LIMIT) {
-        reply(out, event->call, ORDER_BUSY,
-              "too many revocations wait for the outer step under way: try again in a moment");
-        return;
-    }
-    MARK("revocation: deferred until a step is done");
-    state->deferred = xrealloc(state->deferred, (state->deferred_count + 1) * sizeof *event);
-    state->deferred[state->deferred_count++] = *event;
+ * way; and what the step's rate follows, the number of sites and H, stays as it is until it is
+ * done. */
+static void defer_order(struct coordinator_state *state, const struct coordinator_event *event,
+                        struct coordinator_actions *out) {
+    if (defer(state, event)) return;
+    reply(out, event->call, ORDER_BUSY,
+          "too many orders wait for the outer step under way: try again in a moment");
 }
 
 static void order_snapshot(struct coordinator_state *state, const struct coordinator_event *event,
@@ -275,8 +287,9 @@ static void order_snapshot(struct coordinator_state *state, const struct coordin
 
 void orders_admin(struct coordinator_state *state, const struct coordinator_event *event,
                   struct instant now, struct coordinator_actions *out) {
-    if (event->admin.order == ORDER_REVOKE && state->applying) {
-        defer_revocation(state, event, out);
+    if (state->applying &&
+        (event->admin.order == ORDER_REVOKE || event->admin.order == ORDER_INNER_STEPS)) {
+        defer_order(state, event, out);
         return;
     }
     if (event->admin.order == ORDER_SNAPSHOT) {
@@ -312,5 +325,8 @@ void orders_take_deferred(struct coordinator_state *state, struct instant now,
     size_t count = state->deferred_count;
     state->deferred_count = 0;
     for (size_t i = 0; i < count && !state->stopping; i++)
-        orders_admin(state, &state->deferred[i], now, out);
+        if (state->deferred[i].kind == COORDINATOR_JOIN)
+            orders_join(state, &state->deferred[i], now, out);
+        else
+            orders_admin(state, &state->deferred[i], now, out);
 }

@@ -58,6 +58,7 @@ struct model_step model_step_of(const struct run_state *run, const struct ledger
     struct model_step step = {.fragment = entry->step.fragment,
                               .version = entry->step.version,
                               .count = entry->step.count,
+                              .rules = {entry->step.rate, entry->step.period},
                               .parts = xcalloc(entry->step.count, sizeof *step.parts)};
     for (uint32_t i = 0; i < step.count; i++) {
         const struct run_pending *pending =
@@ -86,8 +87,8 @@ void model_work_apply(const struct model_work *work, const struct model_step *st
             inputs[i] = (struct step_input){payloads[i], step->parts[i].scale};
         bool needs_root = step->version % work->manifest->root_interval == 0;
         event.applied.status =
-            model_state_step(work->model, step->fragment, step->version, count, inputs,
-                             needs_root ? event.applied.root : NULL, &error);
+            model_state_step(work->model, step->fragment, step->version, &step->rules, count,
+                             inputs, needs_root ? event.applied.root : NULL, &error);
         uint32_t part = work->model->nonfinite_part;
         if (event.applied.status != OK && part > 0)
             event.applied.nonfinite = step->parts[part - 1].index;

@@ -32,6 +32,7 @@ struct model_part { /* a contribution that the step merges */
 struct model_step {
     uint32_t fragment, count;
     uint64_t version;
+    struct step_rules rules;
     struct model_part *parts; /* [count], owned: free */
 };
 

@@ -106,7 +106,7 @@ static void log_round(struct train *train, const struct train_site *site) {
  * progress is kept, as node_rounds_begin orders it. For a site that does not follow. */
 static enum status advance_if_stale(struct train *train, struct train_site *site,
                                     struct error *error) {
-    uint64_t cap = train->options->manifest->merge.staleness_cap;
+    uint64_t cap = staleness_cap_of(train->options->manifest, train->site_count);
     if (train->newest->version - site->base->version <= cap || site->known == site->base) return OK;
     site->why = REBASE_FOLLOW;
     return site_rebase(train, site, error);
@@ -330,8 +330,10 @@ static uint32_t present(struct train *train) {
 static enum status outer_step(struct train *train, uint32_t count, struct error *error) {
     struct step_input *inputs = xcalloc(count, sizeof(inputs[0]));
     struct train_pending *one = train->pending;
-    enum outer_mode mode = train->options->manifest->outer.mode;
-    double rate = train->options->auto_rate ? outer_rate_factor(mode, present(train), count) : 1;
+    const struct manifest *manifest = train->options->manifest;
+    uint32_t here = present(train);
+    struct step_rules step = step_rules_of(manifest, manifest->inner.inner_steps, here);
+    double rate = step_factor_of(manifest, here, count);
     for (uint32_t i = 0; i < count; i++, one = one->next) {
         uint64_t staleness = train->model.version - one->base_version;
         inputs[i] = input_of(train, one, staleness, rate);
@@ -340,8 +342,8 @@ static enum status outer_step(struct train *train, uint32_t count, struct error 
         record->staleness_most = MAX(record->staleness_most, staleness);
         train->result.staleness_most = MAX(train->result.staleness_most, staleness);
     }
-    enum status status = model_state_step(&train->model, 0, train->model.version + 1, count, inputs,
-                                          train->result.root, error);
+    enum status status = model_state_step(&train->model, 0, train->model.version + 1, &step, count,
+                                          inputs, train->result.root, error);
     free(inputs);
     if (status != OK) return status;
     struct clip_rules rules = clip_rules(train);
@@ -423,7 +425,7 @@ static enum status on_arrive(struct train *train, const struct train_event *even
         deliver(train, event->site, HEADER_BYTES, NULL, false);
         return OK;
     }
-    if (train->model.version - site->message_base > manifest->merge.staleness_cap) {
+    if (train->model.version - site->message_base > staleness_cap_of(manifest, train->site_count)) {
         train->result.refused++;
         site->record.refused++;
         deliver(train, event->site, HEADER_BYTES, NULL, false);

@@ -74,12 +74,11 @@ struct train_options {
     const char *const *data; /* [data_count]: site i trains on data[i % data_count] */
     size_t data_count;
     enum data_format data_format;
-    double heldout;     /* of each file's end */
-    uint64_t windows;   /* held-out windows a file and evaluation; 0: all */
-    uint32_t sequences; /* a batch */
-    uint32_t threads;   /* 0: one per processor */
-    uint64_t seed;      /* of speeds, links and failures */
-    bool auto_rate;     /* parts are scaled by fed/outer_rate.h, on top of the manifest's rate */
+    double heldout;           /* of each file's end */
+    uint64_t windows;         /* held-out windows a file and evaluation; 0: all */
+    uint32_t sequences;       /* a batch */
+    uint32_t threads;         /* 0: one per processor */
+    uint64_t seed;            /* of speeds, links and failures */
     uint32_t follow_interval; /* inner steps; 0: a site moves with its own merges only */
     bool one_cluster;         /* the reference: no federation at all */
     bool no_feedback;         /* sparse mode without its error feedback, for comparison */

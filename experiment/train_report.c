@@ -2,6 +2,7 @@
 #include "experiment/train_report.h"
 
 #include "base/json.h"
+#include "fed/outer_rate.h"
 
 static void number(struct json_writer *json, const char *key, double value) {
     json_key(json, key);
@@ -27,12 +28,13 @@ static void write_rules(struct json_writer *json, const struct train_options *op
     text(json, "codec", codec_name((enum codec)m->codec.kind));
     count(json, "inner_steps", m->inner.inner_steps);
     number(json, "learning_rate", m->inner.learning_rate);
-    number(json, "outer_learning_rate", m->outer.learning_rate);
+    struct step_rules step = step_rules_of(m, m->inner.inner_steps, options->topology->site_count);
+    number(json, "outer_learning_rate", (double)step.rate);
     json_key(json, "outer_rate_follows_sites");
-    json_bool(json, options->auto_rate);
-    count(json, "period", m->outer.period);
+    json_bool(json, m->outer.learning_rate == RATE_AUTO);
+    count(json, "period", step.period);
     count(json, "quorum", m->merge.quorum);
-    count(json, "staleness_cap", m->merge.staleness_cap);
+    count(json, "staleness_cap", staleness_cap_of(m, options->topology->site_count));
     json_key(json, "overlap");
     json_bool(json, options->topology->run.overlap);
     json_key(json, "dylu");

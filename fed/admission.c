@@ -105,12 +105,12 @@ static enum refusal rules_of_base(const struct run_state *state, const struct co
         REFUSE(REFUSED_BASE, "its state root of version %llu is not the ledger's",
                (unsigned long long)c->base_version);
     uint64_t staleness = run_state_staleness(state, c->fragment, c->base_version);
+    uint32_t cap = run_state_staleness_cap(state, c->fragment, c->base_version);
     if (staleness == UINT64_MAX)
-        REFUSE(REFUSED_REBASE, "stale by more than the cap of %u steps",
-               state->manifest.merge.staleness_cap);
-    if (staleness > state->manifest.merge.staleness_cap)
+        REFUSE(REFUSED_REBASE, "stale by more than the cap of %u steps", cap);
+    if (staleness > cap)
         REFUSE(REFUSED_REBASE, "stale by %llu steps, the cap is %u", (unsigned long long)staleness,
-               state->manifest.merge.staleness_cap);
+               cap);
     return ACCEPTED;
 }
 

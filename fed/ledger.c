@@ -81,6 +81,8 @@ void ledger_entry_encode(const struct ledger_entry *entry, struct buffer *out) {
         buffer_u64(out, entry->step.version);
         buffer_u8(out, entry->step.has_root);
         if (entry->step.has_root) buffer_append(out, entry->step.root, DIGEST_SIZE);
+        buffer_f32(out, entry->step.rate);
+        buffer_u32(out, entry->step.period);
         buffer_u16(out, entry->step.count);
         for (size_t i = 0; i < entry->step.count; i++) {
             buffer_u64(out, entry->step.parts[i].index);
@@ -126,11 +128,15 @@ static enum status decode_step(struct reader *reader, struct ledger_entry *out,
     if (has_root > 1) return error_set(error, INVALID, "step: the root flag is %u", has_root);
     out->step.has_root = has_root == 1;
     if (out->step.has_root) reader_copy(reader, out->step.root, DIGEST_SIZE);
+    out->step.rate = reader_f32(reader);
+    out->step.period = reader_u32(reader);
     out->step.count = reader_u16(reader);
     if (reader->failed) return OK; /* the caller's reader_finish says it */
     if (out->step.count < 1 || out->step.count > STEP_CONTRIBUTIONS_LIMIT)
         return error_set(error, INVALID, "step: %u contributions, limit 1 to %d", out->step.count,
                          STEP_CONTRIBUTIONS_LIMIT);
+    if (!(out->step.rate > 0) || !isfinite(out->step.rate) || out->step.period < 1)
+        return error_set(error, INVALID, "step: its rate or period is invalid");
     for (size_t i = 0; i < out->step.count && !reader->failed; i++) {
         struct step_part *part = &out->step.parts[i];
         part->index = reader_u64(reader);

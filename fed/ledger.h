@@ -93,6 +93,8 @@ struct ledger_entry {
             uint64_t version; /* after the step */
             bool has_root;
             uint8_t root[DIGEST_SIZE]; /* state root after the step; zero without */
+            float rate;                /* the outer learning rate, and ... */
+            uint32_t period;           /* ... of delayed Nesterov (fed/outer_rate.h) */
             uint16_t count;
             struct step_part parts[STEP_CONTRIBUTIONS_LIMIT]; /* [count], indices increasing */
         } step;

@@ -98,7 +98,7 @@ static enum status check_outer(const struct manifest *m, const char **key, struc
                    "%g with sparse mode diverges, because error feedback already acts as momentum: "
                    "write 0",
                    m->outer.momentum);
-        if (m->outer.period != 1)
+        if (m->outer.period != 1 && m->outer.period != MANIFEST_AUTO)
             REFUSE("outer.period", "%u has no meaning in sparse mode: write 1", m->outer.period);
         if (!sparse_codec)
             REFUSE("codec.kind",
@@ -279,7 +279,7 @@ static const char *explain_section(const struct setting *setting, const struct s
 void manifest_explain(struct buffer *out) {
     buffer_append_text(out, "# The manifest of a run: what all its sites must agree on. Every key "
                             "is here with its default; only `name` must be\n"
-                            "# given, and outer.period in dense mode. Keys whose default depends "
+                            "# given. Keys whose default depends "
                             "on outer.mode are comments: remove the '#' (also\n"
                             "# before the section's name) to set one. Unknown keys are refused. "
                             "Durations carry units.\n");
@@ -319,7 +319,7 @@ void manifest_warnings(const struct manifest *m, struct buffer *out) {
             buffer_append_text(out, "outer.momentum: 0 is sparse mode's; dense mode is delayed "
                                     "Nesterov, which needs about 0.9: without "
                                     "momentum a step is plain SGD and learns much less\n");
-        if (m->outer.learning_rate >= 1)
+        if (m->outer.learning_rate >= 1) /* RATE_AUTO is not */
             buffer_append_text(out,
                                "outer.learning_rate: %g is sparse mode's; dense mode needs about "
                                "0.7: with momentum, 1 and more "

@@ -27,6 +27,8 @@ enum {
     SHARES_SIZE = 2048, /* of the text of all shares, with its zero */
     STALENESS_LIMIT = 4096
 };
+#define MANIFEST_AUTO UINT32_MAX /* staleness_cap, period: by the sites that are present */
+#define RATE_AUTO (-1.0)         /* outer.learning_rate: by them, and by H */
 
 enum outer_mode { OUTER_DENSE = 0, OUTER_SPARSE = 1 };
 enum inner_schedule { INNER_CONSTANT = 0, INNER_LINEAR = 1, INNER_COSINE = 2 };

@@ -80,13 +80,15 @@ const struct setting manifest_settings[] = {
     {"outer.mode", SETTING_CHOICE, AT(outer.mode), "sparse", .choices = modes,
      .help = "dense: delayed Nesterov over int8, fp4, bf16 or fp32. sparse: SGD over topk2 with "
              "error feedback. No mixture of them."},
-    {"outer.learning_rate", SETTING_NUMBER, AT(outer.learning_rate), "1", "1e-6", "10",
-     .help = "sparse: weight of a step, about 1 at 4 sites and 0.7 at 8. dense: 0.7."},
+    {"outer.learning_rate", SETTING_NUMBER, AT(outer.learning_rate), "auto", "1e-6", "10",
+     .flags = SETTING_AUTO,
+     .help = "auto: sparse 1, and less in steps of fewer parts than a quarter of the present "
+             "sites; dense 0.7, and less for H below 24. A number stands for all steps."},
     {"outer.momentum", SETTING_NUMBER, AT(outer.momentum), "0", "0", "0.9999",
      .help = "dense: 0.9. sparse: 0, because error feedback already acts as momentum."},
-    {"outer.period", SETTING_COUNT, AT(outer.period), "1", "1", "4096",
-     .help = "dense: contributions between two moves of the momentum, once or twice the number of "
-             "sites; must be given. sparse: 1."},
+    {"outer.period", SETTING_COUNT, AT(outer.period), "auto", "1", "4096", .flags = SETTING_AUTO,
+     .help = "dense: contributions between two moves of the momentum; auto: the number of present "
+             "sites. sparse: 1, or auto."},
 
     {"codec.kind", SETTING_CHOICE, AT(codec.kind), "topk2-64", .choices = codec_names,
      .first = CODEC_FP32,
@@ -102,8 +104,10 @@ const struct setting manifest_settings[] = {
      .help = "An outer step starts once this many contributions wait ..."},
     {"merge.grace", SETTING_DURATION, AT(merge.grace_ms), "10s", "0", "30d",
      .flags = SETTING_ENDLESS, .help = "... or this long after the first of them came."},
-    {"merge.staleness_cap", SETTING_COUNT, AT(merge.staleness_cap), "16", "0", "4096",
-     .help = "Outer steps that a contribution may have missed; twice the number of sites."},
+    {"merge.staleness_cap", SETTING_COUNT, AT(merge.staleness_cap), "auto", "0", "4096",
+     .flags = SETTING_AUTO,
+     .help = "Outer steps that a contribution may have missed; auto: twice as many as there were "
+             "sites present since its base, at least 16."},
     {"merge.warmup_steps", SETTING_COUNT, AT(merge.warmup_steps), "4", "0", "1000000",
      .help = "The first outer steps wait for every connected site ..."},
     {"merge.warmup_grace", SETTING_DURATION, AT(merge.warmup_grace_ms), "1m", "0", "30d",
@@ -158,9 +162,10 @@ _Static_assert(FRAGMENTS_LIMIT == 64 && SITES_LIMIT == 4096 && STALENESS_LIMIT =
 
 static const struct {
     const char *key, *text;
-} dense_defaults[] = {{"outer.learning_rate", "0.7"}, {"outer.momentum", "0.9"},
-                      {"outer.period", NULL},         {"codec.kind", "int8"},
-                      {"codec.decay", "0"},           {"admission.clip_factor", "1.5"}};
+} dense_defaults[] = {{"outer.momentum", "0.9"},
+                      {"codec.kind", "int8"},
+                      {"codec.decay", "0"},
+                      {"admission.clip_factor", "1.5"}};
 
 const char *manifest_fallback(const struct setting *setting, enum outer_mode mode) {
     for (size_t i = 0; i < COUNT_OF(dense_defaults) && mode == OUTER_DENSE; i++)

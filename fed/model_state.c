@@ -74,17 +74,20 @@ void model_state_deinit(struct model_state *state) {
 
 struct rules { /* the outer optimizer's constants, as fp32: what the kernels are given */
     float rate, momentum, period;
-    uint32_t every;
 };
 
-static struct rules rules_of(const struct model_state *state) {
-    const struct manifest *m = &state->manifest;
-    return (struct rules){(float)m->outer.learning_rate, (float)m->outer.momentum,
-                          (float)m->outer.period, m->outer.period};
+/* The next contribution comes into D: whether it is the last one before D is cleared. `next`: the
+ * period from when D is cleared on. */
+static bool takes_one(struct model_sum *sum, uint32_t next) {
+    if (sum->count == 0) sum->period = next;
+    if (++sum->count < sum->period) return false;
+    sum->count = 0;
+    return true;
 }
 
-static bool ends_period(uint64_t contributions_before, uint32_t every) {
-    return (contributions_before + 1) % every == 0;
+static struct rules rules_of(const struct model_state *state, const struct step_rules *step,
+                             const struct model_sum *sum) {
+    return (struct rules){step->rate, (float)state->manifest.outer.momentum, (float)sum->period};
 }
 
 static double length_of(const float *values, uint64_t count) {
@@ -134,28 +137,28 @@ static double bounds_advance(struct bounds *b, const struct rules *rules, bool e
 }
 
 static enum status check_dense(const struct model_state *state, uint32_t fragment, uint64_t start,
-                               uint64_t count, uint32_t parts, const struct step_input inputs[],
-                               uint32_t *nonfinite, struct error *error) {
-    struct rules rules = rules_of(state);
+                               uint64_t count, const struct step_rules *step, uint32_t parts,
+                               const struct step_input inputs[], uint32_t *nonfinite,
+                               struct error *error) {
+    struct model_sum sum = state->sums[fragment];
     struct bounds bounds = {length_of(state->theta + start, count),
                             length_of(state->momentum + start, count),
                             length_of(state->accumulated + start, count)};
     for (uint32_t i = 0; i < parts; i++) {
         double norm;
         TRY(check_input(state, i, &inputs[i], count, &norm, error));
-        TRY(within_limit(bounds_advance(&bounds, &rules,
-                                        ends_period(state->counts[fragment] + i, rules.every),
-                                        norm),
-                         i, nonfinite, error));
+        bool ends = takes_one(&sum, step->period);
+        struct rules rules = rules_of(state, step, &sum);
+        TRY(within_limit(bounds_advance(&bounds, &rules, ends, norm), i, nonfinite, error));
     }
     return OK;
 }
 
 static enum status check_sparse(const struct model_state *state, uint64_t start, uint64_t count,
-                                uint32_t parts, const struct step_input inputs[],
-                                uint32_t *nonfinite, struct error *error) {
-    double sum = 0, theta = length_of(state->theta + start, count),
-           rate = (double)rules_of(state).rate;
+                                const struct step_rules *step, uint32_t parts,
+                                const struct step_input inputs[], uint32_t *nonfinite,
+                                struct error *error) {
+    double sum = 0, theta = length_of(state->theta + start, count), rate = (double)step->rate;
     for (uint32_t i = 0; i < parts; i++) {
         double norm;
         TRY(check_input(state, i, &inputs[i], count, &norm, error));
@@ -166,8 +169,9 @@ static enum status check_sparse(const struct model_state *state, uint64_t start,
 }
 
 static void step_dense(struct model_state *state, uint32_t fragment, uint64_t start, size_t count,
-                       uint32_t parts, const struct step_input inputs[]) {
-    struct rules rules = rules_of(state);
+                       const struct step_rules *step, uint32_t parts,
+                       const struct step_input inputs[]) {
+    struct model_sum *sum = &state->sums[fragment];
     float *theta = state->theta + start, *momentum = state->momentum + start,
           *accumulated = state->accumulated + start;
     for (uint32_t i = 0; i < parts; i++) {
@@ -175,7 +179,9 @@ static void step_dense(struct model_state *state, uint32_t fragment, uint64_t st
         codec_decode_checked(state->manifest.codec.kind, payload_bytes(inputs[i].payload), count,
                              g);
         elementwise_scale(g, g, inputs[i].scale, count);
-        if (ends_period(state->counts[fragment] + i, rules.every))
+        bool ends = takes_one(sum, step->period);
+        struct rules rules = rules_of(state, step, sum);
+        if (ends)
             elementwise_nesterov_end(theta, momentum, accumulated, g, rules.rate, rules.momentum,
                                      rules.period, count);
         else
@@ -183,20 +189,20 @@ static void step_dense(struct model_state *state, uint32_t fragment, uint64_t st
     }
 }
 
-static void step_sparse(struct model_state *state, uint64_t start, size_t count, uint32_t parts,
+static void step_sparse(struct model_state *state, uint64_t start, size_t count,
+                        const struct step_rules *step, uint32_t parts,
                         const struct step_input inputs[]) {
     memset(state->sum, 0, count * sizeof *state->sum);
     memset(state->senders, 0, count * sizeof *state->senders);
     for (uint32_t i = 0; i < parts; i++)
         codec_accumulate_checked(state->manifest.codec.kind, payload_bytes(inputs[i].payload),
                                  count, inputs[i].scale, state->sum, state->senders);
-    elementwise_sgd_mean(state->theta + start, state->sum, state->senders, rules_of(state).rate,
-                         count);
+    elementwise_sgd_mean(state->theta + start, state->sum, state->senders, step->rate, count);
 }
 
 enum status model_state_step(struct model_state *state, uint32_t fragment, uint64_t version,
-                             uint32_t count, const struct step_input inputs[], uint8_t *root,
-                             struct error *error) {
+                             const struct step_rules *rules, uint32_t count,
+                             const struct step_input inputs[], uint8_t *root, struct error *error) {
     if (fragment >= state->fragments)
         return error_set(error, INVALID, "fragment %u of %u", fragment, state->fragments);
     if (version != state->version + 1)
@@ -209,13 +215,12 @@ enum status model_state_step(struct model_state *state, uint32_t fragment, uint6
     uint32_t *nonfinite = &state->nonfinite_part;
     *nonfinite = 0;
     if (state->mode == OUTER_DENSE) {
-        TRY(check_dense(state, fragment, start, size, count, inputs, nonfinite, error));
-        step_dense(state, fragment, start, (size_t)size, count, inputs);
+        TRY(check_dense(state, fragment, start, size, rules, count, inputs, nonfinite, error));
+        step_dense(state, fragment, start, (size_t)size, rules, count, inputs);
     } else {
-        TRY(check_sparse(state, start, size, count, inputs, nonfinite, error));
-        step_sparse(state, start, (size_t)size, count, inputs);
+        TRY(check_sparse(state, start, size, rules, count, inputs, nonfinite, error));
+        step_sparse(state, start, (size_t)size, rules, count, inputs);
     }
-    state->counts[fragment] += count;
     state->version = version;
     if (root) state_root(state->theta, state->parameters, root);
     return OK;

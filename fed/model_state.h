@@ -3,9 +3,10 @@
  *
  * Dense mode is delayed Nesterov (arXiv 2401.09135, algorithm 3, c = 0), one contribution g after
  * the other in ledger order:
- *     D += g;  if ((t + 1) % N == 0) { m = beta*m + D/N;  theta -= eps*(beta*m + g/N);  D = 0; }
- *              else                    theta -= eps*(g/N);
- *     t += 1                                         (t is the fragment's count of contributions)
+ *     D += g;  if (t + 1 >= N) { m = beta*m + D/N;  theta -= eps*(beta*m + g/N);  D = 0, t = 0 }
+ *              else            { theta -= eps*(g/N);  t += 1 }
+ * where t counts the contributions in D, and eps and N are the step entry's. Another N than before
+ * is in force once D is cleared next.
  * Sparse mode is plain outer SGD: theta[i] -= w * (sum of scale*q[i] over the parts that sent i) /
  * (number that sent i). g and q are multiplied by the part's scale first. Every operation is fp32,
  * rounded one by one, in index order of the parts, so that any machine gets the same bits;
@@ -18,6 +19,7 @@
 #ifndef FED_MODEL_STATE_H
 #define FED_MODEL_STATE_H
 
+#include "fed/outer_rate.h"
 #include "fed/payload.h"
 #include "fed/run_state.h"
 
@@ -26,10 +28,13 @@ struct model_state {
     uint32_t fragments;
     enum outer_mode mode;
     uint64_t version;
-    float *theta;                     /* [parameters] */
-    float *momentum;                  /* [parameters], dense only, else NULL */
-    float *accumulated;               /* [parameters], dense only, else NULL: D */
-    uint64_t counts[FRAGMENTS_LIMIT]; /* t of each fragment */
+    float *theta;        /* [parameters] */
+    float *momentum;     /* [parameters], dense only, else NULL */
+    float *accumulated;  /* [parameters], dense only, else NULL: D */
+    struct model_sum {   /* dense only: of each fragment's D */
+        uint32_t count;  /* contributions in it */
+        uint32_t period; /* in force since it was cleared */
+    } sums[FRAGMENTS_LIMIT];
     /* After a step that failed because values could cease to be finite: the number, from 1, of the
      * part that would bring them there. 0: it was something else. */
     uint32_t nonfinite_part;
@@ -57,9 +62,9 @@ struct step_input {                         /* one part of the step, in the entr
  * another fragment or version than may come, and for a payload of another codec or fragment. `root`
  * (may be NULL) gets the new state root. */
 MUST_USE enum status model_state_step(struct model_state *state, uint32_t fragment,
-                                      uint64_t version, uint32_t count,
-                                      const struct step_input inputs[], uint8_t *root,
-                                      struct error *error);
+                                      uint64_t version, const struct step_rules *rules,
+                                      uint32_t count, const struct step_input inputs[],
+                                      uint8_t *root, struct error *error);
 
 /* --- snapshots: a descriptor that names its content by digest, and the content --- */
 #define SNAPSHOT_TAG "atoll snapshot 1"

@@ -30,3 +30,25 @@ uint32_t outer_period_default(enum outer_mode mode, uint32_t present) {
     if (mode == OUTER_SPARSE) return 1;
     return MIN(MAX(present, 1u), (uint32_t)PERIOD_LIMIT);
 }
+
+struct step_rules step_rules_of(const struct manifest *manifest, uint32_t inner_steps,
+                                uint32_t present) {
+    bool by_rule = manifest->outer.learning_rate == RATE_AUTO;
+    double rate = by_rule ? outer_rate_default(manifest->outer.mode, inner_steps)
+                          : manifest->outer.learning_rate;
+    uint32_t period = manifest->outer.period;
+    if (period == MANIFEST_AUTO) period = outer_period_default(manifest->outer.mode, present);
+    return (struct step_rules){(float)rate, period};
+}
+
+double step_factor_of(const struct manifest *manifest, uint32_t present, uint32_t parts) {
+    if (manifest->outer.learning_rate != RATE_AUTO) return 1;
+    return outer_rate_factor(manifest->outer.mode, present, parts);
+}
+
+uint32_t staleness_cap_of(const struct manifest *manifest, uint32_t present) {
+    enum { LEAST_CAP = 16 };
+    if (manifest->merge.staleness_cap != MANIFEST_AUTO) return manifest->merge.staleness_cap;
+    uint32_t twice = 2 * MIN(present, (uint32_t)STALENESS_LIMIT / 2);
+    return MAX(twice, (uint32_t)LEAST_CAP);
+}

@@ -43,4 +43,20 @@ double outer_rate_default(enum outer_mode mode, uint32_t inner_steps);
 /* The period of delayed Nesterov for K sites, within what a manifest may say; 1 in sparse mode. */
 uint32_t outer_period_default(enum outer_mode mode, uint32_t present);
 
+/* What a step entry names for the model to take: from the manifest, where it names none by H and
+ * the sites that are present. */
+struct step_rules {
+    float rate;      /* the outer learning rate */
+    uint32_t period; /* of delayed Nesterov, from when its sum is cleared next; 1 in sparse mode */
+};
+struct step_rules step_rules_of(const struct manifest *manifest, uint32_t inner_steps,
+                                uint32_t present);
+/* What the scale of each part has for the number of parts: outer_rate_factor where the manifest
+ * leaves the rate to it, else 1. */
+double step_factor_of(const struct manifest *manifest, uint32_t present, uint32_t parts);
+/* Outer steps that a contribution may have missed, where `present` sites were there at most since
+ * its base: twice as many, so that no healthy one is refused (with equal speeds it misses up to
+ * 2K - 2), and never fewer than 16. */
+uint32_t staleness_cap_of(const struct manifest *manifest, uint32_t present);
+
 #endif

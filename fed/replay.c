@@ -84,8 +84,9 @@ static enum status step_model(const struct ledger_source *source, const struct r
     if (status != OK) goto out;
     for (uint32_t i = 0; i < step->step.count; i++)
         inputs[i] = (struct step_input){payloads[i], step->step.parts[i].scale};
-    status = model_state_step(model, step->step.fragment, step->step.version, step->step.count,
-                              inputs, wants_root ? root : NULL, error);
+    const struct step_rules rules = {step->step.rate, step->step.period};
+    status = model_state_step(model, step->step.fragment, step->step.version, &rules,
+                              step->step.count, inputs, wants_root ? root : NULL, error);
     if (status != OK) goto out;
     if (root && step->step.has_root && memcmp(root, step->step.root, DIGEST_SIZE) != 0)
         status =

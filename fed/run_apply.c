@@ -77,12 +77,14 @@ static void commit_genesis(struct run_state *state, const struct ledger_entry *e
     state->inner_steps = state->manifest.inner.inner_steps;
     state->token_budget = state->manifest.token_budget;
     state->began_ms = entry->time_ms;
-    state->remembered = state->manifest.merge.staleness_cap + 1;
+    uint32_t cap = state->manifest.merge.staleness_cap;
+    state->remembered = (cap == MANIFEST_AUTO ? (uint32_t)STALENESS_LIMIT : cap) + 1;
     for (uint32_t f = 0; f < state->manifest.fragments; f++) {
         uint64_t start;
         fragment_range(state->parameters, state->manifest.fragments, f, &start,
                        &state->fragments[f].parameters);
         state->fragments[f].versions = xcalloc(state->remembered, sizeof(uint64_t));
+        state->fragments[f].present = xcalloc(state->remembered, sizeof(uint32_t));
     }
     /* A base may be as old as the cap of every fragment in turn. */
     state->root_reach = (uint64_t)state->remembered * state->manifest.fragments;
@@ -197,6 +199,7 @@ static void commit_added(struct run_state *state, const struct ledger_entry *ent
     memcpy(slot->site.public_key, entry->added.public_key, PUBLIC_KEY_SIZE);
     state->active_sites++;
     state->present_sites++;
+    run_note_present(state);
     for (uint32_t i = 0; i < state->invitation_count; i++)
         if (digest_equal(state->invitations[i].secret_digest, entry->added.secret_digest))
             state->invitations[i].end = INVITATION_USED;
@@ -257,6 +260,7 @@ static void commit_presence(struct run_state *state, const struct ledger_entry *
                      : entry->kind == LEDGER_SITE_BACK ? SITE_PRESENT
                                                        : SITE_LEFT;
     state->present_sites += site->presence == SITE_PRESENT;
+    run_note_present(state);
     site->presence_at = state->size;
 }
 

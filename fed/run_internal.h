@@ -58,6 +58,9 @@ struct fragment_slot {
     uint64_t version; /* of the last */
     /* [remembered], owned: the last steps' versions, step s at s % remembered */
     uint64_t *versions;
+    /* [remembered], owned: the most sites that were present between the step before and step s */
+    uint32_t *present;
+    uint32_t present_now; /* the same, since the last step */
 };
 
 struct root_slot {
@@ -115,11 +118,13 @@ void run_commit(struct run_state *state, const struct ledger_entry *entry,
 
 /* --- run_scale.c --- */
 float run_scale_of(const struct run_state *state, uint32_t fragment,
-                   const struct pending_slot *slot);
+                   const struct pending_slot *slot, uint32_t parts);
 struct clip_rules run_clip_rules(const struct run_state *state, uint32_t fragment);
 /* Every rule of a STEP entry but the epoch's and the phase's. */
 MUST_USE enum status run_check_step(const struct run_state *state, const struct ledger_entry *entry,
                                     struct error *error);
+/* The number of sites that are present has changed. */
+void run_note_present(struct run_state *state);
 void run_commit_step(struct run_state *state, const struct ledger_entry *entry);
 /* The place of the contribution with that ledger index among the fragment's pending; -1 if it is
  * not there. */

@@ -4,6 +4,7 @@
 
 #include "base/mark.h"
 #include "base/memory.h"
+#include "fed/outer_rate.h"
 #include "fed/run_internal.h"
 
 static uint64_t remembered_steps(const struct run_state *state, const struct fragment_slot *slot) {
@@ -30,6 +31,24 @@ uint64_t run_state_staleness(const struct run_state *state, uint32_t fragment,
     return low == state->remembered && slot->steps > low ? UINT64_MAX : low;
 }
 
+uint32_t run_state_staleness_cap(const struct run_state *state, uint32_t fragment,
+                                 uint64_t base_version) {
+    if (fragment >= FRAGMENTS_LIMIT || !state->has_genesis) return 0;
+    const struct fragment_slot *slot = &state->fragments[fragment];
+    uint32_t most = slot->present_now;
+    uint64_t missed = run_state_staleness(state, fragment, base_version);
+    for (uint64_t i = 0; i < MIN(missed, remembered_steps(state, slot)); i++)
+        most = MAX(most, slot->present[(slot->steps - 1 - i) % state->remembered]);
+    return staleness_cap_of(&state->manifest, most);
+}
+
+void run_note_present(struct run_state *state) {
+    for (uint32_t f = 0; f < state->manifest.fragments; f++) {
+        uint32_t *most = &state->fragments[f].present_now;
+        *most = MAX(*most, state->present_sites);
+    }
+}
+
 struct clip_rules run_clip_rules(const struct run_state *state, uint32_t fragment) {
     return clip_rules_of(&state->manifest, state->inner_steps,
                          state->fragments[fragment].parameters);
@@ -46,10 +65,11 @@ double run_state_norm_limit(const struct run_state *state, uint32_t fragment) {
 }
 
 float run_scale_of(const struct run_state *state, uint32_t fragment,
-                   const struct pending_slot *slot) {
+                   const struct pending_slot *slot, uint32_t parts) {
     uint64_t staleness = slot->staleness + (state->fragments[fragment].steps - slot->steps);
     return scale_of(slot->pending.clip,
-                    slot->pending.weight * staleness_weight_of(&state->manifest, staleness));
+                    slot->pending.weight * staleness_weight_of(&state->manifest, staleness) *
+                        step_factor_of(&state->manifest, state->present_sites, parts));
 }
 
 int64_t run_pending_at(const struct run_state *state, uint32_t fragment, uint64_t index) {
@@ -84,6 +104,13 @@ enum status run_check_step(const struct run_state *state, const struct ledger_en
                          entry->step.has_root ? "has" : "lacks", state->manifest.root_interval);
     if (entry->step.count < 1 || entry->step.count > STEP_CONTRIBUTIONS_LIMIT)
         return error_set(error, INVALID, "%u contributions", entry->step.count);
+    struct step_rules rules =
+        step_rules_of(&state->manifest, state->inner_steps, state->present_sites);
+    if (memcmp(&entry->step.rate, &rules.rate, sizeof rules.rate) != 0 ||
+        entry->step.period != rules.period)
+        return error_set(error, INVALID, "rate %.9g and period %u, the rules give %.9g and %u",
+                         (double)entry->step.rate, entry->step.period, (double)rules.rate,
+                         rules.period);
     for (uint16_t i = 0; i < entry->step.count; i++) {
         const struct step_part *part = &entry->step.parts[i];
         int64_t at = run_pending_at(state, fragment, part->index);
@@ -92,7 +119,8 @@ enum status run_check_step(const struct run_state *state, const struct ledger_en
                 error, INVALID,
                 "part %u: entry %llu is not a waiting contribution of fragment %u, or out of order",
                 i, (unsigned long long)part->index, fragment);
-        float scale = run_scale_of(state, fragment, &state->fragments[fragment].pending[at]);
+        float scale = run_scale_of(state, fragment, &state->fragments[fragment].pending[at],
+                                   entry->step.count);
         if (memcmp(&scale, &part->scale, sizeof scale) != 0)
             return error_set(error, INVALID, "part %u: scale %.9g, the rules give %.9g", i,
                              (double)part->scale, (double)scale);
@@ -116,6 +144,8 @@ void run_commit_step(struct run_state *state, const struct ledger_entry *entry) 
         }
     }
     slot->count = kept;
+    slot->present[slot->steps % state->remembered] = slot->present_now;
+    slot->present_now = state->present_sites;
     slot->versions[slot->steps++ % state->remembered] = entry->step.version;
     slot->version = state->version = entry->step.version;
     struct clip_rules rules = run_clip_rules(state, fragment);
@@ -138,9 +168,13 @@ void run_state_plan_step(const struct run_state *state, uint32_t fragment, uint1
     out->step.fragment = fragment;
     out->step.version = state->version + 1;
     out->step.count = count;
+    struct step_rules rules =
+        step_rules_of(&state->manifest, state->inner_steps, state->present_sites);
+    out->step.rate = rules.rate;
+    out->step.period = rules.period;
     for (uint16_t i = 0; i < count; i++) {
         const struct pending_slot *slot = &state->fragments[fragment].pending[i];
         out->step.parts[i] =
-            (struct step_part){slot->pending.index, run_scale_of(state, fragment, slot)};
+            (struct step_part){slot->pending.index, run_scale_of(state, fragment, slot, count)};
     }
 }

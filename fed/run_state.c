@@ -19,6 +19,7 @@ void run_state_destroy(struct run_state *state) {
     for (size_t i = 0; i < FRAGMENTS_LIMIT; i++) {
         free(state->fragments[i].pending);
         free(state->fragments[i].versions);
+        free(state->fragments[i].present);
         clip_deinit(&state->fragments[i].clip);
         weighing_deinit(&state->fragments[i].weights);
     }

@@ -15,9 +15,10 @@
  *           arrive while a step is being computed do not change that step.
  *   weight  = 1, or by tokens or shares as the manifest says, within the cap of influence: at most
  *           WEIGHT_MOST (fed/weight.h); fixed when the clip is
- *   scale   = clip * (weight * s), rounded to fp32 towards zero, so that no norm comes out above
- *           weight times its limit; s = 1, or 1 / sqrt(1 + staleness) or 1 / (1 + staleness) as the
- *           manifest says
+ *   scale   = clip * (weight * s * f), rounded to fp32 towards zero, so that no norm comes out
+ *           above weight times its limit; s = 1, or 1 / sqrt(1 + staleness) or 1 / (1 + staleness)
+ *           as the manifest says; f follows the parts of the step and the sites that are present
+ *           (fed/outer_rate.h), or is 1 where the manifest names a rate
  * Staleness of a contribution = number of steps to its fragment with a version in (base_version,
  * now].
  *
@@ -165,6 +166,9 @@ bool run_state_site_pending(const struct run_state *state, uint32_t site);
  * any cap). */
 uint64_t run_state_staleness(const struct run_state *state, uint32_t fragment,
                              uint64_t base_version);
+/* How many steps a contribution with that base may have missed. */
+uint32_t run_state_staleness_cap(const struct run_state *state, uint32_t fragment,
+                                 uint64_t base_version);
 /* Version of the fragment's last step; 0 if none. */
 uint64_t run_state_fragment_version(const struct run_state *state, uint32_t fragment);
 /* Median norm of the fragment's sites; 0 while it is not known. */

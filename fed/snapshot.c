@@ -1,4 +1,5 @@
-/* A snapshot's content is counts (u64 each), theta and, in dense mode, momentum and accumulated, as
+/* A snapshot's content is, per fragment, the number of contributions in D and the period (u32 each;
+ * 0 in sparse mode), then theta and, in dense mode, momentum and accumulated, as
  * they lie in memory. */
 #include <string.h>
 
@@ -28,7 +29,10 @@ uint64_t snapshot_size_of(const struct manifest *manifest, uint64_t parameters) 
 
 void snapshot_write(const struct model_state *state, struct buffer *out) {
     buffer_reserve(out, out->size + (size_t)snapshot_size(state));
-    for (uint32_t f = 0; f < state->fragments; f++) buffer_u64(out, state->counts[f]);
+    for (uint32_t f = 0; f < state->fragments; f++) {
+        buffer_u32(out, state->sums[f].count);
+        buffer_u32(out, state->sums[f].period);
+    }
     buffer_append(out, state->theta, (size_t)array_size(state));
     if (state->mode != OUTER_DENSE) return;
     buffer_append(out, state->momentum, (size_t)array_size(state));
@@ -56,7 +60,14 @@ enum status snapshot_read(struct model_state *state, const struct snapshot_heade
         return error_set(error, CORRUPT,
                          "snapshot: the content is not the one that its header names");
     struct reader reader = reader_of(content);
-    for (uint32_t f = 0; f < state->fragments; f++) state->counts[f] = reader_u64(&reader);
+    for (uint32_t f = 0; f < state->fragments; f++) {
+        struct model_sum sum = {.count = reader_u32(&reader)};
+        sum.period = reader_u32(&reader);
+        if (sum.count > 0 && sum.count >= sum.period)
+            return error_set(error, CORRUPT, "snapshot: %u contributions in a period of %u",
+                             sum.count, sum.period);
+        state->sums[f] = sum;
+    }
     TRY(read_array(&reader, state, "theta", state->theta, error));
     if (state->mode == OUTER_DENSE) {
         TRY(read_array(&reader, state, "momentum", state->momentum, error));

@@ -107,12 +107,12 @@ static bool fragment_due(const struct node_state *state, uint32_t fragment) {
 
 void node_rounds_begin(struct node_state *state, struct node_actions *out) {
     if (!run_takes_contributions(state) || state->catching_up || state->leaving) return;
-    uint32_t cap = run_state_manifest(state->run)->merge.staleness_cap;
     for (uint32_t fragment = 0; fragment < state->fragments; fragment++) {
         struct slot *slot = &state->slots[fragment];
         if (!fragment_due(state, fragment)) continue;
         if (message_under_way(state)) return;
-        if (run_state_staleness(state->run, fragment, slot->base_version) > cap) {
+        if (run_state_staleness(state->run, fragment, slot->base_version) >
+            run_state_staleness_cap(state->run, fragment, slot->base_version)) {
             advance(state, fragment, out);
             continue;
         }

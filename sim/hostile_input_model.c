@@ -142,9 +142,10 @@ static void offer_payload(struct offer *offer, struct model_state *model) {
     terms.size--;
     claim(offer, payload_verify(&terms, &bytes, &payload, NULL) == OK, "a payload is refused");
     struct step_input input = {payload, (float)INFINITY};
-    claim(offer, model_state_step(model, 0, 1, 1, &input, root, NULL) == CORRUPT,
+    const struct step_rules rules = {1, 1};
+    claim(offer, model_state_step(model, 0, 1, &rules, 1, &input, root, NULL) == CORRUPT,
           "a step of an infinite scale is applied");
-    claim(offer, model_state_step(model, 0, 9, 1, &input, root, NULL) == INVALID,
+    claim(offer, model_state_step(model, 0, 9, &rules, 1, &input, root, NULL) == INVALID,
           "a step to a version that does not follow");
     payload_destroy(payload);
     buffer_deinit(&bytes);

@@ -38,9 +38,15 @@ const struct mutant mutants[] = {
      "    if (code == ACCEPTED && !MUTATED(\"check_not_repeated\")) {\n        code = admit("},
     {"revocation_not_deferred", "a site is revoked while its contribution is being merged",
      "coordinator/coordinator_orders.c",
-     "event->admin.order == ORDER_REVOKE && state->applying",
-     "event->admin.order == ORDER_REVOKE && state->applying && "
-     "!MUTATED(\"revocation_not_deferred\")"},
+     "        (event->admin.order == ORDER_REVOKE || ",
+     "        ((event->admin.order == ORDER_REVOKE && !MUTATED(\"revocation_not_deferred\")) || "},
+    {"presence_in_a_step", "a site's presence is entered while a step is computed",
+     "coordinator/coordinator_presence.c",
+     "    if (state->applying || state->stopping || run",
+     "    if ((state->applying && !MUTATED(\"presence_in_a_step\")) || state->stopping || run"},
+    {"join_in_a_step", "a site joins while a step is computed", "coordinator/coordinator_orders.c",
+     "    if (state->applying) { /* the step's rate",
+     "    if (state->applying && !MUTATED(\"join_in_a_step\")) { /* the step's rate"},
     {"snapshot_too_early", "a snapshot says that no payload before its ledger's end is needed",
      "coordinator/coordinator_steps.c",
      "action->first_index = oldest_pending(state);",
@@ -346,10 +352,10 @@ const struct mutant mutants[] = {
      "    if (version > replay->options->tensors_from) {",
      "    if (version > replay->options->tensors_from || (MUTATED(\"replay_off_by_one\") && "
      "version == replay->options->tensors_from)) {"},
-    {"count_of_parts", "an outer step counts as one contribution, however many it merged",
-     "fed/snapshot.c",
-     "buffer_u64(out, state->counts[f]);", "buffer_u64(out, MUTATED(\"count_of_parts\") ? "
-     "state->counts[f] / 2 : state->counts[f]);"},
+    {"count_of_parts", "a snapshot forgets half of the contributions in D", "fed/snapshot.c",
+     "buffer_u32(out, state->sums[f].count);",
+     "buffer_u32(out, MUTATED(\"count_of_parts\") ? state->sums[f].count / 2 : "
+     "state->sums[f].count);"},
     {"older_invitation_valid", "a newer invitation leaves an older one of its name open",
      "fed/run_apply.c",
      "    end_invitations(state, entry->invited.name, INVITATION_REPLACED);\n",

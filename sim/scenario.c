@@ -8,6 +8,7 @@
 
 #include "base/memory.h"
 #include "codec/codec.h"
+#include "fed/outer_rate.h"
 
 /* One seed in `of`, by the seed alone: a draw that was added later and moves no other. */
 static bool is_one_in(const struct world *world, uint64_t what, uint64_t of) {
@@ -45,8 +46,8 @@ static void draw_manifest(struct scenario *s, struct world *world) {
     else
         buffer_append_text(&yaml, "  grace: %ums\n",
                            (unsigned)(world_between(world, 0, 2000) * s->pace));
-    buffer_append_text(&yaml, "  staleness_cap: %u\n",
-                       (unsigned)world_between(world, 2, 3 * s->sites));
+    unsigned cap = (unsigned)world_between(world, 2, 3 * s->sites);
+    if (world_chance(world, 0.7)) buffer_append_text(&yaml, "  staleness_cap: %u\n", cap);
     buffer_append_text(&yaml, "  warmup_steps: %u\n", (unsigned)world_below(world, 4));
     buffer_append_text(&yaml, "  warmup_grace: %ums\n",
                        (unsigned)(world_between(world, 500, 4000) * s->pace));
@@ -56,9 +57,9 @@ static void draw_manifest(struct scenario *s, struct world *world) {
     buffer_append_text(&yaml, "inner:\n  inner_steps: %u\n", (unsigned)world_between(world, 3, 10));
     buffer_append_text(&yaml, "  dylu: %s\n", world_chance(world, 0.5) ? "true" : "false");
     buffer_append_text(&yaml, "outer:\n  mode: %s\n", sparse ? "sparse" : "dense");
-    if (!sparse)
-        buffer_append_text(&yaml, "  period: %u\n",
-                           (unsigned)world_between(world, 1, 2 * s->sites));
+    unsigned period = (unsigned)world_between(world, 1, 2 * s->sites);
+    if (!sparse && world_chance(world, 0.5)) buffer_append_text(&yaml, "  period: %u\n", period);
+    if (world_chance(world, 0.3)) buffer_append_text(&yaml, "  learning_rate: 0.7\n");
     const char *codec = sparse ? (world_chance(world, 0.5) ? "topk2-64" : "topk2-128")
                                : dense[world_below(world, COUNT_OF(dense))];
     buffer_append_text(&yaml, "codec:\n  kind: %s\n", codec);
@@ -190,6 +191,6 @@ void scenario_describe(const struct scenario *s, char *out, size_t size) {
              s->sites, s->every.lie ? " (one faulty)" : "", (unsigned)s->pace,
              m->outer.mode == OUTER_SPARSE ? "sparse" : "dense",
              codec_name((enum codec)m->codec.kind), m->fragments, (unsigned long long)s->parameters,
-             m->merge.quorum, m->merge.staleness_cap, s->overlap ? "on" : "off",
+             m->merge.quorum, staleness_cap_of(m, s->sites), s->overlap ? "on" : "off",
              s->fault_phase.lost, s->fault_phase.reset, s->fault_phase.doubled);
 }

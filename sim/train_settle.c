@@ -142,10 +142,6 @@ static enum status sites_settle(const struct sim_settings *settings, struct topo
     return OK;
 }
 
-bool train_rate_is_auto(const struct sim_settings *settings) {
-    return !settings->train.manifest && !(settings->train.outer_learning_rate > 0);
-}
-
 enum status train_settle(const struct sim_settings *settings, struct topology *topology,
                          struct manifest *out, struct error *error) {
     TRY(sites_settle(settings, topology, error));
@@ -161,8 +157,8 @@ enum status train_settle(const struct sim_settings *settings, struct topology *t
     if (!settings->train.manifest) {
         enum outer_mode mode = out->outer.mode;
         out->outer.momentum = mode == OUTER_DENSE ? 0.9 : 0;
-        out->outer.learning_rate = outer_rate_default(mode, out->inner.inner_steps);
-        out->outer.period = outer_period_default(mode, topology->site_count);
+        out->outer.learning_rate = RATE_AUTO;
+        out->outer.period = MANIFEST_AUTO;
     }
     if (settings->train.outer_learning_rate > 0)
         out->outer.learning_rate = settings->train.outer_learning_rate;

@@ -11,7 +11,5 @@
 /* Changes `topology`, too: the number of sites, and for --sync that nothing overlaps. INVALID. */
 MUST_USE enum status train_settle(const struct sim_settings *settings, struct topology *topology,
                                   struct manifest *out, struct error *error);
-/* Whether the outer rate follows the sites that are present: nobody has named one. */
-bool train_rate_is_auto(const struct sim_settings *settings);
 
 #endif

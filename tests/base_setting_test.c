@@ -282,3 +282,28 @@ TEST(a_key_in_kebab_case_or_without_its_section_finds_the_one_that_was_meant) {
     CHECK(setting_find(table, "merge.grace") == &table[2]);
     CHECK(setting_find(table, "merge.gracE") == NULL);
 }
+
+TEST(auto_stands_for_no_number_where_it_may) {
+    struct setting whole =
+                       {"x", SETTING_COUNT,        SETTING_FIELD(struct values, small), NULL, "1",
+                        "9", .flags = SETTING_AUTO},
+                   real = {"x", SETTING_NUMBER,       SETTING_FIELD(struct values, real), NULL, "1",
+                           "9", .flags = SETTING_AUTO};
+    struct error error = {0};
+    struct buffer text = {0};
+    uint32_t small = 0;
+    double number = 0;
+    CHECK_OK(setting_parse(&whole, "auto", &small, &error));
+    CHECK_OK(setting_parse(&real, "auto", &number, &error));
+    CHECK(small == UINT32_MAX && number == -1);
+    CHECK_OK(setting_check(&whole, &small, &error));
+    setting_format(&whole, &small, &text);
+    setting_format(&real, &number, &text);
+    CHECK(bytes_equal(buffer_bytes(&text), bytes_of("autoauto", 8)));
+    CHECK_STATUS(setting_parse(&whole, "10", &small, &error), INVALID);
+    CHECK_CONTAINS(error.message, "1 to 9 or auto");
+    whole.flags = 0;
+    CHECK_STATUS(setting_parse(&whole, "auto", &small, &error), INVALID);
+    CHECK_STATUS(setting_check(&whole, &(uint32_t){UINT32_MAX}, &error), INVALID);
+    buffer_deinit(&text);
+}

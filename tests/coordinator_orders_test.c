@@ -46,6 +46,26 @@ TEST(an_invited_site_joins_once_and_hears_the_same_answer_again) {
     shell_close(s);
 }
 
+TEST(who_joins_while_a_step_is_computed_is_enrolled_after_it) {
+    struct shell *s = shell_open(ALONE, 1);
+    uint8_t secret[DIGEST_SIZE];
+    invite(s, "lagoon", 0, secret);
+    shell_settle(s);
+    shell_contribute(s, 1, 0);
+    CHECK(s->applying);
+    struct coordinator_event event = shell_join_event(s, "lagoon", secret, s->f->keys[2]);
+    shell_step(s, &event);
+    CHECK(!shell_find(s, DO_JOINED));
+    CHECK_EQUAL(run_state_present_sites(shell_run(s)), 1);
+    shell_applied(s);
+    CHECK_EQUAL(run_state_present_sites(shell_run(s)), 2);
+    while (s->commit_count > 1) shell_durable(s);
+    shell_durable(s);
+    CHECK_EQUAL(shell_find(s, DO_JOINED)->call, event.call);
+    CHECK_EQUAL(shell_find(s, DO_JOINED)->code, ACCEPTED);
+    shell_close(s);
+}
+
 /* A site's heartbeat, whose clock is that far from this coordinator's. */
 static void tells_time(struct shell *s, uint32_t site, int64_t apart_ms) {
     struct coordinator_event event = {.kind = COORDINATOR_HEARTBEAT, .call = ++s->last_call};

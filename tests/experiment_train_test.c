@@ -207,7 +207,7 @@ TEST(parts_are_scaled_by_the_rate_of_the_sites_that_are_present) {
     CHECK_OK(train_run(&options, &halves, &error));
     manifest.outer.learning_rate = 1;
     CHECK_OK(train_run(&options, &whole, &error));
-    options.auto_rate = true;
+    manifest.outer.learning_rate = RATE_AUTO;
     CHECK_OK(train_run(&options, &by_rule, &error));
     CHECK(by_rule.versions == by_rule.contributions);     /* one part each */
     CHECK_MEMORY(by_rule.root, halves.root, DIGEST_SIZE); /* halving is exact */

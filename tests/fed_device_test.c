@@ -101,8 +101,10 @@ static void replay_one(struct again *a, uint64_t step, struct reader *reader) {
         inputs[i] = (struct step_input){.payload = payloads[i]};
         memcpy(&inputs[i].scale, &bits, sizeof bits);
     }
-    CHECK_OK(
-        model_state_step(&a->model, fragment, a->model.version + 1, parts, inputs, NULL, &error));
+    struct step_rules rules =
+        step_rules_of(&a->model.manifest, a->model.manifest.inner.inner_steps, 4);
+    CHECK_OK(model_state_step(&a->model, fragment, a->model.version + 1, &rules, parts, inputs,
+                              NULL, &error));
     for (uint32_t i = 0; i < parts; i++) payload_destroy(payloads[i]);
 }
 

@@ -36,7 +36,14 @@ struct fixture {
     uint64_t tokens; /* of the next contributions; 0: 1000 */
     struct codec_encoder *encoders[FRAGMENTS_LIMIT];
     struct error error;
+    struct step_rules rules;
 };
+
+/* As for a run of four sites; of steps that no ledger has. */
+FIXTURE const struct step_rules *fixture_rules(struct fixture *f) {
+    f->rules = step_rules_of(&f->manifest, f->manifest.inner.inner_steps, 4);
+    return &f->rules;
+}
 
 FIXTURE struct key_pair *fixture_key(uint8_t number) {
     uint8_t seed[KEY_SEED_SIZE] = {number, 77};

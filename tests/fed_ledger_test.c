@@ -47,6 +47,8 @@ static struct ledger_entry sample(enum ledger_kind kind) {
         entry.step.version = 41;
         entry.step.has_root = true;
         memset(entry.step.root, 9, DIGEST_SIZE);
+        entry.step.rate = 0.7f;
+        entry.step.period = 5;
         entry.step.count = 3;
         for (uint16_t i = 0; i < 3; i++)
             entry.step.parts[i] = (struct step_part){100 + i, 1.0f / (float)(i + 1)};
@@ -98,6 +100,8 @@ TEST(the_fields_of_a_step_and_a_site_come_back) {
     CHECK_EQUAL(read.step.fragment, 2);
     CHECK_EQUAL(read.step.version, 41);
     CHECK_EQUAL(read.step.count, 3);
+    CHECK_NEAR(read.step.rate, 0.7f, 0);
+    CHECK_EQUAL(read.step.period, 5);
     CHECK_EQUAL(read.step.parts[2].index, 102);
     CHECK_NEAR(read.step.parts[1].scale, 0.5, 0);
     raw.size = 0;
@@ -180,7 +184,7 @@ TEST(steps_with_unordered_parts_bad_scales_or_counts_are_refused) {
         ledger_entry_encode(&entry, &raw);
         check_refused(&raw);
     }
-    const size_t flag_at = 1 + 4 + 8 + 4 + 8, count_at = flag_at + 1 + DIGEST_SIZE;
+    const size_t flag_at = 1 + 4 + 8 + 4 + 8, count_at = flag_at + 1 + DIGEST_SIZE + 4 + 4;
     const uint16_t counts[] = {0, STEP_CONTRIBUTIONS_LIMIT + 1, UINT16_MAX};
     for (size_t i = 0; i < COUNT_OF(counts); i++) {
         entry = sample(LEDGER_STEP);

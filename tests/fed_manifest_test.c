@@ -51,13 +51,13 @@ TEST(a_name_is_enough_and_the_rest_has_the_defaults_of_sparse_mode) {
     CHECK_EQUAL(m.inner.inner_steps, 30);
     CHECK(m.inner.dylu);
     CHECK_EQUAL(m.outer.mode, OUTER_SPARSE);
-    CHECK_NEAR(m.outer.learning_rate, 1, 0);
+    CHECK(m.outer.learning_rate == RATE_AUTO);
     CHECK_NEAR(m.outer.momentum, 0, 0);
-    CHECK_EQUAL(m.outer.period, 1);
+    CHECK_EQUAL(m.outer.period, MANIFEST_AUTO);
     CHECK_EQUAL(m.codec.kind, CODEC_TOPK2_64);
     CHECK_NEAR(m.codec.decay, 0.95, 0);
     CHECK_EQUAL(m.merge.quorum, 1);
-    CHECK_EQUAL(m.merge.staleness_cap, 16);
+    CHECK_EQUAL(m.merge.staleness_cap, MANIFEST_AUTO);
     CHECK_NEAR(m.admission.clip_factor, 1, 0);
     CHECK_EQUAL(m.admission.max_step_tokens, 1 << 26);
     CHECK_EQUAL(m.admission.voice_age_ms, 86400000);
@@ -79,13 +79,13 @@ TEST(dense_mode_brings_its_own_defaults_and_wants_the_period_said) {
     struct error error = {0};
     CHECK_OK(parse("name: demo\nouter:\n  mode: dense\n  period: 4\n", &m, &error));
     CHECK_EQUAL(m.outer.mode, OUTER_DENSE);
-    CHECK_NEAR(m.outer.learning_rate, 0.7, 0);
+    CHECK(m.outer.learning_rate == RATE_AUTO);
     CHECK_NEAR(m.outer.momentum, 0.9, 0);
     CHECK_EQUAL(m.outer.period, 4);
     CHECK_EQUAL(m.codec.kind, CODEC_INT8);
     CHECK_NEAR(m.codec.decay, 0, 0);
-    check_refused("name: demo\nouter.mode: dense\n",
-                  "outer.period: must be given in dense mode: write 1 to 4096");
+    CHECK_OK(parse("name: demo\nouter.mode: dense\n", &m, &error));
+    CHECK_EQUAL(m.outer.period, MANIFEST_AUTO);
     check_refused("outer.mode: sparse\n", "name: must be given: write 1-32 characters");
 }
 
@@ -410,7 +410,7 @@ TEST(the_digest_of_the_defaults_is_a_constant_of_the_format) {
     CHECK_OK(parse("name: golden", &m, &error));
     manifest_digest(&m, digest);
     CHECK_TEXT(hex_encode(digest, DIGEST_SIZE, hex),
-               "c4aaaccd7951dd0feb5d02a2f58efb6589a46e7371f57aca7e3f2f7d6d814640");
+               "16df26790c421cd19a411b4854149d4496c592fdbbd2c7a55078fc64214811cf");
 }
 
 /* Every kind of value, none at its default: what is signed and stored by runs that are under
@@ -433,18 +433,18 @@ TEST(the_canonical_bytes_of_every_kind_of_value_are_a_constant_of_the_format) {
     char *text = canonical_text(&m), hex[HEX32_SIZE];
     uint8_t digest[DIGEST_SIZE];
     CHECK(strncmp(text, head, strlen(head)) == 0);
-    CHECK_CONTAINS(text, "merge.grace: 1500ms\nmerge.staleness_cap: 16\n");
+    CHECK_CONTAINS(text, "merge.grace: 1500ms\nmerge.staleness_cap: auto\n");
     CHECK_CONTAINS(text, "merge.warmup_grace: forever\n");
     CHECK_CONTAINS(text, "admission.expiry: 3d\n");
     CHECK_CONTAINS(text, "inner.learning_rate: 0.12345678901234568\n");
     CHECK_CONTAINS(text, "codec.kind: bf16\ncodec.decay: 0\n");
     manifest_digest(&m, digest);
     CHECK_TEXT(hex_encode(digest, DIGEST_SIZE, hex),
-               "8d742ddf61dcd1657c58caad4efd15e2aaab77a49f2f1f7d902a977fb2e08243");
+               "184e2b9c873cb52f4df905bb9bc6672f0d1e127b7ce65167943e35b5380fff1a");
     m.admission.expiry_ms = 0;
     manifest_digest(&m, digest);
     CHECK_TEXT(hex_encode(digest, DIGEST_SIZE, hex),
-               "fd909c083887b8bbf1fbb59c2097d4b1e0643a1e6e576091b4ef2e0a99a54409");
+               "d72bca1cf2282fb4ab4e858c39901511d92298adcd9e445b661d80e7b155acfd");
     free(text);
 }
 
@@ -510,18 +510,14 @@ static char *example_with(const char *old, const char *new) {
 TEST(the_example_with_another_mode_takes_that_modes_defaults) {
     struct manifest m, wanted;
     struct error error = {0};
-    char *bare = example_with("  mode: sparse\n", "  mode: dense\n");
-    CHECK_STATUS(parse(bare, &m, &error), INVALID);
-    CHECK_CONTAINS(error.message, "outer.period: must be given in dense mode");
-    error = (struct error){0};
-    char *dense = example_with("  mode: sparse\n", "  mode: dense\n  period: 4\n");
+    char *dense = example_with("  mode: sparse\n", "  mode: dense\n");
     CHECK_OK(parse(dense, &m, &error));
-    CHECK_OK(parse("name: my-run\nouter: {mode: dense, period: 4}\n", &wanted, &error));
+    CHECK_OK(parse("name: my-run\nouter: {mode: dense}\n", &wanted, &error));
     char *a = canonical_text(&m), *b = canonical_text(&wanted);
     CHECK_TEXT(a, b);
-    CHECK_NEAR(m.outer.learning_rate, 0.7, 0);
+    CHECK(m.outer.learning_rate == RATE_AUTO);
     CHECK_NEAR(m.outer.momentum, 0.9, 0);
-    free(a), free(b), free(bare), free(dense);
+    free(a), free(b), free(dense);
 }
 
 static void warns(const char *yaml, const char *part) {

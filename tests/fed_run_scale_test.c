@@ -51,10 +51,90 @@ TEST(a_step_that_the_ledger_does_not_justify_is_refused) {
     entry = planned_step(f, 0, 3);
     entry.step.parts[1].scale = 0;
     fixture_refused(f, &entry, "the rules give 1");
+    entry = planned_step(f, 0, 3);
+    entry.step.rate = 0.5f;
+    fixture_refused(f, &entry, "the rules give 1 and 1");
+    entry = planned_step(f, 0, 3);
+    entry.step.period = 2;
+    fixture_refused(f, &entry, "the rules give 1 and 1");
+    entry = planned_step(f, 0, 3);
     fixture_step(f, 0, 3);
     entry.step.version = 2;
     entry.step.parts[1].scale = 1;
     fixture_refused(f, &entry, "not a waiting contribution");
+    fixture_close(f);
+}
+
+static void away(struct fixture *f, enum ledger_kind kind, uint32_t site) {
+    struct ledger_entry entry = fixture_entry(f, kind);
+    entry.presence.site = site;
+    fixture_append(f, &entry);
+}
+
+TEST(a_step_of_one_part_counts_less_the_more_sites_are_present) {
+    struct fixture *f = fixture_open("merge.warmup_steps: 0\n", 5000);
+    fixture_sites(f, 8);
+    fixture_contribute(f, 1, 0, 0, 0.01f);
+    fixture_contribute(f, 2, 0, 0, 0.01f);
+    CHECK_NEAR(planned_step(f, 0, 1).step.parts[0].scale, 0.5, 0);
+    CHECK_NEAR(planned_step(f, 0, 2).step.parts[0].scale, 0.5 + 0.5 / 7, 1e-6);
+    for (uint32_t site = 3; site <= 6; site++) away(f, LEDGER_SITE_AWAY, site);
+    CHECK_NEAR(planned_step(f, 0, 1).step.parts[0].scale, 1, 0);
+    struct ledger_entry entry = planned_step(f, 0, 1);
+    away(f, LEDGER_SITE_BACK, 3); /* what was planned before does not hold after */
+    fixture_refused(f, &entry, "the rules give 0.7999");
+    fixture_close(f);
+    f = fixture_open("outer.learning_rate: 0.5\n", 5000); /* named: it stands for all steps */
+    fixture_sites(f, 8);
+    fixture_contribute(f, 1, 0, 0, 0.01f);
+    CHECK_NEAR(planned_step(f, 0, 1).step.parts[0].scale, 1, 0);
+    CHECK_NEAR(planned_step(f, 0, 1).step.rate, 0.5, 0);
+    fixture_close(f);
+}
+
+TEST(the_cap_is_twice_the_most_sites_that_were_present_since_the_base) {
+    struct fixture *f = fixture_open("merge.warmup_steps: 0\n", 5000);
+    fixture_sites(f, 20);
+    CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 0), 40);
+    for (uint32_t site = 3; site <= 20; site++) away(f, LEDGER_SITE_LEFT, site);
+    CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 0), 40); /* they were there at the base */
+    for (uint64_t version = 0; version < 2; version++) {
+        fixture_contribute(f, 1, 0, version, 0.01f);
+        fixture_step(f, 0, 1);
+    }
+    CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 0), 40);
+    CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 1), 16); /* never fewer */
+    CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 2), 16);
+    away(f, LEDGER_SITE_BACK, 3);
+    for (uint32_t site = 4; site <= 12; site++) away(f, LEDGER_SITE_BACK, site);
+    CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 1), 24);
+    fixture_close(f);
+    f = fixture_open("merge.staleness_cap: 3\n", 5000);
+    fixture_sites(f, 20);
+    CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 0), 3);
+    fixture_close(f);
+}
+
+TEST(the_period_is_the_number_of_present_sites_once_the_sum_is_cleared) {
+    struct fixture *f = fixture_open("outer: {mode: dense}\n", 5000);
+    fixture_sites(f, 3);
+    for (uint32_t site = 1; site <= 2; site++) {
+        fixture_contribute(f, site, 0, 0, 0.01f);
+        fixture_step(f, 0, 1);
+    }
+    CHECK_EQUAL(f->model.sums[0].count, 2);
+    CHECK_EQUAL(f->model.sums[0].period, 3);
+    away(f, LEDGER_SITE_AWAY, 3);
+    fixture_contribute(f, 1, 0, 2, 0.01f);
+    CHECK_EQUAL(planned_step(f, 0, 1).step.period, 2);
+    fixture_step(f, 0, 1); /* the third: D is cleared, as it was begun */
+    CHECK_EQUAL(f->model.sums[0].count, 0);
+    for (uint64_t version = 3; version < 5; version++) {
+        fixture_contribute(f, 1, 0, version, 0.01f);
+        fixture_step(f, 0, 1);
+        CHECK_EQUAL(f->model.sums[0].period, 2);
+        CHECK_EQUAL(f->model.sums[0].count, version == 3 ? 1 : 0);
+    }
     fixture_close(f);
 }
 

@@ -60,6 +60,8 @@ static void append_contribution(struct journal *journal, uint64_t sequence, cons
 static void append_step(struct journal *journal, uint64_t version, uint64_t part) {
     struct ledger_entry entry = {.kind = LEDGER_STEP, .epoch = 1};
     entry.step.version = version;
+    entry.step.rate = 1;
+    entry.step.period = 1;
     entry.step.count = 1;
     entry.step.parts[0] = (struct step_part){.index = part, .scale = 1};
     append(journal, &entry);

@@ -187,7 +187,9 @@ static void tell_steps(const char *name, enum outer_mode mode, enum codec codec,
             inputs[part] = (struct step_input){payloads[part], part ? 0.3f : 1.0f};
             free(delta);
         }
-        need(model_state_step(&state, 0, version, 2, inputs, root, &error), &error);
+        need(model_state_step(&state, 0, version, &(struct step_rules){0.7f, 2}, 2, inputs, root,
+                              &error),
+             &error);
         snprintf(line, sizeof line, "%s-root-%u", name, (unsigned)version);
         tell_digest(line, root);
         for (unsigned part = 0; part < 2; part++) payload_destroy(payloads[part]);

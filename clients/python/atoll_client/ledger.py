@@ -73,7 +73,7 @@ class Ledger:
             raise Untrue(f"entry {entry.index}: nobody invited {entry.name}, or it came twice")
         self.sites[entry.site] = SimpleNamespace(
             name=entry.name, public_key=entry.public_key, revoked=False, last_sequence=0,
-            last_digest=signed.ZERO)
+            last_digest=signed.ZERO, presence="present")
 
     def _revoked(self, entry):
         site = self._site(entry, entry.site)
@@ -125,6 +125,12 @@ class Ledger:
             raise Untrue(f"entry {entry.index}: epoch {entry.epoch} after {self.epoch}")
         self.epoch = entry.epoch
 
+    def _presence(self, entry):
+        site, word = self._site(entry, entry.site), PRESENCE[entry.kind]
+        if site.revoked or site.presence == word or (site.presence, word) == ("left", "away"):
+            raise Untrue(f"entry {entry.index}: site {entry.site} is {site.presence} already")
+        site.presence = word
+
     def _inner_steps(self, entry):
         self.inner_steps = entry.inner_steps
 
@@ -169,6 +175,7 @@ def check_payload(contribution, payload):
         raise Untrue("a payload is not the one that its header names")
 
 
+PRESENCE = {signed.AWAY: "away", signed.BACK: "present", signed.LEFT: "left"}
 KINDS = {signed.GENESIS: "genesis", signed.INVITED: "invited", signed.ADDED: "added",
          signed.REVOKED: "revoked", signed.CONTRIBUTION: "contribution", signed.STEP: "step",
          signed.PAUSED: "phase", signed.RESUMED: "phase", signed.STOPPED: "phase",

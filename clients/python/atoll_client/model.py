@@ -15,10 +15,9 @@ class Model:
         self.ledger, self.parameters = ledger, ledger.genesis.parameters
         self.fragments, self.dense = int(m["fragments"]), m["outer.mode"] == "dense"
         self.kind = m["codec.kind"]
-        self.rate = numpy.float32(float(m["outer.learning_rate"]))
         self.momentum_rate = numpy.float32(float(m["outer.momentum"]))
-        self.period = int(m["outer.period"])
-        self.version, self.counts = 0, [0] * self.fragments
+        self.version = 0
+        self.counts, self.periods = [0] * self.fragments, [0] * self.fragments
         self.theta = numpy.zeros(self.parameters, numpy.float32)
         self.momentum, self.accumulated = self.theta.copy(), self.theta.copy()
 
@@ -26,11 +25,14 @@ class Model:
         return signed.state_root(self.theta.astype("<f4").tobytes())
 
     def load(self, descriptor, content):
-        """counts (u64 per fragment), theta and, in dense mode, momentum and accumulated."""
+        """Per fragment the contributions in D and the period (u32), theta and, in dense mode,
+        momentum and accumulated."""
         arrays = 3 if self.dense else 1
         if len(content) != 8 * self.fragments + arrays * 4 * self.parameters:
             raise Untrue("a snapshot is not of this model's size")
-        self.counts = [int(n) for n in numpy.frombuffer(content, "<u8", self.fragments)]
+        sums = numpy.frombuffer(content, "<u4", 2 * self.fragments)
+        self.counts = [int(n) for n in sums[::2]]
+        self.periods = [int(n) for n in sums[1::2]]
         values = numpy.frombuffer(content, "<f4", offset=8 * self.fragments)
         parts = values.astype(numpy.float32).reshape(arrays, self.parameters)
         self.theta = parts[0].copy()
@@ -48,27 +50,31 @@ class Model:
         parts = [(*codec.sent(self.kind, payloads[index], count), numpy.float32(scale))
                  for index, scale in entry.parts]
         move = self._dense if self.dense else self._sparse
-        move(entry.fragment, slice(start, start + count), parts)
+        move(entry, slice(start, start + count), parts)
         self.version = entry.version
         if entry.root and self.root() != entry.root:
             raise Untrue(f"version {self.version} has another state root here than in the ledger")
 
-    def _dense(self, fragment, at, parts):
+    def _dense(self, entry, at, parts):
         """Delayed Nesterov, one contribution after the other."""
-        n = numpy.float32(self.period)
+        fragment, rate = entry.fragment, numpy.float32(entry.rate)
         theta, momentum, d = self.theta[at], self.momentum[at], self.accumulated[at]
         for _, values, scale in parts:
             g = values * scale
             d += g
-            if (self.counts[fragment] + 1) % self.period == 0:
-                momentum[:] = self.momentum_rate * momentum + d / n
-                theta -= self.rate * (self.momentum_rate * momentum + g / n)
-                d[:] = 0
-            else:
-                theta -= self.rate * (g / n)
+            if self.counts[fragment] == 0:  # another period holds once D is cleared
+                self.periods[fragment] = entry.period
+            n = numpy.float32(self.periods[fragment])
             self.counts[fragment] += 1
+            if self.counts[fragment] >= self.periods[fragment]:
+                momentum[:] = self.momentum_rate * momentum + d / n
+                theta -= rate * (self.momentum_rate * momentum + g / n)
+                d[:] = 0
+                self.counts[fragment] = 0
+            else:
+                theta -= rate * (g / n)
 
-    def _sparse(self, fragment, at, parts):
+    def _sparse(self, entry, at, parts):
         """Each coordinate moves by the mean over the parts that sent it."""
         theta = self.theta[at]
         total, senders = numpy.zeros_like(theta), numpy.zeros(len(theta), numpy.int64)
@@ -77,5 +83,4 @@ class Model:
             senders[places] += 1
         moved = senders > 0
         divisor = senders[moved].astype(numpy.float32)
-        theta[moved] = theta[moved] - self.rate * (total[moved] / divisor)
-        self.counts[fragment] += len(parts)
+        theta[moved] = theta[moved] - numpy.float32(entry.rate) * (total[moved] / divisor)

@@ -217,6 +217,7 @@ def decode_entry(raw):
     elif e.kind == STEP:
         e.fragment, e.version = read.number("I"), read.number("Q")
         e.root = read.take(32) if read.number("?") else None
+        e.rate, e.period = read.number("f"), read.number("I")
         e.parts = [(read.number("Q"), read.number("f")) for _ in range(read.number("H"))]
     elif e.kind in (PAUSED, RESUMED, STOPPED):
         e.reason = read.text(REASON_SIZE)
