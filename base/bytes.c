@@ -14,8 +14,19 @@ bool bytes_equal(struct bytes a, struct bytes b) {
     return a.size == b.size && (a.size == 0 || memcmp(a.data, b.data, a.size) == 0);
 }
 
+/* Keys, tokens and messages that hold them are small. What is as small as they are is overwritten
+ * wherever a buffer lets go of memory, growing included, so that no caller has to know. */
+enum { SMALL = 16384 };
+
+static void let_go(uint8_t *data, size_t size) {
+    if (size <= SMALL)
+        free_clearing(data, size);
+    else
+        free(data);
+}
+
 void buffer_deinit(struct buffer *buffer) {
-    free(buffer->data);
+    let_go(buffer->data, buffer->capacity);
     *buffer = (struct buffer){0};
 }
 
@@ -23,7 +34,14 @@ void buffer_reserve(struct buffer *buffer, size_t capacity) {
     if (capacity <= buffer->capacity) return;
     size_t doubled = buffer->capacity * 2;
     size_t next = MAX(MAX(capacity, doubled), (size_t)64);
-    buffer->data = xrealloc(buffer->data, next);
+    if (buffer->capacity > 0 && buffer->capacity <= SMALL) { /* realloc would leave a copy */
+        uint8_t *moved = xmalloc(next);
+        memcpy(moved, buffer->data, buffer->capacity);
+        let_go(buffer->data, buffer->capacity);
+        buffer->data = moved;
+    } else {
+        buffer->data = xrealloc(buffer->data, next);
+    }
     buffer->capacity = next;
 }
 

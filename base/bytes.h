@@ -25,7 +25,8 @@ static inline struct bytes bytes_of(const void *data, size_t size) {
 }
 bool bytes_equal(struct bytes a, struct bytes b);
 
-/* --- growing buffer, owned by its holder; start with {0}, end with buffer_deinit --- */
+/* --- growing buffer, owned by its holder; start with {0}, end with buffer_deinit. Memory that a
+ * small one lets go of is overwritten, as it may hold a key. --- */
 struct buffer {
     uint8_t *data;
     size_t size, capacity;

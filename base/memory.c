@@ -62,9 +62,11 @@ enum status memory_try(size_t count, size_t size, void **out, struct error *erro
     return OK;
 }
 
+/* The compiler must believe that somebody looks at it afterwards. */
 void clear(void *pointer, size_t size) {
-    volatile unsigned char *bytes = pointer;
-    for (size_t i = 0; i < size; i++) bytes[i] = 0;
+    if (size == 0) return;
+    memset(pointer, 0, size);
+    __asm__ volatile("" : : "r"(pointer) : "memory");
 }
 
 void free_clearing(void *pointer, size_t size) {

@@ -6,6 +6,7 @@
 #include <openssl/bn.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
+#include <openssl/x509.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -45,39 +46,71 @@ enum status key_pair_create(struct key_pair **out, struct error *error) {
     return status;
 }
 
-/* An encrypted key must fail, not ask the terminal for a passphrase. */
-static int no_passphrase(char *out, int size, int writing, void *context) {
-    (void)out, (void)size, (void)writing, (void)context;
-    return -1;
-}
+#define PEM_BEGIN "-----BEGIN PRIVATE KEY-----"
+#define PEM_END "-----END PRIVATE KEY-----"
 
-/* White space apart, nothing may follow: what follows a key could be mistaken for a part of it. */
-static bool only_space_left(BIO *bio) {
-    char c;
-    while (BIO_read(bio, &c, 1) == 1) {
-        if (!strchr(" \t\r\n", c) || c == 0) return false;
+enum { PEM_LIMIT = 4096, RAW_HEADER = 2 /* OCTET STRING, 32 bytes (RFC 8410) */ };
+
+static bool is_space(char c) { return c != 0 && strchr(" \t\r\n", c) != NULL; }
+
+/* The base64 between the two lines into `out`, without white space; its size, 0: there is none.
+ * White space apart, nothing may follow: what follows a key could be mistaken for a part of it. */
+static size_t take_base64(struct bytes pem, unsigned char out[static PEM_LIMIT], bool *is_last) {
+    const char *from = memmem(pem.data, pem.size, PEM_BEGIN, sizeof PEM_BEGIN - 1);
+    if (!from) return 0;
+    from += sizeof PEM_BEGIN - 1;
+    const char *stop = (const char *)pem.data + pem.size,
+               *to = memmem(from, (size_t)(stop - from), PEM_END, sizeof PEM_END - 1);
+    if (!to) return 0;
+    size_t size = 0;
+    for (const char *at = from; at < to; at++) {
+        if (!is_space(*at)) out[size++] = (unsigned char)*at;
     }
-    return true;
+    *is_last = true;
+    for (const char *at = to + sizeof PEM_END - 1; at < stop; at++) *is_last &= is_space(*at);
+    return size;
 }
 
-enum status key_pair_from_pem(struct bytes pem, struct key_pair **out, struct error *error) {
-    if (pem.size == 0 || pem.size > 4096)
-        return error_set(error, INVALID, "a private key of %zu bytes", pem.size);
-    BIO *bio = BIO_new_mem_buf(pem.data, (int)pem.size);
-    if (!bio) return openssl_failed(error, FAILED, "read a private key");
-    EVP_PKEY *pkey = PEM_read_bio_PrivateKey(bio, NULL, no_passphrase, NULL);
+static enum status read_pkcs8(const unsigned char *der, long size, EVP_PKEY **out,
+                              struct error *error) {
+    const unsigned char *raw = NULL, *at = der;
+    const ASN1_OBJECT *kind = NULL;
+    int raw_size = 0;
+    PKCS8_PRIV_KEY_INFO *info = d2i_PKCS8_PRIV_KEY_INFO(NULL, &at, size);
     enum status status = OK;
-    if (!pkey) {
+    if (!info || PKCS8_pkey_get0(&kind, &raw, &raw_size, NULL, info) != 1)
         status = openssl_failed(error, INVALID, "read a private key (PEM PKCS#8, unencrypted)");
-    } else if (EVP_PKEY_get_base_id(pkey) != EVP_PKEY_ED25519) {
+    else if (OBJ_obj2nid(kind) != NID_ED25519)
         status = error_set(error, INVALID, "the private key is not Ed25519");
-    } else if (!only_space_left(bio)) {
-        status = error_set(error, INVALID, "something follows the private key");
-    }
-    BIO_free(bio);
-    if (status == OK) return from_pkey(pkey, out, error);
-    EVP_PKEY_free(pkey);
+    else if (raw_size != RAW_HEADER + KEY_SEED_SIZE || raw[0] != 4 || raw[1] != KEY_SEED_SIZE)
+        status = error_set(error, INVALID, "the private key is not of 32 bytes");
+    if (status == OK && !(*out = EVP_PKEY_new_raw_private_key(EVP_PKEY_ED25519, NULL,
+                                                              raw + RAW_HEADER, KEY_SEED_SIZE)))
+        status = openssl_failed(error, FAILED, "make an Ed25519 key");
+    PKCS8_PRIV_KEY_INFO_free(info); /* overwrites */
     return status;
+}
+
+/* By hand what PEM_read_bio_PrivateKey does: in OpenSSL 3.0 that leaves the key's text and its
+ * bytes in memory that it frees. */
+enum status key_pair_from_pem(struct bytes pem, struct key_pair **out, struct error *error) {
+    if (pem.size == 0 || pem.size > PEM_LIMIT)
+        return error_set(error, INVALID, "a private key of %zu bytes", pem.size);
+    unsigned char text[PEM_LIMIT], der[PEM_LIMIT];
+    bool is_last = false;
+    EVP_PKEY *pkey = NULL;
+    size_t size = take_base64(pem, text, &is_last);
+    int der_size = size > 0 && size % 4 == 0 ? EVP_DecodeBlock(der, text, (int)size) : -1;
+    enum status status = OK;
+    if (der_size < 0)
+        status = error_set(error, INVALID, "this is not a private key (PEM PKCS#8, unencrypted)");
+    else if (!is_last)
+        status = error_set(error, INVALID, "something follows the private key");
+    else
+        status = read_pkcs8(der, der_size, &pkey, error);
+    clear(text, sizeof text);
+    clear(der, sizeof der);
+    return status == OK ? from_pkey(pkey, out, error) : status;
 }
 
 enum status private_key_write(const EVP_PKEY *pkey, struct buffer *out, struct error *error) {

@@ -18,11 +18,13 @@ void arena_create(struct arena *arena, size_t size) {
 }
 
 void arena_deinit(struct arena *arena) {
+    clear(arena->memory, arena->used); /* a message may have held a secret */
     if (arena->owned) free(arena->memory);
     *arena = (struct arena){0};
 }
 
 void arena_reset(struct arena *arena) {
+    clear(arena->memory, arena->used);
     arena->used = 0;
     arena->limit = arena->size;
     arena->refused = false;

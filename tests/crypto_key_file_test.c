@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/memory.h"
+#include "base/random.h"
 #include "crypto/key_file.h"
 #include "tests/test.h"
 
@@ -139,4 +141,73 @@ TEST(openssls_own_tool_reads_our_keys_and_we_read_its) {
     key_pair_destroy(other);
     free(ours);
     free(theirs);
+}
+
+/* ---- what stays in memory -------------------------------------------------------------------- */
+
+enum { MASK = 0x5a, NEEDLE = 24 };
+
+/* Whether this process's writable memory has those bytes, which are given masked, so that the
+ * needle itself is not found. */
+__attribute__((no_sanitize("address"))) static bool memory_has(const uint8_t masked[NEEDLE]) {
+    FILE *maps = fopen("/proc/self/maps", "r");
+    char line[512];
+    bool found = false;
+    CHECK(maps);
+    while (!found && fgets(line, sizeof line, maps)) {
+        unsigned long long from, to;
+        char rights[5];
+        if (sscanf(line, "%llx-%llx %4s", &from, &to, rights) != 3) continue;
+        if (rights[0] != 'r' || rights[1] != 'w' || strstr(line, "[v") || to - from > (64u << 20))
+            continue;
+        const volatile uint8_t *memory = (const volatile uint8_t *)(uintptr_t)from;
+        for (uint64_t at = 0; at + NEEDLE <= to - from && !found; at++) {
+            size_t same = 0;
+            while (same < NEEDLE && (memory[at + same] ^ MASK) == masked[same]) same++;
+            found = same == NEEDLE;
+        }
+    }
+    fclose(maps);
+    return found;
+}
+
+/* The middle of the key's text, where each key is another. */
+static void needle_of(const uint8_t *pem, size_t size, uint8_t out[NEEDLE]) {
+    const char *line = memchr(pem, '\n', size);
+    CHECK(line);
+    line += 1 + 24; /* the first of it says that it is an Ed25519 key */
+    for (size_t i = 0; i < NEEDLE; i++) out[i] = (uint8_t)line[i] ^ MASK;
+}
+
+TEST(no_copy_of_a_private_key_stays_in_memory_once_it_is_let_go) {
+    struct error error = {0};
+    struct key_pair *key = NULL;
+    struct buffer pem = {0};
+    uint8_t needle[NEEDLE], seed[KEY_SEED_SIZE], raw[NEEDLE];
+    char *path = path_of("some.key");
+    random_system(seed, sizeof seed);
+    for (size_t i = 0; i < NEEDLE; i++) raw[i] = seed[i] ^ MASK;
+    CHECK_OK(key_pair_from_seed(seed, &key, &error));
+    clear(seed, sizeof seed);
+    CHECK_OK(key_pair_to_pem(key, &pem, &error));
+    needle_of(pem.data, pem.size, needle);
+    CHECK(memory_has(needle));                        /* the search can find it */
+    for (int i = 0; i < 200; i++) buffer_u8(&pem, 0); /* and a buffer that grows is elsewhere */
+    buffer_deinit(&pem);
+    CHECK(!memory_has(needle));
+    CHECK_OK(key_file_save(path, key, &error));
+    CHECK(!memory_has(needle));
+    key_pair_destroy(key);
+    CHECK(!memory_has(needle));
+    CHECK_OK(key_file_read(path, false, &pem, &error));
+    buffer_u8(&pem, 0); /* as TLS takes it */
+    buffer_deinit(&pem);
+    CHECK(!memory_has(needle));
+    CHECK(!memory_has(raw));
+    CHECK_OK(key_file_load(path, &key, &error));
+    CHECK(memory_has(raw)); /* while it is in use */
+    key_pair_destroy(key);
+    CHECK(!memory_has(needle));
+    CHECK(!memory_has(raw));
+    free(path);
 }

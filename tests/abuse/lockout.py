@@ -13,6 +13,11 @@ import sys
 import threading
 import time
 
+try:
+    import grpc
+except ImportError:  # the tests are skipped
+    grpc = None
+
 import harness
 from harness import HERE, SECONDS, Run, main, noise, submit
 
@@ -51,6 +56,7 @@ class Honest:
         self.site = run.join("honest")
         self.follower = run.follow(self.site)
         self.slowest, self.count, self.names = {}, 0, itertools.count()
+        self.joins_again = 0
 
     def timed(self, what, call):
         begun = time.monotonic()
@@ -75,12 +81,24 @@ class Honest:
         with self.client.Connection.of_admin(self.run.address, self.run.keys) as connection:
             token = self.timed("invite", lambda: self.client.invite(
                 connection, name, self.run.read("ca.pem"))).token
-        other = self.timed("join", lambda: self.client.join(self.run.address, token,
-                                                            timeout=SECONDS))
+        other = self.timed("join", lambda: self.join(token))
         with self.client.Connection.of_admin(self.run.address, self.run.keys) as connection:
             self.timed("revoke", lambda: self.client.admin(
                 connection, "revoke", SECONDS, site_name=name, reason="no longer needed"))
         assert other.number > 0
+
+    def join(self, token):
+        """As a newcomer does among too many strangers: again (docs/protocol.md)."""
+        limit = time.monotonic() + SECONDS
+        while True:
+            try:
+                return self.client.join(self.run.address, token, timeout=SECONDS)
+            except grpc.RpcError as error:
+                if (error.code() not in (grpc.StatusCode.RESOURCE_EXHAUSTED,
+                                         grpc.StatusCode.UNAVAILABLE) or
+                        time.monotonic() > limit):
+                    raise
+                self.joins_again += 1
 
     def work(self, seconds):
         limit, rounds = time.monotonic() + seconds, 0
@@ -89,7 +107,8 @@ class Honest:
             self.order()
             rounds += 1
         slowest = " ".join(f"{what} {took:.3f} s" for what, took in self.slowest.items())
-        print(f"    {rounds} rounds; the slowest {slowest}", flush=True)
+        print(f"    {rounds} rounds; the slowest {slowest}; {self.joins_again} joins came again",
+              flush=True)
         return rounds
 
 
