@@ -94,7 +94,7 @@ MUST_USE enum status directory_contribution(struct directory *data, uint64_t ind
 
 enum { DIRECTORY_NAMING_LIMIT = 16 };
 /* The entries of contributions whose payload has that digest, the newest first, of many the newest.
- * *count is set in any case, to what was found until then. */
+ * A damaged entry names nothing. *count is set in any case, to what was found until then. */
 MUST_USE enum status directory_naming(struct directory *data,
                                       const uint8_t digest[static DIGEST_SIZE],
                                       uint64_t out[static DIRECTORY_NAMING_LIMIT], size_t *count,

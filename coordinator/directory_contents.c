@@ -63,20 +63,21 @@ static enum status names(struct bytes raw, const uint8_t digest[static DIGEST_SI
 enum status directory_naming(struct directory *data, const uint8_t digest[static DIGEST_SIZE],
                              uint64_t out[static DIRECTORY_NAMING_LIMIT], size_t *count,
                              struct error *error) {
-    struct store_scan *scan = store_scan_open(data->store, TABLE_LEDGER, bytes_of(NULL, 0),
-                                              bytes_of(NULL, 0), STORE_DESCENDING);
-    struct bytes key, value;
-    enum status status = OK;
+    struct buffer raw = {0};
+    uint64_t index = 0;
     *count = 0;
-    while (*count < DIRECTORY_NAMING_LIMIT && status == OK) {
+    enum status status = store_count(data->store, TABLE_LEDGER, &index, error);
+    /* one by one, as what is wrong with one record ends a scan, and others are to be found */
+    while (status == OK && index-- > 0 && *count < DIRECTORY_NAMING_LIMIT) {
         bool is_named = false;
-        status = store_scan_next(scan, &key, &value, error);
-        if (status == OK) status = names(value, digest, &is_named, error);
-        if (status == OK && is_named) status = store_key_u64_read(key, &out[*count], error);
-        if (status == OK && is_named) ++*count;
+        raw.size = 0;
+        status = source_entry(data, index, &raw, error);
+        if (status == OK) status = names(buffer_bytes(&raw), digest, &is_named, error);
+        if (status == CORRUPT || status == INVALID) status = OK; /* told where it is needed */
+        if (is_named) out[(*count)++] = index;
     }
-    store_scan_close(scan);
-    return status == NOT_FOUND ? OK : status;
+    buffer_deinit(&raw);
+    return status;
 }
 
 enum status directory_check_end(struct directory *data, uint64_t size, struct error *error) {

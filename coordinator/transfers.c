@@ -311,10 +311,11 @@ static void tell_lost(struct transfers *transfers, const uint8_t digest[static D
     struct error error = {0};
     size_t count = 0;
     enum status status = directory_naming(data, digest, entries, &count, &error);
-    for (size_t i = 0; i < count && status == OK; i++) {
-        lost[i].index = entries[i];
-        status = directory_contribution(data, entries[i], &lost[i].contribution, &error);
-        event.applied.lost_count += status == OK;
+    for (size_t i = 0; i < count; i++) {
+        struct lost_payload *next = &lost[event.applied.lost_count];
+        next->index = entries[i];
+        if (directory_contribution(data, entries[i], &next->contribution, &error) == OK)
+            event.applied.lost_count++;
     }
     if (status != OK) log_warn("ledger_not_searched", "reason=\"%s\"", error.message);
     if (event.applied.lost_count == 0) return;
