@@ -350,6 +350,7 @@ static enum status outer_step(struct train *train, uint32_t count, struct error 
     clip_step(&train->clip, &rules, milliseconds_of(train->now), enrolled(train));
     version_release(train, train->newest);
     train->newest = version_take(train);
+    version_remember(train);
     deliver_step(train, count);
     pending_drop(train, count);
     return OK;
@@ -591,7 +592,8 @@ enum status train_memory(const struct train_options *options, uint64_t *out, str
     one.length = one.model.context;
     one.threads = 1;
     TRY(trainer_check(&one, error));
-    *out = sites * (12 + sparse + 4) * parameters + (sites + 2) * 4 * parameters +
+    *out = sites * (12 + sparse + 4) * parameters +
+           (sites + 2 + options->average) * 4 * parameters +
            model_state_memory(options->manifest, parameters) +
            threads_of(options) * trainer_memory(&one);
     return OK;
@@ -680,6 +682,9 @@ static void train_close(struct train *train) {
         free(one);
     }
     while (train->heap.count) version_release(train, event_pop(train).version);
+    for (uint64_t i = 0; i < MIN(train->last_count, (uint64_t)train->options->average); i++)
+        version_release(train, train->last[i]);
+    free(train->last);
     version_release(train, train->newest);
     for (uint32_t i = 0; i < train->threads; i++) trainer_destroy(train->trainers[i]);
     codec_encoder_destroy(train->encoder);
@@ -762,7 +767,9 @@ static void finish(struct train *train, struct train_result *out) {
 static enum status export_last(struct train *train, struct error *error) {
     if (!train->options->export_to) return OK;
     bool bytes = train->options->manifest->tokenizer == TOKENIZER_BYTE;
-    return export_model(train->options->export_to, &train->layout, train->model.theta,
+    float *parameters = trainer_parameters_to_change(train->trainers[0]);
+    version_average(train, parameters);
+    return export_model(train->options->export_to, &train->layout, parameters,
                         (int64_t)train->model.version, bytes, error);
 }
 

@@ -15,8 +15,9 @@
  * Memory is for distinct state only. With P parameters, K sites and W threads (train_memory):
  *     K * (12 P + 4 P sparse + 4 P)      theta and AdamW's moments; error feedback; the snapshot of
  *                                        a message under way
- *     (K + 2) * 4 P at most              versions of the global model that somebody stands on,
- *                                        shared and counted
+ *     (K + 2 + A) * 4 P at most          versions of the global model that somebody stands on,
+ *                                        shared and counted; A of them to be averaged. Those on
+ *                                        their way down a slow link come on top
  *     model_state_memory + W * trainer_memory
  * A site that crashes loses what it trained since its last round or checkpoint, by never training
  * it.
@@ -83,10 +84,12 @@ struct train_options {
     bool one_cluster;         /* the reference: no federation at all */
     bool no_feedback;         /* sparse mode without its error feedback, for comparison */
     double drop, duplicate;   /* shares of messages that are lost (and told so), or come twice */
-    uint64_t token_limit;     /* of all sites together, where it ends; 0: none */
-    const char *export_to;    /* a directory for the last version; NULL: none */
-    double duration;          /* virtual seconds */
-    double evaluate_every;    /* virtual seconds */
+    uint32_t
+        average; /* the mean of so many last versions is evaluated and exported; 0, 1: newest */
+    uint64_t token_limit;  /* of all sites together, where it ends; 0: none */
+    const char *export_to; /* a directory for the last version; NULL: none */
+    double duration;       /* virtual seconds */
+    double evaluate_every; /* virtual seconds */
     enum train_hostile hostile;
     uint32_t hostile_sites;      /* the last so many */
     double hostile_from;         /* virtual seconds */

@@ -104,6 +104,8 @@ struct train {
     struct layout layout;
     struct model_state model;
     struct train_version *newest;
+    struct train_version **last; /* [average], owned: a ring of the last versions; NULL: none is */
+    uint64_t last_count;         /* ever put there */
     uint64_t version_count, versions_most;
     struct data **data;
     struct train_site *sites;
@@ -156,6 +158,10 @@ struct train_version *version_hold(struct train_version *version);
 void version_release(struct train *train, struct train_version *version);
 /* The model's theta as it is now. */
 struct train_version *version_take(struct train *train);
+/* The newest version joins those that are averaged. */
+void version_remember(struct train *train);
+/* What is evaluated and exported: the newest version, or the mean of the last; [parameters]. */
+void version_average(const struct train *train, float *out);
 void site_step_due(struct train *train, struct train_site *site);
 /* Trains everything that is due at sites that cannot lose it, and at `must`, in parallel. */
 MUST_USE enum status sites_flush(struct train *train, struct train_site *must, struct error *error);

@@ -41,6 +41,7 @@ static void write_rules(struct json_writer *json, const struct train_options *op
     json_bool(json, m->inner.dylu);
     json_key(json, "one_cluster");
     json_bool(json, options->one_cluster);
+    count(json, "average", options->average);
     count(json, "follow_interval", options->follow_interval);
     count(json, "batch_tokens", (uint64_t)options->sequences * m->model.context);
     json_end_object(json);

@@ -32,6 +32,29 @@ struct train_version *version_take(struct train *train) {
     return version;
 }
 
+void version_remember(struct train *train) {
+    uint32_t average = train->options->average;
+    if (average < 2) return;
+    if (!train->last) train->last = xcalloc(average, sizeof(train->last[0]));
+    struct train_version **place = &train->last[train->last_count++ % average];
+    version_release(train, *place);
+    *place = version_hold(train->newest);
+}
+
+/* A sum in double of a few floats, then one rounding. */
+void version_average(const struct train *train, float *out) {
+    uint64_t count = MIN(train->last_count, (uint64_t)train->options->average);
+    if (count == 0) {
+        memcpy(out, train->model.theta, train->layout.count * sizeof(float));
+        return;
+    }
+    for (size_t i = 0; i < train->layout.count; i++) {
+        double sum = 0;
+        for (uint64_t j = 0; j < count; j++) sum += (double)train->last[j]->theta[i];
+        out[i] = (float)(sum / (double)count);
+    }
+}
+
 enum status site_init(struct train *train, uint32_t index, struct error *error) {
     struct train_site *site = &train->sites[index];
     void *theta = NULL, *feedback = NULL;
@@ -201,8 +224,7 @@ size_t train_file_count(const struct train *train) {
 enum status train_evaluate(struct train *train, double *files, double *out, struct error *error) {
     double sum = 0;
     size_t count = train_file_count(train);
-    memcpy(trainer_parameters_to_change(train->trainers[0]), train->model.theta,
-           train->layout.count * sizeof(float));
+    version_average(train, trainer_parameters_to_change(train->trainers[0]));
     for (size_t i = 0; i < count; i++) {
         TRY(trainer_evaluate(train->trainers[0], train->data[i], train->options->windows, &files[i],
                              error));

@@ -59,6 +59,9 @@ static const struct setting table[] = {
      .help = "Share of messages that are lost; the site is told, and keeps what it trained."},
     {"duplicate", SETTING_SHARE, FIELD(duplicate), .fallback = "0", .max = "95%",
      .help = "Share of messages that come twice."},
+    {"average", SETTING_COUNT, FIELD(average), .max = "256",
+     .help = "Evaluate and export the mean of so many last versions; 0: the newest. The newest one "
+             "swings towards the site that merged last."},
     {"tokens", SETTING_COUNT, FIELD(tokens),
      .help = "End once all sites together have trained on so many; 0: the manifest's budget, or "
              "the duration alone."},
@@ -177,6 +180,7 @@ static struct train_options options_of(const struct sim_settings *settings,
         .drop = settings->train.drop,
         .duplicate = settings->train.duplicate,
         .token_limit = settings->train.tokens ? settings->train.tokens : manifest->token_budget,
+        .average = (uint32_t)settings->train.average,
         .export_to = settings->train.export_to,
         .follow_interval = (uint32_t)settings->train.follow_interval,
         .duration = duration,
@@ -233,10 +237,18 @@ out:;
 /* What the run would ignore. */
 static enum status refuse_idle(const struct options *options, const struct sim_settings *settings,
                                struct error *error) {
-    static const char *const of_federations[] = {
-        "sync",   "outer-learning-rate", "mode", "codec",     "inner-steps",
-        "period", "error-feedback",      "drop", "duplicate", "follow-interval",
-        "hostile"};
+    static const char *const of_federations[] = {"sync",
+                                                 "outer-learning-rate",
+                                                 "mode",
+                                                 "codec",
+                                                 "inner-steps",
+                                                 "period",
+                                                 "error-feedback",
+                                                 "drop",
+                                                 "duplicate",
+                                                 "average",
+                                                 "follow-interval",
+                                                 "hostile"};
     bool alone = settings->train.one_cluster;
     TRY(options_refuse_idle(options, "preset", settings->train.manifest != NULL,
                             "beside --manifest, which says the model's shape", error));

@@ -23,7 +23,7 @@ struct sim_settings {
         struct setting_list data;
         enum data_format data_format;
         uint64_t inner_steps, sites, sequences, threads, seed, duration_ms, evaluate_ms, windows;
-        uint64_t follow_interval, period, tokens;
+        uint64_t follow_interval, period, tokens, average;
         double heldout, learning_rate, outer_learning_rate, drop, duplicate;
         bool sync, one_cluster, error_feedback, by_site;
         int mode, codec; /* 0: as the file says */

@@ -2,6 +2,7 @@
  */
 #include "experiment/train.h"
 
+#include <math.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -399,6 +400,57 @@ TEST(a_run_ends_at_its_tokens_and_is_measured_there) {
     CHECK_EQUAL(tokens, result.tokens);
     CHECK_EQUAL(contributions, result.contributions);
     train_record_deinit(&record);
+}
+
+static const char *two_texts[2]; /* as different as can be */
+
+static void as_it_is(struct train_options *options) {
+    options->evaluate_every = 2;
+    options->data = two_texts;
+    options->data_count = 2;
+}
+static void averaged(struct train_options *options) {
+    as_it_is(options);
+    options->average = 4;
+}
+static void averaged_over_one(struct train_options *options) {
+    as_it_is(options);
+    options->average = 1;
+}
+
+static char *write_numbers(void) {
+    char *path = file_join(test_directory(), "numbers.txt");
+    struct buffer text = {0};
+    struct error error = {0};
+    for (int i = 0; i < 12000; i++) buffer_append_text(&text, "%d;", i * 7919 % 10007);
+    CHECK_OK(file_write(path, buffer_bytes(&text), 0600, &error));
+    buffer_deinit(&text);
+    return path;
+}
+
+/* The sum of the distances between evaluations that follow each other, after the first half. */
+static double swing_of(const struct train_record *record) {
+    double sum = 0;
+    for (size_t i = record->count / 2; i + 1 < record->count; i++)
+        sum += fabs(record->evaluations[i + 1].heldout - record->evaluations[i].heldout);
+    return sum;
+}
+
+TEST(the_mean_of_the_last_versions_swings_less_and_changes_nothing_of_the_run) {
+    struct train_record newest = {0}, mean = {0}, one = {0};
+    two_texts[0] = write_text();
+    two_texts[1] = write_numbers();
+    struct train_result a = run_recorded(FOUR, "", as_it_is, &newest),
+                        b = run_recorded(FOUR, "", averaged, &mean),
+                        c = run_recorded(FOUR, "", averaged_over_one, &one);
+    CHECK_MEMORY(a.root, b.root, DIGEST_SIZE);
+    CHECK(swing_of(&mean) < swing_of(&newest));
+    CHECK_NEAR(a.heldout, c.heldout, 0);
+    CHECK(b.heldout < a.heldout + 0.2);
+    for (int i = 0; i < 2; i++) free((void *)two_texts[i]);
+    train_record_deinit(&newest);
+    train_record_deinit(&mean);
+    train_record_deinit(&one);
 }
 
 /* ---- messages that are lost, or come twice ---- */
