@@ -8,8 +8,8 @@
  *
  * A site's rate is of its own parts within about voice_age. The median is over sites that were
  * heard within voice_age, each with one voice, the lower of two middle values; where these are
- * fewer than three, over all that are enrolled and ever told a rate, so nobody gains by the silence
- * of the others.
+ * fewer than three, over all that are members and ever told a rate, so nobody gains by the silence
+ * of the others. Who was revoked or has left is not a member.
  *
  * Two sites have no majority: whatever their ratio, the fast one may be honest, or the slow one, or
  * neither. The faster one then counts for up to TOKEN_RATE_LIMIT_OF_TWO times the slower one. That
@@ -49,13 +49,23 @@ struct voices {
     uint32_t count;
 };
 
+static bool is_member(const struct site_slot *site) {
+    return !site->site.revoked && site->site.presence != SITE_LEFT;
+}
+
+static uint32_t members_of(const struct run_state *state) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < state->site_count; i++) count += is_member(&state->sites[i]);
+    return count;
+}
+
 /* Tokens per millisecond, of the sites that were heard, or of all that ever told. */
 static struct voices voices_of(const struct run_state *state, uint64_t time_ms, bool heard) {
     uint64_t age = state->manifest.admission.voice_age_ms;
     struct voices voices = {.rates = xcalloc(state->site_count, sizeof voices.rates[0])};
     for (uint32_t i = 0; i < state->site_count; i++) {
         const struct site_slot *site = &state->sites[i];
-        if (site->site.revoked || site->rate.ms == 0 || site->rate.tokens == 0) continue;
+        if (!is_member(site) || site->rate.ms == 0 || site->rate.tokens == 0) continue;
         if (heard && !voice_counts(site->site.last_time_ms, time_ms, age)) continue;
         voices.rates[voices.count++] = (double)site->rate.tokens / (double)site->rate.ms;
     }
@@ -74,7 +84,7 @@ static double rate_limit(const struct run_state *state, uint64_t time_ms) {
     double limit = 0;
     if (voices.count >= 2 || is_alone)
         limit = lower_median(voices.rates, voices.count) *
-                (state->active_sites == 2 ? TOKEN_RATE_LIMIT_OF_TWO : TOKEN_RATE_LIMIT);
+                (members_of(state) == 2 ? TOKEN_RATE_LIMIT_OF_TWO : TOKEN_RATE_LIMIT);
     free(voices.rates);
     return limit;
 }
@@ -106,7 +116,7 @@ void run_count_tokens(struct run_state *state, struct site_slot *site, uint64_t 
                       uint64_t time_ms) {
     uint64_t now = run_active_ms(state, time_ms),
              told = add_saturated(site->site.uncounted, tokens), count = told;
-    if (state->active_sites > 1) {
+    if (members_of(state) > 1) {
         double limit = rate_limit(state, time_ms);
         if (limit > 0) {
             count = MIN(told, most_of(limit * (double)since(now, site->rate.settled_ms)));

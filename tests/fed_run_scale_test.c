@@ -479,6 +479,17 @@ TEST(the_silence_of_the_others_lets_nobody_count_more) {
     fixture_close(f);
 }
 
+TEST(who_has_left_measures_nobody_any_more) {
+    struct fixture *f = fixture_open("", 5000);
+    uint64_t told = two_sites_train(f, 4, 1000000, 1000);
+    CHECK(run_state_site(f->run, 1)->uncounted > 0);
+    away(f, LEDGER_SITE_LEFT, 2);
+    contribute_tokens(f, 1, 40, 1000, FIXTURE_NOW + 600000);
+    CHECK_EQUAL(run_state_site(f->run, 1)->uncounted, 0);
+    CHECK_EQUAL(run_state_tokens(f->run), told + 1000 + run_state_site(f->run, 2)->counted);
+    fixture_close(f);
+}
+
 TEST(one_voice_alone_counts_once_no_other_came_for_a_voice_age) {
     struct fixture *f = fixture_open("admission.voice_age: 1h\n", 5000);
     uint64_t now = FIXTURE_NOW + 100000;
