@@ -508,12 +508,15 @@ static bool admin_order(const struct admin_request *request, struct coordinator_
         [ADMIN_PAUSE] = ORDER_PAUSE,       [ADMIN_RESUME] = ORDER_RESUME,
         [ADMIN_STOP] = ORDER_STOP,         [ADMIN_INVITE] = ORDER_INVITE,
         [ADMIN_REVOKE] = ORDER_REVOKE,     [ADMIN_SET_INNER_STEPS] = ORDER_INNER_STEPS,
-        [ADMIN_SNAPSHOT] = ORDER_SNAPSHOT, [ADMIN_UNINVITE] = ORDER_UNINVITE};
+        [ADMIN_SNAPSHOT] = ORDER_SNAPSHOT, [ADMIN_UNINVITE] = ORDER_UNINVITE,
+        [ADMIN_SET_RULE] = ORDER_RULE};
     if (!orders[request->verb]) return false;
     event->kind = COORDINATOR_ADMIN;
     event->admin.order = orders[request->verb];
     strncpy(event->admin.name, request->site_name, SITE_NAME_SIZE - 1);
     strncpy(event->admin.reason, request->reason, REASON_SIZE - 1);
+    strncpy(event->admin.key, request->key, RULE_KEY_SIZE - 1);
+    strncpy(event->admin.value, request->rule_value, RULE_VALUE_SIZE - 1);
     event->admin.expires_ms = request->expires_ms;
     if (request->verb == ADMIN_RESUME) event->admin.token_budget = request->value;
     event->admin.inner_steps = request->value > UINT32_MAX ? 0 : (uint32_t)request->value;

@@ -168,6 +168,27 @@ static struct objection conflict(const char *reason) {
     return (struct objection){ORDER_CONFLICT, reason};
 }
 
+static struct objection rule_entry(struct coordinator_state *state,
+                                   const struct coordinator_event *event, struct instant now,
+                                   struct ledger_entry *entry) {
+    struct error error = {0};
+    struct manifest changed;
+    struct buffer value = {0};
+    *entry = state_entry(state, LEDGER_RULE, now);
+    enum status status = manifest_change(run_state_manifest(state->run), event->admin.key,
+                                         event->admin.value, &changed, &value, &error);
+    snprintf(entry->rule.key, sizeof entry->rule.key, "%s", event->admin.key);
+    snprintf(entry->rule.value, sizeof entry->rule.value, "%.*s", (int)value.size,
+             (const char *)value.data);
+    bool fits = value.size < sizeof entry->rule.value;
+    buffer_deinit(&value);
+    memcpy(entry->rule.reason, event->admin.reason, REASON_SIZE);
+    snprintf(state->objection, sizeof state->objection, "%s",
+             status == OK ? "the value is too long" : error.message);
+    return status == OK && fits ? (struct objection){0}
+                                : (struct objection){ORDER_BAD_VALUE, state->objection};
+}
+
 static struct objection order_entry(struct coordinator_state *state,
                                     const struct coordinator_event *event, struct instant now,
                                     struct ledger_entry *entry) {
@@ -232,6 +253,7 @@ static struct objection order_entry(struct coordinator_state *state,
         *entry = state_entry(state, LEDGER_INNER_STEPS, now);
         entry->inner_steps.inner_steps = event->admin.inner_steps;
         return (struct objection){0};
+    case ORDER_RULE: return rule_entry(state, event, now, entry);
     default: return (struct objection){ORDER_BAD_VALUE, "there is no such order"};
     }
     memcpy(entry->note.reason, event->admin.reason, REASON_SIZE);
@@ -288,7 +310,8 @@ static void order_snapshot(struct coordinator_state *state, const struct coordin
 void orders_admin(struct coordinator_state *state, const struct coordinator_event *event,
                   struct instant now, struct coordinator_actions *out) {
     if (state->applying &&
-        (event->admin.order == ORDER_REVOKE || event->admin.order == ORDER_INNER_STEPS)) {
+        (event->admin.order == ORDER_REVOKE || event->admin.order == ORDER_INNER_STEPS ||
+         event->admin.order == ORDER_RULE)) {
         defer_order(state, event, out);
         return;
     }

@@ -91,7 +91,8 @@ enum admin_order {
     ORDER_REVOKE,
     ORDER_INNER_STEPS,
     ORDER_SNAPSHOT,
-    ORDER_UNINVITE
+    ORDER_UNINVITE,
+    ORDER_RULE
 };
 
 /* What became of an order. NOTHING of one that is not DONE is in the ledger. */
@@ -158,12 +159,13 @@ struct coordinator_event {
         } following;
         struct {
             enum admin_order order;
-            char name[SITE_NAME_SIZE];          /* INVITE, UNINVITE, REVOKE */
-            char reason[REASON_SIZE];           /* PAUSE, STOP, REVOKE */
-            uint8_t secret_digest[DIGEST_SIZE]; /* INVITE */
-            uint64_t expires_ms;                /* INVITE, wall clock */
-            uint32_t inner_steps;               /* INNER_STEPS */
-            uint64_t token_budget;              /* RESUME: a larger one; 0: as it was */
+            char name[SITE_NAME_SIZE];                       /* INVITE, UNINVITE, REVOKE */
+            char reason[REASON_SIZE];                        /* PAUSE, STOP, REVOKE */
+            uint8_t secret_digest[DIGEST_SIZE];              /* INVITE */
+            uint64_t expires_ms;                             /* INVITE, wall clock */
+            uint32_t inner_steps;                            /* INNER_STEPS */
+            char key[RULE_KEY_SIZE], value[RULE_VALUE_SIZE]; /* RULE */
+            uint64_t token_budget; /* RESUME: a larger one; 0: as it was */
         } admin;
     };
 };

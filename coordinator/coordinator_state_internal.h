@@ -134,7 +134,8 @@ struct coordinator_state {
     uint64_t refused[REFUSAL_COUNT];
     struct coordinator_event *deferred; /* revocations that came while a step was being applied */
     size_t deferred_count;
-    struct lost *lost; /* [lost_count] */
+    char objection[160]; /* to the order that is being looked at */
+    struct lost *lost;   /* [lost_count] */
     size_t lost_count;
     bool behind; /* the model is at an earlier version than the run: no step before it has caught up
                   */

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "coordinator/loop_internal.h"
+#include "fed/outer_rate.h"
 
 static void describe_run(struct loop *loop, struct run_status *out) {
     const struct run_state *run = coordinator_state_run(loop->state);
@@ -116,6 +117,23 @@ static void answer_invitations(struct loop *loop, struct call *call, uint32_t fi
     free(list);
 }
 
+/* What can be changed, as it holds, and what `auto` comes to now. */
+static void answer_rules(struct loop *loop, struct call *call) {
+    const struct run_state *run = coordinator_state_run(loop->state);
+    const struct manifest *rules = run_state_manifest(run);
+    uint32_t present = run_state_present_sites(run);
+    struct step_rules step = step_rules_of(rules, run_state_inner_steps(run), present);
+    struct buffer text = {0};
+    manifest_write_rules(rules, &text);
+    buffer_append_text(&text,
+                       "# now, with %u sites present: outer rate %g, times %g in a step of one "
+                       "part; period %u; staleness cap %u\n",
+                       present, (double)step.rate, step_factor_of(rules, present, 1), step.period,
+                       staleness_cap_of(rules, present));
+    call_answer_admin(call, &(struct admin_reply){.rules = buffer_bytes(&text)});
+    buffer_deinit(&text);
+}
+
 static void answer_status(struct loop *loop, struct call *call) {
     struct admin_reply reply = {.has_run = true};
     uint8_t head[HEAD_SIZE];
@@ -154,6 +172,7 @@ void loop_answer(struct loop *loop, struct call *call, enum admin_verb verb, uin
     case ADMIN_STATUS: answer_status(loop, call); break;
     case ADMIN_INVITATIONS: answer_invitations(loop, call, first_site); break;
     case ADMIN_SITES: answer_sites(loop, call, first_site); break;
+    case ADMIN_RULES: answer_rules(loop, call); break;
     default:
         call_answer_admin(
             call, &(struct admin_reply){.code = ADMIN_INVALID,

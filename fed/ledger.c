@@ -37,6 +37,7 @@ static bool read_text(struct reader *reader, char *out, size_t size) {
     return true;
 }
 
+/* long: a flat switch, a case for each kind. */
 void ledger_entry_encode(const struct ledger_entry *entry, struct buffer *out) {
     buffer_u8(out, (uint8_t)entry->kind);
     buffer_u32(out, entry->epoch);
@@ -71,6 +72,11 @@ void ledger_entry_encode(const struct ledger_entry *entry, struct buffer *out) {
     case LEDGER_SITE_AWAY:
     case LEDGER_SITE_BACK:
     case LEDGER_SITE_LEFT: buffer_u32(out, entry->presence.site); return;
+    case LEDGER_RULE:
+        write_text(out, entry->rule.key, RULE_KEY_SIZE);
+        write_text(out, entry->rule.value, RULE_VALUE_SIZE);
+        write_text(out, entry->rule.reason, REASON_SIZE);
+        return;
     case LEDGER_CONTRIBUTION:
         buffer_append(out, entry->contribution.header, CONTRIBUTION_HEADER_SIZE);
         buffer_append(out, entry->contribution.signature, SIGNATURE_SIZE);
@@ -180,6 +186,10 @@ static enum status decode_fields(struct reader *reader, struct ledger_entry *out
     case LEDGER_SITE_AWAY:
     case LEDGER_SITE_BACK:
     case LEDGER_SITE_LEFT: out->presence.site = reader_u32(reader); return OK;
+    case LEDGER_RULE:
+        TRY(text_status(read_text(reader, out->rule.key, RULE_KEY_SIZE), what, error));
+        TRY(text_status(read_text(reader, out->rule.value, RULE_VALUE_SIZE), what, error));
+        return text_status(read_text(reader, out->rule.reason, REASON_SIZE), what, error);
     case LEDGER_CONTRIBUTION:
         reader_copy(reader, out->contribution.header, CONTRIBUTION_HEADER_SIZE);
         reader_copy(reader, out->contribution.signature, SIGNATURE_SIZE);
@@ -235,6 +245,7 @@ const char *ledger_kind_name(enum ledger_kind kind) {
     case LEDGER_SITE_AWAY: return "site_away";
     case LEDGER_SITE_BACK: return "site_back";
     case LEDGER_SITE_LEFT: return "site_left";
+    case LEDGER_RULE: return "rule";
     }
     return "unknown";
 }

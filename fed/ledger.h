@@ -33,7 +33,8 @@ enum ledger_kind {
     LEDGER_SITE_UNINVITED = 13, /* the admin withdrew the open invitation of a name */
     LEDGER_SITE_AWAY = 14,      /* nothing was heard of a site for away_after: it counts no more */
     LEDGER_SITE_BACK = 15,      /* it is heard again, and counts */
-    LEDGER_SITE_LEFT = 16       /* it said that it goes, with nothing of its own under way */
+    LEDGER_SITE_LEFT = 16,      /* it said that it goes, with nothing of its own under way */
+    LEDGER_RULE = 17            /* the admin changed a key of the manifest, from here on */
 };
 
 enum {
@@ -84,6 +85,10 @@ struct ledger_entry {
         struct {
             uint32_t site;
         } presence; /* AWAY, BACK, LEFT */
+        struct {
+            char key[RULE_KEY_SIZE], value[RULE_VALUE_SIZE]; /* as the manifest writes them */
+            char reason[REASON_SIZE];
+        } rule;
         struct {
             uint8_t header[CONTRIBUTION_HEADER_SIZE];
             uint8_t signature[SIGNATURE_SIZE];

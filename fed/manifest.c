@@ -229,6 +229,66 @@ enum status manifest_parse(struct bytes yaml, struct manifest *out, struct error
     return status;
 }
 
+/* --- changing --------------------------------------------------------------------------------- */
+
+/* What everybody reads anew for every message, step or heartbeat. The rest is built into what sites
+ * and coordinator made at their start: the model, the codec's buffers, the schedule. */
+static bool is_changeable(const char *key) {
+    static const char *const keys[] = {"inner.inner_steps",
+                                       "inner.dylu",
+                                       "outer.learning_rate",
+                                       "outer.period",
+                                       "merge.quorum",
+                                       "merge.grace",
+                                       "merge.staleness_cap",
+                                       "merge.warmup_steps",
+                                       "merge.warmup_grace",
+                                       "merge.away_after",
+                                       "merge.staleness_weight",
+                                       "merge.staleness_exponent",
+                                       "weights",
+                                       "shares",
+                                       "admission.clip_factor",
+                                       "admission.clip_minimum",
+                                       "admission.norm_bound",
+                                       "admission.voice_age",
+                                       "admission.expiry",
+                                       "token_budget"};
+    for (size_t i = 0; i < COUNT_OF(keys); i++)
+        if (strcmp(keys[i], key) == 0) return true;
+    return false;
+}
+
+enum status manifest_change(const struct manifest *now, const char *key, const char *value,
+                            struct manifest *out, struct buffer *canonical, struct error *error) {
+    const struct setting *setting = setting_find(manifest_settings, key);
+    const char *nearest = setting ? NULL : setting_nearest(manifest_settings, key);
+    if (!setting)
+        return error_set(error, INVALID, "there is no key %.48s%s%s", key,
+                         nearest ? "; did you mean " : "", nearest ? nearest : "");
+    if (!is_changeable(key))
+        return error_set(error, INVALID,
+                         "%s holds for the whole run: atollctl run rules lists what can be changed",
+                         key);
+    struct manifest changed = *now;
+    const char *about = key;
+    enum status status = setting_parse(setting, value, field_of(setting, &changed), error);
+    if (status == OK) status = check_all(&changed, &about, error);
+    if (status != OK) return error_wrap(error, status, "%s", about);
+    if (canonical) setting_format(setting, field_in(setting, &changed), canonical);
+    *out = changed;
+    return OK;
+}
+
+void manifest_write_rules(const struct manifest *manifest, struct buffer *out) {
+    for (const struct setting *at = manifest_settings; at->name; at++) {
+        if (!is_changeable(at->name)) continue;
+        buffer_append_text(out, "%s: ", at->name);
+        setting_format(at, field_in(at, manifest), out);
+        buffer_u8(out, '\n');
+    }
+}
+
 /* --- writing ---------------------------------------------------------------------------------- */
 void manifest_write(const struct manifest *manifest, struct buffer *out) {
     for (const struct setting *at = manifest_settings; at->name; at++) {

@@ -131,6 +131,15 @@ MUST_USE enum status manifest_check(const struct manifest *manifest, struct erro
 void manifest_write(const struct manifest *manifest, struct buffer *out);
 /* SHA-256 of the canonical form. */
 void manifest_digest(const struct manifest *manifest, uint8_t out[static DIGEST_SIZE]);
+enum { RULE_KEY_SIZE = 48, RULE_VALUE_SIZE = 80 };
+/* The manifest with another value for one key, checked as a whole. INVALID, with what to write
+ * instead: the key is not there, cannot be changed in a run, or the value cannot stand with the
+ * others. *out may be `now`. `canonical` (may be NULL) gets the value's one text. */
+MUST_USE enum status manifest_change(const struct manifest *now, const char *key, const char *value,
+                                     struct manifest *out, struct buffer *canonical,
+                                     struct error *error);
+/* Appends a line for each key that can be changed in a run: what holds. */
+void manifest_write_rules(const struct manifest *manifest, struct buffer *out);
 /* Appends a line for each value that is legal and hardly meant: the other mode's, or one without
  * effect. Nothing if there is none. */
 void manifest_warnings(const struct manifest *manifest, struct buffer *out);

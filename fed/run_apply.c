@@ -78,18 +78,15 @@ static void commit_genesis(struct run_state *state, const struct ledger_entry *e
     state->token_budget = state->manifest.token_budget;
     state->began_ms = entry->time_ms;
     uint32_t cap = state->manifest.merge.staleness_cap;
-    state->remembered = (cap == MANIFEST_AUTO ? (uint32_t)STALENESS_LIMIT : cap) + 1;
+    state->caps = xcalloc(1, sizeof *state->caps);
+    state->caps[state->cap_count++].cap = cap;
     for (uint32_t f = 0; f < state->manifest.fragments; f++) {
         uint64_t start;
         fragment_range(state->parameters, state->manifest.fragments, f, &start,
                        &state->fragments[f].parameters);
-        state->fragments[f].versions = xcalloc(state->remembered, sizeof(uint64_t));
-        state->fragments[f].present = xcalloc(state->remembered, sizeof(uint32_t));
     }
     /* A base may be as old as the cap of every fragment in turn. */
-    state->root_reach = (uint64_t)state->remembered * state->manifest.fragments;
-    state->root_capacity = state->root_reach / state->manifest.root_interval + 2;
-    state->roots = xcalloc((size_t)state->root_capacity, sizeof *state->roots);
+    run_remember(state, cap);
     state->roots[0].known = true;
     memcpy(state->roots[0].root, entry->genesis.initial_root, DIGEST_SIZE);
 }
@@ -366,6 +363,38 @@ static void commit_contribution(struct run_state *state, const struct ledger_ent
     site->site.contributions++;
 }
 
+/* --- another rule ----------------------------------------------------------------------------- */
+static enum status check_rule(const struct run_state *state, const struct ledger_entry *entry,
+                              struct error *error) {
+    struct manifest changed;
+    struct buffer canonical = {0};
+    const char *value = entry->rule.value;
+    enum status status =
+        manifest_change(&state->manifest, entry->rule.key, value, &changed, &canonical, error);
+    bool same = bytes_equal(buffer_bytes(&canonical), bytes_of(value, strlen(value)));
+    buffer_deinit(&canonical);
+    if (status == OK && !same)
+        status = error_set(error, INVALID, "%s: the value is not in its one form", entry->rule.key);
+    return status;
+}
+
+/* A message is judged by the cap of its base version, so another one is for bases to come. */
+static void commit_rule(struct run_state *state, const struct ledger_entry *entry) {
+    uint32_t cap = state->manifest.merge.staleness_cap;
+    MUST(manifest_change(&state->manifest, entry->rule.key, entry->rule.value, &state->manifest,
+                         NULL, NULL));
+    MARK("run: another rule");
+    if (strcmp(entry->rule.key, "inner.inner_steps") == 0)
+        state->inner_steps = state->manifest.inner.inner_steps;
+    if (strcmp(entry->rule.key, "token_budget") == 0)
+        state->token_budget = state->manifest.token_budget;
+    if (state->manifest.merge.staleness_cap == cap) return;
+    cap = state->manifest.merge.staleness_cap;
+    run_remember(state, cap);
+    state->caps = xrealloc(state->caps, (state->cap_count + 1) * sizeof *state->caps);
+    state->caps[state->cap_count++] = (struct cap_change){state->version + 1, cap};
+}
+
 /* --- a budget that is spent --------------------------------------------------------------------
  */
 static enum status check_budget_of(const struct run_state *state, const struct ledger_entry *entry,
@@ -418,6 +447,7 @@ static enum status check_kind(const struct run_state *state, const struct ledger
         return error_set(error, INVALID, "%u inner steps: 1 to 1000000",
                          entry->inner_steps.inner_steps);
     case LEDGER_DROPPED: return check_dropped(state, entry, error);
+    case LEDGER_RULE: return check_rule(state, entry, error);
     case LEDGER_RESUMED: return check_budget_of(state, entry, error);
     case LEDGER_PAUSED:
     case LEDGER_STOPPED:
@@ -486,8 +516,11 @@ void run_commit(struct run_state *state, const struct ledger_entry *entry,
         MARK("run: another epoch");
         state->epoch = entry->epoch;
         break;
-    case LEDGER_INNER_STEPS: state->inner_steps = entry->inner_steps.inner_steps; break;
+    case LEDGER_INNER_STEPS:
+        state->inner_steps = state->manifest.inner.inner_steps = entry->inner_steps.inner_steps;
+        break;
     case LEDGER_DROPPED: commit_dropped(state, entry); break;
+    case LEDGER_RULE: commit_rule(state, entry); break;
     }
     uint8_t leaf[DIGEST_SIZE];
     merkle_leaf(raw, leaf);

@@ -88,6 +88,11 @@ struct run_state {
     uint32_t site_count, site_capacity, active_sites, present_sites;
     struct run_invitation *invitations; /* [invitation_count], owned */
     uint32_t invitation_count, invitation_capacity;
+    struct cap_change { /* a staleness cap holds for messages with a base from that version on */
+        uint64_t from;
+        uint32_t cap; /* as the manifest has it */
+    } * caps;         /* [cap_count], owned; the manifest's first, from 0 */
+    uint32_t cap_count;
     struct fragment_slot fragments[FRAGMENTS_LIMIT];
     uint32_t remembered;     /* steps per fragment: staleness cap + 1 */
     struct root_slot *roots; /* [root_capacity], owned: the root of version v at (v / root_interval)
@@ -123,6 +128,9 @@ struct clip_rules run_clip_rules(const struct run_state *state, uint32_t fragmen
 /* Every rule of a STEP entry but the epoch's and the phase's. */
 MUST_USE enum status run_check_step(const struct run_state *state, const struct ledger_entry *entry,
                                     struct error *error);
+/* Steps and roots are remembered as far back as that cap of the manifest's reaches, if they are not
+ * already. */
+void run_remember(struct run_state *state, uint32_t cap);
 /* The number of sites that are present has changed. */
 void run_note_present(struct run_state *state);
 void run_commit_step(struct run_state *state, const struct ledger_entry *entry);

@@ -1,5 +1,6 @@
 /* Staleness, and the steps of a ledger: what each part of one is scaled by (fed/scale.h). */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/mark.h"
@@ -39,7 +40,44 @@ uint32_t run_state_staleness_cap(const struct run_state *state, uint32_t fragmen
     uint64_t missed = run_state_staleness(state, fragment, base_version);
     for (uint64_t i = 0; i < MIN(missed, remembered_steps(state, slot)); i++)
         most = MAX(most, slot->present[(slot->steps - 1 - i) % state->remembered]);
-    return staleness_cap_of(&state->manifest, most);
+    /* by the rule of its base */
+    struct manifest rules = state->manifest;
+    uint32_t at = state->cap_count;
+    while (at > 1 && state->caps[at - 1].from > base_version) at--;
+    rules.merge.staleness_cap = state->caps[at - 1].cap;
+    return staleness_cap_of(&rules, most);
+}
+
+/* What was forgotten before stays forgotten. A message with a base so old is judged by a cap of
+ * then, which it exceeds by the steps that are known. */
+void run_remember(struct run_state *state, uint32_t cap) {
+    uint32_t wanted = (cap == MANIFEST_AUTO ? (uint32_t)STALENESS_LIMIT : cap) + 1;
+    if (wanted <= state->remembered) return;
+    uint32_t fragments = state->manifest.fragments, interval = state->manifest.root_interval;
+    for (uint32_t f = 0; f < fragments; f++) {
+        struct fragment_slot *slot = &state->fragments[f];
+        uint64_t *versions = xcalloc(wanted, sizeof *versions);
+        uint32_t *present = xcalloc(wanted, sizeof *present);
+        for (uint64_t back = 1; back <= remembered_steps(state, slot); back++) {
+            uint64_t step = slot->steps - back;
+            versions[step % wanted] = slot->versions[step % state->remembered];
+            present[step % wanted] = slot->present[step % state->remembered];
+        }
+        free(slot->versions);
+        free(slot->present);
+        slot->versions = versions;
+        slot->present = present;
+    }
+    uint64_t reach = (uint64_t)wanted * fragments, capacity = reach / interval + 2;
+    struct root_slot *roots = xcalloc((size_t)capacity, sizeof *roots);
+    for (uint64_t i = 0; i < state->root_capacity; i++)
+        if (state->roots[i].known)
+            roots[state->roots[i].version / interval % capacity] = state->roots[i];
+    free(state->roots);
+    state->roots = roots;
+    state->root_capacity = capacity;
+    state->root_reach = reach;
+    state->remembered = wanted;
 }
 
 void run_note_present(struct run_state *state) {

@@ -27,6 +27,7 @@ void run_state_destroy(struct run_state *state) {
     free(state->invitations);
     free(state->roots);
     free(state->dropped);
+    free(state->caps);
     merkle_destroy(state->tree);
     free(state);
 }

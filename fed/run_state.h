@@ -109,6 +109,7 @@ MUST_USE enum status run_state_apply(struct run_state *state, struct bytes raw, 
 uint64_t run_state_size(const struct run_state *state); /* entries applied */
 const struct merkle *run_state_tree(const struct run_state *state);
 bool run_state_has_genesis(const struct run_state *state);
+/* The rules that hold now: the genesis entry's manifest with what RULE entries changed since. */
 const struct manifest *run_state_manifest(const struct run_state *state);
 const uint8_t *run_state_manifest_digest(const struct run_state *state); /* [DIGEST_SIZE] */
 const uint8_t *run_state_layout_digest(const struct run_state *state);   /* [DIGEST_SIZE] */

@@ -21,6 +21,8 @@ const char *admin_verb_name(uint32_t verb) {
         [ADMIN_SNAPSHOT] = "snapshot",
         [ADMIN_INVITATIONS] = "invitations",
         [ADMIN_UNINVITE] = "uninvite",
+        [ADMIN_SET_RULE] = "set_rule",
+        [ADMIN_RULES] = "rules",
     };
     return verb < ADMIN_VERB_COUNT ? names[verb] : "unknown";
 }
@@ -34,12 +36,20 @@ const char *admin_code_name(uint32_t code) {
     return code < ADMIN_CODE_COUNT ? names[code] : "unknown";
 }
 
+enum {
+    RULE_KEY_LIMIT = 47,
+    RULE_VALUE_LIMIT = 79, /* as fed/manifest.h has them */
+    RULES_LIMIT = 64 * 1024
+};
+
 /* --- request ---------------------------------------------------------------------------------- */
 
 static enum status request_check(const struct admin_request *request, struct error *error) {
     TRY(wire_check_protocol(request->protocol, error));
     TRY(wire_check_range((uint32_t)request->verb, 1, ADMIN_VERB_COUNT - 1, "verb", error));
     TRY(wire_check_text(request->site_name, 0, WIRE_SITE_NAME_LIMIT, "site_name", error));
+    TRY(wire_check_text(request->key, 0, RULE_KEY_LIMIT, "key", error));
+    TRY(wire_check_text(request->rule_value, 0, RULE_VALUE_LIMIT, "rule_value", error));
     return wire_check_text(request->reason, 0, WIRE_REASON_LIMIT, "reason", error);
 }
 
@@ -55,6 +65,8 @@ static enum status request_convert(const ProtobufCMessage *message, struct bytes
         .value = from->value,
         .expires_ms = from->expires_ms,
         .first_site = from->first_site,
+        .key = from->key,
+        .rule_value = from->rule_value,
     };
     TRY(request_check(&request, error));
     *(struct admin_request *)out = request;
@@ -69,6 +81,8 @@ enum status admin_request_encode(const struct admin_request *request, struct buf
     char reason[WIRE_REASON_LIMIT + 1];
     struct admin_request cleaned = *request;
     cleaned.reason = wire_text_clean(request->reason, WIRE_REASON_LIMIT, reason);
+    cleaned.key = wire_text(request->key);
+    cleaned.rule_value = wire_text(request->rule_value);
     TRY(request_check(&cleaned, error));
     Atoll__V1__AdminRequest message = ATOLL__V1__ADMIN_REQUEST__INIT;
     message.protocol = request->protocol;
@@ -78,6 +92,8 @@ enum status admin_request_encode(const struct admin_request *request, struct buf
     message.value = request->value;
     message.expires_ms = request->expires_ms;
     message.first_site = request->first_site;
+    message.key = wire_text(request->key);
+    message.rule_value = wire_text(request->rule_value);
     return wire_encode(&request_type, &message.base, out, error);
 }
 
@@ -288,6 +304,7 @@ static enum status reply_check(const struct admin_reply *reply, struct error *er
     TRY(secret_check(reply->invitation_secret, error));
     TRY(wire_check_text(reply->address ? reply->address : "", 0, WIRE_ADDRESS_LIMIT, "address",
                         error));
+    TRY(wire_check_size(reply->rules, 0, RULES_LIMIT, "rules", error));
     return wire_check_size(reply->head, 0, WIRE_HEAD_LIMIT, "head", error);
 }
 
@@ -321,6 +338,7 @@ static enum status reply_convert(const ProtobufCMessage *message, struct bytes p
         .address = from->address,
         .head = wire_bytes(from->head),
         .value = from->value,
+        .rules = wire_bytes(from->rules),
     };
     reply.run.name = reply.run.reason = "";
     TRY(wire_check_text(reply.message, 0, WIRE_MESSAGE_LIMIT, "message", error));
@@ -374,6 +392,7 @@ enum status admin_reply_encode(const struct admin_reply *reply, struct buffer *o
     message.address = wire_text(reply->address ? reply->address : "");
     message.head = wire_binary(reply->head);
     message.value = reply->value;
+    message.rules = wire_binary(reply->rules);
     enum status status = wire_encode(&reply_type, &message.base, out, error);
     free(sites);
     free(items);

@@ -353,6 +353,8 @@ enum admin_verb { /* numbers stay */
                   ADMIN_SNAPSHOT = 9,        /* -> value: the version it will be of */
                   ADMIN_INVITATIONS = 10,    /* first_site: index -> invitations, next_site */
                   ADMIN_UNINVITE = 11,       /* site_name: its open invitation ends */
+                  ADMIN_SET_RULE = 12,       /* key, rule_value, reason */
+                  ADMIN_RULES = 13,          /* -> rules */
                   ADMIN_VERB_COUNT           /* one past the last */
 };
 /* "status", "pause", ...; "unknown" beyond. Static. */
@@ -378,7 +380,8 @@ struct admin_request {
     const char *site_name; /* "" or a name, at most WIRE_SITE_NAME_LIMIT */
     const char *reason;    /* free text, at most WIRE_REASON_LIMIT */
     uint64_t value;
-    uint64_t expires_ms; /* of an invitation: a stamp */
+    uint64_t expires_ms;          /* of an invitation: a stamp */
+    const char *key, *rule_value; /* at most 47 and 79 */
     uint32_t first_site; /* SITES: start with this number; 0 or 1: the first. INVITATIONS alike */
 };
 MUST_USE enum status admin_request_encode(const struct admin_request *request, struct buffer *out,
@@ -464,8 +467,9 @@ struct admin_reply {
                             coordinator */
     /* empty, or WIRE_SECRET_MIN to WIRE_SECRET_LIMIT bytes; a secret */
     struct bytes invitation_secret;
-    struct bytes head; /* signed ledger head, at most WIRE_HEAD_LIMIT; empty: none */
-    uint64_t value;    /* what the verb says */
+    struct bytes head;  /* signed ledger head, at most WIRE_HEAD_LIMIT; empty: none */
+    uint64_t value;     /* what the verb says */
+    struct bytes rules; /* lines, at most 64 KiB; empty: none */
 };
 MUST_USE enum status admin_reply_encode(const struct admin_reply *reply, struct buffer *out,
                                         struct error *error);

@@ -220,6 +220,28 @@ static void order_revocation(struct federation *f, uint32_t process) {
     revoke(f, process);
 }
 
+/* Rules that no check here keeps a book of its own of. */
+static void order_rule(struct federation *f) {
+    static const char *const rules[][2] = {{"merge.quorum", "1"},
+                                           {"merge.quorum", "3"},
+                                           {"merge.staleness_cap", "2"},
+                                           {"merge.staleness_cap", "40"},
+                                           {"merge.staleness_cap", "auto"},
+                                           {"inner.inner_steps", "5"},
+                                           {"outer.learning_rate", "auto"},
+                                           {"outer.learning_rate", "0.5"},
+                                           {"outer.period", "auto"},
+                                           {"outer.period", "1"},
+                                           {"merge.staleness_weight", "polynomial"},
+                                           {"model.hidden", "3"},
+                                           {"merge.quorum", "none"}};
+    struct coordinator_event event = {.admin.order = ORDER_RULE};
+    uint64_t at = world_luck_below(&f->world, COUNT_OF(rules));
+    snprintf(event.admin.key, sizeof event.admin.key, "%s", rules[at][0]);
+    snprintf(event.admin.value, sizeof event.admin.value, "%s", rules[at][1]);
+    order(f, &event, "sets a rule");
+}
+
 void federation_on_order(void *context, struct event *event) {
     struct federation *f = context;
     (void)event;
@@ -236,6 +258,8 @@ void federation_on_order(void *context, struct event *event) {
         plain_order(f, ORDER_RESUME, "resume");
     else if (kind < 7)
         plain_order(f, ORDER_INNER_STEPS, "inner steps");
+    else if (kind >= 14 && kind < 16)
+        order_rule(f);
     else if (kind < 9)
         federation_at_moment(f, federation_is_stepping, order_snapshot, process);
     else if (kind < 12)

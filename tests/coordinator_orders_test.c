@@ -66,6 +66,31 @@ TEST(who_joins_while_a_step_is_computed_is_enrolled_after_it) {
     shell_close(s);
 }
 
+TEST(a_rule_is_set_from_the_next_step_on_and_a_wrong_one_changes_nothing) {
+    struct shell *s = shell_open("merge: {quorum: 2, grace: forever, warmup_steps: 0}\n", 3);
+    shell_contribute(s, 1, 0);
+    struct coordinator_event event = shell_order(s, ORDER_RULE, "");
+    snprintf(event.admin.key, RULE_KEY_SIZE, "merge.quorum");
+    snprintf(event.admin.value, RULE_VALUE_SIZE, "300");
+    shell_step(s, &event);
+    const struct coordinator_action *reply = shell_find(s, DO_ADMIN_REPLY);
+    CHECK(reply && reply->outcome == ORDER_BAD_VALUE);
+    CHECK_CONTAINS(reply->message, "merge.quorum: invalid value \"300\"");
+    CHECK(!shell_find(s, DO_APPLY));
+    snprintf(event.admin.value, RULE_VALUE_SIZE, "1");
+    event.call = ++s->last_call;
+    shell_step(s, &event);
+    CHECK(shell_find(s, DO_APPLY)); /* one is enough now */
+    snprintf(event.admin.key, RULE_KEY_SIZE, "outer.learning_rate");
+    snprintf(event.admin.value, RULE_VALUE_SIZE, "5e-1");
+    event.call = ++s->last_call;
+    shell_step(s, &event); /* not while a step is computed */
+    CHECK(run_state_manifest(shell_run(s))->outer.learning_rate == RATE_AUTO);
+    shell_settle(s);
+    CHECK_NEAR(run_state_manifest(s->durable)->outer.learning_rate, 0.5, 0);
+    shell_close(s);
+}
+
 /* A site's heartbeat, whose clock is that far from this coordinator's. */
 static void tells_time(struct shell *s, uint32_t site, int64_t apart_ms) {
     struct coordinator_event event = {.kind = COORDINATOR_HEARTBEAT, .call = ++s->last_call};

@@ -569,3 +569,68 @@ TEST(fragments_cover_all_parameters_once_and_begin_at_chunks) {
             if (sizes[s] >= n * UINT64_C(4096)) CHECK(least > 0 && most - least < 2 * 4096);
         }
 }
+
+static struct ledger_entry rule(struct fixture *f, const char *key, const char *value) {
+    struct ledger_entry entry = fixture_entry(f, LEDGER_RULE);
+    snprintf(entry.rule.key, sizeof entry.rule.key, "%s", key);
+    snprintf(entry.rule.value, sizeof entry.rule.value, "%s", value);
+    snprintf(entry.rule.reason, sizeof entry.rule.reason, "because");
+    return entry;
+}
+
+static void set(struct fixture *f, const char *key, const char *value) {
+    struct ledger_entry entry = rule(f, key, value);
+    fixture_append(f, &entry);
+}
+
+TEST(another_rule_holds_for_the_next_step_and_is_checked_as_the_manifest_is) {
+    struct fixture *f = fixture_open("merge.warmup_steps: 0\n", 5000);
+    fixture_sites(f, 2);
+    fixture_contribute(f, 1, 0, 0, 0.01f);
+    CHECK_NEAR(planned_step(f, 0, 1).step.rate, 1, 0);
+    set(f, "outer.learning_rate", "0.5");
+    set(f, "merge.quorum", "7");
+    set(f, "inner.inner_steps", "12");
+    CHECK_NEAR(planned_step(f, 0, 1).step.rate, 0.5, 0);
+    CHECK_EQUAL(run_state_manifest(f->run)->merge.quorum, 7);
+    CHECK_EQUAL(run_state_inner_steps(f->run), 12);
+    struct ledger_entry entry = rule(f, "model.hidden", "64");
+    fixture_refused(f, &entry, "holds for the whole run");
+    entry = rule(f, "merge.quorom", "2");
+    fixture_refused(f, &entry, "did you mean merge.quorum");
+    entry = rule(f, "merge.quorum", "0");
+    fixture_refused(f, &entry, "write a whole number, 1 to 256");
+    entry = rule(f, "merge.quorum", "07");
+    fixture_refused(f, &entry, "invalid value");
+    entry = rule(f, "merge.grace", "1000ms");
+    fixture_refused(f, &entry, "not in its one form");
+    entry = rule(f, "outer.period", "4");
+    fixture_refused(f, &entry, "no meaning in sparse mode");
+    fixture_step(f, 0, 1);
+    fixture_close(f);
+}
+
+TEST(a_message_is_judged_by_the_cap_of_its_base_version) {
+    struct fixture *f = fixture_open("merge: {warmup_steps: 0, staleness_cap: 3}\n", 5000);
+    fixture_sites(f, 2);
+    for (uint64_t version = 0; version < 2; version++) {
+        fixture_contribute(f, 1, 0, version, 0.01f);
+        fixture_step(f, 0, 1);
+    }
+    set(f, "merge.staleness_cap", "9");
+    CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 2), 3);
+    for (uint64_t version = 2; version < 12; version++) {
+        fixture_contribute(f, 1, 0, version, 0.01f);
+        fixture_step(f, 0, 1);
+    }
+    CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 2), 3);
+    CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 3), 9);
+    CHECK_EQUAL(run_state_staleness(f->run, 0, 3), 9); /* remembered as far back as that */
+    uint8_t root[DIGEST_SIZE];
+    CHECK(run_state_root_at(f->run, 3, root));
+    CHECK(run_state_staleness(f->run, 0, 1) > 3);
+    set(f, "merge.staleness_cap", "1");
+    CHECK_EQUAL(run_state_staleness_cap(f->run, 0, 12), 9);
+    fixture_contribute(f, 1, 0, 4, 0.01f); /* by the cap of its base it is welcome */
+    fixture_close(f);
+}

@@ -292,6 +292,8 @@ TEST(an_admin_request_arrives_whole) {
     CHECK_EQUAL(message.value, 99);
     CHECK_EQUAL(message.expires_ms, 1767225600128);
     CHECK_EQUAL(message.first_site, 3);
+    CHECK_TEXT(message.key, "merge.quorum");
+    CHECK_TEXT(message.rule_value, "7");
     arena_deinit(&arena);
 }
 
@@ -333,6 +335,7 @@ TEST(an_admin_reply_arrives_whole) {
     CHECK(is_pattern(message.invitation_secret, 23, 24));
     CHECK(is_pattern(message.head, 24, 160));
     CHECK_EQUAL(message.value, 36);
+    CHECK(is_pattern(message.rules, 25, 40));
     CHECK_TEXT(message.address, "coordinator.example:7400");
     CHECK_EQUAL(message.invitation_count, 2);
     CHECK_TEXT(message.invitations[0].name, "eu-2");

@@ -74,7 +74,9 @@ vectors = {
                                          sites_present=37, turn=42, copies=43, wanted=[300, 5],
                                          has_left=True),
     'admin_request': pb.AdminRequest(protocol=1, verb=6, site_name='eu-1', reason='key lost',
-                                     value=99, expires_ms=1767225600128, first_site=3),
+                                     value=99, expires_ms=1767225600128, first_site=3,
+                                     key='merge.quorum',
+                                     rule_value='7'),
     'admin_reply': pb.AdminReply(code=4, message='already paused', run=pb.RunStatus(
         run_id=pattern(21, 16), name='demo', phase=1, version=35, ledger_size=445, tokens=8888888,
         epoch=2, parameters=1330000, root=pattern(22, 32), root_version=30, accepted=140,
@@ -90,7 +92,9 @@ vectors = {
                           norm=46.5, clip=0.25, scale=0.125, tokens_uncounted=49, weight=1.75,
                           presence=2),
             pb.SiteStatus(site=4, name='us-é', last_seen_ms_ago=U64)], next_site=5,
-                                 invitation_secret=pattern(23, 24), head=pattern(24, 160), value=36,
+                                 invitation_secret=pattern(23, 24), head=pattern(24, 160),
+                                 value=36,
+                                 rules=pattern(25, 40),
                                  address='coordinator.example:7400', invitations=[
                                      pb.InvitationStatus(name='eu-2', made_ms=1767225600132,
                                                          expires_ms=1767225600133, end=3),

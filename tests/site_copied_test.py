@@ -181,6 +181,12 @@ def a_site_that_leaves_is_waited_for_no_more_and_counts_again_when_it_comes_back
 
     federation.until("contributions", lambda: len(one.receipts) >= 2 and len(two.receipts) >= 2,
                      60 * SLOWDOWN)
+    refused = federation.ctl("run", "set", "merge.quorom", "3", "--reason", "three", check=False)
+    check("did you mean merge.quorum" in refused.stderr, refused.stderr)
+    federation.ctl("run", "set", "merge.quorum", "3", "--reason", "more sites are to come")
+    check("merge.quorum: 3\n" in json.loads(federation.ctl("run", "rules").stdout)["rules"],
+          "what holds now")
+    moves()  # never more than there are sites
     del federation.sites["two"]  # it comes and goes
     federation.call("atoll-node", "leave", "--dir", two.directory, seconds=60 * SLOWDOWN)
     equal(two.handle.wait(20), 0, "exit code of the site that left")

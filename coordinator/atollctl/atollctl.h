@@ -24,6 +24,7 @@ struct ctl_settings {
     uint64_t timeout_ms;
     /* of single commands */
     const char *directory, *manifest, *checkpoint, *name, *address, *reason, *output;
+    const char *key, *value; /* run set */
     const char *withdraw;
     uint64_t expires_ms, inner_steps, token_budget, watch_ms, from;
     bool dry_run, ready;

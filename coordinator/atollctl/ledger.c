@@ -238,6 +238,13 @@ static void entry_json(uint64_t index, const struct ledger_entry *entry,
     } else if (entry->kind >= LEDGER_SITE_AWAY && entry->kind <= LEDGER_SITE_LEFT) {
         json_key(writer, "site");
         json_u64(writer, entry->presence.site);
+    } else if (entry->kind == LEDGER_RULE) {
+        json_key(writer, "key");
+        json_text(writer, entry->rule.key);
+        json_key(writer, "value");
+        json_text(writer, entry->rule.value);
+        json_key(writer, "reason");
+        json_text(writer, entry->rule.reason);
     } else if (entry->kind == LEDGER_DROPPED) {
         json_key(writer, "contribution");
         json_u64(writer, entry->dropped.index);
@@ -270,6 +277,8 @@ static void entry_text(uint64_t index, const struct ledger_entry *entry,
         printf(" %u %s", entry->revoked.site, entry->revoked.reason);
     } else if (entry->kind >= LEDGER_SITE_AWAY && entry->kind <= LEDGER_SITE_LEFT) {
         printf(" %u", entry->presence.site);
+    } else if (entry->kind == LEDGER_RULE) {
+        printf(" %s: %s (%s)", entry->rule.key, entry->rule.value, entry->rule.reason);
     } else if (entry->kind == LEDGER_DROPPED) {
         printf(" entry %llu: %s", (unsigned long long)entry->dropped.index, entry->dropped.reason);
     }

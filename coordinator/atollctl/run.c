@@ -281,6 +281,47 @@ static int run_stop(struct options *options, void *values) {
 static int run_snapshot(struct options *options, void *values) {
     return (void)options, order(values, ADMIN_SNAPSHOT, "snapshot ordered");
 }
+static int run_set(struct options *options, void *values) {
+    const struct ctl_settings *settings = values;
+    struct admin_request request = {.protocol = PROTOCOL_VERSION,
+                                    .verb = ADMIN_SET_RULE,
+                                    .site_name = "",
+                                    .reason = settings->reason ? settings->reason : "",
+                                    .key = settings->key,
+                                    .rule_value = settings->value};
+    struct admin_reply reply = {0};
+    struct arena arena = {0};
+    struct error error = {0};
+    (void)options;
+    enum status status = client_ask(settings, &request, &arena, &reply, &error);
+    arena_deinit(&arena);
+    if (status != OK) return report_failure(&error);
+    print_done(settings, "rule set", settings->key);
+    return EXIT_DONE;
+}
+static int run_rules(struct options *options, void *values) {
+    const struct ctl_settings *settings = values;
+    struct admin_request request = {.protocol = PROTOCOL_VERSION, .verb = ADMIN_RULES};
+    struct admin_reply reply = {0};
+    struct arena arena = {0};
+    struct error error = {0};
+    (void)options;
+    enum status status = client_ask(settings, &request, &arena, &reply, &error);
+    if (status == OK && settings->format == FORMAT_TEXT) {
+        printf("%.*s", (int)reply.rules.size, (const char *)reply.rules.data);
+    } else if (status == OK) {
+        struct buffer out = {0};
+        struct json_writer writer = json_writer_of(&out, true);
+        json_begin_object(&writer);
+        json_key(&writer, "rules");
+        json_text_sized(&writer, (const char *)reply.rules.data, reply.rules.size);
+        json_end_object(&writer);
+        print_buffer(&out);
+        buffer_deinit(&out);
+    }
+    arena_deinit(&arena);
+    return status == OK ? EXIT_DONE : report_failure(&error);
+}
 static int run_inner_steps(struct options *options, void *values) {
     return (void)options, order(values, ADMIN_SET_INNER_STEPS, "inner steps set");
 }
@@ -359,6 +400,27 @@ static const struct setting steps_options[] = {
      .help = "H: inner steps per round at the fastest site"},
     {0}};
 
+static const struct setting set_options[] = {{.name = "key",
+                                              .kind = SETTING_TEXT,
+                                              SETTING_FIELD(struct ctl_settings, key),
+                                              .min = "1",
+                                              .max = "47",
+                                              .flags = OPTION_REQUIRED | OPTION_POSITIONAL,
+                                              .help = "of the manifest, merge.quorum for one"},
+                                             {.name = "value",
+                                              .kind = SETTING_TEXT,
+                                              SETTING_FIELD(struct ctl_settings, value),
+                                              .min = "1",
+                                              .max = "79",
+                                              .flags = OPTION_REQUIRED | OPTION_POSITIONAL,
+                                              .help = "as the manifest writes it"},
+                                             {.name = "reason",
+                                              .kind = SETTING_TEXT,
+                                              SETTING_FIELD(struct ctl_settings, reason),
+                                              .flags = OPTION_REQUIRED,
+                                              .help = "for the ledger, and who reads it later"},
+                                             {0}};
+
 static const struct command create_command = {
     .name = "create",
     .summary = "make a run: keys, certificates, ledger, version 0",
@@ -391,10 +453,28 @@ static const struct command steps_command = {.name = "set-inner-steps",
                                              .summary = "change H from here on",
                                              .options = steps_options,
                                              .run = run_inner_steps};
+static const struct command set_command = {
+    .name = "set",
+    .summary = "change a key of the manifest from here on",
+    .options = set_options,
+    .run = run_set,
+    .examples = "atollctl run set merge.quorum 3 --reason 'two more sites'"};
+static const struct command rules_command = {
+    .name = "rules",
+    .summary = "print the keys that can be changed, and what holds now",
+    .run = run_rules};
 static const struct command snapshot_command = {
     .name = "snapshot", .summary = "write a snapshot now", .run = run_snapshot};
-static const struct command *const verbs[] = {&create_command, &example_command,  &status_command,
-                                              &pause_command,  &resume_command,   &stop_command,
-                                              &steps_command,  &snapshot_command, NULL};
+static const struct command *const verbs[] = {&create_command,
+                                              &example_command,
+                                              &status_command,
+                                              &pause_command,
+                                              &resume_command,
+                                              &stop_command,
+                                              &steps_command,
+                                              &set_command,
+                                              &rules_command,
+                                              &snapshot_command,
+                                              NULL};
 const struct command run_command = {
     .name = "run", .summary = "make, watch, pause and end a run", .children = verbs};

@@ -131,6 +131,13 @@ class Ledger:
             raise Untrue(f"entry {entry.index}: site {entry.site} is {site.presence} already")
         site.presence = word
 
+    def _rule(self, entry):
+        if entry.key not in self.manifest:
+            raise Untrue(f"entry {entry.index}: there is no key {entry.key}")
+        self.manifest[entry.key] = entry.value
+        if entry.key == "inner.inner_steps":
+            self.inner_steps = int(entry.value)
+
     def _inner_steps(self, entry):
         self.inner_steps = entry.inner_steps
 
@@ -181,4 +188,4 @@ KINDS = {signed.GENESIS: "genesis", signed.INVITED: "invited", signed.ADDED: "ad
          signed.PAUSED: "phase", signed.RESUMED: "phase", signed.STOPPED: "phase",
          signed.EPOCH: "epoch", signed.INNER_STEPS: "inner_steps", signed.DROPPED: "dropped",
          signed.UNINVITED: "uninvited", signed.AWAY: "presence", signed.BACK: "presence",
-         signed.LEFT: "presence"}
+         signed.LEFT: "presence", signed.RULE: "rule"}

@@ -188,7 +188,7 @@ def state_root(values):
 
 GENESIS, INVITED, ADDED, REVOKED, CONTRIBUTION, STEP = 1, 2, 3, 4, 5, 6
 PAUSED, RESUMED, STOPPED, EPOCH, INNER_STEPS, DROPPED, UNINVITED = 7, 8, 9, 10, 11, 12, 13
-AWAY, BACK, LEFT = 14, 15, 16
+AWAY, BACK, LEFT, RULE = 14, 15, 16, 17
 NAME_SIZE, REASON_SIZE = 33, 128
 
 
@@ -228,6 +228,8 @@ def decode_entry(raw):
         e.dropped_index, e.reason = read.number("Q"), read.text(REASON_SIZE)
     elif e.kind == UNINVITED:
         e.name = read.text(NAME_SIZE)
+    elif e.kind == RULE:
+        e.key, e.value, e.reason = read.text(48), read.text(80), read.text(REASON_SIZE)
     elif e.kind in (AWAY, BACK, LEFT):
         e.site = read.number("I")
     elif e.kind != EPOCH:
