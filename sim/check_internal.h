@@ -57,7 +57,7 @@ struct check {
         double median; /* 0: none yet */
     } norms[FRAGMENTS_LIMIT];
     uint32_t enrolled, inner_steps;
-    bool was_alone; /* a site was the only one that is enrolled: what it tells counts */
+    bool was_alone; /* a site was the only member: what it tells counts */
     uint64_t last_sequence[CHECK_SITES], merged[CHECK_SITES];
     bool revoked[CHECK_SITES];
     uint8_t (*hostile_input)[DIGEST_SIZE];
