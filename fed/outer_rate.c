@@ -6,8 +6,8 @@
 #include "base/memory.h"
 
 enum {
-    AT_FULL_RATE = 4, /* sites whose parts may be merged one by one at a rate of 1 */
-    FULL_ROUND = 24,  /* inner steps of a round that dense mode's full rate is for */
+    AT_FULL_RATE = 4,  /* sites whose parts may be merged one by one at a rate of 1 */
+    ROUND_OF_ONE = 50, /* inner steps of a round that a rate of 1 would be for in dense mode */
     PERIOD_LIMIT = 256
 };
 
@@ -22,8 +22,7 @@ double outer_rate_factor(enum outer_mode mode, uint32_t present, uint32_t parts)
 
 double outer_rate_default(enum outer_mode mode, uint32_t inner_steps) {
     if (mode == OUTER_SPARSE) return 1;
-    double rate = inner_steps >= FULL_ROUND ? 0.7 : 0.7 * inner_steps / FULL_ROUND;
-    return fmax(rate, 0.1);
+    return fmin(fmax((double)inner_steps / ROUND_OF_ONE, 0.1), 0.4);
 }
 
 uint32_t outer_period_default(enum outer_mode mode, uint32_t present) {

@@ -40,9 +40,10 @@ TEST(more_sites_never_make_a_step_larger_and_more_parts_never_make_it_smaller) {
 
 TEST(dense_mode_divides_by_its_period_and_has_a_rate_by_the_length_of_a_round) {
     CHECK_NEAR(outer_rate_factor(OUTER_DENSE, 16, 1), 1, 0);
-    CHECK_NEAR(outer_rate_default(OUTER_DENSE, 30), 0.7, 0);
-    CHECK_NEAR(outer_rate_default(OUTER_DENSE, 24), 0.7, 0);
-    CHECK_NEAR(outer_rate_default(OUTER_DENSE, 12), 0.35, 1e-12);
+    CHECK_NEAR(outer_rate_default(OUTER_DENSE, 30), 0.4, 0);
+    CHECK_NEAR(outer_rate_default(OUTER_DENSE, 20), 0.4, 0);
+    CHECK_NEAR(outer_rate_default(OUTER_DENSE, 15), 0.3, 0);
+    CHECK_NEAR(outer_rate_default(OUTER_DENSE, 8), 0.16, 0);
     CHECK_NEAR(outer_rate_default(OUTER_DENSE, 1), 0.1, 0);
     CHECK_NEAR(outer_rate_default(OUTER_SPARSE, 8), 1, 0);
     CHECK_EQUAL(outer_period_default(OUTER_DENSE, 0), 1);
