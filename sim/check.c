@@ -249,7 +249,7 @@ static void take_site(struct check *check, const struct ledger_entry *entry) {
     free(earlier);
 }
 
-static uint32_t members_of(const struct run_state *run) {
+static uint32_t count_members(const struct run_state *run) {
     uint32_t count = 0;
     for (uint32_t i = 1; i <= run_state_site_count(run); i++) {
         const struct run_site *site = run_state_site(run, i);
@@ -261,7 +261,7 @@ static uint32_t members_of(const struct run_state *run) {
 /* Honest sites train on thousands; a liar tells 2^50. */
 static void check_tokens(struct check *check, enum ledger_kind kind) {
     const uint64_t plenty = UINT64_C(1) << 40;
-    check->was_alone |= kind == LEDGER_CONTRIBUTION && members_of(check->run) == 1;
+    check->was_alone |= kind == LEDGER_CONTRIBUTION && count_members(check->run) == 1;
     bool may_be =
         check->was_alone || check->scenario->manifest.admission.voice_age_ms < UINT64_C(3600000);
     if (!may_be && !check->world->failed && run_state_tokens(check->run) > plenty)
