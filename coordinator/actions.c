@@ -3,7 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/memory.h"
 #include "coordinator/coordinator_state.h"
 
 void coordinator_actions_clear(struct coordinator_actions *actions) {

@@ -1,6 +1,4 @@
 /* Joining, and the admin's orders: what changes who takes part, and whether the run goes on. */
-#include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

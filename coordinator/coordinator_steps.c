@@ -1,8 +1,5 @@
 /* When an outer step starts, and what becomes of it. */
-#include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/mark.h"

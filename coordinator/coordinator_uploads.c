@@ -1,6 +1,4 @@
 /* A contribution's way: header, payload, verdict, entry. */
-#include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -8,7 +8,6 @@
 #include <sys/stat.h>
 
 #include "base/file.h"
-#include "base/log.h"
 #include "base/memory.h"
 #include "crypto/certificate.h"
 #include "crypto/digest.h"

@@ -1,7 +1,6 @@
 /* What the admin asks without changing anything, and the form of every answer. On the loop's
  * thread. */
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -13,7 +13,6 @@
 #include "base/options.h"
 #include "base/secrecy.h"
 #include "base/streams.h"
-#include "base/thread.h"
 #include "base/version.h"
 #include "config/config.h"
 #include "coordinator/server.h"

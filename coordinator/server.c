@@ -15,7 +15,6 @@
 #include "base/memory.h"
 #include "codec/codec.h"
 #include "coordinator/loop.h"
-#include "rpc/environment.h"
 
 enum { CLOSE_LIMIT_S = 60, SAVE_LIMIT_S = 600 };
 

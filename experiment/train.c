@@ -9,7 +9,6 @@
 #include "base/memory.h"
 #include "base/thread.h"
 #include "experiment/train_internal.h"
-#include "fed/merkle.h"
 #include "fed/outer_rate.h"
 #include "model/export.h"
 #include "run/run_model.h"

@@ -6,7 +6,6 @@
 
 #include "base/memory.h"
 #include "experiment/train_internal.h"
-#include "kernels/elementwise.h"
 
 const char *const train_hostile_names[] = {"none", "large", "flip", "random", "negate", NULL};
 

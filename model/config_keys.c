@@ -4,7 +4,6 @@
 
 #include <string.h>
 
-#include "base/memory.h"
 
 static bool is_off(const struct json_value *value) {
     return value->type == JSON_NULL || (value->type == JSON_BOOL && !value->boolean) ||

@@ -2,7 +2,6 @@
  * the state machine is in another file; this one is the main thread and what it builds at start. */
 #include "node/daemon.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -13,7 +13,6 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
-#include "node/status.h"
 #include "node/verbs.h"
 
 enum { STATUS_LIMIT = 256 * 1024, LOOK_AGAIN_MS = 200 };

@@ -2,7 +2,6 @@
  * A stack trace here is in the middle of training, never of the network. */
 #include "node/training.h"
 
-#include <errno.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdlib.h>

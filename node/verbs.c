@@ -14,7 +14,6 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "base/random.h"
 #include "model/export.h"
 #include "model/generate.h"
 #include "model/trainer.h"
@@ -23,7 +22,6 @@
 #include "node/journal_files.h"
 #include "node/restore_model.h"
 #include "node/status.h"
-#include "rpc/environment.h"
 #include "run/run_model.h"
 
 enum { STATUS_LIMIT = 256 * 1024 };

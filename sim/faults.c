@@ -2,7 +2,6 @@
  * failure and its replay command. */
 #include "sim/faults.h"
 
-#include <inttypes.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,5 @@
 /* What can happen to a site's disk: a copy is kept and put back, everything is lost, a bit flips.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"

@@ -1,6 +1,5 @@
 #include "base/ending.h"
 
-#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -9,7 +8,6 @@
 
 #include "base/clock.h"
 #include "base/file.h"
-#include "base/memory.h"
 #include "tests/test.h"
 
 /* Runs body in a child, sends it the signals one after another, each when the child has said so on

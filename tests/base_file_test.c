@@ -5,7 +5,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/memory.h"
 #include "tests/test.h"
 
 static char *in_directory(const char *name) { return file_join(test_directory(), name); }

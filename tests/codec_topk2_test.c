@@ -4,7 +4,6 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "codec/codec.h"
-#include "kernels/elementwise.h"
 #include "tests/test.h"
 
 enum { CHUNK = 4096 };

@@ -1,5 +1,4 @@
 /* The ledger's way to the disk, between the loop and a real store. */
-#include <pthread.h>
 
 #include "base/file.h"
 #include "base/memory.h"

@@ -1,6 +1,5 @@
 #include "kernels/choice.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>

@@ -1,6 +1,5 @@
 /* A status is of the process that wrote it: where that one has ended without a word, the reader is
  * told. */
-#include "base/json.h"
 #include "base/memory.h"
 #include "node/status.h"
 #include "tests/test.h"

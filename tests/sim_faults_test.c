@@ -2,7 +2,6 @@
  * others): no invariant breaks, nothing that should be tried stays untried, runs are reproducible,
  * a run that fails is made smaller, and bugs that are put in on purpose are found. */
 #include "base/memory.h"
-#include "sim/byzantine_site.h"
 #include "sim/faults.h"
 #include "sim/shrink.h"
 #include "tests/test.h"

@@ -5,7 +5,6 @@
  * program's symbols come first): a test can make the n-th call fail. */
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/mman.h>

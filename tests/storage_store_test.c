@@ -1,16 +1,13 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "base/file.h"
 #include "base/memory.h"
-#include "base/random.h"
 #include "crypto/digest.h"
 #include "storage/lmdb_env.h"
 #include "tests/test.h"

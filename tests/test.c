@@ -1,7 +1,6 @@
 #include "tests/test.h"
 
 #include <dirent.h>
-#include <errno.h>
 #include <ftw.h>
 #include <signal.h>
 #include <stdarg.h>

@@ -10,7 +10,6 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "base/utf8.h"
 #include "text/nfc.h"
 #include "text/pattern.h"
 #include "text/tokenizer_internal.h"

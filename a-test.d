@@ -1,0 +1,4 @@
+test.o: tests/test.c tests/test.h base/status.h base/clock.h
+tests/test.h:
+base/status.h:
+base/clock.h:

@@ -1,0 +1,3 @@
+schedule.o: model/schedule.c model/schedule.h base/status.h
+model/schedule.h:
+base/status.h:
